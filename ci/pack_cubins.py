@@ -1,12 +1,12 @@
-"""Compile, without a GPU, what the GPU gate launches, into one file that travels: python -m ci.pack_cubins --nvrtc DIR
+"""Compile the kernels of the GPU gate without a GPU, into one portable file: python -m ci.pack_cubins --nvrtc DIR
 
-The file holds entries of gpuconv's kernel cache, which are found by what they are compiled from and by the NVRTC that
-compiled them, not by any folder. So it serves a machine with the same NVRTC; DIR, made by
+The file holds entries of gpuconv's kernel cache, which are found by their source and by the version of the NVRTC that
+compiled them, not by folder. So it works on any machine with the same NVRTC; DIR, created by
 
     pip install --no-deps --target DIR nvidia-cuda-nvrtc==13.0.88 nvidia-cuda-runtime==13.0.96
 
-gives that machine's. Compiled are all variants that `gpuconv kernels` lists and the launches of the nets that the gate
-times; what else a check needs is compiled where it runs. What was compiled before is taken from the cache.
+provides that machine's. It compiles all variants that `gpuconv kernels` lists and the launches of the nets the gate
+times; other kernels are compiled where a check runs. Kernels compiled before are taken from the cache.
 """
 
 from __future__ import annotations

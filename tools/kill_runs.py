@@ -1,9 +1,9 @@
-"""Kill several runs at once, again and again, and see that nothing is lost: python tools/kill_runs.py [--kills 100].
+"""Kill concurrent runs repeatedly and check that nothing is lost: python tools/kill_runs.py [--kills 100].
 
 Several `gpuconv train` run at once. Each is killed at a random moment with
-SIGKILL, SIGTERM or SIGINT, sometimes twice, and resumed. When one ends by itself, every file of it must hold the bytes
-of a run of the same seed that nobody killed, and nothing else may lie in its folder; then it begins anew, until the
-kills are used up. Writes what came out as JSON.
+SIGKILL, SIGTERM or SIGINT, sometimes twice, and resumed. When one ends by itself, all its files must have the bytes
+of a run of the same seed that was not killed, and nothing else may be in its folder; then it starts over, until the
+kills are used up. Writes the results as JSON.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from gpuconv.training import checkpoint
 RESULT = Path(__file__).with_name("kill_runs.json")
 FILES = ("last.safetensors", "best.safetensors", "metrics.jsonl", "metrics.csv", "run.json")
 PICTURES = ("curves.png", "activations.png", "filters.png")
-# Batch norm, augmentation and momentum are in it; an epoch takes some hundredths of a second.
+# With batch norm, augmentation and momentum; an epoch takes some hundredths of a second.
 RUN = [
     "--data",
     "synthetic:n=96,size=8x8x3,classes=4",
@@ -75,7 +75,7 @@ class Run:
         self.kill_at = time.monotonic() + self.draw.choice([self.draw.uniform(0, 2), self.draw.uniform(1, 6)])
 
     def kill(self) -> None:
-        """Kill the process, see what it left, and go on."""
+        """Kill the process, check what it left, and resume."""
         assert self.process
         number = self.draw.choice(SIGNALS)
         self.process.send_signal(number)
@@ -84,7 +84,7 @@ class Run:
             self.process.send_signal(number)
         _, said = self.process.communicate(timeout=120)
         self.kills[number.name] += 1
-        # By its own handler, by the system's before there was one, or it had just ended. While Python itself starts
+        # By its own handler, by the default one before that, or it had just ended. While Python itself starts
         # it answers Ctrl-C with a traceback and status 1.
         status = self.process.returncode
         starting = number == signal.SIGINT and said.rstrip().endswith("KeyboardInterrupt")
@@ -100,7 +100,7 @@ class Run:
         self.begin()
 
     def finish(self) -> None:
-        """See that the run that has ended is as if nobody had killed it."""
+        """Check that the finished run is as if it had not been killed."""
         assert self.process
         _, said = self.process.communicate(timeout=600)
         if self.process.returncode:

@@ -1,9 +1,9 @@
-"""The GPU gate: what only a GPU can tell, for one that is at hand for thirty minutes. `python -m ci.gate --help`.
+"""The GPU gate: checks that need a GPU, for a machine available for thirty minutes. `python -m ci.gate --help`.
 
-results    what a check ends with, and the record
+results    results of checks, and the record
 commands   children with time limits
-schedule   parts and their checks, one after another, each in its box of time
+schedule   parts and their checks, one after another, each with a time limit
 tree       the copy of the repository that the checks run in
 start, right, why, fast, questions, experiments   the checks
-order      which parts there are, and how long each may take
+order      the parts and the time limit of each
 """

@@ -1,11 +1,11 @@
-"""One run on a machine with a GPU: what is right, what is fast and why, and the questions that only a GPU answers.
+"""One run on a machine with a GPU: correctness, speed and its causes, and questions that only a GPU answers.
 
-Parts run in order, each in its own minutes, and every check in children that are killed when their time is up: one that
-hangs or crashes costs itself alone. OUT holds gate.json and logs.zip, written anew after every check, the benchmark's
+Parts run in order, each with a time limit, and every check in child processes that are killed when time is up: one
+that hangs or crashes affects no other. OUT holds gate.json and logs.zip, rewritten after every check, the benchmark's
 record in results/, and ncu.zip.
 
 Nothing is installed from a network and gpuconv needs no installation: checks run in a copy of the tree. Wheels of
-missing packages can be carried (--wheels), and compiled kernels (ci/pack_cubins.py, --cubins).
+missing packages can be supplied (--wheels), and compiled kernels (ci/pack_cubins.py, --cubins).
 
 Status: 0 all passed, 1 something failed or was not reached, 2 bad usage, 3 no GPU: nothing was proved, 130 stopped.
 """
@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def chosen(names: Sequence[str]) -> list[Part]:
-    """The parts of these names in their own order, the first check in any case."""
+    """The named parts in their fixed order, always with the first check."""
     found = [part for part in (*PARTS, *EXTRA) if (part.name in names if names else part in PARTS)]
     return found if found[0].name == ALWAYS.name else [ALWAYS, *found]
 

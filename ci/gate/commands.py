@@ -1,4 +1,4 @@
-"""Children with time limits: whatever one does, it costs no more than its time."""
+"""Child processes with time limits: none can take longer than its limit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-GRACE = 5.0  # seconds between asking a child to stop and killing it, and then to its end
+GRACE = 5.0  # seconds between asking a child to stop and killing it, and again before giving it up
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,17 @@ class Done:
 
     @property
     def last(self) -> str:
-        """The last line it said."""
+        """The last line of its output."""
         return next((line.strip() for line in reversed(self.text.splitlines()) if line.strip()), "it said nothing")
 
 
 @dataclass
 class Gate:
-    """What checks share.
+    """State shared by the checks.
 
-    out: the folder of results. home: the copy of the tree that they run in. logs: what children said. python: the
-    command of the interpreter. small: everything in the small, to rehearse the gate itself. facts: what the first check
-    found out for the others. environment: of every child.
+    out: the folder of results. home: the copy of the tree that they run in. logs: output of the children. python: the
+    command of the interpreter. small: a rehearsal of the gate at small sizes. facts: what the first check
+    found out for the others. environment: that of every child.
     """
 
     out: Path
@@ -55,7 +55,7 @@ class Gate:
     _running: set[subprocess.Popen] = field(default_factory=set)
 
     def run(self, log: str, command: Sequence[str], seconds: float, **environment: str) -> Done:
-        """Run a command in the copy for at most that long; what it says is added to the log."""
+        """Run a command in the copy with a time limit; its output is added to the log."""
         path = self.logs / log
         path.parent.mkdir(parents=True, exist_ok=True)
         paths = [str(self.logs.parent / "packages"), str(self.home)]
@@ -79,20 +79,20 @@ class Gate:
                 return Done(127, f"{command[0]}: {error.strerror}", 0.0)
             self._running.add(process)
             code, late = _wait(process, max(seconds, 1))
-            if process.returncode is not None:  # else it was given up
+            if process.returncode is not None:  # otherwise it was abandoned
                 self._running.discard(process)
         said = path.read_bytes()[begin:].decode(errors="replace")
         return Done(code, said, time.monotonic() - start, late)
 
     def ask(self, log: str, words: Sequence[str], seconds: float, **environment: str) -> Done:
-        """Run Python with these words."""
+        """Run Python with these arguments."""
         return self.run(log, [*self.python, *words], seconds, **environment)
 
     def together(
         self, commands: Mapping[str, Sequence[str]], seconds: float, workers: int, **environment: str
     ) -> dict[str, Done]:
-        """Run commands side by side, begun in their order, each with a log of its own; those that the time did not
-        reach are left out. The names are the logs. They time no algorithms, for each would disturb the others."""
+        """Run commands in parallel, started in order, each with its own log; those not reached in time
+        are left out. The names are the logs. They do not time algorithms, because they would disturb each other."""
         end, untimed = time.monotonic() + seconds, {"GPUCONV_AUTOTUNE": "0"}
 
         def one(name: str) -> Done | None:
@@ -103,29 +103,29 @@ class Gate:
             try:
                 found = dict(zip(commands, pool.map(one, commands)))
             except KeyboardInterrupt:
-                end = 0.0  # begins no more
+                end = 0.0  # start no more
                 self.stop()
                 raise
         return {name: done for name, done in found.items() if done is not None}
 
     def stop(self) -> None:
-        """End what is running; the copy that it runs in is about to go."""
+        """End what is running; the copy that it runs in is about to be removed."""
         for process in list(self._running):
             _end(process)
 
 
 def _wait(process: subprocess.Popen, seconds: float) -> tuple[int, bool]:
-    """The status, and whether the time ran out. Nothing of the child's session is left behind."""
+    """The status, and whether time ran out. No process of the child's session is left."""
     try:
         code, late = process.wait(seconds), False
     except subprocess.TimeoutExpired:
         code, late = _end(process), True
-    _signal(process, signal.SIGKILL)  # what it started and left running
+    _signal(process, signal.SIGKILL)  # processes that it left running
     return code, late
 
 
 def _end(process: subprocess.Popen) -> int:
-    """Ask, kill, and in the end give up: a process that waits in a driver cannot be killed."""
+    """Ask, kill, and finally give up: a process blocked in a driver cannot be killed."""
     for how in (signal.SIGINT, signal.SIGKILL):
         _signal(process, how)
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -1,4 +1,4 @@
-"""How fast it is: the benchmark beside PyTorch, what the model predicted, and Nsight Compute on single kernels."""
+"""Speed: the benchmark against PyTorch, the model's predictions, and Nsight Compute on single kernels."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ STEPS = (
     "bfloat16",
 )
 SUITE = ("--shape", "vgg", "--shape", "airbench94", "--shape", "memory-126mb")
-SMALL = {  # the same in the small
+SMALL = {  # the same for a rehearsal
     KERNELS: ("--op", "fprop", "--shape", "1x32x32x3-12x3x3-p1.1.1.1", "--dtype", "float32"),
     STEPS: ("--shape", "lenet-n64", "--dtype", "float32"),
     SUITE: ("--op", "fprop_relu", "--shape", "1x32x32x3-12x3x3-p1.1.1.1", "--dtype", "float32"),
@@ -44,10 +44,10 @@ LARGEST_REPORT = 15 << 20  # bytes
 
 
 def timed(kind: str, words: tuple[str, ...], *, missing: bool = False) -> Body:
-    """missing: only what the record does not hold yet."""
+    """missing: only entries that the record lacks."""
 
     def check(gate: Gate, seconds: float) -> Found:
-        """Nothing is begun in the last part of the box, so that what was begun can end."""
+        """Nothing starts in the last part of the time, so that running work can end."""
         began = datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat()
         end, again = time.monotonic() + seconds, ["--missing"] if missing else []
         while True:
@@ -57,7 +57,7 @@ def timed(kind: str, words: tuple[str, ...], *, missing: bool = False) -> Body:
             done = gate.ask(f"bench-{kind}.log", [*asked, *again], left)
             if "no longer answers" not in done.text or end - time.monotonic() < 0.2 * seconds:
                 break
-            again = ["--missing"]  # a side took the device down; a new process goes on behind it
+            again = ["--missing"]  # a side crashed the device; a new process continues after it
         entries = [
             entry
             for entry in entries_of(gate)
@@ -89,7 +89,7 @@ _ERROR = re.compile(r"^rms error (\S+) % over (\d+) rows", re.MULTILINE)
 
 
 def model(gate: Gate, seconds: float) -> Found:
-    """Predictions of today's kernels beside the times just measured."""
+    """Compares predictions for today's kernels with the times just measured."""
     name = str(gate.facts.get("name", ""))
     if not (known := [gpu for gpu in ("h100", "h200") if gpu in name.lower()]):
         raise NotReachedError(f"the model covers H100 and H200, this is {name or 'an unknown GPU'}")
@@ -107,7 +107,7 @@ NOISE = 1.05
 
 
 def record(gate: Gate, seconds: float) -> Found:
-    """Old kernels against new: what was just timed beside the newest record of the same hardware."""
+    """Old kernels against new: compares the new times with the newest record of the same hardware."""
     new = [json.loads(path.read_text(encoding="utf-8")) for path in (gate.out / "results").glob("*/*.json")]
     folders = {gate.home / "bench" / "results" / data["hardware"] for data in new}
     old = [json.loads(path.read_text(encoding="utf-8")) for folder in folders for path in sorted(folder.glob("*.json"))]
@@ -125,7 +125,7 @@ def record(gate: Gate, seconds: float) -> Found:
 
 
 def _times(records: list[dict[str, Any]]) -> dict[str, float]:
-    """Seconds of the best of our sides by entry; of a later record where several hold it."""
+    """Seconds of our best side by entry; later records replace earlier ones."""
     found = {}
     for entry in (entry for data in records for entry in data["entries"] if entry["kind"] == "convolution"):
         times = [s["median"] for s in entry["sides"] if s["role"] == "ours" and s["status"] == "timed"]
@@ -135,7 +135,7 @@ def _times(records: list[dict[str, Any]]) -> dict[str, float]:
 
 
 ISSUE = "Are the tensor-core convolutions bound by instruction issue, not by L2?"
-PROFILED = ("vgg-cifar", "lenet")  # in full, in the small
+PROFILED = ("vgg-cifar", "lenet")  # in a full run, in a rehearsal
 METRICS = {
     "time": "gpu__time_duration.sum",
     "issue": "smsp__issue_active.avg.pct_of_peak_sustained_active",
@@ -198,7 +198,7 @@ def ncu(gate: Gate, seconds: float) -> Found:
 
 
 def issue_bound(kernels: dict[str, dict[str, float]]) -> Verdict:
-    """Of the tensor-core kernels: whether issue slots are nearer to their limit than L2, in all of them."""
+    """Whether all tensor-core kernels are closer to the limit of issue slots than to that of L2."""
     found = {name: values for name, values in kernels.items() if name.endswith("_mma")}
     seen = "; ".join(
         f"{name}: issue {v.get('issue', math.nan):.0f} %, LSU {v.get('lsu', math.nan):.0f} %, "
@@ -228,7 +228,7 @@ _UNITS |= {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "%": 1.0}  # its versio
 
 
 def measured(text: str) -> dict[str, dict[str, float]]:
-    """By kernel, from `ncu --csv --metrics`: the seconds of all launches, and of its longest launch the percentages.
+    """By kernel, from `ncu --csv --metrics`: the seconds of all launches, and the percentages of the longest launch.
     CuPy's own kernels are left out."""
     lines = text.splitlines()
     begin = next((n for n, line in enumerate(lines) if line.startswith('"ID"')), len(lines))

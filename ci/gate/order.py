@@ -1,6 +1,6 @@
-"""The parts, in their order, for a GPU that is at hand for thirty minutes: 28 are given out, two are in reserve.
+"""The parts in order, for a GPU that is available for thirty minutes: 28 are assigned, two are in reserve.
 
-What is needed to trust the rest comes first; what tells most about the kernels before what takes longest.
+Checks that the others depend on come first; the most informative about the kernels before the longest ones.
 """
 
 from __future__ import annotations
@@ -9,7 +9,13 @@ from ci.gate import fast, questions, right, start
 from ci.gate.schedule import Check, Part
 
 AT_HAND, RESERVE = 30.0, 2.0  # minutes
-CALLS = (("start", "right"), ("why", "kernels"), ("questions",), ("steps",), ("suite",))  # where a command has nine
+CALLS = (
+    ("start", "right"),
+    ("why", "kernels"),
+    ("questions",),
+    ("steps",),
+    ("suite",),
+)  # calls with at most nine minutes each
 
 ALWAYS = Part("start", 1, (Check("environment", 3, start.environment), Check("cubins", 1, start.cubins)))
 
@@ -52,4 +58,4 @@ PARTS = (
     Part("suite", 4, (Check("suite", 1, fast.timed("ops", fast.SUITE, missing=True)),)),
 )
 
-EXTRA = (Part("tests", 9, (Check("tests", 1, right.tests),)),)  # asked for by name alone
+EXTRA = (Part("tests", 9, (Check("tests", 1, right.tests),)),)  # runs only when named

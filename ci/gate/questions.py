@@ -7,7 +7,7 @@ from ci.gate.experiments import QUESTIONS
 from ci.gate.results import judged, read_verdict
 from ci.gate.schedule import Body, Check, Found
 
-_SETTINGS = {"choices": {"GPUCONV_AUTOTUNE": "1"}}  # whatever the gate's own are
+_SETTINGS = {"choices": {"GPUCONV_AUTOTUNE": "1"}}  # overrides the gate's own
 
 
 def experiment(name: str) -> Body:

@@ -1,4 +1,4 @@
-"""What a check ends with: its status, the reason, and the verdicts on questions that only a GPU answers."""
+"""The result of a check: its status, the reason, and verdicts on questions that only a GPU answers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LateError(FailedError):
 
 
 class NotReachedError(FailedError):
-    """What the check needs is not there."""
+    """Something that the check needs is missing."""
 
     status = NOT_REACHED
 
@@ -37,7 +37,7 @@ class NoGpuError(NotReachedError):
 
 
 class UnusableGpuError(NoGpuError):
-    """There is one, and gpuconv cannot use it: that is no excuse."""
+    """There is a GPU, but gpuconv cannot use it: a failure."""
 
     status = FAILED
 
@@ -54,7 +54,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answer to a question, asked so that "yes" is what is hoped for. seen: what was observed."""
+    """The answer to a question, phrased so that "yes" is the desired answer. seen: what was observed."""
 
     question: str
     answer: str
@@ -65,13 +65,13 @@ class Verdict:
 
 
 def printed(verdict: Verdict) -> str:
-    """The line in which a child hands its verdict over."""
+    """The line in which a child reports its verdict."""
     return "VERDICT " + json.dumps({"answer": verdict.answer, "seen": verdict.seen, "question": verdict.question})
 
 
 def read_verdict(question: str, text: str, code: int, late: bool, last: str) -> Verdict:
-    """The verdict in what a child printed. Whatever is not exactly one whole answer to this question of a child that
-    ended well is "unknown", with the reason."""
+    """The verdict in a child's output. Anything but exactly one complete answer to this question from a child that
+    exited with status 0 is "unknown", with the reason."""
 
     def unknown(why: str) -> Verdict:
         return Verdict(question, "unknown", f"{why}; it last said: {last[:160]}")
@@ -96,7 +96,7 @@ def read_verdict(question: str, text: str, code: int, late: bool, last: str) -> 
 
 
 def judged(verdict: Verdict) -> tuple[str, dict[str, Any]]:
-    """A verdict as the end of a check: "no" has failed, "unknown" was not reached."""
+    """A verdict as the result of a check: "no" is a failure, "unknown" means not reached."""
     details = {"verdicts": [vars(verdict)]}
     if verdict.answer == "yes":
         return verdict.seen, details
@@ -108,7 +108,7 @@ def verdicts(results: Sequence[Result]) -> list[Verdict]:
 
 
 def table(results: Sequence[Result]) -> str:
-    """For a terminal: a line a check, the questions with their answers, and how many of each status there are."""
+    """For a terminal: a line per check, the questions with their answers, and the count of each status."""
     lines = [f"{'part':<10} {'check':<18} {'result':<12} {'took':>7}  what"]
     for result in results:
         reason = " ".join(result.reason.split())

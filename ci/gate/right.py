@@ -1,4 +1,4 @@
-"""Whether kernels are right: `gpuconv verify`, and compute-sanitizer over small shapes."""
+"""Correctness of the kernels: `gpuconv verify`, and compute-sanitizer on small shapes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SANITIZED = {  # every kind of kernel: tiles in shared memory, tensor cores, red
     ),
     "float16": ("conv2d", "conv2d_dgrad", "conv2d_wgrad", "conv2d_relu", "conv2d_batch_norm", "muon_step"),
 }
-SMALL = ("relu", "add")  # what a rehearsal looks at
+SMALL = ("relu", "add")  # for a rehearsal
 _PASSED = re.compile(r"^all [1-9]\d* pass on ", re.MULTILINE)
 _CLEAN = re.compile(r"(ERROR SUMMARY: 0 errors|RACECHECK SUMMARY: 0 hazards)")
 
@@ -37,7 +37,7 @@ def workers() -> int:
 
 
 def verify(gate: Gate, seconds: float) -> Found:
-    """A process an op, the products first: the oracle is what takes the time."""
+    """One process per op, matrix products first: the oracle takes most of the time."""
     tiers = ["--tier", "tiny", *([] if gate.small else ["--tier", "odd"])]
     words = [*gate.python, "-m", "gpuconv", "verify", "--device", gate.device, *tiers, "--op"]
     ops = SMALL if gate.small else sorted(gate.facts.get("ops", ()), key=lambda op: not OPS[op].takes_algorithm)
@@ -50,7 +50,7 @@ def verify(gate: Gate, seconds: float) -> Found:
 
 def sanitized(tool: str) -> Body:
     def check(gate: Gate, seconds: float) -> Found:
-        """An allocation for each array, without CuPy's pool: what lies beside an array belongs to nobody."""
+        """A separate allocation for each array, without CuPy's pool: the memory next to an array is unallocated."""
         if not shutil.which("compute-sanitizer"):
             raise NotReachedError("compute-sanitizer is not on the PATH")
         words = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", *gate.python, "-m", "ci.gate.unpooled"]
@@ -68,7 +68,7 @@ def sanitized(tool: str) -> Body:
 
 
 def tests(gate: Gate, seconds: float) -> Found:
-    """The whole suite, kernels on this device; a process a file, those first that run kernels."""
+    """The whole test suite with kernels on this device; one process per file, files that run kernels first."""
     folder = gate.home / "tests"
     files = sorted(folder.rglob("test_*.py"), key=lambda p: (p.parent.name != "kernels", "devices" not in p.name, p))
     files = files[:1] if gate.small else files
@@ -103,8 +103,8 @@ def judge(
     proof: re.Pattern[str],
     good: tuple[int, ...] = (0,),
 ) -> Found:
-    """Of many commands: which failed, which took too long, which were not begun. proof: what one that passed has
-    printed; a status alone proves nothing."""
+    """Judges many commands: which failed, ran out of time, or were not started. proof: a pattern in the output of a
+    command that passed; the status alone is not enough."""
     short = {name: name.rpartition("/")[2].removesuffix(".log") for name in planned}
     ended = {name: done for name, done in found.items() if not done.late}
     failed = [short[name] for name, done in ended.items() if done.code not in good]

@@ -1,4 +1,4 @@
-"""Running parts: their checks in order, each in a box of time, and a record that is whole after every one."""
+"""Runs parts: their checks in order, each with a time limit, and a record that is complete after each one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ci.gate.results import FAILED, NOT_REACHED, PASSED, STOPPED, FailedError, N
 from gpuconv import files
 
 LONGEST = 9.0  # minutes that a part may take
-_SPARE = 3 * GRACE  # seconds of a part's end in which a child that is out of time is ended
+_SPARE = 3 * GRACE  # seconds at the end of a part for ending a child that is out of time
 
 Found = tuple[str, dict[str, Any]]
 Body = Callable[[Gate, float], Found]
@@ -23,7 +23,7 @@ Body = Callable[[Gate, float], Found]
 
 @dataclass(frozen=True)
 class Check:
-    """weight: its share of the part's time. body(gate, seconds): what to say of it and its details, or raises."""
+    """weight: its share of the part's time. body(gate, seconds): returns a summary and details, or raises."""
 
     name: str
     weight: float
@@ -38,9 +38,9 @@ class Part:
 
 
 def run_parts(parts: Sequence[Part], gate: Gate, seconds: float, report: Callable[[str], None]) -> list[Result]:
-    """Run the parts in order, all in `seconds` and each in its own minutes; a result for each check, whatever happens.
+    """Run the parts in order, all within `seconds` and each within its own minutes; every check gets a result.
 
-    Time that a check leaves goes to the later ones of its part.
+    Unused time of a check goes to the later checks of its part.
     """
     end, results, absent = time.monotonic() + seconds, list[Result](), ""
     for part in parts:
@@ -73,14 +73,14 @@ def _run(part: Part, check: Check, gate: Gate, box: float) -> Result:
     except KeyboardInterrupt:
         gate.stop()
         result = Result(part.name, check.name, STOPPED, "Ctrl-C", details={"absent": "stopped before"})
-    except Exception as error:  # a fault of the gate itself must not cost the other checks
+    except Exception as error:  # a defect of the gate itself must not affect the other checks
         result = Result(part.name, check.name, FAILED, f"the gate: {type(error).__name__}: {error}")
     result.seconds = time.monotonic() - start
     return result
 
 
 def _record(gate: Gate, results: Sequence[Result], running: str | None) -> None:
-    """gate.json and logs.zip as of now. running: the check that is begun, which stays there if the gate is killed."""
+    """Writes gate.json and logs.zip. running: the current check, which remains there if the gate is killed."""
     data = {
         "commit": gate.commit,
         "device": gate.facts.get("name", gate.device),

@@ -1,4 +1,4 @@
-"""What is there: the device, packages and tools, the carried kernels, and the device's own ceilings."""
+"""The environment: the device, packages and tools, the supplied kernels, and the device's ceilings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PROBE = """
 import importlib, importlib.util, json, sys
 def has(name):
     try:
-        if name == "torch":  # slow to import, and needed by no check but as a peer
+        if name == "torch":  # slow to import, and needed only as a peer
             return None if importlib.util.find_spec(name) else "not found"
         importlib.import_module(name)
     except Exception as error:
@@ -47,7 +47,7 @@ print("FACTS " + json.dumps(facts))
 
 
 def expect(done: Done) -> None:
-    """Raise for a command that did not end well."""
+    """Raise for a command that failed."""
     if done.late:
         raise LateError(f"stopped after {done.seconds:.0f} s; it last said: {done.last[:160]}")
     if done.code:
@@ -78,17 +78,17 @@ def environment(gate: Gate, seconds: float) -> Found:
 
 
 def _install(gate: Gate, log: str, seconds: float) -> None:
-    """Put the carried wheels, and nothing else, into a folder that only the gate's children see."""
+    """Install the supplied wheels, and nothing else, into a folder that only the gate's children see."""
     words = ["-m", "pip", "install", "--no-index", "--no-deps", "--quiet", "--upgrade"]
     wheels = sorted(map(str, gate.wheels.glob("*.whl"))) if gate.wheels else []
     if not wheels:
         raise FailedError(f"--wheels: no wheel in {gate.wheels}")
-    for wheel in wheels:  # one by one: a wheel for another Python does not cost the others
+    for wheel in wheels:  # one by one: a wheel for another Python does not affect the others
         gate.ask(log, [*words, "--target", str(gate.logs.parent / "packages"), wheel], seconds / len(wheels))
 
 
 def cubins(gate: Gate, seconds: float) -> Found:
-    """Make the carried kernels the cache of all children, which fill it further."""
+    """Make the supplied kernels the cache of all children, which add to it."""
     folder = gate.logs.parent / "cache"
     folder.mkdir(mode=0o755, exist_ok=True)
     gate.environment["GPUCONV_CACHE_DIR"] = str(folder)

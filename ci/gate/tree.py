@@ -1,4 +1,4 @@
-"""The copy of the repository that checks run in, in which gpuconv is a whole package without an installation."""
+"""The copy of the repository that checks run in, where gpuconv is a complete package without installation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LEFT_BEHIND = shutil.ignore_patterns(
 
 
 def copied(out: Path, scratch: Path) -> Path:
-    """A copy in which gpuconv/kernels is a link to kernels/, as pyproject.toml maps it. out: is not copied."""
+    """A copy in which gpuconv/kernels is a link to kernels/, as pyproject.toml maps it. out: not copied."""
     home = scratch / "gpuconv-gate"
 
     def ignored(folder: str, names: list[str]) -> set[str]:

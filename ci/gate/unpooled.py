@@ -1,4 +1,4 @@
-"""`gpuconv` with an allocation for each array, for compute-sanitizer: python -m ci.gate.unpooled verify ..."""
+"""`gpuconv` with a separate allocation for each array, for compute-sanitizer: python -m ci.gate.unpooled verify ..."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What mutation runs have in common: mutants, the list of known survivors, a process for each mutant, the table."""
+"""Common parts of mutation runs: mutants, the list of known survivors, a process for each mutant, the table."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Mutant:
     end: int
     replacement: str
     line: int
-    before: str  # the whole lines, stripped, as they are shipped
-    after: str  # and with the fault
-    where: str = ""  # the function, where that is known
+    before: str  # the complete lines, stripped, without the fault
+    after: str  # the same with the fault
+    where: str = ""  # the function, if known
 
     @classmethod
     def of(cls, file: str, text: str, start: int, end: int, replacement: str, where: str = "") -> Mutant:
@@ -45,7 +45,7 @@ class Mutant:
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """What names a mutant whatever is edited around it."""
+        """A key for the mutant that survives edits around it."""
         return self.file, self.where, self.before, self.after
 
     def apply(self, text: str) -> str:
@@ -56,7 +56,7 @@ class Mutant:
 class Outcome:
     mutant: Mutant
     verdict: str
-    why: str = ""  # what killed it, or the reason why nothing can
+    why: str = ""  # what killed it, or why nothing can
 
 
 Judge = Callable[[Mutant], tuple[str, str]]
@@ -81,7 +81,7 @@ def draw(mutants: list[Mutant], options: argparse.Namespace) -> list[Mutant]:
 
 
 def listed(path: Path) -> dict[tuple[str, str, str, str], str]:
-    """The survivors of a TOML file and why each is one."""
+    """The survivors in a TOML file, with reasons."""
     entries = tomllib.loads(path.read_text(encoding="utf-8")).get("survivor", []) if path.exists() else []
     return {(e["file"], e.get("where", ""), e["line"], e["mutant"]): e["reason"] for e in entries}
 
@@ -93,7 +93,7 @@ def campaign(
     options: argparse.Namespace,
     seconds: Callable[[Mutant], float] | None = None,
 ) -> list[Outcome]:
-    """Judge the chosen mutants and print those that need a look. seconds: the time that a mutant may take."""
+    """Judge the chosen mutants and print those that need attention. seconds: the time limit per mutant."""
     skipped = [mutant for mutant in chosen if mutant.key in known and not options.recheck]
     outcomes = [Outcome(mutant, LISTED, known[mutant.key]) for mutant in skipped]
     judged = [mutant for mutant in chosen if options.recheck or mutant.key not in known]
@@ -119,7 +119,7 @@ def _until_ctrl_c(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
 def _run(
     mutants: list[Mutant], judge: Judge, processes: int, seconds: Callable[[Mutant], float] | None
 ) -> Iterator[Outcome]:
-    """Judge each mutant in a process of its own, a few at a time."""
+    """Judge each mutant in a separate process, a few at a time."""
     context = multiprocessing.get_context("fork")
     waiting, running = list(reversed(mutants)), {}
     while waiting or running:
@@ -137,11 +137,11 @@ def _run(
         for sentinel in {*ended, *late}:
             child, receiver, mutant, _ = running.pop(sentinel)
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)  # what it may have started, too
+                os.killpg(child.pid, signal.SIGKILL)  # including processes that it started
             child.join()
             try:
                 verdict, why = receiver.recv()
-            except EOFError:  # the process did not live to tell
+            except EOFError:  # the process died without a result
                 verdict, why = KILLED, "takes too long" if sentinel in late else f"exit status {child.exitcode}"
             if verdict == BROKEN:
                 raise RuntimeError(f"{mutant.file}:{mutant.line} cannot be judged:\n{why}")
@@ -178,7 +178,7 @@ COLUMNS = (KILLED, LISTED, SURVIVED, INVALID)
 
 
 def counts(outcomes: Sequence[Outcome], group: Callable[[Mutant], str]) -> dict[str, Counter[str]]:
-    """How many of each verdict in each group, and in "all"."""
+    """The number of each verdict in each group, and in "all"."""
     found: dict[str, Counter[str]] = {}
     for outcome in outcomes:
         found.setdefault(group(outcome.mutant), Counter())[outcome.verdict] += 1
@@ -186,7 +186,7 @@ def counts(outcomes: Sequence[Outcome], group: Callable[[Mutant], str]) -> dict[
 
 
 def share(count: Counter[str]) -> float:
-    """The killed among those that compile and that no reason on the list excuses."""
+    """The share of killed mutants among those that compile and are not excused by the list."""
     counted = count[KILLED] + count[SURVIVED]
     return count[KILLED] / counted if counted else 1.0
 
@@ -199,7 +199,7 @@ def table(found: dict[str, Counter[str]]) -> str:
 
 
 def conclude(found: dict[str, Counter[str]], least: float) -> int:
-    """Print the table and whether at least that share was killed; the exit status."""
+    """Print the table and whether at least that share was killed; returns the exit status."""
     total = found["all"]
     print(f"\n{table(found)}\n")
     print(f"{share(total):.1%} of the mutants die, at least {least:.0%} must; {total[SURVIVED]} survive unexplained")

@@ -102,7 +102,7 @@ def mutants(file: str, text: str) -> Iterator[Mutant]:
 
 
 def _code(text: str) -> str:
-    """The text with blanks in place of all that the emulated device does not run, at the same offsets."""
+    """The text with everything that the emulated device does not run replaced by blanks, at the same offsets."""
     text = _SILENT.sub(_blank, text)
     lines, silent = [], []
     for line in text.split("\n"):

@@ -54,11 +54,11 @@ from tools.mutation.cuda_faults import mutants
 SURVIVORS = Path(__file__).with_name("kernels_survivors.toml")
 LEAST = 0.95
 PYTEST = ["-q", "-p", "no:cacheprovider", "-m", ""]
-CASE_SECONDS = 8  # of processor time, past which a mutant counts as a loop without end; tests have as many more,
-SUITE_FACTOR = 4  # and this many times what the shipped kernel needs
+CASE_SECONDS = 8  # of processor time, after which a mutant counts as an endless loop; tests get as many more,
+SUITE_FACTOR = 4  # and this many times the time of the shipped kernel
 
 
-# --- which cases and tests a file has a part in -------------------------------------------------
+# --- the cases and tests that run a file --------------------------------------------------------
 
 
 def shipped() -> list[str]:
@@ -68,7 +68,7 @@ def shipped() -> list[str]:
 
 @contextlib.contextmanager
 def recorded() -> Iterator[set[Path]]:
-    """The kernel files that launches in here are of."""
+    """The kernel files of all launches in this context."""
     launched: set[Path] = set()
     launch = kernel.Kernel.__call__
 
@@ -84,11 +84,11 @@ def recorded() -> Iterator[set[Path]]:
 
 
 def cases_by_file(cases: list[verify.Case]) -> dict[str, list[verify.Case]]:
-    """The cases that run code of each file, seen by running them. Raises RuntimeError where a shipped kernel fails."""
+    """The cases that run code of each file, found by running them. Raises RuntimeError if a shipped kernel fails."""
     found: dict[str, list[verify.Case]] = {name: [] for name in shipped()}
     for case in cases:
         with recorded() as loaded:
-            for dtype in {"float32", "float16"} & set(case.dtypes):  # another algorithm may serve halves
+            for dtype in {"float32", "float16"} & set(case.dtypes):  # 16-bit floats may use another algorithm
                 outcome = verify.run_case(case, dtype, "emulated")
                 if not outcome.passed:
                     raise RuntimeError(f"the shipped {case.op} fails in {dtype}, {case.name}: {outcome.failure}")
@@ -99,13 +99,13 @@ def cases_by_file(cases: list[verify.Case]) -> dict[str, list[verify.Case]]:
 
 @functools.cache
 def parts_of(path: Path) -> frozenset[str]:
-    """A kernel file and the headers pasted into it."""
+    """A kernel file and the headers included in it."""
     return frozenset(Path(name).name for name in re.findall(r'#line \d+ "(.*)"', source.flatten(path)))
 
 
 @dataclass
 class Suite:
-    """The tests that run code of a file, and the processor time that they need on the shipped kernels."""
+    """The tests that run code of a file, and their processor time on the shipped kernels."""
 
     tests: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -129,7 +129,7 @@ class Recorder:
 
 
 def suites_by_file() -> dict[str, Suite]:
-    """The kernel tests that run code of each file, seen by running them. Raises RuntimeError where one fails."""
+    """The kernel tests that run code of each file, found by running them. Raises RuntimeError if one fails."""
     recorder, quiet = Recorder(), io.StringIO()
     with contextlib.redirect_stdout(quiet):
         status = pytest.main([*PYTEST, *map(str, sorted(Path("tests/kernels").glob("test_*_kernels.py")))], [recorder])
@@ -142,7 +142,7 @@ def suites_by_file() -> dict[str, Suite]:
 
 
 def judge(mutant: Mutant, cases: list[verify.Case], suite: Suite) -> tuple[str, str]:
-    """Whether the tests kill a mutant, and what did or why not. Runs in a process of its own."""
+    """Whether the tests kill a mutant, and what did or why not. Runs in a separate process."""
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
         kernels = Path(folder) / "kernels"
         shutil.copytree(source.directory(), kernels, ignore=shutil.ignore_patterns("__pycache__"))
@@ -161,7 +161,7 @@ def judge(mutant: Mutant, cases: list[verify.Case], suite: Suite) -> tuple[str, 
 
 
 def _problems(cases: list[verify.Case], suite: Suite) -> Iterator[str]:
-    """What each check has to say, the cheap ones first; an empty text for one that passes."""
+    """The message of each check, cheap ones first; an empty text if it passes."""
     small = [case for case in cases if case.tier in ("tiny", "odd")]
     yield from _run(cases, "float32")
     if suite.tests:
@@ -190,7 +190,7 @@ def _run_tests(suite: Suite) -> str:
 
 @contextlib.contextmanager
 def at_most(seconds: float) -> Iterator[None]:
-    """End the process after so much processor time in here: a kernel that loops does not return to Python."""
+    """End the process after this much processor time in the context: an endless kernel does not return to Python."""
     signal.setitimer(signal.ITIMER_PROF, seconds)
     yield
     signal.setitimer(signal.ITIMER_PROF, 0)

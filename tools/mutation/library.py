@@ -4,12 +4,12 @@
     python -m tools.mutation.library --file gpuconv/training/trainer.py --verbose
     python -m tools.mutation.library --tests tests/layers --file gpuconv/layers/base.py
 
-First the fast tests run once under coverage, which tells the lines that each runs; those that fail are left out. Then
-each mutant runs in a process of its own, on a copy of the repository: the tests that run its lines, those of its
-package first, the quick ones before the slow ones, until one fails. At the end the tests that found a fault run once
-more without one, and must pass. library_survivors.toml lists, each with its reason, the mutants that no test can or
-shall find; they are not run again unless --recheck is given. --result FILE stores the score and every survivor as
-JSON, and --again FILE judges those survivors once more, after a hole was closed. Needs `pip install coverage`; nothing
+First the fast tests run once under coverage, which records the lines that each runs; those that fail are left out. Then
+each mutant runs in a separate process, on a copy of the repository: the tests that run its lines, those of its
+package first, fast ones before slow ones, until one fails. At the end the tests that found a fault run once
+more without one, and must pass. library_survivors.toml lists, each with a reason, the mutants that no test can or
+should find; they are not run again unless --recheck is given. --result FILE stores the score and every survivor as
+JSON, and --again FILE judges those survivors again after tests were added. Needs `pip install coverage`; nothing
 else in the repository is written.
 """
 
@@ -69,9 +69,9 @@ LEAST = 0.90
 TESTS = ["tests"]
 NOT_OF_THE_LIBRARY = ["tests/kernels", "tests/backends/cuda", "tests/bench", "tests/ci", "tests/profiling"]
 AT_MOST = 60.0  # seconds of tests for a mutant, as recorded
-FIRST = 20  # tests that run before the files of the others are even imported
-SECONDS, FACTOR = 30.0, 6.0  # a mutant may take so long, and so many times what its tests took
-# What the tests import beside the library takes its time once, not in each process.
+FIRST = 20  # tests that run before the other test files are imported
+SECONDS, FACTOR = 30.0, 6.0  # time limit of a mutant: SECONDS plus FACTOR times its tests' time
+# Imports of the tests other than the library are done once, not in each process.
 FOREIGN = [
     "numpy",
     "ml_dtypes",
@@ -88,7 +88,7 @@ FOREIGN = [
 
 
 def files() -> list[str]:
-    """The library's files that are broken."""
+    """The library's files to mutate."""
     found = [REPOSITORY / name for name in SCOPE]
     paths = [path for entry in found for path in (sorted(entry.rglob("*.py")) if entry.is_dir() else [entry])]
     return [str(path.relative_to(REPOSITORY)) for path in paths if path.exists()]
@@ -99,12 +99,12 @@ def files() -> list[str]:
 
 @dataclass
 class Record:
-    """What a run of the tests on the shipped library showed."""
+    """The results of running the tests on the shipped library."""
 
     seconds: dict[str, float] = field(default_factory=dict)  # of each test
-    starters: list[str] = field(default_factory=list)  # tests that start processes, whose lines are not seen
+    starters: list[str] = field(default_factory=list)  # tests that start processes, whose lines are not recorded
     failed: list[str] = field(default_factory=list)
-    lines: dict[str, dict[int, list[str]]] = field(default_factory=dict)  # of each file: the tests that run each line
+    lines: dict[str, dict[int, list[str]]] = field(default_factory=dict)  # for each file: the tests that run each line
 
     def tests(self, mutant: PythonMutant) -> list[str]:
         """The tests that could find a mutant, in the order to run them."""
@@ -112,7 +112,7 @@ class Record:
         near = (f"tests/{package}/", f"tests/test_{package}.py")
         lines = self.lines.get(mutant.file, {})
         ran = {test for line in mutant.lines for test in lines.get(line, ())}
-        if ran == {""}:  # by the import alone
+        if ran == {""}:  # only by the import
             ran = {test for tests in lines.values() for test in tests}
             ran.update(test for test in self.seconds if test.startswith(near))
         ran.update(test for test in self.starters if test.startswith(near) or not ran)
@@ -128,7 +128,7 @@ class Record:
 
 
 class Recorder:
-    """A pytest plugin that fills a `Record` but for its lines, and tells coverage which test runs."""
+    """A pytest plugin that fills a `Record` except its lines, and tells coverage which test runs."""
 
     def __init__(self, watch: coverage.Coverage) -> None:
         self.watch, self.record = watch, Record()
@@ -157,7 +157,7 @@ class Recorder:
 
 
 def record(tree: Path, tests: list[str]) -> Record:
-    """Run the tests in a copy of the repository. Raises RuntimeError where they cannot be run."""
+    """Run the tests in a copy of the repository. Raises RuntimeError if they cannot be run."""
     watch = coverage.Coverage(data_file=None, source=[str(tree / "gpuconv")], config_file=False)
     watch.start()
     recorder = Recorder(watch)
@@ -173,7 +173,7 @@ def record(tree: Path, tests: list[str]) -> Record:
 
 
 def _pytest(tree: Path, arguments: Iterable[str], *plugins: object) -> tuple[int, str]:
-    """The status of a run of pytest in this process, which must not have imported the library yet, and its words."""
+    """The status and output of a pytest run in this process, which must not have imported the library yet."""
     os.chdir(tree)
     sys.path[:] = [str(tree), *(entry for entry in sys.path if Path(entry or ".").resolve() != REPOSITORY)]
     os.environ["PYTHONPATH"] = str(tree)
@@ -186,7 +186,7 @@ def _pytest(tree: Path, arguments: Iterable[str], *plugins: object) -> tuple[int
 
 
 def in_a_process(work, *arguments):
-    """What `work` returns in a process of its own. Raises RuntimeError where it raised."""
+    """The result of `work` in a separate process. Raises RuntimeError if it raised."""
 
     def child() -> None:
         try:
@@ -212,7 +212,7 @@ def in_a_process(work, *arguments):
 
 
 class Chosen:
-    """A pytest plugin: run these tests alone, in this order."""
+    """A pytest plugin: run only these tests, in this order."""
 
     def __init__(self, tests: list[str]) -> None:
         self.place = {test: place for place, test in enumerate(tests)}
@@ -234,7 +234,7 @@ def run_tests(tree: Path, tests: list[str]) -> tuple[int, str]:
 
 
 def judge(mutant: PythonMutant, tree: Path, tests: list[str]) -> tuple[str, str]:
-    """Whether the tests kill a mutant, and which did. Runs in a process of its own."""
+    """Whether the tests kill a mutant, and which one did. Runs in a separate process."""
     if not tests:
         return SURVIVED, "no test runs it"
     with tempfile.TemporaryDirectory(prefix="mutant-", dir=tree.parent) as folder:
@@ -255,12 +255,12 @@ def judge(mutant: PythonMutant, tree: Path, tests: list[str]) -> tuple[str, str]
 
 
 def copy_of_the_repository(folder: Path) -> Path:
-    """All that git tracks or would track."""
+    """All files that git tracks or would track."""
     tree = folder / "tree"
     for name in _git("ls-files", "--cached", "--others", "--exclude-standard").splitlines():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(REPOSITORY / name, tree / name)
-    # Checked by their contents: a mutant may be as long, and as old to the second, as what it replaces.
+    # Checked by content: a mutant may have the same size and modification second as the file it replaces.
     compiled = [sys.executable, "-m", "compileall", "-q", "--invalidation-mode", "checked-hash", "gpuconv"]
     subprocess.run(compiled, cwd=tree, check=True)
     return tree
@@ -271,7 +271,7 @@ def _git(*arguments: str) -> str:
 
 
 def result(outcomes: list[Outcome], found: dict[str, Counter[str]], about: dict[str, object]) -> dict[str, object]:
-    """The score and every survivor, JSON-able."""
+    """The score and every survivor as JSON values."""
     return {
         "date": datetime.date.today().isoformat(),
         "commit": _git("rev-parse", "--short=10", "HEAD").strip(),
@@ -296,13 +296,13 @@ def result(outcomes: list[Outcome], found: dict[str, Counter[str]], about: dict[
 
 
 def still_there(earlier: dict, everything: list[PythonMutant]) -> list[PythonMutant]:
-    """The survivors of an earlier result that the library's text still has."""
+    """The survivors of an earlier result that still occur in the library."""
     keys = {(entry["file"], entry["where"], entry["line"], entry["mutant"]) for entry in earlier["survivors"]}
     return list({mutant.key: mutant for mutant in everything if mutant.key in keys}.values())
 
 
 def replaced(earlier: dict, found: dict[str, Counter[str]]) -> dict[str, Counter[str]]:
-    """The counts of an earlier result, its survivors replaced by what was found of them now."""
+    """The counts of an earlier result, with the new verdicts on its survivors."""
     before = {name: Counter(count) for name, count in earlier["counts"].items()}
     for name, count in before.items():
         count[SURVIVED] = count[LISTED] = 0

@@ -1,7 +1,7 @@
 """Small faults to plant in Python text: one operator, constant, condition, keyword or statement at a time.
 
-Messages, help texts, annotations and docstrings are left alone, and so is `raise AssertionError`: it stands where no
-program comes.
+Messages, help texts, annotations and docstrings are not changed, nor is `raise AssertionError`, which marks
+unreachable code.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ _OPERATORS = {
 }
 _NAMES = {"min": "max", "any": "all", "ceil": "floor"}
 _NAMES |= {other: name for name, other in _NAMES.items()}
-_TEXT = ("help", "metavar", "repr")  # keywords that change what a reader sees alone
+_TEXT = ("help", "metavar", "repr")  # keywords that change only displayed text
 _REMOVED = (ast.Raise, ast.Continue, ast.Break, ast.Delete, ast.AugAssign)
 
 
 @dataclass(frozen=True)
 class PythonMutant(Mutant):
-    """lines: those of the statement that the fault is in, of a compound one those of its head."""
+    """lines: those of the statement with the fault; for a compound statement those of its head."""
 
     lines: range = range(0)
 
@@ -78,7 +78,7 @@ def mutants(file: str, text: str) -> Iterator[PythonMutant]:
 
 
 def _fits(before: str, code: str, after: str) -> bool:
-    """Whether an expression means the same with and without parentheses where it is to stand in a statement."""
+    """Whether an expression means the same without parentheses at its place in a statement."""
     end = "" if not after.endswith(" ") else "pass"
     try:
         plain, inside = (ast.parse(f"{before.removeprefix('el')}{it}{after}{end}") for it in (code, f"({code})"))
@@ -96,7 +96,7 @@ def _stop(statement: ast.stmt, offset: Callable[[int, int], int]) -> int:
 
 
 def _statements(node: ast.AST, where: str) -> Iterator[tuple[ast.stmt, str]]:
-    """Every statement below a node, with the name of the function or class that it is in."""
+    """Every statement below a node, with the name of its function or class."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
             continue
@@ -113,7 +113,7 @@ def _head_end(statement: ast.stmt) -> int:
 
 
 def _faults(statement: ast.stmt) -> Iterator[tuple[ast.AST, ast.AST]]:
-    """Nodes of a statement, not of those inside it, each with what to put in its place."""
+    """Nodes of a statement, without nested statements, each with its replacements."""
     if _removable(statement):
         yield statement, ast.Pass()
     if isinstance(statement, ast.AugAssign):
@@ -164,7 +164,7 @@ def _expressions(statement: ast.stmt) -> Iterator[ast.AST]:
 
 
 def _others(node: ast.AST) -> Iterator[ast.AST]:
-    """What else could stand in the place of an expression."""
+    """The replacements for an expression."""
     match node:
         case ast.Compare(ops=[first, *rest]):
             yield _changed(node, ops=[_COMPARISONS[type(first)](), *rest])

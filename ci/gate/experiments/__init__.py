@@ -1,7 +1,7 @@
-"""The questions, and what to do to find each answer. python -m ci.gate.experiments NAME --device cuda
+"""The questions and the experiments that answer them. python -m ci.gate.experiments NAME --device cuda
 
-An experiment is a function of the device and of whether it is a rehearsal; it returns the answer, "yes" where all is as
-hoped for, and what was seen. What it cannot find out here it raises as UnknownError.
+An experiment is a function of the device and of whether it is a rehearsal; it returns the answer ("yes" if all is as
+hoped) and what was observed. It raises UnknownError if it cannot find the answer on this machine.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Answer = tuple[str, str]
 
 
 class UnknownError(Exception):
-    """What the experiment needs is not here."""
+    """Something that the experiment needs is missing."""
 
 
 QUESTIONS = {  # by the module that holds `ask`

@@ -24,7 +24,7 @@ def ask(device: str, small: bool) -> Answer:
 
 
 def chosen(device: str, small: bool) -> dict[str, Any]:
-    """What is chosen for some convolutions, by the name of the cache's entry, beginning with no choice remembered."""
+    """The choices for some convolutions by cache entry name, starting from an empty cache."""
     import numpy as np
 
     import gpuconv as gc
@@ -37,7 +37,7 @@ def chosen(device: str, small: bool) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         for entry in cache.directory().glob("*") if cache.directory().is_dir() else ():
-            if not entry.name.startswith("choice-"):  # compiled kernels are no choices
+            if not entry.name.startswith("choice-"):  # other entries are compiled kernels
                 (Path(folder) / entry.name).symlink_to(entry)
         os.environ["GPUCONV_CACHE_DIR"] = folder
         try:

@@ -6,7 +6,7 @@ from ci.gate.experiments import Answer
 
 
 def ask(device: str, small: bool) -> Answer:
-    """Every algorithm by its name, over the small cases of the convolutions: also those that "auto" never takes."""
+    """Every named algorithm on the small convolution cases, including those that "auto" never chooses."""
     from gpuconv import lab
     from gpuconv.algorithms import ALGORITHMS
     from gpuconv.verify import verify

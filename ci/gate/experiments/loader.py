@@ -1,4 +1,4 @@
-"""PyTorch's caching allocator hands a dropped tensor's memory to the next one, on a stream of its own."""
+"""PyTorch's caching allocator gives a freed tensor's memory to the next one, on its own stream."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ci.gate.experiments import Answer, UnknownError
 
 
 class Batches:
-    """The same batches in every run, each put on the device when it is asked for."""
+    """The same batches in every run, each moved to the device on request."""
 
     def __init__(self, to_device: Any, count: int) -> None:
         import numpy as np

@@ -6,7 +6,7 @@ from ci.gate.experiments import Answer
 
 
 def ask(device: str, small: bool) -> Answer:
-    """One thread captures and replays again and again, while the other computes, copies, and waits for the GPU."""
+    """One thread repeatedly captures and replays, while the other computes, copies, and synchronizes."""
     import numpy as np
 
     import gpuconv as gc

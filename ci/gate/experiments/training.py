@@ -1,4 +1,4 @@
-"""A short run of the digits' recipe by CUDA graphs, shared by two questions."""
+"""A short run of the digits recipe with CUDA graphs, shared by two questions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ci.gate.experiments import Answer
 
-LEAST = 96.5  # per cent, of the digits that nobody trained on
+LEAST = 96.5  # per cent, on the test digits
 
 
 def run(device: str, small: bool, precision: str) -> Answer:
