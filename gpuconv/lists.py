@@ -1,4 +1,4 @@
-"""What was found out about lists of arrays, kept while all of these arrays live."""
+"""Caches values derived from lists of arrays while all of the arrays live."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from gpuconv.types import Array
 
 
 class WhileAlive:
-    """Values found for lists of arrays, by the identity of the arrays.
+    """Values for lists of arrays, by the identity of the arrays.
 
-    An entry is dropped as soon as one of its arrays is, so that an id that is used again finds nothing. It is made the
-    second time that the same arrays come; lists that are new in each call are not worth an entry. NumPy arrays, whose
-    dtype, strides and flags may change, have none.
+    An entry is dropped as soon as one of its arrays is, so a reused id finds nothing. It is stored the
+    second time that the same arrays are used; lists that are new in each call are not stored. NumPy arrays, whose
+    dtype, strides and flags may change, are not cached.
     """
 
     def __init__(self) -> None:
@@ -24,14 +24,14 @@ class WhileAlive:
         self._last: tuple[object, ...] = ()
 
     def get(self, arrays: Sequence[Array], *context: object) -> Any:
-        """The value kept for these arrays and the context (hashable, of no array), or None."""
+        """The value for these arrays and the context (hashable, without arrays), or None."""
         if not arrays or isinstance(arrays[0], np.ndarray):
             return None
         kept = self._kept.get((context, *map(id, arrays)))
         return None if kept is None else kept[0]
 
     def keep(self, arrays: Sequence[Array], value: object, *context: object) -> None:
-        """value: holds none of the arrays, which it would keep alive."""
+        """value: must not refer to the arrays, which it would keep alive."""
         if not arrays or isinstance(arrays[0], np.ndarray):
             return
         key = (context, *map(id, arrays))

@@ -1,10 +1,10 @@
-// The backward pass of what follows a convolution in one kernel with it: a ReLU, a 2 x 2 max pool, or both.
+// The backward pass of the operations fused after a convolution: a ReLU, a 2 x 2 max pool, or both.
 //
 //   dz[n, p, q, k] = dy[n, p / SIDE, q / SIDE, k] if its bit of the mask is set, else 0
 //
 // dz: the gradient of the convolution's own output (N, P, Q, K); dy: that of y (N, P / SIDE, Q / SIDE, K); mask: mask.cuh. SIDE is
-// 2 with a pool, else 1. An odd last row or column of dz lies outside of every window and becomes 0. A thread computes WIDTH
-// neighbouring filters of a pixel; dgrad and wgrad then read dz by cp.async, which masking on the way would not allow.
+// 2 with a pool, else 1. An odd last row or column of dz lies outside every window and becomes 0. A thread computes WIDTH
+// adjacent filters of a pixel. dgrad and wgrad read dz with cp.async, which cannot apply a mask.
 //
 // Macros: DTYPE; SIDE 1 or 2; WIDTH 1 or 16 / sizeof(DTYPE). Limits: fewer than 2^32 packs a launch.
 // Floor: dy, mask and dz once; with a pool 5 sizeof(DTYPE) bytes and 4 bits a number of dy.

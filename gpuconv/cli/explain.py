@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _expect_choice(options: argparse.Namespace) -> None:
-    """Raises UserError for options that say two things or none."""
+    """Raises UserError for conflicting or missing options."""
     from gpuconv.inspect.maps import MAPS
 
     if options.map:

@@ -13,17 +13,17 @@ from gpuconv.layers.sequential import Sequential
 from gpuconv.types import Array
 
 MAPS = ("saliency", "occlusion", "grad-cam")
-BATCH = 64  # occluded images that are looked at together
+BATCH = 64  # occluded images per forward pass
 
 
 def saliency(net: Sequential, x: Array, *, target: int | None = None) -> np.ndarray:
     """The gradient of a class's score with respect to the image, (H, W, C) in float64 (Simonyan et al. 2013).
 
-    x: a batch of one image, as the net takes it. target: the class, by default the best. Raises ValueError for a class
-    that there is not.
+    x: a batch of one image, as the net takes it. target: the class, by default the best. Raises ValueError for
+    an unknown class.
     """
     _expect_one(x)
-    twin = net.twin()  # gradients are added to
+    twin = net.twin()  # gradients accumulate in the twin
     scores = twin.forward(x)
     return host(twin.backward(_gradient(net, scores, target)))[0]
 
@@ -60,7 +60,7 @@ def occlusion(
 
 
 def grad_cam(net: Sequential, x: Array, *, layer: str | None = None, target: int | None = None) -> np.ndarray:
-    """Where a layer's maps speak for a class: the positive part of their sum, each times the mean of its gradient
+    """Where a layer's maps support a class: the positive part of their sum, each weighted by the mean of its gradient
     (Selvaraju et al. 2017), (H, W) of the image, each pixel with the value of the position it belongs to.
 
     layer: its name, by default the last whose output has more than one position. Other arguments as in `saliency`.

@@ -1,6 +1,6 @@
-"""A run that is watched: one thread trains, and between two steps it does what browsers ask for.
+"""A watched run: one thread trains and handles requests from browsers between steps.
 
-The net and its trainer belong to that thread alone. Requests reach it through a queue; what it shows (`view.py`) goes
+Only that thread uses the net and its trainer. Requests reach it through a queue; its messages (`view.py`) go
 into a hub, which never waits for a browser.
 """
 
@@ -35,14 +35,14 @@ from gpuconv.types import Record
 
 TRAINING, PAUSED, ENDED, FAILED = "training", "paused", "finished", "failed"
 REQUESTS = ("greet", "pause", "step", "go", "change", "restart", "save", "load", "look", "explain")
-NEXT, CLOSED = "goes on otherwise", "closed"  # why a leg ends where another follows, and where the server ends
+NEXT, CLOSED = "goes on otherwise", "closed"  # the reasons of a leg to end: another follows, or the server ends
 
 
 class Session(Callback):
-    """Trains a recipe on data sets and leaves runs in `home`, or goes on with the run in `run_dir`.
+    """Trains a recipe on data sets, writing runs into `home`, or continues the run in `run_dir`.
 
-    device, why: where, and the reason. name: what runs are called, before their number. prepare: what is done to a new
-    net's first weights. repeat: changes by step (`legs.changes_of`), made when their step is reached.
+    device, why: the device, and the reason for it. name: the prefix of run names. prepare: called on a new
+    net's initial weights. repeat: changes by step (`legs.changes_of`), made when their step is reached.
     """
 
     def __init__(
@@ -63,8 +63,8 @@ class Session(Callback):
         self.leg = legs.make(recipe, sets, device, prepare=prepare)
         self.view = View(sets, hub or Hub(), self.state)
         self.phase, self.message = (TRAINING, "") if run_dir is None else (PAUSED, "")
-        self.spent = 0.0  # seconds in the callbacks, without those in which it was paused
-        self.worked = 0.0  # seconds of training, these included
+        self.spent = 0.0  # seconds in the callbacks, without pauses
+        self.worked = 0.0  # seconds of training, including callbacks
         self._mail = Mailbox(REQUESTS)
         self._thread = threading.Thread(target=self._work, name="training", daemon=True)
         self._closing = False
@@ -86,7 +86,7 @@ class Session(Callback):
         self._thread.start()
 
     def ask(self, name: str, /, **arguments: Any) -> Future[Any]:
-        """Have the training thread do something between two steps; what it gives, or raises, is in the future.
+        """Have the training thread handle a request between two steps; the future gets its result or exception.
 
         Raises ValueError for an unknown request."""
         return self._mail.ask(name, arguments)
@@ -111,11 +111,11 @@ class Session(Callback):
                 self._serve(wait=True)
 
     def _train(self) -> None:
-        """One leg, from where the run is to its end or the next change."""
+        """Train one leg, from the current state to its end or the next change."""
         self.say(f"run {self.run_dir}, from step {self.trainer.steps}")
         try:
             self.leg.fit(self.run_dir, self._resume, [self])
-        except Exception as error:  # whatever it is, the page shows it and can begin anew
+        except Exception as error:  # whatever it is, the page shows it and can restart
             self.phase, self.message = FAILED, str(error) or type(error).__name__
             self.say(f"failed: {self.message}")
         else:
@@ -129,7 +129,7 @@ class Session(Callback):
         self._show_all()
 
     def _turn(self) -> None:
-        """What has to be done between two legs."""
+        """Handle the requests that need to run between two legs."""
         do, self._next = self._next, None
         try:
             assert do is not None
@@ -140,7 +140,7 @@ class Session(Callback):
         self._show_all()
 
     def _serve(self, wait: bool = False) -> None:
-        """Answer the requests that are there; wait: for one at least."""
+        """Answer the pending requests. wait: wait for at least one."""
         self._mail.answer(lambda name, arguments: getattr(self, name)(**arguments), wait=wait)
         if self.phase != TRAINING:
             self.view.budget.now("state")
@@ -149,7 +149,7 @@ class Session(Callback):
     # --- callbacks -----------------------------------------------------------------------------
 
     def next_step(self, trainer: RunState) -> int | None:
-        """Asked where a device does several steps at once: 1 where something is to be shown or done after the next."""
+        """The number of steps that may run at once: 1 if something is due after the next step."""
         begun = time.perf_counter()
         asked = not self._mail.is_empty or self.phase == PAUSED or self.view.waits_for_step or self._closing
         self._acts = asked or self.view.is_due
@@ -163,10 +163,10 @@ class Session(Callback):
         self._speed.begin(trainer.steps)
         self.view.begin()
         self._under_way = True
-        self._acts = True  # stays so where steps are never done together
+        self._acts = True  # stays true if steps never run together
 
     def on_step(self, trainer: RunState, record: Record | None) -> None:
-        if trainer.batch < trainer.batches:  # else `on_epoch` comes next, and closes the epoch first
+        if trainer.batch < trainer.batches:  # otherwise `on_epoch` comes next and closes the epoch first
             self._after_step(trainer)
 
     def on_epoch(self, trainer: RunState, record: Record) -> None:
@@ -246,7 +246,7 @@ class Session(Callback):
     # --- requests ------------------------------------------------------------------------------
 
     def greet(self) -> None:
-        """A browser has come: have something to show it at once."""
+        """A browser connected: send everything at once."""
         self.view.budget.now()
         if self.phase != TRAINING:
             self._show()
@@ -271,8 +271,8 @@ class Session(Callback):
         recipe = legs.changed(self.leg.recipe, settings, images=images, epoch=epoch)
         if recipe == self.leg.recipe:
             return
-        leg = legs.make(recipe, self.sets, self.device)  # raises for what does not fit
-        if not RunDirectory(self.run_dir).last.exists():  # it failed before it began
+        leg = legs.make(recipe, self.sets, self.device)  # raises if something does not fit
+        if not RunDirectory(self.run_dir).last.exists():  # it failed before its first step
             self.leg = leg
             return
 
@@ -289,7 +289,7 @@ class Session(Callback):
         self._end_leg(do)
 
     def restart(self, layers: str | None = None) -> None:
-        """Begin a new run, with the net that a JSON list of layers describes; by default with the same net."""
+        """Start a new run with the net given as a JSON list of layers, by default the same net."""
         kept = self.leg.recipe.get("options", {})
         recipe = self.leg.recipe | {"options": {name: value for name, value in kept.items() if name in NOTES}}
         if layers is not None:
@@ -305,10 +305,10 @@ class Session(Callback):
         self._end_leg(do)
 
     def save(self) -> int:
-        """Keep the state as it is now, under the next number in the run's folder."""
+        """Save the current state under the next number in the run's folder."""
         number = max(saved.numbers(self.run_dir), default=0) + 1
         path = saved.file(self.run_dir, number)
-        if self._under_way:  # with `fit`'s lock
+        if self._under_way:  # `fit` holds the lock
             checkpoints.save(path, self.trainer.snapshot())
         else:
             with RunDirectory(self.run_dir).locked():
@@ -318,7 +318,7 @@ class Session(Callback):
         return number
 
     def load(self, number: int) -> None:
-        """Go back, or forth, to a state that was saved. Training is paused."""
+        """Go to a saved state, earlier or later. Pauses training."""
         if number not in (known := saved.numbers(self.run_dir)):
             raise ValueError(f"no checkpoint is saved as {number!r}; saved are {known or 'none'}")
         found = checkpoints.load(saved.file(self.run_dir, number))
@@ -336,18 +336,18 @@ class Session(Callback):
     def look(
         self, kind: str | None = None, test: int | None = None, image: np.ndarray | None = None, title: str = "image"
     ) -> None:
-        """Choose the image on its way through the net, and what is shown of it."""
+        """Choose the displayed image and what to show of it."""
         self.view.choose(kind, test, image, title)
         self._show()
 
     def explain(self, layer: str, at: list[int]) -> Record:
-        """Where one activation of the image that is shown comes from."""
+        """Explain one activation of the displayed image."""
         return self.view.explain(self.leg, layer, at)
 
     # --- parts ---------------------------------------------------------------------------------
 
     def _end_leg(self, do: Callable[[], None]) -> None:
-        """Do something between two legs: after the current step, or now where none is under way."""
+        """Run work between two legs: after the current step, or now if none is running."""
         if self._under_way:
             self._next = do
             self.trainer.stop(NEXT)
@@ -356,7 +356,7 @@ class Session(Callback):
             self._show_all()
 
     def _show_stored(self) -> None:
-        """Take over what the run's last checkpoint holds, to look at; `fit` takes it over to go on."""
+        """Load the run's last checkpoint for display; `fit` loads it again to continue."""
         found = checkpoints.load(RunDirectory(self.run_dir).last)
         trainer = self.trainer
         trainer.net.load_state_dict(found.part("net"))

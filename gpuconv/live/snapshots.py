@@ -15,9 +15,9 @@ from gpuconv.live.controls import write_net
 from gpuconv.live.legs import CHANGE, Leg, Sets
 from gpuconv.types import Array, Record
 
-POINTS = 400  # of a curve that are sent
-EXAMPLES = 64  # test images that are looked at
-SHOWN = 12  # of them, right and wrong ones each
+POINTS = 400  # the most points of a curve that are sent
+EXAMPLES = 64  # test images that are evaluated
+SHOWN = 12  # right and wrong ones shown, each
 
 
 def encode(value: object) -> bytes:

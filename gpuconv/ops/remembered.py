@@ -1,4 +1,4 @@
-"""Checks that every call of an op repeats, made once for shapes, dtypes and options that come again."""
+"""Caches the argument checks of ops, by shapes, dtypes and options."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NEW = object()
 
 
 def remembered(check: Check) -> Check:
-    """check(*arrays, **options), which runs once for what comes again; later calls return what it returned.
+    """check(*arrays, **options), run once for the same shapes, dtypes and options; later calls return its first result.
 
     The check may read the shape and dtype of an array, and whether it is writable, but neither its address nor its
     elements, and must not return an array. An array may be None. Options are distinguished by type too, because 1, 1.0
@@ -37,7 +37,7 @@ def remembered(check: Check) -> Check:
                 parts.append(None)
             else:
                 parts += array.shape, array.dtype
-        if isinstance(arrays[0] if arrays else None, np.ndarray):  # on the host; of one device all are
+        if isinstance(arrays[0] if arrays else None, np.ndarray):  # on the host; all arrays are on one device
             parts += [array is not None and array.flags.writeable for array in arrays]
         key = tuple(parts)
         result = results.get(key, _NEW)

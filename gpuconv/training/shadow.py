@@ -1,8 +1,8 @@
-"""The shadow oracle: while a run trains, calls of its ops are computed again in float64, with the very arrays.
+"""The shadow oracle: while a run trains, calls of its ops are recomputed in float64 from the same arrays.
 
-One budget is kept: the time that copying takes in the run and that checking takes in a worker process, together, is a
-share of the run's time. A call is looked at when the budget can pay what it is expected to cost. Calls are drawn at
-random from a deck of all ops and layers, so that each has its turn before any comes again.
+There is one budget: the time for copying in the run plus the time for checking in a worker process is at most a
+share of the run's time. A call is checked when the budget covers its expected cost. Calls are drawn at
+random from a deck of all ops and layers, so that each is checked once before any is checked again.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 VIOLATIONS = ("stop", "warn")
 START = 0.5  # seconds of processor time that the worker may take to start
-CALL = 2e-3  # seconds that a check takes at least, and
-BYTE = 1e-7  # seconds more for each byte of the arguments, as long as none was measured
-SMALL = 1 << 18  # bytes; what a smaller call takes says nothing of the cost of a byte
+CALL = 2e-3  # the fewest seconds for a check, and
+BYTE = 1e-7  # seconds per byte of the arguments, until one is measured
+SMALL = 1 << 18  # bytes; the time of a smaller call does not show the cost per byte
 MARGIN = 1.5  # how much longer a check may take than the longest so far
 PATIENCE = 60.0  # seconds that the end of a run waits for the last answers
 
@@ -44,17 +44,17 @@ Site = tuple[str, str, str]  # op, layer, direction
 
 
 class ShadowError(RuntimeError):
-    """An op gave what is beyond its bound; the message names the op, layer, step and the file that reproduces it."""
+    """A result of an op exceeds its bound; the message names the op, layer, step and a file that reproduces it."""
 
 
 class ShadowWarning(Notice):
-    """As ShadowError, of a run that goes on; or the shadow oracle itself had to end."""
+    """Like ShadowError, but the run continues; or the shadow oracle itself had to end."""
 
 
 @dataclass
 class Row:
-    """What the checks of an op in a layer found. worst: the largest error as a share of its bound, and its step. where:
-    its place, with the values. skipped: calls whose inputs were not finite, which no bound judges."""
+    """The results of checking an op in a layer. worst: the largest error as a share of its bound, and its step. where:
+    its position, with the values. skipped: calls with nonfinite inputs, for which there is no bound."""
 
     op: str
     layer: str
@@ -79,7 +79,7 @@ class Worker:
             stdout=subprocess.PIPE,
             text=True,
             env=os.environ | one_thread | {"PYTHONPATH": found, "CUDA_VISIBLE_DEVICES": ""},
-            process_group=0 if os.name == "posix" else None,  # Ctrl-C is the run's to heed
+            process_group=0 if os.name == "posix" else None,  # Ctrl-C is handled by the run
         )
         self._answers: queue.SimpleQueue[Record] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
@@ -92,12 +92,12 @@ class Worker:
 
     def submit(self, path: Path) -> None:
         assert self._process.stdin
-        with suppress(OSError):  # it ended, which `answer` tells
+        with suppress(OSError):  # it ended, which `answer` reports
             self._process.stdin.write(json.dumps(str(path)) + "\n")
             self._process.stdin.flush()
 
     def answer(self, patience: float = 0.0) -> Record | None:
-        """The next answer; None where there is none within so many seconds."""
+        """The next answer, or None if there is none within that many seconds."""
         try:
             return self._answers.get(timeout=patience) if patience else self._answers.get_nowait()
         except queue.Empty:
@@ -112,7 +112,7 @@ class Worker:
 
 
 class Shadow:
-    """share: of the run's time. violation: "stop" raises ShadowError, "warn" goes on. folder: for the files of
+    """share: of the run's time. violation: "stop" raises ShadowError, "warn" continues. folder: for the files of
     violations. clock: seconds, as `time.perf_counter`; make: starts the worker. Closed with `close`."""
 
     def __init__(
@@ -137,7 +137,7 @@ class Shadow:
         self._pending: list[tuple[Path, Site, int, float, int]] = []  # file, site, step, seconds expected, bytes
         self._sizes: dict[Site, int] = {}
         self._took: dict[Site, float] = {}
-        self._rate = 0.0  # the most seconds a byte took
+        self._rate = 0.0  # the most seconds per byte so far
         self._deck: list[Site] = []
         self._random = random.Random(seed)
         self._files = tempfile.TemporaryDirectory(prefix="gpuconv-shadow-", ignore_cleanup_errors=True)
@@ -150,12 +150,12 @@ class Shadow:
 
     @property
     def spent(self) -> float:
-        """Seconds that looking took so far, in the run and in the worker."""
+        """Seconds spent so far, in the run and in the worker."""
         return self._copying + self._checking
 
     def _room(self) -> float:
-        """Seconds that may be spent now: a worker that starts has its time reserved, and as much as the longest check
-        took is kept for a check that takes longer than expected."""
+        """Seconds that may be spent now. The start of a worker has its time reserved, and as much as the longest check
+        took is reserved for a check that takes longer than expected."""
         starts = START if self._worker and not self._ready else 0.0
         reserved = starts + sum(expected for *_, expected, _ in self._pending)
         return self.share * self.elapsed - self.spent - reserved - max(self._took.values(), default=CALL)
@@ -165,10 +165,10 @@ class Shadow:
             return MARGIN * self._took[site]
         return CALL + (MARGIN * self._rate or BYTE) * self._sizes[site]
 
-    # --- looking -------------------------------------------------------------------------------
+    # --- choosing and recording calls ----------------------------------------------------------
 
     def due(self) -> bool:
-        """Whether the next step is looked at. Hears the worker's answers; raises ShadowError for a violation."""
+        """Whether to check calls of the next step. Reads the worker's answers; raises ShadowError for a violation."""
         if self._worker:
             self._hear()
         if self._over or self._pending:
@@ -182,15 +182,15 @@ class Shadow:
         return not self._sizes or self._expected(self._next()) <= self._room()
 
     def _next(self) -> Site:
-        """The site whose turn it is."""
+        """The next site of the deck."""
         if not self._deck:
             self._deck = sorted(self._sizes)
             self._random.shuffle(self._deck)
         return self._deck[-1]
 
     def _drawn(self) -> set[Site]:
-        """The sites of this look: from the top of the deck as many as the budget can pay, but only one whose cost was
-        never measured."""
+        """The sites to check in this step: as many from the top of the deck as the budget covers, but only one whose
+        cost was never measured."""
         drawn: set[Site] = set()
         room = self._room()
         while self._sizes and (site := self._next()) not in drawn and self._expected(site) <= room:
@@ -202,7 +202,7 @@ class Shadow:
 
     @contextmanager
     def look(self, step: int) -> Iterator[None]:
-        """Around a step that runs launch by launch: hands the calls that are drawn to the worker. The first look only
+        """Around an uncaptured step: passes the drawn calls to the worker. The first time it only
         learns which calls a step makes. step: its number, from 1."""
         from gpuconv.verify.call import recording
 
@@ -229,7 +229,7 @@ class Shadow:
 
     @contextmanager
     def _copies(self) -> Iterator[None]:
-        """Around what is done for a call in the run itself."""
+        """Around the work for a call in the run itself."""
         start = self.clock()
         try:
             yield
@@ -246,7 +246,7 @@ class Shadow:
     # --- answers -------------------------------------------------------------------------------
 
     def _hear(self, patience: float = 0.0) -> bool:
-        """Take in the worker's answers. Returns whether there was one."""
+        """Process the worker's answers. Returns whether there was one."""
         heard = False
         while (answer := self._worker.answer(patience)) is not None:
             heard = True
@@ -298,12 +298,12 @@ class Shadow:
         warnings.warn(ShadowWarning(f"the shadow oracle ends, training goes on without it: {why}"), stacklevel=2)
 
     def finish(self) -> None:
-        """Hear the last answers. Raises ShadowError for a violation."""
+        """Wait for the last answers. Raises ShadowError for a violation."""
         while self._pending and not self._over and self._hear(PATIENCE):
             pass
 
     def close(self) -> None:
-        """End the worker and remove what was not kept."""
+        """End the worker and remove files that are not kept."""
         if self._worker:
             self._worker.close()
         self._files.cleanup()
@@ -311,7 +311,7 @@ class Shadow:
     # --- the report ----------------------------------------------------------------------------
 
     def report(self) -> list[Row]:
-        """A row for each op and layer, those not yet checked too, in the order of their names."""
+        """A row for each op and layer, including those not yet checked, ordered by name."""
         unseen = {site: Row(*site) for site in self._sizes}
         return sorted((unseen | self.rows).values(), key=lambda row: (row.layer, row.direction, row.op))
 

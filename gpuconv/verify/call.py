@@ -1,4 +1,4 @@
-"""One call of an op with the very arrays it was given: recorded, checked against the oracle, stored and repeated."""
+"""One call of an op with its actual arrays: recorded, checked against the oracle, stored and replayed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from gpuconv.verify.oracle import expect, is_exact
 from gpuconv.verify.rules.base import wide
 from gpuconv.verify.run import move
 
-# The arguments that an op may write its results into; with accumulate=True it adds to those in `_ADDED`.
+# The arguments that an op may write its results to; with accumulate=True it adds to those in `_ADDED`.
 _OUTPUTS = ("out", "dw", "db", "dgamma", "dbeta")
 _ADDED = {
     "conv2d_wgrad": ("out", "db"),
@@ -40,7 +40,7 @@ _ADDED = {
 
 @dataclass
 class Call:
-    """What an op was given and what it gave, on the host.
+    """The inputs and results of a call of an op, on the host.
 
     arrays, options: as in a case of verify, without the arrays for results. into: what those held before, by name.
     results: by name, as `compare.results` has them, and "db".
@@ -54,14 +54,14 @@ class Call:
 
     @property
     def checkable(self) -> bool:
-        """Whether the result can be judged: bounds say nothing where an input is infinite or NaN."""
+        """Whether the result can be judged: bounds do not apply if an input is infinite or NaN."""
         if is_exact(self.op):
             return True
         added_to = self.into.values() if self.options.get("accumulate") else ()
         return all(map(_is_finite, [*self.arrays, *self.options.values(), *added_to]))
 
     def expected(self) -> list[Expected]:
-        """What each result must be, in the order of the results."""
+        """The expected value of each result, in the order of the results."""
         options = {name: value for name, value in self.options.items() if name != "accumulate"}
         arrays = [_copied(array) for array in self.arrays]
         found = expect(self.op, arrays, options)
@@ -75,7 +75,7 @@ class Call:
         return list(by_name.values())
 
     def _bias_gradient(self) -> Expected:
-        """The sum of dy where the mask passes it: the filter gradient of a 1 x 1 convolution of ones."""
+        """The sum of dy where its mask bit is set: the filter gradient of a 1 x 1 convolution of ones."""
         dy = self.arrays[0]
         if dy.ndim == 2:
             (one,) = expect("bias_grad", [dy], {})
@@ -87,7 +87,7 @@ class Call:
         return Expected("db", np.reshape(one.value, -1), np.reshape(one.bound, -1))
 
     def _added_to(self) -> dict[str, np.ndarray]:
-        """What the results that are added to held before, by the result's name."""
+        """The previous values of accumulated results, by the result's name."""
         place = {"out": 0, "dw": 1, "dgamma": 1, "dbeta": 2}
         names = list(self.results)
         given = [name for name in _ADDED[self.op] if name in self.into]
@@ -101,7 +101,7 @@ class Call:
         return max(differences, key=lambda difference: difference.share, default=Difference(0.0, 0.0, 0.0))
 
     def on(self, device: str, **changed: Any) -> Call:
-        """The same call on a device. changed: options to be replaced, as they are."""
+        """The same call on a device. changed: replacements for options."""
         watch: list[Call] = []
         arrays = [move(_copied(array), device) for array in self.arrays]
         given = {name: move(_copied(value), device) for name, value in (self.options | self.into).items()} | changed
@@ -109,10 +109,10 @@ class Call:
             getattr(ops, self.op)(*arrays, **given)
         return watch[0]
 
-    # --- in a file ------------------------------------------------------------------------------
+    # --- storage --------------------------------------------------------------------------------
 
     def stored(self, **facts: object) -> Checkpoint:
-        """The call as a checkpoint's arrays and JSON. facts: more of the latter, such as where the call was seen."""
+        """The call as a checkpoint's arrays and JSON. facts: further JSON entries, such as where the call was made."""
         tensors: dict[str, np.ndarray] = {}
         state = {
             "arrays": [_put(tensors, f"array.{number}", array) for number, array in enumerate(self.arrays)],
@@ -124,7 +124,7 @@ class Call:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], checkpoint: Checkpoint) -> Call:
-        """Raises CheckpointError for a file that holds something else."""
+        """Raises CheckpointError for a file with other contents."""
         state, tensors = checkpoint.state, checkpoint.tensors
         try:
             op = state["call"]
@@ -152,7 +152,7 @@ def _put(tensors: dict[str, np.ndarray], name: str, value: object) -> dict[str, 
     if isinstance(value, np.dtype):
         value = value.name
     value = value.item() if isinstance(value, np.generic) else value
-    return {"number": value.hex()} if isinstance(value, float) else {"value": value}  # infinity is no JSON
+    return {"number": value.hex()} if isinstance(value, float) else {"value": value}  # JSON has no infinity
 
 
 def _take(tensors: dict[str, np.ndarray], entry: dict[str, Any]) -> Any:
@@ -172,7 +172,7 @@ def _added(one: Expected, before: np.ndarray, dtype: np.dtype) -> Expected:
 
 
 def _overflowed(one: Expected, result: np.ndarray) -> Expected:
-    """With the infinities of the result where the value, within its bound, is beyond the dtype's range."""
+    """With the infinities of the result where the expected value may exceed the dtype's range within its bound."""
     if result.dtype.kind in "iub":
         return one
     found, value = wide(result), np.asarray(one.value)
@@ -195,7 +195,7 @@ def _copied(value: object) -> Any:
 
 
 def _on_host(value: object) -> Any:
-    """Arrays of a device, also within lists, as new arrays of the host."""
+    """Device arrays, also in lists, as new host arrays."""
     if isinstance(value, (list, tuple)):
         return type(value)(_on_host(entry) for entry in value)
     return np.array(backends.to_numpy(value)) if hasattr(value, "dtype") and hasattr(value, "shape") else value
@@ -214,14 +214,14 @@ def recording(
     wants: Callable[[str, int], bool] = lambda op, size: True,
     inside: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[None]:
-    """Within this context calls of ops by this thread are given to `keep` when they are done.
+    """Within this context, calls of ops by this thread are passed to `keep` after they ran.
 
-    wants: told of an op and the bytes of its arguments, whether the call is to be kept; others only run. The arrays are
-    copied to the host before the op runs and after it, so that what it changes in place is seen as it was. inside: what
-    the copying and `keep` run inside.
+    wants: given an op and the bytes of its arguments, whether to keep the call; others only run. The arrays are
+    copied to the host before and after the op runs, so that values changed in place are kept. inside: the context in
+    which the copying and `keep` run.
     """
     thread = threading.get_ident()
-    keeping = False  # and what `keep` calls is not recorded
+    keeping = False  # ops that `keep` calls are not recorded
 
     def call(function: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
         nonlocal keeping
@@ -258,7 +258,7 @@ def _positional(op: str) -> list[str]:
 
 
 def _taken(op: str, named: dict[str, Any]) -> Call:
-    """The call before it runs."""
+    """The call before it runs, without results."""
     arrays = [_on_host(named[each]) for each in _positional(op)]
     rest = {name: value for name, value in named.items() if name not in _positional(op)}
     into = {name: _on_host(rest.pop(name)) for name in _OUTPUTS if rest.get(name) is not None}

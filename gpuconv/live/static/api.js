@@ -1,4 +1,4 @@
-// Requests to the server. Each answers with what was done, or throws with the line to show.
+// Requests to the server. Each returns the result, or throws an error with the message to show.
 
 export class Refused extends Error {
   constructor(told) {
@@ -39,7 +39,7 @@ export async function frame(name) {
   return head;
 }
 
-// Does one thing at a time; of the calls that come meanwhile only the last one counts.
+// Runs one call at a time; of the calls made meanwhile only the last one runs.
 export function newest(work) {
   let busy = false;
   let waiting = null;

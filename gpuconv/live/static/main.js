@@ -22,7 +22,7 @@ function told(error) {
 
 let asked = 0;
 
-/** Waits for an answer and shows its error. An answer that comes late clears no error of a later question. */
+/** Waits for a response and shows its error. A late response does not clear the error of a newer request. */
 async function answered(promise) {
   const mine = ++asked;
   try {
@@ -37,7 +37,7 @@ async function answered(promise) {
 
 const ask = (name, more) => answered(command(name, more));
 
-// --- what comes in ------------------------------------------------------------------------------
+// --- incoming messages --------------------------------------------------------------------------
 
 function showState(found) {
   state = found;
@@ -129,7 +129,7 @@ const heard = {
   },
 };
 
-// --- what goes out ------------------------------------------------------------------------------
+// --- outgoing requests --------------------------------------------------------------------------
 
 async function explain(layer, at) {
   const found = await ask("explain", { layer, at });
@@ -204,7 +204,7 @@ $("begin").addEventListener("click", async () => {
   }
 });
 
-// Select the layer that is wrong, where each has a line of its own.
+// Select the wrong layer, if each layer is on its own line.
 function select(area, layer) {
   if (layer === null || layer === undefined) return;
   const lines = area.value.split("\n");
