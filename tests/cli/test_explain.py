@@ -88,7 +88,6 @@ def test_refusals(work, capsys):
         "--layer conv1 --at 0,0,0 --target cat": "--target is for --backward and --map",
         "--layer conv1 --at 0,0,0 --backward --target cow": "unknown class 'cow'",
         "--layer conv1 --at 0,0,0 --picture x.jpg": "must end in .png",
-        "--layer residual1 --at 0,0,0 --backward": "adds two gradients",
         "--map heat --picture x.png": "unknown map 'heat'",
         "--map saliency": "say where, --picture",
         "--map saliency --at 1,1,1 --picture x.png": "leave --at",
