@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
-def heeded() -> list[signal.Signals]:
+def handled_signals() -> list[signal.Signals]:
     """Those of SIGNALS that this process does not ignore; under `nohup`, for example, it ignores SIGHUP.
 
     SIGINT is always included: shells ignore it for background jobs, but `kill -INT` must end those cleanly too.

@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     from gpuconv import live
     from gpuconv.cli import nets
 
-    process.outlive_stdout()
+    process.tolerate_lost_stdout()
     with asked():
         live.expect_installed()
     chosen = run_settings.given(options)

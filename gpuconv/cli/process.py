@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-from gpuconv.console import heeded, quiet, say, say_in_handler
+from gpuconv.console import handled_signals, quiet, say, say_in_handler
 from gpuconv.notices import Notice
 
 
@@ -26,15 +26,15 @@ def begin() -> None:
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     sys.stdout, sys.stderr = _stream(1, sys.stdout, "replace"), _stream(2, sys.stderr, "backslashreplace")
-    _outlet(sys.stderr).outlived = True
-    for each in heeded():
+    _outlet(sys.stderr).tolerant = True
+    for each in handled_signals():
         signal.signal(each, _end_at_once)
 
 
-def outlive_stdout() -> None:
+def tolerate_lost_stdout() -> None:
     """Continue when standard output cannot be written: the output is not the only purpose of this command."""
     if outlet := _outlet(sys.stdout):
-        outlet.outlived = True
+        outlet.tolerant = True
 
 
 @contextlib.contextmanager
@@ -65,7 +65,7 @@ class Outlet(io.FileIO):
     """Standard output or error. The first failed write is kept as `error`, and everything after it is dropped."""
 
     error: OSError | None = None
-    outlived = False  # whether writes succeed even after a failed one
+    tolerant = False  # whether writes succeed even after a failed one
 
     def write(self, data: Any) -> int:
         try:
@@ -78,7 +78,7 @@ class Outlet(io.FileIO):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())
             os.close(nowhere)
-            if not self.outlived:
+            if not self.tolerant:
                 raise self.error from error
             return len(data)
 

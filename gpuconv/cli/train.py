@@ -122,7 +122,7 @@ def _train(options: argparse.Namespace, ranks: Ranks) -> int:
     )
     from gpuconv.training.evaluate import expect_views
 
-    process.outlive_stdout()
+    process.tolerate_lost_stdout()
     chosen = run_settings.given(options)
     if options.resume and options.recipe:
         raise UserError(f"{options.resume} goes on with the settings it was started with; leave --recipe out")

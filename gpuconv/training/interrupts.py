@@ -8,7 +8,7 @@ import threading
 from types import FrameType
 from typing import Any
 
-from gpuconv.console import SIGNALS, heeded, say_in_handler
+from gpuconv.console import SIGNALS, handled_signals, say_in_handler
 
 __all__ = ["SIGNALS", "Interrupts"]
 
@@ -29,7 +29,7 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.getsignal(number) for number in heeded()}
+            self._previous = {number: signal.getsignal(number) for number in handled_signals()}
             for number in self._previous:
                 signal.signal(number, self._handle)
         return self

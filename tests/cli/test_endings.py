@@ -395,10 +395,10 @@ def test_lost_output_changes_the_exit_status(tmp_path):
     assert ended(lambda: None, 0, full) == (0, "")
     code, said = ended(lambda: print("x", flush=True), 0, full)
     assert (code, "OSError: [Errno 28] No space left on device: 'standard output'" in said) == (99, True)
-    assert ended(lambda: (process.outlive_stdout(), print("x", flush=True), print("y")), 0, full) == (2, lost)
+    assert ended(lambda: (process.tolerate_lost_stdout(), print("x", flush=True), print("y")), 0, full) == (2, lost)
 
     def keep_no_handle():
-        process.outlive_stdout()
+        process.tolerate_lost_stdout()
         before = os.listdir("/proc/self/fd")
         print("x", flush=True)
         assert os.listdir("/proc/self/fd") == before
@@ -411,7 +411,10 @@ def test_lost_output_changes_the_exit_status(tmp_path):
         os.close(write)
         os.close(read)
 
-    assert ended(lambda: (process.outlive_stdout(), print("x", flush=True), print("y")), 0, reader_leaves) == (0, "")
+    assert ended(lambda: (process.tolerate_lost_stdout(), print("x", flush=True), print("y")), 0, reader_leaves) == (
+        0,
+        "",
+    )
     assert ended(lambda: print("x"), 1, reader_leaves) == (1, "")
     kept.touch()
     assert ended(lambda: print("x"), 3, onto(1, kept)) == (3, "")
