@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from gpuconv import arguments, backends
 from gpuconv.inspect.explain import chosen_score, layer_of
 from gpuconv.inspect.terms import host
 from gpuconv.layers.sequential import Sequential
+from gpuconv.names import lookup
 from gpuconv.types import Array
 
 MAPS = ("saliency", "occlusion", "grad-cam")
@@ -37,26 +39,42 @@ def occlusion(
     size: the side of the square, by default an eighth of the image's. stride: pixels from one square to the next, by
     default a quarter of the side. Other arguments as in `saliency`.
     """
+    *_, found = occluded(net, x, target=target, size=size, stride=stride)
+    return found
+
+
+def occluded(
+    net: Sequential,
+    x: Array,
+    *,
+    target: int | None = None,
+    size: int | None = None,
+    stride: int | None = None,
+    batch: int = BATCH,
+) -> Iterator[np.ndarray]:
+    """The map of `occlusion` after each `batch` squares, 0 where none was yet.
+
+    The score of the whole image is taken with each batch, so that the net may train meanwhile.
+    """
     _expect_one(x)
     h, w = x.shape[1:3]
     side = arguments.integer("size", max(1, min(h, w) // 8) if size is None else size, 1, min(h, w))
     step = arguments.integer("stride", max(1, side // 4) if stride is None else stride, 1, side)
     image = backends.to_numpy(x)[0]
-    scores = host(net.infer(x)).reshape(-1)
-    number = int(chosen_score(scores, target).argmax())
+    number = int(chosen_score(host(net.infer(x)).reshape(-1), target).argmax())
     rows, columns = (sorted({*range(0, length - side + 1, step), length - side}) for length in (h, w))
     places = [(row, column) for row in rows for column in columns]
     falls, covered = np.zeros((h, w)), np.zeros((h, w))
-    for first in range(0, len(places), BATCH):
-        some = places[first : first + BATCH]
-        batch = np.stack([image] * len(some))
-        for each, (row, column) in zip(batch, some):
+    for first in range(0, len(places), batch):
+        some = places[first : first + batch]
+        images = np.stack([image] * (1 + len(some)))
+        for each, (row, column) in zip(images[1:], some):
             each[row : row + side, column : column + side] = 0
-        found = host(net.infer(backends.asarray(batch, net.device, x.dtype))).reshape(len(some), -1)[:, number]
-        for score, (row, column) in zip(found, some):
-            falls[row : row + side, column : column + side] += scores[number] - score
+        scores = host(net.infer(backends.asarray(images, net.device, x.dtype))).reshape(len(images), -1)[:, number]
+        for score, (row, column) in zip(scores[1:], some):
+            falls[row : row + side, column : column + side] += scores[0] - score
             covered[row : row + side, column : column + side] += 1
-    return falls / covered
+        yield falls / np.maximum(covered, 1)
 
 
 def grad_cam(net: Sequential, x: Array, *, layer: str | None = None, target: int | None = None) -> np.ndarray:
@@ -82,6 +100,15 @@ def grad_cam(net: Sequential, x: Array, *, layer: str | None = None, target: int
     found = np.maximum((volume * gradient.mean(axis=(0, 1))).sum(axis=2), 0)
     rows, columns = (np.arange(length) * count // length for length, count in zip(x.shape[1:3], found.shape))
     return found[rows][:, columns]
+
+
+def slices(kind: str, net: Sequential, x: Array, *, target: int, batch: int) -> Iterator[np.ndarray]:
+    """A map as it is made: an occlusion after each `batch` squares, the others at once."""
+    lookup("map", kind, dict.fromkeys(MAPS))
+    if kind == "occlusion":
+        yield from occluded(net, x, target=target, batch=batch)
+    else:
+        yield {"saliency": saliency, "grad-cam": grad_cam}[kind](net, x, target=target)
 
 
 def _gradient(net: Sequential, scores: Array, target: int | None) -> Array:

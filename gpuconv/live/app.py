@@ -20,7 +20,7 @@ from gpuconv.live.session import Session
 
 STATIC = Path(__file__).parent / "static"
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
-FRAMES = ("picture", "examples")  # binary; the event stream contains only their numbers
+FRAMES = ("picture", "examples", "map")  # binary; the event stream contains only their numbers
 LIMITS = {"/command": 1 << 18, "/image": 1 << 25, "/drawing": 1 << 20}  # bytes of a body
 PATIENCE = 30.0  # seconds that a request waits for the current step
 SILENCE = 10.0  # seconds without news after which a stream sends a keep-alive

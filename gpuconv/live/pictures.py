@@ -95,6 +95,12 @@ def small(image: np.ndarray) -> np.ndarray:
     return image[::step, ::step]
 
 
+def plane(name: str, values: np.ndarray) -> Volume:
+    """Values (H, W) as a volume of one slice."""
+    step = _step(values.shape)
+    return Volume(name, values.shape, values[None, ::step, ::step], step)
+
+
 def best(probabilities: np.ndarray) -> list[list[float]]:
     """The five best classes, best first: [class, probability]."""
     order = np.argsort(-probabilities, kind="stable")[:5]

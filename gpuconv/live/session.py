@@ -108,7 +108,7 @@ class Session(Callback):
             while self._next and not self._closing:
                 self._turn()
             if self.phase != TRAINING and not self._allowed and not self._closing:
-                self._serve(wait=True)
+                self._serve(wait=not self.view.attribution.unfinished)
 
     def _train(self) -> None:
         """Train one leg, from the current state to its end or the next change."""
@@ -143,7 +143,7 @@ class Session(Callback):
         """Answer the pending requests. wait: wait for at least one."""
         self._mail.answer(lambda name, arguments: getattr(self, name)(**arguments), wait=wait)
         if self.phase != TRAINING:
-            self.view.budget.now("state")
+            self.view.budget.now("state", "map")  # no step waits for it
             self._show()
 
     # --- callbacks -----------------------------------------------------------------------------
@@ -186,7 +186,7 @@ class Session(Callback):
             waiting = time.perf_counter()
             self._serve()
             while self._waits:
-                self._serve(wait=True)
+                self._serve(wait=not self.view.attribution.unfinished)
             waited = time.perf_counter() - waiting
         if self._closing:
             trainer.stop(CLOSED)
@@ -241,6 +241,7 @@ class Session(Callback):
             "saved": saved.numbers(self.run_dir),
             "shown": self.view.title,
             "kind": self.view.kind,
+            "map": self.view.attribution.kind,
         }
 
     # --- requests ------------------------------------------------------------------------------
@@ -334,10 +335,15 @@ class Session(Callback):
         self._end_leg(do)
 
     def look(
-        self, kind: str | None = None, test: int | None = None, image: np.ndarray | None = None, title: str = "image"
+        self,
+        kind: str | None = None,
+        test: int | None = None,
+        image: np.ndarray | None = None,
+        title: str = "image",
+        map: str | None = None,
     ) -> None:
-        """Choose the displayed image and what to show of it."""
-        self.view.choose(kind, test, image, title)
+        """Choose the image on its way through the net, what is shown of it, and the kind of its map."""
+        self.view.choose(kind, test, image, title, map)
         self._show()
 
     def explain(self, layer: str, at: list[int]) -> Record:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import numpy as np
 
 from gpuconv.inspect import explain
-from gpuconv.live import pictures, snapshots
+from gpuconv.live import attribution, pictures, snapshots
+from gpuconv.live.attribution import Attribution
 from gpuconv.live.budget import Budget
 from gpuconv.live.hub import Hub
 from gpuconv.live.legs import Leg, Sets
@@ -30,6 +31,7 @@ class View:
         self.log: deque[str] = deque(maxlen=200)
         self.kind = pictures.KINDS[0]
         self.image, self.truth, self.title = self._test_image(0)
+        self.attribution = Attribution()
         self._before: tuple[int, dict[str, np.ndarray]] | None = None  # a step, and the weights after it
 
     @property
@@ -59,6 +61,7 @@ class View:
         self.hub.put("net", snapshots.encode(snapshots.net(leg)))
         self.hub.put("log", snapshots.encode([*self.log]))
         self.confusion(leg.trainer.records)
+        self.attribution.restart()
         self.budget.now()
         self.show(leg, ended=ended)
 
@@ -69,13 +72,14 @@ class View:
             (at, before), self._before = self._before, None
             if steps == at + 1:
                 self._put("scales", lambda: snapshots.encode(snapshots.scales(before, snapshots.weights(leg))))
-        looks: dict[str, Callable[[], bytes]] = {
+        looks: dict[str, Callable[[], bytes | None]] = {
             "state": lambda: snapshots.encode(self.state()),
             "curves": lambda: snapshots.encode(snapshots.curves(leg.trainer.records)),
             "picture": lambda: snapshots.picture(
                 leg, self.kind, self.image, self.truth, {"shown": self.title, "step": steps}
             ),
             "examples": lambda: snapshots.examples(leg, self.sets),
+            "map": lambda: self.attribution.advance(leg, self.image),
         }
         for name, make in looks.items():
             if self.budget.due(name):
@@ -84,20 +88,25 @@ class View:
             with self.budget.spend("scales"):
                 self._before = steps, snapshots.weights(leg)  # the next step's update is measured
 
-    def _put(self, name: str, make: Callable[[], bytes]) -> None:
+    def _put(self, name: str, make: Callable[[], bytes | None]) -> None:
         """Make a message and send it. A failure is reported and does not stop the run."""
         with self.budget.spend(name):
             try:
-                self.hub.put(name, make())
+                if (message := make()) is not None:
+                    self.hub.put(name, message)
             except Exception as error:
                 told = f"cannot show {name}: {error}"
                 if told not in self.log:
                     self.say(told)
 
-    def choose(self, kind: str | None, test: int | None, image: np.ndarray | None, title: str) -> None:
-        """Choose the image, a test image or the user's, and what to show of it."""
+    def choose(
+        self, kind: str | None, test: int | None, image: np.ndarray | None, title: str, mapped: str | None = None
+    ) -> None:
+        """Choose the image, a test image or the user's, and what to show of it. mapped: the kind of its map."""
         if kind is not None and kind not in pictures.KINDS:
             raise ValueError(f"shown are {', '.join(pictures.KINDS)}, received {kind!r}")
+        if mapped is not None and mapped not in attribution.KINDS:
+            raise ValueError(f"maps are {', '.join(attribution.KINDS)}, received {mapped!r}")
         if test is not None:
             count = len(self.sets.test)
             if type(test) is not int or not 0 <= test < count:
@@ -106,7 +115,9 @@ class View:
         elif image is not None:
             self.image, self.truth, self.title = image, None, title
         self.kind = kind or self.kind
-        self.budget.now("picture", "state")
+        self.attribution.kind = mapped or self.attribution.kind
+        self.attribution.restart()
+        self.budget.now("picture", "state", "map")
 
     def explain(self, leg: Leg, layer: str, at: list[int]) -> Record:
         """How one activation of the image is computed."""

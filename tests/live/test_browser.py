@@ -146,6 +146,17 @@ def test_a_net_trains_and_is_inspected(open_page, tmp_path):
         page.click(f"[data-kind={kind}]")
         wait_until(page, f"document.querySelector('#layers canvas').getAttribute('aria-label').startsWith('{kind}')")
 
+    assert page.locator("#map-figure").is_hidden()
+    for kind in ("saliency", "occlusion", "grad-cam"):
+        page.select_option("#map", kind)
+        wait_until(page, f"document.getElementById('map-canvas').ariaLabel.includes('{kind} for 1, step')")
+        assert page.locator("#map-canvas").is_visible()
+        page.wait_for_timeout(300)  # the last parts of an occlusion
+        screenshot(page, f"map-{kind}", tmp_path)
+    page.focus("#map")
+    page.keyboard.press("ArrowUp")
+    wait_until(page, "document.getElementById('map-canvas').ariaLabel.includes('occlusion')")
+
     page.fill("[name=lr]", "0.001")
     page.fill("[name=batch_size]", "32")
     page.click("#settings button")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 
@@ -11,8 +12,9 @@ import pytest
 pytest.importorskip("starlette")
 
 from gpuconv import checkpoint
+from gpuconv.inspect.maps import slices
 from gpuconv.layers import BatchNorm, Conv2D, Dropout, Flatten, Linear, MaxPool2D, ReLU, Residual
-from gpuconv.live import legs, pictures
+from gpuconv.live import attribution, legs, pictures, snapshots
 from gpuconv.live.budget import Budget, Look
 from gpuconv.live.session import PAUSED
 from gpuconv.training import RunDirectory
@@ -239,12 +241,13 @@ def test_watching_a_run_does_not_change_its_bits(open_session):
     seen.view.hub = Watched()
     seen.view.budget = Budget({name: Look(0.0, 1.0) for name in seen.view.budget.looks})
     seen.start()
+    maps = itertools.cycle(attribution.KINDS)
     while seen.phase != "finished":
         for kind in pictures.KINDS:
-            do(seen, "look", kind=kind, test=3)
+            do(seen, "look", kind=kind, test=3, map=next(maps))
         assert do(seen, "explain", layer="conv1", at=[1, 2, 0])["error"] < 1e-4
     assert weights_of(seen) == weights_of(alone)
-    assert {"state", "curves", "picture", "examples", "scales", "confusion", "net", "log"} <= seen.hub.put_names
+    assert {"state", "curves", "picture", "examples", "scales", "confusion", "net", "log", "map"} <= seen.hub.put_names
 
 
 class Watched:
@@ -356,3 +359,53 @@ def test_a_stored_change_is_checked_like_the_rest_of_a_checkpoint(open_session):
         with pytest.raises(checkpoint.CheckpointError, match=f"{name} is missing"):
             state(found, "here")
         change[name] = kept
+
+
+def map_of(session):
+    """The header and the values of the newest map."""
+    frame = session.hub.get("map")[1]
+    length = int.from_bytes(frame[:4], "little")
+    head = json.loads(frame[4 : 4 + length])
+    return head, np.frombuffer(frame[4 + length :], np.int8)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in attribution.KINDS if kind != "none"])
+def test_a_map_of_the_image_is_finished_while_paused(open_session, kind):
+    session = open_session(CONV)
+    do(session, "pause")
+    do(session, "look", test=2, map=kind)
+    wait_for(session, lambda: not session.view.attribution.unfinished)
+    head, values = map_of(session)
+    assert (head["map"], head["step"], head["error"]) == (kind, session.trainer.steps, "")
+    net, x = session.leg.net, snapshots.given(session.leg, session.view.image[None])
+    *_, found = slices(kind, net, x, target=head["target"], batch=64)
+    flat = np.abs(found).max(axis=2) if found.ndim == 3 else found
+    expected = np.frombuffer(pictures.pack({}, [pictures.plane("", flat)]), np.int8)[-values.size :]
+    np.testing.assert_allclose(values.astype(int), expected.astype(int), atol=1)
+    assert values.any()
+
+
+def test_an_occlusion_is_made_in_parts_between_steps(open_session):
+    session = open_session(CONV)
+    session.view.hub = Watched()
+    wait_for(session, lambda: session.trainer.steps > 2)
+    do(session, "look", map="occlusion")
+    assert session.view.attribution.unfinished
+    steps = session.trainer.steps
+    wait_for(session, lambda: session.trainer.steps > steps + 5)
+
+
+def test_a_map_that_cannot_be_made_is_said_in_its_place(open_session, monkeypatch):
+    def refused(*_, **__):
+        raise ValueError("no maps")
+        yield
+
+    monkeypatch.setattr(attribution, "slices", refused)
+    session = open_session()
+    do(session, "look", map="grad-cam")
+    wait_for(session, lambda: session.hub.get("map") is not None)
+    assert map_of(session)[0]["error"] == "no maps"
+    steps = session.trainer.steps
+    wait_for(session, lambda: session.trainer.steps > steps + 5)
+    with pytest.raises(ValueError, match="maps are none, saliency, occlusion, grad-cam, received 'heat'"):
+        do(session, "look", map="heat")

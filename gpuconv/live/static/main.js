@@ -54,6 +54,8 @@ function showState(found) {
   put("toggle", found.phase === "training" ? "Pause" : "Go");
   put("shown", found.shown);
   $("device").title = found.why;
+  $("map").value = found.map;
+  $("map-figure").hidden = found.map === "none";
   $("test").max = found.tests - 1;
   for (const button of document.querySelectorAll(".kind")) {
     button.setAttribute("aria-checked", String(button.dataset.kind === found.kind));
@@ -111,12 +113,23 @@ const showExamples = newest(async () => {
   $("examples-count").textContent = `${found.right} of ${found.of} right`;
 });
 
+const showMap = newest(async () => {
+  const found = await frame("map").catch(() => null);
+  if (!found) return;
+  const of = `${found.map} for ${state.classes[found.target] ?? found.target}, step ${found.step}`;
+  $("map-caption").textContent = found.error || of;
+  $("map-canvas").hidden = Boolean(found.error);
+  $("map-canvas").setAttribute("aria-label", `map of the image: ${of}`);
+  for (const { values, size } of found.layers) pixels.slice($("map-canvas"), values, size[1], size[2]);
+});
+
 const heard = {
   state: showState,
   curves: showCurves,
   net: showNet,
   picture: showPicture,
   examples: showExamples,
+  map: showMap,
   scales: (found) => tables.scales($("scales").tBodies[0], found),
   confusion: (found) => {
     tables.confusion($("confusion"), found);
@@ -153,6 +166,7 @@ $("restart").addEventListener("click", () => ask("restart"));
 $("save").addEventListener("click", () => ask("save"));
 $("load").addEventListener("click", () => ask("load", { number: Number($("saved").value) }));
 $("test").addEventListener("change", () => ask("look", { test: Number($("test").value) }));
+$("map").addEventListener("change", () => ask("look", { map: $("map").value }));
 $("clear").addEventListener("click", drawing.clear);
 $("file").addEventListener("change", () => open($("file").files[0]));
 
