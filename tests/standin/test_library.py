@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc as gc_module
 import re
 import threading
 import time
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -15,7 +17,8 @@ from bench import calls, ours
 from bench.record import Record
 from bench.runner import run as bench_run
 from bench.suite import Entry
-from gpuconv import backends, lab, ops
+from gpuconv import backends, checkpoint, lab, ops
+from gpuconv.backends.cuda import ops as cuda_ops
 from gpuconv.backends.cuda.gemm import tuner
 from gpuconv.backends.cuda.runtime import attached, nvrtc
 from gpuconv.cli import main
@@ -24,10 +27,14 @@ from gpuconv.inspect.profile import profile
 from gpuconv.notices import Notice
 from gpuconv.profiling import launches, peaks
 from gpuconv.profiling.work import Ceilings, Work
-from gpuconv.training import Trainer
+from gpuconv.training import ShadowError, ShadowWarning, Trainer
+from gpuconv.training.replay import Replay
+from gpuconv.training.shadow import Shadow
+from gpuconv.verify.call import Call
 from tests import standin
-from tests.standin import made_up, modules
+from tests.standin import machine, made_up, modules
 from tests.training import small
+from tests.training.test_shadow import FakeWorker
 
 X = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
 SCHEDULES = ("early", "late")
@@ -121,6 +128,88 @@ def test_training_in_shards_gives_the_emulated_devices_bits(schedule, graph):
         found = trained("cuda:0", graph=graph, shards=2)
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+class EveryThird(Shadow):
+    """Looks at all calls of every third step once it knows them, and checks them in this process. looked: the steps,
+    each with the kernels that it launched by itself."""
+
+    made: ClassVar[list[EveryThird]] = []
+
+    def __init__(self, share, violation, folder, *, seed):
+        super().__init__(share, violation, folder, seed=seed, make=FakeWorker)
+        self.asked, self.looked = 0, {}
+        self.made.append(self)
+
+    def _room(self):
+        return 1e9
+
+    def due(self):
+        self.asked += 1
+        return super().due() and self.asked % 3 == 0
+
+    def _drawn(self):
+        return set(self._sizes)
+
+    @contextlib.contextmanager
+    def look(self, step):
+        before = len(machine.current().launches)
+        with super().look(step):
+            yield
+        self.looked[step] = len(machine.current().launches) - before
+
+
+@pytest.fixture
+def every_third(monkeypatch):
+    monkeypatch.setattr("gpuconv.training.trainer.Shadow", EveryThird)
+    monkeypatch.setattr(EveryThird, "made", [])
+    return EveryThird.made
+
+
+@pytest.mark.kernels
+def test_a_shadowed_run_with_a_graph_has_the_same_bits(schedule, every_third, monkeypatch):
+    replayed = []
+    run = Replay.run
+
+    def counted(self, work, steps, shape, same):
+        replayed.append(steps)
+        return run(self, work, steps, shape, same)
+
+    monkeypatch.setattr(Replay, "run", counted)
+    with standin.installed(("90",), schedule=schedule):
+        expected = trained("cuda:0", graph=True)
+        assert sum(replayed) == 10
+        replayed.clear()
+        found = trained("cuda:0", graph=True, shadow=0.5)
+    assert small.same_arrays(found, expected)
+    (shadow,) = every_third
+    assert len(shadow.looked) >= 2
+    assert all(launched > 5 for launched in shadow.looked.values())  # one by one, not as a graph
+    assert sum(replayed) == 10 - len(shadow.looked) > 0  # all others through graphs
+    rows = {row.op: row for row in shadow.report()}
+    assert {"load_batch", "adam_step", "advance_clock"} <= rows.keys()
+    assert all(row.checked and row.worst <= 1 for row in rows.values())
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("violation", ["stop", "warn"])
+def test_a_wrong_result_beside_a_graph_is_found(schedule, every_third, monkeypatch, tmp_path, violation):
+    right = cuda_ops.linear.linear
+
+    def wrong(*arrays, **options):
+        y = right(*arrays, **options)
+        return cuda_ops.arithmetic.add(y, y, out=y)
+
+    monkeypatch.setattr(cuda_ops.linear, "linear", wrong)
+    monkeypatch.chdir(tmp_path)
+    kind = {"stop": ShadowError, "warn": ShadowWarning}[violation]
+    catching = pytest.raises if violation == "stop" else pytest.warns
+    with standin.installed(("90",), schedule=schedule), catching(kind, match="linear of fc1 is beyond its bound"):
+        trained("cuda:0", graph=True, shadow=0.5, violation=violation)
+    file = next(iter(tmp_path.glob("shadow-linear-fc1-step*.safetensors")))
+    call = Call.read(file, checkpoint.load(file))
+    assert call.compare().wrong
+    assert not call.on("numpy").compare().wrong
 
 
 # --- loaders of the user's own: batches that another library, or another thread, puts on the device ----------------
