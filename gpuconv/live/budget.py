@@ -18,9 +18,9 @@ class Look(NamedTuple):
 LOOKS = {
     "state": Look(0.1, 0.005),
     "curves": Look(0.2, 0.005),
-    "picture": Look(0.1, 0.015),
+    "picture": Look(0.1, 0.01),
     "scales": Look(0.5, 0.005),
-    "examples": Look(1.0, 0.005),
+    "examples": Look(1.0, 0.01),
     "map": Look(0.2, 0.005),
 }  # 4 % together; the rest of 5 % is for asking which is due
 

@@ -255,6 +255,7 @@ class Session(Callback):
     def pause(self) -> None:
         if self.phase == TRAINING:
             self.phase, self._allowed = PAUSED, 0
+            self.view.budget.now()
 
     def step(self) -> None:
         if self.phase in (TRAINING, PAUSED):

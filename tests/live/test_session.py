@@ -409,3 +409,14 @@ def test_a_map_that_cannot_be_made_is_said_in_its_place(open_session, monkeypatc
     wait_for(session, lambda: session.trainer.steps > steps + 5)
     with pytest.raises(ValueError, match="maps are none, saliency, occlusion, grad-cam, received 'heat'"):
         do(session, "look", map="heat")
+
+
+def test_a_pause_shows_all_as_it_is_at_its_step(open_session):
+    session = open_session()
+    wait_for(session, lambda: session.trainer.steps > 2)
+    before = {name: session.hub.get(name)[0] for name in ("picture", "examples", "curves")}
+    do(session, "pause")
+    end = time.monotonic() + 20
+    while any(session.hub.get(name)[0] <= number for name, number in before.items()):
+        assert time.monotonic() < end
+        time.sleep(0.005)
