@@ -10,13 +10,16 @@ import inspect
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from gpuconv.names import lookup
 from gpuconv.types import Array, Pair, Scalar
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
 
 INT32, INT63 = 2**31 - 1, 2**63 - 1  # the largest signed integers on a device
 

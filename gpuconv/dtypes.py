@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from gpuconv.names import canonical
+
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
 
 FLOAT_NAMES = ("float64", "float32", "float16", "bfloat16")
 

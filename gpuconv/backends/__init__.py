@@ -20,7 +20,6 @@ from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from gpuconv.devices import MASKED, SUBCLASSES, Device, DeviceError, address, device_of, kind_of, masked, place_of
 from gpuconv.dtypes import as_dtype, as_numeric, is_numeric
@@ -29,6 +28,8 @@ from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue
 from gpuconv.types import Array
 
 if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
     from gpuconv.backends.offered import Backend
 
 _HOMES = {"numpy": "gpuconv.backends.cpu", "cuda": "gpuconv.backends.cuda.ops", "emulated": "gpuconv.backends.cuda.ops"}

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from gpuconv import ops
 from gpuconv.backends import to_numpy
@@ -79,7 +79,7 @@ class Normalization:
         """Whether floats look like pixels that are not normalised: from 0 to 1, or to 255."""
         return bool(images.size) and images.min() >= 0 and (images.max() > 10 or images.max() <= 1)
 
-    def __call__(self, images: NDArray[np.uint8], dtype: DTypeLike = "float32") -> np.ndarray:
+    def __call__(self, images: NDArray[np.uint8], dtype: str | np.dtype | type[object] = "float32") -> np.ndarray:
         """Normalise uint8 images (N, H, W, C), with the same bits as a batch without augmentation."""
         everything = np.arange(len(images))
         return ops.load_batch(images, everything, everything, mean=self.mean, std=self.std, dtype=dtype)[0]

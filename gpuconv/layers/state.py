@@ -30,12 +30,12 @@ class Unmatched(NamedTuple):
 class Frozen:
     """The field `Layer.frozen`: the names of variables that are not trained, or True for all; by default none."""
 
-    def __get__(self, layer: Any, kind: object = None) -> bool | tuple[str, ...]:
+    def __get__(self, layer: Stateful[Any] | None, kind: object = None) -> bool | tuple[str, ...]:
         if layer is None:  # asked by `dataclass` for the field's default
             return ()
         return True if ALL in layer._frozen else layer._frozen
 
-    def __set__(self, layer: Any, value: bool | str | Sequence[str]) -> None:
+    def __set__(self, layer: Stateful[Any], value: bool | str | Sequence[str]) -> None:
         planned = vars(layer).get("output_shape") is not None
         if isinstance(value, bool):
             layer._frozen = (ALL,) if value else ()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
 
 from gpuconv.arguments import BORDERS, INT32, batch_range, flip_value, integer, seed_value, step_integer
 from gpuconv.backends import backend_of
@@ -36,7 +35,7 @@ def load_batch(
     offset: Scalar = 0,
     start: Scalar = 0,
     count: int | None = None,
-    dtype: DTypeLike = "float32",
+    dtype: str | np.dtype | type[object] = "float32",
     out: Array | None = None,
 ) -> tuple[Any, Any]:
     """Gather, augment and normalise a batch from a uint8 data set.
