@@ -412,8 +412,11 @@ def test_a_map_that_cannot_be_made_is_said_in_its_place(open_session, monkeypatc
 
 
 def test_a_pause_shows_all_as_it_is_at_its_step(open_session):
-    session = open_session()
-    wait_for(session, lambda: session.trainer.steps > 2)
+    session = open_session(start=False)
+    session.view.budget = Budget({name: Look(1000.0, 1.0) for name in session.view.budget.looks})
+    session.start()
+    while session.trainer.steps < 3:
+        time.sleep(0.005)
     before = {name: session.hub.get(name)[0] for name in ("picture", "examples", "curves")}
     do(session, "pause")
     end = time.monotonic() + 20
