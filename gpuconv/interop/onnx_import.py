@@ -21,6 +21,7 @@ from gpuconv.dtypes import is_float
 from gpuconv.interop.onnx_export import METADATA
 from gpuconv.interop.onnx_library import onnx
 from gpuconv.layers import (
+    ELU,
     GELU,
     AvgPool2D,
     BatchNorm,
@@ -28,6 +29,7 @@ from gpuconv.layers import (
     Dropout,
     Flatten,
     GlobalAvgPool2D,
+    HardSwish,
     Input,
     Layer,
     LeakyReLU,
@@ -456,10 +458,12 @@ OPERATORS: dict[str, Callable[[_Row, NodeProto], Layer | None]] = {
     "Conv": _conv,
     "Div": _scale,
     "Dropout": _dropout,
+    "Elu": lambda row, node: ELU(alpha=_number(_attributes(node).get("alpha", 1.0))),
     "Flatten": _flatten,
     "Gelu": _gelu,
     "Gemm": _gemm,
     "GlobalAveragePool": lambda row, node: GlobalAvgPool2D(),
+    "HardSwish": lambda row, node: HardSwish(),
     "LeakyRelu": lambda row, node: LeakyReLU(negative_slope=_number(_attributes(node).get("alpha", 0.01))),
     "MatMul": _matmul,
     "MaxPool": _pool(MaxPool2D),

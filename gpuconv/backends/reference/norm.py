@@ -28,8 +28,7 @@ def batch_norm(x, gamma, beta, running_mean, running_var, *, training, momentum,
 def conv2d_batch_norm(
     x, w, bias, gamma, beta, running_mean, running_var, problem, epilogue, *, momentum, eps, activation, algo, tf32, out
 ):
-    forward = conv2d_relu if epilogue.masked else conv2d
-    made = forward(x, w, bias, problem, epilogue, algo=algo, tf32=tf32, out=None)
+    made = (conv2d_relu if epilogue.masked else conv2d)(x, w, bias, problem, epilogue, algo=algo, tf32=tf32, out=None)
     conv, *mask = made if epilogue.masked else (made,)
     options = dict(momentum=momentum, eps=eps, activation=activation, out=out)
     y, mean, inv_std = batch_norm(conv, gamma, beta, running_mean, running_var, training=True, **options)
@@ -46,25 +45,24 @@ def batch_norm_backward(
         wide_dy = ACTIVATIONS[activation].apply_backward(activations, wide_dy, given)
     sum_dy, sum_dy_xhat = wide_dy.sum(axes), (wide_dy * xhat).sum(axes)
     centred = wide_dy - (sum_dy + xhat * sum_dy_xhat) / m if training else wide_dy
-    dx, dgamma = (
-        round_to(before_mask(g * s * centred, mask, problem, 2), dy.dtype, out),
-        round_to(sum_dy_xhat, gamma.dtype, dgamma, accumulate),
-    )
+    dx = round_to(before_mask(g * s * centred, mask, problem, 2), dy.dtype, out)
+    dgamma = round_to(sum_dy_xhat, gamma.dtype, dgamma, accumulate)
     return dx, dgamma, round_to(sum_dy, gamma.dtype, dbeta, accumulate)
 
 
 def group_norm(x, gamma, beta, *, groups, eps, out):
     z = _grouped(wide(x), groups)
-    mean, inv_std = z.mean((1, 3)), 1 / np.sqrt(z.var((1, 3)) + eps)
-    y = ((z - _each(mean)) * _each(inv_std)).reshape(x.shape) * wide(gamma) + wide(beta)
-    return round_to(y, x.dtype, out), round_to(mean, gamma.dtype), round_to(inv_std, gamma.dtype)
+    mean, inv_std = z.mean((1, 3), keepdims=True), 1 / np.sqrt(z.var((1, 3), keepdims=True) + eps)
+    y = ((z - mean) * inv_std).reshape(x.shape) * wide(gamma) + wide(beta)
+    return round_to(y, x.dtype, out), *(round_to(each[:, 0, :, 0], gamma.dtype) for each in (mean, inv_std))
 
 
 def group_norm_backward(dy, x, gamma, mean, inv_std, *, out, dgamma, dbeta, accumulate):
     groups, axes = mean.shape[1], tuple(range(x.ndim - 1))
-    xhat, g = (_grouped(wide(x), groups) - _each(mean)) * _each(inv_std), _grouped(wide(dy) * wide(gamma), groups)
-    centred = g - _each(g.mean((1, 3))) - xhat * _each((g * xhat).mean((1, 3)))
-    dx = round_to((_each(inv_std) * centred).reshape(x.shape), x.dtype, out)
+    mean, inv_std = (wide(each)[:, None, :, None] for each in (mean, inv_std))
+    xhat, g = (_grouped(wide(x), groups) - mean) * inv_std, _grouped(wide(dy) * wide(gamma), groups)
+    centred = g - g.mean((1, 3), keepdims=True) - xhat * (g * xhat).mean((1, 3), keepdims=True)
+    dx = round_to((inv_std * centred).reshape(x.shape), x.dtype, out)
     dgamma = round_to((wide(dy) * xhat.reshape(x.shape)).sum(axes), gamma.dtype, dgamma, accumulate)
     return dx, dgamma, round_to(wide(dy).sum(axes), gamma.dtype, dbeta, accumulate)
 
@@ -72,8 +70,3 @@ def group_norm_backward(dy, x, gamma, mean, inv_std, *, out, dgamma, dbeta, accu
 def _grouped(x, groups):
     """(N, pixels, groups, channels of a group)."""
     return x.reshape(len(x), math.prod(x.shape[1:-1]), groups, x.shape[-1] // groups)
-
-
-def _each(statistic):
-    """(N, groups) against what `_grouped` returns."""
-    return wide(statistic)[:, None, :, None]

@@ -141,7 +141,8 @@ def _another_stands_for(product: AlgorithmVariant, defines: Mapping[str, object]
 
 def _plain(defines: Mapping[str, object]) -> bool:
     """Whether the kernel only stores the product."""
-    return defines.get("ACTIVATION", "Identity") == "Identity" and not defines.keys() & {"MASK", "MOMENTS", "TAP_TABLE"}
+    finished = defines.get("ACTIVATION", "Identity") != "Identity" or str(defines.get("MASK", 0)) != "0"
+    return not finished and not defines.keys() & {"MOMENTS", "TAP_TABLE"}
 
 
 def representatives(chosen: Iterable[Variant]) -> list[Variant]:
