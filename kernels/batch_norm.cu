@@ -12,7 +12,7 @@
 // forward, training        _statistics, _statistics_finish, _normalize: x is read twice, y written
 // after a convolution      _merge, _statistics_finish, _normalize: the convolution has written the partial results
 // forward, inference       _inference
-// backward                 _backward_sums, _backward_finish, _backward_dx: dy and x are read twice, dx written
+// backward                 _backward_sums, _backward_finish, _backward_dx or _dx_unpooled: dy and x are read twice, dx written
 //
 // Statistics: a thread computes the mean and the squared deviations of four rows at a time and combines them by Chan's formula
 // (Chan, Golub, LeVeque 1983); blocks and chunks are combined alike. There is no x^2 - mean^2, which would cancel. The _finish
@@ -300,11 +300,9 @@ struct InputGradient {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(256, MASK > 0 ? 2 : 1)
-batch_norm_backward_dx(DTYPE* dx, const DTYPE* dy, const DTYPE* x, const Real* gamma, const Real* beta, const Real* mean,
-                       const Real* inv_std, const Sums* sums, const uint8* mask, int64 rows, bool statistics, Columns columns,
-                       int32 h, int32 w, int32 p, int32 q, int32 filters) {
-    const Unpool unpool{mask, h, w, p, q, columns.channels, filters};
+__device__ __forceinline__ void
+input_gradient(DTYPE* dx, const Unpool& unpool, const DTYPE* dy, const DTYPE* x, const Real* gamma, const Real* beta,
+               const Real* mean, const Real* inv_std, const Sums* sums, int64 rows, bool statistics, const Columns& columns) {
     InputGradient map{dx, dy, x, statistics, unpool, Through(columns, gamma, beta, mean, inv_std), {}, {}, {}};
     int32 column[WIDTH];
     Position(columns).columns_of_lanes(column, columns.channels);
@@ -318,4 +316,18 @@ batch_norm_backward_dx(DTYPE* dx, const DTYPE* dy, const DTYPE* x, const Real* g
             map.slope[j] = sums[c].product * root * root / Real(rows);
         }
     walk<2>(columns, map);
+}
+
+extern "C" __global__ void __launch_bounds__(256, 1)
+batch_norm_backward_dx(DTYPE* dx, const DTYPE* dy, const DTYPE* x, const Real* gamma, const Real* beta, const Real* mean,
+                       const Real* inv_std, const Sums* sums, int64 rows, bool statistics, Columns columns) {
+    if constexpr (MASK == 0) input_gradient(dx, {}, dy, x, gamma, beta, mean, inv_std, sums, rows, statistics, columns);
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2)
+batch_norm_backward_dx_unpooled(DTYPE* dx, const DTYPE* dy, const DTYPE* x, const Real* gamma, const Real* beta,
+                                const Real* mean, const Real* inv_std, const Sums* sums, int64 rows, bool statistics,
+                                Columns columns, const uint8* mask, int32 h, int32 w, int32 p, int32 q, int32 filters) {
+    const Unpool unpool{mask, h, w, p, q, columns.channels, filters};
+    if constexpr (MASK > 0) input_gradient(dx, unpool, dy, x, gamma, beta, mean, inv_std, sums, rows, statistics, columns);
 }

@@ -168,27 +168,27 @@ def batch_norm_backward(
         inv_std=inv_std,
         optional=dict(beta=beta, mask=mask, out=out, dgamma=dgamma, dbeta=dbeta),
     )
-    activation, problem = _check_batch_norm_backward(
+    problem = None if mask is None and input_shape is None else _pooled(x, mask, out, input_shape, groups)
+    activation = _check_batch_norm_backward(
         dy,
         x,
         gamma,
         mean,
         inv_std,
         beta,
-        mask,
-        out,
+        out if problem is None else None,
         dgamma,
         dbeta,
         activation=activation,
-        input_shape=input_shape,
-        groups=groups,
         accumulate=accumulate,
     )
     outputs = expect_apart(out=out, dgamma=dgamma, dbeta=dbeta)
-    in_place = out if mask is None else None
-    dy, x, gamma, mean, inv_std, beta, mask = copy_if_overlapping(
-        outputs, dy, x, gamma, mean, inv_std, beta, mask, in_place=in_place
-    )
+    if mask is None:
+        dy, x, gamma, mean, inv_std, beta = copy_if_overlapping(
+            outputs, dy, x, gamma, mean, inv_std, beta, in_place=out
+        )
+    else:
+        dy, x, gamma, mean, inv_std, beta, mask = copy_if_overlapping(outputs, dy, x, gamma, mean, inv_std, beta, mask)
     return backend.norm.batch_norm_backward(
         dy,
         x,
@@ -215,43 +215,41 @@ def _check_batch_norm_backward(
     mean: Array,
     inv_std: Array,
     beta: Array | None,
-    mask: Array | None,
     out: Array | None,
     dgamma: Array | None,
     dbeta: Array | None,
     *,
     activation: str | None,
-    input_shape: Sequence[int] | None,
-    groups: int,
     accumulate: bool,
-) -> tuple[str | None, Conv2dProblem | None]:
+) -> str | None:
     shape = expect_any_float("x", x, 2)
     expect_same_dtype(dy=dy, x=x)
     expect_shape("dy", dy, shape, "x's shape")
-    if mask is None and input_shape is not None:
-        raise ValueError(f"input_shape {tuple(input_shape)} is of a pool whose mask was not given")
-    problem = None if mask is None else _pooled(shape, mask, input_shape, groups)
     vectors = dict(gamma=gamma, mean=mean, inv_std=inv_std, beta=beta, dgamma=dgamma, dbeta=dbeta)
     expect_channel_vectors(x, shape[-1], **vectors)
     if activation is not None and beta is None:
         raise ValueError(f"the gradient of activation={activation!r} needs beta, which was not given")
     activation = expect_activation(activation)
-    expect_out(out, shape if problem is None else problem.y_shape, x.dtype)
+    expect_out(out, shape, x.dtype)
     expect_accumulate(accumulate, dgamma=dgamma, dbeta=dbeta)
     expect_writable(dgamma=dgamma, dbeta=dbeta)
-    return activation, problem
+    return activation
 
 
-def _pooled(shape: tuple[int, ...], mask: Array, input_shape: Sequence[int] | None, groups: int) -> Conv2dProblem:
-    """A convolution of input_shape's output, of which a 2 x 2 pool has this shape and mask."""
+def _pooled(
+    x: Array, mask: Array | None, out: Array | None, input_shape: Sequence[int] | None, groups: int
+) -> Conv2dProblem:
+    """A convolution whose output has input_shape; x and the mask are what a 2 x 2 pool made of it."""
+    if mask is None:
+        raise ValueError(f"input_shape {input_shape} is of a pool whose mask was not given")
     before = expect_volume_shape("input_shape", input_shape)
     filters, groups = before[3], integer("groups", groups, 1)
     problem = Conv2dProblem.of(before, (filters, 1, 1, filters // groups), groups=groups)
-    if problem.pooled_shape(2) != shape:
-        raise ValueError(
-            f"a 2 x 2 pool of input_shape {before} gives {problem.pooled_shape(2)}, but x has shape {shape}"
-        )
+    pooled = problem.pooled_shape(2)
+    if pooled != x.shape:
+        raise ValueError(f"a 2 x 2 pool of input_shape {before} gives {pooled}, but x has shape {x.shape}")
     expect_mask(mask, problem, 2)
+    expect_out(out, problem.y_shape, x.dtype)
     return problem
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -117,24 +118,28 @@ def batch_norm_backward(
     accumulate: bool,
 ) -> tuple[ArrayT, Array, Array]:
     channels = x.shape[-1]
-    dy, x, gamma, beta, mean, inv_std, mask = contiguous(dy, x, gamma, beta, mean, inv_std, mask)
-    dx_shape = x.shape if problem is None else problem.y_shape
-    dx = empty(dx_shape, x.dtype, like=x) if out is None else out
+    dy, x, gamma, beta, mean, inv_std = contiguous(dy, x, gamma, beta, mean, inv_std)
+    dx = out
+    if dx is None:
+        dx = empty(x.shape if problem is None else problem.y_shape, x.dtype, like=x)
     dgamma = _channel_vector(x) if dgamma is None else dgamma
     dbeta = _channel_vector(x) if dbeta is None else dbeta
     if not channels:
         return dx, dgamma, dbeta
     rows = x.size // channels
     dx_there, *gradients = there = contiguous(dx, dgamma, dbeta)
+    unpool: tuple[Any, ...]
     if problem is None:
-        module, width = _module(activation, x, dy, dx_there)
-        sizes: tuple[int, ...] = (0, 0, 0, 0, 0)
+        width = width_of(channels, x, dy, dx_there)
+        module = _kernels(x.dtype, width, activation)
+        last, unpool = module.kernel("batch_norm_backward_dx"), ()
     else:
         expect_within_limits(problem)
         filters = channels // problem.groups
         width = pack_width(x, dy, dx_there, count=filters)
         module = _kernels(x.dtype, width, activation, masked=True)
-        sizes = (*problem.y_shape[1:3], *x.shape[1:3], filters)
+        last = module.kernel("batch_norm_backward_dx_unpooled")
+        unpool = (*contiguous(mask), *problem.y_shape[1:3], *x.shape[1:3], filters)
     sums = empty((channels, 2), accumulation_dtype(x.dtype), like=x)
     columns = deal(rows, channels, width, None)
     chunks = partials(columns, 2, x.dtype, x)
@@ -158,7 +163,7 @@ def batch_norm_backward(
             finish_grid(channels), THREADS, *gradients, sums, chunks, inv_std, accumulate, columns.chunks, channels
         )
     spread = deal(rows, channels, width, MAP_STEPS)
-    module.kernel("batch_norm_backward_dx")(
+    last(
         spread.grid,
         spread.threads,
         dx_there,
@@ -169,11 +174,10 @@ def batch_norm_backward(
         mean,
         inv_std,
         sums,
-        mask,
         rows,
         training,
         spread.struct,
-        *sizes,
+        *unpool,
     )
     put_back((dx, dgamma, dbeta), there)
     return dx, dgamma, dbeta
