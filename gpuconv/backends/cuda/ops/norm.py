@@ -140,7 +140,7 @@ def batch_norm_backward(
         module = _kernels(x.dtype, width, activation, masked=True)
         last = module.kernel("batch_norm_backward_dx_unpooled")
         unpool = (*contiguous(mask), *problem.y_shape[1:3], *x.shape[1:3], filters)
-    sums = empty((channels, 2), accumulation_dtype(x.dtype), like=x)
+    sums = empty((channels, 2), gamma.dtype, like=x)
     columns = deal(rows, channels, width, None)
     chunks = partials(columns, 2, x.dtype, x)
     module.kernel("batch_norm_backward_sums")(
