@@ -46,12 +46,14 @@ def _clashes(
 ) -> bool:
     """Whether an array, whose range is `own`, may share memory with one of the outputs. in_place: as in
     `copy_if_overlapping`."""
+    begin, end = own or (0, 0)
     for output, other in outputs:
         if own is None or other is None:
-            overlaps = np.may_share_memory(x, output)
-        else:
-            overlaps = own[0] < other[1] and other[0] < own[1]
-        if overlaps and not ((in_place is True or in_place is output) and same_memory(x, output)):
+            if not np.may_share_memory(x, output):
+                continue
+        elif begin >= other[1] or other[0] >= end:
+            continue
+        if not ((in_place is True or in_place is output) and same_memory(x, output)):
             return True
     return False
 

@@ -177,8 +177,11 @@ def dearest(file, defines):
     """The listed variant for a choice of macros. Labels may have any integer dtype; only the usual ones are listed."""
     if defines.get("DTYPE") == "bfloat16" and ("mma" in file or "few_channels" in file):  # of the halves one
         defines |= {"DTYPE": "float16"}
-    if "MASK" in defines:  # of the masks the one with most bits
+    masked = file.startswith("conv2d") and "MASK" in defines
+    if masked:  # of the masks the one with most bits
         defines |= {"MASK": "4"}
+    if masked and "MOMENTS" not in defines:  # of the masks without moments that of a ReLU
+        defines |= {"ACTIVATION": "Relu"}
     elif defines.get("ACTIVATION", "Identity") != "Identity":  # of the activations the one with most arithmetic
         defines |= {"ACTIVATION": "Gelu"}
     if "TF32" in defines and file in ("conv2d_fprop.cu", "conv2d_dgrad.cu", "conv2d_wgrad.cu"):
