@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 from typing import TYPE_CHECKING, Any
 
 from gpuconv.version import __version__ as __version__
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from gpuconv.layers import Sequential
     from gpuconv.training import Trainer, load
     from gpuconv.training.evaluate import evaluate as evaluate
-
-logging.getLogger(__name__).addHandler(logging.NullHandler())  # quiet, unless the program or the command line listens
 
 _MODULES = (
     "checks",

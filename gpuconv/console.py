@@ -16,6 +16,7 @@ from typing import Any
 
 from gpuconv.names import printable
 
+logging.getLogger("gpuconv").addHandler(logging.NullHandler())  # quiet, unless a program or the command line listens
 log = logging.getLogger(__name__)
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
