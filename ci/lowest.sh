@@ -12,7 +12,7 @@ import tomllib
 
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]
 extras = project["optional-dependencies"]
-requirements = [*project["dependencies"], *sum((extras[name] for name in ("plot", "image", "download", "completion", "live", "onnx", "tensorboard", "test")), [])]
+requirements = [*project["dependencies"], *sum((extras[name] for name in ("plot", "image", "download", "completion", "live", "mpi", "onnx", "tensorboard", "test")), [])]
 for requirement in requirements:
     name, lowest = re.fullmatch(r"([\w.\-]+(?:\[[\w,]+\])?)(?:[>=]=([\w.]+))?", requirement).groups()
     if lowest:

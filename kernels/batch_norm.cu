@@ -3,8 +3,8 @@
 //   y = act(gamma * (x - mean) * inv_std + beta),   inv_std = 1 / sqrt(var + eps)
 //   dx = gamma * inv_std * (dy - (sum dy + xhat * sum(dy * xhat)) / M),   xhat = (x - mean) * inv_std
 //
-// With MASK 4, x is what a 2 x 2 max pool made of a convolution's output (N, H, W, C), and dx the gradient of that output: each number
-// of the formula goes to the pixel of its window that the mask (mask.cuh) tells, zeros to all others.
+// With MASK 4, x is the result of a 2 x 2 max pool of a convolution's output (N, H, W, C), and dx the gradient of that output:
+// each number of the formula goes to the pixel of its window that the mask (mask.cuh) marks, zeros to all others.
 //
 // In the formula of dx, dy is the gradient behind the activation. Backward recomputes the activation's input from x instead of
 // reading it from memory.
@@ -19,8 +19,8 @@
 // launches add the chunks' partial results in a fixed order; with a single chunk they are left out. mean, inv_std, gamma, beta,
 // the running statistics and the parameters' gradients have the accumulator's dtype. y may be x; dx may be dy or x.
 //
-// Macros: DTYPE, WIDTH (column_reduce.cuh); ACTIVATION; MASK 0 or, with a WIDTH that divides a group's channels, 4. Limits: none. A partial result is 3 numbers a chunk and channel forward,
-// 2 backward, for at most 1024 chunks times tiles.
+// Macros: DTYPE, WIDTH (column_reduce.cuh); ACTIVATION; MASK 0 or, with a WIDTH that divides a group's channels, 4.
+// Limits: none. A partial result is 3 numbers a chunk and channel forward, 2 backward, for at most 1024 chunks times tiles.
 // Floor: forward 3 sizeof(DTYPE) bytes a number (2 if the second read hits L2) and 10 FLOPs; backward 5 (3) and 11 FLOPs, with MASK 4
 // 8 (6).
 #include "activation.cuh"

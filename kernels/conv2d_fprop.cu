@@ -8,8 +8,8 @@
 // splits the sums go to partials (splits, N, P, Q, K), bias is null, and gemm_reduce.cu adds them up.
 //
 // MASK 1 with ACTIVATION Relu: also writes the ReLU's mask (mask.cuh). MASK 4: y (N, P / 2, Q / 2, K) is the maximum of 2 x 2
-// windows of the output, after the ReLU with ACTIVATION Relu, else with Identity; conv.p and conv.q are even, since rows and columns that a flooring pool drops are not computed.
-// The four pixels of a window are neighbouring rows, held by one thread.
+// windows of the output, after the ReLU with ACTIVATION Relu, else with Identity; conv.p and conv.q are even, since rows and
+// columns that a flooring pool drops are not computed. The four pixels of a window are neighbouring rows, held by one thread.
 // MOMENTS 1: also writes the moments of every filter of y over each tile of pixels, for the batch norm that follows.
 // Neither MASK nor MOMENTS goes with several splits.
 //

@@ -7,9 +7,9 @@ from typing import Any
 
 from gpuconv.names import lookup
 from gpuconv.parallel.mpi import MPI
-from gpuconv.parallel.ranks import ParallelError, Ranks, told
+from gpuconv.parallel.ranks import ParallelError, Ranks, report_errors
 
-__all__ = ["MPI", "ParallelError", "Ranks", "launched", "ranks", "told"]
+__all__ = ["MPI", "ParallelError", "Ranks", "launched", "ranks", "report_errors"]
 
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")  # by the mpiexec of MPICH or Open MPI
 

@@ -51,7 +51,7 @@ class MPI(Ranks):
         self._mpi, self._comm = mpi, mpi.COMM_WORLD.Dup()
         self.rank, self.size = self._comm.rank, self._comm.size
         self.time_limit, self.sent = float(time_limit), 0
-        self._told = False
+        self._reported = False
         self._posted: list[Any] = []
         self._processes: list[str] = []
         self._processes = self.gather(f"process {os.getpid()} on {socket.gethostname()}")
@@ -132,7 +132,7 @@ class MPI(Ranks):
         start, spins, asked = time.monotonic(), 0, False
         while not self._test(requests):
             if self._comm.Iprobe(tag=FAILED):
-                self._told = True
+                self._reported = True
                 self._end()
                 raise ParallelError(self._comm.recv(tag=FAILED))
             spins += 1
@@ -167,9 +167,9 @@ class MPI(Ranks):
         return f"{' and '.join(silent)} did not answer within {self.time_limit:g} s"
 
     def fail(self, error: BaseException) -> None:
-        if self._told or self.size == 1:
+        if self._reported or self.size == 1:
             return
-        self._told = True
+        self._reported = True
         said = " ".join(str(error).split())
         by = "" if isinstance(error, ParallelError) else f"{self.name(self.rank)} failed: {type(error).__name__}: "
         self._post(f"{by}{said}", FAILED)

@@ -17,15 +17,15 @@ class ParallelError(RuntimeError):
     """The ranks cannot go on together; the message names the rank that failed, differs or does not answer."""
 
 
-def told(method: Callable[P, T]) -> Callable[P, T]:
+def report_errors(method: Callable[P, T]) -> Callable[P, T]:
     """A method of an object with `ranks`, whose errors reach the other ranks."""
 
     @functools.wraps(method)
-    def telling(*arguments: P.args, **options: P.kwargs) -> T:
-        with arguments[0].ranks.telling():  # type: ignore[attr-defined]
+    def reporting(*arguments: P.args, **options: P.kwargs) -> T:
+        with arguments[0].ranks.reporting_errors():  # type: ignore[attr-defined]
             return method(*arguments, **options)
 
-    return telling
+    return reporting
 
 
 class Ranks:
@@ -57,7 +57,7 @@ class Ranks:
         return cast(T, self.share(work() if self.rank == 0 else None))
 
     @contextmanager
-    def telling(self) -> Iterator[None]:
+    def reporting_errors(self) -> Iterator[None]:
         """A context whose errors reach the other ranks."""
         try:
             yield

@@ -17,7 +17,7 @@ from gpuconv.layers.base import expect_built
 from gpuconv.layers.saving import notes
 from gpuconv.metrics import named
 from gpuconv.names import lookup
-from gpuconv.parallel import Ranks, told
+from gpuconv.parallel import Ranks, report_errors
 from gpuconv.training import adapt, digests, feeding, schedules, stored
 from gpuconv.training.callbacks import Progress, checked, keepers
 from gpuconv.training.fit import INTERRUPTED, Fit
@@ -121,7 +121,7 @@ class Trainer(RunState):
             ranks=ranks,
         )
 
-    @told
+    @report_errors
     def fit(
         self,
         train: DataLike,
