@@ -98,7 +98,7 @@ def run(options: argparse.Namespace) -> int:
 
     with asked():
         ranks = parallel.MPI(options.rank_timeout) if parallel.launched() else parallel.Ranks()
-    with ranks.telling(), process.silent(ranks.rank > 0):
+    with ranks.reporting_errors(), process.silent(ranks.rank > 0):
         try:
             return _train(options, ranks)
         except parallel.ParallelError as error:
