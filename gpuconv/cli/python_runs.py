@@ -26,7 +26,7 @@ PARTS = ("train", "validation", "test")
 
 def go_on(options: argparse.Namespace, chosen: Record, loggers: Sequence[Callback], ranks: Ranks) -> int:
     """Continue the run. Raises UserError if it needs something that exists only in its program: a loss, an optimizer, a
-    layer or images.
+    schedule, a layer or images.
 
     loggers: further callbacks. ranks: that train together, each of which reads the run."""
     from gpuconv.layers import Layer
@@ -40,6 +40,7 @@ def go_on(options: argparse.Namespace, chosen: Record, loggers: Sequence[Callbac
         ShadowError,
         Trainer,
         optimizers,
+        schedules,
     )
 
     directory = options.resume
@@ -53,6 +54,7 @@ def go_on(options: argparse.Namespace, chosen: Record, loggers: Sequence[Callbac
     try:
         optimizer = optimizers.get(**stored["optimizer"])
         loss = losses.read(stored["loss"])
+        schedule = schedules.get(stored["schedule"])
         loss_scale = LossScale(**stored["loss_scale"]) if stored.get("loss_scale") else None
     except (ValueError, TypeError) as error:
         raise UserError(f"{directory} was started in Python and can be continued only there: {error}") from error
@@ -64,7 +66,7 @@ def go_on(options: argparse.Namespace, chosen: Record, loggers: Sequence[Callbac
             net,
             optimizer,
             loss=loss,
-            schedule=stored["schedule"],
+            schedule=schedule,
             seed=stored["seed"],
             loss_scale=loss_scale,
             precision=stored.get("precision", "float32"),

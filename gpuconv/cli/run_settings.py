@@ -172,7 +172,11 @@ OPTIONS: dict[str, tuple[Any, str, str]] = {
         "sgd, adagrad, rmsprop, adam, adamw or muon, as sgd:momentum=0.9,nesterov=true, "
         "or groups, as 'filters -> muon:lr=0.02; * -> sgd:lr=0.05'",
     ),
-    "schedule": (str, "SPEC", "constant, linear, step:30,60, cosine or one-cycle, as cosine,warmup:5"),
+    "schedule": (
+        str,
+        "SPEC",
+        "constant, linear, step:30,60, exponential:0.95, polynomial:power=2, cosine or one-cycle, as cosine,warmup:5",
+    ),
     "augment": (str, "SPEC", "none, or flip, alternating-flip, shift:PIXELS, reflect, cutout:PIXELS, as flip,shift:4"),
     "loss": (str, "SPEC", "softmax or svm, as softmax:label_smoothing=0.1"),
     "whiten": (count(0), "IMAGES", "initialize the first convolution to whiten, from so many training images; 0: no"),

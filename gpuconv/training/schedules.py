@@ -5,7 +5,8 @@ factor for the optimizer's learning rate. It keeps no state, so a resumed run ne
 epochs; with the default ``epoch=1`` they are in steps.
 
 `get` reads the command line's short form, and ``str(schedule)`` writes it:
-"constant", "linear", "step:30", "step:30,60,gamma=0.2", "cosine", "one-cycle", "cosine,warmup:5".
+"constant", "linear", "step:30", "step:30,60,gamma=0.2", "exponential:0.95", "polynomial:power=2", "cosine",
+"one-cycle", "cosine,warmup:5".
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Step(Schedule):
 
     def __call__(self, step: int, total: int, epoch: int = 1) -> float:
         passed = step / (self.every * epoch)
-        return self.gamma ** (math.floor(passed) if math.isfinite(passed) else passed)
+        return _power(self.gamma, math.floor(passed) if math.isfinite(passed) else passed)
 
     def __str__(self) -> str:
         return spec.write("step", (self.every,), {"gamma": self.gamma})
@@ -76,10 +77,45 @@ class MultiStep(Schedule):
             raise ValueError(f"milestones are one or more rising numbers of epochs, received {self.milestones}")
 
     def __call__(self, step: int, total: int, epoch: int = 1) -> float:
-        return self.gamma ** sum(step >= at * epoch for at in self.milestones)
+        return _power(self.gamma, sum(step >= at * epoch for at in self.milestones))
 
     def __str__(self) -> str:
         return spec.write("multi-step", self.milestones, {"gamma": self.gamma})
+
+
+@dataclass(frozen=True)
+class Exponential(Schedule):
+    """gamma ** (epochs done), PyTorch's ExponentialLR."""
+
+    gamma: float
+
+    def __post_init__(self) -> None:
+        number("gamma", self.gamma, 0)
+
+    def __call__(self, step: int, total: int, epoch: int = 1) -> float:
+        return _power(self.gamma, step // epoch)
+
+    def __str__(self) -> str:
+        return spec.write("exponential", (self.gamma,))
+
+
+@dataclass(frozen=True)
+class Polynomial(Schedule):
+    """final + (1 - final) * (1 - step / total) ** power, PyTorch's PolynomialLR over the run if `final` is 0."""
+
+    power: float = 1.0
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        number("power", self.power, 0)
+        number("final", self.final, 0, 1)
+
+    def __call__(self, step: int, total: int, epoch: int = 1) -> float:
+        left = 1 - min(1.0, step / max(total, 1))
+        return self.final + (1 - self.final) * left**self.power
+
+    def __str__(self) -> str:
+        return spec.write("polynomial", (), {"power": self.power, "final": self.final})
 
 
 @dataclass(frozen=True)
@@ -187,7 +223,17 @@ class Called(Schedule):
         raise TypeError(f"a schedule is a function of the step, (step) or (step, total, epoch); received {self}")
 
     def __str__(self) -> str:
-        return getattr(self.function, "__name__", type(self.function).__name__)
+        """Its name; a run that is continued needs a function of the same name."""
+        name = getattr(self.function, "__name__", type(self.function).__name__)
+        return f"function {name}" if name in SCHEDULES else name  # not the schedule that has this name
+
+
+def _power(base: float, exponent: float) -> float:
+    """base ** exponent, and infinity where a float cannot hold it."""
+    try:
+        return base**exponent
+    except OverflowError:
+        return math.inf
 
 
 def _anneal(start: float, end: float, part: float) -> float:
@@ -203,6 +249,8 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "constant": Constant,
     "step": _step,
     "multi-step": lambda *at, gamma=0.1: MultiStep(at, gamma),
+    "exponential": Exponential,
+    "polynomial": Polynomial,
     "linear": Linear,
     "cosine": Cosine,
     "one-cycle": OneCycle,

@@ -11,10 +11,10 @@ import gpuconv as gc
 from gpuconv.cli.main import main
 
 
-def train(folder, epochs=2, resume=False, **options):
+def train(folder, epochs=2, resume=False, schedule="cosine", **options):
     train, test = gc.data.load("digits")
     net = gc.Sequential([gc.layers.Input((8, 8, 1)), gc.layers.Flatten(), gc.layers.Linear(10)])
-    trainer = gc.Trainer(net, "adam", lr=3e-3, loss=options.pop("loss", "softmax"), schedule="cosine", seed=5)
+    trainer = gc.Trainer(net, "adam", lr=3e-3, loss=options.pop("loss", "softmax"), schedule=schedule, seed=5)
     stop = options.pop("stop", None)
     callbacks = [stop] if stop else []
     trainer.fit(train, epochs=epochs, run_dir=folder, progress=False, callbacks=callbacks, resume=resume, **options)
@@ -78,6 +78,12 @@ def test_settings_that_only_the_program_knows_are_named(tmp_path, capsys):
     said = says(capsys, "train", "--resume", tmp_path / "own", status=2)
     assert "was started in Python and can be continued only there: the loss halved is not one of gpuconv's" in said
     assert "with softmax, as the run's own loss, halved, is unknown here" in says(capsys, "evaluate", tmp_path / "own")
+    for name in ("own", "cosine"):  # the second is not gpuconv's
+        schedule = lambda step: 1.0  # noqa: E731
+        schedule.__name__ = name
+        train(tmp_path / f"schedule {name}", schedule=schedule, stop=StopAfterOne())
+        said = says(capsys, "train", "--resume", tmp_path / f"schedule {name}", status=2)
+        assert "was started in Python and can be continued only there: unknown schedule" in said
     said = says(capsys, "train", "--resume", tmp_path / "own", "--lr", "1", status=2)
     assert "goes on with the settings it was started with; leave --lr out" in said
 

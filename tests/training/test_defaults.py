@@ -27,6 +27,7 @@ DEFAULTS = {
     "training.schedules": {
         "Step": dict(gamma=0.1),
         "MultiStep": dict(gamma=0.1),
+        "Polynomial": dict(power=1.0, final=0.0),
         "Linear": dict(length=None),
         "Cosine": dict(final=0.0),
         "OneCycle": dict(peak=0.3, start=0.04, final=4e-6),
@@ -63,7 +64,7 @@ def test_every_default_is_the_documented_one():
 
 
 def test_records_are_immutable_and_optimizers_compare_by_identity():
-    kinds = ("Constant", "Step", "MultiStep", "Linear", "Cosine", "OneCycle", "Warmup")
+    kinds = ("Constant", "Step", "MultiStep", "Exponential", "Polynomial", "Linear", "Cosine", "OneCycle", "Warmup")
     schedules = [f"training.schedules:{name}" for name in kinds]
     for name, found in flags([*schedules, "training.evaluate:Evaluation", "training.stored:Kind"]):
         assert found == VALUE, name

@@ -7,6 +7,7 @@ import re
 import warnings
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -273,6 +274,27 @@ def test_a_function_of_the_step_is_a_schedule():
     for value in (-1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="the factor of schedule <lambda>"):
             fit(schedule=lambda step, value=value: value)
+
+
+def test_a_run_is_continued_with_a_function_of_the_same_name(tmp_path):
+    def halving(step):
+        return 0.5 ** (step // 5)
+
+    def cosine(step, total):  # not gpuconv's schedule of this name
+        return 1 - step / total
+
+    stops = SimpleNamespace(on_epoch=lambda trainer, record: trainer.stop("enough"))
+    for schedule in (halving, cosine):
+        run, options = tmp_path / schedule.__name__, {"epochs": 3, "progress": False}
+        whole = small.trainer(schedule=schedule)
+        whole.fit(small.loader(), **options)
+        small.trainer(schedule=schedule).fit(small.loader(), run_dir=run, callbacks=[stops], **options)
+        for other in ("cosine", None, lambda step: 1.0):
+            with pytest.raises(SettingsError, match=rf'schedule is ".*{schedule.__name__}" there'):
+                small.trainer(schedule=other).fit(small.loader(), run_dir=run, resume=True, **options)
+        again = small.trainer(schedule=schedule)
+        again.fit(small.loader(), run_dir=run, resume=True, **options)
+        assert small.same_arrays(again.net.state_dict(), whole.net.state_dict())
 
 
 # --- metrics and callbacks -----------------------------------------------------------------------

@@ -32,6 +32,23 @@ def test_lengths_count_epochs_when_an_epoch_has_several_steps():
     assert [Warmup(2)(step, 100, 3) for step in (0, 2, 5, 6)] == pytest.approx([1 / 6, 3 / 6, 1, 1])
 
 
+def test_exponential_drops_after_each_epoch():
+    assert [schedules.get("exponential:0.5")(step, 9, 3) for step in (0, 2, 3, 5, 6, 8)] == [1, 1, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_polynomial_falls_from_one_to_its_final_factor_over_the_run():
+    schedule = schedules.get("polynomial:power=2,final=0.2")
+    assert [schedule(step, 4) for step in range(6)] == pytest.approx([1, 0.65, 0.4, 0.25, 0.2, 0.2])
+    assert [schedules.get("polynomial,power=1")(step, 7) for step in range(9)] == pytest.approx(
+        [schedules.get("linear")(step, 7) for step in range(9)]
+    )
+
+
+def test_a_factor_beyond_the_floats_is_infinite():
+    for text in ("exponential:1e300", "step:1,gamma=1e300", "multi-step:1,2,gamma=1e300"):
+        assert schedules.get(text)(2, 3) == math.inf, text
+
+
 def test_cosine_runs_from_one_to_its_final_factor():
     schedule = Cosine(final=0.2)
     assert schedule(0, 8) == 1
@@ -64,6 +81,8 @@ def test_every_schedule_over_one_two_and_three_steps():
         "step:1,2,gamma=0.5": ([1], [1, 0.5], [1, 0.5, 0.25]),
         "linear": ([1], [1, 1 / 2], [1, 2 / 3, 1 / 3]),
         "linear:2": ([1], [1, 1 / 2], [1, 1 / 2, 0]),
+        "exponential:0.5": ([1], [1, 0.5], [1, 0.5, 0.25]),
+        "polynomial,power=2": ([1], [1, 1 / 4], [1, 4 / 9, 1 / 9]),
         "cosine": ([1], [1, 1 / 2], [1, 3 / 4, 1 / 4]),
         "one-cycle:final=0": ([1], [1, 0], [1, 1 / 2, 0]),
         "one-cycle:peak=1,start=0": ([1], [0, 1], [0, 1 / 2, 1]),
@@ -86,7 +105,8 @@ def test_a_trainer_knows_its_rate_before_its_first_run():
 def test_every_schedule_has_a_rate_before_the_first_run():
     from tests.training import small
 
-    for schedule in ("step:1", "multi-step:1,2", "linear:2", "cosine,warmup:5", "one-cycle", lambda step, total: 0.5):
+    texts = ("step:1", "multi-step:1,2", "linear:2", "exponential:0.9", "polynomial", "cosine,warmup:5", "one-cycle")
+    for schedule in (*texts, lambda step, total: 0.5):
         assert 0 <= small.trainer(schedule=schedule).lr <= 0.01
     with pytest.raises(TypeError, match=r"a schedule is text, .*or a function of the step.*received \[0.1\]"):
         small.trainer(schedule=[0.1])
@@ -123,6 +143,11 @@ def test_very_short_runs_have_finite_factors(name, total):
         "step:30,gamma=0.2",
         "step:30,60",
         "multi-step:30",
+        "exponential:0.95",
+        "exponential:0.95,warmup:2",
+        "polynomial",
+        "polynomial,power=2",
+        "polynomial:power=0.9,final=0.01",
         "cosine",
         "cosine:final=0.01",
         "one-cycle:peak=0.4",
@@ -150,6 +175,11 @@ def test_several_numbers_after_step_are_milestones():
         ("step:0", "above 0"),
         ("step:a", "neither a number nor key=value"),
         ("step:60,30", "rising"),
+        ("exponential", "missing 1 required positional argument: 'gamma'"),
+        ("exponential:-1", "gamma must lie in"),
+        ("exponential:0.9,0.8", "exponential cannot be built"),
+        ("polynomial:power=-1", "power must lie in"),
+        ("polynomial:final=2", "final must lie in"),
         ("cosine:zero=1", "zero"),
         ("cosine:final=2", "must lie in"),
         ("cosine,,warmup:1", "empty part"),
@@ -186,6 +216,9 @@ def test_agreement_with_pytorch(total):
         "step:3,7,gamma=0.3": lambda o: lr_scheduler.MultiStepLR(o, [3, 7], gamma=0.3),
         "cosine:final=0.1": lambda o: lr_scheduler.CosineAnnealingLR(o, total, eta_min=0.1),
         "one-cycle": lambda o: lr_scheduler.OneCycleLR(o, 1.0, total_steps=total),
+        "exponential:0.9": lambda o: lr_scheduler.ExponentialLR(o, 0.9),
+        "polynomial:power=2": lambda o: lr_scheduler.PolynomialLR(o, total, power=2.0),
+        "polynomial:power=0.5": lambda o: lr_scheduler.PolynomialLR(o, total, power=0.5),
     }
     for text, make in pairs.items():
         ours = [schedules.get(text)(step, total) for step in range(total)]
