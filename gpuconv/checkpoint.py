@@ -6,7 +6,6 @@ with a SHA-256 over both, which detects any flipped bit. Any safetensors reader 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -175,6 +174,8 @@ def _array(entry: Record) -> np.ndarray:
 
 
 def _digest(tensors: dict[str, np.ndarray], state: str) -> str:
+    import hashlib
+
     digest = hashlib.sha256(state.encode())
     for name, array in sorted(tensors.items()):
         digest.update(f"\n{name} {array.dtype.name} {array.shape}\n".encode())

@@ -11,10 +11,7 @@ import contextlib
 import errno
 import os
 import re
-import secrets
-import shutil
 import stat
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -71,6 +68,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 def scratch(folder: Path) -> Iterator[Path]:
     """A private folder inside `folder` for files that are moved to their place when complete; removed at the end."""
     if not _POSIX:  # folders cannot be opened, and so not locked
+        import tempfile
+
         with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as name:
             yield Path(name)
         return
@@ -79,7 +78,7 @@ def scratch(folder: Path) -> Iterator[Path]:
     try:
         yield path
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        _remove_folder(path)
         os.close(handle)
 
 
@@ -105,10 +104,14 @@ def open_to_append(path: str | os.PathLike[str], flags: int) -> int:
     return os.open(path, flags | _NO_LINK, 0o666)
 
 
+def _token() -> str:
+    return os.urandom(8).hex()
+
+
 def _claim(folder: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
     """Create something under a unique name and lock it. Returns its path and handle."""
     while True:
-        path = folder / f".gpuconv-{secrets.token_hex(8)}.part"
+        path = folder / f".gpuconv-{_token()}.part"
         try:
             handle = make(path)
         except FileExistsError:
@@ -132,13 +135,19 @@ def _make_folder(path: Path) -> int:
     return os.open(path, os.O_RDONLY | _NO_LINK)
 
 
+def _remove_folder(path: Path) -> None:
+    import shutil
+
+    shutil.rmtree(path, ignore_errors=True)
+
+
 def _remove_if_abandoned(path: Path) -> None:
     folder = stat.S_ISDIR(os.lstat(path).st_mode)
     handle = os.open(path, (os.O_RDONLY if folder else os.O_RDWR) | _NO_WAIT | _NO_LINK)
     try:
         if locks.lock(handle):
             if folder:
-                shutil.rmtree(path, ignore_errors=True)
+                _remove_folder(path)
             else:
                 path.unlink()
     finally:

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import json
 import os
-import socket
 import stat
 import time
 from collections.abc import Iterator
@@ -92,6 +91,8 @@ class LockFile:
             os.close(self._handle)
         self.supported = taken is True
         _held.add(self._handle)
+        import socket
+
         who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         try:
             os.ftruncate(self._handle, 0)

@@ -43,7 +43,7 @@ class Tokens:
     def __init__(self):
         self.given = 0
 
-    def __call__(self, size):
+    def __call__(self):
         self.given += 1
         return str(self.given - 1) * 16
 
@@ -52,7 +52,7 @@ def test_a_planted_link_is_replaced_and_its_target_is_kept(tmp_path, monkeypatch
     (tmp_path / "run").mkdir()
     (tmp_path / "precious").write_text("mine")
     (tmp_path / "run" / "last").symlink_to(tmp_path / "precious")
-    monkeypatch.setattr(files.secrets, "token_hex", Tokens())
+    monkeypatch.setattr(files, "_token", Tokens())
     (tmp_path / "run" / f".gpuconv-{'0' * 16}.part").symlink_to(tmp_path / "precious")
     files.write(tmp_path / "run" / "last", b"new")
     assert (tmp_path / "precious").read_text() == "mine"
@@ -68,7 +68,7 @@ def test_a_planted_file_is_not_used_as_the_temporary_one(tmp_path, monkeypatch):
         os.link(tmp_path / "precious", folder / f".gpuconv-{'0' * 16}.part")
         (folder / f".gpuconv-{'1' * 16}.part").symlink_to(tmp_path / "made")
 
-    monkeypatch.setattr(files.secrets, "token_hex", Tokens())
+    monkeypatch.setattr(files, "_token", Tokens())
     monkeypatch.setattr(files, "clear", plant)
     files.write(tmp_path / "last", b"new")
     assert (tmp_path / "precious").read_text() == "mine"

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuconv.data.dataset import Dataset
-from gpuconv.data.download import fetch_archive
 from gpuconv.data.pickles import ArrayState, ArrayUnpickler, UnsafePickleError
 from gpuconv.shell import command
 
@@ -73,6 +72,8 @@ def _download(directory: Path, url: str, sha256: str, size: int, progress: bool)
     folder = directory / "cifar-10-batches-bin"
     paths = [folder / f"{name}.bin" for name in TRAIN_FILES + TEST_FILES]
     if not all(path.is_file() and path.stat().st_size == _binary_size() for path in paths):
+        from gpuconv.data.download import fetch_archive
+
         fetch_archive(url, directory, sha256=sha256, size=size, progress=progress)
     return folder
 

@@ -6,8 +6,6 @@ digits.md next to this file.
 
 from __future__ import annotations
 
-from importlib import resources
-
 import numpy as np
 
 from gpuconv.data.dataset import Dataset
@@ -21,6 +19,8 @@ def load() -> tuple[Dataset, Dataset]:
     Images are uint8 (N, 8, 8, 1). For each pixel the file holds how many of the 16 points v of a 4x4 block were ink;
     255 v // 16 spans black to white and is reversible.
     """
+    from importlib import resources
+
     with resources.files("gpuconv.data").joinpath("digits.npz").open("rb") as file, np.load(file) as stored:
         ink, labels = stored["ink"], stored["labels"]
     images = (ink.astype(np.uint16) * 255 // 16).astype(np.uint8)[..., None]

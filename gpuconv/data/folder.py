@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 import os
 import unicodedata
@@ -194,6 +193,8 @@ def for_testing(names: Sequence[str], fraction: float, seed: int = 0) -> NDArray
 def _hash(text: str) -> float:
     """A number in [0, 1) for a file's name, independent of the locale and of macOS's Unicode decomposition."""
     name = unicodedata.normalize("NFC", os.fsencode(text).decode("utf-8", "surrogateescape"))
+    import hashlib
+
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:6], "big") / 2**48
 
 

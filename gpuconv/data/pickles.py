@@ -8,7 +8,6 @@ refused, and no number in the pickle determines an allocation or a nesting depth
 from __future__ import annotations
 
 import pickle
-import pickletools
 import struct
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -104,6 +103,8 @@ _OPCODES = """
 
 def _refused(code: int) -> Callable[[Any], None]:
     def refuse(_: object) -> None:
+        import pickletools
+
         opcode = next(known.name for known in pickletools.opcodes if known.code == chr(code))
         raise UnsafePickleError(f"it asks for the opcode {opcode}, which no array needs; nothing of it was run")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import os
 import pickle
-import socket
 import sys
 import time
 from typing import Any, TypeVar
@@ -54,6 +53,8 @@ class MPI(Ranks):
         self._reported = False
         self._posted: list[Any] = []
         self._processes: list[str] = []
+        import socket
+
         self._processes = self.gather(f"process {os.getpid()} on {socket.gethostname()}")
 
     def name(self, rank: int) -> str:

@@ -13,29 +13,35 @@ from __future__ import annotations
 
 import functools
 from contextlib import AbstractContextManager
-
-import nvtx
+from typing import Any
 
 from gpuconv.layers.base import Layer
 from gpuconv.layers.running import listen
 
-_DOMAIN = nvtx.get_domain("gpuconv")
 CATEGORIES = ("forward", "backward", "step")
+
+
+@functools.cache
+def _domain() -> Any:
+    import nvtx
+
+    return nvtx.get_domain("gpuconv")
 
 
 class _Span:
     """A range that can be entered repeatedly."""
 
-    __slots__ = ("attributes",)
+    __slots__ = ("attributes", "domain")
 
     def __init__(self, message: str, category: str | None) -> None:
-        self.attributes = _DOMAIN.get_event_attributes(message=message, category=category)
+        self.domain = _domain()
+        self.attributes = self.domain.get_event_attributes(message=message, category=category)
 
     def __enter__(self) -> None:
-        _DOMAIN.push_range(self.attributes)
+        self.domain.push_range(self.attributes)
 
     def __exit__(self, *exception: object) -> None:
-        _DOMAIN.pop_range()
+        self.domain.pop_range()
 
 
 @functools.lru_cache(maxsize=4096)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.resources
 from functools import cache
 from pathlib import Path
 
@@ -11,13 +9,17 @@ import gpuconv
 
 
 def of(content: bytes) -> str:
+    import hashlib
+
     return hashlib.sha256(content).hexdigest()[:16]
 
 
 @cache
 def code() -> dict[str, str]:
     """A digest of each of gpuconv's source files, kernels included, by its path."""
-    kernels = Path(str(importlib.resources.files("gpuconv.kernels")))
+    from importlib import resources
+
+    kernels = Path(str(resources.files("gpuconv.kernels")))
     roots = {"gpuconv": Path(gpuconv.__file__).parent, "kernels": kernels}
     return {
         f"{name}/{path.relative_to(root).as_posix()}": of(path.read_bytes())

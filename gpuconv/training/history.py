@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpuconv.html import chart, table
 from gpuconv.types import Record
 
 MOST = 12  # the most epochs that the table shows: the first ones and the last ones
@@ -18,6 +17,8 @@ class History(list[Record]):
     def _repr_html_(self) -> str:
         if not self:
             return "<p>no epoch yet</p>"
+        from gpuconv.html import chart, table
+
         plain = {name: value for name, value in self[-1].items() if isinstance(value, (int, float)) or value is None}
         names = [name for name in plain if name not in ("step", "epoch")]
         shown = range(len(self))

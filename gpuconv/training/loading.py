@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +58,8 @@ def checkpoint_file(path: str | os.PathLike[str], which: str = "last") -> Path:
 
 def _is_of_torch(path: Path) -> bool:
     """Whether torch.save wrote the file: a zip archive, or under one of PyTorch's names a pickle."""
+    import zipfile
+
     # A FIFO is refused where the file is read; to look for an archive in it would wait.
     return path.suffix in (".pt", ".pth", ".bin") or (path.is_file() and zipfile.is_zipfile(path))
 

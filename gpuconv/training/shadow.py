@@ -10,10 +10,7 @@ from __future__ import annotations
 import json
 import os
 import queue
-import random
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 import warnings
@@ -70,6 +67,8 @@ class Worker:
     """The process that checks; see `gpuconv.verify.worker`."""
 
     def __init__(self) -> None:
+        import subprocess
+
         folder = str(Path(sys.modules["gpuconv"].__file__ or "").parent.parent)
         found = os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -139,6 +138,9 @@ class Shadow:
         self._took: dict[Site, float] = {}
         self._rate = 0.0  # the most seconds per byte so far
         self._deck: list[Site] = []
+        import random
+        import tempfile
+
         self._random = random.Random(seed)
         self._files = tempfile.TemporaryDirectory(prefix="gpuconv-shadow-", ignore_cleanup_errors=True)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import socket
 import time
 from collections.abc import Callable
 from types import ModuleType
@@ -131,6 +130,8 @@ class _Events:
 
     def __init__(self, folder: str, steps: int) -> None:
         """steps: that a resumed run has done; TensorBoard drops what another file holds of later ones."""
+        import socket
+
         from tensorboardX import proto, record_writer
 
         self._event = proto.event_pb2.Event

@@ -27,7 +27,7 @@ class Recorder:
 @pytest.fixture
 def recorder(monkeypatch):
     recorder = Recorder()
-    monkeypatch.setattr(nvtx_domain, "_DOMAIN", recorder)
+    monkeypatch.setattr(nvtx_domain, "_domain", lambda: recorder)
     nvtx_domain.span.cache_clear()
     yield recorder
     nvtx_domain.span.cache_clear()
