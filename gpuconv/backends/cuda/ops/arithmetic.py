@@ -36,9 +36,16 @@ def copy(x: ArrayT, *, out: ArrayT | None) -> ArrayT:
     y = out if out is not None and _row_step(out) else buffer(out, x.shape, x.dtype, like=x)
     steps = _row_step(y) or 0, _row_step(x) or 0
     if y.size:
-        ends = [math.prod(x.shape[:-1]) * step - step + (x.shape[-1] if x.ndim else 1) for step in steps]
-        _by_rows("copy_rows", x.shape, (span(y, ends[0]), span(x, ends[1])), steps)
+        _by_rows("copy_rows", x.shape, (_with_gaps(y, steps[0]), _with_gaps(x, steps[1])), steps)
     return store(y, out)
+
+
+def _with_gaps(array: ArrayT, step: int) -> ArrayT:
+    """A contiguous array over the memory of one that is not empty and whose rows are `step` elements apart, from its
+    first element to its last."""
+    if array.flags.c_contiguous:
+        return array
+    return span(array, (math.prod(array.shape[:-1]) - 1) * step + array.shape[-1])
 
 
 def _by_rows(kernel: str, shape: tuple[int, ...], arrays: tuple[ArrayT, ...], steps: tuple[int, ...]) -> None:
