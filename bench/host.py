@@ -1,6 +1,6 @@
 """The Python time of repeated calls on a GPU, measured without one: on the stand-in for CuPy (tests/standin), whose
-launches and allocations are made to take almost no time. CuPy's own time for an attribute, an array or a launch
-is not included.
+launches, allocations and current device are made to take almost no time. CuPy's own time for an attribute, an array or
+a launch is not included.
 
 The budget of a call: FIRST microseconds for its first launch, FURTHER for each further launch, and ARRAY for each array
 in a list.
@@ -8,6 +8,8 @@ in a list.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
 import statistics
 import sys
@@ -70,9 +72,15 @@ def gpu() -> Iterator[list[str]]:
 
     launch, plan, tuning = RawKernel.__call__, tuner.plan, os.environ.get("GPUCONV_AUTOTUNE")
     os.environ["GPUCONV_AUTOTUNE"] = "0"
+
+    def record(self: Any, grid: Any, block: Any, arguments: Any, shared_mem: int) -> None:
+        launched.append(self.name)
+
     with standin.installed(schedule="early"):
-        sys.modules["cupy"].empty = _Empty(sys.modules["cupy"].empty)
-        RawKernel.__call__ = lambda self, *_, **__: launched.append(self.name)  # type: ignore[method-assign]
+        cupy: Any = sys.modules["cupy"]
+        cupy.empty = functools.cache(cupy.empty)  # one array per shape and dtype, which nothing reads
+        cupy.cuda.runtime.getDevice = itertools.repeat(0).__next__
+        RawKernel.__call__ = record  # type: ignore[method-assign]
         tuner.plan = remembered  # type: ignore[assignment]
         try:
             yield launched
@@ -82,18 +90,6 @@ def gpu() -> Iterator[list[str]]:
             os.environ.pop("GPUCONV_AUTOTUNE")
             if tuning is not None:
                 os.environ["GPUCONV_AUTOTUNE"] = tuning
-
-
-class _Empty:
-    """Allocates in almost no time: one array per shape and dtype, which nothing reads."""
-
-    def __init__(self, make: Callable[..., Any]) -> None:
-        self._make, self._made = make, dict[Any, Any]()
-
-    def __call__(self, shape: Any, dtype: Any) -> Any:
-        if (shape, dtype) not in self._made:
-            self._made[shape, dtype] = self._make(shape, dtype)
-        return self._made[shape, dtype]
 
 
 def table(timings: Iterable[Timing]) -> Iterator[str]:

@@ -318,9 +318,23 @@ def conv2d_batch_norm(
         running_var=running_var,
         optional=dict(bias=bias, out=out),
     )
-    window = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
     problem, statistics, algo, tf32 = _check_conv2d_batch_norm(
-        x, w, bias, gamma, beta, running_mean, running_var, out, pool=pool, algo=algo, tf32=tf32, **window
+        x,
+        w,
+        bias,
+        gamma,
+        beta,
+        running_mean,
+        running_var,
+        out,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        fit=fit,
+        pool=pool,
+        algo=algo,
+        tf32=tf32,
     )
     momentum, eps = number("momentum", momentum, 0.0, 1.0), number("eps", eps, 0.0, used_with=[x])
     activation = expect_activation(activation)

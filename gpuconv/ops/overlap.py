@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from gpuconv.backends import address, current_device_of, device_of, empty
-from gpuconv.devices import KIND_OF_TYPE
 from gpuconv.types import Array
 
-# The address of an array's first byte, and the one past its last byte. None for a plain NumPy array: reading its
-# address takes longer than a comparison of two arrays by NumPy.
-Range = tuple[int, int] | None
+# The address of an array's first byte, and the one past its last byte. A plain NumPy array, whose address takes longer
+# to read than `np.may_share_memory`, has all addresses.
+Range = tuple[int, int]
+_ANYWHERE = 0, 1 << 64
 
 
 class Written(list[tuple[Array, Range]]):
@@ -34,47 +35,41 @@ def copy_if_overlapping(
     """
     found = outputs if isinstance(outputs, Written) else written(outputs)
     results = list(inputs)
-    if found:
-        for index, x in enumerate(inputs):
-            if x is not None and _clashes(x, _range(x), found, in_place):
+    for index, x in enumerate(inputs if found else ()):
+        if x is None:
+            continue
+        begin, end = _range(x)
+        for output, (first, last) in found:
+            if begin < last and first < end and _clash(x, output, in_place):
                 results[index] = copy_of(x)
+                break
     return results
 
 
-def _clashes(
-    x: Array, own: Range, outputs: Sequence[tuple[Array, Range]], in_place: bool | Array | None = False
-) -> bool:
-    """Whether an array, whose range is `own`, may share memory with one of the outputs. in_place: as in
-    `copy_if_overlapping`."""
-    begin, end = own or (0, 0)
-    for output, other in outputs:
-        if own is None or other is None:
-            if not np.may_share_memory(x, output):
-                continue
-        elif begin >= other[1] or other[0] >= end:
-            continue
-        if not ((in_place is True or in_place is output) and same_memory(x, output)):
-            return True
-    return False
+def _clash(x: Array, output: Array, in_place: bool | Array | None = False) -> bool:
+    """Whether two arrays whose ranges meet may share memory. in_place: as in `copy_if_overlapping`."""
+    if not x.size or not output.size or (isinstance(x, np.ndarray) and not np.may_share_memory(x, output)):
+        return False
+    return not ((in_place is True or in_place is output) and same_memory(x, output))
 
 
 def overlap(a: Array, b: Array) -> bool:
     """Whether two arrays of one device may share memory: whether their address ranges overlap."""
-    return _clashes(a, _range(a), written([b]))
+    return not apart(written([a, b]))
 
 
 def apart(outputs: Written) -> bool:
     """Whether no two of the outputs, which are few, overlap."""
-    return not any(_clashes(output, own, outputs[:count]) for count, (output, own) in enumerate(outputs))
+    for (a, (begin, end)), (b, (first, last)) in combinations(outputs, 2):
+        if begin < last and first < end and _clash(a, b):
+            return False
+    return True
 
 
 def _range(array: Any) -> Range:
-    array_type = type(array)
-    if array_type is np.ndarray:
-        return None
-    if array.size == 0:
-        return 0, 0
-    begin = array.data.ptr if KIND_OF_TYPE.get(array_type) == "cuda" else address(array)
+    if type(array) is np.ndarray:
+        return _ANYWHERE
+    begin = address(array)
     if array.flags.c_contiguous:
         return begin, begin + array.nbytes
     reach = [stride * (size - 1) for stride, size in zip(array.strides, array.shape)]

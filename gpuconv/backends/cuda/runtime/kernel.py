@@ -135,13 +135,14 @@ class Kernel:
                 return None, taken
             if array.dtype is not dtype and dtype is not None and array.dtype != dtype:
                 return None, taken
-        for index, make, types in self._numbers:
-            if type(taken[index]) not in types:
-                return None, taken
-            try:
-                taken[index] = make(taken[index])
-            except OverflowError:
-                return None, taken
+        try:
+            for index, make, types in self._numbers:
+                number = taken[index]
+                if type(number) not in types:
+                    return None, taken
+                taken[index] = make(number)
+        except OverflowError:
+            return None, taken
         for index in self._structs:
             if type(taken[index]) is not np.void or not taken[index].dtype.isalignedstruct:
                 return None, taken
