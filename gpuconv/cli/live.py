@@ -26,7 +26,7 @@ EXAMPLES = [
     "gpuconv live --repeat runs/live-digits-digits-net-1",
 ]
 
-NOT_HERE = ("weights", "early_stopping", "tta", "shards")
+NOT_HERE = ("weights", "early_stopping", "tta", "shards", "plateau")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -74,6 +74,7 @@ def go_on(options: argparse.Namespace, chosen: Record, loggers: Sequence[Callbac
             shadow=options.shadow,
             violation=options.on_violation,
             shards=stored.get("shards"),
+            plateau=stored.get("plateau"),
             parallel=ranks,
         )
         loaders = {part: _loader(stored, part, parts[part], net) for part in PARTS if part in parts}

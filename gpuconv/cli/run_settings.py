@@ -19,6 +19,7 @@ from gpuconv.types import Record
 
 if TYPE_CHECKING:
     from gpuconv.losses import Loss
+    from gpuconv.training.plateau import Plateau
     from gpuconv.training.shadow import Shadow
 
 
@@ -44,6 +45,7 @@ class Settings:
     early_stopping: int = 0
     weights: str = ""
     shards: int = 0
+    plateau: str = "none"
 
     def __str__(self) -> str:
         parts = [
@@ -62,6 +64,7 @@ class Settings:
         parts += [f"early stopping {self.early_stopping}"] if self.early_stopping else []
         parts += [f"weights of {self.weights}"] if self.weights else []
         parts += [f"{self.shards} shards"] if self.shards else []
+        parts += [f"plateau {self.plateau}"] if self.plateau != "none" else []
         return ", ".join(parts)
 
 
@@ -177,6 +180,12 @@ OPTIONS: dict[str, tuple[Any, str, str]] = {
         "SPEC",
         "constant, linear, step:30,60, exponential:0.95, polynomial:power=2, cosine or one-cycle, as cosine,warmup:5",
     ),
+    "plateau": (
+        str,
+        "SPEC",
+        "multiply the rate by 0.1 after more than so many epochs in a row without a better validation loss, as 5 or "
+        "5,factor=0.5,watch=validation_accuracy (default: none)",
+    ),
     "augment": (str, "SPEC", "none, or flip, alternating-flip, shift:PIXELS, reflect, cutout:PIXELS, as flip,shift:4"),
     "loss": (str, "SPEC", "softmax or svm, as softmax:label_smoothing=0.1"),
     "whiten": (count(0), "IMAGES", "initialize the first convolution to whiten, from so many training images; 0: no"),
@@ -195,7 +204,7 @@ OPTIONS: dict[str, tuple[Any, str, str]] = {
 }
 
 
-LATER = ("validation", "early_stopping", "weights", "shards")  # settings unknown to version 0.1.0
+LATER = ("validation", "early_stopping", "weights", "shards", "plateau")  # settings unknown to version 0.1.0
 
 
 def option(name: str) -> str:
@@ -315,6 +324,8 @@ def check(settings: Settings) -> None:
     optimizers.get(settings.optimizer)
     schedules.get(settings.schedule)
     loss(settings.loss)
+    if watched := plateau(settings.plateau):
+        watched.expect_watched(settings.validation, "--validation 0.1")
     test_time(settings.tta)
     as_precision(precision=settings.precision)
     Augmentation.parse(settings.augment)
@@ -335,6 +346,13 @@ def rate_in(chosen: Record) -> dict[str, float]:
     if chosen.get("lr", said) != said:
         raise ValueError(f"--lr is {chosen['lr']:g} and --optimizer says lr={said:g}; leave one of them out")
     return {"lr": float(said)}
+
+
+def plateau(text: str) -> Plateau | None:
+    """The plateau of a short form; None for "none". ValueError for an invalid one."""
+    from gpuconv.training import Plateau
+
+    return None if text == "none" else Plateau.of(text)
 
 
 def test_time(name: str) -> str:

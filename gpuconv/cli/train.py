@@ -166,6 +166,7 @@ def _train(options: argparse.Namespace, ranks: Ranks) -> int:
             lr=settings.lr,
             loss=run_settings.loss(settings.loss)[1],
             schedule=settings.schedule,
+            plateau=run_settings.plateau(settings.plateau),
             seed=settings.seed,
             precision=settings.precision,
             graph=options.graph,

@@ -95,6 +95,7 @@ def make(recipe: Record, sets: Sets, device: str, *, prepare: Callable[[Sequenti
         loss_scale=LossScale(**recipe["loss_scale"]) if recipe.get("loss_scale") else None,
         metrics=["confusion"],
         shards=recipe.get("shards"),
+        plateau=recipe.get("plateau"),
     )
     noted = recipe.get("options", {})
     known = Normalization(noted["mean"], noted["std"]) if "mean" in noted else None

@@ -7,6 +7,7 @@ from gpuconv.training.feeding import DataError
 from gpuconv.training.loading import load, load_weights
 from gpuconv.training.loss_scale import LossScale
 from gpuconv.training.optimizers import SGD, Adagrad, Adam, AdamW, Groups, Muon, Optimizer, RMSprop
+from gpuconv.training.plateau import Plateau
 from gpuconv.training.replay import UncapturedWarning
 from gpuconv.training.rundir import RunDirectory
 from gpuconv.training.schedules import Schedule
@@ -34,6 +35,7 @@ __all__ = [
     "LossScale",
     "Muon",
     "Optimizer",
+    "Plateau",
     "RMSprop",
     "RunDirectory",
     "Schedule",

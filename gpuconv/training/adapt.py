@@ -118,10 +118,11 @@ def optimizer(given: object, **settings: Any) -> Optimizer:
     return Adapted(inner=given, lr=float(rate))
 
 
-def expect_rate(optimizer: Optimizer, schedule: object) -> None:
-    """Raise ValueError if the optimizer cannot receive the schedule's learning rate."""
-    if isinstance(optimizer, Adapted) and not optimizer.has_rate and str(schedule) != "constant":
+def expect_rate(optimizer: Optimizer, schedule: object, plateau: object = None) -> None:
+    """Raise ValueError if the optimizer cannot receive the learning rate of the schedule and the plateau."""
+    if isinstance(optimizer, Adapted) and not optimizer.has_rate and (plateau or str(schedule) != "constant"):
+        told = f"plateau {plateau}" if plateau else f"schedule {schedule}"
         raise ValueError(
-            f"{type(optimizer.inner).__name__} has no attribute lr, and its step takes none, so the schedule "
-            f"{schedule} would have no effect"
+            f"{type(optimizer.inner).__name__} has no attribute lr, and its step takes none, so the {told} would have "
+            "no effect"
         )

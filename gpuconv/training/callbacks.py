@@ -362,4 +362,5 @@ def describe(record: Record, epochs: int) -> str:
             parts.append(f"{shown}accuracy {100 * record[f'{name}_accuracy']:.2f}%")
             others = [key for key in record if key.startswith(f"{name}_")][2:]
             parts += [f"{key.replace('_', ' ')} {record[key]:.4f}" for key in others if isinstance(record[key], float)]
+    parts += [f"rate x {record['plateau']:g}"] if record.get("plateau", 1.0) < 1 else []
     return "  ".join(parts)

@@ -149,10 +149,10 @@ class Fit:
     def _plan(self) -> None:
         """Write the learning rates of the next steps to the device, unless it has them already."""
         run = self.run
-        if self.counter.planned and self.counter.planned[0] == run.optimizer.rates(run.lr):
+        if self.counter.planned and self.counter.planned[0] == run.rates():
             return
         ahead = range(min(AHEAD, run.batches - run.batch))
-        rates = [run.optimizer.rates(run.lr_after(step), step) for step in ahead]
+        rates = [run.rates(step) for step in ahead]
         self.counter.write(run.steps, *self.feed.place(run.epoch, run.batch), rates)
 
     def _steps_together(self) -> int:
@@ -220,6 +220,9 @@ class Fit:
         run.totals.clear()
         run.reading = NOTHING
         run.records.append(record)
+        if run.plateau:
+            run.follow_plateau()
+            record["plateau"] = run.plateau_rate
         return record
 
     def _test(self) -> None:

@@ -16,6 +16,7 @@ from gpuconv.checkpoint import Checkpoint, CheckpointError
 from gpuconv.layers import Layer
 from gpuconv.training import digests, stored
 from gpuconv.training.history import History
+from gpuconv.training.plateau import Plateau
 from gpuconv.training.rundir import RunDirectory
 from gpuconv.training.schedules import Schedule
 from gpuconv.training.step import TrainingStep
@@ -36,9 +37,13 @@ class SettingsError(ValueError):
 class RunState(TrainingStep):
     """A training step with its progress and metrics, which checkpoints save and restore."""
 
-    def __init__(self, *args: Any, schedule: Schedule, seed: int, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, schedule: Schedule, plateau: Plateau | None = None, seed: int, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.schedule = schedule
+        self.plateau = plateau
+        self.plateau_rate = 1.0  # the plateau's factor on the learning rate
         self.seed = seed
         self.epoch = self.batch = 0
         self.epochs = self.batches = 0
@@ -56,8 +61,20 @@ class RunState(TrainingStep):
         return self.lr_after(0)
 
     def lr_after(self, further: int) -> float:
-        """The learning rate after `further` more steps."""
+        """The learning rate after `further` more steps of this epoch."""
+        return self.plateau_rate * self._scheduled(further)
+
+    def rates(self, further: int = 0) -> list[float]:
+        """The learning rate of each optimizer inside the optimizer after `further` more steps of this epoch."""
+        return [self.plateau_rate * rate for rate in self.optimizer.rates(self._scheduled(further), further)]
+
+    def _scheduled(self, further: int) -> float:
         return self.optimizer.lr * self.schedule(self.steps + further, self.total_steps, max(self.batches, 1))
+
+    def follow_plateau(self) -> None:
+        """Set the plateau's factor to what follows from the epochs so far."""
+        if self.plateau:
+            self.plateau_rate = self.plateau.rate(self.history)
 
     @property
     def total_steps(self) -> int:
@@ -97,6 +114,7 @@ class RunState(TrainingStep):
 
     def settings(self) -> Record:
         """The settings that must be the same when a run is resumed. JSON-serializable."""
+        optional = {"shards": self.shards, "plateau": self.plateau and str(self.plateau)}
         return {
             "net": {name: value for name, value in self.net.config().items() if name != "precision"},
             "precision": self.net.precision,
@@ -106,7 +124,7 @@ class RunState(TrainingStep):
             "schedule": str(self.schedule),
             "seed": self.seed,
             "epochs": self.epochs,
-        } | ({"shards": self.shards} if self.shards else {})
+        } | {name: value for name, value in optional.items() if value}
 
     def snapshot(self) -> Checkpoint:
         """Everything that the rest of the run depends on. Raises DivergedError if a number in it is not finite."""
@@ -159,6 +177,7 @@ class RunState(TrainingStep):
         self.optimizer.load_state_dict(checkpoint.part("optimizer"))
         self.epoch, self.batch = state["epoch"], state["batch"]
         self.records, self.reading = state["records"], Reading(*state["read"])
+        self.follow_plateau()
         self.totals.write(Reading(*state["totals"]))
         if self.loss_scale:
             self.loss_scale.write(state["loss_scale"])

@@ -25,6 +25,7 @@ from gpuconv.layers.registry import layer_class, name_of
 from gpuconv.layers.saving import NOTES
 from gpuconv.training import schedules
 from gpuconv.training.optimizers import OPTIMIZERS, Groups
+from gpuconv.training.plateau import Plateau
 from gpuconv.types import Record
 
 Schema = Any
@@ -73,6 +74,7 @@ SETTINGS = {
     "seed": SEED,
     "epochs": COUNT,
     "shards": (COUNT, NOTHING),
+    "plateau": (TEXT, NOTHING),
     "train": _DATA,
     "validation": (_DATA, NOTHING),
     "test": (_DATA, NOTHING),
@@ -95,6 +97,7 @@ ABSENT: Record = {
     "precision": "float32",
     "loss_scale": None,
     "shards": None,
+    "plateau": None,
     "validation": None,
     "test": None,
     "options": {},
@@ -103,6 +106,7 @@ ABSENT_DATA: Record = {"drop_last": False, "augmentation": "none", "at_end": Fal
 TEXTS: dict[str, Callable[[str], str]] = {  # read and written back: with today's names and every option
     "loss": losses.redescribed,
     "schedule": lambda text: str(schedules.get(text)),
+    "plateau": lambda text: text and str(Plateau.of(text)),
 }
 
 _GONE: Any = object()  # stands for a missing entry

@@ -25,6 +25,7 @@ from gpuconv.training.held_out import HeldOut
 from gpuconv.training.history import History
 from gpuconv.training.interrupts import Interrupts
 from gpuconv.training.loss_scale import LossScale
+from gpuconv.training.plateau import Plateau
 from gpuconv.training.rundir import RunDirectory
 from gpuconv.training.shadow import VIOLATIONS, Shadow, expect_share
 from gpuconv.training.sharding import shard_count
@@ -49,10 +50,11 @@ class Trainer(RunState):
     net: built, on the device where it is to be trained. optimizer: a name with `lr` and further settings (see
     `gpuconv.training.optimizers`), an optimizer, or any object with step(params, grads) (`adapt.Adapted`). loss: a
     name, or a function (`gpuconv.losses`). schedule: its short form, "cosine,warmup:5", a schedule, or any function of
-    the step (`schedules.Called`). metrics: what is measured on validation and test data in addition to loss and
-    accuracy (`gpuconv.metrics`).
-    seed: of the shuffles and augmentations that `fit` sets up for a bare Dataset. fuse: train through `net.fuse()`, the
-    same arrays with fewer launches; by default on all devices but NumPy.
+    the step (`schedules.Called`). plateau: lower the rate, in addition, when the validation loss no longer improves: a
+    patience in epochs, a short form, "5,factor=0.5", or a `Plateau`. metrics: what is measured on validation and test
+    data in addition to loss and accuracy (`gpuconv.metrics`). seed: of the shuffles and augmentations that `fit` sets
+    up for a bare Dataset. fuse: train through `net.fuse()`, the same arrays with fewer launches; by default on all
+    devices but NumPy.
 
     precision: "float32", "tf32", "float16" or "bfloat16", to which the net is converted (`gpuconv.layers.Layer.to`); by
     default the net's. The optimizer keeps float32 masters of 16-bit parameters, which start from the parameters given
@@ -81,6 +83,7 @@ class Trainer(RunState):
         *,
         loss: LossLike = "softmax",
         schedule: ScheduleLike | None = None,
+        plateau: str | int | Plateau | None = None,
         seed: int = 0,
         precision: str | None = None,
         loss_scale: LossScale | None = None,
@@ -107,12 +110,14 @@ class Trainer(RunState):
         self.violation = lookup("violation", violation, {each: each for each in VIOLATIONS})
         self.metrics = named(metrics)
         own, factor = adapt.optimizer(optimizer, **optimizer_settings), schedules.get(schedule)
-        adapt.expect_rate(own, factor)
+        watched = Plateau.of(plateau)
+        adapt.expect_rate(own, factor, watched)
         super().__init__(
             net,
             own,
             loss,
             schedule=factor,
+            plateau=watched,
             seed=seed_value("seed", seed),
             precision=precision,
             loss_scale=loss_scale,
@@ -177,6 +182,8 @@ class Trainer(RunState):
         called = checked(callbacks)
         if feeding.is_fraction(validation) and validation == 0:
             validation = None
+        if self.plateau:
+            self.plateau.expect_watched(validation is not None)
         if test_at_end is None:
             test_at_end = feeding.is_fraction(validation)
         for name, part in {"validation": validation, "test": None if test_at_end else test}.items():

@@ -11,10 +11,11 @@ import gpuconv as gc
 from gpuconv.cli.main import main
 
 
-def train(folder, epochs=2, resume=False, schedule="cosine", **options):
+def train(folder, epochs=2, resume=False, schedule="cosine", plateau=None, **options):
     train, test = gc.data.load("digits")
     net = gc.Sequential([gc.layers.Input((8, 8, 1)), gc.layers.Flatten(), gc.layers.Linear(10)])
-    trainer = gc.Trainer(net, "adam", lr=3e-3, loss=options.pop("loss", "softmax"), schedule=schedule, seed=5)
+    loss = options.pop("loss", "softmax")
+    trainer = gc.Trainer(net, "adam", lr=3e-3, loss=loss, schedule=schedule, plateau=plateau, seed=5)
     stop = options.pop("stop", None)
     callbacks = [stop] if stop else []
     trainer.fit(train, epochs=epochs, run_dir=folder, progress=False, callbacks=callbacks, resume=resume, **options)
@@ -57,7 +58,7 @@ def test_python_runs_predict(run, capsys, tmp_path):
         assert which == "best" or f"  {name}  {100 * chance:6.2f} %" in said
 
 
-@pytest.mark.parametrize("options", [{}, {"validation": 0.1}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"validation": 0.1}, {"plateau": "0,threshold=0.9,watch=train_loss"}], ids=str)
 def test_python_runs_are_resumed_with_the_same_bits(tmp_path, capsys, options):
     _, test = train(tmp_path / "whole", **options, test=gc.data.load("digits")[1])
     train(tmp_path / "cut", **options, test=test, stop=StopAfterOne())
@@ -67,6 +68,8 @@ def test_python_runs_are_resumed_with_the_same_bits(tmp_path, capsys, options):
     for key, array in whole.state_dict().items():
         np.testing.assert_array_equal(cut.state_dict()[key], array)
     assert (tmp_path / "whole/metrics.jsonl").read_bytes() == (tmp_path / "cut/metrics.jsonl").read_bytes()
+    assert ('"plateau": 0.1' in (tmp_path / "cut/metrics.jsonl").read_text()) == ("plateau" in options)
+    assert ("threshold=0.9" in (tmp_path / "cut/config.toml").read_text()) == ("plateau" in options)
 
 
 def test_settings_that_only_the_program_knows_are_named(tmp_path, capsys):

@@ -72,6 +72,8 @@ def test_settings_are_checked_before_anything_is_created():
         ("lr", math.inf, "--lr: expected a number above 0"),
         ("optimizer", "adm", "did you mean 'adam'"),
         ("schedule", "cosin", "did you mean 'cosine'"),
+        ("plateau", "five", "neither a number nor key=value"),
+        ("plateau", "5", "give --validation 0.1 too, or watch=train_loss"),
         ("loss", "softmx", "did you mean 'softmax'"),
         ("tta", "miror", "did you mean 'mirror'"),
         ("precision", "float8", "unknown precision 'float8'"),

@@ -80,6 +80,29 @@ def test_early_stopping_is_by_validation_accuracy_or_training_loss(work, capsys)
     assert len(metrics(work / "learning")) == 3
 
 
+def test_a_plateau_lowers_the_rate_and_is_stored_with_the_run(work, capsys):
+    flat = [*TINY, "--lr", 1e-12, "--schedule", "constant", "--epochs", 3]
+    for validation in ([], ["--validation", 0]):
+        said_of = said(capsys, "train", *flat, *validation, "--plateau", 1, "--run-dir", "run", status=2)
+        assert (
+            "watches validation_loss, and there is no validation data; give --validation 0.1 too, or watch" in said_of
+        )
+        assert not (work / "run").exists()
+    assert "did you mean 'train_loss'" in said(capsys, "train", *flat, "--plateau", "1,watch=trainloss", status=2)
+    out = said(capsys, "train", *flat, "--validation", 0.25, "--plateau", "0,factor=0.5", "--run-dir", "run")
+    assert "plateau 0,factor=0.5" in out
+    lines = [line for line in out.splitlines() if line.startswith("epoch")]
+    assert ["  rate x 0.5 " in line for line in lines] == [False, True, False]
+    assert "  rate x 0.25 " in lines[2]
+    assert [record["lr"] for record in metrics(work / "run")[:-1]] == [1e-12, 1e-12, 5e-13]
+    assert 'plateau = "0,factor=0.5"' in (work / "run" / "config.toml").read_text()
+    said(capsys, "train", "--resume", "run")
+    again = [*flat[:-2], "--config", "run/config.toml", "--run-dir", "again"]
+    assert "plateau 0,factor=0.5" in said(capsys, "train", *again)
+    said(capsys, "train", *flat, "--plateau", "0,watch=train_loss", "--run-dir", "trained")
+    assert metrics(work / "trained")[-1]["plateau"] == pytest.approx(0.01)
+
+
 def test_shards_are_stored_with_the_run(work, capsys):
     out = said(capsys, "train", *TINY, "--epochs", 1, "--shards", 2, "--run-dir", "cut")
     assert ", 2 shards" in out

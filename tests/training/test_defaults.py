@@ -23,6 +23,7 @@ DEFAULTS = {
         "AdamW": dict(lr=0.001, weight_decay=0.01, decay="all", beta1=0.9, beta2=0.999, eps=1e-8),
         "Muon": dict(lr=0.02, weight_decay=0.0, decay="all", momentum=0.95, nesterov=True, newton_schulz=5),
     },
+    "training.plateau": {"Plateau": dict(patience=10, factor=0.1, threshold=1e-4, watch="validation_loss")},
     "training.rundir": {"RunDirectory.held": dict(resume=False)},
     "training.schedules": {
         "Step": dict(gamma=0.1),
@@ -37,6 +38,7 @@ DEFAULTS = {
             optimizer="sgd",
             loss="softmax",
             schedule=None,
+            plateau=None,
             seed=0,
             precision=None,
             loss_scale=None,
@@ -66,7 +68,9 @@ def test_every_default_is_the_documented_one():
 def test_records_are_immutable_and_optimizers_compare_by_identity():
     kinds = ("Constant", "Step", "MultiStep", "Exponential", "Polynomial", "Linear", "Cosine", "OneCycle", "Warmup")
     schedules = [f"training.schedules:{name}" for name in kinds]
-    for name, found in flags([*schedules, "training.evaluate:Evaluation", "training.stored:Kind"]):
+    for name, found in flags(
+        [*schedules, "training.plateau:Plateau", "training.evaluate:Evaluation", "training.stored:Kind"]
+    ):
         assert found == VALUE, name
     for kind in (*optimizers.OPTIMIZERS.values(), LossScale):
         assert not kind.__dataclass_params__.eq, kind

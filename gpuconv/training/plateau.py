@@ -1,0 +1,88 @@
+"""Lower the learning rate when a measure no longer improves, as PyTorch's ReduceLROnPlateau does.
+
+A schedule is a function of the step, a plateau one of the epochs' records, which checkpoints hold: it has no state,
+and a resumed run finds the same rate. The short form, as of `gpuconv train --plateau`: "5", "5,factor=0.5",
+"watch=validation_accuracy".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gpuconv import spec
+from gpuconv.arguments import integer, number
+from gpuconv.names import canonical
+from gpuconv.types import Record
+
+MEASURES = ("validation_loss", "validation_accuracy", "train_loss", "train_accuracy")
+LIKE = "5,factor=0.5"
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """Multiply the learning rate by `factor` after more than `patience` epochs in a row without improvement.
+
+    Args:
+        patience: How many epochs in a row may pass without improvement.
+        factor: Multiplies the learning rate, in addition to the schedule; above 0 and below 1.
+        threshold: What counts as an improvement: a loss below (1 - threshold) * best, an accuracy above
+            (1 + threshold) * best.
+        watch: What is watched: "validation_loss", "validation_accuracy", "train_loss" or "train_accuracy".
+    """
+
+    patience: int = 10
+    factor: float = 0.1
+    threshold: float = 1e-4
+    watch: str = "validation_loss"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "patience", integer("patience", self.patience, 0))
+        number("factor", self.factor, 0, 1, open_high=True)
+        if not self.factor:
+            raise ValueError("factor must be above 0, received 0")
+        number("threshold", self.threshold, 0, 1, open_high=True)
+        object.__setattr__(self, "watch", canonical("measure", self.watch, MEASURES))
+
+    @classmethod
+    def of(cls, given: str | int | Plateau | None) -> Plateau | None:
+        """A plateau from its short form or its patience. Raises ValueError or TypeError if it cannot be built."""
+        if given is None or isinstance(given, Plateau):
+            return given
+        if not isinstance(given, str):
+            return cls(given)
+        part, *more = spec.parse(f"plateau:{given}", like=LIKE)
+        if more or len(part.numbers) > 1:
+            raise ValueError(f"a plateau is written like {LIKE!r}, received {given!r}")
+        numbers: list[Any] = [int(number) if number.is_integer() else number for number in part.numbers]
+        try:
+            return cls(*numbers, **part.options)
+        except TypeError as error:
+            raise ValueError(f"{given!r}: {error}") from None
+
+    def __str__(self) -> str:
+        return f"patience={self.patience},factor={self.factor!r},threshold={self.threshold!r},watch={self.watch}"
+
+    def expect_watched(self, validation: object, how: str = "validation=0.1") -> None:
+        """Raise ValueError if validation data is watched and there is none. how: the argument that would give some."""
+        if self.watch.startswith("validation") and not validation:
+            instead = self.watch.replace("validation", "train")
+            raise ValueError(
+                f"the plateau watches {self.watch}, and there is no validation data; give {how} too, or watch={instead}"
+            )
+
+    def rate(self, history: Sequence[Record]) -> float:
+        """The factor on the learning rate after these epochs."""
+        rate, waited = 1.0, 0
+        sign = -1 if self.watch.endswith("accuracy") else 1
+        best = float("inf")
+        for record in history:
+            value = sign * record[self.watch]
+            if value < best * (1 - sign * self.threshold):
+                best, waited = value, 0
+            else:
+                waited += 1
+            if waited > self.patience:
+                rate, waited = rate * self.factor, 0
+        return rate

@@ -1,0 +1,150 @@
+"""The learning rate drops where PyTorch's ReduceLROnPlateau lowers it, and a resumed run finds the same rate."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from gpuconv.training import Plateau, SettingsError, Trainer
+from gpuconv.training.callbacks import describe
+from tests.training import small
+from tests.training.test_resume import contents
+
+FLAT = "0,factor=0.5,threshold=0.5,watch=train_loss"  # drops after nearly every epoch
+
+
+def history(values, measure="validation_loss"):
+    return [{measure: value} for value in values]
+
+
+def test_the_rate_drops_after_more_epochs_than_the_patience_without_improvement():
+    plateau = Plateau(patience=1, factor=0.5)
+    losses = [1.0, 0.9, 0.9, 0.95, 0.9, 0.9, 0.1, 0.1, 0.1]
+    found = [plateau.rate(history(losses[:epochs])) for epochs in range(len(losses) + 1)]
+    assert found == [1, 1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]
+
+
+def test_an_accuracy_improves_by_rising():
+    plateau = Plateau(patience=0, factor=0.5, watch="validation-accuracy")
+    found = [plateau.rate(history(values, "validation_accuracy")) for values in ([0.0], [0.5, 0.6], [0.6, 0.5, 0.7])]
+    assert found == [1.0, 1.0, 0.5]
+
+
+@pytest.mark.parametrize("watch", ["validation_loss", "validation_accuracy"])
+@pytest.mark.parametrize("options", [{}, {"patience": 0}, {"patience": 2, "factor": 0.3}, {"threshold": 0.2}], ids=str)
+def test_agreement_with_pytorch(watch, options):
+    torch = pytest.importorskip("torch")
+    mode = "max" if watch.endswith("accuracy") else "min"
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode, **{"patience": 10} | options, eps=0)
+    plateau = Plateau(**options, watch=watch)
+    values = np.random.default_rng(3).uniform(0, 1, 80).round(2).tolist() + [0.5] * 40
+    values[10:14] = [0.0, 1.0, 1.0, 0.0]
+    for epochs, value in enumerate(values, 1):
+        theirs.step(value)
+        expected = optimizer.param_groups[0]["lr"]
+        assert plateau.rate(history(values[:epochs], watch)) == pytest.approx(expected, rel=1e-12)
+    assert expected < 1
+
+
+def test_the_short_form_reads_back():
+    for text, expected in {
+        "5": Plateau(5),
+        "5,factor=0.5": Plateau(5, 0.5),
+        "factor=0.5,patience=5": Plateau(5, 0.5),
+        "watch=train_accuracy,threshold=0": Plateau(watch="train_accuracy", threshold=0),
+    }.items():
+        assert Plateau.of(text) == expected
+        assert Plateau.of(str(expected)) == expected
+    assert (Plateau.of(None), Plateau.of(7), Plateau.of(Plateau(7))) == (None, Plateau(7), Plateau(7))
+
+
+def test_refusals():
+    for wrong, message in {
+        "": "empty part",
+        "five": "neither a number nor key=value",
+        "-1": "patience must be at least 0, received -1",
+        "1.5": "patience must be an integer, received 1.5",
+        "inf": "patience must be an integer",
+        "1e300": "patience must be below",
+        "5,0.5": "a plateau is written like '5,factor=0.5', received '5,0.5'",
+        "5,cosine": "a plateau is written like",
+        "5,patience=3": "multiple values",
+        "5,factor=0": "factor must be above 0, received 0",
+        "5,factor=1": "factor must lie in",
+        "5,factor=half": "factor must be a number",
+        "5,threshold=nan": "threshold must lie in",
+        "5,gamma=0.5": "gamma",
+        "5,watch=validation_los": "did you mean 'validation_loss'",
+        "5,watch=3": "the measure is chosen by name",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            Plateau.of(wrong)
+    for wrong in (True, 1.5, [3], Plateau):
+        with pytest.raises(TypeError, match="patience must be an integer"):
+            Plateau.of(wrong)
+
+
+def test_what_is_watched_must_be_measured(tmp_path):
+    message = "watches validation_loss, and there is no validation data; give validation=0.1 too, or watch=train_loss"
+    for validation in (None, 0.0):
+        with pytest.raises(ValueError, match=message):
+            small.fit(small.trainer(plateau=5), validation=validation, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_optimizer_without_a_rate_is_refused():
+    class NoRate:
+        def step(self, params, grads): ...
+
+    with pytest.raises(ValueError, match=r"NoRate has no attribute lr.* so the plateau patience=5.* have no effect"):
+        Trainer(small.net(), NoRate(), plateau=5)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "filters -> sgd:lr=0.5 @ cosine; * -> sgd:lr=2"], ids=["one", "groups"])
+def test_the_factor_multiplies_every_schedule(optimizer):
+    rates = {}
+    for plateau in (None, FLAT):
+        trainer = small.trainer(optimizer=optimizer, lr=1e-9, schedule="linear", plateau=plateau)
+        found = rates[plateau] = []  # at the start of each epoch
+        keep = lambda trainer, record=None, found=found: found.append(trainer.rates())  # noqa: E731
+        small.fit(trainer, callbacks=[SimpleNamespace(on_start=keep, on_epoch=keep)], validation=None)
+    assert rates[FLAT] == [[factor * rate for rate in all] for factor, all in zip([1, 1, 0.5, 0.25], rates[None])]
+    assert [record["plateau"] for record in trainer.history] == [1.0, 0.5, 0.25]
+    lines = [describe(record, 3).split("  ")[-1] for record in trainer.history]
+    assert lines[0].startswith("accuracy")
+    assert lines[1:] == ["rate x 0.5", "rate x 0.25"]
+
+
+def test_the_steps_have_the_lower_rate():
+    """The bits are those of a schedule that falls by itself at the same epochs."""
+    lowered = small.trainer(lr=1e-5, schedule=None, plateau=FLAT)
+    small.fit(lowered)
+    by_itself = small.trainer(lr=1e-5, schedule=lambda step, total, epoch: 0.5 ** max(0, step // epoch - 1))
+    small.fit(by_itself)
+    assert lowered.plateau_rate == 0.25
+    assert small.same_arrays(lowered.net.state_dict(), by_itself.net.state_dict())
+    assert [record["lr"] for record in lowered.records] == [record["lr"] for record in by_itself.records]
+
+
+def test_a_resumed_run_goes_on_with_the_same_bits(tmp_path):
+    def fit(name, stop=None, **options):
+        trainer = small.trainer(lr=1e-6, plateau=FLAT)
+        stops = SimpleNamespace(on_step=lambda trainer, _: trainer.steps == stop and trainer.stop("interrupted"))
+        small.fit(trainer, epochs=4, run_dir=tmp_path / name, callbacks=[stops], **options)
+        return trainer
+
+    whole = fit("whole")
+    assert whole.plateau_rate == 0.125
+    fit("cut", stop=13)
+    assert fit("cut", resume=True).plateau_rate == 0.125
+    assert contents(tmp_path / "whole") == contents(tmp_path / "cut")
+    with pytest.raises(SettingsError, match=r'plateau is "patience=0.*" there and null here'):
+        small.fit(small.trainer(lr=1e-6), epochs=4, run_dir=tmp_path / "cut", resume=True)
+
+
+def test_only_a_run_with_a_plateau_stores_one(tmp_path):
+    small.fit(small.trainer(), epochs=1, run_dir=tmp_path / "run")
+    assert "plateau" not in json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
+    assert "plateau" not in (tmp_path / "run" / "metrics.jsonl").read_text()
