@@ -31,7 +31,8 @@ _A_CLOCK = 128  # multiply-adds of a multiprocessor's ordinary units
 # and an HMMA. They are written here, because a plan must not change with each refit.
 _BLOCK, _INSTRUCTION, _HMMA = 1916, 1.671, 3.319
 _SCHEDULERS = 4  # of a multiprocessor
-_REDUCE_LAUNCH, _REDUCE_SPLIT, _REDUCE_ELEMENT = 300_000, 2_000, 26  # the second launch, awaiting a split, moving a sum
+_COPIED = 4.256e12 / 1.98e9 / _MULTIPROCESSORS  # bytes in a clock, for each multiprocessor; by the model too
+_SECOND_LAUNCH = 2344  # clocks until the reduction after split-K starts; no record has shown it
 _SHORTEST_SPLIT = 128  # of the depth
 _LARGEST_GRID_Y = 65535
 
@@ -110,8 +111,8 @@ def _plans(product: Product, algorithm: Algorithm) -> Iterator[Plan]:
         split_k = max(1, ceil_div(product.k, per_split))  # an empty depth, of a filter's gradient, sums to zero
         cost = _main_loop(product, algorithm, tiles * split_k, per_split)
         if split_k > 1:
-            outputs = product.m * product.n * product.batches
-            cost += _REDUCE_LAUNCH + split_k * (_REDUCE_SPLIT + _REDUCE_ELEMENT * outputs / _MULTIPROCESSORS)
+            moved = partials_bytes(product, split_k) / _MULTIPROCESSORS
+            cost += _A_CLOCK * (_SECOND_LAUNCH + moved / _COPIED)
         yield Plan(algorithm, across, down, tiles, split_k, per_split, cost, smem_bytes, min(tiles, resident))
 
 
