@@ -4,8 +4,8 @@
     bytes          of all other kernels: each array of a launch counts once, at the GPU's copy rate
     launches       LAUNCH for each other kernel
 
-The split-K reductions are part of the convolutions' times; their number is shown. Nothing is run: a step of a few
-images gives the launches, and two batch sizes show how the bytes grow with the batch.
+The split-K reductions are part of the convolutions' times; their number is shown. Nothing is run: a step of the whole
+batch is launched on the emulated device, whose kernels are skipped and whose new arrays stay untouched memory.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from bench.predict import predicted
 from bench.record import best
 from bench.suite import Entry, conv_work
 from gpuconv import models
+from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.analysis.predict import Gpu, Model
 from gpuconv.backends.cuda.runtime.kernel import Kernel
 from gpuconv.inspect.profile import ProfiledStep, Spans
@@ -28,14 +31,15 @@ from gpuconv.profiling import work
 
 NETS = (("airbench94", 2000), ("vgg-cifar", 128), ("resnet18-cifar", 512))
 LAUNCH = 2e-6  # seconds from one small kernel of a graph to the next: assumed, no record has measured it
-_SIZES = (2, 4)  # images
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Counts of one step. launches: without split-K reductions. bytes: of kernels that are not matrix products."""
+    """Counts of one step. reductions: those of split-K among the launches. bytes: of kernels that are not matrix
+    products."""
 
     launches: int
+    reductions: int
     bytes: float
 
 
@@ -43,7 +47,6 @@ class Counts:
 class StepPrediction:
     counts: Counts
     convolutions: int
-    reductions: int  # launches of split-K reductions
     uncovered: int  # convolutions without a model, which count by their bytes
     seconds: dict[str, float]  # of each kind
 
@@ -54,19 +57,24 @@ class StepPrediction:
 
 @contextmanager
 def _noted() -> Iterator[list[tuple[str, int]]]:
-    """Records the launches in this context without running them: kernel names and the bytes of their arrays."""
+    """Records the launches in this context without running them: kernel names and the bytes of their arrays. New arrays
+    are not written to, so that they take no memory."""
     found: list[tuple[str, int]] = []
-    launch = Kernel.__call__
+    launch, empty = Kernel.__call__, emulator.empty
 
     def noted(kernel: Any, grid: Any, block: Any, *arguments: Any, shared: int = 0) -> None:
         arrays = {id(each): each.nbytes for each in arguments if hasattr(each, "nbytes") and hasattr(each, "flags")}
         found.append((kernel.name, sum(arrays.values())))
 
+    def untouched(shape: Any, dtype: Any) -> emulator.EmulatedArray:
+        return np.empty(shape, dtype).view(emulator.EmulatedArray)
+
     Kernel.__call__ = noted  # type: ignore[method-assign, assignment]
+    emulator.empty = untouched  # type: ignore[assignment]
     try:
         yield found
     finally:
-        Kernel.__call__ = launch  # type: ignore[method-assign]
+        Kernel.__call__, emulator.empty = launch, empty  # type: ignore[method-assign]
 
 
 def _is_product(kernel: str) -> bool:
@@ -74,20 +82,13 @@ def _is_product(kernel: str) -> bool:
 
 
 def counted(net: str, batch_size: int, precision: str = "bfloat16") -> Counts:
-    """The launches and bytes of a step with this many images, extrapolated from two small steps."""
-    moved = []
-    for size in _SIZES:
-        step = ProfiledStep(models.build(net, seed=0, precision=precision, device="emulated"), size, None)
-        with _noted() as found:
-            step(Spans(lambda: None))
-        optimizer = step.trainer.optimizer
-        update = work.of_update(optimizer, step.net.params()).bytes  # its launches take tables of addresses
-        moved.append(update + sum(bytes_ for kernel, bytes_ in found if not _is_product(kernel)))
-    slope = (moved[1] - moved[0]) / (_SIZES[1] - _SIZES[0])
-    launches = sum(
-        not kernel.startswith("gemm_reduce") for kernel, _ in found
-    )  # how many use split-K depends on the batch
-    return Counts(launches, moved[0] + slope * (batch_size - _SIZES[0]))
+    """The launches and bytes of a step with this many images."""
+    step = ProfiledStep(models.build(net, seed=0, precision=precision, device="emulated"), batch_size, None)
+    with _noted() as found:
+        step(Spans(lambda: None))
+    update = work.of_update(step.trainer.optimizer, step.net.params()).bytes  # its launches take tables of addresses
+    reductions = sum(kernel.startswith("gemm_reduce") for kernel, _ in found)
+    return Counts(len(found), reductions, update + sum(bytes_ for kernel, bytes_ in found if not _is_product(kernel)))
 
 
 def convolutions(net: str, batch_size: int, precision: str = "bfloat16") -> list[Entry]:
@@ -106,18 +107,17 @@ def convolutions(net: str, batch_size: int, precision: str = "bfloat16") -> list
 
 def predict(net: str, batch_size: int, model: Model, gpu: Gpu) -> StepPrediction:
     counts, entries = counted(net, batch_size), convolutions(net, batch_size)
-    times, uncovered, reductions = [], 0, 0
+    times, uncovered = [], 0
     for entry in entries:
         found = predicted(entry, "auto", model, gpu)
         uncovered += found is None
-        reductions += found is not None and found[1].parts["reduction"] > 0
         times.append(entry.work.bytes / gpu.copy if found is None else found[1].seconds)
     seconds = {
         "convolutions": sum(times),
         "bytes": counts.bytes / gpu.copy,
-        "launches": LAUNCH * max(0, counts.launches - len(entries)),
+        "launches": LAUNCH * max(0, counts.launches - counts.reductions - len(entries)),
     }
-    return StepPrediction(counts, len(entries), reductions, uncovered, seconds)
+    return StepPrediction(counts, len(entries), uncovered, seconds)
 
 
 def table(model: Model, gpu: Gpu, records: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -130,7 +130,7 @@ def table(model: Model, gpu: Gpu, records: Sequence[dict[str, Any]]) -> Iterator
         found = predict(net, batch_size, model, gpu)
         key = f"step {net}-n{batch_size} bfloat16"
         cells = [f"{1e3 * found.seconds[name]:>7.2f}" for name in ("convolutions", "bytes", "launches")]
-        line = f"{key.removeprefix('step '):<30} {found.counts.launches + found.reductions:>8} {found.reductions:>6}"
+        line = f"{key.removeprefix('step '):<30} {found.counts.launches:>8} {found.counts.reductions:>6}"
         line += f" {found.counts.bytes / 1e6:>7.0f} {cells[0]:>8} {cells[1]} {cells[2]} {1e3 * found.total:>9.2f}"
         entry = next((e for data in reversed(records) for e in data["entries"] if e["key"] == key), None)
         mine, peer = (best(entry, role) if entry else None for role in ("ours", "peer"))

@@ -1,5 +1,7 @@
 """What a call of an op may reuse from an earlier call, and what it must check again."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -108,3 +110,18 @@ def test_an_output_that_became_read_only_is_refused():
     out.flags.writeable = False
     with pytest.raises(ValueError, match="out is written to, and must not be read-only"):
         ops.conv2d(X, W, padding=1, out=out)
+
+
+def test_threads_share_what_is_remembered(monkeypatch):
+    """Each gets the result of its own shapes, also while another thread fills and clears the memory."""
+    monkeypatch.setattr(module, "_MOST", 3)
+
+    @remembered
+    def check(array):
+        return array.shape
+
+    def calls(first):
+        return all(check(np.zeros(size)) == (size,) for _ in range(300) for size in range(first, first + 4))
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(calls, range(4)))
