@@ -48,7 +48,7 @@ def copy_if_overlapping(
 
 def _clash(x: Array, output: Array, in_place: bool | Array | None = False) -> bool:
     """Whether two arrays whose ranges meet may share memory. in_place: as in `copy_if_overlapping`."""
-    if not x.size or not output.size or (isinstance(x, np.ndarray) and not np.may_share_memory(x, output)):
+    if not x.size or not output.size or (type(x) is np.ndarray and not np.may_share_memory(x, output)):
         return False
     return not ((in_place is True or in_place is output) and same_memory(x, output))
 
