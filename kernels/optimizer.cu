@@ -1,11 +1,12 @@
 // Optimizer steps for a list of parameters in one launch, in place. d is the parameter's weight decay.
 //
-//   all but decoupled adam   g += d * p
+//   all but decoupled adam and lion   g += d * p
 //   sgd_step       without velocity: p -= lr * g;  with: v = momentum * v + g, p -= lr * v, nesterov: lr * (g + momentum * v)
 //   adagrad_step   s += g^2, p -= lr * g / (sqrt(s) + eps)
 //   rmsprop_step   s = alpha * s + (1 - alpha) * g^2, p -= lr * g / (sqrt(s) + eps)
 //   adam_step      m = beta1 * m + (1 - beta1) * g, v = beta2 * v + (1 - beta2) * g^2,
 //                  p -= lr * (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps); decoupled: first p *= 1 - lr * d
+//   lion_step      p -= lr * (sign(beta1 * m + (1 - beta1) * g) + d * p), m = beta2 * m + (1 - beta2) * g
 //
 // chunks: a table in device memory with one entry for each block: up to 8192 numbers of one parameter with its gradient and
 // state. A float32 master also has the address of its 16-bit copy, which receives p rounded. Numbers move 16 bytes at a time
@@ -17,7 +18,7 @@
 // scaling[3] skipped steps do not count as steps.
 //
 // Macros: DTYPE, of parameters and state; GRAD, of gradients and copies: DTYPE, or a half beside float32. Limits: none.
-// Floor, in sizeof(DTYPE) bytes a number, read and written: sgd 3, with velocity 5, adagrad and rmsprop 5, adam 7; with masters
+// Floor, in sizeof(DTYPE) bytes a number, read and written: sgd 3, with velocity 5, adagrad, rmsprop and lion 5, adam 7; with masters
 // two halves in place of the gradient's float32, as many bytes. Up to 16 FLOPs.
 #include "types.cuh"
 
@@ -120,6 +121,16 @@ struct Moments {
     }
 };
 
+struct Lion {
+    Real lr, shrink, beta1, beta2, rest1, rest2;
+    __device__ void update(Real& p, Real g, Real& m, Real&) const {
+        const Real mean = fma(rest1, g, beta1 * m);
+        const Real sign = mean > 0 ? Real(1) : mean < 0 ? Real(-1) : mean;  // of 0 it is 0, and NaN stays NaN
+        p = fma(-lr, sign, shrink * p);
+        m = fma(rest2, g, beta2 * m);
+    }
+};
+
 extern "C" __global__ void __launch_bounds__(256, 2)
 sgd_step(const Chunk* chunks, const double* scaling, const float* lr32, const double* lr64, double lr, double momentum,
          bool nesterov) {
@@ -168,4 +179,15 @@ adam_step(const Chunk* chunks, const double* scaling, const float* lr32, const d
     const Real decay = Real(decoupled ? 0 : chunk.decay), shrink = Real(decoupled ? 1 - rate * chunk.decay : 1);
     update_chunk<2>(chunk, Real(unscale), Moments{Real(rate * unbias[0]), decay, shrink, Real(beta1), Real(beta2),
                                                   Real(1 - beta1), Real(1 - beta2), Real(eps), Real(unbias[1])});
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2)
+lion_step(const Chunk* chunks, const double* scaling, const float* lr32, const double* lr64, double lr, double beta1,
+          double beta2) {
+    const double unscale = read_unscale(scaling);
+    if (unscale == 0) return;
+    const Chunk chunk = chunks[blockIdx.x];
+    const double rate = read_rate(lr32, lr64, lr);
+    update_chunk<1>(chunk, Real(unscale), Lion{Real(rate), Real(1 - rate * chunk.decay), Real(beta1), Real(beta2),
+                                               Real(1 - beta1), Real(1 - beta2)});
 }

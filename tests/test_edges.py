@@ -9,7 +9,7 @@ from gpuconv.data import Augmentation, Dataset, Loader, Normalization, synthetic
 from gpuconv.layers import BatchNorm, Conv2D, Dropout, Flatten, Input, Linear, Scale, Sequential
 from gpuconv.losses import SoftmaxCrossEntropy, SVMHinge
 from gpuconv.training import LossScale, Trainer, optimizers, schedules
-from gpuconv.training.optimizers import SGD, Adagrad, Adam, AdamW, Muon, RMSprop
+from gpuconv.training.optimizers import SGD, Adagrad, Adam, AdamW, Lion, Muon, RMSprop
 from gpuconv.training.schedules import Cosine, MultiStep, OneCycle, Step, Warmup
 from gpuconv.training.schedules import Linear as LinearSchedule
 from tests.training import small
@@ -25,10 +25,10 @@ def fit(**options):
 
 NET = small.net()
 REALS = [  # who takes it, the option, the first and the last value, and whether the last lies inside
-    *((kind, "lr", 0, LARGEST, True) for kind in (SGD, Adagrad, RMSprop, Adam, AdamW, Muon)),
-    *((kind, "weight_decay", 0, LARGEST, True) for kind in (SGD, Adagrad, RMSprop, Adam, AdamW)),
+    *((kind, "lr", 0, LARGEST, True) for kind in (SGD, Adagrad, RMSprop, Adam, AdamW, Lion, Muon)),
+    *((kind, "weight_decay", 0, LARGEST, True) for kind in (SGD, Adagrad, RMSprop, Adam, AdamW, Lion)),
     *((kind, "eps", 0, LARGEST, True) for kind in (Adagrad, RMSprop, Adam, AdamW)),
-    *((kind, name, 0, 1, False) for kind in (Adam, AdamW) for name in ("beta1", "beta2")),
+    *((kind, name, 0, 1, False) for kind in (Adam, AdamW, Lion) for name in ("beta1", "beta2")),
     (SGD, "momentum", 0, 1, True),
     (lambda **given: Muon(nesterov=False, **given), "momentum", 0, 1, True),
     (RMSprop, "alpha", 0, 1, True),

@@ -504,6 +504,7 @@ REFUSALS = [
         "weight_decay must lie in [0.0",
     ),
     (ops.rmsprop_step, [PARAMS, PARAMS, PARAMS], {"lr": 1, "alpha": 1.5}, ValueError, "alpha must lie in [0.0, 1.0]"),
+    (ops.lion_step, [PARAMS] * 3, {"lr": 1, "beta2": 1}, ValueError, "beta2 must lie in [0.0, 1.0), received 1"),
     (ops.muon_step, [PARAMS, PARAMS, PARAMS], {"lr": 1}, ValueError, "rank 2 or more, received params[1] of (5,)"),
     (ops.muon_step, [[zeros(2, 3)]] * 3, {"lr": 1, "nesterov": True}, ValueError, "nesterov=True needs a momentum"),
     (ops.muon_step, [[zeros(2, 3)]] * 3, {"lr": 1, "steps": -1}, ValueError, "steps must"),

@@ -74,6 +74,7 @@ class Backend:
         adagrad_step = staticmethod(ops.optim.adagrad_step)
         rmsprop_step = staticmethod(ops.optim.rmsprop_step)
         adam_step = staticmethod(ops.optim.adam_step)
+        lion_step = staticmethod(ops.optim.lion_step)
         update_loss_scale = staticmethod(ops.optim.update_loss_scale)
 
     class pool:

@@ -172,7 +172,7 @@ OPTIONS: dict[str, tuple[Any, str, str]] = {
     "optimizer": (
         str,
         "SPEC",
-        "sgd, adagrad, rmsprop, adam, adamw or muon, as sgd:momentum=0.9,nesterov=true, "
+        "sgd, adagrad, rmsprop, adam, adamw, lion or muon, as sgd:momentum=0.9,nesterov=true, "
         "or groups, as 'filters -> muon:lr=0.02; * -> sgd:lr=0.05'",
     ),
     "schedule": (

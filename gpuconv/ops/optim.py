@@ -14,7 +14,7 @@ from gpuconv.ops.expect import expect_any_float, expect_shape, expect_writable, 
 from gpuconv.ops.registry import op
 from gpuconv.types import Array, Scalar
 
-__all__ = ["adagrad_step", "adam_step", "rmsprop_step", "sgd_step", "update_loss_scale"]
+__all__ = ["adagrad_step", "adam_step", "lion_step", "rmsprop_step", "sgd_step", "update_loss_scale"]
 
 
 @op("optimizer.cu", changes="params velocities masters")
@@ -240,6 +240,57 @@ def adam_step(
         eps=eps,
         weight_decay=decay,
         decoupled=flag("decoupled", decoupled),
+    )
+
+
+@op("optimizer.cu", changes="params exp_avgs masters")
+def lion_step(
+    params: Sequence[Array],
+    grads: Sequence[Array],
+    exp_avgs: Sequence[Array],
+    masters: Sequence[Array] | None = None,
+    scaling: Array | None = None,
+    *,
+    lr: Scalar,
+    beta1: float = 0.9,
+    beta2: float = 0.99,
+    weight_decay: float | Sequence[float] = 0.0,
+) -> None:
+    """param -= lr * (sign(beta1 * m + (1 - beta1) * g) + weight_decay * param);
+    m = beta2 * m + (1 - beta2) * g (Chen et al. 2023). The sign of 0 is 0.
+
+    Args:
+        params: Arrays of any shapes and float dtypes, changed in place.
+        grads: The gradients, each of its parameter's shape and dtype.
+        exp_avgs: m. Changed in place, zero at first; each of the shape of its parameter and the dtype of its
+            master, where there is one.
+        masters: Of the accumulation dtype, float32 for a 16-bit parameter: the formula updates these, and the
+            parameters are then rounded from them. A parameter may be its own master. None updates the parameters
+            themselves.
+        scaling: The array that update_loss_scale changed, or None. The gradients are multiplied by scaling[1]
+            first; if that is 0, nothing changes.
+        lr: The learning rate, from 0; may be an array of one element on the device.
+        beta1: In [0, 1).
+        beta2: In [0, 1).
+        weight_decay: One number, or one for each parameter. It is decoupled, as in AdamW.
+
+    Raises:
+        ValueError, TypeError: Lists of different lengths, or arrays whose shapes, dtypes or devices do not match;
+            an array that occurs twice.
+    """
+    backend = backend_of(
+        lists=dict(params=params, grads=grads, exp_avgs=exp_avgs),
+        optional_lists=dict(masters=masters),
+        optional=dict(scaling=scaling),
+        numbers=dict(lr=lr),
+    )
+    expect_step(params, grads, masters, scaling, exp_avgs=exp_avgs)
+    lr, decay = learning_rate(lr, params), _decay(weight_decay, params)
+    beta1 = number("beta1", beta1, 0.0, 1.0, open_high=True)
+    beta2 = number("beta2", beta2, 0.0, 1.0, open_high=True)
+    expect_writable_lists(params=params, exp_avgs=exp_avgs, masters=masters)
+    backend.optim.lion_step(
+        params, grads, exp_avgs, masters, scaling, lr=lr, beta1=beta1, beta2=beta2, weight_decay=decay
     )
 
 

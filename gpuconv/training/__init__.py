@@ -6,7 +6,7 @@ from gpuconv.training.evaluate import Evaluation, evaluate
 from gpuconv.training.feeding import DataError
 from gpuconv.training.loading import load, load_weights
 from gpuconv.training.loss_scale import LossScale
-from gpuconv.training.optimizers import SGD, Adagrad, Adam, AdamW, Groups, Muon, Optimizer, RMSprop
+from gpuconv.training.optimizers import SGD, Adagrad, Adam, AdamW, Groups, Lion, Muon, Optimizer, RMSprop
 from gpuconv.training.plateau import Plateau
 from gpuconv.training.replay import UncapturedWarning
 from gpuconv.training.rundir import RunDirectory
@@ -32,6 +32,7 @@ __all__ = [
     "EarlyStopping",
     "Evaluation",
     "Groups",
+    "Lion",
     "LossScale",
     "Muon",
     "Optimizer",

@@ -545,6 +545,7 @@ _STEPS: list[tuple[str, int, Options]] = [
     ("rmsprop_step", 1, dict(lr=0.01)),
     ("adam_step", 2, dict(lr=0.001, step=3)),
     ("adam_step", 2, dict(lr=0.001, step=1000, weight_decay=0.1, decoupled=True)),
+    ("lion_step", 1, dict(lr=0.001, weight_decay=0.1)),
 ]
 
 

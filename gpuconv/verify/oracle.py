@@ -106,6 +106,7 @@ _RULES: dict[str, Rule | None] = {
     "adagrad_step": optim.optimizer,
     "rmsprop_step": optim.optimizer,
     "adam_step": optim.optimizer,
+    "lion_step": optim.optimizer,
     "update_loss_scale": optim.loss_scale,
     "muon_step": optim.muon,
     "add": _relative_sum,

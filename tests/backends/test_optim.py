@@ -55,6 +55,10 @@ def adam(param, grad, m, v, *, decay, lr, step, beta1=0.9, beta2=0.999, eps=1e-8
     return param - lr * m_hat / (np.sqrt(v_hat) + eps), m, v
 
 
+def lion(param, grad, m, *, decay, lr, beta1=0.9, beta2=0.99):
+    return param - lr * (np.sign(beta1 * m + (1 - beta1) * grad) + decay * param), beta2 * m + (1 - beta2) * grad
+
+
 STEPS = {
     "sgd": (ops.sgd_step, sgd, 0, {}),
     "momentum": (ops.sgd_step, momentum, 1, {"momentum": 0.9}),
@@ -64,6 +68,7 @@ STEPS = {
     "adam": (ops.adam_step, adam, 2, {"step": 3}),
     "adam, first step": (ops.adam_step, adam, 2, {"step": 1, "beta1": 0.5, "beta2": 0.75, "eps": 1e-4}),
     "adamw": (ops.adam_step, adam, 2, {"step": 7, "decoupled": True}),
+    "lion": (ops.lion_step, lion, 1, {"beta1": 0.5, "beta2": 0.75}),
 }
 ALL = pytest.mark.parametrize("name", STEPS)
 
@@ -86,6 +91,16 @@ def test_sgd_by_hand():
     ops.sgd_step([param], [np.array([1.0, 0.0])], [v], lr=0.1, momentum=0.5, nesterov=True)
     np.testing.assert_allclose(v, [3.75, 5.5])
     np.testing.assert_allclose(param, [0.45 - 0.1 * (1 + 1.875), -3.1 - 0.1 * 2.75])
+
+
+def test_lion_by_hand():
+    param, m = np.array([1.0, -2.0, 3.0, 4.0]), np.array([-1.0, 1.0, 1.0, 0.0])
+    with np.errstate(invalid="ignore"):
+        ops.lion_step(
+            [param], [np.array([2.0, 2.0, -1.0, np.nan])], [m], lr=0.5, beta1=0.5, beta2=0.75, weight_decay=0.5
+        )
+    np.testing.assert_array_equal(param, [0.25, -2.0, 2.25, np.nan])  # 0.75 * param - 0.5 * (1, 1, 0, nan)
+    np.testing.assert_array_equal(m, [-0.25, 1.25, 0.5, np.nan])
 
 
 def test_adagrad_and_rmsprop_by_hand():

@@ -23,6 +23,7 @@ RULES = {
     "rmsprop": ("rmsprop_step", 1, dict(lr=0.05, alpha=0.95, eps=1e-6)),
     "adam": ("adam_step", 2, dict(lr=0.05, step=3, beta1=0.8, beta2=0.99, eps=1e-6)),
     "adamw": ("adam_step", 2, dict(lr=0.05, step=1, eps=1e-6, decoupled=True)),
+    "lion": ("lion_step", 1, dict(lr=0.05, beta1=0.8, beta2=0.95)),
 }
 SHAPES = [(5, 3, 3, 2), (1,), (20011,), (0, 3), (), (8,)]
 TINY = np.finfo(np.float64).tiny
@@ -63,6 +64,10 @@ def bounds(rule, before, after, dtype, decay):
         update = lr * mean / (1 - beta1**count) / (np.sqrt(after[3] / (1 - beta2**count)) + options["eps"])
         update *= square / np.maximum(after[3], TINY)  # how far the square is off
         states = [mean, square]
+    elif op == "lion_step":
+        mean = options["beta1"] * before[2] + (1 - options["beta1"]) * before[1]
+        turns = np.abs(wide(mean)) <= elementwise_bound(dtype, np.abs(state[0]) + grad, 4)
+        update, states = lr * (1 + decay * param) + np.where(turns, np.inf, 0), [state[0] + grad]
     else:
         square = state[0] + grad**2
         update = lr * grad / (np.sqrt(after[2]) + options["eps"]) * square / np.maximum(after[2], TINY)

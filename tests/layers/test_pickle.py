@@ -68,7 +68,7 @@ def test_a_copied_emulated_net_is_in_emulated_memory(again):
 
 @pytest.mark.parametrize(
     "optimizer",
-    ["sgd:momentum=0.9", "adam", "rmsprop", "adagrad", "filters -> muon:lr=0.02; * -> sgd:lr=0.05 @ linear:3"],
+    ["sgd:momentum=0.9", "adam", "rmsprop", "adagrad", "lion", "filters -> muon:lr=0.02; * -> sgd:lr=0.05 @ linear:3"],
     ids=lambda text: text.split(":")[0],
 )
 def test_a_copied_trainer_continues_with_the_same_bits(again, optimizer):

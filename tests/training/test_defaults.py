@@ -21,6 +21,7 @@ DEFAULTS = {
         "RMSprop": dict(lr=0.01, weight_decay=0.0, decay="all", alpha=0.99, eps=1e-8),
         "Adam": dict(lr=0.001, weight_decay=0.0, decay="all", beta1=0.9, beta2=0.999, eps=1e-8),
         "AdamW": dict(lr=0.001, weight_decay=0.01, decay="all", beta1=0.9, beta2=0.999, eps=1e-8),
+        "Lion": dict(lr=0.0001, weight_decay=0.0, decay="all", beta1=0.9, beta2=0.99),
         "Muon": dict(lr=0.02, weight_decay=0.0, decay="all", momentum=0.95, nesterov=True, newton_schulz=5),
     },
     "training.plateau": {"Plateau": dict(patience=10, factor=0.1, threshold=1e-4, watch="validation_loss")},

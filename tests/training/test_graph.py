@@ -273,7 +273,7 @@ RESIDUAL = Sequential(
         Linear(3),
     ]
 )
-OPTIMIZERS = ["sgd", "sgd:momentum=0.9", "adagrad", "rmsprop", "adam", "adamw", "filters -> muon; * -> sgd"]
+OPTIMIZERS = ["sgd", "sgd:momentum=0.9", "adagrad", "rmsprop", "adam", "adamw", "lion", "filters -> muon; * -> sgd"]
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

@@ -8,7 +8,7 @@ from gpuconv.training import optimizers
 from gpuconv.training.optimizers import SGD, Adam, AdamW
 
 SHAPES = {"conv1.weight": (3, 2, 5, 1), "conv1.bias": (3,), "fc1.weight": (7, 4)}
-NAMES = ["sgd", "sgd:momentum=0.9", "sgd:momentum=0.9,nesterov=true", "adagrad", "rmsprop", "adam", "adamw"]
+NAMES = ["sgd", "sgd:momentum=0.9", "sgd:momentum=0.9,nesterov=true", "adagrad", "rmsprop", "adam", "adamw", "lion"]
 
 
 def arrays(seed, dtype=np.float64):
@@ -21,7 +21,7 @@ def by_formula(config, param, grads, decay):
     c, p = config, param.copy()
     first, second = np.zeros_like(p), np.zeros_like(p)
     for t, g in enumerate(grads, 1):
-        if c["optimizer"] == "adamw":
+        if c["optimizer"] in ("adamw", "lion"):
             p = p - c["lr"] * decay * p
         else:
             g = g + decay * p
@@ -31,6 +31,9 @@ def by_formula(config, param, grads, decay):
         elif c["optimizer"] == "adagrad":
             second = second + g**2
             direction = g / (np.sqrt(second) + c["eps"])
+        elif c["optimizer"] == "lion":
+            direction = np.sign(c["beta1"] * first + (1 - c["beta1"]) * g)
+            first = c["beta2"] * first + (1 - c["beta2"]) * g
         elif c["optimizer"] == "rmsprop":
             second = c["alpha"] * second + (1 - c["alpha"]) * g**2
             direction = g / (np.sqrt(second) + c["eps"])
@@ -58,7 +61,7 @@ def test_five_steps_follow_the_formula(name, decay):
 
 
 @pytest.mark.usefixtures("oracle_and_numpy")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "lion"])  # which PyTorch lacks
 def test_agreement_with_pytorch(name):
     torch = pytest.importorskip("torch")
     optimizer = optimizers.get(name, lr=0.02, weight_decay=0.05)
@@ -165,6 +168,8 @@ def test_a_mismatched_state_is_refused_before_anything_changes(change, message):
         (lambda: optimizers.get("adamw:beta2=1.5"), "beta2 must lie in"),
         (lambda: optimizers.get("adam:eps=-1"), "eps must lie in"),
         (lambda: optimizers.get("rmsprop:alpha=2"), "alpha must lie in"),
+        (lambda: optimizers.get("lion:beta1=1"), "beta1 must lie in"),
+        (lambda: optimizers.get("lion:beta2=-1"), "beta2 must lie in"),
         (lambda: optimizers.get("rmsprop:eps=-1"), "eps must lie in"),
         (lambda: optimizers.get("adagrad:eps=-1"), "eps must lie in"),
         (lambda: AdamW(decay="weigths"), "did you mean 'weights'"),
@@ -270,6 +275,7 @@ def test_every_setting_changes_the_second_step():
         "rmsprop": {"alpha": 0.5, "eps": 1.0},
         "adam": {"beta1": 0.5, "beta2": 0.5, "eps": 1.0},
         "adamw": {"beta1": 0.5, "beta2": 0.5, "eps": 1.0},
+        "lion": {},
     }
     for name, changes in settings.items():
         for setting, value in (changes | {"weight_decay": 0.5}).items():

@@ -33,7 +33,7 @@ def test_a_net_overfits_20_samples():
     assert history[-1]["train_loss"] < 0.1 * history[0]["train_loss"]
 
 
-@pytest.mark.parametrize("optimizer", ["sgd:momentum=0.9,nesterov=true", "adagrad", "rmsprop", "adam", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd:momentum=0.9,nesterov=true", "adagrad", "rmsprop", "adam", "adamw", "lion"])
 @pytest.mark.parametrize("loss", ["softmax", "svm"])
 def test_every_optimizer_and_loss_learns(optimizer, loss):
     history = small.fit(small.trainer(optimizer=optimizer, lr=0.03, loss=loss), epochs=12)

@@ -77,6 +77,19 @@ def adam_step(
     _update_each(formula, weight_decay, scaling, masters, params, grads, exp_avgs, exp_avg_sqs)
 
 
+def lion_step(params, grads, exp_avgs, masters, scaling, *, lr, beta1, beta2, weight_decay):
+    lr = value_of(lr)
+
+    def formula(decay, param, m, grad):
+        sign = np.sign(beta1 * m + (1 - beta1) * grad)
+        param *= 1 - lr * decay
+        param -= lr * sign
+        m *= beta2
+        m += (1 - beta2) * grad
+
+    _update_each(formula, weight_decay, scaling, masters, params, grads, exp_avgs)
+
+
 def _update_each(
     formula: Callable[..., None],
     decays: Sequence[float],

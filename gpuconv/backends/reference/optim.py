@@ -49,6 +49,14 @@ def adam_step(
     step_each(formula, weight_decay, scaling, masters, params, grads, exp_avgs, exp_avg_sqs)
 
 
+def lion_step(params, grads, exp_avgs, masters, scaling, *, lr, beta1, beta2, weight_decay):
+    def formula(decay, p, g, m):
+        sign = np.sign(beta1 * m + (1 - beta1) * g)
+        return p - number(lr) * (sign + decay * p), beta2 * m + (1 - beta2) * g
+
+    step_each(formula, weight_decay, scaling, masters, params, grads, exp_avgs)
+
+
 def step_each(formula, decays, scaling, masters, params, grads, *states):
     """param, *state = formula(decay, param, grad, *state) for each entry; with masters, the master is updated, and
     param is rounded from it."""

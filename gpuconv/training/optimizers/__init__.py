@@ -17,12 +17,13 @@ from gpuconv.training.optimizers.adagrad import Adagrad
 from gpuconv.training.optimizers.adam import Adam, AdamW
 from gpuconv.training.optimizers.base import Optimizer
 from gpuconv.training.optimizers.groups import Groups
+from gpuconv.training.optimizers.lion import Lion
 from gpuconv.training.optimizers.muon import Muon
 from gpuconv.training.optimizers.named import OPTIMIZERS, named
 from gpuconv.training.optimizers.rmsprop import RMSprop
 from gpuconv.training.optimizers.sgd import SGD
 
-__all__ = ["OPTIMIZERS", "SGD", "Adagrad", "Adam", "AdamW", "Groups", "Muon", "Optimizer", "RMSprop", "get"]
+__all__ = ["OPTIMIZERS", "SGD", "Adagrad", "Adam", "AdamW", "Groups", "Lion", "Muon", "Optimizer", "RMSprop", "get"]
 
 
 def get(optimizer: str | Optimizer, **settings: Any) -> Optimizer:

@@ -25,7 +25,7 @@ class Optimizer:
 
     Args:
         lr: The learning rate, before a schedule's factor.
-        weight_decay: weight_decay * param is added to the gradient (but see AdamW).
+        weight_decay: weight_decay * param is added to the gradient (but see AdamW and Lion).
         decay: "all" parameters decay, as in PyTorch, or only "weights", those of rank 2 and above, which excludes
             biases and the weights and biases of norms.
     """

@@ -10,11 +10,12 @@ from gpuconv.names import lookup
 from gpuconv.training.optimizers.adagrad import Adagrad
 from gpuconv.training.optimizers.adam import Adam, AdamW
 from gpuconv.training.optimizers.base import Optimizer
+from gpuconv.training.optimizers.lion import Lion
 from gpuconv.training.optimizers.muon import Muon
 from gpuconv.training.optimizers.rmsprop import RMSprop
 from gpuconv.training.optimizers.sgd import SGD
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {cls.name: cls for cls in (SGD, Adagrad, RMSprop, Adam, AdamW, Muon)}
+OPTIMIZERS: dict[str, type[Optimizer]] = {cls.name: cls for cls in (SGD, Adagrad, RMSprop, Adam, AdamW, Lion, Muon)}
 
 
 def named(text: str, **settings: Any) -> Optimizer:

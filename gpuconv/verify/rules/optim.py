@@ -48,10 +48,12 @@ def optimizer(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> lis
         grad = np.abs(before[1][index]) * unscale + decay * np.abs(old)
         moved = np.abs(param - old) + _step_size(op, [group[index] for group in states], grad, options, skipped)
         error = accumulated(dtype, 16, np.abs(old) + moved) + (rounded(kept, param) if masters else 0)
+        if op == "lion_step":
+            error = error + _sign_error(before[2][index], before[1][index] * unscale, options, dtype)
         of_params.append(Expected(f"param {index}", param, error + rounded(dtype, param)))
         for slot, group in enumerate(states):
             was = np.abs(before[2 + slot][index])
-            size = was + (grad if op in ("sgd_step",) or (op == "adam_step" and slot == 0) else grad**2)
+            size = was + (grad if op in ("sgd_step", "lion_step") or (op == "adam_step" and slot == 0) else grad**2)
             bound = accumulated(dtype, 8, size) + rounded(kept, group[index])
             of_states[slot].append(Expected(f"state {slot} of param {index}", group[index], bound))
         if masters:
@@ -68,6 +70,8 @@ def loss_scale(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> li
 def _step_size(op: str, states: Arrays, grad: np.ndarray, options: Options, skipped: float) -> np.ndarray:
     """The magnitude of the update without cancellation."""
     lr = float(np.asarray(options["lr"]).item())
+    if op == "lion_step":
+        return np.full_like(grad, lr)
     if op == "sgd_step":
         return lr * 2 * (grad + (np.abs(states[0]) if states else 0))
     if op == "adam_step":
@@ -77,6 +81,14 @@ def _step_size(op: str, states: Arrays, grad: np.ndarray, options: Options, skip
         # 1 - beta**step loses digits in float32 where step is small; kernels compute it in double.
         return lr * (np.abs(m) + grad) / m_share / (np.sqrt(v / v_share) + options.get("eps", 1e-8))
     return lr * grad / (np.sqrt(states[0]) + options.get("eps", 1e-10 if op == "adagrad_step" else 1e-8))
+
+
+def _sign_error(mean: np.ndarray, grad: np.ndarray, options: Options, dtype: np.dtype) -> np.ndarray:
+    """Twice the rate where rounding may turn the sign of Lion's direction."""
+    beta = options.get("beta1", 0.9)
+    terms = beta * mean, (1 - beta) * grad
+    turns = np.abs(sum(terms)) <= accumulated(dtype, 4, sum(map(np.abs, terms)))
+    return np.where(turns, 2 * float(np.asarray(options["lr"]).item()), 0.0)
 
 
 @unless_skipped

@@ -105,6 +105,21 @@ def adam_step(
     _step("adam_step", params, grads, [exp_avgs, exp_avg_sqs], masters, weight_decay, scaling, *scalars)
 
 
+def lion_step(
+    params: Sequence[Array],
+    grads: Sequence[Array],
+    exp_avgs: Sequence[Array],
+    masters: Sequence[Array] | None,
+    scaling: Array | None,
+    *,
+    lr: Scalar,
+    beta1: float,
+    beta2: float,
+    weight_decay: Sequence[float],
+) -> None:
+    _step("lion_step", params, grads, [exp_avgs], masters, weight_decay, scaling, *rate_of(lr), beta1, beta2)
+
+
 def update_loss_scale(scaling: Array, grads: Sequence[Array], *, growth: float, backoff: float, interval: int) -> None:
     extents = _extents_of.get(grads)
     if extents is None:

@@ -1,0 +1,48 @@
+"""Lion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from gpuconv import ops
+from gpuconv.arguments import number
+from gpuconv.training.optimizers.base import Optimizer
+from gpuconv.types import Array
+
+
+@dataclass(kw_only=True, eq=False)
+class Lion(Optimizer):
+    """Steps of size lr in the direction of the sign of a mean gradient, with decoupled decay as in AdamW (Chen et al.
+    2023). The paper advises a rate 3 to 10 times smaller than AdamW's, and a decay as many times larger.
+
+    Args:
+        beta1: The share of the running mean in the direction, in [0, 1).
+        beta2: Of the running mean, in [0, 1).
+    """
+
+    name: ClassVar[str] = "lion"
+    lr: float = 1e-4
+    beta1: float = 0.9
+    beta2: float = 0.99
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number("beta1", self.beta1, 0, 1, open_high=True)
+        number("beta2", self.beta2, 0, 1, open_high=True)
+
+    def slots(self) -> tuple[str, ...]:
+        return ("exp_avg",)
+
+    def _launch(self, params: Sequence[Array], grads: Sequence[Array], *state: Any, **more: Any) -> None:
+        ops.lion_step(
+            params,
+            grads,
+            *state,
+            lr=self._lr,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            weight_decay=self._weight_decay,
+            **more,
+        )
