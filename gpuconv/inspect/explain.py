@@ -4,14 +4,14 @@ as computed by the oracle, NumPy and the device, and the thread that computed it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpuconv import arguments, backends
 from gpuconv.devices import Device
-from gpuconv.inspect.terms import Place, branches, host, reads, sends
+from gpuconv.inspect.terms import Place, branch_at, branches, expect_explainable, host, reads, sends
 from gpuconv.layers.base import Layer, descendants
 from gpuconv.layers.branches import Merging
 from gpuconv.layers.sequential import Sequential
@@ -50,7 +50,8 @@ class Computed:
 
 @dataclass(frozen=True)
 class Thread:
-    """The threads that wrote the value, in order, and the memory accesses of the last one, recorded by the emulator.
+    """The threads that wrote the value, in order, and the memory accesses of the last one of each op, recorded by the
+    emulator.
 
     algorithm: of the matrix product, "" for other ops.
     """
@@ -67,7 +68,8 @@ class Explanation:
     value: computed by the device. total: by the oracle, in float64. window: the inputs that are read, (R, S, C) or
     (features,), with 0 in the padding of a convolution and -inf in that of a max pool; backward, the gradients of all
     outputs. weight: their factors, of the window's shape, or None. terms: the products of the largest magnitude; for a
-    max pool, the winner first. computed: the value and error of each backend.
+    max pool, the winner first. computed: the value and error of each backend. branch: the one that a concatenation
+    passes on, "branch2"; its term has the index in that branch's output.
     """
 
     layer: str
@@ -82,6 +84,7 @@ class Explanation:
     direction: str = "forward"
     computed: list[Computed] = field(default_factory=list)
     thread: Thread | None = None
+    branch: str | None = None
 
     @property
     def error(self) -> float:
@@ -107,6 +110,8 @@ class Explanation:
             return told + (f"the sum {self.total:.9g} in float64 of what the {who} sent" if senders else "nothing sent")
         if self.kind == "Residual":
             how = f"the body's {self.terms[0].input:.9g} and the shortcut's {self.terms[1].input:.9g}"
+        elif self.branch:
+            how = f"the value of {self.branch} at [{', '.join(map(str, self.terms[0].at))}]"
         elif self.kind == "Branches":
             how = f"the sum of its branches' {', '.join(f'{term.input:.9g}' for term in self.terms)}"
         elif self.weight is not None:
@@ -135,22 +140,34 @@ def explain(
     (feature,). backward=True explains the gradient of the layer's input at this index instead, of the score of class
     `target`, by default the best. most: the number of terms to list. locate: find the thread that computed the value,
     on the emulated device, for nets on it or on a CUDA device. Raises ValueError for an unknown layer, an index outside
-    its volume, and a layer whose values do not depend on a single window.
+    its volume, and a layer that is a Sequential, fused, or a user's own.
     """
     arguments.integer("most", most, 1)
     chosen = layer_of(net, layer)
+    expect_explainable(net, chosen)
     if x.shape[0] != 1:
         raise ValueError(f"one value is explained for a batch of one image, received {x.shape[0]}")
+    branch = None
     if backward:
-        given, call, gradients, sent = _backward(net, x, layer, target)
-        place = _expect_place(at, given.shape[1:], f"the input of {layer}")
+        given, calls, gradients, sent = _backward(net, x, layer, target)
+        shape = given.shape[1:]
+        place = inside = _expect_place(at, shape, f"the input of {layer}")
         parts = _added(sent, place) if sent else _senders(chosen, host(given)[0], gradients, place)
-        window, weight, bias, terms = parts
     else:
-        given, call = _forward(net, x, chosen)
-        place = _expect_place(at, chosen.output_shape or (), layer)
-        window, weight, bias, terms = _inputs(chosen, given, place)
-    computed = _computed(call, (0, *place), net.device) if call else _passed_on(terms[0].input, net.device)
+        given, calls = _forward(net, x, chosen)
+        shape = chosen.output_shape or ()
+        place = inside = _expect_place(at, shape, layer)
+        if isinstance(chosen, Merging) and chosen.merge == "concat":
+            number, inside = branch_at(chosen, place)
+            copies = calls[-len(chosen.rows) :]
+            branch, calls, shape = f"branch{number + 1}", [copies[number]], copies[number].arrays[0].shape[1:]
+            parts = _added([host(branches(chosen, given)[number])[0]], inside)
+            parts = parts[0], None, *parts[2:]
+        else:
+            parts = _inputs(chosen, given, place)
+    window, weight, bias, terms = parts
+    offset = int(np.ravel_multi_index(inside, shape))
+    computed = _computed(calls, offset, net.device) if calls else _passed_on(terms[0].input, net.device)
     return Explanation(
         layer,
         type(chosen).__name__,
@@ -163,7 +180,8 @@ def explain(
         terms[:most],
         "backward" if backward else "forward",
         computed,
-        _located(chosen, call, (0, *place), net.device, backward) if locate and call else None,
+        _located(chosen, calls, offset, net.device, backward) if locate else None,
+        branch,
     )
 
 
@@ -177,22 +195,23 @@ def layer_of(net: Sequential, name: str) -> Layer:
 # --- running the net ---------------------------------------------------------------------------
 
 
-def _forward(net: Sequential, x: Array, chosen: Layer) -> tuple[Array, Call | None]:
-    """The input of a layer, and the call of the op that computes its output; None for a layer without an op."""
+def _forward(net: Sequential, x: Array, chosen: Layer) -> tuple[Array, list[Call]]:
+    """The input of a layer, and the calls of ops that compute its output: one, or several of which each but the first
+    adds to the result; none for a layer without an op. Of branches, which are added or copied, all calls."""
     seen: list[Array] = []
     with chosen.register_forward_hook(lambda layer, given, y: seen.append(given)):
         net.infer(x)
     calls: list[Call] = []
     with recording(calls.append):
         chosen.infer(seen[0])
-    return seen[0], calls[-1] if calls else None
+    return seen[0], calls[-1:] if isinstance(chosen, Merging) and chosen.merge == "add" else calls
 
 
 def _backward(
     net: Sequential, x: Array, name: str, target: int | None
-) -> tuple[Array, Call | None, np.ndarray, list[np.ndarray]]:
-    """The input of a layer, the call of the op that computes the input's gradient, the output's gradient, and where the
-    layer has branches, the input's gradient from each."""
+) -> tuple[Array, list[Call], np.ndarray, list[np.ndarray]]:
+    """The input of a layer, the call of the op that computes the input's gradient, if any, the output's gradient, and
+    where the layer has branches, the input's gradient from each."""
     net = net.twin()  # gradients are added to
     chosen = layer_of(net, name)
     inputs: list[Array] = []
@@ -205,14 +224,17 @@ def _backward(
     calls: list[Call] = []
     with recording(calls.append):
         dx = backends.to_numpy(chosen.backward(outputs[0]))
+    results = [next(iter(call.results.values()), None) for call in calls]
     made = [
-        call for call in calls for first in [*call.results.values()][:1] if np.array_equal(first, dx, equal_nan=True)
+        call
+        for call, result in zip(calls, results)
+        if result is not None and np.array_equal(result.reshape(-1), dx.reshape(-1), equal_nan=True)
     ]
     sent: list[np.ndarray] = []
     if isinstance(chosen, Merging):
         chosen.forward(inputs[0])
         sent = [host(each)[0] for each in chosen.input_gradients(outputs[0])]
-    return inputs[0], made[-1] if made else None, host(outputs[0])[0], sent
+    return inputs[0], made[-1:], host(outputs[0])[0], sent
 
 
 def chosen_score(scores: Array, target: int | None) -> np.ndarray:
@@ -261,16 +283,39 @@ def _senders(layer: Layer, x: np.ndarray, dy: np.ndarray, at: Place) -> Parts:
 # --- who computed it ---------------------------------------------------------------------------
 
 
-def _computed(call: Call, at: Place, device: str) -> list[Computed]:
-    expected = call.expected()[0]
-    value, bound = float(expected.value[at]), float(np.broadcast_to(expected.bound, np.shape(expected.value))[at])
-    ways = {} if device == "numpy" else {"numpy": call.on("numpy", **_any_algorithm(call))}
-    ways[device] = call
+def _computed(calls: Sequence[Call], offset: int, device: str) -> list[Computed]:
+    first, *added = calls
+    expected = first.expected()[0]
+    value, bound = (_at(part, first, offset) for part in (expected.value, expected.bound))
+    for call in added:
+        value += _at(call.arrays[1], call, offset)
+        bound += _at(call.expected()[0].bound, call, offset)
+    ways = {} if device == "numpy" else {"numpy": _on_numpy(calls)}
+    ways[device] = calls[-1]
     found = [Computed("float64", value, 0.0, 0.0)]
     for by, each in ways.items():
-        result = float(next(iter(each.results.values()))[at])
+        result = _at(_result(each), each, offset)
         found.append(Computed(by, result, 0.0 if result == value else abs(result - value), bound))
     return found
+
+
+def _result(call: Call) -> np.ndarray:
+    return next(iter(call.results.values()))
+
+
+def _at(part: Any, call: Call, offset: int) -> float:
+    """A value that an array has, once broadcast to the result of a call."""
+    return float(np.broadcast_to(part, _result(call).shape).reshape(-1)[offset])
+
+
+def _on_numpy(calls: Sequence[Call]) -> Call:
+    """The last of the calls, after each ran there on the result of the one before."""
+    last: Call | None = None
+    for call in calls:
+        given = replace(call, arrays=[_result(last), *call.arrays[1:]]) if last else call
+        last = given.on("numpy", **_any_algorithm(call))
+    assert last
+    return last
 
 
 def _passed_on(value: float, device: str) -> list[Computed]:
@@ -281,24 +326,34 @@ def _any_algorithm(call: Call) -> dict[str, str]:
     return {"algo": "auto"} if "algo" in call.options else {}
 
 
-def _located(layer: Layer, call: Call, at: Place, device: str, backward: bool) -> Thread | None:
-    """The thread, found by running the algorithm of the net's device on the emulated one."""
+def _located(layer: Layer, calls: Sequence[Call], offset: int, device: str, backward: bool) -> Thread | None:
+    """The threads, found by running the algorithm of the net's device on the emulated one."""
     if not Device.named(device).runs_kernels:
         return None
+    algorithm = layer.algorithms(1, device).get("dgrad" if backward else "fprop", "")
+    writers: list[Writer] = []
+    touched: list[Touched] = []
+    for call in calls:
+        found = _watched(call, offset, algorithm)
+        writers += found[0]
+        touched += found[1]
+    return Thread(algorithm, writers, touched) if writers else None
+
+
+def _watched(call: Call, offset: int, algorithm: str) -> tuple[list[Writer], list[Touched]]:
     from gpuconv.backends.cuda import emulator
 
-    algorithm = layer.algorithms(1, device).get("dgrad" if backward else "fprop", "")
-    result = next(iter(call.results.values()))
-    found: list[Any] = []
+    result = _result(call)
+    at = np.unravel_index(offset, result.shape)
+    writers: list[Writer] = []
     for last in (None, "touched"):
         out = backends.empty(result.shape, result.dtype, "emulated")
         memory = out[(*at[:-1], slice(at[-1], at[-1] + 1))]
-        with emulator.watched(memory, found[-1] if last and found else None) as seen:
+        with emulator.watched(memory, writers[-1] if last and writers else None) as seen:
             call.on("emulated", out=out, **({"algo": algorithm} if "algo" in call.options and algorithm else {}))
         if last is None:
-            found = [each for each in seen if isinstance(each, emulator.Writer)]
-    touched = [each for each in seen if isinstance(each, emulator.Touched)]
-    return Thread(algorithm, found, touched) if found else None
+            writers = [each for each in seen if isinstance(each, emulator.Writer)]
+    return writers, [each for each in seen if isinstance(each, emulator.Touched)]
 
 
 def _expect_place(at: Sequence[int], shape: tuple[int, ...], layer: str) -> tuple[int, ...]:

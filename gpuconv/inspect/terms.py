@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
 from gpuconv import backends, ops
 from gpuconv.layers import (
+    AdaptiveAvgPool2D,
     AvgPool2D,
     BatchNorm,
     Conv2D,
     ConvTranspose2D,
+    Dropout,
     Flatten,
     GlobalAvgPool2D,
     GroupNorm,
-    LayerNorm,
+    Input,
     Linear,
     MaxPool2D,
+    Scale,
+    Sequential,
+    Upsample,
 )
 from gpuconv.layers.activation import Activation
-from gpuconv.layers.base import Layer
+from gpuconv.layers.base import Layer, descendants
 from gpuconv.layers.branches import Merging
+from gpuconv.layers.fused import Fused
+from gpuconv.layers.group_norm import ImageNorm
+from gpuconv.layers.registry import name_of
 from gpuconv.problems import Conv2dProblem, Pool2dProblem
 from gpuconv.types import Array
 
 Place = tuple[int, ...]
 
-_MIXING = (ConvTranspose2D, GroupNorm, LayerNorm)  # whose outputs may have the shape of their inputs
+# A product with the input, plus a constant; conv2d too, whose window is shown with its padding.
+_AFFINE = (AdaptiveAvgPool2D, AvgPool2D, BatchNorm, Conv2D, ConvTranspose2D, GlobalAvgPool2D, Linear, Scale, Upsample)
+_PASSING = (Dropout, Flatten, Input)  # each output is an input
+_CONSTANTS = {"bias", "running_mean"}  # arrays that change an affine layer's constant alone
 
 
 @dataclass(frozen=True)
@@ -46,67 +60,70 @@ class Window:
         return tuple(int(start + index * step) for index, (start, step) in zip(inside, self.origin))
 
 
+def expect_explainable(net: Layer, layer: Layer) -> None:
+    """Raises ValueError for a layer of a net that holds others in a row, belongs to a fused one, or is of an unknown
+    kind."""
+    what = f"{layer.path or 'the net'} is a {name_of(type(layer))}"
+    if isinstance(layer, Sequential):
+        raise ValueError(f"{what}, which holds several layers; name one of them: {_names(layer)}")
+    fused = [each for each in descendants(net) if isinstance(each, Fused) and layer in each.walk()]
+    if fused:
+        raise ValueError(
+            f"{fused[0].path} is a {type(fused[0]).__name__}, which runs its layers as one op; "
+            "explain the net as it was before fuse()"
+        )
+    if not isinstance(layer, (*_AFFINE, *_PASSING, Activation, ImageNorm, MaxPool2D, Merging)):
+        raise ValueError(f"{what}, a kind that explain does not know; it knows those of gpuconv.layers")
+
+
 def reads(layer: Layer, x: np.ndarray, at: Place) -> Window:
     """The part of x, a layer's input for one image, that the output at an index reads.
 
-    Inputs in the padding are -inf for a max pool, else 0. Raises ValueError for a layer whose values do not depend on a
-    single window.
+    Inputs in the padding of a convolution are 0, in that of a max pool -inf; other windows end at the map's edge.
     """
     if isinstance(layer, Conv2D):
         weight, (k, channels) = host(layer["weight"]), (layer.out_channels, layer.problem.w_shape[3])
         first = at[2] // (k // layer.groups) * channels
         window, origin = _window(layer.problem, x[:, :, first : first + channels], at, weight.shape[1:3], 0.0)
-        return Window(window, weight[at[2]], _bias(layer, at), [*origin, (first, 1)])
-    if isinstance(layer, Linear):
-        return Window(x, host(layer["weight"])[at[-1]], _bias(layer, at), [(0, 1)])
-    if isinstance(layer, MaxPool2D | AvgPool2D):
-        problem, channel = layer.problem, slice(at[2], at[2] + 1)
-        outside = -np.inf if isinstance(layer, MaxPool2D) else 0.0
-        window, origin = _window(problem, x[:, :, channel], at, problem.kernel_size, outside)
-        factors = None
-        if isinstance(layer, AvgPool2D):
-            factors, _ = _window(problem, _pulled_back(layer, x, at)[:, :, channel], at, problem.kernel_size, 0.0)
-        return Window(window, factors, 0.0, [*origin, (at[2], 1)])
-    if isinstance(layer, GlobalAvgPool2D):
-        values = x[:, :, at[2] : at[2] + 1]
-        return Window(values, np.full(values.shape, 1 / values.size), 0.0, [(0, 1), (0, 1), (at[2], 1)])
-    if isinstance(layer, BatchNorm):
-        gamma, beta, mean, variance = (host(vector)[at[-1]] for vector in layer.vectors)
-        scale = gamma / np.sqrt(variance + layer.eps)
-        one = _same_place(x, at)
-        return Window(one.values, np.full(one.values.shape, scale), float(beta - mean * scale), one.origin)
-    if isinstance(layer, Flatten):
-        return _same_place(x, tuple(map(int, np.unravel_index(at[0], x.shape))))
-    if _keeps_places(layer, x):
-        return _same_place(x, at)
-    raise ValueError(f"{layer.path} is a {type(layer).__name__}, whose values do not depend on a single window")
+        bias = float(host(layer["bias"])[at[2]]) if layer.bias else 0.0
+        return Window(window, weight[at[2]], bias, [*origin, (first, 1)])
+    if isinstance(layer, MaxPool2D):
+        window, origin = _window(layer.problem, x[:, :, at[2] : at[2] + 1], at, layer.problem.kernel_size, -np.inf)
+        return Window(window, None, 0.0, [*origin, (at[2], 1)])
+    if isinstance(layer, ImageNorm):
+        return _normalized(layer, x, at)
+    if isinstance(layer, _AFFINE):
+        nothing, exact, ones = np.zeros((1, *x.shape)), _exact(layer), _exact(layer)
+        for array in ones.arrays.values():
+            array[...] = 1  # a weight of 0 is read, too
+        box = _box(at) if layer.elementwise else _around(_pulled_back(ones, nothing, at))
+        with backends.oracle():
+            bias = float(exact.infer(nothing)[(0, *at)])
+        return Window(x[box], _pulled_back(exact, nothing, at)[box], bias, _origin(box))
+    box = _box(np.unravel_index(np.ravel_multi_index(at, layer.output_shape or ()), x.shape))
+    return Window(x[box], None, 0.0, _origin(box))
 
 
 def sends(layer: Layer, x: np.ndarray, at: Place) -> np.ndarray:
     """The derivatives of all outputs of a layer with respect to the input at an index, by which their gradients are
-    multiplied. Raises ValueError as `reads` does."""
+    multiplied."""
     one = np.zeros((1, *x.shape))
     one[(0, *at)] = 1
-    with backends.oracle():
-        if isinstance(layer, Conv2D):
-            return ops.conv2d(one, host(layer["weight"]), **layer.problem.window)[0]
-        if isinstance(layer, Linear):
-            return host(layer["weight"])[:, at[0]]
-        if isinstance(layer, AvgPool2D):
-            return ops.avg_pool2d(one, **layer.options)[0]
-        if isinstance(layer, GlobalAvgPool2D):
-            return ops.global_avg_pool2d(one)[0]
-        if isinstance(layer, MaxPool2D):
-            return _won_by(layer, x, at)
-        if isinstance(layer, BatchNorm):
-            gamma, _, _, variance = (host(vector) for vector in layer.vectors)
-            return one[0] * gamma / np.sqrt(variance + layer.eps)
-        if isinstance(layer, Activation):
-            kept = getattr(ops, layer.op)(x[None], **layer.options) if layer.keeps_output else x[None]
-            return getattr(ops, f"{layer.op}_backward")(one, kept, **layer.options)[0]
-    if isinstance(layer, Flatten) or _keeps_places(layer, x):
+    if isinstance(layer, MaxPool2D):
+        return _won_by(layer, x, at)
+    if isinstance(layer, _PASSING):
         return one.reshape(layer.output_shape or ())
-    raise ValueError(f"{layer.path} is a {type(layer).__name__}, through which a single gradient cannot be followed")
+    exact = _exact(layer)
+    if isinstance(layer, _AFFINE):
+        for name in exact.arrays.keys() & _CONSTANTS:
+            exact.arrays[name][...] = 0
+        with backends.oracle():
+            return exact.infer(one)[0]
+    if isinstance(layer, ImageNorm):  # without its weight, its matrix of derivatives is symmetric
+        weight = exact.arrays["weight"].copy()
+        exact.arrays["weight"][...] = 1
+        return weight * _pulled_back(exact, x[None], at)
+    return _pulled_back(exact, x[None], at)
 
 
 def branches(layer: Merging, x: Array) -> list[Array]:
@@ -114,21 +131,63 @@ def branches(layer: Merging, x: Array) -> list[Array]:
     return [row.infer(x) if row else x for row in layer.rows]
 
 
-def _keeps_places(layer: Layer, x: np.ndarray) -> bool:
-    """Whether each output is that of the input at its place."""
-    return x.shape == layer.output_shape and not layer.children() and not isinstance(layer, _MIXING)
+def branch_at(layer: Merging, at: Place) -> tuple[int, Place]:
+    """The number from 0 of the branch whose output a concatenation has at an index, and the index in that output."""
+    shapes = [row.output_shape if row else layer.input_shape for row in layer.rows]
+    starts = [0, *accumulate(shape[-1] for shape in shapes if shape)]
+    number = bisect_right(starts, at[-1]) - 1
+    return number, (*at[:-1], at[-1] - starts[number])
 
 
 def host(array: object) -> np.ndarray:
     return backends.to_numpy(array).astype(np.float64)
 
 
-def _bias(layer: Any, at: Place) -> float:
-    return float(host(layer["bias"])[at[-1]]) if layer.bias else 0.0
+def _names(row: Sequential) -> str:
+    return ", ".join(each.path for _, each in row.children())
 
 
-def _same_place(x: np.ndarray, at: Place) -> Window:
-    return Window(x[tuple(slice(i, i + 1) for i in at)], None, 0.0, [(i, 1) for i in at])
+def _exact(layer: Layer) -> Layer:
+    """A copy on the host, in float64."""
+    return layer.twin().to("numpy", "float64")
+
+
+def _pulled_back(exact: Layer, x: np.ndarray, at: Place) -> np.ndarray:
+    """The derivatives of the output at an index with respect to all inputs."""
+    one = np.zeros((1, *(exact.output_shape or ())))
+    one[(0, *at)] = 1
+    with backends.oracle():
+        exact.forward(x)
+        return np.asarray(exact.backward(one))[0]
+
+
+def _normalized(layer: ImageNorm, x: np.ndarray, at: Place) -> Window:
+    """The inputs with which one is normalised. The factors are those of the input minus the mean, divided by the
+    deviation, which depends on the inputs as well."""
+    count = x.shape[-1] // layer.groups if isinstance(layer, GroupNorm) else x.shape[-1]
+    first = at[-1] // count * count
+    positions = [slice(None)] * (x.ndim - 1) if isinstance(layer, GroupNorm) else _box(at[:-1])
+    box = (*positions, slice(first, first + count))
+    values = x[box]
+    scale = host(layer["weight"])[at[-1]] / np.sqrt(values.var() + layer.eps)
+    origin = _origin(box)
+    factors = np.full(values.shape, -scale / values.size)
+    factors[tuple(i - start for i, (start, _) in zip(at, origin))] += scale
+    return Window(values, factors, float(host(layer["bias"])[at[-1]]), origin)
+
+
+def _box(at: Sequence[Any]) -> tuple[slice, ...]:
+    return tuple(slice(int(i), int(i) + 1) for i in at)
+
+
+def _around(factors: np.ndarray) -> tuple[slice, ...]:
+    """The smallest box with all nonzero factors; the first value if there is none."""
+    found = [places if places.size else np.zeros(1, int) for places in factors.nonzero()]
+    return tuple(slice(int(places.min()), int(places.max()) + 1) for places in found)
+
+
+def _origin(box: tuple[slice, ...]) -> list[tuple[int, int]]:
+    return [(each.start or 0, 1) for each in box]
 
 
 def _window(
@@ -143,14 +202,6 @@ def _window(
         if 0 <= row < x.shape[0] and 0 <= column < x.shape[1]:
             window[i, j] = x[row, column]
     return window, origin
-
-
-def _pulled_back(layer: Any, x: np.ndarray, at: Place) -> np.ndarray:
-    """The factors of an average pool's inputs in its output at an index: the gradient of that output."""
-    one = np.zeros((1, *layer.output_shape))
-    one[(0, *at)] = 1
-    with backends.oracle():
-        return ops.avg_pool2d_backward(one, input_shape=(1, *x.shape), **layer.options)[0]
 
 
 def _won_by(layer: MaxPool2D, x: np.ndarray, at: Place) -> np.ndarray:

@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import contextlib
+import re
 
 import numpy as np
 import pytest
 
 from gpuconv import backends
 from gpuconv.inspect import explain
+from gpuconv.inspect.explain import layer_of
 from gpuconv.layers import (
     GELU,
+    LAYERS,
+    AdaptiveAvgPool2D,
     AvgPool2D,
     BatchNorm,
     Branches,
     Conv2D,
+    ConvTranspose2D,
     Dropout,
     Flatten,
     GlobalAvgPool2D,
+    GroupNorm,
     Input,
+    Layer,
+    LayerNorm,
     Linear,
     MaxPool2D,
     ReLU,
     Residual,
     Sequential,
     Tanh,
+    Upsample,
 )
 from gpuconv.layers.base import descendants
+from gpuconv.layers.fused import Fused
+from gpuconv.layers.registry import name_of
+from tests.layers.test_layers import CASES, IDS
 
 EVERY_KIND = [
     Conv2D(4, 3, padding=1, stride=2, name="strided"),
@@ -112,7 +124,7 @@ def test_each_way_of_computing_a_value_is_within_its_bound_and_is_the_sum_of_its
     net = deep_net()
     for name, volume in net.activations(DEEP_X):
         if name == "residual1.shortcut":
-            with pytest.raises(ValueError, match="Sequential, whose values do not depend on a single window"):
+            with pytest.raises(ValueError, match=r"several layers; name one of them: residual1\.shortcut\.conv1$"):
                 explain(net, DEEP_X, name, (0, 0, 0))
             continue
         for at in ((0,) * (volume.ndim - 1), tuple(size - 1 for size in volume.shape[1:])):
@@ -200,3 +212,90 @@ def test_the_emulator_names_the_thread_that_wrote_a_value():
     assert "dgrad" in back.thread.writers[-1].kernel
     back = explain(net, x, "residual1", (2, 2, 1), locate=True, backward=True)
     assert "add" in back.thread.writers[-1].kernel
+
+
+REFUSED = {  # by kind: what the refusal says
+    Sequential: "holds several layers; name one of them: layer1.conv1, layer1.relu1, ",
+    Fused: "runs its layers as one op; explain the net as it was before fuse()",
+}
+
+
+def net_around(layer, shape):
+    """A layer between an input and an FC layer, with random values in all arrays."""
+    layer = Layer.from_config(layer.config() | {"name": "layer1"})
+    row = [layer] if isinstance(layer, Input) else [Input(shape), layer]
+    net = Sequential([*row, Flatten(), Linear(2)], seed=1)
+    random = np.random.default_rng(7)
+    for each in descendants(net):
+        for name, array in each.arrays.items():
+            if not each.variables[name].buffer or name.startswith("running"):
+                array[...] = random.uniform(0.2, 1.5, array.shape) * (1 if name == "running_var" else -1)
+    return net, random.normal(size=(1, *shape)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("layer", "shape"), [case[:2] for case in CASES], ids=IDS)
+def test_each_kind_of_layer_is_explained_in_both_directions_or_refused(layer, shape):
+    """CASES has every kind in the registry, of which a test of the layers makes sure."""
+    net, x = net_around(layer, shape)
+    refusal = next((REFUSED[kind] for kind in REFUSED if isinstance(layer, kind)), None)
+    for backward in (False, True):
+        volume = net["layer1"].input_shape if backward else net["layer1"].output_shape
+        if refusal:
+            with pytest.raises(ValueError, match=re.escape(refusal)):
+                explain(net, x, "layer1", (0,) * len(volume), backward=backward)
+            continue
+        places = [np.unravel_index(number, volume) for number in {0, np.prod(volume) // 3, np.prod(volume) - 1}]
+        for at in [tuple(map(int, place)) for place in places]:
+            found = explain(net, x, "layer1", at, backward=backward, most=10_000)
+            value, scale = actual(net, x, at, backward)
+            assert found.value == value, str(found)
+            assert all(each.error <= each.bound for each in found.computed), found.computed
+            total = found.bias + sum(term.product for term in found.terms)
+            if not (found.kind == "MaxPool2D" and not backward) and found.weight is not None:
+                assert abs(total - found.total) <= 1e-6 * scale, str(found)
+
+
+def actual(net, x, at, backward):
+    """The value of layer1, or of its input's gradient, and the largest of the volume, which rounding is relative to."""
+    twin, seen = net.twin(), []
+    keep = lambda layer, first, second: seen.append(first if backward else second)  # noqa: E731
+    with twin["layer1"].register_backward_hook(keep) if backward else twin["layer1"].register_forward_hook(keep):
+        scores = twin.forward(x)
+        if backward:
+            twin.backward(np.eye(2, dtype=np.float32)[[int(scores.argmax())]])
+    return seen[0][(0, *at)], max(1.0, float(np.abs(seen[0]).max()))
+
+
+def test_own_layers_and_layers_inside_a_fused_one_are_refused():
+    class Softness(Layer):
+        def forward(self, x, training=False):
+            return x / 2
+
+    fused = Sequential([Input((4, 4, 1)), Conv2D(2, 3), Tanh(), Flatten(), Linear(2)]).fuse()
+    x = np.ones((1, 4, 4, 1), np.float32)
+    with pytest.raises(ValueError, match=r"explain the net as it was before fuse\(\)"):
+        explain(fused, x, "conv1", (0, 0, 0))
+    own = Sequential([Input((4, 4, 1)), Softness(name="soft"), Flatten(), Linear(2)])
+    with pytest.raises(ValueError, match=r"soft is a .*Softness, a kind that explain does not know"):
+        explain(own, x, "soft", (0, 0, 0))
+    LAYERS.pop(name_of(Softness))
+
+
+@pytest.mark.kernels
+def test_the_emulator_names_the_threads_of_layers_of_several_ops_and_of_other_shapes():
+    row = [ConvTranspose2D(2, 2, stride=2), Branches([[], [LayerNorm(), GroupNorm(1)]]), Upsample(2)]
+    net = Sequential([Input((3, 2, 2)), *row, AdaptiveAvgPool2D((3, 2)), Flatten(), Linear(2)]).to("emulated")
+    x = backends.asarray(np.random.default_rng(2).normal(size=(1, 3, 2, 2)), "emulated", "float32")
+    for name, kernels in {
+        "convt1": ["dgrad", "add"],
+        "branches1": ["copy"],
+        "branches1.branch2.norm1": ["group_norm"],
+        "upsample1": ["dgrad"],
+        "pool1": ["avg_pool"],
+    }.items():
+        at = tuple(size - 1 for size in layer_of(net, name).output_shape)
+        found = explain(net, x, name, at, locate=True)
+        assert all(each.error <= each.bound for each in found.computed), (name, found.computed)
+        wrote = [writer.kernel for writer in found.thread.writers]
+        assert all(any(kernel in each for each in wrote) for kernel in kernels), (name, wrote)
+    assert str(explain(net, x, "branches1", (0, 1, 3))).endswith("the value of branch2 at [0, 1, 1]")
