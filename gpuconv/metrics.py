@@ -8,7 +8,8 @@ A metric is a name, a function or an object:
     metric(scores, labels)      a mean over a batch: a number or an array, averaged over all images
     metric.update(scores, labels), metric.result()     an object; if it has reset(), it is called before the first batch
 
-scores: (n, classes). labels: (n,) int64. Both are NumPy arrays, on every device.
+scores: (n, classes). labels: (n,) int64, or (n, classes) floats, of which the first largest is an image's class.
+Both are NumPy arrays, on every device.
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ from gpuconv.names import lookup
 Array = np.ndarray
 
 
+def class_of(labels: Array) -> Array:
+    """The class of each image."""
+    return labels if labels.ndim == 1 else labels.argmax(axis=1)
+
+
 class TopK:
     """The fraction of images whose class is among the k best scores; among equal scores the first is better."""
 
@@ -40,6 +46,7 @@ class TopK:
         self._right = self._seen = 0
 
     def update(self, scores: Array, labels: Array) -> None:
+        labels = class_of(labels)
         scores = np.where(np.isnan(scores), np.inf, scores.astype(np.float64))  # NaN counts as largest
         own = scores[np.arange(len(labels)), labels][:, None]
         before = np.arange(scores.shape[1]) < labels[:, None]
@@ -62,7 +69,7 @@ class Confusion:
     def update(self, scores: Array, labels: Array) -> None:
         if self.matrix is None:
             self.matrix = np.zeros(2 * scores.shape[1:], np.int64)
-        np.add.at(self.matrix, (labels, scores.argmax(axis=1)), 1)
+        np.add.at(self.matrix, (class_of(labels), scores.argmax(axis=1)), 1)
 
     def result(self) -> NDArray[np.int64] | None:
         return self.matrix

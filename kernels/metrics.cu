@@ -1,36 +1,50 @@
 // Adds a batch to the running sums of loss and accuracy, which stay in device memory and are read back now and then.
 //
 //   totals[0] += loss * n          totals[2] += n
-//   totals[1] += rows whose largest score is the label's (the first of equals; NaN counts as largest)
+//   totals[1] += rows whose largest score (the first of equals; NaN counts as largest) is that of the label, or, if labels are
+//                floats (labels.cuh), in the place of the row's largest label
 //   totals[3] += 1 if totals[0] is finite afterwards
 //
-// totals: 4 doubles. scores (n, classes). One block of 256 threads, one row a thread at a time. The sums are of integers, or are
+// totals: 4 doubles. scores (n, classes); labels (n,) or (n, classes). One block of 256 threads, one row a thread at a time. The sums are of integers, or are
 // added by one thread, so every run gives the same bits.
 //
-// Macros: DTYPE. Limits: none. Floor: n * classes * sizeof(DTYPE) bytes.
+// Macros: DTYPE; LABEL, int64 or a float type. Limits: none. Floor: n * classes * sizeof(DTYPE) bytes, and as many labels if they
+// are floats.
 
-#include "types.cuh"
+#include "labels.cuh"
 
 using Real = accumulator<DTYPE>;
 
+// The index of the row's largest number.
+template <class T>
+__device__ int32 largest(const T* row, int32 classes) {
+    int32 best = 0;
+    auto leader = load(row[0]);
+    for (int32 c = 1; c < classes; ++c) {
+        const auto value = load(row[c]);
+        if (value > leader || (value != value && leader == leader)) {
+            leader = value;
+            best = c;
+        }
+    }
+    return best;
+}
+
+template <class T>
+__device__ int64 right_answer(const T* labels, int64 row, int32 classes) {
+    if constexpr (IS_FLOAT<T>) return largest(labels + row * classes, classes);
+    else return labels[row];
+}
+
 extern "C" __global__ void __launch_bounds__(256, 1)
-metrics_add(double* totals, const Real* loss, const DTYPE* scores, const int64* labels, int32 n, int32 classes) {
+metrics_add(double* totals, const Real* loss, const DTYPE* scores, const LABEL* labels, int32 n, int32 classes) {
     int32 correct = 0;
     for (int32 first = 0; first < n; first += blockDim.x) {
         const int32 row = first + threadIdx.x;
         bool right = false;
         if (row < n) {
-            const DTYPE* score = scores + int64(row) * classes;
-            int32 best = 0;
-            Real leader = load(score[0]);
-            for (int32 c = 1; c < classes; ++c) {
-                const Real value = load(score[c]);
-                if (value > leader || (value != value && leader == leader)) {
-                    leader = value;
-                    best = c;
-                }
-            }
-            right = best == labels[row];
+            const int32 best = largest(scores + int64(row) * classes, classes);
+            right = best == right_answer(labels, row, classes);
         }
         correct += __syncthreads_count(right);
     }

@@ -8,7 +8,7 @@ import numpy as np
 
 from gpuconv.arguments import number, step_scalar
 from gpuconv.backends import backend_of
-from gpuconv.dtypes import accumulation_dtype
+from gpuconv.dtypes import accumulation_dtype, is_float
 from gpuconv.ops.expect import expect_float, expect_out, expect_shape, expect_writable
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
@@ -23,13 +23,15 @@ def softmax_cross_entropy(
     logits: ArrayT, labels: Array, *, label_smoothing: float = 0.0, grad_scale: Scalar = 1.0, out: ArrayT | None = None
 ) -> tuple[Any, ArrayT]:
     """The mean over the batch of -sum over classes of t * log softmax(logits), with the target
-    t = (1 - label_smoothing) * onehot(label) + label_smoothing / classes.
+    t = (1 - label_smoothing) * onehot(label) + label_smoothing / classes; onehot(label) may be given as any row of
+    probabilities.
 
-    The gradient is grad_scale * (softmax - t) / N, scaled before it is rounded.
+    The gradient is grad_scale * (sum(t) * softmax - t) / N, scaled before it is rounded.
 
     Args:
         logits: (N, classes), any float dtype.
-        labels: (N,) integers in [0, classes).
+        labels: (N,) integers in [0, classes), or (N, classes) probabilities of any float dtype. That a row adds up to 1
+            is not checked.
         label_smoothing: In [0, 1] (Szegedy et al. 2016).
         grad_scale: A factor of the gradient, from 0; may be a float64 array of one element.
         out: Receives dlogits; may be logits itself.
@@ -42,7 +44,7 @@ def softmax_cross_entropy(
             synchronized, it makes the loss NaN. An empty batch.
     """
     backend = backend_of(logits=logits, labels=labels, optional=dict(out=out), numbers=dict(grad_scale=grad_scale))
-    _expect_scores_and_labels(logits, labels, out, name="logits")
+    _expect_scores_and_labels(logits, labels, out, name="logits", soft=True)
     label_smoothing = number("label_smoothing", label_smoothing, 0.0, 1.0)
     grad_scale = step_scalar("grad_scale", grad_scale, [logits])
     logits, labels = copy_if_overlapping([out], logits, labels, in_place=True)
@@ -90,13 +92,13 @@ def add_metrics(totals: Array, loss: Array, scores: Array, labels: Array) -> Non
         totals: (4,) float64, changed in place.
         loss: The batch's mean loss, 0-d, in the accumulation dtype of scores.
         scores: (N, classes), any float dtype; the first largest score is the answer (NaN counts as largest).
-        labels: (N,) int64.
+        labels: (N,) int64, or (N, classes) of any float dtype, whose largest, found likewise, is the right answer.
     """
     backend = backend_of(totals=totals, loss=loss, scores=scores, labels=labels)
     if totals.dtype != np.float64 or tuple(totals.shape) != (4,):
         raise TypeError(f"totals must be float64 of shape (4,), received {totals.dtype.name} of {tuple(totals.shape)}")
-    _expect_scores_and_labels(scores, labels, None, name="scores")
-    if labels.dtype != np.int64:
+    _expect_scores_and_labels(scores, labels, None, name="scores", soft=True)
+    if labels.ndim == 1 and labels.dtype != np.int64:
         raise TypeError(f"labels must be int64 here, received {labels.dtype.name}")
     expect_shape("loss", loss, (), "a batch's mean")
     if loss.dtype != accumulation_dtype(scores.dtype):
@@ -108,11 +110,20 @@ def add_metrics(totals: Array, loss: Array, scores: Array, labels: Array) -> Non
 
 
 @remembered
-def _expect_scores_and_labels(scores: Array, labels: Array, out: Array | None, *, name: str) -> None:
+def _expect_scores_and_labels(
+    scores: Array, labels: Array, out: Array | None, *, name: str, soft: bool = False
+) -> None:
+    """soft: whether labels may be probabilities."""
     n, classes = expect_float(name, scores, "N classes")
     if n == 0 or classes == 0:
         raise ValueError(f"a mean loss needs at least one sample and one class, received shape {(n, classes)}")
-    if labels.dtype.kind not in "iu":
-        raise TypeError(f"labels must be integers, received {labels.dtype.name}")
-    expect_shape("labels", labels, (n,), "one label for each row")
+    if soft and is_float(labels.dtype) and labels.ndim == 2:
+        expect_shape("labels", labels, (n, classes), "a probability for each class")
+    elif labels.dtype.kind not in "iu":
+        floats = f", or floats of shape {(n, classes)}" if soft else ""
+        raise TypeError(
+            f"labels must be integers of shape {(n,)}{floats}, received {labels.dtype.name} of {tuple(labels.shape)}"
+        )
+    else:
+        expect_shape("labels", labels, (n,), "one label for each row")
     expect_out(out, (n, classes), scores.dtype)

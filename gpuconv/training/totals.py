@@ -42,7 +42,8 @@ class Totals:
         self.array = backends.zeros((4,), np.float64, device)
 
     def add(self, loss: Array, scores: Array, labels: Array) -> None:
-        """Add a batch. loss: its mean, 0-d. scores: (N, classes). labels: (N,). Among equal scores, the first counts.
+        """Add a batch. loss: its mean, 0-d. scores: (N, classes). labels: (N,) integers, or (N, classes) floats.
+        Among equal scores, the first counts.
 
         The last sum counts the steps for which the sum of losses is finite, which identifies the first step whose loss
         was not.

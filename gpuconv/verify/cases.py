@@ -313,12 +313,15 @@ def _matrix_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
             yield Case("bias_grad", tier, name, _several((n, 1, 1, k)))
             yield Case("softmax", tier, name, _several((n, k)))
             yield Case("softmax_cross_entropy", tier, name, _scores(n, k, {"label_smoothing": smoothing}))
+            soft = _soft(_scores(n, k, {"label_smoothing": 0.1 - smoothing}))
+            yield Case("softmax_cross_entropy", tier, f"{name} soft", soft)
             yield Case("svm_hinge", tier, name, _scores(n, k, {"delta": 1.0}))
             if index == 1:
                 scaled = {"grad_scale": np.array([1024.0])}
                 yield Case("softmax_cross_entropy", tier, f"{name} scaled", _scores(n, k, scaled))
                 yield Case("svm_hinge", tier, f"{name} scaled", _scores(n, k, scaled))
             yield Case("add_metrics", tier, name, _metrics(n, k))
+            yield Case("add_metrics", tier, f"{name} soft", _soft(_metrics(n, k)))
             if index == 1:
                 yield Case("add_metrics", tier, f"{name}, an infinite loss", _metrics(n, k, np.inf))
             if n > 1:
@@ -336,6 +339,17 @@ def _several(*shaped: Any, **options: Any) -> Make:
 
 def _scores(n: int, classes: int, options: Options) -> Make:
     return lambda rng, dtype: ([3 * normal(rng, (n, classes), dtype), rng.integers(0, classes, n)], options)
+
+
+def _soft(labelled: Make) -> Make:
+    """The same with a probability for each class, in the accumulation dtype, in the place of a label."""
+
+    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
+        (*others, scores, labels), options = labelled(rng, dtype)
+        probabilities = rng.dirichlet(np.ones(scores.shape[1]), len(labels))
+        return [*others, scores, probabilities.astype(accumulation_dtype(dtype))], options
+
+    return make
 
 
 def _metrics(n: int, classes: int, loss: float | None = None) -> Make:

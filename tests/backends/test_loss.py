@@ -42,6 +42,38 @@ def test_label_smoothing_by_hand():
     np.testing.assert_allclose(dlogits, [[1 / 8 - 0.1, 2 / 8 - 0.8, 5 / 8 - 0.1]])
 
 
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("dtype", FLOAT_NAMES)
+def test_a_one_hot_row_is_a_label(dtype, label_smoothing):
+    scores, labels = batch(7, 5, "float32")
+    value, gradient = ops.softmax_cross_entropy(scores, labels, label_smoothing=label_smoothing)
+    rows = np.eye(5)[labels].astype(as_dtype(dtype))
+    soft, soft_gradient = ops.softmax_cross_entropy(scores, rows, label_smoothing=label_smoothing)
+    np.testing.assert_allclose(soft, value, rtol=1e-6)
+    np.testing.assert_allclose(soft_gradient, gradient, rtol=1e-6, atol=1e-7)
+
+
+def test_soft_targets_by_hand():
+    logits = np.log([[1.0, 2.0, 5.0]])
+    loss, dlogits = ops.softmax_cross_entropy(logits, np.array([[0.5, 0.0, 0.25]]))
+    np.testing.assert_allclose(loss, -(0.5 * np.log(1 / 8) + 0.25 * np.log(5 / 8)))
+    np.testing.assert_allclose(dlogits, 0.75 * np.array([[1 / 8, 2 / 8, 5 / 8]]) - [[0.5, 0, 0.25]])
+    ruled_out = ops.softmax_cross_entropy(np.array([[0.0, -np.inf, 0.0]]), np.array([[0.5, 0.0, 0.5]]))[0]
+    np.testing.assert_allclose(ruled_out, np.log(2))
+    assert np.isnan(ops.softmax_cross_entropy(logits, np.array([[0.5, np.nan, 0.5]]))[0])
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
+def test_the_gradient_toward_soft_targets(label_smoothing):
+    scores, _ = batch(5, 3)
+    targets = np.random.default_rng(1).random((5, 3))
+    _, dscores = ops.softmax_cross_entropy(scores, targets, label_smoothing=label_smoothing)
+    numerical = numerical_gradient(
+        lambda: ops.softmax_cross_entropy(scores, targets, label_smoothing=label_smoothing)[0], scores, np.ones(())
+    )
+    np.testing.assert_allclose(dscores, numerical, rtol=1e-6, atol=1e-9)
+
+
 def test_svm_hinge_by_hand():
     """The course notes' example, scores [13, -7, 11] with delta 10 (loss 8), and one that is right by a wide margin."""
     scores = np.array([[13.0, -7.0, 11.0], [0.0, 50.0, 1.0]])

@@ -97,6 +97,18 @@ def test_softmax_cross_entropy(label_smoothing):
     np.testing.assert_allclose(dlogits, tensor.grad.numpy(), rtol=1e-10, atol=1e-15)
 
 
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1, 1.0])
+def test_softmax_cross_entropy_with_soft_targets(label_smoothing):
+    logits = signed((13, 7), scale=4)
+    for targets in (np.random.default_rng(1).dirichlet(np.ones(7), 13), np.abs(signed((13, 7), 2))):  # not of sum 1
+        tensor = leaf(logits)
+        expected = F.cross_entropy(tensor, torch.from_numpy(targets), label_smoothing=label_smoothing)
+        expected.backward()
+        loss, dlogits = ops.softmax_cross_entropy(logits, targets, label_smoothing=label_smoothing)
+        np.testing.assert_allclose(loss, expected.item(), rtol=1e-13)
+        np.testing.assert_allclose(dlogits, tensor.grad.numpy(), rtol=1e-10, atol=1e-15)
+
+
 def test_svm_hinge():
     """multi_margin_loss also divides by the number of classes."""
     scores, labels = signed((13, 7), scale=2), np.random.default_rng(1).integers(0, 7, 13)

@@ -71,6 +71,43 @@ def test_softmax_cross_entropy(device, rng, shape, dtype, label_smoothing):
 
 
 @cases
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
+def test_soft_targets(device, rng, shape, dtype, label_smoothing):
+    logits, _ = scores_and_labels(rng, shape, dtype)
+    rows, classes = shape
+    targets = rng.dirichlet(np.ones(classes), rows).astype(as_dtype(dtype))
+    value, gradient = on_device("softmax_cross_entropy", device, logits, targets, label_smoothing=label_smoothing)
+    value64, gradient64 = expected("softmax_cross_entropy", logits, targets, label_smoothing=label_smoothing)
+    z, largest, p = softmax_parts(logits)
+    bound = sum_bound(accumulation(dtype), 2 * classes + rows, (1 + largest + np.log(classes)).mean())
+    assert_within(value, value64, bound, "loss")
+    target = label_smoothing / classes + (1 - label_smoothing) * wide(targets)
+    bound = sum_bound(accumulation(dtype), 2 * classes + 8, (p * (1 + np.abs(z)) + target) / rows)
+    assert_within(gradient, gradient64, bound + elementwise_bound(dtype, gradient64), "gradient")
+    assert_same_bits("softmax_cross_entropy", device, logits, targets)
+
+
+def test_soft_targets_over_the_scores_and_in_views(device, rng):
+    scores, _ = scores_and_labels(rng, (6, 10), "float32")
+    targets = rng.random((6, 20), np.float32)
+    value, gradient = on_device("softmax_cross_entropy", device, scores, targets[:, ::2].copy())
+    for over_targets in (False, True):
+        logits, rows = asarray(scores, device), asarray(targets, device)[:, ::2]
+        there = ops.softmax_cross_entropy(logits, rows, out=rows if over_targets else logits)
+        np.testing.assert_array_equal(to_numpy(there[0]), value)
+        np.testing.assert_array_equal(to_numpy(there[1]), gradient)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_metrics_of_soft_targets(device, dtype):
+    scores = np.array([[1, 3, 3], [np.nan, 5, 1], [0, 0, 0], [1, 2, 3]], np.float32)
+    targets = np.array([[0, 0.5, 0.5], [0.6, 0.2, 0.2], [0.4, 0.4, 0.2], [np.nan, 0, 1]]).astype(as_dtype(dtype))
+    totals = asarray(np.zeros(4), device)
+    ops.add_metrics(totals, *(asarray(a, device) for a in (np.float32(2.5), scores, targets)))
+    np.testing.assert_array_equal(to_numpy(totals), [10, 3, 4, 1])
+
+
+@cases
 def test_svm_hinge(device, rng, shape, dtype):
     scores, labels = scores_and_labels(rng, shape, dtype)
     value, gradient = on_device("svm_hinge", device, scores, labels, delta=0.75)

@@ -8,12 +8,13 @@ from gpuconv.dtypes import accumulation_dtype
 
 
 def softmax_cross_entropy(logits, labels, *, label_smoothing, grad_scale, out):
-    z, (n, classes), right = wide(logits), logits.shape, _right_answers(logits, labels)
-    target = (1 - label_smoothing) * right + label_smoothing / classes
+    z, (n, classes) = wide(logits), logits.shape
+    given = _right_answers(logits, labels) if labels.ndim == 1 else wide(labels)
+    target = (1 - label_smoothing) * given + label_smoothing / classes
     log_p = z - z.max(axis=1, keepdims=True)
     log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
-    loss = -np.where(target > 0, target * log_p, 0).sum() / n  # 0 * -inf would be NaN
-    dlogits = number(grad_scale) * (np.exp(log_p) - target) / n
+    loss = -np.where(target != 0, target * log_p, 0).sum() / n  # 0 * -inf would be NaN
+    dlogits = number(grad_scale) * (target.sum(axis=1, keepdims=True) * np.exp(log_p) - target) / n
     return round_to(loss, accumulation_dtype(logits.dtype)), round_to(dlogits, logits.dtype, out)
 
 
@@ -33,6 +34,7 @@ def _right_answers(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def add_metrics(totals, loss, scores, labels):
     totals[0] += np.float64(loss) * len(labels)
-    totals[1] += (wide(scores).argmax(axis=1) == labels).sum()
+    right = labels if labels.ndim == 1 else wide(labels).argmax(axis=1)
+    totals[1] += (wide(scores).argmax(axis=1) == right).sum()
     totals[2] += len(labels)
     totals[3] += np.isfinite(totals[0])

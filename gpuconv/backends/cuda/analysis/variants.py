@@ -13,8 +13,9 @@ from gpuconv.dtypes import FLOAT_NAMES, as_dtype
 
 WIDE = "16 bytes"  # stands for as many numbers as 16 bytes hold
 WIDE_SUMS = "16 bytes of sums"  # likewise, of accumulators
-LONGEST = "32 (float64: 16)"  # stands for the most scores of a row that a lane keeps in registers
+LONGEST = "32 (float64 and soft labels: 16)"  # stands for the most scores of a row that a lane keeps in registers
 LABELS = ("int64", "uint8")  # the label dtypes that are compiled ahead; any integer dtype works
+SOFT_LABELS = ("float32", "float64")  # likewise, of a number for each class; any float dtype works
 VECTORS: dict[str, tuple[Any, ...]] = dict(VECTOR_C=(1, WIDE), VECTOR_K=(1, WIDE))
 MOVES = (1, WIDE)  # VECTOR_C and VECTOR_K alike; mixtures lie between, compiled when used
 ACTIVATIONS = ("Identity", "Gelu")  # none, and the one with most arithmetic: the others lie between, compiled when used
@@ -81,13 +82,13 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
         WIDTH=(1, WIDE),
     ),
     "max_pool2d.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE), ARGMAX=("uint8", "uint16", "uint32")),
-    "metrics.cu": dict(DTYPE=FLOAT_NAMES),
+    "metrics.cu": dict(DTYPE=FLOAT_NAMES, LABEL=("int64", *SOFT_LABELS)),
     "loss_scale.cu": {},
     "muon.cu": dict(STEP=STEPS),
     "optimizer.cu": dict(STEP=STEPS),
     "random_fill.cu": dict(DTYPE=FLOAT_NAMES),
     "softmax.cu": dict(DTYPE=FLOAT_NAMES, PER_LANE=(1, 4, LONGEST)),
-    "softmax_cross_entropy.cu": dict(DTYPE=FLOAT_NAMES, PER_LANE=(1, 4, LONGEST), LABEL=LABELS),
+    "softmax_cross_entropy.cu": dict(DTYPE=FLOAT_NAMES, PER_LANE=(1, 4, LONGEST), LABEL=(*LABELS, *SOFT_LABELS)),
     "step_counter.cu": dict(DTYPE=("float32", "float64")),
     "svm_hinge.cu": dict(DTYPE=FLOAT_NAMES, PER_LANE=(1, 4, LONGEST), LABEL=LABELS),
 }
@@ -124,7 +125,8 @@ def variants(macros: Mapping[str, Mapping[str, tuple[Any, ...]]] = MACROS) -> It
             if product and _another_stands_for(product, chosen):
                 continue
             size = as_dtype(chosen.get("DTYPE", "float32")).itemsize
-            stands_for = {WIDE: 16 // size, WIDE_SUMS: 16 // max(size, 4), LONGEST: 32 if size < 8 else 16}
+            wide = size == 8 or chosen.get("LABEL") in SOFT_LABELS
+            stands_for = {WIDE: 16 // size, WIDE_SUMS: 16 // max(size, 4), LONGEST: 16 if wide else 32}
             defines = {name: stands_for.get(value, value) for name, value in chosen.items()}
             smem_bytes = product.algorithm.smem_bytes if product else 0
             yield Variant(file, tuple((name, str(value)) for name, value in defines.items()), smem_bytes)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
 from gpuconv.backends.cuda.runtime.kernel import Module, load
 from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div
+from gpuconv.dtypes import is_float
 from gpuconv.types import Array
 
 _WARP = 32
 _MOST_BLOCKS = 1024  # of a loss; sub-warps take further rows in turn. The same on every device, so that the bits are
 
 
-def row_module(file: str, x: Array, **macros: object) -> tuple[Module, int]:
+def row_module(file: str, x: Array, **macros: Any) -> tuple[Module, int]:
     """The module for rows like x's, and the lanes of a row."""
     lanes = min(_WARP, 1 << (x.shape[1] - 1).bit_length())
-    most = 32 if x.dtype.itemsize < 8 else 16  # more doubles would spill; longer rows are read again from cache
+    wide = x.dtype.itemsize == 8 or is_float(np.dtype(macros.get("LABEL", np.int64)))  # two floats a score
+    most = 16 if wide else 32  # more would spill; longer rows are read again from cache
     per_lane = next((count for count in (1, 4) if lanes * count >= x.shape[1]), most)
     return load(file, {"DTYPE": x.dtype, "PER_LANE": per_lane, **macros}), lanes
 
