@@ -8,8 +8,9 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from gpuconv.cli.errors import UserError
@@ -105,6 +106,14 @@ def build(model: str, input_shape: Any = None, classes: int | None = None, **opt
     return made.to(moved.get("device"), precision=moved.get("precision")) if moved else made
 
 
+class _Program(SourceFileLoader):
+    """Compiles the file on every run, as Python does with a program. Bytecode stored by an earlier run would be used
+    in place of a file that was edited in the same second and kept its size."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def imported(path: str) -> ModuleType:
     """The module of a file, run once, which registers its layers. It may import modules from its folder."""
     if not os.path.isfile(path):
@@ -114,7 +123,7 @@ def imported(path: str) -> ModuleType:
         if os.path.realpath(getattr(known, "__file__", None) or "") == os.path.realpath(path):
             return known
         raise UserError(f"{path}: another module is named {name!r}; give the file another name")
-    specification: Any = importlib.util.spec_from_file_location(name, path)
+    specification: Any = importlib.util.spec_from_file_location(name, path, loader=_Program(name, path))
     module = importlib.util.module_from_spec(specification)
     sys.modules[name] = module
     if (folder := os.path.dirname(os.path.abspath(path))) not in sys.path:

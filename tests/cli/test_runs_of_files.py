@@ -1,5 +1,6 @@
 """Runs whose nets have layers from a user's file, in every command that reads a run."""
 
+import os
 import sys
 
 import numpy as np
@@ -108,9 +109,13 @@ def test_the_live_page_accepts_the_file_too(file, tmp_path, capsys, monkeypatch)
     assert served[0]["run_dir"] == tmp_path / "run"
 
 
-def test_a_file_whose_layer_changed_is_refused(file, tmp_path, capsys):
+def test_a_file_whose_layer_changed_is_refused(file, tmp_path, capsys, monkeypatch):
+    """Also if it was edited in the second of its last run and kept its size, and Python stores bytecode."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     of_the_command_line(file, tmp_path / "run", capsys)
     forget(file)
+    before = file.stat()
     file.write_text(FILE.format(number=2), encoding="utf-8")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     said = says(capsys, "evaluate", tmp_path / "run", "--model", file, "--device", "numpy", status=2)
     assert f"{file.stem}.Halved1" in said
