@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
@@ -233,10 +234,18 @@ def _text(place: Axes | Figure, x: float, y: float, words: str, *, max_width: fl
     font = get_font(findfont(text.get_fontproperties()))
     shown = (letter.isprintable() and font.get_char_index(ord(letter)) for letter in words)
     words = "".join(letter if has else "?" for letter, has in zip(words, shown))
+
+    def width(written: str) -> float:
+        text.set_text(written)
+        return text.get_window_extent().width
+
+    def cut(length: int) -> str:
+        return words[:length].rstrip() + "…"
+
     text.set_text(words)
-    while words and text.get_window_extent().width > max_width:
-        words = words[:-1].rstrip()
-        text.set_text(words + "…")
+    if max_width < np.inf and width(words) > max_width:
+        longer = bisect_right(range(len(words)), max_width, key=lambda length: width(cut(length)))
+        text.set_text(cut(max(0, longer - 1)))
 
 
 def _figure(width: int, height: int) -> Figure:

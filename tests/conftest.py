@@ -11,6 +11,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: with threads of thei
 
 import pytest
 
+from tests import pictures as _pictures
 from tests import speaking
 
 
@@ -34,6 +35,19 @@ def _answers_signals():
     """Python's default handlers, also in the background, where SIGINT is ignored, and under nohup, where SIGHUP is."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _blank_pictures():
+    with _pictures.blank():
+        yield
+
+
+@pytest.fixture
+def pictures():
+    """Pictures are drawn in this test."""
+    with _pictures.drawn():
+        yield
 
 
 @pytest.fixture(params=["oracle", "numpy"])

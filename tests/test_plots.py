@@ -14,6 +14,7 @@ import gpuconv as gc
 
 plots = pytest.importorskip("gpuconv.plots")
 pytest.importorskip("matplotlib")
+pytestmark = pytest.mark.usefixtures("pictures")
 
 RNG = np.random.default_rng(7)
 CLASSES = [f"kind {number}" for number in range(7)]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpuconv import losses, models, plots
+from gpuconv import losses, models
 from gpuconv.cli import main
 from gpuconv.layers import LAYERS
 from gpuconv.training import checkpoint, schedules
@@ -25,14 +25,9 @@ OTHER_BLAS = 1e-5  # OpenBLAS's kernels for Prescott, SkylakeX and Zen left thes
 
 @pytest.fixture(autouse=True)
 def copies(tmp_path, monkeypatch):
-    """A copy of the stored runs as the current folder; without pictures, which take time."""
+    """A copy of the stored runs as the current folder."""
     pytest.importorskip("PIL")
 
-    def no_picture(*_, **__):
-        raise plots.PlotError("not drawn")
-
-    for name in ("curves", "activations", "filters"):
-        monkeypatch.setattr(plots, name, no_picture)
     shutil.copytree(STORED, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.py", "*.md"))
     monkeypatch.chdir(tmp_path)
 

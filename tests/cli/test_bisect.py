@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gpuconv import lab, plots
+from gpuconv import lab
 from gpuconv.cli import main
 from gpuconv.training.tensor_digests import read
 
@@ -17,10 +17,6 @@ TINY = ["--data", "synthetic:n=96,size=9x7x3,classes=4", "--model", "seed-net", 
 
 @pytest.fixture
 def work(tmp_path, monkeypatch):
-    def refuse(*_, **__):
-        raise plots.PlotError("no pictures here")
-
-    monkeypatch.setattr(plots, "save", refuse)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -43,6 +43,7 @@ def found(capsys, *arguments):
     return json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.usefixtures("pictures")
 def test_a_value_is_explained_in_text_and_json(work, capsys):
     document = found(capsys, "--layer", "residual1.conv1", "--at", "4,3,2", "--most", 5, "--picture", "value.png")
     assert (document["layer"], document["at"], document["direction"]) == ("residual1.conv1", [4, 3, 2], "forward")

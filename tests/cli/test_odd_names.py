@@ -35,6 +35,7 @@ def work(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.usefixtures("pictures")
 def test_no_command_prints_terminal_control_characters(work, capsys, monkeypatch):
     monkeypatch.setattr(plots, "save", lambda figure, path: texts(figure))
     drawn = []

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from gpuconv.cli import main, run_settings, runs
+from tests import pictures
 
 pytest.importorskip("safetensors")
 pytest.importorskip("tqdm")
@@ -32,7 +33,8 @@ def train(*options):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     directory = tmp_path_factory.mktemp("trained") / "run"
-    assert train("--epochs", 2, "--run-dir", directory) == 0
+    with pictures.drawn():
+        assert train("--epochs", 2, "--run-dir", directory) == 0
     return directory
 
 
@@ -94,6 +96,7 @@ def test_the_run_directory(trained):
         "activations.png",
         "filters.png",
     }
+    assert all(path.stat().st_size > 10_000 for path in trained.glob("*.png"))
     records = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records if record["event"] == "epoch"] == [1, 2]
 
@@ -339,6 +342,7 @@ def test_without_matplotlib_training_says_so_once_and_continues(tmp_path):
     assert "test accuracy" in done.stdout.splitlines()[-1]
 
 
+@pytest.mark.usefixtures("pictures")
 def test_pictures_that_cannot_be_drawn_are_reported_and_affect_nothing_else(tmp_path, monkeypatch, capsys):
     from gpuconv import plots
 

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from gpuconv import checkpoint, ops, plots
+from gpuconv import checkpoint, ops
 from gpuconv.backends import cpu
 from gpuconv.cli import main
 from gpuconv.verify.call import recording
@@ -17,10 +17,6 @@ TINY = ["--data", "synthetic:n=96,size=9x7x3,classes=4", "--model", "seed-net", 
 
 @pytest.fixture
 def work(tmp_path, monkeypatch):
-    def refuse(*_, **__):
-        raise plots.PlotError("no pictures here")
-
-    monkeypatch.setattr(plots, "save", refuse)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpuconv import plots
 from gpuconv.cli import main
 from gpuconv.data import Dataset, cifar10, named
 from gpuconv.training import RunDirectory, checkpoint
@@ -20,15 +19,6 @@ Image = pytest.importorskip("PIL.Image")
 
 
 TINY = ["--model", "seed-net", "--epochs", "2"]
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    def refuse(*_, **__):
-        raise plots.PlotError("not drawn")
-
-    for name in ("curves", "activations", "filters"):
-        monkeypatch.setattr(plots, name, refuse)
 
 
 def photo(path, seed):

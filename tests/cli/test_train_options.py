@@ -9,7 +9,6 @@ import sys
 import numpy as np
 import pytest
 
-from gpuconv import plots
 from gpuconv.cli import main
 
 pytest.importorskip("safetensors")
@@ -21,10 +20,6 @@ TINY = ["--data", DATA, "--model", "seed-net", "--batch-size", "32", "--device",
 
 @pytest.fixture(autouse=True)
 def work(tmp_path, monkeypatch):
-    def refuse(*_, **__):
-        raise plots.PlotError("no pictures here")
-
-    monkeypatch.setattr(plots, "save", refuse)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -303,12 +303,14 @@ def test_each_epoch_is_printed_in_one_line(capsys):
         assert "  test accuracy " in line
 
 
+@pytest.mark.usefixtures("pictures")
 def test_curves_are_drawn_if_matplotlib_is_installed(tmp_path):
     pytest.importorskip("matplotlib")
     small.fit(small.trainer(), run_dir=tmp_path / "run")
     assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.usefixtures("pictures")
 def test_missing_matplotlib_is_logged_once(tmp_path, monkeypatch, caplog):
     from gpuconv import plots
 
@@ -320,6 +322,7 @@ def test_missing_matplotlib_is_logged_once(tmp_path, monkeypatch, caplog):
     assert caplog.messages == ["no curves.png: pictures need matplotlib"]
 
 
+@pytest.mark.usefixtures("pictures")
 @pytest.mark.parametrize(
     "error",
     [ValueError("backend"), KeyError("font"), DeprecationWarning("old"), OSError(28, "full"), MemoryError()],
@@ -338,6 +341,7 @@ def test_curves_that_cannot_be_drawn_are_logged_once_and_do_not_end_the_run(erro
     assert caplog.text.count("no curves.png: ") == 1
 
 
+@pytest.mark.usefixtures("pictures")
 def test_curves_are_drawn_again_once_they_can_be(tmp_path, caplog):
     pytest.importorskip("matplotlib")
     place = tmp_path / "curves.png"

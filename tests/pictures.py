@@ -1,0 +1,27 @@
+"""A run's pictures, as files of one pixel: matplotlib takes 0.15 s for each. The fixture `pictures` draws them."""
+
+import base64
+import contextlib
+
+import pytest
+
+from gpuconv import files, plots
+
+DRAW = plots.draw
+PIXEL = base64.b64decode(
+    b"iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+)
+
+
+@contextlib.contextmanager
+def blank():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "draw", lambda path, make: files.write(plots.target(path), PIXEL))
+        yield
+
+
+@contextlib.contextmanager
+def drawn():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "draw", DRAW)
+        yield
