@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import gpuconv as gc
+
 pytest.importorskip("starlette")
 playwright = pytest.importorskip("playwright.sync_api")
 pytestmark = [
@@ -181,6 +183,64 @@ def test_a_net_trains_and_is_inspected(open_page, tmp_path):
     page.click("#begin")
     wait_until(page, "document.querySelectorAll('#layers .layer').length === 3")
     wait_until(page, "document.getElementById('phase').textContent === 'training'")
+
+
+def legend(page, part="train"):
+    """The loss and the accuracy in percent, as they stand under the curves."""
+    found = re.fullmatch(r"\w+: loss (\S+), accuracy (\S+) %", text(page, f"[data-part={part}]"))
+    assert found
+    return float(found[1]), float(found[2])
+
+
+def scales(page):
+    """The scale of each parameter and of its last update, as the table shows them."""
+    rows = page.locator("#scales tbody tr").all_inner_texts()
+    return {name: (float(weight), float(update)) for name, weight, update, _ in (row.split("\t") for row in rows)}
+
+
+def test_what_is_shown_changes_as_the_net_learns(open_page):
+    page = open_page()
+    learned(page, 0.1)
+    assert text(page, "#device") == "numpy (as you asked)"
+    curve = "['loss', 'accuracy'].map((id) => document.getElementById(id).toDataURL())"
+    before, (loss, accuracy), drawn = scales(page), legend(page), page.evaluate(curve)
+    assert list(before) == list(gc.models.build("digits-net", input_shape=(8, 8, 1), classes=10).params())
+    learned(page, 0.9)
+    assert legend(page)[0] < loss
+    assert legend(page)[1] > accuracy
+    assert all(now != then for now, then in zip(page.evaluate(curve), drawn))
+    after = scales(page)
+    assert all(0 < update < weight for weight, update in after.values())
+    assert all(after[name] != before[name] for name in before)
+
+
+def test_another_optimizer_and_a_checkpoint_are_taken_while_it_trains(open_page, tmp_path):
+    page = open_page()
+    learned(page, 0.5)
+    assert page.locator("#load").is_disabled()
+    page.click("#save")
+    wait_until(page, "document.querySelectorAll('#saved option').length === 1")
+    there = step(page)
+
+    page.select_option("[name=optimizer]", "adam")
+    page.fill("[name=lr]", "0.002")
+    page.click("#settings button")
+    wait_until(page, "document.getElementById('log').textContent.includes('on: optimizer adam, lr 0.002')")
+    wait_until(page, "document.querySelector('[name=momentum]').disabled")  # which adam does not have
+    wait_until(page, f"Number(document.getElementById('step').textContent) > {there + 50}")
+    assert text(page, "#phase") == "training"
+    assert page.input_value("[name=optimizer]") == "adam"
+
+    page.select_option("#saved", "1")
+    page.click("#load")
+    wait_until(page, "document.getElementById('phase').textContent === 'paused'")
+    wait_until(page, "document.getElementById('log').textContent.includes('went to checkpoint 1, step ')")
+    back = int(re.search(r"went to checkpoint 1, step (\d+)", text(page, "#log"))[1])
+    wait_until(page, f"Number(document.getElementById('step').textContent) === {back}")
+    assert back <= there + 5
+    wait_until(page, "document.querySelector('[name=optimizer]').value !== 'adam'")
+    page.click("#toggle")
+    wait_until(page, f"Number(document.getElementById('step').textContent) > {back + 20}")
 
 
 def test_a_dropped_image_goes_through_the_net(open_page, tmp_path):
