@@ -80,6 +80,8 @@ def calls() -> dict[str, tuple[Callable[[], Any], int]]:
         "rmsprop_step": (lambda: ops.rmsprop_step(params, grads, first, lr=0.1), 186),
         "adam_step": (lambda: ops.adam_step(params, grads, first, second, lr=0.1, step=1), 248),
         "lion_step": (lambda: ops.lion_step(params, grads, first, lr=0.1), 186),
+        "clip_norm": (lambda: ops.clip_norm(scaling, grads, max_norm=1.0), 62),
+        "clip_values": (lambda: ops.clip_values(grads, clip_value=1.0), 62),
         "update_loss_scale": (lambda: ops.update_loss_scale(scaling, grads), 62),
         "muon_step": (lambda: ops.muon_step(matrices, directions, velocities, lr=0.1, momentum=0.9), 18),
     }

@@ -99,6 +99,13 @@ def number(
     return value
 
 
+def above_zero(name: str, value: Any) -> float:
+    """`value` as a finite float above 0."""
+    if not (found := number(name, value, 0.0)):
+        raise ValueError(f"{name} must be above 0, received {value}")
+    return found
+
+
 _LARGEST_32 = float(np.finfo(np.float32).max)
 
 

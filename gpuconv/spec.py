@@ -32,7 +32,7 @@ def parse(spec: str, like: str = "cosine,warmup:5") -> list[Part]:
         argument = token.removeprefix(":").strip()
         if not argument:
             raise ValueError(f"{spec!r} has an empty part; write it like {like!r}")
-        number = _number(argument)
+        number = number_in(argument)
         key, equals, value = (side.strip() for side in argument.partition("="))
         if not equals and number is None and not token.startswith(":"):
             parts.append(Part(argument, (), {}))
@@ -73,7 +73,8 @@ def read(parts: list[str], known: dict[str, Callable[[str], object]]) -> Record:
     return options
 
 
-def _number(text: str) -> float | None:
+def number_in(text: str) -> float | None:
+    """The number that a text is, or None."""
     try:
         return numerals.real(text)
     except ValueError:
@@ -83,5 +84,5 @@ def _number(text: str) -> float | None:
 def _as_value(text: str) -> Any:
     """A bool, a number, or the text itself."""
     known = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}.get(text.lower())
-    number = _number(text)
+    number = number_in(text)
     return known if known is not None else int(text) if numerals.is_digits(text) else text if number is None else number

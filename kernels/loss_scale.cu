@@ -4,34 +4,18 @@
 //   scaling[2] += 1, or = 0 in that case: good steps in a row      scaling[3] += 0, or 1 in that case: skipped steps
 //   scaling[0] *= growth after `interval` good steps, which are then counted anew; *= backoff if a gradient is not finite
 //
-// extents: a table in device memory with one entry for each block: up to 8192 numbers of one gradient, read 16 bytes at a time
-// where they are aligned to that. A number is not finite if all bits of its exponent are set; one launch takes all dtypes.
+// extents: the gradients, see extent.cuh. A number is not finite if all bits of its exponent are set.
 // found: the number of blocks that found such a number, and the number of blocks done; both are zero before and after. The last
 // block to finish updates scaling; the result does not depend on which one that is.
 //
 // Macros: none. Limits: none. Floor: the bytes of the gradients, read once.
-#include "types.cuh"
-
-struct Extent {
-    const void* numbers;
-    int64 count;
-    int64 kind;  // 0 float16, 1 bfloat16, 2 float32, 3 float64
-};
+#include "extent.cuh"
 
 // Whether one of the thread's numbers is not finite. BITS: an unsigned integer as wide as the number.
 template <class BITS>
 __device__ __forceinline__ bool overflows(const Extent& extent, BITS exponent) {
-    using Numbers = Pack<BITS, 16 / sizeof(BITS)>;
-    const BITS* const x = static_cast<const BITS*>(extent.numbers);
-    const int64 packs = uint64(x) % 16 == 0 ? extent.count / int64(16 / sizeof(BITS)) : 0;
     bool found = false;
-    for (int64 i = threadIdx.x; i < packs; i += blockDim.x) {
-        const Numbers pack = reinterpret_cast<const Numbers*>(x)[i];
-#pragma unroll
-        for (int j = 0; j < int(16 / sizeof(BITS)); ++j) found |= (pack.at[j] & exponent) == exponent;
-    }
-    for (int64 i = packs * int64(16 / sizeof(BITS)) + threadIdx.x; i < extent.count; i += blockDim.x)
-        found |= (x[i] & exponent) == exponent;
+    each_number<BITS, false>(extent, [&](BITS number) { found |= (number & exponent) == exponent; });
     return found;
 }
 

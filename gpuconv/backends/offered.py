@@ -75,6 +75,8 @@ class Backend:
         rmsprop_step = staticmethod(ops.optim.rmsprop_step)
         adam_step = staticmethod(ops.optim.adam_step)
         lion_step = staticmethod(ops.optim.lion_step)
+        clip_norm = staticmethod(ops.optim.clip_norm)
+        clip_values = staticmethod(ops.optim.clip_values)
         update_loss_scale = staticmethod(ops.optim.update_loss_scale)
 
     class pool:

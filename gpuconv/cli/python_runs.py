@@ -75,6 +75,7 @@ def go_on(options: argparse.Namespace, chosen: Record, loggers: Sequence[Callbac
             violation=options.on_violation,
             shards=stored.get("shards"),
             plateau=stored.get("plateau"),
+            clip=stored.get("clip"),
             parallel=ranks,
         )
         loaders = {part: _loader(stored, part, parts[part], net) for part in PARTS if part in parts}

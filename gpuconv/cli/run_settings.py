@@ -46,6 +46,7 @@ class Settings:
     weights: str = ""
     shards: int = 0
     plateau: str = "none"
+    clip: str = "none"
 
     def __str__(self) -> str:
         parts = [
@@ -65,6 +66,7 @@ class Settings:
         parts += [f"weights of {self.weights}"] if self.weights else []
         parts += [f"{self.shards} shards"] if self.shards else []
         parts += [f"plateau {self.plateau}"] if self.plateau != "none" else []
+        parts += [f"clip {self.clip}"] if self.clip != "none" else []
         return ", ".join(parts)
 
 
@@ -186,6 +188,11 @@ OPTIONS: dict[str, tuple[Any, str, str]] = {
         "multiply the rate by 0.1 after more than so many epochs in a row without a better validation loss, as 5 or "
         "5,factor=0.5,watch=validation_accuracy (default: none)",
     ),
+    "clip": (
+        str,
+        "SPEC",
+        "the largest norm of all gradients together, as 1.0, or of each number by itself, as value:0.5 (default: none)",
+    ),
     "augment": (str, "SPEC", "none, or flip, alternating-flip, shift:PIXELS, reflect, cutout:PIXELS, as flip,shift:4"),
     "loss": (str, "SPEC", "softmax or svm, as softmax:label_smoothing=0.1"),
     "whiten": (count(0), "IMAGES", "initialize the first convolution to whiten, from so many training images; 0: no"),
@@ -204,7 +211,7 @@ OPTIONS: dict[str, tuple[Any, str, str]] = {
 }
 
 
-LATER = ("validation", "early_stopping", "weights", "shards", "plateau")  # settings unknown to version 0.1.0
+LATER = ("validation", "early_stopping", "weights", "shards", "plateau", "clip")  # settings unknown to version 0.1.0
 
 
 def option(name: str) -> str:
@@ -312,7 +319,7 @@ def to_store(settings: Settings) -> Record:
 def check(settings: Settings) -> None:
     """Raise ValueError or TypeError for an invalid setting, before anything is created."""
     from gpuconv.data import Augmentation
-    from gpuconv.training import optimizers, schedules
+    from gpuconv.training import Clip, optimizers, schedules
 
     for name, value in dataclasses.asdict(settings).items():
         try:
@@ -326,6 +333,7 @@ def check(settings: Settings) -> None:
     loss(settings.loss)
     if watched := plateau(settings.plateau):
         watched.expect_watched(settings.validation, "--validation 0.1")
+    Clip.of(settings.clip)
     test_time(settings.tta)
     as_precision(precision=settings.precision)
     Augmentation.parse(settings.augment)

@@ -167,6 +167,7 @@ def _train(options: argparse.Namespace, ranks: Ranks) -> int:
             loss=run_settings.loss(settings.loss)[1],
             schedule=settings.schedule,
             plateau=run_settings.plateau(settings.plateau),
+            clip=settings.clip,
             seed=settings.seed,
             precision=settings.precision,
             graph=options.graph,

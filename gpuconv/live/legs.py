@@ -96,6 +96,7 @@ def make(recipe: Record, sets: Sets, device: str, *, prepare: Callable[[Sequenti
         metrics=["confusion"],
         shards=recipe.get("shards"),
         plateau=recipe.get("plateau"),
+        clip=recipe.get("clip"),
     )
     noted = recipe.get("options", {})
     known = Normalization(noted["mean"], noted["std"]) if "mean" in noted else None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gpuconv.arguments import flag, integer, learning_rate, number, step_integer
+from gpuconv.arguments import above_zero, flag, integer, learning_rate, number, step_integer
 from gpuconv.backends import backend_of
 from gpuconv.dtypes import accumulation_dtype, is_float
 from gpuconv.lists import WhileAlive
@@ -14,7 +14,16 @@ from gpuconv.ops.expect import expect_any_float, expect_shape, expect_writable, 
 from gpuconv.ops.registry import op
 from gpuconv.types import Array, Scalar
 
-__all__ = ["adagrad_step", "adam_step", "lion_step", "rmsprop_step", "sgd_step", "update_loss_scale"]
+__all__ = [
+    "adagrad_step",
+    "adam_step",
+    "clip_norm",
+    "clip_values",
+    "lion_step",
+    "rmsprop_step",
+    "sgd_step",
+    "update_loss_scale",
+]
 
 
 @op("optimizer.cu", changes="params velocities masters")
@@ -294,6 +303,52 @@ def lion_step(
     )
 
 
+@op("clip.cu", changes="clipped")
+def clip_norm(clipped: Array, grads: Sequence[Array], scaling: Array | None = None, *, max_norm: float) -> None:
+    """Limit the norm of all gradients together, in the next optimizer step: clipped becomes a copy of scaling with
+    clipped[1] = scaling[1] * min(1, max_norm / (norm + 1e-6)), by which that step multiplies the gradients (PyTorch's
+    clip_grad_norm_; Pascanu et al. 2013).
+
+    Args:
+        clipped: (4,) float64, changed in place: what an optimizer step takes as its scaling.
+        grads: All gradients of the step, of any float dtypes. The norm is the root of the sum of the squares of all
+            their numbers times scaling[1], computed in float64.
+        scaling: The array that update_loss_scale changed, or None, which stands for [1, 1, 0, 0]. If scaling[1] is 0,
+            clipped[1] is 0 too, and the step is skipped.
+        max_norm: Above 0.
+
+    A norm that is not finite makes clipped[1] NaN, and so every parameter: it is not hidden.
+    """
+    backend = backend_of(clipped=clipped, lists=dict(grads=grads), optional=dict(scaling=scaling))
+    _expect_scaling(clipped, "clipped")
+    _expect_floats("grads", grads)
+    if scaling is not None:
+        _expect_scaling(scaling)
+    max_norm = above_zero("max_norm", max_norm)
+    expect_writable(clipped=clipped)
+    backend.optim.clip_norm(clipped, grads, scaling, max_norm=max_norm)
+
+
+@op("clip.cu", changes="grads")
+def clip_values(grads: Sequence[Array], scaling: Array | None = None, *, clip_value: float) -> None:
+    """Limit each number of the gradients: g = min(max(g, -limit), limit), limit = clip_value / scaling[1] (PyTorch's
+    clip_grad_value_). NaN stays NaN.
+
+    Args:
+        grads: Arrays of any shapes and float dtypes, changed in place.
+        scaling: The array that update_loss_scale changed, or None: then the limit is clip_value. If scaling[1] is 0,
+            nothing changes.
+        clip_value: Above 0.
+    """
+    backend = backend_of(lists=dict(grads=grads), optional=dict(scaling=scaling))
+    _expect_floats("grads", grads)
+    if scaling is not None:
+        _expect_scaling(scaling)
+    clip_value = above_zero("clip_value", clip_value)
+    expect_writable_lists(grads=grads)
+    backend.optim.clip_values(grads, scaling, clip_value=clip_value)
+
+
 @op("loss_scale.cu", changes="scaling")
 def update_loss_scale(
     scaling: Array, grads: Sequence[Array], *, growth: float = 2.0, backoff: float = 0.5, interval: int = 2000
@@ -408,9 +463,9 @@ def _expect_list(name: str, arrays: Sequence[Array]) -> None:
         raise TypeError(f"{name} must be a list of arrays, received {type(arrays).__name__}")
 
 
-def _expect_scaling(scaling: Array) -> None:
+def _expect_scaling(scaling: Array, name: str = "scaling") -> None:
     if scaling.dtype != np.float64 or scaling.shape != (4,):
-        raise TypeError(f"scaling must be float64 of shape (4,), received {scaling.dtype.name} of {scaling.shape}")
+        raise TypeError(f"{name} must be float64 of shape (4,), received {scaling.dtype.name} of {scaling.shape}")
 
 
 def expect_momentum(momentum: float, nesterov: bool) -> float:

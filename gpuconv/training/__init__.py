@@ -2,6 +2,7 @@
 
 from gpuconv.checkpoint import Checkpoint, CheckpointError
 from gpuconv.training.callbacks import Callback, EarlyStopping
+from gpuconv.training.clip import Clip
 from gpuconv.training.evaluate import Evaluation, evaluate
 from gpuconv.training.feeding import DataError
 from gpuconv.training.loading import load, load_weights
@@ -26,6 +27,7 @@ __all__ = [
     "Callback",
     "Checkpoint",
     "CheckpointError",
+    "Clip",
     "DataError",
     "Digests",
     "DivergedError",

@@ -13,6 +13,7 @@ from gpuconv import backends
 from gpuconv.arguments import accepts
 from gpuconv.notices import notice
 from gpuconv.training import optimizers
+from gpuconv.training.clip import Clip
 from gpuconv.training.optimizers import Optimizer
 from gpuconv.training.optimizers.base import Arrays
 from gpuconv.types import Array, Record
@@ -125,4 +126,13 @@ def expect_rate(optimizer: Optimizer, schedule: object, plateau: object = None) 
         raise ValueError(
             f"{type(optimizer.inner).__name__} has no attribute lr, and its step takes none, so the {told} would have "
             "no effect"
+        )
+
+
+def expect_clip(optimizer: Optimizer, clip: Clip | None) -> None:
+    """Raise ValueError if the optimizer does not multiply the gradients by the factor that limits their norm."""
+    if isinstance(optimizer, Adapted) and clip and clip.kind == "norm":
+        raise ValueError(
+            f"{type(optimizer.inner).__name__} takes the gradients as they are, and clipping by norm needs one of "
+            f"gpuconv's optimizers; give clip='value:{clip.limit:g}', or clip in its step"
         )

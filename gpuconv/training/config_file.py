@@ -54,8 +54,9 @@ def _of_program(settings: Record) -> Iterator[Entry]:
     yield from _optimizer(settings.get("optimizer", {}))
     schedule = settings.get("schedule", "constant")
     yield "schedule", schedule, "" if _reads(schedules.get, schedule) else own
-    if plateau := settings.get("plateau"):
-        yield "plateau", plateau, ""
+    for name in ("plateau", "clip"):
+        if text := settings.get(name):
+            yield name, text, ""
     yield "augment", train.get("augmentation", "none"), ""
     yield _loss(settings.get("loss", "none"))
     yield "precision", settings.get("precision", "float32"), ""

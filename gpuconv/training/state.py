@@ -114,7 +114,8 @@ class RunState(TrainingStep):
 
     def settings(self) -> Record:
         """The settings that must be the same when a run is resumed. JSON-serializable."""
-        optional = {"shards": self.shards, "plateau": self.plateau and str(self.plateau)}
+        written = {name: each and str(each) for name, each in {"plateau": self.plateau, "clip": self.clip}.items()}
+        optional = {"shards": self.shards} | written
         return {
             "net": {name: value for name, value in self.net.config().items() if name != "precision"},
             "precision": self.net.precision,

@@ -13,6 +13,7 @@ from gpuconv import backends, losses, profiling
 from gpuconv.devices import Device
 from gpuconv.dtypes import as_precision
 from gpuconv.parallel import Ranks
+from gpuconv.training.clip import Clip
 from gpuconv.training.loss_scale import LossScale
 from gpuconv.training.optimizers import Optimizer
 from gpuconv.training.protocols import LossLike
@@ -34,6 +35,7 @@ class TrainingStep:
         *,
         precision: str | None = None,
         loss_scale: LossScale | None = None,
+        clip: Clip | None = None,
         fuse: bool | None = None,
         shards: int | None = None,
         ranks: Ranks | None = None,
@@ -50,6 +52,7 @@ class TrainingStep:
         self.loss_scale = loss_scale or LossScale() if dtype == np.float16 else None
         if self.loss_scale:
             self.loss_scale.build(net.device)
+        self.clip, self._clipped = clip, backends.zeros((4,), np.float64, net.device)
         self.totals = Totals(net.device)
         self.ranks, self.shards = ranks or Ranks(), shards
         cut = shards or (self.ranks.size if self.ranks.size > 1 else None)
@@ -83,11 +86,13 @@ class TrainingStep:
             totals.add(loss, scores, y)
 
     def _update(self, params: dict[str, Array], grads: dict[str, Array]) -> None:
+        scaling = None
         if self.loss_scale:
             self.loss_scale.update(grads)
-            self.optimizer.update(params, grads, self.loss_scale.array)
-        else:
-            self.optimizer.update(params, grads)
+            scaling = self.loss_scale.array
+        if self.clip:
+            scaling = self.clip.apply(grads, scaling, self._clipped)
+        self.optimizer.update(params, grads, scaling)
 
     def same_bits(self) -> contextlib.AbstractContextManager[None]:
         """A context in which ops have the same bits on any number of cores, if `shards` are given."""
@@ -105,10 +110,11 @@ class TrainingStep:
             *(g for layer in self.net.walk() for g in layer.gradients.values()),
             *(a for optimizer in self.optimizer.walk() for a in optimizer.arrays()),
             self.totals.array,
+            self._clipped,
             *(self.sharding.arrays() if self.sharding else []),
             *([self.loss_scale.array] if self.loss_scale else []),
         ]
         settings = [optimizer.config() | {"lr": None} for optimizer in self.optimizer.walk()]
         settings += [layer.hyperparameters() for layer in self.net.walk()]
         settings += [self.loss_scale.config()] if self.loss_scale else []
-        return [settings, self.loss, [backends.address(array) for array in arrays]]
+        return [settings, self.loss, self.clip, [backends.address(array) for array in arrays]]

@@ -24,6 +24,7 @@ from gpuconv.layers.base import Layer
 from gpuconv.layers.registry import layer_class, name_of
 from gpuconv.layers.saving import NOTES
 from gpuconv.training import schedules
+from gpuconv.training.clip import Clip
 from gpuconv.training.optimizers import OPTIMIZERS, Groups
 from gpuconv.training.plateau import Plateau
 from gpuconv.types import Record
@@ -75,6 +76,7 @@ SETTINGS = {
     "epochs": COUNT,
     "shards": (COUNT, NOTHING),
     "plateau": (TEXT, NOTHING),
+    "clip": (TEXT, NOTHING),
     "train": _DATA,
     "validation": (_DATA, NOTHING),
     "test": (_DATA, NOTHING),
@@ -98,6 +100,7 @@ ABSENT: Record = {
     "loss_scale": None,
     "shards": None,
     "plateau": None,
+    "clip": None,
     "validation": None,
     "test": None,
     "options": {},
@@ -107,6 +110,7 @@ TEXTS: dict[str, Callable[[str], str]] = {  # read and written back: with today'
     "loss": losses.redescribed,
     "schedule": lambda text: str(schedules.get(text)),
     "plateau": lambda text: text and str(Plateau.of(text)),
+    "clip": lambda text: text and str(Clip.of(text)),
 }
 
 _GONE: Any = object()  # stands for a missing entry

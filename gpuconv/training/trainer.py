@@ -20,6 +20,7 @@ from gpuconv.names import lookup
 from gpuconv.parallel import Ranks, report_errors
 from gpuconv.training import adapt, digests, feeding, schedules, stored
 from gpuconv.training.callbacks import Progress, checked, keepers
+from gpuconv.training.clip import Clip
 from gpuconv.training.fit import INTERRUPTED, Fit
 from gpuconv.training.held_out import HeldOut
 from gpuconv.training.history import History
@@ -51,10 +52,10 @@ class Trainer(RunState):
     `gpuconv.training.optimizers`), an optimizer, or any object with step(params, grads) (`adapt.Adapted`). loss: a
     name, or a function (`gpuconv.losses`). schedule: its short form, "cosine,warmup:5", a schedule, or any function of
     the step (`schedules.Called`). plateau: lower the rate, in addition, when the validation loss no longer improves: a
-    patience in epochs, a short form, "5,factor=0.5", or a `Plateau`. metrics: what is measured on validation and test
-    data in addition to loss and accuracy (`gpuconv.metrics`). seed: of the shuffles and augmentations that `fit` sets
-    up for a bare Dataset. fuse: train through `net.fuse()`, the same arrays with fewer launches; by default on all
-    devices but NumPy.
+    patience in epochs, a short form, "5,factor=0.5", or a `Plateau`. clip: the largest norm of all gradients together,
+    or a short form, "value:0.5", or a `Clip`. metrics: what is measured on validation and test data in addition to loss
+    and accuracy (`gpuconv.metrics`). seed: of the shuffles and augmentations that `fit` sets up for a bare Dataset.
+    fuse: train through `net.fuse()`, the same arrays with fewer launches; by default on all devices but NumPy.
 
     precision: "float32", "tf32", "float16" or "bfloat16", to which the net is converted (`gpuconv.layers.Layer.to`); by
     default the net's. The optimizer keeps float32 masters of 16-bit parameters, which start from the parameters given
@@ -84,6 +85,7 @@ class Trainer(RunState):
         loss: LossLike = "softmax",
         schedule: ScheduleLike | None = None,
         plateau: str | int | Plateau | None = None,
+        clip: str | float | Clip | None = None,
         seed: int = 0,
         precision: str | None = None,
         loss_scale: LossScale | None = None,
@@ -112,6 +114,8 @@ class Trainer(RunState):
         own, factor = adapt.optimizer(optimizer, **optimizer_settings), schedules.get(schedule)
         watched = Plateau.of(plateau)
         adapt.expect_rate(own, factor, watched)
+        limit = Clip.of(clip)
+        adapt.expect_clip(own, limit)
         super().__init__(
             net,
             own,
@@ -121,6 +125,7 @@ class Trainer(RunState):
             seed=seed_value("seed", seed),
             precision=precision,
             loss_scale=loss_scale,
+            clip=limit,
             fuse=fuse,
             shards=None if shards is None else shard_count(shards),
             ranks=ranks,

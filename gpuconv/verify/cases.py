@@ -575,6 +575,15 @@ def _optimizer_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
         for what, number in (("finite", 65504.0), ("inf", -np.inf), ("nan", np.nan)):
             name = f"{len(listed)} gradients, the last number {what}"
             yield Case("update_loss_scale", tier, name, _gradients(listed, number, dict(interval=9)))
+        for max_norm in (0.5, 1e6):
+            clipping = _clipping(listed, dict(max_norm=max_norm), own=True)
+            yield Case("clip_norm", tier, f"{len(listed)} gradients, max_norm={max_norm}", clipping)
+        yield Case(
+            "clip_norm", tier, f"{len(listed)} gradients, inf", _clipping(listed, dict(max_norm=1.0), True, np.inf)
+        )
+        for which in ("plain", "scaled"):
+            limiting = _clipping(listed, dict(clip_value=0.375), scaled=which == "scaled")
+            yield Case("clip_values", tier, f"{len(listed)} gradients, {which}", limiting)
         growing = _gradients(listed, 0.0, dict(growth=4.0, interval=8))
         yield Case("update_loss_scale", tier, f"{len(listed)} gradients, scale grows", growing)
     for tier, listed in _MATRICES_OF_MUON.items():
@@ -613,6 +622,22 @@ def _gradients(listed: list[tuple[int, ...]], last: float, options: Options) -> 
         grads = [normal(rng, shape, dtype if index else np.float32) for index, shape in enumerate(listed)]
         grads.append(np.append(normal(rng, 12, dtype), np.array(last, dtype)))
         return [np.array([1024.0, 0.0, 7.0, 3.0]), grads], options
+
+    return make
+
+
+def _clipping(
+    listed: list[tuple[int, ...]], options: Options, own: bool = False, last: float = np.nan, scaled: bool = True
+) -> Make:
+    """Gradients of the dtype, the first in float32. own: with an array of the op's own. last: the last number."""
+
+    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
+        grads = [normal(rng, shape, dtype if index else np.float32) for index, shape in enumerate(listed)]
+        grads.append(normal(rng, 12, dtype))
+        if not own or np.isinf(last):
+            grads.append(np.array([last], dtype))
+        scaling = np.array([8.0, 0.125, 7.0, 3.0]) if scaled else None
+        return [*([np.zeros(4)] if own else []), grads, scaling], options
 
     return make
 

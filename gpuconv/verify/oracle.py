@@ -107,6 +107,8 @@ _RULES: dict[str, Rule | None] = {
     "rmsprop_step": optim.optimizer,
     "adam_step": optim.optimizer,
     "lion_step": optim.optimizer,
+    "clip_norm": optim.clip_norm,
+    "clip_values": optim.clip_values,
     "update_loss_scale": optim.loss_scale,
     "muon_step": optim.muon,
     "add": _relative_sum,

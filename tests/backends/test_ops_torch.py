@@ -179,3 +179,24 @@ def test_five_steps(name):
         optimizer.step()
         for ours, tensor in zip(params, theirs):
             np.testing.assert_allclose(ours, tensor.detach().numpy(), rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("limit", [1e-3, 1.0, 1e3])
+def test_clipping(limit):
+    grads = [3 * signed(shape, i) for i, shape in enumerate([(3, 5), (7,), (2, 3, 1, 4)])]
+
+    def theirs(clip):
+        tensors = [leaf(np.zeros_like(grad)) for grad in grads]
+        for tensor, grad in zip(tensors, grads):
+            tensor.grad = torch.from_numpy(grad.copy())
+        clip(tensors, limit)
+        return [tensor.grad.numpy() for tensor in tensors]
+
+    scaling = np.zeros(4)
+    ops.clip_norm(scaling, grads, max_norm=limit)
+    for grad, expected in zip(grads, theirs(torch.nn.utils.clip_grad_norm_)):
+        np.testing.assert_allclose(grad * scaling[1], expected, rtol=1e-13)
+    expected = theirs(torch.nn.utils.clip_grad_value_)
+    ops.clip_values(grads, clip_value=limit)
+    for ours, each in zip(grads, expected):
+        np.testing.assert_array_equal(ours, each)

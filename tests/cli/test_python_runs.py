@@ -11,11 +11,11 @@ import gpuconv as gc
 from gpuconv.cli.main import main
 
 
-def train(folder, epochs=2, resume=False, schedule="cosine", plateau=None, **options):
+def train(folder, epochs=2, resume=False, schedule="cosine", plateau=None, clip=None, **options):
     train, test = gc.data.load("digits")
     net = gc.Sequential([gc.layers.Input((8, 8, 1)), gc.layers.Flatten(), gc.layers.Linear(10)])
     loss = options.pop("loss", "softmax")
-    trainer = gc.Trainer(net, "adam", lr=3e-3, loss=loss, schedule=schedule, plateau=plateau, seed=5)
+    trainer = gc.Trainer(net, "adam", lr=3e-3, loss=loss, schedule=schedule, plateau=plateau, clip=clip, seed=5)
     stop = options.pop("stop", None)
     callbacks = [stop] if stop else []
     trainer.fit(train, epochs=epochs, run_dir=folder, progress=False, callbacks=callbacks, resume=resume, **options)
@@ -58,7 +58,9 @@ def test_python_runs_predict(run, capsys, tmp_path):
         assert which == "best" or f"  {name}  {100 * chance:6.2f} %" in said
 
 
-@pytest.mark.parametrize("options", [{}, {"validation": 0.1}, {"plateau": "0,threshold=0.9,watch=train_loss"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"validation": 0.1}, {"plateau": "0,threshold=0.9,watch=train_loss"}, {"clip": 0.01}], ids=str
+)
 def test_python_runs_are_resumed_with_the_same_bits(tmp_path, capsys, options):
     _, test = train(tmp_path / "whole", **options, test=gc.data.load("digits")[1])
     train(tmp_path / "cut", **options, test=test, stop=StopAfterOne())
@@ -69,6 +71,7 @@ def test_python_runs_are_resumed_with_the_same_bits(tmp_path, capsys, options):
         np.testing.assert_array_equal(cut.state_dict()[key], array)
     assert (tmp_path / "whole/metrics.jsonl").read_bytes() == (tmp_path / "cut/metrics.jsonl").read_bytes()
     assert ('"plateau": 0.1' in (tmp_path / "cut/metrics.jsonl").read_text()) == ("plateau" in options)
+    assert ('clip = "norm:0.01"' in (tmp_path / "cut/config.toml").read_text()) == ("clip" in options)
     assert ("threshold=0.9" in (tmp_path / "cut/config.toml").read_text()) == ("plateau" in options)
 
 

@@ -98,6 +98,20 @@ def test_a_plateau_lowers_the_rate_and_is_stored_with_the_run(work, capsys):
     assert metrics(work / "trained")[-1]["plateau"] == pytest.approx(0.01)
 
 
+def test_clipping_is_stored_with_the_run(work, capsys):
+    assert "must be above 0" in said(capsys, "train", *TINY, "--clip", 0, "--run-dir", "run", status=2)
+    assert not (work / "run").exists()
+    for clip in ("1e-9", "value:1e-9"):
+        run = f"run-{clip[0]}"
+        out = said(
+            capsys, "train", *TINY, "--epochs", 1, "--lr", 1, "--optimizer", "sgd", "--clip", clip, "--run-dir", run
+        )
+        assert f", clip {clip}" in out
+        assert f'clip = "{clip}"' in (work / run / "config.toml").read_text()
+        assert metrics(work / run)[-1]["train_loss"] == pytest.approx(2.3, abs=0.3)
+        said(capsys, "train", "--resume", run)
+
+
 def test_shards_are_stored_with_the_run(work, capsys):
     out = said(capsys, "train", *TINY, "--epochs", 1, "--shards", 2, "--run-dir", "cut")
     assert ", 2 shards" in out

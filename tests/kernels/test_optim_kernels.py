@@ -296,6 +296,36 @@ def test_every_element_of_every_dtype_is_checked_for_overflow(device, rng, dtype
         assert to_numpy(scaling).tolist() == [4, 0.5, 0, 0]
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_clipping_agrees_with_numpy_aligned_and_not(device, rng, dtype):
+    """Several blocks and dtypes; the norm has the same bits in every thread order."""
+    for first in (0, 1):
+        grads = [random(rng, (20011 + first,), dtype)[first:], random(rng, (5, 3), "float32"), random(rng, (0,), dtype)]
+        there, norms = [asarray(grads[0].base, device)[first:], *(asarray(each, device) for each in grads[1:])], set()
+        for order in thread_orders(device):
+            with order:
+                clipped = asarray(np.zeros(4), device)
+                ops.clip_norm(clipped, there, asarray(np.array([2.0, 0.5, 4, 1]), device), max_norm=3.0)
+            norms.add(to_numpy(clipped).tobytes())
+        (bits,) = norms
+        expected = 0.5 * 3 / (np.sqrt(sum((wide([each])[0] ** 2).sum() for each in grads)) / 2 + 1e-6)
+        np.testing.assert_allclose(np.frombuffer(bits), [2, expected, 4, 1], rtol=1e-12)
+        ops.clip_values(there, asarray(np.array([2.0, 0.5, 4, 1]), device), clip_value=0.25)
+        for ours, before in zip(there, grads):
+            np.testing.assert_array_equal(
+                to_numpy(ours), np.clip(before.astype(np.float64), -0.5, 0.5).astype(before.dtype)
+            )
+
+
+def test_clipping_without_gradients(device):
+    clipped = asarray(np.zeros(4), device)
+    for grads in ([], [asarray(np.zeros((0, 3), np.float32), device)]):
+        ops.clip_norm(clipped, grads, max_norm=1.0)
+        assert to_numpy(clipped).tolist() == [1, 1, 0, 0]
+        if grads:
+            ops.clip_values(grads, clip_value=1.0)
+
+
 def test_a_step_without_gradients_counts_as_finite(device):
     scaling = asarray(np.array([2.0, 0, 0, 0]), device)
     ops.update_loss_scale(scaling, [])

@@ -40,6 +40,7 @@ DEFAULTS = {
             loss="softmax",
             schedule=None,
             plateau=None,
+            clip=None,
             seed=0,
             precision=None,
             loss_scale=None,
@@ -70,7 +71,13 @@ def test_records_are_immutable_and_optimizers_compare_by_identity():
     kinds = ("Constant", "Step", "MultiStep", "Exponential", "Polynomial", "Linear", "Cosine", "OneCycle", "Warmup")
     schedules = [f"training.schedules:{name}" for name in kinds]
     for name, found in flags(
-        [*schedules, "training.plateau:Plateau", "training.evaluate:Evaluation", "training.stored:Kind"]
+        [
+            *schedules,
+            "training.clip:Clip",
+            "training.plateau:Plateau",
+            "training.evaluate:Evaluation",
+            "training.stored:Kind",
+        ]
     ):
         assert found == VALUE, name
     for kind in (*optimizers.OPTIMIZERS.values(), LossScale):

@@ -143,6 +143,17 @@ def test_optimizer_groups_with_separate_schedules(captures, device):
     assert captures["replays"]
 
 
+@devices
+@pytest.mark.parametrize("clip", ["norm:0.1", "value:0.01"])
+def test_clipped_gradients(captures, device, clip):
+    runs = []
+    for graph in (False, True):
+        runs.append(trainer(graph, device=device, clip=clip))
+        fit(runs[-1], train=loader(device=device))
+    same(*runs)
+    assert captures["replays"]
+
+
 class Lower(Callback):
     """Lowers the learning rate after some steps, as a user's callback might."""
 

@@ -3,6 +3,7 @@ in float32 and rounded once. With masters, the formula updates these, and the pa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -112,6 +113,28 @@ def _update_each(
         update(partial(unscaled, decay), master, *state, given=grad)
         if master is not param:
             store(master, param.dtype, param)
+
+
+def clip_norm(clipped, grads, scaling, *, max_norm):
+    scale, unscale, good, skipped = (1.0, 1.0, 0.0, 0.0) if scaling is None else scaling.tolist()
+    with np.errstate(all="ignore"):
+        squares = sum(float(np.square(grad.astype(np.float64)).sum()) for grad in grads)
+    norm = unscale * math.sqrt(squares)
+    factor = min(1.0, max_norm / (norm + 1e-6)) if math.isfinite(norm) else math.nan
+    clipped[:] = scale, unscale * factor if unscale else 0.0, good, skipped
+
+
+def clip_values(grads, scaling, *, clip_value):
+    unscale = 1.0 if scaling is None else float(scaling[1])
+    if not unscale:
+        return
+    limit = clip_value / unscale
+
+    def formula(clipped, grad):
+        np.clip(grad, -limit, limit, out=clipped)
+
+    for grad in grads:
+        update(formula, grad, given=grad)
 
 
 def update_loss_scale(scaling, grads, *, growth, backoff, interval):

@@ -71,6 +71,20 @@ def step_each(formula, decays, scaling, masters, params, grads, *states):
             round_to(wide(master), param.dtype, param)
 
 
+def clip_norm(clipped, grads, scaling, *, max_norm):
+    scale, unscale, good_steps, skipped = (1.0, 1.0, 0.0, 0.0) if scaling is None else scaling
+    norm = unscale * np.sqrt(sum((wide(grad) ** 2).sum() for grad in grads))
+    factor = min(1.0, max_norm / (norm + 1e-6)) if np.isfinite(norm) else np.nan
+    clipped[:] = scale, unscale * factor if unscale else 0.0, good_steps, skipped
+
+
+def clip_values(grads, scaling, *, clip_value):
+    unscale = 1.0 if scaling is None else scaling[1]
+    limit = clip_value / unscale if unscale else np.inf
+    for grad in grads:
+        round_to(np.clip(wide(grad), -limit, limit), grad.dtype, grad)
+
+
 def update_loss_scale(scaling, grads, *, growth, backoff, interval):
     scale, _, good_steps, skipped = scaling
     if not all(np.isfinite(wide(grad)).all() for grad in grads):

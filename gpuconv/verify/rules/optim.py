@@ -61,6 +61,20 @@ def optimizer(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> lis
     return [*of_params, *itertools.chain(*of_states), *of_masters]
 
 
+def clip_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
+    clipped, grads, scaling = arrays
+    ops.clip_norm(clipped, grads, scaling, **options)
+    return [Expected("clipped", clipped, accumulated(np.float64, sum(grad.size for grad in grads), clipped))]
+
+
+def clip_values(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
+    grads, scaling = arrays
+    before = [grad.copy() for grad in grads]
+    ops.clip_values(grads, scaling, **options)
+    bounds = [np.where(now == old, 0.0, 2 * rounded(dtype, now)) for now, old in zip(grads, before)]
+    return [Expected(f"grads {index}", grad, bound) for index, (grad, bound) in enumerate(zip(grads, bounds))]
+
+
 def loss_scale(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
     scaling, grads = arrays
     ops.update_loss_scale(scaling, grads, **options)

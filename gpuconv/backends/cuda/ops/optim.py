@@ -1,5 +1,5 @@
-"""Optimizer steps, one launch for all parameters of a dtype, and the dynamic loss scale's: launchers of
-kernels/optimizer.cu and loss_scale.cu."""
+"""Optimizer steps, one launch for all parameters of a dtype, gradient clipping and the loss scale: launchers of
+kernels/optimizer.cu, clip.cu and loss_scale.cu."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from gpuconv.backends.cuda.device import open_device
-from gpuconv.backends.cuda.runtime.device_array import asarray, zeros
+from gpuconv.backends.cuda.runtime.device_array import asarray, empty, zeros
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.outputs import THREADS, contiguous, device_scalar, put_back
 from gpuconv.devices import Device, address, device_of
@@ -120,20 +120,44 @@ def lion_step(
     _step("lion_step", params, grads, [exp_avgs], masters, weight_decay, scaling, *rate_of(lr), beta1, beta2)
 
 
+def clip_norm(clipped: Array, grads: Sequence[Array], scaling: Array | None, *, max_norm: float) -> None:
+    extents, blocks = _extents_to_read(grads, clipped)
+    partials = empty((blocks,), np.float64, like=clipped)
+    run = load("clip.cu").kernel("clip_norm_factor")
+    run(blocks, THREADS, clipped, scaling, partials, _found(clipped), extents, max_norm)
+
+
+def clip_values(grads: Sequence[Array], scaling: Array | None, *, clip_value: float) -> None:
+    written = [grad for grad in grads if grad.size]
+    if not written:
+        return
+    there = contiguous(*written)
+    extents = _table(_extents, {"numbers": there})
+    load("clip.cu").kernel("clip_values_limit")(_blocks(extents), THREADS, scaling, extents, clip_value)
+    put_back(written, there)
+
+
 def update_loss_scale(scaling: Array, grads: Sequence[Array], *, growth: float, backoff: float, interval: int) -> None:
+    extents, blocks = _extents_to_read(grads, scaling)
+    run = load("loss_scale.cu").kernel("loss_scale_update")
+    run(blocks, THREADS, scaling, _found(scaling), extents, growth, backoff, float(interval))
+
+
+def _extents_to_read(grads: Sequence[Array], like: Array) -> tuple[Array, int]:
+    """The table of all gradients, of a zero if there are none, and the number of blocks."""
     extents = _extents_of.get(grads)
     if extents is None:
         given = [grad for grad in grads if grad.size]
-        given = given or [zeros((1,), np.float32, like=scaling)]  # nothing to find, and a good step
+        given = given or [zeros((1,), np.float32, like=like)]
         read = contiguous(*given)
         extents = _table(_extents, {"numbers": read})
         if all(a is b for a, b in zip(given, read)):
             _extents_of.keep(grads, extents)
-    module = load("loss_scale.cu")
-    blocks = extents.size * 8 // _EXTENT.itemsize
-    module.kernel("loss_scale_update")(
-        blocks, THREADS, scaling, _found(scaling), extents, growth, backoff, float(interval)
-    )
+    return extents, _blocks(extents)
+
+
+def _blocks(extents: Array) -> int:
+    return extents.size * 8 // _EXTENT.itemsize
 
 
 _extents_of = WhileAlive()  # the table of gradients that are read where they are
@@ -250,7 +274,7 @@ def _split(entry: np.dtype, arrays: Mapping[str, Array]) -> np.ndarray:
 
 
 def _found(like: Array) -> Array:
-    """The flags of the loss scale's blocks, which each launch leaves at zero; launches in order share them."""
+    """The counters of a launch's blocks, which each launch leaves at zero; launches in order share them."""
     if isinstance(like, np.ndarray):
         return _new_found("emulated", threading.get_ident())
     return _new_found(device_of(like), sys.modules["cupy"].cuda.get_current_stream().ptr)

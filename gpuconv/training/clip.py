@@ -1,0 +1,63 @@
+"""Gradient clipping. The short form, as of `gpuconv train --clip`: "1.0" or "norm:1.0", "value:0.5"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gpuconv import ops, spec
+from gpuconv.arguments import above_zero
+from gpuconv.names import canonical
+from gpuconv.types import Array
+
+KINDS = ("norm", "value")
+LIKE = "norm:1.0"
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Limit the gradients of a step before the optimizer takes them, as PyTorch's clip_grad_norm_ and clip_grad_value_.
+
+    Args:
+        kind: "norm": all gradients are multiplied by one factor if the norm of them together is above the limit;
+            "value": each number by itself is cut to -limit and limit.
+        limit: Above 0. It applies to the gradients without float16's loss scale.
+    """
+
+    kind: str
+    limit: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", canonical("kind of clipping", self.kind, KINDS))
+        object.__setattr__(self, "limit", above_zero(f"the limit of the {self.kind}", self.limit))
+
+    @classmethod
+    def of(cls, given: str | float | Clip | None) -> Clip | None:
+        """A clipping from its short form or the limit of the norm; None for "none". Raises ValueError or TypeError if
+        it cannot be built."""
+        if given is None or isinstance(given, Clip):
+            return given
+        if not isinstance(given, str):
+            return cls("norm", given)
+        if given == "none":
+            return None
+        read = spec.number_in(given)
+        if read is not None:
+            return cls("norm", read)
+        part, *more = spec.parse(given, like=LIKE)
+        if more or part.options or len(part.numbers) != 1:
+            raise ValueError(f"clipping is written like {LIKE!r} or 'value:0.5', received {given!r}")
+        return cls(part.name, part.numbers[0])
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.limit!r}"
+
+    def apply(self, grads: Mapping[str, Array], scaling: Array | None, clipped: Array) -> Array | None:
+        """Clip a step's gradients; returns the scaling for the optimizer's update. Only device work.
+
+        scaling: the array of `ops.update_loss_scale`, or None. clipped: (4,) float64, the scaling of a clipped norm."""
+        if self.kind == "value":
+            ops.clip_values(list(grads.values()), scaling, clip_value=self.limit)
+            return scaling
+        ops.clip_norm(clipped, list(grads.values()), scaling, max_norm=self.limit)
+        return clipped

@@ -1,0 +1,31 @@
+// A table of arrays of mixed float dtypes for one launch, in device memory: an entry for each block, up to 8192 numbers of one
+// array. The numbers move 16 bytes at a time where they are aligned to that.
+#pragma once
+
+#include "types.cuh"
+
+struct Extent {
+    void* numbers;
+    int64 count;
+    int64 kind;  // 0 float16, 1 bfloat16, 2 float32, 3 float64
+};
+
+// visit(number) for each of the thread's numbers, as T; STORE: write the numbers back, which visit may change.
+template <class T, bool STORE, class Visit>
+__device__ __forceinline__ void each_number(const Extent& extent, Visit visit) {
+    constexpr int kWidth = 16 / sizeof(T);
+    using Numbers = Pack<T, kWidth>;
+    T* const x = static_cast<T*>(extent.numbers);
+    const int64 packs = uint64(x) % 16 == 0 ? extent.count / kWidth : 0;
+    for (int64 i = threadIdx.x; i < packs; i += blockDim.x) {
+        Numbers pack = reinterpret_cast<const Numbers*>(x)[i];
+#pragma unroll
+        for (int j = 0; j < kWidth; ++j) visit(pack.at[j]);
+        if (STORE) reinterpret_cast<Numbers*>(x)[i] = pack;
+    }
+    for (int64 i = packs * kWidth + threadIdx.x; i < extent.count; i += blockDim.x) {
+        T number = x[i];
+        visit(number);
+        if (STORE) x[i] = number;
+    }
+}

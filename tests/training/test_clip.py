@@ -1,0 +1,147 @@
+"""Gradient clipping in training: against PyTorch, in float16, with groups, shards and optimizers of the user."""
+
+import math
+
+import numpy as np
+import pytest
+
+from gpuconv import layers
+from gpuconv.training import Clip, LossScale, Trainer
+from tests.training import small
+
+DRAW = np.random.default_rng(0)
+BATCHES = [(3 * DRAW.standard_normal((4, 2, 3, 1)).astype(np.float32), DRAW.integers(0, 3, 4)) for _ in range(5)]
+
+
+def linear(**options):
+    net = layers.Sequential([layers.Input((2, 3, 1)), layers.Flatten(), layers.Linear(3)], seed=1)
+    return Trainer(net, "sgd", lr=1.0, **options)
+
+
+def weights(trainer):
+    return {name: np.array(value, np.float32) for name, value in trainer.net.params().items()}
+
+
+def moved(trainer, steps=1):
+    """How far a few steps of rate 1 move all parameters together: the norm of each step's gradients for one step."""
+    before = trainer.optimizer.masters or trainer.net.params()
+    before = {name: value.copy() for name, value in before.items()}
+    for x, y in BATCHES[:steps]:
+        trainer.optimizer.advance()
+        trainer.step(x.astype(trainer.net.dtype), y)
+    after = trainer.optimizer.masters or trainer.net.params()
+    return math.sqrt(sum(float(np.square(after[name] - old, dtype=np.float64).sum()) for name, old in before.items()))
+
+
+@pytest.mark.parametrize("clip", [0.5, "norm:1e3", "value:0.05", None])
+def test_five_steps_are_those_of_pytorch(clip):
+    torch = pytest.importorskip("torch")
+    ours = linear(clip=clip)
+    theirs = torch.nn.Linear(6, 3)
+    with torch.no_grad():
+        for own, name in ((theirs.weight, "weight"), (theirs.bias, "bias")):
+            own.copy_(torch.from_numpy(next(v for k, v in weights(ours).items() if k.endswith(name))))
+    optimizer, limit = torch.optim.SGD(theirs.parameters(), lr=1.0), Clip.of(clip)
+    for x, y in BATCHES:
+        ours.optimizer.advance()
+        ours.step(x, y)
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(theirs(torch.from_numpy(x).flatten(1)), torch.from_numpy(y)).backward()
+        if limit:
+            utils = torch.nn.utils
+            how = {"norm": utils.clip_grad_norm_, "value": utils.clip_grad_value_}[limit.kind]
+            how(theirs.parameters(), limit.limit)
+        optimizer.step()
+    for name, value in weights(ours).items():
+        expected = getattr(theirs, name.rpartition(".")[2]).detach().numpy()
+        np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_float16_clips_the_gradients_without_the_loss_scale():
+    for start in (1.0, 2.0**10):
+        for clip in ("norm:0.01", "value:0.01"):
+            trainer = linear(precision="float16", loss_scale=LossScale(start=start), clip=clip)
+            numbers = 1 if clip.startswith("norm") else math.sqrt(sum(v.size for v in weights(trainer).values()))
+            assert moved(trainer) == pytest.approx(0.01 * numbers, rel=1e-3 if numbers == 1 else 0.1), (start, clip)
+
+
+def test_a_step_that_overflows_is_skipped_as_without_clipping():
+    for clip in ("norm:0.01", "value:0.01"):
+        trainer = linear(precision="float16", loss_scale=LossScale(start=2.0**40), clip=clip)
+        assert moved(trainer) == 0
+        assert trainer.loss_scale.skipped == 1
+
+
+def test_a_nan_is_not_hidden():
+    for clip in ("norm:1", "value:1"):
+        trainer = linear(clip=clip)
+        trainer.optimizer.advance()
+        trainer.step(np.full((4, 2, 3, 1), np.nan, np.float32), BATCHES[0][1])
+        assert not np.isfinite(next(iter(weights(trainer).values()))).any(), clip
+
+
+def test_the_norm_is_that_of_all_groups_and_of_all_shards():
+    groups = "fc1.weight -> sgd:lr=1; * -> sgd:lr=1"
+    net = linear().net
+    assert moved(Trainer(net, groups, clip=0.01)) == pytest.approx(0.01, rel=1e-3)
+    assert moved(linear(clip=0.01, shards=2)) == pytest.approx(0.01, rel=1e-3)
+    assert moved(linear(shards=2)) > 0.1
+
+
+@pytest.mark.parametrize("clip", ["norm:0.1", "value:0.01"])
+def test_a_resumed_run_goes_on_with_the_same_bits(tmp_path, clip):
+    whole = small.trainer(clip=clip)
+    small.fit(whole, epochs=3, run_dir=tmp_path / "whole")
+    small.fit(small.trainer(clip=clip), epochs=3, run_dir=tmp_path / "cut", callbacks=[StopAtStep7()])
+    resumed = small.trainer(clip=clip)
+    small.fit(resumed, epochs=3, run_dir=tmp_path / "cut", resume=True)
+    assert small.same_arrays(whole.net.state_dict(), resumed.net.state_dict())
+    free = small.trainer()
+    small.fit(free, epochs=3)
+    assert not small.same_arrays(whole.net.state_dict(), free.net.state_dict())
+    with pytest.raises(ValueError, match="cannot be continued with other settings: clip"):
+        small.fit(small.trainer(), epochs=3, run_dir=tmp_path / "cut", resume=True)
+
+
+class StopAtStep7:
+    def on_step(self, trainer, record):
+        if trainer.steps == 7:
+            trainer.stop("interrupted")
+
+
+class Own:
+    lr = 0.1
+
+    def step(self, params, grads):
+        for name in params:
+            params[name] -= grads[name]
+
+
+def test_an_optimizer_of_the_user_gets_clipped_values_and_is_refused_a_norm():
+    with pytest.raises(ValueError, match=r"Own takes the gradients as they are.*give clip='value:2'"):
+        Trainer(linear().net, Own(), clip=2)
+    trainer = Trainer(linear().net, Own(), clip="value:0.001")
+    assert moved(trainer) == pytest.approx(0.001 * math.sqrt(21), rel=0.05)
+
+
+def test_short_forms():
+    for given in (1, 1.0, "1", "1.0", " norm:1 ", Clip("norm", 1), np.float32(1)):
+        assert Clip.of(given) == Clip("norm", 1.0), given
+    assert Clip.of(str(Clip("value", 0.1))) == Clip("value", 0.1)
+    assert Clip.of(None) is Clip.of("none") is None
+    for given, message in (
+        (0, "the limit of the norm must be above 0, received 0"),
+        (-1, r"the limit of the norm must lie in \[0.0, inf\), received -1"),
+        ("-1", r"the limit of the norm must lie in"),
+        (math.nan, "the limit of the norm must lie in"),
+        ("value:inf", "the limit of the value must lie in"),
+        ("value:0", "the limit of the value must be above 0"),
+        ("norm", "clipping is written like 'norm:1.0' or 'value:0.5', received 'norm'"),
+        ("norm:1,2", "clipping is written like"),
+        ("norm:1,value:2", "clipping is written like"),
+        ("nrom:1", "did you mean 'norm'"),
+        (True, "must be a number, received True"),
+        ([1], "must be a number"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message):
+            linear(clip=given)
