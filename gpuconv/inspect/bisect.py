@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,10 +138,15 @@ class _Judge:
         self.calls = self.skipped = self.updates = 0
 
     def __call__(self, data: DataLike, **fit: Any) -> None:
-        with where() as self.place, recording(self.judge):
+        with where() as self.place:
             self.trainer.fit(data, epochs=self.steps, callbacks=[self], progress=False, **fit)
         if self.trainer.interrupted_by:
             raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def around_step(self, trainer: Trainer) -> Iterator[None]:
+        with recording(self.judge):
+            yield
 
     def on_step(self, trainer: Trainer, record: Any) -> None:
         self.updates = 0

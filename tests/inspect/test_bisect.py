@@ -11,6 +11,7 @@ from gpuconv.inspect import bisect
 from gpuconv.inspect.bisect import Side
 from gpuconv.layers import BatchNorm, Conv2D, Dropout, Flatten, Input, Linear, MaxPool2D, ReLU, Sequential
 from gpuconv.training import Trainer
+from tests import standin
 
 GROUPS = "filters -> muon:lr=0.02; *.bias -> adam:lr=0.01; * -> sgd:lr=0.05,momentum=0.9"
 
@@ -116,6 +117,24 @@ def test_a_wrong_kernel_planted_as_by_the_lab_is_named(op, tmp_path):
         assert (found.side, found.step) == (1, 1)
         assert (found.layer, found.direction, found.op, found.parameter, found.worst.at) == named
         assert found.other_share <= 1  # the shipped kernel, with the same arrays
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("schedule", ["late", "early"])
+def test_a_cuda_device_agrees_with_numpy_and_a_wrong_kernel_on_it_is_named(schedule, tmp_path):
+    """On the stand-in for CuPy, which runs what is on a stream as late, or as early, as CUDA may."""
+    with standin.installed(["90"], schedule=schedule):
+        outcome = bisect(trainer(), trainer("cuda"), DATA, steps=2, batch_size=8)
+        assert outcome.violation is None, outcome
+        assert outcome.calls[0] > outcome.calls[1] > 30  # the latter runs fused
+        for op, (line, planted, named) in PLANTED.items():
+            file = tmp_path / "planted.cu"
+            file.write_text(lab.template(op).replace(line, planted, 1))
+            sides = trainer("cuda", fuse=False), trainer("cuda", fuse=False)
+            found = bisect(*sides, DATA, kernels={lab.shipped_file(op): file}, batch_size=8).violation
+            assert (found.side, found.step) == (1, 1)
+            assert (found.layer, found.direction, found.op, found.parameter, found.worst.at) == named
+            assert found.other_share <= 1  # the shipped kernel, with the same arrays
 
 
 def test_sides_are_written_in_any_order():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpuconv import backends
-from gpuconv.inspect import explain
+from gpuconv.inspect import explain, saliency
 from gpuconv.inspect.explain import layer_of
 from gpuconv.layers import (
     GELU,
@@ -38,6 +38,7 @@ from gpuconv.layers import (
 from gpuconv.layers.base import descendants
 from gpuconv.layers.fused import Fused
 from gpuconv.layers.registry import name_of
+from tests import standin
 from tests.layers.test_layers import CASES, IDS
 
 EVERY_KIND = [
@@ -282,20 +283,29 @@ def test_own_layers_and_layers_inside_a_fused_one_are_refused():
 
 
 @pytest.mark.kernels
-def test_the_emulator_names_the_threads_of_layers_of_several_ops_and_of_other_shapes():
-    row = [ConvTranspose2D(2, 2, stride=2), Branches([[], [LayerNorm(), GroupNorm(1)]]), Upsample(2)]
-    net = Sequential([Input((3, 2, 2)), *row, AdaptiveAvgPool2D((3, 2)), Flatten(), Linear(2)]).to("emulated")
-    x = backends.asarray(np.random.default_rng(2).normal(size=(1, 3, 2, 2)), "emulated", "float32")
-    for name, kernels in {
-        "convt1": ["dgrad", "add"],
-        "branches1": ["copy"],
-        "branches1.branch2.norm1": ["group_norm"],
-        "upsample1": ["dgrad"],
-        "pool1": ["avg_pool"],
-    }.items():
-        at = tuple(size - 1 for size in layer_of(net, name).output_shape)
-        found = explain(net, x, name, at, locate=True)
-        assert all(each.error <= each.bound for each in found.computed), (name, found.computed)
-        wrote = [writer.kernel for writer in found.thread.writers]
-        assert all(any(kernel in each for each in wrote) for kernel in kernels), (name, wrote)
-    assert str(explain(net, x, "branches1", (0, 1, 3))).endswith("the value of branch2 at [0, 1, 1]")
+@pytest.mark.parametrize("device", ["emulated", "cuda, late", "cuda, early"])
+def test_a_device_names_the_threads_of_layers_of_several_ops_and_of_other_shapes(device):
+    """CUDA is the stand-in for CuPy, which runs what is on a stream as late, or as early, as it may."""
+    name, _, schedule = device.partition(", ")
+    with standin.installed(["90"], schedule=schedule) if schedule else contextlib.nullcontext():
+        row = [ConvTranspose2D(2, 2, stride=2), Branches([[], [LayerNorm(), GroupNorm(1)]]), Upsample(2)]
+        net = Sequential([Input((3, 2, 2)), *row, AdaptiveAvgPool2D((3, 2)), Flatten(), Linear(2)]).to(name)
+        x = backends.asarray(np.random.default_rng(2).normal(size=(1, 3, 2, 2)), net.device, "float32")
+        for layer, kernels in {
+            "convt1": ["dgrad", "add"],
+            "branches1": ["copy"],
+            "branches1.branch2.norm1": ["group_norm"],
+            "upsample1": ["dgrad"],
+            "pool1": ["avg_pool"],
+        }.items():
+            at = tuple(size - 1 for size in layer_of(net, layer).output_shape)
+            found = explain(net, x, layer, at, locate=True)
+            assert [each.by for each in found.computed] == ["float64", "numpy", net.device]
+            assert all(each.error <= each.bound for each in found.computed), (layer, found.computed)
+            wrote = [writer.kernel for writer in found.thread.writers]
+            assert all(any(kernel in each for each in wrote) for kernel in kernels), (layer, wrote)
+        assert str(explain(net, x, "branches1", (0, 1, 3))).endswith("the value of branch2 at [0, 1, 1]")
+        back = explain(net, x, "convt1", (2, 1, 1), locate=True, backward=True)
+        assert all(each.error <= each.bound for each in back.computed)
+        assert "fprop" in back.thread.writers[-1].kernel  # of a transposed convolution
+        assert saliency(net, x).shape == (3, 2, 2)

@@ -116,6 +116,10 @@ class ndarray:
     def copy(self) -> ndarray:
         return self.astype(self.dtype)
 
+    def __deepcopy__(self, memo: Any) -> ndarray:
+        with self.device:
+            return self.copy()
+
     def astype(self, dtype: Any, copy: bool = True) -> ndarray:
         self._expect_current()
         if not copy and self.dtype == dtype:
