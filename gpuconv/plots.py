@@ -67,6 +67,57 @@ def curves(history: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
     return figure
 
 
+def rates(
+    rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray, suggestion: float | None = None, *, title: str = ""
+) -> Figure:
+    """The loss by learning rate, on a logarithmic axis, as found by `gpuconv.training.lr_find`.
+
+    rates, losses, smoothed: (steps,) each. suggestion: a rate to mark. A loss that diverges leaves the picture at the
+    top.
+    """
+    if not len(rates):
+        raise ValueError("a picture of rates needs at least one step, received none")
+    figure = _figure(1100, 640)
+    _text(
+        figure,
+        0.08,
+        0.94,
+        title or "loss by learning rate",
+        max_width=940,
+        color=INK,
+        fontsize=11,
+        weight="bold",
+        va="center",
+    )
+    axes = figure.add_axes((0.08, 0.14, 0.86, 0.7))
+    axes.plot(rates, losses, color=COLD, lw=1, alpha=0.45, label="loss")
+    axes.plot(rates, smoothed, color=COLD, lw=2, label="smoothed")
+    low, first = float(np.min(smoothed)), float(smoothed[0])
+    room = max(first - low, 0.1 * abs(first), 1e-12)
+    axes.set_ylim(float(np.min(losses)) - 0.1 * room, min(first + room, float(np.max(losses)) + 0.1 * room))
+    _style(axes, "learning rate")
+    axes.set_xscale("log")
+    axes.set_xlim(rates[0], rates[-1] if len(rates) > 1 else 10 * rates[0])
+    if suggestion is not None:
+        axes.axvline(suggestion, color=WARM, lw=1.2, ls="--")
+        at = float(np.interp(np.log(suggestion), np.log(rates), smoothed))
+        axes.plot([suggestion], [at], color=WARM, marker="o", ms=6)
+        left = suggestion < np.sqrt(rates[0] * rates[-1])  # the half with room for the text
+        axes.annotate(
+            f"falls fastest: {suggestion:.2g}",
+            (suggestion, at),
+            xytext=(8, 8) if left else (-8, -18),
+            textcoords="offset points",
+            color=WARM,
+            fontsize=8,
+            ha="left" if left else "right",
+        )
+    legend = axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=8, frameon=False)
+    for text in legend.get_texts():
+        text.set_color(MUTED)
+    return figure
+
+
 def activations(
     image: np.ndarray,
     volumes: Sequence[tuple[str, np.ndarray]],
@@ -286,15 +337,20 @@ def _one_line(error: Exception) -> str:
 def _style_curves(axes: Axes, epochs: Sequence[int]) -> None:
     from matplotlib.ticker import MaxNLocator
 
+    _style(axes, "epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
+    axes.set_xlim(min(epochs) - 0.5 * (len(set(epochs)) == 1), max(epochs) + 0.5 * (len(set(epochs)) == 1))
+
+
+def _style(axes: Axes, across: str) -> None:
+    """The colors of axes with lines. across: what the horizontal one is."""
     axes.set_facecolor(PAPER)
     axes.grid(axis="y", color=FAINT, lw=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(MUTED)
-    axes.tick_params(colors=MUTED, labelsize=7, length=0, pad=6)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
-    axes.set_xlim(min(epochs) - 0.5 * (len(set(epochs)) == 1), max(epochs) + 0.5 * (len(set(epochs)) == 1))
-    axes.set_xlabel("epoch", color=MUTED, fontsize=8)
+    axes.tick_params(which="both", colors=MUTED, labelsize=7, length=0, pad=6)
+    axes.set_xlabel(across, color=MUTED, fontsize=8)
 
 
 def _label_ends(axes: Axes, ends: list[list[Any]]) -> None:

@@ -21,6 +21,7 @@ from gpuconv.version import __version__
 
 COMMANDS = {
     "train": "train a ConvNet on images and test it on images that it has not seen",
+    "lr-find": "find a learning rate: train at a rising one, and see where the loss falls fastest",
     "live": "train with a live web page: curves, activations, controls",
     "evaluate": "test a trained net: accuracy, and a table of the classes",
     "predict": "classify image files: the five best scores of each",
@@ -115,7 +116,7 @@ def _run(arguments: list[str]) -> int:
     parser, commands = parsers(only=name)
     options, rest = parser.parse_known_args([name, *arguments[1:]])
     commands[name].refuse_unknown(rest)
-    run = importlib.import_module(f"gpuconv.cli.{name}").run
+    run = module(name).run
     if not options.json:
         with quiet(options.quiet):
             return run(options)
@@ -123,6 +124,11 @@ def _run(arguments: list[str]) -> int:
         status = run(options)
     print(document.text(found))
     return status
+
+
+def module(command: str) -> Any:
+    """The module of a command."""
+    return importlib.import_module(f"gpuconv.cli.{command.replace('-', '_')}")
 
 
 def parsers(only: str | None = None) -> tuple[Parser, dict[str, Parser]]:
@@ -134,7 +140,7 @@ def parsers(only: str | None = None) -> tuple[Parser, dict[str, Parser]]:
     group = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     commands = {name: group.add_parser(name, help=COMMANDS[name], allow_abbrev=False) for name in COMMANDS}
     for name in [only] if only else COMMANDS:
-        command: Any = importlib.import_module(f"gpuconv.cli.{name}")
+        command = module(name)
         own = commands[name]
         own.description = (command.__doc__ or COMMANDS[name]).strip()  # python -OO has no docstrings
         examples = "\n".join(f"  {line}" for line in command.EXAMPLES)

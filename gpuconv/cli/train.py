@@ -106,9 +106,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace, ranks: Ranks) -> int:
-    from gpuconv import models
     from gpuconv.cli import config, nets, python_runs
-    from gpuconv.data import Augmentation, Normalization, load
+    from gpuconv.data import Augmentation, load
     from gpuconv.training import (
         DataError,
         DivergedError,
@@ -118,7 +117,6 @@ def _train(options: argparse.Namespace, ranks: Ranks) -> int:
         ShadowError,
         Trainer,
         evaluate,
-        loading,
     )
     from gpuconv.training.evaluate import expect_views
 
@@ -150,16 +148,8 @@ def _train(options: argparse.Namespace, ranks: Ranks) -> int:
         line("data", f"{train.name}: {_sets(train, validation, test)}")
     device = choose_device(options)
     with asked():
-        net = nets.build(
-            settings.model, input_shape=train.image_shape, classes=len(train.classes), seed=settings.seed
-        ).to(device)
-        normalization = Normalization.from_dataset(train)
-        # A checkpoint already includes the effect of both.
         begun = ranks.first(lambda: bool(given) and RunDirectory(given).last.exists())
-        if settings.weights and not begun:
-            loading.load_weights(settings.weights, net)
-        if settings.whiten and not begun:
-            models.whiten(net, normalization(train.first(settings.whiten), net.dtype))
+        net, normalization = initial(settings, train, device, begun=begun)
         trainer = Trainer(
             net,
             settings.optimizer,
@@ -226,6 +216,28 @@ def _train(options: argparse.Namespace, ranks: Ranks) -> int:
     document.note(test_accuracy=accuracy, test_time_augmentation=settings.tta)
     say(f"test accuracy {100 * accuracy:.2f}%", "stdout")
     return 0
+
+
+def initial(
+    settings: run_settings.Settings, train: Dataset | Samples, device: str, begun: bool = False
+) -> tuple[Sequential, Normalization]:
+    """The net of these settings with its initial weights, and the normalization of its images.
+
+    begun: whether a checkpoint will be loaded, which includes the effect of --weights and --whiten."""
+    from gpuconv import models
+    from gpuconv.cli import nets
+    from gpuconv.data import Normalization
+    from gpuconv.training import loading
+
+    net: Sequential = nets.build(
+        settings.model, input_shape=train.image_shape, classes=len(train.classes), seed=settings.seed
+    ).to(device)
+    normalization = Normalization.from_dataset(train)
+    if settings.weights and not begun:
+        loading.load_weights(settings.weights, net)
+    if settings.whiten and not begun:
+        models.whiten(net, normalization(train.first(settings.whiten), net.dtype))
+    return net, normalization
 
 
 def _sets(train: Dataset | Samples, validation: Dataset | Samples | None, test: Dataset | Samples) -> str:

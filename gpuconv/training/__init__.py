@@ -7,6 +7,7 @@ from gpuconv.training.evaluate import Evaluation, evaluate
 from gpuconv.training.feeding import DataError
 from gpuconv.training.loading import load, load_weights
 from gpuconv.training.loss_scale import LossScale
+from gpuconv.training.lr_find import RangeTest, lr_find
 from gpuconv.training.optimizers import SGD, Adagrad, Adam, AdamW, Groups, Lion, Muon, Optimizer, RMSprop
 from gpuconv.training.plateau import Plateau
 from gpuconv.training.replay import UncapturedWarning
@@ -40,6 +41,7 @@ __all__ = [
     "Optimizer",
     "Plateau",
     "RMSprop",
+    "RangeTest",
     "RunDirectory",
     "Schedule",
     "SettingsError",
@@ -52,4 +54,5 @@ __all__ = [
     "load",
     "load_net",
     "load_weights",
+    "lr_find",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import re
 import sys
@@ -14,7 +13,7 @@ from gpuconv import checks, ops
 from gpuconv.cli import main, runs
 from gpuconv.cli.check import report
 from gpuconv.cli.errors import describe
-from gpuconv.cli.main import COMMANDS, Parser
+from gpuconv.cli.main import COMMANDS, Parser, module
 from gpuconv.console import say
 from gpuconv.training import Trainer
 
@@ -34,7 +33,7 @@ def test_help_shows_an_example(command, capsys):
     assert left.value.code == 0
     said = capsys.readouterr().out
     assert f"usage: gpuconv {command}" in said
-    examples = importlib.import_module(f"gpuconv.cli.{command}").EXAMPLES
+    examples = module(command).EXAMPLES
     assert said.endswith("\n".join([f"example{'s' if examples[1:] else ''}:", *(f"  {line}" for line in examples), ""]))
     assert examples[0].startswith(f"gpuconv {command}")
 
@@ -42,7 +41,7 @@ def test_help_shows_an_example(command, capsys):
 def test_help_without_docstrings(capsys, monkeypatch):
     """As under python -OO."""
     for command, text in COMMANDS.items():
-        monkeypatch.setattr(importlib.import_module(f"gpuconv.cli.{command}"), "__doc__", None)
+        monkeypatch.setattr(module(command), "__doc__", None)
         with pytest.raises(SystemExit):
             main([command, "--help"])
         assert text.split()[0] in capsys.readouterr().out
@@ -108,6 +107,18 @@ def test_version(capsys):
         (["kernels", "--report", "--workers", "0"], "from 1 on, received '0'"),
         (["kernels", "--arch", "sm_90a"], "--arch goes with --report"),
         (["kernels", "--arch", "sm_90", "--all"], "--arch and --all go with --report"),
+        (["lr-find", "--from", "1", "--to", "0.1"], "--from must be below --to, received 1 and 0.1"),
+        (["lr-find", "--from", "1", "--to", "1"], "--from must be below --to, received 1 and 1"),
+        (["lr-find", "--from", "0"], "above 0, received '0'"),
+        (["lr-find", "--to", "inf"], "above 0, received 'inf'"),
+        (["lr-find", "--steps", "1"], "from 2 on, received '1'"),
+        (["lr-find", "--out", "/dev/null"], "--out /dev/null must be a folder"),
+        (["lr-find", "--lr", "1"], "unknown argument '--lr'"),
+        (["lr-find", "--optimizer", "adm"], "did you mean 'adam'"),
+        (["lr-find", "--optimizer", "sgd:lr=0.1", "--model", "seed-net"], "are tried; leave lr out"),
+        (["lr-find", "--model", "lenet"], "the filter spans 5"),
+        (["lr-find", "--data", "folder:nowhere"], "nowhere"),
+        (["lr-fnd"], "did you mean 'lr-find'"),
         (["train", "--resume", "here", "--run-dir", "there"], "not allowed with"),
         (["evaluate", "nowhere"], "nowhere holds no run"),
         (["predict", "x.png", "--run-dir", "nowhere"], "nowhere holds no run"),
@@ -130,7 +141,7 @@ def test_no_option_of_any_command_accepts_an_empty_value(capsys, tmp_path, monke
     tried = 0
     for command in COMMANDS:
         parser = Parser()
-        importlib.import_module(f"gpuconv.cli.{command}").configure(parser)
+        module(command).configure(parser)
         for action in parser._actions:
             if action.nargs == 0:
                 continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import signal
@@ -13,7 +12,7 @@ import pytest
 
 from gpuconv import checks, console, losses, models, plots, to_numpy
 from gpuconv.cli import main, pictures, run_settings, runs
-from gpuconv.cli.main import Parser
+from gpuconv.cli.main import Parser, module
 from gpuconv.data import Loader, Normalization, load
 from gpuconv.inspect import profile as step
 from gpuconv.inspect.profile import Profile, Row
@@ -57,6 +56,11 @@ OPTIONS = {  # of each command: the least it takes, and what that is read as
         },
     ),
     "check": ([], dict.fromkeys(("data", "model", "seed", "lr", "optimizer", "schedule", "loss")) | {"device": "auto"}),
+    "lr-find": (
+        [],
+        dict.fromkeys(("data", "model", "weights", "seed", "batch_size", "optimizer", "augment", "loss", "whiten"))
+        | {"precision": None, "device": "auto", "start": 1e-6, "end": 10.0, "steps": 100, "out": None},
+    ),
     "verify": ([], {"device": "auto", "op": None, "dtype": None, "tier": None, "seed": 0}),
     "profile": (
         [],
@@ -111,6 +115,7 @@ GIVEN = {  # more words, and what is read otherwise then
         ("--run-dir x", {"run_dir": "x"}),
     ],
     "check": [("--seed 0 --lr 2", {"seed": 0, "lr": 2.0})],
+    "lr-find": [("--from 1e-3 --to 2 --steps 9 --out x", {"start": 1e-3, "end": 2.0, "steps": 9, "out": Path("x")})],
     "verify": [
         (
             "--op a --op b --dtype c --dtype d --tier e --tier f --seed 3",
@@ -142,7 +147,7 @@ GIVEN = {  # more words, and what is read otherwise then
 def test_every_option_is_read_and_has_its_default():
     for command, (least, expected) in OPTIONS.items():
         parser = Parser()
-        importlib.import_module(f"gpuconv.cli.{command}").configure(parser)
+        module(command).configure(parser)
         for words, changed in (("", {}), *GIVEN.get(command, ())):
             found = vars(parser.parse_args([*least, *words.split()]))
             assert {name: found.get(name, "gone") for name in expected} == expected | changed, (command, words)
@@ -287,8 +292,8 @@ class Bar(console._NoBar):
 @pytest.fixture
 def bars(monkeypatch):
     Bar.made = []
-    for module in ("verify", "kernels"):
-        monkeypatch.setattr(f"gpuconv.cli.{module}.progress_bar", Bar)
+    for command in ("verify", "kernels"):
+        monkeypatch.setattr(f"gpuconv.cli.{command}.progress_bar", Bar)
     return Bar.made
 
 

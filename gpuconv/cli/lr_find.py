@@ -1,0 +1,126 @@
+"""Find a learning rate: train a net for some steps at a rising one, and see where the loss falls fastest.
+
+Smith's range test. It prints a table and a suggestion, and keeps nothing but what --out asks for. Settings that are not
+given are those of `gpuconv train`."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpuconv import files
+from gpuconv.cli import document, run_settings, train
+from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli.runs import batched, choose_device, line
+from gpuconv.console import is_quiet, say
+from gpuconv.dtypes import as_precision
+from gpuconv.shell import command
+
+if TYPE_CHECKING:
+    from gpuconv.training import RangeTest
+
+EXAMPLES = [
+    "gpuconv lr-find",
+    "gpuconv lr-find --data cifar10:data --model tiny-vgg --optimizer adam --out rates",
+    "gpuconv lr-find --from 1e-5 --to 1 --steps 200",
+]
+
+SETTINGS = ("data", "model", "weights", "seed", "batch_size", "optimizer", "augment", "loss", "whiten", "precision")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    run_settings.add_options(parser, only=SETTINGS)
+    run_settings.add_device(parser)
+    rate = run_settings.positive
+    parser.add_argument(
+        "--from", dest="start", type=rate, default=1e-6, metavar="X", help="the first rate (default: 1e-6)"
+    )
+    parser.add_argument("--to", dest="end", type=rate, default=10.0, metavar="X", help="the last rate (default: 10)")
+    parser.add_argument(
+        "--steps", type=run_settings.count(2), default=100, metavar="N", help="how many steps to train (default: 100)"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="a folder for the picture, lr-find.png, and the losses, lr-find.csv"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    from gpuconv.data import Augmentation, load
+    from gpuconv.training import DataError, DivergedError, lr_find
+
+    if options.start >= options.end:
+        raise UserError(f"the rate rises: --from must be below --to, received {options.start:g} and {options.end:g}")
+    if options.out and not (there := next(filter(Path.exists, [options.out, *options.out.parents]))).is_dir():
+        raise UserError(f"--out {options.out} must be a folder, and {there} is none")
+    chosen = run_settings.given(options)
+    settings = run_settings.complete(chosen)
+    with asked():
+        images, _ = load(settings.data)
+    line("data", f"{images.name}: {len(images):,} images to train on")
+    device = choose_device(options)
+    with asked():
+        net, normalization = train.initial(settings, images, device)
+        loader = batched(
+            images,
+            settings.batch_size,
+            augmentation=Augmentation.parse(settings.augment),
+            seed=settings.seed,
+            normalization=normalization,
+            device=device,
+            dtype=as_precision(precision=settings.precision)[0],
+        )
+    line("model", f"{settings.model}, {settings.optimizer}, loss {settings.loss}, {settings.precision}")
+    line("rates", f"{options.start:g} to {options.end:g} over {options.steps} steps\n")
+    try:
+        with asked():
+            found = lr_find(
+                net,
+                loader,
+                settings.optimizer,
+                start=options.start,
+                end=options.end,
+                steps=options.steps,
+                loss=run_settings.loss(settings.loss)[1],
+                seed=settings.seed,
+                precision=settings.precision,
+            )
+    except (DataError, DivergedError) as error:
+        raise UserError(str(error)) from error
+    document.note(records=found.records(), suggestion=found.suggestion, diverged=found.diverged)
+    print(found)
+    if options.out:
+        _write(options.out, found, settings.model)
+    if found.suggestion is not None and not is_quiet():
+        print()
+        same = [word for name, value in chosen.items() for word in (run_settings.option(name), str(value))]
+        line("try next", command("gpuconv", "train", *same, "--lr", f"{found.suggestion:.2g}"))
+    return 0
+
+
+def _write(folder: Path, found: RangeTest, model: str) -> None:
+    """Write the picture and the records."""
+    from gpuconv import plots
+    from gpuconv.cli import nets
+
+    folder.mkdir(parents=True, exist_ok=True)
+    table, picture = folder / "lr-find.csv", folder / "lr-find.png"
+    text = io.StringIO()
+    rows: list[Any] = found.records()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    files.write(table, text.getvalue().encode())
+    if not is_quiet():
+        print()
+    line("losses", table)
+    title = f"{nets.stem(model)}: loss by learning rate"
+    try:
+        plots.draw(
+            picture, lambda: plots.rates(found.rates, found.losses, found.smoothed, found.suggestion, title=title)
+        )
+        line("picture", picture)
+    except plots.PlotError as error:
+        say(f"no {picture.name}: {error}")

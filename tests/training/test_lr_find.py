@@ -1,0 +1,160 @@
+"""The range test: rates that rise exponentially, losses of a copy of the net, and where they fall fastest."""
+
+import signal
+
+import numpy as np
+import pytest
+
+from gpuconv import plots
+from gpuconv.training import SGD, Adam, DivergedError, RangeTest, Trainer, lr_find
+from tests.training import small
+
+
+def found(losses, steps=None, diverged=False):
+    """A result without smoothing, of rates from 1 up by factors of 10."""
+    return RangeTest(10.0 ** np.arange(len(losses)), np.array(losses), np.array(losses), diverged)
+
+
+def test_rates_rise_exponentially_and_losses_are_those_of_a_trainer_at_these_rates():
+    result = lr_find(small.net(), small.loader(), start=1e-3, end=1e-1, steps=9, momentum=0.9)
+    assert result.rates == pytest.approx(np.geomspace(1e-3, 1e-1, 9))
+    trainer = Trainer(small.net(), SGD(lr=1.0, momentum=0.9), schedule=lambda step: float(result.rates[min(step, 8)]))
+    trainer.fit(small.loader(), epochs=2, metrics_every=1, progress=False)
+    expected = [record["loss"] for record in trainer.records if record["event"] == "step"][:9]
+    assert result.losses.tolist() == expected
+    assert not result.diverged
+
+
+def test_the_net_and_the_optimizer_are_left_as_they_are():
+    net, optimizer = small.net(), Adam(lr=0.5)
+    trained = Trainer(net, optimizer)
+    trained.fit(small.loader(), epochs=1, progress=False)
+    kept = {name: value.copy() for name, value in (net.state_dict() | optimizer.state_dict()).items()}
+    grads = {name: value.copy() for name, value in net.grads().items()}
+    precision, config = net.precision, optimizer.config()
+    lr_find(net, small.loader(dtype="bfloat16"), optimizer, steps=7, precision="bfloat16")
+    assert small.same_arrays(net.state_dict() | optimizer.state_dict(), kept)
+    assert small.same_arrays(net.grads(), grads)
+    assert (net.precision, optimizer.config(), optimizer.steps) == (precision, config, 5)
+    again, fresh = (lr_find(net, small.loader(), each, steps=9) for each in (optimizer, Adam()))
+    assert again.losses.tolist() == fresh.losses.tolist()
+
+
+def test_the_smoothed_loss_is_a_mean_over_near_steps():
+    result = lr_find(small.net(), small.loader(), start=1e-6, end=1e-5, steps=40)
+    for at, value in enumerate(result.smoothed):
+        assert value == pytest.approx(result.losses[max(0, at - 2) : at + 3].mean())
+    short = lr_find(small.net(), small.loader(), start=1e-6, end=1e-5, steps=19)
+    assert short.smoothed == pytest.approx(short.losses)
+
+
+def test_it_stops_when_the_loss_diverges():
+    result = lr_find(small.net(), small.loader(), start=1e-3, end=1e20, steps=60)
+    assert result.diverged
+    assert len(result.rates) == len(result.losses) == len(result.smoothed) < 60
+    assert np.isfinite(result.losses).all()
+    assert f"stopped after step {len(result.losses)}: the loss diverged" in str(result)
+
+
+def test_a_loss_that_is_not_finite_at_once_is_an_error():
+    def infinite(scores, labels):
+        return np.float32(np.inf), np.zeros_like(scores)
+
+    with pytest.raises(DivergedError, match="the loss is not finite at step 1"):
+        lr_find(small.net(), small.loader(), loss=infinite)
+
+
+def test_the_suggestion_is_where_the_loss_falls_fastest_to_a_new_lowest_value():
+    assert found([5, 4.9, 3, 1, 0.9, 50, 2]).suggestion == 100
+    assert found([5.0, 4.0, 3.9]).suggestion == 1
+    assert found([5.0, 4.9, 4.0, 3.9, 9.0, 3.9, 3.8]).suggestion == 10  # the fall from 9 leads nowhere new
+    assert found([1.0, 2.0, 30.0]).suggestion is None
+    assert found([1.0]).suggestion is None
+    assert "no suggestion: the loss does not fall" in str(found([1.0, 2.0]))
+
+
+def test_the_table_names_some_steps_and_the_suggestion():
+    result = found([10.0 - 0.1 * step - (step > 41) for step in range(60)])
+    lines = str(result).splitlines()
+    assert lines[0].split() == ["step", "rate", "loss", "smoothed"]
+    assert lines[1].split() == ["1", "1.00e+00", "10", "10"]
+    assert next(line for line in lines if "falls fastest" in line).split()[0] in ("42", "43")
+    assert len(lines) <= 16
+    assert lines[-1] == f"suggested learning rate {result.suggestion:.2g}"
+    assert result.records()[1] == {"step": 2, "lr": 10.0, "loss": 9.9, "smoothed": 9.9}
+
+
+def test_groups_take_the_rate_as_a_factor_and_drop_their_schedules():
+    whole = lr_find(small.net(), small.loader(), "* -> sgd:lr=2,momentum=0.9", start=1e-3, end=1e-2, steps=6)
+    own = lr_find(small.net(), small.loader(), "* -> sgd:lr=2,momentum=0.9 @ linear:1", start=1e-3, end=1e-2, steps=6)
+    plain = lr_find(small.net(), small.loader(), "sgd:momentum=0.9", start=2e-3, end=2e-2, steps=6)
+    assert whole.losses.tolist() == own.losses.tolist()
+    assert whole.losses == pytest.approx(plain.losses, rel=1e-5)
+
+
+def test_users_optimizers_are_copied():
+    class Plain:
+        def __init__(self):
+            self.lr, self.rates = 7.0, []
+
+        def step(self, params, grads):
+            self.rates.append(self.lr)
+            for name, param in params.items():
+                param -= np.float32(self.lr) * grads[name]
+
+    own = Plain()
+    theirs = lr_find(small.net(), small.loader(), own, start=1e-3, end=1e-2, steps=6)
+    assert (own.lr, own.rates) == (7.0, [])
+    assert theirs.losses == pytest.approx(lr_find(small.net(), small.loader(), start=1e-3, end=1e-2, steps=6).losses)
+
+
+def test_refusals():
+    for options, message in (
+        ({"start": 0}, "the rate rises from `start`, above 0, to `end`, received 0 and 10"),
+        ({"start": 2, "end": 1}, "received 2 and 1"),
+        ({"start": 1, "end": 1}, "received 1 and 1"),
+        ({"end": float("inf")}, "end must lie in"),
+        ({"start": "1"}, "start must be a number"),
+        ({"steps": 1}, "steps must be at least 2, received 1"),
+        ({"steps": 2.5}, "steps must be an integer"),
+        ({"lr": 0.1}, "leave lr out"),
+        ({"optimizer": "sgd:lr=0.1"}, "leave lr out"),
+        ({"optimizer": "adm"}, "did you mean 'adam'"),
+        ({"optimizer": SGD}, "received the class SGD"),
+        ({"loss": "sofmax"}, "did you mean 'softmax'"),
+        ({"precision": "float8"}, "unknown precision"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message):
+            lr_find(small.net(), small.loader(), **options)
+    with pytest.raises(TypeError, match="a net must be"):
+        lr_find("tiny-vgg", small.loader())
+
+
+def test_an_interrupt_ends_it():
+    def loss(scores, labels):
+        signal.raise_signal(signal.SIGINT)
+        return scores.sum(), scores * 0
+
+    with pytest.raises(KeyboardInterrupt):
+        lr_find(small.net(), small.loader(), loss=loss)
+
+
+@pytest.mark.kernels
+def test_devices_agree():
+    options = {"start": 1e-4, "end": 1e-2, "steps": 8, "batch_size": 5}
+    expected = lr_find(small.net(), small.images(), **options)
+    emulated = lr_find(small.net().to("emulated"), small.images(), **options)
+    assert emulated.losses == pytest.approx(expected.losses, rel=1e-4)
+
+
+def test_the_picture_shows_both_losses_and_the_suggestion():
+    pytest.importorskip("matplotlib")
+    result = found([5, 4.9, 3, 1, 0.9, 50])
+    axes = plots.rates(result.rates, result.losses, result.smoothed, result.suggestion).axes[0]
+    assert axes.get_xscale() == "log"
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["loss", "smoothed"]
+    assert [text.get_text() for text in axes.texts] == ["falls fastest: 1e+02"]
+    assert axes.get_ylim()[1] < 15  # the last loss leaves the picture
+    assert not plots.rates(result.rates[:1], result.losses[:1], result.smoothed[:1]).axes[0].texts
+    with pytest.raises(ValueError, match="at least one step"):
+        plots.rates(result.rates[:0], result.losses[:0], result.smoothed[:0])
