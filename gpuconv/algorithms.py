@@ -119,7 +119,7 @@ def _mma(
 
 
 def _by_direction(issued: tuple[float, float, float]) -> dict[str, float]:
-    return dict(zip(("conv2d_fprop", "conv2d_dgrad", "conv2d_wgrad"), issued))
+    return dict(zip(("conv2d_fprop", "conv2d_dgrad", "conv2d_wgrad"), issued)) | {"matmul": issued[0]}
 
 
 # For each arithmetic the largest tile comes first. float64 takes twice the registers and is for gradient checks. "simt"

@@ -523,6 +523,8 @@ REFUSALS = [
     (ops.muon_step, [PARAMS, PARAMS, PARAMS], {"lr": 1}, ValueError, "rank 2 or more, received params[1] of (5,)"),
     (ops.muon_step, [[zeros(2, 3)]] * 3, {"lr": 1, "nesterov": True}, ValueError, "nesterov=True needs a momentum"),
     (ops.muon_step, [[zeros(2, 3)]] * 3, {"lr": 1, "steps": -1}, ValueError, "steps must"),
+    (ops.muon_step, [[zeros(2, 3)]] * 3, {"lr": 1, "tf32": 1}, TypeError, "tf32 must be True or False, received 1"),
+    (ops.muon_step, [[np.zeros((2, 3))]] * 3, {"lr": 1, "tf32": True}, TypeError, "float32 arrays, received float64"),
     (ops.adam_step, [PARAMS] * 4, {"lr": 1, "step": 0}, ValueError, "step must be at least 1, received 0"),
     (
         ops.adam_step,

@@ -106,11 +106,16 @@ def expect_mask(mask: Array, problem: Conv2dProblem, pool: int) -> None:
     expect_shape("mask", mask, problem.mask_shape(pool), "as conv2d_relu returns it")
 
 
-def _arithmetic(dtype: np.dtype, tf32: object) -> str:
+def expect_tf32(tf32: object, dtype: np.dtype) -> None:
+    """tf32 is a flag, and only set where float32 numbers are multiplied."""
     if not isinstance(tf32, (bool, np.bool_)):
         raise TypeError(f"tf32 must be True or False, received {tf32!r}")
     if tf32 and dtype != np.float32:
         raise TypeError(f"tf32=True multiplies float32 arrays, received {dtype.name}")
+
+
+def _arithmetic(dtype: np.dtype, tf32: object) -> str:
+    expect_tf32(tf32, dtype)
     return algorithms.arithmetic_of(dtype, bool(tf32))
 
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from gpuconv.arguments import integer, learning_rate
 from gpuconv.backends import backend_of
+from gpuconv.dtypes import accumulation_dtype
 from gpuconv.newton_schulz import MOST_NEWTON_SCHULZ
-from gpuconv.ops.expect import expect_writable_lists
+from gpuconv.ops.expect import expect_tf32, expect_writable_lists
 from gpuconv.ops.optim import expect_momentum, expect_step
 from gpuconv.ops.registry import op
 from gpuconv.types import Array, Scalar
@@ -27,6 +28,7 @@ def muon_step(
     momentum: float = 0.0,
     nesterov: bool = False,
     steps: int = 5,
+    tf32: bool = False,
 ) -> None:
     """v = momentum * v + g; param = param * sqrt(K) / |param| - lr * orthogonal(v), or with nesterov
     orthogonal(g + momentum * v) (Jordan et al. 2024, "Muon"; scaling each filter to a norm of 1 comes from airbench).
@@ -34,7 +36,7 @@ def muon_step(
     |param| is the root of the sum of squares; a parameter of zeros is not scaled. orthogonal(x) divides x by
     |x| + 1e-7, then does `steps` Newton-Schulz steps on the smaller side, x = (a + b x x^T + c (x x^T)^2) x with
     a, b, c = 3.4445, -4.7750, 2.0315. These bring the singular values near 1, not to it. Everything is computed in
-    the accumulation dtype.
+    the accumulation dtype; with tf32 the factors of these products are rounded to TF32, which tensor cores multiply.
 
     Args:
         params: Arrays of rank 2 or more, taken as matrices (K, the rest), changed in place.
@@ -50,6 +52,7 @@ def muon_step(
         momentum: In [0, 1].
         nesterov: Take the second form; needs a momentum above 0.
         steps: 0 to 100.
+        tf32: Multiply in TF32 (a 10-bit mantissa); not for float64 parameters.
 
     Raises:
         ValueError, TypeError: Lists of different lengths, or arrays whose shapes, dtypes or devices do not match;
@@ -67,7 +70,18 @@ def muon_step(
             raise ValueError(f"muon_step takes params of rank 2 or more, received params[{index}] of {param.shape}")
     lr, momentum = learning_rate(lr, params), expect_momentum(momentum, nesterov)
     steps = integer("steps", steps, 0, MOST_NEWTON_SCHULZ)
+    for master in masters or params:
+        expect_tf32(tf32, accumulation_dtype(master.dtype))
     expect_writable_lists(params=params, velocities=velocities, masters=masters)
     backend.muon.muon_step(
-        params, grads, velocities, masters, scaling, lr=lr, momentum=momentum, nesterov=bool(nesterov), steps=steps
+        params,
+        grads,
+        velocities,
+        masters,
+        scaling,
+        lr=lr,
+        momentum=momentum,
+        nesterov=bool(nesterov),
+        steps=steps,
+        tf32=bool(tf32),
     )

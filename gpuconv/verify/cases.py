@@ -590,6 +590,8 @@ def _optimizer_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
         for options in (dict(lr=0.1, momentum=0.5), dict(lr=0.24, momentum=0.6, nesterov=True)):
             name = f"{'; '.join(map(_join, listed))}, {_text(options)}"
             yield Case("muon_step", tier, name, _parameters("muon_step", listed, 1, options))
+            in_tf32 = _parameters("muon_step", listed, 1, options | {"tf32": True})
+            yield Case("muon_step", tier, f"{name}, tf32", in_tf32, ("float32",))
             scaled = _parameters("muon_step", listed, 1, options, masters=True, unscale=2.0**-3)
             yield Case("muon_step", tier, f"{name}, masters, scaled", scaled, ("float16", "bfloat16"))
 

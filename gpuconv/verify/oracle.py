@@ -31,7 +31,9 @@ def expect(op: str, arrays: Arrays, options: Options) -> list[Expected]:
         return same_bits(op, arrays, options)
     dtype = _dtype(arrays)
     arrays = [wide(a) for a in arrays]
-    if tf32:  # products of rounded factors are exact in float32, so the bounds of float32 hold
+    if tf32 and op == "muon_step":
+        options["tf32"] = True
+    elif tf32:  # products of rounded factors are exact in float32, so the bounds of float32 hold
         factors = 3 if op == "conv2d_backward" else 2  # the third array of other ops is a bias, which is not rounded
         arrays = [*map(round_tf32, arrays[:factors]), *arrays[factors:]]
     return rule(op, arrays, options, dtype)

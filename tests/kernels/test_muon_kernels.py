@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+import gpuconv as gc
 from gpuconv import asarray, ops, to_numpy
+from gpuconv.profiling.launches import recorded
 from gpuconv.verify.bounds import accumulated, rounded
 
 SHAPES = [(130, 70), (130, 70), (5, 9100), (5, 9100), (9, 2, 2, 4)]  # tiles, split depths, tall and wide
@@ -27,11 +29,12 @@ def test_several_tiles_and_split_k_agree_with_the_oracle(device, rng):
         np.testing.assert_allclose(to_numpy(one), other, rtol=0, atol=1e-11)
 
 
-def test_the_same_bits_run_after_run(device, rng):
+@pytest.mark.parametrize("tf32", [False, True])
+def test_the_same_bits_run_after_run(device, rng, tf32):
     on_host = lists(rng, np.float32)
     runs = [there(on_host, device) for _ in range(2)]
     for given in runs:
-        ops.muon_step(*given, lr=0.1, momentum=0.6)
+        ops.muon_step(*given, lr=0.1, momentum=0.6, tf32=tf32)
     for one, other in zip(*([*given[0], *given[2]] for given in runs)):
         np.testing.assert_array_equal(to_numpy(one), to_numpy(other))
 
@@ -70,3 +73,18 @@ def test_a_skipped_step_changes_nothing(device, rng, where):
     ops.muon_step(*given, None, scaling, lr=0.1, momentum=0.6)
     for old, new in zip(before, [*given[0], *given[2]]):
         np.testing.assert_array_equal(to_numpy(new), old)
+
+
+@pytest.mark.parametrize("shape", [(130, 70), (5, 9100), (48, 3, 3, 20), (7, 9)], ids=str)
+def test_tf32_is_multiplied_by_tensor_cores_and_rounds_as_the_oracle(device, rng, shape):
+    on_host = [[rng.standard_normal(shape).astype(np.float32)] for _ in range(3)]
+    given, exact = there(on_host, device), there(on_host, device)
+    with recorded() as launches:
+        ops.muon_step(*given, lr=0.1, momentum=0.6, steps=1, tf32=True)
+    products = [launch.kernel.name for launch in launches if launch.kernel.name.startswith("matmul")]
+    assert products == ["matmul_mma"] * 3
+    ops.muon_step(*exact, lr=0.1, momentum=0.6, steps=1)
+    with gc.oracle():
+        ops.muon_step(*on_host, lr=0.1, momentum=0.6, steps=1, tf32=True)
+    error, difference = (np.abs(to_numpy(each[0][0]) - on_host[0][0]).mean() for each in (given, exact))
+    assert error < difference / 10  # a factor near the middle of two TF32 numbers may be rounded to the other one

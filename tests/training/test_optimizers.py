@@ -163,6 +163,8 @@ def test_a_mismatched_state_is_refused_before_anything_changes(change, message):
         (lambda: SGD(nesterov=True), "momentum above 0"),
         (lambda: optimizers.get("sgd:momentum=0.9,nesterov=maybe"), "nesterov must be true or false, received 'maybe'"),
         (lambda: optimizers.get("muon:nesterov=maybe"), "nesterov must be true or false, received 'maybe'"),
+        (lambda: optimizers.get("muon:tf32=maybe"), "tf32 must be true or false, received 'maybe'"),
+        (lambda: optimizers.get("muon:tf32=true").build({"w": np.zeros((2, 3))}), "received parameters in float64"),
         (lambda: SGD(momentum=0.9, nesterov=2), "nesterov must be true or false, received 2"),
         (lambda: optimizers.get("adam:beta1=1"), r"beta1 must lie in \[0, 1\), received 1"),
         (lambda: optimizers.get("adamw:beta2=1.5"), "beta2 must lie in"),

@@ -8,11 +8,11 @@ import numpy as np
 
 from gpuconv.backends.cpu.elementwise import value_of
 from gpuconv.backends.cpu.parallel import matmul
-from gpuconv.backends.cpu.precision import store, widen
+from gpuconv.backends.cpu.precision import factors, store, widen
 from gpuconv.newton_schulz import EPS, NEWTON_SCHULZ
 
 
-def muon_step(params, grads, velocities, masters, scaling, *, lr, momentum, nesterov, steps):
+def muon_step(params, grads, velocities, masters, scaling, *, lr, momentum, nesterov, steps, tf32):
     lr = value_of(lr)
     unscale = 1.0 if scaling is None else float(scaling[1])
     if not unscale:
@@ -23,7 +23,7 @@ def muon_step(params, grads, velocities, masters, scaling, *, lr, momentum, nest
         p, g = widen(master), widen(grad) * unscale
         v = momentum * widen(velocity) + g
         direction = g + momentum * v if nesterov else v
-        x = _orthogonal(direction.reshape(len(p), -1), steps).reshape(p.shape)
+        x = _orthogonal(direction.reshape(len(p), -1), steps, tf32).reshape(p.shape)
         length = math.sqrt(np.sum(p * p))
         moved = p * (math.sqrt(len(p)) / length if length else 1.0) - lr * x
         store(v, velocity.dtype, velocity)
@@ -32,14 +32,17 @@ def muon_step(params, grads, velocities, masters, scaling, *, lr, momentum, nest
             store(master, param.dtype, param)
 
 
-def _orthogonal(x: np.ndarray, steps: int) -> np.ndarray:
+def _orthogonal(x: np.ndarray, steps: int, tf32: bool) -> np.ndarray:
     """x (rows, columns) after Newton-Schulz steps, which bring its singular values near 1. Each is
     x = (a + b x x^T + c (x x^T)^2) x, computed on the smaller side."""
     if x.shape[0] > x.shape[1]:
-        return _orthogonal(x.T, steps).T
+        return _orthogonal(x.T, steps, tf32).T
     a, b, c = (x.dtype.type(value) for value in NEWTON_SCHULZ)
     x = x / (np.sqrt(np.sum(x * x)) + x.dtype.type(EPS))
     for _ in range(steps):
+        (x,) = factors(tf32, x)
         gram = matmul(x, x.T)
-        x = matmul(a * np.eye(len(x), dtype=x.dtype) + b * gram + c * matmul(gram, gram), x)
+        (rounded,) = factors(tf32, gram)
+        (m,) = factors(tf32, a * np.eye(len(x), dtype=x.dtype) + b * gram + c * matmul(rounded, rounded))
+        x = matmul(m, x)
     return x

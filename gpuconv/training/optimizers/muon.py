@@ -24,6 +24,7 @@ class Muon(Optimizer):
         momentum: In [0, 1].
         nesterov: Look one step of the momentum ahead.
         newton_schulz: The number of Newton-Schulz steps, 0 to 100.
+        tf32: Multiply these in TF32, on a GPU by tensor cores; not for nets in float64.
     """
 
     name: ClassVar[str] = "muon"
@@ -31,12 +32,15 @@ class Muon(Optimizer):
     momentum: float = 0.95
     nesterov: bool = True
     newton_schulz: int = 5
+    tf32: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         number("momentum", self.momentum, 0, 1)
         self.newton_schulz = integer("newton_schulz", self.newton_schulz, 0, MOST_NEWTON_SCHULZ)
         expect_nesterov(self.nesterov, self.momentum)
+        if self.tf32 not in (True, False):
+            raise ValueError(f"tf32 must be true or false, received {self.tf32!r}")
         if self.weight_decay:
             raise ValueError("muon keeps the norm of each weight, so it takes no weight_decay")
 
@@ -47,6 +51,8 @@ class Muon(Optimizer):
                 f"muon takes filters and matrices, not {', '.join(vectors)}: give those to another optimizer in "
                 "groups, as 'filters -> muon:lr=0.02; * -> sgd:lr=0.05'"
             )
+        if self.tf32 and any(param.dtype == np.float64 for param in params.values()):
+            raise ValueError("muon's tf32=True multiplies float32 numbers, received parameters in float64")
         super().build(params, masters)
 
     def slots(self) -> tuple[str, ...]:
@@ -61,5 +67,6 @@ class Muon(Optimizer):
             momentum=self.momentum,
             nesterov=self.nesterov,
             steps=self.newton_schulz,
+            tf32=self.tf32,
             **more,
         )

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from gpuconv import ops
-from gpuconv.backends.reference.muon import orthogonal
+from gpuconv.backends.reference.muon import muon_step, orthogonal
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.newton_schulz import EPS, NEWTON_SCHULZ
 from gpuconv.types import Options
-from gpuconv.verify.bounds import accumulated, rounded
+from gpuconv.verify.bounds import UNIT_ROUNDOFF_TF32, accumulated, rounded
 from gpuconv.verify.compare import Expected
 from gpuconv.verify.rules.base import Arrays, Rule, same_bits
 
@@ -110,10 +110,12 @@ def muon(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Exp
     """As `optimizer`; `_newton_schulz` bounds the error of the orthogonal direction."""
     *_, masters, scaling = arrays
     params, grads, velocities = ([a.copy() for a in group] for group in (masters or arrays[0], *arrays[1:3]))
-    ops.muon_step(*arrays, **options)
+    lr, momentum, nesterov = options["lr"], options.get("momentum", 0.0), options.get("nesterov", False)
+    steps, tf32 = options.get("steps", 5), options.get("tf32", False)
+    # Not by the op, which refuses TF32 of float64.
+    muon_step(*arrays, lr=lr, momentum=momentum, nesterov=nesterov, steps=steps, tf32=tf32)
     unscale = 1.0 if scaling is None else scaling[1]
     kept = accumulation_dtype(np.dtype(dtype)) if masters else dtype  # the dtype of state and masters
-    lr, momentum, steps = options["lr"], options.get("momentum", 0.0), options.get("steps", 5)
     of_params: list[Expected] = []
     of_velocities: list[Expected] = []
     of_masters: list[Expected] = []
@@ -121,14 +123,14 @@ def muon(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Exp
         after, v = arrays[0][index], arrays[2][index]
         size, error = momentum * np.abs(velocity) + np.abs(grad) * unscale, np.zeros(param.shape)
         if param.size:
-            direction = (grad * unscale + momentum * v if options.get("nesterov") else v).reshape(len(param), -1)
+            direction = (grad * unscale + momentum * v if nesterov else v).reshape(len(param), -1)
             wide, length = (
                 direction if len(direction) <= len(direction.T) else direction.T,
                 np.linalg.norm(direction) + EPS,
             )
             began = np.linalg.norm(accumulated(dtype, 4, 2 * size)) / length + accumulated(dtype, param.size, 1.0)
-            turned = lr * orthogonal(direction, steps).reshape(param.shape)
-            error = lr * _newton_schulz(wide / length, steps, began, dtype) + accumulated(dtype, 4, turned)
+            turned = lr * orthogonal(direction, steps, tf32).reshape(param.shape)
+            error = lr * _newton_schulz(wide / length, steps, began, dtype, tf32) + accumulated(dtype, 4, turned)
             error = error + accumulated(dtype, param.size + 4, after + turned) + rounded(kept, after)
         of_params.append(Expected(f"param {index}", after, error + rounded(dtype, after)))
         of_velocities.append(Expected(f"velocity {index}", v, accumulated(dtype, 4, size) + rounded(kept, v)))
@@ -137,26 +139,32 @@ def muon(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Exp
     return of_params + of_velocities + of_masters
 
 
-def _newton_schulz(x: np.ndarray, steps: int, error: Any, dtype: np.dtype) -> float:
+def _newton_schulz(x: np.ndarray, steps: int, error: Any, dtype: np.dtype, tf32: bool) -> float:
     """A bound on the Frobenius norm of the error after Newton-Schulz steps from x (lines <= columns). error: x's own.
 
     p(s) = a s + b s^3 + c s^5 on singular values is a function of the Hermitian [[0, x], [x^T, 0]]: a step multiplies
     an error by at most the largest |p'| between 0 and x's norm (Daleckii and Krein: divided differences bound it), and
-    adds the rounding errors of its products and sums.
+    adds the rounding errors of its products and sums. In TF32 the oracle and the device round each factor, the same way
+    where they are equal.
     """
     a, b, c = NEWTON_SCHULZ
+    factors = 4 * UNIT_ROUNDOFF_TF32 if tf32 else 0.0  # of two factors on two devices
+
+    def product_error(length: int, magnitude: np.ndarray) -> Any:
+        return np.linalg.norm(accumulated(dtype, length, magnitude) + factors * magnitude)
+
     lines, columns = x.shape
     for _ in range(steps):
         norm = np.linalg.norm(x, 2) + error
         slope = np.abs(a + 3 * b * (s := np.linspace(0, norm, 1000)) ** 2 + 5 * c * s**4).max()
         gram, size = x @ x.T, np.abs(x)
-        gram_error = np.linalg.norm(accumulated(dtype, columns, size @ size.T))
-        square_error = np.linalg.norm(accumulated(dtype, lines, np.abs(gram) @ np.abs(gram)))
+        gram_error = product_error(columns, size @ size.T)
+        square_error = product_error(lines, np.abs(gram) @ np.abs(gram))
         m = a * np.eye(lines) + b * gram + c * gram @ gram
         terms = a * np.eye(lines) + abs(b) * np.abs(gram) + c * np.abs(gram @ gram)
         m_error = (abs(b) + 2 * c * norm**2) * gram_error + c * square_error
         m_error += np.linalg.norm(accumulated(dtype, 3, terms))
-        own = m_error * norm + np.linalg.norm(accumulated(dtype, lines, np.abs(m) @ size))
+        own = m_error * norm + product_error(lines, np.abs(m) @ size)
         x, error = m @ x, slope * error + own
     return error
 

@@ -77,10 +77,13 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "load_batch.cu": dict(DTYPE=FLOAT_NAMES),
     "mask_backward.cu": dict(DTYPE=FLOAT_NAMES, SIDE=(1, 2), WIDTH=(1, WIDE)),
     "matmul.cu": dict(
-        ALGORITHM=tuple(each for each in SIMT if each.arithmetic in ("float32", "float64")),
+        ALGORITHM=tuple(each for each in SIMT if each.arithmetic in ("float32", "float64", "tf32")),
         ACTIVATION=("Identity",),
         DEPTH_FIRST=(0, 1),
         WIDTH=(1, WIDE),
+    ),
+    "matmul_mma.cu": dict(
+        ALGORITHM=products("mma", ("tf32",)), ACTIVATION=("Identity",), DEPTH_FIRST=(0, 1), WIDTH=(1, WIDE)
     ),
     "max_pool2d.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE), ARGMAX=("uint8", "uint16", "uint32")),
     "metrics.cu": dict(DTYPE=FLOAT_NAMES, LABEL=("int64", *SOFT_LABELS)),

@@ -1,4 +1,4 @@
-"""Muon, with parameters of the same shape and dtype batched: launchers of kernels/muon.cu and matmul.cu."""
+"""Muon, with parameters of the same shape and dtype batched: launchers of kernels/muon.cu and matmul*.cu."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ def muon_step(
     momentum: float,
     nesterov: bool,
     steps: int,
+    tf32: bool,
 ) -> None:
     masters = params if masters is None else masters
     kinds = [(master.dtype, param.dtype, master is param, tuple(param.shape)) for master, param in zip(masters, params)]
@@ -54,7 +55,7 @@ def muon_step(
         written = [arrays[i] for arrays in changed for i in chosen]
         there = contiguous(*written)
         matrices, state, *copies = (there[at : at + len(chosen)] for at in range(0, len(there), len(chosen)))
-        _step(matrices, read, state, copies, scaling, rate_of(lr), momentum, nesterov, steps)
+        _step(matrices, read, state, copies, scaling, rate_of(lr), momentum, nesterov, steps, tf32)
         put_back(written, there)
 
 
@@ -68,6 +69,7 @@ def _step(
     momentum: float,
     nesterov: bool,
     steps: int,
+    tf32: bool,
 ) -> None:
     """The step of parameters of one shape and dtype."""
     first, batch = params[0], len(params)
@@ -84,31 +86,31 @@ def _step(
         other = empty(x.shape, wide, like=first)
         gram, squared, m = (empty((batch, lines, lines), wide, like=first) for _ in range(3))
         for _ in range(steps):
-            _matmul(gram, x, x)
-            _matmul(squared, gram, gram)  # symmetric, so that it is its own transpose
+            _matmul(gram, x, x, tf32)
+            _matmul(squared, gram, gram, tf32)  # symmetric, so that it is its own transpose
             module.kernel("muon_polynomial")(
                 flat_grid(m.size), THREADS, m, gram, squared, m.size, lines, *NEWTON_SCHULZ
             )
-            _matmul(other, m, x, depth_first=True)
+            _matmul(other, m, x, tf32, depth_first=True)
             x, other = other, x
     module.kernel("muon_apply")(grid, THREADS, x, partials, table, scaling, matrices, *rate)
 
 
-def _matmul(y: Array, a: Array, b: Array, *, depth_first: bool = False) -> None:
+def _matmul(y: Array, a: Array, b: Array, tf32: bool, *, depth_first: bool = False) -> None:
     """y[i] = a[i] b[i]^T, with depth_first a[i] b[i]. y, a, b: contiguous, of one dtype, of rank 3."""
     batch, rows, depth = a.shape
     columns = y.shape[2]
     width = pack_width(y, a, b, count=math.gcd(depth, columns))
-    compute(_product(batch, rows, columns, depth, y.dtype, depth_first, width), AUTO, y, (), (a, b))
+    compute(_product(batch, rows, columns, depth, y.dtype, tf32, depth_first, width), AUTO, y, (), (a, b))
 
 
 @functools.lru_cache(maxsize=1024)
 def _product(
-    batch: int, rows: int, columns: int, depth: int, dtype: np.dtype, depth_first: bool, width: int
+    batch: int, rows: int, columns: int, depth: int, dtype: np.dtype, tf32: bool, depth_first: bool, width: int
 ) -> Product:
     sizes = struct(_MATMUL, batch, rows, columns, depth)
     macros = {"DEPTH_FIRST": int(depth_first), "WIDTH": width}
-    return Product("matmul", rows, columns, depth, batch, dtype, struct=sizes, macros=macros)
+    return Product("matmul", rows, columns, depth, batch, dtype, tf32, struct=sizes, macros=macros)
 
 
 # Where the arrays of a batch are, in device memory, by their addresses; it lives as long as the first parameter.
