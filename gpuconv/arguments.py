@@ -146,9 +146,10 @@ def stream_word(name: str, value: object) -> int:
     return integer(name, value, 0, 2**32 - 1)
 
 
-def expect_within(name: str, values: np.ndarray, count: int) -> None:
-    """Raise ValueError unless every integer of a host array is in [0, count)."""
-    wrong = np.flatnonzero((values < 0) | (values >= count))
+def expect_within(name: str, values: np.ndarray, count: int, but: int | None = None) -> None:
+    """Raise ValueError unless every integer of a host array is in [0, count), or equal to `but`."""
+    outside = (values < 0) | (values >= count)
+    wrong = np.flatnonzero(outside if but is None else outside & (values != but))
     if wrong.size:
         raise ValueError(f"{name} must lie in [0, {count}), received {values[wrong[0]]} at index {wrong[0]}")
 

@@ -13,6 +13,8 @@ using Real = accumulator<DTYPE>;
 
 __device__ __forceinline__ Real not_a_number() { return Real(__int_as_float(0x7fc00000)); }
 
+__device__ __forceinline__ Real infinity() { return Real(__int_as_float(0x7f800000)); }
+
 class ClassRow {
   public:
     // x: the row, or null if the sub-warp has none: it has no classes then, but takes part in warp operations.
@@ -78,9 +80,9 @@ __device__ __forceinline__ void for_each_row(const DTYPE* x, int64 n, int32 clas
     }
 }
 
-// loss[0] = (sum over all threads of `sum`) / n. The blocks write their sums to `partials`; the last block to finish adds them in
+// loss[0] = (sum over all threads of `sum`) / divisor. The blocks write their sums to `partials`; the last block to finish adds them in
 // order, so the bits do not depend on which one that is. counter: zero before and after the launch.
-__device__ __forceinline__ void mean_over_blocks(Real* loss, Real* partials, uint32* counter, Real sum, int64 n) {
+__device__ __forceinline__ void mean_over_blocks(Real* loss, Real* partials, uint32* counter, Real sum, Real divisor) {
     __shared__ Real scratch[32];
     __shared__ bool last;
     sum = reduce_block(sum, Sum<Real>{}, scratch);
@@ -95,5 +97,5 @@ __device__ __forceinline__ void mean_over_blocks(Real* loss, Real* partials, uin
     Real total = 0;
     for (int32 block = threadIdx.x; block < gridDim.x; block += blockDim.x) total += __ldcg(partials + block);
     total = reduce_block(total, Sum<Real>{}, scratch);
-    if (threadIdx.x == 0) loss[0] = total / Real(n);
+    if (threadIdx.x == 0) loss[0] = total / divisor;
 }

@@ -1,11 +1,11 @@
 // Adds a batch to the running sums of loss and accuracy, which stay in device memory and are read back now and then.
 //
-//   totals[0] += loss * n          totals[2] += n
-//   totals[1] += rows whose largest score (the first of equals; NaN counts as largest) is that of the label, or, if labels are
+//   totals[0] += loss * m          totals[2] += m, the number of rows whose label is not `ignored`
+//   totals[1] += those rows whose largest score (the first of equals; NaN counts as largest) is that of the label, or, if labels are
 //                floats (labels.cuh), in the place of the row's largest label
 //   totals[3] += 1 if totals[0] is finite afterwards
 //
-// totals: 4 doubles. scores (n, classes); labels (n,) or (n, classes). One block of 256 threads, one row a thread at a time. The sums are of integers, or are
+// totals: 4 doubles. scores (n, classes); labels (n,) or (n, classes), or null: then totals[1] stays. One block of 256 threads, one row a thread at a time. The sums are of integers, or are
 // added by one thread, so every run gives the same bits.
 //
 // Macros: DTYPE; LABEL, int64 or a float type. Limits: none. Floor: n * classes * sizeof(DTYPE) bytes, and as many labels if they
@@ -36,22 +36,31 @@ __device__ int64 right_answer(const T* labels, int64 row, int32 classes) {
     else return labels[row];
 }
 
+template <class T>
+__device__ bool counts(const T* labels, int64 row, int64 ignored) {
+    if constexpr (IS_FLOAT<T>) return true;
+    else return !labels || labels[row] != ignored;
+}
+
 extern "C" __global__ void __launch_bounds__(256, 1)
-metrics_add(double* totals, const Real* loss, const DTYPE* scores, const LABEL* labels, int32 n, int32 classes) {
-    int32 correct = 0;
+metrics_add(double* totals, const Real* loss, const DTYPE* scores, const LABEL* labels, int32 n, int32 classes,
+            int64 ignored) {
+    int32 counted = 0, correct = 0;
     for (int32 first = 0; first < n; first += blockDim.x) {
         const int32 row = first + threadIdx.x;
+        const bool here = row < n && counts(labels, row, ignored);
         bool right = false;
-        if (row < n) {
+        if (here && labels) {
             const int32 best = largest(scores + int64(row) * classes, classes);
             right = best == right_answer(labels, row, classes);
         }
+        counted += __syncthreads_count(here);
         correct += __syncthreads_count(right);
     }
     if (threadIdx.x == 0) {
-        totals[0] = __dadd_rn(totals[0], __dmul_rn(double(*loss), double(n)));
+        totals[0] = __dadd_rn(totals[0], __dmul_rn(double(*loss), double(counted)));
         totals[1] += correct;
-        totals[2] += n;
+        totals[2] += counted;
         totals[3] += isfinite(totals[0]) ? 1 : 0;
     }
 }

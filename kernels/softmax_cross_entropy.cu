@@ -1,13 +1,15 @@
-// Softmax cross-entropy and its gradient, in one launch.
+// Softmax cross-entropy and its gradient, in one launch; with weights or ignored labels, a first one sums the labels' weights.
 //
-//   z = logits[n, :] - max, p = exp(z) / sum of exp(z), t = (1 - s) * target + s / classes, s the label smoothing
-//   target: onehot(label), or the row of labels      T = sum over c of t; 1 for a label
-//   loss = mean over n of (T * log sum of exp(z) - sum over c of t * z)          dlogits = scale * (T * p - t) / N
+//   z = logits[n, :] - max, p = exp(z) / sum of exp(z), t = w * ((1 - s) * target + s / classes), s the label smoothing
+//   target: onehot(label), or the row of labels      w: a weight for each class, or 1      T = sum over c of t
+//   loss = sum over n of (T * log sum of exp(z) - sum over c of t * z) / D          dlogits = scale * (T * p - t) / D
+//   D: N, or the sum of w[label] over the rows that are not ignored; if it is 0, loss and dlogits are 0
 //
 // scale: a number, or read from device memory when the kernel runs (scale_at, else null); applied before rounding. logits,
-// dlogits: (N, classes), one may be the other; labels: (N,) integers, or (N, classes) floats (labels.cuh); loss: one number of
-// the accumulator's dtype. A label outside the classes makes the loss and its row of dlogits NaN. A row has a sub-warp of
-// `lanes` threads (class_rows.cuh). partials: one number a block. counter: zero before and after.
+// dlogits: (N, classes), one may be the other; labels: (N,) integers, or (N, classes) floats (labels.cuh); weight: (classes,) or
+// null; loss: one number of the accumulator's dtype. A row whose label is `ignored` adds nothing; its dlogits are 0. Another
+// label outside the classes makes the loss and its row of dlogits NaN. divisor: D, or null for N. A row has a sub-warp of `lanes`
+// threads (class_rows.cuh). partials: one number a block. counter: zero before and after.
 //
 // Macros: DTYPE; LABEL, any number type; PER_LANE. Limits: none. Floor: 2 sizeof(DTYPE) bytes (and sizeof(LABEL), of a float
 // type) and 2 exponentials a score, while a row fits into registers (32 * PER_LANE classes).
@@ -21,40 +23,62 @@ struct Asked {  // a label: 1 of its class, 0 of others
     const int32 classes;
     __device__ Asked(const T* labels, int64 row, int64 n, int32 classes)
         : label(row < n ? int64(labels[row]) : 0), classes(classes) {}
+    __device__ bool counts(int64 ignored) const { return label != ignored; }
     __device__ bool valid() const { return 0 <= label && label < classes; }
     __device__ Real of(int32 c) const { return c == label ? Real(1) : Real(0); }
+    __device__ Real weighs(const Real* weight) const { return weight ? weight[label] : Real(1); }
 };
 
 template <class T>
 struct Asked<T, true> {
     const T* const row;
     __device__ Asked(const T* labels, int64 row, int64, int32 classes) : row(labels + row * classes) {}
+    __device__ bool counts(int64) const { return true; }
     __device__ bool valid() const { return true; }
     __device__ Real of(int32 c) const { return Real(load(row[c])); }
+    __device__ Real weighs(const Real*) const { return Real(1); }
 };
 
 extern "C" __global__ void __launch_bounds__(256, 2)
+label_weights(Real* divisor, Real* partials, uint32* counter, const LABEL* labels, int64 n, int32 classes, const Real* weight,
+              int64 ignored) {
+    Real sum = 0;
+    for (int64 row = global_thread(); row < n; row += global_threads()) {
+        const Asked<LABEL> asked(labels, row, n, classes);
+        if (asked.counts(ignored) && asked.valid()) sum += asked.weighs(weight);
+    }
+    mean_over_blocks(divisor, partials, counter, sum, Real(1));
+}
+
+extern "C" __global__ void __launch_bounds__(256, 2)
 softmax_cross_entropy(Real* loss, DTYPE* dlogits, Real* partials, uint32* counter, const DTYPE* logits, const LABEL* labels,
-                      int64 n, int32 classes, int32 lanes, double label_smoothing, const double* scale_at, double scale) {
+                      int64 n, int32 classes, int32 lanes, double label_smoothing, const double* scale_at, double scale,
+                      const Real* weight, const Real* divisor, int64 ignored) {
     const Real factor = Real(scale_at ? *scale_at : scale);
     const Real everywhere = Real(label_smoothing / classes), on_label = Real(1 - label_smoothing);
+    const Real weights = divisor ? *divisor : Real(n), by = weights == 0 ? infinity() : weights;
     Real sum = 0;
     for_each_row(logits, n, classes, lanes, [&](int64 row, ClassRow& scores) {
         const Asked<LABEL> asked(labels, row, n, classes);
-        const auto target = [&](int32 c) { return everywhere + on_label * asked.of(c); };
+        const auto target = [&](int32 c) {
+            const Real t = everywhere + on_label * asked.of(c);
+            return weight ? weight[c] * t : t;
+        };
         const Real largest = scores.reduce(Max<Real>{}, [](int32, Real score) { return score; });
         const Real total = scores.reduce(Sum<Real>{}, [&](int32, Real score) { return exp(score - largest); });
         Real targets = 1;
-        if (IS_FLOAT<LABEL>) targets = scores.reduce(Sum<Real>{}, [&](int32 c, Real) { return target(c); });
+        if (IS_FLOAT<LABEL> || weight) targets = scores.reduce(Sum<Real>{}, [&](int32 c, Real) { return target(c); });
+        const bool counts = asked.counts(ignored);
         const Real valid = asked.valid() ? Real(1) : not_a_number();
         Real explained = 0;
         scores.each([&](int32 c, Real score) {
             const Real z = score - largest, t = target(c);
             if (t != 0) explained += t * z;  // a score of -inf that no target asks for costs nothing
-            dlogits[row * classes + c] = round_to<DTYPE>((targets * (exp(z) / total) - t) / Real(n) * factor * valid);
+            const Real slope = (targets * (exp(z) / total) - t) / by * factor * valid;
+            dlogits[row * classes + c] = round_to<DTYPE>(counts ? slope : Real(0));
         });
         explained = scores.across(explained, Sum<Real>{});
-        if (scores.leads()) sum += (targets * log(total) - explained) * valid;
+        if (scores.leads() && counts) sum += (targets * log(total) - explained) * valid;
     });
-    mean_over_blocks(loss, partials, counter, sum, n);
+    mean_over_blocks(loss, partials, counter, sum, by);
 }

@@ -37,5 +37,5 @@ svm_hinge(Real* loss, DTYPE* dscores, Real* partials, uint32* counter, const DTY
             if (known) dscores[row * classes + label] = round_to<DTYPE>(-positive / Real(n) * factor);
         }
     });
-    mean_over_blocks(loss, partials, counter, sum, n);
+    mean_over_blocks(loss, partials, counter, sum, Real(n));
 }

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv.arguments import number, step_scalar
+from gpuconv.arguments import INT63, integer, number, step_scalar
 from gpuconv.backends import backend_of
 from gpuconv.dtypes import accumulation_dtype, is_float
-from gpuconv.ops.expect import expect_float, expect_out, expect_shape, expect_writable
+from gpuconv.ops.expect import expect_any_float, expect_float, expect_out, expect_shape, expect_writable
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
 from gpuconv.ops.remembered import remembered
@@ -20,18 +20,30 @@ __all__ = ["add_metrics", "softmax_cross_entropy", "svm_hinge"]
 
 @op("softmax_cross_entropy.cu")
 def softmax_cross_entropy(
-    logits: ArrayT, labels: Array, *, label_smoothing: float = 0.0, grad_scale: Scalar = 1.0, out: ArrayT | None = None
+    logits: ArrayT,
+    labels: Array,
+    weight: Array | None = None,
+    *,
+    label_smoothing: float = 0.0,
+    ignore_index: int | None = None,
+    grad_scale: Scalar = 1.0,
+    out: ArrayT | None = None,
 ) -> tuple[Any, ArrayT]:
     """The mean over the batch of -sum over classes of t * log softmax(logits), with the target
     t = (1 - label_smoothing) * onehot(label) + label_smoothing / classes; onehot(label) may be given as any row of
     probabilities.
 
-    The gradient is grad_scale * (sum(t) * softmax - t) / N, scaled before it is rounded.
+    The gradient is grad_scale * (sum(t) * softmax - t) / N, scaled before it is rounded. A weight multiplies t class by
+    class; with integer labels the mean is then one over weights: N is replaced by the sum of the labels' weights. A row
+    that is ignored counts in neither sum, and its gradient is 0. If nothing counts, loss and gradient are 0. (PyTorch's
+    cross_entropy, which gives NaN in this last case.)
 
     Args:
         logits: (N, classes), any float dtype.
         labels: (N,) integers in [0, classes), or (N, classes) probabilities of any float dtype. That a row adds up to 1
             is not checked.
+        weight: (classes,), from 0, in the accumulation dtype of logits. Its numbers are not checked.
+        ignore_index: The integer label of rows that are ignored; may be outside of [0, classes).
         label_smoothing: In [0, 1] (Szegedy et al. 2016).
         grad_scale: A factor of the gradient, from 0; may be a float64 array of one element.
         out: Receives dlogits; may be logits itself.
@@ -40,16 +52,30 @@ def softmax_cross_entropy(
         The loss, 0-d in the accumulation dtype, and dlogits, of the shape and dtype of logits.
 
     Raises:
-        ValueError: A label outside of [0, classes), where the host can read the arrays; on a GPU, which is not
-            synchronized, it makes the loss NaN. An empty batch.
+        ValueError: A label outside of [0, classes) that is not ignored, where the host can read the arrays; on a GPU,
+            which is not synchronized, it makes the loss NaN. An empty batch. An ignore_index for probabilities.
     """
-    backend = backend_of(logits=logits, labels=labels, optional=dict(out=out), numbers=dict(grad_scale=grad_scale))
+    optional, numbers = dict(weight=weight, out=out), dict(grad_scale=grad_scale)
+    backend = backend_of(logits=logits, labels=labels, optional=optional, numbers=numbers)
     _expect_scores_and_labels(logits, labels, out, name="logits", soft=True)
     label_smoothing = number("label_smoothing", label_smoothing, 0.0, 1.0)
+    ignore_index = _ignored(ignore_index, labels)
+    if weight is not None:
+        expect_shape("weight", weight, logits.shape[1:], "one for each class")
+        if weight.dtype != accumulation_dtype(logits.dtype):
+            expected = accumulation_dtype(logits.dtype).name
+            raise TypeError(f"weight must be {expected} for {logits.dtype.name} logits, received {weight.dtype.name}")
     grad_scale = step_scalar("grad_scale", grad_scale, [logits])
     logits, labels = copy_if_overlapping([out], logits, labels, in_place=True)
+    (weight,) = copy_if_overlapping([out], weight)
     return backend.loss.softmax_cross_entropy(
-        logits, labels, label_smoothing=label_smoothing, grad_scale=grad_scale, out=out
+        logits,
+        labels,
+        weight,
+        label_smoothing=label_smoothing,
+        ignore_index=ignore_index,
+        grad_scale=grad_scale,
+        out=out,
     )
 
 
@@ -85,20 +111,30 @@ def svm_hinge(
 
 
 @op("metrics.cu", changes="totals")
-def add_metrics(totals: Array, loss: Array, scores: Array, labels: Array) -> None:
-    """Add a batch to running sums on the device: totals += (loss * N, correct answers, N, 1 while totals[0] is finite).
+def add_metrics(
+    totals: Array, loss: Array, scores: Array, labels: Array | None, *, ignore_index: int | None = None
+) -> None:
+    """Add a batch to running sums on the device: totals += (loss * M, correct answers, M, 1 while totals[0] is finite),
+    M the number of rows that are not ignored.
 
     Args:
         totals: (4,) float64, changed in place.
         loss: The batch's mean loss, 0-d, in the accumulation dtype of scores.
-        scores: (N, classes), any float dtype; the first largest score is the answer (NaN counts as largest).
-        labels: (N,) int64, or (N, classes) of any float dtype, whose largest, found likewise, is the right answer.
+        scores: (N, classes), any float dtype; the first largest score is the answer (NaN counts as largest). Without
+            labels (N, ...).
+        labels: (N,) int64, or (N, classes) of any float dtype, whose largest, found likewise, is the right answer. None
+            if the scores are no answers; then totals[1] stays.
+        ignore_index: The integer label of rows that do not count.
     """
-    backend = backend_of(totals=totals, loss=loss, scores=scores, labels=labels)
+    backend = backend_of(totals=totals, loss=loss, scores=scores, optional=dict(labels=labels))
     if totals.dtype != np.float64 or tuple(totals.shape) != (4,):
         raise TypeError(f"totals must be float64 of shape (4,), received {totals.dtype.name} of {tuple(totals.shape)}")
-    _expect_scores_and_labels(scores, labels, None, name="scores", soft=True)
-    if labels.ndim == 1 and labels.dtype != np.int64:
+    if labels is None:
+        _expect_some(expect_any_float("scores", scores, 1))
+    else:
+        _expect_scores_and_labels(scores, labels, None, name="scores", soft=True)
+    ignore_index = _ignored(ignore_index, labels)
+    if labels is not None and labels.ndim == 1 and labels.dtype != np.int64:
         raise TypeError(f"labels must be int64 here, received {labels.dtype.name}")
     expect_shape("loss", loss, (), "a batch's mean")
     if loss.dtype != accumulation_dtype(scores.dtype):
@@ -106,7 +142,21 @@ def add_metrics(totals: Array, loss: Array, scores: Array, labels: Array) -> Non
         raise TypeError(f"loss must be {expected} for {scores.dtype.name} scores, received {loss.dtype.name}")
     expect_writable(totals=totals)
     loss, scores, labels = copy_if_overlapping([totals], loss, scores, labels)
-    backend.loss.add_metrics(totals, loss, scores, labels)
+    backend.loss.add_metrics(totals, loss, scores, labels, ignore_index=ignore_index)
+
+
+def _ignored(label: int | None, labels: Array | None) -> int | None:
+    if label is None:
+        return None
+    if labels is None or labels.ndim != 1:
+        received = "none" if labels is None else f"{labels.dtype.name} of {tuple(labels.shape)}"
+        raise ValueError(f"ignore_index={label} ignores integer labels, received {received}")
+    return integer("ignore_index", label, -INT63)
+
+
+def _expect_some(shape: tuple[int, ...]) -> None:
+    if 0 in shape:
+        raise ValueError(f"a mean loss needs at least one sample and one class, received shape {shape}")
 
 
 @remembered
@@ -115,8 +165,7 @@ def _expect_scores_and_labels(
 ) -> None:
     """soft: whether labels may be probabilities."""
     n, classes = expect_float(name, scores, "N classes")
-    if n == 0 or classes == 0:
-        raise ValueError(f"a mean loss needs at least one sample and one class, received shape {(n, classes)}")
+    _expect_some((n, classes))
     if soft and is_float(labels.dtype) and labels.ndim == 2:
         expect_shape("labels", labels, (n, classes), "a probability for each class")
     elif labels.dtype.kind not in "iu":

@@ -315,6 +315,9 @@ def _matrix_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
             yield Case("softmax_cross_entropy", tier, name, _scores(n, k, {"label_smoothing": smoothing}))
             soft = _soft(_scores(n, k, {"label_smoothing": 0.1 - smoothing}))
             yield Case("softmax_cross_entropy", tier, f"{name} soft", soft)
+            weighted = _weighted(_scores(n, k, {"label_smoothing": smoothing, "ignore_index": -1 + index % 2}))
+            yield Case("softmax_cross_entropy", tier, f"{name} weights, ignored rows", weighted)
+            yield Case("softmax_cross_entropy", tier, f"{name} soft weights", _weighted(soft))
             yield Case("svm_hinge", tier, name, _scores(n, k, {"delta": 1.0}))
             if index == 1:
                 scaled = {"grad_scale": np.array([1024.0])}
@@ -322,6 +325,8 @@ def _matrix_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
                 yield Case("svm_hinge", tier, f"{name} scaled", _scores(n, k, scaled))
             yield Case("add_metrics", tier, name, _metrics(n, k))
             yield Case("add_metrics", tier, f"{name} soft", _soft(_metrics(n, k)))
+            yield Case("add_metrics", tier, f"{name} ignored rows", _metrics(n, k, ignore_index=0))
+            yield Case("add_metrics", tier, f"{name} without labels", _unlabelled(_metrics(n, k)))
             if index == 1:
                 yield Case("add_metrics", tier, f"{name}, an infinite loss", _metrics(n, k, np.inf))
             if n > 1:
@@ -352,14 +357,34 @@ def _soft(labelled: Make) -> Make:
     return make
 
 
-def _metrics(n: int, classes: int, loss: float | None = None) -> Make:
+def _weighted(labelled: Make) -> Make:
+    """The same with a weight for each class, in the accumulation dtype, and some rows with the ignored label."""
+
+    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
+        (scores, labels), options = labelled(rng, dtype)
+        if "ignore_index" in options:
+            labels = np.where(rng.random(len(labels)) < 0.3, options["ignore_index"], labels)
+        return [scores, labels, rng.uniform(0, 2, scores.shape[1]).astype(accumulation_dtype(dtype))], options
+
+    return make
+
+
+def _unlabelled(labelled: Make) -> Make:
+    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
+        (*others, _), options = labelled(rng, dtype)
+        return [*others, None], options
+
+    return make
+
+
+def _metrics(n: int, classes: int, loss: float | None = None, **options: Any) -> Make:
     """Integer scores, so that ties occur, and labels of add_metrics' dtype. loss: None draws one."""
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         wide = accumulation_dtype(dtype)
         scores = rng.integers(-3, 4, (n, classes)).astype(dtype)
         drawn = normal(rng, (), wide) if loss is None else np.array(loss, wide)
-        return [normal(rng, 4, np.float64), drawn, scores, rng.integers(0, classes, n)], {}
+        return [normal(rng, 4, np.float64), drawn, scores, rng.integers(0, classes, n)], options
 
     return make
 

@@ -74,6 +74,46 @@ def test_the_gradient_toward_soft_targets(label_smoothing):
     np.testing.assert_allclose(dscores, numerical, rtol=1e-6, atol=1e-9)
 
 
+def test_weights_and_ignored_rows_by_hand():
+    logits = np.log([[1.0, 2.0, 5.0], [4.0, 4.0, 2.0], [np.nan, 1, 1]])
+    weight = np.array([0.5, 1.0, 3.0])
+    loss, dlogits = ops.softmax_cross_entropy(logits, np.array([2, 0, -1]), weight, ignore_index=-1)
+    np.testing.assert_allclose(loss, -(3 * np.log(5 / 8) + 0.5 * np.log(4 / 10)) / 3.5)
+    np.testing.assert_allclose(dlogits[0], np.array([1 / 8, 2 / 8, -3 / 8]) * 3 / 3.5)
+    np.testing.assert_allclose(dlogits[1], np.array([-0.6, 0.4, 0.2]) * 0.5 / 3.5)
+    np.testing.assert_array_equal(dlogits[2], 0)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
+def test_where_nothing_counts_loss_and_gradient_are_0(label_smoothing):
+    for labels, weight, ignored in (([7, 7], None, 7), ([1, 1], [1.0, 0.0, 2.0], None)):
+        weight = None if weight is None else np.array(weight)
+        options = dict(label_smoothing=label_smoothing, ignore_index=ignored)
+        loss, dlogits = ops.softmax_cross_entropy(np.ones((2, 3)), np.array(labels), weight, **options)
+        assert loss == 0
+        np.testing.assert_array_equal(dlogits, np.zeros((2, 3)))
+
+
+def test_a_wrong_label_beside_ignored_ones_is_refused():
+    with pytest.raises(ValueError, match=r"labels must lie in \[0, 3\), received -2 at index 2"):
+        ops.softmax_cross_entropy(np.zeros((4, 3)), np.array([0, -1, -2, 1]), ignore_index=-1)
+
+
+@pytest.mark.parametrize("kind", ["int8", "uint8", "int64", "uint64"])
+def test_ignored_labels_of_any_integer_dtype(kind):
+    scores, labels = batch(7, 5)
+    labels[2:4] = 100
+    value, dscores = ops.softmax_cross_entropy(scores, labels.astype(kind), ignore_index=100)
+    kept = np.delete(np.arange(7), [2, 3])
+    same, gradient = ops.softmax_cross_entropy(scores[kept], labels[kept])
+    np.testing.assert_allclose(value, same, rtol=1e-14)
+    np.testing.assert_allclose(dscores[kept], gradient, rtol=1e-12, atol=1e-16)
+    assert not dscores[2:4].any()
+    totals = np.zeros(4)
+    ops.add_metrics(totals, value, scores, labels, ignore_index=100)
+    np.testing.assert_allclose(totals, [value * 5, (scores.argmax(1) == labels).sum(), 5, 1])
+
+
 def test_svm_hinge_by_hand():
     """The course notes' example, scores [13, -7, 11] with delta 10 (loss 8), and one that is right by a wide margin."""
     scores = np.array([[13.0, -7.0, 11.0], [0.0, 50.0, 1.0]])

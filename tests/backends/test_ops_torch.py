@@ -109,6 +109,38 @@ def test_softmax_cross_entropy_with_soft_targets(label_smoothing):
         np.testing.assert_allclose(dlogits, tensor.grad.numpy(), rtol=1e-10, atol=1e-15)
 
 
+@pytest.mark.parametrize("ignore_index", [None, -100, 2])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+def test_softmax_cross_entropy_with_weights_and_ignored_labels(weighted, label_smoothing, ignore_index):
+    rng = np.random.default_rng(1)
+    logits, labels = signed((23, 7), scale=4), rng.integers(0, 7, 23)
+    if ignore_index is not None:
+        labels[::3] = ignore_index
+    weight = rng.random(7) + 0.1 if weighted else None
+    options = {"label_smoothing": label_smoothing} | ({} if ignore_index is None else {"ignore_index": ignore_index})
+    tensor, theirs = leaf(logits), None if weight is None else torch.from_numpy(weight)
+    expected = F.cross_entropy(tensor, torch.from_numpy(labels), theirs, **options)
+    expected.backward()
+    loss, dlogits = ops.softmax_cross_entropy(logits, labels, weight, **options)
+    np.testing.assert_allclose(loss, expected.item(), rtol=1e-13)
+    np.testing.assert_allclose(dlogits, tensor.grad.numpy(), rtol=1e-10, atol=1e-15)
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_softmax_cross_entropy_with_weights_of_soft_targets(label_smoothing):
+    rng = np.random.default_rng(1)
+    logits, targets, weight = signed((13, 7), scale=4), rng.dirichlet(np.ones(7), 13), rng.random(7)
+    tensor = leaf(logits)
+    expected = F.cross_entropy(
+        tensor, torch.from_numpy(targets), torch.from_numpy(weight), label_smoothing=label_smoothing
+    )
+    expected.backward()
+    loss, dlogits = ops.softmax_cross_entropy(logits, targets, weight, label_smoothing=label_smoothing)
+    np.testing.assert_allclose(loss, expected.item(), rtol=1e-13)
+    np.testing.assert_allclose(dlogits, tensor.grad.numpy(), rtol=1e-10, atol=1e-15)
+
+
 def test_svm_hinge():
     """multi_margin_loss also divides by the number of classes."""
     scores, labels = signed((13, 7), scale=2), np.random.default_rng(1).integers(0, 7, 13)

@@ -98,6 +98,43 @@ def test_soft_targets_over_the_scores_and_in_views(device, rng):
         np.testing.assert_array_equal(to_numpy(there[1]), gradient)
 
 
+@pytest.mark.parametrize("soft", [False, True], ids=["labels", "soft"])
+@pytest.mark.parametrize("shape", [(37, 10), (3, 1000), (2111, 17)])
+def test_weights(device, rng, shape, soft):
+    """By bounds in `gpuconv verify`; here over many blocks, in every thread order, and into the scores."""
+    scores, labels = scores_and_labels(rng, shape, "float32")
+    options = {"label_smoothing": 0.1} | ({} if soft else {"ignore_index": 3})
+    targets = rng.random(shape, np.float32) if soft else labels
+    weight = rng.random(shape[1], np.float32)
+    value, gradient = on_device("softmax_cross_entropy", device, scores, targets, weight, **options)
+    value64, gradient64 = expected("softmax_cross_entropy", scores, targets, weight, **options)
+    np.testing.assert_allclose(value, value64, rtol=1e-5)
+    np.testing.assert_allclose(gradient, gradient64, rtol=1e-4, atol=1e-5 / shape[0])
+    assert_same_bits("softmax_cross_entropy", device, scores, targets, weight, **options)
+    for over in (False, True):  # weights beside the scores, and in the memory of the result
+        whole = asarray(np.stack([scores, np.broadcast_to(weight, shape)]), device)
+        out = whole[int(over)]
+        there = ops.softmax_cross_entropy(whole[0], asarray(targets, device), whole[1, 0], out=out, **options)
+        np.testing.assert_array_equal(to_numpy(there[0]), value)
+        np.testing.assert_array_equal(to_numpy(out), gradient)
+
+
+def test_an_ignored_row_may_hold_nan_and_another_wrong_label_makes_nan(device, rng, monkeypatch):
+    monkeypatch.setattr(loss, "_refuse_wrong_labels", lambda labels, classes, ignored=None: None)
+    scores, labels = scores_and_labels(rng, (5, 7), "float32")
+    scores[1], labels[1] = np.nan, -1
+    value, gradient = on_device("softmax_cross_entropy", device, scores, labels, ignore_index=-1)
+    value64, gradient64 = expected("softmax_cross_entropy", scores, labels, ignore_index=-1)
+    np.testing.assert_allclose(value, value64, rtol=1e-5)
+    np.testing.assert_allclose(gradient, gradient64, rtol=1e-5, atol=1e-7)
+    labels[3] = 7
+    value, gradient = on_device("softmax_cross_entropy", device, scores, labels, ignore_index=-1)
+    assert np.isnan(value)
+    assert np.isnan(gradient[3]).all()
+    np.testing.assert_array_equal(gradient[1], 0)
+    assert np.isfinite(gradient[[0, 2, 4]]).all()
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_metrics_of_soft_targets(device, dtype):
     scores = np.array([[1, 3, 3], [np.nan, 5, 1], [0, 0, 0], [1, 2, 3]], np.float32)
@@ -158,7 +195,7 @@ def test_labels_of_any_integer_type(device, rng, name, labels_dtype):
 @pytest.mark.parametrize("wrong", [-1, 7, 2**40])
 def test_a_label_out_of_range_makes_its_row_and_the_loss_nan(device, rng, name, wrong, monkeypatch):
     """As on a GPU, where the host does not read the labels."""
-    monkeypatch.setattr(loss, "_refuse_wrong_labels", lambda labels, classes: None)
+    monkeypatch.setattr(loss, "_refuse_wrong_labels", lambda labels, classes, ignored=None: None)
     scores, labels = scores_and_labels(rng, (5, 7), "float32")
     _, gradient64 = expected(name, scores, labels)
     labels[3] = wrong

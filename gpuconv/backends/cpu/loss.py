@@ -10,39 +10,56 @@ from gpuconv.backends.cpu.precision import store, widen
 
 
 @np.errstate(all="ignore")  # scores of inf or NaN make a loss of NaN, as on a GPU
-def softmax_cross_entropy(logits, labels, *, label_smoothing, grad_scale, out):
-    rows = _rows(logits, labels) if labels.ndim == 1 else None
+def softmax_cross_entropy(logits, labels, weight, *, label_smoothing, ignore_index, grad_scale, out):
+    rows = _rows(logits, labels, ignore_index) if labels.ndim == 1 else None
     log_p = widen(logits)
     log_p = log_p - log_p.max(axis=1, keepdims=True)
     log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
 
-    if rows is None:
-        loss, dlogits = _toward_targets(log_p, labels.astype(log_p.dtype), label_smoothing)
-    else:
+    if rows is not None and weight is None and ignore_index is None:
         loss, dlogits = _toward_labels(log_p, rows, labels, label_smoothing)
-    dlogits /= len(logits)
+    else:
+        loss, dlogits = _toward_targets(log_p, *_targets(log_p, rows, labels, weight, label_smoothing))
     dlogits *= value_of(grad_scale)
     return np.asarray(loss, dlogits.dtype), store(dlogits, logits.dtype, out)
 
 
 def _toward_labels(log_p, rows, labels, label_smoothing):
-    """The loss, and the sum of its gradients; log_p is overwritten."""
+    """The loss and its gradient; log_p is overwritten. The usual case, without an array of targets."""
     loss = -(1 - label_smoothing) * log_p[rows, labels].mean()
     if label_smoothing:  # 0 * -inf would be NaN
         loss -= label_smoothing * log_p.mean()
     gradient = np.exp(log_p, out=log_p)
     gradient -= label_smoothing / log_p.shape[1]
     gradient[rows, labels] -= 1 - label_smoothing
+    gradient /= len(log_p)
     return loss, gradient
 
 
-def _toward_targets(log_p, target, label_smoothing):
+def _targets(log_p, rows, labels, weight, label_smoothing):
+    """A weight for each class of each row, 0 in rows that are ignored, and the divisor of the mean."""
+    if rows is None:
+        target, divisor = labels.astype(log_p.dtype), len(labels)
+    else:
+        target, known = np.zeros_like(log_p), labels[rows]
+        target[rows, known] = 1
+        divisor = len(rows) if weight is None else weight[known].sum()
     target *= 1 - label_smoothing
     target += label_smoothing / log_p.shape[1]
-    loss = -np.where(target != 0, target * log_p, 0).sum() / len(log_p)
+    if weight is not None:
+        target *= weight
+    if rows is not None:
+        ignored = np.delete(np.arange(len(labels)), rows)
+        target[ignored], log_p[ignored] = 0, 0
+    return target, divisor or np.inf  # if nothing counts, loss and gradient are 0
+
+
+def _toward_targets(log_p, target, divisor):
+    loss = -np.where(target != 0, target * log_p, 0).sum() / divisor
     gradient = np.exp(log_p, out=log_p)
     gradient *= target.sum(axis=1, keepdims=True)
     gradient -= target
+    gradient /= divisor
     return loss, gradient
 
 
@@ -61,15 +78,20 @@ def svm_hinge(scores, labels, *, delta, grad_scale, out):
     return np.asarray(loss, wide.dtype), store(dscores, scores.dtype, out)
 
 
-def _rows(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The row numbers, after checking that every label is a class."""
-    expect_within("labels", labels, scores.shape[1])
-    return np.arange(len(labels))
+def _rows(scores: np.ndarray, labels: np.ndarray, ignored: int | None = None) -> np.ndarray:
+    """The numbers of the rows that are not ignored, after checking that every other label is a class."""
+    expect_within("labels", labels, scores.shape[1], but=ignored)
+    return np.arange(len(labels)) if ignored is None else np.flatnonzero(labels != ignored)
 
 
-def add_metrics(totals, loss, scores, labels):
-    totals[0] += np.float64(loss) * len(labels)
-    right = labels if labels.ndim == 1 else labels.argmax(axis=1)
-    totals[1] += (scores.argmax(axis=1) == right).sum()
-    totals[2] += len(labels)
+def add_metrics(totals, loss, scores, labels, *, ignore_index):
+    counted = len(scores)
+    if labels is not None:
+        right = scores.argmax(axis=1) == (labels if labels.ndim == 1 else labels.argmax(axis=1))
+        if labels.ndim == 1 and ignore_index is not None:
+            right = right[labels != ignore_index]
+            counted = len(right)
+        totals[1] += right.sum()
+    totals[0] += np.float64(loss) * counted
+    totals[2] += counted
     totals[3] += np.isfinite(totals[0])

@@ -7,15 +7,18 @@ from gpuconv.backends.reference.precision import number, round_to, wide
 from gpuconv.dtypes import accumulation_dtype
 
 
-def softmax_cross_entropy(logits, labels, *, label_smoothing, grad_scale, out):
-    z, (n, classes) = wide(logits), logits.shape
-    given = _right_answers(logits, labels) if labels.ndim == 1 else wide(labels)
-    target = (1 - label_smoothing) * given + label_smoothing / classes
+def softmax_cross_entropy(logits, labels, weight, *, label_smoothing, ignore_index, grad_scale, out):
+    z, (n, classes), soft = wide(logits), logits.shape, labels.ndim == 2
+    weight = np.ones(classes) if weight is None else wide(weight)
+    given = wide(labels) if soft else _right_answers(logits, labels, ignore_index)
+    counts = np.full((n, 1), True) if soft else given.any(axis=1, keepdims=True)
+    divisor = n if soft else (given @ weight).sum() or np.inf  # without a weight that counts, all is 0
+    target = counts * weight * ((1 - label_smoothing) * given + label_smoothing / classes)
     log_p = z - z.max(axis=1, keepdims=True)
     log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
-    loss = -np.where(target != 0, target * log_p, 0).sum() / n  # 0 * -inf would be NaN
-    dlogits = number(grad_scale) * (target.sum(axis=1, keepdims=True) * np.exp(log_p) - target) / n
-    return round_to(loss, accumulation_dtype(logits.dtype)), round_to(dlogits, logits.dtype, out)
+    loss = -np.where(target != 0, target * log_p, 0).sum() / divisor  # 0 * -inf would be NaN
+    slope = np.where(counts, target.sum(axis=1, keepdims=True) * np.exp(log_p) - target, 0) / divisor
+    return round_to(loss, accumulation_dtype(logits.dtype)), round_to(number(grad_scale) * slope, logits.dtype, out)
 
 
 def svm_hinge(scores, labels, *, delta, grad_scale, out):
@@ -26,15 +29,18 @@ def svm_hinge(scores, labels, *, delta, grad_scale, out):
     return round_to(margins.sum() / n, accumulation_dtype(scores.dtype)), round_to(dscores, scores.dtype, out)
 
 
-def _right_answers(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(N, classes), True at each row's label. Raises ValueError for a label that is not a class."""
-    expect_within("labels", labels, scores.shape[1])
-    return labels[:, None] == np.arange(scores.shape[1])
+def _right_answers(scores: np.ndarray, labels: np.ndarray, ignored: int | None = None) -> np.ndarray:
+    """(N, classes), True at each label that is not ignored. Raises ValueError for another one that is not a class."""
+    expect_within("labels", labels, scores.shape[1], but=ignored)
+    return (labels[:, None] == np.arange(scores.shape[1])) & (labels[:, None] != ignored)
 
 
-def add_metrics(totals, loss, scores, labels):
-    totals[0] += np.float64(loss) * len(labels)
-    right = labels if labels.ndim == 1 else wide(labels).argmax(axis=1)
-    totals[1] += (wide(scores).argmax(axis=1) == right).sum()
-    totals[2] += len(labels)
+def add_metrics(totals, loss, scores, labels, *, ignore_index):
+    hard = labels is not None and labels.ndim == 1
+    counted = labels != ignore_index if hard else np.full(len(scores), True)
+    totals[0] += np.float64(loss) * counted.sum()
+    if labels is not None:
+        right = labels if hard else wide(labels).argmax(axis=1)
+        totals[1] += (wide(scores).argmax(axis=1) == right)[counted].sum()
+    totals[2] += counted.sum()
     totals[3] += np.isfinite(totals[0])

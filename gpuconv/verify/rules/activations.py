@@ -48,19 +48,33 @@ def softmax_error(x: np.ndarray, y: np.ndarray, dtype: np.dtype) -> Bound:
 
 
 def softmax_cross_entropy(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
-    logits, labels = arrays
-    loss, dlogits = ops.softmax_cross_entropy(logits, labels, **options)
+    logits, labels, weight = (*arrays, None)[:3]
+    loss, dlogits = ops.softmax_cross_entropy(logits, labels, weight, **options)
     n, classes = logits.shape
+    most, summed = _most_in_a_row(labels, weight, options.get("ignore_index"))
     acc, y = accumulation_dtype(dtype), ops.softmax(logits)
     scale = float(np.asarray(options.get("grad_scale", 1.0)).item())
-    magnitude = 2 * np.abs(logits).max(1).mean() + abs(loss) + math.log(classes) + 1
-    target = np.abs(y - n * dlogits / scale)
-    error = softmax_error(logits, y, dtype) + accumulated(dtype, 7, y + target)
+    magnitude = most * (2 * np.abs(logits).max(1).mean() + math.log(classes) + 1) + abs(loss)
+    error = most * softmax_error(logits, y, dtype)
+    error += accumulated(dtype, 7 + summed, 2 * most * y + np.abs(n * dlogits / scale))
     dlogits_bound = error / n * scale + rounded(dtype, dlogits)
     return [
-        Expected("loss", loss, accumulated(acc, n + 2 * classes + 8, magnitude)),
+        Expected("loss", loss, accumulated(acc, n + 2 * classes + 8 + summed, magnitude)),
         Expected("dlogits", dlogits, dlogits_bound),
     ]
+
+
+def _most_in_a_row(labels: np.ndarray, weight: np.ndarray | None, ignored: int | None) -> tuple[float, int]:
+    """A bound of a row's sum of targets, over their mean's divisor and times the rows; and how many numbers these sums
+    have."""
+    if labels.ndim == 2:
+        return float(max(labels.sum(1).max(), 1) * (1 if weight is None else weight.max())), labels.shape[1]
+    if weight is None and ignored is None:
+        return 1.0, 0
+    known = labels[labels != ignored]
+    by = len(known) if weight is None else weight[known].sum()
+    most = 1 if weight is None else weight.max()
+    return float(most * len(labels) / by) if by else 0.0, len(labels) + (0 if weight is None else len(weight))
 
 
 def svm_hinge(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:

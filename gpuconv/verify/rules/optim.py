@@ -171,5 +171,5 @@ def _newton_schulz(x: np.ndarray, steps: int, error: Any, dtype: np.dtype, tf32:
 
 def metrics(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
     totals, loss, scores, labels = arrays
-    ops.add_metrics(totals, loss, scores, labels)
+    ops.add_metrics(totals, loss, scores, labels, **options)
     return [Expected("totals", totals, accumulated(np.float64, 2, totals))]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import sys
 import threading
+from typing import Any
 
 import numpy as np
 
@@ -20,26 +21,52 @@ from gpuconv.devices import Device, device_of
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.types import Array, ArrayT, Scalar
 
+_NONE = -(2**63)  # an ignored label that no label has
+
 
 def softmax_cross_entropy(
-    logits: ArrayT, labels: Array, *, label_smoothing: float, grad_scale: Scalar, out: ArrayT | None
+    logits: ArrayT,
+    labels: Array,
+    weight: Array | None,
+    *,
+    label_smoothing: float,
+    ignore_index: int | None,
+    grad_scale: Scalar,
+    out: ArrayT | None,
 ) -> tuple[ArrayT, ArrayT]:
-    return _loss("softmax_cross_entropy", logits, labels, label_smoothing, grad_scale, out)
+    logits, labels, weight = contiguous(logits, labels, weight)
+    _refuse_wrong_labels(labels, logits.shape[1], ignore_index)
+    ignored = _NONE if ignore_index is None else ignore_index
+    divides = labels.ndim == 1 and not (weight is None and ignore_index is None)
+    divisor = _label_weights(logits, labels, weight, ignored) if divides else None
+    return _loss("softmax_cross_entropy", logits, labels, label_smoothing, grad_scale, out, weight, divisor, ignored)
+
+
+def _label_weights(logits: Array, labels: Array, weight: Array | None, ignored: int) -> Array:
+    """The sum of the weights of the labels that are not ignored."""
+    (rows, classes), dtype = logits.shape, accumulation_dtype(logits.dtype)
+    module, _ = row_module("softmax_cross_entropy.cu", logits, LABEL=labels.dtype)
+    blocks = row_blocks(rows, 1)
+    partials, total = empty((blocks,), dtype, like=logits), empty((), dtype, like=logits)
+    module.kernel("label_weights")(
+        blocks, THREADS, total, partials, _counter(logits), labels, rows, classes, weight, ignored
+    )
+    return total
 
 
 def svm_hinge(
     scores: ArrayT, labels: Array, *, delta: float, grad_scale: Scalar, out: ArrayT | None
 ) -> tuple[ArrayT, ArrayT]:
+    scores, labels = contiguous(scores, labels)
+    _refuse_wrong_labels(labels, scores.shape[1])
     return _loss("svm_hinge", scores, labels, delta, grad_scale, out)
 
 
 def _loss(
-    name: str, scores: ArrayT, labels: Array, option: float, grad_scale: Scalar, out: ArrayT | None
+    name: str, scores: ArrayT, labels: Array, option: float, grad_scale: Scalar, out: ArrayT | None, *more: Any
 ) -> tuple[ArrayT, ArrayT]:
     """Launch the kernel of a loss; its file has its name."""
     rows, classes = scores.shape
-    scores, labels = contiguous(scores, labels)
-    _refuse_wrong_labels(labels, classes)
     loss = empty((), accumulation_dtype(scores.dtype), like=scores)
     gradient = buffer(out, scores.shape, scores.dtype, like=scores)
     module, lanes = row_module(f"{name}.cu", scores, LABEL=labels.dtype)
@@ -59,14 +86,15 @@ def _loss(
         lanes,
         option,
         *device_scalar(grad_scale, np.float64),
+        *more,
     )
     return loss, store(gradient, out)
 
 
-def _refuse_wrong_labels(labels: Array, classes: int) -> None:
+def _refuse_wrong_labels(labels: Array, classes: int, ignored: int | None = None) -> None:
     """Raise ValueError for a label outside the classes, if the host can read the device's memory."""
     if labels.ndim == 1 and isinstance(labels, np.ndarray) and emulator.host_reads():
-        expect_within("labels", labels, classes)
+        expect_within("labels", labels, classes, but=ignored)
 
 
 def _counter(like: Array) -> Array:
@@ -81,9 +109,10 @@ def _new_counter(device: str, queue: int) -> Array:
     return open_device(Device.named(device)).zeros((1,), np.uint32)
 
 
-def add_metrics(totals: Array, loss: Array, scores: Array, labels: Array) -> None:
-    n, classes = scores.shape
+def add_metrics(totals: Array, loss: Array, scores: Array, labels: Array | None, *, ignore_index: int | None) -> None:
     scores, labels = contiguous(scores, labels)
-    load("metrics.cu", {"DTYPE": scores.dtype, "LABEL": labels.dtype}).kernel("metrics_add")(
-        1, THREADS, totals, loss, scores, labels, n, classes
+    defines = {"DTYPE": scores.dtype, "LABEL": np.dtype(np.int64) if labels is None else labels.dtype}
+    ignored = _NONE if ignore_index is None else ignore_index
+    load("metrics.cu", defines).kernel("metrics_add")(
+        1, THREADS, totals, loss, scores, labels, len(scores), scores.shape[-1], ignored
     )
