@@ -125,6 +125,7 @@ def _trainer(settings: run_settings.Settings, side: Side, other: Side, train: An
         settings.optimizer,
         lr=settings.lr,
         loss=loss,
+        clip=settings.clip,
         seed=settings.seed,
         precision=side.precision,
         graph=False,

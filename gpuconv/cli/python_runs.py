@@ -76,6 +76,7 @@ def go_on(options: argparse.Namespace, chosen: Record, loggers: Sequence[Callbac
             shards=stored.get("shards"),
             plateau=stored.get("plateau"),
             clip=stored.get("clip"),
+            ema=stored.get("ema"),
             parallel=ranks,
         )
         loaders = {part: _loader(stored, part, parts[part], net) for part in PARTS if part in parts}

@@ -47,6 +47,7 @@ class Settings:
     shards: int = 0
     plateau: str = "none"
     clip: str = "none"
+    ema: float = 0.0
 
     def __str__(self) -> str:
         parts = [
@@ -67,6 +68,7 @@ class Settings:
         parts += [f"{self.shards} shards"] if self.shards else []
         parts += [f"plateau {self.plateau}"] if self.plateau != "none" else []
         parts += [f"clip {self.clip}"] if self.clip != "none" else []
+        parts += [f"ema {self.ema:g}"] if self.ema else []
         return ", ".join(parts)
 
 
@@ -193,6 +195,12 @@ OPTIONS: dict[str, tuple[Any, str, str]] = {
         "SPEC",
         "the largest norm of all gradients together, as 1.0, or of each number by itself, as value:0.5 (default: none)",
     ),
+    "ema": (
+        part,
+        "DECAY",
+        "keep a moving average of the weights, as 0.999, which validation, the test and `gpuconv evaluate` use "
+        "(default: 0, none)",
+    ),
     "augment": (str, "SPEC", "none, or flip, alternating-flip, shift:PIXELS, reflect, cutout:PIXELS, as flip,shift:4"),
     "loss": (str, "SPEC", "softmax or svm, as softmax:label_smoothing=0.1"),
     "whiten": (count(0), "IMAGES", "initialize the first convolution to whiten, from so many training images; 0: no"),
@@ -211,7 +219,15 @@ OPTIONS: dict[str, tuple[Any, str, str]] = {
 }
 
 
-LATER = ("validation", "early_stopping", "weights", "shards", "plateau", "clip")  # settings unknown to version 0.1.0
+LATER = (
+    "validation",
+    "early_stopping",
+    "weights",
+    "shards",
+    "plateau",
+    "clip",
+    "ema",
+)  # settings unknown to version 0.1.0
 
 
 def option(name: str) -> str:

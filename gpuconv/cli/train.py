@@ -158,6 +158,7 @@ def _train(options: argparse.Namespace, ranks: Ranks) -> int:
             schedule=settings.schedule,
             plateau=run_settings.plateau(settings.plateau),
             clip=settings.clip,
+            ema=settings.ema or None,
             seed=settings.seed,
             precision=settings.precision,
             graph=options.graph,
@@ -208,11 +209,13 @@ def _train(options: argparse.Namespace, ranks: Ranks) -> int:
         return 128 + trainer.interrupted_by
     if ranks.rank:
         return 0
-    _leave(directory, net, test, normalization, settings)
+    with trainer.averaged():
+        _leave(directory, net, test, normalization, settings)
     accuracy = (trainer.tested or history[-1])["test_accuracy"]
     if settings.tta != "none":
         line("averaging", f"{settings.tta}; without it the test accuracy is {100 * accuracy:.2f}%")
-        accuracy = evaluate(net, held_out, loss=trainer.loss, tta=settings.tta).accuracy
+        with trainer.averaged():
+            accuracy = evaluate(net, held_out, loss=trainer.loss, tta=settings.tta).accuracy
     document.note(test_accuracy=accuracy, test_time_augmentation=settings.tta)
     say(f"test accuracy {100 * accuracy:.2f}%", "stdout")
     return 0

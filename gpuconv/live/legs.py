@@ -97,6 +97,7 @@ def make(recipe: Record, sets: Sets, device: str, *, prepare: Callable[[Sequenti
         shards=recipe.get("shards"),
         plateau=recipe.get("plateau"),
         clip=recipe.get("clip"),
+        ema=recipe.get("ema"),
     )
     noted = recipe.get("options", {})
     known = Normalization(noted["mean"], noted["std"]) if "mean" in noted else None
@@ -191,7 +192,7 @@ def carried(before: Checkpoint, leg: Leg, changes: Record) -> Checkpoint:
     done = int(optimizer["steps"])
     note = {"event": CHANGE, "step": done, "epoch": state["epoch"] + 1, "settings": changes}
     state["records"] = [*state["records"], note]
-    tensors = {name: array for name, array in before.tensors.items() if name.startswith("net.")}
+    tensors = {name: array for name, array in before.tensors.items() if not name.startswith("optimizer.")}
     return Checkpoint(tensors | {f"optimizer.{name}": array for name, array in optimizer.items()}, state)
 
 

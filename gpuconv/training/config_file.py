@@ -54,9 +54,9 @@ def _of_program(settings: Record) -> Iterator[Entry]:
     yield from _optimizer(settings.get("optimizer", {}))
     schedule = settings.get("schedule", "constant")
     yield "schedule", schedule, "" if _reads(schedules.get, schedule) else own
-    for name in ("plateau", "clip"):
-        if text := settings.get(name):
-            yield name, text, ""
+    for name in ("plateau", "clip", "ema"):
+        if value := settings.get(name):
+            yield name, value, ""
     yield "augment", train.get("augmentation", "none"), ""
     yield _loss(settings.get("loss", "none"))
     yield "precision", settings.get("precision", "float32"), ""

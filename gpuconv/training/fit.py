@@ -234,7 +234,7 @@ class Fit:
 
     def _measured(self, end: bool = False) -> Record:
         run = self.run
-        with run.same_bits():
+        with run.same_bits(), run.averaged():
             found = self.held_out.measure(run.net, run.loss, end, run.ranks)
         for name, value in found.items():
             if name.endswith("_loss") and not math.isfinite(value):

@@ -115,7 +115,7 @@ class RunState(TrainingStep):
     def settings(self) -> Record:
         """The settings that must be the same when a run is resumed. JSON-serializable."""
         written = {name: each and str(each) for name, each in {"plateau": self.plateau, "clip": self.clip}.items()}
-        optional = {"shards": self.shards} | written
+        optional = {"shards": self.shards, "ema": self.ema and self.ema.decay} | written
         return {
             "net": {name: value for name, value in self.net.config().items() if name != "precision"},
             "precision": self.net.precision,
@@ -135,6 +135,7 @@ class RunState(TrainingStep):
             if not np.isfinite(net[name].astype(np.float64)).all():
                 raise DivergedError(self.diverged(f"{name} is not finite after step {self.steps}"))
         tensors = {f"net.{name}": array for name, array in net.items()}
+        tensors |= self.ema.parts() if self.ema else {}
         tensors |= {f"optimizer.{name}": array for name, array in self.optimizer.state_dict().items()}
         state = {
             "net": self.net.config(),
@@ -173,8 +174,12 @@ class RunState(TrainingStep):
             raise CheckpointError(f"{path}: batch is {state['batch']}, and an epoch has {self.batches} batches")
         if bool(self.loss_scale) != bool(state["loss_scale"]):
             raise CheckpointError(f"{path}: loss_scale is {checkpoints.shown(state['loss_scale'])}")
+        if self.ema:
+            self.ema.check(checkpoint, path)
         self._freeze_as_in(state["net"], checkpoint.part("optimizer"), path)
         self.net.load_state_dict(checkpoint.part("net"))
+        if self.ema:
+            self.ema.restore(checkpoint)
         self.optimizer.load_state_dict(checkpoint.part("optimizer"))
         self.epoch, self.batch = state["epoch"], state["batch"]
         self.records, self.reading = state["records"], Reading(*state["read"])

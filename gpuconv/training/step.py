@@ -14,6 +14,7 @@ from gpuconv.devices import Device
 from gpuconv.dtypes import as_precision
 from gpuconv.parallel import Ranks
 from gpuconv.training.clip import Clip
+from gpuconv.training.ema import Ema
 from gpuconv.training.loss_scale import LossScale
 from gpuconv.training.optimizers import Optimizer
 from gpuconv.training.protocols import LossLike
@@ -36,6 +37,7 @@ class TrainingStep:
         precision: str | None = None,
         loss_scale: LossScale | None = None,
         clip: Clip | None = None,
+        ema: float | None = None,
         fuse: bool | None = None,
         shards: int | None = None,
         ranks: Ranks | None = None,
@@ -53,6 +55,7 @@ class TrainingStep:
         if self.loss_scale:
             self.loss_scale.build(net.device)
         self.clip, self._clipped = clip, backends.zeros((4,), np.float64, net.device)
+        self.ema = None if ema is None else Ema(net, ema)
         self.totals = Totals(net.device)
         self.ranks, self.shards = ranks or Ranks(), shards
         cut = shards or (self.ranks.size if self.ranks.size > 1 else None)
@@ -93,6 +96,12 @@ class TrainingStep:
         if self.clip:
             scaling = self.clip.apply(grads, scaling, self._clipped)
         self.optimizer.update(params, grads, scaling)
+        if self.ema:
+            self.ema.update()
+
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """A context in which the net's parameters are their moving averages, if these are kept."""
+        return self.ema.applied() if self.ema else contextlib.nullcontext()
 
     def same_bits(self) -> contextlib.AbstractContextManager[None]:
         """A context in which ops have the same bits on any number of cores, if `shards` are given."""
@@ -111,10 +120,17 @@ class TrainingStep:
             *(a for optimizer in self.optimizer.walk() for a in optimizer.arrays()),
             self.totals.array,
             self._clipped,
+            *(self.ema.arrays() if self.ema else []),
             *(self.sharding.arrays() if self.sharding else []),
             *([self.loss_scale.array] if self.loss_scale else []),
         ]
         settings = [optimizer.config() | {"lr": None} for optimizer in self.optimizer.walk()]
         settings += [layer.hyperparameters() for layer in self.net.walk()]
         settings += [self.loss_scale.config()] if self.loss_scale else []
-        return [settings, self.loss, self.clip, [backends.address(array) for array in arrays]]
+        return [
+            settings,
+            self.loss,
+            self.clip,
+            self.ema and self.ema.decay,
+            [backends.address(array) for array in arrays],
+        ]

@@ -21,6 +21,7 @@ from gpuconv.parallel import Ranks, report_errors
 from gpuconv.training import adapt, digests, feeding, schedules, stored
 from gpuconv.training.callbacks import Progress, checked, keepers
 from gpuconv.training.clip import Clip
+from gpuconv.training.ema import decay_value
 from gpuconv.training.fit import INTERRUPTED, Fit
 from gpuconv.training.held_out import HeldOut
 from gpuconv.training.history import History
@@ -53,9 +54,11 @@ class Trainer(RunState):
     name, or a function (`gpuconv.losses`). schedule: its short form, "cosine,warmup:5", a schedule, or any function of
     the step (`schedules.Called`). plateau: lower the rate, in addition, when the validation loss no longer improves: a
     patience in epochs, a short form, "5,factor=0.5", or a `Plateau`. clip: the largest norm of all gradients together,
-    or a short form, "value:0.5", or a `Clip`. metrics: what is measured on validation and test data in addition to loss
-    and accuracy (`gpuconv.metrics`). seed: of the shuffles and augmentations that `fit` sets up for a bare Dataset.
-    fuse: train through `net.fuse()`, the same arrays with fewer launches; by default on all devices but NumPy.
+    or a short form, "value:0.5", or a `Clip`. ema: the decay of a moving average of the weights, as 0.999, which
+    validation, tests and checkpoints use; `averaged()` puts it into the net. metrics: what is measured on validation
+    and test data in addition to loss and accuracy (`gpuconv.metrics`). seed: of the shuffles and augmentations that
+    `fit` sets up for a bare Dataset. fuse: train through `net.fuse()`, the same arrays with fewer launches; by default
+    on all devices but NumPy.
 
     precision: "float32", "tf32", "float16" or "bfloat16", to which the net is converted (`gpuconv.layers.Layer.to`); by
     default the net's. The optimizer keeps float32 masters of 16-bit parameters, which start from the parameters given
@@ -86,6 +89,7 @@ class Trainer(RunState):
         schedule: ScheduleLike | None = None,
         plateau: str | int | Plateau | None = None,
         clip: str | float | Clip | None = None,
+        ema: float | None = None,
         seed: int = 0,
         precision: str | None = None,
         loss_scale: LossScale | None = None,
@@ -126,6 +130,7 @@ class Trainer(RunState):
             precision=precision,
             loss_scale=loss_scale,
             clip=limit,
+            ema=None if ema is None else decay_value(ema),
             fuse=fuse,
             shards=None if shards is None else shard_count(shards),
             ranks=ranks,
@@ -227,6 +232,8 @@ class Trainer(RunState):
                 called = [*keepers(self.run, checkpoint_every), *called]
             if self.ranks.rank:
                 called = [each for each in called if not getattr(each, "only_on_rank_0", False)]
+            if self.ema and not self.steps:
+                self.ema.begin()  # weights may have been loaded since
             if resume and (last := self.ranks.first(self._last)):
                 self.restore(last, f"the checkpoint of {run_dir}" if self.run is None else self.run.last)
             if progress and self.ranks.rank == 0:

@@ -11,11 +11,13 @@ import gpuconv as gc
 from gpuconv.cli.main import main
 
 
-def train(folder, epochs=2, resume=False, schedule="cosine", plateau=None, clip=None, **options):
+def train(folder, epochs=2, resume=False, schedule="cosine", plateau=None, clip=None, ema=None, **options):
     train, test = gc.data.load("digits")
     net = gc.Sequential([gc.layers.Input((8, 8, 1)), gc.layers.Flatten(), gc.layers.Linear(10)])
     loss = options.pop("loss", "softmax")
-    trainer = gc.Trainer(net, "adam", lr=3e-3, loss=loss, schedule=schedule, plateau=plateau, clip=clip, seed=5)
+    trainer = gc.Trainer(
+        net, "adam", lr=3e-3, loss=loss, schedule=schedule, plateau=plateau, clip=clip, ema=ema, seed=5
+    )
     stop = options.pop("stop", None)
     callbacks = [stop] if stop else []
     trainer.fit(train, epochs=epochs, run_dir=folder, progress=False, callbacks=callbacks, resume=resume, **options)
@@ -59,7 +61,9 @@ def test_python_runs_predict(run, capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"validation": 0.1}, {"plateau": "0,threshold=0.9,watch=train_loss"}, {"clip": 0.01}], ids=str
+    "options",
+    [{}, {"validation": 0.1}, {"plateau": "0,threshold=0.9,watch=train_loss"}, {"clip": 0.01, "ema": 0.9}],
+    ids=str,
 )
 def test_python_runs_are_resumed_with_the_same_bits(tmp_path, capsys, options):
     _, test = train(tmp_path / "whole", **options, test=gc.data.load("digits")[1])

@@ -76,6 +76,7 @@ def test_settings_are_checked_before_anything_is_created():
         ("plateau", "5", "give --validation 0.1 too, or watch=train_loss"),
         ("clip", "0", "must be above 0, received 0"),
         ("clip", "valu:1", "did you mean 'value'"),
+        ("ema", 1.0, "--ema: expected a fraction from 0 to below 1"),
         ("loss", "softmx", "did you mean 'softmax'"),
         ("tta", "miror", "did you mean 'mirror'"),
         ("precision", "float8", "unknown precision 'float8'"),

@@ -201,7 +201,7 @@ def test_a_run_of_version_0_1_0_keeps_its_split(work, capsys):
 WRONG = [  # a path of run.json and the state, what it is made, what is said
     ("settings.options.command.loss", "hinge", "options.command: unknown loss 'hinge'"),
     ("settings.options.command.data", ..., "options.command: data is missing"),
-    ("settings.options.command.ema", 0.9, "options.command: this version of gpuconv knows no ema"),
+    ("settings.options.command.swa", 0.9, "options.command: this version of gpuconv knows no swa"),
     ("settings.options.command.epochs", 10**30, "options.command: --epochs: expected a whole number below 2^63"),
     ("settings.options.command.model", ["lenet"], "options.command: --model must be str"),
     ("settings.options.command.model", "lenett", "did you mean 'lenet'"),

@@ -112,6 +112,16 @@ def test_clipping_is_stored_with_the_run(work, capsys):
         said(capsys, "train", "--resume", run)
 
 
+def test_the_average_of_the_weights_is_tested_stored_and_evaluated(work, capsys):
+    assert "from 0 to below 1" in said(capsys, "train", *TINY, "--ema", 1, "--run-dir", "run", status=2)
+    out = said(capsys, "train", *TINY, "--epochs", 2, "--ema", 0.9, "--run-dir", "run")
+    assert ", ema 0.9" in out
+    assert "ema = 0.9" in (work / "run" / "config.toml").read_text()
+    told = re.findall(r"test accuracy +([0-9.]+%)", out)[-1]
+    assert f"test accuracy {told}" in said(capsys, "evaluate", "run", "--which", "last")
+    said(capsys, "train", "--resume", "run")
+
+
 def test_shards_are_stored_with_the_run(work, capsys):
     out = said(capsys, "train", *TINY, "--epochs", 1, "--shards", 2, "--run-dir", "cut")
     assert ", 2 shards" in out

@@ -41,6 +41,7 @@ DEFAULTS = {
             schedule=None,
             plateau=None,
             clip=None,
+            ema=None,
             seed=0,
             precision=None,
             loss_scale=None,

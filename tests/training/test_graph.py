@@ -144,13 +144,14 @@ def test_optimizer_groups_with_separate_schedules(captures, device):
 
 
 @devices
-@pytest.mark.parametrize("clip", ["norm:0.1", "value:0.01"])
-def test_clipped_gradients(captures, device, clip):
+@pytest.mark.parametrize("options", [{"clip": 0.1}, {"clip": "value:0.01"}, {"ema": 0.9}], ids=str)
+def test_clipped_gradients_and_averaged_weights(captures, device, options):
     runs = []
     for graph in (False, True):
-        runs.append(trainer(graph, device=device, clip=clip))
+        runs.append(trainer(graph, device=device, **options))
         fit(runs[-1], train=loader(device=device))
     same(*runs)
+    assert small.same_arrays(*(made.snapshot().tensors for made in runs))
     assert captures["replays"]
 
 

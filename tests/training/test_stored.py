@@ -66,7 +66,7 @@ WRONG_SETTINGS = [
     ("train.shape.1", "5", 'settings.train.shape[1] must be a whole number from 0 on, received "5"'),
     ("test", [], "settings.test must be an object, received []"),
     ("options", None, "settings.options must be an object, received null"),
-    ("ema", 0.9, "this version of gpuconv knows no settings.ema; the version that wrote it reads it"),
+    ("swa", 0.9, "this version of gpuconv knows no settings.swa; the version that wrote it reads it"),
     ("train.workers", 2, "knows no settings.train.workers"),
 ]
 

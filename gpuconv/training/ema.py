@@ -1,0 +1,120 @@
+"""An exponential moving average of the weights."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from gpuconv import backends, ops
+from gpuconv.arguments import number
+from gpuconv.checkpoint import Checkpoint, CheckpointError
+from gpuconv.dtypes import accumulation_dtype
+from gpuconv.layers.base import Layer
+from gpuconv.types import Array
+
+AVERAGE, TRAINED = "average", "trained"  # the parts of a checkpoint
+
+
+def decay_value(ema: object) -> float:
+    """A decay, checked. Raises ValueError unless it lies between 0 and 1."""
+    decay = number("ema", ema, 0, 1, open_high=True)
+    if not decay:
+        raise ValueError("ema must be above 0, received 0")
+    return decay
+
+
+class Ema:
+    """After each step, average = decay * average + (1 - decay) * parameter, of every parameter, frozen ones included.
+
+    The averages start as the parameters before the first step, as timm's do; an AveragedModel of torch.optim.swa_utils
+    starts at its first update. Running statistics are not averaged: the net's own are used with the averages, as
+    AveragedModel does by default. Averages of 16-bit parameters are float32; `applied` rounds them.
+    """
+
+    def __init__(self, net: Layer, decay: float) -> None:
+        self.net, self.decay = net, decay
+        self.begin()
+
+    def begin(self) -> None:
+        """Start from the net's present parameters."""
+        # A step of SGD does it: average -= (1 - decay) * (1 * average + (-1) * parameter).
+        self._negated = backends.asarray(np.array([1.0, -1.0, 0.0, 0.0]), self.net.device)
+        self._rounded = {name: ops.scale(param, factor=1.0) for name, param in self.net.named_parameters()}
+        self._averages = {
+            name: backends.asarray(backends.to_numpy(array).astype(accumulation_dtype(array.dtype)), self.net.device)
+            if array.dtype.itemsize == 2
+            else array
+            for name, array in self._rounded.items()
+        }
+
+    def update(self) -> None:
+        """Take the parameters after a step into the averages; only device work."""
+        ops.sgd_step(
+            list(self._rounded.values()),
+            [param for _, param in self.net.named_parameters()],
+            masters=list(self._averages.values()) if self._narrow() else None,
+            scaling=self._negated,
+            lr=1 - self.decay,
+            weight_decay=1.0,
+        )
+
+    def _narrow(self) -> list[str]:
+        """The names of the parameters of 16 bits."""
+        return [name for name, average in self._averages.items() if average is not self._rounded[name]]
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """A context in which the net's parameters are the averages."""
+        params = dict(self.net.named_parameters())
+        before = {name: ops.scale(param, factor=1.0) for name, param in params.items()}
+        _copy(self._rounded, params)
+        try:
+            yield
+        finally:
+            _copy(before, params)
+
+    def arrays(self) -> list[Array]:
+        """What a captured step finds at fixed addresses."""
+        return [self._negated, *self._rounded.values(), *self._averages.values()]
+
+    def parts(self) -> dict[str, np.ndarray]:
+        """What a checkpoint holds: the averages as the net's parameters, the trained parameters, and the averages of
+        16-bit parameters before rounding."""
+        arrays = {f"net.{name}": array for name, array in self._rounded.items()}
+        arrays |= {f"{TRAINED}.{name}": array for name, array in self.net.named_parameters()}
+        arrays |= {f"{AVERAGE}.{name}": self._averages[name] for name in self._narrow()}
+        return {name: np.array(backends.to_numpy(array)) for name, array in arrays.items()}
+
+    def check(self, checkpoint: Checkpoint, path: object) -> None:
+        """Raise CheckpointError that names the first array which is missing, unknown or of another shape or dtype."""
+        parts = (f"{TRAINED}.", f"{AVERAGE}.")
+        own, given = (
+            {name: array for name, array in arrays.items() if name.startswith(parts)}
+            for arrays in (self.parts(), checkpoint.tensors)
+        )
+        for name in [*own, *given]:
+            if name not in own or name not in given:
+                raise CheckpointError(f"{path}: {name} is only {'there' if name in given else 'here'}")
+            here, there = own[name], given[name]
+            if (here.shape, here.dtype) != (there.shape, there.dtype):
+                raise CheckpointError(
+                    f"{path}: {name} must be {here.dtype.name} {here.shape}, received {there.dtype.name} {there.shape}"
+                )
+            if not np.isfinite(there.astype(np.float64)).all():
+                raise CheckpointError(f"{path}: {name} is not finite")
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take up what `parts` gave; `check` first."""
+        net, averages, trained = (checkpoint.part(part) for part in ("net", AVERAGE, TRAINED))
+        for name, param in self.net.named_parameters():
+            backends.assign(self._rounded[name], net[name])
+            if name in averages:
+                backends.assign(self._averages[name], averages[name])
+            backends.assign(param, trained[name])
+
+
+def _copy(source: dict[str, Array], to: dict[str, Array]) -> None:
+    for name, array in source.items():
+        ops.scale(array, factor=1.0, out=to[name])

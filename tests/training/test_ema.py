@@ -1,0 +1,166 @@
+"""The moving average of the weights: its values, where it is used, and how it is stored."""
+
+import math
+
+import numpy as np
+import pytest
+
+from gpuconv import checkpoint as checkpoints
+from gpuconv import load, to_numpy
+from gpuconv.checkpoint import CheckpointError
+from gpuconv.training import Trainer, evaluate
+from tests.training import small
+
+
+def weights(net):
+    return {name: np.array(to_numpy(value)) for name, value in net.named_parameters()}
+
+
+def averages(trainer):
+    with trainer.averaged():
+        return weights(trainer.net)
+
+
+class Watch:
+    """The parameters after each step."""
+
+    def __init__(self, stop=None):
+        self.seen, self.stop = [], stop
+
+    def on_start(self, trainer):
+        self.seen.append(weights(trainer.net))
+
+    def on_step(self, trainer, record):
+        self.seen.append(weights(trainer.net))
+        if trainer.steps == self.stop:
+            trainer.stop("interrupted")
+
+
+def fit(trainer, **options):
+    dtype, held_out = trainer.net.dtype, small.held_out()
+    judged = held_out.over(held_out.dataset, dtype=dtype)
+    return small.fit(trainer, **{"train": small.loader(dtype=dtype), "validation": judged} | options)
+
+
+def test_the_average_is_that_of_pytorch():
+    """AveragedModel copies at its first update, here before the first step."""
+    torch = pytest.importorskip("torch")
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+    trainer, watch = small.trainer(ema=0.75), Watch()
+    fit(trainer, callbacks=[watch])
+    assert len(watch.seen) == 16
+    module = torch.nn.ParameterList([torch.nn.Parameter(torch.from_numpy(value)) for value in watch.seen[0].values()])
+    theirs = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(0.75))
+    for seen in watch.seen:
+        with torch.no_grad():
+            for own, value in zip(module, seen.values()):
+                own.copy_(torch.from_numpy(value))
+        theirs.update_parameters(module)
+    for (name, ours), expected in zip(averages(trainer).items(), theirs.module):
+        np.testing.assert_allclose(ours, expected.detach().numpy(), rtol=1e-5, atol=1e-6, err_msg=name)
+    assert small.same_arrays(weights(trainer.net), watch.seen[-1])
+
+
+def test_training_has_the_bits_of_a_run_without_it():
+    one, other = small.trainer(ema=0.9), small.trainer()
+    fit(one)
+    fit(other)
+    assert small.same_arrays(one.net.state_dict(), other.net.state_dict())
+    assert [r["train_loss"] for r in one.history] == [r["train_loss"] for r in other.history]
+    assert [r["validation_loss"] for r in one.history] != [r["validation_loss"] for r in other.history]
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+def test_validation_and_the_stored_net_use_it(tmp_path, precision):
+    trainer = small.trainer(ema=0.9, precision=precision)
+    fit(trainer, run_dir=tmp_path / "run")
+    loaded = load(tmp_path / "run", which="last")
+    assert small.same_arrays(weights(loaded), averages(trainer))
+    assert not small.same_arrays(weights(loaded), weights(trainer.net))
+    held_out = small.held_out()
+    judged = held_out.over(held_out.dataset, dtype=loaded.dtype)
+    assert evaluate(loaded, judged).loss == trainer.history[-1]["validation_loss"]
+    running = {name: value for name, value in loaded.state_dict().items() if "running" in name}
+    assert running
+    for name, value in running.items():  # the net's own
+        np.testing.assert_array_equal(value, trainer.net.state_dict()[name])
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+def test_a_resumed_run_goes_on_with_the_same_bits(tmp_path, precision):
+    def run(name, stop=None, **options):
+        trainer = small.trainer(ema=0.9, precision=precision)
+        fit(trainer, run_dir=tmp_path / name, callbacks=[Watch(stop)], **options)
+        return trainer
+
+    whole = run("whole")
+    run("cut", stop=7)
+    resumed = run("cut", resume=True)
+    assert small.same_arrays(averages(whole), averages(resumed))
+    assert small.same_arrays(whole.snapshot().tensors, resumed.snapshot().tensors)
+    assert whole.records == resumed.records
+    with pytest.raises(ValueError, match="cannot be continued with other settings: ema"):
+        fit(small.trainer(precision=precision), run_dir=tmp_path / "cut", resume=True)
+
+
+def test_float16_averages_add_up_what_float16_would_lose():
+    trainer, watch = small.trainer(ema=0.999, precision="float16"), Watch()
+    fit(trainer, validation=None, epochs=10, callbacks=[watch])
+    expected = {name: value.astype(np.float64) for name, value in watch.seen[0].items()}
+    for seen in watch.seen[1:]:
+        for name, value in seen.items():
+            expected[name] += (1 - 0.999) * (value - expected[name])
+    for name, value in averages(trainer).items():
+        np.testing.assert_allclose(value.astype(np.float64), expected[name], rtol=2.0**-10, atol=2.0**-24, err_msg=name)
+
+
+def test_frozen_parameters_stay_what_they_are():
+    trainer = small.trainer(ema=0.5)
+    trainer.net[1].frozen = True
+    before = weights(trainer.net)
+    fit(trainer)
+    found = averages(trainer)
+    same = [name for name in before if np.array_equal(before[name], found[name])]
+    assert same == [name for name in before if name.startswith(trainer.net[1].path)] != []
+
+
+def test_weights_loaded_before_the_first_step_are_where_it_starts():
+    trainer = small.trainer(ema=0.999)
+    other = small.net(seed=9)
+    trainer.net.load_state_dict(other.state_dict())
+    fit(trainer, epochs=0, validation=None)
+    assert small.same_arrays(averages(trainer), weights(other))
+
+
+def test_a_checkpoint_without_its_averages_is_refused(tmp_path):
+    fit(small.trainer(ema=0.9), run_dir=tmp_path / "run", callbacks=[Watch(stop=7)])
+    path = tmp_path / "run" / "last.safetensors"
+    whole = checkpoints.load(path)
+    name = next(name for name in whole.tensors if name.startswith("trained."))
+    for change, message in (
+        ({name: None}, f"{name} is only here"),
+        ({name: np.zeros(99, np.float32)}, f"{name} must be float32"),
+        ({name: whole.tensors[name] * np.float32(np.nan)}, f"{name} is not finite"),
+        ({"trained.x": np.zeros(1)}, "trained.x is only there"),
+    ):
+        tensors = {key: value for key, value in (whole.tensors | change).items() if value is not None}
+        checkpoints.save(path, checkpoints.Checkpoint(tensors, whole.state))
+        trainer = small.trainer(ema=0.9)
+        before = weights(trainer.net)
+        with pytest.raises(CheckpointError, match=message):
+            fit(trainer, run_dir=tmp_path / "run", resume=True)
+        assert small.same_arrays(before, weights(trainer.net))
+
+
+def test_refusals():
+    for ema, message in (
+        (0, "ema must be above 0, received 0"),
+        (1, r"ema must lie in \[0, 1\), received 1"),
+        (-0.5, "ema must lie in"),
+        (math.nan, "ema must lie in"),
+        ("0.9", "ema must be a number, received '0.9'"),
+        (True, "ema must be a number"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message):
+            Trainer(small.net(), ema=ema)
