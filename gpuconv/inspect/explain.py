@@ -196,15 +196,17 @@ def layer_of(net: Sequential, name: str) -> Layer:
 
 
 def _forward(net: Sequential, x: Array, chosen: Layer) -> tuple[Array, list[Call]]:
-    """The input of a layer, and the calls of ops that compute its output: one, or several of which each but the first
-    adds to the result; none for a layer without an op. Of branches, which are added or copied, all calls."""
+    """The input of a layer, and the calls of ops that compute its output: the last one, and those that add to its
+    result; none for a layer without an op. Of branches that are copied, all calls."""
     seen: list[Array] = []
     with chosen.register_forward_hook(lambda layer, given, y: seen.append(given)):
         net.infer(x)
     calls: list[Call] = []
     with recording(calls.append):
         chosen.infer(seen[0])
-    return seen[0], calls[-1:] if isinstance(chosen, Merging) and chosen.merge == "add" else calls
+    if isinstance(chosen, Merging):
+        return seen[0], calls[-1:] if chosen.merge == "add" else calls
+    return seen[0], calls[max((at for at, call in enumerate(calls) if call.op != "add"), default=0) :]
 
 
 def _backward(

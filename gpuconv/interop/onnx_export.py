@@ -321,7 +321,10 @@ def _layer_norm(graph: Graph, layer: LayerNorm, x: str) -> str:
 
 def _upsample(graph: Graph, layer: Upsample, x: str) -> str:
     scales = graph.constant(f"{layer.path}.scales", [1, 1, *layer.options["stride"]], np.float32)
-    modes = dict(mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")
+    if layer.mode == "bilinear":
+        modes = dict(mode="linear", coordinate_transformation_mode="half_pixel")
+    else:
+        modes = dict(mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor")
     return graph.node("Resize", [x, "", scales], layer.path, **modes)
 
 

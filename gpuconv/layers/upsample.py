@@ -1,4 +1,4 @@
-"""Enlarge maps by repeating pixels."""
+"""Enlarge maps by repeating pixels, or by interpolating between them."""
 
 from __future__ import annotations
 
@@ -10,27 +10,37 @@ from gpuconv.initializers import ones
 from gpuconv.layers.base import Layer
 from gpuconv.layers.shapes import expect_axes
 from gpuconv.layers.variables import Variable
+from gpuconv.names import canonical
 from gpuconv.types import Array, Shape, Size
+
+MODES = ("nearest", "bilinear")
 
 
 @dataclass(eq=False, repr=False)
 class Upsample(Layer):
-    """Repeat each pixel: (H, W, C) -> (H * scale, W * scale, C), PyTorch's Upsample with mode="nearest".
+    """Enlarge each map: (H, W, C) -> (H * scale, W * scale, C), PyTorch's Upsample with align_corners=False.
 
-    It is a transposed depthwise convolution by ones, which are its buffer `ones`, (C, scale, scale, 1); backward sums
-    each window.
+    "nearest" repeats each pixel. It is a transposed depthwise convolution by ones, which are its buffer `ones`,
+    (C, scale, scale, 1); backward sums each window.
+
+    "bilinear" interpolates between the centres of pixels; beyond those at the edge, it repeats them. It is the mean of
+    the repeated pixels over a window of `scale` around each; for an even scale, whose windows lie between pixels, the
+    mean of the two windows next to it. A window counts only what is inside the map.
 
     Args:
-        scale: How often a pixel is repeated: a number or (height, width).
+        scale: How much larger the map becomes: a whole number or (height, width).
+        mode: "nearest" or "bilinear".
     """
 
     stem = "upsample"
 
     scale: Size
+    mode: str = "nearest"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         arguments.pair("scale", self.scale, 1)
+        self.mode = canonical("mode", self.mode, MODES)
 
     def plan(self, input_shape: Shape) -> Shape:
         expect_axes(input_shape, "H W C")
@@ -41,16 +51,35 @@ class Upsample(Layer):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keyword arguments of both directions."""
+        """The keyword arguments of both directions of the convolution."""
         channels, *scale, _ = self.variables["ones"].shape
         return dict(stride=tuple(scale), groups=channels)
 
+    @property
+    def means(self) -> list[dict[str, Any]]:
+        """The keyword arguments of the average pools that follow the convolution."""
+        scale = self.options["stride"]
+        if self.mode == "nearest" or scale == (1, 1):
+            return []
+        windows = dict(kernel_size=scale, stride=1, padding=tuple(size // 2 for size in scale), count_include_pad=False)
+        pairs = dict(kernel_size=tuple(2 - size % 2 for size in scale), stride=1)
+        return [windows, pairs] if any(size % 2 == 0 for size in scale) else [windows]
+
     def forward(self, x: Array, training: bool = False) -> Array:
-        self.stash()
         n, h, w, channels = x.shape
         down, across = self.options["stride"]
-        return ops.conv2d_dgrad(x, self["ones"], input_shape=(n, h * down, w * across, channels), **self.options)
+        y = ops.conv2d_dgrad(x, self["ones"], input_shape=(n, h * down, w * across, channels), **self.options)
+        shapes = []
+        for mean in self.means:
+            shapes.append(y.shape)
+            y = ops.avg_pool2d(y, **mean)
+        self.stash(*shapes)
+        return y
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
-        self.unstash()
-        return ops.conv2d(dy, self["ones"], **self.options) if input_grad else None
+        shapes = self.unstash()
+        if not input_grad:
+            return None
+        for mean, shape in zip(reversed(self.means), reversed(shapes)):
+            dy = ops.avg_pool2d_backward(dy, input_shape=shape, **mean)
+        return ops.conv2d(dy, self["ones"], **self.options)

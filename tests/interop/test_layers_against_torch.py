@@ -115,6 +115,23 @@ PAIRS = {
         lambda: [nn.Conv2d(2, 4, 1), nn.Upsample(scale_factor=(2, 3)), nn.Conv2d(4, 1, 3), nn.Upsample(scale_factor=2)],
         (3, 4, 2),
     ),
+    "upsample-bilinear": (
+        [Conv2D(4, 1), *(Upsample(scale, "bilinear") for scale in ((2, 3), (1, 5), (4, 1)))],
+        lambda: [
+            nn.Conv2d(2, 4, 1),
+            *(nn.Upsample(scale_factor=scale, mode="bilinear") for scale in ((2, 3), (1, 5), (4, 1))),
+        ],
+        (3, 4, 2),
+    ),
+    "upsample-bilinear-of-a-pixel": (
+        [Upsample((2, 5), "bilinear"), Conv2D(1, 1), Upsample(6, "bilinear"), Upsample(1, "bilinear")],
+        lambda: [
+            nn.Upsample(scale_factor=(2, 5), mode="bilinear"),
+            nn.Conv2d(2, 1, 1),
+            nn.Upsample(scale_factor=6, mode="bilinear"),
+        ],
+        (1, 1, 2),
+    ),
     "transposed-doubles": (
         [Conv2D(4, 3), ConvTranspose2D(3, 2, stride=2)],
         lambda: [nn.Conv2d(2, 4, 3), nn.ConvTranspose2d(4, 3, 2, 2)],

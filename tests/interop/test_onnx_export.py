@@ -57,6 +57,7 @@ ROWS = {
     "more-activations": [Scale(4.0), ELU(alpha=0.7), HardSwish()],
     "image-norms": [GroupNorm(2, eps=1e-3), LayerNorm(), Conv2D(3, 2), LayerNorm(), Flatten(), LayerNorm(eps=0.1)],
     "upsample": [Upsample((2, 3)), Conv2D(2, 3)],
+    "upsample-bilinear": [Upsample((2, 3), "bilinear"), Conv2D(2, 3), Upsample((1, 4), "bilinear")],
     "conv-pool": [Conv2D(3, 2), MaxPool2D(2)],
     "adaptive": [AdaptiveAvgPool2D((3, 1)), Flatten(), Linear(2)],
     "transposed": [

@@ -47,6 +47,7 @@ UNREAD = {
     "image-norms": "GroupNormalization",
     "transposed": "ConvTranspose",
     "upsample": "Resize",
+    "upsample-bilinear": "Resize",
 }
 
 

@@ -70,6 +70,7 @@ CASES = [
     ),
     (Upsample(2), (3, 2, 3), (6, 4, 3)),
     (Upsample((1, 3)), (2, 3, 1), (2, 9, 1)),
+    (Upsample((2, 3), "bilinear"), (3, 2, 2), (6, 6, 2)),
     (Linear(3), (7,), (3,)),
     (Linear(1, bias=False), (1,), (1,)),
     (Flatten(), (3, 2, 5), (30,)),
@@ -479,6 +480,35 @@ def test_upsampling_repeats_pixels_exactly():
         np.testing.assert_array_equal(dx.astype(float), np.full(x.shape, 6.0))
 
 
+def test_bilinear_upsampling_by_hand():
+    x = np.array([[0.0, 4.0], [8.0, 0.0]]).reshape(1, 2, 2, 1)
+    rows = {2: [0, 1, 3, 4], 3: [0, 0, 4 / 3, 8 / 3, 4, 4]}
+    for scale, row in rows.items():
+        layer = fresh(Upsample((1, scale), mode="Bilinear"), (2, 2, 1))
+        expected = [row, [8 - 2 * value for value in row]]
+        np.testing.assert_allclose(layer(x)[0, :, :, 0], expected, rtol=1e-15, atol=1e-15)
+
+
+@pytest.mark.kernels
+def test_bilinear_upsampling_on_the_emulated_device():
+    x = np.random.default_rng(4).normal(size=(2, 3, 4, 3)).astype("float32")
+    for scale in ((2, 3), 4):
+        found = {}
+        for device in ("numpy", "emulated"):
+            layer = Upsample(scale, "bilinear")
+            layer.build(x.shape[1:], device=device)
+            y = layer(asarray(x, device))
+            found[device] = [to_numpy(y), to_numpy(layer.backward(y))]
+        for one, other in zip(*found.values()):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_an_upsampling_stored_without_a_mode_repeats_pixels():
+    config = Upsample(2).config()
+    assert config.pop("mode") == "nearest"
+    assert Layer.from_config(config).mode == "nearest"
+
+
 def test_upsampling_and_adaptive_layers_refuse_impossible_sizes():
     for make, words in (
         (
@@ -493,6 +523,7 @@ def test_upsampling_and_adaptive_layers_refuse_impossible_sizes():
         (lambda: GroupNorm(4).build((2, 2, 6)), "groups must divide the 6 channels, received 4"),
         (lambda: LayerNorm(eps=-1.0), "eps"),
         (lambda: Upsample(0), "scale must be at least 1"),
+        (lambda: Upsample(2, "bilinea"), "did you mean 'bilinear'"),
         (lambda: Upsample(2).build((4,)), "the input must have the axes (N, H, W, C)"),
         (lambda: AdaptiveAvgPool2D(0), "output_size"),
         (

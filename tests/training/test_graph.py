@@ -21,6 +21,7 @@ from gpuconv.layers import (
     Input,
     LayerNorm,
     Linear,
+    MaxPool2D,
     ReLU,
     Residual,
     Sequential,
@@ -278,7 +279,14 @@ RESIDUAL = Sequential(
         Input((6, 5, 1)),
         Conv2D(4, 3, padding=1),
         Residual([Conv2D(4, 3, padding=1), BatchNorm(), ReLU()]),
-        Branches([[], [Conv2D(2, 3, padding=1)], [ConvTranspose2D(3, 1), GroupNorm(3), LayerNorm(), Upsample(1)]]),
+        Branches(
+            [
+                [],
+                [Conv2D(2, 3, padding=1)],
+                [ConvTranspose2D(3, 1), GroupNorm(3), LayerNorm()],
+                [Upsample((1, 2)), Upsample((2, 1), "bilinear"), MaxPool2D(2)],
+            ]
+        ),
         ReLU(),
         Flatten(),
         Dropout(0.2),
