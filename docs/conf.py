@@ -45,10 +45,10 @@ def link_within_the_site(app: Sphinx, source: list[str]) -> None:
 
 
 def escape(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
-    """Docstrings are plain text with code in backquotes: `*` and `|` are a product and a size, not markup."""
+    """Docstrings are plain text with code in backquotes: `*`, `|` and a name's last `_` are no markup."""
     for i, line in enumerate(lines):
         parts = re.split(r"(`[^`]*`)", line)
-        parts[::2] = [re.sub(r"([*|])", r"\\\1", part) for part in parts[::2]]
+        parts[::2] = [re.sub(r"([*|]|(?<=\w)_(?!\w))", r"\\\1", part) for part in parts[::2]]
         lines[i] = "".join(parts)
 
 

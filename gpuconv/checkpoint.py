@@ -46,7 +46,12 @@ class CheckpointError(RuntimeError):
 
 @dataclass
 class Checkpoint:
-    """Named arrays and a JSON-serializable state."""
+    """Named arrays and a state.
+
+    Args:
+        tensors: The arrays by name.
+        state: JSON-serializable.
+    """
 
     tensors: dict[str, np.ndarray]
     state: Record = field(default_factory=dict)

@@ -26,8 +26,13 @@ if TYPE_CHECKING:
 class GradientCheck:
     """One array's gradients: how many were compared, and the worst relative error.
 
-    raw: the measured error. noise: the error that rounding the two values of f can cause, on the same scale. worst: the
-    error minus the noise; 0 means that rounding explains it completely.
+    Args:
+        name: Of the array: "x" or a parameter's.
+        checked: The number of elements compared.
+        worst: The error minus the noise; 0 means that rounding explains it completely.
+        passed: Whether `worst` is within the tolerance.
+        raw: The measured error.
+        noise: The error that rounding the two values of f can cause, on the same scale.
     """
 
     name: str
@@ -39,7 +44,7 @@ class GradientCheck:
 
 
 class GradientChecks(list[GradientCheck]):
-    """The results of `gradient_check`; printed, or shown in a notebook, as a table."""
+    """The results of `gradient_check`, a list; printed, or shown in a notebook, as a table."""
 
     HEADING = ("gradient of", "compared", "raw error", "rounding noise", "beyond noise", "")
 
@@ -48,6 +53,7 @@ class GradientChecks(list[GradientCheck]):
         return all(found.passed for found in self)
 
     def rows(self) -> list[list[str]]:
+        """The table's cells, a row for each array."""
         return [
             [
                 found.name,
@@ -81,11 +87,20 @@ def gradient_check(
     """Compare backward with central differences, (f(v + h) - f(v - h)) / 2h, in float64, for the input ("x") and each
     trained array, on a copy of the layer or net that lives on the same device.
 
-    x: (N, ...), by default two random volumes of the layer's (or the given) input shape. samples: the number of
-    elements to check in each array, None for all. An element's error is |backward - numerical|, minus the possible
-    rounding error of the two values of f, divided by the larger of the two gradients, or by a thousandth of the array's
-    largest one if that is more. Dropout masks stay fixed. At ties, as under a max pool on a plain background, f has no
-    derivative, and the two differ even if backward is correct.
+    An element's error is |backward - numerical|, minus the possible rounding error of the two values of f, divided by
+    the larger of the two gradients, or by a thousandth of the array's largest one if that is more. Dropout masks stay
+    fixed. At ties, as under a max pool on a plain background, f has no derivative, and the two differ even if backward
+    is correct.
+
+    Args:
+        layer: A layer or net; it is not changed.
+        x: (N, ...), by default two random volumes of the input shape.
+        input_shape: Of one volume, without N; by default the layer's.
+        training: Whether forward runs as in training, with batch statistics and dropout.
+        samples: The number of elements to check in each array, None for all.
+        tolerance: The largest error that passes.
+        step: h.
+        seed: Of the random volumes, the weights of a layer that is not built, and the chosen elements.
     """
     twin = _twin(layer, input_shape)
     host = _normal((2, *twin.input_shape), seed, 0) if x is None else backends.to_numpy(x).astype(np.float64)
@@ -165,7 +180,15 @@ def _numerical(loss: Callable[[], float], array: Array, chosen: np.ndarray, step
 
 @dataclass(frozen=True)
 class SanityCheck:
-    """One check: the measured value, the expectation in words, and whether they agree."""
+    """One check: the measured value, the expectation in words, and whether they agree.
+
+    Args:
+        name: Of the check.
+        passed: Whether they agree.
+        value: The measured value.
+        expected: The expectation in words.
+        details: More lines, or "".
+    """
 
     name: str
     passed: bool
@@ -185,8 +208,13 @@ def sanity(
 ) -> list[SanityCheck]:
     """All checks of this module except gradients, on a batch of the net's data. The net is not changed.
 
-    x: (N, H, W, C) on the net's device, N of 20 or more. labels: (N,) integers. optimizer: its first step is measured,
-    see `update_ratio`. overfit_steps: the most steps to overfit 20 samples.
+    Args:
+        net: Built, and not trained yet.
+        x: (N, H, W, C) on the net's device, N of 20 or more.
+        labels: (N,) integers.
+        loss: A name or a function (`gpuconv.losses`).
+        optimizer: Its first step is measured, see `update_ratio`.
+        overfit_steps: The most steps to overfit 20 samples.
     """
     return [
         first_loss(net, x, labels, loss=loss),
@@ -199,7 +227,10 @@ def sanity(
 def first_loss(net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "softmax") -> SanityCheck:
     """With small weights in the last layer all scores are near 0, so the loss is that of guessing: log C for softmax,
     delta * (C - 1) for the SVM, and for other losses their value at scores of 0. Another value means wrong labels, a
-    wrong mean or a wrong loss."""
+    wrong mean or a wrong loss.
+
+    Arguments as in `sanity`.
+    """
     compute = losses.get(loss)
     if net.output_shape == (1,) and isinstance(compute, (SoftmaxCrossEntropy, SVMHinge)):
         raise ValueError("the net gives one score: there is nothing to classify; the checks need at least two classes")
@@ -224,7 +255,13 @@ def first_loss(net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "
 def regularisation(
     net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "softmax", weight_decay: float = 1e-2
 ) -> SanityCheck:
-    """Regularisation, weight_decay / 2 * sum of squares, must raise the loss; a gradient step on it must lower it."""
+    """Regularisation, weight_decay / 2 * sum of squares, must raise the loss; a gradient step on it must lower it.
+
+    Args:
+        weight_decay: The factor of the regularisation, above 0.
+
+    Other arguments as in `sanity`.
+    """
     twin = net.copy()
     data = _number(losses.get(loss)(twin.infer(x), labels)[0])
     before = _penalty(twin, weight_decay)
@@ -246,7 +283,14 @@ def overfits(
 ) -> SanityCheck:
     """The net must overfit a few samples: every label correct, and the loss reduced by nine tenths of the distance from
     its initial value to its minimum (0 for all losses but `SoftmaxCrossEntropy`). Adam, no regularisation, no dropout;
-    it stops as soon as both hold."""
+    it stops as soon as both hold.
+
+    Args:
+        steps: The most steps.
+        lr: Adam's learning rate.
+
+    Other arguments as in `sanity`.
+    """
     twin = _without_dropout(net)
     compute = losses.get(loss)
     m, v = ([backends.zeros(p.shape, p.dtype, net.device) for p in twin.params().values()] for _ in "mv")
@@ -289,7 +333,10 @@ def update_ratio(
     """One step must change the weights by about a thousandth: the median of |change of w| / |w| over the weights must
     be between 1e-4 and 1e-2. The details list each weight's ratio.
 
-    optimizer: a new object with ``build(params)`` and ``step(params, grads)``; by default plain SGD at 1e-3.
+    Args:
+        optimizer: A new object with ``build(params)`` and ``step(params, grads)``; by default plain SGD at 1e-3.
+
+    Other arguments as in `sanity`.
     """
     twin = net.copy()
     _, dscores = losses.get(loss)(twin.forward(x, training=True), labels)

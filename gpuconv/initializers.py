@@ -29,23 +29,45 @@ Initializer = Callable[..., np.ndarray]
 
 
 def fans(shape: Shape, groups: int = 1) -> tuple[int, int]:
-    """(fan_in, fan_out) of a weight, (out, ..., in / groups)."""
+    """(fan_in, fan_out) of a weight.
+
+    Args:
+        shape: (out, ..., in // groups), of rank 2 or more.
+        groups: Of the convolution.
+    """
     if len(shape) < 2:
         raise ValueError(f"a fan needs a weight of rank 2 or more, received shape {shape}; biases take 'zeros'")
     return math.prod(shape[1:]), shape[0] // groups * math.prod(shape[1:-1])
 
 
 def zeros(shape: Shape, *, dtype: DTypeLike, seed: int = 0, substream: int = 0, groups: int = 1) -> np.ndarray:
+    """Zeros.
+
+    Args:
+        shape: Of the weight, (out, ..., in // groups).
+        dtype: Of the result.
+        seed: Of the draw; from 0.
+        substream: Which draw of that seed: layers have different ones.
+        groups: Of the convolution, which the fans depend on.
+    """
     return np.zeros(shape, dtype)
 
 
 def ones(shape: Shape, *, dtype: DTypeLike, seed: int = 0, substream: int = 0, groups: int = 1) -> np.ndarray:
+    """Ones. Arguments as in `zeros`."""
     return np.ones(shape, dtype)
 
 
 def constant(
     shape: Shape, *, dtype: DTypeLike, seed: int = 0, substream: int = 0, groups: int = 1, value: float = 0.0
 ) -> np.ndarray:
+    """One value everywhere.
+
+    Args:
+        value: It.
+
+    Other arguments as in `zeros`.
+    """
     return np.full(shape, value, dtype)
 
 
@@ -59,7 +81,14 @@ def he_normal(
     fan: str = "in",
     gain: float = 2**0.5,
 ) -> np.ndarray:
-    """Variance gain**2 / fan, which keeps the variance of activations in a ReLU net (He et al. 2015)."""
+    """Variance gain**2 / fan, which keeps the variance of activations in a ReLU net (He et al. 2015).
+
+    Args:
+        fan: "in" or "out", see `fans`.
+        gain: sqrt(2) by default, for ReLU.
+
+    Other arguments as in `zeros`.
+    """
     return _normal(shape, _he(shape, groups, fan, gain), dtype, seed, substream)
 
 
@@ -73,27 +102,34 @@ def he_uniform(
     fan: str = "in",
     gain: float = 2**0.5,
 ) -> np.ndarray:
-    """As `he_normal`, drawn uniformly."""
+    """Drawn uniformly; variance and arguments as in `he_normal`."""
     return _uniform(shape, _he(shape, groups, fan, gain), dtype, seed, substream)
 
 
 def xavier_normal(
     shape: Shape, *, dtype: DTypeLike, seed: int, substream: int = 0, groups: int = 1, gain: float = 1.0
 ) -> np.ndarray:
-    """Variance gain**2 * 2 / (fan_in + fan_out) (Glorot and Bengio 2010)."""
+    """Variance gain**2 * 2 / (fan_in + fan_out) (Glorot and Bengio 2010).
+
+    Args:
+        gain: 1 by default.
+
+    Other arguments as in `zeros`.
+    """
     return _normal(shape, 2 * gain**2 / sum(fans(shape, groups)), dtype, seed, substream)
 
 
 def xavier_uniform(
     shape: Shape, *, dtype: DTypeLike, seed: int, substream: int = 0, groups: int = 1, gain: float = 1.0
 ) -> np.ndarray:
-    """As `xavier_normal`, drawn uniformly."""
+    """Drawn uniformly; variance and arguments as in `xavier_normal`."""
     return _uniform(shape, 2 * gain**2 / sum(fans(shape, groups)), dtype, seed, substream)
 
 
 def dirac(shape: Shape, *, dtype: DTypeLike, seed: int, substream: int = 0, groups: int = 1) -> np.ndarray:
     """Identity filters: in each group filter k copies channel k. Filters beyond the number of channels are drawn
-    uniformly with variance 1 / (3 * fan_in), PyTorch's default (as in Jordan 2024, airbench).
+    uniformly with variance 1 / (3 * fan_in), PyTorch's default (as in Jordan 2024, airbench). Arguments as in `zeros`;
+    shape is (K, R, S, C // groups).
     """
     if len(shape) != 4:
         raise ValueError(f"'dirac' is for filters (K, R, S, C // groups), received a weight of shape {shape}")
@@ -136,9 +172,13 @@ INITIALIZERS: dict[str, Initializer] = {
 
 
 def get(choice: str | Mapping[str, Any]) -> Initializer:
-    """The initializer from a name, or from ``{"name": ..., option: value}``.
+    """The initializer that `choice` names.
 
-    Raises ValueError for an unknown name or option, with the nearest known one.
+    Args:
+        choice: A name, or ``{"name": ..., option: value}``.
+
+    Raises:
+        ValueError: An unknown name or option; the nearest known one is named.
     """
     options = dict(choice) if isinstance(choice, Mapping) else {"name": choice}
     name = options.pop("name", None)

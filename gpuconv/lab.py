@@ -36,8 +36,15 @@ _SECONDS = 0.01  # of a side's turn
 
 
 def shipped_file(op: str, algo: str | None = None) -> str:
-    """The .cu file with an op's kernels. Raises ValueError for an unknown op or algorithm, naming the nearest one, and
-    for an algorithm of an op that has none."""
+    """The .cu file with an op's kernels.
+
+    Args:
+        op: Its name in `gpuconv.ops`.
+        algo: An algorithm of a matrix product (`gpuconv.algorithms`), None for the SIMT family.
+
+    Raises:
+        ValueError: An unknown op or algorithm, naming the nearest one, or an algorithm of an op that has none.
+    """
     op = canonical("op", op, ops.__all__)
     found = OPS[op]
     if algo is None:
@@ -48,12 +55,14 @@ def shipped_file(op: str, algo: str | None = None) -> str:
 
 
 def template(op: str, algo: str | None = None) -> str:
-    """The text of the shipped file; it may include the shipped headers."""
+    """The text of the shipped file; it may include the shipped headers. Arguments as in `shipped_file`."""
     return source.resolve(shipped_file(op, algo)).read_text(encoding="utf-8")
 
 
 def check_signatures(path: Path, op: str, algo: str | None = None) -> None:
-    """Raise ValueError unless the file at `path` has the shipped file's kernels, with the same parameters."""
+    """Raise ValueError unless the file at `path` has the shipped file's kernels, with the same parameters. Other
+    arguments as in `shipped_file`.
+    """
     shipped = shipped_file(op, algo)
     variant = next(v for v in variants() if v.file == shipped)
     signatures = kernels(variant)
@@ -71,8 +80,21 @@ def check_signatures(path: Path, op: str, algo: str | None = None) -> None:
 def check(
     path: str | os.PathLike[str], op: str, device: str, dtypes: str | Sequence[str], algo: str | None = None
 ) -> Iterator[Row]:
-    """`verify` one op with the user's file in place of the shipped one: a row of outcomes for each dtype, a table in a
-    notebook. Raises ValueError if the op has no case in any of them."""
+    """`verify` one op with the user's file in place of the shipped one.
+
+    Args:
+        path: The user's .cu file.
+        device: "emulated" or a CUDA device.
+        dtypes: One or more names.
+
+    Other arguments as in `shipped_file`.
+
+    Yields:
+        A row of outcomes for each dtype, a table in a notebook.
+
+    Raises:
+        ValueError: The op has no case in any of them.
+    """
     if not Device.named(device).runs_kernels:
         raise ValueError(f"{device} runs no kernels, so the file would not be run: give cuda or emulated")
     path = Path(path)
@@ -83,7 +105,9 @@ def check(
 
 
 def served(op: str, dtypes: tuple[str, ...], algo: str | None = None) -> tuple[str, ...]:
-    """Those dtypes for which the op has cases. Raises ValueError if there is none."""
+    """Those `dtypes` for which the op has cases. Raises ValueError if there is none. Other arguments as in
+    `shipped_file`.
+    """
     chosen = cases_of(op, algo)
     found = tuple(dtype for dtype in dtypes if any(dtype in case.dtypes for case in chosen))
     if not found:
@@ -93,7 +117,9 @@ def served(op: str, dtypes: tuple[str, ...], algo: str | None = None) -> tuple[s
 
 
 def cases_of(op: str, algo: str | None = None, tiers: tuple[str, ...] = TIERS) -> list[Case]:
-    """The op's cases with this algorithm, in the dtypes that it serves."""
+    """The op's cases of these `tiers` with this algorithm, in the dtypes that it serves. Other arguments as in
+    `shipped_file`.
+    """
     listed = [case for case in cases(tiers) if case.op == op]
     return [_through(case, _entries(algo)) for case in listed] if OPS[op].takes_algorithm else listed
 
@@ -123,7 +149,13 @@ def _through(case: Case, entries: list[Algorithm]) -> Case:
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of one case: the median and the spread (the middle half) of each side's samples."""
+    """Milliseconds of one case: the median and the spread (the middle half) of each side's samples.
+
+    Args:
+        case: The problem.
+        yours, yours_spread: Of the user's file.
+        shipped, shipped_spread: Of the shipped one.
+    """
 
     case: Case
     yours: float
@@ -135,9 +167,14 @@ class Timing:
 def compare(
     path: str | os.PathLike[str], op: str, device: str, dtype: str, algo: str | None = None, repeats: int = 6
 ) -> Iterator[Timing]:
-    """Time the user's file and the shipped one in turns on a CUDA device, over the op's real cases.
+    """Time the user's file and the shipped one in turns on a CUDA device, over the op's real cases. Only the GPU's work
+    is timed: calls are queued faster than it runs them.
 
-    Only the GPU's work is timed: calls are queued faster than it runs them. repeats: turns of each, at least 2.
+    Args:
+        dtype: One name.
+        repeats: Turns of each, at least 2.
+
+    Other arguments as in `check`.
     """
     if repeats < 2:
         raise ValueError(f"repeats must be at least 2, received {repeats}")

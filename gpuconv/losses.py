@@ -28,7 +28,11 @@ from gpuconv.types import Array, Scalar
 
 @dataclass(frozen=True)
 class SoftmaxCrossEntropy:
-    """The mean over the batch of -log softmax(scores)[label], with smoothed targets when label_smoothing > 0."""
+    """The mean over the batch of -log softmax(scores)[label].
+
+    Args:
+        label_smoothing: From 0 to below 1: that share of the target goes to all classes alike.
+    """
 
     label_smoothing: float = 0.0
 
@@ -41,7 +45,11 @@ class SoftmaxCrossEntropy:
 
 @dataclass(frozen=True)
 class SVMHinge:
-    """The mean over the batch of the sum over wrong classes of max(0, score - score of the label + delta)."""
+    """The mean over the batch of the sum over wrong classes of max(0, score - score of the label + delta).
+
+    Args:
+        delta: The margin, above 0.
+    """
 
     delta: float = 1.0
 
@@ -62,7 +70,12 @@ LOSSES: dict[str, Callable[..., Loss]] = {
 
 def get(loss: str | Loss, **options: Any) -> Loss:
     """The loss with this name and options; a callable is returned as it is. ValueError for an unknown name, TypeError
-    for a class."""
+    for a class.
+
+    Args:
+        loss: A name of `LOSSES`, or a function (scores, labels) -> (loss, dscores).
+        options: Of the loss with this name, as ``delta=2.0``.
+    """
     if isinstance(loss, type):
         raise TypeError(
             f"a loss is a function or an object, received the class {loss.__name__}; call it: {loss.__name__}()"
@@ -85,6 +98,12 @@ def apply(loss: Loss, scores: Array, labels: Array, grad_scale: Scalar | None = 
     A user's loss gets the scores in their accumulation dtype. It may return any number or one-element array, and a
     gradient of another float dtype; if it has no argument grad_scale, its gradient is scaled here. Raises TypeError and
     ValueError for an invalid result.
+
+    Args:
+        loss: As `get` returns it.
+        scores: (N, classes) on the device.
+        labels: (N,) integers there.
+        grad_scale: A factor on the gradient, of a loss scale.
     """
     scale = () if grad_scale is None else (grad_scale,)
     if isinstance(loss, (SoftmaxCrossEntropy, SVMHinge)):
@@ -131,7 +150,7 @@ def _takes_scale(loss: Loss) -> bool:
 
 
 def describe(loss: object) -> str:
-    """A description that distinguishes losses, the same in every process."""
+    """A description that distinguishes each `loss`, the same in every process."""
     if isinstance(loss, partial):
         given = [*map(repr, loss.args), *(f"{name}={value!r}" for name, value in loss.keywords.items())]
         return f"{describe(loss.func)}({', '.join(given)})"
@@ -139,7 +158,7 @@ def describe(loss: object) -> str:
 
 
 def read(text: str) -> Loss:
-    """The loss with this description, from this version or another. ValueError for one that is not gpuconv's."""
+    """The loss with the description `text`, from this version or another. ValueError for one that is not gpuconv's."""
     kinds = LOSSES | {kind.__name__: kind for kind in LOSSES.values()}
     try:
         call: Any = ast.parse(text, mode="eval").body
@@ -150,7 +169,7 @@ def read(text: str) -> Loss:
 
 
 def redescribed(text: str) -> str:
-    """Another version's description of a loss as this version writes it; other text is returned as it is."""
+    """Another version's description of a loss, `text`, as this version writes it; other text is returned as it is."""
     try:
         return describe(read(text))
     except ValueError:

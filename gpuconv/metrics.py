@@ -32,12 +32,16 @@ Array = np.ndarray
 
 
 def class_of(labels: Array) -> Array:
-    """The class of each image."""
+    """The class of each image: `labels` (N,), or the largest of each row of (N, classes) targets."""
     return labels if labels.ndim == 1 else labels.argmax(axis=1)
 
 
 class TopK:
-    """The fraction of images whose class is among the k best scores; among equal scores the first is better."""
+    """The fraction of images whose class is among the k best scores; among equal scores the first is better.
+
+    Args:
+        k: From 1.
+    """
 
     def __init__(self, k: int) -> None:
         if k < 1:
@@ -46,6 +50,12 @@ class TopK:
         self._right = self._seen = 0
 
     def update(self, scores: Array, labels: Array) -> None:
+        """Count a batch.
+
+        Args:
+            scores: (n, classes).
+            labels: (n,) int64, or (n, classes) floats.
+        """
         labels = class_of(labels)
         scores = np.where(np.isnan(scores), np.inf, scores.astype(np.float64))  # NaN counts as largest
         own = scores[np.arange(len(labels)), labels][:, None]
@@ -55,6 +65,7 @@ class TopK:
         self._seen += len(labels)
 
     def result(self) -> float:
+        """The fraction, of all batches."""
         return self._right / self._seen
 
 
@@ -67,11 +78,13 @@ class Confusion:
         self.matrix: NDArray[np.int64] | None = None
 
     def update(self, scores: Array, labels: Array) -> None:
+        """Count a batch; arguments as in `TopK.update`."""
         if self.matrix is None:
             self.matrix = np.zeros(2 * scores.shape[1:], np.int64)
         np.add.at(self.matrix, (class_of(labels), scores.argmax(axis=1)), 1)
 
     def result(self) -> NDArray[np.int64] | None:
+        """int64 (classes, classes), or None without a batch."""
         return self.matrix
 
 
@@ -81,13 +94,19 @@ class PerClass(Confusion):
     name = "per_class"
 
     def result(self) -> Any:
+        """float64 (classes,)."""
         assert self.matrix is not None
         counts = self.matrix.sum(axis=1)
         return np.where(counts, self.matrix.diagonal() / np.maximum(counts, 1), np.nan)
 
 
 class Mean:
-    """A function of a batch, averaged over all images."""
+    """A function of a batch, averaged over all images.
+
+    Args:
+        name: Of the result.
+        function: (scores, labels) -> a number or an array.
+    """
 
     def __init__(self, name: str, function: Callable[[Array, Array], Any]) -> None:
         self.name, self.function = name, function
@@ -95,6 +114,7 @@ class Mean:
         self._seen = 0
 
     def update(self, scores: Array, labels: Array) -> None:
+        """Take a batch; arguments as in `TopK.update`. Raises TypeError if the function returns no real numbers."""
         value = to_numpy(self.function(scores, labels), f"what the metric {self.name} returns")
         if value.dtype.kind not in "biuf" and not is_float(value.dtype):
             raise TypeError(f"the metric {self.name} must return a real number or an array, received {value.dtype}")
@@ -102,6 +122,7 @@ class Mean:
         self._total, self._seen = self._total + value * len(labels), self._seen + len(labels)
 
     def result(self) -> Any:
+        """The mean, of all batches."""
         return self._total / self._seen
 
 
@@ -115,7 +136,12 @@ KNOWN: dict[str, Callable[[], TopK | Confusion]] = {
 def named(metrics: Sequence[Any]) -> dict[str, Any]:
     """The metrics by the names of their results.
 
-    Raises TypeError for anything that is not a metric, and ValueError for an unknown name and a name that occurs twice.
+    Args:
+        metrics: Names, functions of (scores, labels), or objects with `update` and `result`.
+
+    Raises:
+        TypeError: Anything that is not a metric.
+        ValueError: An unknown name, or a name that occurs twice.
     """
     if isinstance(metrics, str) or not isinstance(metrics, Sequence):
         raise TypeError(f"metrics are a list, as ['top-5', my_metric], received {metrics!r}")
@@ -144,7 +170,7 @@ def named(metrics: Sequence[Any]) -> dict[str, Any]:
 
 
 def begin(metrics: dict[str, Any]) -> dict[str, Any]:
-    """The same metrics, reset for a first batch."""
+    """The same `metrics`, reset for a first batch."""
     begun = {}
     for name, metric in metrics.items():
         if not hasattr(metric, "update"):

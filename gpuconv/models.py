@@ -37,7 +37,7 @@ Nested = Sequence[Any]  # layers, and lists of layers inside lists
 
 
 class Model(Protocol):
-    """A net's function."""
+    """A net's function; its arguments are those of `build`, but for the name."""
 
     def __call__(self, input_shape: Shape | None = None, classes: int | None = None, **options: Any) -> Sequential: ...
 
@@ -46,10 +46,16 @@ MODELS: dict[str, Model] = {}
 
 
 def build(name: str, input_shape: Shape | None = None, classes: int | None = None, **options: Any) -> Sequential:
-    """The net with this name; input shape and number of classes default to the net's.
+    """The net with this name.
 
-    options: seed, precision or dtype, device, initialize. Raises ValueError for an unknown name, with the nearest known
-    one, and if the input is too small for the net.
+    Args:
+        name: One of `MODELS`.
+        input_shape: (H, W, C), by default the net's.
+        classes: The number of scores, by default the net's.
+        options: seed, precision or dtype, device, initialize, as in `gpuconv.layers.Sequential`.
+
+    Raises:
+        ValueError: An unknown name, with the nearest known one, or an input that is too small for the net.
     """
     return lookup("model", name, MODELS)(input_shape, classes, **options)
 
@@ -62,7 +68,9 @@ def _model(name: str, default_shape: Shape, default_classes: int) -> Callable[[C
             classes = default_classes if classes is None else arguments.integer("classes", classes, 1)
             return Sequential([Input(input_shape or default_shape), *_flat(layers(classes))], **options)
 
-        model.__name__, model.__doc__ = layers.__name__, layers.__doc__
+        model.__name__ = layers.__name__
+        defaults = f"{default_shape} and {default_classes} by default"
+        model.__doc__ = layers.__doc__ and f"{layers.__doc__}\n\n    Arguments as in `build`: {defaults}."
         MODELS[name] = model
         return model
 
@@ -294,8 +302,13 @@ def whiten(net: Sequential, images: object, *, eps: float = 5e-4) -> None:
     """Initialize the net's first convolution to whiten its patches, as in airbench: its filters become the eigenvectors
     of the patches' covariance divided by sqrt(eigenvalue + eps), each with both signs.
 
-    images: (N, H, W, C) normalised floats, from which the patches are taken (5000 suffice). The convolution must have
-    2 * R * S * C filters. Raises ValueError if it has another number, or there is none.
+    Args:
+        net: Built; its first convolution has 2 * R * S * C filters.
+        images: (N, H, W, C) normalised floats, from which the patches are taken (5000 suffice).
+        eps: Added to each eigenvalue.
+
+    Raises:
+        ValueError: The convolution has another number of filters, or there is none.
     """
     conv = next((layer for layer in net.walk() if isinstance(layer, Conv2D)), None)
     if conv is None:

@@ -43,8 +43,13 @@ class NoMatplotlibError(PlotError):
 def curves(history: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
     """Loss and accuracy by epoch, for the training, validation and test images.
 
-    history: one mapping for each epoch with "epoch" and any of "train_loss", "train_accuracy", "validation_loss", ...,
-    "test_accuracy" (accuracies between 0 and 1); missing ones are not drawn. Raises ValueError for an empty history.
+    Args:
+        history: One mapping for each epoch with "epoch" and any of "train_loss", "train_accuracy", "validation_loss",
+            ..., "test_accuracy" (accuracies between 0 and 1); missing ones are not drawn.
+        title: Above the curves; "" for none.
+
+    Raises:
+        ValueError: An empty history.
     """
     if not history:
         raise ValueError("curves need at least one epoch, received an empty history")
@@ -70,10 +75,13 @@ def curves(history: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
 def rates(
     rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray, suggestion: float | None = None, *, title: str = ""
 ) -> Figure:
-    """The loss by learning rate, on a logarithmic axis, as found by `gpuconv.training.lr_find`.
+    """The loss by learning rate, on a logarithmic axis, as found by `gpuconv.training.lr_find`. A loss that diverges
+    leaves the picture at the top.
 
-    rates, losses, smoothed: (steps,) each. suggestion: a rate to mark. A loss that diverges leaves the picture at the
-    top.
+    Args:
+        rates, losses, smoothed: (steps,) each.
+        suggestion: A rate to mark.
+        title: Above the curve; "" for none.
     """
     if not len(rates):
         raise ValueError("a picture of rates needs at least one step, received none")
@@ -134,9 +142,18 @@ def activations(
     `rows` slices. The five best scores are on the right, sorted, with labels. Slices of one volume share one scale:
     negative is blue, zero dark, positive amber.
 
-    image: (H, W) or (H, W, C), uint8 or floats between 0 and 1; without exactly 3 channels their mean is drawn in gray.
-    volumes: (name, (H, W, C) or (C,) array) of each layer. scores: (classes,) probabilities. truth: the index of the
-    true class, if known.
+    Args:
+        image: (H, W) or (H, W, C), uint8 or floats between 0 and 1; without exactly 3 channels their mean is drawn in
+            gray.
+        volumes: (name, (H, W, C) or (C,) array) of each layer.
+        scores: (classes,) probabilities.
+        classes: Their names.
+        truth: The index of the true class, if known.
+        rows: The most slices of a volume.
+        title: Above the picture; "" for none.
+
+    Raises:
+        ValueError: Other numbers of scores and names.
     """
     scores = np.asarray(scores, np.float64).ravel()
     if len(scores) != len(classes):
@@ -194,8 +211,11 @@ def activations(
 def filters(weight: np.ndarray, *, title: str = "") -> Figure:
     """The filters of a layer as a grid: in color if they read 3 channels, else one tile for each filter and channel.
 
-    weight: (K, R, S, C). One scale serves all tiles: in color zero is mid-gray; otherwise negative is blue, zero dark,
-    positive amber.
+    One scale serves all tiles: in color zero is mid-gray; otherwise negative is blue, zero dark, positive amber.
+
+    Args:
+        weight: (K, R, S, C).
+        title: Above the grid; "" for none.
     """
     if not hasattr(weight, "shape"):
         raise TypeError(f"filters are an array, as net['conv1.weight'], received {type(weight).__name__}")
@@ -231,7 +251,8 @@ def filters(weight: np.ndarray, *, title: str = "") -> Figure:
 
 
 def draw(path: str | os.PathLike[str], make: Callable[[], Figure]) -> None:
-    """Save the figure that `make` returns. Any error becomes a PlotError, so that a picture never stops a run.
+    """Save the figure that `make` returns at `path`. Any error becomes a PlotError, so that a picture never stops a
+    run.
 
     Causes are often outside of gpuconv: a matplotlibrc, MPLBACKEND, fonts, a full disk.
     """
@@ -245,7 +266,7 @@ def draw(path: str | os.PathLike[str], make: Callable[[], Figure]) -> None:
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write a figure as PNG, atomically. Returns the path.
+    """Write a `figure` as the PNG file `path`, atomically. Returns the path.
 
     Raises as `target` does, and OSError, naming the path, if it cannot be written.
     """
@@ -256,7 +277,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
 
 
 def target(path: str | os.PathLike[str]) -> Path:
-    """The path, if a picture can be saved there.
+    """`path`, if a picture can be saved there.
 
     Raises PlotError for a name that does not end in .png, and OSError if its folder does not exist or the name is taken
     by something other than a file.
@@ -320,7 +341,7 @@ def _png(figure: Figure) -> bytes:
 
 
 def pixels(figure: Figure) -> np.ndarray:
-    """A figure as an image, uint8 (H, W, 3)."""
+    """A `figure` as an image, uint8 (H, W, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)

@@ -29,7 +29,7 @@ from gpuconv.polynomials import horner, ratio
 
 
 class Stream(IntEnum):
-    """The purpose of a draw: the third word of the counter."""
+    """The purpose of a draw: the third word of the counter. Names and numbers are fixed."""
 
     INIT = 0
     SHUFFLE = 1
@@ -52,10 +52,12 @@ _FEISTEL_ROUNDS = 12  # with fewer, permutations of 5 or 6 elements are visibly 
 def philox4x32(
     counter: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike], *, seed: int
 ) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint64]]:
-    """The four 32-bit words of each block, as uint64 arrays of the counters' broadcast shape.
+    """The four 32-bit words of each block, as uint64 arrays of the counters' broadcast shape. One Philox round
+    multiplies two of the words by constants to 64 bits, and mixes high halves, the other words and the round key.
 
-    counter: four scalars or arrays of integers below 2^32. One Philox round multiplies two of the
-    words by constants to 64 bits, and mixes high halves, the other words and the round key.
+    Args:
+        counter: Four scalars or arrays of integers below 2^32.
+        seed: The key, from 0 to 2^64 - 1.
     """
     seed = _uint("seed", seed, 64)
     shape = np.broadcast_shapes(*(np.shape(word) for word in counter))
@@ -81,7 +83,15 @@ def philox4x32(
 
 
 def bits(n: int, *, seed: int, stream: int, substream: int = 0, offset: int = 0) -> NDArray[np.uint32]:
-    """`n` random 32-bit words, uint32 (n,), starting at block `offset` of the stream."""
+    """`n` random 32-bit words, uint32 (n,).
+
+    Args:
+        n: From 0.
+        seed: From 0 to 2^64 - 1.
+        stream: The purpose of the draw, a `Stream`.
+        substream: The part of it, as a layer's number.
+        offset: The block of four words at which the draw starts.
+    """
     n = _uint("n", n, 63)
     out = np.empty(n, dtype=np.uint32)
     for where, words in _chunks(n, seed, stream, substream, offset):
@@ -104,6 +114,13 @@ def uniform(
 
     u has 24 bits, so it is exact in float32. The rest is computed in float64, then rounded to `dtype`
     (half precision through float32); rounding may reach `high` if dtype is coarser than u.
+
+    Args:
+        shape: Of the result.
+        low, high: The bounds.
+        dtype: A float dtype.
+
+    Other arguments as in `bits`.
     """
 
     def draw(words: NDArray[np.uint32]) -> NDArray[np.floating]:
@@ -129,6 +146,13 @@ def normal(
     + - * / sqrt and exponent extraction, which IEEE 754 defines to the last bit. A math library's
     log is not defined like that: it differs between machines, and so would the weights. (On a GPU,
     compile this without fused multiply-add.)
+
+    Args:
+        shape: Of the result.
+        mean, std: Of the distribution.
+        dtype: A float dtype.
+
+    Other arguments as in `bits`.
     """
 
     def draw(words: NDArray[np.uint32]) -> NDArray[np.floating]:
@@ -145,6 +169,12 @@ def permutation(n: int, *, seed: int, epoch: int = 0, stream: int = SHUFFLE) -> 
     invertible, so the network permutes a * b values. It is applied again to values of n or above
     until they are below n (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). No
     sort and no memory: a GPU thread can compute element i from i.
+
+    Args:
+        n: From 0.
+        seed: From 0 to 2^64 - 1.
+        epoch: Another permutation for each.
+        stream: As in `bits`.
     """
     n = _uint("n", n, 62)
     stream = _uint("stream", stream, 32)
@@ -226,7 +256,7 @@ _ATANH = tuple(1.0 / k for k in range(23, 0, -2))  # atanh(s) / s = 1 + s^2/3 + 
 
 
 def inverse_normal_cdf(p: NDArray[np.floating]) -> NDArray[np.floating]:
-    """The z with P(Z <= z) = p for p in [2^-33, 1 - 2^-33], float64 of p's shape.
+    """The z with P(Z <= z) = p for `p` in [2^-33, 1 - 2^-33], float64 of p's shape.
 
     AS 241 has a third piece for p below exp(-25) = 1.4e-11; a 32-bit word never gets there.
     """
@@ -241,7 +271,7 @@ def inverse_normal_cdf(p: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def log(x: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Natural logarithm of positive normal float64, from IEEE operations alone (a few ulp).
+    """Natural logarithm of `x`, positive normal float64, from IEEE operations alone (a few ulp).
 
     x = m 2^e with m in [sqrt(1/2), sqrt(2)); log m = 2 atanh((m - 1) / (m + 1)), whose argument is
     at most 0.172, so that twelve terms of the series reach the last bit.

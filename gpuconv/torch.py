@@ -39,7 +39,9 @@ _cpu_device: ContextVar[str] = ContextVar("the device that CPU tensors run on", 
 
 @contextlib.contextmanager
 def cpu_device(name: str) -> Iterator[None]:
-    """Within this context operators on CPU tensors run on "numpy" or "emulated"; backward too, if called inside."""
+    """Within this context operators on CPU tensors run on the device `name`, "numpy" or "emulated"; backward too, if
+    called inside.
+    """
     name = lookup("device of CPU tensors", name, {"numpy": "numpy", "emulated": "emulated"})
     token = _cpu_device.set(name)
     try:
@@ -60,7 +62,14 @@ def conv2d(
     dilation: Size = 1,
     groups: int = 1,
 ) -> Tensor:
-    """As `torch.nn.functional.conv2d`, by `gpuconv.ops.conv2d`: x (N, C, H, W), w (K, C // groups, R, S)."""
+    """As `torch.nn.functional.conv2d`, by `gpuconv.ops.conv2d`.
+
+    Args:
+        x: (N, C, H, W).
+        w: (K, C // groups, R, S).
+        bias: (K,) or None.
+        stride, padding, dilation, groups: As PyTorch takes them.
+    """
     stride, dilation = pair("stride", stride, 1), pair("dilation", dilation, 1)
     _expect_axes(4, x=x, w=w)
     groups = integer("groups", groups, 1)
@@ -69,7 +78,13 @@ def conv2d(
 
 
 def linear(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
-    """As `torch.nn.functional.linear`: x (..., in_features), w (out_features, in_features)."""
+    """As `torch.nn.functional.linear`.
+
+    Args:
+        x: (..., in_features).
+        w: (out_features, in_features).
+        bias: (out_features,) or None.
+    """
     _expect_axes(2, w=w)
     if not isinstance(x, Tensor) or not x.ndim:
         raise _wrong("x", "(..., in_features)", x)
@@ -79,7 +94,7 @@ def linear(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def max_pool2d(x: Tensor, kernel_size: Size, stride: Size | None = None, padding: Size = 0) -> Tensor:
-    """As `torch.nn.functional.max_pool2d`."""
+    """As `torch.nn.functional.max_pool2d`, with the same arguments."""
     _expect_axes(4, x=x)
     return torch.ops.gpuconv.max_pool2d(x, *_window(kernel_size, stride, padding))[0]
 
@@ -87,27 +102,29 @@ def max_pool2d(x: Tensor, kernel_size: Size, stride: Size | None = None, padding
 def avg_pool2d(
     x: Tensor, kernel_size: Size, stride: Size | None = None, padding: Size = 0, count_include_pad: bool = True
 ) -> Tensor:
-    """As `torch.nn.functional.avg_pool2d`."""
+    """As `torch.nn.functional.avg_pool2d`, with the same arguments."""
     _expect_axes(4, x=x)
     return torch.ops.gpuconv.avg_pool2d(x, *_window(kernel_size, stride, padding), count_include_pad)
 
 
 class Conv2d(torch.nn.Conv2d):
-    """`torch.nn.Conv2d` with our kernels."""
+    """As `torch.nn.Conv2d`, with our kernels."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         _taken_over(self)
 
     def forward(self, input: Tensor) -> Tensor:
+        """As `torch.nn.Conv2d.forward`."""
         padding: Any = self.padding
         return conv2d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)  # type: ignore[arg-type]
 
 
 class Linear(torch.nn.Linear):
-    """`torch.nn.Linear` with our kernels."""
+    """As `torch.nn.Linear`, with our kernels."""
 
     def forward(self, input: Tensor) -> Tensor:
+        """As `torch.nn.Linear.forward`."""
         return linear(input, self.weight, self.bias)
 
 
@@ -115,9 +132,10 @@ _SWAPS: dict[type, type] = {torch.nn.Conv2d: Conv2d, torch.nn.Linear: Linear}
 
 
 def replace(module: torch.nn.Module) -> torch.nn.Module:
-    """Replace every Conv2d and Linear of a module, or the module itself, by ours, in place; returns it. Parameters,
+    """Replace every Conv2d and Linear of a `module`, or the module itself, by ours, in place; returns it. Parameters,
     names and hooks stay; filters move to channels_last memory. Raises ValueError for a padding_mode other than "zeros",
-    before anything changes."""
+    before anything changes.
+    """
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"replace takes a module of PyTorch, received {type(module).__name__}")
     found = [each for each in module.modules() if type(each) in _SWAPS]

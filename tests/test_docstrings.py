@@ -1,32 +1,87 @@
-"""Docstrings list all constructor arguments, in the class or in the base class that defines them."""
+"""The docstring of every public function, class and method names all of its arguments, one by one."""
 
+import importlib
 import inspect
 import re
+from pathlib import Path
 
 import pytest
 
-from gpuconv import layers, training
-from gpuconv.training import optimizers
+import gpuconv as gc
 
-CLASSES = {
-    f"{module.__name__.removeprefix('gpuconv.')}.{name}": getattr(module, name)
-    for module, base in ((layers, layers.Layer), (training, optimizers.Optimizer))
-    for name in module.__all__
-    if inspect.isclass(getattr(module, name)) and issubclass(getattr(module, name), base)
+API = Path(__file__).parents[1] / "docs/api"
+MODULES = [page.stem for page in sorted(API.glob("*.md")) if page.stem != "index"]
+BORROWS = re.compile(r"\b[Aa]s\s+(?:in\s+)?`([\w.]+)`")  # "other arguments as in `Layer.to`"
+EXEMPT = {
+    "models.Model": "a protocol of functions, whose __init__ is Python's",
+    "random.Stream": "an enum, whose arguments are Python's",
+    "checks.GradientChecks": "a list, whose argument is Python's",
 }
-FUSED = {"layers.ConvActivation", "layers.ConvNorm", "layers.ConvReLU", "layers.NormActivation"}  # `fuse` makes them
 
 
-def listed(documented: type) -> set[str]:
-    text = inspect.cleandoc(documented.__doc__ or "")
-    return {*re.findall(r"^    (\w+): .", text.partition("Args:\n")[2].partition("\n\n")[0], re.M)}
+def public(module):
+    """The public functions, classes and methods of a module by their paths, each with its docstrings: its own, and for
+    what a class inherits, its bases'."""
+    here = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
+    for name in getattr(module, "__all__", None) or [name for name in here if not name.startswith("_")]:
+        value = getattr(module, name)
+        if inspect.isfunction(value):
+            yield name, value, [value.__doc__]
+        if not inspect.isclass(value) or issubclass(value, BaseException):
+            continue
+        lines = [each for each in value.__mro__ if each is not object]
+        yield name, value, [each.__doc__ for each in lines]
+        for method, found in vars(value).items():
+            function = getattr(found, "__func__", found)
+            if inspect.isfunction(function) and not method.startswith("_"):
+                yield f"{name}.{method}", function, [getattr(vars(each).get(method), "__doc__", "") for each in lines]
 
 
-@pytest.mark.parametrize("name", [name for name in CLASSES if name not in FUSED])
-def test_every_argument_is_listed(name):
-    known = set().union(*map(listed, CLASSES[name].__mro__))
-    assert {*inspect.signature(CLASSES[name]).parameters} <= known
+def parameters(function):
+    return {*inspect.signature(function).parameters} - {"self", "cls"}
 
 
-def test_layers_and_optimizers_are_among_them():
-    assert {"layers.Conv2D", "layers.Sequential", "training.SGD", "training.Groups"} <= {*CLASSES}
+def found(name, module):
+    """What a docstring names: a path of gpuconv, or of a name in its module; None outside of gpuconv."""
+    for value in (module, gc):
+        for part in name.removeprefix("gpuconv.").split("."):
+            value = getattr(value, part, None)
+        if value is not None:
+            return value
+    return None
+
+
+def known(texts, module):
+    """The arguments that docstrings name: "`x`", "x: ..." or "x, y: ..."; and those of what they say they are as in."""
+    text = "\n".join(text or "" for text in texts)
+    for name in BORROWS.findall(text):
+        if callable(borrowed := found(name, module)):
+            yield from parameters(borrowed)
+    yield from re.findall(r"`\*{0,2}(\w+)", text)
+    for names in re.findall(r"((?:\w+, )*\w+)(?: \([^)]*\))?:", text):
+        yield from names.split(", ")
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_argument_is_named(name):
+    module = importlib.import_module(f"gpuconv.{name}")
+    lacking = {
+        f"{name}.{path}": missing
+        for path, function, texts in public(module)
+        if (missing := sorted(parameters(function) - {*known(texts, module)})) and f"{name}.{path}" not in EXEMPT
+    }
+    assert lacking == {}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_everything_public_has_a_docstring(name):
+    module = importlib.import_module(f"gpuconv.{name}")
+    assert [path for path, _, texts in public(module) if not any(texts)] == []
+
+
+def test_the_public_names_are_walked_and_an_argument_that_is_not_named_is_found():
+    paths = {path for path, _, _ in public(gc.layers)}
+    assert {"Conv2D", "Conv2D.forward", "Layer.build", "listen"} <= paths
+    texts = ["Takes `a`.\n\nArgs:\n    b, c: Two.\n\nOther arguments as in `Layer.to`."]
+    assert {"a", "b", "c", "device"} <= {*known(texts, gc.layers)}
+    assert "d" not in {*known(texts, gc.layers)}

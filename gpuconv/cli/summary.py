@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
     if not (options.run_dir or options.model):
         print("nets (gpuconv summary --model NAME shows one):")
         for name, model in models.MODELS.items():
-            about = " ".join((model.__doc__ or "").split())
+            about = " ".join((model.__doc__ or "").partition("\n\n")[0].split())
             document.add("nets", {"name": name, "about": about})
             print(f"  {name:16}{about}")
         return 0

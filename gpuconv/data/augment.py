@@ -33,9 +33,13 @@ class Augmentation:
 
     @classmethod
     def parse(cls, text: str) -> Augmentation:
-        """From text such as "flip,shift:4,cutout:8", "alternating-flip,shift:2,reflect" or "none".
+        """An augmentation from its short form.
 
-        Raises ValueError for anything else.
+        Args:
+            text: Such as "flip,shift:4,cutout:8", "alternating-flip,shift:2,reflect" or "none".
+
+        Raises:
+            ValueError: Any other text.
         """
         if text.strip().lower() == "none":
             return cls()

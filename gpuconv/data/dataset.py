@@ -71,7 +71,7 @@ class Dataset:
     raw = True  # uint8, to be normalised
 
     def first(self, count: int) -> NDArray[np.uint8]:
-        """The first images."""
+        """The first `count` images."""
         return self.images[:count]
 
     def measured(self) -> NDArray[np.uint8]:
@@ -94,11 +94,16 @@ class Dataset:
         return dataclasses.replace(self, labels=places(self, classes)[self.labels], classes=classes)
 
     def split(self, fraction: float, *, seed: int = 0, what: str = "test") -> tuple[Dataset, Dataset]:
-        """Two sets: the second has `fraction` of every class, drawn by `seed`, the first has the rest.
+        """Two sets: the second has `fraction` of every class, the first has the rest. A class of at least two images
+        has at least one in each set. The order is kept.
 
-        A class of at least two images has at least one in each set. The order is kept. what: the purpose of the second
-        set, for messages. Raises ValueError unless 0 < fraction < 1, and if no class has two images, as the second set
-        would be empty.
+        Args:
+            fraction: Between 0 and 1.
+            seed: Of the draw.
+            what: The purpose of the second set, for messages.
+
+        Raises:
+            ValueError: Unless 0 < fraction < 1, and if no class has two images, as the second set would be empty.
         """
         second = drawn(self.labels, fraction, seed, f"the {what} part of {self.name!r}")
         return self.subset(~second), self.subset(second)

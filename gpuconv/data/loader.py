@@ -31,10 +31,19 @@ class Loader:
 
     The whole data set moves to `device` once, as bytes, and each batch is one `ops.load_batch` there. Random numbers
     depend only on (seed, epoch, position in the epoch), not on the batch size or earlier calls. So an epoch that starts
-    at any batch continues with the same bits.
+    at any batch continues with the same bits. On the CPU a background thread prepares two batches in advance; other
+    devices run asynchronously anyway.
 
-    On the CPU a background thread prepares two batches in advance; other devices run asynchronously anyway. For
-    evaluation use shuffle=False and no augmentation (the default). The last batch may be short, unless drop_last.
+    Args:
+        dataset: The images and labels.
+        batch_size: Images of a batch, from 1; the last batch of an epoch may be short.
+        normalization: Of the pixels; None only for images that need none.
+        augmentation: By default none, which is right for evaluation.
+        seed: Of the order and the augmentation.
+        device: Where the batches live, as "numpy" or "cuda".
+        dtype: Of x, a float dtype.
+        shuffle: Whether each epoch has its own order; False for evaluation.
+        drop_last: Whether a short last batch is left out.
     """
 
     def __init__(
@@ -87,7 +96,12 @@ class Loader:
         self._labels = backends.asarray(self.dataset.labels, device=self.device)
 
     def over(self, dataset: Dataset | Samples, **changes: Any) -> Loader:
-        """A loader of another data set, with the same settings except for `changes`."""
+        """A loader of another data set, with the same settings except for `changes`.
+
+        Args:
+            dataset: The other data set.
+            changes: Arguments of the class by name.
+        """
         same = {
             name: getattr(self, name)
             for name in ("batch_size", "normalization", "augmentation", "seed", "device", "shuffle", "drop_last")
@@ -107,7 +121,12 @@ class Loader:
     def epoch(self, epoch: int = 0, start_batch: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number `start_batch` on.
 
-        Raises ValueError for a negative epoch and for a start_batch past the end (`len(self)` gives no batch).
+        Args:
+            epoch: Its number, from 0.
+            start_batch: The first batch, from 0; `len(self)` gives no batch.
+
+        Raises:
+            ValueError: A negative epoch, or a start_batch past the end.
         """
         numbers = self.numbers(epoch, start_batch)
         order = self.order()
@@ -136,7 +155,7 @@ class Loader:
         return backends.asarray(np.arange(len(self.dataset)), device=self.device)
 
     def shuffle_into(self, order: Array, epoch: int) -> None:
-        """Overwrite `order` with an epoch's order."""
+        """Overwrite `order`, int64 (N,) on the loader's device, with the order of `epoch`."""
         if self.shuffle:
             ops.random_permutation(order, seed=self.seed, epoch=epoch)
 
@@ -145,12 +164,18 @@ class Loader:
         return min(self.batch_size, len(self.dataset) - number * self.batch_size)
 
     def place(self, epoch: int, number: int) -> tuple[int, int]:
-        """(start, offset) of a batch: in its epoch's order and in the stream of random numbers."""
+        """(start, offset) of batch `number` of an `epoch`: in the epoch's order and in the stream of random numbers."""
         start = number * self.batch_size
         return start, epoch * len(self.dataset) + start
 
     def load(self, order: Array, count: int, *, start: int | Array, offset: int | Array) -> Batch:
-        """The batch of `count` images at that place, given as numbers or arrays on the device; only device work."""
+        """The batch of `count` images at a place, given as numbers or arrays on the device; only device work.
+
+        Args:
+            order: As `shuffle_into` fills it.
+            count: Images.
+            start, offset: As `place` gives them.
+        """
         return ops.load_batch(
             self._images, self._labels, order, start=start, count=count, offset=offset, **self._options
         )

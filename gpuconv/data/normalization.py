@@ -17,7 +17,11 @@ from gpuconv.names import lookup
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Normalization:
-    """x = (pixel - mean) * (1 / std), in float32; each of mean and std is float32 (C,) or (H, W, C), in pixel units."""
+    """x = (pixel - mean) * (1 / std), in float32.
+
+    Args:
+        mean, std: float32 (C,) or (H, W, C), in pixel units.
+    """
 
     mean: NDArray[np.float32]
     std: NDArray[np.float32]
@@ -39,25 +43,26 @@ class Normalization:
 
     @classmethod
     def from_dataset(cls, dataset: Any, kind: str = "channel") -> Normalization:
-        """From the statistics of `dataset`, which must be the training set, as the test set must stay unseen. For
-        `Samples`, which are read from files, from a part of them.
+        """From the statistics of a training set. For `Samples`, which are read from files, from a part of them.
 
-        kind: "channel" subtracts each channel's mean, "image" the mean image; both divide by each channel's standard
-        deviation around the subtracted values (by 1 for a constant channel). The sums are exact integers, so every
-        machine gets the same numbers.
+        Args:
+            dataset: The training set, as the test set must stay unseen.
+            kind: "channel" subtracts each channel's mean, "image" the mean image; both divide by each channel's
+                standard deviation around the subtracted values (by 1 for a constant channel). The sums are exact
+                integers, so every machine gets the same numbers.
         """
         return cls.from_images(dataset.measured(), kind)
 
     @classmethod
     def measured(cls, data: Any) -> Normalization | None:
-        """From a data set or from images; None for floats."""
+        """From `data`, a data set or images; None for floats."""
         if data.dtype != np.uint8 if isinstance(data, np.ndarray) else not data.raw:
             return None
         return cls.from_images(data) if isinstance(data, np.ndarray) else cls.from_dataset(data)
 
     @classmethod
     def from_images(cls, images: NDArray[np.uint8], kind: str = "channel") -> Normalization:
-        """As `from_dataset`, from uint8 images (N, H, W, C)."""
+        """As in `Normalization.from_dataset`, from uint8 `images` (N, H, W, C)."""
         if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
             raise ValueError(
                 f"a normalization is computed from uint8 images (N, H, W, C), received {images.dtype.name} of shape "
@@ -76,7 +81,7 @@ class Normalization:
         return cls(total / count, np.where(std > 0, std, 1.0))
 
     def lacks(self, images: np.ndarray) -> bool:
-        """Whether floats look like pixels that are not normalised: from 0 to 1, or to 255."""
+        """Whether float `images` look like pixels that are not normalised: from 0 to 1, or to 255."""
         return bool(images.size) and images.min() >= 0 and (images.max() > 10 or images.max() <= 1)
 
     def __call__(self, images: NDArray[np.uint8], dtype: str | np.dtype | type[object] = "float32") -> np.ndarray:

@@ -23,9 +23,14 @@ MEASURED = 4096  # the most images that are read to compute the normalization
 class Samples:
     """The base: samples 0 to len - 1, each an image and a class.
 
-    image_shape: of one image, (H, W, C) for pictures. dtype: uint8, which is normalised, or a float dtype, which is
-    fed to the net as it is. labels: int64 (N,), or None if a label is known only when its sample is read. classes: the
-    names of the classes, or empty. workers: threads that may read at once. spec: as in `Dataset`.
+    Args:
+        name: Of the data, for messages.
+        image_shape: Of one image, (H, W, C) for pictures.
+        dtype: uint8, which is normalised, or a float dtype, which is fed to the net as it is.
+        labels: int64 (N,), or None if a label is known only when its sample is read.
+        classes: The names of the classes, or empty.
+        workers: Threads that may read at once.
+        spec: As in `Dataset`.
     """
 
     name: str
@@ -40,7 +45,7 @@ class Samples:
         raise NotImplementedError
 
     def read(self, indices: NDArray[np.int64]) -> tuple[np.ndarray, NDArray[np.int64]]:
-        """The images, (n, *image_shape), and labels, (n,), of some samples."""
+        """The images, (n, *image_shape), and labels, (n,), of the samples `indices`, int64 (n,)."""
         raise NotImplementedError
 
     def checksum(self) -> str | None:
@@ -53,7 +58,7 @@ class Samples:
         return self.dtype == np.uint8
 
     def first(self, count: int) -> np.ndarray:
-        """The first images."""
+        """The first `count` images."""
         return self.read(np.arange(min(count, len(self))))[0]
 
     def measured(self) -> NDArray[np.uint8]:
@@ -68,7 +73,7 @@ class Samples:
         return Subset(**(shared | {"labels": labels}), parent=self, indices=chosen)
 
     def split(self, fraction: float, *, seed: int = 0, what: str = "test") -> tuple[Samples, Samples]:
-        """As `Dataset.split`; treats all samples as one class if labels are known only when a sample is read."""
+        """As in `Dataset.split`; treats all samples as one class if labels are known only when a sample is read."""
         labels = np.zeros(len(self), np.int64) if self.labels is None else self.labels
         second = drawn(labels, fraction, seed, f"the {what} part of {self.name!r}")
         return self.subset(~second), self.subset(second)

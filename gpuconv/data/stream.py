@@ -22,8 +22,12 @@ from gpuconv.dtypes import as_dtype
 class StreamLoader(Loader):
     """A `Loader` of `Samples`, which are read batch by batch. Its batches have the same bits as a `Loader`'s.
 
-    Float images are fed as they are: then normalization is None and there is no augmentation. workers: threads that
-    read in advance, by default as many as the samples allow, on at most 8 cores.
+    Args:
+        dataset: The samples.
+        batch_size: Images of a batch.
+        normalization: Of uint8 images. Float images are fed as they are: then it is None, and there is no augmentation.
+        workers: Threads that read in advance, by default as many as the samples allow, on at most 8 cores.
+        options: As in `Loader`.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class StreamLoader(Loader):
         """Nothing is moved to the device in advance."""
 
     def epoch(self, epoch: int = 0, start_batch: int = 0) -> Iterator[Batch]:
+        """As in `Loader.epoch`."""
         numbers = self.numbers(epoch, start_batch)
         count = len(self.dataset)
         order = random.permutation(count, seed=self.seed, epoch=epoch) if self.shuffle else np.arange(count)
@@ -81,14 +86,20 @@ class StreamLoader(Loader):
 
 
 class Batches:
-    """Batches (x, y) of a user's iterable: a PyTorch DataLoader, a generator, or a function that makes one.
+    """Batches (x, y) of a user's iterable.
 
     Each epoch iterates over an iterable, or calls a function, from the start; an iterator, such as a generator,
-    continues where it is. x: (n, *shape), floats, taken as they are, or uint8, normalised by what `normalize` returns
-    for the first batch; a PyTorch tensor may have channels first. y: (n,) integers. length: the batches of an epoch,
-    None if unknown.
+    continues where it is. The first batch is read and checked on creation, and used in the first epoch.
 
-    The first batch is read and checked on creation, and used in the first epoch.
+    Args:
+        source: A PyTorch DataLoader, a generator, or a function that makes one. It gives x: (n, *shape), floats, taken
+            as they are, or uint8, or a PyTorch tensor, which may have channels first; and y: (n,) integers.
+        name: Of the data, for messages.
+        shape: Of one image.
+        length: The batches of an epoch, None if unknown.
+        device: Where the batches go.
+        dtype: Of x there.
+        normalize: Gives the normalisation of uint8 images from the first batch.
     """
 
     def __init__(
@@ -123,7 +134,7 @@ class Batches:
         return self.length
 
     def epoch(self, epoch: int = 0, start_batch: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from number `start_batch` on; earlier ones are read and dropped.
+        """The batches of an `epoch` from number `start_batch` on; earlier ones are read and dropped.
 
         Raises ValueError if an iterator would have to go back.
         """

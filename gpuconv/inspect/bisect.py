@@ -93,7 +93,14 @@ class Violation:
 
 @dataclass
 class Bisection:
-    """What was found. calls: those checked on each side. skipped: those with infinity or NaN, which no bound judges."""
+    """What was found.
+
+    Args:
+        steps: Steps compared.
+        calls: Those checked on each side.
+        skipped: Those with infinity or NaN, which no bound judges.
+        violation: The first call that is beyond its bound, or None.
+    """
 
     steps: int
     calls: tuple[int, int] = (0, 0)
@@ -179,8 +186,15 @@ def bisect(
 ) -> Bisection:
     """Train two trainers on the same data for some steps, and find the first call that is beyond its bound.
 
-    kernels: .cu files that B takes in place of shipped ones, by their names, as `gpuconv.lab` does. fit: more for
-    `Trainer.fit`, as batch_size. Raises ValueError for other nets.
+    Args:
+        a, b: The trainers, of equal nets.
+        data: As in `Trainer.fit`.
+        steps: How many.
+        kernels: .cu files that B takes in place of shipped ones, by their names, as `gpuconv.lab` does.
+        fit: More for `Trainer.fit`, as batch_size.
+
+    Raises:
+        ValueError: The nets differ.
     """
     if _plain(a.net) != _plain(b.net):
         raise ValueError("the two nets have other layers; bisect compares one net on two sides")

@@ -99,7 +99,14 @@ def _shown(value: str | float | None) -> str:
 
 
 def bisect_runs(a: Path_, b: Path_) -> Runs:
-    """Compare two runs, or files of digests. Raises ValueError for what cannot be compared."""
+    """Compare two runs.
+
+    Args:
+        a, b: Run directories, or files of digests (`gpuconv.training.Digests`).
+
+    Raises:
+        ValueError: They cannot be compared.
+    """
     files = [_file(path) for path in (a, b)]
     if all(file.exists() for file in files) and os.path.samefile(*files):
         raise ValueError(f"{a} and {b} are the same run; name two")

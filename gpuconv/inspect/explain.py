@@ -25,8 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Term:
-    """One product of the sum. at: the index of the input, (y, x, channel) or (feature,); backward, of the output.
-    input: its value; backward, its gradient."""
+    """One product of the sum.
+
+    Args:
+        at: The index of the input, (y, x, channel) or (feature,); backward, of the output.
+        input: Its value; backward, its gradient.
+        weight: Its factor.
+    """
 
     at: tuple[int, ...]
     input: float
@@ -39,8 +44,14 @@ class Term:
 
 @dataclass(frozen=True)
 class Computed:
-    """The value as computed by `by`: "float64" (the oracle), "numpy" or a device. error: the difference from the
-    oracle. bound: its limit, as in `gpuconv verify`; 0 if the bits must be equal."""
+    """The value as computed by a backend.
+
+    Args:
+        by: "float64" (the oracle), "numpy" or a device.
+        value: Of the activation or gradient.
+        error: The difference from the oracle.
+        bound: Its limit, as in `gpuconv verify`; 0 if the bits must be equal.
+    """
 
     by: str
     value: float
@@ -50,10 +61,12 @@ class Computed:
 
 @dataclass(frozen=True)
 class Thread:
-    """The threads that wrote the value, in order, and the memory accesses of the last one of each op, recorded by the
-    emulator.
+    """The threads that wrote the value, and the memory accesses of the last one of each op, recorded by the emulator.
 
-    algorithm: of the matrix product, "" for other ops.
+    Args:
+        algorithm: Of the matrix product, "" for other ops.
+        writers: The threads, in order.
+        touched: The accesses.
     """
 
     algorithm: str
@@ -63,13 +76,23 @@ class Thread:
 
 @dataclass(frozen=True)
 class Explanation:
-    """One activation of a layer, or one gradient of its input (direction "backward").
+    """One activation of a layer, or one gradient of its input.
 
-    value: computed by the device. total: by the oracle, in float64. window: the inputs that are read, (R, S, C) or
-    (features,), with 0 in the padding of a convolution and -inf in that of a max pool; backward, the gradients of all
-    outputs. weight: their factors, of the window's shape, or None. terms: the products of the largest magnitude; for a
-    max pool, the winner first. computed: the value and error of each backend. branch: the one that a concatenation
-    passes on, "branch2"; its term has the index in that branch's output.
+    Args:
+        layer: Its name.
+        kind: The layer's class.
+        at: The index of the value.
+        value: Computed by the device.
+        total: By the oracle, in float64.
+        bias: What is added to the sum; 0 without a bias.
+        window: The inputs that are read, (R, S, C) or (features,), with 0 in the padding of a convolution and -inf in
+            that of a max pool; backward, the gradients of all outputs.
+        weight: Their factors, of the window's shape, or None.
+        terms: The products of the largest magnitude; for a max pool, the winner first.
+        direction: "forward" or "backward".
+        computed: The value and error of each backend.
+        thread: That computed the value, if it was located.
+        branch: The one that a concatenation passes on, "branch2"; its term has the index in that branch's output.
     """
 
     layer: str
@@ -136,11 +159,20 @@ def explain(
 ) -> Explanation:
     """Explain one value of a layer, for a batch x of one image.
 
-    layer: its name, "residual1.conv1" for one inside another. at: the index of an activation, (y, x, channel) or
-    (feature,). backward=True explains the gradient of the layer's input at this index instead, of the score of class
-    `target`, by default the best. most: the number of terms to list. locate: find the thread that computed the value,
-    on the emulated device, for nets on it or on a CUDA device. Raises ValueError for an unknown layer, an index outside
-    its volume, and a layer that is a Sequential, fused, or a user's own.
+    Args:
+        net: Built.
+        x: (1, H, W, C) as the net takes it, on its device.
+        layer: Its name, "residual1.conv1" for one inside another.
+        at: The index of an activation, (y, x, channel) or (feature,).
+        most: The number of terms to list.
+        backward: Whether to explain the gradient of the layer's input at this index instead.
+        target: The class whose score the gradient is of, by default the best.
+        locate: Whether to find the thread that computed the value, on the emulated device, for nets on it or on a CUDA
+            device.
+
+    Raises:
+        ValueError: An unknown layer, an index outside its volume, or a layer that is a Sequential, fused, or a user's
+            own.
     """
     arguments.integer("most", most, 1)
     chosen = layer_of(net, layer)

@@ -21,8 +21,13 @@ BATCH = 64  # occluded images per forward pass
 def saliency(net: Sequential, x: Array, *, target: int | None = None) -> np.ndarray:
     """The gradient of a class's score with respect to the image, (H, W, C) in float64 (Simonyan et al. 2013).
 
-    x: a batch of one image, as the net takes it. target: the class, by default the best. Raises ValueError for
-    an unknown class.
+    Args:
+        net: Built.
+        x: (1, H, W, C) as the net takes it, on its device.
+        target: The class, by default the best.
+
+    Raises:
+        ValueError: An unknown class.
     """
     _expect_one(x)
     twin = net.twin()  # gradients accumulate in the twin
@@ -36,8 +41,11 @@ def occlusion(
     """How far a class's score falls when a square around each pixel is set to 0, which is the mean of normalised images
     (Zeiler and Fergus 2013): the mean over all squares that cover the pixel, (H, W).
 
-    size: the side of the square, by default an eighth of the image's. stride: pixels from one square to the next, by
-    default a quarter of the side. Other arguments as in `saliency`.
+    Args:
+        size: The side of the square in pixels, by default an eighth of the image's.
+        stride: Pixels from one square to the next, by default a quarter of the side.
+
+    Other arguments as in `saliency`.
     """
     *_, found = occluded(net, x, target=target, size=size, stride=stride)
     return found
@@ -81,8 +89,13 @@ def grad_cam(net: Sequential, x: Array, *, layer: str | None = None, target: int
     """Where a layer's maps support a class: the positive part of their sum, each weighted by the mean of its gradient
     (Selvaraju et al. 2017), (H, W) of the image, each pixel with the value of the position it belongs to.
 
-    layer: its name, by default the last whose output has more than one position. Other arguments as in `saliency`.
-    Raises ValueError, too, for a layer without positions.
+    Args:
+        layer: Its name, by default the last whose output has more than one position.
+
+    Other arguments as in `saliency`.
+
+    Raises:
+        ValueError: A layer without positions, or an unknown class.
     """
     _expect_one(x)
     name = _last_map(net) if layer is None else layer

@@ -81,15 +81,22 @@ def to_onnx(
     softmax: bool = False,
     dtype: str | None = None,
 ) -> None:
-    """Write a net as an ONNX file of opset 21, for inference on batches of any size.
+    """Write a net as an ONNX file of opset 21, for inference on batches of any size. An input with larger=True leaves
+    the height and the width open.
 
-    layout: of volumes at the model's input and output, "NCHW" or, with a transposition inside, "NHWC".
-    normalization: the model takes uint8 images and begins with `net.normalization`. softmax: the model ends with
-    probabilities. dtype: "float32" or "float16"; by default float16 for a float16 net, else float32. An input with
-    larger=True leaves the height and the width open.
+    Args:
+        net: Built.
+        path: The file.
+        layout: Of volumes at the model's input and output, "NCHW" or, with a transposition inside, "NHWC".
+        normalization: Whether the model takes uint8 images and begins with `net.normalization`.
+        softmax: Whether the model ends with probabilities.
+        dtype: "float32" or "float16"; by default float16 for a float16 net, else float32.
 
-    Raises TypeError for a layer that has no ONNX form, ValueError for a net that is not built or has no normalization,
-    ImportError without the onnx package, OSError where the file cannot be written.
+    Raises:
+        TypeError: A layer has no ONNX form.
+        ValueError: The net is not built or has no normalization.
+        ImportError: The onnx package is missing.
+        OSError: The file cannot be written.
     """
     files.write(path, model(net, layout, normalization, softmax, dtype).SerializeToString())
 

@@ -66,11 +66,17 @@ def from_onnx(
     """The net of an ONNX file, with its weights and names.
 
     Volumes become NHWC. Layers are named by their weights or nodes, with underscores for dots; files written by
-    `to_onnx` restore the net's names and classes. input_shape: (H, W, C), if the file leaves sizes open. precision: by
-    default the file's, float32 or float16.
+    `to_onnx` restore the net's names and classes.
 
-    Raises ValueError that names the first operator without a layer, or whatever else cannot be converted; ImportError
-    without the onnx package.
+    Args:
+        path: The file.
+        input_shape: (H, W, C), if the file leaves sizes open.
+        device: Where the net lives.
+        precision: By default the file's, float32 or float16.
+
+    Raises:
+        ValueError: Names the first operator without a layer, or whatever else cannot be converted.
+        ImportError: The onnx package is missing.
     """
     library, file = onnx(), os.fspath(path)
     with files.open_regular(file):  # refuses FIFOs and folders

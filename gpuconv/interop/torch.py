@@ -81,12 +81,16 @@ def _parts(net: Layer) -> list[_Part]:
 def from_torch(state: object, net: Layer, *, strict: bool = True) -> dict[str, np.ndarray]:
     """A PyTorch module or its state dict as a state for ``net.load_state_dict``.
 
-    state: a module, or its tensors or arrays by any names, in the order of the modules. net: built, of the same
-    architecture; variables that PyTorch does not have (dropout's offset) keep their values. Raises ValueError that
-    names each missing or unexpected key and each wrong shape, and TypeError for anything but a state.
+    Args:
+        state: A module, or its tensors or arrays by any names, in the order of the modules.
+        net: Built, of the same architecture; variables that PyTorch does not have (dropout's offset) keep their values.
+        strict: False omits missing keys and passes unexpected ones on, so that ``net.load_state_dict(found,
+            strict=False)`` returns both. As layers are matched in order, additional or missing layers are possible only
+            at the end.
 
-    strict=False omits missing keys and passes unexpected ones on, so that ``net.load_state_dict(found, strict=False)``
-    returns both. As layers are matched in order, additional or missing layers are possible only at the end.
+    Raises:
+        ValueError: Names each missing or unexpected key and each wrong shape.
+        TypeError: Not a state.
     """
     state = _state_of(state, net)
     parts, groups = _parts(net), _groups(state)
@@ -140,11 +144,16 @@ def _state_of(state: Any, net: Layer) -> Mapping[str, Any]:
 
 
 def to_torch(net: Layer, like: Mapping[str, Any] | None = None, *, tensors: bool = False) -> dict[str, Any]:
-    """The net's values as a PyTorch state dict, in NCHW.
+    """The net's values as a PyTorch state dict, in NCHW. Each batch norm gets the `num_batches_tracked` that PyTorch
+    expects, from `like` or 0.
 
-    like: a state dict of the PyTorch module, whose names are used; by default the net's names. tensors: return PyTorch
-    tensors, which needs PyTorch, instead of NumPy arrays. Each batch norm gets the `num_batches_tracked` that PyTorch
-    expects, from `like` or 0. Raises ValueError, as `from_torch` does, if `like` has another architecture.
+    Args:
+        net: Built.
+        like: A state dict of the PyTorch module, whose names are used; by default the net's names.
+        tensors: Whether to return PyTorch tensors, which needs PyTorch, instead of NumPy arrays.
+
+    Raises:
+        ValueError: `like` has another architecture, as in `from_torch`.
     """
     if like is not None:
         like = _state_of(like, net)

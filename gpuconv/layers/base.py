@@ -108,7 +108,11 @@ class Layer(Stateful["Layer"]):
     # --- what a layer defines ------------------------------------------------------------------
 
     def plan(self, input_shape: Shape) -> Shape:
-        """Check the input's shape, declare `self.variables`, return the output's shape (both without N)."""
+        """Check the input's shape, declare `self.variables`, return the output's shape.
+
+        Args:
+            input_shape: Without N, as the result.
+        """
         return input_shape
 
     def forward(self, x: Array, training: bool = False) -> Array:
@@ -119,9 +123,14 @@ class Layer(Stateful["Layer"]):
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
-        """Add to the gradients of the parameters; return the input's gradient, or None with input_grad=False.
+        """Add to the gradients of the parameters; return the input's gradient.
 
-        dy: of the output's shape. Raises RuntimeError without a forward since the last backward.
+        Args:
+            dy: Of the output's shape.
+            input_grad: Whether the input's gradient is computed; without it the result is None.
+
+        Raises:
+            RuntimeError: There was no forward since the last backward.
         """
         raise NotImplementedError(f"{type(self).__name__} has no backward")
 
@@ -131,8 +140,13 @@ class Layer(Stateful["Layer"]):
         return 0
 
     def algorithms(self, batch_size: int, device: str | None = None) -> dict[str, str]:
-        """The algorithms of "fprop", "dgrad" and "wgrad" for batches of this size, on the layer's device or the given
-        one; {} for a layer without matrix products and for a device with a single algorithm."""
+        """The algorithms of "fprop", "dgrad" and "wgrad"; {} for a layer without matrix products and for a device with
+        a single algorithm.
+
+        Args:
+            batch_size: Images of a batch.
+            device: By default the layer's.
+        """
         return {}
 
     def fused(self) -> Layer:
@@ -164,10 +178,16 @@ class Layer(Stateful["Layer"]):
         """Infer all shapes from the input shape and create the missing variables. Layers that are built already keep
         their values; `reset` draws new ones. Returns the output shape.
 
-        input_shape: without N, as (32, 32, 3). dtype or precision: see `to`; these and the device default to those of
-        the kept values. initialize=False allocates nothing, which is enough for a `summary`. Raises ValueError with the
-        layer's path for a shape that does not fit, and TypeError for a layer that cannot be rebuilt from its config;
-        then nothing has changed.
+        Args:
+            input_shape: Without N, as (32, 32, 3).
+            seed: Of the initial values.
+            dtype, precision: See `to`; by default those of the kept values.
+            device: By default that of the kept values.
+            initialize: False allocates nothing, which is enough for a `summary`.
+
+        Raises:
+            ValueError: Names the layer's path for a shape that does not fit; nothing has changed.
+            TypeError: A layer cannot be rebuilt from its config; nothing has changed.
         """
         shape = tuple(integer(f"input_shape[{axis}]", size, 1) for axis, size in enumerate(input_shape))
         for layer in self.walk():
@@ -194,7 +214,7 @@ class Layer(Stateful["Layer"]):
         return self.output_shape
 
     def place(self, path: str, input_shape: Shape) -> Shape:
-        """`plan` this layer at a path of the net."""
+        """`plan` this layer at a `path` of the net, for an `input_shape` without N."""
         if "variables" not in vars(self):
             raise TypeError(f"the __init__ of {type(self).__name__} must call super().__init__() first")
         self.path, self.input_shape = path, input_shape
@@ -239,8 +259,11 @@ class Layer(Stateful["Layer"]):
     def to(self, device: str | None = None, dtype: DTypeLike | None = None, *, precision: str | None = None) -> Self:
         """Move to a device, change the precision, or both; returns itself. Gradients and kept activations are dropped.
 
-        precision: "float32"; "tf32", float32 arrays multiplied in TF32; "float16", "bfloat16" or "float64". In a 16-bit
-        net, norms keep their parameters and statistics in float32. dtype: the same as a dtype, without TF32.
+        Args:
+            device: By default it stays.
+            dtype: As `precision`, without TF32.
+            precision: "float32"; "tf32", float32 arrays multiplied in TF32; "float16", "bfloat16" or "float64". In a
+                16-bit net, norms keep their parameters and statistics in float32. By default it stays.
         """
         device = self.device if device is None else backends.resolve(device)
         given = dtype is not None or precision is not None
@@ -279,7 +302,7 @@ class Layer(Stateful["Layer"]):
         return bool(self.hooks)
 
     def stash(self, *values: object) -> None:
-        """Keep what backward needs."""
+        """Keep `values`, which backward needs."""
         self._saved = values
 
     def unstash(self) -> Any:
@@ -297,10 +320,15 @@ class Layer(Stateful["Layer"]):
 
     def save(self, path: str | os.PathLike[str] | None = None, *values: object) -> None:
         """Write the weights, config, classes and normalization into one safetensors file, which `gpuconv.load` reads.
-        Raises CheckpointError if it cannot be written, and RuntimeError for a net that has no weights yet; then an
-        existing file at `path` is unchanged.
-
         In a user's layer, `save` without a path is the old name of `stash`, with a DeprecationWarning.
+
+        Args:
+            path: The file.
+            values: Only of that old call.
+
+        Raises:
+            CheckpointError: It cannot be written; an existing file at `path` is unchanged.
+            RuntimeError: The net has no weights yet; an existing file at `path` is unchanged.
         """
         from gpuconv.layers.saving import save
 
@@ -317,7 +345,11 @@ class Layer(Stateful["Layer"]):
             layer._saved = None
 
     def infer(self, x: Array) -> Array:
-        """forward(x) without training, which keeps nothing for backward."""
+        """forward(x) without training, which keeps nothing for backward.
+
+        Args:
+            x: As in `forward`.
+        """
         y = self.forward(x)
         self.release()
         return y

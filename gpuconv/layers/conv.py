@@ -84,7 +84,14 @@ class Conv2D(Layer):
         return self.gradients_of(dy, x, input_grad)
 
     def gradients_of(self, dy: Array, x: Array, input_grad: bool, **masked: Any) -> Array | None:
-        """`backward` for the input x. masked: mask and pool of `gpuconv.ops.conv2d_relu`, if dy is for that op's y."""
+        """`backward` for a given input.
+
+        Args:
+            dy: Of the output's shape.
+            x: The input of forward.
+            input_grad: As in `Layer.backward`.
+            masked: mask and pool of `gpuconv.ops.conv2d_relu`, if dy is for that op's y.
+        """
         weight, options = self["weight"], self.options | masked
         bias = "bias" if self.trains("bias") else None
         # With a mask, the bias gradient comes from wgrad: then a frozen weight's gradient is computed too, and dropped.
@@ -114,7 +121,7 @@ class Conv2D(Layer):
         return self.problem.window | dict(algo=self.algo, tf32=self.tf32)
 
     def algorithms(self, batch_size: int, device: str | None = None, epilogue: Epilogue = PLAIN) -> dict[str, str]:
-        """As `Layer.algorithms`. epilogue: of the op that runs the convolution."""
+        """As in `Layer.algorithms`. `epilogue`: of the op that runs the convolution."""
         x_shape = batch_size, *self.problem.x_shape[1:]
         problem = Conv2dProblem.of(x_shape, self.problem.w_shape, **self.problem.window)
         return backends.algorithms(

@@ -24,7 +24,11 @@ from gpuconv.types import Array, Shape
 
 @dataclass(eq=False, repr=False)
 class Fused(Layer):
-    """Several consecutive layers that run as one. `fits` says which layers a kind can replace."""
+    """Several consecutive layers that run as one. `fits` says which layers a kind can replace.
+
+    Args:
+        layers: Those that it runs as one.
+    """
 
     stem = "fused"
 
@@ -38,7 +42,7 @@ class Fused(Layer):
 
     @staticmethod
     def fits(layers: Sequence[Layer]) -> bool:
-        """Whether these built layers can run as this one."""
+        """Whether `layers`, in this order, can be fused into one of this class."""
         raise NotImplementedError
 
     def children(self) -> Sequence[tuple[str, Layer]]:

@@ -38,7 +38,7 @@ class Input(Layer):
         return input_shape
 
     def expect(self, shape: Shape) -> None:
-        """Raise ValueError for a shape that the net does not take."""
+        """Raise ValueError for a `shape`, without N, that the net does not take."""
         fits = (
             (
                 len(shape) == len(self.shape)

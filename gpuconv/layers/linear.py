@@ -81,7 +81,7 @@ class Linear(Layer):
         return self.as_conv(flattened or (1, 1)), None
 
     def as_conv(self, volume: Shape) -> Conv2D:
-        """An unbuilt CONV layer whose filters are as large as this (H, W, ...) volume."""
+        """An unbuilt CONV layer whose filters are as large as `volume`, (H, W, ...)."""
         return Conv2D(
             self.out_features,
             (volume[0], volume[1]),

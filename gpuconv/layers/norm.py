@@ -64,8 +64,14 @@ class BatchNorm(Layer):
         return dict(momentum=self.momentum, eps=self.eps)
 
     def gradients_of(self, dy: Array, saved: tuple[Any, ...], input_grad: bool, **fused: Any) -> Array | None:
-        """`backward` from what forward saved: x, mean, inv_std, training. fused: passed to
-        `gpuconv.ops.batch_norm_backward` where an activation follows, or a pool precedes."""
+        """`backward` from what forward saved.
+
+        Args:
+            dy: Of the output's shape.
+            saved: x, mean, inv_std, training.
+            input_grad: As in `Layer.backward`.
+            fused: Passed to `gpuconv.ops.batch_norm_backward` where an activation follows, or a pool precedes.
+        """
         x, mean, inv_std, training = saved
         (dgamma, dbeta), accumulate = self.gradients_into("weight", "bias")
         dx, _, _ = ops.batch_norm_backward(  # one pass computes both sums, also a frozen one, which is dropped

@@ -227,15 +227,21 @@ class Sequential(Layer):
     ) -> Any:
         """The scores of images, computed a batch at a time; nothing is kept for backward.
 
-        images: (N, H, W, C) or one (H, W, C), as uint8 or floats, on the net's device or in host memory; an image file,
-        or a list of files or arrays. By default uint8 images and files are normalised as in training (`normalization`),
-        and floats are taken as normalised already; normalize=True or False overrides this.
+        Args:
+            images: (N, H, W, C) or one (H, W, C), as uint8 or floats, on the net's device or in host memory; an image
+                file, or a list of files or arrays.
+            batch_size: Images computed at a time.
+            softmax: Whether to return probabilities over the last axis.
+            top: k returns the k most probable classes of each image instead, as a list of (class, probability), the
+                best first.
+            normalize: By default uint8 images and files are normalised as in training (`normalization`), and floats are
+                taken as normalised already; True or False overrides this.
 
-        Returns (N, *output volume), or for one image its output volume, where the images were; with softmax=True
-        probabilities over the last axis. top=k: returns the k most probable classes of each image instead, as a list of
-        (class, probability), the best first.
+        Returns:
+            (N, *output volume), or for one image its output volume, where the images were.
 
-        Raises ValueError if the normalization is unknown, and for floats that cannot have been normalised.
+        Raises:
+            ValueError: The normalization is unknown, or floats cannot have been normalised.
         """
         from gpuconv.layers.predict import predict
 
@@ -267,7 +273,9 @@ class Sequential(Layer):
     def copy(
         self, *, device: str | None = None, dtype: DTypeLike | None = None, precision: str | None = None
     ) -> Sequential:
-        """A copy with the same layers and values, by default on the same device and in the same precision."""
+        """A copy with the same layers and values, by default on the same device and in the same precision. Arguments as
+        in `Layer.to`.
+        """
         numbers = {"dtype": dtype, "precision": precision if dtype is not None else precision or self.precision}
         twin = Layer.from_config(self.config(), device=device or self.device, **numbers)
         twin.load_state_dict(self.state_dict())

@@ -139,6 +139,11 @@ class Stateful(Generic[LayerT]):
 
         Variable number i, counted through the whole net, draws from sub-stream i of the seed's INIT stream, so the
         same seed gives the same bits on every device.
+
+        Args:
+            seed: From 0 to 2^64 - 1.
+            dtype, precision: As in `gpuconv.layers.Layer.to`.
+            device: Where the values live.
         """
         self.compute_in(*as_precision(dtype, precision), backends.resolve(device))
         for layer in self.walk():
@@ -158,7 +163,7 @@ class Stateful(Generic[LayerT]):
             layer.arrays[name] = backends.asarray(value, layer.device)
 
     def seeded(self, seed: int, substream: int) -> None:
-        """Called once for each variable with its random numbers' seed and sub-stream. Dropout keeps them."""
+        """Called once for each variable with its random numbers' `seed` and `substream`. Dropout keeps them."""
 
     def gradient(self, name: str) -> Array:
         """The gradient of one of this layer's own variables; the live array, not a copy."""

@@ -38,12 +38,13 @@ class Variable:
         return not self.buffer and not self.frozen
 
     def resolve_dtype(self, net_dtype: np.dtype) -> np.dtype:
+        """The dtype of the values in a net of `net_dtype`."""
         if self.dtype == "net":
             return net_dtype
         return accumulation_dtype(net_dtype) if self.dtype == "accumulation" else np.dtype(self.dtype)
 
     def stand_in(self, net_dtype: np.dtype) -> np.ndarray:
-        """An array of this shape and dtype that uses no memory."""
+        """An array of this shape, and of the dtype in a net of `net_dtype`, that uses no memory."""
         return np.broadcast_to(np.zeros((), self.resolve_dtype(net_dtype)), self.shape)
 
 

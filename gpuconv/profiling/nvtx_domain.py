@@ -51,7 +51,7 @@ def span(message: str, category: str | None = None) -> AbstractContextManager[No
 
 
 def part(message: str) -> AbstractContextManager[None]:
-    """`span` of a training step, or of a part of it outside the layers."""
+    """`span` of a training step, or of a part of it outside the layers, named `message`."""
     return span(message, "step")
 
 

@@ -46,23 +46,32 @@ log = logging.getLogger(__name__)
 class Callback:
     """The base of callbacks; does nothing."""
 
-    def on_start(self, trainer: Any) -> None: ...
+    def on_start(self, trainer: Any) -> None:
+        """Before the first step. `trainer`: the state, with `net`, `steps`, `epoch`, `records` and `stop(reason)`."""
 
-    def on_step(self, trainer: Any, record: Record | None) -> None: ...
+    def on_step(self, trainer: Any, record: Record | None) -> None:
+        """After a step of `trainer`. `record`: the step's entry for the log if the loss was read, else None."""
 
     def next_step(self, trainer: Any) -> int | None:
-        """The number of steps until `on_step` next reads or changes the state.
+        """The number of steps until `on_step` next reads or changes the state of `trainer`.
 
         1, the default for a callback with `on_step`, means every step; None means never. `on_step` may be called late
         for the steps before: when all of them are done.
         """
         return None if type(self).on_step is Callback.on_step else 1
 
-    def on_epoch(self, trainer: Any, record: Record) -> None: ...
+    def on_epoch(self, trainer: Any, record: Record) -> None:
+        """After an epoch of `trainer`. `record`: its number, loss and accuracy, and those of the validation and test
+        data.
+        """
 
-    def on_test(self, trainer: Any, record: Record) -> None: ...
+    def on_test(self, trainer: Any, record: Record) -> None:
+        """After the test at the end of a run of `trainer`. `record`: its results."""
 
-    def on_stop(self, trainer: Any, reason: str) -> None: ...
+    def on_stop(self, trainer: Any, reason: str) -> None:
+        """When the run of `trainer` ends, whatever ended it. `reason`: "done", "interrupted", "failed", or that of
+        `stop`.
+        """
 
 
 EVENTS = {  # and what each is called with

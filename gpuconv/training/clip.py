@@ -33,8 +33,13 @@ class Clip:
 
     @classmethod
     def of(cls, given: str | float | Clip | None) -> Clip | None:
-        """A clipping from its short form or the limit of the norm; None for "none". Raises ValueError or TypeError if
-        it cannot be built."""
+        """A clipping from its short form or the limit of the norm.
+
+        Args:
+            given: "value:0.5", a number, a `Clip`, or None or "none" for no clipping.
+
+        Raises ValueError or TypeError if it cannot be built.
+        """
         if given is None or isinstance(given, Clip):
             return given
         if not isinstance(given, str):
@@ -55,7 +60,11 @@ class Clip:
     def apply(self, grads: Mapping[str, Array], scaling: Array | None, clipped: Array) -> Array | None:
         """Clip a step's gradients; returns the scaling for the optimizer's update. Only device work.
 
-        scaling: the array of `ops.update_loss_scale`, or None. clipped: (4,) float64, the scaling of a clipped norm."""
+        Args:
+            grads: The gradients by name.
+            scaling: The array of `ops.update_loss_scale`, or None.
+            clipped: (4,) float64, the scaling of a clipped norm.
+        """
         if self.kind == "value":
             ops.clip_values(list(grads.values()), scaling, clip_value=self.limit)
             return scaling

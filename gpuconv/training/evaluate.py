@@ -30,10 +30,15 @@ TTA = {"none": 1, "mirror": 2, "shift": 3, "mirror+shift": 6}  # the number of v
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result of `evaluate`. accuracy is between 0 and 1.
+    """The result of `evaluate`.
 
-    confusion: int64 (classes, classes) or None; [i, j] counts the images of class i that were classified as class j.
-    metrics: the results of the requested metrics, by name.
+    Args:
+        loss: The mean over all images.
+        accuracy: Between 0 and 1.
+        samples: The number of images.
+        confusion: int64 (classes, classes) or None; [i, j] counts the images of class i that were classified as class
+            j.
+        metrics: The results of the requested metrics, by name.
     """
 
     loss: float
@@ -57,13 +62,21 @@ def evaluate(
 ) -> Evaluation:
     """Run a net over every image of a data set, without training it.
 
-    data: as in `Trainer.fit`; a Loader should neither augment images nor drop any. uint8 images that no loader
-    normalises are normalised by `normalization`, by default as in the net's training. tta: the test-time augmentation;
-    the scores of each image are averaged over its `views`. metrics: what to measure in addition to loss and accuracy,
-    as ["top-5", "per-class", my_function] (`gpuconv.metrics`). ranks: that share the batches, each of which
-    calls this and gets the result of all.
+    Args:
+        net: Built.
+        data: As in `Trainer.fit`; a Loader should neither augment images nor drop any.
+        loss: A name or a function (`gpuconv.losses`).
+        confusion: Whether to count the confusion matrix.
+        tta: The test-time augmentation; the scores of each image are averaged over its `views`.
+        batch_size: Images of a batch, for data without batches.
+        normalization: Of uint8 images that no loader normalises; by default as in the net's training.
+        metrics: What to measure in addition to loss and accuracy, as ["top-5", "per-class", my_function]
+            (`gpuconv.metrics`).
+        ranks: That share the batches, each of which calls this and gets the result of all.
 
-    Raises ValueError without images, and TypeError if the normalization is unknown.
+    Raises:
+        ValueError: There are no images.
+        TypeError: The normalization is unknown.
     """
     expect_built(net)
     criterion, tta = losses.get(loss), canonical("test-time augmentation", tta, TTA)

@@ -110,8 +110,14 @@ def _config_and_notes(found: Checkpoint, path: str | os.PathLike[str]) -> tuple[
 def load_weights(path: str | os.PathLike[str], net: Layer, *, which: str = "last") -> None:
     """Copy the weights of a saved net, a checkpoint or a run into a net with the same layer names and shapes.
 
-    Raises as `load` does, and CheckpointError that names the first array that is missing, unknown or of another shape;
-    then nothing has changed.
+    Args:
+        path: The file or run directory.
+        net: Built.
+        which: Of a run's checkpoints, "last" or "best".
+
+    Raises:
+        CheckpointError: As `load`, and names the first array that is missing, unknown or of another shape; then nothing
+            has changed.
     """
     file = checkpoint_file(path, which)
     arrays = checkpoints.load(file).part("net")

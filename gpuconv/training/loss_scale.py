@@ -50,11 +50,12 @@ class LossScale:
         return {name: getattr(self, name) for name in ("start", "growth", "backoff", "interval")}
 
     def build(self, device: str) -> None:
+        """Create the state on `device`."""
         self.array = backends.asarray(np.array([self.start, 0.0, 0.0, 0.0]), device)
         self.factor = self.array[:1]
 
     def update(self, grads: Mapping[str, Array]) -> None:
-        """Check a step's gradients, after backward and before the optimizer's update, which reads `array`."""
+        """Check a step's `grads`, by name, after backward and before the optimizer's update, which reads `array`."""
         ops.update_loss_scale(
             self.array, list(grads.values()), growth=self.growth, backoff=self.backoff, interval=self.interval
         )
@@ -74,5 +75,5 @@ class LossScale:
         return backends.to_numpy(self.array).tolist()
 
     def write(self, numbers: Sequence[float]) -> None:
-        """Restore a state from `read`."""
+        """Restore the state from the `numbers` of `read`."""
         backends.assign(self.array, np.array(numbers, np.float64))

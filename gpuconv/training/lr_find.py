@@ -108,7 +108,7 @@ def lr_find(
             each group's own, and their schedules are left out.
         start, end: The first and the last rate, above 0 and rising.
         steps: From 2 on.
-        loss, seed, precision: As in `Trainer`.
+        loss, seed, precision, optimizer_settings: As in `Trainer`.
 
     Raises ValueError or TypeError for wrong arguments, DataError for images that do not fit, and DivergedError if the
     first loss is not finite.

@@ -47,7 +47,7 @@ class Plateau:
 
     @classmethod
     def of(cls, given: str | int | Plateau | None) -> Plateau | None:
-        """A plateau from its short form or its patience. Raises ValueError or TypeError if it cannot be built."""
+        """A plateau from its short form or patience, `given`. Raises ValueError or TypeError if it cannot be built."""
         if given is None or isinstance(given, Plateau):
             return given
         if not isinstance(given, str):
@@ -65,7 +65,12 @@ class Plateau:
         return f"patience={self.patience},factor={self.factor!r},threshold={self.threshold!r},watch={self.watch}"
 
     def expect_watched(self, validation: object, how: str = "validation=0.1") -> None:
-        """Raise ValueError if validation data is watched and there is none. how: the argument that would give some."""
+        """Raise ValueError if validation data is watched and there is none.
+
+        Args:
+            validation: The data, or None.
+            how: The argument that would give some.
+        """
         if self.watch.startswith("validation") and not validation:
             instead = self.watch.replace("validation", "train")
             raise ValueError(
@@ -73,7 +78,7 @@ class Plateau:
             )
 
     def rate(self, history: Sequence[Record]) -> float:
-        """The factor on the learning rate after these epochs."""
+        """The factor on the learning rate after the epochs of `history`."""
         rate, waited = 1.0, 0
         sign = -1 if self.watch.endswith("accuracy") else 1
         best = float("inf")

@@ -37,7 +37,11 @@ FORMAT = 1
 
 
 class RunDirectory:
-    """The paths of a run's files. `held` gives one for writing, `open` one for reading."""
+    """The paths of a run's files. `held` gives one for writing, `open` one for reading.
+
+    Args:
+        path: The folder.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         if not os.fspath(path):  # Path("") is the current folder
@@ -63,8 +67,13 @@ class RunDirectory:
     def start(cls, path: str | os.PathLike[str], settings: Record) -> RunDirectory:
         """Create the directory of a new run and write its settings.
 
-        Raises FileExistsError if it already holds a run, and CheckpointError if it cannot be created or written to, or
-        if `settings` could not be read back.
+        Args:
+            path: The folder.
+            settings: JSON-serializable.
+
+        Raises:
+            FileExistsError: It already holds a run.
+            CheckpointError: It cannot be created or written to, or `settings` could not be read back.
         """
         run = cls(path)
         if any(map(os.path.lexists, (run.settings_file, run.last, run.best, run.metrics_jsonl, run.metrics_csv))):
@@ -85,7 +94,12 @@ class RunDirectory:
     @classmethod
     @contextlib.contextmanager
     def held(cls, path: str | os.PathLike[str], settings: Record, resume: bool = False) -> Iterator[RunDirectory]:
-        """Start a run, or continue it with `resume`, under a lock that keeps other processes out.
+        """Start a run, or continue it, under a lock that keeps other processes out.
+
+        Args:
+            path: The folder.
+            settings: JSON-serializable; stored, or compared with those of the run.
+            resume: Whether to continue it.
 
         Raises as `start` and `open` do, and CheckpointError, naming the process, if another one holds the lock.
         """
@@ -111,7 +125,9 @@ class RunDirectory:
 
     @classmethod
     def claim(cls, home: Path, stem: str) -> Path:
-        """Create the directory HOME/STEM-N with the first free N; no other process gets the same one."""
+        """Create the directory HOME/STEM-N, of `home` and `stem`, with the first free N; no other process gets the same
+        one.
+        """
         for number in itertools.count(1):
             run = cls(home / f"{stem}-{number}")
             with contextlib.suppress(FileExistsError):
@@ -142,7 +158,7 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> RunDirectory:
-        """The directory of an existing run. Raises FileNotFoundError if there is none."""
+        """The directory of an existing run at `path`. Raises FileNotFoundError if there is none."""
         run = cls(path)
         if not run.settings_file.exists():
             inside = sorted(file.parent.name for file in Path(path).glob(f"*/{run.settings_file.name}"))

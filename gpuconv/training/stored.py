@@ -320,7 +320,7 @@ def check_arrays(
 
 
 def load_net(path: str | os.PathLike[str], net: Layer) -> Checkpoint:
-    """Load the weights and buffers of a checkpoint into `net`, which does not change if this raises."""
+    """Load the weights and buffers of the checkpoint at `path` into `net`, which does not change if this raises."""
     checkpoint = load(path)
     check_net(path, checkpoint, net)
     net.load_state_dict(checkpoint.part("net"))

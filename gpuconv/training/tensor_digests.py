@@ -123,6 +123,7 @@ class Digests(Callback):
 
     @contextmanager
     def around_step(self, trainer: Any) -> Iterator[None]:
+        """A context around a step of `trainer`, whose arrays are recorded."""
         step = trainer.steps + 1
         with digests_of_step(trainer) as tensors:
             yield

@@ -49,35 +49,41 @@ if TYPE_CHECKING:
 class Trainer(RunState):
     """A net, its optimizer, loss and schedule, and the training state.
 
-    net: built, on the device where it is to be trained. optimizer: a name with `lr` and further settings (see
-    `gpuconv.training.optimizers`), an optimizer, or any object with step(params, grads) (`adapt.Adapted`). loss: a
-    name, or a function (`gpuconv.losses`). schedule: its short form, "cosine,warmup:5", a schedule, or any function of
-    the step (`schedules.Called`). plateau: lower the rate, in addition, when the validation loss no longer improves: a
-    patience in epochs, a short form, "5,factor=0.5", or a `Plateau`. clip: the largest norm of all gradients together,
-    or a short form, "value:0.5", or a `Clip`. ema: the decay of a moving average of the weights, as 0.999, which
-    validation, tests and checkpoints use; `averaged()` puts it into the net. metrics: what is measured on validation
-    and test data in addition to loss and accuracy (`gpuconv.metrics`). seed: of the shuffles and augmentations that
-    `fit` sets up for a bare Dataset. fuse: train through `net.fuse()`, the same arrays with fewer launches; by default
-    on all devices but NumPy.
+    `trained` is the net that a step runs: `net`, or its fused twin. The state: `steps` done, `epoch` (epochs
+    completed), `batch` (batches done of the next epoch), `records` (the contents of metrics.jsonl), `tested` (the
+    result of the test at the end).
 
-    precision: "float32", "tf32", "float16" or "bfloat16", to which the net is converted (`gpuconv.layers.Layer.to`); by
-    default the net's. The optimizer keeps float32 masters of 16-bit parameters, which start from the parameters given
-    here; weights loaded into the net later do not reach them. loss_scale: only for float16, by default `LossScale()`.
-
-    graph: whether `fit` captures the step, from the loading of a batch to the metrics, as a CUDA graph and replays it,
-    up to eight steps per launch; by default on CUDA devices. On "emulated" the launches are recorded and run again. A
-    run gives the same bits either way. If a capture fails, an `UncapturedWarning` says why, and the run continues
-    without.
-
-    shards: cut each batch, the last one of an epoch included, into so many parts, a power of two, which go forward and
-    backward one by one; batch norm takes the statistics of each. The random numbers of augmentation and dropout are
-    those of the whole batch. parallel: "mpi", or `gpuconv.parallel.MPI(...)`: the processes that mpiexec started train
-    together. Each runs this program; `ranks.rank` tells which it is (docs/parallel.md).
-
-    `trained` is the net that a step runs: `net`, or its fused twin.
-
-    The state: `steps` done, `epoch` (epochs completed), `batch` (batches done of the next epoch), `records` (the
-    contents of metrics.jsonl). `tested`: the result of the test at the end.
+    Args:
+        net: Built, on the device where it is to be trained.
+        optimizer: A name with `lr` and further settings (`gpuconv.training.optimizers`), an optimizer, or any object
+            with step(params, grads) (`adapt.Adapted`).
+        loss: A name, or a function (`gpuconv.losses`).
+        schedule: Its short form, "cosine,warmup:5", a schedule, or any function of the step (`schedules.Called`).
+        plateau: Lowers the rate, in addition, when the validation loss no longer improves: a patience in epochs, a
+            short form, "5,factor=0.5", or a `Plateau`.
+        clip: The largest norm of all gradients together, or a short form, "value:0.5", or a `Clip`.
+        ema: The decay of a moving average of the weights, as 0.999, which validation, tests and checkpoints use;
+            `averaged()` puts it into the net.
+        seed: Of the shuffles and augmentations that `fit` sets up for a bare Dataset.
+        precision: "float32", "tf32", "float16" or "bfloat16", to which the net is converted
+            (`gpuconv.layers.Layer.to`); by default the net's. The optimizer keeps float32 masters of 16-bit parameters,
+            which start from the parameters given here; weights loaded into the net later do not reach them.
+        loss_scale: Only for float16, by default `LossScale()`.
+        graph: Whether `fit` captures the step, from the loading of a batch to the metrics, as a CUDA graph and replays
+            it, up to eight steps per launch; by default on CUDA devices. On "emulated" the launches are recorded and
+            run again. A run gives the same bits either way. If a capture fails, an `UncapturedWarning` says why, and
+            the run continues without.
+        fuse: Whether to train through `net.fuse()`, the same arrays with fewer launches; by default on all devices but
+            NumPy.
+        metrics: What is measured on validation and test data in addition to loss and accuracy (`gpuconv.metrics`).
+        shadow: The share of the run's time, between 0 and 1, in which the oracle checks its calls (docs/shadow.md).
+        violation: What happens if one is beyond its bound: "stop" raises ShadowError, "warn" continues.
+        shards: Cuts each batch, the last one of an epoch included, into so many parts, a power of two, which go forward
+            and backward one by one; batch norm takes the statistics of each. The random numbers of augmentation and
+            dropout are those of the whole batch.
+        parallel: "mpi", or `gpuconv.parallel.MPI(...)`: the processes that mpiexec started train together. Each runs
+            this program; `ranks.rank` tells which it is (docs/parallel.md).
+        optimizer_settings: Of the optimizer that is named, as `lr` and `momentum`.
     """
 
     def __init__(
@@ -158,30 +164,40 @@ class Trainer(RunState):
     ) -> History:
         """Train until a total of `epochs` epochs is done, and return a record for each.
 
-        train: (images, labels), a Dataset or any object with __len__ and __getitem__, which is shuffled and split into
-        batches of `batch_size`; or batches: a Loader, a PyTorch DataLoader, a generator, or a function that makes one
-        (docs/data.md). uint8 images are normalised by `normalization`, by default the net's, else by the statistics of
-        the training images, which the net then keeps; floats are taken as they are. steps_per_epoch: the batches of an
-        epoch, for a generator.
-
-        validation: evaluated after each epoch; it decides which epoch is "best" (without it, the training loss does). A
-        number between 0 and 1 splits that fraction of each class off the training data, drawn by the trainer's seed; 0
-        means none. test: evaluated only for the record: after each epoch, or with test_at_end once at the end (the
-        default if validation is a fraction), with the result in `tested`.
-
-        run_dir: a folder for checkpoints, logs and curves (see `rundir`). resume: continue from its last checkpoint,
-        with the same settings; this gives the same bits as a run without a stop (on the CPU: with the same BLAS and the
-        same number of its threads, which determine the order of its sums). settings: further JSON-serializable settings
-        to store there and compare. metrics_every: the steps between readings of the running loss, which detect NaN.
-        checkpoint_every: steps between checkpoints, in addition to one after each epoch.
-
         The first Ctrl-C, SIGTERM or SIGHUP finishes the step, saves and returns with `stop_reason` "interrupted" and
         the signal as `interrupted_by`; the second aborts. If a callback fails in `on_stop`, its error goes to stderr.
 
-        Raises DataError, before anything is created, if the images, labels or the last batch do not fit the net;
-        DivergedError, without saving anything more, if the loss is not finite; CheckpointError for a run directory or
-        checkpoint that cannot be used, or that another process is writing; SettingsError for a resume with other
-        settings; FileExistsError if run_dir already holds a run.
+        Args:
+            train: (images, labels), a Dataset or any object with __len__ and __getitem__, which is shuffled and split
+                into batches; or batches: a Loader, a PyTorch DataLoader, a generator, or a function that makes one
+                (docs/data.md). Floats are taken as they are.
+            epochs: In total, those of a resumed run included.
+            validation: Evaluated after each epoch; it decides which epoch is "best" (without it, the training loss
+                does). A number between 0 and 1 splits that fraction of each class off the training data, drawn by the
+                trainer's seed; 0 means none.
+            test: Evaluated only for the record, after each epoch.
+            test_at_end: Whether `test` is evaluated once at the end instead (the default if validation is a fraction),
+                with the result in `tested`.
+            callbacks: Objects with event methods (`Callback`).
+            run_dir: A folder for checkpoints, logs and curves (`RunDirectory`).
+            resume: Whether to continue from its last checkpoint, with the same settings; this gives the same bits as a
+                run without a stop (on the CPU: with the same BLAS and the same number of its threads, which determine
+                the order of its sums).
+            metrics_every: The steps between readings of the running loss, which detect NaN.
+            checkpoint_every: Steps between checkpoints, in addition to one after each epoch.
+            batch_size: Images of a batch, for data without batches.
+            steps_per_epoch: The batches of an epoch, for a generator.
+            normalization: Of uint8 images; by default the net's, else the statistics of the training images, which the
+                net then keeps.
+            settings: Further JSON-serializable settings to store in run_dir and compare.
+            progress: Whether to show a bar and print a line for each epoch.
+
+        Raises:
+            DataError: The images, labels or the last batch do not fit the net; nothing was created.
+            DivergedError: The loss is not finite; nothing more was saved.
+            CheckpointError: A run directory or checkpoint that cannot be used, or that another process is writing.
+            SettingsError: A resume with other settings.
+            FileExistsError: run_dir already holds a run.
         """
         integer("metrics_every", metrics_every, 1)
         epochs = integer("epochs", epochs, 0)

@@ -29,7 +29,15 @@ Make = Callable[[np.random.Generator, np.dtype], Arguments]
 
 @dataclass(frozen=True)
 class Case:
-    """One problem of one op. make(rng, dtype) gives host arrays, in the op's order, and its options."""
+    """One problem of one op.
+
+    Args:
+        op: Its name.
+        tier: "tiny", "odd", "real" or "random".
+        name: Of the problem, unique for the op.
+        make: make(rng, dtype) gives host arrays, in the op's order, and its options.
+        dtypes: Those in which it runs.
+    """
 
     op: str
     tier: str
@@ -38,12 +46,18 @@ class Case:
     dtypes: tuple[str, ...] = DTYPES
 
     def arguments(self, dtype: str, seed: int = 0) -> Arguments:
-        """The arrays and options; the same seed gives the same numbers."""
+        """The arrays, of `dtype`, and the options; the same `seed` gives the same numbers."""
         return self.make(np.random.default_rng([seed, *self.name.encode()]), as_dtype(dtype))
 
 
 def cases(tiers: tuple[str, ...] = TIERS, random_cases: int = 6, seed: int = 0) -> list[Case]:
-    """Every case of the tiers, smallest tier first. The random tier's problems follow from the seed."""
+    """Every case of the tiers, smallest tier first.
+
+    Args:
+        tiers: Their names.
+        random_cases: The number of problems of the random tier for each op.
+        seed: From which they follow.
+    """
     makers = (
         _convolution_cases,
         _pool_cases,

@@ -16,7 +16,16 @@ from gpuconv.verify.oracle import expect
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of one case. share: the worst error / bound; above 1 is wrong."""
+    """The result of one case.
+
+    Args:
+        case: The problem.
+        dtype: In which it ran.
+        error: The largest difference from the oracle.
+        bound: Its limit there.
+        share: The worst error / bound; above 1 is wrong.
+        failure: What went wrong instead, or "".
+    """
 
     case: Case
     dtype: str
@@ -32,7 +41,13 @@ class Outcome:
 
 @dataclass
 class Row:
-    """The outcomes of one op and dtype."""
+    """The outcomes of one op and dtype.
+
+    Args:
+        op: Its name.
+        dtype: In which it ran.
+        outcomes: One for each case.
+    """
 
     op: str
     dtype: str
@@ -53,7 +68,14 @@ class Row:
 
 
 def run_case(case: Case, dtype: str, device: str, seed: int = 0) -> Outcome:
-    """Run one case on a device and compare it with the oracle. A fault of a kernel is an outcome too."""
+    """Run one case on a device and compare it with the oracle. A fault of a kernel is an outcome too.
+
+    Args:
+        case: The problem.
+        dtype: One of the case's.
+        device: Its name.
+        seed: Of the case's numbers.
+    """
     arrays, options = case.arguments(dtype, seed)
     moved, moved_options = [move(a, device) for a in arrays], {k: move(v, device) for k, v in options.items()}
     expected = expect(case.op, [_copy(a) for a in arrays], options)
@@ -80,7 +102,14 @@ def _copy(value: object) -> Any:
 
 
 def verify(chosen: Iterable[Case], dtypes: Iterable[str], device: str, seed: int = 0) -> Iterator[Row]:
-    """Run cases on a device, op by op and dtype by dtype; yields each row when it is done."""
+    """Run cases on a device, op by op and dtype by dtype; yields each row when it is done.
+
+    Args:
+        chosen: The cases.
+        dtypes: Their names; a case runs in those that it has.
+        device: Its name.
+        seed: Of the cases' numbers.
+    """
     by_op: dict[str, list[Case]] = {}
     for case in chosen:
         by_op.setdefault(case.op, []).append(case)

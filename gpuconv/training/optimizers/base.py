@@ -70,9 +70,13 @@ class Optimizer:
     def build(self, params: Arrays, masters: Mapping[str, np.ndarray] | None = None) -> None:
         """Create the state, zeros for each parameter, and the masters. The first `step` does it if nobody else has.
 
-        masters: host arrays from which the masters of 16-bit parameters start, by default the parameters themselves.
+        Args:
+            params: The parameters by name.
+            masters: Host arrays from which the masters of 16-bit parameters start, by default the parameters
+                themselves.
 
-        Raises ValueError for settings that overflow the dtype in which the parameters are updated.
+        Raises:
+            ValueError: Settings that overflow the dtype in which the parameters are updated.
         """
         if not params:
             raise ValueError("there is nothing to optimize: the net has no trained parameters")
@@ -96,8 +100,9 @@ class Optimizer:
         self._weight_decay = [self.weight_decay if len(p.shape) >= smallest_rank else 0.0 for p in params.values()]
 
     def match(self, params: Arrays) -> bool:
-        """Adapt the state to these parameters, after layers were frozen or unfrozen. Parameters that were trained
-        before keep their state. Returns whether anything changed; if so, call `follow` again."""
+        """Adapt the state to `params`, after layers were frozen or unfrozen. Parameters that were trained
+        before keep their state. Returns whether anything changed; if so, call `follow` again.
+        """
         if [*self._parameters] == [*params]:
             return False
         before = self.state_dict()
@@ -118,9 +123,13 @@ class Optimizer:
         return [lr]
 
     def follow(self, lr: Array, step: Array) -> None:
-        """Read each step's rates and number from these arrays: (L,) as in `rates`, and (1,) int64.
+        """Read each step's rates and number from arrays on the device. The caller updates them, and calls `count`
+        instead of `advance`.
 
-        The caller updates the arrays, and calls `count` instead of `advance`."""
+        Args:
+            lr: (L,) as in `rates`.
+            step: (1,) int64.
+        """
         self._lr, self._step = lr, step
 
     def count(self) -> None:
@@ -136,17 +145,29 @@ class Optimizer:
         yield self
 
     def begin(self, total: int, epoch: int) -> None:
-        """Called before a run's first step with its total number of steps and the steps of an epoch."""
+        """Called before a run's first step.
+
+        Args:
+            total: The run's number of steps.
+            epoch: The steps of an epoch.
+        """
 
     def step(self, params: Arrays, grads: Arrays, lr: float | None = None) -> None:
-        """One step, which changes the parameters in place. lr: this step's rate, by default the optimizer's."""
+        """One step, which changes the parameters in place.
+
+        Args:
+            params, grads: Arrays by name.
+            lr: This step's rate, by default the optimizer's.
+        """
         if self._lr is None:
             self.build(params)
         self.advance(lr)
         self.update(params, grads)
 
     def advance(self, lr: float | None = None) -> None:
-        """The host's part of a step: counts it and writes its number and learning rate to the device."""
+        """The host's part of a step: counts it and writes its number and learning rate to the device. `lr`: as in
+        `step`.
+        """
         self.steps += 1
         backends.assign(self._lr, self.lr if lr is None else lr)
         backends.assign(self._step, self.steps)
@@ -154,7 +175,10 @@ class Optimizer:
     def update(self, params: Arrays, grads: Arrays, scaling: Array | None = None) -> None:
         """The device's part of a step: one op call, without host values that change from step to step.
 
-        scaling: the array of `ops.update_loss_scale` for these gradients: their factor, or that the step is skipped.
+        Args:
+            params, grads: Arrays by name.
+            scaling: The array of `ops.update_loss_scale` for these gradients: their factor, or that the step is
+                skipped.
         """
         state = [[slot[name] for name in params] for slot in self.state.values()]
         masters = [self.masters.get(name, p) for name, p in params.items()] if self.masters else None
@@ -182,8 +206,9 @@ class Optimizer:
         return copies | {"steps": np.array(self.steps, np.int64)}
 
     def check_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
-        """Raise ValueError that names the first entry that is missing, unknown or of another shape or dtype, or a
-        negative `steps`."""
+        """Raise ValueError that names the first entry of `state` that is missing, unknown or of another shape or dtype,
+        or a negative `steps`.
+        """
         here = self.state_dict()
         for name in [*here, *state]:
             if name not in here or name not in state:
@@ -198,7 +223,7 @@ class Optimizer:
         integer("steps", state["steps"][()], 0)
 
     def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
-        """Restore what `state_dict` returned. The optimizer must be built; nothing changes if this raises."""
+        """Restore `state`, as `state_dict` returned it. The optimizer must be built; nothing changes if this raises."""
         self.check_state_dict(state)
         for name, array in self._named().items():
             backends.assign(array, state[name])

@@ -70,7 +70,9 @@ class Groups(Optimizer):
         self.parts = [Group.parse(text) for text in self.groups.split(";")]
 
     def build(self, params: Arrays, masters: Mapping[str, np.ndarray] | None = None) -> None:
-        """Assign each parameter to its group. Raises ValueError for a parameter without a group and an empty group."""
+        """Assign each parameter to its group; arguments as in `Optimizer.build`. Raises ValueError for a parameter
+        without a group and an empty group.
+        """
         names: list[list[str]] = [[] for _ in self.parts]
         for name, param in params.items():
             fitting = [index for index, part in enumerate(self.parts) if part.fits(name, param)]
