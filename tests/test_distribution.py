@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class Built(NamedTuple):
-    said: str
+    output: str
     sdist: set[str]
     wheel: zipfile.ZipFile
 
@@ -63,7 +63,7 @@ def built(tmp_path_factory) -> Built:
 
 
 def test_the_build_gives_no_warnings(built):
-    assert [line for line in built.said.splitlines() if "warning" in line.lower()] == []
+    assert [line for line in built.output.splitlines() if "warning" in line.lower()] == []
 
 
 def test_the_source_distribution_equals_the_repository(built):

@@ -85,7 +85,7 @@ def test_jupyter_runs_a_notebook(name, tmp_path):
     drawn = sum("gc.plots." in source for source in cells(name))
     assert kinds.count("image/png") == drawn
     if name == "teacher":
-        said = "".join(output.text for output in outputs if output.output_type == "stream")
-        assert "epoch 1/" in said
-        assert "step/s" in said or "application/vnd.jupyter.widget-view+json" in kinds  # a bar, where ipywidgets is
+        printed = "".join(output.text for output in outputs if output.output_type == "stream")
+        assert "epoch 1/" in printed
+        assert "step/s" in printed or "application/vnd.jupyter.widget-view+json" in kinds  # a bar, where ipywidgets is
     assert not [*tmp_path.iterdir()]

@@ -64,13 +64,13 @@ def test_an_algorithm_from_the_command_line(tmp_path, capsys):
     asked = ["--op", "linear", "--algo", "mma-64x64"]
     assert main(["lab", *asked, "--template"]) == 0
     path.write_text(capsys.readouterr().out.replace("fprop(y, ", "y[0] = round_to<DTYPE>(1000.0f); return; fprop(y, "))
-    status, said = run(path, *asked, "--device", "emulated", "--dtype", "bfloat16", capsys=capsys)
+    status, output = run(path, *asked, "--device", "emulated", "--dtype", "bfloat16", capsys=capsys)
     assert status == 1
-    assert "in place of conv2d_fprop_mma.cu" in said
-    assert "result[0, 0] is 1000" in said
-    status, said = run(path, *asked, "--device", "emulated", "--dtype", "float64", capsys=capsys)
+    assert "in place of conv2d_fprop_mma.cu" in output
+    assert "result[0, 0] is 1000" in output
+    status, output = run(path, *asked, "--device", "emulated", "--dtype", "float64", capsys=capsys)
     assert status == 2
-    assert "mma-64x64 has cases in float16, bfloat16, float32, received float64" in said
+    assert "mma-64x64 has cases in float16, bfloat16, float32, received float64" in output
     assert "relu has no algorithms" in run(path, "--op", "relu", "--algo", "mma-64x64", capsys=capsys)[1]
     assert "did you mean 'mma-64x64'" in run(path, "--op", "linear", "--algo", "mma-64x65", capsys=capsys)[1]
 
@@ -82,24 +82,24 @@ def test_16_bit_floats_are_also_checked_with_the_users_file(tmp_path, capsys):
     at = next(number for number, line in enumerate(text) if line.startswith("    fprop("))
     text[at] = "    if (blockIdx.x == 0 && threadIdx.x == 0) y[0] = round_to<DTYPE>(1000.0f);"
     path.write_text("\n".join(text))
-    status, said = run(path, "--op", "linear", "--device", "emulated", "--dtype", "float16", capsys=capsys)
+    status, output = run(path, "--op", "linear", "--device", "emulated", "--dtype", "float16", capsys=capsys)
     assert status == 1
-    assert "result[0, 0] is 1000" in said
+    assert "result[0, 0] is 1000" in output
 
 
 def test_the_template_passes(my_pool, capsys):
-    status, said = run(my_pool, "--op", "max_pool2d", "--device", "emulated", "--dtype", "float32", capsys=capsys)
+    status, output = run(my_pool, "--op", "max_pool2d", "--device", "emulated", "--dtype", "float32", capsys=capsys)
     assert status == 0
-    assert "PASS" in said
-    assert "not timed: a kernel's speed" in said
+    assert "PASS" in output
+    assert "not timed: a kernel's speed" in output
 
 
 def test_a_wrong_kernel_is_reported_with_its_smallest_failing_case(my_pool, capsys):
     my_pool.write_text(my_pool.read_text().replace("value > leader", "value >= leader"))  # ties go to the last
-    status, said = run(my_pool, "--op", "max_pool2d", "--device", "emulated", "--dtype", "float32", capsys=capsys)
+    status, output = run(my_pool, "--op", "max_pool2d", "--device", "emulated", "--dtype", "float32", capsys=capsys)
     assert status == 1
-    assert "smallest failing case" in said
-    assert "not timed: the kernel's results are wrong" in said
+    assert "smallest failing case" in output
+    assert "not timed: the kernel's results are wrong" in output
 
 
 @pytest.mark.kernels
@@ -107,9 +107,9 @@ def test_a_compile_error_points_into_the_file(my_pool, capsys):
     text = my_pool.read_text().replace("value > leader", "value > leadr")
     my_pool.write_text(text)
     line = text[: text.index("leadr")].count("\n") + 1
-    status, said = run(my_pool, "--op", "max_pool2d", "--device", "emulated", "--dtype", "float32", capsys=capsys)
+    status, output = run(my_pool, "--op", "max_pool2d", "--device", "emulated", "--dtype", "float32", capsys=capsys)
     assert status == 1
-    assert f"my_pool.cu:{line}:" in said
+    assert f"my_pool.cu:{line}:" in output
 
 
 def test_the_shipped_kernel_is_restored_afterwards(my_pool, capsys):
@@ -156,9 +156,9 @@ def test_other_kernels_are_refused_before_anything_runs(my_pool, change, message
 def test_bad_input_is_refused(tmp_path, capsys):
     assert run("--op", "max_pool", capsys=capsys) == (2, "gpuconv: error: " + _unknown("max_pool", "max_pool2d"))
     assert run("--op", "relu", capsys=capsys)[0] == 2
-    status, said = run(tmp_path / "no.cu", "--op", "relu", capsys=capsys)
+    status, output = run(tmp_path / "no.cu", "--op", "relu", capsys=capsys)
     assert status == 2
-    assert "no.cu: no such file" in said
+    assert "no.cu: no such file" in output
 
 
 def _unknown(name, near):

@@ -32,10 +32,10 @@ def test_a_history_is_a_list_displayed_as_curves_and_a_table():
     assert history == json.loads(json.dumps(history))
     assert copy.deepcopy(history) == history
     tree = parsed(history._repr_html_())
-    told = words(tree)
-    assert [text for text in told if text in ("loss", "accuracy")] == ["loss", "accuracy"]
-    assert {"train", "validation", "epoch", "validation accuracy"} <= {*told}
-    assert f"{history[-1]['validation_loss']:.4f}" in told
+    texts = words(tree)
+    assert [text for text in texts if text in ("loss", "accuracy")] == ["loss", "accuracy"]
+    assert {"train", "validation", "epoch", "validation accuracy"} <= {*texts}
+    assert f"{history[-1]['validation_loss']:.4f}" in texts
     assert len([each for each in tree.iter() if each.tag == "polyline"]) == 4
     assert len([each for each in tree.iter() if each.tag == "tr"]) == 4
     assert "no epoch yet" in "".join(parsed(History()._repr_html_()).itertext())

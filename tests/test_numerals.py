@@ -34,7 +34,7 @@ def test_python_only_number_syntax_is_refused():
 
 def test_no_number_on_the_command_line_has_an_underscore(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for arguments, said in (
+    for arguments, message in (
         (["train", "--epochs", "1_0"], "expected a whole number from 1 on, received '1_0'"),
         (["train", "--seed", "1_0"], "expected a whole number from 0 on, received '1_0'"),
         (["train", "--lr", "1_0"], "expected a number above 0, received '1_0'"),
@@ -54,7 +54,7 @@ def test_no_number_on_the_command_line_has_an_underscore(capsys, tmp_path, monke
         (["train", "--augment", "shift:0_1"], "'0_1' in 'shift:0_1' is neither a number nor key=value"),
     ):
         assert main(arguments) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -59,10 +59,10 @@ def test_wrong_results_are_reported():
         "none": (lambda x, w, padding: None, "the result is NoneType, not an array of numbers"),
         "list": (lambda x, w, padding: [x, None], "the result is list, not an array of numbers"),
     }
-    for name, (mine, told) in results.items():
+    for name, (mine, message) in results.items():
         found = gc.checks.compare(mine, ops.conv2d, CASES[:1], layout="NCHW")
         assert not found.passed, name
-        assert re.search(told, found[0].details), name
+        assert re.search(message, found[0].details), name
         assert "WRONG" in str(found)
         assert "WRONG" in found._repr_html_()
 
@@ -78,7 +78,7 @@ def test_functions_may_also_return_a_cache():
         return x.reshape(n, c, h // kernel_size, kernel_size, w // kernel_size, kernel_size).max(axis=(3, 5))
 
     pools = [dict(x=(2, 6, 4, 3), kernel_size=2)]
-    for mine, op, cases, told in (
+    for mine, op, cases, message in (
         (conv, ops.conv2d, CASES, "cache not compared"),
         (lambda x: (np.maximum(x, 0), x), ops.relu, [dict(x=(2, 5))], "cache not compared"),
         (pool, ops.max_pool2d, pools, "the first of 2 results compared"),
@@ -94,7 +94,7 @@ def test_functions_may_also_return_a_cache():
     ):
         found = gc.checks.compare(mine, op, cases, layout="NCHW")
         assert found.passed, str(found)
-        assert [each.details for each in found] == [told] * len(found)
+        assert [each.details for each in found] == [message] * len(found)
     wrong = gc.checks.compare(
         lambda x, kernel_size: (0 * pool(x, kernel_size), x), ops.max_pool2d, pools, layout="NCHW"
     )

@@ -47,9 +47,9 @@ def test_activations_has_a_column_per_layer_between_image_and_scores():
 
 
 def test_activations_names_each_layer_and_the_size_of_its_volume():
-    said = words(picture(truth=3))
+    texts = words(picture(truth=3))
     for text in ["conv1", "9×7×12", "4×3×5", "1×1×7", "9×7×3", "this is: kind 3"]:
-        assert text in said
+        assert text in texts
 
 
 def test_activations_draws_slices_in_rows_and_says_what_it_leaves_out():
@@ -274,7 +274,7 @@ def test_the_error_of_a_failed_save_names_the_path(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (ValueError("Key backend:\n  no such"), "ValueError: Key backend: no such"),
         (RuntimeError("latex is\nmissing"), "RuntimeError: latex is missing"),
@@ -284,13 +284,13 @@ def test_the_error_of_a_failed_save_names_the_path(tmp_path, monkeypatch):
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-def test_any_error_while_drawing_is_one_line(error, said, tmp_path):
+def test_any_error_while_drawing_is_one_line(error, message, tmp_path):
     def make():
         raise error
 
     with pytest.raises(plots.PlotError) as raised:
         plots.draw(tmp_path / "x.png", make)
-    assert str(raised.value) == said
+    assert str(raised.value) == message
     assert not list(tmp_path.iterdir())
 
 

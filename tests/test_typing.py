@@ -134,10 +134,10 @@ def test_mypy_accepts_examples_and_pages_and_finds_mistakes(programs):
         f"[mypy]\nstrict = true\nmypy_path = {ROOT}\ncache_dir = {programs}/cache\n"
         "[mypy-gpuconv.*]\nfollow_imports = silent\n"
     )
-    said = api.run(["--config-file", str(settings), *map(str, programs.glob("*.py"))])[0]
-    found = re.findall(r"([^/\n]+):(\d+): error: ", said)
-    assert {(name, int(line)) for name, line in found} == marked(), said
-    assert 'Unexpected keyword argument "lrr" for "SGD"; did you mean "lr"?' in said
+    output = api.run(["--config-file", str(settings), *map(str, programs.glob("*.py"))])[0]
+    found = re.findall(r"([^/\n]+):(\d+): error: ", output)
+    assert {(name, int(line)) for name, line in found} == marked(), output
+    assert 'Unexpected keyword argument "lrr" for "SGD"; did you mean "lr"?' in output
 
 
 @pytest.mark.slow
@@ -148,8 +148,8 @@ def test_pyright_accepts_examples_and_pages_and_finds_mistakes(programs):
     settings = {"typeCheckingMode": "strict", "extraPaths": [str(ROOT)]}
     (programs / "pyrightconfig.json").write_text(json.dumps(settings))
     command = [pyright, "--pythonpath", sys.executable, "--outputjson", "-p", str(programs)]
-    told = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)["generalDiagnostics"]
-    errors = [each for each in told if each["severity"] == "error"]
+    result = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)["generalDiagnostics"]
+    errors = [each for each in result if each["severity"] == "error"]
     assert {(Path(each["file"]).name, each["range"]["start"]["line"] + 1) for each in errors} == marked(), errors
 
 

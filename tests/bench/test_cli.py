@@ -79,7 +79,7 @@ def test_a_wrong_result_of_ours_gives_status_1(tmp_path, capsys, quick_peaks, mo
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["ops", "--device", "cuda:99"], "cuda|CUDA|CuPy|NVIDIA"),
         (["ops", "--device", "emulated"], "says nothing about their speed"),
@@ -92,13 +92,13 @@ def test_a_wrong_result_of_ours_gives_status_1(tmp_path, capsys, quick_peaks, mo
         (["compare", "nowhere.json", "nowhere.json"], "nowhere.json: No such file"),
     ],
 )
-def test_bad_input_is_one_line(tmp_path, capsys, arguments, said):
+def test_bad_input_is_one_line(tmp_path, capsys, arguments, message):
     options = [] if arguments[0] == "compare" else ["--results", str(tmp_path), "--commit", "abc"]
     assert cli.main([*arguments, *options]) == 2
     error = capsys.readouterr().err
     assert error.startswith("bench: error: ")
     assert error.count("\n") == 1
-    assert re.search(said, error)
+    assert re.search(message, error)
     assert not list(tmp_path.iterdir())
 
 
@@ -118,7 +118,7 @@ def test_compare(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--results", "nowhere"], "nowhere is no folder of records"),
         (["--nvrtc", "."], "holds no libnvrtc-builtins"),
@@ -127,10 +127,10 @@ def test_compare(tmp_path, capsys):
     ],
     ids=["results", "nvrtc", "gpu", "shape"],
 )
-def test_predict_refuses_bad_options_in_one_line(words, said, capsys, tmp_path, monkeypatch):
+def test_predict_refuses_bad_options_in_one_line(words, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["predict", *words]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -271,7 +271,9 @@ def test_the_report_predicts_only_for_tensor_cores_on_the_modelled_chip():
                 key = kernel, arch, *algorithm
                 if key not in times:
                     times[key] = predict_conv.of_line(Line(variant, arch, kernel, 128, resources, 0.5))
-    told = {key for key, seconds in times.items() if seconds is not None}
-    assert told
-    assert {(kernel, arch, dtype) for kernel, arch, _, dtype in told} == {("conv2d_fprop_mma", "sm_90a", "float16")}
-    assert all(2e-5 < times[key] < 3e-4 for key in told)  # its floor is 14 us
+    predicted = {key for key, seconds in times.items() if seconds is not None}
+    assert predicted
+    assert {(kernel, arch, dtype) for kernel, arch, _, dtype in predicted} == {
+        ("conv2d_fprop_mma", "sm_90a", "float16")
+    }
+    assert all(2e-5 < times[key] < 3e-4 for key in predicted)  # its floor is 14 us

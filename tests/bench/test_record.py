@@ -33,7 +33,7 @@ def test_a_second_run_adds_to_the_file_and_replaces_entries_it_times_again(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ('{"schema": 99}', "has schema 99, this version reads 1"),
         ("[]", "no schema"),
@@ -42,10 +42,10 @@ def test_a_second_run_adds_to_the_file_and_replaces_entries_it_times_again(tmp_p
         ("", "no benchmark record"),
     ],
 )
-def test_a_file_that_is_not_a_record_of_this_version_is_refused(tmp_path, text, said):
+def test_a_file_that_is_not_a_record_of_this_version_is_refused(tmp_path, text, message):
     path = tmp_path / "x.json"
     path.write_text(text)
-    with pytest.raises(RecordError, match=said):
+    with pytest.raises(RecordError, match=message):
         Record.load(path)
 
 

@@ -126,8 +126,8 @@ def test_the_block_says_what_was_not_timed_and_not_reached(house):
     record(house[1], entries=[entry, ENTRIES[1]], **{"not reached": ["a", "b", "c"]})
     report.write(*house)
     text = house[0].read_text()
-    told = "channels_last out of memory in 1, compile left out in 1, graph absent in 1"
-    assert f"Not timed, of 2 entries: {told}." in text
+    absent = "channels_last out of memory in 1, compile left out in 1, graph absent in 1"
+    assert f"Not timed, of 2 entries: {absent}." in text
     assert "Not reached when the run was stopped or its time was up: 3 entries." in text
 
 

@@ -59,28 +59,28 @@ def run_script(tmp_path: Path, *words: str, lists_gpus: bool = False, timeout: f
     return done, done.stdout + done.stderr
 
 
-def told(tmp_path: Path) -> dict:
+def report(tmp_path: Path) -> dict:
     return json.loads((tmp_path / "out" / "gate.json").read_text())
 
 
 @pytest.mark.slow
 def test_without_a_gpu_the_gate_completes_and_says_what_it_could_not_do(tmp_path):
     before = sorted(path.name for path in (ROOT / "gpuconv").iterdir())
-    done, said = run_script(tmp_path)
-    assert done.returncode == 3, said
+    done, output = run_script(tmp_path)
+    assert done.returncode == 3, output
     assert sorted(path.name for path in (ROOT / "gpuconv").iterdir()) == before
-    assert "NO GPU: nothing was proved" in said
+    assert "NO GPU: nothing was proved" in output
     checks = [(part.name, check.name) for part in order.PARTS for check in part.checks]
-    assert [(each["part"], each["check"]) for each in told(tmp_path)["checks"]] == checks
-    assert {each["status"] for each in told(tmp_path)["checks"]} == {NOT_REACHED}
-    assert all(each["reason"].startswith("no GPU") for each in told(tmp_path)["checks"])
+    assert [(each["part"], each["check"]) for each in report(tmp_path)["checks"]] == checks
+    assert {each["status"] for each in report(tmp_path)["checks"]} == {NOT_REACHED}
+    assert all(each["reason"].startswith("no GPU") for each in report(tmp_path)["checks"])
 
 
 @pytest.mark.slow
 def test_an_unusable_gpu_is_a_failure(tmp_path):
-    done, said = run_script(tmp_path, "why", lists_gpus=True)
-    assert done.returncode == 1, said
-    environment, _, ncu = told(tmp_path)["checks"]
+    done, output = run_script(tmp_path, "why", lists_gpus=True)
+    assert done.returncode == 1, output
+    environment, _, ncu = report(tmp_path)["checks"]
     assert (environment["status"], ncu["status"]) == (FAILED, NOT_REACHED)
     assert "the GPU cannot be used: " in environment["reason"]
 
@@ -111,14 +111,14 @@ def test_the_whole_gate_on_the_stand_in(tmp_path):
     tool(tmp_path / "bin", "compute-sanitizer", SANITIZER)
     tool(tmp_path / "bin", "ncu", NCU)
     python = f"{sys.executable} -m tests.standin"
-    done, said = run_script(tmp_path, "--rehearse", python, "--commit", "abc", timeout=1500)
-    ends = {each["check"]: (each["status"], each["reason"]) for each in told(tmp_path)["checks"]}
+    done, output = run_script(tmp_path, "--rehearse", python, "--commit", "abc", timeout=1500)
+    ends = {each["check"]: (each["status"], each["reason"]) for each in report(tmp_path)["checks"]}
     without = {"cubins", "record", "loader", "choices", "driver", "model"}  # cannot be had there, or go by the clock
-    assert {name: end for name, end in ends.items() if end[0] != PASSED and name not in without} == {}, said
+    assert {name: end for name, end in ends.items() if end[0] != PASSED and name not in without} == {}, output
     assert not [end for end in ends.values() if "Traceback" in end[1] or "the gate:" in end[1] or end[0] == LATE]
     assert done.returncode == 1
-    assert told(tmp_path)["running"] is None
-    asked = [verdict["question"] for verdict in told(tmp_path)["verdicts"]]
+    assert report(tmp_path)["running"] is None
+    asked = [verdict["question"] for verdict in report(tmp_path)["verdicts"]]
     assert asked == [fast.ISSUE, *([fast.MODEL] if fast.MODEL in asked else []), fast.RECORD, *QUESTIONS.values()]
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert len(files) <= 8, "a lent machine gives no more files back"
@@ -176,7 +176,7 @@ def test_parts_run_in_order_after_the_environment(asked, found):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--minutes", "0"], "above 0, received 0"),
         (["--wheels", "nowhere"], "nowhere is no folder"),
@@ -186,12 +186,12 @@ def test_parts_run_in_order_after_the_environment(asked, found):
     ],
     ids=["minutes", "wheels", "cubins", "part", "out"],
 )
-def test_bad_usage(words, said, capsys, tmp_path, monkeypatch):
+def test_bad_usage(words, message, capsys, tmp_path, monkeypatch):
     monkeypatch.delenv("OUT", raising=False)
     with pytest.raises(SystemExit) as left:
         command_line.main([] if words is None else [*words, "--out", str(tmp_path / "out")])
     assert left.value.code == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -380,7 +380,7 @@ def answer(answer="yes", seen="so it is", question=ASKED):
 
 
 @pytest.mark.parametrize(
-    ("done", "found", "said"),
+    ("done", "found", "message"),
     [
         (Done(0, f"work\n{answer()}\n", 1.0), "yes", "so it is"),
         (Done(0, f"{answer('no', 'off by 3')}\n", 1.0), "no", "off by 3"),
@@ -398,10 +398,10 @@ def answer(answer="yes", seen="so it is", question=ASKED):
     ],
     ids=["yes", "no", "hangs", "crashes", "silent", "two", "other", "maybe", "unseen", "word", "list", "part", "cut"],
 )
-def test_a_verdict_needs_one_complete_answer_and_exit_status_0(done, found, said):
+def test_a_verdict_needs_one_complete_answer_and_exit_status_0(done, found, message):
     verdict = read_verdict(ASKED, done.text, done.code, done.late, done.last)
     assert verdict.answer == found
-    assert said in verdict.seen
+    assert message in verdict.seen
 
 
 @pytest.mark.parametrize(("given", "error"), [("no", FailedError), ("unknown", NotReachedError)], ids=["no", "unknown"])
@@ -421,7 +421,7 @@ def test_every_question_has_its_experiment_and_is_asked_in_a_child(planted):
 
 
 @pytest.mark.parametrize(
-    ("said", "status", "found"),
+    ("output", "status", "found"),
     [
         ("run\ntest accuracy 96.49%\n", 0, ("no", "at least 96.5")),
         ("no device", 2, ("no", "status 2: no device")),
@@ -431,8 +431,8 @@ def test_every_question_has_its_experiment_and_is_asked_in_a_child(planted):
     ],
     ids=["too low", "failed", "silent", "enough", "nan"],
 )
-def test_training_is_judged_by_its_last_line(said, status, found):
-    verdict, seen = training.judge(said, status)
+def test_training_is_judged_by_its_last_line(output, status, found):
+    verdict, seen = training.judge(output, status)
     assert verdict == found[0]
     assert found[1] in seen
 
@@ -461,8 +461,8 @@ class Planted(Gate):
     def run(self, log, command, seconds, **environment):
         self.ran.append(list(command))
         self.environments.append(environment)
-        code, said = next((end for word, end in self.ends.items() if word in " ".join(command)), (0, ""))
-        return Done(code, said, 1.0, late=code == 124)
+        code, output = next((end for word, end in self.ends.items() if word in " ".join(command)), (0, ""))
+        return Done(code, output, 1.0, late=code == 124)
 
 
 @pytest.fixture
@@ -575,14 +575,14 @@ def test_the_benchmark_reports_missing_and_failed_sides_and_ignores_old_entries(
         ops(planted.tell(bench=(124, "")), 60)
     with pytest.raises(FailedError, match="wrong and not timed"):
         ops(planted.tell(bench=(1, "wrong and not timed: x")), 60)
-    for lie, said in (
+    for lie, message in (
         (dict(status="failed", reason="no memory"), "no memory"),
         (dict(median=float("nan")), "no times"),
         (dict(median=0.0), "no times"),
         (dict(median=-1.0), "no times"),
     ):
         record_of(planted, [entry(**lie)])
-        with pytest.raises(FailedError, match=said):
+        with pytest.raises(FailedError, match=message):
             ops(planted.tell(), 60)
     record_of(planted, [entry(date="2026-01-01T00:00:00+00:00")])
     with pytest.raises(LateError, match="no entry was timed"):
@@ -610,13 +610,13 @@ def test_old_kernels_are_compared_with_new_ones(planted):
 
 
 @pytest.mark.parametrize(
-    ("said", "error"),
+    ("output", "error"),
     [("rms error 14.9 % over 24 rows", None), ("rms error 15.1 % over 24 rows", FailedError), ("", NotReachedError)],
     ids=["within", "refuted", "nothing measured"],
 )
-def test_a_refuted_prediction_is_reported(planted, said, error):
+def test_a_refuted_prediction_is_reported(planted, output, error):
     planted.facts["name"] = "NVIDIA H200"
-    planted.tell(predict=(0, f"gpu\n{said}\n"))
+    planted.tell(predict=(0, f"gpu\n{output}\n"))
     if error is None:
         assert fast.model(planted, 30)[0] == "14.9 % over 24 convolutions"
     else:

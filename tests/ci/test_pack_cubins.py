@@ -31,10 +31,10 @@ def gate(tmp_path, pack):
 
 
 def test_packed_kernels_are_found_and_not_compiled(gate, monkeypatch):
-    said, manifest = start.cubins(gate, 10)
+    output, manifest = start.cubins(gate, 10)
     jobs = pack_cubins.variants_of("step_counter.cu")
     assert manifest["entries"] == len(jobs)
-    assert said == f"{len(jobs)} kernel files for sm_90a, {nvrtc.version()}, {nvrtc.header_version()}"
+    assert output == f"{len(jobs)} kernel files for sm_90a, {nvrtc.version()}, {nvrtc.header_version()}"
     version = nvrtc.version()
     monkeypatch.setattr(nvrtc, "version", lambda: version)
     monkeypatch.setattr(nvrtc, "toolkit", lambda: (None, version))  # compiles nothing

@@ -15,12 +15,6 @@ from gpuconv.training.tensor_digests import read
 TINY = ["--data", "synthetic:n=96,size=9x7x3,classes=4", "--model", "seed-net", "--device", "numpy", "--epochs", "1"]
 
 
-@pytest.fixture
-def work(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def test_train_keeps_digests_in_the_run_or_a_file(work, capsys):
     assert main(["train", *TINY, "--run-dir", "run", "--digests", "--seed", "3"]) == 0
     assert main(["train", *TINY, "--run-dir", "other", "--digests", "file.jsonl", "--seed", "3"]) == 0
@@ -30,9 +24,9 @@ def test_train_keeps_digests_in_the_run_or_a_file(work, capsys):
     assert read("run/digests.jsonl") == read("file.jsonl")
     capsys.readouterr()
     assert main(["train", *TINY, "--digests", "no/folder.jsonl"]) == 2
-    said = capsys.readouterr().err
-    assert "no/folder.jsonl" in said
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert "no/folder.jsonl" in output
+    assert output.count("\n") == 1
 
 
 def test_the_same_run_again_agrees_and_another_seed_is_named(work, capsys):
@@ -42,13 +36,13 @@ def test_the_same_run_again_agrees_and_another_seed_is_named(work, capsys):
     assert main(["bisect", "a", "b"]) == 0
     assert "agree over 2 steps" in capsys.readouterr().out
     assert main(["bisect", "a", "seed"]) == 1
-    said = capsys.readouterr().out
-    assert said.startswith("settings differ: ")
-    assert "seed is 0 there and 1 here" in said
-    assert "differ first at step 1: the output of input, forward" in said  # another order of the images
+    output = capsys.readouterr().out
+    assert output.startswith("settings differ: ")
+    assert "seed is 0 there and 1 here" in output
+    assert "differ first at step 1: the output of input, forward" in output  # another order of the images
     assert main(["bisect", "a", "rate", "--json"]) == 1
-    told = json.loads(capsys.readouterr().out)
-    assert (told["bits"]["step"], told["bits"]["a"]["direction"]) == (1, "update")
+    result = json.loads(capsys.readouterr().out)
+    assert (result["bits"]["step"], result["bits"]["a"]["direction"]) == (1, "update")
 
 
 def test_refusals(work, capsys):
@@ -80,9 +74,9 @@ def test_refusals(work, capsys):
     }.items():
         capsys.readouterr()
         assert main(line.split()) == 2, line
-        said = capsys.readouterr().err
-        assert message in said, said
-        assert said.count("\n") == 1
+        output = capsys.readouterr().err
+        assert message in output, output
+        assert output.count("\n") == 1
 
 
 SIDES = ["--data", TINY[1], "--model", "seed-net", "--batch-size", "8"]
@@ -90,9 +84,9 @@ SIDES = ["--data", TINY[1], "--model", "seed-net", "--batch-size", "8"]
 
 def test_two_sides_agree(work, capsys):
     assert main(["bisect", "numpy", "numpy,float16", *SIDES, "--steps", "1", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["agree"]
-    assert min(told["calls"]) > 10
+    result = json.loads(capsys.readouterr().out)
+    assert result["agree"]
+    assert min(result["calls"]) > 10
     assert main(["bisect", "float32", "bfloat16", *SIDES]) == 0
     assert "agree over 2 steps: " in capsys.readouterr().out
 
@@ -109,9 +103,9 @@ def test_a_wrong_kernel_of_b_is_named(work, capsys):
     )
     arguments = ["bisect", "numpy", "emulated", *SIDES, "--optimizer", "sgd", "--kernel", "my.cu", "--op", "sgd_step"]
     assert main(arguments) == 1
-    said = capsys.readouterr().out
-    assert "differ first at step 1: sgd_step of conv1.weight, update, on B" in said
-    assert "params[0][0, 0, 0, 1]" in said
+    output = capsys.readouterr().out
+    assert "differ first at step 1: sgd_step of conv1.weight, update, on B" in output
+    assert "params[0][0, 0, 0, 1]" in output
 
 
 @pytest.mark.kernels
@@ -123,9 +117,9 @@ def test_a_kernel_that_faults_is_one_line(work, capsys):
         main(["bisect", "numpy", "emulated", *SIDES, "--optimizer", "sgd", "--kernel", "my.cu", "--op", "sgd_step"])
         == 2
     )
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "kernel sgd_step, block (0, 0, 0), thread (0, 0, 0): out of bounds" in said
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1
+    assert "kernel sgd_step, block (0, 0, 0), thread (0, 0, 0): out of bounds" in output
 
 
 def test_ctrl_c_ends_it(work, monkeypatch):

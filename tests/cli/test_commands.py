@@ -21,9 +21,9 @@ from gpuconv.training import Trainer
 def error_of(capsys, *arguments) -> str:
     """The single line printed by a command that fails with status 2."""
     assert main([str(argument) for argument in arguments]) == 2
-    said = capsys.readouterr()
-    assert re.fullmatch(r"gpuconv: error: [^\n]+\n", said.err), said.err
-    return said.err
+    captured = capsys.readouterr()
+    assert re.fullmatch(r"gpuconv: error: [^\n]+\n", captured.err), captured.err
+    return captured.err
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -31,10 +31,12 @@ def test_help_shows_an_example(command, capsys):
     with pytest.raises(SystemExit) as left:
         main([command, "--help"])
     assert left.value.code == 0
-    said = capsys.readouterr().out
-    assert f"usage: gpuconv {command}" in said
+    output = capsys.readouterr().out
+    assert f"usage: gpuconv {command}" in output
     examples = module(command).EXAMPLES
-    assert said.endswith("\n".join([f"example{'s' if examples[1:] else ''}:", *(f"  {line}" for line in examples), ""]))
+    assert output.endswith(
+        "\n".join([f"example{'s' if examples[1:] else ''}:", *(f"  {line}" for line in examples), ""])
+    )
     assert examples[0].startswith(f"gpuconv {command}")
 
 
@@ -50,8 +52,8 @@ def test_help_without_docstrings(capsys, monkeypatch):
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["help"]])
 def test_the_overview_names_every_command(arguments, capsys):
     assert main(arguments) == 0
-    said = capsys.readouterr().out
-    lines = said.splitlines()
+    output = capsys.readouterr().out
+    lines = output.splitlines()
     assert lines[:5] == ["usage: gpuconv COMMAND [options]", "", "Train, inspect and use ConvNets.", "", "commands:"]
     assert lines[5:-4] == [f"  {name:<9} {text}" for name, text in COMMANDS.items()]
     assert lines[-1] == "  gpuconv train"
@@ -65,7 +67,7 @@ def test_version(capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["trian"], "did you mean 'train'"),
         (["train", "--epohcs", "3"], "did you mean --epochs"),
@@ -129,9 +131,9 @@ def test_version(capsys):
         (["summary", "--precision", "tf32", "--input", "8x8x3"], "--input and --precision go with --model"),
     ],
 )
-def test_mistakes_are_one_line_and_change_nothing(arguments, said, capsys, tmp_path, monkeypatch):
+def test_mistakes_are_one_line_and_change_nothing(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert said in error_of(capsys, *arguments)
+    assert message in error_of(capsys, *arguments)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -175,15 +177,15 @@ def test_running_out_of_memory_is_reported_even_if_python_gives_no_message(monke
     assert "not enough memory" in error_of(capsys, "train")
 
 
-@pytest.mark.parametrize(("raised", "said"), [("", "not enough memory"), ("no 9 bytes more", "no 9 bytes more")])
-def test_running_out_of_memory_during_training_is_reported(raised, said, monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize(("raised", "message"), [("", "not enough memory"), ("no 9 bytes more", "no 9 bytes more")])
+def test_running_out_of_memory_during_training_is_reported(raised, message, monkeypatch, tmp_path, capsys):
     def exhausted(self, *arguments, **options):
         raise MemoryError(raised)
 
     monkeypatch.setattr(Trainer, "step", exhausted)
     tiny = ("--model", "seed-net", "--data", "synthetic:n=64,size=8x8x3", "--run-dir", tmp_path / "run")
     assert main(["train", *map(str, tiny)]) == 2
-    assert capsys.readouterr().err.splitlines()[-1] == f"gpuconv: error: {said}"
+    assert capsys.readouterr().err.splitlines()[-1] == f"gpuconv: error: {message}"
 
 
 def test_debug_shows_the_traceback():
@@ -220,7 +222,7 @@ def test_a_run_directory_that_cannot_be_created_is_one_line(capsys, tmp_path):
 
 def test_a_nan_loss_is_reported(capsys, tmp_path):
     run = tmp_path / "run"
-    said = error_of(
+    message = error_of(
         capsys,
         "train",
         "--data",
@@ -236,7 +238,7 @@ def test_a_nan_loss_is_reported(capsys, tmp_path):
         "--run-dir",
         run,
     )
-    assert "lower learning rate" in said
+    assert "lower learning rate" in message
 
 
 def test_a_damaged_checkpoint_is_one_line(capsys, tmp_path):
@@ -251,46 +253,46 @@ def test_a_damaged_checkpoint_is_one_line(capsys, tmp_path):
 
 def test_summary_of_vgg16_has_the_parameter_count_of_the_course_notes(capsys):
     assert main(["summary", "--model", "vgg16"]) == 0
-    said = capsys.readouterr().out
-    assert "138,344,128" in said
-    assert "224x224x64" in said
+    output = capsys.readouterr().out
+    assert "138,344,128" in output
+    assert "224x224x64" in output
 
 
 def test_summary_in_a_precision_shows_its_algorithms(capsys):
-    said = {}
+    outputs = {}
     for precision in ("float32", "tf32", "bfloat16"):
         given = ["--model", "tiny-vgg", "--device", "emulated", "--precision", precision]
         assert main(["summary", *given]) == 0
-        said[precision] = capsys.readouterr().out
-        assert f"memory in {precision}" in said[precision]
-    assert "simt-" in said["float32"]
-    assert "mma-" not in said["float32"]
-    assert "mma-" in said["tf32"]
-    assert "mma-" in said["bfloat16"]
+        outputs[precision] = capsys.readouterr().out
+        assert f"memory in {precision}" in outputs[precision]
+    assert "simt-" in outputs["float32"]
+    assert "mma-" not in outputs["float32"]
+    assert "mma-" in outputs["tf32"]
+    assert "mma-" in outputs["bfloat16"]
 
 
 def test_summary_lists_the_nets_and_takes_an_input(capsys):
     from gpuconv import models
 
     assert main(["summary"]) == 0
-    said = capsys.readouterr().out
-    assert all(name in said for name in models.MODELS)
+    output = capsys.readouterr().out
+    assert all(name in output for name in models.MODELS)
     assert main(["summary", "--model", "seed-net", "--input", "20x12x5", "--classes", "3"]) == 0
-    said = capsys.readouterr().out
-    assert "20x12x12" in said
-    assert "10x6x12" in said
+    output = capsys.readouterr().out
+    assert "20x12x12" in output
+    assert "10x6x12" in output
 
 
 def test_info_names_devices_and_packages(capsys):
     assert main(["info"]) == 0
-    said = capsys.readouterr().out
-    assert re.search(r"^  numpy +ready: ", said, re.M)
+    output = capsys.readouterr().out
+    assert re.search(r"^  numpy +ready: ", output, re.M)
     for name in ("emulated", "cuda"):
-        assert re.search(rf"^  {name} +(ready|not available): \S", said, re.M)
+        assert re.search(rf"^  {name} +(ready|not available): \S", output, re.M)
     for name in ("driver", "NVRTC", "C\\+\\+ compiler"):
-        assert re.search(rf"^  {name} +(CUDA \d|NVRTC \d|/|not available: \S)", said, re.M)
+        assert re.search(rf"^  {name} +(CUDA \d|NVRTC \d|/|not available: \S)", output, re.M)
     for name in ("python", "BLAS", "cache", "auto takes", "matplotlib", "gpuconv["):
-        assert name in said
+        assert name in output
 
 
 @pytest.mark.parametrize(
@@ -310,9 +312,9 @@ def test_info_tells_of_a_blas_without_the_processor_s_avx512(capsys, monkeypatch
     monkeypatch.setattr(parallel, "blas_kernels", lambda: kernels)
     monkeypatch.setattr(np, "show_config", lambda mode: config)
     assert main(["info"]) == 0
-    said = capsys.readouterr().out
-    assert (f"a BLAS with kernels for {kernels}" in said) == bool(kernels)
-    assert ("OPENBLAS_CORETYPE=SkylakeX" in said) == slow
+    output = capsys.readouterr().out
+    assert (f"a BLAS with kernels for {kernels}" in output) == bool(kernels)
+    assert ("OPENBLAS_CORETYPE=SkylakeX" in output) == slow
 
 
 def test_info_says_what_is_missing_and_why(capsys, monkeypatch):
@@ -326,18 +328,18 @@ def test_info_says_what_is_missing_and_why(capsys, monkeypatch):
     monkeypatch.setattr(nvrtc, "toolkit", lambda: missing(nvrtc.CompileError("no NVRTC wheel")))
     monkeypatch.setattr(cxx, "version", lambda: missing(EmulatorError("no compiler on the path")))
     assert main(["info"]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     causes = {"driver": "no libcuda", "NVRTC": "no NVRTC wheel", "C++ compiler": "no compiler on the path"}
     for name, why in causes.items():
-        assert re.search(rf"^  {re.escape(name)} +not available: {why}$", said, re.M)
+        assert re.search(rf"^  {re.escape(name)} +not available: {why}$", output, re.M)
 
 
 def test_check_passes_on_the_default_net(capsys):
     assert main(["check"]) == 0
-    said = capsys.readouterr().out
-    assert re.search(r"^model +digits-net, loss softmax:label_smoothing=0.1, seed 0\n\nPASS  ", said, re.M)
-    assert len(re.findall(r"^PASS  ", said, re.M)) == 5
-    assert "FAIL" not in said
+    output = capsys.readouterr().out
+    assert re.search(r"^model +digits-net, loss softmax:label_smoothing=0.1, seed 0\n\nPASS  ", output, re.M)
+    assert len(re.findall(r"^PASS  ", output, re.M)) == 5
+    assert "FAIL" not in output
 
 
 def test_check_takes_the_loss_with_its_options(capsys):
@@ -387,12 +389,12 @@ def test_output_of_commands_has_no_terminal_control_characters(capsys):
 
 
 def test_a_system_error_is_described_in_words():
-    for error, said in (
+    for error, message in (
         (OSError(2, "No such file", "a"), "a: No such file"),
         (OSError(28, "No space left"), "No space left"),
         (OSError("in words"), "in words"),
     ):
-        assert describe(error) == said
+        assert describe(error) == message
 
 
 class Flushed(io.StringIO):

@@ -15,63 +15,62 @@ from gpuconv.cli.main import COMMANDS, parsers
 TINY = ["--data", "synthetic:n=96,size=9x7x3,classes=4", "--model", "seed-net", "--device", "numpy"]
 
 
-@pytest.fixture(autouse=True)
-def work(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("work")
 
 
-def out(capsys, *arguments, status=0):
+def stdout_of(capsys, *arguments, status=0):
     capsys.readouterr()
     assert main([*map(str, arguments)]) == status
     return capsys.readouterr().out
 
 
-def found(capsys, *arguments, status=0):
+def document_of(capsys, *arguments, status=0):
     """The single JSON document on standard output."""
-    return json.loads(out(capsys, *arguments, "--json", status=status))
+    return json.loads(stdout_of(capsys, *arguments, "--json", status=status))
 
 
 def test_documents_of_train_evaluate_and_predict(work, capsys):
     Image = pytest.importorskip("PIL.Image")
-    trained = found(capsys, "train", *TINY, "--epochs", 2, "--run-dir", "run")
+    trained = document_of(capsys, "train", *TINY, "--epochs", 2, "--run-dir", "run")
     assert [record["epoch"] for record in trained["epochs"]] == [1, 2]
     assert trained["test_accuracy"] == trained["epochs"][-1]["test_accuracy"]
     assert (trained["run"], trained["stopped"], trained["steps"]) == ("run", "finished", 4)
-    tested = found(capsys, "evaluate", "run", "--device", "numpy")
+    tested = document_of(capsys, "evaluate", "run", "--device", "numpy")
     assert tested["test_accuracy"] == trained["test_accuracy"]
     assert np.array(tested["confusion"]).sum() == tested["images"] == sum(c["images"] for c in tested["classes"]) == 19
     assert np.trace(tested["confusion"]) == sum(each["right"] for each in tested["classes"])
     Image.fromarray(np.zeros((9, 7, 3), np.uint8)).save("a.png")
     (work / "b.png").write_bytes(b"no image")
     looked = ["predict", "a.png", "b.png", "--run-dir", "run", "--device", "numpy"]
-    first, second = found(capsys, *looked, status=1)["images"]
+    first, second = document_of(capsys, *looked, status=1)["images"]
     assert first["image"] == "a.png"
     assert sum(each["probability"] for each in first["best"]) == pytest.approx(1)
     assert [*second] == ["image", "error"]
-    quiet = out(capsys, "train", *TINY, "--epochs", 1, "--run-dir", "other", "--quiet")
+    quiet = stdout_of(capsys, "train", *TINY, "--epochs", 1, "--run-dir", "other", "--quiet")
     assert quiet.startswith("test accuracy ")
     assert quiet.count("\n") == 1
-    assert out(capsys, "evaluate", "run", "--device", "numpy", "--quiet").startswith("class ")
+    assert stdout_of(capsys, "evaluate", "run", "--device", "numpy", "--quiet").startswith("class ")
 
 
 def test_documents_of_the_other_commands(capsys):
-    nets = found(capsys, "summary")["nets"]
+    nets = document_of(capsys, "summary")["nets"]
     assert nets[0]["name"] == "seed-net"
-    summary = found(capsys, "summary", "--model", "seed-net")
+    summary = document_of(capsys, "summary", "--model", "seed-net")
     assert summary["total"]["parameters"] == sum(row["parameters"] for row in summary["layers"])
-    files = found(capsys, "kernels", "--file", "metrics.cu")["files"]
+    files = document_of(capsys, "kernels", "--file", "metrics.cu")["files"]
     assert [*files[0]["kernels"]] == ["metrics_add"]
-    verified = found(capsys, "verify", "--op", "relu", "--tier", "tiny", "--dtype", "float32", "--device", "numpy")
+    verified = document_of(
+        capsys, "verify", "--op", "relu", "--tier", "tiny", "--dtype", "float32", "--device", "numpy"
+    )
     assert (verified["passed"], verified["failed"], verified["rows"][0]["op"]) == (1, 0, "relu")
     steps = ["profile", "--model", "seed-net", "--batch-size", 2, "--steps", 1, "--no-peaks", "--device", "numpy"]
-    assert "conv1" in [row["layer"] for row in found(capsys, *steps)["rows"]]
-    assert "devices" in found(capsys, "info")
-    assert "relu" in found(capsys, "lab", "--op", "relu", "--template")["template"]
+    assert "conv1" in [row["layer"] for row in document_of(capsys, *steps)["rows"]]
+    assert "devices" in document_of(capsys, "info")
+    assert "relu" in document_of(capsys, "lab", "--op", "relu", "--template")["template"]
 
 
 def test_a_failing_check_is_in_the_document(capsys):
-    checked = found(capsys, "check", *TINY, "--lr", 1000, status=1)
+    checked = document_of(capsys, "check", *TINY, "--lr", 1000, status=1)
     assert not checked["passed"]
     assert not all(each["passed"] for each in checked["checks"])
     assert all(each["worst"] is not None for each in checked["gradients"])
@@ -79,8 +78,8 @@ def test_a_failing_check_is_in_the_document(capsys):
 
 def test_errors_are_a_line_on_stderr_and_no_document(capsys):
     assert main(["evaluate", "nowhere", "--json"]) == 2
-    said = capsys.readouterr()
-    assert (said.out, said.err.count("\n")) == ("", 1)
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err.count("\n")) == ("", 1)
 
 
 def test_a_document_holds_plain_json_values():
@@ -109,15 +108,15 @@ def test_the_options_of_other_commands_are_not_imported():
         "import sys; from gpuconv.cli.main import parsers; parsers('info')\n"
         "print([name for name in sys.modules if name.startswith('gpuconv.cli.')])"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "gpuconv.cli.info" in told
-    assert "gpuconv.cli.train" not in told
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "gpuconv.cli.info" in output
+    assert "gpuconv.cli.train" not in output
 
 
 def test_completion(capsys):
     pytest.importorskip("shtab")
     for arguments in (["--print-completion", "bash"], ["--print-completion=bash"]):
-        script = out(capsys, *arguments)
+        script = stdout_of(capsys, *arguments)
         for word in ("--early-stopping", "evaluate", "digits-net", "--json"):
             assert word in script
         assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0

@@ -50,8 +50,10 @@ def test_a_folder_in_use_by_another_process_is_refused_by_name(tmp_path, capsys)
     run.mkdir()
     lock = LockFile(run / "run.lock")
     assert main(["train", *TINY, "--epochs", "1", "--run-dir", str(run)]) == 2
-    told = capsys.readouterr().err
-    assert re.fullmatch(rf"gpuconv: error: {run} is being written by process {os.getpid()} on \S+ since [^\n]+\n", told)
+    output = capsys.readouterr().err
+    assert re.fullmatch(
+        rf"gpuconv: error: {run} is being written by process {os.getpid()} on \S+ since [^\n]+\n", output
+    )
     assert [path.name for path in run.iterdir()] == ["run.lock"]
     lock.release()
     assert main(["train", *TINY, "--epochs", "1", "--run-dir", str(run)]) == 0
@@ -122,8 +124,8 @@ def test_runs_started_at_once_get_separate_folders_and_only_one_gets_a_named_fol
         ends = sorted((run.wait(120), run.communicate()[1]) for run in pair)
         assert ends[0] == (0, "")
         assert ends[1][0] == 2 or arguments[0] == "--resume"  # which may begin when the other has ended
-        told = r"gpuconv: error: one (is being written by process \d+ on|already holds a run).*\n"
-        assert ends[1][0] == 0 or re.fullmatch(told, ends[1][1])
+        message = r"gpuconv: error: one (is being written by process \d+ on|already holds a run).*\n"
+        assert ends[1][0] == 0 or re.fullmatch(message, ends[1][1])
         assert not (tmp_path / "one" / "run.lock").exists()
 
 
@@ -223,9 +225,9 @@ def test_a_second_signal_ends_at_once_and_leaves_the_last_checkpoint(tmp_path, n
     for _ in range(3):
         run.send_signal(number)
         time.sleep(0.002)
-    _, said = run.communicate(timeout=60)
+    _, output = run.communicate(timeout=60)
     assert run.returncode == 128 + number
-    assert "Traceback" not in said
+    assert "Traceback" not in output
     checkpoint.load(tmp_path / "run" / "last.safetensors")
 
 
@@ -236,8 +238,8 @@ def test_a_signal_before_or_after_the_loop_is_one_line(tmp_path, number):
     run = gpuconv("train", "--data", "synthetic:n=60000,size=32x32x3", "--model", "seed-net", cwd=tmp_path)
     time.sleep(1.5)
     run.send_signal(number)
-    _, said = run.communicate(timeout=60)
-    assert (run.returncode, said) == (128 + number, f"\ngpuconv: stopped by {number.name}\n")
+    _, output = run.communicate(timeout=60)
+    assert (run.returncode, output) == (128 + number, f"\ngpuconv: stopped by {number.name}\n")
 
     run = gpuconv("train", *TINY, "--epochs", "2", "--run-dir", tmp_path / "run")
     for line in run.stdout:
@@ -245,9 +247,9 @@ def test_a_signal_before_or_after_the_loop_is_one_line(tmp_path, number):
             break
     time.sleep(0.15)
     run.send_signal(number)
-    _, said = run.communicate(timeout=60)
+    _, output = run.communicate(timeout=60)
     assert run.returncode == 128 + number
-    assert said.splitlines()[-1] == f"gpuconv: stopped by {number.name}" or "interrupted after step 32" in said
+    assert output.splitlines()[-1] == f"gpuconv: stopped by {number.name}" or "interrupted after step 32" in output
     assert checkpoint.load(tmp_path / "run" / "last.safetensors").state["epoch"] == 2
 
 
@@ -358,9 +360,9 @@ def test_the_test_accuracy_is_printed_whatever_fails_after_training(tmp_path, mo
 
     monkeypatch.setattr(getattr(callbacks, broken), "on_stop", fail)
     assert main(["train", *TINY, "--epochs", "1", "--run-dir", str(tmp_path / "run")]) == 0
-    said = capsys.readouterr()
-    assert re.search(r"^test accuracy [\d.]+%$", said.out, re.M)
-    assert f"{broken} failed at the end of the run: RuntimeError: broken" in said.err
+    captured = capsys.readouterr()
+    assert re.search(r"^test accuracy [\d.]+%$", captured.out, re.M)
+    assert f"{broken} failed at the end of the run: RuntimeError: broken" in captured.err
 
 
 def ended(work, status=0, prepare=lambda: None):
@@ -379,8 +381,8 @@ def ended(work, status=0, prepare=lambda: None):
             os._exit(99)
     os.close(write)
     with open(read) as pipe:
-        said = pipe.read()
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said
+        output = pipe.read()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), output
 
 
 def onto(number, path):
@@ -393,8 +395,8 @@ def test_lost_output_changes_the_exit_status(tmp_path):
     assert ended(lambda: print("x"), 0, full) == (2, lost)
     assert ended(lambda: print("x"), 1, full) == (1, "")
     assert ended(lambda: None, 0, full) == (0, "")
-    code, said = ended(lambda: print("x", flush=True), 0, full)
-    assert (code, "OSError: [Errno 28] No space left on device: 'standard output'" in said) == (99, True)
+    code, output = ended(lambda: print("x", flush=True), 0, full)
+    assert (code, "OSError: [Errno 28] No space left on device: 'standard output'" in output) == (99, True)
     assert ended(lambda: (process.tolerate_lost_stdout(), print("x", flush=True), print("y")), 0, full) == (2, lost)
 
     def keep_no_handle():

@@ -110,10 +110,10 @@ def test_failing_pictures_do_not_end_a_run(env, matplotlibrc, drawn, tmp_path):
     if matplotlibrc:
         (tmp_path / "matplotlibrc").write_text(matplotlibrc)
         env = env | {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
-    said = trains(tmp_path, env=env)
+    output = trains(tmp_path, env=env)
     if drawn is not None:
         assert (tmp_path / "run/curves.png").exists() == drawn
-        assert (said.count("no curves.png: ") == 1) == (not drawn)
+        assert (output.count("no curves.png: ") == 1) == (not drawn)
 
 
 def test_a_broken_font_cache_does_not_end_a_run(tmp_path):
@@ -134,9 +134,9 @@ def test_folders_in_place_of_pictures(tmp_path):
     pytest.importorskip("matplotlib")
     for name in ("curves", "filters", "activations"):
         (tmp_path / f"run/{name}.png").mkdir(parents=True)
-    said = trains(tmp_path)
+    output = trains(tmp_path)
     for name in ("curves", "filters", "activations"):
-        assert said.count(f"no {name}.png: run/{name}.png: exists and is not a regular file\n") == 1
+        assert output.count(f"no {name}.png: run/{name}.png: exists and is not a regular file\n") == 1
 
 
 # --- the user's folders --------------------------------------------------------------------------
@@ -174,10 +174,10 @@ def test_a_progress_bar_that_cannot_be_drawn_does_not_end_a_run(tmp_path):
         folder = tmp_path / str(number)
         folder.mkdir()
         env = dict([f"TQDM_{value}".split("=")])
-        said = trains(folder, env=env)
+        output = trains(folder, env=env)
         done = run(folder, *VERIFY, env=env)
         assert done.returncode == 0
-        for text in (said, done.stderr):
+        for text in (output, done.stderr):
             assert re.fullmatch(r"(no progress bar: [^\n]+; tqdm reads the variables TQDM_\.\.\.\n)?", text)
 
 
@@ -263,7 +263,7 @@ def test_a_folder_that_was_removed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("cxx", "said"),
+    ("cxx", "message"),
     [
         ("no-such-c++", "there is no program 'no-such-c++'"),
         ("no-ccache g++", "there is no program 'no-ccache'"),
@@ -272,11 +272,11 @@ def test_a_folder_that_was_removed(tmp_path):
         ("g++ --no-such-option", "--no-such-option"),
     ],
 )
-def test_an_invalid_cxx_is_one_line(cxx, said, tmp_path):
+def test_an_invalid_cxx_is_one_line(cxx, message, tmp_path):
     env = {"CXX": cxx, "GPUCONV_CACHE_DIR": str(tmp_path / "cache")}
-    assert said in error(run(tmp_path, *VERIFY, env=env))
-    assert said in run(tmp_path, "info", env=env).stdout
-    assert said in error(run(tmp_path, *TRAIN[:-3], "emulated", "--run-dir", "run", env=env))
+    assert message in error(run(tmp_path, *VERIFY, env=env))
+    assert message in run(tmp_path, "info", env=env).stdout
+    assert message in error(run(tmp_path, *TRAIN[:-3], "emulated", "--run-dir", "run", env=env))
     assert not (tmp_path / "run").exists()
 
 

@@ -37,7 +37,7 @@ def explained(line):
     return main(line.split())
 
 
-def found(capsys, *arguments):
+def document_of(capsys, *arguments):
     capsys.readouterr()
     assert main(["explain", "run", "a.png", "--device", "numpy", "--json", *map(str, arguments)]) == 0
     return json.loads(capsys.readouterr().out)
@@ -45,7 +45,7 @@ def found(capsys, *arguments):
 
 @pytest.mark.usefixtures("pictures")
 def test_a_value_is_explained_in_text_and_json(work, capsys):
-    document = found(capsys, "--layer", "residual1.conv1", "--at", "4,3,2", "--most", 5, "--picture", "value.png")
+    document = document_of(capsys, "--layer", "residual1.conv1", "--at", "4,3,2", "--most", 5, "--picture", "value.png")
     assert (document["layer"], document["at"], document["direction"]) == ("residual1.conv1", [4, 3, 2], "forward")
     assert [each["by"] for each in document["computed"]] == ["float64", "numpy"]
     assert all(each["error"] <= each["bound"] for each in document["computed"])
@@ -54,16 +54,16 @@ def test_a_value_is_explained_in_text_and_json(work, capsys):
     assert total == pytest.approx(document["total"], abs=1e-12)
     assert (work / "value.png").read_bytes() == b"drawn"
     assert explained("explain run a.png --layer pool1 --at 0,0,1 --device numpy") == 0
-    said = capsys.readouterr().out
-    assert "the largest of 4 inputs" in said
-    assert "inputs that matter most" in said
+    output = capsys.readouterr().out
+    assert "the largest of 4 inputs" in output
+    assert "inputs that matter most" in output
     assert explained("explain run a.png --layer conv1 --at 4,4,0 --backward --target dog --device numpy") == 0
     assert "outputs that sent most" in capsys.readouterr().out
 
 
 def test_maps_are_written(work, capsys):
     for name in ("saliency", "occlusion", "grad-cam"):
-        document = found(capsys, "--map", name, "--target", "frog", "--picture", f"{name}.png")
+        document = document_of(capsys, "--map", name, "--target", "frog", "--picture", f"{name}.png")
         assert np.shape(document["values"]) == (8, 8, 1)
         assert (work / f"{name}.png").exists()
 
@@ -71,10 +71,10 @@ def test_maps_are_written(work, capsys):
 @pytest.mark.kernels
 def test_the_emulated_device_names_the_thread(work, capsys):
     assert explained("explain run a.png --layer conv1 --at 1,2,3 --device emulated") == 0
-    said = capsys.readouterr().out
-    assert "kernel conv2d_fprop" in said
-    assert "thread (" in said
-    assert "of shared " in said
+    output = capsys.readouterr().out
+    assert "kernel conv2d_fprop" in output
+    assert "thread (" in output
+    assert "of shared " in output
 
 
 def test_refusals(work, capsys):
@@ -97,9 +97,9 @@ def test_refusals(work, capsys):
     }.items():
         capsys.readouterr()
         assert main(["explain", "run", "a.png", "--device", "numpy", *line.split()]) == 2, line
-        said = capsys.readouterr().err
-        assert message in said, said
-        assert said.count("\n") == 1
+        output = capsys.readouterr().err
+        assert message in output, output
+        assert output.count("\n") == 1
     assert not (work / "x.png").exists()
     assert explained("explain run none.png --layer conv1 --at 0,0,0 --device numpy") == 2
     assert explained("explain nowhere a.png --layer conv1 --at 0,0,0") == 2

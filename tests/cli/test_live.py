@@ -52,7 +52,7 @@ def test_a_run_of_train_is_shown_and_not_changed(served, tmp_path):
 
 
 def test_refusals(served, capsys, monkeypatch):
-    for options, said in [
+    for options, message in [
         (["nowhere"], "nowhere holds no run"),
         (["--repeat", "nowhere"], "nowhere holds no run"),
         (["a", "--repeat", "b"], "leave one of them out"),
@@ -63,7 +63,7 @@ def test_refusals(served, capsys, monkeypatch):
         (["--optimizer", "sdg"], "did you mean"),
     ]:
         assert main(["live", *options]) == 2, options
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "starlette", None)
     assert main(["live"]) == 2
     assert "needs starlette and uvicorn: python -m pip install 'gpuconv[live]'" in capsys.readouterr().err

@@ -11,6 +11,7 @@ import pytest
 from gpuconv import models, plots, training
 from gpuconv.cli import main
 from gpuconv.data import Augmentation, Loader, Normalization, load
+from tests.cli.command import output_of
 
 pytest.importorskip("safetensors")
 
@@ -19,35 +20,25 @@ TINY = ["--data", DATA, "--model", "seed-net", "--batch-size", "32", "--device",
 SHORT = [*TINY, "--from", "1e-3", "--to", "1", "--steps", "8"]
 
 
-@pytest.fixture(autouse=True)
-def work(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def said(capsys, *arguments, status=0):
-    capsys.readouterr()
-    assert main([*map(str, arguments)]) == status
-    out, err = capsys.readouterr()
-    return err if status else out
+pytestmark = pytest.mark.usefixtures("work")
 
 
 def test_it_prints_a_table_and_a_suggestion_and_leaves_nothing_behind(work, capsys):
-    out = said(capsys, "lr-find", *SHORT)
+    out = output_of(capsys, "lr-find", *SHORT)
     assert "rates      0.001 to 1 over 8 steps" in out
     assert "step  rate      loss" in out
     assert "falls fastest" in out
     rate = out.split("suggested learning rate ")[1].split()[0]
     assert f"gpuconv train --data {DATA} --model seed-net --batch-size 32 --lr {rate}\n" in out
     assert [*work.iterdir()] == []
-    quiet = said(capsys, "lr-find", *SHORT, "--quiet", "--out", work)
+    quiet = output_of(capsys, "lr-find", *SHORT, "--quiet", "--out", work)
     assert quiet.startswith("step  rate")
     assert quiet.splitlines()[-1] == f"suggested learning rate {rate}"
 
 
 def test_its_losses_are_those_of_the_library(capsys):
     options = ["--seed", 3, "--optimizer", "adam", "--loss", "svm", "--augment", "flip"]
-    found = json.loads(said(capsys, "lr-find", *SHORT, *options, "--json"))
+    found = json.loads(output_of(capsys, "lr-find", *SHORT, *options, "--json"))
     train, _ = load(DATA)
     net = models.build("seed-net", train.image_shape, 4, seed=3)
     normalization = Normalization.from_dataset(train)
@@ -59,10 +50,10 @@ def test_its_losses_are_those_of_the_library(capsys):
 
 
 def test_half_precision_and_initial_weights(work, capsys):
-    said(capsys, "train", *TINY, "--epochs", 2, "--run-dir", "run", "--quiet")
+    output_of(capsys, "train", *TINY, "--epochs", 2, "--run-dir", "run", "--quiet")
     start = {}
     for name, options in {"fresh": [], "trained": ["--weights", "run"], "half": ["--precision", "bfloat16"]}.items():
-        start[name] = json.loads(said(capsys, "lr-find", *SHORT, *options, "--json"))["records"][0]["loss"]
+        start[name] = json.loads(output_of(capsys, "lr-find", *SHORT, *options, "--json"))["records"][0]["loss"]
     assert start["trained"] < start["fresh"]
     assert start["half"] == pytest.approx(start["fresh"], rel=0.05)
     assert start["half"] != start["fresh"]
@@ -71,13 +62,13 @@ def test_half_precision_and_initial_weights(work, capsys):
 def test_out_keeps_the_picture_and_the_losses(work, capsys, monkeypatch):
     drawn = []
     monkeypatch.setattr(plots, "draw", lambda path, make: drawn.append(path) or path.write_bytes(b"picture"))
-    out = said(capsys, "lr-find", *SHORT, "--out", "new/rates")
+    out = output_of(capsys, "lr-find", *SHORT, "--out", "new/rates")
     assert "picture    new/rates/lr-find.png" in out
     assert sorted(path.name for path in (work / "new/rates").iterdir()) == ["lr-find.csv", "lr-find.png"]
     rows = [*csv.DictReader((work / "new/rates/lr-find.csv").read_text().splitlines())]
     assert [*rows[0]] == ["step", "lr", "loss", "smoothed"]
     assert [float(row["lr"]) for row in rows] == pytest.approx(np.geomspace(1e-3, 1, 8)[: len(rows)])
-    said(capsys, "lr-find", *SHORT, "--out", "new/rates")  # replaced
+    output_of(capsys, "lr-find", *SHORT, "--out", "new/rates")  # replaced
 
     def refuse(*_):
         raise plots.PlotError("no pictures here")
@@ -90,16 +81,16 @@ def test_out_keeps_the_picture_and_the_losses(work, capsys, monkeypatch):
 
 def test_a_real_picture(work, capsys):
     pytest.importorskip("matplotlib")
-    said(capsys, "lr-find", *SHORT, "--out", ".")
+    output_of(capsys, "lr-find", *SHORT, "--out", ".")
     assert (work / "lr-find.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_what_cannot_be_written_or_trained_is_one_line(work, capsys):
     (work / "file").touch()
     for out in ("file", "file/below", "file/below/it"):
-        assert f"--out {out} must be a folder, and file is none" in said(
+        assert f"--out {out} must be a folder, and file is none" in output_of(
             capsys, "lr-find", *SHORT, "--out", out, status=2
         )
     wide = ["--data", "synthetic:n=66,size=4x4x3", "--model", "resnet20", "--batch-size", "5"]
-    assert "another batch size than 5 for 66 images" in said(capsys, "lr-find", *wide, status=2)
+    assert "another batch size than 5 for 66 images" in output_of(capsys, "lr-find", *wide, status=2)
     assert [path.name for path in work.iterdir()] == ["file"]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gpuconv.cli import main
+from tests.cli.command import output_of
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -32,27 +33,21 @@ def work(tmp_path, monkeypatch):
 TRAIN = ("train", "--model", "seed-net", "--device", "numpy", "--epochs", "1", "--run-dir", "run")
 
 
-def said(capsys, *arguments, status=0):
-    assert main([*arguments]) == status
-    out, err = capsys.readouterr()
-    return err if status else out
-
-
 def test_a_run_with_a_separate_test_set(work, capsys):
     """All images of both are used, the test images are resized alike, and later commands find both."""
-    out = said(capsys, *TRAIN, "--data", "folder:train,size=8x8", "--test", "folder:test")
+    out = output_of(capsys, *TRAIN, "--data", "folder:train,size=8x8", "--test", "folder:test")
     assert "train: 12 images to train on, 10 to test on, 8x8x3, 2 classes" in out
     assert f'"folder:{work}/test' in (work / "run" / "run.json").read_text()
-    assert "test: 10 test images" in said(capsys, "evaluate", "run")
+    assert "test: 10 test images" in output_of(capsys, "evaluate", "run")
     (work / "test").rename(work / "moved")
-    assert "/test: there is no such folder" in said(capsys, "evaluate", "run", status=2)
-    assert "moved: 10 test images" in said(capsys, "evaluate", "run", "--test", "folder:moved")
-    assert "goes on with the settings" not in said(capsys, "train", "--resume", "run", "--test", "folder:moved")
+    assert "/test: there is no such folder" in output_of(capsys, "evaluate", "run", status=2)
+    assert "moved: 10 test images" in output_of(capsys, "evaluate", "run", "--test", "folder:moved")
+    assert "goes on with the settings" not in output_of(capsys, "train", "--resume", "run", "--test", "folder:moved")
 
 
 @pytest.mark.parametrize("whole", [["--test", "folder:test"], ["--data", "folder:test,test=1"]], ids=["test", "data"])
 def test_evaluate_on_all_of_a_folder(work, capsys, whole):
-    said(capsys, *TRAIN, "--data", "folder:train,size=8x8")
+    output_of(capsys, *TRAIN, "--data", "folder:train,size=8x8")
     assert main(["evaluate", "run", *whole]) == 0
     out, err = capsys.readouterr()
     assert "test: 10 test images\n" in out
@@ -60,13 +55,13 @@ def test_evaluate_on_all_of_a_folder(work, capsys, whole):
 
 
 def test_evaluate_says_which_part_of_a_folder_it_uses(work, capsys):
-    said(capsys, *TRAIN, "--data", "folder:train,size=8x8")
-    out = said(capsys, "evaluate", "run", "--data", "folder:test")
+    output_of(capsys, *TRAIN, "--data", "folder:train,size=8x8")
+    out = output_of(capsys, "evaluate", "run", "--data", "folder:test")
     assert "test: 2 test images of 10; test=1 uses all of them\n" in out
 
 
 def test_changed_data_is_reported(work, capsys):
-    said(capsys, *TRAIN, "--data", "folder:train,size=8x8")
+    output_of(capsys, *TRAIN, "--data", "folder:train,size=8x8")
     assert main(["evaluate", "run"]) == 0
     assert "the data differs" not in capsys.readouterr().err
     shutil.copy(work / "train" / "cats" / "000.png", work / "train" / "cats" / "more.png")
@@ -77,12 +72,12 @@ def test_changed_data_is_reported(work, capsys):
 
 def test_classes_are_matched_by_name(work, capsys):
     """A class that only one of the two has is named."""
-    said(capsys, *TRAIN, "--data", "folder:train,size=8x8")
+    output_of(capsys, *TRAIN, "--data", "folder:train,size=8x8")
     shutil.copytree(work / "test" / "cats", work / "test" / "ants")
-    wrong = said(capsys, "evaluate", "run", "--test", "folder:test", status=2)
-    assert wrong == ("gpuconv: error: 'test' must have the training data's classes: it has unknown 'ants'\n")
+    wrong = output_of(capsys, "evaluate", "run", "--test", "folder:test", status=2)
+    assert wrong.endswith("gpuconv: error: 'test' must have the training data's classes: it has unknown 'ants'\n")
     shutil.rmtree(work / "test" / "cats")
-    wrong = said(capsys, "evaluate", "run", "--test", "folder:test", status=2)
+    wrong = output_of(capsys, "evaluate", "run", "--test", "folder:test", status=2)
     assert "it lacks 'cats' and has unknown 'ants'" in wrong
 
 
@@ -100,7 +95,6 @@ def test_classes_are_matched_by_name(work, capsys):
     ids=["part-of-train", "part-of-test", "none-to-train", "missing", "sizes", "option", "data-set"],
 )
 def test_refusals(work, capsys, arguments, message):
-    err = said(capsys, *arguments, status=2)
+    err = output_of(capsys, *arguments, status=2)
     assert re.search(message, err)
-    assert err.count("\n") == 1
     assert not (work / "run").exists()

@@ -419,10 +419,10 @@ def drawn(monkeypatch):
 def test_what_train_passes_on_and_prints(handed, drawn, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["train", *CHOSEN, "--tta", "mirror", "--run-dir", "run", "--checkpoint-every", "2"]) == 0
-    said = capsys.readouterr().out.splitlines()
-    at = next(number for number, line in enumerate(said) if line.startswith("epoch 1/2"))
+    output = capsys.readouterr().out.splitlines()
+    at = next(number for number, line in enumerate(output) if line.startswith("epoch 1/2"))
     net = models.build("seed-net", (9, 7, 3), 4)
-    assert said[:at] == [
+    assert output[:at] == [
         "data       synthetic: 20 images to train on, 4 to test on, 9x7x3, 4 classes",
         "device     numpy (as you asked)",
         f"model      seed-net: {sum(value.size for value in net.params().values()):,} parameters",
@@ -431,9 +431,9 @@ def test_what_train_passes_on_and_prints(handed, drawn, tmp_path, monkeypatch, c
         "run        run",
         "",
     ]
-    assert said[at + 1].startswith("epoch 2/2")
-    plain, averaged = said[at + 1].rpartition("accuracy ")[2].split("%")[0], said[-1].removeprefix("test accuracy ")
-    assert said[at + 2 :] == [
+    assert output[at + 1].startswith("epoch 2/2")
+    plain, averaged = output[at + 1].rpartition("accuracy ")[2].split("%")[0], output[-1].removeprefix("test accuracy ")
+    assert output[at + 2 :] == [
         "",
         "checkpoint run/last.safetensors",
         "metrics    run/metrics.jsonl, metrics.csv",
@@ -509,9 +509,9 @@ def test_what_train_passes_on_and_prints(handed, drawn, tmp_path, monkeypatch, c
     assert len(handed["evaluate"]) == 1
     assert main(["train", "--resume", "run", "--device", "numpy"]) == 0
     again = capsys.readouterr().out.splitlines()
-    assert again[: at - 2] == said[: at - 2]
+    assert again[: at - 2] == output[: at - 2]
     assert again[at - 2 : at] == ["run        run (continued)", ""]
-    assert again[-9:] == said[-9:]
+    assert again[-9:] == output[-9:]
     assert handed["fit"][-1][1]["resume"] is True
 
 
@@ -542,18 +542,21 @@ def test_what_evaluate_passes_on_and_prints(handed, trained, capsys):
     for tta, views in ((None, ""), ("mirror", "2"), ("mirror+shift", "6")):
         capsys.readouterr()
         assert main(["evaluate", str(trained), "--device", "numpy", *(["--tta", tta] if tta else [])]) == 0
-        said = capsys.readouterr().out.splitlines()
+        output = capsys.readouterr().out.splitlines()
         (((net, loader), options),) = handed["evaluate"]
         found = evaluate(net, loader, **options)
         averaging = [f"averaging  over {views} views of each image"] * bool(views)
-        assert said[: 3 + len(averaging)] == [
+        assert output[: 3 + len(averaging)] == [
             f"run        {trained}",
             "device     numpy (as you asked)",
             "data       synthetic: 4 test images",
             *averaging,
         ]
-        assert said[len(said) - 2 :] == [f"test loss {found.loss:.4f}", f"test accuracy {100 * found.accuracy:.2f}%"]
-        assert said[3 + len(averaging)] == said[-3] == ""
+        assert output[len(output) - 2 :] == [
+            f"test loss {found.loss:.4f}",
+            f"test accuracy {100 * found.accuracy:.2f}%",
+        ]
+        assert output[3 + len(averaging)] == output[-3] == ""
         assert options == {
             "loss": losses.SoftmaxCrossEntropy(label_smoothing=0.2),
             "confusion": True,
@@ -574,12 +577,12 @@ def test_what_predict_passes_on_and_prints(drawn, trained, tmp_path, capsys):
     files = [str(tmp_path / name) for name in ("gone.png", "a.png", "b.png")]
     arguments = ["predict", *files, "--run-dir", str(trained), "--device", "numpy"]
     assert main([*arguments, "--picture", str(tmp_path / "inside.png")]) == 1
-    said = capsys.readouterr()
-    assert said.err == f"gpuconv: error: {files[0]}: No such file or directory\n"
+    captured = capsys.readouterr()
+    assert captured.err == f"gpuconv: error: {files[0]}: No such file or directory\n"
     run = runs.open_run(trained, "numpy")
     scores = look(run.net, Normalization.from_dataset(train)(test.images[:1]))[1]
     best = np.argsort(-scores)
-    lines = said.out.splitlines()
+    lines = captured.out.splitlines()
     assert lines[:4] == [f"run        {trained}", "device     numpy (as you asked)", "", files[1]]
     assert lines[4].split() == ["class", str(best[0]), f"{100 * scores[best[0]]:.2f}", "%", *lines[4].split()[4:]]
     assert lines[8:10] == ["", files[2]]
@@ -642,9 +645,9 @@ def test_a_run_ended_by_a_signal_exits_with_that_status(monkeypatch, drawn, tmp_
     monkeypatch.setattr(Trainer, "step", signalled)
     for number in (signal.SIGINT, signal.SIGTERM):
         assert main(["train", *CHOSEN, "--run-dir", str(tmp_path / number.name)]) == 128 + number
-        said = capsys.readouterr()
-        assert "test accuracy" not in said.out
-        assert "interrupted after step 1; saved to" in said.err
+        captured = capsys.readouterr()
+        assert "test accuracy" not in captured.out
+        assert "interrupted after step 1; saved to" in captured.err
     assert drawn == []
 
 

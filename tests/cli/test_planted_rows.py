@@ -35,8 +35,8 @@ def verified(monkeypatch, capsys):
         asked = []
         monkeypatch.setattr(verify, "verify", lambda *given: asked.append(given) or iter(rows))
         status = main(["verify", "--device", "emulated", "--op", "relu", *arguments])
-        told = capsys.readouterr()
-        return asked[0], status, told.out.splitlines(), told.err
+        captured = capsys.readouterr()
+        return asked[0], status, captured.out.splitlines(), captured.err
 
     return run
 
@@ -112,9 +112,9 @@ def test_lab_does_not_time_a_wrong_kernel(tried):
 
 def test_lab_needs_a_file_and_a_device_that_runs_kernels(tried, capsys, tmp_path):
     assert tried([RIGHT], device="numpy")[0] == 2
-    for arguments, said in (([], "give your .cu file"), ([str(tmp_path / "none.cu")], "none.cu: no such file")):
+    for arguments, message in (([], "give your .cu file"), ([str(tmp_path / "none.cu")], "none.cu: no such file")):
         assert main(["lab", "--op", "relu", *arguments]) == 2
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert main(["lab", "--op", "relu", "--template"]) == 0
     assert capsys.readouterr().out == lab.template("relu")
 

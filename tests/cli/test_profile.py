@@ -24,13 +24,13 @@ def profiled(capsys, *arguments):
 
 def test_the_table_on_numpy(capsys, ceilings, tmp_path):
     trace = tmp_path / "step.json"
-    said = profiled(capsys, "--device", "numpy", "--trace", str(trace))
-    (row,) = [line for line in said.splitlines() if line.startswith("conv1 forward ")]
+    output = profiled(capsys, "--device", "numpy", "--trace", str(trace))
+    (row,) = [line for line in output.splitlines() if line.startswith("conv1 forward ")]
     time, share, mflop, megabytes, *rates, roof = row.split()[2:]
     assert (time[-2:], share[-1], mflop, megabytes, len(rates), roof[-1]) == ("ms", "%", "1.106", "0.108", 2, "%")
     assert 1e-3 * float(mflop) / (1e-3 * float(time[:-2])) == pytest.approx(float(rates[0]), rel=0.05)
-    assert "roof: copy 10 GB/s, float32 product 100 GFLOP/s, measured on numpy" in said
-    assert max(map(len, said.replace(str(trace), "").splitlines())) <= 100
+    assert "roof: copy 10 GB/s, float32 product 100 GFLOP/s, measured on numpy" in output
+    assert max(map(len, output.replace(str(trace), "").splitlines())) <= 100
     assert json.loads(trace.read_text())["traceEvents"]
     assert [path.name for path in tmp_path.iterdir()] == ["step.json"]
 
@@ -48,18 +48,18 @@ def test_without_measured_peaks_the_table_has_no_roofline(capsys, monkeypatch):
 
 @pytest.mark.kernels
 def test_the_emulated_device_shows_kernels_but_no_times(capsys):
-    said = profiled(capsys, "--device", "emulated", "--precision", "tf32")
-    assert "tiny-vgg fused, 2 images, tf32" in said
-    assert "conv2+relu2+pool1 backward" in said
-    assert "no times: the emulated device checks kernels" in said
-    assert re.search(r"^    conv2d_fprop_mma +mma-\d+x\d+ +\d+ x \d+ threads", said, re.M)
-    assert re.search(r"^    sgd_step +\d+ x 256 threads", said, re.M)
-    assert "launches a step" in said
-    assert max(map(len, said.splitlines())) <= 100
+    output = profiled(capsys, "--device", "emulated", "--precision", "tf32")
+    assert "tiny-vgg fused, 2 images, tf32" in output
+    assert "conv2+relu2+pool1 backward" in output
+    assert "no times: the emulated device checks kernels" in output
+    assert re.search(r"^    conv2d_fprop_mma +mma-\d+x\d+ +\d+ x \d+ threads", output, re.M)
+    assert re.search(r"^    sgd_step +\d+ x 256 threads", output, re.M)
+    assert "launches a step" in output
+    assert max(map(len, output.splitlines())) <= 100
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--model", "tiny-vg"], "did you mean 'tiny-vgg'"),
         (["--precision", "float31"], "did you mean 'float32'"),
@@ -71,13 +71,13 @@ def test_the_emulated_device_shows_kernels_but_no_times(capsys):
         (["--device", "cuda:99"], "cuda"),
     ],
 )
-def test_mistakes_are_one_line_and_write_nothing(capsys, arguments, said, tmp_path, monkeypatch):
+def test_mistakes_are_one_line_and_write_nothing(capsys, arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["profile", *arguments]) == 2
     error = capsys.readouterr().err
     assert error.startswith("gpuconv: error: ")
     assert error.count("\n") == 1
-    assert said in error
+    assert message in error
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import gpuconv as gc
-from gpuconv.cli.main import main
+from tests.cli.command import on_numpy
 
 
 def train(folder, epochs=2, resume=False, schedule="cosine", plateau=None, clip=None, ema=None, **options):
@@ -29,11 +29,6 @@ class StopAfterOne(gc.training.Callback):
         trainer.stop("enough")
 
 
-def says(capsys, *command, status=0):
-    assert main([*map(str, command), "--device", "numpy"]) == status
-    return "".join(capsys.readouterr())
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("python") / "run"
@@ -43,12 +38,12 @@ def run(tmp_path_factory):
 def test_python_runs_are_evaluated_at_their_last_and_best_checkpoint(run, capsys):
     folder, net, test = run
     accuracy = 100 * gc.evaluate(net, test).accuracy
-    said = says(capsys, "evaluate", folder)
-    assert f"test accuracy {accuracy:.2f}%" in said
-    assert "warning" not in said
-    assert f"test loss {gc.evaluate(net, test).loss:.4f}\n" in said
+    output = on_numpy(capsys, "evaluate", folder)
+    assert f"test accuracy {accuracy:.2f}%" in output
+    assert "warning" not in output
+    assert f"test loss {gc.evaluate(net, test).loss:.4f}\n" in output
     best = gc.evaluate(gc.load(folder, which="best"), test)
-    assert f"test accuracy {100 * best.accuracy:.2f}%" in says(capsys, "evaluate", folder, "--which", "best")
+    assert f"test accuracy {100 * best.accuracy:.2f}%" in on_numpy(capsys, "evaluate", folder, "--which", "best")
 
 
 def test_python_runs_predict(run, capsys, tmp_path):
@@ -56,8 +51,8 @@ def test_python_runs_predict(run, capsys, tmp_path):
     Image.fromarray(test.images[0, ..., 0]).save(tmp_path / "x.png")
     name, chance = net.predict(tmp_path / "x.png", top=1)[0]
     for which in ("last", "best"):
-        said = says(capsys, "predict", tmp_path / "x.png", "--run-dir", folder, "--which", which)
-        assert which == "best" or f"  {name}  {100 * chance:6.2f} %" in said
+        output = on_numpy(capsys, "predict", tmp_path / "x.png", "--run-dir", folder, "--which", which)
+        assert which == "best" or f"  {name}  {100 * chance:6.2f} %" in output
 
 
 @pytest.mark.parametrize(
@@ -68,8 +63,8 @@ def test_python_runs_predict(run, capsys, tmp_path):
 def test_python_runs_are_resumed_with_the_same_bits(tmp_path, capsys, options):
     _, test = train(tmp_path / "whole", **options, test=gc.data.load("digits")[1])
     train(tmp_path / "cut", **options, test=test, stop=StopAfterOne())
-    said = says(capsys, "train", "--resume", tmp_path / "cut")
-    assert "test accuracy" in said
+    output = on_numpy(capsys, "train", "--resume", tmp_path / "cut")
+    assert "test accuracy" in output
     whole, cut = (gc.load(tmp_path / name) for name in ("whole", "cut"))
     for key, array in whole.state_dict().items():
         np.testing.assert_array_equal(cut.state_dict()[key], array)
@@ -85,39 +80,41 @@ def test_settings_that_only_the_program_knows_are_named(tmp_path, capsys):
         return loss / 2, dscores / 2
 
     train(tmp_path / "own", loss=halved, stop=StopAfterOne())
-    said = says(capsys, "train", "--resume", tmp_path / "own", status=2)
-    assert "was started in Python and can be continued only there: the loss halved is not one of gpuconv's" in said
-    assert "with softmax, as the run's own loss, halved, is unknown here" in says(capsys, "evaluate", tmp_path / "own")
+    output = on_numpy(capsys, "train", "--resume", tmp_path / "own", status=2)
+    assert "was started in Python and can be continued only there: the loss halved is not one of gpuconv's" in output
+    assert "with softmax, as the run's own loss, halved, is unknown here" in on_numpy(
+        capsys, "evaluate", tmp_path / "own"
+    )
     for name in ("own", "cosine"):  # the second is not gpuconv's
         schedule = lambda step: 1.0  # noqa: E731
         schedule.__name__ = name
         train(tmp_path / f"schedule {name}", schedule=schedule, stop=StopAfterOne())
-        said = says(capsys, "train", "--resume", tmp_path / f"schedule {name}", status=2)
-        assert "was started in Python and can be continued only there: unknown schedule" in said
-    said = says(capsys, "train", "--resume", tmp_path / "own", "--lr", "1", status=2)
-    assert "goes on with the settings it was started with; leave --lr out" in said
+        output = on_numpy(capsys, "train", "--resume", tmp_path / f"schedule {name}", status=2)
+        assert "was started in Python and can be continued only there: unknown schedule" in output
+    output = on_numpy(capsys, "train", "--resume", tmp_path / "own", "--lr", "1", status=2)
+    assert "goes on with the settings it was started with; leave --lr out" in output
 
 
 def test_a_run_on_arrays_needs_its_data_as_an_option(tmp_path, capsys):
     train, _ = gc.data.load("digits")
     net = gc.models.build("seed-net", (8, 8, 1))
     gc.Trainer(net).fit((train.images[:99], train.labels[:99]), epochs=1, run_dir=tmp_path / "run", progress=False)
-    assert "which --data cannot read: give --data or --test" in says(capsys, "evaluate", tmp_path / "run", status=2)
-    assert "test accuracy" in says(capsys, "evaluate", tmp_path / "run", "--test", "digits")
-    assert "give the location of the run's images: --data" in says(
+    assert "which --data cannot read: give --data or --test" in on_numpy(capsys, "evaluate", tmp_path / "run", status=2)
+    assert "test accuracy" in on_numpy(capsys, "evaluate", tmp_path / "run", "--test", "digits")
+    assert "give the location of the run's images: --data" in on_numpy(
         capsys, "train", "--resume", tmp_path / "run", status=2
     )
     floats = (train.images[:99] / np.float32(16), train.labels[:99])
     gc.Trainer(gc.models.build("seed-net", (8, 8, 1))).fit(floats, epochs=1, run_dir=tmp_path / "f", progress=False)
-    assert "this run has no normalization of images" in says(
+    assert "this run has no normalization of images" in on_numpy(
         capsys, "evaluate", tmp_path / "f", "--test", "digits", status=2
     )
 
 
 def test_the_images_of_a_validation_part_do_not_count_as_other_data(tmp_path, capsys):
     train(tmp_path / "run", epochs=1, validation=0.1, test=gc.data.load("digits")[1])
-    assert "warning" not in says(capsys, "evaluate", tmp_path / "run")
-    assert "tested" in says(capsys, "train", "--resume", tmp_path / "run", "--json")
+    assert "warning" not in on_numpy(capsys, "evaluate", tmp_path / "run")
+    assert "tested" in on_numpy(capsys, "train", "--resume", tmp_path / "run", "--json")
 
 
 def photos(folder, seed=0):
@@ -141,11 +138,11 @@ def test_runs_on_folders_are_evaluated_and_resumed_without_further_options(tmp_p
 
     fit("whole")
     fit("cut", callbacks=[StopAfterOne()])
-    assert "test accuracy" in says(capsys, "train", "--resume", tmp_path / "cut")
+    assert "test accuracy" in on_numpy(capsys, "train", "--resume", tmp_path / "cut")
     assert (tmp_path / "whole/metrics.jsonl").read_bytes() == (tmp_path / "cut/metrics.jsonl").read_bytes()
-    said = says(capsys, "evaluate", tmp_path / "whole")
-    assert "test accuracy" in said
-    assert "warning" not in said
+    output = on_numpy(capsys, "evaluate", tmp_path / "whole")
+    assert "test accuracy" in output
+    assert "warning" not in output
 
 
 @pytest.mark.slow
@@ -164,13 +161,13 @@ def test_runs_on_all_of_a_folder_and_a_test_folder(tmp_path, capsys, stream):
         fit(kind, **options)
         fit(f"{kind}-cut", callbacks=[StopAfterOne()], **options)
         shutil.copytree(tmp_path / f"{kind}-cut", tmp_path / f"{kind}-moved")
-        says(capsys, "train", "--resume", tmp_path / f"{kind}-cut")
+        on_numpy(capsys, "train", "--resume", tmp_path / f"{kind}-cut")
         expected = (tmp_path / kind / "metrics.jsonl").read_bytes()
         assert (tmp_path / f"{kind}-cut/metrics.jsonl").read_bytes() == expected
-    assert "test accuracy" in says(capsys, "evaluate", tmp_path / "tested")
+    assert "test accuracy" in on_numpy(capsys, "evaluate", tmp_path / "tested")
     again = tmp_path / "again"
     config = ["--config", tmp_path / "tested/config.toml", "--model", "seed-net", "--run-dir", again]
-    says(capsys, "train", *config)
+    on_numpy(capsys, "train", *config)
     one, other = (gc.training.RunDirectory.open(tmp_path / name).settings() for name in ("tested", "again"))
     assert {part: one[part]["checksum"] for part in ("train", "test")} == {
         part: other[part]["checksum"] for part in ("train", "test")
@@ -179,10 +176,10 @@ def test_runs_on_all_of_a_folder_and_a_test_folder(tmp_path, capsys, stream):
     for name in ("train", "test"):
         (tmp_path / name).rename(tmp_path / f"{name}-2")
     there = [f"folder:{tmp_path}/{name}-2,channels=1" + ",stream=1" * stream for name in ("train", "test")]
-    says(capsys, "train", "--resume", tmp_path / "tested-moved", "--data", there[0], "--test", there[1])
-    says(capsys, "train", "--resume", tmp_path / "untested-moved", "--data", there[0])
-    said = says(capsys, "train", "--resume", tmp_path / "part-moved", "--data", there[0], status=2)
-    assert f"{tmp_path}/test" in said
+    on_numpy(capsys, "train", "--resume", tmp_path / "tested-moved", "--data", there[0], "--test", there[1])
+    on_numpy(capsys, "train", "--resume", tmp_path / "untested-moved", "--data", there[0])
+    output = on_numpy(capsys, "train", "--resume", tmp_path / "part-moved", "--data", there[0], status=2)
+    assert f"{tmp_path}/test" in output
 
 
 def test_each_run_writes_a_config_that_says_what_only_the_program_knows(tmp_path, capsys):
@@ -191,10 +188,10 @@ def test_each_run_writes_a_config_that_says_what_only_the_program_knows(tmp_path
     for line in ('data = "digits"', "epochs = 3", "seed = 5", "validation = 0.25", "lr = 0.003", 'loss = "softmax"'):
         assert f"{line}\n" in text
     assert "# model: made by the program" in text
-    said = says(capsys, "train", "--config", tmp_path / "run/config.toml", status=2)
-    assert "FILE.py: no such file" in said
+    output = on_numpy(capsys, "train", "--config", tmp_path / "run/config.toml", status=2)
+    assert "FILE.py: no such file" in output
     again = ["train", "--config", tmp_path / "run/config.toml", "--model", "seed-net", "--run-dir", tmp_path / "again"]
-    says(capsys, *again, "--epochs", 1)
+    on_numpy(capsys, *again, "--epochs", 1)
     stored = [gc.training.RunDirectory.open(tmp_path / name).settings() for name in ("run", "again")]
     for name in ("optimizer", "loss", "schedule", "seed", "precision"):
         assert stored[0][name] == stored[1][name]
@@ -215,5 +212,5 @@ def test_configs_with_user_defined_parts_are_refused_by_name(tmp_path, capsys):
     assert "# loss: made by the program\n" in text
     assert "# data: made by the program\n" in text
     config = ["train", "--config", tmp_path / "run/config.toml", "--model", "seed-net"]
-    assert "'train'" in says(capsys, *config, status=2)
-    assert "'halved'" in says(capsys, *config, "--data", "digits", status=2)
+    assert "'train'" in on_numpy(capsys, *config, status=2)
+    assert "'halved'" in on_numpy(capsys, *config, "--data", "digits", status=2)

@@ -75,12 +75,12 @@ def test_airbench94_from_the_command_line(tmp_path, capsys):
     run = tmp_path / "run"
     options = ["--data", f"synthetic:n=6,size={SIZE}", "--batch-size", "3", "--epochs", "1", "--device", "numpy"]
     assert main(["train", *AIRBENCH, *options, "--run-dir", str(run)]) == 0
-    said = capsys.readouterr().out
-    assert "first filters whiten 5,000 images, tta mirror+shift" in said
+    output = capsys.readouterr().out
+    assert "first filters whiten 5,000 images, tta mirror+shift" in output
     assert main(["evaluate", str(run)]) == 0  # averages too: it is part of the recipe
     again = capsys.readouterr().out
     assert "over 6 views of each image" in again
-    assert again.splitlines()[-1] == said.splitlines()[-1]
+    assert again.splitlines()[-1] == output.splitlines()[-1]
 
     # The first filters are as `whiten` set them, whatever came after.
     train, _ = load(f"synthetic:n=6,size={SIZE}")

@@ -45,15 +45,15 @@ def last_line(capsys):
 def test_training_prints_what_it_does_and_ends_with_the_accuracy(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert train("--epochs", 2) == 0
-    said = capsys.readouterr().out
-    assert "96 images to train on, 19 to test on, 9x7x3, 4 classes" in said
-    assert re.search(r"^device +numpy \(as you asked\)$", said, re.M)
+    output = capsys.readouterr().out
+    assert "96 images to train on, 19 to test on, 9x7x3, 4 classes" in output
+    assert re.search(r"^device +numpy \(as you asked\)$", output, re.M)
     epoch = r"^epoch (\d)/2  loss [\d.]+  accuracy [\d.]+%  test loss [\d.]+  test accuracy ([\d.]+)%"
-    epochs = re.findall(epoch, said, re.M)
+    epochs = re.findall(epoch, output, re.M)
     assert [number for number, _ in epochs] == ["1", "2"]
-    assert said.endswith(f"\ntest accuracy {epochs[-1][1]}%\n")
-    assert re.fullmatch(r"test accuracy \d+\.\d\d%", said.splitlines()[-1])
-    assert "gpuconv evaluate runs/synthetic-seed-net-1" in said
+    assert output.endswith(f"\ntest accuracy {epochs[-1][1]}%\n")
+    assert re.fullmatch(r"test accuracy \d+\.\d\d%", output.splitlines()[-1])
+    assert "gpuconv evaluate runs/synthetic-seed-net-1" in output
 
 
 @pytest.mark.slow
@@ -128,10 +128,10 @@ def test_an_interrupted_run_is_resumed_and_gives_the_same_bytes(tmp_path, capsys
     while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, output = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert f"gpuconv train --resume '{tmp_path / 'my run'}'" in said
-    assert "Traceback" not in said
+    assert f"gpuconv train --resume '{tmp_path / 'my run'}'" in output
+    assert "Traceback" not in output
     assert main(["train", "--resume", str(tmp_path / "my run"), "--device", "numpy"]) == 0
     assert train("--epochs", 60, "--run-dir", tmp_path / "whole") == 0
     assert (tmp_path / "my run/last.safetensors").read_bytes() == (tmp_path / "whole/last.safetensors").read_bytes()
@@ -165,15 +165,15 @@ def test_a_graph_is_refused_on_numpy(tmp_path, capsys):
 def test_resume_refuses_other_settings_and_names_them(trained, capsys):
     before = {path: path.read_bytes() for path in trained.iterdir()}
     assert main(["train", "--resume", str(trained), "--epochs", "5", "--lr", "0.5", "--model", "seed-net"]) == 2
-    said = capsys.readouterr().err
-    assert "--epochs is 2 there, 5 here" in said
-    assert "--lr is " in said
-    assert "--model" not in said
+    output = capsys.readouterr().err
+    assert "--epochs is 2 there, 5 here" in output
+    assert "--lr is " in output
+    assert "--model" not in output
     assert {path: path.read_bytes() for path in trained.iterdir()} == before
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("epochs", -1, "--epochs: expected a whole number from 1 on, received '-1'"),
         ("epochs", "2", "--epochs must be int, received '2'"),
@@ -183,7 +183,7 @@ def test_resume_refuses_other_settings_and_names_them(trained, capsys):
         ("optimizer", "adm", "did you mean 'adam'?"),
     ],
 )
-def test_invalid_stored_settings_are_named(trained, tmp_path, capsys, name, value, said):
+def test_invalid_stored_settings_are_named(trained, tmp_path, capsys, name, value, message):
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     content = json.loads((run / "run.json").read_text())
@@ -193,7 +193,7 @@ def test_invalid_stored_settings_are_named(trained, tmp_path, capsys, name, valu
     assert main(["train", "--resume", str(run)]) == 2
     error = capsys.readouterr().err
     assert f"the settings stored in {run / 'run.json'} cannot be used: options.command: " in error
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1
     assert {path: path.read_bytes() for path in run.iterdir()} == before
 
@@ -234,9 +234,9 @@ def test_evaluate_agrees_with_training_and_counts_the_classes(trained, capsys):
     assert main(["train", "--resume", str(trained)]) == 0
     accuracy = last_line(capsys)
     assert main(["evaluate", str(trained)]) == 0
-    said = capsys.readouterr().out
-    assert said.splitlines()[-1] == accuracy
-    rows = re.findall(r"^class (\d) +(\d+) +(\d+) +[\d.]+ %", said, re.M)
+    output = capsys.readouterr().out
+    assert output.splitlines()[-1] == accuracy
+    rows = re.findall(r"^class (\d) +(\d+) +(\d+) +[\d.]+ %", output, re.M)
     assert [int(label) for label, _, _ in rows] == [0, 1, 2, 3]
     images, right = (sum(int(row[place]) for row in rows) for place in (1, 2))
     assert images == 19
@@ -268,11 +268,11 @@ def images(folder, *sizes, mode="RGB"):
 def test_predict_prints_the_top_five_of_each_image_in_order(trained, tmp_path, capsys, mode):
     files = list(images(tmp_path, (9, 7), (30, 41), mode=mode))
     assert main(["predict", *files, "--run-dir", str(trained)]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     converted = "" if mode == "RGB" else f"converted from {mode} to RGB"
-    assert f"{files[0]}{converted and f' ({converted})'}\n" in said
-    assert f"{files[1]} (resized from 30x41 to 9x7{converted and f', {converted}'})\n" in said
-    scores = [float(score) for score in re.findall(r"^  class \d +([\d.]+) %", said, re.M)]
+    assert f"{files[0]}{converted and f' ({converted})'}\n" in output
+    assert f"{files[1]} (resized from 30x41 to 9x7{converted and f', {converted}'})\n" in output
+    scores = [float(score) for score in re.findall(r"^  class \d +([\d.]+) %", output, re.M)]
     assert len(scores) == 2 * 4  # four classes
     for start in (0, 4):
         assert scores[start : start + 4] == sorted(scores[start : start + 4], reverse=True)
@@ -292,9 +292,9 @@ def test_predict_continues_after_an_unreadable_image(trained, tmp_path, capsys):
     (good,) = images(tmp_path, (9, 7))
     (tmp_path / "bad.png").write_bytes(b"no picture")
     assert main(["predict", str(tmp_path / "bad.png"), good, "--run-dir", str(trained)]) == 1
-    said = capsys.readouterr()
-    assert "bad.png as an image" in said.err
-    assert good in said.out
+    captured = capsys.readouterr()
+    assert "bad.png as an image" in captured.err
+    assert good in captured.out
 
 
 def test_predict_draws_the_activations_of_an_image(trained, tmp_path):
@@ -306,9 +306,9 @@ def test_predict_draws_the_activations_of_an_image(trained, tmp_path):
 
 def test_predict_refuses_a_picture_that_is_not_png_before_any_work(tmp_path, capsys):
     assert main(["predict", "a.png", "--run-dir", "nowhere", "--picture", str(tmp_path / "p.jpg")]) == 2
-    said = capsys.readouterr()
-    assert f"must end in .png, received {tmp_path / 'p.jpg'}" in said.err
-    assert not said.out
+    captured = capsys.readouterr()
+    assert f"must end in .png, received {tmp_path / 'p.jpg'}" in captured.err
+    assert not captured.out
     assert main(["predict", "a.png", "--run-dir", "nowhere", "--picture", str(tmp_path / "none" / "p.png")]) == 2
     assert f"{tmp_path / 'none' / 'p.png'}: the folder to put it in does not exist" in capsys.readouterr().err
 
@@ -352,11 +352,11 @@ def test_pictures_that_cannot_be_drawn_are_reported_and_affect_nothing_else(tmp_
     monkeypatch.setattr(plots, "filters", broken)
     monkeypatch.setattr(plots, "curves", broken)
     assert train("--epochs", 1, "--run-dir", tmp_path / "run") == 0
-    said = capsys.readouterr()
+    captured = capsys.readouterr()
     for name in ("curves", "filters"):
-        assert said.err.count(f"no {name}.png: RuntimeError: latex is missing\n") == 1
-    assert "activations.png" in said.out
-    assert "test accuracy" in said.out.splitlines()[-1]
+        assert captured.err.count(f"no {name}.png: RuntimeError: latex is missing\n") == 1
+    assert "activations.png" in captured.out
+    assert "test accuracy" in captured.out.splitlines()[-1]
 
 
 @pytest.mark.parametrize("model", ["three-layer", "tiny-vgg", "resnet20"])

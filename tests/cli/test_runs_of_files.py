@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import gpuconv as gc
-from gpuconv.cli.main import main
 from gpuconv.layers.registry import LAYERS
+from tests.cli.command import output_of
 
 FILE = """
 from dataclasses import dataclass
@@ -38,11 +38,6 @@ def forget(path):
         del LAYERS[name]
 
 
-def says(capsys, *command, status=0):
-    assert main([*map(str, command)]) == status, "".join(capsys.readouterr())
-    return "".join(capsys.readouterr())
-
-
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / f"net_{abs(hash(str(tmp_path)))}.py"
@@ -52,7 +47,7 @@ def file(tmp_path):
 
 
 def of_the_command_line(file, folder, capsys):
-    says(capsys, "train", "--model", file, "--epochs", 1, "--run-dir", folder, "--device", "numpy")
+    output_of(capsys, "train", "--model", file, "--epochs", 1, "--run-dir", folder, "--device", "numpy")
 
 
 def of_python(file, folder, capsys):
@@ -81,17 +76,17 @@ def test_every_command_accepts_the_file_and_none_runs_it_unasked(started, file, 
     moved.write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
     for command in commands:
         forget(file)
-        refused = says(capsys, *command, status=2)
+        refused = output_of(capsys, *command, status=2)
         assert "is not run unless you say so: --model" in refused
         assert file.stem not in sys.modules
-        for said in (file, f"{file}:build", moved):
+        for model in (file, f"{file}:build", moved):
             forget(file)
-            says(capsys, *command, "--model", said)
+            output_of(capsys, *command, "--model", model)
     forget(file)
-    assert "a run has its own net" in says(capsys, "evaluate", run, "--model", "digits-net", status=2)
-    assert "no such file" in says(capsys, "evaluate", run, "--model", tmp_path / "gone.py", status=2)
+    assert "a run has its own net" in output_of(capsys, "evaluate", run, "--model", "digits-net", status=2)
+    assert "no such file" in output_of(capsys, "evaluate", run, "--model", tmp_path / "gone.py", status=2)
     file.write_text("1 / 0", encoding="utf-8")
-    assert "ZeroDivisionError" in says(capsys, "evaluate", run, "--model", file, status=2)
+    assert "ZeroDivisionError" in output_of(capsys, "evaluate", run, "--model", file, status=2)
 
 
 def test_the_live_page_accepts_the_file_too(file, tmp_path, capsys, monkeypatch):
@@ -104,8 +99,8 @@ def test_the_live_page_accepts_the_file_too(file, tmp_path, capsys, monkeypatch)
     of_the_command_line(file, tmp_path / "run", capsys)
     forget(file)
     command = ["live", tmp_path / "run", "--device", "numpy"]
-    assert "is not run unless you say so" in says(capsys, *command, status=2)
-    says(capsys, *command, "--model", file)
+    assert "is not run unless you say so" in output_of(capsys, *command, status=2)
+    output_of(capsys, *command, "--model", file)
     assert served[0]["run_dir"] == tmp_path / "run"
 
 
@@ -117,5 +112,5 @@ def test_a_file_whose_layer_changed_is_refused(file, tmp_path, capsys, monkeypat
     before = file.stat()
     file.write_text(FILE.format(number=2), encoding="utf-8")
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
-    said = says(capsys, "evaluate", tmp_path / "run", "--model", file, "--device", "numpy", status=2)
-    assert f"{file.stem}.Halved1" in said
+    output = output_of(capsys, "evaluate", tmp_path / "run", "--model", file, "--device", "numpy", status=2)
+    assert f"{file.stem}.Halved1" in output

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import numpy as np
-import pytest
 
 from gpuconv import checkpoint, ops
 from gpuconv.backends import cpu
@@ -15,16 +14,10 @@ from gpuconv.verify.call import recording
 TINY = ["--data", "synthetic:n=96,size=9x7x3,classes=4", "--model", "seed-net", "--device", "numpy", "--epochs", "1"]
 
 
-@pytest.fixture
-def work(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def test_train_reports_what_was_checked(work, capsys):
     assert main(["train", *TINY, "--shadow", "2%", "--run-dir", "run", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)["shadow"]
-    assert told["seconds"] <= 0.02 * told["elapsed"]
+    result = json.loads(capsys.readouterr().out)["shadow"]
+    assert result["seconds"] <= 0.02 * result["elapsed"]
     assert main(["train", *TINY, "--shadow", "0.02", "--run-dir", "other"]) == 0
     assert "shadow oracle: 0 calls checked" in capsys.readouterr().out  # the run is too short for its share
 
@@ -36,10 +29,10 @@ def test_replay_says_whether_the_device_is_wrong(work, capsys, monkeypatch):
     found[0].results["result"][0, 1, 1, 2] += 1
     checkpoint.save("call.safetensors", found[0].stored(layer="conv1", step=7))
     assert main(["shadow", "replay", "call.safetensors", "--device", "numpy"]) == 0
-    said = capsys.readouterr().out
-    assert "conv2d of conv1, step 7" in said
-    assert "wrong: result[0, 1, 1, 2] is 19, expected 18" in said
-    assert "others than stored" in said
+    output = capsys.readouterr().out
+    assert "conv2d of conv1, step 7" in output
+    assert "wrong: result[0, 1, 1, 2] is 19, expected 18" in output
+    assert "others than stored" in output
     right = cpu.conv.conv2d
 
     def wrong(*arrays, **options):
@@ -68,6 +61,6 @@ def test_refusals(work, capsys):
     }.items():
         capsys.readouterr()
         assert main(line.split()) == 2, line
-        said = capsys.readouterr().err
-        assert message in said, said
-        assert said.count("\n") == 1
+        output = capsys.readouterr().err
+        assert message in output, output
+        assert output.count("\n") == 1

@@ -13,6 +13,7 @@ import pytest
 from gpuconv.cli import main
 from gpuconv.data import Dataset, cifar10, named
 from gpuconv.training import RunDirectory, checkpoint
+from tests.cli.command import on_numpy
 from tests.training.test_stored import changed
 
 Image = pytest.importorskip("PIL.Image")
@@ -48,21 +49,11 @@ def work(home, tmp_path, monkeypatch):
     return tmp_path
 
 
-def said(capsys, *arguments, status=0):
-    """The stdout and stderr of a command; exactly one line on stderr when it fails."""
-    assert main([*map(str, arguments), "--device", "numpy"]) == status
-    out, err = capsys.readouterr()
-    if status:
-        assert err.startswith("gpuconv: error: ")
-        assert err.count("\n") == 1
-    return out + err
-
-
 def test_a_run_finds_its_data_from_any_folder(work, home, capsys, monkeypatch):
     (work / "elsewhere").mkdir()
     monkeypatch.chdir(work / "elsewhere")
-    assert "test accuracy" in said(capsys, "train", "--resume", "../run")
-    assert "warning" not in said(capsys, "evaluate", "../run")
+    assert "test accuracy" in on_numpy(capsys, "train", "--resume", "../run")
+    assert "warning" not in on_numpy(capsys, "evaluate", "../run")
     stored = RunDirectory("../run").settings()["options"]["command"]["data"]
     assert stored == f"folder:{home / 'photos'},split=name"
 
@@ -70,10 +61,10 @@ def test_a_run_finds_its_data_from_any_folder(work, home, capsys, monkeypatch):
 def test_moved_data_is_given_with_an_option(work, capsys):
     run = changed_run(work, "settings.options.command.data", f"folder:{work / 'gone'},split=name")
     for command in (["evaluate", run], ["train", "--resume", run]):
-        assert "gone" in (told := said(capsys, *command, status=2))
-        assert "if the run's data has moved, give its location by --data" in told
-        assert "warning" not in said(capsys, *command, "--data", "folder:photos")
-    assert "gone" in said(capsys, "evaluate", run, "--data", "folder:gone", status=2)
+        assert "gone" in (output := on_numpy(capsys, *command, status=2))
+        assert "if the run's data has moved, give its location by --data" in output
+        assert "warning" not in on_numpy(capsys, *command, "--data", "folder:photos")
+    assert "gone" in on_numpy(capsys, "evaluate", run, "--data", "folder:gone", status=2)
 
 
 def test_moved_cifar10_is_given_with_an_option(tmp_path, monkeypatch, capsys):
@@ -88,11 +79,11 @@ def test_moved_cifar10_is_given_with_an_option(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cifar10, "load", small_cifar10)
     monkeypatch.chdir(tmp_path)
     Path("data").mkdir()
-    assert "test accuracy" in said(capsys, "train", "--data", "cifar10:data", *TINY, "--run-dir", "run")
+    assert "test accuracy" in on_numpy(capsys, "train", "--data", "cifar10:data", *TINY, "--run-dir", "run")
     Path("data").rename("moved")
-    assert "no CIFAR-10 in" in said(capsys, "train", "--resume", "run", status=2)
+    assert "no CIFAR-10 in" in on_numpy(capsys, "train", "--resume", "run", status=2)
     for command in (["evaluate", "run"], ["train", "--resume", "run"]):
-        assert "warning" not in said(capsys, *command, "--data", "cifar10:moved")
+        assert "warning" not in on_numpy(capsys, *command, "--data", "cifar10:moved")
 
 
 def changed_run(work, path, value):
@@ -123,14 +114,14 @@ def test_changed_data_is_reported_and_not_trained_on(work, capsys, change):
         (cats / "001.png").rename(work / "kept.png")
         (work / "photos" / "dogs" / "001.png").rename(cats / "001.png")
         (work / "kept.png").rename(work / "photos" / "dogs" / "001.png")
-    told = said(capsys, "evaluate", "run", "--data", "folder:photos")
-    assert "gpuconv: warning: the data differs from that of the run, which had " in told
-    assert "it may have been trained on some of these test images" in told
+    output = on_numpy(capsys, "evaluate", "run", "--data", "folder:photos")
+    assert "gpuconv: warning: the data differs from that of the run, which had " in output
+    assert "it may have been trained on some of these test images" in output
     seen = [image.tobytes() in trained for image in named.load("folder:photos")[1].images]
     assert any(seen) == (change == "renamed")
     kept = {path: path.read_bytes() for path in (work / "run").iterdir()}
-    told = said(capsys, "train", "--resume", "run", "--data", "folder:photos", status=2)
-    assert "cannot be continued with other settings: train." in told or "settings: test." in told
+    output = on_numpy(capsys, "train", "--resume", "run", "--data", "folder:photos", status=2)
+    assert "cannot be continued with other settings: train." in output or "settings: test." in output
     assert {path: path.read_bytes() for path in (work / "run").iterdir()} == kept
 
 
@@ -140,15 +131,15 @@ def test_testing_on_training_images_is_reported(work, capsys):
     photo(work / "copied" / "cats" / "new.png", 1000)
     trained = len(named.load("folder:photos")[0])
     for chosen in (["--test", "folder:copied"], ["--data", "folder:copied,test=1"]):
-        told = said(capsys, "evaluate", "run", *chosen)
-        assert f"warning: the run was trained on {trained} of these 41 images\n" in told
+        output = on_numpy(capsys, "evaluate", "run", *chosen)
+        assert f"warning: the run was trained on {trained} of these 41 images\n" in output
     for number in range(4):
         photo(work / "own" / ("cats", "dogs")[number % 2] / f"{number}.png", 2000 + number)
-    assert "warning" not in said(capsys, "evaluate", "run", "--test", "folder:own")
+    assert "warning" not in on_numpy(capsys, "evaluate", "run", "--test", "folder:own")
     run = changed_run(work, "settings.options.command.data", f"folder:{work / 'gone'},split=name")
-    assert "it is unknown whether " in said(capsys, "evaluate", run, "--test", "folder:own")
+    assert "it is unknown whether " in on_numpy(capsys, "evaluate", run, "--test", "folder:own")
     run = changed_run(work, "settings.options.command.data", f"folder:{work / 'copied'},split=name")
-    assert "its training images have changed" in said(capsys, "evaluate", run, "--test", "folder:own")
+    assert "its training images have changed" in on_numpy(capsys, "evaluate", run, "--test", "folder:own")
 
 
 def test_a_class_that_was_added_or_renamed_is_refused(work, capsys):
@@ -157,8 +148,8 @@ def test_a_class_that_was_added_or_renamed_is_refused(work, capsys):
         if name:
             photo(work / "photos" / name / "0.png", 1)
             photo(work / "photos" / name / "1.png", 2)
-        said(capsys, "train", "--resume", "run", "--data", "folder:photos", status=2)
-        assert "other class names" in said(capsys, "evaluate", "run", "--data", "folder:photos", status=2)
+        on_numpy(capsys, "train", "--resume", "run", "--data", "folder:photos", status=2)
+        assert "other class names" in on_numpy(capsys, "evaluate", "run", "--data", "folder:photos", status=2)
 
 
 def test_options_missing_from_new_data_are_taken_from_the_run(work, monkeypatch):
@@ -183,17 +174,17 @@ def test_options_missing_from_new_data_are_taken_from_the_run(work, monkeypatch)
 
 def test_a_run_of_version_0_1_0_keeps_its_split(work, capsys):
     """It stored a relative path and no split rule: training and test images follow from the order of the files."""
-    assert said(capsys, "train", "--data", "folder:photos,split=order", *TINY, "--run-dir", "old")
+    assert on_numpy(capsys, "train", "--data", "folder:photos,split=order", *TINY, "--run-dir", "old")
     run = RunDirectory("old")
     content, found = json.loads(run.settings_file.read_text()), checkpoint.load(run.last)
     for settings in (content["settings"], found.state["settings"]):
         settings["options"]["command"]["data"] = "folder:photos"
     run.settings_file.write_text(json.dumps(content))
     checkpoint.save(run.last, found)
-    assert "warning" not in said(capsys, "evaluate", "old")
-    assert "warning" not in said(capsys, "evaluate", "old", "--data", "folder:photos")
-    assert "test accuracy" in said(capsys, "train", "--resume", "old")
-    assert "warning" in said(capsys, "evaluate", "old", "--data", "folder:photos,split=name")
+    assert "warning" not in on_numpy(capsys, "evaluate", "old")
+    assert "warning" not in on_numpy(capsys, "evaluate", "old", "--data", "folder:photos")
+    assert "test accuracy" in on_numpy(capsys, "train", "--resume", "old")
+    assert "warning" in on_numpy(capsys, "evaluate", "old", "--data", "folder:photos,split=name")
 
 
 # --- invalid entries ---------------------------------------------------------------------------
@@ -231,15 +222,15 @@ def test_an_invalid_entry_is_one_line_in_every_command(work, capsys):
         run.settings_file.write_text(json.dumps(changed(content, path, new)))
         run.last.write_bytes(whole)
         for command in (["train", "--resume", "run"], *reading):
-            told = said(capsys, *command, status=2)
-            assert words in told
-            assert "run.json" in told
+            output = on_numpy(capsys, *command, status=2)
+            assert words in output
+            assert "run.json" in output
         run.settings_file.write_text(json.dumps(content))
         checkpoint.save(run.last, checkpoint.Checkpoint(found.tensors, changed(found.state, path, new)))
         for command in reading:
-            told = said(capsys, *command, status=2)
-            assert words in told
-            assert "last.safetensors" in told
+            output = on_numpy(capsys, *command, status=2)
+            assert words in output
+            assert "last.safetensors" in output
 
 
 NETS = [  # what makes no net, or another one than that of the weights
@@ -261,8 +252,8 @@ def test_an_impossible_net_is_one_line(work, capsys):
     found = checkpoint.load(run.last)
     for path, new, words in NETS:
         checkpoint.save(run.last, checkpoint.Checkpoint(found.tensors, changed(found.state, path, new)))
-        assert words in said(capsys, "summary", "--run-dir", "run", status=2)
-        said(capsys, "train", "--resume", "run", status=2)
+        assert words in on_numpy(capsys, "summary", "--run-dir", "run", status=2)
+        on_numpy(capsys, "train", "--resume", "run", status=2)
 
 
 def test_nan_weights_are_reported(work, capsys):
@@ -274,14 +265,14 @@ def test_nan_weights_are_reported(work, capsys):
     checkpoint.save(run.last, checkpoint.Checkpoint(tensors, found.state))
     commands = [["evaluate", "run"], ["predict", "x.png", "--run-dir", "run"], ["summary", "--run-dir", "run"]]
     for command in (["train", "--resume", "run"], *commands):
-        assert "last.safetensors: conv1.weight holds NaN (1 of 324 values)" in said(capsys, *command, status=2)
+        assert "last.safetensors: conv1.weight holds NaN (1 of 324 values)" in on_numpy(capsys, *command, status=2)
     tensors = {name: array.copy() for name, array in found.tensors.items()}
     for name in ("net.conv1.weight", "net.fc1.weight"):
         tensors[name].fill(3e38)  # finite, and every score of it is not
     checkpoint.save(run.last, checkpoint.Checkpoint(tensors, found.state))
     with np.errstate(over="ignore", invalid="ignore"):
-        assert "the net's scores are not finite" in said(capsys, "evaluate", "run", status=2)
-        assert "scores of x.png are not finite" in said(capsys, "predict", "x.png", "--run-dir", "run", status=2)
+        assert "the net's scores are not finite" in on_numpy(capsys, "evaluate", "run", status=2)
+        assert "scores of x.png are not finite" in on_numpy(capsys, "predict", "x.png", "--run-dir", "run", status=2)
 
 
 def test_a_missing_checkpoint_is_reported_by_every_command(work, capsys):
@@ -289,7 +280,7 @@ def test_a_missing_checkpoint_is_reported_by_every_command(work, capsys):
     run.last.unlink()
     kept = {path: path.read_bytes() for path in run.path.iterdir()}
     for command in (["train", "--resume", "run"], ["evaluate", "run"], ["summary", "--run-dir", "run"]):
-        assert "last.safetensors" in said(capsys, *command, status=2)
+        assert "last.safetensors" in on_numpy(capsys, *command, status=2)
     assert {path: path.read_bytes() for path in run.path.iterdir()} == kept
 
 
@@ -303,5 +294,5 @@ def test_a_missing_setting_has_its_default(work, capsys):
         del settings["precision"], settings["validation"], settings["loss_scale"]
     run.settings_file.write_text(json.dumps(content))
     checkpoint.save(run.last, checkpoint.Checkpoint(found.tensors, older))
-    assert "warning" not in said(capsys, "evaluate", "run")
-    assert "test accuracy" in said(capsys, "train", "--resume", "run")
+    assert "warning" not in on_numpy(capsys, "evaluate", "run")
+    assert "test accuracy" in on_numpy(capsys, "train", "--resume", "run")

@@ -26,10 +26,10 @@ def test_a_recipe_in_a_line():
         "30 epochs, batches of 64, sgd:momentum=0.9,nesterov=true,weight_decay=5e-4 lr 0.05, one-cycle, augment "
         "shift:1, loss softmax:label_smoothing=0.1, float32, seed 0"
     )
-    told = str(run_settings.complete({"data": "cifar10:x", "model": "airbench94", "lr": 0.5}, "airbench94"))
-    assert told.startswith("8 epochs, batches of 2000, filters -> muon:lr=0.24")
-    assert told.endswith("float32, seed 0, first filters whiten 5,000 images, tta mirror+shift")
-    assert " lr 0.5, linear, augment alternating-flip,shift:2,reflect, " in told
+    line = str(run_settings.complete({"data": "cifar10:x", "model": "airbench94", "lr": 0.5}, "airbench94"))
+    assert line.startswith("8 epochs, batches of 2000, filters -> muon:lr=0.24")
+    assert line.endswith("float32, seed 0, first filters whiten 5,000 images, tta mirror+shift")
+    assert " lr 0.5, linear, augment alternating-flip,shift:2,reflect, " in line
 
 
 def test_the_list_of_nets(capsys):
@@ -42,8 +42,8 @@ def test_the_list_of_nets(capsys):
 
 def test_the_options_that_summary_receives(monkeypatch, capsys):
     """The algorithms depend on the device and the batch size."""
-    told = lambda net, **options: f"{net.input_shape} {net.precision} {options}"  # noqa: E731
-    monkeypatch.setattr("gpuconv.summary.summary", told)
+    summary = lambda net, **options: f"{net.input_shape} {net.precision} {options}"  # noqa: E731
+    monkeypatch.setattr("gpuconv.summary.summary", summary)
     assert main(["summary", "--model", "digits-net"]) == 0
     assert capsys.readouterr().out == "(8, 8, 1) float32 {'batch_size': 128, 'device': 'numpy'}\n"
     chosen = ["--device", "emulated", "--batch-size", "7", "--precision", "tf32", "--input", "16x12x2"]
@@ -53,10 +53,12 @@ def test_the_options_that_summary_receives(monkeypatch, capsys):
 
 def test_the_list_of_kernels(capsys):
     assert main(["kernels", "--file", "metrics.cu"]) == 0
+    parameters = "double* totals, Real* loss, float64* scores, int64* labels, int32 n, int32 classes, int64 ignored"
     assert capsys.readouterr().out.splitlines() == [
-        "metrics.cu  (4 variants)",
+        "metrics.cu  (12 variants)",
         "    DTYPE       float64, float32, float16, bfloat16",
-        "    metrics_add(double* totals, Real* loss, float64* scores, int64* labels, int32 n, int32 classes)",
+        "    LABEL       int64, float32, float64",
+        f"    metrics_add({parameters})",
     ]
     assert main(["kernels", "--file", "metrics.cu", "--file", "linear"]) == 2
     assert "unknown kernel file 'linear'" in capsys.readouterr().err
@@ -91,9 +93,9 @@ def reported(monkeypatch, capsys):
         monkeypatch.setattr(resources, "report", lambda listed, workers: iter([lines[:1], lines[1:]]))
         monkeypatch.setattr(predict_conv, "of_line", lambda line: 12.34e-6 if line.kernel == "second" else None)
         status = main(["kernels", "--report", *arguments])
-        told = capsys.readouterr()
-        assert told.err == ""  # no progress where no terminal shows it
-        return status, asked[0], told.out.splitlines()
+        captured = capsys.readouterr()
+        assert captured.err == ""  # no progress where no terminal shows it
+        return status, asked[0], captured.out.splitlines()
 
     return run
 
@@ -154,8 +156,8 @@ def test_an_unknown_occupancy_and_a_missing_prediction_are_reported(reported, mo
     _, _, lines = reported([unknown])
     assert lines[1].endswith("       64    unknown    12.3 us")
     monkeypatch.setattr(predict_conv, "of_line", fail)
-    told, why = kernels._predicted([unknown])
-    assert (told, why) == ({}, "no times are predicted: no NVRTC")
+    messages, why = kernels._predicted([unknown])
+    assert (messages, why) == ({}, "no times are predicted: no NVRTC")
 
 
 # --- parts of other commands --------------------------------------------------------------------
@@ -180,8 +182,8 @@ def test_the_five_best_scores_with_bars():
 def test_a_check_is_one_line_with_details(capsys):
     assert verdict(True, "first loss", "2.3, expected 2.3", "")
     assert not verdict(False, "first loss", "9, expected 2.3", "why")
-    said = capsys.readouterr().out.splitlines()
-    assert said == ["PASS  first loss: 2.3, expected 2.3", "FAIL  first loss: 9, expected 2.3", "      why"]
+    output = capsys.readouterr().out.splitlines()
+    assert output == ["PASS  first loss: 2.3, expected 2.3", "FAIL  first loss: 9, expected 2.3", "      why"]
 
 
 def test_the_classes_in_a_table():
@@ -203,17 +205,17 @@ def test_a_conversion_is_shown_after_the_name(tmp_path, capsys):
     Image.fromarray(grey).save(tmp_path / "grey.png")
     Image.fromarray(color).save(tmp_path / "color.png")
 
-    def told(name, *shape):
+    def line(name, *shape):
         image = predict.read(str(tmp_path / name), SimpleNamespace(input_shape=shape))
         assert (image.shape, image.dtype) == (shape, np.uint8)
         return capsys.readouterr().out.replace(str(tmp_path), "").strip()
 
-    assert told("grey.png", 6, 5, 1) == "/grey.png"
-    assert told("color.png", 6, 5, 3) == "/color.png"
-    assert told("grey.png", 6, 5, 3) == "/grey.png (converted from L to RGB)"
-    assert told("color.png", 6, 5, 1) == "/color.png (converted from RGB to L, colors converted to gray)"
-    assert told("grey.png", 3, 5, 1) == "/grey.png (resized from 6x5 to 3x5)"
-    assert told("grey.png", 6, 4, 1) == "/grey.png (resized from 6x5 to 6x4)"
+    assert line("grey.png", 6, 5, 1) == "/grey.png"
+    assert line("color.png", 6, 5, 3) == "/color.png"
+    assert line("grey.png", 6, 5, 3) == "/grey.png (converted from L to RGB)"
+    assert line("color.png", 6, 5, 1) == "/color.png (converted from RGB to L, colors converted to gray)"
+    assert line("grey.png", 3, 5, 1) == "/grey.png (resized from 6x5 to 3x5)"
+    assert line("grey.png", 6, 4, 1) == "/grey.png (resized from 6x5 to 6x4)"
 
 
 # --- profile, of prepared timings ----------------------------------------------------------------
@@ -282,12 +284,12 @@ def test_the_options_that_profile_receives(monkeypatch, capsys):
         return asked.pop(), capsys.readouterr().out
 
     usual = {"steps": 10, "fuse": False, "arch": "sm_90a"}
-    found, told = run("--device", "numpy")
+    found, output = run("--device", "numpy")
     assert found == ("numpy", "float32", 128, usual)
-    assert "seed-net, 128 images, float32" in told
-    found, told = run("--device", "emulated", "--arch", "SM_80", "--steps", "3", "--precision", "tf32")
+    assert "seed-net, 128 images, float32" in output
+    found, output = run("--device", "emulated", "--arch", "SM_80", "--steps", "3", "--precision", "tf32")
     assert found == ("emulated", "tf32", 128, {"steps": 3, "fuse": True, "arch": "sm_80"})
-    assert "seed-net fused, 128 images, tf32" in told
+    assert "seed-net fused, 128 images, tf32" in output
     assert run("--device", "emulated", "--no-fuse")[0][-1] == usual
     assert run("--device", "numpy", "--fuse", "--batch-size", "7")[0][2:] == (7, usual | {"fuse": True})
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gpuconv.cli import main
+from tests.cli.command import output_of
 
 pytest.importorskip("safetensors")
 pytest.importorskip("tqdm")
@@ -18,17 +19,7 @@ DATA = "synthetic:n=96,size=9x7x3,classes=4"
 TINY = ["--data", DATA, "--model", "seed-net", "--batch-size", "32", "--device", "numpy"]
 
 
-@pytest.fixture(autouse=True)
-def work(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def said(capsys, *arguments, status=0):
-    capsys.readouterr()
-    assert main([*map(str, arguments)]) == status
-    out, err = capsys.readouterr()
-    return err if status else out
+pytestmark = pytest.mark.usefixtures("work")
 
 
 def metrics(run):
@@ -39,18 +30,18 @@ def metrics(run):
 
 
 def test_a_validation_part_judges_the_epochs_and_the_test_runs_once(work, capsys):
-    out = said(capsys, "train", *TINY, "--epochs", 2, "--validation", 0.25, "--run-dir", "run")
+    out = output_of(capsys, "train", *TINY, "--epochs", 2, "--validation", 0.25, "--run-dir", "run")
     assert "72 images to train on, 24 to validate on, 19 to test on" in out
     assert "validation 0.25" in out
     epochs, test = metrics(work / "run")[:-1], metrics(work / "run")[-1]
     assert test["event"] == "test"
     assert all("validation_loss" in record and "test_loss" not in record for record in epochs)
-    assert out.splitlines()[-1] == f"test accuracy {100 * test['test_accuracy']:.2f}%"
+    assert f"test accuracy {100 * test['test_accuracy']:.2f}%" in out.splitlines()
     before = (work / "run" / "last.safetensors").read_bytes()
-    assert "test accuracy" in said(capsys, "train", "--resume", "run")
+    assert "test accuracy" in output_of(capsys, "train", "--resume", "run")
     assert metrics(work / "run")[-1] == test
     assert (work / "run" / "last.safetensors").read_bytes() == before
-    assert "--validation is 0.25 there, 0.5 here" in said(
+    assert "--validation is 0.25 there, 0.5 here" in output_of(
         capsys, "train", "--resume", "run", "--validation", 0.5, status=2
     )
     main(["evaluate", "run", "--device", "numpy"])
@@ -58,79 +49,77 @@ def test_a_validation_part_judges_the_epochs_and_the_test_runs_once(work, capsys
     assert "warning" not in err  # the data is the run's
     assert f"test accuracy {100 * test['test_accuracy']:.2f}%" in out
     for wrong in ("1", "-0.1", "nan", "half"):
-        assert f"expected a fraction from 0 to below 1, received '{wrong}'" in said(
+        assert f"expected a fraction from 0 to below 1, received '{wrong}'" in output_of(
             capsys, "train", *TINY, f"--validation={wrong}", status=2
         )
 
 
 def test_early_stopping_is_by_validation_accuracy_or_training_loss(work, capsys):
     flat = [*TINY, "--lr", 1e-12, "--schedule", "constant", "--epochs", 9, "--early-stopping", 2]
-    out = said(capsys, "train", *flat, "--validation", 0.25, "--run-dir", "judged")
+    out = output_of(capsys, "train", *flat, "--validation", 0.25, "--run-dir", "judged")
     assert "early stopping 2" in out
     assert "early stopping: no better validation_accuracy in 2 epochs" in out
     assert [record["event"] for record in metrics(work / "judged")] == ["epoch"] * 3 + ["test"]
-    said(capsys, "train", "--resume", "judged")  # stays stopped
+    output_of(capsys, "train", "--resume", "judged")  # stays stopped
     assert [record["event"] for record in metrics(work / "judged")] == ["epoch"] * 3 + ["test"]
-    out = said(capsys, "train", *TINY, "--epochs", 3, "--early-stopping", 2, "--run-dir", "learning")
+    out = output_of(capsys, "train", *TINY, "--epochs", 3, "--early-stopping", 2, "--run-dir", "learning")
     assert len(metrics(work / "learning")) == 3
 
 
 def test_a_plateau_lowers_the_rate_and_is_stored_with_the_run(work, capsys):
     flat = [*TINY, "--lr", 1e-12, "--schedule", "constant", "--epochs", 3]
     for validation in ([], ["--validation", 0]):
-        said_of = said(capsys, "train", *flat, *validation, "--plateau", 1, "--run-dir", "run", status=2)
-        assert (
-            "watches validation_loss, and there is no validation data; give --validation 0.1 too, or watch" in said_of
-        )
+        error = output_of(capsys, "train", *flat, *validation, "--plateau", 1, "--run-dir", "run", status=2)
+        assert "watches validation_loss, and there is no validation data; give --validation 0.1 too, or watch" in error
         assert not (work / "run").exists()
-    assert "did you mean 'train_loss'" in said(capsys, "train", *flat, "--plateau", "1,watch=trainloss", status=2)
-    out = said(capsys, "train", *flat, "--validation", 0.25, "--plateau", "0,factor=0.5", "--run-dir", "run")
+    assert "did you mean 'train_loss'" in output_of(capsys, "train", *flat, "--plateau", "1,watch=trainloss", status=2)
+    out = output_of(capsys, "train", *flat, "--validation", 0.25, "--plateau", "0,factor=0.5", "--run-dir", "run")
     assert "plateau 0,factor=0.5" in out
     lines = [line for line in out.splitlines() if line.startswith("epoch")]
     assert ["  rate x 0.5 " in line for line in lines] == [False, True, False]
     assert "  rate x 0.25 " in lines[2]
     assert [record["lr"] for record in metrics(work / "run")[:-1]] == [1e-12, 1e-12, 5e-13]
     assert 'plateau = "0,factor=0.5"' in (work / "run" / "config.toml").read_text()
-    said(capsys, "train", "--resume", "run")
+    output_of(capsys, "train", "--resume", "run")
     again = [*flat[:-2], "--config", "run/config.toml", "--run-dir", "again"]
-    assert "plateau 0,factor=0.5" in said(capsys, "train", *again)
-    said(capsys, "train", *flat, "--plateau", "0,watch=train_loss", "--run-dir", "trained")
+    assert "plateau 0,factor=0.5" in output_of(capsys, "train", *again)
+    output_of(capsys, "train", *flat, "--plateau", "0,watch=train_loss", "--run-dir", "trained")
     assert metrics(work / "trained")[-1]["plateau"] == pytest.approx(0.01)
 
 
 def test_clipping_is_stored_with_the_run(work, capsys):
-    assert "must be above 0" in said(capsys, "train", *TINY, "--clip", 0, "--run-dir", "run", status=2)
+    assert "must be above 0" in output_of(capsys, "train", *TINY, "--clip", 0, "--run-dir", "run", status=2)
     assert not (work / "run").exists()
     for clip in ("1e-9", "value:1e-9"):
         run = f"run-{clip[0]}"
-        out = said(
+        out = output_of(
             capsys, "train", *TINY, "--epochs", 1, "--lr", 1, "--optimizer", "sgd", "--clip", clip, "--run-dir", run
         )
         assert f", clip {clip}" in out
         assert f'clip = "{clip}"' in (work / run / "config.toml").read_text()
         assert metrics(work / run)[-1]["train_loss"] == pytest.approx(2.3, abs=0.3)
-        said(capsys, "train", "--resume", run)
+        output_of(capsys, "train", "--resume", run)
 
 
 def test_the_average_of_the_weights_is_tested_stored_and_evaluated(work, capsys):
-    assert "from 0 to below 1" in said(capsys, "train", *TINY, "--ema", 1, "--run-dir", "run", status=2)
-    out = said(capsys, "train", *TINY, "--epochs", 2, "--ema", 0.9, "--run-dir", "run")
+    assert "from 0 to below 1" in output_of(capsys, "train", *TINY, "--ema", 1, "--run-dir", "run", status=2)
+    out = output_of(capsys, "train", *TINY, "--epochs", 2, "--ema", 0.9, "--run-dir", "run")
     assert ", ema 0.9" in out
     assert "ema = 0.9" in (work / "run" / "config.toml").read_text()
-    told = re.findall(r"test accuracy +([0-9.]+%)", out)[-1]
-    assert f"test accuracy {told}" in said(capsys, "evaluate", "run", "--which", "last")
-    said(capsys, "train", "--resume", "run")
+    accuracy = re.findall(r"test accuracy +([0-9.]+%)", out)[-1]
+    assert f"test accuracy {accuracy}" in output_of(capsys, "evaluate", "run", "--which", "last")
+    output_of(capsys, "train", "--resume", "run")
 
 
 def test_shards_are_stored_with_the_run(work, capsys):
-    out = said(capsys, "train", *TINY, "--epochs", 1, "--shards", 2, "--run-dir", "cut")
+    out = output_of(capsys, "train", *TINY, "--epochs", 1, "--shards", 2, "--run-dir", "cut")
     assert ", 2 shards" in out
     assert "shards = 2" in (work / "cut" / "config.toml").read_text()
     stored = json.loads((work / "cut" / "run.json").read_text())["settings"]
     assert (stored["shards"], stored["options"]["command"]["shards"]) == (2, 2)
-    said(capsys, "train", "--resume", "cut")
+    output_of(capsys, "train", "--resume", "cut")
     for wrong in ("3", "-2", "two"):
-        assert f"received '{wrong}'" in said(capsys, "train", *TINY, f"--shards={wrong}", status=2)
+        assert f"received '{wrong}'" in output_of(capsys, "train", *TINY, f"--shards={wrong}", status=2)
 
 
 # --- initial weights -----------------------------------------------------------------------------
@@ -146,29 +135,30 @@ def weights(path):
 def test_training_starts_from_the_weights_of_a_run_a_checkpoint_or_a_saved_net(work, capsys):
     from gpuconv import load
 
-    said(capsys, "train", *TINY, "--epochs", 1, "--seed", 5, "--run-dir", "first")
+    output_of(capsys, "train", *TINY, "--epochs", 1, "--seed", 5, "--run-dir", "first")
     load("first").save("saved.safetensors")
     still = [*TINY, "--lr", 1e-30, "--schedule", "constant", "--epochs", 1]
     for number, path in enumerate(("first", "first/last.safetensors", "saved.safetensors")):
-        assert "weights of /" in said(capsys, "train", *still, "--weights", path, "--run-dir", f"run{number}")
+        assert "weights of /" in output_of(capsys, "train", *still, "--weights", path, "--run-dir", f"run{number}")
         for name, value in weights("first").items():
             np.testing.assert_array_equal(weights(f"run{number}")[name], value)
     before = (work / "run0" / "last.safetensors").read_bytes()
     (work / "first").rename(work / "gone")  # a checkpoint holds what they gave
-    assert "test accuracy" in said(capsys, "train", "--resume", "run0")
+    assert "test accuracy" in output_of(capsys, "train", "--resume", "run0")
     assert (work / "run0" / "last.safetensors").read_bytes() == before
     for path, message in (
         ("nowhere", "'.*nowhere' does not exist; a saved net or a run directory is expected"),
         ("gone/run.json", "truncated, corrupt or not a safetensors file"),
         (".", "holds no run"),
     ):
-        err = said(capsys, "train", *still, "--weights", path, "--run-dir", "not", status=2)
+        err = output_of(capsys, "train", *still, "--weights", path, "--run-dir", "not", status=2)
         assert re.search(message, err)
-        assert err.count("\n") == 1
     other = ["--data", DATA.replace("classes=4", "classes=5"), *still[2:]]
-    err = said(capsys, "train", *other, "--weights", "gone", "--run-dir", "not", status=2)
+    err = output_of(capsys, "train", *other, "--weights", "gone", "--run-dir", "not", status=2)
     assert re.search(r"fc1.weight has shape \(4, \d+\) there and \(5, \d+\) here", err)
-    err = said(capsys, "train", *still, "--model", "three-layer", "--weights", "gone", "--run-dir", "not", status=2)
+    err = output_of(
+        capsys, "train", *still, "--model", "three-layer", "--weights", "gone", "--run-dir", "not", status=2
+    )
     assert "is only there" in err or "is only here" in err or "has shape" in err
     assert not (work / "not").exists()
 
@@ -177,16 +167,18 @@ def test_training_starts_from_the_weights_of_a_run_a_checkpoint_or_a_saved_net(w
 
 
 def test_a_run_writes_a_settings_file_that_reproduces_it(work, capsys):
-    said(capsys, "train", *TINY, "--epochs", 2, "--validation", 0.25, "--seed", 3, "--lr", 0.02, "--run-dir", "one")
-    said(capsys, "train", "--config", "one/config.toml", "--device", "numpy", "--run-dir", "two")
+    output_of(
+        capsys, "train", *TINY, "--epochs", 2, "--validation", 0.25, "--seed", 3, "--lr", 0.02, "--run-dir", "one"
+    )
+    output_of(capsys, "train", "--config", "one/config.toml", "--device", "numpy", "--run-dir", "two")
     for name in ("metrics.jsonl", "metrics.csv", "last.safetensors", "run.json", "config.toml"):
         assert (work / "one" / name).read_bytes() == (work / "two" / name).read_bytes(), name
-    out = said(capsys, "train", "--config", "one/config.toml", "--epochs", 1, "--run-dir", "three")
+    out = output_of(capsys, "train", "--config", "one/config.toml", "--epochs", 1, "--run-dir", "three")
     assert "recipe     1 epochs" in out
-    out = said(capsys, "train", "--config", "one/config.toml", "--optimizer", "adam:lr=0.25", "--run-dir", "four")
+    out = output_of(capsys, "train", "--config", "one/config.toml", "--optimizer", "adam:lr=0.25", "--run-dir", "four")
     assert "adam:lr=0.25 lr 0.25" in out
-    assert "test accuracy" in said(capsys, "train", "--resume", "one", "--config", "one/config.toml")
-    assert "--seed is 3 there, 4 here" in said(
+    assert "test accuracy" in output_of(capsys, "train", "--resume", "one", "--config", "one/config.toml")
+    assert "--seed is 3 there, 4 here" in output_of(
         capsys, "train", "--resume", "one", "--config", "one/config.toml", "--seed", 4, status=2
     )
 
@@ -226,14 +218,13 @@ def test_a_settings_file_is_checked_before_anything_is_created(work, capsys):
         ("\xff" * 3, "c.toml is not valid TOML"),
     ):
         (work / "c.toml").write_bytes(text.encode("latin1"))
-        err = said(capsys, "train", "--config", "c.toml", "--run-dir", "run", status=2)
+        err = output_of(capsys, "train", "--config", "c.toml", "--run-dir", "run", status=2)
         assert message in err, (text, err)
-        assert err.count("\n") == 1
     for path, message in (("none.toml", "No such file"), (".", "none")):
-        assert said(capsys, "train", "--config", path, "--run-dir", "run", status=2), message
+        assert output_of(capsys, "train", "--config", path, "--run-dir", "run", status=2), message
     assert [path.name for path in work.iterdir()] == ["c.toml"]
     (work / "c.toml").write_text(f'recipe = "default"\nmodel = "seed-net"\ndata = "{DATA}"\nepochs = 1\n')
-    assert "recipe     1 epochs, batches of 64" in said(capsys, "train", "--config", "c.toml", "--run-dir", "run")
+    assert "recipe     1 epochs, batches of 64" in output_of(capsys, "train", "--config", "c.toml", "--run-dir", "run")
 
 
 # --- nets in files -------------------------------------------------------------------------------
@@ -270,18 +261,18 @@ def my_net(work, request):
 def test_a_net_from_a_function_in_a_file(work, my_net, capsys):
     plain = [*TINY[:2], *TINY[4:], "--epochs", 1, "--seed", 2]
     for name in ("build", "layers"):
-        said(capsys, "train", *plain, "--model", f"{my_net}:{name}", "--run-dir", name)
+        output_of(capsys, "train", *plain, "--model", f"{my_net}:{name}", "--run-dir", name)
     for name, value in weights("build").items():
         np.testing.assert_array_equal(weights("layers")[name], value)
-    said(capsys, "train", *plain, "--model", f"{my_net}:fixed", "--run-dir", "fixed")
-    assert "test accuracy" in said(capsys, "evaluate", "build", "--device", "numpy")
-    err = said(capsys, "train", "--resume", "build", status=2)
+    output_of(capsys, "train", *plain, "--model", f"{my_net}:fixed", "--run-dir", "fixed")
+    assert "test accuracy" in output_of(capsys, "evaluate", "build", "--device", "numpy")
+    err = output_of(capsys, "train", "--resume", "build", status=2)
     assert f"is not run unless you say so: --model {work}/{my_net}:build" in err
-    assert "test accuracy" in said(capsys, "train", "--resume", "build", "--model", f"{my_net}:build")
-    said(capsys, "train", *plain, "--model", f"{my_net}:build")
+    assert "test accuracy" in output_of(capsys, "train", "--resume", "build", "--model", f"{my_net}:build")
+    output_of(capsys, "train", *plain, "--model", f"{my_net}:build")
     assert (work / "runs" / f"synthetic-{my_net[:-3]}-1").is_dir()
-    assert "conv1" in said(capsys, "summary", "--model", f"{my_net}:build", "--input", "9x7x3", "--classes", 4)
-    assert "conv1" in said(capsys, "summary", "--model", f"{my_net}:fixed")
+    assert "conv1" in output_of(capsys, "summary", "--model", f"{my_net}:build", "--input", "9x7x3", "--classes", 4)
+    assert "conv1" in output_of(capsys, "summary", "--model", f"{my_net}:fixed")
 
 
 def test_a_file_without_a_usable_net_is_one_line(work, my_net, capsys):
@@ -295,10 +286,11 @@ def test_a_file_without_a_usable_net_is_one_line(work, my_net, capsys):
         ("wrong_syntax.py:build", "cannot be imported: SyntaxError"),
         ("json.py:build", "another module is named 'json'"),
     ):
-        err = said(capsys, "train", "--data", DATA, "--model", model, "--device", "numpy", "--run-dir", "run", status=2)
+        err = output_of(
+            capsys, "train", "--data", DATA, "--model", model, "--device", "numpy", "--run-dir", "run", status=2
+        )
         assert re.search(message, err), err
-        assert err.count("\n") == 1
     other = ["--data", DATA.replace("classes=4", "classes=5"), "--model", f"{my_net}:fixed", "--run-dir", "run"]
-    assert "must give 5 scores, one for each class, but gives (4,)" in said(capsys, "train", *other, status=2)
-    assert "give --input and --classes" in said(capsys, "summary", "--model", f"{my_net}:build", status=2)
+    assert "must give 5 scores, one for each class, but gives (4,)" in output_of(capsys, "train", *other, status=2)
+    assert "give --input and --classes" in output_of(capsys, "summary", "--model", f"{my_net}:build", status=2)
     assert not (work / "run").exists()

@@ -20,8 +20,8 @@ def test_every_row_is_counted(capsys):
     ops = ["sgd_step", "random_permutation", "softmax"]
     dtypes = ["float32", "float16"]
     assert main([*TINY, *(w for op in ops for w in ("--op", op)), *(w for d in dtypes for w in ("--dtype", d))]) == 0
-    said = capsys.readouterr().out
-    rows = re.findall(r"^(\w+) +(\w+) .* PASS$", said, re.M)
+    output = capsys.readouterr().out
+    rows = re.findall(r"^(\w+) +(\w+) .* PASS$", output, re.M)
     assert sorted(rows) == [
         ("random_permutation", "float32"),
         ("sgd_step", "float16"),
@@ -29,7 +29,7 @@ def test_every_row_is_counted(capsys):
         ("softmax", "float16"),
         ("softmax", "float32"),
     ]
-    assert said.endswith("\nall 5 pass on emulated\n")
+    assert output.endswith("\nall 5 pass on emulated\n")
 
 
 def test_a_wrong_kernel_is_reported_with_its_smallest_failing_case(capsys, tmp_path):
@@ -38,11 +38,11 @@ def test_a_wrong_kernel_is_reported_with_its_smallest_failing_case(capsys, tmp_p
     wrong.write_text(text.replace("* Real(factor)", "* Real(factor) + 1"))
     with kernel.replaced({"arithmetic.cu": wrong}):
         assert main([*TINY, "--op", "scale", "--op", "add", "--dtype", "float32"]) == 1
-    said = capsys.readouterr().out
-    told = r"^scale +float32 .* FAIL\n +smallest failing case \(tiny\): 1\n +result\[0\] is .*, expected "
-    assert re.search(told, said, re.M)
-    assert re.search(r"^add +float32 .* PASS$", said, re.M)
-    assert said.endswith("\n1 of 2 failed\n")
+    output = capsys.readouterr().out
+    pattern = r"^scale +float32 .* FAIL\n +smallest failing case \(tiny\): 1\n +result\[0\] is .*, expected "
+    assert re.search(pattern, output, re.M)
+    assert re.search(r"^add +float32 .* PASS$", output, re.M)
+    assert output.endswith("\n1 of 2 failed\n")
 
 
 def test_a_fault_of_the_fast_numpy_code_is_found(monkeypatch, capsys):
@@ -50,10 +50,10 @@ def test_a_fault_of_the_fast_numpy_code_is_found(monkeypatch, capsys):
     monkeypatch.setattr(cpu.arithmetic, "scale", lambda x, **options: right(x, **options) + x.dtype.type(0.5))
     chosen = ["--tier", "tiny", "--dtype", "float32", "--op", "scale", "--op", "add"]
     status = main(["verify", "--device", "numpy", *chosen])
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert status == 1
-    assert "smallest failing case (tiny): 1" in said
-    assert said.endswith("\n1 of 2 failed\n")
+    assert "smallest failing case (tiny): 1" in output
+    assert output.endswith("\n1 of 2 failed\n")
 
 
 def test_nothing_to_run_does_not_pass(capsys):
@@ -62,7 +62,7 @@ def test_nothing_to_run_does_not_pass(capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--op", "conv2"], "did you mean 'conv2d'"),
         (["--dtype", "float31"], "did you mean 'float32'"),
@@ -70,6 +70,6 @@ def test_nothing_to_run_does_not_pass(capsys):
         (["--seed", "-1"], "--seed: expected a whole number from 0 on, received '-1'"),
     ],
 )
-def test_mistakes(capsys, arguments, said):
+def test_mistakes(capsys, arguments, message):
     assert main(["verify", "--device", "emulated", *arguments]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

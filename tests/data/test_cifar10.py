@@ -100,9 +100,9 @@ def test_arrays_of_every_layout_at_every_pickle_protocol(small, tmp_path):
             names = [b"a.png"] * COUNT
             content = {b"data": array, b"labels": labels.tolist(), b"filenames": names, b"batch_label": b"batch 1"}
             (tmp_path / "batch").write_bytes(pickle.dumps(content, protocol))
-            read, told = cifar10._read_python(tmp_path / "batch")
+            read, read_labels = cifar10._read_python(tmp_path / "batch")
             np.testing.assert_array_equal(read, pixels)
-            np.testing.assert_array_equal(told, labels)
+            np.testing.assert_array_equal(read_labels, labels)
 
 
 def test_pickles_of_python_2(small, tmp_path):

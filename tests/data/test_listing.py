@@ -54,14 +54,14 @@ def test_files_that_are_not_read_are_counted(tmp_path, monkeypatch):
     (tmp_path / "cats/top").symlink_to("/", target_is_directory=True)
     (tmp_path / "cats/again").symlink_to("b", target_is_directory=True)
     os.mkfifo(tmp_path / "dogs/2.png")
-    with pytest.warns(Notice) as told:
+    with pytest.warns(Notice) as caught:
         found = names(tmp_path)
     assert found == {"cats": ["cats/1.png"], "dogs": ["dogs/1.png"]}
     expected = (
         "1 x .csv, 2 x .heic, 1 x .md, 1 x FIFO, 2 x dangling link, 1 x file without a suffix, "
         "3 x link to a folder above or read already"
     )
-    assert [str(warning.message) for warning in told] == [f"{tmp_path}: files that are not read: {expected}"]
+    assert [str(warning.message) for warning in caught] == [f"{tmp_path}: files that are not read: {expected}"]
 
 
 def test_links_to_folders_are_followed_once(tmp_path):

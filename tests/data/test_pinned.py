@@ -52,10 +52,10 @@ def test_the_names_that_are_test_images_never_change():
 
 def test_at_most_five_mismatched_classes_are_named():
     images = np.zeros((1, 1, 1, 1), np.uint8)
-    for count, told in ((5, "'a', 'b', 'c', 'd', 'e' and"), (6, "'a', 'b', 'c', 'd', 'e', ... and")):
+    for count, names in ((5, "'a', 'b', 'c', 'd', 'e' and"), (6, "'a', 'b', 'c', 'd', 'e', ... and")):
         with pytest.raises(ValueError, match="lacks") as raised:
             Dataset(images, np.array([0]), ["x"], "set").relabelled("abcdef"[:count])
-        assert str(raised.value) == (f"'set' must have the training data's classes: it lacks {told} has unknown 'x'")
+        assert str(raised.value) == (f"'set' must have the training data's classes: it lacks {names} has unknown 'x'")
 
 
 def test_the_largest_values_that_a_loader_accepts():
@@ -141,13 +141,13 @@ def test_an_unreadable_folder_is_an_error(monkeypatch, tmp_path):
 
 
 def test_a_package_that_is_not_installed_is_named(monkeypatch, tmp_path):
-    for module, call, said in (
+    for module, call, message in (
         ("requests", lambda: download.fetch_archive("u/x", tmp_path, sha256="", size=1), "needs requests: pip install"),
         ("PIL", lambda: read_image(tmp_path / "a.png"), r"image files needs Pillow: pip install \"gpuconv\[image\]"),
     ):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, module, None)
-            with pytest.raises(ImportError, match=said):
+            with pytest.raises(ImportError, match=message):
                 call()
     assert not list(tmp_path.iterdir())
 

@@ -96,7 +96,7 @@ def test_numbers_of_classes():
         found = class_numbers(labels, "set", 2)
         assert (found.tolist(), found.dtype) == ([0, 2], np.int64)
     assert class_numbers(np.zeros(0, int), "set", 0).shape == (0,)
-    for labels, error, said in (
+    for labels, error, message in (
         ([0.0, 1.0], TypeError, "must be integers, the numbers of classes, received float64"),
         ([True, False], TypeError, "received bool"),
         ([0], ValueError, r"each of 2 images, received shape \(1,\)$"),
@@ -106,7 +106,7 @@ def test_numbers_of_classes():
         (np.uint64([0, 2**63]), ValueError, r"labels of 'set' must be below 2\*\*63, received 9223372036854775808"),
         ([0, np.ma.masked], TypeError, "labels of 'set' must not be a masked array"),
     ):
-        with pytest.raises(error, match=said):
+        with pytest.raises(error, match=message):
             class_numbers(labels, "set", 2)
 
 
@@ -118,8 +118,8 @@ def test_an_item_of_another_shape_or_dtype_is_named():
     images, labels = found.read(np.array([1, 0]))
     np.testing.assert_array_equal(images, IMAGES[[1, 0]])
     assert labels.tolist() == [1, 0]
-    for at, said in ((2, r"uint8 of shape \(2, 2, 3\)"), (3, r"float32 of shape \(2, 3, 3\)")):
-        with pytest.raises(ValueError, match=rf"image {at} of 'train' must be uint8 .* received {said}"):
+    for at, message in ((2, r"uint8 of shape \(2, 2, 3\)"), (3, r"float32 of shape \(2, 3, 3\)")):
+        with pytest.raises(ValueError, match=rf"image {at} of 'train' must be uint8 .* received {message}"):
             found.read(np.array([0, at]))
 
 

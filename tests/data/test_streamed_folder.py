@@ -140,8 +140,8 @@ def test_the_command_line_trains_on_a_streamed_folder_as_on_one_in_memory(photos
     tiny = ["--model", "seed-net", "--epochs", "2", "--batch-size", "4", "--device", "numpy", "--validation", "0.3"]
     for name, options in (("memory", ""), ("files", ",stream=1")):
         assert main(["train", "--data", f"folder:photos{options}", *tiny, "--run-dir", name]) == 0
-    said = capsys.readouterr().out
-    assert said.count("read as needed (identified by names, sizes, dates and labels)") == 1
+    output = capsys.readouterr().out
+    assert output.count("read as needed (identified by names, sizes, dates and labels)") == 1
     records = [(photos.parent / name / "metrics.jsonl").read_bytes() for name in ("memory", "files")]
     assert records[0] == records[1]
     assert main(["evaluate", "files", "--device", "numpy"]) == 0

@@ -238,7 +238,7 @@ def test_a_missing_kernel_compiler_is_reported(monkeypatch):
     assert "registers" not in found.rows[0].launches[0]
 
 
-@pytest.mark.parametrize(("options", "said"), [({"batch_size": 0}, "batch_size"), ({"steps": 0}, "steps")])
-def test_bad_numbers_of_steps_are_refused(options, said):
-    with pytest.raises(ValueError, match=f"{said} must be at least 1, received 0"):
+@pytest.mark.parametrize(("options", "message"), [({"batch_size": 0}, "batch_size"), ({"steps": 0}, "steps")])
+def test_bad_numbers_of_steps_are_refused(options, message):
+    with pytest.raises(ValueError, match=f"{message} must be at least 1, received 0"):
         profile(small(), **options)

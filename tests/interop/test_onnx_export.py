@@ -199,7 +199,7 @@ def test_refusals(tmp_path, monkeypatch):
     path = tmp_path / "net.onnx"
     net = made([Flatten(), Linear(2)])
     open_cover = Sequential([Input((5, 5, 2), larger=True), MaxPool2D(2, fit="cover")])
-    for given, options, told in (
+    for given, options, message in (
         (made([Doubled()]), {}, "the layer Doubled has no ONNX form"),
         (Sequential([Linear(2)]), {}, "the net has no weights yet"),
         (Sequential([Input((3,)), Linear(2)], initialize=False), {}, "the net has no weights yet"),
@@ -209,7 +209,7 @@ def test_refusals(tmp_path, monkeypatch):
         (open_cover, {}, "pool1: fit='cover' has no ONNX form"),
         ("net", {}, "to_onnx takes a net, received str"),
     ):
-        with pytest.raises((TypeError, ValueError), match=told):
+        with pytest.raises((TypeError, ValueError), match=message):
             interop.to_onnx(given, path, **options)
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ImportError, match=r"ONNX files need the onnx package: .*'gpuconv\[onnx\]'"):

@@ -120,7 +120,7 @@ def test_operators_that_our_exports_do_not_use(tmp_path):
 def test_refusals(tmp_path, monkeypatch):
     path, weight = tmp_path / "net.onnx", np.ones((2, 2, 1, 1), np.float32)
     relu, wide = node("Relu", "x", "r"), ("N", 2, "h", "w")
-    for told, nodes, options in (
+    for message, nodes, options in (
         (
             r"the operator Resize \(node 'u-node'\): no layer covers it",
             [relu, node("Resize", "r", "u"), node("Hardmax", "u", "y")],
@@ -144,7 +144,7 @@ def test_refusals(tmp_path, monkeypatch):
         ("a constant can only be added after a MatMul", [node("Add", "x w", "y")], dict(w=weight)),
         ("leads nowhere", [relu, node("Sigmoid", "w", "y")], dict(w=weight)),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             interop.from_onnx(written(nodes, path, **options))
     assert interop.from_onnx(written([node("Relu", "x", "y")], path, size=wide), input_shape=(3, 5, 2)).input_shape == (
         3,

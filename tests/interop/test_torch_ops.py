@@ -156,7 +156,7 @@ def test_refusals():
     with pytest.raises(ValueError, match="channels"):
         ours.conv2d(volume(1, 2, 5, 5), volume(3, 3, 3, 3))
     x, w = volume(1, 2, 5, 5), volume(3, 2, 3, 3)
-    for error, told, call in (
+    for error, message, call in (
         (ValueError, r"x must be a tensor with 4 axes, received shape \(2, 5, 5\)", lambda: ours.conv2d(x[0], w)),
         (ValueError, r"w must be a tensor with 4 axes, received shape \(2, 3, 3\)", lambda: ours.conv2d(x, w[0])),
         (TypeError, "x must be a tensor of PyTorch, received ndarray", lambda: ours.conv2d(x.numpy(), w)),
@@ -169,7 +169,7 @@ def test_refusals():
         (ValueError, "w must be a tensor with 2 axes", lambda: ours.linear(x, w)),
         (TypeError, "replace takes a module of PyTorch, received NoneType", lambda: ours.replace(None)),
     ):
-        with pytest.raises(error, match=told):
+        with pytest.raises(error, match=message):
             call()
     assert ours.linear(volume(2, 0), volume(3, 0)).shape == (2, 3)
 

@@ -224,7 +224,7 @@ ISSUED = {
 
 
 @pytest.mark.parametrize("algorithm", ["mma-128x128", "mma-128x64"])
-@pytest.mark.parametrize(("direction", "arithmetic"), ISSUED, ids="-".join)
+@pytest.mark.parametrize(("direction", "arithmetic"), ISSUED)
 def test_the_main_loop_issues_few_instructions_per_product(direction, arithmetic, algorithm):
     variant = tensor_core_variant(direction, find(algorithm, arithmetic), arithmetic)
     nvdisasm()

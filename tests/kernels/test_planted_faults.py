@@ -65,26 +65,28 @@ def message(kernel, **settings):
 @pytest.mark.parametrize("sanitize", ["none", "checked"])
 @pytest.mark.parametrize("kernel", ALWAYS)
 def test_the_fault_is_found_in_every_run(kernel, sanitize):
-    told = message(kernel, sanitize=sanitize)
-    assert told.startswith(f"kernel {kernel}, block (1, 0, 0), thread (")
+    output = message(kernel, sanitize=sanitize)
+    assert output.startswith(f"kernel {kernel}, block (1, 0, 0), thread (")
     if kernel not in SEVERAL_MAY_BE_NAMED:
-        assert "thread (5, 0, 0)" in told
-    assert re.search(ALWAYS[kernel], told), told
+        assert "thread (5, 0, 0)" in output
+    assert re.search(ALWAYS[kernel], output), output
 
 
 @pytest.mark.parametrize("kernel", CHECKED)
 def test_the_fault_is_found_in_a_checked_run(kernel):
-    told = message(kernel, sanitize="checked")
-    assert told.startswith(f"kernel {kernel}, block (1, 0, 0), thread (5, 0, 0): "), told
-    assert f"at planted.cu:{fault_line(kernel)}" in told
-    assert re.search(CHECKED[kernel], told), told
+    output = message(kernel, sanitize="checked")
+    assert output.startswith(f"kernel {kernel}, block (1, 0, 0), thread (5, 0, 0): "), output
+    assert f"at planted.cu:{fault_line(kernel)}" in output
+    assert re.search(CHECKED[kernel], output), output
 
 
 def test_a_race_between_warps_is_found_in_some_order():
     # In order, the second warp has not written yet, so the memory is unwritten. In the other order it is a race.
-    told = {message("race_inside_a_warp", sanitize="checked", seed=seed) for seed in range(8)}
-    assert any("race: reads shared tile + 148 bytes, which thread (37, 0, 0) wrote" in text for text in told), told
-    assert all("block (1, 0, 0), thread (5, 0, 0)" in text or "thread (37, 0, 0)" in text for text in told)
+    outputs = {message("race_inside_a_warp", sanitize="checked", seed=seed) for seed in range(8)}
+    assert any("race: reads shared tile + 148 bytes, which thread (37, 0, 0) wrote" in text for text in outputs), (
+        outputs
+    )
+    assert all("block (1, 0, 0), thread (5, 0, 0)" in text or "thread (37, 0, 0)" in text for text in outputs)
 
 
 def test_a_race_gives_different_bits_in_another_order():

@@ -134,9 +134,9 @@ def test_a_subclass_of_sequential_is_refused_in_one_line_when_it_is_built():
             lambda inner=inner: inner.build((3,)),
             lambda inner=inner: Sequential([Input((3,)), inner]),
         ):
-            with pytest.raises(TypeError, match=rf"^{kind.__name__} cannot .* derives from Seq") as told:
+            with pytest.raises(TypeError, match=rf"^{kind.__name__} cannot .* derives from Seq") as message:
                 build()
-            assert str(told.value).count("cannot be saved") == 1
+            assert str(message.value).count("cannot be saved") == 1
 
 
 def test_layers_that_can_be_saved_are_built():

@@ -73,8 +73,8 @@ def test_requests_that_a_form_can_send_are_refused(client):
 
 def test_a_large_body_is_refused_before_it_is_read(client):
     for path, most in LIMITS.items():
-        told = client.post(path, headers=JSON | {"content-length": str(most + 1)}, content=b"x" * 10)
-        assert told.status_code == 413
+        response = client.post(path, headers=JSON | {"content-length": str(most + 1)}, content=b"x" * 10)
+        assert response.status_code == 413
 
     def chunks():
         for _ in range(2 + LIMITS["/command"] // 65536):
@@ -162,10 +162,10 @@ def test_an_uploaded_image_is_read_by_the_safe_reader(client):
     assert client.post("/image", content=file.getvalue(), headers=BYTES).status_code == 200
     bomb = io.BytesIO()
     Image.new("1", (20000, 20000)).save(bomb, "PNG")
-    for content, said in ((b"", "none of"), (b"MZ no image", "none of"), (bomb.getvalue(), "pixels")):
+    for content, message in ((b"", "none of"), (b"MZ no image", "none of"), (bomb.getvalue(), "pixels")):
         answer = client.post("/image", content=content, headers=BYTES)
         assert answer.status_code == 400
-        assert said in answer.json()["error"]
+        assert message in answer.json()["error"]
     assert client.post("/drawing", content=bytes(64), headers=BYTES).status_code == 200
     assert "64 bytes" in client.post("/drawing", content=bytes(63), headers=BYTES).json()["error"]
 

@@ -190,8 +190,8 @@ def test_a_signal_saves_the_current_step(tmp_path, number):
     """With a standard output whose reader is gone."""
     reading, writing = os.pipe()
     command = [sys.executable, "-m", "gpuconv", "live", "--port", "0", "--device", "numpy", "--epochs", "1000"]
-    with open(tmp_path / "said", "wb") as said:
-        server = subprocess.Popen(command, cwd=tmp_path, stdout=writing, stderr=said)
+    with open(tmp_path / "stderr", "wb") as stderr:
+        server = subprocess.Popen(command, cwd=tmp_path, stdout=writing, stderr=stderr)
     os.close(writing)
     os.close(reading)
     run = tmp_path / "runs/live-digits-digits-net-1"
@@ -200,9 +200,9 @@ def test_a_signal_saves_the_current_step(tmp_path, number):
         time.sleep(0.05)
     server.send_signal(number)
     assert server.wait(60) == 128 + number
-    told = (tmp_path / "said").read_text()
-    assert f"{number.name}: finishing the step" in told
-    step = int(told.partition("saved after step ")[2].partition(";")[0])
+    output = (tmp_path / "stderr").read_text()
+    assert f"{number.name}: finishing the step" in output
+    step = int(output.partition("saved after step ")[2].partition(";")[0])
     assert checkpoint.load(run / "last.safetensors").tensors["optimizer.steps"] == step
 
 

@@ -122,7 +122,7 @@ def test_refused_changes_change_nothing(open_session):
     wait_for(session, lambda: session.trainer.steps > 3)
     do(session, "pause")
     step, recipe = session.trainer.steps, session.leg.recipe
-    for settings, said in [
+    for settings, message in [
         ({"lr": -1.0}, "lr"),
         ({"lr": "0.1"}, "lr"),
         ({"momentum": 1.5}, "momentum"),
@@ -133,7 +133,7 @@ def test_refused_changes_change_nothing(open_session):
         ({"rate": 1}, "unknown setting"),
         ({"optimizer": "adam", "momentum": 0.5}, "momentum"),
     ]:
-        with pytest.raises((ValueError, TypeError), match=said):
+        with pytest.raises((ValueError, TypeError), match=message):
             do(session, "change", settings=settings)
     with pytest.raises((ValueError, TypeError)):
         do(session, "change", settings=3)
@@ -162,7 +162,7 @@ def test_an_edited_net_starts_a_new_run_and_an_invalid_one_names_its_layer(open_
     first = session.run_dir
     from gpuconv.live.controls import LayerError
 
-    for text, layer, said in [
+    for text, layer, message in [
         ("[", None, "not JSON"),
         ("5", None, "list"),
         ("[]", None, "list"),
@@ -176,7 +176,7 @@ def test_an_edited_net_starts_a_new_run_and_an_invalid_one_names_its_layer(open_
          '{"layer": "Linear", "out_features": 10}]', None, "named 'a'"),
         ("[[[[[]]]]]", 0, "layer 1"),
     ]:  # fmt: skip
-        with pytest.raises(LayerError, match=said) as caught:
+        with pytest.raises(LayerError, match=message) as caught:
             do(session, "restart", layers=text)
         assert caught.value.layer == layer, text
     assert session.run_dir == first

@@ -56,11 +56,11 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     line = launch.command(2, "-m", "gpuconv", "train", "--device", "numpy", *TINY, "--epochs", "5000")
     options = dict(env=launch.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     with subprocess.Popen([*line, "--run-dir", str(folder)], **options) as process:
-        said = []
+        messages = []
         for text in process.stdout:
-            said.append(text)
+            messages.append(text)
             if re.search("epoch +3/", text):
                 os.kill(process.pid, signal.SIGINT)
     assert process.returncode == 130
-    assert "saved to" in "".join(said)
+    assert "saved to" in "".join(messages)
     assert checkpoint.load(folder / "last.safetensors").state["epoch"] >= 3

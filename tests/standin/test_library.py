@@ -93,10 +93,10 @@ def test_unlike_gpus_each_load_their_own_binary(schedule):
 def test_info_lists_each_gpu(capsys):
     with standin.installed(("75", "90", "90")):
         assert main(["info"]) == 0
-    told = re.findall(
+    output = re.findall(
         r"^  (cuda\S*) +ready: Stand-in \d+, compute capability (\S+?),?(?: .*)?$", capsys.readouterr().out, re.M
     )
-    assert told == [("cuda", "7.5"), ("cuda:1", "9.0"), ("cuda:2", "9.0")]
+    assert output == [("cuda", "7.5"), ("cuda:1", "9.0"), ("cuda:2", "9.0")]
 
 
 def trained(device, *, graph, **options):

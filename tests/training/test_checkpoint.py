@@ -69,8 +69,8 @@ def test_every_dtype_of_numpy_is_stored_and_loaded_or_refused(tmp_path):
             save(path, Checkpoint({"net.seen": value}))
             assert load(path).tensors["net.seen"].dtype == value.dtype
         else:
-            said = re.escape(f"cannot save {path}: net.seen is of dtype {value.dtype}; accepted are")
-            with pytest.raises(CheckpointError, match=said):
+            message = re.escape(f"cannot save {path}: net.seen is of dtype {value.dtype}; accepted are")
+            with pytest.raises(CheckpointError, match=message):
                 save(path, Checkpoint({"net.seen": value}))
             assert not path.exists()
 
@@ -108,14 +108,14 @@ def test_a_part_is_selected_by_its_prefix():
 
 def test_a_state_that_could_not_be_read_again_is_not_saved(path):
     before = path.read_bytes()
-    for value, said in (
+    for value, message in (
         (float("nan"), "NaN is not a finite number"),
         (-math.inf, "-Infinity is not a finite number"),
         (nested(120), "nested too deeply"),
         (nested(5000), "nested too deeply"),
         (np.float32(1), "float32"),
     ):
-        with pytest.raises(CheckpointError, match=f"cannot save .*{said}"):
+        with pytest.raises(CheckpointError, match=f"cannot save .*{message}"):
             save(path, Checkpoint({}, {"loss": value}))
         assert path.read_bytes() == before
 
@@ -182,7 +182,7 @@ def sealed(path, header, data=b""):
 
 def test_a_state_that_is_not_a_plain_object_is_refused(tmp_path):
     deep = "[" * 100_000 + "]" * 100_000
-    for state, said in [
+    for state, message in [
         ("[]", "expected a JSON object"),
         ("", "Expecting value"),
         (deep, "nested too deeply"),
@@ -194,7 +194,7 @@ def test_a_state_that_is_not_a_plain_object_is_refused(tmp_path):
         ("\ud800", "surrogates"),
     ]:
         sealed(tmp_path / "x", {"state": state})
-        with pytest.raises(CheckpointError, match=f"x is corrupt: .*{said}"):
+        with pytest.raises(CheckpointError, match=f"x is corrupt: .*{message}"):
             load(tmp_path / "x")
     sealed(tmp_path / "x", {"state": "{}"})
     assert load(tmp_path / "x").state == {}

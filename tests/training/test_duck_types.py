@@ -176,15 +176,15 @@ def test_an_object_with_step_is_an_optimizer_under_every_schedule(schedule):
 def test_a_resumed_run_restores_the_optimizer_state_or_says_that_there_is_none(kind, kept, tmp_path):
     straight = fit(kind(0.02), epochs=3)
     fit(kind(0.02), epochs=3, run_dir=tmp_path / "run", callbacks=[StopAfter(7)])
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         resumed = fit(kind(0.02), epochs=3, run_dir=tmp_path / "run", resume=True)
-    told = [str(each.message) for each in said if issubclass(each.category, Notice)]
+    notices = [str(each.message) for each in caught if issubclass(each.category, Notice)]
     if kept:
         same(resumed, straight)
-        assert told == []
+        assert notices == []
     else:
-        assert told == ["Momentum has no state_dict and load_state_dict, so its state starts from scratch"]
+        assert notices == ["Momentum has no state_dict and load_state_dict, so its state starts from scratch"]
     with pytest.raises(SettingsError, match=r"optimizer.lr is 0.02 there and 0.5 here"):
         fit(kind(0.5), epochs=3, run_dir=tmp_path / "run", resume=True)
 
@@ -372,19 +372,19 @@ def test_a_hook_of_another_signature_is_refused_before_anything_is_trained(tmp_p
 
 
 def test_hooks_may_have_defaults_and_other_names():
-    told = []
+    calls = []
 
     class Named:
         def on_step(self, *anything):
-            told.append(len(anything))
+            calls.append(len(anything))
 
         def on_epoch(self, run, found, verbose=True):
-            told.append(found["epoch"])
+            calls.append(found["epoch"])
 
     watcher = Named()
-    watcher.on_start = told.append  # of C, on the object alone
+    watcher.on_start = calls.append  # of C, on the object alone
     trainer = fit(callbacks=[watcher], epochs=1)
-    assert told == [trainer, *[2] * trainer.batches, 1]
+    assert calls == [trainer, *[2] * trainer.batches, 1]
 
 
 def test_an_object_without_any_hook_is_refused_as_a_callback():

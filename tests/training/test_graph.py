@@ -243,9 +243,9 @@ def test_after_a_failed_capture_the_run_continues_with_one_message(monkeypatch):
     straight, failing = trainer(False), trainer(True)
     fit(straight)
     monkeypatch.setattr(EmulatedRecorder, "capture", full)
-    with pytest.warns(UncapturedWarning, match=r"launch by launch: MemoryError: no 12 bytes more") as told:
+    with pytest.warns(UncapturedWarning, match=r"launch by launch: MemoryError: no 12 bytes more") as caught:
         fit(failing)
-    assert len(told) == 1
+    assert len(caught) == 1
     same(straight, failing)
 
 

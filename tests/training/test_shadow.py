@@ -146,10 +146,10 @@ def wrong_conv(monkeypatch):
 
 def test_a_wrong_op_stops_the_run_and_stores_a_file_that_replays_it(at_once, monkeypatch, tmp_path):
     wrong_conv(monkeypatch)
-    with pytest.raises(ShadowError, match=r"conv2d of conv2 is beyond its bound: result\[1, 0, 1, 0\] is") as told:
+    with pytest.raises(ShadowError, match=r"conv2d of conv2 is beyond its bound: result\[1, 0, 1, 0\] is") as message:
         fit(Trainer(net(), "sgd", lr=0.01, shadow=0.5), run_dir=tmp_path / "run")
     (file,) = (tmp_path / "run").glob("shadow-conv2d-conv2-step*.safetensors")
-    assert f"gpuconv shadow replay {file}" in str(told.value)
+    assert f"gpuconv shadow replay {file}" in str(message.value)
     stored = checkpoint.load(file)
     call = Call.read(file, stored)
     assert (stored.state["layer"], stored.state["direction"]) == ("conv2", "forward")

@@ -74,13 +74,13 @@ WRONG_SETTINGS = [
 def test_an_invalid_entry_of_a_checkpoint_is_named(finished, tmp_path):
     found, settings = finished
     run = RunDirectory.start(tmp_path / "run", settings)
-    for path, new, said in [*WRONG, *((f"settings.{path}", new, said) for path, new, said in WRONG_SETTINGS)]:
+    for path, new, message in [*WRONG, *((f"settings.{path}", new, message) for path, new, message in WRONG_SETTINGS)]:
         checkpoint.save(run.last, checkpoint.Checkpoint(found.tensors, changed(found.state, path, new)))
         trainer, before = small.trainer(), run.last.read_bytes()
         with pytest.raises(CheckpointError) as error:
             small.fit(trainer, epochs=2, run_dir=run.path, test=small.held_out(), resume=True)
         assert str(error.value).startswith(f"{run.last}: ")
-        assert said in str(error.value)
+        assert message in str(error.value)
         assert "\n" not in str(error.value)
         assert (trainer.steps, run.last.read_bytes()) == (0, before)
 
@@ -88,20 +88,20 @@ def test_an_invalid_entry_of_a_checkpoint_is_named(finished, tmp_path):
 def test_an_invalid_entry_of_run_json_is_named(finished, tmp_path):
     run = RunDirectory.start(tmp_path / "run", finished[1])
     whole = json.loads(run.settings_file.read_text())
-    wrong = [(f"settings.{path}", new, said) for path, new, said in WRONG_SETTINGS]
+    wrong = [(f"settings.{path}", new, message) for path, new, message in WRONG_SETTINGS]
     wrong += [
         ("format", ..., "format is missing"),
         ("settings", ..., "settings is missing"),
         ("gpuconv", 1, "gpuconv must be text, received 1"),
         ("host", "x", "knows no host"),
     ]
-    for path, new, said in wrong:
+    for path, new, message in wrong:
         run.settings_file.write_text(json.dumps(changed(whole, path, new)))
         for read in (run.settings, lambda: small.fit(small.trainer(), run_dir=run.path, resume=True)):
             with pytest.raises(CheckpointError) as error:
                 read()
             assert str(error.value).startswith(f"{run.settings_file}: ")
-            assert said in str(error.value)
+            assert message in str(error.value)
     for text in ("[" * 100_000, '{"format": 1, "settings": {"epochs": NaN}}', '{"format": 1, "settings": 1e999}', "[]"):
         run.settings_file.write_text(text)
         with pytest.raises(CheckpointError, match=r"run\.json: .*(nested too deeply|finite|JSON object)"):
@@ -141,18 +141,18 @@ def test_a_setting_that_an_older_version_did_not_store_has_its_default(finished,
 
 def test_an_entry_of_a_newer_version_is_named(finished, tmp_path):
     found, settings = finished
-    for path, said in [("net.layers.1.padding_mode", "padding_mode"), ("optimizer.amsgrad", "optimizer.amsgrad")]:
+    for path, message in [("net.layers.1.padding_mode", "padding_mode"), ("optimizer.amsgrad", "optimizer.amsgrad")]:
         run = RunDirectory.start(tmp_path / path, changed(settings, path, True))
         state = changed(found.state, f"settings.{path}", True)
         checkpoint.save(run.last, checkpoint.Checkpoint(found.tensors, state))
-        with pytest.raises(SettingsError, match=f"{said} is true there and absent here"):
+        with pytest.raises(SettingsError, match=f"{message} is true there and absent here"):
             small.fit(small.trainer(), epochs=2, run_dir=run.path, test=small.held_out(), resume=True)
 
 
 def test_nonfinite_weights_are_refused(finished, tmp_path):
     found, settings = finished
     run = RunDirectory.start(tmp_path / "run", settings)
-    for name, value, said in [
+    for name, value, message in [
         ("net.conv1.weight", np.nan, "conv1.weight holds NaN (2 of 36 values)"),
         ("net.fc1.bias", -np.inf, "fc1.bias holds infinity (2 of 3 values)"),
         ("net.norm1.running_mean", np.nan, "norm1.running_mean holds NaN (2 of 4 values)"),
@@ -168,7 +168,7 @@ def test_nonfinite_weights_are_refused(finished, tmp_path):
         ):
             with pytest.raises(CheckpointError) as error:
                 read()
-            assert str(error.value) == f"{run.last}: {said}"
+            assert str(error.value) == f"{run.last}: {message}"
         assert small.same_arrays(net.state_dict(), before)
 
 
@@ -211,13 +211,13 @@ def test_a_buffer_of_any_integer_dtype_is_resumed(tmp_path):
 
 
 def test_settings_that_cannot_be_read_back_start_no_run(tmp_path):
-    for options, said in (
+    for options, message in (
         ({"x": math.nan}, "NaN is not a finite number"),
         ([1], "options must be an object"),
         ({3: set()}, "set"),
         ({"deep": copy.deepcopy(DEEP)}, "nested too deeply"),
     ):
-        with pytest.raises((CheckpointError, TypeError), match=said):
+        with pytest.raises((CheckpointError, TypeError), match=message):
             small.fit(small.trainer(), epochs=1, run_dir=tmp_path / "run", settings=options)
         assert not (tmp_path / "run" / "run.json").exists()
 

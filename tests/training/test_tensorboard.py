@@ -42,8 +42,8 @@ class Weights:
 def test_the_records_of_a_run_are_read_back(tmp_path):
     trainer, weights = small.trainer(), Weights()
     image = small.images().images[0]
-    told = [TensorBoard(image=image, truth=0), weights]
-    trainer.fit(small.loader(), epochs=2, callbacks=told, run_dir=tmp_path / "run", metrics_every=2, progress=False)
+    loggers = [TensorBoard(image=image, truth=0), weights]
+    trainer.fit(small.loader(), epochs=2, callbacks=loggers, run_dir=tmp_path / "run", metrics_every=2, progress=False)
     found = read(tmp_path / "run" / "tensorboard")
     steps = [record for record in trainer.records if record["event"] == "step"]
     for name in ("loss", "accuracy", "lr"):
@@ -65,8 +65,8 @@ def test_the_records_of_a_run_are_read_back(tmp_path):
 def test_update_sizes_in_epochs_of_one_step(tmp_path):
     trainer, weights = small.trainer(), Weights()
     first = backends.to_numpy(trainer.net.params()["fc1.weight"]).copy()
-    told = [TensorBoard(tmp_path), weights]
-    trainer.fit(small.loader(batch_size=22), epochs=2, callbacks=told, progress=False)
+    loggers = [TensorBoard(tmp_path), weights]
+    trainer.fit(small.loader(batch_size=22), epochs=2, callbacks=loggers, progress=False)
     updates = [each.histogram_value for each in read(tmp_path).Histograms("update/fc1.weight")]
     values = [first, *weights.seen]
     changes = [after - before for before, after in itertools.pairwise(values)]
@@ -90,8 +90,8 @@ def test_a_resumed_run_drops_the_steps_past_its_checkpoint(tmp_path):
 
 def test_graphs_stop_before_the_last_step_of_an_epoch():
     watcher = TensorBoard()
-    told = [watcher.next_step(SimpleNamespace(batches=5, batch=batch)) for batch in range(5)]
-    assert told == [4, 3, 2, 1, 5]
+    steps = [watcher.next_step(SimpleNamespace(batches=5, batch=batch)) for batch in range(5)]
+    assert steps == [4, 3, 2, 1, 5]
     assert watcher.next_step(SimpleNamespace(batches=1, batch=0)) == 1
 
 
@@ -109,8 +109,8 @@ def test_a_full_disk_is_reported_once_and_the_run_continues(tmp_path, monkeypatc
     trainer = small.trainer()
     trainer.fit(small.loader(), epochs=5, callbacks=[TensorBoard(tmp_path)], progress=False)
     assert trainer.epoch == 5
-    told = [each.getMessage() for each in caplog.records if "TensorBoard" in each.getMessage()]
-    assert told == ["TensorBoard is told no more of this run: No space left on device"]
+    messages = [each.getMessage() for each in caplog.records if "TensorBoard" in each.getMessage()]
+    assert messages == ["TensorBoard is told no more of this run: No space left on device"]
 
 
 def test_bad_folders_and_missing_packages_are_refused(tmp_path, monkeypatch, capsys):

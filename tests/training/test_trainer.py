@@ -497,9 +497,13 @@ def test_unknown_names_are_refused():
 def test_data_with_a_single_class_is_refused_before_a_run_starts(loss, tmp_path):
     one, _ = synthetic.load(8, size=(8, 8, 3), classes=1)
     two, _ = synthetic.load(8, size=(8, 8, 3), classes=2)
-    for data, classes, said in ((one, 1, "has one class, 'class 0'"), (one, 9, "has one class"), (two, 1, "one score")):
+    for data, classes, message in (
+        (one, 1, "has one class, 'class 0'"),
+        (one, 9, "has one class"),
+        (two, 1, "one score"),
+    ):
         trainer = Trainer(models.build("seed-net", (8, 8, 3), classes), loss=loss)
-        with pytest.raises(DataError, match=f"{said}.*nothing to classify; training needs at least two classes"):
+        with pytest.raises(DataError, match=f"{message}.*nothing to classify; training needs at least two classes"):
             trainer.fit(data, epochs=1, run_dir=tmp_path / "run", progress=False)
     assert not list(tmp_path.iterdir())
 

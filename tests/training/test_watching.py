@@ -111,12 +111,12 @@ def test_the_judged_metric_and_the_first_best_epoch():
 
 
 def test_early_stopping_waits_for_its_patience():
-    for patience, told in ((1, True), (2, True), (3, False)):
+    for patience, stops in ((1, True), (2, True), (3, False)):
         reasons = []
         history = [{"epoch": number, "train_loss": loss} for number, loss in enumerate([1.0, 3.0, 2.0], 1)]
         trainer = SimpleNamespace(history=history, stop=reasons.append)
         EarlyStopping(patience).on_epoch(trainer, history[-1])
-        assert reasons == [f"early stopping: no better train_loss in {patience} epochs"] * told
+        assert reasons == [f"early stopping: no better train_loss in {patience} epochs"] * stops
     EarlyStopping(1).on_start(SimpleNamespace(history=[]))
     with pytest.raises(ValueError, match="patience is a number of epochs from 1, received 0"):
         EarlyStopping(0)

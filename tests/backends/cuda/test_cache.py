@@ -136,11 +136,13 @@ def test_entries_of_a_read_only_folder_are_used_alongside_new_ones(tmp_path, req
 
 
 def test_the_warning_shows_no_line_of_our_source(unwritable):
-    with pytest.warns(RuntimeWarning) as told:
+    with pytest.warns(RuntimeWarning) as caught:
         Cache(unwritable).entry("k", ["x"], Filler())
-    said = warnings.formatwarning(told[0].message, told[0].category, told[0].filename, told[0].lineno)
-    assert said.startswith(f"<gpuconv>:1: Notice: gpuconv cannot keep kernels in its cache ({unwritable}: Permission")
-    assert said.count("\n") == 1
+    message = warnings.formatwarning(caught[0].message, caught[0].category, caught[0].filename, caught[0].lineno)
+    assert message.startswith(
+        f"<gpuconv>:1: Notice: gpuconv cannot keep kernels in its cache ({unwritable}: Permission"
+    )
+    assert message.count("\n") == 1
 
 
 def give_away(path, monkeypatch):
@@ -205,8 +207,8 @@ def test_a_planted_library_is_not_loaded(tmp_path, monkeypatch):
         shutil.copytree(entries[7], root / entries[3].name)
         root.chmod(mode)
         monkeypatch.setenv("GPUCONV_CACHE_DIR", str(root))
-        told = pytest.warns(RuntimeWarning, match=rf"others can write {root}\)") if expected == 3 else nullcontext()
-        with told:
+        caught = pytest.warns(RuntimeWarning, match=rf"others can write {root}\)") if expected == 3 else nullcontext()
+        with caught:
             assert scaled(tmp_path / "scale.cu") == expected
 
 

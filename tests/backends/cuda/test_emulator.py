@@ -170,7 +170,7 @@ load({str(planted)!r}).kernel("correct")(2, 64, y, x)
 assert y[0] == 63
 load({str(planted)!r}).kernel(sys.argv[1])(2, 64, y, x, shared=256)
 """
-    for kernel, told in {
+    for kernel, kinds in {
         "reads_past_the_end": "use-after-poison",
         "writes_past_shared_memory": "use-after-poison",
         "indexes_past_a_local_array": "past the end of an array",
@@ -184,7 +184,7 @@ load({str(planted)!r}).kernel(sys.argv[1])(2, 64, y, x, shared=256)
             env=emulator.address_environment(),
         )
         assert done.returncode != 0
-        assert told in done.stderr, done.stderr[-3000:]
+        assert kinds in done.stderr, done.stderr[-3000:]
         assert re.search(r"planted\.cu:\d+", done.stderr), done.stderr[-3000:]
         assert f"kernel {kernel}, block (1, 0, 0), thread (5, 0, 0)" in done.stderr, done.stderr[-3000:]
 
@@ -231,7 +231,7 @@ def test_a_missing_compiler_is_a_clear_error(monkeypatch):
 
 @pytest.mark.usefixtures("forget_compiler")
 @pytest.mark.parametrize(
-    ("cxx", "said"),
+    ("cxx", "message"),
     [
         ("no-such-c++", "CXX is 'no-such-c\\+\\+', and there is no program 'no-such-c\\+\\+'"),
         ("ccache-that-is-not-there g++", "there is no program 'ccache-that-is-not-there'"),
@@ -242,9 +242,9 @@ def test_a_missing_compiler_is_a_clear_error(monkeypatch):
     ],
     ids=lambda text: text.split()[0],
 )
-def test_a_wrong_cxx_is_refused_and_not_replaced(cxx, said, monkeypatch):
+def test_a_wrong_cxx_is_refused_and_not_replaced(cxx, message, monkeypatch):
     monkeypatch.setenv("CXX", cxx)
-    with pytest.raises(DeviceError, match=said):
+    with pytest.raises(DeviceError, match=message):
         resolve("emulated")
 
 
@@ -260,9 +260,9 @@ def test_cxx_may_hold_options_and_paths(monkeypatch, tmp_path):
     cxx.find.cache_clear()
     made = cxx.compile_library("probe", "int probe = OF_THE_USER;\n")
     assert made.is_file()
-    said = (tmp_path / "my compiler.log").read_text().splitlines()
-    assert all(line.startswith("-DOF_THE_USER=7") for line in said)
-    assert len(said) == 3  # its version, the compilation, the linking
+    output = (tmp_path / "my compiler.log").read_text().splitlines()
+    assert all(line.startswith("-DOF_THE_USER=7") for line in output)
+    assert len(output) == 3  # its version, the compilation, the linking
 
 
 def test_ctrl_c_does_not_reach_the_compiler():
@@ -298,7 +298,7 @@ def test_the_error_of_a_failing_compiler_holds_its_own_message(monkeypatch, tmp_
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "said"),
+    ("variable", "value", "message"),
     [
         ("SEED", "x", "GPUCONV_EMULATOR_SEED is 'x': expected a whole number"),
         ("SEED", str(2**64), "seed must be from 0"),
@@ -306,10 +306,10 @@ def test_the_error_of_a_failing_compiler_holds_its_own_message(monkeypatch, tmp_
         ("WORKERS", "0", "GPUCONV_EMULATOR_WORKERS is '0': workers must be at least 1"),
     ],
 )
-def test_invalid_environment_variables_are_refused(variable, value, said, monkeypatch):
+def test_invalid_environment_variables_are_refused(variable, value, message, monkeypatch):
     monkeypatch.setattr(sys.modules[emulator.settings.__module__], "_current", None)
     monkeypatch.setenv(f"GPUCONV_EMULATOR_{variable}", value)
-    with pytest.raises(DeviceError, match=said):
+    with pytest.raises(DeviceError, match=message):
         resolve("emulated")
 
 

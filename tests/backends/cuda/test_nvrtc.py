@@ -112,8 +112,8 @@ def test_nvrtc_is_not_loaded_for_a_cached_kernel():
         "print(nvrtc.compile_cubin(module.path.stem, module.text, module.defines, 'sm_80').path)\n"
         "print('libnvrtc' in open('/proc/self/maps').read())"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert said.split() == [str(first.path), "False"]
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.split() == [str(first.path), "False"]
 
 
 PACKAGED = [

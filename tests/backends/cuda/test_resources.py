@@ -79,12 +79,12 @@ def test_occupancy_agrees_with_nvidias_header(tmp_path):
             (16, 32, 40, 65, 96, 128, 168, 200, 255), (0, 33, 1024, 16384, 40000), (32, 64, 96, 128, 160, 256)
         )
     ]
-    told = "".join(
+    given = "".join(
         f"{int(arch[3:]) // 10} {int(arch[3:]) % 10} {chip_of(arch).warps} {chip_of(arch).shared}"
         f" {chip_of(arch).shared - 1024} {registers} {shared} {threads}\n"
         for arch, registers, shared, threads in problems
     )
-    answered = subprocess.run([tmp_path / "oracle"], input=told, capture_output=True, text=True, check=True).stdout
+    answered = subprocess.run([tmp_path / "oracle"], input=given, capture_output=True, text=True, check=True).stdout
     expected = [int(line) for line in answered.split()]
     found = [occupancy(p[0], *p[1:]) * chip_of(p[0]).warps / -(-p[3] // 32) for p in problems]
     assert len(expected) == len(problems)

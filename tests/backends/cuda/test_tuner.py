@@ -106,8 +106,8 @@ def test_the_choice_is_stored_on_disk(on, tmp_path):
     on(StandIn(speeds("simt-64x64")))
     ran()
     (entry,) = choices(tmp_path)
-    told = json.loads((entry / "choice.json").read_text())
-    assert (told["algorithm"], told["device"], set(told["seconds"])) == ("simt-64x64", "Make-Believe", set(NAMES))
+    result = json.loads((entry / "choice.json").read_text())
+    assert (result["algorithm"], result["device"], set(result["seconds"])) == ("simt-64x64", "Make-Believe", set(NAMES))
     later = on(StandIn(speeds("simt-32x32")), forget=True)
     assert ran()[0] == ["simt-64x64"]
     assert later.timed == []

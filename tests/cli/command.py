@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+from gpuconv.cli import main
+
+
+def output_of(capsys, *arguments, status=0) -> str:
+    """What a command prints to stdout and stderr; a mistake (status 2) is exactly one line of stderr."""
+    capsys.readouterr()
+    ended = main([*map(str, arguments)])
+    out, err = capsys.readouterr()
+    assert ended == status, out + err
+    if status == 2:
+        assert err.startswith("gpuconv: error: "), err
+        assert err.count("\n") == 1, err
+    return out + err
+
+
+def on_numpy(capsys, *arguments, status=0) -> str:
+    return output_of(capsys, *arguments, "--device", "numpy", status=status)
