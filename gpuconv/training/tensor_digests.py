@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from gpuconv.training.callbacks import Callback, append
 from gpuconv.types import Array
 
 MOST = 1e308  # numbers of a file are below
+_ONES = np.ones(8192)  # BLAS adds more in several threads, in an order that depends on their number
 
 
 @dataclass(frozen=True)
@@ -59,28 +61,43 @@ class Digest:
         cls, direction: str, name: str, tensor: Array, products: float = 1, before: np.ndarray | None = None
     ) -> Digest:
         """before: the values before the update."""
-        flat = np.ascontiguousarray(backends.to_numpy(tensor)).reshape(-1)
-        values = _summable(flat)
+        host = tensor if type(tensor) is np.ndarray else backends.to_numpy(tensor)
+        flat = np.ascontiguousarray(host).reshape(-1)
+        total, squares, moved = _sums(flat, before if before is None else before.reshape(-1))
         return cls(
             direction,
             name,
-            flat.dtype.name,
+            _name(flat.dtype),
             flat.size,
             max(1, math.ceil(products)),
             f"{zlib.crc32(flat.view(np.uint8).data):08x}",
-            _finite(values.sum(dtype=np.float64)),
-            _norm(values),
-            0.0 if before is None else _norm(values - _summable(before.reshape(-1))),
+            _finite(total),
+            _finite(math.sqrt(squares)),
+            _finite(math.sqrt(moved)),
         )
 
 
-def _summable(flat: np.ndarray) -> np.ndarray:
-    """In a dtype that NumPy sums without a copy."""
-    return flat if flat.dtype == np.float32 else flat.astype(np.float64, copy=False)
+@cache
+def _name(dtype: np.dtype) -> str:
+    """The dtype's name, which NumPy puts together anew each time."""
+    return dtype.name
 
 
-def _norm(values: np.ndarray) -> float | None:
-    return _finite(np.sqrt(np.einsum("i,i->", values, values, dtype=np.float64)))
+def _sums(flat: np.ndarray, before: np.ndarray | None) -> tuple[float, float, float]:
+    """The sum of the values, of their squares, and of the squares of their changes, in float64, by parts that stay in
+    the cache."""
+    buffer = np.empty(min(flat.size, len(_ONES)))
+    total = squares = moved = 0.0
+    for begin in range(0, flat.size, len(_ONES)):
+        part = slice(begin, begin + len(_ONES))
+        values = buffer[: len(flat[part])]
+        values[...] = flat[part]
+        total += float(values.dot(_ONES[: len(values)]))
+        squares += float(values.dot(values))
+        if before is not None:
+            values -= before[part]
+            moved += float(values.dot(values))
+    return total, squares, moved
 
 
 def _finite(value: Any) -> float | None:

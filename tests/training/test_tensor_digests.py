@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from gpuconv.checkpoint import CheckpointError
 from gpuconv.layers import Conv2D, Flatten, Input, Linear, MaxPool2D, ReLU, Sequential
 from gpuconv.training import Digests, Trainer
 from gpuconv.training.tensor_digests import Digest, read
+from tests import standin
 from tests.training import small
 
 
@@ -54,7 +56,21 @@ def test_sum_norm_and_hash_of_each_dtype():
     assert Digest.of("forward", "x", np.full(4, 1e30, np.float32)).norm == pytest.approx(2e30)  # beyond float32
 
 
-@pytest.mark.parametrize("device", ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)])
+def test_large_tensors_are_summed_as_a_whole():
+    values, before = np.random.default_rng(0).normal(size=(2, 20_001, 1)).astype(np.float32)
+    found = Digest.of("update", "x", values, before=before)
+    exact, moved = values.astype(np.float64), values.astype(np.float64) - before
+    assert found.sum == pytest.approx(exact.sum(), rel=1e-12)
+    assert (found.norm, found.moved) == pytest.approx((np.linalg.norm(exact), np.linalg.norm(moved)), rel=1e-12)
+
+
+@pytest.fixture(params=["numpy", *(pytest.param(name, marks=pytest.mark.kernels) for name in ("emulated", "cuda"))])
+def device(request):
+    """cuda: on the stand-in for CuPy, which runs what is on a stream as late as CUDA may."""
+    with standin.installed(["90"]) if request.param == "cuda" else contextlib.nullcontext():
+        yield request.param
+
+
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_recording_changes_no_bit(device, precision, tmp_path):
     def trained(callbacks):
