@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
@@ -17,7 +18,10 @@ import pytest
 import gpuconv as gc
 
 pytest.importorskip("starlette")
+from gpuconv.live.server import bound
+
 playwright = pytest.importorskip("playwright.sync_api")
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not Path("/usr/bin/chromium").exists(), reason="needs Debian's chromium"),
@@ -32,10 +36,14 @@ ONE = [(112, 30), (112, 190)]
 @pytest.fixture
 def address(tmp_path):
     """The page of a new command. Requested before `open_page`, so that it is closed after the pages."""
-    arguments = [sys.executable, "-m", "gpuconv", "live", "--port", "0", "--device", "numpy"]
-    with subprocess.Popen(
-        arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as server:
+    with begun([sys.executable, "-m", "gpuconv", "live", "--port", "0", "--device", "numpy"], tmp_path) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def begun(command, folder):
+    """The address of a server that runs within this context."""
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         try:
             assert server.stdout is not None
             yield next(line.split()[1] for line in server.stdout if line.startswith("page"))
@@ -198,10 +206,32 @@ def scales(page):
     return {name: (float(weight), float(update)) for name, weight, update, _ in (row.split("\t") for row in rows)}
 
 
+def examples(page):
+    """The parts in which test images are shown, after a look at each image's place and five best scores."""
+    shown = page.evaluate(
+        """[...document.querySelectorAll('.examples .example')].map((one) =>
+            [one.parentElement.id, one.ariaLabel, one.innerText])"""
+    )
+    for place, label, scores in shown:
+        told = re.match(r"test image \d+, a (\w+), taken for (\w+);", label)
+        assert told
+        assert (told[1] == told[2]) == (place == "right")
+        shares = [float(share) for share in re.findall(r"([\d.]+) %", scores)]
+        assert len(shares) == 5
+        assert shares == sorted(shares, reverse=True)
+    return {place for place, _, _ in shown}
+
+
 def test_what_is_shown_changes_as_the_net_learns(open_page):
     page = open_page()
     learned(page, 0.1)
     assert text(page, "#device") == "numpy (as you asked)"
+    assert int(text(page, "#speed").replace(",", "")) > 0
+    wait_until(page, "document.querySelectorAll('.examples .example').length > 10")
+    assert "wrong" in examples(page)
+    layer = page.locator("#layers .layer:nth-child(2)").inner_text().split("\n")
+    assert layer[:3] == ["conv1", "8×8×48", "432 par."]
+    assert page.locator("#layers .layer:nth-child(2) canvas").count() == 10
     curve = "['loss', 'accuracy'].map((id) => document.getElementById(id).toDataURL())"
     before, (loss, accuracy), drawn = scales(page), legend(page), page.evaluate(curve)
     assert list(before) == list(gc.models.build("digits-net", input_shape=(8, 8, 1), classes=10).params())
@@ -212,6 +242,8 @@ def test_what_is_shown_changes_as_the_net_learns(open_page):
     after = scales(page)
     assert all(0 < update < weight for weight, update in after.values())
     assert all(after[name] != before[name] for name in before)
+    assert sum(int(cell or 0) for cell in page.locator("#confusion td").all_inner_texts()) == 360  # test images
+    assert "right" in examples(page)
 
 
 def test_another_optimizer_and_a_checkpoint_are_taken_while_it_trains(open_page, tmp_path):
@@ -251,6 +283,15 @@ def test_a_dropped_image_goes_through_the_net(open_page, tmp_path):
     Image.fromarray(np.zeros((40, 90, 4), np.uint8) + 255).save(file, "PNG")
     page.set_input_files("#file", {"name": "x.png", "mimeType": "image/png", "buffer": file.getvalue()})
     wait_until(page, "document.getElementById('shown').textContent.includes('40x90, mode RGBA, as 8x8')")
+    drop = """(bytes) => {
+        const dataTransfer = new DataTransfer();
+        dataTransfer.items.add(new File([new Uint8Array(bytes)], "y.bmp"));
+        document.body.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
+    }"""
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((300, 20), np.uint8)).save(file, "BMP")
+    page.evaluate(drop, list(file.getvalue()))
+    wait_until(page, "document.getElementById('shown').textContent.includes('300x20, mode L, as 8x8')")
     page.set_input_files("#file", {"name": "x.png", "mimeType": "image/png", "buffer": b"no image"})
     page.wait_for_selector("#error:not([hidden])")
     assert "cannot read this file as an image" in text(page, "#error")
@@ -296,3 +337,21 @@ def test_two_browsers_see_the_same_and_training_goes_on_without_any(open_page, t
     other.context.close()
     again = open_page()
     wait_until(again, f"Number(document.getElementById('step').textContent) > {there + 20}")
+
+
+def test_a_page_connects_again_after_the_server_began_anew(browser, tmp_path):
+    with bound("127.0.0.1", 0) as listening:
+        port = listening.getsockname()[1]
+    command = [sys.executable, "-m", "gpuconv", "live", "--port", str(port), "--device", "numpy"]
+    page = browser.new_page()
+    try:
+        with begun(command, tmp_path):
+            page.goto(f"http://127.0.0.1:{port}")
+            learned(page, 0.1)
+        wait_until(page, "document.getElementById('phase').textContent.includes('does not answer; trying again')")
+        with begun([*command, "runs/live-digits-digits-net-1"], tmp_path):
+            wait_until(page, "document.getElementById('phase').textContent === 'paused'")
+            page.click("#toggle")
+            wait_until(page, "document.getElementById('phase').textContent === 'training'")
+    finally:
+        page.close()

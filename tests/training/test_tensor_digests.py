@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -64,14 +65,18 @@ def test_large_tensors_are_summed_as_a_whole():
     assert (found.norm, found.moved) == pytest.approx((np.linalg.norm(exact), np.linalg.norm(moved)), rel=1e-12)
 
 
-@pytest.fixture(params=["numpy", *(pytest.param(name, marks=pytest.mark.kernels) for name in ("emulated", "cuda"))])
+WAYS = [("numpy", "float32"), ("numpy", "float16")]
+WAYS += [pytest.param(*way, marks=pytest.mark.kernels) for way in product(["emulated"], ["float32", "float16"])]
+WAYS += [pytest.param("cuda", "float32", marks=pytest.mark.kernels)]  # on the stand-in for CuPy
+
+
+@pytest.fixture
 def device(request):
-    """cuda: on the stand-in for CuPy, which runs what is on a stream as late as CUDA may."""
     with standin.installed(["90"]) if request.param == "cuda" else contextlib.nullcontext():
         yield request.param
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize(("device", "precision"), WAYS, indirect=["device"])
 def test_recording_changes_no_bit(device, precision, tmp_path):
     def trained(callbacks):
         row = [Conv2D(4, 3, padding=1), ReLU(), MaxPool2D(2), Flatten(), Linear(3)]
