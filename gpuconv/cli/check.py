@@ -6,6 +6,7 @@ change the weights by about a thousandth, and backward must agree with numerical
 from __future__ import annotations
 
 import argparse
+import math
 from typing import TYPE_CHECKING
 
 from gpuconv.cli import document, run_settings
@@ -48,7 +49,8 @@ def run(options: argparse.Namespace) -> int:
     line("model", f"{settings.model}, loss {settings.loss}, seed {settings.seed}\n")
     x, labels = next(loader.epoch(0))
     passed = True
-    first = schedules.get(settings.schedule)(0, settings.epochs * len(loader), len(loader))
+    steps = math.ceil(len(loader) / settings.accumulate)
+    first = schedules.get(settings.schedule)(0, settings.epochs * steps, steps)
     optimizer = optimizers.get(settings.optimizer, lr=settings.lr * first)
     for check in checks.sanity(net, x, labels, loss=loss, optimizer=optimizer):
         document.add("checks", check)

@@ -26,7 +26,7 @@ EXAMPLES = [
     "gpuconv live --repeat runs/live-digits-digits-net-1",
 ]
 
-NOT_HERE = ("weights", "early_stopping", "tta", "shards", "plateau", "clip", "ema")
+NOT_HERE = ("weights", "early_stopping", "tta", "shards", "plateau", "clip", "ema", "accumulate")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -77,6 +77,7 @@ def go_on(options: argparse.Namespace, chosen: Record, loggers: Sequence[Callbac
             plateau=stored.get("plateau"),
             clip=stored.get("clip"),
             ema=stored.get("ema"),
+            accumulate=stored.get("accumulate", 1),
             parallel=ranks,
         )
         loaders = {part: _loader(stored, part, parts[part], net) for part in PARTS if part in parts}

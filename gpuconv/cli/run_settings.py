@@ -48,6 +48,7 @@ class Settings:
     plateau: str = "none"
     clip: str = "none"
     ema: float = 0.0
+    accumulate: int = 1
 
     def __str__(self) -> str:
         parts = [
@@ -68,6 +69,7 @@ class Settings:
         parts += [f"{self.shards} shards"] if self.shards else []
         parts += [f"plateau {self.plateau}"] if self.plateau != "none" else []
         parts += [f"clip {self.clip}"] if self.clip != "none" else []
+        parts += [f"{self.accumulate} batches an update"] if self.accumulate > 1 else []
         parts += [f"ema {self.ema:g}"] if self.ema else []
         return ", ".join(parts)
 
@@ -201,6 +203,7 @@ OPTIONS: dict[str, tuple[Any, str, str]] = {
         "keep a moving average of the weights, as 0.999, which validation, the test and `gpuconv evaluate` use "
         "(default: 0, none)",
     ),
+    "accumulate": (count(1), "K", "update once for every K batches, by the gradients of all their images (default: 1)"),
     "augment": (str, "SPEC", "none, or flip, alternating-flip, shift:PIXELS, reflect, cutout:PIXELS, as flip,shift:4"),
     "loss": (str, "SPEC", "softmax or svm, as softmax:label_smoothing=0.1"),
     "whiten": (count(0), "IMAGES", "initialize the first convolution to whiten, from so many training images; 0: no"),
@@ -227,6 +230,7 @@ LATER = (
     "plateau",
     "clip",
     "ema",
+    "accumulate",
 )  # settings unknown to version 0.1.0
 
 

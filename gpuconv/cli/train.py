@@ -159,6 +159,7 @@ def _train(options: argparse.Namespace, ranks: Ranks) -> int:
             plateau=run_settings.plateau(settings.plateau),
             clip=settings.clip,
             ema=settings.ema or None,
+            accumulate=settings.accumulate,
             seed=settings.seed,
             precision=settings.precision,
             graph=options.graph,

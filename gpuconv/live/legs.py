@@ -8,6 +8,7 @@ the change, never with half of it, and `changes_of` lists what a repetition has 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,7 @@ def make(recipe: Record, sets: Sets, device: str, *, prepare: Callable[[Sequenti
         plateau=recipe.get("plateau"),
         clip=recipe.get("clip"),
         ema=recipe.get("ema"),
+        accumulate=recipe.get("accumulate", 1),
     )
     noted = recipe.get("options", {})
     known = Normalization(noted["mean"], noted["std"]) if "mean" in noted else None
@@ -183,10 +185,11 @@ def carried(before: Checkpoint, leg: Leg, changes: Record) -> Checkpoint:
         old = there.get(name)
         kept = same or name.startswith("master.") or name == "steps"
         optimizer[name] = old if kept and old is not None and old.shape == value.shape else value
-    seen = state["batch"] * was["train"]["batch_size"]
+    together = recipe.get("accumulate", 1)
+    seen = state["batch"] * was["train"]["batch_size"] * together
     size = recipe["train"]["batch_size"]
-    batches = len(leg.loaders["train"])
-    state["batch"] = min(seen // size, batches - 1)
+    batches = math.ceil(len(leg.loaders["train"]) / together)
+    state["batch"] = min(seen // (size * together), batches - 1)
     own = {name: recipe[name] for name in ("optimizer", "epochs")}
     state["settings"] = was | own | {"train": was["train"] | {"batch_size": size}}
     done = int(optimizer["steps"])

@@ -6,6 +6,7 @@ into a hub, which never waits for a browser.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -221,15 +222,16 @@ class Session(Callback):
     def state(self) -> Record:
         trainer = self.trainer
         training = self.phase == TRAINING
+        images = self.leg.recipe["train"]["batch_size"] * trainer.accumulate
         return {
             "phase": self.phase,
             "message": self.message,
             "step": trainer.steps,
             "epoch": trainer.epoch,
             "batch": trainer.batch,
-            "batches": len(self.leg.loaders["train"]),
+            "batches": math.ceil(len(self.leg.loaders["train"]) / trainer.accumulate),
             "epochs": self.leg.recipe["epochs"],
-            "per_second": self._speed.at(trainer.steps, self.leg.recipe["train"]["batch_size"]) if training else 0,
+            "per_second": self._speed.at(trainer.steps, images) if training else 0,
             "device": self.device,
             "why": self.why,
             "run": str(self.run_dir),

@@ -54,7 +54,7 @@ def _of_program(settings: Record) -> Iterator[Entry]:
     yield from _optimizer(settings.get("optimizer", {}))
     schedule = settings.get("schedule", "constant")
     yield "schedule", schedule, "" if _reads(schedules.get, schedule) else own
-    for name in ("plateau", "clip", "ema"):
+    for name in ("plateau", "clip", "ema", "accumulate"):
         if value := settings.get(name):
             yield name, value, ""
     yield "augment", train.get("augmentation", "none"), ""

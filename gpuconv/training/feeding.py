@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +20,7 @@ from gpuconv.devices import Device
 from gpuconv.layers import BatchNorm, Input, Sequential
 from gpuconv.layers.base import Layer
 from gpuconv.losses import SoftmaxCrossEntropy, SVMHinge
+from gpuconv.training.sharding import own
 from gpuconv.training.step_counter import StepCounter
 from gpuconv.types import Record
 
@@ -292,20 +294,23 @@ def length(loader: Any) -> int | None:
 
 
 class Feed:
-    """The batches of a run, one after another, from an object with ``len`` and ``epoch(epoch, start_batch=...)``."""
+    """The batches of a run, one group after another, from an object with ``len`` and ``epoch(epoch, start_batch=...)``.
 
-    on_device = False  # whether `next` is only device work, the same for every batch of one size
+    together: the batches of a group, which one step takes; the last group of an epoch may have fewer."""
+
+    on_device = False  # whether `next` is only device work, the same for every group of one size
     in_parts = False  # whether it gives only this rank's part of each batch
 
-    def __init__(self, loader: Any) -> None:
-        self.loader = loader
+    def __init__(self, loader: Any, together: int = 1) -> None:
+        self.loader, self.together = loader, together
         self._batches: Any = None
         self._given = 0
 
     def enter(self, epoch: int, number: int) -> None:
-        """Continue with batch `number` of `epoch`."""
+        """Continue with group `number` of `epoch`."""
         self.close()
-        self._batches, self._given = iter(self.loader.epoch(epoch, start_batch=number)), number
+        first = number * self.together
+        self._batches, self._given = iter(self.loader.epoch(epoch, start_batch=first)), first
 
     def close(self) -> None:
         if hasattr(self._batches, "close"):
@@ -313,19 +318,21 @@ class Feed:
         self._batches = None
 
     def size(self, number: int) -> int:
-        """The number of images in that batch; 0 if unknown before it is loaded."""
+        """The number of images in that group; 0 if unknown before it is loaded."""
         return 0
 
     def place(self, epoch: int, number: int) -> tuple[int, int]:
-        """The (start, offset) by which `next` finds that batch on the device, if it does."""
+        """The (start, offset) by which `next` finds that group on the device, if it does."""
         return 0, 0
 
-    def next(self, counter: StepCounter, size: int) -> Batch:
-        """The next batch. Raises ValueError if the loader gives fewer batches than its length."""
-        for batch in self._batches:
-            self._given += 1
-            return batch
-        raise ValueError(f"the loader gave only {self._given} batches, and its length is {len(self.loader)}")
+    def next(self, counter: StepCounter, size: int) -> list[Batch]:
+        """The batches of the next group. Raises ValueError if the loader gives fewer batches than its length."""
+        count = 1 if self.together == 1 else min(self.together, len(self.loader) - self._given)
+        batches = [*itertools.islice(self._batches, count)]
+        self._given += len(batches)
+        if len(batches) < count:
+            raise ValueError(f"the loader gave only {self._given} batches, and its length is {len(self.loader)}")
+        return batches
 
 
 class PartFeed(Feed):
@@ -354,34 +361,41 @@ class PartFeed(Feed):
 
 
 class DeviceFeed(Feed):
-    """The batches of our loader on a device that loads them without the host, as the step counter points to them."""
+    """The batches of our loader on a device that loads them without the host, as the step counter points to them. Those
+    of a group are loaded as one, and cut."""
 
     on_device = True
 
-    def __init__(self, loader: Loader) -> None:
-        super().__init__(loader)
+    def __init__(self, loader: Loader, together: int = 1) -> None:
+        super().__init__(loader, together)
         self._order = loader.order()
 
     def enter(self, epoch: int, number: int) -> None:
         self.loader.shuffle_into(self._order, epoch)
 
     def size(self, number: int) -> int:
-        return self.loader.size(number)
+        first = number * self.together
+        return sum(map(self.loader.size, range(first, min(first + self.together, len(self.loader)))))
 
     def place(self, epoch: int, number: int) -> tuple[int, int]:
-        return self.loader.place(epoch, number)
+        return self.loader.place(epoch, number * self.together)
 
-    def next(self, counter: StepCounter, size: int) -> Batch:
-        return self.loader.load(self._order, size, start=counter.start, offset=counter.offset)
+    def next(self, counter: StepCounter, size: int) -> list[Batch]:
+        x, y = self.loader.load(self._order, size, start=counter.start, offset=counter.offset)
+        if self.together == 1:
+            return [(x, y)]
+        each = self.loader.batch_size
+        return [(own(x[first : first + each]), y[first : first + each]) for first in range(0, size, each)]
 
 
-def feed(loader: Any, place: Callable[[int], tuple[int, int]] | None = None) -> Feed:
+def feed(loader: Any, place: Callable[[int], tuple[int, int]] | None = None, together: int = 1) -> Feed:
     """The feed of a loader. On NumPy the loader's thread prepares batches ahead.
 
-    place: where in a batch of that size this rank's part begins and ends, if there are other ranks."""
+    place: where in a batch of that size this rank's part begins and ends, if there are other ranks. together: the
+    batches of a step."""
     if _ours(loader) and Device.named(loader.device).runs_kernels:
-        return DeviceFeed(loader)
-    return PartFeed(loader, place) if _ours(loader) and place else Feed(loader)
+        return DeviceFeed(loader, together)
+    return PartFeed(loader, place) if _ours(loader) and place else Feed(loader, together)
 
 
 def _ours(loader: object) -> bool:

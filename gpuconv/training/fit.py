@@ -170,13 +170,13 @@ class Fit:
         return next((n for n in range(1, count) if self.feed.size(batch + n) != size), count)
 
     def _advance(self, count: int) -> None:
-        """Run `count` steps: load a batch, advance the step counter, train on it. All of this is device work."""
+        """Run `count` steps: load batches, advance the step counter, train on them. All of this is device work."""
         size = self.feed.size(self.run.batch)
 
         def work() -> None:
-            x, y = self.feed.next(self.counter, size)
+            batches = self.feed.next(self.counter, size)
             self.counter.advance(size)
-            self.run.step(x, y, batch=size if self.feed.in_parts else None)
+            self.run.step_on(batches, batch=size if self.feed.in_parts else None)
 
         if self.looks or self.around:  # launch by launch, with the same bits
             with contextlib.ExitStack() as around:

@@ -1,13 +1,15 @@
-"""Batches that are cut into shards, dealt out to the ranks: the same bits, whoever computes which shard.
+"""Steps that go forward and backward in parts: batches cut into shards, which are dealt out to the ranks with the same
+bits whoever computes which shard, and several batches accumulated for one update.
 
-Each shard goes forward and backward by itself. What it gives, its gradients and running statistics, is weighted by its
-part of the batch and added up along a binary tree over the shards: ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7)).
+Each part goes forward and backward by itself. What it gives, such as its gradients, is weighted by its share of the
+samples and added up along a binary tree over the parts: ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7)).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -42,7 +44,7 @@ def bounds(size: int, shards: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Term:
-    """An array to be summed over the shards. weighted: by the shard's part of the batch."""
+    """An array to be summed over the parts. weighted: by the part's share of the samples."""
 
     array: Array
     weighted: bool = True
@@ -72,26 +74,100 @@ class Sums:
             ops.add(own, more, out=own)
 
 
-class Sharding:
-    """Cuts each batch into `count` shards, deals them out to the ranks in order, and sums what they give. On one rank
-    all of it is device work.
+class Parts:
+    """Adds up what the parts of a step give, at most `most`. On one rank all of it is device work."""
 
-    Raises ValueError unless the ranks have the same number of shards, a power of two."""
-
-    def __init__(self, count: int, net: Layer, ranks: Ranks | None = None) -> None:
-        self.count, self.net, self.ranks = count, net, ranks or Ranks()
-        each, rest = divmod(count, self.ranks.size)
-        if rest:
-            raise ValueError(
-                f"the number of ranks must divide that of shards, received {count} shards on {self.ranks.size} ranks"
-            )
-        self.own = range(each * self.ranks.rank, each * (self.ranks.rank + 1))
-        shard_count(each)
-        self.totals = Totals(net.device)  # of one shard
+    def __init__(self, net: Layer, most: int) -> None:
+        self.net, self.ranks, self.most = net, Ranks(), most
+        self.totals = Totals(net.device)  # of one part
         self._zeros = Totals(net.device).array
         self._kept: list[tuple[Array, Array]] = []  # running statistics and room for their values before a step
         self._sums: list[Sums] = []  # of subtrees, each half of the one before
         self._signature: Any = None
+
+    def _add_up(
+        self,
+        parts: Iterable[tuple[Array, Array]],
+        places: Sequence[tuple[int, int]],
+        size: int,
+        count: int,
+        totals: Totals,
+        work: Backpropagate,
+    ) -> None:
+        """Leave the gradients of all parts in the net. places: where each of these parts begins and ends among `size`
+        samples. count: the number of parts on all ranks."""
+        self._prepare()
+        for running, kept in self._kept:
+            _copy(running, kept)
+        for number, ((x, y), (first, end)) in enumerate(zip(parts, places)):
+            for running, kept in self._kept if number else ():
+                _copy(kept, running)
+            _copy(self._zeros, self.totals.array)
+            with part_of_batch(Part(first, size, last=number == len(places) - 1)):
+                work(x, y, self.totals)
+            self._push(number, (end - first) / size)
+        for depth in range(len(places).bit_count() - 1, 0, -1):  # unless a power of two, some subtrees wait
+            self._sums[depth - 1].add(self._sums[depth])
+        for flat in self._sums[0].flat:
+            self.ranks.sum(flat)
+        self._take(totals, count)
+
+    def _prepare(self) -> None:
+        """Allocate what the terms need, unless it is there."""
+        statistics, terms = self._statistics(), self._terms()
+        signature = [(term.array.shape, term.array.dtype, backends.address(term.array)) for term in terms]
+        if signature != self._signature:
+            self._kept = [(array, backends.zeros(array.shape, array.dtype, self.net.device)) for array in statistics]
+            self._sums = [Sums(terms, self.net.device) for _ in range(self.most.bit_length())]
+            self._signature = signature
+
+    def _statistics(self) -> list[Array]:
+        """The running statistics that are summed as the gradients are; others go from part to part."""
+        return []
+
+    def _terms(self) -> list[Term]:
+        means = [*self.net.grads().values(), *self._statistics()]
+        return [*map(Term, means), Term(self.totals.array, weighted=False)]
+
+    def _push(self, number: int, weight: float) -> None:
+        """Add part `number` to the tree. The sums of complete subtrees wait in `_sums`, one for each bit of the number
+        of parts done."""
+        depth = number.bit_count()
+        self._sums[depth].gather(self._terms(), weight)
+        while number & 1:
+            self._sums[depth - 1].add(self._sums[depth])
+            depth, number = depth - 1, number >> 1
+
+    def _take(self, totals: Totals, count: int) -> None:
+        """Write the sums of all parts where a batch alone leaves its own."""
+        for term, view in zip(self._terms(), self._sums[0].views):
+            _copy(view, term.array)
+        finite = self.totals.array[3:4]  # how many parts' losses are finite, as a share of one step
+        ops.scale(finite, factor=1 / count, out=finite)
+        ops.add(totals.array, self.totals.array, out=totals.array)
+
+    def arrays(self) -> list[Array]:
+        """What a captured step finds at fixed addresses."""
+        self._prepare()
+        kept = [before for _, before in self._kept]
+        return [self.totals.array, self._zeros, *kept, *(flat for sums in self._sums for flat in sums.flat)]
+
+
+class Sharding(Parts):
+    """Cuts each batch into `count` shards, deals them out to the ranks in order, and sums what they give.
+
+    Raises ValueError unless the ranks have the same number of shards, a power of two."""
+
+    def __init__(self, count: int, net: Layer, ranks: Ranks | None = None) -> None:
+        ranks = ranks or Ranks()
+        each, rest = divmod(count, ranks.size)
+        if rest:
+            raise ValueError(
+                f"the number of ranks must divide that of shards, received {count} shards on {ranks.size} ranks"
+            )
+        super().__init__(net, shard_count(each))
+        self.count, self.ranks = count, ranks
+        self.own = range(each * ranks.rank, each * (ranks.rank + 1))
 
     def place(self, size: int) -> tuple[int, int]:
         """Where in a batch this rank's part begins, and where it ends."""
@@ -105,68 +181,30 @@ class Sharding:
 
         Raises ValueError for a batch that is too small, before anything has changed."""
         size = len(y) if batch is None else batch
-        places = bounds(size, self.count)
-        before = 0 if batch is None else places[self.own.start]
-        self._prepare()
-        for running, kept in self._kept:
-            _copy(running, kept)
-        for number, shard in enumerate(self.own):
-            for running, kept in self._kept if number else ():
-                _copy(kept, running)
-            _copy(self._zeros, self.totals.array)
-            first, end = places[shard], places[shard + 1]
-            with part_of_batch(Part(first, size, last=shard == self.own[-1])):
-                work(_own(x[first - before : end - before]), y[first - before : end - before], self.totals)
-            self._push(number, (end - first) / size)
-        for flat in self._sums[0].flat:
-            self.ranks.sum(flat)
-        self._take(totals)
-
-    def _prepare(self) -> None:
-        """Allocate what the terms need, unless it is there."""
-        statistics, terms = self._statistics(), self._terms()
-        signature = [(term.array.shape, term.array.dtype, backends.address(term.array)) for term in terms]
-        if signature != self._signature:
-            self._kept = [(array, backends.zeros(array.shape, array.dtype, self.net.device)) for array in statistics]
-            self._sums = [Sums(terms, self.net.device) for _ in range(len(self.own).bit_length())]
-            self._signature = signature
+        ends = bounds(size, self.count)
+        before = 0 if batch is None else ends[self.own.start]
+        places = [(ends[shard], ends[shard + 1]) for shard in self.own]
+        parts = ((own(x[first - before : end - before]), y[first - before : end - before]) for first, end in places)
+        self._add_up(parts, places, size, self.count, totals, work)
 
     def _statistics(self) -> list[Array]:
         buffers = [layer[name] for layer, name, variable in self.net.all_variables() if variable.buffer]
         return [array for array in buffers if is_float(array.dtype)]
 
-    def _terms(self) -> list[Term]:
-        means = [*self.net.grads().values(), *self._statistics()]
-        return [*map(Term, means), Term(self.totals.array, weighted=False)]
 
-    def _push(self, number: int, weight: float) -> None:
-        """Add shard `number` to the tree. The sums of complete subtrees wait in `_sums`, one for each bit of the number
-        of shards done."""
-        depth = number.bit_count()
-        self._sums[depth].gather(self._terms(), weight)
-        while number & 1:
-            self._sums[depth - 1].add(self._sums[depth])
-            depth, number = depth - 1, number >> 1
+class Accumulation(Parts):
+    """Adds up the gradients of at most `most` batches for one update. Running statistics go from batch to batch."""
 
-    def _take(self, totals: Totals) -> None:
-        """Write the sums of all shards where an uncut batch leaves its own."""
-        for term, view in zip(self._terms(), self._sums[0].views):
-            _copy(view, term.array)
-        finite = self.totals.array[3:4]  # how many shards' losses are finite, as a part of one step
-        ops.scale(finite, factor=1 / self.count, out=finite)
-        ops.add(totals.array, self.totals.array, out=totals.array)
+    def backpropagate(self, batches: Sequence[tuple[Array, Array]], totals: Totals, work: Backpropagate) -> None:
+        """The gradients of the mean loss over all samples of these batches. Arguments as of `Sharding`."""
+        ends = np.cumsum([0, *(len(y) for _, y in batches)]).tolist()
+        self._add_up(batches, [*pairwise(ends)], ends[-1], len(batches), totals, work)
 
-    def arrays(self) -> list[Array]:
-        """What a captured step finds at fixed addresses."""
-        self._prepare()
-        kept = [before for _, before in self._kept]
-        return [self.totals.array, self._zeros, *kept, *(flat for sums in self._sums for flat in sums.flat)]
+
+def own(x: Array) -> Array:
+    """A copy of a part of an array, as aligned as if it had been loaded alone: kernels are chosen by alignment."""
+    return ops.scale(x, factor=1.0)
 
 
 def _copy(source: Array, to: Array) -> None:
     ops.scale(source, factor=1.0, out=to)
-
-
-def _own(x: Array) -> Array:
-    """A copy of a part of an array, as aligned as if it had been loaded alone: kernels are chosen by alignment."""
-    return ops.scale(x, factor=1.0)

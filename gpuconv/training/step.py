@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from gpuconv.training.ema import Ema
 from gpuconv.training.loss_scale import LossScale
 from gpuconv.training.optimizers import Optimizer
 from gpuconv.training.protocols import LossLike
-from gpuconv.training.sharding import Sharding
+from gpuconv.training.sharding import Accumulation, Sharding
 from gpuconv.training.totals import Totals
 from gpuconv.types import Array
 
@@ -40,6 +40,7 @@ class TrainingStep:
         ema: float | None = None,
         fuse: bool | None = None,
         shards: int | None = None,
+        accumulate: int = 1,
         ranks: Ranks | None = None,
     ) -> None:
         dtype, _ = as_precision(precision=precision or net.precision)
@@ -60,6 +61,8 @@ class TrainingStep:
         self.ranks, self.shards = ranks or Ranks(), shards
         cut = shards or (self.ranks.size if self.ranks.size > 1 else None)
         self.sharding = Sharding(cut, net, self.ranks) if cut else None
+        self.accumulate = accumulate
+        self.accumulation = Accumulation(net, accumulate) if accumulate > 1 else None
 
     def step(self, x: Array, y: Array, part: Part = profiling.part, *, batch: int | None = None) -> None:
         """Forward, loss, backward, update, and the sums of the metrics: only device work.
@@ -69,12 +72,22 @@ class TrainingStep:
         in `fit`, by a step counter. part: makes the context in which "step", "loss", the optimizer (by its name) and
         "metrics" run. batch: the size of the whole batch, if x and y are only this rank's part.
         """
+        self.step_on([(x, y)], part, batch=batch)
+
+    def step_on(
+        self, batches: Sequence[tuple[Array, Array]], part: Part = profiling.part, *, batch: int | None = None
+    ) -> None:
+        """`step` on at most `accumulate` batches (x, y): one update by the gradients of their samples' mean loss."""
         with part("step"), self.same_bits():
             work = partial(self._backpropagate, part=part)
-            if self.sharding:
-                self.sharding.backpropagate(x, y, self.totals, work, batch)
+            if self.accumulation:
+                self.accumulation.backpropagate(batches, self.totals, work)
             else:
-                work(x, y, self.totals)
+                ((x, y),) = batches
+                if self.sharding:
+                    self.sharding.backpropagate(x, y, self.totals, work, batch)
+                else:
+                    work(x, y, self.totals)
             with part(self.optimizer.name):
                 self._update(self.net.params(), self.net.grads())
 
@@ -121,7 +134,7 @@ class TrainingStep:
             self.totals.array,
             self._clipped,
             *(self.ema.arrays() if self.ema else []),
-            *(self.sharding.arrays() if self.sharding else []),
+            *(parts.arrays() if (parts := self.sharding or self.accumulation) else []),
             *([self.loss_scale.array] if self.loss_scale else []),
         ]
         settings = [optimizer.config() | {"lr": None} for optimizer in self.optimizer.walk()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -64,6 +65,8 @@ class Trainer(RunState):
         clip: The largest norm of all gradients together, or a short form, "value:0.5", or a `Clip`.
         ema: The decay of a moving average of the weights, as 0.999, which validation, tests and checkpoints use;
             `averaged()` puts it into the net.
+        accumulate: How many batches an update takes, by the gradients of the mean loss over all their images. Steps,
+            and so the schedule, count updates.
         seed: Of the shuffles and augmentations that `fit` sets up for a bare Dataset.
         precision: "float32", "tf32", "float16" or "bfloat16", to which the net is converted
             (`gpuconv.layers.Layer.to`); by default the net's. The optimizer keeps float32 masters of 16-bit parameters,
@@ -96,6 +99,7 @@ class Trainer(RunState):
         plateau: str | int | Plateau | None = None,
         clip: str | float | Clip | None = None,
         ema: float | None = None,
+        accumulate: int = 1,
         seed: int = 0,
         precision: str | None = None,
         loss_scale: LossScale | None = None,
@@ -136,6 +140,7 @@ class Trainer(RunState):
             precision=precision,
             loss_scale=loss_scale,
             clip=limit,
+            accumulate=_together(accumulate, shards, ranks),
             ema=None if ema is None else decay_value(ema),
             fuse=fuse,
             shards=None if shards is None else shard_count(shards),
@@ -230,7 +235,7 @@ class Trainer(RunState):
         loader = loaders["train"]
         sets = {name: loaders[name] for name in ("validation", "test")}
         held_out = HeldOut(self.metrics, sets, ("test",) if test_at_end else ())
-        self.epochs, self.batches = epochs, feeding.expect_length(loader)
+        self.epochs, self.batches = epochs, math.ceil(feeding.expect_length(loader) / self.accumulate)
         feeding.note(self.net, loader, known)
         self.optimizer.match(self.net.params())  # layers may have been frozen since
         self.optimizer.begin(self.total_steps, self.batches)
@@ -261,7 +266,11 @@ class Trainer(RunState):
             graph = Device.named(self.net.device).on_gpu if self.graph is None else self.graph
             Fit(
                 self,
-                feeding.feed(loader, self.sharding.place if self.ranks.size > 1 and self.sharding else None),
+                feeding.feed(
+                    loader,
+                    self.sharding.place if self.ranks.size > 1 and self.sharding else None,
+                    together=self.accumulate,
+                ),
                 held_out,
                 called,
                 metrics_every=metrics_every,
@@ -294,3 +303,12 @@ def _expect_together(ranks: Ranks, net: Layer, graph: bool | None) -> None:
         raise ValueError(f"several ranks train on numpy and emulated so far, and the net is on {net.device}")
     if ranks.size > 1 and graph:
         raise ValueError("graph=True captures a step, and the exchange between ranks runs on the host; leave graph out")
+
+
+def _together(accumulate: int, shards: object, ranks: Ranks) -> int:
+    """The batches of a step, checked."""
+    count = integer("accumulate", accumulate, 1)
+    if count > 1 and (shards is not None or ranks.size > 1):
+        other = f"shards={shards} cuts" if shards is not None else "parallel= deals out"
+        raise ValueError(f"accumulate={count} adds up whole batches, and {other} each one: leave one of the two out")
+    return count

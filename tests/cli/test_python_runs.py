@@ -11,13 +11,12 @@ import gpuconv as gc
 from tests.cli.command import on_numpy
 
 
-def train(folder, epochs=2, resume=False, schedule="cosine", plateau=None, clip=None, ema=None, **options):
+def train(folder, epochs=2, resume=False, schedule="cosine", **options):
     train, test = gc.data.load("digits")
     net = gc.Sequential([gc.layers.Input((8, 8, 1)), gc.layers.Flatten(), gc.layers.Linear(10)])
     loss = options.pop("loss", "softmax")
-    trainer = gc.Trainer(
-        net, "adam", lr=3e-3, loss=loss, schedule=schedule, plateau=plateau, clip=clip, ema=ema, seed=5
-    )
+    more = {name: options.pop(name) for name in ("plateau", "clip", "ema", "accumulate") if name in options}
+    trainer = gc.Trainer(net, "adam", lr=3e-3, loss=loss, schedule=schedule, seed=5, **more)
     stop = options.pop("stop", None)
     callbacks = [stop] if stop else []
     trainer.fit(train, epochs=epochs, run_dir=folder, progress=False, callbacks=callbacks, resume=resume, **options)
@@ -57,7 +56,12 @@ def test_python_runs_predict(run, capsys, tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"validation": 0.1}, {"plateau": "0,threshold=0.9,watch=train_loss"}, {"clip": 0.01, "ema": 0.9}],
+    [
+        {},
+        {"validation": 0.1},
+        {"plateau": "0,threshold=0.9,watch=train_loss"},
+        {"clip": 0.01, "ema": 0.9, "accumulate": 3},
+    ],
     ids=str,
 )
 def test_python_runs_are_resumed_with_the_same_bits(tmp_path, capsys, options):

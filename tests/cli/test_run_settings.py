@@ -77,6 +77,7 @@ def test_settings_are_checked_before_anything_is_created():
         ("clip", "0", "must be above 0, received 0"),
         ("clip", "valu:1", "did you mean 'value'"),
         ("ema", 1.0, "--ema: expected a fraction from 0 to below 1"),
+        ("accumulate", 0, "--accumulate: expected a whole number from 1 on"),
         ("loss", "softmx", "did you mean 'softmax'"),
         ("tta", "miror", "did you mean 'mirror'"),
         ("precision", "float8", "unknown precision 'float8'"),

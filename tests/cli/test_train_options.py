@@ -111,6 +111,19 @@ def test_the_average_of_the_weights_is_tested_stored_and_evaluated(work, capsys)
     output_of(capsys, "train", "--resume", "run")
 
 
+def test_accumulated_batches_are_stored_with_the_run(work, capsys):
+    assert "from 1 on" in output_of(capsys, "train", *TINY, "--accumulate", 0, "--run-dir", "run", status=2)
+    both = output_of(capsys, "train", *TINY, "--accumulate", 2, "--shards", 2, "--run-dir", "run", status=2)
+    assert "leave one of the two out" in both
+    assert not (work / "run").exists()
+    out = output_of(capsys, "train", *TINY, "--epochs", 1, "--accumulate", 2, "--run-dir", "run")
+    assert ", 2 batches an update" in out
+    assert "accumulate = 2" in (work / "run" / "config.toml").read_text()
+    output_of(capsys, "train", *TINY, "--epochs", 1, "--run-dir", "each")
+    assert metrics(work / "run")[-1]["step"] == -(-metrics(work / "each")[-1]["step"] // 2)
+    output_of(capsys, "train", "--resume", "run")
+
+
 def test_shards_are_stored_with_the_run(work, capsys):
     out = output_of(capsys, "train", *TINY, "--epochs", 1, "--shards", 2, "--run-dir", "cut")
     assert ", 2 shards" in out

@@ -42,6 +42,7 @@ DEFAULTS = {
             plateau=None,
             clip=None,
             ema=None,
+            accumulate=1,
             seed=0,
             precision=None,
             loss_scale=None,

@@ -145,8 +145,8 @@ def test_optimizer_groups_with_separate_schedules(captures, device):
 
 
 @devices
-@pytest.mark.parametrize("options", [{"clip": 0.1}, {"clip": "value:0.01"}, {"ema": 0.9}], ids=str)
-def test_clipped_gradients_and_averaged_weights(captures, device, options):
+@pytest.mark.parametrize("options", [{"clip": 0.1}, {"clip": "value:0.01"}, {"ema": 0.9}, {"accumulate": 3}], ids=str)
+def test_what_a_step_does_besides(captures, device, options):
     runs = []
     for graph in (False, True):
         runs.append(trainer(graph, device=device, **options))

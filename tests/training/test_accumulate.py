@@ -1,0 +1,156 @@
+"""One update for several batches: the gradients of one large batch, groups at the end of an epoch, resumed runs."""
+
+import numpy as np
+import pytest
+
+from gpuconv import to_numpy
+from gpuconv.layers import Conv2D, Dropout, Flatten, Input, Linear, Sequential
+from gpuconv.parallel import Ranks
+from gpuconv.training import LossScale, Trainer
+from tests.training import small
+
+
+def weights(trainer):
+    return {name: np.array(to_numpy(value)) for name, value in trainer.net.state_dict().items()}
+
+
+def without_norm(device="numpy", **options):
+    layers = [Input((6, 5, 1)), Conv2D(4, 3, padding=1), Flatten(), Dropout(0.4), Linear(3)]
+    return Trainer(Sequential(layers, seed=1).to(device), "sgd", lr=0.1, momentum=0.9, schedule="one-cycle", **options)
+
+
+def loader(batch_size, device="numpy", **options):
+    """21 images: in batches of 4 the last has 1, in groups of 3 batches the last group has 9."""
+    return small.loader(small.images(21), batch_size).over(small.images(21), device=device, **options)
+
+
+def fit(trainer, train, **options):
+    return trainer.fit(train, **{"epochs": 2, "metrics_every": 1, "progress": False} | options)
+
+
+@pytest.mark.parametrize("device", ["numpy", "emulated"])
+def test_batches_together_are_one_large_batch(device):
+    """With the same dropout masks and augmentation; the sums differ in their order."""
+    for together, last in ((3, 9), (2, 5), (6, 21)):
+        one, cut = without_norm(device), without_norm(device, accumulate=together)
+        fit(one, loader(4 * together, device))
+        fit(cut, loader(4, device))
+        assert (cut.steps, cut.batches) == (one.steps, one.batches) == (2 * one.batches, -(-6 // together)), last
+        for ours, expected in zip(cut.records, one.records, strict=True):
+            assert ours["lr"] == expected["lr"]
+            assert ours.get("loss", 0) == pytest.approx(expected.get("loss", 0), rel=1e-5)
+            assert ours.get("accuracy") == expected.get("accuracy")
+        for name, value in weights(one).items():
+            np.testing.assert_allclose(weights(cut)[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_each_batch_is_as_large_as_it_was_given():
+    """Against PyTorch, on batches of unlike sizes: the gradient of the mean loss over all samples of a group."""
+    torch = pytest.importorskip("torch")
+    draw = np.random.default_rng(0)
+    sizes = (4, 1, 3, 2, 5)
+    batches = [(draw.standard_normal((n, 2, 3, 1)).astype(np.float32), draw.integers(0, 3, n)) for n in sizes]
+    ours = Trainer(Sequential([Input((2, 3, 1)), Flatten(), Linear(3)], seed=1), "sgd", lr=0.5, accumulate=2)
+    theirs = torch.nn.Linear(6, 3)
+    with torch.no_grad():
+        theirs.weight.copy_(torch.from_numpy(weights(ours)["fc1.weight"]))
+        theirs.bias.copy_(torch.from_numpy(weights(ours)["fc1.bias"]))
+    fit(ours, batches, epochs=1)
+    assert ours.steps == 3
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=0.5)
+    for group in (batches[:2], batches[2:4], batches[4:]):
+        optimizer.zero_grad()
+        for x, y in group:
+            scores = theirs(torch.from_numpy(x).flatten(1))
+            share = len(y) / sum(len(labels) for _, labels in group)
+            (share * torch.nn.functional.cross_entropy(scores, torch.from_numpy(y))).backward()
+        optimizer.step()
+    np.testing.assert_allclose(weights(ours)["fc1.weight"], theirs.weight.detach(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(weights(ours)["fc1.bias"], theirs.bias.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_running_statistics_go_from_batch_to_batch():
+    alone, together = (Trainer(small.net(), "sgd", lr=0.0, accumulate=k) for k in (1, 3))
+    for each in (alone, together):
+        fit(each, loader(4, drop_last=True))
+    assert (alone.steps, together.steps) == (10, 4)
+    assert "norm1.running_mean" in weights(alone)
+    for name, value in weights(alone).items():
+        np.testing.assert_array_equal(weights(together)[name], value, err_msg=name)
+
+
+def test_a_loader_that_drops_its_last_batch_drops_no_group():
+    trainer = without_norm(accumulate=4)
+    fit(trainer, loader(4, drop_last=True), epochs=1)
+    assert (trainer.steps, trainer.batches) == (2, 2)  # of 16 and 4 images
+
+
+def test_a_generator_gives_the_batches_of_each_epoch():
+    def endless():
+        while True:
+            yield np.zeros((2, 6, 5, 1), np.float32), np.zeros(2, int)
+
+    trainer = without_norm(accumulate=2)
+    fit(trainer, endless, steps_per_epoch=5)
+    assert (trainer.steps, trainer.batches) == (6, 3)
+    short = [(np.zeros((2, 6, 5, 1), np.float32), np.zeros(2, int))] * 3
+    with pytest.raises(ValueError, match="gave only 3 batches, and its length is 5"):
+        fit(without_norm(accumulate=2), lambda: iter(short), steps_per_epoch=5)
+
+
+class StopAtStep:
+    def __init__(self, step):
+        self.step = step
+
+    def on_step(self, trainer, record):
+        if trainer.steps == self.step:
+            trainer.stop("interrupted")
+
+
+@pytest.mark.parametrize("device", ["numpy", "emulated"])
+def test_a_resumed_run_goes_on_with_the_same_bits(tmp_path, device):
+    whole = without_norm(device, accumulate=3)
+    fit(whole, loader(2, device), run_dir=tmp_path / "whole")
+    assert whole.batches == 4
+    fit(without_norm(device, accumulate=3), loader(2, device), run_dir=tmp_path / "cut", callbacks=[StopAtStep(6)])
+    resumed = without_norm(device, accumulate=3)
+    fit(resumed, loader(2, device), run_dir=tmp_path / "cut", resume=True)
+    assert small.same_arrays(weights(whole), weights(resumed))
+    assert whole.records == resumed.records
+    with pytest.raises(ValueError, match="cannot be continued with other settings: accumulate is 3 there and 1 here"):
+        fit(without_norm(device), loader(2, device), run_dir=tmp_path / "cut", resume=True)
+
+
+def test_an_overflow_in_one_batch_skips_the_update():
+    trainer = without_norm(precision="float16", loss_scale=LossScale(start=2.0**40), accumulate=2)
+    before = weights(trainer)
+    fit(trainer, loader(4, dtype=np.float16), epochs=1)
+    assert (trainer.steps, trainer.loss_scale.skipped) == (3, 3)
+    for name in trainer.net.params():
+        np.testing.assert_array_equal(weights(trainer)[name], before[name])
+
+
+def test_the_clipped_norm_is_that_of_the_sum():
+    trainer = Trainer(without_norm().net, "sgd", lr=1.0, accumulate=3, clip=0.01)
+    before = weights(trainer)
+    fit(trainer, loader(7), epochs=1)
+    moved = sum(float(np.square(weights(trainer)[name] - before[name]).sum()) for name in trainer.net.params())
+    assert np.sqrt(moved) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_refusals():
+    class Two(Ranks):
+        size = 2
+
+    for options, message in (
+        ({"accumulate": 0}, "accumulate must be at least 1, received 0"),
+        ({"accumulate": -2}, "accumulate must be at least 1"),
+        ({"accumulate": 2.5}, "accumulate must be an integer, received 2.5"),
+        ({"accumulate": True}, "accumulate must be an integer"),
+        ({"accumulate": float("nan")}, "accumulate must be an integer"),
+        ({"accumulate": 2, "shards": 2}, "accumulate=2 adds up whole batches, and shards=2 cuts each one: leave one"),
+        ({"accumulate": 2, "parallel": Two()}, "and parallel= deals out each one"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message):
+            without_norm(**options)
+    assert without_norm(accumulate=1, shards=2).accumulation is None
