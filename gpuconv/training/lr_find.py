@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gpuconv.training.protocols import DataLike, LossLike, OptimizerLike, OptimizerSettings
 
 WINDOW = 20  # the smoothed loss is a mean over the steps at most a 20th of all steps away
-WORSE = 4.0  # a loss so many times the lowest one has diverged
+WORSE = 4.0  # a loss so many times the lowest one, and above the first, has diverged
 ROWS = 12  # of the printed table
 
 
@@ -99,7 +99,7 @@ def lr_find(
     """Train a copy of the net at a rate that rises exponentially from `start` to `end` over `steps`, and return the
     losses (Smith 2015, arXiv:1506.01186, section 3.3). The net and the optimizer are left as they are.
 
-    It stops early if the smoothed loss is above 4 times its lowest value, or not finite.
+    It stops early if the smoothed loss is above its first value and 4 times its lowest one, or not finite.
 
     Args:
         net: Built, on the device where it is to be trained.
@@ -127,7 +127,8 @@ def lr_find(
         group.schedule = None
 
     def rate(step: int) -> float:
-        return start * (end / start) ** (min(step, steps - 1) / (steps - 1))
+        part = min(step, steps - 1) / (steps - 1)
+        return start ** (1 - part) * end**part
 
     trainer = Trainer(net.twin(), own, schedule=rate, loss=loss, seed=seed, precision=precision)
     losses = _Losses(steps)
@@ -164,7 +165,7 @@ class _Losses(Callback):
         self.found.append(record["loss"])
         smoothed = self.smoothed()
         lowest = smoothed.min()
-        self.diverged = bool(smoothed[-1] > lowest + (WORSE - 1) * abs(lowest))
+        self.diverged = bool(smoothed[-1] > max(smoothed[0], lowest + (WORSE - 1) * abs(lowest)))
         if self.diverged or len(self.found) == self.steps:
             trainer.stop("the range test is done")
 

@@ -56,6 +56,22 @@ def test_it_stops_when_the_loss_diverges():
     assert f"stopped after step {len(result.losses)}: the loss diverged" in str(result)
 
 
+def test_a_loss_near_zero_may_rise_again():
+    values = iter([4.0, 2.0, 0.0, 1.0, 3.9, 0.0, 4.1, 1.0])
+
+    def given(scores, labels):
+        return np.float32(next(values)), np.zeros_like(scores)
+
+    result = lr_find(small.net(), small.loader(), loss=given, steps=8)
+    assert result.losses == pytest.approx([4.0, 2.0, 0.0, 1.0, 3.9, 0.0, 4.1])
+    assert result.diverged
+
+
+def test_any_two_rates_can_be_the_ends():
+    result = lr_find(small.net(), small.loader(), start=1e-300, end=1e300, steps=5)
+    assert result.rates[:3] == pytest.approx([1e-300, 1e-150, 1])
+
+
 def test_a_loss_that_is_not_finite_at_once_is_an_error():
     def infinite(scores, labels):
         return np.float32(np.inf), np.zeros_like(scores)
