@@ -43,8 +43,8 @@ def softmax_cross_entropy(
         labels: (N,) integers in [0, classes), or (N, classes) probabilities of any float dtype. That a row adds up to 1
             is not checked.
         weight: (classes,), from 0, in the accumulation dtype of logits. Its numbers are not checked.
-        ignore_index: The integer label of rows that are ignored; may be outside of [0, classes).
         label_smoothing: In [0, 1] (Szegedy et al. 2016).
+        ignore_index: The integer label of rows that are ignored; may be outside of [0, classes).
         grad_scale: A factor of the gradient, from 0; may be a float64 array of one element.
         out: Receives dlogits; may be logits itself.
 

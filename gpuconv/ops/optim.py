@@ -11,6 +11,7 @@ from gpuconv.backends import backend_of
 from gpuconv.dtypes import accumulation_dtype, is_float
 from gpuconv.lists import WhileAlive
 from gpuconv.ops.expect import expect_any_float, expect_shape, expect_writable, expect_writable_lists
+from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
 from gpuconv.types import Array, Scalar
 
@@ -326,6 +327,7 @@ def clip_norm(clipped: Array, grads: Sequence[Array], scaling: Array | None = No
         _expect_scaling(scaling)
     max_norm = above_zero("max_norm", max_norm)
     expect_writable(clipped=clipped)
+    (scaling,) = copy_if_overlapping([clipped], scaling)
     backend.optim.clip_norm(clipped, grads, scaling, max_norm=max_norm)
 
 
