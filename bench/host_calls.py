@@ -50,6 +50,7 @@ def calls() -> dict[str, tuple[Callable[[], Any], int]]:
         "conv2d_backward": lambda: ops.conv2d_backward(y, x, w, padding=1, out=dx, dw=dw, db=db),
         "conv2d_batch_norm": lambda: ops.conv2d_batch_norm(x, w, None, gamma, bias, db, db2, padding=1, out=y),
         "bias_grad": lambda: ops.bias_grad(y, out=db),
+        "bias_grad, gelu": lambda: ops.bias_grad(y, y2, activation="gelu", out=db),
         "linear": lambda: ops.linear(rows, matrix, vector, out=products),
         "linear_dgrad": lambda: ops.linear_dgrad(products, matrix, out=drows),
         "linear_wgrad": lambda: ops.linear_wgrad(products, rows, out=dmatrix, db=dvector),

@@ -47,7 +47,10 @@ class Activation:
 
     def apply_backward(self, ops: ModuleType, dy: ArrayT, x: ArrayT) -> ArrayT:
         """The gradient of its input x. ops: as for `apply`."""
-        saved = x if self.saves_input else self.apply(ops, x)
+        return self.gradient(ops, dy, x if self.saves_input else self.apply(ops, x))
+
+    def gradient(self, ops: ModuleType, dy: ArrayT, saved: ArrayT) -> ArrayT:
+        """The gradient of its input, from what its backward op takes."""
         return getattr(ops, f"{self.name}_backward")(dy, saved, **self.options)
 
 

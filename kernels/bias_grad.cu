@@ -1,4 +1,5 @@
-// The gradient of a bias: db[k] = sum over m of dy[m, k]; dy is (M, K), all leading axes flattened.
+// The gradient of a bias: db[k] = sum over m of dy[m, k]; dy is (M, K), all leading axes flattened. With an ACTIVATION behind the
+// bias, dy is the gradient of its output: db[k] = sum over m of its gradient(dy[m, k], saved[m, k]) (activation.cuh).
 //
 //   bias_grad_sum       each block sums a chunk of rows (column_reduce.cuh): into db with a single chunk, else into
 //                       partials (chunks, K)
@@ -6,9 +7,12 @@
 //
 // accumulate: add to what db holds; the sum and the addition are rounded once.
 //
-// Macros: DTYPE; WIDTH 16 / sizeof(DTYPE) where dy is aligned to 16 bytes and K is at most 256 or a multiple of that, else 1.
-// Limits: none. Floor: sizeof(DTYPE) bytes and one addition a number of dy.
+// Macros: DTYPE; ACTIVATION; WIDTH 16 / sizeof(DTYPE) where the arrays are aligned to 16 bytes and K is at most 256 or a multiple of that, else 1.
+// Limits: none. Floor: sizeof(DTYPE) bytes and one addition a number of dy, and of saved.
+#include "activation.cuh"
 #include "column_reduce.cuh"
+
+constexpr bool ACTIVE = !IS_IDENTITY<ACTIVATION>;
 
 struct Total {
     using Value = Real;
@@ -26,12 +30,22 @@ struct Total {
 };
 
 struct Gradients {
-    using Packs = Numbers;
-    const DTYPE* dy;
+    struct Packs {
+        Numbers dy, saved;
+    };
+    const DTYPE *dy, *saved;
 
-    __device__ Packs read(int64 pack) const { return reinterpret_cast<const Numbers*>(dy)[pack]; }
-    __device__ Real value(const Packs& pack, int lane) const { return load(pack.at[lane]); }
-    __device__ Real single(int64 number, int) const { return load(dy[number]); }
+    __device__ Packs read(int64 pack) const {
+        Packs found = {reinterpret_cast<const Numbers*>(dy)[pack]};
+        if constexpr (ACTIVE) found.saved = reinterpret_cast<const Numbers*>(saved)[pack];
+        return found;
+    }
+    __device__ Real value(const Packs& pack, int lane) const { return gradient(pack.dy.at[lane], pack.saved.at[lane]); }
+    __device__ Real single(int64 number, int) const { return gradient(dy[number], ACTIVE ? saved[number] : DTYPE{}); }
+
+    static __device__ Real gradient(DTYPE dy, DTYPE saved) {
+        return ACTIVE ? ACTIVATION<Real>{}.gradient(load(dy), load(saved)) : load(dy);
+    }
 };
 
 struct Bias {
@@ -43,9 +57,9 @@ struct Bias {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(256)
-bias_grad_sum(DTYPE* db, Total* partials, const DTYPE* dy, bool accumulate, Columns columns) {
-    column_reduce(partials, columns, Gradients{dy}, Bias{db, accumulate});
+extern "C" __global__ void __launch_bounds__(256, sizeof(DTYPE) == 8 ? 1 : 0)  // doubles take more registers; 0: no wish
+bias_grad_sum(DTYPE* db, Total* partials, const DTYPE* dy, const DTYPE* saved, bool accumulate, Columns columns) {
+    column_reduce(partials, columns, Gradients{dy, saved}, Bias{db, accumulate});
 }
 
 extern "C" __global__ void __launch_bounds__(256)

@@ -55,6 +55,10 @@ REFUSALS = [
     ),
     (ops.softmax, [zeros(3)], {}, ValueError, "x must have the axes (N, classes), received shape (3,)"),
     (ops.bias_grad, [zeros(3)], {}, ValueError, "dy must have at least 2 axes, received shape (3,)"),
+    (ops.bias_grad, [zeros(2, 3), zeros(2, 3)], {}, ValueError, "received activation=None with saved=an array"),
+    (ops.bias_grad, [zeros(2, 3)], {"activation": "gelu"}, ValueError, "activation='gelu' with saved=None"),
+    (ops.bias_grad, [zeros(2, 3), zeros(3, 3)], {"activation": "gelu"}, ValueError, "saved must have shape (2, 3)"),
+    (ops.bias_grad, [zeros(2, 3), np.zeros((2, 3))], {"activation": "gelu"}, TypeError, "one dtype, received dy"),
     (
         ops.relu_backward,
         [zeros(3), zeros(3, dtype=float)],

@@ -124,26 +124,38 @@ class ConvPool(ConvReLU):
 
 
 class ConvActivation(FusedConv):
-    """CONV and an activation whose backward reads its output: `gpuconv.ops.conv2d` with activation=."""
+    """CONV and an activation: one `gpuconv.ops.conv2d` where the activation's backward reads its output. If the bias
+    alone is trained, `gpuconv.ops.bias_grad` takes the gradient through the activation."""
 
     @staticmethod
     def fits(layers: Sequence[Layer]) -> bool:
         conv, *others = layers
-        return type(conv) is Conv2D and len(others) == 1 and _is_plain(others[0], keeps_output=True)
+        return type(conv) is Conv2D and len(others) == 1 and _is_plain(others[0])
 
     @property
     def activation(self) -> Activation:
         return cast(Activation, self.layers[1])
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        y = ops.conv2d(x, *self.conv.filters, activation=self.activation.op, **self.conv.options)
-        self.stash(x, y)
+        conv, activation = self.conv, self.activation
+        if activation.keeps_output:
+            y = saved = ops.conv2d(x, *conv.filters, activation=activation.op, **conv.options)
+        else:
+            saved = ops.conv2d(x, *conv.filters, **conv.options)
+            y = getattr(ops, activation.op)(saved, **activation.options)
+        self.stash(x, saved)
         return y
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
-        x, y = self.unstash()
-        dy = getattr(ops, f"{self.activation.op}_backward")(dy, y, **self.activation.options)
-        return self.conv.gradients_of(dy, x, input_grad)
+        x, saved = self.unstash()
+        conv, activation = self.conv, self.activation
+        if input_grad or conv.trains("weight"):
+            dy = getattr(ops, f"{activation.op}_backward")(dy, saved, **activation.options)
+            return conv.gradients_of(dy, x, input_grad)
+        if conv.trains("bias"):
+            (_, db), accumulate = conv.gradients_into(None, "bias")
+            ops.bias_grad(dy, saved, activation=activation.op, out=db, accumulate=accumulate)
+        return None
 
 
 class NormActivation(Fused):
@@ -226,13 +238,9 @@ class ConvNorm(FusedConv):
 FUSED += [ConvReLU, ConvPool, ConvNorm, ConvActivation, NormActivation]
 
 
-def _is_plain(layer: Layer, keeps_output: bool = False) -> bool:
-    """Whether a layer is an activation with its op's defaults (keeps_output: whose backward reads its output)."""
-    return (
-        isinstance(layer, Activation)
-        and layer.options == type(layer)().options
-        and (layer.keeps_output or not keeps_output)
-    )
+def _is_plain(layer: Layer) -> bool:
+    """Whether a layer is an activation with its op's defaults."""
+    return isinstance(layer, Activation) and layer.options == type(layer)().options
 
 
 def _halves(layer: Layer) -> bool:

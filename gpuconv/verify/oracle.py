@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv import backends
+from gpuconv import backends, ops
 from gpuconv.backends.reference.precision import round_tf32
+from gpuconv.dtypes import accumulation_dtype
+from gpuconv.problems import ACTIVATIONS
 from gpuconv.types import Options
+from gpuconv.verify.bounds import sum_bound
 from gpuconv.verify.compare import Expected
 from gpuconv.verify.rules import activations, norm, optim, products
 from gpuconv.verify.rules.base import Arrays, Rule, same_bits, wide
@@ -56,6 +59,24 @@ def _flat(arrays: Arrays) -> list[Any]:
 
 _relative_sum = products.linear_in_its_inputs(lambda arrays, options: 2)
 _sum_of_rows = products.linear_in_its_inputs(lambda arrays, options: math.prod(arrays[0].shape[:-1]))
+
+
+def _bias_grad(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
+    """As a sum of rows; of an activation's gradient, whose own error it adds up."""
+    name = options.get("activation")
+    if name is None:
+        return _sum_of_rows(op, arrays[:1], options, dtype)
+    defaults, rule = dict(ACTIVATIONS[name].options), _RULES[f"{name}_backward"]
+    if rule is None:
+        (dz,) = same_bits(f"{name}_backward", arrays, defaults)
+    else:
+        (dz,) = rule(f"{name}_backward", arrays, defaults, accumulation_dtype(dtype))
+    rows = tuple(range(dz.value.ndim - 1))
+    error = np.broadcast_to(dz.bound, dz.value.shape).sum(rows)
+    summed = sum_bound(dtype, math.prod(dz.value.shape[:-1]), np.abs(dz.value).sum(rows))
+    return [Expected("result", ops.bias_grad(*arrays, **options), error + summed)]
+
+
 _sum_of_window = products.linear_in_its_inputs(products.window_length)
 _relative = activations.activation(lambda x, y: np.abs(y))
 
@@ -65,7 +86,7 @@ _RULES: dict[str, Rule | None] = {
     "conv2d_dgrad": products.linear_in_its_inputs(products.dgrad_length),
     "conv2d_wgrad": products.linear_in_its_inputs(products.wgrad_length),
     "conv2d_backward": products.conv2d_backward,
-    "bias_grad": _sum_of_rows,
+    "bias_grad": _bias_grad,
     "max_pool2d": None,
     "max_pool2d_backward": _sum_of_window,
     "avg_pool2d": _sum_of_window,

@@ -78,8 +78,7 @@ def test_the_fusion_rules():
         "Sequential",
         "Conv2D",
         "LeakyReLU",
-        "Conv2D",
-        "GELU",
+        "ConvActivation",
         "ConvReLU",
         "MaxPool2D",
         "Flatten",
@@ -113,6 +112,35 @@ def test_a_fused_net_gives_the_same_results(device):
     y, dx = step(net)[:2], step(fused)[:2]
     np.testing.assert_array_equal(y[0], dx[0])
     np.testing.assert_array_equal(y[1], dx[1])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("activation", [GELU, Sigmoid])
+@pytest.mark.parametrize("input_grad", [False, True])
+def test_a_bias_alone_is_trained_through_its_activation(device, activation, input_grad, monkeypatch):
+    rows = [Input((6, 5, 3)), Conv2D(4, 2, frozen=("weight",)), activation(), Flatten(), Linear(3)]
+    net = Sequential(rows, device=device, seed=1)
+    fused = net.fuse()
+    assert kinds(fused) == ["Input", "ConvActivation", "Flatten", "Linear"]
+    rng, called = np.random.default_rng(4), []
+    x, dy = (gc.asarray(rng.standard_normal(shape).astype(np.float32), device) for shape in ((2, 6, 5, 3), (2, 3)))
+    results = []
+    for each in (net, fused):
+        backward = f"{activation.op}_backward"
+        op = getattr(gc.ops, backward)
+        monkeypatch.setattr(
+            gc.ops, backward, lambda *arrays, op=op, each=each, **_: (called.append(each), op(*arrays))[1]
+        )
+        each.zero_grad()
+        each.forward(x, training=True)
+        dx = each.backward(dy, input_grad=input_grad)
+        monkeypatch.undo()
+        results.append({key: gc.to_numpy(value).copy() for key, value in each.grads().items()})
+        assert (dx is not None) == input_grad
+    assert called == ([net, fused] if input_grad else [net])
+    assert results[0].keys() == results[1].keys() == set(net.grads())
+    for key, plain in results[0].items():
+        np.testing.assert_allclose(results[1][key], plain, rtol=1e-5, atol=1e-6)
 
 
 def test_a_fused_net_has_the_same_keys_and_arrays():

@@ -15,13 +15,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from gpuconv.backends.cpu import activation as activations
 from gpuconv.backends.cpu.correlate import correlate, correlate_both, correlate_gradient, suits_row_reuse
 from gpuconv.backends.cpu.im2col import Windows, windows_of
 from gpuconv.backends.cpu.pool import max_pool2d
-from gpuconv.backends.cpu.precision import buffer, factors, store, sum_rows
+from gpuconv.backends.cpu.precision import buffer, factors, store, sum_rows, widen
 from gpuconv.backends.cpu.select import keep
 from gpuconv.dtypes import accumulation_dtype
-from gpuconv.problems import Conv2dProblem, Pool2dProblem
+from gpuconv.problems import ACTIVATIONS, Conv2dProblem, Pool2dProblem
 
 # Limits for computing dw from the windows of dy, measured:
 MOST_CELLS = 4 / 3  # cells in a map of x for each one in y
@@ -81,8 +82,9 @@ def conv2d_backward(dy, x, w, problem, epilogue, *, mask, algo, tf32, out, dw, d
     return store(dx, x.dtype, out), store(gradient, x.dtype, dw, accumulate)
 
 
-def bias_grad(dy, *, out, accumulate):
-    return store(sum_rows(dy), dy.dtype, out, accumulate)
+def bias_grad(dy, saved, *, activation, out, accumulate):
+    dz = dy if activation is None else ACTIVATIONS[activation].gradient(activations, widen(dy), widen(saved))
+    return store(sum_rows(dz), dy.dtype, out, accumulate)
 
 
 # --- masks -------------------------------------------------------------------------------------

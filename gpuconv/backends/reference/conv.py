@@ -53,7 +53,7 @@ def conv2d_wgrad(dy, x, problem, epilogue, *, mask, algo, tf32, out, db, accumul
         for c, k in _group_slices(problem):
             dw[k, r, s] = _rows(wide_dy[..., k]).T @ _rows(padded[tap][..., c])
     if db is not None:
-        bias_grad(dy, out=db, accumulate=accumulate)
+        bias_grad(dy, None, activation=None, out=db, accumulate=accumulate)
     return round_to(dw, dtype, out, accumulate)
 
 
@@ -64,8 +64,9 @@ def conv2d_backward(dy, x, w, problem, epilogue, *, mask, algo, tf32, out, dw, d
     return round_to(dx, x.dtype, out), dw
 
 
-def bias_grad(dy, *, out, accumulate):
-    return round_to(_rows(wide(dy)).sum(0), dy.dtype, out, accumulate)
+def bias_grad(dy, saved, *, activation, out, accumulate):
+    dz = wide(dy) if activation is None else ACTIVATIONS[activation].gradient(activations, wide(dy), saved)
+    return round_to(_rows(dz).sum(0), dy.dtype, out, accumulate)
 
 
 def _group_slices(problem: Conv2dProblem) -> list[tuple[slice, slice]]:

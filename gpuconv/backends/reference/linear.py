@@ -24,5 +24,5 @@ def linear_dgrad(dy, w, problem, *, algo, tf32, out):
 def linear_wgrad(dy, x, problem, *, algo, tf32, out, db, accumulate):
     wide_dy, wide_x = factors(tf32, dy, x)
     if db is not None:
-        bias_grad(dy, out=db, accumulate=accumulate)
+        bias_grad(dy, None, activation=None, out=db, accumulate=accumulate)
     return round_to(wide_dy.T @ wide_x, dy.dtype, out, accumulate)

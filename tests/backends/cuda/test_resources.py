@@ -149,7 +149,7 @@ def test_the_report_covers_all_variants_on_the_main_architectures():
         assert [v for v, a in listed if a == arch] == (chosen if arch in resources.THOROUGH else few)
     assert len(resources.jobs(chosen, ["sm_86"], True)) == len(chosen)
     # Filters of more than 72 taps (9 x 9, say) use TAP_TABLE 0: rare, so only the fully covered architectures list it.
-    assert len(listed) <= 1950, "continuous integration compiles them all on one core, some three a second"
+    assert len(listed) <= 2100, "continuous integration compiles them all on one core, some three a second"
 
 
 def test_several_processes_give_the_same_report_as_one(monkeypatch, tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 from gpuconv.algorithms import DEPTHWISE, arithmetic_of, few_channels_smem_bytes, for_convolution
 from gpuconv.backends.cuda.gemm.launch import compute
 from gpuconv.backends.cuda.gemm.plan import Plan
-from gpuconv.backends.cuda.gemm.product import Product
+from gpuconv.backends.cuda.gemm.product import ACTIVATIONS, Product
 from gpuconv.backends.cuda.gemm.tuner import recall
 from gpuconv.backends.cuda.ops import depthwise
 from gpuconv.backends.cuda.ops.column_reduce import deal, finish_grid, partials, width_of
@@ -134,7 +134,7 @@ def conv2d_wgrad(
     dw = buffer(out, problem.w_shape, x.dtype, like=x, keep=accumulate)
     if algo == DEPTHWISE:
         if db is not None:
-            bias_grad(dy, out=db, accumulate=accumulate)
+            bias_grad(dy, None, activation=None, out=db, accumulate=accumulate)
         depthwise.wgrad(dw, dy, x, problem, tf32=tf32, accumulate=accumulate)
     elif dw.size:
         vector_c, vector_k = _vectors(problem, (x, dw), (dy,))
@@ -244,16 +244,18 @@ def chosen(
     return {direction: found[direction].algorithm.name if found else DEPTHWISE for direction in DIRECTIONS}
 
 
-def bias_grad(dy: ArrayT, *, out: ArrayT | None, accumulate: bool) -> ArrayT:
+def bias_grad(
+    dy: ArrayT, saved: ArrayT | None, *, activation: str | None, out: ArrayT | None, accumulate: bool
+) -> ArrayT:
     *leading, channels = dy.shape
-    (dy,) = contiguous(dy)
+    dy, saved = contiguous(dy, saved)
     db = buffer(out, (channels,), dy.dtype, like=dy, keep=accumulate)
     if channels:
-        width = width_of(channels, dy)
+        width = width_of(channels, dy, saved)
         columns = deal(math.prod(leading), channels, width, None)
         sums = partials(columns, 1, dy.dtype, dy)
-        module = load("bias_grad.cu", {"DTYPE": dy.dtype, "WIDTH": width})
-        module.kernel("bias_grad_sum")(columns.grid, columns.threads, db, sums, dy, accumulate, columns.struct)
+        module = load("bias_grad.cu", {"DTYPE": dy.dtype, "WIDTH": width, "ACTIVATION": ACTIVATIONS[activation]})
+        module.kernel("bias_grad_sum")(columns.grid, columns.threads, db, sums, dy, saved, accumulate, columns.struct)
         if sums is not None:
             finish = module.kernel("bias_grad_finish")
             finish(finish_grid(channels), THREADS, db, sums, accumulate, columns.chunks, channels)
