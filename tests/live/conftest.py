@@ -41,7 +41,7 @@ def open_session(sets, tmp_path):
 
     def make(layers=LINEAR, start=True, changes=None, **options):
         recipe = recipe_of(layers, **(changes or {}))
-        session = Session(sets, options.pop("recipe", recipe), device="numpy", home=tmp_path, **options)
+        session = Session(sets, options.pop("recipe", recipe), **{"device": "numpy", "home": tmp_path} | options)
         made.append(session)
         if start:
             session.start()

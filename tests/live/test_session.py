@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import time
@@ -11,7 +12,7 @@ import pytest
 
 pytest.importorskip("starlette")
 
-from gpuconv import checkpoint
+from gpuconv import backends, checkpoint
 from gpuconv.inspect.maps import slices
 from gpuconv.layers import BatchNorm, Conv2D, Dropout, Flatten, Linear, MaxPool2D, ReLU, Residual
 from gpuconv.live import attribution, legs, pictures, snapshots
@@ -19,6 +20,7 @@ from gpuconv.live.budget import Budget, Look
 from gpuconv.live.session import PAUSED
 from gpuconv.training import RunDirectory
 from gpuconv.training.stored import state
+from tests import standin
 from tests.live.conftest import LINEAR, do
 
 CONV = [Conv2D(3, 3, padding=1), BatchNorm(), ReLU(), MaxPool2D(2), Flatten(), Dropout(0.5), Linear(10)]
@@ -423,3 +425,29 @@ def test_a_pause_shows_all_as_it_is_at_its_step(open_session):
     while any(session.hub.get(name)[0] <= number for name, number in before.items()):
         assert time.monotonic() < end
         time.sleep(0.005)
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("device", ["emulated", "cuda, late", "cuda, early"])
+def test_a_run_on_a_device_with_kernels_is_watched_and_changed(open_session, device):
+    """CUDA is the stand-in for CuPy, which runs what is on a stream as late, or as early, as it may."""
+    name, _, schedule = device.partition(", ")
+    with standin.installed(["90"], schedule=schedule) if schedule else contextlib.nullcontext():
+        row = [Conv2D(2, 3), BatchNorm(), ReLU(), MaxPool2D(2), Flatten(), Linear(10)]
+        session = open_session(row, device=backends.resolve(name), hub=Watched())
+        wait_for(session, lambda: session.trainer.steps > 10, seconds=60)
+        do(session, "pause")
+        step = session.trainer.steps
+        for kind in pictures.KINDS:
+            do(session, "look", kind=kind, test=3)
+        for kind in attribution.KINDS:
+            do(session, "look", map=kind)
+        assert do(session, "explain", layer="conv1", at=[1, 2, 0])["error"] < 1e-5
+        do(session, "save")
+        do(session, "change", settings={"optimizer": "adam", "lr": 0.001})
+        do(session, "go")
+        wait_for(session, lambda: session.trainer.steps > step + 10, seconds=60)
+        do(session, "load", number=1)
+        wait_for(session, lambda: session.trainer.steps == step, seconds=60)
+        assert {"state", "curves", "picture", "examples", "scales", "map"} <= session.hub.put_names
+        session.close()
