@@ -383,8 +383,8 @@ def synchronize(device: str = "numpy") -> None:
 
 
 def fixed_parts(device: str) -> AbstractContextManager[None]:
-    """A context in which ops on a device have the same bits on any number of cores. Only "numpy" has to do something
-    for it: kernels sum in an order that follows from the shapes alone."""
+    """A context in which ops on a device have the same bits on any number of cores, and on every GPU of a kind. On
+    "emulated" nothing has to be done for it: kernels sum in an order that follows from the shapes alone."""
     adapter = _adapter(device)
     return adapter.fixed_parts() if hasattr(adapter, "fixed_parts") else nullcontext()
 

@@ -67,7 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=run_settings.positive,
         default=300.0,
         metavar="SECONDS",
-        help="under mpiexec: how long another process may take for an answer (default: 300)",
+        help="under mpiexec or torchrun: how long another process may take for an answer (default: 300)",
     )
     parser.add_argument(
         "--digests",
@@ -93,11 +93,12 @@ def loggers(options: argparse.Namespace, test: Any = None) -> list[Callback]:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train on the processes that mpiexec started, or on this one alone. Only rank 0 writes and tells."""
+    """Train on the processes that mpiexec or torchrun started, or on this one alone. Only rank 0 writes and tells."""
     from gpuconv import parallel
 
     with asked():
-        ranks = parallel.MPI(options.rank_timeout) if parallel.launched() else parallel.Ranks()
+        ranks = parallel.started(options.device, options.rank_timeout)
+        options.device = ranks.own(options.device)
     with ranks.reporting_errors(), process.silent(ranks.rank > 0):
         try:
             return _train(options, ranks)

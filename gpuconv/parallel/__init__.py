@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
+from gpuconv import backends
+from gpuconv.devices import Device
 from gpuconv.names import lookup
+from gpuconv.parallel import mpi, tcp
 from gpuconv.parallel.mpi import MPI
+from gpuconv.parallel.nccl import NCCL
 from gpuconv.parallel.ranks import ParallelError, Ranks, report_errors
 
-__all__ = ["MPI", "ParallelError", "Ranks", "launched", "ranks", "report_errors"]
-
-_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")  # by the mpiexec of MPICH or Open MPI
+__all__ = ["MPI", "NCCL", "ParallelError", "Ranks", "launched", "ranks", "report_errors", "started"]
 
 
 def launched() -> bool:
-    """Whether mpiexec started this process as one of several."""
-    return any(os.environ.get(name, "1") not in ("", "0", "1") for name in _SIZES)
+    """Whether this process is one of several, which mpiexec or variables as torchrun's started."""
+    return mpi.launched() or tcp.launched()
+
+
+def started(device: str, time_limit: float) -> Ranks:
+    """The ranks as they were started, for nets on a device; this process alone if it is none of several.
+
+    Raises ValueError for ranks on the CPU that were not started by mpiexec."""
+    if not launched():
+        return Ranks()
+    if Device.named(backends.choose()[0] if device == "auto" else device).on_gpu:
+        return NCCL(time_limit)
+    if not mpi.launched():
+        raise ValueError(
+            f"RANK and WORLD_SIZE, as torchrun sets them, start ranks on GPUs, and the device is {device}; "
+            "mpiexec -n 2 starts two on the CPU"
+        )
+    return MPI(time_limit)
 
 
 def ranks(parallel: Any) -> Ranks:
-    """The ranks that `Trainer(parallel=...)` names: None, "mpi", or an object as `MPI(time_limit=60)`."""
+    """The ranks that `Trainer(parallel=...)` names: None, "mpi", "nccl", or an object as `MPI(time_limit=60)`."""
     if parallel is None:
         return Ranks()
     if isinstance(parallel, Ranks):
         return parallel
-    kinds: dict[str, type[Ranks]] = {"mpi": MPI}
+    kinds: dict[str, type[Ranks]] = {"mpi": MPI, "nccl": NCCL}
     return lookup("parallel", parallel, kinds)()

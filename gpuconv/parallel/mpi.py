@@ -11,9 +11,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from gpuconv import backends, ops
+from gpuconv import backends
 from gpuconv.arguments import number
-from gpuconv.parallel.ranks import ParallelError, Ranks
+from gpuconv.devices import Device
+from gpuconv.parallel.ranks import ParallelError, Ranks, host
+from gpuconv.parallel.tree import sum_along_tree
 from gpuconv.types import Array
 
 T = TypeVar("T")
@@ -23,19 +25,24 @@ SPINS = 200  # tests of a request before each is followed by a nap
 NAP = 50e-6  # seconds
 GRACE = 2.0  # seconds in which the other ranks say why they end, before all are aborted
 
+_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")  # by the mpiexec of MPICH or Open MPI
+
+
+def launched() -> bool:
+    """Whether mpiexec started this process as one of several."""
+    return any(os.environ.get(name, "1") not in ("", "0", "1") for name in _SIZES)
+
 
 class MPI(Ranks):
-    """The processes that mpiexec started.
-
-    Sums take Rabenseifner's algorithm: halves are exchanged with ranks at distance 1, 2, 4, ... and added, then the
-    sums go back the same way. A rank of R, a power of two, sends 2 (R - 1) / R of the array, and each element is summed
-    along a binary tree. Ranks past the largest power of two give their array to another first.
+    """The processes that mpiexec started, with arrays on numpy or emulated. Sums always follow the tree.
 
     Args:
         time_limit: The seconds that another rank may take for an answer, above 0.
 
     Raises ImportError that names the extra if mpi4py or the MPI library is missing.
     """
+
+    capturable = False
 
     def __init__(self, time_limit: float = 300.0) -> None:
         if not number("time_limit", time_limit, 0):
@@ -53,15 +60,10 @@ class MPI(Ranks):
         self._reported = False
         self._posted: list[Any] = []
         self._processes: list[str] = []
-        import socket
-
-        self._processes = self.gather(f"process {os.getpid()} on {socket.gethostname()}")
+        self._processes = self.gather(f"process {os.getpid()} on {host()}")
 
     def name(self, rank: int) -> str:
         return f"rank {rank} ({self._processes[rank]})" if self._processes else f"rank {rank}"
-
-    def __str__(self) -> str:
-        return ", ".join(map(self.name, range(self.size)))
 
     def share(self, value: T) -> T:
         packed = np.frombuffer(pickle.dumps(value), np.uint8) if self.rank == 0 else None
@@ -81,47 +83,27 @@ class MPI(Ranks):
         self._wait([self._comm.Iallgatherv((packed, self._mpi.BYTE), places)])
         return [pickle.loads(content[end - length : end].tobytes()) for end, length in zip(ends, lengths)]
 
-    def exchange(self, array: Array | None, like: Array) -> list[Array]:
-        everyone = self.gather(None if array is None else backends.to_numpy(array))
-        return [backends.asarray(each, backends.device_of(like)) for each in everyone if each is not None]
+    def begin(self, device: str) -> None:
+        if self.size > 1 and Device.named(device).on_gpu:
+            raise ValueError(
+                f"MPI sums arrays of numpy and emulated, and the net is on {device}; parallel='nccl' is for GPUs"
+            )
 
-    def sum(self, flat: Array) -> None:
-        power = 1 << (self.size.bit_length() - 1)
-        if self.rank >= power:
-            self._swap(self.rank - power, give=flat)
-            backends.assign(flat, self._swap(self.rank - power, like=flat))
-            return
-        if self.rank + power < self.size:
-            ops.add(flat, self._received(self.rank + power, flat), out=flat)
-        whole, levels = flat, list[tuple[int, Array, Array]]()
-        while (distance := 1 << len(levels)) < power:
-            lower, upper = whole[: len(whole) // 2], whole[len(whole) // 2 :]
-            own, theirs = (upper, lower) if self.rank & distance else (lower, upper)
-            partner = self.rank ^ distance
-            received = backends.asarray(self._swap(partner, give=theirs, like=own), backends.device_of(flat))
-            ops.add(*((own, received) if self.rank < partner else (received, own)), out=own)
-            levels.append((partner, own, theirs))
-            whole = own
-        for partner, own, theirs in reversed(levels):
-            backends.assign(theirs, self._swap(partner, give=own, like=theirs))
-        if self.rank + power < self.size:
-            self._swap(self.rank + power, give=flat)
+    def sum(self, flat: Array, fixed: bool = True) -> None:
+        sum_along_tree(flat, self.rank, self.size, self._swap)
 
-    def _received(self, source: int, like: Array) -> Array:
-        return backends.asarray(self._swap(source, like=like), backends.device_of(like))
-
-    def _swap(self, partner: int, *, give: Array | None = None, like: Array | None = None) -> np.ndarray:
-        """Send an array to another rank and receive one of the shape and dtype of `like` from it. None: neither."""
-        requests = []
-        received = np.empty(0) if like is None else np.empty(like.shape, like.dtype)
-        if like is not None:
+    def _swap(self, partner: int, *, give: Array | None = None, into: Array | None = None) -> None:
+        requests, received = [], None
+        if into is not None:
+            received = into if type(into) is np.ndarray else np.empty(into.shape, into.dtype)
             requests.append(self._comm.Irecv((received.view(np.uint8), self._mpi.BYTE), partner, DATA))
         if give is not None:
             sent = backends.to_numpy(give)
             self.sent += sent.nbytes
             requests.append(self._comm.Isend((sent.view(np.uint8), self._mpi.BYTE), partner, DATA))
         self._wait(requests)
-        return received
+        if into is not None and received is not into:
+            backends.assign(into, received)
 
     # --- waiting, and what can go wrong meanwhile ------------------------------------------------
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar, cast
 
+from gpuconv import backends
 from gpuconv.types import Array, Record
 
 T = TypeVar("T")
@@ -28,10 +30,24 @@ def report_errors(method: Callable[P, T]) -> Callable[P, T]:
     return reporting
 
 
+def host() -> str:
+    """The name of this machine."""
+    return os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "this machine")
+
+
 class Ranks:
     """This process as rank `rank` of `size`. Every rank calls the same methods in the same order."""
 
     rank, size = 0, 1
+    sent = 0  # bytes of summed arrays that this rank has sent
+    capturable = True  # whether sums can be a part of a graph
+
+    def own(self, device: str) -> str:
+        """The device of this rank, if "auto" or "cuda" leaves it open which GPU."""
+        return device
+
+    def begin(self, device: str) -> None:
+        """Get ready to sum arrays of a device. Raises ValueError where these ranks cannot."""
 
     def share(self, value: T) -> T:
         """Rank 0's value."""
@@ -44,10 +60,18 @@ class Ranks:
     def exchange(self, array: Array | None, like: Array) -> list[Array]:
         """Every rank's array, in the order of the ranks, without those that are None. like: an array of their
         device."""
-        return [] if array is None else [array]
+        if self.size == 1:
+            return [] if array is None else [array]
+        everyone = self.gather(None if array is None else backends.to_numpy(array))
+        return [backends.asarray(each, backends.device_of(like)) for each in everyone if each is not None]
 
-    def sum(self, flat: Array) -> None:
-        """Replace an array of rank 1 by the sum of every rank's, added along a binary tree over the ranks."""
+    def meet(self) -> None:
+        """Return when every rank has come here. Where a rank then waits for its GPU, the GPU waits for no rank that
+        failed before."""
+        self.gather(None)
+
+    def sum(self, flat: Array, fixed: bool = True) -> None:
+        """Replace an array of rank 1 by the sum of every rank's. fixed: added along a binary tree over the ranks."""
 
     def fail(self, error: BaseException) -> None:
         """Tell the other ranks that this one ends with an error."""
@@ -78,3 +102,6 @@ class Ranks:
 
     def name(self, rank: int) -> str:
         return f"rank {rank}"
+
+    def __str__(self) -> str:
+        return ", ".join(map(self.name, range(self.size)))

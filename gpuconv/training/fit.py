@@ -54,7 +54,7 @@ class Fit:
         self.callbacks = callbacks
         self.metrics_every = metrics_every
         self.interrupts = interrupts
-        self.replay = Replay(run.net.device, graph)
+        self.replay = Replay(run.net.device, graph, run.ranks)
         self.shadow, self.looks = shadow, False
         self.around = [each.around_step for each in callbacks if hasattr(each, "around_step")]
 
@@ -202,6 +202,7 @@ class Fit:
     def _record_step(self, lr: float) -> Record:
         """Read the sums and record the metrics of the steps since the last reading."""
         run = self.run
+        run.ranks.meet()
         sums = run.read_totals()
         recent, run.reading = sums.since(run.reading), sums
         record = {"event": "step", "step": run.steps, "epoch": run.epoch + 1}
@@ -211,6 +212,7 @@ class Fit:
     def _record_epoch(self, lr: float) -> Record:
         """Finish the epoch: record its training metrics and those of the held-out sets, and start the next."""
         run = self.run
+        run.ranks.meet()
         run.expect_same_weights()
         sums = run.read_totals()
         record: Record = {"event": "epoch", "step": run.steps, "epoch": run.epoch + 1, "lr": lr}

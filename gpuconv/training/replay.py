@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Hashable
+from functools import partial
 
 from gpuconv import backends
 from gpuconv.notices import Notice
+from gpuconv.parallel import Ranks
 
 TOGETHER = 8  # the steps in one graph, if the host needs no step before
 
@@ -20,11 +22,13 @@ class UncapturedWarning(Notice):
 class Replay:
     """Runs a step's device work, as CUDA graphs if `captured`.
 
-    Captured and uncaptured runs do the same work. Graphs and their memory live as long as this object, or until a value
+    Captured and uncaptured runs do the same work, on all ranks alike: what a step sends to other ranks is a part of the
+    graph. Graphs and their memory live as long as this object, or until a value
     or address that they contain changes (`same`).
     """
 
-    def __init__(self, device: str, captured: bool) -> None:
+    def __init__(self, device: str, captured: bool, ranks: Ranks | None = None) -> None:
+        self._ranks = ranks or Ranks()
         self._recorder = backends.recorder(device) if captured else None
         self._same: object = None
         self._graphs: dict[Hashable, dict[int, Work]] = {}
@@ -63,12 +67,22 @@ class Replay:
             return None
         graphs = self._graphs[shape]
         if count not in graphs:
+            sent, failed = self._ranks.sent, None
+            captured: Work = _nothing
             try:
-                graphs[count] = self._recorder.capture(lambda: _repeat(work, count))
+                captured = self._recorder.capture(lambda: _repeat(work, count))
             except Exception as error:  # any error: capture runs nothing, and the work itself ran before
-                self.give_up(f"{type(error).__name__}: {error}")
+                failed = f"{type(error).__name__}: {error}"
+            each, self._ranks.sent = self._ranks.sent - sent, sent
+            if told := next(filter(None, self._ranks.gather(failed)), None):
+                self.give_up(told)
                 return None
+            graphs[count] = partial(self._launch, captured, each)
         return graphs[count]
+
+    def _launch(self, captured: Work, sent: int) -> None:
+        captured()
+        self._ranks.sent += sent
 
     def close(self) -> None:
         """Release the graphs and their memory."""
@@ -85,6 +99,10 @@ class Replay:
         self._graphs.clear()
         if self._recorder:
             self._recorder.release()
+
+
+def _nothing() -> None:
+    pass
 
 
 def _repeat(work: Work, count: int) -> None:

@@ -79,6 +79,7 @@ class Parts:
 
     def __init__(self, net: Layer, most: int) -> None:
         self.net, self.ranks, self.most = net, Ranks(), most
+        self.fixed = True  # the order of a sum over ranks
         self.totals = Totals(net.device)  # of one part
         self._zeros = Totals(net.device).array
         self._kept: list[tuple[Array, Array]] = []  # running statistics and room for their values before a step
@@ -109,7 +110,7 @@ class Parts:
         for depth in range(len(places).bit_count() - 1, 0, -1):  # unless a power of two, some subtrees wait
             self._sums[depth - 1].add(self._sums[depth])
         for flat in self._sums[0].flat:
-            self.ranks.sum(flat)
+            self.ranks.sum(flat, self.fixed)
         self._take(totals, count)
 
     def _prepare(self) -> None:
@@ -154,11 +155,12 @@ class Parts:
 
 
 class Sharding(Parts):
-    """Cuts each batch into `count` shards, deals them out to the ranks in order, and sums what they give.
+    """Cuts each batch into `count` shards, deals them out to the ranks in order, and sums what they give. fixed:
+    whether the order of a sum over ranks is that of the tree.
 
     Raises ValueError unless the ranks have the same number of shards, a power of two."""
 
-    def __init__(self, count: int, net: Layer, ranks: Ranks | None = None) -> None:
+    def __init__(self, count: int, net: Layer, ranks: Ranks | None = None, *, fixed: bool = True) -> None:
         ranks = ranks or Ranks()
         each, rest = divmod(count, ranks.size)
         if rest:
@@ -166,7 +168,7 @@ class Sharding(Parts):
                 f"the number of ranks must divide that of shards, received {count} shards on {ranks.size} ranks"
             )
         super().__init__(net, shard_count(each))
-        self.count, self.ranks = count, ranks
+        self.count, self.ranks, self.fixed = count, ranks, fixed
         self.own = range(each * ranks.rank, each * (ranks.rank + 1))
 
     def place(self, size: int) -> tuple[int, int]:

@@ -60,7 +60,7 @@ class TrainingStep:
         self.totals = Totals(net.device)
         self.ranks, self.shards = ranks or Ranks(), shards
         cut = shards or (self.ranks.size if self.ranks.size > 1 else None)
-        self.sharding = Sharding(cut, net, self.ranks) if cut else None
+        self.sharding = Sharding(cut, net, self.ranks, fixed=bool(shards)) if cut else None
         self.accumulate = accumulate
         self.accumulation = Accumulation(net, accumulate) if accumulate > 1 else None
 

@@ -84,8 +84,9 @@ class Trainer(RunState):
         shards: Cuts each batch, the last one of an epoch included, into so many parts, a power of two, which go forward
             and backward one by one; batch norm takes the statistics of each. The random numbers of augmentation and
             dropout are those of the whole batch.
-        parallel: "mpi", or `gpuconv.parallel.MPI(...)`: the processes that mpiexec started train together. Each runs
-            this program; `ranks.rank` tells which it is (docs/parallel.md).
+        parallel: "mpi" or "nccl", or `gpuconv.parallel.MPI(...)` or `NCCL(...)`: the processes that mpiexec or torchrun
+            started train together, with MPI on numpy and emulated, with NCCL on a GPU each. Each runs this program;
+            `ranks.rank` tells which it is (docs/parallel.md).
         optimizer_settings: Of the optimizer that is named, as `lr` and `momentum`.
     """
 
@@ -114,7 +115,12 @@ class Trainer(RunState):
     ) -> None:
         expect_built(net)
         ranks = parallelism.ranks(parallel)
-        _expect_together(ranks, net, graph)
+        with ranks.reporting_errors():
+            ranks.begin(net.device)
+            if graph and not ranks.capturable:
+                raise ValueError(
+                    "graph=True captures a step, and the exchange between ranks runs on the host; leave graph out"
+                )
         if graph and not Device.named(net.device).runs_kernels:
             raise ValueError(
                 "graph=True captures the launches of a CUDA or the emulated device, and the net is on numpy; "
@@ -295,14 +301,6 @@ class Trainer(RunState):
     def _options(self, settings: Record | None) -> Any:
         """The given settings with the metadata of the net's images, for `gpuconv.load`."""
         return settings if settings and not isinstance(settings, dict) else notes(self.net) | (settings or {})
-
-
-def _expect_together(ranks: Ranks, net: Layer, graph: bool | None) -> None:
-    """Raise ValueError for what several ranks cannot train yet."""
-    if ranks.size > 1 and Device.named(net.device).on_gpu:
-        raise ValueError(f"several ranks train on numpy and emulated so far, and the net is on {net.device}")
-    if ranks.size > 1 and graph:
-        raise ValueError("graph=True captures a step, and the exchange between ranks runs on the host; leave graph out")
 
 
 def _together(accumulate: int, shards: object, ranks: Ranks) -> int:

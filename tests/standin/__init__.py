@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.standin import arrays, memory, modules, streams
+from tests.standin import arrays, memory, modules, nccl, streams
 from tests.standin.machine import CUDARuntimeError, Machine, use
 
 
@@ -48,6 +48,7 @@ def module(machine: Machine) -> types.ModuleType:
         MemoryPool=memory.MemoryPool,
         using_allocator=memory.using_allocator,
         set_allocator=memory.set_allocator,
+        nccl=nccl.module(machine),
         runtime=types.SimpleNamespace(
             CUDARuntimeError=CUDARuntimeError,
             getDeviceCount=lambda: len(machine.gpus),
@@ -70,9 +71,8 @@ def installed(gpus: Sequence[str] = ("90",), *, schedule: str = "late", peer_acc
     from gpuconv.backends.cuda.runtime import nvrtc
 
     machine = Machine(tuple(gpus), schedule, peer_access)
-    before, compile_cubin = sys.modules.get("cupy"), nvrtc.compile_cubin
-    with use(machine):
-        sys.modules["cupy"] = module(machine)
+    compile_cubin, ours = nvrtc.compile_cubin, module(machine)
+    with use(machine), replaced({"cupy": ours, "cupy.cuda": ours.cuda}):
         nvrtc.compile_cubin = modules.compile_cubin
         forget()
         try:
@@ -80,11 +80,22 @@ def installed(gpus: Sequence[str] = ("90",), *, schedule: str = "late", peer_acc
             machine.run_all()
         finally:
             nvrtc.compile_cubin = compile_cubin
-            if before is None:
-                del sys.modules["cupy"]
-            else:
-                sys.modules["cupy"] = before
             forget()
+
+
+@contextlib.contextmanager
+def replaced(modules: dict[str, Any]) -> Iterator[None]:
+    """Within this context these modules are imported."""
+    before = {name: sys.modules.get(name) for name in modules}
+    sys.modules.update(modules)
+    try:
+        yield
+    finally:
+        for name, module in before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
 
 
 def forget() -> None:

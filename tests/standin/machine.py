@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+PATIENCE = 5.0  # seconds for another thread to do its part
+
 Work = Callable[[], None]
 
 # The most bytes of shared memory that a block may opt in to, by compute capability.
@@ -41,6 +43,7 @@ class Queue:
         self._work: list[tuple[list[tuple[Queue, int]], Work]] = []
         self._done = 0
         self.busy_until = 0.0  # of perf_counter
+        self.held = False  # while its work waits for another GPU
         machine.queues.append(self)
 
     @property
@@ -94,13 +97,30 @@ class Queue:
     def run(self, end: int) -> None:
         """Run the first `end` pieces of work, each after the work that it waits for."""
         with self.machine.lock:
-            while self._done < end:
+            while self._finished() and self._done < end:
                 waits, work = self._work[self._done]
                 for queue, needed in waits:
                     queue.run(needed)
                 self._work[self._done] = ([], lambda: None)
                 self._done += 1
-                work()
+                before, self.machine.thread.runs = getattr(self.machine.thread, "runs", None), self
+                try:
+                    work()
+                finally:
+                    self.machine.thread.runs = before
+
+    def _finished(self) -> bool:
+        """Wait for the piece of work that runs, in whichever thread."""
+        assert self.machine.changed.wait_for(lambda: not self.held, PATIENCE), "a stream's work does not end"
+        return True
+
+    def run_one(self) -> bool:
+        """Run the next piece of work, if there is one."""
+        with self.machine.lock:
+            if self._done == self.end:
+                return False
+            self.run(self._done + 1)
+            return True
 
     def begin_capture(self) -> None:
         if self.kind == "legacy":
@@ -134,6 +154,7 @@ class Machine:
             raise ValueError(f"a schedule is early or late, received {schedule!r}")
         self.gpus, self.schedule, self.peer_access = gpus, schedule, peer_access
         self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)  # what a stream waits for
         self.queues: list[Queue] = []
         self.launches: list[tuple[str, int]] = []
         self.property_calls = 0
@@ -141,6 +162,7 @@ class Machine:
         self.kernel_seconds, self.copy_rate = 0.0, float("inf")
         self.legacy = [Queue(self, device, "legacy") for device in range(len(gpus))]
         self.thread = threading.local()
+        self.nccl_worlds: list[Any] = []
 
     @property
     def device(self) -> int:

@@ -86,7 +86,9 @@ class MemoryPool:
         return block
 
     def free_all_blocks(self, stream: Any = None) -> None:
-        self._free.clear()
+        """Of the current device."""
+        for home in [home for home in self._free if home[0] == current().device]:
+            del self._free[home]
 
 
 def get_default_memory_pool() -> MemoryPool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 from tests.standin.machine import Queue, Work, current, sleep_until
 
 _addresses = itertools.count(0x1000, 8)
+_at: weakref.WeakValueDictionary[int, Stream] = weakref.WeakValueDictionary()
 
 
 class Device:
@@ -34,6 +36,10 @@ class Device:
         current().device = self.id
 
     @property
+    def pci_bus_id(self) -> str:
+        return f"0000:{self.id:02X}:00.0"
+
+    @property
     def compute_capability(self) -> str:
         return current().gpus[self.id]
 
@@ -49,6 +55,7 @@ class Stream:
         self.device_id = -1 if null else machine.device
         self._own = None if null else Queue(machine, machine.device, "non-blocking" if non_blocking else "blocking")
         self.ptr = 0 if null else next(_addresses)
+        _at[self.ptr] = self
 
     @property
     def queue(self) -> Queue:
@@ -88,6 +95,11 @@ class Stream:
     def wait_event(self, event: Event) -> None:
         if event.place is not None:
             self.queue.wait(*event.place)
+
+
+def queue_at(address: int) -> Queue:
+    """The queue of the stream with a `ptr`."""
+    return _at[address].queue if address else current().legacy[current().device]
 
 
 def _stack(device: int) -> list[Stream]:

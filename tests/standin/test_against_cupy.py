@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import pytest
 
 import gpuconv
 from tests import standin
-from tests.standin import modules
+from tests.standin import modules, nccl
 from tests.standin.machine import Machine
 
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed")
+cupy_backends = pytest.importorskip("cupy_backends")
 
 ROOT = Path(gpuconv.__file__).parents[1]
 
@@ -67,7 +69,15 @@ def test_names_of_the_stand_in_exist_in_cupy():
                 if type(value).__name__ == "SimpleNamespace":
                     compare(value, getattr(theirs, name), f"{path}.{name}")
 
-    compare(standin.module(Machine(("90",), "late", False)), cupy, "cupy")
+    ours = standin.module(Machine(("90",), "late", False))
+    names = vars(vars(ours.cuda).pop("nccl"))
+    compare(ours, cupy, "cupy")
+    # Without the NCCL library CuPy cannot be asked for the names in it, but its binding contains them.
+    binding = next(Path(cupy_backends.__file__).parent.glob("cuda/libs/nccl.*.so")).read_bytes()
+    offered = [name for name in vars(nccl.NcclCommunicator) if not name.startswith("_")]
+    assert offered == ["allReduce", "send", "recv", "abort"]
+    for name in [*names.keys() - {"available"}, *(f"NcclCommunicator.{each}" for each in offered)]:
+        assert re.search(rb"\b%s\b" % name.encode(), binding), name
 
 
 class Names(ast.NodeVisitor):

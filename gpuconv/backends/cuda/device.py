@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +113,17 @@ class CudaDevice:
 
         with undisturbed(self._index):
             self._device.synchronize()
+
+    @contextmanager
+    def fixed_parts(self) -> Iterator[None]:
+        """A context in which "auto" is the cost model's algorithm, on every GPU of a kind the same."""
+        from gpuconv.backends.cuda.gemm import tuner
+
+        token = tuner.by_model.set(True)
+        try:
+            yield
+        finally:
+            tuner.by_model.reset(token)
 
     def recorder(self) -> CudaRecorder:
         from gpuconv.backends.cuda.runtime.graph import CudaRecorder

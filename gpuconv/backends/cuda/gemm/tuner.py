@@ -4,7 +4,8 @@ A product's candidates are timed once on each model of GPU, before its first run
 compiled kernels, under a key of everything that the times depend on: an edited kernel is timed again, and so is a
 damaged entry. So "auto" may choose differently on two machines, or after the cache was cleared, and results may then
 differ in the order of their sums; the bits of a given choice never do. ``GPUCONV_AUTOTUNE=0`` uses the cost model's
-choice instead, which is the same everywhere, for everything that the process has not measured yet.
+choice instead, which is the same everywhere, for everything that the process has not measured yet; so does training
+on shards, for everything.
 
 During a stream capture nothing is timed: an earlier choice is used, or the cost model's.
 """
@@ -103,6 +104,7 @@ def enabled() -> bool:
     return value == "1" or lookup("value of GPUCONV_AUTOTUNE", value, {"1": True, "0": False})
 
 
+by_model = ContextVar("the cost model chooses, whatever was measured", default=False)
 in_trial = ContextVar("launches are timed to choose an algorithm, and are no work of the caller's", default=False)
 
 
@@ -122,7 +124,7 @@ def choose(product: Product, algo: str, out: Array, run: Callable[[Plan], None],
     run: launches the product under a plan, into `out`; if the product accumulates, into scratch arrays of that size.
     If these and the partial sums would exceed the workspace, the cost model chooses.
     """
-    gpu = gpu_of(out) if algo == AUTO else None
+    gpu = gpu_of(out) if algo == AUTO and not by_model.get() else None
     if gpu is not None and (known := remembered.get((product, gpu))):
         return known
     if gpu is None or not enabled():

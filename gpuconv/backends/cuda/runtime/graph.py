@@ -111,7 +111,8 @@ class CudaRecorder:
 
     def release(self) -> None:
         """Free the memory; no graph may be launched afterwards."""
-        self._cupy.get_default_memory_pool().free_all_blocks(self._stream)  # what `prepare` let go of
+        with self._device:
+            self._cupy.get_default_memory_pool().free_all_blocks(self._stream)  # what `prepare` let go of
         self._kept: list[object] = []
         self._pool = self._cupy.cuda.MemoryPool(self._reserve)
 

@@ -1,0 +1,157 @@
+"""Ranks with a GPU each: arrays are summed by NCCL through CuPy, messages go through MPI or TCP."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from gpuconv import backends
+from gpuconv.devices import Device
+from gpuconv.parallel import mpi, tcp
+from gpuconv.parallel.ranks import Ranks, host
+from gpuconv.parallel.tree import sum_along_tree
+from gpuconv.types import Array
+
+T = TypeVar("T")
+
+
+class NCCL(Ranks):
+    """The processes that mpiexec started, or that variables as torchrun's describe (RANK, WORLD_SIZE, MASTER_ADDR,
+    MASTER_PORT), each with a GPU of its own.
+
+    What is sent runs on the current stream, so it can be captured as a part of a CUDA graph.
+
+    Args:
+        time_limit: The seconds that another rank may take for an answer, above 0.
+        messages: The ranks that carry messages; by default as the processes were started.
+    """
+
+    def __init__(self, time_limit: float = 300.0, messages: Ranks | None = None) -> None:
+        self.messages = messages or _messages(time_limit)
+        self.rank, self.size, self.sent = self.messages.rank, self.messages.size, 0
+        nodes = self.messages.gather(host())
+        self._local = int(os.environ.get("LOCAL_RANK") or nodes[: self.rank].count(nodes[self.rank]))
+        self._communicator: Any = None
+        self._device: str | None = None
+
+    @property
+    def device(self) -> str:
+        """The GPU that this rank should take: the next one for each rank of a machine."""
+        backends.resolve("cuda")
+        import cupy
+
+        return f"cuda:{self._local % cupy.cuda.runtime.getDeviceCount()}"
+
+    def own(self, device: str) -> str:
+        return self.device if device in ("auto", "cuda") else device
+
+    def begin(self, device: str) -> None:
+        if not Device.named(device).on_gpu:
+            raise ValueError(f"NCCL sums arrays of GPUs, and the net is on {device}; parallel='mpi' sums arrays there")
+        if self.size == 1:
+            return
+        if self._device is not None:
+            if device != self._device:
+                raise ValueError(f"these ranks sum arrays on {self._device} already, received a net on {device}")
+            return
+        import cupy
+
+        gpu = cupy.cuda.Device(Device.named(device).index)
+        self._expect_own_gpus(f"{device} of {host()} ({gpu.pci_bus_id})")
+        library = _library()
+        with gpu:
+            identifier = self.share(library.get_unique_id() if self.rank == 0 else None)
+            self._communicator = library.NcclCommunicator(self.size, identifier, self.rank)
+        self._library, self._device = library, device
+
+    def _expect_own_gpus(self, gpu: str) -> None:
+        """Raise ValueError that names two ranks on one GPU."""
+        taken: dict[str, int] = {}
+        for rank, theirs in enumerate(self.gather(gpu)):
+            if (first := taken.setdefault(theirs, rank)) != rank:
+                raise ValueError(
+                    f"{self.name(first)} and {self.name(rank)} are both on {theirs}; each rank needs a GPU of its own: "
+                    "move the net to `ranks.device`, or start fewer ranks"
+                )
+
+    def sum(self, flat: Array, fixed: bool = True) -> None:
+        with backends.current_device_of(flat):
+            if fixed:
+                sum_along_tree(flat, self.rank, self.size, self._swap)
+            elif flat.size:
+                self._all_reduce(flat)
+
+    def _all_reduce(self, flat: Array) -> None:
+        dtype = getattr(self._library, f"NCCL_{flat.dtype.name.upper()}")
+        place = self._address(flat)
+        self._communicator.allReduce(place, place, flat.size, dtype, self._library.NCCL_SUM, self._stream())
+        self.sent += 2 * (self.size - 1) * flat.nbytes // self.size
+
+    def _swap(self, partner: int, *, give: Array | None = None, into: Array | None = None) -> None:
+        byte, stream = self._library.NCCL_UINT8, self._stream()
+        self._library.groupStart()
+        if give is not None and give.size:
+            self._communicator.send(self._address(give), give.nbytes, byte, partner, stream)
+            self.sent += give.nbytes
+        if into is not None and into.size:
+            self._communicator.recv(self._address(into), into.nbytes, byte, partner, stream)
+        self._library.groupEnd()
+
+    def _address(self, array: Any) -> int:
+        return int(array.data.ptr)
+
+    def _stream(self) -> int:
+        import cupy
+
+        return int(cupy.cuda.get_current_stream().ptr)
+
+    # --- messages --------------------------------------------------------------------------------
+
+    def share(self, value: T) -> T:
+        with self._ending():
+            return self.messages.share(value)
+
+    def gather(self, value: T) -> list[T]:
+        with self._ending():
+            return self.messages.gather(value)
+
+    def name(self, rank: int) -> str:
+        return self.messages.name(rank)
+
+    def fail(self, error: BaseException) -> None:
+        self._abort()
+        self.messages.fail(error)
+
+    @contextmanager
+    def _ending(self) -> Iterator[None]:
+        """Nothing that runs on the GPU waits for a rank that failed: freeing memory would wait for it too."""
+        try:
+            yield
+        except BaseException:
+            self._abort()
+            raise
+
+    def _abort(self) -> None:
+        communicator, self._communicator = self._communicator, None
+        if communicator is not None:
+            communicator.abort()
+
+
+def _messages(time_limit: float) -> Ranks:
+    if mpi.launched():
+        return mpi.MPI(time_limit)
+    return tcp.TCP(time_limit) if tcp.launched() else Ranks()
+
+
+def _library() -> Any:
+    """CuPy's binding of NCCL. Raises ImportError that says how to install NCCL."""
+    from cupy.cuda import nccl
+
+    if not nccl.available:
+        raise ImportError(
+            "several GPUs need the NCCL library, which CuPy does not find: pip install nvidia-nccl-cu13 (or "
+            "nvidia-nccl-cu12, as CuPy has it)"
+        )
+    return nccl

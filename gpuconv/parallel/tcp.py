@@ -1,0 +1,177 @@
+"""Messages between ranks that variables as torchrun's describe: RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
+
+Rank 0 listens at the port after MASTER_PORT, where torchrun's own store may listen. Messages are pickled: only
+processes that know the key, GPUCONV_RANKS_KEY, are let in.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from gpuconv.arguments import number
+from gpuconv.parallel.ranks import ParallelError, Ranks, host
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+T = TypeVar("T")
+
+VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+NAP = 0.05  # seconds between tries to reach rank 0
+
+
+class _Failed(str):
+    """The message that a rank ends with."""
+
+
+class TCP(Ranks):
+    """Carries messages, through rank 0; NCCL sums the arrays.
+
+    Args:
+        time_limit: The seconds that another rank may take for an answer, above 0.
+
+    Raises ValueError that names a variable which is missing or wrong, and ParallelError for ranks that do not come.
+    """
+
+    def __init__(self, time_limit: float = 300.0) -> None:
+        self.time_limit = number("time_limit", time_limit, 0)
+        if not self.time_limit:
+            raise ValueError("time_limit must be above 0, received 0")
+        self.rank, self.size, place = _given()
+        self._ended = False
+        self._processes: list[str] = []
+        self._others: dict[int, Connection] = {}
+        self._accept(place) if self.rank == 0 else self._connect(place)
+        self._processes = self.gather(f"process {os.getpid()} on {host()}")
+
+    def name(self, rank: int) -> str:
+        return f"rank {rank} ({self._processes[rank]})" if self._processes else f"rank {rank}"
+
+    def share(self, value: T) -> T:
+        return self.gather(value if self.rank == 0 else None)[0]  # type: ignore[return-value]
+
+    def gather(self, value: T) -> list[T]:
+        if self.rank:
+            self._send(0, value)
+            # Rank 0 may come late by the limit, and then wait as long for another rank.
+            found: list[T] = self._receive(0, time.monotonic() + 2 * self.time_limit)
+            return found
+        deadline = time.monotonic() + self.time_limit
+        values = [value, *(self._receive(rank, deadline) for rank in range(1, self.size))]
+        for rank in self._others:
+            self._send(rank, values)
+        return values
+
+    def fail(self, error: BaseException) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        said = " ".join(str(error).split())
+        by = "" if isinstance(error, ParallelError) else f"{self.name(self.rank)} failed: {type(error).__name__}: "
+        for other in self._others.values():
+            try:
+                other.send(_Failed(by + said))
+            except OSError:
+                continue  # it has ended
+
+    def _send(self, rank: int, value: Any) -> None:
+        try:
+            self._others[rank].send(value)
+        except OSError:
+            self._receive(rank, time.monotonic())  # why it ended, if it said so
+            raise
+
+    def _receive(self, rank: int, deadline: float) -> Any:
+        other = self._others[rank]
+        try:
+            if not other.poll(max(0.0, deadline - time.monotonic())):
+                raise ParallelError(f"{self.name(rank)} did not answer within {self.time_limit:g} s")
+            value = other.recv()
+        except (EOFError, OSError) as error:
+            raise ParallelError(f"{self.name(rank)} has ended") from error
+        if isinstance(value, _Failed):
+            self._ended = self.rank > 0  # rank 0 tells the others
+            raise ParallelError(value)
+        return value
+
+    def _accept(self, place: tuple[str, int]) -> None:
+        import socket
+        from multiprocessing import AuthenticationError
+        from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
+
+        deadline = time.monotonic() + self.time_limit
+        try:
+            server = socket.create_server(place, backlog=self.size)
+        except OSError as error:
+            raise ParallelError(f"rank 0 cannot listen at {place[0]} port {place[1]}: {error}") from error
+        with server:
+            while len(self._others) < self.size - 1:
+                server.settimeout(max(1e-3, deadline - time.monotonic()))
+                try:
+                    other = Connection(server.accept()[0].detach())
+                except TimeoutError as error:
+                    missing = [str(rank) for rank in range(1, self.size) if rank not in self._others]
+                    told = f"rank {' and rank '.join(missing)} did not connect within {self.time_limit:g} s"
+                    raise ParallelError(told) from error
+                try:
+                    deliver_challenge(other, _key())
+                    answer_challenge(other, _key())
+                except (AuthenticationError, EOFError, OSError):
+                    other.close()  # a stranger
+                    continue
+                self._others[other.recv()] = other
+
+    def _connect(self, place: tuple[str, int]) -> None:
+        import socket
+        from multiprocessing import AuthenticationError
+        from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
+
+        deadline = time.monotonic() + self.time_limit
+        while True:
+            try:
+                connected = socket.create_connection(place, timeout=max(1e-3, deadline - time.monotonic()))
+                break
+            except OSError as error:
+                if time.monotonic() >= deadline:
+                    where = f"at {place[0]} port {place[1]} within {self.time_limit:g} s"
+                    raise ParallelError(f"rank {self.rank} cannot reach rank 0 {where}: {error}") from error
+                time.sleep(NAP)
+        connected.settimeout(None)
+        self._others[0] = Connection(connected.detach())
+        try:
+            answer_challenge(self._others[0], _key())
+            deliver_challenge(self._others[0], _key())
+        except (AuthenticationError, EOFError, OSError) as error:
+            raise ParallelError(f"rank 0 has another GPUCONV_RANKS_KEY than rank {self.rank}") from error
+        self._send(0, self.rank)
+
+
+def launched() -> bool:
+    """Whether the variables describe several ranks."""
+    return os.environ.get("WORLD_SIZE", "1") not in ("", "1")
+
+
+def _key() -> bytes:
+    return os.environ.get("GPUCONV_RANKS_KEY", "gpuconv").encode()
+
+
+def _given() -> tuple[int, int, tuple[str, int]]:
+    """The rank, the number of ranks, and where rank 0 listens."""
+    missing = [name for name in VARIABLES if not os.environ.get(name)]
+    if missing:
+        raise ValueError(f"ranks without mpiexec need the variables {', '.join(VARIABLES)}; {missing[0]} is not set")
+    values = {}
+    for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"):
+        text = os.environ[name]
+        if not text.isdecimal():
+            raise ValueError(f"{name} must be a whole number, received {text!r}")
+        values[name] = int(text)
+    rank, size = values["RANK"], values["WORLD_SIZE"]
+    if rank >= size:
+        raise ValueError(f"RANK must be below WORLD_SIZE, received RANK={rank} and WORLD_SIZE={size}")
+    port = values["MASTER_PORT"] + 1
+    if not 1 < port < 2**16:
+        raise ValueError(f"MASTER_PORT must be between 1 and 65534, received {port - 1}")
+    return rank, size, (os.environ["MASTER_ADDR"], port)

@@ -1,0 +1,49 @@
+"""A sum over ranks along a binary tree: Rabenseifner's algorithm, whatever moves the bytes."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from gpuconv import backends, ops
+from gpuconv.types import Array
+
+
+class Swap(Protocol):
+    """Sends the array `give` to another rank and receives the array `into` from it. None: neither."""
+
+    def __call__(self, partner: int, *, give: Array | None = None, into: Array | None = None) -> None: ...
+
+
+def sum_along_tree(flat: Array, rank: int, size: int, swap: Swap) -> None:
+    """Replace an array of rank 1 by the sum of every rank's.
+
+    Halves are exchanged with ranks at distance 1, 2, 4, ... and added, then the sums go back the same way. A rank of R,
+    a power of two, sends 2 (R - 1) / R of the array, and each element is summed along a binary tree. Ranks past the
+    largest power of two give their array to another first.
+    """
+    power = 1 << (size.bit_length() - 1)
+    if rank >= power:
+        swap(rank - power, give=flat)
+        swap(rank - power, into=flat)
+        return
+    if rank + power < size:
+        swap(rank + power, into=(received := _like(flat)))
+        ops.add(flat, received, out=flat)
+    whole, levels = flat, list[tuple[int, Array, Array]]()
+    while (distance := 1 << len(levels)) < power:
+        lower, upper = whole[: len(whole) // 2], whole[len(whole) // 2 :]
+        own, theirs = (upper, lower) if rank & distance else (lower, upper)
+        partner = rank ^ distance
+        swap(partner, give=theirs, into=(received := _like(own)))
+        ops.add(*((own, received) if rank < partner else (received, own)), out=own)
+        levels.append((partner, own, theirs))
+        whole = own
+    for partner, own, theirs in reversed(levels):
+        swap(partner, give=own, into=theirs)
+    if rank + power < size:
+        swap(rank + power, give=flat)
+
+
+def _like(array: Array) -> Array:
+    received: Array = backends.empty(array.shape, array.dtype, backends.device_of(array))
+    return received

@@ -1,0 +1,253 @@
+"""Ranks over NCCL on the stand-in for CuPy: threads with a GPU each, which exchange as a part of their graphs."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+import pytest
+
+import gpuconv as gc
+from gpuconv.data import Loader
+from gpuconv.parallel import MPI, NCCL, Ranks
+from gpuconv.training import DivergedError, Trainer, UncapturedWarning
+from gpuconv.training.sharding import Sharding
+from tests import standin
+from tests.training import small
+
+SCHEDULES = pytest.mark.parametrize("schedule", ["early", "late"])
+
+
+@pytest.fixture(autouse=True)
+def _no_timing(monkeypatch):
+    monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+
+
+class Threads(Ranks):
+    """Messages between threads of this process."""
+
+    def __init__(self, rank, size, barrier, values):
+        self.rank, self.size, self._barrier, self._values, self.failed = rank, size, barrier, values, None
+
+    def gather(self, value):
+        self._values[self.rank] = value
+        self._barrier.wait(60)
+        found = [*self._values]
+        self._barrier.wait(60)
+        return found
+
+    def share(self, value):
+        return self.gather(value)[0]
+
+    def fail(self, error):
+        self.failed = error
+        self._barrier.abort()
+
+
+def on_ranks(size, work):
+    """What work(ranks) returns on each rank, or the first rank's error."""
+    barrier, values = threading.Barrier(size), [None] * size
+
+    def run(rank):
+        messages = Threads(rank, size, barrier, values)
+        try:
+            ranks = NCCL(messages=messages)
+            with ranks.reporting_errors():
+                return work(ranks)
+        except BaseException as error:
+            return error
+
+    with ThreadPoolExecutor(size) as pool:
+        found = [*pool.map(lambda rank: contextvars.Context().run(run, rank), range(size))]
+    errors = [each for each in found if isinstance(each, BaseException)]
+    real = [each for each in errors if not isinstance(each, threading.BrokenBarrierError)]
+    if errors:
+        raise (real or errors)[0]
+    return found
+
+
+def summed(arrays, fixed):
+    def work(ranks):
+        ranks.begin(ranks.device)
+        flat = gc.asarray(arrays[ranks.rank], ranks.device)
+        ranks.sum(flat, fixed)
+        return gc.to_numpy(flat), ranks.sent
+
+    return on_ranks(len(arrays), work)
+
+
+def along_a_tree(arrays):
+    while len(arrays) > 1:
+        arrays = [one + other for one, other in zip(arrays[::2], arrays[1::2])]
+    return arrays[0]
+
+
+@SCHEDULES
+def test_sums_follow_the_tree_or_are_all_reduced(schedule):
+    for size in (2, 4):
+        arrays = [np.random.default_rng(rank).normal(size=1024).astype(np.float32) for rank in range(size)]
+        with standin.installed(["90"] * size, schedule=schedule) as machine:
+            for result, sent in summed(arrays, fixed=True):
+                np.testing.assert_array_equal(result, along_a_tree(arrays))
+                assert sent == 4096 * 2 * (size - 1) // size
+            for result, sent in summed(arrays, fixed=False):
+                np.testing.assert_allclose(result, np.sum(arrays, 0), atol=1e-5)
+                assert sent == 4096 * 2 * (size - 1) // size
+            assert [call.words for call in machine.nccl_worlds[1].calls[0]] == [("allReduce: 1024 float32",)]
+
+
+def trained(ranks, shards, graph=None, batch=8, count=24):
+    device = ranks.own("cuda")
+    data = small.images(count)
+    trainer = Trainer(small.net().to(device), "sgd", lr=0.05, shards=shards, parallel=ranks, graph=graph)
+    loader = Loader(data, batch, normalization=small.loader(data).normalization, device=device, seed=3)
+    history = trainer.fit(loader, epochs=2, validation=small.images(9, seed=5), progress=False, metrics_every=2)
+    weights = {name: np.array(gc.to_numpy(value)) for name, value in trainer.net.state_dict().items()}
+    return weights, [record["train_loss"] for record in history], trainer.ranks.sent
+
+
+@SCHEDULES
+def test_two_gpus_have_the_bits_of_one(schedule):
+    with standin.installed(("90", "90"), schedule=schedule) as machine:
+        alone = trained(NCCL(messages=Ranks()), shards=2)
+        together = on_ranks(2, partial(trained, shards=2))
+        calls = machine.nccl_worlds[0].calls
+    for weights, losses, sent in together:
+        assert small.same_arrays(weights, alone[0])
+        assert losses == alone[1]
+        assert sent == 6 * (4 * (411 + 8) + 4 * 8)
+    # One step ran launch by launch, then one was captured. A call for each dtype, there and back.
+    assert [call.captured for call in calls[0]] == [False] * 4 + [True] * 4
+    assert [call.words for call in calls[1]] == [counterpart(call.words) for call in calls[0]]
+
+
+def counterpart(words):
+    """What rank 1 does in a call of rank 0."""
+    send, receive = (text.split(": ")[1] for text in words)
+    return f"send to 0: {receive}", f"recv from 0: {send}"
+
+
+@SCHEDULES
+def test_without_shards_the_gpus_all_reduce(schedule):
+    with standin.installed(("90", "90"), schedule=schedule) as machine:
+        for graph in (False, True):
+            weights = [each[0] for each in on_ranks(2, partial(trained, shards=None, graph=graph))]
+            assert small.same_arrays(*weights)
+        for world, captured in zip(machine.nccl_worlds, (0, 2)):
+            calls = world.calls[0]
+            assert calls == world.calls[1]
+            assert sum(call.captured for call in calls) == captured
+            assert {call.words for call in calls} == {("allReduce: 419 float32",), ("allReduce: 4 float64",)}
+
+
+# --- planted faults --------------------------------------------------------------------------------
+
+
+def with_dtypes_in_another_order(patch):
+    add = Sharding.backpropagate
+
+    def turned(self, *arguments):
+        if self.ranks.rank:
+            self._prepare()
+            self._sums[0].flat.sort(key=lambda flat: flat.dtype != np.float64)
+        add(self, *arguments)
+
+    patch.setattr(Sharding, "backpropagate", turned)
+
+
+def on_a_stream_of_its_own(patch):
+    streams = threading.local()
+
+    def other(self):
+        import cupy
+
+        streams.own = getattr(streams, "own", None) or cupy.cuda.Stream(non_blocking=True)
+        return streams.own.ptr
+
+    patch.setattr(NCCL, "_stream", other)
+
+
+def without_groups(patch):
+    import cupy
+
+    patch.setattr(cupy.cuda.nccl, "groupStart", lambda: None)
+    patch.setattr(cupy.cuda.nccl, "groupEnd", lambda: None)
+
+
+PLANTED = {
+    "another order": (with_dtypes_in_another_order, "ranks exchange unlike arrays"),
+    "a missing wait": (on_a_stream_of_its_own, "the loss is not finite at step 1"),
+    "a send that waits": (without_groups, "which no other rank answers"),
+}
+
+
+def train_with(fault, patch):
+    with standin.installed(("90", "90"), schedule="late"):
+        alone = trained(NCCL(messages=Ranks()), shards=2, graph=False)
+        fault(patch)
+        for each in on_ranks(2, partial(trained, shards=2, graph=False)):
+            assert each[1] == alone[1], "another loss"
+
+
+@pytest.mark.parametrize("fault", PLANTED)
+def test_planted_faults_are_found(monkeypatch, fault):
+    plant, message = PLANTED[fault]
+    with pytest.raises((AssertionError, DivergedError), match=message):
+        train_with(plant, monkeypatch)
+
+
+# --- refusals and failures -------------------------------------------------------------------------
+
+
+def test_two_ranks_on_one_gpu_are_named():
+    message = r"rank 0 and rank 1 are both on cuda:0 of .+; each rank needs a GPU of its own: move the net to"
+    with standin.installed(("90",)), pytest.raises(ValueError, match=message):
+        on_ranks(2, partial(trained, shards=2))
+
+
+def test_engines_name_the_one_for_the_device():
+    with pytest.raises(ValueError, match="NCCL sums arrays of GPUs, and the net is on numpy; parallel='mpi'"):
+        Trainer(small.net(), parallel=NCCL(messages=Ranks()))
+    ranks = MPI.__new__(MPI)
+    ranks.size = 2
+    with pytest.raises(
+        ValueError, match="MPI sums arrays of numpy and emulated, and the net is on cuda:1; parallel='nccl'"
+    ):
+        ranks.begin("cuda:1")
+
+
+def test_a_capture_that_fails_on_one_rank_fails_on_all(monkeypatch):
+    from gpuconv.backends.cuda.runtime.graph import CudaRecorder
+
+    capture = CudaRecorder.capture
+
+    def refused(self, work):
+        if self._device.id == 1:
+            raise MemoryError("no room")
+        return capture(self, work)
+
+    monkeypatch.setattr(CudaRecorder, "capture", refused)
+    with standin.installed(("90", "90")), pytest.warns(UncapturedWarning, match="no room") as told:
+        weights = [each[0] for each in on_ranks(2, partial(trained, shards=2))]
+    assert len(told) == 2
+    assert small.same_arrays(*weights)
+
+
+def test_a_rank_that_fails_ends_the_communication_of_all():
+    with standin.installed(("90", "90")):
+        used = []
+
+        def work(ranks):
+            ranks.begin(ranks.device)
+            used.append(ranks._communicator)
+            if ranks.rank:
+                raise OSError("the disk is on fire")
+            ranks.gather(None)
+
+        with pytest.raises(OSError, match="on fire"):
+            on_ranks(2, work)
+    assert [each._aborted for each in used] == [True, True]

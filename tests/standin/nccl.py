@@ -1,0 +1,193 @@
+"""NCCL on the stand-in: each rank is a thread with a GPU of its own.
+
+A call is recorded when it is made, and queued on its stream, or captured there. It ends when its transfers have found
+their counterparts on the other ranks, whose streams run meanwhile; a rank that no counterpart can come for is an
+AssertionError, as a GPU would wait for ever.
+"""
+
+from __future__ import annotations
+
+import threading
+import types
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from tests.standin.arrays import array_at
+from tests.standin.machine import PATIENCE, Machine, Queue, current
+from tests.standin.streams import queue_at
+
+DTYPES = {
+    name: np.dtype(name) for name in ("int8", "uint8", "int32", "int64", "uint64", "float16", "float32", "float64")
+} | {"bfloat16": np.dtype(ml_dtypes.bfloat16)}
+CODES = {f"NCCL_{name.upper()}": code for code, name in enumerate(DTYPES)}
+
+
+class Transfer(NamedTuple):
+    """One part of a call. key: what its counterparts have too."""
+
+    kind: str
+    key: tuple[Any, ...]
+    address: int
+    count: int
+    dtype: np.dtype
+
+    def memory(self) -> np.ndarray:
+        return array_at(self.address, (self.count,), (self.dtype.itemsize,), self.dtype)
+
+
+class Call(NamedTuple):
+    """What a rank asked for, in words; captured: whether a graph holds it."""
+
+    words: tuple[str, ...]
+    captured: bool
+
+
+class Group:
+    """The transfers of one call, on one stream of one rank."""
+
+    def __init__(self, queue: Queue, transfers: list[Transfer]) -> None:
+        self.queue, self.transfers, self.open = queue, transfers, 0
+
+
+class World:
+    """The ranks with one identifier."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.changed = machine.changed
+        self.size, self.failed = 0, False
+        self.joined: dict[int, int] = {}  # the GPU of each rank
+        self.calls: dict[int, list[Call]] = {}
+        self.counts: dict[tuple[Any, ...], int] = {}
+        self.posted: dict[tuple[Any, ...], dict[int, tuple[Group, Transfer]]] = {}
+        self.waiting: list[Group] = []
+
+    def run(self, rank: int, group: Group) -> None:
+        """Post a group's transfers, and run the other streams until each has its counterpart."""
+        with self.changed:
+            group.open = len(group.transfers)
+            try:
+                for transfer in group.transfers:
+                    self._post(rank, group, transfer)
+                if group.open:
+                    self.waiting.append(group)
+                    group.queue.held = True
+                while group.open and not self.failed:
+                    if not self._others_advance(group):
+                        stuck = sum(each.open > 0 for each in self.waiting) >= self.size
+                        self.failed = stuck or not self.changed.wait(PATIENCE)
+                words = ", ".join(each.kind for each in group.transfers)
+                assert not group.open, f"rank {rank} waits in {words}, which no other rank answers"
+            except BaseException:
+                self.failed, group.queue.held, group.open = True, False, 0
+                self.changed.notify_all()
+                raise
+            finally:
+                if group in self.waiting:
+                    self.waiting.remove(group)
+
+    def _others_advance(self, group: Group) -> bool:
+        """Run a piece of another rank's work that is queued and does not wait itself."""
+        for queue in list(self.machine.queues):
+            if queue.device != group.queue.device and not queue.held and queue.run_one():
+                return True
+        return False
+
+    def _post(self, rank: int, group: Group, transfer: Transfer) -> None:
+        number = self.counts[rank, transfer.key, transfer.kind] = (
+            self.counts.get((rank, transfer.key, transfer.kind), 0) + 1
+        )
+        found = self.posted.setdefault((*transfer.key, number), {})
+        found[rank] = group, transfer
+        everyone = [each for _, each in found.values()]
+        if len(found) < (2 if transfer.key[0] == "p2p" else self.size):
+            return
+        assert len({(each.count, each.dtype) for each in everyone}) == 1, f"ranks exchange unlike arrays: {everyone}"
+        if transfer.key[0] == "p2p":
+            kinds = {each.kind.split()[0]: each for each in everyone}
+            kinds["recv"].memory()[...] = kinds["send"].memory()
+        else:
+            total = sum(each.memory().astype(np.float64) for each in everyone)
+            for each in everyone:
+                each.memory()[...] = total.astype(each.dtype)
+        for its, _ in found.values():
+            its.open -= 1
+            if its in self.waiting and not its.open:
+                its.queue.held = False
+        self.changed.notify_all()
+
+
+_groups = threading.local()
+_worlds: dict[bytes, World] = {}
+
+
+class NcclCommunicator:
+    def __init__(self, ndev: int, commId: bytes, rank: int) -> None:
+        machine, world = current(), _worlds[commId]
+        self._world, self._rank, self._device = world, rank, machine.device
+        self._aborted = False
+        with world.changed:
+            world.size = ndev
+            assert machine.device not in world.joined.values(), "NCCL: Duplicate GPU detected"
+            world.joined[rank] = machine.device
+            world.calls[rank] = []
+            world.changed.notify_all()
+            assert world.changed.wait_for(lambda: len(world.joined) == ndev, PATIENCE), "a rank did not join"
+
+    def allReduce(self, sendbuf: int, recvbuf: int, count: int, datatype: int, op: int, stream: int) -> None:
+        assert sendbuf == recvbuf, "the stand-in sums in place"
+        self._add("allReduce", ("all",), sendbuf, count, datatype, stream)
+
+    def send(self, sendbuf: int, count: int, datatype: int, peer: int, stream: int) -> None:
+        self._add(f"send to {peer}", ("p2p", self._rank, peer), sendbuf, count, datatype, stream)
+
+    def recv(self, recvbuf: int, count: int, datatype: int, peer: int, stream: int) -> None:
+        self._add(f"recv from {peer}", ("p2p", peer, self._rank), recvbuf, count, datatype, stream)
+
+    def abort(self) -> None:
+        self._aborted = True
+
+    def _add(self, kind: str, key: tuple[Any, ...], address: int, count: int, datatype: int, stream: int) -> None:
+        assert not self._aborted, "the communicator was aborted"
+        transfer = Transfer(kind, key, address, count, [*DTYPES.values()][datatype])
+        with_others = getattr(_groups, "open", None)
+        if with_others is not None:
+            with_others.append((self, transfer, stream))
+        else:
+            self._queue([transfer], stream)
+
+    def _queue(self, transfers: list[Transfer], stream: int) -> None:
+        queue = queue_at(stream)
+        assert queue.device == self._device, f"a stream of GPU {queue.device}, a communicator of GPU {self._device}"
+        words = tuple(f"{each.kind}: {each.count} {each.dtype}" for each in transfers)
+        self._world.calls[self._rank].append(Call(words, queue.captured is not None))
+        queue.push(lambda: self._world.run(self._rank, Group(current().thread.runs, transfers)))
+
+
+def group_start() -> None:
+    _groups.open = []
+
+
+def group_end() -> None:
+    asked, _groups.open = _groups.open, None
+    for communicator in {id(each): each for each, _, _ in asked}.values():
+        own = [(transfer, stream) for each, transfer, stream in asked if each is communicator]
+        assert len({stream for _, stream in own}) == 1
+        communicator._queue([transfer for transfer, _ in own], own[0][1])
+
+
+def module(machine: Machine) -> types.SimpleNamespace:
+    """cupy.cuda.nccl, whose calls are in `machine.nccl_worlds`."""
+
+    def get_unique_id() -> bytes:
+        identifier = f"world {len(_worlds)}".encode()
+        _worlds[identifier] = World(machine)
+        machine.nccl_worlds.append(_worlds[identifier])
+        return identifier
+
+    names: dict[str, int | Callable[..., Any] | bool | type] = dict(CODES)
+    names |= {"available": True, "NCCL_SUM": 0, "groupStart": group_start, "groupEnd": group_end}
+    return types.SimpleNamespace(**names, get_unique_id=get_unique_id, NcclCommunicator=NcclCommunicator)
