@@ -76,6 +76,7 @@ def main(how, directory, shards="0"):
         metrics=["confusion"],
         parallel=ranks,
         shards=int(shards) or None,
+        **({"clip": 0.1, "ema": 0.9} if how == "clipped" else {}),
         precision=how if how in ("float16", "bfloat16") else None,
     )
     data = small.images(count=20, seed=7 if differs == "data" else 0)

@@ -99,14 +99,14 @@ def test_info_lists_each_gpu(capsys):
     assert output == [("cuda", "7.5"), ("cuda:1", "9.0"), ("cuda:2", "9.0")]
 
 
-def trained(device, *, graph, **options):
+def trained(device, *, graph, optimizer="adam", **options):
     data = small.images(22)
     normalization = Normalization.from_dataset(data)
     augmentation = Augmentation(shift=1, flip=True)
     loader = Loader(data, 5, normalization=normalization, augmentation=augmentation, seed=3, device=device)
-    trainer = Trainer(small.net().to(device), "adam", lr=0.01, graph=graph, fuse=True, **options)
+    trainer = Trainer(small.net().to(device), optimizer, lr=0.01, graph=graph, fuse=True, **options)
     trainer.fit(loader, epochs=2, progress=False, metrics_every=3)
-    return {name: np.array(backends.to_numpy(value)) for name, value in trainer.net.state_dict().items()}
+    return trainer.snapshot().tensors
 
 
 @pytest.mark.kernels
@@ -122,10 +122,20 @@ def test_training_gives_the_emulated_devices_bits(schedule, device, graph):
 
 @pytest.mark.kernels
 @pytest.mark.parametrize("graph", [False, True], ids=["launches", "graph"])
-def test_training_in_shards_gives_the_emulated_devices_bits(schedule, graph):
-    expected = trained("emulated", graph=False, shards=2)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"shards": 2},
+        {"clip": 0.1, "ema": 0.9, "accumulate": 2},
+        {"clip": "value:0.01", "optimizer": "lion", "accumulate": 3},
+    ],
+    ids=str,
+)
+def test_steps_with_more_than_an_update_give_the_emulated_devices_bits(schedule, graph, options):
+    expected = trained("emulated", graph=False, **options)
     with standin.installed(("90",), schedule=schedule):
-        found = trained("cuda:0", graph=graph, shards=2)
+        found = trained("cuda:0", graph=graph, **options)
+    assert found.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
 
