@@ -21,7 +21,7 @@ def calls() -> dict[str, tuple[Callable[[], Any], int]]:
     dx, dw, db, y2 = array(1, 8, 8, 4), array(8, 3, 3, 4), array(8), array(1, 8, 8, 8)
     gamma, db2, group = array(8), array(8), array(1, 2)
     pooled, won, mean = array(1, 4, 4, 4), array(1, 4, 4, 4, dtype=np.uint8), array(1, 1, 1, 4)
-    scores, labels, loss = array(4, 10), array(4, dtype=np.int64), array()
+    scores, labels, loss, answers = array(4, 10), array(4, dtype=np.int64), array(), array(4, 10)
     rows, matrix, vector, products = array(4, 16), array(10, 16), array(10), array(4, 10)
     drows, dmatrix, dvector = array(4, 16), array(10, 16), array(10)
     images, order, batch = array(8, 8, 8, 4, dtype=np.uint8), array(8, dtype=np.int64), array(4, 8, 8, 4)
@@ -67,6 +67,9 @@ def calls() -> dict[str, tuple[Callable[[], Any], int]]:
         "batch_norm_backward": lambda: ops.batch_norm_backward(y, y2, gamma, bias, bias, out=y, dgamma=db, dbeta=db2),
         "softmax_cross_entropy": lambda: ops.softmax_cross_entropy(scores, labels, out=scores),
         "svm_hinge": lambda: ops.svm_hinge(scores, labels, out=scores),
+        "mean_squared_error": lambda: ops.mean_squared_error(scores, answers, out=scores),
+        "huber_loss": lambda: ops.huber_loss(scores, answers, out=scores),
+        "binary_cross_entropy": lambda: ops.binary_cross_entropy(scores, answers, out=scores),
         "add_metrics": lambda: ops.add_metrics(totals, loss, scores, labels),
         "load_batch": lambda: ops.load_batch(images, all_labels, order, mean=zero, std=one, count=4, out=batch),
         "random_uniform": lambda: ops.random_uniform(x, seed=1),

@@ -1,4 +1,4 @@
-// Rows of class scores, each with a sub-warp of `lanes` threads (a power of two, at most 32), and the mean of a loss over the rows.
+// Rows of class scores, each with a sub-warp of `lanes` threads (a power of two, at most 32).
 //
 // A lane keeps PER_LANE numbers of its row in registers. Rows of more than lanes * PER_LANE classes are read from the cache again
 // in each traversal.
@@ -6,10 +6,7 @@
 // Macros: DTYPE; PER_LANE. The launcher is ops/loss.py; blocks have 256 threads.
 #pragma once
 
-#include "reduce.cuh"
-#include "types.cuh"
-
-using Real = accumulator<DTYPE>;
+#include "mean_over_blocks.cuh"
 
 __device__ __forceinline__ Real not_a_number() { return Real(__int_as_float(0x7fc00000)); }
 
@@ -78,24 +75,4 @@ __device__ __forceinline__ void for_each_row(const DTYPE* x, int64 n, int32 clas
         ClassRow scores(row < n ? x + row * classes : nullptr, classes, lanes);
         visit(row, scores);
     }
-}
-
-// loss[0] = (sum over all threads of `sum`) / divisor. The blocks write their sums to `partials`; the last block to finish adds them in
-// order, so the bits do not depend on which one that is. counter: zero before and after the launch.
-__device__ __forceinline__ void mean_over_blocks(Real* loss, Real* partials, uint32* counter, Real sum, Real divisor) {
-    __shared__ Real scratch[32];
-    __shared__ bool last;
-    sum = reduce_block(sum, Sum<Real>{}, scratch);
-    if (threadIdx.x == 0) {
-        partials[blockIdx.x] = sum;
-        __threadfence();
-        last = atomicInc(counter, gridDim.x - 1) == gridDim.x - 1;
-    }
-    __syncthreads();
-    if (!last) return;
-    __threadfence();
-    Real total = 0;
-    for (int32 block = threadIdx.x; block < gridDim.x; block += blockDim.x) total += __ldcg(partials + block);
-    total = reduce_block(total, Sum<Real>{}, scratch);
-    if (threadIdx.x == 0) loss[0] = total / divisor;
 }

@@ -57,6 +57,9 @@ class Backend:
     class loss:
         softmax_cross_entropy = staticmethod(ops.loss.softmax_cross_entropy)
         svm_hinge = staticmethod(ops.loss.svm_hinge)
+        mean_squared_error = staticmethod(ops.loss.mean_squared_error)
+        huber_loss = staticmethod(ops.loss.huber_loss)
+        binary_cross_entropy = staticmethod(ops.loss.binary_cross_entropy)
         add_metrics = staticmethod(ops.loss.add_metrics)
 
     class muon:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv.arguments import INT63, integer, number, step_scalar
+from gpuconv.arguments import INT63, integer, number, positive, step_scalar
 from gpuconv.backends import backend_of
 from gpuconv.dtypes import accumulation_dtype, is_float
 from gpuconv.ops.expect import expect_any_float, expect_float, expect_out, expect_shape, expect_writable
@@ -15,7 +15,14 @@ from gpuconv.ops.registry import op
 from gpuconv.ops.remembered import remembered
 from gpuconv.types import Array, ArrayT, Scalar
 
-__all__ = ["add_metrics", "softmax_cross_entropy", "svm_hinge"]
+__all__ = [
+    "add_metrics",
+    "binary_cross_entropy",
+    "huber_loss",
+    "mean_squared_error",
+    "softmax_cross_entropy",
+    "svm_hinge",
+]
 
 
 @op("softmax_cross_entropy.cu")
@@ -60,11 +67,7 @@ def softmax_cross_entropy(
     _expect_scores_and_labels(logits, labels, out, name="logits", soft=True)
     label_smoothing = number("label_smoothing", label_smoothing, 0.0, 1.0)
     ignore_index = _ignored(ignore_index, labels)
-    if weight is not None:
-        expect_shape("weight", weight, logits.shape[1:], "one for each class")
-        if weight.dtype != accumulation_dtype(logits.dtype):
-            expected = accumulation_dtype(logits.dtype).name
-            raise TypeError(f"weight must be {expected} for {logits.dtype.name} logits, received {weight.dtype.name}")
+    _expect_weight("weight", weight, logits, "one for each class")
     grad_scale = step_scalar("grad_scale", grad_scale, [logits])
     logits, labels = copy_if_overlapping([out], logits, labels, in_place=True)
     (weight,) = copy_if_overlapping([out], weight)
@@ -110,6 +113,86 @@ def svm_hinge(
     return backend.loss.svm_hinge(scores, labels, delta=delta, grad_scale=grad_scale, out=out)
 
 
+@op("elementwise_loss.cu")
+def mean_squared_error(
+    scores: ArrayT, targets: Array, *, grad_scale: Scalar = 1.0, out: ArrayT | None = None
+) -> tuple[Any, ArrayT]:
+    """The mean over all elements of (scores - targets)**2.
+
+    Args:
+        scores: (N, ...), any float dtype.
+        targets: Of the scores' shape, any float dtype.
+        grad_scale: A factor of the gradient, from 0; may be a float64 array of one element.
+        out: Receives dscores; may be scores itself.
+
+    Returns:
+        The loss, 0-d in the accumulation dtype, and dscores, of the shape and dtype of scores.
+    """
+    backend = backend_of(scores=scores, targets=targets, optional=dict(out=out), numbers=dict(grad_scale=grad_scale))
+    _expect_scores_and_targets(scores, targets, out)
+    grad_scale = step_scalar("grad_scale", grad_scale, [scores])
+    scores, targets = copy_if_overlapping([out], scores, targets, in_place=True)
+    return backend.loss.mean_squared_error(scores, targets, grad_scale=grad_scale, out=out)
+
+
+@op("elementwise_loss.cu")
+def huber_loss(
+    scores: ArrayT, targets: Array, *, delta: float = 1.0, grad_scale: Scalar = 1.0, out: ArrayT | None = None
+) -> tuple[Any, ArrayT]:
+    """The mean over all elements of d**2 / 2 where abs(d) <= delta, and of delta * (abs(d) - delta / 2) beyond, with
+    d = scores - targets (Huber 1964; with delta 1 also the smooth L1 loss).
+
+    Args:
+        scores: (N, ...), any float dtype.
+        targets: Of the scores' shape, any float dtype.
+        delta: Where the parabola ends, above 0.
+        grad_scale: A factor of the gradient, from 0; may be a float64 array of one element.
+        out: Receives dscores; may be scores itself.
+
+    Returns:
+        The loss, 0-d in the accumulation dtype, and dscores, of the shape and dtype of scores.
+    """
+    backend = backend_of(scores=scores, targets=targets, optional=dict(out=out), numbers=dict(grad_scale=grad_scale))
+    _expect_scores_and_targets(scores, targets, out)
+    delta = positive("delta", delta, used_with=[scores])
+    grad_scale = step_scalar("grad_scale", grad_scale, [scores])
+    scores, targets = copy_if_overlapping([out], scores, targets, in_place=True)
+    return backend.loss.huber_loss(scores, targets, delta=delta, grad_scale=grad_scale, out=out)
+
+
+@op("elementwise_loss.cu")
+def binary_cross_entropy(
+    scores: ArrayT,
+    targets: Array,
+    pos_weight: Array | None = None,
+    *,
+    grad_scale: Scalar = 1.0,
+    out: ArrayT | None = None,
+) -> tuple[Any, ArrayT]:
+    """The mean over all elements of -(p * t * log sigmoid(x) + (1 - t) * log(1 - sigmoid(x))), x the scores, t the
+    targets and p the weight of the positive class: PyTorch's binary_cross_entropy_with_logits.
+
+    Args:
+        scores: (N, ...), any float dtype.
+        targets: Of the scores' shape, any float dtype: probabilities. That they lie in [0, 1] is not checked.
+        pos_weight: (C,), one for each of the scores' last axis, in their accumulation dtype. Its numbers are not
+            checked.
+        grad_scale: A factor of the gradient, from 0; may be a float64 array of one element.
+        out: Receives dscores; may be scores itself.
+
+    Returns:
+        The loss, 0-d in the accumulation dtype, and dscores, of the shape and dtype of scores.
+    """
+    optional, numbers = dict(pos_weight=pos_weight, out=out), dict(grad_scale=grad_scale)
+    backend = backend_of(scores=scores, targets=targets, optional=optional, numbers=numbers)
+    _expect_scores_and_targets(scores, targets, out)
+    _expect_weight("pos_weight", pos_weight, scores, "one for each of the last axis")
+    grad_scale = step_scalar("grad_scale", grad_scale, [scores])
+    scores, targets = copy_if_overlapping([out], scores, targets, in_place=True)
+    (pos_weight,) = copy_if_overlapping([out], pos_weight)
+    return backend.loss.binary_cross_entropy(scores, targets, pos_weight, grad_scale=grad_scale, out=out)
+
+
 @op("metrics.cu", changes="totals")
 def add_metrics(
     totals: Array, loss: Array, scores: Array, labels: Array | None, *, ignore_index: int | None = None
@@ -145,6 +228,14 @@ def add_metrics(
     backend.loss.add_metrics(totals, loss, scores, labels, ignore_index=ignore_index)
 
 
+def _expect_weight(name: str, weight: Array | None, scores: Array, why: str) -> None:
+    if weight is None:
+        return
+    expect_shape(name, weight, scores.shape[-1:], why)
+    if weight.dtype != (expected := accumulation_dtype(scores.dtype)):
+        raise TypeError(f"{name} must be {expected.name} for {scores.dtype.name} scores, received {weight.dtype.name}")
+
+
 def _ignored(label: int | None, labels: Array | None) -> int | None:
     if label is None:
         return None
@@ -157,6 +248,16 @@ def _ignored(label: int | None, labels: Array | None) -> int | None:
 def _expect_some(shape: tuple[int, ...]) -> None:
     if 0 in shape:
         raise ValueError(f"a mean loss needs at least one sample and one class, received shape {shape}")
+
+
+@remembered
+def _expect_scores_and_targets(scores: Array, targets: Array, out: Array | None) -> None:
+    shape = expect_any_float("scores", scores, 1)
+    _expect_some(shape)
+    if not is_float(targets.dtype):
+        raise TypeError(f"targets must be floats of the scores' shape {shape}, received {targets.dtype.name}")
+    expect_shape("targets", targets, shape, "one for each score")
+    expect_out(out, shape, scores.dtype)
 
 
 @remembered

@@ -340,6 +340,11 @@ def _matrix_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
                 scaled = {"grad_scale": np.array([1024.0])}
                 yield Case("softmax_cross_entropy", tier, f"{name} scaled", _scores(n, k, scaled))
                 yield Case("svm_hinge", tier, f"{name} scaled", _scores(n, k, scaled))
+            for op, options in _ELEMENTWISE.items():
+                more = {"grad_scale": np.array([1024.0])} if index == 1 else {}
+                yield Case(op, tier, name, _targets((n, k), options | more))
+                yield Case(op, tier, f"{n}x2x1x{k}", _targets((n, 2, 1, k), options))
+            yield Case("binary_cross_entropy", tier, f"{name} weights", _targets((n, k), {}, weights=True))
             yield Case("add_metrics", tier, name, _metrics(n, k))
             yield Case("add_metrics", tier, f"{name} soft", _soft(_metrics(n, k)))
             yield Case("add_metrics", tier, f"{name} ignored rows", _metrics(n, k, ignore_index=0))
@@ -361,6 +366,20 @@ def _several(*shaped: Any, **options: Any) -> Make:
 
 def _scores(n: int, classes: int, options: Options) -> Make:
     return lambda rng, dtype: ([3 * normal(rng, (n, classes), dtype), rng.integers(0, classes, n)], options)
+
+
+_ELEMENTWISE: dict[str, Options] = {"mean_squared_error": {}, "huber_loss": {"delta": 0.75}, "binary_cross_entropy": {}}
+
+
+def _targets(shape: Shape, options: Options, weights: bool = False) -> Make:
+    """Targets in [0, 1], in the accumulation dtype. weights: of the positive class."""
+
+    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
+        wide = accumulation_dtype(dtype)
+        arrays = [3 * normal(rng, shape, dtype), rng.random(shape).astype(wide)]
+        return arrays + [rng.uniform(0, 3, shape[-1]).astype(wide)] * weights, options
+
+    return make
 
 
 def _soft(labelled: Make) -> Make:

@@ -141,6 +141,28 @@ def test_softmax_cross_entropy_with_weights_of_soft_targets(label_smoothing):
     np.testing.assert_allclose(dlogits, tensor.grad.numpy(), rtol=1e-10, atol=1e-15)
 
 
+@pytest.mark.parametrize(
+    ("loss", "theirs", "options"),
+    [
+        (ops.mean_squared_error, F.mse_loss, {}),
+        (ops.huber_loss, F.huber_loss, {"delta": 0.75}),
+        (ops.huber_loss, F.smooth_l1_loss, {}),
+        (ops.binary_cross_entropy, F.binary_cross_entropy_with_logits, {}),
+        (ops.binary_cross_entropy, F.binary_cross_entropy_with_logits, {"pos_weight": np.linspace(0.2, 3, 7)}),
+    ],
+    ids=["mse", "huber", "smooth-l1", "bce", "bce-weighted"],
+)
+def test_elementwise_losses(loss, theirs, options):
+    scores, targets = signed((5, 3, 7), scale=3), np.random.default_rng(1).random((5, 3, 7))
+    given = {name: torch.from_numpy(value) if name == "pos_weight" else value for name, value in options.items()}
+    tensor = leaf(scores)
+    expected = theirs(tensor, torch.from_numpy(targets), **given)
+    expected.backward()
+    value, dscores = loss(scores, targets, **options)
+    np.testing.assert_allclose(value, expected.item(), rtol=1e-13)
+    np.testing.assert_allclose(dscores, tensor.grad.numpy(), rtol=1e-10, atol=1e-15)
+
+
 def test_svm_hinge():
     """multi_margin_loss also divides by the number of classes."""
     scores, labels = signed((13, 7), scale=2), np.random.default_rng(1).integers(0, 7, 13)

@@ -135,6 +135,28 @@ def test_an_ignored_row_may_hold_nan_and_another_wrong_label_makes_nan(device, r
     assert np.isfinite(gradient[[0, 2, 4]]).all()
 
 
+@pytest.mark.parametrize("name", ["mean_squared_error", "huber_loss", "binary_cross_entropy"])
+def test_elementwise_losses(device, rng, name, monkeypatch):
+    """By bounds in `gpuconv verify`; here over many blocks, in every thread order, and into views."""
+    scores, targets = random(rng, (211, 5, 7), "float32"), rng.random((211, 5, 7), np.float32)
+    more = [rng.random(7, np.float32)] if name == "binary_cross_entropy" else []
+    value, gradient = on_device(name, device, scores, targets, *more)
+    value64, gradient64 = expected(name, scores, targets, *more)
+    np.testing.assert_allclose(value, value64, rtol=1e-5)
+    np.testing.assert_allclose(gradient, gradient64, rtol=1e-4, atol=1e-9)
+    assert_same_bits(name, device, scores, targets, *more)
+    block = asarray(np.stack([scores, targets], axis=-2), device)
+    given = [asarray(weight, device) for weight in more]
+    there = getattr(ops, name)(block[..., 0, :], block[..., 1, :], *given, out=block[..., 0, :])
+    np.testing.assert_array_equal(to_numpy(there[0]), value)
+    np.testing.assert_array_equal(to_numpy(block)[..., 0, :], gradient)
+    np.testing.assert_array_equal(to_numpy(block)[..., 1, :], targets)
+    monkeypatch.setattr(class_rows, "_MOST_BLOCKS", 3)
+    fewer = on_device(name, device, scores, targets, *more)
+    np.testing.assert_array_equal(fewer[1], gradient)
+    np.testing.assert_allclose(fewer[0], value, rtol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_metrics_of_soft_targets(device, dtype):
     scores = np.array([[1, 3, 3], [np.nan, 5, 1], [0, 0, 0], [1, 2, 3]], np.float32)

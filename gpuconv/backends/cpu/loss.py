@@ -1,4 +1,4 @@
-"""Losses over a batch of class scores, each with its gradient."""
+"""Losses over a batch, each with its gradient."""
 
 from __future__ import annotations
 
@@ -76,6 +76,41 @@ def svm_hinge(scores, labels, *, delta, grad_scale, out):
     dscores /= n
     dscores *= value_of(grad_scale)
     return np.asarray(loss, wide.dtype), store(dscores, scores.dtype, out)
+
+
+@np.errstate(all="ignore")
+def mean_squared_error(scores, targets, *, grad_scale, out):
+    d = _differences(scores, targets)
+    return _mean(d * d, 2 * d, scores.dtype, grad_scale, out)
+
+
+@np.errstate(all="ignore")
+def huber_loss(scores, targets, *, delta, grad_scale, out):
+    d = _differences(scores, targets)
+    slope = np.clip(d, -delta, delta)
+    return _mean(slope * (d - slope / 2), slope, scores.dtype, grad_scale, out)
+
+
+@np.errstate(all="ignore")
+def binary_cross_entropy(scores, targets, pos_weight, *, grad_scale, out):
+    x = widen(scores)
+    t, e = targets.astype(x.dtype), np.exp(-np.abs(x))
+    positive = t if pos_weight is None else pos_weight * t
+    v = positive + (1 - t)
+    loss = (1 - t) * x + v * (np.log1p(e) + np.maximum(-x, 0))
+    slope = v * (np.where(x < 0, e, 1) / (1 + e)) - positive
+    return _mean(loss, slope, scores.dtype, grad_scale, out)
+
+
+def _differences(scores, targets):
+    x = widen(scores)
+    return x - targets.astype(x.dtype)
+
+
+def _mean(losses, slopes, dtype, grad_scale, out):
+    slopes /= losses.size
+    slopes *= value_of(grad_scale)
+    return np.asarray(losses.mean(), losses.dtype), store(slopes, dtype, out)
 
 
 def _rows(scores: np.ndarray, labels: np.ndarray, ignored: int | None = None) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Losses over a batch of class scores, each with its gradient."""
+"""Losses over a batch, each with its gradient."""
 
 import numpy as np
 
@@ -27,6 +27,28 @@ def svm_hinge(scores, labels, *, delta, grad_scale, out):
     counted = (margins > 0).astype(np.float64)
     dscores = number(grad_scale) * np.where(right, -counted.sum(axis=1, keepdims=True), counted) / n
     return round_to(margins.sum() / n, accumulation_dtype(scores.dtype)), round_to(dscores, scores.dtype, out)
+
+
+def mean_squared_error(scores, targets, *, grad_scale, out):
+    d = wide(scores) - wide(targets)
+    return _mean(scores, d**2, 2 * d, grad_scale, out)
+
+
+def huber_loss(scores, targets, *, delta, grad_scale, out):
+    d = wide(scores) - wide(targets)
+    slope = np.clip(d, -delta, delta)
+    return _mean(scores, slope * (d - slope / 2), slope, grad_scale, out)
+
+
+def binary_cross_entropy(scores, targets, pos_weight, *, grad_scale, out):
+    x, t, p = wide(scores), wide(targets), 1 if pos_weight is None else wide(pos_weight)
+    v, log = 1 + (p - 1) * t, np.log1p(np.exp(-np.abs(x))) + np.maximum(-x, 0)  # of 1 + exp(-x)
+    return _mean(scores, (1 - t) * x + v * log, v * np.exp(-log) - p * t, grad_scale, out)
+
+
+def _mean(scores, losses, slopes, grad_scale, out):
+    loss, gradient = losses.mean(), number(grad_scale) * slopes / slopes.size
+    return round_to(loss, accumulation_dtype(scores.dtype)), round_to(gradient, scores.dtype, out)
 
 
 def _right_answers(scores: np.ndarray, labels: np.ndarray, ignored: int | None = None) -> np.ndarray:

@@ -86,3 +86,18 @@ def svm_hinge(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> lis
         Expected("loss", loss, accumulated(accumulation_dtype(dtype), n + classes + 4, magnitude)),
         Expected("dscores", dscores, accumulated(dtype, 3, dscores) + rounded(dtype, dscores)),
     ]
+
+
+def elementwise_loss(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
+    """Some roundings of terms, which have one sign but in the cross-entropy."""
+    scores, targets, weight = (*arrays, None)[:3]
+    loss, dscores = getattr(ops, op)(*arrays, **options)
+    magnitude, slopes = loss, np.abs(dscores)
+    if op == "binary_cross_entropy":
+        weighs = 1 + np.abs(targets) * (2 if weight is None else 1 + weight)
+        magnitude = (weighs * (1 + np.abs(scores))).mean()
+        slopes = weighs / scores.size * float(np.asarray(options.get("grad_scale", 1.0)).item())
+    return [
+        Expected("loss", loss, accumulated(accumulation_dtype(dtype), scores.size + 10, magnitude)),
+        Expected("dscores", dscores, accumulated(dtype, 10, slopes) + rounded(dtype, dscores)),
+    ]

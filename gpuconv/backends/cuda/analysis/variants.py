@@ -15,7 +15,7 @@ WIDE = "16 bytes"  # stands for as many numbers as 16 bytes hold
 WIDE_SUMS = "16 bytes of sums"  # likewise, of accumulators
 LONGEST = "32 (float64 and soft labels: 16)"  # stands for the most scores of a row that a lane keeps in registers
 LABELS = ("int64", "uint8")  # the label dtypes that are compiled ahead; any integer dtype works
-SOFT_LABELS = ("float32", "float64")  # likewise, of a number for each class; any float dtype works
+SOFT = "accumulator"  # stands for the dtype of labels with a number for each class; any float dtype works
 VECTORS: dict[str, tuple[Any, ...]] = dict(VECTOR_C=(1, WIDE), VECTOR_K=(1, WIDE))
 MOVES = (1, WIDE)  # VECTOR_C and VECTOR_K alike; mixtures lie between, compiled when used
 ACTIVATIONS = ("Identity", "Gelu")  # none, and the one with most arithmetic: the others lie between, compiled when used
@@ -72,6 +72,7 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "conv2d_wgrad_mma.cu": dict(ALGORITHM=MMA, ACTIVATION=("Identity",), MOVE=MOVES),
     "dropout.cu": dict(DTYPE=FLOAT_NAMES, VECTOR=(1, 4)),
     "gemm_reduce.cu": dict(DTYPE=FLOAT_NAMES, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE_SUMS)),
+    "elementwise_loss.cu": dict(DTYPE=FLOAT_NAMES, LABEL=(SOFT,)),
     "global_avg_pool2d.cu": dict(DTYPE=FLOAT_NAMES, COLUMNS=(1, 2, 4, 8, 16, 32)),
     "group_norm.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE)),
     "load_batch.cu": dict(DTYPE=FLOAT_NAMES),
@@ -86,13 +87,13 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
         ALGORITHM=products("mma", ("tf32",)), ACTIVATION=("Identity",), DEPTH_FIRST=(0, 1), WIDTH=(1, WIDE)
     ),
     "max_pool2d.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE), ARGMAX=("uint8", "uint16", "uint32")),
-    "metrics.cu": dict(DTYPE=FLOAT_NAMES, LABEL=("int64", *SOFT_LABELS)),
+    "metrics.cu": dict(DTYPE=FLOAT_NAMES, LABEL=("int64", SOFT)),
     "loss_scale.cu": {},
     "muon.cu": dict(STEP=STEPS),
     "optimizer.cu": dict(STEP=STEPS),
     "random_fill.cu": dict(DTYPE=FLOAT_NAMES),
     "softmax.cu": dict(DTYPE=FLOAT_NAMES, PER_LANE=(1, 4, LONGEST)),
-    "softmax_cross_entropy.cu": dict(DTYPE=FLOAT_NAMES, PER_LANE=(1, 4, LONGEST), LABEL=(*LABELS, *SOFT_LABELS)),
+    "softmax_cross_entropy.cu": dict(DTYPE=FLOAT_NAMES, PER_LANE=(1, 4, LONGEST), LABEL=(*LABELS, SOFT)),
     "step_counter.cu": dict(DTYPE=("float32", "float64")),
     "svm_hinge.cu": dict(DTYPE=FLOAT_NAMES, PER_LANE=(1, 4, LONGEST), LABEL=LABELS),
 }
@@ -129,8 +130,13 @@ def variants(macros: Mapping[str, Mapping[str, tuple[Any, ...]]] = MACROS) -> It
             if product and _another_stands_for(product, chosen):
                 continue
             size = as_dtype(chosen.get("DTYPE", "float32")).itemsize
-            wide = size == 8 or chosen.get("LABEL") in SOFT_LABELS
-            stands_for = {WIDE: 16 // size, WIDE_SUMS: 16 // max(size, 4), LONGEST: 16 if wide else 32}
+            wide = size == 8 or chosen.get("LABEL") == SOFT
+            stands_for: dict[str, object] = {
+                WIDE: 16 // size,
+                WIDE_SUMS: 16 // max(size, 4),
+                LONGEST: 16 if wide else 32,
+            }
+            stands_for |= {SOFT: "float64" if size == 8 else "float32"}
             defines = {name: stands_for.get(value, value) for name, value in chosen.items()}
             smem_bytes = product.algorithm.smem_bytes if product else 0
             yield Variant(file, tuple((name, str(value)) for name, value in defines.items()), smem_bytes)

@@ -1,5 +1,5 @@
-"""Losses over a batch of class scores, each with its gradient: launchers of kernels/softmax_cross_entropy.cu and
-svm_hinge.cu; and the running metrics, of metrics.cu."""
+"""Losses over a batch, each with its gradient: launchers of kernels/softmax_cross_entropy.cu, svm_hinge.cu and
+elementwise_loss.cu; and the running metrics, of metrics.cu."""
 
 from __future__ import annotations
 
@@ -87,6 +87,50 @@ def _loss(
         option,
         *device_scalar(grad_scale, np.float64),
         *more,
+    )
+    return loss, store(gradient, out)
+
+
+def mean_squared_error(
+    scores: ArrayT, targets: Array, *, grad_scale: Scalar, out: ArrayT | None
+) -> tuple[ArrayT, ArrayT]:
+    return _elementwise("mean_squared_error", scores, targets, grad_scale, out)
+
+
+def huber_loss(
+    scores: ArrayT, targets: Array, *, delta: float, grad_scale: Scalar, out: ArrayT | None
+) -> tuple[ArrayT, ArrayT]:
+    return _elementwise("huber_loss", scores, targets, grad_scale, out, delta)
+
+
+def binary_cross_entropy(
+    scores: ArrayT, targets: Array, pos_weight: Array | None, *, grad_scale: Scalar, out: ArrayT | None
+) -> tuple[ArrayT, ArrayT]:
+    (pos_weight,) = contiguous(pos_weight)
+    return _elementwise("binary_cross_entropy", scores, targets, grad_scale, out, pos_weight, scores.shape[-1])
+
+
+def _elementwise(
+    kernel: str, scores: ArrayT, targets: Array, grad_scale: Scalar, out: ArrayT | None, *options: Any
+) -> tuple[ArrayT, ArrayT]:
+    """Launch a kernel of elementwise_loss.cu."""
+    scores, targets = contiguous(scores, targets)
+    loss = empty((), accumulation_dtype(scores.dtype), like=scores)
+    gradient = buffer(out, scores.shape, scores.dtype, like=scores)
+    blocks = row_blocks(scores.size, 1)
+    partials = empty((blocks,), loss.dtype, like=scores)
+    load("elementwise_loss.cu", {"DTYPE": scores.dtype, "LABEL": targets.dtype}).kernel(kernel)(
+        blocks,
+        THREADS,
+        loss,
+        gradient,
+        partials,
+        _counter(scores),
+        scores,
+        targets,
+        scores.size,
+        *device_scalar(grad_scale, np.float64),
+        *options,
     )
     return loss, store(gradient, out)
 

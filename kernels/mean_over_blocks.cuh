@@ -1,0 +1,29 @@
+// The mean of a loss, over all threads of a launch.
+//
+// Macros: DTYPE. Blocks have 256 threads.
+#pragma once
+
+#include "reduce.cuh"
+#include "types.cuh"
+
+using Real = accumulator<DTYPE>;
+
+// loss[0] = (sum over all threads of `sum`) / divisor. The blocks write their sums to `partials`; the last block to finish adds them in
+// order, so the bits do not depend on which one that is. counter: zero before and after the launch.
+__device__ __forceinline__ void mean_over_blocks(Real* loss, Real* partials, uint32* counter, Real sum, Real divisor) {
+    __shared__ Real scratch[32];
+    __shared__ bool last;
+    sum = reduce_block(sum, Sum<Real>{}, scratch);
+    if (threadIdx.x == 0) {
+        partials[blockIdx.x] = sum;
+        __threadfence();
+        last = atomicInc(counter, gridDim.x - 1) == gridDim.x - 1;
+    }
+    __syncthreads();
+    if (!last) return;
+    __threadfence();
+    Real total = 0;
+    for (int32 block = threadIdx.x; block < gridDim.x; block += blockDim.x) total += __ldcg(partials + block);
+    total = reduce_block(total, Sum<Real>{}, scratch);
+    if (threadIdx.x == 0) loss[0] = total / divisor;
+}
