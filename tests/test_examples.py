@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.parallel import launch
+
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 NEEDS = {"from_pytorch": "torch", "student": "matplotlib", "teacher": "matplotlib", "to_onnx": "onnxruntime"}
-PROGRAMS = sorted(path.stem for path in EXAMPLES.glob("*.py"))
+PROGRAMS = sorted(path.stem for path in EXAMPLES.glob("*.py") if path.stem != "two_processes")
 NOTEBOOKS = sorted(path.stem for path in EXAMPLES.glob("*.ipynb"))
 
 
@@ -28,6 +30,14 @@ def test_a_program_runs(name, capsys, tmp_path, monkeypatch):
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     assert capsys.readouterr().out.strip()
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.slow
+def test_the_program_of_two_processes_runs():
+    done = launch.run(2, EXAMPLES / "two_processes.py")
+    assert done.returncode == 0, done.stderr
+    assert "2 processes: " in done.stdout
+    assert "the bits of one process" in done.stdout
 
 
 def cells(name):
