@@ -26,7 +26,7 @@ EXAMPLES = [
     "gpuconv live --repeat runs/live-digits-digits-net-1",
 ]
 
-NOT_HERE = ("weights", "early_stopping", "tta", "shards", "plateau", "clip", "ema", "accumulate")
+NOT_HERE = ("weights", "early_stopping", "tta", "shards", "plateau", "clip", "ema", "accumulate", "sync_batch_norm")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -49,6 +49,7 @@ class Settings:
     clip: str = "none"
     ema: float = 0.0
     accumulate: int = 1
+    sync_batch_norm: int = 0
 
     def __str__(self) -> str:
         parts = [
@@ -67,11 +68,19 @@ class Settings:
         parts += [f"early stopping {self.early_stopping}"] if self.early_stopping else []
         parts += [f"weights of {self.weights}"] if self.weights else []
         parts += [f"{self.shards} shards"] if self.shards else []
+        parts += ["batch norm over all ranks"] if self.sync_batch_norm else []
         parts += [f"plateau {self.plateau}"] if self.plateau != "none" else []
         parts += [f"clip {self.clip}"] if self.clip != "none" else []
         parts += [f"{self.accumulate} batches an update"] if self.accumulate > 1 else []
         parts += [f"ema {self.ema:g}"] if self.ema else []
         return ", ".join(parts)
+
+
+def switch(text: str) -> int:
+    """An argparse type: 1 or 0."""
+    if text not in ("0", "1"):
+        raise argparse.ArgumentTypeError(f"must be 1 or 0, received {text!r}")
+    return int(text)
 
 
 def count(least: int) -> Callable[[str], int]:
@@ -218,6 +227,11 @@ OPTIONS: dict[str, tuple[Any, str, str]] = {
         "S",
         "cut each batch into S parts, a power of two, which go forward and backward one by one (default: 0, uncut)",
     ),
+    "sync_batch_norm": (
+        switch,
+        "1|0",
+        "batch norm takes the statistics of all ranks, not those of each (default: 0; 1 without a value)",
+    ),
     "precision": (str, "NAME", f"precision of the net: {', '.join(PRECISIONS)}; masters are float32"),
 }
 
@@ -231,6 +245,7 @@ LATER = (
     "clip",
     "ema",
     "accumulate",
+    "sync_batch_norm",
 )  # settings unknown to version 0.1.0
 
 
@@ -243,7 +258,8 @@ def add_options(parser: argparse.ArgumentParser, only: Iterable[str] = OPTIONS) 
     group = parser.add_argument_group("settings", "defaults come from the net's recipe")
     for name in only:
         read, metavar, text = OPTIONS[name]
-        group.add_argument(option(name), type=read, metavar=metavar, help=text)
+        value: dict[str, Any] = {"nargs": "?", "const": 1} if read is switch else {}
+        group.add_argument(option(name), type=read, metavar=metavar, help=text, **value)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

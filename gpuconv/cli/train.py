@@ -168,6 +168,7 @@ def _train(options: argparse.Namespace, ranks: Ranks) -> int:
             violation=options.on_violation,
             shards=settings.shards or None,
             parallel=ranks,
+            sync_batch_norm=bool(settings.sync_batch_norm),
         )
         common: dict[str, Any] = {"normalization": normalization, "device": device, "dtype": net.dtype}
         augmentation = Augmentation.parse(settings.augment)

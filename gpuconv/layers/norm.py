@@ -7,7 +7,9 @@ from typing import Any
 
 from gpuconv import arguments, ops
 from gpuconv.initializers import ones, zeros
+from gpuconv.layers import norm_together
 from gpuconv.layers.base import Layer
+from gpuconv.layers.part import sums_over_parts
 from gpuconv.layers.variables import Variable
 from gpuconv.types import Array, Options, Shape
 
@@ -16,7 +18,8 @@ from gpuconv.types import Array, Options, Shape
 class BatchNorm(Layer):
     """Normalise each channel of (..., C) to mean 0 and variance 1, times `weight` plus `bias` (Ioffe and Szegedy 2015).
 
-    Training uses the batch's statistics and updates `running_mean` and `running_var`; inference uses the running ones.
+    Training uses the batch's statistics, with `Trainer(sync_batch_norm=True)` those of all ranks, and updates
+    `running_mean` and `running_var`; inference uses the running ones.
     All four arrays are (C,), in the net's accumulation dtype.
 
     Args:
@@ -47,12 +50,25 @@ class BatchNorm(Layer):
         return input_shape
 
     def forward(self, x: Array, training: bool = False) -> Array:
+        if training and (total := sums_over_parts()):
+            y, statistics = norm_together.forward(x, self.vectors, self.momentum, self.eps, total)
+            self.stash(x, statistics, total)
+            return y
         y, mean, inv_std = ops.batch_norm(x, *self.vectors, training=training, **self.options)
         self.stash(x, mean, inv_std, training)
         return y
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
-        return self.gradients_of(dy, self.unstash(), input_grad)
+        saved = self.unstash()
+        if not isinstance(saved[1], norm_together.Statistics):
+            return self.gradients_of(dy, saved, input_grad)
+        x, statistics, total = saved
+        into, accumulate = self.gradients_into("weight", "bias")
+        dx, *found = norm_together.backward(dy, x, self["weight"], statistics, self.eps, total)
+        for gradient, own in zip(into, found):
+            if gradient is not None:
+                ops.add(gradient, own, out=gradient) if accumulate else ops.copy(own, out=gradient)
+        return dx if input_grad else None
 
     @property
     def vectors(self) -> list[Array]:

@@ -8,7 +8,9 @@ samples and added up along a binary tree over the parts: ((s0 + s1) + (s2 + s3))
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +20,7 @@ from gpuconv import backends, ops
 from gpuconv.arguments import integer
 from gpuconv.dtypes import is_float
 from gpuconv.layers.base import Layer
-from gpuconv.layers.part import Part, part_of_batch
+from gpuconv.layers.part import Part, part_of_batch, summed_over_parts
 from gpuconv.parallel import Ranks
 from gpuconv.training.totals import Totals
 from gpuconv.types import Array
@@ -80,6 +82,7 @@ class Parts:
     def __init__(self, net: Layer, most: int) -> None:
         self.net, self.ranks, self.most = net, Ranks(), most
         self.fixed = True  # the order of a sum over ranks
+        self.together = False  # whether batch norm takes the statistics of all parts
         self.totals = Totals(net.device)  # of one part
         self._zeros = Totals(net.device).array
         self._kept: list[tuple[Array, Array]] = []  # running statistics and room for their values before a step
@@ -104,7 +107,7 @@ class Parts:
             for running, kept in self._kept if number else ():
                 _copy(kept, running)
             _copy(self._zeros, self.totals.array)
-            with part_of_batch(Part(first, size, last=number == len(places) - 1)):
+            with part_of_batch(Part(first, size, last=number == len(places) - 1)), self._statistics_of_all():
                 work(x, y, self.totals)
             self._push(number, (end - first) / size)
         for depth in range(len(places).bit_count() - 1, 0, -1):  # unless a power of two, some subtrees wait
@@ -112,6 +115,9 @@ class Parts:
         for flat in self._sums[0].flat:
             self.ranks.sum(flat, self.fixed)
         self._take(totals, count)
+
+    def _statistics_of_all(self) -> AbstractContextManager[None]:
+        return summed_over_parts(partial(self.ranks.sum, fixed=self.fixed)) if self.together else nullcontext()
 
     def _prepare(self) -> None:
         """Allocate what the terms need, unless it is there."""
@@ -156,11 +162,14 @@ class Parts:
 
 class Sharding(Parts):
     """Cuts each batch into `count` shards, deals them out to the ranks in order, and sums what they give. fixed:
-    whether the order of a sum over ranks is that of the tree.
+    whether the order of a sum over ranks is that of the tree. together: whether batch norm takes the statistics of
+    all ranks.
 
     Raises ValueError unless the ranks have the same number of shards, a power of two."""
 
-    def __init__(self, count: int, net: Layer, ranks: Ranks | None = None, *, fixed: bool = True) -> None:
+    def __init__(
+        self, count: int, net: Layer, ranks: Ranks | None = None, *, fixed: bool = True, together: bool = False
+    ) -> None:
         ranks = ranks or Ranks()
         each, rest = divmod(count, ranks.size)
         if rest:
@@ -168,7 +177,12 @@ class Sharding(Parts):
                 f"the number of ranks must divide that of shards, received {count} shards on {ranks.size} ranks"
             )
         super().__init__(net, shard_count(each))
-        self.count, self.ranks, self.fixed = count, ranks, fixed
+        self.count, self.ranks, self.fixed, self.together = count, ranks, fixed, together
+        if together and each > 1:
+            raise ValueError(
+                "sync_batch_norm exchanges statistics between ranks, each with one shard at a time, received "
+                f"{count} shards on {ranks.size} ranks: choose shards={ranks.size}, or leave shards out"
+            )
         self.own = range(each * ranks.rank, each * (ranks.rank + 1))
 
     def place(self, size: int) -> tuple[int, int]:

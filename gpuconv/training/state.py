@@ -116,6 +116,7 @@ class RunState(TrainingStep):
         """The settings that must be the same when a run is resumed. JSON-serializable."""
         written = {name: each and str(each) for name, each in {"plateau": self.plateau, "clip": self.clip}.items()}
         optional = {"shards": self.shards, "ema": self.ema and self.ema.decay} | written
+        optional |= {"sync_batch_norm": True} if self.sync_batch_norm else {}
         optional |= {"accumulate": self.accumulate} if self.accumulate > 1 else {}
         return {
             "net": {name: value for name, value in self.net.config().items() if name != "precision"},

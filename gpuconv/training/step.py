@@ -42,6 +42,7 @@ class TrainingStep:
         shards: int | None = None,
         accumulate: int = 1,
         ranks: Ranks | None = None,
+        sync_batch_norm: bool = False,
     ) -> None:
         dtype, _ = as_precision(precision=precision or net.precision)
         if loss_scale is not None and dtype != np.float16:
@@ -50,7 +51,9 @@ class TrainingStep:
         self.loss = losses.get(loss)
         masters = {name: np.array(backends.to_numpy(value), np.float32) for name, value in net.params().items()}
         self.net = net.to(precision=precision) if precision else net
-        self.trained = net.fuse() if (Device.named(net.device).runs_kernels if fuse is None else fuse) else net
+        self.sync_batch_norm = sync_batch_norm
+        fuse_by_default = Device.named(net.device).runs_kernels and not sync_batch_norm
+        self.trained = net.fuse() if (fuse_by_default if fuse is None else fuse) else net
         self.optimizer.build(net.params(), masters)
         self.loss_scale = loss_scale or LossScale() if dtype == np.float16 else None
         if self.loss_scale:
@@ -60,7 +63,7 @@ class TrainingStep:
         self.totals = Totals(net.device)
         self.ranks, self.shards = ranks or Ranks(), shards
         cut = shards or (self.ranks.size if self.ranks.size > 1 else None)
-        self.sharding = Sharding(cut, net, self.ranks, fixed=bool(shards)) if cut else None
+        self.sharding = Sharding(cut, net, self.ranks, fixed=bool(shards), together=sync_batch_norm) if cut else None
         self.accumulate = accumulate
         self.accumulation = Accumulation(net, accumulate) if accumulate > 1 else None
 

@@ -87,6 +87,8 @@ class Trainer(RunState):
         parallel: "mpi" or "nccl", or `gpuconv.parallel.MPI(...)` or `NCCL(...)`: the processes that mpiexec or torchrun
             started train together, with MPI on numpy and emulated, with NCCL on a GPU each. Each runs this program;
             `ranks.rank` tells which it is (docs/parallel.md).
+        sync_batch_norm: Whether batch norm takes the statistics of all ranks, not those of each; then the net is not
+            fused.
         optimizer_settings: Of the optimizer that is named, as `lr` and `momentum`.
     """
 
@@ -111,6 +113,7 @@ class Trainer(RunState):
         violation: str = "stop",
         shards: int | None = None,
         parallel: str | Ranks | None = None,
+        sync_batch_norm: bool = False,
         **optimizer_settings: Unpack[OptimizerSettings],
     ) -> None:
         expect_built(net)
@@ -151,6 +154,7 @@ class Trainer(RunState):
             fuse=fuse,
             shards=None if shards is None else shard_count(shards),
             ranks=ranks,
+            sync_batch_norm=_synchronized(sync_batch_norm, fuse),
         )
 
     @report_errors
@@ -301,6 +305,15 @@ class Trainer(RunState):
     def _options(self, settings: Record | None) -> Any:
         """The given settings with the metadata of the net's images, for `gpuconv.load`."""
         return settings if settings and not isinstance(settings, dict) else notes(self.net) | (settings or {})
+
+
+def _synchronized(sync_batch_norm: object, fuse: bool | None) -> bool:
+    """Whether batch norm takes the statistics of all ranks, checked."""
+    if sync_batch_norm not in (True, False):
+        raise TypeError(f"sync_batch_norm must be True or False, received {sync_batch_norm!r}")
+    if sync_batch_norm and fuse:
+        raise ValueError("fuse=True computes batch norm with its neighbours, without other ranks; leave fuse out")
+    return bool(sync_batch_norm)
 
 
 def _together(accumulate: int, shards: object, ranks: Ranks) -> int:

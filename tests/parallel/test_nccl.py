@@ -43,19 +43,22 @@ class Threads(Ranks):
     def share(self, value):
         return self.gather(value)[0]
 
+    def sum(self, flat, fixed=True):
+        gc.backends.assign(flat, along_a_tree(self.gather(np.array(gc.to_numpy(flat)))))
+
     def fail(self, error):
         self.failed = error
         self._barrier.abort()
 
 
-def on_ranks(size, work):
-    """What work(ranks) returns on each rank, or the first rank's error."""
+def on_ranks(size, work, engine=lambda messages: NCCL(messages=messages)):
+    """What work(ranks) returns on each rank, or the first rank's error. engine: makes the ranks."""
     barrier, values = threading.Barrier(size), [None] * size
 
     def run(rank):
         messages = Threads(rank, size, barrier, values)
         try:
-            ranks = NCCL(messages=messages)
+            ranks = engine(messages)
             with ranks.reporting_errors():
                 return work(ranks)
         except BaseException as error:
