@@ -10,10 +10,11 @@
 // epoch. A position past the indices, or an index outside the data set, makes its sample NaN and its label -1: on a GPU nobody
 // waits for an error. `blocks` blocks of 256 threads share the elements of a sample.
 //
-// Macros: DTYPE. Limits: fewer than 2^31 elements a sample. Floor: 1 byte read and sizeof(DTYPE) written an element.
+// Macros: DTYPE; FULL: 1 with crops and colours (augment.cuh), 0 without. Contrast needs the mean of a whole image, which each of
+// its thread blocks computes. Limits: fewer than 2^31 elements a sample. Floor: 1 byte read and sizeof(DTYPE) written an element.
 
+#include "augment.cuh"
 #include "fast_divmod.cuh"
-#include "philox.cuh"
 
 struct Batch {
     int64 images, indices;  // their numbers
@@ -21,6 +22,8 @@ struct Batch {
     FastDivmod width, channels;
     int32 mean_each, std_each;  // whether there is one for each element
     int32 flip, shift, reflect, cutout, blocks;  // thread blocks a sample
+    float smallest;                              // part of the area in a crop; 0: no crop
+    float low[3], range[3];                      // of the factors of brightness, contrast and saturation; 1 and 0: as it is
 };
 
 enum Flip : int32 { RANDOM = 1, ALTERNATING = 2 };
@@ -48,7 +51,7 @@ load_batch(DTYPE* x, int64* y, const uint8* images, const int64* labels, const i
     bool flipped = batch.flip == RANDOM && words.at[0] >> 31;
     if (batch.flip == ALTERNATING && valid) {
         const int64 epoch = int64(read_offset(offset_at, offset) + uint64(n)) / batch.images;
-        flipped = (philox(uint64(index), AUGMENT, 1, seed).at[0] >> 31) != (epoch & 1);
+        flipped = (philox(uint64(index), AUGMENT, OWN_FLIP, seed).at[0] >> 31) != (epoch & 1);
     }
     const int32 dy = shift_of(words.at[1], batch.shift), dx = shift_of(words.at[2], batch.shift);
     const int32 top = int32((words.at[3] >> 16) * uint64(batch.height) >> 16) - batch.cutout / 2;
@@ -56,6 +59,17 @@ load_batch(DTYPE* x, int64* y, const uint8* images, const int64* labels, const i
 
     const int32 size = batch.height * width * channels;
     const uint8* const image = images + index * size;
+#if FULL
+    __shared__ int64 scratch[32];
+    const uint64 block = read_offset(offset_at, offset) + uint64(n);
+    const Words drawn = philox(block, AUGMENT, COLOURS, seed);
+    float factors[3];
+#pragma unroll
+    for (int i = 0; i < 3; ++i) factors[i] = between(batch.low[i], batch.range[i], drawn.at[i]);
+    const Crop crop = Crop::draw(batch.smallest, batch.height, width, block, seed);
+    Picture picture = {image, width, channels, crop, factors[0], factors[1], factors[2], 0.0f};
+    if (valid && (batch.low[1] != 1 || batch.range[1] != 0)) picture.mean = picture.mean_grey(batch.height, scratch);
+#endif
     for (int32 e = part * blockDim.x + threadIdx.x; e < size; e += batch.blocks * blockDim.x) {
         int32 c = e, w = batch.channels.divide(c);
         const int32 h = batch.width.divide(w);
@@ -70,7 +84,11 @@ load_batch(DTYPE* x, int64* y, const uint8* images, const int64* labels, const i
             value = __int_as_float(0x7fc00000);  // NaN
         } else if (!cut && 0 <= row && row < batch.height && 0 <= column && column < width) {
             const int32 source = flipped ? width - 1 - column : column;
+#if FULL
+            const float byte = picture.at(row, source, c);
+#else
             const float byte = image[(row * width + source) * channels + c];
+#endif
             value = (byte - mean[batch.mean_each ? e : c]) * (1.0f / std[batch.std_each ? e : c]);
         }
         x[n * size + e] = round_to<DTYPE>(accumulator<DTYPE>(value));

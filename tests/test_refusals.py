@@ -728,6 +728,20 @@ REFUSALS = [
     (
         ops.load_batch,
         [IMAGES, LABELS, INDICES],
+        {"mean": VECTOR, "std": VECTOR, "resized_crop": 1.5},
+        ValueError,
+        "resized_crop must lie in [0.0, 1.0], received 1.5",
+    ),
+    (
+        ops.load_batch,
+        [IMAGES, LABELS, INDICES],
+        {"mean": VECTOR, "std": VECTOR, "contrast": 0.4},
+        ValueError,
+        "brightness, contrast and saturation change images of 1 or 3 channels, received 4 channels",
+    ),
+    (
+        ops.load_batch,
+        [IMAGES, LABELS, INDICES],
         {"mean": VECTOR, "std": VECTOR, "start": 1, "count": len(INDICES)},
         ValueError,
         "does not fit",

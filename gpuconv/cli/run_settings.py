@@ -213,7 +213,12 @@ OPTIONS: dict[str, tuple[Any, str, str]] = {
         "(default: 0, none)",
     ),
     "accumulate": (count(1), "K", "update once for every K batches, by the gradients of all their images (default: 1)"),
-    "augment": (str, "SPEC", "none, or flip, alternating-flip, shift:PIXELS, reflect, cutout:PIXELS, as flip,shift:4"),
+    "augment": (
+        str,
+        "SPEC",
+        "none, or flip, alternating-flip, shift:PIXELS, reflect, cutout:PIXELS, resized-crop:AREA, "
+        "brightness:STRENGTH, contrast:STRENGTH, saturation:STRENGTH, as flip,shift:4",
+    ),
     "loss": (str, "SPEC", "softmax or svm, as softmax:label_smoothing=0.1"),
     "whiten": (count(0), "IMAGES", "initialize the first convolution to whiten, from so many training images; 0: no"),
     "early_stopping": (

@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from gpuconv import spec
-from gpuconv.arguments import BORDERS, flip_value, integer
+from gpuconv.arguments import BORDERS, flip_value, integer, number
 from gpuconv.names import canonical, lookup
 
 
@@ -16,27 +16,42 @@ class Augmentation:
 
     flip: mirror left to right with probability 1/2; "alternating" mirrors half of the images in the first epoch, the
     other half in the second, and so on. shift: move by up to this many pixels along each axis. border: what is shifted
-    in, "zero" or "reflect". cutout: zero a square of this side around a uniformly drawn centre. See `ops.load_batch`
-    for how they are drawn.
+    in, "zero" or "reflect". cutout: zero a square of this side around a uniformly drawn centre. resized_crop: stretch a
+    part of the image to its size, at least this much of its area, as 0.08; 0 does not crop. brightness: multiply by a
+    factor of up to 1 plus or minus this. contrast: the same for the distance from the mean grey. saturation: the same
+    for the distance from a pixel's own grey. See `ops.load_batch` for how they are drawn.
     """
 
     flip: bool | str = False
     shift: int = 0
     border: str = "zero"
     cutout: int = 0
+    resized_crop: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "flip", flip_value(self.flip))
         object.__setattr__(self, "border", canonical("border", self.border, BORDERS))
         for name in ("shift", "cutout"):
             object.__setattr__(self, name, integer(name, getattr(self, name), 0))
+        object.__setattr__(self, "resized_crop", number("resized_crop", self.resized_crop, 0.0, 1.0))
+        for name in ("brightness", "contrast", "saturation"):
+            object.__setattr__(self, name, number(name, getattr(self, name), 0.0))
+
+    @property
+    def colours(self) -> tuple[float, float, float]:
+        """How much brightness, contrast and saturation change."""
+        return self.brightness, self.contrast, self.saturation
 
     @classmethod
     def parse(cls, text: str) -> Augmentation:
         """An augmentation from its short form.
 
         Args:
-            text: Such as "flip,shift:4,cutout:8", "alternating-flip,shift:2,reflect" or "none".
+            text: Such as "flip,shift:4,cutout:8", "alternating-flip,shift:2,reflect",
+                "resized-crop:0.08" or "none".
 
         Raises:
             ValueError: Any other text.
@@ -48,28 +63,35 @@ class Augmentation:
             name, option, value = lookup("augmentation", part.name, _PARTS)
             if option in options:
                 raise ValueError(f"augmentation {option!r} is given twice in {text!r}")
-            pixels = [number for number in part.numbers if number.is_integer() and number >= 0]
-            if part.options or len(part.numbers) != len(pixels) or len(pixels) != (value is None):
-                form = f"{name}:PIXELS" if value is None else name
-                raise ValueError(f"augmentation {name!r} is written {form}, received {text!r}")
-            options[option] = int(pixels[0]) if value is None else value
+            unit = _UNITS.get(name)
+            numbers = [each for each in part.numbers if each >= 0 and (unit != "PIXELS" or each.is_integer())]
+            if part.options or len(part.numbers) != len(numbers) or len(numbers) != (unit is not None):
+                raise ValueError(
+                    f"augmentation {name!r} is written {f'{name}:{unit}' if unit else name}, received {text!r}"
+                )
+            options[option] = value if unit is None else int(numbers[0]) if unit == "PIXELS" else numbers[0]
         return cls(**options)
 
     def __str__(self) -> str:
         """The text that `parse` reads."""
         parts = [name for name, option, value in _PARTS.values() if value and getattr(self, option) == value]
-        parts += [f"{name}:{getattr(self, name)}" for name in ("shift", "cutout") if getattr(self, name)]
+        parts += [f"{name}:{given!r}" for name in _UNITS if (given := getattr(self, _PARTS[name][1]))]
         return ",".join(parts) or "none"
 
 
+# The parts that have a number, and what it is.
+_UNITS = {
+    "shift": "PIXELS",
+    "cutout": "PIXELS",
+    "resized-crop": "AREA",
+    "brightness": "STRENGTH",
+    "contrast": "STRENGTH",
+    "saturation": "STRENGTH",
+}
+
 # The name in the text, the option, and its value; None: the number after the colon.
 _PARTS: dict[str, tuple[str, str, object]] = {
-    name: (name, option, value)
-    for name, option, value in (
-        ("flip", "flip", True),
-        ("alternating-flip", "flip", "alternating"),
-        ("reflect", "border", "reflect"),
-        ("shift", "shift", None),
-        ("cutout", "cutout", None),
-    )
-}
+    "flip": ("flip", "flip", True),
+    "alternating-flip": ("alternating-flip", "flip", "alternating"),
+    "reflect": ("reflect", "border", "reflect"),
+} | {name: (name, name.replace("-", "_"), None) for name in _UNITS}

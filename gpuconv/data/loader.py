@@ -18,6 +18,7 @@ from gpuconv.data.normalization import Normalization
 from gpuconv.data.samples import Samples
 from gpuconv.devices import Device
 from gpuconv.dtypes import as_dtype
+from gpuconv.ops.batch import expect_augmentable
 from gpuconv.types import Array
 
 Batch = tuple[Any, Any]
@@ -85,10 +86,7 @@ class Loader:
                 raise ValueError(
                     f"normalization is for other images: {name} has shape {values.shape}, images {image_shape}"
                 )
-        if self.augmentation.shift >= min(height, width):
-            raise ValueError(
-                f"shift must be smaller than the image ({height} x {width}), received {self.augmentation.shift}"
-            )
+        expect_augmentable(image_shape, self.augmentation.shift, self.augmentation.colours)
 
     def _hold(self) -> None:
         """Move the whole data set to the device."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv.arguments import BORDERS, INT32, batch_range, flip_value, integer, seed_value, step_integer
+from gpuconv.arguments import BORDERS, INT32, batch_range, flip_value, integer, number, seed_value, step_integer
 from gpuconv.backends import backend_of
 from gpuconv.dtypes import as_dtype
 from gpuconv.names import canonical
@@ -31,6 +31,10 @@ def load_batch(
     shift: int = 0,
     border: str = "zero",
     cutout: int = 0,
+    resized_crop: float = 0.0,
+    brightness: float = 0.0,
+    contrast: float = 0.0,
+    saturation: float = 0.0,
     seed: int = 0,
     offset: Scalar = 0,
     start: Scalar = 0,
@@ -41,8 +45,18 @@ def load_batch(
     """Gather, augment and normalise a batch from a uint8 data set.
 
     x[n] = (augment(images[indices[n]]) - mean) * (1 / std), with indices counted from start, computed in float32 and
-    rounded once to dtype, in this order: flip, shift, cutout. Cut-out pixels are 0 after normalisation. Sample n draws
-    one Philox block of the AUGMENT stream, at offset + n.
+    rounded once to dtype, in this order: crop, brightness, contrast, saturation, flip, shift, cutout. Cut-out pixels
+    are 0 after normalisation. Sample n draws Philox blocks of the AUGMENT stream, at offset + n.
+
+    resized_crop is torchvision's RandomResizedCrop to the image's own size: the area is uniform between resized_crop
+    and 1 of the image's, the logarithm of width / height between those of 3/4 and 4/3, the place uniform; after ten
+    draws that do not fit, the largest central rectangle of such a ratio. It is interpolated bilinearly, with
+    positions in 1/256 of a pixel.
+
+    brightness, contrast and saturation are torchvision's ColorJitter in this fixed order, without hue: a factor f,
+    uniform in [max(0, 1 - s), 1 + s], gives f * image + (1 - f) * other, clipped to the range of bytes. other is
+    black, the mean of the grey image, or the grey image, 0.2989 R + 0.587 G + 0.114 B. The numbers are not rounded to
+    bytes.
 
     flip="alternating" (Jordan 2024, arXiv:2404.00498): a random half of the images is flipped in even epochs, the rest
     in odd ones. The Philox block at an image's index, in substream 1 of the AUGMENT stream, decides which half. Sample
@@ -60,6 +74,10 @@ def load_batch(
             pixels.
         cutout: The side, in pixels, of a square around a uniform centre that is cut out, clipped at the border; 0
             cuts nothing.
+        resized_crop: The smallest part of an image's area that a crop takes, in (0, 1]; 0 does not crop.
+        brightness: s above, at least 0. Only images of 1 or 3 channels are recoloured.
+        contrast: As brightness.
+        saturation: As brightness.
         seed: Of the random numbers: an integer of 64 bits, from 0.
         offset: The number of samples loaded before; may be an int64 array of one element.
         start: Where in indices to begin; may be an int64 array of one element.
@@ -83,7 +101,19 @@ def load_batch(
         optional=dict(out=out),
         numbers=dict(offset=offset, start=start),
     )
-    shift, cutout = _check_images(images, labels, indices, mean, std, shift=shift, cutout=cutout)
+    shift, cutout, resized_crop, colours = _check_images(
+        images,
+        labels,
+        indices,
+        mean,
+        std,
+        shift=shift,
+        cutout=cutout,
+        resized_crop=resized_crop,
+        brightness=brightness,
+        contrast=contrast,
+        saturation=saturation,
+    )
     _, h, w, c = images.shape
     start, count = batch_range("indices", indices.shape[0], step_integer("start", start), count)
     dtype = as_dtype(dtype)
@@ -101,6 +131,8 @@ def load_batch(
         shift=shift,
         border=border,
         cutout=cutout,
+        resized_crop=resized_crop,
+        colours=colours,
         seed=seed,
         offset=offset,
         start=start,
@@ -112,8 +144,19 @@ def load_batch(
 
 @remembered
 def _check_images(
-    images: Array, labels: Array, indices: Array, mean: Array, std: Array, *, shift: object, cutout: object
-) -> tuple[int, int]:
+    images: Array,
+    labels: Array,
+    indices: Array,
+    mean: Array,
+    std: Array,
+    *,
+    shift: object,
+    cutout: object,
+    resized_crop: object,
+    brightness: object,
+    contrast: object,
+    saturation: object,
+) -> tuple[int, int, float, tuple[float, float, float]]:
     if images.dtype != np.uint8 or len(images.shape) != 4:
         raise TypeError(
             f"images must be uint8 (M, H, W, C), received {images.dtype.name} of shape {tuple(images.shape)}"
@@ -132,6 +175,20 @@ def _check_images(
                 f"received {values.dtype.name} {tuple(values.shape)}"
             )
     shift, cutout = integer("shift", shift, 0), integer("cutout", cutout, 0, INT32)
+    area = number("resized_crop", resized_crop, 0.0, 1.0)
+    colours = (
+        number("brightness", brightness, 0.0),
+        number("contrast", contrast, 0.0),
+        number("saturation", saturation, 0.0),
+    )
+    expect_augmentable((h, w, c), shift, colours)
+    return shift, cutout, area, colours
+
+
+def expect_augmentable(image_shape: tuple[int, ...], shift: int, colours: tuple[float, float, float]) -> None:
+    """Raise ValueError for images (H, W, C) that cannot be shifted so far, or be recoloured."""
+    h, w, c = image_shape
     if shift >= min(h, w):
         raise ValueError(f"shift must be smaller than the image ({h} x {w}), received {shift}")
-    return shift, cutout
+    if any(colours) and c not in (1, 3):
+        raise ValueError(f"brightness, contrast and saturation change images of 1 or 3 channels, received {c} channels")

@@ -557,7 +557,8 @@ def _batch_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
     for tier, listed in problems.items():
         for n, h, w, c in listed:
             drawn = dict(flip=True, shift=min(h, w) // 4, cutout=h // 3, seed=3, offset=100)
-            for options in ({}, drawn, drawn | dict(flip="alternating", border="reflect", offset=7)):
+            altered = drawn | dict(resized_crop=0.2, brightness=0.4, contrast=0.4, saturation=0.4, offset=2**32 - 3)
+            for options in ({}, drawn, drawn | dict(flip="alternating", border="reflect", offset=7), altered):
                 name = f"{n} of {h}x{w}x{c} {_text(options)}".strip()
                 yield Case("load_batch", tier, name, _batch(n, (h, w, c), options))
                 yield Case("load_batch", tier, f"{name} from 2 on", _batch(n, (h, w, c), options, before=2))

@@ -11,6 +11,9 @@ from gpuconv.data import Augmentation
         ("shift:4", Augmentation(shift=4)),
         ("flip,shift:4,cutout:8", Augmentation(flip=True, shift=4, cutout=8)),
         ("alternating-flip,reflect,shift:2", Augmentation(flip="alternating", shift=2, border="reflect")),
+        ("resized-crop:0.08,flip", Augmentation(flip=True, resized_crop=0.08)),
+        ("brightness:0.4,contrast:0.1,saturation:2", Augmentation(brightness=0.4, contrast=0.1, saturation=2)),
+        ("contrast:1e-05,resized-crop:0.30000000000000004", Augmentation(contrast=1e-5, resized_crop=0.1 + 0.2)),
         (" Cutout:3 , flip ", Augmentation(flip=True, cutout=3)),
     ],
 )
@@ -34,6 +37,10 @@ def test_a_spec_is_parsed_and_written_back(text, expected):
         ("flip,flip", "twice"),
         ("flip,alternating-flip", "twice"),
         ("reflect:2", "written reflect"),
+        ("resized-crop", "resized-crop:AREA"),
+        ("resized-crop:1.5", r"resized_crop must lie in \[0.0, 1.0\], received 1.5"),
+        ("contrast:-1", "contrast:STRENGTH"),
+        ("brightness:0.4,brightness:0.2", "twice"),
     ],
 )
 def test_a_bad_spec_is_refused(text, message):
@@ -43,7 +50,15 @@ def test_a_bad_spec_is_refused(text, message):
 
 @pytest.mark.parametrize(
     ("options", "error"),
-    [({"shift": -1}, ValueError), ({"cutout": 2.0}, TypeError), ({"flip": 1}, TypeError), ({"shift": True}, TypeError)],
+    [
+        ({"shift": -1}, ValueError),
+        ({"cutout": 2.0}, TypeError),
+        ({"flip": 1}, TypeError),
+        ({"shift": True}, TypeError),
+        ({"resized_crop": 2}, ValueError),
+        ({"contrast": -1}, ValueError),
+        ({"saturation": "0.4"}, TypeError),
+    ],
 )
 def test_bad_options_are_refused(options, error):
     with pytest.raises(error, match=next(iter(options))):

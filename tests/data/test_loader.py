@@ -9,7 +9,7 @@ from gpuconv.data import Augmentation, Dataset, Loader, Normalization, loader
 
 N, H, W, C = 53, 6, 5, 2
 PLAIN = Normalization(np.zeros(C), np.ones(C))
-EVERYTHING = Augmentation(flip=True, shift=2, cutout=3)
+EVERYTHING = Augmentation(flip=True, shift=2, cutout=3, resized_crop=0.3)
 
 
 @pytest.fixture

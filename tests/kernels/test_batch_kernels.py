@@ -16,6 +16,9 @@ AUGMENTATIONS = {
     "cutout": dict(cutout=3),
     "all": dict(flip=True, shift=3, cutout=4),
     "alternating": dict(flip="alternating", shift=3, border="reflect"),
+    "crop": dict(resized_crop=0.08),
+    "colours": dict(brightness=0.4, contrast=1.5, saturation=0.7),
+    "crop and colours": dict(flip=True, shift=2, cutout=3, resized_crop=0.5, brightness=0.1, contrast=0.4),
 }
 
 
@@ -50,7 +53,8 @@ def test_an_empty_batch(device, rng):
 
 def test_an_image_too_large_for_32_bit_indices_is_refused():
     images = SimpleNamespace(shape=(1, 2**16, 2**14, 2))
-    options = dict(flip=False, shift=0, border="zero", cutout=0, seed=0, offset=0, start=0, dtype="float32", out=None)
+    options = dict(flip=False, shift=0, border="zero", cutout=0, resized_crop=0, colours=(0, 0, 0))
+    options |= dict(seed=0, offset=0, start=0, dtype="float32", out=None)
     with pytest.raises(ValueError, match=f"at most {2**31 - 2**16 - 1} numbers, received 65536 x 16384 x 2"):
         load_batch(images, None, None, mean=None, std=None, count=1, **options)
 

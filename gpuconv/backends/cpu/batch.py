@@ -6,11 +6,29 @@ import numpy as np
 
 from gpuconv import random
 from gpuconv.arguments import batch_indices
+from gpuconv.backends.cpu.augment import altered
 from gpuconv.backends.cpu.elementwise import value_of
 
 
 def load_batch(
-    images, labels, indices, *, mean, std, flip, shift, border, cutout, seed, offset, start, count, dtype, out
+    images,
+    labels,
+    indices,
+    *,
+    mean,
+    std,
+    flip,
+    shift,
+    border,
+    cutout,
+    resized_crop,
+    colours,
+    seed,
+    offset,
+    start,
+    count,
+    dtype,
+    out,
 ):
     """See `gpuconv.ops.load_batch`. The exact arithmetic, which kernels repeat without fused multiply-add:
 
@@ -22,11 +40,13 @@ def load_batch(
     dy      = (w1 * (2 shift + 1) >> 32) - shift,  dx the same from w2
     cutout  centre (w3 >> 16) * H >> 16, (w3 & 0xffff) * W >> 16; from centre - cutout // 2, `cutout` pixels a side
 
-    Output pixel (h, w) reads row h + dy and column w + dx of the image, which was flipped before.
+    Output pixel (h, w) reads row h + dy and column w + dx of the image, which was flipped before, and before that
+    cropped and recoloured (`augment.py`).
     """
     n, (m, height, width, channels) = count, images.shape
     indices = batch_indices(indices, start, n, m)
     x = np.empty((n, height, width, channels), dtype) if out is None else out
+    images, chosen = altered(images, indices, resized_crop, colours, seed=seed, offset=int(value_of(offset)))
 
     if flip or shift or cutout:
         words = random.bits(4 * n, seed=seed, stream=random.AUGMENT, offset=offset).reshape(n, 4).astype(np.int64)
@@ -47,12 +67,12 @@ def load_batch(
             covered_columns = _covered((w3 & 0xFFFF) * width >> 16, cutout, width)
             blank |= covered_rows[:, :, None] & covered_columns[:, None, :]
         pixels = images[
-            indices[:, None, None], rows.clip(0, height - 1)[:, :, None], columns.clip(0, width - 1)[:, None]
+            chosen[:, None, None], rows.clip(0, height - 1)[:, :, None], columns.clip(0, width - 1)[:, None]
         ]
     else:
-        blank, pixels = None, images[indices]
+        blank, pixels = None, images[chosen]
 
-    normal = pixels.astype(np.float32)
+    normal = pixels.astype(np.float32)  # a copy
     normal -= _whole(mean, normal.shape[1:])
     normal *= _whole(np.float32(1) / std, normal.shape[1:])
     if blank is not None:

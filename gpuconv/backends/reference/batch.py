@@ -6,8 +6,11 @@ shift   by dy = (w1 * (2 shift + 1) >> 32) - shift, and by dx, the same from w2
 cutout  a square with a side of `cutout` pixels, which begins at centre - cutout // 2;
         centre: row (w3 >> 16) * H >> 16, column (w3 & 0xffff) * W >> 16
 
-Output pixel (h, w) is pixel (h + dy, w + dx) of the image, or of the flipped image.
+Output pixel (h, w) is pixel (h + dy, w + dx) of the image, or of the flipped image; before that, the image is cropped
+and recoloured, by words of further substreams. A word w gives u = (w >> 8) / 2^24.
 """
+
+import math
 
 import numpy as np
 
@@ -17,7 +20,24 @@ from gpuconv.backends.reference.precision import number
 
 
 def load_batch(
-    images, labels, indices, *, mean, std, flip, shift, border, cutout, seed, offset, start, count, dtype, out
+    images,
+    labels,
+    indices,
+    *,
+    mean,
+    std,
+    flip,
+    shift,
+    border,
+    cutout,
+    resized_crop,
+    colours,
+    seed,
+    offset,
+    start,
+    count,
+    dtype,
+    out,
 ):
     offset, (m, height, width, channels) = int(number(offset)), images.shape
     indices = batch_indices(indices, start, count, m)
@@ -32,16 +52,72 @@ def load_batch(
         blank = ~_within(rows, 0, height)[:, None] | ~_within(columns, 0, width)
         flipped = flip is True and w0 >= 2**31
         if flip == "alternating":
-            own, *_ = random.philox4x32((index & 0xFFFFFFFF, index >> 32, random.AUGMENT, 1), seed=seed)
-            flipped = (own >= 2**31) != ((offset + n) // m % 2 == 1)
+            flipped = (_words(index, 1, seed)[0] >= 2**31) != ((offset + n) // m % 2 == 1)
         if flipped:
             columns = width - 1 - columns
         top, left = ((w3 >> 16) * height >> 16) - cutout // 2, ((w3 & 0xFFFF) * width >> 16) - cutout // 2
         blank |= _within(np.arange(height), top, top + cutout)[:, None] & _within(np.arange(width), left, left + cutout)
-        pixels = images[index][rows.clip(0, height - 1)][:, columns.clip(0, width - 1)]
-        normal = (pixels.astype(np.float32) - mean) * (np.float32(1) / std)
+        image = images[index].astype(np.float32)
+        if resized_crop:
+            image = _crop_resized(images[index], np.float32(resized_crop), offset + n, seed)
+        if any(colours):
+            image = _recoloured(image, colours, _words(offset + n, 2, seed))
+        pixels = image[rows.clip(0, height - 1)][:, columns.clip(0, width - 1)]
+        normal = (pixels - mean) * (np.float32(1) / std)
         x[n] = np.where(blank[:, :, None], 0, normal)
     return x, labels[indices]
+
+
+def _crop_resized(image, smallest, block, seed):
+    """The first of ten drawn rectangles that fits into the image, else a central one, stretched to the image's size."""
+    height, width, _ = image.shape
+    for attempt in range(10):
+        area, shape, down, right = _words(block, 4 + attempt, seed)
+        side = np.sqrt(_between(smallest, 1, area) * np.float32(height * width))
+        x = (2 * _between(0, 1, shape) - 1) * np.float32(math.log(4 / 3) / 2)
+        q = (12 + x * x + 6 * x) / (12 + x * x - 6 * x)  # exp(x), the root of the ratio of its sides
+        rows, columns = int(np.rint(side / q)), int(np.rint(side * q))
+        top, left = down * (height - rows + 1) >> 32, right * (width - columns + 1) >> 32
+        if 0 < rows <= height and 0 < columns <= width:
+            break
+    else:
+        rows, columns = min(height, (8 * width + 3) // 6), min(width, (8 * height + 3) // 6)
+        top, left = (height - rows) // 2, (width - columns) // 2
+    part = image[top : top + rows, left : left + columns].astype(np.int64)
+    y, x = _resampled(rows, height), _resampled(columns, width)
+    return np.einsum("ph,qw,hwc->pqc", y, x, part).astype(np.float32) / 2**16
+
+
+def _resampled(length, size):
+    """(size, length): integers that interpolate `length` pixels linearly at `size` places, in parts of 256."""
+    step = (length << 32) // size
+    at = ((np.arange(size) * step + step // 2 - 2**31) >> 24).clip(0, 256 * (length - 1))
+    return (256 - abs(at[:, None] - 256 * np.arange(length))).clip(0)
+
+
+def _recoloured(image, colours, words):
+    """Brightness, contrast, saturation, as in torchvision's ColorJitter: blends with black, the mean grey, the grey."""
+    weights = (0.2989, 0.587, 0.114) if image.shape[2] == 3 else (1,)
+    for name, amount, word in zip(("brightness", "contrast", "saturation"), colours, words):
+        factor, grey = _between(max(0, 1 - amount), 1 + amount, word), 0 * image[:, :, :1]
+        if name != "brightness":
+            for channel, weight in enumerate(weights):
+                grey = grey + np.float32(weight) * image[:, :, channel, None]
+        if name == "contrast":
+            total = (grey * 2**16).astype(np.int64).sum()
+            grey = np.float32(total) / np.float32(grey.size) / 2**16
+        image = (factor * image + (1 - factor) * grey).clip(0, 255)
+    return image
+
+
+def _words(block, substream, seed):
+    counter = (block & 0xFFFFFFFF, block >> 32, random.AUGMENT, substream)
+    return [int(word) for word in random.philox4x32(counter, seed=seed)]
+
+
+def _between(low, high, word):
+    """low + (high - low) * u, rounded to float32 at each step."""
+    return np.float32(low) + np.float32(high - low) * np.float32((word >> 8) / 2**24)
 
 
 def _within(position: np.ndarray, first: int, last: int) -> np.ndarray:

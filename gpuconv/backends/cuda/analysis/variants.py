@@ -75,7 +75,7 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "elementwise_loss.cu": dict(DTYPE=FLOAT_NAMES, LABEL=(SOFT,)),
     "global_avg_pool2d.cu": dict(DTYPE=FLOAT_NAMES, COLUMNS=(1, 2, 4, 8, 16, 32)),
     "group_norm.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE)),
-    "load_batch.cu": dict(DTYPE=FLOAT_NAMES),
+    "load_batch.cu": dict(DTYPE=FLOAT_NAMES, FULL=(0, 1)),
     "mask_backward.cu": dict(DTYPE=FLOAT_NAMES, SIDE=(1, 2), WIDTH=(1, WIDE)),
     "matmul.cu": dict(
         ALGORITHM=tuple(each for each in SIMT if each.arithmetic in ("float32", "float64", "tf32")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -30,13 +31,14 @@ _BATCH = np.dtype(
         ("width", FAST_DIVMOD),
         ("channels", FAST_DIVMOD),
     ]
-    + [(name, np.int32) for name in ("mean_each", "std_each", "flip", "shift", "reflect", "cutout", "blocks")],
+    + [(name, np.int32) for name in ("mean_each", "std_each", "flip", "shift", "reflect", "cutout", "blocks")]
+    + [("smallest", np.float32), ("low", np.float32, 3), ("range", np.float32, 3)],
     align=True,
 )
 
 
 @functools.lru_cache(maxsize=1024)
-def _packed(images: int, indices: int, height: int, width: int, channels: int, *others: int) -> np.void:
+def _packed(images: int, indices: int, height: int, width: int, channels: int, *others: Any) -> np.void:
     """The kernel's `struct Batch`; others: its last members."""
     return struct(_BATCH, images, indices, height, fast_divmod(max(1, width)), fast_divmod(max(1, channels)), *others)
 
@@ -52,6 +54,8 @@ def load_batch(
     shift: int,
     border: str,
     cutout: int,
+    resized_crop: float,
+    colours: tuple[float, float, float],
     seed: int,
     offset: Scalar,
     start: Scalar,
@@ -68,11 +72,16 @@ def load_batch(
     images, labels, indices, mean, std = contiguous(images, labels, indices, mean, std)
     place = (*device_scalar(offset, np.int64), *device_scalar(start, np.int64))
     picked = empty((n,), labels.dtype, like=labels)
-    blocks = max(1, ceil_div(h * w * c, _ELEMENTS))
+    contrasts = colours[1] > 0  # each thread block reads the whole image
+    blocks = 1 if contrasts else max(1, ceil_div(h * w * c, _ELEMENTS))
     each, options = (mean.ndim > 1, std.ndim > 1), (_FLIPS[flip], shift, border == "reflect", cutout)
-    batch = _packed(m, indices.shape[0], h, w, c, *each, *options, blocks)
+    low = tuple(max(0.0, 1 - strength) for strength in colours)
+    factors = (low, tuple(1 + strength - least for strength, least in zip(colours, low)))
+    batch = _packed(m, indices.shape[0], h, w, c, *each, *options, blocks, resized_crop, *factors)
     x = buffer(out, (n, h, w, c), dtype, like=images)
     if x.size:
-        kernel = load("load_batch.cu", {"DTYPE": dtype}).kernel("load_batch")
+        kernel = load("load_batch.cu", {"DTYPE": dtype, "FULL": int(bool(resized_crop) or any(colours))}).kernel(
+            "load_batch"
+        )
         kernel(n * blocks, THREADS, x, picked, images, labels, indices, mean, std, seed, *place, batch)
     return store(x, out), picked

@@ -1,0 +1,116 @@
+"""Random crops and colours of uint8 images, for `load_batch`. The contract defines the bits, see backends/reference."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from gpuconv import random
+
+_COLOURS, _CROP = 2, 4  # substreams; attempt i at a crop draws of _CROP + i
+_ATTEMPTS = 10
+_HALF_LOG = np.float32(math.log(4 / 3) / 2)
+
+
+def altered(images, indices, resized_crop, colours, *, seed, offset):
+    """(array, rows): the chosen images, cropped and recoloured, are array[rows]."""
+    if not resized_crop and not any(colours):
+        return images, indices
+    block = np.uint64(offset) + np.arange(len(indices), dtype=np.uint64)
+    if resized_crop:
+        chosen = _cropped(images, indices, np.float32(resized_crop), block, seed)
+    else:
+        chosen = images[indices].astype(np.float32)
+    if any(colours):
+        _recolour(chosen, colours, _words(block, _COLOURS, seed))
+    return chosen, np.arange(len(indices))
+
+
+def _cropped(images, indices, smallest, block, seed):
+    """(n, H, W, C) float32: parts of the images, stretched bilinearly to their size, with positions in 1/256 pixel."""
+    height, width = images.shape[1:3]
+    n = len(indices)
+    rows, columns = np.full(n, min(height, (8 * width + 3) // 6)), np.full(n, min(width, (8 * height + 3) // 6))
+    top, left = (height - rows) // 2, (width - columns) // 2
+    open_ = np.arange(n)  # those whose earlier attempts did not fit
+    for attempt in range(_ATTEMPTS):
+        area, shape, down, right = _words(block[open_], _CROP + attempt, seed)
+        side = np.sqrt(_between(smallest, np.float32(1) - smallest, area) * np.float32(height * width))
+        x = (2 * _unit(shape) - 1) * _HALF_LOG
+        even, odd = 12 + x * x, 6 * x
+        root = (even + odd) / (even - odd)  # exp(x), within float32
+        tall, wide = np.rint(side / root).astype(np.int64), np.rint(side * root).astype(np.int64)
+        fits = (tall > 0) & (tall <= height) & (wide > 0) & (wide <= width)
+        at, tall, wide = open_[fits], tall[fits], wide[fits]
+        rows[at], columns[at] = tall, wide
+        top[at], left[at] = down[fits] * (height - tall + 1) >> 32, right[fits] * (width - wide + 1) >> 32
+        open_ = open_[~fits]
+        if not open_.size:
+            break
+
+    above, below, down = (part[:, :, None] for part in _neighbours(top, rows, height))
+    first, second, right = (part[:, None] for part in _neighbours(left, columns, width))
+    down, right = down[..., None], right[..., None]
+    index = indices[:, None, None]
+    upper, lower = (
+        images[index, row, first] * (256 - right) + images[index, row, second] * right for row in (above, below)
+    )
+    return (upper * (256 - down) + lower * down).astype(np.float32) * np.float32(2**-16)
+
+
+def _neighbours(start, length, size):
+    """Two pixels (n, size) and the part of the second in 1/256, where `size` steps cross `length` pixels from start."""
+    length = length[:, None]
+    step = (length << 32) // size
+    at = (np.arange(size) * step + step // 2 - 2**31) >> 24
+    at = at.clip(0, 256 * (length - 1))
+    first = at >> 8
+    return start[:, None] + first, start[:, None] + np.minimum(first + 1, length - 1), (at & 255).astype(np.int32)
+
+
+def _recolour(x, colours, words):
+    """Change brightness, contrast and saturation of x (n, H, W, C), float32, in place."""
+    brightness, contrast, saturation = (_factor(strength, word) for strength, word in zip(colours, words))
+    if brightness is not None:
+        _blend(x, brightness, np.float32(0))
+    if contrast is not None:
+        total = (_grey(x) * np.float32(2**16)).astype(np.int64).sum(axis=(1, 2, 3))
+        mean = total.astype(np.float32) / np.float32(math.prod(x.shape[1:3])) * np.float32(2**-16)
+        _blend(x, contrast, mean[:, None, None, None])
+    if saturation is not None:
+        _blend(x, saturation, _grey(x))
+
+
+def _factor(strength, word):
+    """(n, 1, 1, 1): uniform between 1 - strength, at least 0, and 1 + strength; None for none."""
+    low = max(0.0, 1 - strength)
+    return _between(np.float32(low), np.float32(1 + strength - low), word)[:, None, None, None] if strength else None
+
+
+def _grey(x):
+    if x.shape[3] == 1:
+        return x
+    red, green, blue = (np.float32(weight) * x[..., c, None] for c, weight in enumerate((0.2989, 0.587, 0.114)))
+    return red + green + blue
+
+
+def _blend(x, factor, other):
+    other = (1 - factor) * other
+    x *= factor
+    x += other
+    x.clip(0, 255, out=x)
+
+
+def _words(block, substream, seed):
+    """The four words of each block, int64."""
+    counter = (block & np.uint64(0xFFFFFFFF), block >> np.uint64(32), random.AUGMENT, substream)
+    return [word.astype(np.int64) for word in random.philox4x32(counter, seed=seed)]
+
+
+def _unit(word):
+    return (word >> 8).astype(np.float32) * np.float32(2**-24)
+
+
+def _between(low, span, word):
+    return low + span * _unit(word)

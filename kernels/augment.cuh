@@ -1,0 +1,112 @@
+// Random crops and colours of an image, as backends/reference/batch.py states: each operation on floats is rounded, none is fused.
+#pragma once
+
+#include "philox.cuh"
+#include "reduce.cuh"
+
+enum Substream : uint32 { OWN_FLIP = 1, COLOURS = 2, CROP = 4 };  // of AUGMENT; attempt i at a crop draws of CROP + i
+
+// low + range * u, u in [0, 1) from the word.
+__device__ __forceinline__ float between(float low, float range, uint32 word) {
+    return __fadd_rn(low, __fmul_rn(range, float(word >> 8) * 0x1p-24f));
+}
+
+__device__ __forceinline__ int32 below(int32 bound, uint32 word) { return int32(__umulhi(word, uint32(bound))); }
+
+// The part of an image that is stretched to the image's size.
+struct Crop {
+    int32 top, left, rows, columns;
+    int64 row_step, column_step;  // in 2^-32 of a pixel
+
+    // smallest: the least part of the area; 0 takes the image as it is.
+    static __device__ Crop draw(float smallest, int32 height, int32 width, uint64 block, uint64 seed) {
+        Crop crop = {0, 0, height, width, int64(1) << 32, int64(1) << 32};
+        if (smallest == 0) return crop;
+        crop.rows = min(int64(height), (8 * int64(width) + 3) / 6);
+        crop.columns = min(int64(width), (8 * int64(height) + 3) / 6);
+        crop.top = (height - crop.rows) / 2;
+        crop.left = (width - crop.columns) / 2;
+        for (int32 attempt = 0; attempt < 10; ++attempt) {
+            const Words words = philox(block, AUGMENT, CROP + attempt, seed);
+            const float area = __fmul_rn(between(smallest, 1.0f - smallest, words.at[0]), float(height * width));
+            const float side = __fsqrt_rn(area);
+            const float x = __fmul_rn(2.0f * between(0, 1, words.at[1]) - 1.0f, 0.14384103622589042f);  // log(4 / 3) / 2
+            const float even = __fadd_rn(12.0f, __fmul_rn(x, x)), odd = __fmul_rn(6.0f, x);
+            const float root = __fdiv_rn(__fadd_rn(even, odd), __fadd_rn(even, -odd));  // exp(x), that of the sides' ratio
+            const int32 rows = __float2int_rn(__fdiv_rn(side, root)), columns = __float2int_rn(__fmul_rn(side, root));
+            if (0 < rows && rows <= height && 0 < columns && columns <= width) {
+                crop.rows = rows;
+                crop.columns = columns;
+                crop.top = below(height - rows + 1, words.at[2]);
+                crop.left = below(width - columns + 1, words.at[3]);
+                break;
+            }
+        }
+        crop.row_step = (int64(crop.rows) << 32) / height;
+        crop.column_step = (int64(crop.columns) << 32) / width;
+        return crop;
+    }
+};
+
+// Two neighbours among `length` pixels and the part of the second, in 1/256, at the middle of step number i.
+struct Neighbours {
+    int32 first, second, part;
+    __device__ Neighbours(int32 i, int64 step, int32 length) {
+        const int64 at = (i * step + step / 2 - (int64(1) << 31)) >> 24;
+        const int32 inside = int32(max(int64(0), min(at, int64(256) * (length - 1))));
+        first = inside >> 8;
+        second = min(first + 1, length - 1);
+        part = inside & 255;
+    }
+};
+
+// factor * value + (1 - factor) * other, within the range of bytes.
+__device__ __forceinline__ float blend(float factor, float value, float other) {
+    const float sum = __fadd_rn(__fmul_rn(factor, value), __fmul_rn(__fsub_rn(1.0f, factor), other));
+    return fminf(fmaxf(sum, 0.0f), 255.0f);
+}
+
+// An image of uint8, as its crop and its colours show it.
+struct Picture {
+    const uint8* image;
+    int32 width, channels;
+    Crop crop;
+    float brightness, contrast, saturation;  // factors
+    float mean;                              // of the grey image, which contrast is about
+
+    __device__ float cropped(int32 row, int32 column, int32 c) const {
+        const Neighbours y(row, crop.row_step, crop.rows), x(column, crop.column_step, crop.columns);
+        const uint8* const above = image + int64(crop.top + y.first) * width * channels + c;
+        const uint8* const under = image + int64(crop.top + y.second) * width * channels + c;
+        const int32 left = (crop.left + x.first) * channels, right = (crop.left + x.second) * channels;
+        const int32 upper = (256 - x.part) * above[left] + x.part * above[right];
+        const int32 lower = (256 - x.part) * under[left] + x.part * under[right];
+        return float((256 - y.part) * upper + y.part * lower) * 0x1p-16f;
+    }
+    __device__ float bright(int32 row, int32 column, int32 c) const {
+        return blend(brightness, cropped(row, column, c), 0.0f);
+    }
+    __device__ float contrasted(int32 row, int32 column, int32 c) const {
+        return blend(contrast, bright(row, column, c), mean);
+    }
+    template <class Channel>
+    __device__ float grey(Channel channel) const {
+        if (channels == 1) return channel(0);
+        const float sum = __fadd_rn(__fmul_rn(0.2989f, channel(0)), __fmul_rn(0.587f, channel(1)));
+        return __fadd_rn(sum, __fmul_rn(0.114f, channel(2)));
+    }
+    // The sum over all pixels of the bright image's grey, in 2^-16: exact in whatever order.
+    __device__ float mean_grey(int32 height, int64* scratch) const {
+        int64 total = 0;
+        for (int32 pixel = threadIdx.x; pixel < height * width; pixel += blockDim.x) {
+            const int32 row = pixel / width, column = pixel % width;
+            total += int64(grey([&](int32 c) { return bright(row, column, c); }) * 0x1p16f);
+        }
+        return __fdiv_rn(float(reduce_block(total, Sum<int64>(), scratch)), float(height * width)) * 0x1p-16f;
+    }
+    __device__ float at(int32 row, int32 column, int32 c) const {
+        const float value = contrasted(row, column, c);
+        if (saturation == 1) return value;
+        return blend(saturation, value, grey([&](int32 other) { return contrasted(row, column, other); }));
+    }
+};

@@ -1,0 +1,152 @@
+"""Crops and colours of load_batch against PyTorch's formulas, and their draws against their distributions."""
+
+import math
+
+import numpy as np
+import pytest
+
+from gpuconv import ops, random
+
+pytestmark = pytest.mark.usefixtures("oracle_and_numpy")
+
+
+def load(images, count, **options):
+    """Each image `count` times, in the range of bytes."""
+    c = images.shape[3]
+    indices = np.repeat(np.arange(len(images)), count)
+    statistics = dict(mean=np.zeros(c, np.float32), std=np.ones(c, np.float32))
+    return ops.load_batch(images, np.arange(len(images)), indices, **statistics, **options)[0]
+
+
+@pytest.fixture
+def image():
+    return random.bits(12 * 9 * 3, seed=1, stream=random.DATA).astype(np.uint8).reshape(1, 12, 9, 3)
+
+
+def places(height, width, count, **options):
+    """(top, left, rows, columns) of crops: the pixels of the cropped image hold their row and their column."""
+    ramps = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), axis=-1).astype(np.uint8)
+    x = load(ramps[None], count, **options)
+    first, last = x[:, 0, 0], x[:, -1, -1]  # the outermost outputs lie at or beyond the outermost pixels
+    return np.concatenate([first, last - first + 1], axis=1).T.astype(int)
+
+
+# --- crops -------------------------------------------------------------------------------------
+
+
+def test_a_hand_computed_crop():
+    """Two of four pixels stretched to four: a quarter of the way into each other, the outermost ones repeated."""
+    row = np.array([[[[10], [20], [30], [41]]]], np.uint8)
+    found = {tuple(each) for each in load(row, 400, resized_crop=0.08)[:, 0, :, 0].tolist()}
+    pairs = {(a, 0.75 * a + 0.25 * b, 0.25 * a + 0.75 * b, b) for a, b in ((10, 20), (20, 30), (30, 41))}
+    single = {(a,) * 4 for a in (10, 20, 30, 41)}
+    assert found <= pairs | single
+    assert found & pairs
+    assert found & single
+
+
+def test_a_crop_has_pytorchs_pixels(image):
+    """Positions are rounded down to 1/256 of a pixel, so up to 255 / 256 is lost along each axis."""
+    torch = pytest.importorskip("torch")
+    options = dict(resized_crop=0.2, seed=2, offset=2**40)
+    for place, found in zip(places(12, 9, 50, **options).T, load(image, 50, **options), strict=True):
+        top, left, rows, columns = map(int, place)
+        part = torch.tensor(image[:, top : top + rows, left : left + columns]).permute(0, 3, 1, 2).double()
+        expected = torch.nn.functional.interpolate(part, size=(12, 9), mode="bilinear", align_corners=False)
+        np.testing.assert_allclose(found, expected[0].permute(1, 2, 0), atol=2 * 255 / 256, rtol=0)
+
+
+def test_a_crop_of_the_whole_image_changes_nothing(image):
+    square = image[:, :9]
+    np.testing.assert_array_equal(load(square, 5, resized_crop=1), np.repeat(square, 5, axis=0))
+
+
+def pytorchs_sides(height, width, smallest, rng):
+    """torchvision's RandomResizedCrop.get_params."""
+    for _ in range(10):
+        area = height * width * rng.uniform(smallest, 1)
+        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        columns, rows = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < columns <= width and 0 < rows <= height:
+            return rows, columns
+    if width / height < 3 / 4:
+        return round(width / (3 / 4)), width
+    return (height, round(height * 4 / 3)) if width / height > 4 / 3 else (height, width)
+
+
+@pytest.mark.parametrize(("height", "width", "smallest"), [(30, 30, 0.08), (30, 30, 0.9), (20, 50, 0.3), (50, 11, 0.9)])
+def test_crops_are_drawn_as_pytorchs(height, width, smallest):
+    count, rng = 3000, np.random.default_rng(3)
+    top, left, rows, columns = places(height, width, count, resized_crop=smallest)
+    expected = np.array([pytorchs_sides(height, width, smallest, rng) for _ in range(count)]).T
+    for of in (lambda r, c: r * c, lambda r, c: np.log(r / c), lambda r, c: r):
+        drawn, theirs = of(rows, columns), of(*expected)
+        error = np.hypot(drawn.std(), theirs.std()) / math.sqrt(count)
+        assert abs(drawn.mean() - theirs.mean()) <= 4 * error + 1e-12
+        assert abs(drawn.std() - theirs.std()) <= 4 * error + 1e-12
+    for start, length, size in ((top, rows, height), (left, columns, width)):
+        free = size - length
+        assert (start >= 0).all()
+        assert (start <= free).all()
+        assert abs(start.sum() - free.sum() / 2) <= 4 * math.sqrt((free * (free + 2)).sum() / 12) + len(free) / 2
+
+
+# --- colours -----------------------------------------------------------------------------------
+
+
+def factors(strengths, count, seed, offset):
+    """The contract's factors, (count, 3), in float64."""
+    words = random.bits(4 * count, seed=seed, stream=random.AUGMENT, substream=2, offset=offset).reshape(count, 4)
+    low = np.maximum(0, 1 - np.array(strengths))
+    return low + (1 + np.array(strengths) - low) * (words[:, :3] >> 8) / 2**24
+
+
+@pytest.mark.parametrize(
+    "strengths",
+    [(0.4, 0, 0), (0, 0.4, 0), (0, 0, 0.4), (2.5, 1.5, 3)],
+    ids=["brightness", "contrast", "saturation", "all"],
+)
+def test_colours_are_pytorchs_color_jitter(image, strengths):
+    """torchvision's adjust_brightness, adjust_contrast, adjust_saturation, of floats from 0 to 1."""
+    options = dict(zip(("brightness", "contrast", "saturation"), strengths))
+    found = load(image, 20, **options, seed=7, offset=2**33)
+
+    def blend(one, other, factor):
+        return (factor * one + (1 - factor) * other).clip(0, 1)
+
+    def grey(pixels):
+        return (pixels @ [0.2989, 0.587, 0.114])[..., None]
+
+    for x, (brightness, contrast, saturation) in zip(found, factors(strengths, 20, 7, 2**33), strict=True):
+        expected = blend(image[0] / 255, 0, brightness)
+        expected = blend(expected, grey(expected).mean(), contrast)
+        expected = blend(expected, grey(expected), saturation)
+        np.testing.assert_allclose(x, 255 * expected, atol=255 * 1e-6)
+
+
+def test_contrast_of_a_grey_image_by_hand():
+    """With strength 0 to 2 around the mean 20, pixels 10 and 30 move by the same amount, up to black."""
+    image = np.array([10, 30], np.uint8).reshape(1, 1, 2, 1)
+    low, high = load(image, 50, contrast=1)[:, 0, :, 0].T
+    np.testing.assert_allclose(low + high, 40, rtol=1e-6)
+    np.testing.assert_allclose(high, 20 + 10 * factors((0, 1, 0), 50, 0, 0)[:, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("strength", "low", "high"), [(0.4, 0.6, 1.4), (1.5, 0, 2.5)])
+def test_factors_are_uniform(strength, low, high):
+    image = np.full((1, 1, 1, 1), 100, np.uint8)
+    drawn = np.sort(load(image, 4000, brightness=strength).ravel() / 100)
+    assert abs(drawn - np.linspace(low, high, 4000)).max() < 2 * (high - low) / math.sqrt(4000)  # Kolmogorov, Smirnov
+
+
+def test_a_sample_depends_on_its_position_not_on_its_batch(image):
+    images = np.concatenate([image, 255 - image])
+    options = dict(resized_crop=0.2, brightness=0.4, contrast=0.4, saturation=0.4, flip=True, shift=2, cutout=2, seed=9)
+    statistics = dict(mean=np.full(3, 100, np.float32), std=np.full(3, 60, np.float32))
+    arrays, indices = (images, np.arange(2)), np.arange(12) % 2
+    whole, _ = ops.load_batch(*arrays, indices, offset=100, **statistics, **options)
+    parts = [
+        ops.load_batch(*arrays, indices[i : i + 5], offset=100 + i, **statistics, **options)[0] for i in (0, 5, 10)
+    ]
+    np.testing.assert_array_equal(whole, np.concatenate(parts))
+    assert len(np.unique(whole[::2].reshape(6, -1), axis=0)) == 6
