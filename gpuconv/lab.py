@@ -140,7 +140,7 @@ def _through(case: Case, entries: list[Algorithm]) -> Case:
         able = (each.name for each in entries if arithmetic_of(as_dtype(dtype), tf32) in each.arithmetics)
         return next(able, None)
 
-    def make(rng: np.random.Generator, dtype: np.dtype) -> tuple[list[Any], Options]:
+    def make(rng: np.random.Generator, dtype: np.dtype) -> tuple[list[object], Options]:
         arrays, options = case.make(rng, dtype)
         return arrays, options | {"algo": of(dtype)}
 

@@ -50,11 +50,11 @@ def oracle() -> Iterator[None]:
         _asks_the_oracle.reset(token)
 
 
-_watcher: Callable[..., Any] | None = None
+_watcher: Callable[..., object] | None = None
 
 
 @contextmanager
-def watched(call: Callable[..., Any]) -> Iterator[None]:
+def watched(call: Callable[..., object]) -> Iterator[None]:
     """A context in which ops call their backend through ``call(function, *arrays, **options)``, which returns what the
     function returns. It holds for all threads; the frame that calls `call` is the op's own, with its arguments."""
     global _watcher
@@ -143,7 +143,7 @@ def _imported(name: str) -> ModuleType:
 _alike = WhileAlive()  # lists of arrays of one kind, on one device
 
 
-def _in_list(name: str, arrays: object) -> dict[str, Any]:
+def _in_list(name: str, arrays: object) -> dict[str, object]:
     """The arrays in a list, as "params[0]" and so on; only the first if all are of one kind on one device. Anything but
     a list comes under its own name."""
     if not isinstance(arrays, (list, tuple)):

@@ -9,6 +9,7 @@ import importlib
 import io
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Any, NoReturn
 
 from gpuconv.backends import DeviceError
@@ -126,7 +127,7 @@ def _run(arguments: list[str]) -> int:
     return status
 
 
-def module(command: str) -> Any:
+def module(command: str) -> ModuleType:
     """The module of a command."""
     return importlib.import_module(f"gpuconv.cli.{command.replace('-', '_')}")
 

@@ -26,6 +26,7 @@ from gpuconv.ops import OPS
 from gpuconv.training import Trainer
 from gpuconv.training.optimizers import Groups
 from gpuconv.training.protocols import DataLike
+from gpuconv.types import Record
 from gpuconv.verify.call import Call, recording
 from gpuconv.verify.compare import Difference
 
@@ -155,7 +156,7 @@ class _Judge:
         with recording(self.judge):
             yield
 
-    def on_step(self, trainer: Trainer, record: Any) -> None:
+    def on_step(self, trainer: Trainer, record: Record | None) -> None:
         self.updates = 0
         if trainer.steps >= self.steps:
             trainer.stop("enough steps")
@@ -216,7 +217,7 @@ def bisect(
     return outcome
 
 
-def _plain(net: Layer) -> list[Any]:
+def _plain(net: Layer) -> list[Record]:
     """The layers' settings without the algorithms."""
     return [layer.config() | {"algo": None} for layer in net.walk() if not layer.children()]
 

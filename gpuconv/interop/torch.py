@@ -170,7 +170,7 @@ def to_torch(net: Layer, like: Mapping[str, Any] | None = None, *, tensors: bool
     return {key: as_tensor(value) for key, value in state.items()} if tensors else state
 
 
-def _groups(state: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+def _groups(state: Mapping[str, object]) -> dict[str, dict[str, str]]:
     """Module -> {variable: key}, in order, from keys such as "features.0.weight"."""
     groups: dict[str, dict[str, str]] = {}
     for key in state:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from gpuconv import arguments, ops
 from gpuconv.initializers import ones
@@ -11,7 +10,7 @@ from gpuconv.layers.base import Layer
 from gpuconv.layers.shapes import expect_axes
 from gpuconv.layers.variables import Variable
 from gpuconv.names import canonical
-from gpuconv.types import Array, Shape, Size
+from gpuconv.types import Array, Options, Shape, Size
 
 MODES = ("nearest", "bilinear")
 
@@ -50,13 +49,13 @@ class Upsample(Layer):
         return h * down, w * across, channels
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> Options:
         """The keyword arguments of both directions of the convolution."""
         channels, *scale, _ = self.variables["ones"].shape
         return dict(stride=tuple(scale), groups=channels)
 
     @property
-    def means(self) -> list[dict[str, Any]]:
+    def means(self) -> list[Options]:
         """The keyword arguments of the average pools that follow the convolution."""
         scale = self.options["stride"]
         if self.mode == "nearest" or scale == (1, 1):

@@ -370,7 +370,7 @@ def _check_conv2d_batch_norm(
     running_var: Array,
     out: Array | None,
     *,
-    pool: Any,
+    pool: int,
     algo: object,
     tf32: object,
     **window: Any,
@@ -416,7 +416,7 @@ def group_norm(
 
 
 @remembered
-def _check_group_norm(x: Array, gamma: Array, beta: Array, out: Array | None, *, groups: Any) -> int:
+def _check_group_norm(x: Array, gamma: Array, beta: Array, out: Array | None, *, groups: int) -> int:
     shape = expect_any_float("x", x, 2)
     expect_channel_vectors(x, shape[-1], gamma=gamma, beta=beta)
     groups = integer("groups", groups, 1)
@@ -483,7 +483,7 @@ def _check_group_norm_backward(
     dgamma: Array | None,
     dbeta: Array | None,
     *,
-    accumulate: Any,
+    accumulate: bool,
 ) -> None:
     shape = expect_any_float("x", x, 2)
     expect_same_dtype(dy=dy, x=x)

@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import ParamSpec, TypeVar, cast
 
 from gpuconv import backends
 from gpuconv.types import Array, Record
@@ -89,7 +89,7 @@ class Ranks:
             self.fail(error)
             raise
 
-    def expect_same(self, facts: Record, differences: Callable[[Any, Any], list[str]]) -> None:
+    def expect_same(self, facts: Record, differences: Callable[[Record, Record], list[str]]) -> None:
         """Raise ParallelError, on every rank, that names the first rank whose facts are not those of rank 0.
 
         differences: says in words where two facts differ."""

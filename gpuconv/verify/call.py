@@ -19,7 +19,7 @@ from gpuconv import backends, ops
 from gpuconv.checkpoint import Checkpoint, CheckpointError
 from gpuconv.names import lookup
 from gpuconv.ops import OPS
-from gpuconv.types import Options
+from gpuconv.types import Options, Record
 from gpuconv.verify.bounds import accumulated, rounded
 from gpuconv.verify.compare import Difference, Expected, compare, results
 from gpuconv.verify.oracle import expect, is_exact
@@ -140,7 +140,7 @@ class Call:
             raise CheckpointError(f"{path} holds no call of an op that a shadow oracle stored: {error}") from error
 
 
-def _put(tensors: dict[str, np.ndarray], name: str, value: object) -> dict[str, Any]:
+def _put(tensors: dict[str, np.ndarray], name: str, value: object) -> Record:
     """A value as JSON; arrays go into `tensors`."""
     if isinstance(value, np.ndarray):
         tensors[name] = value
@@ -155,7 +155,7 @@ def _put(tensors: dict[str, np.ndarray], name: str, value: object) -> dict[str, 
     return {"number": value.hex()} if isinstance(value, float) else {"value": value}  # JSON has no infinity
 
 
-def _take(tensors: dict[str, np.ndarray], entry: dict[str, Any]) -> Any:
+def _take(tensors: dict[str, np.ndarray], entry: Record) -> Any:
     if "tensor" in entry:
         return tensors[entry["tensor"]]
     if "list" in entry:

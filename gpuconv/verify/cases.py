@@ -667,7 +667,7 @@ def _parameters(
     unscale: float | None = None,
 ) -> Make:
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
-        def lists(count: int, dtype: DTypeLike) -> list[Any]:
+        def lists(count: int, dtype: DTypeLike) -> list[list[np.ndarray]]:
             return [[normal(rng, shape, dtype) for shape in listed] for _ in range(count)]
 
         wide = accumulation_dtype(dtype) if masters else dtype

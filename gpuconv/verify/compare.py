@@ -72,7 +72,7 @@ def relative_error(expected: Expected, result: object) -> float:
     return float(np.linalg.norm(given - value)) / (float(np.linalg.norm(value)) or 1.0)
 
 
-def results(op: str, arrays: Sequence[Any], returned: Any) -> dict[str, Any]:
+def results(op: str, arrays: Sequence[Any], returned: object) -> dict[str, Any]:
     """All results of an op's call by name: the returned arrays, then those that it changed in place."""
     given = dict(zip(OPS[op].arrays, arrays))
     found: dict[str, Any] = {}

@@ -95,7 +95,7 @@ def move(value: object, device: str) -> Any:
     return backends.asarray(value, device) if isinstance(value, np.ndarray) else value
 
 
-def _copy(value: object) -> Any:
+def _copy(value: object) -> object:
     if isinstance(value, list):
         return [_copy(entry) for entry in value]
     return value.copy() if isinstance(value, np.ndarray) else value

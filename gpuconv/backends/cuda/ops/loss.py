@@ -6,7 +6,6 @@ from __future__ import annotations
 import functools
 import sys
 import threading
-from typing import Any
 
 import numpy as np
 
@@ -63,7 +62,7 @@ def svm_hinge(
 
 
 def _loss(
-    name: str, scores: ArrayT, labels: Array, option: float, grad_scale: Scalar, out: ArrayT | None, *more: Any
+    name: str, scores: ArrayT, labels: Array, option: float, grad_scale: Scalar, out: ArrayT | None, *more: object
 ) -> tuple[ArrayT, ArrayT]:
     """Launch the kernel of a loss; its file has its name."""
     rows, classes = scores.shape

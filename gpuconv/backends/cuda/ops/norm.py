@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -128,7 +127,7 @@ def batch_norm_backward(
         return dx, dgamma, dbeta
     rows = x.size // channels
     dx_there, *gradients = there = contiguous(dx, dgamma, dbeta)
-    unpool: tuple[Any, ...]
+    unpool: tuple[object, ...]
     if problem is None:
         width = width_of(channels, x, dy, dx_there)
         module = _kernels(x.dtype, width, activation)

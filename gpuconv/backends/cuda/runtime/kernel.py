@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Extent = int | tuple[int, ...]
 Extent3 = tuple[int, int, int]
-Runner = Callable[[Extent3, Extent3, list[Any], int], None]
+Runner = Callable[[Extent3, Extent3, list[object], int], None]
 
 Prepare = TypeVar("Prepare", bound=Callable[..., Any])
 
@@ -114,7 +114,7 @@ class Kernel:
             run = self._runners[where] = self._emulated_runner() if gpu is None else self._gpu_runner(gpu)
         run(grid3, block3, taken, shared)
 
-    def _at_a_glance(self, arguments: tuple[Any, ...]) -> tuple[int | None, list[Any]]:
+    def _at_a_glance(self, arguments: tuple[Any, ...]) -> tuple[int | None, list[object]]:
         """The GPU that the arrays are on, and what a launch there takes. No GPU if one of the arguments is not what it
         nearly always is: `_checked` has to look closer."""
         kind = gpu = None
@@ -148,7 +148,7 @@ class Kernel:
                 return None, taken
         return gpu, taken
 
-    def _checked(self, arguments: tuple[object, ...]) -> tuple[int | None, list[Any]]:
+    def _checked(self, arguments: tuple[object, ...]) -> tuple[int | None, list[object]]:
         """The GPU that the arrays are on, None for the emulated device, and what a launch there takes. Raises TypeError
         and ValueError for arguments that do not fit."""
         if len(arguments) != len(self._checks):
@@ -186,7 +186,7 @@ class Kernel:
         entry, names = library.entry(self.name), [p.name for p in self.signature.parameters]
         sizes = library.parameter_sizes(self.name, len(names))
 
-        def run(grid: Extent3, block: Extent3, arguments: list[Any], shared: int) -> None:
+        def run(grid: Extent3, block: Extent3, arguments: list[object], shared: int) -> None:
             for name, size, argument in zip(names, sizes, arguments):
                 if isinstance(argument, np.void) and argument.itemsize != size:
                     raise TypeError(f"{self.name}: {name} is a struct of {size} bytes, received {argument.itemsize}")
@@ -201,7 +201,7 @@ class Kernel:
         kernel = self.module._on_gpu(index).get_function(self.name)
         allowed = _SHARED_WITHOUT_LEAVE - kernel.shared_size_bytes
 
-        def run(grid: Extent3, block: Extent3, arguments: list[Any], shared: int) -> None:
+        def run(grid: Extent3, block: Extent3, arguments: list[object], shared: int) -> None:
             nonlocal allowed
             if current() != index:
                 with there:
