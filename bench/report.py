@@ -86,9 +86,9 @@ def _table(entries: list[dict[str, Any]]) -> str:
     for entry in entries:
         if entry["op"] in WHOLE and (mine := best(entry, OURS)):
             ratio = goals.ratio(entry)
-            said = f"{ratio:.2f}" if ratio else "no peer"
+            text = f"{ratio:.2f}" if ratio else "no peer"
             name = f"{entry['op']} {entry['shape']}, {1e3 * mine['median']:.3g} ms"
-            lines.append(f"| {name} | {entry['dtype']} | 1 | {said} | {share(entry):.0%} |")
+            lines.append(f"| {name} | {entry['dtype']} | 1 | {text} | {share(entry):.0%} |")
     return "\n".join(lines) if len(lines) > 2 else ""
 
 
@@ -101,10 +101,10 @@ def _untimed(data: dict[str, Any]) -> str:
         if side["status"] != "timed"
     )
     listed = ", ".join(f"{what} in {count}" for what, count in sorted(sides.items()))
-    said = [f"Not timed, of {len(data['entries'])} entries: {listed}."] if listed else []
+    text = [f"Not timed, of {len(data['entries'])} entries: {listed}."] if listed else []
     if data["not reached"]:
-        said.append(f"Not reached when the run was stopped or its time was up: {len(data['not reached'])} entries.")
-    return " ".join(said)
+        text.append(f"Not reached when the run was stopped or its time was up: {len(data['not reached'])} entries.")
+    return " ".join(text)
 
 
 def _range(ratios: list[float]) -> str:

@@ -22,8 +22,8 @@ def table(heading: Sequence[str], rows: Sequence[Sequence[object]], caption: str
         return f"<tr>{''.join(written)}</tr>"
 
     head, body = line("th", heading), "".join(line("td", cells) for cells in shown)
-    told = f"<caption>{html.escape(caption)}</caption>" if caption else ""
-    return f"<table>{told}<thead>{head}</thead><tbody>{body}</tbody></table>"
+    caption_tag = f"<caption>{html.escape(caption)}</caption>" if caption else ""
+    return f"<table>{caption_tag}<thead>{head}</thead><tbody>{body}</tbody></table>"
 
 
 def _shown(value: object) -> str:
@@ -32,8 +32,8 @@ def _shown(value: object) -> str:
 
 def _are_numbers(cells: Sequence[str]) -> bool:
     """Whether each cell that is not empty is a number."""
-    said = [cell for cell in cells if cell not in ("", "…")]
-    return bool(said) and all(_NUMBER.fullmatch(cell) for cell in said)
+    shown = [cell for cell in cells if cell not in ("", "…")]
+    return bool(shown) and all(_NUMBER.fullmatch(cell) for cell in shown)
 
 
 def chart(lines: Mapping[str, Sequence[tuple[float, float]]], title: str) -> str:

@@ -82,14 +82,14 @@ class Run:
         if again := self.draw.random() < 0.3:
             time.sleep(self.draw.uniform(0, 0.05))
             self.process.send_signal(number)
-        _, said = self.process.communicate(timeout=120)
+        _, output = self.process.communicate(timeout=120)
         self.kills[number.name] += 1
         # By its own handler, by the default one before that, or it had just ended. While Python itself starts
         # it answers Ctrl-C with a traceback and status 1.
         status = self.process.returncode
-        starting = number == signal.SIGINT and said.rstrip().endswith("KeyboardInterrupt")
-        if not starting and (status not in (-number, 128 + number, 0) or "Traceback" in said):
-            self.problems.append(f"{number.name}{' twice' * again}: status {status}: {said[-200:]}")
+        starting = number == signal.SIGINT and output.rstrip().endswith("KeyboardInterrupt")
+        if not starting and (status not in (-number, 128 + number, 0) or "Traceback" in output):
+            self.problems.append(f"{number.name}{' twice' * again}: status {status}: {output[-200:]}")
         last = self.folder / "last.safetensors"
         if last.exists():
             state = checkpoint.load(last).state
@@ -102,9 +102,9 @@ class Run:
     def finish(self) -> None:
         """Check that the finished run is as if it had not been killed."""
         assert self.process
-        _, said = self.process.communicate(timeout=600)
+        _, output = self.process.communicate(timeout=600)
         if self.process.returncode:
-            self.problems.append(f"ended with status {self.process.returncode}: {said[-200:]}")
+            self.problems.append(f"ended with status {self.process.returncode}: {output[-200:]}")
         for name, data in contents(Path(f"whole-{self.seed}")).items():
             if (self.folder / name).read_bytes() != data:
                 self.problems.append(f"{name} differs from that of the run that nobody killed")

@@ -81,8 +81,8 @@ class Gate:
             code, late = _wait(process, max(seconds, 1))
             if process.returncode is not None:  # otherwise it was abandoned
                 self._running.discard(process)
-        said = path.read_bytes()[begin:].decode(errors="replace")
-        return Done(code, said, time.monotonic() - start, late)
+        output = path.read_bytes()[begin:].decode(errors="replace")
+        return Done(code, output, time.monotonic() - start, late)
 
     def ask(self, log: str, words: Sequence[str], seconds: float, **environment: str) -> Done:
         """Run Python with these arguments."""

@@ -65,10 +65,10 @@ def timed(kind: str, words: tuple[str, ...], *, missing: bool = False) -> Body:
         ]
         sides = [side for entry in entries for side in entry["sides"]]
         others = sorted({f"{s['name']} {s['status']}" for s in sides if s["status"] not in ("timed", "left out")})
-        said = f"{len(entries)} entries timed" + (f"; {listed(others)}" if others else "")
+        summary = f"{len(entries)} entries timed" + (f"; {listed(others)}" if others else "")
         details = {"entries": [entry["key"] for entry in entries], "others": others}
         if done.late and entries:
-            raise LateError(f"{said}; stopped after {done.seconds:.0f} s", **details)
+            raise LateError(f"{summary}; stopped after {done.seconds:.0f} s", **details)
         expect(done)
         if missing and re.search(r"^0 entries are missing", done.text, re.MULTILINE):
             return "the record holds them all", details
@@ -76,10 +76,12 @@ def timed(kind: str, words: tuple[str, ...], *, missing: bool = False) -> Body:
             raise LateError("no entry was timed")
         ours = [side for side in sides if side["role"] == "ours"]
         if bad := [s for s in ours if s["status"] == "timed" and not 0 < s.get("median", math.nan) < math.inf]:
-            raise FailedError(f"{said}; no times: {listed([side['name'] for side in bad])}", **details)
+            raise FailedError(f"{summary}; no times: {listed([side['name'] for side in bad])}", **details)
         if failed := [side for side in ours if side["status"] in ("failed", "refused")]:
-            raise FailedError(f"{said}; {failed[0]['name']}: {failed[0].get('reason', failed[0]['status'])}", **details)
-        return said, details
+            raise FailedError(
+                f"{summary}; {failed[0]['name']}: {failed[0].get('reason', failed[0]['status'])}", **details
+            )
+        return summary, details
 
     return check
 
@@ -193,8 +195,7 @@ def ncu(gate: Gate, seconds: float) -> Found:
     gate.run("ncu-full.log", detailed, seconds / 2, GPUCONV_AUTOTUNE="0")
     if not _keep(gate, report.with_suffix(".ncu-rep")):
         gate.facts["ncu report"] = "none, or too large to be brought back"
-    told = {name: kernels[name] for name in slowest}
-    return judged(issue_bound(told))
+    return judged(issue_bound({name: kernels[name] for name in slowest}))
 
 
 def issue_bound(kernels: dict[str, dict[str, float]]) -> Verdict:

@@ -84,8 +84,8 @@ def read_verdict(question: str, text: str, code: int, late: bool, last: str) -> 
     if len(lines) != 1:
         return unknown(f"gave {len(lines)} verdicts")
     try:
-        told = json.loads(lines[0])
-        found = Verdict(told["question"], told["answer"], told["seen"])
+        given = json.loads(lines[0])
+        found = Verdict(given["question"], given["answer"], given["seen"])
     except (ValueError, KeyError, TypeError) as error:
         return unknown(f"gave a verdict that cannot be read ({type(error).__name__})")
     if found.question != question:

@@ -92,8 +92,10 @@ def tests(gate: Gate, seconds: float) -> Found:
     for done in found.values():
         for number, what in re.findall(r"(\d+) (passed|failed|skipped|xfailed|error)", done.last):
             counts[what] += int(number)
-    said = ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
-    return judge(f"files, {said}", found, commands, re.compile(r"\d+ (passed|skipped|deselected)|no tests ran"), (0, 5))
+    summary = ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
+    return judge(
+        f"files, {summary}", found, commands, re.compile(r"\d+ (passed|skipped|deselected)|no tests ran"), (0, 5)
+    )
 
 
 def judge(
@@ -110,21 +112,21 @@ def judge(
     failed = [short[name] for name, done in ended.items() if done.code not in good]
     silent = [short[name] for name, done in ended.items() if done.code in good and not proof.search(done.text)]
     late = [short[name] for name in planned if name not in ended]
-    said = f"{len(ended) - len(failed) - len(silent)} of {len(short)} {what}"
+    summary = f"{len(ended) - len(failed) - len(silent)} of {len(short)} {what}"
     details = {
         "failed": failed,
         "without proof": silent,
         "out of time": late,
         "seconds": {short[name]: round(done.seconds, 1) for name, done in found.items()},
     }
-    told = [
+    problems = [
         f"{why}: {listed(names)}"
         for why, names in (("failed", failed), ("said nothing that proves it", silent), ("out of time", late))
         if names
     ]
-    if told:
-        raise (FailedError if failed or silent else LateError)("; ".join([said, *told]), **details)
-    return said, details
+    if problems:
+        raise (FailedError if failed or silent else LateError)("; ".join([summary, *problems]), **details)
+    return summary, details
 
 
 def listed(names: Sequence[str], most: int = 6) -> str:

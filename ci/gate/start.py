@@ -61,10 +61,10 @@ def environment(gate: Gate, seconds: float) -> Found:
     done = gate.ask(log, ["-c", _PROBE, gate.device, *NEEDED, *WISHED], 0.5 * seconds)
     for tool in filter(shutil.which, TOOLS):
         gate.run(log, [tool] if tool == "nvidia-smi" else [tool, "--version"], 0.1 * seconds)
-    told = [line for line in done.text.splitlines() if line.startswith("FACTS ")]
-    if not told:
+    lines = [line for line in done.text.splitlines() if line.startswith("FACTS ")]
+    if not lines:
         raise FailedError(f"gpuconv cannot be asked for its device: {done.last}")
-    gate.facts |= json.loads(told[-1].removeprefix("FACTS "))
+    gate.facts |= json.loads(lines[-1].removeprefix("FACTS "))
     facts = gate.facts | {"tools missing": [tool for tool in TOOLS if not shutil.which(tool)]}
     if "no gpu" in facts:
         if gate.run(log, ["nvidia-smi", "--list-gpus"], 0.1 * seconds).code == 0:
@@ -103,17 +103,17 @@ def cubins(gate: Gate, seconds: float) -> Found:
         raise FailedError(f"{gate.cubins} is no pack of kernels: {error}") from error
     for path in folder.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
-    said = f"{manifest['entries']} kernel files for {', '.join(compiled.values())}"
+    packed = f"{manifest['entries']} kernel files for {', '.join(compiled.values())}"
     for what, carried in compiled.items():
         if carried != (here := gate.facts.get(what, carried)):
-            raise FailedError(f"carried are {said}; this machine has {here}, so kernels are compiled here")
-    return said, manifest
+            raise FailedError(f"carried are {packed}; this machine has {here}, so kernels are compiled here")
+    return packed, manifest
 
 
 def peaks(gate: Gate, seconds: float) -> Found:
     done = gate.ask("peaks.log", bench(gate, "peaks"), seconds)
     expect(done)
-    said = next((line for line in done.text.splitlines() if line.startswith("ceilings")), "")
-    if not said:
+    output = next((line for line in done.text.splitlines() if line.startswith("ceilings")), "")
+    if not output:
         raise FailedError(f"no ceilings were told; it last said: {done.last[:160]}")
-    return said.removeprefix("ceilings").strip(), {"said": said}
+    return output.removeprefix("ceilings").strip(), {"said": output}

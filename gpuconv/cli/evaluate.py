@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
         expect_views(tta, test.image_shape)
     if TTA[tta] > 1:
         line("averaging", f"over {TTA[tta]} views of each image")
-    criterion, told = _loss(trained)
+    criterion, note = _loss(trained)
     found = evaluate(net, loader, loss=criterion, confusion=True, tta=tta)
     if not np.isfinite(found.loss):
         raise UserError(f"the test loss is {found.loss}: the net's scores are not finite, so its answers mean nothing")
@@ -102,7 +102,7 @@ def run(options: argparse.Namespace) -> int:
     if not is_quiet():
         print()
     print(f"{table(confusion, trained.classes)}\n")
-    print(f"test loss {found.loss:.4f}{told}")
+    print(f"test loss {found.loss:.4f}{note}")
     print(f"test accuracy {100 * found.accuracy:.2f}%")
     return 0
 

@@ -136,9 +136,9 @@ def _predicted(lines: list) -> tuple[dict, str]:
         seconds = {line: predict_conv.of_line(line) for line in lines}
     except CompileError as error:
         return {}, f"no times are predicted: {error}"
-    told = {line: f"{1e6 * each:.1f} us" for line, each in seconds.items() if each is not None}
+    times = {line: f"{1e6 * each:.1f} us" for line, each in seconds.items() if each is not None}
     case, gpu = predict_conv.REFERENCE, predict_conv.REFERENCE_GPU
-    return told, f"predicted: the time of a convolution {case} on an {gpu.name}, a prediction and no measurement"
+    return times, f"predicted: the time of a convolution {case} on an {gpu.name}, a prediction and no measurement"
 
 
 def _worst(lines: list[Line]) -> list[Line]:

@@ -95,8 +95,8 @@ def _main(arguments: list[str]) -> int:
             return _closed_pipe()
         if "--debug" in arguments:
             raise
-        said = describe(error) if isinstance(error, OSError) else str(error) or "not enough memory"
-        print(f"gpuconv: error: {printable(' '.join(said.split()))}", file=sys.stderr)
+        message = describe(error) if isinstance(error, OSError) else str(error) or "not enough memory"
+        print(f"gpuconv: error: {printable(' '.join(message.split()))}", file=sys.stderr)
         return 2
 
 

@@ -122,9 +122,9 @@ def text(found: Profile, ceilings: Ceilings | None) -> str:
         lines.append("no times: the emulated device checks kernels and says nothing about their speed")
     elif ceilings:
         rate = ceilings.matrix.get(found.precision)
-        told = f"{rate / 1e9:.4g} GFLOP/s" if rate else "no rate measured"
+        peak = f"{rate / 1e9:.4g} GFLOP/s" if rate else "no rate measured"
         lines += [
-            f"roof: copy {ceilings.copy / 1e9:.3g} GB/s, {found.precision} product {told}, measured on {found.device};",
+            f"roof: copy {ceilings.copy / 1e9:.3g} GB/s, {found.precision} product {peak}, measured on {found.device};",
             "of roof: the least time these allow / the time taken, above 100 % where a cache holds the volumes",
         ]
     launched = sum(kernel["launches"] for row in found.rows for kernel in row.launches)

@@ -391,10 +391,10 @@ def rate_in(chosen: Record) -> dict[str, float]:
         return {"lr": 1.0}
     if not text or "lr" not in spec.parse(text)[0].options:
         return {}
-    said = optimizers.get(text).lr
-    if chosen.get("lr", said) != said:
-        raise ValueError(f"--lr is {chosen['lr']:g} and --optimizer says lr={said:g}; leave one of them out")
-    return {"lr": float(said)}
+    stated = optimizers.get(text).lr
+    if chosen.get("lr", stated) != stated:
+        raise ValueError(f"--lr is {chosen['lr']:g} and --optimizer says lr={stated:g}; leave one of them out")
+    return {"lr": float(stated)}
 
 
 def plateau(text: str) -> Plateau | None:

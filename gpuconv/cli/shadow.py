@@ -41,8 +41,8 @@ def run(options: argparse.Namespace) -> int:
     except (RuntimeError, IndexError, KeyError) as error:  # of a kernel's fault, or of a file made by hand
         raise UserError(f"{options.file} cannot be repeated on {device}: {type(error).__name__}: {error}") from error
     for name, worst in found.items():
-        told = f"{worst.share:.3g} of its bound" if worst.share <= 1 else f"wrong: {worst.text}"
-        line(name, told)
+        verdict = f"{worst.share:.3g} of its bound" if worst.share <= 1 else f"wrong: {worst.text}"
+        line(name, verdict)
         document.add("results", {"of": name, "error": worst.error, "bound": worst.bound, "share": worst.share})
     document.note(op=call.op, same_bits=same)
     line("bits", "as stored" if same else "others than stored")

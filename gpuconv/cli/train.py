@@ -133,8 +133,8 @@ def _train(options: argparse.Namespace, ranks: Ranks) -> int:
         chosen = run_settings.over({name: value for name, value in file.items() if name != "recipe"}, chosen)
     if options.resume and of_python(RunDirectory.open(options.resume).settings()):
         with asked():
-            told = loggers(options)
-        return python_runs.go_on(options, chosen, told, ranks)
+            callbacks = loggers(options)
+        return python_runs.go_on(options, chosen, callbacks, ranks)
     settings = ranks.first(
         lambda: resumed(options.resume, chosen) if options.resume else run_settings.complete(chosen, recipe)
     )

@@ -202,8 +202,8 @@ class _Reader:
     def _shape(self, value: ValueInfoProto, channels_last: bool) -> Shape:
         sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim][1:]
         if len(sizes) not in (1, 3) or 0 in sizes:
-            told = ", ".join(dim.dim_param or str(dim.dim_value) for dim in value.type.tensor_type.shape.dim)
-            raise _RefusedError(f"{self.file}: the input is of shape ({told}); give input_shape=(H, W, C)")
+            shape = ", ".join(dim.dim_param or str(dim.dim_value) for dim in value.type.tensor_type.shape.dim)
+            raise _RefusedError(f"{self.file}: the input is of shape ({shape}); give input_shape=(H, W, C)")
         return tuple(sizes) if len(sizes) == 1 or channels_last else (*sizes[1:], sizes[0])
 
 

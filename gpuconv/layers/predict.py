@@ -98,8 +98,8 @@ def _lacks_channels(given: tuple[int, ...], shape: tuple[int, ...]) -> bool:
 def _stacked(images: Sequence[Array]) -> np.ndarray:
     on_host = [backends.to_numpy(image, "an image") for image in images]
     if len(kinds := {(image.shape, image.dtype.name): None for image in on_host}) > 1:
-        told = ", ".join(f"{dtype} {shape}" for shape, dtype in kinds)
-        raise ValueError(f"all images of a list must have the same shape and dtype, received {told}")
+        received = ", ".join(f"{dtype} {shape}" for shape, dtype in kinds)
+        raise ValueError(f"all images of a list must have the same shape and dtype, received {received}")
     return np.stack(on_host)
 
 

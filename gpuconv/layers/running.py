@@ -55,8 +55,8 @@ def run(layer: Any, method: str, *args: object, **options: Any) -> Any:
             return call(layer, method, *args, **options)
     except (ValueError, TypeError, MemoryError, RuntimeError) as error:
         if layer.path:
-            told = type(layer).__name__ if layer.children() else repr(layer)
-            error.add_note(f"in {layer.path}.{method} of {told}")
+            what = type(layer).__name__ if layer.children() else repr(layer)
+            error.add_note(f"in {layer.path}.{method} of {what}")
         raise
 
 

@@ -162,10 +162,10 @@ def record(tree: Path, tests: list[str]) -> Record:
     watch.start()
     recorder = Recorder(watch)
     ignored = [f"--ignore={name}" for name in NOT_OF_THE_LIBRARY]
-    status, told = _pytest(tree, [*ignored, *tests], recorder)
+    status, output = _pytest(tree, [*ignored, *tests], recorder)
     watch.stop()
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
-        raise RuntimeError(f"the tests of the shipped library do not run:\n{told}")
+        raise RuntimeError(f"the tests of the shipped library do not run:\n{output}")
     data = watch.get_data()
     for name in files():
         recorder.record.lines[name] = data.contexts_by_lineno(str(tree / name))
@@ -177,12 +177,12 @@ def _pytest(tree: Path, arguments: Iterable[str], *plugins: object) -> tuple[int
     os.chdir(tree)
     sys.path[:] = [str(tree), *(entry for entry in sys.path if Path(entry or ".").resolve() != REPOSITORY)]
     os.environ["PYTHONPATH"] = str(tree)
-    scratch, told = tree.parent / "scratch", io.StringIO()
+    scratch, output = tree.parent / "scratch", io.StringIO()
     scratch.mkdir(exist_ok=True)
     os.environ["TMPDIR"] = tempfile.tempdir = str(scratch)
-    with contextlib.redirect_stdout(told):
+    with contextlib.redirect_stdout(output):
         status = pytest.main(["-p", "no:cacheprovider", f"--rootdir={tree}", *arguments], list(plugins))
-    return int(status), told.getvalue()
+    return int(status), output.getvalue()
 
 
 def in_a_process(work, *arguments):

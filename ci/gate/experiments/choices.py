@@ -19,8 +19,8 @@ def ask(device: str, small: bool) -> Answer:
         raise UnknownError("nothing was chosen by timing")
     unlike = {name: (first.get(name), second.get(name)) for name in first if first.get(name) != second.get(name)}
     seen = f"{len(first) - len(unlike)} of {len(first)} choices alike"
-    told = "; ".join(f"{name}: {a} and {b}" for name, (a, b) in list(unlike.items())[:4])
-    return ("no" if unlike else "yes"), f"{seen}; {told}" if told else seen
+    differences = "; ".join(f"{name}: {a} and {b}" for name, (a, b) in list(unlike.items())[:4])
+    return ("no" if unlike else "yes"), f"{seen}; {differences}" if differences else seen
 
 
 def chosen(device: str, small: bool) -> dict[str, Any]:

@@ -16,12 +16,16 @@ LEAST = 96.5  # per cent, on the test digits
 def run(device: str, small: bool, precision: str) -> Answer:
     from gpuconv.cli import main
 
-    said = io.StringIO()
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+    output = io.StringIO()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(output),
+    ):
         words = ["train", "--device", device, "--run-dir", str(Path(folder) / "run"), "--precision", precision]
         words += ["--data", "synthetic:n=64,size=8x8x1", "--epochs", "1", "--batch-size", "32"] if small else []
         status = main(words)
-    return judge(said.getvalue(), status, 0.0 if small else LEAST)
+    return judge(output.getvalue(), status, 0.0 if small else LEAST)
 
 
 def judge(said: str, status: int, least: float = LEAST) -> Answer:

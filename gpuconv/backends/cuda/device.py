@@ -81,9 +81,9 @@ class CudaDevice:
             int(self._device.compute_capability),
             min(filter(None, (each.capability for each in ALGORITHMS))),
         )
-        told = f"{model}, compute capability {capability / 10:.1f}"
+        text = f"{model}, compute capability {capability / 10:.1f}"
         return (
-            told if capability >= needed else f"{told}, convolutions without tensor cores (from {needed / 10:.1f} on)"
+            text if capability >= needed else f"{text}, convolutions without tensor cores (from {needed / 10:.1f} on)"
         )
 
     def from_host(self, x: np.ndarray) -> Array:

@@ -78,8 +78,8 @@ def _named_by_user(chosen: str) -> tuple[str, ...]:
 def version() -> str:
     """The compiler's command and its version line."""
     command = [*find(), "--version"]
-    told = _run(command, f"the C++ compiler ({shlex.join(command)}) does not run").splitlines()
-    return f"{shlex.join(find())}: {told[0] if told else 'unknown'}"
+    lines = _run(command, f"the C++ compiler ({shlex.join(command)}) does not run").splitlines()
+    return f"{shlex.join(find())}: {lines[0] if lines else 'unknown'}"
 
 
 @functools.cache

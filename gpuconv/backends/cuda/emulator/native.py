@@ -220,7 +220,7 @@ def _with_lines(message: str, library: Path) -> str:
         if tool is None:
             return address
         command = [tool, "-e", str(library), address]
-        told = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False).stdout
-        return Path(told.split(" (")[0].strip()).name or address
+        output = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False).stdout
+        return Path(output.split(" (")[0].strip()).name or address
 
     return re.sub(r"\{pc ([0-9a-f]+)\}", line, message)

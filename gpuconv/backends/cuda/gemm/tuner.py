@@ -196,8 +196,10 @@ def _measure(plans: Sequence[Plan], gpu: Gpu, run: Callable[[Plan], None], folde
         except Exception as error:
             if each is plans[-1] and not best:
                 raise
-            told = f"{each.algorithm.name} is left out of the choice for this product: {type(error).__name__}: {error}"
-            warnings.warn(told, FailedCandidateWarning, stacklevel=2)
+            message = (
+                f"{each.algorithm.name} is left out of the choice for this product: {type(error).__name__}: {error}"
+            )
+            warnings.warn(message, FailedCandidateWarning, stacklevel=2)
             continue
         least, spent = _least(gpu, functools.partial(run, each), share, min(best.values(), default=0.0))
         best[each.algorithm.name], left = least, left - spent

@@ -70,8 +70,8 @@ def compile_cubin(name: str, text: str, defines: Mapping[str, str], arch: str) -
 
     name: what the cache's entry is called. arch: "sm_90a" and the like. Raises CompileError.
     """
-    kept, title, told = cache.default(), f"{name}-{arch}", version()
-    entry = kept.find(title, _key(told, text, _options(told, defines, arch)))
+    kept, title, release = cache.default(), f"{name}-{arch}", version()
+    entry = kept.find(title, _key(release, text, _options(release, defines, arch)))
     if entry is None:
         core, loaded = toolkit()
         options = _options(loaded, defines, arch)
@@ -223,6 +223,6 @@ def parse_resources(log: str) -> dict[str, Resources]:
     """Each kernel's resources, out of the log of ``ptxas -v``."""
     _, *parts = _ENTRY.split(log)
     return {
-        name: Resources(**{what: int(m[1]) if (m := count.search(told)) else 0 for what, count in _COUNTS.items()})
-        for name, told in zip(parts[::2], parts[1::2])
+        name: Resources(**{what: int(m[1]) if (m := count.search(text)) else 0 for what, count in _COUNTS.items()})
+        for name, text in zip(parts[::2], parts[1::2])
     }
