@@ -58,7 +58,7 @@ def log_on_stderr() -> Iterator[None]:
         logger.setLevel(level)
 
 
-_QUIET = ContextVar("only results are told", default=False)
+_QUIET = ContextVar("only results are printed", default=False)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ wgrad(DTYPE* dw, DTYPE* db, accumulator<DTYPE>* partials, const DTYPE* dy, const
 
     TileIterator<Plain, BLOCK_M, VECTOR_K, false, true> a(gradients, block.row);
     const bool sum_dy = db && block.column == 0;
-    a.want_sums(sum_dy);
+    a.enable_sums(sum_dy);
     const Accumulators accumulators =
         product({}, a, TileIterator<InputWindows, BLOCK_N, VECTOR_C, false>(windows, block.column), block);
 

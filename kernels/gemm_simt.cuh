@@ -36,7 +36,7 @@ class TileIterator {
     Pack<DTYPE, VECTOR> fetched[PASSES];
     static constexpr int KEPT = PER_LINE > THREADS ? PER_LINE / THREADS : 1;  // columns that a thread sums
     Pack<Real, VECTOR> sums[KEPT] = {};
-    bool sums_wanted = false;
+    bool sums_enabled = false;
 
     static __device__ __forceinline__ int line(int pass) {
         const uint32 slot = threadIdx.x + pass * THREADS;
@@ -71,13 +71,13 @@ class TileIterator {
     }
 
     // Whether `add` sums the columns.
-    __device__ __forceinline__ void want_sums(bool wanted) { sums_wanted = wanted; }
+    __device__ __forceinline__ void enable_sums(bool enabled) { sums_enabled = enabled; }
 
     // Adds the tile that was last fetched and put to the columns' sums.
     __device__ __forceinline__ void add() {
         if constexpr (SUMS) {
             static_assert(!COLUMNS_ARE_DEPTH && THREADS * KEPT % PER_LINE == 0, "a thread keeps to its columns");
-            if (!sums_wanted) return;
+            if (!sums_enabled) return;
 #pragma unroll
             for (int pass = 0; pass < PASSES; ++pass)
 #pragma unroll

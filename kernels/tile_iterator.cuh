@@ -58,13 +58,13 @@ class TileMover {
     __device__ __forceinline__ void put(unsigned char*) {}
 
     // Whether `add` sums the columns.
-    __device__ __forceinline__ void want_sums(bool wanted) { sums_wanted = wanted; }
+    __device__ __forceinline__ void enable_sums(bool enabled) { sums_enabled = enabled; }
 
     // Adds the chunks that this thread copied to a finished tile to the columns' sums.
     __device__ __forceinline__ void add(const unsigned char* tile) {
         if constexpr (SUMS) {
             static_assert(!COLUMNS_ARE_DEPTH, "a thread keeps to its columns");
-            if (!sums_wanted) return;
+            if (!sums_enabled) return;
 #pragma unroll
             for (int pass = 0; pass < PASSES; ++pass) {
                 const auto numbers = *reinterpret_cast<const Pack<DTYPE, CHUNK>*>(tile + chunk_offset(pass));
@@ -107,7 +107,7 @@ class TileMover {
 
   private:
     float sums[CHUNK] = {};
-    bool sums_wanted = false;
+    bool sums_enabled = false;
 };
 
 template <Walk WALK, class Matrix, int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH, bool SUMS>

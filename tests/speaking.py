@@ -23,7 +23,11 @@ def identify(value: Any, name: str) -> str | None:
         return value.__name__
     if isinstance(value, BaseException):
         return type(value).__name__
-    return f"{name}={_text(value)}" if value is None or isinstance(value, (bool, int, float)) else _text(value, name)
+    return (
+        f"{name}={_text(value)}"
+        if value is None or isinstance(value, (bool, int, float, np.generic))
+        else _text(value, name)
+    )
 
 
 def _text(value: Any, name: str = "") -> str:

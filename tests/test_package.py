@@ -224,16 +224,16 @@ def test_files_have_no_import_cycles():
     graphlib.TopologicalSorter(imported).prepare()
 
 
-def among_rooms(imported: dict[str, set[str]], package: str) -> dict[str, set[str]]:
+def among_packages(imported: dict[str, set[str]], package: str) -> dict[str, set[str]]:
     """The imports between a package's direct files and packages, with nested files counted as their package."""
 
-    def room(name: str) -> str:
+    def direct(name: str) -> str:
         return name.removeprefix(package + ".").partition(".")[0] if name.startswith(package + ".") else ""
 
     found: dict[str, set[str]] = {}
     for name, others in imported.items():
-        if room(name):
-            found.setdefault(room(name), set()).update({room(other) for other in others} - {room(name), ""})
+        if direct(name):
+            found.setdefault(direct(name), set()).update({direct(other) for other in others} - {direct(name), ""})
     return found
 
 
@@ -243,13 +243,13 @@ def test_packages_have_no_import_cycles():
     packages = {name.rpartition(".")[0] for name in imported}
     assert {"gpuconv", "gpuconv.backends.cuda"} <= packages
     for package in packages:
-        graphlib.TopologicalSorter(among_rooms(imported, package)).prepare()
+        graphlib.TopologicalSorter(among_packages(imported, package)).prepare()
 
 
 def test_an_import_cycle_of_packages_is_found():
     imported = {"gpuconv.a.x": {"gpuconv.b.x"}, "gpuconv.b.y": {"gpuconv.a.y"}}
     with pytest.raises(graphlib.CycleError):
-        graphlib.TopologicalSorter(among_rooms(imported, "gpuconv")).prepare()
+        graphlib.TopologicalSorter(among_packages(imported, "gpuconv")).prepare()
 
 
 def test_headers_have_no_include_cycles():

@@ -29,7 +29,7 @@ class Done:
     @property
     def last(self) -> str:
         """The last line of its output."""
-        return next((line.strip() for line in reversed(self.text.splitlines()) if line.strip()), "it said nothing")
+        return next((line.strip() for line in reversed(self.text.splitlines()) if line.strip()), "it printed nothing")
 
 
 @dataclass

@@ -172,7 +172,7 @@ def ncu(gate: Gate, seconds: float) -> Found:
     kernels = measured(done.text)
     slowest = sorted(kernels, key=lambda name: -kernels[name]["time"])[:DETAILED]
     if not slowest:
-        raise FailedError("ncu told no kernel's time")
+        raise FailedError("ncu reported no kernel's time")
     report = gate.logs.parent / "slowest"
     names = "regex:^(" + "|".join(map(re.escape, slowest)) + ")$"
     detailed = [

@@ -74,7 +74,7 @@ def read_verdict(question: str, text: str, code: int, late: bool, last: str) -> 
     exited with status 0 is "unknown", with the reason."""
 
     def unknown(why: str) -> Verdict:
-        return Verdict(question, "unknown", f"{why}; it last said: {last[:160]}")
+        return Verdict(question, "unknown", f"{why}; its last line: {last[:160]}")
 
     if late:
         return unknown("stopped at its time limit")

@@ -42,7 +42,7 @@ def verify(gate: Gate, seconds: float) -> Found:
     words = [*gate.python, "-m", "gpuconv", "verify", "--device", gate.device, *tiers, "--op"]
     ops = SMALL if gate.small else sorted(gate.facts.get("ops", ()), key=lambda op: not OPS[op].takes_algorithm)
     if not ops:
-        raise NotReachedError("the environment told no operations")
+        raise NotReachedError("the environment named no operations")
     commands = {f"verify/{op}.log": [*words, op] for op in ops}
     found = gate.together(commands, seconds, workers(), OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     return judge("ops pass", found, commands, _PASSED)
@@ -121,7 +121,7 @@ def judge(
     }
     problems = [
         f"{why}: {listed(names)}"
-        for why, names in (("failed", failed), ("said nothing that proves it", silent), ("out of time", late))
+        for why, names in (("failed", failed), ("printed nothing that proves it", silent), ("out of time", late))
         if names
     ]
     if problems:

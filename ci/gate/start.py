@@ -49,7 +49,7 @@ print("FACTS " + json.dumps(facts))
 def expect(done: Done) -> None:
     """Raise for a command that failed."""
     if done.late:
-        raise LateError(f"stopped after {done.seconds:.0f} s; it last said: {done.last[:160]}")
+        raise LateError(f"stopped after {done.seconds:.0f} s; its last line: {done.last[:160]}")
     if done.code:
         raise FailedError(f"status {done.code}: {done.last[:200]}")
 
@@ -115,5 +115,5 @@ def peaks(gate: Gate, seconds: float) -> Found:
     expect(done)
     output = next((line for line in done.text.splitlines() if line.startswith("ceilings")), "")
     if not output:
-        raise FailedError(f"no ceilings were told; it last said: {done.last[:160]}")
+        raise FailedError(f"no ceilings were reported; its last line: {done.last[:160]}")
     return output.removeprefix("ceilings").strip(), {"said": output}

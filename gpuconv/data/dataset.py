@@ -115,12 +115,12 @@ def places(data: Any, classes: Sequence[str]) -> NDArray[np.int64]:
         [repr(name) for name in a if name not in b] for a, b in ((classes, data.classes), (data.classes, classes))
     )
     if missing or unknown:
-        told = [
+        differences = [
             f"{what} {', '.join(names[:5])}{', ...' * (len(names) > 5)}"
             for what, names in (("lacks", missing), ("has unknown", unknown))
             if names
         ]
-        raise ValueError(f"{data.name!r} must have the training data's classes: it {' and '.join(told)}")
+        raise ValueError(f"{data.name!r} must have the training data's classes: it {' and '.join(differences)}")
     return np.array([list(classes).index(name) for name in data.classes])
 
 

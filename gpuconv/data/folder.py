@@ -163,8 +163,8 @@ class FolderSamples(Samples):
         found = zlib.crc32(self.labels.data)
         for path in self.paths:
             status = os.stat(path)
-            told = f"{path.relative_to(self.root).as_posix()} {status.st_size} {status.st_mtime_ns}\n"
-            found = zlib.crc32(told.encode("utf-8", "surrogateescape"), found)
+            line = f"{path.relative_to(self.root).as_posix()} {status.st_size} {status.st_mtime_ns}\n"
+            found = zlib.crc32(line.encode("utf-8", "surrogateescape"), found)
         return f"{found:08x}"
 
     def subset(self, indices: slice | Sequence[int] | np.ndarray) -> FolderSamples:

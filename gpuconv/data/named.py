@@ -65,12 +65,12 @@ def load_test(spec: str, like: str, classes: Sequence[str]) -> Dataset:
     name, _, rest = spelled(spec).partition(":")
     if name != "folder":
         return load(spec)[1].relabelled(classes)
-    directory, said = _folder_parts(rest)
-    if not is_test_set(spec) and "test" in said:
-        raise ValueError(f"all of {directory} is for testing; leave test={said['test']} out")
+    directory, stated = _folder_parts(rest)
+    if not is_test_set(spec) and "test" in stated:
+        raise ValueError(f"all of {directory} is for testing; leave test={stated['test']} out")
     kind, _, there = like.partition(":")
     inherited = _folder_parts(there)[1] if kind == "folder" else {}
-    options = {key: inherited[key] for key in _SHAPE if key in inherited} | said
+    options = {key: inherited[key] for key in _SHAPE if key in inherited} | stated
     return _all_of_folder(directory, options).relabelled(classes)
 
 
@@ -99,10 +99,10 @@ def placed(spec: str, like: str = "") -> str:
         return f"cifar10:{_absolute(rest)}"
     if name != "folder" or not rest:
         return spec
-    directory, said = _folder_parts(rest)
+    directory, stated = _folder_parts(rest)
     kind, _, there = like.partition(":")
     inherited = _folder_parts(there)[1] if kind == "folder" else {}
-    options = {"split": folder.SPLITS[0]} | inherited | said
+    options = {"split": folder.SPLITS[0]} | inherited | stated
     directory = _absolute(directory)
     if _folder_parts(directory)[1]:
         directory += "/"  # so that a name such as "pets,b=c" is not read as an option

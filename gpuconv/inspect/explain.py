@@ -128,9 +128,9 @@ class Explanation:
         count = self.window.size
         if not self._is_forward:
             senders = sum(term.product != 0 for term in self.terms)
-            told = f"{self.layer}: the gradient of its input [{place}] = {self.value:.9g}: "
+            text = f"{self.layer}: the gradient of its input [{place}] = {self.value:.9g}: "
             who = "branches" if self.kind in ("Residual", "Branches") else "outputs"
-            return told + (f"the sum {self.total:.9g} in float64 of what the {who} sent" if senders else "nothing sent")
+            return text + (f"the sum {self.total:.9g} in float64 of what the {who} sent" if senders else "nothing sent")
         if self.kind == "Residual":
             how = f"the body's {self.terms[0].input:.9g} and the shortcut's {self.terms[1].input:.9g}"
         elif self.branch:

@@ -80,9 +80,9 @@ def _expect_planned(layer: Any, method: str, given: Any, found: Any) -> None:
     if method == "backward":
         taken, planned, name = planned, taken, method
     if tuple(given.shape[1:]) == taken and tuple(found.shape) != (len(given), *planned):
-        wanted = ", ".join(map(str, ("N", *planned)))
+        shape = ", ".join(map(str, ("N", *planned)))
         raise ValueError(
-            f"{type(layer).__name__}.{name} must return an array of shape ({wanted}), which its plan() implies, "
+            f"{type(layer).__name__}.{name} must return an array of shape ({shape}), which its plan() implies, "
             f"returned {tuple(found.shape)}"
         )
 

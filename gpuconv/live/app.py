@@ -56,8 +56,8 @@ def application(session: Session, *, host: str = "127.0.0.1", token: str | None 
     async def image(request: Request) -> Response:
         _expect_type(request, "application/octet-stream")
         shape = session.leg.net.input_shape
-        image, told = await asyncio.to_thread(controls.read_image, await request.body(), shape)
-        return await _answer(session.ask("look", image=image, title=f"your image ({told})"))
+        image, conversion = await asyncio.to_thread(controls.read_image, await request.body(), shape)
+        return await _answer(session.ask("look", image=image, title=f"your image ({conversion})"))
 
     async def drawing(request: Request) -> Response:
         _expect_type(request, "application/octet-stream")
@@ -104,8 +104,8 @@ async def _answer(future: Future[Any]) -> Response:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    told = {"error": " ".join(str(error).split()) or type(error).__name__, "layer": getattr(error, "layer", None)}
-    return Response(json.dumps(told), 400, media_type="application/json")
+    answer = {"error": " ".join(str(error).split()) or type(error).__name__, "layer": getattr(error, "layer", None)}
+    return Response(json.dumps(answer), 400, media_type="application/json")
 
 
 def _expect_type(request: Request, kind: str) -> None:

@@ -68,8 +68,8 @@ class Guard:
             _expect_once(scope["headers"], b"host", b"origin", b"content-length")
             self._expect_host(headers.get("host", ""))
             _expect_same_origin(headers)
-            if said := self._expect_token(headers, scope["query_string"]):
-                cookie.append(said)
+            if given := self._expect_token(headers, scope["query_string"]):
+                cookie.append(given)
             body = await self._bounded(scope, headers, receive) if scope["method"] not in ("GET", "HEAD") else None
         except RefusedRequestError as refused:
             text = str(refused).encode()
@@ -97,8 +97,8 @@ class Guard:
             found = None
         if found is not None and _same(found.value, self.token):
             return None
-        said = parse_qs(query.decode("latin-1")).get("token", [""])[0]
-        if not _same(said, self.token):
+        given = parse_qs(query.decode("latin-1")).get("token", [""])[0]
+        if not _same(given, self.token):
             raise RefusedRequestError(401, "this page needs the token of the address that `gpuconv live` printed")
         return f"{COOKIE}={self.token}; HttpOnly; SameSite=Strict; Path=/"
 

@@ -87,11 +87,11 @@ def examples(leg: Leg, sets: Sets) -> bytes:
     odds = pictures.softmax(backends.to_numpy(leg.net.infer(given(leg, images))).astype(np.float64))
     right = odds.argmax(axis=1) == labels
     shown = [*np.flatnonzero(right)[:SHOWN], *np.flatnonzero(~right)[:SHOWN]]
-    told = [
+    answers = [
         {"index": int(at), "truth": int(labels[at]), "right": bool(right[at]), "best": pictures.best(odds[at])}
         for at in shown
     ]
-    head = {"shown": told, "right": int(right.sum()), "of": len(images)}
+    head = {"shown": answers, "right": int(right.sum()), "of": len(images)}
     return pictures.pack(head, [], [pictures.small(images[at]) for at in shown])
 
 

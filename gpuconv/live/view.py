@@ -95,9 +95,9 @@ class View:
                 if (message := make()) is not None:
                     self.hub.put(name, message)
             except Exception as error:
-                told = f"cannot show {name}: {error}"
-                if told not in self.log:
-                    self.say(told)
+                report = f"cannot show {name}: {error}"
+                if report not in self.log:
+                    self.say(report)
 
     def choose(
         self, kind: str | None, test: int | None, image: np.ndarray | None, title: str, mapped: str | None = None

@@ -153,9 +153,9 @@ class MPI(Ranks):
         if self._reported or self.size == 1:
             return
         self._reported = True
-        said = " ".join(str(error).split())
+        message = " ".join(str(error).split())
         by = "" if isinstance(error, ParallelError) else f"{self.name(self.rank)} failed: {type(error).__name__}: "
-        self._post(f"{by}{said}", FAILED)
+        self._post(f"{by}{message}", FAILED)
         self._end()
 
     def _post(self, message: Any, tag: int) -> None:

@@ -122,9 +122,9 @@ def optimizer(given: object, **settings: Any) -> Optimizer:
 def expect_rate(optimizer: Optimizer, schedule: object, plateau: object = None) -> None:
     """Raise ValueError if the optimizer cannot receive the learning rate of the schedule and the plateau."""
     if isinstance(optimizer, Adapted) and not optimizer.has_rate and (plateau or str(schedule) != "constant"):
-        told = f"plateau {plateau}" if plateau else f"schedule {schedule}"
+        what = f"plateau {plateau}" if plateau else f"schedule {schedule}"
         raise ValueError(
-            f"{type(optimizer.inner).__name__} has no attribute lr, and its step takes none, so the {told} would have "
+            f"{type(optimizer.inner).__name__} has no attribute lr, and its step takes none, so the {what} would have "
             "no effect"
         )
 

@@ -84,8 +84,8 @@ class Fit:
 
     def _notify(self, callbacks: Sequence[CallbackLike], event: str, *arguments: object) -> None:
         for callback in callbacks:
-            if (told := getattr(callback, event, None)) is not None:
-                told(self.run, *arguments)
+            if (method := getattr(callback, event, None)) is not None:
+                method(self.run, *arguments)
 
     def _end(self) -> None:
         """Call every callback's `on_stop`. Raises only if the run could not be saved: another callback's failure must
@@ -101,8 +101,8 @@ class Fit:
                 else:
                     name, why = type(callback).__name__, f"{type(error).__name__}: {error}"
                     failed.append(f"{name} failed at the end of the run: {why}")
-        for told in failed:
-            unsaved.add_note(told) if unsaved else notice(told)
+        for message in failed:
+            unsaved.add_note(message) if unsaved else notice(message)
         if unsaved:
             raise unsaved
 

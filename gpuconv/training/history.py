@@ -27,7 +27,7 @@ class History(list[Record]):
         rows: list[list[Any]] = [[self[at]["epoch"], *(self[at].get(name) for name in names)] for at in chosen]
         if left_out:
             rows.insert(MOST // 2, ["…", *("" for _ in names)])
-        told = (
+        tested = (
             ""
             if self.tested is None
             else ", ".join(
@@ -37,7 +37,7 @@ class History(list[Record]):
             )
         )
         charts = "".join(chart(self._lines(what), what) for what in ("loss", "accuracy"))
-        return f"<div>{charts}{table(['epoch', *(name.replace('_', ' ') for name in names)], rows, told)}</div>"
+        return f"<div>{charts}{table(['epoch', *(name.replace('_', ' ') for name in names)], rows, tested)}</div>"
 
     def _lines(self, what: str) -> dict[str, list[tuple[float, float]]]:
         parts = [part for part in ("train", "validation", "test") if f"{part}_{what}" in self[-1]]

@@ -92,8 +92,8 @@ class Replay:
         """Stop using graphs and warn why."""
         self._forget()
         self._recorder = None
-        told = f"training continues without a CUDA graph, launch by launch: {reason}"
-        warnings.warn(UncapturedWarning(told), stacklevel=2)
+        message = f"training continues without a CUDA graph, launch by launch: {reason}"
+        warnings.warn(UncapturedWarning(message), stacklevel=2)
 
     def _forget(self) -> None:
         self._graphs.clear()

@@ -155,7 +155,7 @@ class Shadow:
         """Seconds spent so far, in the run and in the worker."""
         return self._copying + self._checking
 
-    def _room(self) -> float:
+    def _seconds_left(self) -> float:
         """Seconds that may be spent now. The start of a worker has its time reserved, and as much as the longest check
         took is reserved for a check that takes longer than expected."""
         starts = START if self._worker and not self._ready else 0.0
@@ -176,12 +176,12 @@ class Shadow:
         if self._over or self._pending:
             return False
         if not self._worker:
-            if self._room() < START:
+            if self._seconds_left() < START:
                 return False
             self._worker = self._make()
         if not self._ready:
             return False
-        return not self._sizes or self._expected(self._next()) <= self._room()
+        return not self._sizes or self._expected(self._next()) <= self._seconds_left()
 
     def _next(self) -> Site:
         """The next site of the deck."""
@@ -194,9 +194,9 @@ class Shadow:
         """The sites to check in this step: as many from the top of the deck as the budget covers, but only one whose
         cost was never measured."""
         drawn: set[Site] = set()
-        room = self._room()
-        while self._sizes and (site := self._next()) not in drawn and self._expected(site) <= room:
-            room -= self._expected(site)
+        left = self._seconds_left()
+        while self._sizes and (site := self._next()) not in drawn and self._expected(site) <= left:
+            left -= self._expected(site)
             drawn.add(self._deck.pop())
             if site not in self._took:
                 break
@@ -208,7 +208,7 @@ class Shadow:
         learns which calls a step makes. step: its number, from 1."""
         from gpuconv.verify.call import recording
 
-        wanted, seen = self._drawn(), set[Site]()
+        drawn, seen = self._drawn(), set[Site]()
         listing = not self._sizes
         site: Site = ("", "", "")
 
@@ -218,14 +218,14 @@ class Shadow:
             seen.add(site)
             if listing or site not in self._sizes:
                 self._sizes[site] = max(size, self._sizes.get(site, 0))
-            if site not in wanted:
+            if site not in drawn:
                 return False
-            wanted.discard(site)
+            drawn.discard(site)
             return True
 
         with where() as place, recording(lambda call: self._hand_over(call, site, step), wants, self._copies):
             yield
-        for gone in wanted - seen:  # a layer was frozen, say
+        for gone in drawn - seen:  # a layer was frozen, say
             self._sizes.pop(gone, None)
             self._deck = [each for each in self._deck if each != gone]
 
@@ -285,14 +285,14 @@ class Shadow:
         kept = self.folder / f"shadow-{row.op}-{row.layer or 'net'}-step{step}.safetensors"
         checkpoint.save(kept, checkpoint.load(path))
         place = f" of {row.layer}" if row.layer else ""
-        told = (
+        message = (
             f"step {step}: {row.op}{place} is beyond its bound: {answer['text']}; "
             f"gpuconv shadow replay {kept} repeats the call"
         )
         if self.violation == "stop":
             self._over = True
-            raise ShadowError(told)
-        warnings.warn(ShadowWarning(told), stacklevel=2)
+            raise ShadowError(message)
+        warnings.warn(ShadowWarning(message), stacklevel=2)
 
     def _end(self, why: str) -> None:
         self._over = True

@@ -85,7 +85,7 @@ class Parts:
         self.together = False  # whether batch norm takes the statistics of all parts
         self.totals = Totals(net.device)  # of one part
         self._zeros = Totals(net.device).array
-        self._kept: list[tuple[Array, Array]] = []  # running statistics and room for their values before a step
+        self._kept: list[tuple[Array, Array]] = []  # running statistics and buffers for their values before a step
         self._sums: list[Sums] = []  # of subtrees, each half of the one before
         self._signature: Any = None
 

@@ -163,7 +163,7 @@ class _Events:
         try:
             do(self._file)
         except OSError as error:
-            log.warning("TensorBoard is told no more of this run: %s", error.strerror or error)
+            log.warning("TensorBoard gets no more of this run: %s", error.strerror or error)
             with contextlib.suppress(OSError):
                 self._file.close()
             self._file = None

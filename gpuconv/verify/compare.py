@@ -59,9 +59,9 @@ def compare(expected: Expected, result: object) -> Difference:
     worst = np.unravel_index(np.argmax(share), share.shape)
     limit = float(np.broadcast_to(bound, error.shape)[worst])
     place = tuple(map(int, worst))
-    found, wanted = float(given[worst]), float(value[worst])
-    text = f"{expected.name}{[*place]} is {found:.9g}, expected {wanted:.9g} within {limit:.3g}"
-    return Difference(float(error[worst]), limit, float(share[worst]), text, expected.name, place, found, wanted)
+    found, correct = float(given[worst]), float(value[worst])
+    text = f"{expected.name}{[*place]} is {found:.9g}, expected {correct:.9g} within {limit:.3g}"
+    return Difference(float(error[worst]), limit, float(share[worst]), text, expected.name, place, found, correct)
 
 
 def relative_error(expected: Expected, result: object) -> float:

@@ -155,9 +155,7 @@ def test_memory_is_the_limit_where_its_bytes_take_longest():
     assert (reduced.seconds, reduced.binds) == (pytest.approx(2000 / H200.clock + 1e9 / H200.copy), "reduction")
 
 
-@pytest.mark.parametrize(
-    ("blocks", "busiest"), [(132, 1), (133, 2), (264, 2), (1320, 10)], ids=lambda value: str(value)
-)
+@pytest.mark.parametrize(("blocks", "busiest"), [(132, 1), (133, 2), (264, 2), (1320, 10)])
 def test_the_busiest_multiprocessor_sets_the_time(blocks, busiest):
     asked = predict.terms(
         MainLoop(100, 16), blocks=blocks, tiles_of_depth=3, threads=128, resident=2, reduction=0, multiprocessors=132

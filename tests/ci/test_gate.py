@@ -292,7 +292,7 @@ def test_a_check_that_fails_crashes_or_hangs_does_not_affect_the_others(gate):
     results = run(gate, fails=fails, breaks=breaks, hangs=hangs, crashes=crashes, missing=missing, right=right)
     assert [result.status for result in results] == [FAILED, FAILED, LATE, FAILED, NOT_REACHED, PASSED]
     assert "KeyError" in results[1].reason
-    assert results[2].reason.endswith("it last said: begun")
+    assert results[2].reason.endswith("its last line: begun")
     recorded = json.loads((gate.out / "gate.json").read_text())
     assert (recorded["checks"][0]["details"], recorded["checks"][5]["details"]) == ({"error": 3}, {"x": 1})
     assert exit_status(results, False) == 1
@@ -386,7 +386,7 @@ def answer(answer="yes", seen="so it is", question=ASKED):
         (Done(0, f"{answer('no', 'off by 3')}\n", 1.0), "no", "off by 3"),
         (Done(124, answer(), 1.0, late=True), "unknown", "stopped at its time limit"),
         (Done(-11, answer(), 1.0), "unknown", "ended with status -11"),
-        (Done(0, "all is well\n", 1.0), "unknown", "gave 0 verdicts; it last said: all is well"),
+        (Done(0, "all is well\n", 1.0), "unknown", "gave 0 verdicts; its last line: all is well"),
         (Done(0, f"{answer()}\n{answer('no')}\n", 1.0), "unknown", "gave 2 verdicts"),
         (Done(0, answer(question="Is it other?"), 1.0), "unknown", "answered another question: Is it other?"),
         (Done(0, answer("maybe"), 1.0), "unknown", "without what was seen: 'maybe'"),
@@ -481,7 +481,7 @@ def test_verify_names_ops_that_fail_give_malformed_output_or_run_out_of_time(pla
     assert planted.ran[0][-1] == "conv2d"
     assert {each["GPUCONV_AUTOTUNE"] for each in planted.environments} == {"0"}  # times beside others say nothing
     planted.facts.clear()  # the environment failed
-    with pytest.raises(NotReachedError, match="told no operations"):
+    with pytest.raises(NotReachedError, match="named no operations"):
         right.verify(planted.tell(), 30)
 
 
@@ -506,14 +506,14 @@ def test_a_missing_or_silent_sanitizer_does_not_pass(planted, monkeypatch, tmp_p
     with pytest.raises(NotReachedError, match="compute-sanitizer is not on the PATH"):
         check(planted, 30)
     tool(tmp_path / "bin", "compute-sanitizer", "")
-    with pytest.raises(FailedError, match="said nothing that proves it"):
+    with pytest.raises(FailedError, match="printed nothing that proves it"):
         check(planted, 30)
     summary = "========= RACECHECK SUMMARY: 0 hazards" if name == "racecheck" else "========= ERROR SUMMARY: 0 errors"
     assert check(planted.tell(sanitizer=(0, summary)), 30)[0] == "14 of 14 ops clean"
     assert {each["GPUCONV_AUTOTUNE"] for each in planted.environments} == {"0"}
     with pytest.raises(FailedError, match="failed: bias_grad"):
         check(planted.tell(bias_grad=(9, summary), sanitizer=(0, summary)), 30)
-    with pytest.raises(FailedError, match="said nothing that proves it: conv2d"):
+    with pytest.raises(FailedError, match="printed nothing that proves it: conv2d"):
         check(planted.tell(sanitizer=(0, summary.replace(": 0", ": 7"))), 30)
 
 
@@ -550,7 +550,7 @@ def test_ncu_sums_times_and_takes_the_percentages_of_the_longest_launch(planted,
     for broken in (text.replace("_mma", "_simt"), text.replace('"80"', '"nan"'), text.replace('"80"', '"4000"')):
         with pytest.raises(NotReachedError):
             fast.ncu(planted.tell(csv=(0, broken)), 30)
-    with pytest.raises(FailedError, match="told no kernel"):
+    with pytest.raises(FailedError, match="reported no kernel"):
         fast.ncu(planted.tell(csv=(0, "==ERROR== no permission")), 30)
 
 

@@ -1,12 +1,12 @@
 // The tile iterators of tile_iterator.cuh beside the matrices that they walk: for every chunk of every tile from `begin` on where
 // the iterator finds it and where Matrix::find does, as offsets from the tensor's beginning, -1 where there is none. Nothing is
-// read. One block; found, wanted (tiles, passes, threads).
+// read. One block; found, expected (tiles, passes, threads).
 #include "gemm_mma.cuh"
 
 #include "conv2d.cuh"
 
 template <int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH, class Matrix>
-__device__ void walk_both(int64* found, int64* wanted, const DTYPE* base, const Matrix& matrix, int32 side, int32 begin, int32 tiles) {
+__device__ void walk_both(int64* found, int64* expected, const DTYPE* base, const Matrix& matrix, int32 side, int32 begin, int32 tiles) {
     using Iterator = TileIterator<Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH>;
     using Mover = TileMover<Iterator, Matrix, SIDE, COLUMNS_ARE_DEPTH, false>;
     static_assert(!Iterator::SEARCHES, "an iterator that increments");
@@ -24,46 +24,46 @@ __device__ void walk_both(int64* found, int64* wanted, const DTYPE* base, const 
             const bool there = matrix.find(matrix.line(line), matrix.column(column), from);
             const int32 at = (tile * Mover::PASSES + pass) * THREADS + threadIdx.x;
             found[at] = chunks[pass].found ? chunks[pass].from - base : -1;
-            wanted[at] = there ? from - base : -1;
+            expected[at] = there ? from - base : -1;
         }
         depth += STAGE_K;
         iterator.advance(depth);
     }
 }
 
-extern "C" __global__ void fprop_x(int64* found, int64* wanted, const DTYPE* x, const Convolution conv, int32 row, int32 column,
+extern "C" __global__ void fprop_x(int64* found, int64* expected, const DTYPE* x, const Convolution conv, int32 row, int32 column,
                                    int32 side, int32 begin, int32 tiles) {
-    walk_both<BLOCK_M, VECTOR_C, true>(found, wanted, x, InputWindows{x, conv}, side, begin, tiles);
+    walk_both<BLOCK_M, VECTOR_C, true>(found, expected, x, InputWindows{x, conv}, side, begin, tiles);
 }
 
-extern "C" __global__ void fprop_w(int64* found, int64* wanted, const DTYPE* w, const Convolution conv, int32 row, int32 column,
+extern "C" __global__ void fprop_w(int64* found, int64* expected, const DTYPE* w, const Convolution conv, int32 row, int32 column,
                                    int32 side, int32 begin, int32 tiles) {
     const int32 taps = conv.r * conv.s * conv.c;
-    walk_both<BLOCK_N, VECTOR_C, true>(found, wanted, w, Plain{w, taps, conv.k, taps}, side, begin, tiles);
+    walk_both<BLOCK_N, VECTOR_C, true>(found, expected, w, Plain{w, taps, conv.k, taps}, side, begin, tiles);
 }
 
-extern "C" __global__ void dgrad_dy(int64* found, int64* wanted, const DTYPE* dy, const Convolution conv, int32 row, int32 column,
+extern "C" __global__ void dgrad_dy(int64* found, int64* expected, const DTYPE* dy, const Convolution conv, int32 row, int32 column,
                                     int32 side, int32 begin, int32 tiles) {
     const Phase phase(conv, row, column);
     const GradientWindows windows{dy, conv, phase};
-    walk_both<BLOCK_M, VECTOR_K, true>(found, wanted, dy, windows, side, begin, tiles);
+    walk_both<BLOCK_M, VECTOR_K, true>(found, expected, dy, windows, side, begin, tiles);
 }
 
-extern "C" __global__ void dgrad_w(int64* found, int64* wanted, const DTYPE* w, const Convolution conv, int32 row, int32 column,
+extern "C" __global__ void dgrad_w(int64* found, int64* expected, const DTYPE* w, const Convolution conv, int32 row, int32 column,
                                    int32 side, int32 begin, int32 tiles) {
     const Phase phase(conv, row, column);
-    walk_both<BLOCK_N, VECTOR_C, false>(found, wanted, w, TransposedFilters(w, conv, phase), side, begin, tiles);
+    walk_both<BLOCK_N, VECTOR_C, false>(found, expected, w, TransposedFilters(w, conv, phase), side, begin, tiles);
 }
 
-extern "C" __global__ void wgrad_dy(int64* found, int64* wanted, const DTYPE* dy, const Convolution conv, int32 row, int32 column,
+extern "C" __global__ void wgrad_dy(int64* found, int64* expected, const DTYPE* dy, const Convolution conv, int32 row, int32 column,
                                     int32 side, int32 begin, int32 tiles) {
     const Plain gradients{dy, conv.all_filters, conv.n * conv.p * conv.q, conv.k};
-    walk_both<BLOCK_M, VECTOR_K, false>(found, wanted, dy, gradients, side, begin, tiles);
+    walk_both<BLOCK_M, VECTOR_K, false>(found, expected, dy, gradients, side, begin, tiles);
 }
 
-extern "C" __global__ void wgrad_x(int64* found, int64* wanted, const DTYPE* x, const Convolution conv, int32 row, int32 column,
+extern "C" __global__ void wgrad_x(int64* found, int64* expected, const DTYPE* x, const Convolution conv, int32 row, int32 column,
                                    int32 side, int32 begin, int32 tiles) {
-    walk_both<BLOCK_N, VECTOR_C, false>(found, wanted, x, InputWindows{x, conv}, side, begin, tiles);
+    walk_both<BLOCK_N, VECTOR_C, false>(found, expected, x, InputWindows{x, conv}, side, begin, tiles);
 }
 
 // y[i] = x[i] where there[i], else 0: 16 bytes a thread. Where there is nothing x is not read, and its address means nothing.

@@ -54,7 +54,7 @@ def test_killed_at_random_steps(tmp_path, straight):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("syncs", [(2, 3), (7, 4), (9, 6)])
+@pytest.mark.parametrize("syncs", [(2, 3), (7, 4), (9, 6)], ids="sync {0[0]}, then {0[1]}".format)
 def test_killed_in_the_middle_of_writing(tmp_path, straight, syncs):
     for number, sync in enumerate(syncs):
         assert run(tmp_path / "run", "sync", sync, *(["resume"] if number else [])) == -signal.SIGKILL

@@ -120,7 +120,7 @@ def at_once(monkeypatch):
     """Without waiting: every op of every step is checked."""
     workers = []
     monkeypatch.setattr(shadow, "START", 0.0)
-    monkeypatch.setattr(Shadow, "_room", lambda self: 1e9)
+    monkeypatch.setattr(Shadow, "_seconds_left", lambda self: 1e9)
 
     def make():
         workers.append(FakeWorker())

@@ -110,7 +110,7 @@ def test_a_full_disk_is_reported_once_and_the_run_continues(tmp_path, monkeypatc
     trainer.fit(small.loader(), epochs=5, callbacks=[TensorBoard(tmp_path)], progress=False)
     assert trainer.epoch == 5
     messages = [each.getMessage() for each in caplog.records if "TensorBoard" in each.getMessage()]
-    assert messages == ["TensorBoard is told no more of this run: No space left on device"]
+    assert messages == ["TensorBoard gets no more of this run: No space left on device"]
 
 
 def test_bad_folders_and_missing_packages_are_refused(tmp_path, monkeypatch, capsys):

@@ -28,12 +28,12 @@ def run(device: str, small: bool, precision: str) -> Answer:
     return judge(output.getvalue(), status, 0.0 if small else LEAST)
 
 
-def judge(said: str, status: int, least: float = LEAST) -> Answer:
-    print(said)
-    last = next((line for line in reversed(said.splitlines()) if line.strip()), "nothing")
+def judge(output: str, status: int, least: float = LEAST) -> Answer:
+    print(output)
+    last = next((line for line in reversed(output.splitlines()) if line.strip()), "nothing")
     if status:
         return "no", f"status {status}: {last}"
-    if uncaptured := [line for line in said.splitlines() if "without a CUDA graph" in line]:
+    if uncaptured := [line for line in output.splitlines() if "without a CUDA graph" in line]:
         return "no", f"the step was not captured: {uncaptured[0]}"
     found = re.fullmatch(r"test accuracy (\d+\.\d+)%", last)
     if not found:

@@ -196,11 +196,11 @@ def test_a_cupy_that_cannot_create_its_folder_is_reported(monkeypatch):
 
 
 class Capturing(FakeCupy):
-    """With streams, graphs and pools that record their calls. `room`: the capacity of a pool in bytes."""
+    """With streams, graphs and pools that record their calls. `capacity`: that of a pool in bytes."""
 
-    def __init__(self, room=100):
+    def __init__(self, capacity=100):
         super().__init__()
-        self.calls, self.room, self.alive = [], room, 0
+        self.calls, self.capacity, self.alive = [], capacity, 0
         fake, calls = self, self.calls
 
         class Stream:
@@ -227,7 +227,7 @@ class Capturing(FakeCupy):
 
         class Memory:
             def __init__(self, size):
-                if size > fake.room:
+                if size > fake.capacity:
                     raise CudaError("cudaErrorMemoryAllocation")
                 fake.alive += 1
 
