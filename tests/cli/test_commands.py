@@ -182,7 +182,7 @@ def test_running_out_of_memory_during_training_is_reported(raised, message, monk
     def exhausted(self, *arguments, **options):
         raise MemoryError(raised)
 
-    monkeypatch.setattr(Trainer, "step", exhausted)
+    monkeypatch.setattr(Trainer, "step_on", exhausted)
     tiny = ("--model", "seed-net", "--data", "synthetic:n=64,size=8x8x3", "--run-dir", tmp_path / "run")
     assert main(["train", *map(str, tiny)]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == f"gpuconv: error: {message}"
@@ -210,7 +210,7 @@ def test_a_defect_inside_training_shows_its_traceback(monkeypatch, tmp_path):
     def broken(*_, **__):
         raise ValueError("a defect")
 
-    monkeypatch.setattr(Trainer, "step", broken)
+    monkeypatch.setattr(Trainer, "step_on", broken)
     with pytest.raises(ValueError, match="a defect"):
         main(["train", "--run-dir", str(tmp_path / "run")])
 
