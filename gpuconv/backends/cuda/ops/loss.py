@@ -110,7 +110,7 @@ def binary_cross_entropy(
 
 
 def _elementwise(
-    kernel: str, scores: ArrayT, targets: Array, grad_scale: Scalar, out: ArrayT | None, *options: Any
+    kernel: str, scores: ArrayT, targets: Array, grad_scale: Scalar, out: ArrayT | None, *options: object
 ) -> tuple[ArrayT, ArrayT]:
     """Launch a kernel of elementwise_loss.cu."""
     scores, targets = contiguous(scores, targets)
