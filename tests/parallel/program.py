@@ -76,6 +76,7 @@ def main(how, directory, shards="0"):
         metrics=["confusion"],
         parallel=ranks,
         shards=int(shards) or None,
+        sync_batch_norm=how.startswith("synchronized"),
         **({"clip": 0.1, "ema": 0.9} if how == "clipped" else {}),
         precision=how if how in ("float16", "bfloat16") else None,
     )
@@ -88,7 +89,7 @@ def main(how, directory, shards="0"):
         epochs=3,
         validation=held_out,
         run_dir=directory,
-        resume=how == "resumed",
+        resume=how.endswith("resumed"),
         metrics_every=2,
         progress=False,
         checkpoint_every=1,

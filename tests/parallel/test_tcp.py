@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +17,13 @@ from gpuconv import parallel
 from gpuconv.cli import main
 from gpuconv.parallel import ParallelError, tcp
 from gpuconv.parallel.tcp import TCP
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def environment():
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return os.environ | {"PYTHONPATH": path}
 
 
 @pytest.fixture
@@ -99,6 +110,17 @@ def test_ranks_that_do_not_come_are_named(place):
     with pytest.raises(ParallelError, match=r"^rank 1 cannot reach rank 0 at 127\.0\.0\.1 port \d+ within 0\.1 s: "):
         TCP(0.1)
     assert time.monotonic() - start < 5
+
+
+@pytest.mark.slow
+def test_torchrun_starts_ranks():
+    """Its own store listens at MASTER_PORT meanwhile."""
+    pytest.importorskip("torch")
+    program = Path(__file__).with_name("meeting.py")
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program)]
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.split("\n")) == ["", "0 [0, 10]", "1 [0, 10]"]
 
 
 GIVEN = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
