@@ -25,7 +25,7 @@ EPILOG = """examples:
 
 Results go to bench/results/<hardware>/<date>-<commit>.json, written anew after every entry: Ctrl-C loses nothing, and a
 second run on the same day and commit adds to the file. Status: 0 done, 1 a result of ours was wrong and not timed,
-2 something to put right, told in one line, 130 stopped."""
+2 something to put right, printed in one line, 130 stopped."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -32,7 +32,7 @@ def read(path: str) -> Record:
     try:
         named = [(lookup("setting", name, known), value) for name, value in table.items()]
         for name in known:
-            if sum(name == said for said, _ in named) > 1:
+            if sum(name == other for other, _ in named) > 1:
                 raise ValueError(f"{name} is given twice")
         return {name: _as_option(name, value) for name, value in named}
     except (ValueError, TypeError) as error:

@@ -68,11 +68,11 @@ class TCP(Ranks):
         if self._ended:
             return
         self._ended = True
-        said = " ".join(str(error).split())
+        message = " ".join(str(error).split())
         by = "" if isinstance(error, ParallelError) else f"{self.name(self.rank)} failed: {type(error).__name__}: "
         for other in self._others.values():
             try:
-                other.send(_Failed(by + said))
+                other.send(_Failed(by + message))
             except OSError:
                 continue  # it has ended
 
@@ -113,8 +113,8 @@ class TCP(Ranks):
                     other = Connection(server.accept()[0].detach())
                 except TimeoutError as error:
                     missing = [str(rank) for rank in range(1, self.size) if rank not in self._others]
-                    told = f"rank {' and rank '.join(missing)} did not connect within {self.time_limit:g} s"
-                    raise ParallelError(told) from error
+                    message = f"rank {' and rank '.join(missing)} did not connect within {self.time_limit:g} s"
+                    raise ParallelError(message) from error
                 try:
                     deliver_challenge(other, _key())
                     answer_challenge(other, _key())

@@ -74,8 +74,8 @@ class Replay:
             except Exception as error:  # any error: capture runs nothing, and the work itself ran before
                 failed = f"{type(error).__name__}: {error}"
             each, self._ranks.sent = self._ranks.sent - sent, sent
-            if told := next(filter(None, self._ranks.gather(failed)), None):
-                self.give_up(told)
+            if reason := next(filter(None, self._ranks.gather(failed)), None):
+                self.give_up(reason)
                 return None
             graphs[count] = partial(self._launch, captured, each)
         return graphs[count]

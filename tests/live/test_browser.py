@@ -213,9 +213,9 @@ def examples(page):
             [one.parentElement.id, one.ariaLabel, one.innerText])"""
     )
     for place, label, scores in shown:
-        told = re.match(r"test image \d+, a (\w+), taken for (\w+);", label)
-        assert told
-        assert (told[1] == told[2]) == (place == "right")
+        title = re.match(r"test image \d+, a (\w+), taken for (\w+);", label)
+        assert title
+        assert (title[1] == title[2]) == (place == "right")
         shares = [float(share) for share in re.findall(r"([\d.]+) %", scores)]
         assert len(shares) == 5
         assert shares == sorted(shares, reverse=True)

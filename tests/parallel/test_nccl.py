@@ -234,9 +234,9 @@ def test_a_capture_that_fails_on_one_rank_fails_on_all(monkeypatch):
         return capture(self, work)
 
     monkeypatch.setattr(CudaRecorder, "capture", refused)
-    with standin.installed(("90", "90")), pytest.warns(UncapturedWarning, match="no room") as told:
+    with standin.installed(("90", "90")), pytest.warns(UncapturedWarning, match="no room") as caught:
         weights = [each[0] for each in on_ranks(2, partial(trained, shards=2))]
-    assert len(told) == 2
+    assert len(caught) == 2
     assert small.same_arrays(*weights)
 
 

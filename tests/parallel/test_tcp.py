@@ -68,9 +68,9 @@ def test_a_rank_that_fails_is_named_on_all(place):
                 raise OSError("the disk is on fire")
             return ranks.gather(None)
 
-        told = on_ranks(place, 3, work)
-        assert told.pop(failing) == "the disk is on fire"
-        for each in told:
+        answers = on_ranks(place, 3, work)
+        assert answers.pop(failing) == "the disk is on fire"
+        for each in answers:
             assert each.startswith(f"rank {failing} (process ")
             assert each.endswith(") failed: OSError: the disk is on fire")
 
@@ -87,8 +87,8 @@ def test_a_rank_that_hangs_or_is_gone_is_named_on_all(place):
         return ranks.rank == 1 or ranks.gather(None)
 
     for work, ending in ((hang, "did not answer within 0.5 s"), (vanish, "has ended")):
-        told = on_ranks(place, 3, work, time_limit=0.5)
-        for each in (told[0], told[2]):
+        answers = on_ranks(place, 3, work, time_limit=0.5)
+        for each in (answers[0], answers[2]):
             assert each.startswith("rank 1 (process ")
             assert each.endswith(ending)
 
@@ -166,5 +166,5 @@ def test_strangers_are_not_let_in(place, monkeypatch):
             return str(error)
 
     with ThreadPoolExecutor(2) as pool:
-        told = [*pool.map(run, range(2))]
-    assert told == ["rank 1 did not connect within 0.5 s", "rank 0 has another GPUCONV_RANKS_KEY than rank 1"]
+        answers = [*pool.map(run, range(2))]
+    assert answers == ["rank 1 did not connect within 0.5 s", "rank 0 has another GPUCONV_RANKS_KEY than rank 1"]
