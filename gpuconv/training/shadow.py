@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,7 +136,8 @@ class Shadow:
         self._ready = self._over = False
         self._pending: list[tuple[Path, Site, int, float, int]] = []  # file, site, step, seconds expected, bytes
         self._sizes: dict[Site, int] = {}
-        self._took: dict[Site, float] = {}
+        self._took: dict[Site, float] = {}  # the most seconds of a check, its copying included
+        self._copied: dict[Site, float] = {}  # seconds of the copying for the pending checks
         self._rate = 0.0  # the most seconds per byte so far
         self._deck: list[Site] = []
         import random
@@ -223,20 +225,23 @@ class Shadow:
             drawn.discard(site)
             return True
 
-        with where() as place, recording(lambda call: self._hand_over(call, site, step), wants, self._copies):
+        copies = partial(self._copies, lambda: site)
+        with where() as place, recording(lambda call: self._hand_over(call, site, step), wants, copies):
             yield
         for gone in drawn - seen:  # a layer was frozen, say
             self._sizes.pop(gone, None)
             self._deck = [each for each in self._deck if each != gone]
 
     @contextmanager
-    def _copies(self) -> Iterator[None]:
+    def _copies(self, site: Callable[[], Site]) -> Iterator[None]:
         """Around the work for a call in the run itself."""
         start = self.clock()
         try:
             yield
         finally:
-            self._copying += self.clock() - start
+            took = self.clock() - start
+            self._copying += took
+            self._copied[site()] = self._copied.get(site(), 0.0) + took
 
     def _hand_over(self, call: Call, site: Site, step: int) -> None:
         path = Path(self._files.name) / f"{len(self.rows)}-{step}-{'-'.join(filter(None, site))}.safetensors"
@@ -260,6 +265,7 @@ class Shadow:
                 self._ready = True
                 continue
             path, site, step, _, size = self._pending.pop(0)
+            took += self._copied.pop(site, 0.0)
             self._took[site] = max(took, self._took.get(site, 0.0), CALL)
             self._rate = max(self._rate, took / max(size, SMALL))
             self._judge(path, site, step, answer)

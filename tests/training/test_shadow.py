@@ -60,6 +60,8 @@ DATA = RNG.integers(0, 256, (64, 8, 8, 1)).astype(np.uint8), RNG.integers(0, 3, 
 def stepped(device, share, steps, seconds, worker):
     """A shadow over steps timed by a fake clock, and the time spent and allowed after each step."""
     clock = Clock()
+    if worker:
+        worker.clock = clock
     seen = Shadow(share, clock=clock, make=lambda: worker)
     run = Trainer(net(device), "sgd", lr=0.01)
     x = backends.asarray(RNG.normal(size=(8, 8, 8, 1)), device, "float32")
@@ -97,6 +99,17 @@ def test_a_check_that_takes_too_long_delays_the_next_one():
     assert max(over) < 100
     assert spent[-1][0] <= spent[-1][1]
     assert sum(row.checked for row in seen.report()) > 5
+
+
+def test_the_time_for_copying_is_a_part_of_what_a_check_is_expected_to_cost():
+    class Slow(FakeWorker):
+        def submit(self, path):
+            self.clock.now += 0.05
+            super().submit(path)
+
+    _, spent = stepped("numpy", 0.02, 2000, 0.1, Slow(cost=0.002))
+    assert all(used <= allowed for used, allowed in spent[1000:])
+    assert spent[-1][0] > 0.8 * spent[-1][1]
 
 
 def test_small_calls_do_not_affect_the_estimated_cost_per_byte():
