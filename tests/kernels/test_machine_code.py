@@ -109,7 +109,6 @@ WIDE_MOVES = {
     "avg_pool2d.cu": {".*": (True, True)},
     "mask_backward.cu": {".*": (True, True)},
     "max_pool2d.cu": {".*": (True, True)},
-    "clip.cu": {"clip_norm_factor": (True, False), "clip_values_limit": (True, True)},
     "optimizer.cu": {".*": (True, True)},
     "bias_grad.cu": {"bias_grad_sum": (True, False)},
     "batch_norm.cu": {
