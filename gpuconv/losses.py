@@ -1,46 +1,62 @@
-"""Losses: callables ``loss(scores, labels, grad_scale=1) -> (loss, dscores)``, by name "softmax" or "svm".
+"""Losses: callables ``loss(scores, labels, grad_scale=1) -> (loss, dscores)``, by name "softmax", "svm", "mse", "huber"
+or "bce".
 
 A user's loss, ``loss(scores, labels)``, may return any number as its loss, and a gradient of any float dtype (`apply`);
 it gets the scores of a 16-bit net in float32.
 
-scores: (N, classes). labels: (N,) integers. loss: 0-d, in the scores' accumulation dtype. dscores: the gradient with
-respect to the scores, times grad_scale, of their shape and dtype, ready for ``net.backward``. grad_scale: a number or a
-one-element float64 array on their device; only float16 training passes one.
+scores: (N, classes). labels: (N,) integers; for "softmax" also (N, classes) floats, probabilities. "mse", "huber" and
+"bce" take scores (N, ...) and a float for each. loss: 0-d, in the scores' accumulation dtype. dscores: the gradient
+with respect to the scores, times grad_scale, of their shape and dtype, ready for ``net.backward``. grad_scale: a number
+or a one-element float64 array on their device; only float16 training passes one.
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, is_dataclass
-from functools import partial
-from typing import Any
+from functools import cache, partial
+from typing import Any, ClassVar
 
 import numpy as np
 
-from gpuconv import backends, ops
-from gpuconv.arguments import expect_accepts, number
-from gpuconv.dtypes import accumulation_dtype
+from gpuconv import backends, numerals, ops
+from gpuconv.arguments import INT63, expect_accepts, integer, number, positive
+from gpuconv.dtypes import accumulation_dtype, is_float
 from gpuconv.names import lookup
 from gpuconv.types import Array, Scalar
 
 
 @dataclass(frozen=True)
 class SoftmaxCrossEntropy:
-    """The mean over the batch of -log softmax(scores)[label].
+    """The mean over the batch of -log softmax(scores)[label], or with probabilities of the classes for the label.
 
     Args:
-        label_smoothing: From 0 to below 1: that share of the target goes to all classes alike.
+        label_smoothing: In [0, 1].
+        weight: A number from 0 for each class, or "1/2/0.5". With labels the mean is one over weights.
+        ignore_index: The label of rows that do not count, in the accuracy neither.
     """
 
     label_smoothing: float = 0.0
+    weight: Sequence[float] | str | None = None
+    ignore_index: int | None = None
 
     def __post_init__(self) -> None:
         number("label_smoothing", self.label_smoothing, 0.0, 1.0)
+        object.__setattr__(self, "weight", _numbers("weight", self.weight))
+        if self.ignore_index is not None:
+            integer("ignore_index", self.ignore_index, -INT63)
 
     def __call__(self, scores: Array, labels: Array, grad_scale: Scalar = 1.0) -> tuple[Array, Array]:
-        return ops.softmax_cross_entropy(scores, labels, label_smoothing=self.label_smoothing, grad_scale=grad_scale)
+        return ops.softmax_cross_entropy(
+            scores,
+            labels,
+            _beside(scores, self.weight),
+            label_smoothing=self.label_smoothing,
+            ignore_index=self.ignore_index,
+            grad_scale=grad_scale,
+        )
 
 
 @dataclass(frozen=True)
@@ -60,12 +76,145 @@ class SVMHinge:
         return ops.svm_hinge(scores, labels, delta=self.delta, grad_scale=grad_scale)
 
 
+@dataclass(frozen=True)
+class MeanSquaredError:
+    """The mean over all scores of (score - target)**2."""
+
+    classifies: ClassVar[bool] = False
+
+    def __call__(self, scores: Array, targets: Array, grad_scale: Scalar = 1.0) -> tuple[Array, Array]:
+        return ops.mean_squared_error(scores, targets, grad_scale=grad_scale)
+
+
+@dataclass(frozen=True)
+class Huber:
+    """The mean over all scores of d**2 / 2 where abs(d) <= delta, and of delta * (abs(d) - delta / 2) beyond, with
+    d = score - target.
+
+    Args:
+        delta: Where the parabola ends, above 0.
+    """
+
+    delta: float = 1.0
+    classifies: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        positive("delta", self.delta)
+
+    def __call__(self, scores: Array, targets: Array, grad_scale: Scalar = 1.0) -> tuple[Array, Array]:
+        return ops.huber_loss(scores, targets, delta=self.delta, grad_scale=grad_scale)
+
+
+@dataclass(frozen=True)
+class BinaryCrossEntropy:
+    """The mean over all scores of -(p * t * log sigmoid(score) + (1 - t) * log(1 - sigmoid(score))), t the target.
+
+    Args:
+        pos_weight: p, one number from 0, or one for each of the scores' last axis; "1/2/0.5" too. By default 1.
+    """
+
+    pos_weight: float | Sequence[float] | str | None = None
+    classifies: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pos_weight", _numbers("pos_weight", self.pos_weight))
+
+    def __call__(self, scores: Array, targets: Array, grad_scale: Scalar = 1.0) -> tuple[Array, Array]:
+        weight: Any = self.pos_weight
+        weight = weight * scores.shape[-1] if weight and len(weight) == 1 else weight
+        return ops.binary_cross_entropy(scores, targets, _beside(scores, weight), grad_scale=grad_scale)
+
+
+def _numbers(name: str, given: Any) -> tuple[float, ...] | None:
+    """Weights as numbers from 0 on; a short form has them as "1/2/0.5"."""
+    if given is None:
+        return None
+    if isinstance(given, str):
+        given = [numerals.real(part) for part in given.split("/")]
+    elif isinstance(given, np.ndarray) and given.ndim == 1:
+        given = given.tolist()
+    listed = given if isinstance(given, (list, tuple)) else [given]
+    if not listed:
+        raise ValueError(f"{name} must hold a number for each class, received none")
+    return tuple([number(f"{name}[{at}]" if len(listed) > 1 else name, each, 0.0) for at, each in enumerate(listed)])
+
+
+def _beside(scores: Array, weight: Any) -> Array | None:
+    return weight and _on_device(weight, backends.device_of(scores), accumulation_dtype(scores.dtype))
+
+
+@cache  # at one address for good: a captured step reads it there, and compares the loss itself
+def _on_device(weight: tuple[float, ...], device: str, dtype: np.dtype) -> Array:
+    return backends.asarray(np.array(weight, dtype), device)
+
+
 Loss = Callable[..., tuple[Array, Array]]
 LOSSES: dict[str, Callable[..., Loss]] = {
     "softmax": SoftmaxCrossEntropy,
     "svm": SVMHinge,
     "cross-entropy": SoftmaxCrossEntropy,
+    "mse": MeanSquaredError,
+    "huber": Huber,
+    "bce": BinaryCrossEntropy,
 }
+_OURS: tuple[Any, ...] = (SoftmaxCrossEntropy, SVMHinge, MeanSquaredError, Huber, BinaryCrossEntropy)
+
+
+def classifies(loss: object) -> bool:
+    """Whether the largest score is an answer, to be compared with a label.
+
+    Args:
+        loss: Any; a user's says no by an attribute ``classifies = False``.
+    """
+    return bool(getattr(loss, "classifies", True))
+
+
+def ignored(loss: object) -> int | None:
+    """The label of rows that do not count for this `loss`, or None."""
+    return loss.ignore_index if isinstance(loss, SoftmaxCrossEntropy) else None
+
+
+def expect_net(loss: object, shape: tuple[int, ...], in_parts: bool = False) -> None:
+    """Raise ValueError for a loss that does not fit a net.
+
+    Args:
+        loss: Its weights are as many as the net's scores.
+        shape: Of one image's scores.
+        in_parts: Whether parts of a batch are averaged by their numbers of images, and the loss must be, too.
+    """
+    name = "pos_weight" if isinstance(loss, BinaryCrossEntropy) else "weight"
+    weight: Any = getattr(loss, name) if isinstance(loss, (SoftmaxCrossEntropy, BinaryCrossEntropy)) else None
+    for_all = name == "pos_weight" and weight and len(weight) == 1
+    if weight and not for_all and len(weight) != shape[-1]:
+        raise ValueError(f"{name} must hold a number for each of the net's {shape[-1]} scores, received {len(weight)}")
+    if in_parts and isinstance(loss, SoftmaxCrossEntropy) and (loss.weight or loss.ignore_index is not None):
+        raise ValueError(
+            f"shards, ranks and accumulated batches are averaged by their numbers of images, and {describe(loss)} "
+            "divides by the weights of the labels: train without such parts, or without weight and ignore_index"
+        )
+
+
+def expect_targets(loss: object, labels: Array, shape: tuple[int, ...]) -> None:
+    """Raise TypeError for labels that a loss of gpuconv does not take.
+
+    Args:
+        loss: Any; a user's takes what it likes.
+        labels: Of a batch or a data set.
+        shape: Of one image's scores.
+    """
+    if not isinstance(loss, _OURS):
+        return
+    takes = ["integers of shape (N,)"] if classifies(loss) else []
+    takes += [] if isinstance(loss, SVMHinge) else [f"floats of shape (N, {', '.join(map(str, shape))})"]
+    if is_float(labels.dtype):
+        fits = not isinstance(loss, SVMHinge) and (labels.ndim, labels.shape[-1]) == (1 + len(shape), shape[-1])
+    else:
+        fits = classifies(loss)
+    if not fits:
+        raise TypeError(
+            f"{describe(loss)} takes {' or '.join(takes)}, received labels of {labels.dtype.name} and shape "
+            f"{tuple(labels.shape)}"
+        )
 
 
 def get(loss: str | Loss, **options: Any) -> Loss:
@@ -106,7 +255,7 @@ def apply(loss: Loss, scores: Array, labels: Array, grad_scale: Scalar | None = 
         grad_scale: A factor on the gradient, of a loss scale.
     """
     scale = () if grad_scale is None else (grad_scale,)
-    if isinstance(loss, (SoftmaxCrossEntropy, SVMHinge)):
+    if isinstance(loss, _OURS):
         return loss(scores, labels, *scale)
     device, dtype = backends.device_of(scores), accumulation_dtype(scores.dtype)
     given = scores if scores.dtype == dtype else backends.asarray(scores, dtype=dtype)

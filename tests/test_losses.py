@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from gpuconv import losses
+from gpuconv.cli import run_settings
+from gpuconv.training import config_file
 from tests.defaults import VALUE, expect, flags
 
 SCORES = np.array([[3.2, 5.1, -1.7], [1.0, 1.0, 1.0]])
@@ -62,8 +64,15 @@ def test_bad_use_is_refused(make, error, message):
 
 
 def test_losses_compare_by_value_and_have_the_documented_defaults():
-    expect({"losses": {"SoftmaxCrossEntropy": {"label_smoothing": 0.0}, "SVMHinge": {"delta": 1.0}}})
-    for name, found in flags(["losses:SoftmaxCrossEntropy", "losses:SVMHinge"]):
+    defaults = {
+        "SoftmaxCrossEntropy": {"label_smoothing": 0.0, "weight": None, "ignore_index": None},
+        "SVMHinge": {"delta": 1.0},
+        "MeanSquaredError": {},
+        "Huber": {"delta": 1.0},
+        "BinaryCrossEntropy": {"pos_weight": None},
+    }
+    expect({"losses": defaults})
+    for name, found in flags([f"losses:{name}" for name in defaults]):
         assert found == VALUE, name
 
 
@@ -77,3 +86,37 @@ def test_pytorchs_name_and_pytorchs_losses():
     for theirs in (torch.nn.CrossEntropyLoss(), Own(), torch.nn.functional.cross_entropy):
         with pytest.raises(TypeError, match=r"takes PyTorch's tensors.*'softmax'"):
             losses.get(theirs)
+
+
+def test_a_stored_description_gives_the_loss_again():
+    for loss in (
+        losses.SoftmaxCrossEntropy(0.1, weight=np.array([1, 2.5]), ignore_index=-100),
+        losses.MeanSquaredError(),
+        losses.Huber(0.5),
+        losses.BinaryCrossEntropy("1/2"),
+        losses.BinaryCrossEntropy(3),
+    ):
+        assert losses.read(losses.describe(loss)) == loss
+        hash(loss)
+    assert losses.read("SoftmaxCrossEntropy(label_smoothing=0.1)") == losses.SoftmaxCrossEntropy(0.1)
+    name, loss = run_settings.loss("softmax:weight=1/2/0.5,ignore_index=2")
+    assert loss == losses.SoftmaxCrossEntropy(weight=[1, 2, 0.5], ignore_index=2)
+    assert config_file._short(name, loss) == "softmax:weight=1.0/2.0/0.5,ignore_index=2"
+    assert run_settings.loss("bce:pos_weight=2")[1] == losses.BinaryCrossEntropy(2.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: losses.SoftmaxCrossEntropy(weight=[1, -1]), ValueError, r"weight\[1\] must lie in \[0.0, inf\)"),
+        (lambda: losses.SoftmaxCrossEntropy(weight=[1, "x"]), TypeError, r"weight\[1\] must be a number, received 'x'"),
+        (lambda: losses.SoftmaxCrossEntropy(weight="1/x"), ValueError, "'x'"),
+        (lambda: losses.SoftmaxCrossEntropy(weight=[]), ValueError, "weight must hold a number for each class"),
+        (lambda: losses.SoftmaxCrossEntropy(ignore_index=0.5), TypeError, "ignore_index must be an integer"),
+        (lambda: losses.Huber(0), ValueError, "delta must be above 0, received 0"),
+        (lambda: losses.BinaryCrossEntropy(np.nan), ValueError, "pos_weight must lie in"),
+    ],
+)
+def test_bad_options_are_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make()

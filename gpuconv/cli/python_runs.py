@@ -106,7 +106,7 @@ def go_on(options: argparse.Namespace, chosen: Record, loggers: Sequence[Callbac
         return 128 + trainer.interrupted_by
     end = trainer.tested or history[-1]
     for name in ("validation_accuracy", "test_accuracy"):
-        if name in end:
+        if end.get(name) is not None:
             say(f"{name.replace('_', ' ')} {100 * end[name]:.2f}%", "stdout")
     return 0
 

@@ -14,11 +14,11 @@ from gpuconv.data.samples import (
     ArraySamples,
     MapSamples,
     Samples,
-    class_numbers,
     expect_finite,
     expect_image_dtype,
     laid_out,
     mapped,
+    targets,
 )
 from gpuconv.data.stream import Batches
 
@@ -86,9 +86,10 @@ def _of_arrays(
     in_file = mapped(images)
     images = laid_out(images, shape, rank=1 + len(shape))
     expect_image_dtype(images.dtype, name)
-    numbers = class_numbers(labels, name, len(images))
-    names = [str(label) for label in range(max(classes, int(numbers.max(initial=-1)) + 1))]
-    if images.dtype == np.uint8 and in_file is None and images.ndim == 4:
+    numbers = targets(labels, name, len(images))
+    numbered = numbers.ndim == 1
+    names = [str(label) for label in range(max(classes, int(numbers.max(initial=-1)) + 1))] if numbered else []
+    if numbered and images.dtype == np.uint8 and in_file is None and images.ndim == 4:
         return Dataset(images, numbers, names, name)
     if not images.size:
         raise ValueError(f"data set {name!r} is empty: images of shape {images.shape}")

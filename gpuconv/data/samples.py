@@ -27,7 +27,7 @@ class Samples:
         name: Of the data, for messages.
         image_shape: Of one image, (H, W, C) for pictures.
         dtype: uint8, which is normalised, or a float dtype, which is fed to the net as it is.
-        labels: int64 (N,), or None if a label is known only when its sample is read.
+        labels: int64 (N,), or floats (N, ...), or None if a label is known only when its sample is read.
         classes: The names of the classes, or empty.
         workers: Threads that may read at once.
         spec: As in `Dataset`.
@@ -36,7 +36,7 @@ class Samples:
     name: str
     image_shape: tuple[int, ...]
     dtype: np.dtype
-    labels: NDArray[np.int64] | None = None
+    labels: NDArray[Any] | None = None
     classes: Sequence[str] = ()
     workers: int = 1
     spec: str = ""
@@ -44,8 +44,8 @@ class Samples:
     def __len__(self) -> int:
         raise NotImplementedError
 
-    def read(self, indices: NDArray[np.int64]) -> tuple[np.ndarray, NDArray[np.int64]]:
-        """The images, (n, *image_shape), and labels, (n,), of the samples `indices`, int64 (n,)."""
+    def read(self, indices: NDArray[np.int64]) -> tuple[np.ndarray, NDArray[Any]]:
+        """The images, (n, *image_shape), and labels, (n,) or (n, ...), of the samples `indices`, int64 (n,)."""
         raise NotImplementedError
 
     def checksum(self) -> str | None:
@@ -73,8 +73,10 @@ class Samples:
         return Subset(**(shared | {"labels": labels}), parent=self, indices=chosen)
 
     def split(self, fraction: float, *, seed: int = 0, what: str = "test") -> tuple[Samples, Samples]:
-        """As in `Dataset.split`; treats all samples as one class if labels are known only when a sample is read."""
-        labels = np.zeros(len(self), np.int64) if self.labels is None else self.labels
+        """As in `Dataset.split`; treats all samples as one class if labels are floats, or known only when a sample is
+        read."""
+        numbered = self.labels is not None and self.labels.ndim == 1
+        labels: Any = self.labels if numbered else np.zeros(len(self), np.int64)
         second = drawn(labels, fraction, seed, f"the {what} part of {self.name!r}")
         return self.subset(~second), self.subset(second)
 
@@ -89,7 +91,7 @@ class Subset(Samples):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def read(self, indices: NDArray[np.int64]) -> tuple[np.ndarray, NDArray[np.int64]]:
+    def read(self, indices: NDArray[np.int64]) -> tuple[np.ndarray, NDArray[Any]]:
         return self.parent.read(self.indices[indices])
 
     def checksum(self) -> str | None:
@@ -102,12 +104,12 @@ class ArraySamples(Samples):
     """The rows of an array, which may lie in a file (np.load(..., mmap_mode="r"))."""
 
     images: np.ndarray
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def read(self, indices: NDArray[np.int64]) -> tuple[np.ndarray, NDArray[np.int64]]:
+    def read(self, indices: NDArray[np.int64]) -> tuple[np.ndarray, NDArray[Any]]:
         return self.images[indices].reshape(len(indices), *self.image_shape), self.labels[indices]
 
     def checksum(self) -> str:
@@ -117,7 +119,7 @@ class ArraySamples(Samples):
         else:
             status = os.stat(file)
             images = zlib.crc32(f"{os.path.basename(file)} {status.st_size} {status.st_mtime_ns}".encode())
-        return f"{zlib.crc32(self.labels.data, images):08x}"
+        return f"{zlib.crc32(self.labels.view(np.uint8).data, images):08x}"
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -129,7 +131,7 @@ class MapSamples(Samples):
     def __len__(self) -> int:
         return len(self.source)
 
-    def read(self, indices: NDArray[np.int64]) -> tuple[np.ndarray, NDArray[np.int64]]:
+    def read(self, indices: NDArray[np.int64]) -> tuple[np.ndarray, NDArray[Any]]:
         pairs = [self.source[int(index)] for index in indices]
         images = [laid_out(image, self.image_shape, rank=len(self.image_shape)) for image, _ in pairs]
         for index, image in zip(indices, images):
@@ -138,7 +140,7 @@ class MapSamples(Samples):
                     f"image {index} of {self.name!r} must be {np.dtype(self.dtype).name} of shape {self.image_shape} "
                     f"like the first one, received {image.dtype.name} of shape {image.shape}"
                 )
-        return np.stack(images), class_numbers([label for _, label in pairs], self.name, len(pairs))
+        return np.stack(images), targets([label for _, label in pairs], self.name, len(pairs))
 
 
 def mapped(array: object) -> str | None:
@@ -180,10 +182,20 @@ def laid_out(images: Any, shape: tuple[int, ...], rank: int) -> np.ndarray:
     return array
 
 
+def targets(labels: object, name: str, count: int) -> NDArray[Any]:
+    """Labels as int64 (count,), the numbers of classes, or as floats (count, ...), a target for each score."""
+    if isinstance(labels, (list, tuple)):
+        labels = [to_numpy(label, "labels") if is_torch(label) else label for label in labels]
+    found = to_numpy(labels, f"labels of {name!r}")
+    if not is_float(found.dtype) or found.ndim < 2:
+        return class_numbers(found, name, count)
+    if len(found) != count:
+        raise ValueError(f"labels of {name!r} must be a row for each of {count} images, received shape {found.shape}")
+    return np.ascontiguousarray(found)
+
+
 def class_numbers(labels: object, name: str, count: int) -> NDArray[np.int64]:
     """Labels as int64 (count,). Raises TypeError and ValueError for anything but class numbers."""
-    if isinstance(labels, (list, tuple)):
-        labels = [int(label) if is_torch(label) and label.ndim == 0 else label for label in labels]
     found = to_numpy(labels, f"labels of {name!r}")
     if found.shape != (count,):
         one_hot = "; x.argmax(1) converts one-hot rows" if found.ndim == 2 and found.shape[1] > 1 else ""
@@ -192,7 +204,10 @@ def class_numbers(labels: object, name: str, count: int) -> NDArray[np.int64]:
             f"labels of {name!r} must be one for each of {count} images, received shape {found.shape}{one_hot}"
         )
     if found.dtype.kind not in "iu":
-        raise TypeError(f"labels of {name!r} must be integers, the numbers of classes, received {found.dtype.name}")
+        raise TypeError(
+            f"labels of {name!r} must be integers, the numbers of classes, received {found.dtype.name}; "
+            "targets for each score are floats with an axis for the scores, as x[:, None]"
+        )
     if len(found) and int(found.min()) < 0:
         raise ValueError(f"labels of {name!r} must be 0 or more, received {int(found.min())}")
     if len(found) and int(found.max()) > INT63:

@@ -14,7 +14,7 @@ from gpuconv import backends, ops, random
 from gpuconv.arguments import integer
 from gpuconv.data.loader import Batch, Loader, prepared
 from gpuconv.data.normalization import Normalization
-from gpuconv.data.samples import Samples, class_numbers, expect_finite, expect_image_dtype, laid_out
+from gpuconv.data.samples import Samples, expect_finite, expect_image_dtype, laid_out, targets
 from gpuconv.devices import Device
 from gpuconv.dtypes import as_dtype
 
@@ -82,7 +82,11 @@ class StreamLoader(Loader):
             return backends.asarray(images, device=self.device, dtype=self._options["dtype"]), labels
         every = backends.asarray(np.arange(len(images)), device=self.device)
         options = self._options | ({"flip": False} if self.augmentation.flip == "alternating" else {})
-        return ops.load_batch(backends.asarray(images, device=self.device), labels, every, offset=offset, **options)
+        given = (
+            labels if labels.ndim == 1 else every
+        )  # load_batch picks numbers of classes; all of these rows are the batch's
+        x, picked = ops.load_batch(backends.asarray(images, device=self.device), given, every, offset=offset, **options)
+        return x, picked if labels.ndim == 1 else labels
 
 
 class Batches:
@@ -166,7 +170,7 @@ class Batches:
                 f"a batch of {self.name} must have images of shape (N, {', '.join(map(str, self.shape))}), "
                 f"received {x.shape}"
             )
-        return x, class_numbers(given[1], self.name, len(x))
+        return x, targets(given[1], self.name, len(x))
 
     def _batch(self, given: object) -> Batch:
         x, labels = self._pair(given)

@@ -125,10 +125,12 @@ def keepers(run: RunDirectory, checkpoint_every: int | None = None) -> list[Call
 
 
 def monitored(record: Record) -> tuple[str, float]:
-    """The measure that epochs are compared by, and its value (higher is better): validation accuracy, else the negative
-    training loss."""
-    if "validation_accuracy" in record:
+    """The measure that epochs are compared by, and its value (higher is better): validation accuracy, without it
+    the negative validation loss, else the negative training loss."""
+    if record.get("validation_accuracy") is not None:
         return "validation_accuracy", record["validation_accuracy"]
+    if "validation_loss" in record:
+        return "validation_loss", -record["validation_loss"]
     return "train_loss", -record["train_loss"]
 
 
@@ -336,7 +338,7 @@ class Progress(Callback):
             )
         self._bar.update()
         if record is not None:
-            self._bar.set_postfix(loss=f"{record['loss']:.4f}", accuracy=f"{100 * record['accuracy']:.2f}%")
+            self._bar.set_postfix(loss=f"{record['loss']:.4f}", **_percent("accuracy", record))
 
     def on_epoch(self, trainer: RunState, record: Record) -> None:
         self._close()
@@ -347,7 +349,8 @@ class Progress(Callback):
 
     def on_test(self, trainer: RunState, record: Record) -> None:
         if not is_quiet():
-            say(f"test loss {record['test_loss']:.4f}  test accuracy {100 * record['test_accuracy']:.2f}%", "stdout")
+            told = [f"{name} {share}" for name, share in _percent("test_accuracy", record).items()]
+            say("  ".join([f"test loss {record['test_loss']:.4f}", *told]), "stdout")
 
     def on_stop(self, trainer: RunState, reason: str) -> None:
         self._close()
@@ -361,6 +364,11 @@ class Progress(Callback):
         self._bar = None
 
 
+def _percent(name: str, record: Record) -> dict[str, str]:
+    """An accuracy of the record in words, by its name; nothing if it was not measured."""
+    return {} if record[name] is None else {name.replace("_", " "): f"{100 * record[name]:.2f}%"}
+
+
 def describe(record: Record, epochs: int) -> str:
     """An epoch in a line: "epoch  3/20  loss 0.1234  accuracy 96.10%  test loss 0.1100  test accuracy 97.22%"."""
     parts = [f"epoch {record['epoch']:{len(str(epochs))}}/{epochs}"]
@@ -368,7 +376,7 @@ def describe(record: Record, epochs: int) -> str:
         if f"{name}_loss" in record:
             shown = "" if name == "train" else f"{name} "
             parts.append(f"{shown}loss {record[f'{name}_loss']:.4f}")
-            parts.append(f"{shown}accuracy {100 * record[f'{name}_accuracy']:.2f}%")
+            parts += [f"{shown}accuracy {share}" for share in _percent(f"{name}_accuracy", record).values()]
             others = [key for key in record if key.startswith(f"{name}_")][2:]
             parts += [f"{key.replace('_', ' ')} {record[key]:.4f}" for key in others if isinstance(record[key], float)]
     parts += [f"rate x {record['plateau']:g}"] if record.get("plateau", 1.0) < 1 else []

@@ -90,7 +90,11 @@ def _short(name: str, made: Any, but: str = "") -> str:
     """The short form of a dataclass: "adam:beta1=0.8", without defaults."""
     fields = [field for field in dataclasses.fields(made) if field.init and field.name != but]
     changed = {field.name: getattr(made, field.name) for field in fields if getattr(made, field.name) != field.default}
-    return f"{name}:{','.join(f'{key}={value}' for key, value in changed.items())}" if changed else name
+    return f"{name}:{','.join(f'{key}={_text(value)}' for key, value in changed.items())}" if changed else name
+
+
+def _text(value: object) -> str:
+    return "/".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _reads(read: Callable[[str], object], value: str) -> bool:

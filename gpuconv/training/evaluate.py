@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from gpuconv import backends, losses, ops
 from gpuconv.data import Normalization
 from gpuconv.layers import Layer
 from gpuconv.layers.base import expect_built
-from gpuconv.metrics import Confusion, begin, named
+from gpuconv.metrics import Confusion, TopK, begin, named
 from gpuconv.names import canonical
 from gpuconv.parallel import Ranks
 from gpuconv.training import feeding
@@ -34,8 +35,8 @@ class Evaluation:
 
     Args:
         loss: The mean over all images.
-        accuracy: Between 0 and 1.
-        samples: The number of images.
+        accuracy: Between 0 and 1; NaN if the loss takes a target for each score, which is no answer.
+        samples: The number of images, without those whose label the loss ignores.
         confusion: int64 (classes, classes) or None; [i, j] counts the images of class i that were classified as class
             j.
         metrics: The results of the requested metrics, by name.
@@ -80,14 +81,17 @@ def evaluate(
     """
     expect_built(net)
     criterion, tta = losses.get(loss), canonical("test-time augmentation", tta, TTA)
+    losses.expect_net(criterion, net.output_shape or ())
     loader = feeding.held_out("data", data, net, normalization, batch_size)
     chosen = metrics if isinstance(metrics, Mapping) else named(metrics)
     measured, totals = begin(dict(chosen) | ({_CONFUSION: Confusion()} if confusion else {})), None
+    counting = [name for name, metric in measured.items() if isinstance(metric, (Confusion, TopK))]
+    if counting and not losses.classifies(criterion):
+        raise ValueError(f"{counting[0]} counts classes, and {losses.describe(criterion)} has a target for each score")
     for scores, labels in _scored(net, loader.epoch(0), tta, ranks or Ranks()):
         totals = totals or Totals(backends.device_of(scores))
-        totals.add(losses.apply(criterion, scores, labels)[0], scores, labels)
-        if measured:
-            on_host = backends.to_numpy(scores), backends.to_numpy(labels)
+        totals.add(losses.apply(criterion, scores, labels)[0], scores, labels, criterion)
+        if measured and (on_host := _counted(scores, labels, losses.ignored(criterion))):
             for metric in measured.values():
                 metric.update(*on_host)
     if totals is None:
@@ -95,7 +99,17 @@ def evaluate(
     sums = totals.read()
     results = {name: metric.result() for name, metric in measured.items()}
     matrix = results.pop(_CONFUSION, None)
-    return Evaluation(sums.loss, sums.accuracy, int(sums.samples), matrix, results)
+    accuracy = sums.accuracy if losses.classifies(criterion) else math.nan
+    return Evaluation(sums.loss, accuracy, int(sums.samples), matrix, results)
+
+
+def _counted(scores: Array, labels: Array, ignored: int | None) -> tuple[np.ndarray, np.ndarray] | None:
+    """The scores and labels that metrics are measured on, on the host; None if all of them are ignored."""
+    on_host = backends.to_numpy(scores), backends.to_numpy(labels)
+    if ignored is None or on_host[1].ndim > 1:
+        return on_host
+    kept = on_host[1] != ignored
+    return (on_host[0][kept], on_host[1][kept]) if kept.any() else None
 
 
 def _scored(net: Layer, batches: Iterable[Any], tta: str, ranks: Ranks) -> Iterator[tuple[Array, Array]]:

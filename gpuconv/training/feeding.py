@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from gpuconv import losses
 from gpuconv.arguments import integer
 from gpuconv.data import Dataset, Loader, Normalization, given
 from gpuconv.data.loader import Batch, prepared
@@ -208,8 +209,14 @@ def expect(name: str, loader: Any, net: Any, loss: object, shards: int = 1, part
             f"{name} gives batches on {loader.device}, and the net is on {net.device}: make the loader with "
             "device=net.device"
         )
-    classes, most = net.output_shape[-1], -1 if data.labels is None else int(data.labels.max())
-    compares = isinstance(loss, (SoftmaxCrossEntropy, SVMHinge))
+    try:
+        if data.labels is not None:
+            losses.expect_targets(loss, data.labels, net.output_shape)
+    except TypeError as error:
+        raise DataError(f"{name} does not fit: {error} from {data.name!r}") from None
+    numbers = data.labels if data.labels is not None and data.labels.ndim == 1 else np.zeros(0, np.int64)
+    classes, most = net.output_shape[-1], int(numbers[numbers != losses.ignored(loss)].max(initial=-1))
+    compares = isinstance(loss, (SoftmaxCrossEntropy, SVMHinge)) and (data.labels is None or numbers.size)
     if compares and name == "train" and min(classes, len(data.classes)) < 2:
         only = f"{data.name!r} has one class, {[*data.classes, 'none'][0]!r}"
         what = only if len(data.classes) < 2 else "the net gives one score"

@@ -206,7 +206,7 @@ class Fit:
         sums = run.read_totals()
         recent, run.reading = sums.since(run.reading), sums
         record = {"event": "step", "step": run.steps, "epoch": run.epoch + 1}
-        run.records.append(record | {"loss": recent.loss, "accuracy": recent.accuracy, "lr": lr})
+        run.records.append(record | {"loss": recent.loss, "accuracy": run.accuracy(recent), "lr": lr})
         return run.records[-1]
 
     def _record_epoch(self, lr: float) -> Record:
@@ -216,7 +216,7 @@ class Fit:
         run.expect_same_weights()
         sums = run.read_totals()
         record: Record = {"event": "epoch", "step": run.steps, "epoch": run.epoch + 1, "lr": lr}
-        record |= {"train_loss": sums.loss, "train_accuracy": sums.accuracy}
+        record |= {"train_loss": sums.loss, "train_accuracy": run.accuracy(sums)}
         record |= self._measured()
         run.epoch, run.batch = run.epoch + 1, 0
         run.totals.clear()

@@ -39,7 +39,7 @@ class HeldOut:
         for name, loader in self.loaders.items():
             if (name in self.at_end) == end:
                 found = evaluate(net, loader, loss=loss, metrics=self.metrics, ranks=ranks)
-                record |= {f"{name}_loss": found.loss, f"{name}_accuracy": found.accuracy}
+                record |= {f"{name}_loss": found.loss, f"{name}_accuracy": _plain(found.accuracy, "accuracy")}
                 record |= {f"{name}_{metric}": _plain(value, metric) for metric, value in found.metrics.items()}
         return record
 

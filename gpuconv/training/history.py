@@ -36,9 +36,11 @@ class History(list[Record]):
                 if isinstance(value, float)
             )
         )
-        charts = "".join(chart(self._lines(what), what) for what in ("loss", "accuracy"))
+        drawn = {what: self._lines(what) for what in ("loss", "accuracy")}
+        charts = "".join(chart(lines, what) for what, lines in drawn.items() if any(lines.values()))
         return f"<div>{charts}{table(['epoch', *(name.replace('_', ' ') for name in names)], rows, tested)}</div>"
 
     def _lines(self, what: str) -> dict[str, list[tuple[float, float]]]:
         parts = [part for part in ("train", "validation", "test") if f"{part}_{what}" in self[-1]]
-        return {part: [(r["epoch"], r[f"{part}_{what}"]) for r in self if f"{part}_{what}" in r] for part in parts}
+        names = {part: f"{part}_{what}" for part in parts}
+        return {part: [(r["epoch"], r[name]) for r in self if r.get(name) is not None] for part, name in names.items()}

@@ -91,6 +91,10 @@ class RunState(TrainingStep):
         """Ask the loop to end after the current step; the first reason given counts."""
         self.stop_reason = self.stop_reason or reason
 
+    def accuracy(self, sums: Reading) -> float | None:
+        """None where the scores are no answers, or where no label counted."""
+        return sums.accuracy if sums.samples and losses.classifies(self.loss) else None
+
     def read_totals(self) -> Reading:
         """The sums of this epoch so far. Raises DivergedError if the loss is not finite."""
         sums = self.totals.read()

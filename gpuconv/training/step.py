@@ -49,6 +49,8 @@ class TrainingStep:
             raise ValueError(f"a loss scale is for float16, the precision is {precision or net.precision}")
         self.optimizer = optimizer
         self.loss = losses.get(loss)
+        cut = shards or (ranks.size if ranks and ranks.size > 1 else None)
+        losses.expect_net(self.loss, net.output_shape, in_parts=bool(cut) or accumulate > 1)
         masters = {name: np.array(backends.to_numpy(value), np.float32) for name, value in net.params().items()}
         self.net = net.to(precision=precision) if precision else net
         self.sync_batch_norm = sync_batch_norm
@@ -62,7 +64,6 @@ class TrainingStep:
         self.ema = None if ema is None else Ema(net, ema)
         self.totals = Totals(net.device)
         self.ranks, self.shards = ranks or Ranks(), shards
-        cut = shards or (self.ranks.size if self.ranks.size > 1 else None)
         self.sharding = Sharding(cut, net, self.ranks, fixed=bool(shards), together=sync_batch_norm) if cut else None
         self.accumulate = accumulate
         self.accumulation = Accumulation(net, accumulate) if accumulate > 1 else None
@@ -81,6 +82,8 @@ class TrainingStep:
         self, batches: Sequence[tuple[Array, Array]], part: Part = profiling.part, *, batch: int | None = None
     ) -> None:
         """`step` on at most `accumulate` batches (x, y): one update by the gradients of their samples' mean loss."""
+        for _, y in batches:
+            losses.expect_targets(self.loss, y, self.net.output_shape)
         with part("step"), self.same_bits():
             work = partial(self._backpropagate, part=part)
             if self.accumulation:
@@ -102,7 +105,7 @@ class TrainingStep:
             loss, dscores = losses.apply(self.loss, scores, y, *scale)
         self.trained.backward(dscores, input_grad=False)
         with part("metrics"):
-            totals.add(loss, scores, y)
+            totals.add(loss, scores, y, self.loss)
 
     def _update(self, params: dict[str, Array], grads: dict[str, Array]) -> None:
         scaling = None

@@ -179,6 +179,7 @@ def _record(record: Record, held_out: list[str], name: str) -> bool:
     metrics = [f"{part}_{metric}" for part in parts for metric in ("loss", "accuracy")] if of_epoch else []
     metrics = metrics or ["loss", "accuracy"]
     needed |= {"settings": OBJECT} if of_change else dict.fromkeys(["lr", *metrics], NUMBER)
+    needed |= {metric: (NUMBER, NOTHING) for metric in needed if metric.endswith("accuracy")}
     for key, kind in needed.items():
         if key not in record:
             raise ValueError(f"{name}.{key} is missing")

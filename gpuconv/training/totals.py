@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpuconv import backends, ops
+from gpuconv import backends, losses, ops
 from gpuconv.types import Array
 
 
@@ -20,7 +20,8 @@ class Reading(NamedTuple):
 
     @property
     def loss(self) -> float:
-        return self.loss_sum / self.samples if self.samples else float("nan")
+        """0 if no sample counted."""
+        return self.loss_sum / self.samples if self.samples else 0.0
 
     @property
     def accuracy(self) -> float:
@@ -41,14 +42,16 @@ class Totals:
     def __init__(self, device: str) -> None:
         self.array = backends.zeros((4,), np.float64, device)
 
-    def add(self, loss: Array, scores: Array, labels: Array) -> None:
+    def add(self, loss: Array, scores: Array, labels: Array, criterion: object = None) -> None:
         """Add a batch. loss: its mean, 0-d. scores: (N, classes). labels: (N,) integers, or (N, classes) floats.
-        Among equal scores, the first counts.
+        Among equal scores, the first counts. criterion: the loss function, which may ignore a label or have no
+        answers.
 
         The last sum counts the steps for which the sum of losses is finite, which identifies the first step whose loss
         was not.
         """
-        ops.add_metrics(self.array, loss, scores, labels)
+        compared = labels if losses.classifies(criterion) else None
+        ops.add_metrics(self.array, loss, scores, compared, ignore_index=losses.ignored(criterion))
 
     def read(self) -> Reading:
         """The sums so far. Synchronizes."""

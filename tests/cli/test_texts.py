@@ -55,7 +55,7 @@ def test_the_list_of_kernels(capsys):
     assert main(["kernels", "--file", "metrics.cu"]) == 0
     parameters = "double* totals, Real* loss, float64* scores, int64* labels, int32 n, int32 classes, int64 ignored"
     assert capsys.readouterr().out.splitlines() == [
-        "metrics.cu  (12 variants)",
+        "metrics.cu  (8 variants)",
         "    DTYPE       float64, float32, float16, bfloat16",
         "    LABEL       int64, float32, float64",
         f"    metrics_add({parameters})",

@@ -1,11 +1,17 @@
-"""Training toward targets that are floats: probabilities of classes."""
+"""Training toward targets that are floats: probabilities of classes, or a number for each score."""
+
+import warnings
+from functools import partial
 
 import numpy as np
 import pytest
 
 import gpuconv as gc
 from gpuconv import asarray, losses, to_numpy
+from gpuconv.data import Loader, Normalization
+from gpuconv.layers import Conv2D, Flatten, Input, Linear, ReLU, Sequential
 from gpuconv.training import Trainer
+from gpuconv.training.replay import Replay
 from tests.training import small
 
 DEVICES = ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)]
@@ -45,3 +51,220 @@ def test_one_hot_rows_train_as_labels_do(device, shards):
     assert soft_record["train_accuracy"] == record["train_accuracy"] > 0.3
     assert (two.accuracy, two.metrics["top_2"]) == (one.accuracy, one.metrics["top_2"])
     np.testing.assert_array_equal(two.metrics["confusion"], one.metrics["confusion"])
+
+
+# --- losses with a target for each score -------------------------------------------------------
+
+
+def regression(device="numpy", dtype="float32", loss="mse", lr=0.1, **options):
+    net = Sequential([Input((6, 5, 1)), Conv2D(3, 3), ReLU(), Flatten(), Linear(2)], seed=1, dtype=dtype)
+    return Trainer(net.to(device), "sgd", lr=lr, momentum=0.9, loss=loss, seed=2, **options)
+
+
+def floats(count=8, dtype=np.float32):
+    draw = np.random.default_rng(0)
+    return draw.normal(size=(count, 6, 5, 1)).astype(dtype), draw.random((count, 2)).astype(dtype)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    ("loss", "theirs"),
+    [
+        (losses.MeanSquaredError(), lambda torch: torch.nn.MSELoss()),
+        (losses.Huber(0.3), lambda torch: torch.nn.HuberLoss(delta=0.3)),
+        (
+            losses.BinaryCrossEntropy([0.5, 2]),
+            lambda torch: torch.nn.BCEWithLogitsLoss(pos_weight=torch.tensor([0.5, 2.0])),
+        ),
+        (losses.BinaryCrossEntropy(3), lambda torch: torch.nn.BCEWithLogitsLoss(pos_weight=torch.tensor(3.0))),
+    ],
+    ids=["mse", "huber", "bce", "bce-number"],
+)
+def test_five_steps_are_pytorchs(device, loss, theirs):
+    torch = pytest.importorskip("torch")
+    made = regression(device, loss=loss)
+    their_net = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 3, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(36, 2)
+    )
+    state = {name: np.array(to_numpy(value)) for name, value in made.net.state_dict().items()}
+    (w, b, lw, lb) = state.values()
+    with torch.no_grad():
+        their_net[0].weight.copy_(torch.from_numpy(w.transpose(0, 3, 1, 2).copy()))
+        their_net[0].bias.copy_(torch.from_numpy(b))
+        their_net[3].weight.copy_(torch.from_numpy(lw.reshape(2, 4, 3, 3).transpose(0, 3, 1, 2).reshape(2, 36).copy()))
+        their_net[3].bias.copy_(torch.from_numpy(lb))
+    optimizer, criterion = torch.optim.SGD(their_net.parameters(), 0.1, momentum=0.9), theirs(torch)
+    x, y = floats()
+    expected = []
+    for _ in range(5):
+        optimizer.zero_grad()
+        value = criterion(their_net(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())), torch.from_numpy(y))
+        value.backward()
+        optimizer.step()
+        expected.append(value.item())
+    made.fit((x, y), epochs=5, batch_size=8, progress=False, metrics_every=1, validation=(x, y))
+    found = [record["loss"] for record in made.records if record["event"] == "step"]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    after = criterion(their_net(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())), torch.from_numpy(y)).item()
+    np.testing.assert_allclose(made.history[-1]["validation_loss"], after, rtol=1e-4)
+    measured = gc.training.evaluate(made.net, (x, y), loss=loss)
+    np.testing.assert_allclose(measured.loss, after, rtol=1e-4)
+    assert np.isnan(measured.accuracy)
+    assert {made.history[-1][name] for name in ("train_accuracy", "validation_accuracy")} == {None}
+
+
+def test_a_regression_run_is_stored_resumed_and_shown(tmp_path, capsys):
+    x, y = floats(20)
+    whole, halves = regression(loss="huber"), regression(loss="huber")
+    settings = dict(validation=0.2, batch_size=4, metrics_every=2)
+    whole.fit((x, y), epochs=4, progress=False, **settings)
+    halves.fit((x, y), epochs=4, run_dir=tmp_path / "run", callbacks=[StopAfter(7)], **settings)
+    again = regression(loss="huber")
+    again.fit((x, y), epochs=4, run_dir=tmp_path / "run", resume=True, **settings)
+    assert again.records == whole.records
+    assert small.same_arrays(*({n: np.array(a) for n, a in t.net.state_dict().items()} for t in (again, whole)))
+    shown = capsys.readouterr().out
+    assert "validation loss" in shown
+    assert "accuracy" not in shown
+    assert "loss" in again.history._repr_html_()
+    assert "None" not in (tmp_path / "run" / "metrics.csv").read_text()
+
+
+class StopAfter(gc.training.Callback):
+    def __init__(self, step):
+        self.last = step
+
+    def on_step(self, trainer, record):
+        if trainer.steps == self.last:
+            trainer.stop("interrupted")
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("loss", ["mse", losses.BinaryCrossEntropy([1, 2])], ids=["mse", "bce"])
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_captured_steps_have_the_bits_of_uncaptured_ones(loss, precision):
+    found = []
+    for captured in (True, False):
+        made = regression("emulated", loss=loss, precision=precision)
+        x, y = (asarray(a, "emulated") for a in floats())
+        x = asarray(x, dtype=made.net.dtype)
+        made.optimizer.advance(0.1)
+        replay = Replay("emulated", captured)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", gc.training.UncapturedWarning)
+            replay.run(partial(made.step, x, y), 12, 8, made.inputs())
+        replay.close()
+        found.append((np.array(to_numpy(made.net[1]["weight"])), made.totals.read()))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1]
+    assert found[0][1].samples == 12 * 8
+
+
+def test_uint8_images_may_have_targets_of_each_score():
+    images, (_, y) = small.images(8).images, floats()
+    made = regression(lr=0.01)
+    made.fit((images, y), epochs=2, batch_size=4, progress=False)
+    assert made.net.normalization is not None
+    assert made.history[-1]["train_loss"] < made.history[0]["train_loss"]
+
+
+def loader(device):
+    data = small.images()
+    return Loader(data, 5, normalization=Normalization.from_dataset(data), seed=3, device=device)
+
+
+@pytest.mark.kernels
+def test_class_weights_are_captured_with_the_step():
+    found = []
+    for graph in (True, False):
+        loss = losses.SoftmaxCrossEntropy(0.1, weight=[1, 2, 0.5], ignore_index=2)
+        made = Trainer(small.net().to("emulated"), "sgd", lr=0.1, loss=loss, graph=graph)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", gc.training.UncapturedWarning)
+            made.fit(loader("emulated"), epochs=2, progress=False)
+        found.append((made.records, np.array(to_numpy(made.net[1]["weight"]))))
+    assert found[0][0] == found[1][0]
+    np.testing.assert_array_equal(found[0][1], found[1][1])
+
+
+def test_ignored_labels_count_in_no_metric():
+    made = Trainer(small.net(), loss=losses.SoftmaxCrossEntropy(ignore_index=9))
+    data = small.images(22)
+    x = (data.images / 128 - 1).astype(np.float32)
+    some = np.where(np.arange(22) % 2, data.labels, 9)
+    made.fit((x, some), epochs=1, batch_size=22, progress=False)
+    measured = gc.training.evaluate(made.net, (x, some), loss=made.loss, metrics=["top-1", "confusion"])
+    kept = gc.training.evaluate(made.net, (x[1::2], data.labels[1::2]), metrics=["top-1", "confusion"])
+    np.testing.assert_allclose(measured.loss, kept.loss, rtol=1e-6)
+    assert (measured.accuracy, measured.samples, measured.metrics["top_1"]) == (kept.accuracy, 11, kept.accuracy)
+    np.testing.assert_array_equal(measured.metrics["confusion"], kept.metrics["confusion"])
+    none = gc.training.evaluate(made.net, (x, np.full(22, 9)), loss=made.loss)
+    assert (none.loss, none.samples) == (0, 0)
+
+
+def test_a_batch_without_a_label_that_counts_changes_nothing_and_is_recorded():
+    made = Trainer(small.net(), loss=losses.SoftmaxCrossEntropy(ignore_index=9), momentum=0)
+    x = (small.images(8).images / 128 - 1).astype(np.float32)
+    before = np.array(made.net[1]["weight"])
+    made.fit((x, np.full(8, 9)), epochs=1, batch_size=8, progress=False, metrics_every=1)
+    np.testing.assert_array_equal(made.net[1]["weight"], before)
+    assert (made.records[0]["loss"], made.records[0]["accuracy"]) == (0, None)
+
+
+def test_targets_that_the_loss_does_not_take_are_refused_before_anything_changes():
+    x, y = floats(22)
+    labels = small.images(22).labels % 2
+    for loss, targets, message in (
+        ("mse", labels, r"MeanSquaredError\(\) takes floats of shape \(N, 2\), received labels of int64"),
+        ("mse", y[:, :1], r"takes floats of shape \(N, 2\), received labels of float32 and shape \(22, 1\)"),
+        ("svm", y, r"SVMHinge\(delta=1.0\) takes integers of shape \(N,\), received labels of float32"),
+        ("softmax", y[:, :1], r"takes integers of shape \(N,\) or floats of shape \(N, 2\), received"),
+    ):
+        made = regression(loss=loss)
+        before = np.array(made.net[1]["weight"])
+        with pytest.raises(gc.training.DataError, match=message):
+            made.fit((x, targets), epochs=1, progress=False)
+        with pytest.raises(TypeError, match=message):
+            made.step(x, targets)
+        np.testing.assert_array_equal(made.net[1]["weight"], before)
+        assert made.steps == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: regression(loss=losses.SoftmaxCrossEntropy(weight=[1, 2, 3])),
+            "each of the net's 2 scores, received 3",
+        ),
+        (lambda: regression(loss=losses.BinaryCrossEntropy([1, 2, 3])), "pos_weight must hold .* received 3"),
+        (
+            lambda: regression(loss=losses.SoftmaxCrossEntropy(weight=[1, 2]), shards=2),
+            "averaged by their numbers of images",
+        ),
+        (lambda: regression(loss=losses.SoftmaxCrossEntropy(ignore_index=0), accumulate=2), "accumulated batches"),
+        (
+            lambda: gc.training.evaluate(regression().net, floats(), loss="mse", confusion=True),
+            r"confusion .* counts classes, and MeanSquaredError\(\) has a target for each score",
+        ),
+        (
+            lambda: gc.training.evaluate(regression().net, floats(), loss="mse", metrics=["top-1"]),
+            "top_1 counts classes",
+        ),
+    ],
+    ids=["weight", "pos-weight", "shards", "accumulate", "confusion", "top-k"],
+)
+def test_refusals(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_loss_of_ones_own_may_have_no_answers():
+    def distance(scores, targets):
+        return float(((scores - targets) ** 2).sum() / len(scores)), 2 * (scores - targets) / len(scores)
+
+    distance.classifies = False
+    made = regression(loss=distance, lr=0.01)
+    made.fit(floats(), epochs=2, batch_size=8, progress=False)
+    assert made.history[-1]["train_accuracy"] is None
+    assert made.history[1]["train_loss"] < made.history[0]["train_loss"]
