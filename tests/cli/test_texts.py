@@ -57,7 +57,7 @@ def test_the_list_of_kernels(capsys):
     assert capsys.readouterr().out.splitlines() == [
         "metrics.cu  (8 variants)",
         "    DTYPE       float64, float32, float16, bfloat16",
-        "    LABEL       int64, float32, float64",
+        "    LABEL       int64, float32 (float64: float64)",
         f"    metrics_add({parameters})",
     ]
     assert main(["kernels", "--file", "metrics.cu", "--file", "linear"]) == 2

@@ -15,7 +15,7 @@ WIDE = "16 bytes"  # stands for as many numbers as 16 bytes hold
 WIDE_SUMS = "16 bytes of sums"  # likewise, of accumulators
 LONGEST = "32 (float64 and soft labels: 16)"  # stands for the most scores of a row that a lane keeps in registers
 LABELS = ("int64", "uint8")  # the label dtypes that are compiled ahead; any integer dtype works
-SOFT = "accumulator"  # stands for the dtype of labels with a number for each class; any float dtype works
+SOFT = "float32 (float64: float64)"  # of labels with a number for each class; any float dtype works
 VECTORS: dict[str, tuple[Any, ...]] = dict(VECTOR_C=(1, WIDE), VECTOR_K=(1, WIDE))
 MOVES = (1, WIDE)  # VECTOR_C and VECTOR_K alike; mixtures lie between, compiled when used
 ACTIVATIONS = ("Identity", "Gelu")  # none, and the one with most arithmetic: the others lie between, compiled when used
