@@ -1,6 +1,7 @@
 """Optimizer steps over lists of parameters."""
 
 import gc
+import weakref
 from itertools import chain
 
 import numpy as np
@@ -315,6 +316,38 @@ def test_clipping_agrees_with_numpy_aligned_and_not(device, rng, dtype):
             np.testing.assert_array_equal(
                 to_numpy(ours), np.clip(before.astype(np.float64), -0.5, 0.5).astype(before.dtype)
             )
+
+
+def test_copies_of_strided_gradients_live_until_the_launch(device, monkeypatch):
+    """Their table has only their addresses."""
+    alive, read = [], optim.contiguous
+
+    def watched(*arrays):
+        made = read(*arrays)
+        alive.extend(weakref.ref(each) for each in made)
+        return made
+
+    def load(file):
+        seen.append([each() is not None for each in alive])
+        return optim_load(file)
+
+    seen, optim_load = [], optim.load
+    monkeypatch.setattr(optim, "contiguous", watched)
+    monkeypatch.setattr(optim, "load", load)
+    grads = [asarray(np.ones((4, 2), np.float32), device)[:, 0], asarray(np.ones((6, 2), np.float32), device)[:, 1]]
+    scaling = asarray(np.array([2.0, 0.5, 0, 0]), device)
+    for call in (
+        lambda: ops.clip_norm(scaling, grads, max_norm=1.0),
+        lambda: ops.clip_values(grads, clip_value=1.0),
+        lambda: ops.update_loss_scale(scaling, grads),
+        lambda: ops.update_loss_scale(scaling, []),
+    ):
+        alive.clear()
+        seen.clear()
+        call()
+        assert seen, "nothing was launched"
+        assert seen[-1]
+        assert all(seen[-1])
 
 
 def test_clipping_without_gradients(device):

@@ -121,7 +121,7 @@ def lion_step(
 
 
 def clip_norm(clipped: Array, grads: Sequence[Array], scaling: Array | None, *, max_norm: float) -> None:
-    extents, blocks = _extents_to_read(grads, clipped)
+    extents, blocks, _kept = _extents_to_read(grads, clipped)
     partials = empty((blocks,), np.float64, like=clipped)
     run = load("clip.cu").kernel("clip_norm_factor")
     run(blocks, THREADS, clipped, scaling, partials, _found(clipped), extents, max_norm)
@@ -138,14 +138,15 @@ def clip_values(grads: Sequence[Array], scaling: Array | None, *, clip_value: fl
 
 
 def update_loss_scale(scaling: Array, grads: Sequence[Array], *, growth: float, backoff: float, interval: int) -> None:
-    extents, blocks = _extents_to_read(grads, scaling)
+    extents, blocks, _kept = _extents_to_read(grads, scaling)
     run = load("loss_scale.cu").kernel("loss_scale_update")
     run(blocks, THREADS, scaling, _found(scaling), extents, growth, backoff, float(interval))
 
 
-def _extents_to_read(grads: Sequence[Array], like: Array) -> tuple[Array, int]:
-    """The table of all gradients, of a zero if there are none, and the number of blocks."""
-    extents = _extents_of.get(grads)
+def _extents_to_read(grads: Sequence[Array], like: Array) -> tuple[Array, int, Sequence[Array]]:
+    """The table of all gradients, of a zero if there are none, the number of blocks, and the arrays in the table: some
+    are copies, and have to live until the launch."""
+    extents, read = _extents_of.get(grads), grads
     if extents is None:
         given = [grad for grad in grads if grad.size]
         given = given or [zeros((1,), np.float32, like=like)]
@@ -153,7 +154,7 @@ def _extents_to_read(grads: Sequence[Array], like: Array) -> tuple[Array, int]:
         extents = _table(_extents, {"numbers": read})
         if all(a is b for a, b in zip(given, read)):
             _extents_of.keep(grads, extents)
-    return extents, _blocks(extents)
+    return extents, _blocks(extents), read
 
 
 def _blocks(extents: Array) -> int:
