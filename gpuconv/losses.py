@@ -205,9 +205,10 @@ def expect_targets(loss: object, labels: Array, shape: tuple[int, ...]) -> None:
     if not isinstance(loss, _OURS):
         return
     takes = ["integers of shape (N,)"] if classifies(loss) else []
-    takes += [] if isinstance(loss, SVMHinge) else [f"floats of shape (N, {', '.join(map(str, shape))})"]
+    soft = not isinstance(loss, SVMHinge) and ignored(loss) is None
+    takes += [f"floats of shape (N, {', '.join(map(str, shape))})"] if soft else []
     if is_float(labels.dtype):
-        fits = not isinstance(loss, SVMHinge) and (labels.ndim, labels.shape[-1]) == (1 + len(shape), shape[-1])
+        fits = soft and (labels.ndim, labels.shape[-1]) == (1 + len(shape), shape[-1])
     else:
         fits = classifies(loss)
     if not fits:

@@ -218,6 +218,7 @@ def test_targets_that_the_loss_does_not_take_are_refused_before_anything_changes
         ("mse", labels, r"MeanSquaredError\(\) takes floats of shape \(N, 2\), received labels of int64"),
         ("mse", y[:, :1], r"takes floats of shape \(N, 2\), received labels of float32 and shape \(22, 1\)"),
         ("svm", y, r"SVMHinge\(delta=1.0\) takes integers of shape \(N,\), received labels of float32"),
+        (losses.SoftmaxCrossEntropy(ignore_index=9), y, r"ignore_index=9\) takes integers of shape \(N,\), received"),
         ("softmax", y[:, :1], r"takes integers of shape \(N,\) or floats of shape \(N, 2\), received"),
     ):
         made = regression(loss=loss)
