@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -147,8 +148,7 @@ def _messages(time_limit: float) -> Ranks:
 
 def _library() -> Any:
     """CuPy's binding of NCCL. Raises ImportError that says how to install NCCL."""
-    from cupy.cuda import nccl
-
+    nccl: Any = importlib.import_module("cupy.cuda.nccl")  # the same object on a stand-in, which has no packages
     if not nccl.available:
         raise ImportError(
             "several GPUs need the NCCL library, which CuPy does not find: pip install nvidia-nccl-cu13 (or "

@@ -72,7 +72,7 @@ def installed(gpus: Sequence[str] = ("90",), *, schedule: str = "late", peer_acc
 
     machine = Machine(tuple(gpus), schedule, peer_access)
     compile_cubin, ours = nvrtc.compile_cubin, module(machine)
-    with use(machine), replaced({"cupy": ours, "cupy.cuda": ours.cuda}):
+    with use(machine), replaced({"cupy": ours, "cupy.cuda.nccl": ours.cuda.nccl}):
         nvrtc.compile_cubin = modules.compile_cubin
         forget()
         try:
