@@ -226,7 +226,7 @@ def test_what_is_shown_changes_as_the_net_learns(open_page):
     page = open_page()
     learned(page, 0.1)
     assert text(page, "#device") == "numpy (as you asked)"
-    assert int(text(page, "#speed").replace(",", "")) > 0
+    wait_until(page, "parseInt(document.getElementById('speed').textContent) > 0")
     wait_until(page, "document.querySelectorAll('.examples .example').length > 10")
     assert "wrong" in examples(page)
     layer = page.locator("#layers .layer:nth-child(2)").inner_text().split("\n")
