@@ -173,3 +173,8 @@ def test_bad_arguments_are_refused(dataset, bad, error, message):
 def test_bad_positions_are_refused(dataset, bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         make(dataset).epoch(**bad)  # at the call, before the first batch is asked for
+
+
+def test_colours_of_other_than_grey_or_rgb_images_are_refused(dataset):
+    with pytest.raises(ValueError, match="change images of 1 or 3 channels, received 2 channels"):
+        make(dataset, augmentation=Augmentation(saturation=0.4))

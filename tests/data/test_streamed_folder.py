@@ -37,7 +37,11 @@ def test_the_same_images_labels_and_batches_as_in_memory(photos, options):
         np.testing.assert_array_equal(files.first(2), memory.images[:2])
         one, other = Normalization.from_dataset(files), Normalization.from_dataset(memory)
         np.testing.assert_array_equal(one.mean, other.mean)
-        how = {"normalization": other, "augmentation": Augmentation(flip=True, shift=1), "seed": 3}
+        how = {
+            "normalization": other,
+            "augmentation": Augmentation(flip=True, resized_crop=0.3, contrast=0.4),
+            "seed": 3,
+        }
         batches = zip(StreamLoader(files, 4, **how).epoch(1), Loader(memory, 4, **how).epoch(1), strict=True)
         for (x, y), (wanted_x, wanted_y) in batches:
             np.testing.assert_array_equal(x, wanted_x)

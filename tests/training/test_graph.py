@@ -42,7 +42,7 @@ def loader(count=22, batch_size=1, device=DEVICE, **options):
         data,
         batch_size,
         normalization=Normalization.from_dataset(data),
-        augmentation=Augmentation(shift=1, flip=True),
+        augmentation=Augmentation(shift=1, flip=True, resized_crop=0.5, contrast=0.4),
         seed=3,
         device=device,
         **options,
