@@ -101,20 +101,13 @@ def load_batch(
         optional=dict(out=out),
         numbers=dict(offset=offset, start=start),
     )
-    shift, cutout, resized_crop, colours = _check_images(
-        images,
-        labels,
-        indices,
-        mean,
-        std,
-        shift=shift,
-        cutout=cutout,
-        resized_crop=resized_crop,
-        brightness=brightness,
-        contrast=contrast,
-        saturation=saturation,
-    )
+    shift, cutout = _check_images(images, labels, indices, mean, std, shift=shift, cutout=cutout)
+    resized_crop = number("resized_crop", resized_crop, 0.0, 1.0)
+    brightness, contrast = number("brightness", brightness, 0.0), number("contrast", contrast, 0.0)
+    colours = brightness, contrast, number("saturation", saturation, 0.0)
     _, h, w, c = images.shape
+    if any(colours):
+        expect_augmentable((h, w, c), shift, colours)
     start, count = batch_range("indices", indices.shape[0], step_integer("start", start), count)
     dtype = as_dtype(dtype)
     expect_out(out, (count, h, w, c), dtype)
@@ -144,19 +137,8 @@ def load_batch(
 
 @remembered
 def _check_images(
-    images: Array,
-    labels: Array,
-    indices: Array,
-    mean: Array,
-    std: Array,
-    *,
-    shift: object,
-    cutout: object,
-    resized_crop: object,
-    brightness: object,
-    contrast: object,
-    saturation: object,
-) -> tuple[int, int, float, tuple[float, float, float]]:
+    images: Array, labels: Array, indices: Array, mean: Array, std: Array, *, shift: object, cutout: object
+) -> tuple[int, int]:
     if images.dtype != np.uint8 or len(images.shape) != 4:
         raise TypeError(
             f"images must be uint8 (M, H, W, C), received {images.dtype.name} of shape {tuple(images.shape)}"
@@ -174,15 +156,9 @@ def _check_images(
                 f"{name} must be float32 of shape {(c,)} or {(h, w, c)}, "
                 f"received {values.dtype.name} {tuple(values.shape)}"
             )
-    shift, cutout = integer("shift", shift, 0), integer("cutout", cutout, 0, INT32)
-    area = number("resized_crop", resized_crop, 0.0, 1.0)
-    colours = (
-        number("brightness", brightness, 0.0),
-        number("contrast", contrast, 0.0),
-        number("saturation", saturation, 0.0),
-    )
-    expect_augmentable((h, w, c), shift, colours)
-    return shift, cutout, area, colours
+    shift = integer("shift", shift, 0)
+    expect_augmentable((h, w, c), shift, (0.0, 0.0, 0.0))
+    return shift, integer("cutout", cutout, 0, INT32)
 
 
 def expect_augmentable(image_shape: tuple[int, ...], shift: int, colours: tuple[float, float, float]) -> None:

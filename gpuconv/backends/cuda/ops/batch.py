@@ -38,9 +38,15 @@ _BATCH = np.dtype(
 
 
 @functools.lru_cache(maxsize=1024)
-def _packed(images: int, indices: int, height: int, width: int, channels: int, *others: Any) -> np.void:
-    """The kernel's `struct Batch`; others: its last members."""
-    return struct(_BATCH, images, indices, height, fast_divmod(max(1, width)), fast_divmod(max(1, channels)), *others)
+def _packed(
+    images: int, indices: int, height: int, width: int, channels: int, colours: tuple[float, float, float], *others: Any
+) -> np.void:
+    """The kernel's `struct Batch`. colours: how far the factors of brightness, contrast and saturation go from 1.
+    others: members of the struct, between the channels and these factors."""
+    low = tuple(max(0.0, 1 - strength) for strength in colours)
+    reach = tuple(1 + strength - least for strength, least in zip(colours, low))
+    divisors = fast_divmod(max(1, width)), fast_divmod(max(1, channels))
+    return struct(_BATCH, images, indices, height, *divisors, *others, low, reach)
 
 
 def load_batch(
@@ -75,9 +81,7 @@ def load_batch(
     contrasts = colours[1] > 0  # each thread block reads the whole image
     blocks = 1 if contrasts else max(1, ceil_div(h * w * c, _ELEMENTS))
     each, options = (mean.ndim > 1, std.ndim > 1), (_FLIPS[flip], shift, border == "reflect", cutout)
-    low = tuple(max(0.0, 1 - strength) for strength in colours)
-    factors = (low, tuple(1 + strength - least for strength, least in zip(colours, low)))
-    batch = _packed(m, indices.shape[0], h, w, c, *each, *options, blocks, resized_crop, *factors)
+    batch = _packed(m, indices.shape[0], h, w, c, colours, *each, *options, blocks, resized_crop)
     x = buffer(out, (n, h, w, c), dtype, like=images)
     if x.size:
         kernel = load("load_batch.cu", {"DTYPE": dtype, "FULL": int(bool(resized_crop) or any(colours))}).kernel(
