@@ -25,7 +25,7 @@ def calls() -> dict[str, tuple[Callable[[], Any], int]]:
     rows, matrix, vector, products = array(4, 16), array(10, 16), array(10), array(4, 10)
     drows, dmatrix, dvector = array(4, 16), array(10, 16), array(10)
     images, order, batch = array(8, 8, 8, 4, dtype=np.uint8), array(8, dtype=np.int64), array(4, 8, 8, 4)
-    all_labels, zero, one = array(8, dtype=np.int64), array(4), array(4)
+    all_labels, zero, one, mixed = array(8, dtype=np.int64), array(4), array(4), array(4, 8, 8, 4)
     totals, scaling, clock = array(4, dtype=np.float64), array(4, dtype=np.float64), array(4, dtype=np.int64)
     counter, rate, rates = array(1, dtype=np.int64), array(1), array(8, 1)
     params, grads, first, second = ([array(16) for _ in range(62)] for _ in range(4))
@@ -72,6 +72,7 @@ def calls() -> dict[str, tuple[Callable[[], Any], int]]:
         "binary_cross_entropy": lambda: ops.binary_cross_entropy(scores, answers, out=scores),
         "add_metrics": lambda: ops.add_metrics(totals, loss, scores, labels),
         "load_batch": lambda: ops.load_batch(images, all_labels, order, mean=zero, std=one, count=4, out=batch),
+        "mix_batch": lambda: ops.mix_batch(batch, labels, one, classes=10, offset=order[:1], out=mixed),
         "random_uniform": lambda: ops.random_uniform(x, seed=1),
         "random_normal": lambda: ops.random_normal(x, seed=1),
         "random_permutation": lambda: ops.random_permutation(order, seed=1),

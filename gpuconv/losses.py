@@ -174,6 +174,11 @@ def ignored(loss: object) -> int | None:
     return loss.ignore_index if isinstance(loss, SoftmaxCrossEntropy) else None
 
 
+def takes_probabilities(loss: object) -> bool:
+    """Whether a `loss` of classes takes a probability for each instead of a label; a user's takes what it likes."""
+    return not isinstance(loss, _OURS) or (isinstance(loss, SoftmaxCrossEntropy) and loss.ignore_index is None)
+
+
 def expect_net(loss: object, shape: tuple[int, ...], in_parts: bool = False) -> None:
     """Raise ValueError for a loss that does not fit a net.
 

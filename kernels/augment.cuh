@@ -4,7 +4,7 @@
 #include "philox.cuh"
 #include "reduce.cuh"
 
-enum Substream : uint32 { OWN_FLIP = 1, COLOURS = 2, CROP = 4 };  // of AUGMENT; attempt i at a crop draws of CROP + i
+enum Substream : uint32 { OWN_FLIP = 1, COLOURS = 2, MIX = 3, CROP = 4 };  // of AUGMENT; attempt i at a crop draws of CROP + i
 
 // low + range * u, u in [0, 1) from the word.
 __device__ __forceinline__ float between(float low, float range, uint32 word) {

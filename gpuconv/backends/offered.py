@@ -36,6 +36,7 @@ class Backend:
 
     class batch:
         load_batch = staticmethod(ops.batch.load_batch)
+        mix_batch = staticmethod(ops.batch.mix_batch)
 
     class conv:
         conv2d = staticmethod(ops.conv.conv2d)

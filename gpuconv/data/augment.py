@@ -9,6 +9,8 @@ from gpuconv import spec
 from gpuconv.arguments import BORDERS, flip_value, integer, number
 from gpuconv.names import canonical, lookup
 
+_LARGEST_ALPHA = 1000.0
+
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
@@ -20,6 +22,10 @@ class Augmentation:
     part of the image to its size, at least this much of its area, as 0.08; 0 does not crop. brightness: multiply by a
     factor of up to 1 plus or minus this. contrast: the same for the distance from the mean grey. saturation: the same
     for the distance from a pixel's own grey. See `ops.load_batch` for how they are drawn.
+
+    mixup: blend each image with another of its batch, by a factor from the distribution Beta(mixup, mixup). cutmix:
+    replace a rectangle by the other's, whose part of the area is from Beta(cutmix, cutmix). Both turn labels into
+    probabilities of the classes, and at most one is above 0. See `ops.mix_batch`.
     """
 
     flip: bool | str = False
@@ -30,6 +36,8 @@ class Augmentation:
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "flip", flip_value(self.flip))
@@ -39,6 +47,17 @@ class Augmentation:
         object.__setattr__(self, "resized_crop", number("resized_crop", self.resized_crop, 0.0, 1.0))
         for name in ("brightness", "contrast", "saturation"):
             object.__setattr__(self, name, number(name, getattr(self, name), 0.0))
+        for name in ("mixup", "cutmix"):
+            object.__setattr__(self, name, number(name, getattr(self, name), 0.0, _LARGEST_ALPHA))
+        if self.mixup and self.cutmix:
+            raise ValueError(
+                f"a batch is mixed by mixup or by cutmix, received both, mixup {self.mixup} and cutmix {self.cutmix}"
+            )
+
+    @property
+    def mixing(self) -> str | None:
+        """What mixes the images of a batch: "mixup", "cutmix" or None."""
+        return "mixup" if self.mixup else "cutmix" if self.cutmix else None
 
     @property
     def colours(self) -> tuple[float, float, float]:
@@ -87,6 +106,8 @@ _UNITS = {
     "brightness": "STRENGTH",
     "contrast": "STRENGTH",
     "saturation": "STRENGTH",
+    "mixup": "ALPHA",
+    "cutmix": "ALPHA",
 }
 
 # The name in the text, the option, and its value; None: the number after the colon.

@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike
 from gpuconv import backends, ops
 from gpuconv.arguments import flag, integer, seed_value
 from gpuconv.data.augment import Augmentation
+from gpuconv.data.beta import quantiles
 from gpuconv.data.dataset import Dataset
 from gpuconv.data.normalization import Normalization
 from gpuconv.data.samples import Samples
@@ -28,12 +29,13 @@ _AHEAD = 2  # batches that one background thread may have ready
 
 
 class Loader:
-    """Batches (x, y) of a data set: x (n, H, W, C) normalised, y (n,) int64, both on `device`.
+    """Batches (x, y) of a data set: x (n, H, W, C) normalised, y (n,) int64, both on `device`. With mixup or cutmix, y
+    has a probability for each class: (n, classes) float32.
 
     The whole data set moves to `device` once, as bytes, and each batch is one `ops.load_batch` there. Random numbers
-    depend only on (seed, epoch, position in the epoch), not on the batch size or earlier calls. So an epoch that starts
-    at any batch continues with the same bits. On the CPU a background thread prepares two batches in advance; other
-    devices run asynchronously anyway.
+    depend only on (seed, epoch, position in the epoch), not on the batch size or earlier calls; only mixup and cutmix
+    draw once for each batch. So an epoch that starts at any batch continues with the same bits. On the CPU a background
+    thread prepares two batches in advance; other devices run asynchronously anyway.
 
     Args:
         dataset: The images and labels.
@@ -71,10 +73,14 @@ class Loader:
             raise ValueError(f"drop_last leaves no batch: {len(dataset)} images, batch_size {batch_size}")
         self.normalization = normalization
         self._options = dataclasses.asdict(self.augmentation) | {"seed": self.seed, "dtype": as_dtype(dtype)}
+        alpha = self._options.pop("mixup") + self._options.pop("cutmix")  # at most one is not 0
         if normalization is not None:
             self._expect(dataset.image_shape)
             for name in ("mean", "std"):
                 self._options[name] = backends.asarray(getattr(normalization, name), device=self.device)
+        if self.augmentation.mixing:
+            self._expect_classes()
+            self._factors = backends.asarray(quantiles(alpha), device=self.device)
         self._hold()
 
     def _expect(self, image_shape: tuple[int, ...]) -> None:
@@ -87,6 +93,15 @@ class Loader:
                     f"normalization is for other images: {name} has shape {values.shape}, images {image_shape}"
                 )
         expect_augmentable(image_shape, self.augmentation.shift, self.augmentation.colours)
+
+    def _expect_classes(self) -> None:
+        """Raise ValueError for data of which the number of classes is unknown."""
+        labels = self.dataset.labels
+        if not self.dataset.classes or (labels is not None and labels.ndim != 1):
+            raise ValueError(
+                f"{self.augmentation.mixing} mixes labels that are numbers of known classes, and those of "
+                f"{self.dataset.name!r} are not"
+            )
 
     def _hold(self) -> None:
         """Move the whole data set to the device."""
@@ -174,9 +189,17 @@ class Loader:
             count: Images.
             start, offset: As `place` gives them.
         """
-        return ops.load_batch(
+        loaded = ops.load_batch(
             self._images, self._labels, order, start=start, count=count, offset=offset, **self._options
         )
+        return self._mixed(*loaded, offset)
+
+    def _mixed(self, x: Array, labels: Array, offset: int | Array) -> Batch:
+        """The batch as mixup or cutmix changes it."""
+        if not (mixing := self.augmentation.mixing):
+            return x, labels
+        classes, cut = len(self.dataset.classes), mixing == "cutmix"
+        return ops.mix_batch(x, labels, self._factors, classes=classes, cut=cut, seed=self.seed, offset=offset)
 
 
 def prepared(batch: Callable[[int], T], numbers: range, workers: int = 1) -> Iterator[T]:

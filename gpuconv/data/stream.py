@@ -86,7 +86,7 @@ class StreamLoader(Loader):
             labels if labels.ndim == 1 else every
         )  # load_batch picks numbers of classes; all of these rows are the batch's
         x, picked = ops.load_batch(backends.asarray(images, device=self.device), given, every, offset=offset, **options)
-        return x, picked if labels.ndim == 1 else labels
+        return self._mixed(x, picked if labels.ndim == 1 else labels, offset)
 
 
 class Batches:

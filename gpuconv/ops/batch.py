@@ -6,17 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv.arguments import BORDERS, INT32, batch_range, flip_value, integer, number, seed_value, step_integer
+from gpuconv.arguments import BORDERS, INT32, batch_range, flag, flip_value, integer, number, seed_value, step_integer
 from gpuconv.backends import backend_of
 from gpuconv.dtypes import as_dtype
 from gpuconv.names import canonical
-from gpuconv.ops.expect import expect_out, expect_shape
+from gpuconv.ops.expect import expect_float, expect_out, expect_shape
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
 from gpuconv.ops.remembered import remembered
-from gpuconv.types import Array, Scalar
+from gpuconv.types import Array, ArrayT, Scalar
 
-__all__ = ["load_batch"]
+__all__ = ["load_batch", "mix_batch"]
 
 
 @op("load_batch.cu")
@@ -168,3 +168,69 @@ def expect_augmentable(image_shape: tuple[int, ...], shift: int, colours: tuple[
         raise ValueError(f"shift must be smaller than the image ({h} x {w}), received {shift}")
     if any(colours) and c not in (1, 3):
         raise ValueError(f"brightness, contrast and saturation change images of 1 or 3 channels, received {c} channels")
+
+
+@op("mix_batch.cu")
+def mix_batch(
+    x: ArrayT,
+    labels: Array,
+    table: Array,
+    *,
+    classes: int,
+    cut: bool = False,
+    seed: int = 0,
+    offset: Scalar = 0,
+    out: ArrayT | None = None,
+) -> tuple[ArrayT, Any]:
+    """Mix each image with the one before it, the first with the last, by a factor lambda, drawn once for the batch.
+
+    mixup (Zhang et al. 2018, arXiv:1710.09412): mixed[i] = lambda * x[i] + (1 - lambda) * x[i - 1], each operation
+    rounded to float32, or float64 for such x, and the result once more to x's dtype.
+
+    cutmix (Yun et al. 2019, arXiv:1905.04899): within a rectangle mixed[i] is x[i - 1], elsewhere x[i]. It reaches
+    int(sqrt(1 - lambda) / 2 * H) rows and int(sqrt(1 - lambda) / 2 * W) columns, in float32, to both sides of a
+    uniform centre, and is clipped at the border; lambda becomes 1 - its part of the area.
+
+    targets[i] is lambda at labels[i] plus 1 - lambda at labels[i - 1], in float32. Both are as in torchvision. The
+    Philox block at offset, in substream 3 of the AUGMENT stream, gives the entry of table and the centre.
+
+    Args:
+        x: (N, H, W, C), any float dtype, with H, W and C above 0.
+        labels: (N,) int64, in [0, classes).
+        table: (T,) float32, equally likely values of lambda. That they lie in [0, 1] is not checked.
+        classes: The number of classes.
+        cut: Whether to cut a rectangle instead of blending.
+        seed: Of the random numbers: an integer of 64 bits, from 0.
+        offset: The number of samples loaded before; may be an int64 array of one element.
+        out: Receives mixed; by default a new array.
+
+    Returns:
+        mixed: of the shape and dtype of x, and targets: (N, classes) float32.
+
+    Raises:
+        ValueError: A label outside the classes, where the host can read the arrays; on a GPU the targets of the two
+            images that it is mixed into become NaN.
+    """
+    backend = backend_of(x=x, labels=labels, table=table, optional=dict(out=out), numbers=dict(offset=offset))
+    classes, cut = _check_mix(x, labels, table, out, classes=classes, cut=cut)
+    seed, offset = seed_value("seed", seed), step_integer("offset", offset)
+    x, labels, table = copy_if_overlapping([out], x, labels, table)
+    return backend.batch.mix_batch(x, labels, table, classes=classes, cut=cut, seed=seed, offset=offset, out=out)
+
+
+@remembered
+def _check_mix(
+    x: Array, labels: Array, table: Array, out: Array | None, *, classes: object, cut: object
+) -> tuple[int, bool]:
+    shape = expect_float("x", x, "N H W C")
+    if 0 in shape[1:]:
+        raise ValueError(f"x must have images of at least one number, received shape {shape}")
+    expect_shape("labels", labels, shape[:1], "one label for each image")
+    if labels.dtype != np.int64:
+        raise TypeError(f"labels must be int64, the numbers of classes, received {labels.dtype.name}")
+    if table.dtype != np.float32 or len(table.shape) != 1 or not 0 < table.shape[0] <= INT32:
+        raise TypeError(
+            f"table must be float32 of shape (T,), T from 1, received {table.dtype.name} of shape {tuple(table.shape)}"
+        )
+    expect_out(out, shape, x.dtype)
+    return integer("classes", classes, 1, INT32), flag("cut", cut)

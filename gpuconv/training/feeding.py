@@ -186,10 +186,12 @@ def _normalization(training: object) -> Normalization | None:
     return getattr(training, "normalization", None) or (Normalization.from_dataset(data) if measures else None)
 
 
-def expect(name: str, loader: Any, net: Any, loss: object, shards: int = 1, parts: str = "shards") -> None:
+def expect(
+    name: str, loader: Any, net: Any, loss: object, shards: int = 1, parts: str = "shards", together: int = 1
+) -> None:
     """Raise DataError if a loader's images, labels or last batch do not fit the net and its loss, as far as known.
 
-    shards: into which each batch is cut. parts: what they are called."""
+    shards: into which each batch is cut. parts: what they are called. together: the batches of a step."""
     if not _batched(loader):
         return
     data = loader.dataset
@@ -214,6 +216,8 @@ def expect(name: str, loader: Any, net: Any, loss: object, shards: int = 1, part
             losses.expect_targets(loss, data.labels, net.output_shape)
     except TypeError as error:
         raise DataError(f"{name} does not fit: {error} from {data.name!r}") from None
+    if loader.augmentation.mixing:
+        _expect_mixable(name, loader, net, loss, f"{shards} {parts}" if shards > 1 else "", together)
     numbers = data.labels if data.labels is not None and data.labels.ndim == 1 else np.zeros(0, np.int64)
     classes, most = net.output_shape[-1], int(numbers[numbers != losses.ignored(loss)].max(initial=-1))
     compares = isinstance(loss, (SoftmaxCrossEntropy, SVMHinge)) and (data.labels is None or numbers.size)
@@ -242,6 +246,26 @@ def expect(name: str, loader: Any, net: Any, loss: object, shards: int = 1, part
                 f"{layer.path} needs statistics of more than one value, and the {which} has one image: choose "
                 f"another batch size than {loader.batch_size} for {len(data)} images, or drop that batch (drop_last)"
             )
+
+
+def _expect_mixable(name: str, loader: Loader, net: Any, loss: object, parts: str, together: int) -> None:
+    """Raise DataError unless mixup or cutmix can be used."""
+    mixing, classes, scores = loader.augmentation.mixing, len(loader.dataset.classes), net.output_shape
+    if name != "train":
+        raise DataError(f"{name} would be mixed by {mixing}, which is for training: make its loader without it")
+    if parts or together > 1:
+        how = f"cut into {parts}" if parts else f"accumulated, {together} for an update"
+        raise DataError(f"{mixing} mixes the images of a batch, which cannot be {how}: give up one of these")
+    if not losses.takes_probabilities(loss):
+        raise DataError(
+            f"{mixing} turns labels into probabilities, which {losses.describe(loss)} does not take: train with the "
+            "loss softmax, without ignore_index, or without it"
+        )
+    if scores != (classes,):
+        raise DataError(
+            f"{mixing} gives a probability for each of the {classes} classes of {loader.dataset.name!r}, and the net's "
+            f"scores have shape {scores}"
+        )
 
 
 def note(net: Any, loader: Any, normalization: Normalization | None = None) -> None:

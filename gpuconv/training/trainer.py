@@ -239,7 +239,7 @@ class Trainer(RunState):
             steps_per_epoch=steps_per_epoch,
             normalization=known,
         )
-        cut = (self.sharding.count if self.sharding else 1, "shards" if self.shards else "ranks")
+        cut = (self.sharding.count if self.sharding else 1, "shards" if self.shards else "ranks", self.accumulate)
         for name, loader in loaders.items():
             feeding.expect(name, loader, self.net, self.loss, *(cut if name == "train" else ()))
         loader = loaders["train"]

@@ -562,6 +562,9 @@ def _batch_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
                 name = f"{n} of {h}x{w}x{c} {_text(options)}".strip()
                 yield Case("load_batch", tier, name, _batch(n, (h, w, c), options))
                 yield Case("load_batch", tier, f"{name} from 2 on", _batch(n, (h, w, c), options, before=2))
+            for cut in (False, True):
+                options = dict(cut=cut, classes=10, seed=3, offset=2**32 + n)
+                yield Case("mix_batch", tier, f"{n} of {h}x{w}x{c} {_text(options)}", _mix(n, (h, w, c), options))
     for tier, done, number in (("tiny", 0, 1), ("odd", 6, 5), ("real", 3, 1000)):
         yield Case("advance_clock", tier, f"step {done} of 7", _clock(done, number), ("float64", "float32"))
         yield Case("advance_counter", tier, f"by {number}", _counter(number), ("float32",))
@@ -580,6 +583,13 @@ def _batch(n: int, shape: tuple[int, ...], options: Options, before: int = 0) ->
         )
         place = dict(start=np.array([before]), count=n) if before else {}
         return [images, labels, rng.integers(0, 9, n + before)], options | statistics | place | {"dtype": dtype.name}
+
+    return make
+
+
+def _mix(n: int, shape: tuple[int, ...], options: Options) -> Make:
+    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
+        return [normal(rng, (n, *shape), dtype), rng.integers(0, 10, n), rng.random(8).astype(np.float32)], options
 
     return make
 

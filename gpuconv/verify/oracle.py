@@ -142,6 +142,7 @@ _RULES: dict[str, Rule | None] = {
     "scale": _relative,
     "add_metrics": optim.metrics,
     "load_batch": None,
+    "mix_batch": None,
     "advance_clock": None,
     "advance_counter": None,
     "random_uniform": None,

@@ -14,6 +14,8 @@ from gpuconv.data import Augmentation
         ("resized-crop:0.08,flip", Augmentation(flip=True, resized_crop=0.08)),
         ("brightness:0.4,contrast:0.1,saturation:2", Augmentation(brightness=0.4, contrast=0.1, saturation=2)),
         ("contrast:1e-05,resized-crop:0.30000000000000004", Augmentation(contrast=1e-5, resized_crop=0.1 + 0.2)),
+        ("mixup:0.2", Augmentation(mixup=0.2)),
+        ("flip,cutmix:1", Augmentation(flip=True, cutmix=1)),
         (" Cutout:3 , flip ", Augmentation(flip=True, cutout=3)),
     ],
 )
@@ -41,6 +43,9 @@ def test_a_spec_is_parsed_and_written_back(text, expected):
         ("resized-crop:1.5", r"resized_crop must lie in \[0.0, 1.0\], received 1.5"),
         ("contrast:-1", "contrast:STRENGTH"),
         ("brightness:0.4,brightness:0.2", "twice"),
+        ("mixup", "mixup:ALPHA"),
+        ("cutmix:1001", r"cutmix must lie in \[0.0, 1000.0\], received 1001"),
+        ("mixup:0.2,cutmix:1", "a batch is mixed by mixup or by cutmix, received both, mixup 0.2 and cutmix 1.0"),
     ],
 )
 def test_a_bad_spec_is_refused(text, message):
@@ -57,6 +62,8 @@ def test_a_bad_spec_is_refused(text, message):
         ({"shift": True}, TypeError),
         ({"resized_crop": 2}, ValueError),
         ({"contrast": -1}, ValueError),
+        ({"mixup": -0.2}, ValueError),
+        ({"cutmix": float("nan")}, ValueError),
         ({"saturation": "0.4"}, TypeError),
     ],
 )

@@ -6,6 +6,8 @@ import pytest
 
 from gpuconv import random
 from gpuconv.data import Augmentation, Dataset, Loader, Normalization, loader
+from gpuconv.data.samples import ArraySamples
+from gpuconv.data.stream import StreamLoader
 
 N, H, W, C = 53, 6, 5, 2
 PLAIN = Normalization(np.zeros(C), np.ones(C))
@@ -47,14 +49,43 @@ def test_augmentation_depends_only_on_the_position_in_the_run(dataset):
     assert not np.array_equal(images(8, 2), images(8, 3))
 
 
+@pytest.mark.parametrize("augmentation", [EVERYTHING, Augmentation(mixup=0.4), Augmentation(cutmix=1)], ids=str)
 @pytest.mark.parametrize("start", [0, 1, 4, 6, 7])
-def test_an_epoch_resumed_anywhere_gives_the_same_bits(dataset, start):
-    whole = list(make(dataset, augmentation=EVERYTHING).epoch(5))
-    rest = list(make(dataset, augmentation=EVERYTHING).epoch(5, start_batch=start))
+def test_an_epoch_resumed_anywhere_gives_the_same_bits(dataset, start, augmentation):
+    whole = list(make(dataset, augmentation=augmentation).epoch(5))
+    rest = list(make(dataset, augmentation=augmentation).epoch(5, start_batch=start))
     assert len(rest) == 7 - start
     for (x, y), (expected_x, expected_y) in zip(rest, whole[start:], strict=True):
         np.testing.assert_array_equal(x, expected_x)
         np.testing.assert_array_equal(y, expected_y)
+
+
+def test_factors_are_drawn_for_each_batch_from_their_distribution(dataset):
+    """Of alpha 1, which is uniform."""
+    made = make(dataset, augmentation=Augmentation(mixup=1), shuffle=False)
+    factors = np.sort([y[1, i] for epoch in range(40) for i, (_, y) in zip(range(1, 50, 8), made.epoch(epoch))])
+    assert len(factors) == 280
+    assert abs(factors - np.linspace(0, 1, len(factors))).max() < 2 / np.sqrt(len(factors))  # Kolmogorov, Smirnov
+
+
+def test_mixed_batches_are_the_plain_ones_and_the_images_before(dataset):
+    plain, mixed = (make(dataset, augmentation=each) for each in (Augmentation(), Augmentation(mixup=1)))
+    for (x, labels), (found, targets) in zip(plain.epoch(1), mixed.epoch(1), strict=True):
+        assert targets.shape == (len(x), N)
+        factor = targets[0, labels[0]]
+        np.testing.assert_allclose(found, factor * x + (1 - factor) * np.roll(x, 1, axis=0), rtol=1e-6)
+        np.testing.assert_array_equal(
+            targets.argsort(axis=1)[:, -2:].max(axis=1), np.maximum(labels, np.roll(labels, 1))
+        )
+
+
+def test_images_without_known_classes_are_not_mixed(dataset):
+    arrays = dict(images=dataset.images, labels=dataset.labels)
+    unknown = ArraySamples(**arrays, name="theirs", image_shape=(H, W, C), dtype=np.dtype(np.uint8))
+    with pytest.raises(
+        ValueError, match="cutmix mixes labels that are numbers of known classes, and those of 'theirs'"
+    ):
+        StreamLoader(unknown, 8, normalization=PLAIN, augmentation=Augmentation(cutmix=1))
 
 
 @pytest.mark.parametrize(

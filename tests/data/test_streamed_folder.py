@@ -39,7 +39,7 @@ def test_the_same_images_labels_and_batches_as_in_memory(photos, options):
         np.testing.assert_array_equal(one.mean, other.mean)
         how = {
             "normalization": other,
-            "augmentation": Augmentation(flip=True, resized_crop=0.3, contrast=0.4),
+            "augmentation": Augmentation(flip=True, resized_crop=0.3, contrast=0.4, mixup=0.4),
             "seed": 3,
         }
         batches = zip(StreamLoader(files, 4, **how).epoch(1), Loader(memory, 4, **how).epoch(1), strict=True)

@@ -5,7 +5,7 @@ import pytest
 
 from gpuconv import asarray, ops, to_numpy
 from gpuconv.backends.cuda import emulator
-from gpuconv.backends.cuda.ops.batch import load_batch
+from gpuconv.backends.cuda.ops.batch import load_batch, mix_batch
 from gpuconv.dtypes import as_dtype
 from tests.kernels.agreement import FLOATS
 
@@ -96,3 +96,36 @@ def test_the_position_comes_from_device_memory(device):
         ops.advance_clock(clock, lr, rates, batch_size=3)
         np.testing.assert_array_equal(to_numpy(lr), np.float32([rate]))
     np.testing.assert_array_equal(to_numpy(clock), [3, 3, 13, 49])
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["mixup", "cutmix"])
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("shape", [(1, 3, 2, 1), (6, 11, 7, 3), (3, 40, 40, 3)], ids=str)
+def test_mixed_batches_have_numpys_bits(device, rng, shape, dtype, cut):
+    """The last shape has more elements than one thread block takes of an image."""
+    x = rng.standard_normal(shape).astype(as_dtype(dtype))
+    labels, table = rng.integers(0, 300, shape[0]), rng.random(37).astype(np.float32)
+    options = dict(classes=300, cut=cut, seed=5)
+    for offset in (0, 7, 2**33 + 1):
+        expected = ops.mix_batch(x, labels, table, **options, offset=offset)
+        arrays = [asarray(a, device) for a in (x, labels, table)]
+        out = asarray(np.zeros_like(x), device)
+        for place in (offset, asarray(np.array([offset]), device)):
+            found = ops.mix_batch(*arrays, **options, offset=place, out=out)
+            assert found[0] is out
+            for a, b in zip(found, expected, strict=True):
+                np.testing.assert_array_equal(to_numpy(a), b)
+
+
+def test_a_label_outside_the_classes_gives_nan_targets(device, rng):
+    x, table = rng.standard_normal((4, 2, 2, 1)).astype(np.float32), np.full(1, 0.5, np.float32)
+    arrays = [asarray(a, device) for a in (x, np.array([0, 2, 1, 1]), table)]
+    with emulator.device_only():
+        _, targets = ops.mix_batch(*arrays, classes=2)
+    assert np.isnan(to_numpy(targets)).all(axis=1).tolist() == [False, True, True, False]
+
+
+def test_a_mixed_image_too_large_for_32_bit_indices_is_refused():
+    x, table = SimpleNamespace(shape=(1, 2**16, 2**14, 2)), SimpleNamespace(shape=(1,))
+    with pytest.raises(ValueError, match=f"at most {2**31 - 2**16 - 1} numbers, received 65536 x 16384 x 2"):
+        mix_batch(x, None, table, classes=2, cut=False, seed=0, offset=0, out=None)

@@ -145,6 +145,18 @@ def test_optimizer_groups_with_separate_schedules(captures, device):
 
 
 @devices
+@pytest.mark.parametrize("augmentation", [Augmentation(mixup=0.4), Augmentation(cutmix=1, flip=True)], ids=str)
+def test_mixed_batches(captures, device, augmentation):
+    runs = []
+    for graph in (False, True):
+        runs.append(trainer(graph, device=device))
+        train = loader(batch_size=2, device=device)
+        fit(runs[-1], train=train.over(train.dataset, augmentation=augmentation))
+    same(*runs)
+    assert captures["replays"]
+
+
+@devices
 @pytest.mark.parametrize("options", [{"clip": 0.1}, {"clip": "value:0.01"}, {"ema": 0.9}, {"accumulate": 3}], ids=str)
 def test_what_a_step_does_besides(captures, device, options):
     runs = []

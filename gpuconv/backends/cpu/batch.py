@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from gpuconv import random
-from gpuconv.arguments import batch_indices
+from gpuconv.arguments import batch_indices, expect_within
 from gpuconv.backends.cpu.augment import altered
 from gpuconv.backends.cpu.elementwise import value_of
+from gpuconv.dtypes import accumulation_dtype
 
 
 def load_batch(
@@ -79,6 +80,37 @@ def load_batch(
         normal[blank] = 0
     x[...] = normal
     return x, labels[indices]
+
+
+@np.errstate(all="ignore")
+def mix_batch(x, labels, table, *, classes, cut, seed, offset, out):
+    """See `gpuconv.ops.mix_batch`. The three words of the batch's Philox block choose the entry of the table, and the
+    row and the column of the rectangle's centre, each as word * size >> 32.
+    """
+    expect_within("labels", labels, classes)
+    n, height, width, _ = x.shape
+    words = random.bits(3, seed=seed, stream=random.AUGMENT, substream=3, offset=int(value_of(offset)))
+    entry, *centre = (int(word) * size >> 32 for word, size in zip(words, (len(table), height, width)))
+    part, mixed = table[entry], np.empty_like(x, order="C") if out is None else out
+    if cut:
+        side = np.sqrt(np.float32(1) - part) / 2
+        halves = [int(side * np.float32(size)) for size in (height, width)]
+        rows, columns = (slice(max(0, at - half), at + half) for at, half in zip(centre, halves))
+        mixed[...] = x
+        mixed[1:, rows, columns] = x[:-1, rows, columns]
+        mixed[:1, rows, columns] = x[-1:, rows, columns]
+        area = np.float32(x[0, rows, columns, 0].size) if n else np.float32(0)
+        part = np.float32(1) - area / np.float32(height * width)
+    else:
+        wide = x.astype(accumulation_dtype(x.dtype), copy=False)
+        others = (np.float32(1) - part) * wide
+        own = part * wide
+        mixed[1:] = own[1:] + others[:-1]
+        mixed[:1] = own[:1] + others[-1:]
+    targets, images = np.zeros((n, classes), np.float32), np.arange(n)
+    targets[images, labels] = part
+    targets[images, np.roll(labels, 1)] += np.float32(1) - part
+    return mixed, targets
 
 
 def _whole(values, shape):

@@ -15,8 +15,9 @@ import math
 import numpy as np
 
 from gpuconv import random
-from gpuconv.arguments import batch_indices
-from gpuconv.backends.reference.precision import number
+from gpuconv.arguments import batch_indices, expect_within
+from gpuconv.backends.reference.precision import number, round_to
+from gpuconv.dtypes import accumulation_dtype
 
 
 def load_batch(
@@ -66,6 +67,25 @@ def load_batch(
         normal = (pixels - mean) * (np.float32(1) / std)
         x[n] = np.where(blank[:, :, None], 0, normal)
     return x, labels[indices]
+
+
+def mix_batch(x, labels, table, *, classes, cut, seed, offset, out):
+    expect_within("labels", labels, classes)
+    (_, height, width, _), one, real = x.shape, np.float32(1), accumulation_dtype(x.dtype)
+    w0, w1, w2, _ = _words(int(number(offset)), 3, seed)
+    part, before = table[w0 * len(table) >> 32], np.roll(x, 1, axis=0)
+    if cut:
+        side, inside = np.sqrt(one - part), np.full((height, width, 1), True)
+        for axis, size, word in ((0, height, w1), (1, width, w2)):
+            centre, half = word * size >> 32, int(side / 2 * np.float32(size))
+            inside &= _within(np.arange(size), centre - half, centre + half).reshape(
+                (-1, 1, 1) if axis == 0 else (-1, 1)
+            )
+        mixed, part = np.where(inside, before, x), one - np.float32(inside.sum()) / np.float32(inside.size)
+    else:
+        mixed = part * x.astype(real) + (one - part) * before.astype(real)
+    own, other = (each[:, None] == np.arange(classes) for each in (labels, np.roll(labels, 1)))
+    return round_to(mixed, x.dtype, out), part * own + (one - part) * other
 
 
 def _crop_resized(image, smallest, block, seed):

@@ -89,6 +89,7 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "max_pool2d.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE), ARGMAX=("uint8", "uint16", "uint32")),
     "metrics.cu": dict(DTYPE=FLOAT_NAMES, LABEL=("int64", SOFT)),
     "loss_scale.cu": {},
+    "mix_batch.cu": dict(DTYPE=FLOAT_NAMES),
     "muon.cu": dict(STEP=STEPS),
     "optimizer.cu": dict(STEP=STEPS),
     "random_fill.cu": dict(DTYPE=FLOAT_NAMES),

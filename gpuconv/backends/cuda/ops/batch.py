@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from gpuconv.arguments import batch_indices
+from gpuconv.arguments import batch_indices, expect_within
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.runtime.device_array import empty
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.outputs import THREADS, buffer, ceil_div, contiguous, device_scalar, store
 from gpuconv.backends.cuda.runtime.structs import FAST_DIVMOD, fast_divmod, struct
 from gpuconv.dtypes import as_dtype
-from gpuconv.types import Array, Scalar
+from gpuconv.types import Array, ArrayT, Scalar
 
 _ELEMENTS = 4096  # of one sample, a thread block
 
@@ -35,6 +35,20 @@ _BATCH = np.dtype(
     + [("smallest", np.float32), ("low", np.float32, 3), ("range", np.float32, 3)],
     align=True,
 )
+
+
+_MIX = np.dtype(
+    [("height", np.int32), ("width", FAST_DIVMOD), ("channels", FAST_DIVMOD)]
+    + [(name, np.int32) for name in ("lambdas", "classes", "cut", "blocks")],
+    align=True,
+)
+
+
+def _blocks(height: int, width: int, channels: int) -> int:
+    """Thread blocks for a sample."""
+    if height * width * channels >= _MOST_ELEMENTS:
+        raise ValueError(f"an image has at most {_MOST_ELEMENTS - 1} numbers, received {height} x {width} x {channels}")
+    return max(1, ceil_div(height * width * channels, _ELEMENTS))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -70,8 +84,7 @@ def load_batch(
     out: Array | None,
 ) -> tuple[Array, Array]:
     m, h, w, c = images.shape
-    if h * w * c >= _MOST_ELEMENTS:
-        raise ValueError(f"an image has at most {_MOST_ELEMENTS - 1} numbers, received {h} x {w} x {c}")
+    blocks = _blocks(h, w, c)
     if isinstance(indices, np.ndarray) and emulator.host_reads():
         batch_indices(indices, start, count, m)
     n, dtype = count, as_dtype(dtype)
@@ -79,7 +92,7 @@ def load_batch(
     place = (*device_scalar(offset, np.int64), *device_scalar(start, np.int64))
     picked = empty((n,), labels.dtype, like=labels)
     contrasts = colours[1] > 0  # each thread block reads the whole image
-    blocks = 1 if contrasts else max(1, ceil_div(h * w * c, _ELEMENTS))
+    blocks = 1 if contrasts else blocks
     each, options = (mean.ndim > 1, std.ndim > 1), (_FLIPS[flip], shift, border == "reflect", cutout)
     batch = _packed(m, indices.shape[0], h, w, c, colours, *each, *options, blocks, resized_crop)
     x = buffer(out, (n, h, w, c), dtype, like=images)
@@ -89,3 +102,27 @@ def load_batch(
         )
         kernel(n * blocks, THREADS, x, picked, images, labels, indices, mean, std, seed, *place, batch)
     return store(x, out), picked
+
+
+@functools.lru_cache(maxsize=1024)
+def _packed_mix(height: int, width: int, channels: int, *others: int) -> np.void:
+    """The kernel's `struct Mix`; others: its last members, but blocks."""
+    blocks = _blocks(height, width, channels)
+    return struct(_MIX, height, fast_divmod(width), fast_divmod(channels), *others, blocks)
+
+
+def mix_batch(
+    x: ArrayT, labels: Array, table: Array, *, classes: int, cut: bool, seed: int, offset: Scalar, out: ArrayT | None
+) -> tuple[ArrayT, Array]:
+    n, *shape = x.shape
+    mix = _packed_mix(*shape, table.shape[0], classes, cut)
+    if isinstance(labels, np.ndarray) and emulator.host_reads():
+        expect_within("labels", labels, classes)
+    x, labels, table = contiguous(x, labels, table)
+    targets = empty((n, classes), np.dtype(np.float32), like=x)
+    mixed = buffer(out, x.shape, x.dtype, like=x)
+    if n:
+        kernel = load("mix_batch.cu", {"DTYPE": x.dtype}).kernel("mix_batch")
+        place = device_scalar(offset, np.int64)
+        kernel(n * int(mix["blocks"]), THREADS, mixed, targets, x, labels, table, seed, *place, n, mix)
+    return store(mixed, out), targets

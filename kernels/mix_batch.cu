@@ -1,0 +1,72 @@
+// A batch in which each image is mixed with the one before it, the first with the last, and the probabilities of its classes.
+//
+//   cut 0   y[n] = lambda * x[n] + (1 - lambda) * x[n - 1], each operation rounded, and the result rounded to DTYPE
+//   cut 1   y[n] = x[n - 1] within a rectangle, x[n] elsewhere; lambda = 1 - the rectangle's part of the area
+//   targets[n, c] = (lambda if c is labels[n], else 0) + (1 - lambda if c is labels[n - 1], else 0)
+//
+// x, y (N, H, W, C) DTYPE; labels (N,); targets (N, classes) float32. Philox block (AUGMENT, offset) of substream MIX gives
+// lambda, an entry of `lambdas` numbers of table, and the rectangle's centre, as backends/reference/batch.py states. offset is a
+// number, or is read from device memory when the kernel runs. A label that is no class makes the targets NaN. `blocks` blocks of
+// 256 threads share the elements of an image.
+//
+// Macros: DTYPE. Limits: fewer than 2^31 elements an image. Floor: sizeof(DTYPE) bytes read and written an element; cut 0 reads
+// the element of the image before too, which the cache may still hold.
+
+#include "augment.cuh"
+#include "fast_divmod.cuh"
+
+struct Mix {
+    int32 height;
+    FastDivmod width, channels;
+    int32 lambdas, classes, cut, blocks;  // thread blocks an image
+};
+
+// The positions along an axis that the rectangle covers.
+struct Span {
+    int32 first, end;
+    __device__ Span(float lambda, int32 size, uint32 word) {
+        const int32 centre = below(size, word), half = int32(__fmul_rn(0.5f * __fsqrt_rn(1.0f - lambda), float(size)));
+        first = max(0, centre - half);
+        end = min(size, centre + half);
+    }
+    __device__ bool has(int32 at) const { return first <= at && at < end; }
+};
+
+__device__ __forceinline__ float product(float a, float b) { return __fmul_rn(a, b); }
+__device__ __forceinline__ double product(double a, double b) { return __dmul_rn(a, b); }
+
+extern "C" __global__ void __launch_bounds__(256)
+mix_batch(DTYPE* y, float* targets, const DTYPE* x, const int64* labels, const float* table, uint64 seed, const int64* offset_at,
+          int64 offset, int64 images, Mix mix) {
+    using Real = accumulator<DTYPE>;
+    const int64 n = blockIdx.x / mix.blocks, before = n ? n - 1 : images - 1;
+    const int32 part = blockIdx.x % mix.blocks;
+    const int32 width = int32(mix.width.divisor), size = mix.height * width * int32(mix.channels.divisor);
+    const Words words = philox(read_offset(offset_at, offset), AUGMENT, MIX, seed);
+    float lambda = table[below(mix.lambdas, words.at[0])];
+    const Span rows(lambda, mix.height, words.at[1]), columns(lambda, width, words.at[2]);
+    if (mix.cut) {
+        const int32 area = (rows.end - rows.first) * (columns.end - columns.first);
+        lambda = 1.0f - __fdiv_rn(float(area), float(mix.height * width));
+    }
+    const float rest = 1.0f - lambda;
+    if (part == 0) {
+        const int64 own = labels[n], other = labels[before];
+        const bool valid = 0 <= own && own < mix.classes && 0 <= other && other < mix.classes;
+        for (int32 c = threadIdx.x; c < mix.classes; c += blockDim.x) {
+            const float target = (c == own ? lambda : 0.0f) + (c == other ? rest : 0.0f);
+            targets[n * mix.classes + c] = valid ? target : __int_as_float(0x7fc00000);  // NaN
+        }
+    }
+    for (int32 e = part * blockDim.x + threadIdx.x; e < size; e += mix.blocks * blockDim.x) {
+        const DTYPE own = x[n * size + e];
+        if (mix.cut) {
+            int32 c = e, w = mix.channels.divide(c);
+            const int32 h = mix.width.divide(w);
+            y[n * size + e] = rows.has(h) && columns.has(w) ? x[before * size + e] : own;
+        } else {
+            const Real other = load(x[before * size + e]);
+            y[n * size + e] = round_to<DTYPE>(product(Real(lambda), load(own)) + product(Real(rest), other));
+        }
+    }
+}

@@ -1,0 +1,18 @@
+import numpy as np
+import pytest
+
+from gpuconv.data.beta import quantiles
+
+
+@pytest.mark.parametrize("alpha", [0.001, 0.05, 0.2, 0.5, 1, 1.7, 8, 100, 1000])
+def test_quantiles_are_those_of_the_distribution(alpha):
+    stats = pytest.importorskip("scipy.stats")
+    found = quantiles(float(alpha))
+    expected = stats.beta.ppf((np.arange(4096) + 0.5) / 4096, alpha, alpha)
+    np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-38)
+    assert found.dtype == np.float32
+
+
+def test_quantiles_of_a_uniform_distribution_by_hand():
+    assert quantiles(1.0, 4).tolist() == [0.125, 0.375, 0.625, 0.875]
+    assert quantiles(1e-9, 4).tolist() == [0, 0, 1, 1]

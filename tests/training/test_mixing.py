@@ -1,0 +1,119 @@
+"""Training with mixup and cutmix."""
+
+import pytest
+
+from gpuconv import losses, to_numpy
+from gpuconv.cli import main
+from gpuconv.data import Augmentation, Dataset, Loader, Normalization, digits
+from gpuconv.layers import Flatten, Input, Linear, Sequential
+from gpuconv.training import Callback, Trainer, evaluate, feeding
+from gpuconv.training.feeding import DataError
+from tests.training import small
+
+MIXUP, CUTMIX = Augmentation(mixup=0.2), Augmentation(cutmix=1)
+
+
+def loader(data=None, augmentation=MIXUP, batch_size=5, **options):
+    data = data or small.images()
+    normalization = Normalization.from_dataset(data)
+    return Loader(data, batch_size, normalization=normalization, augmentation=augmentation, seed=3, **options)
+
+
+@pytest.mark.parametrize("augmentation", [MIXUP, CUTMIX], ids=str)
+def test_digits_are_learned(augmentation):
+    train, test = digits.load()
+    net = Sequential([Input((8, 8, 1)), Flatten(), Linear(10)], seed=1)
+    made = Trainer(net, "adam", lr=0.01)
+    mixed = loader(train, augmentation, batch_size=100)
+    made.fit(mixed, epochs=4, validation=mixed.over(test, augmentation=None), progress=False)
+    assert made.history[-1]["validation_accuracy"] > 0.7
+    assert (
+        made.history[-1]["train_loss"] > 1.1 * made.history[-1]["validation_loss"]
+    )  # of targets that are no certainties
+
+
+class Stop(Callback):
+    def on_step(self, trainer, record):
+        if trainer.steps == 7:
+            trainer.stop("enough")
+
+
+def test_a_resumed_run_has_the_same_bits(tmp_path):
+    options = dict(epochs=2, progress=False)
+    straight, stopped, resumed = (small.trainer() for _ in range(3))
+    straight.fit(loader(), **options)
+    stopped.fit(loader(), run_dir=tmp_path / "run", checkpoint_every=2, callbacks=[Stop()], **options)
+    resumed.fit(loader(), run_dir=tmp_path / "run", checkpoint_every=2, resume=True, **options)
+    assert (stopped.steps, resumed.steps) == (7, 10)
+    one, other = ({key: to_numpy(value) for key, value in run.net.state_dict().items()} for run in (straight, resumed))
+    assert small.same_arrays(one, other)
+
+
+def user_loss(scores, labels):
+    return losses.SoftmaxCrossEntropy()(scores, labels)
+
+
+def test_a_users_loss_gets_probabilities():
+    net = small.net()
+    assert Trainer(net, "sgd", lr=0.1, loss=user_loss).fit(loader(), epochs=1, progress=False) is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": "svm"}, r"mixup turns labels into probabilities, which SVMHinge\(delta=1.0\) does not take"),
+        ({"loss": losses.SoftmaxCrossEntropy(ignore_index=1)}, "softmax, without ignore_index"),
+        ({"shards": 2}, "mixup mixes the images of a batch, which cannot be cut into 2 shards"),
+        ({"accumulate": 2}, "mixup mixes the images of a batch, which cannot be accumulated, 2 for an update"),
+    ],
+    ids=["svm", "ignore_index", "shards", "accumulate"],
+)
+def test_what_cannot_be_mixed_is_refused_before_training(options, message, tmp_path):
+    made = Trainer(small.net(), "sgd", lr=0.1, **options)
+    with pytest.raises(DataError, match=message):
+        made.fit(loader(), epochs=1, progress=False, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_several_ranks_are_refused():
+    with pytest.raises(DataError, match="cannot be cut into 2 ranks: give up one of these"):
+        feeding.expect("train", loader(), small.net(), losses.SoftmaxCrossEntropy(), 2, "ranks")
+
+
+def test_losses_of_floats_refuse_labels_as_without_mixing():
+    with pytest.raises(DataError, match="MeanSquaredError"):
+        Trainer(small.net(), "sgd", lr=0.1, loss="mse").fit(loader(), epochs=1, progress=False)
+
+
+def test_held_out_images_are_not_mixed():
+    made = Trainer(small.net(), "sgd", lr=0.1)
+    with pytest.raises(DataError, match="validation would be mixed by cutmix, which is for training"):
+        made.fit(loader(), epochs=1, validation=loader(augmentation=CUTMIX), progress=False)
+    with pytest.raises(DataError, match="data would be mixed by mixup"):
+        evaluate(small.net(), loader())
+    made.fit(loader(), epochs=1, validation=0.3, progress=False)
+
+
+def test_a_net_of_other_classes_is_refused():
+    data = small.images()
+    few = Dataset(data.images, data.labels, [*data.classes, "never"], "lines")
+    with pytest.raises(DataError, match=r"each of the 4 classes of 'lines', and the net's scores have shape \(3,\)"):
+        Trainer(small.net(), "sgd", lr=0.1).fit(loader(few), epochs=1, progress=False)
+
+
+def test_from_the_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = ["train", "--data", "digits", "--model", "seed-net", "--device", "numpy", "--epochs", "1"]
+    short = [*run, "--batch-size", "500", "--run-dir", "run"]
+    for options, message in {
+        ("--augment", "mixup:0.2,cutmix:1"): "a batch is mixed by mixup or by cutmix, received both",
+        ("--augment", "mixup:0.2", "--loss", "svm"): "mixup turns labels into probabilities",
+        ("--augment", "cutmix:1", "--shards", "2"): "cutmix mixes the images of a batch, which cannot be cut",
+    }.items():
+        assert main([*short, *options]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.strip().count("\n") == 0
+        assert not (tmp_path / "run").exists()
+    assert main([*short, "--augment", "mixup:0.2"]) == 0
+    assert main(["evaluate", "run", "--device", "numpy"]) == 0
