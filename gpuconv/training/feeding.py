@@ -259,7 +259,7 @@ def _expect_mixable(name: str, loader: Loader, net: Any, loss: object, parts: st
     if not losses.takes_probabilities(loss):
         raise DataError(
             f"{mixing} turns labels into probabilities, which {losses.describe(loss)} does not take: train with the "
-            "loss softmax, without ignore_index, or without it"
+            f"loss softmax, without ignore_index, or without {mixing}"
         )
     if scores != (classes,):
         raise DataError(
