@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpuconv import backends, html, ops
-from gpuconv.verify.cases import Case
+from gpuconv.verify.cases.case import Case
 from gpuconv.verify.compare import compare, results
 from gpuconv.verify.oracle import expect
 

@@ -1,0 +1,39 @@
+"""The case tiers: the problems on which tests and ``gpuconv verify`` check each op.
+
+tiny: one pixel, one channel, empty batches. odd: prime sizes, non-square filters, uneven padding, strides larger than
+filters, dilation, groups. real: the nets' shapes with small batches. random: drawn from a seed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpuconv.verify.cases.batches import batch_cases
+from gpuconv.verify.cases.case import TIERS, Case
+from gpuconv.verify.cases.convolutions import convolution_cases
+from gpuconv.verify.cases.elementwise import elementwise_cases
+from gpuconv.verify.cases.matrices import matrix_cases
+from gpuconv.verify.cases.norms import group_norm_cases
+from gpuconv.verify.cases.optimizers import optimizer_cases
+from gpuconv.verify.cases.pools import pool_cases
+
+
+def cases(tiers: tuple[str, ...] = TIERS, random_cases: int = 6, seed: int = 0) -> list[Case]:
+    """Every case of the tiers, smallest tier first.
+
+    Args:
+        tiers: Their names.
+        random_cases: The number of problems of the random tier for each op.
+        seed: From which they follow.
+    """
+    makers = (
+        convolution_cases,
+        pool_cases,
+        matrix_cases,
+        group_norm_cases,
+        elementwise_cases,
+        batch_cases,
+        optimizer_cases,
+    )
+    found = [case for maker in makers for case in maker(random_cases, np.random.default_rng(seed))]
+    return sorted((case for case in found if case.tier in tiers), key=lambda case: TIERS.index(case.tier))

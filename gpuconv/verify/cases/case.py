@@ -1,0 +1,64 @@
+"""A case: one problem of one op; and what the makers of cases share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from gpuconv.dtypes import as_dtype
+from gpuconv.types import Options, Shape
+
+TIERS = ("tiny", "odd", "real", "random")
+
+
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+
+
+Arguments = tuple[list[Any], Options]
+
+
+Make = Callable[[np.random.Generator, np.dtype], Arguments]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One problem of one op.
+
+    Args:
+        op: Its name.
+        tier: "tiny", "odd", "real" or "random".
+        name: Of the problem, unique for the op.
+        make: make(rng, dtype) gives host arrays, in the op's order, and its options.
+        dtypes: Those in which it runs.
+    """
+
+    op: str
+    tier: str
+    name: str
+    make: Make = field(repr=False, compare=False)
+    dtypes: tuple[str, ...] = DTYPES
+
+    def arguments(self, dtype: str, seed: int = 0) -> Arguments:
+        """The arrays, of `dtype`, and the options; the same `seed` gives the same numbers."""
+        return self.make(np.random.default_rng([seed, *self.name.encode()]), as_dtype(dtype))
+
+
+def normal(rng: np.random.Generator, shape: int | Shape, dtype: DTypeLike) -> np.ndarray:
+    """Signed numbers around zero."""
+    return np.asarray(rng.standard_normal(shape), dtype)
+
+
+def several(*shaped: Any, **options: Any) -> Make:
+    return lambda rng, dtype: ([None if shape is None else normal(rng, shape, dtype) for shape in shaped], options)
+
+
+def joined(sizes: Iterable[int]) -> str:
+    return "x".join(map(str, sizes))
+
+
+def text_of(options: Options) -> str:
+    return " ".join(f"{name}={value}" for name, value in options.items())

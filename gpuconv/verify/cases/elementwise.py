@@ -1,0 +1,68 @@
+"""Elementwise ops, random numbers and dropout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from gpuconv import problems
+from gpuconv.types import Options, Shape
+from gpuconv.verify.cases.case import Arguments, Case, Make, joined, normal, several, text_of
+
+_SHAPES: dict[str, list[tuple[int, ...]]] = {
+    "tiny": [(1,), (0, 3)],
+    "odd": [(3, 7), (2, 3, 4), (2, 5, 5, 3), (1031,)],
+    "real": [(2, 16, 16, 16)],
+}
+
+
+def elementwise_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
+    drawn = [tuple(int(v) for v in rng.integers(1, 12, int(rng.integers(1, 5)))) for _ in range(count)]
+    for tier, listed in (_SHAPES | {"random": drawn}).items():
+        for shape in listed:
+            for op in problems.ACTIVATIONS:
+                forms: list[Options] = [{}]
+                forms = [{"approximate": "none"}, {"approximate": "tanh"}] if op == "gelu" else forms
+                for options in forms:
+                    name = f"{joined(shape)} {text_of(options)}".strip()
+                    yield Case(op, tier, name, _numbers(shape, options))
+                    yield Case(f"{op}_backward", tier, name, _gradient(op, shape, options))
+            yield Case("add", tier, joined(shape), several(shape, shape))
+            if len(shape) > 1:
+                yield Case("add", tier, f"{joined(shape)} and a vector", several(shape, shape[-1:]))
+            yield Case("copy", tier, joined(shape), several(shape))
+            if len(shape) > 1:
+                yield Case("copy", tier, f"{joined(shape)} of {shape[-1] + 3} channels", _slice(shape))
+            yield Case("scale", tier, joined(shape), _numbers(shape, {"factor": 1 / 9}))
+            place = dict(p=0.3, seed=2**40 + 3, substream=5, offset=2**32 - 1)
+            yield Case("dropout", tier, joined(shape), _numbers(shape, place))
+            yield Case("dropout_backward", tier, joined(shape), _numbers(shape, place))
+            part = place | dict(first=11)
+            yield Case("dropout", tier, f"{joined(shape)} first=11", _numbers(shape, part))
+            drawn_at = dict(seed=77, stream=0, substream=2, offset=2**32 - 1)
+            yield Case("random_uniform", tier, joined(shape), _numbers(shape, drawn_at | dict(low=-1.0, high=2.0)))
+            yield Case("random_normal", tier, joined(shape), _numbers(shape, drawn_at | dict(mean=0.5, std=0.1)))
+
+
+def _numbers(shape: Shape, options: Options) -> Make:
+    return lambda rng, dtype: ([3 * normal(rng, shape, dtype)], options)
+
+
+def _slice(shape: tuple[int, ...]) -> Make:
+    """Some of the channels of a volume."""
+    return lambda rng, dtype: ([normal(rng, (*shape[:-1], shape[-1] + 3), dtype)[..., 2:-1]], {})
+
+
+def _gradient(op: str, shape: Shape, options: Options) -> Make:
+    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
+        from gpuconv import ops
+
+        x = np.asarray(3 * rng.standard_normal(shape), dtype)
+        x.reshape(-1)[1::5] = 0  # the point where relu's slope changes
+        return [
+            normal(rng, shape, dtype),
+            x if problems.ACTIVATIONS[op].saves_input else getattr(ops, op)(x, **options),
+        ], options
+
+    return make

@@ -1,0 +1,74 @@
+"""Batch and group normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from gpuconv.dtypes import accumulation_dtype
+from gpuconv.verify.cases.case import Arguments, Case, Make, joined, normal
+
+
+def norm(n: int, c: int, training: bool, activation: str | None = None) -> Make:
+    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
+        wide = accumulation_dtype(dtype)
+        vectors = [
+            normal(rng, c, wide),
+            normal(rng, c, wide),
+            normal(rng, c, wide),
+            rng.uniform(0.5, 2, c).astype(wide),
+        ]
+        x = (normal(rng, (n, 2, 1, c), np.float64) * 1.5 + 0.5).astype(dtype)
+        return [x, *vectors], {"training": training, "momentum": 0.2, "activation": activation}
+
+    return make
+
+
+# The shape of x, and groups.
+GROUPED: dict[str, list[tuple[tuple[int, ...], int]]] = {
+    "tiny": [((1, 1), 1), ((0, 2, 2, 3), 3), ((2, 1, 1, 4), 2)],
+    "odd": [((3, 5, 7, 6), 3), ((5, 33), 1), ((2, 3, 3, 35), 5), ((7, 2, 1, 24), 1)],
+    "real": [((2, 16, 16, 64), 32), ((65, 96), 1), ((2, 1, 1500, 16), 4)],
+}
+
+
+def group_norm_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
+    drawn = []
+    for _ in range(count):
+        n, h, w, groups, each = (int(v) for v in rng.integers(1, 9, 5))
+        drawn.append(((n, h, w, groups * each), groups))
+    for tier, listed in (GROUPED | {"random": drawn}).items():
+        for shape, groups in listed:
+            name = f"{joined(shape)} in {groups} group{'s' * (groups > 1)}"
+            yield Case("group_norm", tier, name, _group_norm(shape, groups))
+            yield Case("group_norm_backward", tier, name, _group_norm_backward(shape, groups))
+
+
+def _group_norm(shape: tuple[int, ...], groups: int) -> Make:
+    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
+        wide = accumulation_dtype(dtype)
+        x = (normal(rng, shape, np.float64) * 1.5 + 0.5).astype(dtype)
+        return [x, normal(rng, shape[-1], wide), normal(rng, shape[-1], wide)], {"groups": groups, "eps": 1e-3}
+
+    return make
+
+
+def _group_norm_backward(shape: tuple[int, ...], groups: int) -> Make:
+    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
+        wide = accumulation_dtype(dtype)
+        statistics = [0.1 * normal(rng, (shape[0], groups), wide), rng.uniform(0.5, 2, (shape[0], groups)).astype(wide)]
+        return [normal(rng, shape, dtype), normal(rng, shape, dtype), normal(rng, shape[-1], wide), *statistics], {}
+
+    return make
+
+
+def norm_backward(n: int, c: int, training: bool, activation: str | None = None) -> Make:
+    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
+        wide = accumulation_dtype(dtype)
+        dy, x = normal(rng, (n, 1, 2, c), dtype), normal(rng, (n, 1, 2, c), dtype)
+        vectors = [normal(rng, c, wide), 0.1 * normal(rng, c, wide), rng.uniform(0.5, 2, c).astype(wide)]
+        options = {"training": training, "activation": activation}
+        return [dy, x, *vectors], options | ({"beta": normal(rng, c, wide)} if activation else {})
+
+    return make

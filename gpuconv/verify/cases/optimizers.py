@@ -1,0 +1,119 @@
+"""Optimizer steps, gradient clipping and the loss scale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from gpuconv.dtypes import accumulation_dtype
+from gpuconv.types import Options
+from gpuconv.verify.cases.case import Arguments, Case, Make, joined, normal, text_of
+
+_PARAMETERS: dict[str, list[tuple[int, ...]]] = {
+    "tiny": [(1,)],
+    "odd": [(3, 5, 7), (11,), (0,), (1031,)],
+    "real": [(64, 3, 3, 64), (64,), (10, 640), (10,)],
+}
+
+
+# One, several of a shape, wide and tall, zeros of an empty one, more than a block's 8192 numbers.
+_MATRICES_OF_MUON: dict[str, list[tuple[int, ...]]] = {
+    "tiny": [(1, 1)],
+    "odd": [(3, 2, 3, 5), (33, 17), (3, 2, 3, 5), (0, 4), (7, 1)],
+    "real": [(64, 3, 3, 24), (64, 3, 3, 24), (10, 256)],
+}
+
+
+_STEPS: list[tuple[str, int, Options]] = [
+    ("sgd_step", 0, dict(lr=0.1, weight_decay=0.01)),
+    ("sgd_step", 1, dict(lr=0.1, momentum=0.9, nesterov=True)),
+    ("sgd_step", 1, dict(lr=0.1, momentum=0.9, weight_decay=0.001)),
+    ("adagrad_step", 1, dict(lr=0.01, weight_decay=0.01)),
+    ("rmsprop_step", 1, dict(lr=0.01)),
+    ("adam_step", 2, dict(lr=0.001, step=3)),
+    ("adam_step", 2, dict(lr=0.001, step=1000, weight_decay=0.1, decoupled=True)),
+    ("lion_step", 1, dict(lr=0.001, weight_decay=0.1)),
+]
+
+
+def optimizer_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
+    for tier, listed in _PARAMETERS.items():
+        for op, states, options in _STEPS:
+            name = f"{len(listed)} params, {text_of(options)}"
+            yield Case(op, tier, name, _parameters(op, listed, states, options))
+            with_masters = _parameters(op, listed, states, options, masters=True)
+            yield Case(op, tier, f"{name}, masters", with_masters, ("float16", "bfloat16"))
+            scaled = _parameters(op, listed, states, options, masters=True, unscale=2.0**-3)
+            yield Case(op, tier, f"{name}, masters, scaled", scaled, ("float16",))
+        for what, number in (("finite", 65504.0), ("inf", -np.inf), ("nan", np.nan)):
+            name = f"{len(listed)} gradients, the last number {what}"
+            yield Case("update_loss_scale", tier, name, _gradients(listed, number, dict(interval=9)))
+        for max_norm in (0.5, 1e6):
+            clipping = _clipping(listed, dict(max_norm=max_norm), own=True)
+            yield Case("clip_norm", tier, f"{len(listed)} gradients, max_norm={max_norm}", clipping)
+        yield Case(
+            "clip_norm", tier, f"{len(listed)} gradients, inf", _clipping(listed, dict(max_norm=1.0), True, np.inf)
+        )
+        for which in ("plain", "scaled"):
+            limiting = _clipping(listed, dict(clip_value=0.375), scaled=which == "scaled")
+            yield Case("clip_values", tier, f"{len(listed)} gradients, {which}", limiting)
+        growing = _gradients(listed, 0.0, dict(growth=4.0, interval=8))
+        yield Case("update_loss_scale", tier, f"{len(listed)} gradients, scale grows", growing)
+    for tier, listed in _MATRICES_OF_MUON.items():
+        for options in (dict(lr=0.1, momentum=0.5), dict(lr=0.24, momentum=0.6, nesterov=True)):
+            name = f"{'; '.join(map(joined, listed))}, {text_of(options)}"
+            yield Case("muon_step", tier, name, _parameters("muon_step", listed, 1, options))
+            in_tf32 = _parameters("muon_step", listed, 1, options | {"tf32": True})
+            yield Case("muon_step", tier, f"{name}, tf32", in_tf32, ("float32",))
+            scaled = _parameters("muon_step", listed, 1, options, masters=True, unscale=2.0**-3)
+            yield Case("muon_step", tier, f"{name}, masters, scaled", scaled, ("float16", "bfloat16"))
+
+
+def _parameters(
+    op: str,
+    listed: list[tuple[int, ...]],
+    states: int,
+    options: Options,
+    masters: bool = False,
+    unscale: float | None = None,
+) -> Make:
+    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
+        def lists(count: int, dtype: DTypeLike) -> list[list[np.ndarray]]:
+            return [[normal(rng, shape, dtype) for shape in listed] for _ in range(count)]
+
+        wide = accumulation_dtype(dtype) if masters else dtype
+        params, grads = lists(2, dtype)
+        state = [[np.abs(array) for array in arrays] for arrays in lists(states, wide)] or [None][: op == "sgd_step"]
+        scaling = None if unscale is None else np.array([1 / unscale, unscale, 5.0, 2.0])
+        return [params, grads, *state, lists(1, wide)[0] if masters else None, scaling], options
+
+    return make
+
+
+def _gradients(listed: list[tuple[int, ...]], last: float, options: Options) -> Make:
+    """Gradients of the dtype, the first in float32, after seven good steps. last: the last number of the last one."""
+
+    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
+        grads = [normal(rng, shape, dtype if index else np.float32) for index, shape in enumerate(listed)]
+        grads.append(np.append(normal(rng, 12, dtype), np.array(last, dtype)))
+        return [np.array([1024.0, 0.0, 7.0, 3.0]), grads], options
+
+    return make
+
+
+def _clipping(
+    listed: list[tuple[int, ...]], options: Options, own: bool = False, last: float = np.nan, scaled: bool = True
+) -> Make:
+    """Gradients of the dtype, the first in float32. own: with an array of the op's own. last: the last number."""
+
+    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
+        grads = [normal(rng, shape, dtype if index else np.float32) for index, shape in enumerate(listed)]
+        grads.append(normal(rng, 12, dtype))
+        if not own or np.isinf(last):
+            grads.append(np.array([last], dtype))
+        scaling = np.array([8.0, 0.125, 7.0, 3.0]) if scaled else None
+        return [*([np.zeros(4)] if own else []), grads, scaling], options
+
+    return make
