@@ -23,7 +23,7 @@ DEFAULT = {
 # multiplied by (9 / 256)^2. A step changes the scores in the same way. Muon's step is invariant to these factors.
 _NORMS = "sgd:lr=106,momentum=0.85,nesterov=true,weight_decay=3.7736e-5"  # 0.053 * 2000, 0.004 / 0.053 / 2000
 _HEAD = "sgd:lr=1.6562,momentum=0.85,nesterov=true,weight_decay=2.4152e-3"  # 0.67 * 2000 * (9 / 256)^2, 0.004 / lr
-_MUON = "muon:lr=0.24,momentum=0.6,nesterov=true,newton_schulz=3,tf32=true"
+_MUON = "muon:lr=0.24,momentum=0.6,nesterov=true,newton_schulz=3"
 
 # By name; missing settings are those of DEFAULT. A recipe with a net's name is that net's default, except airbench94,
 # which is for that net and batches of 2000. digits-net's was chosen on held-out training images, never on test images.

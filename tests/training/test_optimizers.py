@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from gpuconv import ops
 from gpuconv.dtypes import as_dtype
 from gpuconv.training import optimizers
 from gpuconv.training.optimizers import SGD, Adam, AdamW
@@ -163,7 +164,7 @@ def test_a_mismatched_state_is_refused_before_anything_changes(change, message):
         (lambda: SGD(nesterov=True), "momentum above 0"),
         (lambda: optimizers.get("sgd:momentum=0.9,nesterov=maybe"), "nesterov must be true or false, received 'maybe'"),
         (lambda: optimizers.get("muon:nesterov=maybe"), "nesterov must be true or false, received 'maybe'"),
-        (lambda: optimizers.get("muon:tf32=maybe"), "tf32 must be true or false, received 'maybe'"),
+        (lambda: optimizers.get("muon:tf32=maybe"), "tf32 must be true, false or auto, received 'maybe'"),
         (lambda: optimizers.get("muon:tf32=true").build({"w": np.zeros((2, 3))}), "received parameters in float64"),
         (lambda: SGD(momentum=0.9, nesterov=2), "nesterov must be true or false, received 2"),
         (lambda: optimizers.get("adam:beta1=1"), r"beta1 must lie in \[0, 1\), received 1"),
@@ -283,3 +284,15 @@ def test_every_setting_changes_the_second_step():
         for setting, value in (changes | {"weight_decay": 0.5}).items():
             assert np.abs(stepped(name, **{setting: value}) - stepped(name)).max() > 1e-3, (name, setting)
     assert np.abs(stepped("sgd", momentum=0.5, nesterov=True) - stepped("sgd", momentum=0.5)).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("dtype", "asked", "tf32"),
+    [("float16", "auto", True), ("float32", "auto", False), ("float32", "true", True), ("float16", "false", False)],
+)
+def test_muon_multiplies_in_tf32_for_16_bit_parameters_or_as_told(dtype, asked, tf32, monkeypatch):
+    taken = []
+    monkeypatch.setattr(ops, "muon_step", lambda *_, tf32, **__: taken.append(tf32))
+    muon = optimizers.get(f"muon:tf32={asked}")
+    muon.step({"w": np.ones((2, 3), dtype)}, {"w": np.ones((2, 3), dtype)})
+    assert taken == [tf32]

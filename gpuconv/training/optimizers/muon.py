@@ -24,7 +24,8 @@ class Muon(Optimizer):
         momentum: In [0, 1].
         nesterov: Look one step of the momentum ahead.
         newton_schulz: The number of Newton-Schulz steps, 0 to 100.
-        tf32: Multiply these in TF32, on a GPU by tensor cores; not for nets in float64.
+        tf32: Whether to multiply in TF32, on a GPU by tensor cores: True, not for nets in float64, False, or "auto",
+            which does so for 16-bit nets.
     """
 
     name: ClassVar[str] = "muon"
@@ -32,15 +33,16 @@ class Muon(Optimizer):
     momentum: float = 0.95
     nesterov: bool = True
     newton_schulz: int = 5
-    tf32: bool = False
+    tf32: bool | str = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         number("momentum", self.momentum, 0, 1)
         self.newton_schulz = integer("newton_schulz", self.newton_schulz, 0, MOST_NEWTON_SCHULZ)
         expect_nesterov(self.nesterov, self.momentum)
-        if self.tf32 not in (True, False):
-            raise ValueError(f"tf32 must be true or false, received {self.tf32!r}")
+        if self.tf32 not in (True, False, "auto"):
+            raise ValueError(f"tf32 must be true, false or auto, received {self.tf32!r}")
+        self.tf32 = self.tf32 if self.tf32 == "auto" else bool(self.tf32)
         if self.weight_decay:
             raise ValueError("muon keeps the norm of each weight, so it takes no weight_decay")
 
@@ -51,7 +53,7 @@ class Muon(Optimizer):
                 f"muon takes filters and matrices, not {', '.join(vectors)}: give those to another optimizer in "
                 "groups, as 'filters -> muon:lr=0.02; * -> sgd:lr=0.05'"
             )
-        if self.tf32 and any(param.dtype == np.float64 for param in params.values()):
+        if self.tf32 is True and any(param.dtype == np.float64 for param in params.values()):
             raise ValueError("muon's tf32=True multiplies float32 numbers, received parameters in float64")
         super().build(params, masters)
 
@@ -67,6 +69,6 @@ class Muon(Optimizer):
             momentum=self.momentum,
             nesterov=self.nesterov,
             steps=self.newton_schulz,
-            tf32=self.tf32,
+            tf32=params[0].dtype.itemsize == 2 if self.tf32 == "auto" else bool(self.tf32),
             **more,
         )
