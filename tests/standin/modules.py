@@ -54,12 +54,13 @@ class RawKernel:
         self._allowed: dict[int, int] = {}
         self._load()
 
-    def _load(self) -> tuple[Any, Any]:
+    def _load(self) -> tuple[str, str, dict[str, str]]:
+        """The name, text and macros of the file, if its cubin runs on the current device."""
         name, text, defines, arch = _cubins[self._path]
         capability, built_for = current().gpus[current().device], "".join(c for c in arch if c.isdigit())
         if built_for[:-1] != capability[:-1] or int(built_for[-1]) > int(capability[-1]):
             raise CUDADriverError(f"CUDA_ERROR_NO_BINARY_FOR_GPU: {arch} on compute capability {capability}")
-        return _library(name, text, tuple(defines.items()))
+        return name, text, defines
 
     @property
     def shared_size_bytes(self) -> int:
@@ -79,7 +80,8 @@ class RawKernel:
 
     def __call__(self, grid: Any, block: Any, args: tuple[Any, ...], *, shared_mem: int = 0) -> None:
         """Like CuPy it packs addresses and numbers, and keeps no array alive."""
-        library, signatures = self._load()
+        name, text, defines = self._load()
+        library, signatures = _library(name, text, tuple(defines.items()))
         if shared_mem > self.max_dynamic_shared_size_bytes:
             raise CUDADriverError("CUDA_ERROR_INVALID_VALUE: invalid argument")
         machine, parameters = current(), signatures[self.name].parameters
