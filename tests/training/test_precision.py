@@ -100,7 +100,7 @@ def test_another_precision_is_refused_at_resume(tmp_path):
         load_net(tmp_path / "run" / "last.safetensors", small.net())
 
 
-@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("device", ["numpy", *(pytest.param(d, marks=pytest.mark.kernels) for d in kernel_devices())])
 @pytest.mark.parametrize("optimizer", [pytest.param("sgd:momentum=0.9", marks=pytest.mark.slow), "adam"])
 def test_an_overflow_skips_the_step_and_halves_the_scale(device, optimizer):
     net = small.net().to(device)
