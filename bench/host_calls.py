@@ -72,7 +72,7 @@ def calls() -> dict[str, tuple[Callable[[], Any], int]]:
         "binary_cross_entropy": lambda: ops.binary_cross_entropy(scores, answers, out=scores),
         "add_metrics": lambda: ops.add_metrics(totals, loss, scores, labels),
         "load_batch": lambda: ops.load_batch(images, all_labels, order, mean=zero, std=one, count=4, out=batch),
-        "mix_batch": lambda: ops.mix_batch(batch, labels, one, classes=10, offset=order[:1], out=mixed),
+        "mix_batch": lambda: ops.mix_batch(batch, labels, one, classes=10, offset=counter, out=mixed),
         "random_uniform": lambda: ops.random_uniform(x, seed=1),
         "random_normal": lambda: ops.random_normal(x, seed=1),
         "random_permutation": lambda: ops.random_permutation(order, seed=1),

@@ -19,7 +19,8 @@ NEWEST = 999  # above every compute capability
 
 def empty(shape: int | Sequence[int], dtype: DTypeLike, *, like: ArrayT) -> ArrayT:
     """A new array on the device of `like`, unwritten (poisoned on the emulated device)."""
-    return _maker(like).empty(shape, dtype)
+    maker: Any = emulator if isinstance(like, np.ndarray) else sys.modules["cupy"]  # `_maker`, without a call
+    return maker.empty(shape, dtype)
 
 
 def zeros(shape: int | Sequence[int], dtype: DTypeLike, *, like: ArrayT) -> ArrayT:
