@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.threads = _threads(options)
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             os.environ.setdefault(name, str(options.threads))
+        _let_openblas_use_avx512()
     from gpuconv.cli.errors import UserError, asked
 
     try:
@@ -49,6 +51,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; what was timed is in the record", file=sys.stderr)
         return 130
+
+
+def _let_openblas_use_avx512() -> None:
+    """Set OPENBLAS_CORETYPE, if it is not set, where OpenBLAS would leave AVX-512 unused, which PyTorch uses.
+
+    A child imports NumPy to find out, as OpenBLAS reads the variable once.
+    """
+    if "OPENBLAS_CORETYPE" in os.environ:
+        return
+    probe = "from gpuconv.backends.cpu import blas; print(blas.WITH_AVX512 if blas.leaves_avx512_unused() else '')"
+    asked = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    if wanted := asked.stdout.strip():
+        os.environ["OPENBLAS_CORETYPE"] = wanted
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuconv import backends
+from gpuconv.backends.cpu import blas
 from gpuconv.devices import Device
 
 ROOT = Path(__file__).parents[1]
@@ -43,7 +44,7 @@ def describe(device: str, threads: int) -> dict[str, Any]:
     on_gpu = Device.named(device).on_gpu
     name = backends.describe(device) if on_gpu else processor()
     known: dict[str, Any] = {"device": name, "system": platform.system(), "versions": versions()}
-    return known | (_driver() if on_gpu else {"threads": threads})
+    return known | (_driver() if on_gpu else {"threads": threads, "blas": blas.kernels()})
 
 
 def versions() -> dict[str, str]:

@@ -51,12 +51,13 @@ def block(record: Record) -> str:
     data = record.data
     state = " with uncommitted changes" if data["dirty"] else ""
     threads = f", {data['threads']} threads" if "threads" in data else ""
+    kernels = f", OpenBLAS with kernels for {data['blas']}" if data.get("blas") else ""
     torch = data["versions"].get("torch")
     peer = f"PyTorch {torch}, the fastest of its forms" if torch else "no PyTorch was installed"
     busy = (data["load"] or 0) > data.get("threads", 1)  # more than the run itself uses
     load = f" The machine had other work: load average {data['load']:.1f}." if busy else ""
     parts = [
-        f"**{data['device']}{threads}**, {data['date'][:10]}, commit {data['commit']}{state}. Ratio: our time "
+        f"**{data['device']}{threads}{kernels}**, {data['date'][:10]}, commit {data['commit']}{state}. Ratio: our time "
         f"over that of the peer ({peer}), so under 1 is faster; medians of interleaved samples. Share of floor: the "
         f"time that the device's own copy and matrix product would need, over ours. {_ceilings(data)}{load}",
         _table(data["entries"]),

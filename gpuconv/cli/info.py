@@ -12,7 +12,7 @@ from importlib import metadata
 import numpy as np
 
 from gpuconv import backends, trust
-from gpuconv.backends.cpu import parallel
+from gpuconv.backends.cpu import blas, parallel
 from gpuconv.backends.cuda import cache
 from gpuconv.backends.cuda.emulator import EmulatorError, cxx
 from gpuconv.backends.cuda.runtime import nvrtc
@@ -33,9 +33,6 @@ OPTIONAL = {
     "torch": ("a peer to compare with", ""),
 }
 
-# OpenBLAS's names of processors without AVX-512. It takes one of these for a processor that is newer than itself.
-AVX2_ALONE = frozenset({"Haswell", "Zen"})
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     pass
@@ -46,8 +43,9 @@ def run(options: argparse.Namespace) -> int:
     row("gpuconv", __version__)
     row("python", f"{platform.python_version()}, {platform.system()} {platform.machine()}, {_cores()} cores")
     row("numpy", f"{metadata.version('numpy')}, BLAS: {_blas()}, ops on up to {parallel.threads()} cores at once")
-    if parallel.blas_kernels() in AVX2_ALONE and _has_avx512():
-        row("BLAS", "slow: this processor has AVX-512; set OPENBLAS_CORETYPE=SkylakeX, see docs/devices.md")
+    if blas.leaves_avx512_unused():
+        advice = f"set {blas.CORETYPE}={blas.WITH_AVX512}, see docs/devices.md"
+        row("BLAS", f"slow: this processor has AVX-512; {advice}")
 
     section("devices")
     for name in ("numpy", "emulated", "cuda"):
@@ -101,11 +99,6 @@ def _cores() -> int:
 
 def _blas() -> str:
     found = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    kernels = parallel.blas_kernels()
+    kernels = blas.kernels()
     name = f"{found.get('name', 'unknown')} {found.get('version', '')}".strip()
     return f"{name} with kernels for {kernels}" if kernels else name
-
-
-def _has_avx512() -> bool:
-    found = np.show_config(mode="dicts")["SIMD Extensions"]["found"]
-    return not {"AVX512_SKX", "X86_V4"}.isdisjoint(found)  # the name before NumPy 2.4, and since

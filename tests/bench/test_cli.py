@@ -12,6 +12,7 @@ import pytest
 from planted import CEILINGS, record, side, timed
 
 from bench import cli, runner
+from gpuconv.backends.cpu import blas
 from gpuconv.profiling import peaks
 
 SMALL = ["ops", "--device", "numpy", "--shape", "64x8x8x10-10x3x3-p1.1.1.1", "--op", "fprop", "--rounds", "2"]
@@ -22,12 +23,28 @@ def quick_peaks(monkeypatch):
     monkeypatch.setattr(peaks, "measure", lambda device: (CEILINGS, [{"what": "copy", "rate": 1e10}]))
 
 
+@pytest.fixture(autouse=True)
+def coretype(monkeypatch):
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")  # as NumPy is imported already, it changes nothing
+
+
+@pytest.mark.parametrize("wanted", ["SkylakeX", ""])
+def test_openblas_is_told_to_use_avx512_where_it_would_not(monkeypatch, wanted):
+    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: subprocess.CompletedProcess(args, 0, wanted + "\n"))
+    cli._let_openblas_use_avx512()
+    assert os.environ["OPENBLAS_CORETYPE"] == "Haswell"  # the user's choice
+    monkeypatch.delenv("OPENBLAS_CORETYPE")
+    cli._let_openblas_use_avx512()
+    assert os.environ.get("OPENBLAS_CORETYPE", "") == wanted
+
+
 def test_ops_writes_a_record(tmp_path, capsys, quick_peaks):
     assert cli.main([*SMALL, "--results", str(tmp_path), "--commit", "abc"]) == 0
     (path,) = tmp_path.glob("*/*.json")
     data = json.loads(path.read_text())
     assert data["commit"] == "abc"
     assert data["peaks"]["copy"] == 1e10
+    assert data["blas"] == blas.kernels()
     assert [entry["op"] for entry in data["entries"]] == ["fprop"]
     assert "fprop 64x8x8x10-10x3x3-p1.1.1.1 float32" in capsys.readouterr().out
 

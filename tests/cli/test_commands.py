@@ -306,10 +306,10 @@ def test_info_names_devices_and_packages(capsys):
     ],
 )
 def test_info_tells_of_a_blas_without_the_processor_s_avx512(capsys, monkeypatch, kernels, found, slow):
-    from gpuconv.backends.cpu import parallel
+    from gpuconv.backends.cpu import blas
 
     config = {"SIMD Extensions": {"found": found}, "Build Dependencies": {"blas": {"name": "a BLAS"}}}
-    monkeypatch.setattr(parallel, "blas_kernels", lambda: kernels)
+    monkeypatch.setattr(blas, "kernels", lambda: kernels)
     monkeypatch.setattr(np, "show_config", lambda mode: config)
     assert main(["info"]) == 0
     output = capsys.readouterr().out

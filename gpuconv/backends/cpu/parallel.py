@@ -28,6 +28,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from gpuconv.backends.cpu import blas
+
 __all__ = ["fixed_parts", "in_parts", "matmul", "sum_in_order", "sum_parts", "threads"]
 
 LEAST_BYTES = 1 << 20  # per part; smaller parts cost more than they save, measured
@@ -126,22 +128,7 @@ def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.nd
 
 def threads() -> int:
     """The most parts of a batch."""
-    return max((library.num_threads for library in _blas()), default=1)
-
-
-def blas_kernels() -> str:
-    """The processor that NumPy's BLAS chose its kernels for, such as "Haswell"; empty if it does not say."""
-    return next((str(name) for library in _blas() if (name := getattr(library, "architecture", None))), "")
-
-
-@functools.cache
-def _blas() -> list[Any]:
-    """The threadpoolctl controllers of NumPy's BLAS."""
-    try:
-        from threadpoolctl import ThreadpoolController
-    except ImportError:
-        return []
-    return list(ThreadpoolController().select(user_api="blas").lib_controllers)
+    return max((library.num_threads for library in blas.libraries()), default=1)
 
 
 class _OneCoreBlas:
@@ -151,13 +138,13 @@ class _OneCoreBlas:
     def __enter__(self) -> int:
         self.lock = _one_at_a_time
         self.lock.acquire()
-        self.before = [library.num_threads for library in _blas()]
-        for library in _blas():
+        self.before = [library.num_threads for library in blas.libraries()]
+        for library in blas.libraries():
             library.set_num_threads(1)
         return max(self.before, default=1)
 
     def __exit__(self, *_: object) -> None:
-        for library, number in zip(_blas(), self.before):
+        for library, number in zip(blas.libraries(), self.before):
             library.set_num_threads(number)
         self.lock.release()
 

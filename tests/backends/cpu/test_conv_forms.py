@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpuconv import ops, oracle
-from gpuconv.backends.cpu import conv, correlate, parallel, wide_filters
+from gpuconv.backends.cpu import blas, conv, correlate, parallel, wide_filters
 from gpuconv.backends.cpu.im2col import Windows
 from gpuconv.verify.convolutions import ODD, REAL, TINY, arrays, reduction
 from gpuconv.verify.convolutions import conv as convolution
@@ -25,7 +25,7 @@ FORMS = {
     "shared": {"MOST_CELLS": ANY, "MOST_CHANNELS": NONE},
     "not shared": {"MOST_CELLS": NONE},
     "small blocks": {"MOST_BLOCK_BYTES": 600, "MOST_FILTERS": NONE},
-    "parts": {"LEAST_BYTES": 1, "_blas": lambda: [Blas()]},
+    "parts": {"LEAST_BYTES": 1, "libraries": lambda: [Blas()]},
 }
 OWNERS = {
     "MANY": wide_filters,
@@ -33,7 +33,7 @@ OWNERS = {
     "MOST_CELLS": conv,
     "MOST_CHANNELS": conv,
     "LEAST_BYTES": parallel,
-    "_blas": parallel,
+    "libraries": blas,
 }
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gpuconv import ops
+from gpuconv.backends.cpu import blas as numpys_blas
 from gpuconv.backends.cpu import parallel
 from tests.backends.cpu.three_threads import Blas
 from tests.tolerance import assert_within, sum_bound
@@ -16,7 +17,7 @@ from tests.tolerance import assert_within, sum_bound
 @pytest.fixture
 def blas(monkeypatch):
     blas = Blas()
-    monkeypatch.setattr(parallel, "_blas", lambda: [blas])
+    monkeypatch.setattr(numpys_blas, "libraries", lambda: [blas])
     monkeypatch.setattr(parallel, "LEAST_BYTES", 1)
     return blas
 
@@ -119,12 +120,12 @@ def test_a_forked_child_starts_its_own_threads(blas):
 def test_without_threadpoolctl_a_batch_is_one_part(monkeypatch):
     monkeypatch.setitem(sys.modules, "threadpoolctl", None)
     monkeypatch.setattr(parallel, "LEAST_BYTES", 1)
-    parallel._blas.cache_clear()
+    numpys_blas.libraries.cache_clear()
     try:
         assert parallel.threads() == 1
         assert parallel.in_parts(len, np.zeros(6)) == [6]
     finally:
-        parallel._blas.cache_clear()
+        numpys_blas.libraries.cache_clear()
 
 
 def test_threadpoolctl_sets_the_threads_of_numpys_blas():
@@ -164,7 +165,7 @@ OPS = {
 @pytest.mark.parametrize("op", OPS)
 def test_an_image_gives_the_same_bits_in_any_part(op, monkeypatch):
     whole = OPS[op]()
-    monkeypatch.setattr(parallel, "_blas", lambda: [Blas()])
+    monkeypatch.setattr(numpys_blas, "libraries", lambda: [Blas()])
     monkeypatch.setattr(parallel, "LEAST_BYTES", 1)
     np.testing.assert_array_equal(OPS[op](), whole)
 

@@ -1,0 +1,36 @@
+"""NumPy's BLAS: its libraries, the processor it chose its kernels for, and whether they leave AVX-512 unused."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+# OpenBLAS's names of processors without AVX-512. It takes one of these for a processor that is newer than itself.
+AVX2_ALONE = frozenset({"Haswell", "Zen"})
+
+CORETYPE = "OPENBLAS_CORETYPE"  # the environment variable that OpenBLAS reads once, when NumPy is imported
+WITH_AVX512 = "SkylakeX"
+
+
+@functools.cache
+def libraries() -> list[Any]:
+    """The threadpoolctl controllers of NumPy's BLAS; empty without threadpoolctl."""
+    try:
+        from threadpoolctl import ThreadpoolController
+    except ImportError:
+        return []
+    return list(ThreadpoolController().select(user_api="blas").lib_controllers)
+
+
+def kernels() -> str:
+    """The processor that NumPy's BLAS chose its kernels for, such as "Haswell"; empty if it does not say."""
+    return next((str(name) for library in libraries() if (name := getattr(library, "architecture", None))), "")
+
+
+def leaves_avx512_unused() -> bool:
+    """Whether the processor has AVX-512 and OpenBLAS took kernels without it."""
+    found = np.show_config(mode="dicts")["SIMD Extensions"]["found"]
+    has_avx512 = not {"AVX512_SKX", "X86_V4"}.isdisjoint(found)  # the name before NumPy 2.4, and since
+    return has_avx512 and kernels() in AVX2_ALONE
