@@ -11,7 +11,7 @@ import gpuconv
 from tests.devices import kernel_devices
 
 HERE = Path(__file__).parent
-DAILY = ("test_headers.py", "test_smoke.py")  # the others are the tier `kernels`
+DAILY = ("test_headers.py", "test_smoke.py", "test_wgmma_layouts.py")  # the others are the tier `kernels`
 
 
 def pytest_collection_modifyitems(items):
