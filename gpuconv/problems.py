@@ -102,6 +102,21 @@ PLAIN = epilogue()  # the sums are stored as they are
 
 
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity
+class BatchAugmentation:
+    """How `gpuconv.ops.load_batch` changes the images; colours: its brightness, contrast and saturation."""
+
+    flip: bool | str
+    shift: int
+    border: str
+    cutout: int
+    resized_crop: float
+    colours: tuple[float, float, float]
+
+
+batch_augmentation = _cached(BatchAugmentation)
+
+
+@dataclass(frozen=True, eq=False)  # compared and hashed by identity
 class Conv2dProblem:
     """A convolution: x (n, h, w, c) with filters (k, r, s, c // groups) gives y (n, p, q, k).
 

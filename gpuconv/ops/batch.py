@@ -14,6 +14,7 @@ from gpuconv.ops.expect import expect_float, expect_out, expect_shape
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
 from gpuconv.ops.remembered import remembered
+from gpuconv.problems import batch_augmentation
 from gpuconv.types import Array, ArrayT, Scalar
 
 __all__ = ["load_batch", "mix_batch"]
@@ -113,19 +114,15 @@ def load_batch(
     expect_out(out, (count, h, w, c), dtype)
     flip, border, seed = flip_value(flip), canonical("border", border, BORDERS), seed_value("seed", seed)
     offset = step_integer("offset", offset)
+    augmentation = batch_augmentation(flip, shift, border, cutout, resized_crop, colours)
     images, labels, indices, mean, std = copy_if_overlapping([out], images, labels, indices, mean, std)
     return backend.batch.load_batch(
         images,
         labels,
         indices,
-        mean=mean,
-        std=std,
-        flip=flip,
-        shift=shift,
-        border=border,
-        cutout=cutout,
-        resized_crop=resized_crop,
-        colours=colours,
+        mean,
+        std,
+        augmentation,
         seed=seed,
         offset=offset,
         start=start,

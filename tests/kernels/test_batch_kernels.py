@@ -7,6 +7,7 @@ from gpuconv import asarray, ops, to_numpy
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.ops.batch import load_batch, mix_batch
 from gpuconv.dtypes import as_dtype
+from gpuconv.problems import batch_augmentation
 from tests.kernels.agreement import FLOATS
 
 AUGMENTATIONS = {
@@ -53,10 +54,11 @@ def test_an_empty_batch(device, rng):
 
 def test_an_image_too_large_for_32_bit_indices_is_refused():
     images = SimpleNamespace(shape=(1, 2**16, 2**14, 2))
-    options = dict(flip=False, shift=0, border="zero", cutout=0, resized_crop=0, colours=(0, 0, 0))
-    options |= dict(seed=0, offset=0, start=0, dtype="float32", out=None)
+    indices = mean = std = np.zeros(1)
+    augmentation = batch_augmentation(False, 0, "zero", 0, 0, (0, 0, 0))
+    options = dict(seed=0, offset=0, start=0, count=1, dtype="float32", out=None)
     with pytest.raises(ValueError, match=f"at most {2**31 - 2**16 - 1} numbers, received 65536 x 16384 x 2"):
-        load_batch(images, None, None, mean=None, std=None, count=1, **options)
+        load_batch(images, None, indices, mean, std, augmentation, **options)
 
 
 def test_an_index_outside_the_data_set_gives_nan(device, rng):

@@ -13,8 +13,9 @@ _ATTEMPTS = 10
 _HALF_LOG = np.float32(math.log(4 / 3) / 2)
 
 
-def altered(images, indices, resized_crop, colours, *, seed, offset):
+def altered(images, indices, augmentation, *, seed, offset):
     """(array, rows): the chosen images, cropped and recoloured, are array[rows]."""
+    resized_crop, colours = augmentation.resized_crop, augmentation.colours
     if not resized_crop and not any(colours):
         return images, indices
     block = np.uint64(offset) + np.arange(len(indices), dtype=np.uint64)

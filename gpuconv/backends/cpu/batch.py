@@ -11,26 +11,7 @@ from gpuconv.backends.cpu.elementwise import value_of
 from gpuconv.dtypes import accumulation_dtype
 
 
-def load_batch(
-    images,
-    labels,
-    indices,
-    *,
-    mean,
-    std,
-    flip,
-    shift,
-    border,
-    cutout,
-    resized_crop,
-    colours,
-    seed,
-    offset,
-    start,
-    count,
-    dtype,
-    out,
-):
+def load_batch(images, labels, indices, mean, std, augmentation, *, seed, offset, start, count, dtype, out):
     """See `gpuconv.ops.load_batch`. The exact arithmetic, which kernels repeat without fused multiply-add:
 
     x = (float32(pixel) - mean) * (float32(1) / std), then rounded to dtype
@@ -45,15 +26,16 @@ def load_batch(
     cropped and recoloured (`augment.py`).
     """
     n, (m, height, width, channels) = count, images.shape
+    flip, shift, cutout = augmentation.flip, augmentation.shift, augmentation.cutout
     indices = batch_indices(indices, start, n, m)
     x = np.empty((n, height, width, channels), dtype) if out is None else out
-    images, chosen = altered(images, indices, resized_crop, colours, seed=seed, offset=int(value_of(offset)))
+    images, chosen = altered(images, indices, augmentation, seed=seed, offset=int(value_of(offset)))
 
     if flip or shift or cutout:
         words = random.bits(4 * n, seed=seed, stream=random.AUGMENT, offset=offset).reshape(n, 4).astype(np.int64)
         w0, w1, w2, w3 = words.T[..., None]  # each (n, 1), against rows or columns
         rows, columns = np.arange(height) + _shift(w1, shift), np.arange(width) + _shift(w2, shift)
-        if border == "reflect":
+        if augmentation.border == "reflect":
             rows, columns = _reflected(rows, height), _reflected(columns, width)
         blank = _outside(rows, height)[:, :, None] | _outside(columns, width)[:, None, :]
         if flip:

@@ -20,27 +20,9 @@ from gpuconv.backends.reference.precision import number, round_to
 from gpuconv.dtypes import accumulation_dtype
 
 
-def load_batch(
-    images,
-    labels,
-    indices,
-    *,
-    mean,
-    std,
-    flip,
-    shift,
-    border,
-    cutout,
-    resized_crop,
-    colours,
-    seed,
-    offset,
-    start,
-    count,
-    dtype,
-    out,
-):
+def load_batch(images, labels, indices, mean, std, augmentation, *, seed, offset, start, count, dtype, out):
     offset, (m, height, width, channels) = int(number(offset)), images.shape
+    flip, shift, cutout = augmentation.flip, augmentation.shift, augmentation.cutout
     indices = batch_indices(indices, start, count, m)
     x = np.empty((count, height, width, channels), dtype) if out is None else out
     words = random.bits(4 * count, seed=seed, stream=random.AUGMENT, offset=offset).reshape(count, 4)
@@ -48,7 +30,7 @@ def load_batch(
         w0, w1, w2, w3 = map(int, words[n])
         rows = np.arange(height) + (w1 * (2 * shift + 1) >> 32) - shift
         columns = np.arange(width) + (w2 * (2 * shift + 1) >> 32) - shift
-        if border == "reflect":  # at the outermost pixels
+        if augmentation.border == "reflect":  # at the outermost pixels
             rows, columns = (size - 1 - abs(size - 1 - abs(at)) for at, size in ((rows, height), (columns, width)))
         blank = ~_within(rows, 0, height)[:, None] | ~_within(columns, 0, width)
         flipped = flip is True and w0 >= 2**31
@@ -59,10 +41,10 @@ def load_batch(
         top, left = ((w3 >> 16) * height >> 16) - cutout // 2, ((w3 & 0xFFFF) * width >> 16) - cutout // 2
         blank |= _within(np.arange(height), top, top + cutout)[:, None] & _within(np.arange(width), left, left + cutout)
         image = images[index].astype(np.float32)
-        if resized_crop:
-            image = _crop_resized(images[index], np.float32(resized_crop), offset + n, seed)
-        if any(colours):
-            image = _recoloured(image, colours, _words(offset + n, 2, seed))
+        if augmentation.resized_crop:
+            image = _crop_resized(images[index], np.float32(augmentation.resized_crop), offset + n, seed)
+        if any(augmentation.colours):
+            image = _recoloured(image, augmentation.colours, _words(offset + n, 2, seed))
         pixels = image[rows.clip(0, height - 1)][:, columns.clip(0, width - 1)]
         normal = (pixels - mean) * (np.float32(1) / std)
         x[n] = np.where(blank[:, :, None], 0, normal)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -15,6 +14,7 @@ from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.outputs import THREADS, buffer, ceil_div, contiguous, device_scalar, store
 from gpuconv.backends.cuda.runtime.structs import FAST_DIVMOD, fast_divmod, struct
 from gpuconv.dtypes import as_dtype
+from gpuconv.problems import BatchAugmentation
 from gpuconv.types import Array, ArrayT, Scalar
 
 _ELEMENTS = 4096  # of one sample, a thread block
@@ -53,29 +53,29 @@ def _blocks(height: int, width: int, channels: int) -> int:
 
 @functools.lru_cache(maxsize=1024)
 def _packed(
-    images: int, indices: int, height: int, width: int, channels: int, colours: tuple[float, float, float], *others: Any
-) -> np.void:
-    """The kernel's `struct Batch`. colours: how far the factors of brightness, contrast and saturation go from 1.
-    others: members of the struct, between the channels and these factors."""
-    low = tuple(max(0.0, 1 - strength) for strength in colours)
-    reach = tuple(1 + strength - least for strength, least in zip(colours, low))
+    shape: tuple[int, ...], indices: int, augmentation: BatchAugmentation, mean_each: bool, std_each: bool
+) -> tuple[int, np.void]:
+    """Thread blocks for a sample, and the kernel's `struct Batch`."""
+    images, height, width, channels = shape
+    blocks = _blocks(height, width, channels)
+    if augmentation.colours[1]:  # contrast: each thread block reads the whole image
+        blocks = 1
     divisors = fast_divmod(max(1, width)), fast_divmod(max(1, channels))
-    return struct(_BATCH, images, indices, height, *divisors, *others, low, reach)
+    flip, reflect = _FLIPS[augmentation.flip], augmentation.border == "reflect"
+    changes = flip, augmentation.shift, reflect, augmentation.cutout, blocks, augmentation.resized_crop
+    low = tuple(max(0.0, 1 - strength) for strength in augmentation.colours)
+    reach = tuple(1 + strength - least for strength, least in zip(augmentation.colours, low))
+    return blocks, struct(_BATCH, images, indices, height, *divisors, mean_each, std_each, *changes, low, reach)
 
 
 def load_batch(
     images: Array,
     labels: Array,
     indices: Array,
-    *,
     mean: Array,
     std: Array,
-    flip: bool | str,
-    shift: int,
-    border: str,
-    cutout: int,
-    resized_crop: float,
-    colours: tuple[float, float, float],
+    augmentation: BatchAugmentation,
+    *,
     seed: int,
     offset: Scalar,
     start: Scalar,
@@ -83,23 +83,18 @@ def load_batch(
     dtype: DTypeLike,
     out: Array | None,
 ) -> tuple[Array, Array]:
+    blocks, batch = _packed(images.shape, indices.shape[0], augmentation, mean.ndim > 1, std.ndim > 1)
     m, h, w, c = images.shape
-    blocks = _blocks(h, w, c)
     if isinstance(indices, np.ndarray) and emulator.host_reads():
         batch_indices(indices, start, count, m)
     n, dtype = count, as_dtype(dtype)
     images, labels, indices, mean, std = contiguous(images, labels, indices, mean, std)
     place = (*device_scalar(offset, np.int64), *device_scalar(start, np.int64))
     picked = empty((n,), labels.dtype, like=labels)
-    contrasts = colours[1] > 0  # each thread block reads the whole image
-    blocks = 1 if contrasts else blocks
-    each, options = (mean.ndim > 1, std.ndim > 1), (_FLIPS[flip], shift, border == "reflect", cutout)
-    batch = _packed(m, indices.shape[0], h, w, c, colours, *each, *options, blocks, resized_crop)
     x = buffer(out, (n, h, w, c), dtype, like=images)
     if x.size:
-        kernel = load("load_batch.cu", {"DTYPE": dtype, "FULL": int(bool(resized_crop) or any(colours))}).kernel(
-            "load_batch"
-        )
+        full = int(bool(augmentation.resized_crop) or any(augmentation.colours))
+        kernel = load("load_batch.cu", {"DTYPE": dtype, "FULL": full}).kernel("load_batch")
         kernel(n * blocks, THREADS, x, picked, images, labels, indices, mean, std, seed, *place, batch)
     return store(x, out), picked
 
