@@ -8,7 +8,9 @@ To add one, add its entry. Its kernels are those of its family: ``conv2d_fprop_s
 ``conv2d_wgrad_simt`` in kernels/conv2d_fprop.cu and so on; those of another family, for example "mma", are
 ``conv2d_fprop_mma`` in kernels/conv2d_fprop_mma.cu and so on, with the same parameters. Entries with the same name
 serve different arithmetics, as a tile may need other registers in another dtype. `FEW_CHANNELS` lists those that serve
-only the forward direction of convolutions of few channels, such as the first layers of nets.
+only the forward direction of convolutions of few channels, such as the first layers of nets. An algorithm that no GPU
+has run yet is entered with ``proved=False``: on a GPU it serves only problems for which it was proved there
+(docs/prover.md).
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ from gpuconv.names import canonical
 from gpuconv.problems import MOST_FEW_CHANNELS, Conv2dProblem, Epilogue
 
 AUTO = "auto"
+NEWEST = 999  # the emulated device's compute capability, above that of every GPU
 DEPTHWISE = "depthwise"  # not a matrix product: serves groups of one channel, in every arithmetic, as their "auto"
+KERNELS = ("conv2d_fprop", "conv2d_dgrad", "conv2d_wgrad", "matmul")
 ARITHMETICS = ("float64", "float32", "tf32", "float16", "bfloat16")  # a dtype, or float32 arrays multiplied in TF32
 
 
@@ -37,7 +41,10 @@ class Algorithm:
     peak of the CUDA cores. issued: for tensor cores, instead of a rate, the instructions that a warp issues for each
     HMMA of the main loop in fprop, dgrad and wgrad. macros: those of its kernels, in addition to the macros of every
     product. smem_bytes: dynamic shared memory of a block; for few channels see `few_channels_smem_bytes`. resident: the
-    blocks on a multiprocessor, if a block computes several tiles; 0 if it computes one.
+    blocks on a multiprocessor, if a block computes several tiles; 0 if it computes one. kernels: which of `KERNELS`
+    its family has. capability: the lowest compute capability that it needs, 80 for 8.0; 0 if it runs on every GPU.
+    one_chip: whether it runs on GPUs of that capability alone, as instructions of sm_90a do. proved: whether GPUs have
+    run it; otherwise a GPU has to prove it for each problem first.
     """
 
     name: str
@@ -52,11 +59,16 @@ class Algorithm:
     smem_bytes: int = 0
     resident: int = 0
     issued: Mapping[str, float] = field(default_factory=dict, hash=False)
+    kernels: tuple[str, ...] = KERNELS
+    capability: int = 0
+    one_chip: bool = False
+    proved: bool = True
 
-    @property
-    def capability(self) -> int:
-        """The lowest compute capability that it needs, 80 for 8.0; 0 if it runs on every GPU."""
-        return 0 if self.family == "simt" else 80
+    def runs_on(self, capability: int) -> bool:
+        """Whether a GPU of this compute capability runs it; the emulated device runs all."""
+        if capability == NEWEST or not self.one_chip:
+            return self.capability <= capability
+        return self.capability == capability
 
     def file(self, kernel: str) -> str:
         """The .cu of a direction's kernel, such as "conv2d_fprop"."""
@@ -104,7 +116,8 @@ def _mma(
     threads, stages = 32 * (block_m // warp_m) * (block_n // warp_n), 4
     macros = dict(BLOCK_M=block_m, BLOCK_N=block_n, THREAD_M=warp_m // 8, THREAD_N=warp_n // 4, STAGES=stages)
     made = functools.partial(Algorithm, f"mma-{block_m}x{block_n}", "mma", block_m=block_m, block_n=block_n)
-    made = functools.partial(made, threads=threads, rate=0.0, smem_bytes=stages * (block_m + block_n) * 64)
+    made = functools.partial(made, threads=threads, rate=0.0, capability=80)
+    made = functools.partial(made, smem_bytes=stages * (block_m + block_n) * 64)
     return (
         made(
             ("float16", "bfloat16"),
@@ -164,6 +177,8 @@ def _few_channels(arithmetics: tuple[str, ...], block_n: int, block_k: int, resi
         rate,
         macros,
         resident=resident,
+        kernels=("conv2d_fprop",),
+        capability=80,
     )
 
 
@@ -252,21 +267,22 @@ def listed(algo: Any) -> str:
     return canonical("algorithm", algo, names)
 
 
-def for_product(algo: object, arithmetic: str) -> str:
-    """The full name of an algorithm for a plain matrix product. Raises ValueError if it does not serve this."""
+def for_product(algo: object, arithmetic: str, direction: str) -> str:
+    """The full name of an algorithm for one direction of a linear layer. An algorithm that has no kernel for it means
+    "auto". Raises ValueError if it does not serve this."""
     name = listed(algo)
     if name == DEPTHWISE:
         raise _not_depthwise()
     if name in FEW_CHANNELS_NAMES:
         raise _not_few_channels(name)
-    return AUTO if name == AUTO else find(name, arithmetic).name
+    return AUTO if name == AUTO else _in_direction(find(name, arithmetic), direction)
 
 
 def for_convolution(algo: object, problem: Conv2dProblem, epilogue: Epilogue, arithmetic: str, direction: str) -> str:
     """The full name of an algorithm for one direction ("fprop", "dgrad", "wgrad") of a convolution.
 
-    "auto" is "depthwise" if that applies. For gradients, an algorithm for few channels means "auto", as it has no such
-    kernels. Raises ValueError if the algorithm does not serve this.
+    "auto" is "depthwise" if that applies. An algorithm that has no kernel for this direction means "auto". Raises
+    ValueError if the algorithm does not serve this.
     """
     name = listed(algo)
     depthwise = problem.depthwise and (direction != "fprop" or not (epilogue.masked or epilogue.moments))
@@ -277,8 +293,11 @@ def for_convolution(algo: object, problem: Conv2dProblem, epilogue: Epilogue, ar
     serves = few_channels_smem_bytes(problem, epilogue.pool, arithmetic) > 0
     if name in FEW_CHANNELS_NAMES and not serves:
         raise _not_few_channels(name)
-    found = find(name, arithmetic, serves).name
-    return AUTO if name in FEW_CHANNELS_NAMES and direction != "fprop" else found
+    return _in_direction(find(name, arithmetic, serves), direction)
+
+
+def _in_direction(algorithm: Algorithm, direction: str) -> str:
+    return algorithm.name if f"conv2d_{direction}" in algorithm.kernels else AUTO
 
 
 FEW_CHANNELS_NAMES = {each.name for each in FEW_CHANNELS}

@@ -1,6 +1,7 @@
 """The table of algorithms, refused names, stored names, and TF32 rounding."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,13 +10,17 @@ from gpuconv import algorithms, asarray, backends, ops, to_numpy
 from gpuconv.algorithms import ALGORITHMS, ARITHMETICS
 from gpuconv.backends import cpu
 from gpuconv.backends.cpu.precision import round_tf32
+from gpuconv.backends.cuda.gemm import plan
+from gpuconv.backends.cuda.gemm.product import Product
+from gpuconv.dtypes import as_dtype
 from gpuconv.layers import Conv2D, Flatten, Input, Layer, Linear, MaxPool2D, ReLU, Sequential, Sigmoid
-from gpuconv.problems import Conv2dProblem
+from gpuconv.problems import DIRECTIONS, PLAIN, Conv2dProblem
 from gpuconv.profiling import launches
 from gpuconv.summary import rows
 from gpuconv.training import Callback, RunDirectory, Trainer, checkpoint, load_net
 from tests.devices import kernel_devices
 from tests.training import small
+from tests.unproved import entered
 
 X, W = np.ones((2, 4, 4, 8), np.float32), np.ones((6, 3, 3, 8), np.float32)
 DY, ROWS, WEIGHT = np.ones((2, 2, 2, 6), np.float32), np.ones((5, 8), np.float32), np.ones((6, 8), np.float32)
@@ -27,6 +32,7 @@ OPS = {
     "linear_dgrad": ([np.ones((5, 6), np.float32), WEIGHT], {}),
     "linear_wgrad": ([np.ones((5, 6), np.float32), ROWS], {}),
 }
+BFLOAT16 = as_dtype("bfloat16")
 every_op = pytest.mark.parametrize("op", OPS)
 
 
@@ -234,3 +240,30 @@ def test_the_choice_is_configuration_and_tf32_is_not():
     for make in (lambda algo: Conv2D(4, 3, algo=algo), lambda algo: Linear(4, algo=algo)):
         with pytest.raises(ValueError, match="unknown algorithm 'winograd'"):
             make("winograd")
+
+
+# --- algorithms that a GPU has to prove first ---------------------------------------------------
+
+
+def test_an_unproved_algorithm_is_never_the_cost_models_choice():
+    """Neither by "auto" nor for a product that its family has no kernel for; on the emulated device it can be named."""
+    free = replace(algorithms.find("mma-128x128", "bfloat16"), name="new-128x128", proved=False, rate=1e9, issued={})
+    with entered(free, kernels=("conv2d_fprop",), capability=90, one_chip=True):
+        fprop, dgrad = (Product(f"conv2d_{d}", 512, 512, 512, 1, BFLOAT16) for d in ("fprop", "dgrad"))
+        for capability in (80, 90, 100, 120, algorithms.NEWEST):
+            assert plan.plan(fprop, "auto", capability).algorithm.proved
+            assert all(each.algorithm.proved for each in plan.candidates(fprop, capability))
+            found = [each.algorithm.name for each in plan.unproved(fprop, capability)]
+            assert found == ["new-128x128"] * (capability in (90, algorithms.NEWEST)), capability
+        assert not plan.unproved(dgrad)
+        assert plan.plan(fprop, "new-128x128").algorithm.name == "new-128x128"
+        with pytest.raises(
+            ValueError, match=r"'new-128x128' needs a GPU of compute capability 9\.0, received .* 10\.0;"
+        ):
+            plan.plan(fprop, "new-128x128", 100)
+        problem = Conv2dProblem.of((2, 8, 8, 64), (64, 3, 3, 64))
+        names = [algorithms.for_convolution("new-128x128", problem, PLAIN, "bfloat16", d) for d in DIRECTIONS]
+        assert names == ["new-128x128", "auto", "auto"]
+        names = [algorithms.for_product("new-128x128", "bfloat16", direction) for direction in DIRECTIONS]
+        assert names == ["new-128x128", "auto", "auto"]
+    assert not plan.unproved(fprop)

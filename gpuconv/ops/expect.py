@@ -85,10 +85,10 @@ def expect_activation(activation: str | None) -> str | None:
     return None if activation is None else lookup("activation", activation, ACTIVATIONS).name
 
 
-def expect_algorithm(algo: object, tf32: object, dtype: np.dtype) -> tuple[str, bool]:
-    """The full name of an algorithm that serves products of this dtype, and tf32 as a bool."""
+def expect_algorithm(algo: object, tf32: object, dtype: np.dtype, direction: str) -> tuple[str, bool]:
+    """The full name of an algorithm for a direction of a linear layer in this dtype, and tf32 as a bool."""
     arithmetic = _arithmetic(dtype, tf32)
-    return algorithms.for_product(algo, arithmetic), bool(tf32)
+    return algorithms.for_product(algo, arithmetic, direction), bool(tf32)
 
 
 def expect_conv_algorithm(

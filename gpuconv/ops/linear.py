@@ -67,7 +67,7 @@ def _check_linear(
     problem = LinearProblem.of(x.shape, w.shape)
     expect_out(out, problem.y_shape, x.dtype)
     finish = epilogue(expect_activation(activation))
-    algo, tf32 = expect_algorithm(algo, tf32, x.dtype)
+    algo, tf32 = expect_algorithm(algo, tf32, x.dtype, "fprop")
     return problem, finish, algo, tf32
 
 
@@ -102,7 +102,7 @@ def _check_linear_dgrad(
         raise ValueError(f"w has {k} output features, so dy must have {k} columns, received {columns}")
     problem = LinearProblem.of((n, c), w.shape)
     expect_out(out, problem.x_shape, dy.dtype)
-    return problem, *expect_algorithm(algo, tf32, dy.dtype)
+    return problem, *expect_algorithm(algo, tf32, dy.dtype, "dgrad")
 
 
 @op("conv2d_wgrad.cu")
@@ -150,4 +150,4 @@ def _check_linear_wgrad(
     expect_out(out, problem.w_shape, dy.dtype)
     expect_bias_gradient(db, k, c, dy.dtype)
     expect_accumulate(accumulate, out=out)
-    return problem, *expect_algorithm(algo, tf32, dy.dtype)
+    return problem, *expect_algorithm(algo, tf32, dy.dtype, "wgrad")

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpuconv.algorithms import AUTO, FEW_CHANNELS, Algorithm, find, serving
+from gpuconv.algorithms import AUTO, FEW_CHANNELS, NEWEST, Algorithm, find, serving
 from gpuconv.backends.cuda.gemm.product import Product
-from gpuconv.backends.cuda.runtime.device_array import NEWEST
 from gpuconv.backends.cuda.runtime.outputs import ceil_div
 from gpuconv.backends.cuda.runtime.structs import FAST_DIVMOD, fast_divmod, struct
 from gpuconv.dtypes import accumulation_dtype
@@ -65,18 +64,19 @@ class Plan:
 
 @functools.lru_cache(maxsize=4096)
 def plan(product: Product, algo: str = AUTO, capability: int = NEWEST) -> Plan:
-    """The plan with the least estimated time, of the algorithm named or of all that serve the arithmetic. Ties go to
-    the algorithm that is listed first, then to fewer splits. capability: the GPU's.
+    """The plan with the least estimated time, of the algorithm named or of all that serve the arithmetic and need no
+    proof. Ties go to the algorithm that is listed first, then to fewer splits. capability: the GPU's.
 
     Raises ValueError for a named algorithm that this GPU cannot run.
     """
-    algorithms = _supported(product, capability)
+    algorithms = _supported(product, capability, proved=True)
     if algo != AUTO:
         named = find(algo, product.arithmetic, product.few_channels_smem_bytes > 0)
-        if named.capability > capability:
+        if not named.runs_on(capability):
             raise ValueError(
                 f"algorithm {named.name!r} needs a GPU of compute capability {named.capability / 10:.1f}, received one "
-                f"of {capability / 10:.1f}; those that it runs: {', '.join((AUTO, *(a.name for a in algorithms)))}"
+                f"of {capability / 10:.1f}; those that it runs: "
+                f"{', '.join((AUTO, *(a.name for a in algorithms)))}"
             )
         algorithms = (named,)
     plans = (each for algorithm in algorithms for each in _plans(product, algorithm))
@@ -85,14 +85,24 @@ def plan(product: Product, algo: str = AUTO, capability: int = NEWEST) -> Plan:
 
 @functools.lru_cache(maxsize=1024)
 def candidates(product: Product, capability: int = NEWEST) -> tuple[Plan, ...]:
-    """Every algorithm's plan of a product, fastest estimate first; the first one is that of `plan`."""
-    plans = [plan(product, algorithm.name) for algorithm in _supported(product, capability)]
+    """A product's plan by every algorithm that needs no proof, fastest estimate first; the first one is `plan`'s."""
+    return _plans_of(product, _supported(product, capability, proved=True))
+
+
+@functools.lru_cache(maxsize=1024)
+def unproved(product: Product, capability: int = NEWEST) -> tuple[Plan, ...]:
+    """Likewise by every algorithm that a GPU has to prove first."""
+    return _plans_of(product, _supported(product, capability, proved=False))
+
+
+def _plans_of(product: Product, algorithms: tuple[Algorithm, ...]) -> tuple[Plan, ...]:
+    plans = [plan(product, algorithm.name) for algorithm in algorithms]
     return tuple(sorted(plans, key=lambda plan: plan.cost))
 
 
-def _supported(product: Product, capability: int) -> tuple[Algorithm, ...]:
+def _supported(product: Product, capability: int, proved: bool) -> tuple[Algorithm, ...]:
     serves = serving(product.arithmetic, product.few_channels_smem_bytes > 0)
-    return tuple(algorithm for algorithm in serves if algorithm.capability <= capability)
+    return tuple(a for a in serves if a.proved == proved and product.kernel in a.kernels and a.runs_on(capability))
 
 
 def partials_bytes(product: Product, split_k: int) -> int:

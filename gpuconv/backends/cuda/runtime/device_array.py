@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from gpuconv.algorithms import NEWEST
 from gpuconv.backends.cuda import emulator
 from gpuconv.devices import Device
 from gpuconv.types import Array, ArrayT
-
-NEWEST = 999  # above every compute capability
 
 
 def empty(shape: int | Sequence[int], dtype: DTypeLike, *, like: ArrayT) -> ArrayT:

@@ -1,0 +1,30 @@
+"""Enters algorithms into the table for a test, such as one that no GPU has run."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from gpuconv import algorithms
+from gpuconv.algorithms import Algorithm
+from gpuconv.backends.cuda.gemm import plan
+
+
+@contextlib.contextmanager
+def entered(algorithm: Algorithm, **changed: Any) -> Iterator[Algorithm]:
+    """Within this context the table has this algorithm too. changed: fields that differ from those given."""
+    before, new = algorithms.ALGORITHMS, replace(algorithm, **changed)
+    algorithms.ALGORITHMS = (*before, new)
+    _forget()
+    try:
+        yield new
+    finally:
+        algorithms.ALGORITHMS = before
+        _forget()
+
+
+def _forget() -> None:
+    for cached in (algorithms.serving, algorithms.find, plan.plan, plan.candidates, plan.unproved):
+        cached.cache_clear()
