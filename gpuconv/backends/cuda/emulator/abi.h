@@ -58,6 +58,10 @@ void gpuconv_together(void* brought, void (*work)(void* const* lanes), gpuconv_e
 // The block's copy of one __shared__ variable; `key`: an address unique to its declaration.
 void* gpuconv_shared(const void* key, const char* name, size_t bytes, size_t alignment);
 void* gpuconv_dynamic_shared(size_t alignment);
+// The address of shared memory as instructions have it: 18 bits, counted from the beginning of the block's window.
+unsigned gpuconv_shared_address(const void* pointer);
+// A read of shared memory at such an address by an instruction: reports it to the checker, and returns where the bytes are.
+const void* gpuconv_read_shared(unsigned address, size_t bytes);
 // An asynchronous copy: `valid` bytes of `source`, then zeros. It takes effect at the wait.
 void gpuconv_copy_async(void* destination, const void* source, size_t bytes, size_t valid);
 void gpuconv_copy_commit();

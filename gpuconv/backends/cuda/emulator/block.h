@@ -23,6 +23,7 @@ constexpr int kMaxThreads = 1024;
 constexpr size_t kSharedCapacity = 232448;  // 227 KB, what a block can have on sm_90 and sm_100
 constexpr size_t kStaticCapacity = 48 * 1024;
 constexpr size_t kSharedGuard = 64;
+constexpr size_t kSharedAlignment = 1024;  // of the widest swizzled atom of wgmma
 constexpr int kPoison = 0xff;  // a NaN in every floating-point type
 
 struct Launch {
@@ -170,8 +171,21 @@ class Worker : public Context {
     }
 
     void* dynamic_shared(size_t alignment) {
-        if (alignment > kAlignment) fail("dynamic shared memory is aligned to 256 bytes at most");
+        if (alignment > kSharedAlignment) fail("dynamic shared memory is aligned to 1024 bytes at most");
         return dynamic_base;
+    }
+
+    unsigned shared_address(const void* pointer) {
+        const uintptr_t offset = uintptr_t(pointer) - uintptr_t(window());
+        if (offset >= kArena) fail("an address of shared memory is needed, and this is none");
+        return unsigned(offset);
+    }
+    const void* read_shared(unsigned address, size_t bytes, uintptr_t pc) {
+        const char* from = window() + address;
+        if (address + bytes > size_t(shared_end - window()))
+            fail("out of bounds: reads shared memory at address " + std::to_string(address) + ", past its end");
+        access(from, bytes, READ, pc);
+        return from;
     }
 
     void copy_async(void* destination, const void* source, size_t bytes, size_t valid, uintptr_t pc) {
@@ -459,12 +473,13 @@ class Worker : public Context {
     // --- shared memory --------------------------------------------------------------------------
     // Variables lie between guards; each is poisoned when the block first uses it.
 
+    char* window() { return arena.data() + kSharedAlignment - uintptr_t(arena.data()) % kSharedAlignment; }
+
     void open_shared() {
         close_shared();
         static_bytes = 0;
-        shared_end = arena.data() + kAlignment - uintptr_t(arena.data()) % kAlignment;
-        memset(shared_end, kGuard, kSharedGuard);
-        shared_end += kAlignment;
+        shared_end = window() + kSharedAlignment;
+        memset(shared_end - kSharedGuard, kGuard, kSharedGuard);
         dynamic_base = shared_end;
         add_shared(nullptr, "dynamic memory", shared_end, launch->shared_bytes);
     }

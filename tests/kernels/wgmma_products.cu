@@ -1,0 +1,87 @@
+// The wrappers of wgmma.cuh by themselves, for test_wgmma.py: one warpgroup. Macros DTYPE; COLUMNS: the columns.
+#include "wgmma.cuh"
+
+constexpr int DEPTH = 64;
+
+__device__ __forceinline__ unsigned char* shared_memory() {
+    extern __shared__ __align__(1024) unsigned char memory[];
+    return memory;
+}
+
+// Copies rows (ROWS, DEPTH) to shared memory.
+template <class Layout, int ROWS>
+__device__ void put(unsigned char* operand, const DTYPE* rows) {
+    for (int i = threadIdx.x; i < ROWS * DEPTH; i += 128)
+        *reinterpret_cast<DTYPE*>(operand + Layout::offset(i / DEPTH, i % DEPTH)) = rows[i];
+}
+
+// sums (64, COLUMNS) += a (64, DEPTH) * b (COLUMNS, DEPTH) transposed.
+template <Major A, Major B, Swizzle SWIZZLE>
+__device__ void multiply(float32* sums, const DTYPE* a, const DTYPE* b, int32 shift_a, int32 shift_b) {
+    using LayoutA = OperandLayout<A, SWIZZLE, 64, DEPTH>;
+    using LayoutB = OperandLayout<B, SWIZZLE, COLUMNS, DEPTH>;
+    unsigned char *operand_a = shared_memory() + shift_a, *operand_b = operand_a + LayoutA::BYTES + shift_b;
+    put<LayoutA, 64>(operand_a, a);
+    put<LayoutB, COLUMNS>(operand_b, b);
+    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    const auto at = [&](int i) { return (warp * 16 + g + i / 2 % 2 * 8) * COLUMNS + i / 4 * 8 + t * 2 + i % 2; };
+    float own[COLUMNS / 2];
+    for (int i = 0; i < COLUMNS / 2; ++i) own[i] = sums[at(i)];
+    fence_async_proxy();
+    __syncthreads();
+    wgmma_fence(own);
+#pragma unroll
+    for (int k = 0; k < DEPTH; k += 16)
+        multiply_add_async<DTYPE, A, B>(own, LayoutA::descriptor(shared_address(operand_a), 0, k),
+                                        LayoutB::descriptor(shared_address(operand_b), 0, k));
+    wgmma_commit();
+    wgmma_wait<0>(own);
+    for (int i = 0; i < COLUMNS / 2; ++i) sums[at(i)] = own[i];
+}
+
+template <Swizzle SWIZZLE>
+__device__ void majors(float32* sums, const DTYPE* a, const DTYPE* b, int32 which, int32 shift_a, int32 shift_b) {
+    if (which == 0) multiply<Major::K, Major::K, SWIZZLE>(sums, a, b, shift_a, shift_b);
+    if (which == 1) multiply<Major::K, Major::MN, SWIZZLE>(sums, a, b, shift_a, shift_b);
+    if (which == 2) multiply<Major::MN, Major::K, SWIZZLE>(sums, a, b, shift_a, shift_b);
+    if (which == 3) multiply<Major::MN, Major::MN, SWIZZLE>(sums, a, b, shift_a, shift_b);
+}
+
+// swizzle: its number in a descriptor. which: 2 if A is MN-major, plus 1 if B is. shift_a, shift_b: bytes by which an operand is
+// moved from where it should be.
+extern "C" __global__ void __launch_bounds__(128)
+product(float32* sums, const DTYPE* a, const DTYPE* b, int32 swizzle, int32 which, int32 shift_a, int32 shift_b) {
+    if (swizzle == 0) majors<Swizzle::NONE>(sums, a, b, which, shift_a, shift_b);
+    if (swizzle == 1) majors<Swizzle::BYTES_128>(sums, a, b, which, shift_a, shift_b);
+    if (swizzle == 2) majors<Swizzle::BYTES_64>(sums, a, b, which, shift_a, shift_b);
+    if (swizzle == 3) majors<Swizzle::BYTES_32>(sums, a, b, which, shift_a, shift_b);
+}
+
+constexpr uint64 ALIGNED = OperandLayout<Major::K, Swizzle::BYTES_128, 64, 64>::descriptor(1024, 0, 0);
+
+extern "C" __global__ void __launch_bounds__(128) unlike_descriptors(float32* sums) {
+    float own[32] = {};
+    wgmma_fence(own);
+    multiply_add_async<DTYPE, Major::K, Major::K>(own, ALIGNED, ALIGNED + (threadIdx.x == 5 ? 2 : 0));  // fault
+    wgmma_commit();
+    wgmma_wait<0>(own);
+    sums[threadIdx.x] = own[0];
+}
+
+extern "C" __global__ void __launch_bounds__(128) reads_what_nothing_wrote(float32* sums) {
+    float own[32] = {};
+    wgmma_fence(own);
+    multiply_add_async<DTYPE, Major::K, Major::K>(own, ALIGNED, ALIGNED);  // fault
+    wgmma_commit();
+    wgmma_wait<0>(own);
+    sums[threadIdx.x] = own[0];
+}
+
+extern "C" __global__ void __launch_bounds__(128) reads_past_shared_memory(float32* sums) {
+    float own[32] = {};
+    wgmma_fence(own);
+    multiply_add_async<DTYPE, Major::K, Major::K>(own, ALIGNED, ALIGNED + (1 << 13));  // fault
+    wgmma_commit();
+    wgmma_wait<0>(own);
+    sums[threadIdx.x] = own[0];
+}
