@@ -333,13 +333,13 @@ _linear = _cached(LinearProblem)
 
 
 def channels_first(*names: str) -> str:
-    """What to tell of arrays whose shapes fit if their channels stand where PyTorch has them."""
+    """The hint for arrays whose shapes fit if their channels are where PyTorch has them."""
     moved = " and ".join(f"{name}.transpose(0, 2, 3, 1)" for name in names)
     return f"; that is PyTorch's layout, channels before rows and columns: {moved} moves them last"
 
 
 def _layout_hint(h: int, c: int, r: int, filter_channels: int, groups: int) -> str:
-    """h, c, r, filter_channels: what stands in these places of the shapes of x and w."""
+    """h, c, r, filter_channels: these sizes in the shapes of x and w."""
     if h == filter_channels * groups:
         return channels_first("x")
     if c == r * groups:

@@ -39,7 +39,7 @@ def tolerate_lost_stdout() -> None:
 
 @contextlib.contextmanager
 def silent(on: bool = True) -> Iterator[None]:
-    """A context that tells only of errors, and after which nothing more is written to standard output."""
+    """A context in which only errors are reported, and after which nothing more is written to standard output."""
     if not on:
         yield
         return

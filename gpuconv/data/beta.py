@@ -19,7 +19,7 @@ def quantiles(alpha: float, count: int = 4096) -> NDArray[np.float32]:
         count: Even.
     """
     p = (np.arange(count // 2) + 0.5) / count
-    low, high = np.full(p.shape, -800.0), np.full(p.shape, np.log(0.5))  # of log x; exp(-800) is 0
+    low, high = np.full(p.shape, -800.0), np.full(p.shape, np.log(0.5))  # the range of log x; exp(-800) is 0
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         above = _distribution(middle, alpha) > p

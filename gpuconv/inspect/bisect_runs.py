@@ -7,7 +7,7 @@ On one machine the bits decide. On two, a tensor may differ by what rounding exp
   the norm, and times the root of the number of values that of the sum (Cauchy-Schwarz).
 - Gradients may cancel, so their errors are relative to the gradient of the whole net.
 - An update turns a gradient's error into the same share of the parameter's change, at most into twice the change: Adam
-  makes full steps of a gradient that is nothing but rounding. What parameters drift by, later steps inherit.
+  makes full steps of a gradient that is nothing but rounding. Later steps inherit the drift of the parameters.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gpuconv.training.tensor_digests import Digest, Step, read
 from gpuconv.verify.bounds import sum_bound
 
 Path_ = str | os.PathLike[str]
-MOST_SETTINGS = 5  # that are named
+MOST_SETTINGS = 5  # at most so many are named
 
 WHAT = {
     "forward": "the output of {}, forward",

@@ -28,7 +28,7 @@ from gpuconv.profiling.work import Work
 from gpuconv.training import LossScale, Trainer
 from gpuconv.types import Record
 
-_WITHOUT_WORK = (Input, Flatten, Sequential)  # these pass a volume on, reshape it, or only contain layers
+_WITHOUT_WORK = (Input, Flatten, Sequential)  # they pass a volume on, reshape it, or only contain layers
 
 
 @dataclass

@@ -1,4 +1,5 @@
-"""Which part of a batch the layers are given: some count the elements of the whole batch, or sum over its parts."""
+"""The part of a batch that the layers are given: some layers count the elements of the whole batch, or sum over its
+parts."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ _given: ContextVar[Part | None] = ContextVar("part of a batch", default=None)
 
 @contextmanager
 def part_of_batch(part: Part) -> Iterator[None]:
-    """Within it, layers are given that part of a batch."""
+    """Within this context, layers are given that part of a batch."""
     token = _given.set(part)
     try:
         yield
@@ -53,7 +54,7 @@ def share_of(x: Array) -> float:
 
 @contextmanager
 def summed_over_parts(total: Sum) -> Iterator[None]:
-    """Within it, batch norm takes the statistics of the whole batch, of which each rank has one part."""
+    """Within this context, batch norm takes the statistics of the whole batch, of which each rank has one part."""
     token = _sum.set(total)
     try:
         yield

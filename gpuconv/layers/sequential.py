@@ -94,7 +94,7 @@ class Sequential(Layer):
     def build(self, input_shape: Shape, **options: Any) -> Shape:
         """As `Layer.build`; `options` override the constructor's arguments."""
         given: Record = {"seed": self.seed, **self._given}
-        if {"dtype", "precision"} & options.keys():  # two ways to say one thing
+        if {"dtype", "precision"} & options.keys():  # two names of one setting
             given |= {"dtype": None, "precision": None}
         given |= options
         seed = arguments.seed_value("seed", given.pop("seed"))

@@ -128,7 +128,7 @@ class Stateful(Generic[LayerT]):
         return "tf32" if self.tf32 else self.dtype.name
 
     def compute_in(self, dtype: np.dtype, tf32: bool, device: str | None = None) -> None:
-        """Note it in every layer of the tree. Arrays that are there stay as they are: see `Layer.to`."""
+        """Set it in every layer of the tree. Existing arrays stay as they are, see `Layer.to`."""
         for layer in self.walk():
             layer.dtype, layer.tf32, layer.device = dtype, tf32, device or layer.device
 

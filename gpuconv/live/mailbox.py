@@ -1,4 +1,4 @@
-"""A queue of requests from any thread to one that answers them when it can."""
+"""A queue of requests from any thread to the one that answers them."""
 
 from __future__ import annotations
 

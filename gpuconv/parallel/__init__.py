@@ -21,9 +21,8 @@ def launched() -> bool:
 
 
 def started(device: str, time_limit: float) -> Ranks:
-    """The ranks as they were started, for nets on a device; this process alone if it is none of several.
-
-    Raises ValueError for ranks on the CPU that were not started by mpiexec."""
+    """The ranks that were started, for nets on a device; this process alone if there are no others. Raises ValueError
+    for ranks on the CPU that were not started by mpiexec."""
     if not launched():
         return Ranks()
     if Device.named(backends.choose()[0] if device == "auto" else device).on_gpu:

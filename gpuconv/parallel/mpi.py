@@ -136,7 +136,7 @@ class MPI(Ranks):
             raise ParallelError(f"MPI failed: {error}") from error
 
     def _heard(self) -> set[int]:
-        """The ranks that said that they wait, as this one does."""
+        """The ranks that reported that they wait, as this one does."""
         found, status = set(), self._mpi.Status()
         while self._comm.Iprobe(tag=ALIVE, status=status):
             self._comm.recv(source=status.source, tag=ALIVE)

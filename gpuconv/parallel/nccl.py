@@ -22,7 +22,7 @@ class NCCL(Ranks):
     """The processes that mpiexec started, or that variables as torchrun's describe (RANK, WORLD_SIZE, MASTER_ADDR,
     MASTER_PORT), each with a GPU of its own.
 
-    What is sent runs on the current stream, so it can be captured as a part of a CUDA graph.
+    Sums run on the current stream, so they can be captured as a part of a CUDA graph.
 
     Args:
         time_limit: The seconds that another rank may take for an answer, above 0.
@@ -127,7 +127,7 @@ class NCCL(Ranks):
 
     @contextmanager
     def _ending(self) -> Iterator[None]:
-        """Nothing that runs on the GPU waits for a rank that failed: freeing memory would wait for it too."""
+        """Ends the GPU's wait for a rank that failed; otherwise even freeing memory would wait for it."""
         try:
             yield
         except BaseException:

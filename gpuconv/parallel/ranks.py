@@ -66,7 +66,7 @@ class Ranks:
         return [backends.asarray(each, backends.device_of(like)) for each in everyone if each is not None]
 
     def meet(self) -> None:
-        """Return when every rank has come here. Where a rank then waits for its GPU, the GPU waits for no rank that
+        """Return when every rank has come here, so that a rank which then waits for its GPU does not wait for one that
         failed before."""
         self.gather(None)
 
@@ -91,8 +91,7 @@ class Ranks:
 
     def expect_same(self, facts: Record, differences: Callable[[Record, Record], list[str]]) -> None:
         """Raise ParallelError, on every rank, that names the first rank whose facts are not those of rank 0.
-
-        differences: says in words where two facts differ."""
+        differences: a function that describes where two facts differ."""
         everyone = self.gather(facts)
         for rank, theirs in enumerate(everyone):
             for name, value in everyone[0].items():

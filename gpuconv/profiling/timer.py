@@ -34,14 +34,14 @@ _QUEUED_SECONDS = 2.5e-3  # of host work in one queue: some 800 launches, which 
 
 
 class Timer(Protocol):
-    """What times calls on one device."""
+    """Times calls on one device."""
 
     def burst(self, call: Call, seconds: float) -> Samples:
         """Time a call for about that long, at least three times; the first call is not counted."""
         ...
 
     def hold(self, seconds: float) -> None:
-        """Keep the device busy for so long, so that what is queued meanwhile runs without waiting for the host."""
+        """Keep the device busy for so long that the work queued meanwhile runs without waiting for the host."""
         ...
 
     def mark(self) -> Any:
@@ -140,7 +140,7 @@ class CudaTimer:
     def _events(self, call: Call, count: int, host: float) -> list[float]:
         marks = [self._cupy.cuda.Event() for _ in range(count + 1)]
         self.hold(1.5 * (count + 1) * host)
-        call(count)  # after the delay: what is timed next finds the cache as a call leaves it
+        call(count)  # after the delay, so that the timed call finds the cache as a call leaves it
         marks[0].record()
         for number, mark in enumerate(marks[1:]):
             call(number)

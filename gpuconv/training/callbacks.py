@@ -74,7 +74,7 @@ class Callback:
         """
 
 
-EVENTS = {  # and what each is called with
+EVENTS = {  # and the arguments of each
     "on_start": ("trainer",),
     "on_step": ("trainer", "record"),
     "on_epoch": ("trainer", "record"),
@@ -201,7 +201,7 @@ class Log(Callback):
         write_atomically(self.path, "".join(map(self._next, trainer.records)).encode())
 
     def next_step(self, trainer: RunState) -> int | None:
-        return None  # it only acts on records
+        return None  # it acts on records alone
 
     def on_step(self, trainer: RunState, record: Record | None) -> None:
         if record is not None:

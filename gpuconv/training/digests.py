@@ -1,4 +1,4 @@
-"""Short digests, by which ranks find out whether they are alike."""
+"""Short digests, which ranks compare with each other's."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ class Ema:
             _copy(before, params)
 
     def arrays(self) -> list[Array]:
-        """What a captured step finds at fixed addresses."""
+        """The arrays that a captured step expects at fixed addresses."""
         return [self._negated, *self._rounded.values(), *self._averages.values()]
 
     def parts(self) -> dict[str, np.ndarray]:
@@ -106,7 +106,7 @@ class Ema:
                 raise CheckpointError(f"{path}: {name} is not finite")
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take up what `parts` gave; `check` first."""
+        """Restore what `parts` returned; call `check` first."""
         net, averages, trained = (checkpoint.part(part) for part in ("net", AVERAGE, TRAINED))
         for name, param in self.net.named_parameters():
             backends.assign(self._rounded[name], net[name])

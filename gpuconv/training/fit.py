@@ -33,7 +33,7 @@ class Fit:
 
     run: the Trainer, which holds the progress. feed: its batches. held_out: the validation and test data.
     metrics_every: the steps between readings of the loss. graph: whether steps are captured.
-    shadow: what looks at some of them.
+    shadow: the shadow oracle, which checks some of them.
     """
 
     def __init__(

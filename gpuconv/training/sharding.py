@@ -1,8 +1,8 @@
 """Steps that go forward and backward in parts: batches cut into shards, which are dealt out to the ranks with the same
 bits whoever computes which shard, and several batches accumulated for one update.
 
-Each part goes forward and backward by itself. What it gives, such as its gradients, is weighted by its share of the
-samples and added up along a binary tree over the parts: ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7)).
+Each part goes forward and backward by itself. Its gradients and other results are weighted by its share of the samples
+and added up along a binary tree over the parts: ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7)).
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Sums:
 
 
 class Parts:
-    """Adds up what the parts of a step give, at most `most`. On one rank all of it is device work."""
+    """Adds up the results of a step's parts, at most `most`. On one rank all of it is device work."""
 
     def __init__(self, net: Layer, most: int) -> None:
         self.net, self.ranks, self.most = net, Ranks(), most
@@ -110,7 +110,7 @@ class Parts:
             with part_of_batch(Part(first, size, last=number == len(places) - 1)), self._statistics_of_all():
                 work(x, y, self.totals)
             self._push(number, (end - first) / size)
-        for depth in range(len(places).bit_count() - 1, 0, -1):  # unless a power of two, some subtrees wait
+        for depth in range(len(places).bit_count() - 1, 0, -1):  # subtrees that still wait
             self._sums[depth - 1].add(self._sums[depth])
         for flat in self._sums[0].flat:
             self.ranks.sum(flat, self.fixed)
@@ -146,7 +146,7 @@ class Parts:
             depth, number = depth - 1, number >> 1
 
     def _take(self, totals: Totals, count: int) -> None:
-        """Write the sums of all parts where a batch alone leaves its own."""
+        """Write the sums of all parts to where a single batch leaves its results."""
         for term, view in zip(self._terms(), self._sums[0].views):
             _copy(view, term.array)
         finite = self.totals.array[3:4]  # how many parts' losses are finite, as a share of one step
@@ -161,7 +161,7 @@ class Parts:
 
 
 class Sharding(Parts):
-    """Cuts each batch into `count` shards, deals them out to the ranks in order, and sums what they give. fixed:
+    """Cuts each batch into `count` shards, deals them out to the ranks in order, and sums their results. fixed:
     whether the order of a sum over ranks is that of the tree. together: whether batch norm takes the statistics of
     all ranks.
 
@@ -218,7 +218,7 @@ class Accumulation(Parts):
 
 
 def own(x: Array) -> Array:
-    """A copy of a part of an array, as aligned as if it had been loaded alone: kernels are chosen by alignment."""
+    """A copy of a part of an array, aligned as if it had been loaded alone, because kernels are chosen by alignment."""
     return ops.scale(x, factor=1.0)
 
 

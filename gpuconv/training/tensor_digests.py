@@ -79,7 +79,7 @@ class Digest:
 
 @cache
 def _name(dtype: np.dtype) -> str:
-    """The dtype's name, which NumPy puts together anew each time."""
+    """The dtype's name, cached because NumPy builds it anew each time."""
     return dtype.name
 
 
@@ -185,7 +185,7 @@ def _products(layer: Any, tensor: Array) -> float:
 
 
 def machine(device: str) -> str:
-    """What decides the bits of a run's results. The machine's name itself is nobody's business."""
+    """What decides the bits of a run's results, without the machine's name."""
     return f"{backends.identity(device)}, machine {zlib.crc32(platform.node().encode()):08x}"
 
 

@@ -19,7 +19,7 @@ def main() -> None:
     from gpuconv.verify.call import Call
 
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # so that a library's output is not taken for an answer
     _answer(answers, {"ready": True})
     for line in sys.stdin:
         path = json.loads(line)
@@ -30,7 +30,7 @@ def main() -> None:
                 _answer(answers, {"share": worst.share, "error": worst.error, "bound": worst.bound, "text": worst.text})
             else:
                 _answer(answers, {"skipped": "an input is not finite"})
-        except Exception as error:  # told to the run, which says it
+        except Exception as error:  # the run reports it
             _answer(answers, {"failed": f"{type(error).__name__}: {error}"})
 
 

@@ -38,7 +38,7 @@ class Cache:
         """Return the folder of the entry for `key`; where there is none, or a damaged one, `fill` makes its files.
 
         name: what a person sees in the folder's name. key: everything the content depends on. fill: receives an empty
-        folder to write into; what it raises passes through and leaves no entry.
+        folder to write into; an error that it raises passes through, and then there is no entry.
         """
         key = list(key)
         if found := self.find(name, key):

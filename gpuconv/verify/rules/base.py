@@ -24,6 +24,6 @@ def wide(x: Any) -> Any:
 
 
 def same_bits(op: str, arrays: Arrays, options: Options) -> list[Expected]:
-    """What the op must give bit for bit."""
+    """The results that the op must give bit for bit."""
     found = results(op, arrays, getattr(ops, op)(*arrays, **options))
     return [Expected(name, wide(array), 0.0) for name, array in found.items()]

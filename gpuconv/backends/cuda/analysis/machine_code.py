@@ -30,7 +30,7 @@ class Instruction(NamedTuple):
 
 @dataclass(frozen=True)
 class MainLoop:
-    """What a warp issues in one iteration. instructions: all. hmma: the multiplications on tensor cores."""
+    """The instructions that a warp issues in one iteration: all, and `hmma`, the multiplications on tensor cores."""
 
     instructions: float
     hmma: float

@@ -136,14 +136,13 @@ def compile_library(name: str, text: str, defines: Mapping[str, str] | None = No
         _run([*find(), *link, "object.o", "-o", "library.so"], failed, folder)
         (folder / "object.o").unlink()
 
-    key = ["emulator", version(), *options, *link, text, *_headers()]  # wherever the headers lie
+    key = ["emulator", version(), *options, *link, text, *_headers()]  # wherever the headers are
     return cache.default().entry(f"{name}-{sanitize}", key, fill) / "library.so"
 
 
 def _run(command: Sequence[str], failed: str, folder: Path | None = None) -> str:
-    """What a command prints. Raises HostCompilerError with `failed` and the command's own words where it fails.
-
-    Ctrl-C is this process's to heed: a terminal sends it to the whole process group, which the command is not in.
+    """The output of a command. Raises HostCompilerError with `failed` and the command's own message if it fails. The
+    command is in a process group of its own, so that Ctrl-C reaches this process alone.
     """
     try:
         done = subprocess.run(

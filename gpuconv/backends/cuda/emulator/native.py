@@ -65,8 +65,8 @@ def runtime() -> ctypes.CDLL:
 def bank_conflicts() -> Iterator[Callable[[str], tuple[int, int]]]:
     """Count, of every kernel launched within, its accesses to shared memory by a warp and their bank conflicts.
 
-    Yields what tells (accesses, conflicts) of a kernel's name. Kernels run checked; banks.h says what counts as one
-    access, and where that is exact. ::
+    Yields a function from a kernel's name to (accesses, conflicts). Kernels run checked; banks.h says what counts as
+    one access, and where that is exact. ::
 
         with emulator.bank_conflicts() as of:
             ops.conv2d(x, w)
@@ -111,7 +111,7 @@ class Touched:
     written: int
 
 
-_seen: list[Writer | Touched] | None = None  # by the watch that is on
+_seen: list[Writer | Touched] | None = None  # of the active watch
 
 
 @contextlib.contextmanager

@@ -57,7 +57,7 @@ def recorded() -> Iterator[list[Callable[[], None]]]:
 
 
 def submit(launch: Callable[[], None]) -> None:
-    """Run a launch, or note it down."""
+    """Run a launch, or record it."""
     launches = _recording.get()
     if launches is None:
         launch()

@@ -41,7 +41,7 @@ from gpuconv.types import Array
 SECONDS = 0.05  # of device time that the choice for one problem may take, when the candidates are compiled
 _SAMPLES, _MOST_RUNS = 3, 16  # samples of a candidate, and the most runs in a sample
 _HOPELESS = 2.0  # a candidate this many times slower than the best so far is dropped after one run
-_GATE_SECONDS = 0.2  # after which a queue starts although it is not full yet
+_GATE_SECONDS = 0.2  # then a queue starts although it is not full yet
 
 
 class FailedCandidateWarning(Notice):
@@ -119,7 +119,7 @@ remembered: dict[tuple[Product, Gpu], Plan] = {}
 
 
 def choose(product: Product, algo: str, out: Array, run: Callable[[Plan], None], *, accumulate: bool = False) -> Plan:
-    """The plan that algo stands for. "auto" on a GPU is the fastest plan, remembered or else timed by calling `run`.
+    """The plan that `algo` names. "auto" on a GPU is the fastest plan, remembered or else timed by calling `run`.
 
     run: launches the product under a plan, into `out`; if the product accumulates, into scratch arrays of that size.
     If these and the partial sums would exceed the workspace, the cost model chooses.

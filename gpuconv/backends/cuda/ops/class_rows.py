@@ -12,7 +12,7 @@ from gpuconv.dtypes import is_float
 from gpuconv.types import Array
 
 _WARP = 32
-_MOST_BLOCKS = 1024  # of a loss; sub-warps take further rows in turn. The same on every device, so that the bits are
+_MOST_BLOCKS = 1024  # of a loss; a constant, so that every device gives the same bits
 
 
 def row_module(file: str, x: Array, **macros: Any) -> tuple[Module, int]:

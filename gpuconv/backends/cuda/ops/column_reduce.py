@@ -19,7 +19,7 @@ _COLUMNS = np.dtype(
     + [(name, np.int32) for name in ("channels", "tile", "rows")],
     align=True,
 )
-_BLOCKS = 1024  # a launch's aim: some eight a multiprocessor; the same on every device, so that the bits are
+_BLOCKS = 1024  # of a launch, about eight for each multiprocessor; a constant, so that every device gives the same bits
 _GROUP = 4  # loads in flight a thread; a chunk is a multiple of it
 MAP_STEPS = 16  # a block, at most, where rows are not summed: enough to make up for reading the channels' coefficients
 _FINISH_COLUMNS = 8  # kFinishColumns of the header

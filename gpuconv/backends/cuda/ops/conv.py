@@ -167,7 +167,7 @@ def conv2d_backward(
 
 
 def _before_mask(dy: ArrayT, mask: Array | None, problem: Conv2dProblem, epilogue: Epilogue) -> ArrayT:
-    """The gradient of the convolution's own output, for dy that of conv2d_relu's."""
+    """The gradient of the convolution's own output, from dy, the gradient of conv2d_relu's output."""
     if mask is None:
         return dy
     dy, mask = contiguous(dy, mask)

@@ -17,7 +17,7 @@ from gpuconv.problems import Conv2dProblem, Epilogue
 from gpuconv.types import Array
 
 _OUTPUTS = 4  # OUTPUTS of kernels/depthwise.cuh
-_BLOCKS = 1024  # a filter gradient's aim, some eight a multiprocessor; the same on every device, so that the bits are
+_BLOCKS = 1024  # of a filter gradient; a constant, so that every device gives the same bits
 
 
 def _width(problem: Conv2dProblem, *arrays: Array) -> int:

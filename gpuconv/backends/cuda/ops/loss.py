@@ -20,7 +20,7 @@ from gpuconv.devices import Device, device_of
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.types import Array, ArrayT, Scalar
 
-_NONE = -(2**63)  # an ignored label that no label has
+_NONE = -(2**63)  # ignores nothing: no label has this value
 
 
 def softmax_cross_entropy(
@@ -141,7 +141,7 @@ def _refuse_wrong_labels(labels: Array, classes: int, ignored: int | None = None
 
 
 def _counter(like: Array) -> Array:
-    """The counter of a loss's finished blocks, which each launch leaves at zero; launches in order share one."""
+    """The counter of a loss's finished blocks. Each launch leaves it at zero, so launches on one stream share it."""
     if isinstance(like, np.ndarray):
         return _new_counter("emulated", threading.get_ident())
     return _new_counter(device_of(like), sys.modules["cupy"].cuda.get_current_stream().ptr)

@@ -23,7 +23,7 @@ from gpuconv.newton_schulz import EPS, NEWTON_SCHULZ
 from gpuconv.types import Array, Scalar
 
 _NUMBERS = 8192  # of one parameter, a thread block: kNumbers of muon.cu
-_MEMBERS = 4  # of the kernels' `struct Matrix`, pointers all of them
+_MEMBERS = 4  # of the kernels' `struct Matrix`, all pointers
 
 _MATRICES = np.dtype(
     [("size", np.int64)] + [(name, np.int32) for name in ("rows", "columns", "blocks", "transposed")], align=True
@@ -113,12 +113,12 @@ def _product(
     return Product("matmul", rows, columns, depth, batch, dtype, tf32, struct=sizes, macros=macros)
 
 
-# Where the arrays of a batch are, in device memory, by their addresses; it lives as long as the first parameter.
+# Tables of a batch's arrays in device memory, by their addresses; a table lives as long as the first parameter.
 _tables: dict[tuple[object, ...], Array] = {}
 
 
 def _table(*columns: Sequence[Array]) -> Array:
-    """The kernels' `struct Matrix` of each parameter, copied to the device the first time that it is asked for."""
+    """The kernels' `struct Matrix` of each parameter, copied to the device on first use."""
     first = columns[0][0]
     places = np.zeros((len(columns[0]), _MEMBERS), np.uint64)
     places[:, : len(columns)] = [[address(array) for array in arrays] for arrays in zip(*columns)]

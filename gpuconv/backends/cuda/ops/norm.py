@@ -17,7 +17,7 @@ from gpuconv.dtypes import accumulation_dtype
 from gpuconv.problems import Conv2dProblem, Epilogue
 from gpuconv.types import Array, ArrayT
 
-# Partial results that one launch adds up in good time, and to how many a launch before it makes more of them.
+# One launch adds up at most so many partial results; if there are more, a launch before it merges them into so many.
 _MOST_CHUNKS, _MERGED_CHUNKS = 1024, 256
 
 

@@ -144,8 +144,8 @@ def update_loss_scale(scaling: Array, grads: Sequence[Array], *, growth: float, 
 
 
 def _extents_to_read(grads: Sequence[Array], like: Array) -> tuple[Array, int, Sequence[Array]]:
-    """The table of all gradients, of a zero if there are none, the number of blocks, and the arrays in the table: some
-    are copies, and have to live until the launch."""
+    """The table of all gradients (of a single zero if there are none), the number of blocks, and the arrays in the
+    table: some are copies, which must live until the launch."""
     extents, read = _extents_of.get(grads), grads
     if extents is None:
         given = [grad for grad in grads if grad.size]
@@ -161,7 +161,7 @@ def _blocks(extents: Array) -> int:
     return extents.size * 8 // _EXTENT.itemsize
 
 
-_extents_of = WhileAlive()  # the table of gradients that are read where they are
+_extents_of = WhileAlive()  # the table of gradients that needed no copy
 
 
 def rate_of(lr: Scalar) -> Rate:
@@ -181,7 +181,7 @@ def _step(
     scaling: Array | None,
     *scalars: object,
 ) -> None:
-    """Launch a kernel over the parameters, once for each dtype among them and kind of master."""
+    """Launch a kernel over the parameters, once for each combination of dtype and kind of master."""
     own = masters is None
     masters = params if masters is None else masters
     arrays = [array for listed in (params, grads, masters, *states) for array in listed]
@@ -212,7 +212,7 @@ def _step(
         _tables_of.keep(arrays, tables, own, decays)
 
 
-# For arrays that kernels read and write where they are: the dtypes and the table of each launch.
+# For arrays that needed no copy: the dtypes and the table of each launch.
 _tables_of = WhileAlive()
 
 
@@ -223,7 +223,7 @@ def _launch(
     run(chunks.size * 8 // _CHUNK.itemsize, THREADS, chunks, scaling, *scalars)
 
 
-# The table of a list of arrays, by everything it says; it lives as long as the first of them.
+# The table of a list of arrays, by everything that is in it; it lives as long as the first array.
 _tables: dict[tuple[object, ...], Array] = {}
 
 Columns = Mapping[str, Sequence[Array]]
@@ -275,7 +275,7 @@ def _split(entry: np.dtype, arrays: Mapping[str, Array]) -> np.ndarray:
 
 
 def _found(like: Array) -> Array:
-    """The counters of a launch's blocks, which each launch leaves at zero; launches in order share them."""
+    """The counters of a launch's blocks. Each launch leaves them at zero, so launches on one stream share them."""
     if isinstance(like, np.ndarray):
         return _new_found("emulated", threading.get_ident())
     return _new_found(device_of(like), sys.modules["cupy"].cuda.get_current_stream().ptr)

@@ -38,10 +38,10 @@ def launch_over_packs(
     masks: Sequence[Array] = (),
     group: int | None = None,
 ) -> None:
-    """Launch a kernel(outs..., inputs..., masks..., count, pool), a thread for each pack of the first output; with a
-    group of so many channels, to which packs keep, kernel(..., pool, group).
+    """Launch a kernel(outs..., inputs..., masks..., count, pool), a thread for each pack of the first output. With
+    `group`, packs do not cross groups of so many channels, and the kernel gets it as its last argument.
 
-    Volumes too large for the kernel's 32-bit indices go in parts, some images at a time.
+    Volumes too large for the kernel's 32-bit indices are split into parts of several images.
     """
     arrays, images, more = (*outs, *inputs), problem.n, () if group is None else (group,)
     if not outs[0].size:

@@ -5,7 +5,7 @@
     replay = recorder.capture(work)     # notes the launches down, runs none
     replay()                            # runs them again, on the same memory
 
-What the work reads must come from device memory: a number that Python hands to a launch is that number in every replay.
+What the work reads must come from device memory: a number that Python passes to a launch is the same in every replay.
 The work must be gpuconv's own: what another library launches in it may order itself after another stream.
 """
 
@@ -87,18 +87,18 @@ class CudaRecorder:
     def capture(self, work: Work) -> Work:
         """Capture the launches that `work` makes on the current stream.
 
-        Raises MemoryError where the memory does not suffice, and whatever else the capture is refused with; then
+        Raises MemoryError if there is too little memory, and any other error with which CUDA refuses the capture; then
         nothing was launched.
         """
         cupy = self._cupy
         with self._device:
-            cupy.get_default_memory_pool().free_all_blocks()  # what uncaptured work let go of makes room
+            cupy.get_default_memory_pool().free_all_blocks()  # makes room: what uncaptured work freed
             with self._undisturbed, self._stream, cupy.cuda.using_allocator(self._pool.malloc):
                 self._stream.begin_capture()
                 try:
                     work()
                 except BaseException:
-                    with contextlib.suppress(Exception):  # a capture that failed cannot be ended well; its cause counts
+                    with contextlib.suppress(Exception):  # ending a failed capture fails too; the cause counts
                         self._stream.end_capture()
                     raise
                 graph = self._stream.end_capture()
@@ -112,13 +112,13 @@ class CudaRecorder:
     def release(self) -> None:
         """Free the memory; no graph may be launched afterwards."""
         with self._device:
-            self._cupy.get_default_memory_pool().free_all_blocks(self._stream)  # what `prepare` let go of
+            self._cupy.get_default_memory_pool().free_all_blocks(self._stream)  # what `prepare` freed
         self._kept: list[object] = []
         self._pool = self._cupy.cuda.MemoryPool(self._reserve)
 
     def _reserve(self, size: int) -> Any:
-        """Memory for the pool, which is kept here too: a pool that runs out frees the blocks that are free at the
-        moment, and the kernels of an earlier capture, or of this one, work on those."""
+        """Memory for the pool, which is also kept alive here: when a pool runs out, it frees its unused blocks,
+        although captured kernels still use their addresses."""
         cupy = self._cupy
         try:
             memory = cupy.cuda.Memory(size)

@@ -94,7 +94,7 @@ class Kernel:
         self._numbers = [(index, *_usual_number(parameter)) for index, parameter in values if parameter.dtype]
         self._structs = [index for index, parameter in values if not parameter.dtype]
         self._runners: dict[str | int, Runner] = {}
-        # Extents that are equal are the same, whatever their types.
+        # Equal extents mean the same geometry, whatever their types.
         self._geometry = functools.lru_cache(maxsize=256)(self._check_geometry)
 
     def __call__(self, grid: Extent, block: Extent, *arguments: object, shared: int = 0) -> None:
@@ -115,8 +115,8 @@ class Kernel:
         run(grid3, block3, taken, shared)
 
     def _at_a_glance(self, arguments: tuple[Any, ...]) -> tuple[int | None, list[object]]:
-        """The GPU that the arrays are on, and what a launch there takes. No GPU if one of the arguments is not what it
-        nearly always is: `_checked` has to look closer."""
+        """The GPU that the arrays are on, and the launch's arguments in the driver's form. None for the GPU if an
+        argument is not of the usual form; then `_checked` decides."""
         kind = gpu = None
         taken = list(arguments)
         if len(taken) != len(self._checks):
@@ -149,8 +149,8 @@ class Kernel:
         return gpu, taken
 
     def _checked(self, arguments: tuple[object, ...]) -> tuple[int | None, list[object]]:
-        """The GPU that the arrays are on, None for the emulated device, and what a launch there takes. Raises TypeError
-        and ValueError for arguments that do not fit."""
+        """The GPU that the arrays are on, None for the emulated device, and the launch's arguments in its form. Raises
+        TypeError and ValueError for arguments that do not fit."""
         if len(arguments) != len(self._checks):
             listed = ", ".join(f"{p.c_type} {p.name}" for p in self.signature.parameters)
             raise TypeError(f"{self.name}({listed}) takes {len(self._checks)} arguments, received {len(arguments)}")
@@ -221,19 +221,19 @@ def _extent(what: str, given: Extent, limits: Extent3, kernel: str) -> Extent3:
 
 
 def _usual_array(parameter: source.Parameter) -> tuple[np.dtype | None, int]:
-    """What an array nearly always is: its dtype, None if any will do, and the bits of an address that are 0."""
+    """The usual form of an array: its dtype, None if any will do, and the bits that are 0 in its address."""
     dtype = None if parameter.dtype is None else as_numeric(parameter.name, parameter.dtype)
     return dtype, max(parameter.alignment, 16 if dtype is None else min(16, dtype.itemsize)) - 1
 
 
 def _usual_number(parameter: source.Parameter) -> tuple[Callable[[Any], Any], tuple[type, ...]]:
-    """What makes the kernel's number of another one, and which types that nearly always has."""
+    """The type that the kernel takes, and the usual types of the argument."""
     number = np.dtype(parameter.dtype)
     return number.type, (float, int) if number.kind == "f" else (int, bool)
 
 
 def _check_of(parameter: source.Parameter, kernel: str) -> Callable[[Any], Any]:
-    """Converts an argument to what the kernel takes; raises TypeError or ValueError."""
+    """The function that converts an argument to the kernel's type; it raises TypeError or ValueError."""
     what = f"{kernel}: {parameter.name} ({parameter.c_type})"
     if parameter.pointer:
         dtype = None if parameter.dtype is None else as_numeric(what, parameter.dtype)
@@ -286,7 +286,7 @@ _prepared: list[Any] = []
 
 
 def until_replaced(prepare: Prepare) -> Prepare:
-    """A function whose results, made from kernel files, are kept until these are replaced, see `replaced`."""
+    """Caches a function whose results depend on kernel files, until these are replaced (`replaced`)."""
     cached = functools.lru_cache(maxsize=4096)(prepare)
     _prepared.append(cached)
     return cached  # type: ignore[return-value]
@@ -304,7 +304,7 @@ def _resolve(file: str | Path) -> Path | _Edition:
 
 
 class _Edition(NamedTuple):
-    """A user's file with the text that it has now: between two uses it may be written again."""
+    """A user's file with its text at this moment, as it may be edited between two uses."""
 
     path: Path
     text: str

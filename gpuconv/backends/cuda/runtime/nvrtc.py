@@ -24,8 +24,8 @@ class CompileError(RuntimeError):
 
 @functools.cache
 def known_architectures() -> tuple[str, ...]:
-    """What this NVRTC compiles for: with "a" the instructions of one chip, with "f" those of its family; without NVRTC
-    ARCHITECTURES."""
+    """The architectures that this NVRTC compiles for, with "a" for the instructions of one chip and "f" for those of
+    its family; ARCHITECTURES if there is no NVRTC."""
     try:
         _, version = toolkit()
         from cuda.bindings import nvrtc
@@ -42,7 +42,8 @@ def known_architectures() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Resources:
-    """What one kernel takes, as ptxas tells. All but registers in bytes; stack, spills and registers a thread."""
+    """A kernel's resources, as ptxas reports them. All but registers are in bytes; stack, spills and registers are per
+    thread."""
 
     registers: int
     stack: int
@@ -60,8 +61,8 @@ class Binary:
 
 
 def architecture(capability: str) -> str:
-    """What to compile for on a device of this compute capability, "90" as CuPy has it for 9.0; Hopper and Blackwell
-    with their own instructions."""
+    """The architecture to compile for on a device of this compute capability, "90" for 9.0 as in CuPy. Hopper and
+    Blackwell get the instructions of their own chip."""
     return f"sm_{capability}" + ("a" if capability[:-1] in ("9", "10") else "")
 
 
@@ -98,7 +99,7 @@ def _options(version: str, defines: Mapping[str, str], arch: str) -> dict[str, o
         "lineinfo": True,
         "ftz": False,
         "ptxas_options": ["-v"],
-        "no_cache": _since_12_9(version) or None,  # NVRTC's own cache would give the code without the log
+        "no_cache": _since_12_9(version) or None,  # NVRTC's own cache would return the code without the log
         "define_macro": [*defines.items()] or None,
     }
 
@@ -109,10 +110,9 @@ def _key(version: str, text: str, options: Mapping[str, object]) -> list[str]:
 
 
 def loadable(path: str | Path) -> str:
-    """The path of a binary as CuPy can hand it to the driver, or that of a copy for this process.
-
-    CuPy encodes it in UTF-8, which fails for a folder's name of other bytes, and which Windows' driver does not read.
-    Raises CompileError where the folder for temporary files has such a name too.
+    """A path under which CuPy can load a binary: its own, or that of a copy for this process. CuPy encodes paths in
+    UTF-8, which fails if a folder's name holds other bytes, and Windows' driver reads no UTF-8. Raises CompileError if
+    the folder for temporary files has such a name too.
     """
     if str(path).isascii():
         return str(path)
@@ -138,7 +138,7 @@ def toolkit() -> tuple[ModuleType, str]:
         from cuda.bindings import nvrtc
 
         _, major, minor = nvrtc.nvrtcVersion()
-    except Exception as error:  # what is missing shows as ImportError, RuntimeError or a loader's own error
+    except Exception as error:  # a missing part raises ImportError, RuntimeError or a loader's own error
         raise CompileError(
             f"NVRTC cannot be loaded ({error}); pip install 'gpuconv[cuda13]' (or cuda12, as the driver has it), "
             "or 'gpuconv[compile]' on a machine without a GPU"
@@ -155,7 +155,7 @@ def version() -> str:
 
 @functools.cache
 def _packaged_version() -> str | None:
-    """The version of the NVRTC package that cuda.bindings would load, None where there is none."""
+    """The version of the NVRTC package that cuda.bindings would load, None if there is none."""
     from importlib import metadata
 
     try:
@@ -176,7 +176,7 @@ def headers() -> str | None:
     """The folder of cuda_fp16.h."""
     try:
         from cuda import pathfinder
-    except ImportError:  # which `toolkit` tells
+    except ImportError:  # as `toolkit` says
         return None
     return pathfinder.find_nvidia_header_directory("cudart")
 
@@ -197,7 +197,8 @@ def _header_version(folder: str | None) -> str:
 
 
 def driver_version() -> str:
-    """What the NVIDIA driver supports, as "CUDA 13.0". Raises CompileError, with the cause, where there is none."""
+    """The CUDA version that the NVIDIA driver supports, as "CUDA 13.0". Raises CompileError, with the cause, if there
+    is no driver."""
     try:
         from cuda.bindings import driver
 

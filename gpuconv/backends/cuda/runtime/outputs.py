@@ -53,7 +53,7 @@ def aligned_pack_width(dtype: np.dtype, count: int = 0) -> int:
 def device_scalar(value: Scalar, dtype: DTypeLike) -> tuple[Array | None, Any]:
     """A scalar that may live in device memory, as a kernel's two parameters (array or None, number).
 
-    The kernel reads the array, where there is one, when it runs: so a captured step sees the value of the moment.
+    The kernel reads the array, if there is one, when it runs, so each replay of a captured step sees the current value.
     Raises TypeError for an array of another dtype.
     """
     if isinstance(value, (int, float, np.generic)):
