@@ -255,7 +255,7 @@ def _sgd(entry: Entry) -> Call:
 
     def compare(arrays: Arrays, results: list[np.ndarray]) -> Compared:
         places = np.linspace(0, size - 1, 1000).astype(int)
-        lists = [[a[places]] for a in arrays] + [None] * (5 - len(arrays))
+        lists = [[a[places]] for a in arrays] + [None] * (6 - len(arrays))
         for expected, result in zip(expect("sgd_step", lists, SGD), results):
             yield expected, result[places]
 

@@ -28,7 +28,7 @@ def calls() -> dict[str, tuple[Callable[[], Any], int]]:
     all_labels, zero, one, mixed = array(8, dtype=np.int64), array(4), array(4), array(4, 8, 8, 4)
     totals, scaling, clock = array(4, dtype=np.float64), array(4, dtype=np.float64), array(4, dtype=np.int64)
     counter, rate, rates = array(1, dtype=np.int64), array(1), array(8, 1)
-    params, grads, first, second = ([array(16) for _ in range(62)] for _ in range(4))
+    params, grads, first, second, third = ([array(16) for _ in range(62)] for _ in range(5))
     matrices, directions, velocities = ([array(4, 4) for _ in range(6)] for _ in range(3))
     window = {"kernel_size": 2}
     elementwise: dict[str, Callable[[], Any]] = {}
@@ -84,6 +84,10 @@ def calls() -> dict[str, tuple[Callable[[], Any], int]]:
         "adagrad_step": (lambda: ops.adagrad_step(params, grads, first, lr=0.1), 186),
         "rmsprop_step": (lambda: ops.rmsprop_step(params, grads, first, lr=0.1), 186),
         "adam_step": (lambda: ops.adam_step(params, grads, first, second, lr=0.1, step=1), 248),
+        "adam_step, averages": (
+            lambda: ops.adam_step(params, grads, first, second, averages=third, lr=0.1, step=1),
+            310,
+        ),
         "lion_step": (lambda: ops.lion_step(params, grads, first, lr=0.1), 186),
         "clip_norm": (lambda: ops.clip_norm(scaling, grads, max_norm=1.0), 62),
         "clip_values": (lambda: ops.clip_values(grads, clip_value=1.0), 62),

@@ -8,21 +8,21 @@
 // matrices: a table in device memory with the addresses of each parameter, its gradient and its velocity. x (batch, lines, width)
 // of accumulators holds the parameters' matrices, transposed if rows > columns, so that lines <= width. A block takes up to 8192
 // numbers of one matrix. A norm is the sum of the blocks' partial sums in order; every block that needs it adds them up. lr,
-// scaling and masters as in optimizer.cu. In a skipped step x is zero. Half precision is computed in float32 and rounded once.
+// scaling, masters and averages as in optimizer.cu. In a skipped step x is zero. Half precision is computed in float32 and rounded once.
 //
 // Macros: DTYPE and GRAD of optimizer.cu. Limits: none. Floor, in bytes a number: direction 4 sizeof(DTYPE) + an accumulator,
 // normalize 2 accumulators, apply 2 sizeof(DTYPE) + an accumulator.
+#include "optimizer.cuh"
 #include "reduce.cuh"
-#include "types.cuh"
 
-using Real = accumulator<DTYPE>;
 constexpr int64 kNumbers = 8192;
 
 struct Matrix {
     DTYPE* param;
     const GRAD* grad;
     DTYPE* velocity;
-    GRAD* copy;  // null: the parameter has no 16-bit copy
+    GRAD* copy;      // null: the parameter has no 16-bit copy
+    DTYPE* average;  // null: none is kept
 };
 
 struct Matrices {
@@ -43,9 +43,6 @@ struct Part {
         : matrix(blockIdx.x / all.blocks), block(blockIdx.x % all.blocks), begin(block * kNumbers),
           end(begin + kNumbers < all.size ? begin + kNumbers : all.size) {}
 };
-
-// The factor of the gradients; 0: skip the step.
-__device__ __forceinline__ double read_unscale(const double* scaling) { return scaling ? scaling[1] : 1; }
 
 // The norm of x (`which` 0) or p (1) from a matrix's partial sums of squares. Every thread of the block gets it.
 __device__ __forceinline__ Real norm(const Real* partials, const Part& part, const Matrices& all, int which, Real* scratch) {
@@ -99,17 +96,18 @@ muon_polynomial(accumulator<DTYPE>* m, const accumulator<DTYPE>* gram, const acc
 
 extern "C" __global__ void __launch_bounds__(256, 4)
 muon_apply(const accumulator<DTYPE>* x, const accumulator<DTYPE>* partials, const Matrix* matrices, const double* scaling,
-           const Matrices all, const float* lr32, const double* lr64, double lr) {
+           const Matrices all, double average_rate, const float* lr32, const double* lr64, double lr) {
     __shared__ Real scratch[32];
     if (read_unscale(scaling) == 0) return;
     const Part part(all);
     const Matrix matrix = matrices[part.matrix];
     const Real length = norm(partials, part, all, 1, scratch);
     const Real keep = length > 0 ? sqrt(Real(all.rows)) / length : Real(1);
-    const Real rate = Real(lr64 ? *lr64 : lr32 ? double(*lr32) : lr);
+    const Real rate = Real(read_rate(lr32, lr64, lr));
     for (int64 i = part.begin + threadIdx.x; i < part.end; i += blockDim.x) {
         const Real p = load(matrix.param[i]) * keep - rate * x[part.matrix * all.size + all.offset_in_x(i)];
         matrix.param[i] = round_to<DTYPE>(p);
         if (matrix.copy) matrix.copy[i] = round_to<GRAD>(p);
+        if (matrix.average) move_average(matrix.average[i], round_to<DTYPE>(p), Real(average_rate));
     }
 }

@@ -9,7 +9,8 @@
 //   lion_step      p -= lr * (sign(beta1 * m + (1 - beta1) * g) + d * p), m = beta2 * m + (1 - beta2) * g
 //
 // chunks: a table in device memory with one entry for each block: up to 8192 numbers of one parameter with its gradient and
-// state. A float32 master also has the address of its 16-bit copy, which receives p rounded. Numbers move 16 bytes at a time
+// state. A float32 master also has the address of its 16-bit copy, which receives p rounded. An average of the parameter, where
+// there is one, then takes average += average_rate * (p - average). Numbers move 16 bytes at a time
 // (halves beside float32: 8) where all arrays of a chunk are aligned to that. lr and step are numbers, or are read from device
 // memory when the kernel runs, so that a captured step sees the current values. Half precision is computed in float32 and
 // rounded once, parameter and state alike.
@@ -18,11 +19,10 @@
 // scaling[3] skipped steps do not count as steps.
 //
 // Macros: DTYPE, of parameters and state; GRAD, of gradients and copies: DTYPE, or a half beside float32. Limits: none.
-// Floor, in sizeof(DTYPE) bytes a number, read and written: sgd 3, with velocity 5, adagrad, rmsprop and lion 5, adam 7; with masters
-// two halves in place of the gradient's float32, as many bytes. Up to 16 FLOPs.
-#include "types.cuh"
+// Floor, in sizeof(DTYPE) bytes a number, read and written: sgd 3, with velocity 5, adagrad, rmsprop and lion 5, adam 7, an average
+// 2 more; with masters two halves in place of the gradient's float32, as many bytes. Up to 19 FLOPs.
+#include "optimizer.cuh"
 
-using Real = accumulator<DTYPE>;
 constexpr int kWidth = 16 / sizeof(DTYPE);
 using Numbers = Pack<DTYPE, kWidth>;
 using Halves = Pack<GRAD, kWidth>;
@@ -32,17 +32,10 @@ struct Chunk {
     const GRAD* grad;
     DTYPE* state[2];  // null: the rule has no such state
     GRAD* copy;       // null: the parameter has no 16-bit copy
+    DTYPE* average;   // null: none is kept
     int64 count;
     double decay;
 };
-
-// lr: in device memory as float32 or float64, or a number.
-__device__ __forceinline__ double read_rate(const float* lr32, const double* lr64, double lr) {
-    return lr64 ? *lr64 : lr32 ? double(*lr32) : lr;
-}
-
-// The factor of the gradients; 0: skip the step.
-__device__ __forceinline__ double read_unscale(const double* scaling) { return scaling ? scaling[1] : 1; }
 
 // rule.update(p, g, a, b) changes one number and its state. STATES: how many of a, b it has. It is compiled twice, for packs
 // and for single numbers, which must give the same bits: fma is written out wherever a compiler could choose what to fuse.
@@ -83,6 +76,24 @@ __device__ __forceinline__ void update_chunk(const Chunk& chunk, Real unscale, R
         for (int s = 0; s <= STATES; ++s) arrays[s][i] = round_to<DTYPE>(values[s]);
         if (chunk.copy) chunk.copy[i] = round_to<GRAD>(values[0]);
     }
+}
+
+// Moves the average of a chunk that this block has updated: in a loop of its own, which leaves the update its registers. The
+// parameter comes from the caches.
+__device__ __forceinline__ void move_averages(const Chunk& chunk, Real rate) {
+    if (!chunk.average) return;
+    __syncthreads();
+    const bool aligned = (uint64(chunk.average) | uint64(chunk.param)) % sizeof(Numbers) == 0;
+    const int64 packs = aligned ? chunk.count / kWidth : 0;
+    for (int64 i = threadIdx.x; i < packs; i += blockDim.x) {
+        const Numbers param = reinterpret_cast<const Numbers*>(chunk.param)[i];
+        Numbers average = reinterpret_cast<const Numbers*>(chunk.average)[i];
+#pragma unroll
+        for (int j = 0; j < kWidth; ++j) move_average(average.at[j], param.at[j], rate);
+        reinterpret_cast<Numbers*>(chunk.average)[i] = average;
+    }
+    for (int64 i = packs * kWidth + threadIdx.x; i < chunk.count; i += blockDim.x)
+        move_average(chunk.average[i], chunk.param[i], rate);
 }
 
 struct Descent {
@@ -132,39 +143,43 @@ struct Lion {
 };
 
 extern "C" __global__ void __launch_bounds__(256, 2)
-sgd_step(const Chunk* chunks, const double* scaling, const float* lr32, const double* lr64, double lr, double momentum,
-         bool nesterov) {
+sgd_step(const Chunk* chunks, const double* scaling, double average_rate, const float* lr32, const double* lr64, double lr,
+         double momentum, bool nesterov) {
     const double unscale = read_unscale(scaling);
     if (unscale == 0) return;
     const Chunk chunk = chunks[blockIdx.x];
     const Real rate = Real(read_rate(lr32, lr64, lr)), decay = Real(chunk.decay);
     if (chunk.state[0]) update_chunk<1>(chunk, Real(unscale), Momentum{rate, decay, Real(momentum), nesterov});
     else update_chunk<0>(chunk, Real(unscale), Descent{rate, decay});
+    move_averages(chunk, Real(average_rate));
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)
-adagrad_step(const Chunk* chunks, const double* scaling, const float* lr32, const double* lr64, double lr, double eps) {
+adagrad_step(const Chunk* chunks, const double* scaling, double average_rate, const float* lr32, const double* lr64, double lr,
+             double eps) {
     const double unscale = read_unscale(scaling);
     if (unscale == 0) return;
     const Chunk chunk = chunks[blockIdx.x];
     const Real rate = Real(read_rate(lr32, lr64, lr));
     update_chunk<1>(chunk, Real(unscale), SquareScaled{rate, Real(chunk.decay), 1, 1, Real(eps)});
+    move_averages(chunk, Real(average_rate));
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)
-rmsprop_step(const Chunk* chunks, const double* scaling, const float* lr32, const double* lr64, double lr, double alpha,
-             double eps) {
+rmsprop_step(const Chunk* chunks, const double* scaling, double average_rate, const float* lr32, const double* lr64, double lr,
+             double alpha, double eps) {
     const double unscale = read_unscale(scaling);
     if (unscale == 0) return;
     const Chunk chunk = chunks[blockIdx.x];
     const Real rate = Real(read_rate(lr32, lr64, lr));
     update_chunk<1>(chunk, Real(unscale),
                     SquareScaled{rate, Real(chunk.decay), Real(alpha), Real(1 - alpha), Real(eps)});
+    move_averages(chunk, Real(average_rate));
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)
-adam_step(const Chunk* chunks, const double* scaling, const float* lr32, const double* lr64, double lr, const int64* step_at,
-          double step, double beta1, double beta2, double eps, bool decoupled) {
+adam_step(const Chunk* chunks, const double* scaling, double average_rate, const float* lr32, const double* lr64, double lr,
+          const int64* step_at, double step, double beta1, double beta2, double eps, bool decoupled) {
     const double unscale = read_unscale(scaling);
     if (unscale == 0) return;
     // The bias corrections of m and v, in double, by one thread each, because pow is slow.
@@ -179,15 +194,17 @@ adam_step(const Chunk* chunks, const double* scaling, const float* lr32, const d
     const Real decay = Real(decoupled ? 0 : chunk.decay), shrink = Real(decoupled ? 1 - rate * chunk.decay : 1);
     update_chunk<2>(chunk, Real(unscale), Moments{Real(rate * unbias[0]), decay, shrink, Real(beta1), Real(beta2),
                                                   Real(1 - beta1), Real(1 - beta2), Real(eps), Real(unbias[1])});
+    move_averages(chunk, Real(average_rate));
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)
-lion_step(const Chunk* chunks, const double* scaling, const float* lr32, const double* lr64, double lr, double beta1,
-          double beta2) {
+lion_step(const Chunk* chunks, const double* scaling, double average_rate, const float* lr32, const double* lr64, double lr,
+          double beta1, double beta2) {
     const double unscale = read_unscale(scaling);
     if (unscale == 0) return;
     const Chunk chunk = chunks[blockIdx.x];
     const double rate = read_rate(lr32, lr64, lr);
     update_chunk<1>(chunk, Real(unscale), Lion{Real(rate), Real(1 - rate * chunk.decay), Real(beta1), Real(beta2),
                                                Real(1 - beta1), Real(1 - beta2)});
+    move_averages(chunk, Real(average_rate));
 }

@@ -62,7 +62,7 @@ def test_a_missing_method_of_a_subclass_is_an_error():
         lambda: len(samples),
         lambda: samples.read([0]),
         lambda: callbacks.Log("x").lines({}, True),
-        lambda: Own(lr=1)._launch([], [], masters=None, scaling=None),
+        lambda: Own(lr=1)._launch([], [], masters=None, scaling=None, averages=None, ema=1.0),
     ):
         with pytest.raises(NotImplementedError):
             call()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gpuconv.arguments import integer, learning_rate
+from gpuconv.arguments import integer, learning_rate, number
 from gpuconv.backends import backend_of
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.newton_schulz import MOST_NEWTON_SCHULZ
@@ -16,19 +16,21 @@ from gpuconv.types import Array, Scalar
 __all__ = ["muon_step"]
 
 
-@op("muon.cu", changes="params velocities masters")
+@op("muon.cu", changes="params velocities masters averages")
 def muon_step(
     params: Sequence[Array],
     grads: Sequence[Array],
     velocities: Sequence[Array],
     masters: Sequence[Array] | None = None,
     scaling: Array | None = None,
+    averages: Sequence[Array] | None = None,
     *,
     lr: Scalar,
     momentum: float = 0.0,
     nesterov: bool = False,
     steps: int = 5,
     tf32: bool = False,
+    ema: float = 0.999,
 ) -> None:
     """v = momentum * v + g; param = param * sqrt(K) / |param| - lr * orthogonal(v), or with nesterov
     orthogonal(g + momentum * v) (Jordan et al. 2024, "Muon"; scaling each filter to a norm of 1 comes from airbench).
@@ -47,12 +49,15 @@ def muon_step(
             parameters are then rounded from them. A parameter may be its own master. None updates the parameters
             themselves.
         scaling: The array that update_loss_scale changed, or None. The gradients are multiplied by scaling[1]
-            first; if that is 0, nothing changes.
+            first; if that is 0, nothing changes, the averages neither.
+        averages: Changed in place to ema * average + (1 - ema) * param, of the masters where there are any; each of the
+            shape and dtype of what it averages.
         lr: The learning rate, from 0; may be an array of one element on the device.
         momentum: In [0, 1].
         nesterov: Take the second form; needs a momentum above 0.
         steps: 0 to 100.
         tf32: Multiply in TF32 (a 10-bit mantissa); not for float64 parameters.
+        ema: The averages' decay, in [0, 1].
 
     Raises:
         ValueError, TypeError: Lists of different lengths, or arrays whose shapes, dtypes or devices do not match;
@@ -60,11 +65,12 @@ def muon_step(
     """
     backend = backend_of(
         lists=dict(params=params, grads=grads, velocities=velocities),
-        optional_lists=dict(masters=masters),
+        optional_lists=dict(masters=masters, averages=averages),
         optional=dict(scaling=scaling),
         numbers=dict(lr=lr),
     )
-    expect_step(params, grads, masters, scaling, velocities=velocities)
+    expect_step(params, grads, masters, scaling, averages, velocities=velocities)
+    ema = number("ema", ema, 0.0, 1.0)
     for index, param in enumerate(params):
         if len(param.shape) < 2:
             raise ValueError(f"muon_step takes params of rank 2 or more, received params[{index}] of {param.shape}")
@@ -72,16 +78,18 @@ def muon_step(
     steps = integer("steps", steps, 0, MOST_NEWTON_SCHULZ)
     for master in masters or params:
         expect_tf32(tf32, accumulation_dtype(master.dtype))
-    expect_writable_lists(params=params, velocities=velocities, masters=masters)
+    expect_writable_lists(params=params, velocities=velocities, masters=masters, averages=averages)
     backend.muon.muon_step(
         params,
         grads,
         velocities,
         masters,
         scaling,
+        averages,
         lr=lr,
         momentum=momentum,
         nesterov=bool(nesterov),
         steps=steps,
         tf32=bool(tf32),
+        ema=ema,
     )

@@ -27,18 +27,20 @@ __all__ = [
 ]
 
 
-@op("optimizer.cu", changes="params velocities masters")
+@op("optimizer.cu", changes="params velocities masters averages")
 def sgd_step(
     params: Sequence[Array],
     grads: Sequence[Array],
     velocities: Sequence[Array] | None = None,
     masters: Sequence[Array] | None = None,
     scaling: Array | None = None,
+    averages: Sequence[Array] | None = None,
     *,
     lr: Scalar,
     momentum: float = 0.0,
     nesterov: bool = False,
     weight_decay: float | Sequence[float] = 0.0,
+    ema: float = 0.999,
 ) -> None:
     """v = momentum * v + g; param -= lr * v, or lr * (g + momentum * v) with nesterov (PyTorch's form).
 
@@ -51,11 +53,14 @@ def sgd_step(
             parameters are then rounded from them. A parameter may be its own master. None updates the parameters
             themselves.
         scaling: The array that update_loss_scale changed, or None. The gradients are multiplied by scaling[1]
-            first; if that is 0, nothing changes.
+            first; if that is 0, nothing changes, the averages neither.
+        averages: Changed in place to ema * average + (1 - ema) * param, of the masters where there are any; each of the
+            shape and dtype of what it averages.
         lr: The learning rate, from 0; may be an array of one element on the device.
         momentum: In [0, 1].
         nesterov: Take the second form; needs a momentum above 0.
         weight_decay: One number, or one for each parameter; weight_decay * param is added to the gradient.
+        ema: The averages' decay, in [0, 1].
 
     Raises:
         ValueError, TypeError: Lists of different lengths, or arrays whose shapes, dtypes or devices do not match;
@@ -63,40 +68,46 @@ def sgd_step(
     """
     backend = backend_of(
         lists=dict(params=params, grads=grads),
-        optional_lists=dict(velocities=velocities, masters=masters),
+        optional_lists=dict(velocities=velocities, masters=masters, averages=averages),
         optional=dict(scaling=scaling),
         numbers=dict(lr=lr),
     )
     if velocities is None and momentum:
         raise ValueError(f"momentum {momentum} needs velocities, which were not given")
-    expect_step(params, grads, masters, scaling, **({} if velocities is None else {"velocities": velocities}))
+    states = {} if velocities is None else {"velocities": velocities}
+    expect_step(params, grads, masters, scaling, averages, **states)
+    ema = number("ema", ema, 0.0, 1.0)
     lr, momentum = learning_rate(lr, params), expect_momentum(momentum, nesterov)
     decay = _decay(weight_decay, params)
-    expect_writable_lists(params=params, velocities=velocities, masters=masters)
+    expect_writable_lists(params=params, velocities=velocities, masters=masters, averages=averages)
     backend.optim.sgd_step(
         params,
         grads,
         velocities,
         masters,
         scaling,
+        averages,
         lr=lr,
         momentum=momentum,
         nesterov=bool(nesterov),
         weight_decay=decay,
+        ema=ema,
     )
 
 
-@op("optimizer.cu", changes="params square_sums masters")
+@op("optimizer.cu", changes="params square_sums masters averages")
 def adagrad_step(
     params: Sequence[Array],
     grads: Sequence[Array],
     square_sums: Sequence[Array],
     masters: Sequence[Array] | None = None,
     scaling: Array | None = None,
+    averages: Sequence[Array] | None = None,
     *,
     lr: Scalar,
     eps: float = 1e-10,
     weight_decay: float | Sequence[float] = 0.0,
+    ema: float = 0.999,
 ) -> None:
     """s += g**2; param -= lr * g / (sqrt(s) + eps) (Duchi et al. 2011).
 
@@ -109,10 +120,13 @@ def adagrad_step(
             parameters are then rounded from them. A parameter may be its own master. None updates the parameters
             themselves.
         scaling: The array that update_loss_scale changed, or None. The gradients are multiplied by scaling[1]
-            first; if that is 0, nothing changes.
+            first; if that is 0, nothing changes, the averages neither.
+        averages: Changed in place to ema * average + (1 - ema) * param, of the masters where there are any; each of the
+            shape and dtype of what it averages.
         lr: The learning rate, from 0; may be an array of one element on the device.
         eps: From 0.
         weight_decay: One number, or one for each parameter; weight_decay * param is added to the gradient.
+        ema: The averages' decay, in [0, 1].
 
     Raises:
         ValueError, TypeError: Lists of different lengths, or arrays whose shapes, dtypes or devices do not match;
@@ -120,28 +134,33 @@ def adagrad_step(
     """
     backend = backend_of(
         lists=dict(params=params, grads=grads, square_sums=square_sums),
-        optional_lists=dict(masters=masters),
+        optional_lists=dict(masters=masters, averages=averages),
         optional=dict(scaling=scaling),
         numbers=dict(lr=lr),
     )
-    expect_step(params, grads, masters, scaling, square_sums=square_sums)
+    expect_step(params, grads, masters, scaling, averages, square_sums=square_sums)
+    ema = number("ema", ema, 0.0, 1.0)
     lr, eps, decay = learning_rate(lr, params), number("eps", eps, 0.0, used_with=params), _decay(weight_decay, params)
-    expect_writable_lists(params=params, square_sums=square_sums, masters=masters)
-    backend.optim.adagrad_step(params, grads, square_sums, masters, scaling, lr=lr, eps=eps, weight_decay=decay)
+    expect_writable_lists(params=params, square_sums=square_sums, masters=masters, averages=averages)
+    backend.optim.adagrad_step(
+        params, grads, square_sums, masters, scaling, averages, lr=lr, eps=eps, weight_decay=decay, ema=ema
+    )
 
 
-@op("optimizer.cu", changes="params square_averages masters")
+@op("optimizer.cu", changes="params square_averages masters averages")
 def rmsprop_step(
     params: Sequence[Array],
     grads: Sequence[Array],
     square_averages: Sequence[Array],
     masters: Sequence[Array] | None = None,
     scaling: Array | None = None,
+    averages: Sequence[Array] | None = None,
     *,
     lr: Scalar,
     alpha: float = 0.99,
     eps: float = 1e-8,
     weight_decay: float | Sequence[float] = 0.0,
+    ema: float = 0.999,
 ) -> None:
     """s = alpha * s + (1 - alpha) * g**2; param -= lr * g / (sqrt(s) + eps) (Tieleman and Hinton 2012).
 
@@ -154,11 +173,14 @@ def rmsprop_step(
             parameters are then rounded from them. A parameter may be its own master. None updates the parameters
             themselves.
         scaling: The array that update_loss_scale changed, or None. The gradients are multiplied by scaling[1]
-            first; if that is 0, nothing changes.
+            first; if that is 0, nothing changes, the averages neither.
+        averages: Changed in place to ema * average + (1 - ema) * param, of the masters where there are any; each of the
+            shape and dtype of what it averages.
         lr: The learning rate, from 0; may be an array of one element on the device.
         alpha: In [0, 1].
         eps: From 0.
         weight_decay: One number, or one for each parameter; weight_decay * param is added to the gradient.
+        ema: The averages' decay, in [0, 1].
 
     Raises:
         ValueError, TypeError: Lists of different lengths, or arrays whose shapes, dtypes or devices do not match;
@@ -166,20 +188,31 @@ def rmsprop_step(
     """
     backend = backend_of(
         lists=dict(params=params, grads=grads, square_averages=square_averages),
-        optional_lists=dict(masters=masters),
+        optional_lists=dict(masters=masters, averages=averages),
         optional=dict(scaling=scaling),
         numbers=dict(lr=lr),
     )
-    expect_step(params, grads, masters, scaling, square_averages=square_averages)
+    expect_step(params, grads, masters, scaling, averages, square_averages=square_averages)
+    ema = number("ema", ema, 0.0, 1.0)
     lr, eps, decay = learning_rate(lr, params), number("eps", eps, 0.0, used_with=params), _decay(weight_decay, params)
     alpha = number("alpha", alpha, 0.0, 1.0)
-    expect_writable_lists(params=params, square_averages=square_averages, masters=masters)
+    expect_writable_lists(params=params, square_averages=square_averages, masters=masters, averages=averages)
     backend.optim.rmsprop_step(
-        params, grads, square_averages, masters, scaling, lr=lr, alpha=alpha, eps=eps, weight_decay=decay
+        params,
+        grads,
+        square_averages,
+        masters,
+        scaling,
+        averages,
+        lr=lr,
+        alpha=alpha,
+        eps=eps,
+        weight_decay=decay,
+        ema=ema,
     )
 
 
-@op("optimizer.cu", changes="params exp_avgs exp_avg_sqs masters")
+@op("optimizer.cu", changes="params exp_avgs exp_avg_sqs masters averages")
 def adam_step(
     params: Sequence[Array],
     grads: Sequence[Array],
@@ -187,6 +220,7 @@ def adam_step(
     exp_avg_sqs: Sequence[Array],
     masters: Sequence[Array] | None = None,
     scaling: Array | None = None,
+    averages: Sequence[Array] | None = None,
     *,
     lr: Scalar,
     step: Scalar,
@@ -195,6 +229,7 @@ def adam_step(
     eps: float = 1e-8,
     weight_decay: float | Sequence[float] = 0.0,
     decoupled: bool = False,
+    ema: float = 0.999,
 ) -> None:
     """m = beta1 * m + (1 - beta1) * g; v = beta2 * v + (1 - beta2) * g**2;
     param -= lr * (m / (1 - beta1**step)) / (sqrt(v / (1 - beta2**step)) + eps) (Kingma and Ba 2014).
@@ -209,7 +244,9 @@ def adam_step(
             parameters are then rounded from them. A parameter may be its own master. None updates the parameters
             themselves.
         scaling: The array that update_loss_scale changed, or None. The gradients are multiplied by scaling[1]
-            first; if that is 0, nothing changes.
+            first; if that is 0, nothing changes, the averages neither.
+        averages: Changed in place to ema * average + (1 - ema) * param, of the masters where there are any; each of the
+            shape and dtype of what it averages.
         lr: The learning rate, from 0; may be an array of one element on the device.
         step: The number of this step, from 1; may be an int64 array of one element. The scaling[3] skipped steps
             are subtracted.
@@ -219,6 +256,7 @@ def adam_step(
         weight_decay: One number, or one for each parameter; weight_decay * param is added to the gradient.
         decoupled: AdamW (Loshchilov and Hutter 2017): instead of adding to the gradient, the decay first scales
             param by 1 - lr * weight_decay.
+        ema: The averages' decay, in [0, 1].
 
     Raises:
         ValueError, TypeError: Lists of different lengths, or arrays whose shapes, dtypes or devices do not match;
@@ -226,16 +264,17 @@ def adam_step(
     """
     backend = backend_of(
         lists=dict(params=params, grads=grads, exp_avgs=exp_avgs, exp_avg_sqs=exp_avg_sqs),
-        optional_lists=dict(masters=masters),
+        optional_lists=dict(masters=masters, averages=averages),
         optional=dict(scaling=scaling),
         numbers=dict(lr=lr, step=step),
     )
-    expect_step(params, grads, masters, scaling, exp_avgs=exp_avgs, exp_avg_sqs=exp_avg_sqs)
+    expect_step(params, grads, masters, scaling, averages, exp_avgs=exp_avgs, exp_avg_sqs=exp_avg_sqs)
+    ema = number("ema", ema, 0.0, 1.0)
     lr, eps, decay = learning_rate(lr, params), number("eps", eps, 0.0, used_with=params), _decay(weight_decay, params)
     step = step_integer("step", step, 1)
     beta1 = number("beta1", beta1, 0.0, 1.0, open_high=True)
     beta2 = number("beta2", beta2, 0.0, 1.0, open_high=True)
-    expect_writable_lists(params=params, exp_avgs=exp_avgs, exp_avg_sqs=exp_avg_sqs, masters=masters)
+    expect_writable_lists(params=params, exp_avgs=exp_avgs, exp_avg_sqs=exp_avg_sqs, masters=masters, averages=averages)
     backend.optim.adam_step(
         params,
         grads,
@@ -243,6 +282,7 @@ def adam_step(
         exp_avg_sqs,
         masters,
         scaling,
+        averages,
         lr=lr,
         step=step,
         beta1=beta1,
@@ -250,21 +290,24 @@ def adam_step(
         eps=eps,
         weight_decay=decay,
         decoupled=flag("decoupled", decoupled),
+        ema=ema,
     )
 
 
-@op("optimizer.cu", changes="params exp_avgs masters")
+@op("optimizer.cu", changes="params exp_avgs masters averages")
 def lion_step(
     params: Sequence[Array],
     grads: Sequence[Array],
     exp_avgs: Sequence[Array],
     masters: Sequence[Array] | None = None,
     scaling: Array | None = None,
+    averages: Sequence[Array] | None = None,
     *,
     lr: Scalar,
     beta1: float = 0.9,
     beta2: float = 0.99,
     weight_decay: float | Sequence[float] = 0.0,
+    ema: float = 0.999,
 ) -> None:
     """param -= lr * (sign(beta1 * m + (1 - beta1) * g) + weight_decay * param);
     m = beta2 * m + (1 - beta2) * g (Chen et al. 2023). The sign of 0 is 0.
@@ -278,11 +321,14 @@ def lion_step(
             parameters are then rounded from them. A parameter may be its own master. None updates the parameters
             themselves.
         scaling: The array that update_loss_scale changed, or None. The gradients are multiplied by scaling[1]
-            first; if that is 0, nothing changes.
+            first; if that is 0, nothing changes, the averages neither.
+        averages: Changed in place to ema * average + (1 - ema) * param, of the masters where there are any; each of the
+            shape and dtype of what it averages.
         lr: The learning rate, from 0; may be an array of one element on the device.
         beta1: In [0, 1).
         beta2: In [0, 1).
         weight_decay: One number, or one for each parameter. It is decoupled, as in AdamW.
+        ema: The averages' decay, in [0, 1].
 
     Raises:
         ValueError, TypeError: Lists of different lengths, or arrays whose shapes, dtypes or devices do not match;
@@ -290,17 +336,28 @@ def lion_step(
     """
     backend = backend_of(
         lists=dict(params=params, grads=grads, exp_avgs=exp_avgs),
-        optional_lists=dict(masters=masters),
+        optional_lists=dict(masters=masters, averages=averages),
         optional=dict(scaling=scaling),
         numbers=dict(lr=lr),
     )
-    expect_step(params, grads, masters, scaling, exp_avgs=exp_avgs)
+    expect_step(params, grads, masters, scaling, averages, exp_avgs=exp_avgs)
+    ema = number("ema", ema, 0.0, 1.0)
     lr, decay = learning_rate(lr, params), _decay(weight_decay, params)
     beta1 = number("beta1", beta1, 0.0, 1.0, open_high=True)
     beta2 = number("beta2", beta2, 0.0, 1.0, open_high=True)
-    expect_writable_lists(params=params, exp_avgs=exp_avgs, masters=masters)
+    expect_writable_lists(params=params, exp_avgs=exp_avgs, masters=masters, averages=averages)
     backend.optim.lion_step(
-        params, grads, exp_avgs, masters, scaling, lr=lr, beta1=beta1, beta2=beta2, weight_decay=decay
+        params,
+        grads,
+        exp_avgs,
+        masters,
+        scaling,
+        averages,
+        lr=lr,
+        beta1=beta1,
+        beta2=beta2,
+        weight_decay=decay,
+        ema=ema,
     )
 
 
@@ -395,9 +452,12 @@ def expect_step(
     grads: Sequence[Array],
     masters: Sequence[Array] | None,
     scaling: Array | None,
+    averages: Sequence[Array] | None,
     **states: Sequence[Array],
 ) -> None:
-    """The lists of a step: gradients like the parameters, state like the masters."""
+    """The lists of a step: gradients like the parameters, state and averages like the masters."""
+    if averages is not None:
+        states["averages"] = averages
     lists = [each for each in (params, grads, masters, *states.values()) if isinstance(each, (list, tuple))]
     arrays = [array for each in lists for array in each]
     context = masters is None, tuple(map(len, lists))

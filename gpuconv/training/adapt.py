@@ -32,6 +32,7 @@ class Adapted(Optimizer):
 
     name: ClassVar[str] = "own"
     capturable: ClassVar[bool] = False
+    averages: ClassVar[bool] = False
     lr: float = 1.0
     inner: Any = None
 
@@ -60,7 +61,14 @@ class Adapted(Optimizer):
     def match(self, params: Arrays) -> bool:
         return False  # it gets the parameters at each step
 
-    def update(self, params: Arrays, grads: Arrays, scaling: Array | None = None) -> None:
+    def update(
+        self,
+        params: Arrays,
+        grads: Arrays,
+        scaling: Array | None = None,
+        averages: Arrays | None = None,
+        ema: float = 1.0,
+    ) -> None:
         if scaling is not None:
             raise TypeError(f"float16 needs gpuconv's optimizers, which scale the loss; received {self._kind}")
         own = dict(params)

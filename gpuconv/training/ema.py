@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 
@@ -31,6 +31,9 @@ class Ema:
     The averages start as the parameters before the first step, as timm's do; an AveragedModel of torch.optim.swa_utils
     starts at its first update. Running statistics are not averaged: the net's own are used with the averages, as
     AveragedModel does by default. Averages of 16-bit parameters are float32; `applied` rounds them.
+
+    The optimizer's launch moves the averages of the parameters that it updates, and leaves them in a step that a loss
+    scale skips; `update` moves the others.
     """
 
     def __init__(self, net: Layer, decay: float) -> None:
@@ -42,34 +45,44 @@ class Ema:
         # A step of SGD does it: average -= (1 - decay) * (1 * average + (-1) * parameter).
         self._negated = backends.asarray(np.array([1.0, -1.0, 0.0, 0.0]), self.net.device)
         self._rounded = {name: ops.scale(param, factor=1.0) for name, param in self.net.named_parameters()}
-        self._averages = {
+        self.averages = {
             name: backends.asarray(backends.to_numpy(array).astype(accumulation_dtype(array.dtype)), self.net.device)
             if array.dtype.itemsize == 2
             else array
             for name, array in self._rounded.items()
         }
 
-    def update(self) -> None:
-        """Take the parameters after a step into the averages; only device work."""
-        ops.sgd_step(
-            list(self._rounded.values()),
-            [param for _, param in self.net.named_parameters()],
-            masters=list(self._averages.values()) if self._narrow() else None,
-            scaling=self._negated,
-            lr=1 - self.decay,
-            weight_decay=1.0,
-        )
+    def update(self, besides: Collection[str] = ()) -> None:
+        """Take the parameters after a step into the averages, `besides` those that the optimizer has taken; only device
+        work."""
+        params = {name: param for name, param in self.net.named_parameters() if name not in besides}
+        if params:
+            ops.sgd_step(
+                [self._rounded[name] for name in params],
+                [*params.values()],
+                masters=[self.averages[name] for name in params] if self._narrow() else None,
+                scaling=self._negated,
+                lr=1 - self.decay,
+                weight_decay=1.0,
+            )
+
+    def _round(self) -> dict[str, Array]:
+        """The averages in the dtypes of the parameters."""
+        for name in self._narrow():
+            rounded = self._rounded[name]
+            backends.assign(rounded, backends.asarray(self.averages[name], dtype=rounded.dtype))
+        return self._rounded
 
     def _narrow(self) -> list[str]:
         """The names of the parameters of 16 bits."""
-        return [name for name, average in self._averages.items() if average is not self._rounded[name]]
+        return [name for name, average in self.averages.items() if average is not self._rounded[name]]
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """A context in which the net's parameters are the averages."""
         params = dict(self.net.named_parameters())
         before = {name: ops.scale(param, factor=1.0) for name, param in params.items()}
-        _copy(self._rounded, params)
+        _copy(self._round(), params)
         try:
             yield
         finally:
@@ -77,14 +90,14 @@ class Ema:
 
     def arrays(self) -> list[Array]:
         """The arrays that a captured step expects at fixed addresses."""
-        return [self._negated, *self._rounded.values(), *self._averages.values()]
+        return [self._negated, *self._rounded.values(), *self.averages.values()]
 
     def parts(self) -> dict[str, np.ndarray]:
         """What a checkpoint holds: the averages as the net's parameters, the trained parameters, and the averages of
         16-bit parameters before rounding."""
-        arrays = {f"net.{name}": array for name, array in self._rounded.items()}
+        arrays = {f"net.{name}": array for name, array in self._round().items()}
         arrays |= {f"{TRAINED}.{name}": array for name, array in self.net.named_parameters()}
-        arrays |= {f"{AVERAGE}.{name}": self._averages[name] for name in self._narrow()}
+        arrays |= {f"{AVERAGE}.{name}": self.averages[name] for name in self._narrow()}
         return {name: np.array(backends.to_numpy(array)) for name, array in arrays.items()}
 
     def check(self, checkpoint: Checkpoint, path: object) -> None:
@@ -111,7 +124,7 @@ class Ema:
         for name, param in self.net.named_parameters():
             backends.assign(self._rounded[name], net[name])
             if name in averages:
-                backends.assign(self._averages[name], averages[name])
+                backends.assign(self.averages[name], averages[name])
             backends.assign(param, trained[name])
 
 

@@ -114,8 +114,13 @@ class TrainingStep:
             scaling = self.loss_scale.array
         if self.clip:
             scaling = self.clip.apply(grads, scaling, self._clipped)
-        self.optimizer.update(params, grads, scaling)
-        if self.ema:
+        if self.ema is None:
+            self.optimizer.update(params, grads, scaling)
+        elif self.optimizer.averages:
+            self.optimizer.update(params, grads, scaling, self.ema.averages, self.ema.decay)
+            self.ema.update(besides=params)
+        else:
+            self.optimizer.update(params, grads, scaling)
             self.ema.update()
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:

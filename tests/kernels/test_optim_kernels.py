@@ -109,6 +109,25 @@ def test_the_same_bits_in_every_thread_order_and_for_unaligned_arrays(device, rn
 
 
 @rules
+def test_averages_have_the_same_bits_in_every_thread_order_and_unaligned(device, rng, rule):
+    before = lists_of(rng, rule, "float32")
+    averages = [random(rng, param.shape, "float32") for param in before[0]]
+    results = []
+    for shift in (0, 1):
+        for order in thread_orders(device):
+            with order:
+                there = on(device, before)
+                longer = [asarray(np.append(np.zeros(shift, np.float32), a), device) for a in averages]
+                moved = [a[shift:].reshape(b.shape) for a, b in zip(longer, averages)]
+                step(rule, there, DECAYS, averages=moved, ema=0.75)
+            for average, old, param in zip(moved, averages, there[0]):
+                expected = 0.75 * wide(old) + 0.25 * wide(to_numpy(param))
+                np.testing.assert_allclose(to_numpy(average), expected, rtol=1e-6, atol=1e-6)
+            results.append([to_numpy(array).tobytes() for array in (*moved, *chain(*there))])
+    assert all(result == results[0] for result in results[1:])
+
+
+@rules
 @pytest.mark.parametrize("rate", ["float32", "float64"])
 def test_rate_and_step_in_device_memory(device, rng, rule, rate):
     before = lists_of(rng, rule, "float32", [(5, 7), (3,)])

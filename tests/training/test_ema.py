@@ -1,14 +1,18 @@
 """The moving average of the weights: its values, where it is used, and how it is stored."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 
+from gpuconv import asarray, load, to_numpy
 from gpuconv import checkpoint as checkpoints
-from gpuconv import load, to_numpy
 from gpuconv.checkpoint import CheckpointError
-from gpuconv.training import Trainer, evaluate
+from gpuconv.profiling.launches import recorded
+from gpuconv.training import Trainer, evaluate, optimizers
+from gpuconv.training.optimizers import Groups
+from gpuconv.training.step import TrainingStep
 from tests.training import small
 
 
@@ -22,16 +26,17 @@ def averages(trainer):
 
 
 class Watch:
-    """The parameters after each step."""
+    """What the optimizer updates after each step: the parameters, of a 16-bit net their masters."""
 
     def __init__(self, stop=None):
         self.seen, self.stop = [], stop
 
     def on_start(self, trainer):
-        self.seen.append(weights(trainer.net))
+        masters = {name: np.array(array) for name, array in trainer.optimizer.masters.items()}
+        self.seen.append(weights(trainer.net) | masters)
 
     def on_step(self, trainer, record):
-        self.seen.append(weights(trainer.net))
+        self.on_start(trainer)
         if trainer.steps == self.stop:
             trainer.stop("interrupted")
 
@@ -104,15 +109,78 @@ def test_a_resumed_run_goes_on_with_the_same_bits(tmp_path, precision):
         fit(small.trainer(precision=precision), run_dir=tmp_path / "cut", resume=True)
 
 
-def test_float16_averages_add_up_what_float16_would_lose():
-    trainer, watch = small.trainer(ema=0.999, precision="float16"), Watch()
+def test_float16_averages_are_those_of_the_masters_and_rest_in_a_skipped_step():
+    trainer, watch = small.trainer(ema=0.75, precision="float16"), Watch()
+    expected = {name: value.astype(np.float64) for name, value in weights(trainer.net).items()}
     fit(trainer, validation=None, epochs=10, callbacks=[watch])
-    expected = {name: value.astype(np.float64) for name, value in watch.seen[0].items()}
+    skipped = 0
+    for before, after in itertools.pairwise(watch.seen):
+        if small.same_arrays(before, after):  # the loss scale overflowed
+            skipped += 1
+        else:
+            expected = {name: 0.75 * value + 0.25 * after[name] for name, value in expected.items()}
+    assert skipped
+    for name, value in trainer.ema.averages.items():
+        np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+class Descent:
+    """A user's own optimizer."""
+
+    def step(self, params, grads):
+        for name, param in params.items():
+            param -= 0.1 * grads[name]
+
+
+OPTIMIZERS = {
+    **{name: name for name in ("sgd", "adagrad", "rmsprop", "adam", "adamw", "lion")},
+    "groups": Groups(groups="filters -> muon:lr=0.02; * -> sgd:lr=0.05"),
+    "own": Descent(),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_moves_the_averages(optimizer):
+    kind = OPTIMIZERS[optimizer]
+    rate = {"schedule": "constant"} | ({"lr": 0.01} if isinstance(kind, str) else {})
+    trainer, watch = Trainer(small.net(), kind, ema=0.75, **rate), Watch()
+    fit(trainer, validation=None, callbacks=[watch])
+    expected = watch.seen[0]
     for seen in watch.seen[1:]:
-        for name, value in seen.items():
-            expected[name] += (1 - 0.999) * (value - expected[name])
+        expected = {name: 0.75 * value + 0.25 * seen[name] for name, value in expected.items()}
     for name, value in averages(trainer).items():
-        np.testing.assert_allclose(value.astype(np.float64), expected[name], rtol=2.0**-10, atol=2.0**-24, err_msg=name)
+        np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_a_parameter_that_is_frozen_later_is_still_averaged():
+    trainer = small.trainer(ema=0.5)
+    layer = trainer.net[1]
+
+    class Freeze:
+        def on_epoch(self, trainer, record):
+            layer.frozen = True
+
+    fit(trainer, epochs=12, callbacks=[Freeze()])
+    now = weights(trainer.net)
+    found = averages(trainer)
+    still = [name for name in now if name.startswith(layer.path)]
+    for name in still:
+        np.testing.assert_allclose(found[name], now[name], rtol=1e-6, atol=1e-7, err_msg=name)
+    assert any(not np.allclose(found[name], now[name], rtol=1e-6) for name in now if name not in still)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_averages_take_no_launch_of_their_own(precision):
+    def launches(**options):
+        net = small.net().to("emulated")
+        x, y = asarray(np.ones((2, 6, 5, 1), net.dtype), "emulated"), asarray(np.array([0, 1]), "emulated")
+        step = TrainingStep(net, optimizers.get("adam"), "softmax", precision=precision, **options)
+        x = asarray(x, dtype=step.net.dtype)
+        with recorded(execute=False) as found:
+            step.step(x, y)
+        return [launch.kernel.name for launch in found]
+
+    assert launches() == launches(ema=0.9)
 
 
 def test_frozen_parameters_stay_what_they_are():

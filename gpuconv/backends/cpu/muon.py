@@ -7,12 +7,13 @@ import math
 import numpy as np
 
 from gpuconv.backends.cpu.elementwise import value_of
+from gpuconv.backends.cpu.optim import move_averages
 from gpuconv.backends.cpu.parallel import matmul
 from gpuconv.backends.cpu.precision import factors, store, widen
 from gpuconv.newton_schulz import EPS, NEWTON_SCHULZ
 
 
-def muon_step(params, grads, velocities, masters, scaling, *, lr, momentum, nesterov, steps, tf32):
+def muon_step(params, grads, velocities, masters, scaling, averages, *, lr, momentum, nesterov, steps, tf32, ema):
     lr = value_of(lr)
     unscale = 1.0 if scaling is None else float(scaling[1])
     if not unscale:
@@ -30,6 +31,7 @@ def muon_step(params, grads, velocities, masters, scaling, *, lr, momentum, nest
         store(moved, master.dtype, master)
         if master is not param:
             store(master, param.dtype, param)
+    move_averages(averages, masters or params, ema)
 
 
 def _orthogonal(x: np.ndarray, steps: int, tf32: bool) -> np.ndarray:

@@ -13,7 +13,7 @@ from gpuconv.backends.cpu.elementwise import update, value_of
 from gpuconv.backends.cpu.precision import store
 
 
-def sgd_step(params, grads, velocities, masters, scaling, *, lr, momentum, nesterov, weight_decay):
+def sgd_step(params, grads, velocities, masters, scaling, averages, *, lr, momentum, nesterov, weight_decay, ema):
     lr = value_of(lr)
 
     def plain(decay, param, grad):
@@ -26,12 +26,12 @@ def sgd_step(params, grads, velocities, masters, scaling, *, lr, momentum, neste
         param -= lr * (grad + momentum * v if nesterov else v)
 
     if velocities is None:
-        _update_each(plain, weight_decay, scaling, masters, params, grads)
+        _update_each(plain, weight_decay, scaling, masters, averages, ema, params, grads)
     else:
-        _update_each(with_velocity, weight_decay, scaling, masters, params, grads, velocities)
+        _update_each(with_velocity, weight_decay, scaling, masters, averages, ema, params, grads, velocities)
 
 
-def adagrad_step(params, grads, square_sums, masters, scaling, *, lr, eps, weight_decay):
+def adagrad_step(params, grads, square_sums, masters, scaling, averages, *, lr, eps, weight_decay, ema):
     lr = value_of(lr)
 
     def formula(decay, param, s, grad):
@@ -39,10 +39,10 @@ def adagrad_step(params, grads, square_sums, masters, scaling, *, lr, eps, weigh
         s += grad * grad
         param -= lr * grad / (np.sqrt(s) + eps)
 
-    _update_each(formula, weight_decay, scaling, masters, params, grads, square_sums)
+    _update_each(formula, weight_decay, scaling, masters, averages, ema, params, grads, square_sums)
 
 
-def rmsprop_step(params, grads, square_averages, masters, scaling, *, lr, alpha, eps, weight_decay):
+def rmsprop_step(params, grads, square_averages, masters, scaling, averages, *, lr, alpha, eps, weight_decay, ema):
     lr = value_of(lr)
 
     def formula(decay, param, s, grad):
@@ -51,11 +51,26 @@ def rmsprop_step(params, grads, square_averages, masters, scaling, *, lr, alpha,
         s += (1 - alpha) * grad * grad
         param -= lr * grad / (np.sqrt(s) + eps)
 
-    _update_each(formula, weight_decay, scaling, masters, params, grads, square_averages)
+    _update_each(formula, weight_decay, scaling, masters, averages, ema, params, grads, square_averages)
 
 
 def adam_step(
-    params, grads, exp_avgs, exp_avg_sqs, masters, scaling, *, lr, step, beta1, beta2, eps, weight_decay, decoupled
+    params,
+    grads,
+    exp_avgs,
+    exp_avg_sqs,
+    masters,
+    scaling,
+    averages,
+    *,
+    lr,
+    step,
+    beta1,
+    beta2,
+    eps,
+    weight_decay,
+    decoupled,
+    ema,
 ):
     skipped = 0 if scaling is None else int(scaling[3])
     lr, step = value_of(lr), value_of(step) - skipped
@@ -75,10 +90,10 @@ def adam_step(
         v += (1 - beta2) * grad * grad
         param -= lr * (m / m_share) / (np.sqrt(v / v_share) + eps)
 
-    _update_each(formula, weight_decay, scaling, masters, params, grads, exp_avgs, exp_avg_sqs)
+    _update_each(formula, weight_decay, scaling, masters, averages, ema, params, grads, exp_avgs, exp_avg_sqs)
 
 
-def lion_step(params, grads, exp_avgs, masters, scaling, *, lr, beta1, beta2, weight_decay):
+def lion_step(params, grads, exp_avgs, masters, scaling, averages, *, lr, beta1, beta2, weight_decay, ema):
     lr = value_of(lr)
 
     def formula(decay, param, m, grad):
@@ -88,7 +103,7 @@ def lion_step(params, grads, exp_avgs, masters, scaling, *, lr, beta1, beta2, we
         m *= beta2
         m += (1 - beta2) * grad
 
-    _update_each(formula, weight_decay, scaling, masters, params, grads, exp_avgs)
+    _update_each(formula, weight_decay, scaling, masters, averages, ema, params, grads, exp_avgs)
 
 
 def _update_each(
@@ -96,11 +111,13 @@ def _update_each(
     decays: Sequence[float],
     scaling: np.ndarray | None,
     masters: Sequence[np.ndarray] | None,
+    averages: Sequence[np.ndarray] | None,
+    ema: float,
     params: Sequence[np.ndarray],
     grads: Sequence[np.ndarray],
     *states: Sequence[np.ndarray],
 ) -> None:
-    """formula(decay, param, *state, grad) over every entry."""
+    """formula(decay, param, *state, grad) over every entry, then the averages."""
     unscale = 1.0 if scaling is None else float(scaling[1])
     if not unscale:
         return
@@ -113,6 +130,17 @@ def _update_each(
         update(partial(unscaled, decay), master, *state, given=grad)
         if master is not param:
             store(master, param.dtype, param)
+    move_averages(averages, masters or params, ema)
+
+
+def move_averages(averages: Sequence[np.ndarray] | None, params: Sequence[np.ndarray], decay: float) -> None:
+    """average = decay * average + (1 - decay) * param."""
+
+    def formula(average: np.ndarray, param: np.ndarray) -> None:
+        average += (1 - decay) * (param - average)
+
+    for average, param in zip(averages or (), params):
+        update(formula, average, given=param)
 
 
 def clip_norm(clipped, grads, scaling, *, max_norm):

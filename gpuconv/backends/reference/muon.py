@@ -7,7 +7,7 @@ from gpuconv.backends.reference.precision import factors, number
 from gpuconv.newton_schulz import EPS, NEWTON_SCHULZ
 
 
-def muon_step(params, grads, velocities, masters, scaling, *, lr, momentum, nesterov, steps, tf32):
+def muon_step(params, grads, velocities, masters, scaling, averages, *, lr, momentum, nesterov, steps, tf32, ema):
     def formula(_, p, g, v):
         v = momentum * v + g
         direction = g + momentum * v if nesterov else v
@@ -15,7 +15,8 @@ def muon_step(params, grads, velocities, masters, scaling, *, lr, momentum, nest
         length = np.sqrt((p**2).sum())
         return p * (np.sqrt(len(p)) / length if length else 1.0) - number(lr) * turned, v
 
-    step_each(formula, [0.0] * len(params), scaling, masters, params, grads, velocities)
+    decays = [0.0] * len(params)
+    step_each(formula, decays, scaling, masters, averages, ema, params, grads, velocities)
 
 
 def orthogonal(x: np.ndarray, steps: int, tf32: bool) -> np.ndarray:

@@ -5,35 +5,51 @@ import numpy as np
 from gpuconv.backends.reference.precision import number, round_to, wide
 
 
-def sgd_step(params, grads, velocities, masters, scaling, *, lr, momentum, nesterov, weight_decay):
+def sgd_step(params, grads, velocities, masters, scaling, averages, *, lr, momentum, nesterov, weight_decay, ema):
     def formula(decay, p, g, v=0.0):
         g = g + decay * p
         v = momentum * v + g
         return p - number(lr) * (g + momentum * v if nesterov else v), v
 
-    step_each(formula, weight_decay, scaling, masters, params, grads, *([] if velocities is None else [velocities]))
+    states = [] if velocities is None else [velocities]
+    step_each(formula, weight_decay, scaling, masters, averages, ema, params, grads, *states)
 
 
-def adagrad_step(params, grads, square_sums, masters, scaling, *, lr, eps, weight_decay):
+def adagrad_step(params, grads, square_sums, masters, scaling, averages, *, lr, eps, weight_decay, ema):
     def formula(decay, p, g, s):
         g = g + decay * p
         s = s + g**2
         return p - number(lr) * g / (np.sqrt(s) + eps), s
 
-    step_each(formula, weight_decay, scaling, masters, params, grads, square_sums)
+    step_each(formula, weight_decay, scaling, masters, averages, ema, params, grads, square_sums)
 
 
-def rmsprop_step(params, grads, square_averages, masters, scaling, *, lr, alpha, eps, weight_decay):
+def rmsprop_step(params, grads, square_averages, masters, scaling, averages, *, lr, alpha, eps, weight_decay, ema):
     def formula(decay, p, g, s):
         g = g + decay * p
         s = alpha * s + (1 - alpha) * g**2
         return p - number(lr) * g / (np.sqrt(s) + eps), s
 
-    step_each(formula, weight_decay, scaling, masters, params, grads, square_averages)
+    step_each(formula, weight_decay, scaling, masters, averages, ema, params, grads, square_averages)
 
 
 def adam_step(
-    params, grads, exp_avgs, exp_avg_sqs, masters, scaling, *, lr, step, beta1, beta2, eps, weight_decay, decoupled
+    params,
+    grads,
+    exp_avgs,
+    exp_avg_sqs,
+    masters,
+    scaling,
+    averages,
+    *,
+    lr,
+    step,
+    beta1,
+    beta2,
+    eps,
+    weight_decay,
+    decoupled,
+    ema,
 ):
     t = number(step) - (0 if scaling is None else scaling[3])  # without the steps that were skipped
 
@@ -46,29 +62,32 @@ def adam_step(
         v = beta2 * v + (1 - beta2) * g**2
         return p - number(lr) * (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + eps), m, v
 
-    step_each(formula, weight_decay, scaling, masters, params, grads, exp_avgs, exp_avg_sqs)
+    step_each(formula, weight_decay, scaling, masters, averages, ema, params, grads, exp_avgs, exp_avg_sqs)
 
 
-def lion_step(params, grads, exp_avgs, masters, scaling, *, lr, beta1, beta2, weight_decay):
+def lion_step(params, grads, exp_avgs, masters, scaling, averages, *, lr, beta1, beta2, weight_decay, ema):
     def formula(decay, p, g, m):
         sign = np.sign(beta1 * m + (1 - beta1) * g)
         return p - number(lr) * (sign + decay * p), beta2 * m + (1 - beta2) * g
 
-    step_each(formula, weight_decay, scaling, masters, params, grads, exp_avgs)
+    step_each(formula, weight_decay, scaling, masters, averages, ema, params, grads, exp_avgs)
 
 
-def step_each(formula, decays, scaling, masters, params, grads, *states):
+def step_each(formula, decays, scaling, masters, averages, ema, params, grads, *states):
     """param, *state = formula(decay, param, grad, *state) for each entry; with masters, the master is updated, and
-    param is rounded from it."""
+    param is rounded from it. Averages take up the result."""
     unscale = 1.0 if scaling is None else scaling[1]
     if unscale == 0:  # the loss scale overflowed: this step is skipped
         return
-    for decay, param, master, grad, *state in zip(decays, params, masters or params, grads, *states):
+    kept = averages or [None] * len(params)
+    for decay, param, master, grad, average, *state in zip(decays, params, masters or params, grads, kept, *states):
         results = formula(decay, wide(master), wide(grad) * unscale, *map(wide, state))
         for array, result in zip((master, *state), results):
             round_to(result, array.dtype, array)
         if master is not param:
             round_to(wide(master), param.dtype, param)
+        if average is not None:
+            round_to(ema * wide(average) + (1 - ema) * results[0], average.dtype, average)
 
 
 def clip_norm(clipped, grads, scaling, *, max_norm):

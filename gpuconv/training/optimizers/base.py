@@ -32,6 +32,7 @@ class Optimizer:
 
     name: ClassVar[str]
     capturable: ClassVar[bool] = True  # whether `update` is only device work
+    averages: ClassVar[bool] = True  # whether `update` moves averages
 
     lr: float
     weight_decay: float = 0.0
@@ -172,17 +173,34 @@ class Optimizer:
         backends.assign(self._lr, self.lr if lr is None else lr)
         backends.assign(self._step, self.steps)
 
-    def update(self, params: Arrays, grads: Arrays, scaling: Array | None = None) -> None:
+    def update(
+        self,
+        params: Arrays,
+        grads: Arrays,
+        scaling: Array | None = None,
+        averages: Arrays | None = None,
+        ema: float = 1.0,
+    ) -> None:
         """The device's part of a step: one op call, without host values that change from step to step.
 
         Args:
             params, grads: Arrays by name.
             scaling: The array of `ops.update_loss_scale` for these gradients: their factor, or that the step is
                 skipped.
+            averages: Moving averages of the parameters by name, or None.
+            ema: Their decay.
         """
         state = [[slot[name] for name in params] for slot in self.state.values()]
         masters = [self.masters.get(name, p) for name, p in params.items()] if self.masters else None
-        self._launch(list(params.values()), [grads[name] for name in params], *state, masters=masters, scaling=scaling)
+        self._launch(
+            list(params.values()),
+            [grads[name] for name in params],
+            *state,
+            masters=masters,
+            scaling=scaling,
+            averages=None if averages is None else [averages[name] for name in params],
+            ema=ema,
+        )
 
     def _launch(
         self,
@@ -191,6 +209,8 @@ class Optimizer:
         *state: Sequence[Array],
         masters: Sequence[Array] | None,
         scaling: Array | None,
+        averages: Sequence[Array] | None,
+        ema: float,
     ) -> None:
         """Call the optimizer's op with these arrays."""
         raise NotImplementedError

@@ -128,9 +128,17 @@ class Groups(Optimizer):
             part.optimizer.advance(rate)
         self.steps += 1
 
-    def update(self, params: Arrays, grads: Arrays, scaling: Array | None = None) -> None:
+    def update(
+        self,
+        params: Arrays,
+        grads: Arrays,
+        scaling: Array | None = None,
+        averages: Arrays | None = None,
+        ema: float = 1.0,
+    ) -> None:
         for part in self.parts:
-            part.optimizer.update({name: params[name] for name in part.names}, grads, scaling)
+            own = {name: params[name] for name in part.names}
+            part.optimizer.update(own, grads, scaling, averages, ema)
 
     def state_dict(self) -> dict[str, np.ndarray]:
         states = [part.optimizer.state_dict() for part in self.parts]

@@ -47,6 +47,10 @@ def optimizer_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
             yield Case(op, tier, f"{name}, masters", with_masters, ("float16", "bfloat16"))
             scaled = _parameters(op, listed, states, options, masters=True, unscale=2.0**-3)
             yield Case(op, tier, f"{name}, masters, scaled", scaled, ("float16",))
+            averaged = _parameters(op, listed, states, options, ema=0.9)
+            yield Case(op, tier, f"{name}, averages", averaged, ("float32", "float64"))
+            averaged = _parameters(op, listed, states, options, masters=True, ema=0.9)
+            yield Case(op, tier, f"{name}, masters, averages", averaged, ("float16", "bfloat16"))
         for what, number in (("finite", 65504.0), ("inf", -np.inf), ("nan", np.nan)):
             name = f"{len(listed)} gradients, the last number {what}"
             yield Case("update_loss_scale", tier, name, _gradients(listed, number, dict(interval=9)))
@@ -67,8 +71,8 @@ def optimizer_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
             yield Case("muon_step", tier, name, _parameters("muon_step", listed, 1, options))
             in_tf32 = _parameters("muon_step", listed, 1, options | {"tf32": True})
             yield Case("muon_step", tier, f"{name}, tf32", in_tf32, ("float32",))
-            scaled = _parameters("muon_step", listed, 1, options, masters=True, unscale=2.0**-3)
-            yield Case("muon_step", tier, f"{name}, masters, scaled", scaled, ("float16", "bfloat16"))
+            averaged = _parameters("muon_step", listed, 1, options, masters=True, unscale=2.0**-3, ema=0.9)
+            yield Case("muon_step", tier, f"{name}, masters, scaled, averages", averaged, ("float16", "bfloat16"))
 
 
 def _parameters(
@@ -78,6 +82,7 @@ def _parameters(
     options: Options,
     masters: bool = False,
     unscale: float | None = None,
+    ema: float | None = None,
 ) -> Make:
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         def lists(count: int, dtype: DTypeLike) -> list[list[np.ndarray]]:
@@ -87,7 +92,9 @@ def _parameters(
         params, grads = lists(2, dtype)
         state = [[np.abs(array) for array in arrays] for arrays in lists(states, wide)] or [None][: op == "sgd_step"]
         scaling = None if unscale is None else np.array([1 / unscale, unscale, 5.0, 2.0])
-        return [params, grads, *state, lists(1, wide)[0] if masters else None, scaling], options
+        averages = None if ema is None else lists(1, wide)[0]
+        given = options if averages is None else options | dict(ema=ema)
+        return [params, grads, *state, lists(1, wide)[0] if masters else None, scaling, averages], given
 
     return make
 

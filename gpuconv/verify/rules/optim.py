@@ -21,7 +21,7 @@ def unless_skipped(rule: Rule) -> Rule:
     """The rule of a step, which changes nothing where its scaling says that a gradient overflowed."""
 
     def found(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
-        *_, scaling = arrays
+        *_, scaling, _ = arrays
         skips = scaling is not None and scaling[1] == 0
         return same_bits(op, arrays, options) if skips else rule(op, arrays, options, dtype)
 
@@ -30,10 +30,12 @@ def unless_skipped(rule: Rule) -> Rule:
 
 @unless_skipped
 def optimizer(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
-    """The params, state and masters after the step. The arrays are the op's: params, grads, state, masters, scaling."""
-    *_, masters, scaling = arrays
-    lists = [group for group in arrays if isinstance(group, list)]
+    """The params, state, masters and averages after the step. The arrays are the op's: params, grads, state, masters,
+    scaling, averages."""
+    *first, masters, scaling, averages = arrays
+    lists = [group for group in (*first, masters) if isinstance(group, list)]
     before = [[a.copy() for a in group] for group in lists]
+    averages_before = [a.copy() for a in averages or ()]
     getattr(ops, op)(*arrays, **options)
     unscale, skipped = (1.0, 0.0) if scaling is None else scaling[[1, 3]]
     kept = accumulation_dtype(np.dtype(dtype)) if masters else dtype  # the dtype of state and masters
@@ -58,7 +60,25 @@ def optimizer(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> lis
             of_states[slot].append(Expected(f"state {slot} of param {index}", group[index], bound))
         if masters:
             of_masters.append(Expected(f"master {index}", masters[index], error))
-    return [*of_params, *itertools.chain(*of_states), *of_masters]
+    of_averages = _averages(averages, averages_before, of_masters or of_params, options, kept)
+    return [*of_params, *itertools.chain(*of_states), *of_masters, *of_averages]
+
+
+def _averages(
+    averages: list[np.ndarray] | None,
+    before: list[np.ndarray],
+    of_params: list[Expected],
+    options: Options,
+    kept: np.dtype,
+) -> list[Expected]:
+    """The averages after the step: they take a share of a parameter's error. kept: their dtype."""
+    found = []
+    for index, (average, old, param) in enumerate(zip(averages or (), before, of_params)):
+        size = np.abs(old) + np.abs(param.value)
+        share = 1 - options["ema"]
+        error = share * param.bound + accumulated(kept, 3, size) + rounded(kept, average)
+        found.append(Expected(f"average {index}", average, error))
+    return found
 
 
 def clip_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
@@ -108,12 +128,14 @@ def _sign_error(mean: np.ndarray, grad: np.ndarray, options: Options, dtype: np.
 @unless_skipped
 def muon(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
     """As `optimizer`; `_newton_schulz` bounds the error of the orthogonal direction."""
-    *_, masters, scaling = arrays
+    *_, masters, scaling, averages = arrays
+    averages_before = [a.copy() for a in averages or ()]
     params, grads, velocities = ([a.copy() for a in group] for group in (masters or arrays[0], *arrays[1:3]))
     lr, momentum, nesterov = options["lr"], options.get("momentum", 0.0), options.get("nesterov", False)
     steps, tf32 = options.get("steps", 5), options.get("tf32", False)
     # Not by the op, which refuses TF32 of float64.
-    muon_step(*arrays, lr=lr, momentum=momentum, nesterov=nesterov, steps=steps, tf32=tf32)
+    decay = options.get("ema", 1.0)
+    muon_step(*arrays, lr=lr, momentum=momentum, nesterov=nesterov, steps=steps, tf32=tf32, ema=decay)
     unscale = 1.0 if scaling is None else scaling[1]
     kept = accumulation_dtype(np.dtype(dtype)) if masters else dtype  # the dtype of state and masters
     of_params: list[Expected] = []
@@ -136,7 +158,12 @@ def muon(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Exp
         of_velocities.append(Expected(f"velocity {index}", v, accumulated(dtype, 4, size) + rounded(kept, v)))
         if masters:
             of_masters.append(Expected(f"master {index}", masters[index], error))
-    return of_params + of_velocities + of_masters
+    return (
+        of_params
+        + of_velocities
+        + of_masters
+        + _averages(averages, averages_before, of_masters or of_params, options, kept)
+    )
 
 
 def _newton_schulz(x: np.ndarray, steps: int, error: Any, dtype: np.dtype, tf32: bool) -> float:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from gpuconv.algorithms import AUTO
 from gpuconv.backends.cuda.gemm.launch import compute
 from gpuconv.backends.cuda.gemm.product import Product
-from gpuconv.backends.cuda.ops.optim import Rate, rate_of
+from gpuconv.backends.cuda.ops.optim import rate_of
 from gpuconv.backends.cuda.runtime.device_array import asarray, empty
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div, contiguous, flat_grid, pack_width, put_back
@@ -23,7 +23,7 @@ from gpuconv.newton_schulz import EPS, NEWTON_SCHULZ
 from gpuconv.types import Array, Scalar
 
 _NUMBERS = 8192  # of one parameter, a thread block: kNumbers of muon.cu
-_MEMBERS = 4  # of the kernels' `struct Matrix`, all pointers
+_MEMBERS = ("param", "grad", "velocity", "copy", "average")  # of the kernels' `struct Matrix`: all pointers
 
 _MATRICES = np.dtype(
     [("size", np.int64)] + [(name, np.int32) for name in ("rows", "columns", "blocks", "transposed")], align=True
@@ -37,12 +37,14 @@ def muon_step(
     velocities: Sequence[Array],
     masters: Sequence[Array] | None,
     scaling: Array | None,
+    averages: Sequence[Array] | None,
     *,
     lr: Scalar,
     momentum: float,
     nesterov: bool,
     steps: int,
     tf32: bool,
+    ema: float,
 ) -> None:
     masters = params if masters is None else masters
     kinds = [(master.dtype, param.dtype, master is param, tuple(param.shape)) for master, param in zip(masters, params)]
@@ -50,34 +52,35 @@ def muon_step(
         chosen = [i for i, param in enumerate(params) if kinds[i] == kind and param.size]
         if not chosen:
             continue
-        changed = [masters, velocities] if kind[2] else [masters, velocities, params]
-        read = contiguous(*[grads[i] for i in chosen])
-        written = [arrays[i] for arrays in changed for i in chosen]
+        changed = {"param": masters, "velocity": velocities}
+        changed |= {} if kind[2] else {"copy": params}
+        changed |= {} if averages is None else {"average": averages}
+        written, count = [arrays[i] for arrays in changed.values() for i in chosen], len(chosen)
         there = contiguous(*written)
-        matrices, state, *copies = (there[at : at + len(chosen)] for at in range(0, len(there), len(chosen)))
-        _step(matrices, read, state, copies, scaling, rate_of(lr), momentum, nesterov, steps, tf32)
+        members = {name: there[at * count : (at + 1) * count] for at, name in enumerate(changed)}
+        members["grad"] = contiguous(*[grads[i] for i in chosen])
+        _step(members, scaling, (1 - ema, *rate_of(lr)), momentum, nesterov, steps, tf32)
         put_back(written, there)
 
 
 def _step(
-    params: Sequence[Array],
-    grads: Sequence[Array],
-    velocities: Sequence[Array],
-    copies: Sequence[Sequence[Array]],
+    members: Mapping[str, Sequence[Array]],
     scaling: Array | None,
-    rate: Rate,
+    rates: tuple[object, ...],
     momentum: float,
     nesterov: bool,
     steps: int,
     tf32: bool,
 ) -> None:
-    """The step of parameters of one shape and dtype."""
+    """The step of parameters of one shape and dtype. members: arrays by their member of `struct Matrix`. rates: of the
+    averages, and the learning rate as the kernel takes it."""
+    params, grads = members["param"], members["grad"]
     first, batch = params[0], len(params)
     rows, size, wide = first.shape[0], first.size, accumulation_dtype(first.dtype)
     columns = size // rows
     lines, width, blocks = min(rows, columns), max(rows, columns), ceil_div(size, _NUMBERS)
     matrices = struct(_MATRICES, size, rows, columns, blocks, rows > columns)
-    table, grid = _table(params, grads, velocities, *copies), batch * blocks
+    table, grid = _table(members), batch * blocks
     x, partials = empty((batch, lines, width), wide, like=first), empty((grid, 2), wide, like=first)
     module = load("muon.cu", {"DTYPE": first.dtype, "GRAD": grads[0].dtype})
     module.kernel("muon_direction")(grid, THREADS, x, partials, table, scaling, matrices, momentum, nesterov)
@@ -93,7 +96,7 @@ def _step(
             )
             _matmul(other, m, x, tf32, depth_first=True)
             x, other = other, x
-    module.kernel("muon_apply")(grid, THREADS, x, partials, table, scaling, matrices, *rate)
+    module.kernel("muon_apply")(grid, THREADS, x, partials, table, scaling, matrices, *rates)
 
 
 def _matmul(y: Array, a: Array, b: Array, tf32: bool, *, depth_first: bool = False) -> None:
@@ -117,11 +120,12 @@ def _product(
 _tables: dict[tuple[object, ...], Array] = {}
 
 
-def _table(*columns: Sequence[Array]) -> Array:
+def _table(members: Mapping[str, Sequence[Array]]) -> Array:
     """The kernels' `struct Matrix` of each parameter, copied to the device on first use."""
-    first = columns[0][0]
-    places = np.zeros((len(columns[0]), _MEMBERS), np.uint64)
-    places[:, : len(columns)] = [[address(array) for array in arrays] for arrays in zip(*columns)]
+    first = members["param"][0]
+    places = np.zeros((len(members["param"]), len(_MEMBERS)), np.uint64)
+    for member, arrays in members.items():
+        places[:, _MEMBERS.index(member)] = [*map(address, arrays)]
     key = (device_of(first), first.dtype, places.tobytes())
     if key not in _tables:
         _tables[key] = asarray(places, like=first)

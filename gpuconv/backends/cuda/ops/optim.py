@@ -28,6 +28,7 @@ _CHUNK = np.dtype(  # the kernels' `struct Chunk`
         ("state0", np.uint64),
         ("state1", np.uint64),
         ("copy", np.uint64),
+        ("average", np.uint64),
         ("count", np.int64),
         ("decay", np.float64),
     ],
@@ -46,14 +47,17 @@ def sgd_step(
     velocities: Sequence[Array] | None,
     masters: Sequence[Array] | None,
     scaling: Array | None,
+    averages: Sequence[Array] | None,
     *,
     lr: Scalar,
     momentum: float,
     nesterov: bool,
     weight_decay: Sequence[float],
+    ema: float,
 ) -> None:
-    states = [] if velocities is None else [velocities]
-    _step("sgd_step", params, grads, states, masters, weight_decay, scaling, *rate_of(lr), momentum, nesterov)
+    state = {"state0": velocities, "average": averages}
+    scalars = (1 - ema, *rate_of(lr), momentum, nesterov)
+    _step("sgd_step", params, grads, state, masters, weight_decay, scaling, *scalars)
 
 
 def adagrad_step(
@@ -62,12 +66,16 @@ def adagrad_step(
     square_sums: Sequence[Array],
     masters: Sequence[Array] | None,
     scaling: Array | None,
+    averages: Sequence[Array] | None,
     *,
     lr: Scalar,
     eps: float,
     weight_decay: Sequence[float],
+    ema: float,
 ) -> None:
-    _step("adagrad_step", params, grads, [square_sums], masters, weight_decay, scaling, *rate_of(lr), eps)
+    state = {"state0": square_sums, "average": averages}
+    scalars = (1 - ema, *rate_of(lr), eps)
+    _step("adagrad_step", params, grads, state, masters, weight_decay, scaling, *scalars)
 
 
 def rmsprop_step(
@@ -76,13 +84,17 @@ def rmsprop_step(
     square_averages: Sequence[Array],
     masters: Sequence[Array] | None,
     scaling: Array | None,
+    averages: Sequence[Array] | None,
     *,
     lr: Scalar,
     alpha: float,
     eps: float,
     weight_decay: Sequence[float],
+    ema: float,
 ) -> None:
-    _step("rmsprop_step", params, grads, [square_averages], masters, weight_decay, scaling, *rate_of(lr), alpha, eps)
+    state = {"state0": square_averages, "average": averages}
+    scalars = (1 - ema, *rate_of(lr), alpha, eps)
+    _step("rmsprop_step", params, grads, state, masters, weight_decay, scaling, *scalars)
 
 
 def adam_step(
@@ -92,6 +104,7 @@ def adam_step(
     exp_avg_sqs: Sequence[Array],
     masters: Sequence[Array] | None,
     scaling: Array | None,
+    averages: Sequence[Array] | None,
     *,
     lr: Scalar,
     step: Scalar,
@@ -100,9 +113,11 @@ def adam_step(
     eps: float,
     weight_decay: Sequence[float],
     decoupled: bool,
+    ema: float,
 ) -> None:
-    scalars = (*rate_of(lr), *device_scalar(step, np.int64), beta1, beta2, eps, decoupled)
-    _step("adam_step", params, grads, [exp_avgs, exp_avg_sqs], masters, weight_decay, scaling, *scalars)
+    state = {"state0": exp_avgs, "state1": exp_avg_sqs, "average": averages}
+    scalars = (1 - ema, *rate_of(lr), *device_scalar(step, np.int64), beta1, beta2, eps, decoupled)
+    _step("adam_step", params, grads, state, masters, weight_decay, scaling, *scalars)
 
 
 def lion_step(
@@ -111,13 +126,17 @@ def lion_step(
     exp_avgs: Sequence[Array],
     masters: Sequence[Array] | None,
     scaling: Array | None,
+    averages: Sequence[Array] | None,
     *,
     lr: Scalar,
     beta1: float,
     beta2: float,
     weight_decay: Sequence[float],
+    ema: float,
 ) -> None:
-    _step("lion_step", params, grads, [exp_avgs], masters, weight_decay, scaling, *rate_of(lr), beta1, beta2)
+    state = {"state0": exp_avgs, "average": averages}
+    scalars = (1 - ema, *rate_of(lr), beta1, beta2)
+    _step("lion_step", params, grads, state, masters, weight_decay, scaling, *scalars)
 
 
 def clip_norm(clipped: Array, grads: Sequence[Array], scaling: Array | None, *, max_norm: float) -> None:
@@ -175,17 +194,19 @@ def _step(
     kernel: str,
     params: Sequence[Array],
     grads: Sequence[Array],
-    states: Sequence[Sequence[Array]],
+    state: Mapping[str, Sequence[Array] | None],
     masters: Sequence[Array] | None,
     decays: Sequence[float],
     scaling: Array | None,
     *scalars: object,
 ) -> None:
-    """Launch a kernel over the parameters, once for each combination of dtype and kind of master."""
+    """Launch a kernel over the parameters, once for each combination of dtype and kind of master. state: the arrays
+    beside them, or None, by their member of `struct Chunk`."""
     own = masters is None
     masters = params if masters is None else masters
-    arrays = [array for listed in (params, grads, masters, *states) for array in listed]
-    tables = _tables_of.get(arrays, own, decays)
+    states = {name: listed for name, listed in state.items() if listed is not None}
+    arrays = [array for listed in (params, grads, masters, *states.values()) for array in listed]
+    tables = _tables_of.get(arrays, own, decays, *states)
     if tables is not None:
         for dtype, copied, chunks in tables:
             _launch(kernel, dtype, copied, chunks, scaling, *scalars)
@@ -197,7 +218,7 @@ def _step(
         if not chosen:
             continue
         dtype, copied, own_masters = kind
-        changed = {"param": masters, **dict(zip(("state0", "state1"), states))}
+        changed = {"param": masters, **states}
         if not own_masters:
             changed["copy"] = params
         given, written = [grads[i] for i in chosen], [arrays[i] for arrays in changed.values() for i in chosen]
@@ -209,7 +230,7 @@ def _step(
         tables.append((dtype, copied, chunks))
         copies |= any(a is not b for a, b in zip((*given, *written), (*read, *there)))
     if not copies:
-        _tables_of.keep(arrays, tables, own, decays)
+        _tables_of.keep(arrays, tables, own, decays, *states)
 
 
 # For arrays that needed no copy: the dtypes and the table of each launch.

@@ -1,0 +1,20 @@
+// What every optimizer step reads beside its parameters, and the moving average of a parameter. Macro: DTYPE, of parameters and
+// state.
+#pragma once
+
+#include "types.cuh"
+
+using Real = accumulator<DTYPE>;
+
+// The learning rate: in device memory as float32 or float64, or a number.
+__device__ __forceinline__ double read_rate(const float* lr32, const double* lr64, double lr) {
+    return lr64 ? *lr64 : lr32 ? double(*lr32) : lr;
+}
+
+// The factor of the gradients; 0: skip the step.
+__device__ __forceinline__ double read_unscale(const double* scaling) { return scaling ? scaling[1] : 1; }
+
+__device__ __forceinline__ void move_average(DTYPE& average, DTYPE p, Real rate) {
+    const Real before = load(average);
+    average = round_to<DTYPE>(before + rate * (load(p) - before));
+}
