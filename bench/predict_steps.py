@@ -1,7 +1,8 @@
 """The predicted time of a whole training step as a CUDA graph: its kernels, and the time of each kind.
 
     convolutions   `bench.predict` of every direction; those that the model does not cover, by their bytes
-    bytes          of all other kernels: each array of a launch counts once, at the GPU's copy rate
+    bytes          of all other kernels, each array of a launch once, and of what convolutions read and write besides
+                   their own three arrays; at the GPU's copy rate
     launches       LAUNCH for each other kernel
 
 The split-K reductions are part of the convolutions' times; their number is shown. Nothing is run: a step of the whole
@@ -36,7 +37,7 @@ LAUNCH = 2e-6  # seconds from one small kernel of a graph to the next: assumed, 
 @dataclass(frozen=True)
 class Counts:
     """Counts of one step. reductions: those of split-K among the launches. bytes: of kernels that are not matrix
-    products."""
+    products, and of the arrays that belong to the epilogues of those that are."""
 
     launches: int
     reductions: int
@@ -57,13 +58,15 @@ class StepPrediction:
 
 @contextmanager
 def _noted() -> Iterator[list[tuple[str, int]]]:
-    """Records the launches in this context without running them: kernel names and the bytes of their arrays. New arrays
-    are not written to, so that they take no memory."""
+    """Records the launches in this context without running them: kernel names and the bytes of their arrays, of
+    products those that `_OPERANDS` does not name. New arrays are not written to, so that they take no memory."""
     found: list[tuple[str, int]] = []
     launch, empty = Kernel.__call__, emulator.empty
 
     def noted(kernel: Any, grid: Any, block: Any, *arguments: Any, shared: int = 0) -> None:
-        arrays = {id(each): each.nbytes for each in arguments if hasattr(each, "nbytes") and hasattr(each, "flags")}
+        named = zip(kernel.signature.parameters, arguments)
+        others = [each for at, each in named if not (_is_product(kernel.name) and at.name in _OPERANDS)]
+        arrays = {id(each): each.nbytes for each in others if hasattr(each, "nbytes") and hasattr(each, "flags")}
         found.append((kernel.name, sum(arrays.values())))
 
     def untouched(shape: Any, dtype: Any) -> emulator.EmulatedArray:
@@ -77,6 +80,9 @@ def _noted() -> Iterator[list[tuple[str, int]]]:
         Kernel.__call__, emulator.empty = launch, empty  # type: ignore[method-assign]
 
 
+_OPERANDS = {"x", "w", "y", "dx", "dy", "dw", "bias", "partials", "out", "more"}
+
+
 def _is_product(kernel: str) -> bool:
     return kernel.startswith(("conv2d_", "gemm_"))
 
@@ -88,7 +94,7 @@ def counted(net: str, batch_size: int, precision: str = "bfloat16") -> Counts:
         step(Spans(lambda: None))
     update = work.of_update(step.trainer.optimizer, step.net.params()).bytes  # its launches take tables of addresses
     reductions = sum(kernel.startswith("gemm_reduce") for kernel, _ in found)
-    return Counts(len(found), reductions, update + sum(bytes_ for kernel, bytes_ in found if not _is_product(kernel)))
+    return Counts(len(found), reductions, update + sum(bytes_ for _, bytes_ in found))
 
 
 def convolutions(net: str, batch_size: int, precision: str = "bfloat16") -> list[Entry]:

@@ -285,7 +285,7 @@ def for_convolution(algo: object, problem: Conv2dProblem, epilogue: Epilogue, ar
     ValueError if the algorithm does not serve this.
     """
     name = listed(algo)
-    depthwise = problem.depthwise and (direction != "fprop" or not (epilogue.masked or epilogue.moments))
+    depthwise = problem.depthwise and (direction != "fprop" or epilogue.plain_store)
     if name == DEPTHWISE and not depthwise:
         raise _not_depthwise()
     if name in (AUTO, DEPTHWISE):

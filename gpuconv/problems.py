@@ -82,20 +82,29 @@ class Epilogue:
 
     activation: one of `ACTIVATIONS`, or None. pool: 2 for max pooling of 2 x 2 windows at stride 2, 1 for none. masked:
     with a mask of where gradients pass, see `gpuconv.ops.conv2d_relu`. moments: also compute each filter's statistics.
+    saves_input: also store what the activation is applied to.
     """
 
     activation: str | None = None
     pool: int = 1
     masked: bool = False
     moments: bool = False
+    saves_input: bool = False
+
+    @property
+    def plain_store(self) -> bool:
+        """Whether y alone is stored, number by number."""
+        return not (self.masked or self.moments or self.saves_input)
 
 
 _epilogue = _cached(Epilogue)
 
 
-def epilogue(activation: str | None = None, pool: int = 1, masked: bool = False, moments: bool = False) -> Epilogue:
+def epilogue(
+    activation: str | None = None, pool: int = 1, masked: bool = False, moments: bool = False, saves_input: bool = False
+) -> Epilogue:
     """The epilogue with these flags, the same object each time."""
-    return _epilogue(activation, pool, masked, moments)
+    return _epilogue(activation, pool, masked, moments, saves_input)
 
 
 PLAIN = epilogue()  # the sums are stored as they are

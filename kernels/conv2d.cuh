@@ -241,6 +241,23 @@ struct MaskedEpilogue {
     static __device__ __forceinline__ Real finished(Real sum) { return load(round_to<DTYPE>(ACTIVATION<Real>{}.apply(sum))); }
 };
 
+// fprop's epilogue that also stores the activation's input, rounded, and computes y from that.
+struct SavingEpilogue {
+    static constexpr int ROWS = 1;
+
+    Epilogue y;
+    DTYPE* input;  // as y.out
+
+    template <int VECTOR, int N>
+    __device__ __forceinline__ void store(int32 row, int32 column, const Pack<Real, N> (&sums)[1]) const {
+        Pack<Real, N> rounded[1];
+#pragma unroll
+        for (int i = 0; i < N; ++i) rounded[0].at[i] = load(round_to<DTYPE>(sums[0].at[i]));
+        EpilogueOf<Identity>{input, nullptr, y.pitch, y.columns, false}.store<VECTOR>(row, column, rounded);
+        y.store<VECTOR>(row, column, rounded);
+    }
+};
+
 // The row of y for a pixel of the convolution: all pixels of a pool's window have the same.
 struct WindowRows {
     int32 pixels;

@@ -7,6 +7,9 @@
 #ifndef MOMENTS
 #define MOMENTS 0
 #endif
+#ifndef SAVES_INPUT
+#define SAVES_INPUT 0
+#endif
 
 // Computes the moments of every filter over the block's pixels of y; moments (tiles down, K). It reads them back from y, where the
 // block has just stored them (from L2), so it does not depend on how the main loop distributes its sums.
@@ -42,10 +45,10 @@ tile_moments(Moments* moments, const DTYPE* y, const Convolution& conv, const Bl
     }
 }
 
-// Stores a block's sums: as y, with its mask or its filters' moments, or as partial sums.
+// Stores a block's sums: as y, with its mask, its activation's input or its filters' moments, or as partial sums.
 __device__ __forceinline__ void
-run_epilogue(const Accumulators& accumulators, const Block& block, DTYPE* y, uint8* mask, Moments* moments, Real* partials,
-             const Convolution& conv) {
+run_epilogue(const Accumulators& accumulators, const Block& block, DTYPE* y, uint8* mask, DTYPE* input, Moments* moments,
+             Real* partials, const Convolution& conv) {
     const int32 pixels = conv.n * conv.p * conv.q;
     const int64 first_filter = int64(block.group) * conv.k, pitch = conv.all_filters;
     if (partials) partials += blockIdx.y * (pixels * pitch) + first_filter;
@@ -54,6 +57,8 @@ run_epilogue(const Accumulators& accumulators, const Block& block, DTYPE* y, uin
     if constexpr (MASK > 0) {
         const int32 groups = conv.all_filters / max(1, conv.k);
         accumulators.store<VECTOR_K>(MaskedEpilogue{epilogue, Mask(mask, conv.k, groups, block.group)}, block, rows);
+    } else if constexpr (SAVES_INPUT) {
+        accumulators.store<VECTOR_K>(SavingEpilogue{epilogue, input + first_filter}, block, rows);
     } else {
         accumulators.store<VECTOR_K>(epilogue, block, rows);
     }

@@ -5,7 +5,7 @@
 #include "conv2d_epilogue.cuh"
 
 __device__ __forceinline__ void
-fprop(DTYPE* y, uint8* mask, Moments* moments, accumulator<DTYPE>* partials, const DTYPE* x, const DTYPE* w,
+fprop(DTYPE* y, uint8* mask, DTYPE* input, Moments* moments, accumulator<DTYPE>* partials, const DTYPE* x, const DTYPE* w,
       const DTYPE* bias, const Convolution& conv, const TileScheduler& scheduler) {
     const int32 taps = conv.r * conv.s * conv.c;
     const Block block(scheduler, taps);
@@ -17,5 +17,5 @@ fprop(DTYPE* y, uint8* mask, Moments* moments, accumulator<DTYPE>* partials, con
     if (bias) accumulators.begin_at(bias + first_filter, block, conv.k);
     TileIterator<InputWindows, BLOCK_M, VECTOR_C, true> a(windows, block.row);
     accumulators = product(accumulators, a, TileIterator<Plain, BLOCK_N, VECTOR_C, true>(filters, block.column), block);
-    run_epilogue(accumulators, block, y, mask, moments, partials, conv);
+    run_epilogue(accumulators, block, y, mask, input, moments, partials, conv);
 }

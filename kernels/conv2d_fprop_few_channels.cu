@@ -19,8 +19,8 @@
 constexpr int RESIDENT = VECTOR_K == 1 && MIN_BLOCKS > 1 ? MIN_BLOCKS - 1 : MIN_BLOCKS;
 
 extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), RESIDENT)
-conv2d_fprop_few_channels(DTYPE* y, uint8* mask, Moments* moments, accumulator<DTYPE>* partials, const DTYPE* x, const DTYPE* w,
-                          const DTYPE* bias, const Convolution conv, const TileScheduler scheduler) {
+conv2d_fprop_few_channels(DTYPE* y, uint8* mask, DTYPE* input, Moments* moments, accumulator<DTYPE>* partials, const DTYPE* x,
+                          const DTYPE* w, const DTYPE* bias, const Convolution conv, const TileScheduler scheduler) {
     extern __shared__ __align__(16) unsigned char memory[];
     const int32 taps = conv.r * conv.s * conv.c, depth = (taps + STEP_K - 1) / STEP_K * STEP_K, pixels = conv.n * conv.p * conv.q;
     const int32 stride = int32(gridDim.x) / int32(scheduler.across.divisor) * BLOCK_M;
@@ -45,6 +45,6 @@ conv2d_fprop_few_channels(DTYPE* y, uint8* mask, Moments* moments, accumulator<D
         if (more) Patch(conv, block.row + stride).fetch(patches + at, x);
         Accumulators accumulators(filters);
         accumulators.multiply(windows, offsets, filters, taps);
-        run_epilogue(accumulators, block, y, mask, moments, nullptr, conv);
+        run_epilogue(accumulators, block, y, mask, input, moments, nullptr, conv);
     }
 }

@@ -8,7 +8,7 @@
 #include "conv2d_fprop.cuh"
 
 extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), RESIDENT_BLOCKS)
-conv2d_fprop_mma(DTYPE* y, uint8* mask, Moments* moments, accumulator<DTYPE>* partials, const DTYPE* x, const DTYPE* w,
-                 const DTYPE* bias, const Convolution conv, const TileScheduler scheduler) {
-    fprop(y, mask, moments, partials, x, w, bias, conv, scheduler);
+conv2d_fprop_mma(DTYPE* y, uint8* mask, DTYPE* input, Moments* moments, accumulator<DTYPE>* partials, const DTYPE* x,
+                 const DTYPE* w, const DTYPE* bias, const Convolution conv, const TileScheduler scheduler) {
+    fprop(y, mask, input, moments, partials, x, w, bias, conv, scheduler);
 }

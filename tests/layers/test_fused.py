@@ -19,8 +19,10 @@ from gpuconv.layers import (
     Residual,
     Sequential,
     Sigmoid,
+    SiLU,
 )
 from gpuconv.layers.fused import ConvActivation, ConvReLU
+from gpuconv.profiling import launches
 from gpuconv.summary import summary
 
 DEVICES = ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)]
@@ -141,6 +143,29 @@ def test_a_bias_alone_is_trained_through_its_activation(device, activation, inpu
     assert results[0].keys() == results[1].keys() == set(net.grads())
     for key, plain in results[0].items():
         np.testing.assert_allclose(results[1][key], plain, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_activation_that_keeps_its_input(device, dtype):
+    """One launch forward, which stores both; all bits are those of the unfused net."""
+    layers = [
+        Input((6, 5, 3)),
+        Conv2D(4, 2),
+        GELU(),
+        Conv2D(4, 2, groups=4),
+        SiLU(),
+        Conv2D(3, 1),
+        GELU(approximate="tanh"),
+    ]
+    net = Sequential(layers, device=device, seed=1, dtype=dtype)
+    fused = net.fuse()
+    assert kinds(fused) == ["Input", "ConvActivation", "ConvActivation", "Conv2D", "GELU"]
+    for plain, found in zip(step(net), step(fused), strict=True):
+        np.testing.assert_array_equal(found, plain)
+    with launches.recorded() as found:
+        fused.forward(gc.asarray(np.ones((1, 6, 5, 3)), device, net.dtype))
+    assert len(found) == (5 if device == "emulated" else 0)  # the depthwise convolution is not fused
 
 
 def test_a_fused_net_has_the_same_keys_and_arrays():

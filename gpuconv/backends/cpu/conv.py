@@ -22,7 +22,7 @@ from gpuconv.backends.cpu.pool import max_pool2d
 from gpuconv.backends.cpu.precision import buffer, factors, store, sum_rows, widen
 from gpuconv.backends.cpu.select import keep
 from gpuconv.dtypes import accumulation_dtype
-from gpuconv.problems import ACTIVATIONS, Conv2dProblem, Pool2dProblem
+from gpuconv.problems import ACTIVATIONS, PLAIN, Conv2dProblem, Pool2dProblem
 
 # Limits for computing dw from the windows of dy, measured:
 MOST_CELLS = 4 / 3  # cells in a map of x for each one in y
@@ -39,6 +39,9 @@ def conv2d(x, w, bias, problem, epilogue, *, algo, tf32, out):
 
 
 def conv2d_relu(x, w, bias, problem, epilogue, *, algo, tf32, out):
+    if epilogue.saves_input:
+        before = conv2d(x, w, bias, problem, PLAIN, algo=algo, tf32=tf32, out=None)
+        return ACTIVATIONS[epilogue.activation].apply(activations, before, out=out), before
     y = conv2d(x, w, bias, problem, epilogue, algo=algo, tf32=tf32, out=None)
     y, argmax = max_pool2d(y, Pool2dProblem.of(y.shape, epilogue.pool), out=None)
     passes = argmax[..., None] == np.arange(epilogue.pool**2)

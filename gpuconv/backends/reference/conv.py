@@ -17,7 +17,7 @@ from gpuconv.backends.reference import activation as activations
 from gpuconv.backends.reference.pool import max_pool2d
 from gpuconv.backends.reference.precision import factors, round_to, wide
 from gpuconv.backends.reference.windows import Windows
-from gpuconv.problems import ACTIVATIONS, Conv2dProblem, Pool2dProblem
+from gpuconv.problems import ACTIVATIONS, PLAIN, Conv2dProblem, Pool2dProblem
 
 
 def conv2d(x, w, bias, problem, epilogue, *, algo, tf32, out):
@@ -81,6 +81,9 @@ def _rows(x: np.ndarray) -> np.ndarray:
 
 
 def conv2d_relu(x, w, bias, problem, epilogue, *, algo, tf32, out):
+    if epilogue.saves_input:
+        before = conv2d(x, w, bias, problem, PLAIN, algo=algo, tf32=tf32, out=None)
+        return round_to(ACTIVATIONS[epilogue.activation].apply(activations, wide(before)), x.dtype, out), before
     y = conv2d(x, w, bias, problem, epilogue, algo=algo, tf32=tf32, out=None)
     y, argmax = max_pool2d(y, Pool2dProblem.of(y.shape, epilogue.pool), out=None)
     passes = argmax[..., None] == np.arange(epilogue.pool**2)

@@ -13,6 +13,7 @@ from gpuconv.verify.cases.case import Arguments, Case, Make, normal
 from gpuconv.verify.cases.norms import norm, norm_backward
 from gpuconv.verify.convolutions import ODD, REAL, TINY, conv
 
+SAVE_INPUT = [name for name, activation in problems.ACTIVATIONS.items() if activation.saves_input]
 FEW_CHANNELS = "few_channels-256x64"  # serves few channels in every arithmetic but float64
 
 
@@ -64,6 +65,9 @@ def convolution_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
             yield Case("conv2d_relu", tier, name, _relu(problem, bias, pool))
             yield Case("conv2d_dgrad", tier, name, _under_mask(problem, pool, _dgrad(problem)))
             yield Case("conv2d_wgrad", tier, name, _under_mask(problem, pool, _wgrad(problem)))
+            if index % 2 == 0:
+                saving = SAVE_INPUT[index // 2 % len(SAVE_INPUT)]
+                yield Case("conv2d_relu", tier, f"{problem} {saving}", _relu(problem, bias, 1, saving))
             if index % 2:
                 yield Case("conv2d_backward", tier, name, _under_mask(problem, pool, _backward(problem)))
             else:
@@ -92,6 +96,8 @@ def _few_channels_cases(
         made["conv2d_batch_norm"] = _conv_norm(problem, bias, activation, pool=pool, algo=FEW_CHANNELS)
     for op, make in made.items():
         yield Case(op, tier, f"{problem} few channels", make, ("float32", "float16", "bfloat16"))
+    gelu = _relu(problem, bias, 1, "gelu", algo=FEW_CHANNELS)
+    yield Case("conv2d_relu", tier, f"{problem} few channels gelu", gelu, ("float32", "float16", "bfloat16"))
     tf32 = _fprop(problem, bias, activation, algo=FEW_CHANNELS, tf32=True)
     yield Case("conv2d", tier, f"{problem} few channels tf32", tf32, ("float32",))
 

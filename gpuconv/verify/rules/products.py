@@ -11,7 +11,7 @@ import numpy as np
 from gpuconv import ops
 from gpuconv.problems import ACTIVATIONS
 from gpuconv.types import Options
-from gpuconv.verify.bounds import accumulated, rounded, sum_bound
+from gpuconv.verify.bounds import Bound, accumulated, rounded, sum_bound
 from gpuconv.verify.compare import Expected
 from gpuconv.verify.rules.base import Arrays, Rule, wide
 
@@ -29,12 +29,17 @@ def linear_in_its_inputs(length: Callable[[Arrays, Options], int]) -> Rule:
         magnitude = call(*[magnitude_of(a) for a in arrays], **plain)
         value = call(*arrays, **options)
         bound = sum_bound(dtype, length(arrays, options), magnitude)
-        if options.get("activation"):  # its arithmetic adds a few roundings
-            own = accumulated(dtype, 8, magnitude + np.abs(value)) + rounded(dtype, value)  # sigmoid(0) is not small
-            bound = ACTIVATIONS[options["activation"]].steepest * bound + own
+        if options.get("activation"):
+            bound = _activated(options["activation"], bound, magnitude, value, dtype)
         return [Expected("result", value, bound)]
 
     return rule
+
+
+def _activated(activation: str, bound: Bound, magnitude: np.ndarray, value: np.ndarray, dtype: np.dtype) -> Bound:
+    """The bound of an activation's output, `value`, from that of its input: its arithmetic adds a few roundings."""
+    own = accumulated(dtype, 8, magnitude + np.abs(value)) + rounded(dtype, value)  # sigmoid(0) is not small
+    return ACTIVATIONS[activation].steepest * bound + own
 
 
 def conv_length(arrays: Arrays, options: Options) -> int:
@@ -66,10 +71,15 @@ def window_length(arrays: Arrays, options: Options) -> int:
 
 def conv2d_relu(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
     """The error of y is at most the largest in its window. A byte of the mask must be equal unless rounding may flip
-    one of its bits: where a window's maximum may equal the second largest value or, under a ReLU, may be zero."""
+    one of its bits: where a window's maximum may equal the second largest value or, under a ReLU, may be zero. Other
+    activations have their input in place of the mask."""
     window = {name: value for name, value in options.items() if name not in ("pool", "activation")}
     (before,) = linear_in_its_inputs(conv_length)("conv2d", arrays, window, dtype)
     y, mask = ops.conv2d_relu(*arrays, **options)
+    activation = options.get("activation", "relu")
+    if activation not in ("relu", None):
+        bound = _activated(activation, before.bound, np.abs(before.value), y, dtype)
+        return [Expected("y", y, bound), Expected("saved", before.value, before.bound)]
     pool: dict[str, Any] = dict(kernel_size=options["pool"])
     bound, _ = ops.max_pool2d(before.bound, **pool)
     largest, first = ops.max_pool2d(before.value, **pool)
@@ -77,7 +87,7 @@ def conv2d_relu(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> l
     of_others[ops.max_pool2d_backward(np.ones_like(y), first, input_shape=of_others.shape, **pool) > 0] = -np.inf
     second, _ = ops.max_pool2d(of_others, **pool)
     doubtful = largest - second <= 2 * bound
-    if options.get("activation", "relu") is not None:
+    if activation is not None:
         doubtful = (np.abs(largest) <= bound) | (doubtful & (largest > 0))
     n, p, q, k = y.shape
     groups = options.get("groups", 1)

@@ -184,8 +184,10 @@ def dearest(file, defines):
         defines |= {"ACTIVATION": "Relu"}
     elif defines.get("ACTIVATION", "Identity") != "Identity":  # of the activations the one with most arithmetic
         defines |= {"ACTIVATION": "Gelu"}
+        if file.startswith("conv2d_fprop") and "depthwise" not in file:  # which stores the activation's input too
+            defines |= {"SAVES_INPUT": "1"}
     if "TF32" in defines and file in ("conv2d_fprop.cu", "conv2d_dgrad.cu", "conv2d_wgrad.cu"):
-        plain = {name: value for name, value in defines.items() if name not in ("MASK", "MOMENTS")}
+        plain = {name: value for name, value in defines.items() if name not in ("MASK", "MOMENTS", "SAVES_INPUT")}
         return plain | dict(ACTIVATION="Identity", VECTOR_C="4", VECTOR_K="4")
     written = defines.keys() & {"MASK", "MOMENTS"} or defines.get("ACTIVATION") == "Gelu"
     if "VECTOR_C" in defines and (written or "mma" in file):  # of mixtures that where all moves are wide

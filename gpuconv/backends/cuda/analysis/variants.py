@@ -22,7 +22,8 @@ ACTIVATIONS = ("Identity", "Gelu")  # none, and the one with most arithmetic: th
 MASKED = dict(MASK=4)  # of the masks the one with most bits: the other lies between, compiled when used
 SEARCHED = dict(TAP_TABLE=0)  # of filters with more taps than tile iterators have a table for
 FINISHES: tuple[Mapping[str, Any], ...] = (
-    *(dict(ACTIVATION=activation) for activation in ACTIVATIONS),
+    dict(ACTIVATION="Identity"),
+    dict(ACTIVATION="Gelu", SAVES_INPUT=1),  # an activation whose input is not stored lies between
     dict(ACTIVATION="Relu") | MASKED,
     dict(ACTIVATION="Identity", MOMENTS=1),
     dict(ACTIVATION="Identity", MOMENTS=1) | MASKED,
@@ -155,7 +156,7 @@ def _another_stands_for(product: AlgorithmVariant, defines: Mapping[str, object]
 def _plain(defines: Mapping[str, object]) -> bool:
     """Whether the kernel only stores the product."""
     finished = defines.get("ACTIVATION", "Identity") != "Identity" or str(defines.get("MASK", 0)) != "0"
-    return not finished and not defines.keys() & {"MOMENTS", "TAP_TABLE"}
+    return not finished and not defines.keys() & {"MOMENTS", "SAVES_INPUT", "TAP_TABLE"}
 
 
 def representatives(chosen: Iterable[Variant]) -> list[Variant]:

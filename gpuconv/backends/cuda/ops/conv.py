@@ -51,8 +51,8 @@ def conv2d_relu(
     tf32: bool,
     out: ArrayT | None,
 ) -> tuple[ArrayT, Array]:
-    mask = _mask(problem, epilogue, x)
-    return _fprop(x, w, bias, problem, epilogue, algo=algo, tf32=tf32, out=out, mask=mask)[0], mask
+    saved = empty(problem.y_shape, x.dtype, like=x) if epilogue.saves_input else _mask(problem, epilogue, x)
+    return _fprop(x, w, bias, problem, epilogue, algo=algo, tf32=tf32, out=out, saved=saved)[0], saved
 
 
 def conv2d_moments(
@@ -61,7 +61,7 @@ def conv2d_moments(
     """y; unless it is empty, (parts, K, 3): a `struct Moments` for each filter over each part of y's pixels; and the
     mask of an epilogue that has one."""
     mask = _mask(problem, epilogue, x) if epilogue.masked else None
-    return *_fprop(x, w, bias, problem, epilogue, algo=algo, tf32=tf32, mask=mask), mask
+    return *_fprop(x, w, bias, problem, epilogue, algo=algo, tf32=tf32, saved=mask), mask
 
 
 def _mask(problem: Conv2dProblem, epilogue: Epilogue, like: Array) -> Array:
@@ -78,9 +78,9 @@ def _fprop(
     algo: str,
     tf32: bool,
     out: ArrayT | None = None,
-    mask: Array | None = None,
+    saved: Array | None = None,
 ) -> tuple[ArrayT, Array | None]:
-    """y, and the moments of an epilogue that takes them."""
+    """y, and the moments of an epilogue that takes them. saved: receives the mask, or the activation's input."""
     expect_within_limits(problem)
     x, w, bias = contiguous(x, w, bias)
     y, moments = buffer(out, problem.pooled_shape(epilogue.pool), x.dtype, like=x), None
@@ -89,7 +89,8 @@ def _fprop(
     elif y.size:
         vector_c, vector_k = _vectors(problem, (x, w), (y,))
         product = _product("fprop", problem, epilogue, x.dtype, tf32, vector_c, vector_k)
-        moments = compute(product, algo, y, (mask, None), (x, w, bias), bias=bias)
+        both = (None, saved) if epilogue.saves_input else (saved, None)
+        moments = compute(product, algo, y, (*both, None), (x, w, bias), bias=bias)
     return store(y, out), moments
 
 
@@ -204,12 +205,13 @@ def _product(
     macros |= {} if fits_tap_table(problem, pool) else {"TAP_TABLE": 0}
     macros |= {"MASK": pool**2} if epilogue.masked else {}
     macros |= {"MOMENTS": 1} if epilogue.moments else {}
+    macros |= {"SAVES_INPUT": 1} if epilogue.saves_input else {}
     return Product(
         f"conv2d_{direction}",
         *problem.implicit_gemm(direction, pool),
         dtype,
         tf32,
-        split_k=not (epilogue.masked or epilogue.moments),
+        split_k=epilogue.plain_store,
         few_channels_smem_bytes=few_channels_smem_bytes(problem, pool, arithmetic) if forward else 0,
         struct=packed(problem, pool),
         macros=macros,
