@@ -1,5 +1,6 @@
 """Sphinx: `python -m sphinx -W --keep-going docs build/docs` makes the site. Needs `pip install '.[docs]'`."""
 
+import importlib.util
 import re
 
 from sphinx.application import Sphinx
@@ -27,6 +28,7 @@ autosummary_generate = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
+autodoc_mock_imports = [] if importlib.util.find_spec("torch") else ["torch"]  # gpuconv.torch has a page without it
 default_role = "code"  # docstrings mark code by single backquotes
 
 # Files outside of docs/ that a page of the site includes, and those that it shows as a name only.
@@ -52,7 +54,14 @@ def escape(app: Sphinx, what: str, name: str, thing: object, options: object, li
         lines[i] = "".join(parts)
 
 
+def keep_colon(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Napoleon takes what stands before a colon in a property's first line for its type."""
+    if what == "property":
+        lines.insert(0, "")
+
+
 def setup(app: Sphinx) -> None:
     app.connect("source-read", lambda app, page, source: link_within_the_site(app, source))
     app.connect("include-read", lambda app, path, page, source: link_within_the_site(app, source))
     app.connect("autodoc-process-docstring", escape)
+    app.connect("autodoc-process-docstring", keep_colon, priority=400)  # before Napoleon's

@@ -39,8 +39,12 @@ _cpu_device: ContextVar[str] = ContextVar("the device that CPU tensors run on", 
 
 @contextlib.contextmanager
 def cpu_device(name: str) -> Iterator[None]:
-    """Within this context operators on CPU tensors run on the device `name`, "numpy" or "emulated"; backward too, if
-    called inside.
+    """A context in which operators on CPU tensors run on another device; backward too, if called inside.
+
+    Args:
+        name: "numpy", which is the default outside, or "emulated".
+
+    Raises ValueError for another name.
     """
     name = lookup("device of CPU tensors", name, {"numpy": "numpy", "emulated": "emulated"})
     token = _cpu_device.set(name)
@@ -65,10 +69,19 @@ def conv2d(
     """As `torch.nn.functional.conv2d`, by `gpuconv.ops.conv2d`.
 
     Args:
-        x: (N, C, H, W).
-        w: (K, C // groups, R, S).
-        bias: (K,) or None.
-        stride, padding, dilation, groups: As PyTorch takes them.
+        x: (N, C, H, W), float64, float32, float16 or bfloat16.
+        w: Filters, (K, C // groups, R, S), of x's dtype.
+        bias: (K,), of x's dtype, or None.
+        stride, dilation: In pixels, above 0: one number, or (vertical, horizontal).
+        padding: Zeros around x, in pixels: one number, (vertical, horizontal), ((top, bottom), (left, right)), "valid",
+            or at stride 1 "same".
+        groups: Divides C and K.
+
+    Returns:
+        y, (N, K, P, Q), of x's dtype, in channels_last memory.
+
+    Raises:
+        TypeError, ValueError: An argument is no tensor, or its shape, dtype or device does not fit.
     """
     stride, dilation = pair("stride", stride, 1), pair("dilation", dilation, 1)
     _expect_axes(4, x=x, w=w)
@@ -78,12 +91,18 @@ def conv2d(
 
 
 def linear(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
-    """As `torch.nn.functional.linear`.
+    """x @ w.T + bias, as `torch.nn.functional.linear`, by `gpuconv.ops.linear`.
 
     Args:
-        x: (..., in_features).
-        w: (out_features, in_features).
-        bias: (out_features,) or None.
+        x: (..., in_features), float64, float32, float16 or bfloat16.
+        w: (out_features, in_features), of x's dtype.
+        bias: (out_features,), of x's dtype, or None.
+
+    Returns:
+        y, (..., out_features), of x's dtype.
+
+    Raises:
+        TypeError, ValueError: An argument is no tensor, or its shape, dtype or device does not fit.
     """
     _expect_axes(2, w=w)
     if not isinstance(x, Tensor) or not x.ndim:
@@ -94,7 +113,20 @@ def linear(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def max_pool2d(x: Tensor, kernel_size: Size, stride: Size | None = None, padding: Size = 0) -> Tensor:
-    """As `torch.nn.functional.max_pool2d`, with the same arguments."""
+    """The largest value of each window, as `torch.nn.functional.max_pool2d`, by `gpuconv.ops.max_pool2d`.
+
+    Args:
+        x: (N, C, H, W), float64, float32, float16 or bfloat16.
+        kernel_size: In pixels: one number, or (height, width); a window has at most 256 pixels.
+        stride: In pixels, above 0: one number, or (vertical, horizontal); by default the kernel size.
+        padding: Pixels around x that never win: one number, or (vertical, horizontal).
+
+    Returns:
+        y, (N, C, P, Q), of x's dtype, in channels_last memory.
+
+    Raises:
+        TypeError, ValueError: x is no tensor with four axes, or a window is too large.
+    """
     _expect_axes(4, x=x)
     return torch.ops.gpuconv.max_pool2d(x, *_window(kernel_size, stride, padding))[0]
 
@@ -102,29 +134,53 @@ def max_pool2d(x: Tensor, kernel_size: Size, stride: Size | None = None, padding
 def avg_pool2d(
     x: Tensor, kernel_size: Size, stride: Size | None = None, padding: Size = 0, count_include_pad: bool = True
 ) -> Tensor:
-    """As `torch.nn.functional.avg_pool2d`, with the same arguments."""
+    """The mean of each window, as `torch.nn.functional.avg_pool2d`, by `gpuconv.ops.avg_pool2d`.
+
+    Args:
+        x: (N, C, H, W), float64, float32, float16 or bfloat16.
+        kernel_size: In pixels: one number, or (height, width).
+        stride: In pixels, above 0: one number, or (vertical, horizontal); by default the kernel size.
+        padding: Zeros around x, in pixels: one number, or (vertical, horizontal).
+        count_include_pad: Whether the mean counts the padding's zeros.
+
+    Returns:
+        y, (N, C, P, Q), of x's dtype, in channels_last memory.
+
+    Raises:
+        TypeError, ValueError: x is no tensor with four axes, or an option is not accepted.
+    """
     _expect_axes(4, x=x)
     return torch.ops.gpuconv.avg_pool2d(x, *_window(kernel_size, stride, padding), count_include_pad)
 
 
 class Conv2d(torch.nn.Conv2d):
-    """As `torch.nn.Conv2d`, with our kernels."""
+    """A `torch.nn.Conv2d` that runs our kernels; its filters are kept in channels_last memory.
+
+    Args:
+        arguments, options: Those of `torch.nn.Conv2d`.
+
+    Raises ValueError for a padding_mode other than "zeros".
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         _taken_over(self)
 
     def forward(self, input: Tensor) -> Tensor:
-        """As `torch.nn.Conv2d.forward`."""
+        """`conv2d` of `input`, (N, C, H, W), with the module's filters and bias."""
         padding: Any = self.padding
         return conv2d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)  # type: ignore[arg-type]
 
 
 class Linear(torch.nn.Linear):
-    """As `torch.nn.Linear`, with our kernels."""
+    """A `torch.nn.Linear` that runs our kernels.
+
+    Args:
+        in_features, out_features, bias, device, dtype: As `torch.nn.Linear` takes them.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
-        """As `torch.nn.Linear.forward`."""
+        """`linear` of `input`, (..., in_features), with the module's weight and bias."""
         return linear(input, self.weight, self.bias)
 
 
@@ -132,9 +188,19 @@ _SWAPS: dict[type, type] = {torch.nn.Conv2d: Conv2d, torch.nn.Linear: Linear}
 
 
 def replace(module: torch.nn.Module) -> torch.nn.Module:
-    """Replace every Conv2d and Linear of a `module`, or the module itself, by ours, in place; returns it. Parameters,
-    names and hooks stay; filters move to channels_last memory. Raises ValueError for a padding_mode other than "zeros",
-    before anything changes.
+    """Replace every Conv2d and Linear of a module, or the module itself, by ours, in place.
+
+    Parameters, names and hooks stay; filters move to channels_last memory. Subclasses of the two are left as they are.
+
+    Args:
+        module: Any module of PyTorch.
+
+    Returns:
+        The module.
+
+    Raises:
+        TypeError: It is no module of PyTorch.
+        ValueError: A convolution has a padding_mode other than "zeros"; then nothing has changed.
     """
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"replace takes a module of PyTorch, received {type(module).__name__}")

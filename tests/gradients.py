@@ -1,4 +1,4 @@
-"""Numerical gradients in float64, by central differences."""
+"""Numerical gradients in float64, by central differences: of each entry, or along a few directions."""
 
 from __future__ import annotations
 
@@ -19,3 +19,26 @@ def numerical_gradient(f: Callable[[], np.ndarray], x: np.ndarray, dy: np.ndarra
         x[index] = kept
         gradient[index] = np.sum((above - below) * dy) / (2 * step)
     return gradient
+
+
+def assert_gradient(
+    gradient: np.ndarray,
+    f: Callable[[], np.ndarray],
+    x: np.ndarray,
+    dy: np.ndarray,
+    name: str = "",
+    directions: int = 4,
+) -> None:
+    """`gradient` is d sum(f() * dy) / dx along random directions. A wrong entry changes its slope along all of them, so
+    four pairs of calls find what `numerical_gradient` finds with a pair for each entry."""
+    assert gradient.shape == x.shape, name
+    kept, step = x.copy(), 1e-5
+    for direction in np.random.default_rng(6).normal(size=(directions, *x.shape)):
+        direction /= np.linalg.norm(direction)
+        x[:] = kept + step * direction
+        above = f()
+        x[:] = kept - step * direction
+        below = f()
+        x[:] = kept
+        slope, terms = np.sum((above - below) * dy) / (2 * step), gradient * direction
+        np.testing.assert_allclose(terms.sum(), slope, rtol=0, atol=1e-8 + 1e-6 * np.abs(terms).sum(), err_msg=name)

@@ -36,11 +36,17 @@ def serve(
 ) -> None:
     """Show a session until Ctrl-C or SIGTERM, then finish its step and save.
 
-    session: a session, or a function that makes one. It is called only after the address is bound, so that a failure
-    leaves no run folder. ready: called with the page's address.
+    Args:
+        session: A session, or a function that makes one. It is called only after the address is bound, so that a
+            failure leaves no run folder.
+        host: The address to listen on. If it is not a loopback address, other machines can connect; then the page's
+            address contains a token that every request needs.
+        port: The port; 0 takes a free one.
+        ready: Called with the page's address.
 
-    With a host other than loopback, other machines can connect; then the address contains a token that every request
-    needs. Raises OSError for a port that is taken.
+    Raises:
+        ImportError: starlette or uvicorn is missing.
+        OSError: The port is taken.
     """
     expect_installed()
     from gpuconv.live.server import bound, run

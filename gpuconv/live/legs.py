@@ -40,7 +40,13 @@ BATCH = 256  # for images that are only evaluated
 
 @dataclasses.dataclass(frozen=True)
 class Sets:
-    """The images of a run by part; validation may be None."""
+    """The images of a run.
+
+    Args:
+        train: Images to train on.
+        validation: Images to judge each epoch by, or None.
+        test: Images to test on.
+    """
 
     train: Dataset | Samples
     validation: Dataset | Samples | None
@@ -48,6 +54,7 @@ class Sets:
 
     @property
     def classes(self) -> list[str]:
+        """The names of the training set's classes."""
         return [str(name) for name in self.train.classes]
 
 

@@ -12,9 +12,11 @@ import ipaddress
 import socket
 from collections.abc import Iterable
 from http.cookies import CookieError, SimpleCookie
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "gpuconv-live"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

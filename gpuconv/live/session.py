@@ -40,10 +40,21 @@ NEXT, CLOSED = "goes on otherwise", "closed"  # the reasons of a leg to end: ano
 
 
 class Session(Callback):
-    """Trains a recipe on data sets, writing runs into `home`, or continues the run in `run_dir`.
+    """A run that the page watches: it trains a recipe on data sets, or continues a run.
 
-    device, why: the device, and the reason for it. name: the prefix of run names. prepare: called on a new
-    net's initial weights. repeat: changes by step (`legs.changes_of`), made when their step is reached.
+    Args:
+        sets: The images to train, validate and test on.
+        recipe: The settings of a run, as its checkpoint stores them: net, loss, optimizer, schedule, seed and so on.
+        device: The device's name, such as "numpy".
+        why: The reason for the device, which the page shows.
+        home: The folder for new runs.
+        name: The prefix of their names.
+        run_dir: The run to continue; by default a new one begins.
+        prepare: Called on a new net with its initial weights.
+        repeat: Changes of settings, each with its step, that are made when that step is reached.
+        hub: Carries messages to browsers; by default one of its own.
+
+    Raises ValueError, TypeError or DataError if recipe and data do not fit, before anything is written.
     """
 
     def __init__(
@@ -84,16 +95,29 @@ class Session(Callback):
     # --- from any thread -----------------------------------------------------------------------
 
     def start(self) -> None:
+        """Start the thread that trains and answers requests."""
         self._thread.start()
 
     def ask(self, name: str, /, **arguments: Any) -> Future[Any]:
-        """Have the training thread handle a request between two steps; the future gets its result or exception.
+        """Have the training thread handle a request between two steps.
 
-        Raises ValueError for an unknown request."""
+        Args:
+            name: One of `REQUESTS`, the methods of this class that a browser may call.
+            **arguments: Those of that method.
+
+        Returns:
+            A future of its result or exception.
+
+        Raises ValueError for an unknown request.
+        """
         return self._mail.ask(name, arguments)
 
     def close(self, timeout: float = 60.0) -> None:
-        """Finish the step, save, and end the thread."""
+        """Finish the step, save, and end the thread.
+
+        Args:
+            timeout: The seconds to wait for that.
+        """
         self._closing = True
         self._mail.wake()
         if self._thread.is_alive():
@@ -150,7 +174,8 @@ class Session(Callback):
     # --- callbacks -----------------------------------------------------------------------------
 
     def next_step(self, trainer: RunState) -> int | None:
-        """The number of steps that may run at once: 1 if something is due after the next step."""
+        """The number of steps that `trainer` may run at once: 1 if something is due after the next step, None for no
+        limit."""
         begun = time.perf_counter()
         asked = not self._mail.is_empty or self.phase == PAUSED or self.view.waits_for_step or self._closing
         self._acts = asked or self.view.is_due
@@ -160,6 +185,7 @@ class Session(Callback):
         return max(1, self._repeat[0][0] - trainer.steps)
 
     def on_start(self, trainer: RunState) -> None:
+        """`trainer` begins or continues a leg."""
         self._began = time.perf_counter()
         self._speed.begin(trainer.steps)
         self.view.begin()
@@ -167,10 +193,12 @@ class Session(Callback):
         self._acts = True  # stays true if steps never run together
 
     def on_step(self, trainer: RunState, record: Record | None) -> None:
+        """`trainer` has done a step, with a `record` of its metrics if they were due."""
         if trainer.batch < trainer.batches:  # otherwise `on_epoch` comes next and closes the epoch first
             self._after_step(trainer)
 
     def on_epoch(self, trainer: RunState, record: Record) -> None:
+        """`trainer` has done an epoch, with this `record`."""
         self.say(describe(record, trainer.epochs))
         self.view.confusion([record])
         self._after_step(trainer)
@@ -211,6 +239,7 @@ class Session(Callback):
         return self.view.hub
 
     def say(self, text: str) -> None:
+        """Add a line, `text`, to the page's log."""
         self.view.say(text)
 
     def _show_all(self) -> None:
@@ -220,6 +249,7 @@ class Session(Callback):
         self.view.show(self.leg, ended=self.phase == ENDED)
 
     def state(self) -> Record:
+        """What the page shows of the run: its phase, position, settings, data, and saved states."""
         trainer = self.trainer
         training = self.phase == TRAINING
         images = self.leg.recipe["train"]["batch_size"] * trainer.accumulate
@@ -255,22 +285,31 @@ class Session(Callback):
             self._show()
 
     def pause(self) -> None:
+        """Pause training after the current step."""
         if self.phase == TRAINING:
             self.phase, self._allowed = PAUSED, 0
             self.view.budget.now()
 
     def step(self) -> None:
+        """Do one step, then pause."""
         if self.phase in (TRAINING, PAUSED):
             self.phase, self._allowed = PAUSED, 1
 
     def go(self) -> None:
+        """Continue after a pause. Raises ValueError for a run that has finished or failed."""
         if self.phase == PAUSED:
             self.phase = TRAINING
         elif self.phase in (ENDED, FAILED):
             raise ValueError(f"the run has {self.phase}; give it more epochs, load a checkpoint or start anew")
 
     def change(self, settings: Record) -> None:
-        """Change settings from the next step on."""
+        """Change settings from the next step on.
+
+        Args:
+            settings: New values by name: "optimizer", "lr", "momentum", "weight_decay", "batch_size" or "epochs".
+
+        Raises ValueError or TypeError for a setting that is unknown or does not fit; then nothing has changed.
+        """
         images, epoch = len(self.sets.train), self.trainer.epoch
         recipe = legs.changed(self.leg.recipe, settings, images=images, epoch=epoch)
         if recipe == self.leg.recipe:
@@ -293,7 +332,13 @@ class Session(Callback):
         self._end_leg(do)
 
     def restart(self, layers: str | None = None) -> None:
-        """Start a new run with the net given as a JSON list of layers, by default the same net."""
+        """Start a new run.
+
+        Args:
+            layers: The net as a JSON list of layers; by default the same net.
+
+        Raises ValueError or TypeError for a list that is no such net; then the run continues.
+        """
         kept = self.leg.recipe.get("options", {})
         recipe = self.leg.recipe | {"options": {name: value for name, value in kept.items() if name in NOTES}}
         if layers is not None:
@@ -309,7 +354,7 @@ class Session(Callback):
         self._end_leg(do)
 
     def save(self) -> int:
-        """Save the current state under the next number in the run's folder."""
+        """Save the current state in the run's folder; returns its number there."""
         number = max(saved.numbers(self.run_dir), default=0) + 1
         path = saved.file(self.run_dir, number)
         if self._under_way:  # `fit` holds the lock
@@ -322,7 +367,13 @@ class Session(Callback):
         return number
 
     def load(self, number: int) -> None:
-        """Go to a saved state, earlier or later. Pauses training."""
+        """Go to a saved state, earlier or later, and pause.
+
+        Args:
+            number: Which one, as `save` returned it.
+
+        Raises ValueError for a number under which nothing is saved.
+        """
         if number not in (known := saved.numbers(self.run_dir)):
             raise ValueError(f"no checkpoint is saved as {number!r}; saved are {known or 'none'}")
         found = checkpoints.load(saved.file(self.run_dir, number))
@@ -345,12 +396,30 @@ class Session(Callback):
         title: str = "image",
         map: str | None = None,
     ) -> None:
-        """Choose the image on its way through the net, what is shown of it, and the kind of its map."""
+        """Choose the image on its way through the net, and what is shown of it. None leaves a choice as it is.
+
+        Args:
+            kind: What is shown of each layer: "activations", "gradients" or "filters".
+            test: The index of a test image.
+            image: An image of one's own, uint8, of any size.
+            title: The name of `image` on the page.
+            map: The map of what the net sees: "none", "saliency", "occlusion" or "grad-cam".
+
+        Raises ValueError for a choice that is not there.
+        """
         self.view.choose(kind, test, image, title, map)
         self._show()
 
     def explain(self, layer: str, at: list[int]) -> Record:
-        """Explain one activation of the displayed image."""
+        """Explain one activation of the displayed image.
+
+        Args:
+            layer: The layer's path in the net.
+            at: The activation's index in that layer's output.
+
+        Returns:
+            The explanation, as the page draws it (docs/explain.md).
+        """
         return self.view.explain(self.leg, layer, at)
 
     # --- parts ---------------------------------------------------------------------------------

@@ -21,8 +21,14 @@ def launched() -> bool:
 
 
 def started(device: str, time_limit: float) -> Ranks:
-    """The ranks that were started, for nets on a device; this process alone if there are no others. Raises ValueError
-    for ranks on the CPU that were not started by mpiexec."""
+    """The ranks as they were started; this process alone if it is none of several.
+
+    Args:
+        device: The name of the net's device, "auto" included.
+        time_limit: The seconds that another rank may take for an answer, above 0.
+
+    Raises ValueError for ranks on the CPU that were not started by mpiexec.
+    """
     if not launched():
         return Ranks()
     if Device.named(backends.choose()[0] if device == "auto" else device).on_gpu:
@@ -36,7 +42,13 @@ def started(device: str, time_limit: float) -> Ranks:
 
 
 def ranks(parallel: Any) -> Ranks:
-    """The ranks that `Trainer(parallel=...)` names: None, "mpi", "nccl", or an object as `MPI(time_limit=60)`."""
+    """The ranks that `Trainer(parallel=...)` names.
+
+    Args:
+        parallel: None for this process alone, "mpi", "nccl", or ranks, such as `MPI(time_limit=60)`.
+
+    Raises ValueError for another name.
+    """
     if parallel is None:
         return Ranks()
     if isinstance(parallel, Ranks):

@@ -20,7 +20,7 @@ class ParallelError(RuntimeError):
 
 
 def report_errors(method: Callable[P, T]) -> Callable[P, T]:
-    """A method of an object with `ranks`, whose errors reach the other ranks."""
+    """A decorator: the errors of a `method` of an object with an attribute `ranks` reach the other ranks."""
 
     @functools.wraps(method)
     def reporting(*arguments: P.args, **options: P.kwargs) -> T:
@@ -43,23 +43,27 @@ class Ranks:
     capturable = True  # whether sums can be a part of a graph
 
     def own(self, device: str) -> str:
-        """The device of this rank, if "auto" or "cuda" leaves it open which GPU."""
+        """The device of this rank: `device`, unless "auto" or "cuda" leaves it open which GPU."""
         return device
 
     def begin(self, device: str) -> None:
-        """Get ready to sum arrays of a device. Raises ValueError where these ranks cannot."""
+        """Get ready to sum arrays of a `device`. Raises ValueError where these ranks cannot."""
 
     def share(self, value: T) -> T:
-        """Rank 0's value."""
+        """Rank 0's `value`, which can be pickled; that of other ranks is not read."""
         return value
 
     def gather(self, value: T) -> list[T]:
-        """Every rank's value, in the order of the ranks."""
+        """Every rank's `value`, which can be pickled, in the order of the ranks."""
         return [value]
 
     def exchange(self, array: Array | None, like: Array) -> list[Array]:
-        """Every rank's array, in the order of the ranks, without those that are None. like: an array of their
-        device."""
+        """Every rank's array, in the order of the ranks, without those that are None.
+
+        Args:
+            array: This rank's, or None.
+            like: An array of their device.
+        """
         if self.size == 1:
             return [] if array is None else [array]
         everyone = self.gather(None if array is None else backends.to_numpy(array))
@@ -71,13 +75,18 @@ class Ranks:
         self.gather(None)
 
     def sum(self, flat: Array, fixed: bool = True) -> None:
-        """Replace an array of rank 1 by the sum of every rank's. fixed: added along a binary tree over the ranks."""
+        """Replace an array by the sum of every rank's.
+
+        Args:
+            flat: Of one axis, changed in place.
+            fixed: Whether to add along a binary tree over the ranks, so that the bits follow from their number alone.
+        """
 
     def fail(self, error: BaseException) -> None:
-        """Tell the other ranks that this one ends with an error."""
+        """Tell the other ranks that this one ends with an `error`."""
 
     def first(self, work: Callable[[], T]) -> T:
-        """The result of work(), called on rank 0 alone."""
+        """The result of `work()`, called on rank 0 alone."""
         return cast(T, self.share(work() if self.rank == 0 else None))
 
     @contextmanager
@@ -91,7 +100,11 @@ class Ranks:
 
     def expect_same(self, facts: Record, differences: Callable[[Record, Record], list[str]]) -> None:
         """Raise ParallelError, on every rank, that names the first rank whose facts are not those of rank 0.
-        differences: a function that describes where two facts differ."""
+
+        Args:
+            facts: This rank's, by name.
+            differences: Describes where two facts differ; an empty list if they do not.
+        """
         everyone = self.gather(facts)
         for rank, theirs in enumerate(everyone):
             for name, value in everyone[0].items():
@@ -100,6 +113,7 @@ class Ranks:
                     raise ParallelError(f"{self.name(rank)} has other {name} than rank 0: {where}")
 
     def name(self, rank: int) -> str:
+        """What errors call the rank of number `rank`."""
         return f"rank {rank}"
 
     def __str__(self) -> str:

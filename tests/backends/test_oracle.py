@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import copy
+import functools
 import subprocess
 import sys
 import threading
@@ -159,13 +160,16 @@ def test_tf32_is_rounded_by_its_definition_and_as_fast_code_rounds_it():
 ROUNDED_BEFORE = {"batch_norm", "batch_norm_backward", "conv2d_batch_norm", "scale"}
 
 
+cases_of = functools.cache(lambda tier: verify.cases((tier,)))
+
+
 @pytest.mark.parametrize("tier", ["tiny", pytest.param("odd", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
 @pytest.mark.parametrize("op", ops.__all__)
 @np.errstate(all="ignore")
 def test_every_op_gives_its_float64_result_rounded_once(op, dtype, tier):
     """Where the contract rounds on the way, the result is within the bounds for all devices."""
-    for case in verify.cases((tier,)):
+    for case in cases_of(tier):
         if case.op != op or dtype not in case.dtypes:
             continue
         arrays, options = case.arguments(dtype)

@@ -42,7 +42,7 @@ from gpuconv.layers import (
     Upsample,
 )
 from gpuconv.layers.fused import ConvPool
-from tests.gradients import numerical_gradient
+from tests.gradients import assert_gradient
 
 CASES = [
     (Conv2D(3, 3), (5, 7, 2), (3, 5, 3)),
@@ -169,12 +169,22 @@ def test_gradients_are_the_numerical_ones(layer, shape, expected, training):
 
     forward()
     dx = built.backward(dy)
-    np.testing.assert_allclose(dx, numerical_gradient(forward, x, dy), rtol=1e-6, atol=1e-8)
+    assert_gradient(dx, forward, x, dy)
     grads = built.grads()
     for key, value in built.params().items():
-        numerical = numerical_gradient(forward, value, dy)
-        np.testing.assert_allclose(grads[key], numerical, rtol=1e-6, atol=1e-8, err_msg=key)
+        assert_gradient(grads[key], forward, value, dy, key)
     assert grads.keys() == built.params().keys()
+
+
+def test_one_wrong_entry_of_a_gradient_is_found():
+    x, dy = np.random.default_rng(0).normal(size=(2, 3, 4, 3, 2))
+    gradient = 3 * x**2 * dy
+    assert_gradient(gradient, lambda: x**3, x, dy)
+    for place in np.ndindex(x.shape):
+        wrong = gradient.copy()
+        wrong[place] += 0.01
+        with pytest.raises(AssertionError):
+            assert_gradient(wrong, lambda: x**3, x, dy)
 
 
 @pytest.mark.parametrize(("layer", "shape", "expected"), CASES, ids=IDS)
@@ -384,7 +394,7 @@ def test_moving_a_net_drops_its_stored_activations():
 # --- gradients that count as zero --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("device", ["numpy", "emulated"])
+@pytest.mark.parametrize("device", ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)])
 def test_after_zero_grad_gradients_read_as_zero_and_backward_assigns_then_adds(device):
     net = Sequential([Input((6, 5, 2)), Conv2D(3, 3), BatchNorm(), Flatten(), Linear(4)], seed=2).to(device)
     x = asarray(np.random.default_rng(0).standard_normal((3, 6, 5, 2)).astype(np.float32), device)

@@ -78,6 +78,7 @@ def test_killed_before_the_run_was_created(tmp_path, straight):
     assert contents(tmp_path / "run") == straight
 
 
+@pytest.mark.slow
 def test_a_partially_written_line_is_dropped(tmp_path, straight):
     assert run(tmp_path / "run", "step", 13) == -signal.SIGKILL
     with open(tmp_path / "run" / "metrics.jsonl", "ab") as file:
