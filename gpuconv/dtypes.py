@@ -60,6 +60,16 @@ def as_numeric(name: str, dtype: DTypeLike) -> np.dtype:
     return native
 
 
+def converted(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """A copy in another dtype, rounded. Raises ValueError that names the array, where a finite float would become
+    infinite."""
+    with np.errstate(all="ignore"):
+        found = array.astype(dtype)
+    if is_float(dtype) and dtype != array.dtype and (lost := np.isinf(found) & np.isfinite(array)).any():
+        raise ValueError(f"{name} holds {float(array[lost][0]):g}, which is out of the range of {dtype.name}")
+    return found
+
+
 @functools.cache
 def accumulation_dtype(dtype: np.dtype) -> np.dtype:
     """float64 for float64; float32 for all others, which are rounded once."""

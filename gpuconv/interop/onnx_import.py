@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import numpy as np
 
 from gpuconv import files
-from gpuconv.dtypes import is_float
+from gpuconv.dtypes import converted, is_float
 from gpuconv.interop.onnx_export import METADATA
 from gpuconv.interop.onnx_library import onnx
 from gpuconv.layers import (
@@ -357,7 +357,7 @@ def _add(row: _Row, node: NodeProto) -> None:
     if not isinstance(last, Linear) or last.bias or bias.size not in (1, last.out_features):
         row.graph.fail(node, "a constant can only be added after a MatMul")
     last.bias = True
-    last.arrays["bias"] = _array(np.broadcast_to(bias.reshape(-1), last.out_features))
+    last.arrays["bias"] = _array("bias", np.broadcast_to(bias.reshape(-1), last.out_features))
     last.place("", last.input_shape or ())
 
 
@@ -501,14 +501,14 @@ def _attributes(node: NodeProto) -> dict[str, Any]:
 
 
 def _filled(layer: LayerT, **values: np.ndarray) -> LayerT:
-    layer.arrays = {name: _array(value) for name, value in values.items()}
+    layer.arrays = {name: _array(name, value) for name, value in values.items()}
     return layer
 
 
-def _array(value: np.ndarray) -> np.ndarray:
+def _array(name: str, value: np.ndarray) -> np.ndarray:
     if not is_float(value.dtype):
         raise ValueError(f"weights are floats, received {value.dtype}")
-    return np.array(value, np.float32, order="C")
+    return np.ascontiguousarray(converted(name, value, np.dtype(np.float32)))
 
 
 def _line(error: Exception) -> str:

@@ -22,7 +22,7 @@ from numpy.typing import DTypeLike
 
 from gpuconv import backends
 from gpuconv.arguments import flag, integer
-from gpuconv.dtypes import as_precision
+from gpuconv.dtypes import as_precision, converted
 from gpuconv.layers.config import encode, expect_rebuildable, make, settings, tuples, written
 from gpuconv.layers.hooks import Handle, Hook
 from gpuconv.layers.registry import LAYERS, name_of
@@ -264,17 +264,23 @@ class Layer(Stateful["Layer"]):
             dtype: As `precision`, without TF32.
             precision: "float32"; "tf32", float32 arrays multiplied in TF32; "float16", "bfloat16" or "float64". In a
                 16-bit net, norms keep their parameters and statistics in float32. By default it stays.
+
+        Raises ValueError, before anything is changed, for a weight that is out of the range of its new dtype.
         """
         device = self.device if device is None else backends.resolve(device)
         given = dtype is not None or precision is not None
         net_dtype, tf32 = as_precision(dtype, precision) if given else (self.dtype, self.tf32)
+        moved = [
+            (layer, name, _moved(key, layer.arrays[name], device, layer.variables[name].resolve_dtype(net_dtype)))
+            for key, layer, name in self.named_variables()
+            if name in layer.arrays
+        ]
         self.compute_in(net_dtype, tf32, device)
         for layer in self.walk():
             layer.gradients.clear()
             layer.release()
-        for layer, name, variable in self.all_variables():
-            if name in layer.arrays:
-                layer.arrays[name] = _moved(layer.arrays[name], device, variable.resolve_dtype(net_dtype))
+        for layer, name, array in moved:
+            layer.arrays[name] = array
         return self
 
     # --- running -------------------------------------------------------------------------------
@@ -378,10 +384,10 @@ class Layer(Stateful["Layer"]):
         return written(self)
 
 
-def _moved(array: Array, device: str, dtype: np.dtype) -> Array:
+def _moved(name: str, array: Array, device: str, dtype: np.dtype) -> Array:
     if array.dtype == dtype and backends.device_of(array) == device:
         return array
-    return backends.asarray(backends.to_numpy(array).astype(dtype), device)
+    return backends.asarray(converted(name, backends.to_numpy(array), dtype), device)
 
 
 def expect_built(net: object) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gpuconv import backends
-from gpuconv.dtypes import as_precision
+from gpuconv.dtypes import as_precision, converted
 from gpuconv.layers.shapes import volume_size
 from gpuconv.layers.variables import Variable
 from gpuconv.names import canonical, lookup
@@ -242,7 +242,7 @@ class Stateful(Generic[LayerT]):
 
         strict=False ignores missing and unexpected keys. Returns the keys that were missing and those that were
         unexpected. Before anything is changed, raises ValueError that lists all of these and every wrong shape,
-        ValueError for an integer that does not fit, and TypeError for an integer where a float belongs.
+        ValueError for a number that is out of the dtype's range, and TypeError for an integer where a float belongs.
         """
         if not isinstance(state, Mapping):
             hint = "; gpuconv.interop.from_torch(module, net) converts it" if hasattr(state, "state_dict") else ""
@@ -265,8 +265,7 @@ class Stateful(Generic[LayerT]):
             given, integers = values[key], value.dtype.kind in "iub"
             if given.dtype.kind == "c" or (given.dtype.kind in "iub") != integers:
                 raise TypeError(f"{key} must be {value.dtype.name}, received {given.dtype.name}")
-            with np.errstate(all="ignore"):  # too large for a 16-bit float becomes infinite, as in every op
-                values[key] = given.astype(value.dtype)
+            values[key] = converted(key, given, value.dtype)
             if integers and not np.array_equal(values[key], given):
                 raise ValueError(f"{key} holds integers that {value.dtype.name} cannot, received {given.dtype.name}")
         for key, array in own.items():

@@ -122,5 +122,4 @@ def load_weights(path: str | os.PathLike[str], net: Layer, *, which: str = "last
     file = checkpoint_file(path, which)
     arrays = checkpoints.load(file).part("net")
     stored.check_arrays(file, arrays, net, same_dtype=False)
-    own = net.state_dict()
-    net.load_state_dict({name: array.astype(own[name].dtype, copy=False) for name, array in arrays.items()})
+    net.load_state_dict(arrays)

@@ -11,7 +11,7 @@ import numpy as np
 
 from gpuconv import backends, losses, profiling
 from gpuconv.devices import Device
-from gpuconv.dtypes import as_precision
+from gpuconv.dtypes import as_precision, converted
 from gpuconv.parallel import Ranks
 from gpuconv.training.clip import Clip
 from gpuconv.training.ema import Ema
@@ -51,7 +51,10 @@ class TrainingStep:
         self.loss = losses.get(loss)
         cut = shards or (ranks.size if ranks and ranks.size > 1 else None)
         losses.expect_net(self.loss, net.output_shape, in_parts=bool(cut) or accumulate > 1)
-        masters = {name: np.array(backends.to_numpy(value), np.float32) for name, value in net.params().items()}
+        masters = {
+            name: converted(name, backends.to_numpy(value), np.dtype(np.float32))
+            for name, value in net.params().items()
+        }
         self.net = net.to(precision=precision) if precision else net
         self.sync_batch_norm = sync_batch_norm
         fuse_by_default = Device.named(net.device).runs_kernels and not sync_batch_norm

@@ -19,7 +19,7 @@ import numpy as np
 
 from gpuconv import algorithms, losses
 from gpuconv.checkpoint import Checkpoint, CheckpointError, load, shown
-from gpuconv.dtypes import is_float
+from gpuconv.dtypes import converted, is_float
 from gpuconv.layers.base import Layer
 from gpuconv.layers.registry import layer_class, name_of
 from gpuconv.layers.saving import NOTES
@@ -322,6 +322,10 @@ def check_arrays(
             raise CheckpointError(f"{path}: {name} holds NaN ({np.isnan(array).sum()} of {array.size} values)")
         if not variables[name].buffer and np.isinf(array).any():
             raise CheckpointError(f"{path}: {name} holds infinity ({np.isinf(array).sum()} of {array.size} values)")
+        try:
+            converted(name, array, own[name].dtype)
+        except ValueError as error:
+            raise CheckpointError(f"{path}: {error}") from None
 
 
 def load_net(path: str | os.PathLike[str], net: Layer) -> Checkpoint:

@@ -132,6 +132,11 @@ def test_refusals(tmp_path, monkeypatch):
             dict(low=np.float32(-1), high=np.float32(1)),
         ),
         ("auto_pad=SAME_UPPER", [node("Conv", "x w", "y", auto_pad="SAME_UPPER")], dict(w=weight)),
+        (
+            r"weight holds 1e\+39, which is out of the range of float32",
+            [node("Conv", "x w", "y")],
+            dict(w=np.float64(1e39) * weight.astype(np.float64)),
+        ),
         ("its input 'r' is computed", [relu, node("Conv", "x r", "y")], {}),
         (
             "it is the third reader",

@@ -1,6 +1,7 @@
 """Nets as lists: names, configuration, state, devices, running, hooks."""
 
 import json
+import re
 from contextlib import contextmanager
 from functools import partial
 
@@ -170,6 +171,24 @@ def test_a_state_that_does_not_fit_is_refused_before_anything_changes():
     with pytest.raises(TypeError, match=r"fc1\.bias must hold numbers of at most 64 bits, received dtype <U1"):
         net.load_state_dict(state)
     assert same_state(net.state_dict(), before)
+
+
+def test_a_number_out_of_the_range_of_the_nets_dtype_is_refused_before_anything_changes():
+    for precision, number in (("float32", 1e39), ("float32", -1e300), ("float16", 65520.0), ("bfloat16", 3.4e38)):
+        net = small()
+        before = {key: value.copy() for key, value in net.state_dict().items()}
+        state = before | {"fc1.bias": np.array([0, 0, number, 0, 0])}
+        with pytest.raises(ValueError, match=rf"fc1\.bias holds {re.escape(f'{number:g}')}.* range of {precision}"):
+            small(precision=precision).load_state_dict(state)
+        if precision != "float32":
+            net["fc1.bias"][2] = number
+            before["fc1.bias"][2] = number
+            with pytest.raises(ValueError, match=rf"fc1\.bias holds .* range of {precision}"):
+                net.to(precision=precision)
+        assert net.dtype == np.float32
+        assert same_state(net.state_dict(), before)
+    state["fc1.bias"][2] = np.inf  # which it already is
+    net.load_state_dict(state)
 
 
 def test_to_changes_float_dtypes_and_keeps_batch_norm_at_least_float32():

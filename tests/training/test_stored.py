@@ -11,7 +11,17 @@ import pytest
 
 from gpuconv.layers import Flatten, Input, Layer, Linear, Sequential
 from gpuconv.layers.base import Variable
-from gpuconv.training import SGD, CheckpointError, RunDirectory, SettingsError, Trainer, checkpoint, load_net, stored
+from gpuconv.training import (
+    SGD,
+    CheckpointError,
+    RunDirectory,
+    SettingsError,
+    Trainer,
+    checkpoint,
+    load_net,
+    load_weights,
+    stored,
+)
 from tests.training import small
 
 
@@ -170,6 +180,19 @@ def test_nonfinite_weights_are_refused(finished, tmp_path):
                 read()
             assert str(error.value) == f"{run.last}: {message}"
         assert small.same_arrays(net.state_dict(), before)
+
+
+def test_weights_out_of_the_range_of_the_nets_dtype_are_refused(finished, tmp_path):
+    found, _ = finished
+    tensors = {key: array for key, array in found.tensors.items() if key.startswith("net.")}
+    tensors["net.fc1.bias"] = np.array([0, 70000, 0], np.float64)
+    checkpoint.save(path := tmp_path / "net.safetensors", checkpoint.Checkpoint(tensors, found.state))
+    load_weights(path, small.net())
+    net = small.net().to(precision="float16")
+    before = {key: array.copy() for key, array in net.state_dict().items()}
+    with pytest.raises(CheckpointError, match=r"fc1\.bias holds 70000, which is out of the range of float16"):
+        load_weights(path, net)
+    assert small.same_arrays(net.state_dict(), before)
 
 
 @dataclass(eq=False, repr=False)
