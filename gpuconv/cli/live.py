@@ -26,7 +26,7 @@ EXAMPLES = [
     "gpuconv live --repeat runs/live-digits-digits-net-1",
 ]
 
-NOT_HERE = ("weights", "early_stopping", "tta", "shards", "plateau", "clip", "ema", "accumulate", "sync_batch_norm")
+NOT_HERE = ("weights", "early_stopping", "tta", "shards", "sync_batch_norm")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -97,6 +97,10 @@ def _new(options: argparse.Namespace, settings: run_settings.Settings) -> Sessio
             "seed": settings.seed,
             "epochs": settings.epochs,
             "train": {"batch_size": settings.batch_size, "augmentation": settings.augment},
+            "plateau": None if settings.plateau == "none" else settings.plateau,
+            "clip": None if settings.clip == "none" else settings.clip,
+            "ema": settings.ema or None,
+            "accumulate": settings.accumulate,
         }
 
         def prepare(net: Sequential) -> None:

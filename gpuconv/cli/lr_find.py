@@ -28,7 +28,10 @@ EXAMPLES = [
     "gpuconv lr-find --from 1e-5 --to 1 --steps 200",
 ]
 
-SETTINGS = ("data", "model", "weights", "seed", "batch_size", "optimizer", "augment", "loss", "whiten", "precision")
+SETTINGS = (
+    *("data", "model", "weights", "seed", "batch_size", "optimizer"),
+    *("clip", "augment", "loss", "whiten", "precision"),
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -86,6 +89,7 @@ def run(options: argparse.Namespace) -> int:
                 loss=run_settings.loss(settings.loss)[1],
                 seed=settings.seed,
                 precision=settings.precision,
+                clip=settings.clip,
             )
     except (DataError, DivergedError) as error:
         raise UserError(str(error)) from error

@@ -16,6 +16,7 @@ from gpuconv.layers import Layer
 from gpuconv.layers.base import expect_built
 from gpuconv.training import adapt
 from gpuconv.training.callbacks import Callback
+from gpuconv.training.clip import Clip
 from gpuconv.training.optimizers import Groups
 from gpuconv.training.state import DivergedError, RunState
 from gpuconv.training.trainer import Trainer
@@ -92,6 +93,7 @@ def lr_find(
     loss: LossLike = "softmax",
     seed: int = 0,
     precision: str | None = None,
+    clip: str | float | Clip | None = None,
     batch_size: int = 64,
     normalization: Normalization | None = None,
     **optimizer_settings: Unpack[OptimizerSettings],
@@ -108,7 +110,7 @@ def lr_find(
             each group's own, and their schedules are left out.
         start, end: The first and the last rate, above 0 and rising.
         steps: From 2 on.
-        loss, seed, precision, optimizer_settings: As in `Trainer`.
+        loss, seed, precision, clip, optimizer_settings: As in `Trainer`.
 
     Raises ValueError or TypeError for wrong arguments, DataError for images that do not fit, and DivergedError if the
     first loss is not finite.
@@ -130,7 +132,7 @@ def lr_find(
         part = min(step, steps - 1) / (steps - 1)
         return start ** (1 - part) * end**part
 
-    trainer = Trainer(net.twin(), own, schedule=rate, loss=loss, seed=seed, precision=precision)
+    trainer = Trainer(net.twin(), own, schedule=rate, loss=loss, seed=seed, precision=precision, clip=clip)
     losses = _Losses(steps)
     try:
         trainer.fit(

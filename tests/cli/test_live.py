@@ -35,6 +35,12 @@ def test_settings_are_the_same_as_for_train(served):
     state = served[0][0].state()
     assert state["settings"] == {"optimizer": "adam", "lr": 0.01, "weight_decay": 0.0, "batch_size": 8, "epochs": 2}
     assert served[0][0].sets.validation is not None
+    more = "--clip 0.5 --ema 0.9 --accumulate 2 --plateau 3,factor=0.5"
+    assert main(["live", "--device", "numpy", *line.split(), *more.split()]) == 0
+    session = served[1][0]
+    trainer = session.trainer
+    assert (str(trainer.clip), trainer.ema.decay, trainer.accumulate) == ("norm:0.5", 0.9, 2)
+    assert (trainer.plateau.patience, trainer.plateau.factor) == (3, 0.5)
 
 
 def test_a_run_of_train_is_shown_and_not_changed(served, tmp_path):
@@ -59,6 +65,8 @@ def test_refusals(served, capsys, monkeypatch):
         (["a", "--lr", "1"], "a has its own settings; leave --lr out"),
         (["--port", "65536"], "expected a port from 0 to 65535"),
         (["--model", "digit-net"], "did you mean"),
+        (["--clip", "-1"], "the limit of the norm must lie in"),
+        (["--plateau", "3"], "--validation 0.1"),
         (["--device", "gpu"], "gpu"),
         (["--optimizer", "sdg"], "did you mean"),
     ]:

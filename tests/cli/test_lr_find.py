@@ -37,14 +37,15 @@ def test_it_prints_a_table_and_a_suggestion_and_leaves_nothing_behind(work, caps
 
 
 def test_its_losses_are_those_of_the_library(capsys):
-    options = ["--seed", 3, "--optimizer", "adam", "--loss", "svm", "--augment", "flip"]
+    options = ["--seed", 3, "--optimizer", "sgd", "--loss", "svm", "--augment", "flip", "--clip", "0.1"]
     found = json.loads(output_of(capsys, "lr-find", *SHORT, *options, "--json"))
     train, _ = load(DATA)
     net = models.build("seed-net", train.image_shape, 4, seed=3)
     normalization = Normalization.from_dataset(train)
     loader = Loader(train, 32, normalization=normalization, augmentation=Augmentation.parse("flip"), seed=3)
-    expected = training.lr_find(net, loader, "adam", start=1e-3, end=1.0, steps=8, loss="svm", seed=3)
-    assert found["records"] == expected.records()
+    kept = dict(start=1e-3, end=1.0, steps=8, loss="svm", seed=3)
+    expected = training.lr_find(net, loader, "sgd", **kept, clip=0.1)
+    assert found["records"] == expected.records() != training.lr_find(net, loader, "sgd", **kept).records()
     assert found["suggestion"] == expected.suggestion
     assert found["diverged"] == expected.diverged
 
