@@ -40,6 +40,7 @@ HEAVY = [
 # Each part may import from its own line and the lines above it.
 LAYERS = [
     {
+        "child",
         "console",
         "files",
         "html",

@@ -57,8 +57,8 @@ def recorded(*, execute: bool = True) -> Iterator[list[Launch]]:
 
 def table(launches: Sequence[Launch], arch: str | None = None) -> list[Record]:
     """A JSON-serializable row for each distinct launch, in order: kernel, file, algorithm (only for matrix products),
-    macros, count, blocks, threads, and for an architecture ("sm_90a") its registers, spilled bytes, shared memory and
-    occupancy, compiled for it if necessary."""
+    macros, count, blocks, threads, the proof of an algorithm that needed one, and for an architecture ("sm_90a") its
+    registers, spilled bytes, shared memory and occupancy, compiled for it if necessary."""
     return [_row(launch, count, arch) for launch, count in Counter(launches).items()]
 
 
@@ -80,6 +80,7 @@ def _row(launch: Launch, count: int, arch: str | None) -> Record:
         "blocks": launch.grid,
         "threads": launch.block,
     }
+    row |= {"proof": launch.kernel.proof} if launch.kernel.proof else {}
     if arch is None:
         return row
     found = nvrtc.compile_cubin(module.path.stem, module.text, module.defines, arch).resources[launch.kernel.name]

@@ -7,21 +7,17 @@ random from a deck of all ops and layers, so that each is checked once before an
 
 from __future__ import annotations
 
-import json
-import os
-import queue
-import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuconv import arguments, checkpoint
+from gpuconv.child import Child, command
 from gpuconv.layers.running import where
 from gpuconv.names import lookup
 from gpuconv.notices import Notice
@@ -64,51 +60,15 @@ class Row:
     step: int = 0
 
 
-class Worker:
+class Worker(Child):
     """The process that checks; see `gpuconv.verify.worker`."""
 
     def __init__(self) -> None:
-        import subprocess
-
-        folder = str(Path(sys.modules["gpuconv"].__file__ or "").parent.parent)
-        found = os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", "from gpuconv.verify.worker import main; main()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | one_thread | {"PYTHONPATH": found, "CUDA_VISIBLE_DEVICES": ""},
-            process_group=0 if os.name == "posix" else None,  # Ctrl-C is handled by the run
-        )
-        self._answers: queue.SimpleQueue[Record] = queue.SimpleQueue()
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        assert self._process.stdout
-        for line in self._process.stdout:
-            self._answers.put(json.loads(line))
-        self._answers.put({"ended": self._process.wait()})
+        super().__init__(command("gpuconv.verify.worker"), one_thread | {"CUDA_VISIBLE_DEVICES": ""})
 
     def submit(self, path: Path) -> None:
-        assert self._process.stdin
-        with suppress(OSError):  # it ended, which `answer` reports
-            self._process.stdin.write(json.dumps(str(path)) + "\n")
-            self._process.stdin.flush()
-
-    def answer(self, patience: float = 0.0) -> Record | None:
-        """The next answer, or None if there is none within that many seconds."""
-        try:
-            return self._answers.get(timeout=patience) if patience else self._answers.get_nowait()
-        except queue.Empty:
-            return None
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            with suppress(OSError):
-                pipe and pipe.close()
+        self.ask(str(path))
 
 
 class Shadow:

@@ -5,11 +5,10 @@ It ends with its input, so it never outlives the run. `seconds` of an answer: al
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
-from typing import Any
 
+from gpuconv.child import answering
 from gpuconv.types import Record
 
 
@@ -18,22 +17,20 @@ def main() -> None:
     from gpuconv import checkpoint
     from gpuconv.verify.call import Call
 
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # so that a library's output is not taken for an answer
-    _answer(answers, {"ready": True})
+    answer = answering()
+
+    def timed(facts: Record) -> None:
+        answer(facts | {"seconds": time.process_time()})
+
+    timed({"ready": True})
     for line in sys.stdin:
         path = json.loads(line)
         try:
             call = Call.read(path, checkpoint.load(path))
             if call.checkable:
                 worst = call.compare()
-                _answer(answers, {"share": worst.share, "error": worst.error, "bound": worst.bound, "text": worst.text})
+                timed({"share": worst.share, "error": worst.error, "bound": worst.bound, "text": worst.text})
             else:
-                _answer(answers, {"skipped": "an input is not finite"})
+                timed({"skipped": "an input is not finite"})
         except Exception as error:  # the run reports it
-            _answer(answers, {"failed": f"{type(error).__name__}: {error}"})
-
-
-def _answer(answers: Any, facts: Record) -> None:
-    answers.write(json.dumps(facts | {"seconds": time.process_time()}) + "\n")
-    answers.flush()
+            timed({"failed": f"{type(error).__name__}: {error}"})

@@ -71,15 +71,15 @@ def installed(gpus: Sequence[str] = ("90",), *, schedule: str = "late", peer_acc
     from gpuconv.backends.cuda.runtime import nvrtc
 
     machine = Machine(tuple(gpus), schedule, peer_access)
-    compile_cubin, ours = nvrtc.compile_cubin, module(machine)
+    before, ours = (nvrtc.compile_cubin, nvrtc.find_cubin), module(machine)
     with use(machine), replaced({"cupy": ours, "cupy.cuda.nccl": ours.cuda.nccl}):
-        nvrtc.compile_cubin = modules.compile_cubin
+        nvrtc.compile_cubin = nvrtc.find_cubin = modules.compile_cubin
         forget()
         try:
             yield machine
             machine.run_all()
         finally:
-            nvrtc.compile_cubin = compile_cubin
+            nvrtc.compile_cubin, nvrtc.find_cubin = before
             forget()
 
 

@@ -24,7 +24,8 @@ def compile_cubin(name: str, text: str, defines: Mapping[str, str], arch: str) -
     resources = dict.fromkeys(source.signatures(text, defines), nvrtc.Resources(32, 0, 0, 0, 0))
     path = f"/standin/{name}-{arch}-{len(_cubins)}.cubin"
     _cubins[path] = (name, text, dict(defines), arch)
-    return types.SimpleNamespace(path=path, resources=resources)
+    digest = nvrtc.digest(repr((text, sorted(defines.items()), arch)).encode())
+    return types.SimpleNamespace(path=path, resources=resources, digest=digest)
 
 
 @functools.cache

@@ -58,6 +58,17 @@ class Cache:
             trust.keep_from_others(made)
             return _move(made, root / _folder_name(name, key))
 
+    @property
+    def folder(self) -> Path:
+        """Where entries are made."""
+        return self._private or self.root
+
+    def forget(self, name: str, key: Iterable[str]) -> None:
+        """Remove the entry for `key`, if there is one that this process can remove."""
+        for root in filter(None, (self.root.resolve(), self._private)):
+            with contextlib.suppress(OSError), files.scratch(root) as aside:
+                (root / _folder_name(name, key)).rename(aside / "entry")
+
     def find(self, name: str, key: Iterable[str]) -> Path | None:
         """The folder of a complete entry, or None."""
         folder = _folder_name(name, key)

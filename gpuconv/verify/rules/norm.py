@@ -25,14 +25,13 @@ def batch_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype, x_bou
     y, mean, inv_std = ops.batch_norm(x, gamma, beta, running_mean, running_var, **options | {"activation": None})
     rows = math.prod(x.shape[:-1]) if options["training"] else 1
     acc = accumulation_dtype(dtype)
-    mean_bound = accumulated(acc, rows, np.abs(x).reshape(-1, x.shape[-1]).mean(0) + np.abs(mean)) + rounded(acc, mean)
+    mean_bound = _mean_bound(acc, rows, np.abs(x).reshape(-1, x.shape[-1]).mean(0), mean)
     if not options["training"]:
         mean_bound = 0 * mean_bound
     err = np.broadcast_to(x_bound, x.shape).reshape(-1, x.shape[-1])
     mean_bound = mean_bound + err.mean(0) * bool(options["training"])
-    # The variance is a sum of squares around a mean that itself errs; 1 / sqrt halves a relative error.
-    variance = 1 / inv_std**2
-    variance_bound = accumulated(acc, rows + 4, variance) + mean_bound**2 + 4 * mean_bound * np.sqrt(variance)
+    variance = 1 / inv_std**2  # 1 / sqrt halves a relative error
+    variance_bound = _variance_bound(acc, rows, variance, mean_bound)
     square = (err**2).mean(0) * bool(options["training"])  # by Cauchy and Schwarz
     variance_bound = variance_bound + 2 * np.sqrt(variance * square) + square
     inv_std_bound = inv_std * (variance_bound / variance + 8 * UNIT_ROUNDOFF[acc.name])
@@ -59,6 +58,22 @@ def batch_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype, x_bou
         Expected("running_mean", running_mean, kept_bounds[0]),
         Expected("running_var", running_var, kept_bounds[1]),
     ]
+
+
+def _mean_bound(acc: np.dtype, rows: int, size: np.ndarray, mean: np.ndarray) -> Bound:
+    """size: the mean of the absolute values."""
+    return accumulated(acc, rows, size + np.abs(mean)) + rounded(acc, mean)
+
+
+def _variance_bound(acc: np.dtype, rows: int, variance: np.ndarray, mean_bound: Bound) -> Bound:
+    """Of a sum of squares around a mean that itself errs."""
+    return accumulated(acc, rows + 4, variance) + mean_bound**2 + 4 * mean_bound * np.sqrt(variance)
+
+
+def moment_bounds(acc: np.dtype, rows: int, mean: np.ndarray, variance: np.ndarray) -> tuple[Bound, Bound]:
+    """Of the mean and the variance of `rows` values, added up in acc."""
+    mean_bound = _mean_bound(acc, rows, np.sqrt(variance + mean**2), mean)  # which is at least the mean size
+    return mean_bound, _variance_bound(acc, rows, variance, mean_bound)
 
 
 def batch_norm_backward(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:

@@ -29,15 +29,17 @@ def linear_in_its_inputs(length: Callable[[Arrays, Options], int]) -> Rule:
         magnitude = call(*[magnitude_of(a) for a in arrays], **plain)
         value = call(*arrays, **options)
         bound = sum_bound(dtype, length(arrays, options), magnitude)
-        if options.get("activation"):
-            bound = _activated(options["activation"], bound, magnitude, value, dtype)
-        return [Expected("result", value, bound)]
+        return [Expected("result", value, behind_activation(options.get("activation"), bound, magnitude, value, dtype))]
 
     return rule
 
 
-def _activated(activation: str, bound: Bound, magnitude: np.ndarray, value: np.ndarray, dtype: np.dtype) -> Bound:
+def behind_activation(
+    activation: str | None, bound: Bound, magnitude: np.ndarray, value: np.ndarray, dtype: np.dtype
+) -> Bound:
     """The bound of an activation's output, `value`, from that of its input: its arithmetic adds a few roundings."""
+    if not activation:
+        return bound
     own = accumulated(dtype, 8, magnitude + np.abs(value)) + rounded(dtype, value)  # sigmoid(0) is not small
     return ACTIVATIONS[activation].steepest * bound + own
 
@@ -78,7 +80,7 @@ def conv2d_relu(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> l
     y, mask = ops.conv2d_relu(*arrays, **options)
     activation = options.get("activation", "relu")
     if activation not in ("relu", None):
-        bound = _activated(activation, before.bound, np.abs(before.value), y, dtype)
+        bound = behind_activation(activation, before.bound, np.abs(before.value), y, dtype)
         return [Expected("y", y, bound), Expected("saved", before.value, before.bound)]
     pool: dict[str, Any] = dict(kernel_size=options["pool"])
     bound, _ = ops.max_pool2d(before.bound, **pool)

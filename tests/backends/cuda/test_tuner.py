@@ -180,6 +180,26 @@ def test_a_process_does_not_time_while_another_one_does(on, tmp_path):
     assert answers
 
 
+@pytest.mark.parametrize("fails", [[NAMES[-1]], NAMES[:-1]], ids=["one", "all-but-one"])
+def test_candidates_that_fail_while_they_are_timed_are_left_out(on, monkeypatch, fails):
+    """As a launch whose error only shows when the GPU is waited for."""
+    gpu = on(StandIn(speeds(NAMES[-1])))
+    seconds = gpu.seconds
+
+    def failing(run, count):
+        took = seconds(run, count)
+        if gpu.timed[-1] in fails:
+            raise RuntimeError("cudaErrorLaunchFailure")
+        return took
+
+    monkeypatch.setattr(gpu, "seconds", failing)
+    with pytest.warns(tuner.FailedCandidateWarning, match="RuntimeError: cudaErrorLaunchFailure") as warned:
+        launched, result = ran()
+    assert sorted(str(each.message).split()[0] for each in warned) == sorted(fails)
+    assert launched[-1] not in fails
+    np.testing.assert_allclose(result, ops.conv2d(X, W), rtol=1e-5, atol=1e-5)
+
+
 def test_each_problem_and_each_gpu_model_has_its_own_choice(on, tmp_path):
     on(StandIn(speeds("simt-64x64")))
     ran()

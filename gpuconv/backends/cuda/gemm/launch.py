@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from gpuconv.backends.cuda.gemm import tuner
+from gpuconv.backends.cuda.gemm.compiled import kernel_of
 from gpuconv.backends.cuda.gemm.plan import Plan
-from gpuconv.backends.cuda.gemm.product import ACTIVATIONS, Product
+from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.gemm.reduce import reduce_splits
 from gpuconv.backends.cuda.runtime.device_array import empty
-from gpuconv.backends.cuda.runtime.kernel import Kernel, load, until_replaced
 from gpuconv.backends.cuda.runtime.outputs import ceil_div
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.types import Array
@@ -70,16 +70,8 @@ def launch(
         inputs = inputs if bias is None else (*inputs[:-1], None)
     flags: tuple[object, ...] = () if accumulate is None else (accumulate and whole,)
     arguments = (out, *secondary, partials, *inputs, product.struct, plan.scheduler, *flags)
-    run = _kernel(product, plan)
+    run = kernel_of(product, plan)
     run((plan.blocks, plan.split_k), plan.algorithm.threads, *arguments, shared=plan.smem_bytes)
     if partials is not None:
         reduce_splits(out, partials, second, bias=bias, activation=product.activation, accumulate=bool(accumulate))
     return moments
-
-
-@until_replaced
-def _kernel(product: Product, plan: Plan) -> Kernel:
-    algorithm, activation = plan.algorithm, product.activation if plan.split_k == 1 else None
-    macros = {"DTYPE": product.dtype, "ACTIVATION": ACTIVATIONS[activation], **product.macros}
-    macros |= algorithm.defines(product.arithmetic)
-    return load(algorithm.file(product.kernel), macros).kernel(f"{product.kernel}_{algorithm.family}")

@@ -43,7 +43,8 @@ class Plan:
     """A product's algorithm, its tiles across (n), down (m) and in all batches, and split_k.
 
     cost: the estimated time, in multiply-adds of one multiprocessor. smem_bytes: dynamic shared memory per block.
-    blocks: number of thread blocks of a split; each takes one or several tiles.
+    blocks: number of thread blocks of a split; each takes one or several tiles. proof: how a GPU proved it, for people;
+    "" if it needs no proof.
     """
 
     algorithm: Algorithm
@@ -55,6 +56,7 @@ class Plan:
     cost: float
     smem_bytes: int
     blocks: int
+    proof: str = ""
 
     @functools.cached_property
     def scheduler(self) -> np.void:

@@ -10,6 +10,7 @@ import numpy as np
 
 from gpuconv import problems
 from gpuconv.algorithms import arithmetic_of
+from gpuconv.problems import Conv2dProblem, Epilogue
 
 # The names of kernels/activation.cuh
 ACTIVATIONS = {None: "Identity"} | {name: each.struct for name, each in problems.ACTIVATIONS.items()}
@@ -23,7 +24,7 @@ class Product:
     kernel: that of a direction, such as "conv2d_fprop". split_k: whether several blocks may share the depth k.
     few_channels_smem_bytes: shared memory of the algorithms for few channels; 0 if none serves. struct: the kernel's
     description of the problem. macros: those in addition to dtype, activation and the algorithm's. activation: of the
-    output, see `gpuconv.problems.Epilogue`.
+    output, see `gpuconv.problems.Epilogue`. problem, epilogue: of a convolution.
     """
 
     kernel: str
@@ -38,6 +39,8 @@ class Product:
     struct: np.void = field(default=np.void(b""), repr=False)
     macros: Mapping[str, int] = field(default_factory=dict)
     activation: str | None = None
+    problem: Conv2dProblem | None = None
+    epilogue: Epilogue = problems.PLAIN
 
     @functools.cached_property
     def arithmetic(self) -> str:

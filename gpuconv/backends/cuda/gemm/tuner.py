@@ -8,6 +8,8 @@ choice instead, which is the same everywhere, for everything that the process ha
 on shards, for everything.
 
 During a stream capture nothing is timed: an earlier choice is used, or the cost model's.
+
+Algorithms that no GPU has run before are among the candidates only for products that this GPU has proved (`proofs`).
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ import contextlib
 import functools
 import json
 import os
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
@@ -28,11 +29,13 @@ import numpy as np
 from gpuconv import locks
 from gpuconv.algorithms import AUTO, listed
 from gpuconv.backends.cuda import cache
+from gpuconv.backends.cuda.gemm import proofs
+from gpuconv.backends.cuda.gemm.gpu import Emulated, Gpu
 from gpuconv.backends.cuda.gemm.plan import LARGEST_WORKSPACE, Plan, candidates, partials_bytes, plan
 from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.runtime import attached
 from gpuconv.backends.cuda.runtime.device_array import capability_named, capability_of
-from gpuconv.backends.cuda.runtime.kernel import text_of
+from gpuconv.backends.cuda.runtime.kernel import text_of, when_replaced
 from gpuconv.devices import Device
 from gpuconv.names import lookup
 from gpuconv.notices import Notice, notice
@@ -41,42 +44,10 @@ from gpuconv.types import Array
 SECONDS = 0.05  # of device time that the choice for one problem may take, when the candidates are compiled
 _SAMPLES, _MOST_RUNS = 3, 16  # samples of a candidate, and the most runs in a sample
 _HOPELESS = 2.0  # a candidate this many times slower than the best so far is dropped after one run
-_GATE_SECONDS = 0.2  # then a queue starts although it is not full yet
 
 
 class FailedCandidateWarning(Notice):
     """An algorithm that should serve a problem failed when it was timed; another one serves it."""
-
-
-class Gpu:
-    """The functions of a GPU that tuning needs."""
-
-    def __init__(self, index: int) -> None:
-        import cupy
-
-        self._cuda, self._device = cupy.cuda, cupy.cuda.Device(index)
-        self.model: str = cupy.cuda.runtime.getDeviceProperties(index)["name"].decode()
-
-    def capturing(self) -> bool:
-        """Whether launches are currently captured into a graph."""
-        with self._device:
-            return bool(self._cuda.get_current_stream().is_capturing())
-
-    def seconds(self, run: Callable[[], None], count: int) -> float:
-        """Device time of `count` runs. They are queued behind a closed gate, so that the GPU never waits for Python."""
-        with self._device:
-            stream, gate = self._cuda.get_current_stream(), threading.Event()
-            begin, end = self._cuda.Event(), self._cuda.Event()
-            stream.launch_host_func(lambda _: gate.wait(_GATE_SECONDS), None)
-            try:
-                begin.record()
-                for _ in range(count):
-                    run()
-                end.record()
-            finally:
-                gate.set()
-            end.synchronize()
-            return 1e-3 * float(self._cuda.get_elapsed_time(begin, end))
 
 
 @functools.cache
@@ -95,6 +66,11 @@ def gpu_named(device: str) -> Gpu | None:
     return _gpu(named.index) if named.on_gpu else None
 
 
+def place_named(device: str) -> proofs.Place:
+    """Where proofs on a device are valid."""
+    return gpu_named(device) or Emulated()
+
+
 def enabled() -> bool:
     """Whether "auto" is timed: as GPUCONV_AUTOTUNE says, 1 or 0. If it is not set, "auto" is timed unless a tool is
     attached under which times are wrong. Raises ValueError for any other value."""
@@ -107,6 +83,19 @@ def enabled() -> bool:
 by_model = ContextVar("the cost model chooses, whatever was measured", default=False)
 in_trial = ContextVar("launches are timed to choose an algorithm, and are no work of the caller's", default=False)
 
+_noted: ContextVar[list[Product] | None] = ContextVar("products are added to this list", default=None)
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[list[Product]]:
+    """Within this context every product that is computed is added to the list."""
+    products: list[Product] = []
+    token = _noted.set(products)
+    try:
+        yield products
+    finally:
+        _noted.reset(token)
+
 
 @functools.cache  # so that it is said once
 def _untimed() -> bool:
@@ -116,6 +105,7 @@ def _untimed() -> bool:
 
 
 remembered: dict[tuple[Product, Gpu], Plan] = {}
+when_replaced(lambda: remembered.clear())
 
 
 def choose(product: Product, algo: str, out: Array, run: Callable[[Plan], None], *, accumulate: bool = False) -> Plan:
@@ -124,17 +114,22 @@ def choose(product: Product, algo: str, out: Array, run: Callable[[Plan], None],
     run: launches the product under a plan, into `out`; if the product accumulates, into scratch arrays of that size.
     If these and the partial sums would exceed the workspace, the cost model chooses.
     """
-    gpu = gpu_of(out) if algo == AUTO and not by_model.get() else None
+    if (products := _noted.get()) is not None:
+        products.append(product)
+    if algo != AUTO:
+        return _named(product, algo, out)
+    gpu = gpu_of(out) if not by_model.get() else None
     if gpu is not None and (known := remembered.get((product, gpu))):
         return known
     if gpu is None or not enabled():
         return plan(product, algo, capability_of(out))
-    plans = candidates(product, capability_of(out))
+    capability, capturing = capability_of(out), gpu.capturing()
+    plans = (*candidates(product, capability), *proofs.admitted(product, capability, gpu, ask=not capturing))
     partials = partials_bytes(product, max(each.split_k for each in plans))
     if len(plans) == 1 or (accumulate and out.nbytes + partials > LARGEST_WORKSPACE):
         return plans[0]
     name, key = _name(product), _key(product, plans, gpu)
-    if not gpu.capturing():
+    if not capturing:
         entry = cache.default().entry(name, key, lambda folder: _alone(plans, gpu, run, folder))
     elif (found := cache.default().find(name, key)) is not None:
         entry = found
@@ -144,12 +139,21 @@ def choose(product: Product, algo: str, out: Array, run: Callable[[Plan], None],
     return remembered[product, gpu]
 
 
+def _named(product: Product, algo: str, out: Array) -> Plan:
+    """The plan of a named algorithm. On a GPU, raises UnprovedError for one that is to be proved and is not."""
+    found = plan(product, algo, capability_of(out))
+    gpu = None if found.algorithm.proved else gpu_of(out)
+    if gpu is None:
+        return found
+    return proofs.expect_proved(product, found, gpu, ask=enabled() and not gpu.capturing())
+
+
 def recall(product: Product, algo: str, device: str) -> Plan:
     """What `choose` would give on a device during a capture: the remembered choice or the cost model's."""
     gpu, capability = gpu_named(device) if algo == AUTO and enabled() else None, capability_named(device)
     if gpu is None:
         return plan(product, algo, capability)
-    plans = candidates(product, capability)
+    plans = (*candidates(product, capability), *proofs.admitted(product, capability, gpu, ask=False))
     entry = cache.default().find(_name(product), _key(product, plans, gpu))
     return plans[0] if entry is None else _read(entry, plans)
 
@@ -193,6 +197,7 @@ def _measure(plans: Sequence[Plan], gpu: Gpu, run: Callable[[Plan], None], folde
             break
         try:
             run(each)  # compiled, loaded and warm
+            least, spent = _least(gpu, functools.partial(run, each), share, min(best.values(), default=0.0))
         except Exception as error:
             if each is plans[-1] and not best:
                 raise
@@ -201,7 +206,6 @@ def _measure(plans: Sequence[Plan], gpu: Gpu, run: Callable[[Plan], None], folde
             )
             warnings.warn(message, FailedCandidateWarning, stacklevel=2)
             continue
-        least, spent = _least(gpu, functools.partial(run, each), share, min(best.values(), default=0.0))
         best[each.algorithm.name], left = least, left - spent
     choice = min(best, key=lambda name: best[name])
     text = json.dumps({"algorithm": choice, "device": gpu.model, "seconds": best}, indent=1)

@@ -88,7 +88,7 @@ def _fprop(
         depthwise.fprop(y, x, w, bias, problem, epilogue, tf32=tf32)
     elif y.size:
         vector_c, vector_k = _vectors(problem, (x, w), (y,))
-        product = _product("fprop", problem, epilogue, x.dtype, tf32, vector_c, vector_k)
+        product = product_of("fprop", problem, epilogue, x.dtype, tf32, vector_c, vector_k)
         both = (None, saved) if epilogue.saves_input else (saved, None)
         moments = compute(product, algo, y, (*both, None), (x, w, bias), bias=bias)
     return store(y, out), moments
@@ -112,7 +112,7 @@ def conv2d_dgrad(
         depthwise.dgrad(dx, dy, w, problem, tf32=tf32)
     elif dx.size:
         vector_c, vector_k = _vectors(problem, (w, dx), (dy,))
-        product = _product("dgrad", problem, PLAIN, dy.dtype, tf32, vector_c, vector_k)
+        product = product_of("dgrad", problem, PLAIN, dy.dtype, tf32, vector_c, vector_k)
         compute(product, algo, dx, (), (dy, w))
     return store(dx, out)
 
@@ -139,7 +139,7 @@ def conv2d_wgrad(
         depthwise.wgrad(dw, dy, x, problem, tf32=tf32, accumulate=accumulate)
     elif dw.size:
         vector_c, vector_k = _vectors(problem, (x, dw), (dy,))
-        product = _product("wgrad", problem, PLAIN, x.dtype, tf32, vector_c, vector_k)
+        product = product_of("wgrad", problem, PLAIN, x.dtype, tf32, vector_c, vector_k)
         sums = None if db is None else buffer(db, db.shape, db.dtype, like=db, keep=accumulate)
         compute(product, algo, dw, (sums,), (dy, x), accumulate=accumulate)
         if sums is not None:
@@ -188,7 +188,7 @@ def _vectors(
 
 
 @functools.lru_cache(maxsize=4096)
-def _product(
+def product_of(
     direction: str,
     problem: Conv2dProblem,
     epilogue: Epilogue,
@@ -216,6 +216,8 @@ def _product(
         struct=packed(problem, pool),
         macros=macros,
         activation=epilogue.activation,
+        problem=problem,
+        epilogue=epilogue,
     )
 
 
@@ -233,7 +235,7 @@ def plans(
         if name == DEPTHWISE:
             return None
         finish = epilogue if direction == "fprop" else PLAIN
-        product = _product(direction, problem, finish, dtype, tf32, *vectors)
+        product = product_of(direction, problem, finish, dtype, tf32, *vectors)
         found[direction] = recall(product, name, device)
     return found
 

@@ -79,9 +79,28 @@ class Module:
             binary = nvrtc.compile_cubin(self.path.stem, self.text, self.defines, arch)
             return cupy.RawModule(path=nvrtc.loadable(binary.path))
 
+    def digest(self, device: int | None, *, build: bool = True) -> str | None:
+        """The digest of the machine code for a GPU, of the text and the macros for the emulated device (None).
+
+        build: whether to compile what is not in the cache yet; otherwise there is no digest of it.
+        """
+        from gpuconv.backends.cuda.runtime import nvrtc
+
+        if device is None:
+            return nvrtc.digest(repr((self.text, sorted(self.defines.items()))).encode())
+        import cupy
+
+        arch = nvrtc.architecture(cupy.cuda.Device(device).compute_capability)
+        find = nvrtc.compile_cubin if build else nvrtc.find_cubin
+        binary = find(self.path.stem, self.text, self.defines, arch)
+        return None if binary is None else binary.digest
+
 
 class Kernel:
-    """A kernel, ready to be launched on whatever device its arrays are on."""
+    """A kernel, ready to be launched on whatever device its arrays are on. proof: how a GPU proved it before it was
+    chosen, for people; "" if it needs no proof."""
+
+    proof = ""
 
     def __init__(self, module: Module, signature: source.Signature) -> None:
         self.module = module
@@ -282,20 +301,25 @@ def _load(file: Path | _Edition, defines: tuple[tuple[str, object], ...]) -> Mod
     return Module(file if isinstance(file, Path) else file.path, {name: str(value) for name, value in defines})
 
 
-_prepared: list[Any] = []
+_prepared: list[Callable[[], object]] = []  # drop something
+
+
+def when_replaced(drop: Callable[[], object]) -> None:
+    """Have `drop` called when kernel files are replaced, see `replaced`."""
+    _prepared.append(drop)
 
 
 def until_replaced(prepare: Prepare) -> Prepare:
     """Caches a function whose results depend on kernel files, until these are replaced (`replaced`)."""
     cached = functools.lru_cache(maxsize=4096)(prepare)
-    _prepared.append(cached)
+    when_replaced(cached.cache_clear)
     return cached  # type: ignore[return-value]
 
 
 def forget() -> None:
     """Drop everything that was prepared from kernel files."""
-    for cached in _prepared:
-        cached.cache_clear()
+    for drop in _prepared:
+        drop()
 
 
 @until_replaced
@@ -325,6 +349,11 @@ def replaced(files: Mapping[str, Path]) -> Iterator[None]:
         _replaced.clear()
         _replaced.update(before)
         forget()
+
+
+def replacements() -> dict[str, str]:
+    """The paths of the files that stand in place of shipped ones now, by the shipped ones' names."""
+    return {name: str(edition.path) for name, edition in _replaced.items()}
 
 
 def text_of(file: str | Path) -> str:

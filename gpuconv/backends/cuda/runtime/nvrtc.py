@@ -59,6 +59,16 @@ class Binary:
     path: Path
     resources: Mapping[str, Resources]
 
+    @functools.cached_property
+    def digest(self) -> str:
+        return digest(self.path.read_bytes())
+
+
+def digest(code: bytes) -> str:
+    import hashlib
+
+    return hashlib.sha256(code).hexdigest()
+
 
 def architecture(capability: str) -> str:
     """The architecture to compile for on a device of this compute capability, "90" for 9.0 as in CuPy. Hopper and
@@ -71,24 +81,33 @@ def compile_cubin(name: str, text: str, defines: Mapping[str, str], arch: str) -
 
     name: what the cache's entry is called. arch: "sm_90a" and the like. Raises CompileError.
     """
-    kept, title, release = cache.default(), f"{name}-{arch}", version()
-    entry = kept.find(title, _key(release, text, _options(release, defines, arch)))
-    if entry is None:
-        core, loaded = toolkit()
-        options = _options(loaded, defines, arch)
+    if found := find_cubin(name, text, defines, arch):
+        return found
+    core, loaded = toolkit()
+    options = _options(loaded, defines, arch)
 
-        def fill(folder: Path) -> None:
-            log, include = io.StringIO(), headers()
-            shown = name.encode("ascii", "replace").decode()
-            try:
-                asked = core.ProgramOptions(name=f"{shown}.cu", include_path=[include] if include else None, **options)
-                code = core.Program(text, "c++", asked).compile("cubin", logs=log).code
-            except Exception as error:
-                raise CompileError(f"{name}.cu does not compile for {arch}:\n{log.getvalue() or error}") from error
-            (folder / "kernel.cubin").write_bytes(code)
-            (folder / "log.txt").write_text(log.getvalue(), encoding="utf-8", errors="replace")
+    def fill(folder: Path) -> None:
+        log, include = io.StringIO(), headers()
+        shown = name.encode("ascii", "replace").decode()
+        try:
+            asked = core.ProgramOptions(name=f"{shown}.cu", include_path=[include] if include else None, **options)
+            code = core.Program(text, "c++", asked).compile("cubin", logs=log).code
+        except Exception as error:
+            raise CompileError(f"{name}.cu does not compile for {arch}:\n{log.getvalue() or error}") from error
+        (folder / "kernel.cubin").write_bytes(code)
+        (folder / "log.txt").write_text(log.getvalue(), encoding="utf-8", errors="replace")
 
-        entry = kept.entry(title, _key(loaded, text, options), fill)
+    return _binary(cache.default().entry(f"{name}-{arch}", _key(loaded, text, options), fill))
+
+
+def find_cubin(name: str, text: str, defines: Mapping[str, str], arch: str) -> Binary | None:
+    """What `compile_cubin` would return if it is in the cache. Raises CompileError where NVRTC's version is unknown."""
+    release = version()
+    entry = cache.default().find(f"{name}-{arch}", _key(release, text, _options(release, defines, arch)))
+    return None if entry is None else _binary(entry)
+
+
+def _binary(entry: Path) -> Binary:
     return Binary(entry / "kernel.cubin", parse_resources((entry / "log.txt").read_text(encoding="utf-8")))
 
 

@@ -1,0 +1,29 @@
+"""The kernel of a plan, and the digest of its machine code."""
+
+from __future__ import annotations
+
+import copy
+
+from gpuconv.backends.cuda.gemm.plan import Plan
+from gpuconv.backends.cuda.gemm.product import ACTIVATIONS, Product
+from gpuconv.backends.cuda.runtime.kernel import Kernel, load, until_replaced
+from gpuconv.devices import Device
+
+
+@until_replaced
+def kernel_of(product: Product, plan: Plan) -> Kernel:
+    algorithm, activation = plan.algorithm, product.activation if plan.split_k == 1 else None
+    macros = {"DTYPE": product.dtype, "ACTIVATION": ACTIVATIONS[activation], **product.macros}
+    macros |= algorithm.defines(product.arithmetic)
+    kernel = load(algorithm.file(product.kernel), macros).kernel(f"{product.kernel}_{algorithm.family}")
+    if plan.proof:
+        kernel = copy.copy(kernel)
+        kernel.proof = plan.proof
+    return kernel
+
+
+def digest_of(product: Product, plan: Plan, device: str, *, build: bool = True) -> str | None:
+    """The digest of a plan's machine code on a device, compiled if it is not in the cache yet. On the emulated device
+    that of its text. build: whether to compile; otherwise there may be None."""
+    module, where = kernel_of(product, plan).module, Device.named(device)
+    return module.digest(where.index if where.on_gpu else None, build=build)

@@ -1,0 +1,56 @@
+"""A GPU as the tuner and the prover see it."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+_GATE_SECONDS = 0.2  # then a queue starts although it is not full yet
+
+
+class Gpu:
+    """The functions of a GPU that choosing an algorithm needs. device: its name here. model: its maker's. driver: the
+    version, by which times and proofs may differ."""
+
+    def __init__(self, index: int) -> None:
+        import cupy
+
+        self._cuda, self._device = cupy.cuda, cupy.cuda.Device(index)
+        self.device = f"cuda:{index}"
+        self.model: str = cupy.cuda.runtime.getDeviceProperties(index)["name"].decode()
+
+    @functools.cached_property
+    def driver(self) -> str:
+        try:
+            return Path("/proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return f"CUDA {self._cuda.runtime.driverGetVersion()}"
+
+    def capturing(self) -> bool:
+        """Whether launches are currently captured into a graph."""
+        with self._device:
+            return bool(self._cuda.get_current_stream().is_capturing())
+
+    def seconds(self, run: Callable[[], None], count: int) -> float:
+        """Device time of `count` runs. They are queued behind a closed gate, so that the GPU never waits for Python."""
+        with self._device:
+            stream, gate = self._cuda.get_current_stream(), threading.Event()
+            begin, end = self._cuda.Event(), self._cuda.Event()
+            stream.launch_host_func(lambda _: gate.wait(_GATE_SECONDS), None)
+            try:
+                begin.record()
+                for _ in range(count):
+                    run()
+                end.record()
+            finally:
+                gate.set()
+            end.synchronize()
+            return 1e-3 * float(self._cuda.get_elapsed_time(begin, end))
+
+
+class Emulated:
+    """The emulated device, in the place of a GPU where something is proved by hand."""
+
+    device, model, driver = "emulated", "the emulated device", ""

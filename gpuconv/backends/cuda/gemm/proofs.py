@@ -1,0 +1,255 @@
+"""Which algorithms a GPU has proved: the condition under which it may choose one that no GPU had run before.
+
+A proof is of one product on one model of GPU: the prover, a child process, runs exactly that product by the algorithm
+and compares it with a proved one (docs/prover.md). Its verdict is kept with the compiled kernels, under a key of all
+that it depends on: the machine code, the geometry of the launch, this launcher, the driver and the GPU.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from gpuconv.backends.cuda import cache
+from gpuconv.backends.cuda.gemm import prover
+from gpuconv.backends.cuda.gemm.compiled import digest_of
+from gpuconv.backends.cuda.gemm.plan import Plan, candidates, plan, unproved
+from gpuconv.backends.cuda.gemm.product import Product
+from gpuconv.backends.cuda.runtime import nvrtc
+from gpuconv.backends.cuda.runtime.device_array import capability_named
+from gpuconv.backends.cuda.runtime.kernel import replacements, text_of, until_replaced
+from gpuconv.notices import Notice
+from gpuconv.problems import Conv2dProblem
+from gpuconv.types import Record
+from gpuconv.version import __version__
+
+
+class UnprovedError(ValueError):
+    """An algorithm was named that this GPU has not proved for this problem."""
+
+
+class UnprovedWarning(Notice):
+    """A GPU could not prove an algorithm for a problem; proved ones serve it."""
+
+
+class Place(Protocol):
+    """Where proofs are valid: a GPU, or the emulated device."""
+
+    device: str
+    model: str
+
+    @property
+    def driver(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """proved: whether the algorithm may be chosen. reason: what was seen, for people. seconds: that the proof took.
+    lasting: whether it tells something about the algorithm, and so is kept for later processes; a lack of memory tells
+    nothing. when: the day."""
+
+    proved: bool
+    reason: str
+    seconds: float = 0.0
+    lasting: bool = False
+    when: str = ""
+
+    def __str__(self) -> str:
+        how = "proved" if self.proved else "not proved"
+        return f"{how} {self.when} in {self.seconds:.2f} s: {self.reason}"
+
+
+_trusted = ContextVar("the prover runs algorithms that are not proved", default=False)
+
+
+@contextmanager
+def trusting() -> Iterator[None]:
+    """A context in which any algorithm that is named runs: for the prover itself."""
+    token = _trusted.set(True)
+    try:
+        yield
+    finally:
+        _trusted.reset(token)
+
+
+def admitted(product: Product, capability: int, place: Place, *, ask: bool) -> tuple[Plan, ...]:
+    """A product's plans by algorithms that this GPU has proved for it, each with its proof.
+
+    ask: whether the prover may be asked; otherwise only verdicts that are known count.
+    """
+    known = ((each, verdict(product, each, place, ask=ask)) for each in unproved(product, capability))
+    return tuple(_with_proof(each, str(found)) for each, found in known if found and found.proved)
+
+
+def expect_proved(product: Product, named: Plan, place: Place, *, ask: bool) -> Plan:
+    """A named algorithm's plan, with its proof. Raises UnprovedError if this GPU has not proved it."""
+    if _trusted.get():
+        return named
+    found = verdict(product, named, place, ask=ask)
+    if found and found.proved:
+        return _with_proof(named, str(found))
+    why = found.reason if found else "no proof is made here; `gpuconv prove` makes one"
+    raise UnprovedError(
+        f"algorithm {named.algorithm.name!r} runs on a GPU only problems that it was proved for, and {place.model} has "
+        f"not proved it for this one: {why}"
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _with_proof(found: Plan, proof: str) -> Plan:
+    return replace(found, proof=proof)
+
+
+def verdict(product: Product, candidate: Plan, place: Place, *, ask: bool) -> Verdict | None:
+    """This process's verdict, a kept one, or the prover's if it may be asked. None if there is none."""
+    known = _known(product, candidate.algorithm.name, place.device)
+    if not known:
+        try:
+            key = _key(product, candidate, place, build=ask)
+            found = _kept(product, key) if key else None
+            found = found or (prove(product, candidate, place) if ask else None)
+        except nvrtc.CompileError as error:
+            found = Verdict(False, str(error).splitlines()[0])
+        if found:
+            known.append(found)
+    return known[0] if known else None
+
+
+@until_replaced
+def _known(product: Product, algorithm: str, device: str) -> list[Verdict]:
+    """Holds this process's verdict once there is one."""
+    return []
+
+
+def prove(product: Product, candidate: Plan, place: Place, against: str | None = None) -> Verdict:
+    """Ask the prover, whatever is known, and keep a lasting verdict. against: the proved algorithm to compare with, by
+    default the cost model's."""
+    reference = _reference(product, candidate, place, against)
+    if product.problem is None or reference is None:
+        what = "no other algorithm serves it" if product.problem else "only convolutions can be proved"
+        return Verdict(False, what)
+    question = _question(product, product.problem, candidate, reference, place)
+    key = _key(product, candidate, place, build=True)
+    assert key is not None
+    digest_of(product, reference, place.device)  # compiled before the child's time begins
+    found = _judged(prover.ask(question, fingerprint(key)))
+    if found.lasting:
+        _keep(product, key, found)
+    if not found.proved:
+        message = f"{candidate.algorithm.name} is not proved for {product.kernel} of {product.problem}: {found.reason}"
+        warnings.warn(message, UnprovedWarning, stacklevel=2)
+    return found
+
+
+def _reference(product: Product, candidate: Plan, place: Place, name: str | None) -> Plan | None:
+    """The plan to compare with: of the algorithm named, or the cost model's first that is not the candidate's."""
+    capability = capability_named(place.device)
+    if name:
+        return plan(product, name, capability)
+    others = (each for each in candidates(product, capability) if each.algorithm.name != candidate.algorithm.name)
+    return next(others, None)
+
+
+def _judged(answer: prover.Answer) -> Verdict:
+    return Verdict(
+        answer.status == prover.PROVED,
+        answer.reason,
+        answer.seconds,
+        answer.status != prover.UNABLE,
+        time.strftime("%Y-%m-%d"),
+    )
+
+
+# --- the cache ---------------------------------------------------------------------------------
+
+
+def _name(product: Product) -> str:
+    return f"proof-{product.kernel}"
+
+
+def _keep(product: Product, key: Sequence[str], found: Verdict) -> None:
+    """Store a verdict in place of an earlier one. If that fails, the next process asks again."""
+
+    def fill(folder: Path) -> None:
+        (folder / "verdict.json").write_text(json.dumps(asdict(found), indent=1), encoding="utf-8")
+
+    with suppress(OSError):
+        cache.default().forget(_name(product), key)
+        cache.default().entry(_name(product), key, fill)
+
+
+def _kept(product: Product, key: Sequence[str]) -> Verdict | None:
+    entry = cache.default().find(_name(product), key)
+    if entry is None:
+        return None
+    return Verdict(**json.loads((entry / "verdict.json").read_text(encoding="utf-8")))
+
+
+def _key(product: Product, candidate: Plan, place: Place, *, build: bool) -> list[str] | None:
+    """All that a verdict depends on; None if the kernel is not compiled and is not to be."""
+    digest = digest_of(product, candidate, place.device, build=build)
+    if digest is None:
+        return None
+    geometry = (
+        product.kernel,
+        product.arithmetic,
+        (product.m, product.n, product.k, product.batches),
+        product.struct.tobytes(),
+        tuple(product.macros.items()),
+        product.activation,
+        candidate.algorithm,
+        candidate.split_k,
+        candidate.depth_per_split,
+        candidate.blocks,
+    )
+    reduction = text_of("gemm_reduce.cu") if candidate.split_k > 1 else ""
+    return ["proof", place.model, place.driver, _launcher(), digest, repr(geometry), reduction]
+
+
+def fingerprint(key: Sequence[str]) -> str:
+    """A key in one line, by which the prover says what it proved."""
+    return nvrtc.digest(json.dumps(key).encode())
+
+
+def fingerprint_of(product: Product, candidate: Plan, place: Place) -> str:
+    key = _key(product, candidate, place, build=True)
+    assert key is not None
+    return fingerprint(key)
+
+
+@functools.cache
+def _launcher() -> str:
+    """The version of the code that launches: its release, and the digest of its files where they are files."""
+    folder = Path(__file__).parents[1]
+    files = sorted(path for part in ("gemm", "ops", "runtime") for path in (folder / part).glob("*.py"))
+    return f"{__version__} {nvrtc.digest(b''.join(path.read_bytes() for path in files))}"
+
+
+# --- the question ------------------------------------------------------------------------------
+
+
+def _question(product: Product, problem: Conv2dProblem, candidate: Plan, reference: Plan, place: Place) -> Record:
+    """What the prover is to run, as JSON."""
+    return {
+        "device": place.device,
+        "direction": product.kernel.removeprefix("conv2d_"),
+        "x_shape": problem.x_shape,
+        "w_shape": problem.w_shape,
+        "window": problem.window,
+        "epilogue": asdict(product.epilogue),
+        "dtype": product.dtype.name,
+        "tf32": product.tf32,
+        "vectors": [product.macros["VECTOR_C"], product.macros["VECTOR_K"]],
+        "algorithm": candidate.algorithm.name,
+        "against": reference.algorithm.name,
+        "files": {name: os.path.abspath(path) for name, path in replacements().items()},
+    }

@@ -1,0 +1,189 @@
+"""The prover, as the process that wants a proof sees it: one child, which may hang, crash, lie or run out of memory.
+
+The child is `gpuconv.verify.prover`. It answers a question in two lines: `{"prepared": true}` once everything is ready
+that only proved algorithms run for, then `{"of": ..., "status": ..., "reason": ..., "seconds": ...}`. What goes wrong
+before the first line tells nothing about the algorithm. `of` is the fingerprint of what the child ran, by its own
+reckoning; an answer about anything else is none.
+"""
+
+from __future__ import annotations
+
+import atexit
+import math
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from gpuconv import child
+from gpuconv.backends.cuda import cache
+from gpuconv.types import Record
+
+START, PREPARE, LIMIT = 30.0, 30.0, 10.0  # seconds: to start, to prepare a question, to run the algorithm
+IDLE = 60.0  # seconds without a question after which the child, which holds GPU memory, is ended
+MOST_WRONG = 8  # questions without a proof until no more are asked: each costs the next one a start
+
+PROVED, REFUTED, UNABLE = "proved", "refuted", "unable"
+_CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE", "SIGTRAP")  # that a program causes itself
+
+command = child.command("gpuconv.verify.prover")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """status: PROVED; REFUTED, which is said of the algorithm; UNABLE, which is not."""
+
+    status: str
+    reason: str
+    seconds: float = 0.0
+
+
+class Prover:
+    """The child, started at the first question and again after one that went wrong. Threads take turns."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._child: child.Child | None = None
+        self._errors: Any = None
+        self._wrong = 0
+        self._idle: threading.Timer | None = None
+
+    def ask(self, question: Record, of: str) -> Answer:
+        with self._lock:
+            if self._wrong >= MOST_WRONG:
+                why = f"{MOST_WRONG} questions of this process ended without a proof; no more are asked"
+                return Answer(UNABLE, why)
+            self._rest()
+            answer = self._ask(question, of)
+            if answer.status == PROVED:
+                self._idle = threading.Timer(IDLE, self.close)
+                self._idle.daemon = True
+                self._idle.start()
+            else:  # an algorithm that goes wrong may have harmed it
+                self.close()
+                self._wrong += 1
+            return answer
+
+    def _ask(self, question: Record, of: str) -> Answer:
+        if self._child and self._child.answer():  # it ended, or says more than it was asked
+            self.close()
+        if self._child is None and (why := self._start()):
+            return Answer(UNABLE, why)
+        assert self._child
+        self._child.ask(question)
+        before = self._child.answer(PREPARE)
+        if before != {"prepared": True}:
+            found = _checked(before, of)
+            if found and found.status == UNABLE:
+                return found
+            return Answer(UNABLE, f"the prover {self._fault(before, PREPARE)}")
+        answer = self._child.answer(LIMIT)
+        if found := _checked(answer, of):
+            return found
+        crashed = answer is None or ("ended" in answer and _signal(answer["ended"]) in _CRASHES)
+        return Answer(REFUTED if crashed else UNABLE, f"the prover {self._fault(answer, LIMIT)}", LIMIT * (not answer))
+
+    def _start(self) -> str:
+        """Start the child. Returns why it cannot be started, or ""."""
+        import tempfile
+
+        try:
+            self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child
+            self._child = child.Child(command, _environment(), self._errors)
+        except OSError as error:
+            self.close()
+            return f"the prover cannot be started: {error}"
+        ready = self._child.answer(START)
+        if ready == {"ready": True}:
+            return ""
+        why = f"the prover {self._fault(ready, START)}"
+        self.close()
+        return why
+
+    def _fault(self, answer: Record | None, limit: float) -> str:
+        """What an answer that is none means."""
+        if answer is None:
+            text = f"did not answer within {limit:g} s"
+        elif "ended" in answer:
+            status = answer["ended"]
+            how = _signal(status) or (f"status {status}" if isinstance(status, int) else status)
+            text = f"ended with {how}{self._last_error()}"
+        elif "garbled" in answer:
+            text = f"printed {answer['garbled'][:60]!r}"
+        else:
+            text = f"answered {str(answer)[:60]!r}"
+        return text
+
+    def _last_error(self) -> str:
+        """The last line of the child's standard error."""
+        with suppress(OSError, ValueError):
+            self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - 4096))
+            lines = self._errors.read().decode("utf-8", "replace").split("\n")
+            return next((f": {line.strip()[:160]}" for line in reversed(lines) if line.strip()), "")
+        return ""
+
+    def _rest(self) -> None:
+        if self._idle:
+            self._idle.cancel()
+        self._idle = None
+
+    def close(self) -> None:
+        """End the child."""
+        with self._lock:
+            self._rest()
+            if self._child:
+                self._child.close()
+            if self._errors:
+                self._errors.close()
+            self._child = self._errors = None
+
+
+def _checked(answer: Record | None, of: str) -> Answer | None:
+    """A complete answer to the question about `of`, or None."""
+    if not isinstance(answer, Mapping) or set(answer) != {"of", "status", "reason", "seconds"}:
+        return None
+    status, reason, seconds = answer["status"], answer["reason"], answer["seconds"]
+    if status not in (PROVED, REFUTED, UNABLE) or not isinstance(reason, str) or type(seconds) not in (int, float):
+        return None
+    if (answer["of"] != of and status != UNABLE) or not 0 <= seconds < math.inf:
+        return None
+    return Answer(status, " ".join(reason.split()), float(seconds))
+
+
+def _signal(status: int | str) -> str:
+    """The name of the signal that ended a process of this status, or ""."""
+    with suppress(ValueError):
+        return signal.Signals(-status).name if isinstance(status, int) else ""
+    return ""
+
+
+def _environment() -> dict[str, str]:
+    """The child compiles nothing that this process has compiled."""
+    return {"GPUCONV_CACHE_DIR": str(cache.default().folder)}
+
+
+_prover = Prover()
+
+
+def ask(question: Record, of: str) -> Answer:
+    """The prover's answer to a question. of: the fingerprint of what it asks about, see `proofs`."""
+    return _prover.ask(question, of)
+
+
+def close() -> None:
+    """End the child, if there is one."""
+    _prover.close()
+
+
+def _begin_again() -> None:
+    """A forked process has a prover of its own."""
+    global _prover
+    _prover = Prover()
+
+
+atexit.register(close)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_again)

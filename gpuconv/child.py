@@ -1,0 +1,115 @@
+"""A Python process that answers questions, each a line of JSON on its standard input, by lines of JSON.
+
+It ends with its input, so it never outlives this process. Whatever it does is an answer here: `{"ended": status}` when
+it ends or closes its output, `{"garbled": text}` for a line that is no JSON object. So nothing raises or blocks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from gpuconv.types import Record
+
+_LONGEST = 1 << 16  # characters of a line
+_GRACE = 1.0  # seconds between its last line and its end
+_PATIENCE = 5.0  # seconds for a killed process to end; one that is stuck in a driver never does
+
+
+def command(module: str) -> list[str]:
+    """The command of a process that runs `main` of a module of this package."""
+    return [sys.executable, "-P", "-c", f"from {module} import main; main()"]
+
+
+class Child:
+    """command: of the process. environment: what it has besides this process's. errors: where its standard error goes,
+    a file; by default to this process's."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], errors: Any = None) -> None:
+        import subprocess
+
+        folder = str(Path(sys.modules["gpuconv"].__file__ or "").parent.parent)
+        found = os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env={**os.environ, "PYTHONPATH": found, **environment},
+            process_group=0 if os.name == "posix" else None,  # Ctrl-C is handled by this process
+        )
+        self._answers: queue.SimpleQueue[Record] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout
+        with suppress(OSError, ValueError):  # the pipe is closed
+            while line := self._process.stdout.readline(_LONGEST):
+                self._answers.put(_record(line))
+        self._answers.put({"ended": self._status()})
+
+    def _status(self) -> int | str:
+        """Of the process behind its last line."""
+        import subprocess
+
+        try:
+            return self._process.wait(_GRACE)
+        except subprocess.TimeoutExpired:
+            return "no status, but closed its output"
+
+    def ask(self, question: object) -> None:
+        assert self._process.stdin
+        with suppress(OSError, ValueError):  # it ended, which `answer` tells
+            self._process.stdin.write(json.dumps(question) + "\n")
+            self._process.stdin.flush()
+
+    def answer(self, patience: float = 0.0) -> Record | None:
+        """The next answer, or None if there is none within that many seconds."""
+        try:
+            return self._answers.get(timeout=patience) if patience else self._answers.get_nowait()
+        except queue.Empty:
+            return None
+
+    def close(self) -> None:
+        """Kill it."""
+        import subprocess
+
+        self._process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_PATIENCE)
+        self._reader.join(_PATIENCE)
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe and not self._reader.is_alive():  # it would wait for the reader
+                with suppress(OSError):
+                    pipe.close()
+
+
+def answering() -> Callable[[Record], None]:
+    """For the process itself: writes an answer. From now on what libraries print goes to standard error."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    def answer(facts: Record) -> None:
+        answers.write(json.dumps(facts) + "\n")
+        answers.flush()
+
+    return answer
+
+
+def _record(line: str) -> Record:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        found = None
+    return found if isinstance(found, dict) else {"garbled": line[:200]}

@@ -1,0 +1,61 @@
+"""Memory of a GPU between guards: shows that a kernel wrote past its arrays, and what it left unwritten.
+
+Every allocation is filled with NaNs and lies between two zones of a known byte. On the emulated device each access is
+checked, so there is nothing to do.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+ZONE = 1 << 16  # bytes on each side: more than a row of the largest tile; a multiple of CuPy's alignment
+_CANARY, _NAN = 0xA5, 0xFF
+
+
+class Guards:
+    """For the lifetime of a process: CuPy's allocations go through it."""
+
+    def __init__(self) -> None:
+        import cupy
+
+        self._cupy, self._malloc = cupy, cupy.get_default_memory_pool().malloc
+        self._blocks: list[tuple[Any, int]] = []
+        cupy.cuda.set_allocator(self._guarded)
+
+    def _guarded(self, size: int) -> Any:
+        block = self._malloc(size + 2 * ZONE)
+        block.memset_async(_CANARY, size + 2 * ZONE)
+        inside = self._cupy.cuda.MemoryPointer(block.mem, ZONE)
+        inside.memset_async(_NAN, size)
+        self._blocks.append((block, size))
+        return inside
+
+    def damage(self) -> str:
+        """Where a zone was written to, in words; "" where none was."""
+        for block, size in self._blocks:
+            for side, offset in (("before", 0), ("after", ZONE + size)):
+                zone = self._cupy.ndarray((ZONE,), "uint8", self._cupy.cuda.MemoryPointer(block.mem, offset)).get()
+                if (changed := (zone != _CANARY).nonzero()[0]).size:
+                    distance = ZONE - changed[-1] if side == "before" else changed[0] + 1
+                    return f"wrote {changed.size} bytes out of bounds, {distance} bytes {side} an array of {size} bytes"
+        return ""
+
+    def mark(self) -> int:
+        return len(self._blocks)
+
+    def release(self, mark: int = 0) -> None:
+        """Let allocations since `mark` be reused; until then their memory is kept, so that their guards can be read."""
+        del self._blocks[mark:]
+
+
+class NoGuards:
+    """The emulated device's: it checks every access by itself."""
+
+    def damage(self) -> str:
+        return ""
+
+    def mark(self) -> int:
+        return 0
+
+    def release(self, mark: int = 0) -> None:
+        pass

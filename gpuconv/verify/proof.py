@@ -1,0 +1,327 @@
+"""One proof: an algorithm runs exactly one product, and a proved algorithm judges it.
+
+1. On random numbers, three times: the same bits each time, and within the bounds of `gpuconv verify` of the proved
+   algorithm's. Of a large result every several-th value is compared.
+2. On small whole numbers, whose sums are exact in any order: the proved algorithm's very bits, of every value.
+
+Results start as NaNs between guards. At the end the guards are whole, and the proved algorithm gives its first bits
+again: so the inputs are what they were.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gpuconv import backends
+from gpuconv.backends.cuda.gemm import tuner
+from gpuconv.backends.cuda.ops import conv
+from gpuconv.backends.cuda.runtime.outputs import aligned_pack_width
+from gpuconv.backends.reference.precision import round_tf32
+from gpuconv.dtypes import accumulation_dtype, as_dtype
+from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue, epilogue
+from gpuconv.types import Record
+from gpuconv.verify.bounds import Bound, sum_bound
+from gpuconv.verify.compare import Expected, compare
+from gpuconv.verify.guards import Guards, NoGuards
+from gpuconv.verify.rules.norm import moment_bounds
+from gpuconv.verify.rules.products import behind_activation
+
+RUNS = 3
+COMPARED = 1 << 20  # the most values of a result that are compared within the bound
+_PERIOD = 65_537  # of the numbers in an array: prime, so that no side of an array divides it
+_EXACT = 1 << 24  # whole numbers up to here are exact in float32
+_EXACT_ACTIVATIONS = (None, "relu")
+_LARGEST_SUM = 1 << 14  # of random products, so that float16 holds it
+
+Results = dict[str, np.ndarray]
+
+
+class RefutedError(Exception):
+    """What an algorithm does wrong."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """direction: "fprop", "dgrad" or "wgrad". vectors: how many channels and filters the product moves at once; fewer
+    than the problem allows for arrays that are not aligned. algorithm: to prove. against: the proved one."""
+
+    device: str
+    direction: str
+    problem: Conv2dProblem
+    epilogue: Epilogue
+    dtype: np.dtype
+    tf32: bool
+    vectors: tuple[int, int]
+    algorithm: str
+    against: str
+
+    @classmethod
+    def read(cls, asked: Record) -> Question:
+        (before, after), (left, right) = asked["window"]["padding"]
+        window = asked["window"] | {"padding": ((before, after), (left, right))}
+        return cls(
+            asked["device"],
+            asked["direction"],
+            Conv2dProblem.of(asked["x_shape"], asked["w_shape"], **window),
+            epilogue(**asked["epilogue"]),
+            as_dtype(asked["dtype"]),
+            asked["tf32"],
+            (asked["vectors"][0], asked["vectors"][1]),
+            asked["algorithm"],
+            asked["against"],
+        )
+
+    @property
+    def product(self) -> Any:
+        return conv.product_of(
+            self.direction, self.problem, self.epilogue, self.dtype, self.tf32, self.vectors[0], self.vectors[1]
+        )
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form of a call that the same kernel serves. bias: with a bias, or for wgrad with its gradient. accumulate: the
+    result is added to what `out` holds."""
+
+    bias: bool = True
+    accumulate: bool = False
+
+
+_FORMS = {
+    "fprop": (Form(), Form(bias=False)),
+    "dgrad": (Form(),),
+    "wgrad": (Form(), Form(accumulate=True), Form(bias=False)),
+}
+
+
+class Inputs:
+    """The arrays of a question. kind: "random", "sizes" (the absolute values of those), "whole" (whole numbers)."""
+
+    def __init__(self, question: Question, kind: str) -> None:
+        self._question, self._kind = question, kind
+        problem = question.problem
+        channels, filters = self._unaligned()
+        depth = question.product.k
+        self._scale = 2.0 ** -max(0, math.ceil(math.log2(max(depth, 1) / _LARGEST_SUM)))
+        self._whole = 2 if 8 * depth < _EXACT else 1
+        every: dict[str, dict[str, tuple[tuple[int, ...], bool]]] = {
+            "fprop": {"x": (problem.x_shape, channels), "w": (problem.w_shape, False), "bias": ((problem.k,), False)},
+            "dgrad": {"dy": (problem.y_shape, filters), "w": (problem.w_shape, channels)},
+            "wgrad": {"dy": (problem.y_shape, filters), "x": (problem.x_shape, channels)},
+        }
+        shapes = every[question.direction].items()
+        self.arrays = {name: self._array(*each, seed) for seed, (name, each) in enumerate(shapes)}
+
+    def out(self, shape: tuple[int, ...], accumulate: bool = False) -> Any:
+        """An array for a result: unwritten, or whole numbers to add to."""
+        shifted = self._question.direction == "fprop" and self._unaligned()[1]
+        if not accumulate:
+            return self._unwritten(shape, shifted)
+        return self._array(shape, shifted, seed=9)
+
+    def _unaligned(self) -> tuple[bool, bool]:
+        """Whether the arrays with channels last and those with filters last begin between two wide moves."""
+        problem, dtype = self._question.problem, self._question.dtype
+        counts = (problem.c // problem.groups, problem.k // problem.groups)
+        channels, filters = (
+            moved < aligned_pack_width(dtype, count) for moved, count in zip(self._question.vectors, counts)
+        )
+        return channels, filters
+
+    def _unwritten(self, shape: tuple[int, ...], shifted: bool) -> Any:
+        flat = backends.empty((math.prod(shape) + shifted,), self._question.dtype, self._question.device)
+        return flat[int(shifted) :].reshape(shape)
+
+    def _array(self, shape: tuple[int, ...], shifted: bool, seed: int) -> Any:
+        array = self._unwritten(shape, shifted)
+        flat, numbers = array.reshape(-1), self._numbers(seed, min(_PERIOD, math.prod(shape)))
+        for begin in range(0, flat.shape[0], _PERIOD):
+            part = flat[begin : begin + _PERIOD]
+            backends.assign(part, numbers[: part.shape[0]])
+        return array
+
+    def _numbers(self, seed: int, count: int) -> Any:
+        rng = np.random.default_rng(seed)
+        if self._kind == "whole":
+            host = rng.integers(-self._whole, self._whole + 1, count).astype(np.float64)
+        else:
+            host = rng.standard_normal(count) * (self._scale if seed == 0 else 1)
+            host = round_tf32(host.astype(np.float32)) if self._question.tf32 else host
+            host = np.abs(host) if self._kind == "sizes" else host
+        return backends.asarray(host.astype(self._question.dtype), self._question.device)
+
+
+def run(question: Question, algo: str, inputs: Inputs, form: Form, finish: Epilogue) -> Results:
+    """The results of one call, on the host, by name."""
+    problem, given = question.problem, inputs.arrays
+    named: dict[str, Any] = dict(algo=algo, tf32=question.tf32)
+    if question.direction == "fprop":
+        x, w, bias = given["x"], given["w"], given["bias"] if form.bias else None
+        if finish.moments:
+            y, moments, saved = conv.conv2d_moments(x, w, bias, problem, finish, **named)
+        else:
+            y, moments, saved = inputs.out(problem.pooled_shape(finish.pool)), None, None
+            if finish.plain_store:
+                conv.conv2d(x, w, bias, problem, finish, out=y, **named)
+            else:
+                y, saved = conv.conv2d_relu(x, w, bias, problem, finish, out=y, **named)
+        found = {"y": y, "moments": moments, "before" if finish.saves_input else "mask": saved}
+    elif question.direction == "dgrad":
+        dx = inputs.out(problem.x_shape)
+        conv.conv2d_dgrad(given["dy"], given["w"], problem, PLAIN, mask=None, out=dx, **named)
+        found = {"dx": dx}
+    else:
+        dw = inputs.out(problem.w_shape, form.accumulate)
+        db = inputs.out((problem.k,), form.accumulate) if form.bias else None
+        more: dict[str, Any] = named | dict(out=dw, db=db, accumulate=form.accumulate)
+        conv.conv2d_wgrad(given["dy"], given["x"], problem, PLAIN, mask=None, **more)
+        found = {"dw": dw, "db": db}
+    return {name: backends.to_numpy(array) for name, array in found.items() if array is not None}
+
+
+class Proof:
+    """Made ready by the proved algorithm alone; `judge` then runs the other one."""
+
+    def __init__(self, question: Question) -> None:
+        self.question, finish = question, question.epilogue
+        self.guards = _guards(question.device)
+        self.guards.release()
+        self._random, self._whole = Inputs(question, "random"), Inputs(question, "whole")
+        sizes = Inputs(question, "sizes")
+        self._mark = self.guards.mark()
+        before = epilogue(None, 2, masked=True) if finish.pool == 2 else PLAIN  # without activation and moments
+        with tuner.noted() as products:
+            self._first = self._proved(self._random, Form(), finish)
+        if products != [question.product]:
+            raise RuntimeError(f"the arrays lead to another product than {question.product}: {products}")
+        self._magnitudes = self._proved(sizes, Form(), before)
+        forms = _FORMS[question.direction] if 2 * question.product.k < _EXACT else ()
+        self._exact = {form: self._proved(self._whole, form, finish) for form in forms}
+        self._sums: dict[Form, Results] = {}
+        if finish.activation not in _EXACT_ACTIVATIONS:
+            self._sums = {form: self._proved(self._whole, form, before) for form in self._exact}
+        backends.synchronize(question.device)
+
+    def _proved(self, inputs: Inputs, form: Form, finish: Epilogue) -> Results:
+        with self._passing():
+            return run(self.question, self.question.against, inputs, form, finish)
+
+    def _candidate(self, inputs: Inputs, form: Form) -> Results:
+        with self._passing():
+            found = run(self.question, self.question.algorithm, inputs, form, self.question.epilogue)
+            backends.synchronize(self.question.device)
+            if damage := self.guards.damage():
+                raise RefutedError(damage)
+            return found
+
+    @contextmanager
+    def _passing(self) -> Iterator[None]:
+        """A call whose memory is free afterwards."""
+        try:
+            yield
+        finally:
+            self.guards.release(self._mark)
+
+    def judge(self) -> str:
+        """Run the algorithm. Returns what was seen, in words; raises RefutedError."""
+        results = self._candidate(self._random, Form())
+        for number in range(2, RUNS + 1):
+            again = self._candidate(self._random, Form())
+            if name := _other_bits(results, again):
+                raise RefutedError(f"{name} has other bits in run {number} than in the first")
+        share = self._compare_random(results)
+        for form, expected in self._exact.items():
+            self._compare_whole(form, expected, self._candidate(self._whole, form))
+        if name := _other_bits(self._first, self._proved(self._random, Form(), self.question.epilogue)):
+            raise RefutedError(f"it changed its inputs: the proved algorithm gives another {name} afterwards")
+        self.guards.release()
+        return (
+            f"{RUNS} runs with the same bits, at most {share:.1%} of the bound from {self.question.against}, its very "
+            "bits for whole numbers"
+        )
+
+    def _compare_random(self, results: Results) -> float:
+        """The largest share of a bound. The bound is of two algorithms, each of which may err by its own."""
+        shares = [0.0]
+        most = COMPARED if self._exact else sys.maxsize
+        for name in {"y", "before", "dx", "dw", "db"} & set(results):
+            each = (self._first[name], self._magnitudes["y" if name == "before" else name], results[name])
+            value, magnitude, result = (_sampled(array, most) for array in each)
+            magnitude = magnitude + self._bound(magnitude)  # it is a result itself
+            activation = self.question.epilogue.activation if name == "y" else None
+            bound = behind_activation(activation, self._bound(magnitude), magnitude, value, self.question.dtype)
+            shares.append(_share(Expected(name, value, 2 * bound), result))
+        return max(shares)
+
+    def _bound(self, magnitude: Bound) -> Bound:
+        return sum_bound(self.question.dtype, self.question.product.k + 1, magnitude)
+
+    def _compare_whole(self, form: Form, expected: Results, results: Results) -> None:
+        exact = dict(expected)
+        if "moments" in exact:
+            _compare_moments(exact.pop("moments"), results["moments"], self.question.dtype)
+        if form in self._sums:  # the activations alone err
+            name, value = "y", _sampled(exact.pop("y"))
+            sums = np.abs(_sampled(self._sums[form][name]))
+            own = behind_activation(self.question.epilogue.activation, 0.0, sums, value, self.question.dtype)
+            _share(Expected(name, value, 2 * own), _sampled(results[name]))
+        if name := _other_bits(exact, results):
+            first = int(np.flatnonzero(_bytes(exact[name]) != _bytes(results[name]))[0]) // exact[name].itemsize
+            at = [int(index) for index in np.unravel_index(first, exact[name].shape)]
+            raise RefutedError(
+                f"{name}{at} is {results[name][tuple(at)]} for whole numbers, {self.question.against} gives "
+                f"{exact[name][tuple(at)]}"
+            )
+
+
+@functools.cache
+def _guards(device: str) -> Guards | NoGuards:
+    return NoGuards() if device == "emulated" else Guards()
+
+
+def _sampled(array: np.ndarray, most: int = COMPARED) -> np.ndarray:
+    """At most so many values, in float64: at odd distances, so that they come from every place in a tile."""
+    return array.reshape(-1)[:: -(-array.size // most) | 1].astype(np.float64)
+
+
+def _bytes(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def _other_bits(expected: Results, results: Results) -> str:
+    """The name of the first result that differs, or ""."""
+    return next((name for name in expected if not np.array_equal(_bytes(expected[name]), _bytes(results[name]))), "")
+
+
+def _share(expected: Expected, result: np.ndarray) -> float:
+    difference = compare(expected, result)
+    if difference.wrong:
+        raise RefutedError(difference.text)
+    return difference.share
+
+
+def _compare_moments(expected: np.ndarray, result: np.ndarray, dtype: np.dtype) -> None:
+    """Two algorithms count in other parts; merged these give the same statistics."""
+    (count, mean, variance), (own_count, own_mean, own_variance) = _merged(expected), _merged(result)
+    if not np.array_equal(count, own_count):
+        raise RefutedError(f"the moments count {own_count.min():g} to {own_count.max():g} values, not {count.max():g}")
+    of = accumulation_dtype(dtype)
+    mean_bound, variance_bound = moment_bounds(of, int(count.max()), mean, variance)
+    _share(Expected("mean", mean, 2 * mean_bound), own_mean)
+    _share(Expected("variance", variance, 2 * variance_bound), own_variance)
+
+
+def _merged(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of (parts, filters, 3): each filter's count, mean and variance (kernels/moments.cuh)."""
+    count, mean, deviations = np.moveaxis(moments.astype(np.float64), -1, 0)
+    total = count.sum(0)
+    middle = (count * mean).sum(0) / total
+    return total, middle, (deviations + count * (mean - middle) ** 2).sum(0) / total

@@ -1,0 +1,68 @@
+"""The process that proves algorithms: one question a line of standard input, see `gpuconv.backends.cuda.gemm.prover`.
+
+It answers in two lines, before and after it runs the algorithm to be proved. If it is not killed by then, it ends
+itself when a question takes too long: a kernel that hangs must not outlive the process that asked."""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import sys
+import time
+from collections.abc import Callable
+
+from gpuconv.backends.cuda.gemm import prover, tuner
+from gpuconv.backends.cuda.gemm.plan import plan
+from gpuconv.backends.cuda.gemm.proofs import fingerprint_of, trusting
+from gpuconv.backends.cuda.runtime.device_array import capability_named
+from gpuconv.backends.cuda.runtime.kernel import replaced
+from gpuconv.child import answering
+from gpuconv.types import Record
+from gpuconv.verify.proof import Proof, Question, RefutedError
+
+_LONGEST = 60.0  # seconds of a question; the process that asks has less patience
+_OUT_OF_MEMORY = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY")  # as CuPy's errors say it
+
+
+def main() -> None:
+    """Answer until the input ends."""
+    answer = answering()
+    answer({"ready": True})
+    for line in sys.stdin:
+        faulthandler.dump_traceback_later(_LONGEST, exit=True)
+        answer_about(json.loads(line), answer)
+        faulthandler.cancel_dump_traceback_later()
+
+
+def answer_about(asked: Record, answer: Callable[[Record], None]) -> None:
+    """Both answers to a question."""
+    of, start = "", time.perf_counter()
+    try:
+        with trusting(), replaced(asked["files"]):
+            question = Question.read(asked)
+            of, proof = _fingerprint(question), Proof(question)
+            answer({"prepared": True})
+            status, reason = _judged(proof)
+    except Exception as error:  # in what only proved algorithms run for
+        status, reason = prover.UNABLE, _words(error)
+    answer({"of": of, "status": status, "reason": reason, "seconds": time.perf_counter() - start})
+
+
+def _fingerprint(question: Question) -> str:
+    """By this process's own reckoning: its kernels, its GPU."""
+    planned = plan(question.product, question.algorithm, capability_named(question.device))
+    return fingerprint_of(question.product, planned, tuner.place_named(question.device))
+
+
+def _judged(proof: Proof) -> tuple[str, str]:
+    try:
+        return prover.PROVED, proof.judge()
+    except RefutedError as refuted:
+        return prover.REFUTED, str(refuted)
+    except Exception as error:
+        out_of_memory = isinstance(error, MemoryError) or any(each in str(error) for each in _OUT_OF_MEMORY)
+        return prover.UNABLE if out_of_memory else prover.REFUTED, _words(error)
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,148 @@
+"""The prover's child from outside: whatever it does, the process that asks gets an answer in time, and goes on."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+
+import pytest
+
+from gpuconv import child as process
+from gpuconv.backends.cuda.gemm import prover
+from gpuconv.backends.cuda.gemm.prover import PROVED, REFUTED, UNABLE, Prover
+
+OF = "what is asked about"
+BEGIN = """
+import json, os, resource, signal, sys, time
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+def say(**facts): print(json.dumps(facts), flush=True)
+GOOD = {"of": "what is asked about", "status": "proved", "reason": "good", "seconds": 0.1}
+def verdict(**changed): say(**GOOD | changed)
+"""
+READY = BEGIN + "say(ready=True)\n"
+ASKED = READY + "for line in sys.stdin:\n    say(prepared=True)\n    "
+UNPREPARED = READY + "for line in sys.stdin:\n    "
+SLEEP = "time.sleep(60)"
+
+# What a child does; the status of its answer, and words of the reason.
+CHILDREN = {
+    "proves": (ASKED + "verdict()", PROVED, "good"),
+    "refutes": (ASKED + "verdict(status='refuted', reason='other bits')", REFUTED, "other bits"),
+    "hangs": (ASKED + SLEEP, REFUTED, "did not answer within 0.3 s"),
+    "hangs-at-the-start": (BEGIN + SLEEP, UNABLE, "did not answer within 0.4 s"),
+    "hangs-before-it-is-prepared": (UNPREPARED + SLEEP, UNABLE, "did not answer within 0.5 s"),
+    "hangs-and-ignores-signals": (BEGIN + "signal.pthread_sigmask(0, range(1, 32))\n" + SLEEP, UNABLE, "within 0.4 s"),
+    "crashes": (ASKED + "os.kill(os.getpid(), signal.SIGSEGV)", REFUTED, "ended with SIGSEGV"),
+    "aborts": (ASKED + "print('assertion', file=sys.stderr); os.abort()", REFUTED, "SIGABRT: assertion"),
+    "crashes-before-it-is-prepared": (UNPREPARED + "os.kill(os.getpid(), 11)", UNABLE, "ended with SIGSEGV"),
+    "crashes-at-the-start": (BEGIN + "os.abort()", UNABLE, "ended with SIGABRT"),
+    "is-killed": (ASKED + "os.kill(os.getpid(), signal.SIGKILL)", UNABLE, "ended with SIGKILL"),
+    "exits": (ASKED + "sys.exit('no more')", UNABLE, "ended with status 1: no more"),
+    "exits-in-silence": (ASKED + "os._exit(0)", UNABLE, "ended with status 0"),
+    "runs-out-of-memory": (ASKED + "verdict(of='', status='unable', reason='MemoryError: 3 GB')", UNABLE, "3 GB"),
+    "has-no-context": (UNPREPARED + "verdict(of='', status='unable', reason='no GPU')", UNABLE, "no GPU"),
+    "closes-its-pipe": (ASKED + "os.close(1); " + SLEEP, UNABLE, "closed its output"),
+    "prints-words": (ASKED + "print('proved!', flush=True)", UNABLE, "printed 'proved!"),
+    "prints-bytes": (ASKED + "os.write(1, bytes(range(128, 256)) + b'\\n')", UNABLE, "printed"),
+    "prints-a-list": (ASKED + "print('[1, 2]', flush=True)", UNABLE, "printed '[1, 2]"),
+    "prints-without-end": (ASKED + "[os.write(1, b'x' * 65536) for _ in range(64)]", UNABLE, "printed 'xxx"),
+    "prints-at-the-start": (BEGIN + "print('Hello', flush=True)\n" + SLEEP, UNABLE, "printed 'Hello"),
+    "nests-deeply": (ASKED + "print('[' * 60000, flush=True)", UNABLE, "printed '[[["),
+    "proves-another-problem": (ASKED + "verdict(of='something else')", UNABLE, "answered"),
+    "proves-before-it-is-prepared": (UNPREPARED + "verdict()", UNABLE, "answered"),
+    "omits-what-it-proved": (ASKED + "say(status='proved', reason='', seconds=0)", UNABLE, "answered"),
+    "says-more": (ASKED + "verdict(sure=True)", UNABLE, "answered"),
+    "says-another-word": (ASKED + "verdict(status='fine')", UNABLE, "answered"),
+    "gives-no-reason": (ASKED + "verdict(reason=None)", UNABLE, "answered"),
+    "gives-no-time": (ASKED + "verdict(seconds='soon')", UNABLE, "answered"),
+    "gives-no-number": (ASKED + "verdict(seconds=float('nan'))", UNABLE, "answered"),
+    "is-prepared-twice": (ASKED + "say(prepared=True)", UNABLE, "answered"),
+}
+
+
+def python(code):
+    return [sys.executable, "-I", "-S", "-c", code]
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """A prover whose child runs some code, and that has little patience."""
+    for limit, seconds in (("PREPARE", 0.5), ("LIMIT", 0.3)):
+        monkeypatch.setattr(prover, limit, seconds)
+    monkeypatch.setattr(process, "_GRACE", 0.1)
+    made = []
+
+    def make(code, start=10.0):
+        monkeypatch.setattr(prover, "START", start)
+        monkeypatch.setattr(prover, "command", python(code))
+        made.append(Prover())
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.mark.parametrize("child", CHILDREN)
+def test_a_child_that(asked, child):
+    code, status, reason = CHILDREN[child]
+    start = time.perf_counter()
+    answer = asked(code, start=0.4 if child.startswith("hangs-a") else 10.0).ask({"a": "question"}, OF)
+    assert answer.status == status
+    assert reason in answer.reason
+    assert time.perf_counter() - start < 8
+
+
+def test_one_child_serves_all_questions(asked):
+    counted = asked(READY + "for n, line in enumerate(sys.stdin):\n    say(prepared=True); verdict(reason=str(n))")
+    assert [counted.ask({}, OF).reason for _ in range(3)] == ["0", "1", "2"]
+
+
+def test_threads_take_turns(asked):
+    slow = asked(
+        READY + "for n, line in enumerate(sys.stdin):\n    say(prepared=True); time.sleep(.02); verdict(reason=str(n))"
+    )
+    reasons = []
+    threads = [threading.Thread(target=lambda: reasons.append(slow.ask({}, OF).reason)) for _ in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join(10)
+    assert sorted(reasons) == ["0", "1", "2", "3"]
+
+
+def test_after_one_that_went_wrong_there_is_a_new_child_but_not_without_end(asked):
+    """A child that refuted something is not asked again either: a kernel that goes wrong may have harmed it."""
+    once = asked(ASKED + "verdict(status='refuted', reason=str(os.getpid()))")
+    answers = [once.ask({}, OF) for _ in range(prover.MOST_WRONG + 2)]
+    assert len({each.reason for each in answers[: prover.MOST_WRONG]}) == prover.MOST_WRONG
+    assert {(each.status, each.reason) for each in answers[prover.MOST_WRONG :]} == {
+        (UNABLE, "8 questions of this process ended without a proof; no more are asked")
+    }
+
+
+def test_a_child_that_says_too_much_or_ended_meanwhile_is_replaced(asked):
+    for more in ("say(prepared=True); say(prepared=True)", "sys.exit()"):
+        loud = asked(ASKED + f"verdict(reason=str(os.getpid())); {more}")
+        first = loud.ask({}, OF)
+        time.sleep(0.2)
+        second = loud.ask({}, OF)
+        assert (first.status, second.status) == (PROVED, PROVED)
+        assert first.reason != second.reason
+
+
+def test_an_idle_child_is_ended(asked, monkeypatch):
+    monkeypatch.setattr(prover, "IDLE", 0.05)
+    idle = asked(ASKED + "verdict(reason=str(os.getpid()))")
+    first = idle.ask({}, OF).reason
+    time.sleep(0.3)
+    assert idle.ask({}, OF).reason != first
+
+
+def test_a_child_that_cannot_be_started(asked, monkeypatch):
+    nobody = asked(ASKED)
+    monkeypatch.setattr(prover, "command", ["/no/such/python"])
+    answer = nobody.ask({}, OF)
+    assert answer.status == UNABLE
+    assert "cannot be started: [Errno 2]" in answer.reason

@@ -1,0 +1,155 @@
+"""A prover on the stand-in, for a kernel that is entered as unproved: a child process, with a fault planted in it.
+
+python -c "from tests.standin.proving import main; main()" GPU SCHEDULE FAULT
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from gpuconv import algorithms
+from gpuconv.algorithms import Algorithm
+from gpuconv.backends.cuda.gemm import launch
+from gpuconv.verify.proof import RUNS
+from tests import standin
+from tests.unproved import entered
+
+NAME = "new-32x32"
+
+
+@contextlib.contextmanager
+def new_family() -> Iterator[Algorithm]:
+    """The SIMT kernels of a known tile, for fewer blocks at once, as an algorithm that no GPU has run."""
+    like = algorithms.find("simt-32x32", "float32")
+    with entered(like, name=NAME, macros=dict(like.macros) | dict(MIN_BLOCKS=7), proved=False) as new:
+        yield new
+
+
+def command(gpu: str, schedule: str, fault: str) -> list[str]:
+    return [sys.executable, "-P", "-c", "from tests.standin.proving import main; main()", gpu, schedule, fault]
+
+
+def main() -> None:
+    from gpuconv.verify import prover
+
+    gpu, schedule, fault = sys.argv[1:]
+    with new_family(), standin.installed([gpu], schedule=schedule), planted(fault):
+        prover.main()
+
+
+@contextlib.contextmanager
+def planted(fault: str) -> Iterator[None]:
+    """Within this context launches of the new algorithm have a fault, one of `FAULTS`, or "none"."""
+    original, count = launch.launch, 0
+
+    def wrong(product: Any, plan: Any, out: Any, secondary: Any, inputs: Any, **more: Any) -> Any:
+        nonlocal count
+        new = plan.algorithm.name == NAME
+        if new and fault in _BEFORE:
+            _BEFORE[fault]()
+        found = original(product, plan, out, secondary, inputs, **more)
+        if new and fault in _AFTER:
+            count += 1
+            _AFTER[fault](out, inputs, count)
+        return found
+
+    launch.launch = wrong
+    try:
+        yield
+    finally:
+        launch.launch = original
+
+
+def _hang() -> None:
+    time.sleep(60)
+
+
+def _crash() -> None:
+    ctypes.string_at(0)
+
+
+def _kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _no_memory() -> None:
+    raise MemoryError("Out of memory allocating 3 GB")
+
+
+def _illegal_address() -> None:
+    import cupy
+
+    raise cupy.cuda.runtime.CUDARuntimeError("cudaErrorIllegalAddress")
+
+
+def _wrong_value(out: Any, inputs: Any, count: int) -> None:
+    out.reshape(-1)[-1:].fill(1000.0)
+
+
+def _slightly_wrong(out: Any, inputs: Any, count: int) -> None:
+    """Of the last value of many, by far less than its bound among random numbers."""
+    last = out.reshape(-1)[-1:]
+    last.fill(float(last.get()[0]) + 1e-5)
+
+
+def _unwritten(out: Any, inputs: Any, count: int) -> None:
+    out.reshape(-1)[-1:].fill(np.nan)
+
+
+def _other_bits(out: Any, inputs: Any, count: int) -> None:
+    out.reshape(-1)[:1].fill(float(out.reshape(-1)[:1].get()[0]) * (1 + count % 2 * 2**-22))
+
+
+def _out_of_bounds(out: Any, inputs: Any, count: int) -> None:
+    from tests.standin.arrays import ndarray
+    from tests.standin.memory import MemoryPointer
+
+    beyond = MemoryPointer(out.data.mem, 0)
+    beyond.ptr = out.data.ptr + out.nbytes + 40
+    ndarray((1,), np.float32, beyond).fill(0)
+
+
+def _changed_input(out: Any, inputs: Any, count: int) -> None:
+    """By the last of the runs on random numbers, so that these have the same bits."""
+    if count == RUNS:
+        inputs[0].reshape(-1)[:1].fill(0.5)
+
+
+_BEFORE = {
+    "hangs": _hang,
+    "crashes": _crash,
+    "is killed": _kill,
+    "lacks memory": _no_memory,
+    "raises": _illegal_address,
+}
+_AFTER = {
+    "a wrong value": _wrong_value,
+    "a slightly wrong value": _slightly_wrong,
+    "an unwritten value": _unwritten,
+    "other bits": _other_bits,
+    "a write out of bounds": _out_of_bounds,
+    "a changed input": _changed_input,
+}
+FAULTS = {  # what is said of each
+    "hangs": "did not answer within",
+    "crashes": "ended with SIGSEGV",
+    "is killed": "ended with SIGKILL",
+    "lacks memory": "MemoryError: Out of memory",
+    "raises": "CUDARuntimeError: cudaErrorIllegalAddress",
+    "a wrong value": "is 1000",
+    "a slightly wrong value": "for whole numbers",
+    "an unwritten value": "is nan",
+    "other bits": "has other bits in run 2",
+    "a write out of bounds": "wrote 4 bytes out of bounds, 41 bytes after an array of",
+    "a changed input": "it changed its inputs",
+}
+LASTING = {*FAULTS} - {"is killed", "lacks memory"}

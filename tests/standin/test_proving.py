@@ -1,0 +1,164 @@
+"""An algorithm that no GPU has run is chosen on the stand-in only after it was proved there, whatever goes wrong."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import gpuconv as gc
+from gpuconv import ops
+from gpuconv.algorithms import of_launch
+from gpuconv.backends.cuda import cache
+from gpuconv.backends.cuda.gemm import proofs, prover, tuner
+from gpuconv.backends.cuda.gemm.gpu import Gpu
+from gpuconv.backends.cuda.gemm.proofs import UnprovedError, UnprovedWarning
+from gpuconv.profiling import launches
+from tests import standin
+from tests.standin import proving
+from tests.standin.proving import NAME, command, new_family
+
+X, W, B = (np.random.default_rng(3).standard_normal(s).astype(np.float32) for s in ((2, 6, 7, 8), (12, 3, 3, 8), (12,)))
+DY = np.random.default_rng(4).standard_normal((2, 4, 5, 12)).astype(np.float32)
+SCHEDULES = ["early", "late"]
+
+
+@pytest.fixture
+def on_gpu(monkeypatch, tmp_path):
+    """Within on_gpu(schedule, fault) there is a GPU on which the new algorithm is fastest, and has this fault."""
+    kept = cache.Cache(tmp_path / "cache")
+    for each in (tuner, proofs):
+        monkeypatch.setattr(each, "cache", type("", (), {"default": staticmethod(lambda: kept)}))
+    monkeypatch.delenv("GPUCONV_AUTOTUNE", raising=False)
+    monkeypatch.setattr(tuner, "remembered", {})
+    monkeypatch.setattr(prover, "LIMIT", 3.0)
+    monkeypatch.setattr(Gpu, "seconds", _seconds)
+    monkeypatch.setattr(prover, "_prover", prover.Prover())
+    contexts = []
+
+    def enter(schedule="late", fault="none"):
+        monkeypatch.setattr(prover, "command", command("90", schedule, fault))
+        contexts.append((standin.installed(["90"], schedule=schedule), new_family()))
+        return contexts[-1][0].__enter__(), contexts[-1][1].__enter__()
+
+    yield enter
+    prover.close()
+    for machine, family in reversed(contexts):
+        family.__exit__(None, None, None)
+        machine.__exit__(None, None, None)
+
+
+def _seconds(self, run, count):
+    """Times by which the new algorithm is the fastest."""
+    with launches.recorded() as found:
+        run()
+    return 1e-6 if any(of_launch(each.kernel.name, each.kernel.module.defines) == NAME for each in found) else 1e-3
+
+
+def ran(op, arrays, **options):
+    """The algorithms of an op's launches, and its result."""
+    moved = [gc.asarray(array, "cuda") for array in arrays]
+    with launches.recorded() as found:
+        result = gc.to_numpy(getattr(ops, op)(*moved, **options))
+    return launches.table(found)[-1], result
+
+
+def kept(tmp_path):
+    return [json.loads((each / "verdict.json").read_text()) for each in (tmp_path / "cache").glob("proof-*")]
+
+
+@pytest.mark.kernels
+def test_a_proved_algorithm_is_chosen_and_its_proof_is_seen_and_kept(on_gpu, tmp_path, monkeypatch):
+    on_gpu()
+    row, result = ran("conv2d", [X, W, B])
+    np.testing.assert_allclose(result, ops.conv2d(X, W, B), rtol=1e-4, atol=1e-4)
+    assert row["algorithm"] == NAME
+    assert row["proof"].startswith("proved 20")
+    assert "3 runs with the same bits" in row["proof"]
+    (verdict,) = kept(tmp_path)
+    assert verdict["proved"]
+    assert verdict["lasting"]
+    monkeypatch.setattr(prover, "command", ["/nobody"])
+    prover.close()
+    tuner.remembered.clear()  # as another process would begin
+    proofs._known.cache_clear()
+    assert ran("conv2d", [X, W, B])[0]["algorithm"] == NAME
+    assert ran("conv2d", [X, W, B], algo=NAME)[0]["proof"] == row["proof"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("fault", proving.FAULTS)
+def test_no_fault_gets_an_algorithm_chosen_or_harms_this_process(on_gpu, tmp_path, fault, schedule):
+    on_gpu(schedule, fault)
+    calls = [
+        ("conv2d", [X, W, B], {}),
+        ("conv2d_dgrad", [DY, W], dict(input_shape=X.shape)),
+        ("conv2d_wgrad", [DY, X], dict(kernel_size=3)),
+    ]
+    for op, arrays, options in calls[: 1 if fault == "hangs" else 3]:
+        with pytest.warns(UnprovedWarning, match=f"{NAME} is not proved for conv2d_.*") as warned:
+            row, result = ran(op, arrays, **options)
+        assert proving.FAULTS[fault] in str(warned[0].message)
+        assert row["algorithm"] not in (None, NAME)
+        assert "proof" not in row
+        np.testing.assert_allclose(result, getattr(ops, op)(*arrays, **options), rtol=1e-4, atol=1e-3)
+    with pytest.raises(UnprovedError, match=f"Stand-in 90 has not proved it for this one: .*{proving.FAULTS[fault]}"):
+        ran("conv2d", [X, W, B], algo=NAME)
+    found = kept(tmp_path)
+    assert bool(found) == (fault in proving.LASTING)
+    assert not any(each["proved"] for each in found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_direction_and_form_is_proved(on_gpu, schedule):
+    on_gpu(schedule)
+    for op, arrays, options in (
+        ("conv2d", [X, W, B], dict(padding=1)),
+        ("conv2d", [X, W], dict(activation="gelu")),
+        ("conv2d_relu", [X, W, B], dict(pool=2)),
+        ("conv2d_dgrad", [DY, W], dict(input_shape=X.shape)),
+        ("conv2d_wgrad", [DY, X], dict(kernel_size=3)),
+        ("linear", [X.reshape(84, 8), W.reshape(108, 8)], {}),
+    ):
+        assert ran_any(op, arrays, **options) == NAME, op
+    x, dw = gc.asarray(X, "cuda"), gc.asarray(W, "cuda")
+    assert NAME in str(
+        launched(lambda: ops.conv2d_wgrad(gc.asarray(DY, "cuda"), x, kernel_size=3, out=dw, accumulate=True))
+    )
+
+
+def launched(run):
+    with launches.recorded() as found:
+        run()
+    return [row["algorithm"] for row in launches.table(found)]
+
+
+def ran_any(op, arrays, **options):
+    moved = [gc.asarray(array, "cuda") for array in arrays]
+    return next(filter(None, reversed(launched(lambda: getattr(ops, op)(*moved, **options)))))
+
+
+def test_nothing_is_asked_where_nothing_may_be_timed(on_gpu, monkeypatch):
+    """The cost model's choice serves: without tuning, in a context of fixed parts, during a capture, in `summary`."""
+    on_gpu()
+    monkeypatch.setattr(prover, "command", ["/nobody"])
+    monkeypatch.setattr(prover, "ask", None)
+    x, w, y = gc.asarray(X, "cuda"), gc.asarray(W, "cuda"), gc.asarray(DY, "cuda")
+    with gc.backends.fixed_parts("cuda"):
+        assert launched(lambda: ops.conv2d(x, w)) != [NAME]
+    recorder = gc.backends.recorder("cuda")
+    monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
+    assert launched(lambda: ops.conv2d(x, w)) != [NAME]
+    with pytest.raises(UnprovedError, match="`gpuconv prove` makes one"):
+        ops.conv2d(x, w, algo=NAME)
+    recorder.prepare(lambda: ops.conv2d(x, w, out=y) and None)
+    monkeypatch.setenv("GPUCONV_AUTOTUNE", "1")
+    with launches.recorded() as found:
+        recorder.capture(lambda: ops.conv2d(x, w, out=y) and None)
+    assert [row["algorithm"] for row in launches.table(found)] != [NAME]
+    layer = gc.layers.Conv2D(12, 3)
+    layer.build((6, 7, 8), device="cuda")
+    assert NAME not in layer.algorithms(2).values()
