@@ -31,6 +31,21 @@ struct Site {  // a position in a .cu file
 
 enum Collective : int { SYNC, SHUFFLE, VOTE, TOGETHER };
 
+// What the 128 lanes of a warpgroup do together.
+enum class Step : int { FENCE, MULTIPLY, COMMIT, WAIT, MORE_REGISTERS, FEWER_REGISTERS };
+
+// A wgmma as each lane of the warpgroup brings it.
+struct Wgmma {
+    const void* operands;  // of any kind; copied
+    size_t operand_bytes;
+    void* sums;  // the lane's accumulators; poisoned until they were waited for
+    size_t sum_bytes;
+    // Calls `touch` for all shared memory that the instruction reads. operands: the first lane's.
+    void (*reads)(const void* operands, void (*touch)(const void* address, size_t bytes));
+    // Computes it, at some moment between its issue and the end of the wait. operands, sums: of the 128 lanes.
+    void (*multiply)(const void* const* operands, void* const* sums);
+};
+
 struct Lanes {  // what a warp-wide operation returns to each lane
     uint64_t value;   // of the lane that was asked for
     unsigned ballot;  // the lanes whose value was not zero
@@ -60,6 +75,7 @@ void* gpuconv_shared(const void* key, const char* name, size_t bytes, size_t ali
 void* gpuconv_dynamic_shared(size_t alignment);
 // The address of shared memory as instructions have it: 18 bits, counted from the beginning of the block's window.
 unsigned gpuconv_shared_address(const void* pointer);
+void* gpuconv_shared_pointer(unsigned address);
 // A read of shared memory at such an address by an instruction: reports it to the checker, and returns where the bytes are.
 const void* gpuconv_read_shared(unsigned address, size_t bytes);
 // An asynchronous copy: `valid` bytes of `source`, then zeros. It takes effect at the wait.
@@ -67,6 +83,23 @@ void gpuconv_copy_async(void* destination, const void* source, size_t bytes, siz
 void gpuconv_copy_commit();
 void gpuconv_copy_wait(int groups_that_may_be_pending);
 void gpuconv_fence();
+
+// --- sm_90: what threads, warpgroups and the async proxy do beside each other -------------------
+void gpuconv_mbarrier_init(void* barrier, unsigned arrivals, gpuconv_emulator::Site site);
+void gpuconv_mbarrier_invalidate(void* barrier, gpuconv_emulator::Site site);
+// Adds `bytes` to what the phase expects, then arrives `arrivals` times.
+void gpuconv_mbarrier_arrive(void* barrier, unsigned arrivals, unsigned bytes, gpuconv_emulator::Site site);
+// Arrives once all asynchronous copies that this thread has started took effect.
+void gpuconv_mbarrier_arrive_after_copies(void* barrier, gpuconv_emulator::Site site);
+// Waits for the end of the phase with this parity. If `once`, it may return 0 without.
+int gpuconv_mbarrier_wait(void* barrier, unsigned parity, int once, gpuconv_emulator::Site site);
+void gpuconv_mbarrier_fence_init();
+void gpuconv_proxy_fence();
+void gpuconv_named_barrier(unsigned number, unsigned threads, gpuconv_emulator::Site site);
+void gpuconv_wgmma(const gpuconv_emulator::Wgmma* wgmma, gpuconv_emulator::Site site);
+// number: of pending groups (WAIT), of registers a thread.
+void gpuconv_warpgroup(gpuconv_emulator::Step step, unsigned number, gpuconv_emulator::Site site);
+
 // Reports to the checker an atomic access that the compiler does not report.
 void gpuconv_atomic(void* address, size_t bytes);
 [[noreturn]] void gpuconv_fail(const char* what, gpuconv_emulator::Site site);

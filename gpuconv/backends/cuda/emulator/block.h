@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "abi.h"
+#include "asynchronous.h"
 #include "banks.h"
 #include "checker.h"
 #include "fiber.h"
@@ -19,11 +20,9 @@
 
 namespace gpuconv_emulator {
 
-constexpr int kMaxThreads = 1024;
 constexpr size_t kSharedCapacity = 232448;  // 227 KB, what a block can have on sm_90 and sm_100
 constexpr size_t kStaticCapacity = 48 * 1024;
 constexpr size_t kSharedGuard = 64;
-constexpr size_t kSharedAlignment = 1024;  // of the widest swizzled atom of wgmma
 constexpr int kPoison = 0xff;  // a NaN in every floating-point type
 
 struct Launch {
@@ -43,15 +42,7 @@ struct Launch {
     }* regions;
 };
 
-struct AsyncCopy {
-    char* destination;
-    const char* source;
-    size_t bytes, valid;
-    int group;
-    uintptr_t pc;
-};
-
-enum State : uint8_t { FRESH, READY, RUNNING, AT_BARRIER, IN_WARP, DONE };
+enum State : uint8_t { FRESH, READY, RUNNING, AT_BARRIER, IN_WARP, AT_MBARRIER, AT_NAMED_BARRIER, IN_WARPGROUP, DONE };
 
 struct Thread {
     uint3 index;
@@ -65,6 +56,10 @@ struct Thread {
     uint32_t warp_syncs;
     int copy_groups;
     std::vector<AsyncCopy> copies;
+    Mbarrier* mbarrier;  // that it waits for
+    unsigned parity;
+    bool polls, gave_up;
+    const Wgmma* wgmma;
 };
 
 struct SharedVariable {
@@ -99,6 +94,8 @@ class Worker : public Context {
         barriers = arrived = 0;
         ready = live = count;
         random = launch->seed + number * 0x9e3779b97f4a7c15;
+        checker.clocks.reset();
+        if (asynchronous) asynchronous.reset();
         memset(state, FRESH, count);
         for (int i = 0; i < count; ++i) order[i] = uint16_t(i);
         shuffle();
@@ -171,7 +168,15 @@ class Worker : public Context {
     }
 
     void* dynamic_shared(size_t alignment) {
-        if (alignment > kSharedAlignment) fail("dynamic shared memory is aligned to 1024 bytes at most");
+        if (alignment > kWindow) fail("dynamic shared memory is aligned to 1024 bytes at most");
+        if (uintptr_t(dynamic_base) % alignment) {
+            if (dynamic_given) fail("two declarations of dynamic shared memory with different alignments");
+            checker.remove(uintptr_t(dynamic_base));
+            variables.erase(variables.begin());
+            dynamic_base = window() + kWindow;
+            add_shared(nullptr, "dynamic memory", dynamic_base, launch->shared_bytes);
+        }
+        dynamic_given = true;
         return dynamic_base;
     }
 
@@ -179,6 +184,11 @@ class Worker : public Context {
         const uintptr_t offset = uintptr_t(pointer) - uintptr_t(window());
         if (offset >= kArena) fail("an address of shared memory is needed, and this is none");
         return unsigned(offset);
+    }
+    void* shared_pointer(unsigned address) {
+        if (address >= kSharedCapacity + 2 * kWindow)
+            fail("out of bounds: reads shared memory at address " + std::to_string(address) + ", past its end");
+        return window() + address;
     }
     const void* read_shared(unsigned address, size_t bytes, uintptr_t pc) {
         const char* from = window() + address;
@@ -200,19 +210,13 @@ class Worker : public Context {
     }
     void copy_commit() { ++threads[running].copy_groups; }
     void copy_wait(int pending) {
+        if (asynchronous) take_effect([&](const Effect& effect) { return effect.thread == running && effect.copies; });
         Thread& self = threads[running];
         size_t kept = 0;
-        const bool counting = std::exchange(count_banks, false);  // a copy was counted when it started
         for (const AsyncCopy& copy : self.copies)
-            if (copy.group < self.copy_groups - pending) {
-                memcpy(copy.destination, copy.source, copy.valid);
-                memset(copy.destination + copy.valid, 0, copy.bytes - copy.valid);
-                access(copy.destination, copy.bytes, WRITE, copy.pc);
-            } else {
-                self.copies[kept++] = copy;
-            }
+            if (copy.group < self.copy_groups - pending) finish(copy, now());
+            else self.copies[kept++] = copy;
         self.copies.resize(kept);
-        count_banks = counting;
     }
 
     void fence() {
@@ -220,12 +224,30 @@ class Worker : public Context {
     }
 
     void access(const void* address, size_t bytes, Kind kind, uintptr_t pc) {
-        if (!launch->checked || bytes == 0 || stacks.contains(uintptr_t(address)) || own(uintptr_t(address))) return;
+        if (!launch->checked || bytes == 0) return;
+        if (stacks.contains(uintptr_t(address))) {
+            if (asynchronous) access_register(static_cast<const char*>(address), bytes, kind, pc);
+            return;
+        }
+        if (own(uintptr_t(address)) || asynchronous.computes) return;
         if (count_banks && uintptr_t(address) - uintptr_t(arena.data()) < kArena) banks.touch(running, uintptr_t(address), bytes, pc);
-        const Now now{blocks_run, barriers, threads[running].warp_syncs, uint32_t(running)};
-        if (!checker.check(now, uintptr_t(address), bytes, kind, pc)) fail(checker.message);
+        if (asynchronous) check_no_mbarrier(static_cast<const char*>(address), bytes, pc);
+        if (!checker.check(now(), uintptr_t(address), bytes, kind, pc)) fail(checker.message);
         if (Watch::instance().enabled) watch(uintptr_t(address), bytes, kind, pc);
     }
+
+    // mbarrier.h
+    void mbarrier_init(void* address, unsigned arrivals, Site site);
+    void mbarrier_invalidate(void* address, Site site);
+    void mbarrier_arrive(void* address, unsigned arrivals, unsigned bytes, Site site);
+    void mbarrier_arrive_after_copies(void* address, Site site);
+    bool mbarrier_wait(void* address, unsigned parity, bool once, Site site);
+    void mbarrier_fence_init();
+    void proxy_fence();
+    void named_barrier(unsigned number, unsigned arrivals, Site site);
+    // warpgroup.h
+    void warpgroup(Step step, unsigned number, const Wgmma* wgmma, Site site);
+    void touch_operand(const void* address, size_t bytes);
 
     void watch(uintptr_t address, size_t bytes, Kind kind, uintptr_t pc) {
         Watch& watch = Watch::instance();
@@ -251,7 +273,7 @@ class Worker : public Context {
     }
     std::string who() const {
         return std::string("kernel ") + launch->kernel + ", block " + text(block) + ", thread " +
-               text(threads[running].index);
+               text(threads[running].index) + (asynchronous ? " of warpgroup " + std::to_string(running / 128) : "");
     }
 
     // The processor reported an invalid address.
@@ -322,13 +344,19 @@ class Worker : public Context {
     Thread* next_ready() {
         while (ready == 0) {
             if (live == 0) return nullptr;
-            if (!release()) fail_stuck();
+            if (!release() && !(asynchronous && release_asynchronous())) fail_stuck();
         }
         --ready;
         do {
             position = position + 1 == count ? 0 : position + 1;
         } while (state[order[position]] > READY);
         return &threads[order[position]];
+    }
+
+    void wake(int thread) {
+        state[thread] = READY;
+        ++ready;
+        position = count - 1;
     }
 
     bool release() {
@@ -338,6 +366,7 @@ class Worker : public Context {
             arrived = 0;
             predicates_of_all = predicates;
             ++barriers;
+            if (checker.clocks.active) checker.clocks.synchronize(0, count, [](int) { return true; });
             shuffle();
             return true;
         }
@@ -395,6 +424,8 @@ class Worker : public Context {
                     ++ready;
                 }
             position = count - 1;
+            if (checker.clocks.active)
+                checker.clocks.synchronize(first, first + lanes, [&](int i) { return present >> (i - first) & 1; });
             any = true;
         }
         return any;
@@ -442,6 +473,7 @@ class Worker : public Context {
     }
 
     [[noreturn]] void fail_stuck() {
+        if (asynchronous) fail_deadlocked();
         int first = 0;
         while (state[first] == DONE) ++first;
         const bool at_barrier = state[first] == AT_BARRIER;
@@ -465,26 +497,56 @@ class Worker : public Context {
                (found > 4 ? ", ..." : "");
     }
 
-    static std::string place(Site site) {
-        const char* slash = strrchr(site.file, '/');
-        return std::string(slash ? slash + 1 : site.file) + ":" + std::to_string(site.line);
+    // --- what runs by itself: mbarrier.h, warpgroup.h, bulk.h -----------------------------------
+
+    Now now() const {
+        const uint32_t step = checker.clocks.active ? checker.clocks.step(running) : barriers + 1;
+        return {blocks_run, barriers, threads[running].warp_syncs, uint32_t(running), step};
     }
+    void finish(const AsyncCopy& copy, const Now& when) {
+        memcpy(copy.destination, copy.source, copy.valid);
+        memset(copy.destination + copy.valid, 0, copy.bytes - copy.valid);
+        if (!launch->checked) return;
+        if (!checker.check(when, uintptr_t(copy.destination), copy.bytes, WRITE, copy.pc)) fail(checker.message);
+        if (Watch::instance().enabled) watch(uintptr_t(copy.destination), copy.bytes, WRITE, copy.pc);
+    }
+    void begin_asynchronous();
+    void interleave();
+    bool release_asynchronous();
+    template <class Which>
+    bool take_effect(Which which);
+    Mbarrier& mbarrier(void* address, const char* use, Site site);
+    void arrive(Mbarrier& barrier, unsigned arrivals, const std::string& who);
+    void complete(Mbarrier& barrier);
+    void check_no_mbarrier(const char* address, size_t bytes, uintptr_t pc);
+    std::string missing(const Mbarrier& barrier) const;
+    std::string shared_name(const void* address) const;
+    bool step_together(int group);
+    void issue_wgmma(int group);
+    void finish_wgmma(int group);
+    void wait_for_wgmma(int group, unsigned pending);
+    bool change_registers(int group, unsigned number, bool more);
+    void access_register(const char* address, size_t bytes, Kind kind, uintptr_t pc);
+    [[noreturn]] void fail_deadlocked();
+    std::string waits_for(int thread) const;
+
+    char* window() const { return const_cast<char*>(arena.data()) + kWindow - uintptr_t(arena.data()) % kWindow; }
 
     // --- shared memory --------------------------------------------------------------------------
     // Variables lie between guards; each is poisoned when the block first uses it.
 
-    char* window() { return arena.data() + kSharedAlignment - uintptr_t(arena.data()) % kSharedAlignment; }
-
     void open_shared() {
         close_shared();
         static_bytes = 0;
-        shared_end = window() + kSharedAlignment;
-        memset(shared_end - kSharedGuard, kGuard, kSharedGuard);
-        dynamic_base = shared_end;
-        add_shared(nullptr, "dynamic memory", shared_end, launch->shared_bytes);
+        // Dynamic memory that asks for 1024 bytes moves there; what asks for less gets no better than 256.
+        dynamic_base = window() + kAlignment;
+        dynamic_given = false;
+        add_shared(nullptr, "dynamic memory", dynamic_base, launch->shared_bytes);
+        shared_end = window() + 2 * kWindow + launch->shared_bytes;
     }
 
     void close_shared() {
+        shared_end = nullptr;
         if (auto unpoison = AddressSanitizer::instance().unpoison) unpoison(arena.data(), kArena);
         if (launch->checked) checker.remove_shared();
         variables.clear();
@@ -495,7 +557,7 @@ class Worker : public Context {
         memset(base + bytes, kGuard, kSharedGuard);
         if (auto poison = AddressSanitizer::instance().poison) poison(base + bytes, kSharedGuard);
         variables.push_back({key, name, base, bytes});
-        shared_end = base + bytes + kSharedGuard;
+        shared_end = std::max(shared_end, base + bytes + kSharedGuard);
         if (launch->checked) {
             checker.add({name, uintptr_t(base), bytes, true});
             checker.sort();
@@ -539,8 +601,10 @@ class Worker : public Context {
     Fiber* fiber = nullptr;
     std::vector<char> arena;
     char *shared_end = nullptr, *dynamic_base = nullptr;
+    bool dynamic_given = false;
     size_t static_bytes = 0;
     std::vector<SharedVariable> variables;
+    Asynchronous asynchronous;
 };
 
 }  // namespace gpuconv_emulator

@@ -11,10 +11,12 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
 #include <string>
 #include <vector>
 
 #include "abi.h"
+#include "clocks.h"
 
 namespace gpuconv_emulator {
 
@@ -26,13 +28,14 @@ struct Now {  // who accesses, and when
     uint32_t block = 0;  // counts the blocks that ran, from 1
     uint32_t barriers = 0;
     uint32_t warp_syncs = 0;
-    uint32_t thread = 0;
+    uint32_t thread = 0;  // or what runs by itself, from kMaxThreads on
+    uint32_t step = 0;    // in the thread's clock
 };
 
 struct Access : Now {
-    uintptr_t pc = 0;
     uint8_t bytes = 0;  // which of the word's four, as a mask
     bool atomic = false;
+    uintptr_t pc = 0;
 };
 
 struct Cell {
@@ -52,6 +55,10 @@ struct Region {
     size_t cell_count() const { return (base + bytes - 1) / kWord - base / kWord + 1; }
 };
 
+inline std::string place(Site site) {
+    const char* slash = strrchr(site.file, '/');
+    return std::string(slash ? slash + 1 : site.file) + ":" + std::to_string(site.line);
+}
 inline uint3 index_of(int thread, dim3 size) {
     return {thread % size.x, thread / size.x % size.y, thread / (size.x * size.y)};
 }
@@ -66,8 +73,16 @@ class Checker {
     std::string message;             // of the first fault; empty while there is none
     dim3 block_size;
     uintptr_t image_begin = 0, image_end = 0;  // the kernel's library: its code, constants and globals
+    Clocks clocks;
     std::vector<uint32_t> fenced;    // blocks that called __threadfence: they order their writes by themselves
 
+    // A number for a position in the source, which serves as a pc.
+    uintptr_t pc_of(Site site) {
+        size_t i = 0;
+        while (i < sites.size() && (sites[i].line != site.line || sites[i].file != site.file)) ++i;
+        if (i == sites.size()) sites.push_back(site);
+        return kSites + i;
+    }
     bool in_image(uintptr_t address) const { return address - image_begin < image_end - image_begin; }
     void add(Region region) {
         if (region.bytes) regions.push_back(region);
@@ -82,10 +97,17 @@ class Checker {
                       regions.end());
         recent = 0;
     }
+    void remove(uintptr_t base) {
+        for (Region& region : regions)
+            if (region.base == base) unmap(region);
+        regions.erase(std::remove_if(regions.begin(), regions.end(), [=](const Region& r) { return r.base == base; }), regions.end());
+        recent = 0;
+    }
     void forget() {
         for (Region& region : regions) unmap(region);
         regions.clear();
         fenced.clear();
+        sites.clear();
         message.clear();
         recent = 0;
     }
@@ -100,12 +122,43 @@ class Checker {
         if (!region->cells) map(*region);
         const uintptr_t first = region->base / kWord;
         for (uintptr_t word = address / kWord; word * kWord < address + size; ++word) {
-            const size_t begin = std::max(address, word * kWord) - word * kWord;
-            const size_t end = std::min(address + size, (word + 1) * kWord) - word * kWord;
-            Access access{now, pc, uint8_t(((1u << end) - 1) & ~((1u << begin) - 1)), kind == ATOMIC};
-            if (!check(*region, region->cells[word - first], access, word * kWord + begin, kind)) return false;
+            Access access{now, word_bytes(address, size, word), kind == ATOMIC, pc};
+            if (!check(*region, region->cells[word - first], access, std::max(address, word * kWord), kind)) return false;
         }
         return true;
+    }
+
+    // The same for what reads or writes shared memory by itself, through the async proxy. now: its number and step. view: what
+    // the threads that issued it know. A write takes effect later: until `settle`, nothing may read the bytes.
+    bool check_async(const Now& now, const Clock& view, uintptr_t address, size_t size, bool writes, uintptr_t pc,
+                     const std::string& who) {
+        Region* region = find(address, size);
+        if (!region) return outside(address, size, writes ? WRITE : READ, pc);
+        if (!region->cells) map(*region);
+        for (uintptr_t word = address / kWord; word * kWord < address + size; ++word) {
+            Access access{now, word_bytes(address, size, word), false, pc};
+            Cell& cell = region->cells[word - region->base / kWord];
+            if (!check_async(*region, cell, access, view, std::max(address, word * kWord), writes, who)) return false;
+        }
+        return true;
+    }
+
+    // An asynchronous write has taken effect.
+    void settle(uintptr_t address, size_t size) {
+        Region* region = find(address, size);
+        for (uintptr_t word = address / kWord; word * kWord < address + size; ++word)
+            region->cells[word - region->base / kWord].pending &= uint8_t(~word_bytes(address, size, word));
+    }
+
+    // Whether nothing orders `later` after `earlier`.
+    bool unordered(const Now& earlier, const Now& later) const {
+        if (earlier.block != later.block)
+            return std::find(fenced.begin(), fenced.end(), earlier.block) == fenced.end();
+        if (earlier.thread == later.thread) return false;
+        if (earlier.thread >= kMaxThreads) return !clocks.ordered(earlier.thread, earlier.step, int(later.thread));
+        if (earlier.barriers != later.barriers) return false;
+        if (earlier.thread / 32 == later.thread / 32 && earlier.warp_syncs < later.warp_syncs) return false;
+        return !clocks.active || !clocks.ordered(earlier.thread, earlier.step, int(later.thread));
     }
 
     // The name of the buffer or shared variable that holds an address, and the offset in it.
@@ -113,15 +166,25 @@ class Checker {
         const Region* region = at_or_below(address);
         return region ? std::pair(title(*region), size_t(address - region->base)) : std::pair(std::string("?"), size_t(0));
     }
-    std::string place(uintptr_t pc) const {  // native.py turns this into file:line
+    std::string place(uintptr_t pc) const {  // native.py turns an address into file:line
+        if (pc >= kSites) return gpuconv_emulator::place(sites[pc - kSites]);
         char text[32];
         snprintf(text, sizeof text, "{pc %zx}", size_t(pc - image_begin));
         return text;
     }
 
   private:
+    static constexpr uintptr_t kSites = ~uintptr_t(0) / 2 + 1;  // no code is at an address from here on
+
     std::vector<Region> regions;  // by address
     size_t recent = 0;
+    std::vector<Site> sites;
+
+    static uint8_t word_bytes(uintptr_t address, size_t size, uintptr_t word) {
+        const size_t begin = std::max(address, word * kWord) - word * kWord;
+        const size_t end = std::min(address + size, (word + 1) * kWord) - word * kWord;
+        return uint8_t(((1u << end) - 1) & ~((1u << begin) - 1));
+    }
 
     bool check(const Region& region, Cell& cell, const Access& access, uintptr_t address, Kind kind) {
         if (cell.block != access.block && region.shared) cell = Cell{};
@@ -138,9 +201,7 @@ class Checker {
         for (const Access& read : cell.reads)
             if (writes && races(read, access)) return race(region, read, "read", access, writes, address);
         if (!writes) {
-            if (cell.reads[0].thread != access.thread || cell.reads[0].block != access.block)
-                cell.reads[1] = cell.reads[0];
-            cell.reads[0] = access;
+            note_read(cell, access);
         } else {
             cell.write = access;
             if (kind == ASYNC) cell.pending |= access.bytes;
@@ -150,20 +211,66 @@ class Checker {
         return true;
     }
 
+    bool check_async(const Region& region, Cell& cell, const Access& access, const Clock& view, uintptr_t address, bool writes,
+                     const std::string& who) {
+        if (cell.block != access.block && region.shared) cell = Cell{};
+        cell.block = access.block;
+        auto what = [&] { return who + (writes ? " writes " : " reads ") + name(region, address); };
+        if (region.shared && !writes && (cell.pending & access.bytes))
+            return fault(what() + ", which an asynchronous copy that was not waited for has yet to write", access.pc);
+        if (region.shared && !writes && (access.bytes & ~cell.written))
+            return fault(what() + ", which nothing wrote", access.pc);
+        auto against = [&](const Access& earlier, const char* did) {
+            if (!(earlier.bytes & access.bytes)) return true;
+            if (earlier.block != access.block) return !region.shared ? !unordered(earlier, access) : true;
+            const bool by_thread = earlier.thread < kMaxThreads;
+            if (by_thread && did[0] == 'w' && region.shared && clocks.ordered(earlier.thread, earlier.step, view) &&
+                !clocks.fenced(earlier.thread, earlier.step, view))
+                return fault(what() + ", which " + by(earlier) + " wrote at " + place(earlier.pc) +
+                             " with no fence_proxy_async() between", access.pc);
+            return clocks.ordered(earlier.thread, earlier.step, view) ||
+                   fault("race: " + what() + ", which " + by(earlier) + " " + did + " at " + place(earlier.pc) + between(earlier),
+                         access.pc);
+        };
+        if (earlier_differs(cell.write, access) && !against(cell.write, "wrote")) return false;
+        for (const Access& read : cell.reads)
+            if (writes && earlier_differs(read, access) && !against(read, "read")) return false;
+        if (writes) {
+            cell.write = access;
+            cell.pending |= access.bytes;
+            cell.written |= access.bytes;
+        } else {
+            note_read(cell, access);
+        }
+        return true;
+    }
+    static bool earlier_differs(const Access& earlier, const Access& later) {
+        return earlier.block != later.block || earlier.thread != later.thread || earlier.step != later.step;
+    }
+    static void note_read(Cell& cell, const Access& access) {
+        if (cell.reads[0].thread != access.thread || cell.reads[0].block != access.block) cell.reads[1] = cell.reads[0];
+        cell.reads[0] = access;
+    }
+
     bool races(const Access& earlier, const Access& later) const {
-        if (!(earlier.bytes & later.bytes) || (earlier.atomic && later.atomic)) return false;
-        if (earlier.block != later.block)
-            return std::find(fenced.begin(), fenced.end(), earlier.block) == fenced.end();
-        if (earlier.thread == later.thread || earlier.barriers != later.barriers) return false;
-        return earlier.thread / 32 != later.thread / 32 || earlier.warp_syncs >= later.warp_syncs;
+        return (earlier.bytes & later.bytes) && !(earlier.atomic && later.atomic) && unordered(earlier, later);
+    }
+
+    std::string by(const Access& access) const {
+        return access.thread < kMaxThreads ? "thread " + text(index_of(int(access.thread), block_size)) : clocks.name(access.thread);
+    }
+    std::string between(const Access& earlier) const {
+        return earlier.thread < kMaxThreads                         ? " with no barrier between"
+               : clocks.finished(earlier.thread, earlier.step) ? " and whose end this thread does not know of"
+                                                                    : " and which is unfinished";
     }
 
     bool race(const Region& region, const Access& earlier, const char* did, const Access& later, bool writes,
               uintptr_t address) {
         const bool same_block = earlier.block == later.block;
-        return fault(std::string("race: ") + (writes ? "writes " : "reads ") + name(region, address) + ", which thread " +
-                     text(index_of(int(earlier.thread), block_size)) + (same_block ? "" : " of another block") + " " + did + " at " +
-                     place(earlier.pc) + (same_block ? " with no barrier between" : ""), later.pc);
+        return fault(std::string("race: ") + (writes ? "writes " : "reads ") + name(region, address) + ", which " +
+                     (same_block ? by(earlier) : "thread " + text(index_of(int(earlier.thread), block_size)) + " of another block") +
+                     " " + did + " at " + place(earlier.pc) + (same_block ? between(earlier) : ""), later.pc);
     }
 
     Region* find(uintptr_t address, size_t size) {

@@ -8,7 +8,9 @@
 #include <vector>
 
 #include "block.h"
+#include "mbarrier.h"
 #include "signals.h"
+#include "warpgroup.h"
 
 #ifdef __linux__
 #include <link.h>
@@ -178,7 +180,6 @@ void* gpuconv_shared(const void* key, const char* name, size_t bytes, size_t ali
     return worker().shared(key, name, bytes, alignment);
 }
 void* gpuconv_dynamic_shared(size_t alignment) { return worker().dynamic_shared(alignment); }
-unsigned gpuconv_shared_address(const void* pointer) { return worker().shared_address(pointer); }
 const void* gpuconv_read_shared(unsigned address, size_t bytes) {
     return worker().read_shared(address, bytes, uintptr_t(HERE));
 }
@@ -188,6 +189,22 @@ void gpuconv_copy_async(void* destination, const void* source, size_t bytes, siz
 void gpuconv_copy_commit() { worker().copy_commit(); }
 void gpuconv_copy_wait(int pending) { worker().copy_wait(pending); }
 void gpuconv_fence() { worker().fence(); }
+unsigned gpuconv_shared_address(const void* pointer) { return worker().shared_address(pointer); }
+void* gpuconv_shared_pointer(unsigned address) { return worker().shared_pointer(address); }
+void gpuconv_mbarrier_init(void* barrier, unsigned arrivals, Site site) { worker().mbarrier_init(barrier, arrivals, site); }
+void gpuconv_mbarrier_invalidate(void* barrier, Site site) { worker().mbarrier_invalidate(barrier, site); }
+void gpuconv_mbarrier_arrive(void* barrier, unsigned arrivals, unsigned bytes, Site site) {
+    worker().mbarrier_arrive(barrier, arrivals, bytes, site);
+}
+void gpuconv_mbarrier_arrive_after_copies(void* barrier, Site site) { worker().mbarrier_arrive_after_copies(barrier, site); }
+int gpuconv_mbarrier_wait(void* barrier, unsigned parity, int once, Site site) {
+    return worker().mbarrier_wait(barrier, parity, once != 0, site);
+}
+void gpuconv_mbarrier_fence_init() { worker().mbarrier_fence_init(); }
+void gpuconv_proxy_fence() { worker().proxy_fence(); }
+void gpuconv_named_barrier(unsigned number, unsigned threads, Site site) { worker().named_barrier(number, threads, site); }
+void gpuconv_wgmma(const Wgmma* wgmma, Site site) { worker().warpgroup(Step::MULTIPLY, unsigned(wgmma->sum_bytes), wgmma, site); }
+void gpuconv_warpgroup(Step step, unsigned number, Site site) { worker().warpgroup(step, number, nullptr, site); }
 void gpuconv_atomic(void* address, size_t bytes) { observe(address, bytes, ATOMIC, HERE); }
 void gpuconv_fail(const char* what, Site site) {
     const char* slash = strrchr(site.file, '/');

@@ -1,0 +1,129 @@
+// Which accesses of a block come before which, where mbarriers order some of its threads and not the whole block.
+//
+// Vector clocks: each thread counts its own steps, and remembers of every other thread the last step that it knows of. A
+// release (an arrival) passes this on, an acquire (a wait) takes it over. What runs by itself has a component as well: the
+// wgmma of a warpgroup, the bulk copies to an mbarrier, the bulk stores of a thread. The async proxy sees a generic write
+// only behind a fence, so each clock also has what a fence.proxy.async covered.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace gpuconv_emulator {
+
+constexpr int kMaxThreads = 1024;  // a component from this number on is no thread's
+
+class Clock {
+  public:
+    uint32_t seen(size_t i) const { return i < generic.size() ? generic[i] : 0; }
+    uint32_t fenced(size_t i) const { return i < async.size() ? async[i] : 0; }
+    void see(size_t i, uint32_t step) {
+        if (i >= generic.size()) generic.resize(i + 1);
+        generic[i] = std::max(generic[i], step);
+    }
+    void fence() { join(async, generic); }
+    void join(const Clock& other) {
+        join(generic, other.generic);
+        join(async, other.async);
+    }
+    // Keeps what both know.
+    void meet(const Clock& other) {
+        meet(generic, other.generic);
+        meet(async, other.async);
+    }
+    void assign(size_t count, uint32_t step) {
+        generic.assign(count, step);
+        async.assign(count, 0);
+    }
+
+  private:
+    using Steps = std::vector<uint32_t>;
+    static void join(Steps& into, const Steps& other) {
+        if (into.size() < other.size()) into.resize(other.size());
+        for (size_t i = 0; i < other.size(); ++i) into[i] = std::max(into[i], other[i]);
+    }
+    static void meet(Steps& into, const Steps& other) {
+        into.resize(std::min(into.size(), other.size()));
+        for (size_t i = 0; i < into.size(); ++i) into[i] = std::min(into[i], other[i]);
+    }
+
+    Steps generic, async;
+};
+
+class Clocks {
+  public:
+    bool active = false;
+
+    void reset() {
+        active = false;
+        others.clear();
+    }
+
+    // Until here, the barriers of the block alone ordered its threads: each interval between two was a step.
+    void activate(int threads, uint32_t barriers) {
+        active = true;
+        clocks.resize(threads);
+        for (int i = 0; i < threads; ++i) {
+            clocks[i].assign(threads, barriers);
+            clocks[i].see(i, barriers + 1);
+        }
+    }
+
+    uint32_t step(int thread) const { return clocks[thread].seen(thread); }
+    const Clock& of(int thread) const { return clocks[thread]; }
+
+    // Whether `thread` knows of that step of a thread, or of something that runs by itself.
+    bool ordered(uint32_t earlier, uint32_t step, int thread) const { return clocks[thread].seen(component(earlier)) >= step; }
+    bool ordered(uint32_t earlier, uint32_t step, const Clock& view) const { return view.seen(component(earlier)) >= step; }
+    bool fenced(uint32_t earlier, uint32_t step, const Clock& view) const { return view.fenced(component(earlier)) >= step; }
+
+    void release(int thread, Clock& into) {
+        into.join(clocks[thread]);
+        advance(thread);
+    }
+    void acquire(int thread, const Clock& from) { clocks[thread].join(from); }
+    void learn(int thread, uint32_t earlier, uint32_t step) { clocks[thread].see(component(earlier), step); }
+    void learn(Clock& clock, uint32_t earlier, uint32_t step) const { clock.see(component(earlier), step); }
+    void proxy_fence(int thread) {
+        clocks[thread].fence();
+        advance(thread);
+    }
+    // All threads of [first, end) that `takes_part` names know what each of them knows.
+    template <class TakesPart>
+    void synchronize(int first, int end, TakesPart takes_part) {
+        Clock all;
+        for (int i = first; i < end; ++i)
+            if (takes_part(i)) all.join(clocks[i]);
+        for (int i = first; i < end; ++i)
+            if (takes_part(i)) {
+                clocks[i].join(all);
+                advance(i);
+            }
+    }
+
+    // The number of something that runs by itself, which it has in place of a thread's.
+    uint32_t add(const std::string& name) {
+        others.push_back({name, 0});
+        return uint32_t(kMaxThreads + others.size() - 1);
+    }
+    const std::string& name(uint32_t other) const { return others[other - kMaxThreads].name; }
+    void finish(uint32_t other, uint32_t step) { others[other - kMaxThreads].finished = step; }
+    bool finished(uint32_t other, uint32_t step) const { return others[other - kMaxThreads].finished >= step; }
+
+  private:
+    struct Other {
+        std::string name;
+        uint32_t finished;
+    };
+    size_t component(uint32_t thread) const {
+        return thread < kMaxThreads ? thread : clocks.size() + thread - kMaxThreads;
+    }
+    void advance(int thread) { clocks[thread].see(thread, step(thread) + 1); }
+
+    std::vector<Clock> clocks;
+    std::vector<Other> others;
+};
+
+}  // namespace gpuconv_emulator

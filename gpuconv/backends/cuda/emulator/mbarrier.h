@@ -1,0 +1,313 @@
+// mbarriers, proxy fences, named barriers, and when what runs by itself takes effect. Part of Worker (block.h).
+#pragma once
+
+#include "block.h"
+
+namespace gpuconv_emulator {
+
+inline void Worker::begin_asynchronous() {
+    if (asynchronous) return;
+    asynchronous.used = true;
+    if (launch->checked) checker.clocks.activate(count, barriers);
+    asynchronous.warpgroups.resize(count / kWarpgroup);
+    const unsigned registers = std::min(65536u / unsigned(count), 255u) / 8 * 8;
+    for (size_t i = 0; i < asynchronous.warpgroups.size(); ++i) {
+        asynchronous.warpgroups[i].registers = registers;
+        if (launch->checked)
+            asynchronous.warpgroups[i].clock = checker.clocks.add("a wgmma of warpgroup " + std::to_string(i));
+    }
+}
+
+// --- when something happens ---------------------------------------------------------------------
+
+// With a seed: at random, lets something under way take effect, and another thread run.
+inline void Worker::interleave() {
+    begin_asynchronous();
+    if (launch->seed == 0) return;
+    auto& under_way = asynchronous;
+    while (draw() % 4 == 0) {
+        const size_t groups = under_way.warpgroups.size(), choices = under_way.effects.size() + groups;
+        if (choices == 0) break;
+        const size_t chosen = draw() % choices;
+        if (chosen < groups) finish_wgmma(int(chosen));
+        else {
+            size_t i = groups;
+            take_effect([&](const Effect&) { return i++ == chosen; });
+        }
+    }
+    if (draw() % 4) return;
+    ++ready;
+    wait(READY, threads[running].site);
+}
+
+// Lets the effects that `which` names happen. False if there is none.
+template <class Which>
+bool Worker::take_effect(Which which) {
+    std::vector<Effect> chosen, kept;
+    for (Effect& effect : asynchronous.effects) (which(effect) ? chosen : kept).push_back(std::move(effect));
+    asynchronous.effects = std::move(kept);
+    for (Effect& effect : chosen) effect.happen();
+    return !chosen.empty();
+}
+
+// No thread can run: something under way happens, or polls give up.
+inline bool Worker::release_asynchronous() {
+    size_t last = 0;
+    const size_t effects = asynchronous.effects.size(), chosen = launch->seed && effects ? draw() % effects : 0;
+    if (take_effect([&](const Effect&) { return last++ == chosen; })) return true;
+    if (++asynchronous.idle_polls > 1000) return false;
+    bool any = false;
+    for (int i = 0; i < count; ++i)
+        if (state[i] == AT_MBARRIER && threads[i].polls) {
+            threads[i].gave_up = any = true;
+            wake(i);
+        }
+    return any;
+}
+
+// --- mbarriers ----------------------------------------------------------------------------------
+
+// "shared full + 8 bytes"
+inline std::string Worker::shared_name(const void* address) const {
+    for (const SharedVariable& variable : variables)
+        if (size_t(static_cast<const char*>(address) - variable.base) < variable.bytes)
+            return std::string("shared ") + variable.name + " + " +
+                   std::to_string(static_cast<const char*>(address) - variable.base) + " bytes";
+    return {};
+}
+
+// The barrier at an address, which must be initialised, and known to be by the running thread.
+inline Mbarrier& Worker::mbarrier(void* address, const char* use, Site site) {
+    begin_asynchronous();
+    const std::string name = shared_name(address);
+    if (name.empty()) fail(std::string(use) + " an mbarrier that is not in shared memory, at " + place(site));
+    const auto found = asynchronous.mbarriers.find(uintptr_t(address));
+    if (found == asynchronous.mbarriers.end())
+        fail(std::string(use) + " the mbarrier " + name + ", which nothing initialised, at " + place(site));
+    Mbarrier& barrier = found->second;
+    if (!barrier.valid)
+        fail(std::string(use) + " the mbarrier " + name + ", which was invalidated at " + place(barrier.initialised) + ", at " +
+             place(site));
+    uint64_t bits;
+    memcpy(&bits, address, sizeof bits);
+    if (bits != kMbarrierBits)
+        fail(std::string(use) + " the mbarrier " + name + ", whose memory was overwritten after " + place(barrier.initialised) +
+             ", at " + place(site));
+    if (launch->checked && checker.unordered(barrier.by, now()))
+        fail("race: " + std::string(use) + " the mbarrier " + name + ", which thread " +
+             text(threads[barrier.by.thread].index) + " initialised at " + place(barrier.initialised) +
+             " with no barrier between, at " + place(site));
+    return barrier;
+}
+
+inline void Worker::mbarrier_init(void* address, unsigned arrivals, Site site) {
+    interleave();
+    const std::string name = shared_name(address);
+    if (name.empty()) fail("initialises an mbarrier that is not in shared memory, at " + place(site));
+    if (uintptr_t(address) % 8) fail("the mbarrier " + name + " is not aligned to 8 bytes, at " + place(site));
+    if (arrivals == 0 || arrivals > kMbarrierMost)
+        fail("an mbarrier expects 1 to " + std::to_string(kMbarrierMost) + " arrivals, received " + std::to_string(arrivals) +
+             ", at " + place(site));
+    const auto found = asynchronous.mbarriers.find(uintptr_t(address));
+    if (found != asynchronous.mbarriers.end() && found->second.valid)
+        fail("initialises the mbarrier " + name + " again, which is in use since " + place(found->second.initialised) + ", at " +
+             place(site));
+    if (launch->checked && !checker.check(now(), uintptr_t(address), 8, WRITE, checker.pc_of(site))) fail(checker.message);
+    memcpy(address, &kMbarrierBits, sizeof kMbarrierBits);
+    Mbarrier& barrier = asynchronous.mbarriers[uintptr_t(address)];
+    barrier = Mbarrier{static_cast<char*>(address), site, now(), true, false, arrivals, arrivals, 0, 0, 0, {}, {}};
+    if (launch->checked) barrier.copies = checker.clocks.add("a bulk copy to the mbarrier " + name);
+}
+
+inline void Worker::mbarrier_invalidate(void* address, Site site) {
+    interleave();
+    Mbarrier& barrier = mbarrier(address, "invalidates", site);
+    for (int i = 0; i < count; ++i)
+        if (state[i] == AT_MBARRIER && threads[i].mbarrier == &barrier)
+            fail("invalidates the mbarrier " + shared_name(address) + ", for which thread " + text(threads[i].index) + " waits, at " +
+                 place(site));
+    barrier.valid = false;
+    barrier.initialised = site;
+    memset(address, kPoison, 8);
+}
+
+inline void Worker::mbarrier_arrive(void* address, unsigned arrivals, unsigned bytes, Site site) {
+    interleave();
+    Mbarrier& barrier = mbarrier(address, "arrives at", site);
+    if (bytes > kMbarrierMost)
+        fail("an mbarrier expects at most " + std::to_string(kMbarrierMost) + " bytes, received " + std::to_string(bytes) + ", at " +
+             place(site));
+    barrier.bytes += bytes;
+    if (launch->checked) checker.clocks.release(running, barrier.arriving);
+    arrive(barrier, arrivals, "at " + place(site));
+}
+
+inline void Worker::arrive(Mbarrier& barrier, unsigned arrivals, const std::string& who) {
+    asynchronous.idle_polls = 0;
+    if (arrivals > barrier.arrivals)
+        fail("arrives at the mbarrier " + shared_name(barrier.address) + " more often than phase " + std::to_string(barrier.phase) +
+             " expects: " + std::to_string(barrier.expected) + " arrivals" + missing(barrier) + ", " + who);
+    barrier.arrivals -= arrivals;
+    complete(barrier);
+}
+
+// Ends the phase if it lacks nothing, and wakes those that wait for its end.
+inline void Worker::complete(Mbarrier& barrier) {
+    if (barrier.arrivals) return;
+    if (barrier.bytes < 0)
+        fail("wrong byte count: phase " + std::to_string(barrier.phase) + " of the mbarrier " + shared_name(barrier.address) +
+             " received " + std::to_string(-barrier.bytes) + " bytes more than it expects");
+    if (barrier.bytes) return;
+    ++barrier.phase;
+    barrier.arrivals = barrier.expected;
+    barrier.completed = std::move(barrier.arriving);
+    barrier.arriving = Clock();
+    if (launch->checked) {
+        checker.clocks.learn(barrier.completed, barrier.copies, barrier.phase);
+        checker.clocks.finish(barrier.copies, barrier.phase);
+    }
+    for (int i = 0; i < count; ++i)
+        if (state[i] == AT_MBARRIER && threads[i].mbarrier == &barrier && (barrier.phase & 1) != threads[i].parity) wake(i);
+    shuffle();
+}
+
+inline void Worker::mbarrier_arrive_after_copies(void* address, Site site) {
+    interleave();
+    Mbarrier& barrier = mbarrier(address, "arrives at", site);
+    const Now when = now();
+    auto clock = std::make_shared<Clock>();
+    if (launch->checked) checker.clocks.release(running, *clock);
+    auto copies = std::make_shared<std::vector<AsyncCopy>>(std::move(threads[running].copies));
+    threads[running].copies.clear();
+    const int thread = running;
+    asynchronous.effects.push_back({thread, true, [=, &barrier] {
+        const int interrupted = std::exchange(running, thread);
+        for (const AsyncCopy& copy : *copies) finish(copy, when);
+        if (!barrier.valid)
+            fail("asynchronous copies arrive at the mbarrier " + shared_name(barrier.address) + ", which was invalidated at " +
+                 place(barrier.initialised));
+        barrier.arriving.join(*clock);
+        arrive(barrier, 1, "by the copies before " + place(site));
+        running = interrupted;
+    }});
+}
+
+inline bool Worker::mbarrier_wait(void* address, unsigned parity, bool once, Site site) {
+    interleave();
+    Mbarrier& barrier = mbarrier(address, "waits for", site);
+    if (parity > 1) fail("the parity of a phase is 0 or 1, received " + std::to_string(parity) + ", at " + place(site));
+    Thread& self = threads[running];
+    if ((barrier.phase & 1) == parity) {
+        if (once && launch->seed && draw() % 4 == 0) return false;
+        self.mbarrier = &barrier;
+        self.parity = parity;
+        self.polls = once;
+        self.gave_up = false;
+        wait(AT_MBARRIER, site);
+        if (self.gave_up) return false;
+        mbarrier(address, "waits for", site);
+    }
+    if (launch->checked) checker.clocks.acquire(running, barrier.completed);
+    return true;
+}
+
+inline void Worker::mbarrier_fence_init() {
+    begin_asynchronous();
+    for (auto& [address, barrier] : asynchronous.mbarriers) barrier.fenced |= barrier.by.thread == uint32_t(running);
+}
+
+inline void Worker::proxy_fence() {
+    mbarrier_fence_init();
+    if (launch->checked) checker.clocks.proxy_fence(running);
+}
+
+inline void Worker::check_no_mbarrier(const char* address, size_t bytes, uintptr_t pc) {
+    auto next = asynchronous.mbarriers.upper_bound(uintptr_t(address) + bytes - 1);
+    while (next != asynchronous.mbarriers.begin()) {
+        const auto& [at, barrier] = *--next;
+        if (at + 8 <= uintptr_t(address)) return;
+        if (barrier.valid)
+            fail("accesses the mbarrier " + shared_name(barrier.address) + " of " + place(barrier.initialised) +
+                 " as if it were plain memory, at " + checker.place(pc));
+    }
+}
+
+// bar.sync: waits until `arrivals` threads have come to the barrier of this number.
+inline void Worker::named_barrier(unsigned number, unsigned arrivals, Site site) {
+    interleave();
+    if (number == 0 || number > 15) fail("the number of a named barrier is 1 to 15, received " + std::to_string(number) + ", at " + place(site));
+    if (arrivals == 0 || arrivals % 32 || arrivals > unsigned(count))
+        fail("a named barrier is for whole warps of the block, received " + std::to_string(arrivals) + " threads, at " + place(site));
+    NamedBarrier& barrier = asynchronous.named[number];
+    if (barrier.arrived && barrier.threads != arrivals)
+        fail("named barrier " + std::to_string(number) + " is for " + std::to_string(barrier.threads) + " threads elsewhere and for " +
+             std::to_string(arrivals) + " here, at " + place(site));
+    barrier.threads = arrivals;
+    threads[running].parity = number;
+    if (++barrier.arrived < arrivals) return wait(AT_NAMED_BARRIER, site);
+    barrier.arrived = 0;
+    auto takes_part = [&](int i) { return i == running || (state[i] == AT_NAMED_BARRIER && threads[i].parity == number); };
+    if (launch->checked) checker.clocks.synchronize(0, count, takes_part);
+    for (int i = 0; i < count; ++i)
+        if (i != running && takes_part(i)) wake(i);
+    shuffle();
+}
+
+// --- the report of a deadlock -------------------------------------------------------------------
+
+// ", which lacks 1 of 2 arrivals and 512 bytes"
+inline std::string Worker::missing(const Mbarrier& barrier) const {
+    std::string lacks;
+    if (barrier.arrivals) lacks = std::to_string(barrier.arrivals) + " of " + std::to_string(barrier.expected) + " arrivals";
+    if (barrier.bytes)
+        lacks += (lacks.empty() ? "" : " and ") + std::to_string(std::abs(barrier.bytes)) + " bytes" + (barrier.bytes < 0 ? " less than none" : "");
+    return lacks.empty() ? lacks : ", which lacks " + lacks;
+}
+
+// "wait at k.cu:7 for the end of phase 2 of ..."
+inline std::string Worker::waits_for(int thread) const {
+    const Thread& self = threads[thread];
+    const std::string at = " at " + place(self.site);
+    switch (state[thread]) {
+        case AT_MBARRIER: {
+            const Mbarrier& barrier = *self.mbarrier;
+            return "wait" + at + " for the end of phase " + std::to_string(barrier.phase) + " (parity " +
+                   std::to_string(self.parity) + ") of the mbarrier " + shared_name(barrier.address) + missing(barrier);
+        }
+        case AT_NAMED_BARRIER: {
+            const NamedBarrier& barrier = asynchronous.named[self.parity];
+            return "wait" + at + " at named barrier " + std::to_string(self.parity) + ", which lacks " +
+                   std::to_string(barrier.threads - barrier.arrived) + " of " + std::to_string(barrier.threads) + " threads";
+        }
+        case IN_WARPGROUP: {
+            const Warpgroup& group = asynchronous.warpgroups[thread / kWarpgroup];
+            if (group.waits_for_registers)
+                return "wait" + at + " for " + std::to_string((group.number - group.registers) * kWarpgroup) +
+                       " registers (" + std::to_string(group.number) + " a thread in place of " + std::to_string(group.registers) +
+                       "), and the block has " + std::to_string(asynchronous.free_registers) + " free";
+            return "wait" + at + " for all 128 lanes of the warpgroup, of which " + std::to_string(kWarpgroup - group.arrived) +
+                   " never come";
+        }
+        case AT_BARRIER: return "wait" + at + " at a barrier of the block";
+        case IN_WARP: return "wait" + at + " in a warp operation";
+        default: return "have exited";
+    }
+}
+
+inline void Worker::fail_deadlocked() {
+    std::string what;
+    int first = -1, kinds = 0;
+    for (int group = 0; group * kWarpgroup < count; ++group) {
+        std::map<std::string, std::vector<int>> alike;
+        for (int i = group * kWarpgroup; i < std::min(count, (group + 1) * kWarpgroup); ++i) alike[waits_for(i)].push_back(i);
+        for (const auto& [reason, which] : alike) {
+            if (first < 0 && state[which[0]] != DONE) first = which[0];
+            if (++kinds > 12) continue;
+            what += "; warpgroup " + std::to_string(group) + ": " + std::to_string(which.size()) +
+                    (which.size() == 1 ? " thread, " : " threads, first ") + text(threads[which[0]].index) + ", " + reason;
+        }
+    }
+    fail(first, "deadlock" + what);
+}
+
+}  // namespace gpuconv_emulator

@@ -1,0 +1,190 @@
+// What a warpgroup does: wgmma in groups, its fence and wait, registers handed over. Part of Worker (block.h).
+//
+// A wgmma reads shared memory at some moment between its issue and the end of the wait for its group; its accumulators are
+// poisoned until then. In a checked run each byte of its operands remembers it as a reader with a clock of its own.
+#pragma once
+
+#include "block.h"
+#include "mbarrier.h"
+
+namespace gpuconv_emulator {
+
+inline void Worker::warpgroup(Step step, unsigned number, const Wgmma* wgmma, Site site) {
+    interleave();
+    const int group = running / kWarpgroup, first = group * kWarpgroup;
+    if (size_t(group) >= asynchronous.warpgroups.size())
+        fail("divergent warpgroup: " + place(site) + " takes all 128 lanes of a warpgroup, and the block has " +
+             std::to_string(count - first) + " in this one");
+    Warpgroup& own = asynchronous.warpgroups[group];
+    for (int i = first; i < first + kWarpgroup; ++i)
+        if (state[i] == DONE)
+            fail("divergent warpgroup: " + place(site) + " takes all 128 lanes of warpgroup " + std::to_string(group) + ", and thread " +
+                 text(threads[i].index) + " has exited");
+    if (own.arrived == 0) {
+        own.step = step;
+        own.number = number;
+        own.site = site;
+    } else if (own.step != step || own.number != number || own.site.line != site.line || strcmp(own.site.file, site.file)) {
+        fail("divergent warpgroup: this thread is at " + place(site) + ", other lanes of warpgroup " + std::to_string(group) +
+             " are at " + place(own.site));
+    }
+    threads[running].wgmma = wgmma;
+    threads[running].site = site;
+    if (++own.arrived < kWarpgroup || !step_together(group)) return wait(IN_WARPGROUP, site);
+}
+
+// All lanes have come: true if they may go on.
+inline bool Worker::step_together(int group) {
+    Warpgroup& own = asynchronous.warpgroups[group];
+    asynchronous.idle_polls = 0;
+    switch (own.step) {
+        case Step::FENCE:
+            own.fenced = true;
+            for (auto& accesses : own.accesses) accesses.clear();
+            break;
+        case Step::MULTIPLY: issue_wgmma(group); break;
+        case Step::COMMIT: ++own.groups; break;
+        case Step::WAIT: wait_for_wgmma(group, own.number); break;
+        case Step::MORE_REGISTERS:
+        case Step::FEWER_REGISTERS:
+            own.waits_for_registers = !change_registers(group, own.number, own.step == Step::MORE_REGISTERS);
+            if (own.waits_for_registers) return false;
+    }
+    own.arrived = 0;
+    for (int i = group * kWarpgroup; i < (group + 1) * kWarpgroup; ++i)
+        if (state[i] == IN_WARPGROUP) wake(i);
+    return true;
+}
+
+inline void Worker::issue_wgmma(int group) {
+    Warpgroup& own = asynchronous.warpgroups[group];
+    const int first = group * kWarpgroup;
+    const Wgmma& leader = *threads[first].wgmma;
+    const std::string at = " at " + place(own.site);
+    if (!own.fenced) fail("a wgmma" + at + " with no wgmma_fence() before it: it does not see the registers");
+
+    Accumulators* sums = nullptr;
+    for (Accumulators& each : own.accumulators)
+        if (each.registers[0] == leader.sums && each.bytes == leader.sum_bytes) sums = &each;
+    for (int lane = 0; lane < kWarpgroup; ++lane) {
+        const Wgmma& wgmma = *threads[first + lane].wgmma;
+        char* registers = static_cast<char*>(wgmma.sums);
+        for (const Accumulators& each : own.accumulators)
+            if (registers < each.registers[lane] + each.bytes && each.registers[lane] < registers + wgmma.sum_bytes &&
+                (&each != sums || registers != each.registers[lane]))
+                fail(first + lane, "a wgmma" + at + " writes accumulators that overlap those of an unfinished one of another shape, at " +
+                                       place(each.site));
+        for (const RegisterAccess& access : own.accesses[lane])
+            if (registers < access.address + access.bytes && access.address < registers + wgmma.sum_bytes)
+                fail(first + lane, "a wgmma" + at + " uses accumulators that this thread " + (access.write ? "wrote" : "read") + " at " +
+                                       checker.place(access.pc) + " with no wgmma_fence() between");
+    }
+    if (!sums) {
+        own.accumulators.push_back({{}, leader.sum_bytes, std::vector<char>(leader.sum_bytes * kWarpgroup), 0, own.site});
+        sums = &own.accumulators.back();
+        for (int lane = 0; lane < kWarpgroup; ++lane) {
+            char* registers = static_cast<char*>(threads[first + lane].wgmma->sums);
+            sums->registers.push_back(registers);
+            memcpy(&sums->numbers[lane * sums->bytes], registers, sums->bytes);
+            memset(registers, kPoison, sums->bytes);
+        }
+    }
+    sums->last = ++own.issued;
+    sums->site = own.site;
+    PendingWgmma pending{own.issued, own.groups, own.site, {}, leader.operand_bytes, {}, leader.multiply};
+    for (int lane = 0; lane < kWarpgroup; ++lane) {
+        const char* operands = static_cast<const char*>(threads[first + lane].wgmma->operands);
+        pending.operands.insert(pending.operands.end(), operands, operands + leader.operand_bytes);
+        pending.sums.push_back(&sums->numbers[lane * sums->bytes]);
+    }
+    own.pending.push_back(std::move(pending));
+    own.open.push_back({own.issued, own.groups});
+    if (!launch->checked) return;
+    asynchronous.view = checker.clocks.of(first);
+    for (int lane = 1; lane < kWarpgroup; ++lane) asynchronous.view.meet(checker.clocks.of(first + lane));
+    checker.clocks.learn(asynchronous.view, own.clock, own.issued);  // its own are in order
+    asynchronous.group = group;
+    leader.reads(leader.operands, [](const void* address, size_t bytes) {
+        static_cast<Worker*>(gpuconv_context)->touch_operand(address, bytes);
+    });
+}
+
+inline void Worker::touch_operand(const void* address, size_t bytes) {
+    const Warpgroup& own = asynchronous.warpgroups[asynchronous.group];
+    const Now when{blocks_run, barriers, 0, own.clock, own.issued};
+    if (!checker.check_async(when, asynchronous.view, uintptr_t(address), bytes, false, checker.pc_of(own.site),
+                             checker.clocks.name(own.clock)))
+        fail(checker.message);
+}
+
+// Computes the warpgroup's next wgmma.
+inline void Worker::finish_wgmma(int group) {
+    Warpgroup& own = asynchronous.warpgroups[group];
+    if (own.pending.empty()) return;
+    const PendingWgmma next = std::move(own.pending.front());
+    own.pending.erase(own.pending.begin());
+    const void* operands[kWarpgroup];
+    for (int lane = 0; lane < kWarpgroup; ++lane) operands[lane] = &next.operands[lane * next.operand_bytes];
+    asynchronous.computes = true;
+    next.multiply(operands, next.sums.data());
+    asynchronous.computes = false;
+}
+
+inline void Worker::wait_for_wgmma(int group, unsigned pending) {
+    Warpgroup& own = asynchronous.warpgroups[group];
+    uint32_t last = own.finished;  // the last wgmma of the groups that must be over
+    while (!own.open.empty() && own.open.front().second + pending < own.groups) {
+        last = own.open.front().first;
+        own.open.erase(own.open.begin());
+    }
+    while (!own.pending.empty() && own.pending.front().number <= last) finish_wgmma(group);
+    own.finished = last;
+    auto& all = own.accumulators;
+    for (const Accumulators& sums : all)
+        for (int lane = 0; lane < kWarpgroup && sums.last <= last; ++lane)
+            memcpy(sums.registers[lane], &sums.numbers[lane * sums.bytes], sums.bytes);
+    all.erase(std::remove_if(all.begin(), all.end(), [=](const Accumulators& sums) { return sums.last <= last; }), all.end());
+    if (!launch->checked) return;
+    checker.clocks.finish(own.clock, last);
+    for (int i = group * kWarpgroup; i < (group + 1) * kWarpgroup; ++i) checker.clocks.learn(i, own.clock, last);
+}
+
+// setmaxnreg: true once the warpgroup has them. What it asks for beyond its own has to have been given back by others.
+inline bool Worker::change_registers(int group, unsigned number, bool more) {
+    Warpgroup& own = asynchronous.warpgroups[group];
+    const std::string asked = std::to_string(number) + " registers a thread at " + place(own.site) + ", and warpgroup " +
+                              std::to_string(group) + " has " + std::to_string(own.registers);
+    if (number < 24 || number > 256 || number % 8) fail("setmaxnreg takes 24 to 256, a multiple of 8: " + asked);
+    if (more ? number < own.registers : number > own.registers)
+        fail(std::string("setmaxnreg cannot ") + (more ? "raise" : "lower") + " to " + asked);
+    if (more) {
+        const unsigned wanted = (number - own.registers) * kWarpgroup;
+        if (wanted > asynchronous.free_registers) return false;
+        asynchronous.free_registers -= wanted;
+        own.registers = number;
+        return true;
+    }
+    asynchronous.free_registers += (own.registers - number) * kWarpgroup;
+    own.registers = number;
+    for (size_t other = 0; other < asynchronous.warpgroups.size(); ++other)
+        if (asynchronous.warpgroups[other].waits_for_registers) step_together(int(other));
+    return true;
+}
+
+// Local memory stands for registers.
+inline void Worker::access_register(const char* address, size_t bytes, Kind kind, uintptr_t pc) {
+    const size_t group = size_t(running) / kWarpgroup;
+    if (asynchronous.computes || group >= asynchronous.warpgroups.size()) return;
+    Warpgroup& own = asynchronous.warpgroups[group];
+    const int lane = running % kWarpgroup;
+    for (const Accumulators& sums : own.accumulators)
+        if (address < sums.registers[lane] + sums.bytes && sums.registers[lane] < address + bytes)
+            fail(std::string(kind == READ ? "reads" : "writes") + " accumulators of a wgmma that was not waited for, issued at " +
+                 place(sums.site) + ", at " + checker.place(pc));
+    constexpr size_t kMost = 4096;
+    auto& accesses = own.accesses[lane];
+    if (accesses.size() == kMost) accesses.erase(accesses.begin(), accesses.begin() + kMost / 2);
+    accesses.push_back({address, bytes, pc, kind != READ});
+}
+
+}  // namespace gpuconv_emulator

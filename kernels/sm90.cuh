@@ -1,0 +1,29 @@
+// What the wrappers of instructions since sm_90 share.
+//
+//   shared_address(pointer)  // of shared memory, as these instructions take it
+//   void f(int x GPUCONV_CALLER);  // a wrapper that tells the emulated device its caller's file and line; with no
+//   void f(GPUCONV_CALLER_ONLY);   // parameter of its own, this. GPUCONV_SITE: both, inside of the wrapper.
+#pragma once
+
+#include "types.cuh"
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+#error "mbarriers, bulk copies and stmatrix need a GPU of compute capability 9.0 or later (sm_90)"
+#endif
+
+#ifdef GPUCONV_EMULATOR
+#define GPUCONV_CALLER , GPUCONV_HERE
+#define GPUCONV_CALLER_ONLY GPUCONV_HERE
+#define GPUCONV_SITE {file, line}
+#else
+#define GPUCONV_CALLER
+#define GPUCONV_CALLER_ONLY
+#endif
+
+__device__ __forceinline__ uint32 shared_address(const void* pointer) {
+#ifdef GPUCONV_EMULATOR
+    return gpuconv_shared_address(pointer);
+#else
+    return static_cast<uint32>(__cvta_generic_to_shared(pointer));
+#endif
+}

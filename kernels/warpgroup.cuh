@@ -1,0 +1,79 @@
+// What the 128 threads of a warpgroup do together: the order of wgmma, its groups, registers handed over (sm_90a).
+//
+//   wgmma_fence();        // before the first wgmma, and after each access to its accumulators or to A in registers
+//   ... wgmma ...         // each starts, and reads shared memory until it was waited for
+//   wgmma_commit();       // makes the wgmma since the last commit one group
+//   wgmma_wait<1>();      // until at most 1 group is unfinished: accumulators may be read where no wgmma on them is left
+//   give_registers<40>(); // lowers the registers of each thread to 40: in a producer
+//   take_registers<232>();  // raises them, once the block has as many that were given back
+//   warps_sync<1>(128);   // a barrier of 128 threads of the block (bar.sync, numbers 1 to 15)
+//
+// All threads of a warpgroup (128, from a multiple of 128 on) execute each of these but warps_sync. The block's registers are
+// those that the compiler granted at launch; the sum after all calls is at most that. The kernel has __launch_bounds__(threads, 1):
+// without the 1, ptxas ignores both calls (C7508).
+// (PTX ISA, "Asynchronous Warpgroup Level Matrix Operations", "setmaxnreg", "bar".)
+//
+// The emulated device takes 65536 registers for the block, at most 255 a thread, down to a multiple of 8 a thread.
+#pragma once
+
+#include "sm90.cuh"
+
+#if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#error "wgmma and the warpgroup's other instructions need sm_90a: no other architecture has them"
+#endif
+
+__device__ __forceinline__ void wgmma_fence(GPUCONV_CALLER_ONLY) {
+#ifdef GPUCONV_EMULATOR
+    gpuconv_warpgroup(gpuconv_emulator::Step::FENCE, 0, GPUCONV_SITE);
+#else
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#endif
+}
+
+__device__ __forceinline__ void wgmma_commit(GPUCONV_CALLER_ONLY) {
+#ifdef GPUCONV_EMULATOR
+    gpuconv_warpgroup(gpuconv_emulator::Step::COMMIT, 0, GPUCONV_SITE);
+#else
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+#endif
+}
+
+template <int PENDING>
+__device__ __forceinline__ void wgmma_wait(GPUCONV_CALLER_ONLY) {
+    static_assert(PENDING >= 0 && PENDING < 8, "0 to 7 groups");
+#ifdef GPUCONV_EMULATOR
+    gpuconv_warpgroup(gpuconv_emulator::Step::WAIT, PENDING, GPUCONV_SITE);
+#else
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+#endif
+}
+
+template <int REGISTERS>
+__device__ __forceinline__ void give_registers(GPUCONV_CALLER_ONLY) {
+    static_assert(REGISTERS >= 24 && REGISTERS <= 256 && REGISTERS % 8 == 0, "24 to 256, a multiple of 8");
+#ifdef GPUCONV_EMULATOR
+    gpuconv_warpgroup(gpuconv_emulator::Step::FEWER_REGISTERS, REGISTERS, GPUCONV_SITE);
+#else
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+#endif
+}
+
+template <int REGISTERS>
+__device__ __forceinline__ void take_registers(GPUCONV_CALLER_ONLY) {
+    static_assert(REGISTERS >= 24 && REGISTERS <= 256 && REGISTERS % 8 == 0, "24 to 256, a multiple of 8");
+#ifdef GPUCONV_EMULATOR
+    gpuconv_warpgroup(gpuconv_emulator::Step::MORE_REGISTERS, REGISTERS, GPUCONV_SITE);
+#else
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+#endif
+}
+
+template <int NUMBER>
+__device__ __forceinline__ void warps_sync(uint32 threads GPUCONV_CALLER) {
+    static_assert(NUMBER > 0 && NUMBER < 16, "0 is that of __syncthreads()");
+#ifdef GPUCONV_EMULATOR
+    gpuconv_named_barrier(NUMBER, threads, GPUCONV_SITE);
+#else
+    asm volatile("bar.sync %0, %1;" ::"n"(NUMBER), "r"(threads) : "memory");
+#endif
+}

@@ -1,0 +1,122 @@
+"""mbarriers, proxies and warpgroups: a ring of stages that is right in every order, and each fault planted in it.
+
+The error names kernel, block, thread and warpgroup, and what waits for what. No GPU has run these kernels.
+"""
+
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpuconv.backends.cuda import emulator
+from gpuconv.backends.cuda.runtime import nvrtc
+from gpuconv.backends.cuda.runtime.kernel import load
+
+RING = Path(__file__).with_name("warpgroups.cu")
+TILE, TILES, BLOCKS = 512, 8, 2
+
+# What the message says: # is a number, @ a place in the source. ALWAYS: found by every run; CHECKED: by a checked one.
+ALWAYS = {
+    "no_wgmma_fence": "a wgmma at @ with no wgmma_fence() before it",
+    "no_release": "deadlock; warpgroup 0: 128 threads, first (0, 0, 0), wait at PRODUCER for the end of phase 0 "
+    "(parity 0) of the mbarrier shared empty + 0 bytes, which lacks 1 of 2 arrivals; warpgroup 1: 128 threads, "
+    "first (128, 0, 0), wait at CONSUMER for the end of phase 1 (parity 1) of the mbarrier shared full + 0 bytes, "
+    "which lacks 128 of 128 arrivals",
+    "wrong_parity": "wait at PRODUCER for the end of phase 0 (parity 0) of the mbarrier shared empty + 0 bytes, "
+    "which lacks 2 of 2 arrivals",
+    "uninitialised": "the mbarrier shared full + 8 bytes, which nothing initialised, at @",
+    "initialised_twice": "initialises the mbarrier shared full + 16 bytes again, which is in use since @, at @",
+    "stale": "the mbarrier shared full + 16 bytes, which was invalidated at @",
+    "overwritten_barrier": "the mbarrier shared full + 8 bytes",
+    "no_arrivals": "an mbarrier expects 1 to 1048575 arrivals, received 0, at @",
+    "one_lane_less": "warpgroup 1: 127 threads, first (128, 0, 0), wait at @ for all 128 lanes of the warpgroup, of "
+    "which 1 never come",
+    "two_places": "divergent warpgroup: this thread is at @, other lanes of warpgroup 1 are at @",
+    "lane_exited": "takes all 128 lanes of warpgroup 1, and thread (133, 0, 0) has exited",
+    "too_many_registers": "wait at @ for 9216 registers (240 a thread in place of 168), and the block has 7168 free",
+    "raises_by_lowering": "setmaxnreg cannot lower to 240 registers a thread at @, and warpgroup 0 has 168",
+}
+CHECKED = {
+    "no_wait_for_wgmma": "reads accumulators of a wgmma that was not waited for, issued at @, at @",
+    "released_too_early": "race: writes shared stages + # bytes, which a wgmma of warpgroup # read at @ and which is "
+    "unfinished",
+    "not_committed": "race: writes shared stages + # bytes, which a wgmma of warpgroup # read at @ and which is "
+    "unfinished",
+    "read_too_early": "thread (133, 0, 0) of warpgroup 1: reads accumulators of a wgmma that was not waited for, "
+    "issued at @",
+    "written_too_early": "thread (133, 0, 0) of warpgroup 1: writes accumulators of a wgmma that was not waited for",
+    "written_after_fence": "thread (133, 0, 0) of warpgroup 1: a wgmma at @ uses accumulators that this thread",
+    "no_proxy_fence": "a wgmma of warpgroup # reads shared stages + # bytes, which thread (#, 0, 0) wrote at @ with "
+    "no fence_proxy_async() between, at @",
+    "proxy_fence_too_early": "wrote at @ with no fence_proxy_async() between",
+    "arrives_twice": "race: ",
+    "no_barrier_after_init": "which thread (0, 0, 0) initialised at @ with no barrier between, at @",
+    "barrier_as_memory": "thread (300, 0, 0) of warpgroup 2: accesses the mbarrier shared full + 8 bytes of @ as if "
+    "it were plain memory, at @",
+    "no_wait_for_copies": "a wgmma of warpgroup # reads shared stages + # bytes, which an asynchronous copy that was "
+    "not waited for has yet to write",
+    "no_wait_for_full": "a wgmma of warpgroup 2 reads shared stages",
+}
+
+
+def line(comment):
+    return next(i for i, text in enumerate(RING.read_text().splitlines(), 1) if text.endswith(f"// {comment}"))
+
+
+def launch(kernel, tiles=TILES, **settings):
+    x = np.random.default_rng(0).integers(-9, 9, (tiles, TILE)).astype(np.float32)
+    y = emulator.empty((BLOCKS, 2, TILE))
+    with emulator.configure(**settings):
+        load(RING).kernel(kernel)(BLOCKS, 384, y, emulator.asarray(x), tiles)
+    return np.asarray(y), np.broadcast_to(x.sum(0), (BLOCKS, 2, TILE))
+
+
+@pytest.mark.parametrize("sanitize", ["none", "checked"])
+def test_a_correct_ring_in_every_order(sanitize):
+    for seed in range(12):
+        for tiles in (1, 3, 10):
+            np.testing.assert_array_equal(*launch("correct", tiles, seed=seed, sanitize=sanitize))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "sanitize"),
+    [(kernel, sanitize) for kernel in ALWAYS for sanitize in ("none", "checked")]
+    + [(kernel, "checked") for kernel in CHECKED],
+    ids=lambda value: value,
+)
+def test_the_fault_is_named(kernel, sanitize):
+    expected = re.escape((ALWAYS | CHECKED)[kernel]).replace(r"\#", r"\d+").replace("@", r"\w+\.cuh?:\d+")
+    for role in ("producer", "consumer"):
+        expected = expected.replace(role.upper(), rf"warpgroups\.cu:{line(role)}")
+    for seed in range(6):
+        begin = time.monotonic()
+        with pytest.raises(emulator.EmulatorError) as caught:
+            launch(kernel, seed=seed, sanitize=sanitize)
+        message = str(caught.value)
+        assert re.match(
+            rf"kernel {kernel}, block \([01], 0, 0\), thread \(\d+, 0, 0\) of warpgroup [012]: ", message
+        ), message
+        assert re.search(expected, message), message
+        assert seed == 0 or time.monotonic() - begin < 1  # the first one may compile
+
+
+def test_unfinished_accumulators_are_nan_without_checking():
+    for kernel in ("no_wait_for_wgmma", "not_committed"):
+        assert np.isnan(launch(kernel, sanitize="none")[0]).all()
+
+
+def test_the_fault_list_is_complete():
+    assert set(load(RING).signatures) == {"correct", *ALWAYS, *CHECKED}
+
+
+def test_the_ring_compiles_for_hopper_and_nothing_else():
+    pytest.importorskip("cuda.core", reason="NVRTC is not installed")
+    module = load(RING)
+    binary = nvrtc.compile_cubin(RING.stem, module.text, module.defines, "sm_90a")
+    assert binary.resources["correct"].spill_stores == 0
+    assert "C7508" not in binary.path.with_name("log.txt").read_text()  # setmaxnreg is ignored
+    for arch in ("sm_80", "sm_90", "sm_100a"):
+        with pytest.raises(nvrtc.CompileError, match=r"need a GPU of compute capability 9\.0|need sm_90a"):
+            nvrtc.compile_cubin(RING.stem, module.text, module.defines, arch)
