@@ -73,6 +73,7 @@ class Layer(Stateful["Layer"]):
     stem: ClassVar[str] = "layer"
     numbered: ClassVar[bool] = True  # the default name is kind and number, else the kind alone
     elementwise: ClassVar[bool] = False  # the output can overwrite the input, so `summary` counts no volume for it
+    takes_parts: ClassVar[bool] = False  # forward and backward also take a `gpuconv.layers.part.Cut`
     slides: ClassVar[bool] = True  # on a larger image it does the same at more positions
 
     _: KW_ONLY

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from itertools import accumulate, pairwise
 from typing import Any
 
 from gpuconv import backends, ops
 from gpuconv.layers.base import Layer
+from gpuconv.layers.part import in_parts
 from gpuconv.layers.row import as_row
 from gpuconv.layers.running import call
 from gpuconv.layers.sequential import Sequential
@@ -24,6 +25,7 @@ MERGES = {"concat": "concat", "add": "add"}
 class Merging(Layer):
     """The base of layers that hold sequences side by side; `_rows` has them by name, None for the input itself."""
 
+    takes_parts = True
     merge = "add"  # not annotated, as it is a field of Branches
 
     def _hold(self, rows: dict[str, Row | None]) -> None:
@@ -58,14 +60,14 @@ class Merging(Layer):
         return f"the branches give {_listed(shapes)}, which cannot be added"
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        return self._merged([call(row, "forward", x, training) if row else x for row in self.rows])
+        return in_parts(self._merged, *(call(row, "forward", x, training) if row else x for row in self.rows))
 
     def infer(self, x: Array) -> Array:
-        return self._merged([call(row, "infer", x) if row else x for row in self.rows])
+        return self._merged(*(call(row, "infer", x) if row else x for row in self.rows))
 
-    def _merged(self, outputs: Sequence[Array]) -> Array:
+    def _merged(self, *outputs: Array) -> Array:
         if self.merge == "add":
-            return reduce(ops.add, outputs)
+            return _sum(*outputs)
         first = outputs[0]
         y = backends.empty((*first.shape[:-1], self._ends[-1]), first.dtype, backends.device_of(first))
         for part, output in zip(self._parts(y), outputs):
@@ -78,14 +80,20 @@ class Merging(Layer):
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         found: Any = self.input_gradients(dy, input_grad=input_grad)
-        return reduce(ops.add, found) if input_grad else None
+        return in_parts(_sum, *found) if input_grad else None
 
     def input_gradients(self, dy: Array, *, input_grad: bool = True) -> list[Array | None]:
         """The gradient of the input from each branch, in order; `backward` returns their sum."""
-        given = [dy] * len(self.rows) if self.merge == "add" else [ops.copy(part) for part in self._parts(dy)]
+        if self.merge == "add":
+            given = [dy] * len(self.rows)
+        else:
+            given = [in_parts(partial(self._copied, number), dy) for number in range(len(self.rows))]
         return [
             call(row, "backward", part, input_grad=input_grad) if row else part for row, part in zip(self.rows, given)
         ]
+
+    def _copied(self, number: int, y: Array) -> Array:
+        return ops.copy(self._parts(y)[number])
 
     def fused(self) -> Layer:
         rows = [row for row in self.rows if row]
@@ -125,6 +133,10 @@ class Branches(Merging):
 
     def _of(self, rows: Sequence[Sequential | None]) -> Layer:
         return Branches([row or [] for row in rows], self.merge, name=self.name, frozen=self.frozen)
+
+
+def _sum(*arrays: Array) -> Array:
+    return reduce(ops.add, arrays)
 
 
 def _sequence(layers: Row) -> Sequential:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from typing import Any
 
 from gpuconv import arguments, ops
 from gpuconv.initializers import ones, zeros
 from gpuconv.layers import norm_together
 from gpuconv.layers.base import Layer
-from gpuconv.layers.part import sums_over_parts
+from gpuconv.layers.part import Cut, sums_over_parts
 from gpuconv.layers.variables import Variable
 from gpuconv.types import Array, Options, Shape
 
@@ -28,6 +29,7 @@ class BatchNorm(Layer):
     """
 
     stem = "norm"
+    takes_parts = True
     elementwise = True
 
     _: KW_ONLY
@@ -51,9 +53,10 @@ class BatchNorm(Layer):
 
     def forward(self, x: Array, training: bool = False) -> Array:
         if training and (total := sums_over_parts()):
-            y, statistics = norm_together.forward(x, self.vectors, self.momentum, self.eps, total)
-            self.stash(x, statistics, total)
-            return y
+            parts = x if isinstance(x, Cut) else [x]
+            found, statistics = norm_together.forward(parts, self.vectors, self.momentum, self.eps, total)
+            self.stash(parts, statistics, total)
+            return x.of(found) if isinstance(x, Cut) else found[0]
         y, mean, inv_std = ops.batch_norm(x, *self.vectors, training=training, **self.options)
         self.stash(x, mean, inv_std, training)
         return y
@@ -62,10 +65,18 @@ class BatchNorm(Layer):
         saved = self.unstash()
         if not isinstance(saved[1], norm_together.Statistics):
             return self.gradients_of(dy, saved, input_grad)
-        x, statistics, total = saved
+        parts, statistics, total = saved
+        given = dy if isinstance(dy, Cut) else [dy]
+        found = norm_together.backward(given, parts, self["weight"], statistics, self.eps, total)
+        if isinstance(dy, Cut):
+            return dy.of(found).through(self, partial(self._one_part, input_grad=input_grad))
+        return self._one_part(found[0], input_grad)
+
+    def _one_part(self, found: tuple[Array, Array, Array], input_grad: bool) -> Array | None:
+        """dx of one part, whose gradients of weight and bias are added to its own."""
+        dx, *gradients = found
         into, accumulate = self.gradients_into("weight", "bias")
-        dx, *found = norm_together.backward(dy, x, self["weight"], statistics, self.eps, total)
-        for gradient, own in zip(into, found):
+        for gradient, own in zip(into, gradients):
             if gradient is not None:
                 ops.add(gradient, own, out=gradient) if accumulate else ops.copy(own, out=gradient)
         return dx if input_grad else None

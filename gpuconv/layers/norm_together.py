@@ -1,15 +1,17 @@
-"""Batch normalisation by the statistics of a batch of which each rank has a part.
+"""Batch normalisation by the statistics of a batch of which each rank has one part or several.
 
-Only vectors of a value for each channel are exchanged: the means, then the variances about the mean of all, which do
-not cancel as mean(x**2) - mean**2 would; in backward the two sums of the gradients.
+Only vectors of a value for each channel are summed over the parts: the means, then the variances about the mean of all,
+which do not cancel as mean(x**2) - mean**2 would; in backward the two sums of the gradients. The parts of a rank are
+added along a binary tree first, so the bits do not depend on which rank has which part.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from gpuconv import backends, ops
-from gpuconv.layers.part import Sum, share_of
+from gpuconv import ops
+from gpuconv.layers.part import Sum, batch_of
 from gpuconv.types import Array
 
 
@@ -21,56 +23,83 @@ class Statistics(NamedTuple):
     inv_std: Array
 
 
-def forward(x: Array, vectors: list[Array], momentum: float, eps: float, total: Sum) -> tuple[Array, Statistics]:
-    """`gpuconv.ops.batch_norm` in training, with the statistics of all parts. vectors: its arguments after x."""
+def forward(
+    parts: Sequence[Array], vectors: list[Array], momentum: float, eps: float, total: Sum
+) -> tuple[list[Array], Statistics]:
+    """`gpuconv.ops.batch_norm` of this rank's parts in training, with the statistics of all parts.
+
+    Args:
+        parts: Arrays, a power of two of them, or a Cut of them.
+        vectors: The op's arguments after x.
+        total: Sums over the ranks.
+    """
     gamma, beta, running_mean, running_var = vectors
-    share, rows = share_of(x), x.size // x.shape[-1]
-    own_mean, own_var = _zeros(gamma), _zeros(gamma)
-    ops.batch_norm(x, gamma, beta, own_mean, own_var, training=True, momentum=1.0, eps=eps)
-    mean = ops.scale(own_mean, factor=share)
-    total(mean)
-    away = ops.add(own_mean, ops.scale(mean, factor=-1.0))
-    var = ops.add(ops.scale(own_var, factor=(rows - 1) / rows), times(away, away))
-    ops.scale(var, factor=share, out=var)
-    total(var)
-    y, _, inv_std = ops.batch_norm(x, gamma, beta, mean, var, training=False, eps=eps)
-    every = rows / share
+    own = [(_zeros(gamma), _zeros(gamma)) for _ in parts]
+    for x, (own_mean, own_var) in zip(parts, own):
+        ops.batch_norm(x, gamma, beta, own_mean, own_var, training=True, momentum=1.0, eps=eps)
+    shares, rows = _shares(parts), [_rows(x) for x in parts]
+    mean = _whole([own_mean for own_mean, _ in own], shares, total)
+    variances = []
+    for (own_mean, own_var), count in zip(own, rows):
+        away = ops.add(own_mean, ops.scale(mean, factor=-1.0))
+        variances.append(ops.add(ops.scale(own_var, factor=(count - 1) / count), times(away, away)))
+    var = _whole(variances, shares, total)
+    found = [ops.batch_norm(x, gamma, beta, mean, var, training=False, eps=eps) for x in parts]
+    every = batch_of(parts) * rows[0] // len(parts[0])
     for running, batch in ((running_mean, mean), (running_var, ops.scale(var, factor=every / (every - 1)))):
         ops.scale(running, factor=1 - momentum, out=running)
         ops.add(running, ops.scale(batch, factor=momentum), out=running)
-    return y, Statistics(mean, var, inv_std)
+    return [y for y, _, _ in found], Statistics(mean, var, found[0][2])
 
 
 def backward(
-    dy: Array, x: Array, gamma: Array, statistics: Statistics, eps: float, total: Sum
-) -> tuple[Array, Array, Array]:
-    """dx, and the gradients of gamma and beta by this part alone, as of `gpuconv.ops.batch_norm_backward`.
+    gradients: Sequence[Array], parts: Sequence[Array], gamma: Array, statistics: Statistics, eps: float, total: Sum
+) -> list[tuple[Array, Array, Array]]:
+    """For each of this rank's parts dx, and the gradients of gamma and beta by this part alone, as of
+    `gpuconv.ops.batch_norm_backward`.
 
     dx = gamma inv_std (dy - (dbeta + xhat dgamma) / m), with dgamma and dbeta of all parts, weighted by their shares,
     and m this part's values of a channel: the loss of a part is the mean over its own samples.
     """
     mean, var, inv_std = statistics
-    share, rows = share_of(x), x.size // x.shape[-1]
-    dx, dgamma, dbeta = ops.batch_norm_backward(dy, x, gamma, mean, inv_std, training=False)
-    slope, shift = times(gamma, inv_std), times(gamma, inv_std)
-    for factor, own in ((slope, dgamma), (shift, dbeta)):
-        whole = ops.scale(own, factor=share)
-        total(whole)
-        times(factor, ops.scale(whole, factor=-1.0 / rows), out=factor)
-    # What the statistics add to dx is a multiple of xhat, and a constant, for each channel.
-    more, _, _ = ops.batch_norm(x, slope, shift, mean, var, training=False, eps=eps)
-    return ops.add(dx, more, out=dx), dgamma, dbeta
+    found = [ops.batch_norm_backward(dy, x, gamma, mean, inv_std, training=False) for dy, x in zip(gradients, parts)]
+    shares, by_all = _shares(parts), times(gamma, inv_std)
+    wholes = [_whole([each[which] for each in found], shares, total) for which in (1, 2)]  # dgamma, dbeta
+    for x, (dx, _, _) in zip(parts, found):
+        # What the statistics add to dx is a multiple of xhat, and a constant, for each channel.
+        slope, shift = (times(by_all, ops.scale(whole, factor=-1.0 / _rows(x))) for whole in wholes)
+        more, _, _ = ops.batch_norm(x, slope, shift, mean, var, training=False, eps=eps)
+        ops.add(dx, more, out=dx)
+    return found
 
 
-def times(a: Array, b: Array, out: Array | None = None) -> Array:
+def times(a: Array, b: Array) -> Array:
     """The product of two vectors: batch norm with a weight, and nothing else."""
-    zeros = _zeros(a)
+    zeros, product = _zeros(a), _zeros(a)
     ones = ops.batch_norm(zeros[None], zeros, zeros, zeros, zeros, training=False, eps=1.0)[2]
-    product = _zeros(a) if out is None else out
     ops.batch_norm(a[None], b, zeros, zeros, ones, training=False, eps=0.0, out=product[None])
     return product
 
 
+def _whole(values: Sequence[Array], shares: Sequence[float], total: Sum) -> Array:
+    """The sum over all parts of all ranks, weighted by their shares of the batch."""
+    level = [ops.scale(value, factor=share) for value, share in zip(values, shares)]
+    while len(level) > 1:
+        level = [ops.add(one, other) for one, other in zip(level[::2], level[1::2])]
+    total(level[0])
+    return level[0]
+
+
+def _shares(parts: Sequence[Array]) -> list[float]:
+    batch = batch_of(parts)
+    return [len(x) / batch for x in parts]
+
+
+def _rows(x: Array) -> int:
+    """The values of a channel."""
+    rows: int = x.size // x.shape[-1]
+    return rows
+
+
 def _zeros(like: Array) -> Array:
-    made: Array = backends.zeros(like.shape, like.dtype, backends.device_of(like))
-    return made
+    return ops.scale(like, factor=0.0)  # unlike `backends.zeros` a launch, which a graph can hold on every device

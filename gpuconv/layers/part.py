@@ -1,16 +1,32 @@
 """The part of a batch that the layers are given: some layers count the elements of the whole batch, or sum over its
-parts."""
+parts.
+
+Parts go through a net one after another, or, as batch norm over all of them needs, together, layer by layer: then a
+layer is given a `Cut` of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from gpuconv import backends, ops
+from gpuconv.dtypes import is_float
 from gpuconv.types import Array
 
-__all__ = ["Part", "part_of_batch", "place_of", "share_of", "summed_over_parts", "sums_over_parts"]
+__all__ = [
+    "Cut",
+    "Part",
+    "Together",
+    "batch_of",
+    "in_parts",
+    "part_of_batch",
+    "place_of",
+    "summed_over_parts",
+    "sums_over_parts",
+]
 
 
 class Part(NamedTuple):
@@ -21,7 +37,7 @@ class Part(NamedTuple):
     last: bool = True
 
 
-Sum = Callable[[Array], None]  # replaces an array of rank 1 by the sum of those of all parts
+Sum = Callable[[Array], None]  # replaces an array of rank 1 by the sum of those of all ranks
 
 _sum: ContextVar[Sum | None] = ContextVar("a sum over the parts of a batch", default=None)
 _given: ContextVar[Part | None] = ContextVar("part of a batch", default=None)
@@ -46,15 +62,15 @@ def place_of(x: Array) -> Part:
     return Part(part.first * each, part.batch * each, part.last)
 
 
-def share_of(x: Array) -> float:
-    """The share of the batch's samples that x has."""
-    part = _given.get()
-    return 1.0 if part is None else len(x) / part.batch
+def batch_of(parts: Sequence[Array]) -> int:
+    """The number of samples of the batch of which these are parts."""
+    part = parts.place if isinstance(parts, Cut) else _given.get()
+    return sum(map(len, parts)) if part is None else part.batch
 
 
 @contextmanager
 def summed_over_parts(total: Sum) -> Iterator[None]:
-    """Within this context, batch norm takes the statistics of the whole batch, of which each rank has one part."""
+    """Within this context, batch norm takes the statistics of the whole batch. total: sums over the ranks."""
     token = _sum.set(total)
     try:
         yield
@@ -63,5 +79,88 @@ def summed_over_parts(total: Sum) -> Iterator[None]:
 
 
 def sums_over_parts() -> Sum | None:
-    """The sum over the parts of a batch, if batch norm is to take it."""
+    """The sum over the ranks, if batch norm is to take it."""
     return _sum.get()
+
+
+class Together:
+    """The parts of a batch that go through a net together. Each has its own gradients, activations and running
+    statistics; the first has those of the net. count: the number of parts."""
+
+    def __init__(self, net: Any, count: int) -> None:
+        self._net = net
+        self._others = [{layer: _own_state(layer) for layer in net.walk()} for _ in range(count - 1)]
+        self.parts: list[Part] = []
+
+    def begin(self, parts: Sequence[Part]) -> None:
+        """Take up the parts of a batch: all start from the net's running statistics."""
+        self.parts = [*parts]
+        for other in self._others:
+            for layer, state in other.items():
+                for name, statistics in state["statistics"].items():
+                    ops.scale(layer.arrays[name], factor=1.0, out=statistics)
+                state |= {"arrays": layer.arrays | state["statistics"], "_stale": {*state["gradients"]}, "_saved": None}
+
+    def arrays(self) -> list[Array]:
+        """What a captured step finds at fixed addresses."""
+        states = [state for other in self._others for state in other.values()]
+        return [each for state in states for each in (*state["statistics"].values(), *state["gradients"].values())]
+
+    @contextmanager
+    def part(self, number: int, layer: Any) -> Iterator[None]:
+        """Within this context, this layer has the state of one part, and is given that part."""
+        with part_of_batch(self.parts[number]):
+            self._swap(number, layer)
+            try:
+                yield
+            finally:
+                self._swap(number, layer)
+
+    def _swap(self, number: int, layer: Any) -> None:
+        for each in layer.walk() if number else ():
+            own, kept = vars(each), self._others[number - 1][each]
+            for name in ("arrays", "gradients", "_stale", "_saved"):
+                own[name], kept[name] = kept[name], own[name]
+
+
+def _own_state(layer: Any) -> dict[str, Any]:
+    buffers = [name for name, variable in layer.variables.items() if variable.buffer]
+    statistics = {name: ops.scale(layer[name], factor=1.0) for name in buffers if is_float(layer[name].dtype)}
+    gradients = {
+        name: backends.zeros(layer[name].shape, layer[name].dtype, layer.device)
+        for name in layer.variables
+        if layer.trains(name)
+    }
+    return {"statistics": statistics, "gradients": gradients}
+
+
+class Cut(list[Any]):
+    """What each part of a batch has at one place of a net, such as its activations."""
+
+    def __init__(self, values: Iterable[Any], together: Together) -> None:
+        super().__init__(values)
+        self._together = together
+
+    def of(self, values: Iterable[Any]) -> Any:
+        """Other values of the same parts."""
+        return Cut(values, self._together)
+
+    def through(self, layer: Any, function: Callable[..., Any]) -> Any:
+        """The values of `function`, which runs the layer on one part after another."""
+        found = []
+        for number, value in enumerate(self):
+            with self._together.part(number, layer):
+                found.append(function(value))
+        return self.of(found)
+
+    @property
+    def place(self) -> Part:
+        """Where the first part is in the batch."""
+        return self._together.parts[0]
+
+
+def in_parts(function: Callable[..., Any], *values: Any) -> Any:
+    """function(*values), or a Cut of what it gives for each part of Cuts."""
+    if not isinstance(values[0], Cut):
+        return function(*values)
+    return values[0].of([function(*each) for each in zip(*values)])

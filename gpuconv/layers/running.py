@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 from gpuconv import backends
 from gpuconv.dtypes import is_float
+from gpuconv.layers.part import Cut, in_parts
 
 Listener = Callable[[Any, str], AbstractContextManager[object]]
 _listeners: list[Listener] = []
@@ -40,11 +42,19 @@ def where() -> Iterator[Callable[[], tuple[str, str]]]:
         yield lambda: around[-1]
 
 
+def start(net: Any, method: str, x: Any, **options: Any) -> Any:
+    """Call the method of a whole net, whose layers then `run`."""
+    function = partial(getattr(net, method), **options)
+    return x.through(net, function) if isinstance(x, Cut) and not takes_cut(net) else function(x)
+
+
 def run(layer: Any, method: str, *args: object, **options: Any) -> Any:
     """Call a child's "forward", "infer" or "backward". Containers run their children only through this function.
 
-    Errors get a note that names the layer.
+    Errors get a note that names the layer. The parts of a Cut are run one by one, unless the layer takes it.
     """
+    if isinstance(args[0], Cut) and not takes_cut(layer):
+        return args[0].through(layer, lambda x: run(layer, method, x, *args[1:], **options))
     try:
         if not (_listeners or layer.hooks or layer.is_foreign):
             return getattr(layer, method)(*args, **options)
@@ -60,6 +70,11 @@ def run(layer: Any, method: str, *args: object, **options: Any) -> Any:
         raise
 
 
+def takes_cut(layer: Any) -> bool:
+    """Whether a layer's forward and backward take the parts of a batch together."""
+    return layer.takes_parts and not layer.is_foreign
+
+
 def call(layer: Any, method: str, *args: object, **options: Any) -> Any:
     """As `run`, without listeners: converts the result to the net's dtype and calls the layer's hooks."""
     found = getattr(layer, method)(*args, **options)
@@ -70,7 +85,7 @@ def call(layer: Any, method: str, *args: object, **options: Any) -> Any:
     if layer.hooks:
         backward = method == "backward"
         for hook in layer.hooks.get("backward" if backward else "forward", ()):
-            hook(layer, *((found, args[0]) if backward else (args[0], found)))
+            in_parts(partial(hook, layer), *((found, args[0]) if backward else (args[0], found)))
     return found
 
 

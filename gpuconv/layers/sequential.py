@@ -56,6 +56,7 @@ class Sequential(Layer):
     """
 
     stem = "block"
+    takes_parts = True
 
     layers: Sequence[Layer]
     _: KW_ONLY

@@ -8,7 +8,6 @@ and added up along a binary tree over the parts: ((s0 + s1) + (s2 + s3)) + ((s4 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -20,7 +19,7 @@ from gpuconv import backends, ops
 from gpuconv.arguments import integer
 from gpuconv.dtypes import is_float
 from gpuconv.layers.base import Layer
-from gpuconv.layers.part import Part, part_of_batch, summed_over_parts
+from gpuconv.layers.part import Cut, Part, Together, part_of_batch, summed_over_parts
 from gpuconv.parallel import Ranks
 from gpuconv.training.totals import Totals
 from gpuconv.types import Array
@@ -85,6 +84,7 @@ class Parts:
         self.together = False  # whether batch norm takes the statistics of all parts
         self.totals = Totals(net.device)  # of one part
         self._zeros = Totals(net.device).array
+        self._states, self._totals = Together(net, 1), [self.totals]  # of parts that go together
         self._kept: list[tuple[Array, Array]] = []  # running statistics and buffers for their values before a step
         self._sums: list[Sums] = []  # of subtrees, each half of the one before
         self._signature: Any = None
@@ -101,30 +101,53 @@ class Parts:
         """Leave the gradients of all parts in the net. places: where each of these parts begins and ends among `size`
         samples. count: the number of parts on all ranks."""
         self._prepare()
-        for running, kept in self._kept:
-            _copy(running, kept)
-        for number, ((x, y), (first, end)) in enumerate(zip(parts, places)):
-            for running, kept in self._kept if number else ():
-                _copy(kept, running)
-            _copy(self._zeros, self.totals.array)
-            with part_of_batch(Part(first, size, last=number == len(places) - 1)), self._statistics_of_all():
-                work(x, y, self.totals)
-            self._push(number, (end - first) / size)
+        shares = [(end - first) / size for first, end in places]
+        own = [Part(first, size, last=(first, end) == places[-1]) for first, end in places]
+        if self.together:
+            self._add_up_together(parts, own, shares, work)
+        else:
+            self._add_up_in_turn(parts, own, shares, work)
         for depth in range(len(places).bit_count() - 1, 0, -1):  # subtrees that still wait
             self._sums[depth - 1].add(self._sums[depth])
         for flat in self._sums[0].flat:
             self.ranks.sum(flat, self.fixed)
         self._take(totals, count)
 
-    def _statistics_of_all(self) -> AbstractContextManager[None]:
-        return summed_over_parts(partial(self.ranks.sum, fixed=self.fixed)) if self.together else nullcontext()
+    def _add_up_in_turn(
+        self, parts: Iterable[tuple[Array, Array]], own: list[Part], shares: list[float], work: Backpropagate
+    ) -> None:
+        for running, kept in self._kept:
+            _copy(running, kept)
+        for number, ((x, y), part) in enumerate(zip(parts, own)):
+            for running, kept in self._kept if number else ():
+                _copy(kept, running)
+            _copy(self._zeros, self.totals.array)
+            with part_of_batch(part):
+                work(x, y, self.totals)
+            self._push(number, shares[number], self.totals)
+
+    def _add_up_together(
+        self, parts: Iterable[tuple[Array, Array]], own: list[Part], shares: list[float], work: Backpropagate
+    ) -> None:
+        self._states.begin(own)
+        xs, ys = zip(*parts)
+        for totals in self._totals:
+            _copy(self._zeros, totals.array)
+        x, y, into = (Cut(each, self._states) for each in (xs, ys, self._totals))
+        with summed_over_parts(partial(self.ranks.sum, fixed=self.fixed)):
+            work(x, y, into)  # type: ignore[arg-type]
+        for number, share in enumerate(shares):
+            with self._states.part(number, self.net):
+                self._push(number, share, self._totals[number])
 
     def _prepare(self) -> None:
         """Allocate what the terms need, unless it is there."""
-        statistics, terms = self._statistics(), self._terms()
+        statistics, terms = self._statistics(), self._terms(self.totals)
         signature = [(term.array.shape, term.array.dtype, backends.address(term.array)) for term in terms]
         if signature != self._signature:
             self._kept = [(array, backends.zeros(array.shape, array.dtype, self.net.device)) for array in statistics]
+            count = self.most if self.together else 1
+            self._states, self._totals = Together(self.net, count), [Totals(self.net.device) for _ in range(count)]
             self._sums = [Sums(terms, self.net.device) for _ in range(self.most.bit_length())]
             self._signature = signature
 
@@ -132,22 +155,22 @@ class Parts:
         """The running statistics that are summed as the gradients are; others go from part to part."""
         return []
 
-    def _terms(self) -> list[Term]:
+    def _terms(self, totals: Totals) -> list[Term]:
         means = [*self.net.grads().values(), *self._statistics()]
-        return [*map(Term, means), Term(self.totals.array, weighted=False)]
+        return [*map(Term, means), Term(totals.array, weighted=False)]
 
-    def _push(self, number: int, weight: float) -> None:
+    def _push(self, number: int, weight: float, totals: Totals) -> None:
         """Add part `number` to the tree. The sums of complete subtrees wait in `_sums`, one for each bit of the number
         of parts done."""
         depth = number.bit_count()
-        self._sums[depth].gather(self._terms(), weight)
+        self._sums[depth].gather(self._terms(totals), weight)
         while number & 1:
             self._sums[depth - 1].add(self._sums[depth])
             depth, number = depth - 1, number >> 1
 
     def _take(self, totals: Totals, count: int) -> None:
         """Write the sums of all parts to where a single batch leaves its results."""
-        for term, view in zip(self._terms(), self._sums[0].views):
+        for term, view in zip(self._terms(self.totals), self._sums[0].views):
             _copy(view, term.array)
         finite = self.totals.array[3:4]  # how many parts' losses are finite, as a share of one step
         ops.scale(finite, factor=1 / count, out=finite)
@@ -156,8 +179,9 @@ class Parts:
     def arrays(self) -> list[Array]:
         """What a captured step finds at fixed addresses."""
         self._prepare()
-        kept = [before for _, before in self._kept]
-        return [self.totals.array, self._zeros, *kept, *(flat for sums in self._sums for flat in sums.flat)]
+        kept = [*self._states.arrays(), *(before for _, before in self._kept)]
+        totals = [each.array for each in (self.totals, *self._totals)]
+        return [self._zeros, *totals, *kept, *(flat for sums in self._sums for flat in sums.flat)]
 
 
 class Sharding(Parts):
@@ -179,10 +203,7 @@ class Sharding(Parts):
         super().__init__(net, shard_count(each))
         self.count, self.ranks, self.fixed, self.together = count, ranks, fixed, together
         if together and each > 1:
-            raise ValueError(
-                "sync_batch_norm exchanges statistics between ranks, each with one shard at a time, received "
-                f"{count} shards on {ranks.size} ranks: choose shards={ranks.size}, or leave shards out"
-            )
+            _expect_no_norm_inside_own(net)
         self.own = range(each * ranks.rank, each * (ranks.rank + 1))
 
     def place(self, size: int) -> tuple[int, int]:
@@ -204,7 +225,8 @@ class Sharding(Parts):
         self._add_up(parts, places, size, self.count, totals, work)
 
     def _statistics(self) -> list[Array]:
-        buffers = [layer[name] for layer, name, variable in self.net.all_variables() if variable.buffer]
+        own = [each for each in self.net.all_variables() if not (self.together and each[0].takes_parts)]
+        buffers = [layer[name] for layer, name, variable in own if variable.buffer]
         return [array for array in buffers if is_float(array.dtype)]
 
 
@@ -215,6 +237,17 @@ class Accumulation(Parts):
         """The gradients of the mean loss over all samples of these batches. Arguments as of `Sharding`."""
         ends = np.cumsum([0, *(len(y) for _, y in batches)]).tolist()
         self._add_up(batches, [*pairwise(ends)], ends[-1], len(batches), totals, work)
+
+
+def _expect_no_norm_inside_own(net: Layer) -> None:
+    """Raise ValueError that names a user's layer which runs a batch norm inside it on one part after another."""
+    for layer in net.walk():
+        norms = [each.path for each in layer.walk() if each.takes_parts and not each.children()]
+        if layer.is_foreign and norms:
+            raise ValueError(
+                f"sync_batch_norm runs {norms[0]} on all shards of a rank together, and your {type(layer).__name__} "
+                f"{layer.path} runs it on one after another: choose as many shards as ranks"
+            )
 
 
 def own(x: Array) -> Array:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ import numpy as np
 from gpuconv import backends, losses, profiling
 from gpuconv.devices import Device
 from gpuconv.dtypes import as_precision, converted
+from gpuconv.layers.part import in_parts
+from gpuconv.layers.running import start
 from gpuconv.parallel import Ranks
 from gpuconv.training.clip import Clip
 from gpuconv.training.ema import Ema
@@ -102,13 +105,19 @@ class TrainingStep:
 
     def _backpropagate(self, x: Array, y: Array, totals: Totals, part: Part) -> None:
         self.net.zero_grad()
-        scores = self.trained.forward(x, training=True)
+        scores = start(self.trained, "forward", x, training=True)
         with part("loss"):
-            scale = [self.loss_scale.factor] if self.loss_scale else []
-            loss, dscores = losses.apply(self.loss, scores, y, *scale)
-        self.trained.backward(dscores, input_grad=False)
+            found = in_parts(self._loss, scores, y)
+        start(self.trained, "backward", in_parts(itemgetter(1), found), input_grad=False)
         with part("metrics"):
-            totals.add(loss, scores, y, self.loss)
+            in_parts(self._measure, found, scores, y, totals)
+
+    def _loss(self, scores: Array, y: Array) -> tuple[Array, Array]:
+        scale = [self.loss_scale.factor] if self.loss_scale else []
+        return losses.apply(self.loss, scores, y, *scale)
+
+    def _measure(self, found: tuple[Array, Array], scores: Array, y: Array, totals: Totals) -> None:
+        totals.add(found[0], scores, y, self.loss)
 
     def _update(self, params: dict[str, Array], grads: dict[str, Array]) -> None:
         scaling = None

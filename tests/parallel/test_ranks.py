@@ -56,12 +56,18 @@ def test_two_ranks_send_each_parameter_once_a_step(tmp_path):
 
 
 def test_batch_norm_over_all_ranks_sends_four_numbers_a_channel(tmp_path):
-    """The net has four channels; the rest is that of the test above."""
-    sent = 9 * (4 * (411 + 8) + 4 * 8 + 4 * 4 * 4)
+    """The net has four channels; the rest is that of the test above, without the running statistics."""
+    sent = 9 * (4 * 411 + 4 * 8 + 4 * 4 * 4)
     assert f"sent {sent}\n" in program(2, "synchronized", tmp_path / "run")
     settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
     assert settings["sync_batch_norm"] is True
     assert "steps 9 finished" in program(2, "synchronized-resumed", tmp_path / "run")
+
+
+def test_batch_norm_over_all_ranks_has_the_bits_of_one_process(tmp_path):
+    for ranks in (1, 2, 4):
+        program(ranks, "synchronized", tmp_path / str(ranks), shards=4)
+        assert files(tmp_path / str(ranks)) == files(tmp_path / "1")
 
 
 def test_a_stop_on_one_rank_stops_all(tmp_path):

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
 import gpuconv as gc
-from gpuconv.layers import BatchNorm, Conv2D, Flatten, Input, Linear, ReLU, Sequential
+from gpuconv.backends.cpu import parallel as cpu
+from gpuconv.data import Loader
+from gpuconv.initializers import zeros
+from gpuconv.layers import (
+    BatchNorm,
+    Branches,
+    Conv2D,
+    Dropout,
+    Flatten,
+    Input,
+    Layer,
+    Linear,
+    ReLU,
+    Residual,
+    Sequential,
+    Variable,
+)
+from gpuconv.parallel import NCCL, Ranks
 from gpuconv.training import LossScale, Trainer
 from tests import standin
 from tests.parallel.test_nccl import on_ranks
@@ -22,17 +41,48 @@ def net(dtype="float32"):
     return Sequential([*layers, Linear(8), BatchNorm(), Linear(3)], seed=0).to(precision=dtype)
 
 
-def stepped(ranks=None, *, device="numpy", dtype="float32", sync=True, steps=2, freeze=False):
+def branched(dtype="float32"):
+    """Batch norm inside every container, dropout, a user's layer with a buffer, and a frozen norm before all."""
+    convolution = [Conv2D(4, 3, padding=1), BatchNorm(), ReLU()]
+    layers = [Input((6, 5, 1)), BatchNorm(frozen=True), *convolution, Residual([Conv2D(4, 3, padding=1), BatchNorm()])]
+    layers += [Branches([[], [Conv2D(2, 1), BatchNorm()]]), Dropout(0.3), Centred(), Flatten(), Linear(3)]
+    return Sequential(layers, seed=0).to(precision=dtype)
+
+
+class Centred(Layer):
+    """Subtracts the mean of the part before the one that it is given."""
+
+    def plan(self, input_shape):
+        self.variables = {"mean": Variable((1,), zeros, buffer=True)}
+        return input_shape
+
+    def forward(self, x, training=False):
+        host = gc.to_numpy(x)
+        y = gc.asarray(host - gc.to_numpy(self["mean"]).astype(host.dtype), gc.backends.device_of(x))
+        if training:
+            gc.backends.assign(self["mean"], host.mean(dtype=np.float32).reshape(1).astype(host.dtype))
+        return y
+
+    def backward(self, dy, *, input_grad=True):
+        return dy
+
+
+def stepped(
+    ranks=None, *, device="numpy", dtype="float32", sync=True, steps=2, freeze=False, shards=None, make=net, graph=False
+):
     """The net's state and gradients after some steps."""
-    made = net(dtype).to(device)
+    made = make(dtype).to(device)
     if freeze:
         made["norm2"].freeze()
     scale = LossScale(start=64.0) if dtype == "float16" else None
-    trainer = Trainer(made, "sgd", lr=0.01, parallel=ranks, sync_batch_norm=sync, graph=False, loss_scale=scale)
+    trainer = Trainer(
+        made, "sgd", lr=0.01, parallel=ranks, sync_batch_norm=sync, graph=graph, loss_scale=scale, shards=shards
+    )
     first, end = trainer.sharding.place(len(LABELS)) if trainer.sharding else (0, len(LABELS))
     x, y = (gc.asarray(each[first:end], device) for each in (IMAGES.astype(made.dtype), LABELS))
     for _ in range(steps):
         trainer.step(x, y, batch=len(LABELS) if ranks else None)
+    trainer.net.release()
     arrays = made.state_dict() | {f"gradient of {name}": each for name, each in made.grads().items()}
     return {name: np.array(gc.to_numpy(each)) for name, each in arrays.items()}
 
@@ -96,11 +146,97 @@ def test_on_gpus_the_statistics_are_exchanged_on_the_device(monkeypatch, schedul
     assert norms == [f"allReduce: {channels} float32" for channels in (1, 1, 4, 4, 8, 8)]
 
 
+KINDS = [("numpy", "float32", net), ("numpy", "float16", branched), ("numpy", "float64", branched)]
+KINDS += [("emulated", "float32", branched)]
+
+
+@pytest.mark.parametrize(("device", "dtype", "make"), KINDS)
+def test_shards_have_the_same_bits_on_any_number_of_ranks(device, dtype, make):
+    """The shards have 2, 3, 3 and 3 samples."""
+    options = dict(device=device, dtype=dtype, shards=4, make=make)
+
+    def rank(ranks):
+        cpu._fixed.set(1)  # as within the context below, for which threads would wait otherwise
+        return stepped(ranks, **options)
+
+    with cpu.fixed_parts():
+        alone = stepped(**options)
+        for size in (2, 4):
+            for found in on_ranks(size, rank, direct):
+                assert small.same_arrays(found, alone)
+
+
+def test_shards_of_one_rank_match_the_whole_batch():
+    alone, cut = stepped(dtype="float64", sync=False), stepped(dtype="float64", shards=4)
+    for name, expected in alone.items():
+        np.testing.assert_allclose(cut[name], expected, rtol=1e-9, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("schedule", ["early", "late"])
+def test_gpus_with_two_shards_each_have_the_bits_of_one(monkeypatch, schedule):
+    monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
+    with standin.installed(("90", "90"), schedule=schedule):
+        alone = stepped(NCCL(messages=Ranks()), device="cuda", shards=4)
+        for found in on_ranks(2, lambda ranks: stepped(ranks, device=ranks.own("cuda"), shards=4)):
+            assert small.same_arrays(found, alone)
+
+
+@pytest.mark.parametrize("device", ["emulated", "cuda"])
+def test_captured_steps_have_the_same_bits(monkeypatch, device):
+    monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
+
+    def run(graph):
+        made = Trainer(small.net().to(device), "sgd", lr=0.05, shards=2, sync_batch_norm=True, graph=graph)
+        data = small.images(16)
+        made.fit(
+            Loader(data, 4, normalization=small.loader(data).normalization, device=device), epochs=2, progress=False
+        )
+        arrays = {name: np.array(gc.to_numpy(value)) for name, value in made.net.state_dict().items()}
+        return arrays | {"losses": np.array([record["train_loss"] for record in made.history])}
+
+    with standin.installed():
+        assert small.same_arrays(run(False), run(True))
+
+
+def test_hooks_are_given_one_shard_at_a_time():
+    made, seen = net(), []
+    for name in ("norm1", "conv1"):
+        made[name].register_forward_hook(lambda layer, x, y: seen.append((layer.name, len(x), len(y))))
+        made[name].register_backward_hook(lambda layer, dx, dy: seen.append((layer.name, len(dy))))
+    Trainer(made, "sgd", lr=0.01, sync_batch_norm=True, shards=2).step(IMAGES, LABELS)
+    assert seen == [(name, n, n) for name in ("norm1", "conv1") for n in (5, 6)] + [
+        (name, n) for name in ("conv1", "norm1") for n in (5, 6)
+    ]
+
+
+@dataclass(eq=False, repr=False)
+class Holder(Layer):
+    """A user's container."""
+
+    row: Sequential
+
+    def children(self):
+        return [("row", self.row)]
+
+    def plan(self, input_shape):
+        return self.row.place(f"{self.path}.row", input_shape)
+
+    def forward(self, x, training=False):
+        return self.row.forward(x, training)
+
+    def backward(self, dy, *, input_grad=True):
+        return self.row.backward(dy, input_grad=input_grad)
+
+
 def test_refusals():
+    own = Sequential(
+        [Input((6, 5, 1)), Holder(Sequential([Conv2D(2, 1), BatchNorm()]), name="held"), Flatten(), Linear(3)]
+    )
     with pytest.raises(
-        ValueError, match="each with one shard at a time, received 4 shards on 1 ranks: choose shards=1"
+        ValueError, match=r"runs held.row.norm1 on all shards of a rank together, and your Holder held runs"
     ):
-        Trainer(net(), sync_batch_norm=True, shards=4)
+        Trainer(own, sync_batch_norm=True, shards=4)
+    Trainer(own, sync_batch_norm=True, shards=1)
     with pytest.raises(ValueError, match="fuse=True computes batch norm with its neighbours, without other ranks"):
         Trainer(net(), sync_batch_norm=True, fuse=True)
     with pytest.raises(TypeError, match="sync_batch_norm must be True or False, received 'all'"):
