@@ -80,6 +80,7 @@ def go_on(options: argparse.Namespace, chosen: Record, loggers: Sequence[Callbac
             accumulate=stored.get("accumulate", 1),
             parallel=ranks,
             sync_batch_norm=stored.get("sync_batch_norm", False),
+            shard_optimizer=options.shard_optimizer,
         )
         loaders = {part: _loader(stored, part, parts[part], net) for part in PARTS if part in parts}
     line("run", f"{directory} (continued)\n")

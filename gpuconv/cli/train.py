@@ -70,6 +70,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="under mpiexec or torchrun: how long another process may take for an answer (default: 300)",
     )
     parser.add_argument(
+        "--shard-optimizer",
+        action="store_true",
+        help="under mpiexec or torchrun: each process keeps the optimizer's state of a part of the parameters; changes "
+        "no result and is not stored, so repeat it with --resume",
+    )
+    parser.add_argument(
         "--digests",
         nargs="?",
         const=True,
@@ -169,6 +175,7 @@ def _train(options: argparse.Namespace, ranks: Ranks) -> int:
             shards=settings.shards or None,
             parallel=ranks,
             sync_batch_norm=bool(settings.sync_batch_norm),
+            shard_optimizer=options.shard_optimizer,
         )
         common: dict[str, Any] = {"normalization": normalization, "device": device, "dtype": net.dtype}
         augmentation = Augmentation.parse(settings.augment)

@@ -7,6 +7,7 @@ import os
 import pickle
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,7 +16,7 @@ from gpuconv import backends
 from gpuconv.arguments import number
 from gpuconv.devices import Device
 from gpuconv.parallel.ranks import ParallelError, Ranks, host
-from gpuconv.parallel.tree import sum_along_tree
+from gpuconv.parallel.tree import collect, sum_along_tree
 from gpuconv.types import Array
 
 T = TypeVar("T")
@@ -91,6 +92,9 @@ class MPI(Ranks):
 
     def sum(self, flat: Array, fixed: bool = True) -> None:
         sum_along_tree(flat, self.rank, self.size, self._swap)
+
+    def collect(self, flat: Array, ends: Sequence[int]) -> None:
+        collect(flat, ends, self.rank, self.size, self._swap)
 
     def _swap(self, partner: int, *, give: Array | None = None, into: Array | None = None) -> None:
         requests, received = [], None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -12,7 +12,7 @@ from gpuconv import backends
 from gpuconv.devices import Device
 from gpuconv.parallel import mpi, tcp
 from gpuconv.parallel.ranks import Ranks, host
-from gpuconv.parallel.tree import sum_along_tree
+from gpuconv.parallel.tree import collect, sum_along_tree
 from gpuconv.types import Array
 
 T = TypeVar("T")
@@ -83,6 +83,10 @@ class NCCL(Ranks):
                 sum_along_tree(flat, self.rank, self.size, self._swap)
             elif flat.size:
                 self._all_reduce(flat)
+
+    def collect(self, flat: Array, ends: Sequence[int]) -> None:
+        with backends.current_device_of(flat):
+            collect(flat, ends, self.rank, self.size, self._swap)
 
     def _all_reduce(self, flat: Array) -> None:
         dtype = getattr(self._library, f"NCCL_{flat.dtype.name.upper()}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import ParamSpec, TypeVar, cast
 
@@ -81,6 +81,12 @@ class Ranks:
             flat: Of one axis, changed in place.
             fixed: Whether to add along a binary tree over the ranks, so that the bits follow from their number alone.
         """
+
+    def collect(self, flat: Array, ends: Sequence[int]) -> None:
+        """Give every rank all stretches of an array.
+
+        flat: of rank 1, of which rank r has flat[ends[r]:ends[r + 1]]. ends: ranks past the largest power of two have
+        no stretch."""
 
     def fail(self, error: BaseException) -> None:
         """Tell the other ranks that this one ends with an `error`."""

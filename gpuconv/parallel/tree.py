@@ -1,7 +1,9 @@
-"""A sum over ranks along a binary tree: Rabenseifner's algorithm, whatever moves the bytes."""
+"""A sum over ranks along a binary tree, Rabenseifner's algorithm, and its second half by itself, whatever moves the
+bytes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from gpuconv import backends, ops
@@ -42,6 +44,24 @@ def sum_along_tree(flat: Array, rank: int, size: int, swap: Swap) -> None:
         swap(partner, give=own, into=theirs)
     if rank + power < size:
         swap(rank + power, give=flat)
+
+
+def collect(flat: Array, ends: Sequence[int], rank: int, size: int, swap: Swap) -> None:
+    """Give every rank all stretches of an array of rank 1, of which rank r has flat[ends[r]:ends[r + 1]]. Ranks past
+    the largest power of two have none."""
+    power = 1 << (size.bit_length() - 1)
+    if rank >= power:
+        swap(rank - power, into=flat[: ends[power]])
+        return
+    distance = 1
+    while distance < power:
+        own = rank & -distance
+        theirs = own ^ distance
+        give, into = (flat[ends[first] : ends[first + distance]] for first in (own, theirs))
+        swap(rank ^ distance, give=give, into=into)
+        distance *= 2
+    if rank + power < size:
+        swap(rank + power, give=flat[: ends[power]])
 
 
 def _like(array: Array) -> Array:

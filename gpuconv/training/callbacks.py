@@ -144,9 +144,11 @@ class Checkpoints(Callback):
 
     Saves at the start, so that an unwritable directory fails at once, then after each epoch, every `every` steps, and
     on an interrupt. Nothing is saved when a run fails.
+
+    run: None on a rank that only takes part in making the snapshots.
     """
 
-    def __init__(self, run: RunDirectory, every: int | None = None) -> None:
+    def __init__(self, run: RunDirectory | None, every: int | None = None) -> None:
         self.run = run
         self.every = every
         self._saved_at: int | None = None
@@ -163,25 +165,25 @@ class Checkpoints(Callback):
             self._save(trainer)
 
     def on_epoch(self, trainer: RunState, record: Record) -> None:
-        snapshot = trainer.snapshot()
-        if best_epoch(trainer.history) is record:
-            save(self.run.best, snapshot)
-        save(self.run.last, snapshot)
-        self._saved_at = trainer.steps
+        self._save(trainer, best=best_epoch(trainer.history) is record)
 
     def on_stop(self, trainer: RunState, reason: str) -> None:
         if reason == "failed":
             return
         if self._saved_at != trainer.steps:
             self._save(trainer)
-        if reason == "interrupted":
+        if reason == "interrupted" and self.run:
             by_command = "command" in self.run.settings().get("options", {})
             by_fit = f"fit(..., run_dir={str(self.run)!r}, resume=True)"
             how = command("gpuconv", "train", "--resume", self.run.path) if by_command else by_fit
             log.info("interrupted after step %d; saved to %s\ncontinue with: %s", trainer.steps, self.run.last, how)
 
-    def _save(self, trainer: RunState) -> None:
-        save(self.run.last, trainer.snapshot())
+    def _save(self, trainer: RunState, best: bool = False) -> None:
+        snapshot = trainer.snapshot()
+        if self.run and best:
+            save(self.run.best, snapshot)
+        if self.run:
+            save(self.run.last, snapshot)
         self._saved_at = trainer.steps
 
 

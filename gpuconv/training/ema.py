@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
@@ -65,6 +65,15 @@ class Ema:
                 lr=1 - self.decay,
                 weight_decay=1.0,
             )
+
+    def values(self) -> dict[str, np.ndarray]:
+        """The averages on the host."""
+        return {name: np.array(backends.to_numpy(average)) for name, average in self.averages.items()}
+
+    def take(self, values: Mapping[str, np.ndarray]) -> None:
+        """Replace averages by values from `values`."""
+        for name, value in values.items():
+            backends.assign(self.averages[name], value)
 
     def _round(self) -> dict[str, Array]:
         """The averages in the dtypes of the parameters."""

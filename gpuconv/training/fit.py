@@ -236,6 +236,7 @@ class Fit:
 
     def _measured(self, end: bool = False) -> Record:
         run = self.run
+        run.gather_averages()
         with run.same_bits(), run.averaged():
             found = self.held_out.measure(run.net, run.loss, end, run.ranks)
         for name, value in found.items():

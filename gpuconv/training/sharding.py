@@ -176,6 +176,11 @@ class Parts:
         ops.scale(finite, factor=1 / count, out=finite)
         ops.add(totals.array, self.totals.array, out=totals.array)
 
+    @property
+    def sums(self) -> Sums:
+        """The sums of the last step: the gradients in the order of `Layer.grads`, then the rest."""
+        return self._sums[0]
+
     def arrays(self) -> list[Array]:
         """What a captured step finds at fixed addresses."""
         self._prepare()

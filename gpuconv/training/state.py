@@ -134,15 +134,21 @@ class RunState(TrainingStep):
         } | {name: value for name, value in optional.items() if value}
 
     def snapshot(self) -> Checkpoint:
-        """Everything that the rest of the run depends on. Raises DivergedError if a number in it is not finite."""
+        """Everything that the rest of the run depends on. With a sharded optimizer every rank calls it.
+
+        Raises DivergedError if a number in it is not finite."""
         sums = self.read_totals()
         net = {name: np.array(backends.to_numpy(array)) for name, array in self.net.state_dict().items()}
         for name in self.net.params():
             if not np.isfinite(net[name].astype(np.float64)).all():
                 raise DivergedError(self.diverged(f"{name} is not finite after step {self.steps}"))
         tensors = {f"net.{name}": array for name, array in net.items()}
+        optimizer = self.optimizer.state_dict()
+        if self.optimizer_shards:
+            optimizer = self.optimizer_shards.gathered(optimizer)
+        self.gather_averages()
         tensors |= self.ema.parts() if self.ema else {}
-        tensors |= {f"optimizer.{name}": array for name, array in self.optimizer.state_dict().items()}
+        tensors |= {f"optimizer.{name}": array for name, array in optimizer.items()}
         state = {
             "net": self.net.config(),
             "settings": self.fit_settings,
@@ -182,17 +188,22 @@ class RunState(TrainingStep):
             raise CheckpointError(f"{path}: loss_scale is {checkpoints.shown(state['loss_scale'])}")
         if self.ema:
             self.ema.check(checkpoint, path)
-        self._freeze_as_in(state["net"], checkpoint.part("optimizer"), path)
+        optimizer = {name: value for name, value in checkpoint.part("optimizer").items() if self._keeps(name)}
+        self._freeze_as_in(state["net"], optimizer, path)
         self.net.load_state_dict(checkpoint.part("net"))
         if self.ema:
             self.ema.restore(checkpoint)
-        self.optimizer.load_state_dict(checkpoint.part("optimizer"))
+        self.optimizer.load_state_dict(optimizer)
         self.epoch, self.batch = state["epoch"], state["batch"]
         self.records, self.reading = state["records"], Reading(*state["read"])
         self.follow_plateau()
         self.totals.write(Reading(*state["totals"]))
         if self.loss_scale:
             self.loss_scale.write(state["loss_scale"])
+
+    def _keeps(self, entry: str) -> bool:
+        """Whether this rank keeps an entry of the optimizer's state, as "velocity.conv1.weight"."""
+        return self.optimizer_shards is None or self.optimizer_shards.keeps(entry.partition(".")[2])
 
     def _freeze_as_in(self, config: Record, optimizer: dict[str, np.ndarray], path: object) -> None:
         """Freeze what is frozen in a checkpoint's net, as callbacks may have done since the start of the run, if the

@@ -19,6 +19,7 @@ from gpuconv.parallel import Ranks
 from gpuconv.training.clip import Clip
 from gpuconv.training.ema import Ema
 from gpuconv.training.loss_scale import LossScale
+from gpuconv.training.optimizer_shards import OptimizerShards
 from gpuconv.training.optimizers import Optimizer
 from gpuconv.training.protocols import LossLike
 from gpuconv.training.sharding import Accumulation, Sharding
@@ -46,6 +47,7 @@ class TrainingStep:
         accumulate: int = 1,
         ranks: Ranks | None = None,
         sync_batch_norm: bool = False,
+        shard_optimizer: bool = False,
     ) -> None:
         dtype, _ = as_precision(precision=precision or net.precision)
         if loss_scale is not None and dtype != np.float16:
@@ -62,6 +64,8 @@ class TrainingStep:
         self.sync_batch_norm = sync_batch_norm
         fuse_by_default = Device.named(net.device).runs_kernels and not sync_batch_norm
         self.trained = net.fuse() if (fuse_by_default if fuse is None else fuse) else net
+        self.optimizer_shards = OptimizerShards(net, ranks or Ranks()) if shard_optimizer else None
+        self.optimizer.keeps = self.optimizer_shards.keeps if self.optimizer_shards else None
         self.optimizer.build(net.params(), masters)
         self.loss_scale = loss_scale or LossScale() if dtype == np.float16 else None
         if self.loss_scale:
@@ -134,6 +138,13 @@ class TrainingStep:
         else:
             self.optimizer.update(params, grads, scaling)
             self.ema.update()
+        if self.optimizer_shards and self.sharding:
+            self.optimizer_shards.exchange(params, self.sharding.sums)
+
+    def gather_averages(self) -> None:
+        """Take up the averages that other ranks moved with the optimizer's state. Every rank calls it."""
+        if self.ema and self.optimizer_shards:
+            self.ema.take(self.optimizer_shards.gathered(self.optimizer.kept(self.ema.values())))
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:
         """A context in which the net's parameters are their moving averages, if these are kept."""

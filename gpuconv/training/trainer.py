@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from gpuconv import parallel as parallelism
-from gpuconv.arguments import integer, seed_value
+from gpuconv.arguments import flag, integer, seed_value
 from gpuconv.checkpoint import Checkpoint
 from gpuconv.data import Normalization
 from gpuconv.devices import Device
@@ -20,7 +20,7 @@ from gpuconv.metrics import named
 from gpuconv.names import lookup
 from gpuconv.parallel import Ranks, report_errors
 from gpuconv.training import adapt, digests, feeding, schedules, stored
-from gpuconv.training.callbacks import Progress, checked, keepers
+from gpuconv.training.callbacks import Checkpoints, Progress, checked, keepers
 from gpuconv.training.clip import Clip
 from gpuconv.training.ema import decay_value
 from gpuconv.training.fit import INTERRUPTED, Fit
@@ -28,6 +28,7 @@ from gpuconv.training.held_out import HeldOut
 from gpuconv.training.history import History
 from gpuconv.training.interrupts import Interrupts
 from gpuconv.training.loss_scale import LossScale
+from gpuconv.training.optimizers import Optimizer
 from gpuconv.training.plateau import Plateau
 from gpuconv.training.rundir import RunDirectory
 from gpuconv.training.shadow import VIOLATIONS, Shadow, expect_share
@@ -89,6 +90,8 @@ class Trainer(RunState):
             `ranks.rank` tells which it is (docs/parallel.md).
         sync_batch_norm: Whether batch norm takes the statistics of all ranks, not those of each; then the net is not
             fused.
+        shard_optimizer: Whether each rank keeps the optimizer's state, and the moving averages, of a part of the
+            parameters alone, and updates these. It changes no result.
         optimizer_settings: Of the optimizer that is named, as `lr` and `momentum`.
     """
 
@@ -114,6 +117,7 @@ class Trainer(RunState):
         shards: int | None = None,
         parallel: str | Ranks | None = None,
         sync_batch_norm: bool = False,
+        shard_optimizer: bool = False,
         **optimizer_settings: Unpack[OptimizerSettings],
     ) -> None:
         expect_built(net)
@@ -155,6 +159,7 @@ class Trainer(RunState):
             shards=None if shards is None else shard_count(shards),
             ranks=ranks,
             sync_batch_norm=_synchronized(sync_batch_norm, fuse),
+            shard_optimizer=_shared_out(shard_optimizer, own),
         )
 
     @report_errors
@@ -261,6 +266,8 @@ class Trainer(RunState):
             if run_dir is not None and self.ranks.rank == 0:
                 self.run = held.enter_context(RunDirectory.held(run_dir, self.fit_settings, resume))
                 called = [*keepers(self.run, checkpoint_every), *called]
+            elif run_dir is not None and self.optimizer_shards:
+                called = [Checkpoints(None, checkpoint_every), *called]
             if self.ranks.rank:
                 called = [each for each in called if not getattr(each, "only_on_rank_0", False)]
             if self.ema and not self.steps:
@@ -314,6 +321,17 @@ def _synchronized(sync_batch_norm: object, fuse: bool | None) -> bool:
     if sync_batch_norm and fuse:
         raise ValueError("fuse=True computes batch norm with its neighbours, without other ranks; leave fuse out")
     return bool(sync_batch_norm)
+
+
+def _shared_out(shard_optimizer: object, optimizer: Optimizer) -> bool:
+    """Whether the ranks keep parts of the optimizer's state, checked."""
+    given = flag("shard_optimizer", shard_optimizer)
+    if given and isinstance(optimizer, adapt.Adapted):
+        raise ValueError(
+            f"shard_optimizer needs one of gpuconv's optimizers, whose state it can deal out to the ranks; "
+            f"{type(optimizer.inner).__name__} keeps its own"
+        )
+    return given
 
 
 def _together(accumulate: int, shards: object, ranks: Ranks) -> int:

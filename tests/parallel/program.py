@@ -71,13 +71,14 @@ def main(how, directory, shards="0"):
         net["fc1"]["bias"][...] = 1
     trainer = Trainer(
         net,
-        "sgd",
+        "sgd:momentum=0.9" if how == "sharded" else "sgd",
         lr=0.02 if differs == "settings" else 0.05,
         metrics=["confusion"],
         parallel=ranks,
         shards=int(shards) or None,
         sync_batch_norm=how.startswith("synchronized"),
-        **({"clip": 0.1, "ema": 0.9} if how == "clipped" else {}),
+        shard_optimizer=how == "sharded",
+        **({"clip": 0.1, "ema": 0.9} if how in ("clipped", "sharded") else {}),
         precision=how if how in ("float16", "bfloat16") else None,
     )
     data = small.images(count=20, seed=7 if differs == "data" else 0)

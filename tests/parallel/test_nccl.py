@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import copy
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -41,10 +42,15 @@ class Threads(Ranks):
         return found
 
     def share(self, value):
-        return self.gather(value)[0]
+        return copy.deepcopy(self.gather(value)[0])
 
     def sum(self, flat, fixed=True):
         gc.backends.assign(flat, along_a_tree(self.gather(np.array(gc.to_numpy(flat)))))
+
+    def collect(self, flat, ends):
+        everyone = self.gather(np.array(gc.to_numpy(flat)))
+        stretches = [each[first:end] for each, first, end in zip(everyone, ends, ends[1:])]
+        gc.backends.assign(flat[: ends[-1]], np.concatenate(stretches))
 
     def fail(self, error):
         self.failed = error

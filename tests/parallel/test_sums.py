@@ -3,6 +3,8 @@
 import queue
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -30,12 +32,17 @@ class Threads(MPI):
 
 def summed(arrays, device="numpy"):
     """What each rank has after the sum, and the bytes that it sent."""
+    return after(arrays, lambda ranks, flat: ranks.sum(flat), device)
+
+
+def after(arrays, work, device="numpy"):
+    """What each rank has after work(ranks, its array), and the bytes that it sent."""
     size = len(arrays)
     queues = {(one, other): queue.Queue() for one in range(size) for other in range(size)}
 
     def run(rank):
         ranks, flat = Threads(rank, size, queues), asarray(arrays[rank].copy(), device)
-        ranks.sum(flat)
+        work(ranks, flat)
         return to_numpy(flat), ranks.sent
 
     with ThreadPoolExecutor(size) as pool:
@@ -77,6 +84,23 @@ def test_the_emulated_device_sums_too():
     arrays = [np.random.default_rng(rank).normal(size=33).astype(np.float32) for rank in range(4)]
     for result, _ in summed(arrays, "emulated"):
         np.testing.assert_array_equal(result, along_a_tree(arrays))
+
+
+def collect(ends, ranks, flat):
+    ranks.collect(flat, ends)
+
+
+@pytest.mark.parametrize("device", ["numpy", "emulated"])
+def test_ranks_collect_the_stretches_of_all(device):
+    """Ranks past the largest power of two have none."""
+    for size, ends in {1: [0, 5], 2: [0, 3, 9], 3: [0, 4, 9, 9], 4: [0, 0, 7, 7, 9], 6: [0, 1, 2, 8, 9, 9, 9]}.items():
+        whole = np.arange(10, dtype=np.float32)
+        mine = [np.where((whole >= first) & (whole < end), whole, -0.0) for first, end in pairwise(ends)]
+        found = after([each.astype(np.float32) for each in mine], partial(collect, ends), device)
+        for result, _ in found:
+            np.testing.assert_array_equal(result[: ends[-1]], whole[: ends[-1]])
+        if size in (2, 4):
+            assert sum(sent for _, sent in found) == 4 * ends[-1] * (size - 1)
 
 
 def test_one_rank_alone():

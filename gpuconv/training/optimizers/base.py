@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from gpuconv.names import lookup
 from gpuconv.types import Array, Record
 
 Arrays = Mapping[str, Array]
+T = TypeVar("T")
 
 DECAYS = {"all": 0, "weights": 2}  # the smallest rank of parameters that decay
 
@@ -45,6 +46,7 @@ class Optimizer:
     _step: Array = field(default=None, init=False, repr=False)  # type: ignore[assignment]
     _weight_decay: list[float] = field(default_factory=list, init=False, repr=False)
     _parameters: tuple[str, ...] = field(default=(), init=False, repr=False)
+    keeps: Callable[[str], bool] | None = field(default=None, init=False, repr=False)  # names whose state is here; all
 
     def __post_init__(self) -> None:
         for entry in fields(self):  # NumPy's numbers become Python's, which run.json can store
@@ -86,6 +88,8 @@ class Optimizer:
                 number(entry.name, value, 0, used_with=[*params.values()])
         device = backends.device_of(next(iter(params.values())))
         self._parameters = (*params,)
+        wide = any(p.dtype == np.float64 for p in params.values())
+        params = self.kept(params)
         narrow = {name: p for name, p in params.items() if p.dtype.itemsize == 2}
         self.masters = {
             name: backends.asarray(_wide(p if masters is None else masters[name]), device) for name, p in narrow.items()
@@ -94,11 +98,14 @@ class Optimizer:
             slot: {name: backends.zeros(p.shape, accumulation_dtype(p.dtype), device) for name, p in params.items()}
             for slot in self.slots()
         }
-        wide = any(p.dtype == np.float64 for p in params.values())
         self._lr = backends.zeros((1,), np.float64 if wide else np.float32, device)
         self._step = backends.zeros((1,), np.int64, device)
         smallest_rank = lookup("choice of what decays", self.decay, DECAYS)
         self._weight_decay = [self.weight_decay if len(p.shape) >= smallest_rank else 0.0 for p in params.values()]
+
+    def kept(self, named: Mapping[str, T]) -> dict[str, T]:
+        """The entries of the parameters whose state this optimizer keeps. named: anything by the parameters' names."""
+        return {name: value for name, value in named.items() if self.keeps is None or self.keeps(name)}
 
     def match(self, params: Arrays) -> bool:
         """Adapt the state to `params`, after layers were frozen or unfrozen. Parameters that were trained
@@ -190,6 +197,9 @@ class Optimizer:
             averages: Moving averages of the parameters by name, or None.
             ema: Their decay.
         """
+        params = self.kept(params)
+        if not params:
+            return
         state = [[slot[name] for name in params] for slot in self.state.values()]
         masters = [self.masters.get(name, p) for name, p in params.items()] if self.masters else None
         self._launch(

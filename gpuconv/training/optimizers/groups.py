@@ -88,6 +88,7 @@ class Groups(Optimizer):
             )
         for part, chosen in zip(self.parts, names):
             part.names = tuple(chosen)
+            part.optimizer.keeps = self.keeps
             part.optimizer.build({name: params[name] for name in chosen}, masters)
         self._lr = self.parts[0].optimizer._lr  # marks this optimizer as built; each group reads its own
         self._parameters = (*params,)
