@@ -80,8 +80,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=True,
         metavar="FILE",
-        help="keep a hash, the sum and the norm of every tensor and step, for gpuconv bisect (default: RUN_DIR/"
+        help="keep a hash, the sum and the norm of the tensors of every step, for gpuconv bisect (default: RUN_DIR/"
         "digests.jsonl); changes no result and is not stored, so repeat it with --resume",
+    )
+    parser.add_argument(
+        "--digests-every",
+        type=run_settings.count(1),
+        metavar="N",
+        help="keep the layers' outputs and their gradients of the first N steps and each N-th (default: 20); "
+        "parameters, their gradients and the loss are kept of every step",
     )
     run_settings.add_shadow(parser)
 
@@ -94,7 +101,8 @@ def loggers(options: argparse.Namespace, test: Any = None) -> list[Callback]:
     if options.log is not None:
         found.append(TensorBoard(image=test.first(1)[0], truth=int(test.labels[0])) if test else TensorBoard())
     if options.digests is not None:
-        found.append(Digests(None if options.digests is True else options.digests))
+        every = {} if options.digests_every is None else {"every": options.digests_every}
+        found.append(Digests(None if options.digests is True else options.digests, **every))
     return found
 
 
@@ -131,6 +139,8 @@ def _train(options: argparse.Namespace, ranks: Ranks) -> int:
     chosen = run_settings.given(options)
     if options.resume and options.recipe:
         raise UserError(f"{options.resume} goes on with the settings it was started with; leave --recipe out")
+    if options.digests_every is not None and options.digests is None:
+        raise UserError("--digests-every is for --digests, which is not given")
     recipe = options.recipe
     if options.config:
         with asked():

@@ -6,6 +6,7 @@ On one machine the bits decide. On two, a tensor may differ by what rounding exp
   that verify's bound allows (`gpuconv.verify.bounds`) add up over everything computed so far. They bound the change of
   the norm, and times the root of the number of values that of the sum (Cauchy-Schwarz).
 - Gradients may cancel, so their errors are relative to the gradient of the whole net.
+- A step whose outputs and gradients inside the net were not recorded has rounded as much as one where they were.
 - An update turns a gradient's error into the same share of the parameter's change, at most into twice the change: Adam
   makes full steps of a gradient that is nothing but rounding. Later steps inherit the drift of the parameters.
 """
@@ -39,13 +40,14 @@ WHAT = {
 @dataclass(frozen=True)
 class Apart:
     """A tensor that differs. rounding: the change of its norm that rounding explains. alike: the tensors of
-    this step before it."""
+    this step before it. inside: whether both sides recorded this step's outputs and gradients inside the net."""
 
     step: int
     a: Digest
     b: Digest
     rounding: float
     alike: int
+    inside: bool = True
 
     @property
     def tensor(self) -> str:
@@ -59,6 +61,8 @@ class Apart:
         if len(norms) == 2:
             lines.append(f"  the norms differ by {abs(norms[0] - norms[1]):.3g}; rounding explains {self.rounding:.3g}")
         lines.append(f"  the {self.alike} tensors of this step before it agree" if self.alike else "  it is the first")
+        if not self.inside:
+            lines.append("  what came before it inside the net was not recorded: --digests-every 1 records each step's")
         return "\n".join(lines)
 
 
@@ -137,13 +141,14 @@ def compare(a: list[Step], b: list[Step]) -> Runs:
     found.one_machine = all(ours[number].on == theirs[number].on for number in both) and all(
         one.dtype == other.dtype for _, listed in pairs for one, other in listed
     )
-    rounding = Rounding()
+    rounding = Rounding(max(map(_inside, [*a, *b])))
     for number, listed in pairs:
         if not listed:
             raise ValueError(f"the runs have no tensor in common at step {number}: their nets differ")
-        rounding.begin([digest for pair in listed for digest in pair])
+        inside = any(one.direction == "forward" for one, _ in listed)
+        rounding.begin([digest for pair in listed for digest in pair], inside)
         for alike, (one, other) in enumerate(listed):
-            apart = Apart(number, one, other, rounding.allowed(one, other), alike)
+            apart = Apart(number, one, other, rounding.allowed(one, other), alike, inside)
             if (one.hash, one.size, one.dtype) != (other.hash, other.size, other.dtype):
                 found.bits = found.bits or apart
                 if not _explained(apart):
@@ -154,15 +159,19 @@ def compare(a: list[Step], b: list[Step]) -> Runs:
 
 
 class Rounding:
-    """How far rounding may have moved the norm of a tensor."""
+    """How far rounding may have moved the norm of a tensor. inside: the relative error of a step's outputs and
+    gradients inside the net."""
 
-    def __init__(self) -> None:
+    def __init__(self, inside: float) -> None:
         self.relative = 0.0  # of what was computed so far
+        self.inside = inside
         self.drift: defaultdict[str, float] = defaultdict(float)  # of each parameter, absolute
         self._gradients: dict[str, float] = {}  # the norms in this step
         self._norms: dict[str, float] = {}
 
-    def begin(self, step: list[Digest]) -> None:
+    def begin(self, step: list[Digest], inside: bool) -> None:
+        """inside: whether the step lists the outputs and gradients inside the net."""
+        self.relative += 0.0 if inside else self.inside
         self._gradients, self._norms = (
             {each.name: each.norm or 0.0 for each in step if each.direction == direction}
             for direction in ("gradient", "update")
@@ -216,6 +225,11 @@ def _keyed(step: Step) -> list[tuple[tuple[str, str, int], Digest]]:
 def _rounding(digest: Digest) -> float:
     """The relative error that verify's bound allows the tensor for its own sums."""
     return float(sum_bound(digest.dtype, digest.products, 1.0)) if digest.rounds else 0.0
+
+
+def _inside(step: Step) -> float:
+    """The relative errors of a step's outputs and gradients inside the net, added up."""
+    return sum(_rounding(digest) for digest in step.tensors if digest.direction in ("forward", "backward"))
 
 
 def _explained(apart: Apart) -> bool:

@@ -7,6 +7,7 @@
 with each tensor's direction, name, dtype, number of values, products summed for one value, CRC-32 of its bytes, sum and
 norm in float64 (null where they are not finite), and the norm of its change by the update. They are in the order of the
 work: the layers' outputs, the gradients of their inputs, the parameters' gradients, the updated parameters, the loss.
+Most bytes are in the layers' outputs and the gradients of their inputs, so not each step has these.
 """
 
 from __future__ import annotations
@@ -25,13 +26,14 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv import backends, files
+from gpuconv import arguments, backends, files
 from gpuconv.checkpoint import CheckpointError, write_atomically
 from gpuconv.dtypes import as_numeric, is_float
 from gpuconv.layers.fused import Fused
 from gpuconv.training.callbacks import Callback, append
 from gpuconv.types import Array
 
+EVERY = 20  # steps from one that is recorded whole to the next: keeps the cost below a tenth of the run's time
 MOST = 1e308  # numbers of a file are below
 _ONES = np.ones(8192)  # BLAS adds more in several threads, in an order that depends on their number
 
@@ -120,14 +122,15 @@ class Step:
 class Digests(Callback):
     """Writes the digests of every step: ``fit(..., run_dir="runs/one", callbacks=[Digests()])``.
 
-    path: a file, by default digests.jsonl in the run directory. Steps run launch by launch, with the same bits as
-    captured ones. When a run is resumed, the file goes on after the checkpoint's step.
+    path: a file, by default digests.jsonl in the run directory. every: the layers' outputs and the gradients of their
+    inputs are recorded in the first so many steps and then in each so-many-th; 1 for all. Steps run launch by launch,
+    with the same bits as captured ones. When a run is resumed, the file goes on after the checkpoint's step.
     """
 
     only_on_rank_0 = True
 
-    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
-        self.path = path
+    def __init__(self, path: str | os.PathLike[str] | None = None, every: int = EVERY) -> None:
+        self.path, self.every = path, arguments.integer("every", every, 1)
 
     def on_start(self, trainer: Any) -> None:
         path = self.path or (trainer.run and trainer.run.digests)
@@ -137,19 +140,22 @@ class Digests(Callback):
         there = read(self._path) if trainer.steps and self._path.exists() else []
         kept = [step.line() for step in there if step.step <= trainer.steps]
         write_atomically(self._path, "".join(kept).encode())
+        self._begun = bool(kept)
 
     @contextmanager
     def around_step(self, trainer: Any) -> Iterator[None]:
         """A context around a step of `trainer`, whose arrays are recorded."""
         step = trainer.steps + 1
-        with digests_of_step(trainer) as tensors:
+        inside = step <= self.every or step % self.every == 0 or not self._begun
+        with digests_of_step(trainer, inside) as tensors:
             yield
+        self._begun = True
         append(self._path, Step(step, self._on, tensors).line())
 
 
 @contextmanager
-def digests_of_step(trainer: Any) -> Iterator[list[Digest]]:
-    """A context for one step, which fills the list."""
+def digests_of_step(trainer: Any, inside: bool = True) -> Iterator[list[Digest]]:
+    """A context for one step, which fills the list. inside: with the layers' outputs and their inputs' gradients."""
     found: list[Digest] = []
     sums = trainer.totals.read()
     before = {name: np.array(backends.to_numpy(value)) for name, value in trainer.net.state_dict().items()}
@@ -164,7 +170,7 @@ def digests_of_step(trainer: Any) -> Iterator[list[Digest]]:
             found.append(Digest.of("backward", first.path, dx, _products(layer, dx)))
 
     with ExitStack() as hooked:
-        for layer in trainer.trained.walk():
+        for layer in trainer.trained.walk() if inside else ():
             if layer.path:
                 hooked.enter_context(layer.register_forward_hook(forward))
                 hooked.enter_context(layer.register_backward_hook(backward))

@@ -23,6 +23,11 @@ def test_train_keeps_digests_in_the_run_or_a_file(work, capsys):
     assert main(["train", "--resume", "run", "--digests", "--device", "numpy"]) == 0
     assert read("run/digests.jsonl") == read("file.jsonl")
     capsys.readouterr()
+    assert main(["train", *TINY, "--run-dir", "less", "--digests", "--digests-every", "1", "--seed", "3"]) == 0
+    assert read("less/digests.jsonl") == read("file.jsonl")
+    capsys.readouterr()
+    assert main(["train", *TINY, "--digests-every", "5"]) == 2
+    assert "--digests-every is for --digests, which is not given" in capsys.readouterr().err
     assert main(["train", *TINY, "--digests", "no/folder.jsonl"]) == 2
     output = capsys.readouterr().err
     assert "no/folder.jsonl" in output

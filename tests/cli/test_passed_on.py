@@ -37,6 +37,7 @@ OPTIONS = {  # of each command: the least it takes, and what that is read as
             "graph": None,
             "checkpoint_every": None,
             "digests": None,
+            "digests_every": None,
             "shadow": None,
             "on_violation": "stop",
         },

@@ -32,6 +32,17 @@ def elsewhere(steps):
     return [replace(step, on="another machine") for step in steps]
 
 
+def sparse(steps, every):
+    """The steps as they are recorded with less: what lies inside the net of each so-many-th step."""
+    inside = ("forward", "backward")
+    return [
+        replace(step, tensors=[each for each in step.tensors if each.direction not in inside])
+        if step.step > 1 and step.step % every
+        else step
+        for step in steps
+    ]
+
+
 def changed(steps, number, direction, name, by):
     """The steps with a tensor of one step, and all after it, off by a factor."""
     found, apart = [], False
@@ -62,6 +73,26 @@ def test_the_first_difference_is_named_in_the_order_of_the_work(one, number, dir
     assert found.beyond.a == found.bits.a
 
 
+def test_a_difference_inside_a_step_that_is_not_recorded_there_is_seen_in_its_gradients(one):
+    other = changed(one, 3, "forward", "conv2", 3.0)
+    for a, b in ((one, sparse(other, 4)), (sparse(one, 4), other), (sparse(one, 4), sparse(other, 2))):
+        found = compare(a, elsewhere(b)).found
+        assert (found.step, found.a.direction, found.a.name, found.alike) == (3, "gradient", "conv1.weight", 0)
+        assert "what came before it inside the net was not recorded: --digests-every 1 records each step's" in str(
+            found
+        )
+    assert "not recorded" not in str(compare(one, other))
+
+
+def test_what_is_not_recorded_rounds_too(one):
+    other = elsewhere(changed(one, 7, "update", "fc1.bias", 3.0))
+    whole = compare(one, other).found
+    for every in (2, 4, 99):
+        found = compare(sparse(one, every), sparse(other, every)).found
+        assert (found.step, found.a) == (7, whole.a)
+        assert found.rounding == pytest.approx(whole.rounding, rel=1e-9)
+
+
 def test_the_same_run_agrees(one, tmp_path):
     found = compare(one, steps_of(tmp_path / "other.jsonl"))
     assert (found.found, found.one_machine, found.steps) == (None, True, 8)
@@ -78,6 +109,8 @@ def test_numpy_and_emulated_agree_within_the_bound_though_one_is_fused(one, tmp_
     found = compare(one, steps_of(tmp_path / "other.jsonl", "emulated"))
     assert not found.one_machine
     assert found.bits is not None
+    assert found.beyond is None, found
+    found = compare(sparse(one, 3), sparse(read(tmp_path / "other.jsonl"), 3))
     assert found.beyond is None, found
 
 

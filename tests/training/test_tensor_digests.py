@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
 
-from gpuconv import backends
+from gpuconv import backends, models
 from gpuconv.checkpoint import CheckpointError
 from gpuconv.layers import Conv2D, Flatten, Input, Linear, MaxPool2D, ReLU, Sequential
 from gpuconv.training import Digests, Trainer
@@ -19,13 +20,22 @@ from tests import standin
 from tests.training import small
 
 
+class Stop:
+    def __init__(self, step):
+        self.step = step
+
+    def on_step(self, trainer, record):
+        if trainer.steps == self.step:
+            raise KeyboardInterrupt
+
+
 def bits(run):
     return b"".join(backends.to_numpy(value).tobytes() for value in run.net.state_dict().values())
 
 
 def test_every_tensor_of_a_step_in_the_order_of_its_work(tmp_path):
     run = small.trainer()
-    small.fit(run, run_dir=tmp_path / "run", callbacks=[Digests()])
+    small.fit(run, run_dir=tmp_path / "run", callbacks=[Digests(every=1)])
     steps = read(tmp_path / "run" / "digests.jsonl")
     assert [step.step for step in steps] == [*range(1, 16)]  # three epochs, and nothing of the validation between them
     for step in steps:
@@ -43,6 +53,42 @@ def test_every_tensor_of_a_step_in_the_order_of_its_work(tmp_path):
     assert last["forward", "conv1"].products == 3 * 3 * 1
     assert last["gradient", "conv1.weight"].products == 2 * 6 * 5  # of two images, the last batch
     assert last["forward", run.net.children()[-1][0]].size == 2 * 3
+
+
+def test_what_lies_inside_the_net_is_recorded_at_first_and_then_of_each_so_many_th_step(tmp_path):
+    for every in (1, 4, 10, 99):
+        small.fit(small.trainer(), callbacks=[Digests(tmp_path / f"{every}.jsonl", every)])
+    full = read(tmp_path / "1.jsonl")
+    for every, inside in {4: {1, 2, 3, 4, 8, 12}, 10: {*range(1, 11)}, 99: {*range(1, 16)}}.items():
+        for step, of_all in zip(read(tmp_path / f"{every}.jsonl"), full, strict=True):
+            outside = [each for each in of_all.tensors if each.direction in ("gradient", "update", "loss")]
+            assert step.tensors == (of_all.tensors if step.step in inside else outside), (every, step.step)
+
+
+def test_the_first_step_of_a_file_is_recorded_whole(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Stop(7)])
+    small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Digests(every=4)], resume=True)
+    steps = read(tmp_path / "run" / "digests.jsonl")
+    assert [step.step for step in steps if step.tensors[0].direction == "forward"] == [6, 8, 12]
+    assert [step.step for step in steps] == [*range(6, 16)]  # after the last checkpoint
+
+
+@pytest.mark.slow
+def test_the_digests_of_a_run_cost_less_than_a_tenth_of_its_time(tmp_path):
+    """In processor time, of one run after another: the least of several pairs."""
+    images = np.random.default_rng(0).integers(0, 256, (640, 8, 8, 1)).astype(np.uint8), np.arange(640) % 10
+
+    def seconds(*callbacks):
+        run = Trainer(models.build("digits-net", input_shape=(8, 8, 1), classes=10), "adam", lr=0.001)
+        run.fit(images, epochs=2, batch_size=64, progress=False, callbacks=callbacks)  # steps recorded whole
+        begin = time.process_time()
+        run.fit(images, epochs=12, batch_size=64, progress=False, callbacks=callbacks)
+        assert run.steps == 120
+        return time.process_time() - begin
+
+    costs = [seconds(Digests(tmp_path / "digests.jsonl")) / seconds() for _ in range(5)]
+    assert min(costs) < 1.1, costs
 
 
 def test_sum_norm_and_hash_of_each_dtype():
@@ -86,7 +132,7 @@ def test_recording_changes_no_bit(device, precision, tmp_path):
         run.fit(data, epochs=6, batch_size=8, progress=False, callbacks=callbacks)
         return run
 
-    plain, watched = trained([]), trained([Digests(tmp_path / "digests.jsonl")])
+    plain, watched = trained([]), trained([Digests(tmp_path / "digests.jsonl", every=1)])
     assert bits(plain) == bits(watched)
     steps = read(tmp_path / "digests.jsonl")
     assert len(steps) == 12
@@ -101,13 +147,8 @@ def test_recording_changes_no_bit(device, precision, tmp_path):
 def test_a_resumed_run_writes_the_same_file(tmp_path):
     small.fit(small.trainer(), run_dir=tmp_path / "straight", callbacks=[Digests()])
 
-    class Stop:
-        def on_step(self, trainer, record):
-            if trainer.steps == 7:
-                raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Digests(), Stop()])
+        small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Digests(), Stop(7)])
     with open(tmp_path / "run" / "digests.jsonl", "a") as file:
         file.write('{"step": 8, "on": "nu')  # killed in the middle of a line
     small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Digests()], resume=True)
@@ -125,6 +166,9 @@ def test_shards_are_listed_one_by_one(tmp_path):
 def test_refusals(tmp_path):
     with pytest.raises(ValueError, match=r"Digests\(\) writes into the run directory, and the run has none"):
         small.fit(small.trainer(), callbacks=[Digests()])
+    for every in (0, -1, 2.5, "10", True):
+        with pytest.raises((ValueError, TypeError), match="every"):
+            Digests(every=every)
     with pytest.raises(CheckpointError, match="cannot read the digests"):
         read(tmp_path / "none.jsonl")
     tensor = ["forward", "conv1", "float32", 8, 9, "00000000", 1.0, 2.0, 0.0]
