@@ -5,6 +5,7 @@ import pytest
 
 import gpuconv as gc
 from gpuconv import asarray, ops, to_numpy
+from gpuconv.backends.cuda.ops import muon
 from gpuconv.profiling.launches import recorded
 from gpuconv.verify.bounds import accumulated, rounded
 
@@ -73,6 +74,14 @@ def test_a_skipped_step_changes_nothing(device, rng, where):
     ops.muon_step(*given, None, scaling, lr=0.1, momentum=0.6)
     for old, new in zip(before, [*given[0], *given[2]]):
         np.testing.assert_array_equal(to_numpy(new), old)
+
+
+@pytest.mark.parametrize("depth_first", [False, True])
+def test_products_of_batches_of_any_shape(device, rng, depth_first):
+    a, b = rng.standard_normal((3, 5, 40)), rng.standard_normal((3, 40, 70) if depth_first else (3, 70, 40))
+    y = asarray(np.zeros((3, 5, 70)), device)
+    muon._matmul(y, asarray(a, device), asarray(b, device), False, depth_first=depth_first)
+    np.testing.assert_allclose(to_numpy(y), a @ (b if depth_first else b.transpose(0, 2, 1)), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("shape", [(130, 70), (5, 9100), (48, 3, 3, 20), (7, 9)], ids=str)
