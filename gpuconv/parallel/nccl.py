@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -11,11 +12,14 @@ from typing import Any, TypeVar
 from gpuconv import backends
 from gpuconv.devices import Device
 from gpuconv.parallel import mpi, tcp
-from gpuconv.parallel.ranks import Ranks, host
+from gpuconv.parallel.ranks import ParallelError, Ranks, host
 from gpuconv.parallel.tree import collect, sum_along_tree
 from gpuconv.types import Array
 
 T = TypeVar("T")
+
+NAP = 50e-6  # seconds between looks at a GPU
+GRACE = 10.0  # seconds in which a GPU ends what it sent to others, once the communicator is aborted
 
 
 class NCCL(Ranks):
@@ -25,12 +29,13 @@ class NCCL(Ranks):
     Sums run on the current stream, so they can be captured as a part of a CUDA graph.
 
     Args:
-        time_limit: The seconds that another rank may take for an answer, above 0.
+        time_limit: The seconds that another rank may take for an answer, above 0; a GPU may take half of them for the
+            work between two readings of the metrics.
         messages: The ranks that carry messages; by default as the processes were started.
     """
 
     def __init__(self, time_limit: float = 300.0, messages: Ranks | None = None) -> None:
-        self.messages = messages or _messages(time_limit)
+        self.messages, self.time_limit = messages or _messages(time_limit), time_limit
         self.rank, self.size, self.sent = self.messages.rank, self.messages.size, 0
         nodes = self.messages.gather(host())
         self._local = int(os.environ.get("LOCAL_RANK") or nodes[: self.rank].count(nodes[self.rank]))
@@ -66,6 +71,28 @@ class NCCL(Ranks):
             identifier = self.share(library.get_unique_id() if self.rank == 0 else None)
             self._communicator = library.NcclCommunicator(self.size, identifier, self.rank)
         self._library, self._device = library, device
+
+    def meet(self) -> None:
+        """As `Ranks.meet`. Then this rank's GPU has done its work too; raises ParallelError that names the ranks whose
+        GPUs have not within half the time limit."""
+        self.gather(None)
+        if self._communicator is None:
+            return
+        import cupy
+
+        with cupy.cuda.Device(Device.named(self._device).index):
+            mark = cupy.cuda.get_current_stream().record()
+            in_time = _done(mark, self.time_limit / 2)
+            if not in_time:
+                self._abort()  # a GPU that only waits for another one then goes on
+            done = self.gather((in_time, in_time or _done(mark, GRACE)))
+        if all(each for each, _ in done):
+            return
+        hung = [self.name(rank) for rank, (_, ended) in enumerate(done) if not ended]
+        limit = f"within {self.time_limit / 2:g} s"
+        if hung:
+            raise ParallelError(f"the GPU of {' and '.join(hung)} did not finish its work {limit}")
+        raise ParallelError(f"the GPUs wait for one another and did not finish {limit}: the ranks do not do the same")
 
     def _expect_own_gpus(self, gpu: str) -> None:
         """Raise ValueError that names two ranks on one GPU."""
@@ -148,6 +175,16 @@ def _messages(time_limit: float) -> Ranks:
     if mpi.launched():
         return mpi.MPI(time_limit)
     return tcp.TCP(time_limit) if tcp.launched() else Ranks()
+
+
+def _done(mark: Any, seconds: float) -> bool:
+    """Whether an event comes within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not mark.done:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(NAP)
+    return True
 
 
 def _library() -> Any:

@@ -145,7 +145,7 @@ class Checkpoints(Callback):
     Saves at the start, so that an unwritable directory fails at once, then after each epoch, every `every` steps, and
     on an interrupt. Nothing is saved when a run fails.
 
-    run: None on a rank that only takes part in making the snapshots.
+    run: None on a rank that writes nothing, which meets the others, and takes part in snapshots of a sharded optimizer.
     """
 
     def __init__(self, run: RunDirectory | None, every: int | None = None) -> None:
@@ -179,12 +179,15 @@ class Checkpoints(Callback):
             log.info("interrupted after step %d; saved to %s\ncontinue with: %s", trainer.steps, self.run.last, how)
 
     def _save(self, trainer: RunState, best: bool = False) -> None:
+        trainer.ranks.meet()
+        self._saved_at = trainer.steps
+        if self.run is None and trainer.optimizer_shards is None:
+            return
         snapshot = trainer.snapshot()
         if self.run and best:
             save(self.run.best, snapshot)
         if self.run:
             save(self.run.last, snapshot)
-        self._saved_at = trainer.steps
 
 
 class Log(Callback):

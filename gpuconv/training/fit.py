@@ -151,6 +151,7 @@ class Fit:
         run = self.run
         if self.counter.planned and self.counter.planned[0] == run.rates():
             return
+        run.ranks.meet()  # writing waits for the device
         ahead = range(min(AHEAD, run.batches - run.batch))
         rates = [run.rates(step) for step in ahead]
         self.counter.write(run.steps, *self.feed.place(run.epoch, run.batch), rates)

@@ -266,7 +266,7 @@ class Trainer(RunState):
             if run_dir is not None and self.ranks.rank == 0:
                 self.run = held.enter_context(RunDirectory.held(run_dir, self.fit_settings, resume))
                 called = [*keepers(self.run, checkpoint_every), *called]
-            elif run_dir is not None and self.optimizer_shards:
+            elif run_dir is not None:
                 called = [Checkpoints(None, checkpoint_every), *called]
             if self.ranks.rank:
                 called = [each for each in called if not getattr(each, "only_on_rank_0", False)]

@@ -13,7 +13,8 @@ import pytest
 
 import gpuconv as gc
 from gpuconv.data import Loader
-from gpuconv.parallel import MPI, NCCL, Ranks
+from gpuconv.parallel import MPI, NCCL, ParallelError, Ranks
+from gpuconv.parallel.nccl import GRACE
 from gpuconv.training import DivergedError, Trainer, UncapturedWarning
 from gpuconv.training.sharding import Sharding
 from tests import standin
@@ -109,12 +110,14 @@ def test_sums_follow_the_tree_or_are_all_reduced(schedule):
             assert [call.words for call in machine.nccl_worlds[1].calls[0]] == [("allReduce: 1024 float32",)]
 
 
-def trained(ranks, shards, graph=None, batch=8, count=24):
+def trained(ranks, shards, graph=None, batch=8, count=24, callbacks=()):
     device = ranks.own("cuda")
     data = small.images(count)
     trainer = Trainer(small.net().to(device), "sgd", lr=0.05, shards=shards, parallel=ranks, graph=graph)
     loader = Loader(data, batch, normalization=small.loader(data).normalization, device=device, seed=3)
-    history = trainer.fit(loader, epochs=2, validation=small.images(9, seed=5), progress=False, metrics_every=2)
+    history = trainer.fit(
+        loader, epochs=2, validation=small.images(9, seed=5), progress=False, metrics_every=2, callbacks=callbacks
+    )
     weights = {name: np.array(gc.to_numpy(value)) for name, value in trainer.net.state_dict().items()}
     return weights, [record["train_loss"] for record in history], trainer.ranks.sent
 
@@ -189,7 +192,7 @@ def without_groups(patch):
 
 PLANTED = {
     "another order": (with_dtypes_in_another_order, "ranks exchange unlike arrays"),
-    "a missing wait": (on_a_stream_of_its_own, "the loss is not finite at step 1"),
+    "a missing wait": (on_a_stream_of_its_own, "the loss is not finite at step 1|cannot convert float NaN"),
     "a send that waits": (without_groups, "which no other rank answers"),
 }
 
@@ -205,7 +208,7 @@ def train_with(fault, patch):
 @pytest.mark.parametrize("fault", PLANTED)
 def test_planted_faults_are_found(monkeypatch, fault):
     plant, message = PLANTED[fault]
-    with pytest.raises((AssertionError, DivergedError), match=message):
+    with pytest.raises((AssertionError, DivergedError, ValueError), match=message):
         train_with(plant, monkeypatch)
 
 
@@ -244,6 +247,50 @@ def test_a_capture_that_fails_on_one_rank_fails_on_all(monkeypatch):
         weights = [each[0] for each in on_ranks(2, partial(trained, shards=2))]
     assert len(caught) == 2
     assert small.same_arrays(*weights)
+
+
+class HangAt:
+    """From a step on, the GPU of rank 1 does no more work."""
+
+    def __init__(self, machine, step):
+        self.machine, self.step = machine, step
+
+    def on_step(self, trainer, record):
+        if trainer.steps == self.step and trainer.ranks.rank == 1:
+            self.machine.hung.add(1)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("shards", [2, None])
+def test_a_gpu_that_hangs_is_named_on_all(monkeypatch, graph, shards):
+    monkeypatch.setattr("gpuconv.parallel.nccl.GRACE", 0.2)
+    errors = []
+
+    def work(ranks, machine):
+        try:
+            trained(ranks, shards, graph, callbacks=[HangAt(machine, 3)])
+        except BaseException as error:
+            errors.append((ranks._communicator, str(error)))
+            raise
+
+    with pytest.raises(ParallelError), standin.installed(("90", "90")) as machine:
+        on_ranks(2, partial(work, machine=machine), lambda messages: NCCL(1.0, messages))
+    assert [communicator for communicator, _ in errors] == [None, None]
+    # A thread may wait at the barrier when the other one ends it, with an error without text.
+    assert {text for _, text in errors if text} == {"the GPU of rank 1 did not finish its work within 0.5 s"}
+
+
+def test_gpus_that_wait_for_one_another_are_told_so(monkeypatch):
+    """They go on once the communicator is aborted."""
+    monkeypatch.setattr("gpuconv.parallel.nccl._done", lambda mark, seconds: seconds == GRACE)
+
+    def work(ranks):
+        ranks.begin(ranks.device)
+        ranks.meet()
+
+    message = r"the GPUs wait for one another and did not finish within 0\.5 s: the ranks do not do the same"
+    with pytest.raises(ParallelError, match=message), standin.installed(("90", "90")):
+        on_ranks(2, work, lambda messages: NCCL(1.0, messages))
 
 
 def test_a_rank_that_fails_ends_the_communication_of_all():

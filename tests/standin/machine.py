@@ -114,6 +114,12 @@ class Queue:
         assert self.machine.changed.wait_for(lambda: not self.held, PATIENCE), "a stream's work does not end"
         return True
 
+    def stands_still(self, end: int) -> bool:
+        """Whether the first `end` pieces of work wait for a GPU that hangs, this one or one that NCCL waits for."""
+        hung = self.machine.hung
+        left = [work for _, work in self._work[self._done : end]]
+        return bool(left) and (self.device in hung or any(getattr(work, "waits_for", set)() & hung for work in left))
+
     def run_one(self) -> bool:
         """Run the next piece of work, if there is one."""
         with self.machine.lock:
@@ -163,6 +169,7 @@ class Machine:
         self.legacy = [Queue(self, device, "legacy") for device in range(len(gpus))]
         self.thread = threading.local()
         self.nccl_worlds: list[Any] = []
+        self.hung: set[int] = set()  # GPUs that do no more work
 
     @property
     def device(self) -> int:

@@ -164,7 +164,22 @@ class NcclCommunicator:
         assert queue.device == self._device, f"a stream of GPU {queue.device}, a communicator of GPU {self._device}"
         words = tuple(f"{each.kind}: {each.count} {each.dtype}" for each in transfers)
         self._world.calls[self._rank].append(Call(words, queue.captured is not None))
-        queue.push(lambda: self._world.run(self._rank, Group(current().thread.runs, transfers)))
+        queue.push(Exchange(self, transfers))
+
+
+class Exchange:
+    """A call as a piece of a stream's work, which ends at once if the communicator was aborted."""
+
+    def __init__(self, communicator: NcclCommunicator, transfers: list[Transfer]) -> None:
+        self._of, self._transfers = communicator, transfers
+
+    def __call__(self) -> None:
+        if not self._of._aborted:
+            self._of._world.run(self._of._rank, Group(current().thread.runs, self._transfers))
+
+    def waits_for(self) -> set[int]:
+        """The GPUs that it needs."""
+        return set() if self._of._aborted else set(self._of._world.joined.values())
 
 
 def group_start() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import time
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -123,6 +124,17 @@ class Event:
         queue = (stream or get_current_stream()).queue
         queue.push(lambda: None)
         self.place, self.time = (queue, queue.end), queue.busy_until
+
+    @property
+    def done(self) -> bool:
+        if self.place is None:
+            return True
+        queue, end = self.place
+        with current().lock:
+            if queue.stands_still(end):
+                return False
+            queue.run(end)
+        return time.perf_counter() >= self.time
 
     def synchronize(self) -> None:
         if self.place is not None:
