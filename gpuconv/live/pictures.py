@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from contextlib import ExitStack
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from gpuconv import backends, losses
 from gpuconv.layers import Dropout, Flatten, Input
 from gpuconv.layers.base import Layer
 from gpuconv.layers.sequential import Sequential
+from gpuconv.layers.state import named_layers
 from gpuconv.losses import Loss
 from gpuconv.types import Array, Record
 
@@ -29,38 +31,52 @@ class Volume(NamedTuple):
     step: int
 
 
+def layers_of(net: Layer) -> dict[str, Layer]:
+    """The layers of a net by the names that `gpuconv explain` takes, those inside a layer before it.
+
+    Sequentials are left out, as their output is their last layer's."""
+    found: dict[str, Layer] = {}
+    for name, layer in named_layers(net).items():
+        found |= {f"{name}.{inner}": each for inner, each in layers_of(layer).items()}
+        if not isinstance(layer, Sequential):
+            found[name] = layer
+    return found
+
+
 def activations(net: Sequential, x: Array) -> tuple[list[Volume], np.ndarray]:
     """The volume after each layer for a batch of one image, and the scores."""
-    volumes = []
-    for name, layer in net.children():
-        x = layer.infer(x)
-        if _has_volume(layer):
-            volumes.append(_volume(name, x))
-    return volumes, _host(x)
+    names, volumes = _shown(net), list[Volume]()
+    with ExitStack() as hooked:
+        for each in names:
+            hook = each.register_forward_hook(lambda layer, given, y: volumes.append(_volume(names[layer], y)))
+            hooked.enter_context(hook)
+        scores = net.infer(x)
+    return volumes, _host(scores)
 
 
-def gradients(net: Any, x: Array, label: int, loss: Loss) -> list[Volume]:
+def gradients(net: Sequential, x: Array, label: int, loss: Loss) -> list[Volume]:
     """The gradient of the loss with respect to the volume after each layer. The parameters' gradients are reset
     afterwards."""
-    for _, layer in net.children():
-        x = layer.forward(x)
-    _, dy = losses.apply(loss, x, backends.asarray(np.array([label]), net.device))
-    volumes = []
-    for name, layer in reversed(net.children()):
-        volumes.append((name, dy))
-        dy = layer.backward(dy)
+    names, volumes = _shown(net), list[Volume]()
+    _, dscores = losses.apply(loss, net.forward(x), backends.asarray(np.array([label]), net.device))
+    with ExitStack() as hooked:
+        for each in names:
+            hook = each.register_backward_hook(lambda layer, dx, dy: volumes.append(_volume(names[layer], dy)))
+            hooked.enter_context(hook)
+        net.backward(dscores)
     net.zero_grad()
-    return [_volume(name, y) for name, y in reversed(volumes) if _has_volume(net[name])]
+    return volumes
 
 
-def filters(net: Any) -> list[Volume]:
+def filters(net: Layer) -> list[Volume]:
     """The filters of each layer that has some, with up to four of their channels in a square. Those of a linear layer
     after a Flatten get the shape of the flattened volume."""
-    found, before = [], net.input_shape
-    for name, layer in net.children():
+    found: list[Volume] = []
+    before: Layer = net
+    for name, layer in layers_of(net).items():
+        flattened = isinstance(before, Flatten) and before.output_shape == layer.input_shape
+        shape, before = (before if flattened else layer).input_shape or (), layer
         weight = layer.arrays.get("weight") if layer.variables.get("weight") else None
-        if not isinstance(layer, Flatten):
-            shape, before = before, layer.output_shape
         if weight is None or len(weight.shape) not in (2, 4):
             continue
         some = _host(weight[:SLICES])
@@ -121,8 +137,9 @@ def _square(filters: np.ndarray) -> np.ndarray:
     return np.concatenate(rows, axis=1)[:, :-1, :-1]
 
 
-def _has_volume(layer: Layer) -> bool:
-    return not isinstance(layer, Input | Flatten | Dropout)
+def _shown(net: Layer) -> dict[Layer, str]:
+    """The layers whose volumes are shown, with their names."""
+    return {layer: name for name, layer in layers_of(net).items() if not isinstance(layer, Input | Flatten | Dropout)}
 
 
 def _volume(name: str, y: Array) -> Volume:

@@ -26,7 +26,6 @@ def encode(value: object) -> bytes:
 
 def net(leg: Leg) -> Record:
     """The net as a list of layers, and as editable text."""
-    by_name = dict(leg.net.children())
     rows = [
         {
             "layer": name,
@@ -35,7 +34,7 @@ def net(leg: Leg) -> Record:
             "shape": list(layer.output_shape or ()),
             "parameters": layer.parameter_count,
         }
-        for name, layer in by_name.items()
+        for name, layer in pictures.layers_of(leg.net).items()
     ]
     table = summary.rows(leg.net)
     total = sum(row.parameters for row in table)

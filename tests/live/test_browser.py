@@ -275,6 +275,46 @@ def test_another_optimizer_and_a_checkpoint_are_taken_while_it_trains(open_page,
     wait_until(page, f"Number(document.getElementById('step').textContent) > {back + 20}")
 
 
+def test_a_click_explains_a_layer_inside_others(open_page, tmp_path):
+    net = """[
+  {"layer": "Residual", "body":
+    [{"layer": "Conv2D", "out_channels": 1, "kernel_size": 3, "padding": 1}, {"layer": "ReLU"}]},
+  {"layer": "Branches", "branches": [[], [{"layer": "Conv2D", "out_channels": 3, "kernel_size": 1}]]},
+  {"layer": "Flatten"},
+  {"layer": "Linear", "out_features": 10}
+]"""
+    page = open_page()
+    page.fill("#text", net)
+    page.click("#begin")
+    wait_until(page, "document.querySelectorAll('#layers .layer').length === 8")
+    names = page.evaluate("[...document.querySelectorAll('#layers .layer')].map((one) => one.title.split(':')[0])")
+    assert names == [
+        *("input", "residual1.conv1", "residual1.relu1", "residual1", "branches1.branch2.conv1", "branches1"),
+        *("flatten1", "fc1"),
+    ]
+    wait_until(page, "document.querySelectorAll('#layers .within canvas').length === 5")
+    says = {
+        "residual1.conv1": "9 products and the bias",
+        "residual1.relu1": "from the input",
+        "residual1": "the body's",
+        "branches1.branch2.conv1": "1 product and the bias",
+        "branches1": "the value of branch2 at",
+    }
+    for name, how in says.items():
+        tile = page.locator(f"#layers .layer[title^='{name}: '] canvas").last
+        tile.click()
+        wait_until(page, f"document.getElementById('explanation').textContent.startsWith('{name}[')")
+        assert how in text(page, "#explanation p"), name
+    page.click("[data-kind=gradients]")
+    wait_until(
+        page, "document.querySelector('#layers .within canvas').ariaLabel.startsWith('gradients of residual1.conv1')"
+    )
+    screenshot(page, "nested", tmp_path)
+    page.set_viewport_size({"width": 360, "height": 900})
+    page.wait_for_timeout(150)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
 def test_a_dropped_image_goes_through_the_net(open_page, tmp_path):
     from PIL import Image
 

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from gpuconv.layers import Conv2D, Flatten, Input, Linear, MaxPool2D, ReLU, Sequential
+from gpuconv.layers import Branches, Conv2D, Flatten, Input, Linear, MaxPool2D, ReLU, Residual, Sequential
 from gpuconv.live import pictures
 
 
@@ -46,6 +46,40 @@ def test_gradients_are_those_of_the_loss(net, x):
         rest = net[after:]
         higher, lower = (float(loss(rest.infer(volume + sign * step), y)[0]) for sign in (1, -1))
         assert found[name].slices[0, 0, 0] == pytest.approx((higher - lower) / 2e-2, abs=2e-3)
+
+
+NESTED = [
+    Conv2D(4, 3, padding=1),
+    Residual([Conv2D(4, 3, padding=1), ReLU(), Sequential([Conv2D(4, 1)])]),
+    Branches([[], [Conv2D(2, 1), Branches([[ReLU()], [Conv2D(2, 1)]], "add")]]),
+    Flatten(),
+    Linear(3),
+]
+NAMES = [
+    *("conv1", "residual1.conv1", "residual1.relu1", "residual1.block1.conv1", "residual1"),
+    *("branches1.branch2.conv1", "branches1.branch2.branches1.branch1.relu1"),
+    *("branches1.branch2.branches1.branch2.conv1", "branches1.branch2.branches1", "branches1", "fc1"),
+]
+
+
+def test_layers_inside_others_are_shown_under_the_names_that_explain_takes(x):
+    from gpuconv import inspect, losses
+
+    net = Sequential([Input((6, 8, 3)), *NESTED], seed=1)
+    shown = {volume.layer: volume for volume in pictures.activations(net, x)[0]}
+    assert [*shown] == NAMES
+    for name, volume in shown.items():
+        at = tuple(size - 1 for size in volume.shape)
+        value = volume.slices[at[-1], -1, -1]
+        assert inspect.explain(net, x, name, at).value == pytest.approx(value), name
+    assert [volume.layer for volume in pictures.filters(net)] == [
+        name for name in NAMES if "conv" in name or "fc" in name
+    ]
+    sent = {volume.layer: volume for volume in pictures.gradients(net, x, 2, losses.get("softmax"))}
+    assert sorted(sent) == sorted(NAMES)
+    assert np.array_equal(sent["residual1"].slices, sent["residual1.block1.conv1"].slices)  # added: both get it
+    assert np.array_equal(sent["branches1"].slices[4:], sent["branches1.branch2.branches1"].slices)  # a part of it
+    assert not any(array.any() for array in net.grads().values())
 
 
 def test_filters_are_arranged_in_a_square(net):

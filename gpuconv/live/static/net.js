@@ -15,13 +15,18 @@ function element(kind, text, name) {
 // explain(layer, [y, x, channel]) is called for a click on a value.
 export function build(place, net, explain) {
   columns = new Map();
+  const nested = net.rows.some(({ layer }) => layer.includes("."));
   place.replaceChildren(
     ...net.rows.map((row) => {
       const column = element("div", "", "layer");
       column.setAttribute("role", "listitem");
-      column.title = row.text;
+      column.title = `${row.layer}: ${row.text}`;
+      const path = row.layer.split(".");
+      const name = path.pop();
+      if (nested) column.append(element("span", path.join("."), "inside"));
+      if (path.length) column.classList.add("within");
       const count = row.parameters ? `${row.parameters.toLocaleString("en")} par.` : "";
-      column.append(element("b", row.layer), element("span", size(row.shape)), element("span", count));
+      column.append(element("b", name), element("span", size(row.shape)), element("span", count));
       const tiles = document.createElement("div");
       column.append(tiles);
       columns.set(row.layer, { tiles, explain: (at) => explain(row.layer, at) });
