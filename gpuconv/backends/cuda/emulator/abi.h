@@ -95,6 +95,12 @@ void gpuconv_mbarrier_arrive_after_copies(void* barrier, gpuconv_emulator::Site 
 int gpuconv_mbarrier_wait(void* barrier, unsigned parity, int once, gpuconv_emulator::Site site);
 void gpuconv_mbarrier_fence_init();
 void gpuconv_proxy_fence();
+// A bulk copy: its pieces, then what it does with them. No global memory: zeros, or nothing to store.
+void gpuconv_bulk_piece(void* shared, void* global, size_t bytes);
+void gpuconv_bulk_load(void* barrier, gpuconv_emulator::Site site);
+void gpuconv_bulk_store(gpuconv_emulator::Site site);
+void gpuconv_bulk_commit();
+void gpuconv_bulk_wait(int groups_that_may_be_pending);
 void gpuconv_named_barrier(unsigned number, unsigned threads, gpuconv_emulator::Site site);
 void gpuconv_wgmma(const gpuconv_emulator::Wgmma* wgmma, gpuconv_emulator::Site site);
 // number: of pending groups (WAIT), of registers a thread.

@@ -40,9 +40,24 @@ struct Mbarrier {
 
 // Something under way that takes effect at a moment of its own choosing.
 struct Effect {
-    int thread;   // that issued it
-    bool copies;  // cp.async
+    enum Kind : uint8_t { COPIES, LOAD, STORE };  // cp.async and their arrival; bulk copies
+
+    int thread;  // that issued it
+    Kind kind;
+    uint32_t group;
+    Site site;
     std::function<void()> happen;
+};
+
+struct BulkPiece {
+    char *shared, *global;  // no global memory: zeros, or nothing to store
+    size_t bytes;
+};
+
+struct BulkStores {  // of one thread
+    uint32_t issued = 0, groups = 0;
+    uint32_t clock = 0;  // their number among the clocks
+    std::vector<std::pair<uint32_t, uint32_t>> open;  // not waited for: number, group
 };
 
 struct PendingWgmma {
@@ -96,6 +111,8 @@ struct Asynchronous {
     bool computes = false;  // an instruction's effect: its accesses are not the program's
     std::map<uintptr_t, Mbarrier> mbarriers;
     std::vector<Effect> effects;
+    std::vector<BulkPiece> pieces;  // of the bulk copy that begins next
+    std::map<int, BulkStores> stores;
     std::vector<Warpgroup> warpgroups;
     NamedBarrier named[16];
     unsigned free_registers = 0;  // of the block

@@ -105,6 +105,7 @@ class Worker : public Context {
         fiber = take_fiber();
         start(*next_ready());
         caller.switch_to(*fiber);
+        if (message.empty() && asynchronous && !end_asynchronous()) return false;
         if (message.empty()) check_shared_guards();
         if (count_banks) BankCounts::instance().add(launch->kernel, banks);
         return message.empty();
@@ -210,7 +211,7 @@ class Worker : public Context {
     }
     void copy_commit() { ++threads[running].copy_groups; }
     void copy_wait(int pending) {
-        if (asynchronous) take_effect([&](const Effect& effect) { return effect.thread == running && effect.copies; });
+        if (asynchronous) take_effect([&](const Effect& effect) { return effect.thread == running && effect.kind == Effect::COPIES; });
         Thread& self = threads[running];
         size_t kept = 0;
         for (const AsyncCopy& copy : self.copies)
@@ -245,6 +246,15 @@ class Worker : public Context {
     void mbarrier_fence_init();
     void proxy_fence();
     void named_barrier(unsigned number, unsigned arrivals, Site site);
+    // bulk.h
+    void bulk_piece(void* shared, void* global, size_t bytes) {
+        asynchronous.pieces.push_back({static_cast<char*>(shared), static_cast<char*>(global), bytes});
+    }
+    void bulk_load(void* barrier, Site site);
+    void bulk_store(Site site);
+    void bulk_commit();
+    void bulk_wait(unsigned pending);
+    bool end_asynchronous();
     // warpgroup.h
     void warpgroup(Step step, unsigned number, const Wgmma* wgmma, Site site);
     void touch_operand(const void* address, size_t bytes);

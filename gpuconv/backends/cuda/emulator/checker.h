@@ -222,7 +222,9 @@ class Checker {
             return fault(what() + ", which nothing wrote", access.pc);
         auto against = [&](const Access& earlier, const char* did) {
             if (!(earlier.bytes & access.bytes)) return true;
-            if (earlier.block != access.block) return !region.shared ? !unordered(earlier, access) : true;
+            if (earlier.block != access.block)
+                return !unordered(earlier, access) ||
+                       fault("race: " + what() + ", which another block " + did + " at " + place(earlier.pc), access.pc);
             const bool by_thread = earlier.thread < kMaxThreads;
             if (by_thread && did[0] == 'w' && region.shared && clocks.ordered(earlier.thread, earlier.step, view) &&
                 !clocks.fenced(earlier.thread, earlier.step, view))
@@ -269,7 +271,9 @@ class Checker {
               uintptr_t address) {
         const bool same_block = earlier.block == later.block;
         return fault(std::string("race: ") + (writes ? "writes " : "reads ") + name(region, address) + ", which " +
-                     (same_block ? by(earlier) : "thread " + text(index_of(int(earlier.thread), block_size)) + " of another block") +
+                     (same_block                      ? by(earlier)
+                      : earlier.thread < kMaxThreads ? by(earlier) + " of another block"
+                                                     : "something in another block") +
                      " " + did + " at " + place(earlier.pc) + (same_block ? between(earlier) : ""), later.pc);
     }
 

@@ -180,7 +180,7 @@ inline void Worker::mbarrier_arrive_after_copies(void* address, Site site) {
     auto copies = std::make_shared<std::vector<AsyncCopy>>(std::move(threads[running].copies));
     threads[running].copies.clear();
     const int thread = running;
-    asynchronous.effects.push_back({thread, true, [=, &barrier] {
+    asynchronous.effects.push_back({thread, Effect::COPIES, 0, site, [=, &barrier] {
         const int interrupted = std::exchange(running, thread);
         for (const AsyncCopy& copy : *copies) finish(copy, when);
         if (!barrier.valid)

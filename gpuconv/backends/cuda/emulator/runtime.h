@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "block.h"
+#include "bulk.h"
 #include "mbarrier.h"
 #include "signals.h"
 #include "warpgroup.h"
@@ -202,6 +203,11 @@ int gpuconv_mbarrier_wait(void* barrier, unsigned parity, int once, Site site) {
 }
 void gpuconv_mbarrier_fence_init() { worker().mbarrier_fence_init(); }
 void gpuconv_proxy_fence() { worker().proxy_fence(); }
+void gpuconv_bulk_piece(void* shared, void* global, size_t bytes) { worker().bulk_piece(shared, global, bytes); }
+void gpuconv_bulk_load(void* barrier, Site site) { worker().bulk_load(barrier, site); }
+void gpuconv_bulk_store(Site site) { worker().bulk_store(site); }
+void gpuconv_bulk_commit() { worker().bulk_commit(); }
+void gpuconv_bulk_wait(int pending) { worker().bulk_wait(unsigned(pending)); }
 void gpuconv_named_barrier(unsigned number, unsigned threads, Site site) { worker().named_barrier(number, threads, site); }
 void gpuconv_wgmma(const Wgmma* wgmma, Site site) { worker().warpgroup(Step::MULTIPLY, unsigned(wgmma->sum_bytes), wgmma, site); }
 void gpuconv_warpgroup(Step step, unsigned number, Site site) { worker().warpgroup(step, number, nullptr, site); }

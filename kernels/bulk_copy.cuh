@@ -1,0 +1,183 @@
+// Copies of whole ranges and of tiles of tensors between global and shared memory, by the async proxy (sm_90). One thread starts one.
+//
+//   mbarrier_arrive_expecting(&full, 4096);   // loads tell an mbarrier (mbarrier.cuh) how many bytes have come
+//   bulk_load(tile, x, 4096, &full);          // 16-byte aligned, a multiple of 16 bytes
+//   tensor_load(tile, map, &full, {c, w, n}); // the box of a TensorMap at these coordinates, innermost first; zeros outside
+//   mbarrier_wait(&full, parity);
+//
+//   fence_proxy_async();  // by each thread that wrote the tile with ordinary stores; then a barrier; then one thread:
+//   bulk_store(y, tile, 4096);  or  tensor_store(map, tile, {c, w, n});  // what lies outside is not stored
+//   bulk_commit();        // makes this thread's stores since the last commit one group
+//   bulk_wait_read<0>();  // until at most 0 groups still read shared memory: then the tile may be overwritten, or the block end
+//   bulk_wait<0>();       // until they are also written
+//
+// A TensorMap is a kernel's parameter, `const __grid_constant__ TensorMap map`; a box counts with all of its bytes, those outside
+// too. Its destination is aligned to 128 bytes; a swizzled one to eight lines of the swizzle, so that wgmma_layout.cuh finds it.
+// (PTX ISA, "cp.async.bulk", "cp.async.bulk.tensor"; CUDA driver API, cuTensorMapEncodeTiled.)
+//
+// On the emulated device a map comes from gpuconv.backends.cuda.emulator.tensor_map. Coordinates are a fault where the box lies
+// wholly outside in the first or last dimension, or more than 128 away in one between, where a convolution has its padding.
+#pragma once
+
+#include "mbarrier.cuh"
+#include "wgmma_layout.cuh"
+
+struct alignas(64) TensorMap {
+    uint64 opaque[16];
+};
+
+#ifdef GPUCONV_EMULATOR
+
+namespace emulated {
+
+// What tensor_map.py packs.
+struct Tensor {
+    uint64 magic, base;
+    uint32 rank, element_bytes, swizzle, unused;
+    int32 size[5];
+    uint32 box[5];
+    uint64 stride[5];  // in bytes
+};
+static_assert(sizeof(Tensor) <= sizeof(TensorMap), "fits");
+
+// Hands the pieces of a box to the emulator: 16 bytes of shared memory each, or less at the edge. Returns the box's bytes.
+template <int RANK>
+GPUCONV_UNCHECKED inline void add_pieces(const TensorMap& map, const void* shared, const int (&at)[RANK], gpuconv_emulator::Site site) {
+    Tensor tensor;
+    __builtin_memcpy(&tensor, &map, sizeof tensor);
+    if (tensor.magic != 0x70616d726f736e74) gpuconv_fail("what is given as a TensorMap is none", site);
+    if (tensor.rank != RANK) gpuconv_fail("as many coordinates as the TensorMap has dimensions", site);
+    const Swizzle swizzle = tensor.swizzle == 128  ? Swizzle::BYTES_128
+                            : tensor.swizzle == 64 ? Swizzle::BYTES_64
+                            : tensor.swizzle == 32 ? Swizzle::BYTES_32
+                                                   : Swizzle::NONE;
+    const uint32 begin = gpuconv_shared_address(shared), alignment = tensor.swizzle ? 8 * tensor.swizzle : 128;
+    if (begin % alignment)
+        gpuconv_fail(tensor.swizzle ? "the tile of a swizzled TensorMap does not begin where a swizzled atom does"
+                                    : "the tile of a TensorMap is not aligned to 128 bytes", site);
+    for (int d = 0; d < RANK; ++d) {
+        const int beyond = d == 0 || d == RANK - 1 ? 0 : 128;
+        if (int64(at[d]) >= int64(tensor.size[d]) + beyond || int64(at[d]) + tensor.box[d] <= -beyond)
+            gpuconv_fail("coordinates out of range: the box lies outside of the tensor", site);
+    }
+    uint32 rows = 1;
+    for (int d = 1; d < RANK; ++d) rows *= tensor.box[d];
+    const uint32 line = tensor.box[0] * tensor.element_bytes;
+    for (uint32 row = 0; row < rows; ++row) {
+        uint64 from = tensor.base;
+        bool inside = true;
+        for (uint32 d = 1, rest = row; d < RANK; rest /= tensor.box[d++]) {
+            const int64 i = at[d] + int64(rest % tensor.box[d]);
+            inside &= i >= 0 && i < tensor.size[d];
+            from += i * tensor.stride[d];
+        }
+        for (uint32 byte = 0; byte < line; byte += 16) {
+            char* to = static_cast<char*>(gpuconv_shared_pointer(swizzled(swizzle, begin + row * line + byte)));
+            // Which of the 16 bytes come from the tensor.
+            const int64 first = int64(at[0]) * tensor.element_bytes + byte, end = int64(tensor.size[0]) * tensor.element_bytes;
+            const int64 skip = inside ? min(max(-first, int64(0)), int64(16)) : 16, stop = max(skip, min(end - first, int64(16)));
+            if (skip > 0) gpuconv_bulk_piece(to, nullptr, skip);
+            if (stop > skip) gpuconv_bulk_piece(to + skip, reinterpret_cast<void*>(from + first + skip), stop - skip);
+            if (stop < 16) gpuconv_bulk_piece(to + stop, nullptr, 16 - stop);
+        }
+    }
+}
+
+inline void add_range(const void* shared, const void* global, uint32 bytes, gpuconv_emulator::Site site) {
+    if (gpuconv_shared_address(shared) % 16 || reinterpret_cast<uint64>(global) % 16 || bytes % 16 || bytes == 0)
+        gpuconv_fail("a bulk copy moves a multiple of 16 bytes between addresses aligned to 16", site);
+    gpuconv_bulk_piece(const_cast<void*>(shared), const_cast<void*>(global), bytes);
+}
+
+}  // namespace emulated
+
+#endif
+
+__device__ __forceinline__ void bulk_load(void* to_shared, const void* from_global, uint32 bytes, Mbarrier* barrier GPUCONV_CALLER) {
+#ifdef GPUCONV_EMULATOR
+    emulated::add_range(to_shared, from_global, bytes, GPUCONV_SITE);
+    gpuconv_bulk_load(barrier, GPUCONV_SITE);
+#else
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                     shared_address(to_shared)), "l"(__cvta_generic_to_global(from_global)), "r"(bytes), "r"(shared_address(barrier))
+                 : "memory");
+#endif
+}
+
+__device__ __forceinline__ void bulk_store(void* to_global, const void* from_shared, uint32 bytes GPUCONV_CALLER) {
+#ifdef GPUCONV_EMULATOR
+    emulated::add_range(from_shared, to_global, bytes, GPUCONV_SITE);
+    gpuconv_bulk_store(GPUCONV_SITE);
+#else
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(__cvta_generic_to_global(to_global)),
+                 "r"(shared_address(from_shared)), "r"(bytes)
+                 : "memory");
+#endif
+}
+
+template <int RANK>
+__device__ __forceinline__ void tensor_load(void* to_shared, const TensorMap& map, Mbarrier* barrier,
+                                            const int (&at)[RANK] GPUCONV_CALLER) {
+    static_assert(RANK >= 2 && RANK <= 5, "2 to 5 dimensions");
+#ifdef GPUCONV_EMULATOR
+    emulated::add_pieces(map, to_shared, at, GPUCONV_SITE);
+    gpuconv_bulk_load(barrier, GPUCONV_SITE);
+#else
+#define GPUCONV_TENSOR_LOAD(rank, coordinates, ...)                                                                                \
+    asm volatile("cp.async.bulk.tensor." rank ".shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {" coordinates \
+                 "}], [%2];" ::"r"(shared_address(to_shared)), "l"(&map), "r"(shared_address(barrier)), __VA_ARGS__               \
+                 : "memory")
+    if constexpr (RANK == 2) GPUCONV_TENSOR_LOAD("2d", "%3, %4", "r"(at[0]), "r"(at[1]));
+    else if constexpr (RANK == 3) GPUCONV_TENSOR_LOAD("3d", "%3, %4, %5", "r"(at[0]), "r"(at[1]), "r"(at[2]));
+    else if constexpr (RANK == 4)
+        GPUCONV_TENSOR_LOAD("4d", "%3, %4, %5, %6", "r"(at[0]), "r"(at[1]), "r"(at[2]), "r"(at[3]));
+    else GPUCONV_TENSOR_LOAD("5d", "%3, %4, %5, %6, %7", "r"(at[0]), "r"(at[1]), "r"(at[2]), "r"(at[3]), "r"(at[4]));
+#undef GPUCONV_TENSOR_LOAD
+#endif
+}
+
+template <int RANK>
+__device__ __forceinline__ void tensor_store(const TensorMap& map, const void* from_shared, const int (&at)[RANK] GPUCONV_CALLER) {
+    static_assert(RANK >= 2 && RANK <= 5, "2 to 5 dimensions");
+#ifdef GPUCONV_EMULATOR
+    emulated::add_pieces(map, from_shared, at, GPUCONV_SITE);
+    gpuconv_bulk_store(GPUCONV_SITE);
+#else
+#define GPUCONV_TENSOR_STORE(rank, coordinates, ...)                                                                  \
+    asm volatile("cp.async.bulk.tensor." rank ".global.shared::cta.tile.bulk_group [%0, {" coordinates "}], [%1];" :: \
+                     "l"(&map), "r"(shared_address(from_shared)), __VA_ARGS__                                        \
+                 : "memory")
+    if constexpr (RANK == 2) GPUCONV_TENSOR_STORE("2d", "%2, %3", "r"(at[0]), "r"(at[1]));
+    else if constexpr (RANK == 3) GPUCONV_TENSOR_STORE("3d", "%2, %3, %4", "r"(at[0]), "r"(at[1]), "r"(at[2]));
+    else if constexpr (RANK == 4)
+        GPUCONV_TENSOR_STORE("4d", "%2, %3, %4, %5", "r"(at[0]), "r"(at[1]), "r"(at[2]), "r"(at[3]));
+    else GPUCONV_TENSOR_STORE("5d", "%2, %3, %4, %5, %6", "r"(at[0]), "r"(at[1]), "r"(at[2]), "r"(at[3]), "r"(at[4]));
+#undef GPUCONV_TENSOR_STORE
+#endif
+}
+
+__device__ __forceinline__ void bulk_commit() {
+#ifdef GPUCONV_EMULATOR
+    gpuconv_bulk_commit();
+#else
+    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+#endif
+}
+
+template <int PENDING>
+__device__ __forceinline__ void bulk_wait_read() {
+#ifdef GPUCONV_EMULATOR
+    gpuconv_bulk_wait(PENDING);
+#else
+    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(PENDING) : "memory");
+#endif
+}
+
+template <int PENDING>
+__device__ __forceinline__ void bulk_wait() {
+#ifdef GPUCONV_EMULATOR
+    gpuconv_bulk_wait(PENDING);
+#else
+    asm volatile("cp.async.bulk.wait_group %0;" ::"n"(PENDING) : "memory");
+#endif
+}
