@@ -79,6 +79,17 @@ class Algorithm:
         return macros_of(arithmetic) | dict(self.macros)
 
 
+class Choice(str):
+    """The name of a chosen algorithm. proof: how the GPU proved it before, for people; "" if it needs no proof."""
+
+    proof: str
+
+    def __new__(cls, name: str, proof: str = "") -> Choice:
+        found = super().__new__(cls, name)
+        found.proof = proof
+        return found
+
+
 def _simt(
     arithmetics: tuple[str, ...],
     block_m: int,

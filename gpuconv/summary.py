@@ -20,7 +20,8 @@ class Row:
 
     parameters: their number, biases included; weights: without biases. activations: the size of the output volume; 0 if
     an elementwise layer can overwrite its input, as the notes count. mult_adds: of a forward pass. algorithms: of its
-    matrix products, by direction, for the given batch size; {} for a device with a single algorithm.
+    matrix products, by direction, for the given batch size; {} for a device with a single algorithm. proofs: of those
+    algorithms that the GPU had to prove first, by direction.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Row:
     mult_adds: int
     activations: int
     algorithms: Mapping[str, str] = field(default_factory=dict)
+    proofs: Mapping[str, str] = field(default_factory=dict)
 
 
 def rows(net: Layer, batch_size: int = 128, device: str | None = None) -> list[Row]:
@@ -56,6 +58,7 @@ def _row(layer: Layer, algorithms: Mapping[str, str]) -> Row:
         layer.mult_adds,
         0 if layer.elementwise else math.prod(output_shape),
         algorithms,
+        {direction: proof for direction, name in algorithms.items() if (proof := getattr(name, "proof", ""))},
     )
 
 
@@ -77,14 +80,14 @@ class Summary(str):
 
 def summary(net: Layer, *, batch_size: int = 128, device: str | None = None) -> Summary:
     """The rows as a text table, with their sums and the memory in the net's dtype; for a device with kernels also the
-    algorithms of fprop, dgrad and wgrad at this batch size."""
+    algorithms of fprop, dgrad and wgrad at this batch size, and the proofs of those that needed one."""
     table = rows(net, batch_size, device)
     end = total(table)
     lines: list[tuple[str, ...]] = [("layer", "kind", "output", "parameters", "mult-adds", "activations")]
     lines += [(row.name, row.kind, _volume(row.output_shape), *_counts(row)) for row in table]
     lines.append(("total", "", "", *_counts(end)))
     if any(row.algorithms for row in table):
-        named = [" ".join(row.algorithms.values()) for row in table]
+        named = [" ".join(name + "*" * (way in row.proofs) for way, name in row.algorithms.items()) for row in table]
         lines = [(*line, cell) for line, cell in zip(lines, ["fprop, dgrad, wgrad", *named, ""], strict=True)]
     widths = [max(map(columns, column)) for column in zip(*lines)]
     sides = "<<<>>><"
@@ -99,6 +102,7 @@ def summary(net: Layer, *, batch_size: int = 128, device: str | None = None) -> 
     ]
     if any(row.algorithms for row in table):
         foot.append(f"algorithms on {device or net.device} for batches of {batch_size}")
+    foot += [f"* {row.name} {way} {row.algorithms[way]}: {proof}" for row in table for way, proof in row.proofs.items()]
     found = Summary("\n".join([text[0], rule, *text[1:-1], rule, text[-1], *foot]))
     found.table = [*lines[0]], [[*line] for line in lines[1:]], "; ".join(foot)
     return found

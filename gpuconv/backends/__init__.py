@@ -357,7 +357,8 @@ def algorithms(
     epilogue: Epilogue = PLAIN,
 ) -> dict[str, str]:
     """The names of the algorithms of a convolution's "fprop", "dgrad" and "wgrad" on a device; {} on "numpy", which has
-    only one. On a GPU "auto" is the fastest measured one, or the cost model's choice if nothing was measured yet."""
+    only one. On a GPU "auto" is the fastest measured one, or the cost model's choice if nothing was measured yet. They
+    are `gpuconv.algorithms.Choice`, which also has the proof of an algorithm that the GPU had to prove first."""
     device = resolve(device)
     if not Device.named(device).runs_kernels:
         return {}

@@ -116,7 +116,9 @@ def text(found: Profile, ceilings: Ceilings | None) -> str:
     lines = [HEADER, "-" * len(HEADER)]
     for row in found.rows:
         lines.append(_row(row, total.seconds, ceilings, found.precision))
-        lines += [f"    {_kernel(kernel)}" for kernel in row.launches]
+        for kernel in row.launches:
+            lines.append(f"    {_kernel(kernel)}")
+            lines += [f"        {kernel['proof']}"] if "proof" in kernel else []
     lines += ["-" * len(HEADER), _row(total, total.seconds, ceilings, found.precision), ""]
     if total.seconds is None:
         lines.append("no times: the emulated device checks kernels and says nothing about their speed")

@@ -10,12 +10,16 @@ import pytest
 
 from gpuconv.backends.cuda.analysis import predict_conv, resources
 from gpuconv.backends.cuda.analysis.variants import Variant
+from gpuconv.backends.cuda.gemm import proofs
+from gpuconv.backends.cuda.gemm.proofs import Verdict
+from gpuconv.backends.cuda.ops import conv
 from gpuconv.backends.cuda.runtime.nvrtc import CompileError, Resources
-from gpuconv.cli import evaluate, info, kernels, main, predict, profile, run_settings
+from gpuconv.cli import evaluate, info, kernels, main, predict, profile, prove, run_settings
 from gpuconv.cli.check import report as verdict
 from gpuconv.inspect import profile as step
 from gpuconv.inspect.profile import Profile, Row
 from gpuconv.models import MODELS
+from gpuconv.problems import Conv2dProblem, epilogue
 from gpuconv.profiling import peaks
 from gpuconv.profiling.work import Ceilings, Work
 
@@ -218,6 +222,65 @@ def test_a_conversion_is_shown_after_the_name(tmp_path, capsys):
     assert line("grey.png", 6, 4, 1) == "/grey.png (resized from 6x5 to 6x4)"
 
 
+# --- prove, on prepared verdicts ------------------------------------------------------------------
+
+PRODUCT = conv.product_of(
+    "fprop",
+    Conv2dProblem.of((2, 8, 8, 16), (24, 3, 3, 16)),
+    epilogue("relu", 2, True),
+    np.dtype(np.float32),
+    False,
+    4,
+    4,
+)
+PROVED = Verdict(True, "3 runs with the same bits", 0.125, True, "2026-11-29")
+REFUTED = Verdict(False, "y has other bits in run 2 than in the first", 1.5, True, "2026-11-29")
+
+
+@pytest.fixture
+def proving(monkeypatch, capsys):
+    """Returns (status, lines below the heading) of `gpuconv prove`, with a verdict for each of these algorithms."""
+
+    def run(verdicts, *arguments):
+        monkeypatch.setattr(prove, "_products", lambda *settings: [PRODUCT])
+        monkeypatch.setattr(proofs, "prove", lambda product, plan, place: verdicts[plan.algorithm.name])
+        status = main(["prove", "--device", "emulated", *arguments])
+        device, step, *lines = capsys.readouterr().out.splitlines()
+        assert device == "device     emulated (as you asked)"
+        assert step == "step       tiny-vgg, 128 images, float32: 1 products"
+        return status, lines
+
+    return run
+
+
+def test_proofs(proving):
+    head = "algorithm            product                                                    seconds  verdict"
+    first = (
+        "simt-64x64           fprop 2x8x8x16-24x3x3 float32 relu pool mask                  0.12  proved: 3 runs with"
+    )
+    status, lines = proving({"simt-64x64": PROVED}, "--algo", "simt-64x64")
+    assert status == 0
+    assert lines == ["", head, f"{first} the same bits", "", "all 1 proved on emulated"]
+    both = {"simt-64x64": PROVED, "simt-32x32": REFUTED}
+    status, lines = proving(both, "--algo", "simt-32x32", "--algo", "simt-64x64")
+    assert status == 1
+    (refuted,) = [line for line in lines if line.startswith("simt-32x32")]
+    assert refuted.endswith("1.50  NOT PROVED: y has other bits in run 2 than in the first")
+    assert lines[-1] == "1 of 2 not proved"
+
+
+def test_proofs_of_nothing(proving):
+    assert proving({}) == (0, ["all algorithms that serve them are proved"])
+    assert proving({}, "--algo", "mma-64x64") == (1, ["mma-64x64 serves none of them"])
+
+
+def test_numpy_proves_nothing(capsys):
+    assert main(["prove", "--device", "numpy"]) == 2
+    assert capsys.readouterr().err == (
+        "gpuconv: error: numpy has no algorithms to prove; --device takes emulated, cuda or cuda:1\n"
+    )
+
+
 # --- profile, of prepared timings ----------------------------------------------------------------
 
 STEP = [Row("conv1", "forward", Work(3e6, 1e6), 0.003), Row("sgd", "", Work(0.0, 2e6), 0.001)]
@@ -250,13 +313,15 @@ def test_the_profile_of_a_device_with_times():
 
 
 def test_the_profile_of_the_emulated_device():
-    kernels = [KERNEL | {"registers": 80, "occupancy": 0.25}], [TWICE]
+    proof = "proved 2026-11-29 in 0.12 s: 3 runs"
+    kernels = [KERNEL | {"registers": 80, "occupancy": 0.25, "proof": proof}], [TWICE]
     rows = [dataclasses.replace(row, seconds=None, launches=own) for row, own in zip(STEP, kernels)]
     assert profile.text(Profile("emulated", "float32", 2, rows, [], "sm_80"), None).splitlines() == [
         COLUMNS,
         "-" * 92,
         "conv1 forward                         -      -         3        1         -       -        -",
         "    conv2d_fprop_mma mma-64x32       12 x 128 threads, 80 registers, 25% occupancy",
+        f"        {proof}",
         "sgd                                   -      -         -        2         -       -        -",
         "    sgd_step                         2 times 3 x 256 threads",
         "-" * 92,

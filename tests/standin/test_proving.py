@@ -15,6 +15,7 @@ from gpuconv.backends.cuda.gemm import proofs, prover, tuner
 from gpuconv.backends.cuda.gemm.gpu import Gpu
 from gpuconv.backends.cuda.gemm.proofs import UnprovedError, UnprovedWarning
 from gpuconv.profiling import launches
+from gpuconv.summary import rows, summary
 from tests import standin
 from tests.standin import proving
 from tests.standin.proving import NAME, command, new_family
@@ -79,6 +80,11 @@ def test_a_proved_algorithm_is_chosen_and_its_proof_is_seen_and_kept(on_gpu, tmp
     (verdict,) = kept(tmp_path)
     assert verdict["proved"]
     assert verdict["lasting"]
+    net = gc.Sequential([gc.layers.Input((6, 7, 8)), gc.layers.Conv2D(12, 3)])
+    text = summary(net, batch_size=2, device="cuda")
+    assert f" {NAME}* simt-" in text
+    assert text.endswith(f"\n* conv1 fprop {NAME}: {row['proof']}")
+    assert rows(net, 2, "cuda")[-1].proofs == {"fprop": row["proof"]}
     monkeypatch.setattr(prover, "command", ["/nobody"])
     prover.close()
     tuner.remembered.clear()  # as another process would begin

@@ -22,7 +22,7 @@ from typing import Protocol
 from gpuconv.backends.cuda import cache
 from gpuconv.backends.cuda.gemm import prover
 from gpuconv.backends.cuda.gemm.compiled import digest_of
-from gpuconv.backends.cuda.gemm.plan import Plan, candidates, plan, unproved
+from gpuconv.backends.cuda.gemm.plan import Plan, candidates, unproved
 from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.backends.cuda.runtime.device_array import capability_named
@@ -116,12 +116,19 @@ def verdict(product: Product, candidate: Plan, place: Place, *, ask: bool) -> Ve
         try:
             key = _key(product, candidate, place, build=ask)
             found = _kept(product, key) if key else None
-            found = found or (prove(product, candidate, place) if ask else None)
+            found = found or (_told(product, candidate, prove(product, candidate, place)) if ask else None)
         except nvrtc.CompileError as error:
-            found = Verdict(False, str(error).splitlines()[0])
+            found = _told(product, candidate, Verdict(False, str(error).splitlines()[0]))
         if found:
             known.append(found)
     return known[0] if known else None
+
+
+def _told(product: Product, candidate: Plan, found: Verdict) -> Verdict:
+    if not found.proved:
+        message = f"{candidate.algorithm.name} is not proved for {product.kernel} of {product.problem}: {found.reason}"
+        warnings.warn(message, UnprovedWarning, stacklevel=2)
+    return found
 
 
 @until_replaced
@@ -130,10 +137,9 @@ def _known(product: Product, algorithm: str, device: str) -> list[Verdict]:
     return []
 
 
-def prove(product: Product, candidate: Plan, place: Place, against: str | None = None) -> Verdict:
-    """Ask the prover, whatever is known, and keep a lasting verdict. against: the proved algorithm to compare with, by
-    default the cost model's."""
-    reference = _reference(product, candidate, place, against)
+def prove(product: Product, candidate: Plan, place: Place) -> Verdict:
+    """Ask the prover, whatever is known, and keep a lasting verdict."""
+    reference = _reference(product, candidate, place)
     if product.problem is None or reference is None:
         what = "no other algorithm serves it" if product.problem else "only convolutions can be proved"
         return Verdict(False, what)
@@ -144,19 +150,13 @@ def prove(product: Product, candidate: Plan, place: Place, against: str | None =
     found = _judged(prover.ask(question, fingerprint(key)))
     if found.lasting:
         _keep(product, key, found)
-    if not found.proved:
-        message = f"{candidate.algorithm.name} is not proved for {product.kernel} of {product.problem}: {found.reason}"
-        warnings.warn(message, UnprovedWarning, stacklevel=2)
     return found
 
 
-def _reference(product: Product, candidate: Plan, place: Place, name: str | None) -> Plan | None:
-    """The plan to compare with: of the algorithm named, or the cost model's first that is not the candidate's."""
-    capability = capability_named(place.device)
-    if name:
-        return plan(product, name, capability)
-    others = (each for each in candidates(product, capability) if each.algorithm.name != candidate.algorithm.name)
-    return next(others, None)
+def _reference(product: Product, candidate: Plan, place: Place) -> Plan | None:
+    """The plan to compare with: the cost model's first by another algorithm, if there is one."""
+    proved = candidates(product, capability_named(place.device))
+    return next((each for each in proved if each.algorithm.name != candidate.algorithm.name), None)
 
 
 def _judged(answer: prover.Answer) -> Verdict:

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from gpuconv.algorithms import DEPTHWISE, arithmetic_of, few_channels_smem_bytes, for_convolution
+from gpuconv.algorithms import DEPTHWISE, Choice, arithmetic_of, few_channels_smem_bytes, for_convolution
 from gpuconv.backends.cuda.gemm.launch import compute
 from gpuconv.backends.cuda.gemm.plan import Plan
 from gpuconv.backends.cuda.gemm.product import ACTIVATIONS, Product
@@ -243,9 +243,11 @@ def plans(
 def chosen(
     device: str, problem: Conv2dProblem, epilogue: Epilogue, dtype: np.dtype, *, algo: str = "auto", tf32: bool = False
 ) -> dict[str, str]:
-    """The name of the algorithm that each direction takes; arguments as of `plans`."""
+    """The algorithm that each direction takes, as a `Choice`; arguments as of `plans`."""
     found = plans(device, problem, epilogue, dtype, algo=algo, tf32=tf32)
-    return {direction: found[direction].algorithm.name if found else DEPTHWISE for direction in DIRECTIONS}
+    if not found:
+        return dict.fromkeys(DIRECTIONS, Choice(DEPTHWISE))
+    return {direction: Choice(each.algorithm.name, each.proof) for direction, each in found.items()}
 
 
 def bias_grad(

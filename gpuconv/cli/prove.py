@@ -1,0 +1,121 @@
+"""Prove algorithms on a device: whether each gives a proved algorithm's results for the products of a net's step.
+
+Without --algo those that no GPU has run yet, which a GPU chooses only where it has proved them. A child process runs
+each product; docs/prover.md says what it compares. Verdicts are kept with the compiled kernels, in place of earlier
+ones. Status 1 if one is not proved."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from gpuconv.cli import document
+from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli.run_settings import add_device, add_precision, count
+from gpuconv.cli.runs import choose_device, line
+from gpuconv.console import progress_bar
+from gpuconv.devices import Device
+
+if TYPE_CHECKING:
+    from gpuconv.backends.cuda.gemm.plan import Plan
+    from gpuconv.backends.cuda.gemm.product import Product
+    from gpuconv.backends.cuda.gemm.proofs import Verdict
+
+EXAMPLES = [
+    "gpuconv prove --model resnet20 --precision bfloat16 --device cuda",
+    "gpuconv prove --model lenet --batch-size 2 --device emulated --algo simt-32x32 --algo simt-64x64",
+]
+
+HEADER = f"{'algorithm':<20} {'product':<58} {'seconds':>7}  verdict"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    named = "the net whose training step has the products, by name, or FILE.py:FUNCTION (default: tiny-vgg)"
+    parser.add_argument("--model", metavar="NAME", default="tiny-vgg", help=named)
+    parser.add_argument("--batch-size", metavar="N", type=count(1), default=128, help="images per step (default: 128)")
+    add_precision(parser)
+    add_device(parser)
+    parser.add_argument(
+        "--algo", action="append", metavar="NAME", help="prove this algorithm, whatever is known of it (several times)"
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    from gpuconv.algorithms import listed
+    from gpuconv.backends.cuda.gemm import prover, tuner
+    from gpuconv.backends.cuda.gemm.proofs import prove
+    from gpuconv.cli import nets
+
+    with asked():
+        names = [listed(algo) for algo in options.algo or ()]
+        nets.build(options.model, precision=options.precision, initialize=False)
+    device = choose_device(options)
+    if not Device.named(device).runs_kernels:
+        raise UserError(f"{device} has no algorithms to prove; --device takes emulated, cuda or cuda:1")
+    products = _products(options.model, options.precision, options.batch_size, device)
+    asked_for = [(product, each) for product in products for each in _plans(product, names, device)]
+    line("step", f"{options.model}, {options.batch_size} images, {options.precision}: {len(products)} products")
+    document.note(device=device, products=len(products), proofs=[])
+    if not asked_for:
+        print(f"{', '.join(names)} serves none of them" if names else "all algorithms that serve them are proved")
+        return 1 if names else 0
+    print(f"\n{HEADER}")
+    failed, place = 0, tuner.place_named(device)
+    with progress_bar(total=len(asked_for), desc="prove", leave=False, disable=None) as progress:
+        for product, each in asked_for:
+            found = prove(product, each, place)
+            failed += not found.proved
+            name, what = each.algorithm.name, describe(product)
+            document.add("proofs", {"algorithm": name, "product": what, "verdict": found})
+            progress.write(text(name, what, found))
+            progress.update()
+    prover.close()
+    document.note(proved=len(asked_for) - failed, failed=failed)
+    print(f"\n{failed} of {len(asked_for)} not proved" if failed else f"\nall {len(asked_for)} proved on {device}")
+    return 1 if failed else 0
+
+
+def _products(model: str, precision: str, batch_size: int, device: str) -> list[Product]:
+    """The distinct products of a training step, which is only prepared, not run."""
+    from gpuconv import backends
+    from gpuconv.backends.cuda.gemm import tuner
+    from gpuconv.cli import nets
+    from gpuconv.inspect.profile import ProfiledStep, Spans
+    from gpuconv.profiling import launches
+
+    with asked():
+        net = nets.build(model, precision=precision, device=device)
+    step = ProfiledStep(net, batch_size, None)
+    with backends.fixed_parts(device), launches.recorded(execute=False), tuner.noted() as products:
+        step(Spans(lambda: 0))
+    return [product for product in dict.fromkeys(products) if product.problem]
+
+
+def _plans(product: Product, names: list[str], device: str) -> list[Plan]:
+    """Those to prove: by the named algorithms that serve the product, or by all that need a proof."""
+    from gpuconv.backends.cuda.gemm.plan import candidates, unproved
+    from gpuconv.backends.cuda.runtime.device_array import capability_named
+
+    capability = capability_named(device)
+    if not names:
+        return [*unproved(product, capability)]
+    every = (*candidates(product, capability), *unproved(product, capability))
+    return [each for each in every if each.algorithm.name in names]
+
+
+def describe(product: Product) -> str:
+    """Such as "fprop 2x8x8x16-24x3x3 bfloat16 relu pool mask"."""
+    finish = product.epilogue
+    flags = {
+        "pool": finish.pool > 1,
+        "mask": finish.masked,
+        "moments": finish.moments,
+        "saves-input": finish.saves_input,
+    }
+    words = [product.kernel.removeprefix("conv2d_"), str(product.problem), product.arithmetic, finish.activation]
+    return " ".join(filter(None, [*words, *(name for name, on in flags.items() if on)]))
+
+
+def text(algorithm: str, product: str, found: Verdict) -> str:
+    verdict = f"{'proved' if found.proved else 'NOT PROVED'}: {found.reason}"
+    return f"{algorithm:<20} {product:<58} {found.seconds:>7.2f}  {verdict}"
