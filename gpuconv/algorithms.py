@@ -19,6 +19,7 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -118,16 +119,17 @@ def _mma(
     min_blocks: int,
     halves: tuple[float, float, float],
     tf32: tuple[float, float, float],
+    kernels: tuple[str, ...] = KERNELS,
 ) -> tuple[Algorithm, ...]:
     """Tensor cores, warp_m x warp_n outputs per warp (kernels/gemm_mma.cuh): for 16-bit floats and TF32.
 
-    halves, tf32: `issued` of each, counted in sm_90a's machine code with 16-byte copies. min_blocks: for 16-bit floats;
-    TF32 has one less, because addresses take more registers.
+    halves, tf32: `issued` of each, counted in sm_90a's machine code with 16-byte copies; inf where there is no kernel.
+    min_blocks: for 16-bit floats; TF32 has one less, because addresses take more registers.
     """
     threads, stages = 32 * (block_m // warp_m) * (block_n // warp_n), 4
     macros = dict(BLOCK_M=block_m, BLOCK_N=block_n, THREAD_M=warp_m // 8, THREAD_N=warp_n // 4, STAGES=stages)
     made = functools.partial(Algorithm, f"mma-{block_m}x{block_n}", "mma", block_m=block_m, block_n=block_n)
-    made = functools.partial(made, threads=threads, rate=0.0, capability=80)
+    made = functools.partial(made, threads=threads, rate=0.0, capability=80, kernels=kernels)
     made = functools.partial(made, smem_bytes=stages * (block_m + block_n) * 64)
     return (
         made(
@@ -155,6 +157,8 @@ ALGORITHMS = (
     # few filters or channels, and their gradient
     *_mma(128, 32, 32, 32, 3, (4.81, 5.80, 7.00), (8.88, 10.67, 13.44)),
     *_mma(32, 128, 32, 32, 3, (4.81, 7.44, 9.30), (8.88, 12.42, 15.58)),
+    # the filters' gradient of a first layer
+    *_mma(64, 32, 32, 32, 5, (inf, inf, 7.39), (inf, inf, 13.22), kernels=("conv2d_wgrad",)),
     _simt(("float32",), 128, 64, 8, 8, 3, 0.80),
     _simt(("float32", "tf32"), 64, 64, 8, 8, 5, 0.75),
     _simt(("float32",), 64, 32, 8, 4, 8, 0.60),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from gpuconv import asarray, ops, to_numpy
+from gpuconv import algorithms, asarray, ops, to_numpy
 from gpuconv.algorithms import ALGORITHMS, Algorithm, serving
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.gemm import launch, tuner
@@ -20,6 +20,7 @@ from gpuconv.backends.cuda.runtime.outputs import ceil_div
 from gpuconv.backends.cuda.runtime.structs import fast_divmod
 from gpuconv.dtypes import as_dtype
 from gpuconv.problems import ACTIVATIONS, Conv2dProblem
+from gpuconv.profiling import launches
 from gpuconv.verify.convolutions import arrays as volumes
 from gpuconv.verify.convolutions import conv, random_convolutions
 from gpuconv.verify.oracle import expect
@@ -114,6 +115,20 @@ OTHERS = [(a.name, arithmetic) for a in ALGORITHMS for arithmetic in a.arithmeti
 def test_every_algorithm_in_every_other_arithmetic(device, op, algo, arithmetic):
     dtype, tf32 = ("float32", True) if arithmetic == "tf32" else (arithmetic, False)
     assert_right(op, device, problem(16, 72), dtype, algo=algo, tf32=tf32)
+
+
+@pytest.mark.parametrize(("dtype", "tf32"), [("float16", False), ("bfloat16", False), ("float32", True)])
+@pytest.mark.parametrize("channels", [(3, 24), (3, 70), (8, 64), (5, 7)])
+def test_the_tile_for_the_filters_of_first_layers(device, channels, dtype, tf32):
+    case, options = problem(*channels), dict(algo="mma-64x32", tf32=tf32)
+    with launches.recorded() as found:
+        assert_right("conv2d_wgrad", device, case, dtype, **options)
+    assert algorithms.of_launch(found[0].kernel.name, found[0].kernel.module.defines) == "mma-64x32"
+    arrays, given = arguments("conv2d_wgrad", conv(1, 5, 6, *channels, (3, 2), padding=1), dtype)
+    assert_same_bits("conv2d_wgrad", device, *arrays, **given, **options)
+    if device == "emulated":
+        with emulator.configure(sanitize="checked", seed=7):
+            assert_right("conv2d_wgrad", device, conv(1, 5, 6, *channels, (3, 2), padding=1), dtype, **options)
 
 
 @directions

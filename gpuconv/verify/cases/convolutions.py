@@ -15,6 +15,7 @@ from gpuconv.verify.convolutions import ODD, REAL, TINY, conv
 
 SAVE_INPUT = [name for name, activation in problems.ACTIVATIONS.items() if activation.saves_input]
 FEW_CHANNELS = "few_channels-256x64"  # serves few channels in every arithmetic but float64
+FILTERS_OF_FEW_CHANNELS = "mma-64x32"  # their filters' gradient, on tensor cores
 
 
 def _random_convolution(rng: np.random.Generator) -> Conv2dProblem:
@@ -96,10 +97,14 @@ def _few_channels_cases(
         made["conv2d_batch_norm"] = _conv_norm(problem, bias, activation, pool=pool, algo=FEW_CHANNELS)
     for op, make in made.items():
         yield Case(op, tier, f"{problem} few channels", make, ("float32", "float16", "bfloat16"))
+    gradient = _wgrad(problem, algo=FILTERS_OF_FEW_CHANNELS)
+    yield Case("conv2d_wgrad", tier, f"{problem} few channels", gradient, ("float16", "bfloat16"))
     gelu = _relu(problem, bias, 1, "gelu", algo=FEW_CHANNELS)
     yield Case("conv2d_relu", tier, f"{problem} few channels gelu", gelu, ("float32", "float16", "bfloat16"))
     tf32 = _fprop(problem, bias, activation, algo=FEW_CHANNELS, tf32=True)
     yield Case("conv2d", tier, f"{problem} few channels tf32", tf32, ("float32",))
+    tf32 = _wgrad(problem, algo=FILTERS_OF_FEW_CHANNELS, tf32=True)
+    yield Case("conv2d_wgrad", tier, f"{problem} few channels tf32", tf32, ("float32",))
 
 
 def _fprop(problem: Conv2dProblem, bias: bool, activation: str | None, **more: Any) -> Make:

@@ -120,6 +120,8 @@ def variants(macros: Mapping[str, Mapping[str, tuple[Any, ...]]] = MACROS) -> It
         for values in itertools.product(*choices.values()):
             chosen = dict(zip(choices, values))
             product = chosen.pop("ALGORITHM", None)
+            if product and file not in map(product.algorithm.file, product.algorithm.kernels):
+                continue
             if product:
                 chosen |= product.algorithm.defines(product.arithmetic)
             if arithmetic := chosen.pop("ARITHMETIC", None):

@@ -29,6 +29,7 @@ _A_CLOCK = 128  # multiply-adds of a multiprocessor's ordinary units
 # Clocks on tensor cores by the performance model (analysis/predict.json): a block, and on a scheduler an instruction
 # and an HMMA. They are written here, because a plan must not change with each refit.
 _BLOCK, _INSTRUCTION, _HMMA = 1916, 1.671, 3.319
+_SINGLY = 3  # times the instructions of wgrad's tiles if they load x one number at a time, as of a first layer
 _SCHEDULERS = 4  # of a multiprocessor
 _COPIED = 4.256e12 / 1.98e9 / _MULTIPROCESSORS  # bytes in a clock, for each multiprocessor; by the model too
 _SECOND_LAUNCH = 2344  # clocks until the reduction after split-K starts; no record has shown it
@@ -142,7 +143,8 @@ def _main_loop(product: Product, algorithm: Algorithm, blocks: int, depth: int) 
     at_once = blocks <= _MULTIPROCESSORS * algorithm.macros["MIN_BLOCKS"]
     each = busiest if at_once else blocks / _MULTIPROCESSORS
     hmma = outputs * depth / (16 * 8 * algorithm.block_k / 2) / _SCHEDULERS
-    issued = _INSTRUCTION * algorithm.issued[product.kernel] + _HMMA
+    singly = product.kernel == "conv2d_wgrad" and product.macros.get("VECTOR_C") == 1
+    issued = _INSTRUCTION * algorithm.issued[product.kernel] * (_SINGLY if singly else 1) + _HMMA
     return each * (_BLOCK + hmma * issued / busy) * _A_CLOCK
 
 
