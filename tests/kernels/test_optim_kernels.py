@@ -337,6 +337,21 @@ def test_clipping_agrees_with_numpy_aligned_and_not(device, rng, dtype):
             )
 
 
+def test_the_norm_adds_up_more_blocks_than_a_block_has_threads(device):
+    clipped = asarray(np.zeros(4), device)
+    grads = [asarray(np.full(1, number, np.float32), device) for number in range(600)]
+    ops.clip_norm(clipped, grads, max_norm=1.0)
+    norm = np.sqrt(np.sum(np.arange(600.0) ** 2))
+    np.testing.assert_allclose(to_numpy(clipped), [1, 1 / (norm + 1e-6), 0, 0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("number", [1.0, np.inf])
+def test_a_skipped_step_stays_skipped_when_the_norm_is_clipped(device, number):
+    clipped, scaling = asarray(np.zeros(4), device), asarray(np.array([8.0, 0.0, 0, 1]), device)
+    ops.clip_norm(clipped, [asarray(np.full(3, number, np.float32), device)], scaling, max_norm=1.0)
+    assert to_numpy(clipped).tolist() == [8, 0, 0, 1]
+
+
 def test_copies_of_strided_gradients_live_until_the_launch(device, monkeypatch):
     """Their table has only their addresses."""
     alive, read = [], optim.contiguous
