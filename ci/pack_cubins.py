@@ -32,10 +32,10 @@ BATCH = 8
 Job = tuple[str, tuple[tuple[str, str], ...]]  # a .cu file's name and its macros
 
 
-def variants_of(file: str | None = None) -> list[Job]:
+def variants_of(file: str | None = None, arch: str = "sm_90a") -> list[Job]:
     from gpuconv.backends.cuda.analysis.variants import variants
 
-    return [(each.file, each.defines) for each in variants() if file in (None, each.file)]
+    return [(each.file, each.defines) for each in variants() if file in (None, each.file) and each.compiles_for(arch)]
 
 
 def launched_by(net: str, precision: str) -> Iterator[Job]:
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="how many to compile at once")
     options = parser.parse_args(argv)
     nvrtc = use_nvrtc(options.nvrtc)
-    jobs = variants_of(options.file)
+    jobs = variants_of(options.file, options.arch)
     if not options.file:
         jobs += [job for net in NETS for precision in ("bfloat16", "float32") for job in launched_by(net, precision)]
     jobs = list(dict.fromkeys(jobs))

@@ -144,6 +144,29 @@ def _mma(
     )
 
 
+def _wgmma(block_m: int, block_n: int, stages: int) -> Algorithm:
+    """Hopper's warpgroups (kernels/gemm_wgmma.cuh): two that multiply, and one that copies. rate: modelled at 0.6 of
+    the ceiling; no GPU has run it."""
+    macros = dict(BLOCK_M=block_m, BLOCK_N=block_n, THREAD_M=block_m // 16, THREAD_N=block_n // 16)
+    smem_bytes = stages * (block_m + block_n) * 128 + 16 * 1024  # the ring, and the sums on their way to the output
+    return Algorithm(
+        f"wgmma-{block_m}x{block_n}",
+        "wgmma",
+        ("float16", "bfloat16"),
+        block_m,
+        block_n,
+        64,
+        384,
+        9.6,
+        macros | dict(MIN_BLOCKS=1, STAGES=stages),
+        smem_bytes,
+        kernels=("conv2d_fprop",),
+        capability=90,
+        one_chip=True,
+        proved=False,
+    )
+
+
 def _by_direction(issued: tuple[float, float, float]) -> dict[str, float]:
     return dict(zip(("conv2d_fprop", "conv2d_dgrad", "conv2d_wgrad"), issued)) | {"matmul": issued[0]}
 
@@ -159,6 +182,9 @@ ALGORITHMS = (
     *_mma(32, 128, 32, 32, 3, (4.81, 7.44, 9.30), (8.88, 12.42, 15.58)),
     # the filters' gradient of a first layer
     *_mma(64, 32, 32, 32, 5, (inf, inf, 7.39), (inf, inf, 13.22), kernels=("conv2d_wgrad",)),
+    _wgmma(256, 128, 4),
+    _wgmma(128, 256, 4),
+    _wgmma(128, 128, 6),
     _simt(("float32",), 128, 64, 8, 8, 3, 0.80),
     _simt(("float32", "tf32"), 64, 64, 8, 8, 5, 0.75),
     _simt(("float32",), 64, 32, 8, 4, 8, 0.60),

@@ -23,7 +23,7 @@ tile_moments(Moments* moments, const DTYPE* y, const Convolution& conv, const Bl
     const int32 first = block.row / WINDOW + int32(threadIdx.x) / ACROSS * SHARE;
 #pragma unroll 1
     for (int32 column = int32(threadIdx.x) % ACROSS; column < BLOCK_N; column += ACROSS) {
-        __syncthreads();  // the block has stored y, and the cells are free
+        Accumulators::sync();  // the block has stored y, and the cells are free
         const int32 filter = block.column + column, count = filter < conv.k ? min(SHARE, pixels - first) : 0;
         const DTYPE* from = y + (int64(first) * conv.all_filters + filter);
         Moments own[1] = {};
@@ -38,7 +38,7 @@ tile_moments(Moments* moments, const DTYPE* y, const Convolution& conv, const Bl
 #pragma unroll 1
         for (; row < count; ++row, from += conv.all_filters) own[0].merge(Moments::of(load(*from)));
         cells[threadIdx.x] = own[0];
-        __syncthreads();
+        Accumulators::sync();
         if (threadIdx.x >= ACROSS || filter >= conv.k) continue;
         for (int part = 1; part < PARTS; ++part) own[0].merge(cells[threadIdx.x + part * ACROSS]);
         moments[int64(block.row / BLOCK_M) * conv.all_filters + filter] = own[0];

@@ -156,6 +156,8 @@ struct Accumulators {
     // Its first pixel, and its filters, in the tile.
     static __device__ __forceinline__ int32 pixel() { return threadIdx.x / 4 * PIXELS; }
     static __device__ __forceinline__ int32 filter(int i) { return i / 8 * 32 + threadIdx.x % 4 * 8 + i % 8; }
+    // The barrier of the threads that have sums.
+    static __device__ __forceinline__ void sync() { __syncthreads(); }
 
     // Initialises every sum with the bias of its filter.
     __device__ __forceinline__ Accumulators(const Filters& filters) {

@@ -6,6 +6,8 @@
 // neighbouring lanes store neighbouring outputs.
 #pragma once
 
+#include "fragment_store.cuh"
+#include "mma_tile.cuh"
 #include "tile_iterator.cuh"
 
 constexpr int WARP_M = 8 * THREAD_M, WARP_N = 4 * THREAD_N;  // of 8 groups of lanes down and 4 lanes across
@@ -48,68 +50,25 @@ struct Accumulators {
             }
     }
 
-    // Stores through shared memory, 16 rows by 32 columns of a warp at a time, so that neighbouring lanes store neighbours.
-    // rows(i): the output row of the product's row i. The epilogue takes ROWS neighbouring rows at once. Lane ^ 1 holds the
-    // neighbouring columns.
+    // Stores them; arguments as of FragmentStore.
     template <int VECTOR, class To, class Rows>
     __device__ __forceinline__ void store(const To& epilogue, const Block& block, const Rows& rows) const {
-        constexpr int N = VECTOR == 8 && To::ROWS == 1 ? 8 : 4, LANES = 32 / N;  // neighbouring sums of a lane; lanes a row
-        const int lane = threadIdx.x % 32, column = lane % LANES * N;
-        float* mine = reinterpret_cast<float*>(shared_memory()) + threadIdx.x / 32 * (16 * 32);
+        float* buffer = reinterpret_cast<float*>(shared_memory() + threadIdx.x / 32 * FragmentStore::BYTES);
         __syncthreads();  // all threads have read their last tiles
 #pragma unroll
         for (int i = 0; i < WARP_M / 16; ++i)
 #pragma unroll
-            for (int first = 0; first < WARP_N; first += 32) {
-#pragma unroll
-                for (int j = 0; j < 4; ++j)
-#pragma unroll
-                    for (int half = 0; half < 2; ++half) {
-                        const float* pair = &at[i][first / 8 + j][half * 2];
-                        *reinterpret_cast<Pack<float, 2>*>(mine + swizzle(lane / 4 + half * 8, j * 8 + lane % 4 * 2)) = {
-                            {pair[0], pair[1]}};
-                    }
-                __syncwarp();
-#pragma unroll
-                for (int pass = 0; pass < 16 * LANES / 32 / To::ROWS; ++pass) {
-                    const int row = (lane / LANES + pass * (32 / LANES)) * To::ROWS;
-                    Pack<Real, N> sums[To::ROWS];
-#pragma unroll
-                    for (int of = 0; of < To::ROWS; ++of) sums[of] = read<N>(mine, row + of, column, lane / LANES % 2);
-                    epilogue.template store<VECTOR>(rows(block.row + warp_row() + i * 16 + row),
-                                                  block.column + warp_column() + first + column, sums);
-                }
-                __syncwarp();
-            }
+            for (int first = 0; first < WARP_N; first += 32)
+                FragmentStore::store<VECTOR>(epilogue, rows, block.row + warp_row() + i * 16,
+                                             block.column + warp_column() + first, buffer, &at[i][first / 8]);
     }
+
+    // The barrier of the threads that have sums.
+    static __device__ __forceinline__ void sync() { __syncthreads(); }
 
   private:
     static __device__ __forceinline__ int warp_row() { return int(threadIdx.x) / 32 / WARPS_N * WARP_M; }
     static __device__ __forceinline__ int warp_column() { return int(threadIdx.x) / 32 % WARPS_N * WARP_N; }
-
-    // The position of a sum among its warp's 16 x 32.
-    static __device__ __forceinline__ int swizzle(int row, int column) {
-        return row * 32 + ((column / 4 ^ row % 4 * 2) * 4 + column % 4);
-    }
-
-    // Reads N neighbouring sums, four at a time. Of eight, the lanes of every other row read the second four first, so that
-    // together they access every bank once.
-    template <int N>
-    static __device__ __forceinline__ Pack<Real, N> read(const float* from, int row, int column, int second) {
-        if constexpr (N == 4) {
-            return *reinterpret_cast<const Pack<Real, 4>*>(from + swizzle(row, column));
-        } else {
-            const auto one = *reinterpret_cast<const Pack<Real, 4>*>(from + swizzle(row, column + second * 4));
-            const auto other = *reinterpret_cast<const Pack<Real, 4>*>(from + swizzle(row, column + 4 - second * 4));
-            Pack<Real, 8> both;
-#pragma unroll
-            for (int j = 0; j < 4; ++j) {
-                both.at[j] = second ? other.at[j] : one.at[j];
-                both.at[j + 4] = second ? one.at[j] : other.at[j];
-            }
-            return both;
-        }
-    }
 };
 
 // `accumulators` plus the products over the block's part of the depth.

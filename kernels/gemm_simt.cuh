@@ -132,6 +132,8 @@ struct Accumulators {
 
     static __device__ __forceinline__ int thread_row() { return threadIdx.x / 32 / ACROSS * LANES_M + threadIdx.x % 32 / LANES_N; }
     static __device__ __forceinline__ int thread_column() { return threadIdx.x / 32 % ACROSS * LANES_N + threadIdx.x % LANES_N; }
+    // The barrier of the threads that have sums.
+    static __device__ __forceinline__ void sync() { __syncthreads(); }
 
     // Adds the products of one pair of tiles.
     __device__ __forceinline__ void multiply(const Real (&a)[BLOCK_K][BLOCK_M], const Real (&b)[BLOCK_K][BLOCK_N]) {

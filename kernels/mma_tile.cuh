@@ -23,6 +23,12 @@ __device__ __forceinline__ unsigned char* shared_memory() {
     return memory;
 }
 
+// All threads copy tiles.
+constexpr int COPIERS = THREADS;
+__device__ __forceinline__ int copier() { return int(threadIdx.x); }
+__device__ __forceinline__ void sync_copiers() { __syncthreads(); }
+constexpr bool STORES_LATER = true;
+
 template <int SIDE, bool COLUMNS_ARE_DEPTH>
 struct Tile {
     static constexpr int BYTES = SIDE * 64;

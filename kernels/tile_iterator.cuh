@@ -2,12 +2,16 @@
 // one thread's part.
 //
 //   TileIterator<...> a(matrix, side);  // side: the block's first row or column of the product
-//   a.seek(depth);                      // all threads: go to the first tile, at `depth`
+//   a.seek(depth);                      // all that copy: go to the first tile, at `depth`
 //   a.fetch(tile, depth);               // start to copy the tile at `depth`
 //   a.advance(depth);                   // go to the next tile, at `depth`, STAGE_K further
 //   a.put(tile);                        // store what fetch loaded into registers
 //
 // There is a barrier between two fetches. A thread copies one chunk of every LINES_A_PASS-th line of a tile.
+//
+// The main loop includes its tiles first (mma_tile.cuh, wgmma_tile.cuh): `Tile`, CHUNK, STAGE_K, shared_memory(), and which threads
+// copy: COPIERS of them, copier() is the calling one's number, sync_copiers() their barrier. Only they have iterators. STORES_LATER:
+// whether they multiply between fetch and put, so that single numbers wait in registers.
 //
 // Apart from its products the main loop mostly computes addresses. So an iterator computes its position once and then increments
 // it from tile to tile. How it walks depends on the matrix:
@@ -23,12 +27,12 @@
 #pragma once
 
 #include "async_copy.cuh"
-#include "mma_tile.cuh"
+#include "gemm.cuh"
 
-// Entries of a table of taps. The last tile exceeds the filter by fewer than 8 taps. A filter has a table if it has at most
-// MOST_TAPS - 8 taps, and at most 31 rows and columns together, since one bit of a mask must stay 0. The launcher decides
-// (`fits_tap_table` in convolution.py).
-constexpr int MOST_TAPS = 80;
+// Entries of a table of taps. A filter has a table if it has at most 72 taps, and at most 31 rows and columns together, since one
+// bit of a mask must stay 0; the launcher decides (`fits_tap_table` in convolution.py). The last tile and the one to which the
+// iterators then advance exceed the filter by fewer taps than two tiles have chunks of depth.
+constexpr int MOST_TAPS = 72 + 2 * STAGE_K / CHUNK;
 
 // The source of a chunk. If not found, the chunk is zeros and `from` is any address.
 struct Source {
@@ -78,11 +82,11 @@ class TileMover {
     template <class Take>
     __device__ __forceinline__ void take_sums(Take take) const {
         auto& rows = *reinterpret_cast<float (*)[LINES_A_PASS][SIDE]>(shared_memory());
-        __syncthreads();  // shared memory held the accumulators
+        sync_copiers();  // shared memory held the accumulators
 #pragma unroll
-        for (int j = 0; j < CHUNK; ++j) rows[threadIdx.x / Tile::PER_LINE][chunk() * CHUNK + j] = sums[j];
-        __syncthreads();
-        for (int side = threadIdx.x; side < SIDE; side += THREADS) {
+        for (int j = 0; j < CHUNK; ++j) rows[copier() / Tile::PER_LINE][chunk() * CHUNK + j] = sums[j];
+        sync_copiers();
+        for (int side = copier(); side < SIDE; side += COPIERS) {
             float sum = 0;
 #pragma unroll 1
             for (int row = 0; row < LINES_A_PASS; ++row) sum += rows[row][side];
@@ -90,14 +94,14 @@ class TileMover {
         }
     }
 
-    static constexpr int PASSES = Tile::LINES * Tile::PER_LINE / THREADS, LINES_A_PASS = THREADS / Tile::PER_LINE;
+    static constexpr int PASSES = Tile::LINES * Tile::PER_LINE / COPIERS, LINES_A_PASS = COPIERS / Tile::PER_LINE;
 
     // The line and the chunk of the tile that this thread copies in a pass.
-    static __device__ __forceinline__ int line(int pass) { return int(threadIdx.x) / Tile::PER_LINE + pass * LINES_A_PASS; }
-    static __device__ __forceinline__ int chunk() { return int(threadIdx.x) % Tile::PER_LINE; }
+    static __device__ __forceinline__ int line(int pass) { return copier() / Tile::PER_LINE + pass * LINES_A_PASS; }
+    static __device__ __forceinline__ int chunk() { return copier() % Tile::PER_LINE; }
 
   protected:
-    static_assert(PASSES * THREADS == Tile::LINES * Tile::PER_LINE && THREADS % Tile::PER_LINE == 0,
+    static_assert(PASSES * COPIERS == Tile::LINES * Tile::PER_LINE && COPIERS % Tile::PER_LINE == 0,
                   "all threads copy the same number of chunks, a thread always the same chunk of a line");
     static_assert(LINES_A_PASS % Tile::PERIOD == 0, "all its lines have the same swizzle");
 
@@ -218,7 +222,7 @@ class WalkIterator<Walk::TAPS, Matrix, SIDE, VECTOR, true, SUMS>
   public:
     __device__ __forceinline__ WalkIterator(const Matrix& matrix, int32 side) : matrix(matrix) {
         const int32 down = matrix.taps_down(), across = matrix.taps_across();
-        for (int32 i = threadIdx.x; i < MOST_TAPS; i += THREADS) {
+        for (int32 i = copier(); i < MOST_TAPS; i += COPIERS) {
             const int32 r = i / max(1, across), s = i - r * across;
             if (i < down * across) taps()[i] = {matrix.step(r, s) * matrix.pitch() / CHUNK, 1u << r | 1u << (down + s)};
             else taps()[i] = {0, ~0u};
@@ -235,7 +239,7 @@ class WalkIterator<Walk::TAPS, Matrix, SIDE, VECTOR, true, SUMS>
 
     __device__ __forceinline__ void seek(int32 depth) {
         at.seek(matrix.per_tap(), depth + chunk() * CHUNK);
-        __syncthreads();  // the table is filled
+        sync_copiers();  // the table is filled
         tap = taps()[at.tap];
     }
 
@@ -279,7 +283,7 @@ class WalkIterator<Walk::TAPS, Matrix, SIDE, VECTOR, false, SUMS>
   public:
     __device__ __forceinline__ WalkIterator(const Matrix& matrix, int32 side) : matrix(matrix) {
         const int32 column = side + chunk() * CHUNK, across = matrix.taps_across(), all = matrix.taps_down() * across;
-        for (int32 i = threadIdx.x; i < MOST_TAPS; i += THREADS) {
+        for (int32 i = copier(); i < MOST_TAPS; i += COPIERS) {
             const int32 r = i / max(1, across), s = i - r * across;
             tap_indices()[i] = i < all ? matrix.tap_index(r, s) : 0;
         }
@@ -290,7 +294,7 @@ class WalkIterator<Walk::TAPS, Matrix, SIDE, VECTOR, false, SUMS>
     __device__ __forceinline__ void seek(int32 depth) {
 #pragma unroll
         for (int pass = 0; pass < PASSES; ++pass) walks[pass].seek(matrix.per_tap(), depth + line(pass));
-        __syncthreads();  // the table is filled
+        sync_copiers();  // the table is filled
         look_up();
     }
 
@@ -325,7 +329,7 @@ class WalkIterator<Walk::PIXELS, Matrix, SIDE, VECTOR, false, SUMS>
     }
 
     __device__ __forceinline__ void find_pixels(int32 depth) const {
-        if (threadIdx.x < STAGE_K) anchors()[turn][threadIdx.x] = matrix.anchor(matrix.line(depth + threadIdx.x));
+        if (copier() < STAGE_K) anchors()[turn][copier()] = matrix.anchor(matrix.line(depth + copier()));
     }
 
   public:
@@ -360,11 +364,12 @@ class WalkIterator<Walk::SEARCH, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>
     using Mover::PASSES, Mover::line, Mover::chunk, Mover::chunk_offset;
     static constexpr bool COPIES = VECTOR == CHUNK;
     static constexpr int PARTS = CHUNK / VECTOR;
+    static constexpr int UNROLLED = STORES_LATER || !COLUMNS_ARE_DEPTH ? PARTS : 1;  // for fewer registers
 
     const Matrix& matrix;
     typename Matrix::Line lines[PASSES];     // constant if columns are the depth
     typename Matrix::Column columns[PARTS];  // constant if lines are
-    Pack<DTYPE, CHUNK> fetched[PASSES];      // chunks of single numbers, to be stored by put
+    Pack<DTYPE, CHUNK> fetched[PASSES];      // chunks of single numbers, to be stored by put; unused unless STORES_LATER
 
   public:
     static constexpr bool SEARCHES = true;
@@ -385,7 +390,7 @@ class WalkIterator<Walk::SEARCH, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>
 #pragma unroll
         for (int pass = 0; pass < PASSES; ++pass)
             if constexpr (!COLUMNS_ARE_DEPTH) lines[pass] = matrix.line(depth + line(pass));
-#pragma unroll
+#pragma unroll UNROLLED
         for (int part = 0; part < PARTS; ++part) {
             if constexpr (COLUMNS_ARE_DEPTH) columns[0] = matrix.column(depth + chunk() * CHUNK + part * VECTOR);
             const auto& column = columns[COLUMNS_ARE_DEPTH ? 0 : part];
@@ -398,15 +403,16 @@ class WalkIterator<Walk::SEARCH, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>
                 } else {
                     Pack<DTYPE, VECTOR> numbers = {};
                     if (found) numbers = *reinterpret_cast<const Pack<DTYPE, VECTOR>*>(from);
+                    auto* chunk = STORES_LATER ? &fetched[pass] : reinterpret_cast<Pack<DTYPE, CHUNK>*>(tile + chunk_offset(pass));
 #pragma unroll
-                    for (int j = 0; j < VECTOR; ++j) fetched[pass].at[part * VECTOR + j] = numbers.at[j];
+                    for (int j = 0; j < VECTOR; ++j) chunk->at[part * VECTOR + j] = numbers.at[j];
                 }
             }
         }
     }
 
     __device__ __forceinline__ void put(unsigned char* tile) {
-        if constexpr (!COPIES)
+        if constexpr (!COPIES && STORES_LATER)
 #pragma unroll
             for (int pass = 0; pass < PASSES; ++pass)
                 *reinterpret_cast<Pack<DTYPE, CHUNK>*>(tile + chunk_offset(pass)) = fetched[pass];

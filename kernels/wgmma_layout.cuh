@@ -92,6 +92,6 @@ struct OperandLayout {
         constexpr bool K_MAJOR = MAJOR == Major::K, PLAIN = SWIZZLE == Swizzle::NONE;
         constexpr uint32 LEADING = K_MAJOR ? (PLAIN ? PANEL : 16) : (PLAIN ? ATOM : PANEL);
         constexpr uint32 STRIDE = K_MAJOR || !PLAIN ? ATOM : PANEL;
-        return MatrixDescriptor{address + offset(row, k), LEADING, STRIDE, 0, SWIZZLE}.encode();
+        return MatrixDescriptor{address, LEADING, STRIDE, 0, SWIZZLE}.encode() + (offset(row, k) >> 4);
     }
 };

@@ -253,8 +253,8 @@ def test_an_unproved_algorithm_is_never_the_cost_models_choice():
         for capability in (80, 90, 100, 120, algorithms.NEWEST):
             assert plan.plan(fprop, "auto", capability).algorithm.proved
             assert all(each.algorithm.proved for each in plan.candidates(fprop, capability))
-            found = [each.algorithm.name for each in plan.unproved(fprop, capability)]
-            assert found == ["new-128x128"] * (capability in (90, algorithms.NEWEST)), capability
+            found = {each.algorithm.name for each in plan.unproved(fprop, capability)}
+            assert ("new-128x128" in found) == (capability in (90, algorithms.NEWEST)), capability
         assert not plan.unproved(dgrad)
         assert plan.plan(fprop, "new-128x128").algorithm.name == "new-128x128"
         with pytest.raises(
@@ -266,4 +266,4 @@ def test_an_unproved_algorithm_is_never_the_cost_models_choice():
         assert names == ["new-128x128", "auto", "auto"]
         names = [algorithms.for_product("new-128x128", "bfloat16", direction) for direction in DIRECTIONS]
         assert names == ["new-128x128", "auto", "auto"]
-    assert not plan.unproved(fprop)
+    assert "new-128x128" not in {each.algorithm.name for each in plan.unproved(fprop)}

@@ -24,9 +24,10 @@ def header(file: str) -> str:
 def test_a_header_has_macros_limits_and_floor(file):
     """Those of a tensor-core convolution are in the header of its SIMT counterpart."""
     text = header(file)
-    if file.endswith("_mma.cu"):
-        assert file.replace("_mma", "") in text
-        text += header(file.replace("_mma", ""))
+    if file.endswith("mma.cu"):
+        simt = re.sub("_(wg)?mma", "", file)
+        assert simt in text
+        text += header(simt)
     for word in ("Macros", "Limits", "Floor"):
         assert re.search(rf"\b{word}\b", text), f"{file} has no {word}"
 

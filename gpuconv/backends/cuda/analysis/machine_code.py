@@ -103,4 +103,4 @@ def main_loop(instructions: list[Instruction]) -> MainLoop | None:
 
 
 def _hmma(instructions: list[Instruction]) -> int:
-    return sum(each.opcode.startswith("HMMA") for each in instructions)
+    return sum(each.opcode.startswith(("HMMA", "HGMMA")) for each in instructions)

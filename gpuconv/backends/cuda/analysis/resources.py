@@ -87,9 +87,10 @@ def occupancy(arch: str, registers: int, shared: int, threads: int) -> float | N
 
 def jobs(chosen: Sequence[Variant], archs: Iterable[str], everything: bool) -> list[tuple[Variant, str]]:
     """What the report compiles: every variant for `THOROUGH`, where registers are scarcest, and one of each file and
-    arithmetic for the other architectures; or everything for all."""
+    arithmetic for the other architectures; or everything for all. Instructions of one architecture are for it alone."""
     few = representatives(chosen)
-    return [(v, arch) for arch in archs for v in (chosen if everything or arch in THOROUGH else few)]
+    listed = ((v, arch) for arch in archs for v in (chosen if everything or arch in THOROUGH else few))
+    return [(v, arch) for v, arch in listed if v.compiles_for(arch)]
 
 
 def report(listed: Sequence[tuple[Variant, str]], workers: int = 1) -> Iterator[list[Line | CompileError]]:

@@ -50,7 +50,7 @@ def products(family: str, arithmetics: tuple[str, ...] = ARITHMETICS) -> tuple[A
 
 # Of the halves one: float16 and bfloat16 differ in the name of an instruction.
 NUMBERS = tuple(a for a in ARITHMETICS if a != "bfloat16")
-SIMT, MMA, OF_FEW_CHANNELS = (products(family, NUMBERS) for family in ("simt", "mma", "few_channels"))
+SIMT, MMA, WGMMA, OF_FEW_CHANNELS = (products(family, NUMBERS) for family in ("simt", "mma", "wgmma", "few_channels"))
 # Of parameters and state, and of gradients: the same, or masters with the halves that a net computes in.
 STEPS = (*((name, name) for name in FLOAT_NAMES), ("float32", "float16"), ("float32", "bfloat16"))
 
@@ -68,6 +68,9 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "conv2d_fprop_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE)),
     "conv2d_fprop_few_channels.cu": dict(ALGORITHM=OF_FEW_CHANNELS, FINISH=FINISHES, VECTOR_K=(1, WIDE)),
     "conv2d_fprop_mma.cu": dict(ALGORITHM=MMA, FINISH=(*FINISHES, dict(ACTIVATION="Identity") | SEARCHED), MOVE=MOVES),
+    "conv2d_fprop_wgmma.cu": dict(
+        ALGORITHM=WGMMA, FINISH=(*FINISHES, dict(ACTIVATION="Identity") | SEARCHED), MOVE=MOVES
+    ),
     "conv2d_wgrad.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), **VECTORS),
     "conv2d_wgrad_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, WIDTH=(1, WIDE)),
     "conv2d_wgrad_mma.cu": dict(ALGORITHM=MMA, ACTIVATION=("Identity",), MOVE=MOVES),
@@ -104,11 +107,16 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
 @dataclass(frozen=True)
 class Variant:
     """One .cu file under one choice of macros. smem_bytes: dynamic shared memory that its blocks ask for, 0 for few
-    channels, where it follows from the shape."""
+    channels, where it follows from the shape. arch: the only architecture that it compiles for; "" if there are more.
+    """
 
     file: str
     defines: tuple[tuple[str, str], ...]
     smem_bytes: int = 0
+    arch: str = ""
+
+    def compiles_for(self, arch: str) -> bool:
+        return self.arch in ("", arch)
 
     def __str__(self) -> str:
         return " ".join([self.file, *(f"{name}={value}" for name, value in self.defines)])
@@ -143,7 +151,8 @@ def variants(macros: Mapping[str, Mapping[str, tuple[Any, ...]]] = MACROS) -> It
             stands_for |= {SOFT: "float64" if size == 8 else "float32"}
             defines = {name: stands_for.get(value, value) for name, value in chosen.items()}
             smem_bytes = product.algorithm.smem_bytes if product else 0
-            yield Variant(file, tuple((name, str(value)) for name, value in defines.items()), smem_bytes)
+            arch = f"sm_{product.algorithm.capability}a" if product and product.algorithm.one_chip else ""
+            yield Variant(file, tuple((name, str(value)) for name, value in defines.items()), smem_bytes, arch)
 
 
 def _another_stands_for(product: AlgorithmVariant, defines: Mapping[str, object]) -> bool:

@@ -76,8 +76,6 @@ void* gpuconv_dynamic_shared(size_t alignment);
 // The address of shared memory as instructions have it: 18 bits, counted from the beginning of the block's window.
 unsigned gpuconv_shared_address(const void* pointer);
 void* gpuconv_shared_pointer(unsigned address);
-// A read of shared memory at such an address by an instruction: reports it to the checker, and returns where the bytes are.
-const void* gpuconv_read_shared(unsigned address, size_t bytes);
 // An asynchronous copy: `valid` bytes of `source`, then zeros. It takes effect at the wait.
 void gpuconv_copy_async(void* destination, const void* source, size_t bytes, size_t valid);
 void gpuconv_copy_commit();

@@ -191,13 +191,6 @@ class Worker : public Context {
             fail("out of bounds: reads shared memory at address " + std::to_string(address) + ", past its end");
         return window() + address;
     }
-    const void* read_shared(unsigned address, size_t bytes, uintptr_t pc) {
-        const char* from = window() + address;
-        if (address + bytes > size_t(shared_end - window()))
-            fail("out of bounds: reads shared memory at address " + std::to_string(address) + ", past its end");
-        access(from, bytes, READ, pc);
-        return from;
-    }
 
     void copy_async(void* destination, const void* source, size_t bytes, size_t valid, uintptr_t pc) {
         if ((bytes != 4 && bytes != 8 && bytes != 16) || uintptr_t(destination) % bytes || uintptr_t(source) % bytes)

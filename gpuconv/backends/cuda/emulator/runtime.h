@@ -181,9 +181,6 @@ void* gpuconv_shared(const void* key, const char* name, size_t bytes, size_t ali
     return worker().shared(key, name, bytes, alignment);
 }
 void* gpuconv_dynamic_shared(size_t alignment) { return worker().dynamic_shared(alignment); }
-const void* gpuconv_read_shared(unsigned address, size_t bytes) {
-    return worker().read_shared(address, bytes, uintptr_t(HERE));
-}
 void gpuconv_copy_async(void* destination, const void* source, size_t bytes, size_t valid) {
     worker().copy_async(destination, source, bytes, valid, uintptr_t(HERE));
 }

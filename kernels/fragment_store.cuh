@@ -1,0 +1,62 @@
+// Stores a warp's sums as tensor cores leave them (mma.cuh, wgmma.cuh): through shared memory, so that neighbouring lanes store
+// neighbouring outputs.
+#pragma once
+
+#include "gemm.cuh"
+
+struct FragmentStore {
+    static constexpr int BYTES = 16 * 32 * sizeof(float);  // of shared memory, for each warp
+
+    // Stores 16 rows by 32 columns, which begin at (row, column) of the product, through `buffer`, the warp's own. sums: its four
+    // products of 16 x 8. rows(i): the output row of the product's row i. The epilogue takes ROWS neighbouring rows at once; lane ^ 1
+    // holds the neighbouring columns.
+    template <int VECTOR, class To, class Rows>
+    static __device__ __forceinline__ void
+    store(const To& epilogue, const Rows& rows, int32 row, int32 column, float* buffer, const float (*sums)[4]) {
+        constexpr int N = VECTOR == 8 && To::ROWS == 1 ? 8 : 4, LANES = 32 / N;  // neighbouring sums of a lane; lanes a row
+        const int lane = threadIdx.x % 32, own_column = lane % LANES * N;
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const float* pair = &sums[j][half * 2];
+                *reinterpret_cast<Pack<float, 2>*>(buffer + swizzle(lane / 4 + half * 8, j * 8 + lane % 4 * 2)) = {
+                    {pair[0], pair[1]}};
+            }
+        __syncwarp();
+#pragma unroll
+        for (int pass = 0; pass < 16 * LANES / 32 / To::ROWS; ++pass) {
+            const int own_row = (lane / LANES + pass * (32 / LANES)) * To::ROWS;
+            Pack<Real, N> finished[To::ROWS];
+#pragma unroll
+            for (int of = 0; of < To::ROWS; ++of) finished[of] = read<N>(buffer, own_row + of, own_column, lane / LANES % 2);
+            epilogue.template store<VECTOR>(rows(row + own_row), column + own_column, finished);
+        }
+        __syncwarp();
+    }
+
+  private:
+    // The position of a sum among its warp's 16 x 32.
+    static __device__ __forceinline__ int swizzle(int row, int column) {
+        return row * 32 + ((column / 4 ^ row % 4 * 2) * 4 + column % 4);
+    }
+
+    // Reads N neighbouring sums, four at a time. Of eight, the lanes of every other row read the second four first, so that
+    // together they access every bank once.
+    template <int N>
+    static __device__ __forceinline__ Pack<Real, N> read(const float* from, int row, int column, int second) {
+        if constexpr (N == 4) {
+            return *reinterpret_cast<const Pack<Real, 4>*>(from + swizzle(row, column));
+        } else {
+            const auto one = *reinterpret_cast<const Pack<Real, 4>*>(from + swizzle(row, column + second * 4));
+            const auto other = *reinterpret_cast<const Pack<Real, 4>*>(from + swizzle(row, column + 4 - second * 4));
+            Pack<Real, 8> both;
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                both.at[j] = second ? other.at[j] : one.at[j];
+                both.at[j + 4] = second ? one.at[j] : other.at[j];
+            }
+            return both;
+        }
+    }
+};

@@ -1,0 +1,115 @@
+// The main loop of gemm.cuh by wgmma: float16 and bfloat16, sm_90a.
+//
+// Dynamic shared memory holds a ring of STAGES pairs of tiles, 64 deep. One warpgroup copies tiles into it by cp.async
+// (tile_iterator.cuh); two others multiply them, each BLOCK_M / 2 rows by BLOCK_N columns in products of 64 rows (wgmma.cuh), and
+// store the sums. mbarriers say when a stage is filled and when it is free (wgmma_tile.cuh).
+//
+// Macros: those of gemm.cuh, where BLOCK_M / THREAD_M * BLOCK_N / THREAD_N is 256; STAGES. A block has 128 threads more.
+#pragma once
+
+#include "fragment_store.cuh"
+#include "wgmma_tile.cuh"
+#include "tile_iterator.cuh"
+
+constexpr int GROUP_M = BLOCK_M / WARPGROUPS;  // rows of a warpgroup
+static_assert(WARPGROUPS * 128 == THREADS && WARPGROUPS == 2 && GROUP_M % 64 == 0, "two warpgroups that multiply");
+
+// Copies the tiles of the block's depth. For the copiers.
+template <class IteratorA, class IteratorB>
+__device__ __forceinline__ void copy_tiles(IteratorA& a, IteratorB& b, const Block& block) {
+    static_assert(!IteratorA::FILLS_AHEAD && !IteratorB::FILLS_AHEAD, "there is no barrier between two fetches");
+    constexpr int UNDER_WAY = STAGES - 2;  // stages that are being copied while the next one is started
+    Ring filling, copied;
+    const auto say_copied = [&] {
+        fence_proxy_async();  // wgmma sees what was copied
+        copied.say_filled();
+        copied.next();
+    };
+    a.seek(block.begin);
+    b.seek(block.begin);
+    int started = 0;
+    for (int32 depth = block.begin; depth < block.end;) {
+        unsigned char *tile_a = filling.tiles(), *tile_b = tile_a + IteratorA::Tile::BYTES;
+        filling.wait_until_free();
+        a.fetch(tile_a, depth);
+        b.fetch(tile_b, depth);
+        a.put(tile_a);
+        b.put(tile_b);
+        commit_copies();
+        filling.next();
+        depth += STAGE_K;
+        a.advance(depth);
+        b.advance(depth);
+        if (started++ < UNDER_WAY) continue;
+        wait_for_copies<UNDER_WAY>();
+        say_copied();
+    }
+    wait_for_copies<0>();
+    for (int left = min(started, UNDER_WAY); left > 0; --left) say_copied();
+}
+
+// One thread's sums, and their positions in the block's tile. For the others.
+struct Accumulators {
+    float at[GROUP_M / 64][BLOCK_N / 8][4] = {};
+    const int group_row = warpgroup() * GROUP_M;
+
+    // Adds the products of the block's depth.
+    template <class TileA, class TileB>
+    __device__ __forceinline__ void multiply(const Block& block) {
+        Ring filled, multiplied;
+        int32 depth = block.begin;
+        if (depth >= block.end) return;
+        do {  // so ptxas sees that every wait follows a product
+            filled.wait_until_filled();
+            const uint32 a = shared_address(filled.tiles()), b = a + TileA::BYTES;
+            wgmma_fence();
+#pragma unroll
+            for (int k = 0; k < STAGE_K; k += 16)
+#pragma unroll
+                for (int part = 0; part < GROUP_M / 64; ++part)
+                    multiply_add_async<DTYPE, TileA::MAJOR, TileB::MAJOR>(
+                        at[part], TileA::Layout::descriptor(a, group_row + part * 64, k), TileB::Layout::descriptor(b, 0, k));
+            wgmma_commit();
+            filled.next();
+            wgmma_wait<1>();  // the stage before is multiplied
+            if (depth > block.begin) {
+                multiplied.say_free();
+                multiplied.next();
+            }
+            depth += STAGE_K;
+        } while (depth < block.end);
+        wgmma_wait<0>();
+#pragma unroll
+        for (int part = 0; part < GROUP_M / 64; ++part) pin(at[part]);
+        multiplied.say_free();
+    }
+
+    // Initialises every sum with the bias of its column.
+    __device__ __forceinline__ void begin_at(const DTYPE* bias, const Block& block, int32 columns) {
+#pragma unroll
+        for (int j = 0; j < BLOCK_N / 8; ++j)
+#pragma unroll
+            for (int k = 0; k < 2; ++k) {
+                const int32 column = block.column + j * 8 + threadIdx.x % 4 * 2 + k;
+                const Real value = column < columns ? load(bias[column]) : Real(0);
+#pragma unroll
+                for (int part = 0; part < GROUP_M / 64; ++part) at[part][j][k] = at[part][j][2 + k] = value;
+            }
+    }
+
+    // Stores them; arguments as of FragmentStore.
+    template <int VECTOR, class To, class Rows>
+    __device__ __forceinline__ void store(const To& epilogue, const Block& block, const Rows& rows) const {
+        const int warp = threadIdx.x / 32;
+        float* buffer = reinterpret_cast<float*>(shared_memory() + STAGES * STAGE_BYTES + warp * FragmentStore::BYTES);
+#pragma unroll
+        for (int part = 0; part < GROUP_M / 64; ++part)
+#pragma unroll
+            for (int first = 0; first < BLOCK_N; first += 32)
+                FragmentStore::store<VECTOR>(epilogue, rows, block.row + group_row + part * 64 + warp % 4 * 16,
+                                             block.column + first, buffer, &at[part][first / 8]);
+    }
+
+    // The barrier of the threads that have sums.
+    static __device__ __forceinline__ void sync() { warps_sync<1>(THREADS); }
+};

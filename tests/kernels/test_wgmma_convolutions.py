@@ -1,0 +1,177 @@
+"""Convolutions by wgmma (gemm_wgmma.cuh), which no GPU has run: every case tier on the emulated device, under its
+checker too, and their machine code for sm_90a."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gpuconv import asarray, ops, verify
+from gpuconv.algorithms import ALGORITHMS, find
+from gpuconv.backends.cuda import emulator
+from gpuconv.backends.cuda.analysis import machine_code
+from gpuconv.backends.cuda.gemm.plan import plan, unproved
+from gpuconv.backends.cuda.gemm.product import Product
+from gpuconv.backends.cuda.runtime import nvrtc
+from gpuconv.backends.cuda.runtime.device_array import capability_named
+from gpuconv.dtypes import as_dtype
+from gpuconv.verify.convolutions import conv
+from tests.kernels.agreement import assert_same_bits, on_device
+from tests.kernels.test_conv_kernels import arguments, assert_right, forced, problem
+from tests.kernels.test_machine_code import compiled, tensor_core_variant
+
+TILES = [each for each in ALGORITHMS if each.family == "wgmma"]
+tiles = pytest.mark.parametrize("algo", [each.name for each in TILES])
+dtypes = pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+FORWARD = ("conv2d", "conv2d_relu", "conv2d_batch_norm")  # bias and activation; mask and pool; moments
+
+
+@pytest.fixture
+def device(device):
+    if not TILES[0].runs_on(capability_named(device)):
+        pytest.skip("wgmma needs a GPU of compute capability 9.0")
+    return device
+
+
+def cases(*tiers, op):
+    """Of an op, without those that ask for an algorithm."""
+    return [case for case in verify.cases(tiers) if case.op == op and "algo" not in case.arguments("float32")[1]]
+
+
+def assert_agrees(device, case, dtype, algo):
+    def make(rng, of):
+        arrays, options = case.make(rng, of)
+        if case.op != "conv2d_relu":
+            options |= dict(activation=None)  # each is a kernel to compile
+        return arrays, options | dict(algo=algo)
+
+    outcome = verify.run_case(replace(case, make=make), dtype, device)
+    assert outcome.passed, f"{case.name}: {outcome.failure}"
+
+
+@dtypes
+@pytest.mark.parametrize("op", FORWARD)
+def test_case_tiers_agree_with_the_oracle(device, op, dtype):
+    for case in cases("tiny", "odd", "real", "random", op=op):
+        if dtype in case.dtypes:
+            assert_agrees(device, case, dtype, "wgmma-128x128")
+
+
+@dtypes
+@pytest.mark.parametrize("op", FORWARD)
+def test_case_tiers_under_the_checker_in_any_order(op, dtype):
+    for seed, case in enumerate(cases("tiny", "odd", op=op)):
+        if dtype in case.dtypes:
+            with emulator.configure(sanitize="checked", seed=seed % 7):
+                assert_agrees("emulated", case, dtype, "wgmma-128x128")
+
+
+@tiles
+@dtypes
+def test_every_tile_under_the_checker_in_any_order(dtype, algo):
+    """Partial tiles, and more stages than the ring has."""
+    for case in (conv(1, 9, 9, 64, 160, 3, padding=1), conv(2, 9, 8, 24, 40, 3, stride=2, padding=1)):
+        for seed in (0, 3, 4):
+            with emulator.configure(sanitize="checked", seed=seed):
+                assert_right("conv2d", "emulated", case, dtype, algo=algo)
+
+
+@tiles
+def test_every_order_gives_the_bits_of_the_other_tensor_core_kernels(device, algo):
+    """On the emulated device, whose products round alike."""
+    for channels in ((64, 72), (24, 40), (5, 67)):
+        arrays, options = arguments("conv2d", problem(*channels), "bfloat16")
+        assert_same_bits("conv2d", device, *arrays, **options, algo=algo)
+        if device == "emulated":
+            by_mma = on_device("conv2d", device, *arrays, **options, algo="mma-64x64")
+            np.testing.assert_array_equal(on_device("conv2d", device, *arrays, **options, algo=algo), by_mma)
+
+
+@tiles
+@pytest.mark.parametrize("splits", [2, 5])
+def test_split_k(device, monkeypatch, algo, splits):
+    forced(monkeypatch, find(algo, "bfloat16"), splits)
+    for case in (problem(64, 24), problem(5, 7, groups=2)):
+        assert_right("conv2d", device, case, "bfloat16", activation="silu")
+
+
+@tiles
+def test_filters_with_as_many_taps_as_the_table_holds_and_more(device, algo):
+    for size in ((8, 9), (9, 9)):
+        case = conv(1, 12, 13, 8, 16, size, padding=((3, 4), (5, 2)))
+        assert_right("conv2d", device, case, "bfloat16", algo=algo)
+        with emulator.configure(sanitize="checked", seed=5):
+            assert_right("conv2d", "emulated", case, "bfloat16", algo=algo)
+
+
+@tiles
+def test_nothing_to_multiply(device, algo):
+    assert_right("conv2d", device, conv(0, 5, 7, 8, 16, 3), "bfloat16", algo=algo)
+    x, w = (asarray(np.zeros(shape, as_dtype("bfloat16")), device) for shape in ((1, 4, 4, 0), (8, 3, 3, 0)))
+    bias = np.arange(8).astype(as_dtype("bfloat16"))
+    y = on_device(
+        "conv2d", device, np.zeros((1, 4, 4, 0), bias.dtype), np.zeros((8, 3, 3, 0), bias.dtype), bias, algo=algo
+    )
+    np.testing.assert_array_equal(y, np.broadcast_to(bias, (1, 2, 2, 8)))
+    assert ops.conv2d(x, w, algo=algo).shape == (1, 2, 2, 8)
+
+
+@tiles
+def test_shared_memory_without_bank_conflicts(algo):
+    """Copies into the tiles, and sums on the way to the output."""
+    with emulator.bank_conflicts() as of:
+        assert_right("conv2d", "emulated", conv(1, 16, 16, 64, 256, 1), "bfloat16", algo=algo)
+    accesses, conflicts = of("conv2d_fprop_wgmma")
+    assert accesses > 100
+    assert conflicts == 0
+
+
+def test_no_device_chooses_it_without_a_proof():
+    product = Product("conv2d_fprop", 2**17, 1024, 2048, 1, as_dtype("bfloat16"))
+    assert plan(product).algorithm.family == "mma"
+    assert [each.algorithm.family for each in unproved(product)] == ["wgmma"] * len(TILES)
+    x = asarray(np.zeros((1, 8, 8, 8), np.float32), "emulated")
+    with pytest.raises(ValueError, match="'wgmma-128x128' does not serve float32"):
+        ops.conv2d(x, asarray(np.zeros((8, 3, 3, 8), np.float32), "emulated"), algo="wgmma-128x128")
+
+
+# --- machine code ------------------------------------------------------------------------------
+
+# Registers of a thread, and instructions of a warp of the main loop for each HGMMA, at most.
+PINNED = {"wgmma-256x128": (168, 12), "wgmma-128x256": (168, 21), "wgmma-128x128": (120, 22)}
+FINISHES = {
+    "plain": {},
+    "gelu": dict(ACTIVATION="Gelu", SAVES_INPUT=1),
+    "pool": dict(ACTIVATION="Relu", MASK=4),
+    "moments": dict(MOMENTS=1),
+    "single numbers": dict(VECTOR_C=1, VECTOR_K=1),
+    "many taps": dict(TAP_TABLE=0),
+}
+
+
+@tiles
+@pytest.mark.parametrize("finish", FINISHES)
+def test_machine_code(algo, finish):
+    """An HGMMA for each 64 rows and 16 of the depth, no spill, and no remark of ptxas (C75xx) that it runs them one by
+    one."""
+    algorithm = find(algo, "bfloat16")
+    variant = tensor_core_variant("fprop", algorithm, "bfloat16", **FINISHES[finish])
+    binary = compiled(variant, "sm_90a")
+    (resources,) = binary.resources.values()
+    assert (resources.stack, resources.spill_stores, resources.spill_loads) == (0, 0, 0)
+    assert "C75" not in (binary.path.parent / "log.txt").read_text(encoding="utf-8")
+    try:
+        (code,) = machine_code.disassemble(binary.path).values()
+    except nvrtc.CompileError as error:
+        pytest.skip(str(error))
+    loop = machine_code.main_loop(code)
+    assert loop.hmma == algorithm.block_m // 128 * 4 == sum(each.opcode.startswith("HGMMA") for each in code)
+    if finish == "plain":
+        registers, instructions = PINNED[algo]
+        assert resources.registers <= registers
+        assert loop.instructions / loop.hmma <= instructions
+        copies = [each for each in code if each.opcode.startswith("LDGSTS")]
+        assert len(copies) == (algorithm.block_m + algorithm.block_n) * 8 // 128
+        assert all(".128" in each.opcode for each in copies)
