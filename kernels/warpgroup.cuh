@@ -13,7 +13,7 @@
 // without the 1, ptxas ignores both calls (C7508).
 // (PTX ISA, "Asynchronous Warpgroup Level Matrix Operations", "setmaxnreg", "bar".)
 //
-// The emulated device takes 65536 registers for the block, at most 255 a thread, down to a multiple of 8 a thread.
+// The emulated device lets a block have 65536 of them, at most 255 a thread, down to a multiple of 8 a thread.
 #pragma once
 
 #include "sm90.cuh"
