@@ -194,4 +194,4 @@ def table(
     if errors and today:
         yield f"rms error {100 * _rms(np.array(errors)):.3g} % over {len(errors)} rows that were measured"
     if others:
-        yield f"{others} more entries are not modelled; those are that are fprop, dgrad or wgrad in half precision"
+        yield f"{others} more entries are not modelled: only fprop, dgrad and wgrad in half precision are"
