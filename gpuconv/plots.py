@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 DPI = 150
+DECADES = 6  # orders of magnitude around a bound that have a color of their own
 TIMES = "\N{MULTIPLICATION SIGN}"
 INK, MUTED, FAINT, PAPER = "#e8e6e3", "#8d93a5", "#2a2f3d", "#11141b"
 WARM, COLD, GOOD = "#ffb454", "#59c2ff", "#7fd962"
@@ -250,6 +251,108 @@ def filters(weight: np.ndarray, *, title: str = "") -> Figure:
     return figure
 
 
+def shares(rows: Mapping[str, Mapping[str, float]], *, title: str = "") -> Figure:
+    """Errors as shares of their bounds, a row for each name, on a logarithmic axis with a line at the bound.
+
+    Args:
+        rows: By name, the share by series: {"conv2d of conv1, forward": {"A": 0.1, "B": 0.02}}. 0 is drawn at the left
+            edge, infinity at the right one.
+        title: Above the rows; "" for none.
+    """
+    if not rows:
+        raise ValueError("a picture of errors needs at least one row, received none")
+    series = [*dict.fromkeys(name for row in rows.values() for name in row)]
+    finite = [share for row in rows.values() for share in row.values() if 0 < share < np.inf]
+    low, high = min(0.1, *finite, 1) / 4, max(1, *finite, 1) * 4
+    left, top, height, width = 380, 100, 26, 1300
+    total = top + height * len(rows) + 90
+    figure = _figure(width, total)
+    _heading(figure, title or "errors by their bounds", width, total)
+    axes = figure.add_axes((left / width, 90 / total, (width - left - 70) / width, height * len(rows) / total))
+    _style(axes, "error / bound")
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_yticks(range(len(rows)), [""] * len(rows))
+    axes.axvline(1, color=WARM, lw=1.2, ls="--")
+    for at, (name, row) in enumerate(rows.items()):
+        style = {"color": INK, "fontsize": 6.5, "ha": "right", "va": "center", "transform": _beside(axes)}
+        _text(axes, -0.02, at, name, max_width=left - 40, **style)
+        for number, each in enumerate(series):
+            if each in row:
+                share = float(np.clip(row[each], low, high))
+                color = (COLD, GOOD)[number % 2] if row[each] <= 1 else WARM
+                size = 5 if row[each] <= 1 else 7
+                axes.plot([share], [at], color=color, marker="os"[number % 2], ms=size, clip_on=False)
+                if row[each] > 1:
+                    near: Any = {"xytext": (-8, 0), "textcoords": "offset points", "ha": "right", "va": "center"}
+                    words = f"{each}: {row[each]:.2g} times its bound"
+                    axes.annotate(words, (share, at), color=WARM, fontsize=6.5, **near)
+    _text(axes, 1, -0.75, "the bound", color=WARM, fontsize=7, ha="center")
+    if len(series) > 1:
+        for number, each in enumerate(series):
+            words, color = f"{'●■'[number % 2]} {each}", (COLD, GOOD)[number % 2]
+            figure.text((left + 60 * number) / width, 25 / total, words, color=color, fontsize=7)
+    return figure
+
+
+def differences(
+    rows: Mapping[tuple[str, str], Mapping[int, float]],
+    *,
+    first: tuple[int, tuple[str, str]] | None = None,
+    title: str = "",
+) -> Figure:
+    """The tensors of two runs, step by step: dark where they are alike, blue where they differ within what rounding
+    explains, amber beyond it, and empty where nothing was recorded.
+
+    Args:
+        rows: By group and name of a tensor, the difference by step as a share of what rounding explains.
+        first: The step and the tensor to mark.
+        title: Above the picture; "" for none.
+    """
+    steps = sorted({step for row in rows.values() for step in row})
+    if not steps:
+        raise ValueError("a picture of differences needs at least one step, received none")
+    across = min(len(steps), 600)
+    column = {step: at * across // len(steps) for at, step in enumerate(steps)}
+    found = np.full((len(rows), across), np.nan)
+    for at, row in enumerate(rows.values()):
+        for step, share in row.items():
+            found[at, column[step]] = np.nanmax([found[at, column[step]], share])
+    colors = np.where(np.isnan(found)[..., None], 0, _share_colors(np.nan_to_num(found, posinf=np.inf)))
+    pixels = np.dstack([colors, ~np.isnan(found)]).astype(np.float32)
+    left, top, height, width = 250, 90, 15, 1300
+    total = top + height * len(rows) + 120
+    figure = _figure(width, total)
+    _heading(figure, title or "two runs, step by step", width, total)
+    axes = figure.add_axes((left / width, 120 / total, (width - left - 190) / width, height * len(rows) / total))
+    _style(axes, "step")
+    axes.grid(visible=False)
+    axes.imshow(pixels, interpolation="nearest", aspect="auto", extent=(-0.5, len(steps) - 0.5, len(rows) - 0.5, -0.5))
+    shown = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), 12)).astype(int))
+    axes.set_xticks(shown, [str(steps[at]) for at in shown])
+    axes.set_yticks(range(len(rows)), [""] * len(rows))
+    groups: dict[str, list[int]] = {}
+    for at, (group, name) in enumerate(rows):
+        groups.setdefault(group, []).append(at)
+        _text(axes, -0.01, at, name, color=MUTED, fontsize=4.5, ha="right", va="center", transform=_beside(axes))
+    for group, inside in groups.items():
+        _text(axes, 1.01, float(np.mean(inside)), group, color=INK, fontsize=7, va="center", transform=_beside(axes))
+        axes.axhline(inside[-1] + 0.5, color=PAPER, lw=1.5)
+    if first:
+        axes.plot([steps.index(first[0])], [[*rows].index(first[1])], color=INK, marker="o", ms=9, mfc="none", mew=1.6)
+    key = figure.add_axes((left / width, 28 / total, 300 / width, 12 / total))
+    _show(key, _share_colors(np.logspace(-DECADES, DECADES, 181)[None]), label="key")
+    for x, words, place in (
+        (0, f"1e-{DECADES}", "left"),
+        (150, "what rounding explains", "center"),
+        (300, f"1e{DECADES}", "right"),
+    ):
+        figure.text((left + x) / width, 50 / total, words, color=MUTED, fontsize=6, ha=place)
+    figure.text((left + 330) / width, 30 / total, "dark: the same bits", color=MUTED, fontsize=6)
+    return figure
+
+
 def draw(path: str | os.PathLike[str], make: Callable[[], Figure]) -> None:
     """Save the figure that `make` returns at `path`. Any error becomes a PlotError, so that a picture never stops a
     run.
@@ -355,6 +458,17 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
+def _heading(figure: Figure, words: str, width: int, height: int) -> None:
+    """A title in the upper left corner of a figure of this size in pixels."""
+    style = {"color": INK, "fontsize": 11, "weight": "bold", "va": "center"}
+    _text(figure, 50 / width, 1 - 45 / height, words, max_width=width - 100, **style)
+
+
+def _beside(axes: Axes) -> Any:
+    """Coordinates of text beside a row: across as a share of the width, down as the data."""
+    return axes.get_yaxis_transform()
+
+
 def _style_curves(axes: Axes, epochs: Sequence[int]) -> None:
     from matplotlib.ticker import MaxNLocator
 
@@ -437,6 +551,14 @@ def _colors(values: np.ndarray, bound: float) -> np.ndarray:
     colors = np.stack([np.interp(unit, at, stops[:, channel]) for channel in range(3)], axis=-1)
     colors[np.isnan(values)] = (1, 0, 1)
     return colors.astype(np.float32)
+
+
+def _share_colors(shares: np.ndarray) -> np.ndarray:
+    """Shares of a bound as RGB: 0 dark, up to the bound blue, beyond it amber, lighter by orders of magnitude."""
+    with np.errstate(divide="ignore"):
+        orders = np.clip(np.log10(shares) / DECADES, -1, 1)
+    signed = np.where(shares > 1, 0.3 + 0.7 * orders, np.where(shares > 0, -0.3 - 0.7 * (1 + orders), 0))
+    return _colors(signed, 1.0)
 
 
 def _enlarge(pixels: np.ndarray, side: int) -> np.ndarray:

@@ -118,6 +118,47 @@ def test_activations_refuses_what_does_not_fit_together():
         plots.activations(np.zeros((4, 4)), [("conv1", np.zeros((2, 4, 4, 5)))], SCORES, CLASSES)
 
 
+def test_errors_are_drawn_beside_their_bound():
+    rows = {"conv2d of conv1": {"A": 0.1, "B": 1e-3}, "relu": {"A": 0.0}, "pool": {"B": 2.5e6}, "add": {"A": np.inf}}
+    figure = plots.shares(rows, title="who is wrong")
+    for text in ["who is wrong", *rows, "the bound", "B: 2.5e+06 times its bound", "A: inf times its bound"]:
+        assert text in words(figure)
+    (axes,) = figure.axes
+    bound, *dots = axes.lines
+    assert set(bound.get_xdata()) == {1}
+    low, high = axes.get_xlim()
+    at = [(dot.get_ydata()[0], dot.get_xdata()[0], dot.get_color()) for dot in dots]
+    cold, good, warm = plots.COLD, plots.GOOD, plots.WARM
+    assert at == [(0, 0.1, cold), (0, 1e-3, good), (1, low, cold), (2, 2.5e6, warm), (3, high, warm)]
+    assert high > 2.5e6
+    with pytest.raises(ValueError, match="at least one row"):
+        plots.shares({})
+
+
+def test_differences_of_two_runs_are_drawn_by_step_and_tensor():
+    rows = {("outputs", "conv1"): {1: 0.0, 3: 1e-9}, ("gradients", "conv1.weight"): {1: 0.0, 2: 0.5, 3: np.inf}}
+    figure = plots.differences(rows, first=(2, ("gradients", "conv1.weight")))
+    for text in ["outputs", "gradients", "conv1", "conv1.weight", "what rounding explains"]:
+        assert text in words(figure)
+    axes = figure.axes[0]
+    pixels = axes.images[0].get_array()
+    assert pixels[..., 3].tolist() == [[1, 0, 1], [1, 1, 1]]  # step 2 has no output
+    same, far, near, beyond = pixels[0, 0], pixels[0, 2], pixels[1, 1], pixels[1, 2]
+    assert near[2] > far[2] > same[2]  # blue, lighter near the bound
+    assert beyond[0] > beyond[2]
+    (mark,) = [line for line in axes.lines if line.get_marker() == "o"]
+    assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (1, 1)
+    with pytest.raises(ValueError, match="at least one step"):
+        plots.differences({})
+
+
+def test_the_steps_of_a_long_run_share_columns_that_show_the_largest_difference():
+    shares = dict.fromkeys(range(1, 2001), 0.0) | {1500: 4.0}
+    pixels = plots.differences({("loss", "loss"): shares}).axes[0].images[0].get_array()
+    assert pixels.shape[:2] == (1, 600)
+    assert [at for at, color in enumerate(pixels[0]) if color[0] > color[2]] == [1499 * 600 // 2000]
+
+
 @pytest.mark.parametrize("channels", [2, 4])
 def test_an_image_without_1_or_3_channels_is_drawn_as_their_mean(channels):
     image = RNG.integers(0, 256, (9, 7, channels)).astype(np.uint8)
@@ -131,6 +172,8 @@ def test_text_is_drawn_literally(tmp_path):
         plots.activations(np.zeros((4, 4)), [], np.array([0.3, 0.7]), ["cat", name], truth=1, title=f"at {name}"),
         plots.curves(HISTORY, title=name),
         plots.filters(np.zeros((2, 3, 3, 3)), title=name),
+        plots.shares({name: {"A": 0.1}}),
+        plots.differences({("loss", name): {1: 0.1}}),
     ]
     for number, figure in enumerate(pictures):
         plots.save(figure, tmp_path / f"{number}.png")

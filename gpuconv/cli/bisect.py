@@ -16,7 +16,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpuconv.cli import document, run_settings
+from gpuconv.cli import document, pictures, run_settings
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import line
 from gpuconv.devices import Device
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = [
     "gpuconv bisect runs/digits-digits-net-1 runs/digits-digits-net-2",
-    "gpuconv bisect here.jsonl there.jsonl",
+    "gpuconv bisect here.jsonl there.jsonl --picture differences.png",
     "gpuconv bisect numpy emulated --model seed-net --batch-size 8 --steps 2",
     "gpuconv bisect emulated,float16 emulated,bfloat16",
     "gpuconv bisect numpy emulated --kernel my_conv.cu --op conv2d_relu",
@@ -43,10 +43,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=run_settings.count(1), metavar="N", help="how many steps (default: 2)")
     parser.add_argument("--kernel", type=Path, metavar="FILE", help="your .cu file, which B takes")
     parser.add_argument("--op", metavar="NAME", help="the op that it implements")
+    parser.add_argument("--picture", metavar="FILE", help="draw the differences by step and tensor, or by op (a .png)")
     parser.add_argument("--algo", metavar="NAME", help="for a matrix product, the algorithm that it implements")
 
 
 def run(options: argparse.Namespace) -> int:
+    pictures.expect_target(options.picture)
     if not (os.path.exists(options.a) or os.path.exists(options.b)):
         return _sides(options)
     if others := [run_settings.option(name) for name in OF_SIDES if getattr(options, name) is not None]:
@@ -59,9 +61,10 @@ def _runs(options: argparse.Namespace) -> int:
 
     with asked():
         found = bisect_runs(options.a, options.b)
-    facts = {name: value for name, value in vars(found).items() if name not in ("bits", "beyond")}
+    facts = {name: value for name, value in vars(found).items() if name not in ("bits", "beyond", "shares")}
     document.note(**facts, bits=found.bits, beyond=found.beyond, agree=found.found is None)
     print(found)
+    pictures.draw(options.picture, found.picture)
     return int(found.found is not None)
 
 
@@ -90,8 +93,10 @@ def _sides(options: argparse.Namespace) -> int:
         except (RuntimeError, FloatingPointError) as error:  # of a kernel's fault, or of a loss that is not finite
             where = ", ".join(getattr(error, "__notes__", []))
             raise UserError(f"{type(error).__name__}: {error}{where and f' ({where})'}") from error
-    document.note(**vars(found), agree=found.violation is None)
+    facts = {name: value for name, value in vars(found).items() if name != "shares"}
+    document.note(**facts, agree=found.violation is None)
     print(found)
+    pictures.draw(options.picture, found.picture)
     return int(found.violation is not None)
 
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpuconv.cli import document, predict
+from gpuconv.cli import document, pictures, predict
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.nets import add_file
 from gpuconv.cli.run_settings import add_device, count
-from gpuconv.cli.runs import Run, add_which, choose_device, expect_normalization, line, open_run
+from gpuconv.cli.runs import Run, add_which, choose_device, expect_normalization, open_run
 from gpuconv.names import lookup, printable
 from gpuconv.types import Array
 
@@ -61,11 +61,7 @@ def run(options: argparse.Namespace) -> int:
     from gpuconv.training.look import look
 
     _expect_choice(options)
-    if options.picture:
-        try:
-            plots.target(options.picture)
-        except plots.PlotError as error:
-            raise UserError(str(error)) from error
+    pictures.expect_target(options.picture)
     trained = open_run(options.run_dir, choose_device(options), options.which, options.model)
     expect_normalization(trained)
     target = _target(options.target, trained.classes)
@@ -76,15 +72,7 @@ def run(options: argparse.Namespace) -> int:
         title, volumes = _map(options, trained.net, x, target)
     else:
         title, volumes = _value(options, trained, x, target)
-    if options.picture:
-        with asked():
-            try:
-                plots.draw(
-                    options.picture, lambda: plots.activations(image, volumes, scores, trained.classes, title=title)
-                )
-            except plots.PlotError as error:
-                raise UserError(str(error)) from error
-        line("picture", options.picture)
+    pictures.draw(options.picture, lambda: plots.activations(image, volumes, scores, trained.classes, title=title))
     return 0
 
 

@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gpuconv import backends, plots
+from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli.runs import line
 from gpuconv.training.look import picture
 
 if TYPE_CHECKING:
     from gpuconv.data import Normalization
     from gpuconv.layers.sequential import Sequential
+
+
+def expect_target(path: str | None) -> None:
+    """Raises UserError for a `--picture` that cannot be written, before anything is done."""
+    with asked():
+        try:
+            path and plots.target(path)
+        except plots.PlotError as error:
+            raise UserError(str(error)) from error
+
+
+def draw(path: str | None, make: Callable[[], Any]) -> None:
+    """Draw the figure that `make` returns where `--picture` says, and say so."""
+    if path:
+        with asked():
+            try:
+                plots.draw(path, make)
+            except plots.PlotError as error:
+                raise UserError(str(error)) from error
+        line("picture", path)
 
 
 def draw_activations(

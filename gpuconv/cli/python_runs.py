@@ -101,7 +101,7 @@ def go_on(options: argparse.Namespace, chosen: Record, loggers: Sequence[Callbac
     except (DataError, DivergedError, SettingsError, ShadowError) as error:
         raise UserError(str(error)) from error
     document.note(run=directory, epochs=history, steps=trainer.steps, stopped=trainer.stop_reason)
-    run_settings.tell_shadow(trainer.shadowed)
+    run_settings.tell_shadow(trainer.shadowed, run.shadow)
     document.note(tested=trainer.tested)
     if trainer.interrupted_by:
         return 128 + trainer.interrupted_by

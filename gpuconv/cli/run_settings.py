@@ -156,12 +156,19 @@ def add_shadow(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def tell_shadow(shadow: Shadow | None) -> None:
-    """Say what the shadow oracle found, if there was one."""
+def tell_shadow(shadow: Shadow | None, path: Path) -> None:
+    """Say what the shadow oracle found, if there was one, and draw it. path: of the picture."""
+    from gpuconv import plots
+
     if shadow is None:
         return
     document.note(shadow={"seconds": shadow.spent, "elapsed": shadow.elapsed, "rows": shadow.report()})
     say(str(shadow), "stdout")
+    if any(row.checked for row in shadow.report()):
+        try:
+            plots.draw(path, shadow.picture)
+        except plots.PlotError as error:
+            say(f"no {path.name}: {error}")
 
 
 OPTIONS: dict[str, tuple[Any, str, str]] = {

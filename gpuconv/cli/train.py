@@ -224,7 +224,7 @@ def _train(options: argparse.Namespace, ranks: Ranks) -> int:
             with contextlib.suppress(OSError):  # unless a run is in it
                 os.removedirs(directory)
     document.note(run=directory, epochs=history, steps=trainer.steps, stopped=trainer.stop_reason)
-    run_settings.tell_shadow(trainer.shadowed)
+    run_settings.tell_shadow(trainer.shadowed, RunDirectory(directory).shadow)
     if trainer.interrupted_by:
         return 128 + trainer.interrupted_by
     if ranks.rank:
@@ -300,7 +300,7 @@ def _leave(
             break  # already reported for the curves
         except plots.PlotError as error:
             say(f"no {path.name}: {error}")
-    files = [path.name for path in (run.curves, run.activations, run.filters) if path.exists()]
+    files = [path.name for path in (run.curves, run.activations, run.filters, run.shadow) if path.exists()]
     if not is_quiet():
         say("", "stdout")
     line("checkpoint", run.last)

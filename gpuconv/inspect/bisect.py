@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gpuconv import algorithms
+from gpuconv import algorithms, plots
 from gpuconv.backends.cuda.runtime import kernel
 from gpuconv.devices import Device
 from gpuconv.dtypes import PRECISIONS
@@ -101,12 +101,18 @@ class Bisection:
         calls: Those checked on each side.
         skipped: Those with infinity or NaN, which no bound judges.
         violation: The first call that is beyond its bound, or None.
+        shares: The largest error by op and side, "A" or "B", as a share of its bound.
     """
 
     steps: int
     calls: tuple[int, int] = (0, 0)
     skipped: tuple[int, int] = (0, 0)
     violation: Violation | None = None
+    shares: dict[str, dict[str, float]] = field(default_factory=dict, repr=False)
+
+    def picture(self) -> Any:
+        """The figure of `gpuconv.plots.shares`."""
+        return plots.shares(self.shares, title=str(self).partition("\n")[0])
 
     def __str__(self) -> str:
         checked = f"{self.calls[0]} calls of A and {self.calls[1]} of B checked"
@@ -143,6 +149,7 @@ class _Judge:
 
     def __init__(self, trainer: Trainer, steps: int) -> None:
         self.trainer, self.steps = trainer, steps
+        self.shares: dict[str, float] = {}
         self.calls = self.skipped = self.updates = 0
 
     def __call__(self, data: DataLike, **fit: Any) -> None:
@@ -170,6 +177,8 @@ class _Judge:
             return
         self.calls += 1
         worst = call.compare()
+        name = f"{call.op}{f' of {layer}' if layer else ''}{f', {direction}' if direction else ''}"
+        self.shares[name] = max(worst.share, self.shares.get(name, 0.0))
         if worst.wrong:
             parameter = self.parameter(worst.result) if update else ""
             place = layer, direction or ("update" if update else "outside of layers")
@@ -210,6 +219,9 @@ def bisect(
             judges[1].steps = one.step  # B need not go further than A
     counts = (judges[0].calls, judges[1].calls), (judges[0].skipped, judges[1].skipped)
     outcome = Bisection(steps, *counts)
+    for letter, judge in zip("AB", judges):
+        for name, share in judge.shares.items():
+            outcome.shares.setdefault(name, {})[letter] = share
     if found:
         side, first = min(found, key=lambda each: each[1].step)
         with kernel.replaced(dict(kernels or {}) if side == 0 else {}):

@@ -19,7 +19,9 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from gpuconv import plots
 from gpuconv.training import RunDirectory
 from gpuconv.training.stored import unlike
 from gpuconv.training.tensor_digests import Digest, Step, read
@@ -28,6 +30,13 @@ from gpuconv.verify.bounds import sum_bound
 Path_ = str | os.PathLike[str]
 MOST_SETTINGS = 5  # at most so many are named
 
+GROUPS = {
+    "forward": "outputs",
+    "backward": "gradients of inputs",
+    "gradient": "gradients",
+    "update": "parameters",
+    "loss": "loss",
+}
 WHAT = {
     "forward": "the output of {}, forward",
     "backward": "the gradient of the input of {}, backward",
@@ -50,6 +59,19 @@ class Apart:
     inside: bool = True
 
     @property
+    def share(self) -> float:
+        """The difference as a share of what rounding explains: 0 for the same bits, above 1 where it is more."""
+        one, other = self.a, self.b
+        if (one.hash, one.size, one.dtype) == (other.hash, other.size, other.dtype):
+            return 0.0
+        if one.size != other.size or not (one.rounds and other.rounds):
+            return math.inf
+        if one.norm is None or other.norm is None or one.sum is None or other.sum is None:
+            return 0.0 if (one.norm, one.sum) == (other.norm, other.sum) else math.inf
+        errors = abs(one.norm - other.norm), abs(one.sum - other.sum) / math.sqrt(one.size)
+        return max(errors) / self.rounding if self.rounding else math.inf * any(errors)
+
+    @property
     def tensor(self) -> str:
         return WHAT.get(self.a.direction, f"{self.a.direction} of {{}}").format(self.a.name)
 
@@ -69,7 +91,8 @@ class Apart:
 @dataclass
 class Runs:
     """What a comparison found. steps: in both. settings: those that differ, in words. bits: the first tensor of other
-    bits. beyond: the first that rounding does not explain. one_machine: whether the bits decide."""
+    bits. beyond: the first that rounding does not explain. one_machine: whether the bits decide. shares: of each tensor
+    (direction, name), by step, the difference as a share of what rounding explains."""
 
     steps: int = 0
     lengths: tuple[int, int] = (0, 0)
@@ -77,10 +100,19 @@ class Runs:
     one_machine: bool = True
     bits: Apart | None = None
     beyond: Apart | None = None
+    shares: dict[tuple[str, str], dict[int, float]] = field(default_factory=dict, repr=False)
 
     @property
     def found(self) -> Apart | None:
         return self.bits if self.one_machine else self.beyond
+
+    def picture(self) -> Any:
+        """The figure of `gpuconv.plots.differences`."""
+        found = self.found
+        first = (found.step, (GROUPS[found.a.direction], found.a.name)) if found else None
+        rows = {(GROUPS[direction], name): steps for (direction, name), steps in self.shares.items()}
+        rows = {row: rows[row] for group in GROUPS.values() for row in rows if row[0] == group}
+        return plots.differences(rows, first=first, title=str(found or "they agree").partition("\n")[0])
 
     def __str__(self) -> str:
         lines = [f"settings differ: {line}" for line in self.settings[:MOST_SETTINGS]]
@@ -149,11 +181,12 @@ def compare(a: list[Step], b: list[Step]) -> Runs:
         rounding.begin([digest for pair in listed for digest in pair], inside)
         for alike, (one, other) in enumerate(listed):
             apart = Apart(number, one, other, rounding.allowed(one, other), alike, inside)
+            shares = found.shares.setdefault((one.direction, one.name), {})
+            shares[number] = max(apart.share, shares.get(number, 0.0))  # a layer runs once for each shard
             if (one.hash, one.size, one.dtype) != (other.hash, other.size, other.dtype):
                 found.bits = found.bits or apart
-                if not _explained(apart):
-                    found.beyond = apart
-                    return found
+                if apart.share > 1:
+                    found.beyond = found.beyond or apart
         rounding.end()
     return found
 
@@ -230,13 +263,3 @@ def _rounding(digest: Digest) -> float:
 def _inside(step: Step) -> float:
     """The relative errors of a step's outputs and gradients inside the net, added up."""
     return sum(_rounding(digest) for digest in step.tensors if digest.direction in ("forward", "backward"))
-
-
-def _explained(apart: Apart) -> bool:
-    one, other = apart.a, apart.b
-    if one.size != other.size or not (one.rounds and other.rounds):
-        return False
-    if one.norm is None or other.norm is None or one.sum is None or other.sum is None:
-        return (one.norm, one.sum) == (other.norm, other.sum)
-    within = abs(one.norm - other.norm) <= apart.rounding
-    return within and abs(one.sum - other.sum) <= math.sqrt(one.size) * apart.rounding

@@ -9,6 +9,7 @@
     digests.jsonl      a line for each step (`tensor_digests.py`), with `--digests`
     curves.png         loss and accuracy by epoch
     tensorboard/       event files for TensorBoard, with `--log tensorboard`
+    shadow.png         the worst errors that the shadow oracle found, with `--shadow`
     activations.png, filters.png   drawn by the command line
     run.lock           names the process that writes here, while it does
 
@@ -54,6 +55,7 @@ class RunDirectory:
         self.metrics_csv = self.path / "metrics.csv"
         self.digests = self.path / "digests.jsonl"
         self.curves = self.path / "curves.png"
+        self.shadow = self.path / "shadow.png"
         self.activations = self.path / "activations.png"
         self.tensorboard = self.path / "tensorboard"
         self.filters = self.path / "filters.png"

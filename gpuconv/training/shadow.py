@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpuconv import arguments, checkpoint
+from gpuconv import arguments, checkpoint, plots
 from gpuconv.child import Child, command
 from gpuconv.layers.running import where
 from gpuconv.names import lookup
@@ -282,6 +282,15 @@ class Shadow:
         """A row for each op and layer, including those not yet checked, ordered by name."""
         unseen = {site: Row(*site) for site in self._sizes}
         return sorted((unseen | self.rows).values(), key=lambda row: (row.layer, row.direction, row.op))
+
+    def picture(self) -> Any:
+        """The figure of `gpuconv.plots.shares`: the worst error of each op and layer that was checked."""
+        rows = {
+            f"{row.op}{f' of {row.layer}' if row.layer else ''} ({row.checked})": {"run": row.worst}
+            for row in self.report()
+            if row.checked
+        }
+        return plots.shares(rows, title=str(self).partition("\n")[0])
 
     def __str__(self) -> str:
         rows = self.report()

@@ -48,6 +48,9 @@ def test_the_same_run_again_agrees_and_another_seed_is_named(work, capsys):
     assert main(["bisect", "a", "rate", "--json"]) == 1
     result = json.loads(capsys.readouterr().out)
     assert (result["bits"]["step"], result["bits"]["a"]["direction"]) == (1, "update")
+    assert main(["bisect", "a", "rate", "--picture", "differences.png"]) == 1
+    assert "picture    differences.png" in capsys.readouterr().out
+    assert Path("differences.png").is_file()
 
 
 def test_refusals(work, capsys):
@@ -60,6 +63,8 @@ def test_refusals(work, capsys):
         "bisect a": "required",
         "bisect a a": "a and a are the same run",
         "bisect a a/digests.jsonl": "are the same run",
+        "bisect a late.jsonl --picture a.jpg": "a picture is a PNG file, its name must end in .png, received a.jpg",
+        "bisect numpy float16 --picture no/a.png": "no/a.png: the folder to put it in does not exist",
         "bisect a without": "without has no digests; a run records them with `gpuconv train --digests`",
         "bisect a late.jsonl": "no step in common: one has steps 1 to 2, the other steps 9 to 9",
         "bisect a empty.jsonl": "no step in common: one has steps 1 to 2, the other none",
@@ -92,7 +97,9 @@ def test_two_sides_agree(work, capsys):
     result = json.loads(capsys.readouterr().out)
     assert result["agree"]
     assert min(result["calls"]) > 10
-    assert main(["bisect", "float32", "bfloat16", *SIDES]) == 0
+    assert "shares" not in result
+    assert main(["bisect", "float32", "bfloat16", *SIDES, "--picture", "errors.png"]) == 0
+    assert Path("errors.png").is_file()
     assert "agree over 2 steps: " in capsys.readouterr().out
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 
 from gpuconv import checkpoint, ops
 from gpuconv.backends import cpu
 from gpuconv.cli import main
+from gpuconv.training.shadow import Row, Shadow
 from gpuconv.verify.call import recording
 
 TINY = ["--data", "synthetic:n=96,size=9x7x3,classes=4", "--model", "seed-net", "--device", "numpy", "--epochs", "1"]
@@ -20,6 +22,14 @@ def test_train_reports_what_was_checked(work, capsys):
     assert result["seconds"] <= 0.02 * result["elapsed"]
     assert main(["train", *TINY, "--shadow", "0.02", "--run-dir", "other"]) == 0
     assert "shadow oracle: 0 calls checked" in capsys.readouterr().out  # the run is too short for its share
+    assert not Path("other/shadow.png").exists()
+
+
+def test_the_report_is_drawn_in_the_run(work, capsys, monkeypatch):
+    monkeypatch.setattr(Shadow, "report", lambda self: [Row("relu", "relu1", "forward", checked=3)])
+    assert main(["train", *TINY, "--shadow", "2%", "--run-dir", "run"]) == 0
+    assert Path("run/shadow.png").is_file()
+    assert "filters.png, shadow.png" in capsys.readouterr().out
 
 
 def test_replay_says_whether_the_device_is_wrong(work, capsys, monkeypatch):

@@ -84,6 +84,21 @@ def test_a_difference_inside_a_step_that_is_not_recorded_there_is_seen_in_its_gr
     assert "not recorded" not in str(compare(one, other))
 
 
+def test_every_difference_is_kept_as_a_share_of_what_rounding_explains(one):
+    pytest.importorskip("matplotlib")
+    found = compare(one, elsewhere(changed(one, 3, "gradient", "conv2.weight", 3.0)))
+    assert [*found.shares] == [(each.direction, each.name) for each in one[0].tensors]
+    for (direction, name), shares in found.shares.items():
+        assert [*shares] == [*range(1, 9)]
+        assert {shares[1], shares[2]} == {0.0}, name
+        if (direction, name) == ("gradient", "conv2.weight"):
+            assert shares[3] > 1
+    figure = found.picture()
+    assert "differ first at step 3: the gradient of conv2.weight, backward" in [
+        each.get_text() for each in figure.texts
+    ]
+
+
 def test_what_is_not_recorded_rounds_too(one):
     other = elsewhere(changed(one, 7, "update", "fc1.bias", 3.0))
     whole = compare(one, other).found

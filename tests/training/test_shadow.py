@@ -195,6 +195,10 @@ def test_checking_changes_no_bit(at_once):
     fit(watched)
     assert bits(watched) == bits(plain)
     assert sum(row.checked for row in watched.shadowed.report()) > 50
+    pytest.importorskip("matplotlib")
+    shown = [text.get_text() for text in watched.shadowed.picture().axes[0].texts]
+    names = [f"{row.op}{f' of {row.layer}' if row.layer else ''} ({row.checked})" for row in watched.shadowed.report()]
+    assert [*shown] == [*names, "the bound"]
 
 
 @pytest.mark.kernels
