@@ -41,7 +41,10 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     names = [part.name for part in (*PARTS, *EXTRA)]
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(names)}; by default all but tests")
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"{', '.join(names)}; by default all but hopper and tests"
+    )
+    parser.add_argument("--part", action="append", default=[], metavar="PART", dest="more", help="the same as PART")
     parser.add_argument("--out", type=Path, default=os.environ.get("OUT"), help="folder of results (default $OUT)")
     parser.add_argument("--minutes", type=float, help="for all together (default: the sum of the parts')")
     parser.add_argument("--wheels", type=Path, metavar="DIR", help="wheels of packages that this machine lacks")
@@ -63,6 +66,7 @@ def chosen(names: Sequence[str]) -> list[Part]:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
+    options.parts += options.more
     known = [part.name for part in (*PARTS, *EXTRA)]
     if unknown := [name for name in options.parts if name not in known]:
         from gpuconv.names import lookup

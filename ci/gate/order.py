@@ -5,7 +5,7 @@ Checks that the others depend on come first; the most informative about the kern
 
 from __future__ import annotations
 
-from ci.gate import fast, questions, right, start
+from ci.gate import fast, hopper, questions, right, start
 from ci.gate.schedule import Check, Part
 
 AT_HAND, RESERVE = 30.0, 2.0  # minutes
@@ -58,4 +58,11 @@ PARTS = (
     Part("suite", 4, (Check("suite", 1, fast.timed("ops", fast.SUITE, missing=True)),)),
 )
 
-EXTRA = (Part("tests", 9, (Check("tests", 1, right.tests),)),)  # runs only when named
+EXTRA = (  # run only when named
+    Part(
+        "hopper",
+        6,
+        hopper.checks(("k-major", 1), ("mn-major", 1), ("ring", 1), ("fprop", 4), ("dgrad", 3), ("wgrad", 3)),
+    ),
+    Part("tests", 9, (Check("tests", 1, right.tests),)),
+)

@@ -161,6 +161,12 @@ class Inputs:
 
 def run(question: Question, algo: str, inputs: Inputs, form: Form, finish: Epilogue) -> Results:
     """The results of one call, on the host, by name."""
+    found = called(question, algo, inputs, form, finish)
+    return {name: backends.to_numpy(array) for name, array in found.items()}
+
+
+def called(question: Question, algo: str, inputs: Inputs, form: Form, finish: Epilogue) -> dict[str, Any]:
+    """Those on the device."""
     problem, given = question.problem, inputs.arrays
     named: dict[str, Any] = dict(algo=algo, tf32=question.tf32)
     if question.direction == "fprop":
@@ -184,7 +190,7 @@ def run(question: Question, algo: str, inputs: Inputs, form: Form, finish: Epilo
         more: dict[str, Any] = named | dict(out=dw, db=db, accumulate=form.accumulate)
         conv.conv2d_wgrad(given["dy"], given["x"], problem, PLAIN, mask=None, **more)
         found = {"dw": dw, "db": db}
-    return {name: backends.to_numpy(array) for name, array in found.items() if array is not None}
+    return {name: array for name, array in found.items() if array is not None}
 
 
 class Proof:

@@ -35,6 +35,8 @@ __device__ void add_tile(float (&sums)[4], const float* tile GPUCONV_CALLER) {
     const emulated::Operands operands{tile};
     const gpuconv_emulator::Wgmma wgmma{&operands, sizeof operands, sums, sizeof sums, emulated::reads, emulated::add};
     gpuconv_wgmma(&wgmma, GPUCONV_SITE);
+#else
+    for (int i = 0; i < 4; ++i) sums[i] += tile[4 * (threadIdx.x % 128) + i];
 #endif
 }
 

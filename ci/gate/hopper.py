@@ -1,0 +1,30 @@
+"""The ladder for the first Hopper GPU: smallest pieces first, so that the first rung that breaks tells which piece."""
+
+from __future__ import annotations
+
+from ci.gate.commands import Gate
+from ci.gate.results import FailedError, LateError, NotReachedError
+from ci.gate.rungs import NOTHING
+from ci.gate.schedule import Body, Check, Found
+
+_KEPT = 120  # lines of a rung's output in the record; all of it is in the logs
+
+
+def rung(name: str) -> Body:
+    def check(gate: Gate, seconds: float) -> Found:
+        if gate.facts.get("arch") != "sm_90a":
+            raise NotReachedError(f"it needs compute capability 9.0, this GPU takes {gate.facts.get('arch')}")
+        words = ["-m", "ci.gate.rungs", name, "--device", gate.device, *(["--small"] if gate.small else [])]
+        done = gate.ask(f"hopper/{name}.log", words, seconds, GPUCONV_AUTOTUNE="1")
+        details = {"printed": done.text.splitlines()[-_KEPT:]}
+        if done.late:
+            raise LateError(f"stopped after {done.seconds:.0f} s; its last line: {done.last[:160]}", **details)
+        if done.code:
+            raise (NotReachedError if done.code == NOTHING else FailedError)(done.last[:200], **details)
+        return done.last, details
+
+    return check
+
+
+def checks(*weights: tuple[str, float]) -> tuple[Check, ...]:
+    return tuple(Check(name, weight, rung(name)) for name, weight in weights)

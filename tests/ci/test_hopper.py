@@ -1,0 +1,128 @@
+"""The ladder for the first Hopper GPU: its rungs without one, and what a broken one prints."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from ci.gate import __main__ as command_line
+from ci.gate import hopper, rungs
+from ci.gate.commands import Done, Gate
+from ci.gate.results import FailedError, LateError, NotReachedError
+from gpuconv.backends.cuda import cache
+from gpuconv.backends.cuda.gemm import proofs, prover
+from tests import standin
+from tests.standin import proving
+from tests.standin.proving import NAME, command, new_family
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("rung", ["k-major", "mn-major", "ring"])
+def test_the_pieces_pass(rung, capsys):
+    assert rungs.RUNGS[rung]("emulated", True) == 0
+    *cases, end = capsys.readouterr().out.splitlines()
+    assert cases
+    assert all(case.startswith("PASS ") for case in cases)
+    assert end.startswith(f"all {len(cases)} ")
+
+
+def test_a_tile_that_is_read_from_elsewhere_prints_from_where(monkeypatch, capsys):
+    """B's rows 3 and 4 change places at depth 8 and beyond: the map names them, and A's has none."""
+
+    def misread(device, dtype, columns, layout, a, b):
+        moved = np.array(b, np.float64)
+        moved[[3, 4], 8:] = moved[[4, 3], 8:]
+        return (np.asarray(a, np.float64) @ moved.T).astype(np.float32)
+
+    monkeypatch.setattr(rungs, "multiplied", misread)
+    assert rungs.tiles("cuda", (0,), True) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "FAIL bfloat16 64x64, A and B K-major, 128-byte swizzle"
+    assert "    columns 3-4" in lines
+    assert "    B: 112 of 4096 numbers are read from another place" in lines
+    assert "      (row 3, depth 8) is read where (row, depth) (4, 8) lies" in lines
+    assert lines[-1] == "4 of 4 products of a warpgroup fail"
+
+
+def test_what_is_wrong_in_lines():
+    expected, found = np.zeros((2, 3, 4)), np.zeros((2, 3, 4))
+    found[0, 1:, 2] = 7, np.nan
+    found[1, 2, 0] = -1
+    assert rungs.what_is_wrong(expected, found) == [
+        "    3 of 24 values are wrong, 1 are NaN",
+        "    rows 1-2, 5",
+        "    columns 0, 2",
+        "    [1, 2] is 7, expected 0",
+        "    [2, 2] is nan, expected 0",
+        "    [5, 0] is -1, expected 0",
+    ]
+    assert rungs.ranges(range(0, 60, 2)).endswith("20, 22 and 18 more")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["none", "a wrong value", "hangs"])
+def test_a_direction_on_the_stand_in(monkeypatch, tmp_path, capsys, fault):
+    kept = cache.Cache(tmp_path)
+    monkeypatch.setattr(proofs, "cache", SimpleNamespace(default=lambda: kept))
+    monkeypatch.setattr(prover, "command", command("90", "late", fault))
+    monkeypatch.setattr(prover, "LIMIT", 3.0 if fault == "hangs" else 30.0)
+    monkeypatch.setattr(prover, "_prover", prover.Prover())
+    with standin.installed(["90"]), new_family(), proving.planted(fault if fault != "hangs" else "none"):
+        status = rungs.direction("fprop", "cuda", True)
+    prover.close()
+    lines = capsys.readouterr().out.splitlines()
+    assert status == (0 if fault == "none" else 1)
+    verdict = "PASS" if fault == "none" else "FAIL"
+    assert lines[0].startswith(f"{verdict} {NAME} fprop 2x8x8x64-64x3x3-p1.1.1.1 float32 ")
+    if fault == "none":
+        assert NAME in lines[2]
+        assert "TFLOP/s; simt-" in lines[2]
+    elif fault == "a wrong value":
+        assert "    tile 32 x 32, split 4" in lines
+        assert "    [127, 63] is 1000, expected" in "\n".join(lines)
+    else:
+        assert "did not answer within 3 s" in lines[1]
+        assert len(lines) == 3
+
+
+def test_nothing_to_prove_is_not_reached(capsys):
+    assert rungs.direction("dgrad", "emulated", True) == rungs.NOTHING
+    assert capsys.readouterr().out == "no algorithm of dgrad is to be proved\n"
+
+
+@pytest.mark.parametrize(
+    ("done", "error"),
+    [
+        (Done(0, "PASS a\nall 1 pass\n", 1.0), None),
+        (Done(1, "FAIL a\n1 of 1 fail\n", 1.0), FailedError),
+        (Done(rungs.NOTHING, "nothing\n", 1.0), NotReachedError),
+        (Done(-9, "PASS a\n", 60.0, late=True), LateError),
+    ],
+    ids=["passes", "fails", "nothing", "late"],
+)
+def test_a_rung_s_output_is_in_the_record(tmp_path, monkeypatch, done, error):
+    gate = Gate(tmp_path, tmp_path, tmp_path, facts={"arch": "sm_90a"})
+    monkeypatch.setattr(Gate, "ask", lambda self, log, words, seconds, **environment: done)
+    check = hopper.rung("ring")
+    if error is None:
+        assert check(gate, 60.0) == ("all 1 pass", {"printed": ["PASS a", "all 1 pass"]})
+        return
+    with pytest.raises(error) as raised:
+        check(gate, 60.0)
+    assert raised.value.details == {"printed": done.text.splitlines()}
+
+
+def test_another_gpu_does_not_reach_it(tmp_path):
+    gate = Gate(tmp_path, tmp_path, tmp_path, facts={"arch": "sm_100a"})
+    with pytest.raises(NotReachedError, match=r"needs compute capability 9\.0, this GPU takes sm_100a"):
+        hopper.rung("ring")(gate, 60.0)
+
+
+def test_the_part_is_run_only_when_named():
+    assert [part.name for part in command_line.chosen(["hopper"])] == ["start", "hopper"]
+    (part,) = [part for part in command_line.chosen(["hopper"]) if part.name == "hopper"]
+    assert part.minutes == 6
+    assert [check.name for check in part.checks] == [*rungs.RUNGS]
+    assert "hopper" not in [part.name for part in command_line.chosen([])]
