@@ -303,6 +303,9 @@ class Shadow:
         for row in rows:
             worst = f"{row.worst:20.3g}  {row.step}" if row.checked else f"{'-':>20}"
             lines.append(f"  {row.layer or '-':20} {row.op:26} {row.checked:7} {worst}")
+        most = max((row for row in rows if row.checked), key=lambda row: row.worst)
+        place = " of ".join(filter(None, [most.op, most.layer]))
+        lines.append(f"  nearest to its bound: {place} at step {most.step}: {most.where}")
         return "\n".join(lines)
 
 

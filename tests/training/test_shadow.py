@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 
@@ -195,6 +196,11 @@ def test_checking_changes_no_bit(at_once):
     fit(watched)
     assert bits(watched) == bits(plain)
     assert sum(row.checked for row in watched.shadowed.report()) > 50
+    most = max(watched.shadowed.report(), key=lambda row: row.worst)
+    assert (
+        str(watched.shadowed).splitlines()[-1].endswith(f"{most.op} of {most.layer} at step {most.step}: {most.where}")
+    )
+    assert re.match(r"\w+\[[\d, ]+\] is ", most.where)
     pytest.importorskip("matplotlib")
     shown = [text.get_text() for text in watched.shadowed.picture().axes[0].texts]
     names = [f"{row.op}{f' of {row.layer}' if row.layer else ''} ({row.checked})" for row in watched.shadowed.report()]
