@@ -107,8 +107,47 @@ def test_unfinished_accumulators_are_nan_without_checking():
         assert np.isnan(launch(kernel, sanitize="none")[0]).all()
 
 
-def test_the_fault_list_is_complete():
-    assert set(load(RING).signatures) == {"correct", *ALWAYS, *CHECKED}
+def others(kernel, size, **settings):
+    x, y = np.random.default_rng(0).integers(-9, 9, 2048).astype(np.float32), emulator.empty((BLOCKS, size))
+    with emulator.configure(**settings):
+        load(RING).kernel(kernel)(BLOCKS, 256, y, emulator.asarray(x))
+    return x, np.asarray(y)
+
+
+@pytest.mark.parametrize("sanitize", ["none", "checked"])
+def test_copies_that_arrive_and_barriers_of_some_warps_in_every_order(sanitize):
+    for seed in range(12):
+        x, y = others("copies_arrive_correctly", 128, seed=seed, sanitize=sanitize)
+        np.testing.assert_array_equal(y, np.broadcast_to(x.reshape(4, 128, 4).sum((0, 2)), y.shape))
+        x, y = others("exchanged", 512, seed=seed, sanitize=sanitize)
+        turned = x[:256].reshape(2, 128)[:, ::-1].ravel()
+        np.testing.assert_array_equal(y, np.broadcast_to(np.concatenate([turned, turned + 1]), y.shape))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "fault"),
+    [
+        (
+            "copies_without_fence",
+            r"a wgmma of warpgroup 1 reads shared stages .* with no fence_proxy_async\(\) between",
+        ),
+        (
+            "copies_arrive_too_often",
+            r"race: |asynchronous copy that was not waited for|more often than phase|nothing wrote",
+        ),
+        ("exchanged_without_barrier", r"race: \w+ shared tile|reads shared tile .*, which nothing wrote"),
+        ("exchanged_without_a_thread", r"deadlock.*at named barrier 2, which lacks 1 of 128 threads"),
+    ],
+)
+def test_faults_of_copies_that_arrive_and_of_named_barriers(kernel, fault):
+    sanitize = "none" if "deadlock" in fault else "checked"
+    for seed in range(6):
+        with pytest.raises(emulator.EmulatorError, match=rf"kernel {kernel}, block .* of warpgroup \d: .*({fault})"):
+            others(kernel, 512, seed=seed, sanitize=sanitize)
+
+
+def test_every_fault_has_a_kernel():
+    assert {"correct", *ALWAYS, *CHECKED} <= set(load(RING).signatures)
 
 
 def test_the_ring_compiles_for_hopper_and_nothing_else():

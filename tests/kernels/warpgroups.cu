@@ -133,3 +133,63 @@ extern "C" __global__ void __launch_bounds__(384, 1) raises_by_lowering(float* y
 extern "C" __global__ void __launch_bounds__(384, 1) not_committed(float* y, const float* x, int tiles) { ring<NOT_COMMITTED>(y, x, tiles); }
 extern "C" __global__ void __launch_bounds__(384, 1) no_wait_for_copies(float* y, const float* x, int tiles) { ring<NO_WAIT_FOR_COPIES>(y, x, tiles); }
 extern "C" __global__ void __launch_bounds__(384, 1) no_wait_for_full(float* y, const float* x, int tiles) { ring<NO_WAIT_FOR_FULL>(y, x, tiles); }
+
+// y: 128 numbers a block, sums of four tiles of x by one warpgroup; another copies, and its copies arrive by themselves.
+template <bool FENCE, bool CORRECT_COUNT>
+__device__ void copies_arrive(float* y, const float* x) {
+    __shared__ alignas(16) float stages[2][TILE];
+    __shared__ Mbarrier full[2];
+    __shared__ Mbarrier empty[2];
+    const int lane = threadIdx.x % 128;
+    if (threadIdx.x == 0)
+        for (int s = 0; s < 2; ++s) mbarrier_init(&full[s], CORRECT_COUNT ? 128 : 64), mbarrier_init(&empty[s], 1);
+    __syncthreads();
+    float sums[4] = {};
+    for (int t = 0; t < 4; ++t) {
+        const int s = t % 2;
+        if (threadIdx.x < 128) {
+            while (!mbarrier_try_wait(&empty[s], t / 2 % 2 ^ 1)) continue;
+            copy_async<16>(&stages[s][4 * lane], x + t * TILE + 4 * lane);
+            mbarrier_arrive_after_copies(&full[s]);
+            continue;
+        }
+        mbarrier_wait(&full[s], t / 2 % 2);
+        if (FENCE) fence_proxy_async();
+        wgmma_fence();
+        add_tile(sums, stages[s]);
+        wgmma_commit();
+        wgmma_wait<0>();
+        if (lane == 0) mbarrier_arrive(&empty[s]);
+    }
+    if (threadIdx.x >= 128) y[blockIdx.x * 128 + lane] = sums[0] + sums[1] + sums[2] + sums[3];
+}
+extern "C" __global__ void __launch_bounds__(256) copies_arrive_correctly(float* y, const float* x) { copies_arrive<true, true>(y, x); }
+extern "C" __global__ void __launch_bounds__(256) copies_without_fence(float* y, const float* x) { copies_arrive<false, true>(y, x); }
+extern "C" __global__ void __launch_bounds__(256) copies_arrive_too_often(float* y, const float* x) { copies_arrive<true, false>(y, x); }
+
+// y[i] = the other warps' x, exchanged by a barrier of each warpgroup alone; its barriers serve twice, as does an mbarrier's memory.
+template <bool SYNC, bool WHOLE>
+__device__ void exchange(float* y, const float* x) {
+    __shared__ float tile[256];
+    __shared__ Mbarrier once;
+    const int i = threadIdx.x;
+    if (i == 0) {
+        mbarrier_init(&once, 1);
+        mbarrier_invalidate(&once);
+        mbarrier_init(&once, 256);
+    }
+    __syncthreads();
+    for (int round = 0; round < 2; ++round) {
+        tile[i] = x[i] + round;
+        if (SYNC) {
+            if (i < 128) warps_sync<1>(128);
+            else if (WHOLE || i != 200) warps_sync<2>(128);
+        }
+        y[blockIdx.x * 512 + round * 256 + i] = tile[i ^ 127];
+        mbarrier_arrive(&once);
+        mbarrier_wait(&once, round);
+    }
+}
+extern "C" __global__ void __launch_bounds__(256) exchanged(float* y, const float* x) { exchange<true, true>(y, x); }
+extern "C" __global__ void __launch_bounds__(256) exchanged_without_barrier(float* y, const float* x) { exchange<false, true>(y, x); }
+extern "C" __global__ void __launch_bounds__(256) exchanged_without_a_thread(float* y, const float* x) { exchange<true, false>(y, x); }

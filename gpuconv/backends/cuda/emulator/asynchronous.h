@@ -18,6 +18,13 @@ constexpr uintptr_t kWindow = 1024;  // the alignment of the shared window
 constexpr uint64_t kMbarrierBits = 0x7ff4'6261'7272'6965;  // what an mbarrier's memory holds: a NaN
 constexpr unsigned kMbarrierMost = (1u << 20) - 1;  // arrivals, and bytes
 
+struct Waiting {  // what a thread waits for
+    struct Mbarrier* mbarrier;
+    unsigned number;     // the parity of the phase, or a named barrier
+    bool polls, gave_up;
+    const Wgmma* wgmma;  // that it brings
+};
+
 struct AsyncCopy {  // cp.async
     char* destination;
     const char* source;
@@ -114,6 +121,7 @@ struct Asynchronous {
     std::vector<BulkPiece> pieces;  // of the bulk copy that begins next
     std::map<int, BulkStores> stores;
     std::vector<Warpgroup> warpgroups;
+    std::vector<Waiting> waiting;  // of each thread
     NamedBarrier named[16];
     unsigned free_registers = 0;  // of the block
     int idle_polls = 0;           // since something last happened

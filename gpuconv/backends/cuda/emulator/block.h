@@ -56,10 +56,6 @@ struct Thread {
     uint32_t warp_syncs;
     int copy_groups;
     std::vector<AsyncCopy> copies;
-    Mbarrier* mbarrier;  // that it waits for
-    unsigned parity;
-    bool polls, gave_up;
-    const Wgmma* wgmma;
 };
 
 struct SharedVariable {
@@ -204,7 +200,7 @@ class Worker : public Context {
     }
     void copy_commit() { ++threads[running].copy_groups; }
     void copy_wait(int pending) {
-        if (asynchronous) take_effect([&](const Effect& effect) { return effect.thread == running && effect.kind == Effect::COPIES; });
+        if (asynchronous) finish_copies_under_way();
         Thread& self = threads[running];
         size_t kept = 0;
         for (const AsyncCopy& copy : self.copies)
@@ -223,7 +219,7 @@ class Worker : public Context {
             if (asynchronous) access_register(static_cast<const char*>(address), bytes, kind, pc);
             return;
         }
-        if (own(uintptr_t(address)) || asynchronous.computes) return;
+        if (own(uintptr_t(address)) || (asynchronous && asynchronous.computes)) return;
         if (count_banks && uintptr_t(address) - uintptr_t(arena.data()) < kArena) banks.touch(running, uintptr_t(address), bytes, pc);
         if (asynchronous) check_no_mbarrier(static_cast<const char*>(address), bytes, pc);
         if (!checker.check(now(), uintptr_t(address), bytes, kind, pc)) fail(checker.message);
@@ -369,7 +365,7 @@ class Worker : public Context {
             arrived = 0;
             predicates_of_all = predicates;
             ++barriers;
-            if (checker.clocks.active) checker.clocks.synchronize(0, count, [](int) { return true; });
+            if (checker.clocks.active) synchronize_block();
             shuffle();
             return true;
         }
@@ -427,8 +423,7 @@ class Worker : public Context {
                     ++ready;
                 }
             position = count - 1;
-            if (checker.clocks.active)
-                checker.clocks.synchronize(first, first + lanes, [&](int i) { return present >> (i - first) & 1; });
+            if (checker.clocks.active) synchronize_warp(first, present);
             any = true;
         }
         return any;
@@ -513,15 +508,22 @@ class Worker : public Context {
         if (!checker.check(when, uintptr_t(copy.destination), copy.bytes, WRITE, copy.pc)) fail(checker.message);
         if (Watch::instance().enabled) watch(uintptr_t(copy.destination), copy.bytes, WRITE, copy.pc);
     }
+    // Out of the way of kernels that have nothing of this.
+#define GPUCONV_RARE __attribute__((noinline, cold))
+    GPUCONV_RARE void synchronize_block() { checker.clocks.synchronize(0, count, [](int) { return true; }); }
+    GPUCONV_RARE void synchronize_warp(int first, unsigned lanes) {
+        checker.clocks.synchronize(first, std::min(first + 32, count), [=](int i) { return lanes >> (i - first) & 1; });
+    }
+    GPUCONV_RARE bool release_asynchronous();
+    GPUCONV_RARE void finish_copies_under_way();
     void begin_asynchronous();
     void interleave();
-    bool release_asynchronous();
     template <class Which>
     bool take_effect(Which which);
     Mbarrier& mbarrier(void* address, const char* use, Site site);
     void arrive(Mbarrier& barrier, unsigned arrivals, const std::string& who);
     void complete(Mbarrier& barrier);
-    void check_no_mbarrier(const char* address, size_t bytes, uintptr_t pc);
+    GPUCONV_RARE void check_no_mbarrier(const char* address, size_t bytes, uintptr_t pc);
     std::string missing(const Mbarrier& barrier) const;
     std::string shared_name(const void* address) const;
     bool step_together(int group);
@@ -529,8 +531,8 @@ class Worker : public Context {
     void finish_wgmma(int group);
     void wait_for_wgmma(int group, unsigned pending);
     bool change_registers(int group, unsigned number, bool more);
-    void access_register(const char* address, size_t bytes, Kind kind, uintptr_t pc);
-    [[noreturn]] void fail_deadlocked();
+    GPUCONV_RARE void access_register(const char* address, size_t bytes, Kind kind, uintptr_t pc);
+    [[noreturn]] GPUCONV_RARE void fail_deadlocked();
     std::string waits_for(int thread) const;
 
     char* window() const { return const_cast<char*>(arena.data()) + kWindow - uintptr_t(arena.data()) % kWindow; }
@@ -591,6 +593,7 @@ class Worker : public Context {
     int predicates = 0, predicates_of_all = 0;
     uint32_t blocks_run = 0, barriers = 0;
     bool count_banks = false;
+    Asynchronous asynchronous;
     Banks banks;
     uint64_t random = 0;
     Site barrier_site{};
@@ -607,7 +610,6 @@ class Worker : public Context {
     bool dynamic_given = false;
     size_t static_bytes = 0;
     std::vector<SharedVariable> variables;
-    Asynchronous asynchronous;
 };
 
 }  // namespace gpuconv_emulator

@@ -155,10 +155,15 @@ class Checker {
         if (earlier.block != later.block)
             return std::find(fenced.begin(), fenced.end(), earlier.block) == fenced.end();
         if (earlier.thread == later.thread) return false;
-        if (earlier.thread >= kMaxThreads) return !clocks.ordered(earlier.thread, earlier.step, int(later.thread));
-        if (earlier.barriers != later.barriers) return false;
-        if (earlier.thread / 32 == later.thread / 32 && earlier.warp_syncs < later.warp_syncs) return false;
-        return !clocks.active || !clocks.ordered(earlier.thread, earlier.step, int(later.thread));
+        if (earlier.thread < kMaxThreads) {
+            if (earlier.barriers != later.barriers) return false;
+            if (earlier.thread / 32 == later.thread / 32 && earlier.warp_syncs < later.warp_syncs) return false;
+        }
+        return !clocks.active || unordered_by_clocks(earlier, later);
+    }
+
+    __attribute__((noinline, cold)) bool unordered_by_clocks(const Now& earlier, const Now& later) const {
+        return !clocks.ordered(earlier.thread, earlier.step, int(later.thread));
     }
 
     // The name of the buffer or shared variable that holds an address, and the offset in it.

@@ -10,6 +10,7 @@ inline void Worker::begin_asynchronous() {
     asynchronous.used = true;
     if (launch->checked) checker.clocks.activate(count, barriers);
     asynchronous.warpgroups.resize(count / kWarpgroup);
+    asynchronous.waiting.resize(count);
     const unsigned registers = std::min(65536u / unsigned(count), 255u) / 8 * 8;
     for (size_t i = 0; i < asynchronous.warpgroups.size(); ++i) {
         asynchronous.warpgroups[i].registers = registers;
@@ -50,16 +51,20 @@ bool Worker::take_effect(Which which) {
     return !chosen.empty();
 }
 
+void Worker::finish_copies_under_way() {
+    take_effect([&](const Effect& effect) { return effect.thread == running && effect.kind == Effect::COPIES; });
+}
+
 // No thread can run: something under way happens, or polls give up.
-inline bool Worker::release_asynchronous() {
+bool Worker::release_asynchronous() {
     size_t last = 0;
     const size_t effects = asynchronous.effects.size(), chosen = launch->seed && effects ? draw() % effects : 0;
     if (take_effect([&](const Effect&) { return last++ == chosen; })) return true;
     if (++asynchronous.idle_polls > 1000) return false;
     bool any = false;
     for (int i = 0; i < count; ++i)
-        if (state[i] == AT_MBARRIER && threads[i].polls) {
-            threads[i].gave_up = any = true;
+        if (state[i] == AT_MBARRIER && asynchronous.waiting[i].polls) {
+            asynchronous.waiting[i].gave_up = any = true;
             wake(i);
         }
     return any;
@@ -79,24 +84,19 @@ inline std::string Worker::shared_name(const void* address) const {
 // The barrier at an address, which must be initialised, and known to be by the running thread.
 inline Mbarrier& Worker::mbarrier(void* address, const char* use, Site site) {
     begin_asynchronous();
-    const std::string name = shared_name(address);
-    if (name.empty()) fail(std::string(use) + " an mbarrier that is not in shared memory, at " + place(site));
-    const auto found = asynchronous.mbarriers.find(uintptr_t(address));
-    if (found == asynchronous.mbarriers.end())
-        fail(std::string(use) + " the mbarrier " + name + ", which nothing initialised, at " + place(site));
-    Mbarrier& barrier = found->second;
-    if (!barrier.valid)
-        fail(std::string(use) + " the mbarrier " + name + ", which was invalidated at " + place(barrier.initialised) + ", at " +
-             place(site));
-    uint64_t bits;
-    memcpy(&bits, address, sizeof bits);
-    if (bits != kMbarrierBits)
-        fail(std::string(use) + " the mbarrier " + name + ", whose memory was overwritten after " + place(barrier.initialised) +
+    auto wrong = [&](const std::string& why) {
+        const std::string name = shared_name(address);
+        fail(std::string(use) + (name.empty() ? " an mbarrier that is not in shared memory" : " the mbarrier " + name + ", " + why) +
              ", at " + place(site));
+    };
+    const auto found = asynchronous.mbarriers.find(uintptr_t(address));
+    if (found == asynchronous.mbarriers.end()) wrong("which nothing initialised");
+    Mbarrier& barrier = found->second;
+    if (!barrier.valid) wrong("which was invalidated at " + place(barrier.initialised));
+    if (memcmp(address, &kMbarrierBits, sizeof kMbarrierBits)) wrong("whose memory was overwritten after " + place(barrier.initialised));
     if (launch->checked && checker.unordered(barrier.by, now()))
-        fail("race: " + std::string(use) + " the mbarrier " + name + ", which thread " +
-             text(threads[barrier.by.thread].index) + " initialised at " + place(barrier.initialised) +
-             " with no barrier between, at " + place(site));
+        wrong("which thread " + text(threads[barrier.by.thread].index) + " initialised at " + place(barrier.initialised) +
+              " with no barrier between");
     return barrier;
 }
 
@@ -123,7 +123,7 @@ inline void Worker::mbarrier_invalidate(void* address, Site site) {
     interleave();
     Mbarrier& barrier = mbarrier(address, "invalidates", site);
     for (int i = 0; i < count; ++i)
-        if (state[i] == AT_MBARRIER && threads[i].mbarrier == &barrier)
+        if (state[i] == AT_MBARRIER && asynchronous.waiting[i].mbarrier == &barrier)
             fail("invalidates the mbarrier " + shared_name(address) + ", for which thread " + text(threads[i].index) + " waits, at " +
                  place(site));
     barrier.valid = false;
@@ -167,7 +167,7 @@ inline void Worker::complete(Mbarrier& barrier) {
         checker.clocks.finish(barrier.copies, barrier.phase);
     }
     for (int i = 0; i < count; ++i)
-        if (state[i] == AT_MBARRIER && threads[i].mbarrier == &barrier && (barrier.phase & 1) != threads[i].parity) wake(i);
+        if (state[i] == AT_MBARRIER && asynchronous.waiting[i].mbarrier == &barrier && (barrier.phase & 1) != asynchronous.waiting[i].number) wake(i);
     shuffle();
 }
 
@@ -196,13 +196,10 @@ inline bool Worker::mbarrier_wait(void* address, unsigned parity, bool once, Sit
     interleave();
     Mbarrier& barrier = mbarrier(address, "waits for", site);
     if (parity > 1) fail("the parity of a phase is 0 or 1, received " + std::to_string(parity) + ", at " + place(site));
-    Thread& self = threads[running];
+    Waiting& self = asynchronous.waiting[running];
     if ((barrier.phase & 1) == parity) {
         if (once && launch->seed && draw() % 4 == 0) return false;
-        self.mbarrier = &barrier;
-        self.parity = parity;
-        self.polls = once;
-        self.gave_up = false;
+        self = {&barrier, parity, once, false, nullptr};
         wait(AT_MBARRIER, site);
         if (self.gave_up) return false;
         mbarrier(address, "waits for", site);
@@ -221,7 +218,7 @@ inline void Worker::proxy_fence() {
     if (launch->checked) checker.clocks.proxy_fence(running);
 }
 
-inline void Worker::check_no_mbarrier(const char* address, size_t bytes, uintptr_t pc) {
+void Worker::check_no_mbarrier(const char* address, size_t bytes, uintptr_t pc) {
     auto next = asynchronous.mbarriers.upper_bound(uintptr_t(address) + bytes - 1);
     while (next != asynchronous.mbarriers.begin()) {
         const auto& [at, barrier] = *--next;
@@ -243,10 +240,10 @@ inline void Worker::named_barrier(unsigned number, unsigned arrivals, Site site)
         fail("named barrier " + std::to_string(number) + " is for " + std::to_string(barrier.threads) + " threads elsewhere and for " +
              std::to_string(arrivals) + " here, at " + place(site));
     barrier.threads = arrivals;
-    threads[running].parity = number;
+    asynchronous.waiting[running].number = number;
     if (++barrier.arrived < arrivals) return wait(AT_NAMED_BARRIER, site);
     barrier.arrived = 0;
-    auto takes_part = [&](int i) { return i == running || (state[i] == AT_NAMED_BARRIER && threads[i].parity == number); };
+    auto takes_part = [&](int i) { return i == running || (state[i] == AT_NAMED_BARRIER && asynchronous.waiting[i].number == number); };
     if (launch->checked) checker.clocks.synchronize(0, count, takes_part);
     for (int i = 0; i < count; ++i)
         if (i != running && takes_part(i)) wake(i);
@@ -266,17 +263,17 @@ inline std::string Worker::missing(const Mbarrier& barrier) const {
 
 // "wait at k.cu:7 for the end of phase 2 of ..."
 inline std::string Worker::waits_for(int thread) const {
-    const Thread& self = threads[thread];
-    const std::string at = " at " + place(self.site);
+    const Waiting& self = asynchronous.waiting[thread];
+    const std::string at = " at " + place(threads[thread].site);
     switch (state[thread]) {
         case AT_MBARRIER: {
             const Mbarrier& barrier = *self.mbarrier;
             return "wait" + at + " for the end of phase " + std::to_string(barrier.phase) + " (parity " +
-                   std::to_string(self.parity) + ") of the mbarrier " + shared_name(barrier.address) + missing(barrier);
+                   std::to_string(self.number) + ") of the mbarrier " + shared_name(barrier.address) + missing(barrier);
         }
         case AT_NAMED_BARRIER: {
-            const NamedBarrier& barrier = asynchronous.named[self.parity];
-            return "wait" + at + " at named barrier " + std::to_string(self.parity) + ", which lacks " +
+            const NamedBarrier& barrier = asynchronous.named[self.number];
+            return "wait" + at + " at named barrier " + std::to_string(self.number) + ", which lacks " +
                    std::to_string(barrier.threads - barrier.arrived) + " of " + std::to_string(barrier.threads) + " threads";
         }
         case IN_WARPGROUP: {
@@ -294,7 +291,7 @@ inline std::string Worker::waits_for(int thread) const {
     }
 }
 
-inline void Worker::fail_deadlocked() {
+void Worker::fail_deadlocked() {
     std::string what;
     int first = -1, kinds = 0;
     for (int group = 0; group * kWarpgroup < count; ++group) {

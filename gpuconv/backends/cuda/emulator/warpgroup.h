@@ -28,7 +28,7 @@ inline void Worker::warpgroup(Step step, unsigned number, const Wgmma* wgmma, Si
         fail("divergent warpgroup: this thread is at " + place(site) + ", other lanes of warpgroup " + std::to_string(group) +
              " are at " + place(own.site));
     }
-    threads[running].wgmma = wgmma;
+    asynchronous.waiting[running].wgmma = wgmma;
     threads[running].site = site;
     if (++own.arrived < kWarpgroup || !step_together(group)) return wait(IN_WARPGROUP, site);
 }
@@ -59,7 +59,7 @@ inline bool Worker::step_together(int group) {
 inline void Worker::issue_wgmma(int group) {
     Warpgroup& own = asynchronous.warpgroups[group];
     const int first = group * kWarpgroup;
-    const Wgmma& leader = *threads[first].wgmma;
+    const Wgmma& leader = *asynchronous.waiting[first].wgmma;
     const std::string at = " at " + place(own.site);
     if (!own.fenced) fail("a wgmma" + at + " with no wgmma_fence() before it: it does not see the registers");
 
@@ -67,7 +67,7 @@ inline void Worker::issue_wgmma(int group) {
     for (Accumulators& each : own.accumulators)
         if (each.registers[0] == leader.sums && each.bytes == leader.sum_bytes) sums = &each;
     for (int lane = 0; lane < kWarpgroup; ++lane) {
-        const Wgmma& wgmma = *threads[first + lane].wgmma;
+        const Wgmma& wgmma = *asynchronous.waiting[first + lane].wgmma;
         char* registers = static_cast<char*>(wgmma.sums);
         for (const Accumulators& each : own.accumulators)
             if (registers < each.registers[lane] + each.bytes && each.registers[lane] < registers + wgmma.sum_bytes &&
@@ -83,7 +83,7 @@ inline void Worker::issue_wgmma(int group) {
         own.accumulators.push_back({{}, leader.sum_bytes, std::vector<char>(leader.sum_bytes * kWarpgroup), 0, own.site});
         sums = &own.accumulators.back();
         for (int lane = 0; lane < kWarpgroup; ++lane) {
-            char* registers = static_cast<char*>(threads[first + lane].wgmma->sums);
+            char* registers = static_cast<char*>(asynchronous.waiting[first + lane].wgmma->sums);
             sums->registers.push_back(registers);
             memcpy(&sums->numbers[lane * sums->bytes], registers, sums->bytes);
             memset(registers, kPoison, sums->bytes);
@@ -93,7 +93,7 @@ inline void Worker::issue_wgmma(int group) {
     sums->site = own.site;
     PendingWgmma pending{own.issued, own.groups, own.site, {}, leader.operand_bytes, {}, leader.multiply};
     for (int lane = 0; lane < kWarpgroup; ++lane) {
-        const char* operands = static_cast<const char*>(threads[first + lane].wgmma->operands);
+        const char* operands = static_cast<const char*>(asynchronous.waiting[first + lane].wgmma->operands);
         pending.operands.insert(pending.operands.end(), operands, operands + leader.operand_bytes);
         pending.sums.push_back(&sums->numbers[lane * sums->bytes]);
     }
@@ -172,7 +172,7 @@ inline bool Worker::change_registers(int group, unsigned number, bool more) {
 }
 
 // Local memory stands for registers.
-inline void Worker::access_register(const char* address, size_t bytes, Kind kind, uintptr_t pc) {
+void Worker::access_register(const char* address, size_t bytes, Kind kind, uintptr_t pc) {
     const size_t group = size_t(running) / kWarpgroup;
     if (asynchronous.computes || group >= asynchronous.warpgroups.size()) return;
     Warpgroup& own = asynchronous.warpgroups[group];
