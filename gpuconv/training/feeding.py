@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv import losses
+from gpuconv import losses, ops
 from gpuconv.arguments import integer
 from gpuconv.data import Dataset, Loader, Normalization, given
 from gpuconv.data.loader import Batch, prepared
@@ -21,9 +21,8 @@ from gpuconv.devices import Device
 from gpuconv.layers import BatchNorm, Input, Sequential
 from gpuconv.layers.base import Layer
 from gpuconv.losses import SoftmaxCrossEntropy, SVMHinge
-from gpuconv.training.sharding import own
 from gpuconv.training.step_counter import StepCounter
-from gpuconv.types import Record
+from gpuconv.types import Array, Record
 
 
 class DataError(ValueError):
@@ -186,12 +185,10 @@ def _normalization(training: object) -> Normalization | None:
     return getattr(training, "normalization", None) or (Normalization.from_dataset(data) if measures else None)
 
 
-def expect(
-    name: str, loader: Any, net: Any, loss: object, shards: int = 1, parts: str = "shards", together: int = 1
-) -> None:
+def expect(name: str, loader: Any, net: Any, loss: object, shards: int = 1, parts: str = "shards") -> None:
     """Raise DataError if a loader's images, labels or last batch do not fit the net and its loss, as far as known.
 
-    shards: into which each batch is cut. parts: what they are called. together: the batches of a step."""
+    shards: into which each batch is cut. parts: what they are called."""
     if not _batched(loader):
         return
     data = loader.dataset
@@ -217,7 +214,7 @@ def expect(
     except TypeError as error:
         raise DataError(f"{name} does not fit: {error} from {data.name!r}") from None
     if loader.augmentation.mixing:
-        _expect_mixable(name, loader, net, loss, f"{shards} {parts}" if shards > 1 else "", together)
+        _expect_mixable(name, loader, net, loss)
     numbers = data.labels if data.labels is not None and data.labels.ndim == 1 else np.zeros(0, np.int64)
     classes, most = net.output_shape[-1], int(numbers[numbers != losses.ignored(loss)].max(initial=-1))
     compares = isinstance(loss, (SoftmaxCrossEntropy, SVMHinge)) and (data.labels is None or numbers.size)
@@ -248,14 +245,11 @@ def expect(
             )
 
 
-def _expect_mixable(name: str, loader: Loader, net: Any, loss: object, parts: str, together: int) -> None:
+def _expect_mixable(name: str, loader: Loader, net: Any, loss: object) -> None:
     """Raise DataError unless mixup or cutmix can be used."""
     mixing, classes, scores = loader.augmentation.mixing, len(loader.dataset.classes), net.output_shape
     if name != "train":
         raise DataError(f"{name} would be mixed by {mixing}, which is for training: make its loader without it")
-    if parts or together > 1:
-        how = f"cut into {parts}" if parts else f"accumulated, {together} for an update"
-        raise DataError(f"{mixing} mixes the images of a batch, which cannot be {how}: give up one of these")
     if not losses.takes_probabilities(loss):
         raise DataError(
             f"{mixing} turns labels into probabilities, which {losses.describe(loss)} does not take: train with the "
@@ -392,8 +386,7 @@ class PartFeed(Feed):
 
 
 class DeviceFeed(Feed):
-    """The batches of our loader on a device that loads them without the host, as the step counter points to them. Those
-    of a group are loaded as one, and cut."""
+    """The batches of our loader on a device that loads them without the host, as the step counter points to them."""
 
     on_device = True
 
@@ -412,21 +405,33 @@ class DeviceFeed(Feed):
         return self.loader.place(epoch, number * self.together)
 
     def next(self, counter: StepCounter, size: int) -> list[Batch]:
-        x, y = self.loader.load(self._order, size, start=counter.start, offset=counter.offset)
-        if self.together == 1:
-            return [(x, y)]
-        each = self.loader.batch_size
-        return [(own(x[first : first + each]), y[first : first + each]) for first in range(0, size, each)]
+        each = size if self.together == 1 else self.loader.batch_size
+        start, offset = counter.start, counter.offset
+        batches = []
+        for first in range(0, size, each):
+            count = min(each, size - first)
+            batches.append(self.loader.load(self._order, count, start=start, offset=offset))
+            if first + count < size:
+                start, offset = (_later(number, count) for number in (start, offset))
+        return batches
+
+
+def _later(number: Array, by: int) -> Array:
+    """A number on the device plus `by`, as another array."""
+    copy = ops.advance_counter(number, by=0)
+    ops.advance_counter(copy, by=by)
+    return copy
 
 
 def feed(loader: Any, place: Callable[[int], tuple[int, int]] | None = None, together: int = 1) -> Feed:
     """The feed of a loader. On NumPy the loader's thread prepares batches ahead.
 
-    place: where in a batch of that size this rank's part begins and ends, if there are other ranks. together: the
-    batches of a step."""
+    place: where in a batch of that size this rank's part begins and ends, if there are other ranks; they load whole
+    batches where images are mixed and where a step takes several. together: the batches of a step."""
     if _ours(loader) and Device.named(loader.device).runs_kernels:
         return DeviceFeed(loader, together)
-    return PartFeed(loader, place) if _ours(loader) and place else Feed(loader, together)
+    whole = together > 1 or (_ours(loader) and loader.augmentation.mixing)
+    return PartFeed(loader, place) if _ours(loader) and place and not whole else Feed(loader, together)
 
 
 def _ours(loader: object) -> bool:

@@ -236,7 +236,8 @@ class Sharding(Parts):
 
 
 class Accumulation(Parts):
-    """Adds up the gradients of at most `most` batches for one update. Running statistics go from batch to batch."""
+    """Adds up the gradients of at most `most` batches for one update, each of which may be cut into shards. Running
+    statistics go from batch to batch."""
 
     def backpropagate(self, batches: Sequence[tuple[Array, Array]], totals: Totals, work: Backpropagate) -> None:
         """The gradients of the mean loss over all samples of these batches. Arguments as of `Sharding`."""

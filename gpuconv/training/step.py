@@ -96,14 +96,13 @@ class TrainingStep:
             losses.expect_targets(self.loss, y, self.net.output_shape)
         with part("step"), self.same_bits():
             work = partial(self._backpropagate, part=part)
+            if self.sharding:
+                work = partial(self.sharding.backpropagate, work=work, batch=batch)
             if self.accumulation:
                 self.accumulation.backpropagate(batches, self.totals, work)
             else:
                 ((x, y),) = batches
-                if self.sharding:
-                    self.sharding.backpropagate(x, y, self.totals, work, batch)
-                else:
-                    work(x, y, self.totals)
+                work(x, y, self.totals)
             with part(self.optimizer.name):
                 self._update(self.net.params(), self.net.grads())
 
@@ -168,7 +167,8 @@ class TrainingStep:
             self.totals.array,
             self._clipped,
             *(self.ema.arrays() if self.ema else []),
-            *(parts.arrays() if (parts := self.sharding or self.accumulation) else []),
+            *(self.sharding.arrays() if self.sharding else []),
+            *(self.accumulation.arrays() if self.accumulation else []),
             *([self.loss_scale.array] if self.loss_scale else []),
         ]
         settings = [optimizer.config() | {"lr": None} for optimizer in self.optimizer.walk()]

@@ -153,7 +153,7 @@ class Trainer(RunState):
             precision=precision,
             loss_scale=loss_scale,
             clip=limit,
-            accumulate=_together(accumulate, shards, ranks),
+            accumulate=integer("accumulate", accumulate, 1),
             ema=None if ema is None else decay_value(ema),
             fuse=fuse,
             shards=None if shards is None else shard_count(shards),
@@ -244,7 +244,7 @@ class Trainer(RunState):
             steps_per_epoch=steps_per_epoch,
             normalization=known,
         )
-        cut = (self.sharding.count if self.sharding else 1, "shards" if self.shards else "ranks", self.accumulate)
+        cut = (self.sharding.count if self.sharding else 1, "shards" if self.shards else "ranks")
         for name, loader in loaders.items():
             feeding.expect(name, loader, self.net, self.loss, *(cut if name == "train" else ()))
         loader = loaders["train"]
@@ -332,12 +332,3 @@ def _shared_out(shard_optimizer: object, optimizer: Optimizer) -> bool:
             f"{type(optimizer.inner).__name__} keeps its own"
         )
     return given
-
-
-def _together(accumulate: int, shards: object, ranks: Ranks) -> int:
-    """The batches of a step, checked."""
-    count = integer("accumulate", accumulate, 1)
-    if count > 1 and (shards is not None or ranks.size > 1):
-        other = f"shards={shards} cuts" if shards is not None else "parallel= deals out"
-        raise ValueError(f"accumulate={count} adds up whole batches, and {other} each one: leave one of the two out")
-    return count

@@ -8,7 +8,7 @@ import time
 import numpy as np
 
 from gpuconv import to_numpy
-from gpuconv.data import Loader, Normalization
+from gpuconv.data import Augmentation, Loader, Normalization
 from gpuconv.parallel import MPI
 from gpuconv.training import Trainer
 from tests.training import small
@@ -77,13 +77,14 @@ def main(how, directory, shards="0"):
         parallel=ranks,
         shards=int(shards) or None,
         sync_batch_norm=how.startswith("synchronized"),
-        shard_optimizer=how == "sharded",
-        **({"clip": 0.1, "ema": 0.9} if how in ("clipped", "sharded") else {}),
+        shard_optimizer=how in ("sharded", "mixed"),
+        **({"clip": 0.1, "ema": 0.9} if how in ("clipped", "sharded") else {"accumulate": 2} if how == "mixed" else {}),
         precision=how if how in ("float16", "bfloat16") else None,
     )
     data = small.images(count=20, seed=7 if differs == "data" else 0)
     like = dict(device=device, dtype=net.dtype)
-    loader = Loader(data, 8, normalization=Normalization([50.0], [60.0]), **like)
+    augmentation = Augmentation(mixup=0.5) if how == "mixed" else None
+    loader = Loader(data, 8, normalization=Normalization([50.0], [60.0]), augmentation=augmentation, **like)
     held_out = Loader(small.images(9, seed=5), 2, normalization=loader.normalization, shuffle=False, **like)
     history = trainer.fit(
         [*loader.epoch(0)] if how == "batches" else loader,

@@ -5,7 +5,6 @@ import pytest
 
 from gpuconv import to_numpy
 from gpuconv.layers import Conv2D, Dropout, Flatten, Input, Linear, Sequential
-from gpuconv.parallel import Ranks
 from gpuconv.training import LossScale, Trainer
 from tests.training import small
 
@@ -140,18 +139,24 @@ def test_the_clipped_norm_is_that_of_the_sum():
 
 
 def test_refusals():
-    class Two(Ranks):
-        size = 2
-
     for options, message in (
         ({"accumulate": 0}, "accumulate must be at least 1, received 0"),
         ({"accumulate": -2}, "accumulate must be at least 1"),
         ({"accumulate": 2.5}, "accumulate must be an integer, received 2.5"),
         ({"accumulate": True}, "accumulate must be an integer"),
         ({"accumulate": float("nan")}, "accumulate must be an integer"),
-        ({"accumulate": 2, "shards": 2}, "accumulate=2 adds up whole batches, and shards=2 cuts each one: leave one"),
-        ({"accumulate": 2, "parallel": Two()}, "and parallel= deals out each one"),
     ):
         with pytest.raises((ValueError, TypeError), match=message):
             without_norm(**options)
     assert without_norm(accumulate=1, shards=2).accumulation is None
+
+
+@pytest.mark.parametrize("device", ["numpy", "emulated"])
+def test_batches_that_are_cut_into_shards_are_one_large_batch(device):
+    one, cut = without_norm(device), without_norm(device, accumulate=3, shards=2)
+    fit(one, loader(9, device, drop_last=True))
+    fit(cut, loader(3, device, drop_last=True))
+    assert cut.steps == one.steps + 2  # 7 batches of 3 are 2 groups and one batch
+    for ours, expected in zip(cut.records[:2], one.records[:2], strict=True):
+        assert ours["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+        assert ours["accuracy"] == expected["accuracy"]

@@ -1,12 +1,13 @@
 """Training with mixup and cutmix."""
 
+import numpy as np
 import pytest
 
 from gpuconv import losses, to_numpy
 from gpuconv.cli import main
 from gpuconv.data import Augmentation, Dataset, Loader, Normalization, digits
-from gpuconv.layers import Flatten, Input, Linear, Sequential
-from gpuconv.training import Callback, Trainer, evaluate, feeding
+from gpuconv.layers import Conv2D, Flatten, Input, Linear, Sequential
+from gpuconv.training import Callback, Trainer, evaluate
 from gpuconv.training.feeding import DataError
 from tests.training import small
 
@@ -30,6 +31,10 @@ def test_digits_are_learned(augmentation):
     assert (
         made.history[-1]["train_loss"] > 1.1 * made.history[-1]["validation_loss"]
     )  # of targets that are no certainties
+
+
+def without_norm(device):
+    return Sequential([Input((6, 5, 1)), Conv2D(4, 3, padding=1), Flatten(), Linear(3)], seed=1).to(device)
 
 
 class Stop(Callback):
@@ -63,10 +68,8 @@ def test_a_users_loss_gets_probabilities():
     [
         ({"loss": "svm"}, r"mixup turns labels into probabilities, which SVMHinge\(delta=1.0\) does not take"),
         ({"loss": losses.SoftmaxCrossEntropy(ignore_index=1)}, "softmax, without ignore_index"),
-        ({"shards": 2}, "mixup mixes the images of a batch, which cannot be cut into 2 shards"),
-        ({"accumulate": 2}, "mixup mixes the images of a batch, which cannot be accumulated, 2 for an update"),
     ],
-    ids=["svm", "ignore_index", "shards", "accumulate"],
+    ids=["svm", "ignore_index"],
 )
 def test_what_cannot_be_mixed_is_refused_before_training(options, message, tmp_path):
     made = Trainer(small.net(), "sgd", lr=0.1, **options)
@@ -75,9 +78,23 @@ def test_what_cannot_be_mixed_is_refused_before_training(options, message, tmp_p
     assert not (tmp_path / "run").exists()
 
 
-def test_several_ranks_are_refused():
-    with pytest.raises(DataError, match="cannot be cut into 2 ranks: give up one of these"):
-        feeding.expect("train", loader(), small.net(), losses.SoftmaxCrossEntropy(), 2, "ranks")
+@pytest.mark.parametrize("augmentation", [MIXUP, CUTMIX], ids=str)
+@pytest.mark.parametrize("options", [{"shards": 2}, {"accumulate": 2}, {"shards": 2, "accumulate": 2}], ids=str)
+def test_mixed_batches_may_be_cut_and_accumulated(augmentation, options):
+    """With the numbers of the same mixed batches given one by one, on each device."""
+    found = {}
+    batches = [*loader(augmentation=augmentation, drop_last=True).epoch(0)]
+    for name, device, given in (
+        ("loader", "numpy", loader(augmentation=augmentation, drop_last=True)),
+        ("batches", "numpy", batches),
+        ("emulated", "emulated", loader(augmentation=augmentation, drop_last=True, device="emulated")),
+    ):
+        made = Trainer(without_norm(device), "sgd", lr=0.1, **options)
+        made.fit(given, epochs=1, progress=False)
+        found[name] = {key: to_numpy(value) for key, value in made.net.params().items()}
+    assert small.same_arrays(found["loader"], found["batches"])
+    for name, value in found["loader"].items():
+        np.testing.assert_allclose(found["emulated"][name], value, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 def test_losses_of_floats_refuse_labels_as_without_mixing():
@@ -108,7 +125,6 @@ def test_from_the_command_line(tmp_path, monkeypatch, capsys):
     for options, message in {
         ("--augment", "mixup:0.2,cutmix:1"): "a batch is mixed by mixup or by cutmix, received both",
         ("--augment", "mixup:0.2", "--loss", "svm"): "mixup turns labels into probabilities",
-        ("--augment", "cutmix:1", "--shards", "2"): "cutmix mixes the images of a batch, which cannot be cut",
     }.items():
         assert main([*short, *options]) == 2
         error = capsys.readouterr().err
