@@ -112,14 +112,14 @@ PLAIN = epilogue()  # the sums are stored as they are
 
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity
 class BatchAugmentation:
-    """How `gpuconv.ops.load_batch` changes the images; colours: its brightness, contrast and saturation."""
+    """How `gpuconv.ops.load_batch` changes the images; colours: its brightness, contrast, saturation and hue."""
 
     flip: bool | str
     shift: int
     border: str
     cutout: int
     resized_crop: float
-    colours: tuple[float, float, float]
+    colours: tuple[float, float, float, float]
 
 
 batch_augmentation = _cached(BatchAugmentation)

@@ -73,6 +73,8 @@ struct Picture {
     Crop crop;
     float brightness, contrast, saturation;  // factors
     float mean;                              // of the grey image, which contrast is about
+    bool turns;                              // the hue, by
+    float sixths;                            // of the circle
 
     __device__ float cropped(int32 row, int32 column, int32 c) const {
         const Neighbours y(row, crop.row_step, crop.rows), x(column, crop.column_step, crop.columns);
@@ -105,8 +107,27 @@ struct Picture {
         return __fdiv_rn(float(reduce_block(total, Sum<int64>(), scratch)), float(height * width)) * 0x1p-16f;
     }
     __device__ float at(int32 row, int32 column, int32 c) const {
+        if (turns && channels == 3) return turned(row, column, c);
         const float value = contrasted(row, column, c);
         if (saturation == 1) return value;
         return blend(saturation, value, grey([&](int32 other) { return contrasted(row, column, other); }));
+    }
+    // With the hue turned, as in HSV: the largest and the smallest of a pixel's numbers stay.
+    __device__ float turned(int32 row, int32 column, int32 c) const {
+        float rgb[3];
+#pragma unroll
+        for (int i = 0; i < 3; ++i) rgb[i] = contrasted(row, column, i);
+        const float own = grey([&](int32 i) { return rgb[i]; });
+#pragma unroll
+        for (int i = 0; i < 3; ++i) rgb[i] = saturation == 1 ? rgb[i] : blend(saturation, rgb[i], own);
+        const float most = fmaxf(fmaxf(rgb[0], rgb[1]), rgb[2]), span = __fsub_rn(most, fminf(fminf(rgb[0], rgb[1]), rgb[2]));
+        const float apart = most == rgb[0]   ? __fsub_rn(rgb[1], rgb[2])
+                            : most == rgb[1] ? __fsub_rn(rgb[2], rgb[0])
+                                             : __fsub_rn(rgb[0], rgb[1]);
+        const float first = most == rgb[0] ? 0.0f : most == rgb[1] ? 2.0f : 4.0f;
+        const float hue = __fadd_rn(__fadd_rn(first, __fdiv_rn(apart, span == 0 ? 1.0f : span)), sixths);
+        const float place = __fadd_rn(float(5 - 2 * c), hue);
+        const float within = __fsub_rn(place, __fmul_rn(6.0f, floorf(__fdiv_rn(place, 6.0f))));
+        return __fsub_rn(most, __fmul_rn(span, fminf(fmaxf(fminf(within, __fsub_rn(4.0f, within)), 0.0f), 1.0f)));
     }
 };

@@ -23,7 +23,7 @@ struct Batch {
     int32 mean_each, std_each;  // whether there is one for each element
     int32 flip, shift, reflect, cutout, blocks;  // thread blocks a sample
     float smallest;                              // part of the area in a crop; 0: no crop
-    float low[3], range[3];                      // of the factors of brightness, contrast and saturation; 1 and 0: as it is
+    float low[4], range[4];  // of the factors of brightness, contrast and saturation, 1 and 0: as it is; of the turn of the hue
 };
 
 enum Flip : int32 { RANDOM = 1, ALTERNATING = 2 };
@@ -63,11 +63,12 @@ load_batch(DTYPE* x, int64* y, const uint8* images, const int64* labels, const i
     __shared__ int64 scratch[32];
     const uint64 block = read_offset(offset_at, offset) + uint64(n);
     const Words drawn = philox(block, AUGMENT, COLOURS, seed);
-    float factors[3];
+    float factors[4];
 #pragma unroll
-    for (int i = 0; i < 3; ++i) factors[i] = between(batch.low[i], batch.range[i], drawn.at[i]);
+    for (int i = 0; i < 4; ++i) factors[i] = between(batch.low[i], batch.range[i], drawn.at[i]);
     const Crop crop = Crop::draw(batch.smallest, batch.height, width, block, seed);
-    Picture picture = {image, width, channels, crop, factors[0], factors[1], factors[2], 0.0f};
+    Picture picture = {image, width, channels, crop, factors[0], factors[1], factors[2], 0.0f, batch.range[3] != 0,
+                       6.0f * factors[3]};
     if (valid && (batch.low[1] != 1 || batch.range[1] != 0)) picture.mean = picture.mean_grey(batch.height, scratch);
 #endif
     for (int32 e = part * blockDim.x + threadIdx.x; e < size; e += batch.blocks * blockDim.x) {

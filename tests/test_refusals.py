@@ -736,9 +736,16 @@ REFUSALS = [
     (
         ops.load_batch,
         [IMAGES, LABELS, INDICES],
+        {"mean": VECTOR, "std": VECTOR, "hue": 0.6},
+        ValueError,
+        "hue must lie in [0.0, 0.5], received 0.6",
+    ),
+    (
+        ops.load_batch,
+        [IMAGES, LABELS, INDICES],
         {"mean": VECTOR, "std": VECTOR, "contrast": 0.4},
         ValueError,
-        "brightness, contrast and saturation change images of 1 or 3 channels, received 4 channels",
+        "brightness, contrast, saturation and hue change images of 1 or 3 channels, received 4 channels",
     ),
     (
         ops.load_batch,

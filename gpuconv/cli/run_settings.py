@@ -224,7 +224,8 @@ OPTIONS: dict[str, tuple[Any, str, str]] = {
         str,
         "SPEC",
         "none, or flip, alternating-flip, shift:PIXELS, reflect, cutout:PIXELS, resized-crop:AREA, "
-        "brightness:STRENGTH, contrast:STRENGTH, saturation:STRENGTH, mixup:ALPHA, cutmix:ALPHA, as flip,shift:4",
+        "brightness:STRENGTH, contrast:STRENGTH, saturation:STRENGTH, hue:STRENGTH, "
+        "mixup:ALPHA, cutmix:ALPHA, as flip,shift:4",
     ),
     "loss": (str, "SPEC", "softmax or svm, as softmax:label_smoothing=0.1,weight=1/2/0.5"),
     "whiten": (count(0), "IMAGES", "initialize the first convolution to whiten, from so many training images; 0: no"),

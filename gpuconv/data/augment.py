@@ -21,7 +21,8 @@ class Augmentation:
     in, "zero" or "reflect". cutout: zero a square of this side around a uniformly drawn centre. resized_crop: stretch a
     part of the image to its size, at least this much of its area, as 0.08; 0 does not crop. brightness: multiply by a
     factor of up to 1 plus or minus this. contrast: the same for the distance from the mean grey. saturation: the same
-    for the distance from a pixel's own grey. See `ops.load_batch` for how they are drawn.
+    for the distance from a pixel's own grey. hue: turn it by up to this part of the circle, at most 0.5. See
+    `ops.load_batch` for how they are drawn.
 
     mixup: blend each image with another of its batch, by a factor from the distribution Beta(mixup, mixup). cutmix:
     replace a rectangle by the other's, whose part of the area is from Beta(cutmix, cutmix). Both turn labels into
@@ -36,6 +37,7 @@ class Augmentation:
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
+    hue: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
 
@@ -47,6 +49,7 @@ class Augmentation:
         object.__setattr__(self, "resized_crop", number("resized_crop", self.resized_crop, 0.0, 1.0))
         for name in ("brightness", "contrast", "saturation"):
             object.__setattr__(self, name, number(name, getattr(self, name), 0.0))
+        object.__setattr__(self, "hue", number("hue", self.hue, 0.0, 0.5))
         for name in ("mixup", "cutmix"):
             object.__setattr__(self, name, number(name, getattr(self, name), 0.0, _LARGEST_ALPHA))
         if self.mixup and self.cutmix:
@@ -60,9 +63,9 @@ class Augmentation:
         return "mixup" if self.mixup else "cutmix" if self.cutmix else None
 
     @property
-    def colours(self) -> tuple[float, float, float]:
-        """How much brightness, contrast and saturation change."""
-        return self.brightness, self.contrast, self.saturation
+    def colours(self) -> tuple[float, float, float, float]:
+        """How much brightness, contrast, saturation and hue change."""
+        return self.brightness, self.contrast, self.saturation, self.hue
 
     @classmethod
     def parse(cls, text: str) -> Augmentation:
@@ -106,6 +109,7 @@ _UNITS = {
     "brightness": "STRENGTH",
     "contrast": "STRENGTH",
     "saturation": "STRENGTH",
+    "hue": "STRENGTH",
     "mixup": "ALPHA",
     "cutmix": "ALPHA",
 }

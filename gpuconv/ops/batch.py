@@ -36,6 +36,7 @@ def load_batch(
     brightness: float = 0.0,
     contrast: float = 0.0,
     saturation: float = 0.0,
+    hue: float = 0.0,
     seed: int = 0,
     offset: Scalar = 0,
     start: Scalar = 0,
@@ -46,18 +47,18 @@ def load_batch(
     """Gather, augment and normalise a batch from a uint8 data set.
 
     x[n] = (augment(images[indices[n]]) - mean) * (1 / std), with indices counted from start, computed in float32 and
-    rounded once to dtype, in this order: crop, brightness, contrast, saturation, flip, shift, cutout. Cut-out pixels
-    are 0 after normalisation. Sample n draws Philox blocks of the AUGMENT stream, at offset + n.
+    rounded once to dtype, in this order: crop, brightness, contrast, saturation, hue, flip, shift, cutout. Cut-out
+    pixels are 0 after normalisation. Sample n draws Philox blocks of the AUGMENT stream, at offset + n.
 
     resized_crop is torchvision's RandomResizedCrop to the image's own size: the area is uniform between resized_crop
     and 1 of the image's, the logarithm of width / height between those of 3/4 and 4/3, the place uniform; after ten
     draws that do not fit, the largest central rectangle of such a ratio. It is interpolated bilinearly, with
     positions in 1/256 of a pixel.
 
-    brightness, contrast and saturation are torchvision's ColorJitter in this fixed order, without hue: a factor f,
-    uniform in [max(0, 1 - s), 1 + s], gives f * image + (1 - f) * other, clipped to the range of bytes. other is
-    black, the mean of the grey image, or the grey image, 0.2989 R + 0.587 G + 0.114 B. The numbers are not rounded to
-    bytes.
+    brightness, contrast, saturation and hue are torchvision's ColorJitter in this fixed order: a factor f, uniform in
+    [max(0, 1 - s), 1 + s], gives f * image + (1 - f) * other, clipped to the range of bytes. other is black, the mean
+    of the grey image, or the grey image, 0.2989 R + 0.587 G + 0.114 B. The hue, of HSV, turns by a part of the circle
+    that is uniform in [-hue, hue]. The numbers are not rounded to bytes.
 
     flip="alternating" (Jordan 2024, arXiv:2404.00498): a random half of the images is flipped in even epochs, the rest
     in odd ones. The Philox block at an image's index, in substream 1 of the AUGMENT stream, decides which half. Sample
@@ -79,6 +80,7 @@ def load_batch(
         brightness: s above, at least 0. Only images of 1 or 3 channels are recoloured.
         contrast: As brightness.
         saturation: As brightness.
+        hue: In [0, 0.5]. Images of 1 channel have none.
         seed: Of the random numbers: an integer of 64 bits, from 0.
         offset: The number of samples loaded before; may be an int64 array of one element.
         start: Where in indices to begin; may be an int64 array of one element.
@@ -105,7 +107,7 @@ def load_batch(
     shift, cutout = _check_images(images, labels, indices, mean, std, shift=shift, cutout=cutout)
     resized_crop = number("resized_crop", resized_crop, 0.0, 1.0)
     brightness, contrast = number("brightness", brightness, 0.0), number("contrast", contrast, 0.0)
-    colours = brightness, contrast, number("saturation", saturation, 0.0)
+    colours = brightness, contrast, number("saturation", saturation, 0.0), number("hue", hue, 0.0, 0.5)
     _, h, w, c = images.shape
     if any(colours):
         expect_augmentable((h, w, c), shift, colours)
@@ -154,17 +156,19 @@ def _check_images(
                 f"received {values.dtype.name} {tuple(values.shape)}"
             )
     shift = integer("shift", shift, 0)
-    expect_augmentable((h, w, c), shift, (0.0, 0.0, 0.0))
+    expect_augmentable((h, w, c), shift, (0.0, 0.0, 0.0, 0.0))
     return shift, integer("cutout", cutout, 0, INT32)
 
 
-def expect_augmentable(image_shape: tuple[int, ...], shift: int, colours: tuple[float, float, float]) -> None:
+def expect_augmentable(image_shape: tuple[int, ...], shift: int, colours: tuple[float, float, float, float]) -> None:
     """Raise ValueError for images (H, W, C) that cannot be shifted so far, or be recoloured."""
     h, w, c = image_shape
     if shift >= min(h, w):
         raise ValueError(f"shift must be smaller than the image ({h} x {w}), received {shift}")
     if any(colours) and c not in (1, 3):
-        raise ValueError(f"brightness, contrast and saturation change images of 1 or 3 channels, received {c} channels")
+        raise ValueError(
+            f"brightness, contrast, saturation and hue change images of 1 or 3 channels, received {c} channels"
+        )
 
 
 @op("mix_batch.cu")

@@ -1,5 +1,6 @@
 """Crops and colours of load_batch against PyTorch's formulas, and their draws against their distributions."""
 
+import colorsys
 import math
 
 import numpy as np
@@ -128,6 +129,28 @@ def test_colours_are_pytorchs_color_jitter(image, strengths):
         expected = blend(expected, grey(expected).mean(), contrast)
         expected = blend(expected, grey(expected), saturation)
         np.testing.assert_allclose(x, 255 * expected, atol=255 * 1e-6)
+
+
+@pytest.mark.parametrize("saturation", [0, 0.4])
+def test_hue_is_that_of_hsv(saturation):
+    """Against the standard library, as torchvision's adjust_hue."""
+    rng = np.random.default_rng(4)
+    image = rng.integers(0, 256, (1, 6, 7, 3)).astype(np.uint8)
+    image[0, 0] = [[0, 0, 0], [255, 255, 255], [9, 9, 9], [255, 0, 0], [7, 7, 200], [7, 200, 200], [200, 7, 200]]
+    words = random.bits(80, seed=7, stream=random.AUGMENT, substream=2, offset=0).reshape(20, 4)[:, 3]
+    turns = 0.5 * (2 * (words >> 8) / 2**24 - 1)
+    assert (turns.min() < -0.3) & (turns.max() > 0.3)
+    before = load(image, 20, saturation=saturation, seed=7)
+    for found, plain, turn in zip(load(image, 20, saturation=saturation, hue=0.5, seed=7), before, turns, strict=True):
+        for pixel, was in zip(found.reshape(-1, 3), plain.reshape(-1, 3).astype(float) / 255):
+            hue, rest, value = colorsys.rgb_to_hsv(*was)
+            expected = colorsys.hsv_to_rgb((hue + turn) % 1, rest, value)
+            np.testing.assert_allclose(pixel, 255 * np.array(expected), atol=255 * 4e-6)
+
+
+def test_an_image_of_one_channel_has_no_hue():
+    image = np.arange(12, dtype=np.uint8).reshape(1, 3, 4, 1)
+    np.testing.assert_array_equal(load(image, 5, hue=0.5), load(image, 5))
 
 
 def test_contrast_of_a_grey_image_by_hand():

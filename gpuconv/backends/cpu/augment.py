@@ -71,8 +71,9 @@ def _neighbours(start, length, size):
 
 
 def _recolour(x, colours, words):
-    """Change brightness, contrast and saturation of x (n, H, W, C), float32, in place."""
-    brightness, contrast, saturation = (_factor(strength, word) for strength, word in zip(colours, words))
+    """Change brightness, contrast, saturation and hue of x (n, H, W, C), float32, in place."""
+    *strengths, hue = colours
+    brightness, contrast, saturation = (_factor(strength, word) for strength, word in zip(strengths, words))
     if brightness is not None:
         _blend(x, brightness, np.float32(0))
     if contrast is not None:
@@ -81,6 +82,22 @@ def _recolour(x, colours, words):
         _blend(x, contrast, mean[:, None, None, None])
     if saturation is not None:
         _blend(x, saturation, _grey(x))
+    if hue and x.shape[3] == 3:
+        _turn(x, 6 * _between(np.float32(-hue), np.float32(2 * hue), words[3])[:, None, None])
+
+
+def _turn(x, sixths):
+    """Turn the hue, as in HSV, by parts of a sixth of the circle."""
+    red, green, blue = (x[..., c] for c in range(3))
+    most = x.max(axis=3)
+    span = most - x.min(axis=3)
+    hue = np.where(most == green, np.float32(2), np.float32(4))
+    apart = np.where(most == green, blue - red, red - green)
+    hue, apart = np.where(most == red, np.float32(0), hue), np.where(most == red, green - blue, apart)
+    hue = hue + apart / np.where(span == 0, np.float32(1), span) + sixths
+    for c, place in enumerate((5 + hue, 3 + hue, 1 + hue)):
+        place -= 6 * np.floor(place / 6)
+        x[..., c] = most - span * np.minimum(place, 4 - place).clip(0, 1)
 
 
 def _factor(strength, word):

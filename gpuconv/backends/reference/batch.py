@@ -98,7 +98,7 @@ def _resampled(length, size):
 
 
 def _recoloured(image, colours, words):
-    """Brightness, contrast, saturation, as in torchvision's ColorJitter: blends with black, the mean grey, the grey."""
+    """As in torchvision's ColorJitter: blends with black, the mean grey and the grey, then a turn of the hue."""
     weights = (0.2989, 0.587, 0.114) if image.shape[2] == 3 else (1,)
     for name, amount, word in zip(("brightness", "contrast", "saturation"), colours, words):
         factor, grey = _between(max(0, 1 - amount), 1 + amount, word), 0 * image[:, :, :1]
@@ -109,7 +109,14 @@ def _recoloured(image, colours, words):
             total = (grey * 2**16).astype(np.int64).sum()
             grey = np.float32(total) / np.float32(grey.size) / 2**16
         image = (factor * image + (1 - factor) * grey).clip(0, 255)
-    return image
+    if not colours[3] or image.shape[2] == 1:
+        return image
+    (red, green, blue), most, least = np.moveaxis(image, 2, 0), image.max(axis=2), image.min(axis=2)
+    span, turn = most - least, 6 * _between(-colours[3], colours[3], words[3])
+    parts = [part / (span + (span == 0)) for part in (green - blue, blue - red, red - green)]
+    hue = np.where(most == red, parts[0], np.where(most == green, 2 + parts[1], 4 + parts[2])) + turn
+    places = [at - 6 * np.floor(at / 6) for at in (5 + hue, 3 + hue, 1 + hue)]
+    return np.stack([most - span * np.minimum(at, 4 - at).clip(0, 1) for at in places], axis=2)
 
 
 def _words(block, substream, seed):

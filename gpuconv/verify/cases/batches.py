@@ -16,7 +16,9 @@ def batch_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
         for n, h, w, c in listed:
             drawn = dict(flip=True, shift=min(h, w) // 4, cutout=h // 3, seed=3, offset=100)
             altered = drawn | dict(resized_crop=0.2, brightness=0.4, contrast=0.4, saturation=0.4, offset=2**32 - 3)
-            for options in ({}, drawn, drawn | dict(flip="alternating", border="reflect", offset=7), altered):
+            turned = dict(brightness=0.4, hue=0.5, seed=3, offset=2**40)
+            alternating = drawn | dict(flip="alternating", border="reflect", offset=7)
+            for options in ({}, drawn, alternating, altered, turned):
                 name = f"{n} of {h}x{w}x{c} {text_of(options)}".strip()
                 yield Case("load_batch", tier, name, _batch(n, (h, w, c), options))
                 yield Case("load_batch", tier, f"{name} from 2 on", _batch(n, (h, w, c), options, before=2))

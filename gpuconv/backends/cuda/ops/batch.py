@@ -32,7 +32,7 @@ _BATCH = np.dtype(
         ("channels", FAST_DIVMOD),
     ]
     + [(name, np.int32) for name in ("mean_each", "std_each", "flip", "shift", "reflect", "cutout", "blocks")]
-    + [("smallest", np.float32), ("low", np.float32, 3), ("range", np.float32, 3)],
+    + [("smallest", np.float32), ("low", np.float32, 4), ("range", np.float32, 4)],
     align=True,
 )
 
@@ -63,9 +63,12 @@ def _packed(
     divisors = fast_divmod(max(1, width)), fast_divmod(max(1, channels))
     flip, reflect = _FLIPS[augmentation.flip], augmentation.border == "reflect"
     changes = flip, augmentation.shift, reflect, augmentation.cutout, blocks, augmentation.resized_crop
-    low = tuple(max(0.0, 1 - strength) for strength in augmentation.colours)
-    reach = tuple(1 + strength - least for strength, least in zip(augmentation.colours, low))
-    return blocks, struct(_BATCH, images, indices, height, *divisors, mean_each, std_each, *changes, low, reach)
+    *strengths, hue = augmentation.colours
+    low = tuple(max(0.0, 1 - strength) for strength in strengths)
+    reach = tuple(1 + strength - least for strength, least in zip(strengths, low))
+    return blocks, struct(
+        _BATCH, images, indices, height, *divisors, mean_each, std_each, *changes, (*low, -hue), (*reach, 2 * hue)
+    )
 
 
 def load_batch(
