@@ -162,11 +162,11 @@ def test_without_shards_the_gpus_all_reduce(schedule):
 def with_dtypes_in_another_order(patch):
     add = Sharding.backpropagate
 
-    def turned(self, *arguments):
+    def turned(self, *arguments, **more):
         if self.ranks.rank:
             self._prepare()
             self._sums[0].flat.sort(key=lambda flat: flat.dtype != np.float64)
-        add(self, *arguments)
+        add(self, *arguments, **more)
 
     patch.setattr(Sharding, "backpropagate", turned)
 
