@@ -1,6 +1,7 @@
 """The predicted time of a whole training step as a CUDA graph: its kernels, and the time of each kind.
 
-    convolutions   `bench.predict` of every direction; those that the model does not cover, by their bytes
+    convolutions   `bench.predict` of every direction; those that the model does not cover, by their bytes; depthwise
+                   ones are among the other kernels
     bytes          of all other kernels, each array of a launch once, and of what convolutions read and write besides
                    their own three arrays; at the GPU's copy rate
     launches       LAUNCH for each other kernel
@@ -21,14 +22,15 @@ import numpy as np
 from bench.predict import predicted
 from bench.record import best
 from bench.suite import Entry, conv_work
-from gpuconv import models
+from gpuconv import backends, models
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.analysis.predict import Gpu, Model
 from gpuconv.backends.cuda.runtime.kernel import Kernel
 from gpuconv.inspect.profile import ProfiledStep, Spans
-from gpuconv.layers import Conv2D
+from gpuconv.layers import Conv2D, Input, Layer, Sequential, Upsample
 from gpuconv.problems import Conv2dProblem
 from gpuconv.profiling import work
+from gpuconv.types import Shape
 
 NETS = (("airbench94", 2000), ("vgg-cifar", 128), ("resnet18-cifar", 512))
 LAUNCH = 2e-6  # seconds from one small kernel of a graph to the next: assumed, no record has measured it
@@ -84,7 +86,7 @@ _OPERANDS = {"x", "w", "y", "dx", "dy", "dw", "bias", "partials", "out", "more"}
 
 
 def _is_product(kernel: str) -> bool:
-    return kernel.startswith(("conv2d_", "gemm_"))
+    return kernel.startswith(("conv2d_", "gemm_")) and not kernel.endswith("_depthwise")
 
 
 def counted(net: str, batch_size: int, precision: str = "bfloat16") -> Counts:
@@ -105,6 +107,8 @@ def convolutions(net: str, batch_size: int, precision: str = "bfloat16") -> list
     for layer in (each for each in built.walk() if isinstance(each, Conv2D)):
         w_shape = layer.variables["weight"].shape
         problem = Conv2dProblem.of((batch_size, *layer.input_shape), w_shape, **layer.problem.window)
+        if problem.depthwise:
+            continue
         needed = {"fprop": True, "dgrad": layer is not first, "wgrad": layer.trains("weight")}
         for op in (name for name, launched in needed.items() if launched):
             found.append(Entry("convolution", op, net, precision, problem, conv_work(problem, op, precision)))
@@ -124,6 +128,45 @@ def predict(net: str, batch_size: int, model: Model, gpu: Gpu) -> StepPrediction
         "launches": LAUNCH * max(0, counts.launches - counts.reductions - len(entries)),
     }
     return StepPrediction(counts, len(entries), uncovered, seconds)
+
+
+LAYERS = (  # with one input in bfloat16
+    ("Upsample", (128, 16, 16, 64), Upsample(2)),
+    ("Upsample bilinear", (128, 16, 16, 64), Upsample(2, "bilinear")),
+    ("Upsample bilinear", (16, 64, 64, 64), Upsample(4, "bilinear")),
+)
+
+
+def of_layer(layer: Layer, shape: Shape, gpu: Gpu) -> dict[str, StepPrediction]:
+    """Of each direction of a layer without matrix products: the sum of its launches."""
+    net = Sequential([Input(shape[1:]), layer], precision="bfloat16", device="emulated")
+    found = {}
+    with _noted() as launches:
+        dy = net.forward(backends.empty(shape, net.dtype, net.device), training=True)
+        found["forward"] = [*launches]
+        net[1].backward(dy)
+        found["backward"] = launches[len(found["forward"]) :]
+    return {
+        direction: StepPrediction(
+            Counts(len(noted), 0, moved := sum(bytes_ for _, bytes_ in noted)),
+            0,
+            0,
+            {"bytes": moved / gpu.copy, "launches": LAUNCH * (len(noted) - 1)},
+        )
+        for direction, noted in found.items()
+    }
+
+
+def layers_table(gpu: Gpu) -> Iterator[str]:
+    """Lines for a terminal."""
+    head = f"{'layer, microseconds':<40} {'direction':<9} {'launches':>8} {'MB':>7}"
+    yield f"{head} {'bytes':>7} {'gaps':>7} {'predicted':>9}"
+    for name, shape, layer in LAYERS:
+        for direction, found in of_layer(layer, shape, gpu).items():
+            cells = [f"{1e6 * found.seconds[kind]:>7.1f}" for kind in ("bytes", "launches")]
+            title = f"{name} {'x'.join(map(str, shape))} by {layer.scale}"
+            counts = f"{found.counts.launches:>8} {found.counts.bytes / 1e6:>7.1f}"
+            yield f"{title:<40} {direction:<9} {counts} {' '.join(cells)} {1e6 * found.total:>9.1f}"
 
 
 def table(model: Model, gpu: Gpu, records: Sequence[dict[str, Any]]) -> Iterator[str]:

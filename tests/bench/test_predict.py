@@ -22,6 +22,7 @@ from gpuconv.backends.cuda.analysis.resources import Line
 from gpuconv.backends.cuda.analysis.variants import variants
 from gpuconv.backends.cuda.gemm import plan
 from gpuconv.backends.cuda.runtime import nvrtc
+from gpuconv.layers import Upsample
 
 H200 = GPUS["h200"]
 MODEL = predict.FILE.read_text()
@@ -229,6 +230,29 @@ def test_a_steps_convolutions_are_those_whose_gradients_are_needed():
     assert found[:4] == [(3, "fprop"), (24, "fprop"), (24, "dgrad"), (24, "wgrad")]  # the first filters are frozen
     assert len(found) == 1 + 6 * 3
     assert len(predict_steps.convolutions("vgg-cifar", 128)) == 8 * 3 - 1
+
+
+def test_a_bilinear_upsampling_is_the_sum_of_its_launches():
+    nearest, bilinear = (
+        predict_steps.of_layer(Upsample(2, mode), (4, 6, 6, 8), H200) for mode in ("nearest", "bilinear")
+    )
+    small, large, padded = (4 * side**2 * 8 * 2 for side in (6, 12, 13))
+    for direction in ("forward", "backward"):
+        for found, launches, moved in (
+            (nearest[direction], 1, small + large),
+            (bilinear[direction], 3, small + large + large + padded + padded + large),
+        ):
+            assert found.counts.launches == launches
+            assert found.counts.bytes == pytest.approx(moved, abs=1000)  # with the filter and the launches' structs
+            assert found.total == found.counts.bytes / H200.copy + (launches - 1) * predict_steps.LAUNCH
+    lines = [*predict_steps.layers_table(H200)]
+    assert len(lines) == 1 + 2 * len(predict_steps.LAYERS)
+    assert "Upsample bilinear 128x16x16x64 by 2" in lines[3]
+
+
+def test_a_depthwise_convolution_counts_by_its_bytes():
+    assert predict_steps.convolutions("mobilenet-v2", 1)[0].workload.groups == 1
+    assert all(not entry.workload.depthwise for entry in predict_steps.convolutions("mobilenet-v2", 1))
 
 
 def test_predicted_steps_are_labelled_and_shown_next_to_measured_ones(monkeypatch):
