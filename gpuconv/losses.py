@@ -174,6 +174,17 @@ def ignored(loss: object) -> int | None:
     return loss.ignore_index if isinstance(loss, SoftmaxCrossEntropy) else None
 
 
+def class_weights(loss: object, scores: Array, labels: Array) -> Array | None:
+    """The weights of the classes whose sum over integer labels divides this `loss`, beside the scores; or None."""
+    weighted = isinstance(loss, SoftmaxCrossEntropy) and labels.ndim == 1
+    return _beside(scores, loss.weight) if weighted else None
+
+
+def is_weighted(loss: object) -> bool:
+    """Whether this `loss` has weights of the classes."""
+    return isinstance(loss, SoftmaxCrossEntropy) and bool(loss.weight)
+
+
 def takes_probabilities(loss: object) -> bool:
     """Whether a `loss` of classes takes a probability for each instead of a label; a user's takes what it likes."""
     return not isinstance(loss, _OURS) or (isinstance(loss, SoftmaxCrossEntropy) and loss.ignore_index is None)

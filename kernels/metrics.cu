@@ -5,13 +5,17 @@
 //                floats (labels.cuh), in the place of the row's largest label
 //   totals[3] += 1 if totals[0] is finite afterwards
 //
-// totals: 4 doubles. scores (n, classes); labels (n,) or (n, classes), or null: then totals[1] stays. One block of 256 threads, one row a thread at a time. The sums are of integers, or are
-// added by one thread, so every run gives the same bits.
+//   With a weight for each class w, the sum of the weights of these m labels, takes the place of m in totals[0]; without, w is m.
+//   totals[4] += w, if there are `sums`, 5, of them
+//
+// totals: `sums` doubles. scores (n, classes); labels (n,) or (n, classes), or null: then totals[1] stays. One block of 256
+// threads, one row a thread at a time. The sums are of integers, or are added in a fixed order, so every run gives the same bits.
 //
 // Macros: DTYPE; LABEL, int64 or a float type. Limits: none. Floor: n * classes * sizeof(DTYPE) bytes, and as many labels if they
 // are floats.
 
 #include "labels.cuh"
+#include "reduce.cuh"
 
 using Real = accumulator<DTYPE>;
 
@@ -44,21 +48,27 @@ __device__ bool counts(const T* labels, int64 row, int64 ignored) {
 
 extern "C" __global__ void __launch_bounds__(256, 1)
 metrics_add(double* totals, const Real* loss, const DTYPE* scores, const LABEL* labels, int32 n, int32 classes,
-            int64 ignored) {
+            int64 ignored, const Real* weight, int32 sums) {
+    __shared__ double scratch[32];
     int32 counted = 0, correct = 0;
+    double mass = 0;
     for (int32 first = 0; first < n; first += blockDim.x) {
         const int32 row = first + threadIdx.x;
         const bool here = row < n && counts(labels, row, ignored);
         bool right = false;
         if (here && labels) {
             const int32 best = largest(scores + int64(row) * classes, classes);
-            right = best == right_answer(labels, row, classes);
+            const int64 answer = right_answer(labels, row, classes);
+            right = best == answer;
+            if (weight && 0 <= answer && answer < classes) mass += double(weight[answer]);
         }
         counted += __syncthreads_count(here);
         correct += __syncthreads_count(right);
     }
+    mass = weight ? reduce_block(mass, Sum<double>(), scratch) : double(counted);
     if (threadIdx.x == 0) {
-        totals[0] = __dadd_rn(totals[0], __dmul_rn(double(*loss), double(counted)));
+        totals[0] = __dadd_rn(totals[0], __dmul_rn(double(*loss), mass));
+        if (sums > 4) totals[4] += mass;
         totals[1] += correct;
         totals[2] += counted;
         totals[3] += isfinite(totals[0]) ? 1 : 0;

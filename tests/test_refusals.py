@@ -681,7 +681,21 @@ REFUSALS = [
         [zeros(4), np.zeros((), F32), LOGITS, LABELS],
         {},
         TypeError,
-        "totals must be float64 of shape (4,), received float32 of (4,)",
+        "totals must be float64 of shape (4,) or (5,), received float32 of (4,)",
+    ),
+    (
+        ops.add_metrics,
+        [np.zeros(4), np.zeros((), F32), LOGITS, LABELS, np.ones(LOGITS.shape[1], F32)],
+        {},
+        TypeError,
+        "totals must be float64 of shape (5,), received float64 of (4,)",
+    ),
+    (
+        ops.add_metrics,
+        [np.zeros(5), np.zeros((), F32), LOGITS, None, np.ones(LOGITS.shape[1], F32)],
+        {},
+        ValueError,
+        "weight adds up those of integer labels, received none",
     ),
     (
         ops.add_metrics,

@@ -195,23 +195,35 @@ def binary_cross_entropy(
 
 @op("metrics.cu", changes="totals")
 def add_metrics(
-    totals: Array, loss: Array, scores: Array, labels: Array | None, *, ignore_index: int | None = None
+    totals: Array,
+    loss: Array,
+    scores: Array,
+    labels: Array | None,
+    weight: Array | None = None,
+    *,
+    ignore_index: int | None = None,
 ) -> None:
     """Add a batch to running sums on the device: totals += (loss * M, correct answers, M, 1 while totals[0] is finite),
-    M the number of rows that are not ignored.
+    M the number of rows that are not ignored. With weight totals[0] += loss * W, W the sum of these rows' weights.
+    Where there are five totals, totals[4] += W, without weight M.
 
     Args:
-        totals: (4,) float64, changed in place.
+        totals: (4,) or, needed with weight, (5,) float64, changed in place.
         loss: The batch's mean loss, 0-d, in the accumulation dtype of scores.
         scores: (N, classes), any float dtype; the first largest score is the answer (NaN counts as largest). Without
             labels (N, ...).
         labels: (N,) int64, or (N, classes) of any float dtype, whose largest, found likewise, is the right answer. None
             if the scores are no answers; then totals[1] stays.
+        weight: (classes,), that of the loss, if labels are integers. Its numbers are not checked.
         ignore_index: The integer label of rows that do not count.
     """
-    backend = backend_of(totals=totals, loss=loss, scores=scores, optional=dict(labels=labels))
-    if totals.dtype != np.float64 or tuple(totals.shape) != (4,):
-        raise TypeError(f"totals must be float64 of shape (4,), received {totals.dtype.name} of {tuple(totals.shape)}")
+    backend = backend_of(totals=totals, loss=loss, scores=scores, optional=dict(labels=labels, weight=weight))
+    shapes = [(4,), (5,)][weight is not None :]
+    if totals.dtype != np.float64 or tuple(totals.shape) not in shapes:
+        raise TypeError(
+            f"totals must be float64 of shape {' or '.join(map(str, shapes))}, received {totals.dtype.name} of "
+            f"{tuple(totals.shape)}"
+        )
     if labels is None:
         _expect_some(expect_any_float("scores", scores, 1))
     else:
@@ -223,9 +235,13 @@ def add_metrics(
     if loss.dtype != accumulation_dtype(scores.dtype):
         expected = accumulation_dtype(scores.dtype).name
         raise TypeError(f"loss must be {expected} for {scores.dtype.name} scores, received {loss.dtype.name}")
+    _expect_weight("weight", weight, scores, "one for each class")
+    if weight is not None and (labels is None or labels.ndim != 1):
+        received = "none" if labels is None else f"{labels.dtype.name} of {tuple(labels.shape)}"
+        raise ValueError(f"weight adds up those of integer labels, received {received}")
     expect_writable(totals=totals)
-    loss, scores, labels = copy_if_overlapping([totals], loss, scores, labels)
-    backend.loss.add_metrics(totals, loss, scores, labels, ignore_index=ignore_index)
+    loss, scores, labels, weight = copy_if_overlapping([totals], loss, scores, labels, weight)
+    backend.loss.add_metrics(totals, loss, scores, labels, weight, ignore_index=ignore_index)
 
 
 def _expect_weight(name: str, weight: Array | None, scores: Array, why: str) -> None:

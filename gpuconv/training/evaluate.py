@@ -89,7 +89,7 @@ def evaluate(
     if counting and not losses.classifies(criterion):
         raise ValueError(f"{counting[0]} counts classes, and {losses.describe(criterion)} has a target for each score")
     for scores, labels in _scored(net, loader.epoch(0), tta, ranks or Ranks()):
-        totals = totals or Totals(backends.device_of(scores))
+        totals = totals or Totals(backends.device_of(scores), criterion)
         totals.add(losses.apply(criterion, scores, labels)[0], scores, labels, criterion)
         if measured and (on_host := _counted(scores, labels, losses.ignored(criterion))):
             for metric in measured.values():

@@ -154,8 +154,8 @@ class RunState(TrainingStep):
             "settings": self.fit_settings,
             "epoch": self.epoch,
             "batch": self.batch,
-            "totals": sums,
-            "read": self.reading,
+            "totals": sums.numbers(),
+            "read": self.reading.numbers(),
             "records": self.records,
             "loss_scale": self.loss_scale and self.loss_scale.read(),
         }

@@ -72,7 +72,7 @@ class TrainingStep:
             self.loss_scale.build(net.device)
         self.clip, self._clipped = clip, backends.zeros((4,), np.float64, net.device)
         self.ema = None if ema is None else Ema(net, ema)
-        self.totals = Totals(net.device)
+        self.totals = Totals(net.device, self.loss)
         self.ranks, self.shards = ranks or Ranks(), shards
         self.sharding = Sharding(cut, net, self.ranks, fixed=bool(shards), together=sync_batch_norm) if cut else None
         self.accumulate = accumulate

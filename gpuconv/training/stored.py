@@ -159,7 +159,7 @@ def state(found: Record, path: str | os.PathLike[str]) -> Record:
             if name not in found:
                 raise ValueError(f"{name} is missing")
         for name in ("totals", "read", *(["loss_scale"] if found["loss_scale"] else [])):
-            if len(found[name]) != 4:
+            if len(found[name]) not in ((4, 5) if name != "loss_scale" else (4,)):
                 raise ValueError(f"{name} must be 4 numbers, received {shown(found[name])}")
         sets = {name: found["settings"].get(name) for name in ("validation", "test")}
         held_out = [name for name, data in sets.items() if data and not data.get("at_end")]

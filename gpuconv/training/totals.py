@@ -11,17 +11,20 @@ from gpuconv.types import Array
 
 
 class Reading(NamedTuple):
-    """The sums: of losses times samples, of correct answers, of samples, and of steps with a finite loss."""
+    """The sums: of losses times samples, of correct answers, of samples, and of steps with a finite loss; with weights
+    of the classes, of losses times their labels' weights, and of these weights."""
 
     loss_sum: float
     correct: float
     samples: float
     finite_steps: float
+    weights: float | None = None
 
     @property
     def loss(self) -> float:
         """0 if no sample counted."""
-        return self.loss_sum / self.samples if self.samples else 0.0
+        divisor = self.samples if self.weights is None else self.weights
+        return self.loss_sum / divisor if divisor else 0.0
 
     @property
     def accuracy(self) -> float:
@@ -30,17 +33,23 @@ class Reading(NamedTuple):
 
     def since(self, earlier: Reading) -> Reading:
         """The difference from an earlier reading."""
-        return Reading(*(now - then for now, then in zip(self, earlier)))
+        return Reading(*(now - (then or 0.0) for now, then in zip(self.numbers(), earlier)))
+
+    def numbers(self) -> list[float]:
+        """The sums that there are."""
+        return [each for each in self if each is not None]
 
 
 NOTHING = Reading(0.0, 0.0, 0.0, 0.0)
 
 
 class Totals:
-    """Running sums in one float64 array on a device; adding to them does not synchronize."""
+    """Running sums in one float64 array on a device; adding to them does not synchronize. criterion: the loss function,
+    which may have weights of the classes."""
 
-    def __init__(self, device: str) -> None:
-        self.array = backends.zeros((4,), np.float64, device)
+    def __init__(self, device: str, criterion: object = None) -> None:
+        self.weighted = losses.is_weighted(criterion)
+        self.array = backends.zeros((5 if self.weighted else 4,), np.float64, device)
 
     def add(self, loss: Array, scores: Array, labels: Array, criterion: object = None) -> None:
         """Add a batch. loss: its mean, 0-d. scores: (N, classes). labels: (N,) integers, or (N, classes) floats.
@@ -51,7 +60,8 @@ class Totals:
         was not.
         """
         compared = labels if losses.classifies(criterion) else None
-        ops.add_metrics(self.array, loss, scores, compared, ignore_index=losses.ignored(criterion))
+        weight = losses.class_weights(criterion, scores, labels) if self.weighted else None
+        ops.add_metrics(self.array, loss, scores, compared, weight, ignore_index=losses.ignored(criterion))
 
     def read(self) -> Reading:
         """The sums so far. Synchronizes."""
@@ -59,7 +69,7 @@ class Totals:
 
     def write(self, sums: Reading) -> None:
         """Restore sums from `read`."""
-        backends.assign(self.array, np.array(sums, np.float64))
+        backends.assign(self.array, np.array(sums.numbers(), np.float64))
 
     def clear(self) -> None:
-        self.write(NOTHING)
+        backends.assign(self.array, 0.0)

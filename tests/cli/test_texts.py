@@ -57,7 +57,8 @@ def test_the_options_that_summary_receives(monkeypatch, capsys):
 
 def test_the_list_of_kernels(capsys):
     assert main(["kernels", "--file", "metrics.cu"]) == 0
-    parameters = "double* totals, Real* loss, float64* scores, int64* labels, int32 n, int32 classes, int64 ignored"
+    parameters = "double* totals, Real* loss, float64* scores, int64* labels, int32 n, int32 classes, int64 ignored, "
+    parameters += "Real* weight, int32 sums"
     assert capsys.readouterr().out.splitlines() == [
         "metrics.cu  (8 variants)",
         "    DTYPE       float64, float32, float16, bfloat16",

@@ -105,3 +105,34 @@ def test_totals_count_the_steps_before_the_first_nonfinite_loss():
     assert found.samples == 8
     assert found.correct == 4  # the first of equal scores is chosen
     assert found.loss_sum == np.inf
+
+
+@pytest.mark.parametrize("ignore_index", [None, 1])
+def test_a_loss_with_class_weights_is_one_mean_over_all_weights(ignore_index):
+    """Whatever the batches, as PyTorch's cross_entropy of all images at once; the accuracy counts images."""
+    net, data = small.net(), small.images(22)
+    weight = np.array([1, 5, 0.25], np.float32)
+    loss = losses.SoftmaxCrossEntropy(weight=weight, ignore_index=ignore_index)
+    whole, cut = (evaluate(net, small.held_out().over(data, batch_size=size), loss=loss) for size in (22, 4))
+    scores = net.infer(small.held_out().over(data, batch_size=22).epoch(0).__next__()[0]).astype(np.float64)
+    kept = data.labels != ignore_index
+    each = np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(22), data.labels]
+    expected = (weight[data.labels] * each)[kept].sum() / weight[data.labels][kept].sum()
+    assert cut.loss == pytest.approx(whole.loss, rel=1e-6) == pytest.approx(expected, rel=1e-6)
+    assert cut.accuracy == whole.accuracy == (scores.argmax(axis=1) == data.labels)[kept].mean()
+
+
+def test_an_epoch_with_class_weights_is_resumed_with_its_sums(tmp_path):
+    def run(name, stop=None, **options):
+        class Stop:
+            def on_step(self, trainer, record):
+                if trainer.steps == stop:
+                    trainer.stop("interrupted")
+
+        trainer = small.trainer(lr=1e-30, loss=losses.SoftmaxCrossEntropy(weight=(1, 5, 0.25)))
+        small.fit(trainer, run_dir=tmp_path / name, callbacks=[Stop()], epochs=1, **options)
+        return trainer
+
+    whole = run("whole")
+    run("cut", stop=2)
+    assert run("cut", resume=True).records == whole.records

@@ -119,14 +119,17 @@ def _rows(scores: np.ndarray, labels: np.ndarray, ignored: int | None = None) ->
     return np.arange(len(labels)) if ignored is None else np.flatnonzero(labels != ignored)
 
 
-def add_metrics(totals, loss, scores, labels, *, ignore_index):
+def add_metrics(totals, loss, scores, labels, weight, *, ignore_index):
     counted = len(scores)
     if labels is not None:
         right = scores.argmax(axis=1) == (labels if labels.ndim == 1 else labels.argmax(axis=1))
         if labels.ndim == 1 and ignore_index is not None:
-            right = right[labels != ignore_index]
+            kept = labels != ignore_index
+            right, labels = right[kept], labels[kept]
             counted = len(right)
         totals[1] += right.sum()
-    totals[0] += np.float64(loss) * counted
+    mass = counted if weight is None else weight[labels].sum(dtype=np.float64)
+    totals[0] += np.float64(loss) * mass
+    totals[4:] += mass
     totals[2] += counted
     totals[3] += np.isfinite(totals[0])

@@ -57,10 +57,12 @@ def _right_answers(scores: np.ndarray, labels: np.ndarray, ignored: int | None =
     return (labels[:, None] == np.arange(scores.shape[1])) & (labels[:, None] != ignored)
 
 
-def add_metrics(totals, loss, scores, labels, *, ignore_index):
+def add_metrics(totals, loss, scores, labels, weight, *, ignore_index):
     hard = labels is not None and labels.ndim == 1
     counted = labels != ignore_index if hard else np.full(len(scores), True)
-    totals[0] += np.float64(loss) * counted.sum()
+    mass = counted.sum() if weight is None else wide(weight)[labels[counted]].sum()
+    totals[0] += np.float64(loss) * mass
+    totals[4:] += mass
     if labels is not None:
         right = labels if hard else wide(labels).argmax(axis=1)
         totals[1] += (wide(scores).argmax(axis=1) == right)[counted].sum()

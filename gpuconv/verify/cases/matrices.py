@@ -59,6 +59,10 @@ def matrix_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
             yield Case("add_metrics", tier, f"{name} soft", _soft(_metrics(n, k)))
             yield Case("add_metrics", tier, f"{name} ignored rows", _metrics(n, k, ignore_index=0))
             yield Case("add_metrics", tier, f"{name} without labels", _unlabelled(_metrics(n, k)))
+            yield Case("add_metrics", tier, f"{name} weights", _metrics(n, k, weights=True))
+            yield Case(
+                "add_metrics", tier, f"{name} weights, ignored rows", _metrics(n, k, weights=True, ignore_index=0)
+            )
             if index == 1:
                 yield Case("add_metrics", tier, f"{name}, an infinite loss", _metrics(n, k, np.inf))
             if n > 1:
@@ -119,13 +123,15 @@ def _unlabelled(labelled: Make) -> Make:
     return make
 
 
-def _metrics(n: int, classes: int, loss: float | None = None, **options: Any) -> Make:
-    """Integer scores, so that ties occur, and labels of add_metrics' dtype. loss: None draws one."""
+def _metrics(n: int, classes: int, loss: float | None = None, weights: bool = False, **options: Any) -> Make:
+    """Integer scores, so that ties occur, and labels of add_metrics' dtype. loss: None draws one. weights: of the
+    classes."""
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         wide = accumulation_dtype(dtype)
         scores = rng.integers(-3, 4, (n, classes)).astype(dtype)
         drawn = normal(rng, (), wide) if loss is None else np.array(loss, wide)
-        return [normal(rng, 4, np.float64), drawn, scores, rng.integers(0, classes, n)], options
+        weight = [np.abs(normal(rng, classes, wide))] if weights else []
+        return [normal(rng, 4 + weights, np.float64), drawn, scores, rng.integers(0, classes, n), *weight], options
 
     return make

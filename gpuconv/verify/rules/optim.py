@@ -197,6 +197,6 @@ def _newton_schulz(x: np.ndarray, steps: int, error: Any, dtype: np.dtype, tf32:
 
 
 def metrics(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
-    totals, loss, scores, labels = arrays
-    ops.add_metrics(totals, loss, scores, labels, **options)
-    return [Expected("totals", totals, accumulated(np.float64, 2, totals))]
+    totals, loss, scores, *others = arrays
+    ops.add_metrics(totals, loss, scores, *others, **options)
+    return [Expected("totals", totals, accumulated(np.float64, 2 + len(scores) * (len(totals) > 4), totals))]

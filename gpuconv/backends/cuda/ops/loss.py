@@ -152,10 +152,12 @@ def _new_counter(device: str, queue: int) -> Array:
     return open_device(Device.named(device)).zeros((1,), np.uint32)
 
 
-def add_metrics(totals: Array, loss: Array, scores: Array, labels: Array | None, *, ignore_index: int | None) -> None:
-    scores, labels = contiguous(scores, labels)
+def add_metrics(
+    totals: Array, loss: Array, scores: Array, labels: Array | None, weight: Array | None, *, ignore_index: int | None
+) -> None:
+    scores, labels, weight = contiguous(scores, labels, weight)
     defines = {"DTYPE": scores.dtype, "LABEL": np.dtype(np.int64) if labels is None else labels.dtype}
     ignored = _NONE if ignore_index is None else ignore_index
     load("metrics.cu", defines).kernel("metrics_add")(
-        1, THREADS, totals, loss, scores, labels, len(scores), scores.shape[-1], ignored
+        1, THREADS, totals, loss, scores, labels, len(scores), scores.shape[-1], ignored, weight, len(totals)
     )
