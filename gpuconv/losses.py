@@ -176,8 +176,9 @@ def ignored(loss: object) -> int | None:
 
 def class_weights(loss: object, scores: Array, labels: Array) -> Array | None:
     """The weights of the classes whose sum over integer labels divides this `loss`, beside the scores; or None."""
-    weighted = isinstance(loss, SoftmaxCrossEntropy) and labels.ndim == 1
-    return _beside(scores, loss.weight) if weighted else None
+    if not isinstance(loss, SoftmaxCrossEntropy) or labels.ndim != 1:
+        return None
+    return _beside(scores, loss.weight)
 
 
 def is_weighted(loss: object) -> bool:
