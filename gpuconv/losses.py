@@ -175,14 +175,20 @@ def ignored(loss: object) -> int | None:
 
 
 def class_weights(loss: object, scores: Array, labels: Array) -> Array | None:
-    """The weights of the classes whose sum over integer labels divides this `loss`, beside the scores; or None."""
+    """The weights of the classes whose sum over integer labels divides a loss, or None.
+
+    Args:
+        loss: Any.
+        scores: The weights are in their accumulation dtype, on their device.
+        labels: With probabilities, the loss is divided by their number.
+    """
     if not isinstance(loss, SoftmaxCrossEntropy) or labels.ndim != 1:
         return None
     return _beside(scores, loss.weight)
 
 
 def is_weighted(loss: object) -> bool:
-    """Whether this `loss` has weights of the classes."""
+    """Whether a `loss` has weights of the classes."""
     return isinstance(loss, SoftmaxCrossEntropy) and bool(loss.weight)
 
 
