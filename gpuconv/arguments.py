@@ -117,13 +117,18 @@ _LARGEST_32 = float(np.finfo(np.float32).max)
 
 
 def step_scalar(
-    name: str, value: object, used_with: Sequence[Array] = (), dtypes: Sequence[DTypeLike] = (np.float64,)
+    name: str,
+    value: object,
+    used_with: Sequence[Array] = (),
+    dtypes: Sequence[DTypeLike] = (np.float64,),
+    least: float = 0.0,
 ) -> Scalar:
-    """A number from 0 on, or a one-element array that a captured step reads on the device (its value is not checked).
+    """A number from `least` on, or a one-element array that a captured step reads on the device (its value is not
+    checked).
 
     used_with: as in `number`. dtypes: the accepted dtypes of the array.
     """
-    return _one_element(name, value, dtypes) if is_array(value) else number(name, value, 0.0, used_with=used_with)
+    return _one_element(name, value, dtypes) if is_array(value) else number(name, value, least, used_with=used_with)
 
 
 def step_integer(name: str, value: object, minimum: int = 0) -> int | Array:

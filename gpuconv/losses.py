@@ -197,24 +197,18 @@ def takes_probabilities(loss: object) -> bool:
     return not isinstance(loss, _OURS) or (isinstance(loss, SoftmaxCrossEntropy) and loss.ignore_index is None)
 
 
-def expect_net(loss: object, shape: tuple[int, ...], in_parts: bool = False) -> None:
+def expect_net(loss: object, shape: tuple[int, ...]) -> None:
     """Raise ValueError for a loss that does not fit a net.
 
     Args:
         loss: Its weights are as many as the net's scores.
         shape: Of one image's scores.
-        in_parts: Whether parts of a batch are averaged by their numbers of images, and the loss must be, too.
     """
     name = "pos_weight" if isinstance(loss, BinaryCrossEntropy) else "weight"
     weight: Any = getattr(loss, name) if isinstance(loss, (SoftmaxCrossEntropy, BinaryCrossEntropy)) else None
     for_all = name == "pos_weight" and weight and len(weight) == 1
     if weight and not for_all and len(weight) != shape[-1]:
         raise ValueError(f"{name} must hold a number for each of the net's {shape[-1]} scores, received {len(weight)}")
-    if in_parts and isinstance(loss, SoftmaxCrossEntropy) and (loss.weight or loss.ignore_index is not None):
-        raise ValueError(
-            f"shards, ranks and accumulated batches are averaged by their numbers of images, and {describe(loss)} "
-            "divides by the weights of the labels: train without such parts, or without weight and ignore_index"
-        )
 
 
 def expect_targets(loss: object, labels: Array, shape: tuple[int, ...]) -> None:

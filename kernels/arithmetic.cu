@@ -4,7 +4,7 @@
 //   add_forward     y[i] = a[i] + b[i]
 //   add_vector_forward   y[r, c] = a[r, c] + b[c]
 //   copy_rows       y[r, c] = x[r, c], with any distance from a row to the next: slices of channels
-//   scale_forward   y[i] = x[i] * factor
+//   scale_forward   y[i] = x[i] * (factor / divisor), 0 where the divisor is 0; each is a number, or read from device memory
 //
 // Any shape: flat, or as rows r of the last axis c, with WIDTH a divisor of all lengths and distances of rows. The output may be an
 // input. A thread moves WIDTH numbers at a time.
@@ -55,14 +55,17 @@ extern "C" __global__ void copy_rows(DTYPE* y, const DTYPE* x, int64 rows, int32
     });
 }
 
-extern "C" __global__ void scale_forward(DTYPE* y, const DTYPE* x, int64 n, double factor) {
+extern "C" __global__ void scale_forward(DTYPE* y, const DTYPE* x, int64 n, const double* factor_at, double factor,
+                                         const double* divisor_at, double divisor) {
+    const double over = divisor_at ? *divisor_at : divisor;
+    const Real by = Real(over == 0 ? 0 : (factor_at ? *factor_at : factor) / over);
     const int64 packs = n / WIDTH;
     for (int64 i = global_thread(); i < packs; i += global_threads()) {
         Numbers pack = reinterpret_cast<const Numbers*>(x)[i];
 #pragma unroll
-        for (int j = 0; j < WIDTH; ++j) pack.at[j] = round_to<DTYPE>(load(pack.at[j]) * Real(factor));
+        for (int j = 0; j < WIDTH; ++j) pack.at[j] = round_to<DTYPE>(load(pack.at[j]) * by);
         reinterpret_cast<Numbers*>(y)[i] = pack;
     }
     for (int64 i = packs * WIDTH + global_thread(); i < n; i += global_threads())
-        y[i] = round_to<DTYPE>(load(x[i]) * Real(factor));
+        y[i] = round_to<DTYPE>(load(x[i]) * by);
 }

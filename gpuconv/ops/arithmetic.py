@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from gpuconv.arguments import number
+from gpuconv.arguments import step_scalar
 from gpuconv.backends import backend_of
 from gpuconv.ops.expect import expect_elementwise, expect_same_dtype, expect_shape
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
-from gpuconv.types import ArrayT
+from gpuconv.types import ArrayT, Scalar
 
 __all__ = ["add", "copy", "scale"]
 
@@ -54,19 +54,21 @@ def copy(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
 
 
 @op("arithmetic.cu")
-def scale(x: ArrayT, *, factor: float, out: ArrayT | None = None) -> ArrayT:
-    """x * factor, with the factor rounded to the accumulation dtype.
+def scale(x: ArrayT, *, factor: Scalar, divisor: Scalar = 1.0, out: ArrayT | None = None) -> ArrayT:
+    """x * (factor / divisor), with the quotient rounded to the accumulation dtype; x * 0 where the divisor is 0.
 
     Args:
         x: Any shape, any float dtype.
-        factor: Any finite number.
+        factor: Any finite number; may be a float64 array of one element.
+        divisor: From 0; may be a float64 array of one element.
         out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
         The product, of x's shape and dtype.
     """
-    backend = backend_of(x=x, optional=dict(out=out))
+    backend = backend_of(x=x, optional=dict(out=out), numbers=dict(factor=factor, divisor=divisor))
     expect_elementwise(x, out)
-    factor = number("factor", factor, -math.inf, used_with=[x])
+    factor = step_scalar("factor", factor, [x], least=-math.inf)
+    divisor = step_scalar("divisor", divisor, [x])
     (x,) = copy_if_overlapping([out], x, in_place=True)
-    return backend.arithmetic.scale(x, factor=factor, out=out)
+    return backend.arithmetic.scale(x, factor=factor, divisor=divisor, out=out)

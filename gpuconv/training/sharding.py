@@ -45,10 +45,12 @@ def bounds(size: int, shards: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Term:
-    """An array to be summed over the parts. weighted: by the part's share of the samples."""
+    """An array to be summed over the parts. weighted: by the part's share of the samples. gradient: of a loss, whose
+    share may be another."""
 
     array: Array
     weighted: bool = True
+    gradient: bool = False
 
 
 class Sums:
@@ -66,9 +68,19 @@ class Sums:
             self.flat.append(flat)
         self.views = [views[number] for number in range(len(terms))]
 
-    def gather(self, terms: list[Term], weight: float) -> None:
+    def gather(self, terms: list[Term], part: int, size: int, divisor: Array | None) -> None:
+        """Take the terms of a part with so many of the `size` samples. divisor: of its loss, if not this number."""
         for term, view in zip(terms, self.views):
-            ops.scale(term.array, factor=weight if term.weighted else 1.0, out=view)
+            if term.gradient and divisor is not None:
+                ops.scale(term.array, factor=divisor, divisor=size, out=view)
+            else:
+                ops.scale(term.array, factor=part / size if term.weighted else 1.0, out=view)
+
+    def divide(self, terms: list[Term], size: int, divisor: Array) -> None:
+        """Make the sums of gradients those of a loss with this divisor."""
+        for term, view in zip(terms, self.views):
+            if term.gradient:
+                ops.scale(view, factor=size, divisor=divisor, out=view)
 
     def add(self, other: Sums) -> None:
         for own, more in zip(self.flat, other.flat):
@@ -78,12 +90,12 @@ class Sums:
 class Parts:
     """Adds up the results of a step's parts, at most `most`. On one rank all of it is device work."""
 
-    def __init__(self, net: Layer, most: int) -> None:
-        self.net, self.ranks, self.most = net, Ranks(), most
+    def __init__(self, net: Layer, most: int, loss: object = None) -> None:
+        self.net, self.ranks, self.most, self.loss = net, Ranks(), most, loss
         self.fixed = True  # the order of a sum over ranks
         self.together = False  # whether batch norm takes the statistics of all parts
-        self.totals = Totals(net.device)  # of one part
-        self._zeros = Totals(net.device).array
+        self.totals = Totals(net.device, loss)  # of one part
+        self._zeros = Totals(net.device, loss).array
         self._states, self._totals = Together(net, 1), [self.totals]  # of parts that go together
         self._kept: list[tuple[Array, Array]] = []  # running statistics and buffers for their values before a step
         self._sums: list[Sums] = []  # of subtrees, each half of the one before
@@ -101,20 +113,22 @@ class Parts:
         """Leave the gradients of all parts in the net. places: where each of these parts begins and ends among `size`
         samples. count: the number of parts on all ranks."""
         self._prepare()
-        shares = [(end - first) / size for first, end in places]
+        counts = [end - first for first, end in places]
         own = [Part(first, size, last=(first, end) == places[-1]) for first, end in places]
         if self.together:
-            self._add_up_together(parts, own, shares, work)
+            self._add_up_together(parts, own, counts, work)
         else:
-            self._add_up_in_turn(parts, own, shares, work)
+            self._add_up_in_turn(parts, own, counts, work)
         for depth in range(len(places).bit_count() - 1, 0, -1):  # subtrees that still wait
             self._sums[depth - 1].add(self._sums[depth])
         for flat in self._sums[0].flat:
             self.ranks.sum(flat, self.fixed)
+        if (divisor := self.totals.divisor_in(self._sums[0].views[-1])) is not None:
+            self._sums[0].divide(self._terms(self.totals), size, divisor)
         self._take(totals, count)
 
     def _add_up_in_turn(
-        self, parts: Iterable[tuple[Array, Array]], own: list[Part], shares: list[float], work: Backpropagate
+        self, parts: Iterable[tuple[Array, Array]], own: list[Part], counts: list[int], work: Backpropagate
     ) -> None:
         for running, kept in self._kept:
             _copy(running, kept)
@@ -124,10 +138,10 @@ class Parts:
             _copy(self._zeros, self.totals.array)
             with part_of_batch(part):
                 work(x, y, self.totals)
-            self._push(number, shares[number], self.totals)
+            self._push(number, counts[number], part.batch, self.totals)
 
     def _add_up_together(
-        self, parts: Iterable[tuple[Array, Array]], own: list[Part], shares: list[float], work: Backpropagate
+        self, parts: Iterable[tuple[Array, Array]], own: list[Part], counts: list[int], work: Backpropagate
     ) -> None:
         self._states.begin(own)
         xs, ys = zip(*parts)
@@ -136,9 +150,9 @@ class Parts:
         x, y, into = (Cut(each, self._states) for each in (xs, ys, self._totals))
         with summed_over_parts(partial(self.ranks.sum, fixed=self.fixed)):
             work(x, y, into)  # type: ignore[arg-type]
-        for number, share in enumerate(shares):
+        for number, part in enumerate(own):
             with self._states.part(number, self.net):
-                self._push(number, share, self._totals[number])
+                self._push(number, counts[number], part.batch, self._totals[number])
 
     def _prepare(self) -> None:
         """Allocate what the terms need, unless it is there."""
@@ -147,7 +161,10 @@ class Parts:
         if signature != self._signature:
             self._kept = [(array, backends.zeros(array.shape, array.dtype, self.net.device)) for array in statistics]
             count = self.most if self.together else 1
-            self._states, self._totals = Together(self.net, count), [Totals(self.net.device) for _ in range(count)]
+            self._states, self._totals = (
+                Together(self.net, count),
+                [Totals(self.net.device, self.loss) for _ in range(count)],
+            )
             self._sums = [Sums(terms, self.net.device) for _ in range(self.most.bit_length())]
             self._signature = signature
 
@@ -156,14 +173,14 @@ class Parts:
         return []
 
     def _terms(self, totals: Totals) -> list[Term]:
-        means = [*self.net.grads().values(), *self._statistics()]
-        return [*map(Term, means), Term(totals.array, weighted=False)]
+        gradients = [Term(array, gradient=True) for array in self.net.grads().values()]
+        return [*gradients, *map(Term, self._statistics()), Term(totals.array, weighted=False)]
 
-    def _push(self, number: int, weight: float, totals: Totals) -> None:
+    def _push(self, number: int, count: int, size: int, totals: Totals) -> None:
         """Add part `number` to the tree. The sums of complete subtrees wait in `_sums`, one for each bit of the number
         of parts done."""
         depth = number.bit_count()
-        self._sums[depth].gather(self._terms(totals), weight)
+        self._sums[depth].gather(self._terms(totals), count, size, totals.divisor_in(totals.array))
         while number & 1:
             self._sums[depth - 1].add(self._sums[depth])
             depth, number = depth - 1, number >> 1
@@ -197,7 +214,14 @@ class Sharding(Parts):
     Raises ValueError unless the ranks have the same number of shards, a power of two."""
 
     def __init__(
-        self, count: int, net: Layer, ranks: Ranks | None = None, *, fixed: bool = True, together: bool = False
+        self,
+        count: int,
+        net: Layer,
+        ranks: Ranks | None = None,
+        *,
+        fixed: bool = True,
+        together: bool = False,
+        loss: object = None,
     ) -> None:
         ranks = ranks or Ranks()
         each, rest = divmod(count, ranks.size)
@@ -205,7 +229,7 @@ class Sharding(Parts):
             raise ValueError(
                 f"the number of ranks must divide that of shards, received {count} shards on {ranks.size} ranks"
             )
-        super().__init__(net, shard_count(each))
+        super().__init__(net, shard_count(each), loss)
         self.count, self.ranks, self.fixed, self.together = count, ranks, fixed, together
         if together and each > 1:
             _expect_no_norm_inside_own(net)

@@ -55,7 +55,7 @@ class TrainingStep:
         self.optimizer = optimizer
         self.loss = losses.get(loss)
         cut = shards or (ranks.size if ranks and ranks.size > 1 else None)
-        losses.expect_net(self.loss, net.output_shape, in_parts=bool(cut) or accumulate > 1)
+        losses.expect_net(self.loss, net.output_shape)
         masters = {
             name: converted(name, backends.to_numpy(value), np.dtype(np.float32))
             for name, value in net.params().items()
@@ -74,9 +74,13 @@ class TrainingStep:
         self.ema = None if ema is None else Ema(net, ema)
         self.totals = Totals(net.device, self.loss)
         self.ranks, self.shards = ranks or Ranks(), shards
-        self.sharding = Sharding(cut, net, self.ranks, fixed=bool(shards), together=sync_batch_norm) if cut else None
+        self.sharding = (
+            Sharding(cut, net, self.ranks, loss=self.loss, fixed=bool(shards), together=sync_batch_norm)
+            if cut
+            else None
+        )
         self.accumulate = accumulate
-        self.accumulation = Accumulation(net, accumulate) if accumulate > 1 else None
+        self.accumulation = Accumulation(net, accumulate, self.loss) if accumulate > 1 else None
 
     def step(self, x: Array, y: Array, part: Part = profiling.part, *, batch: int | None = None) -> None:
         """Forward, loss, backward, update, and the sums of the metrics: only device work.

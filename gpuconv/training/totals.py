@@ -48,8 +48,12 @@ class Totals:
     which may have weights of the classes."""
 
     def __init__(self, device: str, criterion: object = None) -> None:
-        self.weighted = losses.is_weighted(criterion)
+        self.weighted, self.ignores = losses.is_weighted(criterion), losses.ignored(criterion) is not None
         self.array = backends.zeros((5 if self.weighted else 4,), np.float64, device)
+
+    def divisor_in(self, sums: Array) -> Array | None:
+        """Which of such sums divides the loss, if it follows from the labels."""
+        return sums[4:5] if self.weighted else sums[2:3] if self.ignores else None
 
     def add(self, loss: Array, scores: Array, labels: Array, criterion: object = None) -> None:
         """Add a batch. loss: its mean, 0-d. scores: (N, classes). labels: (N,) integers, or (N, classes) floats.

@@ -9,6 +9,7 @@ import numpy as np
 
 from gpuconv import to_numpy
 from gpuconv.data import Augmentation, Loader, Normalization
+from gpuconv.losses import SoftmaxCrossEntropy
 from gpuconv.parallel import MPI
 from gpuconv.training import Trainer
 from tests.training import small
@@ -74,10 +75,11 @@ def main(how, directory, shards="0"):
         "sgd:momentum=0.9" if how == "sharded" else "sgd",
         lr=0.02 if differs == "settings" else 0.05,
         metrics=["confusion"],
+        loss=SoftmaxCrossEntropy(weight=(1, 5, 0.25), ignore_index=1) if how == "weighted" else "softmax",
         parallel=ranks,
         shards=int(shards) or None,
         sync_batch_norm=how.startswith("synchronized"),
-        shard_optimizer=how in ("sharded", "mixed"),
+        shard_optimizer=how in ("sharded", "mixed", "weighted"),
         **({"clip": 0.1, "ema": 0.9} if how in ("clipped", "sharded") else {"accumulate": 2} if how == "mixed" else {}),
         precision=how if how in ("float16", "bfloat16") else None,
     )

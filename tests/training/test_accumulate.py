@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpuconv import to_numpy
+from gpuconv import losses, to_numpy
 from gpuconv.layers import Conv2D, Dropout, Flatten, Input, Linear, Sequential
 from gpuconv.training import LossScale, Trainer
 from tests.training import small
@@ -160,3 +160,28 @@ def test_batches_that_are_cut_into_shards_are_one_large_batch(device):
     for ours, expected in zip(cut.records[:2], one.records[:2], strict=True):
         assert ours["loss"] == pytest.approx(expected["loss"], rel=1e-5)
         assert ours["accuracy"] == expected["accuracy"]
+
+
+WEIGHTED = [losses.SoftmaxCrossEntropy(weight=(1, 5, 0.25)), losses.SoftmaxCrossEntropy(ignore_index=1)]
+WEIGHTED += [losses.SoftmaxCrossEntropy(weight=(1, 5, 0.25), ignore_index=1, label_smoothing=0.1)]
+
+
+@pytest.mark.parametrize("loss", WEIGHTED, ids=["weight", "ignore_index", "both"])
+@pytest.mark.parametrize("device", ["numpy", "emulated"])
+def test_parts_share_out_the_weights_of_the_labels(device, loss):
+    """A loss that divides by these weights is that of one large batch; all labels of a part may be ignored."""
+    found = {}
+    for name, size, options in (
+        ("one", 21, {}),
+        ("accumulated", 4, {"accumulate": 6}),
+        ("one by one", 1, {"accumulate": 21}),
+        ("shards", 21, {"shards": 8}),
+        ("both", 7, {"accumulate": 3, "shards": 4}),
+    ):
+        trainer = without_norm(device, loss=loss, **options)
+        fit(trainer, loader(size, device), epochs=2)
+        found[name] = [record["loss"] for record in trainer.records if "loss" in record], weights(trainer)
+    for name, (values, arrays) in found.items():
+        assert values == pytest.approx(found["one"][0], rel=1e-5), name
+        for key, value in found["one"][1].items():
+            np.testing.assert_allclose(arrays[key], value, rtol=1e-4, atol=1e-5, err_msg=f"{name} {key}")

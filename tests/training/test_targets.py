@@ -240,11 +240,6 @@ def test_targets_that_the_loss_does_not_take_are_refused_before_anything_changes
         ),
         (lambda: regression(loss=losses.BinaryCrossEntropy([1, 2, 3])), "pos_weight must hold .* received 3"),
         (
-            lambda: regression(loss=losses.SoftmaxCrossEntropy(weight=[1, 2]), shards=2),
-            "averaged by their numbers of images",
-        ),
-        (lambda: regression(loss=losses.SoftmaxCrossEntropy(ignore_index=0), accumulate=2), "accumulated batches"),
-        (
             lambda: gc.training.evaluate(regression().net, floats(), loss="mse", confusion=True),
             r"confusion .* counts classes, and MeanSquaredError\(\) has a target for each score",
         ),
@@ -253,7 +248,7 @@ def test_targets_that_the_loss_does_not_take_are_refused_before_anything_changes
             "top_1 counts classes",
         ),
     ],
-    ids=["weight", "pos-weight", "shards", "accumulate", "confusion", "top-k"],
+    ids=["weight", "pos-weight", "confusion", "top-k"],
 )
 def test_refusals(make, message):
     with pytest.raises(ValueError, match=message):

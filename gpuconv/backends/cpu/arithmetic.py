@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from gpuconv.backends.cpu.elementwise import elementwise, result_array
+from gpuconv.backends.cpu.elementwise import elementwise, result_array, value_of
 from gpuconv.backends.cpu.parallel import in_parts
 
 
@@ -18,5 +18,6 @@ def copy(x, *, out):
     return result
 
 
-def scale(x, *, factor, out):
-    return elementwise(lambda x: x * x.dtype.type(factor), x, out=out)
+def scale(x, *, factor, divisor, out):
+    by = value_of(factor) / value_of(divisor) if value_of(divisor) else 0.0
+    return elementwise(lambda x: x * x.dtype.type(by), x, out=out)

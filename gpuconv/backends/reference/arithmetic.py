@@ -1,6 +1,6 @@
 """Sums, copies and multiples."""
 
-from gpuconv.backends.reference.precision import round_to, wide
+from gpuconv.backends.reference.precision import number, round_to, wide
 from gpuconv.dtypes import accumulation_dtype
 
 
@@ -12,5 +12,6 @@ def copy(x, *, out):
     return round_to(wide(x), x.dtype, out)
 
 
-def scale(x, *, factor, out):
-    return round_to(wide(x) * float(accumulation_dtype(x.dtype).type(factor)), x.dtype, out)
+def scale(x, *, factor, divisor, out):
+    by = number(factor) / number(divisor) if number(divisor) else 0.0
+    return round_to(wide(x) * float(accumulation_dtype(x.dtype).type(by)), x.dtype, out)

@@ -35,6 +35,8 @@ def elementwise_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
             if len(shape) > 1:
                 yield Case("copy", tier, f"{joined(shape)} of {shape[-1] + 3} channels", _slice(shape))
             yield Case("scale", tier, joined(shape), _numbers(shape, {"factor": 1 / 9}))
+            quotient = {"factor": np.array([-3.0]), "divisor": np.array([7.0])}
+            yield Case("scale", tier, f"{joined(shape)} by a quotient", _numbers(shape, quotient))
             place = dict(p=0.3, seed=2**40 + 3, substream=5, offset=2**32 - 1)
             yield Case("dropout", tier, joined(shape), _numbers(shape, place))
             yield Case("dropout_backward", tier, joined(shape), _numbers(shape, place))

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from gpuconv.backends.cuda.runtime.device_array import span
 from gpuconv.backends.cuda.runtime.kernel import load
-from gpuconv.backends.cuda.runtime.outputs import THREADS, buffer, ceil_div, contiguous, flat_grid, pack_width, store
-from gpuconv.types import Array, ArrayT
+from gpuconv.backends.cuda.runtime.outputs import (
+    THREADS,
+    buffer,
+    ceil_div,
+    contiguous,
+    device_scalar,
+    flat_grid,
+    pack_width,
+    store,
+)
+from gpuconv.types import Array, ArrayT, Scalar
 
 _MOST_ROWS = 65535  # blocks along the rows; a block takes further rows in turn
 
 
-def _map(kernel: str, out: ArrayT | None, inputs: tuple[ArrayT, ...], *scalars: float) -> ArrayT:
+def _map(kernel: str, out: ArrayT | None, inputs: tuple[ArrayT, ...], *scalars: object) -> ArrayT:
     first = inputs[0]
     y = buffer(out, first.shape, first.dtype, like=first)
     width = pack_width(first, y, *inputs[1:])
@@ -78,5 +89,6 @@ def _row_step(array: Array) -> int | None:
     return step // itemsize if step and (last == itemsize or length == 1) and step >= length * itemsize else None
 
 
-def scale(x: ArrayT, *, factor: float, out: ArrayT | None) -> ArrayT:
-    return _map("scale_forward", out, contiguous(x), factor)
+def scale(x: ArrayT, *, factor: Scalar, divisor: Scalar, out: ArrayT | None) -> ArrayT:
+    scalars = (*device_scalar(factor, np.float64), *device_scalar(divisor, np.float64))
+    return _map("scale_forward", out, contiguous(x), *scalars)
