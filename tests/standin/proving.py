@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv import algorithms
+from gpuconv import algorithms, to_numpy
 from gpuconv.algorithms import Algorithm
 from gpuconv.backends.cuda.gemm import launch
 from gpuconv.verify.proof import RUNS
 from tests import standin
+from tests.standin.machine import CUDARuntimeError
 from tests.unproved import entered
 
 NAME = "new-32x32"
@@ -47,13 +48,13 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def planted(fault: str) -> Iterator[None]:
-    """Within this context launches of the new algorithm have a fault, one of `FAULTS`, or "none"."""
+def planted(fault: str, algorithm: str = NAME) -> Iterator[None]:
+    """Within this context launches of the algorithm have a fault, one of `FAULTS`, or "none"."""
     original, count = launch.launch, 0
 
     def wrong(product: Any, plan: Any, out: Any, secondary: Any, inputs: Any, **more: Any) -> Any:
         nonlocal count
-        new = plan.algorithm.name == NAME
+        new = plan.algorithm.name == algorithm
         if new and fault in _BEFORE:
             _BEFORE[fault]()
         found = original(product, plan, out, secondary, inputs, **more)
@@ -86,9 +87,7 @@ def _no_memory() -> None:
 
 
 def _illegal_address() -> None:
-    import cupy
-
-    raise cupy.cuda.runtime.CUDARuntimeError("cudaErrorIllegalAddress")
+    raise CUDARuntimeError("cudaErrorIllegalAddress")
 
 
 def _wrong_value(out: Any, inputs: Any, count: int) -> None:
@@ -98,7 +97,7 @@ def _wrong_value(out: Any, inputs: Any, count: int) -> None:
 def _slightly_wrong(out: Any, inputs: Any, count: int) -> None:
     """Of the last value of many, by far less than its bound among random numbers."""
     last = out.reshape(-1)[-1:]
-    last.fill(float(last.get()[0]) + 1e-5)
+    last.fill(float(to_numpy(last)[0]) + 1e-5)
 
 
 def _unwritten(out: Any, inputs: Any, count: int) -> None:
@@ -106,7 +105,7 @@ def _unwritten(out: Any, inputs: Any, count: int) -> None:
 
 
 def _other_bits(out: Any, inputs: Any, count: int) -> None:
-    out.reshape(-1)[:1].fill(float(out.reshape(-1)[:1].get()[0]) * (1 + count % 2 * 2**-22))
+    out.reshape(-1)[:1].fill(float(to_numpy(out.reshape(-1)[:1])[0]) * (1 + count % 2 * 2**-22))
 
 
 def _out_of_bounds(out: Any, inputs: Any, count: int) -> None:

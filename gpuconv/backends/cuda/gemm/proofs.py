@@ -117,8 +117,8 @@ def verdict(product: Product, candidate: Plan, place: Place, *, ask: bool) -> Ve
             key = _key(product, candidate, place, build=ask)
             found = _kept(product, key) if key else None
             found = found or (_told(product, candidate, prove(product, candidate, place)) if ask else None)
-        except nvrtc.CompileError as error:
-            found = _told(product, candidate, Verdict(False, str(error).splitlines()[0]))
+        except (RuntimeError, OSError) as error:  # it does not compile, or no process or thread can be started
+            found = _told(product, candidate, Verdict(False, f"{type(error).__name__}: {error}".splitlines()[0]))
         if found:
             known.append(found)
     return known[0] if known else None

@@ -124,7 +124,7 @@ def choose(product: Product, algo: str, out: Array, run: Callable[[Plan], None],
     if gpu is None or not enabled():
         return plan(product, algo, capability_of(out))
     capability, capturing = capability_of(out), gpu.capturing()
-    plans = (*candidates(product, capability), *proofs.admitted(product, capability, gpu, ask=not capturing))
+    plans = _candidates(product, capability, gpu, ask=not capturing)
     partials = partials_bytes(product, max(each.split_k for each in plans))
     if len(plans) == 1 or (accumulate and out.nbytes + partials > LARGEST_WORKSPACE):
         return plans[0]
@@ -137,6 +137,13 @@ def choose(product: Product, algo: str, out: Array, run: Callable[[Plan], None],
         return plans[0]
     remembered[product, gpu] = _read(entry, plans)
     return remembered[product, gpu]
+
+
+def _candidates(product: Product, capability: int, gpu: Gpu, *, ask: bool) -> tuple[Plan, ...]:
+    """The cost model's choice; then all others that may be chosen on this GPU, fastest estimate first."""
+    first, *others = candidates(product, capability)
+    admitted = proofs.admitted(product, capability, gpu, ask=ask)
+    return first, *sorted((*others, *admitted), key=lambda plan: plan.cost)
 
 
 def _named(product: Product, algo: str, out: Array) -> Plan:
@@ -153,7 +160,7 @@ def recall(product: Product, algo: str, device: str) -> Plan:
     gpu, capability = gpu_named(device) if algo == AUTO and enabled() else None, capability_named(device)
     if gpu is None:
         return plan(product, algo, capability)
-    plans = (*candidates(product, capability), *proofs.admitted(product, capability, gpu, ask=False))
+    plans = _candidates(product, capability, gpu, ask=False)
     entry = cache.default().find(_name(product), _key(product, plans, gpu))
     return plans[0] if entry is None else _read(entry, plans)
 

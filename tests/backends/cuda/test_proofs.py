@@ -1,0 +1,260 @@
+"""Verdicts about unproved algorithms: what they depend on, which are kept, and proofs in this process."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import gpuconv as gc
+from gpuconv.backends.cuda.cache import Cache
+from gpuconv.backends.cuda.gemm import proofs, prover, tuner
+from gpuconv.backends.cuda.gemm.plan import plan, unproved
+from gpuconv.backends.cuda.gemm.product import Product
+from gpuconv.backends.cuda.gemm.proofs import UnprovedError, UnprovedWarning
+from gpuconv.backends.cuda.gemm.prover import PROVED, REFUTED, UNABLE, Answer
+from gpuconv.backends.cuda.ops.conv import product_of
+from gpuconv.backends.cuda.runtime import kernel, nvrtc, source
+from gpuconv.problems import PLAIN, Conv2dProblem, epilogue
+from gpuconv.verify.guards import ZONE, Guards
+from gpuconv.verify.prover import answer_about
+from tests import standin
+from tests.standin import proving
+from tests.standin.proving import NAME, new_family
+
+FLOAT32 = np.dtype(np.float32)
+PROBLEM = Conv2dProblem.of((2, 6, 7, 8), (12, 3, 3, 8))
+PLACE = SimpleNamespace(device="emulated", model="Make-Believe", driver="1.0")
+
+
+def product(direction="fprop", finish=PLAIN, problem=PROBLEM):
+    return product_of(direction, problem, finish, FLOAT32, False, 4, 4)
+
+
+@pytest.fixture
+def asked(monkeypatch, tmp_path):
+    """The questions to a prover that answers asked.answer; the cache and what is known start empty."""
+    kept = Cache(tmp_path / "cache")
+    monkeypatch.setattr(proofs, "cache", SimpleNamespace(default=lambda: kept))
+    found = SimpleNamespace(questions=[], answer=Answer(PROVED, "good", 0.1), folder=tmp_path / "cache")
+    monkeypatch.setattr(prover, "ask", lambda question, of: found.questions.append(question) or found.answer)
+    proofs._known.cache_clear()
+    with new_family():
+        yield found
+    proofs._known.cache_clear()
+
+
+def verdict(ask=True, of=None, place=PLACE):
+    of = of or product()
+    (candidate,) = unproved(of)
+    return proofs.verdict(of, candidate, place, ask=ask)
+
+
+def another_process():
+    proofs._known.cache_clear()
+
+
+def test_a_proof_is_asked_for_once_and_kept(asked):
+    assert verdict(ask=False) is None
+    assert verdict().proved
+    assert verdict(ask=False) == verdict()
+    another_process()
+    assert verdict(ask=False).reason == "good"
+    (question,) = asked.questions
+    assert json.loads(json.dumps(question))["algorithm"] == NAME
+
+
+@pytest.mark.parametrize(("status", "lasting"), [(REFUTED, True), (UNABLE, False)], ids=["refuted", "unable"])
+def test_a_verdict_against_an_algorithm(asked, status, lasting):
+    """It is said once; one about the algorithm is kept, one about the moment only in this process."""
+    asked.answer = Answer(status, "no", 0.1)
+    with pytest.warns(UnprovedWarning, match=f"{NAME} is not proved for conv2d_fprop of 2x6x7x8-12x3x3: no"):
+        assert not verdict().proved
+    assert not verdict().proved
+    assert len(asked.questions) == 1
+    assert proofs.admitted(product(), 90, PLACE, ask=True) == ()
+    another_process()
+    assert (verdict(ask=False) is not None) == lasting
+
+
+def test_a_damaged_entry_is_asked_again_and_a_new_proof_replaces_it(asked):
+    verdict()
+    (entry,) = asked.folder.glob("proof-*")
+    (entry / "verdict.json").write_text(json.dumps({"proved": True}))
+    another_process()
+    assert verdict(ask=False) is None
+    asked.answer = Answer(REFUTED, "no", 0.1)
+    (candidate,) = unproved(product())
+    assert not proofs.prove(product(), candidate, PLACE).proved
+    another_process()
+    assert verdict(ask=False).reason == "no"
+    asked.answer = Answer(PROVED, "good again", 0.1)
+    proofs.prove(product(), candidate, PLACE)
+    assert verdict(ask=False).reason == "no"  # what this process knows stands
+    another_process()
+    assert verdict(ask=False).reason == "good again"
+
+
+def test_a_verdict_depends_on_machine_code_geometry_launcher_driver_and_gpu(asked, monkeypatch, tmp_path):
+    (candidate,) = unproved(product())
+    keys = {"as it is": proofs.fingerprint_of(product(), candidate, PLACE)}
+    assert proofs.fingerprint_of(product(), candidate, PLACE) == keys["as it is"]
+    for name, place in (("driver", dict(driver="1.1")), ("GPU", dict(model="Fancy"))):
+        keys[name] = proofs.fingerprint_of(product(), candidate, SimpleNamespace(**vars(PLACE) | place))
+    keys["splits"] = proofs.fingerprint_of(product(), replace(candidate, split_k=2), PLACE)
+    keys["sizes"] = proofs.fingerprint_of(
+        product(problem=Conv2dProblem.of((3, 6, 7, 8), (12, 3, 3, 8))), candidate, PLACE
+    )
+    keys["epilogue"] = proofs.fingerprint_of(product(finish=epilogue("relu")), candidate, PLACE)
+    edited = tmp_path / "conv2d_fprop.cu"
+    edited.write_text(source.resolve("conv2d_fprop.cu").read_text() + "\n// edited\n")
+    with kernel.replaced({"conv2d_fprop.cu": edited}):
+        keys["machine code"] = proofs.fingerprint_of(product(), candidate, PLACE)
+    with monkeypatch.context() as patch:
+        patch.setattr(proofs, "_launcher", lambda: "another version")
+        keys["launcher"] = proofs.fingerprint_of(product(), candidate, PLACE)
+    assert len(set(keys.values())) == len(keys)
+
+
+def test_kernels_that_a_user_puts_in_place_of_shipped_ones_are_proved_anew(asked, tmp_path):
+    verdict()
+    edited = tmp_path / "conv2d_fprop.cu"
+    edited.write_text(source.resolve("conv2d_fprop.cu").read_text() + "\n// edited\n")
+    with kernel.replaced({"conv2d_fprop.cu": edited}):
+        assert verdict(ask=False) is None
+        verdict()
+    assert [each["files"] for each in asked.questions] == [{}, {"conv2d_fprop.cu": str(edited)}]
+
+
+def test_what_cannot_be_proved(asked, monkeypatch):
+    plain = Product("conv2d_fprop", 100, 100, 100, 1, FLOAT32)
+    with pytest.warns(UnprovedWarning, match="only convolutions can be proved"):
+        assert not verdict(of=plain).proved
+
+    def fails(*arguments, **options):
+        raise nvrtc.CompileError("it does not compile\nfor a reason")
+
+    monkeypatch.setattr(proofs, "digest_of", fails)
+    with pytest.warns(UnprovedWarning, match="CompileError: it does not compile$"):
+        assert not verdict().proved
+    assert not asked.questions
+
+
+def test_a_named_algorithm_is_refused_until_it_is_proved(asked, monkeypatch):
+    monkeypatch.setattr(tuner, "gpu_of", lambda array: SimpleNamespace(**vars(PLACE), capturing=lambda: False))
+    x, w = (gc.asarray(np.ones(shape, np.float32), "emulated") for shape in (PROBLEM.x_shape, PROBLEM.w_shape))
+    monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
+    with pytest.raises(
+        UnprovedError, match=f"{NAME}' runs on a GPU only problems .* Make-Believe has not proved it .*"
+    ):
+        gc.ops.conv2d(x, w, algo=NAME)
+    assert not asked.questions
+    with proofs.trusting():
+        assert plan(product(), NAME) is proofs.expect_proved(product(), plan(product(), NAME), PLACE, ask=False)
+    monkeypatch.setenv("GPUCONV_AUTOTUNE", "1")
+    asked.answer = Answer(UNABLE, "no memory")
+    with pytest.warns(UnprovedWarning), pytest.raises(UnprovedError, match=r"for this one: no memory$"):
+        gc.ops.conv2d(x, w, algo=NAME)
+
+
+def test_candidates_are_timed_in_the_order_of_their_estimates_after_the_cost_model_s_choice(asked):
+    first, *others = tuner._candidates(product(), 90, PLACE, ask=True)
+    assert first.algorithm is plan(product(), "auto", 90).algorithm
+    assert [each.cost for each in others] == sorted(each.cost for each in others)
+    (candidate,) = [each for each in others if each.algorithm.name == NAME]
+    assert others[-1] is not candidate
+    assert candidate.proof.endswith("good")
+
+
+# --- proofs in this process ---------------------------------------------------------------------
+
+
+def proved(direction, finish=PLAIN, algorithm="simt-32x32", dtype=FLOAT32, vectors=(4, 4), tf32=False):
+    of = product_of(direction, PROBLEM, finish, dtype, tf32, *vectors)
+    place, answers = tuner.place_named("emulated"), []
+    candidate = plan(of, algorithm)
+    reference = proofs._reference(of, candidate, place)
+    answer_about(json.loads(json.dumps(proofs._question(of, PROBLEM, candidate, reference, place))), answers.append)
+    *before, answer = answers
+    assert before == [{"prepared": True}]
+    assert answer["of"] == proofs.fingerprint_of(of, candidate, place)
+    return answer
+
+
+@pytest.mark.slow
+def test_right_algorithms_are_proved_in_every_form():
+    for direction in ("fprop", "dgrad", "wgrad"):
+        assert proved(direction)["status"] == PROVED, direction
+        assert proved(direction, vectors=(1, 1))["status"] == PROVED, f"unaligned {direction}"
+    finishes = [
+        epilogue("relu", 2, True),
+        epilogue("relu", 1, True),
+        epilogue("gelu"),
+        epilogue("gelu", saves_input=True),
+        epilogue(moments=True),
+        epilogue(None, 2, True, True),
+    ]
+    for finish in finishes:
+        assert proved("fprop", finish)["status"] == PROVED, finish
+    assert proved("wgrad", algorithm="mma-64x64", tf32=True)["status"] == PROVED
+    assert (
+        proved("dgrad", algorithm="mma-64x64", dtype=gc.dtypes.as_dtype("bfloat16"), vectors=(8, 1))["status"] == PROVED
+    )
+
+
+@pytest.mark.kernels
+def test_a_small_problem_takes_less_than_0_3_seconds_once_kernels_are_compiled():
+    for direction in ("fprop", "dgrad", "wgrad"):
+        assert min(proved(direction)["seconds"] for _ in range(4)) <= 0.3
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("direction", ["fprop", "dgrad", "wgrad"])
+@pytest.mark.parametrize(
+    "fault",
+    ["a wrong value", "a slightly wrong value", "an unwritten value", "other bits", "a changed input", "raises"],
+)
+def test_faults_are_refuted(fault, direction):
+    with proving.planted(fault, "simt-32x32"):
+        answer = proved(direction)
+    assert answer["status"] == REFUTED
+    assert proving.FAULTS[fault] in answer["reason"]
+
+
+@pytest.mark.kernels
+def test_a_lack_of_memory_refutes_nothing():
+    with proving.planted("lacks memory", "simt-32x32"):
+        answer = proved("fprop")
+    assert (answer["status"], answer["reason"]) == (UNABLE, "MemoryError: Out of memory allocating 3 GB")
+
+
+@pytest.mark.parametrize("schedule", ["early", "late"])
+def test_guards_tell_of_writes_out_of_bounds_and_arrays_begin_as_nans(schedule):
+    with standin.installed(schedule=schedule):
+        import cupy
+
+        guards = Guards()
+        x, y = cupy.empty((5,), np.float32), cupy.empty((3, 100), np.float32)
+        assert np.isnan(y.get()).all()
+        assert guards.damage() == ""
+        mark = guards.mark()
+        z = cupy.empty((2,), np.float64)
+        for array, offset, text in (
+            (x, -8, "wrote 4 bytes out of bounds, 5 bytes before an array of 20 bytes"),
+            (y, 1200 + ZONE - 4, f"wrote 4 bytes out of bounds, {ZONE - 3} bytes after an array of 1200 bytes"),
+            (z, 16, "wrote 4 bytes out of bounds, 1 bytes after an array of 16 bytes"),
+        ):
+            beyond = cupy.cuda.MemoryPointer(array.data.mem, ZONE + offset)
+            word = cupy.ndarray((1,), np.uint32, beyond)
+            before = int(word.get()[0])
+            word.fill(7)
+            assert guards.damage() == text
+            word.fill(before)
+            assert guards.damage() == ""
+        word.fill(7)
+        guards.release(mark)
+        assert guards.damage() == ""
+        cupy.cuda.set_allocator(None)
