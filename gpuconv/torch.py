@@ -1,4 +1,4 @@
-"""gpuconv's operations as PyTorch operators with gradients, for PyTorch's tensors and layout.
+"""gpuconv's operations as PyTorch operators with gradients, for PyTorch's tensors and layout::
 
     net = gpuconv.torch.replace(net)          # every Conv2d and Linear inside runs our kernels
     y = gpuconv.torch.conv2d(x, w, padding=1)  # or one call

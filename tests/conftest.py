@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 
@@ -13,6 +14,16 @@ import pytest
 
 from tests import pictures as _pictures
 from tests import speaking
+
+
+def pytest_collection():
+    """Without the garbage collector: thousands of tests are no garbage, and it would walk them over and over."""
+    gc.disable()
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_make_parametrize_id(val, argname):
