@@ -4,20 +4,6 @@
 
 #include "conv2d.cuh"
 
-// The row of dx for a row of a phase.
-struct PhaseRows {
-    const Convolution& conv;
-    const Phase& phase;
-
-    __device__ __forceinline__ int32 operator()(int32 row) const {
-        int32 w = row;
-        const int32 n = conv.phase_hw.divide(w), i = conv.phase_width.divide(w);
-        const int32 h = phase.h.pixel + i * int32(conv.stride_h.divisor);
-        w = phase.w.pixel + w * int32(conv.stride_w.divisor);
-        return n < conv.n && h < conv.h && w < conv.w ? (n * conv.h + h) * conv.w + w : OUTSIDE;
-    }
-};
-
 __device__ __forceinline__ void
 dgrad(DTYPE* dx, accumulator<DTYPE>* partials, const DTYPE* dy, const DTYPE* w, const Convolution& conv,
       const TileScheduler& scheduler) {

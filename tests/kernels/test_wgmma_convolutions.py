@@ -25,7 +25,10 @@ from tests.kernels.test_machine_code import compiled, tensor_core_variant
 TILES = [each for each in ALGORITHMS if each.family == "wgmma"]
 tiles = pytest.mark.parametrize("algo", [each.name for each in TILES])
 dtypes = pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-FORWARD = ("conv2d", "conv2d_relu", "conv2d_batch_norm")  # bias and activation; mask and pool; moments
+ACROSS = [each.name for each in TILES if "conv2d_dgrad" in each.kernels]
+DIRECTIONS = [("conv2d", each.name) for each in TILES] + [("conv2d_dgrad", name) for name in ACROSS]
+directions = pytest.mark.parametrize(("op", "algo"), DIRECTIONS)
+OPS = ("conv2d", "conv2d_relu", "conv2d_batch_norm", "conv2d_dgrad")  # bias; mask and pool; moments; gradient
 
 
 @pytest.fixture
@@ -43,7 +46,7 @@ def cases(*tiers, op):
 def assert_agrees(device, case, dtype, algo):
     def make(rng, of):
         arrays, options = case.make(rng, of)
-        if case.op != "conv2d_relu":
+        if case.op in ("conv2d", "conv2d_batch_norm"):
             options |= dict(activation=None)  # each is a kernel to compile
         return arrays, options | dict(algo=algo)
 
@@ -52,7 +55,7 @@ def assert_agrees(device, case, dtype, algo):
 
 
 @dtypes
-@pytest.mark.parametrize("op", FORWARD)
+@pytest.mark.parametrize("op", OPS)
 def test_case_tiers_agree_with_the_oracle(device, op, dtype):
     for case in cases("tiny", "odd", "real", "random", op=op):
         if dtype in case.dtypes:
@@ -60,7 +63,7 @@ def test_case_tiers_agree_with_the_oracle(device, op, dtype):
 
 
 @dtypes
-@pytest.mark.parametrize("op", FORWARD)
+@pytest.mark.parametrize("op", OPS)
 def test_case_tiers_under_the_checker_in_any_order(op, dtype):
     for seed, case in enumerate(cases("tiny", "odd", op=op)):
         if dtype in case.dtypes:
@@ -68,42 +71,45 @@ def test_case_tiers_under_the_checker_in_any_order(op, dtype):
                 assert_agrees("emulated", case, dtype, "wgmma-128x128")
 
 
-@tiles
+@directions
 @dtypes
-def test_every_tile_under_the_checker_in_any_order(dtype, algo):
+def test_every_tile_under_the_checker_in_any_order(op, dtype, algo):
     """Partial tiles, and more stages than the ring has."""
     for case in (conv(1, 9, 9, 64, 160, 3, padding=1), conv(2, 9, 8, 24, 40, 3, stride=2, padding=1)):
         for seed in (0, 3, 4):
             with emulator.configure(sanitize="checked", seed=seed):
-                assert_right("conv2d", "emulated", case, dtype, algo=algo)
+                assert_right(op, "emulated", case, dtype, algo=algo)
 
 
-@tiles
-def test_every_order_gives_the_bits_of_the_other_tensor_core_kernels(device, algo):
+@directions
+def test_every_order_gives_the_bits_of_the_other_tensor_core_kernels(device, monkeypatch, op, algo):
     """On the emulated device, whose products round alike."""
     for channels in ((64, 72), (24, 40), (5, 67)):
-        arrays, options = arguments("conv2d", problem(*channels), "bfloat16")
-        assert_same_bits("conv2d", device, *arrays, **options, algo=algo)
+        arrays, options = arguments(op, problem(*channels), "bfloat16")
+        forced(monkeypatch, find("mma-64x64", "bfloat16"))
+        by_mma = on_device(op, device, *arrays, **options)
+        forced(monkeypatch, find(algo, "bfloat16"))
+        assert_same_bits(op, device, *arrays, **options)
         if device == "emulated":
-            by_mma = on_device("conv2d", device, *arrays, **options, algo="mma-64x64")
-            np.testing.assert_array_equal(on_device("conv2d", device, *arrays, **options, algo=algo), by_mma)
+            np.testing.assert_array_equal(on_device(op, device, *arrays, **options), by_mma)
 
 
-@tiles
+@directions
 @pytest.mark.parametrize("splits", [2, 5])
-def test_split_k(device, monkeypatch, algo, splits):
+def test_split_k(device, monkeypatch, op, algo, splits):
     forced(monkeypatch, find(algo, "bfloat16"), splits)
+    more = dict(activation="silu") if op == "conv2d" else {}
     for case in (problem(64, 24), problem(5, 7, groups=2)):
-        assert_right("conv2d", device, case, "bfloat16", activation="silu")
+        assert_right(op, device, case, "bfloat16", **more)
 
 
-@tiles
-def test_filters_with_as_many_taps_as_the_table_holds_and_more(device, algo):
+@directions
+def test_filters_with_as_many_taps_as_the_table_holds_and_more(device, op, algo):
     for size in ((8, 9), (9, 9)):
-        case = conv(1, 12, 13, 8, 16, size, padding=((3, 4), (5, 2)))
-        assert_right("conv2d", device, case, "bfloat16", algo=algo)
+        case = conv(1, 12, 13, 8, 8, size, padding=((3, 4), (5, 2)))
+        assert_right(op, device, case, "bfloat16", algo=algo)
         with emulator.configure(sanitize="checked", seed=5):
-            assert_right("conv2d", "emulated", case, "bfloat16", algo=algo)
+            assert_right(op, "emulated", case, "bfloat16", algo=algo)
 
 
 @tiles
@@ -118,12 +124,12 @@ def test_nothing_to_multiply(device, algo):
     assert ops.conv2d(x, w, algo=algo).shape == (1, 2, 2, 8)
 
 
-@tiles
-def test_shared_memory_without_bank_conflicts(algo):
+@directions
+def test_shared_memory_without_bank_conflicts(op, algo):
     """Copies into the tiles, and sums on the way to the output."""
     with emulator.bank_conflicts() as of:
-        assert_right("conv2d", "emulated", conv(1, 16, 16, 64, 256, 1), "bfloat16", algo=algo)
-    accesses, conflicts = of("conv2d_fprop_wgmma")
+        assert_right(op, "emulated", conv(1, 16, 16, 64, 256, 1), "bfloat16", algo=algo)
+    accesses, conflicts = of({"conv2d": "conv2d_fprop"}.get(op, op) + "_wgmma")
     assert accesses > 100
     assert conflicts == 0
 
@@ -140,7 +146,7 @@ def test_no_device_chooses_it_without_a_proof():
 # --- machine code ------------------------------------------------------------------------------
 
 # Registers of a thread, and instructions of a warp of the main loop for each HGMMA, at most.
-PINNED = {"wgmma-256x128": (168, 12), "wgmma-128x256": (168, 21), "wgmma-128x128": (120, 22)}
+PINNED = {"wgmma-256x128": (168, 12), "wgmma-128x256": (168, 21), "wgmma-128x128": (130, 22)}
 FINISHES = {
     "plain": {},
     "gelu": dict(ACTIVATION="Gelu", SAVES_INPUT=1),
@@ -149,15 +155,19 @@ FINISHES = {
     "single numbers": dict(VECTOR_C=1, VECTOR_K=1),
     "many taps": dict(TAP_TABLE=0),
 }
+PLAIN = ("plain", "single numbers", "many taps")  # what a gradient has
 
 
-@tiles
-@pytest.mark.parametrize("finish", FINISHES)
-def test_machine_code(algo, finish):
+@pytest.mark.parametrize(
+    ("op", "algo", "finish"),
+    [(*each, finish) for each in DIRECTIONS for finish in FINISHES if each[0] == "conv2d" or finish in PLAIN],
+)
+def test_machine_code(op, algo, finish):
     """An HGMMA for each 64 rows and 16 of the depth, no spill, and no remark of ptxas (C75xx) that it runs them one by
     one."""
     algorithm = find(algo, "bfloat16")
-    variant = tensor_core_variant("fprop", algorithm, "bfloat16", **FINISHES[finish])
+    direction = "fprop" if op == "conv2d" else "dgrad"
+    variant = tensor_core_variant(direction, algorithm, "bfloat16", **FINISHES[finish])
     binary = compiled(variant, "sm_90a")
     (resources,) = binary.resources.values()
     assert (resources.stack, resources.spill_stores, resources.spill_loads) == (0, 0, 0)

@@ -64,6 +64,7 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "conv2d_dgrad.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), **VECTORS),
     "conv2d_dgrad_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, WIDTH=(1, WIDE)),
     "conv2d_dgrad_mma.cu": dict(ALGORITHM=MMA, ACTIVATION=("Identity",), FINISH=({}, SEARCHED), MOVE=MOVES),
+    "conv2d_dgrad_wgmma.cu": dict(ALGORITHM=WGMMA, ACTIVATION=("Identity",), FINISH=({}, SEARCHED), MOVE=MOVES),
     "conv2d_fprop.cu": dict(ALGORITHM=SIMT, FINISH=FINISHES, **VECTORS),
     "conv2d_fprop_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE)),
     "conv2d_fprop_few_channels.cu": dict(ALGORITHM=OF_FEW_CHANNELS, FINISH=FINISHES, VECTOR_K=(1, WIDE)),
@@ -131,6 +132,8 @@ def variants(macros: Mapping[str, Mapping[str, tuple[Any, ...]]] = MACROS) -> It
             if product and file not in map(product.algorithm.file, product.algorithm.kernels):
                 continue
             if product:
+                if file not in map(product.algorithm.file, product.algorithm.kernels):
+                    continue
                 chosen |= product.algorithm.defines(product.arithmetic)
             if arithmetic := chosen.pop("ARITHMETIC", None):
                 chosen |= macros_of(arithmetic)
