@@ -102,9 +102,13 @@ def step(page):
 
 def wait_until(page, expression):
     """Playwright's own wait evaluates text in the page, which the page's content security policy forbids."""
+    eventually(page, lambda: page.evaluate(expression), expression)
+
+
+def eventually(page, condition, what=""):
     end = time.monotonic() + WAIT / 1000
-    while not page.evaluate(expression):
-        assert time.monotonic() < end, expression
+    while not condition():
+        assert time.monotonic() < end, what
         page.wait_for_timeout(50)
 
 
@@ -239,9 +243,9 @@ def test_what_is_shown_changes_as_the_net_learns(open_page):
     assert legend(page)[0] < loss
     assert legend(page)[1] > accuracy
     assert all(now != then for now, then in zip(page.evaluate(curve), drawn))
-    after = scales(page)
-    assert all(0 < update < weight for weight, update in after.values())
-    assert all(after[name] != before[name] for name in before)
+    eventually(page, lambda: all(scale != before[name] for name, scale in scales(page).items()))
+    assert list(scales(page)) == list(before)
+    assert all(0 < update < weight for weight, update in scales(page).values())
     assert sum(int(cell or 0) for cell in page.locator("#confusion td").all_inner_texts()) == 360  # test images
     assert "right" in examples(page)
 
