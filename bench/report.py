@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
+import textwrap
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -64,7 +66,13 @@ def block(record: Record) -> str:
         _untimed(data),
         _goals(data),
     ]
-    return "\n\n".join(part for part in parts if part)
+    return "\n\n".join(_wrapped(part) for part in parts if part)
+
+
+def _wrapped(text: str) -> str:
+    """Sentences in lines of at most 120 characters; rows of tables and lists stay as they are."""
+    fill = functools.partial(textwrap.fill, width=120, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(line if line.startswith(("|", "- ")) else fill(line) for line in text.split("\n"))
 
 
 def _ceilings(data: dict[str, Any]) -> str:

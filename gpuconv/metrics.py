@@ -1,6 +1,6 @@
 """Metrics: what is measured on held-out images in addition to loss and accuracy.
 
-A metric is a name, a function or an object:
+A metric is a name, a function or an object::
 
     "top-5"        the fraction of images whose class is among the 5 (or any number of) best scores
     "confusion"    int64 (classes, classes): [i, j] counts the images of class i that were classified as class j

@@ -4,7 +4,7 @@ Philox is counter-based: block `i` of a stream is a pure function of (seed, stre
 state to save, a GPU thread can compute any element independently, and a run can resume at any
 position. Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 
-The layout, which `philox.cuh` shares:
+The layout, which `philox.cuh` shares::
 
     key     = (seed low, seed high)                                  64-bit seed
     counter = (block low, block high, stream, substream)             64-bit block number
