@@ -12,7 +12,8 @@ from ci.gate import hopper, rungs
 from ci.gate.commands import Done, Gate
 from ci.gate.results import FailedError, LateError, NotReachedError
 from gpuconv.backends.cuda import cache
-from gpuconv.backends.cuda.gemm import proofs, prover
+from gpuconv.backends.cuda.gemm import plan, proofs, prover
+from gpuconv.backends.cuda.gemm.plan import unproved
 from tests import standin
 from tests.standin import proving
 from tests.standin.proving import NAME, command, new_family
@@ -69,7 +70,9 @@ def test_a_direction_on_the_stand_in(monkeypatch, tmp_path, capsys, fault):
     monkeypatch.setattr(prover, "command", command("90", "late", fault))
     monkeypatch.setattr(prover, "LIMIT", 3.0 if fault == "hangs" else 30.0)
     monkeypatch.setattr(prover, "_prover", prover.Prover())
-    with standin.installed(["90"]), new_family(), proving.planted(fault if fault != "hangs" else "none"):
+    planted = proving.planted(fault if fault != "hangs" else "none")
+    with standin.installed(["90"]), new_family(), planted, monkeypatch.context() as patch:
+        patch.setattr(plan, "unproved", lambda *asked: [e for e in unproved(*asked) if e.algorithm.name == NAME])
         status = rungs.direction("fprop", "cuda", True)
     prover.close()
     lines = capsys.readouterr().out.splitlines()
@@ -87,7 +90,8 @@ def test_a_direction_on_the_stand_in(monkeypatch, tmp_path, capsys, fault):
         assert len(lines) == 3
 
 
-def test_nothing_to_prove_is_not_reached(capsys):
+def test_nothing_to_prove_is_not_reached(monkeypatch, capsys):
+    monkeypatch.setattr(plan, "unproved", lambda *asked: ())
     assert rungs.direction("dgrad", "emulated", True) == rungs.NOTHING
     assert capsys.readouterr().out == "no algorithm of dgrad is to be proved\n"
 
