@@ -60,7 +60,7 @@ def run(layer: Any, method: str, *args: object, **options: Any) -> Any:
             return getattr(layer, method)(*args, **options)
         direction = "backward" if method == "backward" else "forward"
         with ExitStack() as stack:
-            for listener in _listeners:
+            for listener in [*_listeners]:  # other threads may change it
                 stack.enter_context(listener(layer, direction))
             return call(layer, method, *args, **options)
     except (ValueError, TypeError, MemoryError, RuntimeError) as error:

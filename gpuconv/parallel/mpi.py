@@ -7,7 +7,7 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,17 +16,47 @@ from gpuconv import backends
 from gpuconv.arguments import number
 from gpuconv.devices import Device
 from gpuconv.parallel.ranks import ParallelError, Ranks, host
-from gpuconv.parallel.tree import collect, sum_along_tree
+from gpuconv.parallel.tree import collect, sum_along_tree, tree
 from gpuconv.types import Array
 
 T = TypeVar("T")
 
-DATA, ALIVE, FAILED = 1, 2, 3  # the tags of messages
+DATA, ALIVE, FAILED, BEGUN = 1, 2, 3, 4  # the tags of messages; those of sums that were begun follow
 SPINS = 200  # tests of a request before each is followed by a nap
 NAP = 50e-6  # seconds
 GRACE = 2.0  # seconds in which the other ranks say why they end, before all are aborted
 
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")  # by the mpiexec of MPICH or Open MPI
+
+
+class _Begun:
+    """A sum that goes on when the rank looks after it."""
+
+    def __init__(self, ranks: MPI, flat: Array, tag: int) -> None:
+        self._ranks, self._tag, self._steps = ranks, tag, tree(flat, ranks.rank, ranks.size)
+        self._requests: list[Any] = []
+        self._received: Any = None
+        self._into: Array | None = None
+        self._next()
+
+    def advance(self) -> None:
+        """Go on as far as messages have come."""
+        while self._requests and self._ranks._test(self._requests):
+            self._next()
+
+    def finish(self) -> None:
+        while self._requests:
+            self._ranks._wait(self._requests)
+            self._next()
+        self._ranks._begun.remove(self)
+
+    def _next(self) -> None:
+        if self._into is not None and self._received is not self._into:
+            backends.assign(self._into, self._received)
+        self._requests, self._received, self._into = [], None, None
+        if (step := next(self._steps, None)) is not None:
+            self._into = step.into
+            self._requests, self._received = self._ranks._send(*step, self._tag)
 
 
 def launched() -> bool:
@@ -60,6 +90,7 @@ class MPI(Ranks):
         self.time_limit, self.sent = float(time_limit), 0
         self._reported = False
         self._posted: list[Any] = []
+        self._begun: list[_Begun] = []
         self._processes: list[str] = []
         self._processes = self.gather(f"process {os.getpid()} on {host()}")
 
@@ -97,17 +128,32 @@ class MPI(Ranks):
         collect(flat, ends, self.rank, self.size, self._swap)
 
     def _swap(self, partner: int, *, give: Array | None = None, into: Array | None = None) -> None:
-        requests, received = [], None
-        if into is not None:
-            received = into if type(into) is np.ndarray else np.empty(into.shape, into.dtype)
-            requests.append(self._comm.Irecv((received.view(np.uint8), self._mpi.BYTE), partner, DATA))
-        if give is not None:
-            sent = backends.to_numpy(give)
-            self.sent += sent.nbytes
-            requests.append(self._comm.Isend((sent.view(np.uint8), self._mpi.BYTE), partner, DATA))
+        requests, received = self._send(partner, give, into, DATA)
         self._wait(requests)
         if into is not None and received is not into:
             backends.assign(into, received)
+
+    def _send(self, partner: int, give: Array | None, into: Array | None, tag: int) -> tuple[list[Any], Any]:
+        """The requests of an exchange, and the host array that receives."""
+        requests, received = [], None
+        if into is not None:
+            received = into if type(into) is np.ndarray else np.empty(into.shape, into.dtype)
+            requests.append(self._comm.Irecv((received.view(np.uint8), self._mpi.BYTE), partner, tag))
+        if give is not None:
+            sent = backends.to_numpy(give)
+            self.sent += sent.nbytes
+            requests.append(self._comm.Isend((sent.view(np.uint8), self._mpi.BYTE), partner, tag))
+        return requests, received
+
+    def start(self, flat: Array, fixed: bool, number: int) -> Callable[[], None]:
+        begun = _Begun(self, flat, BEGUN + number)
+        self._begun.append(begun)
+        begun.advance()
+        return begun.finish
+
+    def progress(self) -> None:
+        for begun in self._begun:
+            begun.advance()
 
     # --- waiting, and what can go wrong meanwhile ------------------------------------------------
 

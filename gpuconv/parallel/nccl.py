@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -41,6 +41,7 @@ class NCCL(Ranks):
         self._local = int(os.environ.get("LOCAL_RANK") or nodes[: self.rank].count(nodes[self.rank]))
         self._communicator: Any = None
         self._device: str | None = None
+        self._side: Any = None  # the stream of sums that are begun during backward
 
     @property
     def device(self) -> str:
@@ -110,6 +111,23 @@ class NCCL(Ranks):
                 sum_along_tree(flat, self.rank, self.size, self._swap)
             elif flat.size:
                 self._all_reduce(flat)
+
+    def start(self, flat: Array, fixed: bool, number: int) -> Callable[[], None]:
+        """On a stream of its own, which in a capture becomes a branch of the graph."""
+        import cupy
+
+        with backends.current_device_of(flat):
+            self._side = self._side or cupy.cuda.Stream(non_blocking=True)
+            self._side.wait_event(cupy.cuda.get_current_stream().record())
+            with self._side:
+                self.sum(flat, fixed)
+            done = self._side.record()
+
+        def finish() -> None:
+            with backends.current_device_of(flat):
+                cupy.cuda.get_current_stream().wait_event(done)
+
+        return finish
 
     def collect(self, flat: Array, ends: Sequence[int]) -> None:
         with backends.current_device_of(flat):

@@ -82,6 +82,16 @@ class Ranks:
             fixed: Whether to add along a binary tree over the ranks, so that the bits follow from their number alone.
         """
 
+    def start(self, flat: Array, fixed: bool, number: int) -> Callable[[], None]:
+        """Begin a `sum`, while the caller goes on; returns a function that finishes it.
+
+        flat, fixed: as in `sum`. number: tells the sums apart that are begun at a time; the same on every rank."""
+        self.sum(flat, fixed)
+        return lambda: None
+
+    def progress(self) -> None:
+        """Go on with the sums that have begun, as far as other ranks have come."""
+
     def collect(self, flat: Array, ends: Sequence[int]) -> None:
         """Give every rank all stretches of an array.
 

@@ -3,8 +3,8 @@ bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
 
 from gpuconv import backends, ops
 from gpuconv.types import Array
@@ -16,8 +16,22 @@ class Swap(Protocol):
     def __call__(self, partner: int, *, give: Array | None = None, into: Array | None = None) -> None: ...
 
 
+class Exchange(NamedTuple):
+    """What a rank and its partner send each other: `give` goes there, `into` comes from there. None: nothing."""
+
+    partner: int
+    give: Array | None = None
+    into: Array | None = None
+
+
 def sum_along_tree(flat: Array, rank: int, size: int, swap: Swap) -> None:
-    """Replace an array of rank 1 by the sum of every rank's.
+    """Replace an array of rank 1 by the sum of every rank's, as `tree` does."""
+    for partner, give, into in tree(flat, rank, size):
+        swap(partner, give=give, into=into)
+
+
+def tree(flat: Array, rank: int, size: int) -> Iterator[Exchange]:
+    """Replace an array of rank 1 by the sum of every rank's. Each exchange has to be done before the next is asked for.
 
     Halves are exchanged with ranks at distance 1, 2, 4, ... and added, then the sums go back the same way. A rank of R,
     a power of two, sends 2 (R - 1) / R of the array, and each element is summed along a binary tree. Ranks past the
@@ -25,25 +39,25 @@ def sum_along_tree(flat: Array, rank: int, size: int, swap: Swap) -> None:
     """
     power = 1 << (size.bit_length() - 1)
     if rank >= power:
-        swap(rank - power, give=flat)
-        swap(rank - power, into=flat)
+        yield Exchange(rank - power, give=flat)
+        yield Exchange(rank - power, into=flat)
         return
     if rank + power < size:
-        swap(rank + power, into=(received := _like(flat)))
+        yield Exchange(rank + power, into=(received := _like(flat)))
         ops.add(flat, received, out=flat)
     whole, levels = flat, list[tuple[int, Array, Array]]()
     while (distance := 1 << len(levels)) < power:
         lower, upper = whole[: len(whole) // 2], whole[len(whole) // 2 :]
         own, theirs = (upper, lower) if rank & distance else (lower, upper)
         partner = rank ^ distance
-        swap(partner, give=theirs, into=(received := _like(own)))
+        yield Exchange(partner, give=theirs, into=(received := _like(own)))
         ops.add(*((own, received) if rank < partner else (received, own)), out=own)
         levels.append((partner, own, theirs))
         whole = own
     for partner, own, theirs in reversed(levels):
-        swap(partner, give=own, into=theirs)
+        yield Exchange(partner, give=own, into=theirs)
     if rank + power < size:
-        swap(rank + power, give=flat)
+        yield Exchange(rank + power, give=flat)
 
 
 def collect(flat: Array, ends: Sequence[int], rank: int, size: int, swap: Swap) -> None:

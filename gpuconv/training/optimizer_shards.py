@@ -11,8 +11,8 @@ import numpy as np
 from gpuconv import ops
 from gpuconv.layers.base import Layer
 from gpuconv.parallel import Ranks
+from gpuconv.training.flat_sums import Sums
 from gpuconv.training.optimizers.base import Arrays
-from gpuconv.training.sharding import Sums
 
 
 class OptimizerShards:
@@ -32,21 +32,22 @@ class OptimizerShards:
         """Whether this rank keeps the state of a parameter; True for a name that is none."""
         return name in self.own or name not in self._owners
 
-    def exchange(self, params: Arrays, sums: Sums) -> None:
+    def exchange(self, params: Arrays, sums: Sums, places: range) -> None:
         """Give every rank the parameters that others updated. Only device work.
 
-        sums: Has room for each of these parameters first, in their order."""
+        sums: Has room for these parameters, in their order, at these places of its views."""
         if self.ranks.size == 1:
             return
-        views = dict(zip(params, sums.views))
+        views = {name: sums.views[place] for name, place in zip(params, places)}
         for name in self.own & params.keys():
             ops.copy(params[name], out=views[name])
         for flat in sums.flat:
+            own = {name: place for name, place in zip(params, places) if params[name].dtype == flat.dtype}
             sizes = np.zeros(self.ranks.size + 1, np.int64)
-            for name, param in params.items():
-                if param.dtype == flat.dtype:
-                    sizes[self._owners[name] + 1] += param.size
-            self.ranks.collect(flat, np.cumsum(sizes).tolist())
+            for name in own:
+                sizes[self._owners[name] + 1] += params[name].size
+            if own:
+                self.ranks.collect(flat[sums.starts[min(own.values())] :], np.cumsum(sizes).tolist())
         for name in params.keys() - self.own:
             ops.copy(views[name], out=params[name])
 

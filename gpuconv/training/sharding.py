@@ -7,8 +7,8 @@ and added up along a binary tree over the parts: ((s0 + s1) + (s2 + s3)) + ((s4 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -18,9 +18,10 @@ import numpy as np
 from gpuconv import backends, ops
 from gpuconv.arguments import integer
 from gpuconv.dtypes import is_float
-from gpuconv.layers.base import Layer
+from gpuconv.layers.base import Layer, listen
 from gpuconv.layers.part import Cut, Part, Together, part_of_batch, summed_over_parts
 from gpuconv.parallel import Ranks
+from gpuconv.training.flat_sums import Bucket, Sums, Term
 from gpuconv.training.totals import Totals
 from gpuconv.types import Array
 
@@ -43,50 +44,6 @@ def bounds(size: int, shards: int) -> list[int]:
     return [size * number // shards for number in range(shards + 1)]
 
 
-@dataclass(frozen=True)
-class Term:
-    """An array to be summed over the parts. weighted: by the part's share of the samples. gradient: of a loss, whose
-    share may be another."""
-
-    array: Array
-    weighted: bool = True
-    gradient: bool = False
-
-
-class Sums:
-    """One flat array for each dtype, which holds the values of terms one after another."""
-
-    def __init__(self, terms: list[Term], device: str) -> None:
-        self.flat: list[Array] = []
-        views: dict[int, Array] = {}
-        for dtype in dict.fromkeys(term.array.dtype for term in terms):
-            numbers = [number for number, term in enumerate(terms) if term.array.dtype == dtype]
-            ends = np.cumsum([0, *(terms[number].array.size for number in numbers)]).tolist()
-            flat = backends.zeros((ends[-1],), dtype, device)
-            for number, first, end in zip(numbers, ends, ends[1:]):
-                views[number] = flat[first:end].reshape(terms[number].array.shape)
-            self.flat.append(flat)
-        self.views = [views[number] for number in range(len(terms))]
-
-    def gather(self, terms: list[Term], part: int, size: int, divisor: Array | None) -> None:
-        """Take the terms of a part with so many of the `size` samples. divisor: of its loss, if not this number."""
-        for term, view in zip(terms, self.views):
-            if term.gradient and divisor is not None:
-                ops.scale(term.array, factor=divisor, divisor=size, out=view)
-            else:
-                ops.scale(term.array, factor=part / size if term.weighted else 1.0, out=view)
-
-    def divide(self, terms: list[Term], size: int, divisor: Array) -> None:
-        """Make the sums of gradients those of a loss with this divisor."""
-        for term, view in zip(terms, self.views):
-            if term.gradient:
-                ops.scale(view, factor=size, divisor=divisor, out=view)
-
-    def add(self, other: Sums) -> None:
-        for own, more in zip(self.flat, other.flat):
-            ops.add(own, more, out=own)
-
-
 class Parts:
     """Adds up the results of a step's parts, at most `most`. On one rank all of it is device work."""
 
@@ -99,6 +56,8 @@ class Parts:
         self._states, self._totals = Together(net, 1), [self.totals]  # of parts that go together
         self._kept: list[tuple[Array, Array]] = []  # running statistics and buffers for their values before a step
         self._sums: list[Sums] = []  # of subtrees, each half of the one before
+        self._numbers: dict[tuple[int, str], int] = {}  # of the gradients among the terms
+        self._exchanges: list[Callable[[], None]] = []  # wait for the buckets that were sent during backward
         self._signature: Any = None
 
     def _add_up(
@@ -113,18 +72,22 @@ class Parts:
         """Leave the gradients of all parts in the net. places: where each of these parts begins and ends among `size`
         samples. count: the number of parts on all ranks."""
         self._prepare()
+        self._exchanges = []
         counts = [end - first for first, end in places]
         own = [Part(first, size, last=(first, end) == places[-1]) for first, end in places]
         if self.together:
             self._add_up_together(parts, own, counts, work)
         else:
             self._add_up_in_turn(parts, own, counts, work)
-        for depth in range(len(places).bit_count() - 1, 0, -1):  # subtrees that still wait
-            self._sums[depth - 1].add(self._sums[depth])
-        for flat in self._sums[0].flat:
-            self.ranks.sum(flat, self.fixed)
-        if (divisor := self.totals.divisor_in(self._sums[0].views[-1])) is not None:
-            self._sums[0].divide(self._terms(self.totals), size, divisor)
+        for finish in self._exchanges:
+            finish()
+        sums = self._sums[0]
+        for bucket in sums.buckets[len(self._exchanges) :]:
+            for depth in range(len(places).bit_count() - 1, 0, -1):  # subtrees that still wait
+                self._sums[depth - 1].add(self._sums[depth], bucket)
+            self.ranks.sum(sums.part(bucket), self.fixed)
+        if (divisor := self.totals.divisor_in(sums.views[0])) is not None:
+            sums.divide(self._terms(self.totals), size, divisor)
         self._take(totals, count)
 
     def _add_up_in_turn(
@@ -136,7 +99,7 @@ class Parts:
             for running, kept in self._kept if number else ():
                 _copy(kept, running)
             _copy(self._zeros, self.totals.array)
-            with part_of_batch(part):
+            with part_of_batch(part), self._exchanging(number, counts[number], part):
                 work(x, y, self.totals)
             self._push(number, counts[number], part.batch, self.totals)
 
@@ -161,10 +124,11 @@ class Parts:
         if signature != self._signature:
             self._kept = [(array, backends.zeros(array.shape, array.dtype, self.net.device)) for array in statistics]
             count = self.most if self.together else 1
-            self._states, self._totals = (
-                Together(self.net, count),
-                [Totals(self.net.device, self.loss) for _ in range(count)],
-            )
+            self._states = Together(self.net, count)
+            self._totals = [Totals(self.net.device, self.loss) for _ in range(count)]
+            named = [*self.net.named_variables(trained=True)]
+            before = len(terms) - len(named)
+            self._numbers = {(id(layer), name): before + place for place, (_, layer, name) in enumerate(named)}
             self._sums = [Sums(terms, self.net.device) for _ in range(self.most.bit_length())]
             self._signature = signature
 
@@ -172,17 +136,68 @@ class Parts:
         """The running statistics that are summed as the gradients are; others go from part to part."""
         return []
 
-    def _terms(self, totals: Totals) -> list[Term]:
-        gradients = [Term(array, gradient=True) for array in self.net.grads().values()]
-        return [*gradients, *map(Term, self._statistics()), Term(totals.array, weighted=False)]
+    def _terms(self, totals: Totals, final: bool = True) -> list[Term]:
+        """The totals, the running statistics, then the gradients in the order of `Layer.grads`, whose end is `final`
+        first. Otherwise those that backward has not written yet stay as they are."""
+        named = self.net.named_variables(trained=True)
+        gradients = [layer.gradient(name) if final else layer.gradients[name] for _, layer, name in named]
+        return [
+            Term(totals.array, weighted=False),
+            *map(Term, self._statistics()),
+            *(Term(array, gradient=True) for array in gradients),
+        ]
+
+    @contextmanager
+    def _exchanging(self, number: int, count: int, part: Part) -> Iterator[None]:
+        """A context for backward of part `number`. In the last one a bucket goes to the other ranks as soon as its
+        gradients are final, while backward goes on."""
+        buckets, divisor = self._sums[0].buckets, self.totals.divisor_in(self.totals.array)
+        if not part.last or self.ranks.size == 1 or len(buckets) == 1:
+            yield
+            return
+        terms = self._terms(self.totals, final=False)
+        waiting = [{*bucket.terms} for bucket in buckets]
+
+        @contextmanager
+        def after(layer: Layer, direction: str) -> Iterator[None]:
+            yield
+            if direction == "backward" and (final := self._final(layer)):
+                for each in waiting:
+                    each.difference_update(final)
+                while len(self._exchanges) < len(buckets) and not waiting[len(self._exchanges)]:
+                    bucket = buckets[len(self._exchanges)]
+                    self._push_bucket(number, terms, bucket, count, part.batch, divisor)
+                    start = self.ranks.start(self._sums[0].part(bucket), self.fixed, len(self._exchanges))
+                    self._exchanges.append(start)
+                self.ranks.progress()
+
+        with listen(after):
+            yield
+
+    def _final(self, layer: Layer) -> list[int]:
+        """The numbers of the terms that are final once this layer has gone backward; none for another net's."""
+        found = []
+        for each in layer.walk():
+            for name in each.variables:
+                if (number := self._numbers.get((id(each), name))) is not None:
+                    each.gradient(name)  # zeros if backward wrote none
+                    found.append(number)
+        return found
 
     def _push(self, number: int, count: int, size: int, totals: Totals) -> None:
-        """Add part `number` to the tree. The sums of complete subtrees wait in `_sums`, one for each bit of the number
-        of parts done."""
+        """Add part `number` to the tree, but for the buckets that are exchanged already."""
+        terms, divisor = self._terms(totals), totals.divisor_in(totals.array)
+        for bucket in self._sums[0].buckets[len(self._exchanges) :]:
+            self._push_bucket(number, terms, bucket, count, size, divisor)
+
+    def _push_bucket(
+        self, number: int, terms: list[Term], bucket: Bucket, count: int, size: int, divisor: Array | None
+    ) -> None:
+        """The sums of complete subtrees wait in `_sums`, one for each bit of the number of parts done."""
         depth = number.bit_count()
-        self._sums[depth].gather(self._terms(totals), count, size, totals.divisor_in(totals.array))
+        self._sums[depth].gather(terms, bucket, count, size, divisor)
         while number & 1:
-            self._sums[depth - 1].add(self._sums[depth])
+            self._sums[depth - 1].add(self._sums[depth], bucket)
             depth, number = depth - 1, number >> 1
 
     def _take(self, totals: Totals, count: int) -> None:
@@ -195,8 +210,13 @@ class Parts:
 
     @property
     def sums(self) -> Sums:
-        """The sums of the last step: the gradients in the order of `Layer.grads`, then the rest."""
+        """The sums of the last step."""
         return self._sums[0]
+
+    def places(self) -> range:
+        """The numbers of the gradients' views in `sums`, in the order of `Layer.grads`."""
+        terms = len(self.sums.views)
+        return range(terms - len(self._numbers), terms)
 
     def arrays(self) -> list[Array]:
         """What a captured step finds at fixed addresses."""

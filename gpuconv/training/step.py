@@ -115,9 +115,9 @@ class TrainingStep:
         scores = start(self.trained, "forward", x, training=True)
         with part("loss"):
             found = in_parts(self._loss, scores, y)
-        start(self.trained, "backward", in_parts(itemgetter(1), found), input_grad=False)
-        with part("metrics"):
+        with part("metrics"):  # before backward, whose gradients may need the sum of the labels' weights
             in_parts(self._measure, found, scores, y, totals)
+        start(self.trained, "backward", in_parts(itemgetter(1), found), input_grad=False)
 
     def _loss(self, scores: Array, y: Array) -> tuple[Array, Array]:
         scale = [self.loss_scale.factor] if self.loss_scale else []
@@ -142,7 +142,7 @@ class TrainingStep:
             self.optimizer.update(params, grads, scaling)
             self.ema.update()
         if self.optimizer_shards and self.sharding:
-            self.optimizer_shards.exchange(params, self.sharding.sums)
+            self.optimizer_shards.exchange(params, self.sharding.sums, self.sharding.places())
 
     def gather_averages(self) -> None:
         """Take up the averages that other ranks moved with the optimizer's state. Every rank calls it."""

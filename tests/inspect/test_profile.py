@@ -38,6 +38,7 @@ STEP = [
     "pool1 forward",
     "fc1 forward",
     "loss",
+    "metrics",
     "fc1 backward",
     "pool1 backward",
     "residual1 backward",
@@ -45,7 +46,6 @@ STEP = [
     "residual1.conv1 backward",
     "relu1 backward",
     "conv1 backward",
-    "metrics",
     "sgd",
 ]
 

@@ -11,7 +11,7 @@ from gpuconv import to_numpy
 from gpuconv.data import Augmentation, Loader, Normalization
 from gpuconv.losses import SoftmaxCrossEntropy
 from gpuconv.parallel import MPI
-from gpuconv.training import Trainer
+from gpuconv.training import Trainer, flat_sums
 from tests.training import small
 
 TIME_LIMIT = {"hangs": 3.0, "sleeps": 3.0}  # longer where none is to be exceeded, as kernels may be compiled
@@ -67,6 +67,8 @@ def main(how, directory, shards="0"):
     ranks = MPI(TIME_LIMIT.get(how, 100.0))
     differs = ranks.rank == 1 and how.removeprefix("other-")
     device = "emulated" if how == "emulated" else "numpy"
+    if how == "bucketed":
+        flat_sums.BUCKET = 100
     net = small.net().to(device)
     if differs == "weights":
         net["fc1"]["bias"][...] = 1

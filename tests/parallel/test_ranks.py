@@ -34,7 +34,9 @@ def test_the_command_line_has_the_bits_of_one_process(tmp_path):
         assert files(tmp_path / f"on{ranks}") == files(tmp_path / "on1")
 
 
-@pytest.mark.parametrize("how", ["numpy", "emulated", "float16", "bfloat16", "batches", "clipped", "sharded", "mixed"])
+@pytest.mark.parametrize(
+    "how", ["numpy", "emulated", "float16", "bfloat16", "batches", "clipped", "sharded", "bucketed", "mixed"]
+)
 def test_dropout_and_batch_norm_have_the_bits_of_one_process(tmp_path, how):
     for ranks in (1, 2):
         program(ranks, how, tmp_path / str(ranks), shards=4)

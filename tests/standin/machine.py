@@ -33,12 +33,22 @@ class CUDADriverError(RuntimeError):
     """The same for the driver's calls."""
 
 
+class Capture(list[Work]):
+    """The work of a capture. branches: other streams in it. unjoined: those whose last work nobody waits for."""
+
+    def __init__(self, origin: Queue) -> None:
+        super().__init__()
+        self.origin = origin
+        self.branches: list[Queue] = []
+        self.unjoined: set[Queue] = set()
+
+
 class Queue:
     """The work of one stream. kind: "legacy", "blocking" or "non-blocking"."""
 
     def __init__(self, machine: Machine, device: int, kind: str) -> None:
         self.machine, self.device, self.kind = machine, device, kind
-        self.captured: list[Work] | None = None  # during a capture
+        self.captured: Capture | None = None  # during a capture
         self.spoiled: str | None = None  # why a capture cannot end well
         self._work: list[tuple[list[tuple[Queue, int]], Work]] = []
         self._done = 0
@@ -57,6 +67,8 @@ class Queue:
             if self.captured is not None:
                 self._expect_unspoiled()
                 self.captured.append(work)
+                if self is not self.captured.origin:
+                    self.captured.unjoined.add(self)
                 return
             waits = self._implicit_waits()
             self.busy_until = max(time.perf_counter(), self.busy_until, *(queue.busy_until for queue, _ in waits))
@@ -66,8 +78,20 @@ class Queue:
     def wait(self, other: Queue, end: int) -> None:
         """Later work waits until the first `end` pieces of another stream's work are done."""
         with self.machine.lock:
+            if other.captured is not None:
+                self._wait_captured(other, other.captured)
+                return
             self.busy_until = max(self.busy_until, other.busy_until)
             self._append([(other, end)], lambda: None)
+
+    def _wait_captured(self, other: Queue, capture: Capture) -> None:
+        """A stream that waits for one that is captured becomes a branch of the graph, until one of the graph waits for
+        it. The order of the calls is an order in which the graph may run."""
+        if self.captured is None:
+            self.captured = capture
+            capture.branches.append(self)
+        assert self.captured is capture, "a stream waits for another capture"
+        capture.unjoined.discard(other)
 
     def _append(self, waits: list[tuple[Queue, int]], work: Work) -> None:
         self._work.append((waits, work))
@@ -98,9 +122,12 @@ class Queue:
         """Run the first `end` pieces of work, each after the work that it waits for."""
         with self.machine.lock:
             while self._finished() and self._done < end:
-                waits, work = self._work[self._done]
+                next_one = self._done
+                waits, work = self._work[next_one]
                 for queue, needed in waits:
                     queue.run(needed)
+                if self._done != next_one:  # another thread ran it meanwhile
+                    continue
                 self._work[self._done] = ([], lambda: None)
                 self._done += 1
                 before, self.machine.thread.runs = getattr(self.machine.thread, "runs", None), self
@@ -121,9 +148,12 @@ class Queue:
         return bool(left) and (self.device in hung or any(getattr(work, "waits_for", set)() & hung for work in left))
 
     def run_one(self) -> bool:
-        """Run the next piece of work, if there is one."""
+        """Run the next piece of work, if there is one that waits for no other stream."""
         with self.machine.lock:
-            if self._done == self.end:
+            if self._done == self.end or self.held:
+                return False
+            waits, _ = self._work[self._done]
+            if any(queue.held or queue._done < needed for queue, needed in waits):
                 return False
             self.run(self._done + 1)
             return True
@@ -131,12 +161,16 @@ class Queue:
     def begin_capture(self) -> None:
         if self.kind == "legacy":
             raise RuntimeError("cannot capture on the default (legacy) stream")
-        self.captured, self.spoiled = [], None
+        self.captured, self.spoiled = Capture(self), None
 
     def end_capture(self) -> list[Work]:
         captured, self.captured = self.captured, None
-        self._expect_unspoiled()
         assert captured is not None
+        for branch in captured.branches:
+            branch.captured = None
+        self._expect_unspoiled()
+        if captured.unjoined:
+            raise CUDARuntimeError("cudaErrorStreamCaptureUnjoined")
         return captured
 
     def _expect_unspoiled(self) -> None:

@@ -1,0 +1,124 @@
+"""Gradients that are exchanged in buckets while backward goes on: the same bits, in the same order on every rank."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import gpuconv as gc
+from gpuconv.data import Loader
+from gpuconv.parallel import NCCL, ParallelError, Ranks
+from gpuconv.training import Trainer, flat_sums
+from tests import standin
+from tests.parallel.test_nccl import Threads, counterpart, on_ranks
+from tests.training import small
+
+DRAW = np.random.default_rng(0)
+LABELS = np.arange(12) % 3
+IMAGES = DRAW.normal(size=(12, 6, 5, 1)).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def _several_buckets(monkeypatch):
+    monkeypatch.setattr(flat_sums, "BUCKET", 100)
+    monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
+
+
+class Watched(Threads):
+    """Notes when sums begin and end, between the layers that go backward."""
+
+    def start(self, flat, fixed, number):
+        self.events.append(f"start {number}")
+        self.sum(flat, fixed)
+        return lambda: self.events.append(f"finish {number}")
+
+
+def watched(messages):
+    messages.__class__, messages.events = Watched, []
+    return messages
+
+
+def bits(net):
+    return {name: np.array(gc.to_numpy(each)) for name, each in net.state_dict().items()}
+
+
+def stepped(ranks=None, fuse=False, freeze=()):
+    net = small.net().to("emulated")
+    for name in freeze:
+        net[name].freeze()
+    trainer = Trainer(net, "sgd", lr=0.05, shards=4, parallel=ranks, graph=False, fuse=fuse)
+    first, end = trainer.sharding.place(len(LABELS))
+    x, y = (gc.asarray(each[first:end], "emulated") for each in (IMAGES, LABELS))
+    events = [] if ranks is None else ranks.events
+    for layer in () if fuse else ("fc1", "conv1"):
+        net[layer].register_backward_hook(lambda layer, dx, dy: events.append(layer.name))
+    for _ in range(2):
+        trainer.step(x, y, batch=len(LABELS))
+    return bits(net), events
+
+
+@pytest.mark.parametrize("fuse", [False, True])
+@pytest.mark.parametrize("freeze", [(), ("norm1",), ("conv1", "norm1")])
+def test_the_bits_are_those_of_one_process(fuse, freeze):
+    alone, _ = stepped(None, fuse, freeze)
+    for size in (2, 4):
+        found = on_ranks(size, lambda ranks: stepped(ranks, fuse, freeze), watched)
+        for ours, events in found:
+            assert small.same_arrays(ours, alone)
+            assert events == found[0][1]
+            assert "start 0" in events
+
+
+def test_the_last_layers_are_exchanged_before_the_first_have_gone_backward():
+    """Two shards on each rank: only the second one's gradients are final. The biases of fc1, 12 bytes, go with its
+    weights; those of conv1 and norm1 with the statistics, once all is done."""
+    for _, events in on_ranks(2, stepped, watched):
+        assert events == ["fc1", "conv1", "fc1", "start 0", "conv1", "start 1", "finish 0", "finish 1"] * 2
+
+
+def test_buckets_have_every_element_once():
+    arrays = [np.zeros(size, dtype) for size, dtype in ((3, "f4"), (4, "f8"), (30, "f4"), (1, "f4"), (70, "f4"))]
+    sums = flat_sums.Sums([flat_sums.Term(array) for array in arrays], "numpy")
+    assert sums.buckets == [(0, 34, 104, (4,)), (0, 3, 34, (2, 3)), (1, 0, 4, (1,)), (0, 0, 3, (0,))]
+    assert [sums.part(bucket).size for bucket in sums.buckets] == [70, 31, 4, 3]
+
+
+def trained(ranks, shards, graph):
+    device = ranks.own("cuda")
+    data = small.images(24)
+    trainer = Trainer(small.net().to(device), "sgd", lr=0.05, shards=shards, parallel=ranks, graph=graph)
+    loader = Loader(data, 8, normalization=small.loader(data).normalization, device=device, seed=3)
+    trainer.fit(loader, epochs=2, progress=False)
+    return bits(trainer.net), trainer.ranks.sent
+
+
+@pytest.mark.parametrize("schedule", ["early", "late"])
+@pytest.mark.parametrize("graph", [False, True])
+def test_gpus_exchange_on_a_stream_of_their_own(schedule, graph):
+    with standin.installed(("90", "90"), schedule=schedule) as machine:
+        expect_the_bits_of_one(graph)
+        calls = machine.nccl_worlds[0].calls
+    assert [call.words for call in calls[1]] == [counterpart(call.words) for call in calls[0]]
+    assert sum(call.captured for call in calls[0]) == (2 * 4 if graph else 0)
+
+
+def expect_the_bits_of_one(graph):
+    alone, _ = trained(NCCL(messages=Ranks()), 2, graph)
+    for weights, sent in on_ranks(2, lambda ranks: trained(ranks, 2, graph)):
+        assert small.same_arrays(weights, alone)
+        assert sent == 6 * (4 * (411 + 8) + 4 * 8)
+
+
+def without_waiting(patch):
+    start = NCCL.start
+    patch.setattr(NCCL, "start", lambda *arguments: [start(*arguments), lambda: None][1])
+
+
+def test_a_missing_wait_is_found(monkeypatch):
+    """The sums are read too early."""
+    without_waiting(monkeypatch)
+    with (
+        standin.installed(("90", "90"), schedule="late"),
+        pytest.raises((AssertionError, ArithmeticError, ValueError, ParallelError)),
+    ):
+        expect_the_bits_of_one(graph=False)
