@@ -69,7 +69,9 @@ class Apart:
         if one.norm is None or other.norm is None or one.sum is None or other.sum is None:
             return 0.0 if (one.norm, one.sum) == (other.norm, other.sum) else math.inf
         errors = abs(one.norm - other.norm), abs(one.sum - other.sum) / math.sqrt(one.size)
-        return max(errors) / self.rounding if self.rounding else math.inf * any(errors)
+        if not self.rounding:
+            return math.inf if any(errors) else 0.0
+        return max(errors) / self.rounding
 
     @property
     def tensor(self) -> str:

@@ -10,7 +10,7 @@ import pytest
 from gpuconv.inspect.bisect_runs import compare
 from gpuconv.layers import BatchNorm, Conv2D, Dropout, Flatten, Input, Linear, MaxPool2D, ReLU, Sequential
 from gpuconv.training import Digests, Trainer
-from gpuconv.training.tensor_digests import Step, read
+from gpuconv.training.tensor_digests import Digest, Step, read
 
 
 def steps_of(path, device="numpy", lr=0.01, precision="float32"):
@@ -97,6 +97,14 @@ def test_every_difference_is_kept_as_a_share_of_what_rounding_explains(one):
     assert "differ first at step 3: the gradient of conv2.weight, backward" in [
         each.get_text() for each in figure.texts
     ]
+
+
+def test_zeros_of_either_sign_are_the_same_numbers():
+    zeros, negative = (Digest.of("forward", "conv1", np.full(4, zero, np.float32), 9) for zero in (0.0, -0.0))
+    found = compare([Step(1, "here", [zeros])], [Step(1, "there", [negative])])
+    assert found.bits is not None
+    assert found.found is None
+    assert found.shares == {("forward", "conv1"): {1: 0.0}}
 
 
 def test_what_is_not_recorded_rounds_too(one):
