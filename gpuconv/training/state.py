@@ -186,6 +186,10 @@ class RunState(TrainingStep):
             raise CheckpointError(f"{path}: batch is {state['batch']}, and an epoch has {self.batches} batches")
         if bool(self.loss_scale) != bool(state["loss_scale"]):
             raise CheckpointError(f"{path}: loss_scale is {checkpoints.shown(state['loss_scale'])}")
+        try:
+            totals, reading = (self.totals.stored(state[name]) for name in ("totals", "read"))
+        except ValueError as error:
+            raise CheckpointError(f"{path}: {error}") from None
         if self.ema:
             self.ema.check(checkpoint, path)
         optimizer = {name: value for name, value in checkpoint.part("optimizer").items() if self._keeps(name)}
@@ -195,9 +199,9 @@ class RunState(TrainingStep):
             self.ema.restore(checkpoint)
         self.optimizer.load_state_dict(optimizer)
         self.epoch, self.batch = state["epoch"], state["batch"]
-        self.records, self.reading = state["records"], Reading(*state["read"])
+        self.records, self.reading = state["records"], reading
         self.follow_plateau()
-        self.totals.write(Reading(*state["totals"]))
+        self.totals.write(totals)
         if self.loss_scale:
             self.loss_scale.write(state["loss_scale"])
 

@@ -159,8 +159,10 @@ def state(found: Record, path: str | os.PathLike[str]) -> Record:
             if name not in found:
                 raise ValueError(f"{name} is missing")
         for name in ("totals", "read", *(["loss_scale"] if found["loss_scale"] else [])):
-            if len(found[name]) not in ((4, 5) if name != "loss_scale" else (4,)):
-                raise ValueError(f"{name} must be 4 numbers, received {shown(found[name])}")
+            lengths = (4,) if name == "loss_scale" else (4, 5)  # 5 with class weights
+            if len(found[name]) not in lengths:
+                allowed = " or ".join(map(str, lengths))
+                raise ValueError(f"{name} must be {allowed} numbers, received {shown(found[name])}")
         sets = {name: found["settings"].get(name) for name in ("validation", "test")}
         held_out = [name for name, data in sets.items() if data and not data.get("at_end")]
         epochs = [_record(record, held_out, f"records[{at}]") for at, record in enumerate(found["records"])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -66,6 +67,16 @@ class Totals:
         compared = labels if losses.classifies(criterion) else None
         weight = losses.class_weights(criterion, scores, labels) if self.weighted else None
         ops.add_metrics(self.array, loss, scores, compared, weight, ignore_index=losses.ignored(criterion))
+
+    def stored(self, numbers: Sequence[float]) -> Reading:
+        """The sums of a checkpoint. Older versions stored no sum of weights, and averaged losses by samples.
+
+        Raises ValueError for another number of sums.
+        """
+        complete = [*numbers, numbers[2]] if self.weighted and len(numbers) == len(NOTHING.numbers()) else numbers
+        if len(complete) != len(self.array):
+            raise ValueError(f"the sums of this loss are {len(self.array)} numbers, received {len(numbers)}")
+        return Reading(*complete)
 
     def read(self) -> Reading:
         """The sums so far. Synchronizes."""

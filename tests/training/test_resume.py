@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gpuconv.losses import SoftmaxCrossEntropy
 from gpuconv.training import Callback, CheckpointError, SettingsError, Trainer, checkpoint, load_net
 from gpuconv.training.callbacks import Curves
 from gpuconv.training.interrupts import SIGNALS, Interrupts
@@ -193,6 +194,30 @@ def test_mismatched_arrays_are_named(stored, change, message):
     with pytest.raises(CheckpointError, match=message):
         small.fit(trainer, run_dir=stored, resume=True)
     assert small.same_arrays(trainer.net.state_dict(), net)
+
+
+def test_a_checkpoint_with_class_weights_but_no_sum_of_them_is_resumed(tmp_path):
+    """Older versions averaged losses by samples."""
+
+    class Stop(Callback):
+        def on_step(self, trainer, record):
+            if trainer.steps == 7:
+                trainer.stop("a test")
+
+    loss = SoftmaxCrossEntropy(weight=(1, 2, 3))
+    small.fit(small.trainer(loss=loss), run_dir=tmp_path, callbacks=[Stop()])
+    found = checkpoint.load(tmp_path / "last.safetensors")
+    assert len(found.state["totals"]) == 5
+    assert found.state["batch"] == 2
+    for name in ("totals", "read"):
+        found.state[name] = found.state[name][:4]
+    checkpoint.save(tmp_path / "last.safetensors", found)
+    resumed, straight = small.trainer(loss=loss), small.trainer(loss=loss)
+    small.fit(resumed, run_dir=tmp_path, resume=True)
+    small.fit(straight)
+    assert small.same_arrays(resumed.net.state_dict(), straight.net.state_dict())
+    assert resumed.history[0] == straight.history[0]
+    assert resumed.history[2] == straight.history[2]
 
 
 def test_a_truncated_checkpoint_is_not_resumed(stored):
