@@ -2,7 +2,7 @@
 
 Without --algo those that no GPU has run yet, which a GPU chooses only where it has proved them. A child process runs
 each product; docs/prover.md says what it compares. Verdicts are kept with the compiled kernels, in place of earlier
-ones. Status 1 if one is not proved."""
+ones. Status 1 if one is not proved, or serves no product of the step."""
 
 from __future__ import annotations
 
@@ -55,9 +55,13 @@ def run(options: argparse.Namespace) -> int:
     products = _products(options.model, options.precision, options.batch_size, device)
     asked_for = [(product, each) for product in products for each in _plans(product, names, device)]
     line("step", f"{options.model}, {options.batch_size} images, {options.precision}: {len(products)} products")
-    document.note(device=device, products=len(products), proofs=[])
+    unserving = [name for name in names if all(each.algorithm.name != name for _, each in asked_for)]
+    document.note(device=device, products=len(products), proofs=[], serve_none=unserving)
+    for name in unserving:
+        print(f"{name} serves none of them")
     if not asked_for:
-        print(f"{', '.join(names)} serves none of them" if names else "all algorithms that serve them are proved")
+        if not names:
+            print("all algorithms that serve them are proved")
         return 1 if names else 0
     print(f"\n{HEADER}")
     failed, place = 0, tuner.place_named(device)
@@ -72,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
     prover.close()
     document.note(proved=len(asked_for) - failed, failed=failed)
     print(f"\n{failed} of {len(asked_for)} not proved" if failed else f"\nall {len(asked_for)} proved on {device}")
-    return 1 if failed else 0
+    return 1 if failed or unserving else 0
 
 
 def _products(model: str, precision: str, batch_size: int, device: str) -> list[Product]:

@@ -273,6 +273,8 @@ def test_proofs(proving):
 def test_proofs_of_nothing(proving):
     assert proving({}) == (0, ["all algorithms that serve them are proved"])
     assert proving({}, "--algo", "mma-64x64") == (1, ["mma-64x64 serves none of them"])
+    status, lines = proving({"simt-64x64": PROVED}, "--algo", "simt-64x64", "--algo", "mma-64x64")
+    assert (status, lines[0], lines[-1]) == (1, "mma-64x64 serves none of them", "all 1 proved on emulated")
 
 
 def test_numpy_proves_nothing(capsys):
