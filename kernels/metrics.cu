@@ -5,8 +5,8 @@
 //                floats (labels.cuh), in the place of the row's largest label
 //   totals[3] += 1 if totals[0] is finite afterwards
 //
-//   With a weight for each class w, the sum of the weights of these m labels, takes the place of m in totals[0]; without, w is m.
-//   totals[4] += w, if there are `sums`, 5, of them
+// With class weights, totals[0] += loss * w instead, w the sum of the weights of these m labels; without, w is m. Where `sums` is 5,
+// totals[4] += w.
 //
 // totals: `sums` doubles. scores (n, classes); labels (n,) or (n, classes), or null: then totals[1] stays. One block of 256
 // threads, one row a thread at a time. The sums are of integers, or are added in a fixed order, so every run gives the same bits.

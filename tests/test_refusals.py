@@ -881,6 +881,13 @@ REFUSALS = [
     ),
     (ops.scale, [X], {"factor": 1e39}, ValueError, "factor must be a number that float32 can hold, received 1e+39"),
     (
+        ops.scale,
+        [X],
+        {"factor": 1.0, "divisor": 2.0**-130},
+        ValueError,
+        "factor / divisor must be a number that float32 can hold, received 1.36",
+    ),
+    (
         ops.sgd_step,
         [PARAMS, PARAMS],
         {"lr": 10**400},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from gpuconv.arguments import step_scalar
+from gpuconv.arguments import number, step_scalar
 from gpuconv.backends import backend_of
 from gpuconv.ops.expect import expect_elementwise, expect_same_dtype, expect_shape
 from gpuconv.ops.overlap import copy_if_overlapping
@@ -70,5 +70,7 @@ def scale(x: ArrayT, *, factor: Scalar, divisor: Scalar = 1.0, out: ArrayT | Non
     expect_elementwise(x, out)
     factor = step_scalar("factor", factor, [x], least=-math.inf)
     divisor = step_scalar("divisor", divisor, [x])
+    if isinstance(factor, float) and isinstance(divisor, float) and divisor:
+        number("factor / divisor", factor / divisor, -math.inf, used_with=[x])
     (x,) = copy_if_overlapping([out], x, in_place=True)
     return backend.arithmetic.scale(x, factor=factor, divisor=divisor, out=out)
