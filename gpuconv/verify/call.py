@@ -129,9 +129,11 @@ class Call:
         try:
             op = state["call"]
             lookup("op", op, OPS)
+            arrays = [_take(tensors, entry) for entry in state["arrays"]]
+            added_since = len(_positional(op)) - len(arrays)  # arrays that the op did not take when the call was stored
             return cls(
                 op,
-                [_take(tensors, entry) for entry in state["arrays"]],
+                [*arrays, *[None] * added_since],
                 {name: _take(tensors, entry) for name, entry in state["options"].items()},
                 {name: _take(tensors, entry) for name, entry in state["into"].items()},
                 {entry["of"]: _take(tensors, entry) for entry in state["results"]},
