@@ -313,12 +313,14 @@ def differences(
     steps = sorted({step for row in rows.values() for step in row})
     if not steps:
         raise ValueError("a picture of differences needs at least one step, received none")
+    if first and first[0] not in rows.get(first[1], {}):
+        raise ValueError(f"first must be a step of a tensor among the rows, received {first}")
     across = min(len(steps), 600)
     column = {step: at * across // len(steps) for at, step in enumerate(steps)}
     found = np.full((len(rows), across), np.nan)
     for at, row in enumerate(rows.values()):
         for step, share in row.items():
-            found[at, column[step]] = np.nanmax([found[at, column[step]], share])
+            found[at, column[step]] = np.fmax(found[at, column[step]], share)
     colors = np.where(np.isnan(found)[..., None], 0, _share_colors(np.nan_to_num(found, posinf=np.inf)))
     pixels = np.dstack([colors, ~np.isnan(found)]).astype(np.float32)
     left, top, height, width = 250, 90, 15, 1300

@@ -150,6 +150,15 @@ def test_differences_of_two_runs_are_drawn_by_step_and_tensor():
     assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (1, 1)
     with pytest.raises(ValueError, match="at least one step"):
         plots.differences({})
+    for first in ((4, ("outputs", "conv1")), (1, ("outputs", "conv2"))):
+        with pytest.raises(ValueError, match="first must be a step of a tensor among the rows"):
+            plots.differences(rows, first=first)
+
+
+def test_a_difference_that_is_no_number_is_drawn_empty():
+    with warnings.catch_warnings(action="error"):
+        pixels = plots.differences({("loss", "loss"): {1: 0.0, 2: np.nan}}).axes[0].images[0].get_array()
+    assert pixels[0, :, 3].tolist() == [1, 0]
 
 
 def test_the_steps_of_a_long_run_share_columns_that_show_the_largest_difference():
