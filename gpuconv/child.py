@@ -1,7 +1,7 @@
 """A Python process that answers questions, each a line of JSON on its standard input, by lines of JSON.
 
-It ends with its input, so it never outlives this process. Whatever it does is an answer here: `{"ended": status}` when
-it ends or closes its output, `{"garbled": text}` for a line that is no JSON object. So nothing raises or blocks.
+It ends with its input, so it never outlives this process. Its faults are answers too: `{"ended": status}` when it ends
+or closes its output, `{"garbled": text}` for a line that is no JSON object. So nothing raises or blocks.
 """
 
 from __future__ import annotations

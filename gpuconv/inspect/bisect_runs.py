@@ -28,7 +28,7 @@ from gpuconv.training.tensor_digests import Digest, Step, read
 from gpuconv.verify.bounds import sum_bound
 
 Path_ = str | os.PathLike[str]
-MOST_SETTINGS = 5  # at most so many are named
+MOST_SETTINGS = 5  # more are only counted
 
 GROUPS = {
     "forward": "outputs",

@@ -196,7 +196,7 @@ def _messages(time_limit: float) -> Ranks:
 
 
 def _done(mark: Any, seconds: float) -> bool:
-    """Whether an event comes within so many seconds."""
+    """Whether an event is reached within the time limit, in seconds."""
     deadline = time.monotonic() + seconds
     while not mark.done:
         if time.monotonic() > deadline:

@@ -52,10 +52,10 @@ class Ema:
             for name, array in self._rounded.items()
         }
 
-    def update(self, besides: Collection[str] = ()) -> None:
-        """Take the parameters after a step into the averages, `besides` those that the optimizer has taken; only device
-        work."""
-        params = {name: param for name, param in self.net.named_parameters() if name not in besides}
+    def update(self, moved: Collection[str] = ()) -> None:
+        """Move the averages towards the parameters after a step, but for those in `moved`, which the optimizer has
+        moved. Only device work."""
+        params = {name: param for name, param in self.net.named_parameters() if name not in moved}
         if params:
             ops.sgd_step(
                 [self._rounded[name] for name in params],

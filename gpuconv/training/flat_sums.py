@@ -54,7 +54,7 @@ class Sums:
         self.views = [views[number] for number in range(len(terms))]
 
     def gather(self, terms: Sequence[Term], bucket: Bucket, part: int, size: int, divisor: Array | None) -> None:
-        """Take the terms of a part with so many of the `size` samples. divisor: of its loss, if not this number."""
+        """Take the terms of a part. part: its samples, of `size` in all. divisor: of its loss, if not `part`."""
         for number in bucket.terms:
             term, view = terms[number], self.views[number]
             if term.gradient and divisor is not None:
@@ -77,7 +77,7 @@ class Sums:
 
 
 def _cut(flat: int, numbers: Sequence[int], ends: Sequence[int], least: int) -> Iterator[Bucket]:
-    """The buckets of an array, from its end: each has at least so many elements, but for the one at its beginning."""
+    """The buckets of an array, from its end: each has at least `least` elements, but for the last one."""
     last = len(numbers)
     for place in range(len(numbers) - 1, -1, -1):
         if not place or ends[last] - ends[place] >= least:

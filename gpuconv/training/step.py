@@ -137,7 +137,7 @@ class TrainingStep:
             self.optimizer.update(params, grads, scaling)
         elif self.optimizer.averages:
             self.optimizer.update(params, grads, scaling, self.ema.averages, self.ema.decay)
-            self.ema.update(besides=params)
+            self.ema.update(moved=params)
         else:
             self.optimizer.update(params, grads, scaling)
             self.ema.update()

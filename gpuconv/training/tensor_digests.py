@@ -122,9 +122,9 @@ class Step:
 class Digests(Callback):
     """Writes the digests of every step: ``fit(..., run_dir="runs/one", callbacks=[Digests()])``.
 
-    path: a file, by default digests.jsonl in the run directory. every: the layers' outputs and the gradients of their
-    inputs are recorded in the first so many steps and then in each so-many-th; 1 for all. Steps run launch by launch,
-    with the same bits as captured ones. When a run is resumed, the file goes on after the checkpoint's step.
+    path: a file, by default digests.jsonl in the run directory. every: N records the layers' outputs and the gradients
+    of their inputs in the first N steps and then in each N-th; 1 in all. Steps run launch by launch, with the same bits
+    as captured ones. When a run is resumed, the file goes on after the checkpoint's step.
     """
 
     only_on_rank_0 = True

@@ -294,7 +294,7 @@ def _guards(device: str) -> Guards | NoGuards:
 
 
 def _sampled(array: np.ndarray, most: int = COMPARED) -> np.ndarray:
-    """At most so many values, in float64: at odd distances, so that they come from every place in a tile."""
+    """At most `most` values, in float64, at an odd distance, so that they come from every place in a tile."""
     return array.reshape(-1)[:: -(-array.size // most) | 1].astype(np.float64)
 
 
