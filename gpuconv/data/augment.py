@@ -37,9 +37,9 @@ class Augmentation:
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
-    hue: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
+    hue: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "flip", flip_value(self.flip))

@@ -72,3 +72,7 @@ def test_a_bad_spec_is_refused(text, message):
 def test_bad_options_are_refused(options, error):
     with pytest.raises(error, match=next(iter(options))):
         Augmentation(**options)
+
+
+def test_options_added_later_come_after_the_positional_ones_of_before():
+    assert Augmentation(False, 0, "zero", 0, 0.0, 0.0, 0.0, 0.0, 0.2) == Augmentation(mixup=0.2)
