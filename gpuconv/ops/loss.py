@@ -214,7 +214,8 @@ def add_metrics(
             labels (N, ...).
         labels: (N,) int64, or (N, classes) of any float dtype, whose largest, found likewise, is the right answer. None
             if the scores are no answers; then totals[1] stays.
-        weight: (classes,), that of the loss, if labels are integers. Its numbers are not checked.
+        weight: (classes,), that of the loss, if labels are integers. Its numbers are not checked. A label that
+            is no class weighs nothing, and its row is a wrong answer.
         ignore_index: The integer label of rows that do not count.
     """
     backend = backend_of(totals=totals, loss=loss, scores=scores, optional=dict(labels=labels, weight=weight))

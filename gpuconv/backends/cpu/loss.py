@@ -128,7 +128,9 @@ def add_metrics(totals, loss, scores, labels, weight, *, ignore_index):
             right, labels = right[kept], labels[kept]
             counted = len(right)
         totals[1] += right.sum()
-    mass = counted if weight is None else weight[labels].sum(dtype=np.float64)
+    mass = counted
+    if weight is not None:
+        mass = weight[labels[(labels >= 0) & (labels < len(weight))]].sum(dtype=np.float64)
     totals[0] += np.float64(loss) * mass
     totals[4:] += mass
     totals[2] += counted
