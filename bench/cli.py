@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +34,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.threads = _threads(options)
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             os.environ.setdefault(name, str(options.threads))
-        _let_openblas_use_avx512()
     from gpuconv.cli.errors import UserError, asked
 
     try:
@@ -51,19 +49,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; what was timed is in the record", file=sys.stderr)
         return 130
-
-
-def _let_openblas_use_avx512() -> None:
-    """Set OPENBLAS_CORETYPE, if it is not set, where OpenBLAS would leave AVX-512 unused, which PyTorch uses.
-
-    A child imports NumPy to find out, as OpenBLAS reads the variable once.
-    """
-    if "OPENBLAS_CORETYPE" in os.environ:
-        return
-    probe = "from gpuconv.backends.cpu import blas; print(blas.WITH_AVX512 if blas.leaves_avx512_unused() else '')"
-    asked = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
-    if wanted := asked.stdout.strip():
-        os.environ["OPENBLAS_CORETYPE"] = wanted
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -138,6 +123,7 @@ def _measure(options: argparse.Namespace) -> int:
     from bench.record import RESULTS, Record
     from bench.suite import select
     from gpuconv import backends
+    from gpuconv.backends.cpu import blas
     from gpuconv.devices import Device
     from gpuconv.profiling.timer import open_timer
 
@@ -153,6 +139,8 @@ def _measure(options: argparse.Namespace) -> int:
     print(f"device     {device} ({' '.join(why.split())})")
     record = Record.start(device, options.threads, results=options.results or RESULTS, commit=options.commit)
     print(f"record     {record.path}\n{_peer(options.threads)}")
+    if blas.leaves_avx512_unused():
+        print(f"BLAS       {blas.WITHOUT_AVX512}")
     if record.data["peaks"] is None or options.command == "peaks":
         _peaks(record, device)
     _print_peaks(record.data["peaks"])

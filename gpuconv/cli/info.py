@@ -44,8 +44,7 @@ def run(options: argparse.Namespace) -> int:
     row("python", f"{platform.python_version()}, {platform.system()} {platform.machine()}, {_cores()} cores")
     row("numpy", f"{metadata.version('numpy')}, BLAS: {_blas()}, ops on up to {parallel.threads()} cores at once")
     if blas.leaves_avx512_unused():
-        advice = f"set {blas.CORETYPE}={blas.WITH_AVX512}, see docs/devices.md"
-        row("BLAS", f"slow: this processor has AVX-512; {advice}")
+        row("BLAS", blas.WITHOUT_AVX512)
 
     section("devices")
     for name in ("numpy", "emulated", "cuda"):

@@ -23,21 +23,6 @@ def quick_peaks(monkeypatch):
     monkeypatch.setattr(peaks, "measure", lambda device: (CEILINGS, [{"what": "copy", "rate": 1e10}]))
 
 
-@pytest.fixture(autouse=True)
-def coretype(monkeypatch):
-    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")  # as NumPy is imported already, it changes nothing
-
-
-@pytest.mark.parametrize("wanted", ["SkylakeX", ""])
-def test_openblas_is_told_to_use_avx512_where_it_would_not(monkeypatch, wanted):
-    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: subprocess.CompletedProcess(args, 0, wanted + "\n"))
-    cli._let_openblas_use_avx512()
-    assert os.environ["OPENBLAS_CORETYPE"] == "Haswell"  # the user's choice
-    monkeypatch.delenv("OPENBLAS_CORETYPE")
-    cli._let_openblas_use_avx512()
-    assert os.environ.get("OPENBLAS_CORETYPE", "") == wanted
-
-
 def test_ops_writes_a_record(tmp_path, capsys, quick_peaks):
     assert cli.main([*SMALL, "--results", str(tmp_path), "--commit", "abc"]) == 0
     (path,) = tmp_path.glob("*/*.json")

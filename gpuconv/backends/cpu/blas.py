@@ -7,11 +7,9 @@ from typing import Any
 
 import numpy as np
 
-# OpenBLAS's names of processors without AVX-512. It takes one of these for a processor that is newer than itself.
-AVX2_ALONE = frozenset({"Haswell", "Zen"})
+AVX2_ALONE = frozenset({"Haswell", "Zen"})  # OpenBLAS's names of processors without AVX-512
 
-CORETYPE = "OPENBLAS_CORETYPE"  # the environment variable that OpenBLAS reads once, when NumPy is imported
-WITH_AVX512 = "SkylakeX"
+WITHOUT_AVX512 = "slow: this processor has AVX-512, which OpenBLAS leaves unused; see docs/devices.md"
 
 
 @functools.cache
