@@ -60,9 +60,7 @@ def _right_answers(scores: np.ndarray, labels: np.ndarray, ignored: int | None =
 def add_metrics(totals, loss, scores, labels, weight, *, ignore_index):
     hard = labels is not None and labels.ndim == 1
     counted = labels != ignore_index if hard else np.full(len(scores), True)
-    mass = counted.sum()
-    if weight is not None:
-        mass = wide(weight)[labels[counted & (labels >= 0) & (labels < len(weight))]].sum()
+    mass = counted.sum() if weight is None else wide(weight)[labels[counted & (labels // len(weight) == 0)]].sum()
     totals[0] += np.float64(loss) * mass
     totals[4:] += mass
     if labels is not None:
