@@ -160,7 +160,7 @@ def _wgmma(block_m: int, block_n: int, stages: int) -> Algorithm:
         9.6,
         macros | dict(MIN_BLOCKS=1, STAGES=stages),
         smem_bytes,
-        kernels=("conv2d_fprop", "conv2d_dgrad") if block_n <= 128 else ("conv2d_fprop",),
+        kernels=("conv2d_fprop", "conv2d_dgrad", "conv2d_wgrad"),
         capability=90,
         one_chip=True,
         proved=False,

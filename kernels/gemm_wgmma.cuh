@@ -14,13 +14,13 @@
 constexpr int GROUP_M = BLOCK_M / WARPGROUPS;  // rows of a warpgroup
 static_assert(WARPGROUPS * 128 == THREADS && WARPGROUPS == 2 && GROUP_M % 64 == 0, "two warpgroups that multiply");
 
-// Copies the tiles of the block's depth. For the copiers.
+// Copies the tiles of the block's depth, and adds up the columns of A that `a` sums. At the end the ring is free. For the copiers.
 template <class IteratorA, class IteratorB>
 __device__ __forceinline__ void copy_tiles(IteratorA& a, IteratorB& b, const Block& block) {
-    static_assert(!IteratorA::FILLS_AHEAD && !IteratorB::FILLS_AHEAD, "there is no barrier between two fetches");
     constexpr int UNDER_WAY = STAGES - 2;  // stages that are being copied while the next one is started
     Ring filling, copied;
     const auto say_copied = [&] {
+        a.add(copied.tiles());
         fence_proxy_async();  // wgmma sees what was copied
         copied.say_filled();
         copied.next();
@@ -29,6 +29,7 @@ __device__ __forceinline__ void copy_tiles(IteratorA& a, IteratorB& b, const Blo
     b.seek(block.begin);
     int started = 0;
     for (int32 depth = block.begin; depth < block.end;) {
+        if (IteratorA::FILLS_AHEAD || IteratorB::FILLS_AHEAD) sync_copiers();
         unsigned char *tile_a = filling.tiles(), *tile_b = tile_a + IteratorA::Tile::BYTES;
         filling.wait_until_free();
         a.fetch(tile_a, depth);
@@ -46,6 +47,7 @@ __device__ __forceinline__ void copy_tiles(IteratorA& a, IteratorB& b, const Blo
     }
     wait_for_copies<0>();
     for (int left = min(started, UNDER_WAY); left > 0; --left) say_copied();
+    if constexpr (IteratorA::SUMMING) filling.wait_until_all_free();
 }
 
 // One thread's sums, and their positions in the block's tile. For the others.

@@ -7,7 +7,8 @@
 //   a.advance(depth);                   // go to the next tile, at `depth`, STAGE_K further
 //   a.put(tile);                        // store what fetch loaded into registers
 //
-// There is a barrier between two fetches. A thread copies one chunk of every LINES_A_PASS-th line of a tile.
+// There is a barrier between two fetches of iterators that fill a table ahead (FILLS_AHEAD). A thread copies one chunk of every
+// LINES_A_PASS-th line of a tile.
 //
 // The main loop includes its tiles first (mma_tile.cuh, wgmma_tile.cuh): `Tile`, CHUNK, STAGE_K, shared_memory(), and which threads
 // copy: COPIERS of them, copier() is the calling one's number, sync_copiers() their barrier. Only they have iterators. STORES_LATER:
@@ -47,6 +48,7 @@ class TileMover {
     using Tile = ::Tile<SIDE, COLUMNS_ARE_DEPTH>;
     static constexpr bool FILLS_AHEAD = false;  // whether fetch reads what the previous advance wrote
     static constexpr bool SEARCHES = false;
+    static constexpr bool SUMMING = SUMS;
 
     // Finds all chunks before it copies the first.
     __device__ __forceinline__ void fetch(unsigned char* tile, int32 depth) {
@@ -78,11 +80,11 @@ class TileMover {
         }
     }
 
-    // Calls take(column, sum) once for each of the block's columns. All threads call this, after the last add.
+    // Calls take(column, sum) once for each of the block's columns. All that copy call this, after the last add.
     template <class Take>
     __device__ __forceinline__ void take_sums(Take take) const {
         auto& rows = *reinterpret_cast<float (*)[LINES_A_PASS][SIDE]>(shared_memory());
-        sync_copiers();  // shared memory held the accumulators
+        sync_copiers();  // shared memory held tiles or accumulators
 #pragma unroll
         for (int j = 0; j < CHUNK; ++j) rows[copier() / Tile::PER_LINE][chunk() * CHUNK + j] = sums[j];
         sync_copiers();
@@ -103,10 +105,12 @@ class TileMover {
   protected:
     static_assert(PASSES * COPIERS == Tile::LINES * Tile::PER_LINE && COPIERS % Tile::PER_LINE == 0,
                   "all threads copy the same number of chunks, a thread always the same chunk of a line");
-    static_assert(LINES_A_PASS % Tile::PERIOD == 0, "all its lines have the same swizzle");
+    static constexpr int PASSES_A_PERIOD = LINES_A_PASS < Tile::PERIOD ? Tile::PERIOD / LINES_A_PASS : 1;
+    static_assert(PASSES_A_PERIOD * LINES_A_PASS % Tile::PERIOD == 0, "every period's lines have the same swizzles");
 
     static __device__ __forceinline__ int chunk_offset(int pass) {
-        return Tile::swizzle(line(0), chunk()) + pass * LINES_A_PASS * Tile::LINE_BYTES;
+        const int first = pass % PASSES_A_PERIOD;
+        return Tile::swizzle(line(first), chunk()) + (pass - first) * LINES_A_PASS * Tile::LINE_BYTES;
     }
 
   private:
@@ -364,7 +368,9 @@ class WalkIterator<Walk::SEARCH, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>
     using Mover::PASSES, Mover::line, Mover::chunk, Mover::chunk_offset;
     static constexpr bool COPIES = VECTOR == CHUNK;
     static constexpr int PARTS = CHUNK / VECTOR;
-    static constexpr int UNROLLED = STORES_LATER || !COLUMNS_ARE_DEPTH ? PARTS : 1;  // for fewer registers
+    // For fewer registers, where single numbers are stored at once.
+    static constexpr int UNROLLED = STORES_LATER || !COLUMNS_ARE_DEPTH ? PARTS : 1;
+    static constexpr bool LINE_BY_LINE = !COPIES && !STORES_LATER && !COLUMNS_ARE_DEPTH;
 
     const Matrix& matrix;
     typename Matrix::Line lines[PASSES];     // constant if columns are the depth
@@ -387,27 +393,23 @@ class WalkIterator<Walk::SEARCH, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>
     __device__ __forceinline__ void advance(int32) {}
 
     __device__ __forceinline__ void fetch(unsigned char* tile, int32 depth) {
+        if constexpr (LINE_BY_LINE) {
+#pragma unroll 2
+            for (int pass = 0; pass < PASSES; ++pass) {
+                const auto line = matrix.line(depth + this->line(pass));
+#pragma unroll
+                for (int part = 0; part < PARTS; ++part) fetch(tile, pass, part, line, columns[part]);
+            }
+            return;
+        }
 #pragma unroll
         for (int pass = 0; pass < PASSES; ++pass)
             if constexpr (!COLUMNS_ARE_DEPTH) lines[pass] = matrix.line(depth + line(pass));
 #pragma unroll UNROLLED
         for (int part = 0; part < PARTS; ++part) {
             if constexpr (COLUMNS_ARE_DEPTH) columns[0] = matrix.column(depth + chunk() * CHUNK + part * VECTOR);
-            const auto& column = columns[COLUMNS_ARE_DEPTH ? 0 : part];
 #pragma unroll
-            for (int pass = 0; pass < PASSES; ++pass) {
-                const DTYPE* from = nullptr;
-                const bool found = matrix.find(lines[pass], column, from);
-                if constexpr (COPIES) {
-                    copy_async_or_zeros<16>(tile + chunk_offset(pass), from, found);
-                } else {
-                    Pack<DTYPE, VECTOR> numbers = {};
-                    if (found) numbers = *reinterpret_cast<const Pack<DTYPE, VECTOR>*>(from);
-                    auto* chunk = STORES_LATER ? &fetched[pass] : reinterpret_cast<Pack<DTYPE, CHUNK>*>(tile + chunk_offset(pass));
-#pragma unroll
-                    for (int j = 0; j < VECTOR; ++j) chunk->at[part * VECTOR + j] = numbers.at[j];
-                }
-            }
+            for (int pass = 0; pass < PASSES; ++pass) fetch(tile, pass, part, lines[pass], columns[COLUMNS_ARE_DEPTH ? 0 : part]);
         }
     }
 
@@ -416,5 +418,21 @@ class WalkIterator<Walk::SEARCH, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>
 #pragma unroll
             for (int pass = 0; pass < PASSES; ++pass)
                 *reinterpret_cast<Pack<DTYPE, CHUNK>*>(tile + chunk_offset(pass)) = fetched[pass];
+    }
+
+  private:
+    __device__ __forceinline__ void fetch(unsigned char* tile, int pass, int part, const typename Matrix::Line& line,
+                                          const typename Matrix::Column& column) {
+        const DTYPE* from = nullptr;
+        const bool found = matrix.find(line, column, from);
+        if constexpr (COPIES) {
+            copy_async_or_zeros<16>(tile + chunk_offset(pass), from, found);
+        } else {
+            Pack<DTYPE, VECTOR> numbers = {};
+            if (found) numbers = *reinterpret_cast<const Pack<DTYPE, VECTOR>*>(from);
+            auto* chunk = STORES_LATER ? &fetched[pass] : reinterpret_cast<Pack<DTYPE, CHUNK>*>(tile + chunk_offset(pass));
+#pragma unroll
+            for (int j = 0; j < VECTOR; ++j) chunk->at[part * VECTOR + j] = numbers.at[j];
+        }
     }
 };

@@ -59,6 +59,9 @@ struct Ring {
     __device__ __forceinline__ unsigned char* tiles() const { return shared_memory() + stage * STAGE_BYTES; }
     __device__ __forceinline__ void wait_until_filled() const { mbarrier_wait(&filled()[stage], parity); }
     __device__ __forceinline__ void wait_until_free() const { mbarrier_wait(&freed()[stage], parity ^ 1); }
+    __device__ __forceinline__ void wait_until_all_free() {
+        for (int i = 0; i < STAGES; ++i, next()) wait_until_free();
+    }
     __device__ __forceinline__ void say_filled() const { mbarrier_arrive(&filled()[stage]); }
     __device__ __forceinline__ void say_free() const {
         if (threadIdx.x % 128 == 0) mbarrier_arrive(&freed()[stage]);

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gpuconv import asarray, ops, verify
+from gpuconv import asarray, ops, to_numpy, verify
 from gpuconv.algorithms import ALGORITHMS, find
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.analysis import machine_code
@@ -17,18 +17,20 @@ from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.backends.cuda.runtime.device_array import capability_named
 from gpuconv.dtypes import as_dtype
+from gpuconv.verify.convolutions import arrays as volumes
 from gpuconv.verify.convolutions import conv
 from tests.kernels.agreement import assert_same_bits, on_device
 from tests.kernels.test_conv_kernels import arguments, assert_right, forced, problem
 from tests.kernels.test_machine_code import compiled, tensor_core_variant
+from tests.tolerance import assert_within, sum_bound
 
 TILES = [each for each in ALGORITHMS if each.family == "wgmma"]
 tiles = pytest.mark.parametrize("algo", [each.name for each in TILES])
 dtypes = pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-ACROSS = [each.name for each in TILES if "conv2d_dgrad" in each.kernels]
-DIRECTIONS = [("conv2d", each.name) for each in TILES] + [("conv2d_dgrad", name) for name in ACROSS]
+DIRECTIONS = [(op, each.name) for op in ("conv2d", "conv2d_dgrad", "conv2d_wgrad") for each in TILES]
 directions = pytest.mark.parametrize(("op", "algo"), DIRECTIONS)
-OPS = ("conv2d", "conv2d_relu", "conv2d_batch_norm", "conv2d_dgrad")  # bias; mask and pool; moments; gradient
+# bias; mask and pool; moments; gradients
+OPS = ("conv2d", "conv2d_relu", "conv2d_batch_norm", "conv2d_dgrad", "conv2d_wgrad")
 
 
 @pytest.fixture
@@ -76,7 +78,8 @@ def test_case_tiers_under_the_checker_in_any_order(op, dtype):
 def test_every_tile_under_the_checker_in_any_order(monkeypatch, op, dtype, algo):
     """Partial tiles, and a depth that fills the ring three times, not split."""
     forced(monkeypatch, find(algo, dtype))
-    for case in (conv(1, 5, 5, 128, 136, 3, padding=1), conv(2, 9, 8, 24, 40, 3, stride=2, padding=1)):
+    deep = conv(4, 17, 17, 8, 24, 3, padding=1) if op == "conv2d_wgrad" else conv(1, 5, 5, 128, 136, 3, padding=1)
+    for case in (deep, conv(2, 9, 8, 24, 40, 3, stride=2, padding=1)):
         for seed in (0, 3, 4):
             with emulator.configure(sanitize="checked", seed=seed):
                 assert_right(op, "emulated", case, dtype)
@@ -102,6 +105,25 @@ def test_split_k(device, monkeypatch, op, algo, splits):
     more = dict(activation="silu") if op == "conv2d" else {}
     for case in (problem(64, 24), problem(5, 7, groups=2)):
         assert_right(op, device, case, "bfloat16", **more)
+
+
+@tiles
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_db_of_the_copied_tiles(monkeypatch, algo, splits, accumulate):
+    """Filters of several tiles and groups, deeper than the ring; next to what the outputs hold."""
+    forced(monkeypatch, find(algo, "bfloat16"), splits)
+    for seed, case in enumerate((conv(3, 17, 15, 8, 264, 1), conv(2, 9, 8, 6, 14, 3, groups=2))):
+        x, w, bias, dy = volumes(case, as_dtype("bfloat16"))
+        with emulator.configure(sanitize="checked", seed=seed + 3):
+            there = [asarray(a, "emulated") for a in (dy, x, w, bias)]
+            options = dict(kernel_size=case.kernel_size, accumulate=accumulate) | case.window
+            ops.conv2d_wgrad(*there[:2], out=there[2], db=there[3], **options)
+        held = bias.astype(np.float64) * accumulate
+        wide = dy.astype(np.float64)
+        length = dy.size // case.k + 1
+        expected, size = ops.bias_grad(wide) + held, ops.bias_grad(np.abs(wide)) + np.abs(held)
+        assert_within(to_numpy(there[3]), expected, sum_bound(as_dtype("bfloat16"), length, size))
 
 
 @directions
@@ -156,18 +178,18 @@ FINISHES = {
     "single numbers": dict(VECTOR_C=1, VECTOR_K=1),
     "many taps": dict(TAP_TABLE=0),
 }
-PLAIN = ("plain", "single numbers", "many taps")  # what a gradient has
+OF_OPS = {"conv2d_dgrad": ("plain", "single numbers", "many taps"), "conv2d_wgrad": ("plain", "single numbers")}
 
 
 @pytest.mark.parametrize(
     ("op", "algo", "finish"),
-    [(*each, finish) for each in DIRECTIONS for finish in FINISHES if each[0] == "conv2d" or finish in PLAIN],
+    [(*each, finish) for each in DIRECTIONS for finish in FINISHES if finish in OF_OPS.get(each[0], FINISHES)],
 )
 def test_machine_code(op, algo, finish):
     """An HGMMA for each 64 rows and 16 of the depth, no spill, and no remark of ptxas (C75xx) that it runs them one by
     one."""
     algorithm = find(algo, "bfloat16")
-    direction = "fprop" if op == "conv2d" else "dgrad"
+    direction = {"conv2d": "fprop"}.get(op, op.removeprefix("conv2d_"))
     variant = tensor_core_variant(direction, algorithm, "bfloat16", **FINISHES[finish])
     binary = compiled(variant, "sm_90a")
     (resources,) = binary.resources.values()

@@ -75,6 +75,7 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "conv2d_wgrad.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), **VECTORS),
     "conv2d_wgrad_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, WIDTH=(1, WIDE)),
     "conv2d_wgrad_mma.cu": dict(ALGORITHM=MMA, ACTIVATION=("Identity",), MOVE=MOVES),
+    "conv2d_wgrad_wgmma.cu": dict(ALGORITHM=WGMMA, ACTIVATION=("Identity",), MOVE=MOVES),
     "dropout.cu": dict(DTYPE=FLOAT_NAMES, VECTOR=(1, 4)),
     "gemm_reduce.cu": dict(DTYPE=FLOAT_NAMES, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE_SUMS)),
     "elementwise_loss.cu": dict(DTYPE=FLOAT_NAMES, LABEL=(SOFT,)),
@@ -132,8 +133,6 @@ def variants(macros: Mapping[str, Mapping[str, tuple[Any, ...]]] = MACROS) -> It
             if product and file not in map(product.algorithm.file, product.algorithm.kernels):
                 continue
             if product:
-                if file not in map(product.algorithm.file, product.algorithm.kernels):
-                    continue
                 chosen |= product.algorithm.defines(product.arithmetic)
             if arithmetic := chosen.pop("ARITHMETIC", None):
                 chosen |= macros_of(arithmetic)

@@ -1,0 +1,31 @@
+// The gradient of a convolution with respect to its filters by wgmma: float16 and bfloat16; sm_90a.
+//
+// Formula, layouts, splits and macros are those of conv2d_wgrad.cu, the main loop that of gemm_wgmma.cuh. Lines are pixels and run
+// along filters and taps: both operands are MN-major. The threads that copy dy sum db from what they copied.
+
+#include "gemm_wgmma.cuh"
+
+#include "filter_gradient.cuh"
+
+extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N) + 128, 1)
+conv2d_wgrad_wgmma(DTYPE* dw, DTYPE* db, accumulator<DTYPE>* partials, const DTYPE* dy, const DTYPE* x,
+                   const Convolution conv, const TileScheduler scheduler, int32 accumulate) {
+    using IteratorA = FilterGradient::IteratorA;
+    using IteratorB = FilterGradient::IteratorB;
+    const FilterGradient gradient(dw, db, partials, conv, scheduler, accumulate);
+
+    Ring::open();
+    if (warpgroup() == WARPGROUPS) {
+        const Plain gradients = gradient.gradients(dy);
+        const InputWindows windows = gradient.windows(x);
+        IteratorA a(gradients, gradient.block.row);
+        IteratorB b(windows, gradient.block.column);
+        a.enable_sums(gradient.sums());
+        copy_tiles(a, b, gradient.block);
+        gradient.store_sums(a);
+    } else {
+        Accumulators accumulators;
+        accumulators.multiply<IteratorA::Tile, IteratorB::Tile>(gradient.block);
+        gradient.store(accumulators);
+    }
+}
