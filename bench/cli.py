@@ -313,7 +313,7 @@ def _predict(options: argparse.Namespace) -> int:
         for line in table(entries, options.algo, model, gpu, timed, options.results is not None):
             print(line, flush=True)
     if options.steps or not (options.op or options.shape or options.dtype):
-        for line in [*predict_steps.table(model, gpu, records), "", *predict_steps.layers_table(gpu)]:
+        for line in [*predict_steps.table(model, gpu, records, options.algo), "", *predict_steps.layers_table(gpu)]:
             print(line, flush=True)
     return 0
 

@@ -129,6 +129,8 @@ def _rms(errors: np.ndarray) -> float:
     return float(f"{np.sqrt(np.mean(errors**2)):.3g}")
 
 
+WGMMA = ("launch", "prologue", "tensor", "shared", "l2", "issue", "epilogue", "reduction")
+
 # --- predicting --------------------------------------------------------------------------------
 
 
@@ -172,10 +174,13 @@ def table(
     timed: measured times; the algorithm that "auto" chose there is predicted. today: the kernels were today's,
     so that the differences are the model's errors.
     """
-    names, others, errors = (*TERMS, "bytes"), 0, list[float]()
+    names, others, errors, shares = (*TERMS, "bytes"), 0, list[float](), dict[str, list[float]]()
     taken = dict(timed) if algo == "auto" else {}
+    if algo.startswith("wgmma"):
+        names = (*WGMMA, "bytes", "ceiling")
     parts = " ".join(f"{name:>11}" for name in names)
-    yield f"{'microseconds':<46} {'algorithm':<12} {'predicted':>10} {parts} {'measured':>9} difference"
+    last = "share" if "ceiling" in names else f"{'measured':>9} difference"
+    yield f"{'microseconds':<46} {'algorithm':<13} {'predicted':>10} {parts} {last}"
     for entry in entries:
         found = predicted(entry, taken.get(entry.key, algo), model, gpu)
         if found is None:
@@ -186,12 +191,17 @@ def table(
         parts = " ".join(
             f"{1e6 * prediction.parts[name]:>10.1f}{'*' if name == prediction.binds else ' '}" for name in names
         )
-        line = f"{entry.key:<46} {algorithm:<12} {1e6 * prediction.seconds:>10.1f} {parts}"
-        if seconds:
+        line = f"{entry.key:<46} {algorithm:<13} {1e6 * prediction.seconds:>10.1f} {parts}"
+        if "ceiling" in names:
+            shares.setdefault(entry.op, []).append(prediction.parts["ceiling"] / prediction.seconds)
+            line += f" {shares[entry.op][-1]:>5.2f}"
+        elif seconds:
             errors.append(prediction.seconds / seconds - 1)
             line += f" {1e6 * seconds:>9.1f} {errors[-1]:>+7.1%}"
         yield line
     if errors and today:
         yield f"rms error {100 * _rms(np.array(errors)):.3g} % over {len(errors)} rows that were measured"
+    for op, of_op in shares.items():
+        yield f"{op}: median share of the ceiling {np.median(of_op):.2f} over {len(of_op)} rows, predicted"
     if others:
         yield f"{others} more entries are not modelled: only fprop, dgrad and wgrad in half precision are"

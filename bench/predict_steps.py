@@ -115,13 +115,21 @@ def convolutions(net: str, batch_size: int, precision: str = "bfloat16") -> list
     return found
 
 
-def predict(net: str, batch_size: int, model: Model, gpu: Gpu) -> StepPrediction:
+def fastest(entry: Entry, algo: str, model: Model, gpu: Gpu) -> float | None:
+    """Seconds by `algo` or the launcher's choice, whichever is predicted faster; None where the model lacks the latter,
+    whose bytes count then."""
+    auto = predicted(entry, "auto", model, gpu)
+    named = predicted(entry, algo, model, gpu) if auto and algo != "auto" else auto
+    return min(found[1].seconds for found in (auto, named) if found) if auto else None
+
+
+def predict(net: str, batch_size: int, model: Model, gpu: Gpu, algo: str = "auto") -> StepPrediction:
     counts, entries = counted(net, batch_size), convolutions(net, batch_size)
     times, uncovered = [], 0
     for entry in entries:
-        found = predicted(entry, "auto", model, gpu)
+        found = fastest(entry, algo, model, gpu)
         uncovered += found is None
-        times.append(entry.work.bytes / gpu.copy if found is None else found[1].seconds)
+        times.append(entry.work.bytes / gpu.copy if found is None else found)
     seconds = {
         "convolutions": sum(times),
         "bytes": counts.bytes / gpu.copy,
@@ -169,14 +177,14 @@ def layers_table(gpu: Gpu) -> Iterator[str]:
             yield f"{title:<40} {direction:<9} {counts} {' '.join(cells)} {1e6 * found.total:>9.1f}"
 
 
-def table(model: Model, gpu: Gpu, records: Sequence[dict[str, Any]]) -> Iterator[str]:
+def table(model: Model, gpu: Gpu, records: Sequence[dict[str, Any]], algo: str = "auto") -> Iterator[str]:
     """Lines for a terminal, with the times of ours and of PyTorch from records of this GPU."""
     yield (
         f"{'step, milliseconds':<30} {'launches':>8} {'splits':>6} {'MB':>7} {'convs':>8} {'bytes':>7} {'gaps':>7}"
         f" {'predicted':>9} {'measured':>9} difference"
     )
     for net, batch_size in NETS:
-        found = predict(net, batch_size, model, gpu)
+        found = predict(net, batch_size, model, gpu, algo)
         key = f"step {net}-n{batch_size} bfloat16"
         cells = [f"{1e3 * found.seconds[name]:>7.2f}" for name in ("convolutions", "bytes", "launches")]
         line = f"{key.removeprefix('step '):<30} {found.counts.launches:>8} {found.counts.reductions:>6}"

@@ -77,15 +77,18 @@ def _target(opcode: str, operands: str, labels: dict[str, int]) -> int | None:
     return labels.get(named[1]) if named else None
 
 
-def main_loop(instructions: list[Instruction]) -> MainLoop | None:
-    """The longest loop that multiplies on tensor cores, or None.
+PRODUCTS = ("HMMA", "HGMMA")
+
+
+def main_loop(instructions: list[Instruction], of: tuple[str, ...] = PRODUCTS) -> MainLoop | None:
+    """The longest loop that multiplies on tensor cores, or that issues another of the opcodes `of`; None without one.
 
     Parts that a branch can skip and that only add, such as the sums of the bias gradient, are excluded.
     """
     loops = [
         (at.target, end)
         for end, at in enumerate(instructions)
-        if at.target is not None and at.target <= end and _hmma(instructions[at.target : end + 1])
+        if at.target is not None and at.target <= end and _count(instructions[at.target : end + 1], of)
     ]
     if not loops:
         return None
@@ -99,8 +102,8 @@ def main_loop(instructions: list[Instruction]) -> MainLoop | None:
             if adds and not any(opcode.startswith(("HMMA", "LDGSTS")) for opcode in part):
                 skipped.update(range(at + 1, target))
     body = [each for at, each in enumerate(instructions[begin : end + 1], begin) if at not in skipped]
-    return MainLoop(len(body), _hmma(body))
+    return MainLoop(len(body), _count(body, PRODUCTS))
 
 
-def _hmma(instructions: list[Instruction]) -> int:
-    return sum(each.opcode.startswith(("HMMA", "HGMMA")) for each in instructions)
+def _count(instructions: list[Instruction], opcodes: tuple[str, ...]) -> int:
+    return sum(each.opcode.startswith(opcodes) for each in instructions)

@@ -22,7 +22,7 @@ from typing import Any
 
 from gpuconv.algorithms import Algorithm
 from gpuconv.backends.cuda.analysis import machine_code, resources
-from gpuconv.backends.cuda.analysis.machine_code import MainLoop
+from gpuconv.backends.cuda.analysis.machine_code import Instruction, MainLoop
 from gpuconv.backends.cuda.runtime import nvrtc, source
 from gpuconv.backends.cuda.runtime.outputs import ceil_div
 from gpuconv.types import Record
@@ -33,19 +33,22 @@ SCHEDULERS = 4  # of a multiprocessor
 
 @dataclass(frozen=True)
 class Gpu:
-    """arch: what kernels are compiled for. clock: Hz, boosted. copy: bytes a second, read plus written."""
+    """arch: what kernels are compiled for. clock: Hz, boosted. copy: bytes a second, read plus written.
+    matrix: FLOP/s of a large product in bfloat16."""
 
     name: str
     arch: str
     multiprocessors: int
     clock: float
     copy: float
+    matrix: float
 
 
-# Multiprocessors and clocks are NVIDIA's; the H200's copy was measured, the H100's is the same share of its peak.
+# Multiprocessors and clocks are NVIDIA's; the H200's copy and matrix rates were measured. The H100's copy is the same
+# share of its peak, and its matrix rate is assumed to be the H200's.
 GPUS = {
-    "h200": Gpu("NVIDIA H200", "sm_90a", 132, 1.98e9, 4.256e12),
-    "h100": Gpu("NVIDIA H100 SXM", "sm_90a", 132, 1.98e9, 4.256e12 / 4.8 * 3.35),
+    "h200": Gpu("NVIDIA H200", "sm_90a", 132, 1.98e9, 4.256e12, 708.3e12),
+    "h100": Gpu("NVIDIA H100 SXM", "sm_90a", 132, 1.98e9, 4.256e12 / 4.8 * 3.35, 708.3e12),
 }
 
 
@@ -162,23 +165,31 @@ class Compiled:
     shared: int
 
 
-@functools.cache
-def compiled(algorithm: Algorithm, direction: str, arithmetic: str, vectors: tuple[int, int], arch: str) -> Compiled:
-    """The plain kernel of a direction, compiled and counted. vectors: VECTOR_C and VECTOR_K.
+def machine_code_of(
+    algorithm: Algorithm, direction: str, arithmetic: str, vectors: tuple[int, int], arch: str
+) -> tuple[nvrtc.Resources, list[Instruction]]:
+    """The plain kernel of a direction. vectors: VECTOR_C and VECTOR_K.
 
-    Raises CompileError where NVRTC or nvdisasm is missing, ValueError for an algorithm without tensor cores.
+    Raises CompileError where NVRTC or nvdisasm is missing.
     """
     file = source.resolve(algorithm.file(f"conv2d_{direction}"))
     chosen = algorithm.defines(arithmetic) | dict(ACTIVATION="Identity", VECTOR_C=vectors[0], VECTOR_K=vectors[1])
     defines = {name: str(value) for name, value in chosen.items()}
     name = f"conv2d_{direction}_{algorithm.family}"
     binary = nvrtc.compile_cubin(file.stem, source.flatten(file), defines, arch)
-    loop = machine_code.main_loop(machine_code.disassemble(binary.path)[name])
+    return binary.resources[name], machine_code.disassemble(binary.path)[name]
+
+
+@functools.cache
+def compiled(algorithm: Algorithm, direction: str, arithmetic: str, vectors: tuple[int, int], arch: str) -> Compiled:
+    """`machine_code_of` counted. Raises what it does, and ValueError for an algorithm without tensor cores."""
+    used, instructions = machine_code_of(algorithm, direction, arithmetic, vectors, arch)
+    loop = machine_code.main_loop(instructions)
     if loop is None:
         raise ValueError(f"algorithm {algorithm.name!r} has no tensor-core loop; the model covers no other")
     a_tile = algorithm.macros["THREAD_M"] * algorithm.macros["THREAD_N"] // 2  # of a warp's 8 x 4 threads, in two steps
     loop = loop.share(a_tile)
-    return Compiled(loop, binary.resources[name].registers, binary.resources[name].static_shared)
+    return Compiled(loop, used.registers, used.static_shared)
 
 
 def resident_blocks(arch: str, registers: int, shared: int, threads: int) -> int:

@@ -7,7 +7,7 @@ import math
 import re
 
 from gpuconv import algorithms
-from gpuconv.backends.cuda.analysis import predict
+from gpuconv.backends.cuda.analysis import predict, predict_wgmma
 from gpuconv.backends.cuda.analysis.predict import GPUS, Gpu, Model, Prediction
 from gpuconv.backends.cuda.analysis.resources import Line
 from gpuconv.backends.cuda.ops.conv import plans
@@ -30,12 +30,25 @@ def convolution(
         return None
     dtype = as_dtype(arithmetic)
     found = plans("emulated", problem, PLAIN, dtype, algo=algo)
-    if found is None or found[direction].algorithm.family != "mma":
+    if found is None or found[direction].algorithm.family not in ("mma", "wgmma"):
         return None
     plan, algorithm = found[direction], found[direction].algorithm
     vector_c, vector_k = (aligned_pack_width(dtype, count // problem.groups) for count in (problem.c, problem.k))
-    kernel = predict.compiled(algorithm, direction, arithmetic, (vector_c, vector_k), gpu.arch)
     m, n, _, batches = problem.implicit_gemm(direction)
+    partials = 0 if plan.split_k == 1 else plan.split_k * m * n * batches * accumulation_dtype(dtype).itemsize
+    if algorithm.family == "wgmma":
+        return algorithm.name, predict_wgmma.time(
+            algorithm,
+            predict_wgmma.code(algorithm, direction, arithmetic, (vector_c, vector_k), gpu.arch),
+            blocks=plan.blocks * plan.split_k,
+            stages=ceil_div(plan.depth_per_split, algorithm.block_k),
+            flops=2 * math.prod(problem.implicit_gemm("fprop")),  # without the padding of strided dgrad
+            moved=moved,
+            partials=partials,
+            model=model,
+            gpu=gpu,
+        )
+    kernel = predict.compiled(algorithm, direction, arithmetic, (vector_c, vector_k), gpu.arch)
     smem_bytes = kernel.shared + plan.smem_bytes
     asked = predict.terms(
         kernel.loop,
@@ -46,7 +59,6 @@ def convolution(
         reduction=0,
         multiprocessors=gpu.multiprocessors,
     )
-    partials = 0 if plan.split_k == 1 else plan.split_k * m * n * batches * accumulation_dtype(dtype).itemsize
     return algorithm.name, model.predict(asked, gpu, moved, partials)
 
 

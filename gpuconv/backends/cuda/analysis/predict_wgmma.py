@@ -1,0 +1,95 @@
+"""The predicted time of a convolution by wgmma (kernels/gemm_wgmma.cuh). No GPU has run these kernels.
+
+    time = launch + waves * (prologue + stages * max(tensor, shared, l2, issue) + epilogue) + reduction
+
+or the time of its bytes at the GPU's copy rate, or of its arithmetic at the measured ceiling, if that is more. A
+multiprocessor holds one block, and blocks take equally long: the multiprocessor with the most blocks counts. Where the
+rates come from is in docs/performance-model.md.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+from gpuconv.algorithms import Algorithm
+from gpuconv.backends.cuda.analysis import machine_code, predict
+from gpuconv.backends.cuda.analysis.predict import SCHEDULERS, Gpu, Model, Prediction
+from gpuconv.backends.cuda.runtime.outputs import ceil_div
+
+MULTIPLY_ADDS = 2048  # of 16-bit numbers, in a clock of a multiprocessor: NVIDIA's peak
+SHARED = 128  # bytes of shared memory in a clock of a multiprocessor: NVIDIA's
+L2 = 5120  # bytes in a clock of the GPU: NVIDIA's for the A100, assumed for Hopper
+LATENCY = 1000  # clocks from a block's start to its first tile: assumed
+TAKEN = 0.5  # of the code outside of both loops, a block runs this share: assumed
+MULTIPLYING, COPYING = 8, 4  # warps
+
+
+@dataclass(frozen=True)
+class Code:
+    """Instructions of a warp: of one that multiplies and of one that copies, each for a stage, and all others."""
+
+    multiply: float
+    copy: float
+    others: float
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Clocks of a multiprocessor for one stage; all of these pass at the same time."""
+
+    tensor: float
+    shared: float
+    l2: float
+    issue: float
+
+
+@functools.cache
+def code(algorithm: Algorithm, direction: str, arithmetic: str, vectors: tuple[int, int], arch: str) -> Code:
+    """Counted in the plain kernel of a direction; raises as `predict.machine_code_of`."""
+    _, instructions = predict.machine_code_of(algorithm, direction, arithmetic, vectors, arch)
+    loop, copy = machine_code.main_loop(instructions), machine_code.main_loop(instructions, ("LDG",))  # and LDGSTS
+    assert loop is not None, f"{algorithm.name} has no loop that multiplies"
+    assert copy is not None, f"{algorithm.name} has no loop that copies"
+    return Code(loop.instructions, copy.instructions, len(instructions) - loop.instructions - copy.instructions)
+
+
+def stage(algorithm: Algorithm, counted: Code, model: Model, gpu: Gpu) -> Stage:
+    m, n, depth = algorithm.block_m, algorithm.block_n, algorithm.block_k
+    copied = 2 * (m + n) * depth
+    read = m // 64 * 2 * (64 + n) * depth  # each product of 64 rows reads its rows and all columns
+    slots = (MULTIPLYING * counted.multiply + COPYING * counted.copy) / SCHEDULERS
+    return Stage(
+        tensor=m * n * depth / MULTIPLY_ADDS,
+        shared=(read + copied) / SHARED,
+        l2=copied / (L2 / gpu.multiprocessors),
+        issue=slots * model.rates.instruction,
+    )
+
+
+def time(
+    algorithm: Algorithm,
+    counted: Code,
+    *,
+    blocks: int,
+    stages: int,
+    flops: float,
+    moved: float,
+    partials: float,
+    model: Model,
+    gpu: Gpu,
+) -> Prediction:
+    """Of `blocks` blocks of `stages` stages each. moved: the bytes that must pass through memory. partials: those that
+    the split-K reduction reads. The parts tensor to issue overlap each other."""
+    waves, each = ceil_div(blocks, gpu.multiprocessors), stage(algorithm, counted, model, gpu)
+    alone = {
+        "launch": model.rates.launch,
+        "prologue": waves * (LATENCY + each.l2),
+        "epilogue": waves * TAKEN * counted.others * MULTIPLYING / SCHEDULERS * model.rates.instruction,
+    }
+    together = {name: waves * stages * clocks for name, clocks in vars(each).items()}
+    parts = {name: clocks / gpu.clock for name, clocks in (alone | together).items()}
+    parts["reduction"] = partials / gpu.copy
+    seconds = (sum(alone.values()) + max(together.values())) / gpu.clock + parts["reduction"]
+    parts |= {"bytes": moved / gpu.copy, "ceiling": flops / gpu.matrix}
+    return Prediction(max(seconds, parts["bytes"], parts["ceiling"]), parts, max(parts, key=parts.__getitem__))

@@ -1,0 +1,109 @@
+"""The performance model's terms for wgmma."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench import predict as bench_predict
+from bench import predict_steps
+from bench.suite import select
+from gpuconv.algorithms import find
+from gpuconv.backends.cuda.analysis import machine_code, predict_wgmma
+from gpuconv.backends.cuda.analysis.machine_code import Instruction, MainLoop
+from gpuconv.backends.cuda.analysis.predict import GPUS, Model, Prediction, Terms
+from gpuconv.backends.cuda.analysis.predict_wgmma import Code
+from gpuconv.backends.cuda.runtime import nvrtc
+
+H200 = GPUS["h200"]
+MADE_UP = Model("made up", Terms(10_000.0, 0.0, 2.0, 0.0, 0.0), 0.0, 0.0, "none", ())
+TILES = ("wgmma-256x128", "wgmma-128x256", "wgmma-128x128")
+
+
+CODE = Code(80, 175, 400)
+
+
+def time(algo="wgmma-128x128", counted=CODE, **changed):
+    work = dict(blocks=132, stages=18, flops=0.0, moved=0.0, partials=0.0, model=MADE_UP, gpu=H200) | changed
+    return predict_wgmma.time(find(algo, "bfloat16"), counted, **work)
+
+
+@pytest.mark.parametrize(
+    ("algo", "tensor", "read"),
+    [("wgmma-128x128", 512, 16 * 48 // 2), ("wgmma-256x128", 1024, 16 * 48), ("wgmma-128x256", 1024, 8 * 80)],
+)
+def test_a_stage_by_hand(algo, tensor, read):
+    """A product of 64 x 128 x 16 takes 64 clocks and reads 6 KiB in 48; one of 64 x 256 x 16 takes 128 and 80."""
+    algorithm = find(algo, "bfloat16")
+    found = predict_wgmma.stage(algorithm, Code(80, 175, 0), MADE_UP, H200)
+    copied = (algorithm.block_m + algorithm.block_n) * 128
+    assert found.tensor == tensor
+    assert found.shared == read + copied / 128
+    assert found.l2 == pytest.approx(copied * 132 / 5120)
+    assert found.issue == 2 * (
+        2 * 80 + 175
+    )  # two clocks each; a scheduler has two warps that multiply and one that copies
+
+
+def test_a_convolution_by_hand():
+    found = time(blocks=133, partials=4.256e6)  # two waves
+    l2 = 32768 * 132 / 5120
+    clocks = 10_000 + 2 * (1000 + l2) + 2 * 18 * l2 + 2 * 0.5 * 400 * 2 * 2
+    assert found.seconds == pytest.approx(clocks / H200.clock + 1e-6)
+    assert found.parts["tensor"] == pytest.approx(2 * 18 * 512 / H200.clock)
+    assert found.binds == "l2"
+    assert set(found.parts) == {*bench_predict.WGMMA, "bytes", "ceiling"}
+
+
+def test_the_slowest_of_a_stage_counts_alone():
+    slow = time(counted=Code(80, 1000, 400))
+    assert slow.binds == "issue"
+    assert slow.seconds - time().seconds == pytest.approx(slow.parts["issue"] - time().parts["l2"])
+
+
+def test_no_convolution_is_faster_than_its_bytes_or_its_arithmetic():
+    assert (time(moved=4.256e12).seconds, time(moved=4.256e12).binds) == (1.0, "bytes")
+    assert (time(flops=708.3e12).seconds, time(flops=708.3e12).binds) == (1.0, "ceiling")
+
+
+def test_more_work_takes_no_less_time():
+    for name, amounts in {"blocks": (1, 132, 133, 264, 265), "stages": (1, 2, 18), "partials": (0, 1e6, 1e9)}.items():
+        found = [time(**{name: amount}).seconds for amount in amounts]
+        assert found == sorted(found), name
+    assert time(blocks=1).seconds == time(blocks=132).seconds < time(blocks=133).seconds
+
+
+def test_the_loop_that_copies_is_found_beside_the_one_that_multiplies():
+    opcodes = ("HGMMA.64x128x16", "BRA", "LDGSTS.E", "IADD3", "BRA")
+    code = [Instruction(each, {1: 0, 4: 2}.get(at)) for at, each in enumerate(opcodes)]
+    assert machine_code.main_loop(code) == MainLoop(2, 1)
+    assert machine_code.main_loop(code, ("LDG",)) == MainLoop(3, 0)
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("algo", TILES)
+def test_the_table_names_the_parts_of_every_direction(algo):
+    try:
+        nvrtc.toolkit(), machine_code.disassembler()
+    except nvrtc.CompileError as error:
+        pytest.skip(str(error))
+    entries = select("ops", "cuda", ["fprop", "dgrad", "wgrad"], ["128x16x16x128-128x3x3-p1.1.1.1"], ["bfloat16"])
+    head, *lines = bench_predict.table(entries, algo, Model.load(), H200, {})
+    assert head.split()[3:] == [*bench_predict.WGMMA, "bytes", "ceiling", "share"]
+    assert [line.split(":")[0] for line in lines[3:]] == ["fprop", "dgrad", "wgrad"]
+    for line in lines[:3]:
+        assert f" {algo} " in line
+        assert line.count("*") == 1
+        assert 0.2 < float(line.split()[-1]) < 1
+
+
+def test_a_step_takes_the_faster_of_the_named_algorithm_and_the_launchers_choice(monkeypatch):
+    times = {"auto": 2.0, "wgmma-128x128": 1.0, "wgmma-256x128": 3.0, "other": None}
+
+    def predicted(entry, algo, model, gpu):
+        return algo, Prediction(times[algo], {}, "") if times[algo] else None
+
+    monkeypatch.setattr(predict_steps, "predicted", lambda *given: found if (found := predicted(*given))[1] else None)
+    taken = [predict_steps.fastest(None, algo, MADE_UP, H200) for algo in times]
+    assert taken == [2.0, 1.0, 2.0, 2.0]
+    times["auto"] = None  # counts by its bytes, whatever the named one takes
+    assert predict_steps.fastest(None, "wgmma-128x128", MADE_UP, H200) is None
