@@ -28,9 +28,14 @@ class Memory:
 
     def __del__(self) -> None:
         self._machine.allocated -= self.size
+        kept, within_work = self._bytes, getattr(self._machine.thread, "runs", None) is not None
         with contextlib.suppress(Exception):  # at the interpreter's end
             for queue in self._machine.queues:
-                if queue.device == self.device_id and queue.captured is None:
+                if queue.device != self.device_id or queue.captured is not None:
+                    continue
+                if within_work:  # the garbage collector came during a kernel, which later work has to wait for
+                    queue.push(lambda: kept)
+                else:
                     queue.run(queue.end)
 
 

@@ -39,6 +39,20 @@ def test_a_kernel_gives_numpys_results(machine):
     assert machine.launches == [("relu_forward", 0)]
 
 
+def test_memory_that_is_freed_during_a_kernel_starts_no_later_work(late):
+    cp = cupy()
+    queue, memory, order = cp.cuda.get_current_stream().queue, [cp.cuda.Memory(64)], []
+
+    def collects_garbage():
+        memory.clear()
+        order.append("first")
+
+    queue.push(collects_garbage)
+    queue.push(lambda: order.append("second"))
+    queue.synchronize()
+    assert order == ["first", "second"]
+
+
 def test_a_missing_wait_between_streams_is_detected(late):
     cp = cupy()
     a, there, here = cp.zeros(4), cp.cuda.Stream(non_blocking=True), cp.cuda.Stream(non_blocking=True)
