@@ -19,7 +19,7 @@ NEEDS = "the live page needs starlette and uvicorn: python -m pip install 'gpuco
 
 
 def expect_installed() -> None:
-    """Raise ImportError where the extra is missing."""
+    """Raise ImportError if the extra is not installed."""
     try:
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401

@@ -23,7 +23,7 @@ KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 FRAMES = ("picture", "examples", "map")  # binary; the event stream contains only their numbers
 LIMITS = {"/command": 1 << 18, "/image": 1 << 25, "/drawing": 1 << 20}  # bytes of a body
 PATIENCE = 30.0  # seconds that a request waits for the current step
-SILENCE = 10.0  # seconds without news after which a stream sends a keep-alive
+SILENCE = 10.0  # a stream sends a keep-alive after this many seconds without a message
 
 
 def application(session: Session, *, host: str = "127.0.0.1", token: str | None = None) -> Guard:
@@ -32,7 +32,7 @@ def application(session: Session, *, host: str = "127.0.0.1", token: str | None 
 
     async def file(request: Request) -> Response:
         name = request.path_params.get("name") or "index.html"
-        if name not in files:  # only known names: a path from a request is never opened
+        if name not in files:  # known names only: a path from a request is never opened
             return PlainTextResponse("not found", 404)
         return Response(files[name], media_type=KINDS[Path(name).suffix])
 
@@ -99,7 +99,7 @@ async def _answer(future: Future[Any]) -> Response:
     try:
         found = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), PATIENCE)
     except TimeoutError:
-        found = None  # it will be done, after the step that takes so long
+        found = None  # the request will be served after the current, long step
     return Response(json.dumps({"done": found}), media_type="application/json")
 
 

@@ -1,4 +1,4 @@
-"""The map of the image that is shown: which of its parts the best class depends on, a part at a time."""
+"""The map of the parts of the displayed image on which the best class depends, computed piece by piece."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gpuconv.live.legs import Leg
 
 NONE = "none"
 KINDS = (NONE, *MAPS)
-BATCH = 15  # occluded images between two steps
+BATCH = 15  # occluded images that are evaluated between two steps
 
 
 class Attribution:
@@ -24,9 +24,9 @@ class Attribution:
         self.restart()
 
     def restart(self) -> None:
-        """Forget the map: another image, kind or net is shown."""
+        """Forget the map, because another image, kind or net is shown."""
         self._work: Iterator[np.ndarray] | None = None
-        self._made: int | None = None  # the step whose map was begun last
+        self._made: int | None = None  # the step after which the current map was begun
         self._target = 0
 
     @property
@@ -34,7 +34,7 @@ class Attribution:
         return self._work is not None
 
     def advance(self, leg: Leg, image: np.ndarray) -> bytes | None:
-        """The map so far, after one more part of the work; None where there is nothing to do."""
+        """The map after one more piece of work; None if there is nothing to do."""
         steps = leg.trainer.steps
         if self._work is None:
             if self.kind == NONE or self._made == steps:
@@ -45,7 +45,7 @@ class Attribution:
         head = {"map": self.kind, "target": self._target, "step": self._made, "error": ""}
         try:
             found = next(self._work, None)
-        except ValueError as error:  # the net has no maps for Grad-CAM, say
+        except ValueError as error:  # for example, the net has no map for Grad-CAM
             self._work = None
             return pictures.pack(head | {"error": str(error)}, [])
         except Exception:

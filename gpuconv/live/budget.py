@@ -1,4 +1,5 @@
-"""Limits the cost of displaying a run: each kind of display has a share of the time, and waits until that is earned."""
+"""Limits the cost of displaying a run: each kind of display has a share of the run's time, and waits until it is within
+that share."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from typing import NamedTuple
 
 
 class Look(NamedTuple):
-    """every: the least seconds between two of a kind. share: the fraction of the run's time that they may take."""
+    """every: the fewest seconds between two displays of the kind. share: the fraction of the run's time that they may
+    take."""
 
     every: float
     share: float
@@ -22,7 +24,7 @@ LOOKS = {
     "scales": Look(0.5, 0.005),
     "examples": Look(1.0, 0.01),
     "map": Look(0.2, 0.005),
-}  # 4 % together; the rest of 5 % is for asking which is due
+}  # 4 % in total; the remaining 1 % of 5 % covers the checks for what is due
 
 
 class Budget:
@@ -40,14 +42,15 @@ class Budget:
         return self.clock() >= min(self._next.values())
 
     def now(self, *names: str) -> None:
-        """Make these, or all, due at once, as something changed that the user is waiting for."""
+        """Make these, or all, due at once, because something changed that the user is waiting for."""
         self._next.update(dict.fromkeys(names or self._next, -float("inf")))
 
     @contextlib.contextmanager
     def spend(self, name: str) -> Iterator[None]:
-        """A context around a display; the next is due when this one's cost is within its share.
+        """A context around a display; the next one is due once the cost of this one is within its share.
 
-        Displays come a little late, at the end of a step; the next one's time counts from when this one was due."""
+        Displays are a little late, at the end of a step; the wait for the next one counts from the time when this one
+        was due."""
         start = self.clock()
         try:
             yield

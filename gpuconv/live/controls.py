@@ -16,12 +16,12 @@ from gpuconv.layers.registry import layer_class
 from gpuconv.types import Record
 
 MOST_PARAMETERS = 50_000_000
-MOST_VALUES = 50_000_000  # of all volumes of one image
+MOST_VALUES = 50_000_000  # the values of all volumes of one image
 MOST_LAYERS = 500
 
 
 class LayerError(ValueError):
-    """A layer of an edited net is wrong. layer: its index in the list, or None."""
+    """An edited net has an invalid layer. layer: its index in the list, or None."""
 
     def __init__(self, message: str, layer: int | None) -> None:
         super().__init__(message)
@@ -43,7 +43,7 @@ def read_command(body: bytes) -> tuple[str, Record]:
 def read_net(text: object, input_shape: tuple[int, ...], classes: int, seed: int) -> Record:
     """The config of a net from a JSON list of layers, for these images.
 
-    Raises LayerError with the index of the wrong layer."""
+    Raises LayerError with the index of the invalid layer."""
     try:
         listed = parse(f'{{"layers": {text}}}')["layers"]
     except (ValueError, KeyError) as error:
@@ -58,7 +58,7 @@ def read_net(text: object, input_shape: tuple[int, ...], classes: int, seed: int
                 raise ValueError("the input is the images' and stands before this list")
             shape = layer.place("", shape)
             _expect_bounded(layer)
-        except Exception as error:  # options of any kind come from the browser
+        except Exception as error:  # the browser may send options of any type
             message = str(error).removeprefix(f"{type(error).__name__}: ")
             raise LayerError(f"layer {number + 1}: {message}", number) from None
     if shape != (classes,):
@@ -69,7 +69,7 @@ def read_net(text: object, input_shape: tuple[int, ...], classes: int, seed: int
     try:
         fresh = [Layer.from_config(config) for config in listed]
         net = Sequential([Input(input_shape), *fresh], seed=seed, initialize=False)
-    except (ValueError, TypeError) as error:  # two of one name
+    except (ValueError, TypeError) as error:  # two layers have the same name
         raise LayerError(str(error), None) from None
     if net.parameter_count > MOST_PARAMETERS:
         raise LayerError(f"the net has {net.parameter_count:,} parameters, at most {MOST_PARAMETERS:,}", None)
@@ -77,7 +77,7 @@ def read_net(text: object, input_shape: tuple[int, ...], classes: int, seed: int
 
 
 def write_net(config: Record) -> str:
-    """The layers after the input, one per line, without defaults, as `read_net` reads them."""
+    """The layers after the input, one per line, without defaults; `read_net` reads this."""
     lines = [json.dumps(_short(layer)) for layer in config["layers"] if layer["layer"] != "Input"]
     return "[\n  " + ",\n  ".join(lines) + "\n]"
 

@@ -27,7 +27,7 @@ class Hub:
             self._newest[name] = self._count, message
             clients = [*self._clients]
         for loop, event in clients:
-            with contextlib.suppress(RuntimeError):  # its loop has ended
+            with contextlib.suppress(RuntimeError):  # the browser's event loop has ended
                 loop.call_soon_threadsafe(event.set)
 
     def get(self, name: str) -> tuple[int, bytes] | None:

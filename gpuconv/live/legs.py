@@ -1,8 +1,8 @@
 """A run as a sequence of legs: settings are constant within a leg, and a change starts the next from the same state.
 
 A leg is made from a recipe, in the form of a run's stored settings (`training.stored`). A change is recorded among the
-run's records at its step, in the same file as the state that continues from it. So a killed run resumes with or without
-the change, never with half of it, and `changes_of` lists what a repetition has to do.
+run's records at its step, in the same file as the state that continues from it. So a killed run resumes either with or
+without the whole change, and `changes_of` lists the changes for a repetition of the run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from gpuconv.training import LossScale, Trainer, feeding, optimizers
 from gpuconv.training.protocols import CallbackLike
 from gpuconv.types import Record
 
-CHANGE = "change"  # the event of a record
+CHANGE = "change"  # the `event` entry of a change's record
 SETTINGS = (
     "optimizer",
     "lr",
@@ -35,7 +35,7 @@ SETTINGS = (
     "epochs",
 )  # settings that may change during training
 METRICS_EVERY = 10
-BATCH = 256  # for images that are only evaluated
+BATCH = 256  # batch size for images that are only evaluated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Sets:
 
     Args:
         train: Images to train on.
-        validation: Images to judge each epoch by, or None.
+        validation: Images on which each epoch is evaluated, or None.
         test: Images to test on.
     """
 
@@ -88,7 +88,7 @@ class Leg:
 
 
 def make(recipe: Record, sets: Sets, device: str, *, prepare: Callable[[Sequential], None] | None = None) -> Leg:
-    """The leg of a recipe, with the initial weights of its seed. prepare: called on the new net.
+    """The leg of a recipe, with initial weights drawn by its seed. prepare: called on the new net.
 
     Raises ValueError, TypeError or DataError if something does not fit, before anything changes."""
     net = Layer.from_config(recipe["net"], device=device, precision=recipe["precision"])
@@ -162,7 +162,7 @@ def changed(recipe: Record, changes: Record, *, images: int, epoch: int = 0) -> 
     if (name := changes.pop("optimizer", found["optimizer"]["optimizer"])) != found["optimizer"]["optimizer"]:
         lookup("optimizer", name, optimizers.OPTIMIZERS)
         found["optimizer"] = {"optimizer": name}
-        made = optimizers.get(name)  # settings that the new one has too are kept
+        made = optimizers.get(name)  # keep the settings that the new optimizer has too
         for kept in ("lr", "weight_decay", "momentum"):
             if hasattr(made, kept) and kept in recipe["optimizer"] and kept not in changes:
                 found["optimizer"][kept] = recipe["optimizer"][kept]

@@ -1,4 +1,4 @@
-"""A queue of requests from any thread to the one that answers them."""
+"""A queue of requests from any thread to the thread that answers them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gpuconv.types import Record
 
 
 class Mailbox:
-    """names: the requests that are known."""
+    """names: the known requests."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
@@ -26,7 +26,7 @@ class Mailbox:
         return future
 
     def wake(self) -> None:
-        """End an `answer` that waits."""
+        """End a waiting `answer`."""
         self._queue.put(None)
 
     @property

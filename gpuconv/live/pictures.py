@@ -18,12 +18,12 @@ from gpuconv.losses import Loss
 from gpuconv.types import Array, Record
 
 KINDS = ("activations", "gradients", "filters")
-SLICES = 10  # the most slices of a layer that are shown
+SLICES = 10  # at most this many slices of a layer are shown
 SIDE = 64  # pixels of a slice, at most
 
 
 class Volume(NamedTuple):
-    """slices: (n, h, w) floats. step: the distance in pixels between two that are shown."""
+    """slices: (n, h, w) floats. step: the distance between displayed pixels."""
 
     layer: str
     shape: tuple[int, ...]
@@ -32,9 +32,9 @@ class Volume(NamedTuple):
 
 
 def layers_of(net: Layer) -> dict[str, Layer]:
-    """The layers of a net by the names that `gpuconv explain` takes, those inside a layer before it.
+    """The layers of a net by the names that `gpuconv explain` takes, inner layers before the layer that contains them.
 
-    Sequentials are left out, as their output is their last layer's."""
+    Sequentials are left out, because their output is their last layer's."""
     found: dict[str, Layer] = {}
     for name, layer in named_layers(net).items():
         found |= {f"{name}.{inner}": each for inner, each in layers_of(layer).items()}
@@ -69,8 +69,8 @@ def gradients(net: Sequential, x: Array, label: int, loss: Loss) -> list[Volume]
 
 
 def filters(net: Layer) -> list[Volume]:
-    """The filters of each layer that has some, with up to four of their channels in a square. Those of a linear layer
-    after a Flatten get the shape of the flattened volume."""
+    """The filters of each layer that has any; up to four channels of a filter are placed in a square. Those of a linear
+    layer after a Flatten get the shape of the flattened volume."""
     found: list[Volume] = []
     before: Layer = net
     for name, layer in layers_of(net).items():
@@ -129,7 +129,8 @@ def softmax(scores: np.ndarray) -> np.ndarray:
 
 
 def _square(filters: np.ndarray) -> np.ndarray:
-    """The first channels of filters (K, R, S, C) as (K, h, w): one alone, two side by side, four in two rows."""
+    """The first channels of filters (K, R, S, C) as (K, h, w): one channel alone, two side by side, or four in two
+    rows."""
     parts = [np.pad(filters[..., c], ((0, 0), (0, 1), (0, 1))) for c in range(min(4, filters.shape[3]))]
     if len(parts) == 3:
         parts.append(np.zeros_like(parts[0]))
@@ -138,7 +139,7 @@ def _square(filters: np.ndarray) -> np.ndarray:
 
 
 def _shown(net: Layer) -> dict[Layer, str]:
-    """The layers whose volumes are shown, with their names."""
+    """The displayed layers with their names."""
     return {layer: name for name, layer in layers_of(net).items() if not isinstance(layer, Input | Flatten | Dropout)}
 
 

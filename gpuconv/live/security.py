@@ -1,7 +1,7 @@
 """Access control of the live page's server: every request is checked here before any route.
 
 A server on loopback is reachable from every page in the user's browser. A page of another site can send requests to it
-(cross-site requests), or resolve its own name to this machine and then count as the same site (DNS rebinding). So the
+(cross-site requests), or resolve its own name to this machine and so appear to be the same site (DNS rebinding). So the
 Host header must be a name of this server, and the browser must report this server as the request's origin.
 """
 
@@ -43,7 +43,7 @@ class RefusedRequestError(Exception):
 
 
 class Guard:
-    """An ASGI application that passes only allowed requests on to another one.
+    """An ASGI application that passes only allowed requests on to another application.
 
     host: the address that the server is bound to. token: required in every request, in a cookie or once as ?token=;
     None on loopback. limits: the most bytes of a body by path; other paths take no body.
@@ -105,7 +105,7 @@ class Guard:
         return f"{COOKIE}={self.token}; HttpOnly; SameSite=Strict; Path=/"
 
     async def _bounded(self, scope: Scope, headers: dict[str, str], receive: Receive) -> bytes:
-        """The complete body. Refuses one that exceeds the limit of its path as soon as that is known."""
+        """The complete body. Refuses a body as soon as it is known to exceed the limit of its path."""
         most = self.limits.get(scope["path"], 0)
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdecimal():

@@ -23,13 +23,13 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except (socket.gaierror, UnicodeError) as error:  # the latter for invalid labels
+    except (socket.gaierror, UnicodeError) as error:  # UnicodeError for invalid host labels
         raise OSError(errno.EADDRNOTAVAIL, getattr(error, "strerror", "is no name of a host"), host) from None
     with socket.socket(family, kind, protocol) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind(address)
-            listening.listen(128)  # from now on a browser waits rather than being refused
+            listening.listen(128)  # from now on, browsers wait instead of being refused
         except OSError as error:
             code = error.errno or 0
             raise OSError(code, f"{os.strerror(code)}; choose another with --port", f"{host}:{port}") from None
@@ -37,7 +37,7 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
 
 
 class _Server(uvicorn.Server):
-    """Ends when a signal is noted; uvicorn's own handling would raise it again before the session is saved."""
+    """Returns once a signal is recorded; uvicorn's own handler would raise it again before the session is saved."""
 
     def __init__(self, config: uvicorn.Config, interrupts: Interrupts) -> None:
         super().__init__(config)
@@ -51,7 +51,7 @@ class _Server(uvicorn.Server):
 
 
 def run(session: Session, listening: socket.socket, interrupts: Interrupts, *, host: str, token: str | None) -> None:
-    """Serve until a signal is noted."""
+    """Serve until a signal is recorded."""
     config = uvicorn.Config(
         application(session, host=host, token=token),
         log_level="warning",

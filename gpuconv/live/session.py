@@ -36,11 +36,11 @@ from gpuconv.types import Record
 
 TRAINING, PAUSED, ENDED, FAILED = "training", "paused", "finished", "failed"
 REQUESTS = ("greet", "pause", "step", "go", "change", "restart", "save", "load", "look", "explain")
-NEXT, CLOSED = "goes on otherwise", "closed"  # the reasons of a leg to end: another follows, or the server ends
+NEXT, CLOSED = "goes on otherwise", "closed"  # why a leg ends: another one follows, or the server ends
 
 
 class Session(Callback):
-    """A run that the page watches: it trains a recipe on data sets, or continues a run.
+    """A run that the page shows: a new run of a recipe on data sets, or a continued run.
 
     Args:
         sets: The images to train, validate and test on.
@@ -51,8 +51,8 @@ class Session(Callback):
         name: The prefix of their names.
         run_dir: The run to continue; by default a new one begins.
         prepare: Called on a new net with its initial weights.
-        repeat: Changes of settings, each with its step, that are made when that step is reached.
-        hub: Carries messages to browsers; by default one of its own.
+        repeat: Changes of settings, each with the step after which it is made.
+        hub: Carries messages to browsers; by default a new one.
 
     Raises ValueError, TypeError or DataError if recipe and data do not fit, before anything is written.
     """
@@ -103,10 +103,10 @@ class Session(Callback):
 
         Args:
             name: One of `REQUESTS`, the methods of this class that a browser may call.
-            **arguments: Those of that method.
+            **arguments: The arguments of that method.
 
         Returns:
-            A future of its result or exception.
+            A future with its result or exception.
 
         Raises ValueError for an unknown request.
         """
@@ -140,7 +140,7 @@ class Session(Callback):
         self.say(f"run {self.run_dir}, from step {self.trainer.steps}")
         try:
             self.leg.fit(self.run_dir, self._resume, [self])
-        except Exception as error:  # whatever it is, the page shows it and can restart
+        except Exception as error:  # any error: the page shows it, and a new run can be started
             self.phase, self.message = FAILED, str(error) or type(error).__name__
             self.say(f"failed: {self.message}")
         else:
@@ -168,7 +168,7 @@ class Session(Callback):
         """Answer the pending requests. wait: wait for at least one."""
         self._mail.answer(lambda name, arguments: getattr(self, name)(**arguments), wait=wait)
         if self.phase != TRAINING:
-            self.view.budget.now("state", "map")  # no step waits for it
+            self.view.budget.now("state", "map")  # it waits for requests, so it delays no step
             self._show()
 
     # --- callbacks -----------------------------------------------------------------------------
@@ -190,11 +190,11 @@ class Session(Callback):
         self._speed.begin(trainer.steps)
         self.view.begin()
         self._under_way = True
-        self._acts = True  # stays true if steps never run together
+        self._acts = True  # stays true if several steps are never run at once
 
     def on_step(self, trainer: RunState, record: Record | None) -> None:
         """`trainer` has done a step, with a `record` of its metrics if they were due."""
-        if trainer.batch < trainer.batches:  # otherwise `on_epoch` comes next and closes the epoch first
+        if trainer.batch < trainer.batches:  # otherwise `on_epoch` follows and ends the epoch first
             self._after_step(trainer)
 
     def on_epoch(self, trainer: RunState, record: Record) -> None:
@@ -315,7 +315,7 @@ class Session(Callback):
         if recipe == self.leg.recipe:
             return
         leg = legs.make(recipe, self.sets, self.device)  # raises if something does not fit
-        if not RunDirectory(self.run_dir).last.exists():  # it failed before its first step
+        if not RunDirectory(self.run_dir).last.exists():  # the run failed before its first step
             self.leg = leg
             return
 
@@ -337,7 +337,7 @@ class Session(Callback):
         Args:
             layers: The net as a JSON list of layers; by default the same net.
 
-        Raises ValueError or TypeError for a list that is no such net; then the run continues.
+        Raises ValueError or TypeError if the list is not a valid net; the run then continues.
         """
         kept = self.leg.recipe.get("options", {})
         recipe = self.leg.recipe | {"options": {name: value for name, value in kept.items() if name in NOTES}}
@@ -367,12 +367,12 @@ class Session(Callback):
         return number
 
     def load(self, number: int) -> None:
-        """Go to a saved state, earlier or later, and pause.
+        """Return to a saved state, earlier or later than the current one, and pause.
 
         Args:
-            number: Which one, as `save` returned it.
+            number: The state's number, as returned by `save`.
 
-        Raises ValueError for a number under which nothing is saved.
+        Raises ValueError if no state has this number.
         """
         if number not in (known := saved.numbers(self.run_dir)):
             raise ValueError(f"no checkpoint is saved as {number!r}; saved are {known or 'none'}")
@@ -396,16 +396,16 @@ class Session(Callback):
         title: str = "image",
         map: str | None = None,
     ) -> None:
-        """Choose the image on its way through the net, and what is shown of it. None leaves a choice as it is.
+        """Choose the image that is shown in the net, and how. None leaves a choice as it is.
 
         Args:
             kind: What is shown of each layer: "activations", "gradients" or "filters".
             test: The index of a test image.
-            image: An image of one's own, uint8, of any size.
+            image: The user's image, uint8, of any size.
             title: The name of `image` on the page.
-            map: The map of what the net sees: "none", "saliency", "occlusion" or "grad-cam".
+            map: The attribution map: "none", "saliency", "occlusion" or "grad-cam".
 
-        Raises ValueError for a choice that is not there.
+        Raises ValueError for an unknown choice.
         """
         self.view.choose(kind, test, image, title, map)
         self._show()
@@ -425,7 +425,7 @@ class Session(Callback):
     # --- parts ---------------------------------------------------------------------------------
 
     def _end_leg(self, do: Callable[[], None]) -> None:
-        """Run work between two legs: after the current step, or now if none is running."""
+        """Run work between two legs: after the current step, or at once if no leg is running."""
         if self._under_way:
             self._next = do
             self.trainer.stop(NEXT)

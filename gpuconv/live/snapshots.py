@@ -15,9 +15,9 @@ from gpuconv.live.controls import write_net
 from gpuconv.live.legs import CHANGE, Leg, Sets
 from gpuconv.types import Array, Record
 
-POINTS = 400  # the most points of a curve that are sent
+POINTS = 400  # at most this many points of a curve are sent
 EXAMPLES = 64  # test images that are evaluated
-SHOWN = 12  # right and wrong ones shown, each
+SHOWN = 12  # of the right and of the wrong ones, this many are shown
 
 
 def encode(value: object) -> bytes:
@@ -45,7 +45,7 @@ def net(leg: Leg) -> Record:
 
 
 def curves(records: Sequence[Record]) -> Record:
-    """[step, loss, accuracy] of the readings (thinned) and of each part's epochs, and the steps of changes."""
+    """[step, loss, accuracy] for the readings (thinned) and for the epochs of each part, and the steps of changes."""
     readings = [[r["step"], r["loss"], r["accuracy"]] for r in records if r["event"] == "step"]
     epochs = [r for r in records if r["event"] == "epoch"]
     parts = {
@@ -57,7 +57,7 @@ def curves(records: Sequence[Record]) -> Record:
 
 
 def confusion(records: Sequence[Record], classes: Sequence[str]) -> Record | None:
-    """The newest confusion matrix, of the validation images if there are any, else of the test images."""
+    """The newest confusion matrix: of the validation images if there are any, else of the test images."""
     for record in reversed(records):
         for part in ("validation", "test"):
             if f"{part}_confusion" in record:
@@ -119,7 +119,7 @@ def _rms(values: np.ndarray) -> float:
 
 def _thinned(points: list[Any]) -> list[Any]:
     step = -(-len(points) // POINTS) or 1
-    return points[::-step][::-1]  # the newest is among them
+    return points[::-step][::-1]  # the newest one is kept
 
 
 def _told(settings: Record) -> str:

@@ -1,4 +1,5 @@
-"""Makes the messages for browsers, each kind as often as its share of the time allows, and puts them into the hub."""
+"""Makes the messages for browsers, each kind as often as its share of the run's time allows, and puts them into the
+hub."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ log = logging.getLogger(__name__)
 class View:
     """The messages, and the image that the user chose.
 
-    state: makes the message of that name, about what the run is doing.
+    state: makes the "state" message, about what the run is doing.
     """
 
     def __init__(self, sets: Sets, hub: Hub, state: Callable[[], Record]) -> None:
@@ -44,7 +45,7 @@ class View:
         return self.hub.clients > 0 and self.budget.any_due
 
     def begin(self) -> None:
-        """Start a leg: forget the weights of the last one."""
+        """Start a leg: forget the weights of the previous one."""
         self._before = None
 
     def say(self, text: str) -> None:
@@ -66,7 +67,7 @@ class View:
         self.show(leg, ended=ended)
 
     def show(self, leg: Leg, *, ended: bool) -> None:
-        """Send what is due. ended: no step follows whose update could be measured."""
+        """Send what is due. ended: whether no step follows whose update could be measured."""
         steps = leg.trainer.steps
         if self._before is not None and steps > self._before[0]:
             (at, before), self._before = self._before, None
@@ -102,7 +103,7 @@ class View:
     def choose(
         self, kind: str | None, test: int | None, image: np.ndarray | None, title: str, mapped: str | None = None
     ) -> None:
-        """Choose the image, a test image or the user's, and what to show of it. mapped: the kind of its map."""
+        """Choose a test image or the user's image, and what to show of it. mapped: the kind of its map."""
         if kind is not None and kind not in pictures.KINDS:
             raise ValueError(f"shown are {', '.join(pictures.KINDS)}, received {kind!r}")
         if mapped is not None and mapped not in attribution.KINDS:
@@ -120,7 +121,7 @@ class View:
         self.budget.now("picture", "state", "map")
 
     def explain(self, leg: Leg, layer: str, at: list[int]) -> Record:
-        """How one activation of the image is computed."""
+        """The explanation of how one activation of the image is computed."""
         found = explain(leg.net, snapshots.given(leg, self.image[None]), layer, at)
         terms = [{"at": t.at, "input": t.input, "weight": t.weight, "product": t.product} for t in found.terms]
         weight = None if found.weight is None else found.weight.reshape(found.window.shape)
@@ -143,6 +144,6 @@ class View:
 
 
 def _grid(values: np.ndarray) -> list[list[float]]:
-    """The first channel of a window as rows; of a vector its beginning."""
+    """The first channel of a window as rows, or the beginning of a vector."""
     finite = np.where(np.isfinite(values), values, 0.0)
     return (finite[:, :, 0] if finite.ndim == 3 else finite.reshape(1, -1)[:, :64]).tolist()

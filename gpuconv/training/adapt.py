@@ -23,11 +23,11 @@ _OWN = "own"  # the prefix of a wrapped optimizer's state names
 
 @dataclass(kw_only=True, eq=False)
 class Adapted(Optimizer):
-    """An object with ``step(params, grads)``, dictionaries of arrays by name, as an optimizer.
+    """Wraps an object with ``step(params, grads)``, which takes dictionaries of arrays by name, as an optimizer.
 
     It changes the parameters in place, or puts new arrays into the dictionary. The scheduled learning rate is passed as
-    `lr` if `step` takes it, else written to the attribute `lr`. With state_dict() and load_state_dict(), of named
-    arrays, a resumed run continues with the same state. Its steps run on the host, so they are not captured.
+    `lr` if `step` takes it, else written to the attribute `lr`. If the object has state_dict() and load_state_dict(),
+    for named arrays, a resumed run continues with the same state. Its steps run on the host, so they are not captured.
     """
 
     name: ClassVar[str] = "own"
@@ -59,7 +59,7 @@ class Adapted(Optimizer):
         self.masters = {}  # the wrapped optimizer updates the parameters themselves
 
     def match(self, params: Arrays) -> bool:
-        return False  # it gets the parameters at each step
+        return False  # `step` receives the parameters each time
 
     def update(
         self,
@@ -110,7 +110,7 @@ class Adapted(Optimizer):
 
 
 def optimizer(given: object, **settings: Any) -> Optimizer:
-    """As `optimizers.get`, and wraps any other object with ``step(params, grads)``."""
+    """Like `optimizers.get`, but also wraps any other object with ``step(params, grads)``."""
     if isinstance(given, (str, Optimizer)):
         return optimizers.get(given, **settings)
     if isinstance(given, type):

@@ -8,9 +8,9 @@ A callback has some of these methods:
     on_test(trainer, record)     at the end, if the test data is evaluated only then
     on_stop(trainer, reason)     at the end: "finished", "interrupted", "failed" or the reason given to `stop`
 
-and perhaps ``around_step(trainer)``, a context in which each step runs, launch by launch: no step is captured then.
+and optionally ``around_step(trainer)``, a context in which each step runs; steps are not captured then.
 
-Of several ranks, each calls its callbacks; one with the attribute ``only_on_rank_0 = True`` is called on rank 0 alone.
+Each rank calls its callbacks; one with the attribute ``only_on_rank_0 = True`` is called on rank 0 only.
 
 ``trainer.stop("reason")`` ends the run after the current step. Callbacks keep no state that a resumed run would miss;
 they find past records in ``trainer.history``.
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 
 class Callback:
-    """The base of callbacks; does nothing."""
+    """The base class of callbacks; its methods do nothing."""
 
     def on_start(self, trainer: Any) -> None:
         """Before the first step. `trainer`: the state, with `net`, `steps`, `epoch`, `records` and `stop(reason)`."""
@@ -55,8 +55,8 @@ class Callback:
     def next_step(self, trainer: Any) -> int | None:
         """The number of steps until `on_step` next reads or changes the state of `trainer`.
 
-        1, the default for a callback with `on_step`, means every step; None means never. `on_step` may be called late
-        for the steps before: when all of them are done.
+        1, the default for a callback with `on_step`, means every step; None means never. For the steps in between,
+        `on_step` may be called late, after all of them.
         """
         return None if type(self).on_step is Callback.on_step else 1
 
@@ -69,12 +69,12 @@ class Callback:
         """After the test at the end of a run of `trainer`. `record`: its results."""
 
     def on_stop(self, trainer: Any, reason: str) -> None:
-        """When the run of `trainer` ends, whatever ended it. `reason`: "done", "interrupted", "failed", or that of
-        `stop`.
+        """When the run of `trainer` ends, for whatever reason. `reason`: "finished", "interrupted", "failed", or the
+        reason given to `stop`.
         """
 
 
-EVENTS = {  # and the arguments of each
+EVENTS = {  # the arguments of each event
     "on_start": ("trainer",),
     "on_step": ("trainer", "record"),
     "on_epoch": ("trainer", "record"),
@@ -107,7 +107,7 @@ def checked(callbacks: Sequence[Any]) -> list[Any]:
 
 
 def _has(callback: object, event: str) -> bool:
-    """Whether it has a method of its own for that event."""
+    """Whether the callback defines a method for that event."""
     inherited = isinstance(callback, Callback) and getattr(type(callback), event) is getattr(Callback, event)
     return event in vars(callback) if inherited else hasattr(callback, event)
 
@@ -125,8 +125,8 @@ def keepers(run: RunDirectory, checkpoint_every: int | None = None) -> list[Call
 
 
 def monitored(record: Record) -> tuple[str, float]:
-    """The measure that epochs are compared by, and its value (higher is better): validation accuracy, without it
-    the negative validation loss, else the negative training loss."""
+    """The measure by which epochs are compared, and its value (higher is better): validation accuracy if there is one,
+    else the negative validation loss, else the negative training loss."""
     if record.get("validation_accuracy") is not None:
         return "validation_accuracy", record["validation_accuracy"]
     if "validation_loss" in record:
@@ -135,7 +135,7 @@ def monitored(record: Record) -> tuple[str, float]:
 
 
 def best_epoch(history: list[Record]) -> Record:
-    """The best record; among equals, the first."""
+    """The best record; the first one if several are equal."""
     return max(history, key=lambda record: (monitored(record)[1], -record["epoch"]))
 
 
@@ -145,7 +145,8 @@ class Checkpoints(Callback):
     Saves at the start, so that an unwritable directory fails at once, then after each epoch, every `every` steps, and
     on an interrupt. Nothing is saved when a run fails.
 
-    run: None on a rank that writes nothing, which meets the others, and takes part in snapshots of a sharded optimizer.
+    run: None on a rank that writes nothing; it still waits for the others, and takes part in snapshots of a sharded
+    optimizer.
     """
 
     def __init__(self, run: RunDirectory | None, every: int | None = None) -> None:
@@ -191,8 +192,8 @@ class Checkpoints(Callback):
 
 
 class Log(Callback):
-    """A text file with the `lines` of the records so far. It is rewritten at the start, which drops lines that a killed
-    process wrote after its last checkpoint, and then appended to."""
+    """A text file with the `lines` of the records so far. At the start it is rewritten, without the lines that a killed
+    process wrote after its last checkpoint; later lines are appended."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -206,7 +207,7 @@ class Log(Callback):
         write_atomically(self.path, "".join(map(self._next, trainer.records)).encode())
 
     def next_step(self, trainer: RunState) -> int | None:
-        return None  # it acts on records alone
+        return None  # it only needs records
 
     def on_step(self, trainer: RunState, record: Record | None) -> None:
         if record is not None:
@@ -234,7 +235,7 @@ def append(path: Path, text: str) -> None:
             with open(path, "ab", opener=open_to_append) as file:
                 file.write(text.encode())
         except OSError:
-            os.truncate(path, size)  # no half line
+            os.truncate(path, size)  # leave no incomplete line
             raise
     except OSError as error:
         raise CheckpointError(f"cannot write {path}: {error.strerror}; checkpoints are as before") from error
@@ -264,7 +265,7 @@ class CSVLog(Log):
 
 
 class Curves(Callback):
-    """Draw loss and accuracy by epoch: when the run ends, and before that at most every `seconds`.
+    """Draw loss and accuracy by epoch, when the run ends and at most every `seconds` before.
 
     If drawing fails, each reason is printed once, and the run continues.
     """
@@ -283,7 +284,7 @@ class Curves(Callback):
 
     def on_stop(self, trainer: RunState, reason: str) -> None:
         if trainer.history:
-            self._draw(trainer, quiet=reason == "failed")  # the only message should be why the run failed
+            self._draw(trainer, quiet=reason == "failed")  # print only why the run failed
 
     def _draw(self, trainer: RunState, quiet: bool = False) -> None:
         from gpuconv import plots
@@ -316,7 +317,7 @@ class EarlyStopping(Callback):
 
 
 class Progress(Callback):
-    """A progress bar over the steps of each epoch on a terminal, and a line after each epoch everywhere."""
+    """A line after each epoch, and on a terminal also a progress bar over the epoch's steps."""
 
     def on_start(self, trainer: RunState) -> None:
         self._bar: Any = None
@@ -370,12 +371,12 @@ class Progress(Callback):
 
 
 def _percent(name: str, record: Record) -> dict[str, str]:
-    """An accuracy of the record in words, by its name; nothing if it was not measured."""
+    """The record's accuracy of that name in words; empty if it was not measured."""
     return {} if record[name] is None else {name.replace("_", " "): f"{100 * record[name]:.2f}%"}
 
 
 def describe(record: Record, epochs: int) -> str:
-    """An epoch in a line: "epoch  3/20  loss 0.1234  accuracy 96.10%  test loss 0.1100  test accuracy 97.22%"."""
+    """One line about an epoch: "epoch  3/20  loss 0.1234  accuracy 96.10%  test loss 0.1100  test accuracy 97.22%"."""
     parts = [f"epoch {record['epoch']:{len(str(epochs))}}/{epochs}"]
     for name in ("train", "validation", "test"):
         if f"{name}_loss" in record:

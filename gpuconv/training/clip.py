@@ -1,4 +1,4 @@
-"""Gradient clipping. The short form, as of `gpuconv train --clip`: "1.0" or "norm:1.0", "value:0.5"."""
+"""Gradient clipping. Short forms, as in `gpuconv train --clip`: "1.0" or "norm:1.0", "value:0.5"."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Clip:
     """Limit the gradients of a step before the optimizer takes them, as PyTorch's clip_grad_norm_ and clip_grad_value_.
 
     Args:
-        kind: "norm": all gradients are multiplied by one factor if the norm of them together is above the limit;
-            "value": each number by itself is cut to -limit and limit.
-        limit: Above 0. It applies to the gradients without float16's loss scale.
+        kind: "norm": all gradients are multiplied by one factor if their total norm is above the limit;
+            "value": each number is clipped to [-limit, limit].
+        limit: Above 0. It applies to the unscaled gradients (float16 trains with a loss scale).
     """
 
     kind: str
@@ -33,7 +33,7 @@ class Clip:
 
     @classmethod
     def of(cls, given: str | float | Clip | None) -> Clip | None:
-        """A clipping from its short form or the limit of the norm.
+        """A `Clip` from its short form or from the limit of the norm.
 
         Args:
             given: "value:0.5", a number, a `Clip`, or None or "none" for no clipping.

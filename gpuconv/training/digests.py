@@ -1,4 +1,4 @@
-"""Short digests, which ranks compare with each other's."""
+"""Short digests that ranks compare."""
 
 from __future__ import annotations
 

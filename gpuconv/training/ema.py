@@ -18,7 +18,7 @@ AVERAGE, TRAINED = "average", "trained"  # the parts of a checkpoint
 
 
 def decay_value(ema: object) -> float:
-    """A decay, checked. Raises ValueError unless it lies between 0 and 1."""
+    """Check a decay and return it. Raises ValueError unless it lies between 0 and 1."""
     decay = number("ema", ema, 0, 1, open_high=True)
     if not decay:
         raise ValueError("ema must be above 0, received 0")
@@ -32,8 +32,8 @@ class Ema:
     starts at its first update. Running statistics are not averaged: the net's own are used with the averages, as
     AveragedModel does by default. Averages of 16-bit parameters are float32; `applied` rounds them.
 
-    The optimizer's launch moves the averages of the parameters that it updates, and leaves them in a step that a loss
-    scale skips; `update` moves the others.
+    The optimizer's launch updates the averages of its parameters, except in a step that the loss scale skips; `update`
+    updates the other averages.
     """
 
     def __init__(self, net: Layer, decay: float) -> None:
@@ -53,8 +53,8 @@ class Ema:
         }
 
     def update(self, moved: Collection[str] = ()) -> None:
-        """Move the averages towards the parameters after a step, but for those in `moved`, which the optimizer has
-        moved. Only device work."""
+        """Update the averages after a step, except those in `moved`, which the optimizer has updated. Only device
+        work."""
         params = {name: param for name, param in self.net.named_parameters() if name not in moved}
         if params:
             ops.sgd_step(
@@ -110,7 +110,7 @@ class Ema:
         return {name: np.array(backends.to_numpy(array)) for name, array in arrays.items()}
 
     def check(self, checkpoint: Checkpoint, path: object) -> None:
-        """Raise CheckpointError that names the first array which is missing, unknown or of another shape or dtype."""
+        """Raise CheckpointError that names the first array that is missing, unknown or has another shape or dtype."""
         parts = (f"{TRAINED}.", f"{AVERAGE}.")
         own, given = (
             {name: array for name, array in arrays.items() if name.startswith(parts)}

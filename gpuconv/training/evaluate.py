@@ -35,8 +35,8 @@ class Evaluation:
 
     Args:
         loss: The mean over all images.
-        accuracy: Between 0 and 1; NaN if the loss takes a target for each score, which is no answer.
-        samples: The number of images, without those whose label the loss ignores.
+        accuracy: Between 0 and 1; NaN if the loss takes a target for each score, so that no class is right.
+        samples: The number of images, not counting those whose label the loss ignores.
         confusion: int64 (classes, classes) or None; [i, j] counts the images of class i that were classified as class
             j.
         metrics: The results of the requested metrics, by name.
@@ -70,10 +70,10 @@ def evaluate(
         confusion: Whether to count the confusion matrix.
         tta: The test-time augmentation; the scores of each image are averaged over its `views`.
         batch_size: Images of a batch, for data without batches.
-        normalization: Of uint8 images that no loader normalises; by default as in the net's training.
-        metrics: What to measure in addition to loss and accuracy, as ["top-5", "per-class", my_function]
+        normalization: For uint8 images that no loader normalises; by default that of the net's training.
+        metrics: What to measure in addition to loss and accuracy, such as ["top-5", "per-class", my_function]
             (`gpuconv.metrics`).
-        ranks: That share the batches, each of which calls this and gets the result of all.
+        ranks: The ranks that share the batches. Each calls this function and gets the overall result.
 
     Raises:
         ValueError: There are no images.
@@ -104,7 +104,7 @@ def evaluate(
 
 
 def _counted(scores: Array, labels: Array, ignored: int | None) -> tuple[np.ndarray, np.ndarray] | None:
-    """The scores and labels that metrics are measured on, on the host; None if all of them are ignored."""
+    """The scores and labels for the metrics, on the host; None if all labels are ignored."""
     on_host = backends.to_numpy(scores), backends.to_numpy(labels)
     if ignored is None or on_host[1].ndim > 1:
         return on_host
@@ -163,7 +163,7 @@ def _moved(x: Array, move: int) -> Array:
 
 
 def _reflected(size: int, move: int) -> list[tuple[slice, slice]]:
-    """The (to, from) slices of one axis: all positions but one, and the one that the reflection fills."""
+    """The (to, from) slices of one axis: first of all positions but one, then of the one that the reflection fills."""
     if move == 0:
         return [(slice(None), slice(None))]
     if move > 0:

@@ -40,9 +40,9 @@ def loaders(
 ) -> Record:
     """A loader for each part, in order; parts other than the first may be None.
 
-    Only the first part is shuffled. uint8 images are normalised by `normalization`, by default by the statistics of the
-    first part. steps_per_epoch: the batches of an epoch of the first part, if its length is unknown. Raises TypeError
-    for data that no loader can be made from, and if those statistics are unknown.
+    Only the first part is shuffled. uint8 images are normalised by `normalization`, by default with the statistics of
+    the first part. steps_per_epoch: the batches of an epoch of the first part, if its length is unknown. Raises
+    TypeError if no loader can be made from the data, or if those statistics are unknown.
     """
     made: Record = {}
     part_of_training = data.get("validation") if is_fraction(data.get("validation")) else None
@@ -67,7 +67,7 @@ def is_fraction(data: object) -> bool:
 
 
 def with_part(data: Record, net: Any, seed: int) -> Record:
-    """The data; if "validation" is a fraction, that part of the first set is split off for it."""
+    """The data. If "validation" is a fraction, that fraction of the first set is split off as validation data."""
     name, fraction = next(iter(data)), data.get("validation")
     if fraction is None or not is_fraction(fraction):
         return data
@@ -107,8 +107,8 @@ def loader(
     shuffle: bool = False,
     length: int | None = None,
 ) -> Any:
-    """The loader of a user's data; an object with `epoch` is one already. normalize: called with the images (a data
-    set, or the first batch), returns their normalization, or None for floats."""
+    """A loader of a user's data; an object with `epoch` is returned as it is. normalize: a function of the images (a
+    data set, or the first batch) that returns their normalization, or None for floats."""
     data = given.recognised(
         data,
         name,
@@ -137,9 +137,9 @@ def expect_again(name: str, data: object) -> None:
 
 
 def measured(name: str, known: Normalization | None, data: object) -> Normalization | None:
-    """The normalization of training images: the known one, else from their statistics; None for floats.
+    """The normalization of training images: the known one, else one from their statistics; None for floats.
 
-    known: of the net's images so far; with it, floats that do not look normalised raise ValueError."""
+    known: that of the net's images so far; if given, floats that do not look normalised raise ValueError."""
     if _raw(data):
         return known or Normalization.measured(data)
     if known is not None and known.lacks(some := _some(data)):
@@ -153,8 +153,8 @@ def measured(name: str, known: Normalization | None, data: object) -> Normalizat
 def as_in_training(name: str, known: Normalization | None, data: object) -> Normalization | None:
     """The normalization of validation and test images, if they are uint8. known: that of the training images.
 
-    Raises TypeError if it is unknown, and ValueError for floats that do not look normalised though training images
-    are."""
+    Raises TypeError if it is unknown, and ValueError if the training images are normalised and these floats do not look
+    so."""
     if _raw(data):
         if known is None:
             raise TypeError(
@@ -179,7 +179,7 @@ def _raw(data: Any) -> bool:
 
 
 def _normalization(training: object) -> Normalization | None:
-    """The normalization of the training loader, or from its images; None for floats, and if unknown."""
+    """The normalization of the training loader, or one from its images; None for floats or if unknown."""
     data = getattr(training, "dataset", None)
     measures = isinstance(data, (Dataset, Samples)) and data.raw
     return getattr(training, "normalization", None) or (Normalization.from_dataset(data) if measures else None)
@@ -188,7 +188,7 @@ def _normalization(training: object) -> Normalization | None:
 def expect(name: str, loader: Any, net: Any, loss: object, shards: int = 1, parts: str = "shards") -> None:
     """Raise DataError if a loader's images, labels or last batch do not fit the net and its loss, as far as known.
 
-    shards: into which each batch is cut. parts: what they are called."""
+    shards: the number of shards of a batch. parts: what the error calls them."""
     if not _batched(loader):
         return
     data = loader.dataset
@@ -265,7 +265,7 @@ def _expect_mixable(name: str, loader: Loader, net: Any, loss: object) -> None:
 def note(net: Any, loader: Any, normalization: Normalization | None = None) -> None:
     """Set the net's normalization, and its classes if they have names.
 
-    normalization: by which the caller normalised floats, if known."""
+    normalization: how the caller normalised floats, if known."""
     net.normalization = getattr(loader, "normalization", None) or normalization
     classes = getattr(getattr(loader, "dataset", None), "classes", None) or ()
     named = getattr(net, "classes", None)
@@ -277,7 +277,7 @@ def note(net: Any, loader: Any, normalization: Normalization | None = None) -> N
 
 
 def describe(loader: Any, at_end: bool = False) -> Record | None:
-    """A description of a loader and its data, with a checksum that reveals other data. JSON-serializable.
+    """A description of a loader and its data, with a checksum that detects changed data. JSON-serializable.
 
     at_end: whether the data is used only at the end of a run."""
     if loader is None:
@@ -323,8 +323,8 @@ class Feed:
 
     together: the batches of a group, which one step takes; the last group of an epoch may have fewer."""
 
-    on_device = False  # whether `next` is only device work, the same for every group of one size
-    in_parts = False  # whether it gives only this rank's part of each batch
+    on_device = False  # whether `next` is only device work, identical for every group of one size
+    in_parts = False  # whether it returns only this rank's part of each batch
 
     def __init__(self, loader: Any, together: int = 1) -> None:
         self.loader, self.together = loader, together
@@ -347,7 +347,7 @@ class Feed:
         return 0
 
     def place(self, epoch: int, number: int) -> tuple[int, int]:
-        """The (start, offset) by which `next` finds that group on the device, if it does."""
+        """The (start, offset) of that group on the device; None if `next` does not read them."""
         return 0, 0
 
     def next(self, counter: StepCounter, size: int) -> list[Batch]:
@@ -361,7 +361,7 @@ class Feed:
 
 
 class PartFeed(Feed):
-    """This rank's part of the batches of our loader on the CPU, prepared ahead by a thread."""
+    """This rank's part of the batches of a `Loader` on the CPU, which a thread prepares ahead."""
 
     in_parts = True
 
@@ -386,7 +386,7 @@ class PartFeed(Feed):
 
 
 class DeviceFeed(Feed):
-    """The batches of our loader on a device that loads them without the host, as the step counter points to them."""
+    """The batches of a `Loader` that the device loads without the host, at the position of the step counter."""
 
     on_device = True
 
@@ -417,7 +417,7 @@ class DeviceFeed(Feed):
 
 
 def _later(number: Array, by: int) -> Array:
-    """A number on the device plus `by`, as another array."""
+    """A number on the device plus `by`, as a new array."""
     copy = ops.advance_counter(number, by=0)
     ops.advance_counter(copy, by=by)
     return copy
@@ -426,8 +426,8 @@ def _later(number: Array, by: int) -> Array:
 def feed(loader: Any, place: Callable[[int], tuple[int, int]] | None = None, together: int = 1) -> Feed:
     """The feed of a loader. On NumPy the loader's thread prepares batches ahead.
 
-    place: where in a batch of that size this rank's part begins and ends, if there are other ranks; they load whole
-    batches where images are mixed and where a step takes several. together: the batches of a step."""
+    place: where this rank's part of a batch of that size begins and ends, if there are other ranks; they load whole
+    batches if images are mixed or if a step takes several batches. together: the batches of a step."""
     if _ours(loader) and Device.named(loader.device).runs_kernels:
         return DeviceFeed(loader, together)
     whole = together > 1 or (_ours(loader) and loader.augmentation.mixing)
@@ -440,5 +440,5 @@ def _ours(loader: object) -> bool:
 
 
 def _batched(loader: object) -> bool:
-    """Whether it is one of our loaders, whose batches come unchanged from its data set."""
+    """Whether it is a `Loader` or a `StreamLoader` whose batches come unchanged from its data."""
     return _ours(loader) or (isinstance(loader, StreamLoader) and type(loader).epoch is StreamLoader.epoch)

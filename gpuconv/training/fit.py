@@ -133,7 +133,7 @@ class Fit:
                     self._agree()
 
     def _agree(self) -> None:
-        """Stop if a signal, or a callback on any rank, asks for it. The first rank's reason counts."""
+        """Stop if a signal or a callback on any rank requests it. The reason of the lowest such rank counts."""
         run = self.run
         if self.interrupts.requested:
             run.stop(INTERRUPTED)
@@ -144,7 +144,7 @@ class Fit:
 
     def _make_clock(self) -> None:
         self.counter = StepCounter(self.run.optimizer, self.run.net.device)
-        self.run.net.grads()  # allocated now: a graph needs them at fixed addresses
+        self.run.net.grads()  # allocate now: a graph needs fixed addresses
 
     def _plan(self) -> None:
         """Write the learning rates of the next steps to the device, unless it has them already."""
@@ -229,7 +229,7 @@ class Fit:
         return record
 
     def _test(self) -> None:
-        """Evaluate the sets that are kept for the end, unless the run will be continued."""
+        """Evaluate the sets that are due only at the end, unless the run will be continued."""
         run = self.run
         if run.stop_reason != INTERRUPTED and (found := self._measured(end=True)):
             run.tested = {"event": "test", "step": run.steps, "epoch": run.epoch} | found

@@ -1,4 +1,4 @@
-"""The flat arrays in which what the parts of a step give is added up, and the buckets that ranks exchange."""
+"""Flat arrays that sum the results of a step's parts, and the buckets that ranks exchange."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ BUCKET = 4 << 20  # the fewest bytes that are exchanged before backward ends
 
 @dataclass(frozen=True)
 class Term:
-    """An array to be summed over the parts. weighted: by the part's share of the samples. gradient: of a loss, whose
-    share may be another."""
+    """An array to be summed over the parts. weighted: whether by the part's share of the samples. gradient: whether it
+    is the gradient of a loss, which may have another share."""
 
     array: Array
     weighted: bool = True
@@ -25,7 +25,7 @@ class Term:
 
 
 class Bucket(NamedTuple):
-    """Elements `first` to `end` of a flat array, which hold some terms, by their numbers."""
+    """Elements `first` to `end` of a flat array, and the numbers of the terms that they hold."""
 
     flat: int
     first: int
@@ -34,12 +34,12 @@ class Bucket(NamedTuple):
 
 
 class Sums:
-    """One flat array for each dtype, which holds the values of terms one after another."""
+    """One flat array for each dtype; it holds the terms' values one after another."""
 
     def __init__(self, terms: Sequence[Term], device: str) -> None:
         self.flat: list[Array] = []
-        self.starts: dict[int, int] = {}  # of each term in its array
-        self.buckets: list[Bucket] = []  # in the order in which backward fills them: the last terms first
+        self.starts: dict[int, int] = {}  # each term's position in its array
+        self.buckets: list[Bucket] = []  # in the order in which backward computes them: the last terms first
         views: dict[int, Array] = {}
         for dtype in dict.fromkeys(term.array.dtype for term in terms):
             numbers = [number for number, term in enumerate(terms) if term.array.dtype == dtype]
@@ -54,7 +54,8 @@ class Sums:
         self.views = [views[number] for number in range(len(terms))]
 
     def gather(self, terms: Sequence[Term], bucket: Bucket, part: int, size: int, divisor: Array | None) -> None:
-        """Take the terms of a part. part: its samples, of `size` in all. divisor: of its loss, if not `part`."""
+        """Copy in the terms of a part. part: its number of samples, out of `size`. divisor: that of its loss, if not
+        `part`."""
         for number in bucket.terms:
             term, view = terms[number], self.views[number]
             if term.gradient and divisor is not None:
@@ -63,7 +64,7 @@ class Sums:
                 ops.scale(term.array, factor=part / size if term.weighted else 1.0, out=view)
 
     def divide(self, terms: Sequence[Term], size: int, divisor: Array) -> None:
-        """Make the sums of gradients those of a loss with this divisor."""
+        """Rescale the sums of gradients to a loss with this divisor."""
         for term, view in zip(terms, self.views):
             if term.gradient:
                 ops.scale(view, factor=size, divisor=divisor, out=view)
@@ -77,7 +78,7 @@ class Sums:
 
 
 def _cut(flat: int, numbers: Sequence[int], ends: Sequence[int], least: int) -> Iterator[Bucket]:
-    """The buckets of an array, from its end: each has at least `least` elements, but for the last one."""
+    """The buckets of an array, from its end: each except the last one has at least `least` elements."""
     last = len(numbers)
     for place in range(len(numbers) - 1, -1, -1):
         if not place or ends[last] - ends[place] >= least:

@@ -34,7 +34,7 @@ class HeldOut:
     def measure(self, net: Layer, loss: LossLike, end: bool = False, ranks: Ranks | None = None) -> Record:
         """Loss, accuracy and metrics on each set that is due, "validation_loss" and so on. JSON-serializable.
 
-        ranks: which share the batches."""
+        ranks: those that share the batches."""
         record: Record = {}
         for name, loader in self.loaders.items():
             if (name in self.at_end) == end:
@@ -45,7 +45,7 @@ class HeldOut:
 
 
 def _plain(value: object, metric: str) -> Any:
-    """A number or lists of numbers; None replaces numbers that are not finite, which JSON lacks."""
+    """A number or lists of numbers for JSON, with None for numbers that are not finite."""
     if isinstance(value, dict):
         return {str(key): _plain(each, metric) for key, each in value.items()}
     values = np.asarray(value)

@@ -14,9 +14,9 @@ __all__ = ["SIGNALS", "Interrupts"]
 
 
 class Interrupts:
-    """Within the context, the first signal is only noted, as `requested`; a second one has its usual effect.
+    """Within the context, the first signal is only recorded, as `requested`; a second one has its usual effect.
 
-    If nobody has called `serve` by the end, the noted signal takes its usual effect then, so that it is not lost.
+    If `serve` has not been called by the end of the context, the recorded signal has its usual effect then.
     Handlers can be set only in the main thread; elsewhere this does nothing.
     """
 
@@ -24,7 +24,7 @@ class Interrupts:
         self.requested: signal.Signals | None = None
         self._notice = notice
         self._previous: dict[signal.Signals, Any] = {}
-        self._calls = itertools.count()  # its `next` is atomic: no further signal can interrupt it
+        self._calls = itertools.count()  # `next` of it is atomic: no other signal can interrupt it
         self._served = False
 
     def __enter__(self) -> Interrupts:

@@ -57,17 +57,17 @@ def checkpoint_file(path: str | os.PathLike[str], which: str = "last") -> Path:
 
 
 def _is_of_torch(path: Path) -> bool:
-    """Whether torch.save wrote the file: a zip archive, or under one of PyTorch's names a pickle."""
+    """Whether torch.save wrote the file: it is a zip archive, or a pickle with one of PyTorch's suffixes."""
     import zipfile
 
-    # A FIFO is refused where the file is read; to look for an archive in it would wait.
+    # Do not open a FIFO here: that would block. Reading the file refuses it later.
     return path.suffix in (".pt", ".pth", ".bin") or (path.is_file() and zipfile.is_zipfile(path))
 
 
 def net_of(
     found: Checkpoint, path: str | os.PathLike[str], *, device: str = "numpy", precision: str | None = None
 ) -> Any:
-    """The net in a checkpoint of a run or of only a net."""
+    """The net in a checkpoint, either of a run or of a net alone."""
     config, notes = _config_and_notes(found, path)
     try:
         planned = Layer.from_config(config, initialize=False)
@@ -113,11 +113,11 @@ def load_weights(path: str | os.PathLike[str], net: Layer, *, which: str = "last
     Args:
         path: The file or run directory.
         net: Built.
-        which: Of a run's checkpoints, "last" or "best".
+        which: The run's "last" or "best" checkpoint.
 
     Raises:
-        CheckpointError: As `load`, and names the first array that is missing, unknown or of another shape; then nothing
-            has changed.
+        CheckpointError: As in `load`; also for an array that is missing, unknown or of another shape, which it names.
+            Nothing has changed then.
     """
     file = checkpoint_file(path, which)
     arrays = checkpoints.load(file).part("net")

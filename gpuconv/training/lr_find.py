@@ -1,4 +1,4 @@
-"""Smith's range test of the learning rate: train for some steps at a rising rate; where does the loss fall fastest?"""
+"""Smith's range test: trains for some steps at a rising learning rate and finds where the loss falls fastest."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from gpuconv.types import Record
 if TYPE_CHECKING:
     from gpuconv.training.protocols import DataLike, LossLike, OptimizerLike, OptimizerSettings
 
-WINDOW = 20  # the smoothed loss is a mean over the steps at most a 20th of all steps away
-WORSE = 4.0  # a loss so many times the lowest one, and above the first, has diverged
-ROWS = 12  # of the printed table
+WINDOW = 20  # smoothing averages over the steps at most 1/20 of all steps away
+WORSE = 4.0  # the loss has diverged if it exceeds the lowest one by this factor, and the first one
+ROWS = 12  # rows of the printed table
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class RangeTest:
         rates: The learning rate of each step.
         losses: The loss of each step's batch, before its update.
         smoothed: Their means over the steps at most steps / 20 away.
-        diverged: Whether it ended before all steps were done, as the loss diverged.
+        diverged: Whether it ended early because the loss diverged.
     """
 
     rates: np.ndarray
@@ -51,7 +51,7 @@ class RangeTest:
         """The rate at which the smoothed loss falls fastest: where d lowest / d log(rate), by central differences, is
         lowest, with `lowest` the lowest smoothed loss so far. None if the loss does not fall.
 
-        So a fall after a rise counts only below what was reached before."""
+        After a rise, a fall counts only once the loss is below its earlier lowest value."""
         slopes = np.gradient(np.minimum.accumulate(self.smoothed), np.log(self.rates)) if len(self.rates) > 1 else [0.0]
         best = int(np.argmin(slopes))
         return float(self.rates[best]) if slopes[best] < 0 else None
@@ -107,9 +107,9 @@ def lr_find(
         net: Built, on the device where it is to be trained.
         train: As in `Trainer.fit`, with `batch_size` and `normalization`; it is read again from its start when it ends.
         optimizer: As in `Trainer`, but without `lr`; that of an object is not used. For groups, the rate is a factor on
-            each group's own, and their schedules are left out.
-        start, end: The first and the last rate, above 0 and rising.
-        steps: From 2 on.
+            each group's own rate, and the groups' schedules are ignored.
+        start, end: The first and the last rate, 0 < start < end.
+        steps: At least 2.
         loss, seed, precision, clip, optimizer_settings: As in `Trainer`.
 
     Raises ValueError or TypeError for wrong arguments, DataError for images that do not fit, and DivergedError if the
@@ -137,7 +137,7 @@ def lr_find(
     try:
         trainer.fit(
             train,
-            epochs=steps,  # more than enough: each has a step
+            epochs=steps,  # more than enough: each epoch has at least one step
             callbacks=[losses],
             metrics_every=1,
             batch_size=batch_size,
@@ -180,7 +180,7 @@ class _Losses(Callback):
 
 
 def _untouched(optimizer: OptimizerLike) -> OptimizerLike:
-    """The optimizer, or a copy of an object, which training would change."""
+    """The optimizer; an object is copied, because training would change it."""
     return optimizer if isinstance(optimizer, (str, type)) else copy.deepcopy(optimizer)
 
 

@@ -1,7 +1,7 @@
-"""The optimizer's state dealt out to the ranks: ZeRO-1 (Rajbhandari et al. 2020).
+"""The optimizer's state, split among the ranks: ZeRO-1 (Rajbhandari et al. 2020).
 
-Each rank keeps the state of some parameters, whole ones, and updates these; then all ranks exchange what they updated.
-An update of a parameter reads no other one, so the bits are those of a rank that keeps all, for every optimizer.
+Each rank keeps the state of some whole parameters and updates them; then the ranks exchange the updated parameters. The
+update of a parameter reads no other parameter, so the bits are the same as without the split, for every optimizer.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from gpuconv.training.optimizers.base import Arrays
 
 
 class OptimizerShards:
-    """Which rank keeps the state of which parameters of a net, frozen ones included: in their order, about as many
-    bytes for each. Ranks past the largest power of two keep none. `own` has the names of this rank's."""
+    """Assigns a net's parameters, frozen ones included, to the ranks that keep their state: in order, with about equal
+    bytes per rank. Ranks past the largest power of two keep none. `own` has the names of this rank's parameters."""
 
     def __init__(self, net: Layer, ranks: Ranks) -> None:
         self.ranks = ranks
@@ -29,13 +29,13 @@ class OptimizerShards:
         self.own = frozenset(name for name, owner in self._owners.items() if owner == ranks.rank)
 
     def keeps(self, name: str) -> bool:
-        """Whether this rank keeps the state of a parameter; True for a name that is none."""
+        """Whether this rank keeps the state of a parameter; True for a name that is not a parameter's."""
         return name in self.own or name not in self._owners
 
     def exchange(self, params: Arrays, sums: Sums, places: range) -> None:
-        """Give every rank the parameters that others updated. Only device work.
+        """Give every rank the parameters that other ranks updated. Only device work.
 
-        sums: Has room for these parameters, in their order, at these places of its views."""
+        sums: A buffer whose views at these places hold these parameters, in their order."""
         if self.ranks.size == 1:
             return
         views = {name: sums.views[place] for name, place in zip(params, places)}
@@ -52,7 +52,7 @@ class OptimizerShards:
             ops.copy(views[name], out=params[name])
 
     def gathered(self, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Every rank's entries, for host arrays of which each rank has those of its parameters."""
+        """The entries of all ranks; each rank passes host arrays for its own parameters."""
         whole: dict[str, np.ndarray] = {}
         for each in self.ranks.gather(state):
             whole |= each

@@ -1,8 +1,8 @@
 """Lower the learning rate when a measure no longer improves, as PyTorch's ReduceLROnPlateau does.
 
-A schedule is a function of the step, a plateau one of the epochs' records, which checkpoints hold: it has no state,
-and a resumed run finds the same rate. The short form, as of `gpuconv train --plateau`: "5", "5,factor=0.5",
-"watch=validation_accuracy".
+A schedule is a function of the step; a plateau is a function of the epochs' records. Checkpoints hold the records, so a
+plateau has no state, and a resumed run computes the same rate. Short forms, as in `gpuconv train --plateau`: "5",
+"5,factor=0.5", "watch=validation_accuracy".
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Plateau:
         factor: Multiplies the learning rate, in addition to the schedule; above 0 and below 1.
         threshold: What counts as an improvement: a loss below (1 - threshold) * best, an accuracy above
             (1 + threshold) * best.
-        watch: What is watched: "validation_loss", "validation_accuracy", "train_loss" or "train_accuracy".
+        watch: The measure: "validation_loss", "validation_accuracy", "train_loss" or "train_accuracy".
     """
 
     patience: int = 10
@@ -47,7 +47,7 @@ class Plateau:
 
     @classmethod
     def of(cls, given: str | int | Plateau | None) -> Plateau | None:
-        """A plateau from its short form or patience, `given`. Raises ValueError or TypeError if it cannot be built."""
+        """A plateau from `given`, its short form or patience. Raises ValueError or TypeError if it cannot be built."""
         if given is None or isinstance(given, Plateau):
             return given
         if not isinstance(given, str):
@@ -65,11 +65,11 @@ class Plateau:
         return f"patience={self.patience},factor={self.factor!r},threshold={self.threshold!r},watch={self.watch}"
 
     def expect_watched(self, validation: object, how: str = "validation=0.1") -> None:
-        """Raise ValueError if validation data is watched and there is none.
+        """Raise ValueError if a validation measure is watched and there is no validation data.
 
         Args:
             validation: The data, or None.
-            how: The argument that would give some.
+            how: The argument that passes validation data.
         """
         if self.watch.startswith("validation") and not validation:
             instead = self.watch.replace("validation", "train")

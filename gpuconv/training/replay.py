@@ -10,7 +10,7 @@ from gpuconv import backends
 from gpuconv.notices import Notice
 from gpuconv.parallel import Ranks
 
-TOGETHER = 8  # the steps in one graph, if the host needs no step before
+TOGETHER = 8  # the most steps in one graph; fewer if the host has to act earlier
 
 Work = Callable[[], None]
 
@@ -22,9 +22,8 @@ class UncapturedWarning(Notice):
 class Replay:
     """Runs a step's device work, as CUDA graphs if `captured`.
 
-    Captured and uncaptured runs do the same work, on all ranks alike: what a step sends to other ranks is a part of the
-    graph. Graphs and their memory live as long as this object, or until a value
-    or address that they contain changes (`same`).
+    Captured and uncaptured steps do the same work, on all ranks; a graph includes the exchange with other ranks. Graphs
+    and their memory live as long as this object, or until a value or address that they contain changes (`same`).
     """
 
     def __init__(self, device: str, captured: bool, ranks: Ranks | None = None) -> None:
@@ -41,8 +40,8 @@ class Replay:
     def run(self, work: Work, steps: int, shape: Hashable, same: object) -> None:
         """Run `work`, the device's part of one step, `steps` times.
 
-        shape: selects one of several graphs, such as the size of the batch. same: must compare equal for a graph to be
-        valid still.
+        shape: selects one of several graphs, such as the size of the batch. same: a graph stays valid while this
+        compares equal.
         """
         if self._recorder and same != self._same:
             self._forget()
@@ -71,7 +70,7 @@ class Replay:
             captured: Work = _nothing
             try:
                 captured = self._recorder.capture(lambda: _repeat(work, count))
-            except Exception as error:  # any error: capture runs nothing, and the work itself ran before
+            except Exception as error:  # any error: capture runs nothing, and the same work has already run uncaptured
                 failed = f"{type(error).__name__}: {error}"
             each, self._ranks.sent = self._ranks.sent - sent, sent
             if reason := next(filter(None, self._ranks.gather(failed)), None):

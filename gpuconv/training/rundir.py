@@ -38,7 +38,7 @@ FORMAT = 1
 
 
 class RunDirectory:
-    """The paths of a run's files. `held` gives one for writing, `open` one for reading.
+    """The paths of a run's files. `held` makes one for writing, `open` one for reading.
 
     Args:
         path: The folder.
@@ -127,9 +127,7 @@ class RunDirectory:
 
     @classmethod
     def claim(cls, home: Path, stem: str) -> Path:
-        """Create the directory HOME/STEM-N, of `home` and `stem`, with the first free N; no other process gets the same
-        one.
-        """
+        """Create the directory `home`/`stem`-N with the first free N; no other process gets the same one."""
         for number in itertools.count(1):
             run = cls(home / f"{stem}-{number}")
             with contextlib.suppress(FileExistsError):
@@ -142,7 +140,7 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=exist_ok)
         except OSError as error:
             if not exist_ok and isinstance(error, FileExistsError) and os.path.lexists(self.path):
-                raise  # but not for a file where a parent directory should be
+                raise  # except where a file stands in place of a parent directory
             raise CheckpointError(f"cannot create the run directory {self.path}: {error.strerror}") from error
 
     def _lock(self) -> LockFile:
@@ -186,6 +184,6 @@ class RunDirectory:
         raise CheckpointError(f"{self.settings_file} has format {found}, this version of gpuconv reads {FORMAT}")
 
     def begun(self) -> list[str]:
-        """Those existing files that a run writes only after its first checkpoint."""
+        """The existing files among those that a run writes only after its first checkpoint."""
         files = [self.best, self.metrics_jsonl, self.metrics_csv, self.curves, self.activations, self.filters]
         return [file.name for file in files if os.path.lexists(file)]

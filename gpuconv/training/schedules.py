@@ -33,7 +33,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Constant(Schedule):
-    """1 throughout."""
+    """Always 1."""
 
     def __call__(self, step: int, total: int, epoch: int = 1) -> float:
         return 1.0
@@ -212,7 +212,7 @@ class Called(Schedule):
 
     @cached_property
     def _arguments(self) -> int:
-        """How many of these arguments the function takes; arguments with defaults do not count."""
+        """How many of these arguments the function takes, not counting arguments with defaults."""
         signature = inspect.signature(self.function)
         asked = [each for each in signature.parameters.values() if each.default is each.empty]
         asked = [each for each in asked if each.kind != each.VAR_KEYWORD]
@@ -223,9 +223,9 @@ class Called(Schedule):
         raise TypeError(f"a schedule is a function of the step, (step) or (step, total, epoch); received {self}")
 
     def __str__(self) -> str:
-        """Its name; a run that is continued needs a function of the same name."""
+        """The function's name; to continue a run, a function of the same name is needed."""
         name = getattr(self.function, "__name__", type(self.function).__name__)
-        return f"function {name}" if name in SCHEDULES else name  # not the schedule that has this name
+        return f"function {name}" if name in SCHEDULES else name  # not gpuconv's schedule of this name
 
 
 def _power(base: float, exponent: float) -> float:
@@ -237,7 +237,7 @@ def _power(base: float, exponent: float) -> float:
 
 
 def _anneal(start: float, end: float, part: float) -> float:
-    """From start to end along half a cosine wave, as part goes from 0 to 1."""
+    """Half a cosine wave from `start` to `end` as `part` goes from 0 to 1."""
     return end + (start - end) * (1 + math.cos(math.pi * min(1.0, part))) / 2
 
 

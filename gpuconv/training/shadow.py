@@ -1,8 +1,8 @@
 """The shadow oracle: while a run trains, calls of its ops are recomputed in float64 from the same arrays.
 
-There is one budget: the time for copying in the run plus the time for checking in a worker process is at most a
-share of the run's time. A call is checked when the budget covers its expected cost. Calls are drawn at
-random from a deck of all ops and layers, so that each is checked once before any is checked again.
+One budget covers both costs, copying in the run and checking in a worker process: together they take at most a share of
+the run's time. A call is checked when the budget covers its expected cost. Calls are drawn at random without
+replacement from all pairs of op and layer, so each is checked once before any is checked again.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from gpuconv.verify.call import Call
 
 VIOLATIONS = ("stop", "warn")
-START = 0.5  # seconds of processor time that the worker may take to start
-CALL = 2e-3  # the fewest seconds for a check, and
+START = 0.5  # seconds of processor time to start the worker, at most
+CALL = 2e-3  # the fewest seconds for a check
 BYTE = 1e-7  # seconds per byte of the arguments, until one is measured
-SMALL = 1 << 18  # bytes; the time of a smaller call does not show the cost per byte
-MARGIN = 1.5  # how much longer a check may take than the longest so far
-PATIENCE = 60.0  # seconds that the end of a run waits for the last answers
+SMALL = 1 << 18  # bytes; the cost per byte cannot be measured on a smaller call
+MARGIN = 1.5  # a check may take this many times the longest so far
+PATIENCE = 60.0  # seconds to wait for the last answers at the end of a run
 
 Site = tuple[str, str, str]  # op, layer, direction
 
@@ -42,7 +42,7 @@ class ShadowError(RuntimeError):
 
 
 class ShadowWarning(Notice):
-    """Like ShadowError, but the run continues; or the shadow oracle itself had to end."""
+    """As ShadowError, but the run continues; also if the shadow oracle itself had to end."""
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Row:
 
 
 class Worker(Child):
-    """The process that checks; see `gpuconv.verify.worker`."""
+    """The process that checks calls; see `gpuconv.verify.worker`."""
 
     def __init__(self) -> None:
         one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -73,7 +73,7 @@ class Worker(Child):
 
 class Shadow:
     """share: of the run's time. violation: "stop" raises ShadowError, "warn" continues. folder: for the files of
-    violations. clock: seconds, as `time.perf_counter`; make: starts the worker. Closed with `close`."""
+    violations. clock: seconds, as `time.perf_counter`; make: starts the worker. Call `close` at the end."""
 
     def __init__(
         self,
@@ -96,9 +96,9 @@ class Shadow:
         self._ready = self._over = False
         self._pending: list[tuple[Path, Site, int, float, int]] = []  # file, site, step, seconds expected, bytes
         self._sizes: dict[Site, int] = {}
-        self._took: dict[Site, float] = {}  # the most seconds of a check, its copying included
+        self._took: dict[Site, float] = {}  # the longest check so far in seconds, with its copying
         self._copied: dict[Site, float] = {}  # seconds of the copying for the pending checks
-        self._rate = 0.0  # the most seconds per byte so far
+        self._rate = 0.0  # the highest seconds per byte so far
         self._deck: list[Site] = []
         import random
         import tempfile
@@ -118,8 +118,8 @@ class Shadow:
         return self._copying + self._checking
 
     def _seconds_left(self) -> float:
-        """Seconds that may be spent now. The start of a worker has its time reserved, and as much as the longest check
-        took is reserved for a check that takes longer than expected."""
+        """Seconds that may be spent now. Time is reserved for the start of the worker, and, as much as the longest
+        check took, for a check that takes longer than expected."""
         starts = START if self._worker and not self._ready else 0.0
         reserved = starts + sum(expected for *_, expected, _ in self._pending)
         return self.share * self.elapsed - self.spent - reserved - max(self._took.values(), default=CALL)
@@ -146,15 +146,15 @@ class Shadow:
         return not self._sizes or self._expected(self._next()) <= self._seconds_left()
 
     def _next(self) -> Site:
-        """The next site of the deck."""
+        """The next site to check."""
         if not self._deck:
             self._deck = sorted(self._sizes)
             self._random.shuffle(self._deck)
         return self._deck[-1]
 
     def _drawn(self) -> set[Site]:
-        """The sites to check in this step: as many from the top of the deck as the budget covers, but only one whose
-        cost was never measured."""
+        """The sites to check in this step: as many of the next ones as the budget covers, but only one whose cost was
+        never measured."""
         drawn: set[Site] = set()
         left = self._seconds_left()
         while self._sizes and (site := self._next()) not in drawn and self._expected(site) <= left:
@@ -166,8 +166,8 @@ class Shadow:
 
     @contextmanager
     def look(self, step: int) -> Iterator[None]:
-        """Around an uncaptured step: passes the drawn calls to the worker. The first time it only
-        learns which calls a step makes. step: its number, from 1."""
+        """A context around an uncaptured step: passes the drawn calls to the worker. The first time it only records
+        which calls a step makes. step: its number, from 1."""
         from gpuconv.verify.call import recording
 
         drawn, seen = self._drawn(), set[Site]()
@@ -188,13 +188,13 @@ class Shadow:
         copies = partial(self._copies, lambda: site)
         with where() as place, recording(lambda call: self._hand_over(call, site, step), wants, copies):
             yield
-        for gone in drawn - seen:  # a layer was frozen, say
+        for gone in drawn - seen:  # for example, a layer was frozen
             self._sizes.pop(gone, None)
             self._deck = [each for each in self._deck if each != gone]
 
     @contextmanager
     def _copies(self, site: Callable[[], Site]) -> Iterator[None]:
-        """Around the work for a call in the run itself."""
+        """A context around the work for a call in the run itself."""
         start = self.clock()
         try:
             yield
@@ -310,7 +310,7 @@ class Shadow:
 
 
 def expect_share(share: object) -> float:
-    """A share of the run's time. Raises ValueError or TypeError, naming what was received."""
+    """Check a share of the run's time and return it. Raises ValueError or TypeError, naming what was received."""
     found = arguments.number("shadow", share, 0.0)
     if not 0 < found <= 1:
         raise ValueError(

@@ -1,8 +1,8 @@
-"""Steps that go forward and backward in parts: batches cut into shards, which are dealt out to the ranks with the same
-bits whoever computes which shard, and several batches accumulated for one update.
+"""Steps computed in parts: batches cut into shards that are distributed over the ranks (the bits do not depend on which
+rank computes which shard), and several batches accumulated for one update.
 
-Each part goes forward and backward by itself. Its gradients and other results are weighted by its share of the samples
-and added up along a binary tree over the parts: ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7)).
+Each part has a forward and a backward pass of its own. Its gradients and other results are weighted by its share of the
+samples and added up along a binary tree over the parts: ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7)).
 """
 
 from __future__ import annotations
@@ -29,35 +29,36 @@ Backpropagate = Callable[[Array, Array, Totals], None]
 
 
 def shard_count(shards: object) -> int:
-    """A number of shards, checked. Raises ValueError unless it is a power of two."""
+    """Check a number of shards and return it. Raises ValueError unless it is a power of two."""
     count = integer("shards", shards, 1)
     if count & (count - 1):
-        raise ValueError(f"shards must be a power of two, as 1, 2, 4 or 8, received {count}")
+        raise ValueError(f"shards must be a power of two, such as 1, 2, 4 or 8, received {count}")
     return count
 
 
 def bounds(size: int, shards: int) -> list[int]:
-    """Where each shard of a batch begins, and where the last one ends. Raises ValueError for a batch that is too small
-    to give each shard a sample."""
+    """Where each shard of a batch begins, and where the last one ends. Raises ValueError for a batch with fewer samples
+    than shards."""
     if size < shards:
         raise ValueError(f"a batch of {size} cannot be cut into {shards} shards: each needs at least one sample")
     return [size * number // shards for number in range(shards + 1)]
 
 
 class Parts:
-    """Adds up the results of a step's parts, at most `most`. On one rank all of it is device work."""
+    """Adds up the results of a step's parts, of which there are at most `most`. On one rank this is only device
+    work."""
 
     def __init__(self, net: Layer, most: int, loss: object = None) -> None:
         self.net, self.ranks, self.most, self.loss = net, Ranks(), most, loss
-        self.fixed = True  # the order of a sum over ranks
-        self.together = False  # whether batch norm takes the statistics of all parts
+        self.fixed = True  # whether a sum over ranks has a fixed order
+        self.together = False  # whether batch norm takes statistics over all parts
         self.totals = Totals(net.device, loss)  # of one part
         self._zeros = Totals(net.device, loss).array
-        self._states, self._totals = Together(net, 1), [self.totals]  # of parts that go together
+        self._states, self._totals = Together(net, 1), [self.totals]  # of parts that are computed together
         self._kept: list[tuple[Array, Array]] = []  # running statistics and buffers for their values before a step
-        self._sums: list[Sums] = []  # of subtrees, each half of the one before
+        self._sums: list[Sums] = []  # of subtrees, each half the size of the one before
         self._numbers: dict[tuple[int, str], int] = {}  # of the gradients among the terms
-        self._exchanges: list[Callable[[], None]] = []  # wait for the buckets that were sent during backward
+        self._exchanges: list[Callable[[], None]] = []  # functions that wait for the buckets sent during backward
         self._signature: Any = None
 
     def _add_up(
@@ -83,7 +84,7 @@ class Parts:
             finish()
         sums = self._sums[0]
         for bucket in sums.buckets[len(self._exchanges) :]:
-            for depth in range(len(places).bit_count() - 1, 0, -1):  # subtrees that still wait
+            for depth in range(len(places).bit_count() - 1, 0, -1):  # subtrees not yet added
                 self._sums[depth - 1].add(self._sums[depth], bucket)
             self.ranks.sum(sums.part(bucket), self.fixed)
         if (divisor := self.totals.divisor_in(sums.views[0])) is not None:
@@ -118,7 +119,7 @@ class Parts:
                 self._push(number, counts[number], part.batch, self._totals[number])
 
     def _prepare(self) -> None:
-        """Allocate what the terms need, unless it is there."""
+        """Allocate the arrays for the terms, unless they exist already."""
         statistics, terms = self._statistics(), self._terms(self.totals)
         signature = [(term.array.shape, term.array.dtype, backends.address(term.array)) for term in terms]
         if signature != self._signature:
@@ -133,12 +134,12 @@ class Parts:
             self._signature = signature
 
     def _statistics(self) -> list[Array]:
-        """The running statistics that are summed as the gradients are; others go from part to part."""
+        """The running statistics that are summed like the gradients; others are updated by one part after another."""
         return []
 
     def _terms(self, totals: Totals, final: bool = True) -> list[Term]:
-        """The totals, the running statistics, then the gradients in the order of `Layer.grads`, whose end is `final`
-        first. Otherwise those that backward has not written yet stay as they are."""
+        """The totals, the running statistics, then the gradients in the order of `Layer.grads`. final: whether
+        gradients that backward has not written yet are set to zero."""
         named = self.net.named_variables(trained=True)
         gradients = [layer.gradient(name) if final else layer.gradients[name] for _, layer, name in named]
         return [
@@ -149,8 +150,8 @@ class Parts:
 
     @contextmanager
     def _exchanging(self, number: int, count: int, part: Part) -> Iterator[None]:
-        """A context for backward of part `number`. In the last one a bucket goes to the other ranks as soon as its
-        gradients are final, while backward goes on."""
+        """A context for backward of part `number`. In the last one, a bucket is sent to the other ranks as soon as its
+        gradients are final, while backward continues."""
         buckets, divisor = self._sums[0].buckets, self.totals.divisor_in(self.totals.array)
         if not part.last or self.ranks.size == 1 or len(buckets) == 1:
             yield
@@ -175,17 +176,17 @@ class Parts:
             yield
 
     def _final(self, layer: Layer) -> list[int]:
-        """The numbers of the terms that are final once this layer has gone backward; none for another net's."""
+        """The numbers of the terms that are final after this layer's backward; none for a layer of another net."""
         found = []
         for each in layer.walk():
             for name in each.variables:
                 if (number := self._numbers.get((id(each), name))) is not None:
-                    each.gradient(name)  # zeros if backward wrote none
+                    each.gradient(name)  # zeros if backward wrote nothing
                     found.append(number)
         return found
 
     def _push(self, number: int, count: int, size: int, totals: Totals) -> None:
-        """Add part `number` to the tree, but for the buckets that are exchanged already."""
+        """Add part `number` to the tree, except the buckets that are already being exchanged."""
         terms, divisor = self._terms(totals), totals.divisor_in(totals.array)
         for bucket in self._sums[0].buckets[len(self._exchanges) :]:
             self._push_bucket(number, terms, bucket, count, size, divisor)
@@ -193,7 +194,7 @@ class Parts:
     def _push_bucket(
         self, number: int, terms: list[Term], bucket: Bucket, count: int, size: int, divisor: Array | None
     ) -> None:
-        """The sums of complete subtrees wait in `_sums`, one for each bit of the number of parts done."""
+        """`_sums` holds the sums of complete subtrees, one for each bit of the number of parts done."""
         depth = number.bit_count()
         self._sums[depth].gather(terms, bucket, count, size, divisor)
         while number & 1:
@@ -201,10 +202,10 @@ class Parts:
             depth, number = depth - 1, number >> 1
 
     def _take(self, totals: Totals, count: int) -> None:
-        """Write the sums of all parts to where a single batch leaves its results."""
+        """Write the sums of all parts to the arrays in which a step without parts leaves its results."""
         for term, view in zip(self._terms(self.totals), self._sums[0].views):
             _copy(view, term.array)
-        finite = self.totals.array[3:4]  # how many parts' losses are finite, as a share of one step
+        finite = self.totals.array[3:4]  # the share of parts with a finite loss, as a share of one step
         ops.scale(finite, factor=1 / count, out=finite)
         ops.add(totals.array, self.totals.array, out=totals.array)
 
@@ -219,7 +220,7 @@ class Parts:
         return range(terms - len(self._numbers), terms)
 
     def arrays(self) -> list[Array]:
-        """What a captured step finds at fixed addresses."""
+        """The arrays that a captured step expects at fixed addresses."""
         self._prepare()
         kept = [*self._states.arrays(), *(before for _, before in self._kept)]
         totals = [each.array for each in (self.totals, *self._totals)]
@@ -227,9 +228,8 @@ class Parts:
 
 
 class Sharding(Parts):
-    """Cuts each batch into `count` shards, deals them out to the ranks in order, and sums their results. fixed:
-    whether the order of a sum over ranks is that of the tree. together: whether batch norm takes the statistics of
-    all ranks.
+    """Cuts each batch into `count` shards, assigns them to the ranks in order, and sums their results. fixed: whether a
+    sum over ranks has the order of the tree. together: whether batch norm takes statistics over all ranks.
 
     Raises ValueError unless the ranks have the same number of shards, a power of two."""
 
@@ -256,14 +256,14 @@ class Sharding(Parts):
         self.own = range(each * ranks.rank, each * (ranks.rank + 1))
 
     def place(self, size: int) -> tuple[int, int]:
-        """Where in a batch this rank's part begins, and where it ends."""
+        """Where this rank's part of a batch begins, and where it ends."""
         places = bounds(size, self.count)
         return places[self.own.start], places[self.own.stop]
 
     def backpropagate(self, x: Array, y: Array, totals: Totals, work: Backpropagate, batch: int | None = None) -> None:
         """The gradients and running statistics of a batch, and its losses added to `totals`. work: forward, loss and
-        backward of one shard, which assigns its gradients and adds to the totals that it is given. batch: the size of
-        the batch, if x and y are only this rank's part of it.
+        backward of one shard; it assigns the gradients and adds to the totals that are passed. batch: the size of the
+        batch, if x and y are only this rank's part of it.
 
         Raises ValueError for a batch that is too small, before anything has changed."""
         size = len(y) if batch is None else batch
@@ -280,17 +280,17 @@ class Sharding(Parts):
 
 
 class Accumulation(Parts):
-    """Adds up the gradients of at most `most` batches for one update, each of which may be cut into shards. Running
-    statistics go from batch to batch."""
+    """Adds up the gradients of at most `most` batches for one update; each batch may be cut into shards. Running
+    statistics are updated batch by batch."""
 
     def backpropagate(self, batches: Sequence[tuple[Array, Array]], totals: Totals, work: Backpropagate) -> None:
-        """The gradients of the mean loss over all samples of these batches. Arguments as of `Sharding`."""
+        """The gradients of the mean loss over all samples of these batches. Arguments as in `Sharding`."""
         ends = np.cumsum([0, *(len(y) for _, y in batches)]).tolist()
         self._add_up(batches, [*pairwise(ends)], ends[-1], len(batches), totals, work)
 
 
 def _expect_no_norm_inside_own(net: Layer) -> None:
-    """Raise ValueError that names a user's layer which runs a batch norm inside it on one part after another."""
+    """Raise ValueError that names a user's layer if it runs its inner batch norm on one part after another."""
     for layer in net.walk():
         norms = [each.path for each in layer.walk() if each.takes_parts and not each.children()]
         if layer.is_foreign and norms:
@@ -301,7 +301,8 @@ def _expect_no_norm_inside_own(net: Layer) -> None:
 
 
 def own(x: Array) -> Array:
-    """A copy of a part of an array, aligned as if it had been loaded alone, because kernels are chosen by alignment."""
+    """A copy of a part of an array. It is aligned like a newly loaded array, because the choice of a kernel depends on
+    alignment."""
     return ops.scale(x, factor=1.0)
 
 

@@ -31,7 +31,7 @@ class DivergedError(FloatingPointError):
 
 
 class SettingsError(ValueError):
-    """A run was to be continued with other settings; the message names them."""
+    """A run cannot be continued with other settings; the message names them."""
 
 
 class RunState(TrainingStep):
@@ -52,8 +52,8 @@ class RunState(TrainingStep):
         self.interrupted_by: signal.Signals | None = None
         self.run: RunDirectory | None = None
         self.tested: Record | None = None
-        self.fit_settings: Record = {}  # of this `fit`; a resumed run must have the same
-        self.reading = NOTHING  # of the sums, at the last record
+        self.fit_settings: Record = {}  # those of this `fit`; a resumed run must have the same
+        self.reading = NOTHING  # the sums at the last record
 
     @property
     def lr(self) -> float:
@@ -65,14 +65,14 @@ class RunState(TrainingStep):
         return self.plateau_rate * self._scheduled(further)
 
     def rates(self, further: int = 0) -> list[float]:
-        """The learning rate of each optimizer inside the optimizer after `further` more steps of this epoch."""
+        """As `lr_after`, for each of the optimizers inside the optimizer."""
         return [self.plateau_rate * rate for rate in self.optimizer.rates(self._scheduled(further), further)]
 
     def _scheduled(self, further: int) -> float:
         return self.optimizer.lr * self.schedule(self.steps + further, self.total_steps, max(self.batches, 1))
 
     def follow_plateau(self) -> None:
-        """Set the plateau's factor to what follows from the epochs so far."""
+        """Compute the plateau's factor from the epochs so far."""
         if self.plateau:
             self.plateau_rate = self.plateau.rate(self.history)
 
@@ -92,7 +92,7 @@ class RunState(TrainingStep):
         self.stop_reason = self.stop_reason or reason
 
     def accuracy(self, sums: Reading) -> float | None:
-        """None where the scores are no answers, or where no label counted."""
+        """None if the loss has no notion of a right answer, or if no label counted."""
         return sums.accuracy if sums.samples and losses.classifies(self.loss) else None
 
     def read_totals(self) -> Reading:
@@ -104,8 +104,8 @@ class RunState(TrainingStep):
         return sums
 
     def expect_same_weights(self) -> None:
-        """Raise ParallelError that names a rank whose net is not that of rank 0, as on processors of two kinds, where
-        an optimizer's products may differ in the last bit."""
+        """Raise ParallelError that names a rank whose net differs from rank 0's. On processors of different kinds, for
+        example, an optimizer's products may differ in the last bit."""
         if self.ranks.size > 1:
             arrays = {name: backends.to_numpy(array) for name, array in self.net.state_dict().items()}
             found = {name: digests.of(array.tobytes()) for name, array in arrays.items()}
@@ -134,7 +134,7 @@ class RunState(TrainingStep):
         } | {name: value for name, value in optional.items() if value}
 
     def snapshot(self) -> Checkpoint:
-        """Everything that the rest of the run depends on. With a sharded optimizer every rank calls it.
+        """All state on which the rest of the run depends. With a sharded optimizer every rank calls it.
 
         Raises DivergedError if a number in it is not finite."""
         sums = self.read_totals()
@@ -162,7 +162,7 @@ class RunState(TrainingStep):
         return Checkpoint(tensors, stored.as_json(state))
 
     def last_of(self, run: RunDirectory) -> Checkpoint | None:
-        """A run's last checkpoint. None, with a message, for a run that was killed before its first."""
+        """A run's last checkpoint. None, with a message, if the run was killed before it saved one."""
         settings = run.settings()
         if run.last.exists():
             return checkpoints.load(run.last)
@@ -206,12 +206,12 @@ class RunState(TrainingStep):
             self.loss_scale.write(state["loss_scale"])
 
     def _keeps(self, entry: str) -> bool:
-        """Whether this rank keeps an entry of the optimizer's state, as "velocity.conv1.weight"."""
+        """Whether this rank keeps an entry of the optimizer's state, such as "velocity.conv1.weight"."""
         return self.optimizer_shards is None or self.optimizer_shards.keeps(entry.partition(".")[2])
 
     def _freeze_as_in(self, config: Record, optimizer: dict[str, np.ndarray], path: object) -> None:
-        """Freeze what is frozen in a checkpoint's net, as callbacks may have done since the start of the run, if the
-        optimizer then fits the checkpoint's. Otherwise raises CheckpointError, and nothing changes."""
+        """Freeze the layers that are frozen in a checkpoint's net (callbacks may have frozen them during the run) if
+        the optimizer then fits the checkpoint's. Otherwise raises CheckpointError, and nothing changes."""
         layers, before = [*self.net.walk()], self.optimizer.state_dict()
         here = [layer.frozen for layer in layers]
         try:
@@ -232,7 +232,7 @@ class RunState(TrainingStep):
         self.optimizer.match(self.net.params())
 
     def _expect_settings(self, there: Record, path: object, only: tuple[str, ...] | None = None) -> None:
-        """Raise SettingsError if stored settings, all or `only` some, differ from this fit's."""
+        """Raise SettingsError if stored settings, or `only` these of them, differ from those of this fit."""
         others = stored.unlike(there, self.fit_settings, only)
         if others:
             raise SettingsError(f"{path} cannot be continued with other settings: {'; '.join(others)}")

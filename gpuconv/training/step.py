@@ -1,4 +1,4 @@
-"""A training step: forward, loss, backward, update and metrics, all of it device work that can be captured."""
+"""A training step: forward, loss, backward, update and metrics. All of it is device work that can be captured."""
 
 from __future__ import annotations
 
@@ -87,15 +87,16 @@ class TrainingStep:
 
         It uses no host value that changes from step to step and reads nothing back, so the launches of one call can be
         captured and replayed. The learning rate and step number are on the device, written by `optimizer.advance` or,
-        in `fit`, by a step counter. part: makes the context in which "step", "loss", the optimizer (by its name) and
-        "metrics" run. batch: the size of the whole batch, if x and y are only this rank's part.
+        in `fit`, by a step counter. part: makes the context around each part of the step: "step", "loss", the optimizer
+        (by its name) and "metrics". batch: the size of the whole batch, if x and y are only this rank's part.
         """
         self.step_on([(x, y)], part, batch=batch)
 
     def step_on(
         self, batches: Sequence[tuple[Array, Array]], part: Part = profiling.part, *, batch: int | None = None
     ) -> None:
-        """`step` on at most `accumulate` batches (x, y): one update by the gradients of their samples' mean loss."""
+        """`step` on at most `accumulate` batches (x, y): one update with the gradients of the mean loss over all their
+        samples."""
         for _, y in batches:
             losses.expect_targets(self.loss, y, self.net.output_shape)
         with part("step"), self.same_bits():
@@ -115,7 +116,7 @@ class TrainingStep:
         scores = start(self.trained, "forward", x, training=True)
         with part("loss"):
             found = in_parts(self._loss, scores, y)
-        with part("metrics"):  # before backward, whose gradients may need the sum of the labels' weights
+        with part("metrics"):  # before backward, because the gradients may need the sum of the labels' weights
             in_parts(self._measure, found, scores, y, totals)
         start(self.trained, "backward", in_parts(itemgetter(1), found), input_grad=False)
 
@@ -145,16 +146,17 @@ class TrainingStep:
             self.optimizer_shards.exchange(params, self.sharding.sums, self.sharding.places())
 
     def gather_averages(self) -> None:
-        """Take up the averages that other ranks moved with the optimizer's state. Every rank calls it."""
+        """Fetch the averages that other ranks updated together with their part of the optimizer's state. Every rank
+        calls it."""
         if self.ema and self.optimizer_shards:
             self.ema.take(self.optimizer_shards.gathered(self.optimizer.kept(self.ema.values())))
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:
-        """A context in which the net's parameters are their moving averages, if these are kept."""
+        """A context in which the net has the moving averages as its parameters, if averages are kept."""
         return self.ema.applied() if self.ema else contextlib.nullcontext()
 
     def same_bits(self) -> contextlib.AbstractContextManager[None]:
-        """A context in which ops have the same bits on any number of cores, if `shards` are given."""
+        """A context in which ops give the same bits on any number of cores, if `shards` are given."""
         return backends.fixed_parts(self.net.device) if self.shards else contextlib.nullcontext()
 
     @property
@@ -163,7 +165,7 @@ class TrainingStep:
         return self.optimizer.steps
 
     def inputs(self) -> list[object]:
-        """The values and addresses that a step takes from Python; its graph is valid while these are equal."""
+        """The values and addresses that a step takes from Python; its graph stays valid while they are unchanged."""
         arrays = [
             *self.net.state_dict().values(),
             *(g for layer in self.net.walk() for g in layer.gradients.values()),

@@ -12,14 +12,14 @@ from gpuconv.training.optimizers.base import Optimizer
 
 Rates = list[float]  # the learning rates of one step, one for each optimizer inside
 
-AHEAD = 64  # the number of steps whose learning rates are written to the device at once
+AHEAD = 64  # number of steps whose learning rates are written to the device at once
 
 
 class StepCounter:
     """The position in the epoch, the step number and the learning rates. The optimizer reads them from here.
 
-    `write` is the host's part, every so many steps; `advance` is the device's, once per step. `planned` holds the rates
-    that the device will use next.
+    The host calls `write` at least every AHEAD steps; the device runs `advance` once per step. `planned` holds the
+    rates that the device will use next.
     """
 
     def __init__(self, optimizer: Optimizer, device: str) -> None:
@@ -32,8 +32,8 @@ class StepCounter:
         optimizer.follow(self._lr, self._counters[1:2])
 
     def write(self, steps: int, start: int, offset: int, rates: Sequence[Rates]) -> None:
-        """Set everything. steps: the total done. start, offset: of the next batch, see `ops.load_batch`. rates: of the
-        next steps, at most AHEAD."""
+        """Set all numbers. steps: the total done. start, offset: those of the next batch, see `ops.load_batch`. rates:
+        those of the next steps, at most AHEAD."""
         table = np.full(self._rates.shape, np.nan, self._rates.dtype)
         table[: len(rates)] = rates
         backends.assign(self._counters, np.array([0, steps, start, offset]))

@@ -112,7 +112,7 @@ ABSENT: Record = {
     "options": {},
 }
 ABSENT_DATA: Record = {"drop_last": False, "augmentation": "none", "at_end": False}
-TEXTS: dict[str, Callable[[str], str]] = {  # read and written back: with today's names and every option
+TEXTS: dict[str, Callable[[str], str]] = {  # read and written again: with today's names and every option
     "loss": losses.redescribed,
     "schedule": lambda text: str(schedules.get(text)),
     "plateau": lambda text: text and str(Plateau.of(text)),
@@ -130,7 +130,7 @@ def _numbers(value: object) -> bool:
 
 
 def expect(value: Any, schema: Schema, name: str = "") -> None:
-    """Raise ValueError that names the first entry which violates `schema`. Entries may be absent."""
+    """Raise ValueError that names the first entry that violates `schema`. Entries may be absent."""
     if isinstance(schema, tuple):
         schema = schema[0] if value is not None or NOTHING not in schema else NOTHING
     if isinstance(schema, Kind):
@@ -150,7 +150,7 @@ def expect(value: Any, schema: Schema, name: str = "") -> None:
 
 
 def state(found: Record, path: str | os.PathLike[str]) -> Record:
-    """A checkpoint's state, complete. Raises CheckpointError that names the entry which is wrong or missing."""
+    """A checkpoint's complete state. Raises CheckpointError that names a wrong or missing entry."""
     defaults: Record = {"loss_scale": None}
     found = defaults | found
     try:
@@ -189,7 +189,7 @@ def _record(record: Record, held_out: list[str], name: str) -> bool:
     return of_epoch
 
 
-# --- what a run has in common with a stored one -------------------------------------------------
+# --- the comparison of a run with a stored one -------------------------------------------------
 
 
 def complete(value: object) -> Any:
@@ -222,7 +222,8 @@ def _defaults(kind: type) -> Record:
 
 
 def _as_written_now(settings: Record) -> Record:
-    """The settings as this version writes them. Entries that it cannot read stay as they are, and so differ."""
+    """The settings as this version writes them. Entries that it cannot read stay as they are, and are reported as
+    different."""
     found = complete(ABSENT | settings)
     for name, again in TEXTS.items():
         if name in found:
@@ -232,7 +233,8 @@ def _as_written_now(settings: Record) -> Record:
 
 
 def differences(stored: Any, current: Any, name: str = "") -> list[str]:
-    """Where two JSON values differ, in words: "optimizer.lr is 0.1 there and 0.2 here". An entry may be absent."""
+    """The differences between two JSON values in words: "optimizer.lr is 0.1 there and 0.2 here". An entry may be
+    absent."""
     if isinstance(stored, dict) and isinstance(current, dict):
         keys = [*stored, *(key for key in current if key not in stored)]
         return [
@@ -259,7 +261,7 @@ def differences(stored: Any, current: Any, name: str = "") -> list[str]:
 
 
 def unlike(there: Record, here: Record, only: tuple[str, ...] | None = None) -> list[str]:
-    """The differences between stored settings, all or `only` some, and those of this run, in words."""
+    """The differences between stored settings, or `only` these of them, and those of this run, in words."""
     there, here = _as_written_now(there), _as_written_now(here)
     unnoted = [
         name for name in NOTES if name not in there["options"]
@@ -282,15 +284,15 @@ def without_places(settings: Record) -> Record:
 
 
 def without_frozen(config: object) -> Any:
-    """A net's config without what is frozen, which a callback may have changed while the run went on."""
+    """A net's config without the `frozen` entries, which a callback may have changed during the run."""
     if isinstance(config, dict):
         return {name: without_frozen(value) for name, value in config.items() if name != "frozen"}
     return [*map(without_frozen, config)] if isinstance(config, list) else config
 
 
 def check_net(path: str | os.PathLike[str], checkpoint: Checkpoint, net: Layer) -> None:
-    """Raise CheckpointError that names the first difference if a checkpoint is of another net than `net`, apart from
-    what is frozen, or if its weights are not finite. The net may be without weights (initialize=False)."""
+    """Raise CheckpointError that names the first difference if a checkpoint belongs to another net than `net` (frozen
+    layers may differ) or if its weights are not finite. The net may be without weights (initialize=False)."""
     unseeded = {"seed": None}  # the seed of the initial weights does not matter
     there, here = (without_frozen(config) for config in (complete(checkpoint.state["net"]), as_json(net.config())))
     found = differences(there | unseeded, here | unseeded)
@@ -302,7 +304,7 @@ def check_net(path: str | os.PathLike[str], checkpoint: Checkpoint, net: Layer) 
 def check_arrays(
     path: str | os.PathLike[str], there: dict[str, np.ndarray], net: Layer, same_dtype: bool = True
 ) -> None:
-    """Raise CheckpointError that names the first array which does not belong to the net or is not finite.
+    """Raise CheckpointError that names the first array that does not belong to the net or is not finite.
 
     same_dtype: if False, floats of any dtype are accepted."""
     found: list[str] = []
@@ -331,7 +333,7 @@ def check_arrays(
 
 
 def load_net(path: str | os.PathLike[str], net: Layer) -> Checkpoint:
-    """Load the weights and buffers of the checkpoint at `path` into `net`, which does not change if this raises."""
+    """Load the weights and buffers of the checkpoint at `path` into `net`. If this raises, `net` is unchanged."""
     checkpoint = load(path)
     check_net(path, checkpoint, net)
     net.load_state_dict(checkpoint.part("net"))

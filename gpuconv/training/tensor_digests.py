@@ -7,7 +7,7 @@
 with each tensor's direction, name, dtype, number of values, products summed for one value, CRC-32 of its bytes, sum and
 norm in float64 (null where they are not finite), and the norm of its change by the update. They are in the order of the
 work: the layers' outputs, the gradients of their inputs, the parameters' gradients, the updated parameters, the loss.
-Most bytes are in the layers' outputs and the gradients of their inputs, so not each step has these.
+Most bytes are in the layers' outputs and the gradients of their inputs, so not every step has these.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from gpuconv.layers.fused import Fused
 from gpuconv.training.callbacks import Callback, append
 from gpuconv.types import Array
 
-EVERY = 20  # steps from one that is recorded whole to the next: keeps the cost below a tenth of the run's time
-MOST = 1e308  # numbers of a file are below
-_ONES = np.ones(8192)  # BLAS adds more in several threads, in an order that depends on their number
+EVERY = 20  # every so many steps all tensors are recorded: keeps the cost below a tenth of the run's time
+MOST = 1e308  # the numbers in a file are below this
+_ONES = np.ones(8192)  # BLAS may add more in several threads, in an order that depends on their number
 
 
 @dataclass(frozen=True)
 class Digest:
-    """What is kept of a tensor. products: how many are summed for one of its values, at least 1. moved: the norm of an
-    updated parameter's change."""
+    """The digest of a tensor. products: the number summed for one of its values, at least 1. moved: the norm of the
+    change of an updated parameter."""
 
     direction: str  # "forward", "backward", "gradient", "update" or "loss"
     name: str
@@ -81,12 +81,12 @@ class Digest:
 
 @cache
 def _name(dtype: np.dtype) -> str:
-    """The dtype's name, cached because NumPy builds it anew each time."""
+    """The dtype's name, cached because NumPy builds the string at every access."""
     return dtype.name
 
 
 def _sums(flat: np.ndarray, before: np.ndarray | None) -> tuple[float, float, float]:
-    """The sum of the values, of their squares, and of the squares of their changes, in float64, by parts that stay in
+    """The sum of the values, of their squares, and of the squares of their changes, in float64, in blocks that stay in
     the cache."""
     buffer = np.empty(min(flat.size, len(_ONES)))
     total = squares = moved = 0.0
@@ -108,7 +108,7 @@ def _finite(value: Any) -> float | None:
 
 @dataclass(frozen=True)
 class Step:
-    """The digests of a step, in the order of its work. on: the device and machine that gave these bits."""
+    """The digests of a step, in the order of its work. on: the device and machine that computed them."""
 
     step: int
     on: str
@@ -123,8 +123,8 @@ class Digests(Callback):
     """Writes the digests of every step: ``fit(..., run_dir="runs/one", callbacks=[Digests()])``.
 
     path: a file, by default digests.jsonl in the run directory. every: N records the layers' outputs and the gradients
-    of their inputs in the first N steps and then in each N-th; 1 in all. Steps run launch by launch, with the same bits
-    as captured ones. When a run is resumed, the file goes on after the checkpoint's step.
+    of their inputs in the first N steps and then in each N-th step; 1 records them in all steps. Steps run launch by
+    launch, with the same bits as captured ones. When a run is resumed, the file goes on after the checkpoint's step.
     """
 
     only_on_rank_0 = True
@@ -144,7 +144,7 @@ class Digests(Callback):
 
     @contextmanager
     def around_step(self, trainer: Any) -> Iterator[None]:
-        """A context around a step of `trainer`, whose arrays are recorded."""
+        """A context around a step of `trainer` that records its arrays."""
         step = trainer.steps + 1
         inside = step <= self.every or step % self.every == 0 or not self._begun
         with digests_of_step(trainer, inside) as tensors:
@@ -155,7 +155,8 @@ class Digests(Callback):
 
 @contextmanager
 def digests_of_step(trainer: Any, inside: bool = True) -> Iterator[list[Digest]]:
-    """A context for one step, which fills the list. inside: with the layers' outputs and their inputs' gradients."""
+    """A context for one step, which fills the list. inside: whether to record the layers' outputs and the gradients of
+    their inputs."""
     found: list[Digest] = []
     sums = trainer.totals.read()
     before = {name: np.array(backends.to_numpy(value)) for name, value in trainer.net.state_dict().items()}
@@ -185,18 +186,20 @@ def digests_of_step(trainer: Any, inside: bool = True) -> Iterator[list[Digest]]
 
 
 def _products(layer: Any, tensor: Array) -> float:
-    """The products that the layer sums for a value of its output or input; those of layers inside count there."""
+    """The number of products that the layer itself sums for a value of its output or input; layers inside it count
+    their own."""
     inner = layer.children() and not isinstance(layer, Fused)
     return 1 if inner else layer.mult_adds / max(1, math.prod(tensor.shape[1:]))
 
 
 def machine(device: str) -> str:
-    """What decides the bits of a run's results, without the machine's name."""
+    """The backend, libraries and machine that determine the bits of a run's results, with a hash for the machine's
+    name."""
     return f"{backends.identity(device)}, machine {zlib.crc32(platform.node().encode()):08x}"
 
 
 def read(path: str | os.PathLike[str]) -> list[Step]:
-    """The steps in a file, without a line that is being written. Raises CheckpointError that names a wrong line."""
+    """The steps in a file, without an incomplete last line. Raises CheckpointError that names a wrong line."""
     try:
         with files.open_regular(path) as file:
             *lines, _ = file.read().split(b"\n")

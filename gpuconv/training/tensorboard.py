@@ -61,7 +61,7 @@ class TensorBoard(Callback):
         self._remember(trainer)
 
     def next_step(self, trainer: RunState) -> int | None:
-        """The step before the last of an epoch: the update is measured from its weights."""
+        """After the step before the last of an epoch: keeps its weights, to measure the last update."""
         return (trainer.batches - 1 - trainer.batch) or trainer.batches
 
     def on_step(self, trainer: RunState, record: Record | None) -> None:
@@ -120,16 +120,17 @@ class TensorBoard(Callback):
             self._said = str(error)
 
 
-_EDGES = np.geomspace(1e-12, 1e20, 775)  # TensorFlow's: each is a tenth larger than the one before
+_EDGES = np.geomspace(1e-12, 1e20, 775)  # TensorFlow's: each bin is a tenth wider than the one before
 _BINS = np.concatenate([-_EDGES[::-1], [0.0], _EDGES])
 
 
 class _Events:
-    """An event file, written in the calling thread: tensorboardX's own thread ends on a full disk, and its queue then
-    blocks every later call. If writing fails, that is said once and the run goes on without."""
+    """An event file, written in the calling thread, because tensorboardX's own thread ends on a full disk, and its
+    queue then blocks every later call. If writing fails, one message is printed and the run continues without the
+    log."""
 
     def __init__(self, folder: str, steps: int) -> None:
-        """steps: that a resumed run has done; TensorBoard drops what another file holds of later ones."""
+        """steps: those that a resumed run has done; TensorBoard drops later steps in other files."""
         import socket
 
         from tensorboardX import proto, record_writer

@@ -37,7 +37,7 @@ class Reading(NamedTuple):
         return Reading(*(now - (then or 0.0) for now, then in zip(self.numbers(), earlier)))
 
     def numbers(self) -> list[float]:
-        """The sums that there are."""
+        """The sums that are present."""
         return [each for each in self if each is not None]
 
 
@@ -46,20 +46,20 @@ NOTHING = Reading(0.0, 0.0, 0.0, 0.0)
 
 class Totals:
     """Running sums in one float64 array on a device; adding to them does not synchronize. criterion: the loss function,
-    which may have weights of the classes."""
+    which may have class weights."""
 
     def __init__(self, device: str, criterion: object = None) -> None:
         self.weighted, self.ignores = losses.is_weighted(criterion), losses.ignored(criterion) is not None
         self.array = backends.zeros((5 if self.weighted else 4,), np.float64, device)
 
     def divisor_in(self, sums: Array) -> Array | None:
-        """Which of such sums divides the loss, if it follows from the labels."""
+        """The one of `sums` that divides the loss, if the divisor depends on the labels."""
         return sums[4:5] if self.weighted else sums[2:3] if self.ignores else None
 
     def add(self, loss: Array, scores: Array, labels: Array, criterion: object = None) -> None:
         """Add a batch. loss: its mean, 0-d. scores: (N, classes). labels: (N,) integers, or (N, classes) floats.
-        Among equal scores, the first counts. criterion: the loss function, which may ignore a label or have no
-        answers.
+        Among equal scores, the first counts. criterion: the loss function; it may ignore a label, or have no notion of
+        a right answer.
 
         The last sum counts the steps for which the sum of losses is finite, which identifies the first step whose loss
         was not.
@@ -69,7 +69,7 @@ class Totals:
         ops.add_metrics(self.array, loss, scores, compared, weight, ignore_index=losses.ignored(criterion))
 
     def stored(self, numbers: Sequence[float]) -> Reading:
-        """The sums of a checkpoint. Older versions stored no sum of weights, and averaged losses by samples.
+        """The sums of a checkpoint. Older versions stored no sum of weights, and averaged losses over samples.
 
         Raises ValueError for another number of sums.
         """

@@ -64,35 +64,36 @@ class Trainer(RunState):
         plateau: Lowers the rate, in addition, when the validation loss no longer improves: a patience in epochs, a
             short form, "5,factor=0.5", or a `Plateau`.
         clip: The largest norm of all gradients together, or a short form, "value:0.5", or a `Clip`.
-        ema: The decay of a moving average of the weights, as 0.999, which validation, tests and checkpoints use;
-            `averaged()` puts it into the net.
-        accumulate: How many batches an update takes, by the gradients of the mean loss over all their images. Steps,
-            and so the schedule, count updates.
-        seed: Of the shuffles and augmentations that `fit` sets up for a bare Dataset.
+        ema: The decay of a moving average of the weights, such as 0.999. Validation, tests and checkpoints use the
+            average; `averaged()` puts it into the net.
+        accumulate: The number of batches per update, which uses the gradients of the mean loss over all their images.
+            Steps, and so the schedule, count updates.
+        seed: For the shuffles and augmentations that `fit` sets up for a Dataset without a loader.
         precision: "float32", "tf32", "float16" or "bfloat16", to which the net is converted
             (`gpuconv.layers.Layer.to`); by default the net's. The optimizer keeps float32 masters of 16-bit parameters,
             which start from the parameters given here; weights loaded into the net later do not reach them.
         loss_scale: Only for float16, by default `LossScale()`.
         graph: Whether `fit` captures the step, from the loading of a batch to the metrics, as a CUDA graph and replays
             it, up to eight steps per launch; by default on CUDA devices. On "emulated" the launches are recorded and
-            run again. A run gives the same bits either way. If a capture fails, an `UncapturedWarning` says why, and
-            the run continues without.
+            run again. A run gives the same bits either way. If a capture fails, an `UncapturedWarning` gives the
+            reason, and the run continues uncaptured.
         fuse: Whether to train through `net.fuse()`, the same arrays with fewer launches; by default on all devices but
             NumPy.
         metrics: What is measured on validation and test data in addition to loss and accuracy (`gpuconv.metrics`).
-        shadow: The share of the run's time, between 0 and 1, in which the oracle checks its calls (docs/shadow.md).
-        violation: What happens if one is beyond its bound: "stop" raises ShadowError, "warn" continues.
-        shards: Cuts each batch, the last one of an epoch included, into so many parts, a power of two, which go forward
-            and backward one by one; batch norm takes the statistics of each. The random numbers of augmentation and
-            dropout are those of the whole batch.
+        shadow: The share of the run's time, between 0 and 1, that the oracle may spend on checking its calls
+        (docs/shadow.md).
+        violation: What happens if a result exceeds its bound: "stop" raises ShadowError, "warn" continues.
+        shards: The number of parts, a power of two, into which each batch is cut, the last one of an epoch included.
+            The parts are computed one by one, and batch norm takes the statistics of each part. The random numbers of
+            augmentation and dropout are those of the whole batch.
         parallel: "mpi" or "nccl", or `gpuconv.parallel.MPI(...)` or `NCCL(...)`: the processes that mpiexec or torchrun
             started train together, with MPI on numpy and emulated, with NCCL on a GPU each. Each runs this program;
             `ranks.rank` tells which it is (docs/parallel.md).
-        sync_batch_norm: Whether batch norm takes the statistics of all ranks, not those of each; then the net is not
-            fused.
-        shard_optimizer: Whether each rank keeps the optimizer's state, and the moving averages, of a part of the
-            parameters alone, and updates these. It changes no result.
-        optimizer_settings: Of the optimizer that is named, as `lr` and `momentum`.
+        sync_batch_norm: Whether batch norm takes statistics over all ranks instead of each rank's; the net is not fused
+            then.
+        shard_optimizer: Whether each rank keeps the optimizer's state and the moving averages of only a part of the
+            parameters, and updates only these. It changes no result.
+        optimizer_settings: Settings of an optimizer given by name, such as `lr` and `momentum`.
     """
 
     def __init__(
@@ -184,8 +185,9 @@ class Trainer(RunState):
     ) -> History:
         """Train until a total of `epochs` epochs is done, and return a record for each.
 
-        The first Ctrl-C, SIGTERM or SIGHUP finishes the step, saves and returns with `stop_reason` "interrupted" and
-        the signal as `interrupted_by`; the second aborts. If a callback fails in `on_stop`, its error goes to stderr.
+        After the first Ctrl-C, SIGTERM or SIGHUP it finishes the step, saves and returns with `stop_reason`
+        "interrupted" and the signal as `interrupted_by`; a second one aborts. If a callback fails in `on_stop`, its
+        error goes to stderr.
 
         Args:
             train: (images, labels), a Dataset or any object with __len__ and __getitem__, which is shuffled and split
@@ -209,7 +211,7 @@ class Trainer(RunState):
             steps_per_epoch: The batches of an epoch, for a generator.
             normalization: Of uint8 images; by default the net's, else the statistics of the training images, which the
                 net then keeps.
-            settings: Further JSON-serializable settings to store in run_dir and compare.
+            settings: Further JSON-serializable settings, stored in run_dir and compared when a run is resumed.
             progress: Whether to show a bar and print a line for each epoch.
 
         Raises:
@@ -315,7 +317,7 @@ class Trainer(RunState):
 
 
 def _synchronized(sync_batch_norm: object, fuse: bool | None) -> bool:
-    """Whether batch norm takes the statistics of all ranks, checked."""
+    """Whether batch norm takes statistics over all ranks; checks the argument."""
     if sync_batch_norm not in (True, False):
         raise TypeError(f"sync_batch_norm must be True or False, received {sync_batch_norm!r}")
     if sync_batch_norm and fuse:
@@ -324,7 +326,7 @@ def _synchronized(sync_batch_norm: object, fuse: bool | None) -> bool:
 
 
 def _shared_out(shard_optimizer: object, optimizer: Optimizer) -> bool:
-    """Whether the ranks keep parts of the optimizer's state, checked."""
+    """Whether each rank keeps a part of the optimizer's state; checks the argument."""
     given = flag("shard_optimizer", shard_optimizer)
     if given and isinstance(optimizer, adapt.Adapted):
         raise ValueError(

@@ -159,7 +159,7 @@ def test_the_emulated_device_gives_the_same_bits_captured_or_not():
 
 def test_refusals():
     for shards in (3, 6, 12):
-        with pytest.raises(ValueError, match=f"shards must be a power of two, as 1, 2, 4 or 8, received {shards}"):
+        with pytest.raises(ValueError, match=f"shards must be a power of two, such as 1, 2, 4 or 8, received {shards}"):
             trainer(shards=shards)
     with pytest.raises(ValueError, match="shards must be at least 1, received 0"):
         trainer(shards=0)

@@ -17,7 +17,7 @@ from gpuconv.types import Array, Record
 Arrays = Mapping[str, Array]
 T = TypeVar("T")
 
-DECAYS = {"all": 0, "weights": 2}  # the smallest rank of parameters that decay
+DECAYS = {"all": 0, "weights": 2}  # parameters of at least this rank decay
 
 
 @dataclass(kw_only=True, eq=False)
@@ -33,7 +33,7 @@ class Optimizer:
 
     name: ClassVar[str]
     capturable: ClassVar[bool] = True  # whether `update` is only device work
-    averages: ClassVar[bool] = True  # whether `update` moves averages
+    averages: ClassVar[bool] = True  # whether `update` also updates the moving averages
 
     lr: float
     weight_decay: float = 0.0
@@ -46,10 +46,11 @@ class Optimizer:
     _step: Array = field(default=None, init=False, repr=False)  # type: ignore[assignment]
     _weight_decay: list[float] = field(default_factory=list, init=False, repr=False)
     _parameters: tuple[str, ...] = field(default=(), init=False, repr=False)
-    keeps: Callable[[str], bool] | None = field(default=None, init=False, repr=False)  # names whose state is here; all
+    # whether the state of the parameter of that name is kept here; None: all are
+    keeps: Callable[[str], bool] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        for entry in fields(self):  # NumPy's numbers become Python's, which run.json can store
+        for entry in fields(self):  # NumPy's numbers as Python's, for run.json
             if isinstance(value := getattr(self, entry.name), np.generic):
                 setattr(self, entry.name, value.item())
         number("lr", self.lr, 0)
@@ -58,7 +59,7 @@ class Optimizer:
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """The names of those it updates, in the order of its op's lists."""
+        """The names of the parameters that it updates, in the order of its op's lists."""
         return self._parameters
 
     def config(self) -> Record:
@@ -71,7 +72,8 @@ class Optimizer:
         return ()
 
     def build(self, params: Arrays, masters: Mapping[str, np.ndarray] | None = None) -> None:
-        """Create the state, zeros for each parameter, and the masters. The first `step` does it if nobody else has.
+        """Create the state, zeros for each parameter, and the masters. The first `step` calls this if it was not called
+        before.
 
         Args:
             params: The parameters by name.
@@ -104,7 +106,8 @@ class Optimizer:
         self._weight_decay = [self.weight_decay if len(p.shape) >= smallest_rank else 0.0 for p in params.values()]
 
     def kept(self, named: Mapping[str, T]) -> dict[str, T]:
-        """The entries of the parameters whose state this optimizer keeps. named: anything by the parameters' names."""
+        """The entries for the parameters whose state this optimizer keeps. named: a dictionary by the parameters'
+        names."""
         return {name: value for name, value in named.items() if self.keeps is None or self.keeps(name)}
 
     def match(self, params: Arrays) -> bool:
@@ -131,7 +134,7 @@ class Optimizer:
         return [lr]
 
     def follow(self, lr: Array, step: Array) -> None:
-        """Read each step's rates and number from arrays on the device. The caller updates them, and calls `count`
+        """Read each step's rates and number from these arrays on the device. The caller updates them, and calls `count`
         instead of `advance`.
 
         Args:
@@ -141,11 +144,11 @@ class Optimizer:
         self._lr, self._step = lr, step
 
     def count(self) -> None:
-        """Count one more step that the device has run or will run."""
+        """Count a step that the device has run or will run."""
         self.steps += 1
 
     def arrays(self) -> list[Array]:
-        """The optimizer's own live arrays that an update reads or writes."""
+        """The optimizer's arrays, not copies, that an update reads or writes."""
         return [*self._named().values(), self._lr, self._step]
 
     def walk(self) -> Iterator[Optimizer]:
@@ -192,8 +195,8 @@ class Optimizer:
 
         Args:
             params, grads: Arrays by name.
-            scaling: The array of `ops.update_loss_scale` for these gradients: their factor, or that the step is
-                skipped.
+            scaling: The array of `ops.update_loss_scale` for these gradients; it holds their factor, or marks the step
+                as skipped.
             averages: Moving averages of the parameters by name, or None.
             ema: Their decay.
         """
@@ -226,7 +229,7 @@ class Optimizer:
         raise NotImplementedError
 
     def _named(self) -> dict[str, Array]:
-        """The live state arrays, named "slot.parameter"; masters have the slot "master"."""
+        """The state arrays themselves, named "slot.parameter"; masters have the slot "master"."""
         slots = self.state | ({"master": self.masters} if self.masters else {})
         return {f"{slot}.{name}": array for slot, arrays in slots.items() for name, array in arrays.items()}
 

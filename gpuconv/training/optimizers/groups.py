@@ -71,7 +71,7 @@ class Groups(Optimizer):
 
     def build(self, params: Arrays, masters: Mapping[str, np.ndarray] | None = None) -> None:
         """Assign each parameter to its group; arguments as in `Optimizer.build`. Raises ValueError for a parameter
-        without a group and an empty group.
+        without a group or a group without parameters.
         """
         names: list[list[str]] = [[] for _ in self.parts]
         for name, param in params.items():
@@ -90,7 +90,7 @@ class Groups(Optimizer):
             part.names = tuple(chosen)
             part.optimizer.keeps = self.keeps
             part.optimizer.build({name: params[name] for name in chosen}, masters)
-        self._lr = self.parts[0].optimizer._lr  # marks this optimizer as built; each group reads its own
+        self._lr = self.parts[0].optimizer._lr  # marks this optimizer as built; each group has a state of its own
         self._parameters = (*params,)
 
     def begin(self, total: int, epoch: int) -> None:

@@ -22,10 +22,10 @@ class Muon(Optimizer):
 
     Args:
         momentum: In [0, 1].
-        nesterov: Look one step of the momentum ahead.
+        nesterov: Whether to use Nesterov momentum.
         newton_schulz: The number of Newton-Schulz steps, 0 to 100.
-        tf32: Whether to multiply in TF32, on a GPU by tensor cores: True, not for nets in float64, False, or "auto",
-            which does so for 16-bit nets.
+        tf32: Whether to multiply in TF32, by tensor cores on a GPU: True (refused for float64 nets), False, or "auto",
+            which is True for 16-bit nets.
     """
 
     name: ClassVar[str] = "muon"
