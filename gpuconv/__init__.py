@@ -64,7 +64,7 @@ __all__ = [
 
 
 def _import(name: str) -> Any:
-    """Import a part of the package on first use, so that ``import gpuconv`` stays quick."""
+    """Import a part of the package on first use, so that ``import gpuconv`` stays fast."""
     if name in _MODULES:
         return importlib.import_module(f"gpuconv.{name}")
     for module, names in _NAMES.items():

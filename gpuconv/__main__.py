@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> int:
-    """Run this process's command line. Ctrl-C during imports has the same effect as later."""
+    """Run the command line of this process. Ctrl-C has the same effect during imports as later."""
     try:
         from gpuconv.cli import main as command_line
 

@@ -4,12 +4,12 @@ Every convolution and linear op is a product of implicit matrices (kernels/gemm.
 and its tile; `ALGORITHMS` lists them all. ``algo="auto"`` lets the device choose (`gpuconv.backends.cuda.gemm`),
 ``algo="simt-128x64"`` selects that one.
 
-To add one, add its entry. Its kernels are those of its family: ``conv2d_fprop_simt``, ``conv2d_dgrad_simt`` and
-``conv2d_wgrad_simt`` in kernels/conv2d_fprop.cu and so on; those of another family, for example "mma", are
-``conv2d_fprop_mma`` in kernels/conv2d_fprop_mma.cu and so on, with the same parameters. Entries with the same name
-serve different arithmetics, as a tile may need other registers in another dtype. `FEW_CHANNELS` lists those that serve
-only the forward direction of convolutions of few channels, such as the first layers of nets. An algorithm that no GPU
-has run yet is entered with ``proved=False``: on a GPU it serves only problems for which it was proved there
+To add one, add its entry. It uses the kernels of its family: for "simt" ``conv2d_fprop_simt``, ``conv2d_dgrad_simt``
+and ``conv2d_wgrad_simt`` in kernels/conv2d_fprop.cu and so on; for another family, such as "mma", ``conv2d_fprop_mma``
+in kernels/conv2d_fprop_mma.cu and so on, with the same parameters. Entries with the same name serve different
+arithmetics, because a tile may need another number of registers in another dtype. `FEW_CHANNELS` lists the algorithms
+that serve only fprop of convolutions with few channels, such as the first layers of nets. An algorithm that no GPU has
+run yet is entered with ``proved=False``: on a GPU it serves only problems for which it was proved there
 (docs/prover.md).
 """
 
@@ -29,7 +29,7 @@ from gpuconv.problems import MOST_FEW_CHANNELS, Conv2dProblem, Epilogue
 
 AUTO = "auto"
 NEWEST = 999  # the emulated device's compute capability, above that of every GPU
-DEPTHWISE = "depthwise"  # not a matrix product: serves groups of one channel, in every arithmetic, as their "auto"
+DEPTHWISE = "depthwise"  # not a matrix product: "auto" means it for groups of one channel, in every arithmetic
 KERNELS = ("conv2d_fprop", "conv2d_dgrad", "conv2d_wgrad", "matmul")
 ARITHMETICS = ("float64", "float32", "tf32", "float16", "bfloat16")  # a dtype, or float32 arrays multiplied in TF32
 
@@ -40,12 +40,12 @@ class Algorithm:
 
     arithmetics: those of `ARITHMETICS` that it serves. rate: its estimated speed for the cost model; 1.0 is the float32
     peak of the CUDA cores. issued: for tensor cores, instead of a rate, the instructions that a warp issues for each
-    HMMA of the main loop in fprop, dgrad and wgrad. macros: those of its kernels, in addition to the macros of every
-    product. smem_bytes: dynamic shared memory of a block; for few channels see `few_channels_smem_bytes`. resident: the
-    blocks on a multiprocessor, if a block computes several tiles; 0 if it computes one. kernels: which of `KERNELS`
-    its family has. capability: the lowest compute capability that it needs, 80 for 8.0; 0 if it runs on every GPU.
-    one_chip: whether it runs on GPUs of that capability alone, as instructions of sm_90a do. proved: whether GPUs have
-    run it; otherwise a GPU has to prove it for each problem first.
+    HMMA of the main loop in fprop, dgrad and wgrad. macros: of its kernels, in addition to the macros of every product.
+    smem_bytes: dynamic shared memory of a block; for few channels see `few_channels_smem_bytes`. resident: the blocks
+    on a multiprocessor, if a block computes several tiles; 0 if it computes one. kernels: which of `KERNELS` its family
+    has. capability: the lowest compute capability that it needs, 80 for 8.0; 0 if it runs on every GPU. one_chip:
+    whether it runs only on GPUs of exactly that capability, because it uses instructions such as those of sm_90a.
+    proved: whether GPUs have run it; otherwise a GPU has to prove it for each problem first.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Algorithm:
 
 
 class Choice(str):
-    """The name of a chosen algorithm. proof: how the GPU proved it before, for people; "" if it needs no proof."""
+    """The name of a chosen algorithm. proof: how the GPU proved it, as text for people; "" if it needs no proof."""
 
     proof: str
 
@@ -103,8 +103,8 @@ def _simt(
 ) -> Algorithm:
     """Scalar multiply-adds, thread_m x thread_n outputs per thread (kernels/gemm_simt.cuh).
 
-    min_blocks: the blocks that must fit on a multiprocessor, which limits a thread's registers. rate: follows from its
-    ratio of multiply-adds to shared-memory loads.
+    min_blocks: the blocks that must fit on a multiprocessor, which limits a thread's registers. The rate follows from
+    the ratio of multiply-adds to shared-memory loads.
     """
     macros = dict(BLOCK_M=block_m, BLOCK_N=block_n, THREAD_M=thread_m, THREAD_N=thread_n, MIN_BLOCKS=min_blocks)
     threads = block_m // thread_m * (block_n // thread_n)
@@ -145,10 +145,10 @@ def _mma(
 
 
 def _wgmma(block_m: int, block_n: int, stages: int) -> Algorithm:
-    """Hopper's warpgroups (kernels/gemm_wgmma.cuh): two that multiply, and one that copies. rate: modelled at 0.6 of
+    """Hopper's warpgroups (kernels/gemm_wgmma.cuh): two multiply and one copies. rate: modelled at 0.6 of
     the ceiling; no GPU has run it."""
     macros = dict(BLOCK_M=block_m, BLOCK_N=block_n, THREAD_M=block_m // 16, THREAD_N=block_n // 16)
-    smem_bytes = stages * (block_m + block_n) * 128 + 16 * 1024  # the ring, and the sums on their way to the output
+    smem_bytes = stages * (block_m + block_n) * 128 + 16 * 1024  # the ring of stages, and the staged output
     return Algorithm(
         f"wgmma-{block_m}x{block_n}",
         "wgmma",
@@ -189,18 +189,18 @@ ALGORITHMS = (
     _simt(("float32", "tf32"), 64, 64, 8, 8, 5, 0.75),
     _simt(("float32",), 64, 32, 8, 4, 8, 0.60),
     _simt(("float32",), 32, 32, 4, 4, 8, 0.45),
-    _simt(("float32",), 64, 16, 8, 4, 8, 0.55),  # few filters or channels, and their gradient: a warp a block
+    _simt(("float32",), 64, 16, 8, 4, 8, 0.55),  # few filters or channels, and their gradient: one warp per block
     _simt(("float32",), 16, 64, 4, 8, 8, 0.55),
     _simt(("float64",), 64, 32, 4, 4, 3, 0.45),
     _simt(("float16", "bfloat16"), 64, 64, 8, 8, 4, 0.70, block_k=16),
 )
 
-PIXELS, FILTERS = 256, 64  # a tile for few channels; filters: of the largest tile
-MOST_SMEM_BYTES = 96 * 1024  # the most of a block for few channels: available on every GPU since sm_80
+PIXELS, FILTERS = 256, 64  # a tile for few channels; filters: those of the largest tile
+MOST_SMEM_BYTES = 96 * 1024  # the most shared memory of a block for few channels: every GPU since sm_80 has it
 
 
 def _few_channels(arithmetics: tuple[str, ...], block_n: int, block_k: int, resident: int, rate: float) -> Algorithm:
-    """Input patches in shared memory; a warp computes 32 pixels by all filters of the tile
+    """Input patches in shared memory; a warp computes 32 pixels x all filters of the tile
     (kernels/conv2d_few_channels.cuh).
 
     rate: modelled, not measured; its blocks read mostly shared memory.
@@ -229,7 +229,7 @@ FEW_CHANNELS = (
     _few_channels(("tf32",), 64, 8, 2, 2.75),
     _few_channels(("float32",), 64, 1, 2, 0.85),
 )
-_RENAMED = {"first-256x64": "few_channels-256x64", "first-256x32": "few_channels-256x32"}  # stored by older versions
+_RENAMED = {"first-256x64": "few_channels-256x64", "first-256x32": "few_channels-256x32"}  # in old files
 
 
 def patch_lines(problem: Conv2dProblem, pool: int) -> int:
@@ -253,8 +253,8 @@ def patch_lines(problem: Conv2dProblem, pool: int) -> int:
 @functools.lru_cache(maxsize=1024)
 def few_channels_smem_bytes(problem: Conv2dProblem, pool: int, arithmetic: str) -> int:
     """Bytes of shared memory of a block of `FEW_CHANNELS` (kernels/conv2d_few_channels.cuh): the biases, a table of the
-    taps, the filters, and twice the part of x that a tile's pixels read. 0 if those algorithms do not serve the
-    problem: it has more channels, or this would exceed `MOST_SMEM_BYTES`.
+    taps, the filters, and twice the part of x that a tile's pixels read. 0 if these algorithms do not serve the
+    problem, because it has too many channels or the bytes would exceed `MOST_SMEM_BYTES`.
     """
     if not problem.few_channels:
         return 0

@@ -25,8 +25,8 @@ INT32, INT63 = 2**31 - 1, 2**63 - 1  # the largest signed integers on a device
 
 
 def integer(name: str, value: Any, minimum: int, maximum: int = INT63) -> int:
-    """`value` as an int; a bool, a fraction, an array or a number outside [minimum, maximum] raises."""
-    if type(value) is int and minimum <= value <= maximum:  # the usual case
+    """`value` as an int. Raises for a bool, a fraction, an array or a number outside [minimum, maximum]."""
+    if type(value) is int and minimum <= value <= maximum:  # fast path: the usual case
         return value
     try:
         if isinstance(value, (bool, np.bool_)) or is_array(value):
@@ -43,7 +43,7 @@ def integer(name: str, value: Any, minimum: int, maximum: int = INT63) -> int:
 
 
 def flag(name: str, value: object) -> bool:
-    """`value` as a bool; 1 and 0 are taken too. A word such as "no" counts as true in Python, so it raises."""
+    """`value` as a bool; 1 and 0 are accepted too. Anything else raises, such as "no", which Python counts as true."""
     if isinstance(value, (bool, np.bool_)) or (type(value) is int and value in (0, 1)):
         return bool(value)
     raise TypeError(f"{name} must be True or False, received {value!r}")
@@ -80,10 +80,10 @@ def number(
 ) -> float:
     """`value` as a float in [low, high], or in [low, high) with `open_high`. Infinity is never accepted.
 
-    used_with: arrays that the number is combined with; it must not overflow their accumulation dtype.
+    used_with: arrays with which the number is combined; it must not overflow their accumulation dtype.
     """
     if type(value) is float and low <= value <= high and -_LARGEST_32 <= value <= _LARGEST_32 and not open_high:
-        return value  # nearly always
+        return value  # fast path: nearly always
     known = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, (bool, np.timedelta64))
     if not known:
         raise TypeError(f"{name} must be a number, received {value!r}")
@@ -123,8 +123,7 @@ def step_scalar(
     dtypes: Sequence[DTypeLike] = (np.float64,),
     least: float = 0.0,
 ) -> Scalar:
-    """A number from `least` on, or a one-element array that a captured step reads on the device (its value is not
-    checked).
+    """A number >= `least`, or a one-element array that a captured step reads on the device (its value is not checked).
 
     used_with: as in `number`. dtypes: the accepted dtypes of the array.
     """
@@ -159,7 +158,7 @@ def stream_word(name: str, value: object) -> int:
 
 
 def expect_within(name: str, values: np.ndarray, count: int, but: int | None = None) -> None:
-    """Raise ValueError unless every integer of a host array is in [0, count), or equal to `but`."""
+    """Raise ValueError unless every integer of a host array is in [0, count) or equal to `but`."""
     outside = (values < 0) | (values >= count)
     wrong = np.flatnonzero(outside if but is None else outside & (values != but))
     if wrong.size:

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GradientCheck:
-    """One array's gradients: how many were compared, and the worst relative error.
+    """The check of one array's gradient: how many elements were compared, and the worst relative error.
 
     Args:
-        name: Of the array: "x" or a parameter's.
+        name: The array's name: "x" or a parameter's name.
         checked: The number of elements compared.
         worst: The error minus the noise; 0 means that rounding explains it completely.
         passed: Whether `worst` is within the tolerance.
@@ -90,18 +90,18 @@ def gradient_check(
 
     An element's error is |backward - numerical|, minus the possible rounding error of the two values of f, divided by
     the larger of the two gradients, or by a thousandth of the array's largest one if that is more. Dropout masks stay
-    fixed. At ties, as under a max pool on a plain background, f has no derivative, and the two differ even if backward
-    is correct.
+    fixed. At ties, such as those of a max pool on a plain background, f has no derivative, and the two differ even if
+    backward is correct.
 
     Args:
         layer: A layer or net; it is not changed.
         x: (N, ...), by default two random volumes of the input shape.
-        input_shape: Of one volume, without N; by default the layer's.
+        input_shape: The shape of one volume, without N; by default the layer's.
         training: Whether forward runs as in training, with batch statistics and dropout.
         samples: The number of elements to check in each array, None for all.
         tolerance: The largest error that passes.
         step: h.
-        seed: Of the random volumes, the weights of a layer that is not built, and the chosen elements.
+        seed: Draws the random volumes, the weights of a layer that is not built, and the elements to check.
     """
     twin = _twin(layer, input_shape)
     host = _normal((2, *twin.input_shape), seed, 0) if x is None else backends.to_numpy(x).astype(np.float64)
@@ -150,7 +150,7 @@ def _twin(layer: Layer, input_shape: tuple[int, ...] | None) -> Any:
     twin = Layer.from_config(layer.config())
     for inner in twin.walk():
         if isinstance(inner, (Conv2D, Linear)):
-            inner.algo = "auto"  # a chosen one may not serve float64
+            inner.algo = "auto"  # the chosen algorithm may not serve float64
     twin.build(shape, dtype="float64", device=layer.device, seed=getattr(layer, "seed", 0))
     if layer.input_shape == shape:
         twin.load_state_dict(layer.state_dict())
@@ -184,7 +184,7 @@ class SanityCheck:
     """One check: the measured value, the expectation in words, and whether they agree.
 
     Args:
-        name: Of the check.
+        name: The check's name.
         passed: Whether they agree.
         value: The measured value.
         expected: The expectation in words.
@@ -283,8 +283,8 @@ def overfits(
     net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "softmax", steps: int = 300, lr: float = 1e-3
 ) -> SanityCheck:
     """The net must overfit a few samples: every label correct, and the loss reduced by nine tenths of the distance from
-    its initial value to its minimum (0 for all losses but `SoftmaxCrossEntropy`). Adam, no regularisation, no dropout;
-    it stops as soon as both hold.
+    its initial value to its minimum (0 for all losses except `SoftmaxCrossEntropy`). Trains by Adam, without
+    regularisation and dropout, until both hold.
 
     Args:
         steps: The most steps.
@@ -295,7 +295,7 @@ def overfits(
     twin = _without_dropout(net)
     compute = losses.get(loss)
     m, v = ([backends.zeros(p.shape, p.dtype, net.device) for p in twin.params().values()] for _ in "mv")
-    truth = class_of(backends.to_numpy(labels)) if losses.classifies(compute) else None  # without answers none is wrong
+    truth = class_of(backends.to_numpy(labels)) if losses.classifies(compute) else None  # else none is wrong
     value, goal = math.inf, -math.inf
     right, step = 0.0, 0
     for step in range(1, steps + 1):

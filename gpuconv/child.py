@@ -1,7 +1,9 @@
-"""A Python process that answers questions, each a line of JSON on its standard input, by lines of JSON.
+"""A Python child process that answers questions: it reads each as a line of JSON from standard input, and answers with
+lines of JSON.
 
-It ends with its input, so it never outlives this process. Its faults are answers too: `{"ended": status}` when it ends
-or closes its output, `{"garbled": text}` for a line that is no JSON object. So nothing raises or blocks.
+The child ends when its input ends, so it never outlives this process. Its faults are reported as answers: `{"ended":
+status}` when it ends or closes its output, `{"garbled": text}` for a line that is not a JSON object. So nothing raises
+or blocks.
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ from typing import Any
 
 from gpuconv.types import Record
 
-_LONGEST = 1 << 16  # characters of a line
-_GRACE = 1.0  # seconds between its last line and its end
-_PATIENCE = 5.0  # seconds for a killed process to end; one that is stuck in a driver never does
+_LONGEST = 1 << 16  # characters of a line, at most
+_GRACE = 1.0  # seconds between the child's last line and its end
+_PATIENCE = 5.0  # seconds to wait for a killed process; one that is stuck in a driver never ends
 
 
 def command(module: str) -> list[str]:
@@ -29,8 +31,8 @@ def command(module: str) -> list[str]:
 
 
 class Child:
-    """command: of the process. environment: what it has besides this process's. errors: where its standard error goes,
-    a file; by default to this process's."""
+    """command: the child's command line. environment: variables in addition to this process's. errors: a file for its
+    standard error; by default this process's."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], errors: Any = None) -> None:
         import subprocess
@@ -46,7 +48,7 @@ class Child:
             encoding="utf-8",
             errors="replace",
             env={**os.environ, "PYTHONPATH": found, **environment},
-            process_group=0 if os.name == "posix" else None,  # Ctrl-C is handled by this process
+            process_group=0 if os.name == "posix" else None,  # only this process handles Ctrl-C
         )
         self._answers: queue.SimpleQueue[Record] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -54,13 +56,13 @@ class Child:
 
     def _read(self) -> None:
         assert self._process.stdout
-        with suppress(OSError, ValueError):  # the pipe is closed
+        with suppress(OSError, ValueError):  # the child has closed the pipe
             while line := self._process.stdout.readline(_LONGEST):
                 self._answers.put(_record(line))
         self._answers.put({"ended": self._status()})
 
     def _status(self) -> int | str:
-        """Of the process behind its last line."""
+        """The answer after the child's last line."""
         import subprocess
 
         try:
@@ -70,7 +72,7 @@ class Child:
 
     def ask(self, question: object) -> None:
         assert self._process.stdin
-        with suppress(OSError, ValueError):  # it ended, which `answer` tells
+        with suppress(OSError, ValueError):  # the child has ended; `answer` reports it
             self._process.stdin.write(json.dumps(question) + "\n")
             self._process.stdin.flush()
 
@@ -82,7 +84,7 @@ class Child:
             return None
 
     def close(self) -> None:
-        """Kill it."""
+        """Kill the child."""
         import subprocess
 
         self._process.kill()
@@ -90,13 +92,14 @@ class Child:
             self._process.wait(_PATIENCE)
         self._reader.join(_PATIENCE)
         for pipe in (self._process.stdin, self._process.stdout):
-            if pipe and not self._reader.is_alive():  # it would wait for the reader
+            if pipe and not self._reader.is_alive():  # closing would wait for the reader
                 with suppress(OSError):
                     pipe.close()
 
 
 def answering() -> Callable[[Record], None]:
-    """For the process itself: writes an answer. From now on what libraries print goes to standard error."""
+    """Called in the child: returns the function that writes an answer. From now on, output of libraries goes to
+    standard error."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 

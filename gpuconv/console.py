@@ -16,13 +16,13 @@ from typing import Any
 
 from gpuconv.names import printable
 
-logging.getLogger("gpuconv").addHandler(logging.NullHandler())  # quiet, unless a program or the command line listens
+logging.getLogger("gpuconv").addHandler(logging.NullHandler())  # silent until a handler is added
 log = logging.getLogger(__name__)
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 def handled_signals() -> list[signal.Signals]:
-    """Those of SIGNALS that this process does not ignore; under `nohup`, for example, it ignores SIGHUP.
+    """The signals in SIGNALS that this process does not ignore; under `nohup`, for example, it ignores SIGHUP.
 
     SIGINT is always included: shells ignore it for background jobs, but `kill -INT` must end those cleanly too.
     """
@@ -98,12 +98,12 @@ def progress_bar(**options: Any) -> Any:
 
 
 def in_notebook() -> bool:
-    """Whether this process runs a notebook, which shows bars although its stderr is not a terminal."""
+    """Whether this process runs a notebook: it shows bars although its stderr is not a terminal."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return type(shell).__name__ in ("ZMQInteractiveShell", "Shell")  # Jupyter's, Colab's
+    return type(shell).__name__ in ("ZMQInteractiveShell", "Shell")  # Jupyter, Colab
 
 
-@functools.cache  # so that each reason is logged once
+@functools.cache  # log each reason only once
 def _no_bar(why: str) -> _NoBar:
     log.warning("no progress bar: %s; tqdm reads the variables TQDM_...", why)
     return _NoBar()
@@ -131,7 +131,7 @@ class _NoBar:
 
 def say_in_handler(text: str) -> None:
     """Write a line to standard error from a signal handler: without Python's streams, which the signal may have
-    interrupted, and only if it can be done without waiting."""
+    interrupted, and only if this does not block."""
     with contextlib.suppress(OSError, ValueError, AttributeError):  # sys.stderr may be None
         number = sys.stderr.fileno()
         if os.name != "posix" or select.select([], [number], [], 0)[1]:

@@ -19,8 +19,8 @@ from gpuconv.types import Shape
 def linear_to_conv(linear: Linear, volume: Shape | None = None) -> Conv2D:
     """The CONV layer equivalent to a built FC layer, with the same values.
 
-    volume: the (H, W, C) that is flattened before it; by default its features are the channels of a 1x1 map. Raises
-    ValueError if the volume has another size than the layer's input, or the layer is not built.
+    volume: the (H, W, C) that is flattened before the layer; by default its features are the channels of a 1x1 map.
+    Raises ValueError if the volume has another size than the layer's input, or the layer is not built.
     """
     (features,) = _input_shape(linear)
     volume = (1, 1, features) if volume is None else volume
@@ -35,8 +35,8 @@ def linear_to_conv(linear: Linear, volume: Shape | None = None) -> Conv2D:
 def conv_to_linear(conv: Conv2D) -> Linear:
     """The FC layer that maps the flattened input of a built CONV layer to its flattened output.
 
-    Its weight is the convolution as one matrix, (P * Q * K, H * W * C), mostly zeros unless the filters are as large as
-    the input; then it is the reshaped filters. Raises ValueError if the layer is not built.
+    Its weight is the convolution as one matrix, (P * Q * K, H * W * C): the reshaped filters if these are as large as
+    the input, else mostly zeros. Raises ValueError if the layer is not built.
     """
     shape = _input_shape(conv)
     inputs, outputs = math.prod(shape), math.prod(conv.output_shape or ())

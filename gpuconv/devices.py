@@ -11,10 +11,10 @@ import numpy as np
 from gpuconv.names import canonical
 
 KINDS = ("numpy", "cuda", "emulated")
-_ALIASES = {"cpu": "numpy"}  # the name in PyTorch, JAX and Keras
+_ALIASES = {"cpu": "numpy"}  # other names, used by PyTorch, JAX and Keras
 KIND_OF_TYPE: dict[type, str | None] = {np.ndarray: "numpy"}
-SUBCLASSES: set[type] = set()  # subclasses of NumPy's array seen so far; ops get plain views of them
-MASKED = "masked"  # the kind of numpy.ma's arrays, which no device accepts
+SUBCLASSES: set[type] = set()  # subclasses of NumPy's array seen so far; ops receive plain views of them
+MASKED = "masked"  # the kind of masked arrays, which no device accepts
 
 
 class DeviceError(RuntimeError):
@@ -23,7 +23,7 @@ class DeviceError(RuntimeError):
 
 @dataclass(frozen=True)
 class Device:
-    """kind: one of KINDS, or "auto", which `gpuconv.backends.resolve` replaces. index: of a CUDA device."""
+    """kind: one of KINDS, or "auto", which `gpuconv.backends.resolve` replaces. index: the index of a CUDA device."""
 
     kind: str
     index: int = 0

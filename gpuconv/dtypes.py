@@ -38,7 +38,7 @@ def as_dtype(dtype: DTypeLike) -> np.dtype:
     return resolved if resolved.isnative else resolved.newbyteorder("=")
 
 
-@functools.cache  # called for every argument of every op, and NumPy builds the name each time
+@functools.cache  # cached: called for every argument of every op, and NumPy builds the name each time
 def is_float(dtype: np.dtype) -> bool:
     """Whether this is one of `FLOAT_NAMES`."""
     return dtype.name in FLOAT_NAMES
@@ -46,7 +46,8 @@ def is_float(dtype: np.dtype) -> bool:
 
 @functools.cache
 def is_numeric(dtype: np.dtype) -> bool:
-    """Whether arrays of this dtype are accepted: numbers of up to 64 bits (per part), in this machine's byte order."""
+    """Whether arrays of this dtype are accepted: numbers of up to 64 bits (complex: per part), in this machine's byte
+    order."""
     known = (dtype.kind in "biufc" and dtype.char not in "gG") or dtype.type.__module__.partition(".")[0] == "ml_dtypes"
     return known and dtype.isnative
 
@@ -61,7 +62,7 @@ def as_numeric(name: str, dtype: DTypeLike) -> np.dtype:
 
 
 def converted(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """A copy in another dtype, rounded. Raises ValueError that names the array, where a finite float would become
+    """A copy in another dtype, rounded. Raises ValueError that names the array if a finite float would become
     infinite."""
     with np.errstate(all="ignore"):
         found = array.astype(dtype)
@@ -72,7 +73,7 @@ def converted(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 @functools.cache
 def accumulation_dtype(dtype: np.dtype) -> np.dtype:
-    """float64 for float64; float32 for all others, which are rounded once."""
+    """The accumulation dtype: float64 for float64, float32 for all others; 16-bit results are rounded once."""
     return np.dtype(np.float64) if dtype == np.float64 else np.dtype(np.float32)
 
 

@@ -23,7 +23,7 @@ _TEMPORARY = re.compile(r"\.gpuconv-[0-9a-f]{16}\.part")
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 _POSIX = os.name == "posix"
-_PAUSES = () if _POSIX else (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # seconds; Windows replaces no file that someone reads
+_PAUSES = () if _POSIX else (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # seconds; Windows cannot replace an open file
 
 
 def write(path: str | os.PathLike[str], data: bytes) -> None:
@@ -51,7 +51,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-                if not _POSIX:  # Windows renames no open file; there it has no lock to keep either
+                if not _POSIX:  # Windows cannot rename an open file, and has no lock to keep
                     file.close()
                 _replace(temporary, path)
         except BaseException:
@@ -67,7 +67,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 @contextlib.contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
     """A private folder inside `folder` for files that are moved to their place when complete; removed at the end."""
-    if not _POSIX:  # folders cannot be opened, and so not locked
+    if not _POSIX:  # here folders cannot be opened, and so not locked
         import tempfile
 
         with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as name:
@@ -100,7 +100,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def open_to_append(path: str | os.PathLike[str], flags: int) -> int:
-    """An `opener` for `open` that does not follow links."""
+    """An `opener` for the built-in `open` that does not follow links."""
     return os.open(path, flags | _NO_LINK, 0o666)
 
 
@@ -119,7 +119,7 @@ def _claim(folder: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
         except FileNotFoundError:
             if not folder.is_dir():
                 raise
-            continue  # another writer removed it before it was locked
+            continue  # another writer removed the file before it was locked
         locks.lock(handle, wait=True)
         if locks.is_at(handle, path):
             return path, handle
@@ -155,7 +155,7 @@ def _remove_if_abandoned(path: Path) -> None:
 
 
 def _replace(temporary: Path, path: Path) -> None:
-    """Give a file its name. A reader that is in the way gets a second to finish."""
+    """Rename a file. On Windows, waits up to a second for a reader that blocks it."""
     for pause in _PAUSES:
         try:
             return os.replace(temporary, path)
@@ -182,12 +182,12 @@ def _sync(folder: Path) -> None:
         return
     try:
         handle = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # a folder may be writable and not readable
+    except PermissionError:  # a folder may be writable but not readable
         return
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems without it
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems without fsync for folders
             raise
     finally:
         os.close(handle)

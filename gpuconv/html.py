@@ -1,4 +1,5 @@
-"""Tables and line charts for notebooks, in the page's text colour, so that they are readable on light and dark."""
+"""Tables and line charts for notebooks, in the page's text colour, so that they are readable on light and dark
+backgrounds."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def fans(shape: Shape, groups: int = 1) -> tuple[int, int]:
 
     Args:
         shape: (out, ..., in // groups), of rank 2 or more.
-        groups: Of the convolution.
+        groups: The groups of the convolution.
     """
     if len(shape) < 2:
         raise ValueError(f"a fan needs a weight of rank 2 or more, received shape {shape}; biases take 'zeros'")
@@ -44,11 +44,11 @@ def zeros(shape: Shape, *, dtype: DTypeLike, seed: int = 0, substream: int = 0, 
     """Zeros.
 
     Args:
-        shape: Of the weight, (out, ..., in // groups).
-        dtype: Of the result.
-        seed: Of the draw; from 0.
-        substream: Which draw of that seed: layers have different ones.
-        groups: Of the convolution, which the fans depend on.
+        shape: The shape of the weight, (out, ..., in // groups).
+        dtype: The dtype of the result.
+        seed: The seed of the draw, at least 0.
+        substream: The number of the draw with that seed; each layer has its own.
+        groups: The groups of the convolution, on which the fans depend.
     """
     return np.zeros(shape, dtype)
 
@@ -64,7 +64,7 @@ def constant(
     """One value everywhere.
 
     Args:
-        value: It.
+        value: The value.
 
     Other arguments as in `zeros`.
     """

@@ -4,7 +4,7 @@ The file must define the shipped file's kernels with the same names and paramete
 a starting point. The shipped launcher calls it, so tiles and grids follow the launcher's macros.
 
 algo: for a matrix product, the algorithm (`gpuconv.algorithms`) whose family the file implements. Every case names it,
-as otherwise another one might run. By default it is the first of the "simt" family, which serves every arithmetic.
+because otherwise another one might run. By default it is the first of the "simt" family, which serves every arithmetic.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from gpuconv.types import Options
 from gpuconv.verify import TIERS, Case, Row, cases, verify
 from gpuconv.verify.run import move
 
-_SECONDS = 0.01  # of a side's turn
+_SECONDS = 0.01  # calls in each side's turn
 
 
 def shipped_file(op: str, algo: str | None = None) -> str:
@@ -125,7 +125,7 @@ def cases_of(op: str, algo: str | None = None, tiers: tuple[str, ...] = TIERS) -
 
 
 def _entries(algo: str | None) -> list[Algorithm]:
-    """The entries with this name, by default all of the "simt" family."""
+    """The algorithms with this name, by default all of the "simt" family."""
     if algo is None:
         return [each for each in ALGORITHMS if each.family == "simt"]
     name = lookup("algorithm", algo, {each.name: each.name for each in ALGORITHMS})
@@ -133,7 +133,7 @@ def _entries(algo: str | None) -> list[Algorithm]:
 
 
 def _through(case: Case, entries: list[Algorithm]) -> Case:
-    """The case in the dtypes that any entry serves, with the first such entry as its algorithm."""
+    """The case in the dtypes that any of these entries serves, with the first one as its algorithm."""
     tf32 = bool(case.arguments(case.dtypes[0])[1].get("tf32"))
 
     def of(dtype: DTypeLike) -> str | None:
@@ -153,8 +153,8 @@ class Timing:
 
     Args:
         case: The problem.
-        yours, yours_spread: Of the user's file.
-        shipped, shipped_spread: Of the shipped one.
+        yours, yours_spread: The user's file.
+        shipped, shipped_spread: The shipped file.
     """
 
     case: Case
@@ -168,11 +168,11 @@ def compare(
     path: str | os.PathLike[str], op: str, device: str, dtype: str, algo: str | None = None, repeats: int = 6
 ) -> Iterator[Timing]:
     """Time the user's file and the shipped one in turns on a CUDA device, over the op's real cases. Only the GPU's work
-    is timed: calls are queued faster than it runs them.
+    is timed: calls are queued faster than the GPU runs them.
 
     Args:
         dtype: One name.
-        repeats: Turns of each, at least 2.
+        repeats: The turns of each file, at least 2.
 
     Other arguments as in `check`.
     """

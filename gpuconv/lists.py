@@ -1,4 +1,4 @@
-"""Caches values derived from lists of arrays while all of the arrays live."""
+"""Caches values derived from lists of arrays, as long as all of the arrays exist."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpuconv.types import Array
 class WhileAlive:
     """Values for lists of arrays, by the identity of the arrays.
 
-    An entry is dropped as soon as one of its arrays is, so a reused id finds nothing. It is stored the
+    An entry is dropped as soon as one of its arrays is deleted, so a reused id finds nothing. It is stored the
     second time that the same arrays are used; lists that are new in each call are not stored. NumPy arrays, whose
     dtype, strides and flags may change, are not cached.
     """
@@ -31,7 +31,7 @@ class WhileAlive:
         return None if kept is None else kept[0]
 
     def keep(self, arrays: Sequence[Array], value: object, *context: object) -> None:
-        """value: must not refer to the arrays, which it would keep alive."""
+        """value: must not refer to the arrays, because that would keep them alive."""
         if not arrays or isinstance(arrays[0], np.ndarray):
             return
         key = (context, *map(id, arrays))

@@ -83,7 +83,7 @@ class LockFile:
                 taken = lock(self._handle)
                 if taken is False:
                     raise LockedError(_holder(self._handle))
-                if is_at(self._handle, path):  # otherwise its last holder has just removed it
+                if is_at(self._handle, path):  # otherwise its last holder has just removed the file
                     break
             except BaseException:
                 os.close(self._handle)
@@ -105,10 +105,10 @@ class LockFile:
         """Remove the file and release the lock; a second call does nothing."""
         if self._handle in _held:
             _held.discard(self._handle)
-            if os.name != "posix":  # Windows removes no open file
+            if os.name != "posix":  # Windows cannot remove an open file
                 os.close(self._handle)
             self.path.unlink(missing_ok=True)
-            if os.name == "posix":  # the name goes first, while the lock still holds
+            if os.name == "posix":  # remove the name first, while the lock is still held
                 os.close(self._handle)
 
 
@@ -121,7 +121,7 @@ def _holder(handle: int) -> str:
 
 
 def _let_go() -> None:
-    """A forked child does not keep its parent's locks."""
+    """In a forked child: drop the locks of its parent."""
     while _held:
         os.close(_held.pop())
 

@@ -2,11 +2,11 @@
 or "bce".
 
 A user's loss, ``loss(scores, labels)``, may return any number as its loss, and a gradient of any float dtype (`apply`);
-it gets the scores of a 16-bit net in float32.
+it receives the scores of a 16-bit net in float32.
 
 scores: (N, classes). labels: (N,) integers; for "softmax" also (N, classes) floats, probabilities. "mse", "huber" and
 "bce" take scores (N, ...) and a float for each. loss: 0-d, in the scores' accumulation dtype. dscores: the gradient
-with respect to the scores, times grad_scale, of their shape and dtype, ready for ``net.backward``. grad_scale: a number
+with respect to the scores, times grad_scale, in their shape and dtype, ready for ``net.backward``. grad_scale: a number
 or a one-element float64 array on their device; only float16 training passes one.
 """
 
@@ -30,12 +30,13 @@ from gpuconv.types import Array, Scalar
 
 @dataclass(frozen=True)
 class SoftmaxCrossEntropy:
-    """The mean over the batch of -log softmax(scores)[label], or with probabilities of the classes for the label.
+    """The mean over the batch of -log softmax(scores)[label]; the label may also be given as probabilities of the
+    classes.
 
     Args:
         label_smoothing: In [0, 1].
-        weight: A number from 0 for each class, or "1/2/0.5". With labels the mean is one over weights.
-        ignore_index: The label of rows that do not count, in the accuracy neither.
+        weight: A number >= 0 for each class, or "1/2/0.5". With integer labels, the mean is weighted by them.
+        ignore_index: The label of rows that count neither in the loss nor in the accuracy.
     """
 
     label_smoothing: float = 0.0
@@ -92,7 +93,7 @@ class Huber:
     d = score - target.
 
     Args:
-        delta: Where the parabola ends, above 0.
+        delta: Where the parabola becomes linear, above 0.
     """
 
     delta: float = 1.0
@@ -110,7 +111,7 @@ class BinaryCrossEntropy:
     """The mean over all scores of -(p * t * log sigmoid(score) + (1 - t) * log(1 - sigmoid(score))), t the target.
 
     Args:
-        pos_weight: p, one number from 0, or one for each of the scores' last axis; "1/2/0.5" too. By default 1.
+        pos_weight: p >= 0, one number, or one for each entry of the scores' last axis, also as "1/2/0.5". By default 1.
     """
 
     pos_weight: float | Sequence[float] | str | None = None
@@ -126,7 +127,7 @@ class BinaryCrossEntropy:
 
 
 def _numbers(name: str, given: Any) -> tuple[float, ...] | None:
-    """Weights as numbers from 0 on; a short form has them as "1/2/0.5"."""
+    """Weights as numbers >= 0; a short form gives them as "1/2/0.5"."""
     if given is None:
         return None
     if isinstance(given, str):
@@ -143,7 +144,7 @@ def _beside(scores: Array, weight: Any) -> Array | None:
     return weight and _on_device(weight, backends.device_of(scores), accumulation_dtype(scores.dtype))
 
 
-@cache  # at one address for good: a captured step reads it there, and compares the loss itself
+@cache  # never moved: a captured step reads this address, and is valid for this loss object
 def _on_device(weight: tuple[float, ...], device: str, dtype: np.dtype) -> Array:
     return backends.asarray(np.array(weight, dtype), device)
 
@@ -161,10 +162,10 @@ _OURS: tuple[Any, ...] = (SoftmaxCrossEntropy, SVMHinge, MeanSquaredError, Huber
 
 
 def classifies(loss: object) -> bool:
-    """Whether the largest score is an answer, to be compared with a label.
+    """Whether the largest score is an answer that can be compared with a label.
 
     Args:
-        loss: Any; a user's says no by an attribute ``classifies = False``.
+        loss: Any loss; a user's sets the attribute ``classifies = False`` if it is not.
     """
     return bool(getattr(loss, "classifies", True))
 
@@ -175,7 +176,7 @@ def ignored(loss: object) -> int | None:
 
 
 def class_weights(loss: object, scores: Array, labels: Array) -> Array | None:
-    """The weights of the classes whose sum over integer labels divides a loss, or None.
+    """The class weights whose sum over integer labels divides a loss, or None.
 
     Args:
         loss: Any.
@@ -188,12 +189,13 @@ def class_weights(loss: object, scores: Array, labels: Array) -> Array | None:
 
 
 def is_weighted(loss: object) -> bool:
-    """Whether a `loss` has weights of the classes."""
+    """Whether a `loss` has class weights."""
     return isinstance(loss, SoftmaxCrossEntropy) and bool(loss.weight)
 
 
 def takes_probabilities(loss: object) -> bool:
-    """Whether a `loss` of classes takes a probability for each instead of a label; a user's takes what it likes."""
+    """Whether a classification `loss` accepts class probabilities instead of labels; a user's loss may accept
+    anything."""
     return not isinstance(loss, _OURS) or (isinstance(loss, SoftmaxCrossEntropy) and loss.ignore_index is None)
 
 
@@ -201,8 +203,8 @@ def expect_net(loss: object, shape: tuple[int, ...]) -> None:
     """Raise ValueError for a loss that does not fit a net.
 
     Args:
-        loss: Its weights are as many as the net's scores.
-        shape: Of one image's scores.
+        loss: It must have one weight for each of the net's scores.
+        shape: The shape of one image's scores.
     """
     name = "pos_weight" if isinstance(loss, BinaryCrossEntropy) else "weight"
     weight: Any = getattr(loss, name) if isinstance(loss, (SoftmaxCrossEntropy, BinaryCrossEntropy)) else None
@@ -212,12 +214,12 @@ def expect_net(loss: object, shape: tuple[int, ...]) -> None:
 
 
 def expect_targets(loss: object, labels: Array, shape: tuple[int, ...]) -> None:
-    """Raise TypeError for labels that a loss of gpuconv does not take.
+    """Raise TypeError for labels that one of gpuconv's losses does not accept.
 
     Args:
-        loss: Any; a user's takes what it likes.
-        labels: Of a batch or a data set.
-        shape: Of one image's scores.
+        loss: Any loss; a user's may accept anything.
+        labels: The labels of a batch or a data set.
+        shape: The shape of one image's scores.
     """
     if not isinstance(loss, _OURS):
         return
@@ -241,7 +243,7 @@ def get(loss: str | Loss, **options: Any) -> Loss:
 
     Args:
         loss: A name of `LOSSES`, or a function (scores, labels) -> (loss, dscores).
-        options: Of the loss with this name, as ``delta=2.0``.
+        options: Options of the loss with this name, such as ``delta=2.0``.
     """
     if isinstance(loss, type):
         raise TypeError(
@@ -260,9 +262,9 @@ def get(loss: str | Loss, **options: Any) -> Loss:
 
 
 def apply(loss: Loss, scores: Array, labels: Array, grad_scale: Scalar | None = None) -> tuple[Array, Array]:
-    """Call a loss, and convert its result for the metrics and ``net.backward``.
+    """Call a loss and convert its result for the metrics and ``net.backward``.
 
-    A user's loss gets the scores in their accumulation dtype. It may return any number or one-element array, and a
+    A user's loss receives the scores in their accumulation dtype. It may return any number or one-element array, and a
     gradient of another float dtype; if it has no argument grad_scale, its gradient is scaled here. Raises TypeError and
     ValueError for an invalid result.
 
@@ -270,7 +272,7 @@ def apply(loss: Loss, scores: Array, labels: Array, grad_scale: Scalar | None = 
         loss: As `get` returns it.
         scores: (N, classes) on the device.
         labels: (N,) integers there.
-        grad_scale: A factor on the gradient, of a loss scale.
+        grad_scale: The loss scale, a factor on the gradient.
     """
     scale = () if grad_scale is None else (grad_scale,)
     if isinstance(loss, _OURS):
@@ -336,7 +338,7 @@ def read(text: str) -> Loss:
 
 
 def redescribed(text: str) -> str:
-    """Another version's description of a loss, `text`, as this version writes it; other text is returned as it is."""
+    """`text`, another version's description of a loss, as this version writes it; other text is returned unchanged."""
     try:
         return describe(read(text))
     except ValueError:

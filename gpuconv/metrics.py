@@ -8,7 +8,7 @@ A metric is a name, a function or an object::
     metric(scores, labels)      a mean over a batch: a number or an array, averaged over all images
     metric.update(scores, labels), metric.result()     an object; if it has reset(), it is called before the first batch
 
-scores: (n, classes). labels: (n,) int64, or (n, classes) floats, of which the first largest is an image's class.
+scores: (n, classes). labels: (n,) int64, or (n, classes) floats, where the first largest one is an image's class.
 Both are NumPy arrays, on every device.
 """
 
@@ -40,7 +40,7 @@ class TopK:
     """The fraction of images whose class is among the k best scores; among equal scores the first is better.
 
     Args:
-        k: From 1.
+        k: At least 1.
     """
 
     def __init__(self, k: int) -> None:
@@ -65,7 +65,7 @@ class TopK:
         self._seen += len(labels)
 
     def result(self) -> float:
-        """The fraction, of all batches."""
+        """The fraction over all batches."""
         return self._right / self._seen
 
 
@@ -104,7 +104,7 @@ class Mean:
     """A function of a batch, averaged over all images.
 
     Args:
-        name: Of the result.
+        name: The name of the result.
         function: (scores, labels) -> a number or an array.
     """
 
@@ -122,7 +122,7 @@ class Mean:
         self._total, self._seen = self._total + value * len(labels), self._seen + len(labels)
 
     def result(self) -> Any:
-        """The mean, of all batches."""
+        """The mean over all batches."""
         return self._total / self._seen
 
 
@@ -152,7 +152,7 @@ def named(metrics: Sequence[Any]) -> dict[str, Any]:
                 f"a metric is an object, received the class {metric.__name__}; call it: {metric.__name__}()"
             )
         made = _by_name(metric) if isinstance(metric, str) else metric
-        function = getattr(made, "func", made)  # of a partial
+        function = getattr(made, "func", made)  # the name of a functools.partial's function
         name = getattr(made, "name", None) or getattr(function, "__name__", None) or type(made).__name__
         if not (hasattr(made, "update") and hasattr(made, "result")) and not callable(made):
             raise TypeError(
@@ -170,7 +170,7 @@ def named(metrics: Sequence[Any]) -> dict[str, Any]:
 
 
 def begin(metrics: dict[str, Any]) -> dict[str, Any]:
-    """The same `metrics`, reset for a first batch."""
+    """The same `metrics`, reset before the first batch."""
     begun = {}
     for name, metric in metrics.items():
         if not hasattr(metric, "update"):

@@ -37,7 +37,7 @@ Nested = Sequence[Any]  # layers, and lists of layers inside lists
 
 
 class Model(Protocol):
-    """A net's function; its arguments are those of `build`, but for the name."""
+    """A function that builds a net; its arguments are those of `build` except the name."""
 
     def __call__(self, input_shape: Shape | None = None, classes: int | None = None, **options: Any) -> Sequential: ...
 
@@ -91,7 +91,7 @@ def tiny_vgg(classes: int) -> Nested:
 
 @_model("three-layer", (32, 32, 3), 10)
 def three_layer(classes: int) -> Nested:
-    """The 3-layer fully connected network with which the notes begin: two hidden layers."""
+    """The 3-layer fully connected network at the start of the notes: two hidden layers."""
     return [Flatten(), Linear(100), ReLU(), Linear(100), ReLU(), Linear(classes)]
 
 
@@ -116,8 +116,8 @@ def lenet(classes: int) -> Nested:
 
 @_model("alexnet-cifar", (32, 32, 3), 10)
 def alexnet_cifar(classes: int) -> Nested:
-    """AlexNet (Krizhevsky et al. 2012) on small images: its five convolutions' widths and overlapping pools, with
-    smaller filters and FC layers."""
+    """AlexNet (Krizhevsky et al. 2012) for small images: the widths of its five convolutions and its overlapping pools,
+    with smaller filters and FC layers."""
     return [
         Conv2D(64, 5, padding=2),
         ReLU(),
@@ -277,8 +277,8 @@ def _resnet(
     body: Callable[[int, int], list[Layer]] = _two_convs,
     expansion: int = 1,
 ) -> Nested:
-    """Stages of residual blocks, each but the first halves the map, and the head. A body gives expansion * width
-    channels."""
+    """Stages of residual blocks, then the head. Each stage except the first halves the map. A block's body outputs
+    expansion * width channels."""
     layers: list[Layer] = []
     for stage, (width, depth) in enumerate(zip(widths, depths)):
         for block in range(depth):

@@ -22,7 +22,7 @@ def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
     by_plain = {_plain(known): known for known in table}
     if _plain(name) in by_plain:
         return table[by_plain[_plain(name)]]
-    import difflib  # for errors alone; importing it takes a millisecond
+    import difflib  # needed only for errors; importing it takes a millisecond
 
     near = difflib.get_close_matches(_plain(name), list(by_plain), n=1, cutoff=0.5)
     hint = f"; did you mean {by_plain[near[0]]!r}?" if near else ""

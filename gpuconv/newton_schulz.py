@@ -1,5 +1,5 @@
 """The constants of `gpuconv.ops.muon_step`."""
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # a, b, c, Jordan's: steep at 0, near 1 at 1
-MOST_NEWTON_SCHULZ = 100  # steps; five bring the singular values near 1, and further ones do not bring them nearer
-EPS = 1e-7  # added to the norm that the matrix is divided by, so that zeros stay zeros
+MOST_NEWTON_SCHULZ = 100  # steps; after five the singular values are near 1, and more steps bring them no nearer
+EPS = 1e-7  # added to the norm by which the matrix is divided, so that zeros stay zeros

@@ -16,7 +16,7 @@ class Notice(RuntimeWarning):
 
 
 def notice(text: str) -> None:
-    """Warn of `text`, without our source line, each time that it happens, unless warnings are filtered."""
+    """Issue `text` as a warning without a source line, every time, unless warnings are filtered."""
     warnings.warn_explicit(Notice(text), Notice, "<gpuconv>", 1, module="gpuconv")
 
 
@@ -32,7 +32,7 @@ def on_stderr() -> Iterator[None]:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        with suppress(OSError, ValueError):  # the terminal is gone
+        with suppress(OSError, ValueError):  # the terminal is closed
             print(f"gpuconv: warning: {printable(str(message))}", file=file or sys.stderr)
 
     with warnings.catch_warnings():

@@ -15,7 +15,7 @@ def real(text: str) -> float:
     return float(_plain(text))
 
 
-LONGEST = 1000  # characters; Python itself refuses to read an integer of more than 4300
+LONGEST = 1000  # characters; Python itself refuses to read integers of more than 4300 digits
 
 
 def is_digits(text: str) -> bool:

@@ -68,14 +68,15 @@ def compare(
 ) -> Comparisons:
     """Run a function and the oracle of an operation, such as `gpuconv.ops.conv2d`, on the same numbers.
 
-    cases: the operation's arguments by name, with arrays given as they are, or as shapes for random numbers:
+    cases: the operation's arguments by name; arrays are given as arrays, or as shapes for random numbers:
     ``[dict(x=(2, 5, 5, 3), w=(4, 3, 3, 3), padding=1), ...]``. `mine` is called like the operation, with arrays by
-    position and options by name. It returns the same results, or ``out, cache`` as in the assignments, or only the
-    first result; details then tell what was not compared. layout: "NCHW" passes volumes and filters in PyTorch's
-    layout, and converts its volumes back. tolerance: of the error, by default 1000 units in the last place of `dtype`.
+    position and options by name. It returns the same results, ``out, cache`` as in the assignments, or only the first
+    result; the details then list what was not compared. layout: "NCHW" passes volumes and filters in PyTorch's layout,
+    and converts the returned volumes back. tolerance: the largest accepted error, by default 1000 units in the last
+    place of `dtype`.
 
     A case in which `mine` raises, or returns another shape or NaN, counts as failed. Raises ValueError for a case that
-    the operation itself refuses.
+    the operation itself rejects.
     """
     if layout not in _LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(_LAYOUTS)}, received {layout!r}")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 DPI = 150
-DECADES = 6  # orders of magnitude around a bound that have a color of their own
+DECADES = 6  # orders of magnitude above and below a bound that the colors distinguish
 TIMES = "\N{MULTIPLICATION SIGN}"
 INK, MUTED, FAINT, PAPER = "#e8e6e3", "#8d93a5", "#2a2f3d", "#11141b"
 WARM, COLD, GOOD = "#ffb454", "#59c2ff", "#7fd962"
@@ -46,7 +46,7 @@ def curves(history: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
 
     Args:
         history: One mapping for each epoch with "epoch" and any of "train_loss", "train_accuracy", "validation_loss",
-            ..., "test_accuracy" (accuracies between 0 and 1); missing ones are not drawn.
+            ..., "test_accuracy" (accuracies between 0 and 1); missing measures are not drawn.
         title: Above the curves; "" for none.
 
     Raises:
@@ -111,7 +111,7 @@ def rates(
         axes.axvline(suggestion, color=WARM, lw=1.2, ls="--")
         at = float(np.interp(np.log(suggestion), np.log(rates), smoothed))
         axes.plot([suggestion], [at], color=WARM, marker="o", ms=6)
-        left = suggestion < np.sqrt(rates[0] * rates[-1])  # the half with room for the text
+        left = suggestion < np.sqrt(rates[0] * rates[-1])  # the half that has space for the text
         axes.annotate(
             f"falls fastest: {suggestion:.2g}",
             (suggestion, at),
@@ -302,8 +302,8 @@ def differences(
     first: tuple[int, tuple[str, str]] | None = None,
     title: str = "",
 ) -> Figure:
-    """The tensors of two runs, step by step: dark where they are alike, blue where they differ within what rounding
-    explains, amber beyond it, and empty where nothing was recorded.
+    """The tensors of two runs, step by step: dark where they are alike, blue where rounding explains the difference,
+    amber where it does not, and empty where nothing was recorded.
 
     Args:
         rows: By group and name of a tensor, the difference by step as a share of what rounding explains.
@@ -359,7 +359,7 @@ def draw(path: str | os.PathLike[str], make: Callable[[], Figure]) -> None:
     """Save the figure that `make` returns at `path`. Any error becomes a PlotError, so that a picture never stops a
     run.
 
-    Causes are often outside of gpuconv: a matplotlibrc, MPLBACKEND, fonts, a full disk.
+    The causes are often outside gpuconv: a matplotlibrc, MPLBACKEND, fonts, a full disk.
     """
     try:
         path = target(path)
@@ -431,7 +431,7 @@ def _figure(width: int, height: int) -> Figure:
         from matplotlib.figure import Figure as Canvas
     except ModuleNotFoundError as error:
         raise NoMatplotlibError("pictures need matplotlib: python -m pip install 'gpuconv[plot]'") from error
-    except Exception as error:  # it reads MPLBACKEND and matplotlibrc
+    except Exception as error:  # importing it reads MPLBACKEND and matplotlibrc
         raise NoMatplotlibError(f"matplotlib cannot be imported: {_one_line(error)}") from error
     figure = Canvas(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=PAPER)
     figure._repr_png_ = partial(_png, figure)  # type: ignore[attr-defined]
@@ -467,7 +467,7 @@ def _heading(figure: Figure, words: str, width: int, height: int) -> None:
 
 
 def _beside(axes: Axes) -> Any:
-    """Coordinates of text beside a row: across as a share of the width, down as the data."""
+    """The transform for text beside a row: x as a share of the axes' width, y in data coordinates."""
     return axes.get_yaxis_transform()
 
 
@@ -480,7 +480,7 @@ def _style_curves(axes: Axes, epochs: Sequence[int]) -> None:
 
 
 def _style(axes: Axes, across: str) -> None:
-    """The colors of axes with lines. across: what the horizontal one is."""
+    """Set the colors of axes with lines. across: the label of the horizontal axis."""
     axes.set_facecolor(PAPER)
     axes.grid(axis="y", color=FAINT, lw=0.8)
     axes.set_axisbelow(True)
@@ -508,7 +508,7 @@ def _show(axes: Axes, pixels: np.ndarray, label: str) -> None:
 
 
 def _as_volume(volume: np.ndarray) -> np.ndarray:
-    """(H, W, C) as it is; the scores of an FC layer, (C,), as a 1x1 map."""
+    """A volume (H, W, C) unchanged, or the output (C,) of an FC layer as a 1x1 map."""
     volume = np.asarray(volume, np.float32)
     if volume.ndim not in (1, 3):
         raise ValueError(f"a layer's volume is (H, W, C) or (C,), received shape {volume.shape}")
@@ -530,7 +530,8 @@ def _size(volume: np.ndarray) -> str:
 
 
 def _scale(values: np.ndarray) -> float:
-    """The magnitude drawn in full color: slightly below the largest, so that one outlier does not darken the rest."""
+    """The magnitude that is drawn in full color: slightly below the largest, so that one outlier does not darken the
+    rest."""
     magnitudes = np.abs(values[np.isfinite(values)])
     return float(np.quantile(magnitudes, 0.995)) or 1.0 if magnitudes.size else 1.0
 
@@ -556,7 +557,8 @@ def _colors(values: np.ndarray, bound: float) -> np.ndarray:
 
 
 def _share_colors(shares: np.ndarray) -> np.ndarray:
-    """Shares of a bound as RGB: 0 dark, up to the bound blue, beyond it amber, lighter by orders of magnitude."""
+    """Shares of a bound as RGB: dark at 0, blue up to the bound, amber above it, lighter with each order of
+    magnitude."""
     with np.errstate(divide="ignore"):
         orders = np.clip(np.log10(shares) / DECADES, -1, 1)
     signed = np.where(shares > 1, 0.3 + 0.7 * orders, np.where(shares > 0, -0.3 - 0.7 * (1 + orders), 0))
@@ -589,7 +591,7 @@ def _scores(axes: Axes, scores: np.ndarray, classes: Sequence[str], truth: int |
         color = GOOD if known and index == truth else WARM if row == 0 else MUTED
         axes.barh(row, 1, color=FAINT, height=0.26)
         axes.barh(row, scores[index], color=color, height=0.26)
-        most = 0.76 * axes.get_window_extent().width  # the rest of the line is the share's
+        most = 0.76 * axes.get_window_extent().width  # the rest of the line is for the percentage
         _text(axes, 0, row - 0.34, classes[index], max_width=most, color=INK, fontsize=9, va="center")
         axes.text(1, row - 0.34, f"{100 * scores[index]:.1f} %", color=color, fontsize=9, va="center", ha="right")
     axes.set_xlim(0, 1)

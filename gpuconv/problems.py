@@ -1,4 +1,4 @@
-"""The sizes of a convolution, a pool or a linear layer, and what is done to its output.
+"""The sizes of a convolution, a pool or a linear layer, and its epilogue.
 
 Problems are cached: two calls with the same shapes get the same object, which is part of the key of everything prepared
 for it. It holds no arrays. Letters are those of CUTLASS and cuDNN: input N x H x W x C, K filters of R x S taps, output
@@ -26,7 +26,8 @@ FITS = {name: name for name in ("floor", "exact", "cover")}
 class Activation:
     """An activation that other ops can apply: the op of this name with its defaults.
 
-    saves_input: whether its backward reads its input rather than its output. jumps: where its derivative jumps.
+    saves_input: whether its backward reads its input rather than its output. jumps: the inputs at which its derivative
+    jumps.
     steepest: its largest slope, rounded up. options: the op's keyword arguments besides `out`, with their defaults.
     """
 
@@ -42,7 +43,7 @@ class Activation:
         return "".join(part.title() for part in self.name.split("_"))
 
     def apply(self, ops: ModuleType, x: ArrayT, out: ArrayT | None = None) -> ArrayT:
-        """Its output. ops: a module that has the op, and its backward."""
+        """Its output. ops: the module with the op and its backward."""
         return getattr(ops, self.name)(x, **self.options, out=out)
 
     def apply_backward(self, ops: ModuleType, dy: ArrayT, x: ArrayT) -> ArrayT:
@@ -50,7 +51,7 @@ class Activation:
         return self.gradient(ops, dy, x if self.saves_input else self.apply(ops, x))
 
     def gradient(self, ops: ModuleType, dy: ArrayT, saved: ArrayT) -> ArrayT:
-        """The gradient of its input, from what its backward op takes."""
+        """The gradient of its input. The arguments are those of its backward op."""
         return getattr(ops, f"{self.name}_backward")(dy, saved, **self.options)
 
 
@@ -77,12 +78,13 @@ _cached = functools.lru_cache(maxsize=4096)
 
 @dataclass(frozen=True)
 class Epilogue:
-    """What a convolution or a linear layer does with its sums before storing them. Gradients take the epilogue of their
-    forward pass; a mask tells them all that they need of its activation.
+    """What a convolution or a linear layer does to its sums before it stores them. Gradient ops take the epilogue of
+    the forward pass; all they need to know of its activation is in the mask.
 
     activation: one of `ACTIVATIONS`, or None. pool: 2 for max pooling of 2 x 2 windows at stride 2, 1 for none. masked:
-    with a mask of where gradients pass, see `gpuconv.ops.conv2d_relu`. moments: also compute each filter's statistics.
-    saves_input: also store what the activation is applied to.
+    also store a mask of where gradients pass, see `gpuconv.ops.conv2d_relu`. moments: also compute each filter's
+    statistics.
+    saves_input: also store the activation's input.
     """
 
     activation: str | None = None
@@ -93,7 +95,7 @@ class Epilogue:
 
     @property
     def plain_store(self) -> bool:
-        """Whether y alone is stored, number by number."""
+        """Whether only y is stored, number by number."""
         return not (self.masked or self.moments or self.saves_input)
 
 
@@ -107,7 +109,7 @@ def epilogue(
     return _epilogue(activation, pool, masked, moments, saves_input)
 
 
-PLAIN = epilogue()  # the sums are stored as they are
+PLAIN = epilogue()  # the sums are stored unchanged
 
 
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity
@@ -193,7 +195,8 @@ class Conv2dProblem:
 
     @property
     def few_channels(self) -> bool:
-        """Whether this resembles the first layer of a net: few channels, and filters larger than a pixel."""
+        """Whether the algorithms for few channels apply: few channels and filters larger than a pixel, as in a net's
+        first layer."""
         return self.groups == 1 and 1 <= self.c <= MOST_FEW_CHANNELS and self.r * self.s > 1
 
     def pooled_shape(self, pool: int) -> tuple[int, int, int, int]:
@@ -212,8 +215,8 @@ class Conv2dProblem:
 
     @property
     def tap_step(self) -> Pair:
-        """The distance, in taps along height and width, between taps that read the same input pixel: those with
-        tap * dilation = pixel + padding modulo the stride."""
+        """The distance along height and width, in taps, between the taps that read one input pixel: those with tap *
+        dilation = pixel + padding modulo the stride."""
         step_h, step_w = (stride // math.gcd(stride, dilated) for stride, dilated in zip(self.stride, self.dilation))
         return step_h, step_w
 
@@ -342,7 +345,7 @@ _linear = _cached(LinearProblem)
 
 
 def channels_first(*names: str) -> str:
-    """The hint for arrays whose shapes fit if their channels are where PyTorch has them."""
+    """A hint for arrays whose shapes would fit in PyTorch's layout."""
     moved = " and ".join(f"{name}.transpose(0, 2, 3, 1)" for name in names)
     return f"; that is PyTorch's layout, channels before rows and columns: {moved} moves them last"
 
@@ -476,6 +479,6 @@ def same_padding(kernel_size: Pair, dilation: Pair = (1, 1)) -> PaddingPairs:
 
 
 def expect_memory(name: str, shape: Sequence[int]) -> None:
-    """Raise ValueError for a volume too large for any memory."""
+    """Raise ValueError for a volume that is too large for any memory."""
     if math.prod(shape) > INT63 // 8 or max(shape) > INT63 // 8:
         raise ValueError(f"{name} must fit into memory, received {tuple(shape)}")

@@ -46,7 +46,7 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)  # golden ratio, sqrt(3) - 1
 _ROUNDS = 10
 _CHUNK = 1 << 14  # blocks at a time: six uint64 arrays of this length stay in cache
 
-_FEISTEL_ROUNDS = 12  # with fewer, permutations of 5 or 6 elements are visibly not uniform
+_FEISTEL_ROUNDS = 12  # with fewer rounds, permutations of 5 or 6 elements are visibly not uniform
 
 
 def philox4x32(
@@ -86,7 +86,7 @@ def bits(n: int, *, seed: int, stream: int, substream: int = 0, offset: int = 0)
     """`n` random 32-bit words, uint32 (n,).
 
     Args:
-        n: From 0.
+        n: At least 0.
         seed: From 0 to 2^64 - 1.
         stream: The purpose of the draw, a `Stream`.
         substream: The part of it, as a layer's number.
@@ -171,7 +171,7 @@ def permutation(n: int, *, seed: int, epoch: int = 0, stream: int = SHUFFLE) -> 
     sort and no memory: a GPU thread can compute element i from i.
 
     Args:
-        n: From 0.
+        n: At least 0.
         seed: From 0 to 2^64 - 1.
         epoch: Another permutation for each.
         stream: As in `bits`.

@@ -8,7 +8,7 @@ import sys
 
 
 def command(*words: str | os.PathLike[str]) -> str:
-    """The words as one line for bash, zsh or ksh. Pass paths as `Path`, so that none is taken for an option."""
+    """The words as one line for bash, zsh or ksh. Pass paths as `Path`, so that none is read as an option."""
     return " ".join(_quoted(os.fspath(word), isinstance(word, os.PathLike)) for word in words)
 
 
@@ -25,7 +25,7 @@ _PLAIN = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-+=:,
 
 
 def _survives_printing(word: str) -> bool:
-    """Whether a terminal shows the characters unchanged, also after runs of spaces are collapsed."""
+    """Whether a terminal shows the characters unchanged, even if it collapses runs of spaces."""
     try:
         word.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:

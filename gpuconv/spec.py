@@ -59,7 +59,7 @@ def write(name: str, numbers: tuple[float, ...] = (), options: Record | None = N
 
 
 def read(parts: list[str], known: dict[str, Callable[[str], object]]) -> Record:
-    """Parts such as "classes=10" as keyword arguments, each read by its entry of `known`."""
+    """Parts such as "classes=10" as keyword arguments, each converted by its entry in `known`."""
     options: Record = {}
     for part in parts:
         name, _, text = part.partition("=")
@@ -74,7 +74,7 @@ def read(parts: list[str], known: dict[str, Callable[[str], object]]) -> Record:
 
 
 def number_in(text: str) -> float | None:
-    """The number that a text is, or None."""
+    """The text as a number, or None if it is not one."""
     try:
         return numerals.real(text)
     except ValueError:
@@ -82,7 +82,7 @@ def number_in(text: str) -> float | None:
 
 
 def _as_value(text: str) -> Any:
-    """A bool, a number, or the text itself."""
+    """The text as a bool or a number if it is one, else the text itself."""
     known = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}.get(text.lower())
     number = number_in(text)
     return known if known is not None else int(text) if numerals.is_digits(text) else text if number is None else number

@@ -18,10 +18,11 @@ from gpuconv.names import columns, padded
 class Row:
     """One layer, for one image.
 
-    parameters: their number, biases included; weights: without biases. activations: the size of the output volume; 0 if
-    an elementwise layer can overwrite its input, as the notes count. mult_adds: of a forward pass. algorithms: of its
-    matrix products, by direction, for the given batch size; {} for a device with a single algorithm. proofs: of those
-    algorithms that the GPU had to prove first, by direction.
+    parameters: their number, including biases; weights: the same without biases. activations: the size of the output
+    volume; 0 if an elementwise layer can overwrite its input, as counted in the notes. mult_adds: of a forward pass.
+    algorithms: those of its matrix products by direction, for the given batch size; {} on a device without a choice of
+    algorithms.
+    proofs: by direction, for those algorithms that the GPU had to prove first.
     """
 
     name: str
@@ -37,8 +38,9 @@ class Row:
 
 
 def rows(net: Layer, batch_size: int = 128, device: str | None = None) -> list[Row]:
-    """A row for each layer of a built net, in forward order; the row of a residual block or of branches comes before
-    its layers', for what joins them. device: by default the net's. Raises RuntimeError for a net that is not built."""
+    """A row for each layer of a built net, in forward order; a residual block or branches have a row for the op that
+    joins them, before the rows of their layers. device: by default the net's. Raises RuntimeError for a net that is not
+    built."""
     expect_built(net)
     shown = (layer for layer in net.walk() if isinstance(layer, Merging) or not layer.children())
     runs_as = {id(layer.layers[0]): layer for layer in net.walk() if isinstance(layer, Fused)}
@@ -80,7 +82,7 @@ class Summary(str):
 
 def summary(net: Layer, *, batch_size: int = 128, device: str | None = None) -> Summary:
     """The rows as a text table, with their sums and the memory in the net's dtype; for a device with kernels also the
-    algorithms of fprop, dgrad and wgrad at this batch size, and the proofs of those that needed one."""
+    algorithms of fprop, dgrad and wgrad at this batch size, and the proofs of algorithms that needed one."""
     table = rows(net, batch_size, device)
     end = total(table)
     lines: list[tuple[str, ...]] = [("layer", "kind", "output", "parameters", "mult-adds", "activations")]

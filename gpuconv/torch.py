@@ -288,7 +288,7 @@ def _window(kernel_size: Size, stride: Size | None, padding: Size) -> tuple[Pair
 
 
 def _empty(like: Tensor, *shape: int) -> Tensor:
-    """A volume such as the kernels make, for what only asks for shapes."""
+    """A volume with the strides that the kernels produce, for PyTorch's shape inference."""
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
 
 
@@ -522,7 +522,7 @@ def _is_nhwc(x: Tensor) -> bool:
 
 
 def _elementwise(op: Callable[..., Array], *tensors: Tensor) -> Tensor:
-    """An op in whichever of the two layouts the first tensor is."""
+    """Run an op in the layout of the first tensor."""
     return _nchw(_run(op, *map(_nhwc, tensors))) if _is_nhwc(tensors[0]) else _run(op, *tensors)
 
 

@@ -1,4 +1,5 @@
-"""Whether others could have made or changed a file: what is loaded and run must be this user's own, or root's."""
+"""Checks whether other users could have made or changed a file: files that are loaded and run must belong to this user
+or root."""
 
 from __future__ import annotations
 
@@ -9,10 +10,10 @@ from pathlib import Path
 
 
 def doubt(path: Path) -> str:
-    """Who else than this user and root could change the file or folder `path`, in words; "" where nobody could.
+    """Who apart from this user and root could change the file or folder `path`, in words; "" if nobody could.
 
-    A link is not this user's file, whatever it leads to. A group counts as others unless it is this user's alone.
-    Windows, where permissions are lists of their own, is trusted.
+    A link is refused, whatever its target. A group counts as others unless this user is its only member.
+    On Windows nothing is checked, because permissions there are access-control lists.
     """
     if os.name != "posix":
         return ""
@@ -27,8 +28,8 @@ def doubt(path: Path) -> str:
 
 
 def doubt_about_way(path: Path) -> str:
-    """The same of a folder and of every folder above it; those above may be as /tmp, where nobody can rename a file
-    of another user."""
+    """The same for a folder and all folders above it. Those above may be sticky, like /tmp, where nobody can rename
+    another user's file."""
     if os.name != "posix":
         return ""
     folder = path.resolve()
@@ -37,14 +38,14 @@ def doubt_about_way(path: Path) -> str:
 
 
 def keep_from_others(folder: Path) -> None:
-    """Let others read a folder of files of ours, and not write them."""
+    """Let others read, but not write, a folder of our files."""
     for file in folder.iterdir():
         file.chmod(file.stat().st_mode & 0o755 | 0o644)
     folder.chmod(0o755)
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it that are missing, which others cannot write, whatever the umask is."""
+    """Make a folder that others cannot write, and missing folders above it, whatever the umask."""
     if not path.is_dir():
         make_folder(path.parent)
         path.mkdir(0o755, exist_ok=True)
@@ -56,7 +57,7 @@ def _is_shared(folder: Path) -> bool:
 
 
 def _is_own_group(path: Path, number: int) -> bool:
-    """Whether the group is the one that many systems give to each user, and no access list lets others in."""
+    """Whether the group is the private one that many systems create for each user, and no access list admits others."""
     import grp
     import pwd
 

@@ -1,4 +1,4 @@
-"""What annotations mean. Nothing here runs."""
+"""Type aliases and protocols for annotations; nothing here runs."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Array(Protocol):
     def __float__(self) -> float: ...
 
 
-ArrayT = TypeVar("ArrayT", bound=Array)  # what an op is given and returns: NumPy arrays for NumPy arrays
+ArrayT = TypeVar("ArrayT", bound=Array)  # the type of an op's arguments and result: NumPy arrays for NumPy arrays
 
 Shape = tuple[int, ...]
 Record = dict[str, Any]  # JSON-able values by name: settings, a config, a line of metrics

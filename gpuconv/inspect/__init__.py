@@ -1,5 +1,5 @@
-"""Tools to look inside a net: how one value is computed, which parts of an image a class depends on, and where two
-runs or devices go apart."""
+"""Tools to look inside a net: how one value is computed, which parts of an image a class depends on, and where two runs
+or devices begin to differ."""
 
 from gpuconv.inspect.bisect import Bisection, bisect
 from gpuconv.inspect.bisect_runs import bisect_runs

@@ -1,7 +1,7 @@
-"""Where two devices, precisions or algorithms go apart: the first call of an op that is beyond its bound.
+"""Finds where two devices, precisions or algorithms begin to differ: the first call of an op that exceeds its bound.
 
-Both sides train the same net on the same batches. Each call of each side is held against the oracle with the very
-arrays that it was given, so errors do not pile up from call to call; the first that is wrong is repeated on the other.
+Both sides train the same net on the same batches. Each call of each side is checked against the oracle on the same
+arrays, so errors do not accumulate from call to call; the first wrong call is repeated on the other side.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from gpuconv.verify.compare import Difference
 class Side:
     """A device, a precision and an algorithm of convolutions, in any order: "emulated" or "cuda:1,tf32,simt-64x64".
 
-    device: None for the other side's, or the one that "auto" chooses.
+    device: None for the other side's device, or for the one that "auto" chooses.
     """
 
     device: str | None = None
@@ -66,7 +66,7 @@ _KINDS: dict[str, Callable[[str], Any]] = {
 
 
 def _kind(word: str) -> str:
-    """Which of these a word names."""
+    """The field that a word sets: device, precision or algorithm."""
     for kind, read in _KINDS.items():
         with contextlib.suppress(ValueError):
             read(word)
@@ -77,9 +77,9 @@ def _kind(word: str) -> str:
 
 @dataclass(frozen=True)
 class Violation:
-    """The first call beyond its bound. side: 0 for A, 1 for B. layer: "" outside of layers. parameter: whose value it
-    is, for an update. worst: the place and values. other: the value of the other side, for the same arrays, and its
-    error as a share of the bound."""
+    """The first call beyond its bound. side: 0 for A, 1 for B. layer: "" outside layers. parameter: for an update, the
+    parameter of the wrong value. worst: the place and values. other: the other side's value for the same arrays, and
+    its error as a share of the bound."""
 
     side: int
     step: int
@@ -97,9 +97,9 @@ class Bisection:
     """What was found.
 
     Args:
-        steps: Steps compared.
-        calls: Those checked on each side.
-        skipped: Those with infinity or NaN, which no bound judges.
+        steps: The number of steps compared.
+        calls: The number of calls checked on each side.
+        skipped: The number of calls with infinity or NaN, for which there is no bound.
         violation: The first call that is beyond its bound, or None.
         shares: The largest error by op and side, "A" or "B", as a share of its bound.
     """
@@ -145,7 +145,7 @@ class _Found(Exception):
 
 
 class _Judge:
-    """Trains for so many steps and raises `_Found` at the first call beyond its bound."""
+    """Trains for a number of steps and raises `_Found` at the first call beyond its bound."""
 
     def __init__(self, trainer: Trainer, steps: int) -> None:
         self.trainer, self.steps = trainer, steps
@@ -185,7 +185,7 @@ class _Judge:
             raise _Found(self.trainer.steps + 1, place, call, parameter, worst)
 
     def parameter(self, result: str) -> str:
-        """The name of the parameter that an entry of an update's lists belongs to, as "params[3]"."""
+        """The parameter's name for an entry of an update's lists, such as "params[3]"."""
         leaves = [each for each in self.trainer.optimizer.walk() if not isinstance(each, Groups)]
         index = re.search(r"\[(\d+)\]$", result)
         return leaves[self.updates - 1].parameters[int(index[1])] if index else ""
@@ -199,9 +199,9 @@ def bisect(
     Args:
         a, b: The trainers, of equal nets.
         data: As in `Trainer.fit`.
-        steps: How many.
-        kernels: .cu files that B takes in place of shipped ones, by their names, as `gpuconv.lab` does.
-        fit: More for `Trainer.fit`, as batch_size.
+        steps: The number of steps.
+        kernels: .cu files that B uses in place of the shipped files of the same names, as in `gpuconv.lab`.
+        fit: Further arguments of `Trainer.fit`, such as batch_size.
 
     Raises:
         ValueError: The nets differ.
@@ -216,7 +216,7 @@ def bisect(
                 judges[side](data, **fit)
         except _Found as one:
             found.append((side, one))
-            judges[1].steps = one.step  # B need not go further than A
+            judges[1].steps = one.step  # B stops where A stopped
     counts = (judges[0].calls, judges[1].calls), (judges[0].skipped, judges[1].skipped)
     outcome = Bisection(steps, *counts)
     for letter, judge in zip("AB", judges):
@@ -242,7 +242,7 @@ def _violation(side: int, first: _Found, other: Layer) -> Violation:
         changed["algo"] = algos.pop()
     worst = first.worst
     there = np.asarray(first.call.on(other.device, **changed).results[worst.result])[worst.at]
-    value = float(there) if there.ndim == 0 else np.nan  # of another shape
+    value = float(there) if there.ndim == 0 else np.nan  # its result has another shape
     error = abs(value - worst.expected)
     share = error / worst.bound if worst.bound else np.inf if error else 0.0
     layer, direction = first.place

@@ -1,14 +1,16 @@
-"""Where two runs went apart, by the digests that they kept (`gpuconv.training.tensor_digests`).
+"""Finds where two runs began to differ, from their digests (`gpuconv.training.tensor_digests`).
 
-On one machine the bits decide. On two, a tensor may differ by what rounding explains, to first order:
+On one machine any differing bit counts. On two machines a tensor may differ by as much as rounding explains, to first
+order:
 
-- Each value is a sum of so many products, and all tensors before it have been rounded as well. So the relative errors
-  that verify's bound allows (`gpuconv.verify.bounds`) add up over everything computed so far. They bound the change of
-  the norm, and times the root of the number of values that of the sum (Cauchy-Schwarz).
+- Each value is a sum of a known number of products, and all tensors before it were rounded as well. So the relative
+  errors that verify's bound allows (`gpuconv.verify.bounds`) add up over everything computed so far. They bound the
+  change of the norm; multiplied by the root of the number of values, they bound the change of the sum (Cauchy-Schwarz).
 - Gradients may cancel, so their errors are relative to the gradient of the whole net.
-- A step whose outputs and gradients inside the net were not recorded has rounded as much as one where they were.
-- An update turns a gradient's error into the same share of the parameter's change, at most into twice the change: Adam
-  makes full steps of a gradient that is nothing but rounding. Later steps inherit the drift of the parameters.
+- A step whose inner outputs and gradients were not recorded has rounded as much as a step with recorded ones.
+- An update turns a gradient's relative error into the same relative error of the parameter's change, at most twice the
+  change: Adam takes full steps along a gradient that is only rounding error. Later steps inherit the drift of the
+  parameters.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from gpuconv.training.tensor_digests import Digest, Step, read
 from gpuconv.verify.bounds import sum_bound
 
 Path_ = str | os.PathLike[str]
-MOST_SETTINGS = 5  # more are only counted
+MOST_SETTINGS = 5  # further ones are only counted
 
 GROUPS = {
     "forward": "outputs",
@@ -48,8 +50,8 @@ WHAT = {
 
 @dataclass(frozen=True)
 class Apart:
-    """A tensor that differs. rounding: the change of its norm that rounding explains. alike: the tensors of
-    this step before it. inside: whether both sides recorded this step's outputs and gradients inside the net."""
+    """A tensor that differs. rounding: the change of its norm that rounding explains. alike: the equal tensors before
+    it in this step. inside: whether both sides recorded the outputs and gradients inside the net in this step."""
 
     step: int
     a: Digest
@@ -60,7 +62,8 @@ class Apart:
 
     @property
     def share(self) -> float:
-        """The difference as a share of what rounding explains: 0 for the same bits, above 1 where it is more."""
+        """The difference as a share of what rounding explains: 0 for the same bits, above 1 if the difference is
+        larger."""
         one, other = self.a, self.b
         if (one.hash, one.size, one.dtype) == (other.hash, other.size, other.dtype):
             return 0.0
@@ -92,9 +95,10 @@ class Apart:
 
 @dataclass
 class Runs:
-    """What a comparison found. steps: in both. settings: those that differ, in words. bits: the first tensor of other
-    bits. beyond: the first that rounding does not explain. one_machine: whether the bits decide. shares: of each tensor
-    (direction, name), by step, the difference as a share of what rounding explains."""
+    """The result of a comparison. steps: the number of steps in both runs. settings: those that differ, in words. bits:
+    the first tensor with other bits. beyond: the first tensor whose difference rounding does not explain. one_machine:
+    whether any differing bit counts. shares: for each tensor (direction, name), by step, the difference as a share of
+    what rounding explains."""
 
     steps: int = 0
     lengths: tuple[int, int] = (0, 0)
@@ -165,7 +169,7 @@ def _file(path: Path_) -> Path:
 
 
 def compare(a: list[Step], b: list[Step]) -> Runs:
-    """Compare the steps that are in both. Raises ValueError if there is none, or no tensor in common."""
+    """Compare the steps that both runs have. Raises ValueError if there is none, or no common tensor."""
     ours, theirs = ({step.step: step for step in steps} for steps in (a, b))
     both = sorted(ours.keys() & theirs.keys())
     if not both:
@@ -194,18 +198,18 @@ def compare(a: list[Step], b: list[Step]) -> Runs:
 
 
 class Rounding:
-    """How far rounding may have moved the norm of a tensor. inside: the relative error of a step's outputs and
+    """The most that rounding may have changed the norm of a tensor. inside: the relative error of a step's outputs and
     gradients inside the net."""
 
     def __init__(self, inside: float) -> None:
-        self.relative = 0.0  # of what was computed so far
+        self.relative = 0.0  # of everything computed so far
         self.inside = inside
         self.drift: defaultdict[str, float] = defaultdict(float)  # of each parameter, absolute
         self._gradients: dict[str, float] = {}  # the norms in this step
         self._norms: dict[str, float] = {}
 
     def begin(self, step: list[Digest], inside: bool) -> None:
-        """inside: whether the step lists the outputs and gradients inside the net."""
+        """inside: whether the step has the outputs and gradients inside the net."""
         self.relative += 0.0 if inside else self.inside
         self._gradients, self._norms = (
             {each.name: each.norm or 0.0 for each in step if each.direction == direction}
@@ -242,7 +246,7 @@ def _range(steps: dict[int, Step]) -> str:
 
 
 def _pairs(a: Step, b: Step) -> list[tuple[Digest, Digest]]:
-    """The tensors of both, in a's order: a net that runs fused has fewer."""
+    """The common tensors, in a's order: a fused net has fewer."""
     others = dict(_keyed(b))
     return [(one, others[key]) for key, one in _keyed(a) if key in others]
 
@@ -258,7 +262,7 @@ def _keyed(step: Step) -> list[tuple[tuple[str, str, int], Digest]]:
 
 
 def _rounding(digest: Digest) -> float:
-    """The relative error that verify's bound allows the tensor for its own sums."""
+    """The relative error that verify's bound allows for the tensor's own sums."""
     return float(sum_bound(digest.dtype, digest.products, 1.0)) if digest.rounds else 0.0
 
 

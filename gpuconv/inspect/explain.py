@@ -1,5 +1,5 @@
-"""Explains one value: the inputs of an activation, or the outputs that contribute to a gradient, their weights, the sum
-as computed by the oracle, NumPy and the device, and the thread that computed it."""
+"""Explains one value: the inputs of an activation (or the outputs that contribute to a gradient) and their weights, the
+sum as computed by the oracle, NumPy and the device, and the thread that computed it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Term:
     """One product of the sum.
 
     Args:
-        at: The index of the input, (y, x, channel) or (feature,); backward, of the output.
-        input: Its value; backward, its gradient.
+        at: The index of the input, (y, x, channel) or (feature,); backward: of the output.
+        input: Its value; backward: its gradient.
         weight: Its factor.
     """
 
@@ -48,7 +48,7 @@ class Computed:
 
     Args:
         by: "float64" (the oracle), "numpy" or a device.
-        value: Of the activation or gradient.
+        value: The activation or gradient.
         error: The difference from the oracle.
         bound: Its limit, as in `gpuconv verify`; 0 if the bits must be equal.
     """
@@ -64,7 +64,7 @@ class Thread:
     """The threads that wrote the value, and the memory accesses of the last one of each op, recorded by the emulator.
 
     Args:
-        algorithm: Of the matrix product, "" for other ops.
+        algorithm: The algorithm of the matrix product, "" for other ops.
         writers: The threads, in order.
         touched: The accesses.
     """
@@ -83,16 +83,17 @@ class Explanation:
         kind: The layer's class.
         at: The index of the value.
         value: Computed by the device.
-        total: By the oracle, in float64.
-        bias: What is added to the sum; 0 without a bias.
+        total: The oracle's value, in float64.
+        bias: The term added to the sum; 0 without a bias.
         window: The inputs that are read, (R, S, C) or (features,), with 0 in the padding of a convolution and -inf in
             that of a max pool; backward, the gradients of all outputs.
         weight: Their factors, of the window's shape, or None.
         terms: The products of the largest magnitude; for a max pool, the winner first.
         direction: "forward" or "backward".
         computed: The value and error of each backend.
-        thread: That computed the value, if it was located.
-        branch: The one that a concatenation passes on, "branch2"; its term has the index in that branch's output.
+        thread: The thread that computed the value, if it was located.
+        branch: The branch that a concatenation takes the value from, such as "branch2"; its term has the index in that
+        branch's output.
     """
 
     layer: str
@@ -162,11 +163,11 @@ def explain(
     Args:
         net: Built.
         x: (1, H, W, C) as the net takes it, on its device.
-        layer: Its name, "residual1.conv1" for one inside another.
+        layer: Its name, such as "residual1.conv1" for an inner layer.
         at: The index of an activation, (y, x, channel) or (feature,).
         most: The number of terms to list.
         backward: Whether to explain the gradient of the layer's input at this index instead.
-        target: The class whose score the gradient is of, by default the best.
+        target: The class whose score is differentiated, by default the best.
         locate: Whether to find the thread that computed the value, on the emulated device, for nets on it or on a CUDA
             device.
 
@@ -218,7 +219,7 @@ def explain(
 
 
 def layer_of(net: Sequential, name: str) -> Layer:
-    """A layer of a net, also one inside another; raises ValueError that names the nearest."""
+    """A layer of a net, inner layers included. Raises ValueError that names the nearest."""
     return lookup(
         "layer", name, {each.path.removeprefix(net.path).removeprefix("."): each for each in descendants(net)}
     )
@@ -228,8 +229,8 @@ def layer_of(net: Sequential, name: str) -> Layer:
 
 
 def _forward(net: Sequential, x: Array, chosen: Layer) -> tuple[Array, list[Call]]:
-    """The input of a layer, and the calls of ops that compute its output: the last one, and those that add to its
-    result; none for a layer without an op. Of branches that are copied, all calls."""
+    """The input of a layer, and the calls of ops that compute its output: the last one and those that add to its
+    result; for copied branches all calls, and none for a layer without an op."""
     seen: list[Array] = []
     with chosen.register_forward_hook(lambda layer, given, y: seen.append(given)):
         net.infer(x)
@@ -244,8 +245,8 @@ def _forward(net: Sequential, x: Array, chosen: Layer) -> tuple[Array, list[Call
 def _backward(
     net: Sequential, x: Array, name: str, target: int | None
 ) -> tuple[Array, list[Call], np.ndarray, list[np.ndarray]]:
-    """The input of a layer, the call of the op that computes the input's gradient, if any, the output's gradient, and
-    where the layer has branches, the input's gradient from each."""
+    """The input of a layer, the call of the op that computes the input's gradient (if any), the output's gradient, and
+    for a layer with branches the input's gradient from each branch."""
     net = net.twin()  # gradients are added to
     chosen = layer_of(net, name)
     inputs: list[Array] = []
@@ -338,12 +339,12 @@ def _result(call: Call) -> np.ndarray:
 
 
 def _at(part: Any, call: Call, offset: int) -> float:
-    """A value that an array has, once broadcast to the result of a call."""
+    """A value of an array, broadcast to the result of a call."""
     return float(np.broadcast_to(part, _result(call).shape).reshape(-1)[offset])
 
 
 def _on_numpy(calls: Sequence[Call]) -> Call:
-    """The last of the calls, after each ran there on the result of the one before."""
+    """Runs the calls on that device, each on the result of the one before, and returns the last one."""
     last: Call | None = None
     for call in calls:
         given = replace(call, arrays=[_result(last), *call.arrays[1:]]) if last else call

@@ -30,7 +30,7 @@ def saliency(net: Sequential, x: Array, *, target: int | None = None) -> np.ndar
         ValueError: An unknown class.
     """
     _expect_one(x)
-    twin = net.twin()  # gradients accumulate in the twin
+    twin = net.twin()  # gradients accumulate in the copy
     scores = twin.forward(x)
     return host(twin.backward(_gradient(net, scores, target)))[0]
 
@@ -60,9 +60,9 @@ def occluded(
     stride: int | None = None,
     batch: int = BATCH,
 ) -> Iterator[np.ndarray]:
-    """The map of `occlusion` after each `batch` squares, 0 where none was yet.
+    """The map of `occlusion` after each `batch` squares, 0 at pixels not yet covered.
 
-    The score of the whole image is taken with each batch, so that the net may train meanwhile.
+    Each batch includes the whole image, for its score, because the net may be trained in between.
     """
     _expect_one(x)
     h, w = x.shape[1:3]
@@ -87,7 +87,7 @@ def occluded(
 
 def grad_cam(net: Sequential, x: Array, *, layer: str | None = None, target: int | None = None) -> np.ndarray:
     """Where a layer's maps support a class: the positive part of their sum, each weighted by the mean of its gradient
-    (Selvaraju et al. 2017), (H, W) of the image, each pixel with the value of the position it belongs to.
+    (Selvaraju et al. 2017), (H, W) of the image; each pixel has the value of the position to which it belongs.
 
     Args:
         layer: Its name, by default the last whose output has more than one position.
@@ -116,7 +116,7 @@ def grad_cam(net: Sequential, x: Array, *, layer: str | None = None, target: int
 
 
 def slices(kind: str, net: Sequential, x: Array, *, target: int, batch: int) -> Iterator[np.ndarray]:
-    """A map as it is made: an occlusion after each `batch` squares, the others at once."""
+    """The map in stages: an occlusion map after each `batch` squares, other maps at once."""
     lookup("map", kind, dict.fromkeys(MAPS))
     if kind == "occlusion":
         yield from occluded(net, x, target=target, batch=batch)

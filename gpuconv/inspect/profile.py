@@ -28,7 +28,7 @@ from gpuconv.profiling.work import Work
 from gpuconv.training import LossScale, Trainer
 from gpuconv.types import Record
 
-_WITHOUT_WORK = (Input, Flatten, Sequential)  # they pass a volume on, reshape it, or only contain layers
+_WITHOUT_WORK = (Input, Flatten, Sequential)  # they pass on or reshape a volume, or only contain layers
 
 
 @dataclass
@@ -71,8 +71,8 @@ class Spans:
 class Row:
     """One layer and direction, or the loss, the update (by the optimizer's name) or the metrics (direction "").
 
-    seconds: the median over the steps, without the layers inside; None on the emulated device. launches: a row of
-    `launches.table` for each kernel; none on NumPy.
+    seconds: the median over the steps, not counting inner layers; None on the emulated device. launches: a row of
+    `launches.table` for each kernel; empty on NumPy.
     """
 
     name: str
@@ -84,8 +84,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Profile:
-    """rows: in execution order. timeline: of the step with the median time, (name, direction, begin, end) in seconds
-    from its start; layers inside others overlap them. unknown: why the kernels' registers are unknown, or None."""
+    """rows: in execution order. timeline: (name, direction, begin, end) of the step with the median time, in seconds
+    from its start; an inner layer lies within its outer layer. unknown: why the kernels' registers are unknown, or
+    None."""
 
     device: str
     precision: str
@@ -163,7 +164,7 @@ class ProfiledStep:
             raise RuntimeError("the net has no shapes yet: begin it with Input(...) or call build(input_shape)")
         rng = np.random.default_rng(0)
         self.net, self.batch_size, self.classes = net, batch_size, net.output_shape[-1]
-        scale = LossScale(start=1.0) if net.precision == "float16" else None  # none is skipped
+        scale = LossScale(start=1.0) if net.precision == "float16" else None  # no update is skipped
         self.trainer = Trainer(net, "sgd", lr=1e-6, momentum=0.9, loss_scale=scale, fuse=fuse)
         images = rng.standard_normal((batch_size, *net.input_shape), np.float32).astype(net.dtype)
         self.x = backends.asarray(images, net.device)
@@ -195,7 +196,7 @@ class ProfiledStep:
 def _timed(step: ProfiledStep, timer: Timer, steps: int) -> list[list[Span]]:
     """The spans of each step, marked in seconds from its start."""
     found, host = [], 0.0
-    for number in range(steps + 1):  # the first one warms up, and measures how long the host takes to queue a step
+    for number in range(steps + 1):  # the first step warms up, and measures how long the host takes to queue a step
         timer.hold(1.5 * host)
         start = time.perf_counter()
         spans = step(Spans(timer.mark))
@@ -209,7 +210,7 @@ def _timed(step: ProfiledStep, timer: Timer, steps: int) -> list[list[Span]]:
 
 
 def _own_seconds(spans: list[Span]) -> list[float]:
-    """The seconds of each span, without the spans inside it."""
+    """The seconds of each span, not counting the spans inside it."""
     own = {id(span): span.end - span.begin for span in spans}
     for span in spans:
         if span.parent is not None:
@@ -218,7 +219,8 @@ def _own_seconds(spans: list[Span]) -> list[float]:
 
 
 def _own_launches(spans: list[Span], found: list[launches.Launch]) -> list[list[launches.Launch]]:
-    """The launches of each span, without those of spans inside it: each belongs to the last span begun before it."""
+    """The launches of each span, not counting the spans inside it: a launch belongs to the span that was entered
+    last."""
     owner: dict[int, Span] = {}
     for span in spans:
         owner |= dict.fromkeys(range(span.begin, span.end), span)
@@ -233,7 +235,7 @@ def _timeline(timed: list[list[Span]]) -> list[tuple[str, str, float, float]]:
 
 
 def _compiles(arch: str) -> tuple[str | None, str | None]:
-    """The architecture, or None and the reason why nothing can be compiled for it here."""
+    """The architecture, or None and the reason why this machine cannot compile for it."""
     try:
         nvrtc.toolkit()
     except nvrtc.CompileError as error:

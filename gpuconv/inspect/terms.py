@@ -39,16 +39,16 @@ from gpuconv.types import Array
 
 Place = tuple[int, ...]
 
-# A product with the input, plus a constant; conv2d too, whose window is shown with its padding.
+# A product with the input, plus a constant. conv2d is one too, but its window is shown with its padding.
 _AFFINE = (AdaptiveAvgPool2D, AvgPool2D, BatchNorm, Conv2D, ConvTranspose2D, GlobalAvgPool2D, Linear, Scale, Upsample)
 _PASSING = (Dropout, Flatten, Input)  # each output is an input
-_CONSTANTS = {"bias", "running_mean"}  # arrays that change an affine layer's constant alone
+_CONSTANTS = {"bias", "running_mean"}  # arrays that change only the constant of an affine layer
 
 
 @dataclass(frozen=True)
 class Window:
     """The inputs of one value. weight: their factors, or None. bias: added to the sum. origin: for each axis of
-    `values`, its start in the input and the step between its values."""
+    `values`, the start in the input and the step between values."""
 
     values: np.ndarray
     weight: np.ndarray | None
@@ -56,13 +56,12 @@ class Window:
     origin: list[tuple[int, int]]
 
     def place(self, inside: tuple[int, ...]) -> Place:
-        """The index in the input of a value of the window."""
+        """The input index of a value of the window."""
         return tuple(int(start + index * step) for index, (start, step) in zip(inside, self.origin))
 
 
 def expect_explainable(net: Layer, layer: Layer) -> None:
-    """Raises ValueError for a layer of a net that holds others in a row, belongs to a fused one, or is of an unknown
-    kind."""
+    """Raises ValueError for a Sequential, a layer that is part of a fused one, or an unknown kind of layer."""
     what = f"{layer.path or 'the net'} is a {name_of(type(layer))}"
     if isinstance(layer, Sequential):
         raise ValueError(f"{what}, which holds several layers; name one of them: {_names(layer)}")
@@ -77,9 +76,9 @@ def expect_explainable(net: Layer, layer: Layer) -> None:
 
 
 def reads(layer: Layer, x: np.ndarray, at: Place) -> Window:
-    """The part of x, a layer's input for one image, that the output at an index reads.
+    """The part of x, a layer's input for one image, on which the output at an index depends.
 
-    Inputs in the padding of a convolution are 0, in that of a max pool -inf; other windows end at the map's edge.
+    Inputs in the padding are 0 for a convolution and -inf for a max pool; other windows end at the map's edge.
     """
     if isinstance(layer, Conv2D):
         weight, (k, channels) = host(layer["weight"]), (layer.out_channels, layer.problem.w_shape[3])
@@ -95,7 +94,7 @@ def reads(layer: Layer, x: np.ndarray, at: Place) -> Window:
     if isinstance(layer, _AFFINE):
         nothing, exact, ones = np.zeros((1, *x.shape)), _exact(layer), _exact(layer)
         for array in ones.arrays.values():
-            array[...] = 1  # a weight of 0 is read, too
+            array[...] = 1  # a weight of 0 is read too
         box = _box(at) if layer.elementwise else _around(_pulled_back(ones, nothing, at))
         with backends.oracle():
             bias = float(exact.infer(nothing)[(0, *at)])
@@ -105,8 +104,8 @@ def reads(layer: Layer, x: np.ndarray, at: Place) -> Window:
 
 
 def sends(layer: Layer, x: np.ndarray, at: Place) -> np.ndarray:
-    """The derivatives of all outputs of a layer with respect to the input at an index, by which their gradients are
-    multiplied."""
+    """The derivatives of all outputs of a layer with respect to the input at an index: the factors of the outputs'
+    gradients."""
     one = np.zeros((1, *x.shape))
     one[(0, *at)] = 1
     if isinstance(layer, MaxPool2D):
@@ -119,7 +118,7 @@ def sends(layer: Layer, x: np.ndarray, at: Place) -> np.ndarray:
             exact.arrays[name][...] = 0
         with backends.oracle():
             return exact.infer(one)[0]
-    if isinstance(layer, ImageNorm):  # without its weight, its matrix of derivatives is symmetric
+    if isinstance(layer, ImageNorm):  # apart from the weight, the Jacobian is symmetric
         weight = exact.arrays["weight"].copy()
         exact.arrays["weight"][...] = 1
         return weight * _pulled_back(exact, x[None], at)
@@ -132,7 +131,8 @@ def branches(layer: Merging, x: Array) -> list[Array]:
 
 
 def branch_at(layer: Merging, at: Place) -> tuple[int, Place]:
-    """The number from 0 of the branch whose output a concatenation has at an index, and the index in that output."""
+    """The number (from 0) of the branch that a concatenation's index belongs to, and the index in that branch's
+    output."""
     shapes = [row.output_shape if row else layer.input_shape for row in layer.rows]
     starts = [0, *accumulate(shape[-1] for shape in shapes if shape)]
     number = bisect_right(starts, at[-1]) - 1
@@ -162,8 +162,8 @@ def _pulled_back(exact: Layer, x: np.ndarray, at: Place) -> np.ndarray:
 
 
 def _normalized(layer: ImageNorm, x: np.ndarray, at: Place) -> Window:
-    """The inputs with which one is normalised. The factors are those of the input minus the mean, divided by the
-    deviation, which depends on the inputs as well."""
+    """The inputs that are normalised together with one input. The factors are those of (input - mean) / deviation,
+    where the deviation depends on the inputs as well."""
     count = x.shape[-1] // layer.groups if isinstance(layer, GroupNorm) else x.shape[-1]
     first = at[-1] // count * count
     positions = [slice(None)] * (x.ndim - 1) if isinstance(layer, GroupNorm) else _box(at[:-1])
@@ -193,7 +193,7 @@ def _origin(box: tuple[slice, ...]) -> list[tuple[int, int]]:
 def _window(
     problem: Conv2dProblem | Pool2dProblem, x: np.ndarray, at: Place, size: tuple[int, ...], outside: float
 ) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """The window of a convolution or a pool, and where it begins, which may be in the padding."""
+    """The window of a convolution or a pool, and its start, which may lie in the padding."""
     steps = getattr(problem, "dilation", (1, 1))
     origin = [(at[axis] * problem.stride[axis] - problem.padding[axis][0], steps[axis]) for axis in (0, 1)]
     window = np.full((*size, x.shape[2]), outside)

@@ -20,7 +20,7 @@ from gpuconv.types import Record
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch. grid: the total of blocks. block: the threads in one. shared: bytes of dynamic shared memory per
+    """One launch. grid: the number of blocks. block: the threads of a block. shared: bytes of dynamic shared memory per
     block."""
 
     kernel: Kernel
@@ -31,11 +31,11 @@ class Launch:
 
 @contextmanager
 def recorded(*, execute: bool = True) -> Iterator[list[Launch]]:
-    """Within this context every launch of gpuconv in this thread, on a GPU or emulated, is added to the list, except
-    empty ones and those that time the candidates of "auto".
+    """A context that adds to the list every launch of gpuconv in this thread, on a GPU or emulated, except empty ones
+    and those that time the candidates of "auto".
 
-    execute=False: nothing is compiled or run, and outputs stay unwritten. So the launches of a net that would take the
-    emulated device hours are known at once.
+    execute=False: nothing is compiled or run, and outputs stay unwritten. This lists at once the launches of a net that
+    would take hours on the emulated device.
     """
     found: list[Launch] = []
     launch, owner, in_trial = Kernel.__call__, threading.get_ident(), tuner.in_trial.get()
@@ -57,8 +57,8 @@ def recorded(*, execute: bool = True) -> Iterator[list[Launch]]:
 
 def table(launches: Sequence[Launch], arch: str | None = None) -> list[Record]:
     """A JSON-serializable row for each distinct launch, in order: kernel, file, algorithm (only for matrix products),
-    macros, count, blocks, threads, the proof of an algorithm that needed one, and for an architecture ("sm_90a") its
-    registers, spilled bytes, shared memory and occupancy, compiled for it if necessary."""
+    macros, count, blocks, threads, the proof of an algorithm that needed one, and with an architecture ("sm_90a") the
+    kernel's registers, spilled bytes, shared memory and occupancy, for which it is compiled if necessary."""
     return [_row(launch, count, arch) for launch, count in Counter(launches).items()]
 
 

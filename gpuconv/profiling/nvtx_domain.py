@@ -51,15 +51,15 @@ def span(message: str, category: str | None = None) -> AbstractContextManager[No
 
 
 def part(message: str) -> AbstractContextManager[None]:
-    """`span` of a training step, or of a part of it outside the layers, named `message`."""
+    """A `span` named `message` for a training step or for a part of it outside the layers."""
     return span(message, "step")
 
 
 def _of_layer(layer: Layer, direction: str) -> AbstractContextManager[None]:
-    name = layer.path.replace("+", "-")  # in a filter of Nsight Compute, a plus separates ranges
+    name = layer.path.replace("+", "-")  # Nsight Compute's filters separate ranges by a plus
     return span(f"{name}.{direction}", direction)
 
 
 def ranges() -> AbstractContextManager[None]:
-    """Within this context every layer's run is a range, "conv1.forward" or "conv1.backward"."""
+    """A context in which every run of a layer is a range, "conv1.forward" or "conv1.backward"."""
     return listen(_of_layer)

@@ -1,6 +1,6 @@
 """Measures a device's peak rates: the bandwidth of a copy, and the rate of a matrix product in each dtype.
 
-They are measured with the fastest available library, as a bound must not depend on our own code.
+They are measured with the fastest available library, because a bound must not depend on our own code.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from gpuconv.profiling.timer import Samples, current, open_timer
 from gpuconv.profiling.work import Ceilings
 from gpuconv.types import Array, Record
 
-Timed = tuple[str, str, float, Callable[[int], object]]  # what, through which library, its bytes or FLOPs, the call
+Timed = tuple[str, str, float, Callable[[int], object]]  # name, library, bytes or FLOPs, the call
 
 
 def measure(device: str, seconds: float = 0.3) -> tuple[Ceilings, list[Record]]:

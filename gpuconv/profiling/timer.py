@@ -1,6 +1,6 @@
 """Timing of calls on a device: perf_counter for synchronous calls, CUDA events for calls that only queue work.
 
-A call takes the number of the round it is in, so that it can rotate among input sets:
+A call receives the number of its round, so that it can rotate among input sets:
 
     timer = open_timer("cuda:0")
     samples = timer.burst(lambda round: work(sets[round % len(sets)]), seconds=0.05)
@@ -28,9 +28,9 @@ from gpuconv.devices import Device
 Call = Callable[[int], object]
 Samples = dict[str, list[float]]
 
-MOST = 40  # samples of a column in a burst
+MOST = 40  # samples per column in a burst
 _DELAY_BYTES = 1 << 29
-_QUEUED_SECONDS = 2.5e-3  # of host work in one queue: some 800 launches, which the driver holds without blocking
+_QUEUED_SECONDS = 2.5e-3  # of host work in one queue: some 800 launches, fewer than block the host
 
 
 class Timer(Protocol):
@@ -41,15 +41,16 @@ class Timer(Protocol):
         ...
 
     def hold(self, seconds: float) -> None:
-        """Keep the device busy for so long that the work queued meanwhile runs without waiting for the host."""
+        """Keep the device busy long enough for the host to queue the work that follows, so that it runs without waiting
+        for the host."""
         ...
 
     def mark(self) -> Any:
-        """A point in the device's time, when all work before it is done and none after it begun."""
+        """A point in the device's time, at which all earlier work is done and no later work has begun."""
         ...
 
     def seconds(self, marks: Sequence[Any]) -> list[float]:
-        """When each mark was, from the first on."""
+        """The time of each mark, from the first one."""
         ...
 
 
@@ -76,8 +77,8 @@ class CpuTimer:
 class CudaTimer:
     """Device time without the host's: the queue is filled behind a large copy, so that the GPU never waits for Python.
 
-    That copy also leaves nothing of earlier calls in the cache. Needs CuPy; work of other libraries is timed too as
-    long as it runs on the default stream.
+    That copy also evicts the data of earlier calls from the cache. Needs CuPy; work of other libraries is timed too if
+    it runs on the default stream.
     """
 
     def __init__(self, device: str) -> None:
@@ -140,7 +141,7 @@ class CudaTimer:
     def _events(self, call: Call, count: int, host: float) -> list[float]:
         marks = [self._cupy.cuda.Event() for _ in range(count + 1)]
         self.hold(1.5 * (count + 1) * host)
-        call(count)  # after the delay, so that the timed call finds the cache as a call leaves it
+        call(count)  # after the delay, so that the timed call finds the cache in the state that a call leaves
         marks[0].record()
         for number, mark in enumerate(marks[1:]):
             call(number)
@@ -164,7 +165,7 @@ def current(device: str) -> AbstractContextManager[object]:
 
 
 def open_timer(device: str) -> Timer:
-    """The timer of a device. Raises ValueError for the emulated one, which has no speed to measure."""
+    """The timer of a device. Raises ValueError for the emulated device, whose speed means nothing."""
     device = backends.resolve(device)
     if Device.named(device).kind == "emulated":
         raise ValueError("the emulated device proves kernels and says nothing about their speed: time numpy or cuda")

@@ -1,4 +1,4 @@
-"""What an operation must at least do: floating-point operations and bytes of memory, and the time these take.
+"""The least work of an operation: floating-point operations and bytes of memory, and the time that these take.
 
 The floor is the larger of the two times: every input read once and every output written once at the rate of the
 device's own copy, every multiply and add at the rate of its matrix product (`gpuconv.profiling.peaks`).
@@ -27,7 +27,7 @@ class Ceilings:
 
 @dataclass(frozen=True)
 class Work:
-    """flops: multiplies and adds. bytes: the least that must pass through memory."""
+    """flops: multiplies and adds. bytes: the least memory traffic."""
 
     flops: float
     bytes: float
@@ -36,7 +36,7 @@ class Work:
         return Work(self.flops + other.flops, self.bytes + other.bytes)
 
     def floor(self, ceilings: Ceilings, dtype: str) -> float:
-        """Seconds. A dtype without a measured rate is bound by its bytes alone."""
+        """Seconds. For a dtype without a measured rate only the bytes count."""
         rate = ceilings.matrix.get(dtype, math.inf)
         return max(self.flops / rate, self.bytes / ceilings.copy)
 
@@ -56,7 +56,8 @@ def convolution(problem: Conv2dProblem, itemsize: int, direction: str = "fprop")
 
 
 def of_layer(layer: Layer, direction: str, batch_size: int, *, kept: int = 0, input_grad: bool = True) -> Work:
-    """One direction, "forward" or "backward", of a built layer; of a residual or branches only what joins them.
+    """One direction, "forward" or "backward", of a built layer; for a residual block or branches only the op that joins
+    them.
 
     Forward reads the input and the parameters and writes the output. Backward reads the output's gradient, the
     parameters and what forward kept (kept: bytes), and writes the gradients of the parameters that are trained and,
@@ -86,8 +87,8 @@ def of_layer(layer: Layer, direction: str, batch_size: int, *, kept: int = 0, in
 
 
 def of_update(optimizer: Any, params: Mapping[str, Array], looks: int = 1) -> Work:
-    """A built optimizer's step: its state and the parameters are read and written, a parameter with a master is written
-    alone. looks: how often the gradients are read; with a loss scale twice."""
+    """A built optimizer's step: its state and the parameters are read and written; a parameter with a master is only
+    written. looks: how often the gradients are read, twice with a loss scale."""
     kept = 2 * sum(a.nbytes for slot in (*optimizer.state.values(), optimizer.masters) for a in slot.values())
     own = sum(array.nbytes * (looks + (1 if name in optimizer.masters else 2)) for name, array in params.items())
     return Work(0.0, float(kept + own))
