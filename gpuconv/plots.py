@@ -480,7 +480,7 @@ def _style_curves(axes: Axes, epochs: Sequence[int]) -> None:
 
 
 def _style(axes: Axes, across: str) -> None:
-    """Set the colors of axes with lines. across: the label of the horizontal axis."""
+    """Style axes with lines. across: the label of the horizontal axis."""
     axes.set_facecolor(PAPER)
     axes.grid(axis="y", color=FAINT, lw=0.8)
     axes.set_axisbelow(True)

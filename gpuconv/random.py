@@ -116,7 +116,7 @@ def uniform(
     (half precision through float32); rounding may reach `high` if dtype is coarser than u.
 
     Args:
-        shape: Of the result.
+        shape: The shape of the result.
         low, high: The bounds.
         dtype: A float dtype.
 
@@ -148,7 +148,7 @@ def normal(
     compile this without fused multiply-add.)
 
     Args:
-        shape: Of the result.
+        shape: The shape of the result.
         mean, std: Of the distribution.
         dtype: A float dtype.
 

@@ -81,13 +81,13 @@ def to_onnx(
     softmax: bool = False,
     dtype: str | None = None,
 ) -> None:
-    """Write a net as an ONNX file of opset 21, for inference on batches of any size. An input with larger=True leaves
-    the height and the width open.
+    """Write a net as an ONNX file of opset 21, for inference on batches of any size. If the net's Input has
+    larger=True, the height and width are left open.
 
     Args:
         net: Built.
         path: The file.
-        layout: Of volumes at the model's input and output, "NCHW" or, with a transposition inside, "NHWC".
+        layout: The layout of volumes at the model's input and output, "NCHW" or, with a transposition inside, "NHWC".
         normalization: Whether the model takes uint8 images and begins with `net.normalization`.
         softmax: Whether the model ends with probabilities.
         dtype: "float32" or "float16"; by default float16 for a float16 net, else float32.
@@ -139,7 +139,7 @@ class Graph:
     # --- building blocks -----------------------------------------------------------------------
 
     def node(self, op: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
-        """Add a node; it and its output have the name."""
+        """Add a node; its name is also the name of its output."""
         self.nodes.append(self.onnx.helper.make_node(op, inputs, [name], name=name, **attributes))
         return name
 
@@ -150,7 +150,7 @@ class Graph:
         return name
 
     def weight(self, layer: Layer, name: str, value: Array | None = None, dtype: DTypeLike | None = None) -> str:
-        """A layer's variable under its key in the state dict."""
+        """Add a layer's variable under its key in the state dict."""
         return self.constant(_join(layer.path, name), _values(layer, name) if value is None else value, dtype)
 
     def own_name(self, name: str) -> str:
@@ -167,7 +167,7 @@ class Graph:
             raise TypeError(f"{layer.path or 'the net'}: the layer {type(layer).__name__} has no ONNX form")
         return form(self, layer, x)
 
-    # --- the borders ---------------------------------------------------------------------------
+    # --- input and output ---------------------------------------------------------------------------
 
     def begin(self, first: Layer, layout: str, normalization: bool) -> str:
         """Declare the input; returns the name of the volume that the first layer reads."""
@@ -179,7 +179,7 @@ class Graph:
         return self._normalized(name) if normalization else name
 
     def _normalized(self, x: str) -> str:
-        """(x - mean) * (1 / std) in float32, as `gpuconv.data.Normalization` has it."""
+        """(x - mean) * (1 / std) in float32, as in `gpuconv.data.Normalization`."""
         found: Any = self.net.normalization
         for op, name, value in (("Sub", "mean", found.mean), ("Mul", "inverse_std", 1 / found.std)):
             if op == "Sub":
@@ -316,7 +316,7 @@ def _group_norm(graph: Graph, layer: GroupNorm, x: str) -> str:
 
 
 def _layer_norm(graph: Graph, layer: LayerNorm, x: str) -> str:
-    """ONNX normalises the last axes, so a volume is turned to NHWC and back."""
+    """ONNX normalises the last axes, so a volume is transposed to NHWC and back."""
     is_volume = len(layer.input_shape or ()) == 3
     if is_volume:
         x = graph.node("Transpose", [x], f"{layer.path}.nhwc", perm=_TO_NHWC)
@@ -341,7 +341,7 @@ def _max_pool(graph: Graph, layer: MaxPool2D, x: str) -> str:
 
 def _avg_pool(graph: Graph, layer: Any, x: str) -> str:
     problem = layer.problem
-    # ONNX counts the cells that "cover" adds like all padding; our divisor excludes them.
+    # ONNX counts the cells that "cover" adds as padding; our divisor excludes them.
     shares = [
         (np.minimum(np.arange(windows) * stride + size, padded) - np.arange(windows) * stride) / size
         for windows, stride, size, padded in zip(

@@ -1,4 +1,4 @@
-"""Nets from ONNX files: sequences of layers, and residual blocks where two paths meet in an Add.
+"""Nets from ONNX files: sequences of layers, and residual blocks whose two paths meet in an Add.
 
 The graph is followed from its input. A value read by one node continues with that node's layer; a value read by two
 nodes starts a block, which ends at the Add where both paths meet. ONNX flattens volumes in (C, H, W) order; weights
@@ -75,11 +75,11 @@ def from_onnx(
         precision: By default the file's, float32 or float16.
 
     Raises:
-        ValueError: Names the first operator without a layer, or whatever else cannot be converted.
+        ValueError: Names the first operator without a layer, or what else cannot be converted.
         ImportError: The onnx package is missing.
     """
     library, file = onnx(), os.fspath(path)
-    with files.open_regular(file):  # refuses FIFOs and folders
+    with files.open_regular(file):  # rejects FIFOs and folders
         pass
     try:
         model = library.load(file)
@@ -89,14 +89,14 @@ def from_onnx(
         library.checker.check_model(model)  # each node's inputs, outputs and attributes, and their order
     except OSError:
         raise
-    except Exception as error:  # protobuf and the checker raise many types
+    except Exception as error:  # protobuf and the checker raise many types of errors
         raise ValueError(f"{file} is not an ONNX file: {_line(error)}") from error
     given = None if input_shape is None else Input(input_shape).shape
     try:
         net, stored = _Reader(library, model, file).net(given)
     except _RefusedError:
         raise
-    except Exception as error:  # the checker does not check sizes and values, which may be anything
+    except Exception as error:  # the checker does not check sizes and values
         raise _RefusedError(f"{file} cannot be read as a net: {_line(error)}") from error
     return net.to(device, precision=precision or stored)
 
@@ -156,7 +156,7 @@ class _Reader:
         return self.constants.get(self.resolved(name)) if name else None
 
     def weight(self, node: NodeProto, place: int) -> np.ndarray | None:
-        """A constant input of a node, or None if it has none. Raises ValueError for a computed one."""
+        """A constant input of a node, or None if there is none. Raises ValueError for a computed one."""
         if place >= len(node.input) or not node.input[place]:
             return None
         if (found := self.constant(node.input[place])) is None:
@@ -165,14 +165,14 @@ class _Reader:
 
     def _values(self, tensor: TensorProto) -> np.ndarray:
         try:
-            if min(tensor.dims, default=0) < 0:  # which to_array takes for a size to be found, as reshape does
+            if min(tensor.dims, default=0) < 0:  # to_array would infer such a size, as reshape does
                 raise ValueError(f"sizes {[*tensor.dims]} below 0")
             return self.onnx.numpy_helper.to_array(tensor)
-        except Exception as error:  # sizes that do not fit its values, types that NumPy lacks
+        except Exception as error:  # sizes that do not fit the values, types that NumPy lacks
             raise _RefusedError(f"{self.file}: the constant {tensor.name!r} cannot be read: {_line(error)}") from error
 
     def _settled(self, node: NodeProto) -> bool:
-        """Record a constant or an alias; returns whether the node is nothing else."""
+        """Record a constant or an alias; returns whether the node is one of these."""
         if node.op_type == "Constant":
             ((kind, value),) = _attributes(node).items()
             self.constants[node.output[0]] = self._values(value) if kind == "value" else np.array(value)
@@ -219,8 +219,8 @@ class _Row:
         self.value = ""
 
     def follow(self, value: str, node: NodeProto | None = None) -> tuple[_Row, NodeProto | None]:
-        """Add the layers after a value, starting with one of its readers; ends at the output or at an Add of two
-        volumes, which is returned."""
+        """Add the layers after a value, starting with one of its readers, up to the output or an Add of two volumes.
+        Returns that Add."""
         graph, self.value = self.graph, value
         while True:
             readers = [node] if node is not None else graph.readers.get(self.value, [])
@@ -249,7 +249,7 @@ class _Row:
                 self.layers.append(layer)
         except _RefusedError:
             raise
-        except Exception as error:  # of attributes and constants of any size and value
+        except Exception as error:  # for attributes and constants of any size and value
             self.graph.fail(node, _line(error))
 
     def branch(self, readers: list[NodeProto]) -> None:
@@ -292,7 +292,7 @@ class _Row:
         return Flatten()
 
     def _name_of(self, node: NodeProto) -> str:
-        """The path of a node's module, from the name of its weight or the node."""
+        """The path of a node's module, from the name of its weight or its own name."""
         for name in node.input[1:]:
             if self.graph.constant(name) is not None and (found := re.fullmatch(r"(.+)\.(?:weight|bias)", name)):
                 return found[1]

@@ -30,7 +30,7 @@ _TORCH_NAMES = ("weight", "bias", "running_mean", "running_var")
 
 @dataclass(frozen=True)
 class _Part:
-    """A layer with weights, and the (H, W, C) volume whose flattened features it reads, if it does."""
+    """A layer with weights, and the (H, W, C) volume if it reads flattened features."""
 
     layer: Layer
     volume: tuple[int, ...] | None
@@ -59,7 +59,7 @@ class _Part:
         return np.array(value, order="C")
 
     def _over_features(self, name: str) -> bool:
-        """Whether the array's last axis runs over the flattened features."""
+        """Whether the array's last axis indexes the flattened features."""
         return isinstance(self.layer, (BatchNorm, LayerNorm)) or name == "weight"
 
 
@@ -85,7 +85,7 @@ def from_torch(state: object, net: Layer, *, strict: bool = True) -> dict[str, n
         state: A module, or its tensors or arrays by any names, in the order of the modules.
         net: Built, of the same architecture; variables that PyTorch does not have (dropout's offset) keep their values.
         strict: False omits missing keys and passes unexpected ones on, so that ``net.load_state_dict(found,
-            strict=False)`` returns both. As layers are matched in order, additional or missing layers are possible only
+            strict=False)`` returns both. Because layers are matched in order, layers can be missing or additional only
             at the end.
 
     Raises:
@@ -157,7 +157,7 @@ def to_torch(net: Layer, like: Mapping[str, Any] | None = None, *, tensors: bool
     """
     if like is not None:
         like = _state_of(like, net)
-        from_torch(like, net)  # all its checks
+        from_torch(like, net)  # with all its checks
     parts = _parts(net)
     prefixes = [part.layer.path for part in parts] if like is None else list(_groups(like))
     state: dict[str, np.ndarray] = {}

@@ -71,7 +71,7 @@ class LeakyReLU(Activation, op="leaky_relu"):
     """x where x > 0, else negative_slope * x.
 
     Args:
-        negative_slope: The factor of negative values, from 0.
+        negative_slope: The factor of negative values, at least 0.
     """
 
     _: KW_ONLY
@@ -87,7 +87,7 @@ class ELU(Activation, op="elu"):
     """x where x > 0, else alpha * (exp(x) - 1).
 
     Args:
-        alpha: The limit of large negative values is -alpha; from 0.
+        alpha: At least 0; -alpha is the limit for large negative values.
     """
 
     _: KW_ONLY

@@ -32,7 +32,7 @@ from gpuconv.layers.state import Frozen, Stateful, Unmatched, descendants, named
 from gpuconv.layers.variables import Variable, weight_and_bias
 from gpuconv.types import Array, Record, Shape
 
-__all__ = [  # some are of the files below; all can be imported from here
+__all__ = [  # some are defined in the files below; all can be imported from here
     "LAYERS",
     "Array",
     "Handle",
@@ -66,15 +66,15 @@ class Layer(Stateful["Layer"]):
             inside. It can be set at any time, see `freeze`.
 
     Raises:
-        ValueError: A setting that cannot be used, when the layer is made or, where it takes the input's shape to
-            tell, built.
+        ValueError: A setting that cannot be used; raised when the layer is created, or built if the check needs the
+            input's shape.
     """
 
     stem: ClassVar[str] = "layer"
-    numbered: ClassVar[bool] = True  # the default name is kind and number, else the kind alone
+    numbered: ClassVar[bool] = True  # the default name is kind and number, otherwise only the kind
     elementwise: ClassVar[bool] = False  # the output can overwrite the input, so `summary` counts no volume for it
     takes_parts: ClassVar[bool] = False  # forward and backward also take a `gpuconv.layers.part.Cut`
-    slides: ClassVar[bool] = True  # on a larger image it does the same at more positions
+    slides: ClassVar[bool] = True  # whether on a larger image it does the same at more positions
 
     _: KW_ONLY
     name: str | None = None
@@ -102,9 +102,9 @@ class Layer(Stateful["Layer"]):
         self._stale: set[str] = set()
         self._saved: tuple[Any, ...] | None = None
 
-    is_foreign: ClassVar[bool] = False  # whether its results may have another float dtype than the net
+    is_foreign: ClassVar[bool] = False  # whether its results may have another float dtype than the net's
     hooks: ClassVar[Mapping[str, tuple[Hook, ...]]] = MappingProxyType({})  # each instance has its own
-    normalization: ClassVar[Any] = None  # of the images that a net's first layer takes, see `Sequential`
+    normalization: ClassVar[Any] = None  # notes on the images that a net's first layer takes, see `Sequential`
 
     # --- what a layer defines ------------------------------------------------------------------
 
@@ -127,7 +127,7 @@ class Layer(Stateful["Layer"]):
         """Add to the gradients of the parameters; return the input's gradient.
 
         Args:
-            dy: Of the output's shape.
+            dy: The output's gradient.
             input_grad: Whether the input's gradient is computed; without it the result is None.
 
         Raises:
@@ -155,7 +155,7 @@ class Layer(Stateful["Layer"]):
         return self
 
     def slid(self, flattened: Shape | None) -> tuple[Layer | None, Shape | None]:
-        """An unbuilt layer that does the same at each position of a larger image, or None where none is needed.
+        """An unbuilt layer that does the same at each position of a larger image, or None if none is needed.
 
         flattened: the shape before a preceding `Flatten` that no FC layer has read yet; returned for the next layer.
         Raises ValueError for a layer that cannot slide. See `Sequential.as_convolutional`.
@@ -180,8 +180,8 @@ class Layer(Stateful["Layer"]):
         their values; `reset` draws new ones. Returns the output shape.
 
         Args:
-            input_shape: Without N, as (32, 32, 3).
-            seed: Of the initial values.
+            input_shape: Without N, such as (32, 32, 3).
+            seed: The seed of the initial values.
             dtype, precision: See `to`; by default those of the kept values.
             device: By default that of the kept values.
             initialize: False allocates nothing, which is enough for a `summary`.
@@ -232,7 +232,7 @@ class Layer(Stateful["Layer"]):
         return self.output_shape
 
     def _expect_variables(self) -> None:
-        """Raise ValueError if a frozen name, or an array that the layer has, belongs to none of its variables."""
+        """Raise ValueError if a frozen name or one of the layer's arrays belongs to none of its variables."""
         self.frozen = self.frozen
         for name, array in self.arrays.items():
             variable = self.variables.get(name)
@@ -261,12 +261,12 @@ class Layer(Stateful["Layer"]):
         """Move to a device, change the precision, or both; returns itself. Gradients and kept activations are dropped.
 
         Args:
-            device: By default it stays.
+            device: By default unchanged.
             dtype: As `precision`, without TF32.
             precision: "float32"; "tf32", float32 arrays multiplied in TF32; "float16", "bfloat16" or "float64". In a
-                16-bit net, norms keep their parameters and statistics in float32. By default it stays.
+                16-bit net, norms keep their parameters and statistics in float32. By default unchanged.
 
-        Raises ValueError, before anything is changed, for a weight that is out of the range of its new dtype.
+        Raises ValueError, before anything is changed, for a weight outside the range of its new dtype.
         """
         device = self.device if device is None else backends.resolve(device)
         given = dtype is not None or precision is not None
@@ -331,7 +331,7 @@ class Layer(Stateful["Layer"]):
 
         Args:
             path: The file.
-            values: Only of that old call.
+            values: Only for that old call.
 
         Raises:
             CheckpointError: It cannot be written; an existing file at `path` is unchanged.
@@ -373,7 +373,7 @@ class Layer(Stateful["Layer"]):
 
     @staticmethod
     def from_config(config: Mapping[str, Any], **options: Any) -> Any:
-        """The layer or net that `config` describes; its class comes from the entry "layer".
+        """The layer or net that `config` describes; the entry "layer" names its class.
 
         options: further arguments of the constructor (for a net: dtype or precision, which replaces the config's,
         device, initialize). Raises ValueError for an unknown layer or option, with the nearest known one.
@@ -392,7 +392,7 @@ def _moved(name: str, array: Array, device: str, dtype: np.dtype) -> Array:
 
 
 def expect_built(net: object) -> None:
-    """Raise TypeError for what is no net or layer, and RuntimeError for one whose shapes are unknown."""
+    """Raise TypeError for anything but a net or layer, and RuntimeError if its shapes are unknown."""
     if not isinstance(net, Layer):
         hint = f": gpuconv.models.build({net!r}) builds a net of a name" if isinstance(net, str) else ""
         raise TypeError(f"a net must be a gpuconv.Sequential or another layer, received {type(net).__name__}{hint}")

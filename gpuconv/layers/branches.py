@@ -1,4 +1,4 @@
-"""Branches: sequences of layers that read one input, and whose outputs are concatenated or added."""
+"""Branches: sequences of layers that read the same input; their outputs are concatenated or added."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ MERGES = {"concat": "concat", "add": "add"}
 
 @dataclass(eq=False, repr=False)
 class Merging(Layer):
-    """The base of layers that hold sequences side by side; `_rows` has them by name, None for the input itself."""
+    """The base of layers that hold parallel sequences; `_rows` has them by name, with None for the input itself."""
 
     takes_parts = True
-    merge = "add"  # not annotated, as it is a field of Branches
+    merge = "add"  # not annotated, because it is a field of Branches
 
     def _hold(self, rows: dict[str, Row | None]) -> None:
         self._rows = {name: None if row is None else _sequence(row) for name, row in rows.items()}
@@ -75,7 +75,7 @@ class Merging(Layer):
         return y
 
     def _parts(self, y: Array) -> list[Array]:
-        """The views of a concatenated volume, or of its gradient, one a branch."""
+        """The views of a concatenated volume, or of its gradient, one per branch."""
         return [y[..., begin:end] for begin, end in pairwise(self._ends)]
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
@@ -108,7 +108,7 @@ class Merging(Layer):
 
 @dataclass(eq=False, repr=False)
 class Branches(Merging):
-    """Several lists of layers that all read the input, with their outputs side by side in the channels, or added.
+    """Several lists of layers that all read the input; their outputs are concatenated along the channels, or added.
 
     An empty list is the input itself. So ``Branches([[], layers])`` is a dense block's step, or a U-Net's skip around
     `layers`, which may hold further Branches; four lists are an Inception block. Keys read
@@ -116,7 +116,7 @@ class Branches(Merging):
 
     Args:
         branches: At least two lists of layers, or Sequentials.
-        merge: "concat" for channels side by side, in the order of the branches, or "add".
+        merge: "concat", along the channels in the order of the branches, or "add".
     """
 
     stem = "branches"

@@ -26,7 +26,7 @@ class Conv2D(Layer):
         stride: Pixels from one window to the next: a number or (height, width).
         padding: A number, (height, width), ((top, bottom), (left, right)), "same" or "valid".
         dilation: Pixels from one tap to the next: a number or (height, width).
-        groups: Into how many groups channels and filters are split.
+        groups: The number of groups of channels and filters.
         bias: Whether to add a bias.
         fit: "floor", "exact" or "cover", as in `gpuconv.ops`.
         algo: An algorithm of `gpuconv.algorithms`, for all three directions; "auto" lets the device choose.
@@ -87,14 +87,14 @@ class Conv2D(Layer):
         """`backward` for a given input.
 
         Args:
-            dy: Of the output's shape.
+            dy: The output's gradient.
             x: The input of forward.
             input_grad: As in `Layer.backward`.
             masked: mask and pool of `gpuconv.ops.conv2d_relu`, if dy is for that op's y.
         """
         weight, options = self["weight"], self.options | masked
         bias = "bias" if self.trains("bias") else None
-        # With a mask, the bias gradient comes from wgrad: then a frozen weight's gradient is computed too, and dropped.
+        # With a mask, wgrad computes the bias gradient, so a frozen weight's gradient is computed too, and dropped.
         made = "weight" if self.trains("weight") or (masked and bias) else None
         (dw, db), accumulate = self.gradients_into(made, bias)
         if dw is not None and input_grad:
@@ -121,7 +121,7 @@ class Conv2D(Layer):
         return self.problem.window | dict(algo=self.algo, tf32=self.tf32)
 
     def algorithms(self, batch_size: int, device: str | None = None, epilogue: Epilogue = PLAIN) -> dict[str, str]:
-        """As in `Layer.algorithms`. `epilogue`: of the op that runs the convolution."""
+        """As in `Layer.algorithms`. epilogue: that of the op that runs the convolution."""
         x_shape = batch_size, *self.problem.x_shape[1:]
         problem = Conv2dProblem.of(x_shape, self.problem.w_shape, **self.problem.window)
         return backends.algorithms(

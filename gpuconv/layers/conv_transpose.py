@@ -27,7 +27,7 @@ class ConvTranspose2D(Layer):
         padding: Pixels cut from the output: a number, (height, width) or ((top, bottom), (left, right)).
         output_padding: Pixels added below and to the right: a number or (height, width), less than stride.
         dilation: Pixels from one tap to the next: a number or (height, width).
-        groups: Into how many groups channels and filters are split.
+        groups: The number of groups of channels and filters.
         bias: Whether to add a bias.
         algo: An algorithm of `gpuconv.algorithms`, for all three directions; "auto" lets the device choose.
         weight_init: The weight's initializer, see `gpuconv.initializers.get`.
@@ -61,7 +61,7 @@ class ConvTranspose2D(Layer):
         self.algo = algorithms.listed(self.algo)
 
     def _sizes(self) -> tuple[Pair, Pair, Pair, PaddingPairs, Pair]:
-        """kernel_size, stride, dilation, padding and output_padding, one number an axis and side."""
+        """kernel_size, stride, dilation, padding and output_padding, one number per axis and side."""
         kernel_size, stride, dilation = (
             arguments.pair(name, getattr(self, name), 1) for name in ("kernel_size", "stride", "dilation")
         )

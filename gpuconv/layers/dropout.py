@@ -16,9 +16,9 @@ from gpuconv.types import Array, Options, Shape
 class Dropout(Layer):
     """In training, zero each value with probability p and divide the others by 1 - p (Srivastava et al. 2014).
 
-    The masks come from the net's seed and the layer's own sub-stream. `offset`, one int64 on the device, is where the
-    next mask begins in it; each forward advances it in place, so that a captured step draws new masks. A part of a
-    batch (`gpuconv.layers.part`) takes its elements of the whole batch's mask.
+    The masks come from the net's seed and the layer's own sub-stream. `offset`, one int64 on the device, is the start
+    of the next mask in that sub-stream; each forward advances it in place, so that a captured step draws new masks. A
+    part of a batch (`gpuconv.layers.part`) takes its elements of the whole batch's mask.
 
     Args:
         p: The probability, in [0, 1).
@@ -46,7 +46,7 @@ class Dropout(Layer):
             self.stash(None, 0)
             return x
         place = place_of(x)
-        blocks = -(-place.batch // 4)  # of four random words, for the whole batch
+        blocks = -(-place.batch // 4)  # blocks of four random words, for the whole batch
         offset = ops.advance_counter(self["offset"], by=blocks if place.last else 0)
         self.stash(offset, place.first)
         return ops.dropout(x, first=place.first, **self._drawn_at(offset))

@@ -27,7 +27,7 @@ class Fused(Layer):
     """Several consecutive layers that run as one. `fits` says which layers a kind can replace.
 
     Args:
-        layers: Those that it runs as one.
+        layers: The layers that it runs as one.
     """
 
     stem = "fused"
@@ -124,8 +124,8 @@ class ConvPool(ConvReLU):
 
 
 class ConvActivation(FusedConv):
-    """CONV and an activation: one `gpuconv.ops.conv2d`, or `gpuconv.ops.conv2d_relu` where the activation's backward
-    reads its input. If the bias alone is trained, `gpuconv.ops.bias_grad` takes the gradient through the activation.
+    """CONV and an activation: one `gpuconv.ops.conv2d`, or `gpuconv.ops.conv2d_relu` if the activation's backward reads
+    its input. If only the bias is trained, `gpuconv.ops.bias_grad` computes its gradient through the activation.
     """
 
     @staticmethod
@@ -184,7 +184,7 @@ class NormActivation(Fused):
 
 
 class ConvNorm(FusedConv):
-    """CONV, maybe a 2 x 2 max POOL, batch normalisation and maybe an activation: in training
+    """CONV, optionally a 2 x 2 max POOL, batch normalisation and optionally an activation: in training
     `gpuconv.ops.conv2d_batch_norm`."""
 
     @staticmethod

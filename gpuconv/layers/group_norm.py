@@ -1,4 +1,4 @@
-"""Normalisation of each image by itself: by groups of channels, or by all channels of each position."""
+"""Normalisation within each image: over groups of channels, or over all channels of each position."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gpuconv.types import Array, Shape
 
 @dataclass(eq=False, repr=False)
 class ImageNorm(Layer):
-    """The base of both: `gpuconv.ops.group_norm` on the images, or the positions, of a volume."""
+    """The base of both layers: `gpuconv.ops.group_norm` on the images, or the positions, of a volume."""
 
     stem = "norm"
     elementwise = True
@@ -34,7 +34,7 @@ class ImageNorm(Layer):
         return input_shape
 
     def _images(self, x: Array) -> tuple[Array, int]:
-        """x as what the op takes for images, and the groups of each."""
+        """x in the shape in which the op takes it as images, and the groups of each image."""
         raise NotImplementedError
 
     def forward(self, x: Array, training: bool = False) -> Array:
@@ -47,7 +47,7 @@ class ImageNorm(Layer):
         x, mean, inv_std = self.unstash()
         (dgamma, dbeta), accumulate = self.gradients_into("weight", "bias")
         (images, _), (dy, _) = self._images(x), self._images(dy)
-        dx, _, _ = ops.group_norm_backward(  # also a frozen variable's gradient, which is dropped
+        dx, _, _ = ops.group_norm_backward(  # computed for a frozen variable too, and dropped
             dy, images, self["weight"], mean, inv_std, dgamma=dgamma, dbeta=dbeta, accumulate=accumulate
         )
         return dx.reshape(x.shape) if input_grad else None
@@ -60,8 +60,8 @@ class GroupNorm(ImageNorm):
     weight and bias are (C,), in the net's accumulation dtype.
 
     Args:
-        groups: Into how many groups of neighbours the channels are split; a divisor of C.
-        eps: Added to the variance, from 0.
+        groups: The number of groups of neighbouring channels; it divides C.
+        eps: Added to the variance, at least 0.
     """
 
     slides = False
@@ -89,7 +89,7 @@ class LayerNorm(ImageNorm):
     weight and bias are (C,), in the net's accumulation dtype.
 
     Args:
-        eps: Added to the variance, from 0.
+        eps: Added to the variance, at least 0.
     """
 
     def _images(self, x: Array) -> tuple[Array, int]:

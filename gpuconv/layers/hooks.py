@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-Hook = Callable[[Any, Any, Any], object]  # of (layer, x, y), or (layer, dx, dy)
+Hook = Callable[[Any, Any, Any], object]  # called with (layer, x, y) or (layer, dx, dy)
 
 
 class Handle:

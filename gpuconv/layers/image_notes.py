@@ -30,8 +30,8 @@ def class_names(names: object, output_shape: Shape | None) -> list[str]:
 
 
 def fitting(normalization: object, input_shape: Shape | None) -> Normalization:
-    """The normalization itself. Raises TypeError for anything else, and ValueError if the net is built and takes images
-    of another shape."""
+    """Returns the normalization. Raises TypeError for anything else, and ValueError if the net is built and takes
+    images of another shape."""
     from gpuconv.data.normalization import Normalization
 
     if not isinstance(normalization, Normalization):

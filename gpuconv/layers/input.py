@@ -60,7 +60,7 @@ class Input(Layer):
         return "; the first axis counts the images: x[None] is a batch of one" if one else ""
 
     def forward(self, x: Array, training: bool = False) -> Array:
-        backends.device_of(x, "x")  # raises for what is no array
+        backends.device_of(x, "x")  # raises for anything but an array
         self.expect(tuple(x.shape[1:]))
         if not is_float(x.dtype):
             raise TypeError(

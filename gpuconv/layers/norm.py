@@ -24,8 +24,8 @@ class BatchNorm(Layer):
     All four arrays are (C,), in the net's accumulation dtype.
 
     Args:
-        momentum: The batch's part of the running statistics, in [0, 1].
-        eps: Added to the variance, from 0.
+        momentum: The batch's share of the running statistics, in [0, 1].
+        eps: Added to the variance, at least 0.
     """
 
     stem = "norm"
@@ -73,7 +73,7 @@ class BatchNorm(Layer):
         return self._one_part(found[0], input_grad)
 
     def _one_part(self, found: tuple[Array, Array, Array], input_grad: bool) -> Array | None:
-        """dx of one part, whose gradients of weight and bias are added to its own."""
+        """dx of one part; its gradients of weight and bias are added to the layer's."""
         dx, *gradients = found
         into, accumulate = self.gradients_into("weight", "bias")
         for gradient, own in zip(into, gradients):
@@ -94,14 +94,14 @@ class BatchNorm(Layer):
         """`backward` from what forward saved.
 
         Args:
-            dy: Of the output's shape.
+            dy: The output's gradient.
             saved: x, mean, inv_std, training.
             input_grad: As in `Layer.backward`.
-            fused: Passed to `gpuconv.ops.batch_norm_backward` where an activation follows, or a pool precedes.
+            fused: Passed to `gpuconv.ops.batch_norm_backward` if an activation follows or a pool precedes.
         """
         x, mean, inv_std, training = saved
         (dgamma, dbeta), accumulate = self.gradients_into("weight", "bias")
-        dx, _, _ = ops.batch_norm_backward(  # one pass computes both sums, also a frozen one, which is dropped
+        dx, _, _ = ops.batch_norm_backward(  # one pass computes both sums; that of a frozen variable is dropped
             dy,
             x,
             self["weight"],

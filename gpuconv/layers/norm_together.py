@@ -1,8 +1,8 @@
-"""Batch normalisation by the statistics of a batch of which each rank has one part or several.
+"""Batch normalisation with the statistics of a whole batch, of which each rank has one or several parts.
 
-Only vectors of a value for each channel are summed over the parts: the means, then the variances about the mean of all,
-which do not cancel as mean(x**2) - mean**2 would; in backward the two sums of the gradients. The parts of a rank are
-added along a binary tree first, so the bits do not depend on which rank has which part.
+Only vectors with a value for each channel are summed over the parts: the means, then the variances around the overall
+mean (mean(x**2) - mean**2 would cancel), and in backward the two sums of the gradients. The parts of a rank are added
+along a binary tree first, so the bits do not depend on which rank has which part.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gpuconv.types import Array
 
 
 class Statistics(NamedTuple):
-    """Of the whole batch: mean and biased variance of each channel, and 1 / sqrt(variance + eps)."""
+    """The statistics of the whole batch: mean and biased variance of each channel, and 1 / sqrt(variance + eps)."""
 
     mean: Array
     var: Array
@@ -29,9 +29,9 @@ def forward(
     """`gpuconv.ops.batch_norm` of this rank's parts in training, with the statistics of all parts.
 
     Args:
-        parts: Arrays, a power of two of them, or a Cut of them.
+        parts: Arrays, whose number is a power of two, or a Cut of them.
         vectors: The op's arguments after x.
-        total: Sums over the ranks.
+        total: A function that sums an array over the ranks.
     """
     gamma, beta, running_mean, running_var = vectors
     own = [(_zeros(gamma), _zeros(gamma)) for _ in parts]
@@ -55,18 +55,18 @@ def forward(
 def backward(
     gradients: Sequence[Array], parts: Sequence[Array], gamma: Array, statistics: Statistics, eps: float, total: Sum
 ) -> list[tuple[Array, Array, Array]]:
-    """For each of this rank's parts dx, and the gradients of gamma and beta by this part alone, as of
+    """For each of this rank's parts: dx, and this part's gradients of gamma and beta, as in
     `gpuconv.ops.batch_norm_backward`.
 
-    dx = gamma inv_std (dy - (dbeta + xhat dgamma) / m), with dgamma and dbeta of all parts, weighted by their shares,
-    and m this part's values of a channel: the loss of a part is the mean over its own samples.
+    dx = gamma inv_std (dy - (dbeta + xhat dgamma) / m), with dgamma and dbeta summed over all parts, weighted by their
+    shares, and m the number of this part's values per channel: the loss of a part is the mean over its own samples.
     """
     mean, var, inv_std = statistics
     found = [ops.batch_norm_backward(dy, x, gamma, mean, inv_std, training=False) for dy, x in zip(gradients, parts)]
     shares, by_all = _shares(parts), times(gamma, inv_std)
     wholes = [_whole([each[which] for each in found], shares, total) for which in (1, 2)]  # dgamma, dbeta
     for x, (dx, _, _) in zip(parts, found):
-        # What the statistics add to dx is a multiple of xhat, and a constant, for each channel.
+        # The statistics add to dx, for each channel, a multiple of xhat and a constant.
         slope, shift = (times(by_all, ops.scale(whole, factor=-1.0 / _rows(x))) for whole in wholes)
         more, _, _ = ops.batch_norm(x, slope, shift, mean, var, training=False, eps=eps)
         ops.add(dx, more, out=dx)
@@ -74,7 +74,7 @@ def backward(
 
 
 def times(a: Array, b: Array) -> Array:
-    """The product of two vectors: batch norm with a weight, and nothing else."""
+    """The product of two vectors, computed by a batch norm that has only a weight."""
     zeros, product = _zeros(a), _zeros(a)
     ones = ops.batch_norm(zeros[None], zeros, zeros, zeros, zeros, training=False, eps=1.0)[2]
     ops.batch_norm(a[None], b, zeros, zeros, ones, training=False, eps=0.0, out=product[None])
@@ -96,10 +96,10 @@ def _shares(parts: Sequence[Array]) -> list[float]:
 
 
 def _rows(x: Array) -> int:
-    """The values of a channel."""
+    """The number of values per channel."""
     rows: int = x.size // x.shape[-1]
     return rows
 
 
 def _zeros(like: Array) -> Array:
-    return ops.scale(like, factor=0.0)  # unlike `backends.zeros` a launch, which a graph can hold on every device
+    return ops.scale(like, factor=0.0)  # a launch, unlike `backends.zeros`, so a graph can contain it on every device

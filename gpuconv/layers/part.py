@@ -1,8 +1,7 @@
-"""The part of a batch that the layers are given: some layers count the elements of the whole batch, or sum over its
-parts.
+"""The part of a batch that layers receive: some layers number the elements of the whole batch, or sum over its parts.
 
-Parts go through a net one after another, or, as batch norm over all of them needs, together, layer by layer: then a
-layer is given a `Cut` of them.
+Parts go through a net one after another, or together, layer by layer, as batch norm over all parts requires; a layer
+then receives a `Cut` of them.
 """
 
 from __future__ import annotations
@@ -30,14 +29,15 @@ __all__ = [
 
 
 class Part(NamedTuple):
-    """Samples `first` on of a batch of `batch`. last: whether this net is given no later part of the batch."""
+    """The samples from number `first` of a batch of `batch`. last: whether this is the last part that this net
+    receives."""
 
     first: int
     batch: int
     last: bool = True
 
 
-Sum = Callable[[Array], None]  # replaces an array of rank 1 by the sum of those of all ranks
+Sum = Callable[[Array], None]  # replaces an array of one axis by its sum over all ranks
 
 _sum: ContextVar[Sum | None] = ContextVar("a sum over the parts of a batch", default=None)
 _given: ContextVar[Part | None] = ContextVar("part of a batch", default=None)
@@ -45,7 +45,7 @@ _given: ContextVar[Part | None] = ContextVar("part of a batch", default=None)
 
 @contextmanager
 def part_of_batch(part: Part) -> Iterator[None]:
-    """Within this context, layers are given that part of a batch."""
+    """A context in which layers receive that part of a batch."""
     token = _given.set(part)
     try:
         yield
@@ -54,7 +54,7 @@ def part_of_batch(part: Part) -> Iterator[None]:
 
 
 def place_of(x: Array) -> Part:
-    """The same in elements: x is that part of an array, which holds the activations of the whole batch."""
+    """The same in elements: x is that part of an array with the activations of the whole batch."""
     part = _given.get()
     if part is None:
         return Part(0, x.size)
@@ -63,14 +63,15 @@ def place_of(x: Array) -> Part:
 
 
 def batch_of(parts: Sequence[Array]) -> int:
-    """The number of samples of the batch of which these are parts."""
+    """The number of samples in the whole batch of these parts."""
     part = parts.place if isinstance(parts, Cut) else _given.get()
     return sum(map(len, parts)) if part is None else part.batch
 
 
 @contextmanager
 def summed_over_parts(total: Sum) -> Iterator[None]:
-    """Within this context, batch norm takes the statistics of the whole batch. total: sums over the ranks."""
+    """A context in which batch norm takes the statistics of the whole batch. total: a function that sums an array over
+    the ranks."""
     token = _sum.set(total)
     try:
         yield
@@ -85,7 +86,7 @@ def sums_over_parts() -> Sum | None:
 
 class Together:
     """The parts of a batch that go through a net together. Each has its own gradients, activations and running
-    statistics; the first has those of the net. count: the number of parts."""
+    statistics; the first part uses those of the net. count: the number of parts."""
 
     def __init__(self, net: Any, count: int) -> None:
         self._net = net
@@ -93,7 +94,7 @@ class Together:
         self.parts: list[Part] = []
 
     def begin(self, parts: Sequence[Part]) -> None:
-        """Take up the parts of a batch: all start from the net's running statistics."""
+        """Start the parts of a batch: all begin with the net's running statistics."""
         self.parts = [*parts]
         for other in self._others:
             for layer, state in other.items():
@@ -102,13 +103,13 @@ class Together:
                 state |= {"arrays": layer.arrays | state["statistics"], "_stale": {*state["gradients"]}, "_saved": None}
 
     def arrays(self) -> list[Array]:
-        """What a captured step finds at fixed addresses."""
+        """The arrays that a captured step expects at fixed addresses."""
         states = [state for other in self._others for state in other.values()]
         return [each for state in states for each in (*state["statistics"].values(), *state["gradients"].values())]
 
     @contextmanager
     def part(self, number: int, layer: Any) -> Iterator[None]:
-        """Within this context, this layer has the state of one part, and is given that part."""
+        """A context in which this layer has the state of one part, and receives that part."""
         with part_of_batch(self.parts[number]):
             self._swap(number, layer)
             try:
@@ -135,18 +136,18 @@ def _own_state(layer: Any) -> dict[str, Any]:
 
 
 class Cut(list[Any]):
-    """What each part of a batch has at one place of a net, such as its activations."""
+    """The values of each part of a batch at one place in a net, such as its activations."""
 
     def __init__(self, values: Iterable[Any], together: Together) -> None:
         super().__init__(values)
         self._together = together
 
     def of(self, values: Iterable[Any]) -> Any:
-        """Other values of the same parts."""
+        """Other values for the same parts."""
         return Cut(values, self._together)
 
     def through(self, layer: Any, function: Callable[..., Any]) -> Any:
-        """The values of `function`, which runs the layer on one part after another."""
+        """The results of `function`, which runs the layer on one part after another."""
         found = []
         for number, value in enumerate(self):
             with self._together.part(number, layer):
@@ -155,12 +156,12 @@ class Cut(list[Any]):
 
     @property
     def place(self) -> Part:
-        """Where the first part is in the batch."""
+        """The position of the first part in the batch."""
         return self._together.parts[0]
 
 
 def in_parts(function: Callable[..., Any], *values: Any) -> Any:
-    """function(*values), or a Cut of what it gives for each part of Cuts."""
+    """function(*values), or if values are Cuts, a Cut with its result for each part."""
     if not isinstance(values[0], Cut):
         return function(*values)
     return values[0].of([function(*each) for each in zip(*values)])

@@ -64,7 +64,7 @@ class AvgPool2D(Pool2D):
     """The mean of each window; see `gpuconv.ops.avg_pool2d`.
 
     Args:
-        count_include_pad: Divide by all cells of a window, or only by those inside the input.
+        count_include_pad: Whether to divide by the number of all cells of a window, or only by those inside the input.
     """
 
     _: KW_ONLY
@@ -87,8 +87,8 @@ class AvgPool2D(Pool2D):
 class AdaptiveAvgPool2D(Layer):
     """The mean of each of P x Q equal windows that cover the map: (H, W, C) -> (P, Q, C).
 
-    Window p reads the rows from floor(p * H / P) to ceil((p + 1) * H / P), as PyTorch's. All windows must have one size
-    and one distance, as where P divides H: it is an average pool.
+    Window p reads the rows from floor(p * H / P) to ceil((p + 1) * H / P), as in PyTorch. All windows must have the
+    same size and distance, for example because P divides H; then this is an average pool.
 
     Args:
         output_size: P and Q: a number or (P, Q).

@@ -74,11 +74,11 @@ def _is_file(image: object) -> bool:
 
 
 def _array(images: Any, shape: tuple[int, ...]) -> Array:
-    """Images in memory, channels last: arrays of our devices as they are, others as NumPy arrays."""
+    """Images in memory, channels last: arrays of our devices unchanged, others as NumPy arrays."""
     if kind_of(images) is not None:
         there = backends.device_of(images)
     else:
-        if not (hasattr(images, "__array__") or hasattr(images, "__array_interface__")):  # Pillow's images, tensors
+        if not (hasattr(images, "__array__") or hasattr(images, "__array_interface__")):  # Pillow images, tensors
             hint = "; its images are .images" if hasattr(images, "images") else ""
             raise TypeError(
                 "images must be an array of floats or uint8, a file, or a list of files or arrays, "
@@ -91,7 +91,7 @@ def _array(images: Any, shape: tuple[int, ...]) -> Array:
 
 
 def _lacks_channels(given: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    """Whether these are grey images, or a single one, without a channel axis."""
+    """Whether these are grey images, or one grey image, without a channel axis."""
     return shape[-1] == 1 and len(given) <= len(shape) == 3 and given[-2:] == shape[:2] and given != shape
 
 
@@ -109,7 +109,7 @@ def _files(net: Any, paths: Sequence[str | os.PathLike[str]]) -> np.ndarray:
 
 
 def _normalizes(net: Layer, batch: Array, asked: bool | None) -> bool:
-    """Whether to apply the stored normalization. Raises ValueError where the caller has to say."""
+    """Whether to apply the stored normalization. Raises ValueError if the caller has to decide."""
     if not asked and not batch.size:
         return False
     if asked or (asked is None and batch.dtype == np.uint8):

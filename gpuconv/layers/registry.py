@@ -10,7 +10,7 @@ from typing import Any
 
 from gpuconv.names import lookup
 
-LAYERS: dict[str, Any] = {}  # layer classes by `name_of`, and under their former names
+LAYERS: dict[str, Any] = {}  # layer classes by `name_of`, and by their former names
 
 
 class UndefinedLayerError(ValueError):

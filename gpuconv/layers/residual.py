@@ -18,7 +18,7 @@ class Residual(Merging):
     Keys read "residual1.conv1.weight" for the body and "residual1.shortcut.conv1.weight" for the shortcut.
 
     Args:
-        body: A list of layers or a `Sequential`.
+        body: A list of layers, or a `Sequential`.
         shortcut: The same; by default the input itself.
     """
 

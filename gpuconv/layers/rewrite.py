@@ -1,4 +1,4 @@
-"""Transformations of a sequence of layers: fusion (`Sequential.fuse`), and sliding over larger images
+"""Transformations of a sequence of layers: fusion (`Sequential.fuse`), and conversion to slide over larger images
 (`Sequential.as_convolutional`)."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ LONGEST = 4
 
 
 def fused_row(layers: Sequence[Layer]) -> list[Layer]:
-    """The layers, with the longest runs that a fused layer can replace replaced by it."""
+    """The layers, with each longest possible run replaced by a fused layer."""
     found: list[Layer] = []
     place = 0
     while place < len(layers):
@@ -43,6 +43,6 @@ def slid_row(layers: Sequence[Layer], flattened: Shape | None = None) -> tuple[l
 
 
 def take_values(layer: Layer, source: Layer) -> None:
-    """Copy every array from the one under the same key, which may have another shape of the same size."""
+    """Copy every array from the one with the same key, whose shape may differ if the size is the same."""
     shapes: dict[str, Shape] = {key: value.shape for key, value in layer.state_dict().items()}
     layer.load_state_dict({key: value.reshape(shapes[key]) for key, value in source.state_dict().items()})

@@ -27,7 +27,7 @@ def as_row(layers: object) -> tuple[Layer, ...]:
 
 
 def own(layers: Sequence[Layer]) -> Sequence[Layer]:
-    """The layers, built ones as copies. A copy gets a new name if its default name is taken."""
+    """The layers; built ones are copied. A copy gets a new name if its default name is taken."""
     given = [layer.name for layer in layers if not layer.built]
     found = []
     for layer in layers:

@@ -1,4 +1,4 @@
-"""Runs a layer inside a net: within listeners, followed by its hooks, with its name added to errors."""
+"""Runs a layer inside a net: inside the listeners, then its hooks, and adds its name to errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _listeners: list[Listener] = []
 
 @contextmanager
 def listen(listener: Listener) -> Iterator[None]:
-    """Within this context every child runs inside ``listener(layer, "forward" or "backward")``."""
+    """A context in which every child runs inside ``listener(layer, "forward" or "backward")``."""
     _listeners.append(listener)
     try:
         yield
@@ -60,7 +60,7 @@ def run(layer: Any, method: str, *args: object, **options: Any) -> Any:
             return getattr(layer, method)(*args, **options)
         direction = "backward" if method == "backward" else "forward"
         with ExitStack() as stack:
-            for listener in [*_listeners]:  # other threads may change it
+            for listener in [*_listeners]:  # other threads may change the dictionary
                 stack.enter_context(listener(layer, direction))
             return call(layer, method, *args, **options)
     except (ValueError, TypeError, MemoryError, RuntimeError) as error:
@@ -90,7 +90,8 @@ def call(layer: Any, method: str, *args: object, **options: Any) -> Any:
 
 
 def _expect_planned(layer: Any, method: str, given: Any, found: Any) -> None:
-    """Raise ValueError if a user's layer turns a volume of the planned shape into one of another than planned."""
+    """Raise ValueError if a user's layer, given a volume of the planned shape, returns one of another shape than
+    planned."""
     taken, planned, name = layer.input_shape, layer.output_shape, "forward"
     if method == "backward":
         taken, planned, name = planned, taken, method
@@ -104,7 +105,7 @@ def _expect_planned(layer: Any, method: str, given: Any, found: Any) -> None:
 
 def _in_net_dtype(layer: Any, method: str, found: object) -> Any:
     """The result of a user's layer, converted to the net's dtype if it has another float dtype."""
-    if found is None and method == "backward":  # allowed with input_grad=False
+    if found is None and method == "backward":  # None is allowed with input_grad=False
         return found
     if not hasattr(found, "dtype"):
         raise TypeError(f"{type(layer).__name__}.{method} must return an array, returned {type(found).__name__}")

@@ -54,7 +54,7 @@ def checkpoint_of(net: Any) -> Checkpoint:
 
 
 def notes(net: Any) -> Record:
-    """The known metadata of a net's images, JSON-serializable: some of `NOTES`."""
+    """The known metadata of a net's images, JSON-serializable: those of `NOTES` that are set."""
     classes, normalization = getattr(net, "classes", None), getattr(net, "normalization", None)
     found: Record = {}
     if classes is not None:

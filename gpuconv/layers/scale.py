@@ -11,7 +11,7 @@ from gpuconv.types import Array
 
 @dataclass(eq=False, repr=False)
 class Scale(Layer):
-    """factor * x, for example to scale the scores, as airbench's last layer does.
+    """factor * x, for example to scale the scores, as in airbench's last layer.
 
     Args:
         factor: Any finite number.

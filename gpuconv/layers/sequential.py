@@ -45,14 +45,13 @@ class Sequential(Layer):
 
     Args:
         layers: A list, ``Sequential([conv, relu])``, or the first layer.
-        more: The other layers, where they are given one by one: ``Sequential(conv, relu)``.
-        seed: Of the initial weights.
-        dtype: Of the arrays, in place of precision; see `to`.
+        more: The other layers, if they are given one by one: ``Sequential(conv, relu)``.
+        seed: The seed of the initial weights.
+        dtype: The dtype of the arrays, in place of precision; see `to`.
         device: Where the arrays live, see `to`; by default NumPy.
         initialize: False creates no weights, which is enough for a `summary`.
         precision: "float32", "tf32", "float16" or "bfloat16", see `to`.
-        share: Take layers that are already built as they are, not as copies: training one net then trains the
-            other.
+        share: Use layers that are already built without copying them: training one net then trains the other.
     """
 
     stem = "block"
@@ -84,7 +83,7 @@ class Sequential(Layer):
         super().__post_init__()
         name_layers(self.layers)
         self.classes = None
-        as_precision(dtype, precision)  # raises for a wrong precision now rather than in `build`
+        as_precision(dtype, precision)  # raises for a wrong precision now instead of in `build`
         device = None if device is None else backends.resolve(device)
         self._given = {"dtype": dtype, "device": device, "initialize": initialize, "precision": precision}
         if isinstance(self.layers[0], Input):
@@ -95,7 +94,7 @@ class Sequential(Layer):
     def build(self, input_shape: Shape, **options: Any) -> Shape:
         """As `Layer.build`; `options` override the constructor's arguments."""
         given: Record = {"seed": self.seed, **self._given}
-        if {"dtype", "precision"} & options.keys():  # two names of one setting
+        if {"dtype", "precision"} & options.keys():  # two names for one setting
             given |= {"dtype": None, "precision": None}
         given |= options
         seed = arguments.seed_value("seed", given.pop("seed"))
@@ -107,7 +106,7 @@ class Sequential(Layer):
         return [(str(layer.name), layer) for layer in self.layers]
 
     def __getitem__(self, key: int | str | slice) -> Any:
-        """A layer by its index or its name ("residual1.conv1" for one inside another); for a slice, a net that shares
+        """A layer by its index or its name ("residual1.conv1" for an inner layer); for a slice, a net that shares
         these layers."""
         if isinstance(key, str):
             return super().__getitem__(key)
@@ -124,8 +123,8 @@ class Sequential(Layer):
 
     @property
     def normalization(self) -> Normalization | None:
-        """The normalization of uint8 images for `predict` and training. The first layer holds it and takes it along
-        into another net."""
+        """The normalization of uint8 images for `predict` and training. The first layer holds it and keeps it in
+        another net."""
         return self.layers[0].normalization
 
     @normalization.setter
@@ -165,7 +164,7 @@ class Sequential(Layer):
         return iter(self.layers)
 
     def __contains__(self, item: object) -> bool:
-        """Whether it is a layer of the row, or a name that the net knows, as "residual1.conv1"."""
+        """Whether it is one of the layers, or a name in the net, such as "residual1.conv1"."""
         if not isinstance(item, str):
             return any(layer is item for layer in self.layers)
         try:
@@ -205,7 +204,7 @@ class Sequential(Layer):
         return x
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
-        """As `Layer.backward`; with input_grad=False it ends at the first layer that has something to train."""
+        """As `Layer.backward`; with input_grad=False it stops at the first layer with a trained variable."""
         if not input_grad and not self.trainable:
             self.release()
             return None
@@ -236,10 +235,9 @@ class Sequential(Layer):
             top: k returns the k most probable classes of each image instead, as a list of (class, probability), the
                 best first.
             normalize: By default uint8 images and files are normalised as in training (`normalization`), and floats are
-                taken as normalised already; True or False overrides this.
+                assumed to be normalised; True or False overrides this.
 
-        Returns:
-            (N, *output volume), or for one image its output volume, where the images were.
+        Returns: (N, *output volume), or for one image its output volume, on the device of the images.
 
         Raises:
             ValueError: The normalization is unknown, or floats cannot have been normalised.
@@ -249,8 +247,8 @@ class Sequential(Layer):
         return predict(self, images, batch_size=batch_size, softmax=softmax, top=top, normalize=normalize)
 
     def activations(self, images: object, *, normalize: bool | None = None) -> Volumes:
-        """Each layer's output volume, by the layer's name, in forward order: ``volumes["conv1"]``, and for a layer
-        inside another ``volumes["residual1.conv1"]``. Iteration gives (name, volume) pairs.
+        """Each layer's output volume, by the layer's name, in forward order: ``volumes["conv1"]``, and for an inner
+        layer ``volumes["residual1.conv1"]``. Iteration gives (name, volume) pairs.
 
         images, normalize: as in `predict`. Volumes are on the net's device, without N for a single image.
         """
@@ -269,7 +267,7 @@ class Sequential(Layer):
             self.infer(x)
         return volumes
 
-    # --- making other nets of it ---------------------------------------------------------------
+    # --- other nets made from this one ---------------------------------------------------------------
 
     def copy(
         self, *, device: str | None = None, dtype: DTypeLike | None = None, precision: str | None = None
@@ -287,16 +285,18 @@ class Sequential(Layer):
         """This net with several layers fused into one op where possible: the same results with fewer launches and less
         memory traffic.
 
-        - CONV, RELU and maybe a 2 x 2 max POOL become `gpuconv.ops.conv2d_relu`.
-        - CONV and another activation that keeps its output become `gpuconv.ops.conv2d` with that activation; one that
-          keeps its input, such as GELU, `gpuconv.ops.conv2d_relu` with that activation.
+        - CONV, RELU and optionally a 2 x 2 max POOL become `gpuconv.ops.conv2d_relu`.
+        - CONV and another activation become `gpuconv.ops.conv2d` with that activation if its backward reads its output,
+          and `gpuconv.ops.conv2d_relu` if it reads its input, as for GELU.
         - CONV and a 2 x 2 max POOL become `gpuconv.ops.conv2d_relu` without the RELU.
-        - CONV, maybe a 2 x 2 max POOL, batch norm and maybe an activation become `gpuconv.ops.conv2d_batch_norm`.
+        - CONV, optionally a 2 x 2 max POOL, batch norm and optionally an activation become
+        `gpuconv.ops.conv2d_batch_norm`.
         - Batch norm and an activation become `gpuconv.ops.batch_norm` with that activation.
 
-        Layers inside containers are fused too; other layers stay. Activations have the same bits, except where a device
-        splits the sums of the unfused convolution (few images, deep filters) or computes batch statistics in the fused
-        one, which changes the order of a sum. Gradients sum the same products, on some devices in another order.
+        Layers inside containers are fused too; other layers are unchanged. Activations have the same bits, except where
+        a device splits the sums of the unfused convolution (few images, deep filters) or computes batch statistics in
+        the fused one, which changes the order of a sum. Gradients sum the same products, on some devices in another
+        order.
 
         The returned net shares the layers of this one, and so every array: training one trains both. State dicts,
         params and grads have the same keys. Raises RuntimeError for a net that is not built.
@@ -323,7 +323,7 @@ class Sequential(Layer):
         scores, whose step is the product of all strides. Each score equals the original net's on the image window at
         that position, provided that no layer pads: with padding or fit="cover", a layer reads neighbouring pixels where
         the original reads padding. If fit="floor" leaves the last pixels of the original map unread, the windows of the
-        last scores may end that many pixels beyond the image, which they do not read.
+        last scores may extend that many pixels beyond the image; these pixels are not read.
 
         Raises ValueError for a net that cannot slide: one with batch norm between Flatten and FC, or without an Input.
         """

@@ -15,7 +15,7 @@ from gpuconv.layers.variables import Variable
 from gpuconv.names import canonical, lookup
 from gpuconv.types import Array, Shape
 
-ALL = "*"  # stands for the names of all variables
+ALL = "*"  # represents the names of all variables
 
 LayerT = TypeVar("LayerT", bound="Stateful[Any]")
 
@@ -60,11 +60,11 @@ class Stateful(Generic[LayerT]):
     variables: dict[str, Variable]
     arrays: dict[str, Array]
     gradients: dict[str, Array]
-    _stale: set[str]  # gradients that count as zero, whatever their arrays hold
-    _frozen: tuple[str, ...] = ()  # behind `Frozen`: names, or ALL
+    _stale: set[str]  # names of gradients that count as zero, whatever their arrays hold
+    _frozen: tuple[str, ...] = ()  # the value of `frozen`: names, or ALL
 
     def children(self) -> Sequence[tuple[str, LayerT]]:
-        """The layers inside, each with its name in the path."""
+        """The inner layers, each with its name in the path."""
         return []
 
     @property
@@ -91,7 +91,7 @@ class Stateful(Generic[LayerT]):
 
     @property
     def parameter_bytes(self) -> int:
-        """The memory of those numbers."""
+        """The memory of all parameters."""
         return sum(
             volume_size(variable.shape) * variable.resolve_dtype(self.dtype).itemsize
             for _, _, variable in self.all_variables()
@@ -106,7 +106,7 @@ class Stateful(Generic[LayerT]):
                 yield (f"{path}.{name}" if path else name), layer, name
 
     def __getitem__(self, name: str) -> Any:
-        """A variable of this layer by its name; a layer inside, or its variable, by its dotted name:
+        """A variable of this layer by its name; an inner layer, or its variable, by its dotted name:
         "residual1.conv1", "residual1.conv1.weight"."""
         if inside := named_layers(self):
             head, dot, rest = name.partition(".") if isinstance(name, str) else (name, "", "")
@@ -124,11 +124,12 @@ class Stateful(Generic[LayerT]):
 
     @property
     def precision(self) -> str:
-        """What the layer computes in: the name of its dtype, or "tf32" for float32 arrays multiplied in TF32."""
+        """The precision in which the layer computes: the name of its dtype, or "tf32" for float32 arrays multiplied in
+        TF32."""
         return "tf32" if self.tf32 else self.dtype.name
 
     def compute_in(self, dtype: np.dtype, tf32: bool, device: str | None = None) -> None:
-        """Set it in every layer of the tree. Existing arrays stay as they are, see `Layer.to`."""
+        """Set the precision in every layer of the tree. Existing arrays are not converted, see `Layer.to`."""
         for layer in self.walk():
             layer.dtype, layer.tf32, layer.device = dtype, tf32, device or layer.device
 
@@ -166,7 +167,7 @@ class Stateful(Generic[LayerT]):
         """Called once for each variable with its random numbers' `seed` and `substream`. Dropout keeps them."""
 
     def gradient(self, name: str) -> Array:
-        """The gradient of one of this layer's own variables; the live array, not a copy."""
+        """The gradient of one of this layer's own variables; the array itself, not a copy."""
         if name not in self.gradients:
             value = self[name]
             self.gradients[name] = backends.zeros(value.shape, value.dtype, self.device)
@@ -211,17 +212,17 @@ class Stateful(Generic[LayerT]):
             layer._frozen = () if holds_none else value
 
     def params(self) -> dict[str, Array]:
-        """The trained arrays; the live ones, which an optimizer changes in place."""
+        """The trained arrays themselves, not copies; an optimizer changes them in place."""
         return {key: layer[name] for key, layer, name in self.named_variables(trained=True)}
 
     def named_parameters(self) -> Iterator[tuple[str, Array]]:
-        """(name, live array) of every parameter, frozen ones included; `params` has only the trained ones."""
+        """(name, array) of every parameter, frozen ones included; `params` has only the trained ones."""
         for key, layer, name in self.named_variables():
             if not layer.variables[name].buffer:
                 yield key, layer[name]
 
     def grads(self) -> dict[str, Array]:
-        """The live gradients, under the keys of `params`."""
+        """The gradients themselves, under the keys of `params`."""
         return {key: layer.gradient(name) for key, layer, name in self.named_variables(trained=True)}
 
     def buffers(self) -> dict[str, Array]:
@@ -234,7 +235,7 @@ class Stateful(Generic[LayerT]):
             layer._stale.update(layer.gradients)
 
     def state_dict(self) -> dict[str, Array]:
-        """Every live array of the tree by its path; copy what must not change with the net."""
+        """Every array of the tree by its path. These are not copies: copy arrays that must not change with the net."""
         return {key: layer[name] for key, layer, name in self.named_variables()}
 
     def load_state_dict(self, state: Mapping[str, Array], strict: bool = True) -> Unmatched:
@@ -242,7 +243,7 @@ class Stateful(Generic[LayerT]):
 
         strict=False ignores missing and unexpected keys. Returns the keys that were missing and those that were
         unexpected. Before anything is changed, raises ValueError that lists all of these and every wrong shape,
-        ValueError for a number that is out of the dtype's range, and TypeError for an integer where a float belongs.
+        ValueError for a number outside the dtype's range, and TypeError for integers in place of floats.
         """
         if not isinstance(state, Mapping):
             hint = "; gpuconv.interop.from_torch(module, net) converts it" if hasattr(state, "state_dict") else ""
@@ -274,7 +275,8 @@ class Stateful(Generic[LayerT]):
 
 
 def named_layers(layer: Stateful[LayerT]) -> dict[str, LayerT]:
-    """The layers inside one, by their names in paths. A residual block's body layers are named as its own."""
+    """A layer's inner layers, by their names in paths. The body's layers of a residual block are named as the block's
+    own."""
     found: dict[str, LayerT] = {}
     for key, inner in layer.children():
         found |= {key: inner} if key else named_layers(inner)
@@ -282,7 +284,7 @@ def named_layers(layer: Stateful[LayerT]) -> dict[str, LayerT]:
 
 
 def descendants(layer: Stateful[LayerT]) -> Iterator[LayerT]:
-    """All layers inside one that have a name in its paths."""
+    """All inner layers that have a name in its paths."""
     for inner in named_layers(layer).values():
         yield inner
         yield from descendants(inner)

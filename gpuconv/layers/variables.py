@@ -19,7 +19,7 @@ class Variable:
     """An array that a layer owns.
 
     Args:
-        shape: Of the array.
+        shape: The shape of the array.
         initializer: Makes its first value.
         buffer: Whether it is part of the state but not a parameter.
         frozen: Whether it is a parameter that is not trained.

@@ -1,4 +1,4 @@
-"""What `Sequential.activations` gives."""
+"""The result of `Sequential.activations`."""
 
 from __future__ import annotations
 

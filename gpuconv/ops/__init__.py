@@ -1,4 +1,4 @@
-"""The operations. Each works on whatever device its arrays are on: NumPy arrays run the CPU backend, CuPy arrays the
+"""The operations. Each runs on the device of its arrays: NumPy arrays run the CPU backend, CuPy arrays the
 CUDA kernels, emulated arrays the same kernels on the CPU.
 
 - Activation volumes are (N, H, W, C), filters (K, R, S, C // groups), linear weights (out_features, in_features).
@@ -7,8 +7,8 @@ CUDA kernels, emulated arrays the same kernels on the CPU.
 - ``out`` receives the result as in NumPy's ufuncs, and is returned. It may share memory with an input: the result is
   the same as if it did not. Outputs that share memory with each other, or are read-only, raise ValueError. Ops that
   compute parameter gradients take ``accumulate``: True adds to the given arrays instead of overwriting them.
-- Subclasses of NumPy's array are taken as plain arrays. Masked arrays, the other byte order and dtypes that hold no
-  numbers raise TypeError.
+- Subclasses of NumPy's array are treated as plain arrays. Masked arrays, arrays in the other byte order and arrays of
+  other dtypes than numbers raise TypeError.
 - ``stride``, ``dilation`` and ``kernel_size`` are an integer or (height, width). ``padding`` is an integer,
   (height, width), ((top, bottom), (left, right)), "same" or "valid". Dilation counts from 1.
 - ``fit`` says what happens where windows do not tile the padded input: "floor" drops the rest, "exact" raises and

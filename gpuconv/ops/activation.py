@@ -65,7 +65,7 @@ def relu_backward(dy: ArrayT, y: ArrayT, *, out: ArrayT | None = None) -> ArrayT
 
     Args:
         dy: The gradient with respect to y, any shape, any float dtype.
-        y: What relu returned, of dy's shape and dtype.
+        y: The output of relu, of dy's shape and dtype.
         out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
@@ -100,7 +100,7 @@ def relu6_backward(dy: ArrayT, y: ArrayT, *, out: ArrayT | None = None) -> Array
 
     Args:
         dy: The gradient with respect to y, any shape, any float dtype.
-        y: What relu6 returned, of dy's shape and dtype.
+        y: The output of relu6, of dy's shape and dtype.
         out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
@@ -118,7 +118,7 @@ def leaky_relu(x: ArrayT, *, negative_slope: float = 0.01, out: ArrayT | None = 
 
     Args:
         x: Any shape, any float dtype.
-        negative_slope: The factor of negative values, from 0.
+        negative_slope: The factor of negative values, at least 0.
         out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
@@ -137,7 +137,7 @@ def leaky_relu_backward(dy: ArrayT, y: ArrayT, *, negative_slope: float = 0.01, 
 
     Args:
         dy: The gradient with respect to y, any shape, any float dtype.
-        y: What leaky_relu returned, of dy's shape and dtype.
+        y: The output of leaky_relu, of dy's shape and dtype.
         negative_slope: As in leaky_relu.
         out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
 
@@ -157,7 +157,7 @@ def elu(x: ArrayT, *, alpha: float = 1.0, out: ArrayT | None = None) -> ArrayT:
 
     Args:
         x: Any shape, any float dtype.
-        alpha: The limit of large negative values is -alpha; from 0.
+        alpha: At least 0; -alpha is the limit for large negative values.
         out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
@@ -176,7 +176,7 @@ def elu_backward(dy: ArrayT, y: ArrayT, *, alpha: float = 1.0, out: ArrayT | Non
 
     Args:
         dy: The gradient with respect to y, any shape, any float dtype.
-        y: What elu returned, of dy's shape and dtype.
+        y: The output of elu, of dy's shape and dtype.
         alpha: As in elu.
         out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
 
@@ -213,7 +213,7 @@ def sigmoid_backward(dy: ArrayT, y: ArrayT, *, out: ArrayT | None = None) -> Arr
 
     Args:
         dy: The gradient with respect to y, any shape, any float dtype.
-        y: What sigmoid returned, of dy's shape and dtype.
+        y: The output of sigmoid, of dy's shape and dtype.
         out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
@@ -248,7 +248,7 @@ def tanh_backward(dy: ArrayT, y: ArrayT, *, out: ArrayT | None = None) -> ArrayT
 
     Args:
         dy: The gradient with respect to y, any shape, any float dtype.
-        y: What tanh returned, of dy's shape and dtype.
+        y: The output of tanh, of dy's shape and dtype.
         out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
@@ -286,7 +286,7 @@ def gelu_backward(dy: ArrayT, x: ArrayT, *, approximate: str = "none", out: Arra
 
     Args:
         dy: The gradient with respect to y, any shape, any float dtype.
-        x: What gelu was given, of dy's shape and dtype.
+        x: The input of gelu, of dy's shape and dtype.
         approximate: As in gelu.
         out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
 
@@ -323,7 +323,7 @@ def silu_backward(dy: ArrayT, x: ArrayT, *, out: ArrayT | None = None) -> ArrayT
 
     Args:
         dy: The gradient with respect to y, any shape, any float dtype.
-        x: What silu was given, of dy's shape and dtype.
+        x: The input of silu, of dy's shape and dtype.
         out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
@@ -358,7 +358,7 @@ def hard_swish_backward(dy: ArrayT, x: ArrayT, *, out: ArrayT | None = None) -> 
 
     Args:
         dy: The gradient with respect to y, any shape, any float dtype.
-        x: What hard_swish was given, of dy's shape and dtype.
+        x: The input of hard_swish, of dy's shape and dtype.
         out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
 
     Returns:

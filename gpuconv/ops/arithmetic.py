@@ -37,8 +37,8 @@ def add(a: ArrayT, b: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
 
 @op("arithmetic.cu")
 def copy(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
-    """x in another place: concatenates volumes into slices of the channels, ``copy(x, out=y[..., :3])``, and takes
-    such slices out again, ``copy(y[..., :3])``.
+    """A copy of x. Concatenates volumes by writing slices of the channels, ``copy(x, out=y[..., :3])``, and extracts
+    such slices, ``copy(y[..., :3])``.
 
     Args:
         x: Any shape, any float dtype.
@@ -60,7 +60,7 @@ def scale(x: ArrayT, *, factor: Scalar, divisor: Scalar = 1.0, out: ArrayT | Non
     Args:
         x: Any shape, any float dtype.
         factor: Any finite number; may be a float64 array of one element.
-        divisor: From 0; may be a float64 array of one element.
+        divisor: At least 0; may be a float64 array of one element.
         out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
 
     Returns:

@@ -50,15 +50,15 @@ def load_batch(
     rounded once to dtype, in this order: crop, brightness, contrast, saturation, hue, flip, shift, cutout. Cut-out
     pixels are 0 after normalisation. Sample n draws Philox blocks of the AUGMENT stream, at offset + n.
 
-    resized_crop is torchvision's RandomResizedCrop to the image's own size: the area is uniform between resized_crop
-    and 1 of the image's, the logarithm of width / height between those of 3/4 and 4/3, the place uniform; after ten
-    draws that do not fit, the largest central rectangle of such a ratio. It is interpolated bilinearly, with
-    positions in 1/256 of a pixel.
+    resized_crop is torchvision's RandomResizedCrop to the image's own size: the area, as a share of the image's, is
+    uniform between resized_crop and 1, the logarithm of width / height is uniform between those of 3/4 and 4/3, and so
+    is the position; after ten draws that do not fit, the crop is the largest central rectangle with such a ratio. It is
+    interpolated bilinearly, with positions in 1/256 of a pixel.
 
     brightness, contrast, saturation and hue are torchvision's ColorJitter in this fixed order: a factor f, uniform in
     [max(0, 1 - s), 1 + s], gives f * image + (1 - f) * other, clipped to the range of bytes. other is black, the mean
-    of the grey image, or the grey image, 0.2989 R + 0.587 G + 0.114 B. The hue, of HSV, turns by a part of the circle
-    that is uniform in [-hue, hue]. The numbers are not rounded to bytes.
+    of the grey image, or the grey image, 0.2989 R + 0.587 G + 0.114 B. The hue (of HSV) is rotated by a fraction of the
+    circle that is uniform in [-hue, hue]. The numbers are not rounded to bytes.
 
     flip="alternating" (Jordan 2024, arXiv:2404.00498): a random half of the images is flipped in even epochs, the rest
     in odd ones. The Philox block at an image's index, in substream 1 of the AUGMENT stream, decides which half. Sample
@@ -72,20 +72,20 @@ def load_batch(
         std: float32, (C,) or (H, W, C).
         flip: Flip left and right: True with probability 1/2, "alternating" as above.
         shift: Shift by whole pixels, uniform in [-shift, shift] along each axis; less than H and W.
-        border: What is shifted in: "zero", 0 after normalisation, or "reflect", the image mirrored at its outermost
-            pixels.
+        border: The pixels that are shifted in: "zero" (0 after normalisation) or "reflect" (the image mirrored at its
+            outermost pixels).
         cutout: The side, in pixels, of a square around a uniform centre that is cut out, clipped at the border; 0
             cuts nothing.
-        resized_crop: The smallest part of an image's area that a crop takes, in (0, 1]; 0 does not crop.
+        resized_crop: The smallest share of an image's area that a crop takes, in (0, 1]; 0 does not crop.
         brightness: s above, at least 0. Only images of 1 or 3 channels are recoloured.
         contrast: As brightness.
         saturation: As brightness.
-        hue: In [0, 0.5]. Images of 1 channel have none.
-        seed: Of the random numbers: an integer of 64 bits, from 0.
+        hue: In [0, 0.5]. It has no effect on images of 1 channel.
+        seed: The seed of the random numbers: a 64-bit integer, at least 0.
         offset: The number of samples loaded before; may be an int64 array of one element.
-        start: Where in indices to begin; may be an int64 array of one element.
+        start: The first position in indices; may be an int64 array of one element.
         count: N, the size of the batch. None takes the rest; start must then be a number.
-        dtype: Of x, any float dtype.
+        dtype: The dtype of x, any float dtype.
         out: Receives x; by default a new array.
 
     Returns:
@@ -161,7 +161,7 @@ def _check_images(
 
 
 def expect_augmentable(image_shape: tuple[int, ...], shift: int, colours: tuple[float, float, float, float]) -> None:
-    """Raise ValueError for images (H, W, C) that cannot be shifted so far, or be recoloured."""
+    """Raise ValueError for images (H, W, C) that are too small for the shift or cannot be recoloured."""
     h, w, c = image_shape
     if shift >= min(h, w):
         raise ValueError(f"shift must be smaller than the image ({h} x {w}), received {shift}")
@@ -189,8 +189,8 @@ def mix_batch(
     rounded to float32, or float64 for such x, and the result once more to x's dtype.
 
     cutmix (Yun et al. 2019, arXiv:1905.04899): within a rectangle mixed[i] is x[i - 1], elsewhere x[i]. It reaches
-    int(sqrt(1 - lambda) / 2 * H) rows and int(sqrt(1 - lambda) / 2 * W) columns, in float32, to both sides of a
-    uniform centre, and is clipped at the border; lambda becomes 1 - its part of the area.
+    int(sqrt(1 - lambda) / 2 * H) rows and int(sqrt(1 - lambda) / 2 * W) columns, in float32, to both sides of a uniform
+    centre, and is clipped at the border; lambda becomes 1 - its share of the area.
 
     targets[i] is lambda at labels[i] plus 1 - lambda at labels[i - 1], in float32. Both are as in torchvision. The
     Philox block at offset, in substream 3 of the AUGMENT stream, gives the entry of table and the centre.
@@ -201,7 +201,7 @@ def mix_batch(
         table: (T,) float32, equally likely values of lambda. That they lie in [0, 1] is not checked.
         classes: The number of classes.
         cut: Whether to cut a rectangle instead of blending.
-        seed: Of the random numbers: an integer of 64 bits, from 0.
+        seed: The seed of the random numbers: a 64-bit integer, at least 0.
         offset: The number of samples loaded before; may be an int64 array of one element.
         out: Receives mixed; by default a new array.
 

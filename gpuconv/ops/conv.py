@@ -59,11 +59,11 @@ def conv2d(
         x: (N, H, W, C), any float dtype.
         w: (K, R, S, C // groups), of x's dtype.
         bias: (K,), of x's dtype; None adds nothing.
-        stride: Pixels from one window to the next: a number or (height, width), from 1.
+        stride: Pixels from one window to the next: a number or (height, width), at least 1.
         padding: Zeros around the input: a number, (height, width), ((top, bottom), (left, right)), "same" or
             "valid".
-        dilation: Pixels from one tap to the next: a number or (height, width), from 1.
-        groups: Into how many groups the channels and filters are split; both are multiples of it.
+        dilation: Pixels from one tap to the next: a number or (height, width), at least 1.
+        groups: The number of groups of channels and filters; it divides both.
         activation: None, or the name of an activation op, which is applied with its defaults.
         fit: "floor", "exact" or "cover": what happens where windows do not tile the padded input (see
             `gpuconv.ops`).
@@ -125,8 +125,9 @@ def conv2d_relu(
     out: ArrayT | None = None,
 ) -> tuple[ArrayT, Any]:
     """relu(conv2d(...)) and the mask that the two gradients of conv2d take. With pool=2, a max_pool2d of 2 x 2 windows
-    at stride 2 follows, which drops an odd last row and column; with activation=None it follows the convolution itself.
-    With an activation whose backward takes its input, that activation of conv2d(...), and conv2d(...) itself.
+    at stride 2 follows, which drops an odd last row and column; with activation=None the pooling follows the
+    convolution directly. With an activation whose backward takes its input, the op returns that activation of
+    conv2d(...), and conv2d(...) itself.
 
     Args:
         x: (N, H, W, C), any float dtype.
@@ -147,8 +148,8 @@ def conv2d_relu(
     Returns:
         y: (N, P, Q, K), or (N, P // 2, Q // 2, K) with pool=2.
 
-        saved: With "gelu", "silu" or "hard_swish" the activation's input as y's dtype holds it, from which y is
-        computed; else mask.
+        saved: With "gelu", "silu" or "hard_swish" the activation's input, rounded to y's dtype; y is computed from it.
+        Otherwise the mask.
 
         mask: uint8 (N, P, Q, groups * bytes), with y's P and Q and bytes = ceil(K / groups * pool**2 / 8). It has
         one bit for each convolution output that y depends on: 1 where the gradient passes, that is, where the
@@ -224,9 +225,9 @@ def conv2d_dgrad(
         algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
             choose.
         tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
-        mask: What conv2d_relu or conv2d_batch_norm returned: dy is then the gradient of the output that the mask
-            belongs to, and passes only where the mask has a 1.
-        pool: What that op was given; 2 needs the mask.
+        mask: The mask that conv2d_relu or conv2d_batch_norm returned. dy is then the gradient of that op's output, and
+            passes only where the mask has a 1.
+        pool: The `pool` of that op; 2 needs the mask.
         out: Receives the result: its shape and dtype; by default a new array.
 
     Returns:
@@ -302,13 +303,13 @@ def conv2d_wgrad(
         algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
             choose.
         tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
-        mask: What conv2d_relu or conv2d_batch_norm returned: dy is then the gradient of the output that the mask
-            belongs to, and passes only where the mask has a 1.
-        pool: What that op was given; 2 needs the mask.
+        mask: The mask that conv2d_relu or conv2d_batch_norm returned. dy is then the gradient of that op's output, and
+            passes only where the mask has a 1.
+        pool: The `pool` of that op; 2 needs the mask.
         out: Receives dw; by default a new array.
-        db: (K,); receives the bias gradient, the sum of dy (where the mask has a 1) over n, p, q; None leaves it
-            out.
-        accumulate: Add to out, and to db where it is given, instead of overwriting them.
+        db: (K,); receives the bias gradient, the sum of dy (where the mask has a 1) over n, p, q; None does not compute
+            it.
+        accumulate: Add to out (and to db if it is given) instead of overwriting them.
 
     Returns:
         dw: (K, R, S, C // groups), of dy's dtype.
@@ -388,14 +389,14 @@ def conv2d_backward(
         algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
             choose.
         tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
-        mask: What conv2d_relu or conv2d_batch_norm returned: dy is then the gradient of the output that the mask
-            belongs to, and passes only where the mask has a 1.
-        pool: What that op was given; 2 needs the mask.
+        mask: The mask that conv2d_relu or conv2d_batch_norm returned. dy is then the gradient of that op's output, and
+            passes only where the mask has a 1.
+        pool: The `pool` of that op; 2 needs the mask.
         out: Receives dx, which is always assigned.
         dw: Receives the gradient of w; by default a new array.
-        db: (K,); receives the bias gradient, the sum of dy (where the mask has a 1) over n, p, q; None leaves it
-            out.
-        accumulate: Add to dw, and to db where it is given, instead of overwriting them.
+        db: (K,); receives the bias gradient, the sum of dy (where the mask has a 1) over n, p, q; None does not compute
+            it.
+        accumulate: Add to dw (and to db if it is given) instead of overwriting them.
 
     Returns:
         dx and dw, of the shapes of x and w.
@@ -452,13 +453,13 @@ def bias_grad(
     out: ArrayT | None = None,
     accumulate: bool = False,
 ) -> ArrayT:
-    """The gradient of a bias: the sum of dy over all axes but the last; with an activation behind the bias, of the
-    activation's gradient, which is not stored.
+    """The gradient of a bias: the sum of dy over all axes but the last. If an activation follows the bias, the sum is
+    that of the activation's gradient, which is not stored.
 
     Args:
         dy: (..., K), of rank 2 or more, any float dtype; with an activation the gradient of its output.
-        saved: With an activation what its backward op takes, its input or output, of dy's shape and dtype.
-        activation: The name of an activation, with its op's defaults; None is none.
+        saved: With an activation, the input or output that its backward op takes, of dy's shape and dtype.
+        activation: The name of an activation, with its op's defaults, or None.
         out: Receives db; by default a new array.
         accumulate: Add to out instead of overwriting it.
 
@@ -492,7 +493,7 @@ def forward_problem(x: Array, w: Array, bias: Array | None, **window: Any) -> Co
 
 
 def _forward(dy: Array, problem: Conv2dProblem, mask: Array | None, pool: int) -> Epilogue:
-    """The epilogue of the forward pass that dy belongs to. Raises if dy or the mask does not fit it."""
+    """The epilogue of the forward pass that belongs to dy. Raises if dy or the mask does not fit it."""
     shape = problem.pooled_shape(pool)
     if mask is None:
         if pool != 1:

@@ -26,10 +26,10 @@ def dropout(
     Args:
         x: Any shape, any float dtype.
         p: The probability, in [0, 1).
-        seed: Of the random numbers: an integer of 64 bits, from 0.
-        substream: Tells apart the layers of one net: an integer of 32 bits.
-        offset: Where in the stream to begin, in blocks of four numbers; may be an int64 array of one element.
-        first: The number of x's first element, from 0: where x is a part of a batch, its place in the whole.
+        seed: The seed of the random numbers: a 64-bit integer, at least 0.
+        substream: Distinguishes the layers of one net: a 32-bit integer.
+        offset: The first position in the stream, in blocks of four numbers; may be an int64 array of one element.
+        first: The number of x's first element, at least 0; if x is a part of a batch, its position in the whole batch.
         out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
 
     Returns:

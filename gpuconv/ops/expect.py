@@ -1,4 +1,4 @@
-"""Checks of the arrays that an op is given.
+"""Checks of an op's array arguments.
 
 Each raises TypeError or ValueError, naming what was received and what would be accepted.
 """
@@ -20,7 +20,7 @@ from gpuconv.types import Array
 
 
 def expect_any_float(name: str, array: Array, minimum_rank: int = 0) -> tuple[int, ...]:
-    """The shape of a float array of any rank from `minimum_rank`."""
+    """The shape of a float array of rank `minimum_rank` or more."""
     if array.ndim < minimum_rank:
         raise ValueError(f"{name} must have at least {minimum_rank} axes, received shape {array.shape}")
     if not is_float(array.dtype):
@@ -58,7 +58,7 @@ def expect_bias(bias: Array | None, size: int, why: str = "one value for each fi
 
 
 def expect_channel_vectors(x: Array, channels: int, **vectors: Array | None) -> None:
-    """Each vector that is given has shape (C,) and x's accumulation dtype."""
+    """Each vector that is not None has shape (C,) and x's accumulation dtype."""
     expected = accumulation_dtype(x.dtype)
     for name, vector in vectors.items():
         if vector is None:
@@ -100,14 +100,14 @@ def expect_conv_algorithm(
 
 
 def expect_mask(mask: Array, problem: Conv2dProblem, pool: int) -> None:
-    """mask has the dtype and shape of what conv2d_relu returns for this problem and pool."""
+    """mask has the dtype and shape of conv2d_relu's mask for this problem and pool."""
     if mask.dtype != np.uint8:
         raise TypeError(f"mask must be uint8, as conv2d_relu returns it, received {mask.dtype.name}")
     expect_shape("mask", mask, problem.mask_shape(pool), "as conv2d_relu returns it")
 
 
 def expect_tf32(tf32: object, dtype: np.dtype) -> None:
-    """tf32 is a flag, and only set where float32 numbers are multiplied."""
+    """tf32 is a bool, and True only for float32 arrays."""
     if not isinstance(tf32, (bool, np.bool_)):
         raise TypeError(f"tf32 must be True or False, received {tf32!r}")
     if tf32 and dtype != np.float32:
@@ -151,14 +151,14 @@ def expect_accumulate(accumulate: bool, **outs: Array | None) -> None:
 
 
 def expect_writable(**arrays: Array | None) -> None:
-    """Arrays that are written to, where given, are not read-only."""
+    """Arrays that are written to are not read-only (None is skipped)."""
     for name, array in arrays.items():
         if array is not None and _is_read_only(array):
             raise _read_only(name)
 
 
 def expect_apart(**outputs: Array | None) -> Written:
-    """No two outputs, where given, share memory. Returns them with their address ranges."""
+    """No two outputs share memory (None is skipped). Returns them with their address ranges."""
     found = written(outputs.values())
     if not apart(found):
         given = [(name, array) for name, array in outputs.items() if array is not None]
@@ -167,10 +167,9 @@ def expect_apart(**outputs: Array | None) -> Written:
 
 
 def expect_writable_lists(**lists: Sequence[Array] | None) -> None:
-    """The arrays of the lists that are given can be written to, and none occurs twice, except a parameter that is its
-    own master."""
+    """The arrays in the lists can be written to, and none occurs twice, except a parameter that is its own master."""
     everything = [array for arrays in lists.values() for array in arrays or ()]
-    on_host = any(isinstance(array, np.ndarray) for array in everything[:1])  # all are of one device
+    on_host = any(isinstance(array, np.ndarray) for array in everything[:1])  # all arrays are on one device
     if len(set(map(id, everything))) == len(everything) and not (on_host and any(map(_is_read_only, everything))):
         return
     places: dict[int, tuple[str, int]] = {}

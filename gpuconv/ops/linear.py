@@ -125,8 +125,8 @@ def linear_wgrad(
             choose.
         tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
         out: Receives dw; by default a new array.
-        db: (out_features,); receives the sum of dy over the batch; None leaves it out.
-        accumulate: Add to out, and to db where it is given, instead of overwriting them.
+        db: (out_features,); receives the sum of dy over the batch; None does not compute it.
+        accumulate: Add to out (and to db if it is given) instead of overwriting them.
 
     Returns:
         dw: (out_features, in_features), of dy's dtype.

@@ -1,4 +1,4 @@
-"""Losses with their gradients, and the running sums of a metric. A loss's `out` may be its scores."""
+"""Losses with their gradients, and the running sums of metrics. The `out` of a loss may be its scores."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ def softmax_cross_entropy(
     probabilities.
 
     The gradient is grad_scale * (sum(t) * softmax - t) / N, scaled before it is rounded. A weight multiplies t class by
-    class; with integer labels the mean is then one over weights: N is replaced by the sum of the labels' weights. A row
-    that is ignored counts in neither sum, and its gradient is 0. If nothing counts, loss and gradient are 0. (PyTorch's
-    cross_entropy, which gives NaN in this last case.)
+    class; with integer labels the mean is then a weighted mean: N is replaced by the sum of the labels' weights. A row
+    that is ignored counts in neither sum, and its gradient is 0. If nothing counts, loss and gradient are 0. (This is
+    PyTorch's cross_entropy, except that PyTorch returns NaN in this last case.)
 
     Args:
         logits: (N, classes), any float dtype.
         labels: (N,) integers in [0, classes), or (N, classes) probabilities of any float dtype. That a row adds up to 1
             is not checked.
-        weight: (classes,), from 0, in the accumulation dtype of logits. Its numbers are not checked.
+        weight: (classes,), each at least 0, in the accumulation dtype of logits. Its numbers are not checked.
         label_smoothing: In [0, 1] (Szegedy et al. 2016).
         ignore_index: The integer label of rows that are ignored; may be outside of [0, classes).
-        grad_scale: A factor of the gradient, from 0; may be a float64 array of one element.
+        grad_scale: A factor on the gradient, at least 0; may be a float64 array of one element.
         out: Receives dlogits; may be logits itself.
 
     Returns:
@@ -94,8 +94,8 @@ def svm_hinge(
     Args:
         scores: (N, classes), any float dtype.
         labels: (N,) integers in [0, classes).
-        delta: The margin, from 0.
-        grad_scale: A factor of the gradient, from 0; may be a float64 array of one element.
+        delta: The margin, at least 0.
+        grad_scale: A factor on the gradient, at least 0; may be a float64 array of one element.
         out: Receives dscores; may be scores itself.
 
     Returns:
@@ -122,7 +122,7 @@ def mean_squared_error(
     Args:
         scores: (N, ...), any float dtype.
         targets: Of the scores' shape, any float dtype.
-        grad_scale: A factor of the gradient, from 0; may be a float64 array of one element.
+        grad_scale: A factor on the gradient, at least 0; may be a float64 array of one element.
         out: Receives dscores; may be scores itself.
 
     Returns:
@@ -145,8 +145,8 @@ def huber_loss(
     Args:
         scores: (N, ...), any float dtype.
         targets: Of the scores' shape, any float dtype.
-        delta: Where the parabola ends, above 0.
-        grad_scale: A factor of the gradient, from 0; may be a float64 array of one element.
+        delta: Where the parabola becomes linear, above 0.
+        grad_scale: A factor on the gradient, at least 0; may be a float64 array of one element.
         out: Receives dscores; may be scores itself.
 
     Returns:
@@ -177,7 +177,7 @@ def binary_cross_entropy(
         targets: Of the scores' shape, any float dtype: probabilities. That they lie in [0, 1] is not checked.
         pos_weight: (C,), one for each of the scores' last axis, in their accumulation dtype. Its numbers are not
             checked.
-        grad_scale: A factor of the gradient, from 0; may be a float64 array of one element.
+        grad_scale: A factor on the gradient, at least 0; may be a float64 array of one element.
         out: Receives dscores; may be scores itself.
 
     Returns:
@@ -205,17 +205,17 @@ def add_metrics(
 ) -> None:
     """Add a batch to running sums on the device: totals += (loss * M, correct answers, M, 1 while totals[0] is finite),
     M the number of rows that are not ignored. With weight totals[0] += loss * W, W the sum of these rows' weights.
-    Where there are five totals, totals[4] += W, without weight M.
+    If there are five totals, totals[4] += W, or += M without weight.
 
     Args:
         totals: (4,) or, needed with weight, (5,) float64, changed in place.
         loss: The batch's mean loss, 0-d, in the accumulation dtype of scores.
         scores: (N, classes), any float dtype; the first largest score is the answer (NaN counts as largest). Without
             labels (N, ...).
-        labels: (N,) int64, or (N, classes) of any float dtype, whose largest, found likewise, is the right answer. None
-            if the scores are no answers; then totals[1] stays.
-        weight: (classes,), that of the loss, if labels are integers. Its numbers are not checked. A label that
-            is no class weighs nothing, and its row is a wrong answer.
+        labels: (N,) int64, or (N, classes) of any float dtype, where the largest one, found likewise, is the right
+            answer. None if there is no notion of a right answer; totals[1] then stays unchanged.
+        weight: (classes,), the weight of the loss, if labels are integers. Its numbers are not checked. A label outside
+            the classes has weight 0, and its row counts as a wrong answer.
         ignore_index: The integer label of rows that do not count.
     """
     backend = backend_of(totals=totals, loss=loss, scores=scores, optional=dict(labels=labels, weight=weight))

@@ -37,22 +37,22 @@ def muon_step(
 
     |param| is the root of the sum of squares; a parameter of zeros is not scaled. orthogonal(x) divides x by
     |x| + 1e-7, then does `steps` Newton-Schulz steps on the smaller side, x = (a + b x x^T + c (x x^T)^2) x with
-    a, b, c = 3.4445, -4.7750, 2.0315. These bring the singular values near 1, not to it. Everything is computed in
-    the accumulation dtype; with tf32 the factors of these products are rounded to TF32, which tensor cores multiply.
+    a, b, c = 3.4445, -4.7750, 2.0315. These bring the singular values near 1, not exactly to 1. Everything is computed
+    in the accumulation dtype; with tf32 the factors of these products are rounded to TF32, which tensor cores multiply.
 
     Args:
         params: Arrays of rank 2 or more, taken as matrices (K, the rest), changed in place.
         grads: The gradients, each of its parameter's shape and dtype.
-        velocities: v. Changed in place, zero at first; each of the shape of its parameter and the dtype of its
-            master, where there is one.
-        masters: Of the accumulation dtype, float32 for a 16-bit parameter: the formula updates these, and the
+        velocities: v. Changed in place, zero at first; each has the shape of its parameter and the dtype of its master,
+            if there is one.
+        masters: Arrays in the accumulation dtype, float32 for a 16-bit parameter. The formula updates these, and the
             parameters are then rounded from them. A parameter may be its own master. None updates the parameters
             themselves.
         scaling: The array that update_loss_scale changed, or None. The gradients are multiplied by scaling[1]
-            first; if that is 0, nothing changes, the averages neither.
-        averages: Changed in place to ema * average + (1 - ema) * param, of the masters where there are any; each of the
-            shape and dtype of what it averages.
-        lr: The learning rate, from 0; may be an array of one element on the device.
+            first; if that is 0, nothing changes, not even the averages.
+        averages: Changed in place to ema * average + (1 - ema) * param, of the masters if there are any; each has the
+            shape and dtype of the array that it averages.
+        lr: The learning rate, at least 0; may be an array of one element on the device.
         momentum: In [0, 1].
         nesterov: Take the second form; needs a momentum above 0.
         steps: 0 to 100.

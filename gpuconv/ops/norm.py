@@ -59,9 +59,9 @@ def batch_norm(
         beta: (C,), as gamma.
         running_mean: (C,), as gamma; changed in place by training.
         running_var: (C,), as running_mean.
-        training: Which statistics to take.
-        momentum: The batch's part of the running statistics, in [0, 1].
-        eps: From 0.
+        training: Whether to use the statistics of x instead of the running ones.
+        momentum: The batch's share of the running statistics, in [0, 1].
+        eps: At least 0.
         activation: None, or the name of an activation op, applied with its defaults to the value rounded to x's
             dtype.
         out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
@@ -135,7 +135,7 @@ def batch_norm_backward(
     statistics are constants, so dx = gamma * inv_std * dy.
 
     With an activation, dy is the gradient of its output, and in the formulas above dy is the gradient of its input.
-    With a mask, dx goes on through the max pool that made x: the result is the gradient of the pool's input.
+    With a mask, dx is passed on through the max pool that computed x: the result is the gradient of the pool's input.
 
     Args:
         dy: Of x's shape and dtype.
@@ -148,7 +148,7 @@ def batch_norm_backward(
         training: As in batch_norm.
         mask: What conv2d_batch_norm returned with pool=2.
         input_shape: With a mask, the shape of the pool's input, the output of that op's convolution (N, P, Q, K).
-        groups: With a mask, of that op.
+        groups: With a mask, the groups of that op.
         out: Receives dx, which is always assigned; without a mask it may be an input itself.
         dgamma: Receives the gradient of gamma; by default a new array.
         dbeta: Receives the gradient of beta; by default a new array.
@@ -239,7 +239,7 @@ def _check_batch_norm_backward(
 def _pooled(
     x: Array, mask: Array | None, out: Array | None, input_shape: Sequence[int] | None, groups: int
 ) -> Conv2dProblem:
-    """A convolution whose output has input_shape; x and the mask are what a 2 x 2 pool made of it."""
+    """A convolution whose output has input_shape; x and the mask are the results of a 2 x 2 pool on that output."""
     if mask is None:
         raise ValueError(f"input_shape {input_shape} is of a pool whose mask was not given")
     before = expect_volume_shape("input_shape", input_shape)
@@ -277,7 +277,7 @@ def conv2d_batch_norm(
     out: ArrayT | None = None,
 ) -> tuple[Any, ...]:
     """batch_norm(conv2d(x, w, bias), training=True) in one call; the convolution computes the statistics. With pool=2,
-    a max_pool2d of 2 x 2 windows at stride 2 stands between the two, which drops an odd last row and column.
+    a max_pool2d of 2 x 2 windows at stride 2 comes between the two; it drops an odd last row and column.
 
     Args:
         x: (N, H, W, C), any float dtype.
@@ -301,8 +301,7 @@ def conv2d_batch_norm(
         tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
         out: Receives y.
 
-    Returns:
-        y, what batch_norm was given (the output of conv2d, or of the pool), and the mean and inv_std used;
+    Returns: y, the input of batch_norm (the output of conv2d, or of the pool), and the mean and inv_std used;
         batch_norm_backward takes the last three. With pool=2 also the mask of conv2d_relu with activation=None, which
         the gradients of conv2d take.
 
@@ -392,14 +391,14 @@ def group_norm(
     x: ArrayT, gamma: Array, beta: Array, *, groups: int, eps: float = 1e-5, out: ArrayT | None = None
 ) -> tuple[ArrayT, Any, Any]:
     """y = gamma * (x - mean) * inv_std + beta, with the mean and variance of each image's groups of channels, over all
-    axes but the first (Wu and He 2018). Of a matrix and one group it is layer normalisation (Ba et al. 2016).
+    axes but the first (Wu and He 2018). For a matrix and one group this is layer normalisation (Ba et al. 2016).
 
     Args:
         x: (N, ..., C), of rank 2 or more, any float dtype.
         gamma: (C,), in x's accumulation dtype.
         beta: (C,), as gamma.
-        groups: Into how many groups of neighbours the channels are split; a divisor of C.
-        eps: Added to the variance, from 0.
+        groups: The number of groups of neighbouring channels; it divides C.
+        eps: Added to the variance, at least 0.
         out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
 
     Returns:

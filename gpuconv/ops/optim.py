@@ -47,16 +47,16 @@ def sgd_step(
     Args:
         params: Arrays of any shapes and float dtypes, changed in place.
         grads: The gradients, each of its parameter's shape and dtype.
-        velocities: v. Changed in place, zero at first; each of the shape of its parameter and the dtype of its
-            master, where there is one. None without momentum.
-        masters: Of the accumulation dtype, float32 for a 16-bit parameter: the formula updates these, and the
+        velocities: v. Changed in place, zero at first; each has the shape of its parameter and the dtype of its master,
+            if there is one. None without momentum.
+        masters: Arrays in the accumulation dtype, float32 for a 16-bit parameter. The formula updates these, and the
             parameters are then rounded from them. A parameter may be its own master. None updates the parameters
             themselves.
         scaling: The array that update_loss_scale changed, or None. The gradients are multiplied by scaling[1]
-            first; if that is 0, nothing changes, the averages neither.
-        averages: Changed in place to ema * average + (1 - ema) * param, of the masters where there are any; each of the
-            shape and dtype of what it averages.
-        lr: The learning rate, from 0; may be an array of one element on the device.
+            first; if that is 0, nothing changes, not even the averages.
+        averages: Changed in place to ema * average + (1 - ema) * param, of the masters if there are any; each has the
+            shape and dtype of the array that it averages.
+        lr: The learning rate, at least 0; may be an array of one element on the device.
         momentum: In [0, 1].
         nesterov: Take the second form; needs a momentum above 0.
         weight_decay: One number, or one for each parameter; weight_decay * param is added to the gradient.
@@ -114,17 +114,17 @@ def adagrad_step(
     Args:
         params: Arrays of any shapes and float dtypes, changed in place.
         grads: The gradients, each of its parameter's shape and dtype.
-        square_sums: s. Changed in place, zero at first; each of the shape of its parameter and the dtype of its
-            master, where there is one.
-        masters: Of the accumulation dtype, float32 for a 16-bit parameter: the formula updates these, and the
+        square_sums: s. Changed in place, zero at first; each has the shape of its parameter and the dtype of its
+            master, if there is one.
+        masters: Arrays in the accumulation dtype, float32 for a 16-bit parameter. The formula updates these, and the
             parameters are then rounded from them. A parameter may be its own master. None updates the parameters
             themselves.
         scaling: The array that update_loss_scale changed, or None. The gradients are multiplied by scaling[1]
-            first; if that is 0, nothing changes, the averages neither.
-        averages: Changed in place to ema * average + (1 - ema) * param, of the masters where there are any; each of the
-            shape and dtype of what it averages.
-        lr: The learning rate, from 0; may be an array of one element on the device.
-        eps: From 0.
+            first; if that is 0, nothing changes, not even the averages.
+        averages: Changed in place to ema * average + (1 - ema) * param, of the masters if there are any; each has the
+            shape and dtype of the array that it averages.
+        lr: The learning rate, at least 0; may be an array of one element on the device.
+        eps: At least 0.
         weight_decay: One number, or one for each parameter; weight_decay * param is added to the gradient.
         ema: The averages' decay, in [0, 1].
 
@@ -167,18 +167,18 @@ def rmsprop_step(
     Args:
         params: Arrays of any shapes and float dtypes, changed in place.
         grads: The gradients, each of its parameter's shape and dtype.
-        square_averages: s. Changed in place, zero at first; each of the shape of its parameter and the dtype of its
-            master, where there is one.
-        masters: Of the accumulation dtype, float32 for a 16-bit parameter: the formula updates these, and the
+        square_averages: s. Changed in place, zero at first; each has the shape of its parameter and the dtype of its
+            master, if there is one.
+        masters: Arrays in the accumulation dtype, float32 for a 16-bit parameter. The formula updates these, and the
             parameters are then rounded from them. A parameter may be its own master. None updates the parameters
             themselves.
         scaling: The array that update_loss_scale changed, or None. The gradients are multiplied by scaling[1]
-            first; if that is 0, nothing changes, the averages neither.
-        averages: Changed in place to ema * average + (1 - ema) * param, of the masters where there are any; each of the
-            shape and dtype of what it averages.
-        lr: The learning rate, from 0; may be an array of one element on the device.
+            first; if that is 0, nothing changes, not even the averages.
+        averages: Changed in place to ema * average + (1 - ema) * param, of the masters if there are any; each has the
+            shape and dtype of the array that it averages.
+        lr: The learning rate, at least 0; may be an array of one element on the device.
         alpha: In [0, 1].
-        eps: From 0.
+        eps: At least 0.
         weight_decay: One number, or one for each parameter; weight_decay * param is added to the gradient.
         ema: The averages' decay, in [0, 1].
 
@@ -237,22 +237,22 @@ def adam_step(
     Args:
         params: Arrays of any shapes and float dtypes, changed in place.
         grads: The gradients, each of its parameter's shape and dtype.
-        exp_avgs: m. Changed in place, zero at first; each of the shape of its parameter and the dtype of its
-            master, where there is one.
+        exp_avgs: m. Changed in place, zero at first; each has the shape of its parameter and the dtype of its master,
+            if there is one.
         exp_avg_sqs: v, as m.
-        masters: Of the accumulation dtype, float32 for a 16-bit parameter: the formula updates these, and the
+        masters: Arrays in the accumulation dtype, float32 for a 16-bit parameter. The formula updates these, and the
             parameters are then rounded from them. A parameter may be its own master. None updates the parameters
             themselves.
         scaling: The array that update_loss_scale changed, or None. The gradients are multiplied by scaling[1]
-            first; if that is 0, nothing changes, the averages neither.
-        averages: Changed in place to ema * average + (1 - ema) * param, of the masters where there are any; each of the
-            shape and dtype of what it averages.
-        lr: The learning rate, from 0; may be an array of one element on the device.
+            first; if that is 0, nothing changes, not even the averages.
+        averages: Changed in place to ema * average + (1 - ema) * param, of the masters if there are any; each has the
+            shape and dtype of the array that it averages.
+        lr: The learning rate, at least 0; may be an array of one element on the device.
         step: The number of this step, from 1; may be an int64 array of one element. The scaling[3] skipped steps
             are subtracted.
         beta1: In [0, 1).
         beta2: In [0, 1).
-        eps: From 0.
+        eps: At least 0.
         weight_decay: One number, or one for each parameter; weight_decay * param is added to the gradient.
         decoupled: AdamW (Loshchilov and Hutter 2017): instead of adding to the gradient, the decay first scales
             param by 1 - lr * weight_decay.
@@ -315,16 +315,16 @@ def lion_step(
     Args:
         params: Arrays of any shapes and float dtypes, changed in place.
         grads: The gradients, each of its parameter's shape and dtype.
-        exp_avgs: m. Changed in place, zero at first; each of the shape of its parameter and the dtype of its
-            master, where there is one.
-        masters: Of the accumulation dtype, float32 for a 16-bit parameter: the formula updates these, and the
+        exp_avgs: m. Changed in place, zero at first; each has the shape of its parameter and the dtype of its master,
+            if there is one.
+        masters: Arrays in the accumulation dtype, float32 for a 16-bit parameter. The formula updates these, and the
             parameters are then rounded from them. A parameter may be its own master. None updates the parameters
             themselves.
         scaling: The array that update_loss_scale changed, or None. The gradients are multiplied by scaling[1]
-            first; if that is 0, nothing changes, the averages neither.
-        averages: Changed in place to ema * average + (1 - ema) * param, of the masters where there are any; each of the
-            shape and dtype of what it averages.
-        lr: The learning rate, from 0; may be an array of one element on the device.
+            first; if that is 0, nothing changes, not even the averages.
+        averages: Changed in place to ema * average + (1 - ema) * param, of the masters if there are any; each has the
+            shape and dtype of the array that it averages.
+        lr: The learning rate, at least 0; may be an array of one element on the device.
         beta1: In [0, 1).
         beta2: In [0, 1).
         weight_decay: One number, or one for each parameter. It is decoupled, as in AdamW.
@@ -363,19 +363,19 @@ def lion_step(
 
 @op("clip.cu", changes="clipped")
 def clip_norm(clipped: Array, grads: Sequence[Array], scaling: Array | None = None, *, max_norm: float) -> None:
-    """Limit the norm of all gradients together, in the next optimizer step: clipped becomes a copy of scaling with
+    """Limit the total norm of all gradients in the next optimizer step: clipped becomes a copy of scaling with
     clipped[1] = scaling[1] * min(1, max_norm / (norm + 1e-6)), by which that step multiplies the gradients (PyTorch's
     clip_grad_norm_; Pascanu et al. 2013).
 
     Args:
-        clipped: (4,) float64, changed in place: what an optimizer step takes as its scaling.
+        clipped: (4,) float64, changed in place; the scaling argument of the optimizer step.
         grads: All gradients of the step, of any float dtypes. The norm is the root of the sum of the squares of all
             their numbers times scaling[1], computed in float64.
         scaling: The array that update_loss_scale changed, or None, which stands for [1, 1, 0, 0]. If scaling[1] is 0,
             clipped[1] is 0 too, and the step is skipped.
         max_norm: Above 0.
 
-    A norm that is not finite makes clipped[1] NaN, and so every parameter: it is not hidden.
+    A norm that is not finite makes clipped[1] NaN, and so every parameter, so that the fault is not hidden.
     """
     backend = backend_of(clipped=clipped, lists=dict(grads=grads), optional=dict(scaling=scaling))
     _expect_scaling(clipped, "clipped")
@@ -423,9 +423,9 @@ def update_loss_scale(
             any number in them is not finite; [2] the good steps since the scale changed; [3] all steps skipped so
             far.
         grads: All gradients of the step, of any float dtypes.
-        growth: From 1.
+        growth: At least 1.
         backoff: In [0, 1].
-        interval: A number of steps, from 1.
+        interval: A number of steps, at least 1.
     """
     backend = backend_of(scaling=scaling, lists=dict(grads=grads))
     _expect_scaling(scaling)
@@ -455,7 +455,7 @@ def expect_step(
     averages: Sequence[Array] | None,
     **states: Sequence[Array],
 ) -> None:
-    """The lists of a step: gradients like the parameters, state and averages like the masters."""
+    """Check the lists of a step: gradients match the parameters; state and averages match the masters."""
     if averages is not None:
         states["averages"] = averages
     lists = [each for each in (params, grads, masters, *states.values()) if isinstance(each, (list, tuple))]
@@ -469,7 +469,7 @@ def expect_step(
     _fitting.keep(arrays, True, *context)
 
 
-_fitting = WhileAlive()  # the arrays of lists that fit each other
+_fitting = WhileAlive()  # arrays of lists that match
 
 
 def _expect_lists(

@@ -1,4 +1,4 @@
-"""If an input shares memory with an output, the backend gets a copy of the input."""
+"""If an input shares memory with an output, the backend receives a copy of the input."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 from gpuconv.backends import address, current_device_of, device_of, empty
 from gpuconv.types import Array
 
-# The address of an array's first byte, and the one past its last byte. A plain NumPy array, whose address takes longer
-# to read than `np.may_share_memory`, has all addresses.
+# The address of an array's first byte, and the one past its last byte. Plain NumPy arrays get the range of all
+# addresses, because reading their address takes longer than `np.may_share_memory`.
 Range = tuple[int, int]
 _ANYWHERE = 0, 1 << 64
 
 
 class Written(list[tuple[Array, Range]]):
-    """Outputs with their ranges, found once."""
+    """Outputs with their address ranges, computed once."""
 
 
 def written(outputs: Iterable[Array | None]) -> Written:
@@ -47,7 +47,7 @@ def copy_if_overlapping(
 
 
 def _clash(x: Array, output: Array, in_place: bool | Array | None = False) -> bool:
-    """Whether two arrays whose ranges meet may share memory. in_place: as in `copy_if_overlapping`."""
+    """Whether two arrays whose ranges overlap may share memory. in_place: as in `copy_if_overlapping`."""
     if not x.size or not output.size or (type(x) is np.ndarray and not np.may_share_memory(x, output)):
         return False
     return not ((in_place is True or in_place is output) and same_memory(x, output))
@@ -59,7 +59,7 @@ def overlap(a: Array, b: Array) -> bool:
 
 
 def apart(outputs: Written) -> bool:
-    """Whether no two of the outputs, which are few, overlap."""
+    """Whether no two of the (few) outputs overlap."""
     for (a, (begin, end)), (b, (first, last)) in combinations(outputs, 2):
         if begin < last and first < end and _clash(a, b):
             return False
@@ -69,7 +69,7 @@ def apart(outputs: Written) -> bool:
 def _range(array: Any) -> Range:
     if type(array) is np.ndarray:
         return _ANYWHERE
-    begin = array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr  # `address`, without a call
+    begin = array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr  # `address`, inlined
     if array.flags.c_contiguous:
         return begin, begin + array.nbytes
     reach = [stride * (size - 1) for stride, size in zip(array.strides, array.shape)]

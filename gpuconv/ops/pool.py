@@ -69,7 +69,7 @@ def max_pool2d_backward(
     fit: str = "floor",
     out: ArrayT | None = None,
 ) -> ArrayT:
-    """The gradient of max_pool2d: each window's dy is added to the input cell that won the window.
+    """The gradient of max_pool2d: each window's dy is added to the input pixel that was the window's maximum.
 
     Args:
         dy: The gradient with respect to y, (N, P, Q, C), any float dtype.
@@ -117,8 +117,8 @@ def avg_pool2d(
         kernel_size: Height and width of a window: a number or (height, width).
         stride: Pixels from one window to the next; by default kernel_size.
         padding: Zeros around the input, in the forms of conv2d; less than kernel_size.
-        count_include_pad: Divide by all cells of a window, the padding's too; False divides by those inside the
-            input. Cells that "cover" adds past the padding never count.
+        count_include_pad: Divide by the number of all cells of a window, including padding; False counts only those
+            inside the input. Cells that "cover" adds past the padding never count.
         fit: "floor", "exact" or "cover": what happens where windows do not tile the padded input (see
             `gpuconv.ops`).
         out: Receives the result: its shape and dtype; by default a new array.

@@ -24,9 +24,9 @@ def random_uniform(
     Args:
         y: Any shape, any float dtype; changed in place.
         low: The lowest number.
-        high: The bound above, at least low.
-        seed: Of the random numbers: an integer of 64 bits, from 0.
-        stream: What the numbers are for, the third word of the counter: an integer of 32 bits.
+        high: The upper bound, at least low.
+        seed: The seed of the random numbers: a 64-bit integer, at least 0.
+        stream: What the numbers are for, the third word of the counter: a 32-bit integer.
         substream: A further split, the fourth word.
         offset: Where in the stream to begin, in blocks of four numbers.
 
@@ -58,8 +58,8 @@ def random_normal(
         y: Any shape, any float dtype; changed in place.
         mean: The mean.
         std: The standard deviation, from 0.
-        seed: Of the random numbers: an integer of 64 bits, from 0.
-        stream: What the numbers are for, the third word of the counter: an integer of 32 bits.
+        seed: The seed of the random numbers: a 64-bit integer, at least 0.
+        stream: What the numbers are for, the third word of the counter: a 32-bit integer.
         substream: A further split, the fourth word.
         offset: Where in the stream to begin, in blocks of four numbers.
 
@@ -83,8 +83,8 @@ def random_permutation(order: ArrayT, *, seed: int, epoch: int = 0, stream: int 
 
     Args:
         order: (n,) int64, changed in place.
-        seed: Of the random numbers: an integer of 64 bits, from 0.
-        epoch: Tells apart the orders of one seed: an integer of 32 bits.
+        seed: The seed of the random numbers: a 64-bit integer, at least 0.
+        epoch: Distinguishes the orders of one seed: a 32-bit integer.
         stream: What the numbers are for; by default that of a data set's order.
 
     Returns:

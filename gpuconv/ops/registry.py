@@ -44,7 +44,7 @@ def arrays_of(function: Callable[..., Any]) -> tuple[str, ...]:
 
 
 def _holds_arrays(hint: Any) -> bool:
-    """Whether a type is an array or a list of arrays. `Scalar` does not count, though it may be an array."""
+    """Whether a type is an array or a list of arrays. `Scalar` does not count, although it may be an array."""
     return hint != Scalar and (hint in (Array, ArrayT) or any(map(_holds_arrays, get_args(hint))))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 Check = TypeVar("Check", bound=Callable[..., Any])
 
 _MOST = 4096  # results of one check
-_EXACT = frozenset({int, str, bool, type(None)})  # types whose equal values are the same in every respect
+_EXACT = frozenset({int, str, bool, type(None)})  # types whose equal values are interchangeable
 _NEW = object()
 
 
@@ -20,8 +20,8 @@ def remembered(check: Check) -> Check:
 
     The check may read the shape and dtype of an array, and whether it is writable, but neither its address nor its
     elements, and must not return an array. An array may be None. Options are distinguished by type too, because 1, 1.0
-    and True are equal. Nothing is remembered for options other than int, str, bool, None and tuples of these, nor if
-    the check raises.
+    and True are equal. Nothing is cached if an option is not an int, str, bool, None or a tuple of these, or if the
+    check raises.
     """
     results: dict[object, Any] = {}
 

@@ -21,9 +21,9 @@ def advance_clock(clock: Array, lr: Array, rates: Array, *, batch_size: int) -> 
     Args:
         clock: (4,) int64, changed in place: [0] the row of rates, [1] the steps done, [2] where the next batch
             begins in the epoch's order, [3] its offset in the stream of random numbers.
-        lr: (L,) float32 or float64, changed in place. Past the last row of rates it becomes NaN.
+        lr: (L,) float32 or float64, changed in place. After the last row of rates it becomes NaN.
         rates: (T, L), of lr's dtype: a row of learning rates for each step.
-        batch_size: The number of samples in the step, from 0.
+        batch_size: The number of samples in the step, at least 0.
     """
     backend = backend_of(clock=clock, lr=lr, rates=rates)
     _expect_counters("clock", clock, 4)
@@ -46,7 +46,7 @@ def advance_counter(counter: ArrayT, *, by: int) -> ArrayT:
 
     Args:
         counter: (1,) int64, changed in place.
-        by: An integer from 0.
+        by: An integer, at least 0.
 
     Returns:
         A copy of its old value.

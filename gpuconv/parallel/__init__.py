@@ -16,16 +16,16 @@ __all__ = ["MPI", "NCCL", "ParallelError", "Ranks", "launched", "ranks", "report
 
 
 def launched() -> bool:
-    """Whether this process is one of several, which mpiexec or variables as torchrun's started."""
+    """Whether this process is one of several, started by mpiexec or described by variables like torchrun's."""
     return mpi.launched() or tcp.launched()
 
 
 def started(device: str, time_limit: float) -> Ranks:
-    """The ranks as they were started; this process alone if it is none of several.
+    """The ranks as they were started; only this process if it is not one of several.
 
     Args:
         device: The name of the net's device, "auto" included.
-        time_limit: The seconds that another rank may take for an answer, above 0.
+        time_limit: The seconds that another rank may take to answer, above 0.
 
     Raises ValueError for ranks on the CPU that were not started by mpiexec.
     """
@@ -45,7 +45,7 @@ def ranks(parallel: Any) -> Ranks:
     """The ranks that `Trainer(parallel=...)` names.
 
     Args:
-        parallel: None for this process alone, "mpi", "nccl", or ranks, such as `MPI(time_limit=60)`.
+        parallel: None for only this process, "mpi", "nccl", or ranks, such as `MPI(time_limit=60)`.
 
     Raises ValueError for another name.
     """

@@ -21,16 +21,16 @@ from gpuconv.types import Array
 
 T = TypeVar("T")
 
-DATA, ALIVE, FAILED, BEGUN = 1, 2, 3, 4  # the tags of messages; those of sums that were begun follow
-SPINS = 200  # tests of a request before each is followed by a nap
+DATA, ALIVE, FAILED, BEGUN = 1, 2, 3, 4  # the tags of messages; the tags of sums started early follow them
+SPINS = 200  # tests of a request without sleeping; after these, each test is followed by a sleep
 NAP = 50e-6  # seconds
-GRACE = 2.0  # seconds in which the other ranks say why they end, before all are aborted
+GRACE = 2.0  # seconds for other ranks to report why they end, before all are aborted
 
-_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")  # by the mpiexec of MPICH or Open MPI
+_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")  # set by the mpiexec of MPICH or Open MPI
 
 
 class _Begun:
-    """A sum that goes on when the rank looks after it."""
+    """A sum that progresses whenever the rank calls `progress`."""
 
     def __init__(self, ranks: MPI, flat: Array, tag: int) -> None:
         self._ranks, self._tag, self._steps = ranks, tag, tree(flat, ranks.rank, ranks.size)
@@ -40,7 +40,7 @@ class _Begun:
         self._next()
 
     def advance(self) -> None:
-        """Go on as far as messages have come."""
+        """Continue as far as messages have arrived."""
         while self._requests and self._ranks._test(self._requests):
             self._next()
 
@@ -65,10 +65,10 @@ def launched() -> bool:
 
 
 class MPI(Ranks):
-    """The processes that mpiexec started, with arrays on numpy or emulated. Sums always follow the tree.
+    """The processes that mpiexec started, with arrays on numpy or emulated. Sums are always added along the tree.
 
     Args:
-        time_limit: The seconds that another rank may take for an answer, above 0.
+        time_limit: The seconds that another rank may take to answer, above 0.
 
     Raises ImportError that names the extra if mpi4py or the MPI library is missing.
     """
@@ -134,7 +134,7 @@ class MPI(Ranks):
             backends.assign(into, received)
 
     def _send(self, partner: int, give: Array | None, into: Array | None, tag: int) -> tuple[list[Any], Any]:
-        """The requests of an exchange, and the host array that receives."""
+        """The requests of an exchange, and the host array that receives the data."""
         requests, received = [], None
         if into is not None:
             received = into if type(into) is np.ndarray else np.empty(into.shape, into.dtype)
@@ -155,7 +155,7 @@ class MPI(Ranks):
         for begun in self._begun:
             begun.advance()
 
-    # --- waiting, and what can go wrong meanwhile ------------------------------------------------
+    # --- waiting, and failures of other ranks meanwhile ------------------------------------------------
 
     def _wait(self, requests: list[Any]) -> None:
         """Wait for requests. Raises ParallelError if a rank failed or does not answer within the time limit."""
@@ -186,7 +186,7 @@ class MPI(Ranks):
             raise ParallelError(f"MPI failed: {error}") from error
 
     def _heard(self) -> set[int]:
-        """The ranks that reported that they wait, as this one does."""
+        """The ranks that reported that they are waiting too."""
         found, status = set(), self._mpi.Status()
         while self._comm.Iprobe(tag=ALIVE, status=status):
             self._comm.recv(source=status.source, tag=ALIVE)
@@ -214,7 +214,7 @@ class MPI(Ranks):
                 self._posted.append(self._comm.isend(message, rank, tag))
 
     def _end(self) -> None:
-        """Abort all ranks when this process ends: MPI would wait for those that do not answer."""
+        """Abort all ranks when this process ends, because MPI would wait for ranks that do not answer."""
         atexit.register(self._abort)
 
     def _abort(self) -> None:

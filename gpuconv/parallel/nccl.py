@@ -18,20 +18,20 @@ from gpuconv.types import Array
 
 T = TypeVar("T")
 
-NAP = 50e-6  # seconds between looks at a GPU
-GRACE = 10.0  # seconds in which a GPU ends what it sent to others, once the communicator is aborted
+NAP = 50e-6  # seconds between queries of a GPU
+GRACE = 10.0  # seconds for a GPU to end its communication, once the communicator is aborted
 
 
 class NCCL(Ranks):
-    """The processes that mpiexec started, or that variables as torchrun's describe (RANK, WORLD_SIZE, MASTER_ADDR,
+    """The processes that mpiexec started, or that variables like torchrun's describe (RANK, WORLD_SIZE, MASTER_ADDR,
     MASTER_PORT), each with a GPU of its own.
 
     Sums run on the current stream, so they can be captured as a part of a CUDA graph.
 
     Args:
-        time_limit: The seconds that another rank may take for an answer, above 0; a GPU may take half of them for the
-            work between two readings of the metrics.
-        messages: The ranks that carry messages; by default as the processes were started.
+        time_limit: The seconds that another rank may take to answer, above 0; a GPU may take half of them for the work
+            between two readings of the metrics.
+        messages: The ranks that exchange messages on the host; by default chosen by how the processes were started.
     """
 
     def __init__(self, time_limit: float = 300.0, messages: Ranks | None = None) -> None:
@@ -41,11 +41,11 @@ class NCCL(Ranks):
         self._local = int(os.environ.get("LOCAL_RANK") or nodes[: self.rank].count(nodes[self.rank]))
         self._communicator: Any = None
         self._device: str | None = None
-        self._side: Any = None  # the stream of sums that are begun during backward
+        self._side: Any = None  # the stream for sums that start during backward
 
     @property
     def device(self) -> str:
-        """The GPU that this rank should take: the next one for each rank of a machine."""
+        """The GPU for this rank: each rank on a machine takes the next one."""
         backends.resolve("cuda")
         import cupy
 
@@ -74,8 +74,8 @@ class NCCL(Ranks):
         self._library, self._device = library, device
 
     def meet(self) -> None:
-        """As `Ranks.meet`. Then this rank's GPU has done its work too; raises ParallelError that names the ranks whose
-        GPUs have not within half the time limit."""
+        """As `Ranks.meet`, and also waits for this rank's GPU. Raises ParallelError that names the ranks whose GPUs
+        have not finished within half the time limit."""
         self.gather(None)
         if self._communicator is None:
             return
@@ -85,7 +85,7 @@ class NCCL(Ranks):
             mark = cupy.cuda.get_current_stream().record()
             in_time = _done(mark, self.time_limit / 2)
             if not in_time:
-                self._abort()  # a GPU that only waits for another one then goes on
+                self._abort()  # a GPU that only waits for another one then continues
             done = self.gather((in_time, in_time or _done(mark, GRACE)))
         if all(each for each, _ in done):
             return
@@ -113,7 +113,7 @@ class NCCL(Ranks):
                 self._all_reduce(flat)
 
     def start(self, flat: Array, fixed: bool, number: int) -> Callable[[], None]:
-        """On a stream of its own, which in a capture becomes a branch of the graph."""
+        """Runs on a separate stream; a capture turns it into a branch of the graph."""
         import cupy
 
         with backends.current_device_of(flat):
@@ -176,7 +176,7 @@ class NCCL(Ranks):
 
     @contextmanager
     def _ending(self) -> Iterator[None]:
-        """Ends the GPU's wait for a rank that failed; otherwise even freeing memory would wait for it."""
+        """End the GPU's wait for a rank that failed; otherwise even freeing memory would block."""
         try:
             yield
         except BaseException:
@@ -196,7 +196,7 @@ def _messages(time_limit: float) -> Ranks:
 
 
 def _done(mark: Any, seconds: float) -> bool:
-    """Whether an event is reached within the time limit, in seconds."""
+    """Whether an event is reached within the time limit (seconds)."""
     deadline = time.monotonic() + seconds
     while not mark.done:
         if time.monotonic() > deadline:
@@ -207,7 +207,7 @@ def _done(mark: Any, seconds: float) -> bool:
 
 def _library() -> Any:
     """CuPy's binding of NCCL. Raises ImportError that says how to install NCCL."""
-    nccl: Any = importlib.import_module("cupy.cuda.nccl")  # the same object on a stand-in, which has no packages
+    nccl: Any = importlib.import_module("cupy.cuda.nccl")  # a stand-in for CuPy has no packages
     if not nccl.available:
         raise ImportError(
             "several GPUs need the NCCL library, which CuPy does not find: pip install nvidia-nccl-cu13 (or "

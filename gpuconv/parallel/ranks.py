@@ -1,4 +1,4 @@
-"""What training asks of its ranks; `Ranks` itself is one rank alone."""
+"""The interface of ranks that training uses; `Ranks` itself is a single rank."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ P = ParamSpec("P")
 
 
 class ParallelError(RuntimeError):
-    """The ranks cannot go on together; the message names the rank that failed, differs or does not answer."""
+    """The ranks cannot continue together; the message names the rank that failed, differs or does not answer."""
 
 
 def report_errors(method: Callable[P, T]) -> Callable[P, T]:
-    """A decorator: the errors of a `method` of an object with an attribute `ranks` reach the other ranks."""
+    """A decorator for a `method` of an object with an attribute `ranks`: its errors are reported to the other ranks."""
 
     @functools.wraps(method)
     def reporting(*arguments: P.args, **options: P.kwargs) -> T:
@@ -43,26 +43,26 @@ class Ranks:
     capturable = True  # whether sums can be a part of a graph
 
     def own(self, device: str) -> str:
-        """The device of this rank: `device`, unless "auto" or "cuda" leaves it open which GPU."""
+        """This rank's device: `device`, or the GPU chosen for this rank if `device` is "auto" or "cuda"."""
         return device
 
     def begin(self, device: str) -> None:
-        """Get ready to sum arrays of a `device`. Raises ValueError where these ranks cannot."""
+        """Prepare to sum arrays of a `device`. Raises ValueError if these ranks cannot."""
 
     def share(self, value: T) -> T:
-        """Rank 0's `value`, which can be pickled; that of other ranks is not read."""
+        """Rank 0's `value`, which must be picklable; other ranks' values are ignored."""
         return value
 
     def gather(self, value: T) -> list[T]:
-        """Every rank's `value`, which can be pickled, in the order of the ranks."""
+        """Every rank's `value`, which must be picklable, in the order of the ranks."""
         return [value]
 
     def exchange(self, array: Array | None, like: Array) -> list[Array]:
-        """Every rank's array, in the order of the ranks, without those that are None.
+        """The arrays of all ranks that pass one, in the order of the ranks.
 
         Args:
             array: This rank's, or None.
-            like: An array of their device.
+            like: An array on the same device.
         """
         if self.size == 1:
             return [] if array is None else [array]
@@ -70,44 +70,45 @@ class Ranks:
         return [backends.asarray(each, backends.device_of(like)) for each in everyone if each is not None]
 
     def meet(self) -> None:
-        """Return when every rank has come here, so that a rank which then waits for its GPU does not wait for one that
-        failed before."""
+        """Return when every rank has called this, so that a rank that then waits for its GPU does not wait for a rank
+        that failed before."""
         self.gather(None)
 
     def sum(self, flat: Array, fixed: bool = True) -> None:
         """Replace an array by the sum of every rank's.
 
         Args:
-            flat: Of one axis, changed in place.
-            fixed: Whether to add along a binary tree over the ranks, so that the bits follow from their number alone.
+            flat: An array of one axis, changed in place.
+            fixed: Whether to add along a binary tree over the ranks, so that the bits depend only on the number of
+            ranks.
         """
 
     def start(self, flat: Array, fixed: bool, number: int) -> Callable[[], None]:
-        """Begin a `sum`, while the caller goes on; returns a function that finishes it.
+        """Begin a `sum` while the caller continues; returns a function that finishes it.
 
-        flat, fixed: as in `sum`. number: tells the sums apart that are begun at a time; the same on every rank."""
+        flat, fixed: as in `sum`. number: distinguishes sums that run at the same time; the same on every rank."""
         self.sum(flat, fixed)
         return lambda: None
 
     def progress(self) -> None:
-        """Go on with the sums that have begun, as far as other ranks have come."""
+        """Advance the sums that have begun, as far as messages of other ranks have arrived."""
 
     def collect(self, flat: Array, ends: Sequence[int]) -> None:
-        """Give every rank all stretches of an array.
+        """Give every rank all sections of an array.
 
-        flat: of rank 1, of which rank r has flat[ends[r]:ends[r + 1]]. ends: ranks past the largest power of two have
-        no stretch."""
+        flat: an array of one axis; rank r has flat[ends[r]:ends[r + 1]]. ends: ranks past the largest power of two have
+        no section."""
 
     def fail(self, error: BaseException) -> None:
         """Tell the other ranks that this one ends with an `error`."""
 
     def first(self, work: Callable[[], T]) -> T:
-        """The result of `work()`, called on rank 0 alone."""
+        """The result of `work()`, which only rank 0 calls."""
         return cast(T, self.share(work() if self.rank == 0 else None))
 
     @contextmanager
     def reporting_errors(self) -> Iterator[None]:
-        """A context whose errors reach the other ranks."""
+        """A context whose errors are reported to the other ranks."""
         try:
             yield
         except BaseException as error:
@@ -115,11 +116,11 @@ class Ranks:
             raise
 
     def expect_same(self, facts: Record, differences: Callable[[Record, Record], list[str]]) -> None:
-        """Raise ParallelError, on every rank, that names the first rank whose facts are not those of rank 0.
+        """Raise ParallelError, on every rank, that names the first rank whose facts differ from rank 0's.
 
         Args:
-            facts: This rank's, by name.
-            differences: Describes where two facts differ; an empty list if they do not.
+            facts: This rank's facts, by name.
+            differences: A function that describes the differences of two facts, as a list.
         """
         everyone = self.gather(facts)
         for rank, theirs in enumerate(everyone):
@@ -129,7 +130,7 @@ class Ranks:
                     raise ParallelError(f"{self.name(rank)} has other {name} than rank 0: {where}")
 
     def name(self, rank: int) -> str:
-        """What errors call the rank of number `rank`."""
+        """The name of rank `rank` in messages."""
         return f"rank {rank}"
 
     def __str__(self) -> str:

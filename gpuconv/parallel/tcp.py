@@ -1,7 +1,7 @@
-"""Messages between ranks that variables as torchrun's describe: RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
+"""Messages between ranks that variables like torchrun's describe: RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
 
-Rank 0 listens at the port after MASTER_PORT, where torchrun's own store may listen. Messages are pickled: only
-processes that know the key, GPUCONV_RANKS_KEY, are let in.
+Rank 0 listens on the port after MASTER_PORT, because torchrun's own store may use MASTER_PORT. Messages are pickled, so
+only processes that know the key, GPUCONV_RANKS_KEY, may connect.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-NAP = 0.05  # seconds between tries to reach rank 0
+NAP = 0.05  # seconds between attempts to reach rank 0
 
 
 class _Failed(str):
-    """The message that a rank ends with."""
+    """The last message of a rank that ends with an error."""
 
 
 class TCP(Ranks):
-    """Carries messages, through rank 0; NCCL sums the arrays.
+    """Sends messages through rank 0; NCCL sums the arrays.
 
     Args:
-        time_limit: The seconds that another rank may take for an answer, above 0.
+        time_limit: The seconds that another rank may take to answer, above 0.
 
-    Raises ValueError that names a variable which is missing or wrong, and ParallelError for ranks that do not come.
+    Raises ValueError that names a missing or wrong variable, and ParallelError for ranks that do not connect.
     """
 
     def __init__(self, time_limit: float = 300.0) -> None:
@@ -55,7 +55,7 @@ class TCP(Ranks):
     def gather(self, value: T) -> list[T]:
         if self.rank:
             self._send(0, value)
-            # Rank 0 may come late by the limit, and then wait as long for another rank.
+            # Rank 0 may start up to the limit late, and then wait up to the limit for another rank.
             found: list[T] = self._receive(0, time.monotonic() + 2 * self.time_limit)
             return found
         deadline = time.monotonic() + self.time_limit
@@ -74,13 +74,13 @@ class TCP(Ranks):
             try:
                 other.send(_Failed(by + message))
             except OSError:
-                continue  # it has ended
+                continue  # that rank has ended
 
     def _send(self, rank: int, value: Any) -> None:
         try:
             self._others[rank].send(value)
         except OSError:
-            self._receive(rank, time.monotonic())  # why it ended, if it said so
+            self._receive(rank, time.monotonic())  # why that rank ended, if it reported it
             raise
 
     def _receive(self, rank: int, deadline: float) -> Any:
@@ -92,7 +92,7 @@ class TCP(Ranks):
         except (EOFError, OSError) as error:
             raise ParallelError(f"{self.name(rank)} has ended") from error
         if isinstance(value, _Failed):
-            self._ended = self.rank > 0  # rank 0 tells the others
+            self._ended = self.rank > 0  # rank 0 informs the others
             raise ParallelError(value)
         return value
 
@@ -119,7 +119,7 @@ class TCP(Ranks):
                     deliver_challenge(other, _key())
                     answer_challenge(other, _key())
                 except (AuthenticationError, EOFError, OSError):
-                    other.close()  # a stranger
+                    other.close()  # not one of our ranks
                     continue
                 self._others[other.recv()] = other
 
@@ -149,7 +149,7 @@ class TCP(Ranks):
 
 
 def launched() -> bool:
-    """Whether the variables describe several ranks."""
+    """Whether the environment describes several ranks."""
     return os.environ.get("WORLD_SIZE", "1") not in ("", "1")
 
 
@@ -158,7 +158,7 @@ def _key() -> bytes:
 
 
 def _given() -> tuple[int, int, tuple[str, int]]:
-    """The rank, the number of ranks, and where rank 0 listens."""
+    """The rank, the number of ranks, and the address of rank 0."""
     missing = [name for name in VARIABLES if not os.environ.get(name)]
     if missing:
         raise ValueError(f"ranks without mpiexec need the variables {', '.join(VARIABLES)}; {missing[0]} is not set")

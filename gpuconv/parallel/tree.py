@@ -1,5 +1,5 @@
-"""A sum over ranks along a binary tree, Rabenseifner's algorithm, and its second half by itself, whatever moves the
-bytes."""
+"""Rabenseifner's algorithm: a sum over ranks along a binary tree. Its second half, a gather, can be used alone.
+Independent of how bytes are moved."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from gpuconv.types import Array
 
 
 class Swap(Protocol):
-    """Sends the array `give` to another rank and receives the array `into` from it. None: neither."""
+    """Sends the array `give` to another rank and receives into the array `into` from it; either may be None."""
 
     def __call__(self, partner: int, *, give: Array | None = None, into: Array | None = None) -> None: ...
 
 
 class Exchange(NamedTuple):
-    """What a rank and its partner send each other: `give` goes there, `into` comes from there. None: nothing."""
+    """An exchange between a rank and its partner: `give` is sent, `into` is received; either may be None."""
 
     partner: int
     give: Array | None = None
@@ -25,17 +25,18 @@ class Exchange(NamedTuple):
 
 
 def sum_along_tree(flat: Array, rank: int, size: int, swap: Swap) -> None:
-    """Replace an array of rank 1 by the sum of every rank's, as `tree` does."""
+    """Replace an array of one axis by the sum over all ranks, as `tree` does."""
     for partner, give, into in tree(flat, rank, size):
         swap(partner, give=give, into=into)
 
 
 def tree(flat: Array, rank: int, size: int) -> Iterator[Exchange]:
-    """Replace an array of rank 1 by the sum of every rank's. Each exchange has to be done before the next is asked for.
+    """Replace an array of one axis by the sum over all ranks. Each exchange has to be completed before the next one is
+    requested.
 
-    Halves are exchanged with ranks at distance 1, 2, 4, ... and added, then the sums go back the same way. A rank of R,
-    a power of two, sends 2 (R - 1) / R of the array, and each element is summed along a binary tree. Ranks past the
-    largest power of two give their array to another first.
+    Halves are exchanged with ranks at distance 1, 2, 4, ... and added, then the sums are returned the same way. A rank
+    of R, a power of two, sends 2 (R - 1) / R of the array, and each element is summed along a binary tree. Ranks past
+    the largest power of two first give their array to another rank.
     """
     power = 1 << (size.bit_length() - 1)
     if rank >= power:
@@ -61,7 +62,7 @@ def tree(flat: Array, rank: int, size: int) -> Iterator[Exchange]:
 
 
 def collect(flat: Array, ends: Sequence[int], rank: int, size: int, swap: Swap) -> None:
-    """Give every rank all stretches of an array of rank 1, of which rank r has flat[ends[r]:ends[r + 1]]. Ranks past
+    """Give every rank all sections of an array of one axis, of which rank r has flat[ends[r]:ends[r + 1]]. Ranks past
     the largest power of two have none."""
     power = 1 << (size.bit_length() - 1)
     if rank >= power:

@@ -17,11 +17,11 @@ UNIT_ROUNDOFF_TF32 = 2.0**-11
 SMALLEST = {"float64": 2.0**-1074, "float32": 2.0**-149, "float16": 2.0**-24, "bfloat16": 2.0**-133}
 
 
-Bound = np.ndarray | float  # of each element, or of all
+Bound = np.ndarray | float  # one bound for each element, or one for all
 
 
 def accumulated(dtype: DTypeLike, length: int, magnitude: Bound) -> Bound:
-    """The worst error of a sum of `length` products in the dtype's accumulator, before it is rounded to dtype.
+    """The largest error of a sum of `length` products in the dtype's accumulator, before it is rounded to dtype.
 
     magnitude: the same sum over absolute values. The factor 2 covers the second order of gamma and products that are
     not fused. It also covers tensor cores: their products are exact, but their additions truncate, which doubles u
@@ -32,11 +32,11 @@ def accumulated(dtype: DTypeLike, length: int, magnitude: Bound) -> Bound:
 
 
 def rounded(dtype: DTypeLike, value: Bound) -> Bound:
-    """The error of rounding `value` to dtype; below the smallest normal number it is an absolute step."""
+    """The error of rounding `value` to dtype; below the smallest normal number it is a constant."""
     name = as_dtype(dtype).name
     return 2 * UNIT_ROUNDOFF[name] * np.abs(value) + SMALLEST[name]
 
 
 def sum_bound(dtype: DTypeLike, length: int, magnitude: Bound) -> Bound:
-    """The worst error of a sum of `length` products that is then rounded to dtype."""
+    """The largest error of a sum of `length` products that is then rounded to dtype."""
     return accumulated(dtype, length, magnitude) + rounded(dtype, magnitude)

@@ -26,7 +26,7 @@ from gpuconv.verify.oracle import expect, is_exact
 from gpuconv.verify.rules.base import wide
 from gpuconv.verify.run import move
 
-# The arguments that an op may write its results to; with accumulate=True it adds to those in `_ADDED`.
+# The arguments to which an op may write its results; with accumulate=True it adds to those in `_ADDED`.
 _OUTPUTS = ("out", "dw", "db", "dgamma", "dbeta")
 _ADDED = {
     "conv2d_wgrad": ("out", "db"),
@@ -40,9 +40,10 @@ _ADDED = {
 
 @dataclass
 class Call:
-    """The inputs and results of a call of an op, on the host.
+    """The inputs and results of one call of an op, on the host.
 
-    arrays, options: as in a case of verify, without the arrays for results. into: what those held before, by name.
+    arrays, options: as in a case of verify, without the arrays for results. into: the previous contents of those, by
+    name.
     results: by name, as `compare.results` has them, and "db".
     """
 
@@ -54,7 +55,7 @@ class Call:
 
     @property
     def checkable(self) -> bool:
-        """Whether the result can be judged: bounds do not apply if an input is infinite or NaN."""
+        """Whether the result can be checked: bounds do not apply if an input is infinite or NaN."""
         if is_exact(self.op):
             return True
         added_to = self.into.values() if self.options.get("accumulate") else ()
@@ -87,7 +88,7 @@ class Call:
         return Expected("db", np.reshape(one.value, -1), np.reshape(one.bound, -1))
 
     def _added_to(self) -> dict[str, np.ndarray]:
-        """The previous values of accumulated results, by the result's name."""
+        """The previous values of accumulated results, by the names of the results."""
         place = {"out": 0, "dw": 1, "dgamma": 1, "dbeta": 2}
         names = list(self.results)
         given = [name for name in _ADDED[self.op] if name in self.into]
@@ -101,7 +102,7 @@ class Call:
         return max(differences, key=lambda difference: difference.share, default=Difference(0.0, 0.0, 0.0))
 
     def on(self, device: str, **changed: Any) -> Call:
-        """The same call on a device. changed: replacements for options."""
+        """Make the same call on a device. changed: replacements for options."""
         watch: list[Call] = []
         arrays = [move(_copied(array), device) for array in self.arrays]
         given = {name: move(_copied(value), device) for name, value in (self.options | self.into).items()} | changed
@@ -124,7 +125,7 @@ class Call:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], checkpoint: Checkpoint) -> Call:
-        """Raises CheckpointError for a file with other contents."""
+        """Raises CheckpointError for a file that does not hold a call."""
         state, tensors = checkpoint.state, checkpoint.tensors
         try:
             op = state["call"]
@@ -174,7 +175,8 @@ def _added(one: Expected, before: np.ndarray, dtype: np.dtype) -> Expected:
 
 
 def _overflowed(one: Expected, result: np.ndarray) -> Expected:
-    """With the infinities of the result where the expected value may exceed the dtype's range within its bound."""
+    """The expected value, infinite where the result is infinite and the value may exceed the dtype's range within its
+    bound."""
     if result.dtype.kind in "iub":
         return one
     found, value = wide(result), np.asarray(one.value)
@@ -218,12 +220,12 @@ def recording(
 ) -> Iterator[None]:
     """Within this context, calls of ops by this thread are passed to `keep` after they ran.
 
-    wants: given an op and the bytes of its arguments, whether to keep the call; others only run. The arrays are
-    copied to the host before and after the op runs, so that values changed in place are kept. inside: the context in
-    which the copying and `keep` run.
+    wants: a function of an op and the bytes of its arguments that decides whether to keep the call; other calls only
+    run. The arrays are copied to the host before and after the op runs, so that values changed in place are kept.
+    inside: the context in which the copying and `keep` run.
     """
     thread = threading.get_ident()
-    keeping = False  # ops that `keep` calls are not recorded
+    keeping = False  # do not record ops that `keep` calls
 
     def call(function: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
         nonlocal keeping

@@ -1,4 +1,4 @@
-"""Compares the results of an op with the expected ones: used by `gpuconv verify`, tests, benchmark and lab."""
+"""Compares the results of an op with the expected ones, for `gpuconv verify`, the tests, the benchmark and the lab."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ class Expected:
 
 @dataclass(frozen=True)
 class Difference:
-    """The worst difference between a result and the expected values. share: error / bound; above 1 is wrong. text: the
-    index and the values in words. result, at: the result's name and the index; given, expected: the values there."""
+    """The worst difference between a result and the expected values. share: error / bound; above 1 the result is wrong.
+    text: the index and the values in words. result, at: the result's name and the index; given, expected: the values
+    there."""
 
     error: float
     bound: float

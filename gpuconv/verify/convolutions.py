@@ -34,15 +34,15 @@ def arrays(problem: Conv2dProblem, dtype: DTypeLike = np.float64, seed: int = 0)
 
 
 def reduction(problem: Conv2dProblem, direction: str) -> int:
-    """The most products that a direction ("fprop", "dgrad", "wgrad") sums for one value, from which the tolerance is
-    derived."""
+    """The largest number of products that a direction ("fprop", "dgrad", "wgrad") sums for one value; the tolerance
+    follows from it."""
     return problem.implicit_gemm(direction)[2]
 
 
 TINY = [
     conv(1, 1, 1, 1, 1, 1),
     conv(1, 3, 3, 1, 1, 2),
-    conv(2, 2, 3, 8, 8, 1),  # 16 bytes at a time in every dtype, and in TF32
+    conv(2, 2, 3, 8, 8, 1),  # 16-byte copies in every dtype, and in TF32
     conv(2, 4, 4, 2, 3, 3, padding=1),
     conv(1, 4, 4, 3, 2, 2, stride=2),
 ]
@@ -51,7 +51,7 @@ ODD = [
     conv(2, 5, 7, 3, 5, 3, padding=1),
     conv(3, 7, 5, 2, 3, (2, 3), padding=((0, 1), (2, 1))),  # even filter, uneven padding
     conv(1, 11, 7, 3, 2, (3, 5), stride=(2, 3), padding=((2, 0), (1, 3))),
-    conv(2, 7, 11, 2, 3, (2, 1), stride=(3, 4)),  # strides above the filter: cells that no window reads
+    conv(2, 7, 11, 2, 3, (2, 1), stride=(3, 4)),  # strides larger than the filter: some pixels are in no window
     conv(1, 11, 13, 2, 3, 3, padding=((2, 1), (0, 2)), dilation=(2, 3)),
     conv(2, 9, 10, 2, 3, (3, 2), stride=2, padding=1, dilation=(2, 3)),
     conv(1, 13, 11, 1, 2, 3, stride=(4, 6), padding=((3, 2), (2, 3)), dilation=(2, 4)),  # common divisors
@@ -70,11 +70,11 @@ ODD = [
     conv(1, 9, 7, 2, 2, 3, stride=2, fit="exact"),
     conv(0, 5, 7, 3, 2, 3, padding=1),  # empty batch
     conv(2, 7, 12, 3, 10, 3, padding=1),
-    conv(1, 17, 19, 17, 37, 3, padding=1),  # beyond a tile in every direction
+    conv(1, 17, 19, 17, 37, 3, padding=1),  # larger than a tile in every direction
 ]
 
 REAL = [
-    conv(2, 32, 32, 3, 12, 3, padding=1),  # the seed net
+    conv(2, 32, 32, 3, 12, 3, padding=1),  # the first net of the notes
     conv(2, 32, 32, 3, 10, 3, padding=1),  # tiny VGG
     conv(2, 32, 32, 10, 10, 3, padding=1),
     conv(2, 8, 8, 10, 10, 3, padding=1),

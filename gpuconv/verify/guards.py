@@ -1,4 +1,4 @@
-"""Memory of a GPU between guards: shows that a kernel wrote past its arrays, and what it left unwritten.
+"""Allocates GPU memory between guard zones: detects writes past an array, and values left unwritten.
 
 Every allocation is filled with NaNs and lies between two zones of a known byte. On the emulated device each access is
 checked, so there is nothing to do.
@@ -13,7 +13,7 @@ _CANARY, _NAN = 0xA5, 0xFF
 
 
 class Guards:
-    """For the lifetime of a process: CuPy's allocations go through it."""
+    """CuPy's allocator for the rest of the process."""
 
     def __init__(self) -> None:
         import cupy
@@ -31,7 +31,7 @@ class Guards:
         return inside
 
     def damage(self) -> str:
-        """Where a zone was written to, in words; "" where none was."""
+        """Where a guard zone was written to, in words; "" if nowhere."""
         for block, size in self._blocks:
             for side, offset in (("before", 0), ("after", ZONE + size)):
                 zone = self._cupy.ndarray((ZONE,), "uint8", self._cupy.cuda.MemoryPointer(block.mem, offset)).get()
@@ -44,12 +44,13 @@ class Guards:
         return len(self._blocks)
 
     def release(self, mark: int = 0) -> None:
-        """Let allocations since `mark` be reused; until then their memory is kept, so that their guards can be read."""
+        """Allow the memory allocated since `mark` to be reused; until then it is kept, so that its guards can be
+        read."""
         del self._blocks[mark:]
 
 
 class NoGuards:
-    """The emulated device's: it checks every access by itself."""
+    """The emulated device needs no guards: it checks every access."""
 
     def damage(self) -> str:
         return ""

@@ -1,8 +1,8 @@
 """The expected results of each op: the oracle's in float64, with error bounds for a device's.
 
 Inputs have the device's dtype, so float64 represents them exactly. If the oracle only adds and multiplies, its result
-for absolute inputs is the magnitude that a bound scales with. Ops that draw random numbers or only select values must
-match the oracle bit for bit.
+for the absolute values of the inputs is the magnitude to which the bound is proportional. Ops that draw random numbers
+or only select values must match the oracle bit for bit.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ def expect(op: str, arrays: Arrays, options: Options) -> list[Expected]:
     if tf32 and op == "muon_step":
         options["tf32"] = True
     elif tf32:  # products of rounded factors are exact in float32, so the bounds of float32 hold
-        factors = 3 if op == "conv2d_backward" else 2  # the third array of other ops is a bias, which is not rounded
+        factors = 3 if op == "conv2d_backward" else 2  # in other ops the third array is a bias, which is not rounded
         arrays = [*map(round_tf32, arrays[:factors]), *arrays[factors:]]
     return rule(op, arrays, options, dtype)
 
 
 def is_exact(op: str) -> bool:
-    """Whether an op must give the oracle's very bits."""
+    """Whether an op must give exactly the oracle's bits."""
     return _RULES[op] is None
 
 
@@ -62,7 +62,7 @@ _sum_of_rows = products.linear_in_its_inputs(lambda arrays, options: math.prod(a
 
 
 def _bias_grad(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
-    """As a sum of rows; of an activation's gradient, whose own error it adds up."""
+    """The bound of a sum of rows; for an activation's gradient it also adds up that gradient's own error."""
     name = options.get("activation")
     if name is None:
         return _sum_of_rows(op, arrays[:1], options, dtype)

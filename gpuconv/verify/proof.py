@@ -1,11 +1,11 @@
-"""One proof: an algorithm runs exactly one product, and a proved algorithm judges it.
+"""One proof: runs an algorithm on exactly one product, and checks it against a proved algorithm.
 
-1. On random numbers, three times: the same bits each time, and within the bounds of `gpuconv verify` of the proved
-   algorithm's. Of a large result every several-th value is compared.
-2. On small whole numbers, whose sums are exact in any order: the proved algorithm's very bits, of every value.
+1. On random numbers, three times: the bits must be the same each time, and the results within the bounds of
+   `gpuconv verify` around the proved algorithm's. A large result is compared at regular intervals.
+2. On small whole numbers, whose sums are exact in any order: every value must have the proved algorithm's bits.
 
-Results start as NaNs between guards. At the end the guards are whole, and the proved algorithm gives its first bits
-again: so the inputs are what they were.
+Results start as NaNs between guards. At the end the guards must be intact, and the proved algorithm must give its
+first bits again, which shows that the inputs are unchanged.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ from gpuconv.verify.rules.norm import moment_bounds
 from gpuconv.verify.rules.products import behind_activation
 
 RUNS = 3
-COMPARED = 1 << 20  # the most values of a result that are compared within the bound
-_PERIOD = 65_537  # of the numbers in an array: prime, so that no side of an array divides it
+COMPARED = 1 << 20  # at most this many values of a result are compared by the bound
+_PERIOD = 65_537  # the period of the numbers in an array: prime, so that no axis of an array is a divisor of it
 _EXACT = 1 << 24  # whole numbers up to here are exact in float32
 _EXACT_ACTIVATIONS = (None, "relu")
-_LARGEST_SUM = 1 << 14  # of random products, so that float16 holds it
+_LARGEST_SUM = 1 << 14  # the largest sum of random products: float16 can hold it
 
 Results = dict[str, np.ndarray]
 
 
 class RefutedError(Exception):
-    """What an algorithm does wrong."""
+    """An algorithm's result is wrong; the message says how."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """direction: "fprop", "dgrad" or "wgrad". vectors: how many channels and filters the product moves at once; fewer
-    than the problem allows for arrays that are not aligned. algorithm: to prove. against: the proved one."""
+    """direction: "fprop", "dgrad" or "wgrad". vectors: how many channels and filters one access moves; fewer than the
+    problem allows if arrays are not aligned. algorithm: the one to prove. against: a proved one."""
 
     device: str
     direction: str
@@ -88,8 +88,8 @@ class Question:
 
 @dataclass(frozen=True)
 class Form:
-    """A form of a call that the same kernel serves. bias: with a bias, or for wgrad with its gradient. accumulate: the
-    result is added to what `out` holds."""
+    """A variant of a call that the same kernel serves. bias: with a bias, or for wgrad with the bias gradient.
+    accumulate: the result is added to `out`."""
 
     bias: bool = True
     accumulate: bool = False
@@ -103,7 +103,8 @@ _FORMS = {
 
 
 class Inputs:
-    """The arrays of a question. kind: "random", "sizes" (the absolute values of those), "whole" (whole numbers)."""
+    """The arrays of a question. kind: "random", "sizes" (the absolute values of the random numbers) or "whole" (whole
+    numbers)."""
 
     def __init__(self, question: Question, kind: str) -> None:
         self._question, self._kind = question, kind
@@ -121,14 +122,14 @@ class Inputs:
         self.arrays = {name: self._array(*each, seed) for seed, (name, each) in enumerate(shapes)}
 
     def out(self, shape: tuple[int, ...], accumulate: bool = False) -> Any:
-        """An array for a result: unwritten, or whole numbers to add to."""
+        """An array for a result: unwritten, or with whole numbers to which it is added."""
         shifted = self._question.direction == "fprop" and self._unaligned()[1]
         if not accumulate:
             return self._unwritten(shape, shifted)
         return self._array(shape, shifted, seed=9)
 
     def _unaligned(self) -> tuple[bool, bool]:
-        """Whether the arrays with channels last and those with filters last begin between two wide moves."""
+        """Whether the arrays with channels last, and those with filters last, start unaligned for wide accesses."""
         problem, dtype = self._question.problem, self._question.dtype
         counts = (problem.c // problem.groups, problem.k // problem.groups)
         channels, filters = (
@@ -166,7 +167,7 @@ def run(question: Question, algo: str, inputs: Inputs, form: Form, finish: Epilo
 
 
 def called(question: Question, algo: str, inputs: Inputs, form: Form, finish: Epilogue) -> dict[str, Any]:
-    """Those on the device."""
+    """The results on the device."""
     problem, given = question.problem, inputs.arrays
     named: dict[str, Any] = dict(algo=algo, tf32=question.tf32)
     if question.direction == "fprop":
@@ -194,7 +195,7 @@ def called(question: Question, algo: str, inputs: Inputs, form: Form, finish: Ep
 
 
 class Proof:
-    """Made ready by the proved algorithm alone; `judge` then runs the other one."""
+    """The preparation runs only the proved algorithm; `judge` then runs the other one."""
 
     def __init__(self, question: Question) -> None:
         self.question, finish = question, question.epilogue
@@ -230,14 +231,14 @@ class Proof:
 
     @contextmanager
     def _passing(self) -> Iterator[None]:
-        """A call whose memory is free afterwards."""
+        """Make a call and free its memory afterwards."""
         try:
             yield
         finally:
             self.guards.release(self._mark)
 
     def judge(self) -> str:
-        """Run the algorithm. Returns what was seen, in words; raises RefutedError."""
+        """Run the algorithm. Returns the findings in words; raises RefutedError."""
         results = self._candidate(self._random, Form())
         for number in range(2, RUNS + 1):
             again = self._candidate(self._random, Form())
@@ -255,13 +256,14 @@ class Proof:
         )
 
     def _compare_random(self, results: Results) -> float:
-        """The largest share of a bound. The bound is of two algorithms, each of which may err by its own."""
+        """The largest error as a share of its bound. The bound is that of two algorithms, each of which may have its
+        own error."""
         shares = [0.0]
         most = COMPARED if self._exact else sys.maxsize
         for name in {"y", "before", "dx", "dw", "db"} & set(results):
             each = (self._first[name], self._magnitudes["y" if name == "before" else name], results[name])
             value, magnitude, result = (_sampled(array, most) for array in each)
-            magnitude = magnitude + self._bound(magnitude)  # it is a result itself
+            magnitude = magnitude + self._bound(magnitude)  # the mask is a result itself
             activation = self.question.epilogue.activation if name == "y" else None
             bound = behind_activation(activation, self._bound(magnitude), magnitude, value, self.question.dtype)
             shares.append(_share(Expected(name, value, 2 * bound), result))
@@ -274,7 +276,7 @@ class Proof:
         exact = dict(expected)
         if "moments" in exact:
             _compare_moments(exact.pop("moments"), results["moments"], self.question.dtype)
-        if form in self._sums:  # the activations alone err
+        if form in self._sums:  # only the activations have an error
             name, value = "y", _sampled(exact.pop("y"))
             sums = np.abs(_sampled(self._sums[form][name]))
             own = behind_activation(self.question.epilogue.activation, 0.0, sums, value, self.question.dtype)
@@ -294,7 +296,7 @@ def _guards(device: str) -> Guards | NoGuards:
 
 
 def _sampled(array: np.ndarray, most: int = COMPARED) -> np.ndarray:
-    """At most `most` values, in float64, at an odd distance, so that they come from every place in a tile."""
+    """At most `most` values, in float64, at an odd interval, so that they come from all positions in a tile."""
     return array.reshape(-1)[:: -(-array.size // most) | 1].astype(np.float64)
 
 
@@ -315,7 +317,7 @@ def _share(expected: Expected, result: np.ndarray) -> float:
 
 
 def _compare_moments(expected: np.ndarray, result: np.ndarray, dtype: np.dtype) -> None:
-    """Two algorithms count in other parts; merged these give the same statistics."""
+    """Two algorithms compute moments over different parts; merged, they give the same statistics."""
     (count, mean, variance), (own_count, own_mean, own_variance) = _merged(expected), _merged(result)
     if not np.array_equal(count, own_count):
         raise RefutedError(f"the moments count {own_count.min():g} to {own_count.max():g} values, not {count.max():g}")
@@ -326,7 +328,7 @@ def _compare_moments(expected: np.ndarray, result: np.ndarray, dtype: np.dtype) 
 
 
 def _merged(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of (parts, filters, 3): each filter's count, mean and variance (kernels/moments.cuh)."""
+    """Merge (parts, filters, 3) into each filter's count, mean and variance (kernels/moments.cuh)."""
     count, mean, deviations = np.moveaxis(moments.astype(np.float64), -1, 0)
     total = count.sum(0)
     middle = (count * mean).sum(0) / total

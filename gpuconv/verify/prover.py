@@ -1,7 +1,8 @@
-"""The process that proves algorithms: one question a line of standard input, see `gpuconv.backends.cuda.gemm.prover`.
+"""The process that proves algorithms; each line of standard input is a question, see
+`gpuconv.backends.cuda.gemm.prover`.
 
-It answers in two lines, before and after it runs the algorithm to be proved. If it is not killed by then, it ends
-itself when a question takes too long: a kernel that hangs must not outlive the process that asked."""
+It answers with two lines, before and after it runs the algorithm to be proved. It ends itself when a question takes too
+long, unless it was killed before: a hanging kernel must not outlive the process that asked."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ from gpuconv.child import answering
 from gpuconv.types import Record
 from gpuconv.verify.proof import Proof, Question, RefutedError
 
-_LONGEST = 60.0  # seconds of a question; the process that asks has less patience
-_OUT_OF_MEMORY = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY")  # as CuPy's errors say it
+_LONGEST = 60.0  # seconds for a question; the process that asks waits less long
+_OUT_OF_MEMORY = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY")  # part of CuPy's error messages
 
 
 def main() -> None:
@@ -43,13 +44,13 @@ def answer_about(asked: Record, answer: Callable[[Record], None]) -> None:
             of, proof = _fingerprint(question), Proof(question)
             answer({"prepared": True})
             status, reason = _judged(proof)
-    except Exception as error:  # in what only proved algorithms run for
+    except Exception as error:  # while only proved algorithms run
         status, reason = prover.UNABLE, _words(error)
     answer({"of": of, "status": status, "reason": reason, "seconds": time.perf_counter() - start})
 
 
 def _fingerprint(question: Question) -> str:
-    """By this process's own reckoning: its kernels, its GPU."""
+    """As computed in this process, from its kernels and its GPU."""
     planned = plan(question.product, question.algorithm, capability_named(question.device))
     return fingerprint_of(question.product, planned, tuner.place_named(question.device))
 

@@ -20,7 +20,7 @@ class Outcome:
 
     Args:
         case: The problem.
-        dtype: In which it ran.
+        dtype: The dtype in which it ran.
         error: The largest difference from the oracle.
         bound: Its limit there.
         share: The worst error / bound; above 1 is wrong.
@@ -45,7 +45,7 @@ class Row:
 
     Args:
         op: Its name.
-        dtype: In which it ran.
+        dtype: The dtype in which it ran.
         outcomes: One for each case.
     """
 
@@ -68,13 +68,13 @@ class Row:
 
 
 def run_case(case: Case, dtype: str, device: str, seed: int = 0) -> Outcome:
-    """Run one case on a device and compare it with the oracle. A fault of a kernel is an outcome too.
+    """Run one case on a device and compare it with the oracle. An error of a kernel is an outcome too.
 
     Args:
         case: The problem.
         dtype: One of the case's.
         device: Its name.
-        seed: Of the case's numbers.
+        seed: Draws the case's numbers.
     """
     arrays, options = case.arguments(dtype, seed)
     moved, moved_options = [move(a, device) for a in arrays], {k: move(v, device) for k, v in options.items()}
@@ -106,9 +106,9 @@ def verify(chosen: Iterable[Case], dtypes: Iterable[str], device: str, seed: int
 
     Args:
         chosen: The cases.
-        dtypes: Their names; a case runs in those that it has.
+        dtypes: Names of dtypes; a case runs in those that it has.
         device: Its name.
-        seed: Of the cases' numbers.
+        seed: Draws the cases' numbers.
     """
     by_op: dict[str, list[Case]] = {}
     for case in chosen:

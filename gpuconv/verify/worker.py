@@ -1,6 +1,8 @@
-"""The process of the shadow oracle: checks stored calls, one a line of standard input, and answers a line of JSON each.
+"""The process of the shadow oracle: checks stored calls, one per line of standard input, and answers each with a line
+of JSON.
 
-It ends with its input, so it never outlives the run. `seconds` of an answer: all processor time it has taken so far."""
+It ends when its input ends, so it never outlives the run. `seconds` in an answer: all processor time it has taken so
+far."""
 
 from __future__ import annotations
 

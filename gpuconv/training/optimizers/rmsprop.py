@@ -18,7 +18,7 @@ class RMSprop(Optimizer):
 
     Args:
         alpha: In [0, 1].
-        eps: From 0.
+        eps: At least 0.
     """
 
     name: ClassVar[str] = "rmsprop"

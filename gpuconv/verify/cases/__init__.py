@@ -22,9 +22,9 @@ def cases(tiers: tuple[str, ...] = TIERS, random_cases: int = 6, seed: int = 0) 
     """Every case of the tiers, smallest tier first.
 
     Args:
-        tiers: Their names.
+        tiers: Names of tiers.
         random_cases: The number of problems of the random tier for each op.
-        seed: From which they follow.
+        seed: Draws these problems.
     """
     makers = (
         convolution_cases,

@@ -1,4 +1,4 @@
-"""A case: one problem of one op; and what the makers of cases share."""
+"""A case: one problem of one op; also the helpers for making cases."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Case:
     Args:
         op: Its name.
         tier: "tiny", "odd", "real" or "random".
-        name: Of the problem, unique for the op.
+        name: The problem's name, unique for the op.
         make: make(rng, dtype) gives host arrays, in the op's order, and its options.
-        dtypes: Those in which it runs.
+        dtypes: The dtypes in which it runs.
     """
 
     op: str

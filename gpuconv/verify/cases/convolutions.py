@@ -15,7 +15,7 @@ from gpuconv.verify.convolutions import ODD, REAL, TINY, conv
 
 SAVE_INPUT = [name for name, activation in problems.ACTIVATIONS.items() if activation.saves_input]
 FEW_CHANNELS = "few_channels-256x64"  # serves few channels in every arithmetic but float64
-FILTERS_OF_FEW_CHANNELS = "mma-64x32"  # their filters' gradient, on tensor cores
+FILTERS_OF_FEW_CHANNELS = "mma-64x32"  # computes their filter gradient on tensor cores
 
 
 def _random_convolution(rng: np.random.Generator) -> Conv2dProblem:
@@ -159,7 +159,7 @@ def _unpooled(problem: Conv2dProblem, training: bool, activation: str | None) ->
 
 
 def _under_mask(problem: Conv2dProblem, pool: int, gradient: Make) -> Make:
-    """A gradient's case with the dy and mask of conv2d_relu."""
+    """A case of a gradient op with dy and mask of conv2d_relu."""
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         from gpuconv import ops

@@ -82,7 +82,7 @@ _ELEMENTWISE: dict[str, Options] = {"mean_squared_error": {}, "huber_loss": {"de
 
 
 def _targets(shape: Shape, options: Options, weights: bool = False) -> Make:
-    """Targets in [0, 1], in the accumulation dtype. weights: of the positive class."""
+    """Targets in [0, 1], in the accumulation dtype. weights: those of the positive class."""
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         wide = accumulation_dtype(dtype)
@@ -93,7 +93,7 @@ def _targets(shape: Shape, options: Options, weights: bool = False) -> Make:
 
 
 def _soft(labelled: Make) -> Make:
-    """The same with a probability for each class, in the accumulation dtype, in the place of a label."""
+    """The same with class probabilities, in the accumulation dtype, instead of labels."""
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         (*others, scores, labels), options = labelled(rng, dtype)
@@ -104,7 +104,7 @@ def _soft(labelled: Make) -> Make:
 
 
 def _weighted(labelled: Make) -> Make:
-    """The same with a weight for each class, in the accumulation dtype, and some rows with the ignored label."""
+    """The same with class weights, in the accumulation dtype, and the ignored label in some rows."""
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         (scores, labels), options = labelled(rng, dtype)
@@ -124,8 +124,8 @@ def _unlabelled(labelled: Make) -> Make:
 
 
 def _metrics(n: int, classes: int, loss: float | None = None, weights: bool = False, **options: Any) -> Make:
-    """Integer scores, so that ties occur, and labels of add_metrics' dtype. loss: None draws one. weights: of the
-    classes."""
+    """Integer scores, so that ties occur, and labels of add_metrics' dtype. loss: None draws one. weights: the class
+    weights."""
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         wide = accumulation_dtype(dtype)

@@ -18,7 +18,7 @@ _PARAMETERS: dict[str, list[tuple[int, ...]]] = {
 }
 
 
-# One, several of a shape, wide and tall, zeros of an empty one, more than a block's 8192 numbers.
+# One parameter; several of one shape; wide and tall ones; an empty one; one with more than a block's 8192 numbers.
 _MATRICES_OF_MUON: dict[str, list[tuple[int, ...]]] = {
     "tiny": [(1, 1)],
     "odd": [(3, 2, 3, 5), (33, 17), (3, 2, 3, 5), (0, 4), (7, 1)],
@@ -100,7 +100,8 @@ def _parameters(
 
 
 def _gradients(listed: list[tuple[int, ...]], last: float, options: Options) -> Make:
-    """Gradients of the dtype, the first in float32, after seven good steps. last: the last number of the last one."""
+    """Gradients in the dtype, the first one in float32, after seven good steps. last: the last number of the last
+    gradient."""
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         grads = [normal(rng, shape, dtype if index else np.float32) for index, shape in enumerate(listed)]
@@ -113,7 +114,8 @@ def _gradients(listed: list[tuple[int, ...]], last: float, options: Options) -> 
 def _clipping(
     listed: list[tuple[int, ...]], options: Options, own: bool = False, last: float = np.nan, scaled: bool = True
 ) -> Make:
-    """Gradients of the dtype, the first in float32. own: with an array of the op's own. last: the last number."""
+    """Gradients in the dtype, the first one in float32. own: whether the op makes its own result array. last: the last
+    number."""
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         grads = [normal(rng, shape, dtype if index else np.float32) for index, shape in enumerate(listed)]

@@ -42,7 +42,7 @@ def softmax(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[
 
 
 def softmax_error(x: np.ndarray, y: np.ndarray, dtype: np.dtype) -> Bound:
-    """exp turns the absolute error of its argument into a relative one; the row's sum adds its own."""
+    """exp turns the absolute error of its argument into a relative error; the row's sum adds its own error."""
     depth = np.abs(x - x.max(1, keepdims=True)) + np.abs(x)
     return accumulated(dtype, x.shape[1] + 8, y) + accumulated(dtype, 2, y * depth)
 
@@ -65,8 +65,8 @@ def softmax_cross_entropy(op: str, arrays: Arrays, options: Options, dtype: np.d
 
 
 def _most_in_a_row(labels: np.ndarray, weight: np.ndarray | None, ignored: int | None) -> tuple[float, int]:
-    """A bound of a row's sum of targets, over their mean's divisor and times the rows; and how many numbers these sums
-    have."""
+    """A bound of a row's sum of targets, divided by the divisor of the mean and multiplied by the rows; and the number
+    of values in these sums."""
     if labels.ndim == 2:
         return float(max(labels.sum(1).max(), 1) * (1 if weight is None else weight.max())), labels.shape[1]
     if weight is None and ignored is None:
@@ -89,7 +89,7 @@ def svm_hinge(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> lis
 
 
 def elementwise_loss(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
-    """Some roundings of terms, which have one sign but in the cross-entropy."""
+    """Some roundings of terms that all have one sign, except in the cross-entropy."""
     scores, targets, weight = (*arrays, None)[:3]
     loss, dscores = getattr(ops, op)(*arrays, **options)
     magnitude, slopes = loss, np.abs(dscores)

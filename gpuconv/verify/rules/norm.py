@@ -44,7 +44,7 @@ def batch_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype, x_bou
         y_bound = ACTIVATIONS[options["activation"]].steepest * y_bound + accumulated(dtype, 8, y)
         y = ACTIVATIONS[options["activation"]].apply(ops, y)
         y_bound = y_bound + rounded(dtype, y)
-    kept_bounds: tuple[Bound, Bound] = (0.0, 0.0)  # inference leaves the running statistics as they are
+    kept_bounds: tuple[Bound, Bound] = (0.0, 0.0)  # inference leaves the running statistics unchanged
     if options["training"]:
         unbiased = rows / (rows - 1)
         kept_bounds = (
@@ -66,13 +66,13 @@ def _mean_bound(acc: np.dtype, rows: int, size: np.ndarray, mean: np.ndarray) ->
 
 
 def _variance_bound(acc: np.dtype, rows: int, variance: np.ndarray, mean_bound: Bound) -> Bound:
-    """Of a sum of squares around a mean that itself errs."""
+    """The error of a sum of squares around a mean that has an error itself."""
     return accumulated(acc, rows + 4, variance) + mean_bound**2 + 4 * mean_bound * np.sqrt(variance)
 
 
 def moment_bounds(acc: np.dtype, rows: int, mean: np.ndarray, variance: np.ndarray) -> tuple[Bound, Bound]:
-    """Of the mean and the variance of `rows` values, added up in acc."""
-    mean_bound = _mean_bound(acc, rows, np.sqrt(variance + mean**2), mean)  # which is at least the mean size
+    """The errors of mean and variance of `rows` values, summed in acc."""
+    mean_bound = _mean_bound(acc, rows, np.sqrt(variance + mean**2), mean)  # at least the mean size
     return mean_bound, _variance_bound(acc, rows, variance, mean_bound)
 
 
@@ -89,7 +89,7 @@ def batch_norm_backward(op: str, arrays: Arrays, options: Options, dtype: np.dty
     dx, dgamma, dbeta = ops.batch_norm_backward(*arrays, **options)
     rows, acc = math.prod(x.shape[:-1]), accumulation_dtype(dtype)
     dy, dy_bound = _behind_activation(dy, x, gamma, mean, inv_std, options, dtype)
-    normal = (np.abs(x) + np.abs(mean)) * inv_std  # xhat before its terms cancel
+    normal = (np.abs(x) + np.abs(mean)) * inv_std  # the terms of xhat before they cancel
     axes = tuple(range(x.ndim - 1))
     dbeta_bound = sum_bound(acc, rows, np.abs(dy).sum(axes)) + dy_bound.sum(axes)
     dgamma_bound = sum_bound(acc, rows + 4, (np.abs(dy) * normal).sum(axes)) + (dy_bound * normal).sum(axes)
@@ -113,7 +113,7 @@ def _behind_activation(
     dtype: np.dtype,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The gradient of the activation's input, and its bound. A derivative changes by at most 1.13 times the error of
-    that input; where it jumps by up to 1, rounding may put the input on either side."""
+    that input; where it jumps, by up to 1, rounding may move the input to either side."""
     op = options.get("activation")
     if not op:
         return dy, np.zeros_like(dy)
@@ -142,7 +142,7 @@ def conv2d_batch_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype
 
 
 def group_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
-    """As batch_norm's bounds, for the values of a group instead of a channel."""
+    """The bounds of batch_norm, for the values of a group instead of a channel."""
     x, gamma, beta = arrays
     y, mean, inv_std = ops.group_norm(*arrays, **options)
     z, acc = _grouped(x, mean), accumulation_dtype(dtype)
@@ -166,7 +166,7 @@ def group_norm_backward(op: str, arrays: Arrays, options: Options, dtype: np.dty
     dy, x, gamma, mean, inv_std = arrays
     dx, dgamma, dbeta = ops.group_norm_backward(*arrays, **options)
     rows, acc, axes = math.prod(x.shape[:-1]), accumulation_dtype(dtype), tuple(range(x.ndim - 1))
-    normal = (np.abs(x) + np.abs(_spread(mean, x))) * _spread(inv_std, x)  # xhat before its terms cancel
+    normal = (np.abs(x) + np.abs(_spread(mean, x))) * _spread(inv_std, x)  # the terms of xhat before they cancel
     g = np.abs(dy * gamma)
     count = math.prod(_grouped(x, mean).shape[1::2])
     inside = g + _spread(_grouped(g, mean).mean((1, 3)), x)
@@ -185,5 +185,5 @@ def _grouped(x: np.ndarray, statistic: np.ndarray) -> np.ndarray:
 
 
 def _spread(statistic: Any, x: np.ndarray) -> np.ndarray:
-    """A statistic (N, groups) for each value of x."""
+    """A statistic (N, groups), repeated for each value of x."""
     return np.broadcast_to(statistic[:, None, :, None], _grouped(x, statistic).shape).reshape(x.shape)

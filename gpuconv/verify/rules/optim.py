@@ -18,7 +18,7 @@ from gpuconv.verify.rules.base import Arrays, Rule, same_bits
 
 
 def unless_skipped(rule: Rule) -> Rule:
-    """The rule of a step, which changes nothing where its scaling says that a gradient overflowed."""
+    """The rule of a step, which changes nothing if its scaling marks an overflowed gradient."""
 
     def found(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
         *_, scaling, _ = arrays
@@ -71,7 +71,7 @@ def _averages(
     options: Options,
     kept: np.dtype,
 ) -> list[Expected]:
-    """The averages after the step: they take a share of a parameter's error. kept: their dtype."""
+    """The averages after the step; they inherit a share of a parameter's error. kept: their dtype."""
     found = []
     for index, (average, old, param) in enumerate(zip(averages or (), before, of_params)):
         size = np.abs(old) + np.abs(param.value)
@@ -118,7 +118,7 @@ def _step_size(op: str, states: Arrays, grad: np.ndarray, options: Options, skip
 
 
 def _sign_error(mean: np.ndarray, grad: np.ndarray, options: Options, dtype: np.dtype) -> np.ndarray:
-    """Twice the rate where rounding may turn the sign of Lion's direction."""
+    """Twice the rate where rounding may flip the sign of Lion's direction."""
     beta = options.get("beta1", 0.9)
     terms = beta * mean, (1 - beta) * grad
     turns = np.abs(sum(terms)) <= accumulated(dtype, 4, sum(map(np.abs, terms)))
@@ -133,7 +133,7 @@ def muon(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Exp
     params, grads, velocities = ([a.copy() for a in group] for group in (masters or arrays[0], *arrays[1:3]))
     lr, momentum, nesterov = options["lr"], options.get("momentum", 0.0), options.get("nesterov", False)
     steps, tf32 = options.get("steps", 5), options.get("tf32", False)
-    # Not by the op, which refuses TF32 of float64.
+    # Not by the op, which refuses TF32 for float64.
     decay = options.get("ema", 1.0)
     muon_step(*arrays, lr=lr, momentum=momentum, nesterov=nesterov, steps=steps, tf32=tf32, ema=decay)
     unscale = 1.0 if scaling is None else scaling[1]

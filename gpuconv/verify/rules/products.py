@@ -40,7 +40,7 @@ def behind_activation(
     """The bound of an activation's output, `value`, from that of its input: its arithmetic adds a few roundings."""
     if not activation:
         return bound
-    own = accumulated(dtype, 8, magnitude + np.abs(value)) + rounded(dtype, value)  # sigmoid(0) is not small
+    own = accumulated(dtype, 8, magnitude + np.abs(value)) + rounded(dtype, value)  # sigmoid(0) is 1/2, not near 0
     return ACTIVATIONS[activation].steepest * bound + own
 
 
@@ -58,7 +58,7 @@ def wgrad_length(arrays: Arrays, options: Options) -> int:
 
 
 def conv2d_backward(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
-    """The results of the two ops that compute one gradient each."""
+    """The results of two ops that compute one gradient each."""
     dy, x, w = arrays
     dgrad, wgrad = linear_in_its_inputs(dgrad_length), linear_in_its_inputs(wgrad_length)
     (dx,) = dgrad("conv2d_dgrad", [dy, w], options | {"input_shape": x.shape}, dtype)
@@ -74,7 +74,7 @@ def window_length(arrays: Arrays, options: Options) -> int:
 def conv2d_relu(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
     """The error of y is at most the largest in its window. A byte of the mask must be equal unless rounding may flip
     one of its bits: where a window's maximum may equal the second largest value or, under a ReLU, may be zero. Other
-    activations have their input in place of the mask."""
+    activations store their input instead of a mask."""
     window = {name: value for name, value in options.items() if name not in ("pool", "activation")}
     (before,) = linear_in_its_inputs(conv_length)("conv2d", arrays, window, dtype)
     y, mask = ops.conv2d_relu(*arrays, **options)
