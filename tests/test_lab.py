@@ -7,11 +7,14 @@ from gpuconv.profiling import launches
 from gpuconv.verify import DTYPES
 from gpuconv.verify.run import move
 
+RIGHT = lab.template("max_pool2d")
+WRONG = RIGHT.replace("value > leader", "value >= leader")  # ties go to the last
+
 
 @pytest.fixture
 def my_pool(tmp_path):
     path = tmp_path / "my_pool.cu"
-    path.write_text(lab.template("max_pool2d"))
+    path.write_text(RIGHT)
     return path
 
 
@@ -95,7 +98,7 @@ def test_the_template_passes(my_pool, capsys):
 
 
 def test_a_wrong_kernel_is_reported_with_its_smallest_failing_case(my_pool, capsys):
-    my_pool.write_text(my_pool.read_text().replace("value > leader", "value >= leader"))  # ties go to the last
+    my_pool.write_text(WRONG)
     status, output = run(my_pool, "--op", "max_pool2d", "--device", "emulated", "--dtype", "float32", capsys=capsys)
     assert status == 1
     assert "smallest failing case" in output
@@ -113,16 +116,15 @@ def test_a_compile_error_points_into_the_file(my_pool, capsys):
 
 
 def test_the_shipped_kernel_is_restored_afterwards(my_pool, capsys):
-    my_pool.write_text(my_pool.read_text().replace("value > leader", "value < leader"))
+    my_pool.write_text(WRONG)
     run(my_pool, "--op", "max_pool2d", "--device", "emulated", "--dtype", "float32", capsys=capsys)
     assert main(["verify", "--op", "max_pool2d", "--device", "emulated", "--tier", "tiny", "--dtype", "float32"]) == 0
 
 
 def test_a_rewritten_file_is_compiled_again(my_pool):
     """As in a notebook: same path, new contents, one session."""
-    right, passed = my_pool.read_text(), []
-    wrong = right.replace("value > leader", "value < leader")
-    for text in (right, wrong, right):
+    passed = []
+    for text in (RIGHT, WRONG, RIGHT):
         my_pool.write_text(text)
         (row,) = lab.check(str(my_pool), "max_pool2d", "emulated", "float32")
         passed.append(all(outcome.passed for outcome in row.outcomes))

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -246,6 +246,7 @@ def test_strided_inputs(name):
 
 
 @pytest.mark.parametrize("name", FORMULAS)
+@settings(max_examples=30)  # for each function
 @given(shape=arrays.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=4))
 def test_any_shape(name, shape):
     x = np.asarray(signed(shape))

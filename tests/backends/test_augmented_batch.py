@@ -78,7 +78,7 @@ def pytorchs_sides(height, width, smallest, rng):
 @pytest.fixture
 def count(request):
     """Few draws on the oracle, which takes them one by one; its bits are those of the fast code."""
-    return 100 if request.node.callspec.params["oracle_and_numpy"] == "oracle" else 2000
+    return 100 if request.node.callspec.params["oracle_and_numpy"] == "oracle" else 1000
 
 
 @pytest.mark.parametrize(("height", "width", "smallest"), [(30, 30, 0.08), (30, 30, 0.9), (20, 50, 0.3), (50, 11, 0.9)])

@@ -22,10 +22,10 @@ def volume(*shape, dtype=torch.float64):
 CALLS = {
     "conv2d": (
         lambda f, x, w, b: f.conv2d(x, w, b, stride=(2, 1), padding=(1, 2), dilation=(1, 2), groups=2),
-        [(2, 4, 7, 9), (6, 2, 3, 2), (6,)],
+        [(2, 8, 7, 9), (8, 4, 3, 2), (8,)],
     ),
     "conv2d-same": (lambda f, x, w: f.conv2d(x, w, padding="same"), [(2, 3, 5, 5), (4, 3, 3, 3)]),
-    "linear": (lambda f, x, w, b: f.linear(x, w, b), [(2, 3, 5), (4, 5), (4,)]),
+    "linear": (lambda f, x, w, b: f.linear(x, w, b), [(2, 3, 8), (4, 8), (4,)]),
     "max_pool2d": (lambda f, x: f.max_pool2d(x, 3, stride=2, padding=1), [(2, 3, 7, 6)]),
     "avg_pool2d": (lambda f, x: f.avg_pool2d(x, (2, 3), padding=1, count_include_pad=False), [(2, 3, 7, 6)]),
     **{

@@ -133,7 +133,7 @@ def files(folder):
 
 def test_checkpoints_are_whole_and_resume_on_any_number_of_ranks(tmp_path):
     whole = trained(None, tmp_path / "whole", shard=False)
-    for stops, goes_on in ((2, 1), (1, 4), (4, 2)):
+    for stops, goes_on in ((1, 4), (4, 2)):
         folder = tmp_path / f"{stops}-{goes_on}"
         on_ranks(stops, partial(trained, folder=folder, stop=4), direct)
         for found in on_ranks(goes_on, partial(trained, folder=folder, resume=True), direct):

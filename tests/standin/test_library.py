@@ -7,6 +7,7 @@ import gc as gc_module
 import re
 import threading
 import time
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from bench.runner import run as bench_run
 from bench.suite import Entry
 from gpuconv import backends, checkpoint, lab, ops
 from gpuconv.backends.cuda import ops as cuda_ops
+from gpuconv.backends.cuda.cache import Cache
 from gpuconv.backends.cuda.gemm import tuner
 from gpuconv.backends.cuda.runtime import attached, nvrtc
 from gpuconv.cli import main
@@ -325,7 +327,7 @@ def test_repeated_runs_need_no_more_memory_or_streams(schedule):
 
 def convolution(device="cuda:0", **options):
     rng = np.random.default_rng(0)
-    x, w = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 8, 8, 1), (4, 3, 3, 1)))
+    x, w = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 8, 8, 4), (4, 3, 3, 4)))
     y = ops.conv2d(gc.asarray(x, device), gc.asarray(w, device), padding=1, **options)
     return gc.to_numpy(y), ops.conv2d(x, w, padding=1)
 
@@ -333,7 +335,7 @@ def convolution(device="cuda:0", **options):
 @pytest.fixture
 def timed(monkeypatch, tmp_path):
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "1")
-    monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(tuner, "cache", SimpleNamespace(default=lambda: Cache(tmp_path / "choices")))
     tuner.remembered.clear()
     yield
     tuner.remembered.clear()

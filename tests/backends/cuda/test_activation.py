@@ -34,7 +34,7 @@ FORWARD = {
     "silu": lambda x: x * sigmoid(x),
 }
 SAVES_OUTPUT = ("relu", "leaky_relu", "sigmoid", "tanh")
-DTYPES = ("float64", "float32", pytest.param("float16", marks=pytest.mark.kernels), "bfloat16")
+DTYPES = ("float64", "float32", *(pytest.param(name, marks=pytest.mark.kernels) for name in ("float16", "bfloat16")))
 ROUNDING = {"float64": 1e-14, "float32": 2e-6, "float16": 2e-3, "bfloat16": 1.6e-2}  # of values up to 6
 SHAPES = [(1,), (0, 3), (3, 5, 7, 2), (257,), (2, 1024)]
 

@@ -145,9 +145,9 @@ def test_a_launch_passes_grid_block_and_packed_arguments(cupy, monkeypatch):
 def test_a_gpu_compile_goes_through_nvrtc(cupy, tmp_path, monkeypatch):
     pytest.importorskip("cuda.bindings", reason="NVRTC is not installed")
     monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path))
-    load(resolve("activation.cu"), {"DTYPE": "float16", "WIDTH": 8})._on_gpu(0)
+    load(resolve("arithmetic.cu"), {"DTYPE": "float16", "WIDTH": 8})._on_gpu(0)
     assert cupy.loaded[0].endswith("kernel.cubin")
-    assert cupy.loaded[0].startswith(str(tmp_path / "activation-sm_90a-"))
+    assert cupy.loaded[0].startswith(str(tmp_path / "arithmetic-sm_90a-"))
 
 
 def test_open_a_device(cupy):

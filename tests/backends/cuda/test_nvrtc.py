@@ -16,7 +16,8 @@ from gpuconv.backends.cuda.runtime.kernel import load
 pytest.importorskip("cuda.core", reason="NVRTC is not installed")
 pytest.importorskip("cuda.bindings", reason="NVRTC is not installed")
 
-KERNELS = load("activation.cu", {"DTYPE": "float32", "WIDTH": 4})
+KERNELS = load("arithmetic.cu", {"DTYPE": "float32", "WIDTH": 4})  # few, which compile at once
+ACTIVATIONS = load("activation.cu", {"DTYPE": "float32", "WIDTH": 4})
 
 
 def compiled(arch, module=KERNELS):
@@ -69,16 +70,17 @@ def nvdisasm():
 def test_the_machine_code_moves_16_bytes_and_has_line_numbers():
     tool = nvdisasm()
     listing = subprocess.run([tool, "-g", compiled("sm_90a").path], capture_output=True, text=True, check=True).stdout
-    relu = listing.split(".text.relu_forward:")[1].split(".text.")[0]
-    assert "LDG.E.128" in relu
-    assert "STG.E.128" in relu
-    assert "LDL" not in relu
-    assert re.search(r'File "(\S*/)?gpuconv/kernels/activation\.cu", line', listing)
+    scale = listing.split(".text.scale_forward:")[1].split(".text.")[0]
+    assert "LDG.E.128" in scale
+    assert "STG.E.128" in scale
+    assert "LDL" not in scale
+    assert re.search(r'File "(\S*/)?gpuconv/kernels/arithmetic\.cu", line', listing)
 
 
 @pytest.mark.slow
 def test_denormals_are_not_flushed_to_zero():
-    listing = subprocess.run([nvdisasm(), compiled("sm_80").path], capture_output=True, text=True, check=True).stdout
+    cubin = compiled("sm_80", ACTIVATIONS).path
+    listing = subprocess.run([nvdisasm(), cubin], capture_output=True, text=True, check=True).stdout
     leaky = listing.split(".text.leaky_relu_forward:")[1].split(".text.")[0]
     assert "FMUL " in leaky
     assert "FMUL.FTZ" not in leaky
@@ -108,7 +110,7 @@ def test_nvrtc_is_not_loaded_for_a_cached_kernel():
     code = (
         "from gpuconv.backends.cuda.runtime import nvrtc\n"
         "from gpuconv.backends.cuda.runtime.kernel import load\n"
-        "module = load('activation.cu', {'DTYPE': 'float32', 'WIDTH': 4})\n"
+        "module = load('arithmetic.cu', {'DTYPE': 'float32', 'WIDTH': 4})\n"
         "print(nvrtc.compile_cubin(module.path.stem, module.text, module.defines, 'sm_80').path)\n"
         "print('libnvrtc' in open('/proc/self/maps').read())"
     )

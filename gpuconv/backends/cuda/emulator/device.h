@@ -2,6 +2,9 @@
 // warp operations, atomics and device math, on the CPU. Comes first in each kernel's translation unit.
 #pragma once
 
+// Half of the time for <math.h> of GNU's library goes into std::riemann_zeta and its like, which no kernel can call.
+#include <cstddef>
+#undef _GLIBCXX_USE_STD_SPEC_FUNCS
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
