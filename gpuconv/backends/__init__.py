@@ -1,6 +1,7 @@
-"""Devices, and which backend an array belongs to.
+"""Devices, and the backend of an array.
 
-A device is named "numpy" (or "cpu"), "cuda" (or "cuda:1", ...), "emulated", or "auto". An array's type says where it
+A device is named "numpy" (or "cpu"), "cuda" (or "cuda:1", ...), "emulated", or "auto". An array's type determines where
+it
 lives: NumPy arrays belong to the CPU backend, or within `oracle()` to the reference; CuPy arrays and emulated arrays to
 the CUDA backend. Nothing is moved silently: arrays of two devices in one call are a TypeError.
 
@@ -78,8 +79,8 @@ def backend_of(
     """The backend that serves a call on these arrays.
 
     lists: arguments that are lists of arrays. optional, optional_lists: those that may be None. numbers: arguments that
-    may be a number or an array of one. Raises a TypeError that names the argument for a mixture of devices, a masked
-    array, one that holds no numbers or has the other byte order, and anything that is not an array.
+    may be a number or an array of one. Raises a TypeError that names the argument for arrays of several devices, a
+    masked array, an array in the other byte order or of another dtype than numbers, and anything that is not an array.
     """
     if lists:
         for name, listed in lists.items():
@@ -96,7 +97,7 @@ def backend_of(
     kind = _common_kind(given)
     if kind is None:
         _expect_one_place(arrays, {*lists, *optional_lists})
-        kind = kind_of(given[0]) if given else "numpy"  # no array: nothing to do, or the op refuses the call
+        kind = kind_of(given[0]) if given else "numpy"  # no array: nothing to do, or the op itself refuses the call
     backend: Any = _oracle() if kind == "numpy" and _asks_the_oracle.get() else _imported(_HOMES[kind])  # type: ignore[index]
     if kind == "cuda":
         if given[0].data.device_id != sys.modules["cupy"].cuda.runtime.getDevice():
@@ -140,12 +141,12 @@ def _imported(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-_alike = WhileAlive()  # lists of arrays of one kind, on one device
+_alike = WhileAlive()  # fast path: lists of arrays of one kind, on one device
 
 
 def _in_list(name: str, arrays: object) -> dict[str, object]:
-    """The arrays in a list, as "params[0]" and so on; only the first if all are of one kind on one device. Anything but
-    a list comes under its own name."""
+    """The arrays in a list by name, "params[0]" and so on; only the first one if all are of one kind on one device.
+    Anything but a list has its own name."""
     if not isinstance(arrays, (list, tuple)):
         return {name: arrays}
     if not _alike.get(arrays):
@@ -156,12 +157,12 @@ def _in_list(name: str, arrays: object) -> dict[str, object]:
 
 
 def _common_kind(arrays: Sequence[Any]) -> str | None:
-    """The kind of device of the arrays in the usual case that they have one type, are on one device and hold numbers;
-    otherwise None."""
+    """Fast path: the kind of device of the arrays if they have one type, are on one device and hold numbers; otherwise
+    None."""
     if not arrays or (kind := kind_of(arrays[0])) is None or type(arrays[0]) in SUBCLASSES:
         return None
     array_type, gpu = type(arrays[0]), arrays[0].data.device_id if kind == "cuda" else None
-    numeric = None  # the last dtype that was found to be of numbers
+    numeric = None  # the last dtype that was found to be numeric
     for array in arrays:
         if type(array) is not array_type or (gpu is not None and array.data.device_id != gpu):
             return None
@@ -173,7 +174,7 @@ def _common_kind(arrays: Sequence[Any]) -> str | None:
 
 
 def _refuse_dtype(name: str, dtype: np.dtype) -> None:
-    """Raise the TypeError for an array that holds no numbers, or has the other byte order."""
+    """Raise the TypeError for an array that does not hold numbers, or is in the other byte order."""
     native = as_numeric(name, dtype)
     raise TypeError(
         f"{name} must be in this machine's byte order, received {native.name} in the other one ({dtype.str!r}); "
@@ -205,8 +206,8 @@ def _on_device(device: AbstractContextManager[object], op: Callable[..., Any], *
 
 
 def _on_plain_views(op: Callable[..., Any], *arrays: object, **options: Any) -> Any:
-    """Run an op on subclasses of NumPy's array, such as matrices: it gets plain views, and an output that it returns
-    becomes the given array again."""
+    """Run an op on subclasses of NumPy's array, such as matrices: it receives plain views, and an output that it
+    returns is replaced by the given array."""
     viewed: list[tuple[np.ndarray, np.ndarray]] = []
 
     def plain(value: Any) -> object:
@@ -256,7 +257,7 @@ def resolve(device: str) -> str:
 
 
 def choose() -> tuple[str, str]:
-    """The device that "auto" stands for, and why, in one line: the first CUDA GPU if one works, else NumPy."""
+    """The device that "auto" means, and the reason in one line: the first CUDA GPU if one works, else NumPy."""
     device, why = _chosen()
     return device.name, why
 
@@ -301,7 +302,7 @@ _DLPACK_CUDA = 2  # kDLCUDA of dlpack.h
 
 
 def _adopted(x: Any, name: str = "the array") -> Any:
-    """Another library's array in GPU memory as one of ours, sharing its memory; anything else as it is."""
+    """Another library's array in GPU memory as one of ours, sharing its memory; anything else unchanged."""
     place = place_of(x)
     if place == MASKED or _holds_masked(x):
         raise masked(name)
@@ -311,7 +312,7 @@ def _adopted(x: Any, name: str = "the array") -> Any:
         kind, index = x.__dlpack_device__()
         if kind == _DLPACK_CUDA:
             return _adapter(f"cuda:{index}").from_dlpack(x)
-        if str(getattr(x, "dtype", None)) == "torch.bfloat16":  # NumPy cannot import it by DLPack
+        if str(getattr(x, "dtype", None)) == "torch.bfloat16":  # NumPy cannot import this dtype through DLPack
             return x.detach().view(sys.modules["torch"].int16).numpy().view(as_dtype("bfloat16"))
         return x
     return _adapter("cuda").from_cuda_array_interface(x) if hasattr(x, "__cuda_array_interface__") else x
@@ -384,20 +385,20 @@ def synchronize(device: str = "numpy") -> None:
 
 
 def fixed_parts(device: str) -> AbstractContextManager[None]:
-    """A context in which ops on a device have the same bits on any number of cores, and on every GPU of a kind. On
-    "emulated" nothing has to be done for it: kernels sum in an order that follows from the shapes alone."""
+    """A context in which ops on a device give the same bits on any number of cores, and on every GPU of one model. On
+    "emulated" it does nothing: the order of a kernel's sums depends only on the shapes."""
     adapter = _adapter(device)
     return adapter.fixed_parts() if hasattr(adapter, "fixed_parts") else nullcontext()
 
 
 def identity(device: str) -> str:
-    """What decides the bits of a device's results, besides gpuconv: its name, its description, for "numpy" its version
-    and number of threads."""
+    """What determines the bits of a device's results, besides gpuconv: its name and description, and for "numpy" its
+    version and number of threads."""
     adapter = _adapter(device)
     more = adapter.identity() if hasattr(adapter, "identity") else adapter.description
     return f"{adapter.name}: {more}"
 
 
 def recorder(device: str) -> Any:
-    """The recorder that captures and replays work on a CUDA or the emulated device: see `cuda.runtime.graph`."""
+    """The recorder that captures and replays work on a CUDA device or the emulated one, see `cuda.runtime.graph`."""
     return _adapter(device).recorder()

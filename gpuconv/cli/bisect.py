@@ -1,11 +1,12 @@
-"""Where do two runs, devices, precisions or algorithms go apart?
+"""Find where two runs, devices, precisions or algorithms begin to differ.
 
 Two runs of `gpuconv train --digests`: names the first step and tensor (a layer's output, a gradient, an updated
-parameter) that differs; on one machine the bits decide, on two a difference must be beyond what rounding explains.
+parameter) that differs; on one machine any differing bit counts, on two only a difference that rounding does not
+explain.
 
-Two sides, as numpy, emulated, float16 or cuda:1,tf32,simt-64x64: trains the same net on both for some steps, holds each
-call of an op against the oracle with the very arrays that it was given, and names the first that is beyond its bound:
-step, layer, direction and element. --kernel FILE --op NAME puts your .cu in the place of a shipped one on B.
+Two sides, such as numpy, emulated, float16 or cuda:1,tf32,simt-64x64: trains the same net on both for some steps,
+checks each call of an op against the oracle on the same arrays, and names the first call beyond its bound: step, layer,
+direction and element. --kernel FILE --op NAME puts your .cu in the place of a shipped one on B.
 
 Status 1 if they differ."""
 
@@ -90,7 +91,7 @@ def _sides(options: argparse.Namespace) -> int:
         fit: dict[str, Any] = {"batch_size": settings.batch_size, "normalization": normalization}
         try:
             found = bisect(*trainers, train, steps=steps, kernels=kernels, **fit)
-        except (RuntimeError, FloatingPointError) as error:  # of a kernel's fault, or of a loss that is not finite
+        except (RuntimeError, FloatingPointError) as error:  # faults of kernels, and losses that are not finite
             where = ", ".join(getattr(error, "__notes__", []))
             raise UserError(f"{type(error).__name__}: {error}{where and f' ({where})'}") from error
     facts = {name: value for name, value in vars(found).items() if name != "shares"}
@@ -101,7 +102,7 @@ def _sides(options: argparse.Namespace) -> int:
 
 
 def _kernels(options: argparse.Namespace) -> dict[str, Path]:
-    """The files that B takes in place of shipped ones."""
+    """The files that B uses in place of shipped ones."""
     from gpuconv import lab
 
     if options.kernel is None or options.op is None:

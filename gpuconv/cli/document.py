@@ -32,7 +32,7 @@ def collected() -> Iterator[Record]:
 
 
 def note(**facts: object) -> None:
-    """Put facts into the document, if there is one."""
+    """Add facts to the document, if there is one."""
     if (document := _OPEN.get()) is not None:
         document.update(plain(facts))
 
@@ -44,7 +44,7 @@ def add(name: str, entry: object) -> None:
 
 
 def last() -> Record:
-    """The last part of the document, to be filled in; a throw-away one if there is no document."""
+    """The last part of the document, to be filled in; without a document, a dictionary that is discarded."""
     document = _OPEN.get()
     return next(reversed(document.values())) if document else {}
 

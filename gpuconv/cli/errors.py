@@ -1,4 +1,4 @@
-"""Errors that the user can fix are one line; defects of gpuconv are a traceback."""
+"""Errors that the user can fix are printed as one line; defects of gpuconv as a traceback."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class UserError(Exception):
 
 @contextmanager
 def asked() -> Iterator[None]:
-    """Turns errors inside, while a user's input or files are interpreted, into UserError."""
+    """A context that converts errors into UserError, for code that interprets a user's input or files."""
     try:
         yield
     except OSError as error:

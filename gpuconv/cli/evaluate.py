@@ -119,7 +119,7 @@ def _loss(trained: Run) -> tuple[LossLike, str]:
 
 
 def _images(trained: Run, data: str | None, test: str | None) -> tuple[Dataset | Samples | None, Dataset | Samples]:
-    """(train, test) of a run, perhaps from another location; (None, test) with --test."""
+    """(train, test) of a run, possibly from another location; (None, test) with --test."""
     from gpuconv.data import named
 
     with asked():
@@ -140,7 +140,8 @@ def _images(trained: Run, data: str | None, test: str | None) -> tuple[Dataset |
 
 
 def table(confusion: np.ndarray, classes: list[str]) -> str:
-    """A line for each class: its images, how many were right, and with which class it was confused most often."""
+    """A line for each class: its images, the number of right answers, and the class with which it was confused most
+    often."""
     classes = list(map(printable, classes))
     width = max(5, *map(columns, classes))
     lines = [f"{'class':{width}}  images   right  accuracy  most often mistaken for"]

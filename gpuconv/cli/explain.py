@@ -1,8 +1,8 @@
-"""Explain one value of a net for an image: what it reads, what each input is multiplied by, and their sum as the
-oracle, NumPy and the device compute it, each error beside its bound; or show what in the image a class depends on.
+"""Explain one value of a net for an image: its inputs, their factors, and the sum as the oracle, NumPy and the device
+compute it, with each error and its bound; or show the parts of the image on which a class depends.
 
-On a CUDA or the emulated device the kernel, block, warp, thread and source line that computed the value are named, as a
-watch of the emulator sees them."""
+On a CUDA device or the emulated one it names the kernel, block, warp, thread and source line that computed the value,
+as observed on the emulator."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def _value(
 
 
 def text(found: Explanation) -> list[str]:
-    """An explanation in lines."""
+    """An explanation as lines of text."""
     lines = [str(found), "", f"  {'computed by':14}{'value':>16}{'error':>12}{'bound':>12}"]
     lines += [f"  {c.by:14}{c.value:16.9g}{c.error:12.3g}{c.bound:12.3g}" for c in found.computed]
     sent = "branches that sent it" if found.kind in ("Residual", "Branches") else "outputs that sent most"

@@ -21,7 +21,7 @@ from gpuconv.version import __version__
 
 EXAMPLES = ["gpuconv info"]
 
-# package -> what it is for, and the extra that installs it
+# package -> its purpose, and the extra that installs it
 OPTIONAL = {
     "matplotlib": ("pictures", "plot"),
     "mpi4py": ("several processes", "mpi"),
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
             row(name, f"ready: {backends.describe(name)}")
         except backends.DeviceError as error:
             row(name, f"not available: {error}")
-    with contextlib.suppress(backends.DeviceError):  # after the last one
+    with contextlib.suppress(backends.DeviceError):  # packages after the last extra
         for index in itertools.count(1):
             row(f"cuda:{index}", f"ready: {backends.describe(f'cuda:{index}')}")
     row("auto takes", "{}: {}".format(*backends.choose()))

@@ -1,4 +1,4 @@
-"""List the CUDA kernels; with --report, compile them all (no GPU needed) and print the resources that each one uses.
+"""List the CUDA kernels; with --report, compile them all (no GPU needed) and print the resources of each one.
 
 Status 1 if a kernel spills registers, uses local memory or does not compile."""
 

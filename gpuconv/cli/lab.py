@@ -1,7 +1,7 @@
 """Replace a shipped kernel by your own .cu: check it against the oracle, and compare its time with the shipped one's.
 
 Begin with --template, which prints the shipped file. Status 1 if a case fails. On the emulated device nothing is timed,
-as its speed says nothing about a GPU's."""
+because its speed says nothing about a GPU's."""
 
 from __future__ import annotations
 

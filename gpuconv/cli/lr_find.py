@@ -1,7 +1,7 @@
-"""Find a learning rate: train a net for some steps at a rising one, and see where the loss falls fastest.
+"""Find a learning rate: train a net for some steps at a rising rate, and see where the loss falls fastest.
 
-Smith's range test. It prints a table and a suggestion, and keeps nothing but what --out asks for. Settings that are not
-given are those of `gpuconv train`."""
+Smith's range test. It prints a table and a suggestion, and writes only the files that --out names. Settings that are
+not given are those of `gpuconv train`."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ COMMANDS = {
     "verify": "prove every operation on this machine's device against the oracle",
     "prove": "prove algorithms that no GPU has run yet on this machine's GPU",
     "shadow": "repeat a call of an op that a run with --shadow found wrong",
-    "bisect": "find where two runs, devices, precisions or algorithms go apart",
+    "bisect": "find where two runs, devices, precisions or algorithms begin to differ",
     "reproduce": "train the accuracy table of the docs again, and say where it differs",
     "profile": "take a training step apart: time, work and kernels of each layer",
     "kernels": "list the CUDA kernels; compile them and report what each takes",
@@ -47,13 +47,14 @@ COMPLETION = "--print-completion"
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with errors in one line, which suggest the nearest known option."""
+    """argparse with one-line errors that suggest the nearest known option."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see {self.prog} --help)")
 
     def _get_value(self, action: argparse.Action, text: str) -> Any:
-        """Refuse an empty value, as from an unset shell variable (`--resume "$RUN"`): it is not the folder "."."""
+        """Refuse an empty value, such as that of an unset shell variable (`--resume "$RUN"`): it does not mean the
+        folder "."."""
         if not text.strip():
             raise argparse.ArgumentError(action, f"expected a value, received {text!r}; is a shell variable unset?")
         return super()._get_value(action, text)
@@ -70,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line (default: this process's). Returns the exit status.
 
     0: done. 1: a check or an image failed. 2: an error that the user can fix, printed as one line on stderr. 130, 143,
-    129: Ctrl-C, SIGTERM, SIGHUP. Any other error is a defect and ends with its traceback; --debug shows one for 2 too.
+    129: Ctrl-C, SIGTERM, SIGHUP. Any other error is a defect of gpuconv and ends with its traceback; --debug shows one
+    for status 2 too.
     """
     if argv is not None:
         return _main(list(argv))
@@ -134,7 +136,7 @@ def module(command: str) -> ModuleType:
 
 
 def parsers(only: str | None = None) -> tuple[Parser, dict[str, Parser]]:
-    """The parser of the command line, and that of each command. only: add the options of this command alone, without
+    """The parser of the command line, and that of each command. only: add the options of this command only, without
     importing the modules of the others."""
     parser = Parser(prog="gpuconv", description="Train, inspect and use ConvNets.", allow_abbrev=False)
     parser.add_argument("--version", action="store_true", help="print the version")
@@ -207,7 +209,7 @@ def _overview() -> str:
 
 
 def _closed_pipe() -> int:
-    """The reader of our output (`| head`) has closed it: end quietly."""
+    """The reader of our output (`| head`) has closed the pipe: end without an error message."""
     import os
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

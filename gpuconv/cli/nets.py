@@ -76,9 +76,9 @@ def stem(model: str) -> str:
 
 def build(model: str, input_shape: Any = None, classes: int | None = None, **options: Any) -> Any:
     """As `models.build`. A file's function is called with the input shape, the number of classes, and those `options`
-    that it has as arguments. It returns a net, or a list of layers.
+    that are among its arguments. It returns a net or a list of layers.
 
-    Raises UserError, naming the file, if it cannot be imported or called, or makes no net of these sizes.
+    Raises UserError, naming the file, if it cannot be imported or called, or does not return a net of these sizes.
     """
     from gpuconv import models
     from gpuconv.layers import Input, Layer, Sequential
@@ -107,15 +107,15 @@ def build(model: str, input_shape: Any = None, classes: int | None = None, **opt
 
 
 class _Program(SourceFileLoader):
-    """Compiles the file on every run, as Python does with a program. Bytecode stored by an earlier run would be used
-    in place of a file that was edited in the same second and kept its size."""
+    """Compiles the file on every run, as Python does with a program. Otherwise stale bytecode would be used for a file
+    that was edited within the same second without changing its size."""
 
     def get_code(self, fullname: str) -> CodeType:
         return self.source_to_code(self.get_data(self.path), self.path)
 
 
 def imported(path: str) -> ModuleType:
-    """The module of a file, run once, which registers its layers. It may import modules from its folder."""
+    """The module of a file, run once, so that its layers are registered. It may import modules from its folder."""
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such file; --model takes FILE.py:FUNCTION or the name of a net")
     name = Path(path).stem
@@ -139,7 +139,7 @@ def imported(path: str) -> ModuleType:
 def _arguments(
     function: Callable[..., Sequential], model: str, input_shape: Shape | None, classes: int | None
 ) -> list[Any]:
-    """The input shape and the number of classes, as many of them as the function takes."""
+    """The input shape and the number of classes, or as many of these as the function takes."""
     takes = [
         each
         for each in inspect.signature(function).parameters.values()

@@ -1,4 +1,4 @@
-"""How a command ends on a signal, and when its output cannot be written."""
+"""Ends a command on a signal, or if its output cannot be written."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from gpuconv.notices import Notice
 
 
 def begin() -> None:
-    """Set this process up to end as a command does. Not undone, as nothing follows the command."""
-    for number in (0, 1, 2):  # the next opened file would get the number of a closed one
+    """Set this process up to end as a command does. This is not undone, because nothing follows the command."""
+    for number in (0, 1, 2):  # otherwise the next opened file would get the number of a closed one
         try:
             os.fstat(number)
         except OSError:
@@ -53,7 +53,7 @@ def silent(on: bool = True) -> Iterator[None]:
 def end(status: int) -> int:
     """The exit status after the output is written: 2 if it was lost, unless only the reader closed the pipe."""
     outlet = _outlet(sys.stdout)
-    with contextlib.suppress(OSError):  # the outlet keeps the error
+    with contextlib.suppress(OSError):  # the stream keeps the error
         sys.stdout.flush()
     if outlet and outlet.error and not isinstance(outlet.error, BrokenPipeError) and not status:
         say(f"gpuconv: error: standard output: {outlet.error.strerror}")
@@ -65,11 +65,11 @@ class Outlet(io.FileIO):
     """Standard output or error. The first failed write is kept as `error`, and everything after it is dropped."""
 
     error: OSError | None = None
-    tolerant = False  # whether writes succeed even after a failed one
+    tolerant = False  # whether writes may succeed after a failed one
 
     def write(self, data: Any) -> int:
         try:
-            while (count := super().write(data)) is None:  # a full pipe that another process made non-blocking
+            while (count := super().write(data)) is None:  # the pipe is full, and another process made it non-blocking
                 select.select([], [self], [])
             return count
         except OSError as error:

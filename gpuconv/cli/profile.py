@@ -1,4 +1,4 @@
-"""Profile a training step: for each layer and direction the time, the work, the rates, and the launched kernels.
+"""Profile a training step: for each layer and direction its time, work, rates and launched kernels.
 
 On the emulated device nothing is timed: it shows the launches, and each kernel's resources on a GPU. docs/profiling.md
 explains the table, and how to continue with Nsight."""

@@ -1,8 +1,8 @@
-"""Prove algorithms on a device: whether each gives a proved algorithm's results for the products of a net's step.
+"""Prove algorithms on a device: check that each gives a proved algorithm's results for the products of a net's step.
 
-Without --algo those that no GPU has run yet, which a GPU chooses only where it has proved them. A child process runs
-each product; docs/prover.md says what it compares. Verdicts are kept with the compiled kernels, in place of earlier
-ones. Status 1 if one is not proved, or serves no product of the step."""
+Without --algo these are the algorithms that no GPU has run yet; a GPU chooses them only for products for which it has
+proved them. A child process runs each product; docs/prover.md describes what it compares. Verdicts are stored with the
+compiled kernels and replace earlier ones. Status 1 if an algorithm is not proved, or serves no product of the step."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def _products(model: str, precision: str, batch_size: int, device: str) -> list[
 
 
 def _plans(product: Product, names: list[str], device: str) -> list[Plan]:
-    """Those to prove: by the named algorithms that serve the product, or by all that need a proof."""
+    """The plans to prove: by the named algorithms that serve the product, or by all that need a proof."""
     from gpuconv.backends.cuda.gemm.plan import candidates, unproved
     from gpuconv.backends.cuda.runtime.device_array import capability_named
 

@@ -1,4 +1,4 @@
-"""`gpuconv train --resume` of a run that `Trainer.fit` started, from the settings stored with it."""
+"""`gpuconv train --resume` for a run that `Trainer.fit` started, with the settings stored in it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def go_on(options: argparse.Namespace, chosen: Record, loggers: Sequence[Callbac
     """Continue the run. Raises UserError if it needs something that exists only in its program: a loss, an optimizer, a
     schedule, a layer or images.
 
-    loggers: further callbacks. ranks: that train together, each of which reads the run."""
+    loggers: further callbacks. ranks: the ranks that train together; each reads the run."""
     from gpuconv.layers import Layer
     from gpuconv.layers.saving import NOTES
     from gpuconv.training import (
@@ -113,7 +113,7 @@ def go_on(options: argparse.Namespace, chosen: Record, loggers: Sequence[Callbac
 
 
 def _expect_of_python(run: RunDirectory) -> None:
-    """Raise UserError if the checkpoint shows that a command line started the run, and run.json lacks the command."""
+    """Raise UserError if the checkpoint shows that a command line started the run, but run.json lacks the command."""
     from gpuconv import checkpoint
     from gpuconv.training.stored import state
 
@@ -134,14 +134,14 @@ def sets(stored: Record, data: str | None, test: str | None) -> Record:
         try:
             whole = not test and named.is_whole(first)
             known = named.stored(name) if whole else [*named.load(name, test or "")]
-            if not test and second not in ("", first):  # a test set of its own
+            if not test and second not in ("", first):  # a separate test set
                 known += named.stored(second)
         except ValueError as error:
             raise ValueError(f"{error}; give the location of the run's images: --data SPEC") from error
         train = known[0]
         if "validation" in there:
             share = there["validation"].get("images", 0) / len(train)
-            for fraction in {round(share, digits) for digits in range(1, 7)}:  # as given, before rounding in each class
+            for fraction in {round(share, digits) for digits in range(1, 7)}:  # before rounding in each class
                 if 0 < fraction < 1:
                     known += train.split(fraction, seed=stored["seed"], what="validation")
     found = {}

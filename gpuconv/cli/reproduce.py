@@ -1,7 +1,7 @@
-"""Train the accuracy table of docs/recipes.md again, on the digits that come with gpuconv, and show differences.
+"""Reproduce the accuracy table of docs/recipes.md on the digits that come with gpuconv, and show differences.
 
 The net and recipe are those of `gpuconv train`, with fewer epochs. On NumPy the order of sums depends on the BLAS and
-its number of threads, so on another machine a few more or fewer images may be right; on "emulated" it does not."""
+its number of threads, so on another machine a few more or fewer images may be right. On "emulated" it is fixed."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from gpuconv.dtypes import PRECISIONS
 EXAMPLES = ["gpuconv reproduce --quick", "gpuconv reproduce --device numpy", "gpuconv reproduce"]
 
 SEEDS = 5
-IMAGES = 360  # of the test set
+IMAGES = 360  # images in the test set
 EPOCHS = {"numpy": 10, "emulated": 1}
-REFERENCE: dict[tuple[str, str], tuple[int, ...]] = {  # the number of correct images, for seeds 0, 1, ...
+REFERENCE: dict[tuple[str, str], tuple[int, ...]] = {  # the number of correct images for seeds 0, 1, ...
     ("numpy", "float32"): (353, 353, 351, 350, 353),
     ("numpy", "tf32"): (352, 351, 350, 352, 353),
     ("numpy", "float16"): (354, 354, 351, 352, 352),
@@ -34,7 +34,7 @@ REFERENCE: dict[tuple[str, str], tuple[int, ...]] = {  # the number of correct i
 
 
 class Row(NamedTuple):
-    """The results of a device and precision: the number of correct test images for each seed from 0 on."""
+    """The results of a device and precision: the number of correct test images for seeds 0, 1, ..."""
 
     device: str
     precision: str

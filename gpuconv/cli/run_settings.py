@@ -84,7 +84,7 @@ def switch(text: str) -> int:
 
 
 def count(least: int) -> Callable[[str], int]:
-    """An argparse type: an integer from `least` on."""
+    """An argparse type: an integer >= `least`."""
 
     def read(text: str) -> int:
         try:
@@ -131,7 +131,7 @@ def part(text: str) -> float:
 
 
 def share(text: str) -> float:
-    """An argparse type: a share above 0 and at most 1, as 0.02 or 2%."""
+    """An argparse type: a share above 0 and at most 1, such as 0.02 or 2%."""
     try:
         number = numerals.real(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
@@ -157,7 +157,7 @@ def add_shadow(parser: argparse.ArgumentParser) -> None:
 
 
 def tell_shadow(shadow: Shadow | None, path: Path) -> None:
-    """Say what the shadow oracle found, if there was one, and draw it. path: of the picture."""
+    """Print what the shadow oracle found, if there was one, and draw it. path: the picture's."""
     from gpuconv import plots
 
     if shadow is None:
@@ -259,7 +259,7 @@ LATER = (
     "ema",
     "accumulate",
     "sync_batch_norm",
-)  # settings unknown to version 0.1.0
+)  # settings that version 0.1.0 did not have
 
 
 def option(name: str) -> str:
@@ -311,11 +311,11 @@ def spelled(settings: Record) -> Record:
 
 
 def over(config: Record, chosen: Record) -> Record:
-    """The settings of a file, overridden by the chosen ones."""
+    """The settings of a file, overridden by the given ones."""
     with asked():
         file = spelled({name: value for name, value in config.items() if name not in chosen})
         if "optimizer" in chosen and rate_in({"optimizer": chosen["optimizer"]}):
-            file.pop("lr", None)  # which belongs to the file's optimizer
+            file.pop("lr", None)  # the file's rate belongs to the file's optimizer
     return file | chosen
 
 
@@ -337,7 +337,7 @@ def complete(chosen: Record, name: str | None = None) -> Settings:
 def from_stored(command: Record) -> Settings:
     """The settings stored with a run; settings that an older version did not store have their defaults.
 
-    Raises ValueError or TypeError that names the missing, unknown or wrong one.
+    Raises ValueError or TypeError that names the missing, unknown or wrong setting.
     """
     from gpuconv.data import named
 
@@ -420,7 +420,7 @@ def test_time(name: str) -> str:
 
 
 def loss(text: str) -> tuple[str, Loss]:
-    """The name and the loss of a short form, as "softmax:label_smoothing=0.1". ValueError for an invalid one."""
+    """The name and the loss of a short form, such as "softmax:label_smoothing=0.1". ValueError for an invalid one."""
     from gpuconv import losses, spec
 
     part, *more = spec.parse(text)

@@ -1,4 +1,4 @@
-"""Reads a run of `gpuconv train` or `Trainer.fit`: its settings, checked, and the net of its checkpoint."""
+"""Reads a run of `gpuconv train` or `Trainer.fit`: its checked settings, and the net of its checkpoint."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Run:
 
     @property
     def of_python(self) -> bool:
-        """Whether `Trainer.fit` started it, rather than a command line."""
+        """Whether `Trainer.fit` started the run, not a command line."""
         return of_python(self.stored)
 
 
@@ -108,7 +108,7 @@ def _of_python(stored: Record) -> Settings:
 
 @contextmanager
 def _entry(path: str | os.PathLike[str], name: str) -> Iterator[None]:
-    """Turns errors inside into a UserError about this entry of the stored settings."""
+    """A context that converts errors into a UserError about this entry of the stored settings."""
     try:
         yield
     except (ValueError, TypeError) as error:
@@ -116,8 +116,8 @@ def _entry(path: str | os.PathLike[str], name: str) -> Iterator[None]:
 
 
 def _planned(config: Any, model: str) -> Sequential:
-    """A net without weights. Raises ValueError for an invalid config, and UserError, naming the option to give, for one
-    with a layer from a file that was not imported. model: the run's --model."""
+    """A net without weights. Raises ValueError for an invalid config, and UserError that names the option to give if a
+    layer comes from a file that was not imported. model: the run's --model."""
     from gpuconv.layers import Layer
     from gpuconv.layers.registry import UndefinedLayerError
 
@@ -176,7 +176,7 @@ def add_which(parser: argparse.ArgumentParser) -> None:
 
 
 def resumed(directory: str, chosen: Record) -> Settings:
-    """The settings stored with a run. Raises UserError that names chosen ones which differ; data may have moved."""
+    """The settings stored with a run. Raises UserError that names given ones that differ; data may have moved."""
     from gpuconv.training import RunDirectory
 
     run = RunDirectory.open(directory)
@@ -189,7 +189,7 @@ def resumed(directory: str, chosen: Record) -> Settings:
                 f"the net of {directory} is made by code in a file, which is not run unless you say so: "
                 f"--model {settings.model}"
             )
-        if nets.in_file(model):  # which may have moved
+        if nets.in_file(model):  # the data may have moved
             settings = dataclasses.replace(settings, model=nets.moved(model, settings.model))
             chosen = chosen | {"model": settings.model}
     there = run_settings.spelled(dataclasses.asdict(settings))
@@ -237,7 +237,7 @@ def parts(settings: Settings, train: Dataset | Samples) -> tuple[Dataset | Sampl
 
 
 def warn_of_other_data(run: Run, train: Dataset | Samples, test: Dataset | Samples) -> None:
-    """Warn if images differ from the run's, as it may have been trained on some of the test images."""
+    """Warn if images differ from the run's, because it may have been trained on some of the test images."""
     there = [run.stored.get(part) or {} for part in ("train", "test")]
     train = parts(run.settings, train)[0]
     parted = {"train": train} | ({"test": test} if run.stored.get("test") or not run.of_python else {})
@@ -250,7 +250,7 @@ def warn_of_other_data(run: Run, train: Dataset | Samples, test: Dataset | Sampl
 
 
 def warn_of_trained_images(run: Run, test: Dataset | Samples) -> None:
-    """Warn how many images of another test set the run was trained on, or that this is unknown."""
+    """Warn how many images of another test set the run was trained on, or that their number is unknown."""
     from gpuconv.data import Samples
 
     unknown = "it is unknown whether the run was trained on some of these images: "
@@ -269,7 +269,7 @@ def warn_of_trained_images(run: Run, test: Dataset | Samples) -> None:
 
 
 def _same(run: Run, part: str, data: Dataset | Samples) -> bool:
-    """Whether images and labels are those of the run's part, "train" or "test"."""
+    """Whether images and labels are those of this part of the run, "train" or "test"."""
     return (run.stored.get(part) or {}).get("checksum") == data.checksum()
 
 

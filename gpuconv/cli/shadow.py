@@ -1,7 +1,8 @@
-"""Repeat a call of an op that `gpuconv train --shadow` found beyond its bound, on any device, from the file it left.
+"""Repeat a call of an op that `gpuconv train --shadow` found beyond its bound, on any device, from the file that it
+wrote.
 
-Prints the worst error as a share of its bound, as it was stored and as the device gives it now; the status is 1 where
-the device is beyond the bound."""
+Prints the worst error as a share of its bound, both as stored and as the device gives it now; status 1 if the device
+exceeds the bound."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
             again = call.on(device)
             found = {"stored": call.compare(), device: again.compare()}
             same = all(again.results[name].tobytes() == array.tobytes() for name, array in call.results.items())
-    except (RuntimeError, IndexError, KeyError) as error:  # of a kernel's fault, or of a file made by hand
+    except (RuntimeError, IndexError, KeyError) as error:  # faults of kernels, and files made by hand
         raise UserError(f"{options.file} cannot be repeated on {device}: {type(error).__name__}: {error}") from error
     for name, worst in found.items():
         verdict = f"{worst.share:.3g} of its bound" if worst.share <= 1 else f"wrong: {worst.text}"

@@ -16,7 +16,7 @@ EXAMPLES = [
     "gpuconv summary --model resnet20 --input 64x64x3",
     "gpuconv summary --model tiny-vgg --precision bfloat16 --device emulated --batch-size 512",
 ]
-OF_A_MODEL = ("input", "classes", "precision")  # a run's net has its own
+OF_A_MODEL = ("input", "classes", "precision")  # a run's net has its own size
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

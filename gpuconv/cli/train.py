@@ -107,7 +107,7 @@ def loggers(options: argparse.Namespace, test: Any = None) -> list[Callback]:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train on the processes that mpiexec or torchrun started, or on this one alone. Only rank 0 writes and tells."""
+    """Train on the processes that mpiexec or torchrun started, or only on this one. Only rank 0 writes and prints."""
     from gpuconv import parallel
 
     with asked():
@@ -246,7 +246,7 @@ def initial(
 ) -> tuple[Sequential, Normalization]:
     """The net of these settings with its initial weights, and the normalization of its images.
 
-    begun: whether a checkpoint will be loaded, which includes the effect of --weights and --whiten."""
+    begun: whether a checkpoint will be loaded; it includes the effect of --weights and --whiten."""
     from gpuconv import models
     from gpuconv.cli import nets
     from gpuconv.data import Normalization
@@ -280,7 +280,7 @@ def _leave(
     normalization: Normalization,
     settings: run_settings.Settings,
 ) -> None:
-    """Draw the pictures of the trained net, and print where things are and what to try next."""
+    """Draw the pictures of the trained net, and print where the files are and what to try next."""
     from gpuconv import plots
     from gpuconv.cli import nets, pictures
     from gpuconv.training import RunDirectory

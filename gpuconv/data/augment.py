@@ -17,16 +17,16 @@ class Augmentation:
     """Random changes of each image, drawn again in each epoch; the default is none.
 
     flip: mirror left to right with probability 1/2; "alternating" mirrors half of the images in the first epoch, the
-    other half in the second, and so on. shift: move by up to this many pixels along each axis. border: what is shifted
-    in, "zero" or "reflect". cutout: zero a square of this side around a uniformly drawn centre. resized_crop: stretch a
-    part of the image to its size, at least this much of its area, as 0.08; 0 does not crop. brightness: multiply by a
-    factor of up to 1 plus or minus this. contrast: the same for the distance from the mean grey. saturation: the same
-    for the distance from a pixel's own grey. hue: turn it by up to this part of the circle, at most 0.5. See
-    `ops.load_batch` for how they are drawn.
+    other half in the second, and so on. shift: move by up to this many pixels along each axis. border: the pixels that
+    are shifted in, "zero" or "reflect". cutout: zero a square of this side around a uniformly drawn centre.
+    resized_crop: stretch a part of the image, at least this share of its area, to the image's size; 0 does not crop.
+    brightness: multiply by a factor between 1 - this and 1 + this. contrast: the same for the distance from the mean
+    grey. saturation: the same for the distance from a pixel's own grey. hue: rotate the hue by up to this fraction of
+    the circle, at most 0.5. See `ops.load_batch` for how they are drawn.
 
     mixup: blend each image with another of its batch, by a factor from the distribution Beta(mixup, mixup). cutmix:
-    replace a rectangle by the other's, whose part of the area is from Beta(cutmix, cutmix). Both turn labels into
-    probabilities of the classes, and at most one is above 0. See `ops.mix_batch`.
+    replace a rectangle by that of the other image, with a share of the area drawn from Beta(cutmix, cutmix). Both turn
+    labels into probabilities of the classes, and at most one is above 0. See `ops.mix_batch`.
     """
 
     flip: bool | str = False
@@ -59,7 +59,7 @@ class Augmentation:
 
     @property
     def mixing(self) -> str | None:
-        """What mixes the images of a batch: "mixup", "cutmix" or None."""
+        """The method that mixes the images of a batch: "mixup", "cutmix" or None."""
         return "mixup" if self.mixup else "cutmix" if self.cutmix else None
 
     @property
@@ -101,7 +101,7 @@ class Augmentation:
         return ",".join(parts) or "none"
 
 
-# The parts that have a number, and what it is.
+# The parts that take a number, and its meaning.
 _UNITS = {
     "shift": "PIXELS",
     "cutout": "PIXELS",

@@ -35,8 +35,8 @@ Part = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 def load(directory: str | os.PathLike[str]) -> tuple[Dataset, Dataset]:
     """(train, test) of 50,000 and 10,000 images, uint8 (N, 32, 32, 3).
 
-    directory: has the six batch files of either version, or the folder that the archive contains. Raises
-    FileNotFoundError naming what is missing, and ValueError naming a file that is truncated, corrupt or refused.
+    directory: the folder with the six batch files of either version, or with the folder that the archive contains.
+    Raises FileNotFoundError naming what is missing, and ValueError naming a file that is truncated, corrupt or refused.
     """
     folder, suffix = _find(Path(os.path.expanduser(directory)))
     read = _read_binary if suffix else _read_python

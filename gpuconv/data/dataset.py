@@ -68,7 +68,7 @@ class Dataset:
         height, width, channels = self.images.shape[1:]
         return height, width, channels
 
-    raw = True  # uint8, to be normalised
+    raw = True  # uint8 images are normalised
 
     def first(self, count: int) -> NDArray[np.uint8]:
         """The first `count` images."""
@@ -99,11 +99,11 @@ class Dataset:
 
         Args:
             fraction: Between 0 and 1.
-            seed: Of the draw.
+            seed: The seed of the draw.
             what: The purpose of the second set, for messages.
 
         Raises:
-            ValueError: Unless 0 < fraction < 1, and if no class has two images, as the second set would be empty.
+            ValueError: Unless 0 < fraction < 1, and if no class has two images, because the second set would be empty.
         """
         second = drawn(self.labels, fraction, seed, f"the {what} part of {self.name!r}")
         return self.subset(~second), self.subset(second)

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from gpuconv import files, locks
 from gpuconv.console import progress_bar
 
-_BLOCK = 1 << 14  # bytes; a partial block is lost if the connection breaks
+_BLOCK = 1 << 14  # bytes; an incomplete block is lost if the connection breaks
 _PATIENCE = 30  # seconds without a byte
 
 
@@ -39,7 +39,7 @@ def fetch_archive(url: str, directory: Path, *, sha256: str, size: int, progress
     except requests.RequestException as error:
         have = _have(part, size)
         raise ConnectionError(f"the download of {url} stopped after {have} bytes: {_why(error)}") from error
-    with open(part, "rb") as file:  # stays readable even if another process removes it
+    with open(part, "rb") as file:  # the open file stays readable even if another process removes it
         found = hashlib.file_digest(file, "sha256").hexdigest()
         if found == sha256:
             file.seek(0)

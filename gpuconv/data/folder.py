@@ -22,7 +22,7 @@ from gpuconv.names import canonical
 
 SPLITS = ("name", "order")
 
-_FIRST_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")  # of 0.1.0
+_FIRST_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")  # rule of 0.1.0
 
 
 def load(
@@ -38,10 +38,10 @@ def load(
     """(train, test) of the images in the sub-folders of `directory`. The sorted sub-folder names are the classes.
 
     size: (H, W) to resize to; without it all images must have the same size. channels: 3 for colour, 1 for grey. test:
-    the fraction of every class that is kept for testing, chosen by `seed` and the rule `split`. "name" decides by each
-    file's name (see `for_testing`), so that adding a file moves no other; "order" draws from the sorted files of a
-    class, as gpuconv 0.1.0 did, which ignored folders within a class. stream: leave the images in their files and read
-    each when its batch needs it (`FolderSamples`), so that they need not fit into memory.
+    the fraction of every class that is held out for testing, chosen by `seed` and the rule `split`. "name" decides by
+    each file's name (see `for_testing`), so that adding a file does not move others; "order" draws from the sorted
+    files of a class, as gpuconv 0.1.0 did, which ignored folders within a class. stream: leave the images in their
+    files and read each when its batch needs it (`FolderSamples`), so that they need not fit into memory.
 
     Raises as `load_all` does, and ValueError if no class has two images, one for training and one for testing.
     """
@@ -116,7 +116,7 @@ def _read(
 
 
 def expect_memory(samples: Samples) -> None:
-    """Raise MemoryError, saying what to do, for images that do not fit into this machine's memory."""
+    """Raise MemoryError with advice if the images do not fit into this machine's memory."""
     needed = len(samples) * math.prod(samples.image_shape)
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else needed
     if needed > there:

@@ -42,8 +42,8 @@ def recognised(
     """`data` as a Dataset, as Samples, or as an object with ``epoch(epoch, start_batch)``.
 
     name: for messages. shape: of the net's images. classes: the number of its scores. length: the batches of an epoch,
-    if `data` has no length. device, dtype, normalize: for `Batches`, as `length` is. Raises TypeError for data that is
-    none of `ACCEPTED`.
+    if `data` has no length. device, dtype, normalize: like `length`, arguments of `Batches`. Raises TypeError for data
+    that is none of `ACCEPTED`.
     """
     if isinstance(data, (Dataset, Samples)) or hasattr(data, "epoch"):
         return data
@@ -93,7 +93,7 @@ def _of_arrays(
         return Dataset(images, numbers, names, name)
     if not images.size:
         raise ValueError(f"data set {name!r} is empty: images of shape {images.shape}")
-    if in_file is None:  # if images are read batch by batch, the loss shows it
+    if in_file is None:  # if images are read batch by batch, the loss shows the fault
         expect_finite(images, name)
     return ArraySamples(
         name=name, image_shape=images.shape[1:], dtype=images.dtype, labels=numbers, classes=names, images=images

@@ -31,7 +31,7 @@ FORMATS = {
 }
 
 MAX_PIXELS = 1 << 26  # 67 million: at most about 1 GB while one image is read
-MAX_BYTES = 1 << 30  # of the file
+MAX_BYTES = 1 << 30  # bytes of the file
 
 _MODES = {1: "L", 3: "RGB"}
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _TILE_WIDTH, _TILE_LENGTH, _SAMPLE_FORMAT = 258, 262, 322, 323, 339  # tags of TIFF
@@ -85,7 +85,7 @@ class Picture:
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Picture:
         """Raises as `read_image` does."""
-        _pillow()  # if it is missing, that is the first error
+        _pillow()  # a missing Pillow is reported before other errors
         with _file_to_read(path) as file:
             return cls.decode(file, os.fspath(path))
 
@@ -94,12 +94,12 @@ class Picture:
         """The image in an open file. name: for messages. Raises ValueError as `read_image` does."""
         Image = _pillow()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, about damaged headers that do not matter
+            warnings.simplefilter("ignore")  # Pillow warns about damaged headers that do not matter
             try:
                 image = Image.open(file, formats=readable_formats())
                 _check_size(image)
                 return cls(name, _flat(image), image.mode)
-            except Exception as error:  # Pillow's decoders raise many types on bad bytes
+            except Exception as error:  # Pillow's decoders raise many types of errors on bad bytes
                 raise ValueError(f"cannot read {name} as an image: {_cause(error)}") from error
 
     def array(self, *, size: tuple[int, int] | None = None, channels: int = 3) -> NDArray[np.uint8]:

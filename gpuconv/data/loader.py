@@ -39,12 +39,12 @@ class Loader:
 
     Args:
         dataset: The images and labels.
-        batch_size: Images of a batch, from 1; the last batch of an epoch may be short.
-        normalization: Of the pixels; None only for images that need none.
+        batch_size: Images of a batch, at least 1; the last batch of an epoch may be short.
+        normalization: That of the pixels; None only for images that need none.
         augmentation: By default none, which is right for evaluation.
-        seed: Of the order and the augmentation.
-        device: Where the batches live, as "numpy" or "cuda".
-        dtype: Of x, a float dtype.
+        seed: The seed of the order and the augmentation.
+        device: Where the batches live, such as "numpy" or "cuda".
+        dtype: The dtype of x, a float dtype.
         shuffle: Whether each epoch has its own order; False for evaluation.
         drop_last: Whether a short last batch is left out.
     """
@@ -73,7 +73,7 @@ class Loader:
             raise ValueError(f"drop_last leaves no batch: {len(dataset)} images, batch_size {batch_size}")
         self.normalization = normalization
         self._options = dataclasses.asdict(self.augmentation) | {"seed": self.seed, "dtype": as_dtype(dtype)}
-        alpha = self._options.pop("mixup") + self._options.pop("cutmix")  # at most one is not 0
+        alpha = self._options.pop("mixup") + self._options.pop("cutmix")  # at most one of the two is not 0
         if normalization is not None:
             self._expect(dataset.image_shape)
             for name in ("mean", "std"):
@@ -95,7 +95,7 @@ class Loader:
         expect_augmentable(image_shape, self.augmentation.shift, self.augmentation.colours)
 
     def _expect_classes(self) -> None:
-        """Raise ValueError for data of which the number of classes is unknown."""
+        """Raise ValueError for data with an unknown number of classes."""
         labels = self.dataset.labels
         if not self.dataset.classes or (labels is not None and labels.ndim != 1):
             raise ValueError(
@@ -135,7 +135,7 @@ class Loader:
         """The batches of an epoch from number `start_batch` on.
 
         Args:
-            epoch: Its number, from 0.
+            epoch: The epoch's number, from 0.
             start_batch: The first batch, from 0; `len(self)` gives no batch.
 
         Raises:
@@ -161,7 +161,7 @@ class Loader:
             )
         return range(start_batch, len(self))
 
-    # --- the same, one call each, for a step that takes its place from the device ---------------
+    # --- the same, one call each, for a step that reads its position on the device ---------------
 
     def order(self) -> Array:
         """A new array for an epoch's order, initially unshuffled."""
@@ -182,11 +182,11 @@ class Loader:
         return start, epoch * len(self.dataset) + start
 
     def load(self, order: Array, count: int, *, start: int | Array, offset: int | Array) -> Batch:
-        """The batch of `count` images at a place, given as numbers or arrays on the device; only device work.
+        """The batch of `count` images at a position, given as numbers or arrays on the device; only device work.
 
         Args:
             order: As `shuffle_into` fills it.
-            count: Images.
+            count: The number of images.
             start, offset: As `place` gives them.
         """
         loaded = ops.load_batch(

@@ -23,7 +23,7 @@ def load(spec: str, test: str = "") -> tuple[Dataset, Dataset]:
     folder:DIR[,size=32x32][,channels=1][,test=0.2][,seed=0][,split=name][,stream=1]   image files in class folders
     synthetic[:N=1024,size=32x32x3,classes=10,seed=0]          made-up images
 
-    test: the description of a separate test set, as `load_test` takes it; then all images of a folder are for training.
+    test: the description of a separate test set, as for `load_test`; then all images of a folder are for training.
 
     Raises ValueError, naming what would be accepted, for any other text.
     """
@@ -59,8 +59,8 @@ def is_whole(spec: str) -> bool:
 def load_test(spec: str, like: str, classes: Sequence[str]) -> Dataset:
     """All images of a folder ("folder:DIR"), or the test images of another data set.
 
-    like: the training data, from which missing size= and channels= are taken. classes: of the training data, by whose
-    names the images are labelled. Raises as `load` does, and ValueError if the classes differ.
+    like: the training data, from which missing size= and channels= are taken. classes: those of the training data;
+    their names determine the labels. Raises as `load` does, and ValueError if the classes differ.
     """
     name, _, rest = spelled(spec).partition(":")
     if name != "folder":

@@ -31,7 +31,7 @@ class Normalization:
             given = to_numpy(getattr(self, name), name)
             if given.dtype.kind not in "iu" and not is_float(given.dtype):
                 raise TypeError(f"{name} must hold numbers, received {given.dtype.name}")
-            with np.errstate(over="ignore"):  # infinity, which is refused below
+            with np.errstate(over="ignore"):  # infinity is refused below
                 values = given.astype(np.float32)
             if values.ndim not in (1, 3):
                 raise ValueError(f"{name} must have shape (C,) or (H, W, C), received {values.shape}")
@@ -43,10 +43,10 @@ class Normalization:
 
     @classmethod
     def from_dataset(cls, dataset: Any, kind: str = "channel") -> Normalization:
-        """From the statistics of a training set. For `Samples`, which are read from files, from a part of them.
+        """From the statistics of a training set; for `Samples`, which are read from files, from some of them.
 
         Args:
-            dataset: The training set, as the test set must stay unseen.
+            dataset: The training set; the test set must stay unseen.
             kind: "channel" subtracts each channel's mean, "image" the mean image; both divide by each channel's
                 standard deviation around the subtracted values (by 1 for a constant channel). The sums are exact
                 integers, so every machine gets the same numbers.
@@ -55,7 +55,7 @@ class Normalization:
 
     @classmethod
     def measured(cls, data: Any) -> Normalization | None:
-        """From `data`, a data set or images; None for floats."""
+        """The normalization from `data`, a data set or images; None for floats."""
         if data.dtype != np.uint8 if isinstance(data, np.ndarray) else not data.raw:
             return None
         return cls.from_images(data) if isinstance(data, np.ndarray) else cls.from_dataset(data)
@@ -81,7 +81,7 @@ class Normalization:
         return cls(total / count, np.where(std > 0, std, 1.0))
 
     def lacks(self, images: np.ndarray) -> bool:
-        """Whether float `images` look like pixels that are not normalised: from 0 to 1, or to 255."""
+        """Whether float `images` look like pixels that are not normalised: between 0 and 1, or 0 and 255."""
         return bool(images.size) and images.min() >= 0 and (images.max() > 10 or images.max() <= 1)
 
     def __call__(self, images: NDArray[np.uint8], dtype: str | np.dtype | type[object] = "float32") -> np.ndarray:

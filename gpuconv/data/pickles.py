@@ -1,8 +1,8 @@
 """Reads pickles without running the code that they name.
 
 A pickle names functions to call, so a crafted one can run any code. Here it may name only the functions that rebuild an
-array, and it gets stand-ins for them, which store their arguments and do nothing. Opcodes that no array needs are
-refused, and no number in the pickle determines an allocation or a nesting depth.
+array, and receives stand-ins for them, which only store their arguments. Opcodes that no array needs are refused, and
+no number in the pickle determines an allocation or a nesting depth.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gpuconv.names import printable
 
 
 class UnsafePickleError(pickle.UnpicklingError):
-    """The pickle asks for something that no array needs."""
+    """The pickle contains something that no array needs."""
 
 
 class ArrayState:
@@ -39,7 +39,7 @@ class ArrayState:
             case (int(), tuple(shape), _Dtype(code="u1"), fortran, bytes(data)):
                 try:
                     return np.frombuffer(data, np.uint8).reshape(shape, order="F" if fortran else "C")
-                except (TypeError, ValueError):  # not a shape, or not one for this number of bytes
+                except (TypeError, ValueError):  # not a shape, or not the shape for this number of bytes
                     return None
         return None
 
@@ -112,7 +112,8 @@ def _refused(code: int) -> Callable[[Any], None]:
 
 
 def _shallow(load: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Refuses tuples nested deeper than an array's state, as hashing one as a key needs stack space for its depth."""
+    """Refuses tuples nested deeper than an array's state, because hashing one as a key needs stack space for its
+    depth."""
 
     def load_tuple(reader: Any) -> None:
         load(reader)
@@ -130,7 +131,7 @@ def _build(reader: Any) -> None:
 
 
 def _bytes(reader: Any) -> None:
-    """A byte array of the bytes that exist, however many it claims."""
+    """A byte array of the bytes that exist, whatever length the pickle claims."""
     (size,) = struct.unpack("<Q", reader.read(8))
     reader.append(reader.read(size))
 

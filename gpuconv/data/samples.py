@@ -16,7 +16,7 @@ from gpuconv.backends import to_numpy
 from gpuconv.data.dataset import drawn
 from gpuconv.dtypes import is_float
 
-MEASURED = 4096  # the most images that are read to compute the normalization
+MEASURED = 4096  # at most this many images are read to compute the normalization
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -24,9 +24,9 @@ class Samples:
     """The base: samples 0 to len - 1, each an image and a class.
 
     Args:
-        name: Of the data, for messages.
-        image_shape: Of one image, (H, W, C) for pictures.
-        dtype: uint8, which is normalised, or a float dtype, which is fed to the net as it is.
+        name: The name of the data, for messages.
+        image_shape: The shape of one image, (H, W, C) for pictures.
+        dtype: uint8, which is normalised, or a float dtype, which is passed to the net unchanged.
         labels: int64 (N,), or floats (N, ...), or None if a label is known only when its sample is read.
         classes: The names of the classes, or empty.
         workers: Threads that may read at once.
@@ -54,7 +54,7 @@ class Samples:
 
     @property
     def raw(self) -> bool:
-        """Whether images are uint8, to be normalised."""
+        """Whether images are uint8, which are normalised."""
         return self.dtype == np.uint8
 
     def first(self, count: int) -> np.ndarray:
@@ -113,7 +113,8 @@ class ArraySamples(Samples):
         return self.images[indices].reshape(len(indices), *self.image_shape), self.labels[indices]
 
     def checksum(self) -> str:
-        """A checksum of images and labels, in their order; for a file, of its name, size and date, and the labels."""
+        """A checksum of images and labels, in their order; for a memory-mapped file, of its name, size and date, and of
+        the labels."""
         if (file := mapped(self.images)) is None:
             images = zlib.crc32(np.ascontiguousarray(self.images).view(np.uint8).data)
         else:
@@ -124,7 +125,7 @@ class ArraySamples(Samples):
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class MapSamples(Samples):
-    """An object with `__len__` and `__getitem__` that gives (image, label): a PyTorch Dataset, a list of pairs."""
+    """An object with `__len__` and `__getitem__` that returns (image, label): a PyTorch Dataset, a list of pairs."""
 
     source: Any
 
@@ -159,8 +160,8 @@ def is_torch(array: object) -> bool:
 def laid_out(images: Any, shape: tuple[int, ...], rank: int) -> np.ndarray:
     """Images as a NumPy array of `rank` axes, the last of which are those of `shape`, one image's.
 
-    A PyTorch tensor with channels first gets them moved last; grey pictures without a channel axis get one. Raises
-    ValueError, saying what to do, for a NumPy array with channels first.
+    The channels of a channels-first PyTorch tensor are moved last; grey pictures without a channel axis get one. Raises
+    ValueError with advice for a NumPy array with channels first.
     """
     torch = is_torch(images)
     array = to_numpy(images.detach().cpu() if torch else images, "images")

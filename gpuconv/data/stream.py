@@ -25,7 +25,8 @@ class StreamLoader(Loader):
     Args:
         dataset: The samples.
         batch_size: Images of a batch.
-        normalization: Of uint8 images. Float images are fed as they are: then it is None, and there is no augmentation.
+        normalization: For uint8 images. Float images are passed on unchanged: then it is None, and there is no
+        augmentation.
         workers: Threads that read in advance, by default as many as the samples allow, on at most 8 cores.
         options: As in `Loader`.
     """
@@ -84,7 +85,7 @@ class StreamLoader(Loader):
         options = self._options | ({"flip": False} if self.augmentation.flip == "alternating" else {})
         given = (
             labels if labels.ndim == 1 else every
-        )  # load_batch picks numbers of classes; all of these rows are the batch's
+        )  # load_batch gathers class numbers; here all rows belong to the batch
         x, picked = ops.load_batch(backends.asarray(images, device=self.device), given, every, offset=offset, **options)
         return self._mixed(x, picked if labels.ndim == 1 else labels, offset)
 
@@ -92,18 +93,18 @@ class StreamLoader(Loader):
 class Batches:
     """Batches (x, y) of a user's iterable.
 
-    Each epoch iterates over an iterable, or calls a function, from the start; an iterator, such as a generator,
-    continues where it is. The first batch is read and checked on creation, and used in the first epoch.
+    Each epoch iterates over an iterable from the start, or calls a function; an iterator, such as a generator,
+    continues where it stopped. The first batch is read and checked on creation, and used in the first epoch.
 
     Args:
-        source: A PyTorch DataLoader, a generator, or a function that makes one. It gives x: (n, *shape), floats, taken
-            as they are, or uint8, or a PyTorch tensor, which may have channels first; and y: (n,) integers.
-        name: Of the data, for messages.
-        shape: Of one image.
+        source: A PyTorch DataLoader, a generator, or a function that makes one. It yields x: (n, *shape), floats (used
+            unchanged) or uint8, or a PyTorch tensor, which may have channels first; and y: (n,) integers.
+        name: The name of the data, for messages.
+        shape: The shape of one image.
         length: The batches of an epoch, None if unknown.
         device: Where the batches go.
-        dtype: Of x there.
-        normalize: Gives the normalisation of uint8 images from the first batch.
+        dtype: The dtype of x there.
+        normalize: A function that returns the normalization of uint8 images, given the first batch.
     """
 
     def __init__(

@@ -51,7 +51,7 @@ def sigmoid(x, *, out=None):
 
 
 def _sigmoid(x):
-    """1 / (1 + exp(-x)), with numerator and denominator times exp(x) where x < 0, so that no exp overflows."""
+    """1 / (1 + exp(-x)); where x < 0, numerator and denominator are multiplied by exp(x), so that no exp overflows."""
     return np.exp(np.minimum(x, 0)) / (1 + np.exp(-np.abs(x)))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from gpuconv import random
 
-_COLOURS, _CROP = 2, 4  # substreams; attempt i at a crop draws of _CROP + i
+_COLOURS, _CROP = 2, 4  # substreams; attempt i at a crop draws from _CROP + i
 _ATTEMPTS = 10
 _HALF_LOG = np.float32(math.log(4 / 3) / 2)
 
@@ -34,7 +34,7 @@ def _cropped(images, indices, smallest, block, seed):
     n = len(indices)
     rows, columns = np.full(n, min(height, (8 * width + 3) // 6)), np.full(n, min(width, (8 * height + 3) // 6))
     top, left = (height - rows) // 2, (width - columns) // 2
-    open_ = np.arange(n)  # those whose earlier attempts did not fit
+    open_ = np.arange(n)  # images for which no earlier attempt fitted
     for attempt in range(_ATTEMPTS):
         area, shape, down, right = _words(block[open_], _CROP + attempt, seed)
         side = np.sqrt(_between(smallest, np.float32(1) - smallest, area) * np.float32(height * width))
@@ -61,7 +61,8 @@ def _cropped(images, indices, smallest, block, seed):
 
 
 def _neighbours(start, length, size):
-    """Two pixels (n, size) and the part of the second in 1/256, where `size` steps cross `length` pixels from start."""
+    """Two pixels (n, size) and the weight of the second in 1/256, for `size` steps across `length` pixels from
+    start."""
     length = length[:, None]
     step = (length << 32) // size
     at = (np.arange(size) * step + step // 2 - 2**31) >> 24
@@ -87,7 +88,7 @@ def _recolour(x, colours, words):
 
 
 def _turn(x, sixths):
-    """Turn the hue, as in HSV, by parts of a sixth of the circle."""
+    """Rotate the hue, as in HSV, in units of a sixth of the circle."""
     red, green, blue = (x[..., c] for c in range(3))
     most = x.max(axis=3)
     span = most - x.min(axis=3)
@@ -101,7 +102,7 @@ def _turn(x, sixths):
 
 
 def _factor(strength, word):
-    """(n, 1, 1, 1): uniform between 1 - strength, at least 0, and 1 + strength; None for none."""
+    """(n, 1, 1, 1): uniform between max(0, 1 - strength) and 1 + strength; None for strength 0."""
     low = max(0.0, 1 - strength)
     return _between(np.float32(low), np.float32(1 + strength - low), word)[:, None, None, None] if strength else None
 

@@ -12,7 +12,7 @@ from gpuconv.dtypes import accumulation_dtype
 
 
 def load_batch(images, labels, indices, mean, std, augmentation, *, seed, offset, start, count, dtype, out):
-    """See `gpuconv.ops.load_batch`. The exact arithmetic, which kernels repeat without fused multiply-add:
+    """See `gpuconv.ops.load_batch`. The exact arithmetic, which kernels reproduce without fused multiply-add:
 
     x = (float32(pixel) - mean) * (float32(1) / std), then rounded to dtype
 
@@ -66,8 +66,8 @@ def load_batch(images, labels, indices, mean, std, augmentation, *, seed, offset
 
 @np.errstate(all="ignore")
 def mix_batch(x, labels, table, *, classes, cut, seed, offset, out):
-    """See `gpuconv.ops.mix_batch`. The three words of the batch's Philox block choose the entry of the table, and the
-    row and the column of the rectangle's centre, each as word * size >> 32.
+    """See `gpuconv.ops.mix_batch`. Three words of the batch's Philox block choose the entry of the table, and the row
+    and column of the rectangle's centre, each as word * size >> 32.
     """
     expect_within("labels", labels, classes)
     n, height, width, _ = x.shape
@@ -96,12 +96,12 @@ def mix_batch(x, labels, table, *, classes, cut, seed, offset, out):
 
 
 def _whole(values, shape):
-    """The values broadcast to an image's shape, as NumPy is several times slower on rows of three."""
+    """The values broadcast to an image's shape, because NumPy is several times slower on rows of three."""
     return np.ascontiguousarray(np.broadcast_to(values, shape))
 
 
 def _reflected(position, size):
-    """Positions up to a size outside, mirrored at the first or last one."""
+    """Positions, those outside mirrored at the first or last one (at most once)."""
     return size - 1 - abs(size - 1 - abs(position))
 
 
@@ -114,7 +114,7 @@ def _outside(position, size):
 
 
 def _covered(centre, side, size):
-    """(n, size): which positions along an axis a square of this side around the centre covers."""
+    """(n, size): whether a square of this side around the centre covers a position along an axis."""
     start = centre - side // 2
     position = np.arange(size)
     return (position >= start) & (position < start + side)

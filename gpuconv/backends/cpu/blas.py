@@ -1,4 +1,4 @@
-"""NumPy's BLAS: its libraries, the processor it chose its kernels for, and whether they leave AVX-512 unused."""
+"""NumPy's BLAS: its libraries, the processor for which it chose its kernels, and whether these leave AVX-512 unused."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def libraries() -> list[Any]:
 
 
 def kernels() -> str:
-    """The processor that NumPy's BLAS chose its kernels for, such as "Haswell"; empty if it does not say."""
+    """The processor for which NumPy's BLAS chose its kernels, such as "Haswell"; empty if it does not report one."""
     return next((str(name) for library in libraries() if (name := getattr(library, "architecture", None))), "")
 
 
 def leaves_avx512_unused() -> bool:
-    """Whether the processor has AVX-512 and OpenBLAS took kernels without it."""
-    found = np.show_config(mode="dicts").get("SIMD Extensions", {}).get("found", [])  # left out where it is empty
+    """Whether the processor has AVX-512 but OpenBLAS chose kernels without it."""
+    found = np.show_config(mode="dicts").get("SIMD Extensions", {}).get("found", [])  # left out if it is empty
     has_avx512 = not {"AVX512_SKX", "X86_V4"}.isdisjoint(found)  # the name before NumPy 2.4, and since
     return has_avx512 and kernels() in AVX2_ALONE

@@ -17,7 +17,7 @@ from gpuconv.backends.cpu.precision import sum_rows
 class Matrix:
     """For each group a matrix with a row for each window (n, p, q), a column for each (r, s, c), and a column of ones
     for the bias. The windows are copied into one buffer, which the first and largest block allocates, unless they have
-    this layout already, as windows of 1 x 1 filters may."""
+    this layout already, as is possible for 1 x 1 filters."""
 
     def __init__(self) -> None:
         self.buffer: np.ndarray | None = None
@@ -67,5 +67,5 @@ class Taps:
         taps = list(np.ndindex(view.shape[3:5]))
         for row, (r, s) in enumerate(taps):
             gradient[:, row, 0] += sum_rows(other * view[:, :, :, r, s])
-        for row in range(len(taps), gradient.shape[1]):  # the bias's, if any
+        for row in range(len(taps), gradient.shape[1]):  # the bias's gradient, if any
             gradient[:, row, 0] += sum_rows(other)

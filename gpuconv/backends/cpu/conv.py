@@ -76,7 +76,7 @@ def conv2d_backward(dy, x, w, problem, epilogue, *, mask, algo, tf32, out, dw, d
         gradient = _correlate_both_back(dy_factors, filters, windows, dx, x_factors)
     else:
         _correlate_back(dy_factors, filters, windows, dx)
-    # Windows of dy beyond the border contain zeros, which turn an infinity of x into NaN.
+    # Windows of dy beyond the border contain zeros, which turn an infinity in x into NaN.
     if gradient is None or not np.isfinite(gradient).all():
         gradient, sums = correlate_gradient(dy_factors, x_factors, windows, groups)
         gradient = _weight(gradient)
@@ -122,7 +122,7 @@ def _weight(gradient: np.ndarray) -> np.ndarray:
     return gradient.transpose(0, 4, 1, 2, 3).reshape(groups * k, *taps_channels)
 
 
-# --- the way back ------------------------------------------------------------------------------
+# --- backward ------------------------------------------------------------------------------
 
 
 def _filters_back(w: np.ndarray, groups: int) -> np.ndarray:
@@ -139,8 +139,8 @@ def _correlate_back(dy, filters, windows, dx) -> None:
 
 def _shares_copies(filters: np.ndarray, windows: Windows, problem: Conv2dProblem) -> bool:
     """Whether dw is faster to compute from the windows of dy, which dx needs anyway, than from those of x. The former
-    sum over x's cells, the latter over y's, which are fewer without padding. And if x has few channels, copying its
-    windows is cheap, and dx alone can use row reuse, which copies even less."""
+    sum over x's cells; the latter over y's, which are fewer without padding. Also, if x has few channels, copying its
+    windows is cheap, and dx computed separately can use row reuse, which copies even less."""
     fewer_cells = problem.h * problem.w <= MOST_CELLS * problem.p * problem.q
     worth_it = problem.stride == (1, 1) and fewer_cells
     return worth_it and not suits_row_reuse(filters, windows, MOST_CHANNELS)

@@ -26,16 +26,16 @@ from gpuconv.backends.cpu.wide_filters import fold_filters, in_strips, strip_wid
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.problems import ACTIVATIONS
 
-# Bytes of windows that a core copies for one product, measured: few enough to be still in its cache when they are
-# multiplied, and many times the weights, which every product reads again. With few weights products are so short that
+# Bytes of windows that a core copies for one product, measured: few enough to be still in its cache for the product,
+# and many times the bytes of the weights, which every product reads again. With few weights products are so short that
 # the time in Python between them matters, so blocks are larger.
 LEAST_BLOCK_BYTES = 1 << 20
 TIMES_WEIGHTS = 8
 FEW_WEIGHTS_BYTES, LEAST_OF_FEW_WEIGHTS = 64 << 10, 4 << 20
-MOST_BLOCK_BYTES = 8 << 20  # small next to the activations
+MOST_BLOCK_BYTES = 8 << 20  # small compared with the activations
 
-ROW_REUSE_BYTES = 3 << 20  # copied rows for one product; their sums take about as much: measured
-MOST_FILTERS = 1.5  # the most filters per channel for which row reuse is faster: measured
+ROW_REUSE_BYTES = 3 << 20  # bytes of copied rows for one product (measured); their sums take about as many
+MOST_FILTERS = 1.5  # row reuse is faster up to this number of filters per channel: measured
 
 
 def correlate(x, filters, windows, y, bias=None, activation=None) -> None:
@@ -45,7 +45,7 @@ def correlate(x, filters, windows, y, bias=None, activation=None) -> None:
 
 
 def correlate_both(x, filters, windows, y, other) -> np.ndarray:
-    """`correlate`, and from the same copies the gradient of such filters for an array `other` of y's shape:
+    """`correlate`, and from the same copies the gradient of such filters with an array `other` of y's shape:
     gradient[g, r, s, c, k] = sum over n, p, q of view[..., r, s, (g, c)] * other[..., (g, k)], in the accumulation
     dtype."""
     return _correlate(x, filters, windows, y, None, None, other)
@@ -90,9 +90,9 @@ def suits_row_reuse(filters: np.ndarray, windows: Windows, most: float) -> bool:
 
 
 def _products(form, x, filters, windows, bias, y, *others, activation, nbytes, block=None, finite=False) -> Any:
-    """`_correlate` in the given form, with the filters as they are.
+    """`_correlate` in the given form, with unchanged filters.
 
-    nbytes: the bytes of the plain windows, which determine how the batch is split in every form.
+    nbytes: the bytes of the plain windows; they determine how the batch is split in every form.
     block: bytes of windows for one product; by default it depends on the size of the filters.
     finite: raise _NotFinite if a number of y is infinite or NaN.
     """
@@ -111,7 +111,7 @@ def _products(form, x, filters, windows, bias, y, *others, activation, nbytes, b
             in_place = part.dtype == weights.dtype and part.flags.c_contiguous
             result = part if in_place else np.empty(part.shape, weights.dtype)
             form.multiply(view, weights, result)
-            if finite and not np.isfinite(np.vdot(result, result)):  # also if squares overflow
+            if finite and not np.isfinite(np.vdot(result, result)):  # overflowing squares also raise it
                 raise _NotFinite
             for other in others:
                 form.add_gradient(view, widen(other[images, rows]), gradient)
@@ -157,8 +157,8 @@ def _gradient(dy, x, windows, groups) -> np.ndarray:
 
 
 class _Blocks:
-    """The windows of x in blocks for one product each, the largest first: several images if their copies are small
-    enough, else some rows p of one image, at least one. Yields a block's images, its rows and their view."""
+    """The windows of x in blocks, each for one product, the largest first: several images if their copies are small
+    enough, else at least one row p of one image. Yields a block's images, its rows and their view."""
 
     def __init__(self, x: np.ndarray, windows: Windows, budget: int) -> None:
         count, image_bytes = windows.count[0], max(1, windows.copied_bytes(x[:1]))

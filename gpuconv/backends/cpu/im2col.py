@@ -45,7 +45,7 @@ class Windows:
         return Windows((p, q // width), (r, wide), (stride_h, width * stride_w), (dilation_h, 1), self.start)
 
     def by_row(self, height: int) -> Windows:
-        """The windows split into single rows: what one row of taps reads, for each row of the map."""
+        """The windows split into single rows: for each row of the map, what one row of taps reads."""
         (_, q), (_, s), (_, stride), (_, dilation), (_, start) = (
             self.count,
             self.kernel_size,
@@ -56,7 +56,7 @@ class Windows:
         return Windows((height, q), (1, s), (1, stride), (1, dilation), (0, start))
 
     def through(self, r: int, height: int) -> tuple[slice, slice]:
-        """The p that read a row of the map through row r of the taps, and those rows of the map."""
+        """The output rows p that read a row of the map through row r of the taps, and those rows of the map."""
         return overlap(height, self.count[0], self.start[0] + r * self.dilation[0], self.stride[0])
 
 
@@ -67,7 +67,7 @@ def windows_of(problem: Conv2dProblem) -> Windows:
 
 
 def overlap(size: int, count: int, shift: int, stride: int) -> tuple[slice, slice]:
-    """The windows i < count with 0 <= i * stride + shift < size, and those positions, along one axis."""
+    """The windows i < count with 0 <= i * stride + shift < size, and these positions, along one axis."""
     first = max(0, -(shift // stride))
     last = max(first, min(count, (size - 1 - shift) // stride + 1))
     return slice(first, last), slice(first * stride + shift, last * stride + shift, stride)
@@ -75,7 +75,7 @@ def overlap(size: int, count: int, shift: int, stride: int) -> tuple[slice, slic
 
 class Im2colView:
     """The windows of the images x (N, H, W, C) as one view (N, P, Q, R, S, C), in the accumulation dtype. The windows
-    overlap, so the view is read-only, and no cell is copied twice.
+    overlap in memory, so no cell is copied twice, and the view is read-only.
 
     If windows reach beyond an image, or x has another dtype, the part of x that they read is copied into a zero-padded
     buffer, `images` images at a time.
@@ -116,7 +116,7 @@ class Cut(NamedTuple):
 
     size: tuple[int, ...]
     cells: tuple[slice, ...]  # those inside the map
-    place: tuple[slice, ...]  # their position in the cut
+    place: tuple[slice, ...]  # their position in the cut-out
     reaches_outside: bool
 
 

@@ -9,7 +9,7 @@ from gpuconv.backends.cpu.elementwise import value_of
 from gpuconv.backends.cpu.precision import store, widen
 
 
-@np.errstate(all="ignore")  # scores of inf or NaN make a loss of NaN, as on a GPU
+@np.errstate(all="ignore")  # scores of inf or NaN give a loss of NaN, as on a GPU
 def softmax_cross_entropy(logits, labels, weight, *, label_smoothing, ignore_index, grad_scale, out):
     rows = _rows(logits, labels, ignore_index) if labels.ndim == 1 else None
     log_p = widen(logits)
@@ -25,7 +25,7 @@ def softmax_cross_entropy(logits, labels, weight, *, label_smoothing, ignore_ind
 
 
 def _toward_labels(log_p, rows, labels, label_smoothing):
-    """The loss and its gradient; log_p is overwritten. The usual case, without an array of targets."""
+    """The loss and its gradient in the usual case, without an array of targets; log_p is overwritten."""
     loss = -(1 - label_smoothing) * log_p[rows, labels].mean()
     if label_smoothing:  # 0 * -inf would be NaN
         loss -= label_smoothing * log_p.mean()

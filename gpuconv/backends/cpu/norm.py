@@ -1,4 +1,5 @@
-"""Batch and group normalisation. The variance is computed from centred values, as mean(x**2) - mean**2 would cancel."""
+"""Batch and group normalisation. The variance is computed from centred values, because mean(x**2) - mean**2 would
+cancel."""
 
 from __future__ import annotations
 
@@ -71,7 +72,7 @@ def batch_norm_backward(
     np.subtract(side_by_side(widen(x)), each(mean), out=rows)
     rows *= each(inv_std)
     dgamma_here, dbeta_here = _channel_dot(wide_dy, xhat), sum_rows(wide_dy)
-    if training:  # dx = (dy - (dbeta + xhat * dgamma) / m) * gamma * inv_std, in xhat's place
+    if training:  # dx = (dy - (dbeta + xhat * dgamma) / m) * gamma * inv_std, overwriting xhat
         m = max(1, math.prod(x.shape[:-1]))
         rows *= each(-dgamma_here / m)
         rows += side_by_side(wide_dy)

@@ -5,13 +5,14 @@ from that core's cache. Here each core does all work for its images, with a sing
 it copied itself, and copies and additions run in parallel too.
 
 There are as many parts as NumPy's BLAS may use threads, so OPENBLAS_NUM_THREADS and `threadpoolctl.threadpool_limits`
-decide. threadpoolctl also limits BLAS to one thread; without it a batch is one part, and BLAS uses its own threads.
+determine their number. threadpoolctl also limits BLAS to one thread; without it a batch is one part, and BLAS uses its
+own threads.
 
-Within `fixed_parts` the number of parts follows from the arrays alone, and with it the order of every sum: the bits are
-the same on any number of cores.
+Within `fixed_parts` the number of parts, and so the order of every sum, depends only on the arrays: the bits are the
+same on any number of cores.
 
-All measurements were made on two cores. With dozens of cores fewer and larger parts may be better, as the Python code
-between products runs on one core at a time.
+All measurements were made on two cores. With dozens of cores fewer and larger parts may be better, because the Python
+code between products runs on one core at a time.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ from gpuconv.backends.cpu import blas
 
 __all__ = ["fixed_parts", "in_parts", "matmul", "sum_in_order", "sum_parts", "threads"]
 
-LEAST_BYTES = 1 << 20  # per part; smaller parts cost more than they save, measured
+LEAST_BYTES = 1 << 20  # bytes per part; smaller parts were measured to cost more than they save
 FIXED = 4  # the most parts within `fixed_parts`
 
 Result = TypeVar("Result")
 T = TypeVar("T")
 
-_one_at_a_time = threading.Lock()  # BLAS has one number of threads for the whole process
+_one_at_a_time = threading.Lock()  # the number of BLAS threads is the same in the whole process
 _inside = contextvars.ContextVar("inside a part", default=False)
 _fixed = contextvars.ContextVar("cores within fixed_parts", default=0)
 
@@ -51,8 +52,8 @@ def in_parts(
 ) -> list[Result]:
     """Run work(part of each array) for parts along the first axis; returns the results in order.
 
-    nbytes: the bytes that the work moves, if more than the arrays'. A single image is not split, and BLAS uses all its
-    threads for it.
+    nbytes: the bytes that the work moves, if more than those of the arrays. A single image is not split, and BLAS uses
+    all its threads for it.
 
     prepare: converts each part to the arguments of `work`, one part after another before any work begins. Threads that
     run much Python code at the same time wait for each other, which costs more than it saves.
@@ -70,14 +71,14 @@ def in_parts(
 
 
 def _run(work: Callable[..., Result], parts: Sequence[Sequence[object]]) -> list[Result]:
-    """The results of the parts, the first computed here and each other in a thread of its own."""
+    """The results of the parts; the first is computed here, each other one in a thread of its own."""
     mine, *others = parts
     running = [_start(work, part) for part in others]
     try:
         result = work(*mine)
     finally:
         for other in running:
-            other.exception()  # waits: they write into our caller's arrays
+            other.exception()  # wait: the threads write into our caller's arrays
     return [result, *(other.result() for other in running)]
 
 
@@ -85,7 +86,7 @@ def _run(work: Callable[..., Result], parts: Sequence[Sequence[object]]) -> list
 def fixed_parts() -> Iterator[None]:
     """A context in which ops have the same bits on any number of cores, with the same NumPy and BLAS.
 
-    BLAS uses one thread at a time. Threads that are not inside wait with their ops for its end.
+    BLAS uses one thread at a time. Ops in threads outside the context wait until it ends.
     """
     if _fixed.get() or _inside.get():
         yield
@@ -132,7 +133,7 @@ def threads() -> int:
 
 
 class _OneCoreBlas:
-    """A context in which BLAS uses only the calling thread. Entering gives its usual number of threads, 1 if
+    """A context in which BLAS uses only the calling thread. Entering returns BLAS's usual number of threads, 1 if
     unknown."""
 
     def __enter__(self) -> int:
@@ -150,7 +151,7 @@ class _OneCoreBlas:
 
 
 def _start(work: Callable[..., Result], part: Sequence[object]) -> Future[Result]:
-    """Run it in another thread, with the same np.errstate."""
+    """Run a function in another thread, with the same np.errstate."""
     return _others().submit(contextvars.copy_context().run, work, *part)
 
 
@@ -160,7 +161,8 @@ def _others() -> ThreadPoolExecutor:
 
 
 def _after_fork() -> None:
-    """Renew the lock and the threads: a forked child has none of its parent's threads, which could release the lock."""
+    """In a forked child: make a new lock and new threads, because the parent's thread that holds the lock does not
+    exist here."""
     global _one_at_a_time
     _one_at_a_time = threading.Lock()
     _others.cache_clear()

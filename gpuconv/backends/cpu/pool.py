@@ -33,13 +33,13 @@ def max_pool2d(x, problem, *, out):
             best, challenger = (
                 y[windows],
                 np.ascontiguousarray(x[inside]),
-            )  # copied once, as NumPy is slow on short rows
-            if cell == 0 and best.shape == y.shape:  # there is nothing to compare with yet
+            )  # copied once, because NumPy is slow on short rows
+            if cell == 0 and best.shape == y.shape:  # the first cell has nothing to be compared with
                 best[...] = challenger
                 continue
-            wins = ~((challenger <= best) | (best != best))  # greater than all before it, or the first NaN
+            wins = ~((challenger <= best) | (best != best))  # greater than all cells before it, or the first NaN
             replace(best, wins, challenger)
-            np.maximum(argmax[windows], wins * argmax.dtype.type(cell), out=argmax[windows])  # cells come in order
+            np.maximum(argmax[windows], wins * argmax.dtype.type(cell), out=argmax[windows])  # cells ascend
 
     in_parts(pool, x, y, argmax)
     return store(y, x.dtype, out), argmax
@@ -123,7 +123,7 @@ def _first_inside(problem: Pool2dProblem) -> np.ndarray:
 
 
 def _counts(problem: Pool2dProblem, count_include_pad: bool, dtype: np.dtype) -> np.ndarray:
-    """(P, Q, 1): how many cells of each window count in its mean."""
+    """(P, Q, 1): the number of cells in each window's mean."""
 
     def along(size: int, kernel: int, count: int, stride: int, padding: Pair) -> np.ndarray:
         before, after = padding if count_include_pad else (0, 0)

@@ -1,4 +1,4 @@
-"""Float dtypes on the way in and out: widen to the accumulation dtype, compute, round once."""
+"""Conversion of float dtypes: widen to the accumulation dtype, compute, round once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def widen(x: np.ndarray) -> np.ndarray:
 
 
 def round_tf32(x: np.ndarray) -> np.ndarray:
-    """float32 numbers rounded to TF32's 10-bit mantissa, ties away from zero; NaN and infinities stay."""
+    """float32 numbers rounded to TF32's 10-bit mantissa, ties away from zero; NaN and infinities are unchanged."""
     rounded = ((x.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
     return np.where(np.isnan(x), x, rounded)
 
@@ -32,7 +32,7 @@ def factors(tf32: bool, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
 def store(result: np.ndarray, dtype: np.dtype, out: np.ndarray | None, accumulate: bool = False) -> np.ndarray:
     """Round `result` once to `dtype`, into `out` if given; `accumulate` adds it to `out`.
 
-    A value beyond the largest half becomes inf without a warning, as on a GPU.
+    A value beyond the largest 16-bit number becomes inf without a warning, as on a GPU.
     """
     with np.errstate(all="ignore"):
         if out is None:
@@ -53,8 +53,8 @@ def buffer(out: np.ndarray | None, shape: Sequence[int], dtype: np.dtype) -> np.
 def sum_rows(x: np.ndarray) -> np.ndarray:
     """The sum over all axes but the last, in the accumulation dtype.
 
-    Several rows are summed separately first, which shortens the chains of roundings. BLAS adds them as a product with
-    ones, so fast that only large sums are worth another core.
+    Several rows are summed separately first, which shortens the chains of roundings. BLAS sums them as a product with
+    ones. This is so fast that only large sums are worth another core.
     """
     rows = side_by_side(widen(x))
     sums = sum_parts(lambda rows: np.tensordot(np.ones(len(rows), rows.dtype), rows, 1), rows, nbytes=rows.nbytes // 4)

@@ -3,7 +3,7 @@
 The windows of one row of a map are copied once, not once for each row of taps, and multiplied by the taps of all R
 rows, as R * K filters of height one. This gives R sums for each of the K filters, each for a different output row (or
 none, if that row would lie outside). So R times less is copied, and R times as many sums are added. This is faster if
-there are few filters per channel, and nearly always if there is one, as a product with more columns is faster too.
+there are few filters per channel, and nearly always if there is one, because a product with more columns is faster too.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A convolution of few channels by fewer, wider windows.
 
-A strip of T neighbouring outputs (n, p, q .. q + T - 1, all k) has the memory layout of one output pixel with T * K
+A group of T neighbouring outputs (n, p, q .. q + T - 1, all k) has the memory layout of one output pixel with T * K
 channels. It is the output of T * K filters that are wide enough to cover all T windows: filter (t, k) is filter k,
 moved t windows to the right and padded with zeros. So there are T times fewer windows, each only T - 1 strides wider.
 Less is copied, more is multiplied, and the matrix product has more columns, which is faster for small K or C.
@@ -15,11 +15,11 @@ import numpy as np
 from gpuconv.backends.cpu.im2col import Windows
 
 WIDEST = 4
-MANY = 32  # the largest width * geometric mean of C and K for which strips are faster: measured
+MANY = 32  # wide filters are faster up to this width * geometric mean of C and K: measured
 
 
 def strip_width(windows: Windows, channels: int, filters: int, groups: int) -> int:
-    """The outputs in a strip, a divisor of Q: 1 if strips are not faster."""
+    """The outputs in a group, a divisor of Q: 1 if wide filters are not faster."""
     plain = groups == 1 and min(windows.kernel_size) > 0  # a phase of the stride may have no tap
     widest = min(WIDEST, math.isqrt(MANY**2 // max(1, channels * filters))) if plain else 1
     return next((width for width in range(widest, 1, -1) if windows.count[1] % width == 0), 1)

@@ -1,4 +1,4 @@
-"""A content-addressed cache on disk, of compiled kernels and of choices among them.
+"""A content-addressed cache on disk for compiled kernels and for choices among them.
 
 An entry is a folder named by the digest of everything its content depends on. It is filled in a private folder and
 renamed into place, so that processes can fill the same entry at the same time. It contains a digest of its files, so
@@ -28,17 +28,17 @@ _DIGEST = "digest"
 
 
 class Cache:
-    """Entries under one folder, which is created when the first entry is."""
+    """Entries under one folder, which is created with the first entry."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._private: Path | None = None  # of this process, once the root could not be used
+        self._private: Path | None = None  # a private folder of this process, if the root cannot be used
 
     def entry(self, name: str, key: Iterable[str], fill: Callable[[Path], None]) -> Path:
-        """Return the folder of the entry for `key`; where there is none, or a damaged one, `fill` makes its files.
+        """Return the folder of the entry for `key`; if there is none, or a damaged one, `fill` makes its files.
 
-        name: what a person sees in the folder's name. key: everything the content depends on. fill: receives an empty
-        folder to write into; an error that it raises passes through, and then there is no entry.
+        name: a readable part of the folder's name. key: everything the content depends on. fill: receives an empty
+        folder to write into; an error that it raises is passed on, and no entry is made.
         """
         key = list(key)
         if found := self.find(name, key):
@@ -60,7 +60,7 @@ class Cache:
 
     @property
     def folder(self) -> Path:
-        """Where entries are made."""
+        """The folder in which entries are made."""
         return self._private or self.root
 
     def forget(self, name: str, key: Iterable[str]) -> None:
@@ -92,7 +92,7 @@ def _own_folder(root: Path) -> Path:
 def _folder_name(name: str, key: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for part in key:
-        encoded = part.encode(errors="surrogateescape")  # a path may hold bytes that are no text
+        encoded = part.encode(errors="surrogateescape")  # a path may contain bytes that are not text
         digest.update(len(encoded).to_bytes(8, "little") + encoded)
     return f"{name}-{digest.hexdigest()[:32]}"
 
@@ -127,7 +127,8 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _move(made: Path, folder: Path) -> Path:
-    """Move a finished entry to its place. It replaces a damaged one; a complete one (of another process) stays."""
+    """Move a finished entry to its place. It replaces a damaged entry; a complete one (from another process) is
+    kept."""
     for _ in range(8):
         try:
             made.rename(folder)
@@ -136,17 +137,17 @@ def _move(made: Path, folder: Path) -> Path:
             if _is_whole(folder):
                 return folder
             with files.scratch(folder.parent) as aside, contextlib.suppress(FileNotFoundError):
-                folder.rename(aside / "entry")  # unless another process cleared it first
+                folder.rename(aside / "entry")  # unless another process removed it first
     raise OSError(f"could not replace the damaged cache entry {folder}")
 
 
 def directory() -> Path:
     """Where compiled kernels are kept: GPUCONV_CACHE_DIR, or the folder that platformdirs names.
 
-    Written out here, as platformdirs makes a folder called "~" for a user without a home.
+    Written out here, because platformdirs makes a folder called "~" for a user without a home.
     """
     if chosen := os.environ.get("GPUCONV_CACHE_DIR"):
-        return Path(os.path.expanduser(chosen))  # a container's settings have it as "~/cache"
+        return Path(os.path.expanduser(chosen))  # container settings may give it as "~/cache"
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "gpuconv" / "Cache"
     if sys.platform == "darwin":
@@ -155,7 +156,7 @@ def directory() -> Path:
         return Path(chosen) / "gpuconv"
     try:
         return Path.home() / ".cache" / "gpuconv"
-    except RuntimeError:  # no HOME, and no entry of the user's, as in a container with a number for a user
+    except RuntimeError:  # no HOME and no entry for the user, as in a container that runs under a bare user number
         return Path(tempfile.gettempdir()) / f"gpuconv-{os.getuid()}"
 
 

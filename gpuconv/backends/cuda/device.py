@@ -63,7 +63,7 @@ class CudaDevice:
             raise DeviceError(
                 "CuPy is not installed: pip install 'gpuconv[cuda13]' (or cuda12, as the driver has it)"
             ) from error
-        except Exception as error:  # it creates a folder in the home directory, for example
+        except Exception as error:  # for example, importing CuPy creates a folder in the home directory
             raise DeviceError(f"CuPy cannot be imported: {' '.join(str(error).split())}") from error
         count = _device_count(cupy)
         if index >= count:
@@ -95,7 +95,7 @@ class CudaDevice:
             return self._cupy.from_dlpack(x)
 
     def from_cuda_array_interface(self, x: object) -> Array:
-        return self._cupy.asarray(x)  # on whatever device its memory is
+        return self._cupy.asarray(x)  # on the device of its memory
 
     def to_numpy(self, x: Any) -> np.ndarray:
         return self._cupy.asnumpy(x)
@@ -116,7 +116,7 @@ class CudaDevice:
 
     @contextmanager
     def fixed_parts(self) -> Iterator[None]:
-        """A context in which "auto" is the cost model's algorithm, on every GPU of a kind the same."""
+        """A context in which "auto" is the cost model's algorithm, the same on every GPU of one model."""
         from gpuconv.backends.cuda.gemm import tuner
 
         token = tuner.by_model.set(True)
@@ -137,7 +137,7 @@ def _device_count(cupy: ModuleType) -> int:
     try:
         return int(runtime.getDeviceCount())
     except runtime.CUDARuntimeError as error:
-        # The error is the same without a driver, where the version is 0, and with one that is too old.
+        # Without a driver (version 0) and with one that is too old, the error is the same.
         driver, needed = runtime.driverGetVersion(), runtime.runtimeGetVersion()
         why = (
             "no NVIDIA driver is installed"

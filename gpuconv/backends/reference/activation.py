@@ -60,7 +60,7 @@ def softmax(x):
 
 
 def _sigmoid(x):
-    """1 / (1 + exp(-x)); where x < 0 both sides are multiplied by exp(x), so that no exp overflows."""
+    """1 / (1 + exp(-x)); where x < 0, numerator and denominator are multiplied by exp(x), so that no exp overflows."""
     return np.exp(np.minimum(x, 0)) / (1 + np.exp(-np.abs(x)))
 
 

@@ -30,7 +30,7 @@ def load_batch(images, labels, indices, mean, std, augmentation, *, seed, offset
         w0, w1, w2, w3 = map(int, words[n])
         rows = np.arange(height) + (w1 * (2 * shift + 1) >> 32) - shift
         columns = np.arange(width) + (w2 * (2 * shift + 1) >> 32) - shift
-        if augmentation.border == "reflect":  # at the outermost pixels
+        if augmentation.border == "reflect":  # mirrored at the outermost pixels
             rows, columns = (size - 1 - abs(size - 1 - abs(at)) for at, size in ((rows, height), (columns, width)))
         blank = ~_within(rows, 0, height)[:, None] | ~_within(columns, 0, width)
         flipped = flip is True and w0 >= 2**31
@@ -91,14 +91,15 @@ def _crop_resized(image, smallest, block, seed):
 
 
 def _resampled(length, size):
-    """(size, length): integers that interpolate `length` pixels linearly at `size` places, in parts of 256."""
+    """(size, length): integer weights, in 1/256, that interpolate `length` pixels linearly at `size` positions."""
     step = (length << 32) // size
     at = ((np.arange(size) * step + step // 2 - 2**31) >> 24).clip(0, 256 * (length - 1))
     return (256 - abs(at[:, None] - 256 * np.arange(length))).clip(0)
 
 
 def _recoloured(image, colours, words):
-    """As in torchvision's ColorJitter: blends with black, the mean grey and the grey, then a turn of the hue."""
+    """As in torchvision's ColorJitter: blends with black, the mean grey and the grey image, then a rotation of the
+    hue."""
     weights = (0.2989, 0.587, 0.114) if image.shape[2] == 3 else (1,)
     for name, amount, word in zip(("brightness", "contrast", "saturation"), colours, words):
         factor, grey = _between(max(0, 1 - amount), 1 + amount, word), 0 * image[:, :, :1]

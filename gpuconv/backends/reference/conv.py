@@ -76,7 +76,7 @@ def _group_slices(problem: Conv2dProblem) -> list[tuple[slice, slice]]:
 
 
 def _rows(x: np.ndarray) -> np.ndarray:
-    """(..., C) as a matrix of C columns."""
+    """(..., C) as a matrix with C columns."""
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 

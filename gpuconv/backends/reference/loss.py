@@ -12,7 +12,7 @@ def softmax_cross_entropy(logits, labels, weight, *, label_smoothing, ignore_ind
     weight = np.ones(classes) if weight is None else wide(weight)
     given = wide(labels) if soft else _right_answers(logits, labels, ignore_index)
     counts = np.full((n, 1), True) if soft else given.any(axis=1, keepdims=True)
-    divisor = n if soft else (given @ weight).sum() or np.inf  # without a weight that counts, all is 0
+    divisor = n if soft else (given @ weight).sum() or np.inf  # if no weight counts, everything is 0
     target = counts * weight * ((1 - label_smoothing) * given + label_smoothing / classes)
     log_p = z - z.max(axis=1, keepdims=True)
     log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))

@@ -51,7 +51,7 @@ def adam_step(
     decoupled,
     ema,
 ):
-    t = number(step) - (0 if scaling is None else scaling[3])  # without the steps that were skipped
+    t = number(step) - (0 if scaling is None else scaling[3])  # not counting skipped steps
 
     def formula(decay, p, g, m, v):
         if decoupled:
@@ -75,7 +75,7 @@ def lion_step(params, grads, exp_avgs, masters, scaling, averages, *, lr, beta1,
 
 def step_each(formula, decays, scaling, masters, averages, ema, params, grads, *states):
     """param, *state = formula(decay, param, grad, *state) for each entry; with masters, the master is updated, and
-    param is rounded from it. Averages take up the result."""
+    param is rounded from it. Averages are updated with the result."""
     unscale = 1.0 if scaling is None else scaling[1]
     if unscale == 0:  # the loss scale overflowed: this step is skipped
         return

@@ -30,7 +30,7 @@ def round_to(result: Any, dtype: np.dtype, out: np.ndarray | None = None, accumu
 def round_tf32(x: np.ndarray) -> np.ndarray:
     """float32 numbers, given in float64, rounded to TF32: to nearest, ties away from zero."""
     step = _spacing(x, significant_bits=11, smallest=-136)
-    return wide((np.copysign(np.floor(np.abs(x) / step + 0.5), x) * step).astype(np.float32))  # may overflow there
+    return wide((np.copysign(np.floor(np.abs(x) / step + 0.5), x) * step).astype(np.float32))  # this may overflow
 
 
 def _spacing(x: np.ndarray, significant_bits: int, smallest: int) -> np.ndarray:
@@ -40,5 +40,5 @@ def _spacing(x: np.ndarray, significant_bits: int, smallest: int) -> np.ndarray:
 
 
 def number(scalar: object) -> Any:
-    """A number, which may come in an array of one element."""
+    """A number, extracted from a one-element array if necessary."""
     return np.asarray(scalar).item()

@@ -2,7 +2,7 @@
 
     padded[n, p * stride + r * dilation, q * stride + s * dilation, c]
 
-which for all windows at once is one strided slice, a tap.
+For all windows together, these cells are one strided slice, called a tap.
 """
 
 from collections.abc import Iterator

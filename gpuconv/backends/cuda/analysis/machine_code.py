@@ -30,7 +30,8 @@ class Instruction(NamedTuple):
 
 @dataclass(frozen=True)
 class MainLoop:
-    """The instructions that a warp issues in one iteration: all, and `hmma`, the multiplications on tensor cores."""
+    """What a warp issues in one iteration: the number of all instructions, and of `hmma`, the multiplications on tensor
+    cores."""
 
     instructions: float
     hmma: float
@@ -42,7 +43,7 @@ class MainLoop:
 
 @functools.cache
 def disassembler() -> str:
-    """The path of nvdisasm. Raises CompileError where there is none."""
+    """The path of nvdisasm. Raises CompileError if there is none."""
     try:
         from cuda import pathfinder
 
@@ -81,9 +82,9 @@ PRODUCTS = ("HMMA", "HGMMA")
 
 
 def main_loop(instructions: list[Instruction], of: tuple[str, ...] = PRODUCTS) -> MainLoop | None:
-    """The longest loop that multiplies on tensor cores, or that issues another of the opcodes `of`; None without one.
+    """The longest loop with multiplications on tensor cores, or with one of the opcodes `of`; None if there is none.
 
-    Parts that a branch can skip and that only add, such as the sums of the bias gradient, are excluded.
+    Parts that a branch can skip and that only add are excluded, such as the sums of the bias gradient.
     """
     loops = [
         (at.target, end)

@@ -28,7 +28,7 @@ from gpuconv.backends.cuda.runtime.outputs import ceil_div
 from gpuconv.types import Record
 
 FILE = Path(__file__).with_name("predict.json")
-SCHEDULERS = 4  # of a multiprocessor
+SCHEDULERS = 4  # schedulers of a multiprocessor
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Gpu:
     matrix: float
 
 
-# Multiprocessors and clocks are NVIDIA's; the H200's copy and matrix rates were measured. The H100's copy is the same
-# share of its peak, and its matrix rate is assumed to be the H200's.
+# Numbers of multiprocessors and clocks are NVIDIA's; the H200's copy and matrix rates were measured. For the H100, the
+# copy rate is the same share of the peak, and the matrix rate is assumed to be the H200's.
 GPUS = {
     "h200": Gpu("NVIDIA H200", "sm_90a", 132, 1.98e9, 4.256e12, 708.3e12),
     "h100": Gpu("NVIDIA H100 SXM", "sm_90a", 132, 1.98e9, 4.256e12 / 4.8 * 3.35, 708.3e12),
@@ -124,7 +124,7 @@ class Model:
         return asdict(self)
 
     def predict(self, work: Terms, gpu: Gpu, moved: float, partials: float = 0) -> Prediction:
-        """moved: the bytes that must pass through memory. partials: those that the split-K reduction reads."""
+        """moved: the bytes that must pass through memory. partials: the bytes that the split-K reduction reads."""
         cycles = work * self.rates
         parts = {name: getattr(cycles, name) / gpu.clock for name in TERMS}
         parts["reduction"] += partials / gpu.copy
@@ -147,7 +147,7 @@ def terms(
     """The work of a launch of `blocks` thread blocks, each with `tiles_of_depth` iterations of its main loop.
 
     resident: blocks on a multiprocessor at once. If all blocks are resident together, the multiprocessor with the most
-    counts, else the mean, as multiprocessors that finish early take more.
+    blocks counts, else the mean, because multiprocessors that finish early take more blocks.
     """
     at_once = blocks <= multiprocessors * resident
     each = ceil_div(blocks, multiprocessors) if at_once else blocks / multiprocessors
@@ -157,8 +157,8 @@ def terms(
 
 @dataclass(frozen=True)
 class Compiled:
-    """A compiled kernel: its main loop for one tile of the depth, its registers, and the bytes of shared memory that it
-    declares itself."""
+    """A compiled kernel: its main loop for one tile of the depth, its registers, and its static shared memory in
+    bytes."""
 
     loop: MainLoop
     registers: int
@@ -170,7 +170,7 @@ def machine_code_of(
 ) -> tuple[nvrtc.Resources, list[Instruction]]:
     """The plain kernel of a direction. vectors: VECTOR_C and VECTOR_K.
 
-    Raises CompileError where NVRTC or nvdisasm is missing.
+    Raises CompileError if NVRTC or nvdisasm is missing.
     """
     file = source.resolve(algorithm.file(f"conv2d_{direction}"))
     chosen = algorithm.defines(arithmetic) | dict(ACTIVATION="Identity", VECTOR_C=vectors[0], VECTOR_K=vectors[1])
@@ -182,7 +182,7 @@ def machine_code_of(
 
 @functools.cache
 def compiled(algorithm: Algorithm, direction: str, arithmetic: str, vectors: tuple[int, int], arch: str) -> Compiled:
-    """`machine_code_of` counted. Raises what it does, and ValueError for an algorithm without tensor cores."""
+    """The counts of `machine_code_of`. Raises the same errors, and ValueError for an algorithm without tensor cores."""
     used, instructions = machine_code_of(algorithm, direction, arithmetic, vectors, arch)
     loop = machine_code.main_loop(instructions)
     if loop is None:

@@ -15,14 +15,14 @@ from gpuconv.backends.cuda.runtime.outputs import aligned_pack_width, ceil_div
 from gpuconv.dtypes import accumulation_dtype, as_dtype
 from gpuconv.problems import PLAIN, Conv2dProblem
 
-REFERENCE = Conv2dProblem.of((128, 16, 16, 128), (128, 3, 3, 128), padding=1)  # of the report's column
+REFERENCE = Conv2dProblem.of((128, 16, 16, 128), (128, 3, 3, 128), padding=1)  # the GPU of the report's column
 REFERENCE_GPU = GPUS["h200"]
 
 
 def convolution(
     problem: Conv2dProblem, direction: str, arithmetic: str, algo: str, moved: float, model: Model, gpu: Gpu
 ) -> tuple[str, Prediction] | None:
-    """The algorithm that a direction takes under `algo`, and its predicted time; None where the model has no terms.
+    """The algorithm of a direction under `algo`, and its predicted time; None if the model has no terms for it.
 
     moved: the bytes that must pass through memory.
     """
@@ -68,7 +68,7 @@ def _model() -> Model:
 
 
 def of_line(line: Line) -> float | None:
-    """Seconds of REFERENCE on REFERENCE_GPU by a kernel of the report; None where the model has no terms."""
+    """Seconds of REFERENCE on REFERENCE_GPU by a kernel of the report; None if the model has no terms for it."""
     direction = re.fullmatch(r"conv2d_(fprop|dgrad|wgrad)_mma", line.kernel)
     defines = dict(line.variant.defines)
     if direction is None or line.arch != REFERENCE_GPU.arch or defines["DTYPE"] not in ("float16", "bfloat16"):

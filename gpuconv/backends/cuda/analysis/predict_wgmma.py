@@ -17,17 +17,17 @@ from gpuconv.backends.cuda.analysis import machine_code, predict
 from gpuconv.backends.cuda.analysis.predict import SCHEDULERS, Gpu, Model, Prediction
 from gpuconv.backends.cuda.runtime.outputs import ceil_div
 
-MULTIPLY_ADDS = 2048  # of 16-bit numbers, in a clock of a multiprocessor: NVIDIA's peak
-SHARED = 128  # bytes of shared memory in a clock of a multiprocessor: NVIDIA's
-L2 = 5120  # bytes in a clock of the GPU: NVIDIA's for the A100, assumed for Hopper
+MULTIPLY_ADDS = 2048  # of 16-bit numbers per clock of a multiprocessor: NVIDIA's peak
+SHARED = 128  # bytes of shared memory per clock of a multiprocessor: NVIDIA's
+L2 = 5120  # bytes per clock of the GPU: NVIDIA's for the A100, assumed for Hopper
 LATENCY = 1000  # clocks from a block's start to its first tile: assumed
-TAKEN = 0.5  # of the code outside of both loops, a block runs this share: assumed
+TAKEN = 0.5  # the share of the code outside both loops that a block runs: assumed
 MULTIPLYING, COPYING = 8, 4  # warps
 
 
 @dataclass(frozen=True)
 class Code:
-    """Instructions of a warp: of one that multiplies and of one that copies, each for a stage, and all others."""
+    """Instructions per stage of a multiplying warp and of a copying warp, and all other instructions."""
 
     multiply: float
     copy: float
@@ -36,7 +36,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Stage:
-    """Clocks of a multiprocessor for one stage; all of these pass at the same time."""
+    """Clocks of a multiprocessor for one stage; all of these overlap."""
 
     tensor: float
     shared: float
@@ -79,8 +79,8 @@ def time(
     model: Model,
     gpu: Gpu,
 ) -> Prediction:
-    """Of `blocks` blocks of `stages` stages each. moved: the bytes that must pass through memory. partials: those that
-    the split-K reduction reads. The parts tensor to issue overlap each other."""
+    """The prediction for `blocks` blocks of `stages` stages each. moved: the bytes that must pass through memory.
+    partials: the bytes that the split-K reduction reads. The parts from tensor to issue overlap."""
     waves, each = ceil_div(blocks, gpu.multiprocessors), stage(algorithm, counted, model, gpu)
     alone = {
         "launch": model.rates.launch,

@@ -14,7 +14,7 @@ from gpuconv.backends.cuda.runtime.nvrtc import CompileError, Resources
 from gpuconv.backends.cuda.runtime.outputs import ceil_div
 
 THOROUGH = ("sm_80", "sm_90a")
-DEFAULT_BLOCK = 256  # threads, where a kernel declares no bound
+DEFAULT_BLOCK = 256  # threads of a block if a kernel declares no bound
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ CHIPS = {  # by compute capability
     120: Chip(48, 24, 100 * 1024),
     121: Chip(48, 24, 100 * 1024),
 }
-_RESERVED_SHARED = 1024  # bytes the system keeps of each block's shared memory
+_RESERVED_SHARED = 1024  # bytes of each block's shared memory that the system reserves
 _REGISTER_UNIT = 256  # registers are allocated to a warp in units of this many
-_SHARED_UNIT = 128  # bytes, likewise to a block
-_PARTITIONS = 4  # of a multiprocessor, each with its share of registers; a warp belongs to one
+_SHARED_UNIT = 128  # shared memory is allocated to a block in units of this many bytes
+_PARTITIONS = 4  # schedulers of a multiprocessor, each with its share of the registers; a warp belongs to one
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,12 @@ class Line:
 
     @property
     def clean(self) -> bool:
-        """No spill, no local memory."""
+        """Whether it neither spills nor uses local memory."""
         return not (self.resources.stack or self.resources.spill_stores or self.resources.spill_loads)
 
 
 def chip_of(arch: str) -> Chip | None:
-    """Of "sm_90a" and the like; None for one that is not known here."""
+    """The limits of "sm_90a" and the like; None for an unknown architecture."""
     return CHIPS.get(int(arch.removeprefix("sm_").rstrip("af")))
 
 
@@ -86,8 +86,9 @@ def occupancy(arch: str, registers: int, shared: int, threads: int) -> float | N
 
 
 def jobs(chosen: Sequence[Variant], archs: Iterable[str], everything: bool) -> list[tuple[Variant, str]]:
-    """What the report compiles: every variant for `THOROUGH`, where registers are scarcest, and one of each file and
-    arithmetic for the other architectures; or everything for all. Instructions of one architecture are for it alone."""
+    """The variants that the report compiles: all of them for `THOROUGH`, where registers are scarcest, and one of each
+    file and arithmetic for the other architectures; or all for all. A variant with the instructions of one architecture
+    is compiled only for that one."""
     few = representatives(chosen)
     listed = ((v, arch) for arch in archs for v in (chosen if everything or arch in THOROUGH else few))
     return [(v, arch) for v, arch in listed if v.compiles_for(arch)]
@@ -96,7 +97,7 @@ def jobs(chosen: Sequence[Variant], archs: Iterable[str], everything: bool) -> l
 def report(listed: Sequence[tuple[Variant, str]], workers: int = 1) -> Iterator[list[Line | CompileError]]:
     """Compile variants, each for an architecture: yields the lines of its kernels, or a CompileError.
 
-    workers: the number of processes, as NVRTC serializes compilations within a process.
+    workers: the number of processes, because NVRTC serializes compilations within a process.
     """
     if workers == 1:
         yield from itertools.starmap(_compile, listed)

@@ -11,19 +11,19 @@ from gpuconv.algorithms import ALGORITHMS, ARITHMETICS, FEW_CHANNELS, Algorithm,
 from gpuconv.backends.cuda.runtime import source
 from gpuconv.dtypes import FLOAT_NAMES, as_dtype
 
-WIDE = "16 bytes"  # stands for as many numbers as 16 bytes hold
-WIDE_SUMS = "16 bytes of sums"  # likewise, of accumulators
-LONGEST = "32 (float64 and soft labels: 16)"  # stands for the most scores of a row that a lane keeps in registers
+WIDE = "16 bytes"  # represents the number of values in 16 bytes
+WIDE_SUMS = "16 bytes of sums"  # likewise, for accumulators
+LONGEST = "32 (float64 and soft labels: 16)"  # represents the most scores that a lane keeps in registers
 LABELS = ("int64", "uint8")  # the label dtypes that are compiled ahead; any integer dtype works
-SOFT = "float32 (float64: float64)"  # of labels with a number for each class; any float dtype works
+SOFT = "float32 (float64: float64)"  # the dtypes of labels with a number for each class; any float dtype works
 VECTORS: dict[str, tuple[Any, ...]] = dict(VECTOR_C=(1, WIDE), VECTOR_K=(1, WIDE))
-MOVES = (1, WIDE)  # VECTOR_C and VECTOR_K alike; mixtures lie between, compiled when used
-ACTIVATIONS = ("Identity", "Gelu")  # none, and the one with most arithmetic: the others lie between, compiled when used
-MASKED = dict(MASK=4)  # of the masks the one with most bits: the other lies between, compiled when used
-SEARCHED = dict(TAP_TABLE=0)  # of filters with more taps than tile iterators have a table for
+MOVES = (1, WIDE)  # VECTOR_C and VECTOR_K equal; mixtures lie between these and are compiled when used
+ACTIVATIONS = ("Identity", "Gelu")  # none and the one with most arithmetic; others are compiled when used
+MASKED = dict(MASK=4)  # the mask with most bits; the other one is compiled when used
+SEARCHED = dict(TAP_TABLE=0)  # filters with more taps than the tile iterators' table holds
 FINISHES: tuple[Mapping[str, Any], ...] = (
     dict(ACTIVATION="Identity"),
-    dict(ACTIVATION="Gelu", SAVES_INPUT=1),  # an activation whose input is not stored lies between
+    dict(ACTIVATION="Gelu", SAVES_INPUT=1),  # an activation whose input is not stored lies between these
     dict(ACTIVATION="Relu") | MASKED,
     dict(ACTIVATION="Identity", MOMENTS=1),
     dict(ACTIVATION="Identity", MOMENTS=1) | MASKED,
@@ -32,7 +32,7 @@ FINISHES: tuple[Mapping[str, Any], ...] = (
 
 @dataclass(frozen=True)
 class AlgorithmVariant:
-    """An algorithm in one of its arithmetics: stands for DTYPE and the algorithm's own macros."""
+    """An algorithm in one of its arithmetics: determines DTYPE and the algorithm's own macros."""
 
     algorithm: Algorithm
     arithmetic: str
@@ -48,10 +48,10 @@ def products(family: str, arithmetics: tuple[str, ...] = ARITHMETICS) -> tuple[A
     )
 
 
-# Of the halves one: float16 and bfloat16 differ in the name of an instruction.
+# One of the 16-bit dtypes: float16 and bfloat16 differ only in the name of an instruction.
 NUMBERS = tuple(a for a in ARITHMETICS if a != "bfloat16")
 SIMT, MMA, WGMMA, OF_FEW_CHANNELS = (products(family, NUMBERS) for family in ("simt", "mma", "wgmma", "few_channels"))
-# Of parameters and state, and of gradients: the same, or masters with the halves that a net computes in.
+# The dtypes of parameters and state, and of gradients: the same, or masters with 16-bit gradients.
 STEPS = (*((name, name) for name in FLOAT_NAMES), ("float32", "float16"), ("float32", "bfloat16"))
 
 MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
@@ -108,8 +108,8 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
 
 @dataclass(frozen=True)
 class Variant:
-    """One .cu file under one choice of macros. smem_bytes: dynamic shared memory that its blocks ask for, 0 for few
-    channels, where it follows from the shape. arch: the only architecture that it compiles for; "" if there are more.
+    """One .cu file under one choice of macros. smem_bytes: dynamic shared memory of its blocks; 0 for few channels,
+    where it depends on the shape. arch: the only architecture that it compiles for; "" if there are more.
     """
 
     file: str
@@ -160,10 +160,10 @@ def variants(macros: Mapping[str, Mapping[str, tuple[Any, ...]]] = MACROS) -> It
 def _another_stands_for(product: AlgorithmVariant, defines: Mapping[str, object]) -> bool:
     family, moves = product.algorithm.family, {defines[name] for name in VECTORS if name in defines}
     if family == "few_channels":
-        return not _plain(defines) and defines["VECTOR_K"] != WIDE  # but for their stores those of single numbers
+        return not _plain(defines) and defines["VECTOR_K"] != WIDE  # same as single numbers except the stores
     if family == "simt" and product.arithmetic == "tf32":
-        return not _plain(defines) or moves != {WIDE}  # float32's, that round what they put into shared memory
-    return not _plain(defines) and len(moves) > 1  # between those where all moves are wide and where none is
+        return not _plain(defines) or moves != {WIDE}  # as float32's, but they round what they write to shared memory
+    return not _plain(defines) and len(moves) > 1  # between those with only wide accesses and those with none
 
 
 def _plain(defines: Mapping[str, object]) -> bool:

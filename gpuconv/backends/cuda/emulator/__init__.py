@@ -1,6 +1,6 @@
 """The emulated device: the same .cu files and launchers on the CPU, with checks for faults that a GPU hides.
 
-It needs only a C++ compiler. `configure` chooses the order threads run in and what is checked; see `Settings`.
+It needs only a C++ compiler. `configure` chooses the order in which threads run and what is checked; see `Settings`.
 """
 
 from gpuconv.backends.cuda.emulator.array import EmulatedArray, asarray, empty, zeros

@@ -1,4 +1,4 @@
-"""Arrays on the emulated device: an ndarray subclass, so that dispatch goes by type, as with CuPy."""
+"""Arrays on the emulated device: an ndarray subclass, so that dispatch is by type, as with CuPy."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class EmulatedArray(np.ndarray):
         return self.__copy__()
 
     def view(self, *arguments: Any, **options: Any) -> Any:
-        """A view with another dtype; or as a plain NumPy array, for access by the host."""
+        """A view with another dtype, or as a plain NumPy array for access by the host."""
         result = super().view(*arguments, **options)
         if not isinstance(result, EmulatedArray):
             forbid("view(numpy.ndarray)")
@@ -143,7 +143,7 @@ def zeros(shape: int | Sequence[int], dtype: DTypeLike = np.float32) -> Emulated
 
 
 def asarray(x: Any, dtype: DTypeLike | None = None) -> EmulatedArray:
-    """`x` on the emulated device: itself if it is there already with this dtype, else a copy."""
+    """`x` on the emulated device: `x` itself if it is already there with this dtype, else a copy."""
     if isinstance(x, EmulatedArray) and dtype in (None, x.dtype):
         return x
     forbid("asarray of a host array")

@@ -18,10 +18,11 @@ from gpuconv.devices import DeviceError
 
 _HERE = Path(__file__).parent
 _COMMON = ["-std=c++17", "-fPIC", "-ffp-contract=off", "-fno-strict-aliasing", "-fno-math-errno"]
-_COMMON += ["-D_XOPEN_SOURCE=700", "-D_DARWIN_C_SOURCE"] if sys.platform == "darwin" else []  # or no ucontext
+_COMMON += ["-D_XOPEN_SOURCE=700", "-D_DARWIN_C_SOURCE"] if sys.platform == "darwin" else []  # for ucontext
 _OPTIONS = {
     "none": ["-O2", "-ftree-vectorize", "-fno-trapping-math"],
-    # The instrumentation alone: runtime.h answers its calls, not the sanitizers' libraries (but AddressSanitizer's).
+    # Only the instrumentation: runtime.h implements its calls, not the sanitizers' libraries (except
+    # AddressSanitizer's).
     # Copies of a Pack are not split, so that they count as one access.
     "checked": [
         "-O1",
@@ -43,7 +44,7 @@ class HostCompilerError(EmulatorError, DeviceError):
 @functools.cache
 def find() -> tuple[str, ...]:
     """The command of the C++ compiler: $CXX, which may hold options ("ccache g++"), or else the first of g++, clang++
-    and c++ on the path. Raises HostCompilerError where $CXX names no program, where there is none, and on Windows."""
+    and c++ on the path. Raises HostCompilerError if $CXX names no program, if there is no compiler, and on Windows."""
     if os.name != "posix":
         raise HostCompilerError(
             f"the emulated device needs mmap, ucontext and signals, which {sys.platform} lacks: use Linux or macOS "
@@ -84,7 +85,7 @@ def version() -> str:
 
 @functools.cache
 def _machine_options() -> tuple[str, ...]:
-    """Instructions beyond the baseline that this processor has, for fused multiply-adds and vectors."""
+    """Instruction sets of this processor beyond the baseline, for fused multiply-adds and vectors."""
     try:
         flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
     except OSError:
@@ -118,7 +119,7 @@ def _headers() -> list[str]:
 
 
 def compile_library(name: str, text: str, defines: Mapping[str, str] | None = None, sanitize: str = "none") -> Path:
-    """The path of the shared library made of `text`, from the cache or compiled now.
+    """The path of the shared library compiled from `text`, from the cache or compiled now.
 
     Raises HostCompilerError with the compiler's messages, which name the lines of the .cu file.
     """
@@ -136,19 +137,19 @@ def compile_library(name: str, text: str, defines: Mapping[str, str] | None = No
         _run([*find(), *link, "object.o", "-o", "library.so"], failed, folder)
         (folder / "object.o").unlink()
 
-    key = ["emulator", version(), *options, *link, text, *_headers()]  # wherever the headers are
+    key = ["emulator", version(), *options, *link, text, *_headers()]  # independent of the headers' folder
     return cache.default().entry(f"{name}-{sanitize}", key, fill) / "library.so"
 
 
 def _run(command: Sequence[str], failed: str, folder: Path | None = None) -> str:
     """The output of a command. Raises HostCompilerError with `failed` and the command's own message if it fails. The
-    command is in a process group of its own, so that Ctrl-C reaches this process alone.
+    command has a process group of its own, so that Ctrl-C reaches only this process.
     """
     try:
         done = subprocess.run(
             command, capture_output=True, encoding="utf-8", errors="replace", check=False, cwd=folder, process_group=0
         )
-    except OSError as error:  # no program for this machine, say
+    except OSError as error:  # for example, a program for another machine
         raise HostCompilerError(f"{failed}: {error.strerror}") from error
     if done.returncode:
         raise HostCompilerError(f"{failed}:\n{done.stderr.strip() or f'status {done.returncode}'}")

@@ -43,7 +43,7 @@ class _Launch(ctypes.Structure):  # `Launch` of block.h
 def runtime() -> ctypes.CDLL:
     """The runtime library, compiled on first use. Raises HostCompilerError if that fails."""
     path = cxx.compile_library("runtime", '#include "runtime.h"\n')
-    library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)  # kernels find the runtime's functions in it
+    library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)  # so that kernels find the runtime's functions
     library.gpuconv_allocate.argtypes = [ctypes.c_size_t, ctypes.c_int]
     library.gpuconv_allocate.restype = ctypes.c_void_p
     library.gpuconv_release.argtypes = [ctypes.c_void_p]
@@ -63,10 +63,11 @@ def runtime() -> ctypes.CDLL:
 
 @contextlib.contextmanager
 def bank_conflicts() -> Iterator[Callable[[str], tuple[int, int]]]:
-    """Count, of every kernel launched within, its accesses to shared memory by a warp and their bank conflicts.
+    """A context that counts, for every kernel launched in it, the accesses of a warp to shared memory and their bank
+    conflicts.
 
-    Yields a function from a kernel's name to (accesses, conflicts). Kernels run checked; banks.h says what counts as
-    one access, and where that is exact. ::
+    Yields a function from a kernel's name to (accesses, conflicts). Kernels run checked; banks.h defines one access,
+    and where the count is exact. ::
 
         with emulator.bank_conflicts() as of:
             ops.conv2d(x, w)
@@ -89,7 +90,7 @@ def bank_conflicts() -> Iterator[Callable[[str], tuple[int, int]]]:
 
 @dataclass(frozen=True)
 class Writer:
-    """A thread that wrote watched bytes. source: the line of the .cu file, "conv2d_fprop.cu:120". touched: of each
+    """A thread that wrote watched bytes. source: the line of the .cu file, "conv2d_fprop.cu:120". touched: for each
     buffer and shared variable that the thread used, its name and the range and number of bytes; see `watched`."""
 
     kernel: str
@@ -111,13 +112,13 @@ class Touched:
     written: int
 
 
-_seen: list[Writer | Touched] | None = None  # of the active watch
+_seen: list[Writer | Touched] | None = None  # the thread of the active watch
 
 
 @contextlib.contextmanager
 def watched(memory: np.ndarray, writer: Writer | None = None) -> Iterator[list[Writer | Touched]]:
-    """Within this context kernels run checked, and every write to the bytes of `memory`, a view of an emulated array,
-    is added to the list that this yields, in order. writer: of an earlier watch; what this thread touches is added."""
+    """A context in which kernels run checked, and every write to the bytes of `memory`, a view of an emulated array, is
+    added to the yielded list, in order. writer: one from an earlier watch, whose memory accesses are recorded too."""
     global _seen
     base = memory.__array_interface__["data"][0]
     thread = ""
@@ -136,7 +137,7 @@ def watched(memory: np.ndarray, writer: Writer | None = None) -> Iterator[list[W
 
 
 def _report(library: Path) -> Iterator[Writer | Touched]:
-    """What the launch that ended now adds to the watch. library: the kernel's."""
+    """What the launch that has just ended adds to the watch. library: the kernel's."""
     report = ctypes.create_string_buffer(1 << 16)
     runtime().gpuconv_watched(report, len(report))
     for line in report.value.decode(errors="replace").splitlines():
@@ -216,7 +217,7 @@ def _with_lines(message: str, library: Path) -> str:
     tool = shutil.which("addr2line")
 
     def line(match: re.Match[str]) -> str:
-        address = hex(int(match[1], 16) - 1)  # inside the call, not after it
+        address = hex(int(match[1], 16) - 1)  # during the call, not after it
         if tool is None:
             return address
         command = [tool, "-e", str(library), address]

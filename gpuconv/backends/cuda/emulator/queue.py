@@ -1,4 +1,4 @@
-"""Captured steps on the emulated device: recorded launches that are run again, and nothing else.
+"""Captured steps on the emulated device: recorded launches that are run again.
 
 On a GPU the host cannot see memory that pending work will write, and a capture refuses everything but launches. Here
 every launch is synchronous, so violations would go unnoticed; these contexts detect them, for the current thread.
@@ -21,8 +21,8 @@ _recording: ContextVar[list[Callable[[], None]] | None] = ContextVar("launches a
 
 @contextlib.contextmanager
 def device_only() -> Iterator[None]:
-    """Within this context any read, write, copy or wait by the host that goes through an emulated array or through
-    `gpuconv.backends` raises HostAccessError; kernels, views and new, unwritten arrays are free.
+    """A context in which any read, write, copy or wait by the host through an emulated array or `gpuconv.backends`
+    raises HostAccessError; kernels, views and new, unwritten arrays are allowed.
 
     It cannot detect access through a plain `numpy.asarray(array)`.
     """
@@ -34,7 +34,7 @@ def device_only() -> Iterator[None]:
 
 
 def host_reads() -> bool:
-    """Whether the host may look into emulated memory now."""
+    """Whether the host may access emulated memory now."""
     return not _off_limits.get()
 
 
@@ -46,7 +46,7 @@ def forbid(operation: str) -> None:
 
 @contextlib.contextmanager
 def recorded() -> Iterator[list[Callable[[], None]]]:
-    """Within this context, which is `device_only`, launches do not run but are added to the list, in order."""
+    """A context, also `device_only`, in which launches are not run but added to the list, in order."""
     launches: list[Callable[[], None]] = []
     token = _recording.set(launches)
     try:

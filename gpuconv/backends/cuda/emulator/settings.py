@@ -1,4 +1,4 @@
-"""What the emulator checks, and in which order it runs the threads."""
+"""Settings of the emulator: what it checks, and the order in which it runs threads."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ _current: Settings | None = None
 def settings() -> Settings:
     """The settings in force; at first those of GPUCONV_EMULATOR_SEED, _SANITIZE and _WORKERS.
 
-    Raises ValueError where one of these cannot be read.
+    Raises ValueError if one of these cannot be parsed.
     """
     global _current
     _current = _current or _from_environment()
@@ -87,7 +87,7 @@ def _restoring(before: Settings) -> Iterator[Settings]:
 def configure(
     *, seed: int | None = None, sanitize: str | None = None, workers: int | None = None
 ) -> contextlib.AbstractContextManager[Settings]:
-    """Change settings, at once; what is not given stays. Used in a ``with``, they change back at its end."""
+    """Change settings, immediately; others stay unchanged. In a ``with`` statement they are restored at its end."""
     global _current
     before = settings()
     given = {"seed": seed, "sanitize": sanitize, "workers": workers}

@@ -8,7 +8,7 @@ import numpy as np
 
 from gpuconv.backends.cuda.emulator.array import EmulatedArray
 
-BYTES = 128  # of a CUtensorMap
+BYTES = 128  # bytes of a CUtensorMap
 _MAGIC = 0x70616D726F736E74
 _LAYOUT = np.dtype(
     [
@@ -26,7 +26,7 @@ _LAYOUT = np.dtype(
 
 
 def tensor_map(array: EmulatedArray, box: Sequence[int], swizzle: int = 0) -> np.void:
-    """The map of an array, for a kernel that copies boxes of it. The limits are those of cuTensorMapEncodeTiled.
+    """The tensor map of an array, for a kernel that copies boxes of it. The limits are those of cuTensorMapEncodeTiled.
 
     box: its extent in each of the array's dimensions, 1 to 256 each, the last one a multiple of 16 bytes. swizzle: 0,
     or 32, 64 or 128 bytes, which the last extent does not exceed. Raises ValueError.

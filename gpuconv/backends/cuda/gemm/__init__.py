@@ -1,3 +1,4 @@
-"""Products of implicit matrices (kernels/gemm.cuh), in the order in which a launcher meets them: `product` says what is
-multiplied, `plan` cuts it into blocks, `tuner` chooses among plans, `launch` runs one, `reduce` adds up a split depth.
+"""Products of implicit matrices (kernels/gemm.cuh), in the order in which a launcher uses the modules: `product`
+describes what is multiplied, `plan` divides it into blocks, `tuner` chooses among plans, `launch` runs one, `reduce`
+adds up a split depth.
 """

@@ -7,12 +7,12 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-_GATE_SECONDS = 0.2  # then a queue starts although it is not full yet
+_GATE_SECONDS = 0.2  # after this a queue starts even if it is not full
 
 
 class Gpu:
-    """The functions of a GPU that choosing an algorithm needs. device: its name here. model: its maker's. driver: the
-    version, by which times and proofs may differ."""
+    """The functions of a GPU that are needed to choose an algorithm. device: its name in gpuconv. model: its maker's
+    name. driver: the version, on which times and proofs may depend."""
 
     def __init__(self, index: int) -> None:
         import cupy
@@ -51,6 +51,6 @@ class Gpu:
 
 
 class Emulated:
-    """The emulated device, in the place of a GPU where something is proved by hand."""
+    """The emulated device in place of a GPU, for proofs that are requested explicitly."""
 
     device, model, driver = "emulated", "the emulated device", ""

@@ -1,4 +1,4 @@
-"""Runs a product's kernel, and with split-K the reduction."""
+"""Runs a product's kernel, and the reduction if there is split-K."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def launch(
         secondary = (*secondary[:-1], moments)
     second = secondary[0] if secondary else None
     if not whole:
-        pitch = out.size + (0 if second is None else ceil_div(second.size, 4) * 4)  # aligned for the wide moves
+        pitch = out.size + (0 if second is None else ceil_div(second.size, 4) * 4)  # aligned for wide accesses
         partials = empty((plan.split_k, pitch), accumulation_dtype(product.dtype), like=out)
         inputs = inputs if bias is None else (*inputs[:-1], None)
     flags: tuple[object, ...] = () if accumulate is None else (accumulate and whole,)

@@ -1,8 +1,8 @@
-"""Plans a product: its algorithm, and how many blocks share its depth.
+"""Plans a product: its algorithm, and how many thread blocks share its depth.
 
-The splits follow from the shape and the algorithm alone, so an algorithm's bits do not depend on the machine. "auto" is
-the choice of a cost model, the same everywhere. On a GPU it is what `tuner` measured there, unless that is switched
-off: two machines may then choose different algorithms, but each algorithm has the same bits on both.
+The splits depend only on the shape and the algorithm, so an algorithm's bits do not depend on the machine. "auto" is
+the choice of a cost model, the same everywhere. On a GPU it is instead what `tuner` measured there, unless that is
+switched off: two machines may then choose different algorithms, but each algorithm gives the same bits on both.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ LARGEST_WORKSPACE = 64 * 2**20  # bytes of partial sums
 
 # Plans are made for an H200, whatever device runs them. Costs are in multiply-adds of one multiprocessor.
 _MULTIPROCESSORS = 132
-_BUSY_THREADS = 256  # threads that keep the arithmetic of one multiprocessor busy
+_BUSY_THREADS = 256  # threads that saturate the arithmetic of one multiprocessor
 _START_DEPTH = 32  # the fixed cost of a block, expressed as extra depth
-_A_CLOCK = 128  # multiply-adds of a multiprocessor's ordinary units
-# Clocks on tensor cores by the performance model (analysis/predict.json): a block, and on a scheduler an instruction
-# and an HMMA. They are written here, because a plan must not change with each refit.
+_A_CLOCK = 128  # multiply-adds per clock of a multiprocessor's CUDA cores
+# Clocks on tensor cores by the performance model (analysis/predict.json): of a block, and of an instruction and an HMMA
+# on a scheduler. They are copied here, because a plan must not change with each refit.
 _BLOCK, _INSTRUCTION, _HMMA = 1916, 1.671, 3.319
-_SINGLY = 3  # times the instructions of wgrad's tiles if they load x one number at a time, as of a first layer
-_SCHEDULERS = 4  # of a multiprocessor
-_COPIED = 4.256e12 / 1.98e9 / _MULTIPROCESSORS  # bytes in a clock, for each multiprocessor; by the model too
-_SECOND_LAUNCH = 2344  # clocks until the reduction after split-K starts; no record has shown it
+_SINGLY = 3  # factor on the instructions of wgrad's tiles that load x one number at a time, as in a first layer
+_SCHEDULERS = 4  # schedulers of a multiprocessor
+_COPIED = 4.256e12 / 1.98e9 / _MULTIPROCESSORS  # bytes per clock of a multiprocessor; from the model too
+_SECOND_LAUNCH = 2344  # clocks until the reduction after split-K starts; not confirmed by a record
 _SHORTEST_SPLIT = 128  # of the depth
 _LARGEST_GRID_Y = 65535
 
@@ -67,7 +67,7 @@ class Plan:
 
 @functools.lru_cache(maxsize=4096)
 def plan(product: Product, algo: str = AUTO, capability: int = NEWEST) -> Plan:
-    """The plan with the least estimated time, of the algorithm named or of all that serve the arithmetic and need no
+    """The plan with the least estimated time: of the named algorithm, or of all that serve the arithmetic and need no
     proof. Ties go to the algorithm that is listed first, then to fewer splits. capability: the GPU's.
 
     Raises ValueError for a named algorithm that this GPU cannot run.
@@ -88,13 +88,14 @@ def plan(product: Product, algo: str = AUTO, capability: int = NEWEST) -> Plan:
 
 @functools.lru_cache(maxsize=1024)
 def candidates(product: Product, capability: int = NEWEST) -> tuple[Plan, ...]:
-    """A product's plan by every algorithm that needs no proof, fastest estimate first; the first one is `plan`'s."""
+    """A product's plans, one for each algorithm that needs no proof, fastest estimate first; the first is that of
+    `plan`."""
     return _plans_of(product, _supported(product, capability, proved=True))
 
 
 @functools.lru_cache(maxsize=1024)
 def unproved(product: Product, capability: int = NEWEST) -> tuple[Plan, ...]:
-    """Likewise by every algorithm that a GPU has to prove first."""
+    """The same for each algorithm that a GPU has to prove first."""
     return _plans_of(product, _supported(product, capability, proved=False))
 
 
@@ -121,7 +122,7 @@ def _plans(product: Product, algorithm: Algorithm) -> Iterator[Plan]:
     resident = max(1, _MULTIPROCESSORS * algorithm.resident // across) * across if algorithm.resident else tiles
     for splits in [1] if few_channels or not product.split_k else _splits(product, tiles):
         per_split = max(1, ceil_div(ceil_div(product.k, splits), algorithm.block_k)) * algorithm.block_k
-        split_k = max(1, ceil_div(product.k, per_split))  # an empty depth, of a filter's gradient, sums to zero
+        split_k = max(1, ceil_div(product.k, per_split))  # the sum over an empty depth, of a filter gradient, is zero
         cost = _main_loop(product, algorithm, tiles * split_k, per_split)
         if split_k > 1:
             moved = partials_bytes(product, split_k) / _MULTIPROCESSORS
@@ -132,8 +133,8 @@ def _plans(product: Product, algorithm: Algorithm) -> Iterator[Plan]:
 def _main_loop(product: Product, algorithm: Algorithm, blocks: int, depth: int) -> float:
     """The cost of a launch of `blocks` blocks of this depth, without the reduction.
 
-    The busiest multiprocessor counts. On tensor cores with more than one wave of blocks, the mean counts, as a
-    multiprocessor that is done takes the next block while others work.
+    The busiest multiprocessor counts. On tensor cores with more than one wave of blocks, the mean counts, because a
+    multiprocessor that finishes takes the next block while others work.
     """
     busiest = ceil_div(blocks, _MULTIPROCESSORS)
     busy = min(1, busiest * algorithm.threads / _BUSY_THREADS)

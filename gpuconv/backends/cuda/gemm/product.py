@@ -21,7 +21,7 @@ class Product:
     """`batches` products of (m, k) and (k, n) matrices. A launcher creates one for its arguments and keeps it: the
     object itself is the key of everything prepared for it.
 
-    kernel: that of a direction, such as "conv2d_fprop". split_k: whether several blocks may share the depth k.
+    kernel: the kernel of a direction, such as "conv2d_fprop". split_k: whether several blocks may share the depth k.
     few_channels_smem_bytes: shared memory of the algorithms for few channels; 0 if none serves. struct: the kernel's
     description of the problem. macros: those in addition to dtype, activation and the algorithm's. activation: of the
     output, see `gpuconv.problems.Epilogue`. problem, epilogue: of a convolution.

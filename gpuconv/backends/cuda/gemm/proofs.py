@@ -1,8 +1,9 @@
-"""Which algorithms a GPU has proved: the condition under which it may choose one that no GPU had run before.
+"""The algorithms that a GPU has proved. Only after a proof may it choose an algorithm that no GPU had run before.
 
-A proof is of one product on one model of GPU: the prover, a child process, runs exactly that product by the algorithm
-and compares it with a proved one (docs/prover.md). Its verdict is kept with the compiled kernels, under a key of all
-that it depends on: the machine code, the geometry of the launch, this launcher, the driver and the GPU.
+A proof is for one product on one model of GPU: the prover, a child process, runs exactly that product by the algorithm
+and compares the result with a proved algorithm's (docs/prover.md). Its verdict is stored with the compiled kernels,
+under a key of everything that it depends on: the machine code, the geometry of the launch, this launcher, the driver
+and the GPU.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ from gpuconv.version import __version__
 
 
 class UnprovedError(ValueError):
-    """An algorithm was named that this GPU has not proved for this problem."""
+    """The named algorithm has not been proved on this GPU for this problem."""
 
 
 class UnprovedWarning(Notice):
-    """A GPU could not prove an algorithm for a problem; proved ones serve it."""
+    """A GPU could not prove an algorithm for a problem; proved algorithms are used instead."""
 
 
 class Place(Protocol):
@@ -53,9 +54,10 @@ class Place(Protocol):
 
 @dataclass(frozen=True)
 class Verdict:
-    """proved: whether the algorithm may be chosen. reason: what was seen, for people. seconds: that the proof took.
-    lasting: whether it tells something about the algorithm, and so is kept for later processes; a lack of memory tells
-    nothing. when: the day."""
+    """proved: whether the algorithm may be chosen. reason: the findings, for people. seconds: the duration of the
+    proof.
+    lasting: whether the verdict is about the algorithm, and so is stored for later processes; a lack of memory, for
+    example, is not. when: the day."""
 
     proved: bool
     reason: str
@@ -73,7 +75,7 @@ _trusted = ContextVar("the prover runs algorithms that are not proved", default=
 
 @contextmanager
 def trusting() -> Iterator[None]:
-    """A context in which any algorithm that is named runs: for the prover itself."""
+    """A context in which any named algorithm runs without a proof, for the prover itself."""
     token = _trusted.set(True)
     try:
         yield
@@ -84,7 +86,7 @@ def trusting() -> Iterator[None]:
 def admitted(product: Product, capability: int, place: Place, *, ask: bool) -> tuple[Plan, ...]:
     """A product's plans by algorithms that this GPU has proved for it, each with its proof.
 
-    ask: whether the prover may be asked; otherwise only verdicts that are known count.
+    ask: whether the prover may be asked; otherwise only known verdicts count.
     """
     known = ((each, verdict(product, each, place, ask=ask)) for each in unproved(product, capability))
     return tuple(_with_proof(each, str(found)) for each, found in known if found and found.proved)
@@ -110,14 +112,14 @@ def _with_proof(found: Plan, proof: str) -> Plan:
 
 
 def verdict(product: Product, candidate: Plan, place: Place, *, ask: bool) -> Verdict | None:
-    """This process's verdict, a kept one, or the prover's if it may be asked. None if there is none."""
+    """This process's verdict, a stored one, or the prover's if it may be asked. None if there is none."""
     known = _known(product, candidate.algorithm.name, place.device)
     if not known:
         try:
             key = _key(product, candidate, place, build=ask)
             found = _kept(product, key) if key else None
             found = found or (_told(product, candidate, prove(product, candidate, place)) if ask else None)
-        except (RuntimeError, OSError) as error:  # it does not compile, or no process or thread can be started
+        except (RuntimeError, OSError) as error:  # e.g. it does not compile, or no process starts
             found = _told(product, candidate, Verdict(False, f"{type(error).__name__}: {error}".splitlines()[0]))
         if found:
             known.append(found)
@@ -138,7 +140,7 @@ def _known(product: Product, algorithm: str, device: str) -> list[Verdict]:
 
 
 def prove(product: Product, candidate: Plan, place: Place) -> Verdict:
-    """Ask the prover, whatever is known, and keep a lasting verdict."""
+    """Ask the prover even if a verdict is known, and store a lasting verdict."""
     reference = _reference(product, candidate, place)
     if product.problem is None or reference is None:
         what = "no other algorithm serves it" if product.problem else "only convolutions can be proved"
@@ -146,7 +148,7 @@ def prove(product: Product, candidate: Plan, place: Place) -> Verdict:
     question = _question(product, product.problem, candidate, reference, place)
     key = _key(product, candidate, place, build=True)
     assert key is not None
-    digest_of(product, reference, place.device)  # compiled before the child's time begins
+    digest_of(product, reference, place.device)  # compile before the child's time limit starts
     found = _judged(prover.ask(question, fingerprint(key)))
     if found.lasting:
         _keep(product, key, found)
@@ -154,7 +156,7 @@ def prove(product: Product, candidate: Plan, place: Place) -> Verdict:
 
 
 def _reference(product: Product, candidate: Plan, place: Place) -> Plan | None:
-    """The plan to compare with: the cost model's first by another algorithm, if there is one."""
+    """The plan to compare with: the cost model's best one by another algorithm, if there is one."""
     proved = candidates(product, capability_named(place.device))
     return next((each for each in proved if each.algorithm.name != candidate.algorithm.name), None)
 
@@ -177,7 +179,7 @@ def _name(product: Product) -> str:
 
 
 def _keep(product: Product, key: Sequence[str], found: Verdict) -> None:
-    """Store a verdict in place of an earlier one. If that fails, the next process asks again."""
+    """Store a verdict in place of an earlier one. If storing fails, the next process asks again."""
 
     def fill(folder: Path) -> None:
         (folder / "verdict.json").write_text(json.dumps(asdict(found), indent=1), encoding="utf-8")
@@ -195,7 +197,7 @@ def _kept(product: Product, key: Sequence[str]) -> Verdict | None:
 
 
 def _key(product: Product, candidate: Plan, place: Place, *, build: bool) -> list[str] | None:
-    """All that a verdict depends on; None if the kernel is not compiled and is not to be."""
+    """Everything that a verdict depends on; None if the kernel is not compiled and must not be."""
     digest = digest_of(product, candidate, place.device, build=build)
     if digest is None:
         return None
@@ -216,7 +218,7 @@ def _key(product: Product, candidate: Plan, place: Place, *, build: bool) -> lis
 
 
 def fingerprint(key: Sequence[str]) -> str:
-    """A key in one line, by which the prover says what it proved."""
+    """A key as one line, with which the prover identifies what it proved."""
     return nvrtc.digest(json.dumps(key).encode())
 
 
@@ -228,7 +230,7 @@ def fingerprint_of(product: Product, candidate: Plan, place: Place) -> str:
 
 @functools.cache
 def _launcher() -> str:
-    """The version of the code that launches: its release, and the digest of its files where they are files."""
+    """The version of the launching code: its release, and the digest of its files if they are available as files."""
     folder = Path(__file__).parents[1]
     files = sorted(path for part in ("gemm", "ops", "runtime") for path in (folder / part).glob("*.py"))
     return f"{__version__} {nvrtc.digest(b''.join(path.read_bytes() for path in files))}"
@@ -238,7 +240,7 @@ def _launcher() -> str:
 
 
 def _question(product: Product, problem: Conv2dProblem, candidate: Plan, reference: Plan, place: Place) -> Record:
-    """What the prover is to run, as JSON."""
+    """The question for the prover, as JSON."""
     return {
         "device": place.device,
         "direction": product.kernel.removeprefix("conv2d_"),

@@ -1,9 +1,10 @@
-"""The prover, as the process that wants a proof sees it: one child, which may hang, crash, lie or run out of memory.
+"""The side of the prover in the process that wants a proof: one child process, which may hang, crash, give wrong
+answers or run out of memory.
 
-The child is `gpuconv.verify.prover`. It answers a question in two lines: `{"prepared": true}` once everything is ready
-that only proved algorithms run for, then `{"of": ..., "status": ..., "reason": ..., "seconds": ...}`. What goes wrong
-before the first line tells nothing about the algorithm. `of` is the fingerprint of what the child ran, by its own
-reckoning; an answer about anything else is none.
+The child is `gpuconv.verify.prover`. It answers a question in two lines: `{"prepared": true}` when everything that only
+proved algorithms compute is ready, then `{"of": ..., "status": ..., "reason": ..., "seconds": ...}`. A failure before
+the first line is no evidence against the algorithm. `of` is the fingerprint of what the child ran, as computed by the
+child; an answer with another fingerprint is ignored.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ from gpuconv import child
 from gpuconv.backends.cuda import cache
 from gpuconv.types import Record
 
-START, PREPARE, LIMIT = 30.0, 30.0, 10.0  # seconds: to start, to prepare a question, to run the algorithm
-IDLE = 60.0  # seconds without a question after which the child, which holds GPU memory, is ended
-MOST_WRONG = 8  # questions without a proof until no more are asked: each costs the next one a start
+START, PREPARE, LIMIT = 30.0, 30.0, 10.0  # seconds to start, to prepare a question, and to run the algorithm
+IDLE = 60.0  # seconds without a question after which the child is ended, because it holds GPU memory
+MOST_WRONG = 8  # unproved questions after which no more are asked: each makes the next one start a child
 
 PROVED, REFUTED, UNABLE = "proved", "refuted", "unable"
-_CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE", "SIGTRAP")  # that a program causes itself
+_CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE", "SIGTRAP")  # signals that a program causes itself
 
 command = child.command("gpuconv.verify.prover")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """status: PROVED; REFUTED, which is said of the algorithm; UNABLE, which is not."""
+    """status: PROVED, REFUTED (evidence against the algorithm) or UNABLE (no evidence)."""
 
     status: str
     reason: str
@@ -42,7 +43,7 @@ class Answer:
 
 
 class Prover:
-    """The child, started at the first question and again after one that went wrong. Threads take turns."""
+    """The child, started for the first question and again after a failed one. Threads take turns."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -62,13 +63,13 @@ class Prover:
                 self._idle = threading.Timer(IDLE, self.close)
                 self._idle.daemon = True
                 self._idle.start()
-            else:  # an algorithm that goes wrong may have harmed it
+            else:  # a faulty algorithm may have damaged the child's state
                 self.close()
                 self._wrong += 1
             return answer
 
     def _ask(self, question: Record, of: str) -> Answer:
-        if self._child and self._child.answer():  # it ended, or says more than it was asked
+        if self._child and self._child.answer():  # the child has ended, or has written something unasked
             self.close()
         if self._child is None and (why := self._start()):
             return Answer(UNABLE, why)
@@ -87,7 +88,7 @@ class Prover:
         return Answer(REFUTED if crashed else UNABLE, f"the prover {self._fault(answer, LIMIT)}", LIMIT * (not answer))
 
     def _start(self) -> str:
-        """Start the child. Returns why it cannot be started, or ""."""
+        """Start the child. Returns the reason if it cannot be started, or ""."""
         import tempfile
 
         try:
@@ -104,7 +105,7 @@ class Prover:
         return why
 
     def _fault(self, answer: Record | None, limit: float) -> str:
-        """What an answer that is none means."""
+        """The meaning of a missing or invalid answer."""
         if answer is None:
             text = f"did not answer within {limit:g} s"
         elif "ended" in answer:
@@ -161,7 +162,7 @@ def _signal(status: int | str) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """The child compiles nothing that this process has compiled."""
+    """The child uses this process's cache, so it compiles nothing again."""
     return {"GPUCONV_CACHE_DIR": str(cache.default().folder)}
 
 
@@ -169,7 +170,7 @@ _prover = Prover()
 
 
 def ask(question: Record, of: str) -> Answer:
-    """The prover's answer to a question. of: the fingerprint of what it asks about, see `proofs`."""
+    """The prover's answer to a question. of: the fingerprint of the question's subject, see `proofs`."""
     return _prover.ask(question, of)
 
 
@@ -179,7 +180,7 @@ def close() -> None:
 
 
 def _begin_again() -> None:
-    """A forked process has a prover of its own."""
+    """In a forked process: forget the parent's prover."""
     global _prover
     _prover = Prover()
 

@@ -8,8 +8,8 @@ from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.outputs import ceil_div
 from gpuconv.types import Array
 
-_OUTPUTS, _LANES, _GROUPS = 1024, 256, 4  # of a block
-_SHARE = 8  # splits that one group adds up before there is another
+_OUTPUTS, _LANES, _GROUPS = 1024, 256, 4  # threads of a block
+_SHARE = 8  # splits that one group of threads adds up before another group is used
 
 
 def reduce_splits(
@@ -21,7 +21,7 @@ def reduce_splits(
     activation: str | None = None,
     accumulate: bool = False,
 ) -> None:
-    """out = act(bias + the sum over the first axis of partials), plus what out holds if it accumulates.
+    """out = act(bias + the sum over the first axis of partials), plus the previous out if it accumulates.
 
     secondary: a second output, whose partial sums follow the first's.
     """

@@ -1,11 +1,11 @@
 """Measures which algorithm is fastest: the meaning of "auto" on a GPU.
 
 A product's candidates are timed once on each model of GPU, before its first run. The winner is stored on disk with the
-compiled kernels, under a key of everything that the times depend on: an edited kernel is timed again, and so is a
-damaged entry. So "auto" may choose differently on two machines, or after the cache was cleared, and results may then
-differ in the order of their sums; the bits of a given choice never do. ``GPUCONV_AUTOTUNE=0`` uses the cost model's
-choice instead, which is the same everywhere, for everything that the process has not measured yet; so does training
-on shards, for everything.
+compiled kernels, under a key of everything that the times depend on. An edited kernel or a damaged entry is timed
+again. So "auto" may choose differently on two machines, or after the cache was cleared, and results may then differ in
+the order of their sums; the bits of a given choice never do. ``GPUCONV_AUTOTUNE=0`` uses the cost model's choice
+instead, which is the same everywhere, for everything that the process has not measured yet. Training on shards always
+uses it.
 
 During a stream capture nothing is timed: an earlier choice is used, or the cost model's.
 
@@ -41,13 +41,13 @@ from gpuconv.names import lookup
 from gpuconv.notices import Notice, notice
 from gpuconv.types import Array
 
-SECONDS = 0.05  # of device time that the choice for one problem may take, when the candidates are compiled
+SECONDS = 0.05  # seconds of device time for the choice for one problem, not counting compilation
 _SAMPLES, _MOST_RUNS = 3, 16  # samples of a candidate, and the most runs in a sample
 _HOPELESS = 2.0  # a candidate this many times slower than the best so far is dropped after one run
 
 
 class FailedCandidateWarning(Notice):
-    """An algorithm that should serve a problem failed when it was timed; another one serves it."""
+    """An algorithm failed when it was timed for a problem that it should serve; another one is used."""
 
 
 @functools.cache
@@ -56,24 +56,24 @@ def _gpu(index: int) -> Gpu:
 
 
 def gpu_of(array: Any) -> Gpu | None:
-    """The GPU that an array is on; None for the emulated device, whose speed says nothing."""
+    """The GPU that an array is on; None for the emulated device, whose speed means nothing."""
     return None if isinstance(array, np.ndarray) else _gpu(array.data.device_id)
 
 
 def gpu_named(device: str) -> Gpu | None:
-    """The GPU of a device's name; None for "emulated"."""
+    """The GPU with a device's name; None for "emulated"."""
     named = Device.named(device)
     return _gpu(named.index) if named.on_gpu else None
 
 
 def place_named(device: str) -> proofs.Place:
-    """Where proofs on a device are valid."""
+    """The scope in which proofs on a device are valid."""
     return gpu_named(device) or Emulated()
 
 
 def enabled() -> bool:
-    """Whether "auto" is timed: as GPUCONV_AUTOTUNE says, 1 or 0. If it is not set, "auto" is timed unless a tool is
-    attached under which times are wrong. Raises ValueError for any other value."""
+    """Whether "auto" is timed, as set by GPUCONV_AUTOTUNE, 1 or 0. If it is not set, "auto" is timed unless an attached
+    tool distorts times. Raises ValueError for any other value."""
     value = os.environ.get("GPUCONV_AUTOTUNE")
     if value is None:
         return not _untimed()
@@ -88,7 +88,7 @@ _noted: ContextVar[list[Product] | None] = ContextVar("products are added to thi
 
 @contextlib.contextmanager
 def noted() -> Iterator[list[Product]]:
-    """Within this context every product that is computed is added to the list."""
+    """A context in which every computed product is added to the list."""
     products: list[Product] = []
     token = _noted.set(products)
     try:
@@ -97,7 +97,7 @@ def noted() -> Iterator[list[Product]]:
         _noted.reset(token)
 
 
-@functools.cache  # so that it is said once
+@functools.cache  # so that the message appears once
 def _untimed() -> bool:
     if tool := attached.tool():
         notice(f"under {tool} 'auto' takes the cost model's choice and times nothing, unless GPUCONV_AUTOTUNE is 1")
@@ -112,7 +112,7 @@ def choose(product: Product, algo: str, out: Array, run: Callable[[Plan], None],
     """The plan that `algo` names. "auto" on a GPU is the fastest plan, remembered or else timed by calling `run`.
 
     run: launches the product under a plan, into `out`; if the product accumulates, into scratch arrays of that size.
-    If these and the partial sums would exceed the workspace, the cost model chooses.
+    If the scratch arrays and the partial sums would exceed the workspace, the cost model chooses.
     """
     if (products := _noted.get()) is not None:
         products.append(product)
@@ -147,7 +147,7 @@ def _candidates(product: Product, capability: int, gpu: Gpu, *, ask: bool) -> tu
 
 
 def _named(product: Product, algo: str, out: Array) -> Plan:
-    """The plan of a named algorithm. On a GPU, raises UnprovedError for one that is to be proved and is not."""
+    """The plan of a named algorithm. On a GPU, raises UnprovedError if the algorithm needs a proof and has none."""
     found = plan(product, algo, capability_of(out))
     gpu = None if found.algorithm.proved else gpu_of(out)
     if gpu is None:
@@ -156,7 +156,7 @@ def _named(product: Product, algo: str, out: Array) -> Plan:
 
 
 def recall(product: Product, algo: str, device: str) -> Plan:
-    """What `choose` would give on a device during a capture: the remembered choice or the cost model's."""
+    """The result of `choose` on a device during a capture: the remembered choice or the cost model's."""
     gpu, capability = gpu_named(device) if algo == AUTO and enabled() else None, capability_named(device)
     if gpu is None:
         return plan(product, algo, capability)
@@ -170,7 +170,7 @@ def _name(product: Product) -> str:
 
 
 def _key(product: Product, plans: Sequence[Plan], gpu: Gpu) -> list[str]:
-    """All that the times depend on: the product, the GPU, the candidates, and the source they are compiled from."""
+    """Everything that the times depend on: the product, the GPU, the candidates and their source."""
     files = dict.fromkeys([*(plan.algorithm.file(product.kernel) for plan in plans), "gemm_reduce.cu"])
     listed = [f"{plan.algorithm} {plan.split_k} {plan.depth_per_split}" for plan in plans]
     what = (product.kernel, product.arithmetic, product.struct.tobytes(), tuple(product.macros.items()))
@@ -187,7 +187,7 @@ def _trials() -> Iterator[None]:
 
 
 def _alone(plans: Sequence[Plan], gpu: Gpu, run: Callable[[Plan], None], folder: Path) -> None:
-    """Measure while no other process with this cache does, as its launches would distort the times."""
+    """Measure while no other process with this cache does, because its launches would distort the times."""
     with locks.held(folder.parent):
         _measure(plans, gpu, run, folder)
 
@@ -220,7 +220,7 @@ def _measure(plans: Sequence[Plan], gpu: Gpu, run: Callable[[Plan], None], folde
 
 
 def _least(gpu: Gpu, run: Callable[[], None], share: float, best: float) -> tuple[float, float]:
-    """The least seconds of a run, and the time spent: one run, and samples of several runs within `share`."""
+    """The fewest seconds of a run, and the time spent: one run, then samples of several runs within `share`."""
     least = spent = gpu.seconds(run, 1)
     if best and least > _HOPELESS * best:
         return least, spent

@@ -20,7 +20,7 @@ from gpuconv.backends.cuda.runtime.outputs import (
 )
 from gpuconv.types import Array, ArrayT, Scalar
 
-_MOST_ROWS = 65535  # blocks along the rows; a block takes further rows in turn
+_MOST_ROWS = 65535  # blocks along the rows; a block loops over further rows
 
 
 def _map(kernel: str, out: ArrayT | None, inputs: tuple[ArrayT, ...], *scalars: object) -> ArrayT:
@@ -52,8 +52,8 @@ def copy(x: ArrayT, *, out: ArrayT | None) -> ArrayT:
 
 
 def _with_gaps(array: ArrayT, step: int) -> ArrayT:
-    """A contiguous array over the memory of one that is not empty and whose rows are `step` elements apart, from its
-    first element to its last."""
+    """A contiguous array over the memory of a non-empty array whose rows are `step` elements apart, from its first
+    element to its last."""
     if array.flags.c_contiguous:
         return array
     return span(array, (math.prod(array.shape[:-1]) - 1) * step + array.shape[-1])
@@ -75,7 +75,7 @@ def _by_rows(kernel: str, shape: tuple[int, ...], arrays: tuple[ArrayT, ...], st
 
 
 def _row_step(array: Array) -> int | None:
-    """The elements from one row of the last axis to the next; None where the rows are not evenly spaced."""
+    """The elements from one row of the last axis to the next; None if the rows are not evenly spaced."""
     if array.flags.c_contiguous:
         return array.shape[-1] if array.ndim else 1
     *outer, (length, last) = zip(array.shape, array.strides)

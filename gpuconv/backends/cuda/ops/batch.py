@@ -17,9 +17,9 @@ from gpuconv.dtypes import as_dtype
 from gpuconv.problems import BatchAugmentation
 from gpuconv.types import Array, ArrayT, Scalar
 
-_ELEMENTS = 4096  # of one sample, a thread block
+_ELEMENTS = 4096  # numbers of one sample per thread block
 
-_MOST_ELEMENTS = 2**31 - 2**16  # of one sample: a thread's next one is counted in 32 bits too
+_MOST_ELEMENTS = 2**31 - 2**16  # numbers of one sample: a thread's next index must fit into 32 bits too
 
 _FLIPS: dict[bool | str, int] = {False: 0, True: 1, "alternating": 2}  # the kernel's `enum Flip`
 
@@ -104,7 +104,7 @@ def load_batch(
 
 @functools.lru_cache(maxsize=1024)
 def _packed_mix(height: int, width: int, channels: int, *others: int) -> np.void:
-    """The kernel's `struct Mix`; others: its last members, but blocks."""
+    """The kernel's `struct Mix`; others: its last members except blocks."""
     blocks = _blocks(height, width, channels)
     return struct(_MIX, height, fast_divmod(width), fast_divmod(channels), *others, blocks)
 

@@ -12,18 +12,18 @@ from gpuconv.dtypes import is_float
 from gpuconv.types import Array
 
 _WARP = 32
-_MOST_BLOCKS = 1024  # of a loss; a constant, so that every device gives the same bits
+_MOST_BLOCKS = 1024  # thread blocks of a loss; a constant, so that every device gives the same bits
 
 
 def row_module(file: str, x: Array, **macros: Any) -> tuple[Module, int]:
-    """The module for rows like x's, and the lanes of a row."""
+    """The module for rows like x's, and the number of lanes per row."""
     lanes = min(_WARP, 1 << (x.shape[1] - 1).bit_length())
-    wide = x.dtype.itemsize == 8 or is_float(np.dtype(macros.get("LABEL", np.int64)))  # two floats a score
+    wide = x.dtype.itemsize == 8 or is_float(np.dtype(macros.get("LABEL", np.int64)))  # two floats per score
     most = 16 if wide else 32  # more would spill; longer rows are read again from cache
     per_lane = next((count for count in (1, 4) if lanes * count >= x.shape[1]), most)
     return load(file, {"DTYPE": x.dtype, "PER_LANE": per_lane, **macros}), lanes
 
 
 def row_blocks(rows: int, lanes: int) -> int:
-    """How many thread blocks share the rows."""
+    """The number of thread blocks that share the rows."""
     return min(ceil_div(rows * lanes, THREADS), _MOST_BLOCKS)

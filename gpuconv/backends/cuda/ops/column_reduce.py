@@ -19,9 +19,9 @@ _COLUMNS = np.dtype(
     + [(name, np.int32) for name in ("channels", "tile", "rows")],
     align=True,
 )
-_BLOCKS = 1024  # of a launch, about eight for each multiprocessor; a constant, so that every device gives the same bits
-_GROUP = 4  # loads in flight a thread; a chunk is a multiple of it
-MAP_STEPS = 16  # a block, at most, where rows are not summed: enough to make up for reading the channels' coefficients
+_BLOCKS = 1024  # per launch, about eight per multiprocessor; constant, so that every device gives the same bits
+_GROUP = 4  # loads in flight per thread; a chunk is a multiple of it
+MAP_STEPS = 16  # at most, per block, where rows are not summed: enough to outweigh reading the channels' coefficients
 _FINISH_COLUMNS = 8  # kFinishColumns of the header
 
 
@@ -39,19 +39,19 @@ class Columns:
 
 
 def width_of(channels: int, *arrays: Array | None) -> int:
-    """The numbers that a thread moves at once: 16 bytes, if alignment and number of channels allow."""
+    """The numbers that a thread moves at once: 16 bytes if alignment and the number of channels allow it."""
     width = pack_width(*arrays)
     return width if channels % width == 0 or math.lcm(channels, width) <= THREADS * width else 1
 
 
 @functools.lru_cache(maxsize=1024)
 def deal(rows: int, channels: int, width: int, most_steps: int | None) -> Columns:
-    """Distribute an (rows, channels) matrix, `width` numbers per thread and step.
+    """Distribute a (rows, channels) matrix, `width` numbers per thread and step.
 
     most_steps: the most steps of a block, or None for a reduction, which has few, long blocks.
     """
     reach = THREADS * width
-    unit = math.lcm(channels, width)  # the fewest numbers that are whole rows and whole packs
+    unit = math.lcm(channels, width)  # the fewest numbers that make up complete rows and complete packs
     if unit <= reach:
         tile, tiles, rows_a_step = channels, 1, reach // unit * unit // channels
         stride = rows_a_step * channels
@@ -69,13 +69,13 @@ def deal(rows: int, channels: int, width: int, most_steps: int | None) -> Column
 
 
 def partials(columns: Columns, state_numbers: int, dtype: np.dtype, like: Array) -> Array | None:
-    """Workspace for a reduction's partial results, a State of `state_numbers` numbers a chunk and channel; None where
-    one chunk is all and the first launch finishes."""
+    """Workspace for a reduction's partial results, a State of `state_numbers` numbers per chunk and channel; None if
+    there is one chunk, so that the first launch finishes."""
     if columns.chunks == 1:
         return None
     return empty((columns.chunks, int(columns.struct["channels"]), state_numbers), accumulation_dtype(dtype), like=like)
 
 
 def finish_grid(channels: int) -> int:
-    """The blocks of the launch that adds partial results."""
+    """The number of blocks of the launch that adds partial results."""
     return ceil_div(channels, _FINISH_COLUMNS)

@@ -58,8 +58,8 @@ def conv2d_relu(
 def conv2d_moments(
     x: ArrayT, w: ArrayT, bias: ArrayT | None, problem: Conv2dProblem, epilogue: Epilogue, *, algo: str, tf32: bool
 ) -> tuple[ArrayT, Array | None, Array | None]:
-    """y; unless it is empty, (parts, K, 3): a `struct Moments` for each filter over each part of y's pixels; and the
-    mask of an epilogue that has one."""
+    """y; unless it is empty, the moments (parts, K, 3), a `struct Moments` for each filter and each part of y's pixels;
+    and the mask if the epilogue has one."""
     mask = _mask(problem, epilogue, x) if epilogue.masked else None
     return *_fprop(x, w, bias, problem, epilogue, algo=algo, tf32=tf32, saved=mask), mask
 
@@ -80,7 +80,7 @@ def _fprop(
     out: ArrayT | None = None,
     saved: Array | None = None,
 ) -> tuple[ArrayT, Array | None]:
-    """y, and the moments of an epilogue that takes them. saved: receives the mask, or the activation's input."""
+    """y, and the moments if the epilogue computes them. saved: receives the mask, or the activation's input."""
     expect_within_limits(problem)
     x, w, bias = contiguous(x, w, bias)
     y, moments = buffer(out, problem.pooled_shape(epilogue.pool), x.dtype, like=x), None
@@ -181,7 +181,7 @@ def _before_mask(dy: ArrayT, mask: Array | None, problem: Conv2dProblem, epilogu
 def _vectors(
     problem: Conv2dProblem, with_channels: tuple[Array, ...], with_filters: tuple[Array, ...]
 ) -> tuple[int, int]:
-    """How many channels and how many filters one move takes, given the arrays whose last axis they are."""
+    """How many channels and how many filters one access moves, given the arrays with these as last axis."""
     c, k, width = problem.c // problem.groups, problem.k // problem.groups, 16 // with_channels[0].dtype.itemsize
     vector_c = width if c % width == 0 and is_aligned(16, *with_channels) else 1
     return vector_c, width if k % width == 0 and is_aligned(16, *with_filters) else 1
@@ -197,7 +197,7 @@ def product_of(
     vector_c: int,
     vector_k: int,
 ) -> Product:
-    """The product that a direction is. epilogue: PLAIN for gradients, which take dy from before a mask.
+    """The matrix product of a direction. epilogue: PLAIN for gradients; their dy is that of the convolution itself.
 
     vector_c, vector_k: how many channels and filters move at once."""
     forward, pool, arithmetic = direction == "fprop", epilogue.pool, arithmetic_of(dtype, tf32)
@@ -226,7 +226,7 @@ def plans(
 ) -> dict[str, Plan] | None:
     """The plan of each direction of a convolution on a device, for aligned arrays; None if it is depthwise.
 
-    On a GPU, "auto" is what was measured, or the cost model's choice if nothing was measured yet.
+    On a GPU, "auto" is the measured choice, or the cost model's if nothing was measured yet.
     """
     arithmetic, found = arithmetic_of(dtype, tf32), {}
     vectors = [aligned_pack_width(dtype, count // problem.groups) for count in (problem.c, problem.k)]
@@ -243,7 +243,7 @@ def plans(
 def chosen(
     device: str, problem: Conv2dProblem, epilogue: Epilogue, dtype: np.dtype, *, algo: str = "auto", tf32: bool = False
 ) -> dict[str, str]:
-    """The algorithm that each direction takes, as a `Choice`; arguments as of `plans`."""
+    """The algorithm of each direction, as a `Choice`; arguments as in `plans`."""
     found = plans(device, problem, epilogue, dtype, algo=algo, tf32=tf32)
     if not found:
         return dict.fromkeys(DIRECTIONS, Choice(DEPTHWISE))

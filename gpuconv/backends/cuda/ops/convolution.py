@@ -11,7 +11,7 @@ from gpuconv.backends.cuda.runtime.outputs import ceil_div
 from gpuconv.backends.cuda.runtime.structs import FAST_DIVMOD, fast_divmod, struct
 from gpuconv.problems import Conv2dProblem
 
-# Kernels count pixels and taps in 32 bits, a tile past the end included, and add two coordinates; elements: 64 bits.
+# Kernels count pixels and taps in 32 bits, up to a tile past the end, and add two coordinates; elements in 64 bits.
 _MOST_LINES, _LONGEST_SIDE = 2**31 - 2**16, 2**29
 
 # Limits of the tap table in kernels/tile_iterator.cuh: taps (8 of its 80 entries lie past the end); rows plus columns
@@ -50,7 +50,7 @@ def expect_within_limits(problem: Conv2dProblem) -> None:
 
 @functools.lru_cache(maxsize=4096)
 def packed(problem: Conv2dProblem, pool: int) -> np.void:
-    """The struct, of a problem within the limits. With a pool the kernels' convolution has whole windows alone."""
+    """The struct for a problem within the limits. With a pool, the kernels' convolution has only complete windows."""
     n, h, w, r, s = problem.n, problem.h, problem.w, problem.r, problem.s
     (stride_h, stride_w), (dilation_h, dilation_w), padding = problem.stride, problem.dilation, problem.padding
     _, y_h, y_w, _ = problem.pooled_shape(pool)

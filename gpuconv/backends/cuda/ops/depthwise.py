@@ -17,11 +17,11 @@ from gpuconv.problems import Conv2dProblem, Epilogue
 from gpuconv.types import Array
 
 _OUTPUTS = 4  # OUTPUTS of kernels/depthwise.cuh
-_BLOCKS = 1024  # of a filter gradient; a constant, so that every device gives the same bits
+_BLOCKS = 1024  # blocks of a filter gradient; a constant, so that every device gives the same bits
 
 
 def _width(problem: Conv2dProblem, *arrays: Array) -> int:
-    """Channels that move at once: one where several filters read a channel."""
+    """Channels that move at once: one if several filters read a channel."""
     return pack_width(*arrays, count=problem.c) if problem.c == problem.k else 1
 
 
@@ -31,7 +31,7 @@ def _kernel(direction: str, width: int, dtype: np.dtype, *, tf32: bool, **macros
 
 
 def _launch_rows(kernel: Kernel, rows: int, items: int, *arguments: object) -> None:
-    """Launch a thread for each of the items of every row."""
+    """Launch a thread for each item of every row."""
     across = ceil_div(items, THREADS)
     kernel(rows * across, THREADS if across > 1 else ceil_div(items, 32) * 32, *arguments, across)
 
@@ -64,7 +64,7 @@ def wgrad(dw: Array, dy: Array, x: Array, problem: Conv2dProblem, *, tf32: bool,
     tiles = ceil_div(packs, lanes) * ceil_div(taps, THREADS // lanes)
     workspace = LARGEST_WORKSPACE // (dw.size * accumulation_dtype(dtype).itemsize)
     rows = max(1, ceil_div(n * p, max(1, min(ceil_div(_BLOCKS, tiles), workspace))))
-    splits = max(1, ceil_div(n * p, rows))  # none of an empty batch sums to zero
+    splits = max(1, ceil_div(n * p, rows))  # the sum over an empty batch is zero
     partials = empty((splits, dw.size), accumulation_dtype(dtype), like=dw)
     kernel = _kernel("wgrad", width, dtype, tf32=tf32)
     kernel((tiles, splits), THREADS, partials, dy, x, packed(problem, 1), lanes, rows)

@@ -20,7 +20,7 @@ from gpuconv.devices import Device, device_of
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.types import Array, ArrayT, Scalar
 
-_NONE = -(2**63)  # ignores nothing: no label has this value
+_NONE = -(2**63)  # ignore nothing: no label has this value
 
 
 def softmax_cross_entropy(
@@ -64,7 +64,7 @@ def svm_hinge(
 def _loss(
     name: str, scores: ArrayT, labels: Array, option: float, grad_scale: Scalar, out: ArrayT | None, *more: object
 ) -> tuple[ArrayT, ArrayT]:
-    """Launch the kernel of a loss; its file has its name."""
+    """Launch the kernel of a loss; the file has the kernel's name."""
     rows, classes = scores.shape
     loss = empty((), accumulation_dtype(scores.dtype), like=scores)
     gradient = buffer(out, scores.shape, scores.dtype, like=scores)

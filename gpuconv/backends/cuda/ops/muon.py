@@ -22,8 +22,8 @@ from gpuconv.dtypes import accumulation_dtype
 from gpuconv.newton_schulz import EPS, NEWTON_SCHULZ
 from gpuconv.types import Array, Scalar
 
-_NUMBERS = 8192  # of one parameter, a thread block: kNumbers of muon.cu
-_MEMBERS = ("param", "grad", "velocity", "copy", "average")  # of the kernels' `struct Matrix`: all pointers
+_NUMBERS = 8192  # numbers of one parameter per thread block: kNumbers of muon.cu
+_MEMBERS = ("param", "grad", "velocity", "copy", "average")  # the members of the kernels' `struct Matrix`: all pointers
 
 _MATRICES = np.dtype(
     [("size", np.int64)] + [(name, np.int32) for name in ("rows", "columns", "blocks", "transposed")], align=True
@@ -72,8 +72,8 @@ def _step(
     steps: int,
     tf32: bool,
 ) -> None:
-    """The step of parameters of one shape and dtype. members: arrays by their member of `struct Matrix`. rates: of the
-    averages, and the learning rate as the kernel takes it."""
+    """The step of parameters of one shape and dtype. members: the arrays for each member of `struct Matrix`. rates:
+    that of the averages, and the learning rate as the kernel takes it."""
     params, grads = members["param"], members["grad"]
     first, batch = params[0], len(params)
     rows, size, wide = first.shape[0], first.size, accumulation_dtype(first.dtype)
@@ -100,7 +100,7 @@ def _step(
 
 
 def _matmul(y: Array, a: Array, b: Array, tf32: bool, *, depth_first: bool = False) -> None:
-    """y[i] = a[i] b[i]^T, with depth_first a[i] b[i]. y, a, b: contiguous, of one dtype, of rank 3."""
+    """y[i] = a[i] b[i]^T, or a[i] b[i] with depth_first. y, a, b: contiguous, of one dtype and rank 3."""
     batch, rows, depth = a.shape
     columns = y.shape[2]
     width = pack_width(y, a, b, count=math.gcd(depth, columns))
@@ -116,7 +116,7 @@ def _product(
     return Product("matmul", rows, columns, depth, batch, dtype, tf32, struct=sizes, macros=macros)
 
 
-# Tables of a batch's arrays in device memory, by their addresses; a table lives as long as the first parameter.
+# Tables of a batch's arrays in device memory, by the arrays' addresses; a table lives as long as the first parameter.
 _tables: dict[tuple[object, ...], Array] = {}
 
 

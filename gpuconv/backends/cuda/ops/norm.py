@@ -17,7 +17,8 @@ from gpuconv.dtypes import accumulation_dtype
 from gpuconv.problems import Conv2dProblem, Epilogue
 from gpuconv.types import Array, ArrayT
 
-# One launch adds up at most so many partial results; if there are more, a launch before it merges them into so many.
+# One launch adds up at most this many partial results; if there are more, a launch before it merges them into this
+# many.
 _MOST_CHUNKS, _MERGED_CHUNKS = 1024, 256
 
 
@@ -185,7 +186,7 @@ def batch_norm_backward(
 def _statistics(
     module: Module, width: int, rows: int, outputs: tuple[Array, ...], x: ArrayT, momentum: float, eps: float
 ) -> None:
-    """Fill mean and inv_std, and move the running statistics, outputs in this order."""
+    """Fill mean and inv_std, and update the running statistics; the outputs are in this order."""
     channels = x.shape[-1]
     columns = deal(rows, channels, width, None)
     chunks = partials(columns, 3, x.dtype, x)
@@ -281,7 +282,7 @@ def group_norm_backward(
 
 
 def _threads_of_groups(x: Array, groups: int) -> tuple[int, tuple[int, int, int, int]]:
-    """The threads of a block, of some four numbers of its group each, and the kernels' pixels, channels, groups and
+    """The threads of a block, each for some four numbers of its group, and the kernels' pixels, channels, groups and
     columns."""
     pixels, channels = math.prod(x.shape[1:-1]), x.shape[-1]
     width = channels // groups

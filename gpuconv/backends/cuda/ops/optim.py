@@ -19,7 +19,7 @@ from gpuconv.devices import Device, address, device_of
 from gpuconv.lists import WhileAlive
 from gpuconv.types import Array, Scalar
 
-_NUMBERS = 8192  # of one parameter, a thread block; a multiple of 8, so that chunks keep their parameter's alignment
+_NUMBERS = 8192  # per thread block; a multiple of 8, so that chunks keep their parameter's alignment
 
 _CHUNK = np.dtype(  # the kernels' `struct Chunk`
     [
@@ -35,7 +35,7 @@ _CHUNK = np.dtype(  # the kernels' `struct Chunk`
     align=True,
 )
 _EXTENT = np.dtype([("numbers", np.uint64), ("count", np.int64), ("kind", np.int64)], align=True)
-_KINDS = ("float16", "bfloat16", "float32", "float64")  # as `struct Extent` numbers them
+_KINDS = ("float16", "bfloat16", "float32", "float64")  # numbered as in `struct Extent`
 
 
 Rate = tuple[Array | None, Array | None, float]
@@ -200,8 +200,8 @@ def _step(
     scaling: Array | None,
     *scalars: object,
 ) -> None:
-    """Launch a kernel over the parameters, once for each combination of dtype and kind of master. state: the arrays
-    beside them, or None, by their member of `struct Chunk`."""
+    """Launch a kernel over the parameters, once for each combination of dtype and kind of master. state: the other
+    arrays, or None, by their member of `struct Chunk`."""
     own = masters is None
     masters = params if masters is None else masters
     states = {name: listed for name, listed in state.items() if listed is not None}
@@ -233,7 +233,7 @@ def _step(
         _tables_of.keep(arrays, tables, own, decays, *states)
 
 
-# For arrays that needed no copy: the dtypes and the table of each launch.
+# If the arrays needed no copy: the dtypes and the table of each launch.
 _tables_of = WhileAlive()
 
 
@@ -244,7 +244,7 @@ def _launch(
     run(chunks.size * 8 // _CHUNK.itemsize, THREADS, chunks, scaling, *scalars)
 
 
-# The table of a list of arrays, by everything that is in it; it lives as long as the first array.
+# The table of a list of arrays, by its contents; it lives as long as the first array.
 _tables: dict[tuple[object, ...], Array] = {}
 
 Columns = Mapping[str, Sequence[Array]]
@@ -253,8 +253,8 @@ Columns = Mapping[str, Sequence[Array]]
 def _table(
     make: Callable[[Columns, Sequence[float]], np.ndarray], columns: Columns, decays: Sequence[float] = ()
 ) -> Array:
-    """The table that `make` returns for the arrays of its columns, on the device. It is copied once: if the arrays stay
-    at their addresses, later steps copy nothing from the host."""
+    """The table that `make` returns for the arrays of its columns, on the device. It is copied once: as long as the
+    arrays keep their addresses, later steps copy nothing from the host."""
     first = next(iter(columns.values()))[0]
     key = (
         device_of(first),

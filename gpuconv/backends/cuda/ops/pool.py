@@ -16,7 +16,7 @@ from gpuconv.types import Array, ArrayT
 
 _SIZES = ("h", "w", "packs", "p", "q", "r", "s", "stride_h", "stride_w", "top", "left", "padded_h", "padded_w")
 _POOL = np.dtype([(name, np.int32) for name in _SIZES], align=True)
-_LARGEST_PART = 2**31  # elements that one launch may index, in uint32 with room for a thread's stride
+_LARGEST_PART = 2**31  # elements that one launch may index: a uint32 also has to hold a thread's stride past them
 
 
 @functools.lru_cache(maxsize=4096)
@@ -39,7 +39,7 @@ def launch_over_packs(
     group: int | None = None,
 ) -> None:
     """Launch a kernel(outs..., inputs..., masks..., count, pool), a thread for each pack of the first output. With
-    `group`, packs do not cross groups of so many channels, and the kernel gets it as its last argument.
+    `group`, packs do not cross groups of that many channels, and the kernel receives it as its last argument.
 
     Volumes too large for the kernel's 32-bit indices are split into parts of several images.
     """

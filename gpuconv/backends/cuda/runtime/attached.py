@@ -1,11 +1,14 @@
-"""Detects NVIDIA's tools that run this process and make kernel times meaningless."""
+"""Detects NVIDIA tools that run this process and distort kernel times."""
 
 from __future__ import annotations
 
 import functools
 import os
 
-_TOOLS = {"NV_NSIGHT_INJECTION_": "Nsight Compute", "NV_SANITIZER_INJECTION_": "compute-sanitizer"}  # by what they set
+_TOOLS = {
+    "NV_NSIGHT_INJECTION_": "Nsight Compute",
+    "NV_SANITIZER_INJECTION_": "compute-sanitizer",
+}  # by their variables
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from gpuconv.types import Array, ArrayT
 
 def empty(shape: int | Sequence[int], dtype: DTypeLike, *, like: ArrayT) -> ArrayT:
     """A new array on the device of `like`, unwritten (poisoned on the emulated device)."""
-    maker: Any = emulator if isinstance(like, np.ndarray) else sys.modules["cupy"]  # `_maker`, without a call
+    maker: Any = emulator if isinstance(like, np.ndarray) else sys.modules["cupy"]  # `_maker`, inlined
     return maker.empty(shape, dtype)
 
 
@@ -28,12 +28,12 @@ def zeros(shape: int | Sequence[int], dtype: DTypeLike, *, like: ArrayT) -> Arra
 
 
 def asarray(x: np.ndarray, *, like: ArrayT) -> ArrayT:
-    """A host array (a table of addresses, say) copied to the device of `like`."""
+    """A host array (for example, a table of addresses) copied to the device of `like`."""
     return _maker(like).asarray(x)
 
 
 def span(array: Any, count: int) -> Any:
-    """A flat view of the `count` numbers in memory from an array's first on, which must all be of its allocation."""
+    """A flat view of the `count` numbers in memory from an array's first one; all must lie in its allocation."""
     if isinstance(array, emulator.EmulatedArray):
         return np.lib.stride_tricks.as_strided(array, (count,), (array.itemsize,), subok=True)
     return sys.modules["cupy"].ndarray((count,), array.dtype, array.data)
@@ -45,7 +45,7 @@ def capability_of(array: Any) -> int:
 
 
 def capability_named(device: str) -> int:
-    """`capability_of` by the device's name."""
+    """`capability_of`, given the device's name."""
     named = Device.named(device)
     return _capability(named.index) if named.on_gpu else NEWEST
 

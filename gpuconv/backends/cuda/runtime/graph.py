@@ -5,8 +5,8 @@
     replay = recorder.capture(work)     # notes the launches down, runs none
     replay()                            # runs them again, on the same memory
 
-What the work reads must come from device memory: a number that Python passes to a launch is the same in every replay.
-The work must be gpuconv's own: what another library launches in it may order itself after another stream.
+The work must read its inputs from device memory: a number that Python passes to a launch is the same in every replay.
+The work must be gpuconv's own: launches of another library may be ordered after another stream.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Work = Callable[[], None]
 
 
 class EmulatedRecorder:
-    """Records the launches and runs them again. While recording, the host may access no emulated array, as a capture
-    on a GPU would refuse it. The launches keep their arrays alive."""
+    """Records the launches and runs them again. While recording, the host must not access an emulated array, because a
+    capture on a GPU would refuse it. The launches keep their arrays alive."""
 
     def prepare(self, work: Work) -> None:
         work()
@@ -45,7 +45,7 @@ class EmulatedRecorder:
 
 @functools.cache
 def _capture_stream(index: int, thread: int) -> Any:
-    """One stream for all captures of a thread on a device, as CuPy keeps freed memory with its stream."""
+    """One stream for all captures of a thread on a device, because CuPy keeps freed memory for each stream."""
     import cupy
 
     return cupy.cuda.Stream(non_blocking=True)
@@ -59,8 +59,8 @@ def undisturbed(index: int) -> threading.RLock:
 
 
 class CudaRecorder:
-    """CUDA graphs with a private memory pool. They are captured on a separate stream, as the default one cannot be
-    captured, and launched on the caller's current stream, after its earlier work.
+    """CUDA graphs with a private memory pool. They are captured on a separate stream, because the default stream cannot
+    be captured, and launched on the caller's current stream, after its earlier work.
 
     A graph keeps no array alive, and its kernels write to the addresses of the capture. So captured work allocates from
     a private pool, whose memory is freed only by `release`.
@@ -75,8 +75,8 @@ class CudaRecorder:
         self.release()
 
     def prepare(self, work: Work) -> None:
-        """Run the work where it will be captured, since some scratch memory belongs to a stream. Waits for the device
-        before and after."""
+        """Run the work on the stream on which it will be captured, because some scratch memory belongs to a stream.
+        Waits for the device before and after."""
         with self._device:
             with self._undisturbed:
                 self._device.synchronize()
@@ -92,13 +92,13 @@ class CudaRecorder:
         """
         cupy = self._cupy
         with self._device:
-            cupy.get_default_memory_pool().free_all_blocks()  # makes room: what uncaptured work freed
+            cupy.get_default_memory_pool().free_all_blocks()  # frees the memory that uncaptured work has released
             with self._undisturbed, self._stream, cupy.cuda.using_allocator(self._pool.malloc):
                 self._stream.begin_capture()
                 try:
                     work()
                 except BaseException:
-                    with contextlib.suppress(Exception):  # ending a failed capture fails too; the cause counts
+                    with contextlib.suppress(Exception):  # ending a failed capture fails too; the first error counts
                         self._stream.end_capture()
                     raise
                 graph = self._stream.end_capture()
@@ -112,13 +112,13 @@ class CudaRecorder:
     def release(self) -> None:
         """Free the memory; no graph may be launched afterwards."""
         with self._device:
-            self._cupy.get_default_memory_pool().free_all_blocks(self._stream)  # what `prepare` freed
+            self._cupy.get_default_memory_pool().free_all_blocks(self._stream)  # the memory that `prepare` released
         self._kept: list[object] = []
         self._pool = self._cupy.cuda.MemoryPool(self._reserve)
 
     def _reserve(self, size: int) -> Any:
-        """Memory for the pool, which is also kept alive here: when a pool runs out, it frees its unused blocks,
-        although captured kernels still use their addresses."""
+        """Memory for the pool, also referenced here to keep it alive: when a pool runs out of memory, it frees its
+        unused blocks, although captured kernels still use their addresses."""
         cupy = self._cupy
         try:
             memory = cupy.cuda.Memory(size)

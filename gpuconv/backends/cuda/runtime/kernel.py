@@ -1,4 +1,5 @@
-"""Loads .cu files and launches their kernels: the only way from an op to a kernel, on a GPU and emulated.
+"""Loads .cu files and launches their kernels, on a GPU and on the emulated device. Every op launches through this
+module.
 
     add = load("add.cu", {"DTYPE": "float32"}).kernel("add_forward")
     add(grid, block, y, a, b, n)
@@ -41,8 +42,8 @@ _NULL = np.uintp(0)  # a pointer
 _MAX_GRID = (2**31 - 1, 65535, 65535)
 _MAX_BLOCK = (1024, 1024, 64)
 _MAX_THREADS = 1024
-_MAX_SHARED = 232448  # bytes; on a device that has less, the launch raises CUDA's own error
-_SHARED_WITHOUT_LEAVE = 48 * 1024  # bytes that need no opt-in, including static shared memory
+_MAX_SHARED = 232448  # bytes; on a device with less, the launch raises CUDA's error
+_SHARED_WITHOUT_LEAVE = 48 * 1024  # bytes that a launch may use without opting in, including static shared memory
 
 
 class Module:
@@ -56,7 +57,7 @@ class Module:
         self._kernels: dict[str, Kernel] = {}
 
     def kernel(self, name: str) -> Kernel:
-        """A kernel by its name. Raises ValueError, naming the nearest one, where the file has none of that name."""
+        """A kernel by its name. Raises ValueError, naming the nearest one, if the file has no kernel of that name."""
         if name not in self._kernels:
             self._kernels[name] = Kernel(self, lookup(f"kernel of {self.path.name}", name, self.signatures))
         return self._kernels[name]
@@ -80,9 +81,9 @@ class Module:
             return cupy.RawModule(path=nvrtc.loadable(binary.path))
 
     def digest(self, device: int | None, *, build: bool = True) -> str | None:
-        """The digest of the machine code for a GPU, of the text and the macros for the emulated device (None).
+        """The digest of the machine code for a GPU; for the emulated device (None), of the text and the macros.
 
-        build: whether to compile what is not in the cache yet; otherwise there is no digest of it.
+        build: whether to compile if the code is not in the cache; otherwise the digest is then None.
         """
         from gpuconv.backends.cuda.runtime import nvrtc
 
@@ -98,7 +99,7 @@ class Module:
 
 class Kernel:
     """A kernel, ready to be launched on whatever device its arrays are on. proof: how a GPU proved it before it was
-    chosen, for people; "" if it needs no proof."""
+    chosen, as text for people; "" if it needs no proof."""
 
     proof = ""
 
@@ -113,7 +114,7 @@ class Kernel:
         self._numbers = [(index, *_usual_number(parameter)) for index, parameter in values if parameter.dtype]
         self._structs = [index for index, parameter in values if not parameter.dtype]
         self._runners: dict[str | int, Runner] = {}
-        # Equal extents mean the same geometry, whatever their types.
+        # Equal extents mean the same geometry, whatever the types of the numbers.
         self._geometry = functools.lru_cache(maxsize=256)(self._check_geometry)
 
     def __call__(self, grid: Extent, block: Extent, *arguments: object, shared: int = 0) -> None:
@@ -134,8 +135,8 @@ class Kernel:
         run(grid3, block3, taken, shared)
 
     def _at_a_glance(self, arguments: tuple[Any, ...]) -> tuple[int | None, list[object]]:
-        """The GPU that the arrays are on, and the launch's arguments in the driver's form. None for the GPU if an
-        argument is not of the usual form; then `_checked` decides."""
+        """Fast path: the GPU that the arrays are on, and the launch's arguments in the driver's form. The GPU is None
+        if an argument does not have the usual form; then `_checked` decides."""
         kind = gpu = None
         taken = list(arguments)
         if len(taken) != len(self._checks):
@@ -240,13 +241,13 @@ def _extent(what: str, given: Extent, limits: Extent3, kernel: str) -> Extent3:
 
 
 def _usual_array(parameter: source.Parameter) -> tuple[np.dtype | None, int]:
-    """The usual form of an array: its dtype, None if any will do, and the bits that are 0 in its address."""
+    """The usual form of an array: its dtype (None if any is accepted), and the bits that are 0 in its address."""
     dtype = None if parameter.dtype is None else as_numeric(parameter.name, parameter.dtype)
     return dtype, max(parameter.alignment, 16 if dtype is None else min(16, dtype.itemsize)) - 1
 
 
 def _usual_number(parameter: source.Parameter) -> tuple[Callable[[Any], Any], tuple[type, ...]]:
-    """The type that the kernel takes, and the usual types of the argument."""
+    """The type of the kernel's parameter, and the usual types of the argument."""
     number = np.dtype(parameter.dtype)
     return number.type, (float, int) if number.kind == "f" else (int, bool)
 
@@ -301,7 +302,7 @@ def _load(file: Path | _Edition, defines: tuple[tuple[str, object], ...]) -> Mod
     return Module(file if isinstance(file, Path) else file.path, {name: str(value) for name, value in defines})
 
 
-_prepared: list[Callable[[], object]] = []  # drop something
+_prepared: list[Callable[[], object]] = []  # each drops a cache
 
 
 def when_replaced(drop: Callable[[], object]) -> None:
@@ -317,7 +318,7 @@ def until_replaced(prepare: Prepare) -> Prepare:
 
 
 def forget() -> None:
-    """Drop everything that was prepared from kernel files."""
+    """Drop everything that was derived from kernel files."""
     for drop in _prepared:
         drop()
 
@@ -328,7 +329,7 @@ def _resolve(file: str | Path) -> Path | _Edition:
 
 
 class _Edition(NamedTuple):
-    """A user's file with its text at this moment, as it may be edited between two uses."""
+    """A user's file with its current text, because it may be edited between two uses."""
 
     path: Path
     text: str
@@ -339,7 +340,7 @@ _replaced: dict[str, _Edition] = {}
 
 @contextlib.contextmanager
 def replaced(files: Mapping[str, Path]) -> Iterator[None]:
-    """Within this context the launchers take these .cu files (paths) in place of shipped ones (names)."""
+    """A context in which the launchers use these .cu files (paths) in place of shipped ones (names)."""
     before = dict(_replaced)
     _replaced.update({name: _Edition(path := source.resolve(at), source.flatten(path)) for name, at in files.items()})
     forget()
@@ -352,7 +353,7 @@ def replaced(files: Mapping[str, Path]) -> Iterator[None]:
 
 
 def replacements() -> dict[str, str]:
-    """The paths of the files that stand in place of shipped ones now, by the shipped ones' names."""
+    """The paths of the files that currently replace shipped ones, by the names of these."""
     return {name: str(edition.path) for name, edition in _replaced.items()}
 
 
@@ -363,9 +364,9 @@ def text_of(file: str | Path) -> str:
 
 
 def load(file: str | Path, defines: Mapping[str, object] | None = None) -> Module:
-    """A .cu file under a set of macros: a shipped one by its name, a user's own by its path.
+    """A .cu file with a set of macros: a shipped file by its name, or a user's by its path.
 
-    defines: macro names and what they stand for, such as ``{"DTYPE": x.dtype, "TILE": 32}``. The same file and
-    macros give the same module, already compiled.
+    defines: macros by name, such as ``{"DTYPE": x.dtype, "TILE": 32}``. The same file and macros return the same
+    module, already compiled.
     """
     return _load(_resolve(file), tuple(defines.items()) if defines else ())

@@ -15,7 +15,7 @@ from types import ModuleType
 
 from gpuconv.backends.cuda import cache
 
-ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120")  # what every kernel must compile for
+ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120")  # every kernel must compile for these
 
 
 class CompileError(RuntimeError):
@@ -54,7 +54,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Binary:
-    """A compiled .cu file: the cubin's path and each kernel's resources."""
+    """A compiled .cu file: the path of the cubin, and each kernel's resources."""
 
     path: Path
     resources: Mapping[str, Resources]
@@ -71,15 +71,15 @@ def digest(code: bytes) -> str:
 
 
 def architecture(capability: str) -> str:
-    """The architecture to compile for on a device of this compute capability, "90" for 9.0 as in CuPy. Hopper and
-    Blackwell get the instructions of their own chip."""
+    """The architecture to compile for on a device of this compute capability, "90" for 9.0 as in CuPy. For Hopper and
+    Blackwell this includes the instructions specific to the chip."""
     return f"sm_{capability}" + ("a" if capability[:-1] in ("9", "10") else "")
 
 
 def compile_cubin(name: str, text: str, defines: Mapping[str, str], arch: str) -> Binary:
     """Compile a flat text (`source.flatten`) for one architecture, or find it in the cache.
 
-    name: what the cache's entry is called. arch: "sm_90a" and the like. Raises CompileError.
+    name: the name of the cache's entry. arch: "sm_90a" and the like. Raises CompileError.
     """
     if found := find_cubin(name, text, defines, arch):
         return found
@@ -101,7 +101,8 @@ def compile_cubin(name: str, text: str, defines: Mapping[str, str], arch: str) -
 
 
 def find_cubin(name: str, text: str, defines: Mapping[str, str], arch: str) -> Binary | None:
-    """What `compile_cubin` would return if it is in the cache. Raises CompileError where NVRTC's version is unknown."""
+    """The result of `compile_cubin` if it is in the cache, else None. Raises CompileError if NVRTC's version is
+    unknown."""
     release = version()
     entry = cache.default().find(f"{name}-{arch}", _key(release, text, _options(release, defines, arch)))
     return None if entry is None else _binary(entry)
@@ -129,9 +130,9 @@ def _key(version: str, text: str, options: Mapping[str, object]) -> list[str]:
 
 
 def loadable(path: str | Path) -> str:
-    """A path under which CuPy can load a binary: its own, or that of a copy for this process. CuPy encodes paths in
-    UTF-8, which fails if a folder's name holds other bytes, and Windows' driver reads no UTF-8. Raises CompileError if
-    the folder for temporary files has such a name too.
+    """A path from which CuPy can load a binary: its own, or that of a copy for this process. CuPy encodes paths in
+    UTF-8, which fails if a folder's name contains other bytes, and the Windows driver does not read UTF-8. Raises
+    CompileError if the folder for temporary files has such a name too.
     """
     if str(path).isascii():
         return str(path)
@@ -157,7 +158,7 @@ def toolkit() -> tuple[ModuleType, str]:
         from cuda.bindings import nvrtc
 
         _, major, minor = nvrtc.nvrtcVersion()
-    except Exception as error:  # a missing part raises ImportError, RuntimeError or a loader's own error
+    except Exception as error:  # if a part is missing: ImportError, RuntimeError or a loader's own error
         raise CompileError(
             f"NVRTC cannot be loaded ({error}); pip install 'gpuconv[cuda13]' (or cuda12, as the driver has it), "
             "or 'gpuconv[compile]' on a machine without a GPU"
@@ -195,13 +196,13 @@ def headers() -> str | None:
     """The folder of cuda_fp16.h."""
     try:
         from cuda import pathfinder
-    except ImportError:  # as `toolkit` says
+    except ImportError:  # as in `toolkit`
         return None
     return pathfinder.find_nvidia_header_directory("cudart")
 
 
 def header_version() -> str:
-    """Of cuda_fp16.h and its like: "headers 13000" for those of CUDA 13.0."""
+    """The version of cuda_fp16.h and similar headers: "headers 13000" for CUDA 13.0."""
     return f"headers {_header_version(headers())}"
 
 
@@ -240,7 +241,7 @@ _COUNTS = {
 
 
 def parse_resources(log: str) -> dict[str, Resources]:
-    """Each kernel's resources, out of the log of ``ptxas -v``."""
+    """Each kernel's resources, from the log of ``ptxas -v``."""
     _, *parts = _ENTRY.split(log)
     return {
         name: Resources(**{what: int(m[1]) if (m := count.search(text)) else 0 for what, count in _COUNTS.items()})

@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 from gpuconv.backends.cuda.runtime.device_array import empty, is_aligned
 from gpuconv.types import Array, ArrayT, Scalar
 
-THREADS = 256  # a block, for kernels over a flat range
+THREADS = 256  # threads of a block, for kernels over a flat range
 _MAX_BLOCKS = 2**31 - 1
 
 
@@ -26,7 +26,7 @@ def flat_grid(work: int, threads: int = THREADS) -> int:
 
 
 def contiguous(*arrays: Any) -> tuple[Any, ...]:
-    """The arrays, each copied if it is a strided view; None stays."""
+    """The arrays, each copied if it is a strided view; None is kept."""
     return tuple([a if a is None or a.flags.c_contiguous else copied(a) for a in arrays])
 
 
@@ -39,7 +39,7 @@ def copied(array: ArrayT) -> ArrayT:
 
 def pack_width(*arrays: Array | None, count: int = 0) -> int:
     """The elements of one 16-byte move, or 1 if an array is not aligned to 16 bytes, or `count` is not a multiple of
-    that. The first array has the dtype; None counts as aligned."""
+    that. The first array determines the dtype; None counts as aligned."""
     width = 16 // arrays[0].dtype.itemsize  # type: ignore[union-attr]
     return width if count % width == 0 and is_aligned(16, *arrays) else 1
 
@@ -51,7 +51,7 @@ def aligned_pack_width(dtype: np.dtype, count: int = 0) -> int:
 
 
 def device_scalar(value: Scalar, dtype: DTypeLike) -> tuple[Array | None, Any]:
-    """A scalar that may live in device memory, as a kernel's two parameters (array or None, number).
+    """A scalar that may be in device memory, as two kernel parameters: (array or None, number).
 
     The kernel reads the array, if there is one, when it runs, so each replay of a captured step sees the current value.
     Raises TypeError for an array of another dtype.
@@ -64,7 +64,8 @@ def device_scalar(value: Scalar, dtype: DTypeLike) -> tuple[Array | None, Any]:
 
 
 def buffer(out: ArrayT | None, shape: Sequence[int], dtype: DTypeLike, *, like: ArrayT, keep: bool = False) -> ArrayT:
-    """The contiguous array that a kernel writes: `out` if it is contiguous, else a new one, which `store` copies there.
+    """The contiguous array that a kernel writes: `out` if it is contiguous, else a new one, which `store` copies to
+    `out`.
 
     keep: the new array starts with the values of `out`, for a kernel that accumulates.
     """
@@ -76,7 +77,7 @@ def buffer(out: ArrayT | None, shape: Sequence[int], dtype: DTypeLike, *, like: 
 
 
 def store(result: ArrayT, out: ArrayT | None) -> ArrayT:
-    """What an op returns: `out`, filled from the array that `buffer` gave, or that array if there is no `out`."""
+    """The result of an op: `out`, filled from the array that `buffer` returned, or that array if there is no `out`."""
     if out is None or result is out:
         return result
     out[...] = result

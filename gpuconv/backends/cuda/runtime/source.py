@@ -62,7 +62,7 @@ class Parameter:
     """One parameter of a kernel.
 
     dtype: the NumPy name of the scalar's or the element's type; None for ``void*`` and for a struct.
-    alignment: what the type demands of a pointer, in bytes (1: nothing beyond the dtype's own).
+    alignment: the alignment in bytes that the type requires of a pointer (1: only the dtype's own).
     """
 
     name: str
@@ -74,7 +74,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Signature:
-    """A kernel as its source declares it. max_threads: of its ``__launch_bounds__``, or None."""
+    """A kernel as declared in its source. max_threads: from ``__launch_bounds__``, or None."""
 
     name: str
     parameters: tuple[Parameter, ...]
@@ -82,7 +82,7 @@ class Signature:
 
 
 def directory() -> Path:
-    """Where the shipped kernels are."""
+    """The folder of the shipped kernels."""
     return Path(str(importlib.resources.files("gpuconv.kernels")))
 
 
@@ -103,7 +103,7 @@ def flatten(path: Path) -> str:
 
     def paste(file: Path) -> str:
         seen.add(file)
-        text = file.read_text(encoding="utf-8", errors="replace")  # comments in another encoding do not matter
+        text = file.read_text(encoding="utf-8", errors="replace")  # comments may have another encoding
         name = _c_string(_shown(file, path.parent, shipped))
         parts, end = [f"#line 1 {name}\n"], 0
         for match in _INCLUDE.finditer(text):
@@ -129,7 +129,7 @@ def _shown(file: Path, base: Path, shipped: Path) -> str:
 
 
 def _c_string(name: str) -> str:
-    """A string literal: as it is where it can be, other bytes as octal escapes."""
+    """A C string literal: printable characters unchanged, other bytes as octal escapes."""
     if name.isprintable() and not set(name) & {'"', "\\"}:
         return f'"{name}"'
     shown = (chr(byte) if 32 <= byte < 127 and byte not in b'"\\' else f"\\{byte:03o}" for byte in os.fsencode(name))
