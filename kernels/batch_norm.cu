@@ -35,7 +35,7 @@ struct Inputs {
     using Packs = Numbers;
     const DTYPE* x;
 
-    __device__ Packs read(int64 pack) const { return reinterpret_cast<const Numbers*>(x)[pack]; }
+    __device__ Packs read(int64 pack, int64) const { return reinterpret_cast<const Numbers*>(x)[pack]; }
     __device__ Real value(const Packs& pack, int lane) const { return load(pack.at[lane]); }
     __device__ Real single(int64 number, int) const { return load(x[number]); }
 };
@@ -87,6 +87,7 @@ __device__ __forceinline__ DTYPE normal(DTYPE x, Real mean, Real scale, Real bet
 struct Normalize {
     DTYPE* y;
     const DTYPE* x;
+    PitchedPacks y_packs;
     Real mean[WIDTH], scale[WIDTH], beta[WIDTH];
 
     __device__ DTYPE apply(DTYPE number, int lane) const {
@@ -94,15 +95,16 @@ struct Normalize {
         return ACTIVE ? round_to<DTYPE>(ACTIVATION<Real>{}.apply(load(given))) : given;
     }
     template <int ROWS>
-    __device__ __forceinline__ void packs(int64 pack, int64 stride) {
+    __device__ __forceinline__ void packs(int64 pack, int64 stride, int64 step) {
         Numbers rows[ROWS];
+        const int64 to = y_packs.at(step);
 #pragma unroll
         for (int i = 0; i < ROWS; ++i) rows[i] = reinterpret_cast<const Numbers*>(x)[pack + i * stride];
 #pragma unroll
         for (int i = 0; i < ROWS; ++i) {
 #pragma unroll
             for (int j = 0; j < WIDTH; ++j) rows[i].at[j] = apply(rows[i].at[j], j);
-            reinterpret_cast<Numbers*>(y)[pack + i * stride] = rows[i];
+            reinterpret_cast<Numbers*>(y)[to + i * y_packs.stride] = rows[i];
         }
     }
     __device__ void single(int64 number, int lane) {
@@ -114,8 +116,8 @@ struct Normalize {
 
 extern "C" __global__ void __launch_bounds__(256, 1)
 batch_norm_normalize(DTYPE* y, const DTYPE* x, const Real* gamma, const Real* beta, const Real* mean, const Real* inv_std,
-                     Columns columns) {
-    Normalize map{y, x, {}, {}, {}};
+                     Columns columns, int64 y_pitch) {
+    Normalize map{y, x, PitchedPacks(columns, y_pitch), {}, {}, {}};
     int32 column[WIDTH];
     Position(columns).columns_of_lanes(column, columns.channels);
     if (Position(columns).inside)
@@ -131,8 +133,8 @@ batch_norm_normalize(DTYPE* y, const DTYPE* x, const Real* gamma, const Real* be
 // Normalises by the running statistics; the first chunk's threads also write them to mean and inv_std.
 extern "C" __global__ void __launch_bounds__(256, 1)
 batch_norm_inference(DTYPE* y, Real* mean, Real* inv_std, const DTYPE* x, const Real* gamma, const Real* beta,
-                     const Real* running_mean, const Real* running_var, double eps, Columns columns) {
-    Normalize map{y, x, {}, {}, {}};
+                     const Real* running_mean, const Real* running_var, double eps, Columns columns, int64 y_pitch) {
+    Normalize map{y, x, PitchedPacks(columns, y_pitch), {}, {}, {}};
     int32 column[WIDTH];
     Position(columns).columns_of_lanes(column, columns.channels);
     if (Position(columns).inside)
@@ -184,10 +186,11 @@ struct Products {
     };
     const DTYPE* dy;
     const DTYPE* x;
+    PitchedPacks dy_packs;
     Through through;
 
-    __device__ Packs read(int64 pack) const {
-        return {reinterpret_cast<const Numbers*>(dy)[pack], reinterpret_cast<const Numbers*>(x)[pack]};
+    __device__ Packs read(int64 pack, int64 step) const {
+        return {reinterpret_cast<const Numbers*>(dy)[dy_packs.at(step)], reinterpret_cast<const Numbers*>(x)[pack]};
     }
     __device__ Sums value(const Packs& packs, int lane) const { return product(packs.dy.at[lane], packs.x.at[lane], lane); }
     __device__ Sums single(int64 number, int lane) const {
@@ -220,8 +223,8 @@ struct Gradients {
 extern "C" __global__ void __launch_bounds__(256, ACTIVE ? 1 : 3)
 batch_norm_backward_sums(Real* dgamma, Real* dbeta, Sums* sums, Sums* partials, const DTYPE* dy, const DTYPE* x,
                          const Real* gamma, const Real* beta, const Real* mean, const Real* inv_std, bool accumulate,
-                         Columns columns) {
-    const Products products{dy, x, Through(columns, gamma, beta, mean, inv_std)};
+                         Columns columns, int64 dy_pitch) {
+    const Products products{dy, x, PitchedPacks(columns, dy_pitch), Through(columns, gamma, beta, mean, inv_std)};
     column_reduce(partials, columns, products, Gradients{dgamma, dbeta, sums, inv_std, accumulate});
 }
 
@@ -265,6 +268,7 @@ struct InputGradient {
     const DTYPE* dy;
     const DTYPE* x;
     bool statistics;
+    PitchedPacks dy_packs;  // not with a mask, which leaves no registers for it
     Unpool unpool;
     Through through;
     Real scale[WIDTH], shift[WIDTH], slope[WIDTH];
@@ -277,10 +281,11 @@ struct InputGradient {
     __device__ DTYPE apply(DTYPE dy, int lane) const { return round_to<DTYPE>(scale[lane] * load(dy)); }
 
     template <int ROWS>
-    __device__ __forceinline__ void packs(int64 pack, int64 stride) {
+    __device__ __forceinline__ void packs(int64 pack, int64 stride, int64 step) {
         Numbers gradients[ROWS], inputs[ROWS];
+        const int64 from = MASK > 0 ? pack : dy_packs.at(step), dy_stride = MASK > 0 ? stride : dy_packs.stride;
 #pragma unroll
-        for (int i = 0; i < ROWS; ++i) gradients[i] = reinterpret_cast<const Numbers*>(dy)[pack + i * stride];
+        for (int i = 0; i < ROWS; ++i) gradients[i] = reinterpret_cast<const Numbers*>(dy)[from + i * dy_stride];
         if (x)
 #pragma unroll
             for (int i = 0; i < ROWS; ++i) inputs[i] = reinterpret_cast<const Numbers*>(x)[pack + i * stride];
@@ -302,8 +307,9 @@ struct InputGradient {
 
 __device__ __forceinline__ void
 input_gradient(DTYPE* dx, const Unpool& unpool, const DTYPE* dy, const DTYPE* x, const Real* gamma, const Real* beta,
-               const Real* mean, const Real* inv_std, const Sums* sums, int64 rows, bool statistics, const Columns& columns) {
-    InputGradient map{dx, dy, x, statistics, unpool, Through(columns, gamma, beta, mean, inv_std), {}, {}, {}};
+               const Real* mean, const Real* inv_std, const Sums* sums, int64 rows, bool statistics, const Columns& columns,
+               int64 dy_pitch) {
+    InputGradient map{dx, dy, x, statistics, PitchedPacks(columns, dy_pitch), unpool, Through(columns, gamma, beta, mean, inv_std), {}, {}, {}};
     int32 column[WIDTH];
     Position(columns).columns_of_lanes(column, columns.channels);
     if (Position(columns).inside)
@@ -320,14 +326,15 @@ input_gradient(DTYPE* dx, const Unpool& unpool, const DTYPE* dy, const DTYPE* x,
 
 extern "C" __global__ void __launch_bounds__(256, 1)
 batch_norm_backward_dx(DTYPE* dx, const DTYPE* dy, const DTYPE* x, const Real* gamma, const Real* beta, const Real* mean,
-                       const Real* inv_std, const Sums* sums, int64 rows, bool statistics, Columns columns) {
-    if constexpr (MASK == 0) input_gradient(dx, {}, dy, x, gamma, beta, mean, inv_std, sums, rows, statistics, columns);
+                       const Real* inv_std, const Sums* sums, int64 rows, bool statistics, Columns columns,
+                       int64 dy_pitch) {
+    if constexpr (MASK == 0) input_gradient(dx, {}, dy, x, gamma, beta, mean, inv_std, sums, rows, statistics, columns, dy_pitch);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)
 batch_norm_backward_dx_unpooled(DTYPE* dx, const DTYPE* dy, const DTYPE* x, const Real* gamma, const Real* beta,
                                 const Real* mean, const Real* inv_std, const Sums* sums, int64 rows, bool statistics,
-                                Columns columns, const uint8* mask, int32 h, int32 w, int32 p, int32 q, int32 filters) {
+                                Columns columns, int64 dy_pitch, const uint8* mask, int32 h, int32 w, int32 p, int32 q, int32 filters) {
     const Unpool unpool{mask, h, w, p, q, columns.channels, filters};
-    if constexpr (MASK > 0) input_gradient(dx, unpool, dy, x, gamma, beta, mean, inv_std, sums, rows, statistics, columns);
+    if constexpr (MASK > 0) input_gradient(dx, unpool, dy, x, gamma, beta, mean, inv_std, sums, rows, statistics, columns, dy_pitch);
 }

@@ -34,9 +34,10 @@ struct Gradients {
         Numbers dy, saved;
     };
     const DTYPE *dy, *saved;
+    PitchedPacks dy_packs;
 
-    __device__ Packs read(int64 pack) const {
-        Packs found = {reinterpret_cast<const Numbers*>(dy)[pack]};
+    __device__ Packs read(int64 pack, int64 step) const {
+        Packs found = {reinterpret_cast<const Numbers*>(dy)[dy_packs.at(step)]};
         if constexpr (ACTIVE) found.saved = reinterpret_cast<const Numbers*>(saved)[pack];
         return found;
     }
@@ -58,8 +59,8 @@ struct Bias {
 };
 
 extern "C" __global__ void __launch_bounds__(256, sizeof(DTYPE) == 8 ? 1 : 0)  // doubles take more registers; 0: no wish
-bias_grad_sum(DTYPE* db, Total* partials, const DTYPE* dy, const DTYPE* saved, bool accumulate, Columns columns) {
-    column_reduce(partials, columns, Gradients{dy, saved}, Bias{db, accumulate});
+bias_grad_sum(DTYPE* db, Total* partials, const DTYPE* dy, const DTYPE* saved, bool accumulate, Columns columns, int64 dy_pitch) {
+    column_reduce(partials, columns, Gradients{dy, saved, PitchedPacks(columns, dy_pitch)}, Bias{db, accumulate});
 }
 
 extern "C" __global__ void __launch_bounds__(256)

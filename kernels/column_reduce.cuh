@@ -49,8 +49,21 @@ struct Position {
     }
 };
 
-// Calls body.packs<ROWS>(pack, stride) for the packs pack, pack + stride, ..., and body.single(number, lane) for each number of an
-// incomplete pack at the array's end.
+// The packs of the calling thread in an array whose rows are `pitch` numbers apart, as in a slice of a wider volume's channels. Where
+// that is more than C, WIDTH divides both.
+struct PitchedPacks {
+    int64 first, stride;
+
+    __device__ PitchedPacks(const Columns& columns, int64 pitch) {
+        const int64 gap = pitch - columns.channels, number = Position(columns).first * WIDTH;
+        first = (number + (gap ? number / columns.channels * gap : 0)) / WIDTH;
+        stride = columns.stride + columns.rows * gap / WIDTH;
+    }
+    __device__ __forceinline__ int64 at(int64 step) const { return first + step * stride; }
+};
+
+// Calls body.packs<ROWS>(pack, stride, step) for the packs pack, pack + stride, ... of that step and those after it, and
+// body.single(number, lane) for each number of an incomplete pack at the array's end.
 template <int GROUP, class Body>
 __device__ __forceinline__ void walk(const Columns& columns, Body& body) {
     const Position position(columns);
@@ -61,9 +74,9 @@ __device__ __forceinline__ void walk(const Columns& columns, Body& body) {
     const int64 end = step + columns.chunk, last = min(end, full);
 #pragma unroll 1
     for (; step + GROUP <= last; step += GROUP)
-        body.template packs<GROUP>(position.first + step * columns.stride, columns.stride);
+        body.template packs<GROUP>(position.first + step * columns.stride, columns.stride, step);
 #pragma unroll 1
-    for (; step < last; ++step) body.template packs<1>(position.first + step * columns.stride, columns.stride);
+    for (; step < last; ++step) body.template packs<1>(position.first + step * columns.stride, columns.stride, step);
     if (WIDTH > 1 && full < end)
         for (int j = 0; j < WIDTH; ++j) {
             const int64 number = (position.first + full * columns.stride) * WIDTH + j;
@@ -90,10 +103,10 @@ struct Accumulate {
     State lanes[WIDTH];
 
     template <int ROWS>
-    __device__ __forceinline__ void packs(int64 pack, int64 stride) {
+    __device__ __forceinline__ void packs(int64 pack, int64 stride, int64 step) {
         typename Source::Packs rows[ROWS];
 #pragma unroll
-        for (int i = 0; i < ROWS; ++i) rows[i] = source.read(pack + i * stride);
+        for (int i = 0; i < ROWS; ++i) rows[i] = source.read(pack + i * stride, step + i);
         typename State::Value values[WIDTH][ROWS];
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j)

@@ -132,7 +132,7 @@ struct GradientWindows {
     __device__ __forceinline__ bool find(const Line& line, const Column& column, const DTYPE*& from) const {
         const int32 p = line.p - column.p, q = line.q - column.q;
         if (uint32(p) >= uint32(conv.p) || uint32(q) >= uint32(conv.q)) return false;
-        from = dy + (int64(line.image + p * conv.q + q) * conv.all_filters + column.filter);
+        from = dy + (int64(line.image + p * conv.q + q) * conv.y_pitch + column.filter);
         return true;
     }
 
@@ -140,9 +140,9 @@ struct GradientWindows {
     __device__ __forceinline__ int32 taps_down() const { return phase.h.taps; }
     __device__ __forceinline__ int32 taps_across() const { return phase.w.taps; }
     __device__ __forceinline__ const FastDivmod& per_tap() const { return conv.filters; }
-    __device__ __forceinline__ int32 pitch() const { return conv.all_filters; }
+    __device__ __forceinline__ int32 pitch() const { return conv.y_pitch; }
     __device__ __forceinline__ const DTYPE* first(const Line& line) const {
-        return dy + (line.image + int64(line.p) * conv.q + line.q) * conv.all_filters;
+        return dy + (line.image + int64(line.p) * conv.q + line.q) * conv.y_pitch;
     }
     __device__ __forceinline__ int32 step(int32 r, int32 s) const {
         return -(r * conv.window_step_h * conv.q + s * conv.window_step_w);
@@ -260,14 +260,14 @@ struct SavingEpilogue {
     static constexpr int ROWS = 1;
 
     Epilogue y;
-    DTYPE* input;  // as y.out
+    EpilogueOf<Identity> input;
 
     template <int VECTOR, int N>
     __device__ __forceinline__ void store(int32 row, int32 column, const Pack<Real, N> (&sums)[1]) const {
         Pack<Real, N> rounded[1];
 #pragma unroll
         for (int i = 0; i < N; ++i) rounded[0].at[i] = load(round_to<DTYPE>(sums[0].at[i]));
-        EpilogueOf<Identity>{input, nullptr, y.pitch, y.columns, false}.store<VECTOR>(row, column, rounded);
+        input.store<VECTOR>(row, column, rounded);
         y.store<VECTOR>(row, column, rounded);
     }
 };

@@ -26,7 +26,7 @@ conv2d_dgrad_depthwise(DTYPE* dx, const DTYPE* dy, const DTYPE* w, const Convolu
     for (int32 r = 0; r < phase.h.taps; ++r) {
         const int32 p = phase.h.window + i - r * conv.window_step_h;
         if (uint32(p) >= uint32(conv.p)) continue;
-        const DTYPE* line = dy + (int64(n) * conv.p + p) * conv.q * conv.all_filters;
+        const DTYPE* line = dy + (int64(n) * conv.p + p) * conv.q * conv.y_pitch;
         for (int32 s = 0; s < phase.w.taps; ++s) {
             const int32 tap = (phase.h.tap + r * conv.tap_step_h) * conv.s + phase.w.tap + s * conv.tap_step_w;
             const int32 q = phase.w.window + first - s * conv.window_step_w;
@@ -37,7 +37,7 @@ conv2d_dgrad_depthwise(DTYPE* dx, const DTYPE* dy, const DTYPE* w, const Convolu
 #pragma unroll
                 for (int j = 0; j < OUTPUTS; ++j)
                     if (uint32(q + j) < uint32(conv.q))
-                        accumulators.add(j, line + int64(q + j) * conv.all_filters + filter, weights);
+                        accumulators.add(j, line + int64(q + j) * conv.y_pitch + filter, weights);
             }
         }
     }

@@ -50,15 +50,15 @@ __device__ __forceinline__ void
 run_epilogue(const Accumulators& accumulators, const Block& block, DTYPE* y, uint8* mask, DTYPE* input, Moments* moments,
              Real* partials, const Convolution& conv) {
     const int32 pixels = conv.n * conv.p * conv.q;
-    const int64 first_filter = int64(block.group) * conv.k, pitch = conv.all_filters;
-    if (partials) partials += blockIdx.y * (pixels * pitch) + first_filter;
-    const Epilogue epilogue{y + first_filter, partials, pitch, conv.k, false};
+    const int64 first_filter = int64(block.group) * conv.k, dense = conv.all_filters;
+    if (partials) partials += blockIdx.y * (pixels * dense) + first_filter;
+    const Epilogue epilogue{y + first_filter, partials, partials ? dense : conv.y_pitch, conv.k, false};
     const WindowRows rows{pixels};
     if constexpr (MASK > 0) {
         const int32 groups = conv.all_filters / max(1, conv.k);
         accumulators.store<VECTOR_K>(MaskedEpilogue{epilogue, Mask(mask, conv.k, groups, block.group)}, block, rows);
     } else if constexpr (SAVES_INPUT) {
-        accumulators.store<VECTOR_K>(SavingEpilogue{epilogue, input + first_filter}, block, rows);
+        accumulators.store<VECTOR_K>(SavingEpilogue{epilogue, {input + first_filter, nullptr, dense, conv.k, false}}, block, rows);
     } else {
         accumulators.store<VECTOR_K>(epilogue, block, rows);
     }

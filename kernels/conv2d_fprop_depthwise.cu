@@ -39,13 +39,13 @@ conv2d_fprop_depthwise(DTYPE* y, const DTYPE* x, const DTYPE* w, const DTYPE* bi
             }
         }
     }
-    DTYPE* to = y + (int64(row) * conv.q + q) * conv.all_filters + filter;
+    DTYPE* to = y + (int64(row) * conv.q + q) * conv.y_pitch + filter;
 #pragma unroll
     for (int i = 0; i < OUTPUTS; ++i) {
         if (q + i >= conv.q) return;
         Numbers results;
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) results.at[j] = round_to<DTYPE>(ACTIVATION<Real>{}.apply(accumulators.at[i][j]));
-        *reinterpret_cast<Numbers*>(to + int64(i) * conv.all_filters) = results;
+        *reinterpret_cast<Numbers*>(to + int64(i) * conv.y_pitch) = results;
     }
 }

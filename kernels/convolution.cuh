@@ -27,6 +27,7 @@ struct Convolution {
     // few channels (conv2d_few_channels.cuh): the lines of a padded image, and the most lines that a tile's windows read
     FastDivmod image_lines;
     int32 patch_lines;
+    int32 y_pitch;  // elements from one pixel of y, or dy, to the next: all_filters, or more in a slice of a wider volume's channels
 };
 
 constexpr int WINDOW = MASK == 4 ? 4 : 1;  // pixels of the convolution for one of y

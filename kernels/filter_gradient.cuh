@@ -22,7 +22,7 @@ struct FilterGradient {
           accumulate(accumulate) {}
 
     __device__ __forceinline__ Plain gradients(const DTYPE* dy) const {
-        return {dy + first_filter, conv.all_filters, pixels, conv.k};
+        return {dy + first_filter, conv.y_pitch, pixels, conv.k};
     }
     __device__ __forceinline__ InputWindows windows(const DTYPE* x) const { return {x + int64(block.group) * conv.c, conv}; }
 

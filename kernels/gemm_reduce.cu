@@ -2,12 +2,13 @@
 //
 //   out[i] = act(bias[i mod columns] + partials[0, i] + partials[1, i] + ...), plus what out holds, with `accumulate`
 //
+// In memory `gap` elements follow each row of `columns` elements of out: a slice of a wider volume's channels.
 // With more_size > 0 also a second output, whose partial sums follow the first's. partials (splits, pitch), of accumulators. A
 // block computes 1024 outputs: 256 lanes, each WIDTH neighbouring outputs at a time. It has up to four groups of 256 threads,
 // which divide the splits among them; the first group adds the groups' sums in order. The launcher chooses the number of groups
 // by the number of splits alone, so the same shapes give the same bits on every device.
 //
-// Macros: DTYPE; ACTIVATION; WIDTH: 16 bytes of accumulators where sizes and arrays allow, else 1. Limits: none.
+// Macros: DTYPE; ACTIVATION; WIDTH: 16 bytes of accumulators where sizes, arrays and the gap allow, else 1. Limits: none.
 // Floor: splits * sizeof(accumulator) + sizeof(DTYPE) bytes and splits FLOPs an output.
 
 #include "activation.cuh"
@@ -20,7 +21,7 @@ constexpr int PACKS = OUTPUTS / (LANES * WIDTH);  // a lane
 
 extern "C" __global__ void __launch_bounds__(LANES * MOST_GROUPS, 1)
 gemm_reduce_splits(DTYPE* out, DTYPE* more, const accumulator<DTYPE>* partials, const DTYPE* bias, int64 size,
-                   int64 more_size, int64 pitch, int32 splits, int32 columns, int32 accumulate) {
+                   int64 more_size, int64 pitch, int32 splits, int32 columns, int64 gap, int32 accumulate) {
     __shared__ Pack<Real, WIDTH> found[MOST_GROUPS - 1][PACKS][LANES];
     const int32 lane = threadIdx.x % LANES, group = threadIdx.x / LANES, groups = blockDim.x / LANES;
     const int64 first = int64(blockIdx.x) * OUTPUTS + lane * WIDTH, end = size + more_size;
@@ -45,7 +46,7 @@ gemm_reduce_splits(DTYPE* out, DTYPE* more, const accumulator<DTYPE>* partials, 
     for (int pack = 0; pack < PACKS; ++pack) {
         const int64 i = first + pack * (LANES * WIDTH);
         if (i >= end) return;
-        auto* to = reinterpret_cast<Pack<DTYPE, WIDTH>*>(i < size ? out + i : more + (i - size));
+        auto* to = reinterpret_cast<Pack<DTYPE, WIDTH>*>(i < size ? out + i + (gap ? i / columns * gap : 0) : more + (i - size));
         Pack<DTYPE, WIDTH> finished;
         if (accumulate) finished = *to;
         int32 column = bias ? int32(i % columns) : 0;

@@ -91,7 +91,7 @@ struct Products {
     int32 groups;
     int32 group[WIDTH];  // of each lane
 
-    __device__ Packs read(int64 pack) const {
+    __device__ Packs read(int64 pack, int64) const {
         const int32 image = int32(pack / packs_an_image) * groups;
         return {reinterpret_cast<const Numbers*>(dy)[pack], reinterpret_cast<const Numbers*>(x)[pack], image};
     }

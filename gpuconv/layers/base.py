@@ -74,6 +74,8 @@ class Layer(Stateful["Layer"]):
     numbered: ClassVar[bool] = True  # the default name is kind and number, otherwise only the kind
     elementwise: ClassVar[bool] = False  # the output can overwrite the input, so `summary` counts no volume for it
     takes_parts: ClassVar[bool] = False  # forward and backward also take a `gpuconv.layers.part.Cut`
+    writes_slices: ClassVar[bool] = False  # whether forward takes `out`
+    reads_slices: ClassVar[bool] = False  # whether backward reads dy in such a slice without a copy
     slides: ClassVar[bool] = True  # whether on a larger image it does the same at more positions
 
     _: KW_ONLY
@@ -119,7 +121,8 @@ class Layer(Stateful["Layer"]):
     def forward(self, x: Array, training: bool = False) -> Array:
         """The layer's output. Keeps what `backward` needs until backward or the next forward.
 
-        x: (N, *input_shape) of the net's dtype, on its device. training: use batch statistics and dropout.
+        x: (N, *input_shape) of the net's dtype, on its device. training: use batch statistics and dropout. out: of a
+        layer that `writes_slices`, where it writes its output, if given: a slice of the channels of a wider volume.
         """
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
@@ -351,13 +354,14 @@ class Layer(Stateful["Layer"]):
         for layer in self.walk():
             layer._saved = None
 
-    def infer(self, x: Array) -> Array:
+    def infer(self, x: Array, **into: Any) -> Array:
         """forward(x) without training, which keeps nothing for backward.
 
         Args:
             x: As in `forward`.
+            into: out, for a layer whose forward takes it.
         """
-        y = self.forward(x)
+        y = self.forward(x, **into)
         self.release()
         return y
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import accumulate, pairwise
@@ -10,9 +10,9 @@ from typing import Any
 
 from gpuconv import backends, ops
 from gpuconv.layers.base import Layer
-from gpuconv.layers.part import in_parts
+from gpuconv.layers.part import Cut, in_parts
 from gpuconv.layers.row import as_row
-from gpuconv.layers.running import call
+from gpuconv.layers.running import call, reads_slices, writes_slices
 from gpuconv.layers.sequential import Sequential
 from gpuconv.names import lookup
 from gpuconv.types import Array, Shape
@@ -59,20 +59,42 @@ class Merging(Layer):
     def _unequal(self, shapes: Sequence[Shape]) -> str:
         return f"the branches give {_listed(shapes)}, which cannot be added"
 
-    def forward(self, x: Array, training: bool = False) -> Array:
-        return in_parts(self._merged, *(call(row, "forward", x, training) if row else x for row in self.rows))
+    @property
+    def writes_slices(self) -> bool:  # type: ignore[override]
+        """Whether it concatenates: its branches' slices are then slices of the wider volume."""
+        return self.merge == "concat"
 
-    def infer(self, x: Array) -> Array:
-        return self._merged(*(call(row, "infer", x) if row else x for row in self.rows))
+    reads_slices = writes_slices
 
-    def _merged(self, *outputs: Array) -> Array:
-        if self.merge == "add":
-            return _sum(*outputs)
-        first = outputs[0]
-        y = backends.empty((*first.shape[:-1], self._ends[-1]), first.dtype, backends.device_of(first))
+    def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
+        return self._merged(x, lambda row, **into: call(row, "forward", x, training, **into), out)
+
+    def infer(self, x: Array, **into: Any) -> Array:
+        return self._merged(x, lambda row, **into: call(row, "infer", x, **into), **into)
+
+    def _merged(self, x: Array, output_of: Callable[..., Array], out: Array | None = None) -> Array:
+        """The sum of the outputs, or the volume in which they are side by side: branches that can write into their
+        slice of it do so, the others' outputs are copied there. output_of(row, out=slice): runs a branch."""
+        if self.merge == "add" or isinstance(x, Cut) or x.shape[1:] != self.input_shape:
+            join = _sum if self.merge == "add" else self._concatenated
+            return in_parts(join, *(output_of(row) if row else x for row in self.rows))
+        y = self._volume(x, len(x), *self.output_shape or ()) if out is None else out
+        for row, part in zip(self.rows, self._parts(y)):
+            into = {"out": part} if row and writes_slices(row) else {}
+            found = output_of(row, **into) if row else x
+            if found is not part:
+                ops.copy(found, out=part)
+        return y
+
+    def _concatenated(self, *outputs: Array) -> Array:
+        y = self._volume(outputs[0], *outputs[0].shape[:-1], self._ends[-1])
         for part, output in zip(self._parts(y), outputs):
             ops.copy(output, out=part)
         return y
+
+    @staticmethod
+    def _volume(like: Array, *shape: int) -> Array:
+        return backends.empty(shape, like.dtype, backends.device_of(like))
 
     def _parts(self, y: Array) -> list[Array]:
         """The views of a concatenated volume, or of its gradient, one per branch."""
@@ -87,13 +109,15 @@ class Merging(Layer):
         if self.merge == "add":
             given = [dy] * len(self.rows)
         else:
-            given = [in_parts(partial(self._copied, number), dy) for number in range(len(self.rows))]
+            given = [in_parts(partial(self._slice, number), dy) for number in range(len(self.rows))]
         return [
             call(row, "backward", part, input_grad=input_grad) if row else part for row, part in zip(self.rows, given)
         ]
 
-    def _copied(self, number: int, y: Array) -> Array:
-        return ops.copy(self._parts(y)[number])
+    def _slice(self, number: int, dy: Array) -> Array:
+        """A branch's slice of the gradient, copied unless the branch reads slices."""
+        row, part = self.rows[number], self._parts(dy)[number]
+        return part if row and reads_slices(row) else ops.copy(part)
 
     def fused(self) -> Layer:
         rows = [row for row in self.rows if row]

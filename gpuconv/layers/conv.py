@@ -35,6 +35,7 @@ class Conv2D(Layer):
     """
 
     stem = "conv"
+    writes_slices = reads_slices = True
 
     out_channels: int
     kernel_size: Size
@@ -74,8 +75,8 @@ class Conv2D(Layer):
         self.variables = weight_and_bias(self, self.problem.w_shape, self.groups)
         return self.problem.y_shape[1:]
 
-    def forward(self, x: Array, training: bool = False) -> Array:
-        y = ops.conv2d(x, *self.filters, **self.options)
+    def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
+        y = ops.conv2d(x, *self.filters, **self.options, out=out)
         self.stash(x)
         return y
 

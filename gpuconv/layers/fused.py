@@ -31,6 +31,7 @@ class Fused(Layer):
     """
 
     stem = "fused"
+    writes_slices = reads_slices = True
 
     layers: Sequence[Layer]
 
@@ -99,9 +100,9 @@ class ConvReLU(FusedConv):
     def algorithms(self, batch_size: int, device: str | None = None) -> dict[str, str]:
         return self.conv.algorithms(batch_size, device, epilogue(self.activation, pool=self.pool, masked=True))
 
-    def forward(self, x: Array, training: bool = False) -> Array:
+    def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
         y, mask = ops.conv2d_relu(
-            x, *self.conv.filters, activation=self.activation, pool=self.pool, **self.conv.options
+            x, *self.conv.filters, activation=self.activation, pool=self.pool, **self.conv.options, out=out
         )
         self.stash(x, mask)
         return y
@@ -133,6 +134,13 @@ class ConvActivation(FusedConv):
         conv, *others = layers
         return type(conv) is Conv2D and len(others) == 1 and _is_plain(others[0])
 
+    reads_slices = False
+
+    @property
+    def writes_slices(self) -> bool:  # type: ignore[override]
+        """Whether the convolution writes y, and backward reads something else."""
+        return not (self.activation.keeps_output or self.conv.depthwise)
+
     @property
     def activation(self) -> Activation:
         return cast(Activation, self.layers[1])
@@ -141,12 +149,12 @@ class ConvActivation(FusedConv):
         saves_input = not (self.activation.keeps_output or self.conv.depthwise)
         return self.conv.algorithms(batch_size, device, epilogue(self.activation.op, saves_input=saves_input))
 
-    def forward(self, x: Array, training: bool = False) -> Array:
+    def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
         conv, activation = self.conv, self.activation
         if activation.keeps_output:
             y = saved = ops.conv2d(x, *conv.filters, activation=activation.op, **conv.options)
         elif not conv.depthwise:
-            y, saved = ops.conv2d_relu(x, *conv.filters, activation=activation.op, **conv.options)
+            y, saved = ops.conv2d_relu(x, *conv.filters, activation=activation.op, **conv.options, out=out)
         else:
             saved = ops.conv2d(x, *conv.filters, **conv.options)
             y = getattr(ops, activation.op)(saved, **activation.options)
@@ -172,9 +180,11 @@ class NormActivation(Fused):
     def fits(layers: Sequence[Layer]) -> bool:
         return len(layers) == 2 and type(layers[0]) is BatchNorm and _is_plain(layers[1])
 
-    def forward(self, x: Array, training: bool = False) -> Array:
+    def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
         norm, activation = cast(BatchNorm, self.layers[0]), cast(Activation, self.layers[1])
-        y, mean, inv_std = ops.batch_norm(x, *norm.vectors, training=training, activation=activation.op, **norm.options)
+        y, mean, inv_std = ops.batch_norm(
+            x, *norm.vectors, training=training, activation=activation.op, **norm.options, out=out
+        )
         self.stash(x, mean, inv_std, training)
         return y
 
@@ -201,6 +211,10 @@ class ConvNorm(FusedConv):
         )
 
     @property
+    def reads_slices(self) -> bool:  # type: ignore[override]
+        return self.pool == 1
+
+    @property
     def pool(self) -> int:
         return 2 if type(self.layers[1]) is MaxPool2D else 1
 
@@ -213,9 +227,9 @@ class ConvNorm(FusedConv):
         last = self.layers[-1]
         return last.op if isinstance(last, Activation) else None
 
-    def forward(self, x: Array, training: bool = False) -> Array:
+    def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
         (weight, bias), conv, norm = self.conv.filters, self.conv, self.norm
-        options = norm.options | {"activation": self.activation}
+        options = norm.options | {"activation": self.activation, "out": out}
         gamma, beta, running_mean, running_var = norm.vectors
         mask: list[Array] = []
         if training:

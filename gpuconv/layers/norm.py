@@ -31,6 +31,7 @@ class BatchNorm(Layer):
     stem = "norm"
     takes_parts = True
     elementwise = True
+    writes_slices = reads_slices = True
 
     _: KW_ONLY
     momentum: float = 0.1
@@ -51,13 +52,15 @@ class BatchNorm(Layer):
         }
         return input_shape
 
-    def forward(self, x: Array, training: bool = False) -> Array:
+    def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
         if training and (total := sums_over_parts()):
             parts = x if isinstance(x, Cut) else [x]
             found, statistics = norm_together.forward(parts, self.vectors, self.momentum, self.eps, total)
             self.stash(parts, statistics, total)
-            return x.of(found) if isinstance(x, Cut) else found[0]
-        y, mean, inv_std = ops.batch_norm(x, *self.vectors, training=training, **self.options)
+            if isinstance(x, Cut):
+                return x.of(found)
+            return found[0] if out is None else ops.copy(found[0], out=out)
+        y, mean, inv_std = ops.batch_norm(x, *self.vectors, training=training, **self.options, out=out)
         self.stash(x, mean, inv_std, training)
         return y
 

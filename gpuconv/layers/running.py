@@ -75,6 +75,16 @@ def takes_cut(layer: Any) -> bool:
     return layer.takes_parts and not layer.is_foreign
 
 
+def writes_slices(layer: Any) -> bool:
+    """Whether a layer's forward takes out=, a slice of the channels of a wider volume."""
+    return layer.writes_slices and not layer.is_foreign
+
+
+def reads_slices(layer: Any) -> bool:
+    """Whether a layer's backward reads dy in such a slice without a copy."""
+    return layer.reads_slices and not layer.is_foreign
+
+
 def call(layer: Any, method: str, *args: object, **options: Any) -> Any:
     """As `run`, without listeners: converts the result to the net's dtype and calls the layer's hooks."""
     found = getattr(layer, method)(*args, **options)

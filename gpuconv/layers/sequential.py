@@ -19,7 +19,7 @@ from gpuconv.layers.image_notes import class_names, fitting
 from gpuconv.layers.input import Input
 from gpuconv.layers.rewrite import fused_row, slid_row, take_values
 from gpuconv.layers.row import as_row, name_layers, own
-from gpuconv.layers.running import run
+from gpuconv.layers.running import reads_slices, run, writes_slices
 from gpuconv.layers.state import descendants
 from gpuconv.layers.volumes import Volumes
 from gpuconv.types import Array, Record, Shape
@@ -175,6 +175,15 @@ class Sequential(Layer):
             pass
         return True
 
+    @property
+    def writes_slices(self) -> bool:  # type: ignore[override]
+        """Those of its last layer, as `reads_slices`."""
+        return writes_slices(self.layers[-1])
+
+    @property
+    def reads_slices(self) -> bool:  # type: ignore[override]
+        return reads_slices(self.layers[-1])
+
     def plan(self, input_shape: Shape) -> Shape:
         for name, layer in self.children():
             input_shape = layer.place(f"{self.path}.{name}" if self.path else name, input_shape)
@@ -193,15 +202,18 @@ class Sequential(Layer):
 
     # --- running -------------------------------------------------------------------------------
 
-    def forward(self, x: Array, training: bool = False) -> Array:
-        for layer in self.layers:
+    def forward(self, x: Array, training: bool = False, **into: Any) -> Array:
+        """As `Layer.forward`. into: its out, for a last layer that takes it."""
+        *before, last = self.layers
+        for layer in before:
             x = run(layer, "forward", x, training)
-        return x
+        return run(last, "forward", x, training, **into)
 
-    def infer(self, x: Array) -> Array:
-        for layer in self.layers:
+    def infer(self, x: Array, **into: Any) -> Array:
+        *before, last = self.layers
+        for layer in before:
             x = run(layer, "infer", x)
-        return x
+        return run(last, "infer", x, **into)
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         """As `Layer.backward`; with input_grad=False it stops at the first layer with a trained variable."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from gpuconv.backends.cuda.gemm import tuner
 from gpuconv.backends.cuda.gemm.compiled import kernel_of
 from gpuconv.backends.cuda.gemm.plan import Plan
@@ -11,6 +13,7 @@ from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.gemm.reduce import reduce_splits
 from gpuconv.backends.cuda.runtime.device_array import empty
 from gpuconv.backends.cuda.runtime.outputs import ceil_div
+from gpuconv.backends.cuda.runtime.rows import rows_of
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.types import Array
 
@@ -26,15 +29,16 @@ def compute(
     *,
     bias: Array | None = None,
     accumulate: bool | None = None,
+    struct: np.void | None = None,
 ) -> Array | None:
     """Compute a product with the plan for `algo`. Arguments and result as in `launch`."""
 
     def trial(plan: Plan) -> None:
         target, others = (_scratch(out), tuple(map(_scratch, secondary))) if accumulate else (out, secondary)
-        launch(product, plan, target, others, inputs, bias=bias, accumulate=accumulate)
+        launch(product, plan, target, others, inputs, bias=bias, accumulate=accumulate, struct=struct)
 
     plan = tuner.choose(product, algo, out, trial, accumulate=bool(accumulate))
-    return launch(product, plan, out, secondary, inputs, bias=bias, accumulate=accumulate)
+    return launch(product, plan, out, secondary, inputs, bias=bias, accumulate=accumulate, struct=struct)
 
 
 def _scratch(array: Array | None) -> Any:
@@ -50,12 +54,14 @@ def launch(
     *,
     bias: Array | None = None,
     accumulate: bool | None = None,
+    struct: np.void | None = None,
 ) -> Array | None:
     """Launch kernel(out, secondary..., partials, inputs..., struct, scheduler[, accumulate]) and, with split-K, the
     reduction. The last of the two that runs adds the bias, applies the activation and accumulates.
 
-    secondary: the kernel's secondary outputs; with split-K only the first may be given. bias: must also be the last of
-    inputs. accumulate: None if the kernel has no such parameter. Returns the moments (tiles down, filters, 3) if the
+    out: may be rows with a pitch (`rows.rows_of`), which the struct then has. secondary: the kernel's secondary
+    outputs; with split-K only the first may be given. bias: must also be the last of inputs. accumulate: None if the
+    kernel has no such parameter. struct: replaces the product's. Returns the moments (tiles down, filters, 3) if the
     product has them; they then replace the last secondary output.
     """
     whole = plan.split_k == 1
@@ -69,7 +75,8 @@ def launch(
         partials = empty((plan.split_k, pitch), accumulation_dtype(product.dtype), like=out)
         inputs = inputs if bias is None else (*inputs[:-1], None)
     flags: tuple[object, ...] = () if accumulate is None else (accumulate and whole,)
-    arguments = (out, *secondary, partials, *inputs, product.struct, plan.scheduler, *flags)
+    described = product.struct if struct is None else struct
+    arguments = (rows_of(out)[0], *secondary, partials, *inputs, described, plan.scheduler, *flags)
     run = kernel_of(product, plan)
     run((plan.blocks, plan.split_k), plan.algorithm.threads, *arguments, shared=plan.smem_bytes)
     if partials is not None:

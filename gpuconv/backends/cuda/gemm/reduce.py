@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 from gpuconv.backends.cuda.gemm.product import ACTIVATIONS
 from gpuconv.backends.cuda.runtime.device_array import is_aligned
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.outputs import ceil_div
+from gpuconv.backends.cuda.runtime.rows import rows_of
 from gpuconv.types import Array
 
 _OUTPUTS, _LANES, _GROUPS = 1024, 256, 4  # threads of a block
@@ -21,16 +24,19 @@ def reduce_splits(
     activation: str | None = None,
     accumulate: bool = False,
 ) -> None:
-    """out = act(bias + the sum over the first axis of partials), plus the previous out if it accumulates.
+    """out = act(bias + the sum over the first axis of partials), plus the previous out if it accumulates. `out` may be
+    rows with a pitch (`rows.rows_of`).
 
     secondary: a second output, whose partial sums follow the first's.
     """
-    (split_k, pitch), columns = partials.shape, 1 if bias is None else bias.size
+    (split_k, pitch), columns = partials.shape, out.shape[-1]
+    flat, out_pitch = rows_of(out)
+    gap = out_pitch - columns
     more, wide = 0 if secondary is None else secondary.size, 16 // partials.dtype.itemsize
-    whole_packs = not (pitch % wide or out.size % wide or more % wide)
+    whole_packs = not (pitch % wide or out.size % wide or more % wide or (gap and math.gcd(columns, gap) % wide))
     moves = whole_packs and is_aligned(wide * out.dtype.itemsize, out, secondary)
     defines = {"DTYPE": out.dtype, "ACTIVATION": ACTIVATIONS[activation], "WIDTH": wide if moves else 1}
     blocks = ceil_div(out.size + more, _OUTPUTS)
     threads = _LANES * min(_GROUPS, ceil_div(split_k, _SHARE))
     run = load("gemm_reduce.cu", defines).kernel("gemm_reduce_splits")
-    run(blocks, threads, out, secondary, partials, bias, out.size, more, pitch, split_k, columns, accumulate)
+    run(blocks, threads, flat, secondary, partials, bias, out.size, more, pitch, split_k, columns, gap, accumulate)

@@ -19,7 +19,17 @@ from gpuconv.backends.cuda.ops.convolution import expect_within_limits, fits_tap
 from gpuconv.backends.cuda.ops.pool import launch_over_packs
 from gpuconv.backends.cuda.runtime.device_array import empty, is_aligned
 from gpuconv.backends.cuda.runtime.kernel import load
-from gpuconv.backends.cuda.runtime.outputs import THREADS, aligned_pack_width, buffer, contiguous, store
+from gpuconv.backends.cuda.runtime.outputs import (
+    THREADS,
+    aligned_pack_width,
+    buffer,
+    contiguous,
+    copied,
+    pack_width,
+    pitch_of,
+    store,
+)
+from gpuconv.backends.cuda.runtime.rows import copied_rows, rows_of, rows_to_sum
 from gpuconv.problems import DIRECTIONS, PLAIN, Conv2dProblem, Epilogue, Pool2dProblem
 from gpuconv.types import Array, ArrayT
 
@@ -83,14 +93,17 @@ def _fprop(
     """y, and the moments if the epilogue computes them. saved: receives the mask, or the activation's input."""
     expect_within_limits(problem)
     x, w, bias = contiguous(x, w, bias)
-    y, moments = buffer(out, problem.pooled_shape(epilogue.pool), x.dtype, like=x), None
+    y = buffer(out, problem.pooled_shape(epilogue.pool), x.dtype, like=x, pitched=True)
+    moments = None
     if algo == DEPTHWISE:
         depthwise.fprop(y, x, w, bias, problem, epilogue, tf32=tf32)
     elif y.size:
-        vector_c, vector_k = _vectors(problem, (x, w), (y,))
+        flat, pitch = rows_of(y)
+        vector_c, vector_k = _vectors(problem, (x, w), flat, pitch)
         product = product_of("fprop", problem, epilogue, x.dtype, tf32, vector_c, vector_k)
         both = (None, saved) if epilogue.saves_input else (saved, None)
-        moments = compute(product, algo, y, (*both, None), (x, w, bias), bias=bias)
+        struct = packed(problem, epilogue.pool, pitch)
+        moments = compute(product, algo, y, (*both, None), (x, w, bias), bias=bias, struct=struct)
     return store(y, out), moments
 
 
@@ -106,14 +119,15 @@ def conv2d_dgrad(
     out: ArrayT | None,
 ) -> ArrayT:
     expect_within_limits(problem)
-    dy, w = contiguous(_before_mask(dy, mask, problem, epilogue), w)
+    dy, pitch = _near(_before_mask(dy, mask, problem, epilogue), problem)
+    (w,) = contiguous(w)
     dx = buffer(out, problem.x_shape, dy.dtype, like=dy)
     if algo == DEPTHWISE:
-        depthwise.dgrad(dx, dy, w, problem, tf32=tf32)
+        depthwise.dgrad(dx, dy, pitch, w, problem, tf32=tf32)
     elif dx.size:
-        vector_c, vector_k = _vectors(problem, (w, dx), (dy,))
+        vector_c, vector_k = _vectors(problem, (w, dx), dy, pitch)
         product = product_of("dgrad", problem, PLAIN, dy.dtype, tf32, vector_c, vector_k)
-        compute(product, algo, dx, (), (dy, w))
+        compute(product, algo, dx, (), (dy, w), struct=packed(problem, 1, pitch))
     return store(dx, out)
 
 
@@ -131,17 +145,20 @@ def conv2d_wgrad(
     accumulate: bool,
 ) -> ArrayT:
     expect_within_limits(problem)
-    dy, x = contiguous(_before_mask(dy, mask, problem, epilogue), x)
+    given = _before_mask(dy, mask, problem, epilogue)
+    dy, pitch = _near(given, problem)
+    (x,) = contiguous(x)
     dw = buffer(out, problem.w_shape, x.dtype, like=x, keep=accumulate)
     if algo == DEPTHWISE:
         if db is not None:
-            bias_grad(dy, None, activation=None, out=db, accumulate=accumulate)
-        depthwise.wgrad(dw, dy, x, problem, tf32=tf32, accumulate=accumulate)
+            bias_grad(given, None, activation=None, out=db, accumulate=accumulate)
+        depthwise.wgrad(dw, dy, pitch, x, problem, tf32=tf32, accumulate=accumulate)
     elif dw.size:
-        vector_c, vector_k = _vectors(problem, (x, dw), (dy,))
+        vector_c, vector_k = _vectors(problem, (x, dw), dy, pitch)
         product = product_of("wgrad", problem, PLAIN, x.dtype, tf32, vector_c, vector_k)
         sums = None if db is None else buffer(db, db.shape, db.dtype, like=db, keep=accumulate)
-        compute(product, algo, dw, (sums,), (dy, x), accumulate=accumulate)
+        struct = packed(problem, 1, pitch)
+        compute(product, algo, dw, (sums,), (dy, x), accumulate=accumulate, struct=struct)
         if sums is not None:
             store(sums, db)
     return store(dw, out)
@@ -162,29 +179,40 @@ def conv2d_backward(
     db: ArrayT | None,
     accumulate: bool,
 ) -> tuple[ArrayT, ArrayT]:
-    (dy,) = contiguous(_before_mask(dy, mask, problem, epilogue))
+    dy = _before_mask(dy, mask, problem, epilogue)
     dw = conv2d_wgrad(dy, x, problem, PLAIN, mask=None, algo=algo, tf32=tf32, out=dw, db=db, accumulate=accumulate)
     return conv2d_dgrad(dy, w, problem, PLAIN, mask=None, algo=algo, tf32=tf32, out=out), dw
 
 
 def _before_mask(dy: ArrayT, mask: Array | None, problem: Conv2dProblem, epilogue: Epilogue) -> ArrayT:
     """The gradient of the convolution's own output, from dy, the gradient of conv2d_relu's output."""
+    if pitch_of(dy) is None:
+        dy = copied(dy)
     if mask is None:
         return dy
-    dy, mask = contiguous(dy, mask)
+    (mask,) = contiguous(mask)
     dz, pooled = empty(problem.y_shape, dy.dtype, like=dy), Pool2dProblem.of(problem.y_shape, epilogue.pool)
     macros, group = {"SIDE": epilogue.pool}, problem.k // problem.groups
     launch_over_packs("mask_backward.cu", "mask_backward", macros, pooled, (dz,), (dy,), masks=(mask,), group=group)
     return dz
 
 
+def _near(dy: ArrayT, problem: Conv2dProblem) -> tuple[ArrayT, int]:
+    """The gradient of the convolution's own output as `rows_to_sum` gives it; dense if its taps lie too far apart."""
+    flat, pitch = rows_to_sum(dy, problem.k // problem.groups)
+    if pitch > problem.k and fits_tap_table(problem, 1) and not fits_tap_table(problem, 1, pitch):
+        return copied_rows(dy), problem.k
+    return flat, pitch
+
+
 def _vectors(
-    problem: Conv2dProblem, with_channels: tuple[Array, ...], with_filters: tuple[Array, ...]
+    problem: Conv2dProblem, with_channels: tuple[Array, ...], with_filters: Array, pitch: int
 ) -> tuple[int, int]:
-    """How many channels and how many filters one access moves, given the arrays with these as last axis."""
+    """How many channels and how many filters one access moves, given the arrays with these as last axis. pitch: that of
+    the array with filters."""
     c, k, width = problem.c // problem.groups, problem.k // problem.groups, 16 // with_channels[0].dtype.itemsize
     vector_c = width if c % width == 0 and is_aligned(16, *with_channels) else 1
-    return vector_c, width if k % width == 0 and is_aligned(16, *with_filters) else 1
+    return vector_c, pack_width(with_filters, count=math.gcd(k, pitch))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -254,14 +282,16 @@ def bias_grad(
     dy: ArrayT, saved: ArrayT | None, *, activation: str | None, out: ArrayT | None, accumulate: bool
 ) -> ArrayT:
     *leading, channels = dy.shape
-    dy, saved = contiguous(dy, saved)
+    (dy, pitch), (saved,) = rows_to_sum(dy), contiguous(saved)
     db = buffer(out, (channels,), dy.dtype, like=dy, keep=accumulate)
     if channels:
-        width = width_of(channels, dy, saved)
+        width = width_of(channels, dy, saved, pitch=pitch)
         columns = deal(math.prod(leading), channels, width, None)
         sums = partials(columns, 1, dy.dtype, dy)
         module = load("bias_grad.cu", {"DTYPE": dy.dtype, "WIDTH": width, "ACTIVATION": ACTIVATIONS[activation]})
-        module.kernel("bias_grad_sum")(columns.grid, columns.threads, db, sums, dy, saved, accumulate, columns.struct)
+        module.kernel("bias_grad_sum")(
+            columns.grid, columns.threads, db, sums, dy, saved, accumulate, columns.struct, pitch
+        )
         if sums is not None:
             finish = module.kernel("bias_grad_finish")
             finish(finish_grid(channels), THREADS, db, sums, accumulate, columns.chunks, channels)

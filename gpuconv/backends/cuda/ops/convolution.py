@@ -27,7 +27,7 @@ _CONVOLUTION = np.dtype(
     + [(name, FAST_DIVMOD) for name in _DIVISORS]
     + [(name, np.int32) for name in _PHASE_SIZES]
     + [(name, FAST_DIVMOD) for name in _PHASE_DIVISORS]
-    + [("image_lines", FAST_DIVMOD), ("patch_lines", np.int32)],
+    + [("image_lines", FAST_DIVMOD), ("patch_lines", np.int32), ("y_pitch", np.int32)],
     align=True,
 )
 
@@ -49,8 +49,10 @@ def expect_within_limits(problem: Conv2dProblem) -> None:
 
 
 @functools.lru_cache(maxsize=4096)
-def packed(problem: Conv2dProblem, pool: int) -> np.void:
-    """The struct for a problem within the limits. With a pool, the kernels' convolution has only complete windows."""
+def packed(problem: Conv2dProblem, pool: int, y_pitch: int | None = None) -> np.void:
+    """The struct for a problem within the limits. With a pool, the kernels' convolution has only complete windows.
+
+    y_pitch: elements from one pixel of y, or dy, to the next; by default K."""
     n, h, w, r, s = problem.n, problem.h, problem.w, problem.r, problem.s
     (stride_h, stride_w), (dilation_h, dilation_w), padding = problem.stride, problem.dilation, problem.padding
     _, y_h, y_w, _ = problem.pooled_shape(pool)
@@ -67,12 +69,12 @@ def packed(problem: Conv2dProblem, pool: int) -> np.void:
         )
     )
     lines = patch_lines(problem, pool)
-    return struct(_CONVOLUTION, *sizes, *divisors, *phase, *phase_divisors, image_lines, lines)
+    return struct(_CONVOLUTION, *sizes, *divisors, *phase, *phase_divisors, image_lines, lines, y_pitch or problem.k)
 
 
-def fits_tap_table(problem: Conv2dProblem, pool: int) -> bool:
-    """Whether the taps of the filters fit in the table of kernels/tile_iterator.cuh."""
+def fits_tap_table(problem: Conv2dProblem, pool: int, y_pitch: int = 0) -> bool:
+    """Whether the taps of the filters fit in the table of kernels/tile_iterator.cuh. y_pitch: as of `packed`."""
     width = max(problem.w, problem.pooled_shape(pool)[2] * pool)
     reach = (problem.r - 1) * problem.dilation[0] * width + (problem.s - 1) * problem.dilation[1] + 1
-    near = reach * max(problem.c, problem.k) <= _FURTHEST_TAP
+    near = reach * max(problem.c, problem.k, y_pitch) <= _FURTHEST_TAP
     return problem.r * problem.s <= _MOST_TAPS and problem.r + problem.s <= _MOST_TAP_BITS and near

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from gpuconv.algorithms import arithmetic_of, macros_of
@@ -12,6 +14,7 @@ from gpuconv.backends.cuda.ops.convolution import packed
 from gpuconv.backends.cuda.runtime.device_array import empty
 from gpuconv.backends.cuda.runtime.kernel import Kernel, load
 from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div, pack_width
+from gpuconv.backends.cuda.runtime.rows import rows_of
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.problems import Conv2dProblem, Epilogue
 from gpuconv.types import Array
@@ -20,9 +23,9 @@ _OUTPUTS = 4  # OUTPUTS of kernels/depthwise.cuh
 _BLOCKS = 1024  # blocks of a filter gradient; a constant, so that every device gives the same bits
 
 
-def _width(problem: Conv2dProblem, *arrays: Array) -> int:
-    """Channels that move at once: one if several filters read a channel."""
-    return pack_width(*arrays, count=problem.c) if problem.c == problem.k else 1
+def _width(problem: Conv2dProblem, pitch: int, *arrays: Array) -> int:
+    """Channels that move at once: one if several filters read a channel. pitch: that of y or dy."""
+    return pack_width(*arrays, count=math.gcd(problem.c, pitch)) if problem.c == problem.k else 1
 
 
 def _kernel(direction: str, width: int, dtype: np.dtype, *, tf32: bool, **macros: str) -> Kernel:
@@ -41,24 +44,28 @@ def fprop(
 ) -> None:
     n, p, q, k = problem.y_shape
     if y.size:
-        width = _width(problem, x, y)
+        flat, pitch = rows_of(y)
+        width = _width(problem, pitch, x, flat)
         kernel = _kernel("fprop", width, y.dtype, tf32=tf32, ACTIVATION=ACTIVATIONS[epilogue.activation])
-        _launch_rows(kernel, n * p, ceil_div(q, _OUTPUTS) * (k // width), y, x, w, bias, packed(problem, 1))
+        _launch_rows(kernel, n * p, ceil_div(q, _OUTPUTS) * (k // width), flat, x, w, bias, packed(problem, 1, pitch))
 
 
-def dgrad(dx: Array, dy: Array, w: Array, problem: Conv2dProblem, *, tf32: bool) -> None:
+def dgrad(dx: Array, dy: Array, pitch: int, w: Array, problem: Conv2dProblem, *, tf32: bool) -> None:
+    """pitch: of dy, which is as `rows.rows_of` gives it."""
     (n, h, across, c), stride_w = problem.x_shape, problem.stride[1]
     if dx.size:
-        width = _width(problem, dx, dy)
+        width = _width(problem, pitch, dx, dy)
         items = stride_w * ceil_div(ceil_div(across, stride_w), _OUTPUTS) * (c // width)
-        _launch_rows(_kernel("dgrad", width, dx.dtype, tf32=tf32), n * h, items, dx, dy, w, packed(problem, 1))
+        kernel = _kernel("dgrad", width, dx.dtype, tf32=tf32)
+        _launch_rows(kernel, n * h, items, dx, dy, w, packed(problem, 1, pitch))
 
 
-def wgrad(dw: Array, dy: Array, x: Array, problem: Conv2dProblem, *, tf32: bool, accumulate: bool) -> None:
+def wgrad(dw: Array, dy: Array, pitch: int, x: Array, problem: Conv2dProblem, *, tf32: bool, accumulate: bool) -> None:
+    """pitch: as of `dgrad`."""
     (n, p, _, k), dtype = problem.y_shape, dy.dtype
     if not dw.size:
         return
-    width = _width(problem, dy, x)
+    width = _width(problem, pitch, dy, x)
     packs, taps = k // width, problem.r * problem.s
     lanes = min(32, 1 << (packs - 1).bit_length())
     tiles = ceil_div(packs, lanes) * ceil_div(taps, THREADS // lanes)
@@ -67,5 +74,5 @@ def wgrad(dw: Array, dy: Array, x: Array, problem: Conv2dProblem, *, tf32: bool,
     splits = max(1, ceil_div(n * p, rows))  # the sum over an empty batch is zero
     partials = empty((splits, dw.size), accumulation_dtype(dtype), like=dw)
     kernel = _kernel("wgrad", width, dtype, tf32=tf32)
-    kernel((tiles, splits), THREADS, partials, dy, x, packed(problem, 1), lanes, rows)
+    kernel((tiles, splits), THREADS, partials, dy, x, packed(problem, 1, pitch), lanes, rows)
     reduce_splits(dw, partials, accumulate=accumulate)

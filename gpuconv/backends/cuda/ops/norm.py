@@ -12,7 +12,8 @@ from gpuconv.backends.cuda.ops.conv import conv2d_moments
 from gpuconv.backends.cuda.ops.convolution import expect_within_limits
 from gpuconv.backends.cuda.runtime.device_array import empty
 from gpuconv.backends.cuda.runtime.kernel import Module, load, until_replaced
-from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div, contiguous, pack_width, put_back
+from gpuconv.backends.cuda.runtime.outputs import THREADS, buffer, ceil_div, contiguous, pack_width, put_back, store
+from gpuconv.backends.cuda.runtime.rows import rows_of, rows_to_sum
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.problems import Conv2dProblem, Epilogue
 from gpuconv.types import Array, ArrayT
@@ -37,23 +38,24 @@ def batch_norm(
 ) -> tuple[ArrayT, Array, Array]:
     channels = x.shape[-1]
     x, gamma, beta = contiguous(x, gamma, beta)
-    y = empty(x.shape, x.dtype, like=x) if out is None else out
+    y = buffer(out, x.shape, x.dtype, like=x, pitched=True)
     mean, inv_std = _channel_vector(x), _channel_vector(x)
     if not channels:
-        return y, mean, inv_std
+        return store(y, out), mean, inv_std
     rows = x.size // channels
-    y_there, *running = there = contiguous(y, running_mean, running_var)
-    module, width = _module(activation, x, y_there)
-    spread = deal(rows, channels, width, MAP_STEPS)
+    running = contiguous(running_mean, running_var)
     if training:
-        _statistics(module, width, rows, (mean, inv_std, *running), x, momentum, eps)
-        kernel = module.kernel("batch_norm_normalize")
-        kernel(spread.grid, spread.threads, y_there, x, gamma, beta, mean, inv_std, spread.struct)
+        _statistics(rows, (mean, inv_std, *running), x, momentum, eps, activation)
+        _normalize(y, x, gamma, beta, mean, inv_std, activation)
     else:
-        kernel = module.kernel("batch_norm_inference")
-        kernel(spread.grid, spread.threads, y_there, mean, inv_std, x, gamma, beta, *running, eps, spread.struct)
-    put_back((y, running_mean, running_var), there)
-    return y, mean, inv_std
+        flat, pitch = rows_of(y)
+        width = width_of(channels, x, flat, pitch=pitch)
+        spread = deal(rows, channels, width, MAP_STEPS)
+        kernel = _kernels(x.dtype, width, activation).kernel("batch_norm_inference")
+        vectors = mean, inv_std, x, gamma, beta, *running
+        kernel(spread.grid, spread.threads, flat, *vectors, eps, spread.struct, pitch)
+    put_back((running_mean, running_var), running)
+    return store(y, out), mean, inv_std
 
 
 def conv2d_batch_norm(
@@ -76,14 +78,13 @@ def conv2d_batch_norm(
 ) -> tuple[Array, ...]:
     conv, moments, mask = conv2d_moments(x, w, bias, problem, epilogue, algo=algo, tf32=tf32)
     channels, exact = problem.k, accumulation_dtype(conv.dtype)
-    y = empty(conv.shape, conv.dtype, like=conv) if out is None else out
+    y = buffer(out, conv.shape, conv.dtype, like=conv, pitched=True)
     mean, inv_std = empty((channels,), exact, like=conv), empty((channels,), exact, like=conv)
-    results: tuple[Array, ...] = (y, conv, mean, inv_std) if mask is None else (y, conv, mean, inv_std, mask)
+    saved: tuple[Array, ...] = (conv, mean, inv_std) if mask is None else (conv, mean, inv_std, mask)
     if moments is None:
-        return results
-    gamma, beta, *there = contiguous(gamma, beta, y, running_mean, running_var)
-    y_there, *running = there
-    module, width = _module(activation, conv, y_there)
+        return store(y, out), *saved
+    gamma, beta, *running = contiguous(gamma, beta, running_mean, running_var)
+    module = _kernels(conv.dtype, width_of(channels, conv), activation)
     chunks = moments.shape[0]
     if chunks > _MOST_CHUNKS:
         share, many = ceil_div(chunks, _MERGED_CHUNKS), moments
@@ -93,11 +94,9 @@ def conv2d_batch_norm(
         chunks = moments.shape[0]
     finish = module.kernel("batch_norm_statistics_finish")
     finish(finish_grid(channels), THREADS, mean, inv_std, *running, moments, momentum, eps, chunks, channels)
-    spread = deal(conv.size // channels, channels, width, MAP_STEPS)
-    normalize = module.kernel("batch_norm_normalize")
-    normalize(spread.grid, spread.threads, y_there, conv, gamma, beta, mean, inv_std, spread.struct)
-    put_back((y, running_mean, running_var), there)
-    return results
+    _normalize(y, conv, gamma, beta, mean, inv_std, activation)
+    put_back((running_mean, running_var), running)
+    return store(y, out), *saved
 
 
 def batch_norm_backward(
@@ -118,7 +117,8 @@ def batch_norm_backward(
     accumulate: bool,
 ) -> tuple[ArrayT, Array, Array]:
     channels = x.shape[-1]
-    dy, x, gamma, beta, mean, inv_std = contiguous(dy, x, gamma, beta, mean, inv_std)
+    dy, pitch = rows_to_sum(dy) if problem is None else (*contiguous(dy), channels)
+    x, gamma, beta, mean, inv_std = contiguous(x, gamma, beta, mean, inv_std)
     dx = out
     if dx is None:
         dx = empty(x.shape if problem is None else problem.y_shape, x.dtype, like=x)
@@ -130,13 +130,13 @@ def batch_norm_backward(
     dx_there, *gradients = there = contiguous(dx, dgamma, dbeta)
     unpool: tuple[object, ...]
     if problem is None:
-        width = width_of(channels, x, dy, dx_there)
+        width = width_of(channels, x, dy, dx_there, pitch=pitch)
         module = _kernels(x.dtype, width, activation)
         last, unpool = module.kernel("batch_norm_backward_dx"), ()
     else:
         expect_within_limits(problem)
         filters = channels // problem.groups
-        width = pack_width(x, dy, dx_there, count=filters)
+        width = pack_width(x, dy, dx_there, count=math.gcd(filters, pitch))
         module = _kernels(x.dtype, width, activation, masked=True)
         last = module.kernel("batch_norm_backward_dx_unpooled")
         unpool = (*contiguous(mask), *problem.y_shape[1:3], *x.shape[1:3], filters)
@@ -157,6 +157,7 @@ def batch_norm_backward(
         inv_std,
         accumulate,
         columns.struct,
+        pitch,
     )
     if chunks is not None:
         module.kernel("batch_norm_backward_finish")(
@@ -177,17 +178,32 @@ def batch_norm_backward(
         rows,
         training,
         spread.struct,
+        pitch,
         *unpool,
     )
     put_back((dx, dgamma, dbeta), there)
     return dx, dgamma, dbeta
 
 
-def _statistics(
-    module: Module, width: int, rows: int, outputs: tuple[Array, ...], x: ArrayT, momentum: float, eps: float
+def _normalize(
+    y: Array, x: Array, gamma: Array, beta: Array, mean: Array, inv_std: Array, activation: str | None
 ) -> None:
-    """Fill mean and inv_std, and update the running statistics; the outputs are in this order."""
+    """y = act((x - mean) * gamma * inv_std + beta); y may be rows with a pitch."""
+    channels, (flat, pitch) = x.shape[-1], rows_of(y)
+    width = width_of(channels, x, flat, pitch=pitch)
+    spread = deal(x.size // channels, channels, width, MAP_STEPS)
+    kernel = _kernels(x.dtype, width, activation).kernel("batch_norm_normalize")
+    kernel(spread.grid, spread.threads, flat, x, gamma, beta, mean, inv_std, spread.struct, pitch)
+
+
+def _statistics(
+    rows: int, outputs: tuple[Array, ...], x: ArrayT, momentum: float, eps: float, activation: str | None
+) -> None:
+    """Fill mean and inv_std, and update the running statistics; the outputs are in this order. activation: of the
+    module that normalises, which has this kernel too."""
     channels = x.shape[-1]
+    width = width_of(channels, x)
+    module = _kernels(x.dtype, width, activation)
     columns = deal(rows, channels, width, None)
     chunks = partials(columns, 3, x.dtype, x)
     module.kernel("batch_norm_statistics")(
@@ -196,12 +212,6 @@ def _statistics(
     if chunks is not None:
         finish = module.kernel("batch_norm_statistics_finish")
         finish(finish_grid(channels), THREADS, *outputs, chunks, momentum, eps, columns.chunks, channels)
-
-
-def _module(activation: str | None, *arrays: Array) -> tuple[Module, int]:
-    first = arrays[0]
-    width = width_of(first.shape[-1], *arrays)
-    return _kernels(first.dtype, width, activation), width
 
 
 @until_replaced

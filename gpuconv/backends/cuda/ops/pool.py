@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from gpuconv.backends.cuda.runtime.device_array import empty
 from gpuconv.backends.cuda.runtime.kernel import Module, load
-from gpuconv.backends.cuda.runtime.outputs import THREADS, buffer, ceil_div, contiguous, flat_grid, pack_width, store
+from gpuconv.backends.cuda.runtime.outputs import (
+    THREADS,
+    buffer,
+    ceil_div,
+    contiguous,
+    flat_grid,
+    pack_width,
+    pitch_of,
+    store,
+)
+from gpuconv.backends.cuda.runtime.rows import rows_of
 from gpuconv.backends.cuda.runtime.structs import struct
 from gpuconv.problems import Pool2dProblem
 from gpuconv.types import Array, ArrayT
@@ -39,23 +50,26 @@ def launch_over_packs(
     group: int | None = None,
 ) -> None:
     """Launch a kernel(outs..., inputs..., masks..., count, pool), a thread for each pack of the first output. With
-    `group`, packs do not cross groups of that many channels, and the kernel receives it as its last argument.
+    `group`, packs do not cross groups of that many channels, and the kernel also gets it and the packs from one pixel
+    of the only input to the next: that may be rows with a pitch.
 
     Volumes too large for the kernel's 32-bit indices are split into parts of several images.
     """
-    arrays, images, more = (*outs, *inputs), problem.n, () if group is None else (group,)
+    arrays, images = (*outs, *inputs), problem.n
     if not outs[0].size:
         return
-    width = pack_width(*arrays, count=problem.c if group is None else group)
+    pitch = pitch_of(inputs[0]) or problem.c
+    width = pack_width(*arrays, count=math.gcd(problem.c if group is None else group, pitch))
+    more = () if group is None else (group, pitch // width)
     run = load(file, {"DTYPE": arrays[0].dtype, "WIDTH": width, **macros}).kernel(kernel)
-    largest = max(array.size for array in arrays) // images
+    largest = max(array.size // problem.c * pitch for array in arrays) // images
     if largest >= _LARGEST_PART:
         raise ValueError(f"a pool indexes fewer than {_LARGEST_PART} elements an image, received {largest}")
     step = max(1, (_LARGEST_PART - 1) // largest)
     for first in range(0, images, step):
         part = [array[first : first + step] if step < images else array for array in (*arrays, *masks)]
         count = part[0].size // width
-        run(flat_grid(count), THREADS, *part, count, _packed(problem, width), *more)
+        run(flat_grid(count), THREADS, *(rows_of(array)[0] for array in part), count, _packed(problem, width), *more)
 
 
 def max_pool2d(x: ArrayT, problem: Pool2dProblem, *, out: ArrayT | None) -> tuple[ArrayT, ArrayT]:

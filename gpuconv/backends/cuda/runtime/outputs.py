@@ -37,6 +37,22 @@ def copied(array: ArrayT) -> ArrayT:
     return copy
 
 
+def pitch_of(array: Any) -> int | None:
+    """The elements from one row of the last axis to the next, if the rows are dense and evenly spaced: those of a
+    contiguous array, or of a slice of its channels, ``y[..., 3:7]``. None for any other array."""
+    if array.flags.c_contiguous:
+        return array.shape[-1] if array.ndim else 1
+    *outer, (length, last) = zip(array.shape, array.strides)
+    step = after = None
+    for size, stride in reversed(outer):
+        if size != 1:
+            if stride <= 0 or stride != (after or stride):
+                return None
+            step, after = step or stride, size * stride
+    itemsize = array.dtype.itemsize
+    return step // itemsize if step and (last == itemsize or length == 1) and step >= length * itemsize else None
+
+
 def pack_width(*arrays: Array | None, count: int = 0) -> int:
     """The elements of one 16-byte move, or 1 if an array is not aligned to 16 bytes, or `count` is not a multiple of
     that. The first array determines the dtype; None counts as aligned."""
@@ -63,15 +79,24 @@ def device_scalar(value: Scalar, dtype: DTypeLike) -> tuple[Array | None, Any]:
     return value, 0
 
 
-def buffer(out: ArrayT | None, shape: Sequence[int], dtype: DTypeLike, *, like: ArrayT, keep: bool = False) -> ArrayT:
+def buffer(
+    out: ArrayT | None,
+    shape: Sequence[int],
+    dtype: DTypeLike,
+    *,
+    like: ArrayT,
+    keep: bool = False,
+    pitched: bool = False,
+) -> ArrayT:
     """The contiguous array that a kernel writes: `out` if it is contiguous, else a new one, which `store` copies to
     `out`.
 
-    keep: the new array starts with the values of `out`, for a kernel that accumulates.
+    keep: the new array starts with the values of `out`, for a kernel that accumulates. pitched: the kernel also writes
+    rows with a pitch (`rows.rows_of`), as of a slice of channels.
     """
     if out is None:
         return empty(shape, dtype, like=like)
-    if out.flags.c_contiguous:
+    if out.flags.c_contiguous or (pitched and pitch_of(out) is not None):
         return out
     return copied(out) if keep else empty(shape, dtype, like=like)
 

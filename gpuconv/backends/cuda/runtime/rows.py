@@ -1,0 +1,68 @@
+"""Rows with a pitch: arrays whose rows of the last axis are dense and evenly spaced, as of a slice of the channels of a
+wider volume, ``y[..., 3:7]``. Kernels that take the pitch read and write such slices where they are."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from gpuconv.backends.cuda.runtime.device_array import empty, span
+from gpuconv.backends.cuda.runtime.kernel import load
+from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div, copied, pack_width, pitch_of
+from gpuconv.types import Array
+
+_MOST_ROWS = 65535  # blocks along the rows; a block takes further rows in turn
+
+
+def rows_of(array: Any) -> tuple[Any, int]:
+    """An array as kernels take it, which are given contiguous memory, and its pitch: a contiguous array itself; for a
+    slice of channels the memory from its first number to its last. Other arrays are copied."""
+    pitch = pitch_of(array)
+    if pitch is None:
+        return copied(array), array.shape[-1]
+    if array.flags.c_contiguous or not array.size:
+        return array, pitch
+    return span(array, (math.prod(array.shape[:-1]) - 1) * pitch + array.shape[-1]), pitch
+
+
+def rows_to_sum(array: Any, count: int = 0) -> tuple[Any, int]:
+    """As `rows_of`, for a kernel that sums in an order which the width of its moves decides: a slice that would lose
+    the wide moves of its copy is copied. count: what the width must divide in a dense array."""
+    flat, pitch = rows_of(array)
+    dense = array.shape[-1]
+    if pitch != dense and count % (16 // array.itemsize) == 0 and pack_width(flat, count=math.gcd(dense, pitch)) == 1:
+        return copied_rows(array), dense
+    return flat, pitch
+
+
+def copied_rows(array: Any) -> Any:
+    """A contiguous copy of rows with a pitch."""
+    y = empty(array.shape, array.dtype, like=array)
+    copy_rows(y, array)
+    return y
+
+
+def copy_rows(y: Array, x: Array) -> None:
+    """Copy x into y, of the same shape; both may be rows with a pitch."""
+    if y.size:
+        (to, y_pitch), (given, x_pitch) = rows_of(y), rows_of(x)
+        launch_by_rows("copy_rows", x.shape, (to, given), (y_pitch, x_pitch))
+
+
+def launch_by_rows(kernel: str, shape: tuple[int, ...], arrays: tuple[Array, ...], pitches: tuple[int, ...]) -> None:
+    """Launch a kernel(arrays..., rows, packs, pitches...) of arithmetic.cu over the rows of the last axis; the kernel's
+    pitches are in packs."""
+    if not arrays[0].size:
+        return
+    length = shape[-1] if shape else 1
+    rows, width = math.prod(shape[:-1]), pack_width(*arrays, count=math.gcd(length, *pitches))
+    packs = length // width
+    run = load("arithmetic.cu", {"DTYPE": arrays[0].dtype, "WIDTH": width}).kernel(kernel)
+    run(*grid_over_rows(rows, packs), *arrays, rows, packs, *(pitch // width for pitch in pitches))
+
+
+def grid_over_rows(rows: int, packs: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Grid and block of a thread for each pack of each row, with up to 32 threads side by side in a row."""
+    columns = min(32, 1 << (packs - 1).bit_length())
+    block = columns, THREADS // columns
+    return (ceil_div(packs, columns), min(ceil_div(rows, block[1]), _MOST_ROWS)), block

@@ -1,0 +1,98 @@
+"""Concatenation without copies: branches write into their slices of the channels, and read them backward."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+import gpuconv as gc
+from gpuconv.backends.cuda.emulator.array import EmulatedArray
+from gpuconv.backends.cuda.runtime.kernel import Kernel
+from gpuconv.layers import BatchNorm, Branches, Conv2D, Input, ReLU, Sequential, SiLU, Tanh
+
+PADDED = dict(padding=1, bias=True)
+ENDS = {  # the last layers of a branch, after a convolution or as one; all of 8 channels
+    "conv": lambda: [Conv2D(8, 3, **PADDED)],
+    "conv-deep": lambda: [Conv2D(256, 1), Conv2D(8, 3, **PADDED)],  # with split-K
+    "conv-groups": lambda: [Conv2D(8, 3, groups=2, **PADDED)],
+    "conv-depthwise": lambda: [Conv2D(8, 1), Conv2D(8, 3, groups=8, **PADDED)],
+    "relu": lambda: [Conv2D(8, 3, **PADDED), ReLU()],
+    "silu": lambda: [Conv2D(8, 3, **PADDED), SiLU()],
+    "tanh": lambda: [Conv2D(8, 1), Tanh()],
+    "norm": lambda: [Conv2D(8, 3, **PADDED), BatchNorm()],
+    "norm-relu": lambda: [Conv2D(8, 1), BatchNorm(), ReLU()],
+    "nested": lambda: [Branches([[Conv2D(4, 1)], [Conv2D(4, 3, **PADDED), BatchNorm()]])],
+}
+# Copies forward, backward, and of a step and an inference together, where there are any: activations that are not part
+# of another op copy; so do, backward, those that are part of a convolution, but for ReLU.
+COPIES = {end: [2, 2, 6] for end in ("relu", "silu", "tanh", "norm-relu")}
+COPIES_FUSED = {"silu": [0, 2, 2], "tanh": [2, 2, 6]}
+
+
+def block(end, between, device="emulated", dtype="float32"):
+    """Two branches of the end, and between them one of that many channels."""
+    branches = [ENDS[end](), [Conv2D(between, 1)], ENDS[end]()]
+    return Sequential([Input((4, 5, 4)), Branches(branches)], seed=1, device=device, dtype=dtype)
+
+
+def step(net, rng):
+    """Forward, backward and inference: all of their results, as bytes."""
+    x, dy = (
+        gc.asarray(rng.normal(size=(2, *shape)).astype(net.dtype), net.device)
+        for shape in (net.input_shape, net.output_shape)
+    )
+    found = {"y": net.forward(x, True), "dx": net.backward(dy), "inferred": net.infer(x)}
+    return {name: gc.to_numpy(value).tobytes() for name, value in (found | net.grads() | net.buffers()).items()}
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """The names of the kernels that are launched, and "assign" for each volume that is copied without a kernel."""
+    found, launch, assign = [], Kernel.__call__, EmulatedArray.__setitem__
+
+    def launched(self, *arguments, **options):
+        found.append(self.name)
+        launch(self, *arguments, **options)
+
+    def assigned(self, key, value):
+        if getattr(value, "ndim", 0) == 4:
+            found.append("assign")
+        assign(self, key, value)
+
+    monkeypatch.setattr(Kernel, "__call__", launched)
+    monkeypatch.setattr(EmulatedArray, "__setitem__", assigned)
+    return found
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("fuse", [False, True], ids=["plain", "fused"])
+@pytest.mark.parametrize("end", ENDS)
+def test_a_block_copies_no_slice(end, fuse, launches):
+    net = block(end, 4).fuse() if fuse else block(end, 4)
+    x, dy = (gc.asarray(np.ones((2, *shape), np.float32), "emulated") for shape in (net.input_shape, net.output_shape))
+    launches.clear()
+    net.forward(x, True)
+    forward = [*launches]
+    net.backward(dy)
+    backward = launches[len(forward) :]
+    net.infer(x)
+    assert ("gemm_reduce_splits" in forward) == (end == "conv-deep")
+    copied = [each.count("copy_rows") for each in (forward, backward, launches)]
+    assert copied == (COPIES_FUSED if fuse else COPIES).get(end, [0, 0, 0])
+    assert "assign" not in launches
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("fuse", [False, True], ids=["plain", "fused"])
+@pytest.mark.parametrize(("device", "dtype"), [("emulated", "float32"), ("emulated", "float16"), ("numpy", "float32")])
+def test_slices_and_copies_have_the_same_bits(device, dtype, fuse, monkeypatch):
+    for end, between in product(ENDS, (8, 3)):  # with 3 the last slice begins off 16 bytes
+        found = []
+        for slices in (True, False):
+            with monkeypatch.context() as patched:
+                if not slices:
+                    patched.setattr("gpuconv.layers.branches.writes_slices", lambda row: False)
+                    patched.setattr("gpuconv.layers.branches.reads_slices", lambda row: False)
+                net = block(end, between, device, dtype)
+                found.append(step(net.fuse() if fuse else net, np.random.default_rng(0)))
+        assert found[0] == found[1], (end, between)
