@@ -3,10 +3,10 @@
 //   y[i] = f(x[i])                  op_forward(y, x, n)
 //   dx[i] = dy[i] * f'(saved[i])    op_backward(dx, dy, saved, n)
 //
-// saved: y or x, as SAVES_OUTPUT of activation.cuh says. The output may be an input. A thread moves WIDTH numbers at a time.
+// saved: y or x, see SAVES_OUTPUT in activation.cuh. The output may be an input. A thread moves WIDTH numbers at a time.
 //
 // Macros: DTYPE float32, float64, float16, bfloat16; WIDTH 16 / sizeof(DTYPE) where all arrays are aligned to 16 bytes, else 1.
-// Limits: none. Floor: 2 (forward) or 3 (backward) * sizeof(DTYPE) bytes a number.
+// Limits: none. Floor: 2 (forward) or 3 (backward) * sizeof(DTYPE) bytes per number.
 #include "activation.cuh"
 #include "types.cuh"
 

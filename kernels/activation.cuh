@@ -1,7 +1,7 @@
 // The activations and their derivatives as functions of one number, for activation.cu and for fused epilogues.
 //
-// Real is float or double, the accumulator's type. Each has `apply(x)` and `gradient(dy, saved)`. saved is y if SAVES_OUTPUT,
-// where y is enough for the derivative, else x. All pass NaN on.
+// Real is float or double, the accumulator's type. Each has `apply(x)` and `gradient(dy, saved)`. With SAVES_OUTPUT, saved is y,
+// from which the derivative can be computed, else x. All pass NaN on.
 #pragma once
 
 template <template <class> class Activation> constexpr bool SAVES_OUTPUT = true;

@@ -1,5 +1,4 @@
-// The sum of two arrays, of an array and a vector for its last axis, an array and a constant (a
-// product), and a copy.
+// The sum of two arrays, the sum of an array and a vector along its last axis, a scaled array, and a copy.
 //
 //   add_forward     y[i] = a[i] + b[i]
 //   add_vector_forward   y[r, c] = a[r, c] + b[c]
@@ -10,7 +9,7 @@
 // input. A thread moves WIDTH numbers at a time.
 //
 // Macros: DTYPE float32, float64, float16, bfloat16; WIDTH 16 / sizeof(DTYPE) where all arrays are aligned to 16 bytes, else 1.
-// Limits: none. Floor: 3 (add) or 2 (others) * sizeof(DTYPE) bytes and one FLOP a number.
+// Limits: none. Floor: 3 (add) or 2 (others) * sizeof(DTYPE) bytes and one FLOP per number.
 
 #include "types.cuh"
 
@@ -30,7 +29,7 @@ extern "C" __global__ void add_forward(DTYPE* y, const DTYPE* a, const DTYPE* b,
         y[i] = round_to<DTYPE>(load(a[i]) + load(b[i]));
 }
 
-// Calls visit(row, pack) for each pack of `rows` rows; a block has blockDim.x threads side by side in a row.
+// Calls visit(row, pack) for each pack of `rows` rows; blockDim.x threads of a block work in the same row.
 template <class Visit>
 __device__ __forceinline__ void each_row(int64 rows, int32 packs, Visit visit) {
     const int32 pack = int32(blockIdx.x * blockDim.x + threadIdx.x);

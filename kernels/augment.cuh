@@ -1,10 +1,11 @@
-// Random crops and colours of an image, as backends/reference/batch.py states: each operation on floats is rounded, none is fused.
+// Random crops and colours of an image, as defined in backends/reference/batch.py: each operation on floats is rounded, none is
+// fused.
 #pragma once
 
 #include "philox.cuh"
 #include "reduce.cuh"
 
-enum Substream : uint32 { OWN_FLIP = 1, COLOURS = 2, MIX = 3, CROP = 4 };  // of AUGMENT; attempt i at a crop draws of CROP + i
+enum Substream : uint32 { OWN_FLIP = 1, COLOURS = 2, MIX = 3, CROP = 4 };  // of AUGMENT; attempt i at a crop draws from CROP + i
 
 // low + range * u, u in [0, 1) from the word.
 __device__ __forceinline__ float between(float low, float range, uint32 word) {
@@ -18,7 +19,7 @@ struct Crop {
     int32 top, left, rows, columns;
     int64 row_step, column_step;  // in 2^-32 of a pixel
 
-    // smallest: the least part of the area; 0 takes the image as it is.
+    // smallest: the smallest share of the area; 0 leaves the image unchanged.
     static __device__ Crop draw(float smallest, int32 height, int32 width, uint64 block, uint64 seed) {
         Crop crop = {0, 0, height, width, int64(1) << 32, int64(1) << 32};
         if (smallest == 0) return crop;
@@ -32,7 +33,7 @@ struct Crop {
             const float side = __fsqrt_rn(area);
             const float x = __fmul_rn(2.0f * between(0, 1, words.at[1]) - 1.0f, 0.14384103622589042f);  // log(4 / 3) / 2
             const float even = __fadd_rn(12.0f, __fmul_rn(x, x)), odd = __fmul_rn(6.0f, x);
-            const float root = __fdiv_rn(__fadd_rn(even, odd), __fadd_rn(even, -odd));  // exp(x), that of the sides' ratio
+            const float root = __fdiv_rn(__fadd_rn(even, odd), __fadd_rn(even, -odd));  // exp(x), the root of the sides' ratio
             const int32 rows = __float2int_rn(__fdiv_rn(side, root)), columns = __float2int_rn(__fmul_rn(side, root));
             if (0 < rows && rows <= height && 0 < columns && columns <= width) {
                 crop.rows = rows;
@@ -48,7 +49,7 @@ struct Crop {
     }
 };
 
-// Two neighbours among `length` pixels and the part of the second, in 1/256, at the middle of step number i.
+// Two neighbours among `length` pixels, and the weight of the second in 1/256, at the middle of step number i.
 struct Neighbours {
     int32 first, second, part;
     __device__ Neighbours(int32 i, int64 step, int32 length) {
@@ -66,13 +67,13 @@ __device__ __forceinline__ float blend(float factor, float value, float other) {
     return fminf(fmaxf(sum, 0.0f), 255.0f);
 }
 
-// An image of uint8, as its crop and its colours show it.
+// A uint8 image after its crop and changes of colour.
 struct Picture {
     const uint8* image;
     int32 width, channels;
     Crop crop;
     float brightness, contrast, saturation;  // factors
-    float mean;                              // of the grey image, which contrast is about
+    float mean;                              // of the grey image, around which contrast scales
     bool turns;                              // the hue, by
     float sixths;                            // of the circle
 
@@ -97,7 +98,7 @@ struct Picture {
         const float sum = __fadd_rn(__fmul_rn(0.2989f, channel(0)), __fmul_rn(0.587f, channel(1)));
         return __fadd_rn(sum, __fmul_rn(0.114f, channel(2)));
     }
-    // The sum over all pixels of the bright image's grey, in 2^-16: exact in whatever order.
+    // The sum over all pixels of the bright image's grey, in units of 2^-16: exact in any order.
     __device__ float mean_grey(int32 height, int64* scratch) const {
         int64 total = 0;
         for (int32 pixel = threadIdx.x; pixel < height * width; pixel += blockDim.x) {
@@ -112,7 +113,7 @@ struct Picture {
         if (saturation == 1) return value;
         return blend(saturation, value, grey([&](int32 other) { return contrasted(row, column, other); }));
     }
-    // With the hue turned, as in HSV: the largest and the smallest of a pixel's numbers stay.
+    // Rotates the hue, as in HSV: the largest and the smallest of a pixel's numbers are unchanged.
     __device__ float turned(int32 row, int32 column, int32 c) const {
         float rgb[3];
 #pragma unroll

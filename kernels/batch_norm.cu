@@ -6,7 +6,7 @@
 // With MASK 4, x is the result of a 2 x 2 max pool of a convolution's output (N, H, W, C), and dx the gradient of that output:
 // each number of the formula goes to the pixel of its window that the mask (mask.cuh) marks, zeros to all others.
 //
-// In the formula of dx, dy is the gradient behind the activation. Backward recomputes the activation's input from x instead of
+// In the formula of dx, dy is the gradient of the activation's input. Backward recomputes that input from x instead of
 // reading it from memory.
 //
 // forward, training        _statistics, _statistics_finish, _normalize: x is read twice, y written
@@ -15,14 +15,14 @@
 // backward                 _backward_sums, _backward_finish, _backward_dx or _dx_unpooled: dy and x are read twice, dx written
 //
 // Statistics: a thread computes the mean and the squared deviations of four rows at a time and combines them by Chan's formula
-// (Chan, Golub, LeVeque 1983); blocks and chunks are combined alike. There is no x^2 - mean^2, which would cancel. The _finish
-// launches add the chunks' partial results in a fixed order; with a single chunk they are left out. mean, inv_std, gamma, beta,
-// the running statistics and the parameters' gradients have the accumulator's dtype. y may be x; dx may be dy or x.
+// (Chan, Golub, LeVeque 1983); blocks and chunks are combined alike. mean(x^2) - mean^2 is not used, because it would cancel. The
+// _finish launches add the chunks' partial results in a fixed order; with a single chunk they are skipped. mean, inv_std, gamma,
+// beta, the running statistics and the parameters' gradients have the accumulator's dtype. y may be x; dx may be dy or x.
 //
 // Macros: DTYPE, WIDTH (column_reduce.cuh); ACTIVATION; MASK 0 or, with a WIDTH that divides a group's channels, 4.
-// Limits: none. A partial result is 3 numbers a chunk and channel forward, 2 backward, for at most 1024 chunks times tiles.
-// Floor: forward 3 sizeof(DTYPE) bytes a number (2 if the second read hits L2) and 10 FLOPs; backward 5 (3) and 11 FLOPs, with MASK 4
-// 8 (6).
+// Limits: none. A partial result is 3 numbers per chunk and channel forward, 2 backward, with chunks times tiles at most 1024.
+// Floor: forward 3 sizeof(DTYPE) bytes per number (2 if the second read hits L2) and 10 FLOPs; backward 5 (3) and 11 FLOPs, with
+// MASK 4 8 (6).
 #include "activation.cuh"
 #include "column_reduce.cuh"
 #include "mask.cuh"
@@ -130,7 +130,7 @@ batch_norm_normalize(DTYPE* y, const DTYPE* x, const Real* gamma, const Real* be
     walk<4>(columns, map);
 }
 
-// Normalises by the running statistics; the first chunk's threads also write them to mean and inv_std.
+// Normalises with the running statistics; the first chunk's threads also write them to mean and inv_std.
 extern "C" __global__ void __launch_bounds__(256, 1)
 batch_norm_inference(DTYPE* y, Real* mean, Real* inv_std, const DTYPE* x, const Real* gamma, const Real* beta,
                      const Real* running_mean, const Real* running_var, double eps, Columns columns, int64 y_pitch) {
@@ -155,7 +155,7 @@ batch_norm_inference(DTYPE* y, Real* mean, Real* inv_std, const DTYPE* x, const 
 
 // --- backward ----------------------------------------------------------------------------------
 
-// The gradient behind the activation, for the channels of a thread's lanes.
+// The gradient of the activation's input, for the channels of a thread's lanes.
 struct Through {
     Real mean[WIDTH], scale[WIDTH], beta[WIDTH];
 
@@ -209,7 +209,7 @@ struct Products {
 struct Gradients {
     Real* dgamma;
     Real* dbeta;
-    Sums* sums;  // without what accumulate adds, for dx
+    Sums* sums;  // before accumulation, for dx
     const Real* inv_std;
     bool accumulate;
 
@@ -234,12 +234,12 @@ batch_norm_backward_finish(Real* dgamma, Real* dbeta, Sums* sums, const Sums* pa
     column_finish(partials, chunks, channels, Gradients{dgamma, dbeta, sums, inv_std, accumulate});
 }
 
-// The way of a pooled gradient back through its pool, from (N, p, q, C) to (N, h, w, C).
+// Passes a gradient back through a pool, from (N, p, q, C) to (N, h, w, C).
 struct Unpool {
     const uint8* mask;
-    int32 h, w, p, q, channels, filters;  // filters: of one group
+    int32 h, w, p, q, channels, filters;  // filters: those of one group
 
-    // An odd last row or column lies outside of every window. It becomes 0 with the windows beside it.
+    // An odd last row or column lies outside every window. It is set to 0 together with the windows beside it.
     __device__ __forceinline__ void store(DTYPE* dz, int64 pack, const Numbers& gradient) const {
         constexpr int SIDE = 2;
         const int32 packs = channels / WIDTH;

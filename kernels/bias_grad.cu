@@ -1,11 +1,11 @@
-// The gradient of a bias: db[k] = sum over m of dy[m, k]; dy is (M, K), all leading axes flattened. With an ACTIVATION behind the
+// The gradient of a bias: db[k] = sum over m of dy[m, k]; dy is (M, K), all leading axes flattened. If an ACTIVATION follows the
 // bias, dy is the gradient of its output: db[k] = sum over m of its gradient(dy[m, k], saved[m, k]) (activation.cuh).
 //
 //   bias_grad_sum       each block sums a chunk of rows (column_reduce.cuh): into db with a single chunk, else into
 //                       partials (chunks, K)
 //   bias_grad_finish    sums the partials into db
 //
-// accumulate: add to what db holds; the sum and the addition are rounded once.
+// accumulate: add to the previous db; sum and addition are rounded once.
 //
 // Macros: DTYPE; ACTIVATION; WIDTH 16 / sizeof(DTYPE) where the arrays are aligned to 16 bytes and K is at most 256 or a multiple of that, else 1.
 // Limits: none. Floor: sizeof(DTYPE) bytes and one addition a number of dy, and of saved.
@@ -58,7 +58,7 @@ struct Bias {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(256, sizeof(DTYPE) == 8 ? 1 : 0)  // doubles take more registers; 0: no wish
+extern "C" __global__ void __launch_bounds__(256, sizeof(DTYPE) == 8 ? 1 : 0)  // doubles take more registers; 0: no bound
 bias_grad_sum(DTYPE* db, Total* partials, const DTYPE* dy, const DTYPE* saved, bool accumulate, Columns columns, int64 dy_pitch) {
     column_reduce(partials, columns, Gradients{dy, saved, PitchedPacks(columns, dy_pitch)}, Bias{db, accumulate});
 }

@@ -1,4 +1,4 @@
-// Copies of whole ranges and of tiles of tensors between global and shared memory, by the async proxy (sm_90). One thread starts one.
+// Copies of ranges and of tensor tiles between global and shared memory, by the async proxy (sm_90). One thread starts a copy.
 //
 //   mbarrier_arrive_expecting(&full, 4096);   // loads tell an mbarrier (mbarrier.cuh) how many bytes have come
 //   bulk_load(tile, x, 4096, &full);          // 16-byte aligned, a multiple of 16 bytes
@@ -30,7 +30,7 @@ struct alignas(64) TensorMap {
 
 namespace emulated {
 
-// What tensor_map.py packs.
+// The struct that tensor_map.py packs.
 struct Tensor {
     uint64 magic, base;
     uint32 rank, element_bytes, swizzle, unused;

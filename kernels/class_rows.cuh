@@ -14,7 +14,7 @@ __device__ __forceinline__ Real infinity() { return Real(__int_as_float(0x7f8000
 
 class ClassRow {
   public:
-    // x: the row, or null if the sub-warp has none: it has no classes then, but takes part in warp operations.
+    // x: the row, or null if the sub-warp has none; it then has no classes, but takes part in warp operations.
     __device__ ClassRow(const DTYPE* x, int32 classes, int32 lanes)
         : x(x), classes(x ? classes : 0), lanes(lanes), lane(threadIdx.x % lanes) {
         if (this->classes <= reach()) fetch(0);
@@ -33,7 +33,7 @@ class ClassRow {
         }
     }
 
-    // Reduces of(class, score) over all classes by op. Every lane of the row gets the result.
+    // Reduces of(class, score) over all classes by op. Every lane of the row receives the result.
     template <class Op, class Of>
     __device__ __forceinline__ Real reduce(Op op, Of of) {
         Real result = Op::identity();
@@ -41,7 +41,7 @@ class ClassRow {
         return across(result, op);
     }
 
-    // Reduces one value a lane.
+    // Reduces one value per lane.
     template <class Op>
     __device__ __forceinline__ Real across(Real value, Op op) const {
         for (int32 distance = lanes / 2; distance > 0; distance /= 2)

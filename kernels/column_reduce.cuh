@@ -3,7 +3,7 @@
 // The matrix is walked as a flat array. A block's threads take neighbouring packs of WIDTH numbers and advance by a stride that is
 // a multiple of C. So neighbours read neighbouring addresses, and each lane of a thread stays in one column, for any C. If the
 // columns do not fit into a block, blocks divide them into tiles (grid y). Blocks divide the rows into chunks of steps (grid x).
-// The division depends on the shape alone, so the bits do too.
+// The division depends only on the shape, and so do the bits.
 //
 //   walk(columns, body)            calls body for every pack of the block, with GROUP loads in flight
 //   column_reduce(...)             walks, then adds the block's rows pairwise in shared memory: a State for each chunk and column
@@ -26,10 +26,10 @@ constexpr int kFinishColumns = 8;  // columns of a block of column_finish
 struct Columns {
     int64 size;      // M * C
     int64 stride;    // packs between two steps of a thread
-    int64 chunk;     // steps a block
+    int64 chunk;     // steps per block
     int32 channels;  // C
-    int32 tile;      // columns a block
-    int32 rows;      // rows a step of a block
+    int32 tile;      // columns per block
+    int32 rows;      // rows of a block's step
 };
 
 // The calling thread's pack in step 0, if it has one.

@@ -5,8 +5,8 @@
 #include "gemm.cuh"
 #include "mask.cuh"
 
-// Thread blocks that a multiprocessor shall hold. Single numbers and iterators that search (tile_iterator.cuh) take more registers:
-// each costs a block.
+// Thread blocks that a multiprocessor must be able to hold. Single numbers and iterators that search (tile_iterator.cuh) take more
+// registers: each costs a block.
 constexpr int FEWER_BLOCKS = int(VECTOR_C == 1 || VECTOR_K == 1) + int(!TAP_TABLE);
 constexpr int RESIDENT_BLOCKS = MIN_BLOCKS > FEWER_BLOCKS ? MIN_BLOCKS - FEWER_BLOCKS : 1;
 
@@ -82,7 +82,7 @@ struct InputWindows {
         return uint32(line.w + s * conv.dilation_w) < uint32(conv.w);
     }
 
-    // For Walk::PIXELS (tile_iterator.cuh): where a window begins, and where in it a column's elements lie. Pixels are counted
+    // For Walk::PIXELS (tile_iterator.cuh): where a window begins, and where a column's elements lie in it. Pixels are counted
     // modulo 2^32, because padding may put a window's beginning far before x.
     struct alignas(16) Anchor {
         uint32 pixel;
@@ -237,7 +237,7 @@ struct MaskedEpilogue {
                 if (value > leader || (value != value && leader == leader)) leader = value, won = j;
             }
             best[0].at[i] = leader;
-            const bool passes = IS_IDENTITY<ACTIVATION> ? column + i < y.columns : leader > 0;  // past the end sums are zero
+            const bool passes = IS_IDENTITY<ACTIVATION> ? column + i < y.columns : leader > 0;  // past the end, sums are zero
             if (passes) bits |= 1u << (i * MASK + won);
         }
         y.store<VECTOR>(row, column, best);
@@ -251,7 +251,7 @@ struct MaskedEpilogue {
     }
 
   private:
-    // A sum as y holds it.
+    // A sum rounded as in y.
     static __device__ __forceinline__ Real finished(Real sum) { return load(round_to<DTYPE>(ACTIVATION<Real>{}.apply(sum))); }
 };
 

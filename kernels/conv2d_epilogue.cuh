@@ -1,4 +1,4 @@
-// What fprop does with a block's accumulators, for all of its main loops. conv2d_fprop.cu has formula and layouts.
+// The epilogue of fprop for a block's accumulators, for all of its main loops. conv2d_fprop.cu has formula and layouts.
 #pragma once
 
 #include "conv2d.cuh"

@@ -5,7 +5,7 @@
 // are neighbours, and their windows lie in a few lines of x. A block copies these lines once, with their padding, 16 bytes at a
 // time where their length allows; lines of several images follow one another. In this `Patch` the offset of every number is the
 // sum of one offset for its pixel and one for its tap. The filters stay in shared memory with their whole depth. So a block waits
-// twice a tile, for memory and for the other threads, and otherwise multiplies and stores.
+// twice per tile, for memory and for the other threads, and otherwise multiplies and stores.
 //
 // Dynamic shared memory: the biases, the taps' offsets, the filters, two patches. The launcher computes its size
 // (`few_channels_smem_bytes` of gpuconv/algorithms.py).
@@ -29,7 +29,7 @@ static_assert(BLOCK_M == THREADS && BLOCK_N % 32 == 0 && sizeof(Real) == 4, "a w
 class Patch {
     const Convolution& conv;
     int32 before, lead;  // chunks of padding to the left of a line, and unused numbers before that padding
-    int32 pitch;         // from line to line
+    int32 pitch;         // elements from line to line
     int32 pixel;         // the tile's first
     Pixel first;
 
@@ -77,10 +77,10 @@ class Patch {
         commit_copies();
     }
 
-    // Upper bound of a patch's size, in numbers.
+    // An upper bound of a patch's size, in numbers.
     __device__ __forceinline__ int32 size() const { return conv.patch_lines * pitch; }
 
-    // Lists the offset of each of `depth` taps from a window's first; zero past the last.
+    // Lists the offset of each of `depth` taps from the window's first tap; zero past the last tap.
     __device__ __forceinline__ void list_taps(int32* offsets, int32 taps, int32 depth) const {
 #pragma unroll 1
         for (int32 tap = threadIdx.x; tap < depth; tap += THREADS) {
@@ -91,7 +91,7 @@ class Patch {
     }
 
     // Finds the windows of PIXELS pixels of the tile, starting at `begin`, a multiple of PIXELS. Past the last pixel the address is
-    // arbitrary: these sums are dropped.
+    // arbitrary, because these sums are dropped.
     template <int PIXELS>
     __device__ __forceinline__ void find(const DTYPE* (&windows)[PIXELS], const DTYPE* cells, int32 begin) const {
         const int32 left = conv.n * conv.p * conv.q - (pixel + begin);
@@ -103,7 +103,7 @@ class Patch {
 };
 
 // The block's filters in the order in which they are read, with zeros past the last filter and past their depth. Scalar
-// multiply-adds: one line a tap. Tensor cores: for each step, two chunks for each column of the product, the halves of the step's
+// multiply-adds: one line per tap. Tensor cores: for each step, two chunks for each column of the product, the halves of the step's
 // depth. In every other group of four columns the two are exchanged, so that ldmatrix reads eight without a bank conflict.
 struct Filters {
     static constexpr int TAP_PITCH = BLOCK_N + 8;
@@ -112,7 +112,7 @@ struct Filters {
     DTYPE* cells;
     int32 depth;  // a multiple of STEP_K
 
-    // A lane has two columns of each of four products: they are eight neighbouring filters.
+    // A lane has two columns of each of four products; these are eight neighbouring filters.
     static __device__ __forceinline__ int32 filter_of(int32 column) {
         return column / 32 * 32 + column % 8 / 2 * 8 + column / 8 % 4 * 2 + column % 2;
     }

@@ -11,20 +11,20 @@
 // windows of the output, after the ReLU with ACTIVATION Relu, else with Identity; conv.p and conv.q are even, since rows and
 // columns that a flooring pool drops are not computed. The four pixels of a window are neighbouring rows, held by one thread.
 // MOMENTS 1: also writes the moments of every filter of y over each tile of pixels, for the batch norm that follows.
-// SAVES_INPUT 1: also writes the activation's input, from whose rounded numbers y is computed.
-// None of MASK, MOMENTS and SAVES_INPUT goes with several splits.
+// SAVES_INPUT 1: also writes the activation's input; y is computed from its rounded numbers.
+// MASK, MOMENTS and SAVES_INPUT exclude several splits.
 //
 // Macros: those of gemm.cuh; MASK, MOMENTS, SAVES_INPUT; ACTIVATION Identity, Relu, ...; VECTOR_C, VECTOR_K: channels and filters that move
 // at once, 16 / sizeof(DTYPE) where that divides a group's channels (filters) and x, w (y) are aligned to 16 bytes, else 1;
-// MIN_BLOCKS: thread blocks that a multiprocessor shall hold. Limits: those of convolution.cuh.
-// Floor: x, w and y once; 2 R S C / groups FLOPs an output. With the pool four times the FLOPs and sizeof(DTYPE) + 1/2 bytes an
+// MIN_BLOCKS: thread blocks that a multiprocessor must be able to hold. Limits: those of convolution.cuh.
+// Floor: x, w and y once; 2 R S C / groups FLOPs per output. With the pool, four times the FLOPs and sizeof(DTYPE) + 1/2 bytes per
 // output, where separate kernels move 14 sizeof(DTYPE) bytes and an index.
 
 #include "gemm_simt.cuh"
 
 #include "conv2d_fprop.cuh"
 
-// Moments take registers too.
+// Moments also take registers.
 constexpr int RESIDENT = MOMENTS && RESIDENT_BLOCKS > 1 ? RESIDENT_BLOCKS - 1 : RESIDENT_BLOCKS;
 
 extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), RESIDENT)

@@ -7,7 +7,7 @@
 // cover (q / 4, packs of channels), channels innermost; a thread computes four pixels. Taps are added in row-major order.
 //
 // Macros: DTYPE; TF32, if defined; ACTIVATION; WIDTH 1 or, with m = 1, 16 / sizeof(DTYPE). Limits: those of convolution.cuh.
-// Floor: x, w and y once; 2 R S FLOPs an output.
+// Floor: x, w and y once; 2 R S FLOPs per output.
 
 #include "depthwise.cuh"
 

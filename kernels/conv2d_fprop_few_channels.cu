@@ -1,5 +1,5 @@
 // Convolution forward of few channels in one group, such as a net's first layer: float16, bfloat16 and TF32 on tensor cores,
-// float32 on the ordinary units; sm_80 and up.
+// float32 on the CUDA cores; sm_80 and up.
 //
 // Formula, layouts and epilogues are those of conv2d_fprop.cu; tile and main loop those of conv2d_few_channels.cuh. Each block
 // computes several tiles, gridDim.x apart. gridDim.x is a multiple of the tiles across, so a block keeps its filters. It copies
@@ -7,7 +7,7 @@
 //
 // Macros: those of conv2d_fprop.cu, with VECTOR_C 1. Limits: at most 4 channels, and the shared memory that
 // `few_channels_smem_bytes` (gpuconv/algorithms.py) allows.
-// Floor: x, w and y once; 2 R S C FLOPs an output.
+// Floor: x, w and y once; 2 R S C FLOPs per output.
 
 #include "gemm.cuh"
 

@@ -1,7 +1,7 @@
 // The gradient of a convolution with respect to its filters by wgmma: float16 and bfloat16; sm_90a.
 //
 // Formula, layouts, splits and macros are those of conv2d_wgrad.cu, the main loop that of gemm_wgmma.cuh. Lines are pixels and run
-// along filters and taps: both operands are MN-major. The threads that copy dy sum db from what they copied.
+// along filters and taps: both operands are MN-major. The threads that copy dy also sum db from it.
 
 #include "gemm_wgmma.cuh"
 

@@ -5,9 +5,9 @@
 // pixels and taps, and that no side of a padded map or a dilated filter exceeds 2^29: they are counted in 32 bits. Elements are
 // addressed in 64.
 //
-// MASK says what follows the convolution: 0 nothing, or an activation; 1 a ReLU; 4 a 2 x 2 max pool, with a ReLU or without. It is
-// the number of mask bits (mask.cuh) for each number of y. With a pool P and Q are even: pixels outside every window do not exist here.
-// Pixels are then counted window by window, the four of a window being neighbours.
+// MASK: the ops that follow the convolution: 0 nothing, or an activation; 1 a ReLU; 4 a 2 x 2 max pool, with a ReLU or without. It
+// is the number of mask bits (mask.cuh) for each number of y. With a pool P and Q are even: pixels outside every window do not
+// exist here. Pixels are then counted window by window, the four of a window being neighbours.
 #pragma once
 
 #ifndef MASK
@@ -32,7 +32,7 @@ struct Convolution {
 
 constexpr int WINDOW = MASK == 4 ? 4 : 1;  // pixels of the convolution for one of y
 
-constexpr int32 OUTSIDE = -(1 << 30);  // a coordinate that stays negative whatever is added to it
+constexpr int32 OUTSIDE = -(1 << 30);  // a coordinate that stays negative after any addition
 
 // One of the stride_h * stride_w sets of input pixels whose coordinates are equal modulo the stride. The same taps read all of
 // them, from neighbouring windows: within a phase the gradient is a dense convolution of stride 1. Tap r reads pixel h if the

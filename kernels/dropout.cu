@@ -1,8 +1,8 @@
 // Dropout; forward and backward are the same: y[i] = kept(i) ? x[i] * scale : 0.
 //
 // Element i is kept if the upper 24 bits of word first + i of the Philox stream (DROPOUT, substream), counted from block
-// `offset`, are at least `threshold` = ceil(p * 2^24). The mask depends on the position alone: it is not stored, and backward
-// draws it again. A thread computes one Philox block, four elements, with one load and one store if VECTOR is 4.
+// `offset`, are at least `threshold` = ceil(p * 2^24). The mask depends only on the position: it is not stored, and backward draws
+// it again. A thread computes one Philox block, four elements, with one load and one store if VECTOR is 4.
 //
 // Macros: DTYPE; VECTOR 4 where x and y are aligned to 4 * sizeof(DTYPE) bytes and n and `first` are multiples of 4, else 1.
 // Limits: none.

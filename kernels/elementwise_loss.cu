@@ -1,4 +1,4 @@
-// Losses of scores that each have a target, and their gradients, each in one launch. x: a score, t: its target, d = x - t.
+// Losses that compare each score with a target, and their gradients, each in one launch. x: a score, t: its target, d = x - t.
 //
 //   mean_squared_error     d^2                                                          slope 2 d
 //   huber_loss             d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2)     slope d, cut to [-delta, delta]
@@ -11,7 +11,7 @@
 // `size` numbers, one may be the other; targets: as many; loss: one number of the accumulator's dtype. partials: one number a
 // block. counter: zero before and after.
 //
-// Macros: DTYPE; LABEL, the float type of targets. Limits: none. Floor: 2 sizeof(DTYPE) + sizeof(LABEL) bytes an element.
+// Macros: DTYPE; LABEL, the float type of targets. Limits: none. Floor: 2 sizeof(DTYPE) + sizeof(LABEL) bytes per element.
 #include "mean_over_blocks.cuh"
 
 // of(i, x, t, slope) is the loss of element i, and sets its slope.
@@ -44,7 +44,7 @@ huber_loss(Real* loss, DTYPE* gradient, Real* partials, uint32* counter, const D
     const Real most = Real(delta);
     elementwise(loss, gradient, partials, counter, x, targets, size, scale_at, scale, [=](int64, Real x, Real t, Real& slope) {
         const Real d = x - t;
-        slope = d < -most ? -most : d > most ? most : d;  // NaN stays
+        slope = d < -most ? -most : d > most ? most : d;  // NaN is unchanged
         return slope * (d - slope / 2);
     });
 }

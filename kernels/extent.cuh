@@ -10,7 +10,7 @@ struct Extent {
     int64 kind;  // 0 float16, 1 bfloat16, 2 float32, 3 float64
 };
 
-// visit(number) for each of the thread's numbers, as T; STORE: write the numbers back, which visit may change.
+// Calls visit(number) for each of the thread's numbers, as T. STORE: visit may change the numbers, which are written back.
 template <class T, bool STORE, class Visit>
 __device__ __forceinline__ void each_number(const Extent& extent, Visit visit) {
     constexpr int kWidth = 16 / sizeof(T);

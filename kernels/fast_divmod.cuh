@@ -7,7 +7,7 @@
 // multiplier = ceil(2^(31+l) / d), n / d = n * multiplier >> (31 + l).
 struct FastDivmod {
     uint32 divisor, multiplier, shift;  // shift: l
-    // n / d, with n left at n mod d.
+    // Returns n / d, and sets n to n mod d.
     __device__ __forceinline__ int32 divide(int32& n) const {
         const int32 quotient = int32(__umulhi(2 * uint32(n), multiplier) >> shift);
         n -= quotient * int32(divisor);

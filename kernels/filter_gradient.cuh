@@ -1,4 +1,5 @@
-// A block's part of a filter gradient (conv2d_wgrad.cu): its operands, and where its sums go. The main loop is included first.
+// A block's part of a filter gradient (conv2d_wgrad.cu): its operands, and the destination of its sums. The main loop is included
+// first.
 #pragma once
 
 #include "conv2d.cuh"

@@ -1,11 +1,11 @@
-// Stores a warp's sums as tensor cores leave them (mma.cuh, wgmma.cuh): through shared memory, so that neighbouring lanes store
+// Stores a warp's sums from the layout of tensor cores (mma.cuh, wgmma.cuh) through shared memory, so that neighbouring lanes store
 // neighbouring outputs.
 #pragma once
 
 #include "gemm.cuh"
 
 struct FragmentStore {
-    static constexpr int BYTES = 16 * 32 * sizeof(float);  // of shared memory, for each warp
+    static constexpr int BYTES = 16 * 32 * sizeof(float);  // bytes of shared memory per warp
 
     // Stores 16 rows by 32 columns, which begin at (row, column) of the product, through `buffer`, the warp's own. sums: its four
     // products of 16 x 8. rows(i): the output row of the product's row i. The epilogue takes ROWS neighbouring rows at once; lane ^ 1
@@ -13,7 +13,7 @@ struct FragmentStore {
     template <int VECTOR, class To, class Rows>
     static __device__ __forceinline__ void
     store(const To& epilogue, const Rows& rows, int32 row, int32 column, float* buffer, const float (*sums)[4]) {
-        constexpr int N = VECTOR == 8 && To::ROWS == 1 ? 8 : 4, LANES = 32 / N;  // neighbouring sums of a lane; lanes a row
+        constexpr int N = VECTOR == 8 && To::ROWS == 1 ? 8 : 4, LANES = 32 / N;  // neighbouring sums of a lane; lanes per row
         const int lane = threadIdx.x % 32, own_column = lane % LANES * N;
 #pragma unroll
         for (int j = 0; j < 4; ++j)

@@ -1,15 +1,15 @@
 // The second launch of a product with split-K.
 //
-//   out[i] = act(bias[i mod columns] + partials[0, i] + partials[1, i] + ...), plus what out holds, with `accumulate`
+//   out[i] = act(bias[i mod columns] + partials[0, i] + partials[1, i] + ...), plus the previous out, with `accumulate`
 //
 // In memory `gap` elements follow each row of `columns` elements of out: a slice of a wider volume's channels.
 // With more_size > 0 also a second output, whose partial sums follow the first's. partials (splits, pitch), of accumulators. A
 // block computes 1024 outputs: 256 lanes, each WIDTH neighbouring outputs at a time. It has up to four groups of 256 threads,
-// which divide the splits among them; the first group adds the groups' sums in order. The launcher chooses the number of groups
-// by the number of splits alone, so the same shapes give the same bits on every device.
+// which divide the splits among them; the first group adds the groups' sums in order. The number of groups depends only on the
+// number of splits, so the same shapes give the same bits on every device.
 //
 // Macros: DTYPE; ACTIVATION; WIDTH: 16 bytes of accumulators where sizes, arrays and the gap allow, else 1. Limits: none.
-// Floor: splits * sizeof(accumulator) + sizeof(DTYPE) bytes and splits FLOPs an output.
+// Floor: splits * sizeof(accumulator) + sizeof(DTYPE) bytes and splits FLOPs per output.
 
 #include "activation.cuh"
 #include "types.cuh"
@@ -17,7 +17,7 @@
 using Real = accumulator<DTYPE>;
 
 constexpr int LANES = 256, OUTPUTS = 1024, MOST_GROUPS = 4;
-constexpr int PACKS = OUTPUTS / (LANES * WIDTH);  // a lane
+constexpr int PACKS = OUTPUTS / (LANES * WIDTH);  // per lane
 
 extern "C" __global__ void __launch_bounds__(LANES * MOST_GROUPS, 1)
 gemm_reduce_splits(DTYPE* out, DTYPE* more, const accumulator<DTYPE>* partials, const DTYPE* bias, int64 size,

@@ -4,10 +4,10 @@
 //   backward   dx[n, m, c] = dy[n, c] / M
 //
 // x is (N, M, C), y is (N, C). Forward: a block of (COLUMNS, 256 / COLUMNS) threads sums COLUMNS channels of one sample. Each row
-// of threads sums every (256 / COLUMNS)-th cell, then the rows are added in order: the same bits every time.
+// of threads sums every (256 / COLUMNS)-th cell, then the rows are added in order, so every run gives the same bits.
 //
 // Macros: DTYPE; COLUMNS 1, 2, 4, ... 32. Limits: none.
-// Floor: sizeof(DTYPE) bytes a cell, read (forward) or written (backward); one addition a cell.
+// Floor: sizeof(DTYPE) bytes per cell, read (forward) or written (backward); one addition per cell.
 
 #include "types.cuh"
 

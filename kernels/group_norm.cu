@@ -12,7 +12,7 @@
 // accumulator's dtype. y may be x; dx may be dy or x.
 //
 // Macros: DTYPE; WIDTH (column_reduce.cuh), of _sums alone, a divisor of pixels * C. Limits: fewer than 2^31 groups of all images.
-// Floor: forward 2 sizeof(DTYPE) bytes a number (4 if a group outgrows the caches), backward 5 (7).
+// Floor: forward 2 sizeof(DTYPE) bytes per number (4 if a group outgrows the caches), backward 5 (7).
 #include "column_reduce.cuh"
 #include "reduce.cuh"
 #include "sums.cuh"
@@ -29,7 +29,7 @@ struct Group {
     }
     __device__ Real count() const { return Real(pixels) * width; }
 
-    // Calls visit(number, channel in the group); `columns` neighbouring threads stand in one pixel.
+    // Calls visit(number, channel in the group); `columns` neighbouring threads share one pixel.
     template <class Visit>
     __device__ __forceinline__ void each(int32 columns, Visit visit) const {
         const int32 rows = int32(blockDim.x) / columns;

@@ -1,4 +1,4 @@
-// Labels: one integer a row, its class; or floats, a number for each class of a row.
+// Labels: one integer per row, its class; or floats, a number for each class of a row.
 #pragma once
 
 #include "types.cuh"

@@ -5,10 +5,10 @@
 //
 // images (M, H, W, C) uint8; x (N, H, W, C) DTYPE. The four words of Philox block (AUGMENT, offset + n) give the flip, both
 // shifts and the cutout's centre, as backends/reference/batch.py states; an alternating flip uses the image's own block. The
-// arithmetic is the reference's, so the bits are too. mean and std have one number a channel, or one an element of an image.
+// arithmetic is the reference's, so the bits are too. mean and std have one number per channel, or one per element of an image.
 // offset and start are numbers, or are read from device memory when the kernel runs, so that a captured step goes through its
-// epoch. A position past the indices, or an index outside the data set, makes its sample NaN and its label -1: on a GPU nobody
-// waits for an error. `blocks` blocks of 256 threads share the elements of a sample.
+// epoch. A position past the indices, or an index outside the data set, makes its sample NaN and its label -1, because reporting an
+// error would require a synchronization. `blocks` blocks of 256 threads share the elements of a sample.
 //
 // Macros: DTYPE; FULL: 1 with crops and colours (augment.cuh), 0 without. Contrast needs the mean of a whole image, which each of
 // its thread blocks computes. Limits: fewer than 2^31 elements a sample. Floor: 1 byte read and sizeof(DTYPE) written an element.
@@ -17,18 +17,18 @@
 #include "fast_divmod.cuh"
 
 struct Batch {
-    int64 images, indices;  // their numbers
+    int64 images, indices;  // how many of each
     int32 height;
     FastDivmod width, channels;
     int32 mean_each, std_each;  // whether there is one for each element
-    int32 flip, shift, reflect, cutout, blocks;  // thread blocks a sample
-    float smallest;                              // part of the area in a crop; 0: no crop
-    float low[4], range[4];  // of the factors of brightness, contrast and saturation, 1 and 0: as it is; of the turn of the hue
+    int32 flip, shift, reflect, cutout, blocks;  // blocks per sample
+    float smallest;                              // smallest share of the area in a crop; 0: no crop
+    float low[4], range[4];  // factors of brightness, contrast, saturation (1 and 0: unchanged), then the rotation of the hue
 };
 
 enum Flip : int32 { RANDOM = 1, ALTERNATING = 2 };
 
-// Mirrors a position at most one size outside at the first or last one.
+// Mirrors a position that lies at most one size outside, at the first or last position.
 __device__ __forceinline__ int32 reflected(int32 position, int32 size) { return size - 1 - abs(size - 1 - abs(position)); }
 
 __device__ __forceinline__ int32 shift_of(uint32 word, int32 shift) {

@@ -1,8 +1,8 @@
 // The mask that fprop writes for a ReLU, a 2 x 2 max pool, or both: where gradients pass.
 //
-// uint8 (N, P, Q, groups * bytes), P and Q being y's. For each pixel and group it has MASK bits a filter, lowest bit first, padded to
-// whole bytes: MASK 1 for a ReLU, 4 with a pool. Bit i * MASK + j is set if the gradient passes at filter i and pixel j of the
-// window, counted row by row.
+// uint8 (N, P, Q, groups * bytes), P and Q being y's. For each pixel and group it has MASK bits per filter, lowest bit first,
+// padded to whole bytes: MASK 1 for a ReLU, 4 with a pool. Bit i * MASK + j is set if the gradient passes at filter i and pixel j
+// of the window, counted row by row.
 #pragma once
 
 #include "types.cuh"
@@ -11,7 +11,7 @@ struct Mask {
     uint8* bytes;  // of the group
     int32 pitch;   // bytes from pixel to pixel
 
-    // filters: of one group.
+    // filters: those of one group.
     __device__ __forceinline__ Mask(const uint8* mask, int32 filters, int32 groups, int32 group) {
         const int32 a_group = (filters * MASK + 7) / 8;
         bytes = const_cast<uint8*>(mask) + int64(group) * a_group;

@@ -1,4 +1,4 @@
-// Products of a batch of matrices of one shape, which Muon's Newton-Schulz iteration consists of.
+// Products of a batch of matrices of one shape, for Muon's Newton-Schulz iteration.
 //
 //   y[i] = a[i] b[i]^T, or with DEPTH_FIRST y[i] = a[i] b[i]        for each matrix i of the batch
 //

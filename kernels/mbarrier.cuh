@@ -81,7 +81,7 @@ __device__ __forceinline__ void mbarrier_arrive_after_copies(Mbarrier* barrier G
 #endif
 }
 
-// Whether the phase has ended; waits for that, but not for long.
+// Whether the phase has ended; waits for its end for a limited time.
 __device__ __forceinline__ bool mbarrier_try_wait(Mbarrier* barrier, uint32 parity GPUCONV_CALLER) {
 #ifdef GPUCONV_EMULATOR
     return gpuconv_mbarrier_wait(barrier, parity, true, GPUCONV_SITE);

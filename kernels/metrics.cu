@@ -1,4 +1,4 @@
-// Adds a batch to the running sums of loss and accuracy, which stay in device memory and are read back now and then.
+// Adds a batch to the running sums of loss and accuracy, which stay in device memory and are read back occasionally.
 //
 //   totals[0] += loss * m          totals[2] += m, the number of rows whose label is not `ignored`
 //   totals[1] += those rows whose largest score (the first of equals; NaN counts as largest) is that of the label, or, if labels are
@@ -9,7 +9,8 @@
 // totals[4] += w.
 //
 // totals: `sums` doubles. scores (n, classes); labels (n,) or (n, classes), or null: then totals[1] stays. One block of 256
-// threads, one row a thread at a time. The sums are of integers, or are added in a fixed order, so every run gives the same bits.
+// threads, each taking one row at a time. The sums are of integers, or are added in a fixed order, so every run gives the same
+// bits.
 //
 // Macros: DTYPE; LABEL, int64 or a float type. Limits: none. Floor: n * classes * sizeof(DTYPE) bytes, and as many labels if they
 // are floats.

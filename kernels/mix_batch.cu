@@ -1,4 +1,4 @@
-// A batch in which each image is mixed with the one before it, the first with the last, and the probabilities of its classes.
+// A batch in which each image is mixed with the one before it (the first with the last), and its class probabilities.
 //
 //   cut 0   y[n] = lambda * x[n] + (1 - lambda) * x[n - 1], each operation rounded, and the result rounded to DTYPE
 //   cut 1   y[n] = x[n - 1] within a rectangle, x[n] elsewhere; lambda = 1 - the rectangle's part of the area
@@ -6,7 +6,7 @@
 //
 // x, y (N, H, W, C) DTYPE; labels (N,); targets (N, classes) float32. Philox block (AUGMENT, offset) of substream MIX gives
 // lambda, an entry of `lambdas` numbers of table, and the rectangle's centre, as backends/reference/batch.py states. offset is a
-// number, or is read from device memory when the kernel runs. A label that is no class makes the targets NaN. `blocks` blocks of
+// number, or is read from device memory when the kernel runs. A label outside the classes makes the targets NaN. `blocks` blocks of
 // 256 threads share the elements of an image.
 //
 // Macros: DTYPE. Limits: fewer than 2^31 elements an image. Floor: sizeof(DTYPE) bytes read and written an element; cut 0 reads
@@ -18,7 +18,7 @@
 struct Mix {
     int32 height;
     FastDivmod width, channels;
-    int32 lambdas, classes, cut, blocks;  // thread blocks an image
+    int32 lambdas, classes, cut, blocks;  // thread blocks per image
 };
 
 // The positions along an axis that the rectangle covers.

@@ -10,7 +10,7 @@
 // 32-bit numbers, that is number l % 4.
 //
 // multiply_add<T>: sums (16 x 8) += a (16 x depth) * b (depth x 8). The depth is 16 for halves and 8 for float32, whose numbers
-// must be rounded to TF32 (tf32_bits). With g = lane / 4 and t = lane % 4, and two halves or one float32 a register:
+// must be rounded to TF32 (tf32_bits). With g = lane / 4 and t = lane % 4, and two halves or one float32 per register:
 //   a[0], a[1], a[2], a[3]   rows g, g + 8, g, g + 8; the lower half of the depth twice, then the upper half twice, at 2t or t
 //   b0, b1                   column g; the lower half of the depth, the upper half
 //   sums[0..3]               (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1)

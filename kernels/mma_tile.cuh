@@ -17,7 +17,7 @@ constexpr int STEP_K = STAGE_K / 2;          // the depth of a step
 
 constexpr int STAGE_BYTES = (BLOCK_M + BLOCK_N) * 64;
 
-// Holds the tiles, and at the end sums to be stored.
+// Holds the tiles, and at the end the sums to be stored.
 __device__ __forceinline__ unsigned char* shared_memory() {
     extern __shared__ __align__(128) unsigned char memory[];
     return memory;

@@ -5,8 +5,8 @@
 
 using Real = accumulator<DTYPE>;
 
-// The number of values, their mean, and the sum of their squared deviations. Parts are combined by Chan's formula (Chan,
-// Golub, LeVeque 1983): no x^2 - mean^2, which would cancel.
+// The number of values, their mean, and the sum of their squared deviations. Parts are combined by Chan's formula (Chan, Golub,
+// LeVeque 1983), without mean(x^2) - mean^2, which would cancel.
 struct Moments {
     using Value = Real;
     Real count, mean, deviations;

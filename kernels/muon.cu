@@ -10,7 +10,7 @@
 // numbers of one matrix. A norm is the sum of the blocks' partial sums in order; every block that needs it adds them up. lr,
 // scaling, masters and averages as in optimizer.cu. In a skipped step x is zero. Half precision is computed in float32 and rounded once.
 //
-// Macros: DTYPE and GRAD of optimizer.cu. Limits: none. Floor, in bytes a number: direction 4 sizeof(DTYPE) + an accumulator,
+// Macros: DTYPE and GRAD of optimizer.cu. Limits: none. Floor, in bytes per number: direction 4 sizeof(DTYPE) + an accumulator,
 // normalize 2 accumulators, apply 2 sizeof(DTYPE) + an accumulator.
 #include "optimizer.cuh"
 #include "reduce.cuh"
@@ -22,7 +22,7 @@ struct Matrix {
     const GRAD* grad;
     DTYPE* velocity;
     GRAD* copy;      // null: the parameter has no 16-bit copy
-    DTYPE* average;  // null: none is kept
+    DTYPE* average;  // null: no average
 };
 
 struct Matrices {
@@ -44,7 +44,7 @@ struct Part {
           end(begin + kNumbers < all.size ? begin + kNumbers : all.size) {}
 };
 
-// The norm of x (`which` 0) or p (1) from a matrix's partial sums of squares. Every thread of the block gets it.
+// The norm of x (`which` 0) or p (1) from a matrix's partial sums of squares. Every thread of the block receives it.
 __device__ __forceinline__ Real norm(const Real* partials, const Part& part, const Matrices& all, int which, Real* scratch) {
     Real sum = 0;
     for (int32 block = threadIdx.x; block < all.blocks; block += blockDim.x)

@@ -15,12 +15,12 @@
 // memory when the kernel runs, so that a captured step sees the current values. Half precision is computed in float32 and
 // rounded once, parameter and state alike.
 //
-// scaling: null, or what loss_scale.cu wrote: gradients are multiplied by scaling[1] first; if that is 0 nothing changes. The
-// scaling[3] skipped steps do not count as steps.
+// scaling: null, or the array that loss_scale.cu wrote: gradients are multiplied by scaling[1] first; if that is 0 nothing changes.
+// The scaling[3] skipped steps do not count as steps.
 //
 // Macros: DTYPE, of parameters and state; GRAD, of gradients and copies: DTYPE, or a half beside float32. Limits: none.
-// Floor, in sizeof(DTYPE) bytes a number, read and written: sgd 3, with velocity 5, adagrad, rmsprop and lion 5, adam 7, an average
-// 2 more; with masters two halves in place of the gradient's float32, as many bytes. Up to 19 FLOPs.
+// Floor, in sizeof(DTYPE) bytes per number, read and written: sgd 3, with velocity 5, adagrad, rmsprop and lion 5, adam 7, an
+// average 2 more; with masters two halves in place of the gradient's float32, as many bytes. Up to 19 FLOPs.
 #include "optimizer.cuh"
 
 constexpr int kWidth = 16 / sizeof(DTYPE);
@@ -32,7 +32,7 @@ struct Chunk {
     const GRAD* grad;
     DTYPE* state[2];  // null: the rule has no such state
     GRAD* copy;       // null: the parameter has no 16-bit copy
-    DTYPE* average;   // null: none is kept
+    DTYPE* average;   // null: no average
     int64 count;
     double decay;
 };
@@ -78,7 +78,7 @@ __device__ __forceinline__ void update_chunk(const Chunk& chunk, Real unscale, R
     }
 }
 
-// Moves the average of a chunk that this block has updated: in a loop of its own, which leaves the update its registers. The
+// Updates the averages of a chunk that this block has updated, in a separate loop, so that the update keeps its registers. The
 // parameter comes from the caches.
 __device__ __forceinline__ void move_averages(const Chunk& chunk, Real rate) {
     if (!chunk.average) return;
@@ -136,7 +136,7 @@ struct Lion {
     Real lr, shrink, beta1, beta2, rest1, rest2;
     __device__ void update(Real& p, Real g, Real& m, Real&) const {
         const Real mean = fma(rest1, g, beta1 * m);
-        const Real sign = mean > 0 ? Real(1) : mean < 0 ? Real(-1) : mean;  // of 0 it is 0, and NaN stays NaN
+        const Real sign = mean > 0 ? Real(1) : mean < 0 ? Real(-1) : mean;  // the sign of 0 is 0, and NaN stays NaN
         p = fma(-lr, sign, shrink * p);
         m = fma(rest2, g, beta2 * m);
     }

@@ -1,5 +1,5 @@
-// What every optimizer step reads beside its parameters, and the moving average of a parameter. Macro: DTYPE, of parameters and
-// state.
+// The values that every optimizer step reads besides its parameters, and the moving average of a parameter. Macro: DTYPE, of
+// parameters and state.
 #pragma once
 
 #include "types.cuh"

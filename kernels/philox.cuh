@@ -29,7 +29,7 @@ __device__ __forceinline__ Words philox(uint64 block, uint32 stream, uint32 subs
     return {{c0, c1, c2, c3}};
 }
 
-// An offset that changes from step to step: the number, or in a captured step what device memory holds when the kernel runs.
+// An offset that changes from step to step: a number, or in a captured step the value in device memory when the kernel runs.
 __device__ __forceinline__ uint64 read_offset(const int64* offset_at, int64 offset) {
     return uint64(offset_at ? *offset_at : offset);
 }

@@ -1,7 +1,7 @@
 // Uniform, normal and shuffled numbers from Philox, bit for bit those of gpuconv/random.py.
 //
 //   random_uniform      y[i] = low + range * (word_i >> 8) * 2^-24
-//   random_normal       y[i] = mean + std * inverse_normal_cdf((word_i + 0.5) * 2^-32), AS 241 with a logarithm of our own
+//   random_normal       y[i] = mean + std * inverse_normal_cdf((word_i + 0.5) * 2^-32), AS 241 with our own logarithm
 //   random_permutation  order[i] = image of i under a Feistel bijection of 0..n-1, by cycle walking
 //
 // All arithmetic is in double, by operations that IEEE 754 defines to the last bit and intrinsics that the compiler may not
@@ -24,7 +24,7 @@ __device__ __forceinline__ double exact_log(double x) {
     constexpr double kAtanh[12] = {1.0 / 23, 1.0 / 21, 1.0 / 19, 1.0 / 17, 1.0 / 15, 1.0 / 13,
                                    1.0 / 11, 1.0 / 9,  1.0 / 7,  1.0 / 5,  1.0 / 3,  1.0};
     const int64 bits = __double_as_longlong(x);
-    int exponent = int(bits >> 52) - 1022;  // frexp's: the fraction is in [1/2, 1)
+    int exponent = int(bits >> 52) - 1022;  // as frexp: the fraction is in [1/2, 1)
     double m = __longlong_as_double((bits & 0x000fffffffffffffll) | 0x3fe0000000000000ll);
     if (m < 0.7071067811865475244) {
         m = __dadd_rn(m, m);
@@ -88,7 +88,7 @@ random_normal(DTYPE* y, int64 n, double mean, double std, uint64 seed, uint32 st
     });
 }
 
-// The Feistel network of random.py over Z_a x Z_b, a * b >= n: twelve rounds, then on until the value falls below n.
+// The Feistel network of random.py over Z_a x Z_b, a * b >= n: twelve rounds, repeated until the value is below n.
 extern "C" __global__ void __launch_bounds__(256)
 random_permutation(int64* order, int64 n, int64 a, int64 b, uint64 seed, uint32 stream, uint32 epoch) {
     for (int64 i = global_thread(); i < n; i += global_threads()) {

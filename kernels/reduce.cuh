@@ -2,7 +2,7 @@
 //
 //   Sum<T>, Max<T>: an operation with its identity.
 //   reduce_warp(value, op)            every lane of a full warp gets the result
-//   reduce_block(value, op, scratch)  every thread of the block gets it; blockDim.x a multiple of 32 and one-dimensional,
+//   reduce_block(value, op, scratch)  every thread of the block receives it; blockDim.x a multiple of 32 and one-dimensional,
 //                                     scratch: 32 elements of shared memory
 #pragma once
 
@@ -12,7 +12,7 @@ struct Sum {
     __device__ T operator()(T a, T b) const { return a + b; }
 };
 
-// The larger; of a number and a NaN, the number.
+// The larger of two numbers; for a number and a NaN, the number.
 template <class T>
 struct Max {
     static __device__ T identity() { return T(__int_as_float(0xff800000)); }

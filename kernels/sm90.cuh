@@ -1,4 +1,4 @@
-// What the wrappers of instructions since sm_90 share.
+// Shared by the wrappers of sm_90's instructions.
 //
 //   shared_address(pointer)  // of shared memory, as these instructions take it
 //   void f(int x GPUCONV_CALLER);  // a wrapper that tells the emulated device its caller's file and line; with no

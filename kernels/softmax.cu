@@ -3,7 +3,7 @@
 // x, y: (N, classes); y may be x. A row has a sub-warp of `lanes` threads (class_rows.cuh): the smallest power of two that is at
 // least the number of classes, at most 32. A row with NaN or +inf becomes NaN: the maximum ignores a NaN, the sum does not.
 //
-// Macros: DTYPE; PER_LANE. Limits: none. Floor: 2 sizeof(DTYPE) bytes and 2 exponentials a score, while a row fits into
+// Macros: DTYPE; PER_LANE. Limits: none. Floor: 2 sizeof(DTYPE) bytes and 2 exponentials per score, while a row fits into
 // registers (32 * PER_LANE classes).
 #include "class_rows.cuh"
 

@@ -9,16 +9,16 @@
 // dlogits: (N, classes), one may be the other; labels: (N,) integers, or (N, classes) floats (labels.cuh); weight: (classes,) or
 // null; loss: one number of the accumulator's dtype. A row whose label is `ignored` adds nothing; its dlogits are 0. Another
 // label outside the classes makes the loss and its row of dlogits NaN. divisor: D, or null for N. A row has a sub-warp of `lanes`
-// threads (class_rows.cuh). partials: one number a block. counter: zero before and after.
+// threads (class_rows.cuh). partials: one number per block. counter: zero before and after.
 //
 // Macros: DTYPE; LABEL, any number type; PER_LANE. Limits: none. Floor: 2 sizeof(DTYPE) bytes (and sizeof(LABEL), of a float
-// type) and 2 exponentials a score, while a row fits into registers (32 * PER_LANE classes).
+// type) and 2 exponentials per score, while a row fits into registers (32 * PER_LANE classes).
 #include "class_rows.cuh"
 #include "labels.cuh"
 
-// What a row's labels ask of each class.
+// The target of each class, from a row's labels.
 template <class T, bool SOFT = IS_FLOAT<T>>
-struct Asked {  // a label: 1 of its class, 0 of others
+struct Asked {  // a label: 1 for its class, 0 for others
     const int64 label;
     const int32 classes;
     __device__ Asked(const T* labels, int64 row, int64 n, int32 classes)
@@ -73,7 +73,7 @@ softmax_cross_entropy(Real* loss, DTYPE* dlogits, Real* partials, uint32* counte
         Real explained = 0;
         scores.each([&](int32 c, Real score) {
             const Real z = score - largest, t = target(c);
-            if (t != 0) explained += t * z;  // a score of -inf that no target asks for costs nothing
+            if (t != 0) explained += t * z;  // a score of -inf with target 0 adds nothing
             const Real slope = (targets * (exp(z) / total) - t) / by * factor * valid;
             dlogits[row * classes + c] = round_to<DTYPE>(counts ? slope : Real(0));
         });

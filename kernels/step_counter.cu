@@ -1,11 +1,11 @@
-// The numbers that change from one training step to the next. The device advances them itself, so that a captured step, which
-// takes no new arguments, reads them from memory.
+// The numbers that change from one training step to the next. The device advances them itself and a captured step reads them from
+// memory, because it cannot take new arguments.
 //
 //   step_counter_advance   lr = rates[counter[0]], a row, NaN past the end; counter += (1, 1, batch_size, batch_size)
 //   counter_advance        before = counter; counter += by
 //
-// counter (4,): the row of rates, the number of steps done, where the next batch begins in the epoch's order, and its offset in
-// the stream of random numbers. One warp; counter_advance: one thread.
+// counter (4,): the row of rates, the number of steps done, the start of the next batch in the epoch's order, and its offset in the
+// stream of random numbers. One warp; counter_advance: one thread.
 //
 // Macros: DTYPE float32, float64, of the learning rates. Limits: none. Floor: a few dozen bytes.
 

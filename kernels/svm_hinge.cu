@@ -7,9 +7,9 @@
 // scale: a number, or read from device memory when the kernel runs (scale_at, else null); applied before rounding. scores,
 // dscores: (N, classes), one may be the other; labels: (N,) integers; loss: one number of the accumulator's dtype. A label
 // outside the classes makes the loss and its row of dscores NaN; a NaN among the scores only the loss. A row has a sub-warp of
-// `lanes` threads (class_rows.cuh). partials: one number a block. counter: zero before and after.
+// `lanes` threads (class_rows.cuh). partials: one number per block. counter: zero before and after.
 //
-// Macros: DTYPE; LABEL, an integer type; PER_LANE. Limits: none. Floor: 2 sizeof(DTYPE) bytes and 4 FLOPs a score.
+// Macros: DTYPE; LABEL, an integer type; PER_LANE. Limits: none. Floor: 2 sizeof(DTYPE) bytes and 4 FLOPs per score.
 #include "class_rows.cuh"
 
 extern "C" __global__ void __launch_bounds__(256, 2)
@@ -32,7 +32,7 @@ svm_hinge(Real* loss, DTYPE* dscores, Real* partials, uint32* counter, const DTY
         });
         margins = others.across(margins, Sum<Real>{});
         positive = others.across(positive, Sum<Real>{});
-        if (others.leads()) {  // dscores may be scores: the label's is overwritten when all lanes have read it
+        if (others.leads()) {  // dscores may be scores: the label's entry is overwritten after all lanes have read it
             sum += margins * valid;
             if (known) dscores[row * classes + label] = round_to<DTYPE>(-positive / Real(n) * factor);
         }

@@ -32,7 +32,7 @@ __device__ __forceinline__ double load(double x) { return x; }
 __device__ __forceinline__ float load(float16 x) { return __half2float(x); }
 __device__ __forceinline__ float load(bfloat16 x) { return __bfloat162float(x); }
 
-// A float rounded to TF32's 10 bits behind the point, ties away from zero (cvt.rna.tf32.f32); NaN and infinities stay.
+// A float rounded to TF32's 10-bit mantissa, ties away from zero (cvt.rna.tf32.f32); NaN and infinities are unchanged.
 __device__ __forceinline__ float round_tf32(float x) {
     return x == x ? __uint_as_float((__float_as_uint(x) + 0x1000) & 0xffffe000) : x;
 }

@@ -1,4 +1,4 @@
-// What the 128 threads of a warpgroup do together: the order of wgmma, its groups, registers handed over (sm_90a).
+// Operations of the 128 threads of a warpgroup: the order of wgmma, its groups, and the transfer of registers (sm_90a).
 //
 //   wgmma_fence();        // before the first wgmma, and after each access to its accumulators or to A in registers
 //   ... wgmma ...         // each starts, and reads shared memory until it was waited for

@@ -60,7 +60,7 @@ struct MatrixDescriptor {
         return swizzled(swizzle, linear);
     }
 
-    // Whether the first element is in the first line of an atom, and the 16 k of a K-major operand do not leave the panel.
+    // Whether the first element is in the first line of an atom, and the 16 k of a K-major operand lie in one panel.
     template <Major MAJOR>
     __device__ __forceinline__ constexpr bool aligned() const {
         const uint32 width = panel_width(swizzle), first = start % (8 * width);

@@ -1,6 +1,6 @@
 // Counts bank conflicts: the turns that shared memory takes beyond those that the bytes of an access need.
 //
-// Shared memory has 32 banks of 4 bytes; in one turn each serves one word. A warp's access of up to 4 bytes a lane is one
+// Shared memory has 32 banks of 4 bytes; in one turn each serves one word. A warp's access of up to 4 bytes per lane is one
 // turn, of 8 bytes two turns of 16 lanes, of 16 bytes four turns of 8 lanes: so ldmatrix too. Lanes that touch the same word
 // share it. Every turn beyond these is a conflict.
 //

@@ -20,7 +20,7 @@
 
 namespace gpuconv_emulator {
 
-constexpr size_t kWord = 4;  // bytes a cell
+constexpr size_t kWord = 4;  // bytes per cell
 
 enum Kind : uint8_t { READ, WRITE, ATOMIC, ASYNC };
 
