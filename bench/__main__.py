@@ -5,5 +5,5 @@ from bench.cli import main
 from gpuconv.cli import process
 
 process.begin()
-signal.signal(signal.SIGINT, signal.default_int_handler)  # so that `main` can report that the times are kept
+signal.signal(signal.SIGINT, signal.default_int_handler)  # so that `main` can report that the times were saved
 sys.exit(process.end(main()))

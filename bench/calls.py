@@ -26,7 +26,7 @@ Compared = Iterator[tuple[Expected, Any]]  # expected and actual values of a par
 
 @dataclass(frozen=True)
 class Call:
-    """make(rng): host arrays. run(*arrays): our call, a tuple of results, or None where gpuconv has no such op.
+    """make(rng): host arrays. run(*arrays): our call, which returns a tuple of results; None if gpuconv has no such op.
     compare(arrays, results): the parts to compare, from the host arrays before the call and the host results."""
 
     entry: Entry

@@ -1,4 +1,4 @@
-"""Compares two records: what got faster or slower by more than the noise."""
+"""Compares two records: which entries became faster or slower by more than the noise."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from bench.record import timed
 from bench.sides import OURS, PEER
 from bench.suite import CONVOLUTIONS
 
-FORWARD = {3: 4.0, 64: 2.0, 128: 2.0, 256: 2.0, 512: 2.0}  # by input channels
+FORWARD = {3: 4.0, 64: 2.0, 128: 2.0, 256: 2.0, 512: 2.0}  # by number of input channels
 BOTH, STEP, STEP_SHAPE = 3.0, 3.0, "tiny-vgg-n64"
 MEASURES = {"import gpuconv": 150.0, f"memory of {STEP_SHAPE}": 3.0}
 

@@ -1,4 +1,4 @@
-"""What a record says about its machine: the hardware and the versions, without host names or paths."""
+"""The description of the machine in a record: the hardware and the versions, without host names or paths."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _driver() -> dict[str, str]:
 
 
 def commit() -> tuple[str, bool]:
-    """The commit and whether tracked files differ from it; ("unknown", True) where git cannot tell."""
+    """The commit and whether tracked files differ from it; ("unknown", True) if git cannot tell."""
     try:
         head = _git("rev-parse", "--short=10", "HEAD").strip()
         return head, bool(_git("status", "--porcelain", "--untracked-files=no").strip())

@@ -12,7 +12,7 @@ from bench.sides import COPY, OURS, Prepared, Side
 from gpuconv import backends
 from gpuconv.devices import Device
 
-ROTATED_BYTES = 128 << 20  # of the inputs in all sets of a side: larger than any GPU cache
+ROTATED_BYTES = 128 << 20  # bytes of the inputs in all sets of a side: larger than any GPU cache
 MOST_SETS = 40
 
 
@@ -24,7 +24,7 @@ def set_count(arrays: Arrays, device: str) -> int:
 
 
 def sides(call: Call, arrays: Arrays, device: str) -> list[Side]:
-    """gpuconv's, and for a memory-bound operation the device's own copy of the largest array."""
+    """gpuconv's side, and for a memory-bound operation the device's own copy of the largest array."""
 
     def prepare() -> Prepared:
         if call.run is None:

@@ -33,7 +33,7 @@ from gpuconv.profiling import work
 from gpuconv.types import Shape
 
 NETS = (("airbench94", 2000), ("vgg-cifar", 128), ("resnet18-cifar", 512))
-LAUNCH = 2e-6  # seconds from one small kernel of a graph to the next: assumed, no record has measured it
+LAUNCH = 2e-6  # seconds from one small kernel of a graph to the next: assumed, not measured
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class StepPrediction:
 
 @contextmanager
 def _noted() -> Iterator[list[tuple[str, int]]]:
-    """Records the launches in this context without running them: kernel names and the bytes of their arrays, of
-    products those that `_OPERANDS` does not name. New arrays are not written to, so that they take no memory."""
+    """A context that records launches without running them: kernel names and the bytes of their arrays, for products
+    only those that `_OPERANDS` does not name. New arrays are not written to, so that they take no memory."""
     found: list[tuple[str, int]] = []
     launch, empty = Kernel.__call__, emulator.empty
 
@@ -116,8 +116,8 @@ def convolutions(net: str, batch_size: int, precision: str = "bfloat16") -> list
 
 
 def fastest(entry: Entry, algo: str, model: Model, gpu: Gpu) -> float | None:
-    """Seconds by `algo` or the launcher's choice, whichever is predicted faster; None where the model lacks the latter,
-    whose bytes count then."""
+    """Seconds by `algo` or the launcher's choice, whichever is predicted faster; None if the model does not cover the
+    latter, whose bytes are counted then."""
     auto = predicted(entry, "auto", model, gpu)
     named = predicted(entry, algo, model, gpu) if auto and algo != "auto" else auto
     return min(found[1].seconds for found in (auto, named) if found) if auto else None
@@ -146,7 +146,7 @@ LAYERS = (  # with one input in bfloat16
 
 
 def of_layer(layer: Layer, shape: Shape, gpu: Gpu) -> dict[str, StepPrediction]:
-    """Of each direction of a layer without matrix products: the sum of its launches."""
+    """For each direction of a layer without matrix products: the sum of its launches."""
     net = Sequential([Input(shape[1:]), layer], precision="bfloat16", device="emulated")
     found = {}
     with _noted() as launches:

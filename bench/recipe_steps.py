@@ -1,4 +1,4 @@
-"""Our side of a whole recipe: all of its steps as in `gpuconv train --recipe`, on synthetic images.
+"""Our side of a whole recipe: all of its steps, as in `gpuconv train --recipe`, on synthetic images.
 
 Batches are loaded, shuffled and augmented on the device, rates follow their schedules, every group of parameters has
 its own optimizer. Evaluation and whitening are not included.
@@ -66,7 +66,7 @@ class Recipe:
         return net
 
     def trainer(self, device: str, dtype: str) -> Trainer:
-        """In half precision from float32 weights, which it keeps as masters."""
+        """A 16-bit net starts from float32 weights, which it keeps as masters."""
         net, chosen = self.net("float64" if dtype == "float64" else "float32").to(device), self.settings
         return Trainer(net, chosen.optimizer, lr=chosen.lr, loss=self.loss, schedule=chosen.schedule, precision=dtype)
 
@@ -75,7 +75,7 @@ class Recipe:
         return Loader(data, batch_size, normalization=self.normalization, **where, **options)
 
     def losses(self, device: str, dtype: str) -> np.ndarray:
-        """Of the first steps, each on the whole proof, as a recipe of so many epochs has it."""
+        """The losses of the first steps, each on all of these images, with the settings of the recipe."""
         trainer = self.trainer(device, dtype)
         loader = self.loader(trainer, self.proof, len(self.proof), shuffle=False)
         trainer.fit(loader, epochs=PROVED_STEPS, progress=False)

@@ -104,7 +104,7 @@ def time_entry(
                 row["kernels"] = _kernels(prepared, device)
             prepared.call(0)
             ready.append((row, prepared))
-        except Exception as error:  # whatever happens to one side, the others are timed
+        except Exception as error:  # an error of one side does not affect the others
             row |= failure(error)
     _time(ready, timer, rounds, burst, basis)
     floor = entry.work.floor(ceilings, entry.dtype)
@@ -171,7 +171,7 @@ def _kernels(prepared: Prepared, device: str) -> dict[str, Any]:
 
 
 def _free(device: str, key: str) -> None:
-    """Free both libraries' cached memory, so that one side's leftovers do not run the other out of memory.
+    """Free the cached memory of both libraries, so that one side does not exhaust the memory of the other.
 
     Raises DeviceError if a side left the GPU unusable for this process.
     """

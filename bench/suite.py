@@ -1,4 +1,5 @@
-"""What is timed: convolutions, memory-bound operations, whole training steps. Only data; nothing here computes.
+"""The entries to time: convolutions, memory-bound operations, whole training steps. Only data; nothing is computed
+here.
 
 An entry is identified by op, shape and dtype. Importance orders a run that has no time for everything: 0 first.
 """
@@ -143,8 +144,8 @@ def conv_work(problem: Conv2dProblem, op: str, dtype: str) -> Work:
 
 # --- memory-bound operations -------------------------------------------------------------------
 
-# Bytes per element of the large tensor that each op moves, for a dtype of s bytes. A ReLU's backward can get the sign
-# from a bit, a 2x2 pool the winner from two.
+# Bytes per element of the large tensor that each op moves, for a dtype of s bytes. A ReLU's backward can take the sign
+# from one bit, a 2x2 pool the position of the maximum from two.
 MEMORY = {
     "bias_relu": lambda s: 2 * s,
     "relu": lambda s: 2 * s,

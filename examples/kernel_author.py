@@ -1,4 +1,5 @@
-"""A kernel author's own ReLU in the place of the shipped one: compiled for the CPU, checked by the oracle, with no GPU.
+"""A kernel author's own ReLU in place of the shipped one: compiled for the CPU and checked against the oracle, without
+a GPU.
 
 `gpuconv lab --help` does the same from the command line, and times it on a GPU.
 """

@@ -1,4 +1,4 @@
-"""A teacher's net on handwritten digits: what it is made of, whether it is right, and pictures of what it sees."""
+"""A teacher's net on handwritten digits: its layers, its correctness, and pictures of its activations."""
 
 import tempfile
 from pathlib import Path
@@ -22,7 +22,7 @@ def main() -> None:
         "activations": gc.plots.activations(image, net.activations(image), scores, test.classes, truth=truth),
         "filters": gc.plots.filters(net["conv1.weight"]),
     }
-    with tempfile.TemporaryDirectory() as folder:  # a folder of yours keeps them
+    with tempfile.TemporaryDirectory() as folder:  # use a folder of your own to keep them
         for name, figure in figures.items():
             print(f"{name}: {gc.plots.save(figure, Path(folder) / f'{name}.png').stat().st_size:,} bytes")
 

@@ -1,4 +1,4 @@
-"""A training loop of your own: batches, loss, update and schedule by hand, where `Trainer` does something else."""
+"""A training loop of your own, with batches, loss, update and schedule by hand, for what `Trainer` does not offer."""
 
 import numpy as np
 

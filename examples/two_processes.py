@@ -1,5 +1,5 @@
-"""One net trained by two processes, with the bits of one: ``mpiexec -n 2 python examples/two_processes.py`` (needs
-`pip install '.[mpi]'`)."""
+"""One net trained by two processes, with the same bits as by one: ``mpiexec -n 2 python examples/two_processes.py``
+(needs `pip install '.[mpi]'`)."""
 
 import numpy as np
 

@@ -84,8 +84,8 @@ class Run:
             self.process.send_signal(number)
         _, output = self.process.communicate(timeout=120)
         self.kills[number.name] += 1
-        # By its own handler, by the default one before that, or it had just ended. While Python itself starts
-        # it answers Ctrl-C with a traceback and status 1.
+        # Ended by its own handler, by the default one before that, or just before the signal. While it starts, Python
+        # answers Ctrl-C with a traceback and status 1.
         status = self.process.returncode
         starting = number == signal.SIGINT and output.rstrip().endswith("KeyboardInterrupt")
         if not starting and (status not in (-number, 128 + number, 0) or "Traceback" in output):
@@ -100,7 +100,7 @@ class Run:
         self.begin()
 
     def finish(self) -> None:
-        """Check that the finished run is as if it had not been killed."""
+        """Check that the finished run equals one that was not killed."""
         assert self.process
         _, output = self.process.communicate(timeout=600)
         if self.process.returncode:

@@ -1,8 +1,8 @@
 """PyTorch's sides of a whole recipe: channels_last, compiled, and each step in a CUDA graph.
 
-As in Keller Jordan's public script: images stay on the device, where they are converted and padded once, and a
-batch is one gather of them; a step's rates lie in device memory, so that a captured step can be replayed. Weights are
-float32 under autocast, as on our side; Newton-Schulz runs in bfloat16 where the net does.
+As in Keller Jordan's public script, images stay on the device, where they are converted and padded once, and a batch is
+one gather of them; a step's rates lie in device memory, so that a captured step can be replayed. Weights are float32
+under autocast, as on our side; Newton-Schulz runs in bfloat16 where the net does.
 """
 
 from __future__ import annotations

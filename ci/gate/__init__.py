@@ -1,4 +1,4 @@
-"""The GPU gate: checks that need a GPU, for a machine available for thirty minutes. `python -m ci.gate --help`.
+"""The GPU gate: checks that need a GPU, for a machine that is available for thirty minutes. `python -m ci.gate --help`.
 
 results    results of checks, and the record
 commands   children with time limits

@@ -37,8 +37,8 @@ class Gate:
     """State shared by the checks.
 
     out: the folder of results. home: the copy of the tree that they run in. logs: output of the children. python: the
-    command of the interpreter. small: a rehearsal of the gate at small sizes. facts: what the first check
-    found out for the others. environment: that of every child.
+    command of the interpreter. small: a rehearsal of the gate at small sizes. facts: findings of the first check for
+    the others. environment: that of every child.
     """
 
     out: Path
@@ -79,7 +79,7 @@ class Gate:
                 return Done(127, f"{command[0]}: {error.strerror}", 0.0)
             self._running.add(process)
             code, late = _wait(process, max(seconds, 1))
-            if process.returncode is not None:  # otherwise it was abandoned
+            if process.returncode is not None:  # otherwise the process was abandoned
                 self._running.discard(process)
         output = path.read_bytes()[begin:].decode(errors="replace")
         return Done(code, output, time.monotonic() - start, late)
@@ -109,7 +109,7 @@ class Gate:
         return {name: done for name, done in found.items() if done is not None}
 
     def stop(self) -> None:
-        """End what is running; the copy that it runs in is about to be removed."""
+        """End the running commands; the copy in which they run is about to be removed."""
         for process in list(self._running):
             _end(process)
 

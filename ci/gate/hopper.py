@@ -1,4 +1,5 @@
-"""The ladder for the first Hopper GPU: smallest pieces first, so that the first rung that breaks tells which piece."""
+"""The ladder for the first Hopper GPU: smallest pieces first, so that the first failing rung identifies the faulty
+piece."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from ci.gate.results import FailedError, LateError, NotReachedError
 from ci.gate.rungs import NOTHING
 from ci.gate.schedule import Body, Check, Found
 
-_KEPT = 120  # lines of a rung's output in the record; all of it is in the logs
+_KEPT = 120  # lines of a rung's output in the record; the logs have all of it
 
 
 def rung(name: str) -> Body:

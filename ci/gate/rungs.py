@@ -24,7 +24,7 @@ KERNELS = Path(__file__).parents[2] / "tests" / "kernels"
 TILE_ROWS = DEPTH = 64  # of a product of one warpgroup
 SWIZZLES = {0: "no", 1: "128-byte", 2: "64-byte", 3: "32-byte"}
 MAJORS = {0: "A and B K-major", 1: "A K-major, B MN-major", 2: "A MN-major, B K-major", 3: "A and B MN-major"}
-SHOWN = 12  # of what is wrong
+SHOWN = 12  # lines that describe wrong values
 
 
 def ranges(numbers: Any) -> str:
@@ -40,7 +40,8 @@ def ranges(numbers: Any) -> str:
 
 
 def what_is_wrong(expected: np.ndarray, found: np.ndarray) -> list[str]:
-    """In lines: how many values, in which rows and columns, and the first of them. Leading axes are rows."""
+    """Wrong values as lines of text: their number, their rows and columns, and the first of them. Leading axes are
+    rows."""
     wide, given = (each.reshape(-1, each.shape[-1]).astype(np.float64) for each in (expected, found))
     wrong = (wide != given) & ~(np.isnan(wide) & np.isnan(given))
     rows, columns = np.nonzero(wrong)
@@ -69,8 +70,9 @@ def multiplied(device: str, dtype: str, columns: int, layout: tuple[int, int], a
 
 
 def read_map(device: str, dtype: str, columns: int, layout: tuple[int, int]) -> list[str]:
-    """From where the GPU reads each number of both operands, in lines: products with the identity, of numbers that tell
-    their place. Two products a map, as 16-bit floats hold small whole numbers."""
+    """The positions from which the GPU reads each number of both operands, as lines of text: found by products of the
+    identity with numbers that encode their position. Two products per map, because 16-bit floats hold only small whole
+    numbers exactly."""
     lines, identity = [], np.eye(DEPTH)
     for operand, rows in (("B", columns), ("A", TILE_ROWS)):
         if operand == "A" and columns < DEPTH:
@@ -210,7 +212,7 @@ def timed(product: Any, candidate: Any, device: str) -> str:
 
 
 def wrong_in(product: Any, candidate: Any, place: Any) -> list[str]:
-    """What the candidate gives for whole numbers where the proved algorithm gives something else, in lines."""
+    """The candidate's results for whole numbers that differ from the proved algorithm's, as lines of text."""
     from gpuconv.backends.cuda.gemm.plan import plan
     from gpuconv.backends.cuda.gemm.proofs import trusting
     from gpuconv.backends.cuda.runtime.device_array import capability_named

@@ -14,7 +14,7 @@ from ci.gate.commands import GRACE, Gate
 from ci.gate.results import FAILED, NOT_REACHED, PASSED, STOPPED, FailedError, NoGpuError, Result, verdicts
 from gpuconv import files
 
-LONGEST = 9.0  # minutes that a part may take
+LONGEST = 9.0  # minutes of a part, at most
 _SPARE = 3 * GRACE  # seconds at the end of a part for ending a child that is out of time
 
 Found = tuple[str, dict[str, Any]]

@@ -7,7 +7,7 @@
 Each mutant runs in a process of its own, on a copy of the kernels, on the emulated device: first the cases of
 gpuconv.verify that run code of the file, then the kernel tests that do, then the small cases with every memory access
 checked and in shuffled thread orders. A mutant dies by a wrong result, a fault that the emulator names, a
-crash, or a loop without end. One that does not compile is not counted. kernels_survivors.toml lists, each with its
+crash, or a loop without end. A mutant that does not compile is not counted. kernels_survivors.toml lists, each with its
 reason, the mutants that compute the same as the shipped kernel, or that only a GPU could tell apart; they are not run
 again unless --recheck is given. Nothing in the repository is written.
 """
@@ -54,7 +54,7 @@ from tools.mutation.cuda_faults import mutants
 SURVIVORS = Path(__file__).with_name("kernels_survivors.toml")
 LEAST = 0.95
 PYTEST = ["-q", "-p", "no:cacheprovider", "-m", ""]
-CASE_SECONDS = 8  # of processor time, after which a mutant counts as an endless loop; tests get as many more,
+CASE_SECONDS = 8  # seconds of processor time after which a mutant counts as an endless loop; tests get as many more,
 SUITE_FACTOR = 4  # and this many times the time of the shipped kernel
 
 

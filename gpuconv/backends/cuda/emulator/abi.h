@@ -18,7 +18,7 @@ struct dim3 {
 
 namespace gpuconv_emulator {
 
-// What the CUDA built-in variables read. One per operating-system thread; a fiber switch rewrites `thread`.
+// The values of the CUDA built-in variables. One per operating-system thread; a fiber switch rewrites `thread`.
 struct Context {
     uint3 thread{}, block{};
     dim3 block_size, grid_size;
@@ -31,23 +31,23 @@ struct Site {  // a position in a .cu file
 
 enum Collective : int { SYNC, SHUFFLE, VOTE, TOGETHER };
 
-// What the 128 lanes of a warpgroup do together.
+// Operations of the 128 lanes of a warpgroup.
 enum class Step : int { FENCE, MULTIPLY, COMMIT, WAIT, MORE_REGISTERS, FEWER_REGISTERS };
 
-// A wgmma as each lane of the warpgroup brings it.
+// A wgmma as issued by each lane of the warpgroup.
 struct Wgmma {
-    const void* operands;  // of any kind; copied
+    const void* operands;  // of any type; copied
     size_t operand_bytes;
-    void* sums;  // the lane's accumulators; poisoned until they were waited for
+    void* sums;  // the lane's accumulators; poisoned until the wait
     size_t sum_bytes;
     // Calls `touch` for all shared memory that the instruction reads. operands: the first lane's.
     void (*reads)(const void* operands, void (*touch)(const void* address, size_t bytes));
-    // Computes it, at some moment between its issue and the end of the wait. operands, sums: of the 128 lanes.
+    // Computes it, at some moment between its issue and the end of the wait. operands, sums: those of the 128 lanes.
     void (*multiply)(const void* const* operands, void* const* sums);
 };
 
 struct Lanes {  // what a warp-wide operation returns to each lane
-    uint64_t value;   // of the lane that was asked for
+    uint64_t value;   // of the requested lane
     unsigned ballot;  // the lanes whose value was not zero
     unsigned active;  // the lanes that took part
 };
@@ -73,7 +73,7 @@ void gpuconv_together(void* brought, void (*work)(void* const* lanes), gpuconv_e
 // The block's copy of one __shared__ variable; `key`: an address unique to its declaration.
 void* gpuconv_shared(const void* key, const char* name, size_t bytes, size_t alignment);
 void* gpuconv_dynamic_shared(size_t alignment);
-// The address of shared memory as instructions have it: 18 bits, counted from the beginning of the block's window.
+// The address of shared memory as instructions take it: 18 bits, counted from the beginning of the block's window.
 unsigned gpuconv_shared_address(const void* pointer);
 void* gpuconv_shared_pointer(unsigned address);
 // An asynchronous copy: `valid` bytes of `source`, then zeros. It takes effect at the wait.
@@ -82,18 +82,18 @@ void gpuconv_copy_commit();
 void gpuconv_copy_wait(int groups_that_may_be_pending);
 void gpuconv_fence();
 
-// --- sm_90: what threads, warpgroups and the async proxy do beside each other -------------------
+// --- sm_90: mbarriers, warpgroups and the async proxy --------------------------------------------
 void gpuconv_mbarrier_init(void* barrier, unsigned arrivals, gpuconv_emulator::Site site);
 void gpuconv_mbarrier_invalidate(void* barrier, gpuconv_emulator::Site site);
-// Adds `bytes` to what the phase expects, then arrives `arrivals` times.
+// Adds `bytes` to the expected bytes of the phase, then arrives `arrivals` times.
 void gpuconv_mbarrier_arrive(void* barrier, unsigned arrivals, unsigned bytes, gpuconv_emulator::Site site);
 // Arrives once all asynchronous copies that this thread has started took effect.
 void gpuconv_mbarrier_arrive_after_copies(void* barrier, gpuconv_emulator::Site site);
-// Waits for the end of the phase with this parity. If `once`, it may return 0 without.
+// Waits for the end of the phase with this parity. With `once`, it may return 0 before that.
 int gpuconv_mbarrier_wait(void* barrier, unsigned parity, int once, gpuconv_emulator::Site site);
 void gpuconv_mbarrier_fence_init();
 void gpuconv_proxy_fence();
-// A bulk copy: its pieces, then what it does with them. No global memory: zeros, or nothing to store.
+// A bulk copy: its pieces, then the operation on them. A null `global`: zeros are loaded, or nothing is stored.
 void gpuconv_bulk_piece(void* shared, void* global, size_t bytes);
 void gpuconv_bulk_load(void* barrier, gpuconv_emulator::Site site);
 void gpuconv_bulk_store(gpuconv_emulator::Site site);
@@ -101,7 +101,7 @@ void gpuconv_bulk_commit();
 void gpuconv_bulk_wait(int groups_that_may_be_pending);
 void gpuconv_named_barrier(unsigned number, unsigned threads, gpuconv_emulator::Site site);
 void gpuconv_wgmma(const gpuconv_emulator::Wgmma* wgmma, gpuconv_emulator::Site site);
-// number: of pending groups (WAIT), of registers a thread.
+// number: pending groups (WAIT), or registers per thread.
 void gpuconv_warpgroup(gpuconv_emulator::Step step, unsigned number, gpuconv_emulator::Site site);
 
 // Reports to the checker an atomic access that the compiler does not report.

@@ -1,4 +1,4 @@
-// What a block keeps of mbarriers, warpgroups and work that runs by itself (sm_90). Nothing of it exists in a block that uses none.
+// A block's mbarriers, warpgroups and asynchronous work (sm_90). A block that uses none of these stores nothing.
 #pragma once
 
 #include <cstdint>
@@ -15,14 +15,14 @@ namespace gpuconv_emulator {
 
 constexpr int kWarpgroup = 128;
 constexpr uintptr_t kWindow = 1024;  // the alignment of the shared window
-constexpr uint64_t kMbarrierBits = 0x7ff4'6261'7272'6965;  // what an mbarrier's memory holds: a NaN
-constexpr unsigned kMbarrierMost = (1u << 20) - 1;  // arrivals, and bytes
+constexpr uint64_t kMbarrierBits = 0x7ff4'6261'7272'6965;  // the contents of an mbarrier's memory: a NaN
+constexpr unsigned kMbarrierMost = (1u << 20) - 1;  // the largest number of arrivals, and of bytes
 
 struct Waiting {  // what a thread waits for
     struct Mbarrier* mbarrier;
     unsigned number;     // the parity of the phase, or a named barrier
     bool polls, gave_up;
-    const Wgmma* wgmma;  // that it brings
+    const Wgmma* wgmma;  // the wgmma that it issues
 };
 
 struct AsyncCopy {  // cp.async
@@ -36,20 +36,20 @@ struct AsyncCopy {  // cp.async
 struct Mbarrier {
     char* address;
     Site initialised;
-    Now by;              // who initialised it
+    Now by;              // the initialising thread
     bool valid, fenced;  // fenced: the async proxy sees it
-    unsigned expected;   // arrivals a phase
-    int64_t arrivals, bytes;  // that the phase still lacks
-    uint32_t phase;      // how many have ended
-    uint32_t copies;     // its bulk copies' number among the clocks
+    unsigned expected;   // arrivals per phase
+    int64_t arrivals, bytes;  // still missing in this phase
+    uint32_t phase;      // number of completed phases
+    uint32_t copies;     // the clock component of its bulk copies
     Clock arriving, completed;
 };
 
-// Something under way that takes effect at a moment of its own choosing.
+// Pending asynchronous work, which takes effect at some later moment.
 struct Effect {
     enum Kind : uint8_t { COPIES, LOAD, STORE };  // cp.async and their arrival; bulk copies
 
-    int thread;  // that issued it
+    int thread;  // the issuing thread
     Kind kind;
     uint32_t group;
     Site site;
@@ -57,22 +57,22 @@ struct Effect {
 };
 
 struct BulkPiece {
-    char *shared, *global;  // no global memory: zeros, or nothing to store
+    char *shared, *global;  // null global: load zeros, or store nothing
     size_t bytes;
 };
 
 struct BulkStores {  // of one thread
     uint32_t issued = 0, groups = 0;
-    uint32_t clock = 0;  // their number among the clocks
+    uint32_t clock = 0;  // their clock component
     std::vector<std::pair<uint32_t, uint32_t>> open;  // not waited for: number, group
 };
 
 struct PendingWgmma {
     uint32_t number, group;
     Site site;
-    std::vector<char> operands;  // of 128 lanes
+    std::vector<char> operands;  // those of 128 lanes
     size_t operand_bytes;
-    std::vector<void*> sums;  // the lanes' shadows of their accumulators
+    std::vector<void*> sums;  // copies of the lanes' accumulators
     void (*multiply)(const void* const*, void* const*);
 };
 
@@ -81,7 +81,7 @@ struct Accumulators {
     std::vector<char*> registers;  // of each lane
     size_t bytes;
     std::vector<char> numbers;
-    uint32_t last;  // wgmma that writes them
+    uint32_t last;  // the last wgmma that writes them
     Site site;
 };
 
@@ -93,7 +93,7 @@ struct RegisterAccess {
 };
 
 struct Warpgroup {
-    int arrived = 0;     // lanes at the step below
+    int arrived = 0;     // lanes that have reached `step`
     Step step{};
     unsigned number = 0;
     Site site{};
@@ -101,7 +101,7 @@ struct Warpgroup {
 
     bool fenced = false;
     uint32_t issued = 0, finished = 0, groups = 0;
-    uint32_t clock = 0;  // its wgmma's number among the clocks
+    uint32_t clock = 0;  // the clock component of its wgmma
     unsigned registers = 0;
     std::vector<PendingWgmma> pending;  // not computed yet
     std::vector<std::pair<uint32_t, uint32_t>> open;  // not waited for: number, group
@@ -115,17 +115,17 @@ struct NamedBarrier {
 
 struct Asynchronous {
     bool used = false;
-    bool computes = false;  // an instruction's effect: its accesses are not the program's
+    bool computes = false;  // an instruction takes effect: its accesses are not the program's
     std::map<uintptr_t, Mbarrier> mbarriers;
     std::vector<Effect> effects;
-    std::vector<BulkPiece> pieces;  // of the bulk copy that begins next
+    std::vector<BulkPiece> pieces;  // of the next bulk copy
     std::map<int, BulkStores> stores;
     std::vector<Warpgroup> warpgroups;
     std::vector<Waiting> waiting;  // of each thread
     NamedBarrier named[16];
-    unsigned free_registers = 0;  // of the block
-    int idle_polls = 0;           // since something last happened
-    // A wgmma's issue, while its operands are named.
+    unsigned free_registers = 0;  // in the block's pool
+    int idle_polls = 0;           // since the last effect
+    // During the issue of a wgmma, while its operands are listed.
     Clock view;
     int group = 0;
 

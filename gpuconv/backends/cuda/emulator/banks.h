@@ -1,10 +1,10 @@
-// Counts bank conflicts: the turns that shared memory takes beyond those that the bytes of an access need.
+// Counts bank conflicts: the additional turns of shared memory beyond those that the bytes of an access need.
 //
 // Shared memory has 32 banks of 4 bytes; in one turn each serves one word. A warp's access of up to 4 bytes per lane is one
 // turn, of 8 bytes two turns of 16 lanes, of 16 bytes four turns of 8 lanes: so ldmatrix too. Lanes that touch the same word
 // share it. Every turn beyond these is a conflict.
 //
-// Lanes run one by one here, so which of them access together has to be inferred: one access is the n-th execution of an
+// Lanes run one by one here, so simultaneous accesses have to be inferred: one access is the n-th execution of an
 // instrumented instruction by the lanes of a warp in a block. That is exact if all lanes take the same path. Accesses that the
 // CPU's compiler splits or joins count as in its code, which may differ from a GPU's.
 #pragma once
@@ -20,7 +20,7 @@
 
 namespace gpuconv_emulator {
 
-class Banks {  // of one block
+class Banks {  // counts of one block
   public:
     void touch(int thread, uintptr_t address, size_t bytes, uintptr_t pc) {
         const uint32_t time = times[{thread, pc}]++;

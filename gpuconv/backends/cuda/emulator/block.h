@@ -20,7 +20,7 @@
 
 namespace gpuconv_emulator {
 
-constexpr size_t kSharedCapacity = 232448;  // 227 KB, what a block can have on sm_90 and sm_100
+constexpr size_t kSharedCapacity = 232448;  // 227 KB, the limit of a block on sm_90 and sm_100
 constexpr size_t kStaticCapacity = 48 * 1024;
 constexpr size_t kSharedGuard = 64;
 constexpr int kPoison = 0xff;  // a NaN in every floating-point type
@@ -70,7 +70,7 @@ class Worker : public Context {
     Worker() : threads(kMaxThreads), fibers(kMaxThreads), stacks(kMaxThreads), arena(kArena) {}
 
     Checker checker;
-    std::string message;  // of the block's fault; empty if there is none
+    std::string message;  // the block's fault; empty if there is none
 
     void begin(const Launch& request) {
         launch = &request;
@@ -152,7 +152,7 @@ class Worker : public Context {
     void* shared(const void* key, const char* name, size_t bytes, size_t alignment) {
         for (const SharedVariable& variable : variables)
             if (variable.key == key) return variable.base;
-        // A checked kernel gets no better alignment than it asked for.
+        // A checked kernel receives no better alignment than it requested.
         const size_t step = std::max(alignment, size_t(16));
         char* base = shared_end + (step - uintptr_t(shared_end) % step) % step;
         if (launch->checked && alignment < 16) base += alignment;
@@ -391,7 +391,7 @@ class Worker : public Context {
                 if (state[first + other] != IN_WARP) continue;
                 if (peer.operation != leader.operation || peer.mask != leader.mask || peer.site.line != leader.site.line) {
                     alike = false;
-                    if (!(peer.mask >> lane & 1)) continue;  // still busy among others
+                    if (!(peer.mask >> lane & 1)) continue;  // it waits for other lanes
                     fail(first + lane, "divergent warp operation: lane " + std::to_string(lane) + " is at " +
                                            place(leader.site) + ", lane " + std::to_string(other) + " at " +
                                            place(peer.site));
@@ -495,7 +495,7 @@ class Worker : public Context {
                (found > 4 ? ", ..." : "");
     }
 
-    // --- what runs by itself: mbarrier.h, warpgroup.h, bulk.h -----------------------------------
+    // --- asynchronous work: mbarrier.h, warpgroup.h, bulk.h -------------------------------------
 
     Now now() const {
         const uint32_t step = checker.clocks.active ? checker.clocks.step(running) : barriers + 1;
@@ -508,7 +508,7 @@ class Worker : public Context {
         if (!checker.check(when, uintptr_t(copy.destination), copy.bytes, WRITE, copy.pc)) fail(checker.message);
         if (Watch::instance().enabled) watch(uintptr_t(copy.destination), copy.bytes, WRITE, copy.pc);
     }
-    // Out of the way of kernels that have nothing of this.
+    // Separate, so that kernels without asynchronous work do not pay for it.
 #define GPUCONV_RARE __attribute__((noinline, cold))
     GPUCONV_RARE void synchronize_block() { checker.clocks.synchronize(0, count, [](int) { return true; }); }
     GPUCONV_RARE void synchronize_warp(int first, unsigned lanes) {
@@ -543,7 +543,7 @@ class Worker : public Context {
     void open_shared() {
         close_shared();
         static_bytes = 0;
-        // Dynamic memory that asks for 1024 bytes moves there; what asks for less gets no better than 256.
+        // Dynamic memory with an alignment of 1024 bytes moves there; a smaller alignment gets at most 256.
         dynamic_base = window() + kAlignment;
         dynamic_given = false;
         add_shared(nullptr, "dynamic memory", dynamic_base, launch->shared_bytes);

@@ -1,5 +1,5 @@
-// Bulk copies: loads that an mbarrier counts, stores in groups. Each takes effect at a moment of its own; until then the
-// destination of a load is poisoned. Part of Worker (block.h).
+// Bulk copies: loads that an mbarrier counts, stores in groups. Each takes effect at some later moment; until then the destination
+// of a load is poisoned. Part of Worker (block.h).
 #pragma once
 
 #include "block.h"
@@ -97,7 +97,7 @@ inline void Worker::bulk_wait(unsigned pending) {
     }
 }
 
-// The block's end, where none of its copies may be under way. False, with a message, if one is.
+// At the end of the block no copy may be pending. False, with a message, if one is.
 inline bool Worker::end_asynchronous() {
     for (const auto& [thread, own] : asynchronous.stores)
         if (!own.open.empty()) {

@@ -24,16 +24,16 @@ constexpr size_t kWord = 4;  // bytes per cell
 
 enum Kind : uint8_t { READ, WRITE, ATOMIC, ASYNC };
 
-struct Now {  // who accesses, and when
-    uint32_t block = 0;  // counts the blocks that ran, from 1
+struct Now {  // the accessing thread, and the time
+    uint32_t block = 0;  // the number of the block in the order of execution, from 1
     uint32_t barriers = 0;
     uint32_t warp_syncs = 0;
-    uint32_t thread = 0;  // or what runs by itself, from kMaxThreads on
+    uint32_t thread = 0;  // or a component of asynchronous work, from kMaxThreads
     uint32_t step = 0;    // in the thread's clock
 };
 
 struct Access : Now {
-    uint8_t bytes = 0;  // which of the word's four, as a mask
+    uint8_t bytes = 0;  // a mask of the word's four bytes
     bool atomic = false;
     uintptr_t pc = 0;
 };
@@ -70,11 +70,11 @@ class Checker {
   public:
     ~Checker() { forget(); }
 
-    std::string message;             // of the first fault; empty while there is none
+    std::string message;             // the first fault; empty if there is none
     dim3 block_size;
     uintptr_t image_begin = 0, image_end = 0;  // the kernel's library: its code, constants and globals
     Clocks clocks;
-    std::vector<uint32_t> fenced;    // blocks that called __threadfence: they order their writes by themselves
+    std::vector<uint32_t> fenced;    // blocks that called __threadfence order their writes themselves
 
     // A number for a position in the source, which serves as a pc.
     uintptr_t pc_of(Site site) {
@@ -128,8 +128,8 @@ class Checker {
         return true;
     }
 
-    // The same for what reads or writes shared memory by itself, through the async proxy. now: its number and step. view: what
-    // the threads that issued it know. A write takes effect later: until `settle`, nothing may read the bytes.
+    // The same for asynchronous reads and writes of shared memory through the async proxy. now: its component and step. view: the
+    // clock of the threads that issued it. A write takes effect later: until `settle`, nothing may read the bytes.
     bool check_async(const Now& now, const Clock& view, uintptr_t address, size_t size, bool writes, uintptr_t pc,
                      const std::string& who) {
         Region* region = find(address, size);
@@ -179,7 +179,7 @@ class Checker {
     }
 
   private:
-    static constexpr uintptr_t kSites = ~uintptr_t(0) / 2 + 1;  // no code is at an address from here on
+    static constexpr uintptr_t kSites = ~uintptr_t(0) / 2 + 1;  // code lies below this address
 
     std::vector<Region> regions;  // by address
     size_t recent = 0;

@@ -1,9 +1,9 @@
-// Which accesses of a block come before which, where mbarriers order some of its threads and not the whole block.
+// The order of a block's accesses when mbarriers order some of its threads instead of the whole block.
 //
-// Vector clocks: each thread counts its own steps, and remembers of every other thread the last step that it knows of. A
-// release (an arrival) passes this on, an acquire (a wait) takes it over. What runs by itself has a component as well: the
-// wgmma of a warpgroup, the bulk copies to an mbarrier, the bulk stores of a thread. The async proxy sees a generic write
-// only behind a fence, so each clock also has what a fence.proxy.async covered.
+// Vector clocks: each thread counts its own steps, and remembers of every other thread the last step that it knows of. A release
+// (an arrival) passes this knowledge on, an acquire (a wait) takes it over. Asynchronous work has components as well: the wgmma of
+// a warpgroup, the bulk copies to an mbarrier, the bulk stores of a thread. The async proxy sees a generic write only behind a
+// fence, so each clock also records what a fence.proxy.async has covered.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +13,7 @@
 
 namespace gpuconv_emulator {
 
-constexpr int kMaxThreads = 1024;  // a component from this number on is no thread's
+constexpr int kMaxThreads = 1024;  // components from this number on are not threads
 
 class Clock {
   public:
@@ -28,7 +28,7 @@ class Clock {
         join(generic, other.generic);
         join(async, other.async);
     }
-    // Keeps what both know.
+    // Keeps what both clocks know.
     void meet(const Clock& other) {
         meet(generic, other.generic);
         meet(async, other.async);
@@ -61,7 +61,7 @@ class Clocks {
         others.clear();
     }
 
-    // Until here, the barriers of the block alone ordered its threads: each interval between two was a step.
+    // So far, only barriers of the whole block ordered its threads: each interval between two of them was a step.
     void activate(int threads, uint32_t barriers) {
         active = true;
         clocks.resize(threads);
@@ -74,7 +74,7 @@ class Clocks {
     uint32_t step(int thread) const { return clocks[thread].seen(thread); }
     const Clock& of(int thread) const { return clocks[thread]; }
 
-    // Whether `thread` knows of that step of a thread, or of something that runs by itself.
+    // Whether `thread` knows of that step of a component.
     bool ordered(uint32_t earlier, uint32_t step, int thread) const { return clocks[thread].seen(component(earlier)) >= step; }
     bool ordered(uint32_t earlier, uint32_t step, const Clock& view) const { return view.seen(component(earlier)) >= step; }
     bool fenced(uint32_t earlier, uint32_t step, const Clock& view) const { return view.fenced(component(earlier)) >= step; }
@@ -103,7 +103,7 @@ class Clocks {
             }
     }
 
-    // The number of something that runs by itself, which it has in place of a thread's.
+    // The component of asynchronous work, in place of a thread's number.
     uint32_t add(const std::string& name) {
         others.push_back({name, 0});
         return uint32_t(kMaxThreads + others.size() - 1);

@@ -1,5 +1,5 @@
-// What nvcc and NVRTC give every .cu file without an include: built-in variables, qualifiers, vector types, barriers,
-// warp operations, atomics and device math, on the CPU. Comes first in each kernel's translation unit.
+// The declarations that nvcc and NVRTC provide to every .cu file without an include: built-in variables, qualifiers, vector types,
+// barriers, warp operations, atomics and device math, on the CPU. Comes first in each kernel's translation unit.
 #pragma once
 
 // Half of the time for <math.h> of GNU's library goes into std::riemann_zeta and its like, which no kernel can call.

@@ -36,11 +36,11 @@ inline float __bfloat162float(__nv_bfloat16 h) { return __uint_as_float(uint32_t
 
 inline __nv_bfloat16 __float2bfloat16_rn(float f) {
     const uint32_t bits = __float_as_uint(f);
-    if ((bits & 0x7fffffff) > 0x7f800000) return {uint16_t((bits >> 16) | 0x40)};  // NaN stays one
+    if ((bits & 0x7fffffff) > 0x7f800000) return {uint16_t((bits >> 16) | 0x40)};  // a NaN stays a NaN
     return {uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
 }
 
-// A double goes to the nearest 16-bit number through a float rounded to odd, which keeps what decides a tie.
+// A double is rounded to the nearest 16-bit number by way of a float rounded to odd, which preserves ties.
 inline float gpuconv_round_to_odd(double d) {
     const float f = float(d);
     if (double(f) == d || f != f || isinf(f)) return f;

@@ -1,4 +1,4 @@
-// mbarriers, proxy fences, named barriers, and when what runs by itself takes effect. Part of Worker (block.h).
+// mbarriers, proxy fences, named barriers, and the moment at which asynchronous work takes effect. Part of Worker (block.h).
 #pragma once
 
 #include "block.h"
@@ -19,9 +19,9 @@ inline void Worker::begin_asynchronous() {
     }
 }
 
-// --- when something happens ---------------------------------------------------------------------
+// --- effects of asynchronous work ---------------------------------------------------------------
 
-// With a seed: at random, lets something under way take effect, and another thread run.
+// With a seed: at random, lets pending work take effect, and another thread run.
 inline void Worker::interleave() {
     begin_asynchronous();
     if (launch->seed == 0) return;
@@ -41,7 +41,7 @@ inline void Worker::interleave() {
     wait(READY, threads[running].site);
 }
 
-// Lets the effects that `which` names happen. False if there is none.
+// Lets the effects that `which` selects happen. False if there is none.
 template <class Which>
 bool Worker::take_effect(Which which) {
     std::vector<Effect> chosen, kept;
@@ -55,7 +55,7 @@ void Worker::finish_copies_under_way() {
     take_effect([&](const Effect& effect) { return effect.thread == running && effect.kind == Effect::COPIES; });
 }
 
-// No thread can run: something under way happens, or polls give up.
+// No thread can run: pending work takes effect, or polls give up.
 bool Worker::release_asynchronous() {
     size_t last = 0;
     const size_t effects = asynchronous.effects.size(), chosen = launch->seed && effects ? draw() % effects : 0;
@@ -151,7 +151,7 @@ inline void Worker::arrive(Mbarrier& barrier, unsigned arrivals, const std::stri
     complete(barrier);
 }
 
-// Ends the phase if it lacks nothing, and wakes those that wait for its end.
+// Ends the phase if nothing is missing, and wakes the threads that wait for its end.
 inline void Worker::complete(Mbarrier& barrier) {
     if (barrier.arrivals) return;
     if (barrier.bytes < 0)
@@ -229,7 +229,7 @@ void Worker::check_no_mbarrier(const char* address, size_t bytes, uintptr_t pc) 
     }
 }
 
-// bar.sync: waits until `arrivals` threads have come to the barrier of this number.
+// bar.sync: waits until `arrivals` threads have arrived at the barrier with this number.
 inline void Worker::named_barrier(unsigned number, unsigned arrivals, Site site) {
     interleave();
     if (number == 0 || number > 15) fail("the number of a named barrier is 1 to 15, received " + std::to_string(number) + ", at " + place(site));

@@ -45,7 +45,7 @@ class Pool {
     std::vector<std::unique_ptr<Worker>> idle;
 };
 
-// Where the library that holds `address` keeps its constants and globals.
+// The constants and globals of the library that contains `address`.
 inline void find_image(const void* address, uintptr_t& begin, uintptr_t& end) {
 #ifdef __linux__
     uintptr_t search[3] = {uintptr_t(address), 0, 0};
@@ -138,7 +138,7 @@ class Run {
         for (uint64_t i; (i = next++) < blocks && i < failed_at;) {
             if (worker->run(order.empty() ? i : order[i])) continue;
             std::lock_guard<std::mutex> lock(mutex);
-            if (i < failed_at) {  // of several faults, always the same one
+            if (i < failed_at) {  // of several faults, always report the same one
                 failed_at = i;
                 message = worker->message;
             }
@@ -323,7 +323,7 @@ void gpuconv_watch(const void* address, size_t bytes, const char* thread) {
     watch.end = watch.begin + bytes;
     watch.thread = thread;
 }
-// What was seen since the last report, a line each, cut to `capacity`.
+// The writes since the last report, one per line, cut to `capacity`.
 void gpuconv_watched(char* report, size_t capacity) {
     Watch& watch = Watch::instance();
     snprintf(report, capacity, "%s", watch.report().c_str());

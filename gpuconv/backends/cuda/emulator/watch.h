@@ -1,4 +1,4 @@
-// Tells which threads write some bytes of memory, and what one of them reads and writes besides: while it is on, each
+// Records which threads write certain bytes of memory, and what one of them reads and writes besides: while a watch is on, each
 // access of a checked launch passes through here.
 #pragma once
 
@@ -21,7 +21,7 @@ struct Watch {
 
     bool enabled = false;
     uintptr_t begin = 0, end = 0;                // the bytes
-    std::string thread;                          // whose accesses are counted: kernel, block, thread; empty for none
+    std::string thread;                          // the thread whose accesses are counted: kernel, block, thread; empty for none
     std::vector<std::string> writes;             // in their order
     std::map<std::string, Tally> touched;        // by region
 
