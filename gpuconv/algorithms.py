@@ -148,7 +148,8 @@ def _wgmma(block_m: int, block_n: int, stages: int) -> Algorithm:
     """Hopper's warpgroups (kernels/gemm_wgmma.cuh): two multiply and one copies. rate: modelled at 0.6 of
     the ceiling; no GPU has run it."""
     macros = dict(BLOCK_M=block_m, BLOCK_N=block_n, THREAD_M=block_m // 16, THREAD_N=block_n // 16)
-    smem_bytes = stages * (block_m + block_n) * 128 + 16 * 1024  # the ring of stages, and the staged output
+    # The ring, the sums on their way to the output, and sums of columns.
+    smem_bytes = stages * (block_m + block_n) * 128 + (16 + 4) * 1024
     return Algorithm(
         f"wgmma-{block_m}x{block_n}",
         "wgmma",
@@ -160,6 +161,7 @@ def _wgmma(block_m: int, block_n: int, stages: int) -> Algorithm:
         9.6,
         macros | dict(MIN_BLOCKS=1, STAGES=stages),
         smem_bytes,
+        resident=1,
         kernels=("conv2d_fprop", "conv2d_dgrad", "conv2d_wgrad"),
         capability=90,
         one_chip=True,

@@ -13,20 +13,27 @@ conv2d_fprop_wgmma(DTYPE* y, uint8* mask, DTYPE* input, Moments* moments, accumu
     using IteratorA = TileIterator<InputWindows, BLOCK_M, VECTOR_C, true>;
     using IteratorB = TileIterator<Plain, BLOCK_N, VECTOR_C, true>;
     const int32 taps = conv.r * conv.s * conv.c;
-    const Block block(scheduler, taps);
-    const int64 first_filter = int64(block.group) * conv.k;
-
     Ring::open();
     if (warpgroup() == WARPGROUPS) {
-        const InputWindows windows{x + int64(block.group) * conv.c, conv};
-        const Plain filters{w + first_filter * taps, taps, conv.k, taps};
-        IteratorA a(windows, block.row);
-        IteratorB b(filters, block.column);
-        copy_tiles(a, b, block);
+        Copier copier;
+        for (int32 tile = blockIdx.x; tile < scheduler.tiles; tile += gridDim.x) {
+            const Block block(scheduler, taps, tile);
+            const InputWindows windows{x + int64(block.group) * conv.c, conv};
+            const Plain filters{w + int64(block.group) * conv.k * taps, taps, conv.k, taps};
+            sync_copiers();
+            IteratorA a(windows, block.row);
+            IteratorB b(filters, block.column);
+            copier.copy(a, b, block);
+        }
+        copier.finish();
     } else {
-        Accumulators accumulators;
-        if (bias) accumulators.begin_at(bias + first_filter, block, conv.k);
-        accumulators.multiply<IteratorA::Tile, IteratorB::Tile>(block);
-        run_epilogue(accumulators, block, y, mask, input, moments, partials, conv);
+        Ring ring;
+        for (int32 tile = blockIdx.x; tile < scheduler.tiles; tile += gridDim.x) {
+            const Block block(scheduler, taps, tile);
+            Accumulators accumulators;
+            if (bias) accumulators.begin_at(bias + int64(block.group) * conv.k, block, conv.k);
+            accumulators.multiply<IteratorA::Tile, IteratorB::Tile>(ring, block);
+            run_epilogue(accumulators, block, y, mask, input, moments, partials, conv);
+        }
     }
 }

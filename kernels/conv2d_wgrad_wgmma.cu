@@ -12,20 +12,29 @@ conv2d_wgrad_wgmma(DTYPE* dw, DTYPE* db, accumulator<DTYPE>* partials, const DTY
                    const Convolution conv, const TileScheduler scheduler, int32 accumulate) {
     using IteratorA = FilterGradient::IteratorA;
     using IteratorB = FilterGradient::IteratorB;
-    const FilterGradient gradient(dw, db, partials, conv, scheduler, accumulate);
 
     Ring::open();
     if (warpgroup() == WARPGROUPS) {
-        const Plain gradients = gradient.gradients(dy);
-        const InputWindows windows = gradient.windows(x);
-        IteratorA a(gradients, gradient.block.row);
-        IteratorB b(windows, gradient.block.column);
-        a.enable_sums(gradient.sums());
-        copy_tiles(a, b, gradient.block);
-        gradient.store_sums(a);
+        Copier copier;
+        for (int32 tile = blockIdx.x; tile < scheduler.tiles; tile += gridDim.x) {
+            const FilterGradient gradient(dw, db, partials, conv, scheduler, accumulate, tile);
+            const Plain gradients = gradient.gradients(dy);
+            const InputWindows windows = gradient.windows(x);
+            sync_copiers();
+            IteratorA a(gradients, gradient.block.row);
+            IteratorB b(windows, gradient.block.column);
+            a.enable_sums(gradient.sums());
+            copier.copy(a, b, gradient.block);
+            gradient.store_sums(a);
+        }
+        copier.finish();
     } else {
-        Accumulators accumulators;
-        accumulators.multiply<IteratorA::Tile, IteratorB::Tile>(gradient.block);
-        gradient.store(accumulators);
+        Ring ring;
+        for (int32 tile = blockIdx.x; tile < scheduler.tiles; tile += gridDim.x) {
+            const FilterGradient gradient(dw, db, partials, conv, scheduler, accumulate, tile);
+            Accumulators accumulators;
+            accumulators.multiply<IteratorA::Tile, IteratorB::Tile>(ring, gradient.block);
+            gradient.store(accumulators);
+        }
     }
 }

@@ -17,8 +17,8 @@ struct FilterGradient {
     const int32 accumulate;
 
     __device__ __forceinline__ FilterGradient(DTYPE* dw, DTYPE* db, Real* partials, const Convolution& conv,
-                                              const TileScheduler& scheduler, int32 accumulate)
-        : conv(conv), block(scheduler, pixels), dw(dw), db(db),
+                                              const TileScheduler& scheduler, int32 accumulate, int32 tile = int32(blockIdx.x))
+        : conv(conv), block(scheduler, pixels, tile), dw(dw), db(db),
           partials(partials ? partials + blockIdx.y * (size() + (db ? (conv.all_filters + 3) / 4 * 4 : 0)) : nullptr),
           accumulate(accumulate) {}
 

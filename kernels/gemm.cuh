@@ -39,18 +39,20 @@ constexpr int THREADS_M = BLOCK_M / THREAD_M, THREADS_N = BLOCK_N / THREAD_N, TH
 enum class Walk { STRAIGHT, TAPS, PIXELS, SEARCH };
 
 // How blocks divide the product: blockIdx.x is the tile, counted across, then down, then over groups; blockIdx.y is the split of
-// the depth. Neighbouring blocks share rows, which belong to the larger operand.
+// the depth. Neighbouring blocks share rows, which belong to the larger operand. Blocks that compute several tiles take every
+// gridDim.x-th.
 struct TileScheduler {
     FastDivmod across, down;
     int32 depth_per_split;  // a multiple of a step
+    int32 tiles;            // of a split
 };
 
-// The part that a block computes.
+// The part that a block computes at once.
 struct Block {
     int32 row, column, group, begin, end;  // its first row and column; its part of the depth, [begin, end)
 
-    __device__ __forceinline__ Block(const TileScheduler& scheduler, int32 depth) {
-        column = int32(blockIdx.x);
+    __device__ __forceinline__ Block(const TileScheduler& scheduler, int32 depth, int32 tile = int32(blockIdx.x)) {
+        column = tile;
         row = scheduler.across.divide(column);
         group = scheduler.down.divide(row);
         row *= BLOCK_M;

@@ -1,64 +1,82 @@
 // The main loop of gemm.cuh by wgmma: float16 and bfloat16, sm_90a.
 //
-// Dynamic shared memory holds a ring of STAGES pairs of tiles, 64 deep. One warpgroup copies tiles into it by cp.async
-// (tile_iterator.cuh); two others multiply them, each BLOCK_M / 2 rows by BLOCK_N columns in products of 64 rows (wgmma.cuh), and
-// store the sums. mbarriers say when a stage is filled and when it is free (wgmma_tile.cuh).
+// A block computes every gridDim.x-th tile of the product. Dynamic shared memory holds a ring of STAGES pairs of tiles of the
+// operands, 64 deep. One warpgroup copies them into it by cp.async (tile_iterator.cuh), and goes on to the next tile of the product
+// while two others still multiply or store: each BLOCK_M / 2 rows by BLOCK_N columns in products of 64 rows (wgmma.cuh). mbarriers
+// say when a stage is filled and when it is free (wgmma_tile.cuh).
 //
 // Macros: those of gemm.cuh, where BLOCK_M / THREAD_M * BLOCK_N / THREAD_N is 256; STAGES. A block has 128 threads more.
 #pragma once
 
-#include "fragment_store.cuh"
 #include "wgmma_tile.cuh"
 #include "tile_iterator.cuh"
 
 constexpr int GROUP_M = BLOCK_M / WARPGROUPS;  // rows of a warpgroup
 static_assert(WARPGROUPS * 128 == THREADS && WARPGROUPS == 2 && GROUP_M % 64 == 0, "two warpgroups that multiply");
 
-// Copies the tiles of the block's depth, and adds up the columns of A that `a` sums. At the end the ring is free. For the copiers.
-template <class IteratorA, class IteratorB>
-__device__ __forceinline__ void copy_tiles(IteratorA& a, IteratorB& b, const Block& block) {
-    constexpr int UNDER_WAY = STAGES - 2;  // stages that are being copied while the next one is started
+// Fills the ring, for one tile of the product after another. For the copiers.
+class Copier {
+    static constexpr int UNDER_WAY = STAGES - 2;  // stages that are being copied while the next one is started
     Ring filling, copied;
-    const auto say_copied = [&] {
+    int under_way = 0;
+
+    template <class Iterator>
+    __device__ __forceinline__ void say_copied(Iterator& a) {
         a.add(copied.tiles());
+        say_copied();
+    }
+    __device__ __forceinline__ void say_copied() {
         fence_proxy_async();  // wgmma sees what was copied
         copied.say_filled();
         copied.next();
-    };
-    a.seek(block.begin);
-    b.seek(block.begin);
-    int started = 0;
-    for (int32 depth = block.begin; depth < block.end;) {
-        if (IteratorA::FILLS_AHEAD || IteratorB::FILLS_AHEAD) sync_copiers();
-        unsigned char *tile_a = filling.tiles(), *tile_b = tile_a + IteratorA::Tile::BYTES;
-        filling.wait_until_free();
-        a.fetch(tile_a, depth);
-        b.fetch(tile_b, depth);
-        a.put(tile_a);
-        b.put(tile_b);
-        commit_copies();
-        filling.next();
-        depth += STAGE_K;
-        a.advance(depth);
-        b.advance(depth);
-        if (started++ < UNDER_WAY) continue;
-        wait_for_copies<UNDER_WAY>();
-        say_copied();
+        --under_way;
     }
-    wait_for_copies<0>();
-    for (int left = min(started, UNDER_WAY); left > 0; --left) say_copied();
-    if constexpr (IteratorA::SUMMING) filling.wait_until_all_free();
-}
+
+  public:
+    // Copies the tiles of the block's depth; the last ones stay under way. If `a` sums, all are copied, and their columns added up.
+    template <class IteratorA, class IteratorB>
+    __device__ __forceinline__ void copy(IteratorA& a, IteratorB& b, const Block& block) {
+        a.seek(block.begin);
+        b.seek(block.begin);
+        for (int32 depth = block.begin; depth < block.end;) {
+            if (IteratorA::FILLS_AHEAD || IteratorB::FILLS_AHEAD) sync_copiers();
+            unsigned char *tile_a = filling.tiles(), *tile_b = tile_a + IteratorA::Tile::BYTES;
+            filling.wait_until_free();
+            a.fetch(tile_a, depth);
+            b.fetch(tile_b, depth);
+            a.put(tile_a);
+            b.put(tile_b);
+            commit_copies();
+            filling.next();
+            depth += STAGE_K;
+            a.advance(depth);
+            b.advance(depth);
+            if (++under_way <= UNDER_WAY) continue;
+            wait_for_copies<UNDER_WAY>();
+            say_copied(a);
+        }
+        if constexpr (IteratorA::SUMMING) {
+            wait_for_copies<0>();
+            while (under_way > 0) say_copied(a);
+        }
+    }
+
+    // After the last tile.
+    __device__ __forceinline__ void finish() {
+        wait_for_copies<0>();
+        while (under_way > 0) say_copied();
+    }
+};
 
 // One thread's sums, and their positions in the block's tile. For the others.
 struct Accumulators {
     float at[GROUP_M / 64][BLOCK_N / 8][4] = {};
     const int group_row = warpgroup() * GROUP_M;
 
-    // Adds the products of the block's depth.
+    // Adds the products of the block's depth; the ring goes on to the next block's.
     template <class TileA, class TileB>
-    __device__ __forceinline__ void multiply(const Block& block) {
-        Ring filled, multiplied;
+    __device__ __forceinline__ void multiply(Ring& filled, const Block& block) {
+        Ring multiplied = filled;
         int32 depth = block.begin;
         if (depth >= block.end) return;
         do {  // so ptxas sees that every wait follows a product
@@ -103,7 +121,7 @@ struct Accumulators {
     template <int VECTOR, class To, class Rows>
     __device__ __forceinline__ void store(const To& epilogue, const Block& block, const Rows& rows) const {
         const int warp = threadIdx.x / 32;
-        float* buffer = reinterpret_cast<float*>(shared_memory() + STAGES * STAGE_BYTES + warp * FragmentStore::BYTES);
+        float* buffer = reinterpret_cast<float*>(stored_memory(warp));
 #pragma unroll
         for (int part = 0; part < GROUP_M / 64; ++part)
 #pragma unroll

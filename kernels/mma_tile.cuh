@@ -23,6 +23,9 @@ __device__ __forceinline__ unsigned char* shared_memory() {
     return memory;
 }
 
+// Holds sums of columns, after the last tile.
+__device__ __forceinline__ unsigned char* sums_memory() { return shared_memory(); }
+
 // All threads copy tiles.
 constexpr int COPIERS = THREADS;
 __device__ __forceinline__ int copier() { return int(threadIdx.x); }

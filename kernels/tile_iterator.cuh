@@ -10,9 +10,10 @@
 // There is a barrier between two fetches of iterators that fill a table ahead (FILLS_AHEAD). A thread copies one chunk of every
 // LINES_A_PASS-th line of a tile.
 //
-// The main loop includes its tiles first (mma_tile.cuh, wgmma_tile.cuh): `Tile`, CHUNK, STAGE_K, shared_memory(), and which threads
-// copy: COPIERS of them, copier() is the calling one's number, sync_copiers() their barrier. Only they have iterators. STORES_LATER:
-// whether they multiply between fetch and put, so that single numbers wait in registers.
+// The main loop includes its tiles first (mma_tile.cuh, wgmma_tile.cuh): `Tile`, CHUNK, STAGE_K, sums_memory(), and which threads
+// copy: COPIERS of them, copier() is the calling one's number, sync_copiers() their barrier. Only they have iterators. Between the
+// iterators of two tiles of the product they need that barrier, as these share their tables. STORES_LATER: whether the threads
+// multiply between fetch and put, so that single numbers wait in registers.
 //
 // Apart from its products the main loop mostly computes addresses. So an iterator computes its position once and then increments
 // it from tile to tile. How it walks depends on the matrix:
@@ -83,8 +84,8 @@ class TileMover {
     // Calls take(column, sum) once for each of the block's columns. All that copy call this, after the last add.
     template <class Take>
     __device__ __forceinline__ void take_sums(Take take) const {
-        auto& rows = *reinterpret_cast<float (*)[LINES_A_PASS][SIDE]>(shared_memory());
-        sync_copiers();  // shared memory held tiles or accumulators
+        auto& rows = *reinterpret_cast<float (*)[LINES_A_PASS][SIDE]>(sums_memory());
+        sync_copiers();  // it held tiles, accumulators or earlier sums
 #pragma unroll
         for (int j = 0; j < CHUNK; ++j) rows[copier() / Tile::PER_LINE][chunk() * CHUNK + j] = sums[j];
         sync_copiers();

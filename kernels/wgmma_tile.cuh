@@ -4,7 +4,7 @@
 // THREADS threads hold sums; COPIERS more, the last warpgroup of the block, copy.
 #pragma once
 
-#include "gemm.cuh"
+#include "fragment_store.cuh"
 #include "mbarrier.cuh"
 #include "wgmma.cuh"
 
@@ -20,11 +20,16 @@ __device__ __forceinline__ int copier() { return int(threadIdx.x) - THREADS; }
 __device__ __forceinline__ void sync_copiers() { warps_sync<2>(COPIERS); }
 constexpr bool STORES_LATER = false;
 
-// Holds the ring, and behind it the sums that are stored.
+// Holds the ring, behind it the sums that are stored, a part for each warp, and sums of columns.
 __device__ __forceinline__ unsigned char* shared_memory() {
     extern __shared__ __align__(1024) unsigned char memory[];
     return memory;
 }
+
+__device__ __forceinline__ unsigned char* stored_memory(int warp) {
+    return shared_memory() + STAGES * STAGE_BYTES + warp * FragmentStore::BYTES;
+}
+__device__ __forceinline__ unsigned char* sums_memory() { return stored_memory(THREADS / 32); }
 
 template <int SIDE, bool COLUMNS_ARE_DEPTH>
 struct Tile {
@@ -59,9 +64,6 @@ struct Ring {
     __device__ __forceinline__ unsigned char* tiles() const { return shared_memory() + stage * STAGE_BYTES; }
     __device__ __forceinline__ void wait_until_filled() const { mbarrier_wait(&filled()[stage], parity); }
     __device__ __forceinline__ void wait_until_free() const { mbarrier_wait(&freed()[stage], parity ^ 1); }
-    __device__ __forceinline__ void wait_until_all_free() {
-        for (int i = 0; i < STAGES; ++i, next()) wait_until_free();
-    }
     __device__ __forceinline__ void say_filled() const { mbarrier_arrive(&filled()[stage]); }
     __device__ __forceinline__ void say_free() const {
         if (threadIdx.x % 128 == 0) mbarrier_arrive(&freed()[stage]);

@@ -23,7 +23,9 @@ CODE = Code(80, 175, 400)
 
 
 def time(algo="wgmma-128x128", counted=CODE, **changed):
-    work = dict(blocks=132, stages=18, flops=0.0, moved=0.0, partials=0.0, model=MADE_UP, gpu=H200) | changed
+    work = (
+        dict(turns=1, stages=18, drained=False, flops=0.0, moved=0.0, partials=0.0, model=MADE_UP, gpu=H200) | changed
+    )
     return predict_wgmma.time(find(algo, "bfloat16"), counted, **work)
 
 
@@ -45,13 +47,26 @@ def test_a_stage_by_hand(algo, tensor, read):
 
 
 def test_a_convolution_by_hand():
-    found = time(blocks=133, partials=4.256e6)  # two waves
-    l2 = 32768 * 132 / 5120
-    clocks = 10_000 + 2 * (1000 + l2) + 2 * 18 * l2 + 2 * 0.5 * 400 * 2 * 2
+    found = time(turns=2, partials=4.256e6)
+    l2, stored = 32768 * 132 / 5120, 0.5 * 400 * 2 * 2
+    clocks = 10_000 + 1000 + l2 + 2 * 18 * l2 + stored  # the first tile is stored while the ring is filled
     assert found.seconds == pytest.approx(clocks / H200.clock + 1e-6)
     assert found.parts["tensor"] == pytest.approx(2 * 18 * 512 / H200.clock)
     assert found.binds == "l2"
     assert set(found.parts) == {*bench_predict.WGMMA, "bytes", "ceiling"}
+
+
+def test_what_of_storing_a_tile_the_next_one_hides():
+    l2, stored = 32768 * 132 / 5120, 0.5 * 400 * 2 * 2
+
+    def later_tile(**given):  # clocks
+        return (time(turns=3, **given).seconds - time(turns=2, **given).seconds) * H200.clock
+
+    assert later_tile() == pytest.approx(18 * l2)
+    assert later_tile(counted=Code(80, 1000, 400)) == pytest.approx(18 * 2 * (2 * 80 + 1000) + stored)  # bound by issue
+    assert later_tile(drained=True) == pytest.approx(18 * l2 + stored + 1000 + l2)
+    long = 10_000  # longer than it takes to fill the ring of 6 stages
+    assert later_tile(counted=Code(80, 175, long), stages=60) == pytest.approx(60 * l2 + 2 * long - 6 * l2)
 
 
 def test_the_slowest_of_a_stage_counts_alone():
@@ -66,10 +81,14 @@ def test_no_convolution_is_faster_than_its_bytes_or_its_arithmetic():
 
 
 def test_more_work_takes_no_less_time():
-    for name, amounts in {"blocks": (1, 132, 133, 264, 265), "stages": (1, 2, 18), "partials": (0, 1e6, 1e9)}.items():
+    for name, amounts in {
+        "turns": (1, 2, 3),
+        "drained": (False, True),
+        "stages": (1, 2, 18),
+        "partials": (0, 1e6, 1e9),
+    }.items():
         found = [time(**{name: amount}).seconds for amount in amounts]
         assert found == sorted(found), name
-    assert time(blocks=1).seconds == time(blocks=132).seconds < time(blocks=133).seconds
 
 
 def test_the_loop_that_copies_is_found_beside_the_one_that_multiplies():

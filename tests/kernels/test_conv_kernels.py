@@ -58,8 +58,9 @@ def assert_right(op: str, device: str, case: Conv2dProblem, dtype: str = "float3
     return result
 
 
-def forced(monkeypatch, algorithm: Algorithm | None, splits: int = 1):
-    """Make every product use this algorithm and about this many splits, on a GPU too."""
+def forced(monkeypatch, algorithm: Algorithm | None, splits: int = 1, most_blocks: int | None = None):
+    """Make every product use this algorithm and about this many splits, on a GPU too. most_blocks: of a split, for
+    algorithms whose blocks compute several tiles."""
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
 
     def planned(product, algo="auto", capability=NEWEST):
@@ -68,7 +69,9 @@ def forced(monkeypatch, algorithm: Algorithm | None, splits: int = 1):
         step = max(16, chosen.block_k)
         per_split = ceil_div(ceil_div(product.k, splits if product.split_k else 1), step) * step
         tiles, split_k = across * down * product.batches, ceil_div(product.k, per_split)
-        return Plan(chosen, across, down, tiles, split_k, per_split, 0.0, chosen.smem_bytes, tiles)
+        return Plan(
+            chosen, across, down, tiles, split_k, per_split, 0.0, chosen.smem_bytes, min(tiles, most_blocks or tiles)
+        )
 
     monkeypatch.setattr(tuner, "plan", planned)
     monkeypatch.setattr(tuner, "remembered", {})

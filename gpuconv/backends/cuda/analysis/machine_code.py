@@ -82,18 +82,20 @@ PRODUCTS = ("HMMA", "HGMMA")
 
 
 def main_loop(instructions: list[Instruction], of: tuple[str, ...] = PRODUCTS) -> MainLoop | None:
-    """The longest loop with multiplications on tensor cores, or with one of the opcodes `of`; None if there is none.
+    """The innermost of the loops with the most multiplications on tensor cores; None without one. of: other opcodes,
+    that a loop without multiplications issues.
 
     Parts that a branch can skip and that only add are excluded, such as the sums of the bias gradient.
     """
-    loops = [
-        (at.target, end)
-        for end, at in enumerate(instructions)
-        if at.target is not None and at.target <= end and _count(instructions[at.target : end + 1], of)
-    ]
+    loops = list[tuple[int, int, int]]()
+    for end, (_, start) in enumerate(instructions):
+        if start is not None and start <= end:
+            inside = instructions[start : end + 1]
+            if _count(inside, of) and (of == PRODUCTS or not _count(inside, PRODUCTS)):
+                loops.append((_count(inside, of), start, end))
     if not loops:
         return None
-    begin, end = max(loops, key=lambda loop: loop[1] - loop[0])
+    _, begin, end = max(loops)
     skipped: set[int] = set()
     for at in range(begin, end):
         target = instructions[at].target

@@ -40,7 +40,8 @@ def convolution(
         return algorithm.name, predict_wgmma.time(
             algorithm,
             predict_wgmma.code(algorithm, direction, arithmetic, (vector_c, vector_k), gpu.arch),
-            blocks=plan.blocks * plan.split_k,
+            turns=ceil_div(plan.tiles, plan.blocks) * ceil_div(plan.blocks * plan.split_k, gpu.multiprocessors),
+            drained=direction == "wgrad",
             stages=ceil_div(plan.depth_per_split, algorithm.block_k),
             flops=2 * math.prod(problem.implicit_gemm("fprop")),  # without the padding of strided dgrad
             moved=moved,

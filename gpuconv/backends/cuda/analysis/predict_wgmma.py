@@ -1,9 +1,10 @@
 """The predicted time of a convolution by wgmma (kernels/gemm_wgmma.cuh). No GPU has run these kernels.
 
-    time = launch + waves * (prologue + stages * max(tensor, shared, l2, issue) + epilogue) + reduction
+    time = launch + prologue + turns * stages * max(tensor, shared, l2, issue) + epilogue + reduction
 
 or the time of its bytes at the GPU's copy rate, or of its arithmetic at the measured ceiling, if that is more. A
-multiprocessor holds one block, and blocks take equally long: the multiprocessor with the most blocks counts. Where the
+multiprocessor holds one block, which computes one tile after another: the block with the most, `turns`, counts. While
+a tile is stored the ring is filled for the next one: `epilogue` is the part of it that this does not hide. Where the
 rates come from is in docs/performance-model.md.
 """
 
@@ -15,7 +16,6 @@ from dataclasses import dataclass
 from gpuconv.algorithms import Algorithm
 from gpuconv.backends.cuda.analysis import machine_code, predict
 from gpuconv.backends.cuda.analysis.predict import SCHEDULERS, Gpu, Model, Prediction
-from gpuconv.backends.cuda.runtime.outputs import ceil_div
 
 MULTIPLY_ADDS = 2048  # of 16-bit numbers per clock of a multiprocessor: NVIDIA's peak
 SHARED = 128  # bytes of shared memory per clock of a multiprocessor: NVIDIA's
@@ -71,23 +71,29 @@ def time(
     algorithm: Algorithm,
     counted: Code,
     *,
-    blocks: int,
+    turns: int,
     stages: int,
+    drained: bool,
     flops: float,
     moved: float,
     partials: float,
     model: Model,
     gpu: Gpu,
 ) -> Prediction:
-    """The prediction for `blocks` blocks of `stages` stages each. moved: the bytes that must pass through memory.
-    partials: the bytes that the split-K reduction reads. The parts from tensor to issue overlap."""
-    waves, each = ceil_div(blocks, gpu.multiprocessors), stage(algorithm, counted, model, gpu)
+    """Of a block that computes `turns` tiles of `stages` stages each. drained: whether the ring runs empty after each,
+    as for sums of what was copied. moved: the bytes that must pass through memory. partials: those that the split-K
+    reduction reads. The parts tensor to issue overlap each other."""
+    each = stage(algorithm, counted, model, gpu)
+    stored = TAKEN * counted.others * MULTIPLYING / SCHEDULERS * model.rates.instruction
+    loop = stages * max(vars(each).values())
+    multiplied = stages * max(each.tensor, each.shared, each.issue)
+    ahead = 0 if drained else min(algorithm.macros["STAGES"], stages) * each.l2  # copied while a tile is stored
     alone = {
         "launch": model.rates.launch,
-        "prologue": waves * (LATENCY + each.l2),
-        "epilogue": waves * TAKEN * counted.others * MULTIPLYING / SCHEDULERS * model.rates.instruction,
+        "prologue": (turns if drained else 1) * (LATENCY + each.l2),
+        "epilogue": stored + (turns - 1) * max(0, multiplied + stored - loop, stored - ahead),
     }
-    together = {name: waves * stages * clocks for name, clocks in vars(each).items()}
+    together = {name: turns * stages * clocks for name, clocks in vars(each).items()}
     parts = {name: clocks / gpu.clock for name, clocks in (alone | together).items()}
     parts["reduction"] = partials / gpu.copy
     seconds = (sum(alone.values()) + max(together.values())) / gpu.clock + parts["reduction"]

@@ -36,7 +36,9 @@ _SECOND_LAUNCH = 2344  # clocks until the reduction after split-K starts; not co
 _SHORTEST_SPLIT = 128  # of the depth
 _LARGEST_GRID_Y = 65535
 
-_TILE_SCHEDULER = np.dtype([("across", FAST_DIVMOD), ("down", FAST_DIVMOD), ("depth_per_split", np.int32)], align=True)
+_TILE_SCHEDULER = np.dtype(
+    [("across", FAST_DIVMOD), ("down", FAST_DIVMOD), ("depth_per_split", np.int32), ("tiles", np.int32)], align=True
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +64,9 @@ class Plan:
     @functools.cached_property
     def scheduler(self) -> np.void:
         """The kernels' `struct TileScheduler`."""
-        return struct(_TILE_SCHEDULER, fast_divmod(self.across), fast_divmod(self.down), self.depth_per_split)
+        return struct(
+            _TILE_SCHEDULER, fast_divmod(self.across), fast_divmod(self.down), self.depth_per_split, self.tiles
+        )
 
 
 @functools.lru_cache(maxsize=4096)
@@ -119,15 +123,25 @@ def _plans(product: Product, algorithm: Algorithm) -> Iterator[Plan]:
     across, down = ceil_div(product.n, algorithm.block_n), ceil_div(product.m, algorithm.block_m)
     tiles, few_channels = across * down * product.batches, algorithm in FEW_CHANNELS
     smem_bytes = product.few_channels_smem_bytes if few_channels else algorithm.smem_bytes
-    resident = max(1, _MULTIPROCESSORS * algorithm.resident // across) * across if algorithm.resident else tiles
     for splits in [1] if few_channels or not product.split_k else _splits(product, tiles):
         per_split = max(1, ceil_div(ceil_div(product.k, splits), algorithm.block_k)) * algorithm.block_k
         split_k = max(1, ceil_div(product.k, per_split))  # the sum over an empty depth, of a filter gradient, is zero
-        cost = _main_loop(product, algorithm, tiles * split_k, per_split)
+        blocks = _blocks(algorithm, across, tiles, split_k)
+        turns = tiles if few_channels else ceil_div(tiles, blocks) * blocks
+        cost = _main_loop(product, algorithm, turns * split_k, per_split)
         if split_k > 1:
             moved = partials_bytes(product, split_k) / _MULTIPROCESSORS
             cost += _A_CLOCK * (_SECOND_LAUNCH + moved / _COPIED)
-        yield Plan(algorithm, across, down, tiles, split_k, per_split, cost, smem_bytes, min(tiles, resident))
+        yield Plan(algorithm, across, down, tiles, split_k, per_split, cost, smem_bytes, blocks)
+
+
+def _blocks(algorithm: Algorithm, across: int, tiles: int, split_k: int) -> int:
+    """The blocks of a split: a tile each or, of algorithms whose blocks compute several, as many as run at once. For
+    few channels a multiple of the tiles across, so that a block keeps its filters."""
+    if not algorithm.resident:
+        return tiles
+    at_once, together = _MULTIPROCESSORS * algorithm.resident // split_k, across if algorithm in FEW_CHANNELS else 1
+    return min(tiles, max(1, at_once // together) * together)
 
 
 def _main_loop(product: Product, algorithm: Algorithm, blocks: int, depth: int) -> float:

@@ -1,0 +1,45 @@
+// A block's part of an input gradient (conv2d_dgrad.cu): its phase, its operands, and where its sums go. The main loop is included
+// first.
+#pragma once
+
+#include "conv2d.cuh"
+
+struct InputGradient {
+    using IteratorA = TileIterator<GradientWindows, BLOCK_M, VECTOR_K, true>;
+    using IteratorB = TileIterator<TransposedFilters, BLOCK_N, VECTOR_C, false>;
+
+    const Convolution& conv;
+    Block block;
+    const Phase phase;
+
+    __device__ __forceinline__ InputGradient(const Convolution& conv, const TileScheduler& scheduler,
+                                             int32 tile = int32(blockIdx.x))
+        : conv(conv), block(scheduler, conv.r * conv.s * conv.k, tile), phase(split_off_phase(conv, block.group)) {
+        block.end = min(block.end, phase.depth(conv));
+    }
+
+    __device__ __forceinline__ GradientWindows windows(const DTYPE* dy) const { return {dy + first_filter(), conv, phase}; }
+    __device__ __forceinline__ TransposedFilters filters(const DTYPE* w) const {
+        return {w + first_filter() * conv.r * conv.s * conv.c, conv, phase};
+    }
+
+    // For the threads that have sums.
+    template <class Accumulators>
+    __device__ __forceinline__ void store(const Accumulators& accumulators, DTYPE* dx, Real* partials) const {
+        const int64 pitch = conv.all_channels, first_channel = int64(block.group) * conv.c;
+        if (partials) partials += blockIdx.y * (int64(conv.n * conv.h * conv.w) * pitch) + first_channel;
+        const Epilogue epilogue{dx + first_channel, partials, pitch, conv.c, false};
+        accumulators.template store<VECTOR_C>(epilogue, block, PhaseRows{conv, phase});
+    }
+
+  private:
+    __device__ __forceinline__ int64 first_filter() const { return int64(block.group) * conv.k; }
+
+    // The phase of a group of tiles; `group` becomes the convolution's.
+    static __device__ __forceinline__ Phase split_off_phase(const Convolution& conv, int32& group) {
+        int32 column = group;
+        group = conv.phases.divide(column);
+        const int32 row = conv.stride_w.divide(column);
+        return {conv, row, column};
+    }
+};
