@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, NamedTuple
 
 from gpuconv import backends, ops
@@ -23,8 +24,10 @@ __all__ = [
     "in_parts",
     "part_of_batch",
     "place_of",
+    "start",
     "summed_over_parts",
     "sums_over_parts",
+    "takes_cut",
 ]
 
 
@@ -158,6 +161,17 @@ class Cut(list[Any]):
     def place(self) -> Part:
         """The position of the first part in the batch."""
         return self._together.parts[0]
+
+
+def takes_cut(layer: Any) -> bool:
+    """Whether a layer's forward and backward take the parts of a batch together."""
+    return layer.takes_parts and not layer.is_foreign
+
+
+def start(net: Any, method: str, x: Any, **options: Any) -> Any:
+    """Call the method of a whole net, whose layers `running.run` then runs."""
+    function = partial(getattr(net, method), **options)
+    return x.through(net, function) if isinstance(x, Cut) and not takes_cut(net) else function(x)
 
 
 def in_parts(function: Callable[..., Any], *values: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from gpuconv import backends
 from gpuconv.dtypes import is_float
-from gpuconv.layers.part import Cut, in_parts
+from gpuconv.layers.part import Cut, in_parts, takes_cut
 
 Listener = Callable[[Any, str], AbstractContextManager[object]]
 _listeners: list[Listener] = []
@@ -42,12 +42,6 @@ def where() -> Iterator[Callable[[], tuple[str, str]]]:
         yield lambda: around[-1]
 
 
-def start(net: Any, method: str, x: Any, **options: Any) -> Any:
-    """Call the method of a whole net, whose layers then `run`."""
-    function = partial(getattr(net, method), **options)
-    return x.through(net, function) if isinstance(x, Cut) and not takes_cut(net) else function(x)
-
-
 def run(layer: Any, method: str, *args: object, **options: Any) -> Any:
     """Call a child's "forward", "infer" or "backward". Containers run their children only through this function.
 
@@ -68,11 +62,6 @@ def run(layer: Any, method: str, *args: object, **options: Any) -> Any:
             what = type(layer).__name__ if layer.children() else repr(layer)
             error.add_note(f"in {layer.path}.{method} of {what}")
         raise
-
-
-def takes_cut(layer: Any) -> bool:
-    """Whether a layer's forward and backward take the parts of a batch together."""
-    return layer.takes_parts and not layer.is_foreign
 
 
 def writes_slices(layer: Any) -> bool:

@@ -350,6 +350,12 @@ class Feed:
         """The (start, offset) of that group on the device; None if `next` does not read them."""
         return 0, 0
 
+    def step(self, counter: StepCounter, size: int, step_on: Callable[..., object]) -> None:
+        """Train on the next group, of that size, by `step_on`, and advance the step counter."""
+        batches = self.next(counter, size)
+        counter.advance(size)
+        step_on(batches, batch=size if self.in_parts else None)
+
     def next(self, counter: StepCounter, size: int) -> list[Batch]:
         """The batches of the next group. Raises ValueError if the loader gives fewer batches than its length."""
         count = 1 if self.together == 1 else min(self.together, len(self.loader) - self._given)

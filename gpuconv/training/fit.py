@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -173,12 +174,7 @@ class Fit:
     def _advance(self, count: int) -> None:
         """Run `count` steps: load batches, advance the step counter, train on them. All of this is device work."""
         size = self.feed.size(self.run.batch)
-
-        def work() -> None:
-            batches = self.feed.next(self.counter, size)
-            self.counter.advance(size)
-            self.run.step_on(batches, batch=size if self.feed.in_parts else None)
-
+        work = partial(self.feed.step, self.counter, size, self.run.step_on)
         if self.looks or self.around:  # launch by launch, with the same bits
             with contextlib.ExitStack() as around:
                 for each in self.around:

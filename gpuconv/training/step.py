@@ -13,8 +13,7 @@ import numpy as np
 from gpuconv import backends, losses, profiling
 from gpuconv.devices import Device
 from gpuconv.dtypes import as_precision, converted
-from gpuconv.layers.part import in_parts
-from gpuconv.layers.running import start
+from gpuconv.layers.part import in_parts, start
 from gpuconv.parallel import Ranks
 from gpuconv.training.clip import Clip
 from gpuconv.training.ema import Ema

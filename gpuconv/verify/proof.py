@@ -23,7 +23,7 @@ import numpy as np
 from gpuconv import backends
 from gpuconv.backends.cuda.gemm import tuner
 from gpuconv.backends.cuda.ops import conv
-from gpuconv.backends.cuda.runtime.outputs import aligned_pack_width
+from gpuconv.backends.cuda.runtime.outputs import pack_width
 from gpuconv.backends.reference.precision import round_tf32
 from gpuconv.dtypes import accumulation_dtype, as_dtype
 from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue, epilogue
@@ -133,7 +133,7 @@ class Inputs:
         problem, dtype = self._question.problem, self._question.dtype
         counts = (problem.c // problem.groups, problem.k // problem.groups)
         channels, filters = (
-            moved < aligned_pack_width(dtype, count) for moved, count in zip(self._question.vectors, counts)
+            moved < pack_width(dtype, count=count) for moved, count in zip(self._question.vectors, counts)
         )
         return channels, filters
 

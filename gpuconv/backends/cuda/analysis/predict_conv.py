@@ -11,7 +11,7 @@ from gpuconv.backends.cuda.analysis import predict, predict_wgmma
 from gpuconv.backends.cuda.analysis.predict import GPUS, Gpu, Model, Prediction
 from gpuconv.backends.cuda.analysis.resources import Line
 from gpuconv.backends.cuda.ops.conv import plans
-from gpuconv.backends.cuda.runtime.outputs import aligned_pack_width, ceil_div
+from gpuconv.backends.cuda.runtime.outputs import ceil_div, pack_width
 from gpuconv.dtypes import accumulation_dtype, as_dtype
 from gpuconv.problems import PLAIN, Conv2dProblem
 
@@ -33,7 +33,7 @@ def convolution(
     if found is None or found[direction].algorithm.family not in ("mma", "wgmma"):
         return None
     plan, algorithm = found[direction], found[direction].algorithm
-    vector_c, vector_k = (aligned_pack_width(dtype, count // problem.groups) for count in (problem.c, problem.k))
+    vector_c, vector_k = (pack_width(dtype, count=count // problem.groups) for count in (problem.c, problem.k))
     m, n, _, batches = problem.implicit_gemm(direction)
     partials = 0 if plan.split_k == 1 else plan.split_k * m * n * batches * accumulation_dtype(dtype).itemsize
     if algorithm.family == "wgmma":

@@ -50,12 +50,15 @@ class EmulatedArray(np.ndarray):
         forbid("__reduce__")
         return asarray, (self.view(np.ndarray),)
 
-    def __copy__(self) -> EmulatedArray:
-        forbid("__copy__")
-        return asarray(self.view(np.ndarray))
+    def copy(self, order: Any = "C") -> EmulatedArray:
+        """A copy in the emulated device's memory."""
+        forbid("copy")
+        return asarray(self.view(np.ndarray)) if order == "C" else super().copy(order)
+
+    __copy__ = copy
 
     def __deepcopy__(self, memo: object) -> EmulatedArray:
-        return self.__copy__()
+        return self.copy()
 
     def view(self, *arguments: Any, **options: Any) -> Any:
         """A view with another dtype, or as a plain NumPy array for access by the host."""
@@ -98,7 +101,7 @@ def _plain_view(array: np.ndarray) -> np.ndarray:
 _HOST_ONLY = """
     __setitem__ __bool__ __int__ __float__ __index__ __complex__ __contains__ __repr__ __str__ __format__
     __dlpack__ all any argmax argmin argpartition argsort astype byteswap choose clip compress
-    conj conjugate copy cumprod cumsum dot dump dumps fill flatten item max mean min nonzero partition prod put repeat
+    conj conjugate cumprod cumsum dot dump dumps fill flatten item max mean min nonzero partition prod put repeat
     resize round searchsorted sort std sum take tobytes tofile tolist trace var
 """
 for _name in _HOST_ONLY.split():

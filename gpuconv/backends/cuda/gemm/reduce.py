@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 
 from gpuconv.backends.cuda.gemm.product import ACTIVATIONS
-from gpuconv.backends.cuda.runtime.device_array import is_aligned
 from gpuconv.backends.cuda.runtime.kernel import load
-from gpuconv.backends.cuda.runtime.outputs import ceil_div
+from gpuconv.backends.cuda.runtime.outputs import ceil_div, is_aligned
 from gpuconv.backends.cuda.runtime.rows import rows_of
 from gpuconv.types import Array
 

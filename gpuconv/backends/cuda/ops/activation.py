@@ -13,7 +13,7 @@ def _map(kernel: str, out: ArrayT | None, *inputs: ArrayT, scalars: tuple[float,
     inputs = contiguous(*inputs)
     first = inputs[0]
     y = buffer(out, first.shape, first.dtype, like=first)
-    width = pack_width(first, y, *inputs[1:])
+    width = pack_width(first.dtype, first, y, *inputs[1:])
     run = load("activation.cu", {"DTYPE": first.dtype, "WIDTH": width}).kernel(kernel)
     run(flat_grid(ceil_div(first.size, width)), THREADS, y, *inputs, first.size, *scalars)
     return store(y, out)

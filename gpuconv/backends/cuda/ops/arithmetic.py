@@ -22,7 +22,7 @@ from gpuconv.types import ArrayT, Scalar
 def _map(kernel: str, out: ArrayT | None, inputs: tuple[ArrayT, ...], *scalars: object) -> ArrayT:
     first = inputs[0]
     y = buffer(out, first.shape, first.dtype, like=first)
-    width = pack_width(first, y, *inputs[1:])
+    width = pack_width(first.dtype, first, y, *inputs[1:])
     run = load("arithmetic.cu", {"DTYPE": first.dtype, "WIDTH": width}).kernel(kernel)
     run(flat_grid(ceil_div(first.size, width)), THREADS, y, *inputs, first.size, *scalars)
     return store(y, out)

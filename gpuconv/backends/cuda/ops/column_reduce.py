@@ -38,12 +38,12 @@ class Columns:
         return self.grid[0]
 
 
-def width_of(channels: int, *arrays: Array | None, pitch: int | None = None) -> int:
+def width_of(channels: int, first: Array, *others: Array | None, pitch: int | None = None) -> int:
     """The numbers that a thread moves at once: 16 bytes, if alignment and the number of channels allow it. pitch: that
     of an array that may be rows with a pitch."""
     if pitch not in (None, channels):
-        return pack_width(*arrays, count=math.gcd(channels, pitch))
-    width = pack_width(*arrays)
+        return pack_width(first.dtype, first, *others, count=math.gcd(channels, pitch))
+    width = pack_width(first.dtype, first, *others)
     return width if channels % width == 0 or math.lcm(channels, width) <= THREADS * width else 1
 
 

@@ -17,18 +17,9 @@ from gpuconv.backends.cuda.ops import depthwise
 from gpuconv.backends.cuda.ops.column_reduce import deal, finish_grid, partials, width_of
 from gpuconv.backends.cuda.ops.convolution import expect_within_limits, fits_tap_table, packed
 from gpuconv.backends.cuda.ops.pool import launch_over_packs
-from gpuconv.backends.cuda.runtime.device_array import empty, is_aligned
+from gpuconv.backends.cuda.runtime.device_array import empty
 from gpuconv.backends.cuda.runtime.kernel import load
-from gpuconv.backends.cuda.runtime.outputs import (
-    THREADS,
-    aligned_pack_width,
-    buffer,
-    contiguous,
-    copied,
-    pack_width,
-    pitch_of,
-    store,
-)
+from gpuconv.backends.cuda.runtime.outputs import THREADS, buffer, contiguous, copied, pack_width, pitch_of, store
 from gpuconv.backends.cuda.runtime.rows import copied_rows, rows_of, rows_to_sum
 from gpuconv.problems import DIRECTIONS, PLAIN, Conv2dProblem, Epilogue, Pool2dProblem
 from gpuconv.types import Array, ArrayT
@@ -93,13 +84,14 @@ def _fprop(
     """y, and the moments if the epilogue computes them. saved: receives the mask, or the activation's input."""
     expect_within_limits(problem)
     x, w, bias = contiguous(x, w, bias)
+    vector_c = pack_width(x.dtype, x, w, count=problem.c // problem.groups)
     y = buffer(out, problem.pooled_shape(epilogue.pool), x.dtype, like=x, pitched=True)
     moments = None
     if algo == DEPTHWISE:
         depthwise.fprop(y, x, w, bias, problem, epilogue, tf32=tf32)
     elif y.size:
         flat, pitch = rows_of(y)
-        vector_c, vector_k = _vectors(problem, (x, w), flat, pitch)
+        vector_k = pack_width(x.dtype, flat, count=math.gcd(problem.k // problem.groups, pitch))
         product = product_of("fprop", problem, epilogue, x.dtype, tf32, vector_c, vector_k)
         both = (None, saved) if epilogue.saves_input else (saved, None)
         struct = packed(problem, epilogue.pool, pitch)
@@ -125,7 +117,8 @@ def conv2d_dgrad(
     if algo == DEPTHWISE:
         depthwise.dgrad(dx, dy, pitch, w, problem, tf32=tf32)
     elif dx.size:
-        vector_c, vector_k = _vectors(problem, (w, dx), dy, pitch)
+        vector_c = pack_width(w.dtype, w, dx, count=problem.c // problem.groups)
+        vector_k = pack_width(w.dtype, dy, count=math.gcd(problem.k // problem.groups, pitch))
         product = product_of("dgrad", problem, PLAIN, dy.dtype, tf32, vector_c, vector_k)
         compute(product, algo, dx, (), (dy, w), struct=packed(problem, 1, pitch))
     return store(dx, out)
@@ -154,7 +147,8 @@ def conv2d_wgrad(
             bias_grad(given, None, activation=None, out=db, accumulate=accumulate)
         depthwise.wgrad(dw, dy, pitch, x, problem, tf32=tf32, accumulate=accumulate)
     elif dw.size:
-        vector_c, vector_k = _vectors(problem, (x, dw), dy, pitch)
+        vector_c = pack_width(x.dtype, x, dw, count=problem.c // problem.groups)
+        vector_k = pack_width(x.dtype, dy, count=math.gcd(problem.k // problem.groups, pitch))
         product = product_of("wgrad", problem, PLAIN, x.dtype, tf32, vector_c, vector_k)
         sums = None if db is None else buffer(db, db.shape, db.dtype, like=db, keep=accumulate)
         struct = packed(problem, 1, pitch)
@@ -205,16 +199,6 @@ def _near(dy: ArrayT, problem: Conv2dProblem) -> tuple[ArrayT, int]:
     return flat, pitch
 
 
-def _vectors(
-    problem: Conv2dProblem, with_channels: tuple[Array, ...], with_filters: Array, pitch: int
-) -> tuple[int, int]:
-    """How many channels and how many filters one access moves, given the arrays with these as last axis. pitch: that of
-    the array with filters."""
-    c, k, width = problem.c // problem.groups, problem.k // problem.groups, 16 // with_channels[0].dtype.itemsize
-    vector_c = width if c % width == 0 and is_aligned(16, *with_channels) else 1
-    return vector_c, pack_width(with_filters, count=math.gcd(k, pitch))
-
-
 @functools.lru_cache(maxsize=4096)
 def product_of(
     direction: str,
@@ -257,7 +241,7 @@ def plans(
     On a GPU, "auto" is the measured choice, or the cost model's if nothing was measured yet.
     """
     arithmetic, found = arithmetic_of(dtype, tf32), {}
-    vectors = [aligned_pack_width(dtype, count // problem.groups) for count in (problem.c, problem.k)]
+    vectors = [pack_width(dtype, count=count // problem.groups) for count in (problem.c, problem.k)]
     for direction in DIRECTIONS:
         name = for_convolution(algo, problem, epilogue, arithmetic, direction)
         if name == DEPTHWISE:

@@ -25,7 +25,7 @@ _BLOCKS = 1024  # blocks of a filter gradient; a constant, so that every device 
 
 def _width(problem: Conv2dProblem, pitch: int, *arrays: Array) -> int:
     """Channels that move at once: one if several filters read a channel. pitch: that of y or dy."""
-    return pack_width(*arrays, count=math.gcd(problem.c, pitch)) if problem.c == problem.k else 1
+    return pack_width(arrays[0].dtype, *arrays, count=math.gcd(problem.c, pitch)) if problem.c == problem.k else 1
 
 
 def _kernel(direction: str, width: int, dtype: np.dtype, *, tf32: bool, **macros: str) -> Kernel:

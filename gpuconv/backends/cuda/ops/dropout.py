@@ -6,9 +6,17 @@ import math
 
 import numpy as np
 
-from gpuconv.backends.cuda.runtime.device_array import is_aligned
 from gpuconv.backends.cuda.runtime.kernel import load
-from gpuconv.backends.cuda.runtime.outputs import THREADS, buffer, ceil_div, contiguous, device_scalar, flat_grid, store
+from gpuconv.backends.cuda.runtime.outputs import (
+    THREADS,
+    buffer,
+    ceil_div,
+    contiguous,
+    device_scalar,
+    flat_grid,
+    is_aligned,
+    store,
+)
 from gpuconv.types import ArrayT, Scalar
 
 

@@ -103,7 +103,7 @@ def _matmul(y: Array, a: Array, b: Array, tf32: bool, *, depth_first: bool = Fal
     """y[i] = a[i] b[i]^T, or a[i] b[i] with depth_first. y, a, b: contiguous, of one dtype and rank 3."""
     batch, rows, depth = a.shape
     columns = y.shape[2]
-    width = pack_width(y, a, b, count=math.gcd(depth, columns))
+    width = pack_width(y.dtype, y, a, b, count=math.gcd(depth, columns))
     compute(_product(batch, rows, columns, depth, y.dtype, tf32, depth_first, width), AUTO, y, (), (a, b))
 
 

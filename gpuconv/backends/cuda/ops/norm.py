@@ -136,7 +136,7 @@ def batch_norm_backward(
     else:
         expect_within_limits(problem)
         filters = channels // problem.groups
-        width = pack_width(x, dy, dx_there, count=math.gcd(filters, pitch))
+        width = pack_width(x.dtype, x, dy, dx_there, count=math.gcd(filters, pitch))
         module = _kernels(x.dtype, width, activation, masked=True)
         last = module.kernel("batch_norm_backward_dx_unpooled")
         unpool = (*contiguous(mask), *problem.y_shape[1:3], *x.shape[1:3], filters)

@@ -59,7 +59,7 @@ def launch_over_packs(
     if not outs[0].size:
         return
     pitch = pitch_of(inputs[0]) or problem.c
-    width = pack_width(*arrays, count=math.gcd(problem.c if group is None else group, pitch))
+    width = pack_width(arrays[0].dtype, *arrays, count=math.gcd(problem.c if group is None else group, pitch))
     more = () if group is None else (group, pitch // width)
     run = load(file, {"DTYPE": arrays[0].dtype, "WIDTH": width, **macros}).kernel(kernel)
     largest = max(array.size // problem.c * pitch for array in arrays) // images

@@ -57,14 +57,5 @@ def _capability(index: int) -> int:
     return int(cupy.cuda.Device(index).compute_capability)
 
 
-def is_aligned(alignment: int, *arrays: Any) -> bool:
-    """Whether every array (None counts as aligned) begins at a multiple of `alignment` bytes, a power of two."""
-    addresses = 0
-    for array in arrays:
-        if array is not None:
-            addresses |= array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
-    return addresses % alignment == 0
-
-
 def _maker(like: Array) -> Any:
     return emulator if isinstance(like, np.ndarray) else sys.modules["cupy"]

@@ -23,7 +23,7 @@ import numpy as np
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.emulator.queue import submit
 from gpuconv.backends.cuda.runtime import source
-from gpuconv.devices import KIND_OF_TYPE, Device, address, device_of
+from gpuconv.devices import KIND_OF_TYPE, Device, device_of
 from gpuconv.dtypes import as_numeric
 from gpuconv.names import lookup
 
@@ -182,6 +182,8 @@ class Kernel:
 
     def _device(self, arguments: Sequence[Any]) -> str:
         arrays = [(index, arguments[index]) for index in self._pointers if arguments[index] is not None]
+        if arrays and all(KIND_OF_TYPE.get(type(array)) == "emulated" for _, array in arrays):
+            return "emulated"
         devices = {device_of(array) for _, array in arrays}
         if len(devices) != 1:
             named = ((self.signature.parameters[index].name, array) for index, array in arrays)
@@ -274,7 +276,8 @@ def _check_array(what: str, dtype: np.dtype | None, alignment: int, array: Any) 
         raise TypeError(f"{what} takes an array of {dtype}, received {array.dtype}")
     if not array.flags.c_contiguous:
         raise ValueError(f"{what} takes a C-contiguous array, received strides {array.strides} of shape {array.shape}")
-    if array.size and address(array) % max(alignment, min(16, array.dtype.itemsize)):
+    address = array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
+    if array.size and address % max(alignment, min(16, array.dtype.itemsize)):
         raise ValueError(f"{what} takes an array aligned to {max(alignment, array.dtype.itemsize)} bytes")
     return array
 

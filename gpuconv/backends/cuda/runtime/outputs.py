@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from gpuconv.backends.cuda.runtime.device_array import empty, is_aligned
+from gpuconv.backends.cuda.runtime.device_array import empty
 from gpuconv.types import Array, ArrayT, Scalar
 
 THREADS = 256  # threads of a block, for kernels over a flat range
@@ -53,17 +53,20 @@ def pitch_of(array: Any) -> int | None:
     return step // itemsize if step and (last == itemsize or length == 1) and step >= length * itemsize else None
 
 
-def pack_width(*arrays: Array | None, count: int = 0) -> int:
+def is_aligned(alignment: int, *arrays: Any) -> bool:
+    """Whether every array (None counts as aligned) begins at a multiple of `alignment` bytes, a power of two."""
+    addresses = 0
+    for array in arrays:
+        if array is not None:
+            addresses |= array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
+    return addresses % alignment == 0
+
+
+def pack_width(dtype: np.dtype, *arrays: Array | None, count: int = 0) -> int:
     """The elements of one 16-byte move, or 1 if an array is not aligned to 16 bytes, or `count` is not a multiple of
-    that. The first array determines the dtype; None counts as aligned."""
-    width = 16 // arrays[0].dtype.itemsize  # type: ignore[union-attr]
-    return width if count % width == 0 and is_aligned(16, *arrays) else 1
-
-
-def aligned_pack_width(dtype: np.dtype, count: int = 0) -> int:
-    """`pack_width` of aligned arrays."""
+    that. None counts as aligned."""
     width = 16 // dtype.itemsize
-    return 1 if count % width else width
+    return width if count % width == 0 and is_aligned(16, *arrays) else 1
 
 
 def device_scalar(value: Scalar, dtype: DTypeLike) -> tuple[Array | None, Any]:

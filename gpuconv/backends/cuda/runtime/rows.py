@@ -30,7 +30,11 @@ def rows_to_sum(array: Any, count: int = 0) -> tuple[Any, int]:
     the wide moves of its copy is copied. count: what the width must divide in a dense array."""
     flat, pitch = rows_of(array)
     dense = array.shape[-1]
-    if pitch != dense and count % (16 // array.itemsize) == 0 and pack_width(flat, count=math.gcd(dense, pitch)) == 1:
+    if (
+        pitch != dense
+        and count % (16 // array.itemsize) == 0
+        and pack_width(flat.dtype, flat, count=math.gcd(dense, pitch)) == 1
+    ):
         return copied_rows(array), dense
     return flat, pitch
 
@@ -55,7 +59,7 @@ def launch_by_rows(kernel: str, shape: tuple[int, ...], arrays: tuple[Array, ...
     if not arrays[0].size:
         return
     length = shape[-1] if shape else 1
-    rows, width = math.prod(shape[:-1]), pack_width(*arrays, count=math.gcd(length, *pitches))
+    rows, width = math.prod(shape[:-1]), pack_width(arrays[0].dtype, *arrays, count=math.gcd(length, *pitches))
     packs = length // width
     run = load("arithmetic.cu", {"DTYPE": arrays[0].dtype, "WIDTH": width}).kernel(kernel)
     run(*grid_over_rows(rows, packs), *arrays, rows, packs, *(pitch // width for pitch in pitches))

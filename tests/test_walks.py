@@ -1,0 +1,117 @@
+"""The way of an array through the files of the package: each file is entered once, as docs/design.md lists them."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gpuconv as gc
+from gpuconv import backends
+from gpuconv.cli.main import main
+from tests import standin
+
+PACKAGE = Path(gc.__file__).parent
+
+TO_A_KERNEL = [
+    "ops/conv.py",
+    "backends/__init__.py",
+    "devices.py",
+    "ops/remembered.py",
+    "ops/overlap.py",
+    "backends/cuda/ops/conv.py",
+    "backends/cuda/runtime/outputs.py",
+    "backends/cuda/runtime/device_array.py",
+    "backends/cuda/gemm/launch.py",
+    "backends/cuda/runtime/kernel.py",
+]
+EMULATED = "backends/cuda/emulator/native.py"
+
+
+def file_of(frame):
+    path = Path(frame.f_code.co_filename)
+    return path.relative_to(PACKAGE).as_posix() if path.is_relative_to(PACKAGE) else None
+
+
+def holds(values, x):
+    """Whether x is among the values, or in a list among them."""
+    return any(
+        value is x or (isinstance(value, (list, tuple)) and any(each is x for each in value)) for value in values
+    )
+
+
+def walk(x, call):
+    """The files of the functions that `call` passes x to, in the order of the calls; a run of one file stands once.
+    Comprehensions, which have frames of their own up to Python 3.11, are part of their function."""
+    files = []
+
+    def enter(frame, event, _):
+        if event != "call" or frame.f_code.co_name.startswith("<"):
+            return
+        if (file := file_of(frame)) and holds(frame.f_locals.values(), x):
+            files.extend([file] if files[-1:] != [file] else [])
+
+    sys.setprofile(enter)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return files
+
+
+def walks_of_conv2d(device):
+    """The walks of a convolution's x in the first and the second call with these shapes, which no other test has."""
+    x = gc.asarray(np.ones((1, 7, 19, 4), np.float32), device)
+    w = gc.asarray(np.ones((8, 3, 3, 4), np.float32), device)
+    return [walk(x, lambda: gc.ops.conv2d(x, w, padding=1)) for _ in range(2)]
+
+
+@pytest.mark.parametrize("device", ["cuda", "emulated"])
+def test_x_of_conv2d_enters_no_file_again(device, monkeypatch):
+    monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")  # trials would launch the kernel too
+    with standin.installed(schedule="early") if device == "cuda" else nullcontext():
+        first, second = walks_of_conv2d(device)
+    way = TO_A_KERNEL + ([EMULATED] if device == "emulated" else [])
+    assert second == way
+    checks = way.index("ops/remembered.py") + 1
+    assert first == [*way[:checks], "ops/conv.py", "ops/expect.py", *way[checks:]]
+
+
+TO_AN_OP = [
+    "cli/main.py",
+    "cli/train.py",
+    "parallel/ranks.py",
+    "training/trainer.py",
+    "training/fit.py",
+    "training/replay.py",
+    "training/feeding.py",
+    "training/step.py",
+    "layers/part.py",
+    "layers/sequential.py",
+    "layers/running.py",
+    "layers/conv.py",
+    "ops/conv.py",
+]
+
+
+def test_a_batch_of_gpuconv_train_enters_no_file_again(tmp_path, monkeypatch):
+    """The calls from the command line to the first convolution."""
+    monkeypatch.chdir(tmp_path)
+    found = []
+
+    def watch(op, *arrays, **options):
+        if op.__name__ == "conv2d" and not found:
+            frame = sys._getframe(1)
+            while frame:
+                file = file_of(frame)
+                found.extend([file] if file and found[-1:] != [file] else [])
+                frame = frame.f_back
+        return op(*arrays, **options)
+
+    data = ["--data", "synthetic:n=8,size=32x32x1,classes=2", "--epochs", "1", "--batch-size", "4"]
+    with backends.watched(watch):
+        assert main(["train", *data, "--model", "lenet", "--device", "numpy", "--quiet", "--run-dir", "run"]) == 0
+    assert found[::-1] == TO_AN_OP
