@@ -2,6 +2,7 @@
 //
 //   add_forward     y[i] = a[i] + b[i]
 //   add_vector_forward   y[r, c] = a[r, c] + b[c]
+//   add_rows        y[r, c] = a[r, c] + b[r, c], with any distance from a row to the next: slices of channels
 //   copy_rows       y[r, c] = x[r, c], with any distance from a row to the next: slices of channels
 //   scale_forward   y[i] = x[i] * (factor / divisor), 0 where the divisor is 0; each is a number, or read from device memory
 //
@@ -45,6 +46,17 @@ extern "C" __global__ void add_vector_forward(DTYPE* y, const DTYPE* a, const DT
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) sum.at[j] = round_to<DTYPE>(load(sum.at[j]) + load(other.at[j]));
         reinterpret_cast<Numbers*>(y)[row * packs + pack] = sum;
+    });
+}
+
+extern "C" __global__ void add_rows(DTYPE* y, const DTYPE* a, const DTYPE* b, int64 rows, int32 packs, int64 y_step, int64 a_step,
+                                    int64 b_step) {
+    each_row(rows, packs, [&](int64 row, int32 pack) {
+        Numbers sum = reinterpret_cast<const Numbers*>(a)[row * a_step + pack];
+        const Numbers other = reinterpret_cast<const Numbers*>(b)[row * b_step + pack];
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j) sum.at[j] = round_to<DTYPE>(load(sum.at[j]) + load(other.at[j]));
+        reinterpret_cast<Numbers*>(y)[row * y_step + pack] = sum;
     });
 }
 

@@ -115,9 +115,9 @@ class Merging(Layer):
         ]
 
     def _slice(self, number: int, dy: Array) -> Array:
-        """A branch's slice of the gradient, copied unless the branch reads slices."""
+        """A branch's slice of the gradient, copied unless the branch reads slices, as the sum of all branches does."""
         row, part = self.rows[number], self._parts(dy)[number]
-        return part if row and reads_slices(row) else ops.copy(part)
+        return part if row is None or reads_slices(row) else ops.copy(part)
 
     def fused(self) -> Layer:
         rows = [row for row in self.rows if row]

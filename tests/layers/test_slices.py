@@ -21,12 +21,13 @@ ENDS = {  # the last layers of a branch, after a convolution or as one; all of 8
     "tanh": lambda: [Conv2D(8, 1), Tanh()],
     "norm": lambda: [Conv2D(8, 3, **PADDED), BatchNorm()],
     "norm-relu": lambda: [Conv2D(8, 1), BatchNorm(), ReLU()],
+    "skip": lambda: [Conv2D(2, 1), Branches([[Conv2D(6, 3, **PADDED)], []])],
     "nested": lambda: [Branches([[Conv2D(4, 1)], [Conv2D(4, 3, **PADDED), BatchNorm()]])],
 }
 # Copies forward, backward, and of a step and an inference together, where there are any: activations that are not part
-# of another op copy; so do, backward, those that are part of a convolution, but for ReLU.
-COPIES = {end: [2, 2, 6] for end in ("relu", "silu", "tanh", "norm-relu")}
-COPIES_FUSED = {"silu": [0, 2, 2], "tanh": [2, 2, 6]}
+# of another op copy; so do, backward, those that are part of a convolution, but for ReLU. The input is copied forward.
+COPIES = {end: [2, 2, 6] for end in ("relu", "silu", "tanh", "norm-relu")} | {"skip": [2, 0, 4]}
+COPIES_FUSED = {"silu": [0, 2, 2], "tanh": [2, 2, 6], "skip": [2, 0, 4]}
 
 
 def block(end, between, device="emulated", dtype="float32"):

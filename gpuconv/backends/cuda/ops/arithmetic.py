@@ -15,7 +15,7 @@ from gpuconv.backends.cuda.runtime.outputs import (
     pack_width,
     store,
 )
-from gpuconv.backends.cuda.runtime.rows import copy_rows, launch_by_rows
+from gpuconv.backends.cuda.runtime.rows import copy_rows, launch_by_rows, rows_of
 from gpuconv.types import ArrayT, Scalar
 
 
@@ -29,9 +29,14 @@ def _map(kernel: str, out: ArrayT | None, inputs: tuple[ArrayT, ...], *scalars: 
 
 
 def add(a: ArrayT, b: ArrayT, *, out: ArrayT | None) -> ArrayT:
-    a, b = contiguous(a, b)
     if a.shape == b.shape:
-        return _map("add_forward", out, (a, b))
+        y = buffer(out, a.shape, a.dtype, like=a, pitched=True)
+        if y.flags.c_contiguous and a.flags.c_contiguous and b.flags.c_contiguous:
+            return _map("add_forward", out, (a, b))
+        arrays, pitches = zip(*map(rows_of, (y, a, b)))
+        launch_by_rows("add_rows", a.shape, arrays, pitches)
+        return store(y, out)
+    a, b = contiguous(a, b)
     y = buffer(out, a.shape, a.dtype, like=a)
     launch_by_rows("add_vector_forward", a.shape, (y, a, b), ())
     return store(y, out)

@@ -1,0 +1,100 @@
+"""Ops whose `out` or `dy` is a slice of the channels: the bits of a dense array, and the other channels untouched."""
+
+import numpy as np
+import pytest
+
+from gpuconv import ops
+from gpuconv.backends import asarray, empty, to_numpy
+
+PIXELS = (2, 4, 4)
+PLACES = [
+    (0, 8),
+    (8, 16),
+    (16, 24),
+    (3, 8),
+    (4, 13),
+]  # the slice's first channel, and all channels; the last lose 16 bytes
+CASES = ("float32", 8, 3), ("float16", 8, 8)  # dtype, channels of the slice, input channels
+
+
+def calls(device, dtype, filters, channels, rng):
+    """Each op as a function of its result's place, or of its gradient, which is the second thing returned."""
+
+    def volume(*shape):
+        return asarray(rng.normal(size=shape).astype(dtype), device)
+
+    n, h, w = PIXELS
+    x, weight, bias = volume(n, h, w, channels), volume(filters, 3, 3, channels), volume(filters)
+    deep, narrow = volume(n, h, w, 512), volume(filters, 1, 1, 512)  # with split-K
+    own, depthwise = volume(n, h, w, filters), volume(filters, 3, 3, 1)
+    vectors = [asarray(rng.uniform(1, 2, filters).astype(np.float32), device) for _ in range(4)]
+    padded, each = dict(padding=1), dict(padding=1, groups=filters)
+    _, mask = ops.conv2d_relu(x, weight, bias, **padded)
+    _, pooled = ops.conv2d_relu(volume(n, 2 * h, 2 * w, channels), weight, bias, pool=2, **padded)
+    normal = own, *vectors[:2], vectors[2] * 1, vectors[3] * 1
+    wide = dict(input_shape=(n, 2 * h, 2 * w, channels), pool=2, mask=pooled)
+    kept = volume(n, 2 * h, 2 * w, channels)
+    yield "conv2d", lambda out: ops.conv2d(x, weight, bias, activation="relu", out=out, **padded), None
+    yield "split-K", lambda out: ops.conv2d(deep, narrow, bias, activation="relu", out=out), None
+    yield "depthwise", lambda out: ops.conv2d(own, depthwise, bias, out=out, **each), None
+    yield "masked", lambda out: ops.conv2d_relu(x, weight, bias, out=out, **padded), None
+    yield "gelu", lambda out: ops.conv2d_relu(x, weight, bias, activation="gelu", out=out, **padded), None
+    yield "norm", lambda out: ops.batch_norm(*normal, training=False, activation="relu", out=out), None
+    yield "training", lambda out: ops.batch_norm(own, *vectors[:2], *_copies(vectors[2:]), training=True, out=out), None
+    yield "add", lambda out: ops.add(own, own, out=out), None
+    yield "copy", lambda out: ops.copy(own, out=out), None
+    yield "dgrad", None, lambda dy: ops.conv2d_dgrad(dy, weight, input_shape=x.shape, **padded)
+    yield "dgrad-mask", None, lambda dy: ops.conv2d_dgrad(dy, weight, input_shape=x.shape, mask=mask, **padded)
+    yield "dgrad-pool", None, lambda dy: ops.conv2d_dgrad(dy, weight, **wide, **padded)
+    yield "dgrad-depthwise", None, lambda dy: ops.conv2d_dgrad(dy, depthwise, input_shape=own.shape, **each)
+    yield "wgrad", None, lambda dy: (db := bias * 0, ops.conv2d_wgrad(dy, x, kernel_size=3, db=db, **padded))
+    yield "wgrad-pool", None, lambda dy: ops.conv2d_wgrad(dy, kept, kernel_size=3, pool=2, mask=pooled, **padded)
+    yield (
+        "wgrad-depthwise",
+        None,
+        lambda dy: ((db := bias * 0), ops.conv2d_wgrad(dy, own, kernel_size=3, db=db, **each)),
+    )
+    yield "bias_grad", None, lambda dy: ops.bias_grad(dy, own, activation="relu")
+    for active in (None, "silu"):
+        yield (
+            f"norm-backward-{active}",
+            None,
+            lambda dy, a=active: ops.batch_norm_backward(
+                dy, own, vectors[0], vectors[1], vectors[2], beta=vectors[3], activation=a
+            ),
+        )
+    yield "add-both", None, lambda dy: ops.add(dy, dy)
+
+
+def _copies(vectors):
+    return [vector * 1 for vector in vectors]
+
+
+def _bytes(results):
+    return [to_numpy(each).tobytes() for each in (results if isinstance(results, tuple) else (results,))]
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize(("dtype", "filters", "channels"), CASES, ids=[case[0] for case in CASES])
+def test_slices_have_the_bits_of_dense_arrays(device, rng, dtype, filters, channels):
+    dy = rng.normal(size=(*PIXELS, filters)).astype(dtype)
+    for name, write, read in calls(device, dtype, filters, channels, rng):
+        expected = _bytes(write(None) if write else read(asarray(dy, device)))
+        for first, every in PLACES:
+            inside = slice(first, first + filters)
+            host = np.full((*PIXELS, every + filters), 7, dtype)
+            if read:
+                host[..., inside] = dy
+            there = asarray(host, device)
+            found = write(there[..., inside]) if write else read(there[..., inside])
+            assert _bytes(found) == expected, (name, first, every)
+            after = to_numpy(there)
+            assert (np.delete(after, np.r_[inside], axis=-1) == 7).all(), (name, first, every)
+
+
+@pytest.mark.kernels
+def test_slices_of_an_empty_batch(device):
+    x, weight = empty((0, 4, 4, 3), "float32", device), empty((8, 1, 1, 3), "float32", device)
+    out = empty((0, 4, 4, 20), "float32", device)[..., 4:12]
+    assert ops.conv2d(x, weight, out=out) is out
+    assert ops.copy(out).shape == (0, 4, 4, 8)
