@@ -52,7 +52,7 @@ class Queue:
         self.spoiled: str | None = None  # why a capture cannot end well
         self._work: list[tuple[list[tuple[Queue, int]], Work]] = []
         self._done = 0
-        self.busy_until = 0.0  # of perf_counter
+        self.busy_until = 0.0  # of the machine's clock
         self.held = False  # while its work waits for another GPU
         machine.queues.append(self)
 
@@ -71,7 +71,9 @@ class Queue:
                     self.captured.unjoined.add(self)
                 return
             waits = self._implicit_waits()
-            self.busy_until = max(time.perf_counter(), self.busy_until, *(queue.busy_until for queue, _ in waits))
+            self.busy_until = max(
+                self.machine.clock.perf_counter(), self.busy_until, *(queue.busy_until for queue, _ in waits)
+            )
             self.busy_until += seconds
             self._append(waits, work)
 
@@ -116,7 +118,7 @@ class Queue:
                 self.spoiled = "cudaErrorStreamCaptureUnsupported"
                 raise CUDARuntimeError(self.spoiled)
             self.run(self.end)
-        sleep_until(self.busy_until)
+        self.machine.sleep_until(self.busy_until)
 
     def run(self, end: int) -> None:
         """Run the first `end` pieces of work, each after the work that it waits for."""
@@ -178,15 +180,24 @@ class Queue:
             raise CUDARuntimeError(f"cudaErrorStreamCaptureInvalidated, by {self.spoiled}")
 
 
-def sleep_until(moment: float) -> None:
-    if (left := moment - time.perf_counter()) > 0:
-        time.sleep(left)
+class Clock:
+    """In place of the module `time`: it stands still but while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
 
 
 class Machine:
     """gpus: the compute capability of each. launches: (kernel, device) in the order they were asked for.
 
     kernel_seconds, copy_rate: how long a kernel takes, and how many bytes a second a copy on a GPU moves.
+    clock: the module `time`, or a `Clock`.
     """
 
     def __init__(self, gpus: tuple[str, ...], schedule: str, peer_access: bool) -> None:
@@ -200,6 +211,7 @@ class Machine:
         self.property_calls = 0
         self.allocated = 0  # bytes
         self.kernel_seconds, self.copy_rate = 0.0, float("inf")
+        self.clock: Any = time
         self.legacy = [Queue(self, device, "legacy") for device in range(len(gpus))]
         self.thread = threading.local()
         self.nccl_worlds: list[Any] = []
@@ -215,6 +227,10 @@ class Machine:
         if not 0 <= index < len(self.gpus):
             raise CUDARuntimeError("cudaErrorInvalidDevice: invalid device ordinal")
         self.thread.device = index
+
+    def sleep_until(self, moment: float) -> None:
+        if (left := moment - self.clock.perf_counter()) > 0:
+            self.clock.sleep(left)
 
     def properties(self, index: int) -> dict[str, Any]:
         self.property_calls += 1

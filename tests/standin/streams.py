@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import time
 import weakref
 from collections.abc import Callable
 from typing import Any
 
-from tests.standin.machine import Queue, Work, current, sleep_until
+from tests.standin.machine import Queue, Work, current
 
 _addresses = itertools.count(0x1000, 8)
 _at: weakref.WeakValueDictionary[int, Stream] = weakref.WeakValueDictionary()
@@ -134,14 +133,14 @@ class Event:
             if queue.stands_still(end):
                 return False
             queue.run(end)
-        return time.perf_counter() >= self.time
+        return current().clock.perf_counter() >= self.time
 
     def synchronize(self) -> None:
         if self.place is not None:
             queue, end = self.place
             with contextlib.nullcontext() if queue.captured is None else current().lock:
                 queue.run(end)
-            sleep_until(self.time)
+            current().sleep_until(self.time)
 
 
 def get_elapsed_time(start: Event, end: Event) -> float:

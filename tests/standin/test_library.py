@@ -6,7 +6,6 @@ import contextlib
 import gc as gc_module
 import re
 import threading
-import time
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -404,22 +403,22 @@ def test_a_profile_on_a_gpu_shows_only_the_steps_launches(timed):
 
 
 def test_the_lab_times_kernels_without_python_overhead(schedule, monkeypatch, tmp_path):
-    path, relu = tmp_path / "my.cu", ops.relu
+    path, relu, clock = tmp_path / "my.cu", ops.relu, machine.Clock()
     path.write_text(lab.template("relu"))
     tiny = lab.cases_of("relu", None, ("tiny",))[:1]
 
     def slow(*arguments, **options):
-        time.sleep(2e-3)
+        clock.sleep(2e-3)
         return relu(*arguments, **options)
 
     monkeypatch.setattr(ops, "relu", slow)
     monkeypatch.setattr(lab, "cases_of", lambda *_: tiny)
     monkeypatch.setattr("gpuconv.profiling.timer._DELAY_BYTES", 1 << 16)
-    with standin.installed(("90", "90"), schedule=schedule) as machine:
-        machine.kernel_seconds, machine.copy_rate = 2e-4, 1e7
+    with standin.installed(("90", "90"), schedule=schedule) as gpus:
+        gpus.kernel_seconds, gpus.copy_rate, gpus.clock = 2e-4, 1e7, clock
         (timing,) = lab.compare(path, "relu", "cuda:1", "float32", repeats=3)
-    assert timing.yours == pytest.approx(0.2, rel=0.1)
-    assert timing.shipped == pytest.approx(0.2, rel=0.1)
+    assert timing.yours == pytest.approx(0.2)
+    assert timing.shipped == pytest.approx(0.2)
 
 
 def test_the_ceilings_of_the_second_gpu_are_measured_on_it(schedule, monkeypatch):
