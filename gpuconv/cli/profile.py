@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gpuconv import files
 from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, asked
-from gpuconv.cli.run_settings import add_device, add_precision, count
+from gpuconv.cli.run_settings import add_step, count
 from gpuconv.cli.runs import choose_device, line
 from gpuconv.console import is_quiet
 from gpuconv.devices import Device
@@ -35,16 +35,12 @@ HEADER = f"{'layer':<28} {'time':>10} {'share':>6} {'MFLOP':>9} {'MB':>8} {'GFLO
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    named = "a net by name, or FILE.py:FUNCTION (default: tiny-vgg)"
-    parser.add_argument("--model", metavar="NAME", default="tiny-vgg", help=named)
-    parser.add_argument("--batch-size", metavar="N", type=count(1), default=128, help="images per step (default: 128)")
-    add_precision(parser)
+    add_step(parser, "the net")
     parser.add_argument(
         "--fuse",
         action=argparse.BooleanOptionalAction,
         help="fuse layers into one op where possible (default: on all devices but numpy, as in training)",
     )
-    add_device(parser)
     parser.add_argument(
         "--steps", metavar="N", type=count(1), default=10, help="the number of timed steps (default: 10)"
     )

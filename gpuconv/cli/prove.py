@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, asked
-from gpuconv.cli.run_settings import add_device, add_precision, count
+from gpuconv.cli.run_settings import add_step
 from gpuconv.cli.runs import choose_device, line
 from gpuconv.console import progress_bar
 from gpuconv.devices import Device
@@ -30,11 +30,7 @@ HEADER = f"{'algorithm':<20} {'product':<58} {'seconds':>7}  verdict"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    named = "the net whose training step has the products, by name, or FILE.py:FUNCTION (default: tiny-vgg)"
-    parser.add_argument("--model", metavar="NAME", default="tiny-vgg", help=named)
-    parser.add_argument("--batch-size", metavar="N", type=count(1), default=128, help="images per step (default: 128)")
-    add_precision(parser)
-    add_device(parser)
+    add_step(parser, "the net whose training step has the products")
     parser.add_argument(
         "--algo", action="append", metavar="NAME", help="prove this algorithm, whatever is known of it (several times)"
     )

@@ -285,6 +285,15 @@ def add_precision(parser: argparse.ArgumentParser, default: str | None = "float3
     parser.add_argument("--precision", metavar="NAME", default=default, help=text)
 
 
+def add_step(parser: argparse.ArgumentParser, net: str) -> None:
+    """Add the options of commands that take a training step apart. net: what is said of the net."""
+    text = f"{net}, by name, or FILE.py:FUNCTION (default: tiny-vgg)"
+    parser.add_argument("--model", metavar="NAME", default="tiny-vgg", help=text)
+    parser.add_argument("--batch-size", metavar="N", type=count(1), default=128, help="images per step (default: 128)")
+    add_precision(parser)
+    add_device(parser)
+
+
 def given(options: argparse.Namespace) -> Record:
     """The settings given on the command line, with full names of the net and the data.
 
