@@ -49,8 +49,13 @@ __device__ __forceinline__ void wgmma_wait(GPUCONV_CALLER_ONLY) {
 }
 
 template <int REGISTERS>
-__device__ __forceinline__ void give_registers(GPUCONV_CALLER_ONLY) {
+constexpr void expect_registers() {
     static_assert(REGISTERS >= 24 && REGISTERS <= 256 && REGISTERS % 8 == 0, "24 to 256, a multiple of 8");
+}
+
+template <int REGISTERS>
+__device__ __forceinline__ void give_registers(GPUCONV_CALLER_ONLY) {
+    expect_registers<REGISTERS>();
 #ifdef GPUCONV_EMULATOR
     gpuconv_warpgroup(gpuconv_emulator::Step::FEWER_REGISTERS, REGISTERS, GPUCONV_SITE);
 #else
@@ -60,7 +65,7 @@ __device__ __forceinline__ void give_registers(GPUCONV_CALLER_ONLY) {
 
 template <int REGISTERS>
 __device__ __forceinline__ void take_registers(GPUCONV_CALLER_ONLY) {
-    static_assert(REGISTERS >= 24 && REGISTERS <= 256 && REGISTERS % 8 == 0, "24 to 256, a multiple of 8");
+    expect_registers<REGISTERS>();
 #ifdef GPUCONV_EMULATOR
     gpuconv_warpgroup(gpuconv_emulator::Step::MORE_REGISTERS, REGISTERS, GPUCONV_SITE);
 #else
