@@ -259,6 +259,7 @@ def shares(rows: Mapping[str, Mapping[str, float]], *, title: str = "") -> Figur
             edge, infinity at the right one.
         title: Above the rows; "" for none.
     """
+    _expect_rows(rows)
     if not rows:
         raise ValueError("a picture of errors needs at least one row, received none")
     series = [*dict.fromkeys(name for row in rows.values() for name in row)]
@@ -296,6 +297,14 @@ def shares(rows: Mapping[str, Mapping[str, float]], *, title: str = "") -> Figur
     return figure
 
 
+def _expect_rows(rows: object) -> None:
+    wrong = [each for each in (rows.values() if isinstance(rows, Mapping) else [rows]) if not isinstance(each, Mapping)]
+    if wrong:
+        raise TypeError(
+            f"rows must be a dictionary of dictionaries, received {type(wrong[0]).__name__} in place of one"
+        )
+
+
 def differences(
     rows: Mapping[tuple[str, str], Mapping[int, float]],
     *,
@@ -310,6 +319,7 @@ def differences(
         first: The step and the tensor to mark.
         title: Above the picture; "" for none.
     """
+    _expect_rows(rows)
     steps = sorted({step for row in rows.values() for step in row})
     if not steps:
         raise ValueError("a picture of differences needs at least one step, received none")

@@ -135,6 +135,13 @@ def test_errors_are_drawn_beside_their_bound():
         plots.shares({})
 
 
+def test_errors_and_differences_refuse_other_rows():
+    for draw in (plots.shares, plots.differences):
+        for rows, kind in (([("relu", {"A": 0.1})], "list"), (None, "NoneType"), ({"relu": 0.1}, "float")):
+            with pytest.raises(TypeError, match=f"rows must be a dictionary of dictionaries, received {kind} in place"):
+                draw(rows)
+
+
 def test_differences_of_two_runs_are_drawn_by_step_and_tensor():
     rows = {("outputs", "conv1"): {1: 0.0, 3: 1e-9}, ("gradients", "conv1.weight"): {1: 0.0, 2: 0.5, 3: np.inf}}
     figure = plots.differences(rows, first=(2, ("gradients", "conv1.weight")))
