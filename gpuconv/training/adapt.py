@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gpuconv import backends
-from gpuconv.arguments import accepts
+from gpuconv.arguments import accepts, expect_accepts
 from gpuconv.notices import notice
 from gpuconv.training import optimizers
 from gpuconv.training.clip import Clip
@@ -144,3 +144,14 @@ def expect_clip(optimizer: Optimizer, clip: Clip | None) -> None:
             f"{type(optimizer.inner).__name__} takes the gradients as they are, and clipping by norm needs one of "
             f"gpuconv's optimizers; give clip='value:{clip.limit:g}', or clip in its step"
         )
+
+
+def expect_update(optimizer: Optimizer, ema: object) -> None:
+    """Raise TypeError if the `update` of an optimizer, or of one inside, does not take what a step gives it."""
+    for each in optimizer.walk():
+        averages = ("averages", "ema") if ema is not None and each.averages else ()
+        try:
+            expect_accepts(f"{type(each).__name__}.update", each.update, "params", "grads", "scaling", *averages)
+        except TypeError as error:
+            hint = "; with averages = False in the class, the trainer updates the averages" if averages else ""
+            raise TypeError(f"{error}{hint}") from None

@@ -144,6 +144,7 @@ class Trainer(RunState):
         adapt.expect_rate(own, factor, watched)
         limit = Clip.of(clip)
         adapt.expect_clip(own, limit)
+        adapt.expect_update(own, ema)
         super().__init__(
             net,
             own,

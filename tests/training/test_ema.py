@@ -232,3 +232,30 @@ def test_refusals():
     ):
         with pytest.raises((ValueError, TypeError), match=message):
             Trainer(small.net(), ema=ema)
+
+
+def test_an_update_that_does_not_take_the_averages_is_refused_before_the_first_step():
+    class Old(optimizers.SGD):
+        def update(self, params, grads, scaling=None):
+            super().update(params, grads, scaling)
+
+    class Older(Old):
+        def update(self, params, grads):
+            super().update(params, grads)
+
+    inside = optimizers.Groups(groups="filters -> adam; * -> sgd")
+    inside.parts[1].optimizer = Old(lr=0.1)
+    for each in (Old(lr=0.1), inside):
+        with pytest.raises(
+            TypeError, match=r"Old\.update is called with \(params, grads, scaling, averages, ema\), but"
+        ) as raised:
+            Trainer(small.net(), each, ema=0.9)
+        assert "takes (params, grads, scaling=None); with averages = False in the class" in str(raised.value)
+    with pytest.raises(TypeError, match=r"Older\.update is called with \(params, grads, scaling\), but takes"):
+        Trainer(small.net(), Older(lr=0.1))
+    fit(Trainer(small.net(), Old(lr=0.1)))
+
+    class Apart(Old):
+        averages = False
+
+    fit(Trainer(small.net(), Apart(lr=0.1), ema=0.9))
