@@ -24,7 +24,7 @@ except ImportError as error:
     raise ImportError("gpuconv.torch needs PyTorch; see pytorch.org for its installation") from error
 
 from gpuconv import backends, ops, problems
-from gpuconv.arguments import integer, pair
+from gpuconv.arguments import flag, integer, pair
 from gpuconv.interop.torch import as_tensor, host_array
 from gpuconv.names import lookup
 from gpuconv.problems import padding_pairs
@@ -150,7 +150,8 @@ def avg_pool2d(
         TypeError, ValueError: x is no tensor with four axes, or an option is not accepted.
     """
     _expect_axes(4, x=x)
-    return torch.ops.gpuconv.avg_pool2d(x, *_window(kernel_size, stride, padding), count_include_pad)
+    counted = flag("count_include_pad", count_include_pad)
+    return torch.ops.gpuconv.avg_pool2d(x, *_window(kernel_size, stride, padding), counted)
 
 
 class Conv2d(torch.nn.Conv2d):

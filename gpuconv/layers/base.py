@@ -193,6 +193,7 @@ class Layer(Stateful["Layer"]):
             ValueError: Names the layer's path for a shape that does not fit; nothing has changed.
             TypeError: A layer cannot be rebuilt from its config; nothing has changed.
         """
+        initialize = flag("initialize", initialize)
         shape = tuple(integer(f"input_shape[{axis}]", size, 1) for axis, size in enumerate(input_shape))
         for layer in self.walk():
             expect_rebuildable(layer)

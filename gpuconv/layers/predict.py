@@ -25,7 +25,6 @@ def predict(
     """See `Sequential.predict`."""
     batch_size = arguments.integer("batch_size", batch_size, 1)
     softmax = arguments.flag("softmax", softmax)
-    normalize = None if normalize is None else arguments.flag("normalize", normalize)
     if top is not None:
         arguments.integer("top", top, 1)
         if net.classes is not None:
@@ -110,6 +109,7 @@ def _files(net: Any, paths: Sequence[str | os.PathLike[str]]) -> np.ndarray:
 
 def _normalizes(net: Layer, batch: Array, asked: bool | None) -> bool:
     """Whether to apply the stored normalization. Raises ValueError if the caller has to decide."""
+    asked = None if asked is None else arguments.flag("normalize", asked)
     if not asked and not batch.size:
         return False
     if asked or (asked is None and batch.dtype == np.uint8):

@@ -79,12 +79,13 @@ class Sequential(Layer):
         self.name, self.frozen, self.seed = name, frozen, seed
         one_by_one = more or (isinstance(layers, Layer) and not isinstance(layers, Sequential))
         row = as_row((layers, *more) if one_by_one else layers)
-        self.layers = row if share else own(row)
+        self.layers = row if arguments.flag("share", share) else own(row)
         super().__post_init__()
         name_layers(self.layers)
         self.classes = None
         as_precision(dtype, precision)  # raises for a wrong precision now instead of in `build`
         device = None if device is None else backends.resolve(device)
+        initialize = arguments.flag("initialize", initialize)
         self._given = {"dtype": dtype, "device": device, "initialize": initialize, "precision": precision}
         if isinstance(self.layers[0], Input):
             self.build(self.layers[0].shape)

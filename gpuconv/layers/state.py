@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gpuconv import backends
+from gpuconv.arguments import flag
 from gpuconv.dtypes import as_precision, converted
 from gpuconv.layers.shapes import volume_size
 from gpuconv.layers.variables import Variable
@@ -248,6 +249,7 @@ class Stateful(Generic[LayerT]):
         if not isinstance(state, Mapping):
             hint = "; gpuconv.interop.from_torch(module, net) converts it" if hasattr(state, "state_dict") else ""
             raise TypeError(f"a state is a dictionary of arrays by name, received {type(state).__name__}{hint}")
+        strict = flag("strict", strict)
         own, values = self.state_dict(), {key: backends.to_numpy(value, key) for key, value in state.items()}
         unmatched = Unmatched([key for key in own if key not in values], [key for key in values if key not in own])
         problems = [f"missing {key}" for key in unmatched.missing_keys] if strict else []

@@ -165,6 +165,8 @@ def test_refusals():
         (TypeError, "must be dense, received one of layout torch.sparse_coo", lambda: ours.conv2d(x.to_sparse(), w)),
         (ValueError, "x must be a tensor with 4 axes", lambda: ours.max_pool2d(x[0], 2)),
         (ValueError, "x must be a tensor with 4 axes", lambda: ours.avg_pool2d(x[0], 2)),
+        (TypeError, "count_include_pad must be True or", lambda: ours.avg_pool2d(x, 2, count_include_pad=3)),
+        (TypeError, "count_include_pad must be True or", lambda: ours.avg_pool2d(x, 2, count_include_pad="no")),
         (ValueError, r"x must be a tensor \(..., in_features\)", lambda: ours.linear(x.sum(), w[0, 0])),
         (ValueError, "w must be a tensor with 2 axes", lambda: ours.linear(x, w)),
         (TypeError, "replace takes a module of PyTorch, received NoneType", lambda: ours.replace(None)),

@@ -357,6 +357,27 @@ def test_bad_options_are_refused_with_a_clear_error(make, shape, error, message)
         make().build(shape)
 
 
+def test_flags_must_be_true_or_false():
+    net = Sequential([Input((4, 4, 1)), Conv2D(2, 3)])
+    state, images = net.state_dict(), np.zeros((1, 4, 4, 1), np.float32)
+    for name, give in {
+        "share": lambda wrong: Sequential([ReLU()], share=wrong),
+        "initialize": lambda wrong: Sequential([ReLU()], initialize=wrong),
+        "initialize ": lambda wrong: Conv2D(2, 3).build((4, 4, 1), initialize=wrong),
+        "strict": lambda wrong: net.load_state_dict(state, strict=wrong),
+        "normalize": lambda wrong: net.activations(images, normalize=wrong),
+        "normalize ": lambda wrong: net.predict(images, normalize=wrong),
+        "softmax": lambda wrong: net.predict(images, softmax=wrong),
+        "bias": lambda wrong: Conv2D(2, 3, bias=wrong),
+        "count_include_pad": lambda wrong: layers.AvgPool2D(2, count_include_pad=wrong),
+        "larger": lambda wrong: Input((4, 4, 1), larger=wrong),
+    }.items():
+        for wrong in ("no", 3, []):
+            message = f"{name.strip()} must be True or False, received {re.escape(repr(wrong))}"
+            with pytest.raises(TypeError, match=message):
+                give(wrong)
+
+
 def test_a_shape_error_names_the_layer_deep_inside():
     row = [Input((8, 8, 3)), Conv2D(4, 3), Residual([Conv2D(4, 3, padding=1), MaxPool2D(9)])]
     with pytest.raises(ValueError, match=r"^residual1\.pool1: the filter spans 9"):
