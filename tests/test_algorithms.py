@@ -114,9 +114,11 @@ def test_an_op_accepts_an_old_name(monkeypatch, old, new):
         ("conv2d_relu", [x, w], {}, new),
         ("conv2d_wgrad", [dy, x], {"kernel_size": 3}, "auto"),
         ("conv2d_dgrad", [dy, w], {"input_shape": x.shape}, "auto"),
-        ("conv2d_backward", [dy, x, w], {}, "auto"),
+        ("conv2d_backward", [dy, x, w], {}, ("auto", "auto")),
     ):
-        monkeypatch.setattr(getattr(cpu, ops.OPS[op].family), op, lambda *arguments, **named: named["algo"])
+        given = "algos" if op == "conv2d_backward" else "algo"
+        of = getattr(cpu, ops.OPS[op].family)
+        monkeypatch.setattr(of, op, lambda *arguments, given=given, **named: named[given])
         for name in (old, new, old.upper(), old.replace("-", "_")):
             assert getattr(ops, op)(*arrays, **options, algo=name) == taken
     wide = np.ones((2, 8, 8, 5), np.float16)
@@ -240,6 +242,21 @@ def test_the_choice_is_configuration_and_tf32_is_not():
     for make in (lambda algo: Conv2D(4, 3, algo=algo), lambda algo: Linear(4, algo=algo)):
         with pytest.raises(ValueError, match="unknown algorithm 'winograd'"):
             make("winograd")
+
+
+def test_an_algorithm_is_meant_for_the_directions_that_it_has_and_the_plan_shows_the_others():
+    for algo, dtype, own in (("few_channels-256x64", "float32", "fprop"), ("mma-64x32", "bfloat16", "wgrad")):
+        named, auto = (
+            Sequential([Input((6, 6, 3)), Conv2D(8, 3, algo=each)], device="emulated", dtype=dtype)
+            for each in (algo, "auto")
+        )
+        assert named[1].algorithms(8) == auto[1].algorithms(8) | {own: algo}
+        assert all(found != "auto" for found in named[1].algorithms(8).values())
+        x = asarray(np.ones((8, 6, 6, 3)), "emulated", dtype)
+        with launches.recorded(execute=False) as ran:
+            named.backward(named.forward(x, training=True))
+        launched = [row["algorithm"] for each in ran for row in launches.table([each]) if row["algorithm"]]
+        assert {*launched} == {*named[1].algorithms(8).values()}
 
 
 # --- algorithms that a GPU has to prove first ---------------------------------------------------

@@ -29,7 +29,8 @@ class ConvTranspose2D(Layer):
         dilation: Pixels from one tap to the next: a number or (height, width).
         groups: The number of groups of channels and filters.
         bias: Whether to add a bias.
-        algo: An algorithm of `gpuconv.algorithms`, for all three directions; "auto" lets the device choose.
+        algo: An algorithm of `gpuconv.algorithms`, for each direction that it has a kernel for; "auto", which the
+            others keep, lets the device choose. `algorithms` tells the algorithm of each.
         weight_init: The weight's initializer, see `gpuconv.initializers.get`.
         bias_init: The bias's initializer.
     """

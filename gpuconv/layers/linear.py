@@ -23,7 +23,8 @@ class Linear(Layer):
     Args:
         out_features: The number of outputs.
         bias: Whether to add a bias.
-        algo: An algorithm of `gpuconv.algorithms`, for all three directions; "auto" lets the device choose.
+        algo: An algorithm of `gpuconv.algorithms`, for each direction that it has a kernel for; "auto", which the
+            others keep, lets the device choose. `algorithms` tells the algorithm of each.
         weight_init: The weight's initializer, see `gpuconv.initializers.get`.
         bias_init: The bias's initializer.
     """

@@ -68,7 +68,7 @@ def conv2d(
         fit: "floor", "exact" or "cover": what happens where windows do not tile the padded input (see
             `gpuconv.ops`).
         algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
-            choose.
+            choose, as does an algorithm without a kernel for this direction.
         tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
         out: Receives the result: its shape and dtype; by default a new array.
 
@@ -141,7 +141,7 @@ def conv2d_relu(
         activation: "relu", or None for none; or "gelu", "silu" or "hard_swish" with its op's defaults, without a pool.
         fit: As in conv2d.
         algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
-            choose.
+            choose, as does an algorithm without a kernel for this direction.
         tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
         out: Receives y.
 
@@ -223,7 +223,7 @@ def conv2d_dgrad(
         groups: As in conv2d.
         fit: As in conv2d.
         algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
-            choose.
+            choose, as does an algorithm without a kernel for this direction.
         tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
         mask: The mask that conv2d_relu or conv2d_batch_norm returned. dy is then the gradient of that op's output, and
             passes only where the mask has a 1.
@@ -301,7 +301,7 @@ def conv2d_wgrad(
         groups: As in conv2d.
         fit: As in conv2d.
         algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
-            choose.
+            choose, as does an algorithm without a kernel for this direction.
         tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
         mask: The mask that conv2d_relu or conv2d_batch_norm returned. dy is then the gradient of that op's output, and
             passes only where the mask has a 1.
@@ -387,7 +387,7 @@ def conv2d_backward(
         groups: As in conv2d.
         fit: As in conv2d.
         algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
-            choose.
+            choose, as does an algorithm without a kernel for this direction.
         tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
         mask: The mask that conv2d_relu or conv2d_batch_norm returned. dy is then the gradient of that op's output, and
             passes only where the mask has a 1.
@@ -407,11 +407,11 @@ def conv2d_backward(
     backend = backend_of(dy=dy, x=x, w=w, optional=dict(mask=mask, out=out, dw=dw, db=db))
     window = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
     options = dict(pool=pool, algo=algo, tf32=tf32, accumulate=accumulate)
-    problem, forward, algo, tf32 = _check_conv2d_backward(dy, x, w, mask, out, dw, db, **options, **window)
+    problem, forward, algos, tf32 = _check_conv2d_backward(dy, x, w, mask, out, dw, db, **options, **window)
     outputs = expect_apart(out=out, dw=dw, db=db)
     dy, x, w, mask = copy_if_overlapping(outputs, dy, x, w, mask)
     return backend.conv.conv2d_backward(
-        dy, x, w, problem, forward, mask=mask, algo=algo, tf32=tf32, out=out, dw=dw, db=db, accumulate=accumulate
+        dy, x, w, problem, forward, mask=mask, algos=algos, tf32=tf32, out=out, dw=dw, db=db, accumulate=accumulate
     )
 
 
@@ -430,7 +430,7 @@ def _check_conv2d_backward(
     tf32: object,
     accumulate: Any,
     **window: Any,
-) -> tuple[Conv2dProblem, Epilogue, str, bool]:
+) -> tuple[Conv2dProblem, Epilogue, tuple[str, str], bool]:
     x_shape, w_shape = expect_float("x", x, "N H W C"), expect_float("w", w, "K R S C/groups")
     expect_float("dy", dy, "N P Q K")
     expect_same_dtype(dy=dy, x=x, w=w)
@@ -440,8 +440,9 @@ def _check_conv2d_backward(
     expect_out(dw, problem.w_shape, w.dtype, "dw")
     expect_bias_gradient(db, problem.k, problem.w_shape[3], x.dtype)
     expect_accumulate(accumulate, dw=dw)
-    algo, tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, forward, "dgrad")
-    return problem, forward, algo, tf32
+    dgrad, of_tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, forward, "dgrad")
+    wgrad, _ = expect_conv_algorithm(algo, tf32, x.dtype, problem, forward, "wgrad")
+    return problem, forward, (dgrad, wgrad), of_tf32
 
 
 @op("bias_grad.cu")

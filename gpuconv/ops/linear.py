@@ -42,7 +42,7 @@ def linear(
         bias: (out_features,), of x's dtype; None adds nothing.
         activation: None, or the name of an activation op, which is applied with its defaults.
         algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
-            choose.
+            choose, as does an algorithm without a kernel for this direction.
         tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
         out: Receives the result: its shape and dtype; by default a new array.
 
@@ -79,7 +79,7 @@ def linear_dgrad(dy: ArrayT, w: ArrayT, *, algo: str = "auto", tf32: bool = Fals
         dy: (N, out_features), any float dtype.
         w: (out_features, in_features), of dy's dtype.
         algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
-            choose.
+            choose, as does an algorithm without a kernel for this direction.
         tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
         out: Receives the result: its shape and dtype; by default a new array.
 
@@ -122,7 +122,7 @@ def linear_wgrad(
         dy: (N, out_features), any float dtype.
         x: (N, in_features), of dy's dtype.
         algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
-            choose.
+            choose, as does an algorithm without a kernel for this direction.
         tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
         out: Receives dw; by default a new array.
         db: (out_features,); receives the sum of dy over the batch; None does not compute it.

@@ -297,7 +297,7 @@ def conv2d_batch_norm(
         activation: As in batch_norm.
         pool: 1, or 2 for the max pooling.
         algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
-            choose.
+            choose, as does an algorithm without a kernel for this direction.
         tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
         out: Receives y.
 

@@ -66,7 +66,7 @@ def conv2d_wgrad(dy, x, problem, epilogue, *, mask, algo, tf32, out, db, accumul
     return store(_weight(gradient), x.dtype, out, accumulate)
 
 
-def conv2d_backward(dy, x, w, problem, epilogue, *, mask, algo, tf32, out, dw, db, accumulate):
+def conv2d_backward(dy, x, w, problem, epilogue, *, mask, algos, tf32, out, dw, db, accumulate):
     windows, groups = windows_of(problem), problem.groups
     dx = buffer(out, problem.x_shape, x.dtype)
     dy = spread(dy, mask, problem, epilogue.pool)

@@ -57,10 +57,10 @@ def conv2d_wgrad(dy, x, problem, epilogue, *, mask, algo, tf32, out, db, accumul
     return round_to(dw, dtype, out, accumulate)
 
 
-def conv2d_backward(dy, x, w, problem, epilogue, *, mask, algo, tf32, out, dw, db, accumulate):
-    options = dict(mask=mask, algo=algo, tf32=tf32)
-    dx = conv2d_dgrad(dy, w, problem, epilogue, **options, out=None)
-    dw = conv2d_wgrad(dy, x, problem, epilogue, **options, out=dw, db=db, accumulate=accumulate)
+def conv2d_backward(dy, x, w, problem, epilogue, *, mask, algos, tf32, out, dw, db, accumulate):
+    options = dict(mask=mask, tf32=tf32)
+    dx = conv2d_dgrad(dy, w, problem, epilogue, **options, algo=algos[0], out=None)
+    dw = conv2d_wgrad(dy, x, problem, epilogue, **options, algo=algos[1], out=dw, db=db, accumulate=accumulate)
     return round_to(dx, x.dtype, out), dw
 
 

@@ -166,16 +166,16 @@ def conv2d_backward(
     epilogue: Epilogue,
     *,
     mask: Array | None,
-    algo: str,
+    algos: tuple[str, str],
     tf32: bool,
     out: ArrayT | None,
     dw: ArrayT | None,
     db: ArrayT | None,
     accumulate: bool,
 ) -> tuple[ArrayT, ArrayT]:
-    dy = _before_mask(dy, mask, problem, epilogue)
-    dw = conv2d_wgrad(dy, x, problem, PLAIN, mask=None, algo=algo, tf32=tf32, out=dw, db=db, accumulate=accumulate)
-    return conv2d_dgrad(dy, w, problem, PLAIN, mask=None, algo=algo, tf32=tf32, out=out), dw
+    dy, (dgrad, wgrad) = _before_mask(dy, mask, problem, epilogue), algos
+    dw = conv2d_wgrad(dy, x, problem, PLAIN, mask=None, algo=wgrad, tf32=tf32, out=dw, db=db, accumulate=accumulate)
+    return conv2d_dgrad(dy, w, problem, PLAIN, mask=None, algo=dgrad, tf32=tf32, out=out), dw
 
 
 def _before_mask(dy: ArrayT, mask: Array | None, problem: Conv2dProblem, epilogue: Epilogue) -> ArrayT:
