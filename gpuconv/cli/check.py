@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
     from gpuconv import checks
     from gpuconv.cli import nets
     from gpuconv.data import Normalization, load
-    from gpuconv.training import feeding, optimizers, schedules
+    from gpuconv.training import optimizers, schedules, user_data
 
     settings = run_settings.complete(run_settings.given(options))
     loss = run_settings.loss(settings.loss)[1]
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
         loader = batched(
             train, IMAGES, normalization=Normalization.from_dataset(train), seed=settings.seed, device=device
         )
-        feeding.expect("train", loader, net, loss)
+        user_data.expect("train", loader, net, loss)
     line("model", f"{settings.model}, loss {settings.loss}, seed {settings.seed}\n")
     x, labels = next(loader.epoch(0))
     passed = True

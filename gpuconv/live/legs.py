@@ -21,7 +21,7 @@ from gpuconv.layers import Layer
 from gpuconv.layers.saving import NOTES
 from gpuconv.layers.sequential import Sequential
 from gpuconv.names import lookup
-from gpuconv.training import LossScale, Trainer, feeding, optimizers
+from gpuconv.training import LossScale, Trainer, optimizers, user_data
 from gpuconv.training.protocols import CallbackLike
 from gpuconv.types import Record
 
@@ -117,7 +117,7 @@ def make(recipe: Record, sets: Sets, device: str, *, prepare: Callable[[Sequenti
         data, kept = getattr(sets, part), recipe.get(part) or {}
         loaders[part] = None if data is None else _loader(data, kept, part, net, normalization, recipe["seed"])
         if data is not None:
-            feeding.expect(part, loaders[part], net, trainer.loss)
+            user_data.expect(part, loaders[part], net, trainer.loss)
     return Leg(recipe, trainer, loaders)
 
 

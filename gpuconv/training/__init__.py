@@ -4,7 +4,6 @@ from gpuconv.checkpoint import Checkpoint, CheckpointError
 from gpuconv.training.callbacks import Callback, EarlyStopping
 from gpuconv.training.clip import Clip
 from gpuconv.training.evaluate import Evaluation, evaluate
-from gpuconv.training.feeding import DataError
 from gpuconv.training.loading import load, load_weights
 from gpuconv.training.loss_scale import LossScale
 from gpuconv.training.lr_find import RangeTest, lr_find
@@ -19,6 +18,7 @@ from gpuconv.training.stored import load_net
 from gpuconv.training.tensor_digests import Digests
 from gpuconv.training.tensorboard import TensorBoard
 from gpuconv.training.trainer import Trainer
+from gpuconv.training.user_data import DataError
 
 __all__ = [
     "SGD",

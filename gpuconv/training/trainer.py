@@ -19,7 +19,7 @@ from gpuconv.layers.saving import notes
 from gpuconv.metrics import named
 from gpuconv.names import lookup
 from gpuconv.parallel import Ranks, report_errors
-from gpuconv.training import adapt, digests, feeding, schedules, stored
+from gpuconv.training import adapt, digests, feeding, schedules, stored, user_data
 from gpuconv.training.callbacks import Checkpoints, Progress, checked, keepers
 from gpuconv.training.clip import Clip
 from gpuconv.training.ema import decay_value
@@ -229,17 +229,17 @@ class Trainer(RunState):
         if resume and run_dir is None:
             raise ValueError("resume=True needs run_dir, the directory of the run to continue")
         called = checked(callbacks)
-        if feeding.is_fraction(validation) and validation == 0:
+        if user_data.is_fraction(validation) and validation == 0:
             validation = None
         if self.plateau:
             self.plateau.expect_watched(validation is not None)
         if test_at_end is None:
-            test_at_end = feeding.is_fraction(validation)
+            test_at_end = user_data.is_fraction(validation)
         for name, part in {"validation": validation, "test": None if test_at_end else test}.items():
             if epochs > 1:
-                feeding.expect_again(name, part)
+                user_data.expect_again(name, part)
         known = normalization or getattr(self.net, "normalization", None)
-        loaders = feeding.loaders(
+        loaders = user_data.loaders(
             {"train": train, "validation": validation, "test": test},
             net=self.net,
             batch_size=integer("batch_size", batch_size, 1),
@@ -249,17 +249,17 @@ class Trainer(RunState):
         )
         cut = (self.sharding.count if self.sharding else 1, "shards" if self.shards else "ranks")
         for name, loader in loaders.items():
-            feeding.expect(name, loader, self.net, self.loss, *(cut if name == "train" else ()))
+            user_data.expect(name, loader, self.net, self.loss, *(cut if name == "train" else ()))
         loader = loaders["train"]
         sets = {name: loaders[name] for name in ("validation", "test")}
         held_out = HeldOut(self.metrics, sets, ("test",) if test_at_end else ())
-        self.epochs, self.batches = epochs, math.ceil(feeding.expect_length(loader) / self.accumulate)
-        feeding.note(self.net, loader, known)
+        self.epochs, self.batches = epochs, math.ceil(user_data.expect_length(loader) / self.accumulate)
+        user_data.note(self.net, loader, known)
         self.optimizer.match(self.net.params())  # layers may have been frozen since
         self.optimizer.begin(self.total_steps, self.batches)
         self.fit_settings = stored.as_json(
             self.settings()
-            | {name: feeding.describe(each, name in held_out.at_end) for name, each in loaders.items()}
+            | {name: user_data.describe(each, name in held_out.at_end) for name, each in loaders.items()}
             | {"metrics_every": metrics_every, "options": self._options(settings)}
         )
         self._expect_alike()

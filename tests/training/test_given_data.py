@@ -11,7 +11,7 @@ from gpuconv.data.samples import expect_finite
 from gpuconv.dtypes import as_dtype
 from gpuconv.layers import Flatten, Input, Linear, Sequential
 from gpuconv.losses import SoftmaxCrossEntropy
-from gpuconv.training import DataError, DivergedError, Trainer, evaluate, feeding
+from gpuconv.training import DataError, DivergedError, Trainer, evaluate, user_data
 from tests.training import small
 
 DATA = small.images()
@@ -346,7 +346,7 @@ def test_unknown_labels_are_accepted_for_every_net():
     source = [(image, 0) for image in DATA.images]
     net = Sequential([Input((6, 5, 1)), Flatten(), Linear(1)])
     part = given.recognised(source, "validation", DATA.image_shape, device="numpy", dtype="float32")
-    feeding.expect("validation", StreamLoader(part, 5, normalization=NORMALIZATION), net, SoftmaxCrossEntropy())
+    user_data.expect("validation", StreamLoader(part, 5, normalization=NORMALIZATION), net, SoftmaxCrossEntropy())
 
 
 def test_unnormalised_float_images_are_refused_for_a_net_of_normalised_ones():

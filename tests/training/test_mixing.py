@@ -8,7 +8,7 @@ from gpuconv.cli import main
 from gpuconv.data import Augmentation, Dataset, Loader, Normalization, digits
 from gpuconv.layers import Conv2D, Flatten, Input, Linear, Sequential
 from gpuconv.training import Callback, Trainer, evaluate
-from gpuconv.training.feeding import DataError
+from gpuconv.training.user_data import DataError
 from tests.training import small
 
 MIXUP, CUTMIX = Augmentation(mixup=0.2), Augmentation(cutmix=1)

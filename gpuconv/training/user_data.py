@@ -1,0 +1,325 @@
+"""Makes loaders from a user's data sets, checks that they fit the net, and describes them for run.json."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from gpuconv import losses
+from gpuconv.arguments import integer
+from gpuconv.data import Dataset, Loader, Normalization, given
+from gpuconv.data.samples import Samples
+from gpuconv.data.stream import StreamLoader
+from gpuconv.devices import Device
+from gpuconv.layers import BatchNorm, Input, Sequential
+from gpuconv.layers.base import Layer
+from gpuconv.losses import SoftmaxCrossEntropy, SVMHinge
+from gpuconv.types import Record
+
+
+class DataError(ValueError):
+    """Images, labels or batches that the net cannot be trained or tested on."""
+
+
+def loaders(
+    data: Record,
+    *,
+    net: Layer,
+    batch_size: int,
+    seed: int,
+    steps_per_epoch: int | None = None,
+    normalization: Normalization | None = None,
+) -> Record:
+    """A loader for each part, in order; parts other than the first may be None.
+
+    Only the first part is shuffled. uint8 images are normalised by `normalization`, by default with the statistics of
+    the first part. steps_per_epoch: the batches of an epoch of the first part, if its length is unknown. Raises
+    TypeError if no loader can be made from the data, or if those statistics are unknown.
+    """
+    made: Record = {}
+    part_of_training = data.get("validation") if is_fraction(data.get("validation")) else None
+    data = with_part(data, net, seed)
+    for name, part in data.items():
+        if not made:
+            normalize = partial(measured, name, normalization)
+            made[name] = loader(
+                name, part, net, normalize, batch_size=batch_size, seed=seed, shuffle=True, length=steps_per_epoch
+            )
+            known = _normalization(made[name]) or normalization
+        else:
+            normalize = partial(as_in_training, name, known)
+            made[name] = None if part is None else loader(name, part, net, normalize, batch_size=batch_size, seed=seed)
+    if part_of_training is not None:
+        made["validation"].part = float(part_of_training)
+    return made
+
+
+def is_fraction(data: object) -> bool:
+    return isinstance(data, Real) and not isinstance(data, bool)
+
+
+def with_part(data: Record, net: Any, seed: int) -> Record:
+    """The data. If "validation" is a fraction, that fraction of the first set is split off as validation data."""
+    name, fraction = next(iter(data)), data.get("validation")
+    if fraction is None or not is_fraction(fraction):
+        return data
+    if not 0 < fraction < 1:
+        raise ValueError(f"validation must be data, or a part of {name} between 0 and 1, received {fraction}")
+    training = given.recognised(
+        data[name], name, net.input_shape, classes=net.output_shape[-1], device=net.device, dtype=net.dtype
+    )
+    samples = training.dataset if _batched(training) else training
+    if not isinstance(samples, (Dataset, Samples)):
+        raise TypeError(
+            f"validation={fraction} splits a data set, and {name} gives batches ({type(data[name]).__name__}); "
+            "give separate validation data"
+        )
+    rest, part = samples.split(float(fraction), seed=seed, what="validation")
+    if training is not samples:
+        rest, part = training.over(rest), training.over(part, augmentation=None, shuffle=False, drop_last=False)
+    return data | {name: rest, "validation": part}
+
+
+def held_out(name: str, data: object, net: Layer, normalization: Normalization | None, batch_size: int) -> Any:
+    """The loader of test data: in order, normalised by `normalization`, by default as in training."""
+    normalize = partial(as_in_training, name, normalization or getattr(net, "normalization", None))
+    found = loader(name, data, net, normalize, batch_size=integer("batch_size", batch_size, 1))
+    expect(name, found, net, None)
+    return found
+
+
+def loader(
+    name: str,
+    data: Any,
+    net: Any,
+    normalize: Callable[[Any], Normalization | None],
+    *,
+    batch_size: int,
+    seed: int = 0,
+    shuffle: bool = False,
+    length: int | None = None,
+) -> Any:
+    """A loader of a user's data; an object with `epoch` is returned as it is. normalize: a function of the images (a
+    data set, or the first batch) that returns their normalization, or None for floats."""
+    data = given.recognised(
+        data,
+        name,
+        net.input_shape,
+        classes=net.output_shape[-1],
+        device=net.device,
+        dtype=net.dtype,
+        length=length,
+        normalize=normalize,
+    )
+    if not isinstance(data, (Dataset, Samples)):
+        return data
+    kind: Any = Loader if isinstance(data, Dataset) else StreamLoader
+    return kind(
+        data, batch_size, normalization=normalize(data), seed=seed, shuffle=shuffle, device=net.device, dtype=net.dtype
+    )
+
+
+def expect_again(name: str, data: object) -> None:
+    """Raise ValueError for data that can be iterated over only once."""
+    if hasattr(data, "__next__"):
+        raise ValueError(
+            f"{name} is a {type(data).__name__}, which gives each batch once, and every epoch needs them: give the "
+            "function that makes it, or a list of batches"
+        )
+
+
+def measured(name: str, known: Normalization | None, data: object) -> Normalization | None:
+    """The normalization of training images: the known one, else one from their statistics; None for floats.
+
+    known: that of the net's images so far; if given, floats that do not look normalised raise ValueError."""
+    if _raw(data):
+        return known or Normalization.measured(data)
+    if known is not None and known.lacks(some := _some(data)):
+        raise ValueError(
+            f"the floats of {name}, from {some.min():g} to {some.max():g}, do not look normalised, and the net's "
+            "images are: give uint8, or floats normalised by net.normalization; net.normalization = None removes it"
+        )
+    return None
+
+
+def as_in_training(name: str, known: Normalization | None, data: object) -> Normalization | None:
+    """The normalization of validation and test images, if they are uint8. known: that of the training images.
+
+    Raises TypeError if it is unknown, and ValueError if the training images are normalised and these floats do not look
+    so."""
+    if _raw(data):
+        if known is None:
+            raise TypeError(
+                f"the normalization of the uint8 images of {name} is unknown, as the training images were not "
+                f"normalised: give {name} as a Loader too, or as floats, or pass normalization="
+            )
+        return known
+    if known is not None and known.lacks(some := _some(data)):
+        raise ValueError(
+            f"the floats of {name}, from {some.min():g} to {some.max():g}, do not look normalised, and the training "
+            "images are uint8, which is normalised: give uint8 here too, or floats for both"
+        )
+    return None
+
+
+def _some(data: object) -> Any:
+    return data.first(64) if isinstance(data, Samples) else data
+
+
+def _raw(data: Any) -> bool:
+    return data.raw if isinstance(data, (Dataset, Samples)) else data.dtype == np.uint8
+
+
+def _normalization(training: object) -> Normalization | None:
+    """The normalization of the training loader, or one from its images; None for floats or if unknown."""
+    data = getattr(training, "dataset", None)
+    measures = isinstance(data, (Dataset, Samples)) and data.raw
+    return getattr(training, "normalization", None) or (Normalization.from_dataset(data) if measures else None)
+
+
+def expect(name: str, loader: Any, net: Any, loss: object, shards: int = 1, parts: str = "shards") -> None:
+    """Raise DataError if a loader's images, labels or last batch do not fit the net and its loss, as far as known.
+
+    shards: the number of shards of a batch. parts: what the error calls them."""
+    if not _batched(loader):
+        return
+    data = loader.dataset
+    first = net[0] if isinstance(net, Sequential) else net
+    if isinstance(first, Input):
+        try:
+            first.expect(data.image_shape)
+        except ValueError as error:
+            raise DataError(f"{name} does not fit: {error} from {data.name!r}") from None
+    if loader.dtype != net.dtype:
+        raise DataError(
+            f"{name} gives {loader.dtype.name} batches, and the net computes in {net.dtype.name}: make the loader with "
+            "dtype=net.dtype"
+        )
+    if Device.named(loader.device) != Device.named(net.device):
+        raise DataError(
+            f"{name} gives batches on {loader.device}, and the net is on {net.device}: make the loader with "
+            "device=net.device"
+        )
+    try:
+        if data.labels is not None:
+            losses.expect_targets(loss, data.labels, net.output_shape)
+    except TypeError as error:
+        raise DataError(f"{name} does not fit: {error} from {data.name!r}") from None
+    if loader.augmentation.mixing:
+        _expect_mixable(name, loader, net, loss)
+    numbers = data.labels if data.labels is not None and data.labels.ndim == 1 else np.zeros(0, np.int64)
+    classes, most = net.output_shape[-1], int(numbers[numbers != losses.ignored(loss)].max(initial=-1))
+    compares = isinstance(loss, (SoftmaxCrossEntropy, SVMHinge)) and (data.labels is None or numbers.size)
+    if compares and name == "train" and min(classes, len(data.classes)) < 2:
+        only = f"{data.name!r} has one class, {[*data.classes, 'none'][0]!r}"
+        what = only if len(data.classes) < 2 else "the net gives one score"
+        raise DataError(f"{what}: there is nothing to classify; training needs at least two classes")
+    if compares and most >= classes:
+        raise DataError(
+            f"{name} does not fit: the net has {classes} classes, labels 0 to {classes - 1}, received {most} "
+            f"from {data.name!r}"
+        )
+    if name != "train" or data.image_shape != net.input_shape:  # the layers' shapes for larger images are unknown
+        return
+    size = loader.size(len(loader) - 1)
+    rest, which = size // shards, "smallest part" if shards > 1 else "last batch"
+    if not rest:
+        raise DataError(
+            f"{shards} {parts} need as many images in each batch, and the last batch has {size}: choose another batch "
+            f"size than {loader.batch_size} for {len(data)} images, or drop that batch (drop_last)"
+        )
+    for layer in net.walk():
+        shape = layer.input_shape
+        if isinstance(layer, BatchNorm) and shape and rest * math.prod(shape[:-1]) < 2:
+            raise DataError(
+                f"{layer.path} needs statistics of more than one value, and the {which} has one image: choose "
+                f"another batch size than {loader.batch_size} for {len(data)} images, or drop that batch (drop_last)"
+            )
+
+
+def _expect_mixable(name: str, loader: Loader, net: Any, loss: object) -> None:
+    """Raise DataError unless mixup or cutmix can be used."""
+    mixing, classes, scores = loader.augmentation.mixing, len(loader.dataset.classes), net.output_shape
+    if name != "train":
+        raise DataError(f"{name} would be mixed by {mixing}, which is for training: make its loader without it")
+    if not losses.takes_probabilities(loss):
+        raise DataError(
+            f"{mixing} turns labels into probabilities, which {losses.describe(loss)} does not take: train with the "
+            f"loss softmax, without ignore_index, or without {mixing}"
+        )
+    if scores != (classes,):
+        raise DataError(
+            f"{mixing} gives a probability for each of the {classes} classes of {loader.dataset.name!r}, and the net's "
+            f"scores have shape {scores}"
+        )
+
+
+def note(net: Any, loader: Any, normalization: Normalization | None = None) -> None:
+    """Set the net's normalization, and its classes if they have names.
+
+    normalization: how the caller normalised floats, if known."""
+    net.normalization = getattr(loader, "normalization", None) or normalization
+    classes = getattr(getattr(loader, "dataset", None), "classes", None) or ()
+    named = getattr(net, "classes", None)
+    known = named is not None and len(named) == net.output_shape[-1]
+    if len(classes) == net.output_shape[-1] and not (known and all(name.isdecimal() for name in classes)):
+        net.classes = [*classes]
+    elif not known:
+        net.classes = None
+
+
+def describe(loader: Any, at_end: bool = False) -> Record | None:
+    """A description of a loader and its data, with a checksum that detects changed data. JSON-serializable.
+
+    at_end: whether the data is used only at the end of a run."""
+    if loader is None:
+        return None
+    data: Any = getattr(loader, "dataset", None)
+    known: Record = {"batches": length(loader)}
+    if isinstance(loader, Loader):
+        known = {
+            "name": data.spec or data.name,
+            "images": len(data),
+            "shape": list(data.image_shape),
+            "checksum": data.checksum(),
+            "batch_size": loader.batch_size,
+            "shuffle": loader.shuffle,
+            "drop_last": loader.drop_last,
+            "seed": loader.seed,
+            "augmentation": str(loader.augmentation),
+        }
+    known |= {"at_end": at_end or None, "part": getattr(loader, "part", None)}
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def expect_length(loader: object) -> int:
+    """The number of batches of the training part. Raises ValueError if it is unknown."""
+    if (count := length(loader)) is None:
+        raise ValueError(
+            "the number of batches in an epoch of train is unknown; give fit(..., steps_per_epoch=100). Schedules and "
+            "progress need it"
+        )
+    return count
+
+
+def length(loader: Any) -> int | None:
+    """The number of batches, or None if unknown."""
+    try:
+        return len(loader)
+    except TypeError:
+        return None
+
+
+def ours(loader: object) -> bool:
+    """Whether it is a `Loader` whose batches come unchanged from its data set."""
+    return isinstance(loader, Loader) and type(loader).epoch is Loader.epoch
+
+
+def _batched(loader: object) -> bool:
+    """Whether it is a `Loader` or a `StreamLoader` whose batches come unchanged from its data."""
+    return ours(loader) or (isinstance(loader, StreamLoader) and type(loader).epoch is StreamLoader.epoch)
