@@ -6,7 +6,7 @@ from __future__ import annotations
 from ci.gate.commands import Gate
 from ci.gate.results import FailedError, LateError, NotReachedError
 from ci.gate.rungs import NOTHING
-from ci.gate.schedule import Body, Check, Found
+from ci.gate.schedule import Body, Found
 
 _KEPT = 120  # lines of a rung's output in the record; the logs have all of it
 
@@ -25,7 +25,3 @@ def rung(name: str) -> Body:
         return done.last, details
 
     return check
-
-
-def checks(*weights: tuple[str, float]) -> tuple[Check, ...]:
-    return tuple(Check(name, weight, rung(name)) for name, weight in weights)

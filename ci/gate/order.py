@@ -6,7 +6,7 @@ Checks that the others depend on come first; the most informative about the kern
 from __future__ import annotations
 
 from ci.gate import fast, hopper, questions, right, start
-from ci.gate.schedule import Check, Part
+from ci.gate.schedule import Check, Part, checks
 
 AT_HAND, RESERVE = 30.0, 2.0  # minutes
 CALLS = (
@@ -43,7 +43,8 @@ PARTS = (
     Part(
         "questions",
         6,
-        questions.checks(
+        checks(
+            questions.experiment,
             ("capture", 1),
             ("threads", 1),
             ("bfloat16", 2),
@@ -62,7 +63,7 @@ EXTRA = (  # run only when named
     Part(
         "hopper",
         6,
-        hopper.checks(("k-major", 1), ("mn-major", 1), ("ring", 1), ("fprop", 4), ("dgrad", 3), ("wgrad", 3)),
+        checks(hopper.rung, ("k-major", 1), ("mn-major", 1), ("ring", 1), ("fprop", 4), ("dgrad", 3), ("wgrad", 3)),
     ),
     Part("tests", 9, (Check("tests", 1, right.tests),)),
 )

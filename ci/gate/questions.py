@@ -5,7 +5,7 @@ from __future__ import annotations
 from ci.gate.commands import Gate
 from ci.gate.experiments import QUESTIONS
 from ci.gate.results import judged, read_verdict
-from ci.gate.schedule import Body, Check, Found
+from ci.gate.schedule import Body, Found
 
 _SETTINGS = {"choices": {"GPUCONV_AUTOTUNE": "1"}}  # overrides the gate's own
 
@@ -17,7 +17,3 @@ def experiment(name: str) -> Body:
         return judged(read_verdict(QUESTIONS[name], done.text, done.code, done.late, done.last))
 
     return check
-
-
-def checks(*weights: tuple[str, float]) -> tuple[Check, ...]:
-    return tuple(Check(name, weight, experiment(name)) for name, weight in weights)

@@ -30,6 +30,11 @@ class Check:
     body: Body
 
 
+def checks(body: Callable[[str], Body], *weights: tuple[str, float]) -> tuple[Check, ...]:
+    """Checks with these names and weights, whose bodies `body` makes from the names."""
+    return tuple(Check(name, weight, body(name)) for name, weight in weights)
+
+
 @dataclass(frozen=True)
 class Part:
     name: str

@@ -105,15 +105,6 @@ class Freeze:
             layer.freeze() if trainer.steps == 3 else layer.unfreeze()
 
 
-class StopAt:
-    def __init__(self, step):
-        self.step = step
-
-    def on_step(self, trainer, record):
-        if trainer.steps == self.step:
-            trainer.stop("interrupted")
-
-
 def trained(ranks=None, folder=None, *, stop=0, resume=False, shard=True):
     made = Trainer(
         small.net().to("emulated"), "adam", lr=0.01, shards=4, parallel=ranks, shard_optimizer=shard, ema=0.9
@@ -121,7 +112,7 @@ def trained(ranks=None, folder=None, *, stop=0, resume=False, shard=True):
     data = small.images(20)
     loader = Loader(data, 8, normalization=small.loader(data).normalization, device="emulated", seed=3)
     held_out = Loader(small.images(9, seed=5), 4, normalization=loader.normalization, shuffle=False, device="emulated")
-    callbacks = [Freeze(), *([StopAt(stop)] if stop else [])]
+    callbacks = [Freeze(), *([small.StopAt(stop)] if stop else [])]
     options = dict(metrics_every=2, checkpoint_every=2, progress=False, resume=resume, callbacks=callbacks)
     made.fit(loader, epochs=3, validation=held_out, run_dir=folder, **options)
     return bits(made)

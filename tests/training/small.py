@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from gpuconv.backends import to_numpy
 from gpuconv.data import Augmentation, Dataset, Loader, Normalization
 from gpuconv.layers import BatchNorm, Conv2D, Dropout, Flatten, Input, Linear, ReLU, Sequential
 from gpuconv.training import Trainer
@@ -58,3 +59,23 @@ def same_arrays(one, other):
     return one.keys() == other.keys() and all(
         one[key].dtype == other[key].dtype and one[key].tobytes() == other[key].tobytes() for key in one
     )
+
+
+def weights(trainer):
+    """A copy of the arrays that the trainer's net would save."""
+    return {name: np.array(to_numpy(value)) for name, value in trainer.net.state_dict().items()}
+
+
+def bits(trainer):
+    return b"".join(value.tobytes() for value in weights(trainer).values())
+
+
+class StopAt:
+    """Stops a run after a step; "interrupted" as by a signal, so that it is not tested at its end."""
+
+    def __init__(self, step, reason="interrupted"):
+        self.step, self.reason = step, reason
+
+    def on_step(self, trainer, record):
+        if trainer.steps == self.step:
+            trainer.stop(self.reason)

@@ -3,14 +3,10 @@
 import numpy as np
 import pytest
 
-from gpuconv import losses, to_numpy
+from gpuconv import losses
 from gpuconv.layers import Conv2D, Dropout, Flatten, Input, Linear, Sequential
 from gpuconv.training import LossScale, Trainer
 from tests.training import small
-
-
-def weights(trainer):
-    return {name: np.array(to_numpy(value)) for name, value in trainer.net.state_dict().items()}
 
 
 def without_norm(device="numpy", **options):
@@ -39,8 +35,8 @@ def test_batches_together_are_one_large_batch(device):
             assert ours["lr"] == expected["lr"]
             assert ours.get("loss", 0) == pytest.approx(expected.get("loss", 0), rel=1e-5)
             assert ours.get("accuracy") == expected.get("accuracy")
-        for name, value in weights(one).items():
-            np.testing.assert_allclose(weights(cut)[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+        for name, value in small.weights(one).items():
+            np.testing.assert_allclose(small.weights(cut)[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 def test_each_batch_is_as_large_as_it_was_given():
@@ -52,8 +48,8 @@ def test_each_batch_is_as_large_as_it_was_given():
     ours = Trainer(Sequential([Input((2, 3, 1)), Flatten(), Linear(3)], seed=1), "sgd", lr=0.5, accumulate=2)
     theirs = torch.nn.Linear(6, 3)
     with torch.no_grad():
-        theirs.weight.copy_(torch.from_numpy(weights(ours)["fc1.weight"]))
-        theirs.bias.copy_(torch.from_numpy(weights(ours)["fc1.bias"]))
+        theirs.weight.copy_(torch.from_numpy(small.weights(ours)["fc1.weight"]))
+        theirs.bias.copy_(torch.from_numpy(small.weights(ours)["fc1.bias"]))
     fit(ours, batches, epochs=1)
     assert ours.steps == 3
     for group in (batches[:2], batches[2:4], batches[4:]):
@@ -65,8 +61,8 @@ def test_each_batch_is_as_large_as_it_was_given():
         with torch.no_grad():
             for own in theirs.parameters():
                 own -= 0.5 * own.grad
-    np.testing.assert_allclose(weights(ours)["fc1.weight"], theirs.weight.detach(), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(weights(ours)["fc1.bias"], theirs.bias.detach(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(small.weights(ours)["fc1.weight"], theirs.weight.detach(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(small.weights(ours)["fc1.bias"], theirs.bias.detach(), rtol=1e-5, atol=1e-6)
 
 
 def test_running_statistics_go_from_batch_to_batch():
@@ -74,9 +70,9 @@ def test_running_statistics_go_from_batch_to_batch():
     for each in (alone, together):
         fit(each, loader(4, drop_last=True))
     assert (alone.steps, together.steps) == (10, 4)
-    assert "norm1.running_mean" in weights(alone)
-    for name, value in weights(alone).items():
-        np.testing.assert_array_equal(weights(together)[name], value, err_msg=name)
+    assert "norm1.running_mean" in small.weights(alone)
+    for name, value in small.weights(alone).items():
+        np.testing.assert_array_equal(small.weights(together)[name], value, err_msg=name)
 
 
 def test_a_loader_that_drops_its_last_batch_drops_no_group():
@@ -98,24 +94,15 @@ def test_a_generator_gives_the_batches_of_each_epoch():
         fit(without_norm(accumulate=2), lambda: iter(short), steps_per_epoch=5)
 
 
-class StopAtStep:
-    def __init__(self, step):
-        self.step = step
-
-    def on_step(self, trainer, record):
-        if trainer.steps == self.step:
-            trainer.stop("interrupted")
-
-
 @pytest.mark.parametrize("device", ["numpy", "emulated"])
 def test_a_resumed_run_goes_on_with_the_same_bits(tmp_path, device):
     whole = without_norm(device, accumulate=3)
     fit(whole, loader(2, device), run_dir=tmp_path / "whole")
     assert whole.batches == 4
-    fit(without_norm(device, accumulate=3), loader(2, device), run_dir=tmp_path / "cut", callbacks=[StopAtStep(6)])
+    fit(without_norm(device, accumulate=3), loader(2, device), run_dir=tmp_path / "cut", callbacks=[small.StopAt(6)])
     resumed = without_norm(device, accumulate=3)
     fit(resumed, loader(2, device), run_dir=tmp_path / "cut", resume=True)
-    assert small.same_arrays(weights(whole), weights(resumed))
+    assert small.same_arrays(small.weights(whole), small.weights(resumed))
     assert whole.records == resumed.records
     with pytest.raises(ValueError, match="cannot be continued with other settings: accumulate is 3 there and 1 here"):
         fit(without_norm(device), loader(2, device), run_dir=tmp_path / "cut", resume=True)
@@ -123,18 +110,18 @@ def test_a_resumed_run_goes_on_with_the_same_bits(tmp_path, device):
 
 def test_an_overflow_in_one_batch_skips_the_update():
     trainer = without_norm(precision="float16", loss_scale=LossScale(start=2.0**40), accumulate=2)
-    before = weights(trainer)
+    before = small.weights(trainer)
     fit(trainer, loader(4, dtype=np.float16), epochs=1)
     assert (trainer.steps, trainer.loss_scale.skipped) == (3, 3)
     for name in trainer.net.params():
-        np.testing.assert_array_equal(weights(trainer)[name], before[name])
+        np.testing.assert_array_equal(small.weights(trainer)[name], before[name])
 
 
 def test_the_clipped_norm_is_that_of_the_sum():
     trainer = Trainer(without_norm().net, "sgd", lr=1.0, accumulate=3, clip=0.01)
-    before = weights(trainer)
+    before = small.weights(trainer)
     fit(trainer, loader(7), epochs=1)
-    moved = sum(float(np.square(weights(trainer)[name] - before[name]).sum()) for name in trainer.net.params())
+    moved = sum(float(np.square(small.weights(trainer)[name] - before[name]).sum()) for name in trainer.net.params())
     assert np.sqrt(moved) == pytest.approx(0.01, rel=1e-3)
 
 
@@ -183,7 +170,7 @@ def test_parts_share_out_the_weights_of_the_labels(device, loss):
     ):
         trainer = without_norm(device, loss=loss, **options)
         fit(trainer, loader(size, device), epochs=2)
-        found[name] = [record["loss"] for record in trainer.records if "loss" in record], weights(trainer)
+        found[name] = [record["loss"] for record in trainer.records if "loss" in record], small.weights(trainer)
     for name, (values, arrays) in found.items():
         assert values == pytest.approx(found["one"][0], rel=1e-5), name
         for key, value in found["one"][1].items():

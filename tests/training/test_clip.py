@@ -94,7 +94,7 @@ def test_the_norm_is_that_of_all_groups_and_of_all_shards():
 def test_a_resumed_run_goes_on_with_the_same_bits(tmp_path, clip):
     whole = small.trainer(clip=clip)
     small.fit(whole, epochs=3, run_dir=tmp_path / "whole")
-    small.fit(small.trainer(clip=clip), epochs=3, run_dir=tmp_path / "cut", callbacks=[StopAtStep7()])
+    small.fit(small.trainer(clip=clip), epochs=3, run_dir=tmp_path / "cut", callbacks=[small.StopAt(7)])
     resumed = small.trainer(clip=clip)
     small.fit(resumed, epochs=3, run_dir=tmp_path / "cut", resume=True)
     assert small.same_arrays(whole.net.state_dict(), resumed.net.state_dict())
@@ -103,12 +103,6 @@ def test_a_resumed_run_goes_on_with_the_same_bits(tmp_path, clip):
     assert not small.same_arrays(whole.net.state_dict(), free.net.state_dict())
     with pytest.raises(ValueError, match="cannot be continued with other settings: clip"):
         small.fit(small.trainer(), epochs=3, run_dir=tmp_path / "cut", resume=True)
-
-
-class StopAtStep7:
-    def on_step(self, trainer, record):
-        if trainer.steps == 7:
-            trainer.stop("interrupted")
 
 
 class Own:

@@ -175,7 +175,7 @@ def test_an_object_with_step_is_an_optimizer_under_every_schedule(schedule):
 @pytest.mark.parametrize(("kind", "kept"), [(Stored, True), (Momentum, False)])
 def test_a_resumed_run_restores_the_optimizer_state_or_says_that_there_is_none(kind, kept, tmp_path):
     straight = fit(kind(0.02), epochs=3)
-    fit(kind(0.02), epochs=3, run_dir=tmp_path / "run", callbacks=[StopAfter(7)])
+    fit(kind(0.02), epochs=3, run_dir=tmp_path / "run", callbacks=[small.StopAt(7, "enough")])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         resumed = fit(kind(0.02), epochs=3, run_dir=tmp_path / "run", resume=True)
@@ -187,15 +187,6 @@ def test_a_resumed_run_restores_the_optimizer_state_or_says_that_there_is_none(k
         assert notices == ["Momentum has no state_dict and load_state_dict, so its state starts from scratch"]
     with pytest.raises(SettingsError, match=r"optimizer.lr is 0.02 there and 0.5 here"):
         fit(kind(0.5), epochs=3, run_dir=tmp_path / "run", resume=True)
-
-
-class StopAfter:
-    def __init__(self, steps):
-        self.steps = steps
-
-    def on_step(self, trainer, record):
-        if trainer.steps == self.steps:
-            trainer.stop("enough")
 
 
 def test_on_a_device_it_steps_on_the_host_with_a_message():

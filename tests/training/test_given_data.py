@@ -102,15 +102,6 @@ def test_batches_train_like_the_loader_they_came_from():
     np.testing.assert_array_equal(one.net["conv1"].arrays["weight"], fit(DATA, epochs=1).net["conv1"].arrays["weight"])
 
 
-class StopAt:
-    def __init__(self, step):
-        self.step = step
-
-    def on_step(self, trainer, record):
-        if trainer.steps == self.step:
-            trainer.stop("enough")
-
-
 @pytest.mark.slow
 def test_a_resumed_run_skips_the_batches_it_already_used(tmp_path):
     everything = epoch_of_batches(0) + epoch_of_batches(1)
@@ -127,7 +118,7 @@ def test_a_resumed_run_skips_the_batches_it_already_used(tmp_path):
     for step in (3, 5, 7):
         for name, make in (("once", lambda _: iter(everything)), ("anew", Epochs)):
             run = {"run_dir": tmp_path / f"{name}{step}", "steps_per_epoch": 5}
-            fit(make(0), callbacks=[StopAt(step)], **run)
+            fit(make(0), callbacks=[small.StopAt(step, "enough")], **run)
             same(fit(make(step // 5), resume=True, **run), straight)
     with pytest.raises(ValueError, match="gave only 3 batches, and its length is 5"):
         fit(iter(everything[:8]), steps_per_epoch=5)

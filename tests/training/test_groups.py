@@ -57,24 +57,12 @@ def test_a_run_with_groups_resumes_with_the_same_bits(tmp_path):
     whole = small.trainer(optimizer=text, lr=1.0, schedule="linear")
     small.fit(whole, epochs=3)
     first = small.trainer(optimizer=text, lr=1.0, schedule="linear")
-    small.fit(first, epochs=3, run_dir=tmp_path / "run", callbacks=[_StopAt(first, 7)])
+    small.fit(first, epochs=3, run_dir=tmp_path / "run", callbacks=[small.StopAt(7, "enough")])
     second = small.trainer(optimizer=text, lr=1.0, schedule="linear")
     small.fit(second, epochs=3, run_dir=tmp_path / "run", resume=True)
     assert second.steps == whole.steps
     assert small.same_arrays(second.net.state_dict(), whole.net.state_dict())
     assert small.same_arrays(second.optimizer.state_dict(), whole.optimizer.state_dict())
-
-
-class _StopAt:
-    def __init__(self, trainer, step):
-        self.trainer, self.step = trainer, step
-
-    def on_start(self, trainer): ...
-    def on_epoch(self, trainer, record): ...
-    def on_stop(self, trainer, reason): ...
-    def on_step(self, trainer, record):
-        if trainer.steps == self.step:
-            trainer.stop("enough")
 
 
 def test_bad_groups_are_refused():

@@ -417,15 +417,6 @@ class Thaw(Callback):
             trainer.net["fc1"].frozen = "bias"
 
 
-class StopAt(Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step(self, trainer, record):
-        if trainer.steps == self.step:
-            trainer.stop("enough")
-
-
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_layers_frozen_by_a_callback_are_frozen_after_resuming(tmp_path, precision):
     def train(name, step=0, **options):
@@ -435,7 +426,7 @@ def test_layers_frozen_by_a_callback_are_frozen_after_resuming(tmp_path, precisi
             trainer,
             epochs=4,
             validation=None,
-            callbacks=[Thaw(), StopAt(step)],
+            callbacks=[Thaw(), small.StopAt(step, "enough")],
             run_dir=tmp_path / name,
             checkpoint_every=1,
             train=small.loader(dtype=precision),

@@ -14,6 +14,7 @@ from gpuconv.layers import Conv2D, Flatten, Input, Linear, MaxPool2D, ReLU
 from gpuconv.training import ShadowError, ShadowWarning, Trainer, shadow
 from gpuconv.training.shadow import Shadow
 from gpuconv.verify.call import Call
+from tests.training import small
 
 
 class Clock:
@@ -186,15 +187,11 @@ def test_a_warning_lets_the_run_continue(at_once, monkeypatch, tmp_path):
     assert list(tmp_path.glob("shadow-conv2d-conv2-step*.safetensors"))
 
 
-def bits(run):
-    return b"".join(backends.to_numpy(value).tobytes() for value in run.net.state_dict().values())
-
-
 def test_checking_changes_no_bit(at_once):
     plain, watched = Trainer(net(), "adam", lr=0.01), Trainer(net(), "adam", lr=0.01, shadow=0.5)
     fit(plain)
     fit(watched)
-    assert bits(watched) == bits(plain)
+    assert small.bits(watched) == small.bits(plain)
     assert sum(row.checked for row in watched.shadowed.report()) > 50
     most = max(watched.shadowed.report(), key=lambda row: row.worst)
     assert (
@@ -212,7 +209,7 @@ def test_checked_steps_run_uncaptured_with_the_same_bits(at_once):
     plain, watched = (Trainer(net("emulated"), "adam", lr=0.01, graph=True, shadow=share) for share in (None, 0.5))
     fit(plain, epochs=8)
     fit(watched, epochs=8)
-    assert bits(watched) == bits(plain)
+    assert small.bits(watched) == small.bits(plain)
     assert {row.op for row in watched.shadowed.report()} >= {"conv2d_relu", "load_batch", "adam_step", "advance_clock"}
     assert all(row.worst <= 1 and row.checked for row in watched.shadowed.report())
 

@@ -11,17 +11,13 @@ from gpuconv.layers.part import Part, part_of_batch
 from gpuconv.training import DataError, SettingsError, Trainer
 from gpuconv.training.sharding import Sharding, bounds
 from gpuconv.training.totals import Totals
-from tests.training.small import fit, images, loader, net, same_arrays, trainer
+from tests.training.small import StopAt, fit, images, loader, net, same_arrays, trainer, weights
 
 SHARDS = 4
 
 
 def batches(count=21, batch_size=8, **options):  # the last batch has 5 images: shards of 1, 1, 1 and 2
     return loader(images(count), batch_size, **options)
-
-
-def weights(trainer):
-    return {name: np.array(to_numpy(value)) for name, value in trainer.net.state_dict().items()}
 
 
 def without_norm(**options):
@@ -136,15 +132,6 @@ def test_a_resumed_run_goes_on_with_the_same_bits(tmp_path, precision):
         fit(trainer(shards=2, precision=precision), epochs=2, run_dir=tmp_path / "run", resume=True, **data)
     with pytest.raises(SettingsError, match="shards is 4 there and null here"):
         fit(trainer(precision=precision), epochs=2, run_dir=tmp_path / "run", resume=True, **data)
-
-
-class StopAt:
-    def __init__(self, step):
-        self.step = step
-
-    def on_step(self, trainer, record):
-        if trainer.steps == self.step:
-            trainer.stop("interrupted")
 
 
 def test_the_emulated_device_gives_the_same_bits_captured_or_not():

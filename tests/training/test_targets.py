@@ -118,7 +118,7 @@ def test_a_regression_run_is_stored_resumed_and_shown(tmp_path, capsys):
     whole, halves = regression(loss="huber"), regression(loss="huber")
     settings = dict(validation=0.2, batch_size=4, metrics_every=2)
     whole.fit((x, y), epochs=4, progress=False, **settings)
-    halves.fit((x, y), epochs=4, run_dir=tmp_path / "run", callbacks=[StopAfter(7)], **settings)
+    halves.fit((x, y), epochs=4, run_dir=tmp_path / "run", callbacks=[small.StopAt(7)], **settings)
     again = regression(loss="huber")
     again.fit((x, y), epochs=4, run_dir=tmp_path / "run", resume=True, **settings)
     assert again.records == whole.records
@@ -128,15 +128,6 @@ def test_a_regression_run_is_stored_resumed_and_shown(tmp_path, capsys):
     assert "accuracy" not in shown
     assert "loss" in again.history._repr_html_()
     assert "None" not in (tmp_path / "run" / "metrics.csv").read_text()
-
-
-class StopAfter(gc.training.Callback):
-    def __init__(self, step):
-        self.last = step
-
-    def on_step(self, trainer, record):
-        if trainer.steps == self.last:
-            trainer.stop("interrupted")
 
 
 @pytest.mark.kernels

@@ -29,10 +29,6 @@ class Stop:
             raise KeyboardInterrupt
 
 
-def bits(run):
-    return b"".join(backends.to_numpy(value).tobytes() for value in run.net.state_dict().values())
-
-
 def test_every_tensor_of_a_step_in_the_order_of_its_work(tmp_path):
     run = small.trainer()
     small.fit(run, run_dir=tmp_path / "run", callbacks=[Digests(every=1)])
@@ -133,7 +129,7 @@ def test_recording_changes_no_bit(device, precision, tmp_path):
         return run
 
     plain, watched = trained([]), trained([Digests(tmp_path / "digests.jsonl", every=1)])
-    assert bits(plain) == bits(watched)
+    assert small.bits(plain) == small.bits(watched)
     steps = read(tmp_path / "digests.jsonl")
     assert len(steps) == 12
     names = {(each.direction, each.name) for each in steps[-1].tensors}

@@ -31,3 +31,7 @@ QUESTIONS = {  # by the module that holds `ask`
 def ask(name: str, device: str, small: bool) -> Answer:
     asked: Callable[[str, bool], Answer] = importlib.import_module(f"{__name__}.{name}").ask
     return asked(device, small)
+
+
+def discard(_: object) -> None:
+    """Captured work returns nothing."""

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import threading
 
-from ci.gate.experiments import Answer
+from ci.gate.experiments import Answer, discard
 
 
 def ask(device: str, small: bool) -> Answer:
@@ -45,7 +45,3 @@ def ask(device: str, small: bool) -> Answer:
     done.set()
     other.join(60)
     return ("no", "; ".join(failures[:3])) if failures else ("yes", f"{rounds} captures beside another thread's work")
-
-
-def discard(_: object) -> None:
-    """Captured work returns nothing."""

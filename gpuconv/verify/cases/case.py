@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from gpuconv.dtypes import as_dtype
+from gpuconv.dtypes import FLOAT_NAMES, as_dtype
 from gpuconv.types import Options, Shape
 
 TIERS = ("tiny", "odd", "real", "random")
 
 
-DTYPES = ("float64", "float32", "float16", "bfloat16")
+DTYPES = FLOAT_NAMES
 
 
 Arguments = tuple[list[Any], Options]

@@ -24,11 +24,11 @@ from gpuconv.algorithms import Algorithm
 from gpuconv.backends.cuda.analysis import machine_code, resources
 from gpuconv.backends.cuda.analysis.machine_code import Instruction, MainLoop
 from gpuconv.backends.cuda.runtime import nvrtc, source
+from gpuconv.backends.cuda.runtime.limits import SCHEDULERS, WARP
 from gpuconv.backends.cuda.runtime.outputs import ceil_div
 from gpuconv.types import Record
 
 FILE = Path(__file__).with_name("predict.json")
-SCHEDULERS = 4  # schedulers of a multiprocessor
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def terms(
     """
     at_once = blocks <= multiprocessors * resident
     each = ceil_div(blocks, multiprocessors) if at_once else blocks / multiprocessors
-    turns = each * tiles_of_depth * threads / 32 / SCHEDULERS
+    turns = each * tiles_of_depth * threads / WARP / SCHEDULERS
     return Terms(1, each, turns * loop.instructions, turns * loop.hmma, reduction)
 
 

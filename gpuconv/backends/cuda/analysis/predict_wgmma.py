@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from gpuconv.algorithms import Algorithm
 from gpuconv.backends.cuda.analysis import machine_code, predict
-from gpuconv.backends.cuda.analysis.predict import SCHEDULERS, Gpu, Model, Prediction
+from gpuconv.backends.cuda.analysis.predict import Gpu, Model, Prediction
+from gpuconv.backends.cuda.runtime.limits import SCHEDULERS
 
 MULTIPLY_ADDS = 2048  # of 16-bit numbers per clock of a multiprocessor: NVIDIA's peak
 SHARED = 128  # bytes of shared memory per clock of a multiprocessor: NVIDIA's

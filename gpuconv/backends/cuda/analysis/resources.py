@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from gpuconv.backends.cuda.analysis.variants import Variant, kernels, representatives
 from gpuconv.backends.cuda.runtime import nvrtc, source
+from gpuconv.backends.cuda.runtime.limits import SCHEDULERS
 from gpuconv.backends.cuda.runtime.nvrtc import CompileError, Resources
 from gpuconv.backends.cuda.runtime.outputs import ceil_div
 
@@ -43,7 +44,6 @@ CHIPS = {  # by compute capability
 _RESERVED_SHARED = 1024  # bytes of each block's shared memory that the system reserves
 _REGISTER_UNIT = 256  # registers are allocated to a warp in units of this many
 _SHARED_UNIT = 128  # shared memory is allocated to a block in units of this many bytes
-_PARTITIONS = 4  # schedulers of a multiprocessor, each with its share of the registers; a warp belongs to one
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def occupancy(arch: str, registers: int, shared: int, threads: int) -> float | N
     limits = [chip.blocks, chip.warps // warps, chip.shared // a_block]
     if registers:
         a_warp = ceil_div(registers * 32, _REGISTER_UNIT) * _REGISTER_UNIT
-        limits.append(chip.registers // _PARTITIONS // a_warp * _PARTITIONS // warps)
+        limits.append(chip.registers // SCHEDULERS // a_warp * SCHEDULERS // warps)
     return min(limits) * warps / chip.warps
 
 

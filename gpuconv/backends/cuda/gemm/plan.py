@@ -15,6 +15,7 @@ import numpy as np
 
 from gpuconv.algorithms import AUTO, FEW_CHANNELS, NEWEST, Algorithm, find, serving
 from gpuconv.backends.cuda.gemm.product import Product
+from gpuconv.backends.cuda.runtime.limits import MAX_GRID, SCHEDULERS
 from gpuconv.backends.cuda.runtime.outputs import ceil_div
 from gpuconv.backends.cuda.runtime.structs import FAST_DIVMOD, fast_divmod, struct
 from gpuconv.dtypes import accumulation_dtype
@@ -30,11 +31,9 @@ _A_CLOCK = 128  # multiply-adds per clock of a multiprocessor's CUDA cores
 # on a scheduler. They are copied here, because a plan must not change with each refit.
 _BLOCK, _INSTRUCTION, _HMMA = 1916, 1.671, 3.319
 _SINGLY = 3  # factor on the instructions of wgrad's tiles that load x one number at a time, as in a first layer
-_SCHEDULERS = 4  # schedulers of a multiprocessor
 _COPIED = 4.256e12 / 1.98e9 / _MULTIPROCESSORS  # bytes per clock of a multiprocessor; from the model too
 _SECOND_LAUNCH = 2344  # clocks until the reduction after split-K starts; not confirmed by a record
 _SHORTEST_SPLIT = 128  # of the depth
-_LARGEST_GRID_Y = 65535
 
 _TILE_SCHEDULER = np.dtype(
     [("across", FAST_DIVMOD), ("down", FAST_DIVMOD), ("depth_per_split", np.int32), ("tiles", np.int32)], align=True
@@ -157,7 +156,7 @@ def _main_loop(product: Product, algorithm: Algorithm, blocks: int, depth: int) 
         return busiest * outputs * (depth + _START_DEPTH) / (algorithm.rate * busy)
     at_once = blocks <= _MULTIPROCESSORS * algorithm.macros["MIN_BLOCKS"]
     each = busiest if at_once else blocks / _MULTIPROCESSORS
-    hmma = outputs * depth / (16 * 8 * algorithm.block_k / 2) / _SCHEDULERS
+    hmma = outputs * depth / (16 * 8 * algorithm.block_k / 2) / SCHEDULERS
     singly = product.kernel == "conv2d_wgrad" and product.macros.get("VECTOR_C") == 1
     issued = _INSTRUCTION * algorithm.issued[product.kernel] * (_SINGLY if singly else 1) + _HMMA
     return each * (_BLOCK + hmma * issued / busy) * _A_CLOCK
@@ -166,6 +165,6 @@ def _main_loop(product: Product, algorithm: Algorithm, blocks: int, depth: int) 
 def _splits(product: Product, tiles: int) -> list[int]:
     """Values of split_k that give every multiprocessor the same number of blocks, within the workspace."""
     within = LARGEST_WORKSPACE // partials_bytes(product, 1)
-    most = max(1, min(product.k // _SHORTEST_SPLIT, within, _LARGEST_GRID_Y))
+    most = max(1, min(product.k // _SHORTEST_SPLIT, within, MAX_GRID[1]))
     full = {_MULTIPROCESSORS * blocks // tiles for blocks in range(1, 9)}
     return sorted({1, *(min(most, splits) for splits in full if splits > 1)})

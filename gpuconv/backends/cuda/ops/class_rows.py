@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 
 from gpuconv.backends.cuda.runtime.kernel import Module, load
+from gpuconv.backends.cuda.runtime.limits import WARP
 from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div
 from gpuconv.dtypes import is_float
 from gpuconv.types import Array
 
-_WARP = 32
 _MOST_BLOCKS = 1024  # thread blocks of a loss; a constant, so that every device gives the same bits
 
 
 def row_module(file: str, x: Array, **macros: Any) -> tuple[Module, int]:
     """The module for rows like x's, and the number of lanes per row."""
-    lanes = min(_WARP, 1 << (x.shape[1] - 1).bit_length())
+    lanes = min(WARP, 1 << (x.shape[1] - 1).bit_length())
     wide = x.dtype.itemsize == 8 or is_float(np.dtype(macros.get("LABEL", np.int64)))  # two floats per score
     most = 16 if wide else 32  # more would spill; longer rows are read again from cache
     per_lane = next((count for count in (1, 4) if lanes * count >= x.shape[1]), most)

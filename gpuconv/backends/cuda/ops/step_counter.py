@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from gpuconv.backends.cuda.runtime.device_array import empty
 from gpuconv.backends.cuda.runtime.kernel import load
+from gpuconv.backends.cuda.runtime.limits import WARP
 from gpuconv.types import Array, ArrayT
-
-_WARP = 32
 
 
 def advance_clock(clock: Array, lr: Array, rates: Array, *, batch_size: int) -> None:
     module = load("step_counter.cu", {"DTYPE": lr.dtype})
-    module.kernel("step_counter_advance")(1, _WARP, clock, lr, rates, *rates.shape, batch_size)
+    module.kernel("step_counter_advance")(1, WARP, clock, lr, rates, *rates.shape, batch_size)
 
 
 def advance_counter(counter: ArrayT, *, by: int) -> ArrayT:

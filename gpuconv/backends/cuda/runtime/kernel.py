@@ -23,6 +23,7 @@ import numpy as np
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.emulator.queue import submit
 from gpuconv.backends.cuda.runtime import source
+from gpuconv.backends.cuda.runtime.limits import MAX_BLOCK, MAX_GRID, MAX_SHARED, MAX_THREADS, SHARED_WITHOUT_LEAVE
 from gpuconv.devices import KIND_OF_TYPE, Device, device_of
 from gpuconv.dtypes import as_numeric
 from gpuconv.names import lookup
@@ -38,12 +39,6 @@ Runner = Callable[[Extent3, Extent3, list[object], int], None]
 Prepare = TypeVar("Prepare", bound=Callable[..., Any])
 
 _NULL = np.uintp(0)  # a pointer
-
-_MAX_GRID = (2**31 - 1, 65535, 65535)
-_MAX_BLOCK = (1024, 1024, 64)
-_MAX_THREADS = 1024
-_MAX_SHARED = 232448  # bytes; on a device with less, the launch raises CUDA's error
-_SHARED_WITHOUT_LEAVE = 48 * 1024  # bytes that a launch may use without opting in, including static shared memory
 
 
 class Module:
@@ -195,12 +190,12 @@ class Kernel:
         return device
 
     def _check_geometry(self, grid: Extent, block: Extent, shared: int) -> tuple[Extent3, Extent3]:
-        grid3, block3 = _extent("grid", grid, _MAX_GRID, self.name), _extent("block", block, _MAX_BLOCK, self.name)
-        (x, y, z), bound = block3, self.signature.max_threads or _MAX_THREADS
+        grid3, block3 = _extent("grid", grid, MAX_GRID, self.name), _extent("block", block, MAX_BLOCK, self.name)
+        (x, y, z), bound = block3, self.signature.max_threads or MAX_THREADS
         if not 0 < x * y * z <= bound:
             raise ValueError(f"{self.name} runs with 1 to {bound} threads a block, received {block3}")
-        if not 0 <= shared <= _MAX_SHARED:
-            raise ValueError(f"{self.name}: a block has at most {_MAX_SHARED} bytes of shared memory, not {shared}")
+        if not 0 <= shared <= MAX_SHARED:
+            raise ValueError(f"{self.name}: a block has at most {MAX_SHARED} bytes of shared memory, not {shared}")
         return grid3, block3
 
     def _emulated_runner(self) -> Runner:
@@ -221,7 +216,7 @@ class Kernel:
 
         current, there = cupy.cuda.runtime.getDevice, cupy.cuda.Device(index)
         kernel = self.module._on_gpu(index).get_function(self.name)
-        allowed = _SHARED_WITHOUT_LEAVE - kernel.shared_size_bytes
+        allowed = SHARED_WITHOUT_LEAVE - kernel.shared_size_bytes
 
         def run(grid: Extent3, block: Extent3, arguments: list[object], shared: int) -> None:
             nonlocal allowed

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gpuconv.backends.cuda.runtime.device_array import empty
+from gpuconv.backends.cuda.runtime.limits import MAX_GRID
 from gpuconv.types import Array, ArrayT, Scalar
 
 THREADS = 256  # threads of a block, for kernels over a flat range
-_MAX_BLOCKS = 2**31 - 1
+_MAX_BLOCKS = MAX_GRID[0]
 
 
 def ceil_div(a: int, b: int) -> int:

@@ -8,10 +8,11 @@ from typing import Any
 
 from gpuconv.backends.cuda.runtime.device_array import empty, span
 from gpuconv.backends.cuda.runtime.kernel import load
+from gpuconv.backends.cuda.runtime.limits import MAX_GRID
 from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div, copied, pack_width, pitch_of
 from gpuconv.types import Array
 
-_MOST_ROWS = 65535  # blocks along the rows; a block takes further rows in turn
+_MOST_ROWS = MAX_GRID[1]  # blocks along the rows; a block takes further rows in turn
 
 
 def rows_of(array: Any) -> tuple[Any, int]:
