@@ -174,7 +174,8 @@ def table(
     timed: measured times; the algorithm that "auto" chose there is predicted. today: the kernels were today's,
     so that the differences are the model's errors.
     """
-    names, others, errors, shares = (*TERMS, "bytes"), 0, list[float](), dict[str, list[float]]()
+    names, others, unserved = (*TERMS, "bytes"), 0, 0
+    errors, shares = list[float](), dict[str, list[float]]()
     taken = dict(timed) if algo == "auto" else {}
     if algo.startswith("wgmma"):
         names = (*WGMMA, "bytes", "ceiling")
@@ -187,6 +188,9 @@ def table(
             others += 1
             continue
         algorithm, prediction = found
+        if "ceiling" in names and algorithm != algo:
+            unserved += 1
+            continue
         seconds = timed.get((entry.key, algorithm))
         parts = " ".join(
             f"{1e6 * prediction.parts[name]:>10.1f}{'*' if name == prediction.binds else ' '}" for name in names
@@ -203,5 +207,7 @@ def table(
         yield f"rms error {100 * _rms(np.array(errors)):.3g} % over {len(errors)} rows that were measured"
     for op, of_op in shares.items():
         yield f"{op}: median share of the ceiling {np.median(of_op):.2f} over {len(of_op)} rows, predicted"
+    if unserved:
+        yield f"{unserved} more entries are of directions that {algo} does not serve"
     if others:
         yield f"{others} more entries are not modelled: only fprop, dgrad and wgrad in half precision are"

@@ -144,7 +144,9 @@ def _mma(
     )
 
 
-def _wgmma(block_m: int, block_n: int, stages: int) -> Algorithm:
+def _wgmma(
+    block_m: int, block_n: int, stages: int, kernels: tuple[str, ...] = ("conv2d_fprop", "conv2d_dgrad", "conv2d_wgrad")
+) -> Algorithm:
     """Hopper's warpgroups (kernels/gemm_wgmma.cuh): two multiply and one copies. rate: modelled at 0.6 of
     the ceiling; no GPU has run it."""
     macros = dict(BLOCK_M=block_m, BLOCK_N=block_n, THREAD_M=block_m // 16, THREAD_N=block_n // 16)
@@ -162,7 +164,7 @@ def _wgmma(block_m: int, block_n: int, stages: int) -> Algorithm:
         macros | dict(MIN_BLOCKS=1, STAGES=stages),
         smem_bytes,
         resident=1,
-        kernels=("conv2d_fprop", "conv2d_dgrad", "conv2d_wgrad"),
+        kernels=kernels,
         capability=90,
         one_chip=True,
         proved=False,
@@ -187,6 +189,7 @@ ALGORITHMS = (
     _wgmma(256, 128, 4),
     _wgmma(128, 256, 4),
     _wgmma(128, 128, 6),
+    _wgmma(256, 64, 5, ("conv2d_fprop", "conv2d_dgrad")),  # few filters, or few channels of the input gradient
     _simt(("float32",), 128, 64, 8, 8, 3, 0.80),
     _simt(("float32", "tf32"), 64, 64, 8, 8, 5, 0.75),
     _simt(("float32",), 64, 32, 8, 4, 8, 0.60),

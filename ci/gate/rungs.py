@@ -168,13 +168,14 @@ def direction(name: str, device: str, small: bool) -> int:
 
 
 def problems(small: bool) -> list[Any]:
-    """Growing: a tile, several, with strides, layers of VGG."""
+    """Growing: a tile, several, with strides, several for a block, layers of VGG."""
     from gpuconv.verify.convolutions import conv
 
     first = [conv(1, 8, 8, 64, 64, 1), conv(2, 8, 8, 64, 64, 3, padding=1)]
     if small:
         return first[1:]
     more = [conv(3, 9, 7, 64, 72, 3, stride=2, padding=1), conv(2, 16, 16, 24, 64, 3, padding=1)]
+    more += [conv(9, 64, 64, 8, 64, 1), conv(1, 8, 8, 512, 512, 3, padding=1)]  # forward and dgrad; wgrad
     sizes = ((32, 64, 64), (16, 128, 128), (8, 256, 256), (4, 512, 512))
     return [*first, *more, *(conv(128, side, side, c, k, 3, padding=1) for side, c, k in sizes)]
 
