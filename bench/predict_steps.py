@@ -25,6 +25,7 @@ from bench.suite import Entry, conv_work
 from gpuconv import backends, models
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.analysis.predict import Gpu, Model
+from gpuconv.backends.cuda.runtime import rows
 from gpuconv.backends.cuda.runtime.kernel import Kernel
 from gpuconv.inspect.profile import ProfiledStep, Spans
 from gpuconv.layers import Conv2D, Input, Layer, Sequential, Upsample
@@ -63,23 +64,29 @@ def _noted() -> Iterator[list[tuple[str, int]]]:
     """A context that records launches without running them: kernel names and the bytes of their arrays, for products
     only those that `_OPERANDS` does not name. New arrays are not written to, so that they take no memory."""
     found: list[tuple[str, int]] = []
-    launch, empty = Kernel.__call__, emulator.empty
+    launch, empty, span = Kernel.__call__, emulator.empty, rows.span
+    slices: list[tuple[object, int]] = []  # the spans of slices, which are kept so that no other array gets their id
 
     def noted(kernel: Any, grid: Any, block: Any, *arguments: Any, shared: int = 0) -> None:
         named = zip(kernel.signature.parameters, arguments)
         others = [each for at, each in named if not (_is_product(kernel.name) and at.name in _OPERANDS)]
         arrays = {id(each): each.nbytes for each in others if hasattr(each, "nbytes") and hasattr(each, "flags")}
+        arrays |= {id(each): bytes_ for each, bytes_ in slices if id(each) in arrays}
         found.append((kernel.name, sum(arrays.values())))
+
+    def spanned(array: Any, count: int) -> Any:
+        slices.append((span(array, count), array.nbytes))
+        return slices[-1][0]
 
     def untouched(shape: Any, dtype: Any) -> emulator.EmulatedArray:
         return np.empty(shape, dtype).view(emulator.EmulatedArray)
 
     Kernel.__call__ = noted  # type: ignore[method-assign, assignment]
-    emulator.empty = untouched  # type: ignore[assignment]
+    emulator.empty, rows.span = untouched, spanned  # type: ignore[assignment]
     try:
         yield found
     finally:
-        Kernel.__call__, emulator.empty = launch, empty  # type: ignore[method-assign]
+        Kernel.__call__, emulator.empty, rows.span = launch, empty, span  # type: ignore[method-assign]
 
 
 _OPERANDS = {"x", "w", "y", "dx", "dy", "dw", "bias", "partials", "out", "more"}

@@ -13,6 +13,7 @@ from typing import Any
 
 from gpuconv.layers import Layer
 from gpuconv.layers.branches import Merging
+from gpuconv.layers.running import writes_slices
 from gpuconv.problems import DIRECTIONS, Conv2dProblem
 from gpuconv.types import Array
 
@@ -57,7 +58,7 @@ def convolution(problem: Conv2dProblem, itemsize: int, direction: str = "fprop")
 
 def of_layer(layer: Layer, direction: str, batch_size: int, *, kept: int = 0, input_grad: bool = True) -> Work:
     """One direction, "forward" or "backward", of a built layer; for a residual block or branches only the op that joins
-    them.
+    them: forward, of a concatenation, the copies of outputs that are not written in place.
 
     Forward reads the input and the parameters and writes the output. Backward reads the output's gradient, the
     parameters and what forward kept (kept: bytes), and writes the gradients of the parameters that are trained and,
@@ -66,8 +67,13 @@ def of_layer(layer: Layer, direction: str, batch_size: int, *, kept: int = 0, in
     size = layer.dtype.itemsize
     x, y = (batch_size * math.prod(shape or ()) * size for shape in (layer.input_shape, layer.output_shape))
     if isinstance(layer, Merging):
+        if direction == "forward" and layer.merge == "concat":
+            copied = (
+                row.output_shape if row else layer.input_shape for row in layer.rows if not (row and writes_slices(row))
+            )
+            return Work(0.0, 2.0 * batch_size * size * sum(math.prod(shape or ()) for shape in copied))
         if direction == "forward":
-            return Work(0.0, 3.0 * (len(layer.rows) - 1) * y if layer.merge == "add" else 2.0 * y)
+            return Work(0.0, 3.0 * (len(layer.rows) - 1) * y)
         return Work(0.0, 3.0 * (len(layer.rows) - 1) * x * input_grad)
     variables = [
         (variable, inner.trains(name))

@@ -22,7 +22,7 @@ from gpuconv.backends.cuda.analysis.resources import Line
 from gpuconv.backends.cuda.analysis.variants import variants
 from gpuconv.backends.cuda.gemm import plan
 from gpuconv.backends.cuda.runtime import nvrtc
-from gpuconv.layers import Upsample
+from gpuconv.layers import BatchNorm, Branches, Upsample
 
 H200 = GPUS["h200"]
 MODEL = predict.FILE.read_text()
@@ -230,6 +230,14 @@ def test_a_steps_convolutions_are_those_whose_gradients_are_needed():
     assert found[:4] == [(3, "fprop"), (24, "fprop"), (24, "dgrad"), (24, "wgrad")]  # the first filters are frozen
     assert len(found) == 1 + 6 * 3
     assert len(predict_steps.convolutions("vgg-cifar", 128)) == 8 * 3 - 1
+
+
+def test_slices_of_channels_count_without_the_channels_between():
+    volume = 4 * 6 * 6 * 8 * 2
+    found = predict_steps.of_layer(Branches([[BatchNorm()], []]), (4, 6, 6, 8), H200)
+    for direction, launches, volumes in (("forward", 3, 1 + 2 + 2), ("backward", 3, 2 + 3 + 3)):
+        assert found[direction].counts.launches == launches
+        assert found[direction].counts.bytes == pytest.approx(volumes * volume, abs=1000)
 
 
 def test_a_bilinear_upsampling_is_the_sum_of_its_launches():

@@ -11,7 +11,7 @@ import pytest
 from gpuconv import models
 from gpuconv.inspect import profile as step
 from gpuconv.inspect.profile import profile
-from gpuconv.layers import BatchNorm, Conv2D, Flatten, Input, Linear, MaxPool2D, ReLU, Residual, Sequential
+from gpuconv.layers import BatchNorm, Branches, Conv2D, Flatten, Input, Linear, MaxPool2D, ReLU, Residual, Sequential
 from gpuconv.profiling import work
 from gpuconv.profiling.work import Work
 
@@ -184,6 +184,11 @@ def test_a_frozen_weight_has_no_weight_gradient_product():
     assert work.of_layer(conv, "backward", 1).flops == forward.flops
     assert work.of_layer(net["conv1"], "backward", 1).flops == 2 * work.of_layer(net["conv1"], "forward", 1).flops
     assert work.of_layer(conv, "backward", 1, input_grad=False).flops == 0
+
+
+def test_a_concatenation_moves_what_is_not_written_in_place():
+    net = Sequential([Input((4, 4, 2)), Branches([[Conv2D(3, 1)], [Conv2D(5, 1), ReLU()], []])], dtype="float32")
+    assert work.of_layer(net["branches1"], "forward", 2) == Work(0.0, 2 * 4 * 2 * 16 * (5 + 2))
 
 
 def test_every_named_net_has_work_for_all_its_layers():
