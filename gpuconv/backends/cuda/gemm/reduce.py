@@ -28,9 +28,9 @@ def reduce_splits(
 
     secondary: a second output, whose partial sums follow the first's.
     """
-    (split_k, pitch), columns = partials.shape, out.shape[-1]
+    (split_k, pitch), columns = partials.shape, out.shape[-1] if bias is None else bias.size
     flat, out_pitch = rows_of(out)
-    gap = out_pitch - columns
+    gap = out_pitch - out.shape[-1]
     more, wide = 0 if secondary is None else secondary.size, 16 // partials.dtype.itemsize
     whole_packs = not (pitch % wide or out.size % wide or more % wide or (gap and math.gcd(columns, gap) % wide))
     moves = whole_packs and is_aligned(wide * out.dtype.itemsize, out, secondary)
