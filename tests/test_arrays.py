@@ -546,7 +546,7 @@ def test_a_net_s_input_and_weights():
     np.testing.assert_array_equal(net.infer(x), expected)
 
 
-def test_metrics_and_losses():
+def test_arrays_that_metrics_and_losses_refuse():
     scores, loss = np.zeros((4, 2), np.float32), np.zeros((), np.float32)
     totals = Totals("numpy")
     for labels in (LABELS.astype(">i8"), np.ma.masked_array(LABELS), LABELS.astype(object)):

@@ -67,7 +67,7 @@ def test_fans_of_a_convolution_with_more_filters_than_channels():
     assert conv["weight"].var() == pytest.approx(2 / fan_out, rel=0.15)
 
 
-def test_constants():
+def test_zeros_ones_and_constants():
     assert not draw("zeros").any()
     assert (draw("ones") == 1).all()
     assert (draw({"name": "constant", "value": -0.25}, (3,)) == -0.25).all()

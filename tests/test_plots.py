@@ -266,7 +266,7 @@ def test_curves_labels_end_within_the_figure():
     assert all(text.get_window_extent().x1 < figure.bbox.width for text in accuracy.texts)
 
 
-def test_curves_of_nothing():
+def test_curves_of_an_empty_history_are_refused():
     with pytest.raises(ValueError, match="empty history"):
         plots.curves([])
 

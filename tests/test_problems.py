@@ -119,7 +119,7 @@ def test_same_padding_keeps_the_size(kernel_size, dilation, size):
         ("SAME", ((1, 1), (1, 2))),
     ],
 )
-def test_padding(padding, normal):
+def test_every_form_of_padding_as_pairs(padding, normal):
     assert problems.padding_pairs(padding, (3, 4), (1, 1)) == normal
 
 
@@ -138,7 +138,7 @@ def test_padding(padding, normal):
         (None, TypeError, "padding must be an integer, received None"),
     ],
 )
-def test_bad_padding(padding, error, words):
+def test_bad_padding_is_refused(padding, error, words):
     refused(error, words, problems.padding_pairs, padding, (3, 4), (1, 1))
 
 
@@ -353,7 +353,7 @@ def test_impossible_convolutions_are_refused():
 # --- pools, linear layers, epilogues -----------------------------------------------------------
 
 
-def test_a_pool():
+def test_the_sizes_of_a_pool_by_hand():
     problem = Pool2dProblem.of((2, 7, 9, 5), (2, 3), padding=((1, 0), (0, 2)))
     assert (problem.r, problem.s) == problem.kernel_size == problem.stride == (2, 3)
     assert problem.x_shape == (2, 7, 9, 5)

@@ -100,7 +100,7 @@ def test_bad_scalars_are_refused(bad, error):
         random.bits(arguments.pop("n"), **arguments)
 
 
-def test_empty_draws():
+def test_draws_of_no_numbers():
     assert random.bits(0, seed=0, stream=INIT).shape == (0,)
     assert random.normal((3, 0), seed=0, stream=INIT).shape == (3, 0)
     assert random.permutation(0, seed=0).shape == (0,)

@@ -54,7 +54,7 @@ def test_every_shown_command_is_valid():
             pytest.fail(f"{page}: gpuconv {shlex.join([command, *options])}: {refused}")
 
 
-def test_they_are_found():
+def test_the_shown_commands_are_found():
     found = [words for _, words, _ in shown()]
     assert len(found) > 60
     assert ["train"] in found

@@ -71,7 +71,7 @@ def test_values(name, options, dtype):
 
 @pytest.mark.parametrize(("name", "options"), CASES)
 @pytest.mark.parametrize("shape", [(), (1,), (17,), (2, 3, 5, 7), (1, 1, 1, 1)], ids=str)
-def test_gradient(name, options, shape):
+def test_gradients_agree_with_numerical_ones(name, options, shape):
     x, dy = np.asarray(signed(shape) * 2), np.asarray(signed(shape, seed=1))
     op, backward = getattr(ops, name), getattr(ops, f"{name}_backward")
     y = op(x, **options)
@@ -238,7 +238,7 @@ def test_backward_in_place(name, dtype, target):
 
 
 @pytest.mark.parametrize("name", FORMULAS)
-def test_strided_inputs(name):
+def test_strided_inputs_give_the_same_bits(name):
     x, dy = signed((3, 5, 7)).transpose(2, 0, 1)[:, ::-1], signed((7, 6, 5), seed=1)[:, ::2]
     np.testing.assert_array_equal(getattr(ops, name)(x), getattr(ops, name)(x.copy()))
     backward = getattr(ops, f"{name}_backward")
@@ -248,7 +248,7 @@ def test_strided_inputs(name):
 @pytest.mark.parametrize("name", FORMULAS)
 @settings(max_examples=30)  # for each function
 @given(shape=arrays.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=4))
-def test_any_shape(name, shape):
+def test_arrays_of_any_shape(name, shape):
     x = np.asarray(signed(shape))
     y = getattr(ops, name)(x)
     assert y.shape == shape

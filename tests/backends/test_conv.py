@@ -137,7 +137,7 @@ def test_random_shapes_agree_with_the_definition(case):
 
 
 @pytest.mark.parametrize("case", [case for case in TINY + ODD if case.n * case.h * case.w * case.c < 500], ids=str)
-def test_numerical_gradients(case):
+def test_gradients_agree_with_numerical_ones(case):
     x, w, bias, dy = arrays(case)
 
     def forward():
@@ -203,7 +203,7 @@ def test_a_value_too_large_for_a_half_becomes_infinite():
 SMALL = conv(2, 6, 8, 3, 4, 3, stride=(2, 1), padding=((1, 0), (2, 1)))
 
 
-def test_non_contiguous_inputs():
+def test_non_contiguous_inputs_give_the_same_result():
     given = arrays(SMALL)
     expected = directions(SMALL, *given)
     strided = [np.repeat(np.flip(a, -1), 2, axis=0)[::2, ..., ::-1] for a in given[:2] + given[3:]]

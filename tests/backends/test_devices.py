@@ -79,7 +79,7 @@ def test_a_bad_device_name_is_refused(device, words):
 # --- where an array is -------------------------------------------------------------------------
 
 
-def test_device_of():
+def test_the_device_of_an_array_or_an_error():
     assert device_of(np.ones(3)) == "numpy"
     assert device_of(np.ones(3).view(np.recarray)) == "numpy"
     for stranger in ([1.0], 3.0, None, np.float32(1)):
@@ -118,7 +118,7 @@ def test_empty_and_zeros_on_a_device():
     backends.synchronize()
 
 
-def test_dlpack_from_torch():
+def test_a_torch_tensor_shares_its_memory():
     torch = pytest.importorskip("torch")
     tensor = torch.arange(6, dtype=torch.float32).reshape(2, 3)
     x = asarray(tensor)

@@ -71,7 +71,7 @@ def test_an_offset_counts_blocks_of_four_and_may_be_an_array():
     np.testing.assert_array_equal(later, ops.dropout(x[:28], p=0.5, seed=9, offset=np.array([3])))
 
 
-def test_gradient():
+def test_the_gradient_agrees_with_a_numerical_one():
     x, dy = signed((2, 5, 3)), signed((2, 5, 3), seed=1)
     options = dict(p=0.4, seed=1, offset=2)
     dx = ops.dropout_backward(dy, **options)
@@ -88,7 +88,7 @@ def test_dropped_elements_are_0_even_if_they_were_nan_or_infinite():
 
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
-def test_out(dtype):
+def test_out_may_be_strided_or_the_input(dtype):
     x = signed((7, 6), dtype)
     expected = ops.dropout(x, p=0.5, seed=2)
     out = np.full((6, 14), np.nan, x.dtype).T[::2]
@@ -101,7 +101,7 @@ def test_out(dtype):
 
 
 @given(st.lists(st.integers(0, 4), max_size=4), st.floats(0, 0.99))
-def test_any_shape(shape, p):
+def test_arrays_of_any_shape(shape, p):
     x = np.asarray(signed(shape))
     y = ops.dropout(x, p=p, seed=0)
     assert y.shape == x.shape

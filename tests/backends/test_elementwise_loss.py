@@ -30,7 +30,7 @@ def of_dtype(options, dtype):
     return {name: value.astype(wide) if isinstance(value, np.ndarray) else value for name, value in options.items()}
 
 
-def test_by_hand():
+def test_losses_and_gradients_by_hand():
     scores, targets = np.array([[1.0, 4.0], [-3.0, 0.0]]), np.array([[0.5, 1.0], [0.0, 0.0]])
     loss, dscores = ops.mean_squared_error(scores, targets)
     assert loss == (0.25 + 9 + 9) / 4
@@ -48,7 +48,7 @@ def test_by_hand():
 
 
 @every
-def test_gradient(loss, options):
+def test_gradients_agree_with_numerical_ones(loss, options):
     scores, targets = batch()
     _, dscores = loss(scores, targets, **options)
     numerical = numerical_gradient(lambda: loss(scores, targets, **options)[0], scores, np.ones(()))

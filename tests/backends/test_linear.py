@@ -21,7 +21,7 @@ def arrays(n, c, k, dtype=np.float64, seed=0):
 X, W = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), np.array([[1.0, 0.0, -1.0], [2.0, 1.0, 0.0]])
 
 
-def test_by_hand():
+def test_all_directions_by_hand():
     np.testing.assert_array_equal(ops.linear(X, W), [[-2, 4], [-2, 13]])
     np.testing.assert_array_equal(ops.linear(X, W, np.array([1.0, -5.0]), activation="relu"), [[0, 0], [0, 8]])
     dy = np.array([[1.0, 2.0], [3.0, -1.0]])
@@ -30,7 +30,7 @@ def test_by_hand():
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 2), (7, 1, 4), (1, 11, 3)])
-def test_numerical_gradients(shape):
+def test_gradients_agree_with_numerical_ones(shape):
     x, w, bias, dy = arrays(*shape)
 
     def forward():
@@ -42,7 +42,7 @@ def test_numerical_gradients(shape):
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 7), st.integers(1, 40), st.integers(1, 9), st.sampled_from(["float64", "float32", "float16"]))
-def test_random_shapes(n, c, k, name):
+def test_random_shapes_agree_with_the_definition(n, c, k, name):
     check(n, c, k, name)
 
 

@@ -143,7 +143,7 @@ def test_equal_scores_have_the_loss_of_guessing(classes):
 
 @pytest.mark.parametrize(("loss", "options"), LOSSES, ids=IDS)
 @pytest.mark.parametrize(("n", "classes"), [(1, 1), (1, 7), (5, 3), (7, 11)])
-def test_gradient(loss, options, n, classes):
+def test_gradients_agree_with_numerical_ones(loss, options, n, classes):
     scores, labels = batch(n, classes)
     _, dscores = loss(scores, labels, **options)
     numerical = numerical_gradient(lambda: loss(scores, labels, **options)[0], scores, np.ones(()))
@@ -152,7 +152,7 @@ def test_gradient(loss, options, n, classes):
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
 @pytest.mark.parametrize(("loss", "options"), LOSSES, ids=IDS)
-def test_every_dtype(loss, options, dtype):
+def test_every_dtype_is_within_its_bound(loss, options, dtype):
     n, classes = 13, 17
     scores, labels = batch(n, classes, dtype)
     value, dscores = loss(scores, labels, **options)
@@ -168,7 +168,7 @@ def test_every_dtype(loss, options, dtype):
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
 @pytest.mark.parametrize(("loss", "options"), LOSSES, ids=IDS)
-def test_out(loss, options, dtype):
+def test_out_may_be_strided_or_the_scores(loss, options, dtype):
     scores, labels = batch(7, 5, dtype)
     kept = scores.copy()
     value, expected = loss(scores, labels, **options)
@@ -233,7 +233,7 @@ def test_a_label_out_of_range_is_refused(loss, label):
 
 
 @given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 99), st.floats(0, 1), st.floats(0, 5))
-def test_the_definitions(n, classes, seed, label_smoothing, delta):
+def test_losses_agree_with_their_definitions(n, classes, seed, label_smoothing, delta):
     scores, labels = batch(n, classes, seed=seed)
     p = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
     t = (1 - label_smoothing) * np.eye(classes)[labels] + label_smoothing / classes

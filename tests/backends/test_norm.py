@@ -61,7 +61,7 @@ SHAPES = [(7, 3), (2, 1), (3, 5, 7, 2), (2, 1, 1, 3), (5, 3, 1), (3, 2, 4, 2)]
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_gradients(shape, training):
+def test_gradients_agree_with_numerical_ones(shape, training):
     x, dy = signed(shape) * 2 + 1, signed(shape, 1)
     c = shape[-1]
     gamma, beta = signed(c, 2), signed(c, 3)
@@ -89,7 +89,7 @@ def test_gradients_through_the_pool_before_it_by_hand():
 
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
-def test_every_dtype(dtype):
+def test_every_dtype_is_within_its_bound(dtype):
     x, dy = ((signed((5, 7, 3, 4), seed) * 3 + 1).astype(as_dtype(dtype)) for seed in (0, 1))
     wide = accumulation_dtype(x.dtype)
     gamma, beta = signed(4, 2).astype(wide), signed(4, 3).astype(wide)
@@ -118,7 +118,7 @@ def test_every_dtype(dtype):
 
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
-def test_out_and_accumulate(dtype):
+def test_out_may_be_strided_and_gradients_accumulate(dtype):
     x, dy = (signed((7, 5, 3), seed).astype(as_dtype(dtype)) for seed in (0, 1))
     wide = accumulation_dtype(x.dtype)
     gamma = signed(3, 2).astype(wide)
@@ -208,7 +208,7 @@ def test_an_empty_batch():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_no_channels(training):
+def test_volumes_without_channels(training):
     x, none = np.zeros((2, 3, 3, 0), np.float32), np.zeros(0, np.float32)
     y, mean, inv_std = call(x, training=training)
     assert y.shape == x.shape

@@ -36,7 +36,7 @@ ACTIVATIONS = {
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_activation(name):
+def test_activations_agree_with_torch(name):
     options, theirs = ACTIVATIONS[name]
     op = name.partition(",")[0]
     x, dy = signed((3, 5, 7, 2), scale=3), signed((3, 5, 7, 2), 1)
@@ -51,7 +51,7 @@ def test_activation(name):
     np.testing.assert_allclose(dx, tensor.grad.numpy(), rtol=1e-12, atol=1e-13)
 
 
-def test_softmax():
+def test_softmax_agrees_with_torch():
     x = signed((11, 7), scale=5)
     np.testing.assert_allclose(ops.softmax(x), torch.softmax(torch.from_numpy(x), 1).numpy(), rtol=1e-13)
 
@@ -61,7 +61,7 @@ def test_softmax():
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("shape", [(7, 3), (3, 5, 7, 2), (2, 1, 1, 5)], ids=str)
-def test_batch_norm(shape, training):
+def test_batch_norm_agrees_with_torch(shape, training):
     c = shape[-1]
     x, dy = signed(shape, scale=2) + 1, signed(shape, 1)
     gamma, beta, running_mean = signed(c, 2), signed(c, 3), signed(c, 4)
@@ -87,7 +87,7 @@ def test_batch_norm(shape, training):
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1, 1.0])
-def test_softmax_cross_entropy(label_smoothing):
+def test_softmax_cross_entropy_agrees_with_torch(label_smoothing):
     logits, labels = signed((13, 7), scale=4), np.random.default_rng(1).integers(0, 7, 13)
     tensor = leaf(logits)
     expected = F.cross_entropy(tensor, torch.from_numpy(labels), label_smoothing=label_smoothing)
@@ -152,7 +152,7 @@ def test_softmax_cross_entropy_with_weights_of_soft_targets(label_smoothing):
     ],
     ids=["mse", "huber", "smooth-l1", "bce", "bce-weighted"],
 )
-def test_elementwise_losses(loss, theirs, options):
+def test_elementwise_losses_agree_with_torch(loss, theirs, options):
     scores, targets = signed((5, 3, 7), scale=3), np.random.default_rng(1).random((5, 3, 7))
     given = {name: torch.from_numpy(value) if name == "pos_weight" else value for name, value in options.items()}
     tensor = leaf(scores)
@@ -163,7 +163,7 @@ def test_elementwise_losses(loss, theirs, options):
     np.testing.assert_allclose(dscores, tensor.grad.numpy(), rtol=1e-10, atol=1e-15)
 
 
-def test_svm_hinge():
+def test_svm_hinge_agrees_with_torch():
     """multi_margin_loss also divides by the number of classes."""
     scores, labels = signed((13, 7), scale=2), np.random.default_rng(1).integers(0, 7, 13)
     tensor = leaf(scores)
@@ -219,7 +219,7 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_five_steps(name):
+def test_five_steps_of_an_optimizer_agree_with_torch(name):
     step_op, states, options, build = OPTIMIZERS[name]
     params = [signed((3, 5), 10), signed((7,), 11), signed((2, 3, 1, 4), 12)]
     state = [[np.zeros_like(param) for param in params] for _ in range(states)]
@@ -236,7 +236,7 @@ def test_five_steps(name):
 
 
 @pytest.mark.parametrize("limit", [1e-3, 1.0, 1e3])
-def test_clipping(limit):
+def test_clipping_agrees_with_torch(limit):
     grads = [3 * signed(shape, i) for i, shape in enumerate([(3, 5), (7,), (2, 3, 1, 4)])]
 
     def theirs(clip):

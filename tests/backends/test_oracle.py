@@ -33,7 +33,7 @@ def asked():
 # --- where it applies --------------------------------------------------------------------------
 
 
-def test_it_applies_within_the_block_and_ends_however_the_block_is_left():
+def test_the_oracle_applies_within_the_block_and_ends_however_it_is_left():
     assert not asked()
     with oracle():
         assert asked()
@@ -46,7 +46,7 @@ def test_it_applies_within_the_block_and_ends_however_the_block_is_left():
     assert not asked()
 
 
-def test_it_applies_to_this_thread_only():
+def test_the_oracle_applies_to_this_thread_only():
     found = {}
     inside, over = threading.Event(), threading.Event()
 
@@ -68,7 +68,7 @@ def test_it_applies_to_this_thread_only():
     assert found == {"another thread": False, "with its own": True}
 
 
-def test_it_applies_to_this_asyncio_task_only():
+def test_the_oracle_applies_to_this_asyncio_task_only():
     async def with_it(entered, leave):
         with oracle():
             entered.set()
@@ -86,7 +86,7 @@ def test_it_applies_to_this_asyncio_task_only():
     assert asyncio.run(main()) == (False, True)
 
 
-def test_it_can_decorate_a_function():
+def test_the_oracle_can_decorate_a_function():
     assert oracle()(asked)()
     assert not asked()
 
@@ -224,7 +224,7 @@ def test_accumulating_rounds_the_sum_once():
         assert held.item() == 2050  # 2049.5, where 0.75 twice would have been lost
 
 
-def test_tf32():
+def test_tf32_rounds_the_factors_but_no_bias():
     x, w = np.array([[1 + 2.0**-11, 2.0**-12]], np.float32), np.ones((1, 2), np.float32)
     bias = np.array([2.0**-11], np.float32)  # not rounded
     with oracle():
@@ -234,7 +234,7 @@ def test_tf32():
             ops.linear(x.astype(float), w.astype(float), tf32=True)
 
 
-def test_it_refuses_the_same_input_as_every_device():
+def test_the_oracle_refuses_the_same_input_as_every_device():
     with oracle(), pytest.raises(ValueError, match="channels"):
         ops.conv2d(np.ones((1, 4, 4, 3)), np.ones((2, 3, 3, 4)))
 
@@ -242,7 +242,7 @@ def test_it_refuses_the_same_input_as_every_device():
 # --- what it imports ---------------------------------------------------------------------------
 
 
-def test_it_is_short_and_imports_only_numpy():
+def test_the_oracle_is_short_and_imports_only_numpy():
     files = sorted(FOLDER.glob("*.py"))
     assert sum(len(file.read_text().splitlines()) for file in files) <= 867
     allowed = {"collections", "inspect", "math", "typing", "numpy", "gpuconv"}

@@ -260,7 +260,7 @@ def test_any_pool_equals_the_loop(pool, special, count_include_pad):
 
 
 @pytest.mark.parametrize("case", WINDOWS, ids=str)
-def test_max_pool_gradient(case):
+def test_max_pool_gradients_agree_with_numerical_ones(case):
     x = values((2, *case[0], CHANNELS))  # eighths: far apart beside the step of 1e-5
     y, argmax = ops.max_pool2d(x, **options_of(case))
     dy = values(y.shape, 1)
@@ -271,7 +271,7 @@ def test_max_pool_gradient(case):
 
 @pytest.mark.parametrize("count_include_pad", [True, False])
 @pytest.mark.parametrize("case", WINDOWS, ids=str)
-def test_avg_pool_gradient(case, count_include_pad):
+def test_avg_pool_gradients_agree_with_numerical_ones(case, count_include_pad):
     options = options_of(case) | dict(count_include_pad=count_include_pad)
     x = values((2, *case[0], CHANNELS))
     dy = values(ops.avg_pool2d(x, **options).shape, 1)
@@ -346,7 +346,7 @@ def test_out_may_be_the_input():
         np.testing.assert_array_equal(both, expected)
 
 
-def test_strided_inputs():
+def test_strided_inputs_give_the_same_bits():
     x = values((3, 5, 7, 4)).transpose(1, 3, 2, 0)[:, ::-1]
     y, argmax = ops.max_pool2d(x, kernel_size=2)
     expected, expected_argmax = ops.max_pool2d(x.copy(), kernel_size=2)

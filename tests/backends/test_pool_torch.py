@@ -41,7 +41,7 @@ def nhwc(tensor):
     return tensor.detach().permute(0, 2, 3, 1).numpy()
 
 
-def test_max_pool(h, w, kernel_size, stride, padding, fit, ceil_mode):
+def test_max_pool_agrees_with_torch(h, w, kernel_size, stride, padding, fit, ceil_mode):
     x, tensor = volumes(h, w)
     options = dict(kernel_size=kernel_size, stride=stride, padding=padding, fit=fit)
     y, argmax = ops.max_pool2d(x, **options)
@@ -61,7 +61,7 @@ def test_max_pool(h, w, kernel_size, stride, padding, fit, ceil_mode):
 
 
 @pytest.mark.parametrize("count_include_pad", [True, False])
-def test_avg_pool(h, w, kernel_size, stride, padding, fit, ceil_mode, count_include_pad):
+def test_avg_pool_agrees_with_torch(h, w, kernel_size, stride, padding, fit, ceil_mode, count_include_pad):
     x, tensor = volumes(h, w)
     options = dict(
         kernel_size=kernel_size, stride=stride, padding=padding, fit=fit, count_include_pad=count_include_pad

@@ -111,7 +111,7 @@ def test_a_record_of_another_version_is_one_line(tmp_path, capsys):
     assert "has schema 0, this version reads 1" in capsys.readouterr().err
 
 
-def test_compare(tmp_path, capsys):
+def test_compare_counts_entries_that_got_slower(tmp_path, capsys):
     a, b = record(tmp_path / "a"), record(tmp_path / "b")
     timed(a, side(seconds=3e-4), rounds=8)
     timed(b, side(seconds=3e-3), rounds=8)

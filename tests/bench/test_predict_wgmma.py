@@ -61,7 +61,7 @@ def test_a_convolution_by_hand():
     assert set(found.parts) == {*bench_predict.WGMMA, "bytes", "ceiling"}
 
 
-def test_what_of_storing_a_tile_the_next_one_hides():
+def test_the_part_of_a_store_that_the_next_tile_hides():
     l2, stored = 32768 * 132 / 5120, 0.5 * 400 * 2 * 2
 
     def later_tile(**given):  # clocks

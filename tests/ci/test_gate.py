@@ -186,7 +186,7 @@ def test_parts_run_in_order_after_the_environment(asked, found):
     ],
     ids=["minutes", "wheels", "cubins", "part", "out"],
 )
-def test_bad_usage(words, message, capsys, tmp_path, monkeypatch):
+def test_bad_usage_ends_with_a_message(words, message, capsys, tmp_path, monkeypatch):
     monkeypatch.delenv("OUT", raising=False)
     with pytest.raises(SystemExit) as left:
         command_line.main([] if words is None else [*words, "--out", str(tmp_path / "out")])

@@ -21,7 +21,7 @@ from tests.standin.proving import NAME, command, new_family
 
 @pytest.mark.kernels
 @pytest.mark.parametrize("rung", ["k-major", "mn-major", "ring"])
-def test_the_pieces_pass(rung, capsys):
+def test_every_rung_passes_on_the_emulator(rung, capsys):
     assert rungs.RUNGS[rung]("emulated", True) == 0
     *cases, end = capsys.readouterr().out.splitlines()
     assert cases
@@ -47,7 +47,7 @@ def test_a_tile_that_is_read_from_elsewhere_prints_from_where(monkeypatch, capsy
     assert lines[-1] == "4 of 4 products of a warpgroup fail"
 
 
-def test_what_is_wrong_in_lines():
+def test_wrong_values_as_lines_of_text():
     expected, found = np.zeros((2, 3, 4)), np.zeros((2, 3, 4))
     found[0, 1:, 2] = 7, np.nan
     found[1, 2, 0] = -1

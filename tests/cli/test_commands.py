@@ -59,7 +59,7 @@ def test_the_overview_names_every_command(arguments, capsys):
     assert lines[-1] == "  gpuconv train"
 
 
-def test_version(capsys):
+def test_version_prints_the_version(capsys):
     from gpuconv import __version__
 
     assert main(["--version"]) == 0

@@ -113,7 +113,7 @@ def test_the_options_of_other_commands_are_not_imported():
     assert "gpuconv.cli.train" not in output
 
 
-def test_completion(capsys):
+def test_the_completion_script_of_each_shell(capsys):
     pytest.importorskip("shtab")
     for arguments in (["--print-completion", "bash"], ["--print-completion=bash"]):
         script = stdout_of(capsys, *arguments)

@@ -23,7 +23,7 @@ SHORT = [*TINY, "--from", "1e-3", "--to", "1", "--steps", "8"]
 pytestmark = pytest.mark.usefixtures("work")
 
 
-def test_it_prints_a_table_and_a_suggestion_and_leaves_nothing_behind(work, capsys):
+def test_lr_find_prints_a_table_and_a_suggestion_and_writes_no_file(work, capsys):
     out = output_of(capsys, "lr-find", *SHORT)
     assert "rates      0.001 to 1 over 8 steps" in out
     assert "step  rate      loss" in out
@@ -80,7 +80,7 @@ def test_out_keeps_the_picture_and_the_losses(work, capsys, monkeypatch):
     assert [path.name for path in (work / "other").iterdir()] == ["lr-find.csv"]
 
 
-def test_a_real_picture(work, capsys):
+def test_out_writes_a_picture(work, capsys):
     pytest.importorskip("matplotlib")
     output_of(capsys, "lr-find", *SHORT, "--out", ".")
     assert (work / "lr-find.png").read_bytes().startswith(b"\x89PNG")

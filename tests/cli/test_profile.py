@@ -22,7 +22,7 @@ def profiled(capsys, *arguments):
     return capsys.readouterr().out
 
 
-def test_the_table_on_numpy(capsys, ceilings, tmp_path):
+def test_the_profile_table_on_numpy(capsys, ceilings, tmp_path):
     trace = tmp_path / "step.json"
     output = profiled(capsys, "--device", "numpy", "--trace", str(trace))
     (row,) = [line for line in output.splitlines() if line.startswith("conv1 forward ")]

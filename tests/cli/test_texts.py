@@ -36,7 +36,7 @@ def test_a_recipe_in_a_line():
     assert " lr 0.5, linear, augment alternating-flip,shift:2,reflect, " in line
 
 
-def test_the_list_of_nets(capsys):
+def test_summary_lists_the_nets(capsys):
     assert main(["summary"]) == 0
     first, *rows = capsys.readouterr().out.splitlines()
     assert first == "nets (gpuconv summary --model NAME shows one):"
@@ -55,7 +55,7 @@ def test_the_options_that_summary_receives(monkeypatch, capsys):
     assert capsys.readouterr().out == "(16, 12, 2) tf32 {'batch_size': 7, 'device': 'emulated'}\n"
 
 
-def test_the_list_of_kernels(capsys):
+def test_kernels_lists_the_kernels_of_a_file(capsys):
     assert main(["kernels", "--file", "metrics.cu"]) == 0
     parameters = "double* totals, Real* loss, float64* scores, int64* labels, int32 n, int32 classes, int64 ignored, "
     parameters += "Real* weight, int32 sums"
@@ -191,7 +191,7 @@ def test_a_check_is_one_line_with_details(capsys):
     assert output == ["PASS  first loss: 2.3, expected 2.3", "FAIL  first loss: 9, expected 2.3", "      why"]
 
 
-def test_the_classes_in_a_table():
+def test_evaluate_prints_a_table_of_classes():
     """A class without images has no accuracy; a class without mistakes names no other class."""
     confusion = np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]])
     assert evaluate.table(confusion, ["cat", "a\tdog", "none"]).splitlines() == [
@@ -254,7 +254,7 @@ def proving(monkeypatch, capsys):
     return run
 
 
-def test_proofs(proving):
+def test_prove_prints_each_verdict(proving):
     head = "algorithm            product                                                    seconds  verdict"
     first = (
         "simt-64x64           fprop 2x8x8x16-24x3x3 float32 relu pool mask                  0.12  proved: 3 runs with"
@@ -270,7 +270,7 @@ def test_proofs(proving):
     assert lines[-1] == "1 of 2 not proved"
 
 
-def test_proofs_of_nothing(proving):
+def test_prove_without_a_product_to_prove(proving):
     assert proving({}) == (0, ["all algorithms that serve them are proved"])
     assert proving({}, "--algo", "mma-64x64") == (1, ["mma-64x64 serves none of them"])
     status, lines = proving({"simt-64x64": PROVED}, "--algo", "simt-64x64", "--algo", "mma-64x64")

@@ -70,6 +70,6 @@ def test_nothing_to_run_does_not_pass(capsys):
         (["--seed", "-1"], "--seed: expected a whole number from 0 on, received '-1'"),
     ],
 )
-def test_mistakes(capsys, arguments, message):
+def test_bad_arguments_of_verify_are_refused(capsys, arguments, message):
     assert main(["verify", "--device", "emulated", *arguments]) == 2
     assert message in capsys.readouterr().err

@@ -65,7 +65,7 @@ def test_binary_version(small, tmp_path, below):
 @pytest.mark.parametrize("below", ["", "cifar-10-batches-py"])
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("as_bytes", [False, True])
-def test_python_version(small, tmp_path, below, protocol, as_bytes):
+def test_the_python_version_is_read(small, tmp_path, below, protocol, as_bytes):
     write_python(tmp_path / below, protocol, as_bytes)
     check(*cifar10.load(tmp_path))
 

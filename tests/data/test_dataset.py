@@ -44,7 +44,7 @@ def test_bad_datasets_are_refused(bad, error, message):
 
 
 @pytest.mark.parametrize("indices", [slice(2, 9, 3), np.array([5, 5, 0]), np.arange(12) > 7])
-def test_subset(indices):
+def test_a_subset_by_any_index(indices):
     whole = dataset()
     part = whole.subset(indices)
     np.testing.assert_array_equal(part.images, whole.images[indices])

@@ -179,7 +179,7 @@ def test_an_unreachable_server_is_an_error(server, tmp_path):
         cifar10._download(tmp_path, url, SHA256, len(CONTENT), False)
 
 
-def test_progress_bar(server, tmp_path, capsys):
+def test_a_progress_bar_only_on_request(server, tmp_path, capsys):
     fetch(tmp_path / "without", server, progress=False)
     assert capsys.readouterr().err == ""
     fetch(tmp_path / "with", server, progress=True)
@@ -230,7 +230,7 @@ def test_the_error_explains_an_http_status(server, tmp_path, status, words):
     check(tmp_path)
 
 
-def test_redirects(server, tmp_path):
+def test_bad_redirects_are_refused(server, tmp_path):
     """A redirect loop, and a redirect to another scheme than HTTP."""
     for location, words in (("/cifar.tar.gz", "redirects in a circle"), ("file:///etc/passwd", "No connection adapt")):
         server.status, server.location = 302, location

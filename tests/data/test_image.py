@@ -94,7 +94,7 @@ def test_read_image_turns_pictures_upright(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "turned.png"), np.rot90(pixels, -1))
 
 
-def test_read_image_errors(tmp_path):
+def test_bad_arguments_and_missing_files_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_image(tmp_path / "none.png")
     with pytest.raises(ValueError, match="channels must be 1"):
@@ -231,7 +231,7 @@ def test_the_first_picture_of_a_multi_page_file_is_read(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
-def test_every_orientation(tmp_path, suffix):
+def test_every_exif_orientation_is_applied(tmp_path, suffix):
     turns = {
         1: np.asarray,
         2: np.fliplr,

@@ -91,7 +91,7 @@ def test_images_without_known_classes_are_not_mixed(dataset):
 @pytest.mark.parametrize(
     ("batch_size", "drop_last", "count"), [(8, False, 7), (8, True, 6), (53, True, 1), (99, False, 1)]
 )
-def test_the_number_of_batches(dataset, batch_size, drop_last, count):
+def test_the_length_is_the_number_of_batches(dataset, batch_size, drop_last, count):
     made = make(dataset, batch_size, drop_last=drop_last)
     assert len(made) == count
     assert len(list(made.epoch())) == count

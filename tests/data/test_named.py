@@ -5,14 +5,14 @@ from gpuconv.data import folder, load, synthetic
 from gpuconv.data.named import load_test, placed
 
 
-def test_digits():
+def test_digits_by_name():
     assert [len(part) for part in load("digits")] == [1437, 360]
 
 
 @pytest.mark.parametrize(
     "spec", ["synthetic:N=60,size=6x4x2,classes=3,seed=5", "Synthetic:classes=3,n=60,seed=5,size=6X4X2"]
 )
-def test_synthetic(spec):
+def test_synthetic_images_by_name(spec):
     train, test = load(spec)
     expected = synthetic.load(60, size=(6, 4, 2), classes=3, seed=5)
     np.testing.assert_array_equal(train.images, expected[0].images)

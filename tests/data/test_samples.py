@@ -91,7 +91,7 @@ def test_the_layout_of_images_is_recognised():
     assert laid_out(np.zeros((10, 3, 4, 3)), (3, 4, 3), rank=4).shape == (10, 3, 4, 3)
 
 
-def test_numbers_of_classes():
+def test_class_numbers_or_an_error():
     for labels in ([0, 2], (0, 2), np.array([0, 2], np.uint8)):
         found = class_numbers(labels, "set", 2)
         assert (found.tolist(), found.dtype) == ([0, 2], np.int64)

@@ -107,7 +107,7 @@ def test_zeros_of_either_sign_are_the_same_numbers():
     assert found.shares == {("forward", "conv1"): {1: 0.0}}
 
 
-def test_what_is_not_recorded_rounds_too(one):
+def test_unrecorded_tensors_count_as_rounded(one):
     other = elsewhere(changed(one, 7, "update", "fc1.bias", 3.0))
     whole = compare(one, other).found
     for every in (2, 4, 99):

@@ -217,7 +217,7 @@ def test_refusals(tmp_path, monkeypatch):
     assert not path.exists()
 
 
-def test_the_export_command(tmp_path, capsys, monkeypatch):
+def test_the_export_command_writes_a_model(tmp_path, capsys, monkeypatch):
     net = made([Conv2D(4, 3), Flatten(), Linear(5)])
     net.normalization = data.Normalization([90, 100, 110, 120], [50, 60, 70, 80])
     net.save(tmp_path / "net.safetensors")

@@ -191,7 +191,7 @@ def torchvision():
         ("mobilenet_v2", 64, True),
     ],
 )
-def test_nets_of_torchvision(torchvision, name, size, dynamo, tmp_path):
+def test_nets_of_torchvision_are_imported(torchvision, name, size, dynamo, tmp_path):
     import torch
 
     if dynamo:

@@ -106,7 +106,7 @@ def test_a_named_algorithm_is_the_one_that_runs(device, monkeypatch, op):
 
 @directions
 @pytest.mark.parametrize("channels", [(16, 24), (5, 7)], ids=["vectors", "single numbers"])
-def test_tf32(device, op, channels):
+def test_tf32_is_within_its_bound_and_differs_from_float32(device, op, channels):
     rounded = assert_right(op, device, problem(*channels), tf32=True)
     assert np.abs(rounded - assert_right(op, device, problem(*channels))).max() > 1e-4
 
@@ -146,7 +146,7 @@ def test_channels_and_filters_have_separate_vector_widths(device, op, channels):
 
 @directions
 @pytest.mark.parametrize("splits", [2, 5])
-def test_split_k(device, monkeypatch, op, splits):
+def test_split_k_agrees_with_the_oracle(device, monkeypatch, op, splits):
     forced(monkeypatch, None, splits)
     options = dict(activation="silu") if op == "conv2d" else {}
     for case in (problem(16, 24), problem(5, 7, groups=2)):
@@ -176,7 +176,7 @@ def test_memory_accesses_stay_within_bounds(device, monkeypatch, op, channels):
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_the_fused_epilogue(device, activation, with_bias):
+def test_fused_bias_and_activation(device, activation, with_bias):
     (x, w, bias), options = arguments("conv2d", problem(4, 6))
     arrays, options = [x, w, bias if with_bias else None], options | dict(activation=activation)
     (expected,) = expect("conv2d", arrays, options)
@@ -241,7 +241,7 @@ def test_an_empty_batch(device):
 
 @settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=random_convolutions())
-def test_random_convolutions(device, case):
+def test_random_convolutions_agree_with_the_oracle(device, case):
     for op in DIRECTIONS:
         assert_right(op, device, case)
 
@@ -349,7 +349,7 @@ def places(index, *sizes):
     return [index, *reversed(found)]
 
 
-def test_input_addresses(device, rng):
+def test_64_bit_addresses_of_the_input(device, rng):
     case = LARGE
     (r, s), (sh, sw), (dh, dw), ((top, _), (left, _)) = case.kernel_size, case.stride, case.dilation, case.padding
     _, p_size, q_size, _ = case.y_shape
@@ -396,7 +396,7 @@ PHASED = [
 
 
 @pytest.mark.parametrize("case", PHASED, ids=lambda case: f"{case.stride}-{case.dilation}")
-def test_gradient_addresses(device, rng, case):
+def test_64_bit_addresses_of_the_gradient(device, rng, case):
     (sh, sw), (dh, dw), ((top, _), (left, _)) = case.stride, case.dilation, case.padding
     _, p_size, q_size, _ = case.y_shape
     furthest = -1
@@ -416,7 +416,7 @@ def test_gradient_addresses(device, rng, case):
 
 
 @pytest.mark.parametrize("stride", [(1, 1), (1, 2), (3, 4)])
-def test_filter_addresses(device, rng, stride):
+def test_64_bit_addresses_of_the_filters(device, rng, stride):
     case = varied(MANY_FILTERS, stride=stride)
     r, s = case.kernel_size
     k, taps = some_of(rng, case.k), rng.permutation(some_of(rng, r * s * case.c))
@@ -431,7 +431,7 @@ def test_filter_addresses(device, rng, stride):
         np.testing.assert_array_equal(offsets(device, "transposed_filters", case, taps, c, *phase), expected)
 
 
-def test_output_addresses(device):
+def test_64_bit_addresses_of_the_output(device):
     out, partial = (asarray(np.zeros(1, np.float32), device) for _ in range(2))
     addresses("output_address")(1, 32, out, partial, 2**20 + 1, 2**25 + 3, 2**19 + 5)
     assert (to_numpy(out), to_numpy(partial)) == (1, 1)

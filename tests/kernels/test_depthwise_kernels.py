@@ -55,14 +55,14 @@ def assert_right(op: str, device: str, case: Conv2dProblem, dtype: str = "float3
 
 @directions
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_every_shape(device, op, case):
+def test_every_shape_agrees_with_the_oracle(device, op, case):
     assert_right(op, device, case)
 
 
 @directions
 @pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
 @pytest.mark.parametrize("name", ["packs", "strided", "three filters a channel"])
-def test_every_dtype(device, op, dtype, name):
+def test_every_dtype_agrees_with_the_oracle(device, op, dtype, name):
     assert_right(op, device, CASES[name], dtype)
 
 

@@ -35,7 +35,7 @@ def test_the_offset_may_live_in_device_memory(device, rng):
         on_device("dropout", device, x, p=0.5, seed=3, offset=asarray(np.array([12], np.float32), device))
 
 
-def test_in_place_and_unaligned(device, rng):
+def test_an_unaligned_view_in_place(device, rng):
     flat = asarray(random(rng, 41, "float32"), device)
     x = flat[1:]
     expected = ops.dropout(to_numpy(x), p=0.25, seed=1)

@@ -60,7 +60,7 @@ def assert_right(device: str, case: Conv2dProblem, arithmetic: str, op: str = "c
 
 @arithmetics
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_every_shape(device, case, arithmetic):
+def test_every_shape_agrees_with_the_oracle(device, case, arithmetic):
     assert_right(device, case, arithmetic, activation="silu")
 
 
@@ -107,7 +107,7 @@ def test_the_moments_include_every_tile(device, one_multiprocessor, algo, dtype)
 
 @arithmetics
 @pytest.mark.parametrize("pool", [1, 2])
-def test_with_a_mask(device, arithmetic, pool):
+def test_outputs_with_a_mask(device, arithmetic, pool):
     for name in ("whole chunks", "uneven", "images within a tile"):
         assert_right(device, CASES[name], arithmetic, "conv2d_relu", pool=pool)
 

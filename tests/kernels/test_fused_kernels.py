@@ -147,7 +147,7 @@ def test_an_activation_and_its_input_under_the_checker(device, channels):
 
 @pools
 @channels
-def test_every_algorithm(device, monkeypatch, channels, pool):
+def test_masks_of_every_algorithm(device, monkeypatch, channels, pool):
     for algorithm in serving("float32"):
         forced(monkeypatch, algorithm)
         assert_the_same(device, problem(*channels), pool)
@@ -213,7 +213,7 @@ def test_thread_orders_and_repeats_give_the_same_bits(device, pool):
 
 @pools
 @pytest.mark.parametrize("activation", ["relu", None])
-def test_infinities_and_nan(device, pool, activation):
+def test_infinities_and_nan_pass_through(device, pool, activation):
     x = np.random.default_rng(4).standard_normal((2, 6, 6, 4)).astype(np.float32)
     x[0, 1, 2, 3], x[0, 3, 0, 1], x[1, 4, 4, 0] = np.nan, np.inf, -np.inf
     w = np.ones((5, 1, 1, 4), np.float32)

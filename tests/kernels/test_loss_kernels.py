@@ -47,7 +47,7 @@ def softmax_parts(logits):
 
 
 @cases
-def test_softmax(device, rng, shape, dtype):
+def test_softmax_is_within_its_bound(device, rng, shape, dtype):
     x, _ = scores_and_labels(rng, shape, dtype)
     z, _, p = softmax_parts(x)  # the exponent's rounding is the power's relative error
     assert_within(on_device("softmax", device, x), p, sum_bound(dtype, shape[1] + 8, p * (1 + np.abs(z))))
@@ -55,7 +55,7 @@ def test_softmax(device, rng, shape, dtype):
 
 @cases
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
-def test_softmax_cross_entropy(device, rng, shape, dtype, label_smoothing):
+def test_softmax_cross_entropy_is_within_its_bound(device, rng, shape, dtype, label_smoothing):
     logits, labels = scores_and_labels(rng, shape, dtype)
     value, gradient = on_device("softmax_cross_entropy", device, logits, labels, label_smoothing=label_smoothing)
     value64, gradient64 = expected("softmax_cross_entropy", logits, labels, label_smoothing=label_smoothing)
@@ -72,7 +72,7 @@ def test_softmax_cross_entropy(device, rng, shape, dtype, label_smoothing):
 
 @cases
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
-def test_soft_targets(device, rng, shape, dtype, label_smoothing):
+def test_soft_targets_are_within_their_bound(device, rng, shape, dtype, label_smoothing):
     logits, _ = scores_and_labels(rng, shape, dtype)
     rows, classes = shape
     targets = rng.dirichlet(np.ones(classes), rows).astype(as_dtype(dtype))
@@ -100,7 +100,7 @@ def test_soft_targets_over_the_scores_and_in_views(device, rng):
 
 @pytest.mark.parametrize("soft", [False, True], ids=["labels", "soft"])
 @pytest.mark.parametrize("shape", [(37, 10), (3, 1000), (2111, 17)])
-def test_weights(device, rng, shape, soft):
+def test_class_weights_over_many_blocks(device, rng, shape, soft):
     """By bounds in `gpuconv verify`; here over many blocks, in every thread order, and into the scores."""
     scores, labels = scores_and_labels(rng, shape, "float32")
     options = {"label_smoothing": 0.1} | ({} if soft else {"ignore_index": 3})
@@ -136,7 +136,7 @@ def test_an_ignored_row_may_hold_nan_and_another_wrong_label_makes_nan(device, r
 
 
 @pytest.mark.parametrize("name", ["mean_squared_error", "huber_loss", "binary_cross_entropy"])
-def test_elementwise_losses(device, rng, name, monkeypatch):
+def test_elementwise_losses_over_many_blocks(device, rng, name, monkeypatch):
     """By bounds in `gpuconv verify`; here over many blocks, in every thread order, and into views."""
     scores, targets = random(rng, (211, 5, 7), "float32"), rng.random((211, 5, 7), np.float32)
     more = [rng.random(7, np.float32)] if name == "binary_cross_entropy" else []
@@ -167,7 +167,7 @@ def test_metrics_of_soft_targets(device, dtype):
 
 
 @cases
-def test_svm_hinge(device, rng, shape, dtype):
+def test_svm_hinge_is_within_its_bound(device, rng, shape, dtype):
     scores, labels = scores_and_labels(rng, shape, dtype)
     value, gradient = on_device("svm_hinge", device, scores, labels, delta=0.75)
     value64, gradient64 = expected("svm_hinge", scores, labels, delta=0.75)
@@ -256,7 +256,7 @@ def test_gradients_over_the_scores_and_into_views(device, rng, name, classes):
 
 @every
 @pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf, 1e4])
-def test_special_scores(device, rng, name, options, special):
+def test_infinite_and_nan_scores(device, rng, name, options, special):
     scores, labels = scores_and_labels(rng, (4, 5), "float32")
     labels[:] = [0, 1, 2, 3]
     scores[1, 4], scores[2, 2] = special, special  # of a wrong class, and of the right one

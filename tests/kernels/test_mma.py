@@ -65,7 +65,7 @@ def test_all_lanes_must_participate():
 @directions
 @arithmetics
 @pytest.mark.parametrize("channels", [(16, 72), (5, 67)], ids=["vectors", "single numbers"])
-def test_every_tile(device, op, arithmetic, channels):
+def test_every_tile_gives_the_same_bits(device, op, arithmetic, channels):
     """Each is right, and all give the same bits."""
     dtype, asked = options(arithmetic)
     tiles = [algorithm for algorithm in serving(arithmetic) if algorithm.family == "mma"]
@@ -88,7 +88,7 @@ def test_16_bit_floats_use_tensor_cores(op, device, monkeypatch):
 
 @directions
 @pytest.mark.parametrize("splits", [2, 5])
-def test_split_k(device, monkeypatch, op, splits):
+def test_split_k_agrees_with_the_oracle(device, monkeypatch, op, splits):
     forced(monkeypatch, serving("bfloat16")[2], splits)
     more = dict(activation="silu") if op == "conv2d" else {}
     for case in (problem(16, 24), problem(5, 7, groups=2)):

@@ -103,7 +103,7 @@ def test_packs_are_used_wherever_whole_packs_keep_their_columns(device, channels
 
 
 @cases
-def test_bias_grad(device, rng, shape, dtype):
+def test_bias_grad_is_within_its_bound(device, rng, shape, dtype):
     dy = random(rng, shape, dtype)
     bound = sum_bound(dtype, dy.size // shape[-1], np.abs(wide(dy)).sum(leading(dy)))
     assert_within(on_device("bias_grad", device, dy), expected("bias_grad", dy), bound)
@@ -161,7 +161,7 @@ def statistics_bounds(x, dtype, eps):
 
 
 @cases
-def test_batch_norm_in_training(device, rng, shape, dtype):
+def test_batch_norm_in_training_is_within_its_bound(device, rng, shape, dtype):
     x = (1.5 * random(rng, shape, "float64") + 3).astype(as_dtype(dtype))
     gamma, beta, *running = vectors(rng, shape[-1], dtype)
     there = [asarray(a.copy(), device) for a in running]
@@ -188,7 +188,7 @@ def test_batch_norm_in_training(device, rng, shape, dtype):
 
 @cases
 @pytest.mark.parametrize("training", [True, False])
-def test_batch_norm_backward(device, rng, shape, dtype, training):
+def test_batch_norm_backward_is_within_its_bound(device, rng, shape, dtype, training):
     x, dy = random(rng, shape, dtype), random(rng, shape, dtype)
     gamma, _, mean, inv_std = vectors(rng, shape[-1], dtype)
     before = vectors(rng, shape[-1], dtype, 2)

@@ -27,7 +27,7 @@ dtypes = pytest.mark.parametrize("dtype", FLOATS)
 
 @case
 @dtypes
-def test_max_pool(device, rng, shape, window, dtype):
+def test_max_pool_gives_the_bits_of_the_oracle(device, rng, shape, window, dtype):
     x = random(rng, shape, dtype)
     y, argmax = on_device("max_pool2d", device, x, **window)
     y64, argmax64 = expected("max_pool2d", x, **window)
@@ -38,7 +38,7 @@ def test_max_pool(device, rng, shape, window, dtype):
 
 @case
 @dtypes
-def test_max_pool_backward(device, rng, shape, window, dtype):
+def test_max_pool_backward_is_within_its_bound(device, rng, shape, window, dtype):
     _, argmax = ops.max_pool2d(random(rng, shape, dtype), **window)
     dy = random(rng, argmax.shape, dtype)
     dx = on_device("max_pool2d_backward", device, dy, argmax, input_shape=shape, **window)
@@ -60,7 +60,7 @@ def test_max_pool_of_special_values(device, rng, special):
 @case
 @dtypes
 @pytest.mark.parametrize("count_include_pad", [True, False])
-def test_avg_pool(device, rng, shape, window, dtype, count_include_pad):
+def test_avg_pool_is_within_its_bound(device, rng, shape, window, dtype, count_include_pad):
     window = window | dict(count_include_pad=count_include_pad)
     x = random(rng, shape, dtype)
     y64, magnitude = expected("avg_pool2d", x, **window), expected("avg_pool2d", np.abs(x), **window)
@@ -78,7 +78,7 @@ def test_avg_pool(device, rng, shape, window, dtype, count_include_pad):
     "shape", [(1, 1, 1, 1), (3, 7, 5, 3), (2, 4, 4, 40), (1, 33, 31, 1), (0, 2, 2, 3), (2, 8, 8, 64)]
 )
 @dtypes
-def test_global_avg_pool(device, rng, shape, dtype):
+def test_global_avg_pool_is_within_its_bound(device, rng, shape, dtype):
     x = random(rng, shape, dtype)
     magnitude = expected("global_avg_pool2d", np.abs(x))
     bound = sum_bound(dtype, shape[1] * shape[2], magnitude)
@@ -92,7 +92,7 @@ def test_global_avg_pool(device, rng, shape, dtype):
     assert_within(dx, dx64, elementwise_bound(dtype, dx64))
 
 
-def test_out_and_strided_views(device, rng):
+def test_strided_inputs_and_out(device, rng):
     wide = asarray(random(rng, (2, 6, 8, 6), "float32"), device)
     x = wide[:, :, ::2, 1::2]
     y, _ = ops.max_pool2d(asarray(to_numpy(x).copy(), device), kernel_size=2)

@@ -65,5 +65,5 @@ def test_bias_activation_and_accumulation(device):
             agree(results, "float32")
 
 
-def test_an_unaligned_output(device):
+def test_an_unaligned_output_agrees(device):
     agree(reduced(device, "float32", 1024, 9, skipped=1), "float32")

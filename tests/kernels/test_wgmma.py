@@ -90,7 +90,7 @@ def test_a_planted_fault_is_reported(kernel):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("n", COLUMNS)
-def test_machine_code(n, dtype):
+def test_one_hgmma_per_product_without_spills(n, dtype):
     """One HGMMA for each product, no spill, and no remark of ptxas (C75xx) that it added a wait."""
     try:
         nvrtc.toolkit()

@@ -123,7 +123,7 @@ def test_every_order_gives_the_bits_of_the_other_tensor_core_kernels(device, mon
 
 @directions
 @pytest.mark.parametrize("splits", [2, 5])
-def test_split_k(device, monkeypatch, op, algo, splits):
+def test_split_k_agrees_with_the_oracle(device, monkeypatch, op, algo, splits):
     forced(monkeypatch, find(algo, "bfloat16"), splits)
     more = dict(activation="silu") if op == "conv2d" else {}
     for case in (problem(64, 24), problem(5, 7, groups=2)):
@@ -159,7 +159,7 @@ def test_filters_with_as_many_taps_as_the_table_holds_and_more(device, op, algo)
 
 
 @tiles
-def test_nothing_to_multiply(device, algo):
+def test_empty_batches_and_no_channels(device, algo):
     assert_right("conv2d", device, conv(0, 5, 7, 8, 16, 3), "bfloat16", algo=algo)
     x, w = (asarray(np.zeros(shape, as_dtype("bfloat16")), device) for shape in ((1, 4, 4, 0), (8, 3, 3, 0)))
     bias = np.arange(8).astype(as_dtype("bfloat16"))
@@ -208,7 +208,7 @@ OF_OPS = {"conv2d_dgrad": ("plain", "single numbers", "many taps"), "conv2d_wgra
     ("op", "algo", "finish"),
     [(*each, finish) for each in DIRECTIONS for finish in FINISHES if finish in OF_OPS.get(each[0], FINISHES)],
 )
-def test_machine_code(op, algo, finish):
+def test_one_hgmma_per_product_without_spills(op, algo, finish):
     """An HGMMA for each 64 rows and 16 of the depth, no spill, and no remark of ptxas (C75xx) that it runs them one by
     one."""
     algorithm = find(algo, "bfloat16")

@@ -70,7 +70,7 @@ def kinds(net):
     return [type(layer).__name__ for layer in net]
 
 
-def test_the_fusion_rules():
+def test_which_layers_are_fused():
     net = odd_net().fuse()
     assert kinds(net) == [
         "Input",

@@ -142,7 +142,7 @@ def test_every_layer_has_a_case():
 
 
 @pytest.mark.parametrize(("layer", "shape", "expected"), CASES, ids=IDS)
-def test_output_shape(layer, shape, expected):
+def test_the_planned_output_shape_is_that_of_forward(layer, shape, expected):
     built = fresh(layer, shape)
     assert built.output_shape == expected
     assert built.input_shape == shape

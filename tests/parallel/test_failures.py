@@ -23,7 +23,7 @@ SAID = {
 
 
 @pytest.mark.parametrize("how", SAID)
-def test_all_end_and_the_run_goes_on(tmp_path, how):
+def test_all_ranks_end_and_the_run_can_be_resumed(tmp_path, how):
     folder, whole = tmp_path / "run", tmp_path / "whole"
     done = launch.run(2, PROGRAM, how, folder, 4, timeout=30)
     assert done.returncode

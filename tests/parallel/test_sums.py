@@ -103,7 +103,7 @@ def test_ranks_collect_the_stretches_of_all(device):
             assert sum(sent for _, sent in found) == 4 * ends[-1] * (size - 1)
 
 
-def test_one_rank_alone():
+def test_a_single_rank_exchanges_with_itself():
     alone = parallel.ranks(None)
     assert (alone.rank, alone.size, alone.share(3), alone.gather(3), alone.first(lambda: 4)) == (0, 1, 3, [3], 4)
 
@@ -122,7 +122,7 @@ def test_a_rank_that_differs_is_named():
         Three().expect_same({}, differences)
 
 
-def test_what_parallel_may_be(monkeypatch):
+def test_bad_values_of_parallel_are_refused(monkeypatch):
     with pytest.raises(ValueError, match="mpi"):
         parallel.ranks("smoke signals")
     for wrong in (0, -1.0):

@@ -243,6 +243,6 @@ def test_refusals():
         Trainer(net(), sync_batch_norm="all")
 
 
-def test_it_is_stored_and_compared():
+def test_sync_batch_norm_is_stored_and_compared():
     assert Trainer(net(), sync_batch_norm=True).settings()["sync_batch_norm"] is True
     assert "sync_batch_norm" not in Trainer(net()).settings()

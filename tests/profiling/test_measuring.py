@@ -115,7 +115,7 @@ def test_marks_measure_device_time_while_the_device_is_held(monkeypatch):
     assert marks()[-1] > 1e-3  # not held: the device waits for the host
 
 
-def test_marks_of_the_cpu():
+def test_marks_of_the_cpu_measure_the_time_between_them():
     timer = CpuTimer()
     timer.hold(1.0)
     first = timer.mark()

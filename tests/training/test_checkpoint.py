@@ -37,7 +37,7 @@ def path(tmp_path):
     return tmp_path / "run.safetensors"
 
 
-def test_round_trip(path):
+def test_a_saved_checkpoint_is_read_back(path):
     found = load(path)
     assert found.state == STATE
     assert set(found.tensors) == set(some_arrays())

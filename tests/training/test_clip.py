@@ -120,7 +120,7 @@ def test_an_optimizer_of_the_user_gets_clipped_values_and_is_refused_a_norm():
     assert moved(trainer) == pytest.approx(0.001 * math.sqrt(21), rel=0.05)
 
 
-def test_short_forms():
+def test_short_forms_of_clipping():
     for given in (1, 1.0, "1", "1.0", " norm:1 ", Clip("norm", 1), np.float32(1)):
         assert Clip.of(given) == Clip("norm", 1.0), given
     assert Clip.of(str(Clip("value", 0.1))) == Clip("value", 0.1)

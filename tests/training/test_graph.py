@@ -117,7 +117,7 @@ def test_replay_is_the_uncaptured_run_bit_for_bit(captures, device, optimizer, b
 @pytest.mark.kernels
 @devices
 @pytest.mark.parametrize("precision", ["tf32", "float16", "bfloat16"])
-def test_every_precision(captures, device, precision):
+def test_replayed_steps_have_the_same_bits_in_every_precision(captures, device, precision):
     """In float16 with skipped steps and a loss scale that falls and grows inside graphs."""
     runs = []
     for graph in (False, True):
@@ -146,7 +146,7 @@ def test_optimizer_groups_with_separate_schedules(captures, device):
 
 @devices
 @pytest.mark.parametrize("augmentation", [Augmentation(mixup=0.4), Augmentation(cutmix=1, flip=True)], ids=str)
-def test_mixed_batches(captures, device, augmentation):
+def test_replayed_steps_have_the_same_bits_with_mixed_batches(captures, device, augmentation):
     runs = []
     for graph in (False, True):
         runs.append(trainer(graph, device=device))
@@ -158,7 +158,7 @@ def test_mixed_batches(captures, device, augmentation):
 
 @devices
 @pytest.mark.parametrize("options", [{"clip": 0.1}, {"clip": "value:0.01"}, {"ema": 0.9}, {"accumulate": 3}], ids=str)
-def test_what_a_step_does_besides(captures, device, options):
+def test_replayed_steps_have_the_same_bits_with_clipping_averages_and_accumulation(captures, device, options):
     runs = []
     for graph in (False, True):
         runs.append(trainer(graph, device=device, **options))

@@ -48,7 +48,7 @@ def test_the_smoothed_loss_is_a_mean_over_near_steps():
     assert short.smoothed == pytest.approx(short.losses)
 
 
-def test_it_stops_when_the_loss_diverges():
+def test_lr_find_stops_when_the_loss_diverges():
     result = lr_find(small.net(), small.loader(), start=1e-3, end=1e20, steps=60)
     assert result.diverged
     assert len(result.rates) == len(result.losses) == len(result.smoothed) < 60

@@ -118,7 +118,7 @@ def test_a_net_of_other_classes_is_refused():
         Trainer(small.net(), "sgd", lr=0.1).fit(loader(few), epochs=1, progress=False)
 
 
-def test_from_the_command_line(tmp_path, monkeypatch, capsys):
+def test_mixing_from_the_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run = ["train", "--data", "digits", "--model", "seed-net", "--device", "numpy", "--epochs", "1"]
     short = [*run, "--batch-size", "500", "--run-dir", "run"]

@@ -86,7 +86,7 @@ def test_refusals():
             Plateau.of(wrong)
 
 
-def test_what_is_watched_must_be_measured(tmp_path):
+def test_the_watched_measure_must_be_recorded(tmp_path):
     message = "watches validation_loss, and there is no validation data; give validation=0.1 too, or watch=train_loss"
     for validation in (None, 0.0):
         with pytest.raises(ValueError, match=message):

@@ -51,7 +51,7 @@ def test_every_tensor_of_a_step_in_the_order_of_its_work(tmp_path):
     assert last["forward", run.net.children()[-1][0]].size == 2 * 3
 
 
-def test_what_lies_inside_the_net_is_recorded_at_first_and_then_of_each_so_many_th_step(tmp_path):
+def test_inner_tensors_are_recorded_in_the_first_steps_and_then_every_nth(tmp_path):
     for every in (1, 4, 10, 99):
         small.fit(small.trainer(), callbacks=[Digests(tmp_path / f"{every}.jsonl", every)])
     full = read(tmp_path / "1.jsonl")

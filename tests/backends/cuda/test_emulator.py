@@ -51,13 +51,13 @@ def test_shared_memory_and_barriers_sum_a_block():
     np.testing.assert_array_equal(got, np.repeat(x.reshape(4, 128).sum(1)[:, None], 2, 1))
 
 
-def test_block_votes():
+def test_block_votes_in_every_thread_order():
     got = in_all_orders("block_votes", 1, THREADS, ((3,), np.int32), 40)
     np.testing.assert_array_equal(got, [40, 1, 0])
 
 
 @pytest.mark.parametrize("width", [32, 16, 4])
-def test_shuffles(width):
+def test_shuffles_within_segments_in_every_thread_order(width):
     got = in_all_orders("shuffles", 1, THREADS, ((4, THREADS), np.float64), width)
     lane = np.arange(THREADS)
     within, first = lane % width, lane - lane % width

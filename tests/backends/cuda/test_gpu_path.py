@@ -150,7 +150,7 @@ def test_a_gpu_compile_goes_through_nvrtc(cupy, tmp_path, monkeypatch):
     assert cupy.loaded[0].startswith(str(tmp_path / "arithmetic-sm_90a-"))
 
 
-def test_open_a_device(cupy):
+def test_a_device_is_opened_by_its_index(cupy):
     device = open_device(Device("cuda", 1))
     assert device.name == "cuda:1"
     assert device.description == "Make-Believe, compute capability 9.0"

@@ -129,7 +129,7 @@ def test_kernels_that_a_user_puts_in_place_of_shipped_ones_are_proved_anew(asked
     assert [each["files"] for each in asked.questions] == [{}, {"conv2d_fprop.cu": str(edited)}]
 
 
-def test_what_cannot_be_proved(asked, monkeypatch):
+def test_algorithms_that_cannot_be_proved_are_unproved(asked, monkeypatch):
     plain = Product("conv2d_fprop", 100, 100, 100, 1, FLOAT32)
     with pytest.warns(UnprovedWarning, match="only convolutions can be proved"):
         assert not verdict(of=plain).proved

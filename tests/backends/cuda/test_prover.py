@@ -85,7 +85,7 @@ def asked(monkeypatch):
 
 
 @pytest.mark.parametrize("child", CHILDREN)
-def test_a_child_that(asked, child):
+def test_the_answer_of_a_child_that(asked, child):
     code, status, reason = CHILDREN[child]
     start = time.perf_counter()
     answer = asked(code, start=0.4 if child.startswith("hangs-a") else 10.0).ask({"a": "question"}, OF)
@@ -112,7 +112,7 @@ def test_threads_take_turns(asked):
     assert sorted(reasons) == ["0", "1", "2", "3"]
 
 
-def test_after_one_that_went_wrong_there_is_a_new_child_but_not_without_end(asked):
+def test_a_failed_child_is_replaced_a_limited_number_of_times(asked):
     """A child that refuted something is not asked again either: a kernel that goes wrong may have harmed it."""
     once = asked(ASKED + "verdict(status='refuted', reason=str(os.getpid()))")
     answers = [once.ask({}, OF) for _ in range(prover.MOST_WRONG + 2)]
