@@ -98,8 +98,7 @@ def _resampled(length, size):
 
 
 def _recoloured(image, colours, words):
-    """As in torchvision's ColorJitter: blends with black, the mean grey and the grey image, then a rotation of the
-    hue."""
+    """torchvision's ColorJitter: blends with black, the mean grey and the grey image, then a rotation of the hue."""
     weights = (0.2989, 0.587, 0.114) if image.shape[2] == 3 else (1,)
     for name, amount, word in zip(("brightness", "contrast", "saturation"), colours, words):
         factor, grey = _between(max(0, 1 - amount), 1 + amount, word), 0 * image[:, :, :1]
