@@ -7,8 +7,8 @@ import types
 import numpy as np
 import pytest
 
-from gpuconv import backends, devices, ops
-from gpuconv.backends import cpu
+from gpuconv import devices, ops
+from gpuconv.backends import cpu, dispatch
 from gpuconv.backends.cuda.runtime import source
 from gpuconv.ops import OPS
 from gpuconv.problems import Pool2dProblem
@@ -22,8 +22,8 @@ class Elsewhere(np.ndarray):
 def elsewhere(monkeypatch):
     """An array on a second device, whose backend answers every op with its own name."""
     monkeypatch.setitem(devices.KIND_OF_TYPE, Elsewhere, "elsewhere")
-    monkeypatch.setitem(backends._HOMES, "elsewhere", "elsewhere")
-    monkeypatch.setattr(backends, "_imported", lambda name: fake if name == "elsewhere" else cpu)
+    monkeypatch.setitem(dispatch._HOMES, "elsewhere", "elsewhere")
+    monkeypatch.setattr(dispatch, "_imported", lambda name: fake if name == "elsewhere" else cpu)
 
     def answer(*arrays, **options):
         return "elsewhere", arrays, options
@@ -54,7 +54,7 @@ def test_a_backend_receives_the_problem(elsewhere):
 
 
 def test_a_backend_is_imported_at_its_first_use():
-    assert backends._imported("gpuconv.backends.cpu") is cpu
+    assert dispatch._imported("gpuconv.backends.cpu") is cpu
 
 
 def test_mixed_devices_name_each_argument(elsewhere):

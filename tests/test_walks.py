@@ -18,7 +18,7 @@ PACKAGE = Path(gc.__file__).parent
 
 TO_A_KERNEL = [
     "ops/conv.py",
-    "backends/__init__.py",
+    "backends/dispatch.py",
     "devices.py",
     "ops/remembered.py",
     "ops/overlap.py",

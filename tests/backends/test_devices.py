@@ -4,20 +4,20 @@ import numpy as np
 import pytest
 
 from gpuconv import backends, ops
-from gpuconv.backends import DeviceError, asarray, device_of, resolve, to_numpy
+from gpuconv.backends import DeviceError, arrays, asarray, device_of, resolve, to_numpy
 
 
 @pytest.fixture
 def no_gpu(monkeypatch):
     """A machine without a CUDA device, whatever this one has."""
-    real = backends._adapter
+    real = arrays._adapter
 
     def adapter(device):
         if device.startswith("cuda"):
             raise DeviceError("no driver here")
         return real(device)
 
-    monkeypatch.setattr(backends, "_adapter", adapter)
+    monkeypatch.setattr(arrays, "_adapter", adapter)
 
 
 class OneGpu:
@@ -26,8 +26,8 @@ class OneGpu:
 
 @pytest.fixture
 def one_gpu(monkeypatch):
-    real = backends._adapter
-    monkeypatch.setattr(backends, "_adapter", lambda device: OneGpu() if device[:4] == "cuda" else real(device))
+    real = arrays._adapter
+    monkeypatch.setattr(arrays, "_adapter", lambda device: OneGpu() if device[:4] == "cuda" else real(device))
 
 
 # --- names -------------------------------------------------------------------------------------
