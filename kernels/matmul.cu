@@ -1,8 +1,10 @@
 // Products of a batch of matrices of one shape, for Muon's Newton-Schulz iteration.
 //
-//   y[i] = a[i] b[i]^T, or with DEPTH_FIRST y[i] = a[i] b[i]        for each matrix i of the batch
+//   y[i] = a[i] b[i]^T, or with DEPTH_FIRST y[i] = a[i] b[i]                for each matrix i of the batch
+//   y[i] = scale * a[i] b[i]^T + added_scale * added[i], likewise           where `added` is given; without split-K
 //
-// a (batch, rows, depth); b (batch, columns, depth), with DEPTH_FIRST (batch, depth, columns); y (batch, rows, columns). The
+// a (batch, rows, depth); b (batch, columns, depth), with DEPTH_FIRST (batch, depth, columns); y and added (batch, rows,
+// columns). The
 // matrices of a batch are the groups of gemm.cuh. Splits as in conv2d_fprop.cu, partials (splits, batch, rows, columns).
 //
 // Macros: those of gemm.cuh; ACTIVATION; MIN_BLOCKS; WIDTH: numbers that move at once, 16 / sizeof(DTYPE) where that divides the
@@ -14,7 +16,7 @@
 #include "matmul.cuh"
 
 extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), RESIDENT_BLOCKS)
-matmul_simt(DTYPE* y, accumulator<DTYPE>* partials, const DTYPE* a, const DTYPE* b, const Matmul product_of,
-            const TileScheduler scheduler) {
-    matmul(y, partials, a, b, product_of, scheduler);
+matmul_simt(DTYPE* y, accumulator<DTYPE>* partials, const DTYPE* a, const DTYPE* b, const DTYPE* added,
+            const Matmul product_of, const TileScheduler scheduler) {
+    matmul(y, partials, a, b, added, product_of, scheduler);
 }

@@ -8,10 +8,39 @@
 
 struct Matmul {
     int32 batch, rows, columns, depth;
+    double scale, added_scale;
+};
+
+// Stores scale * sum + added_scale * added, or sums as they are if nothing is added, as with split-K.
+struct Combination {
+    static constexpr int ROWS = 1;
+
+    Epilogue epilogue;
+    const DTYPE* added;  // null: nothing
+    Real scale, added_scale;
+
+    template <int VECTOR, int N>
+    __device__ __forceinline__ void store(int32 row, int32 column, const Pack<Real, N> (&sums)[1]) const {
+        constexpr int CHUNK = VECTOR < N ? VECTOR : N;
+        Pack<Real, N> combined[1] = {sums[0]};
+        if (added && row >= 0)
+#pragma unroll
+            for (int first = 0; first < N; first += CHUNK) {
+                if (column + first >= epilogue.columns) break;
+                const auto terms =
+                    *reinterpret_cast<const Pack<DTYPE, CHUNK>*>(added + row * epilogue.pitch + column + first);
+#pragma unroll
+                for (int j = 0; j < CHUNK; ++j) {
+                    Real& value = combined[0].at[first + j];
+                    value = fma(added_scale, load(terms.at[j]), scale * value);
+                }
+            }
+        epilogue.store<VECTOR>(row, column, combined);
+    }
 };
 
 __device__ __forceinline__ void matmul(DTYPE* y, accumulator<DTYPE>* partials, const DTYPE* a, const DTYPE* b,
-                                       const Matmul& product_of, const TileScheduler& scheduler) {
+                                       const DTYPE* added, const Matmul& product_of, const TileScheduler& scheduler) {
     const int32 rows = product_of.rows, columns = product_of.columns, depth = product_of.depth;
     const Block block(scheduler, depth);
     const Plain left{a + block.group * (int64(rows) * depth), depth, rows, depth};
@@ -28,5 +57,7 @@ __device__ __forceinline__ void matmul(DTYPE* y, accumulator<DTYPE>* partials, c
 
     const int64 size = int64(rows) * columns, first = block.group * size;
     if (partials) partials += blockIdx.y * (product_of.batch * size) + first;
-    accumulators.store<WIDTH>(Epilogue{y + first, partials, columns, columns, false}, block, RowsInOrder{rows});
+    const Combination epilogue{{y + first, partials, columns, columns, false}, added ? added + first : nullptr,
+                               Real(product_of.scale), Real(product_of.added_scale)};
+    accumulators.store<WIDTH>(epilogue, block, RowsInOrder{rows});
 }

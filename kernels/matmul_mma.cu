@@ -1,4 +1,4 @@
-// Products of a batch of matrices on tensor cores: float32 rounded to TF32; sm_80 and up.
+// Products of a batch of matrices on tensor cores: bfloat16, and float32 rounded to TF32; sm_80 and up.
 //
 // Formula, layouts, splits and macros are those of matmul.cu, the main loop that of gemm_mma.cuh.
 
@@ -7,7 +7,7 @@
 #include "matmul.cuh"
 
 extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), RESIDENT_BLOCKS)
-matmul_mma(DTYPE* y, accumulator<DTYPE>* partials, const DTYPE* a, const DTYPE* b, const Matmul product_of,
-           const TileScheduler scheduler) {
-    matmul(y, partials, a, b, product_of, scheduler);
+matmul_mma(DTYPE* y, accumulator<DTYPE>* partials, const DTYPE* a, const DTYPE* b, const DTYPE* added,
+           const Matmul product_of, const TileScheduler scheduler) {
+    matmul(y, partials, a, b, added, product_of, scheduler);
 }

@@ -1,17 +1,18 @@
 // The steps of Muon around its matrix products (matmul.cu), for a batch of parameters of one shape, rows x columns.
 //
 //   muon_direction   v = momentum * v + g;  x = v, or g + momentum * v with nesterov;  partials: each block's sums of x^2, p^2
-//   muon_normalize   x *= 1 / (|x| + eps), |x| the root of the sum of squares
-//   muon_polynomial  m = a * identity + b * gram + c * gram^2, gram = x x^T
-//   muon_apply       p = p * sqrt(rows) / |p| - lr * x;  where |p| is 0: p - lr * x
+//   muon_normalize   factors = x / (|x| + eps), |x| the root of the sum of squares
+//   muon_apply       p = p * sqrt(rows) / |p| - lr * factors;  where |p| is 0: p - lr * factors
 //
 // matrices: a table in device memory with the addresses of each parameter, its gradient and its velocity. x (batch, lines, width)
-// of accumulators holds the parameters' matrices, transposed if rows > columns, so that lines <= width. A block takes up to 8192
-// numbers of one matrix. A norm is the sum of the blocks' partial sums in order; every block that needs it adds them up. lr,
-// scaling, masters and averages as in optimizer.cu. In a skipped step x is zero. Half precision is computed in float32 and rounded once.
+// of accumulators holds the parameters' matrices, transposed if rows > columns, so that lines <= width; factors (batch, lines,
+// width), which the products multiply, may be x itself. A block takes up to 8192 numbers of one matrix. A norm is the sum of the
+// blocks' partial sums in order; every block that needs it adds them up. lr, scaling, masters and averages as in optimizer.cu. In
+// a skipped step x is zero. Half precision is computed in float32 and rounded once.
 //
-// Macros: DTYPE and GRAD of optimizer.cu. Limits: none. Floor, in bytes per number: direction 4 sizeof(DTYPE) + an accumulator,
-// normalize 2 accumulators, apply 2 sizeof(DTYPE) + an accumulator.
+// Macros: DTYPE and GRAD of optimizer.cu; FACTOR: the dtype of what is multiplied, the accumulator's or bfloat16. Limits: none.
+// Floor, in bytes per number: direction 4 sizeof(DTYPE) + an accumulator, normalize an accumulator + a FACTOR, apply 2 sizeof(DTYPE)
+// + a FACTOR.
 #include "optimizer.cuh"
 #include "reduce.cuh"
 
@@ -78,24 +79,18 @@ muon_direction(accumulator<DTYPE>* x, accumulator<DTYPE>* partials, const Matrix
 }
 
 extern "C" __global__ void __launch_bounds__(256, 4)
-muon_normalize(accumulator<DTYPE>* x, const accumulator<DTYPE>* partials, const Matrices all, double eps) {
+muon_normalize(FACTOR* factors, const accumulator<DTYPE>* x, const accumulator<DTYPE>* partials, const Matrices all, double eps) {
     __shared__ Real scratch[32];
     const Part part(all);
-    const Real factor = 1 / (norm(partials, part, all, 0, scratch) + Real(eps));
-    for (int64 i = part.begin + threadIdx.x; i < part.end; i += blockDim.x) x[part.matrix * all.size + i] *= factor;
-}
-
-extern "C" __global__ void __launch_bounds__(256, 4)
-muon_polynomial(accumulator<DTYPE>* m, const accumulator<DTYPE>* gram, const accumulator<DTYPE>* gram_squared, int64 size,
-                int32 lines, double a, double b, double c) {
-    for (int64 i = int64(blockIdx.x) * blockDim.x + threadIdx.x; i < size; i += int64(gridDim.x) * blockDim.x) {
-        const bool diagonal = i / lines % lines == i % lines;
-        m[i] = (diagonal ? Real(a) : Real(0)) + Real(b) * gram[i] + Real(c) * gram_squared[i];
+    const Real inverse = 1 / (norm(partials, part, all, 0, scratch) + Real(eps));
+    for (int64 i = part.begin + threadIdx.x; i < part.end; i += blockDim.x) {
+        const int64 at = part.matrix * all.size + i;
+        factors[at] = round_to<FACTOR>(x[at] * inverse);
     }
 }
 
 extern "C" __global__ void __launch_bounds__(256, 4)
-muon_apply(const accumulator<DTYPE>* x, const accumulator<DTYPE>* partials, const Matrix* matrices, const double* scaling,
+muon_apply(const FACTOR* factors, const accumulator<DTYPE>* partials, const Matrix* matrices, const double* scaling,
            const Matrices all, double average_rate, const float* lr32, const double* lr64, double lr) {
     __shared__ Real scratch[32];
     if (read_unscale(scaling) == 0) return;
@@ -105,7 +100,7 @@ muon_apply(const accumulator<DTYPE>* x, const accumulator<DTYPE>* partials, cons
     const Real keep = length > 0 ? sqrt(Real(all.rows)) / length : Real(1);
     const Real rate = Real(read_rate(lr32, lr64, lr));
     for (int64 i = part.begin + threadIdx.x; i < part.end; i += blockDim.x) {
-        const Real p = load(matrix.param[i]) * keep - rate * x[part.matrix * all.size + all.offset_in_x(i)];
+        const Real p = load(matrix.param[i]) * keep - rate * load(factors[part.matrix * all.size + all.offset_in_x(i)]);
         matrix.param[i] = round_to<DTYPE>(p);
         if (matrix.copy) matrix.copy[i] = round_to<GRAD>(p);
         if (matrix.average) move_average(matrix.average[i], round_to<DTYPE>(p), Real(average_rate));

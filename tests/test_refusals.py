@@ -596,6 +596,9 @@ REFUSALS = [
     (ops.muon_step, [[zeros(2, 3)]] * 3, {"lr": 1, "steps": -1}, ValueError, "steps must"),
     (ops.muon_step, [[zeros(2, 3)]] * 3, {"lr": 1, "tf32": 1}, TypeError, "tf32 must be True or False, received 1"),
     (ops.muon_step, [[np.zeros((2, 3))]] * 3, {"lr": 1, "tf32": True}, TypeError, "float32 arrays, received float64"),
+    (ops.muon_step, [[np.zeros((2, 3))]] * 3, {"lr": 1, "precision": "tf32"}, TypeError, "received float64 parameters"),
+    (ops.muon_step, [[zeros(2, 3)]] * 3, {"lr": 1, "precision": "fp8"}, ValueError, "known: full, tf32, bfloat16"),
+    (ops.muon_step, [[zeros(2, 3)]] * 3, {"lr": 1, "precision": "bfloat16", "tf32": True}, ValueError, "give one of"),
     (ops.adam_step, [PARAMS] * 4, {"lr": 1, "step": 0}, ValueError, "step must be at least 1, received 0"),
     (
         ops.adam_step,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from gpuconv.arguments import integer, learning_rate, number
 from gpuconv.backends import backend_of
 from gpuconv.dtypes import accumulation_dtype
-from gpuconv.newton_schulz import MOST_NEWTON_SCHULZ
+from gpuconv.names import canonical
+from gpuconv.newton_schulz import MOST_NEWTON_SCHULZ, PRECISIONS
 from gpuconv.ops.expect import expect_tf32, expect_writable_lists
 from gpuconv.ops.optim import expect_momentum, expect_step
 from gpuconv.ops.registry import op
@@ -29,16 +32,18 @@ def muon_step(
     momentum: float = 0.0,
     nesterov: bool = False,
     steps: int = 5,
-    tf32: bool = False,
+    precision: str = "full",
     ema: float = 0.999,
+    tf32: bool = False,
 ) -> None:
     """v = momentum * v + g; param = param * sqrt(K) / |param| - lr * orthogonal(v), or with nesterov
     orthogonal(g + momentum * v) (Jordan et al. 2024, "Muon"; scaling each filter to a norm of 1 comes from airbench).
 
     |param| is the root of the sum of squares; a parameter of zeros is not scaled. orthogonal(x) divides x by
-    |x| + 1e-7, then does `steps` Newton-Schulz steps on the smaller side, x = (a + b x x^T + c (x x^T)^2) x with
-    a, b, c = 3.4445, -4.7750, 2.0315. These bring the singular values near 1, not exactly to 1. Everything is computed
-    in the accumulation dtype; with tf32 the factors of these products are rounded to TF32, which tensor cores multiply.
+    |x| + 1e-7, then does `steps` Newton-Schulz steps on the smaller side, x = a x + (b x x^T + c (x x^T)^2) x with
+    a, b, c = 3.4445, -4.7750, 2.0315. These bring the singular values near 1, not exactly to 1. Everything is computed in
+    the accumulation dtype. Tensor cores multiply in the other two precisions: "tf32" rounds the factors of these
+    products to TF32, and "bfloat16", as the original does, stores x / |x|, x x^T, the polynomial and x in bfloat16.
 
     Args:
         params: Arrays of rank 2 or more, taken as matrices (K, the rest), changed in place.
@@ -56,8 +61,10 @@ def muon_step(
         momentum: In [0, 1].
         nesterov: Take the second form; needs a momentum above 0.
         steps: 0 to 100.
-        tf32: Multiply in TF32 (a 10-bit mantissa); not for float64 parameters.
+        precision: Of the products: "full", the accumulation dtype, "tf32" (a 10-bit mantissa) or "bfloat16" (7 bits);
+            of float64 parameters only "full".
         ema: The averages' decay, in [0, 1].
+        tf32: The earlier name of precision="tf32".
 
     Raises:
         ValueError, TypeError: Lists of different lengths, or arrays whose shapes, dtypes or devices do not match;
@@ -76,8 +83,8 @@ def muon_step(
             raise ValueError(f"muon_step takes params of rank 2 or more, received params[{index}] of {param.shape}")
     lr, momentum = learning_rate(lr, params), expect_momentum(momentum, nesterov)
     steps = integer("steps", steps, 0, MOST_NEWTON_SCHULZ)
-    for master in masters or params:
-        expect_tf32(tf32, accumulation_dtype(master.dtype))
+    wide = [accumulation_dtype(master.dtype) for master in masters or params]
+    precision = expect_precision(precision, tf32, wide)
     expect_writable_lists(params=params, velocities=velocities, masters=masters, averages=averages)
     backend.muon.muon_step(
         params,
@@ -90,6 +97,18 @@ def muon_step(
         momentum=momentum,
         nesterov=bool(nesterov),
         steps=steps,
-        tf32=bool(tf32),
+        precision=precision,
         ema=ema,
     )
+
+
+def expect_precision(precision: str, tf32: object, dtypes: Sequence[np.dtype]) -> str:
+    """The name of a precision. dtypes: that the parameters accumulate in."""
+    found = canonical("precision", precision, PRECISIONS)
+    for dtype in dtypes:
+        expect_tf32(tf32, dtype)
+        if found != "full" and dtype != np.float32:
+            raise TypeError(f"precision={found!r} multiplies float32 numbers, received {dtype.name} parameters")
+    if tf32 and found == "bfloat16":
+        raise ValueError("tf32=True is precision='tf32', received precision='bfloat16'; give one of them")
+    return "tf32" if tf32 else found

@@ -35,7 +35,7 @@ def expect(op: str, arrays: Arrays, options: Options) -> list[Expected]:
     dtype = _dtype(arrays)
     arrays = [wide(a) for a in arrays]
     if tf32 and op == "muon_step":
-        options["tf32"] = True
+        options["precision"] = "tf32"
     elif tf32:  # products of rounded factors are exact in float32, so the bounds of float32 hold
         factors = 3 if op == "conv2d_backward" else 2  # in other ops the third array is a bias, which is not rounded
         arrays = [*map(round_tf32, arrays[:factors]), *arrays[factors:]]

@@ -6,6 +6,7 @@ import pytest
 import gpuconv as gc
 from gpuconv import asarray, ops, to_numpy
 from gpuconv.backends.cuda.ops import muon
+from gpuconv.newton_schulz import PRECISIONS
 from gpuconv.profiling.launches import recorded
 from gpuconv.verify.bounds import accumulated, rounded
 
@@ -30,12 +31,12 @@ def test_several_tiles_and_split_k_agree_with_the_oracle(device, rng):
         np.testing.assert_allclose(to_numpy(one), other, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("tf32", [False, True])
-def test_the_same_bits_run_after_run(device, rng, tf32):
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_same_bits_run_after_run(device, rng, precision):
     on_host = lists(rng, np.float32)
     runs = [there(on_host, device) for _ in range(2)]
     for given in runs:
-        ops.muon_step(*given, lr=0.1, momentum=0.6, tf32=tf32)
+        ops.muon_step(*given, lr=0.1, momentum=0.6, precision=precision)
     for one, other in zip(*([*given[0], *given[2]] for given in runs)):
         np.testing.assert_array_equal(to_numpy(one), to_numpy(other))
 
@@ -84,16 +85,53 @@ def test_products_of_batches_of_any_shape(device, rng, depth_first):
     np.testing.assert_allclose(to_numpy(y), a @ (b if depth_first else b.transpose(0, 2, 1)), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("depth_first", [False, True])
+@pytest.mark.parametrize("columns", [70, 64], ids=["numbers-one-by-one", "numbers-moved-wide"])
+def test_a_matrix_is_added_to_a_product(device, rng, depth_first, columns):
+    a, c = rng.standard_normal((3, 5, 40)), rng.standard_normal((3, 5, columns))
+    b = rng.standard_normal((3, 40, columns) if depth_first else (3, columns, 40))
+    y, *given = (asarray(array, device) for array in (np.zeros_like(c), a, b))
+    muon._matmul(y, *given, False, 0.75, (-1.5, asarray(c, device)), depth_first=depth_first)
+    product = a @ (b if depth_first else b.transpose(0, 2, 1))
+    np.testing.assert_allclose(to_numpy(y), 0.75 * product - 1.5 * c, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
 @pytest.mark.parametrize("shape", [(130, 70), (5, 9100), (48, 3, 3, 20), (7, 9)], ids=str)
-def test_tf32_is_multiplied_by_tensor_cores_and_rounds_as_the_oracle(device, rng, shape):
+def test_tensor_cores_multiply_and_round_as_the_oracle(device, rng, shape, precision):
     on_host = [[rng.standard_normal(shape).astype(np.float32)] for _ in range(3)]
     given, exact = there(on_host, device), there(on_host, device)
     with recorded() as launches:
-        ops.muon_step(*given, lr=0.1, momentum=0.6, steps=1, tf32=True)
+        ops.muon_step(*given, lr=0.1, momentum=0.6, steps=1, precision=precision)
     products = [launch.kernel.name for launch in launches if launch.kernel.name.startswith("matmul")]
     assert products == ["matmul_mma"] * 3
     ops.muon_step(*exact, lr=0.1, momentum=0.6, steps=1)
     with gc.oracle():
-        ops.muon_step(*on_host, lr=0.1, momentum=0.6, steps=1, tf32=True)
+        ops.muon_step(*on_host, lr=0.1, momentum=0.6, steps=1, precision=precision)
     error, difference = (np.abs(to_numpy(each[0][0]) - on_host[0][0]).mean() for each in (given, exact))
-    assert error < difference / 10  # a factor near the middle of two TF32 numbers may be rounded to the other one
+    assert error < difference / 10  # a number near the middle of two narrow ones may be rounded to the other one
+
+
+@pytest.mark.parametrize("shape", [(48, 3, 3, 20), (160, 40), (6, 6)], ids=str)
+def test_five_steps_in_bfloat16_bring_the_singular_values_near_one_as_on_the_cpu(device, rng, shape):
+    on_host = [[rng.standard_normal(shape).astype(np.float32)] for _ in range(3)]
+    results = []
+    for given in (there(on_host, device), there(on_host, "numpy")):
+        before = to_numpy(given[0][0]).copy()
+        ops.muon_step(*given, lr=1.0, momentum=0.6, precision="bfloat16")
+        kept = before * np.sqrt(len(before)) / np.linalg.norm(before)
+        results.append((kept - to_numpy(given[0][0])).reshape(len(before), -1))
+    for turned in results:
+        values = np.linalg.svd(turned, compute_uv=False)
+        assert values.min() > 0.5
+        assert values.max() < 1.3
+    assert np.linalg.norm(results[0] - results[1]) < 0.05 * np.linalg.norm(results[1])
+
+
+def test_tf32_is_a_name_of_a_precision(device, rng):
+    on_host = lists(rng, np.float32)
+    one, other = there(on_host, device), there(on_host, device)
+    ops.muon_step(*one, lr=0.1, tf32=True)
+    ops.muon_step(*other, lr=0.1, precision="tf32")
+    for array, same in zip(one[0], other[0]):
+        np.testing.assert_array_equal(to_numpy(array), to_numpy(same))

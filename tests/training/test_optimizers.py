@@ -166,6 +166,8 @@ def test_a_mismatched_state_is_refused_before_anything_changes(change, message):
         (lambda: optimizers.get("muon:nesterov=maybe"), "nesterov must be true or false, received 'maybe'"),
         (lambda: optimizers.get("muon:tf32=maybe"), "tf32 must be true, false or auto, received 'maybe'"),
         (lambda: optimizers.get("muon:tf32=true").build({"w": np.zeros((2, 3))}), "received parameters in float64"),
+        (lambda: optimizers.get("muon:precision=fp8"), "unknown precision 'fp8'"),
+        (lambda: optimizers.get("muon:precision=tf32,tf32=true"), "received precision='tf32' too"),
         (lambda: SGD(momentum=0.9, nesterov=2), "nesterov must be true or false, received 2"),
         (lambda: optimizers.get("adam:beta1=1"), r"beta1 must lie in \[0, 1\), received 1"),
         (lambda: optimizers.get("adamw:beta2=1.5"), "beta2 must lie in"),
@@ -287,12 +289,23 @@ def test_every_setting_changes_the_second_step():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "asked", "tf32"),
-    [("float16", "auto", True), ("float32", "auto", False), ("float32", "true", True), ("float16", "false", False)],
+    ("dtype", "asked", "precision"),
+    [
+        ("float16", "", "bfloat16"),
+        ("float32", "", "full"),
+        ("float32", ":precision=bfloat16", "bfloat16"),
+        ("float16", ":precision=full", "full"),
+        ("float16", ":precision=TF32", "tf32"),
+        ("float16", ":tf32=auto", "bfloat16"),
+        ("float32", ":tf32=true", "tf32"),
+        ("float16", ":tf32=false", "full"),
+    ],
 )
-def test_muon_multiplies_in_tf32_for_16_bit_parameters_or_as_told(dtype, asked, tf32, monkeypatch):
+def test_muon_multiplies_in_bfloat16_for_16_bit_parameters_or_as_told(dtype, asked, precision, monkeypatch):
     taken = []
-    monkeypatch.setattr(ops, "muon_step", lambda *_, tf32, **__: taken.append(tf32))
-    muon = optimizers.get(f"muon:tf32={asked}")
+    monkeypatch.setattr(ops, "muon_step", lambda *_, precision, **__: taken.append(precision))
+    muon = optimizers.get(f"muon{asked}")
     muon.step({"w": np.ones((2, 3), dtype)}, {"w": np.ones((2, 3), dtype)})
-    assert taken == [tf32]
+    again = optimizers.get(**muon.config())  # as a stored run does
+    again.step({"w": np.ones((2, 3), dtype)}, {"w": np.ones((2, 3), dtype)})
+    assert taken == [precision, precision]

@@ -10,10 +10,11 @@ from gpuconv.backends.cpu.elementwise import value_of
 from gpuconv.backends.cpu.optim import move_averages
 from gpuconv.backends.cpu.parallel import matmul
 from gpuconv.backends.cpu.precision import factors, store, widen
+from gpuconv.dtypes import as_dtype
 from gpuconv.newton_schulz import EPS, NEWTON_SCHULZ
 
 
-def muon_step(params, grads, velocities, masters, scaling, averages, *, lr, momentum, nesterov, steps, tf32, ema):
+def muon_step(params, grads, velocities, masters, scaling, averages, *, lr, momentum, nesterov, steps, precision, ema):
     lr = value_of(lr)
     unscale = 1.0 if scaling is None else float(scaling[1])
     if not unscale:
@@ -24,7 +25,7 @@ def muon_step(params, grads, velocities, masters, scaling, averages, *, lr, mome
         p, g = widen(master), widen(grad) * unscale
         v = momentum * widen(velocity) + g
         direction = g + momentum * v if nesterov else v
-        x = _orthogonal(direction.reshape(len(p), -1), steps, tf32).reshape(p.shape)
+        x = _orthogonal(direction.reshape(len(p), -1), steps, precision).reshape(p.shape)
         length = math.sqrt(np.sum(p * p))
         moved = p * (math.sqrt(len(p)) / length if length else 1.0) - lr * x
         store(v, velocity.dtype, velocity)
@@ -34,17 +35,22 @@ def muon_step(params, grads, velocities, masters, scaling, averages, *, lr, mome
     move_averages(averages, masters or params, ema)
 
 
-def _orthogonal(x: np.ndarray, steps: int, tf32: bool) -> np.ndarray:
+def _orthogonal(x: np.ndarray, steps: int, precision: str) -> np.ndarray:
     """x (rows, columns) after Newton-Schulz steps, which bring its singular values near 1. Each is
-    x = (a + b x x^T + c (x x^T)^2) x, computed on the smaller side."""
+    x = a x + (b x x^T + c (x x^T)^2) x, computed on the smaller side."""
     if x.shape[0] > x.shape[1]:
-        return _orthogonal(x.T, steps, tf32).T
+        return _orthogonal(x.T, steps, precision).T
+    narrow, tf32 = as_dtype("bfloat16") if precision == "bfloat16" else x.dtype, precision == "tf32"
+
+    def kept(x: np.ndarray) -> np.ndarray:
+        return x.astype(narrow, copy=False).astype(x.dtype, copy=False)
+
     a, b, c = (x.dtype.type(value) for value in NEWTON_SCHULZ)
-    x = x / (np.sqrt(np.sum(x * x)) + x.dtype.type(EPS))
+    x = kept(x / (np.sqrt(np.sum(x * x)) + x.dtype.type(EPS)))
     for _ in range(steps):
-        (x,) = factors(tf32, x)
-        gram = matmul(x, x.T)
+        (factor,) = factors(tf32, x)
+        gram = kept(matmul(factor, factor.T))
         (rounded,) = factors(tf32, gram)
-        (m,) = factors(tf32, a * np.eye(len(x), dtype=x.dtype) + b * gram + c * matmul(rounded, rounded))
-        x = matmul(m, x)
+        (m,) = factors(tf32, kept(b * gram + c * matmul(rounded, rounded)))
+        x = kept(a * x + matmul(m, factor))
     return x

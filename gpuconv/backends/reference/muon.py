@@ -3,15 +3,16 @@
 import numpy as np
 
 from gpuconv.backends.reference.optim import step_each
-from gpuconv.backends.reference.precision import factors, number
+from gpuconv.backends.reference.precision import factors, number, round_to, wide
+from gpuconv.dtypes import as_dtype
 from gpuconv.newton_schulz import EPS, NEWTON_SCHULZ
 
 
-def muon_step(params, grads, velocities, masters, scaling, averages, *, lr, momentum, nesterov, steps, tf32, ema):
+def muon_step(params, grads, velocities, masters, scaling, averages, *, lr, momentum, nesterov, steps, precision, ema):
     def formula(_, p, g, v):
         v = momentum * v + g
         direction = g + momentum * v if nesterov else v
-        turned = orthogonal(direction.reshape(len(p), -1), steps, tf32).reshape(p.shape) if p.size else p
+        turned = orthogonal(direction.reshape(len(p), -1), steps, precision).reshape(p.shape) if p.size else p
         length = np.sqrt((p**2).sum())
         return p * (np.sqrt(len(p)) / length if length else 1.0) - number(lr) * turned, v
 
@@ -19,16 +20,27 @@ def muon_step(params, grads, velocities, masters, scaling, averages, *, lr, mome
     step_each(formula, decays, scaling, masters, averages, ema, params, grads, velocities)
 
 
-def orthogonal(x: np.ndarray, steps: int, tf32: bool) -> np.ndarray:
+def orthogonal(x: np.ndarray, steps: int, precision: str) -> np.ndarray:
     """A matrix after Newton-Schulz steps, which bring its singular values near 1."""
     if len(x) > len(x.T):
-        return orthogonal(x.T, steps, tf32).T
-    a, b, c = NEWTON_SCHULZ
-    x = x / (np.sqrt((x**2).sum()) + EPS)
+        return orthogonal(x.T, steps, precision).T
+    x = stored(x / (np.sqrt((x**2).sum()) + EPS), precision)
     for _ in range(steps):
-        (x,) = factors(tf32, x)
-        gram = x @ x.T
-        (rounded,) = factors(tf32, gram)
-        (m,) = factors(tf32, a * np.eye(len(x)) + b * gram + c * rounded @ rounded)
-        x = m @ x
+        _, _, x = newton_schulz(x, precision)
     return x
+
+
+def newton_schulz(x: np.ndarray, precision: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One step: x x^T, the polynomial of it that multiplies x, and the new x."""
+    a, b, c = NEWTON_SCHULZ
+    (factor,) = factors(precision == "tf32", x)
+    gram = stored(factor @ factor.T, precision)
+    (rounded,) = factors(precision == "tf32", gram)
+    m = stored(b * gram + c * rounded @ rounded, precision)
+    (multiplier,) = factors(precision == "tf32", m)
+    return gram, m, stored(a * x + multiplier @ factor, precision)
+
+
+def stored(x: np.ndarray, precision: str) -> np.ndarray:
+    """A matrix as it lies in memory between the products."""
+    return wide(round_to(x, as_dtype("bfloat16"))) if precision == "bfloat16" else x

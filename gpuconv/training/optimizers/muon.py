@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
 from gpuconv import ops
 from gpuconv.arguments import integer, number
-from gpuconv.newton_schulz import MOST_NEWTON_SCHULZ
+from gpuconv.names import canonical
+from gpuconv.newton_schulz import MOST_NEWTON_SCHULZ, PRECISIONS
 from gpuconv.training.optimizers.base import Arrays, Optimizer, expect_nesterov
 from gpuconv.types import Array
 
@@ -24,8 +25,9 @@ class Muon(Optimizer):
         momentum: In [0, 1].
         nesterov: Whether to use Nesterov momentum.
         newton_schulz: The number of Newton-Schulz steps, 0 to 100.
-        tf32: Whether to multiply in TF32, by tensor cores on a GPU: True (refused for float64 nets), False, or "auto",
-            which is True for 16-bit nets.
+        precision: Of the products: "full", the accumulation dtype, on a GPU's tensor cores "tf32" or "bfloat16",
+            neither for nets in float64, or "auto": "bfloat16" for 16-bit nets, else "full".
+        tf32: The earlier name: True is "tf32", False "full", "auto" the same as now.
     """
 
     name: ClassVar[str] = "muon"
@@ -33,16 +35,21 @@ class Muon(Optimizer):
     momentum: float = 0.95
     nesterov: bool = True
     newton_schulz: int = 5
-    tf32: bool | str = "auto"
+    precision: str = "auto"
+    tf32: InitVar[bool | str | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, tf32: bool | str | None) -> None:
         super().__post_init__()
         number("momentum", self.momentum, 0, 1)
         self.newton_schulz = integer("newton_schulz", self.newton_schulz, 0, MOST_NEWTON_SCHULZ)
         expect_nesterov(self.nesterov, self.momentum)
-        if self.tf32 not in (True, False, "auto"):
-            raise ValueError(f"tf32 must be true, false or auto, received {self.tf32!r}")
-        self.tf32 = self.tf32 if self.tf32 == "auto" else bool(self.tf32)
+        if tf32 not in (True, False, "auto", None):
+            raise ValueError(f"tf32 must be true, false or auto, received {tf32!r}")
+        if tf32 in (True, False):
+            if self.precision != "auto":
+                raise ValueError(f"tf32 is the earlier name of precision, received precision={self.precision!r} too")
+            self.precision = "tf32" if tf32 else "full"
+        self.precision = canonical("precision", self.precision, ("auto", *PRECISIONS))
         if self.weight_decay:
             raise ValueError("muon keeps the norm of each weight, so it takes no weight_decay")
 
@@ -53,8 +60,10 @@ class Muon(Optimizer):
                 f"muon takes filters and matrices, not {', '.join(vectors)}: give those to another optimizer in "
                 "groups, as 'filters -> muon:lr=0.02; * -> sgd:lr=0.05'"
             )
-        if self.tf32 is True and any(param.dtype == np.float64 for param in params.values()):
-            raise ValueError("muon's tf32=True multiplies float32 numbers, received parameters in float64")
+        if self.precision in ("tf32", "bfloat16") and any(param.dtype == np.float64 for param in params.values()):
+            raise ValueError(
+                f"muon's precision={self.precision} multiplies float32 numbers, received parameters in float64"
+            )
         super().build(params, masters)
 
     def slots(self) -> tuple[str, ...]:
@@ -69,6 +78,11 @@ class Muon(Optimizer):
             momentum=self.momentum,
             nesterov=self.nesterov,
             steps=self.newton_schulz,
-            tf32=params[0].dtype.itemsize == 2 if self.tf32 == "auto" else bool(self.tf32),
+            precision=self._precision_for(params[0].dtype),
             **more,
         )
+
+    def _precision_for(self, dtype: np.dtype) -> str:
+        if self.precision != "auto":
+            return self.precision
+        return "bfloat16" if dtype.itemsize == 2 else "full"

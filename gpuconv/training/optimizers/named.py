@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import inspect
 from typing import Any
 
 from gpuconv import spec
@@ -25,5 +25,5 @@ def named(text: str, **settings: Any) -> Optimizer:
         raise ValueError(f"an optimizer is written like 'sgd:momentum=0.9', received {text!r}")
     cls = lookup("optimizer", part.name, OPTIMIZERS)
     settings = part.options | settings
-    known = {setting.name: setting.name for setting in fields(cls) if setting.init}
+    known = {setting: setting for setting in inspect.signature(cls).parameters}
     return cls(**{lookup(f"setting of {cls.name}", key, known): value for key, value in settings.items()})

@@ -69,10 +69,15 @@ def optimizer_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
         for options in (dict(lr=0.1, momentum=0.5), dict(lr=0.24, momentum=0.6, nesterov=True)):
             name = f"{'; '.join(map(joined, listed))}, {text_of(options)}"
             yield Case("muon_step", tier, name, _parameters("muon_step", listed, 1, options))
-            in_tf32 = _parameters("muon_step", listed, 1, options | {"tf32": True})
-            yield Case("muon_step", tier, f"{name}, tf32", in_tf32, ("float32",))
+            for precision in ("tf32", "bfloat16"):  # after one step: the bound of five exceeds every number
+                once = _parameters("muon_step", listed, 1, options | {"precision": precision, "steps": 1})
+                yield Case("muon_step", tier, f"{name}, {precision}, one step", once, ("float32",))
             averaged = _parameters("muon_step", listed, 1, options, masters=True, unscale=2.0**-3, ema=0.9)
             yield Case("muon_step", tier, f"{name}, masters, scaled, averages", averaged, ("float16", "bfloat16"))
+            given = options | {"precision": "bfloat16", "steps": 1}
+            averaged = _parameters("muon_step", listed, 1, given, masters=True, unscale=2.0**-3, ema=0.9)
+            name = f"{name}, bfloat16, one step, masters, scaled, averages"
+            yield Case("muon_step", tier, name, averaged, ("float16", "bfloat16"))
 
 
 def _parameters(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpuconv import ops
-from gpuconv.backends.reference.muon import muon_step, orthogonal
+from gpuconv.backends.reference.muon import muon_step, newton_schulz, orthogonal, stored
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.newton_schulz import EPS, NEWTON_SCHULZ
 from gpuconv.types import Options
@@ -132,10 +132,10 @@ def muon(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Exp
     averages_before = [a.copy() for a in averages or ()]
     params, grads, velocities = ([a.copy() for a in group] for group in (masters or arrays[0], *arrays[1:3]))
     lr, momentum, nesterov = options["lr"], options.get("momentum", 0.0), options.get("nesterov", False)
-    steps, tf32 = options.get("steps", 5), options.get("tf32", False)
-    # Not by the op, which refuses TF32 for float64.
+    steps, precision = options.get("steps", 5), options.get("precision", "full")
+    # Not by the op, which refuses other precisions of float64.
     decay = options.get("ema", 1.0)
-    muon_step(*arrays, lr=lr, momentum=momentum, nesterov=nesterov, steps=steps, tf32=tf32, ema=decay)
+    muon_step(*arrays, lr=lr, momentum=momentum, nesterov=nesterov, steps=steps, precision=precision, ema=decay)
     unscale = 1.0 if scaling is None else scaling[1]
     kept = accumulation_dtype(np.dtype(dtype)) if masters else dtype  # the dtype of state and masters
     of_params: list[Expected] = []
@@ -151,8 +151,8 @@ def muon(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Exp
                 np.linalg.norm(direction) + EPS,
             )
             began = np.linalg.norm(accumulated(dtype, 4, 2 * size)) / length + accumulated(dtype, param.size, 1.0)
-            turned = lr * orthogonal(direction, steps, tf32).reshape(param.shape)
-            error = lr * _newton_schulz(wide / length, steps, began, dtype, tf32) + accumulated(dtype, 4, turned)
+            turned = lr * orthogonal(direction, steps, precision).reshape(param.shape)
+            error = lr * _newton_schulz(wide / length, steps, began, dtype, precision) + accumulated(dtype, 4, turned)
             error = error + accumulated(dtype, param.size + 4, after + turned) + rounded(kept, after)
         of_params.append(Expected(f"param {index}", after, error + rounded(dtype, after)))
         of_velocities.append(Expected(f"velocity {index}", v, accumulated(dtype, 4, size) + rounded(kept, v)))
@@ -166,33 +166,37 @@ def muon(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Exp
     )
 
 
-def _newton_schulz(x: np.ndarray, steps: int, error: Any, dtype: np.dtype, tf32: bool) -> float:
+def _newton_schulz(x: np.ndarray, steps: int, error: Any, dtype: np.dtype, precision: str) -> float:
     """A bound on the Frobenius norm of the error after Newton-Schulz steps from x (lines <= columns). error: x's own.
 
     p(s) = a s + b s^3 + c s^5 on singular values is a function of the Hermitian [[0, x], [x^T, 0]]: a step multiplies
     an error by at most the largest |p'| between 0 and x's norm (Daleckii and Krein: divided differences bound it), and
-    adds the rounding errors of its products and sums. In TF32 the oracle and the device round each factor, the same way
-    where they are equal.
+    adds the rounding errors of its products and sums. The oracle and the device round to TF32 or bfloat16 at the same
+    places, the same way where they are equal.
     """
     a, b, c = NEWTON_SCHULZ
-    factors = 4 * UNIT_ROUNDOFF_TF32 if tf32 else 0.0  # of two factors on two devices
+    factors = 4 * UNIT_ROUNDOFF_TF32 if precision == "tf32" else 0.0  # of two factors on two devices
+
+    def storing_error(matrix: np.ndarray) -> Any:
+        return np.linalg.norm(rounded("bfloat16", matrix)) if precision == "bfloat16" else 0.0
 
     def product_error(length: int, magnitude: np.ndarray) -> Any:
         return np.linalg.norm(accumulated(dtype, length, magnitude) + factors * magnitude)
 
     lines, columns = x.shape
+    x, error = stored(x, precision), error + storing_error(x)
     for _ in range(steps):
         norm = np.linalg.norm(x, 2) + error
         slope = np.abs(a + 3 * b * (s := np.linspace(0, norm, 1000)) ** 2 + 5 * c * s**4).max()
-        gram, size = x @ x.T, np.abs(x)
-        gram_error = product_error(columns, size @ size.T)
+        gram, m, after = newton_schulz(x, precision)
+        size = np.abs(x)
+        gram_error = product_error(columns, size @ size.T) + storing_error(gram)
         square_error = product_error(lines, np.abs(gram) @ np.abs(gram))
-        m = a * np.eye(lines) + b * gram + c * gram @ gram
-        terms = a * np.eye(lines) + abs(b) * np.abs(gram) + c * np.abs(gram @ gram)
-        m_error = (abs(b) + 2 * c * norm**2) * gram_error + c * square_error
-        m_error += np.linalg.norm(accumulated(dtype, 3, terms))
-        own = m_error * norm + product_error(lines, np.abs(m) @ size)
-        x, error = m @ x, slope * error + own
+        m_error = (abs(b) + 2 * c * norm**2) * gram_error + c * square_error + storing_error(m)
+        m_error += np.linalg.norm(accumulated(dtype, 3, abs(b) * np.abs(gram) + c * np.abs(gram @ gram)))
+        own = m_error * norm + product_error(lines, np.abs(m) @ size) + storing_error(after)
+        own += np.linalg.norm(accumulated(dtype, 3, a * size + np.abs(m @ x)))
+        x, error = after, slope * error + own
     return error
 
 

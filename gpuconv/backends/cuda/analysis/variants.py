@@ -53,6 +53,10 @@ NUMBERS = tuple(a for a in ARITHMETICS if a != "bfloat16")
 SIMT, MMA, WGMMA, OF_FEW_CHANNELS = (products(family, NUMBERS) for family in ("simt", "mma", "wgmma", "few_channels"))
 # The dtypes of parameters and state, and of gradients: the same, or masters with 16-bit gradients.
 STEPS = (*((name, name) for name in FLOAT_NAMES), ("float32", "float16"), ("float32", "bfloat16"))
+# And of the factors of Muon's products: the accumulator's, or bfloat16.
+MUON_STEPS = tuple(
+    (*step, factor) for step in STEPS for factor in (("float64",) if step[0] == "float64" else ("float32", "bfloat16"))
+)
 
 MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "activation.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE)),
@@ -84,19 +88,19 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "load_batch.cu": dict(DTYPE=FLOAT_NAMES, FULL=(0, 1)),
     "mask_backward.cu": dict(DTYPE=FLOAT_NAMES, SIDE=(1, 2), WIDTH=(1, WIDE)),
     "matmul.cu": dict(
-        ALGORITHM=tuple(each for each in SIMT if each.arithmetic in ("float32", "float64", "tf32")),
+        ALGORITHM=products("simt", ("float32", "float64", "tf32", "bfloat16")),
         ACTIVATION=("Identity",),
         DEPTH_FIRST=(0, 1),
         WIDTH=(1, WIDE),
     ),
     "matmul_mma.cu": dict(
-        ALGORITHM=products("mma", ("tf32",)), ACTIVATION=("Identity",), DEPTH_FIRST=(0, 1), WIDTH=(1, WIDE)
+        ALGORITHM=products("mma", ("tf32", "bfloat16")), ACTIVATION=("Identity",), DEPTH_FIRST=(0, 1), WIDTH=(1, WIDE)
     ),
     "max_pool2d.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE), ARGMAX=("uint8", "uint16", "uint32")),
     "metrics.cu": dict(DTYPE=FLOAT_NAMES, LABEL=("int64", SOFT)),
     "loss_scale.cu": {},
     "mix_batch.cu": dict(DTYPE=FLOAT_NAMES),
-    "muon.cu": dict(STEP=STEPS),
+    "muon.cu": dict(STEP=MUON_STEPS),
     "optimizer.cu": dict(STEP=STEPS),
     "random_fill.cu": dict(DTYPE=FLOAT_NAMES),
     "softmax.cu": dict(DTYPE=FLOAT_NAMES, PER_LANE=(1, 4, LONGEST)),
@@ -137,7 +141,7 @@ def variants(macros: Mapping[str, Mapping[str, tuple[Any, ...]]] = MACROS) -> It
             if arithmetic := chosen.pop("ARITHMETIC", None):
                 chosen |= macros_of(arithmetic)
             if step := chosen.pop("STEP", None):
-                chosen |= dict(zip(("DTYPE", "GRAD"), step))
+                chosen |= dict(zip(("DTYPE", "GRAD", "FACTOR"), step))
             chosen |= chosen.pop("FINISH", {})
             if move := chosen.pop("MOVE", None):
                 chosen["VECTOR_C"] = chosen["VECTOR_K"] = move
@@ -178,7 +182,7 @@ def representatives(chosen: Iterable[Variant]) -> list[Variant]:
     for variant in chosen:
         defines = dict(variant.defines)
         if _plain(defines):
-            arithmetic = [defines.get(name) for name in ("DTYPE", "GRAD", "TF32")]
+            arithmetic = [defines.get(name) for name in ("DTYPE", "GRAD", "FACTOR", "TF32")]
             groups.setdefault((variant.file, *arithmetic), []).append(variant)
     return [max(found, key=_reach) for found in groups.values()]
 

@@ -15,10 +15,10 @@ from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.ops.optim import rate_of
 from gpuconv.backends.cuda.runtime.device_array import asarray, empty
 from gpuconv.backends.cuda.runtime.kernel import load
-from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div, contiguous, flat_grid, pack_width, put_back
+from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div, contiguous, pack_width, put_back
 from gpuconv.backends.cuda.runtime.structs import struct
 from gpuconv.devices import address, device_of
-from gpuconv.dtypes import accumulation_dtype
+from gpuconv.dtypes import accumulation_dtype, as_dtype
 from gpuconv.newton_schulz import EPS, NEWTON_SCHULZ
 from gpuconv.types import Array, Scalar
 
@@ -28,7 +28,11 @@ _MEMBERS = ("param", "grad", "velocity", "copy", "average")  # the members of th
 _MATRICES = np.dtype(
     [("size", np.int64)] + [(name, np.int32) for name in ("rows", "columns", "blocks", "transposed")], align=True
 )
-_MATMUL = np.dtype([(name, np.int32) for name in ("batch", "rows", "columns", "depth")], align=True)
+_MATMUL = np.dtype(
+    [(name, np.int32) for name in ("batch", "rows", "columns", "depth")]
+    + [(name, np.float64) for name in ("scale", "added_scale")],
+    align=True,
+)
 
 
 def muon_step(
@@ -43,7 +47,7 @@ def muon_step(
     momentum: float,
     nesterov: bool,
     steps: int,
-    tf32: bool,
+    precision: str,
     ema: float,
 ) -> None:
     masters = params if masters is None else masters
@@ -59,7 +63,7 @@ def muon_step(
         there = contiguous(*written)
         members = {name: there[at * count : (at + 1) * count] for at, name in enumerate(changed)}
         members["grad"] = contiguous(*[grads[i] for i in chosen])
-        _step(members, scaling, (1 - ema, *rate_of(lr)), momentum, nesterov, steps, tf32)
+        _step(members, scaling, (1 - ema, *rate_of(lr)), momentum, nesterov, steps, precision)
         put_back(written, there)
 
 
@@ -70,7 +74,7 @@ def _step(
     momentum: float,
     nesterov: bool,
     steps: int,
-    tf32: bool,
+    precision: str,
 ) -> None:
     """The step of parameters of one shape and dtype. members: the arrays for each member of `struct Matrix`. rates:
     that of the averages, and the learning rate as the kernel takes it."""
@@ -81,39 +85,62 @@ def _step(
     lines, width, blocks = min(rows, columns), max(rows, columns), ceil_div(size, _NUMBERS)
     matrices = struct(_MATRICES, size, rows, columns, blocks, rows > columns)
     table, grid = _table(members), batch * blocks
-    x, partials = empty((batch, lines, width), wide, like=first), empty((grid, 2), wide, like=first)
-    module = load("muon.cu", {"DTYPE": first.dtype, "GRAD": grads[0].dtype})
-    module.kernel("muon_direction")(grid, THREADS, x, partials, table, scaling, matrices, momentum, nesterov)
-    module.kernel("muon_normalize")(grid, THREADS, x, partials, matrices, EPS)
+    factor = as_dtype("bfloat16") if precision == "bfloat16" else wide
+    direction, partials = empty((batch, lines, width), wide, like=first), empty((grid, 2), wide, like=first)
+    x = direction if factor == wide else empty(direction.shape, factor, like=first)
+    module = load("muon.cu", {"DTYPE": first.dtype, "GRAD": grads[0].dtype, "FACTOR": factor})
+    module.kernel("muon_direction")(grid, THREADS, direction, partials, table, scaling, matrices, momentum, nesterov)
+    module.kernel("muon_normalize")(grid, THREADS, x, direction, partials, matrices, EPS)
     if steps:
-        other = empty(x.shape, wide, like=first)
-        gram, squared, m = (empty((batch, lines, lines), wide, like=first) for _ in range(3))
+        a, b, c = NEWTON_SCHULZ
+        tf32, other = precision == "tf32", empty(x.shape, factor, like=first)
+        gram, m = (empty((batch, lines, lines), factor, like=first) for _ in range(2))
         for _ in range(steps):
             _matmul(gram, x, x, tf32)
-            _matmul(squared, gram, gram, tf32)  # symmetric, so that it is its own transpose
-            module.kernel("muon_polynomial")(
-                flat_grid(m.size), THREADS, m, gram, squared, m.size, lines, *NEWTON_SCHULZ
-            )
-            _matmul(other, m, x, tf32, depth_first=True)
+            _matmul(m, gram, gram, tf32, c, (b, gram))  # gram is symmetric, and so its own transpose
+            _matmul(other, m, x, tf32, 1.0, (a, x), depth_first=True)
             x, other = other, x
     module.kernel("muon_apply")(grid, THREADS, x, partials, table, scaling, matrices, *rates)
 
 
-def _matmul(y: Array, a: Array, b: Array, tf32: bool, *, depth_first: bool = False) -> None:
-    """y[i] = a[i] b[i]^T, or a[i] b[i] with depth_first. y, a, b: contiguous, of one dtype and rank 3."""
+def _matmul(
+    y: Array,
+    a: Array,
+    b: Array,
+    tf32: bool,
+    scale: float = 1.0,
+    added: tuple[float, Array | None] = (0.0, None),
+    *,
+    depth_first: bool = False,
+) -> None:
+    """y[i] = a[i] b[i]^T, with depth_first a[i] b[i]; where something is added, multiplied by `scale`, plus the number
+    times the array. All arrays: contiguous, of one dtype, of rank 3."""
     batch, rows, depth = a.shape
-    columns = y.shape[2]
-    width = pack_width(y.dtype, y, a, b, count=math.gcd(depth, columns))
-    compute(_product(batch, rows, columns, depth, y.dtype, tf32, depth_first, width), AUTO, y, (), (a, b))
+    columns, (added_scale, addend) = y.shape[2], added
+    width = pack_width(y.dtype, y, a, b, addend, count=math.gcd(depth, columns))
+    scales = None if addend is None else (scale, added_scale)
+    product = _product(batch, rows, columns, depth, y.dtype, tf32, depth_first, width, scales)
+    compute(product, AUTO, y, (), (a, b, addend))
 
 
 @functools.lru_cache(maxsize=1024)
 def _product(
-    batch: int, rows: int, columns: int, depth: int, dtype: np.dtype, tf32: bool, depth_first: bool, width: int
+    batch: int,
+    rows: int,
+    columns: int,
+    depth: int,
+    dtype: np.dtype,
+    tf32: bool,
+    depth_first: bool,
+    width: int,
+    scales: tuple[float, float] | None,
 ) -> Product:
-    sizes = struct(_MATMUL, batch, rows, columns, depth)
+    """scales: of the product and of what is added to it, which a split depth does not support; None: nothing is."""
+    sizes = struct(_MATMUL, batch, rows, columns, depth, *scales or (1.0, 0.0))
     macros = {"DEPTH_FIRST": int(depth_first), "WIDTH": width}
-    return Product("matmul", rows, columns, depth, batch, dtype, tf32, struct=sizes, macros=macros)
+    return Product(
+        "matmul", rows, columns, depth, batch, dtype, tf32, split_k=scales is None, struct=sizes, macros=macros
+    )
 
 
 # Tables of a batch's arrays in device memory, by the arrays' addresses; a table lives as long as the first parameter.
