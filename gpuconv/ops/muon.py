@@ -41,9 +41,10 @@ def muon_step(
 
     |param| is the root of the sum of squares; a parameter of zeros is not scaled. orthogonal(x) divides x by
     |x| + 1e-7, then does `steps` Newton-Schulz steps on the smaller side, x = a x + (b x x^T + c (x x^T)^2) x with
-    a, b, c = 3.4445, -4.7750, 2.0315. These bring the singular values near 1, not exactly to 1. Everything is computed in
-    the accumulation dtype. Tensor cores multiply in the other two precisions: "tf32" rounds the factors of these
-    products to TF32, and "bfloat16", as the original does, stores x / |x|, x x^T, the polynomial and x in bfloat16.
+    a, b, c = 3.4445, -4.7750, 2.0315. These bring the singular values near 1, not exactly to 1. Everything is
+    computed in the accumulation dtype. Tensor cores multiply in the other two precisions: "tf32" rounds the factors of
+    these products to TF32, and "bfloat16", as the original does, stores x / |x|, x x^T, the polynomial and x in
+    bfloat16.
 
     Args:
         params: Arrays of rank 2 or more, taken as matrices (K, the rest), changed in place.

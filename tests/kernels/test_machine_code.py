@@ -233,6 +233,20 @@ def test_the_main_loop_issues_few_instructions_per_product(direction, arithmetic
     assert loop.instructions / loop.hmma <= ISSUED[direction, arithmetic][algorithm]
 
 
+@pytest.mark.parametrize("depth_first", [0, 1])
+@pytest.mark.parametrize(("arithmetic", "issued"), [("bfloat16", 3.1), ("tf32", 6.6)])
+def test_muons_products_issue_few_instructions_per_product(arithmetic, issued, depth_first):
+    nvdisasm()
+    for name in ("mma-128x128", "mma-128x64"):
+        algorithm, wide = find(name, arithmetic), 4 if arithmetic == "tf32" else 8
+        macros = dict(ACTIVATION="Identity", DEPTH_FIRST=depth_first, WIDTH=wide) | algorithm.defines(arithmetic)
+        variant = Variant(algorithm.file("matmul"), tuple((macro, str(value)) for macro, value in macros.items()))
+        (code,) = machine_code.disassemble(compiled(variant, "sm_90a").path).values()
+        loop = machine_code.main_loop(code)
+        assert loop.hmma == 128
+        assert loop.instructions / loop.hmma <= issued
+
+
 @pytest.mark.parametrize("direction", ["fprop", "dgrad", "wgrad"])
 @pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
 def test_the_cost_model_has_the_counts_of_the_machine_code(direction, arithmetic):
