@@ -84,7 +84,7 @@ class OptimizerSettings(TypedDict, total=False):
     beta2: float
     eps: float
     newton_schulz: int
-    precision: str
+    matmul_precision: str
     tf32: bool | str
     groups: str
 

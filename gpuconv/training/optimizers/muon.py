@@ -25,7 +25,7 @@ class Muon(Optimizer):
         momentum: In [0, 1].
         nesterov: Whether to use Nesterov momentum.
         newton_schulz: The number of Newton-Schulz steps, 0 to 100.
-        precision: Of the products: "full", the accumulation dtype, on a GPU's tensor cores "tf32" or "bfloat16",
+        matmul_precision: Of the products: "full", the accumulation dtype, on a GPU's tensor cores "tf32" or "bfloat16",
             neither for nets in float64, or "auto": "bfloat16" for 16-bit nets, else "full".
         tf32: The earlier name: True is "tf32", False "full", "auto" the same as now.
     """
@@ -35,7 +35,7 @@ class Muon(Optimizer):
     momentum: float = 0.95
     nesterov: bool = True
     newton_schulz: int = 5
-    precision: str = "auto"
+    matmul_precision: str = "auto"
     tf32: InitVar[bool | str | None] = None
 
     def __post_init__(self, tf32: bool | str | None) -> None:
@@ -46,10 +46,13 @@ class Muon(Optimizer):
         if tf32 not in (True, False, "auto", None):
             raise ValueError(f"tf32 must be true, false or auto, received {tf32!r}")
         if tf32 in (True, False):
-            if self.precision != "auto":
-                raise ValueError(f"tf32 is the earlier name of precision, received precision={self.precision!r} too")
-            self.precision = "tf32" if tf32 else "full"
-        self.precision = canonical("precision", self.precision, ("auto", *PRECISIONS))
+            if self.matmul_precision != "auto":
+                raise ValueError(
+                    "tf32 is the earlier name of matmul_precision, "
+                    f"received matmul_precision={self.matmul_precision!r} too"
+                )
+            self.matmul_precision = "tf32" if tf32 else "full"
+        self.matmul_precision = canonical("matmul_precision", self.matmul_precision, ("auto", *PRECISIONS))
         if self.weight_decay:
             raise ValueError("muon keeps the norm of each weight, so it takes no weight_decay")
 
@@ -60,9 +63,12 @@ class Muon(Optimizer):
                 f"muon takes filters and matrices, not {', '.join(vectors)}: give those to another optimizer in "
                 "groups, as 'filters -> muon:lr=0.02; * -> sgd:lr=0.05'"
             )
-        if self.precision in ("tf32", "bfloat16") and any(param.dtype == np.float64 for param in params.values()):
+        if self.matmul_precision in ("tf32", "bfloat16") and any(
+            param.dtype == np.float64 for param in params.values()
+        ):
             raise ValueError(
-                f"muon's precision={self.precision} multiplies float32 numbers, received parameters in float64"
+                f"muon's matmul_precision={self.matmul_precision} multiplies float32 numbers, "
+                "received parameters in float64"
             )
         super().build(params, masters)
 
@@ -83,6 +89,6 @@ class Muon(Optimizer):
         )
 
     def _precision_for(self, dtype: np.dtype) -> str:
-        if self.precision != "auto":
-            return self.precision
+        if self.matmul_precision != "auto":
+            return self.matmul_precision
         return "bfloat16" if dtype.itemsize == 2 else "full"
