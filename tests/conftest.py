@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import signal
+import sys
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: with threads of their own they would wait for one another
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -24,6 +25,9 @@ def pytest_collection():
 def pytest_collection_finish():
     gc.freeze()
     gc.enable()
+    native = sys.modules.get("gpuconv.backends.cuda.emulator.native")
+    if native and native.runtime.cache_info().currsize:  # each worker would compile it at the same time
+        raise pytest.UsageError("a module of tests uses the emulated device as it is imported; do so in the tests")
 
 
 def pytest_make_parametrize_id(val, argname):

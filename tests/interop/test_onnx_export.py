@@ -129,7 +129,7 @@ def test_every_layer_occurs_in_an_exported_net():
     }
 
 
-LARGE = ("vgg16", "resnet18-cifar", "resnet18", "resnet34", "resnet50", "mobilenet-v2")
+LARGE = ("alexnet-cifar", "vgg-cifar", "vgg16", "resnet18-cifar", "resnet18", "resnet34", "resnet50", "mobilenet-v2")
 
 
 @pytest.mark.parametrize("name", [name for name in models.MODELS if name not in LARGE])

@@ -69,9 +69,8 @@ def test_tables_of_addresses_and_any_pointer():
     assert np.asarray(y).tolist() == [2, 3, 3]
 
 
-@pytest.mark.parametrize(
-    ("change", "error", "message"),
-    [
+def test_arguments_that_do_not_match_are_refused():
+    for change, error, message in (
         ({"value": "1"}, TypeError, r"fill: value \(float\) takes a number, received '1'"),
         ({"value": None}, TypeError, "takes a number, received None"),
         ({"n": 2.0}, TypeError, r"fill: n \(int\) takes an integer, received 2\.0"),
@@ -89,11 +88,9 @@ def test_tables_of_addresses_and_any_pointer():
         ({"grid": -1}, ValueError, "a grid has at most"),
         ({"name": "bounded", "block": 65}, ValueError, "bounded runs with 1 to 64 threads a block"),
         ({"name": "fil"}, ValueError, "unknown kernel of arguments.cu 'fil'; did you mean 'fill'"),
-    ],
-)
-def test_arguments_that_do_not_match_are_refused(change, error, message):
-    with pytest.raises(error, match=message):
-        fill(**change)
+    ):
+        with pytest.raises(error, match=message):
+            fill(**change)
 
 
 def test_a_wrong_number_of_arguments_is_refused():
