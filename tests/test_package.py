@@ -35,6 +35,7 @@ HEAVY = [
     "onnxruntime",
     "tensorboardX",
     "mpi4py",
+    "xxhash",
 ]
 
 # Each part may import from its own line and the lines above it.

@@ -80,14 +80,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=True,
         metavar="FILE",
-        help="keep a hash, the sum and the norm of the tensors of every step, for gpuconv bisect (default: RUN_DIR/"
+        help="keep a hash, the sum and the norm of each tensor of every step, for gpuconv bisect (default: RUN_DIR/"
         "digests.jsonl); changes no result and is not stored, so repeat it with --resume",
     )
     parser.add_argument(
         "--digests-every",
         type=run_settings.count(1),
         metavar="N",
-        help="keep the layers' outputs and their gradients of the first N steps and each N-th (default: 20); "
+        help="keep the layers' outputs and their gradients only of the first N steps and each N-th (default: 1, all); "
         "parameters, their gradients and the loss are kept of every step",
     )
     run_settings.add_shadow(parser)

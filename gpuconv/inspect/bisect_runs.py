@@ -7,6 +7,7 @@ order:
   errors that verify's bound allows (`gpuconv.verify.bounds`) add up over everything computed so far. They bound the
   change of the norm; multiplied by the root of the number of values, they bound the change of the sum (Cauchy-Schwarz).
 - Gradients may cancel, so their errors are relative to the gradient of the whole net.
+- The digests add in float32 themselves (`Digest.error`).
 - A step whose inner outputs and gradients were not recorded has rounded as much as a step with recorded ones.
 - An update turns a gradient's relative error into the same relative error of the parameter's change, at most twice the
   change: Adam takes full steps along a gradient that is only rounding error. Later steps inherit the drift of the
@@ -65,10 +66,13 @@ class Apart:
         """The difference as a share of what rounding explains: 0 for the same bits, above 1 if the difference is
         larger."""
         one, other = self.a, self.b
-        if (one.hash, one.size, one.dtype) == (other.hash, other.size, other.dtype):
+        if one.alike(other):
             return 0.0
-        if one.size != other.size or not (one.rounds and other.rounds):
+        if one.size != other.size:
             return math.inf
+        if not (one.rounds and other.rounds):
+            same = (one.norm, one.sum) == (other.norm, other.sum)
+            return 0.0 if same and one.alike(other) is None else math.inf
         if one.norm is None or other.norm is None or one.sum is None or other.sum is None:
             return 0.0 if (one.norm, one.sum) == (other.norm, other.sum) else math.inf
         errors = abs(one.norm - other.norm), abs(one.sum - other.sum) / math.sqrt(one.size)
@@ -81,9 +85,9 @@ class Apart:
         return WHAT.get(self.a.direction, f"{self.a.direction} of {{}}").format(self.a.name)
 
     def __str__(self) -> str:
-        lines = [f"differ first at step {self.step}: {self.tensor}", f"  {'':6}{'A':>16}{'B':>16}"]
+        lines = [f"differ first at step {self.step}: {self.tensor}", f"  {'':6}{'A':>23}{'B':>23}"]
         for name in ("dtype", "size", "hash", "sum", "norm"):
-            lines.append(f"  {name:6}{_shown(getattr(self.a, name)):>16}{_shown(getattr(self.b, name)):>16}")
+            lines.append(f"  {name:6}{_shown(getattr(self.a, name)):>23}{_shown(getattr(self.b, name)):>23}")
         norms = [digest.norm for digest in (self.a, self.b) if digest.norm is not None]
         if len(norms) == 2:
             lines.append(f"  the norms differ by {abs(norms[0] - norms[1]):.3g}; rounding explains {self.rounding:.3g}")
@@ -97,13 +101,14 @@ class Apart:
 class Runs:
     """The result of a comparison. steps: the number of steps in both runs. settings: those that differ, in words. bits:
     the first tensor with other bits. beyond: the first tensor whose difference rounding does not explain. one_machine:
-    whether any differing bit counts. shares: for each tensor (direction, name), by step, the difference as a share of
-    what rounding explains."""
+    whether any differing bit counts. hashes: their kinds. shares: for each tensor (direction, name), by step, the
+    difference as a share of what rounding explains."""
 
     steps: int = 0
     lengths: tuple[int, int] = (0, 0)
     settings: list[str] = field(default_factory=list)
     one_machine: bool = True
+    hashes: list[str] = field(default_factory=list)
     bits: Apart | None = None
     beyond: Apart | None = None
     shares: dict[tuple[str, str], dict[int, float]] = field(default_factory=dict, repr=False)
@@ -132,6 +137,8 @@ class Runs:
             lines.append(f"beyond what rounding explains: {late}")
         elif not self.one_machine:
             early = f"from step {self.bits.step} on, {self.bits.tensor}" if self.bits else "nowhere"
+            if len(self.hashes) > 1:
+                early = f"unknown, as the hashes are of two kinds, {' and '.join(self.hashes)}"
             lines.append(f"other bits: {early}")
         return "\n".join(lines)
 
@@ -176,8 +183,10 @@ def compare(a: list[Step], b: list[Step]) -> Runs:
         raise ValueError(f"the runs have no step in common: one has {_range(ours)}, the other {_range(theirs)}")
     found = Runs(len(both), (len(ours), len(theirs)))
     pairs = [(number, _pairs(ours[number], theirs[number])) for number in both]
+    together = [pair for _, listed in pairs for pair in listed]
+    found.hashes = sorted({digest.kind for pair in together for digest in pair})
     found.one_machine = all(ours[number].on == theirs[number].on for number in both) and all(
-        one.dtype == other.dtype for _, listed in pairs for one, other in listed
+        one.dtype == other.dtype and one.kind == other.kind for one, other in together
     )
     rounding = Rounding(max(map(_inside, [*a, *b])))
     for number, listed in pairs:
@@ -189,10 +198,10 @@ def compare(a: list[Step], b: list[Step]) -> Runs:
             apart = Apart(number, one, other, rounding.allowed(one, other), alike, inside)
             shares = found.shares.setdefault((one.direction, one.name), {})
             shares[number] = max(apart.share, shares.get(number, 0.0))  # a layer runs once for each shard
-            if (one.hash, one.size, one.dtype) != (other.hash, other.size, other.dtype):
+            if one.alike(other) is False:
                 found.bits = found.bits or apart
-                if apart.share > 1:
-                    found.beyond = found.beyond or apart
+            if apart.share > 1:
+                found.beyond = found.beyond or apart
         rounding.end()
     return found
 
@@ -217,6 +226,10 @@ class Rounding:
         )
 
     def allowed(self, one: Digest, other: Digest) -> float:
+        """The difference of the tensors, and of what the digests round themselves."""
+        return self._computed(one, other) + one.error + other.error
+
+    def _computed(self, one: Digest, other: Digest) -> float:
         self.relative += max(map(_rounding, (one, other)))
         error = self.relative * math.hypot(*self._gradients.values())
         if one.direction == "gradient":

@@ -1,13 +1,14 @@
 """Digests of a run: a line for each step, with a hash, the sum and the norm of every tensor of that step.
 
-`gpuconv bisect RUN_A RUN_B` compares two such files (`gpuconv.inspect.bisect`). A line is
+`gpuconv bisect RUN_A RUN_B` compares two such files (`gpuconv.inspect.bisect_runs`). A line is
 
-    {"step": 1, "on": "numpy: ...", "tensors": [["forward", "conv1", "float32", 65536, 9, "5f1c02aa", 12.5, 80.1, 0]]}
+    {"format": 2, "step": 1, "on": "numpy: ...",
+     "tensors": [["forward", "conv1", "float32", 65536, 9, "xxh3:5f1c02aa90b1d7e4", 12.5, 80.1, 0]]}
 
-with each tensor's direction, name, dtype, number of values, products summed for one value, CRC-32 of its bytes, sum and
-norm in float64 (null where they are not finite), and the norm of its change by the update. They are in the order of the
-work: the layers' outputs, the gradients of their inputs, the parameters' gradients, the updated parameters, the loss.
-Most bytes are in the layers' outputs and the gradients of their inputs, so not every step has these.
+with each tensor's direction, name, dtype, number of values, products summed for one value, hash of its bytes, sum and
+norm (null where they are not finite), and the norm of its change by the update. They are in the order of the work: the
+layers' outputs, the gradients of their inputs, the parameters' gradients, the updated parameters, the loss. A hash
+names its kind; lines of format 1, which have no "format", hold CRC-32 without a name, and are read as well.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import math
 import os
 import platform
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,13 @@ from gpuconv.layers.fused import Fused
 from gpuconv.training.callbacks import Callback, append
 from gpuconv.types import Array
 
-EVERY = 20  # every so many steps all tensors are recorded: keeps the cost below a tenth of the run's time
-MOST = 1e308  # the numbers in a file are below this
-_ONES = np.ones(8192)  # BLAS may add more in several threads, in an order that depends on their number
+FORMAT = 2
+CRC32 = "crc32"
+MOST = 1e308  # numbers of a file are below
+ROW = 256  # values that are added in float32 before their sum is added to others in float64
+_BLOCK = 1024 * ROW  # values, which stay in the processor's cache from the hash to the norm
+_SMALL = 2.0**-100  # float32 loses mean squares below: products under 2^-126 may be rounded to 0
+_ONES = {np.dtype(dtype): np.ones(ROW, dtype) for dtype in ("float32", "float64")}
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,26 @@ class Digest:
         """Whether its values are floats."""
         return is_float(as_numeric("dtype", self.dtype))
 
+    @property
+    def error(self) -> float:
+        """How far rounding in `_dot` may have moved the norm, and the sum divided by the root of the size: at most
+        n u / (1 - n u) of the sum of absolute values for rows of n, which is at most the norm times that root."""
+        unit = np.finfo(np.float64 if self.dtype == "float64" else np.float32).eps / 2
+        return ROW * float(unit) * (self.norm or 0.0) if self.rounds else 0.0
+
+    def alike(self, other: Digest) -> bool | None:
+        """Whether both are of the same bits; None if the hashes are of two kinds, which do not tell."""
+        if (self.size, self.dtype) != (other.size, other.dtype):
+            return False
+        if self.kind != other.kind:
+            return None
+        return self.hash == other.hash
+
+    @property
+    def kind(self) -> str:
+        """The kind of hash, "xxh3" or "crc32"."""
+        return self.hash.partition(":")[0]
+
     @classmethod
     def of(
         cls, direction: str, name: str, tensor: Array, products: float = 1, before: np.ndarray | None = None
@@ -65,18 +90,9 @@ class Digest:
         """before: the values before the update."""
         host = tensor if type(tensor) is np.ndarray else backends.to_numpy(tensor)
         flat = np.ascontiguousarray(host).reshape(-1)
-        total, squares, moved = _sums(flat, before if before is None else before.reshape(-1))
-        return cls(
-            direction,
-            name,
-            _name(flat.dtype),
-            flat.size,
-            max(1, math.ceil(products)),
-            f"{zlib.crc32(flat.view(np.uint8).data):08x}",
-            _finite(total),
-            _finite(math.sqrt(squares)),
-            _finite(math.sqrt(moved)),
-        )
+        hashed, total, norm, moved = _measured(flat, before if before is None else before.reshape(-1))
+        size = max(1, math.ceil(products))
+        return cls(direction, name, _name(flat.dtype), flat.size, size, hashed, total, norm, moved)
 
 
 @cache
@@ -85,25 +101,75 @@ def _name(dtype: np.dtype) -> str:
     return dtype.name
 
 
-def _sums(flat: np.ndarray, before: np.ndarray | None) -> tuple[float, float, float]:
-    """The sum of the values, of their squares, and of the squares of their changes, in float64, in blocks that stay in
-    the cache."""
-    buffer = np.empty(min(flat.size, len(_ONES)))
+@cache
+def _hash() -> tuple[str, Callable[[], Any]]:
+    """The kind of hash that is computed here, and a function that begins one."""
+    try:
+        from xxhash import xxh3_64
+    except ImportError:
+        return CRC32, _CRC32
+    return "xxh3", xxh3_64
+
+
+class _CRC32:
+    """zlib's CRC-32, used as hashlib's hashes are."""
+
+    value = 0
+
+    def update(self, content: Any) -> None:
+        self.value = zlib.crc32(content, self.value)
+
+    def hexdigest(self) -> str:
+        return f"{self.value:08x}"
+
+
+@np.errstate(all="ignore")
+def _measured(flat: np.ndarray, before: np.ndarray | None) -> tuple[str, float | None, float | None, float | None]:
+    """The hash, the sum, the norm and the norm of the change, by parts that stay in the cache."""
+    kind, begin = _hash()
+    hashed = begin()
     total = squares = moved = 0.0
-    for begin in range(0, flat.size, len(_ONES)):
-        part = slice(begin, begin + len(_ONES))
-        values = buffer[: len(flat[part])]
-        values[...] = flat[part]
-        total += float(values.dot(_ONES[: len(values)]))
-        squares += float(values.dot(values))
+    for at in range(0, flat.size, _BLOCK):
+        part = flat[at : at + _BLOCK]
+        hashed.update(part.view(np.uint8))
+        values = _wide(part)
+        total += _dot(values, _ONES[values.dtype])
+        squares += _squares(values)
         if before is not None:
-            values -= before[part]
-            moved += float(values.dot(values))
-    return total, squares, moved
+            moved += _squares(values - _wide(before[at : at + _BLOCK]))
+    norms = _finite(math.sqrt(squares)), _finite(math.sqrt(moved))
+    return f"{kind}:{hashed.hexdigest()}", _finite(total), *norms
 
 
-def _finite(value: Any) -> float | None:
-    return float(value) if math.isfinite(value) else None
+def _wide(values: np.ndarray) -> np.ndarray:
+    """As float32, or as float64 if the dtype is wider."""
+    narrow = is_float(values.dtype) and values.dtype.itemsize <= 4
+    return values.astype(np.float32 if narrow else np.float64, copy=False)
+
+
+def _squares(values: np.ndarray) -> float:
+    found = _dot(values)
+    if values.dtype == np.float32 and found < len(values) * _SMALL:
+        found = _dot(values.astype(np.float64))
+    return found
+
+
+def _dot(values: np.ndarray, row: np.ndarray | None = None) -> float:
+    """The sum of the products of each `ROW` values with those of `row`, by default with themselves. A row is added in
+    the values' dtype, the rows in float64; all in float64 if float32 overflows. No BLAS takes several threads for so
+    few."""
+    rest = values[len(values) - len(values) % ROW :]
+    found = float(rest.dot(rest if row is None else row[: len(rest)])) if len(rest) else 0.0
+    if len(values) >= ROW:
+        rows = values[: len(values) - len(rest)].reshape(-1, ROW)
+        found += float(np.add.reduce(np.vecdot(rows, rows if row is None else row), dtype=np.float64))
+    if values.dtype == np.float32 and not math.isfinite(found):
+        return _dot(values.astype(np.float64), row if row is None else row.astype(np.float64))
+    return found
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 @dataclass(frozen=True)
@@ -116,20 +182,20 @@ class Step:
 
     def line(self) -> str:
         listed = [[*vars(digest).values()] for digest in self.tensors]
-        return json.dumps({"step": self.step, "on": self.on, "tensors": listed}) + "\n"
+        return json.dumps({"format": FORMAT, "step": self.step, "on": self.on, "tensors": listed}) + "\n"
 
 
 class Digests(Callback):
     """Writes the digests of every step: ``fit(..., run_dir="runs/one", callbacks=[Digests()])``.
 
     path: a file, by default digests.jsonl in the run directory. every: N records the layers' outputs and the gradients
-    of their inputs in the first N steps and then in each N-th step; 1 records them in all steps. Steps run launch by
-    launch, with the same bits as captured ones. When a run is resumed, the file goes on after the checkpoint's step.
+    of their inputs only in the first N steps and then in each N-th. Steps run launch by launch, with the same bits
+    as captured ones. When a run is resumed, the file goes on after the checkpoint's step.
     """
 
     only_on_rank_0 = True
 
-    def __init__(self, path: str | os.PathLike[str] | None = None, every: int = EVERY) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None = None, every: int = 1) -> None:
         self.path, self.every = path, arguments.integer("every", every, 1)
 
     def on_start(self, trainer: Any) -> None:
@@ -209,8 +275,11 @@ def read(path: str | os.PathLike[str]) -> list[Step]:
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
-            found.append(Step(int(entry["step"]), str(entry["on"]), [_checked(each) for each in entry["tensors"]]))
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            if (written := entry.get("format", 1)) not in (1, FORMAT):
+                raise ValueError(f"its format is {str(written)[:20]}, and this version reads 1 and {FORMAT}")
+            tensors = [_checked(each) for each in entry["tensors"]]
+            found.append(Step(int(entry["step"]), str(entry["on"]), tensors))
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{path}, line {number}, is no line of digests: {error}") from error
     return found
 
@@ -220,6 +289,8 @@ def _checked(entry: Any) -> Digest:
     if not isinstance(entry, list) or len(entry) != len(kinds) or not all(map(isinstance, entry, kinds)):
         raise ValueError(f"{str(entry)[:60]} describes no tensor")
     found = Digest(*entry)
+    if ":" not in found.hash:
+        found = replace(found, hash=f"{CRC32}:{found.hash}")
     as_numeric("dtype", found.dtype)
     for name in ("size", "products", "sum", "norm", "moved"):
         if not -MOST < (getattr(found, name) or 0) < MOST:  # nor NaN

@@ -50,7 +50,11 @@ def changed(steps, number, direction, name, by):
         tensors = []
         for each in step.tensors:
             apart |= (step.step, each.direction, each.name) == (number, direction, name)
-            off = {"hash": "0", "sum": each.sum * by, "norm": each.norm * by} if apart and each.dtype != "int64" else {}
+            off = (
+                {"hash": "xxh3:0", "sum": each.sum * by, "norm": each.norm * by}
+                if apart and each.dtype != "int64"
+                else {}
+            )
             tensors.append(replace(each, **off))
         found.append(Step(step.step, step.on, tensors))
     return found
@@ -97,6 +101,26 @@ def test_every_difference_is_kept_as_a_share_of_what_rounding_explains(one):
     assert "differ first at step 3: the gradient of conv2.weight, backward" in [
         each.get_text() for each in figure.texts
     ]
+
+
+def test_hashes_of_two_kinds_are_compared_by_sums_and_norms(one):
+    def hashed(steps):
+        return [replace(step, tensors=[replace(each, hash="crc32:0") for each in step.tensors]) for step in steps]
+
+    found = compare(one, hashed(one))
+    assert (found.found, found.bits, found.one_machine, found.hashes) == (None, None, False, ["crc32", "xxh3"])
+    assert str(found).endswith("other bits: unknown, as the hashes are of two kinds, crc32 and xxh3")
+    found = compare(one, hashed(changed(one, 3, "forward", "conv2", 3.0))).found
+    assert (found.step, found.a.direction, found.a.name) == (3, "forward", "conv2")
+
+
+def test_a_difference_that_the_digests_may_have_made_is_not_beyond_the_bound():
+    values = np.random.default_rng(0).uniform(size=100_000).astype(np.float32)
+    one = Digest.of("forward", "input", values, 1)
+    for times, beyond in ((1, False), (3, True)):
+        off = replace(one, hash="xxh3:0", norm=one.norm + times * 2 * one.error)
+        found = compare([Step(1, "here", [one])], [Step(1, "there", [off])])
+        assert (found.beyond is not None) == beyond, times
 
 
 def test_zeros_of_either_sign_are_the_same_numbers():
@@ -151,7 +175,7 @@ def test_another_learning_rate_is_seen_at_the_first_update(one, tmp_path):
 
 def test_numbers_that_are_not_finite_differ_from_those_that_are(one):
     last = one[-1]
-    tensors = [replace(each, sum=None, norm=None, hash="0") for each in last.tensors]
+    tensors = [replace(each, sum=None, norm=None, hash="xxh3:0") for each in last.tensors]
     found = compare(one, elsewhere([*one[:-1], Step(last.step, last.on, tensors)]))
     assert (found.beyond.step, found.beyond.alike) == (8, 0)
     assert "not finite" in str(found)
