@@ -56,7 +56,7 @@ LAYERS = [
         "types",
         "version",
     },
-    {"arguments", "dtypes", "lists", "spec"},
+    {"arguments", "dtypes", "list_cache", "spec"},
     {"devices", "kernels", "problems", "random"},
     {"algorithms", "checkpoint"},
     {"backends"},

@@ -16,7 +16,7 @@ import numpy as np
 
 from gpuconv.devices import MASKED, SUBCLASSES, kind_of, masked, place_of
 from gpuconv.dtypes import as_numeric, is_numeric
-from gpuconv.lists import WhileAlive
+from gpuconv.list_cache import WhileAlive
 
 if TYPE_CHECKING:
     from gpuconv.backends.offered import Backend

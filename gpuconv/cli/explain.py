@@ -58,7 +58,7 @@ def place(text: str) -> tuple[int, ...]:
 
 def run(options: argparse.Namespace) -> int:
     from gpuconv import backends, plots
-    from gpuconv.training.look import look
+    from gpuconv.training.image_activations import look
 
     _expect_choice(options)
     pictures.expect_target(options.picture)

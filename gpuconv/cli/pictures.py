@@ -11,7 +11,7 @@ import numpy as np
 from gpuconv import backends, plots
 from gpuconv.cli.errors import UserError, asked
 from gpuconv.cli.runs import line
-from gpuconv.training.look import picture
+from gpuconv.training.image_activations import picture
 
 if TYPE_CHECKING:
     from gpuconv.data import Normalization

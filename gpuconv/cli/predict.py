@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from gpuconv import plots
-    from gpuconv.training.look import look
+    from gpuconv.training.image_activations import look
 
     if options.picture:
         try:

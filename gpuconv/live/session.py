@@ -30,7 +30,7 @@ from gpuconv.shell import command
 from gpuconv.training import RunDirectory
 from gpuconv.training.callbacks import Callback, describe
 from gpuconv.training.fit import FINISHED
-from gpuconv.training.state import RunState
+from gpuconv.training.run_state import RunState
 from gpuconv.training.trainer import Trainer
 from gpuconv.types import Record
 

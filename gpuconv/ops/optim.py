@@ -9,7 +9,7 @@ import numpy as np
 from gpuconv.arguments import above_zero, flag, integer, learning_rate, number, step_integer
 from gpuconv.backends import backend_of
 from gpuconv.dtypes import accumulation_dtype, is_float
-from gpuconv.lists import WhileAlive
+from gpuconv.list_cache import WhileAlive
 from gpuconv.ops.expect import expect_any_float, expect_shape, expect_writable, expect_writable_lists
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op

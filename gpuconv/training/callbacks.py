@@ -36,8 +36,8 @@ from gpuconv.console import is_quiet, progress_bar, say
 from gpuconv.files import open_to_append
 from gpuconv.names import lookup
 from gpuconv.shell import command
+from gpuconv.training.run_state import RunState
 from gpuconv.training.rundir import RunDirectory
-from gpuconv.training.state import RunState
 from gpuconv.types import Record
 
 log = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ from gpuconv.training.feeding import Feed
 from gpuconv.training.held_out import HeldOut
 from gpuconv.training.interrupts import Interrupts
 from gpuconv.training.replay import Replay
+from gpuconv.training.run_state import DivergedError, RunState
 from gpuconv.training.shadow import Shadow
-from gpuconv.training.state import DivergedError, RunState
 from gpuconv.training.step_counter import AHEAD, StepCounter
 from gpuconv.training.totals import NOTHING
 from gpuconv.types import Record

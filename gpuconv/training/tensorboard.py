@@ -14,8 +14,8 @@ import numpy as np
 
 from gpuconv import backends
 from gpuconv.training.callbacks import Callback
-from gpuconv.training.look import picture
-from gpuconv.training.state import RunState
+from gpuconv.training.image_activations import picture
+from gpuconv.training.run_state import RunState
 from gpuconv.types import Record
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from gpuconv.layers.saving import notes
 from gpuconv.metrics import named
 from gpuconv.names import lookup
 from gpuconv.parallel import Ranks, report_errors
-from gpuconv.training import adapt, digests, feeding, schedules, stored, user_data
+from gpuconv.training import digests, feeding, own_optimizers, schedules, stored, user_data
 from gpuconv.training.callbacks import Checkpoints, Progress, checked, keepers
 from gpuconv.training.clip import Clip
 from gpuconv.training.ema import decay_value
@@ -30,10 +30,10 @@ from gpuconv.training.interrupts import Interrupts
 from gpuconv.training.loss_scale import LossScale
 from gpuconv.training.optimizers import Optimizer
 from gpuconv.training.plateau import Plateau
+from gpuconv.training.run_state import RunState
 from gpuconv.training.rundir import RunDirectory
 from gpuconv.training.shadow import VIOLATIONS, Shadow, expect_share
 from gpuconv.training.sharding import shard_count
-from gpuconv.training.state import RunState
 from gpuconv.types import Record
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Trainer(RunState):
     Args:
         net: Built, on the device where it is to be trained.
         optimizer: A name with `lr` and further settings (`gpuconv.training.optimizers`), an optimizer, or any object
-            with step(params, grads) (`adapt.Adapted`).
+            with step(params, grads) (`own_optimizers.Adapted`).
         loss: A name, or a function (`gpuconv.losses`).
         schedule: Its short form, "cosine,warmup:5", a schedule, or any function of the step (`schedules.Called`).
         plateau: Lowers the rate, in addition, when the validation loss no longer improves: a patience in epochs, a
@@ -139,12 +139,12 @@ class Trainer(RunState):
         self.shadowed: Shadow | None = None
         self.violation = lookup("violation", violation, {each: each for each in VIOLATIONS})
         self.metrics = named(metrics)
-        own, factor = adapt.optimizer(optimizer, **optimizer_settings), schedules.get(schedule)
+        own, factor = own_optimizers.optimizer(optimizer, **optimizer_settings), schedules.get(schedule)
         watched = Plateau.of(plateau)
-        adapt.expect_rate(own, factor, watched)
+        own_optimizers.expect_rate(own, factor, watched)
         limit = Clip.of(clip)
-        adapt.expect_clip(own, limit)
-        adapt.expect_update(own, ema)
+        own_optimizers.expect_clip(own, limit)
+        own_optimizers.expect_update(own, ema)
         super().__init__(
             net,
             own,
@@ -329,7 +329,7 @@ def _synchronized(sync_batch_norm: object, fuse: bool | None) -> bool:
 def _shared_out(shard_optimizer: object, optimizer: Optimizer) -> bool:
     """Whether each rank keeps a part of the optimizer's state; checks the argument."""
     given = flag("shard_optimizer", shard_optimizer)
-    if given and isinstance(optimizer, adapt.Adapted):
+    if given and isinstance(optimizer, own_optimizers.Adapted):
         raise ValueError(
             f"shard_optimizer needs one of gpuconv's optimizers, whose state it can deal out to the ranks; "
             f"{type(optimizer.inner).__name__} keeps its own"

@@ -19,7 +19,7 @@ from gpuconv.inspect.profile import Profile, Row
 from gpuconv.profiling import peaks
 from gpuconv.profiling.work import Ceilings, Work
 from gpuconv.training import Trainer, evaluate
-from gpuconv.training.look import look
+from gpuconv.training.image_activations import look
 
 # --- options ------------------------------------------------------------------------------------
 

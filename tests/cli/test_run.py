@@ -364,7 +364,7 @@ def test_pictures_of_other_nets(model):
     """One column per layer that changes the volume, a residual block being one; leading FC layers have filters too."""
     from gpuconv import models
     from gpuconv.cli import pictures
-    from gpuconv.training.look import look
+    from gpuconv.training.image_activations import look
 
     net = models.build(model, (8, 12, 3), 4)
     x = np.random.default_rng(1).normal(size=(1, 8, 12, 3)).astype(np.float32)

@@ -10,7 +10,7 @@ import pytest
 from gpuconv import asarray, to_numpy
 from gpuconv.algorithms import find
 from gpuconv.backends.cuda import emulator
-from gpuconv.backends.cuda.ops.convolution import fits_tap_table, packed
+from gpuconv.backends.cuda.ops.conv_struct import fits_tap_table, packed
 from gpuconv.backends.cuda.runtime import source
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.outputs import ceil_div

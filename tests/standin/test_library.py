@@ -21,7 +21,7 @@ from gpuconv import backends, checkpoint, lab, ops
 from gpuconv.backends.cuda import ops as cuda_ops
 from gpuconv.backends.cuda.cache import Cache
 from gpuconv.backends.cuda.gemm import tuner
-from gpuconv.backends.cuda.runtime import attached, nvrtc
+from gpuconv.backends.cuda.runtime import attached_tools, nvrtc
 from gpuconv.cli import main
 from gpuconv.data import Augmentation, Loader, Normalization
 from gpuconv.inspect.profile import profile
@@ -464,7 +464,7 @@ def ours_alone(entry, device, compiled):
 def test_under_a_profiling_tool_nothing_is_timed_and_a_message_says_so(timed, monkeypatch, capsys, variable, tool):
     monkeypatch.delenv("GPUCONV_AUTOTUNE")
     monkeypatch.setenv(variable, "49152")
-    caches = attached.tool, tuner._untimed
+    caches = attached_tools.tool, tuner._untimed
     for cache in caches:
         cache.cache_clear()
     try:

@@ -33,7 +33,7 @@ from gpuconv.backends.cuda.gemm import proofs
 from gpuconv.backends.cuda.gemm.gpu import Emulated, Gpu
 from gpuconv.backends.cuda.gemm.plan import LARGEST_WORKSPACE, Plan, candidates, partials_bytes, plan
 from gpuconv.backends.cuda.gemm.product import Product
-from gpuconv.backends.cuda.runtime import attached
+from gpuconv.backends.cuda.runtime import attached_tools
 from gpuconv.backends.cuda.runtime.device_array import capability_named, capability_of
 from gpuconv.backends.cuda.runtime.kernel import text_of, when_replaced
 from gpuconv.devices import Device
@@ -99,7 +99,7 @@ def noted() -> Iterator[list[Product]]:
 
 @functools.cache  # so that the message appears once
 def _untimed() -> bool:
-    if tool := attached.tool():
+    if tool := attached_tools.tool():
         notice(f"under {tool} 'auto' takes the cost model's choice and times nothing, unless GPUCONV_AUTOTUNE is 1")
     return tool is not None
 

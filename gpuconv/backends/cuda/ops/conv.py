@@ -15,7 +15,7 @@ from gpuconv.backends.cuda.gemm.product import ACTIVATIONS, Product
 from gpuconv.backends.cuda.gemm.tuner import recall
 from gpuconv.backends.cuda.ops import depthwise
 from gpuconv.backends.cuda.ops.column_reduce import deal, finish_grid, partials, width_of
-from gpuconv.backends.cuda.ops.convolution import expect_within_limits, fits_tap_table, packed
+from gpuconv.backends.cuda.ops.conv_struct import expect_within_limits, fits_tap_table, packed
 from gpuconv.backends.cuda.ops.pool import launch_over_packs
 from gpuconv.backends.cuda.runtime.device_array import empty
 from gpuconv.backends.cuda.runtime.kernel import load

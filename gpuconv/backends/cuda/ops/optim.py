@@ -16,7 +16,7 @@ from gpuconv.backends.cuda.runtime.device_array import asarray, empty, zeros
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.outputs import THREADS, contiguous, device_scalar, put_back
 from gpuconv.devices import Device, address, device_of
-from gpuconv.lists import WhileAlive
+from gpuconv.list_cache import WhileAlive
 from gpuconv.types import Array, Scalar
 
 _NUMBERS = 8192  # per thread block; a multiple of 8, so that chunks keep their parameter's alignment

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpuconv import asarray, ops
-from gpuconv.lists import WhileAlive
+from gpuconv.list_cache import WhileAlive
 from tests import standin
 
 
