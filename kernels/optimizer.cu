@@ -9,16 +9,16 @@
 //   lion_step      p -= lr * (sign(beta1 * m + (1 - beta1) * g) + d * p), m = beta2 * m + (1 - beta2) * g
 //
 // chunks: a table in device memory with one entry for each block: up to 8192 numbers of one parameter with its gradient and
-// state. A float32 master also has the address of its 16-bit copy, which receives p rounded. An average of the parameter, where
-// there is one, then takes average += average_rate * (p - average). Numbers move 16 bytes at a time
-// (halves beside float32: 8) where all arrays of a chunk are aligned to that. lr and step are numbers, or are read from device
-// memory when the kernel runs, so that a captured step sees the current values. Half precision is computed in float32 and
-// rounded once, parameter and state alike.
+// state. A float32 master also has the address of its 16-bit copy, which receives p rounded; a parameter of DTYPE
+// beside such masters has a gradient of DTYPE. An average of the parameter, where there is one, then takes
+// average += average_rate * (p - average). Numbers move 16 bytes at a time (halves beside float32: 8) where all arrays of a chunk
+// are aligned to that. lr and step are numbers, or are read from device memory when the kernel runs, so that a captured step sees
+// the current values. Half precision is computed in float32 and rounded once, parameter and state alike.
 //
 // scaling: null, or the array that loss_scale.cu wrote: gradients are multiplied by scaling[1] first; if that is 0 nothing changes.
 // The scaling[3] skipped steps do not count as steps.
 //
-// Macros: DTYPE, of parameters and state; GRAD, of gradients and copies: DTYPE, or a half beside float32. Limits: none.
+// Macros: DTYPE, of parameters and state; GRAD, of copies and their gradients: DTYPE, or a half beside float32. Limits: none.
 // Floor, in sizeof(DTYPE) bytes per number, read and written: sgd 3, with velocity 5, adagrad, rmsprop and lion 5, adam 7, an
 // average 2 more; with masters two halves in place of the gradient's float32, as many bytes. Up to 19 FLOPs.
 #include "optimizer.cuh"
@@ -30,6 +30,7 @@ using Halves = Pack<GRAD, kWidth>;
 struct Chunk {
     DTYPE* param;
     const GRAD* grad;
+    const DTYPE* wide_grad;  // the gradient instead, of a parameter without a copy beside some with one; else null
     DTYPE* state[2];  // null: the rule has no such state
     GRAD* copy;       // null: the parameter has no 16-bit copy
     DTYPE* average;   // null: no average
@@ -39,16 +40,18 @@ struct Chunk {
 
 // rule.update(p, g, a, b) changes one number and its state. STATES: how many of a, b it has. It is compiled twice, for packs
 // and for single numbers, which must give the same bits: fma is written out wherever a compiler could choose what to fuse.
-template <int STATES, class Rule>
-__device__ __forceinline__ void update_chunk(const Chunk& chunk, Real unscale, Rule rule) {
+template <int STATES, class Gradient, class Rule>
+__device__ __forceinline__ void update_numbers(const Chunk& chunk, const Gradient* gradient, Real unscale, Rule rule) {
+    using Gradients = Pack<Gradient, kWidth>;
     DTYPE* const arrays[] = {chunk.param, chunk.state[0], chunk.state[1]};
     uint64 addresses = 0;
 #pragma unroll
     for (int s = 0; s <= STATES; ++s) addresses |= uint64(arrays[s]);
-    const bool aligned = addresses % sizeof(Numbers) == 0 && (uint64(chunk.grad) | uint64(chunk.copy)) % sizeof(Halves) == 0;
+    const bool aligned = addresses % sizeof(Numbers) == 0 && uint64(gradient) % sizeof(Gradients) == 0 &&
+                         uint64(chunk.copy) % sizeof(Halves) == 0;
     const int64 packs = aligned ? chunk.count / kWidth : 0;
     for (int64 i = threadIdx.x; i < packs; i += blockDim.x) {
-        const Halves grad = reinterpret_cast<const Halves*>(chunk.grad)[i];
+        const Gradients grad = reinterpret_cast<const Gradients*>(gradient)[i];
         Halves copy;
         Numbers numbers[STATES + 1];
 #pragma unroll
@@ -71,11 +74,18 @@ __device__ __forceinline__ void update_chunk(const Chunk& chunk, Real unscale, R
         Real values[3] = {};
 #pragma unroll
         for (int s = 0; s <= STATES; ++s) values[s] = load(arrays[s][i]);
-        rule.update(values[0], load(chunk.grad[i]) * unscale, values[1], values[2]);
+        rule.update(values[0], load(gradient[i]) * unscale, values[1], values[2]);
 #pragma unroll
         for (int s = 0; s <= STATES; ++s) arrays[s][i] = round_to<DTYPE>(values[s]);
         if (chunk.copy) chunk.copy[i] = round_to<GRAD>(values[0]);
     }
+}
+
+template <int STATES, class Rule>
+__device__ __forceinline__ void update_chunk(const Chunk& chunk, Real unscale, Rule rule) {
+    if constexpr (sizeof(GRAD) < sizeof(DTYPE))
+        if (chunk.wide_grad) return update_numbers<STATES>(chunk, chunk.wide_grad, unscale, rule);
+    update_numbers<STATES>(chunk, chunk.grad, unscale, rule);
 }
 
 // Updates the averages of a chunk that this block has updated, in a separate loop, so that the update keeps its registers. The

@@ -11,6 +11,7 @@ from gpuconv import asarray, ops, to_numpy
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.ops import optim
 from gpuconv.dtypes import as_dtype
+from gpuconv.profiling.launches import recorded
 from tests.kernels.agreement import FLOATS, random, thread_orders, wide
 from tests.tolerance import assert_within, elementwise_bound
 
@@ -245,6 +246,14 @@ def test_a_step_with_masters(device, rng, rule, dtype):
             np.testing.assert_array_equal(to_numpy(a), to_numpy(b))
     for param, master in zip(params, masters):
         np.testing.assert_array_equal(to_numpy(param), to_numpy(master).astype(param.dtype))
+
+
+@rules
+def test_parameters_with_and_without_a_copy_share_a_launch(device, rng, rule):
+    there = on(device, with_masters(rng, rule, "bfloat16"))
+    with recorded() as launches:
+        master_step(rule, there)
+    assert [launch.kernel.name for launch in launches] == [RULES[rule][0]]
 
 
 @rules

@@ -8,6 +8,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,7 @@ _CHUNK = np.dtype(  # the kernels' `struct Chunk`
     [
         ("param", np.uint64),
         ("grad", np.uint64),
+        ("wide_grad", np.uint64),
         ("state0", np.uint64),
         ("state1", np.uint64),
         ("copy", np.uint64),
@@ -212,18 +214,24 @@ def _step(
             _launch(kernel, dtype, copied, chunks, scaling, *scalars)
         return
     tables, copies = [], False
-    kinds = [(master.dtype, param.dtype, master is param) for master, param in zip(masters, params)]
+    narrow = {master.dtype: param.dtype for master, param in zip(masters, params) if master is not param and param.size}
+    kinds = [  # a parameter without a copy joins those of its dtype that have one
+        (master.dtype, narrow.get(master.dtype, param.dtype) if master is param else param.dtype)
+        for master, param in zip(masters, params)
+    ]
     for kind in dict.fromkeys(kinds):
         chosen = [i for i, param in enumerate(params) if kinds[i] == kind and param.size]
         if not chosen:
             continue
-        dtype, copied, own_masters = kind
-        changed = {"param": masters, **states}
-        if not own_masters:
-            changed["copy"] = params
+        dtype, copied = kind
+        copy = [None if master is param else param for master, param in zip(masters, params)]
+        changed: Columns = {"param": masters, **states, "copy": copy}
         given, written = [grads[i] for i in chosen], [arrays[i] for arrays in changed.values() for i in chosen]
         read, there, count = contiguous(*given), contiguous(*written), len(chosen)
-        columns = {name: there[at * count : (at + 1) * count] for at, name in enumerate(changed)} | {"grad": read}
+        columns = {name: there[at * count : (at + 1) * count] for at, name in enumerate(changed)} | {
+            "grad": [grad if grad.dtype == copied else None for grad in read],
+            "wide_grad": [None if grad.dtype == copied else grad for grad in read],
+        }
         chunks = _table(_chunks, columns, [decays[i] for i in chosen])
         _launch(kernel, dtype, copied, chunks, scaling, *scalars)
         put_back(written, there)
@@ -247,7 +255,7 @@ def _launch(
 # The table of a list of arrays, by its contents; it lives as long as the first array.
 _tables: dict[tuple[object, ...], Array] = {}
 
-Columns = Mapping[str, Sequence[Array]]
+Columns = Mapping[str, Sequence[Any]]  # arrays, or None for null pointers; the first column has none of these
 
 
 def _table(
@@ -260,7 +268,11 @@ def _table(
         device_of(first),
         *decays,
         *columns,
-        *((array.dtype, array.size, address(array)) for arrays in columns.values() for array in arrays),
+        *(
+            None if array is None else (array.dtype, array.size, address(array))
+            for arrays in columns.values()
+            for array in arrays
+        ),
     )
     if key not in _tables:
         _tables[key] = asarray(make(columns, decays).view(np.uint64), like=first)
@@ -284,12 +296,14 @@ def _extents(columns: Columns, _: Sequence[float]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _split(entry: np.dtype, arrays: Mapping[str, Array]) -> np.ndarray:
-    """Entries that split arrays of one size, `_NUMBERS` elements per entry."""
+def _split(entry: np.dtype, arrays: Mapping[str, Any]) -> np.ndarray:
+    """Entries that split arrays of one size, `_NUMBERS` elements per entry. None, which the first is not, is null."""
     size = next(iter(arrays.values())).size
     begin = np.arange(0, size, _NUMBERS)
     part = np.zeros(begin.size, entry)
     for name, array in arrays.items():
+        if array is None:
+            continue
         part[name] = np.uint64(address(array)) + begin.astype(np.uint64) * np.uint64(array.dtype.itemsize)
     part["count"] = np.minimum(_NUMBERS, size - begin)
     return part
