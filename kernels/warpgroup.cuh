@@ -49,7 +49,7 @@ __device__ __forceinline__ void wgmma_wait(GPUCONV_CALLER_ONLY) {
 }
 
 template <int REGISTERS>
-constexpr void expect_registers() {
+__device__ constexpr void expect_registers() {
     static_assert(REGISTERS >= 24 && REGISTERS <= 256 && REGISTERS % 8 == 0, "24 to 256, a multiple of 8");
 }
 
