@@ -1,7 +1,7 @@
-// Elementwise activations, forward and backward, over n numbers of any shape.
+// Elementwise activations, forward and backward, over numbers of any shape.
 //
-//   y[i] = f(x[i])                  op_forward(y, x, n)
-//   dx[i] = dy[i] * f'(saved[i])    op_backward(dx, dy, saved, n)
+//   y[i] = f(x[i])                  op_forward(y, x, n, rows)
+//   dx[i] = dy[i] * f'(saved[i])    op_backward(dx, dy, saved, n, rows)
 //
 // saved: y or x, see SAVES_OUTPUT in activation.cuh. The output may be an input. A thread moves WIDTH numbers at a time.
 //
@@ -13,84 +13,114 @@
 using Real = accumulator<DTYPE>;
 using Numbers = Pack<DTYPE, WIDTH>;
 
-template <class Function>
-__device__ __forceinline__ void map(DTYPE* y, const DTYPE* x, int64 n, Function f) {
+// The rows that an array of any shape is taken as, and the packs from one row to the next: of y or dx, of x or dy, of what was saved.
+// Contiguous arrays are one row; slices of wider volumes' channels are a row for each pixel.
+struct Rows {
+    int64 count, to, from, saved;
+};
+
+// Calls pack(row, i) for each pack of the calling thread in rows of n numbers, and single(i) for the numbers of one row after its last
+// pack; in several rows there are none.
+template <class OfPack, class OfNumber>
+__device__ __forceinline__ void each(int64 n, const Rows& rows, OfPack pack, OfNumber single) {
     const int64 packs = n / WIDTH;
-    for (int64 i = global_thread(); i < packs; i += global_threads()) {
-        Numbers pack = reinterpret_cast<const Numbers*>(x)[i];
+    for (int64 row = int64(blockIdx.y) * blockDim.y + threadIdx.y; row < rows.count; row += int64(gridDim.y) * blockDim.y)
+        for (int64 i = global_thread(); i < packs; i += global_threads()) pack(row, i);
+    if (rows.count == 1)
+        for (int64 i = packs * WIDTH + global_thread(); i < n; i += global_threads()) single(i);
+}
+
+template <class Function>
+__device__ __forceinline__ void map(DTYPE* y, const DTYPE* x, int64 n, const Rows& rows, Function f) {
+    const auto of_pack = [&](int64 row, int64 i) {
+        Numbers pack = reinterpret_cast<const Numbers*>(x)[row * rows.from + i];
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) pack.at[j] = round_to<DTYPE>(f.apply(load(pack.at[j])));
-        reinterpret_cast<Numbers*>(y)[i] = pack;
-    }
-    for (int64 i = packs * WIDTH + global_thread(); i < n; i += global_threads())
-        y[i] = round_to<DTYPE>(f.apply(load(x[i])));
+        reinterpret_cast<Numbers*>(y)[row * rows.to + i] = pack;
+    };
+    each(n, rows, of_pack, [&](int64 i) { y[i] = round_to<DTYPE>(f.apply(load(x[i]))); });
 }
 
 template <class Function>
-__device__ __forceinline__ void map_gradient(DTYPE* dx, const DTYPE* dy, const DTYPE* saved, int64 n, Function f) {
-    const int64 packs = n / WIDTH;
-    for (int64 i = global_thread(); i < packs; i += global_threads()) {
-        Numbers pack = reinterpret_cast<const Numbers*>(dy)[i];
-        const Numbers at = reinterpret_cast<const Numbers*>(saved)[i];
+__device__ __forceinline__ void
+map_gradient(DTYPE* dx, const DTYPE* dy, const DTYPE* saved, int64 n, const Rows& rows, Function f) {
+    const auto of_pack = [&](int64 row, int64 i) {
+        Numbers pack = reinterpret_cast<const Numbers*>(dy)[row * rows.from + i];
+        const Numbers at = reinterpret_cast<const Numbers*>(saved)[row * rows.saved + i];
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) pack.at[j] = round_to<DTYPE>(f.gradient(load(pack.at[j]), load(at.at[j])));
-        reinterpret_cast<Numbers*>(dx)[i] = pack;
-    }
-    for (int64 i = packs * WIDTH + global_thread(); i < n; i += global_threads())
-        dx[i] = round_to<DTYPE>(f.gradient(load(dy[i]), load(saved[i])));
+        reinterpret_cast<Numbers*>(dx)[row * rows.to + i] = pack;
+    };
+    each(n, rows, of_pack, [&](int64 i) { dx[i] = round_to<DTYPE>(f.gradient(load(dy[i]), load(saved[i]))); });
 }
 
-extern "C" __global__ void relu_forward(DTYPE* y, const DTYPE* x, int64 n) { map(y, x, n, Relu<Real>{}); }
-extern "C" __global__ void relu_backward(DTYPE* dx, const DTYPE* dy, const DTYPE* y, int64 n) {
-    map_gradient(dx, dy, y, n, Relu<Real>{});
+extern "C" __global__ void relu_forward(DTYPE* y, const DTYPE* x, int64 n, const Rows rows) {
+    map(y, x, n, rows, Relu<Real>{});
+}
+extern "C" __global__ void relu_backward(DTYPE* dx, const DTYPE* dy, const DTYPE* y, int64 n, const Rows rows) {
+    map_gradient(dx, dy, y, n, rows, Relu<Real>{});
 }
 
-extern "C" __global__ void relu6_forward(DTYPE* y, const DTYPE* x, int64 n) { map(y, x, n, Relu6<Real>{}); }
-extern "C" __global__ void relu6_backward(DTYPE* dx, const DTYPE* dy, const DTYPE* y, int64 n) {
-    map_gradient(dx, dy, y, n, Relu6<Real>{});
+extern "C" __global__ void relu6_forward(DTYPE* y, const DTYPE* x, int64 n, const Rows rows) {
+    map(y, x, n, rows, Relu6<Real>{});
+}
+extern "C" __global__ void relu6_backward(DTYPE* dx, const DTYPE* dy, const DTYPE* y, int64 n, const Rows rows) {
+    map_gradient(dx, dy, y, n, rows, Relu6<Real>{});
 }
 
-extern "C" __global__ void leaky_relu_forward(DTYPE* y, const DTYPE* x, int64 n, double negative_slope) {
-    map(y, x, n, LeakyRelu<Real>{Real(negative_slope)});
+extern "C" __global__ void leaky_relu_forward(DTYPE* y, const DTYPE* x, int64 n, const Rows rows, double negative_slope) {
+    map(y, x, n, rows, LeakyRelu<Real>{Real(negative_slope)});
 }
-extern "C" __global__ void leaky_relu_backward(DTYPE* dx, const DTYPE* dy, const DTYPE* y, int64 n,
+extern "C" __global__ void leaky_relu_backward(DTYPE* dx, const DTYPE* dy, const DTYPE* y, int64 n, const Rows rows,
                                                double negative_slope) {
-    map_gradient(dx, dy, y, n, LeakyRelu<Real>{Real(negative_slope)});
+    map_gradient(dx, dy, y, n, rows, LeakyRelu<Real>{Real(negative_slope)});
 }
 
-extern "C" __global__ void elu_forward(DTYPE* y, const DTYPE* x, int64 n, double alpha) {
-    map(y, x, n, Elu<Real>{Real(alpha)});
+extern "C" __global__ void elu_forward(DTYPE* y, const DTYPE* x, int64 n, const Rows rows, double alpha) {
+    map(y, x, n, rows, Elu<Real>{Real(alpha)});
 }
-extern "C" __global__ void elu_backward(DTYPE* dx, const DTYPE* dy, const DTYPE* y, int64 n, double alpha) {
-    map_gradient(dx, dy, y, n, Elu<Real>{Real(alpha)});
-}
-
-extern "C" __global__ void sigmoid_forward(DTYPE* y, const DTYPE* x, int64 n) { map(y, x, n, Sigmoid<Real>{}); }
-extern "C" __global__ void sigmoid_backward(DTYPE* dx, const DTYPE* dy, const DTYPE* y, int64 n) {
-    map_gradient(dx, dy, y, n, Sigmoid<Real>{});
+extern "C" __global__ void elu_backward(DTYPE* dx, const DTYPE* dy, const DTYPE* y, int64 n, const Rows rows, double alpha) {
+    map_gradient(dx, dy, y, n, rows, Elu<Real>{Real(alpha)});
 }
 
-extern "C" __global__ void tanh_forward(DTYPE* y, const DTYPE* x, int64 n) { map(y, x, n, Tanh<Real>{}); }
-extern "C" __global__ void tanh_backward(DTYPE* dx, const DTYPE* dy, const DTYPE* y, int64 n) {
-    map_gradient(dx, dy, y, n, Tanh<Real>{});
+extern "C" __global__ void sigmoid_forward(DTYPE* y, const DTYPE* x, int64 n, const Rows rows) {
+    map(y, x, n, rows, Sigmoid<Real>{});
+}
+extern "C" __global__ void sigmoid_backward(DTYPE* dx, const DTYPE* dy, const DTYPE* y, int64 n, const Rows rows) {
+    map_gradient(dx, dy, y, n, rows, Sigmoid<Real>{});
 }
 
-extern "C" __global__ void gelu_erf_forward(DTYPE* y, const DTYPE* x, int64 n) { map(y, x, n, Gelu<Real>{}); }
-extern "C" __global__ void gelu_erf_backward(DTYPE* dx, const DTYPE* dy, const DTYPE* x, int64 n) {
-    map_gradient(dx, dy, x, n, Gelu<Real>{});
+extern "C" __global__ void tanh_forward(DTYPE* y, const DTYPE* x, int64 n, const Rows rows) {
+    map(y, x, n, rows, Tanh<Real>{});
+}
+extern "C" __global__ void tanh_backward(DTYPE* dx, const DTYPE* dy, const DTYPE* y, int64 n, const Rows rows) {
+    map_gradient(dx, dy, y, n, rows, Tanh<Real>{});
 }
 
-extern "C" __global__ void gelu_tanh_forward(DTYPE* y, const DTYPE* x, int64 n) { map(y, x, n, GeluTanh<Real>{}); }
-extern "C" __global__ void gelu_tanh_backward(DTYPE* dx, const DTYPE* dy, const DTYPE* x, int64 n) {
-    map_gradient(dx, dy, x, n, GeluTanh<Real>{});
+extern "C" __global__ void gelu_erf_forward(DTYPE* y, const DTYPE* x, int64 n, const Rows rows) {
+    map(y, x, n, rows, Gelu<Real>{});
+}
+extern "C" __global__ void gelu_erf_backward(DTYPE* dx, const DTYPE* dy, const DTYPE* x, int64 n, const Rows rows) {
+    map_gradient(dx, dy, x, n, rows, Gelu<Real>{});
 }
 
-extern "C" __global__ void silu_forward(DTYPE* y, const DTYPE* x, int64 n) { map(y, x, n, Silu<Real>{}); }
-extern "C" __global__ void silu_backward(DTYPE* dx, const DTYPE* dy, const DTYPE* x, int64 n) {
-    map_gradient(dx, dy, x, n, Silu<Real>{});
+extern "C" __global__ void gelu_tanh_forward(DTYPE* y, const DTYPE* x, int64 n, const Rows rows) {
+    map(y, x, n, rows, GeluTanh<Real>{});
+}
+extern "C" __global__ void gelu_tanh_backward(DTYPE* dx, const DTYPE* dy, const DTYPE* x, int64 n, const Rows rows) {
+    map_gradient(dx, dy, x, n, rows, GeluTanh<Real>{});
 }
 
-extern "C" __global__ void hard_swish_forward(DTYPE* y, const DTYPE* x, int64 n) { map(y, x, n, HardSwish<Real>{}); }
-extern "C" __global__ void hard_swish_backward(DTYPE* dx, const DTYPE* dy, const DTYPE* x, int64 n) {
-    map_gradient(dx, dy, x, n, HardSwish<Real>{});
+extern "C" __global__ void silu_forward(DTYPE* y, const DTYPE* x, int64 n, const Rows rows) {
+    map(y, x, n, rows, Silu<Real>{});
+}
+extern "C" __global__ void silu_backward(DTYPE* dx, const DTYPE* dy, const DTYPE* x, int64 n, const Rows rows) {
+    map_gradient(dx, dy, x, n, rows, Silu<Real>{});
+}
+
+extern "C" __global__ void hard_swish_forward(DTYPE* y, const DTYPE* x, int64 n, const Rows rows) {
+    map(y, x, n, rows, HardSwish<Real>{});
+}
+extern "C" __global__ void hard_swish_backward(DTYPE* dx, const DTYPE* dy, const DTYPE* x, int64 n, const Rows rows) {
+    map_gradient(dx, dy, x, n, rows, HardSwish<Real>{});
 }

@@ -15,7 +15,7 @@ from gpuconv.types import Array, Options, Shape
 class Activation(Layer):
     """Runs the op named `op` forward and `op`_backward backward, which reads the input or the output."""
 
-    elementwise = True
+    elementwise = writes_slices = reads_slices = True
     op: ClassVar[str]
     keeps_output: ClassVar[bool]
 
@@ -32,8 +32,8 @@ class Activation(Layer):
     def plan(self, input_shape: Shape) -> Shape:
         return input_shape
 
-    def forward(self, x: Array, training: bool = False) -> Array:
-        y = getattr(ops, self.op)(x, **self.options)
+    def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
+        y = getattr(ops, self.op)(x, **self.options, out=out)
         self.stash(y if self.keeps_output else x)
         return y
 

@@ -134,13 +134,6 @@ class ConvActivation(FusedConv):
         conv, *others = layers
         return type(conv) is Conv2D and len(others) == 1 and _is_plain(others[0])
 
-    reads_slices = False
-
-    @property
-    def writes_slices(self) -> bool:  # type: ignore[override]
-        """Whether the convolution writes y, and backward reads something else."""
-        return not (self.activation.keeps_output or self.conv.depthwise)
-
     @property
     def activation(self) -> Activation:
         return cast(Activation, self.layers[1])
@@ -152,12 +145,12 @@ class ConvActivation(FusedConv):
     def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
         conv, activation = self.conv, self.activation
         if activation.keeps_output:
-            y = saved = ops.conv2d(x, *conv.filters, activation=activation.op, **conv.options)
+            y = saved = ops.conv2d(x, *conv.filters, activation=activation.op, **conv.options, out=out)
         elif not conv.depthwise:
             y, saved = ops.conv2d_relu(x, *conv.filters, activation=activation.op, **conv.options, out=out)
         else:
             saved = ops.conv2d(x, *conv.filters, **conv.options)
-            y = getattr(ops, activation.op)(saved, **activation.options)
+            y = getattr(ops, activation.op)(saved, **activation.options, out=out)
         self.stash(x, saved)
         return y
 

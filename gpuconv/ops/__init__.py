@@ -6,9 +6,9 @@ CUDA kernels, emulated arrays the same kernels on the CPU.
   the others in float32, and each result is rounded once.
 - ``out`` receives the result as in NumPy's ufuncs, and is returned. It may share memory with an input: the result is
   the same as if it did not. It may be a slice of the channels of a wider volume, ``y[..., 3:7]``: convolutions,
-  ``batch_norm`` and ``copy`` write there without a copy. Outputs that share memory with each other, or are read-only,
-  raise ValueError. Ops that compute parameter gradients take ``accumulate``: True adds to the given arrays instead of
-  overwriting them.
+  ``batch_norm``, activations, ``add`` and ``copy`` write there without a copy. Outputs that share memory with each
+  other, or are read-only, raise ValueError. Ops that compute parameter gradients take ``accumulate``: True adds to the
+  given arrays instead of overwriting them.
 - Subclasses of NumPy's array are treated as plain arrays. Masked arrays, arrays in the other byte order and arrays of
   other dtypes than numbers raise TypeError.
 - ``stride``, ``dilation`` and ``kernel_size`` are an integer or (height, width). ``padding`` is an integer,

@@ -41,6 +41,9 @@ def calls(device, dtype, filters, channels, rng):
     yield "gelu", lambda out: ops.conv2d_relu(x, weight, bias, activation="gelu", out=out, **padded), None
     yield "norm", lambda out: ops.batch_norm(*normal, training=False, activation="relu", out=out), None
     yield "training", lambda out: ops.batch_norm(own, *vectors[:2], *_copies(vectors[2:]), training=True, out=out), None
+    yield "leaky", lambda out: ops.leaky_relu(own, out=out), None
+    yield "leaky-backward", None, lambda dy: ops.leaky_relu_backward(dy, own)
+    yield "gelu-backward-of-slices", None, lambda dy: ops.gelu_backward(dy, dy)
     yield "add", lambda out: ops.add(own, own, out=out), None
     yield "copy", lambda out: ops.copy(own, out=out), None
     yield "dgrad", None, lambda dy: ops.conv2d_dgrad(dy, weight, input_shape=x.shape, **padded)

@@ -24,10 +24,8 @@ ENDS = {  # the last layers of a branch, after a convolution or as one; all of 8
     "skip": lambda: [Conv2D(2, 1), Branches([[Conv2D(6, 3, **PADDED)], []])],
     "nested": lambda: [Branches([[Conv2D(4, 1)], [Conv2D(4, 3, **PADDED), BatchNorm()]])],
 }
-# Copies forward, backward, and of a step and an inference together, where there are any: activations that are not part
-# of another op copy; so do, backward, those that are part of a convolution, but for ReLU. The input is copied forward.
-COPIES = {end: [2, 2, 6] for end in ("relu", "silu", "tanh", "norm-relu")} | {"skip": [2, 0, 4]}
-COPIES_FUSED = {"silu": [0, 2, 2], "tanh": [2, 2, 6], "skip": [2, 0, 4]}
+# Copies forward, backward, and of a step and an inference together, where there are any: those of the input.
+COPIES = {"skip": [2, 0, 4]}
 
 
 def block(end, between, device="emulated", dtype="float32"):
@@ -79,7 +77,7 @@ def test_a_block_copies_no_slice(end, fuse, launches):
     net.infer(x)
     assert ("gemm_reduce_splits" in forward) == (end == "conv-deep")
     copied = [each.count("copy_rows") for each in (forward, backward, launches)]
-    assert copied == (COPIES_FUSED if fuse else COPIES).get(end, [0, 0, 0])
+    assert copied == COPIES.get(end, [0, 0, 0])
     assert "assign" not in launches
 
 

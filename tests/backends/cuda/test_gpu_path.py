@@ -14,7 +14,10 @@ from gpuconv.backends.cuda.runtime import graph, nvrtc
 from gpuconv.backends.cuda.runtime.graph import CudaRecorder
 from gpuconv.backends.cuda.runtime.kernel import Module, load
 from gpuconv.backends.cuda.runtime.source import resolve
+from gpuconv.backends.cuda.runtime.structs import struct
 from gpuconv.devices import Device
+
+ONE_ROW = struct(np.dtype([(name, np.int64) for name in ("count", "to", "from", "saved")], align=True), 1, 0, 0, 0)
 
 
 class CudaError(Exception):
@@ -108,7 +111,7 @@ def test_a_binary_is_loaded_from_a_folder_with_any_name(cupy, monkeypatch, tmp_p
     binary = SimpleNamespace(path=entry / "kernel.cubin")
     monkeypatch.setattr(nvrtc, "compile_cubin", lambda *_: binary)
     module = Module(resolve("activation.cu"), {"DTYPE": "float32", "WIDTH": "4"})
-    module.kernel("relu_forward")(1, 128, DeviceArray("float32"), DeviceArray("float32"), 8)
+    module.kernel("relu_forward")(1, 128, DeviceArray("float32"), DeviceArray("float32"), 8, ONE_ROW)
     (loaded,) = cupy.loaded
     assert loaded.isascii()
     assert Path(loaded).read_bytes() == b"a binary"
@@ -125,18 +128,18 @@ def test_a_launch_passes_grid_block_and_packed_arguments(cupy, monkeypatch):
     y, x = DeviceArray("float32", device=1), DeviceArray("float32", device=1)
     kernel = module.kernel("leaky_relu_forward")
     for shared in (0, 100_000, 48 * 1024):
-        kernel((3, 2), 128, y, None, 8, 0.5, shared=shared)
-    kernel(0, 128, y, x, 0, 0.5)
+        kernel((3, 2), 128, y, None, 8, ONE_ROW, 0.5, shared=shared)
+    kernel(0, 128, y, x, 0, ONE_ROW, 0.5)
     (first, second, _), function = cupy.launches, cupy.launches[0][-1]
     assert cupy.loaded == ["activation.sm_90a"]
     assert first[:4] == ("leaky_relu_forward", 1, (3, 2, 1), (128, 1, 1))
     assert first[4][0] is y
-    assert [(type(a), a) for a in first[4][1:]] == [(np.uintp, 0), (np.int64, 8), (np.float64, 0.5)]
+    assert [(type(a), a) for a in first[4][1:]] == [(np.uintp, 0), (np.int64, 8), (np.void, ONE_ROW), (np.float64, 0.5)]
     assert (first[5], second[5]) == (0, 100_000)
     assert function.max_dynamic_shared_size_bytes == 100_000
     with pytest.raises(TypeError, match="one device, received y on cuda:1, x on cuda:0"):
-        kernel(1, 128, y, DeviceArray("float32", device=0), 8, 0.5)
-    kernel(1, 128, DeviceArray("float32"), DeviceArray("float32"), 8, 0.5, shared=48 * 1024)
+        kernel(1, 128, y, DeviceArray("float32", device=0), 8, ONE_ROW, 0.5)
+    kernel(1, 128, DeviceArray("float32"), DeviceArray("float32"), 8, ONE_ROW, 0.5, shared=48 * 1024)
     assert cupy.launches[-1][-1].max_dynamic_shared_size_bytes == 48 * 1024  # and is given leave of its own
     assert len(cupy.loaded) == 2  # each device loads its own
     assert cupy.launches[-1][1] == 0

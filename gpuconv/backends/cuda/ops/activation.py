@@ -2,21 +2,45 @@
 
 from __future__ import annotations
 
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
 from gpuconv.backends.cuda.ops.class_rows import row_blocks, row_module
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.outputs import THREADS, buffer, ceil_div, contiguous, flat_grid, pack_width, store
+from gpuconv.backends.cuda.runtime.rows import grid_over_rows, rows_of
+from gpuconv.backends.cuda.runtime.structs import struct
 from gpuconv.types import ArrayT
+
+_ROWS = np.dtype([(name, np.int64) for name in ("count", "to", "from", "saved")], align=True)
 
 
 def _map(kernel: str, out: ArrayT | None, *inputs: ArrayT, scalars: tuple[float, ...] = ()) -> ArrayT:
-    """Launch an elementwise kernel(out, inputs..., n, scalars...)."""
-    inputs = contiguous(*inputs)
+    """Launch an elementwise kernel(out, inputs..., n, rows, scalars...). The arrays may be rows with a pitch."""
     first = inputs[0]
-    y = buffer(out, first.shape, first.dtype, like=first)
-    width = pack_width(first.dtype, first, y, *inputs[1:])
+    y = buffer(out, first.shape, first.dtype, like=first, pitched=True)
+    arrays: tuple[Any, ...] = (y, *inputs)
+    geometry: tuple[Any, Any]
+    if all(array.flags.c_contiguous for array in arrays):
+        width, n = pack_width(first.dtype, *arrays), first.size
+        geometry, rows = (flat_grid(ceil_div(n, width)), THREADS), _rows(1)
+    else:
+        arrays, pitches = zip(*map(rows_of, arrays))
+        n = first.shape[-1]
+        width, count = pack_width(first.dtype, *arrays, count=math.gcd(n, *pitches)), first.size // n
+        geometry, rows = grid_over_rows(count, n // width), _rows(count, *(pitch // width for pitch in pitches))
     run = load("activation.cu", {"DTYPE": first.dtype, "WIDTH": width}).kernel(kernel)
-    run(flat_grid(ceil_div(first.size, width)), THREADS, y, *inputs, first.size, *scalars)
+    run(*geometry, *arrays, n, rows, *scalars)
     return store(y, out)
+
+
+@functools.lru_cache(maxsize=1024)
+def _rows(count: int, *pitches: int) -> np.void:
+    """The kernels' `struct Rows`. pitches: in packs, of the output and the inputs; of one row there are none."""
+    return struct(_ROWS, count, *pitches, *[0] * (3 - len(pitches)))
 
 
 def relu(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
