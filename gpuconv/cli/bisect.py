@@ -24,6 +24,7 @@ from gpuconv.devices import Device
 
 if TYPE_CHECKING:
     from gpuconv.inspect.bisect import Side
+    from gpuconv.inspect.bisect_runs import Runs
 
 EXAMPLES = [
     "gpuconv bisect runs/digits-digits-net-1 runs/digits-digits-net-2",
@@ -44,6 +45,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=run_settings.count(1), metavar="N", help="how many steps (default: 2)")
     parser.add_argument("--kernel", type=Path, metavar="FILE", help="your .cu file, which B takes")
     parser.add_argument("--op", metavar="NAME", help="the op that it implements")
+    parser.add_argument(
+        "--element",
+        action=argparse.BooleanOptionalAction,
+        help="for two runs: repeat both up to the tensor that differs, to name its element (default: if that takes at "
+        "most an epoch of each)",
+    )
     parser.add_argument("--picture", metavar="FILE", help="draw the differences by step and tensor, or by op (a .png)")
     parser.add_argument("--algo", metavar="NAME", help="for a matrix product, the algorithm that it implements")
 
@@ -51,6 +58,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     pictures.expect_target(options.picture)
     if not (os.path.exists(options.a) or os.path.exists(options.b)):
+        if options.element is not None:
+            raise UserError("--element and --no-element are for two runs; two sides name the element anyway")
         return _sides(options)
     if others := [run_settings.option(name) for name in OF_SIDES if getattr(options, name) is not None]:
         raise UserError(f"runs are compared as they were; leave {', '.join(others)} out")
@@ -62,11 +71,38 @@ def _runs(options: argparse.Namespace) -> int:
 
     with asked():
         found = bisect_runs(options.a, options.b)
+        why = _find_element(found, options)
     facts = {name: value for name, value in vars(found).items() if name not in ("bits", "beyond", "shares")}
-    document.note(**facts, bits=found.bits, beyond=found.beyond, agree=found.found is None)
+    document.note(**facts, bits=found.bits, beyond=found.beyond, agree=found.found is None, no_element=why or None)
     print(found)
+    if why:
+        print(f"the element is not known: {why}")
     pictures.draw(options.picture, found.picture)
     return int(found.found is not None)
+
+
+def _find_element(found: Runs, options: argparse.Namespace) -> str:
+    """Repeat both runs up to the tensor that differs, to add its element; "" or why that was not done."""
+    from gpuconv.cli.repeat import Repetition
+    from gpuconv.inspect.bisect_runs import Element
+
+    apart = found.found
+    if apart is None or options.element is False:
+        return ""
+    try:
+        if not (Path(options.a).is_dir() and Path(options.b).is_dir()):
+            raise UserError("only two run directories can be repeated, not files of digests")
+        runs = [Repetition(path, apart.step) for path in (options.a, options.b)]
+        if options.element is None and any(run.steps > run.epoch for run in runs):
+            steps = " and ".join(f"{run.steps:,}" for run in runs)
+            return f"--element repeats {steps} steps of the runs, more than an epoch, to find it"
+        element = Element.of(*(run.values(apart.key) for run in runs))
+    except (UserError, OSError, ValueError) as error:
+        if options.element:
+            raise
+        return str(error)
+    found.set_element(element)
+    return "" if element else "the repeated tensors differ in shape, or only in the signs of zeros"
 
 
 def _sides(options: argparse.Namespace) -> int:

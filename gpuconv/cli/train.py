@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpuconv.cli import document, process, recipes, run_settings
@@ -106,7 +107,7 @@ def loggers(options: argparse.Namespace, test: Any = None) -> list[Callback]:
     return found
 
 
-def run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace, watchers: Sequence[Callback] = ()) -> int:
     """Train on the processes that mpiexec or torchrun started, or only on this one. Only rank 0 writes and prints."""
     from gpuconv import parallel
 
@@ -115,12 +116,12 @@ def run(options: argparse.Namespace) -> int:
         options.device = ranks.own(options.device)
     with ranks.reporting_errors(), process.silent(ranks.rank > 0):
         try:
-            return _train(options, ranks)
+            return _train(options, ranks, watchers)
         except parallel.ParallelError as error:
             raise UserError(str(error)) from error
 
 
-def _train(options: argparse.Namespace, ranks: Ranks) -> int:
+def _train(options: argparse.Namespace, ranks: Ranks, watchers: Sequence[Callback]) -> int:
     from gpuconv.cli import config, nets, python_runs
     from gpuconv.data import Augmentation, load
     from gpuconv.training import (
@@ -149,7 +150,7 @@ def _train(options: argparse.Namespace, ranks: Ranks) -> int:
         chosen = run_settings.over({name: value for name, value in file.items() if name != "recipe"}, chosen)
     if options.resume and of_python(RunDirectory.open(options.resume).settings()):
         with asked():
-            callbacks = loggers(options)
+            callbacks = [*loggers(options), *watchers]
         return python_runs.go_on(options, chosen, callbacks, ranks)
     settings = ranks.first(
         lambda: resumed(options.resume, chosen) if options.resume else run_settings.complete(chosen, recipe)
@@ -191,7 +192,7 @@ def _train(options: argparse.Namespace, ranks: Ranks) -> int:
         augmentation = Augmentation.parse(settings.augment)
         loader = batched(train, settings.batch_size, augmentation=augmentation, seed=settings.seed, **common)
         held_out = batched(test, settings.batch_size, shuffle=False, **common)
-        judged: dict[str, Any] = {"callbacks": loggers(options, test)}
+        judged: dict[str, Any] = {"callbacks": [*loggers(options, test), *watchers]}
         if settings.early_stopping:
             judged["callbacks"].append(EarlyStopping(settings.early_stopping))
         if validation:

@@ -18,16 +18,18 @@ from __future__ import annotations
 
 import math
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from gpuconv import plots
 from gpuconv.training import RunDirectory
 from gpuconv.training.stored import unlike
-from gpuconv.training.tensor_digests import Digest, Step, read
+from gpuconv.training.tensor_digests import Digest, Key, Step, keyed, read
 from gpuconv.verify.bounds import sum_bound
 
 Path_ = str | os.PathLike[str]
@@ -50,6 +52,38 @@ WHAT = {
 
 
 @dataclass(frozen=True)
+class Element:
+    """Where a tensor of two repeated runs differs most. at: its index. differing: how many of its `size` elements
+    differ."""
+
+    at: tuple[int, ...]
+    a: float
+    b: float
+    differing: int
+    size: int
+
+    @classmethod
+    def of(cls, a: np.ndarray, b: np.ndarray) -> Element | None:
+        """None if the two have other shapes, or the same values."""
+        if a.shape != b.shape:
+            return None
+        one, other = (np.asarray(each).astype(np.float64) for each in (a, b))
+        with np.errstate(invalid="ignore"):
+            same = (one == other) | (np.isnan(one) & np.isnan(other))
+            apart = np.where(same, -1.0, np.nan_to_num(abs(one - other), nan=np.inf))
+        if same.all():
+            return None
+        at = tuple(int(each) for each in np.unravel_index(int(apart.argmax()), apart.shape))
+        return cls(at, float(one[at]), float(other[at]), int((~same).sum()), same.size)
+
+    def __str__(self) -> str:
+        return (
+            f"largest difference at [{', '.join(map(str, self.at))}]: {self.a:.9g} and {self.b:.9g}, "
+            f"{abs(self.a - self.b):.3g} apart; {self.differing:,} of {self.size:,} elements differ"
+        )
+
+
+@dataclass(frozen=True)
 class Apart:
     """A tensor that differs. rounding: the change of its norm that rounding explains. alike: the equal tensors before
     it in this step. inside: whether both sides recorded the outputs and gradients inside the net in this step."""
@@ -60,6 +94,8 @@ class Apart:
     rounding: float
     alike: int
     inside: bool = True
+    key: Key = ("", "", 0)
+    element: Element | None = None
 
     @property
     def share(self) -> float:
@@ -92,6 +128,8 @@ class Apart:
         if len(norms) == 2:
             lines.append(f"  the norms differ by {abs(norms[0] - norms[1]):.3g}; rounding explains {self.rounding:.3g}")
         lines.append(f"  the {self.alike} tensors of this step before it agree" if self.alike else "  it is the first")
+        if self.element:  # the change of the norm bounds that of each element
+            lines.append(f"  {self.element}; rounding explains {self.rounding:.3g}")
         if not self.inside:
             lines.append("  what came before it inside the net was not recorded: --digests-every 1 records each step's")
         return "\n".join(lines)
@@ -116,6 +154,11 @@ class Runs:
     @property
     def found(self) -> Apart | None:
         return self.bits if self.one_machine else self.beyond
+
+    def set_element(self, element: Element | None) -> None:
+        """Add to `found` the element that differs most."""
+        name = "bits" if self.one_machine else "beyond"
+        setattr(self, name, replace(getattr(self, name), element=element))
 
     def picture(self) -> Any:
         """The figure of `gpuconv.plots.differences`."""
@@ -183,7 +226,7 @@ def compare(a: list[Step], b: list[Step]) -> Runs:
         raise ValueError(f"the runs have no step in common: one has {_range(ours)}, the other {_range(theirs)}")
     found = Runs(len(both), (len(ours), len(theirs)))
     pairs = [(number, _pairs(ours[number], theirs[number])) for number in both]
-    together = [pair for _, listed in pairs for pair in listed]
+    together = [tuple(pair) for _, listed in pairs for _, *pair in listed]
     found.hashes = sorted({digest.kind for pair in together for digest in pair})
     found.one_machine = all(ours[number].on == theirs[number].on for number in both) and all(
         one.dtype == other.dtype and one.kind == other.kind for one, other in together
@@ -192,10 +235,10 @@ def compare(a: list[Step], b: list[Step]) -> Runs:
     for number, listed in pairs:
         if not listed:
             raise ValueError(f"the runs have no tensor in common at step {number}: their nets differ")
-        inside = any(one.direction == "forward" for one, _ in listed)
-        rounding.begin([digest for pair in listed for digest in pair], inside)
-        for alike, (one, other) in enumerate(listed):
-            apart = Apart(number, one, other, rounding.allowed(one, other), alike, inside)
+        inside = any(one.direction == "forward" for _, one, _ in listed)
+        rounding.begin([digest for _, *pair in listed for digest in pair], inside)
+        for alike, (key, one, other) in enumerate(listed):
+            apart = Apart(number, one, other, rounding.allowed(one, other), alike, inside, key)
             shares = found.shares.setdefault((one.direction, one.name), {})
             shares[number] = max(apart.share, shares.get(number, 0.0))  # a layer runs once for each shard
             if one.alike(other) is False:
@@ -258,20 +301,10 @@ def _range(steps: dict[int, Step]) -> str:
     return f"steps {min(steps)} to {max(steps)}" if steps else "none"
 
 
-def _pairs(a: Step, b: Step) -> list[tuple[Digest, Digest]]:
+def _pairs(a: Step, b: Step) -> list[tuple[Key, Digest, Digest]]:
     """The common tensors, in a's order: a fused net has fewer."""
-    others = dict(_keyed(b))
-    return [(one, others[key]) for key, one in _keyed(a) if key in others]
-
-
-def _keyed(step: Step) -> list[tuple[tuple[str, str, int], Digest]]:
-    seen: Counter[tuple[str, str]] = Counter()  # a layer runs once for each shard
-    keyed = []
-    for digest in step.tensors:
-        place = digest.direction, digest.name
-        keyed.append(((*place, seen[place]), digest))
-        seen[place] += 1
-    return keyed
+    others = dict(keyed(b))
+    return [(key, one, others[key]) for key, one in keyed(a) if key in others]
 
 
 def _rounding(digest: Digest) -> float:

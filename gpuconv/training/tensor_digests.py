@@ -18,6 +18,7 @@ import math
 import os
 import platform
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -185,6 +186,20 @@ class Step:
         return json.dumps({"format": FORMAT, "step": self.step, "on": self.on, "tensors": listed}) + "\n"
 
 
+Key = tuple[str, str, int]  # direction and name of a tensor, and how many of these came before it in the step
+
+
+def keyed(step: Step) -> list[tuple[Key, Digest]]:
+    """The digests of a step with a key that is unique in it: with shards, a layer runs several times in a step."""
+    seen: Counter[tuple[str, str]] = Counter()
+    found = []
+    for digest in step.tensors:
+        place = digest.direction, digest.name
+        found.append(((*place, seen[place]), digest))
+        seen[place] += 1
+    return found
+
+
 class Digests(Callback):
     """Writes the digests of every step: ``fit(..., run_dir="runs/one", callbacks=[Digests()])``.
 
@@ -194,6 +209,7 @@ class Digests(Callback):
     """
 
     only_on_rank_0 = True
+    seen: Callable[[list[Digest], Array], None] | None = None
 
     def __init__(self, path: str | os.PathLike[str] | None = None, every: int = 1) -> None:
         self.path, self.every = path, arguments.integer("every", every, 1)
@@ -213,28 +229,35 @@ class Digests(Callback):
         """A context around a step of `trainer` that records its arrays."""
         step = trainer.steps + 1
         inside = step <= self.every or step % self.every == 0 or not self._begun
-        with digests_of_step(trainer, inside) as tensors:
+        with digests_of_step(trainer, inside, self.seen) as tensors:
             yield
         self._begun = True
         append(self._path, Step(step, self._on, tensors).line())
 
 
 @contextmanager
-def digests_of_step(trainer: Any, inside: bool = True) -> Iterator[list[Digest]]:
+def digests_of_step(
+    trainer: Any, inside: bool = True, seen: Callable[[list[Digest], Array], None] | None = None
+) -> Iterator[list[Digest]]:
     """A context for one step, which fills the list. inside: whether to record the layers' outputs and the gradients of
-    their inputs."""
+    their inputs. seen: called after each tensor, with the digests so far and the tensor."""
     found: list[Digest] = []
     sums = trainer.totals.read()
     before = {name: np.array(backends.to_numpy(value)) for name, value in trainer.net.state_dict().items()}
 
+    def add(direction: str, name: str, tensor: Array, products: float = 1, before: np.ndarray | None = None) -> None:
+        found.append(Digest.of(direction, name, tensor, products, before))
+        if seen:
+            seen(found, tensor)
+
     def forward(layer: Any, x: Array, y: Array) -> None:
         last = layer.layers[-1] if isinstance(layer, Fused) else layer
-        found.append(Digest.of("forward", last.path, y, _products(layer, y)))
+        add("forward", last.path, y, _products(layer, y))
 
     def backward(layer: Any, dx: Array | None, dy: Array) -> None:
         first = layer.layers[0] if isinstance(layer, Fused) else layer
         if dx is not None:
-            found.append(Digest.of("backward", first.path, dx, _products(layer, dx)))
+            add("backward", first.path, dx, _products(layer, dx))
 
     with ExitStack() as hooked:
         for layer in trainer.trained.walk() if inside else ():
@@ -245,10 +268,10 @@ def digests_of_step(trainer: Any, inside: bool = True) -> Iterator[list[Digest]]
     step = trainer.totals.read().since(sums)
     outputs = {f"{layer.path}.{name}": layer.output_shape for layer, name, _ in trainer.net.all_variables()}
     for name, grad in trainer.net.grads().items():
-        found.append(Digest.of("gradient", name, grad, step.samples * math.prod(outputs.get(name, ())) / len(grad)))
+        add("gradient", name, grad, step.samples * math.prod(outputs.get(name, ())) / len(grad))
     for name, value in trainer.net.state_dict().items():
-        found.append(Digest.of("update", name, value, before=before[name]))
-    found.append(Digest.of("loss", "loss", np.array(step.loss), step.samples))
+        add("update", name, value, before=before[name])
+    add("loss", "loss", np.array(step.loss), step.samples)
 
 
 def _products(layer: Any, tensor: Array) -> float:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 
 from gpuconv import lab
-from gpuconv.cli import main
+from gpuconv.cli import main, train
+from gpuconv.cli.main import parsers
+from gpuconv.cli.repeat import Repetition
 from gpuconv.training.tensor_digests import read
 
 TINY = ["--data", "synthetic:n=96,size=9x7x3,classes=4", "--model", "seed-net", "--device", "numpy", "--epochs", "1"]
@@ -53,6 +56,104 @@ def test_the_same_run_again_agrees_and_another_seed_is_named(work, capsys):
     assert Path("differences.png").is_file()
 
 
+def edited(path, *changes):
+    text = Path(path).read_text()
+    for old, new in changes:
+        assert old in text, old
+        text = text.replace(old, new)
+    Path(path).write_text(text)
+
+
+def test_the_element_of_two_runs_is_named_by_repeating_them(work, capsys):
+    for name, *options in (("a",), ("rate", "--lr", "0.5"), ("shards", "--shards", "2")):
+        assert main(["train", *TINY, "--run-dir", name, "--digests", "--quiet", *options]) == 0
+    before = {path: path.read_bytes() for path in Path("a").iterdir()}
+    capsys.readouterr()
+    for words in ([], ["--element"]):
+        assert main(["bisect", "a", "rate", "--json", *words]) == 1
+        result = json.loads(capsys.readouterr().out)
+        element = result["bits"]["element"]
+        assert result["no_element"] is None
+        assert (element["differing"], element["size"]) == (result["bits"]["a"]["size"],) * 2
+        assert len(element["at"]) == 4
+        assert element["a"] != element["b"]
+    assert main(["bisect", "a", "rate"]) == 1
+    printed = capsys.readouterr()
+    assert "  largest difference at [" in printed.out
+    assert printed.err == ""
+    assert {path: path.read_bytes() for path in Path("a").iterdir()} == before
+    assert main(["bisect", "a", "rate", "--no-element"]) == 1
+    output = capsys.readouterr().out
+    assert "largest difference" not in output
+    assert "element" not in output
+    assert main(["bisect", "a", "shards"]) == 1
+    assert "the element is not known: the repeated tensors differ in shape" in capsys.readouterr().out
+
+
+def test_why_a_run_cannot_be_repeated_is_said(work, capsys):
+    for name, *options in (("a",), ("b", "--lr", "0.5")):
+        assert main(["train", *TINY, "--run-dir", name, "--digests", "--quiet", *options]) == 0
+    for old, new, file, message in (
+        ("synthetic:", "cifar10:", "run.json", "b cannot be repeated: "),
+        ('"on": "numpy: ', '"on": "numpy: other ', "digests.jsonl", "b was recorded on numpy: other NumPy"),
+        ('"on": "numpy: ', '"on": "cuda:7: GPU', "digests.jsonl", "cuda"),
+        ('"checksum": "', '"checksum": "0', "run.json", "b cannot be repeated: "),
+        ("xxh3:", "xxh3:0", "digests.jsonl", "b, repeated, is another run from step 1 on: forward of input has other"),
+    ):
+        shutil.rmtree("c", ignore_errors=True)
+        shutil.copytree("b", "c")
+        edited(f"c/{file}", (old, new))
+        capsys.readouterr()
+        message = message.replace("b ", "c ", 1).replace("b,", "c,", 1)
+        assert main(["bisect", "a", "c"]) == 1
+        line = [each for each in capsys.readouterr().out.splitlines() if each.startswith("the element is not known: ")]
+        assert len(line) == 1
+        assert message in line[0]
+        assert main(["bisect", "a", "c", "--element"]) == 2
+        output = capsys.readouterr().err
+        assert message in output
+        assert output.count("\n") == 1
+    assert main(["bisect", "a/digests.jsonl", "b/digests.jsonl"]) == 1
+    assert "the element is not known: only two run directories can be repeated" in capsys.readouterr().out
+
+
+def test_a_run_is_repeated_from_its_nearest_checkpoint(work, capsys):
+    class Stop:
+        def on_epoch(self, trainer, record):
+            raise KeyboardInterrupt
+
+    long = [*TINY[:-1], "3", "--digests", "--quiet"]
+    for name, schedule in (("a", "constant"), ("b", "step:2")):
+        words = [*long, "--run-dir", name, "--schedule", schedule]
+        assert main(["train", *words]) == 0
+        with pytest.raises(KeyboardInterrupt):
+            train.run(parsers("train")[1]["train"].parse_args([*words[:-3], f"{name}-begun", *words[-2:]]), [Stop()])
+        shutil.copy(f"{name}-begun/last.safetensors", f"{name}/best.safetensors")  # after the first epoch
+    capsys.readouterr()
+    found = Repetition("a", 5)
+    assert (found.epoch, found.steps, found.checkpoint) == (2, 3, Path("a/best.safetensors"))
+    assert main(["bisect", "a", "b"]) == 1
+    output = capsys.readouterr().out
+    assert "differ first at step 5: " in output
+    assert "the element is not known: --element repeats 3 and 3 steps of the runs, more than an epoch" in output
+    assert main(["bisect", "a", "b", "--element"]) == 1
+    assert "  largest difference at [" in capsys.readouterr().out
+
+
+@pytest.mark.kernels
+def test_the_element_of_numpy_and_emulated(work, capsys):
+    """Runs of two devices of one machine: the bound decides."""
+    emulated = ["--device", "emulated"]
+    for name, *options in (("a",), ("b", *emulated), ("c", "--lr", "0.5", *emulated)):
+        assert main(["train", *TINY, "--run-dir", name, "--digests", "--quiet", *options]) == 0
+    capsys.readouterr()
+    assert main(["bisect", "a", "b"]) == 0
+    assert main(["bisect", "a", "c", "--json"]) == 1
+    result = json.loads(capsys.readouterr().out.partition("\n{")[2].join(["{", ""]))
+    assert not result["one_machine"]
+    assert result["beyond"]["element"]["differing"] > 0
+
+
 def test_refusals(work, capsys):
     assert main(["train", *TINY, "--run-dir", "a", "--digests", "--quiet"]) == 0
     assert main(["train", *TINY, "--run-dir", "without", "--quiet"]) == 0
@@ -72,6 +173,7 @@ def test_refusals(work, capsys):
         "bisect a nowhere": "cannot read the digests nowhere",
         "bisect a numpy": "cannot read the digests numpy",
         "bisect a b --steps 3 --seed 1": "runs are compared as they were; leave --seed, --steps out",
+        "bisect numpy emulated --element": "--element and --no-element are for two runs",
         "bisect numpy numpy": "A and B are both numpy; name two sides",
         "bisect numpy emulatd": "unknown device, precision, algorithm or run 'emulatd'; did you mean 'emulated'",
         "bisect numpy,cuda emulated": "names two of a kind, numpy and cuda; give one",

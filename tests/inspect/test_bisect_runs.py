@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gpuconv.inspect.bisect_runs import compare
+from gpuconv.inspect.bisect_runs import Element, compare
 from gpuconv.layers import BatchNorm, Conv2D, Dropout, Flatten, Input, Linear, MaxPool2D, ReLU, Sequential
 from gpuconv.training import Digests, Trainer
 from gpuconv.training.tensor_digests import Digest, Step, read
@@ -101,6 +101,21 @@ def test_every_difference_is_kept_as_a_share_of_what_rounding_explains(one):
     assert "differ first at step 3: the gradient of conv2.weight, backward" in [
         each.get_text() for each in figure.texts
     ]
+
+
+def test_the_element_that_differs_most():
+    one = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    for index, value in (((1, 2, 0), 7.0), ((0, 0, 3), np.nan), ((1, 0, 0), np.inf)):
+        other = one.copy()
+        other[0, 1, 1] += 0.5
+        other[index] = value
+        found = Element.of(one, other)
+        assert (found.at, found.a, found.differing, found.size) == (index, one[index], 2, 24)
+        assert found.b == value or np.isnan(found.b)
+    assert Element.of(one, one) is None
+    assert Element.of(one, one.reshape(6, 4)) is None
+    assert Element.of(np.full(3, np.nan), np.full(3, np.nan)) is None
+    assert Element.of(np.zeros(3), -np.zeros(3)) is None
 
 
 def test_hashes_of_two_kinds_are_compared_by_sums_and_norms(one):

@@ -1,0 +1,139 @@
+"""Repeats a recorded run up to a step, and keeps one tensor of that step: `gpuconv bisect RUN_A RUN_B` compares two."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpuconv import backends
+from gpuconv.checkpoint import load
+from gpuconv.cli.errors import UserError, asked, describe
+from gpuconv.console import quiet
+from gpuconv.training import RunDirectory, stored
+from gpuconv.training.tensor_digests import Digest, Digests, Key, Step, keyed, machine, read
+from gpuconv.types import Array, Record
+
+
+class Repetition:
+    """A run that can be repeated on this machine up to a recorded step. Raises UserError that says why it cannot.
+
+    steps: how many that takes, from the nearest checkpoint at or before that step, or from the start. epoch: the steps
+    of an epoch.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], step: int) -> None:
+        self.directory, self.step = directory, step
+        self.run = RunDirectory.open(directory)
+        self.recorded = {each.step: each for each in read(self.run.digests) if each.step <= step}
+        self.device = self.recorded[step].on.partition(": ")[0]
+        with asked():
+            if (here := machine(backends.resolve(self.device))) != self.recorded[step].on:
+                raise UserError(f"{directory} was recorded on {self.recorded[step].on}, and this is {here}")
+        settings = self.run.settings()
+        self.epoch = _steps_of_an_epoch(settings)
+        begun = {path: self._after(path) for path in (self.run.last, self.run.best) if path.exists()}
+        self.checkpoint = max(
+            (path for path in begun if begun[path] < step), key=lambda path: begun[path], default=None
+        )
+        self.steps = step - (begun[self.checkpoint] if self.checkpoint else 0)
+
+    def _after(self, path: Path) -> int:
+        """The step of a checkpoint."""
+        state = stored.state(load(path).state, path)
+        return state["epoch"] * self.epoch + state["batch"]
+
+    def values(self, key: Key) -> np.ndarray:
+        """The values of a tensor. Raises UserError if the repeated digests are not those recorded."""
+        from gpuconv.cli import train
+        from gpuconv.cli.main import parsers
+
+        with tempfile.TemporaryDirectory(prefix="gpuconv-") as folder:
+            copy = RunDirectory(Path(folder) / "run")
+            copy.path.mkdir()
+            shutil.copy(self.run.settings_file, copy.settings_file)
+            if self.checkpoint:
+                shutil.copy(self.checkpoint, copy.last)
+            keeper = _Keeper(Path(folder) / "digests.jsonl", self.step, key)
+            words = ["--resume", str(copy.path), "--device", self.device]
+            options = parsers("train")[1]["train"].parse_args(words)
+            with _silent():
+                try:
+                    train.run(options, watchers=[keeper])
+                except _Done:
+                    pass
+                except UserError as error:
+                    raise UserError(f"{self.directory} cannot be repeated: {error}") from error
+                except OSError as error:
+                    raise UserError(f"{self.directory} cannot be repeated: {describe(error)}") from error
+            if keeper.values is None:
+                raise UserError(f"{self.directory} ended before step {self.step} when it was repeated")
+            self._expect_recorded(read(keeper.path or ""))
+        return keeper.values
+
+    def _expect_recorded(self, repeated: list[Step]) -> None:
+        for step in repeated:
+            here = dict(keyed(step))
+            for key, digest in keyed(self.recorded[step.step]) if step.step in self.recorded else ():
+                if key not in here or digest.alike(here[key]) is False:
+                    raise UserError(
+                        f"{self.directory}, repeated, is another run from step {step.step} on: {digest.direction} of "
+                        f"{digest.name} has other bits than recorded (by other code, or by other ranks)"
+                    )
+
+
+def _steps_of_an_epoch(settings: Record) -> int:
+    data = settings["train"]
+    if "batch_size" not in data:
+        raise UserError("only runs on images can be repeated, not those on batches of a loader made in Python")
+    images, size = data["images"], data["batch_size"]
+    batches = images // size if data.get("drop_last") else math.ceil(images / size)
+    return max(1, math.ceil(batches / settings.get("accumulate", 1)))
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    log = logging.getLogger("gpuconv")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), quiet():
+            yield
+    finally:
+        log.setLevel(level)
+
+
+class _Done(Exception):
+    """The step was repeated."""
+
+
+class _Keeper(Digests):
+    """Keeps the values of a tensor of a step, and ends the run there."""
+
+    def __init__(self, path: Path, step: int, key: Key) -> None:
+        super().__init__(path)
+        self.step, self.key = step, key
+        self.values: np.ndarray | None = None
+
+    def seen(self, found: list[Digest], tensor: Array) -> None:
+        if self.at == self.step and keyed(Step(self.step, "", found))[-1][0] == self.key:
+            self.values = np.array(backends.to_numpy(tensor))
+
+    @contextlib.contextmanager
+    def around_step(self, trainer: Any) -> Iterator[None]:
+        self.at = trainer.steps + 1
+        with super().around_step(trainer):
+            yield
+
+    def on_step(self, trainer: Any, record: Any) -> None:
+        if trainer.steps >= self.step:
+            raise _Done
