@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures and settings for all tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests import speaking
 
 
 def pytest_collection():
-    """Without the garbage collector: thousands of tests are no garbage, and it would walk them over and over."""
+    """Without the garbage collector, which would traverse thousands of test objects again and again."""
     gc.disable()
 
 

@@ -1,4 +1,4 @@
-"""Which devices kernels are tested on."""
+"""The devices on which kernels are tested."""
 
 from __future__ import annotations
 

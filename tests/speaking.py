@@ -13,7 +13,7 @@ LONGEST = 60
 def identify(value: Any, name: str) -> str | None:
     """The part of a test's name for one argument: "stride=2", "2x3x5", "momentum=0.9,nesterov=True".
 
-    None where pytest's own choice is right: text, and classes and functions by their names.
+    None if pytest's own choice is right: text, and classes and functions by their names.
     """
     if isinstance(value, str):
         return None if value else f"{name}=''"
@@ -46,6 +46,6 @@ def _text(value: Any, name: str = "") -> str:
 
 
 def _words(code: types.CodeType) -> str:
-    """What a function without a name calls and is given: "pop net.conv1.weight"."""
+    """The calls and constants of a function without a name: "pop net.conv1.weight"."""
     given = [entry for entry in code.co_consts if isinstance(entry, (str, int, float))]
     return " ".join(map(str, [*code.co_names, *given]))[:LONGEST] or "identity"

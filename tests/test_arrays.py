@@ -164,7 +164,7 @@ def given_to_the_backend(op, call, monkeypatch):
 
 @pytest.mark.parametrize("op", ops.__all__)
 def test_no_backend_receives_an_input_that_overlaps_an_output(op, monkeypatch):
-    """Even if the current backends would not mind."""
+    """Even if the current backends would accept it."""
     for call in (*calls(op), *(call | {"training": False} for call in calls(op) if "training" in call)):
         call |= outputs(op, call) if set(slots(op)) & set(RESULTS) else {}
         for output in written(op, call):

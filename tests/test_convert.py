@@ -97,7 +97,7 @@ def test_a_slid_net_equals_cropping_window_by_window():
         for column in range(3):
             crop = image[:, 4 * row : 4 * row + 14, 4 * column : 4 * column + 12]
             close(scores[:, row, column], net.infer(np.ascontiguousarray(crop)))
-    assert len({*scores[0].round(9).ravel().tolist()}) > 50  # the map is no constant
+    assert len({*scores[0].round(9).ravel().tolist()}) > 50  # the map is not constant
 
 
 def test_a_slid_net_is_the_net_itself_on_its_own_size():

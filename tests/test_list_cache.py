@@ -35,7 +35,7 @@ def test_an_entry_is_dropped_with_any_of_its_arrays():
         ids, known = [id(array) for array in arrays], kept(arrays)
         del arrays[gone]
         assert not known._kept
-        again = [Array() for _ in range(1000)]  # one of these may have the id of the one that is gone
+        again = [Array() for _ in range(1000)]  # one of these may have the id of the deleted array
         assert all(known.get([*arrays[:gone], each, *arrays[gone:]]) is None for each in again)
         assert len(ids) == 3
 

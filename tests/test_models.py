@@ -6,7 +6,7 @@ import pytest
 from gpuconv import losses, models
 from gpuconv.layers import Conv2D, Flatten, Input, Layer, Sequential
 
-# Counted by hand or known from the nets' papers and public implementations.
+# Counted by hand, or known from papers and public implementations of the nets.
 PARAMETERS = {
     "seed-net": 31_066,
     "tiny-vgg": 6_440,

@@ -84,7 +84,7 @@ def test_gradients_agree_with_numerical_ones(name, options, shape):
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
 @pytest.mark.parametrize(("name", "options"), CASES)
 def test_backward_in_every_dtype_is_the_float64_one_rounded(name, options, dtype):
-    """More elements than one block holds, so that several blocks are joined."""
+    """More elements than one block holds, so that there are several blocks."""
     saved = signed((3, 7001), dtype)
     if name not in SAVES_INPUT:
         saved = getattr(ops, name)(saved, **options)
@@ -150,7 +150,7 @@ def test_nan_and_infinity(dtype):
 
 @pytest.mark.parametrize(("dtype", "far", "rtol"), [("float64", -710.0, 1e-14), ("float32", -90.0, 1e-5)])
 def test_sigmoid_never_overflows(dtype, far, rtol):
-    """And keeps its precision where exp(-x) alone would be infinite."""
+    """It keeps its precision where exp(-x) would be infinite."""
     x = np.array([-1e4, far, -80.0, 80.0, 1e4], dtype)
     y = ops.sigmoid(x)
     assert (y[0], y[4]) == (0, 1)

@@ -36,7 +36,7 @@ def places(height, width, count, **options):
 
 
 def test_a_hand_computed_crop():
-    """Two of four pixels stretched to four: a quarter of the way into each other, the outermost ones repeated."""
+    """Two of four pixels stretched to four: interpolated at quarters between them, the outermost ones repeated."""
     row = np.array([[[[10], [20], [30], [41]]]], np.uint8)
     found = {tuple(each) for each in load(row, 400, resized_crop=0.08)[:, 0, :, 0].tolist()}
     pairs = {(a, 0.75 * a + 0.25 * b, 0.25 * a + 0.75 * b, b) for a, b in ((10, 20), (20, 30), (30, 41))}
@@ -77,7 +77,7 @@ def pytorchs_sides(height, width, smallest, rng):
 
 @pytest.fixture
 def count(request):
-    """Few draws on the oracle, which takes them one by one; its bits are those of the fast code."""
+    """Only a few draws on the oracle, which computes them one by one; its bits are those of the fast code."""
     return 100 if request.node.callspec.params["oracle_and_numpy"] == "oracle" else 1000
 
 

@@ -35,7 +35,7 @@ def test_fprop_with_bias_and_activation_by_hand():
 
 
 def test_fprop_with_uneven_padding_and_stride_by_hand():
-    # Rows -1 and 1, columns 0 and 2, of which column 3 is padding.
+    # Rows -1 and 1, columns 0 and 2; column 3 is padding.
     y = ops.conv2d(X, W, stride=2, padding=((1, 0), (0, 1)))
     np.testing.assert_array_equal(y, volume([[2, 6], [4 - 5 + 14, 6 + 18]]))
 
@@ -71,12 +71,12 @@ def test_relu_and_pool_by_hand():
     w = np.array([1.0, -1.0])[:, None, None, None]
     y, mask = ops.conv2d_relu(x, w, pool=2)
     np.testing.assert_array_equal(y, [[[[2, 2], [9, 1]], [[0, 3], [np.nan, np.nan]]]])
-    # Four bits a filter: the first of two equals, nothing at zero and NaN.
+    # Four bits per filter: the first of two equals, nothing at zero and NaN.
     np.testing.assert_array_equal(mask, [[[[0b0010_0100], [0b0100_0010]], [[0b0010_0000], [0]]]])
     dx = ops.conv2d_dgrad(np.ones_like(y), w, input_shape=x.shape, mask=mask, pool=2)
     np.testing.assert_array_equal(dx, volume([[0, -1, 0, 1], [1, 0, -1, 0], [0, -1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]))
     y, mask = ops.conv2d_relu(x[:, :1], np.ones((9, 1, 1, 1)))
-    np.testing.assert_array_equal(mask, [[[[255, 1], [0, 0], [255, 1], [255, 1]]]])  # a bit a filter
+    np.testing.assert_array_equal(mask, [[[[255, 1], [0, 0], [255, 1], [255, 1]]]])  # one bit per filter
     db = np.ones(9)
     ops.conv2d_wgrad(y, x[:, :1], kernel_size=1, mask=mask, out=np.zeros((9, 1, 1, 1)), db=db, accumulate=True)
     np.testing.assert_array_equal(db, [14] * 9)
@@ -88,7 +88,7 @@ def test_a_pool_without_relu_by_hand():
     y, mask = ops.conv2d_relu(x, w, pool=2, activation=None)
     nan = np.nan
     np.testing.assert_array_equal(y, [[[[2, 2, 0], [9, 1, 0]], [[-1, 3, 0], [nan, nan, nan]]]])
-    # Four bits a filter: the first of equals, whatever its sign, or the first NaN; none past the last filter.
+    # Four bits per filter: the first of equals, whatever its sign, or the first NaN; none past the last filter.
     rows = [[[0b0010_0100, 1], [0b0100_0010, 1]], [[0b0010_0001, 1], [0b0001_0001, 1]]]
     np.testing.assert_array_equal(mask, [rows])
     dx = ops.conv2d_dgrad(np.ones_like(y), w, input_shape=x.shape, mask=mask, pool=2)

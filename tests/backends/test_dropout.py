@@ -45,10 +45,10 @@ def test_keeps_the_mean():
 
 
 def test_the_comparison_with_p_is_exact():
-    """p just below, at and just above a step of the 24-bit uniform, and closer to 1 than its last step."""
+    """p just below, at and just above a step of the 24-bit uniform, and closer to 1 than the last step."""
     x = np.ones(1 << 12)
     words = bits(x.size, seed=0, stream=DROPOUT)
-    at = np.flatnonzero(words & 0xFF == 0)[0]  # a word that is its step exactly
+    at = np.flatnonzero(words & 0xFF == 0)[0]  # a word exactly at its step
     u = float(words[at] * 2.0**-32)
     for p, kept in ((np.nextafter(u, 0), True), (u, True), (np.nextafter(u, 1), False)):
         assert (ops.dropout(x, p=float(p), seed=0)[at] != 0) == kept

@@ -1,4 +1,4 @@
-"""Losses of scores that each have a target: by hand, gradients, dtypes, outputs."""
+"""Losses that compare each score with a target: by hand, gradients, dtypes, outputs."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def test_losses_and_gradients_by_hand():
     loss, dscores = ops.huber_loss(scores, targets, delta=2.0)
     assert loss == (0.125 + 4 + 4) / 4
     np.testing.assert_array_equal(dscores, [[0.125, 0.5], [-0.5, 0]])
-    scores, targets = np.log([[1.0, 3.0]]), np.array([[1.0, 0.0]])  # of the probabilities 1/2 and 3/4
+    scores, targets = np.log([[1.0, 3.0]]), np.array([[1.0, 0.0]])  # for the probabilities 1/2 and 3/4
     loss, dscores = ops.binary_cross_entropy(scores, targets)
     np.testing.assert_allclose(loss, (np.log(2) + np.log(4)) / 2)
     np.testing.assert_allclose(dscores, [[-0.25, 0.375]])

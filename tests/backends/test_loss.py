@@ -203,7 +203,7 @@ def test_huge_scores_do_not_overflow(dtype):
 
 def test_infinite_and_nan_scores():
     scores = np.array([[0.0, -np.inf, 0.0]])
-    loss, dlogits = ops.softmax_cross_entropy(scores, np.array([0]))  # a class ruled out costs nothing
+    loss, dlogits = ops.softmax_cross_entropy(scores, np.array([0]))  # a class with score -inf adds nothing
     np.testing.assert_allclose(loss, np.log(2))
     np.testing.assert_allclose(dlogits, [[-0.5, 0, 0.5]])
     assert ops.softmax_cross_entropy(scores, np.array([1]))[0] == np.inf

@@ -24,7 +24,8 @@ def test_a_hand_computed_mixup():
 
 @pytest.mark.parametrize("cut", [False, True], ids=["mixup", "cutmix"])
 def test_factors_of_1_and_0(cut):
-    """1 leaves the images, and 0 takes all of the one before, of which a rectangle may be cut off at the border."""
+    """A factor of 1 leaves the images unchanged, and 0 takes the image before, whose rectangle may be clipped at the
+    border."""
     x, labels = np.arange(24, dtype=np.float32).reshape(2, 3, 4, 1), np.array([0, 1])
     mixed, targets = ops.mix_batch(x, labels, table(1), classes=2, cut=cut)
     np.testing.assert_array_equal(mixed, x)

@@ -78,7 +78,7 @@ def test_gradients_agree_with_numerical_ones(shape, training):
 
 
 def test_gradients_through_the_pool_before_it_by_hand():
-    """Windows whose numbers pass at the first, second, third and fourth pixel; an odd row and column stay outside."""
+    """Windows whose gradients pass at the first, second, third and fourth pixel; an odd row and column are outside."""
     dy, x, one = np.arange(1.0, 5).reshape(1, 2, 2, 1), np.zeros((1, 2, 2, 1)), np.ones(1)
     mask = np.array([1, 2, 4, 8], np.uint8).reshape(1, 2, 2, 1)
     options = dict(mask=mask, input_shape=(1, 5, 5, 1), training=False)
@@ -135,14 +135,14 @@ def test_out_may_be_strided_and_gradients_accumulate(dtype):
     assert result[0] is out
     assert result[1] is sums[0]
     assert result[2] is sums[1]
-    np.testing.assert_array_equal(out, dx)  # this call's sums alone
+    np.testing.assert_array_equal(out, dx)  # only this call's sums
     once = np.array([dgamma, dbeta], np.float64), np.array([10 + dgamma, -20 + dbeta], np.float64)
-    unit = UNIT_ROUNDOFF[wide.name]  # of the gradient alone; then of either sum, which may round another number
+    unit = UNIT_ROUNDOFF[wide.name]  # of the gradient only; then of either sum, which may round another number
     assert_within(sums, once[1], unit * (abs(once[0]) + 2 * abs(once[1])))
     ops.batch_norm_backward(dy, x, gamma, mean, inv_std, dgamma=sums[0], dbeta=sums[1])
     np.testing.assert_array_equal(sums, (dgamma, dbeta))
 
-    for target in (x.copy(), dy.copy()):  # a gradient may overwrite what it is made of
+    for target in (x.copy(), dy.copy()):  # a gradient may overwrite its inputs
         inputs = [target if np.array_equal(target, each) else each for each in (dy, x)]
         np.testing.assert_array_equal(ops.batch_norm_backward(*inputs, gamma, mean, inv_std, out=target)[0], dx)
     np.testing.assert_array_equal(call(x, gamma, training=True, out=x)[0], expected)

@@ -1,4 +1,4 @@
-"""The oracle: where it applies, how it rounds, which options it honours, and what it imports."""
+"""The oracle: where it applies, how it rounds, which options it honours, and which modules it imports."""
 
 import ast
 import asyncio
@@ -263,7 +263,7 @@ def test_the_oracle_is_short_and_imports_only_numpy():
 
 @pytest.mark.parametrize("first", ["import gpuconv", "import gpuconv.cli", "import gpuconv.verify, gpuconv.layers"])
 def test_fast_code_is_set_up_at_its_first_use(first):
-    """Importing it configures the allocator; its first op asks BLAS for its thread count."""
+    """Importing the CPU backend configures the allocator; its first op asks BLAS for its thread count."""
     code = f"""
 import sys
 {first}

@@ -290,7 +290,7 @@ def test_global_avg_pool_gradient():
 def test_half_gradients_are_summed_in_float32_and_rounded_once(dtype, big):
     """big + 1 rounds to big in this dtype: a sum that rounds on the way would lose every 1."""
     x = np.zeros((1, 1, 1, 1), as_dtype(dtype))
-    options = dict(kernel_size=(1, 9), stride=1, padding=((0, 0), (8, 8)))  # nine windows read the one cell
+    options = dict(kernel_size=(1, 9), stride=1, padding=((0, 0), (8, 8)))  # nine windows read this cell
     dy = np.array([big] + [1.0] * 8).astype(x.dtype).reshape(1, 1, 9, 1)
     _, argmax = ops.max_pool2d(x, **options)
     assert float(ops.max_pool2d_backward(dy, argmax, input_shape=x.shape, **options).item()) == big + 8

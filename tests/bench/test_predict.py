@@ -85,8 +85,8 @@ def test_known_rows_keep_their_counts():
 
 @pytest.fixture
 def new_record(monkeypatch, tmp_path):
-    """A folder of the stored record and of a new one, of one convolution that takes the model by surprise, and the
-    model's file."""
+    """A folder with the stored record and a new one, of one convolution that the model predicts badly, and the model's
+    file."""
     (path,) = RESULTS.glob("nvidia-h200/2026-11-26-*.json")
     old, folder = Record.load(path).data, tmp_path / "nvidia-h200"
     entry = next(each for each in old["entries"] if each["key"] == "fprop 128x16x16x128-128x3x3-p1.1.1.1 bfloat16")
@@ -135,7 +135,7 @@ def test_one_command_refits_the_model_when_a_record_comes(new_record, capsys):
     (added,) = after.rows[len(before.rows) :]
     assert added["row"] == "nvidia-h200 0123456789 fprop 128x16x16x128-128x3x3-p1.1.1.1 bfloat16"
     assert added["terms"]["instruction"] > added["terms"]["hmma"] > 0
-    assert after.left_out > before.left_out  # what the record refutes is in the error
+    assert after.left_out > before.left_out  # the error includes what the record refutes
 
 
 def test_the_launchers_cost_model_uses_the_models_rates():

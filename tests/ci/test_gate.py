@@ -221,7 +221,7 @@ def test_a_command_gets_its_own_log_and_time(gate):
     assert (done.code, done.late, done.last) == (4, False, str(gate.home))
     assert "one" in (gate.logs / "a.log").read_text()
     assert gate.run("a.log", shell("echo two"), 10).text == "two\n"
-    assert "one" in (gate.logs / "a.log").read_text()  # added to
+    assert "one" in (gate.logs / "a.log").read_text()  # the folder is added to
     assert gate.run("b.log", ["no-such-command"], 10).code == 127
 
 
@@ -250,7 +250,7 @@ def test_processes_that_a_command_left_running_are_ended(gate):
 
 
 def test_a_command_that_cannot_be_killed_is_abandoned(gate, monkeypatch):
-    """Like one that is blocked in a driver."""
+    """Like a process that is blocked in a driver."""
     monkeypatch.setattr(commands, "GRACE", 0.1)
     with monkeypatch.context() as patch:
         patch.setattr(commands, "_signal", lambda process, how: None)
@@ -362,7 +362,7 @@ def test_the_copy_finds_its_kernels_without_an_installation(tmp_path, monkeypatc
     home = tree.copied(tmp_path / "out", tmp_path)
     monkeypatch.setattr(tree, "ROOT", home)
     (tmp_path / "again").mkdir()
-    home = tree.copied(tmp_path / "out", tmp_path / "again")  # a copy of a copy is no other case
+    home = tree.copied(tmp_path / "out", tmp_path / "again")  # a copy of a copy works the same
     code = "from gpuconv.backends.cuda.runtime import source; print(source.directory().resolve())"
     command = [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(home)!r}); {code}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -47,7 +47,7 @@ def test_the_same_run_again_agrees_and_another_seed_is_named(work, capsys):
     output = capsys.readouterr().out
     assert output.startswith("settings differ: ")
     assert "seed is 0 there and 1 here" in output
-    assert "differ first at step 1: the output of input, forward" in output  # another order of the images
+    assert "differ first at step 1: the output of input, forward" in output  # a different order of the images
     assert main(["bisect", "a", "rate", "--json"]) == 1
     result = json.loads(capsys.readouterr().out)
     assert (result["bits"]["step"], result["bits"]["a"]["direction"]) == (1, "update")

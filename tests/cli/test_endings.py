@@ -123,7 +123,7 @@ def test_runs_started_at_once_get_separate_folders_and_only_one_gets_a_named_fol
         pair = [gpuconv("train", *arguments, cwd=tmp_path) for _ in range(2)]
         ends = sorted((run.wait(120), run.communicate()[1]) for run in pair)
         assert ends[0] == (0, "")
-        assert ends[1][0] == 2 or arguments[0] == "--resume"  # which may begin when the other has ended
+        assert ends[1][0] == 2 or arguments[0] == "--resume"  # may begin when the other one has ended
         message = r"gpuconv: error: one (is being written by process \d+ on|already holds a run).*\n"
         assert ends[1][0] == 0 or re.fullmatch(message, ends[1][1])
         assert not (tmp_path / "one" / "run.lock").exists()
@@ -196,7 +196,7 @@ def test_a_handler_with_unread_output_does_not_block_or_raise(monkeypatch):
         say("nobody")
         monkeypatch.undo()
         with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), write)  # for what `full` still holds
+            os.dup2(nowhere.fileno(), write)  # for the data that `full` still holds
 
 
 @pytest.mark.slow
@@ -313,7 +313,7 @@ def test_a_command_whose_reader_is_gone_ends_quietly(tmp_path, monkeypatch, caps
         stream.fileno = file.fileno
         monkeypatch.setattr(sys, "stdout", stream)
         assert main(["kernels", "--file", "metrics.cu"]) == 0
-        assert os.path.samestat(os.fstat(file.fileno()), os.stat(os.devnull))  # what else is written goes nowhere
+        assert os.path.samestat(os.fstat(file.fileno()), os.stat(os.devnull))  # further output is dropped
     assert capsys.readouterr().err == ""
 
 
@@ -521,7 +521,8 @@ def test_a_command_is_ended_at_once_by_a_signal(number):
 
 @pytest.mark.slow
 def test_the_streams_of_a_process(tmp_path):
-    """Closed, full or without a reader: the run is complete, the status says whether output was lost, no traceback."""
+    """Closed, full or without a reader: the run is complete, the status shows whether output was lost, and there is no
+    traceback."""
     command = f"{sys.executable} -m gpuconv"
     train = f"{command} train {' '.join(TINY)} --epochs 2 --run-dir"
     endings = {

@@ -1,6 +1,6 @@
 """The command line in unusual environments: none ends a run, and a refusal is one line.
 
-Every test starts the commands as processes of their own, so all of them are slow.
+Every test starts the commands as separate processes, so all of them are slow.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def test_every_command_runs(flags, env, tmp_path):
 @pytest.mark.parametrize(
     ("env", "matplotlibrc", "drawn"),
     [
-        ({"MPLBACKEND": "module://matplotlib_inline.backend_inline"}, "", None),  # drawn where that is installed
+        ({"MPLBACKEND": "module://matplotlib_inline.backend_inline"}, "", None),  # drawn if matplotlib is installed
         ({"MPLBACKEND": "no-such-backend"}, "", False),
         ({"MPLBACKEND": "TkAgg", "DISPLAY": ":99"}, "", True),
         ({"MPLBACKEND": "", "DISPLAY": None, "WAYLAND_DISPLAY": None}, "", True),

@@ -1,4 +1,4 @@
-"""A separate folder to test on: used as a whole, its classes matched by name."""
+"""A separate test folder: used completely, its classes matched by name."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from gpuconv.training.image_activations import look
 # --- options ------------------------------------------------------------------------------------
 
 SETTINGS = dict.fromkeys(run_settings.OPTIONS)
-OPTIONS = {  # of each command: the least it takes, and what that is read as
+OPTIONS = {  # for each command: the shortest command line, and how it is parsed
     "train": (
         [],
         SETTINGS
@@ -85,7 +85,7 @@ OPTIONS = {  # of each command: the least it takes, and what that is read as
     "data": (["cifar10", "--to", "x"], {"name": "cifar10", "to": "x"}),
     "info": ([], {}),
 }
-GIVEN = {  # more words, and what is read otherwise then
+GIVEN = {  # more words, and the options that are then parsed differently
     "train": [
         (
             "--seed 0 --epochs 1 --batch-size 1 --whiten 0 --checkpoint-every 1 --graph --run-dir x",

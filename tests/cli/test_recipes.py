@@ -46,7 +46,7 @@ def test_a_learning_rate_inside_the_optimizer_option_is_used():
     assert rate(optimizer="sgd:momentum=0.9") == recipes.DEFAULT["lr"]
     assert rate(optimizer="sgd:momentum=0.9", lr=0.2) == rate(optimizer="sgd:lr=0.2", lr=0.2) == 0.2
     groups = "filters -> muon:lr=0.02; * -> sgd:lr=0.05"
-    assert rate(optimizer=groups) == 1.0  # of a group's own rates it is a factor
+    assert rate(optimizer=groups) == 1.0  # for groups with their own rates it is a factor
     assert rate(optimizer=groups, lr=0.5) == 0.5
     assert run_settings.complete({"data": "cifar10:x"}, "airbench94").lr == 1.0
 

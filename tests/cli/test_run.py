@@ -218,7 +218,7 @@ def test_a_full_disk_is_one_line_that_names_the_file(tmp_path, monkeypatch, caps
 
     calls, sync = [], os.fsync
     monkeypatch.setattr(os, "fsync", lambda number: full() if len(calls) > 10 else calls.append(sync(number)))
-    monkeypatch.setattr(plots, "save", full)  # which must not hide it
+    monkeypatch.setattr(plots, "save", full)  # must not hide the message
     assert train("--epochs", 9, "--run-dir", tmp_path / "run") == 2
     error = capsys.readouterr().err
     assert re.search(r"^gpuconv: error: cannot write .*safetensors: No space left on device", error)

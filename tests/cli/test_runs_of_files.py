@@ -32,7 +32,7 @@ def build(input_shape, classes):
 
 
 def forget(path):
-    """As in a new process: the file has not been imported."""
+    """Like a new process: the file has not been imported."""
     sys.modules.pop(path.stem, None)
     for name in [name for name in LAYERS if name.startswith(f"{path.stem}.")]:
         del LAYERS[name]
@@ -105,7 +105,8 @@ def test_the_live_page_accepts_the_file_too(file, tmp_path, capsys, monkeypatch)
 
 
 def test_a_file_whose_layer_changed_is_refused(file, tmp_path, capsys, monkeypatch):
-    """Also if it was edited in the second of its last run and kept its size, and Python stores bytecode."""
+    """Also if the file was edited in the second of its last run without changing its size, and Python stores
+    bytecode."""
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     of_the_command_line(file, tmp_path / "run", capsys)
     forget(file)

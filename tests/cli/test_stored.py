@@ -173,7 +173,8 @@ def test_options_missing_from_new_data_are_taken_from_the_run(work, monkeypatch)
 
 
 def test_a_run_of_version_0_1_0_keeps_its_split(work, capsys):
-    """It stored a relative path and no split rule: training and test images follow from the order of the files."""
+    """It stored a relative path and no rule for the split: the order of the files determines training and test
+    images."""
     assert on_numpy(capsys, "train", "--data", "folder:photos,split=order", *TINY, "--run-dir", "old")
     run = RunDirectory("old")
     content, found = json.loads(run.settings_file.read_text()), checkpoint.load(run.last)
@@ -189,7 +190,7 @@ def test_a_run_of_version_0_1_0_keeps_its_split(work, capsys):
 
 # --- invalid entries ---------------------------------------------------------------------------
 
-WRONG = [  # a path of run.json and the state, what it is made, what is said
+WRONG = [  # a path in run.json and the state, its new value, the message
     ("settings.options.command.loss", "hinge", "options.command: unknown loss 'hinge'"),
     ("settings.options.command.data", ..., "options.command: data is missing"),
     ("settings.options.command.swa", 0.9, "options.command: this version of gpuconv knows no swa"),
@@ -233,7 +234,7 @@ def test_an_invalid_entry_is_one_line_in_every_command(work, capsys):
             assert "last.safetensors" in output
 
 
-NETS = [  # what makes no net, or another one than that of the weights
+NETS = [  # configs that give no net, or another net than that of the weights
     ("net.layers.1.out_channels", 10**15, "of another net"),
     ("net.layers.1.out_channels", -1, "net: "),
     ("net.layers.1.layer", "Conv3D", "unknown layer 'Conv3D'; did you mean 'Conv2D'"),
@@ -268,7 +269,7 @@ def test_nan_weights_are_reported(work, capsys):
         assert "last.safetensors: conv1.weight holds NaN (1 of 324 values)" in on_numpy(capsys, *command, status=2)
     tensors = {name: array.copy() for name, array in found.tensors.items()}
     for name in ("net.conv1.weight", "net.fc1.weight"):
-        tensors[name].fill(3e38)  # finite, and every score of it is not
+        tensors[name].fill(3e38)  # finite weights whose scores are not finite
     checkpoint.save(run.last, checkpoint.Checkpoint(tensors, found.state))
     with np.errstate(over="ignore", invalid="ignore"):
         assert "the net's scores are not finite" in on_numpy(capsys, "evaluate", "run", status=2)

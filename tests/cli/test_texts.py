@@ -25,7 +25,7 @@ from gpuconv.profiling.work import Ceilings, Work
 
 
 def test_a_recipe_in_a_line():
-    """Settings left at none are not shown."""
+    """Settings that are "none" are not shown."""
     assert str(run_settings.complete({})) == (
         "30 epochs, batches of 64, sgd:momentum=0.9,nesterov=true,weight_decay=5e-4 lr 0.05, one-cycle, augment "
         "shift:1, loss softmax:label_smoothing=0.1, float32, seed 0"
@@ -99,7 +99,7 @@ def reported(monkeypatch, capsys):
         monkeypatch.setattr(predict_conv, "of_line", lambda line: 12.34e-6 if line.kernel == "second" else None)
         status = main(["kernels", "--report", *arguments])
         captured = capsys.readouterr()
-        assert captured.err == ""  # no progress where no terminal shows it
+        assert captured.err == ""  # no progress without a terminal
         return status, asked[0], captured.out.splitlines()
 
     return run

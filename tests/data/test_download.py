@@ -59,7 +59,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if server.length:
             self.send_header("Content-Length", str(len(body)) if server.length == "true" else server.length)
         self.end_headers()
-        with contextlib.suppress(OSError):  # of a client that has enough
+        with contextlib.suppress(OSError):  # the client closes the connection early
             self.wfile.write(body[: server.stop_after])
 
     def log_message(self, *_):
@@ -254,7 +254,7 @@ def test_a_server_without_a_valid_certificate_is_an_error(server, tmp_path):
 @pytest.mark.parametrize("told", [True, False], ids=["told", "not-told"])
 @pytest.mark.parametrize("more", [-1, 1, 10**6], ids=["shorter", "longer", "far-longer"])
 def test_a_download_of_the_wrong_size_is_refused(server, tmp_path, more, told):
-    """At once if the server states the size; otherwise as soon as it is too long, or when it ends too early."""
+    """At once if the server states the size; otherwise as soon as the file is too long, or when it ends too early."""
     server.content = (CONTENT + bytes(10**6))[: len(CONTENT) + more]
     server.length = "true" if told else None
     error = ConnectionError if more < 0 and not told else ValueError

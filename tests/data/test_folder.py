@@ -68,7 +68,7 @@ def test_a_name_in_decomposed_unicode_is_the_same_name():
     for seed in range(20):
         decomposed = [unicodedata.normalize("NFD", name) for name in names]
         assert folder.for_testing(names, 0.5, seed).tolist() == folder.for_testing(decomposed, 0.5, seed).tolist()
-    assert folder.for_testing(["x/\udcff", "x/b"], 0.5).sum() == 1  # undecodable names have a side, too
+    assert folder.for_testing(["x/\udcff", "x/b"], 0.5).sum() == 1  # undecodable names are assigned too
 
 
 def test_added_photos_do_not_change_the_split_of_the_others(pets):
@@ -78,7 +78,7 @@ def test_added_photos_do_not_change_the_split_of_the_others(pets):
         test = {image.tobytes() for image in folder.load(pets)[1].images}
         assert not trained & test
     drawn = {image.tobytes() for image in folder.load(pets, split="order")[1].images}
-    assert trained & drawn  # which is why the rule changed
+    assert trained & drawn  # the reason for the new rule
 
 
 def test_the_split_rule_of_version_0_1_0_is_kept(pets):
@@ -136,7 +136,7 @@ def test_a_whole_folder_is_read_without_a_split(pets):
     assert (everything.name, everything.classes, len(everything)) == (pets.name, ("ant", "bee", "cat"), 31)
     assert np.bincount(everything.labels).tolist() == [10, 10, 11]
     assert sum(map(len, folder.load(pets))) == 31
-    assert sum(map(len, folder.load(pets, split="order"))) == 30  # as 0.1.0 read it
+    assert sum(map(len, folder.load(pets, split="order"))) == 30  # as read by 0.1.0
 
 
 def test_a_tilde_is_the_home_folder(pets, monkeypatch):

@@ -1,4 +1,5 @@
-"""Malicious files: whatever their bytes, they are read or refused, quickly, in little memory, running no code."""
+"""Malicious files: whatever their bytes, they are read or refused quickly, with little memory, and without running
+code."""
 
 from __future__ import annotations
 

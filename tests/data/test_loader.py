@@ -61,7 +61,7 @@ def test_an_epoch_resumed_anywhere_gives_the_same_bits(dataset, start, augmentat
 
 
 def test_factors_are_drawn_for_each_batch_from_their_distribution(dataset):
-    """Of alpha 1, which is uniform."""
+    """With alpha 1, which is uniform."""
     made = make(dataset, augmentation=Augmentation(mixup=1), shuffle=False)
     factors = np.sort([y[1, i] for epoch in range(40) for i, (_, y) in zip(range(1, 50, 8), made.epoch(epoch))])
     assert len(factors) == 280

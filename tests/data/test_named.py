@@ -78,7 +78,7 @@ def test_a_name_must_be_text():
 
 
 def test_a_folder_whose_name_ends_like_an_option(monkeypatch, tmp_path):
-    """A trailing slash tells it apart, also in the stored text."""
+    """A trailing slash distinguishes it, also in the stored text."""
     monkeypatch.setattr(folder, "load", lambda directory, **options: (directory, options))
     monkeypatch.chdir(tmp_path)
     stored = placed("folder:pets,b=c/,size=3x3")

@@ -56,7 +56,7 @@ def test_only_upcoming_images_are_decoded_by_several_threads(photos, monkeypatch
     def watched(path, **options):
         if len(seen) < 2:
             seen.append(threading.current_thread().name)
-            both.wait()  # which two threads must reach at once
+            both.wait()  # two threads must reach this at the same time
         else:
             seen.append(threading.current_thread().name)
         return real(path, **options)

@@ -84,7 +84,7 @@ def test_a_wrong_update_names_the_parameter(name, monkeypatch):
     assert f"differ first at step 1: {op} of {name}, update, on B" in str(outcome)
 
 
-PLANTED = {  # op: a line of its .cu, what takes its place, and what must be named
+PLANTED = {  # op: a line of its .cu, its replacement, and what must be named
     "relu": (
         "map(y, x, n, Relu<Real>{});",
         "map(y, x, n, Relu<Real>{}); if (global_thread() == 0) y[3] = DTYPE(9);",

@@ -33,7 +33,7 @@ def elsewhere(steps):
 
 
 def sparse(steps, every):
-    """The steps as they are recorded with less: what lies inside the net of each so-many-th step."""
+    """The steps as recorded with fewer tensors: those inside the net only in every n-th step."""
     inside = ("forward", "backward")
     return [
         replace(step, tensors=[each for each in step.tensors if each.direction not in inside])

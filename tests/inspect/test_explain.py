@@ -114,7 +114,7 @@ def deep_net(device="numpy"):
     row = [Conv2D(2, 3), Tanh(), block, AvgPool2D(3, stride=2, padding=1), MaxPool2D(2, stride=1)]
     net = Sequential([Input((9, 9, 2)), *row, GlobalAvgPool2D(), Flatten(), Dropout(), Linear(4)], seed=4)
     for vector, value in zip(net["residual1.norm1"].vectors, (1.5, 0.3, 0.2, 2.0)):
-        vector += value - vector  # not what leaves everything as it is
+        vector += value - vector  # not layers that change nothing
     return net.to(device)
 
 
@@ -150,7 +150,7 @@ def test_a_gradient_is_the_sum_of_contributions_from_outputs():
             place = tuple(map(int, np.unravel_index(at, dx[0].shape[1:])))
             found = explain(net, DEEP_X, name, place, backward=True, target=2, most=1000)
             assert found.value == dx[0][(0, *place)], name
-            rounding = found.computed[-1].bound + 1e-12  # the op was given an output that was rounded
+            rounding = found.computed[-1].bound + 1e-12  # the op received a rounded output
             assert abs(sum(term.product for term in found.terms) - found.total) < rounding, name
             assert all(each.error <= each.bound for each in found.computed), (name, found.computed)
     assert not net.grads() or not any(np.any(gradient) for gradient in net.grads().values())
@@ -215,7 +215,7 @@ def test_the_emulator_names_the_thread_that_wrote_a_value():
     assert "add" in back.thread.writers[-1].kernel
 
 
-REFUSED = {  # by kind: what the refusal says
+REFUSED = {  # by kind: the message of the refusal
     Sequential: "holds several layers; name one of them: layer1.conv1, layer1.relu1, ",
     Fused: "runs its layers as one op; explain the net as it was before fuse()",
 }

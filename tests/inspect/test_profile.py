@@ -211,7 +211,7 @@ def test_on_the_emulated_device_launches_are_listed_without_running(monkeypatch)
     kernels = {name: [kernel["kernel"] for kernel in row.launches] for name, row in zip(names(found), found.rows)}
     assert kernels["conv1 forward"] == ["conv2d_fprop_simt"]
     assert kernels["relu1 backward"] == ["relu_backward"]
-    assert kernels["residual1 forward"] == ["add_forward"]  # its layers' launches are theirs
+    assert kernels["residual1 forward"] == ["add_forward"]  # the launches of its layers belong to these
     assert "conv2d_dgrad_simt" in kernels["residual1.conv1 backward"]
     assert not any("dgrad" in kernel for kernel in kernels["conv1 backward"])
     assert kernels["sgd"] == ["sgd_step"]

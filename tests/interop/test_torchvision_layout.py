@@ -1,5 +1,5 @@
-"""The nets for ImageNet beside the modules of torchvision, which are built here as it defines them: its state dicts, in
-its order and under its names, load exactly, and the scores agree."""
+"""The nets for ImageNet compared with torchvision's modules, which are built here by its definitions: their state dicts
+load exactly, with torchvision's order and names, and the scores agree."""
 
 import numpy as np
 import pytest

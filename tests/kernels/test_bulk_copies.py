@@ -77,7 +77,7 @@ SHAPE = (5, 6, 40)  # h, w, c
 
 
 def box_of(box, at, swizzle=0, shift=0, **settings):
-    """What one load brings to shared memory, line by line, and what one store of it writes."""
+    """The lines that one load copies to shared memory, and what a store of them writes."""
     x = np.arange(1, np.prod(SHAPE) + 1, dtype=np.uint16).reshape(SHAPE)
     source, copy = emulator.asarray(x), emulator.asarray(np.zeros(SHAPE, np.uint16))
     lines = emulator.empty(int(np.prod(box)), np.uint16)

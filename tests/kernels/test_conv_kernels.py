@@ -277,7 +277,7 @@ def test_plans_cover_the_product_within_the_workspace_limit(dtype):
 
 def test_plans_follow_the_shape():
     vgg = planned(128 * 32 * 32, 64, 9 * 64)
-    assert (vgg.algorithm.block_m, vgg.split_k) == (128, 1)  # outputs enough: large tiles, whole depths
+    assert (vgg.algorithm.block_m, vgg.split_k) == (128, 1)  # many outputs: large tiles, no split-K
     filters = planned(64, 9 * 64, 128 * 32 * 32)
     assert filters.split_k > 8  # few outputs, a long depth
     few = planned(128 * 32 * 32, 10, 9 * 10).algorithm
@@ -336,7 +336,7 @@ def offsets(device, kernel, case, lines, columns, *phase):
 
 
 def some_of(rng, size, count=400):
-    """Indices over the whole range, at its ends, and past it."""
+    """Indices over the whole range, at its ends and past it."""
     return np.concatenate([rng.integers(0, size, count), [0, 1, size - 1, size - 1, size, size + 100]])
 
 

@@ -22,7 +22,7 @@ def header(file: str) -> str:
 
 @pytest.mark.parametrize("file", MACROS)
 def test_a_header_has_macros_limits_and_floor(file):
-    """Those of a tensor-core convolution are in the header of its SIMT counterpart."""
+    """Facts about a tensor-core convolution are in the header of its SIMT counterpart."""
     text = header(file)
     if file.endswith("mma.cu"):
         simt = re.sub("_(wg)?mma", "", file)

@@ -114,7 +114,7 @@ def walked(
                     turns,
                     shared=tile.smem_bytes,
                 )
-                inside = np.arange(turns) < ceil_div(depth - begin, tile.block_k)  # past the end nobody asks
+                inside = np.arange(turns) < ceil_div(depth - begin, tile.block_k)  # nothing is read past the end
                 found, expected = to_numpy(found)[inside], to_numpy(expected)[inside]
                 np.testing.assert_array_equal(found, expected, f"{kernel} {case} phase {phase} at {first}, {begin}")
                 furthest = max(furthest, found.max())

@@ -54,7 +54,7 @@ def assert_agrees(device, case, dtype, algo):
     def make(rng, of):
         arrays, options = case.make(rng, of)
         if case.op in ("conv2d", "conv2d_batch_norm"):
-            options |= dict(activation=None)  # each is a kernel to compile
+            options |= dict(activation=None)  # each one is a kernel to compile
         return arrays, options | dict(algo=algo)
 
     outcome = verify.run_case(replace(case, make=make), dtype, device)

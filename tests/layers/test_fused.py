@@ -332,7 +332,7 @@ def test_convolutions_with_batch_norm(device):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_convolutions_with_a_pool_before_batch_norm(device):
-    """As airbench94 has them; maps of odd sizes, groups, and a pool that nothing follows."""
+    """As in airbench94; maps of odd sizes, groups, and a pool that nothing follows."""
 
     def net():
         layers = [

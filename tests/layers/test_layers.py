@@ -429,7 +429,7 @@ def test_after_zero_grad_gradients_read_as_zero_and_backward_assigns_then_adds(d
     once, live = backward(), net.grads()
     twice = backward()
     net.zero_grad()
-    assert all(not to_numpy(gradient).any() for gradient in net.grads().values())  # seen: so the next one adds to zeros
+    assert all(not to_numpy(gradient).any() for gradient in net.grads().values())  # read: so the next one adds to zeros
     after_a_look = backward()
     net.zero_grad()
     next(layer for layer in net.walk() if isinstance(layer, BatchNorm)).gradient("weight")  # one of the two of a norm

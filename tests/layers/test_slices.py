@@ -24,7 +24,7 @@ ENDS = {  # the last layers of a branch, after a convolution or as one; all of 8
     "skip": lambda: [Conv2D(2, 1), Branches([[Conv2D(6, 3, **PADDED)], []])],
     "nested": lambda: [Branches([[Conv2D(4, 1)], [Conv2D(4, 3, **PADDED), BatchNorm()]])],
 }
-# Copies forward, backward, and of a step and an inference together, where there are any: those of the input.
+# The number of copies in forward, in backward, and in a step plus an inference, if any: those of the input.
 COPIES = {"skip": [2, 0, 4]}
 
 

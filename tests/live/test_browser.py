@@ -71,7 +71,7 @@ def open_page(browser, address):
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(WAIT)
-        refused = re.compile("status of 400")  # what the page asked for wrongly on purpose; it shows why
+        refused = re.compile("status of 400")  # errors that the test provokes; the page shows them
         page.on(
             "console", lambda m: m.type in ("error", "warning") and not refused.search(m.text) and wrong.append(m.text)
         )
@@ -131,7 +131,7 @@ def draw(page, points):
 
 def test_a_net_trains_and_is_inspected(open_page, tmp_path):
     page = open_page()
-    learned(page, 0.95)  # enough for what is drawn by mouse, too
+    learned(page, 0.95)  # enough for drawing by mouse too
     wait_until(page, "document.querySelectorAll('#right .example').length > 5")
     page.click("#toggle")
     wait_until(page, "document.getElementById('phase').textContent === 'paused'")
@@ -198,7 +198,7 @@ def test_a_net_trains_and_is_inspected(open_page, tmp_path):
 
 
 def legend(page, part="train"):
-    """The loss and the accuracy in percent, as they stand under the curves."""
+    """The loss and the accuracy in percent, as shown under the curves."""
     found = re.fullmatch(r"\w+: loss (\S+), accuracy (\S+) %", text(page, f"[data-part={part}]"))
     assert found
     return float(found[1]), float(found[2])
@@ -262,7 +262,7 @@ def test_another_optimizer_and_a_checkpoint_are_taken_while_it_trains(open_page,
     page.fill("[name=lr]", "0.002")
     page.click("#settings button")
     wait_until(page, "document.getElementById('log').textContent.includes('on: optimizer adam, lr 0.002')")
-    wait_until(page, "document.querySelector('[name=momentum]').disabled")  # which adam does not have
+    wait_until(page, "document.querySelector('[name=momentum]').disabled")  # adam does not have it
     wait_until(page, f"Number(document.getElementById('step').textContent) > {there + 50}")
     assert text(page, "#phase") == "training"
     assert page.input_value("[name=optimizer]") == "adam"

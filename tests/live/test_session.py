@@ -31,7 +31,7 @@ def wait_for(session, what, seconds=20.0):
     while not what():
         assert time.monotonic() < end, (session.phase, session.message)
         time.sleep(0.005)
-    do(session, "greet")  # once what was under way is done
+    do(session, "greet")  # after the pending work is done
 
 
 def weights_of(session):
@@ -88,7 +88,7 @@ def test_a_new_rate_keeps_the_optimizer_state_and_a_new_optimizer_starts_fresh(o
     assert all(np.array_equal(before[name], after[name]) for name in before)
     do(session, "change", settings={"optimizer": "rmsprop"})
     wait_for(session, lambda: session.trainer.optimizer.name == "rmsprop")
-    assert session.trainer.optimizer.lr == 0.5  # what both take goes on
+    assert session.trainer.optimizer.lr == 0.5  # settings that both have are kept
     assert session.trainer.steps == before["steps"]
 
 
@@ -274,7 +274,7 @@ def test_snapshots_take_no_more_than_their_share_of_time():
             with budget.spend("picture"):
                 now[0] += 0.05
                 spent += 0.05
-    assert 0.019 < spent / now[0] < 0.0202  # the last one is not paid yet
+    assert 0.019 < spent / now[0] < 0.0202  # the last one is not within its share yet
     quick = Budget({"state": Look(every=0.1, share=0.02)}, clock=lambda: now[0])
     seen = 0
     for _ in range(769):  # steps in 10 s

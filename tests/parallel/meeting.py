@@ -1,4 +1,4 @@
-"""A program that torchrun starts: each rank prints its number and what all of them gave."""
+"""A program that torchrun starts: each rank prints its number and the values of all ranks."""
 
 import sys
 
@@ -6,4 +6,4 @@ from gpuconv.parallel.tcp import TCP
 
 ranks = TCP(60)
 everyone = ranks.gather(10 * ranks.rank)
-sys.stdout.write(f"{ranks.rank} {everyone}\n")  # one call, as both ranks write to one pipe
+sys.stdout.write(f"{ranks.rank} {everyone}\n")  # one call, because both ranks write to the same pipe

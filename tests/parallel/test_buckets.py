@@ -1,4 +1,4 @@
-"""Gradients that are exchanged in buckets while backward goes on: the same bits, in the same order on every rank."""
+"""Gradients that are exchanged in buckets during backward: the same bits, in the same order on every rank."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _several_buckets(monkeypatch):
 
 
 class Watched(Threads):
-    """Notes when sums begin and end, between the layers that go backward."""
+    """Records when sums begin and end, between the layers' backward passes."""
 
     def start(self, flat, fixed, number):
         self.events.append(f"start {number}")

@@ -28,7 +28,7 @@ def test_all_ranks_end_and_the_run_can_be_resumed(tmp_path, how):
     done = launch.run(2, PROGRAM, how, folder, 4, timeout=30)
     assert done.returncode
     assert re.search(SAID[how], done.stderr + done.stdout)
-    checkpoint.load(folder / "last.safetensors")  # it is whole
+    checkpoint.load(folder / "last.safetensors")  # the checkpoint is complete
     assert "steps 9 finished" in program(1, "resumed", folder, shards=4)
     program(1, "numpy", whole, shards=4)
     assert files(folder) == files(whole)
@@ -41,7 +41,7 @@ def test_a_rank_whose_weights_drift_is_named_after_the_epoch(tmp_path):
 
 
 def test_the_command_line_says_it_in_a_line(tmp_path):
-    """Rank 0 finds the run folder taken, which the others do not look at."""
+    """Rank 0 finds that the run folder exists; the other ranks do not check it."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("{}")
     done = launch.train(2, *TINY, "--run-dir", tmp_path / "run")

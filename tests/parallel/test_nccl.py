@@ -250,7 +250,7 @@ def test_a_capture_that_fails_on_one_rank_fails_on_all(monkeypatch):
 
 
 class HangAt:
-    """From a step on, the GPU of rank 1 does no more work."""
+    """After a certain step, the GPU of rank 1 does no more work."""
 
     def __init__(self, machine, step):
         self.machine, self.step = machine, step

@@ -1,4 +1,4 @@
-"""The optimizer's state dealt out to the ranks, which are threads here: the bits of a rank that keeps all."""
+"""The optimizer's state split among the ranks, which are threads here: the same bits as without the split."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def bits(trainer):
 
 def stepped(ranks=None, optimizer="adam", *, device="numpy", dtype="float32", shard=True, **options):
     """The weights after three steps, the whole checkpoint, and the bytes of state here."""
-    cpu._fixed.set(1)  # as within the context of `everyone`, for which threads would wait otherwise
+    cpu._fixed.set(1)  # as within the context of `everyone`; threads would wait for it otherwise
     made = small.net().to(device, precision=dtype)
     scale = {"loss_scale": LossScale(start=2.0**8, interval=2)} if dtype == "float16" else {}
     options = {"shards": 4, "graph": False, "weight_decay": 0.01} | scale | options

@@ -1,4 +1,4 @@
-"""Batch norm by the statistics of all ranks: what one process computes from the whole batch."""
+"""Batch norm with the statistics of all ranks equals that of one process with the whole batch."""
 
 from __future__ import annotations
 

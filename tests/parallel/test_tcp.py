@@ -1,4 +1,4 @@
-"""Messages between ranks that variables as torchrun's describe: threads here, over the loopback device."""
+"""Messages between ranks that variables like torchrun's describe: threads here, over the loopback device."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_ranks_that_do_not_come_are_named(place):
 
 @pytest.mark.slow
 def test_torchrun_starts_ranks():
-    """Its own store listens at MASTER_PORT meanwhile."""
+    """torchrun's own store listens on MASTER_PORT at the same time."""
     pytest.importorskip("torch")
     program = Path(__file__).with_name("meeting.py")
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program)]

@@ -26,7 +26,7 @@ SHARED_MEMORY = {
 
 
 class CUDARuntimeError(RuntimeError):
-    """What CuPy raises for a CUDA call that fails; the message is the error's name."""
+    """The error that CuPy raises for a failed CUDA call; the message is the error's name."""
 
 
 class CUDADriverError(RuntimeError):
@@ -181,7 +181,7 @@ class Queue:
 
 
 class Clock:
-    """In place of the module `time`: it stands still but while somebody sleeps."""
+    """In place of the module `time`: it advances only while somebody sleeps."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -215,7 +215,7 @@ class Machine:
         self.legacy = [Queue(self, device, "legacy") for device in range(len(gpus))]
         self.thread = threading.local()
         self.nccl_worlds: list[Any] = []
-        self.hung: set[int] = set()  # GPUs that do no more work
+        self.hung: set[int] = set()  # hanging GPUs
 
     @property
     def device(self) -> int:

@@ -1,8 +1,8 @@
 """NCCL on the stand-in: each rank is a thread with a GPU of its own.
 
 A call is recorded when it is made, and queued on its stream, or captured there. It ends when its transfers have found
-their counterparts on the other ranks, whose streams run meanwhile; a rank that no counterpart can come for is an
-AssertionError, as a GPU would wait for ever.
+their counterparts on the other ranks, whose streams run meanwhile; a transfer without a possible counterpart is an
+AssertionError, because a GPU would wait for ever.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Transfer(NamedTuple):
 
 
 class Call(NamedTuple):
-    """What a rank asked for, in words; captured: whether a graph holds it."""
+    """The request of a rank, in words; captured: whether it is in a graph."""
 
     words: tuple[str, ...]
     captured: bool

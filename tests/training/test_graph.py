@@ -129,7 +129,7 @@ def test_replayed_steps_have_the_same_bits_in_every_precision(captures, device, 
     if precision == "float16":
         scale, _, _, skipped = runs[0].loss_scale.read()
         assert runs[1].loss_scale.read() == runs[0].loss_scale.read()
-        assert 8 < skipped < 40  # not all by the first step, which runs uncaptured
+        assert 8 < skipped < 40  # not all in the first step, which runs uncaptured
         assert scale > 2.0 ** (30 - skipped)  # it grew between
 
 
@@ -352,10 +352,10 @@ def capturing(made):
 )
 def test_a_planted_host_access_is_named(touch, named):
     x = asarray(np.ones((2, 3), np.float32), DEVICE)
-    touch(x)  # free outside
+    touch(x)  # allowed outside
     with emulator.device_only(), pytest.raises(emulator.HostAccessError, match=named):
         touch(x)
-    with emulator.device_only():  # these are no touch
+    with emulator.device_only():  # these do not access memory
         x[1:, ::2].T.view(np.uint32)
         x.reshape(3, 2)
         backends.empty((2,), np.float32, DEVICE)

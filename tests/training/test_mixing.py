@@ -30,7 +30,7 @@ def test_digits_are_learned(augmentation):
     assert made.history[-1]["validation_accuracy"] > 0.7
     assert (
         made.history[-1]["train_loss"] > 1.1 * made.history[-1]["validation_loss"]
-    )  # of targets that are no certainties
+    )  # the entropy of targets that are not certain
 
 
 def without_norm(device):

@@ -110,7 +110,7 @@ def test_an_overflow_skips_the_step_and_halves_the_scale(device, optimizer):
     assert small.same_arrays(state(trainer), before)
     assert trainer.loss_scale.scale == 2.0**39
     assert trainer.loss_scale.skipped == 1
-    assert (to_numpy(net["norm1"]["running_mean"]) != running).any()  # the forward was sound
+    assert (to_numpy(net["norm1"]["running_mean"]) != running).any()  # the forward pass was finite
     assert np.isfinite(trainer.read_totals().loss)  # the loss is not the scaled one, and no reason to stop
     trainer.loss_scale.write([2.0**8, 0.0, 0.0, 1.0])
     step(trainer, device, "float16")

@@ -97,8 +97,8 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path, straight):
 
 @pytest.mark.slow
 def test_every_step_can_be_the_last(tmp_path, monkeypatch):
-    """In one process: stop after each step of the run, go on in a new trainer, compare with a run never stopped."""
-    monkeypatch.setattr(Curves, "on_stop", Callback.on_stop)  # 18 pictures take their time
+    """In one process: stop after each step of the run, continue in a new trainer, compare with an uninterrupted run."""
+    monkeypatch.setattr(Curves, "on_stop", Callback.on_stop)  # 18 pictures would take too long
 
     class Stop(Callback):
         def __init__(self, step):

@@ -89,7 +89,7 @@ def test_gradients_are_summed_along_the_tree():
     def work(x, y, totals):
         one.zero_grad()
         for gradient in one.grads().values():
-            gradient[...] = 8 * x[0, 0]  # an eighth counts: the shard's part of the batch
+            gradient[...] = 8 * x[0, 0]  # the shard's share of the batch is an eighth
 
     x = np.array([2**24, 1, 1, 1, -(2**24), 1, 1, 1], np.float32)[:, None]
     Sharding(8, one).backpropagate(x, np.zeros(8, np.int64), Totals("numpy"), work)

@@ -46,7 +46,7 @@ def changed(value, path, new):
     return value
 
 
-WRONG = [  # the entry of a checkpoint's state, what it is made, what is said
+WRONG = [  # the entry of a checkpoint's state, its new value, the message
     ("net", ..., "net is missing"),
     ("net", {"layer": 3}, 'net must be a layer, received {"layer": 3}'),
     ("epoch", True, "epoch must be a whole number from 0 on, received true"),

@@ -1,4 +1,5 @@
-"""Digests of a run: every tensor of every step, the same bits without and with them, and files that go on."""
+"""Digests of a run: every tensor of every step, the same bits with and without digests, and files that a resumed run
+continues."""
 
 from __future__ import annotations
 

@@ -88,7 +88,8 @@ def test_an_epoch_in_a_line():
 
 
 def test_the_number_of_steps_until_a_callback_has_to_act(tmp_path):
-    """Until then a device may run ahead. A callback with a step hook acts at each step, unless it says otherwise."""
+    """Until then a device may run ahead. A callback with a step hook acts at each step, unless `next_step` returns
+    something else."""
 
     class Listens(Callback):
         def on_step(self, trainer, record):

@@ -62,7 +62,7 @@ def test_accumulated_results_and_the_bias_gradient_are_compared():
             ops.conv2d_backward(dy, x, w, **options)
         assert set(found[0].results) == {"result", "result 1", "db"}
         assert found[0].compare().share <= 1
-        for name in found[0].results:  # and no error of a result goes unseen
+        for name in found[0].results:  # and every error of a result is found
             wrong = Call(**{**vars(found[0]), "results": dict(found[0].results)})
             wrong.results[name] = wrong.results[name] + 1e-9
             assert wrong.compare().share > 1, name

@@ -110,7 +110,7 @@ def test_matrix_products_are_split_and_correct(blas, rows, columns):
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_child_starts_its_own_threads(blas):
     parallel.in_parts(len, np.zeros(6))
-    with parallel._one_at_a_time:  # as if another thread were at work
+    with parallel._one_at_a_time:  # as if another thread held it
         child = os.fork()
         if child == 0:
             os._exit(0 if parallel.in_parts(len, np.zeros(6)) == [2, 2, 2] else 1)
@@ -170,7 +170,7 @@ def test_an_image_gives_the_same_bits_in_any_part(op, monkeypatch):
     np.testing.assert_array_equal(OPS[op](), whole)
 
 
-PRODUCTS = {  # of how many terms each number is the sum
+PRODUCTS = {  # the number of terms in each sum
     "conv2d": (27, lambda x, w, dy: ops.conv2d(x, w, padding=1)),
     "conv2d_dgrad": (45, lambda x, w, dy: ops.conv2d_dgrad(dy, w, input_shape=x.shape, padding=1)),
     "conv2d_wgrad": (7 * 9 * 8, lambda x, w, dy: ops.conv2d_wgrad(dy, x, kernel_size=3, padding=1)),

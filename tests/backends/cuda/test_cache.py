@@ -40,7 +40,7 @@ def test_an_entry_is_filled_once(tmp_path):
     assert (first / "a").read_text() == "made"
     assert first.name.startswith("relu-")
     assert fill.calls == 1
-    assert [path.name for path in first.parent.iterdir()] == [first.name]  # nothing temporary stays
+    assert [path.name for path in first.parent.iterdir()] == [first.name]  # no temporary file is left
 
 
 def test_each_part_of_the_key_makes_a_new_entry(tmp_path):
@@ -85,7 +85,7 @@ def test_the_entry_of_a_process_that_finished_first_is_used(tmp_path):
     inner, store = Filler("theirs"), Cache(tmp_path)
 
     def fill(folder):
-        store.entry("k", ["x"], inner)  # finishes while we compile
+        store.entry("k", ["x"], inner)  # another process finishes while we compile
         (folder / "a").write_text("ours")
 
     assert (store.entry("k", ["x"], fill) / "a").read_text() == "theirs"
@@ -325,7 +325,7 @@ def test_a_corrupt_library_is_recompiled_and_not_loaded(tmp_path, monkeypatch):
     assert scaled(tmp_path / "scale.cu") == 3
     (library,) = (tmp_path / "cache").glob("scale*/library.so")
     whole = library.read_bytes()
-    library.unlink()  # the loaded file stays as it is; a new one takes its name
+    library.unlink()  # the loaded file is unchanged; a new one takes its name
     library.write_bytes(whole[: len(whole) // 2])
     assert scaled(tmp_path / "scale.cu") == 3
     assert library.stat().st_size > len(whole) // 2

@@ -1,4 +1,4 @@
-"""What the emulated device gives a kernel: indices, barriers, warp operations, atomics, number types, workers."""
+"""What the emulated device provides to kernels: indices, barriers, warp operations, atomics, number types, workers."""
 
 import os
 import re
@@ -190,7 +190,7 @@ load({str(planted)!r}).kernel(sys.argv[1])(2, 64, y, x, shared=256)
 
 
 def test_the_first_kernel_may_use_no_thread_index(tmp_path):
-    """So no earlier kernel has set up the thread context that later ones share."""
+    """In a new process, so that no earlier kernel has set up the thread context that later ones share."""
     (tmp_path / "simple.cu").write_text('extern "C" __global__ void simple(float* y) { y[0] = 7; }\n')
     program = f"""
 import numpy as np
@@ -262,7 +262,7 @@ def test_cxx_may_hold_options_and_paths(monkeypatch, tmp_path):
     assert made.is_file()
     output = (tmp_path / "my compiler.log").read_text().splitlines()
     assert all(line.startswith("-DOF_THE_USER=7") for line in output)
-    assert len(output) == 3  # its version, the compilation, the linking
+    assert len(output) == 3  # runs of the compiler: version, compilation, linking
 
 
 def test_ctrl_c_does_not_reach_the_compiler():
@@ -272,7 +272,7 @@ def test_ctrl_c_does_not_reach_the_compiler():
 
 
 def test_the_same_headers_in_another_folder_need_no_new_compile(monkeypatch, tmp_path):
-    """So one cache serves every checkout and can be moved to another machine."""
+    """So that one cache serves every checkout and can be moved to another machine."""
     monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path / "cache"))
     made = cxx.compile_library("probe", "int probe = 1;\n")
     elsewhere = tmp_path / "elsewhere"

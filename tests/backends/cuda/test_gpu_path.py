@@ -140,7 +140,7 @@ def test_a_launch_passes_grid_block_and_packed_arguments(cupy, monkeypatch):
     with pytest.raises(TypeError, match="one device, received y on cuda:1, x on cuda:0"):
         kernel(1, 128, y, DeviceArray("float32", device=0), 8, ONE_ROW, 0.5)
     kernel(1, 128, DeviceArray("float32"), DeviceArray("float32"), 8, ONE_ROW, 0.5, shared=48 * 1024)
-    assert cupy.launches[-1][-1].max_dynamic_shared_size_bytes == 48 * 1024  # and is given leave of its own
+    assert cupy.launches[-1][-1].max_dynamic_shared_size_bytes == 48 * 1024  # and may use it on its own
     assert len(cupy.loaded) == 2  # each device loads its own
     assert cupy.launches[-1][1] == 0
 
@@ -277,8 +277,8 @@ def test_a_capture_makes_its_calls_in_order_and_keeps_its_memory(capturing):
     replay()
     prepared = ["wait for the device", "first work", "wait for the stream"]
     begun = ["free the rest", "private memory", "begin", "work", "end", "common memory"]
-    assert capturing.calls[1:] == [*prepared, *begun, "launch", "launch"]  # behind what the first release gives back
-    assert capturing.alive == 1  # although the work let go of it
+    assert capturing.calls[1:] == [*prepared, *begun, "launch", "launch"]  # after the memory of the first release
+    assert capturing.alive == 1  # although the work has dropped it
     recorder.release()
     assert capturing.alive == 0
 

@@ -36,7 +36,7 @@ def product(direction="fprop", finish=PLAIN, problem=PROBLEM):
 
 @pytest.fixture
 def asked(monkeypatch, tmp_path):
-    """The questions to a prover that answers asked.answer; the cache and what is known start empty."""
+    """The questions to a prover that answers asked.answer; the cache and the known verdicts start empty."""
     kept = Cache(tmp_path / "cache")
     monkeypatch.setattr(proofs, "cache", SimpleNamespace(default=lambda: kept))
     found = SimpleNamespace(questions=[], answer=Answer(PROVED, "good", 0.1), folder=tmp_path / "cache")
@@ -69,7 +69,8 @@ def test_a_proof_is_asked_for_once_and_kept(asked):
 
 @pytest.mark.parametrize(("status", "lasting"), [(REFUTED, True), (UNABLE, False)], ids=["refuted", "unable"])
 def test_a_verdict_against_an_algorithm(asked, status, lasting):
-    """It is said once; one about the algorithm is kept, one about the moment only in this process."""
+    """The warning appears once. A verdict about the algorithm is stored, one about a lack of memory only in this
+    process."""
     asked.answer = Answer(status, "no", 0.1)
     with pytest.warns(UnprovedWarning, match=f"{NAME} is not proved for conv2d_fprop of 2x6x7x8-12x3x3: no"):
         assert not verdict().proved
@@ -93,7 +94,7 @@ def test_a_damaged_entry_is_asked_again_and_a_new_proof_replaces_it(asked):
     assert verdict(ask=False).reason == "no"
     asked.answer = Answer(PROVED, "good again", 0.1)
     proofs.prove(product(), candidate, PLACE)
-    assert verdict(ask=False).reason == "no"  # what this process knows stands
+    assert verdict(ask=False).reason == "no"  # this process keeps its verdict
     another_process()
     assert verdict(ask=False).reason == "good again"
 

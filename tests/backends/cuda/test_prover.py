@@ -1,4 +1,4 @@
-"""The prover's child from outside: whatever it does, the process that asks gets an answer in time, and goes on."""
+"""The prover's child from outside: whatever it does, the process that asks receives an answer in time and continues."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ASKED = READY + "for line in sys.stdin:\n    say(prepared=True)\n    "
 UNPREPARED = READY + "for line in sys.stdin:\n    "
 SLEEP = "time.sleep(60)"
 
-# What a child does; the status of its answer, and words of the reason.
+# The child's code; the status of its answer, and words of the reason.
 CHILDREN = {
     "proves": (ASKED + "verdict()", PROVED, "good"),
     "refutes": (ASKED + "verdict(status='refuted', reason='other bits')", REFUTED, "other bits"),
@@ -67,7 +67,7 @@ def python(code):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """A prover whose child runs some code, and that has little patience."""
+    """A prover with short time limits, whose child runs the given code."""
     for limit, seconds in (("PREPARE", 0.5), ("LIMIT", 0.3)):
         monkeypatch.setattr(prover, limit, seconds)
     monkeypatch.setattr(process, "_GRACE", 0.1)
@@ -113,7 +113,8 @@ def test_threads_take_turns(asked):
 
 
 def test_a_failed_child_is_replaced_a_limited_number_of_times(asked):
-    """A child that refuted something is not asked again either: a kernel that goes wrong may have harmed it."""
+    """A child that refuted an algorithm is not asked again either, because a faulty kernel may have damaged its
+    state."""
     once = asked(ASKED + "verdict(status='refuted', reason=str(os.getpid()))")
     answers = [once.ask({}, OF) for _ in range(prover.MOST_WRONG + 2)]
     assert len({each.reason for each in answers[: prover.MOST_WRONG]}) == prover.MOST_WRONG

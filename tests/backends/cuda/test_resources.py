@@ -22,11 +22,11 @@ from gpuconv.verify.run import move
     ("arch", "registers", "shared", "threads", "share"),
     [
         ("sm_90a", 32, 0, 256, 1.0),  # 8 blocks of 8 warps: all 64
-        ("sm_90a", 33, 0, 256, 0.75),  # 40 registers a thread: 12 warps a quarter
+        ("sm_90a", 33, 0, 256, 0.75),  # 40 registers per thread: 12 warps per scheduler
         ("sm_90a", 128, 0, 256, 0.25),
-        ("sm_90a", 200, 0, 64, 0.125),  # 2 warps a quarter, though 10 would fit on the whole
+        ("sm_90a", 200, 0, 64, 0.125),  # 2 warps per scheduler, although 10 would fit on the multiprocessor
         ("sm_90a", 32, 100 * 1024, 256, 0.25),  # 2 blocks by shared memory
-        ("sm_90a", 32, 0, 32, 0.5),  # 32 blocks are the most
+        ("sm_90a", 32, 0, 32, 0.5),  # at most 32 blocks
         ("sm_86", 32, 0, 1024, 2 / 3),  # 48 warps hold one block of 32
         ("sm_80", 255, 0, 1024, 0.0),  # does not fit
     ],
@@ -176,14 +176,14 @@ def test_every_listed_variant_defines_kernels():
 
 def dearest(file, defines):
     """The listed variant for a choice of macros. Labels may have any integer dtype; only the usual ones are listed."""
-    if defines.get("DTYPE") == "bfloat16" and ("mma" in file or "few_channels" in file):  # of the halves one
+    if defines.get("DTYPE") == "bfloat16" and ("mma" in file or "few_channels" in file):  # one of the 16-bit dtypes
         defines |= {"DTYPE": "float16"}
     masked = file.startswith("conv2d") and "MASK" in defines
-    if masked:  # of the masks the one with most bits
+    if masked:  # the mask with most bits
         defines |= {"MASK": "4"}
-    if masked and "MOMENTS" not in defines:  # of the masks without moments that of a ReLU
+    if masked and "MOMENTS" not in defines:  # without moments, the mask of a ReLU
         defines |= {"ACTIVATION": "Relu"}
-    elif defines.get("ACTIVATION", "Identity") != "Identity":  # of the activations the one with most arithmetic
+    elif defines.get("ACTIVATION", "Identity") != "Identity":  # the activation with most arithmetic
         defines |= {"ACTIVATION": "Gelu"}
         if file.startswith("conv2d_fprop") and "depthwise" not in file:  # which stores the activation's input too
             defines |= {"SAVES_INPUT": "1"}
@@ -191,7 +191,7 @@ def dearest(file, defines):
         plain = {name: value for name, value in defines.items() if name not in ("MASK", "MOMENTS", "SAVES_INPUT")}
         return plain | dict(ACTIVATION="Identity", VECTOR_C="4", VECTOR_K="4")
     written = defines.keys() & {"MASK", "MOMENTS"} or defines.get("ACTIVATION") == "Gelu"
-    if "VECTOR_C" in defines and (written or "mma" in file):  # of mixtures that where all moves are wide
+    if "VECTOR_C" in defines and (written or "mma" in file):  # of mixtures the one with only wide accesses
         defines |= dict.fromkeys(("VECTOR_C", "VECTOR_K"), max(defines["VECTOR_C"], defines["VECTOR_K"]))
     if file == "conv2d_fprop_few_channels.cu" and written:
         defines |= {"VECTOR_C": "1", "VECTOR_K": "8" if "16" in defines["DTYPE"] else "4"}
@@ -200,7 +200,7 @@ def dearest(file, defines):
 
 @pytest.mark.kernels
 def test_the_launchers_load_only_listed_variants(monkeypatch):
-    """So the report omits nothing that runs, except variants that lie between two listed ones."""
+    """So the report omits no kernel that runs, except variants that lie between two listed ones."""
     loaded = set()
 
     def recording(launched, *_, **__):  # nothing has to be compiled or run

@@ -64,7 +64,7 @@ def on(monkeypatch, tmp_path):
         monkeypatch.setattr(tuner, "gpu_of", lambda array: gpu)
         monkeypatch.setattr(tuner, "gpu_named", lambda device: gpu)
         if forget:
-            tuner.remembered.clear()  # as another process would begin
+            tuner.remembered.clear()  # the state of a new process
         return gpu
 
     return use
@@ -139,7 +139,7 @@ print(*chosen_without_kernels(sys.argv[1]))
 
 
 def test_concurrent_processes_agree_on_one_choice(on, tmp_path):
-    """Processes that choose at once use what the first of them wrote, as does a later process."""
+    """Processes that choose at the same time use the result of the first one, as does a later process."""
     environment = os.environ | {"GPUCONV_CACHE_DIR": str(tmp_path / "cache")}
     together = [
         subprocess.Popen(
@@ -182,7 +182,7 @@ def test_a_process_does_not_time_while_another_one_does(on, tmp_path):
 
 @pytest.mark.parametrize("fails", [[NAMES[-1]], NAMES[:-1]], ids=["one", "all-but-one"])
 def test_candidates_that_fail_while_they_are_timed_are_left_out(on, monkeypatch, fails):
-    """As a launch whose error only shows when the GPU is waited for."""
+    """Like a launch whose error appears only at the next synchronization."""
     gpu = on(StandIn(speeds(NAMES[-1])))
     seconds = gpu.seconds
 
@@ -259,7 +259,7 @@ def test_nothing_is_timed_during_a_capture(on, tmp_path):
     assert ran()[0] == [modelled]
     assert captured.timed == choices(tmp_path) == []
     assert modelled != "simt-64x64"
-    before = on(StandIn(speeds("simt-64x64")))  # and that choice was not remembered
+    before = on(StandIn(speeds("simt-64x64")))  # and that choice was not stored
     assert ran()[0][-1] == "simt-64x64"
     assert before.timed
     for forget in (False, True):
@@ -335,7 +335,7 @@ def test_tuning_can_be_switched_off(on, monkeypatch, tmp_path):
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "1")
     assert ran()[0][-1] == "simt-128x64"
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "yes")
-    assert ran()[0] == ["simt-128x64"]  # measured, and kept
+    assert ran()[0] == ["simt-128x64"]  # measured and stored
     with pytest.raises(ValueError, match="unknown value of GPUCONV_AUTOTUNE 'yes'"):
         ran(padding=1)
 
@@ -371,7 +371,7 @@ def test_a_choice_stored_under_an_old_algorithm_name_is_found(tmp_path):
 
 
 def test_the_calls_that_time_a_candidate_on_cupy(monkeypatch):
-    """The runs are queued between two events, behind a gate that opens once all are queued."""
+    """The runs are queued between two events, behind a gate that opens when all are queued."""
     queue, waiting = [], []
 
     class Event:
