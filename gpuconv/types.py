@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypedDict, TypeVar
 
 import numpy as np
 
@@ -83,3 +83,13 @@ PaddingPairs = tuple[Pair, Pair]  # ((top, bottom), (left, right))
 Size = int | Pair
 Padding = int | Pair | PaddingPairs | str
 Scalar = float | Array  # a number, or an array of one element on the device
+
+
+class Window(TypedDict):
+    """How a filter moves over a volume, as `Conv2dProblem.of` takes it."""
+
+    stride: Size
+    padding: Padding
+    dilation: Size
+    groups: int
+    fit: str

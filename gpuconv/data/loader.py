@@ -22,7 +22,7 @@ from gpuconv.dtypes import as_dtype
 from gpuconv.ops.batch import expect_augmentable
 from gpuconv.types import Array
 
-Batch = tuple[Any, Any]
+Batch = tuple[Array, Array]
 T = TypeVar("T")
 
 _AHEAD = 2  # batches that one background thread may have ready

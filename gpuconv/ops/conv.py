@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from gpuconv.arguments import integer, pair
 from gpuconv.backends import backend_of
@@ -27,7 +27,7 @@ from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
 from gpuconv.ops.remembered import remembered
 from gpuconv.problems import ACTIVATIONS, PLAIN, Conv2dProblem, Epilogue, epilogue
-from gpuconv.types import Array, ArrayT, Padding, Size
+from gpuconv.types import Array, ArrayT, Padding, Size, Window
 
 _SAVE_INPUT = [name for name, activation in ACTIVATIONS.items() if activation.saves_input]
 
@@ -82,7 +82,7 @@ def conv2d(
         TypeError: Arrays of different dtypes or devices, or tf32 with another dtype than float32.
     """
     backend = backend_of(x=x, w=w, optional=dict(bias=bias, out=out))
-    window = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
+    window = Window(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
     problem, finish, algo, tf32 = _check_conv2d(x, w, bias, out, activation=activation, algo=algo, tf32=tf32, **window)
     x, w, bias = copy_if_overlapping([out], x, w, bias)
     return backend.conv.conv2d(x, w, bias, problem, finish, algo=algo, tf32=tf32, out=out)
@@ -98,7 +98,7 @@ def _check_conv2d(
     activation: str | None,
     algo: object,
     tf32: object,
-    **window: Any,
+    **window: Unpack[Window],
 ) -> tuple[Conv2dProblem, Epilogue, str, bool]:
     problem = forward_problem(x, w, bias, **window)
     finish = epilogue(expect_activation(activation))
@@ -161,9 +161,10 @@ def conv2d_relu(
         ValueError, TypeError: As in conv2d.
     """
     backend = backend_of(x=x, w=w, optional=dict(bias=bias, out=out))
-    window = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
-    options = dict(activation=activation, pool=pool, algo=algo, tf32=tf32)
-    problem, finish, algo, tf32 = _check_conv2d_relu(x, w, bias, out, **options, **window)
+    window = Window(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
+    problem, finish, algo, tf32 = _check_conv2d_relu(
+        x, w, bias, out, activation=activation, pool=pool, algo=algo, tf32=tf32, **window
+    )
     x, w, bias = copy_if_overlapping([out], x, w, bias)
     return backend.conv.conv2d_relu(x, w, bias, problem, finish, algo=algo, tf32=tf32, out=out)
 
@@ -175,11 +176,11 @@ def _check_conv2d_relu(
     bias: Array | None,
     out: Array | None,
     *,
-    activation: Any,
-    pool: Any,
+    activation: str | None,
+    pool: int,
     algo: object,
     tf32: object,
-    **window: Any,
+    **window: Unpack[Window],
 ) -> tuple[Conv2dProblem, Epilogue, str, bool]:
     problem = forward_problem(x, w, bias, **window)
     expect_out(out, problem.pooled_shape(pool), x.dtype)
@@ -238,7 +239,7 @@ def conv2d_dgrad(
             returned.
     """
     backend = backend_of(dy=dy, w=w, optional=dict(mask=mask, out=out))
-    window = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
+    window = Window(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
     problem, forward, algo, tf32 = _check_conv2d_dgrad(
         dy, w, mask, out, input_shape=input_shape, pool=pool, algo=algo, tf32=tf32, **window
     )
@@ -254,10 +255,10 @@ def _check_conv2d_dgrad(
     out: Array | None,
     *,
     input_shape: object,
-    pool: Any,
+    pool: int,
     algo: object,
     tf32: object,
-    **window: Any,
+    **window: Unpack[Window],
 ) -> tuple[Conv2dProblem, Epilogue, str, bool]:
     w_shape, x_shape = expect_float("w", w, "K R S C/groups"), expect_volume_shape("input_shape", input_shape)
     expect_float("dy", dy, "N P Q K")
@@ -318,9 +319,10 @@ def conv2d_wgrad(
         ValueError, TypeError: As in conv2d_dgrad; also accumulate=True without out.
     """
     backend = backend_of(dy=dy, x=x, optional=dict(mask=mask, out=out, db=db))
-    window = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
-    options = dict(kernel_size=kernel_size, pool=pool, algo=algo, tf32=tf32, accumulate=accumulate)
-    problem, forward, algo, tf32 = _check_conv2d_wgrad(dy, x, mask, out, db, **options, **window)
+    window = Window(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
+    problem, forward, algo, tf32 = _check_conv2d_wgrad(
+        dy, x, mask, out, db, kernel_size=kernel_size, pool=pool, algo=algo, tf32=tf32, accumulate=accumulate, **window
+    )
     outputs = expect_apart(out=out, db=db)
     dy, x, mask = copy_if_overlapping(outputs, dy, x, mask)
     return backend.conv.conv2d_wgrad(
@@ -337,11 +339,11 @@ def _check_conv2d_wgrad(
     db: Array | None,
     *,
     kernel_size: object,
-    pool: Any,
+    pool: int,
     algo: object,
     tf32: object,
-    accumulate: Any,
-    **window: Any,
+    accumulate: bool,
+    **window: Unpack[Window],
 ) -> tuple[Conv2dProblem, Epilogue, str, bool]:
     x_shape, dy_shape = expect_float("x", x, "N H W C"), expect_float("dy", dy, "N P Q K")
     expect_same_dtype(dy=dy, x=x)
@@ -405,9 +407,10 @@ def conv2d_backward(
         ValueError, TypeError: As in conv2d_dgrad; also accumulate=True without dw.
     """
     backend = backend_of(dy=dy, x=x, w=w, optional=dict(mask=mask, out=out, dw=dw, db=db))
-    window = dict(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
-    options = dict(pool=pool, algo=algo, tf32=tf32, accumulate=accumulate)
-    problem, forward, algos, tf32 = _check_conv2d_backward(dy, x, w, mask, out, dw, db, **options, **window)
+    window = Window(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
+    problem, forward, algos, tf32 = _check_conv2d_backward(
+        dy, x, w, mask, out, dw, db, pool=pool, algo=algo, tf32=tf32, accumulate=accumulate, **window
+    )
     outputs = expect_apart(out=out, dw=dw, db=db)
     dy, x, w, mask = copy_if_overlapping(outputs, dy, x, w, mask)
     return backend.conv.conv2d_backward(
@@ -425,11 +428,11 @@ def _check_conv2d_backward(
     dw: Array | None,
     db: Array | None,
     *,
-    pool: Any,
+    pool: int,
     algo: object,
     tf32: object,
-    accumulate: Any,
-    **window: Any,
+    accumulate: bool,
+    **window: Unpack[Window],
 ) -> tuple[Conv2dProblem, Epilogue, tuple[str, str], bool]:
     x_shape, w_shape = expect_float("x", x, "N H W C"), expect_float("w", w, "K R S C/groups")
     expect_float("dy", dy, "N P Q K")
@@ -484,7 +487,7 @@ def bias_grad(
     return backend.conv.bias_grad(dy, saved, activation=activation, out=out, accumulate=accumulate)
 
 
-def forward_problem(x: Array, w: Array, bias: Array | None, **window: Any) -> Conv2dProblem:
+def forward_problem(x: Array, w: Array, bias: Array | None, **window: Unpack[Window]) -> Conv2dProblem:
     """The problem of a forward pass, checked against its arrays."""
     x_shape, w_shape = expect_float("x", x, "N H W C"), expect_float("w", w, "K R S C/groups")
     expect_same_dtype(x=x, w=w, bias=bias)

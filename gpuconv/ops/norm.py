@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from gpuconv.arguments import integer, number
 from gpuconv.backends import backend_of
@@ -27,7 +27,7 @@ from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
 from gpuconv.ops.remembered import remembered
 from gpuconv.problems import Conv2dProblem, Epilogue, epilogue
-from gpuconv.types import Array, ArrayT, Padding, Size
+from gpuconv.types import Array, ArrayT, Padding, Size, Window
 
 __all__ = ["batch_norm", "batch_norm_backward", "conv2d_batch_norm", "group_norm", "group_norm_backward"]
 
@@ -372,7 +372,7 @@ def _check_conv2d_batch_norm(
     pool: int,
     algo: object,
     tf32: object,
-    **window: Any,
+    **window: Unpack[Window],
 ) -> tuple[Conv2dProblem, Epilogue, str, bool]:
     problem = forward_problem(x, w, bias, **window)
     expect_channel_vectors(x, problem.k, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 from numbers import Real
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -315,7 +315,7 @@ def length(loader: Any) -> int | None:
         return None
 
 
-def ours(loader: object) -> bool:
+def ours(loader: object) -> TypeGuard[Loader]:
     """Whether it is a `Loader` whose batches come unchanged from its data set."""
     return isinstance(loader, Loader) and type(loader).epoch is Loader.epoch
 
