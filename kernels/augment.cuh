@@ -122,11 +122,11 @@ struct Picture {
 #pragma unroll
         for (int i = 0; i < 3; ++i) rgb[i] = saturation == 1 ? rgb[i] : blend(saturation, rgb[i], own);
         const float most = fmaxf(fmaxf(rgb[0], rgb[1]), rgb[2]), span = __fsub_rn(most, fminf(fminf(rgb[0], rgb[1]), rgb[2]));
-        const float apart = most == rgb[0]   ? __fsub_rn(rgb[1], rgb[2])
-                            : most == rgb[1] ? __fsub_rn(rgb[2], rgb[0])
-                                             : __fsub_rn(rgb[0], rgb[1]);
+        const float difference = most == rgb[0]   ? __fsub_rn(rgb[1], rgb[2])
+                                 : most == rgb[1] ? __fsub_rn(rgb[2], rgb[0])
+                                                  : __fsub_rn(rgb[0], rgb[1]);
         const float first = most == rgb[0] ? 0.0f : most == rgb[1] ? 2.0f : 4.0f;
-        const float hue = __fadd_rn(__fadd_rn(first, __fdiv_rn(apart, span == 0 ? 1.0f : span)), sixths);
+        const float hue = __fadd_rn(__fadd_rn(first, __fdiv_rn(difference, span == 0 ? 1.0f : span)), sixths);
         const float place = __fadd_rn(float(5 - 2 * c), hue);
         const float within = __fsub_rn(place, __fmul_rn(6.0f, floorf(__fdiv_rn(place, 6.0f))));
         return __fsub_rn(most, __fmul_rn(span, fminf(fmaxf(fminf(within, __fsub_rn(4.0f, within)), 0.0f), 1.0f)));

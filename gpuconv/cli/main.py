@@ -35,9 +35,9 @@ COMMANDS = {
     "shadow": "repeat a call of an op that a run with --shadow found wrong",
     "bisect": "find where two runs, devices, precisions or algorithms begin to differ",
     "reproduce": "train the accuracy table of the docs again, and say where it differs",
-    "profile": "take a training step apart: time, work and kernels of each layer",
+    "profile": "profile a training step: time, work and kernels of each layer",
     "kernels": "list the CUDA kernels; compile them and report what each takes",
-    "lab": "check and time your own .cu in the place of a shipped kernel",
+    "lab": "check and time your own .cu in place of a shipped kernel",
     "data": "download a data set",
     "info": "show which devices and optional packages this machine has",
 }

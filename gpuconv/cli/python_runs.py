@@ -46,7 +46,7 @@ def go_on(options: argparse.Namespace, chosen: Record, loggers: Sequence[Callbac
     directory = options.resume
     nets.know(chosen.get("model"))
     if others := [f"--{name.replace('_', '-')}" for name in chosen if name not in ("data", "test", "model")]:
-        raise UserError(f"{directory} goes on with the settings it was started with; leave {', '.join(others)} out")
+        raise UserError(f"{directory} continues with the settings it was started with; leave {', '.join(others)} out")
     run = RunDirectory.open(directory)
     stored = run.settings()
     _expect_of_python(run)

@@ -104,7 +104,7 @@ def shard_count(text: str) -> int:
     """An argparse type: a power of two, or 0."""
     number = count(0)(text)
     if number & (number - 1):
-        raise argparse.ArgumentTypeError(f"expected a power of two, as 2, 4 or 8, or 0, received {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a power of two, such as 2, 4 or 8, or 0, received {text!r}")
     return number
 
 
@@ -137,7 +137,9 @@ def share(text: str) -> float:
     except ValueError:
         number = 0.0
     if not 0 < number <= 1:
-        raise argparse.ArgumentTypeError(f"expected a share above 0 and at most 1, as 2% or 0.02, received {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"expected a share above 0 and at most 1, such as 2% or 0.02, received {text!r}"
+        )
     return number
 
 
@@ -146,7 +148,7 @@ def add_shadow(parser: argparse.ArgumentParser) -> None:
         "--shadow",
         type=share,
         metavar="SHARE",
-        help="hold calls of ops against the oracle while it trains, in that share of the time, as 2%%",
+        help="check calls of ops against the oracle during training, in that share of the time, such as 2%%",
     )
     parser.add_argument(
         "--on-violation",
@@ -177,13 +179,13 @@ OPTIONS: dict[str, tuple[Any, str, str]] = {
     "validation": (
         part,
         "PART",
-        "the fraction of each class of the training images, as 0.1, to split off for validation; then "
+        "the fraction of each class of the training images, such as 0.1, to split off for validation; then "
         "the test images are used only once, at the end (default: 0, none)",
     ),
     "model": (
         str,
         "NAME",
-        "a net by name, as digits-net or tiny-vgg (`gpuconv summary` lists them), or "
+        "a net by name, such as digits-net or tiny-vgg (`gpuconv summary` lists them), or "
         "FILE.py:FUNCTION, called with the input shape and the number of classes",
     ),
     "weights": (str, "FILE_OR_RUN", "initial weights: of a run, a checkpoint or a saved net of the same shapes"),
@@ -194,29 +196,30 @@ OPTIONS: dict[str, tuple[Any, str, str]] = {
     "optimizer": (
         str,
         "SPEC",
-        "sgd, adagrad, rmsprop, adam, adamw, lion or muon, as sgd:momentum=0.9,nesterov=true, "
-        "or groups, as 'filters -> muon:lr=0.02; * -> sgd:lr=0.05'",
+        "sgd, adagrad, rmsprop, adam, adamw, lion or muon, such as sgd:momentum=0.9,nesterov=true, "
+        "or groups, such as 'filters -> muon:lr=0.02; * -> sgd:lr=0.05'",
     ),
     "schedule": (
         str,
         "SPEC",
-        "constant, linear, step:30,60, exponential:0.95, polynomial:power=2, cosine or one-cycle, as cosine,warmup:5",
+        "constant, linear, step:30,60, exponential:0.95, polynomial:power=2, cosine or one-cycle, "
+        "such as cosine,warmup:5",
     ),
     "plateau": (
         str,
         "SPEC",
-        "multiply the rate by 0.1 after more than so many epochs in a row without a better validation loss, as 5 or "
-        "5,factor=0.5,watch=validation_accuracy (default: none)",
+        "multiply the rate by 0.1 after more than this many epochs in a row without a better validation loss, such as "
+        "5 or 5,factor=0.5,watch=validation_accuracy (default: none)",
     ),
     "clip": (
         str,
         "SPEC",
-        "the largest norm of all gradients together, as 1.0, or of each number by itself, as value:0.5 (default: none)",
+        "the largest norm of all gradients together, such as 1.0, or of each number, such as value:0.5 (default: none)",
     ),
     "ema": (
         part,
         "DECAY",
-        "keep a moving average of the weights, as 0.999, which validation, the test and `gpuconv evaluate` use "
+        "keep a moving average of the weights, such as 0.999, which validation, the test and `gpuconv evaluate` use "
         "(default: 0, none)",
     ),
     "accumulate": (count(1), "K", "update once for every K batches, by the gradients of all their images (default: 1)"),
@@ -225,10 +228,10 @@ OPTIONS: dict[str, tuple[Any, str, str]] = {
         "SPEC",
         "none, or flip, alternating-flip, shift:PIXELS, reflect, cutout:PIXELS, resized-crop:AREA, "
         "brightness:STRENGTH, contrast:STRENGTH, saturation:STRENGTH, hue:STRENGTH, "
-        "mixup:ALPHA, cutmix:ALPHA, as flip,shift:4",
+        "mixup:ALPHA, cutmix:ALPHA, such as flip,shift:4",
     ),
-    "loss": (str, "SPEC", "softmax or svm, as softmax:label_smoothing=0.1,weight=1/2/0.5"),
-    "whiten": (count(0), "IMAGES", "initialize the first convolution to whiten, from so many training images; 0: no"),
+    "loss": (str, "SPEC", "softmax or svm, such as softmax:label_smoothing=0.1,weight=1/2/0.5"),
+    "whiten": (count(0), "IMAGES", "initialize the first convolution to whiten, with this many training images; 0: no"),
     "early_stopping": (
         count(0),
         "N",
@@ -286,7 +289,7 @@ def add_precision(parser: argparse.ArgumentParser, default: str | None = "float3
 
 
 def add_step(parser: argparse.ArgumentParser, net: str) -> None:
-    """Add the options of commands that take a training step apart. net: what is said of the net."""
+    """Add the options of commands that analyse a training step. net: what --model names, for its help text."""
     text = f"{net}, by name, or FILE.py:FUNCTION (default: tiny-vgg)"
     parser.add_argument("--model", metavar="NAME", default="tiny-vgg", help=text)
     parser.add_argument("--batch-size", metavar="N", type=count(1), default=128, help="images per step (default: 128)")

@@ -139,7 +139,7 @@ def _train(options: argparse.Namespace, ranks: Ranks, watchers: Sequence[Callbac
     process.tolerate_lost_stdout()
     chosen = run_settings.given(options)
     if options.resume and options.recipe:
-        raise UserError(f"{options.resume} goes on with the settings it was started with; leave --recipe out")
+        raise UserError(f"{options.resume} continues with the settings it was started with; leave --recipe out")
     if options.digests_every is not None and options.digests is None:
         raise UserError("--digests-every is for --digests, which is not given")
     recipe = options.recipe

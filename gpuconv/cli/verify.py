@@ -58,7 +58,9 @@ def run(options: argparse.Namespace) -> int:
     cases = [case for case in verify.cases(tiers, seed=options.seed) if case.op in chosen_ops]
     total = len({(case.op, dtype) for case in cases for dtype in dtypes if dtype in case.dtypes})
     if not total:
-        raise UserError(f"there is no case of {', '.join(chosen_ops)} in {', '.join(dtypes)}, tiers {', '.join(tiers)}")
+        raise UserError(
+            f"there is no case for {', '.join(chosen_ops)} in {', '.join(dtypes)}, tiers {', '.join(tiers)}"
+        )
     device = choose_device(options)
     line("cases", f"{len(cases)} of {len({case.op for case in cases})} ops, tiers {', '.join(tiers)}\n")
 

@@ -64,7 +64,7 @@ def _from_buffer(data: object, dtype: object, shape: object, order: object, *_: 
 def _encode(text: str, encoding: str) -> bytes:
     """Python 3's form of bytes in the old pickle protocol."""
     if encoding != "latin1":
-        raise UnsafePickleError(f"it asks for the codec {encoding!r}, which no array needs")
+        raise UnsafePickleError(f"it names the codec {encoding!r}, which no array needs")
     return text.encode("latin1")
 
 
@@ -88,7 +88,7 @@ class ArrayUnpickler(pickle._Unpickler):
             case ("_codecs", "encode"):
                 return _encode
         raise UnsafePickleError(
-            f"it asks for {printable(f'{module}.{name}')}, which no array needs; nothing of it was run"
+            f"it names {printable(f'{module}.{name}')}, which no array needs; nothing of it was run"
         )
 
 
@@ -106,7 +106,7 @@ def _refused(code: int) -> Callable[[Any], None]:
         import pickletools
 
         opcode = next(known.name for known in pickletools.opcodes if known.code == chr(code))
-        raise UnsafePickleError(f"it asks for the opcode {opcode}, which no array needs; nothing of it was run")
+        raise UnsafePickleError(f"it contains the opcode {opcode}, which no array needs; nothing of it was run")
 
     return refuse
 
@@ -119,7 +119,7 @@ def _shallow(load: Callable[[Any], None]) -> Callable[[Any], None]:
         load(reader)
         for part in reader.stack[-1]:
             if type(part) is tuple and any(type(inner) is tuple for inner in part):
-                raise UnsafePickleError("it asks for tuples within tuples within tuples, which no array needs")
+                raise UnsafePickleError("it contains tuples within tuples within tuples, which no array needs")
 
     return load_tuple
 

@@ -346,7 +346,7 @@ def _matmul(row: _Row, node: NodeProto) -> Layer:
     weight = row.graph.weight(node, 1)
     assert weight is not None
     if weight.ndim != 2 or len(row.shape) != 1:
-        row.graph.fail(node, f"a matrix of shape {weight.shape} is no fully connected layer on {row.shape}")
+        row.graph.fail(node, f"a matrix of shape {weight.shape} is not a fully connected layer on {row.shape}")
     return row.linear(node, weight.T, None)
 
 

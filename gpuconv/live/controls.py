@@ -55,7 +55,7 @@ def read_net(text: object, input_shape: tuple[int, ...], classes: int, seed: int
         try:
             layer = Layer.from_config(config)
             if isinstance(layer, Input):
-                raise ValueError("the input is the images' and stands before this list")
+                raise ValueError("the images give the input, which is not part of this list")
             shape = layer.place("", shape)
             _expect_bounded(layer)
         except Exception as error:  # the browser may send options of any type

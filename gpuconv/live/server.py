@@ -24,7 +24,7 @@ def bound(host: str, port: int) -> Iterator[socket.socket]:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (socket.gaierror, UnicodeError) as error:  # UnicodeError for invalid host labels
-        raise OSError(errno.EADDRNOTAVAIL, getattr(error, "strerror", "is no name of a host"), host) from None
+        raise OSError(errno.EADDRNOTAVAIL, getattr(error, "strerror", "is not a host name"), host) from None
     with socket.socket(family, kind, protocol) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -14,7 +14,7 @@ from gpuconv import algorithms
 from gpuconv.arguments import flag, integer
 from gpuconv.dtypes import FLOAT_NAMES, accumulation_dtype, is_float
 from gpuconv.names import lookup
-from gpuconv.ops.overlap import Written, apart, overlap, written
+from gpuconv.ops.overlap import Written, disjoint, overlap, written
 from gpuconv.problems import ACTIVATIONS, Conv2dProblem, Epilogue, channels_first, expect_memory
 from gpuconv.types import Array
 
@@ -160,7 +160,7 @@ def expect_writable(**arrays: Array | None) -> None:
 def expect_apart(**outputs: Array | None) -> Written:
     """No two outputs share memory (None is skipped). Returns them with their address ranges."""
     found = written(outputs.values())
-    if not apart(found):
+    if not disjoint(found):
         given = [(name, array) for name, array in outputs.items() if array is not None]
         raise next(_shared(a, b) for (a, x), (b, y) in combinations(given, 2) if overlap(x, y))
     return found

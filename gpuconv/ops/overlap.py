@@ -55,10 +55,10 @@ def _clash(x: Array, output: Array, in_place: bool | Array | None = False) -> bo
 
 def overlap(a: Array, b: Array) -> bool:
     """Whether two arrays of one device may share memory: whether their address ranges overlap."""
-    return not apart(written([a, b]))
+    return not disjoint(written([a, b]))
 
 
-def apart(outputs: Written) -> bool:
+def disjoint(outputs: Written) -> bool:
     """Whether no two of the (few) outputs overlap."""
     for (a, (begin, end)), (b, (first, last)) in combinations(outputs, 2):
         if begin < last and first < end and _clash(a, b):

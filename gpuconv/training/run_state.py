@@ -167,7 +167,7 @@ class RunState(TrainingStep):
         if run.last.exists():
             return checkpoints.load(run.last)
         if begun := run.begun():
-            best = f", or copy {run.best.name} there to go on after the best epoch" if run.best.exists() else ""
+            best = f", or copy {run.best.name} there to resume after the best epoch" if run.best.exists() else ""
             raise CheckpointError(
                 f"{run.last} is missing, but the run had begun: {', '.join(begun)} exist. Put it back{best}"
             )

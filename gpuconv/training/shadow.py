@@ -263,7 +263,7 @@ class Shadow:
     def _end(self, why: str) -> None:
         self._over = True
         self._pending.clear()
-        warnings.warn(ShadowWarning(f"the shadow oracle ends, training goes on without it: {why}"), stacklevel=2)
+        warnings.warn(ShadowWarning(f"the shadow oracle ended; training continues without it: {why}"), stacklevel=2)
 
     def finish(self) -> None:
         """Wait for the last answers. Raises ShadowError for a violation."""

@@ -167,7 +167,7 @@ def state(found: Record, path: str | os.PathLike[str]) -> Record:
         held_out = [name for name, data in sets.items() if data and not data.get("at_end")]
         epochs = [_record(record, held_out, f"records[{at}]") for at, record in enumerate(found["records"])]
         if sum(epochs) != found["epoch"]:
-            raise ValueError(f"epoch is {found['epoch']}, and records tells of {sum(epochs)} epochs")
+            raise ValueError(f"epoch is {found['epoch']}, and records has {sum(epochs)} epochs")
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from None
     return found

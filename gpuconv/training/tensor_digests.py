@@ -303,7 +303,7 @@ def read(path: str | os.PathLike[str]) -> list[Step]:
             tensors = [_checked(each) for each in entry["tensors"]]
             found.append(Step(int(entry["step"]), str(entry["on"]), tensors))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise CheckpointError(f"{path}, line {number}, is no line of digests: {error}") from error
+            raise CheckpointError(f"{path}, line {number}, is not a line of digests: {error}") from error
     return found
 
 

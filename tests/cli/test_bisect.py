@@ -169,7 +169,7 @@ def test_refusals(work, capsys):
         "bisect a without": "without has no digests; a run records them with `gpuconv train --digests`",
         "bisect a late.jsonl": "no step in common: one has steps 1 to 2, the other steps 9 to 9",
         "bisect a empty.jsonl": "no step in common: one has steps 1 to 2, the other none",
-        "bisect a a/run.json": "a/run.json, line 1, is no line of digests",
+        "bisect a a/run.json": "a/run.json, line 1, is not a line of digests",
         "bisect a nowhere": "cannot read the digests nowhere",
         "bisect a numpy": "cannot read the digests numpy",
         "bisect a b --steps 3 --seed 1": "runs are compared as they were; leave --seed, --steps out",

@@ -42,7 +42,7 @@ def test_a_run_with_a_separate_test_set(work, capsys):
     (work / "test").rename(work / "moved")
     assert "/test: there is no such folder" in output_of(capsys, "evaluate", "run", status=2)
     assert "moved: 10 test images" in output_of(capsys, "evaluate", "run", "--test", "folder:moved")
-    assert "goes on with the settings" not in output_of(capsys, "train", "--resume", "run", "--test", "folder:moved")
+    assert "continues with the settings" not in output_of(capsys, "train", "--resume", "run", "--test", "folder:moved")
 
 
 @pytest.mark.parametrize("whole", [["--test", "folder:test"], ["--data", "folder:test,test=1"]], ids=["test", "data"])

@@ -96,7 +96,7 @@ def test_settings_that_only_the_program_knows_are_named(tmp_path, capsys):
         output = on_numpy(capsys, "train", "--resume", tmp_path / f"schedule {name}", status=2)
         assert "was started in Python and can be continued only there: unknown schedule" in output
     output = on_numpy(capsys, "train", "--resume", tmp_path / "own", "--lr", "1", status=2)
-    assert "goes on with the settings it was started with; leave --lr out" in output
+    assert "continues with the settings it was started with; leave --lr out" in output
 
 
 def test_a_run_on_arrays_needs_its_data_as_an_option(tmp_path, capsys):

@@ -58,7 +58,7 @@ def test_a_fault_of_the_fast_numpy_code_is_found(monkeypatch, capsys):
 
 def test_nothing_to_run_does_not_pass(capsys):
     assert main([*TINY, "--op", "random_permutation", "--dtype", "float64"]) == 2
-    assert "no case of random_permutation in float64" in capsys.readouterr().err
+    assert "no case for random_permutation in float64" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

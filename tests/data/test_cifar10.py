@@ -249,7 +249,7 @@ def test_a_crafted_pickle_runs_nothing(small, tmp_path, kind):
     write_python(tmp_path)
     ran = tmp_path / "ran"
     (tmp_path / "data_batch_1").write_bytes(crafted(ran)[kind])
-    with pytest.raises(ValueError, match=r"data_batch_1 is refused: it asks for .*nothing of it was run"):
+    with pytest.raises(ValueError, match=r"data_batch_1 is refused: it (names|contains) .*nothing of it was run"):
         cifar10.load(tmp_path)
     assert not ran.exists()
 

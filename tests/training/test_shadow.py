@@ -236,7 +236,7 @@ def test_the_real_worker_keeps_the_budget(device):
 def test_a_worker_that_dies_is_reported_and_training_continues(at_once, monkeypatch):
     monkeypatch.setattr(FakeWorker, "answer", lambda self, patience=0.0: {"ended": -9})
     run = Trainer(net(), "sgd", lr=0.01, shadow=0.5)
-    with pytest.warns(ShadowWarning, match="training goes on without it: its process ended with status -9"):
+    with pytest.warns(ShadowWarning, match="training continues without it: its process ended with status -9"):
         fit(run)
     assert run.steps == 24
 

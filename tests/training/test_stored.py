@@ -52,7 +52,7 @@ WRONG = [  # the entry of a checkpoint's state, its new value, the message
     ("epoch", True, "epoch must be a whole number from 0 on, received true"),
     ("epoch", -1, "epoch must be a whole number"),
     ("epoch", 2**63, "epoch must be a whole number"),
-    ("epoch", 1, "epoch is 1, and records tells of 2 epochs"),
+    ("epoch", 1, "epoch is 1, and records has 2 epochs"),
     ("batch", "0", 'batch must be a whole number from 0 on, received "0"'),
     ("batch", 5, "batch is 5, and an epoch has 5 batches"),
     ("totals", [0.0], "totals must be 4 or 5 numbers, received [0.0]"),

@@ -161,7 +161,7 @@ def test_files_of_the_first_format_are_read(tmp_path):
     assert read(tmp_path / "again.jsonl") == [step]
     for number in (3, "2", None):
         (tmp_path / "new.jsonl").write_text(json.dumps({"format": number, "step": 1, "on": "", "tensors": []}) + "\n")
-        with pytest.raises(CheckpointError, match="line 1, is no line of digests: its format is"):
+        with pytest.raises(CheckpointError, match="line 1, is not a line of digests: its format is"):
             read(tmp_path / "new.jsonl")
 
 
@@ -239,5 +239,5 @@ def test_refusals(tmp_path):
     for number, line in enumerate(["x", "3", "{}", *lines, "[" * 100000]):
         path = tmp_path / f"{number}.jsonl"
         path.write_text(json.dumps({"step": 1, "on": "a", "tensors": []}) + f"\n{line}\n")
-        with pytest.raises(CheckpointError, match=f"{number}.jsonl, line 2, is no line of digests"):
+        with pytest.raises(CheckpointError, match=f"{number}.jsonl, line 2, is not a line of digests"):
             read(path)

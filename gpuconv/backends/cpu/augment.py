@@ -93,9 +93,9 @@ def _turn(x, sixths):
     most = x.max(axis=3)
     span = most - x.min(axis=3)
     hue = np.where(most == green, np.float32(2), np.float32(4))
-    apart = np.where(most == green, blue - red, red - green)
-    hue, apart = np.where(most == red, np.float32(0), hue), np.where(most == red, green - blue, apart)
-    hue = hue + apart / np.where(span == 0, np.float32(1), span) + sixths
+    difference = np.where(most == green, blue - red, red - green)
+    hue, difference = np.where(most == red, np.float32(0), hue), np.where(most == red, green - blue, difference)
+    hue = hue + difference / np.where(span == 0, np.float32(1), span) + sixths
     for c, place in enumerate((5 + hue, 3 + hue, 1 + hue)):
         place -= 6 * np.floor(place / 6)
         x[..., c] = most - span * np.minimum(place, 4 - place).clip(0, 1)

@@ -236,7 +236,7 @@ def test_a_missing_compiler_is_a_clear_error(monkeypatch):
         ("no-such-c++", "CXX is 'no-such-c\\+\\+', and there is no program 'no-such-c\\+\\+'"),
         ("ccache-that-is-not-there g++", "there is no program 'ccache-that-is-not-there'"),
         ("/", "there is no program '/'"),
-        ('g++ "', "is no command: No closing quotation"),
+        ('g++ "', "is not a command: No closing quotation"),
         ("false", "false --version.* does not run:\\nstatus 1"),
         ("/etc/passwd", "there is no program"),
     ],

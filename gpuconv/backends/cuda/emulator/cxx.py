@@ -65,7 +65,7 @@ def _named_by_user(chosen: str) -> tuple[str, ...]:
     try:
         program, *options = shlex.split(chosen)
     except ValueError as error:
-        raise HostCompilerError(f"CXX is {chosen!r}, which is no command: {error}") from None
+        raise HostCompilerError(f"CXX is {chosen!r}, which is not a command: {error}") from None
     path = shutil.which(os.path.expanduser(program))
     if path is None:
         raise HostCompilerError(

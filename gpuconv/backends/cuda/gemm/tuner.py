@@ -81,7 +81,7 @@ def enabled() -> bool:
 
 
 by_model = ContextVar("the cost model chooses, whatever was measured", default=False)
-in_trial = ContextVar("launches are timed to choose an algorithm, and are no work of the caller's", default=False)
+in_trial = ContextVar("launches that are timed to choose an algorithm are not work of the caller", default=False)
 
 _noted: ContextVar[list[Product] | None] = ContextVar("products are added to this list", default=None)
 
