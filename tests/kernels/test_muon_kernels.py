@@ -99,15 +99,16 @@ def test_a_matrix_is_added_to_a_product(device, rng, depth_first, columns):
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
 @pytest.mark.parametrize("shape", [(130, 70), (5, 9100), (48, 3, 3, 20), (7, 9)], ids=str)
 def test_tensor_cores_multiply_and_round_as_the_oracle(device, rng, shape, precision):
+    """At a rate so high that the parameters' own rounding is no part of it."""
     on_host = [[rng.standard_normal(shape).astype(np.float32)] for _ in range(3)]
     given, exact = there(on_host, device), there(on_host, device)
     with recorded() as launches:
-        ops.muon_step(*given, lr=0.1, momentum=0.6, steps=1, precision=precision)
+        ops.muon_step(*given, lr=100.0, momentum=0.6, steps=1, precision=precision)
     products = [launch.kernel.name for launch in launches if launch.kernel.name.startswith("matmul")]
     assert products == ["matmul_mma"] * 3
-    ops.muon_step(*exact, lr=0.1, momentum=0.6, steps=1)
+    ops.muon_step(*exact, lr=100.0, momentum=0.6, steps=1)
     with gc.oracle():
-        ops.muon_step(*on_host, lr=0.1, momentum=0.6, steps=1, precision=precision)
+        ops.muon_step(*on_host, lr=100.0, momentum=0.6, steps=1, precision=precision)
     error, difference = (np.abs(to_numpy(each[0][0]) - on_host[0][0]).mean() for each in (given, exact))
     assert error < difference / 10  # a number near the middle of two narrow ones may be rounded to the other one
 
