@@ -87,15 +87,8 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "group_norm.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE)),
     "load_batch.cu": dict(DTYPE=FLOAT_NAMES, FULL=(0, 1)),
     "mask_backward.cu": dict(DTYPE=FLOAT_NAMES, SIDE=(1, 2), WIDTH=(1, WIDE)),
-    "matmul.cu": dict(
-        ALGORITHM=products("simt", ("float32", "float64", "tf32", "bfloat16")),
-        ACTIVATION=("Identity",),
-        DEPTH_FIRST=(0, 1),
-        WIDTH=(1, WIDE),
-    ),
-    "matmul_mma.cu": dict(
-        ALGORITHM=products("mma", ("tf32", "bfloat16")), ACTIVATION=("Identity",), DEPTH_FIRST=(0, 1), WIDTH=(1, WIDE)
-    ),
+    "matmul.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), DEPTH_FIRST=(0, 1), WIDTH=(1, WIDE)),
+    "matmul_mma.cu": dict(ALGORITHM=MMA, ACTIVATION=("Identity",), DEPTH_FIRST=(0, 1), WIDTH=(1, WIDE)),
     "max_pool2d.cu": dict(DTYPE=FLOAT_NAMES, WIDTH=(1, WIDE), ARGMAX=("uint8", "uint16", "uint32")),
     "metrics.cu": dict(DTYPE=FLOAT_NAMES, LABEL=("int64", SOFT)),
     "loss_scale.cu": {},
