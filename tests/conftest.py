@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import signal
+import subprocess
 import sys
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: with threads of their own they would wait for one another
@@ -15,6 +16,21 @@ import pytest
 
 from tests import pictures as _pictures
 from tests import speaking
+
+COMPILE_THE_RUNTIME = "from gpuconv.backends.cuda.emulator import native; native.runtime()"
+_compiling: list[subprocess.Popen] = []
+
+
+def pytest_configure(config):
+    """Compiles the emulator's runtime, 6 s with an empty cache, while the workers collect, not while they wait."""
+    if getattr(config.option, "numprocesses", None) and not config.option.collectonly:
+        command = [sys.executable, "-c", COMPILE_THE_RUNTIME]  # without a compiler the tests say so
+        _compiling.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+
+
+def pytest_unconfigure():
+    while _compiling:
+        _compiling.pop().wait()
 
 
 def pytest_collection():

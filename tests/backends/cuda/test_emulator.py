@@ -6,11 +6,13 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from gpuconv import locks
 from gpuconv.backends import DeviceError, resolve
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.emulator import cxx, native
@@ -355,3 +357,25 @@ def test_a_compile_error_points_into_the_cu_file(tmp_path):
     (tmp_path / "bad.cu").write_text('\nextern "C" __global__ void bad(float* y) {\n    y[0] = missing;\n}\n')
     with pytest.raises(emulator.EmulatorError, match=r"bad does not compile[\s\S]*bad\.cu:3:\d+: error.*missing"):
         load(tmp_path / "bad.cu").kernel("bad")(1, 1, emulator.empty(1))
+
+
+def test_processes_that_begin_at_once_compile_the_runtime_one_after_another(monkeypatch):
+    class CompiledError(Exception):
+        pass
+
+    def compile_library(*_):
+        began.set()
+        raise CompiledError
+
+    def begin():
+        with pytest.raises(CompiledError):
+            native.runtime.__wrapped__()
+
+    began = threading.Event()
+    monkeypatch.setattr(native.cxx, "compile_library", compile_library)
+    other = threading.Thread(target=begin)
+    with locks.held(Path(native.__file__).parent):
+        other.start()
+        assert not began.wait(0.2)
+    other.join(10)
+    assert began.is_set()
