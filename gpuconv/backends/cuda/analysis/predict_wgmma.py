@@ -49,7 +49,8 @@ class Stage:
 def code(algorithm: Algorithm, direction: str, arithmetic: str, vectors: tuple[int, int], arch: str) -> Code:
     """Counted in the plain kernel of a direction; raises as `predict.machine_code_of`."""
     _, instructions = predict.machine_code_of(algorithm, direction, arithmetic, vectors, arch)
-    loop, copy = machine_code.main_loop(instructions), machine_code.main_loop(instructions, ("LDG",))  # and LDGSTS
+    loop, copy = (machine_code.main_loop(instructions, of) for of in (machine_code.PRODUCTS, ("LDGSTS",)))
+    copy = copy or machine_code.main_loop(instructions, ("LDG",))  # single numbers
     assert loop is not None, f"{algorithm.name} has no loop that multiplies"
     assert copy is not None, f"{algorithm.name} has no loop that copies"
     return Code(loop.instructions, copy.instructions, len(instructions) - loop.instructions - copy.instructions)
