@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from gpuconv import lab
+from gpuconv.backends.cuda.runtime import kernel
 from gpuconv.cli import main, train
 from gpuconv.cli.main import parsers
 from gpuconv.cli.repeat import Repetition
+from gpuconv.inspect.bisect_runs import Element
 from gpuconv.training.tensor_digests import read
 
 TINY = ["--data", "synthetic:n=96,size=9x7x3,classes=4", "--model", "seed-net", "--device", "numpy", "--epochs", "1"]
@@ -152,6 +154,30 @@ def test_the_element_of_numpy_and_emulated(work, capsys):
     result = json.loads(capsys.readouterr().out.partition("\n{")[2].join(["{", ""]))
     assert not result["one_machine"]
     assert result["beyond"]["element"]["differing"] > 0
+
+
+@pytest.mark.kernels
+def test_the_element_that_a_wrong_kernel_wrote(work, capsys):
+    """Recorded with a kernel of one's own, and repeated with it, and without."""
+    wrong = lab.template("sgd_step").replace(
+        "copy.at[j] = round_to<GRAD>(values[0]);",
+        "if (blockIdx.x == 0 && i == 0 && j == 1) numbers[0].at[j] += DTYPE(0.5);",
+        1,
+    )
+    Path("my.cu").write_text(wrong)
+    options = ["--optimizer", "sgd", "--device", "emulated", "--digests", "--quiet"]
+    assert main(["train", *TINY, "--run-dir", "right", *options]) == 0
+    with kernel.replaced({lab.shipped_file("sgd_step", None): Path("my.cu").resolve()}):
+        assert main(["train", *TINY, "--run-dir", "wrong", *options]) == 0
+    capsys.readouterr()
+    assert main(["bisect", "right", "wrong"]) == 1
+    output = capsys.readouterr().out
+    assert "differ first at step 1: conv1.weight after the update" in output
+    assert "the element is not known: wrong, repeated, is another run from step 1 on: update of conv1.weight" in output
+    kept = Repetition("right", 1).values(("update", "conv1.weight", 0))
+    with kernel.replaced({lab.shipped_file("sgd_step", None): Path("my.cu").resolve()}):
+        element = Element.of(kept, Repetition("wrong", 1).values(("update", "conv1.weight", 0)))
+    assert (element.at, element.differing) == ((0, 0, 0, 1), 1)
 
 
 def test_refusals(work, capsys):
