@@ -184,22 +184,23 @@ def explain(
     if backward:
         given, calls, gradients, sent = _backward(net, x, layer, target)
         shape = given.shape[1:]
-        place = inside = _expect_place(at, shape, f"the input of {layer}")
+        place = inside = written = _expect_place(at, shape, f"the input of {layer}")
         parts = _added(sent, place) if sent else _senders(chosen, host(given)[0], gradients, place)
     else:
         given, calls = _forward(net, x, chosen)
         shape = chosen.output_shape or ()
-        place = inside = _expect_place(at, shape, layer)
+        place = inside = written = _expect_place(at, shape, layer)
         if isinstance(chosen, Merging) and chosen.merge == "concat":
             number, inside = branch_at(chosen, place)
-            copies = calls[-len(chosen.rows) :]
-            branch, calls, shape = f"branch{number + 1}", [copies[number]], copies[number].arrays[0].shape[1:]
+            call, offset = _writer(calls, backends.to_numpy(chosen.infer(given)), place[-1])
+            branch, calls, shape = f"branch{number + 1}", [call], _result(call).shape[1:]
+            written = (*place[:-1], offset)
             parts = _added([host(branches(chosen, given)[number])[0]], inside)
             parts = parts[0], None, *parts[2:]
         else:
             parts = _inputs(chosen, given, place)
     window, weight, bias, terms = parts
-    offset = int(np.ravel_multi_index(inside, shape))
+    offset = int(np.ravel_multi_index(written, shape))
     computed = _computed(calls, offset, net.device) if calls else _passed_on(terms[0].input, net.device)
     return Explanation(
         layer,
@@ -332,6 +333,17 @@ def _computed(calls: Sequence[Call], offset: int, device: str) -> list[Computed]
         result = _at(_result(each), each, offset)
         found.append(Computed(by, result, 0.0 if result == value else abs(result - value), bound))
     return found
+
+
+def _writer(calls: Sequence[Call], y: np.ndarray, channel: int) -> tuple[Call, int]:
+    """The last call that wrote a channel of a concatenated volume, by itself or with others beside it, and the
+    channel's number in its result."""
+    for call in reversed(calls):
+        size = (result := _result(call)).shape[-1]
+        for first in range(max(0, channel - size + 1), channel + 1):
+            if np.array_equal(result, y[..., first : first + size]):
+                return call, channel - first
+    raise ValueError(f"no op is known to have written channel {channel}")
 
 
 def _result(call: Call) -> np.ndarray:

@@ -185,6 +185,17 @@ def test_gradients_through_branches_are_the_sum_of_what_each_sent(device):
     assert abs(sum(term.product for term in added.terms) - added.total) < 1e-6
 
 
+def test_a_concatenated_value_is_that_of_the_op_that_wrote_its_slice():
+    x = np.random.default_rng(0).normal(size=(1, 8, 8, 1)).astype(np.float32)
+    for rows in ([[], [Conv2D(3, 1)]], [[Conv2D(2, 1), Tanh()], [Conv2D(3, 1)], []]):
+        net = Sequential([Input((8, 8, 1)), Branches(rows), Flatten(), Linear(10)], seed=1)
+        y = net.children()[1][1].infer(x)
+        for channel in range(y.shape[-1]):
+            found = explain(net, x, "branches1", (3, 4, channel))
+            assert found.computed[-1].value == y[0, 3, 4, channel], (rows, channel)
+            assert found.computed[-1].error <= found.computed[-1].bound
+
+
 def test_a_pool_gives_the_margin_of_its_winner():
     net = Sequential([Input((2, 2, 1)), MaxPool2D(2)])
     found = explain(net, np.array([1, 5, 4.5, 2], np.float32).reshape(1, 2, 2, 1), "pool1", (0, 0, 0))
