@@ -4,13 +4,9 @@ import numpy as np
 import pytest
 
 from gpuconv.data import folder, image
+from tests.data.pictures import picture
 
 Image = pytest.importorskip("PIL.Image")
-
-
-def picture(height, width, value):
-    rows = np.arange(height * width * 3).reshape(height, width, 3)
-    return ((rows * 5 + value * 11) % 256).astype(np.uint8)
 
 
 @pytest.fixture

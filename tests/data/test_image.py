@@ -9,13 +9,9 @@ import pytest
 
 from gpuconv.data import image as images
 from gpuconv.data.image import Picture, read_image
+from tests.data.pictures import picture
 
 Image = pytest.importorskip("PIL.Image")
-
-
-def picture(height, width, value):
-    rows = np.arange(height * width * 3).reshape(height, width, 3)
-    return ((rows * 5 + value * 11) % 256).astype(np.uint8)
 
 
 def test_read_image_converts_any_picture_to_grey_or_rgb(tmp_path):

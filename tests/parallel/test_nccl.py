@@ -18,6 +18,7 @@ from gpuconv.parallel.nccl import GRACE
 from gpuconv.training import DivergedError, Trainer, UncapturedWarning
 from gpuconv.training.sharding import Sharding
 from tests import standin
+from tests.parallel.test_sums import along_a_tree
 from tests.training import small
 
 SCHEDULES = pytest.mark.parametrize("schedule", ["early", "late"])
@@ -58,6 +59,10 @@ class Threads(Ranks):
         self._barrier.abort()
 
 
+def direct(messages):
+    return messages
+
+
 def on_ranks(size, work, engine=lambda messages: NCCL(messages=messages)):
     """What work(ranks) returns on each rank, or the first rank's error. engine: makes the ranks."""
     barrier, values = threading.Barrier(size), [None] * size
@@ -88,12 +93,6 @@ def summed(arrays, fixed):
         return gc.to_numpy(flat), ranks.sent
 
     return on_ranks(len(arrays), work)
-
-
-def along_a_tree(arrays):
-    while len(arrays) > 1:
-        arrays = [one + other for one, other in zip(arrays[::2], arrays[1::2])]
-    return arrays[0]
 
 
 @SCHEDULES

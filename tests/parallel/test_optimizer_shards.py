@@ -14,7 +14,7 @@ from gpuconv.parallel import NCCL, Ranks
 from gpuconv.training import LossScale, Trainer
 from gpuconv.training.optimizer_shards import OptimizerShards
 from tests import standin
-from tests.parallel.test_nccl import on_ranks
+from tests.parallel.test_nccl import direct, on_ranks
 from tests.training import small
 
 DRAW = np.random.default_rng(0)
@@ -22,10 +22,6 @@ LABELS = np.arange(12) % 3
 IMAGES = DRAW.normal(size=(12, 6, 5, 1)).astype(np.float32)
 OPTIMIZERS = ["sgd:momentum=0.9", "adagrad", "rmsprop", "adam", "adamw", "lion", "sgd"]
 GROUPS = "filters -> muon:lr=0.02; norm1.weight -> sgd:lr=0.1,momentum=0.9; * -> adam:lr=0.01"
-
-
-def direct(messages):
-    return messages
 
 
 def bits(trainer):

@@ -28,7 +28,7 @@ from gpuconv.layers import (
 from gpuconv.parallel import NCCL, Ranks
 from gpuconv.training import LossScale, Trainer
 from tests import standin
-from tests.parallel.test_nccl import on_ranks
+from tests.parallel.test_nccl import direct, on_ranks
 from tests.training import small
 
 DRAW = np.random.default_rng(0)
@@ -85,10 +85,6 @@ def stepped(
     trainer.net.release()
     arrays = made.state_dict() | {f"gradient of {name}": each for name, each in made.grads().items()}
     return {name: np.array(gc.to_numpy(each)) for name, each in arrays.items()}
-
-
-def direct(messages):
-    return messages
 
 
 @pytest.mark.parametrize("size", [2, 4])
