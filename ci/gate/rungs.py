@@ -141,14 +141,14 @@ def direction(name: str, device: str, small: bool) -> int:
     from gpuconv.backends.cuda.gemm.proofs import prove
     from gpuconv.backends.cuda.ops.conv import product_of
     from gpuconv.backends.cuda.runtime.device_array import capability_named
-    from gpuconv.backends.cuda.runtime.outputs import aligned_pack_width
+    from gpuconv.backends.cuda.runtime.outputs import pack_width
     from gpuconv.dtypes import as_dtype
 
     place, failed, count = tuner.place_named(device), 0, 0
     for problem in problems(small):
         for dtype in ("bfloat16", "float32") if small else ("bfloat16", "float16"):
             for finish in finishes(name, small):
-                packs = [aligned_pack_width(as_dtype(dtype), each) for each in (problem.c, problem.k)]
+                packs = [pack_width(as_dtype(dtype), count=each) for each in (problem.c, problem.k)]
                 product = product_of(name, problem, finish, as_dtype(dtype), False, packs[0], packs[1])
                 for each in unproved(product, capability_named(device)):
                     found, count = prove(product, each, place), count + 1
