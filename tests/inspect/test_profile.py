@@ -11,7 +11,19 @@ import pytest
 from gpuconv import models
 from gpuconv.inspect import profile as step
 from gpuconv.inspect.profile import profile
-from gpuconv.layers import BatchNorm, Branches, Conv2D, Flatten, Input, Linear, MaxPool2D, ReLU, Residual, Sequential
+from gpuconv.layers import (
+    BatchNorm,
+    Branches,
+    Conv2D,
+    Flatten,
+    GroupNorm,
+    Input,
+    Linear,
+    MaxPool2D,
+    ReLU,
+    Residual,
+    Sequential,
+)
 from gpuconv.profiling import work
 from gpuconv.profiling.work import Work
 
@@ -187,7 +199,7 @@ def test_a_frozen_weight_has_no_weight_gradient_product():
 
 
 def test_a_concatenation_moves_what_is_not_written_in_place():
-    net = Sequential([Input((4, 4, 2)), Branches([[Conv2D(3, 1)], [Conv2D(5, 1), ReLU()], []])], dtype="float32")
+    net = Sequential([Input((4, 4, 2)), Branches([[Conv2D(3, 1)], [Conv2D(5, 1), GroupNorm(1)], []])], dtype="float32")
     assert work.of_layer(net["branches1"], "forward", 2) == Work(0.0, 2 * 4 * 2 * 16 * (5 + 2))
 
 
