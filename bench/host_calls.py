@@ -26,6 +26,7 @@ def calls() -> dict[str, tuple[Callable[[], Any], int]]:
     drows, dmatrix, dvector = array(4, 16), array(10, 16), array(10)
     images, order, batch = array(8, 8, 8, 4, dtype=np.uint8), array(8, dtype=np.int64), array(4, 8, 8, 4)
     all_labels, zero, one, mixed = array(8, dtype=np.int64), array(4), array(4), array(4, 8, 8, 4)
+    dzero, done = array(4), array(4)
     totals, scaling, clock = array(4, dtype=np.float64), array(4, dtype=np.float64), array(4, dtype=np.int64)
     counter, rate, rates = array(1, dtype=np.int64), array(1), array(8, 1)
     params, grads, first, second, third = ([array(16) for _ in range(62)] for _ in range(5))
@@ -66,6 +67,9 @@ def calls() -> dict[str, tuple[Callable[[], Any], int]]:
         "group_norm_backward": lambda: ops.group_norm_backward(y, y2, gamma, group, group, out=y, dgamma=db, dbeta=db2),
         "batch_norm, training": lambda: ops.batch_norm(y, gamma, bias, db, db2, training=True, out=y),
         "batch_norm_backward": lambda: ops.batch_norm_backward(y, y2, gamma, bias, bias, out=y, dgamma=db, dbeta=db2),
+        "batch_norm_backward, below a convolution": lambda: ops.batch_norm_backward(
+            y, x, one, zero, one, w=w, padding=1, dgamma=dzero, dbeta=done
+        ),
         "softmax_cross_entropy": lambda: ops.softmax_cross_entropy(scores, labels, out=scores),
         "svm_hinge": lambda: ops.svm_hinge(scores, labels, out=scores),
         "mean_squared_error": lambda: ops.mean_squared_error(scores, answers, out=scores),

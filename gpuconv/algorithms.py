@@ -331,7 +331,8 @@ def for_convolution(algo: object, problem: Conv2dProblem, epilogue: Epilogue, ar
     ValueError if the algorithm does not serve this.
     """
     name = listed(algo)
-    depthwise = problem.depthwise and (direction != "fprop" or epilogue.plain_store)
+    plain = epilogue.plain_store if direction == "fprop" else not epilogue.norm_sums
+    depthwise = problem.depthwise and plain
     if name == DEPTHWISE and not depthwise:
         raise _not_depthwise()
     if name in (AUTO, DEPTHWISE):

@@ -84,7 +84,8 @@ class Epilogue:
     activation: one of `ACTIVATIONS`, or None. pool: 2 for max pooling of 2 x 2 windows at stride 2, 1 for none. masked:
     also store a mask of where gradients pass, see `gpuconv.ops.conv2d_relu`. moments: also compute each filter's
     statistics.
-    saves_input: also store the activation's input.
+    saves_input: also store the activation's input. norm_sums: of dgrad alone, where the convolution read what a batch
+    norm and `activation` computed: also compute the sums that the norm's backward pass needs.
     """
 
     activation: str | None = None
@@ -92,21 +93,27 @@ class Epilogue:
     masked: bool = False
     moments: bool = False
     saves_input: bool = False
+    norm_sums: bool = False
 
     @property
     def plain_store(self) -> bool:
-        """Whether only y is stored, number by number."""
-        return not (self.masked or self.moments or self.saves_input)
+        """Whether only the product is stored, number by number."""
+        return not (self.masked or self.moments or self.saves_input or self.norm_sums)
 
 
 _epilogue = _cached(Epilogue)
 
 
 def epilogue(
-    activation: str | None = None, pool: int = 1, masked: bool = False, moments: bool = False, saves_input: bool = False
+    activation: str | None = None,
+    pool: int = 1,
+    masked: bool = False,
+    moments: bool = False,
+    saves_input: bool = False,
+    norm_sums: bool = False,
 ) -> Epilogue:
     """The epilogue with these flags, the same object each time."""
-    return _epilogue(activation, pool, masked, moments, saves_input)
+    return _epilogue(activation, pool, masked, moments, saves_input, norm_sums)
 
 
 PLAIN = epilogue()  # the sums are stored unchanged

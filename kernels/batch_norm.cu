@@ -13,6 +13,7 @@
 // after a convolution      _merge, _statistics_finish, _normalize: the convolution has written the partial results
 // forward, inference       _inference
 // backward                 _backward_sums, _backward_finish, _backward_dx or _dx_unpooled: dy and x are read twice, dx written
+// below a convolution      _backward_merge, _backward_finish, _backward_dx: the gradient's convolution has written partial sums
 //
 // Statistics: a thread computes the mean and the squared deviations of four rows at a time and combines them by Chan's formula
 // (Chan, Golub, LeVeque 1983); blocks and chunks are combined alike. mean(x^2) - mean^2 is not used, because it would cancel. The
@@ -23,13 +24,11 @@
 // Limits: none. A partial result is 3 numbers per chunk and channel forward, 2 backward, with chunks times tiles at most 1024.
 // Floor: forward 3 sizeof(DTYPE) bytes per number (2 if the second read hits L2) and 10 FLOPs; backward 5 (3) and 11 FLOPs, with
 // MASK 4 8 (6).
-#include "activation.cuh"
 #include "column_reduce.cuh"
 #include "mask.cuh"
 #include "moments.cuh"
+#include "norm_gradient.cuh"
 #include "sums.cuh"
-
-constexpr bool ACTIVE = !IS_IDENTITY<ACTIVATION>;
 
 struct Inputs {
     using Packs = Numbers;
@@ -71,16 +70,16 @@ batch_norm_statistics_finish(Real* mean, Real* inv_std, Real* running_mean, Real
 }
 
 // Reduces a convolution's partial results, one State for each tile and channel: each block adds up `share` of them.
-extern "C" __global__ void __launch_bounds__(256)
-batch_norm_merge(Moments* fewer, const Moments* partials, int32 chunks, int32 share, int32 channels) {
+template <class State>
+__device__ __forceinline__ void merge_tiles(State* fewer, const State* partials, int32 chunks, int32 share, int32 channels) {
     const int32 first = int32(blockIdx.y) * share;
     column_finish(partials + int64(first) * channels, min(share, chunks - first), channels,
-                  [&](int32 c, const Moments& state) { fewer[int64(blockIdx.y) * channels + c] = state; });
+                  [&](int32 c, const State& state) { fewer[int64(blockIdx.y) * channels + c] = state; });
 }
 
-// The activation's input.
-__device__ __forceinline__ DTYPE normal(DTYPE x, Real mean, Real scale, Real beta) {
-    return round_to<DTYPE>((load(x) - mean) * scale + beta);
+extern "C" __global__ void __launch_bounds__(256)
+batch_norm_merge(Moments* fewer, const Moments* partials, int32 chunks, int32 share, int32 channels) {
+    merge_tiles(fewer, partials, chunks, share, channels);
 }
 
 // y = act((x - mean) * scale + beta), for the channels of a thread's lanes.
@@ -172,11 +171,7 @@ struct Through {
             }
     }
     __device__ __forceinline__ Real operator()(DTYPE dy, DTYPE x, int lane) const {
-        if constexpr (!ACTIVE) return load(dy);
-        const ACTIVATION<Real> activation;
-        const Real given = load(normal(x, mean[lane], scale[lane], beta[lane]));
-        const Real saved = SAVES_OUTPUT<ACTIVATION> ? load(round_to<DTYPE>(activation.apply(given))) : given;
-        return load(round_to<DTYPE>(activation.gradient(load(dy), saved)));
+        return behind_activation(dy, x, mean[lane], scale[lane], beta[lane]);
     }
 };
 
@@ -232,6 +227,11 @@ extern "C" __global__ void __launch_bounds__(256)
 batch_norm_backward_finish(Real* dgamma, Real* dbeta, Sums* sums, const Sums* partials, const Real* inv_std, bool accumulate,
                            int32 chunks, int32 channels) {
     column_finish(partials, chunks, channels, Gradients{dgamma, dbeta, sums, inv_std, accumulate});
+}
+
+extern "C" __global__ void __launch_bounds__(256)
+batch_norm_backward_merge(Sums* fewer, const Sums* partials, int32 chunks, int32 share, int32 channels) {
+    merge_tiles(fewer, partials, chunks, share, channels);
 }
 
 // Passes a gradient back through a pool, from (N, p, q, C) to (N, h, w, C).

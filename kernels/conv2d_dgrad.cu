@@ -8,7 +8,11 @@
 // a GEMM without multiplications by zero: rows are the phase's pixels (n, h, w), columns a group's channels, the depth is the
 // phase's taps (r, s, k). grid (tiles x groups x phases, splits); splits as in conv2d_fprop.cu, of the longest phase's depth.
 //
-// Macros: those of conv2d_fprop.cu; VECTOR_K is for dy, VECTOR_C for w and dx. Limits: those of conv2d_fprop.cu.
+// NORM_SUMS 1: the convolution read the output of a batch norm and ACTIVATION. Also writes the sums of that norm's backward pass over
+// each tile of dx, (phases x tiles down, C, 2), from the norm's input x (N, H, W, C); batch_norm.cu adds them up. One split.
+//
+// Macros: those of conv2d_fprop.cu but MASK, MOMENTS and SAVES_INPUT; NORM_SUMS; VECTOR_K is for dy, VECTOR_C for w, dx and x. Limits:
+// those of conv2d_fprop.cu.
 // Floor: dx, dy and w once; 2 R S K / groups / stride^2 FLOPs a number of dx.
 
 #include "gemm_simt.cuh"
@@ -16,7 +20,8 @@
 #include "conv2d_dgrad.cuh"
 
 extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), RESIDENT_BLOCKS)
-conv2d_dgrad_simt(DTYPE* dx, accumulator<DTYPE>* partials, const DTYPE* dy, const DTYPE* w,
-                  const Convolution conv, const TileScheduler scheduler) {
-    dgrad(dx, partials, dy, w, conv, scheduler);
+conv2d_dgrad_simt(DTYPE* dx, Sums* sums, accumulator<DTYPE>* partials, const DTYPE* dy, const DTYPE* w, const DTYPE* x,
+                  const Real* mean, const Real* gamma, const Real* beta, const Real* inv_std, const Convolution conv,
+                  const TileScheduler scheduler) {
+    dgrad(dx, sums, partials, dy, w, {x, mean, gamma, beta, inv_std}, conv, scheduler);
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "conv2d.cuh"
+#include "norm_below.cuh"
 
 struct InputGradient {
     using IteratorA = TileIterator<GradientWindows, BLOCK_M, VECTOR_K, true>;
@@ -10,11 +11,13 @@ struct InputGradient {
 
     const Convolution& conv;
     Block block;
+    int32 part;  // of all phases and their tiles down
     const Phase phase;
 
     __device__ __forceinline__ InputGradient(const Convolution& conv, const TileScheduler& scheduler,
                                              int32 tile = int32(blockIdx.x))
-        : conv(conv), block(scheduler, conv.r * conv.s * conv.k, tile), phase(split_off_phase(conv, block.group)) {
+        : conv(conv), block(scheduler, conv.r * conv.s * conv.k, tile), phase(split_off_phase(conv, block.group, part)) {
+        part = part * int32(scheduler.down.divisor) + block.row / BLOCK_M;
         block.end = min(block.end, phase.depth(conv));
     }
 
@@ -23,22 +26,27 @@ struct InputGradient {
         return {w + first_filter() * conv.r * conv.s * conv.c, conv, phase};
     }
 
-    // For the threads that have sums.
+    // Stores them as dx, with the sums of a norm below, or as partial sums. For the threads that have sums.
     template <class Accumulators>
-    __device__ __forceinline__ void store(const Accumulators& accumulators, DTYPE* dx, Real* partials) const {
+    __device__ __forceinline__ void
+    store(const Accumulators& accumulators, DTYPE* dx, Sums* sums, Real* partials, const NormBelow& norm) const {
         const int64 pitch = conv.all_channels, first_channel = int64(block.group) * conv.c;
         if (partials) partials += blockIdx.y * (int64(conv.n * conv.h * conv.w) * pitch) + first_channel;
-        const Epilogue epilogue{dx + first_channel, partials, pitch, conv.c, false};
-        accumulators.template store<VECTOR_C>(epilogue, block, PhaseRows{conv, phase});
+        const EpilogueOf<Identity> epilogue{dx + first_channel, partials, pitch, conv.c, false};  // ACTIVATION is the norm's
+        const PhaseRows rows{conv, phase};
+        accumulators.template store<VECTOR_C>(epilogue, block, rows);
+        if constexpr (NORM_SUMS)
+            tile_norm_sums(sums + (part * pitch + first_channel), dx + first_channel, norm.from(first_channel), conv, block, rows);
     }
 
   private:
     __device__ __forceinline__ int64 first_filter() const { return int64(block.group) * conv.k; }
 
-    // The phase of a group of tiles; `group` becomes the convolution's.
-    static __device__ __forceinline__ Phase split_off_phase(const Convolution& conv, int32& group) {
+    // The phase of a group of tiles, and its index; `group` becomes the convolution's.
+    static __device__ __forceinline__ Phase split_off_phase(const Convolution& conv, int32& group, int32& index) {
         int32 column = group;
         group = conv.phases.divide(column);
+        index = column;
         const int32 row = conv.stride_w.divide(column);
         return {conv, row, column};
     }

@@ -1,7 +1,9 @@
 // The two sums that the gradients of a norm's parameters need, as a State of column_reduce.cuh.
 #pragma once
 
-#include "column_reduce.cuh"
+#include "types.cuh"
+
+using Real = accumulator<DTYPE>;
 
 // The sums of dy and of its product with the centred x.
 struct alignas(2 * sizeof(Real)) Sums {
@@ -9,10 +11,10 @@ struct alignas(2 * sizeof(Real)) Sums {
     Real dy, product;
 
     static __device__ Sums of(const Sums& value) { return value; }
-    template <int ROWS>
-    static __device__ void add(Sums (&lanes)[WIDTH], const Sums (&values)[WIDTH][ROWS]) {
+    template <int LANES, int ROWS>
+    static __device__ void add(Sums (&lanes)[LANES], const Sums (&values)[LANES][ROWS]) {
 #pragma unroll
-        for (int j = 0; j < WIDTH; ++j)
+        for (int j = 0; j < LANES; ++j)
 #pragma unroll
             for (int i = 0; i < ROWS; ++i) lanes[j].merge(values[j][i]);
     }

@@ -16,6 +16,7 @@ from gpuconv.ops.expect import (
     expect_apart,
     expect_channel_vectors,
     expect_conv_algorithm,
+    expect_float,
     expect_mask,
     expect_out,
     expect_same_dtype,
@@ -125,6 +126,13 @@ def batch_norm_backward(
     mask: Array | None = None,
     input_shape: Sequence[int] | None = None,
     groups: int = 1,
+    w: ArrayT | None = None,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    fit: str = "floor",
+    algo: str = "auto",
+    tf32: bool = False,
     out: ArrayT | None = None,
     dgamma: Array | None = None,
     dbeta: Array | None = None,
@@ -136,9 +144,11 @@ def batch_norm_backward(
 
     With an activation, dy is the gradient of its output, and in the formulas above dy is the gradient of its input.
     With a mask, dx is passed on through the max pool that computed x: the result is the gradient of the pool's input.
+    With w, dy comes from above the convolution that read this op's output: conv2d_dgrad of dy, rounded, takes dy's
+    place in the formulas. Its epilogue computes the two sums.
 
     Args:
-        dy: Of x's shape and dtype.
+        dy: Of x's shape and dtype; with w the gradient of the convolution's output, (N, P, Q, K).
         x: What batch_norm was given.
         gamma: (C,), as in batch_norm.
         mean: What batch_norm returned.
@@ -148,7 +158,16 @@ def batch_norm_backward(
         training: As in batch_norm.
         mask: What conv2d_batch_norm returned with pool=2.
         input_shape: With a mask, the shape of the pool's input, the output of that op's convolution (N, P, Q, K).
-        groups: With a mask, the groups of that op.
+        groups: With a mask, or w, the groups of that op.
+        w: The filters of a conv2d that read the norm's output, (K, R, S, C // groups) of x's dtype; then x is (N, H, W,
+            C), and there is no mask.
+        stride: With w, as in conv2d.
+        padding: With w, as in conv2d.
+        dilation: With w, as in conv2d.
+        fit: With w, as in conv2d.
+        algo: With w, an algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the
+            device choose.
+        tf32: With w, multiply float32 arrays in TF32 (a 10-bit mantissa).
         out: Receives dx, which is always assigned; without a mask it may be an input itself.
         dgamma: Receives the gradient of gamma; by default a new array.
         dbeta: Receives the gradient of beta; by default a new array.
@@ -158,7 +177,7 @@ def batch_norm_backward(
         dx, dgamma and dbeta.
 
     Raises:
-        ValueError: An activation without beta, or accumulate=True without dgamma and dbeta.
+        ValueError: An activation without beta, accumulate=True without dgamma and dbeta, or w with a mask.
     """
     backend = backend_of(
         dy=dy,
@@ -166,11 +185,27 @@ def batch_norm_backward(
         gamma=gamma,
         mean=mean,
         inv_std=inv_std,
-        optional=dict(beta=beta, mask=mask, out=out, dgamma=dgamma, dbeta=dbeta),
+        optional=dict(beta=beta, mask=mask, w=w, out=out, dgamma=dgamma, dbeta=dbeta),
     )
+    above = None
+    if w is not None:
+        above = _check_above(
+            dy,
+            x,
+            w,
+            mask,
+            activation=activation,
+            algo=algo,
+            tf32=tf32,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            fit=fit,
+        )
     problem = None if mask is None and input_shape is None else _pooled(x, mask, out, input_shape, groups)
     activation = _check_batch_norm_backward(
-        dy,
+        dy if w is None else x,
         x,
         gamma,
         mean,
@@ -183,12 +218,9 @@ def batch_norm_backward(
         accumulate=accumulate,
     )
     outputs = expect_apart(out=out, dgamma=dgamma, dbeta=dbeta)
-    if mask is None:
-        dy, x, gamma, mean, inv_std, beta = copy_if_overlapping(
-            outputs, dy, x, gamma, mean, inv_std, beta, in_place=out
-        )
-    else:
-        dy, x, gamma, mean, inv_std, beta, mask = copy_if_overlapping(outputs, dy, x, gamma, mean, inv_std, beta, mask)
+    dy, x, gamma, mean, inv_std, beta, mask, w = copy_if_overlapping(
+        outputs, dy, x, gamma, mean, inv_std, beta, mask, w, in_place=out if mask is None else None
+    )
     return backend.norm.batch_norm_backward(
         dy,
         x,
@@ -200,6 +232,8 @@ def batch_norm_backward(
         training=bool(training),
         mask=mask,
         problem=problem,
+        w=w,
+        above=above,
         out=out,
         dgamma=dgamma,
         dbeta=dbeta,
@@ -234,6 +268,30 @@ def _check_batch_norm_backward(
     expect_accumulate(accumulate, dgamma=dgamma, dbeta=dbeta)
     expect_writable(dgamma=dgamma, dbeta=dbeta)
     return activation
+
+
+@remembered
+def _check_above(
+    dy: Array,
+    x: Array,
+    w: Array,
+    mask: Array | None,
+    *,
+    activation: str | None,
+    algo: object,
+    tf32: object,
+    **window: Any,
+) -> tuple[Conv2dProblem, Epilogue, str, bool]:
+    """The convolution that read the norm's output, and how its dgrad is computed."""
+    if mask is not None:
+        raise ValueError("the norm below a convolution is behind no pool: received both w and a mask")
+    w_shape, x_shape = expect_float("w", w, "K R S C/groups"), expect_float("x", x, "N H W C")
+    expect_same_dtype(dy=dy, x=x, w=w)
+    problem = Conv2dProblem.of(x_shape, w_shape, **window)
+    expect_shape("dy", dy, problem.y_shape, "the convolution's output")
+    sums = epilogue(expect_activation(activation), norm_sums=True)
+    algo, tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, sums, "dgrad")
+    return problem, sums, algo, tf32
 
 
 def _pooled(

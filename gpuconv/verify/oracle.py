@@ -24,6 +24,8 @@ from gpuconv.verify.rules.base import Arrays, Rule, same_bits, wide
 
 __all__ = ["Expected", "expect"]
 
+_FACTORS = {"conv2d_backward": 3, "batch_norm_backward": 1}  # the first arrays, rounded to TF32; of other ops two
+
 
 @backends.oracle()
 def expect(op: str, arrays: Arrays, options: Options) -> list[Expected]:
@@ -37,8 +39,9 @@ def expect(op: str, arrays: Arrays, options: Options) -> list[Expected]:
     if tf32 and op == "muon_step":
         options["precision"] = "tf32"
     elif tf32:  # products of rounded factors are exact in float32, so the bounds of float32 hold
-        factors = 3 if op == "conv2d_backward" else 2  # in other ops the third array is a bias, which is not rounded
+        factors = _FACTORS.get(op, 2)
         arrays = [*map(round_tf32, arrays[:factors]), *arrays[factors:]]
+        options |= {"w": round_tf32(wide(options["w"]))} if "w" in options else {}
     return rule(op, arrays, options, dtype)
 
 

@@ -1,5 +1,7 @@
 """Bias gradient and batch normalisation, and the assignment of columns to threads that they share."""
 
+from itertools import cycle
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,8 @@ from gpuconv.backends.cuda.ops import column_reduce, norm
 from gpuconv.backends.cuda.runtime.outputs import THREADS
 from gpuconv.backends.reference.conv import before_mask
 from gpuconv.dtypes import accumulation_dtype, as_dtype
-from gpuconv.problems import Conv2dProblem
+from gpuconv.problems import ACTIVATIONS, Conv2dProblem
+from gpuconv.profiling import launches
 from gpuconv.verify.convolutions import arrays as volumes
 from gpuconv.verify.convolutions import conv
 from gpuconv.verify.oracle import expect
@@ -389,6 +392,87 @@ def test_statistics_have_no_memory_errors(device):
             expected = expect("conv2d_batch_norm", conv_norm_arrays(case, "float32"), options)
             for one, result in zip(expected, found):
                 assert_within(result, one.value, one.bound, one.name)
+
+
+# --- the backward sums in the epilogue of a convolution's gradient ------------------------------
+
+
+def norm_below(case, dtype, activation=None, seed=0):
+    """Arrays and options of batch_norm_backward below a convolution."""
+    rng = np.random.default_rng(seed)
+    wide_dtype = accumulation(dtype)
+    dy, x, w = (rng.standard_normal(shape).astype(dtype) for shape in (case.y_shape, case.x_shape, case.w_shape))
+    gamma, beta, mean = (rng.standard_normal(case.c).astype(wide_dtype) for _ in range(3))
+    inv_std = rng.uniform(0.5, 2, case.c).astype(wide_dtype)
+    options = case.window | dict(w=w, activation=activation, beta=beta if activation else None, training=True)
+    return [dy, x, gamma, mean, inv_std], options
+
+
+def there(device, options):
+    return {name: asarray(value, device) if isinstance(value, np.ndarray) else value for name, value in options.items()}
+
+
+def assert_norm_below(device, case, dtype="float32", activation=None, **more):
+    arrays, options = norm_below(case, dtype, activation)
+    wanted = expect("batch_norm_backward", arrays, options | more)
+    found = on_device("batch_norm_backward", device, *arrays, **there(device, options), **more)
+    for one, result in zip(wanted, found, strict=True):
+        assert_within(result, one.value, one.bound, f"{case} {dtype} {more} {one.name}")
+
+
+BELOW = {
+    "plain": conv(2, 9, 13, 8, 24, (3, 2), padding=((1, 1), (0, 2))),
+    "phases": conv(2, 9, 10, 16, 8, (3, 2), stride=(2, 3), padding=1),
+    "phases without taps": conv(1, 9, 9, 8, 8, (1, 1), stride=2),
+    "groups": conv(2, 5, 7, 48, 32, 3, padding=1, groups=2),
+    "beyond a tile": conv(1, 17, 19, 136, 16, 1),
+    "single numbers": conv(2, 7, 6, 37, 5, 3, padding=1),
+}
+
+
+@pytest.mark.parametrize("name", BELOW)
+def test_backward_sums_of_every_algorithm(device, monkeypatch, name):
+    monkeypatch.setattr(norm, "_MOST_CHUNKS", 3)
+    monkeypatch.setattr(norm, "_MERGED_CHUNKS", 2)
+    for dtype, tf32 in (("float32", False), ("float32", True), ("float16", False)):
+        for algorithm in serving("tf32" if tf32 else dtype):
+            if "conv2d_dgrad" in algorithm.kernels and (device == "emulated" or algorithm.proved):
+                assert_norm_below(device, BELOW[name], dtype, algo=algorithm.name, tf32=tf32)
+
+
+def test_backward_sums_behind_every_activation(device):
+    for activation, dtype in zip(ACTIVATIONS, cycle(FLOATS)):
+        assert_norm_below(device, BELOW["phases"], dtype, activation)
+
+
+def test_backward_sums_run_in_the_gradients_kernel(device):
+    arrays, options = norm_below(BELOW["plain"], "float32")
+    with launches.recorded() as found:
+        on_device("batch_norm_backward", device, *arrays, **there(device, options), algo="simt-64x32")
+    kernels = [each.kernel.name for each in found]
+    assert kernels == ["conv2d_dgrad_simt", "batch_norm_backward_finish", "batch_norm_backward_dx"]
+
+
+def test_backward_sums_of_no_images_are_zero(device):
+    arrays, options = norm_below(conv(0, 5, 7, 3, 2, 3), "float32")
+    dx, dgamma, dbeta = on_device("batch_norm_backward", device, *arrays, **there(device, options))
+    assert dx.shape == (0, 5, 7, 3)
+    assert not dgamma.any()
+    assert not dbeta.any()
+
+
+def test_backward_sums_have_the_same_bits_in_every_thread_order(device):
+    for name, activation in (("phases", "gelu"), ("beyond a tile", None)):
+        arrays, options = norm_below(BELOW[name], "float32", activation)
+        assert_same_bits("batch_norm_backward", device, *arrays, **there(device, options))
+
+
+def test_backward_sums_have_no_memory_errors(device):
+    if device != "emulated":
+        pytest.skip("the emulator's checks")
+    for name in ("phases", "single numbers"):
+        with emulator.configure(sanitize="checked", seed=7):
+            assert_norm_below(device, BELOW[name], activation="relu")
 
 
 @pytest.mark.parametrize(("shape", "groups"), [((2, 5, 7, 12), 3), ((70, 33), 1), ((1, 3, 3, 512), 256)], ids=str)

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from gpuconv.backends.cpu import activation as activations
-from gpuconv.backends.cpu.conv import conv2d, conv2d_relu, spread
+from gpuconv.backends.cpu.conv import conv2d, conv2d_dgrad, conv2d_relu, spread
 from gpuconv.backends.cpu.precision import buffer, side_by_side, store, sum_rows, widen
 from gpuconv.problems import ACTIVATIONS
 
@@ -58,8 +58,9 @@ def conv2d_batch_norm(
 
 @np.errstate(all="ignore")
 def batch_norm_backward(
-    dy, x, gamma, mean, inv_std, *, beta, activation, training, mask, problem, out, dgamma, dbeta, accumulate
+    dy, x, gamma, mean, inv_std, *, beta, activation, training, mask, problem, w, above, out, dgamma, dbeta, accumulate
 ):
+    dy = dy if w is None else conv2d_dgrad(dy, w, *above[:2], mask=None, algo=above[2], tf32=above[3], out=None)
     if activation is not None:
         dy = ACTIVATIONS[activation].apply_backward(
             activations, dy, ((widen(x) - mean) * (gamma * inv_std) + beta).astype(x.dtype)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from gpuconv.backends.reference import activation as activations
-from gpuconv.backends.reference.conv import before_mask, conv2d, conv2d_relu
+from gpuconv.backends.reference.conv import before_mask, conv2d, conv2d_dgrad, conv2d_relu
 from gpuconv.backends.reference.precision import round_to, wide
 from gpuconv.problems import ACTIVATIONS
 
@@ -36,8 +36,9 @@ def conv2d_batch_norm(
 
 
 def batch_norm_backward(
-    dy, x, gamma, mean, inv_std, *, beta, activation, training, mask, problem, out, dgamma, dbeta, accumulate
+    dy, x, gamma, mean, inv_std, *, beta, activation, training, mask, problem, w, above, out, dgamma, dbeta, accumulate
 ):
+    dy = dy if w is None else conv2d_dgrad(dy, w, *above[:2], mask=None, algo=above[2], tf32=above[3], out=None)
     wide_dy, g, s = wide(dy), wide(gamma), wide(inv_std)
     xhat, axes, m = (wide(x) - wide(mean)) * s, tuple(range(x.ndim - 1)), max(1, math.prod(x.shape[:-1]))
     if activation is not None:

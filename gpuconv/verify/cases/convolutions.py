@@ -53,6 +53,9 @@ def convolution_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
             if problem.n * problem.p * problem.q > 1:
                 name = f"{problem} norm {activation}"
                 yield Case("conv2d_batch_norm", tier, name, _conv_norm(problem, bias, activation))
+            if index % 2 == 0 or index % 7 == 1:
+                name = f"below {problem} {activation}"
+                yield Case("batch_norm_backward", tier, name, _norm_below(problem, index % 3 != 2, activation))
             pools = min(problem.p, problem.q) > 1
             if pools and problem.n * (problem.p // 2) * (problem.q // 2) > 1:
                 name = f"{problem} pool norm {activation}"
@@ -79,6 +82,8 @@ def convolution_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
                 yield Case("conv2d_dgrad", tier, name, _dgrad(problem, tf32=True), ("float32",))
                 yield Case("conv2d_wgrad", tier, name, _wgrad(problem, tf32=True), ("float32",))
                 yield Case("conv2d_backward", tier, name, _backward(problem, tf32=True), ("float32",))
+                below = _norm_below(problem, True, activation, tf32=True)
+                yield Case("batch_norm_backward", tier, f"below {name} {activation}", below, ("float32",))
             yield from _few_channels_cases(tier, index, problem, bias, activation)
 
 
@@ -154,6 +159,17 @@ def _unpooled(problem: Conv2dProblem, training: bool, activation: str | None) ->
         dy, x = (normal(rng, problem.pooled_shape(2), dtype) for _ in (dy, x))
         mask = rng.integers(0, 256, problem.mask_shape(2), np.uint8)
         return [dy, x, *vectors], options | dict(mask=mask, input_shape=problem.y_shape, groups=problem.groups)
+
+    return make
+
+
+def _norm_below(problem: Conv2dProblem, training: bool, activation: str | None, **more: Any) -> Make:
+    """batch_norm_backward of a norm whose output the convolution reads."""
+
+    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
+        (_, x, *vectors), options = norm_backward(1, problem.c, training, activation)(rng, dtype)
+        (dy, w), _ = _dgrad(problem)(rng, dtype)
+        return [dy, normal(rng, problem.x_shape, x.dtype), *vectors], options | problem.window | {"w": w} | more
 
     return make
 

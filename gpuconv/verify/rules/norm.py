@@ -15,7 +15,17 @@ from gpuconv.types import Options
 from gpuconv.verify.bounds import UNIT_ROUNDOFF, Bound, accumulated, rounded, sum_bound
 from gpuconv.verify.compare import Expected
 from gpuconv.verify.rules.base import Arrays, wide
-from gpuconv.verify.rules.products import conv2d_relu, conv_length, linear_in_its_inputs
+from gpuconv.verify.rules.products import conv2d_relu, conv_length, dgrad_length, linear_in_its_inputs
+
+_CONVOLUTION = (
+    "stride",
+    "padding",
+    "dilation",
+    "groups",
+    "fit",
+    "algo",
+    "tf32",
+)  # options of batch_norm_backward with w
 
 
 def batch_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype, x_bound: Bound = 0.0) -> list[Expected]:
@@ -84,11 +94,19 @@ def batch_norm_backward(op: str, arrays: Arrays, options: Options, dtype: np.dty
         before = Conv2dProblem.of(shape, (shape[3], 1, 1, shape[3] // groups), groups=groups)
         value, bound = (before_mask(np.asarray(each), mask, before, 2) for each in (pooled.value, pooled.bound))
         return [Expected("dx", value, bound), *gradients]
+    given: Bound = 0.0
+    if options.get("w") is not None:
+        convolution = {name: options[name] for name in _CONVOLUTION if name in options}
+        own = {name: value for name, value in options.items() if name not in ("w", *_CONVOLUTION)}
+        gradient = convolution | {"input_shape": arrays[1].shape}
+        (above,) = linear_in_its_inputs(dgrad_length)("conv2d_dgrad", [arrays[0], wide(options["w"])], gradient, dtype)
+        arrays, options, given = [above.value, *arrays[1:]], own, above.bound
     dy, x, gamma, mean, inv_std = arrays
     options = options | ({"beta": wide(options["beta"])} if options.get("activation") else {})
     dx, dgamma, dbeta = ops.batch_norm_backward(*arrays, **options)
     rows, acc = math.prod(x.shape[:-1]), accumulation_dtype(dtype)
     dy, dy_bound = _behind_activation(dy, x, gamma, mean, inv_std, options, dtype)
+    dy_bound = dy_bound + given * (ACTIVATIONS[options["activation"]].steepest if options.get("activation") else 1.0)
     normal = (np.abs(x) + np.abs(mean)) * inv_std  # the terms of xhat before they cancel
     axes = tuple(range(x.ndim - 1))
     dbeta_bound = sum_bound(acc, rows, np.abs(dy).sum(axes)) + dy_bound.sum(axes)

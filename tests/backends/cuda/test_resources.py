@@ -150,7 +150,7 @@ def test_the_report_covers_all_variants_on_the_main_architectures():
         assert [v for v, a in listed if a == arch] == [v for v in expected if arch == "sm_90a" or "wgmma" not in v.file]
     assert len(resources.jobs(chosen, ["sm_90a"], True)) == len(chosen)
     # Filters of more than 72 taps (9 x 9, say) use TAP_TABLE 0: rare, so only the fully covered architectures list it.
-    assert len(listed) <= 2100, "continuous integration compiles them all on one core, some three a second"
+    assert len(listed) <= 2300, "continuous integration compiles them all on one core, some three a second"
 
 
 def test_several_processes_give_the_same_report_as_one(monkeypatch, tmp_path):
@@ -187,8 +187,14 @@ def dearest(file, defines):
         defines |= {"ACTIVATION": "Gelu"}
         if file.startswith("conv2d_fprop") and "depthwise" not in file:  # which stores the activation's input too
             defines |= {"SAVES_INPUT": "1"}
+    if "NORM_SUMS" in defines:  # below no activation too
+        defines |= {"ACTIVATION": "Gelu"}
     if "TF32" in defines and file in ("conv2d_fprop.cu", "conv2d_dgrad.cu", "conv2d_wgrad.cu"):
-        plain = {name: value for name, value in defines.items() if name not in ("MASK", "MOMENTS", "SAVES_INPUT")}
+        plain = {
+            name: value
+            for name, value in defines.items()
+            if name not in ("MASK", "MOMENTS", "NORM_SUMS", "SAVES_INPUT")
+        }
         return plain | dict(ACTIVATION="Identity", VECTOR_C="4", VECTOR_K="4")
     written = defines.keys() & {"MASK", "MOMENTS"} or defines.get("ACTIVATION") == "Gelu"
     if "VECTOR_C" in defines and (written or "mma" in file):  # of mixtures the one with only wide accesses

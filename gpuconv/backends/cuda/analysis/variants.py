@@ -28,6 +28,10 @@ FINISHES: tuple[Mapping[str, Any], ...] = (
     dict(ACTIVATION="Identity", MOMENTS=1),
     dict(ACTIVATION="Identity", MOMENTS=1) | MASKED,
 )
+OF_GRADIENTS: tuple[Mapping[str, Any], ...] = (
+    dict(ACTIVATION="Identity"),
+    dict(ACTIVATION="Gelu", NORM_SUMS=1),  # a norm without activation lies between
+)
 
 
 @dataclass(frozen=True)
@@ -65,10 +69,14 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "batch_norm.cu": dict(DTYPE=FLOAT_NAMES, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE), MASK=(0, 4)),
     "bias_grad.cu": dict(DTYPE=FLOAT_NAMES, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE)),
     "clip.cu": {},
-    "conv2d_dgrad.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), **VECTORS),
+    "conv2d_dgrad.cu": dict(ALGORITHM=SIMT, FINISH=OF_GRADIENTS, **VECTORS),
     "conv2d_dgrad_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, WIDTH=(1, WIDE)),
-    "conv2d_dgrad_mma.cu": dict(ALGORITHM=MMA, ACTIVATION=("Identity",), FINISH=({}, SEARCHED), MOVE=MOVES),
-    "conv2d_dgrad_wgmma.cu": dict(ALGORITHM=WGMMA, ACTIVATION=("Identity",), FINISH=({}, SEARCHED), MOVE=MOVES),
+    "conv2d_dgrad_mma.cu": dict(
+        ALGORITHM=MMA, FINISH=(*OF_GRADIENTS, dict(ACTIVATION="Identity") | SEARCHED), MOVE=MOVES
+    ),
+    "conv2d_dgrad_wgmma.cu": dict(
+        ALGORITHM=WGMMA, FINISH=(*OF_GRADIENTS, dict(ACTIVATION="Identity") | SEARCHED), MOVE=MOVES
+    ),
     "conv2d_fprop.cu": dict(ALGORITHM=SIMT, FINISH=FINISHES, **VECTORS),
     "conv2d_fprop_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE)),
     "conv2d_fprop_few_channels.cu": dict(ALGORITHM=OF_FEW_CHANNELS, FINISH=FINISHES, VECTOR_K=(1, WIDE)),
@@ -166,7 +174,7 @@ def _another_stands_for(product: AlgorithmVariant, defines: Mapping[str, object]
 def _plain(defines: Mapping[str, object]) -> bool:
     """Whether the kernel only stores the product."""
     finished = defines.get("ACTIVATION", "Identity") != "Identity" or str(defines.get("MASK", 0)) != "0"
-    return not finished and not defines.keys() & {"MOMENTS", "SAVES_INPUT", "TAP_TABLE"}
+    return not finished and not defines.keys() & {"MOMENTS", "NORM_SUMS", "SAVES_INPUT", "TAP_TABLE"}
 
 
 def representatives(chosen: Iterable[Variant]) -> list[Variant]:

@@ -61,14 +61,16 @@ def launch(
 
     out: may be rows with a pitch (`rows.rows_of`), which the struct then has. secondary: the kernel's secondary
     outputs; with split-K only the first may be given. bias: must also be the last of inputs. accumulate: None if the
-    kernel has no such parameter. struct: replaces the product's. Returns the moments (tiles down, filters, 3) if the
-    product has them; they then replace the last secondary output.
+    kernel has no such parameter. struct: replaces the product's. Returns the states (tiles down, channels, numbers) if
+    the product reduces its channels; they then replace the last secondary output.
     """
     whole = plan.split_k == 1
-    partials = moments = None
-    if "MOMENTS" in product.macros:
-        moments = empty((plan.down, product.n * product.batches, 3), accumulation_dtype(product.dtype), like=out)
-        secondary = (*secondary[:-1], moments)
+    partials = states = None
+    if product.state_numbers:
+        channels = out.shape[-1]
+        parts = plan.down * product.n * product.batches // channels  # of dgrad those of all phases
+        states = empty((parts, channels, product.state_numbers), accumulation_dtype(product.dtype), like=out)
+        secondary = (*secondary[:-1], states)
     second = secondary[0] if secondary else None
     if not whole:
         pitch = out.size + (0 if second is None else ceil_div(second.size, 4) * 4)  # aligned for wide accesses
@@ -81,4 +83,4 @@ def launch(
     run((plan.blocks, plan.split_k), plan.algorithm.threads, *arguments, shared=plan.smem_bytes)
     if partials is not None:
         reduce_splits(out, partials, second, bias=bias, activation=product.activation, accumulate=bool(accumulate))
-    return moments
+    return states

@@ -43,5 +43,10 @@ class Product:
     epilogue: Epilogue = problems.PLAIN
 
     @functools.cached_property
+    def state_numbers(self) -> int:
+        """The numbers of the state to which the kernel reduces each channel over a tile's rows; 0 if it does not."""
+        return 3 if self.epilogue.moments else 2 if self.epilogue.norm_sums else 0
+
+    @functools.cached_property
     def arithmetic(self) -> str:
         return arithmetic_of(self.dtype, self.tf32)

@@ -24,6 +24,8 @@ from gpuconv.backends.cuda.runtime.rows import copied_rows, rows_of, rows_to_sum
 from gpuconv.problems import DIRECTIONS, PLAIN, Conv2dProblem, Epilogue, Pool2dProblem
 from gpuconv.types import Array, ArrayT
 
+_NO_NORM = (None,) * 5  # of a gradient that needs no sums
+
 __all__ = ["conv2d", "conv2d_backward", "conv2d_dgrad", "conv2d_relu", "conv2d_wgrad"]
 
 
@@ -120,8 +122,30 @@ def conv2d_dgrad(
         vector_c = pack_width(w.dtype, w, dx, count=problem.c // problem.groups)
         vector_k = pack_width(w.dtype, dy, count=math.gcd(problem.k // problem.groups, pitch))
         product = product_of("dgrad", problem, PLAIN, dy.dtype, tf32, vector_c, vector_k)
-        compute(product, algo, dx, (), (dy, w), struct=packed(problem, 1, pitch))
+        compute(product, algo, dx, (None,), (dy, w, *_NO_NORM), struct=packed(problem, 1, pitch))
     return store(dx, out)
+
+
+def conv2d_dgrad_sums(
+    dy: ArrayT,
+    w: ArrayT,
+    norm: tuple[Array | None, ...],
+    problem: Conv2dProblem,
+    epilogue: Epilogue,
+    algo: str,
+    tf32: bool,
+) -> tuple[ArrayT, Array | None]:
+    """dx, the gradient of what a batch norm and the epilogue's activation computed; unless it is empty, (parts, C, 2):
+    a `struct Sums` for each channel over each part of dx's pixels. norm: x, mean and, with an activation, gamma, beta
+    and inv_std. The arrays have no gaps."""
+    expect_within_limits(problem)
+    dx = empty(problem.x_shape, dy.dtype, like=dy)
+    if not dx.size:
+        return dx, None
+    vector_c = pack_width(w.dtype, w, norm[0], count=problem.c // problem.groups)  # a new dx is aligned
+    vector_k = pack_width(w.dtype, dy, count=problem.k // problem.groups)
+    product = product_of("dgrad", problem, epilogue, dy.dtype, tf32, vector_c, vector_k)
+    return dx, compute(product, algo, dx, (None,), (dy, w, *norm))
 
 
 def conv2d_wgrad(
@@ -209,7 +233,8 @@ def product_of(
     vector_c: int,
     vector_k: int,
 ) -> Product:
-    """The matrix product of a direction. epilogue: PLAIN for gradients; their dy is that of the convolution itself.
+    """The matrix product of a direction. epilogue: PLAIN for gradients, whose dy is that of the convolution itself, but
+    for the sums of a norm below.
 
     vector_c, vector_k: how many channels and filters move at once."""
     forward, pool, arithmetic = direction == "fprop", epilogue.pool, arithmetic_of(dtype, tf32)
@@ -218,6 +243,7 @@ def product_of(
     macros |= {"MASK": pool**2} if epilogue.masked else {}
     macros |= {"MOMENTS": 1} if epilogue.moments else {}
     macros |= {"SAVES_INPUT": 1} if epilogue.saves_input else {}
+    macros |= {"NORM_SUMS": 1} if epilogue.norm_sums else {}
     return Product(
         f"conv2d_{direction}",
         *problem.implicit_gemm(direction, pool),

@@ -8,7 +8,7 @@ import numpy as np
 
 from gpuconv.backends.cuda.gemm.product import ACTIVATIONS
 from gpuconv.backends.cuda.ops.column_reduce import MAP_STEPS, deal, finish_grid, partials, width_of
-from gpuconv.backends.cuda.ops.conv import conv2d_moments
+from gpuconv.backends.cuda.ops.conv import conv2d_dgrad_sums, conv2d_moments
 from gpuconv.backends.cuda.ops.conv_struct import expect_within_limits
 from gpuconv.backends.cuda.runtime.device_array import empty
 from gpuconv.backends.cuda.runtime.kernel import Module, load, until_replaced
@@ -85,15 +85,9 @@ def conv2d_batch_norm(
         return store(y, out), *saved
     gamma, beta, *running = contiguous(gamma, beta, running_mean, running_var)
     module = _kernels(conv.dtype, width_of(channels, conv), activation)
-    chunks = moments.shape[0]
-    if chunks > _MOST_CHUNKS:
-        share, many = ceil_div(chunks, _MERGED_CHUNKS), moments
-        moments = empty((ceil_div(chunks, share), channels, 3), many.dtype, like=many)
-        grid = finish_grid(channels), moments.shape[0]
-        module.kernel("batch_norm_merge")(grid, THREADS, moments, many, chunks, share, channels)
-        chunks = moments.shape[0]
+    moments = _fewer(moments, module, "batch_norm_merge")
     finish = module.kernel("batch_norm_statistics_finish")
-    finish(finish_grid(channels), THREADS, mean, inv_std, *running, moments, momentum, eps, chunks, channels)
+    finish(finish_grid(channels), THREADS, mean, inv_std, *running, moments, momentum, eps, len(moments), channels)
     _normalize(y, conv, gamma, beta, mean, inv_std, activation)
     put_back((running_mean, running_var), running)
     return store(y, out), *saved
@@ -111,14 +105,25 @@ def batch_norm_backward(
     training: bool,
     mask: Array | None,
     problem: Conv2dProblem | None,
+    w: ArrayT | None,
+    above: tuple[Conv2dProblem, Epilogue, str, bool] | None,
     out: ArrayT | None,
     dgamma: Array | None,
     dbeta: Array | None,
     accumulate: bool,
 ) -> tuple[ArrayT, Array, Array]:
     channels = x.shape[-1]
-    dy, pitch = rows_to_sum(dy) if problem is None else (*contiguous(dy), channels)
-    x, gamma, beta, mean, inv_std = contiguous(x, gamma, beta, mean, inv_std)
+    x, gamma, beta, mean, inv_std, w = contiguous(x, gamma, beta, mean, inv_std, w)
+    pitch, parts = channels, None
+    if above is not None:
+        (dy,) = contiguous(dy)
+        norm = (x, mean, gamma, beta, inv_std) if activation else (x, mean, None, None, None)
+        dy, parts = conv2d_dgrad_sums(dy, w, norm, *above)
+        out = dy if out is None else out
+    elif problem is None:
+        dy, pitch = rows_to_sum(dy)
+    else:
+        (dy,) = contiguous(dy)
     dx = out
     if dx is None:
         dx = empty(x.shape if problem is None else problem.y_shape, x.dtype, like=x)
@@ -141,27 +146,30 @@ def batch_norm_backward(
         last = module.kernel("batch_norm_backward_dx_unpooled")
         unpool = (*contiguous(mask), *problem.y_shape[1:3], *x.shape[1:3], filters)
     sums = empty((channels, 2), gamma.dtype, like=x)
-    columns = deal(rows, channels, width, None)
-    chunks = partials(columns, 2, x.dtype, x)
-    module.kernel("batch_norm_backward_sums")(
-        columns.grid,
-        columns.threads,
-        *gradients,
-        sums,
-        chunks,
-        dy,
-        x,
-        gamma,
-        beta,
-        mean,
-        inv_std,
-        accumulate,
-        columns.struct,
-        pitch,
-    )
-    if chunks is not None:
+    if parts is not None:
+        parts = _fewer(parts, module, "batch_norm_backward_merge")
+    else:
+        columns = deal(rows, channels, width, None)
+        parts = partials(columns, 2, x.dtype, x)
+        module.kernel("batch_norm_backward_sums")(
+            columns.grid,
+            columns.threads,
+            *gradients,
+            sums,
+            parts,
+            dy,
+            x,
+            gamma,
+            beta,
+            mean,
+            inv_std,
+            accumulate,
+            columns.struct,
+            pitch,
+        )
+    if parts is not None:
         module.kernel("batch_norm_backward_finish")(
-            finish_grid(channels), THREADS, *gradients, sums, chunks, inv_std, accumulate, columns.chunks, channels
+            finish_grid(channels), THREADS, *gradients, sums, parts, inv_std, accumulate, len(parts), channels
         )
     spread = deal(rows, channels, width, MAP_STEPS)
     last(
@@ -183,6 +191,18 @@ def batch_norm_backward(
     )
     put_back((dx, dgamma, dbeta), there)
     return dx, dgamma, dbeta
+
+
+def _fewer(states: Array, module: Module, merge: str) -> Array:
+    """States of each tile and channel, merged by the kernel of this name into few enough for one launch to add up."""
+    if len(states) <= _MOST_CHUNKS:
+        return states
+    parts, channels, numbers = states.shape
+    share = ceil_div(parts, _MERGED_CHUNKS)
+    fewer = empty((ceil_div(parts, share), channels, numbers), states.dtype, like=states)
+    grid = finish_grid(channels), len(fewer)
+    module.kernel(merge)(grid, THREADS, fewer, states, parts, share, channels)
+    return fewer
 
 
 def _normalize(

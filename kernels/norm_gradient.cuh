@@ -1,0 +1,24 @@
+// The gradient behind the activation that follows a batch norm: recomputed from the norm's input, not read from memory.
+//
+// Macros: DTYPE; ACTIVATION.
+#pragma once
+
+#include "activation.cuh"
+#include "types.cuh"
+
+constexpr bool ACTIVE = !IS_IDENTITY<ACTIVATION>;
+
+// The activation's input.
+__device__ __forceinline__ DTYPE normal(DTYPE x, accumulator<DTYPE> mean, accumulator<DTYPE> scale, accumulator<DTYPE> beta) {
+    return round_to<DTYPE>((load(x) - mean) * scale + beta);
+}
+
+// dy: the gradient of the activation's output; scale and beta count with an activation alone.
+__device__ __forceinline__ accumulator<DTYPE>
+behind_activation(DTYPE dy, DTYPE x, accumulator<DTYPE> mean, accumulator<DTYPE> scale, accumulator<DTYPE> beta) {
+    if constexpr (!ACTIVE) return load(dy);
+    const ACTIVATION<accumulator<DTYPE>> activation;
+    const accumulator<DTYPE> given = load(normal(x, mean, scale, beta));
+    const accumulator<DTYPE> saved = SAVES_OUTPUT<ACTIVATION> ? load(round_to<DTYPE>(activation.apply(given))) : given;
+    return load(round_to<DTYPE>(activation.gradient(load(dy), saved)));
+}
