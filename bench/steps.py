@@ -65,14 +65,15 @@ class Step:
 
 
 def sides(step: Step, device: str) -> list[Side]:
-    """gpuconv's sides: each launch from Python, and on a GPU the whole step replayed as a CUDA graph."""
+    """gpuconv's sides: each launch from Python, and on a GPU the whole step replayed as a CUDA graph; where norms lie
+    below convolutions, also a graph that computes all of their backward sums in dgrad's epilogue."""
 
     def eager() -> Prepared:
         trainer, sets, results = _prepared(step, device)
         return Prepared(lambda number: _once(trainer, *sets[number % len(sets)]), lambda: results)
 
-    def graph() -> Prepared:
-        trainer, sets, results = _prepared(step, device)
+    def graph(norm_sums: bool | None = None) -> Prepared:
+        trainer, sets, results = _prepared(step, device, norm_sums)
         recorder = backends.recorder(device)
         for batch in sets[:4]:
             recorder.prepare(functools.partial(_once, trainer, *batch))
@@ -85,13 +86,27 @@ def sides(step: Step, device: str) -> list[Side]:
         return Prepared(replay, lambda: (recorder, results)[1])  # the recorder's memory must live as long
 
     found = [Side(OURS, "gpuconv", eager)]
-    return found + ([Side(OURS, "gpuconv graph", graph)] if Device.named(device).on_gpu else [])
+    if Device.named(device).on_gpu:
+        found.append(Side(OURS, "gpuconv graph", graph))
+        if has_norms_below(step.net()):
+            found.append(Side(OURS, "gpuconv graph, norm sums in dgrad", functools.partial(graph, True)))
+    return found
 
 
-def _prepared(step: Step, device: str) -> tuple[Trainer, list[Any], list[np.ndarray]]:
+def has_norms_below(net: Any) -> bool:
+    """Whether `net.fuse(norm_sums=True)` is another net than `net.fuse()`."""
+    forced, plain = (net.fuse(norm_sums=norm_sums) for norm_sums in (True, None))
+    return [type(layer) for layer in forced.walk()] != [type(layer) for layer in plain.walk()]
+
+
+def _prepared(step: Step, device: str, norm_sums: bool | None = None) -> tuple[Trainer, list[Any], list[np.ndarray]]:
     dtype = step.entry.dtype
     _prove_gradients(step, device)
-    trainer = Trainer(step.net(device, dtype), optimizers.get("sgd", **SGD))
+    net = step.net(device, dtype)
+    if norm_sums is None:
+        trainer = Trainer(net, optimizers.get("sgd", **SGD))
+    else:
+        trainer = Trainer(net.fuse(norm_sums=norm_sums), optimizers.get("sgd", **SGD), fuse=False)
     sets = [
         (backends.asarray(images.astype(as_dtype(dtype)), device), backends.asarray(labels, device))
         for images, labels in step.batches(device)

@@ -42,6 +42,7 @@ from gpuconv.layers import (
     Linear,
     MaxPool2D,
     NormActivation,
+    NormChain,
     ReLU,
     ReLU6,
     Residual,
@@ -407,7 +408,7 @@ def _plain(op: str, attributes: Callable[[Any], dict[str, Any]] = lambda layer: 
     return form
 
 
-FUSED = (ConvActivation, ConvNorm, ConvPool, ConvReLU, NormActivation)
+FUSED = (ConvActivation, ConvNorm, ConvPool, ConvReLU, NormActivation, NormChain)
 
 FORMS: dict[type, Callable[[Graph, Any, str], str]] = {
     Sequential: _row,

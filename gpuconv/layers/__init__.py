@@ -6,7 +6,7 @@ from gpuconv.layers.branches import Branches
 from gpuconv.layers.conv import Conv2D
 from gpuconv.layers.conv_transpose import ConvTranspose2D
 from gpuconv.layers.dropout import Dropout
-from gpuconv.layers.fused import ConvActivation, ConvNorm, ConvReLU, NormActivation
+from gpuconv.layers.fused import ConvActivation, ConvNorm, ConvReLU, NormActivation, NormChain
 from gpuconv.layers.group_norm import GroupNorm, LayerNorm
 from gpuconv.layers.input import Input
 from gpuconv.layers.linear import Flatten, Linear
@@ -45,6 +45,7 @@ __all__ = [
     "Linear",
     "MaxPool2D",
     "NormActivation",
+    "NormChain",
     "ReLU",
     "ReLU6",
     "Residual",

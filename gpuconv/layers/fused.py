@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from itertools import pairwise, starmap
+from typing import Any, ClassVar, cast
 
 from gpuconv import ops
 from gpuconv.layers.activation import Activation, ReLU
@@ -16,10 +17,10 @@ from gpuconv.layers.base import Layer
 from gpuconv.layers.conv import Conv2D
 from gpuconv.layers.norm import BatchNorm
 from gpuconv.layers.pool import MaxPool2D
-from gpuconv.layers.rewrite import FUSED
+from gpuconv.layers.rewrite import CHAINED, FUSED
 from gpuconv.layers.row import name_layers
 from gpuconv.problems import NO_PADDING, epilogue
-from gpuconv.types import Array, Shape
+from gpuconv.types import Array, Options, Shape
 
 
 @dataclass(eq=False, repr=False)
@@ -182,8 +183,22 @@ class NormActivation(Fused):
         return y
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
-        norm, activation = cast(BatchNorm, self.layers[0]), cast(Activation, self.layers[1])
-        return norm.gradients_of(dy, self.unstash(), input_grad, beta=norm["bias"], activation=activation.op)
+        return self.gradients_of(dy, input_grad)
+
+    def gradients_of(self, dy: Array, input_grad: bool, **above: Any) -> Array | None:
+        """`backward`, also from above a convolution.
+
+        Args:
+            dy: Of the output's shape, or of that of the convolution's.
+            input_grad: As in `Layer.backward`.
+            above: As in `NormChain`.
+        """
+        norm = cast(BatchNorm, self.layers[0])
+        return norm.gradients_of(dy, self.unstash(), input_grad, beta=norm["bias"], activation=self.activation, **above)
+
+    @property
+    def activation(self) -> str:
+        return cast(Activation, self.layers[1]).op
 
 
 class ConvNorm(FusedConv):
@@ -241,15 +256,103 @@ class ConvNorm(FusedConv):
         return y
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
+        dz, x = self.before_conv(dy)
+        return self.conv.gradients_of(dz, x, input_grad)
+
+    def before_conv(self, dy: Array, **above: Any) -> tuple[Array, Array]:
+        """The gradient of the convolution's output, and its input.
+
+        Args:
+            dy: Of the output's shape, or of that of the convolution above.
+            above: As in `NormChain`.
+        """
         norm, conv = self.norm, self.conv
         x, mask, *saved = self.unstash()
         fused = dict(beta=norm["bias"], activation=self.activation) if self.activation else {}
         if mask:
             fused |= dict(mask=mask[0], input_shape=(len(x), *conv.problem.y_shape[1:]), groups=conv.groups)
-        return conv.gradients_of(cast(Array, norm.gradients_of(dy, tuple(saved), True, **fused)), x, input_grad)
+        return cast(Array, norm.gradients_of(dy, tuple(saved), True, **fused, **above)), x
+
+
+class NormChain(Fused):
+    """Fused layers in a row, each but the first beginning with a CONV that reads what the batch norm at the end of the
+    one before computed. The gradient of that convolution's input also computes the norm's sums:
+    `gpuconv.ops.batch_norm_backward` with w.
+
+    Forward is that of the layers. In backward, "above" are the arguments of that op for the convolution behind a norm.
+    """
+
+    @staticmethod
+    def fits(layers: Sequence[Layer]) -> bool:
+        return len(layers) > 1 and all(starmap(NormChain.links, pairwise(layers)))
+
+    @staticmethod
+    def links(below: Layer, layer: Layer) -> bool:
+        """Whether `below` ends in a batch norm, and `layer` begins with a convolution that can compute its sums."""
+        norm = type(below) is NormActivation or (type(below) is ConvNorm and below.pool == 1)
+        return norm and type(layer) in (Conv2D, ConvNorm) and not _conv_of(layer).depthwise
+
+    @property
+    def reads_slices(self) -> bool:  # type: ignore[override]
+        return self.layers[-1].reads_slices
+
+    def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
+        *layers, last = self.layers
+        for layer in layers:
+            x = layer.forward(x, training)
+        return last.forward(x, training, **({} if out is None else {"out": out}))
+
+    def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
+        above: Options = {}
+        first, *others = self.layers
+        for layer in reversed(others):
+            conv = _conv_of(layer)
+            dy, x = layer.before_conv(dy, **above) if isinstance(layer, ConvNorm) else (dy, *layer.unstash())
+            conv.gradients_of(dy, x, False)
+            above = {"w": conv["weight"], **conv.options}
+        if isinstance(first, NormActivation):
+            return first.gradients_of(dy, input_grad, **above)
+        dz, x = cast(ConvNorm, first).before_conv(dy, **above)
+        return _conv_of(first).gradients_of(dz, x, input_grad)
+
+    def algorithms(self, batch_size: int, device: str | None = None) -> dict[str, str]:
+        return self.layers[-1].algorithms(batch_size, device)
+
+
+# Instructions per number of a norm's backward sums, by the activation behind it: in a pass of their own, and in dgrad's
+# epilogue. The pass moves its bytes while an H200 issues 31; in dgrad each takes the model's 1.67 clocks
+# (docs/kernels/column_reduce.md).
+_INSTRUCTIONS = {None: (7.1, 10.9), "relu": (18.0, 22.0), "gelu": (49.4, 53.1)}
+_ISSUED_MEANWHILE, _CLOCKS = 31, 1.67
+
+
+def sums_pay(activation: str | None) -> bool:
+    """Whether, by the model, a norm's backward sums are faster in dgrad's epilogue than in a pass of their own."""
+    in_a_pass, in_dgrad = _INSTRUCTIONS.get(activation, _INSTRUCTIONS["gelu"])
+    return in_dgrad * _CLOCKS <= max(in_a_pass, _ISSUED_MEANWHILE)
+
+
+def chained(layers: Sequence[Layer], norm_sums: bool | None) -> list[Layer]:
+    """The layers of a fused row, with runs that a `NormChain` can replace replaced by it. norm_sums: see
+    `Sequential.fuse`."""
+    found: list[list[Layer]] = []
+    for layer in layers:
+        below = found[-1][-1] if found else None
+        if below is not None and NormChain.links(below, layer) and not layer.has_hooks:
+            activation = cast(ConvNorm | NormActivation, below).activation
+            if sums_pay(activation) if norm_sums is None else norm_sums:
+                found[-1].append(layer)
+                continue
+        found.append([layer])
+    return [run[0] if len(run) == 1 else NormChain(run) for run in found]
 
 
 FUSED += [ConvReLU, ConvPool, ConvNorm, ConvActivation, NormActivation]
+CHAINED.append(chained)
+
+
+def _conv_of(layer: Layer) -> Conv2D:
+    return layer.conv if isinstance(layer, FusedConv) else cast(Conv2D, layer)
 
 
 def _is_plain(layer: Layer) -> bool:

@@ -10,6 +10,7 @@ from gpuconv.layers.base import Layer
 from gpuconv.types import Shape
 
 FUSED: list[Any] = []  # the fused layers of `layers/fused.py`; each class has fits(layers)
+CHAINED: list[Any] = []  # functions of `layers/fused.py` that replace runs of a fused row
 LONGEST = 4
 
 
@@ -22,6 +23,13 @@ def fused_row(layers: Sequence[Layer]) -> list[Layer]:
         found.append(layer)
         place += count
     return found
+
+
+def chained_row(layers: Sequence[Layer], norm_sums: bool | None) -> Sequence[Layer]:
+    """A fused row, with runs of fused layers replaced by one. norm_sums: see `Sequential.fuse`."""
+    for chained in CHAINED:
+        layers = chained(layers, norm_sums)
+    return layers
 
 
 def _first(layers: Sequence[Layer]) -> tuple[Layer, int]:

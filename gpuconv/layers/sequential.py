@@ -17,7 +17,7 @@ from gpuconv.layers import show
 from gpuconv.layers.base import Layer
 from gpuconv.layers.image_notes import class_names, fitting
 from gpuconv.layers.input import Input
-from gpuconv.layers.rewrite import fused_row, slid_row, take_values
+from gpuconv.layers.rewrite import chained_row, fused_row, slid_row, take_values
 from gpuconv.layers.row import as_row, name_layers, own
 from gpuconv.layers.running import reads_slices, run, writes_slices
 from gpuconv.layers.state import descendants
@@ -294,7 +294,7 @@ class Sequential(Layer):
         twin.classes, twin.normalization = self.classes, self.normalization
         return twin
 
-    def fuse(self) -> Sequential:
+    def fuse(self, *, norm_sums: bool | None = None) -> Sequential:
         """This net with several layers fused into one op where possible: the same results with fewer launches and less
         memory traffic.
 
@@ -305,6 +305,12 @@ class Sequential(Layer):
         - CONV, optionally a 2 x 2 max POOL, batch norm and optionally an activation become
         `gpuconv.ops.conv2d_batch_norm`.
         - Batch norm and an activation become `gpuconv.ops.batch_norm` with that activation.
+        - Where a CONV reads the output of such a norm, the gradient of its input also computes the norm's backward sums
+        (`gpuconv.ops.batch_norm_backward` with w).
+
+        Args:
+            norm_sums: Whether the last of these is done wherever it can be; by default only where it is expected to be
+                faster, behind a norm without an activation.
 
         Layers inside containers are fused too; other layers are unchanged. Activations have the same bits, except where
         a device splits the sums of the unfused convolution (few images, deep filters) or computes batch statistics in
@@ -317,6 +323,9 @@ class Sequential(Layer):
         if self.input_shape is None:
             raise RuntimeError("a net is fused after it is built: begin it with Input(...) or call build(input_shape)")
         net = self.fused()
+        own = {id(layer) for layer in self.walk()}
+        for row in [layer for layer in net.walk() if isinstance(layer, Sequential) and id(layer) not in own]:
+            row.layers = list(chained_row(row.layers, norm_sums))
         net.classes, net.normalization = self.classes, self.normalization
         net.place(self.path, self.input_shape)
         net.compute_in(self.dtype, self.tf32, self.device)

@@ -168,6 +168,15 @@ def small_net(monkeypatch):
     monkeypatch.setitem(models.MODELS, "planted", build)
 
 
+def test_steps_are_also_timed_with_all_norm_sums_in_dgrad(small_net):
+    step = steps.Step(one_step())
+    assert steps.has_norms_below(step.net())
+    assert not steps.has_norms_below(step.net()[-1:])
+    for norm_sums in (None, True):
+        trainer, *_ = steps._prepared(step, "emulated", norm_sums)
+        assert any(type(layer).__name__ == "NormChain" for layer in trainer.trained.walk()) == bool(norm_sums)
+
+
 def test_both_sides_train_the_same_net(small_net):
     pytest.importorskip("torch")
     chosen = one_step()

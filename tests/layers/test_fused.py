@@ -9,6 +9,7 @@ import gpuconv as gc
 from gpuconv.layers import (
     GELU,
     BatchNorm,
+    Branches,
     Conv2D,
     Flatten,
     Input,
@@ -21,7 +22,7 @@ from gpuconv.layers import (
     Sigmoid,
     SiLU,
 )
-from gpuconv.layers.fused import ConvActivation, ConvReLU
+from gpuconv.layers.fused import ConvActivation, ConvReLU, sums_pay
 from gpuconv.profiling import launches
 from gpuconv.summary import summary
 
@@ -377,3 +378,76 @@ def test_a_convolution_with_fit_cover_is_fused_with_its_activation(device):
         expected, found = (gc.to_numpy(each.infer(x)) for each in (net, fused))
         assert found.shape == (2, 3, 3, 3)
         np.testing.assert_array_equal(found, expected)
+
+
+def below_convolutions(device):
+    """Norms that convolutions read: without activation, behind one, at strides, in groups, before activation."""
+    layers = [
+        Input((9, 8, 6)),
+        *(Conv2D(8, 3, padding=1, bias=False), BatchNorm()),
+        *(Conv2D(8, 1), BatchNorm(), ReLU()),
+        *(Conv2D(8, 3, padding=1, stride=2, groups=2), BatchNorm(frozen=("weight",)), GELU()),
+        Conv2D(6, 1),
+        Residual([BatchNorm(), ReLU(), Conv2D(6, 3, padding=1), BatchNorm(), ReLU(), Conv2D(6, 3, padding=1)]),
+        *(Flatten(), Linear(3)),
+    ]
+    return Sequential(layers, device=device, seed=4)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_norms_below_convolutions(device):
+    plain = below_convolutions(device)
+    expected = step(plain)
+    row = ["Flatten", "Linear"]
+    for norm_sums, kinds_of_net, kinds_of_body in (
+        (None, ["NormChain", "ConvNorm", "Conv2D", "Residual"], ["NormActivation", "ConvNorm", "Conv2D"]),
+        (True, ["NormChain", "Residual"], ["NormChain"]),
+        (False, ["ConvNorm", "ConvNorm", "ConvNorm", "Conv2D", "Residual"], ["NormActivation", "ConvNorm", "Conv2D"]),
+    ):
+        fused = below_convolutions(device).fuse(norm_sums=norm_sums)
+        assert kinds(fused) == ["Input", *kinds_of_net, *row]
+        assert kinds(fused[-3].rows[0]) == kinds_of_body
+        assert list(fused.state_dict()) == list(plain.state_dict())
+        for want, found in zip(expected, step(fused), strict=True):
+            np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-5)  # some gradients cancel to zero
+        for name, want in plain.buffers().items():
+            np.testing.assert_allclose(gc.to_numpy(fused.buffers()[name]), gc.to_numpy(want), rtol=1e-5, atol=1e-6)
+
+
+def test_a_chain_of_norms_needs_no_pass_for_their_sums():
+    """Each of five norms has sums; that of the last convolution's stays a pass of its own."""
+    with launches.recorded() as found:
+        step(below_convolutions("emulated").fuse(norm_sums=True))
+    names = [each.kernel.name for each in found]
+    assert names.count("batch_norm_backward_dx") == 5
+    assert names.count("batch_norm_backward_sums") == 0
+    assert sum(each.kernel.module.defines.get("NORM_SUMS") == "1" for each in found) == 5
+
+
+def test_the_rule_for_backward_sums():
+    assert [sums_pay(activation) for activation in (None, "relu", "gelu", "silu")] == [True, False, False, False]
+
+
+def test_which_norms_are_chained():
+    def chained(*layers):
+        return "NormChain" in kinds(Sequential([Input((8, 8, 4)), *layers], initialize=False).fuse(norm_sums=True))
+
+    norm = [Conv2D(4, 1), BatchNorm()]
+    assert chained(*norm, Conv2D(4, 1))
+    assert chained(*norm, ReLU(), Conv2D(4, 1), MaxPool2D(2), BatchNorm())
+    assert not chained(
+        Conv2D(4, 1), MaxPool2D(2), BatchNorm(), Conv2D(4, 1)
+    )  # whose gradient goes back through the pool
+    assert not chained(*norm, Conv2D(4, 3, groups=4))  # depthwise
+    assert not chained(*norm, Conv2D(4, 1), ReLU())  # whose gradient has a mask
+    assert not chained(*norm, MaxPool2D(2), Conv2D(4, 1))
+
+
+def test_a_chain_keeps_frozen_and_stacked_slices():
+    net = Sequential(
+        [Input((6, 5, 4)), Branches([[], [Conv2D(4, 1), BatchNorm(), Conv2D(3, 1), BatchNorm()]]), Conv2D(2, 1)]
+    )
+    fused = net.fuse()
+    assert kinds(fused[1].rows[1]) == ["NormChain"]
+    for want, found in zip(step(net), step(fused), strict=True):
+        np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-5)
