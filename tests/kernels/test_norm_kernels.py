@@ -443,6 +443,7 @@ def test_backward_sums_of_every_algorithm(device, monkeypatch, name):
 def test_backward_sums_behind_every_activation(device):
     for activation, dtype in zip(ACTIVATIONS, cycle(FLOATS)):
         assert_norm_below(device, BELOW["phases"], dtype, activation)
+    assert_norm_below(device, BELOW["groups"], activation="silu")
 
 
 def test_backward_sums_run_in_the_gradients_kernel(device):

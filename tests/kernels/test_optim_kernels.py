@@ -393,6 +393,17 @@ def test_copies_of_strided_gradients_live_until_the_launch(device, monkeypatch):
         assert all(seen[-1])
 
 
+def test_wide_accesses_begin_at_multiples_of_16_bytes(device, rng):
+    numbers = rng.standard_normal(100).astype(np.float32)
+    for offset in range(17):
+        there = asarray(numbers, device)
+        with emulator.configure(sanitize="checked"):
+            ops.clip_values([there[offset : offset + 24]], clip_value=0.5)
+        expected = numbers.copy()
+        expected[offset : offset + 24] = numbers[offset : offset + 24].clip(-0.5, 0.5)
+        np.testing.assert_array_equal(to_numpy(there), expected)
+
+
 def test_clipping_without_gradients(device):
     clipped = asarray(np.zeros(4), device)
     for grads in ([], [asarray(np.zeros((0, 3), np.float32), device)]):
