@@ -7,11 +7,14 @@
 __device__ __forceinline__ void
 dgrad(DTYPE* dx, Sums* sums, accumulator<DTYPE>* partials, const DTYPE* dy, const DTYPE* w, const NormBelow& norm,
       const Convolution& conv, const TileScheduler& scheduler) {
-    const InputGradient gradient(conv, scheduler);
-    const GradientWindows windows = gradient.windows(dy);
-    const TransposedFilters filters = gradient.filters(w);
-    InputGradient::IteratorA a(windows, gradient.block.row);
-    const Accumulators accumulators =
-        product({}, a, InputGradient::IteratorB(filters, gradient.block.column), gradient.block);
-    gradient.store(accumulators, dx, sums, partials, norm);
+    Block block(scheduler, conv.r * conv.s * conv.k);  // with these as members of an InputGradient the main loop would spill
+    int32 part;
+    const Phase phase = InputGradient::split_off_phase(conv, block.group, part);
+    block.end = min(block.end, phase.depth(conv));
+    const int64 first_filter = int64(block.group) * conv.k;
+    const GradientWindows windows{dy + first_filter, conv, phase};
+    const TransposedFilters filters(w + first_filter * conv.r * conv.s * conv.c, conv, phase);
+    InputGradient::IteratorA a(windows, block.row);
+    const Accumulators accumulators = product({}, a, InputGradient::IteratorB(filters, block.column), block);
+    InputGradient(conv, scheduler).store(accumulators, dx, sums, partials, norm);
 }

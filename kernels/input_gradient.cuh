@@ -39,9 +39,6 @@ struct InputGradient {
             tile_norm_sums(sums + (part * pitch + first_channel), dx + first_channel, norm.from(first_channel), conv, block, rows);
     }
 
-  private:
-    __device__ __forceinline__ int64 first_filter() const { return int64(block.group) * conv.k; }
-
     // The phase of a group of tiles, and its index; `group` becomes the convolution's.
     static __device__ __forceinline__ Phase split_off_phase(const Convolution& conv, int32& group, int32& index) {
         int32 column = group;
@@ -50,4 +47,7 @@ struct InputGradient {
         const int32 row = conv.stride_w.divide(column);
         return {conv, row, column};
     }
+
+  private:
+    __device__ __forceinline__ int64 first_filter() const { return int64(block.group) * conv.k; }
 };
