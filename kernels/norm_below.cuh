@@ -35,7 +35,7 @@ tile_norm_sums(Sums* sums, const DTYPE* dx, const NormBelow& norm, const Convolu
     constexpr int ACROSS = WIDE / VECTOR < 32 ? WIDE / VECTOR : 32, SHARE = ACROSS * VECTOR;  // threads, and channels, across
     constexpr int WARPS = THREADS / 32, ROWS = 32 / ACROSS;                                   // rows that a warp reads at once
     static_assert(BLOCK_N % SHARE == 0 && BLOCK_M % (WARPS * ROWS) == 0 && 32 % ACROSS == 0, "tile");
-    constexpr int AT_ONCE = sizeof(DTYPE) == 8 ? 1 : 2;  // rows of a thread; with 2, doubles would spill
+    constexpr int AT_ONCE = sizeof(DTYPE) == 8 ? 1 : BLOCK_M * BLOCK_N > 16384 ? 4 : 2;  // rows of a thread; others spill
     using Numbers = Pack<DTYPE, VECTOR>;
     __shared__ Sums cells[WARPS][SHARE];
     const int32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, own_first = lane % ACROSS * VECTOR;
