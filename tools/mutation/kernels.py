@@ -105,10 +105,18 @@ def parts_of(path: Path) -> frozenset[str]:
 
 @dataclass
 class Suite:
-    """The tests that run code of a file, and their processor time on the shipped kernels."""
+    """The tests that run code of a file, by their processor time on the shipped kernels."""
 
-    tests: list[str] = field(default_factory=list)
-    seconds: float = 0.0
+    times: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def tests(self) -> list[str]:
+        """The quickest first."""
+        return sorted(self.times, key=self.times.__getitem__)
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.times.values())
 
 
 class Recorder:
@@ -123,16 +131,15 @@ class Recorder:
         with recorded() as loaded:
             result = yield
         for name in {name for path in loaded for name in parts_of(path)} & self.suites.keys():
-            self.suites[name].tests.append(item.nodeid)
-            self.suites[name].seconds += time.process_time() - begin
+            self.suites[name].times[item.nodeid] = time.process_time() - begin
         return result
 
 
-def suites_by_file() -> dict[str, Suite]:
-    """The kernel tests that run code of each file, found by running them. Raises RuntimeError if one fails."""
+def suites_by_file(tests: list[str]) -> dict[str, Suite]:
+    """The tests that run code of each file, found by running them. Raises RuntimeError if one fails."""
     recorder, quiet = Recorder(), io.StringIO()
     with contextlib.redirect_stdout(quiet):
-        status = pytest.main([*PYTEST, *map(str, sorted(Path("tests/kernels").glob("test_*_kernels.py")))], [recorder])
+        status = pytest.main([*PYTEST, *tests], [recorder])
     if status:
         raise RuntimeError(f"the kernel tests fail on the shipped kernels:\n{quiet.getvalue()}")
     return recorder.suites
@@ -150,7 +157,7 @@ def judge(mutant: Mutant, cases: list[verify.Case], suite: Suite) -> tuple[str, 
         changed.write_text(mutant.apply(changed.read_text(encoding="utf-8")), encoding="utf-8")
         os.environ["GPUCONV_CACHE_DIR"] = tempfile.tempdir = folder
         source.directory = lambda: kernels
-        kernel.forget()
+        kernel.unload()
         try:
             problem = next(filter(None, _problems(cases, suite)), "")
         except Exception as error:  # a launcher's own check found the fault
@@ -198,7 +205,11 @@ def at_most(seconds: float) -> Iterator[None]:
 
 def main() -> int:
     os.chdir(REPOSITORY)
-    options = parser(__doc__, processes=2).parse_args()
+    command = parser(__doc__, processes=2)
+    command.add_argument(
+        "--tests", action="append", metavar="PATH", help="run these tests in place of all in tests/kernels"
+    )
+    options = command.parse_args()
     if unknown := set(options.file or ()) - set(shipped()):
         sys.exit(f"no kernel file: {', '.join(sorted(unknown))}")
     known = listed(SURVIVORS)
@@ -206,7 +217,7 @@ def main() -> int:
     everything = [m for name in files for m in mutants(name, (source.directory() / name).read_text(encoding="utf-8"))]
     if stale := {key for key in known if key[0] in files} - {mutant.key for mutant in everything}:
         print("listed, but no such mutant:", *sorted(stale), sep="\n    ")
-    cases, suites = cases_by_file(verify.cases()), suites_by_file()
+    cases, suites = cases_by_file(verify.cases()), suites_by_file(options.tests or ["tests/kernels"])
     outcomes = campaign(
         draw(everything, options), known, lambda mutant: judge(mutant, cases[mutant.file], suites[mutant.file]), options
     )

@@ -321,6 +321,12 @@ def forget() -> None:
         drop()
 
 
+def unload() -> None:
+    """Drop the compiled modules too: a file of the user, or a header of it, may have changed under the same path."""
+    forget()
+    _load.cache_clear()
+
+
 @until_replaced
 def _resolve(file: str | Path) -> Path | _Edition:
     return _replaced.get(str(file)) or source.resolve(file)
