@@ -1,4 +1,4 @@
-// The main loop of gemm.cuh on the ordinary arithmetic units: every dtype, every compute capability.
+// The main loop of gemm.cuh on the CUDA cores: every dtype, every compute capability.
 //
 // Shared memory holds two tiles of each operand, tile[depth][side]: one is multiplied while the next one is loaded into
 // registers. Operands whose columns run along the depth are transposed on the way. A warp's threads form 4 x 8 (8 x 4 in narrow

@@ -1,5 +1,5 @@
 """Rabenseifner's algorithm: a sum over ranks along a binary tree. Its second half, a gather, can be used alone.
-Independent of how bytes are moved."""
+The caller moves the bytes."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Replay:
 
     @property
     def together(self) -> int:
-        """How many steps may be run at once."""
+        """The largest number of steps that may run at once."""
         return TOGETHER if self._recorder else 1
 
     def run(self, work: Work, steps: int, shape: Hashable, same: object) -> None:

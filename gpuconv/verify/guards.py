@@ -13,7 +13,7 @@ _CANARY, _NAN = 0xA5, 0xFF
 
 
 class Guards:
-    """CuPy's allocator for the rest of the process."""
+    """CuPy's allocator from then on, until the process ends."""
 
     def __init__(self) -> None:
         import cupy
