@@ -72,7 +72,7 @@ class Digest:
         return ROW * float(unit) * (self.norm or 0.0) if self.rounds else 0.0
 
     def alike(self, other: Digest) -> bool | None:
-        """Whether both are of the same bits; None if the hashes are of two kinds, which do not tell."""
+        """Whether both are of the same bits; None if the hashes are of two kinds."""
         if (self.size, self.dtype) != (other.size, other.dtype):
             return False
         if self.kind != other.kind:
@@ -102,44 +102,23 @@ def _name(dtype: np.dtype) -> str:
     return dtype.name
 
 
-@cache
-def _hash() -> tuple[str, Callable[[], Any]]:
-    """The kind of hash that is computed here, and a function that begins one."""
-    try:
-        from xxhash import xxh3_64
-    except ImportError:
-        return CRC32, _CRC32
-    return "xxh3", xxh3_64
-
-
-class _CRC32:
-    """zlib's CRC-32, used as hashlib's hashes are."""
-
-    value = 0
-
-    def update(self, content: Any) -> None:
-        self.value = zlib.crc32(content, self.value)
-
-    def hexdigest(self) -> str:
-        return f"{self.value:08x}"
-
-
 @np.errstate(all="ignore")
 def _measured(flat: np.ndarray, before: np.ndarray | None) -> tuple[str, float | None, float | None, float | None]:
     """The hash, the sum, the norm and the norm of the change, by parts that stay in the cache."""
-    kind, begin = _hash()
-    hashed = begin()
+    from xxhash import xxh3_64
+
+    hashed = xxh3_64()
     total = squares = moved = 0.0
     for at in range(0, flat.size, _BLOCK):
         part = flat[at : at + _BLOCK]
-        hashed.update(part.view(np.uint8))
+        hashed.update(part.view(np.uint8).data)
         values = _wide(part)
         total += _dot(values, _ONES[values.dtype])
         squares += _squares(values)
         if before is not None:
             moved += _squares(values - _wide(before[at : at + _BLOCK]))
     norms = _finite(math.sqrt(squares)), _finite(math.sqrt(moved))
-    return f"{kind}:{hashed.hexdigest()}", _finite(total), *norms
+    return f"xxh3:{hashed.hexdigest()}", _finite(total), *norms
 
 
 def _wide(values: np.ndarray) -> np.ndarray:
