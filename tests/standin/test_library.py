@@ -25,6 +25,7 @@ from gpuconv.backends.cuda.runtime import attached_tools, nvrtc
 from gpuconv.cli import main
 from gpuconv.data import Augmentation, Loader, Normalization
 from gpuconv.inspect.profile import profile
+from gpuconv.layers import BatchNorm, Branches, Conv2D, Flatten, Input, Linear, ReLU, Sequential
 from gpuconv.notices import Notice
 from gpuconv.profiling import launches, peaks
 from gpuconv.profiling.work import Ceilings, Work
@@ -100,12 +101,27 @@ def test_info_lists_each_gpu(capsys):
     assert output == [("cuda", "7.5"), ("cuda:1", "9.0"), ("cuda:2", "9.0")]
 
 
-def trained(device, *, graph, optimizer="adam", **options):
+def branched():
+    """A net whose norm's backward sums are added up in a convolution, and whose branches write slices."""
+    branches = Branches([[Conv2D(4, 1), BatchNorm(), ReLU()], [Conv2D(3, 3, padding=1)]])
+    first = [Input((6, 5, 1)), Conv2D(4, 3, padding=1), BatchNorm(), Conv2D(6, 3, padding=1)]
+    return Sequential([*first, branches, Flatten(), Linear(3)], seed=0)
+
+
+def trained(device, *, graph, optimizer="adam", net=small.net, **options):
     data = small.images(22)
     normalization = Normalization.from_dataset(data)
     augmentation = Augmentation(shift=1, flip=True)
-    loader = Loader(data, 5, normalization=normalization, augmentation=augmentation, seed=3, device=device)
-    trainer = Trainer(small.net().to(device), optimizer, lr=0.01, graph=graph, fuse=True, **options)
+    loader = Loader(
+        data,
+        5,
+        normalization=normalization,
+        augmentation=augmentation,
+        seed=3,
+        device=device,
+        dtype=options.get("precision", "float32"),
+    )
+    trainer = Trainer(net().to(device), optimizer, lr=0.01, graph=graph, fuse=True, **options)
     trainer.fit(loader, epochs=2, progress=False, metrics_every=3)
     return trainer.snapshot().tensors
 
@@ -129,10 +145,12 @@ def test_training_gives_the_emulated_devices_bits(schedule, device, graph):
         {"shards": 2},
         {"clip": 0.1, "ema": 0.9, "accumulate": 2},
         {"clip": "value:0.01", "optimizer": "lion", "accumulate": 3},
+        {"optimizer": "filters -> muon; * -> sgd", "precision": "bfloat16"},
+        {"net": branched},
     ],
-    ids=str,
+    ids=lambda options: ",".join(options),
 )
-def test_steps_with_more_than_an_update_give_the_emulated_devices_bits(schedule, graph, options):
+def test_other_steps_give_the_emulated_devices_bits(schedule, graph, options):
     expected = trained("emulated", graph=False, **options)
     with standin.installed(("90",), schedule=schedule):
         found = trained("cuda:0", graph=graph, **options)
