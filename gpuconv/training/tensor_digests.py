@@ -36,7 +36,7 @@ from gpuconv.training.callbacks import Callback, append
 from gpuconv.types import Array
 
 FORMAT = 2
-CRC32 = "crc32"
+CRC32, XXH3 = "crc32", "xxh3"  # kinds of hashes: of format 1, and of this one
 MOST = 1e308  # numbers of a file are below
 ROW = 256  # values that are added in float32 before their sum is added to others in float64
 _BLOCK = 1024 * ROW  # values, which stay in the processor's cache from the hash to the norm
@@ -118,7 +118,7 @@ def _measured(flat: np.ndarray, before: np.ndarray | None) -> tuple[str, float |
         if before is not None:
             moved += _squares(values - _wide(before[at : at + _BLOCK]))
     norms = _finite(math.sqrt(squares)), _finite(math.sqrt(moved))
-    return f"xxh3:{hashed.hexdigest()}", _finite(total), *norms
+    return f"{XXH3}:{hashed.hexdigest()}", _finite(total), *norms
 
 
 def _wide(values: np.ndarray) -> np.ndarray:
@@ -230,13 +230,11 @@ def digests_of_step(
             seen(found, tensor)
 
     def forward(layer: Any, x: Array, y: Array) -> None:
-        last = layer.layers[-1] if isinstance(layer, Fused) else layer
-        add("forward", last.path, y, _products(layer, y))
+        add("forward", _end(layer, -1).path, y, _products(layer, y))
 
     def backward(layer: Any, dx: Array | None, dy: Array) -> None:
-        first = layer.layers[0] if isinstance(layer, Fused) else layer
         if dx is not None:
-            add("backward", first.path, dx, _products(layer, dx))
+            add("backward", _end(layer, 0).path, dx, _products(layer, dx))
 
     with ExitStack() as hooked:
         for layer in trainer.trained.walk() if inside else ():
@@ -251,6 +249,13 @@ def digests_of_step(
     for name, value in trainer.net.state_dict().items():
         add("update", name, value, before=before[name])
     add("loss", "loss", np.array(step.loss), step.samples)
+
+
+def _end(layer: Any, number: int) -> Any:
+    """The first or last of the layers that a fused layer, or a chain of them, runs as one; another layer itself."""
+    while isinstance(layer, Fused):
+        layer = layer.layers[number]
+    return layer
 
 
 def _products(layer: Any, tensor: Array) -> float:

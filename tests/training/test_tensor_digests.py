@@ -15,7 +15,7 @@ import xxhash
 
 from gpuconv import backends, models
 from gpuconv.checkpoint import CheckpointError
-from gpuconv.layers import Conv2D, Flatten, Input, Linear, MaxPool2D, ReLU, Sequential
+from gpuconv.layers import BatchNorm, Conv2D, Flatten, Input, Linear, MaxPool2D, NormChain, ReLU, Sequential
 from gpuconv.training import Digests, Trainer
 from gpuconv.training.tensor_digests import Digest, read
 from tests import standin
@@ -182,6 +182,19 @@ def test_recording_changes_no_bit(device, precision, tmp_path):
         each.hash for step in steps for each in step.tensors if (each.direction, each.name) == ("forward", "pool1")
     }
     assert len(hashes) == 12
+
+
+def test_a_chain_of_fused_layers_is_named_after_its_ends(tmp_path):
+    row = [Conv2D(2, 1), ReLU(), Conv2D(4, 1), BatchNorm(), Conv2D(4, 1), BatchNorm(), ReLU(), Flatten(), Linear(3)]
+    run = Trainer(Sequential([Input((2, 2, 1)), *row], seed=1), "sgd", lr=0.01)
+    run.trained = run.net.fuse()
+    assert any(type(layer) is NormChain for layer in run.trained)
+    data = np.zeros((8, 2, 2, 1), np.float32), np.arange(8) % 3
+    run.fit(data, epochs=1, batch_size=8, progress=False, callbacks=[Digests(tmp_path / "digests.jsonl")])
+    (step,) = read(tmp_path / "digests.jsonl")
+    names = {way: [each.name for each in step.tensors if each.direction == way] for way in ("forward", "backward")}
+    assert names["forward"] == ["input", "relu1", "relu2", "flatten1", "fc1"]
+    assert names["backward"] == ["fc1", "flatten1", "conv2"]
 
 
 def test_a_resumed_run_writes_the_same_file(tmp_path):
