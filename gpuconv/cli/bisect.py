@@ -83,6 +83,7 @@ def _runs(options: argparse.Namespace) -> int:
 
 def _find_element(found: Runs, options: argparse.Namespace) -> str:
     """Repeat both runs up to the tensor that differs, to add its element; "" or why that was not done."""
+    from gpuconv.checkpoint import CheckpointError
     from gpuconv.cli.repeat import Repetition
     from gpuconv.inspect.bisect_runs import Element
 
@@ -97,7 +98,7 @@ def _find_element(found: Runs, options: argparse.Namespace) -> str:
             steps = " and ".join(f"{run.steps:,}" for run in runs)
             return f"--element repeats {steps} steps of the runs, more than an epoch, to find it"
         element = Element.of(*(run.values(apart.key) for run in runs))
-    except (UserError, OSError, ValueError) as error:
+    except (UserError, CheckpointError, OSError, ValueError) as error:
         if options.element:
             raise
         return str(error)

@@ -20,7 +20,7 @@ from gpuconv.checkpoint import load
 from gpuconv.cli.errors import UserError, asked, describe
 from gpuconv.console import quiet
 from gpuconv.training import RunDirectory, stored
-from gpuconv.training.tensor_digests import Digest, Digests, Key, Step, keyed, machine, read
+from gpuconv.training.tensor_digests import XXH3, Digest, Digests, Key, Step, keyed, machine, read
 from gpuconv.types import Array, Record
 
 
@@ -39,6 +39,8 @@ class Repetition:
         with asked():
             if (here := machine(backends.resolve(self.device))) != self.recorded[step].on:
                 raise UserError(f"{directory} was recorded on {self.recorded[step].on}, and this is {here}")
+        if any(digest.kind != XXH3 for each in self.recorded.values() for digest in each.tensors):
+            raise UserError(f"{directory} has hashes of an older version, which the repeated run would not have")
         settings = self.run.settings()
         self.epoch = _steps_of_an_epoch(settings)
         begun = {path: self._after(path) for path in (self.run.last, self.run.best) if path.exists()}
@@ -84,7 +86,7 @@ class Repetition:
         for step in repeated:
             here = dict(keyed(step))
             for key, digest in keyed(self.recorded[step.step]) if step.step in self.recorded else ():
-                if key not in here or digest.alike(here[key]) is False:
+                if key not in here or not digest.alike(here[key]):
                     raise UserError(
                         f"{self.directory}, repeated, is another run from step {step.step} on: {digest.direction} of "
                         f"{digest.name} has other bits than recorded (by other code, or by other ranks)"

@@ -100,6 +100,7 @@ def test_why_a_run_cannot_be_repeated_is_said(work, capsys):
         ('"on": "numpy: ', '"on": "numpy: other ', "digests.jsonl", "b was recorded on numpy: other NumPy"),
         ('"on": "numpy: ', '"on": "cuda:7: GPU', "digests.jsonl", "cuda"),
         ('"checksum": "', '"checksum": "0', "run.json", "b cannot be repeated: "),
+        ("xxh3:", "crc32:", "digests.jsonl", "b has hashes of an older version"),
         ("xxh3:", "xxh3:0", "digests.jsonl", "b, repeated, is another run from step 1 on: forward of input has other"),
     ):
         shutil.rmtree("c", ignore_errors=True)
@@ -115,6 +116,9 @@ def test_why_a_run_cannot_be_repeated_is_said(work, capsys):
         output = capsys.readouterr().err
         assert message in output
         assert output.count("\n") == 1
+    Path("b/last.safetensors").write_text("damaged")
+    assert main(["bisect", "a", "b"]) == 1
+    assert "the element is not known: b/last.safetensors (7 bytes) is truncated" in capsys.readouterr().out
     assert main(["bisect", "a/digests.jsonl", "b/digests.jsonl"]) == 1
     assert "the element is not known: only two run directories can be repeated" in capsys.readouterr().out
 
