@@ -52,7 +52,7 @@ run_epilogue(const Accumulators& accumulators, const Block& block, DTYPE* y, uin
     const int32 pixels = conv.n * conv.p * conv.q;
     const int64 first_filter = int64(block.group) * conv.k, dense = conv.all_filters;
     if (partials) partials += blockIdx.y * (pixels * dense) + first_filter;
-    const Epilogue epilogue{y + first_filter, partials, partials ? dense : conv.y_pitch, conv.k, false};
+    const Epilogue epilogue{y + first_filter, partials, MOMENTS || partials ? dense : conv.y_pitch, conv.k, false};
     const WindowRows rows{pixels};
     if constexpr (MASK > 0) {
         const int32 groups = conv.all_filters / max(1, conv.k);

@@ -86,8 +86,8 @@ def test_a_wrong_update_names_the_parameter(name, monkeypatch):
 
 PLANTED = {  # op: a line of its .cu, its replacement, and what must be named
     "relu": (
-        "map(y, x, n, Relu<Real>{});",
-        "map(y, x, n, Relu<Real>{}); if (global_thread() == 0) y[3] = DTYPE(9);",
+        "map(y, x, n, rows, Relu<Real>{});",
+        "map(y, x, n, rows, Relu<Real>{}); if (global_thread() == 0) y[3] = DTYPE(9);",
         ("relu1", "forward", "relu", "", (0, 0, 0, 3)),
     ),
     "max_pool2d_backward": (

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from gpuconv import asarray, ops, problems, to_numpy, verify
-from gpuconv.backends.cuda.ops import arithmetic
-from gpuconv.backends.cuda.runtime import outputs
+from gpuconv.backends.cuda.runtime import outputs, rows
 
 ELEMENTWISE = [op for name in problems.ACTIVATIONS for op in (name, f"{name}_backward")] + ["add", "copy", "scale"]
 FLAT = [
@@ -27,7 +26,7 @@ def test_few_blocks_do_the_work_of_many(device, op, monkeypatch):
 
 
 def test_one_block_processes_all_rows(device, monkeypatch):
-    monkeypatch.setattr(arithmetic, "_MOST_ROWS", 1)
+    monkeypatch.setattr(rows, "_MOST_ROWS", 1)
     for case in verify.cases():
         if case.op in ("copy", "add"):
             outcome = verify.run_case(case, "float32", device)
