@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuconv import arguments, backends
+from gpuconv import arguments, backends, ops
 from gpuconv.devices import Device
 from gpuconv.inspect.terms import Place, branch_at, branches, expect_explainable, host, reads, sends
 from gpuconv.layers.base import Layer, descendants
 from gpuconv.layers.branches import Merging
+from gpuconv.layers.running import run, writes_slices
 from gpuconv.layers.sequential import Sequential
 from gpuconv.names import lookup
 from gpuconv.types import Array
@@ -192,9 +193,8 @@ def explain(
         place = inside = written = _expect_place(at, shape, layer)
         if isinstance(chosen, Merging) and chosen.merge == "concat":
             number, inside = branch_at(chosen, place)
-            call, offset = _writer(calls, backends.to_numpy(chosen.infer(given)), place[-1])
+            call, written = _writer(chosen, given, place)
             branch, calls, shape = f"branch{number + 1}", [call], _result(call).shape[1:]
-            written = (*place[:-1], offset)
             parts = _added([host(branches(chosen, given)[number])[0]], inside)
             parts = parts[0], None, *parts[2:]
         else:
@@ -231,7 +231,7 @@ def layer_of(net: Sequential, name: str) -> Layer:
 
 def _forward(net: Sequential, x: Array, chosen: Layer) -> tuple[Array, list[Call]]:
     """The input of a layer, and the calls of ops that compute its output: the last one and those that add to its
-    result; for copied branches all calls, and none for a layer without an op."""
+    result; none for a layer without an op."""
     seen: list[Array] = []
     with chosen.register_forward_hook(lambda layer, given, y: seen.append(given)):
         net.infer(x)
@@ -239,7 +239,7 @@ def _forward(net: Sequential, x: Array, chosen: Layer) -> tuple[Array, list[Call
     with recording(calls.append):
         chosen.infer(seen[0])
     if isinstance(chosen, Merging):
-        return seen[0], calls[-1:] if chosen.merge == "add" else calls
+        return seen[0], calls[-1:]
     return seen[0], calls[max((at for at, call in enumerate(calls) if call.op != "add"), default=0) :]
 
 
@@ -335,15 +335,26 @@ def _computed(calls: Sequence[Call], offset: int, device: str) -> list[Computed]
     return found
 
 
-def _writer(calls: Sequence[Call], y: np.ndarray, channel: int) -> tuple[Call, int]:
-    """The last call that wrote a channel of a concatenated volume, by itself or with others beside it, and the
-    channel's number in its result."""
-    for call in reversed(calls):
-        size = (result := _result(call)).shape[-1]
-        for first in range(max(0, channel - size + 1), channel + 1):
-            if np.array_equal(result, y[..., first : first + size]):
-                return call, channel - first
-    raise ValueError(f"no op is known to have written channel {channel}")
+def _writer(layer: Layer, x: Array, at: Place) -> tuple[Call, Place]:
+    """The call of the op that wrote a value of a layer's output, by itself in its slice of a concatenation, and the
+    value's index in its result."""
+    if isinstance(layer, Sequential):
+        *before, last = layer.layers
+        for each in before:
+            x = run(each, "infer", x)
+        return _writer(last, x, at)
+    calls: list[Call] = []
+    if isinstance(layer, Merging) and layer.merge == "concat":
+        number, at = branch_at(layer, at)
+        row = layer.rows[number]
+        if row and writes_slices(row):
+            return _writer(row, x, at)
+        with recording(calls.append):
+            ops.copy(row.infer(x) if row else x)
+    else:
+        with recording(calls.append):
+            run(layer, "infer", x)
+    return calls[-1], at
 
 
 def _result(call: Call) -> np.ndarray:

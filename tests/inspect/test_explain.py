@@ -196,6 +196,17 @@ def test_a_concatenated_value_is_that_of_the_op_that_wrote_its_slice():
             assert found.computed[-1].error <= found.computed[-1].bound
 
 
+def test_a_concatenated_value_of_branches_that_are_equal_or_nan():
+    """Outputs of zeros, or NaN, do not tell which branch they are of."""
+    rows = [[Conv2D(2, 1), ReLU()], [Branches([[], [Conv2D(1, 1), Tanh()]])], [Conv2D(2, 1), Tanh()]]
+    net = Sequential([Input((2, 2, 1)), Branches(rows), Flatten(), Linear(10)], seed=1)
+    for value in (0.0, np.nan):
+        for channel, op in enumerate(("relu", "relu", "copy", "tanh", "tanh", "tanh")):
+            found = explain(net, np.full((1, 2, 2, 1), value, np.float32), "branches1", (0, 1, channel))
+            assert np.array_equal(found.computed[-1].value, value, equal_nan=True)
+            assert np.isnan(value) or (found.computed[-1].bound > 0) == (op == "tanh"), channel
+
+
 def test_a_pool_gives_the_margin_of_its_winner():
     net = Sequential([Input((2, 2, 1)), MaxPool2D(2)])
     found = explain(net, np.array([1, 5, 4.5, 2], np.float32).reshape(1, 2, 2, 1), "pool1", (0, 0, 0))
