@@ -296,6 +296,10 @@ class NormChain(Fused):
     def reads_slices(self) -> bool:  # type: ignore[override]
         return self.layers[-1].reads_slices
 
+    @property
+    def kept(self) -> tuple[Any, ...]:
+        return tuple(value for layer in self.layers for value in layer.kept)
+
     def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
         *layers, last = self.layers
         for layer in layers:

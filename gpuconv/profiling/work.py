@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gpuconv.layers import Layer
+from gpuconv.layers import Layer, NormChain
 from gpuconv.layers.branches import Merging
 from gpuconv.layers.running import writes_slices
 from gpuconv.problems import DIRECTIONS, Conv2dProblem
@@ -58,12 +58,17 @@ def convolution(problem: Conv2dProblem, itemsize: int, direction: str = "fprop")
 
 def of_layer(layer: Layer, direction: str, batch_size: int, *, kept: int = 0, input_grad: bool = True) -> Work:
     """One direction, "forward" or "backward", of a built layer; for a residual block or branches only the op that joins
-    them: forward, of a concatenation, the copies of outputs that are not written in place.
+    them: forward, of a concatenation, the copies of outputs that are not written in place. For a chain of fused layers
+    the sum of theirs.
 
     Forward reads the input and the parameters and writes the output. Backward reads the output's gradient, the
     parameters and what forward kept (kept: bytes), and writes the gradients of the parameters that are trained and,
     with input_grad, of the input. Only products count as FLOPs.
     """
+    if isinstance(layer, NormChain):
+        first, *others = layer.layers
+        whole = of_layer(first, direction, batch_size, kept=kept, input_grad=input_grad)
+        return sum((of_layer(each, direction, batch_size) for each in others), whole)
     size = layer.dtype.itemsize
     x, y = (batch_size * math.prod(shape or ()) * size for shape in (layer.input_shape, layer.output_shape))
     if isinstance(layer, Merging):

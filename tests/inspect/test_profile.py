@@ -198,6 +198,21 @@ def test_a_frozen_weight_has_no_weight_gradient_product():
     assert work.of_layer(conv, "backward", 1, input_grad=False).flops == 0
 
 
+def test_a_chain_of_fused_layers_has_the_work_of_these():
+    row = [Conv2D(4, 1), BatchNorm(), Conv2D(4, 1), BatchNorm(), Conv2D(2, 1), Flatten(), Linear(3)]
+    net = Sequential([Input((4, 4, 2)), *row], seed=1)
+    chained, apart = (profile(net, 2, steps=1, fuse=fuse) for fuse in (True, False))
+    assert names(chained)[0] == "conv1+norm1+conv2+norm2+conv3 forward"
+    assert chained.total.work.flops == apart.total.work.flops
+    layers = [layer for layer in net.fuse(norm_sums=False) if "conv" in layer.path]
+    volume, vector = 4 * 2 * 16 * 4, 4 * 4  # bytes of an activation of four channels, and of a number for each
+    forward, backward = (row.work for row in chained.rows if "norm1" in row.name)
+    assert forward.bytes == sum(work.of_layer(layer, "forward", 2).bytes for layer in layers)
+    kept = (volume // 2 + 2 * volume) + 2 * (volume + 2 * vector)  # convolutions' inputs; norms' inputs and statistics
+    least = sum(work.of_layer(layer, "backward", 2, input_grad=layer is not layers[0]).bytes for layer in layers)
+    assert backward.bytes == least + kept
+
+
 def test_a_concatenation_moves_what_is_not_written_in_place():
     net = Sequential([Input((4, 4, 2)), Branches([[Conv2D(3, 1)], [Conv2D(5, 1), GroupNorm(1)], []])], dtype="float32")
     assert work.of_layer(net["branches1"], "forward", 2) == Work(0.0, 2 * 4 * 2 * 16 * (5 + 2))
