@@ -322,6 +322,7 @@ class Sequential(Layer):
         """
         if self.input_shape is None:
             raise RuntimeError("a net is fused after it is built: begin it with Input(...) or call build(input_shape)")
+        norm_sums = None if norm_sums is None else arguments.flag("norm_sums", norm_sums)
         net = self.fused()
         own = {id(layer) for layer in self.walk()}
         for row in [layer for layer in net.walk() if isinstance(layer, Sequential) and id(layer) not in own]:

@@ -244,6 +244,11 @@ def test_a_net_without_shapes_is_refused():
         Sequential([Conv2D(3, 3), ReLU()]).fuse()
 
 
+def test_norm_sums_is_a_flag_or_none():
+    with pytest.raises(TypeError, match="norm_sums must be True or False, received 'no'"):
+        Sequential([Input((7, 7, 2)), Conv2D(3, 3), BatchNorm(), Conv2D(3, 3)]).fuse(norm_sums="no")
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("activation", [ReLU, GELU, LeakyReLU])
 def test_batch_norm_and_an_activation(device, activation):
