@@ -149,7 +149,10 @@ def _arguments(
     while given and given[-1] is None and takes[len(given) - 1].default is not inspect.Parameter.empty:
         given.pop()
     if None in given:
-        raise UserError(f"{model} needs the input shape and the number of classes; give --input and --classes")
+        raise UserError(
+            f"{model} needs the input shape and the number of classes; give its parameters defaults "
+            "(gpuconv summary also takes --input and --classes)"
+        )
     return given
 
 

@@ -314,5 +314,7 @@ def test_a_file_without_a_usable_net_is_one_line(work, my_net, capsys):
         assert re.search(message, err), err
     other = ["--data", DATA.replace("classes=4", "classes=5"), "--model", f"{my_net}:fixed", "--run-dir", "run"]
     assert "must give 5 scores, one for each class, but gives (4,)" in output_of(capsys, "train", *other, status=2)
-    assert "give --input and --classes" in output_of(capsys, "summary", "--model", f"{my_net}:build", status=2)
+    for command in ("summary", "profile", "prove"):
+        output = output_of(capsys, command, "--model", f"{my_net}:build", status=2)
+        assert "give its parameters defaults (gpuconv summary also takes --input and --classes)" in output, command
     assert not (work / "run").exists()
