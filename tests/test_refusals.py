@@ -394,6 +394,20 @@ REFUSALS = [
     (
         ops.batch_norm_backward,
         [X, X, *[VECTOR] * 3],
+        {"stride": 2},
+        ValueError,
+        "stride, padding, dilation, fit, algo and tf32 are of a convolution whose w was not given",
+    ),
+    (
+        ops.batch_norm_backward,
+        [X, X, *[VECTOR] * 3],
+        {"w": X[:, :1, :1], "mask": MASK},
+        ValueError,
+        "the norm below a convolution is behind no pool: received both w and a mask",
+    ),
+    (
+        ops.batch_norm_backward,
+        [X, X, *[VECTOR] * 3],
         {"mask": MASK, "input_shape": (2, 10, 14, 4), "out": X.copy()},
         ValueError,
         "out must have shape (2, 10, 14, 4)",

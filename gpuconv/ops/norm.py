@@ -30,6 +30,8 @@ from gpuconv.ops.remembered import remembered
 from gpuconv.problems import Conv2dProblem, Epilogue, epilogue
 from gpuconv.types import Array, ArrayT, Padding, Size, Window
 
+_OF_NO_CONVOLUTION = 1, 0, 1, "floor", "auto", False  # the defaults of batch_norm_backward
+
 __all__ = ["batch_norm", "batch_norm_backward", "conv2d_batch_norm", "group_norm", "group_norm_backward"]
 
 
@@ -177,7 +179,8 @@ def batch_norm_backward(
         dx, dgamma and dbeta.
 
     Raises:
-        ValueError: An activation without beta, accumulate=True without dgamma and dbeta, or w with a mask.
+        ValueError: An activation without beta, accumulate=True without dgamma and dbeta, w with a mask, or a
+            convolution's options without w.
     """
     backend = backend_of(
         dy=dy,
@@ -203,6 +206,8 @@ def batch_norm_backward(
             groups=groups,
             fit=fit,
         )
+    elif (stride, padding, dilation, fit, algo, tf32) != _OF_NO_CONVOLUTION:
+        raise ValueError("stride, padding, dilation, fit, algo and tf32 are of a convolution whose w was not given")
     problem = None if mask is None and input_shape is None else _pooled(x, mask, out, input_shape, groups)
     activation = _check_batch_norm_backward(
         dy if w is None else x,
