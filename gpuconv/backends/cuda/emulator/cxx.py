@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import platform
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from gpuconv import locks
 from gpuconv.backends.cuda import cache
 from gpuconv.backends.cuda.emulator.settings import EmulatorError
 from gpuconv.devices import DeviceError
@@ -118,9 +120,12 @@ def _headers() -> list[str]:
     return [f"{file.name}\n{file.read_text(encoding='utf-8')}" for file in sorted(_HERE.glob("*.h"))]
 
 
-def compile_library(name: str, text: str, defines: Mapping[str, str] | None = None, sanitize: str = "none") -> Path:
+def compile_library(
+    name: str, text: str, defines: Mapping[str, str] | None = None, sanitize: str = "none", alone: bool = False
+) -> Path:
     """The path of the shared library compiled from `text`, from the cache or compiled now.
 
+    alone: of processes that begin at once, one compiles it, and the others wait.
     Raises HostCompilerError with the compiler's messages, which name the lines of the .cu file.
     """
     macros = [f"-D{macro}={value}" for macro, value in (defines or {}).items()]
@@ -138,7 +143,9 @@ def compile_library(name: str, text: str, defines: Mapping[str, str] | None = No
         (folder / "object.o").unlink()
 
     key = ["emulator", version(), *options, *link, text, *_headers()]  # independent of the headers' folder
-    return cache.default().entry(f"{name}-{sanitize}", key, fill) / "library.so"
+    store, label = cache.default(), f"{name}-{sanitize}"
+    with locks.held(_HERE) if alone and not store.find(label, key) else contextlib.nullcontext():
+        return store.entry(label, key, fill) / "library.so"
 
 
 def _run(command: Sequence[str], failed: str, folder: Path | None = None) -> str:

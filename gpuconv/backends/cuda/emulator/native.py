@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from gpuconv import locks
 from gpuconv.backends.cuda.emulator import cxx
 from gpuconv.backends.cuda.emulator.settings import EmulatorError, configure, settings
 
@@ -43,8 +42,7 @@ class _Launch(ctypes.Structure):  # `Launch` of block.h
 @functools.cache
 def runtime() -> ctypes.CDLL:
     """The runtime library, compiled on first use. Raises HostCompilerError if that fails."""
-    with locks.held(Path(__file__).parent):  # it takes seconds; of processes that begin at once, one compiles it
-        path = cxx.compile_library("runtime", '#include "runtime.h"\n')
+    path = cxx.compile_library("runtime", '#include "runtime.h"\n', alone=True)  # it takes seconds
     library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)  # so that kernels find the runtime's functions
     library.gpuconv_allocate.argtypes = [ctypes.c_size_t, ctypes.c_int]
     library.gpuconv_allocate.restype = ctypes.c_void_p
