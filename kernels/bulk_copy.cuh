@@ -1,22 +1,22 @@
 // Copies of ranges and of tensor tiles between global and shared memory, by the async proxy (sm_90). One thread starts a copy.
 //
-//   mbarrier_arrive_expecting(&full, 4096);   // loads tell an mbarrier (mbarrier.cuh) how many bytes have come
+//   mbarrier_arrive_expecting(&full, 4096);   // loads report their bytes to an mbarrier (mbarrier.cuh)
 //   bulk_load(tile, x, 4096, &full);          // 16-byte aligned, a multiple of 16 bytes
 //   tensor_load(tile, map, &full, {c, w, n}); // the box of a TensorMap at these coordinates, innermost first; zeros outside
 //   mbarrier_wait(&full, parity);
 //
 //   fence_proxy_async();  // by each thread that wrote the tile with ordinary stores; then a barrier; then one thread:
-//   bulk_store(y, tile, 4096);  or  tensor_store(map, tile, {c, w, n});  // what lies outside is not stored
+//   bulk_store(y, tile, 4096);  or  tensor_store(map, tile, {c, w, n});  // elements outside are not stored
 //   bulk_commit();        // makes this thread's stores since the last commit one group
 //   bulk_wait_read<0>();  // until at most 0 groups still read shared memory: then the tile may be overwritten, or the block end
 //   bulk_wait<0>();       // until they are also written
 //
-// A TensorMap is a kernel's parameter, `const __grid_constant__ TensorMap map`; a box counts with all of its bytes, those outside
-// too. Its destination is aligned to 128 bytes; a swizzled one to eight lines of the swizzle, so that wgmma_layout.cuh finds it.
+// A TensorMap is a kernel's parameter, `const __grid_constant__ TensorMap map`; the expected bytes of a box include
+// those outside the tensor. The destination is aligned to 128 bytes, a swizzled one to eight lines of the swizzle (wgmma_layout.cuh).
 // (PTX ISA, "cp.async.bulk", "cp.async.bulk.tensor"; CUDA driver API, cuTensorMapEncodeTiled.)
 //
-// On the emulated device a map comes from gpuconv.backends.cuda.emulator.tensor_map. Coordinates are a fault where the box lies
-// wholly outside in the first or last dimension, or more than 128 away in one between, where a convolution has its padding.
+// On the emulated device a map comes from gpuconv.backends.cuda.emulator.tensor_map. A fault is a box that lies wholly outside
+// the tensor in the first or last dimension, or more than 128 outside in a dimension between, where a convolution has its padding.
 #pragma once
 
 #include "mbarrier.cuh"
@@ -73,7 +73,7 @@ GPUCONV_UNCHECKED inline void add_pieces(const TensorMap& map, const void* share
         }
         for (uint32 byte = 0; byte < line; byte += 16) {
             char* to = static_cast<char*>(gpuconv_shared_pointer(swizzled(swizzle, begin + row * line + byte)));
-            // Which of the 16 bytes come from the tensor.
+            // The bytes of these 16 that come from the tensor.
             const int64 first = int64(at[0]) * tensor.element_bytes + byte, end = int64(tensor.size[0]) * tensor.element_bytes;
             const int64 skip = inside ? min(max(-first, int64(0)), int64(16)) : 16, stop = max(skip, min(end - first, int64(16)));
             if (skip > 0) gpuconv_bulk_piece(to, nullptr, skip);

@@ -1,17 +1,17 @@
 // Barriers in shared memory on which threads and asynchronous copies arrive, and the fences of the async proxy (sm_90).
 //
 //   __shared__ Mbarrier full[STAGES];
-//   if (threadIdx.x == 0) mbarrier_init(&full[s], arrivals);  // each phase ends after so many arrivals, and all expected bytes
-//   fence_mbarrier_init();                    // by the same thread: before bulk copies arrive on it
-//   __syncthreads();                          // then all may use it
-//   mbarrier_arrive(&full[s]);                // what this thread did before is seen by those that waited
-//   mbarrier_arrive_expecting(&full[s], bytes);  // and the phase lasts until bulk copies have brought so many bytes
-//   mbarrier_arrive_after_copies(&full[s]);   // arrives once this thread's cp.async so far are complete; one of the arrivals
+//   if (threadIdx.x == 0) mbarrier_init(&full[s], arrivals);  // a phase ends after this many arrivals and all expected bytes
+//   fence_mbarrier_init();                    // by the same thread, before bulk copies arrive on the barrier
+//   __syncthreads();                          // then all threads may use it
+//   mbarrier_arrive(&full[s]);                // threads that wait see what this thread wrote before
+//   mbarrier_arrive_expecting(&full[s], bytes);  // the same, and the phase also waits for this many bytes
+//   mbarrier_arrive_after_copies(&full[s]);   // counts as an arrival once this thread's earlier cp.async are complete
 //   mbarrier_wait(&full[s], parity);          // for the end of the phase: parity 0 for the first, then 1, 0, ...
-//   mbarrier_invalidate(&full[s]);            // before its memory serves anything else
-//   fence_proxy_async();                      // what this thread wrote or saw before, wgmma and bulk copies see after it
+//   mbarrier_invalidate(&full[s]);            // before its memory is used for anything else
+//   fence_proxy_async();                      // later wgmma and bulk copies see what this thread wrote or saw before
 //
-// A wait with parity 1 on a fresh barrier returns at once: so the first round over empty stages needs no case of its own.
+// A wait with parity 1 on a fresh barrier returns at once, so the first round over empty stages is not a special case.
 // A wait that lasts four seconds is a deadlock: the kernel traps. Copies by cp.async go through the generic proxy: before wgmma
 // reads what they brought, the thread that copied waits for them (wait_for_copies), fences and arrives; or the readers fence
 // after their wait. (PTX ISA, "mbarrier", "membar / fence", "cp.async.mbarrier.arrive".)

@@ -18,10 +18,10 @@
 
 // The target of each class, from a row's labels.
 template <class T, bool SOFT = IS_FLOAT<T>>
-struct Asked {  // a label: 1 for its class, 0 for others
+struct RowTarget {  // a label: 1 for its class, 0 for others
     const int64 label;
     const int32 classes;
-    __device__ Asked(const T* labels, int64 row, int64 n, int32 classes)
+    __device__ RowTarget(const T* labels, int64 row, int64 n, int32 classes)
         : label(row < n ? int64(labels[row]) : 0), classes(classes) {}
     __device__ bool counts(int64 ignored) const { return label != ignored; }
     __device__ bool valid() const { return 0 <= label && label < classes; }
@@ -30,9 +30,9 @@ struct Asked {  // a label: 1 for its class, 0 for others
 };
 
 template <class T>
-struct Asked<T, true> {
+struct RowTarget<T, true> {
     const T* const row;
-    __device__ Asked(const T* labels, int64 row, int64, int32 classes) : row(labels + row * classes) {}
+    __device__ RowTarget(const T* labels, int64 row, int64, int32 classes) : row(labels + row * classes) {}
     __device__ bool counts(int64) const { return true; }
     __device__ bool valid() const { return true; }
     __device__ Real of(int32 c) const { return Real(load(row[c])); }
@@ -44,8 +44,8 @@ label_weights(Real* divisor, Real* partials, uint32* counter, const LABEL* label
               int64 ignored) {
     Real sum = 0;
     for (int64 row = global_thread(); row < n; row += global_threads()) {
-        const Asked<LABEL> asked(labels, row, n, classes);
-        if (asked.counts(ignored) && asked.valid()) sum += asked.weighs(weight);
+        const RowTarget<LABEL> row_target(labels, row, n, classes);
+        if (row_target.counts(ignored) && row_target.valid()) sum += row_target.weighs(weight);
     }
     mean_over_blocks(divisor, partials, counter, sum, Real(1));
 }
@@ -59,17 +59,17 @@ softmax_cross_entropy(Real* loss, DTYPE* dlogits, Real* partials, uint32* counte
     const Real weights = divisor ? *divisor : Real(n), by = weights == 0 ? infinity() : weights;
     Real sum = 0;
     for_each_row(logits, n, classes, lanes, [&](int64 row, ClassRow& scores) {
-        const Asked<LABEL> asked(labels, row, n, classes);
+        const RowTarget<LABEL> row_target(labels, row, n, classes);
         const auto target = [&](int32 c) {
-            const Real t = everywhere + on_label * asked.of(c);
+            const Real t = everywhere + on_label * row_target.of(c);
             return weight ? weight[c] * t : t;
         };
         const Real largest = scores.reduce(Max<Real>{}, [](int32, Real score) { return score; });
         const Real total = scores.reduce(Sum<Real>{}, [&](int32, Real score) { return exp(score - largest); });
         Real targets = 1;
         if (IS_FLOAT<LABEL> || weight) targets = scores.reduce(Sum<Real>{}, [&](int32 c, Real) { return target(c); });
-        const bool counts = asked.counts(ignored);
-        const Real valid = asked.valid() ? Real(1) : not_a_number();
+        const bool counts = row_target.counts(ignored);
+        const Real valid = row_target.valid() ? Real(1) : not_a_number();
         Real explained = 0;
         scores.each([&](int32 c, Real score) {
             const Real z = score - largest, t = target(c);

@@ -1,13 +1,13 @@
-// Tile iterators of the main loop on tensor cores (gemm_mma.cuh): they copy tiles of an operand into shared memory. One object is
-// one thread's part.
+// Tile iterators of the main loop on tensor cores (gemm_mma.cuh): they copy tiles of an operand into shared memory. Each thread
+// has its own object, which copies that thread's part.
 //
 //   TileIterator<...> a(matrix, side);  // side: the block's first row or column of the product
-//   a.seek(depth);                      // all that copy: go to the first tile, at `depth`
+//   a.seek(depth);                      // called by all copying threads: go to the first tile, at `depth`
 //   a.fetch(tile, depth);               // start to copy the tile at `depth`
 //   a.advance(depth);                   // go to the next tile, at `depth`, STAGE_K further
 //   a.put(tile);                        // store what fetch loaded into registers
 //
-// There is a barrier between two fetches of iterators that fill a table ahead (FILLS_AHEAD). A thread copies one chunk of every
+// If iterators fill a table ahead (FILLS_AHEAD), the main loop has a barrier between two fetches. A thread copies one chunk of every
 // LINES_A_PASS-th line of a tile.
 //
 // The main loop includes its tiles first (mma_tile.cuh, wgmma_tile.cuh): `Tile`, CHUNK, STAGE_K, sums_memory(), and which threads
@@ -81,11 +81,11 @@ class TileMover {
         }
     }
 
-    // Calls take(column, sum) once for each of the block's columns. All that copy call this, after the last add.
+    // Calls take(column, sum) once for each of the block's columns. All copying threads call this, after the last add.
     template <class Take>
     __device__ __forceinline__ void take_sums(Take take) const {
         auto& rows = *reinterpret_cast<float (*)[LINES_A_PASS][SIDE]>(sums_memory());
-        sync_copiers();  // it held tiles, accumulators or earlier sums
+        sync_copiers();  // the memory held tiles, accumulators or earlier sums
 #pragma unroll
         for (int j = 0; j < CHUNK; ++j) rows[copier() / Tile::PER_LINE][chunk() * CHUNK + j] = sums[j];
         sync_copiers();
@@ -122,7 +122,7 @@ class TileMover {
 template <Walk WALK, class Matrix, int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH, bool SUMS>
 class WalkIterator;
 
-// How a matrix would be walked along the depth, and how it is.
+// How a matrix could be walked along the depth, and how it is walked.
 template <class Matrix, bool COLUMNS_ARE_DEPTH>
 constexpr Walk natural_walk = COLUMNS_ARE_DEPTH ? Matrix::ALONG_COLUMNS : Matrix::ALONG_LINES;
 template <class Matrix, int VECTOR, bool COLUMNS_ARE_DEPTH>

@@ -84,7 +84,7 @@ class Element:
 
 
 @dataclass(frozen=True)
-class Apart:
+class DivergedTensor:
     """A tensor that differs. rounding: the change of its norm that rounding explains. alike: the equal tensors before
     it in this step. inside: whether both sides recorded the outputs and gradients inside the net in this step."""
 
@@ -147,12 +147,12 @@ class Runs:
     settings: list[str] = field(default_factory=list)
     one_machine: bool = True
     hashes: list[str] = field(default_factory=list)
-    bits: Apart | None = None
-    beyond: Apart | None = None
+    bits: DivergedTensor | None = None
+    beyond: DivergedTensor | None = None
     shares: dict[tuple[str, str], dict[int, float]] = field(default_factory=dict, repr=False)
 
     @property
-    def found(self) -> Apart | None:
+    def found(self) -> DivergedTensor | None:
         return self.bits if self.one_machine else self.beyond
 
     def set_element(self, element: Element | None) -> None:
@@ -238,7 +238,7 @@ def compare(a: list[Step], b: list[Step]) -> Runs:
         inside = any(one.direction == "forward" for _, one, _ in listed)
         rounding.begin([digest for _, *pair in listed for digest in pair], inside)
         for alike, (key, one, other) in enumerate(listed):
-            apart = Apart(number, one, other, rounding.allowed(one, other), alike, inside, key)
+            apart = DivergedTensor(number, one, other, rounding.allowed(one, other), alike, inside, key)
             shares = found.shares.setdefault((one.direction, one.name), {})
             shares[number] = max(apart.share, shares.get(number, 0.0))  # a layer runs once for each shard
             if one.alike(other) is False:
