@@ -1,11 +1,11 @@
 // The main loop of gemm.cuh by wgmma: float16 and bfloat16, sm_90a.
 //
 // A block computes every gridDim.x-th tile of the product. Dynamic shared memory holds a ring of STAGES pairs of tiles of the
-// operands, 64 deep. One warpgroup copies them into it by cp.async (tile_iterator.cuh), and goes on to the next tile of the product
-// while two others still multiply or store: each BLOCK_M / 2 rows by BLOCK_N columns in products of 64 rows (wgmma.cuh). mbarriers
-// say when a stage is filled and when it is free (wgmma_tile.cuh).
+// operands, 64 deep. One warpgroup copies tiles into the ring by cp.async (tile_iterator.cuh), and goes on to the next tile of the
+// product while the two others still multiply or store. Each of these computes BLOCK_M / 2 rows by BLOCK_N columns, in products of
+// 64 rows (wgmma.cuh). mbarriers tell when a stage is filled and when it is free (wgmma_tile.cuh).
 //
-// Macros: those of gemm.cuh, where BLOCK_M / THREAD_M * BLOCK_N / THREAD_N is 256; STAGES. A block has 128 threads more.
+// Macros: those of gemm.cuh, where BLOCK_M / THREAD_M * BLOCK_N / THREAD_N is 256; STAGES. A block has THREADS + 128 threads.
 #pragma once
 
 #include "wgmma_tile.cuh"
@@ -33,7 +33,7 @@ class Copier {
     }
 
   public:
-    // Copies the tiles of the block's depth; the last ones stay under way. If `a` sums, all are copied, and their columns added up.
+    // Copies the tiles of the block's depth. The last copies may still run at the end, except if `a` sums: then its sums are complete.
     template <class IteratorA, class IteratorB>
     __device__ __forceinline__ void copy(IteratorA& a, IteratorB& b, const Block& block) {
         a.seek(block.begin);

@@ -1,19 +1,19 @@
 // Operations of the 128 threads of a warpgroup: the order of wgmma, its groups, and the transfer of registers (sm_90a).
 //
 //   wgmma_fence();        // before the first wgmma, and after each access to its accumulators or to A in registers
-//   ... wgmma ...         // each starts, and reads shared memory until it was waited for
+//   ... wgmma ...         // each starts now, and may read shared memory until a wait for it returns
 //   wgmma_commit();       // makes the wgmma since the last commit one group
-//   wgmma_wait<1>();      // until at most 1 group is unfinished: accumulators may be read where no wgmma on them is left
-//   give_registers<40>(); // lowers the registers of each thread to 40: in a producer
-//   take_registers<232>();  // raises them, once the block has as many that were given back
+//   wgmma_wait<1>();      // until at most 1 group is unfinished: accumulators without an unfinished wgmma may be read
+//   give_registers<40>(); // lowers the registers of each thread to 40; for a producer
+//   take_registers<232>();  // raises them; waits until the block's other threads have given back as many
 //   warps_sync<1>(128);   // a barrier of 128 threads of the block (bar.sync, numbers 1 to 15)
 //
-// All threads of a warpgroup (128, from a multiple of 128 on) execute each of these but warps_sync. The block's registers are
-// those that the compiler granted at launch; the sum after all calls is at most that. The kernel has __launch_bounds__(threads, 1):
+// All threads of a warpgroup (128, from a multiple of 128 on) execute each of these except warps_sync. The block's registers are
+// those granted at launch; after all calls the threads have at most as many in total. The kernel has __launch_bounds__(threads, 1):
 // without the 1, ptxas ignores both calls (C7508).
 // (PTX ISA, "Asynchronous Warpgroup Level Matrix Operations", "setmaxnreg", "bar".)
 //
-// The emulated device lets a block have 65536 of them, at most 255 a thread, down to a multiple of 8 a thread.
+// The emulated device gives a block 65536 registers: at most 255 per thread, rounded down to a multiple of 8.
 #pragma once
 
 #include "sm90.cuh"

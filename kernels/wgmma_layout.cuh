@@ -1,4 +1,4 @@
-// Operands of wgmma in shared memory, and the descriptors that tell it where they lie (sm_90a). The kernels that fill operands, and
+// Operands of wgmma in shared memory, and the descriptors that describe them to it (sm_90a). The kernels that fill operands, and
 // wgmma's twin on the emulated device, both read this file.
 //
 //   using Layout = OperandLayout<Major::K, Swizzle::BYTES_128, 128, 64>;  // 128 rows by 64 of the depth
@@ -7,8 +7,8 @@
 //
 // An operand is A or the transpose of B: its rows are the product's rows or columns. Its numbers have 16 bits. It is stored as
 // lines: rows if it is K-major, and if it is MN-major one line for each k of the depth. The lines are cut into panels, as wide as
-// the swizzle: 128, 64, 32 or, without a swizzle, 16 bytes. A panel holds its part of all lines, one after another; the panels
-// follow each other. Eight lines of a panel are an atom. In an atom, chunks of 16 bytes are permuted: of an address, bits 4 to 6
+// the swizzle: 128, 64, 32 or, without a swizzle, 16 bytes. A panel holds its part of each line, one after another; then the
+// next panel follows. Eight lines of a panel are an atom. In an atom, chunks of 16 bytes are permuted: of an address, bits 4 to 6
 // are xored with bits 7 to 9 (128 bytes), bits 4 and 5 with bits 7 and 8 (64), bit 4 with bit 7 (32). So an atom begins at a
 // multiple of its size.
 //

@@ -1,7 +1,7 @@
 // Tiles of the operands in shared memory as wgmma reads them (wgmma_layout.cuh, 128-byte swizzle), a ring of pairs of them, and
 // the warpgroup that fills it. Counterpart of mma_tile.cuh.
 //
-// THREADS threads hold sums; COPIERS more, the last warpgroup of the block, copy.
+// THREADS threads hold sums. The block's last warpgroup, of COPIERS more threads, copies.
 #pragma once
 
 #include "fragment_store.cuh"
@@ -49,7 +49,7 @@ struct Ring {
     int stage = 0;
     uint32 parity = 0;  // of the round
 
-    // All threads, before anything else.
+    // All threads of the block call this first.
     static __device__ __forceinline__ void open() {
         if (threadIdx.x == 0) {
             for (int i = 0; i < STAGES; ++i) {
