@@ -45,7 +45,7 @@ class TopK:
 
     def __init__(self, k: int) -> None:
         if k < 1:
-            raise ValueError(f"top-k takes a whole number from 1 on, received {k}")
+            raise ValueError(f"top-k takes a whole number of at least 1, received {k}")
         self.k, self.name = k, f"top_{k}"
         self._right = self._seen = 0
 

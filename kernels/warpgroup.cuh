@@ -13,7 +13,7 @@
 // without the 1, ptxas ignores both calls (C7508).
 // (PTX ISA, "Asynchronous Warpgroup Level Matrix Operations", "setmaxnreg", "bar".)
 //
-// The emulated device gives a block 65536 registers: at most 255 per thread, rounded down to a multiple of 8.
+// The emulated device gives a block 65536 of them: at most 255 per thread, rounded down to a multiple of 8.
 #pragma once
 
 #include "sm90.cuh"

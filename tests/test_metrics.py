@@ -94,7 +94,7 @@ class Narrow:
 
 def test_bad_metrics_are_refused():
     for given, error, message in (
-        (["top-0"], ValueError, "from 1 on, received 0"),
+        (["top-0"], ValueError, "of at least 1, received 0"),
         (["acuracy"], ValueError, "unknown metric 'acuracy'"),
         (["confusoin"], ValueError, "did you mean 'confusion'"),
         ("top-5", TypeError, "metrics are a list"),

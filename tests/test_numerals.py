@@ -35,11 +35,11 @@ def test_python_only_number_syntax_is_refused():
 def test_no_number_on_the_command_line_has_an_underscore(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for arguments, message in (
-        (["train", "--epochs", "1_0"], "expected a whole number from 1 on, received '1_0'"),
-        (["train", "--seed", "1_0"], "expected a whole number from 0 on, received '1_0'"),
+        (["train", "--epochs", "1_0"], "expected a whole number of at least 1, received '1_0'"),
+        (["train", "--seed", "1_0"], "expected a whole number of at least 0, received '1_0'"),
         (["train", "--lr", "1_0"], "expected a number above 0, received '1_0'"),
         (["train", "--lr", "\uff11"], "expected a number above 0, received '\uff11'"),
-        (["verify", "--seed", "1_0"], "expected a whole number from 0 on, received '1_0'"),
+        (["verify", "--seed", "1_0"], "expected a whole number of at least 0, received '1_0'"),
         (["summary", "--model", "lenet", "--input", "3_2x32x3"], "written 32x32x3, received '3_2x32x3'"),
         (["train", "--data", "synthetic:n=1_0"], "cannot read 'n=1_0'"),
         (["train", "--data", "synthetic:size=1_0x8x3"], "cannot read 'size=1_0x8x3': expected a size written 32x32x3"),

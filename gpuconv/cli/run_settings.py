@@ -92,7 +92,7 @@ def count(least: int) -> Callable[[str], int]:
         except ValueError:
             number = None
         if number is None or number < least:
-            raise argparse.ArgumentTypeError(f"expected a whole number from {least} on, received {text!r}")
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, received {text!r}")
         if number >= 2**63:
             raise argparse.ArgumentTypeError(f"expected a whole number below 2^63, received {text!r}")
         return number

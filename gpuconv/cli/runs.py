@@ -126,8 +126,8 @@ def _planned(config: Any, model: str) -> Sequential:
     except UndefinedLayerError as error:
         layer = re.search("'.*?'", str(error))
         raise UserError(
-            f"the net has the layer {layer[0] if layer else ''}, which a file of yours defines; its code is not run "
-            f"unless you say so: --model {model if nets.in_file(model) else 'FILE.py'}"
+            f"the net has the layer {layer[0] if layer else ''}, which a file of yours defines; its code is run "
+            f"only if you name it: --model {model if nets.in_file(model) else 'FILE.py'}"
         ) from error
     except Exception as error:  # a config written by hand can fail in any way
         raise ValueError(str(error) or type(error).__name__) from error
@@ -186,7 +186,7 @@ def resumed(directory: str, chosen: Record) -> Settings:
     if nets.in_file(settings.model):
         if not model:
             raise UserError(
-                f"the net of {directory} is made by code in a file, which is not run unless you say so: "
+                f"the net of {directory} is made by code in a file, which is run only if you name it: "
                 f"--model {settings.model}"
             )
         if nets.in_file(model):  # the data may have moved

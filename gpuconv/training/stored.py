@@ -42,7 +42,7 @@ class Kind:
 
 TEXT = Kind("text", lambda value: isinstance(value, str))
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
-COUNT = Kind("a whole number from 0 on", lambda value: type(value) is int and 0 <= value < 2**63)
+COUNT = Kind("a whole number of at least 0", lambda value: type(value) is int and 0 <= value < 2**63)
 SEED = Kind("a whole number from 0 to 2^64 - 1", lambda value: type(value) is int and 0 <= value < 2**64)
 NUMBER = Kind("a number", lambda value: type(value) in (int, float) and abs(value) < 2**1023)
 NUMBERS = Kind("numbers, in lists or not", lambda value: _numbers(value))

@@ -207,7 +207,7 @@ def test_refusals(work, capsys):
         "bisect numpy numpy": "A and B are both numpy; name two sides",
         "bisect numpy emulatd": "unknown device, precision, algorithm or run 'emulatd'; did you mean 'emulated'",
         "bisect numpy,cuda emulated": "names two of a kind, numpy and cuda; give one",
-        "bisect numpy emulated --steps 0": "expected a whole number from 1 on",
+        "bisect numpy emulated --steps 0": "expected a whole number of at least 1",
         "bisect numpy emulated --kernel none.cu": "--kernel FILE and --op NAME belong together",
         "bisect numpy emulated --kernel none.cu --op relu": "none.cu: no such file",
         "bisect numpy emulated --kernel late.jsonl --op relu": "late.jsonl must define relu_forward of activation.cu",

@@ -67,7 +67,7 @@ def test_the_emulated_device_shows_kernels_but_no_times(capsys):
         (["--arch", "sm_80", "--device", "numpy"], "--arch is for the emulated device"),
         (["--trace", "nowhere/step.json"], "nowhere: no such folder"),
         (["--trace", "step.json", "--device", "emulated"], "has no times to trace"),
-        (["--batch-size", "0"], "from 1 on, received '0'"),
+        (["--batch-size", "0"], "of at least 1, received '0'"),
         (["--device", "cuda:99"], "cuda"),
     ],
 )

@@ -175,9 +175,9 @@ def test_resume_refuses_other_settings_and_names_them(trained, capsys):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("epochs", -1, "--epochs: expected a whole number from 1 on, received '-1'"),
+        ("epochs", -1, "--epochs: expected a whole number of at least 1, received '-1'"),
         ("epochs", "2", "--epochs must be int, received '2'"),
-        ("batch_size", None, "--batch-size: expected a whole number from 1 on, received 'None'"),
+        ("batch_size", None, "--batch-size: expected a whole number of at least 1, received 'None'"),
         ("model", None, "--model must be str, received None"),
         ("lr", 0, "--lr: expected a number above 0, received '0'"),
         ("optimizer", "adm", "did you mean 'adam'?"),

@@ -66,7 +66,7 @@ def test_settings_are_checked_before_anything_is_created():
     right = run_settings.complete({})
     run_settings.check(right)
     for name, value, error in (
-        ("epochs", 0, "--epochs: expected a whole number from 1 on"),
+        ("epochs", 0, "--epochs: expected a whole number of at least 1"),
         ("epochs", 2.0, "--epochs"),
         ("batch_size", True, "--batch-size"),
         ("lr", math.inf, "--lr: expected a number above 0"),
@@ -77,12 +77,12 @@ def test_settings_are_checked_before_anything_is_created():
         ("clip", "0", "must be above 0, received 0"),
         ("clip", "valu:1", "did you mean 'value'"),
         ("ema", 1.0, "--ema: expected a fraction from 0 to below 1"),
-        ("accumulate", 0, "--accumulate: expected a whole number from 1 on"),
+        ("accumulate", 0, "--accumulate: expected a whole number of at least 1"),
         ("loss", "softmx", "did you mean 'softmax'"),
         ("tta", "miror", "did you mean 'mirror'"),
         ("precision", "float8", "unknown precision 'float8'"),
         ("augment", "flop", "did you mean 'flip'"),
-        ("whiten", -1, "--whiten: expected a whole number from 0 on"),
+        ("whiten", -1, "--whiten: expected a whole number of at least 0"),
         ("seed", -1, "--seed"),
     ):
         changed = run_settings.Settings(**{field: getattr(right, field) for field in vars(right)} | {name: value})

@@ -77,7 +77,7 @@ def test_every_command_accepts_the_file_and_none_runs_it_unasked(started, file, 
     for command in commands:
         forget(file)
         refused = output_of(capsys, *command, status=2)
-        assert "is not run unless you say so: --model" in refused
+        assert "is run only if you name it: --model" in refused
         assert file.stem not in sys.modules
         for model in (file, f"{file}:build", moved):
             forget(file)
@@ -99,7 +99,7 @@ def test_the_live_page_accepts_the_file_too(file, tmp_path, capsys, monkeypatch)
     of_the_command_line(file, tmp_path / "run", capsys)
     forget(file)
     command = ["live", tmp_path / "run", "--device", "numpy"]
-    assert "is not run unless you say so" in output_of(capsys, *command, status=2)
+    assert "is run only if you name it" in output_of(capsys, *command, status=2)
     output_of(capsys, *command, "--model", file)
     assert served[0]["run_dir"] == tmp_path / "run"
 

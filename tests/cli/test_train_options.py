@@ -112,7 +112,7 @@ def test_the_average_of_the_weights_is_tested_stored_and_evaluated(work, capsys)
 
 
 def test_accumulated_batches_are_stored_with_the_run(work, capsys):
-    assert "from 1 on" in output_of(capsys, "train", *TINY, "--accumulate", 0, "--run-dir", "run", status=2)
+    assert "of at least 1" in output_of(capsys, "train", *TINY, "--accumulate", 0, "--run-dir", "run", status=2)
     both = output_of(capsys, "train", *TINY, "--epochs", 1, "--accumulate", 2, "--shards", 2, "--run-dir", "both")
     assert ", 2 shards, 2 batches an update" in both
     out = output_of(capsys, "train", *TINY, "--epochs", 1, "--accumulate", 2, "--run-dir", "run")
@@ -225,7 +225,7 @@ def test_a_settings_file_is_checked_before_anything_is_created(work, capsys):
         ("Batch-Size = 2\nbatch_sise = 3", "unknown setting 'batch_sise'; did you mean 'batch_size'?"),
         ("epochs = '3'", "epochs must be a number, received '3'"),
         ("epochs = true", "received True"),
-        ("epochs = 1.5", "epochs: expected a whole number from 1 on, received '1.5'"),
+        ("epochs = 1.5", "epochs: expected a whole number of at least 1, received '1.5'"),
         ("lr = -1", "lr: expected a number above 0"),
         ("lr = nan", "lr: expected a number above 0"),
         ("model = 3", "model must be text, received 3"),
@@ -289,7 +289,7 @@ def test_a_net_from_a_function_in_a_file(work, my_net, capsys):
     output_of(capsys, "train", *plain, "--model", f"{my_net}:fixed", "--run-dir", "fixed")
     assert "test accuracy" in output_of(capsys, "evaluate", "build", "--device", "numpy")
     err = output_of(capsys, "train", "--resume", "build", status=2)
-    assert f"is not run unless you say so: --model {work}/{my_net}:build" in err
+    assert f"is run only if you name it: --model {work}/{my_net}:build" in err
     assert "test accuracy" in output_of(capsys, "train", "--resume", "build", "--model", f"{my_net}:build")
     output_of(capsys, "train", *plain, "--model", f"{my_net}:build")
     assert (work / "runs" / f"synthetic-{my_net[:-3]}-1").is_dir()

@@ -67,7 +67,7 @@ def test_nothing_to_run_does_not_pass(capsys):
         (["--op", "conv2"], "did you mean 'conv2d'"),
         (["--dtype", "float31"], "did you mean 'float32'"),
         (["--tier", "tinny"], "did you mean 'tiny'"),
-        (["--seed", "-1"], "--seed: expected a whole number from 0 on, received '-1'"),
+        (["--seed", "-1"], "--seed: expected a whole number of at least 0, received '-1'"),
     ],
 )
 def test_bad_arguments_of_verify_are_refused(capsys, arguments, message):

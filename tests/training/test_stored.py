@@ -49,11 +49,11 @@ def changed(value, path, new):
 WRONG = [  # the entry of a checkpoint's state, its new value, the message
     ("net", ..., "net is missing"),
     ("net", {"layer": 3}, 'net must be a layer, received {"layer": 3}'),
-    ("epoch", True, "epoch must be a whole number from 0 on, received true"),
+    ("epoch", True, "epoch must be a whole number of at least 0, received true"),
     ("epoch", -1, "epoch must be a whole number"),
     ("epoch", 2**63, "epoch must be a whole number"),
     ("epoch", 1, "epoch is 1, and records has 2 epochs"),
-    ("batch", "0", 'batch must be a whole number from 0 on, received "0"'),
+    ("batch", "0", 'batch must be a whole number of at least 0, received "0"'),
     ("batch", 5, "batch is 5, and an epoch has 5 batches"),
     ("totals", [0.0], "totals must be 4 or 5 numbers, received [0.0]"),
     ("totals", [0.0, 0, 0, 0, 0], "the sums of this loss are 4 numbers, received 5"),
@@ -70,11 +70,11 @@ WRONG = [  # the entry of a checkpoint's state, its new value, the message
 ]
 WRONG_SETTINGS = [
     ("net", [], "settings.net must be a layer, received []"),
-    ("epochs", 2.5, "settings.epochs must be a whole number from 0 on, received 2.5"),
+    ("epochs", 2.5, "settings.epochs must be a whole number of at least 0, received 2.5"),
     ("optimizer", "sgd", 'settings.optimizer must be an optimizer, received "sgd"'),
     ("loss", None, "settings.loss must be text, received null"),
     ("train.checksum", 7, "settings.train.checksum must be text, received 7"),
-    ("train.shape.1", "5", 'settings.train.shape[1] must be a whole number from 0 on, received "5"'),
+    ("train.shape.1", "5", 'settings.train.shape[1] must be a whole number of at least 0, received "5"'),
     ("test", [], "settings.test must be an object, received []"),
     ("options", None, "settings.options must be an object, received null"),
     ("swa", 0.9, "this version of gpuconv knows no settings.swa; the version that wrote it reads it"),
