@@ -2,8 +2,8 @@
 //
 // Volumes are (N, H, W, C) and (N, P, Q, K), filters (K, R, S, C / groups). A "pixel" is a position (n, p, q) or (n, h, w) of a
 // volume in memory's order, a "tap" a position (r, s, channel or filter). The launcher ensures that there are at most 2^31 - 2^16
-// pixels and taps, and that no side of a padded map or a dilated filter exceeds 2^29: they are counted in 32 bits. Elements are
-// addressed in 64.
+// pixels and taps, and that no side of a padded map or a dilated filter exceeds 2^29, so 32 bits count them. Offsets of elements
+// have 64 bits.
 //
 // MASK: the ops that follow the convolution: 0 nothing, or an activation; 1 a ReLU; 4 a 2 x 2 max pool, with a ReLU or without. It
 // is the number of mask bits (mask.cuh) for each number of y. With a pool P and Q are even: pixels outside every window do not

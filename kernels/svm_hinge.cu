@@ -6,7 +6,7 @@
 //
 // scale: a number, or read from device memory when the kernel runs (scale_at, else null); applied before rounding. scores,
 // dscores: (N, classes), one may be the other; labels: (N,) integers; loss: one number of the accumulator's dtype. A label
-// outside the classes makes the loss and its row of dscores NaN; a NaN among the scores only the loss. A row has a sub-warp of
+// outside the classes makes the loss and its row of dscores NaN; a NaN score makes only the loss NaN. A row has a sub-warp of
 // `lanes` threads (class_rows.cuh). partials: one number per block. counter: zero before and after.
 //
 // Macros: DTYPE; LABEL, an integer type; PER_LANE. Limits: none. Floor: 2 sizeof(DTYPE) bytes and 4 FLOPs per score.

@@ -29,8 +29,8 @@ class ConvTranspose2D(Layer):
         dilation: Pixels from one tap to the next: a number or (height, width).
         groups: The number of groups of channels and filters.
         bias: Whether to add a bias.
-        algo: An algorithm of `gpuconv.algorithms`, for each direction that it has a kernel for; "auto", which the
-            others keep, lets the device choose. `algorithms` tells the algorithm of each.
+        algo: An algorithm of `gpuconv.algorithms`. Directions for which it has no kernel keep "auto": the device
+            chooses. `algorithms` returns the algorithm of each direction.
         weight_init: The weight's initializer, see `gpuconv.initializers.get`.
         bias_init: The bias's initializer.
     """
@@ -121,8 +121,8 @@ class ConvTranspose2D(Layer):
         x_shape = batch_size, *self.problem.x_shape[1:]
         problem = Conv2dProblem.of(x_shape, self.problem.w_shape, **self.problem.window)
         found = backends.algorithms(device or self.device, problem, self.dtype, algo=self.algo, tf32=self.tf32)
-        turned = {"fprop": "dgrad", "dgrad": "fprop", "wgrad": "wgrad"}
-        return {direction: found[other] for direction, other in turned.items() if other in found}
+        swapped = {"fprop": "dgrad", "dgrad": "fprop", "wgrad": "wgrad"}
+        return {direction: found[other] for direction, other in swapped.items() if other in found}
 
     @property
     def mult_adds(self) -> int:

@@ -109,7 +109,7 @@ def test_totals_count_the_steps_before_the_first_nonfinite_loss():
 
 @pytest.mark.parametrize("ignore_index", [None, 1])
 def test_a_loss_with_class_weights_is_one_mean_over_all_weights(ignore_index):
-    """Whatever the batches, as PyTorch's cross_entropy of all images at once; the accuracy counts images."""
+    """For any batch size the loss equals PyTorch's cross_entropy of all images at once; the accuracy counts images."""
     net, data = small.net(), small.images(22)
     weight = np.array([1, 5, 0.25], np.float32)
     loss = losses.SoftmaxCrossEntropy(weight=weight, ignore_index=ignore_index)

@@ -47,7 +47,7 @@ def test_muon_takes_an_orthogonal_step_and_keeps_the_norm():
     Muon(lr=1.0, momentum=0.5, nesterov=False).step(param, grad)
     step = (before - param["w"]).reshape(5, -1)
     left, _, right = np.linalg.svd(grad["w"].reshape(5, -1), full_matrices=False)
-    values = left.T @ step @ right.T  # the gradient's own directions, each as long as Newton-Schulz brings it near 1
+    values = left.T @ step @ right.T  # the step's length along each singular direction, near 1 after Newton-Schulz
     np.testing.assert_allclose(values, np.diag(np.diag(values)), atol=1e-10)
     assert 0.5 < np.diag(values).min() <= np.diag(values).max() < 1.3
 
