@@ -61,7 +61,7 @@ class Merging(Layer):
 
     @property
     def writes_slices(self) -> bool:  # type: ignore[override]
-        """Whether it concatenates: its branches' slices are then slices of the wider volume."""
+        """Whether this layer concatenates. If so, its branches' slices are slices of the wider volume."""
         return self.merge == "concat"
 
     reads_slices = writes_slices
@@ -115,7 +115,7 @@ class Merging(Layer):
         ]
 
     def _slice(self, number: int, dy: Array) -> Array:
-        """A branch's slice of the gradient, copied unless the branch reads slices, as the sum of all branches does."""
+        """A branch's slice of the gradient. Copied unless its reader (a branch or the final sum) takes slices."""
         row, part = self.rows[number], self._parts(dy)[number]
         return part if row is None or reads_slices(row) else ops.copy(part)
 
