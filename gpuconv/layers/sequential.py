@@ -303,10 +303,10 @@ class Sequential(Layer):
           and `gpuconv.ops.conv2d_relu` if it reads its input, as for GELU.
         - CONV and a 2 x 2 max POOL become `gpuconv.ops.conv2d_relu` without the RELU.
         - CONV, optionally a 2 x 2 max POOL, batch norm and optionally an activation become
-        `gpuconv.ops.conv2d_batch_norm`.
+          `gpuconv.ops.conv2d_batch_norm`.
         - Batch norm and an activation become `gpuconv.ops.batch_norm` with that activation.
         - Where a CONV reads the output of such a norm, the gradient of its input also computes the norm's backward sums
-        (`gpuconv.ops.batch_norm_backward` with w).
+          (`gpuconv.ops.batch_norm_backward` with w).
 
         Args:
             norm_sums: Whether the last of these is done wherever it can be; by default only where it is expected to be
