@@ -121,7 +121,14 @@ def cases_of(op: str, algo: str | None = None, tiers: tuple[str, ...] = TIERS) -
     `shipped_file`.
     """
     listed = [case for case in cases(tiers) if case.op == op]
-    return [_through(case, _entries(algo)) for case in listed] if OPS[op].takes_algorithm else listed
+    return [_through(case, _entries(algo)) if _convolves(case) else case for case in listed]
+
+
+def _convolves(case: Case) -> bool:
+    """Whether the case takes an algorithm: batch_norm_backward does only with the filters above the norm."""
+    return OPS[case.op].takes_algorithm and (
+        case.op != "batch_norm_backward" or "w" in case.arguments(case.dtypes[0])[1]
+    )
 
 
 def _entries(algo: str | None) -> list[Algorithm]:

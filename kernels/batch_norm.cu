@@ -324,7 +324,7 @@ input_gradient(DTYPE* dx, const Unpool& unpool, const DTYPE* dy, const DTYPE* x,
     walk<2>(columns, map);
 }
 
-extern "C" __global__ void __launch_bounds__(256, !ACTIVE && sizeof(DTYPE) == 4 ? 4 : 1)
+extern "C" __global__ void __launch_bounds__(256, !ACTIVE && sizeof(DTYPE) == 4 ? 3 : 1)
 batch_norm_backward_dx(DTYPE* dx, const DTYPE* dy, const DTYPE* x, const Real* gamma, const Real* beta, const Real* mean,
                        const Real* inv_std, const Sums* sums, int64 rows, bool statistics, Columns columns,
                        int64 dy_pitch) {

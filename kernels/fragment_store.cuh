@@ -24,8 +24,9 @@ struct FragmentStore {
                     {pair[0], pair[1]}};
             }
         __syncwarp();
-#pragma unroll
-        for (int pass = 0; pass < 16 * LANES / 32 / To::ROWS; ++pass) {
+        constexpr int PASSES = 16 * LANES / 32 / To::ROWS;
+#pragma unroll VECTOR > 1 ? PASSES : 1  // single moves would spill
+        for (int pass = 0; pass < PASSES; ++pass) {
             const int own_row = (lane / LANES + pass * (32 / LANES)) * To::ROWS;
             Pack<Real, N> finished[To::ROWS];
 #pragma unroll
