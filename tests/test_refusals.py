@@ -401,6 +401,20 @@ REFUSALS = [
     (
         ops.batch_norm_backward,
         [X, X, *[VECTOR] * 3],
+        {"groups": 3},
+        ValueError,
+        "groups=3 needs w, or the mask of a convolution's pool; received neither",
+    ),
+    (
+        ops.batch_norm_backward,
+        [X, X, *[VECTOR] * 3],
+        {"training": "yes"},
+        TypeError,
+        "training must be True or False, received 'yes'",
+    ),
+    (
+        ops.batch_norm_backward,
+        [X, X, *[VECTOR] * 3],
         {"w": X[:, :1, :1], "mask": MASK},
         ValueError,
         "the norm below a convolution is behind no pool: received both w and a mask",

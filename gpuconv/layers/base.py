@@ -292,7 +292,7 @@ class Layer(Stateful["Layer"]):
 
     def __call__(self, x: Array, training: bool = False) -> Array:
         """`forward`."""
-        return run(self, "forward", x, training)
+        return run(self, "forward", x, flag("training", training))
 
     def register_forward_hook(self, hook: Hook) -> Handle:
         """Call ``hook(layer, x, y)`` after each forward of this layer in a net, with its input and output.

@@ -205,6 +205,7 @@ class Sequential(Layer):
 
     def forward(self, x: Array, training: bool = False, **into: Any) -> Array:
         """As `Layer.forward`. into: its out, for a last layer that takes it."""
+        training = arguments.flag("training", training)
         *before, last = self.layers
         for layer in before:
             x = run(layer, "forward", x, training)
@@ -218,7 +219,7 @@ class Sequential(Layer):
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         """As `Layer.backward`; with input_grad=False it stops at the first layer with a trained variable."""
-        if not input_grad and not self.trainable:
+        if not arguments.flag("input_grad", input_grad) and not self.trainable:
             self.release()
             return None
         end = 0 if input_grad else next(place for place, layer in enumerate(self.layers) if layer.trainable)

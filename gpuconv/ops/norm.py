@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Unpack
 
-from gpuconv.arguments import integer, number
+from gpuconv.arguments import flag, integer, number
 from gpuconv.backends import backend_of
 from gpuconv.ops.conv import forward_problem
 from gpuconv.ops.expect import (
@@ -95,7 +95,7 @@ def batch_norm(
         beta,
         running_mean,
         running_var,
-        training=bool(training),
+        training=flag("training", training),
         momentum=momentum,
         eps=eps,
         activation=activation,
@@ -208,6 +208,8 @@ def batch_norm_backward(
         )
     elif (stride, padding, dilation, fit, algo, tf32) != _OF_NO_CONVOLUTION:
         raise ValueError("stride, padding, dilation, fit, algo and tf32 are of a convolution whose w was not given")
+    elif mask is None and groups != 1:
+        raise ValueError(f"groups={groups} needs w, or the mask of a convolution's pool; received neither")
     problem = None if mask is None and input_shape is None else _pooled(x, mask, out, input_shape, groups)
     activation = _check_batch_norm_backward(
         dy if w is None else x,
@@ -234,7 +236,7 @@ def batch_norm_backward(
         inv_std,
         beta=beta,
         activation=activation,
-        training=bool(training),
+        training=flag("training", training),
         mask=mask,
         problem=problem,
         w=w,

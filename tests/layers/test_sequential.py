@@ -306,6 +306,19 @@ def test_without_an_input_gradient_nothing_is_computed_before_the_first_trained_
     assert all(layer._saved is None for layer in net.walk())
 
 
+@pytest.mark.parametrize("flag", ["no", 2, None])
+def test_a_flag_that_is_neither_true_nor_false_is_refused_by_a_net_and_by_a_layer(flag):
+    net = Sequential([Input((4,)), Linear(3)])
+    x, dy = np.ones((2, 4), np.float32), np.ones((2, 3), np.float32)
+    for run in (net, net.forward, net.layers[1]):
+        with pytest.raises(TypeError, match=f"training must be True or False, received {flag!r}"):
+            run(x, training=flag)
+    net(x, training=True)
+    with pytest.raises(TypeError, match=f"input_grad must be True or False, received {flag!r}"):
+        net.backward(dy, input_grad=flag)
+    net.backward(dy)  # what forward kept is still there
+
+
 def test_listeners_see_every_layer_by_path_and_can_be_removed():
     ran = []
 
