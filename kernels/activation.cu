@@ -13,14 +13,14 @@
 using Real = accumulator<DTYPE>;
 using Numbers = Pack<DTYPE, WIDTH>;
 
-// The rows that an array of any shape is taken as, and the packs from one row to the next: of y or dx, of x or dy, of what was saved.
-// Contiguous arrays are one row; slices of wider volumes' channels are a row for each pixel.
+// How arrays are divided into rows: the number of rows, and the packs from one row to the next in y or dx (`to`), in x or dy (`from`)
+// and in saved. A contiguous array is one row; a slice of a wider volume's channels has a row for each pixel.
 struct Rows {
     int64 count, to, from, saved;
 };
 
-// Calls pack(row, i) for each pack of the calling thread in rows of n numbers, and single(i) for the numbers of one row after its last
-// pack; in several rows there are none.
+// Calls pack(row, i) for each pack of the calling thread, in rows of n numbers, and single(i) for the numbers after the last pack.
+// Only an array of one row has such numbers.
 template <class OfPack, class OfNumber>
 __device__ __forceinline__ void each(int64 n, const Rows& rows, OfPack pack, OfNumber single) {
     const int64 packs = n / WIDTH;

@@ -2,12 +2,12 @@
 //
 //   add_forward     y[i] = a[i] + b[i]
 //   add_vector_forward   y[r, c] = a[r, c] + b[c]
-//   add_rows        y[r, c] = a[r, c] + b[r, c], with any distance from a row to the next: slices of channels
-//   copy_rows       y[r, c] = x[r, c], with any distance from a row to the next: slices of channels
+//   add_rows        y[r, c] = a[r, c] + b[r, c], with any distance from one row to the next, as in slices of channels
+//   copy_rows       y[r, c] = x[r, c], with any distance from one row to the next, as in slices of channels
 //   scale_forward   y[i] = x[i] * (factor / divisor), 0 where the divisor is 0; each is a number, or read from device memory
 //
-// Any shape: flat, or as rows r of the last axis c, with WIDTH a divisor of all lengths and distances of rows. The output may be an
-// input. A thread moves WIDTH numbers at a time.
+// Arrays of any shape are taken as flat, or as rows r along the last axis c; then WIDTH divides the rows' length and distances. The
+// output may be an input. A thread moves WIDTH numbers at a time.
 //
 // Macros: DTYPE float32, float64, float16, bfloat16; WIDTH 16 / sizeof(DTYPE) where all arrays are aligned to 16 bytes, else 1.
 // Limits: none. Floor: 3 (add) or 2 (others) * sizeof(DTYPE) bytes and one FLOP per number.

@@ -7,7 +7,7 @@
 
 enum Substream : uint32 { OWN_FLIP = 1, COLOURS = 2, MIX = 3, CROP = 4 };  // of AUGMENT; attempt i at a crop draws from CROP + i
 
-// low + range * u, u in [0, 1) from the word.
+// low + range * u, where u in [0, 1) comes from the word's upper 24 bits.
 __device__ __forceinline__ float between(float low, float range, uint32 word) {
     return __fadd_rn(low, __fmul_rn(range, float(word >> 8) * 0x1p-24f));
 }
@@ -19,7 +19,7 @@ struct Crop {
     int32 top, left, rows, columns;
     int64 row_step, column_step;  // in 2^-32 of a pixel
 
-    // smallest: the smallest share of the area; 0 leaves the image unchanged.
+    // smallest: the smallest share of the image's area that a crop may have; 0 leaves the image unchanged.
     static __device__ Crop draw(float smallest, int32 height, int32 width, uint64 block, uint64 seed) {
         Crop crop = {0, 0, height, width, int64(1) << 32, int64(1) << 32};
         if (smallest == 0) return crop;
@@ -33,7 +33,7 @@ struct Crop {
             const float side = __fsqrt_rn(area);
             const float x = __fmul_rn(2.0f * between(0, 1, words.at[1]) - 1.0f, 0.14384103622589042f);  // log(4 / 3) / 2
             const float even = __fadd_rn(12.0f, __fmul_rn(x, x)), odd = __fmul_rn(6.0f, x);
-            const float root = __fdiv_rn(__fadd_rn(even, odd), __fadd_rn(even, -odd));  // exp(x), the root of the sides' ratio
+            const float root = __fdiv_rn(__fadd_rn(even, odd), __fadd_rn(even, -odd));  // exp(x): the square root of width / height
             const int32 rows = __float2int_rn(__fdiv_rn(side, root)), columns = __float2int_rn(__fmul_rn(side, root));
             if (0 < rows && rows <= height && 0 < columns && columns <= width) {
                 crop.rows = rows;
@@ -49,7 +49,7 @@ struct Crop {
     }
 };
 
-// Two neighbours among `length` pixels, and the weight of the second in 1/256, at the middle of step number i.
+// The two of `length` pixels on either side of the middle of step i, and the second one's weight in 1/256.
 struct Neighbours {
     int32 first, second, part;
     __device__ Neighbours(int32 i, int64 step, int32 length) {
@@ -73,9 +73,9 @@ struct Picture {
     int32 width, channels;
     Crop crop;
     float brightness, contrast, saturation;  // factors
-    float mean;                              // of the grey image, around which contrast scales
-    bool turns;                              // the hue, by
-    float sixths;                            // of the circle
+    float mean;                              // the grey image's mean: contrast scales the differences from it
+    bool rotates_hue;
+    float sixths;  // the rotation of the hue, in sixths of a circle
 
     __device__ float cropped(int32 row, int32 column, int32 c) const {
         const Neighbours y(row, crop.row_step, crop.rows), x(column, crop.column_step, crop.columns);
@@ -108,13 +108,13 @@ struct Picture {
         return __fdiv_rn(float(reduce_block(total, Sum<int64>(), scratch)), float(height * width)) * 0x1p-16f;
     }
     __device__ float at(int32 row, int32 column, int32 c) const {
-        if (turns && channels == 3) return turned(row, column, c);
+        if (rotates_hue && channels == 3) return rotated(row, column, c);
         const float value = contrasted(row, column, c);
         if (saturation == 1) return value;
         return blend(saturation, value, grey([&](int32 other) { return contrasted(row, column, other); }));
     }
     // Rotates the hue, as in HSV: the largest and the smallest of a pixel's numbers are unchanged.
-    __device__ float turned(int32 row, int32 column, int32 c) const {
+    __device__ float rotated(int32 row, int32 column, int32 c) const {
         float rgb[3];
 #pragma unroll
         for (int i = 0; i < 3; ++i) rgb[i] = contrasted(row, column, i);
@@ -127,8 +127,8 @@ struct Picture {
                                                   : __fsub_rn(rgb[0], rgb[1]);
         const float first = most == rgb[0] ? 0.0f : most == rgb[1] ? 2.0f : 4.0f;
         const float hue = __fadd_rn(__fadd_rn(first, __fdiv_rn(difference, span == 0 ? 1.0f : span)), sixths);
-        const float place = __fadd_rn(float(5 - 2 * c), hue);
-        const float within = __fsub_rn(place, __fmul_rn(6.0f, floorf(__fdiv_rn(place, 6.0f))));
+        const float angle = __fadd_rn(float(5 - 2 * c), hue);
+        const float within = __fsub_rn(angle, __fmul_rn(6.0f, floorf(__fdiv_rn(angle, 6.0f))));
         return __fsub_rn(most, __fmul_rn(span, fminf(fmaxf(fminf(within, __fsub_rn(4.0f, within)), 0.0f), 1.0f)));
     }
 };

@@ -13,7 +13,7 @@
 // after a convolution      _merge, _statistics_finish, _normalize: the convolution has written the partial results
 // forward, inference       _inference
 // backward                 _backward_sums, _backward_finish, _backward_dx or _dx_unpooled: dy and x are read twice, dx written
-// below a convolution      _backward_merge, _backward_finish, _backward_dx: the gradient's convolution has written partial sums
+// below a convolution      _backward_merge, _backward_finish, _backward_dx: that convolution's dgrad has written partial sums
 //
 // Statistics: a thread computes the mean and the squared deviations of four rows at a time and combines them by Chan's formula
 // (Chan, Golub, LeVeque 1983); blocks and chunks are combined alike. mean(x^2) - mean^2 is not used, because it would cancel. The
@@ -22,8 +22,8 @@
 //
 // Macros: DTYPE, WIDTH (column_reduce.cuh); ACTIVATION; MASK 0 or, with a WIDTH that divides a group's channels, 4.
 // Limits: none. A partial result is 3 numbers per chunk and channel forward, 2 backward, with chunks times tiles at most 1024.
-// Floor: forward 3 sizeof(DTYPE) bytes per number (2 if the second read hits L2) and 10 FLOPs; backward 5 (3) and 11 FLOPs, with
-// MASK 4 8 (6).
+// Floor: forward 3 sizeof(DTYPE) bytes per number (2 if the second read hits L2) and 10 FLOPs; backward 5 (3), or 8 (6) with MASK 4,
+// and 11 FLOPs.
 #include "column_reduce.cuh"
 #include "mask.cuh"
 #include "moments.cuh"
@@ -268,7 +268,7 @@ struct InputGradient {
     const DTYPE* dy;
     const DTYPE* x;
     bool statistics;
-    PitchedPacks dy_packs;  // not with a mask, which leaves no registers for it
+    PitchedPacks dy_packs;  // unused with a mask, which leaves no registers for it
     Unpool unpool;
     Through through;
     Real scale[WIDTH], shift[WIDTH], slope[WIDTH];

@@ -7,8 +7,8 @@
 //
 // accumulate: add to the previous db; sum and addition are rounded once.
 //
-// Macros: DTYPE; ACTIVATION; WIDTH 16 / sizeof(DTYPE) where the arrays are aligned to 16 bytes and K is at most 256 or a multiple of that, else 1.
-// Limits: none. Floor: sizeof(DTYPE) bytes and one addition a number of dy, and of saved.
+// Macros: DTYPE; ACTIVATION; WIDTH 16 / sizeof(DTYPE) where alignment and K allow (width_of in ops/column_reduce.py), else 1.
+// Limits: none. Floor: sizeof(DTYPE) bytes per number of dy and of saved, and one addition per number of dy.
 #include "activation.cuh"
 #include "column_reduce.cuh"
 

@@ -1,7 +1,7 @@
 // Copies of ranges and of tensor tiles between global and shared memory, by the async proxy (sm_90). One thread starts a copy.
 //
 //   mbarrier_arrive_expecting(&full, 4096);   // loads report their bytes to an mbarrier (mbarrier.cuh)
-//   bulk_load(tile, x, 4096, &full);          // 16-byte aligned, a multiple of 16 bytes
+//   bulk_load(tile, x, 4096, &full);          // a multiple of 16 bytes, from and to addresses aligned to 16
 //   tensor_load(tile, map, &full, {c, w, n}); // the box of a TensorMap at these coordinates, innermost first; zeros outside
 //   mbarrier_wait(&full, parity);
 //
@@ -12,11 +12,11 @@
 //   bulk_wait<0>();       // until they are also written
 //
 // A TensorMap is a kernel's parameter, `const __grid_constant__ TensorMap map`; the expected bytes of a box include
-// those outside the tensor. The destination is aligned to 128 bytes, a swizzled one to eight lines of the swizzle (wgmma_layout.cuh).
+// those outside the tensor. The tile is aligned to 128 bytes, that of a swizzled map to eight lines of the swizzle (wgmma_layout.cuh).
 // (PTX ISA, "cp.async.bulk", "cp.async.bulk.tensor"; CUDA driver API, cuTensorMapEncodeTiled.)
 //
-// On the emulated device a map comes from gpuconv.backends.cuda.emulator.tensor_map. A fault is a box that lies wholly outside
-// the tensor in the first or last dimension, or more than 128 outside in a dimension between, where a convolution has its padding.
+// On the emulated device a map comes from gpuconv.backends.cuda.emulator.tensor_map. The emulator reports a box that lies wholly
+// outside the tensor in the first or the last dimension, or 128 elements away from it in one between, where convolutions have padding.
 #pragma once
 
 #include "mbarrier.cuh"
@@ -40,13 +40,13 @@ struct Tensor {
 };
 static_assert(sizeof(Tensor) <= sizeof(TensorMap), "fits");
 
-// Hands the pieces of a box to the emulator: 16 bytes of shared memory each, or less at the edge. Returns the box's bytes.
+// Hands the pieces of a box to the emulator: 16 bytes of shared memory each, or less at the edge.
 template <int RANK>
 GPUCONV_UNCHECKED inline void add_pieces(const TensorMap& map, const void* shared, const int (&at)[RANK], gpuconv_emulator::Site site) {
     Tensor tensor;
     __builtin_memcpy(&tensor, &map, sizeof tensor);
-    if (tensor.magic != 0x70616d726f736e74) gpuconv_fail("what is given as a TensorMap is none", site);
-    if (tensor.rank != RANK) gpuconv_fail("as many coordinates as the TensorMap has dimensions", site);
+    if (tensor.magic != 0x70616d726f736e74) gpuconv_fail("this TensorMap was not made by emulator.tensor_map", site);
+    if (tensor.rank != RANK) gpuconv_fail("the number of coordinates is not that of the TensorMap's dimensions", site);
     const Swizzle swizzle = tensor.swizzle == 128  ? Swizzle::BYTES_128
                             : tensor.swizzle == 64 ? Swizzle::BYTES_64
                             : tensor.swizzle == 32 ? Swizzle::BYTES_32
@@ -58,7 +58,7 @@ GPUCONV_UNCHECKED inline void add_pieces(const TensorMap& map, const void* share
     for (int d = 0; d < RANK; ++d) {
         const int beyond = d == 0 || d == RANK - 1 ? 0 : 128;
         if (int64(at[d]) >= int64(tensor.size[d]) + beyond || int64(at[d]) + tensor.box[d] <= -beyond)
-            gpuconv_fail("coordinates out of range: the box lies outside of the tensor", site);
+            gpuconv_fail("coordinates out of range: the box lies outside the tensor", site);
     }
     uint32 rows = 1;
     for (int d = 1; d < RANK; ++d) rows *= tensor.box[d];

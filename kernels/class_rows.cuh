@@ -1,4 +1,4 @@
-// Rows of class scores, each with a sub-warp of `lanes` threads (a power of two, at most 32).
+// Rows of class scores, each read by a sub-warp of `lanes` threads (a power of two, at most 32).
 //
 // A lane keeps PER_LANE numbers of its row in registers. Rows of more than lanes * PER_LANE classes are read from the cache again
 // in each traversal.
@@ -66,7 +66,7 @@ class ClassRow {
     Real kept[PER_LANE];
 };
 
-// Calls visit(row number, ClassRow) for the block's rows, by all threads of a warp together.
+// Calls visit(row number, ClassRow) for the block's rows. All threads of a warp call it together.
 template <class Visit>
 __device__ __forceinline__ void for_each_row(const DTYPE* x, int64 n, int32 classes, int32 lanes, Visit visit) {
     const int32 together = blockDim.x / lanes;

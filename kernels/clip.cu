@@ -1,7 +1,7 @@
 // Gradient clipping, between the loss scale's step and the optimizer.
 //
 //   clip_norm_factor   clipped = scaling, with clipped[1] = scaling[1] * min(1, max_norm / (norm + 1e-6)); norm: the root of the
-//                      sum of the squares of all gradients times scaling[1], in double. Without scaling it is 1, 1, 0, 0. A norm
+//                      sum of the squares of all gradients times scaling[1], in double. scaling null: 1, 1, 0, 0. A norm
 //                      that is not finite gives NaN, so that the optimizer's result shows it; scaling[1] of 0 stays 0
 //   clip_values_limit  each gradient g becomes min(max(g, -limit), limit), limit = clip_value / scaling[1]; NaN stays. If
 //                      scaling[1] is 0 nothing changes
@@ -9,7 +9,7 @@
 // extents: the gradients, see extent.cuh. partials: a double for each block. done: the number of blocks done, zero before and
 // after. The last block to finish adds up the partials in their order, so the result does not depend on which one that is.
 //
-// Macros: none. Limits: none. Floor: the bytes of the gradients, read once; for values also written.
+// Macros: none. Limits: none. Floor: the bytes of the gradients, read once, and by clip_values_limit written once.
 #include "extent.cuh"
 #include "reduce.cuh"
 

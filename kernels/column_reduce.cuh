@@ -9,7 +9,7 @@
 //   column_reduce(...)             walks, then adds the block's rows pairwise in shared memory: a State for each chunk and column
 //   column_finish(...)             a second launch, if there are several chunks: adds their States in a fixed order
 //
-// A State is an aggregate; all zeros mean no value. merge(other) adds another State; add(lanes, values) adds ROWS rows to the
+// A State is an aggregate; one of zeros holds no value. merge(other) adds another State; add(lanes, values) adds ROWS rows to the
 // States of a thread's lanes.
 //
 // Macros: DTYPE; WIDTH 1 or 16 / sizeof(DTYPE). The launcher is ops/column_reduce.py; blocks have at most 256 threads.
@@ -62,7 +62,7 @@ struct PitchedPacks {
     __device__ __forceinline__ int64 at(int64 step) const { return first + step * stride; }
 };
 
-// Calls body.packs<ROWS>(pack, stride, step) for the packs pack, pack + stride, ... of that step and those after it, and
+// Calls body.packs<ROWS>(pack, stride, step) for ROWS steps, from `step` on, whose packs are pack, pack + stride, ..., and
 // body.single(number, lane) for each number of an incomplete pack at the array's end.
 template <int GROUP, class Body>
 __device__ __forceinline__ void walk(const Columns& columns, Body& body) {

@@ -5,8 +5,8 @@
 #include "gemm.cuh"
 #include "mask.cuh"
 
-// Thread blocks that a multiprocessor must be able to hold. Single numbers and iterators that search (tile_iterator.cuh) take more
-// registers: each costs a block.
+// Thread blocks that a multiprocessor must be able to hold: one fewer if numbers move one by one, and one fewer if iterators search
+// (tile_iterator.cuh), because both take more registers.
 constexpr int FEWER_BLOCKS = int(VECTOR_C == 1 || VECTOR_K == 1) + int(!TAP_TABLE);
 constexpr int RESIDENT_BLOCKS = MIN_BLOCKS > FEWER_BLOCKS ? MIN_BLOCKS - FEWER_BLOCKS : 1;
 
@@ -115,7 +115,7 @@ struct GradientWindows {
         int32 image, p, q;  // dy's first pixel of the image; the window whose first tap reads the pixel
     };
     struct Column {
-        int32 p, q, filter;  // from there back to the window whose tap this is
+        int32 p, q, filter;  // the distance back from there to the window whose tap this is
     };
 
     __device__ __forceinline__ Line line(int32 pixel) const {
@@ -255,7 +255,7 @@ struct MaskedEpilogue {
     static __device__ __forceinline__ Real finished(Real sum) { return load(round_to<DTYPE>(ACTIVATION<Real>{}.apply(sum))); }
 };
 
-// fprop's epilogue that also stores the activation's input, rounded, and computes y from that.
+// fprop's epilogue that also stores the activation's input, rounded, and computes y from the rounded input.
 struct SavingEpilogue {
     static constexpr int ROWS = 1;
 

@@ -13,7 +13,7 @@
 //
 // Macros: those of conv2d_fprop.cu but MASK, MOMENTS and SAVES_INPUT; NORM_SUMS; VECTOR_K is for dy, VECTOR_C for w, dx and x. Limits:
 // those of conv2d_fprop.cu.
-// Floor: dx, dy and w once; 2 R S K / groups / stride^2 FLOPs a number of dx.
+// Floor: dx, dy and w once; 2 R S K / groups / stride^2 FLOPs per number of dx.
 
 #include "gemm_simt.cuh"
 

@@ -7,7 +7,7 @@
 // packs of channels), channels innermost; a thread computes four pixels of one phase, which have the same taps.
 //
 // Macros: DTYPE; TF32, if defined; WIDTH 1 or, with m = 1, 16 / sizeof(DTYPE). Limits: those of convolution.cuh.
-// Floor: dx, dy and w once; 2 R S m / stride^2 FLOPs a number of dx.
+// Floor: dx, dy and w once; 2 R S m / stride^2 FLOPs per number of dx.
 
 #include "depthwise.cuh"
 

@@ -30,8 +30,8 @@ conv2d_dgrad_wgmma(DTYPE* dx, Sums* sums, accumulator<DTYPE>* partials, const DT
             Accumulators accumulators;
             const Block block = InputGradient(conv, scheduler, tile).block;
             accumulators.multiply<InputGradient::IteratorA::Tile, InputGradient::IteratorB::Tile>(ring, block);
-            const InputGradient anew(conv, scheduler, tile);  // made again here, so that it takes no registers in the main loop
-            anew.store(accumulators, dx, sums, partials, {norm_x, mean, gamma, beta, inv_std});
+            const InputGradient gradient(conv, scheduler, tile);  // not before the main loop, where it would take registers
+            gradient.store(accumulators, dx, sums, partials, {norm_x, mean, gamma, beta, inv_std});
         }
     }
 }

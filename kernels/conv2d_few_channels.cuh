@@ -104,7 +104,7 @@ class Patch {
 
 // The block's filters in the order in which they are read, with zeros past the last filter and past their depth. Scalar
 // multiply-adds: one line per tap. Tensor cores: for each step, two chunks for each column of the product, the halves of the step's
-// depth. In every other group of four columns the two are exchanged, so that ldmatrix reads eight without a bank conflict.
+// depth. In every other group of four columns the two are exchanged, so that ldmatrix reads eight chunks without a bank conflict.
 struct Filters {
     static constexpr int TAP_PITCH = BLOCK_N + 8;
 
@@ -119,7 +119,7 @@ struct Filters {
 
     __device__ __forceinline__ int32 size() const { return depth * (ON_TENSOR_CORES ? BLOCK_N : TAP_PITCH); }
 
-    // One half of the first step's depth, of one column.
+    // The chunk of a column that holds one half of the first step's depth.
     __device__ __forceinline__ DTYPE* chunk(int32 column, int32 half) const {
         return cells + (column * 2 + (half ^ (column / 4 % 2))) * CHUNK;
     }
@@ -153,7 +153,7 @@ struct Accumulators {
     __device__ __forceinline__ float of(int pixel, int filter) const {
         return at[pixel / 2][filter / 2][pixel % 2 * 2 + filter % 2];
     }
-    // Its first pixel, and its filters, in the tile.
+    // The thread's first pixel and its filters, in the tile.
     static __device__ __forceinline__ int32 pixel() { return threadIdx.x / 4 * PIXELS; }
     static __device__ __forceinline__ int32 filter(int i) { return i / 8 * 32 + threadIdx.x % 4 * 8 + i % 8; }
     // The barrier of the threads that have sums.

@@ -8,7 +8,7 @@
 // pixels in order.
 //
 // Macros: DTYPE; TF32, if defined; WIDTH 1 or, with m = 1, 16 / sizeof(DTYPE). Limits: those of convolution.cuh.
-// Floor: dy and x once; 2 R S FLOPs a number of dy.
+// Floor: dy and x once; 2 R S FLOPs per number of dy.
 
 #include "depthwise.cuh"
 

@@ -19,11 +19,11 @@
 struct Convolution {
     int32 n, h, w, c, p, q, k, r, s;  // c and k: of one group
     int32 all_channels, all_filters, top, left, dilation_h, dilation_w;
-    FastDivmod pq, q_width, channels, filters, taps_across, stride_h, stride_w;  // by P*Q and Q of y, c, k, S
+    FastDivmod pq, q_width, channels, filters, taps_across, stride_h, stride_w;  // by P*Q and Q of y, c, k, S, the strides
     // dgrad: the pixels of one phase, the stride between taps that read its pixels, and that stride in windows
     int32 phase_h, phase_w, tap_step_h, tap_step_w, window_step_h, window_step_w;
     FastDivmod phases, phase_hw, phase_width;   // by the phases, phase_h * phase_w, phase_w
-    FastDivmod fewer_across, more_across;       // by the taps across a phase: one of these two numbers
+    FastDivmod fewer_across, more_across;       // by the two numbers of taps across that phases have
     // few channels (conv2d_few_channels.cuh): the lines of a padded image, and the most lines that a tile's windows read
     FastDivmod image_lines;
     int32 patch_lines;

@@ -6,7 +6,7 @@
 //
 // Macros: DTYPE; VECTOR 4 where x and y are aligned to 4 * sizeof(DTYPE) bytes and n and `first` are multiples of 4, else 1.
 // Limits: none.
-// Floor: 2 sizeof(DTYPE) bytes and some 15 integer instructions (10 Philox rounds) an element.
+// Floor: 2 sizeof(DTYPE) bytes and some 15 integer instructions (10 Philox rounds) per element.
 
 #include "philox.cuh"
 

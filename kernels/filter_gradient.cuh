@@ -30,7 +30,7 @@ struct FilterGradient {
     // Whether the block adds up db.
     __device__ __forceinline__ bool sums() const { return db && block.column == 0; }
 
-    // For the threads that have sums.
+    // Called by the threads that have sums.
     template <class Accumulators>
     __device__ __forceinline__ void store(const Accumulators& accumulators) const {
         const int64 first = first_filter * taps;
@@ -38,7 +38,7 @@ struct FilterGradient {
         accumulators.template store<VECTOR_C>(epilogue, block, RowsInOrder{conv.k});
     }
 
-    // For the threads that copy.
+    // Stores db. Called by the threads that copy dy.
     __device__ __forceinline__ void store_sums(const IteratorA& a) const {
         if (!sums()) return;
         a.take_sums([&](int32 row, Real sum) {

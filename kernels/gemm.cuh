@@ -68,8 +68,8 @@ struct RowsInOrder {
     __device__ __forceinline__ int32 operator()(int32 row) const { return row < rows ? row : -1; }
 };
 
-// Stores sums: into `out`, after the activation and the addition of what out holds; with split-K as they are into `partials`,
-// which gemm_reduce.cu adds up. Both point at the block's group and have rows of `pitch` elements.
+// Stores sums into `out`, after the activation and, with `accumulate`, plus what out holds. With split-K stores them unchanged into
+// `partials`, which gemm_reduce.cu adds up. Both point at the block's group and have rows of `pitch` elements.
 template <template <class> class Activation>
 struct EpilogueOf {
     static constexpr int ROWS = 1;  // rows of sums that one store takes
@@ -80,8 +80,8 @@ struct EpilogueOf {
     int32 columns;
     int32 accumulate;
 
-    // Stores N neighbouring sums in a row of `out`; a negative row: nowhere. VECTOR divides the columns and the pitch, so a chunk
-    // lies inside or outside as a whole.
+    // Stores N neighbouring sums in a row of `out`, or nothing if the row is negative. VECTOR divides the columns and the pitch, so a
+    // chunk lies inside or outside as a whole.
     template <int VECTOR, int N>
     __device__ __forceinline__ void store(int32 row, int32 column, const Pack<Real, N> (&rows_of_sums)[1]) const {
         const Pack<Real, N>& sums = rows_of_sums[0];

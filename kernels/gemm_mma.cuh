@@ -50,7 +50,7 @@ struct Accumulators {
             }
     }
 
-    // Stores them; arguments as of FragmentStore.
+    // Stores the sums; the arguments are those of FragmentStore::store.
     template <int VECTOR, class To, class Rows>
     __device__ __forceinline__ void store(const To& epilogue, const Block& block, const Rows& rows) const {
         float* buffer = reinterpret_cast<float*>(shared_memory() + threadIdx.x / 32 * FragmentStore::BYTES);

@@ -196,8 +196,8 @@ struct Accumulators {
     }
 };
 
-// `accumulators` plus the products over the block's part of the depth. The last step fetches a tile that is not used: past the
-// end the matrices give zeros. Without a condition here the compiler issues the loads before the multiplications, within the
+// Returns `accumulators` plus the products over the block's part of the depth. The last step fetches a tile that is not used; past
+// the end the matrices give zeros. As there is no condition, the compiler issues the loads before the multiplications, within the
 // registers available.
 template <class IteratorA, class IteratorB>
 __device__ __forceinline__ Accumulators product(Accumulators accumulators, IteratorA& a, IteratorB b, const Block& block) {
@@ -215,7 +215,7 @@ __device__ __forceinline__ Accumulators product(Accumulators accumulators, Itera
         b.fetch(depth + BLOCK_K);
         accumulators.multiply(tile_a[stage], tile_b[stage]);
         stage ^= 1;
-        a.put(tile_a[stage]);  // last read before the previous step's barrier
+        a.put(tile_a[stage]);  // free: last read before the previous step's barrier
         b.put(tile_b[stage]);
         __syncthreads();
     }

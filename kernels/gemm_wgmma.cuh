@@ -14,7 +14,7 @@
 constexpr int GROUP_M = BLOCK_M / WARPGROUPS;  // rows of a warpgroup
 static_assert(WARPGROUPS * 128 == THREADS && WARPGROUPS == 2 && GROUP_M % 64 == 0, "two warpgroups that multiply");
 
-// Fills the ring, for one tile of the product after another. For the copiers.
+// Fills the ring, for one tile of the product after another. Used by the warpgroup that copies.
 class Copier {
     static constexpr int UNDER_WAY = STAGES - 2;  // stages that are being copied while the next one is started
     Ring filling, copied;
@@ -33,7 +33,7 @@ class Copier {
     }
 
   public:
-    // Copies the tiles of the block's depth. The last copies may still run at the end, except if `a` sums: then its sums are complete.
+    // Copies the tiles of the block's depth. On return the last copies may still run, unless `a` sums: then its sums are complete.
     template <class IteratorA, class IteratorB>
     __device__ __forceinline__ void copy(IteratorA& a, IteratorB& b, const Block& block) {
         a.seek(block.begin);
@@ -61,19 +61,19 @@ class Copier {
         }
     }
 
-    // After the last tile.
+    // Waits for the last copies; called after the last tile.
     __device__ __forceinline__ void finish() {
         wait_for_copies<0>();
         while (under_way > 0) say_copied();
     }
 };
 
-// One thread's sums, and their positions in the block's tile. For the others.
+// One thread's sums, and their positions in the block's tile. Used by the warpgroups that multiply.
 struct Accumulators {
     float at[GROUP_M / 64][BLOCK_N / 8][4] = {};
     const int group_row = warpgroup() * GROUP_M;
 
-    // Adds the products of the block's depth; the ring goes on to the next block's.
+    // Adds the products over the block's depth, and moves `filled` on to the stage where the next tile of the product begins.
     template <class TileA, class TileB>
     __device__ __forceinline__ void multiply(Ring& filled, const Block& block) {
         Ring multiplied = filled;
@@ -91,7 +91,7 @@ struct Accumulators {
                         at[part], TileA::Layout::descriptor(a, group_row + part * 64, k), TileB::Layout::descriptor(b, 0, k));
             wgmma_commit();
             filled.next();
-            wgmma_wait<1>();  // the stage before is multiplied
+            wgmma_wait<1>();  // the products of the previous stage are complete
             if (depth > block.begin) {
                 multiplied.say_free();
                 multiplied.next();
@@ -117,7 +117,7 @@ struct Accumulators {
             }
     }
 
-    // Stores them; arguments as of FragmentStore.
+    // Stores the sums; the arguments are those of FragmentStore::store.
     template <int VECTOR, class To, class Rows>
     __device__ __forceinline__ void store(const To& epilogue, const Block& block, const Rows& rows) const {
         const int warp = threadIdx.x / 32;

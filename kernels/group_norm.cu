@@ -11,7 +11,7 @@
 // All sums have a fixed order. mean and inv_std are (N, groups); they, gamma, beta and the parameters' gradients have the
 // accumulator's dtype. y may be x; dx may be dy or x.
 //
-// Macros: DTYPE; WIDTH (column_reduce.cuh), of _sums alone, a divisor of pixels * C. Limits: fewer than 2^31 groups of all images.
+// Macros: DTYPE; WIDTH (column_reduce.cuh), for _backward_sums alone: a divisor of pixels * C. Limits: N * groups below 2^31.
 // Floor: forward 2 sizeof(DTYPE) bytes per number (4 if a group outgrows the caches), backward 5 (7).
 #include "column_reduce.cuh"
 #include "reduce.cuh"
@@ -81,7 +81,7 @@ group_norm_backward_dx(DTYPE* dx, const DTYPE* dy, const DTYPE* x, const Real* g
 struct Products {
     struct Packs {
         Numbers dy, x;
-        int32 image;  // times the groups
+        int32 image;  // the image's index times the number of groups
     };
     const DTYPE* dy;
     const DTYPE* x;

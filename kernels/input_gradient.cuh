@@ -11,7 +11,7 @@ struct InputGradient {
 
     const Convolution& conv;
     Block block;
-    int32 part;  // of all phases and their tiles down
+    int32 part;  // the index of the block's rows among the tiles down of all phases
     const Phase phase;
 
     __device__ __forceinline__ InputGradient(const Convolution& conv, const TileScheduler& scheduler,
@@ -26,7 +26,7 @@ struct InputGradient {
         return {w + first_filter() * conv.r * conv.s * conv.c, conv, phase};
     }
 
-    // Stores them as dx, with the sums of a norm below, or as partial sums. For the threads that have sums.
+    // Stores the accumulators as dx, with the sums of a norm below, or as partial sums. Called by the threads that have them.
     template <class Accumulators>
     __device__ __forceinline__ void
     store(const Accumulators& accumulators, DTYPE* dx, Sums* sums, Real* partials, const NormBelow& norm) const {
@@ -39,7 +39,7 @@ struct InputGradient {
             tile_norm_sums(sums + (part * pitch + first_channel), dx + first_channel, norm.from(first_channel), conv, block, rows);
     }
 
-    // The phase of a group of tiles, and its index; `group` becomes the convolution's.
+    // Returns the phase of a group of tiles, and its index; `group` becomes the group of the convolution.
     static __device__ __forceinline__ Phase split_off_phase(const Convolution& conv, int32& group, int32& index) {
         int32 column = group;
         group = conv.phases.divide(column);

@@ -5,13 +5,13 @@
 //
 // images (M, H, W, C) uint8; x (N, H, W, C) DTYPE. The four words of Philox block (AUGMENT, offset + n) give the flip, both
 // shifts and the cutout's centre, as backends/reference/batch.py states; an alternating flip uses the image's own block. The
-// arithmetic is the reference's, so the bits are too. mean and std have one number per channel, or one per element of an image.
+// arithmetic is the reference's, and so are the bits. mean and std have one number per channel, or one per element of an image.
 // offset and start are numbers, or are read from device memory when the kernel runs, so that a captured step goes through its
 // epoch. A position past the indices, or an index outside the data set, makes its sample NaN and its label -1, because reporting an
 // error would require a synchronization. `blocks` blocks of 256 threads share the elements of a sample.
 //
 // Macros: DTYPE; FULL: 1 with crops and colours (augment.cuh), 0 without. Contrast needs the mean of a whole image, which each of
-// its thread blocks computes. Limits: fewer than 2^31 elements a sample. Floor: 1 byte read and sizeof(DTYPE) written an element.
+// its thread blocks computes. Limits: fewer than 2^31 elements per sample. Floor: per element 1 byte read, sizeof(DTYPE) written.
 
 #include "augment.cuh"
 #include "fast_divmod.cuh"
@@ -28,7 +28,7 @@ struct Batch {
 
 enum Flip : int32 { RANDOM = 1, ALTERNATING = 2 };
 
-// Mirrors a position that lies at most one size outside, at the first or last position.
+// Mirrors a position outside the image, by less than its size, at the first or the last position.
 __device__ __forceinline__ int32 reflected(int32 position, int32 size) { return size - 1 - abs(size - 1 - abs(position)); }
 
 __device__ __forceinline__ int32 shift_of(uint32 word, int32 shift) {

@@ -2,7 +2,7 @@
 //
 //   scaling[1] = 1 / scaling[0], or 0 if a gradient is not finite: the factor that the optimizer applies to the gradients
 //   scaling[2] += 1, or = 0 in that case: good steps in a row      scaling[3] += 0, or 1 in that case: skipped steps
-//   scaling[0] *= growth after `interval` good steps, which are then counted anew; *= backoff if a gradient is not finite
+//   scaling[0] *= growth after `interval` good steps, which are then counted from 0; *= backoff if a gradient is not finite
 //
 // extents: the gradients, see extent.cuh. A number is not finite if all bits of its exponent are set.
 // found: the number of blocks that found such a number, and the number of blocks done; both are zero before and after. The last

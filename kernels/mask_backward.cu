@@ -7,13 +7,13 @@
 // adjacent filters of a pixel. dgrad and wgrad read dz with cp.async, which cannot apply a mask.
 //
 // Macros: DTYPE; SIDE 1 or 2; WIDTH 1 or 16 / sizeof(DTYPE). Limits: fewer than 2^32 packs per launch.
-// Floor: dy, mask and dz once; with a pool 5 sizeof(DTYPE) bytes and 4 bits a number of dy.
+// Floor: dy, mask and dz once; with a pool 5 sizeof(DTYPE) bytes and 4 bits per number of dy.
 
 #define MASK (SIDE * SIDE)
 #include "mask.cuh"
 #include "pool.cuh"
 
-// of: dz is its (H, W), dy its (P, Q). filters: those of one group. dy_packs: from one pixel of dy to the next.
+// of: its h and w are dz's, p and q dy's. filters: those of one group. dy_packs: packs from one pixel of dy to the next.
 extern "C" __global__ void __launch_bounds__(256, 1)
 mask_backward(DTYPE* dz, const DTYPE* dy, const uint8* mask, uint32 count, Pool of, int32 filters, uint32 dy_packs) {
     const int32 groups = of.packs * WIDTH / filters;

@@ -5,12 +5,12 @@
 //   targets[n, c] = (lambda if c is labels[n], else 0) + (1 - lambda if c is labels[n - 1], else 0)
 //
 // x, y (N, H, W, C) DTYPE; labels (N,); targets (N, classes) float32. Philox block (AUGMENT, offset) of substream MIX gives
-// lambda, an entry of `lambdas` numbers of table, and the rectangle's centre, as backends/reference/batch.py states. offset is a
+// lambda, one of the `lambdas` numbers of table, and the rectangle's centre, as backends/reference/batch.py states. offset is a
 // number, or is read from device memory when the kernel runs. A label outside the classes makes the targets NaN. `blocks` blocks of
 // 256 threads share the elements of an image.
 //
-// Macros: DTYPE. Limits: fewer than 2^31 elements an image. Floor: sizeof(DTYPE) bytes read and written an element; cut 0 reads
-// the element of the image before too, which the cache may still hold.
+// Macros: DTYPE. Limits: fewer than 2^31 elements per image. Floor: per element sizeof(DTYPE) bytes read and as many written; with
+// cut 0 also a read of the previous image's element, which the cache may still hold.
 
 #include "augment.cuh"
 #include "fast_divmod.cuh"

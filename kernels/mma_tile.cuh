@@ -4,8 +4,8 @@
 // run along the depth directly and transposes the others. It cannot transpose 32-bit numbers: those are read one by one.
 //
 // To avoid bank conflicts, chunks that eight lanes access together must lie in eight different 16-byte columns of shared memory:
-// the chunks of a line when it is stored, one chunk of eight lines when ldmatrix reads. So chunks are swizzled: a chunk's number
-// is xored with its line's.
+// the chunks of one line when it is stored, one chunk from each of eight lines when ldmatrix reads. So chunks are swizzled: a chunk's
+// number is xored with its line's.
 #pragma once
 
 #include "gemm.cuh"
@@ -38,7 +38,7 @@ struct Tile {
     static constexpr int LINES = COLUMNS_ARE_DEPTH ? SIDE : STAGE_K;
     static constexpr int PER_LINE = BYTES / 16 / LINES;  // chunks
     static constexpr int LINE_BYTES = PER_LINE * 16;
-    static constexpr bool ONE_BY_ONE = !COLUMNS_ARE_DEPTH && sizeof(DTYPE) == 4;  // read by 4 lines of 8 numbers
+    static constexpr bool ONE_BY_ONE = !COLUMNS_ARE_DEPTH && sizeof(DTYPE) == 4;  // a warp reads 4 lines of 8 numbers
     static constexpr int PERIOD = ONE_BY_ONE ? 4 : 8;  // lines after which the swizzle repeats
     static_assert(PER_LINE >= 4, "a tile is at least 32 wide");
 
@@ -49,8 +49,8 @@ struct Tile {
     }
 
     // Loads the 16 sides from `side` + 16 i by one step of the depth, as an operand of multiply_add. For rows, registers 0 and 2
-    // are the lower and the upper half of the depth of the first 8 sides, 1 and 3 of the others. For columns they are 0 and 1,
-    // and 2 and 3: a product takes two neighbouring registers, as they were loaded.
+    // are the lower and the upper half of the depth of the first 8 sides, 1 and 3 those of the others. For columns, 0 and 1 belong
+    // to the first 8 sides, 2 and 3 to the others: a product takes two neighbouring registers.
     //
     // side: the warp's first. Its part of the tile is a power of two wide, so adding 16 i is an exclusive or: the address is
     // computed before the loop, up to constants.

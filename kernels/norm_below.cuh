@@ -1,4 +1,4 @@
-// The sums of a batch norm's backward pass, as a part of dgrad's epilogue: the convolution read what the norm and ACTIVATION computed.
+// The sums of a batch norm's backward pass, in the epilogue of dgrad: the convolution read the output of the norm and ACTIVATION.
 // conv2d_dgrad.cu has the layouts; the main loop is included first.
 //
 // Macros: those of conv2d_dgrad.cu.
@@ -16,7 +16,7 @@
 struct NormBelow {
     const DTYPE* x;
     const Real* mean;
-    const Real* gamma;  // with an activation alone, as beta and inv_std
+    const Real* gamma;  // used only with an activation, like beta and inv_std
     const Real* beta;
     const Real* inv_std;
 
@@ -26,8 +26,8 @@ struct NormBelow {
     }
 };
 
-// Computes the sums for every channel over the block's rows of dx; sums (parts, C). As tile_moments it reads back what the block has
-// just stored. A warp reads rows in wide moves, a thread VECTOR_C channels of each.
+// Computes the sums for every channel over the block's rows of dx; sums (parts, C). Like tile_moments it reads back what the block has
+// just stored. A warp reads whole rows at once, and each thread VECTOR_C channels of a row.
 template <class Rows>
 __device__ __forceinline__ void
 tile_norm_sums(Sums* sums, const DTYPE* dx, const NormBelow& norm, const Convolution& conv, const Block& block, const Rows& rows) {
@@ -35,7 +35,7 @@ tile_norm_sums(Sums* sums, const DTYPE* dx, const NormBelow& norm, const Convolu
     constexpr int ACROSS = WIDE / VECTOR < 32 ? WIDE / VECTOR : 32, SHARE = ACROSS * VECTOR;  // threads, and channels, across
     constexpr int WARPS = THREADS / 32, ROWS = 32 / ACROSS;                                   // rows that a warp reads at once
     static_assert(BLOCK_N % SHARE == 0 && BLOCK_M % (WARPS * ROWS) == 0 && 32 % ACROSS == 0, "tile");
-    constexpr int AT_ONCE = sizeof(DTYPE) == 8 ? 1 : BLOCK_M * BLOCK_N > 16384 ? 4 : 2;  // rows of a thread; others spill
+    constexpr int AT_ONCE = sizeof(DTYPE) == 8 ? 1 : BLOCK_M * BLOCK_N > 16384 ? 4 : 2;  // rows of a thread; other numbers spill
     using Numbers = Pack<DTYPE, VECTOR>;
     __shared__ Sums cells[WARPS][SHARE];
     const int32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, own_first = lane % ACROSS * VECTOR;
@@ -71,8 +71,8 @@ tile_norm_sums(Sums* sums, const DTYPE* dx, const NormBelow& norm, const Convolu
 #pragma unroll
         for (int j = 0; j < VECTOR; ++j) {
 #pragma unroll
-            for (int apart = ACROSS; apart < 32; apart *= 2)
-                own[j].merge({__shfl_xor_sync(0xffffffffu, own[j].dy, apart), __shfl_xor_sync(0xffffffffu, own[j].product, apart)});
+            for (int lanes = ACROSS; lanes < 32; lanes *= 2)
+                own[j].merge({__shfl_xor_sync(0xffffffffu, own[j].dy, lanes), __shfl_xor_sync(0xffffffffu, own[j].product, lanes)});
             if (lane < ACROSS) cells[warp][own_first + j] = own[j];
         }
         Accumulators::sync();

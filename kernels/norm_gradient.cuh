@@ -1,4 +1,4 @@
-// The gradient behind the activation that follows a batch norm: recomputed from the norm's input, not read from memory.
+// The gradient of the input of the activation that follows a batch norm. That input is recomputed from the norm's input, not read.
 //
 // Macros: DTYPE; ACTIVATION.
 #pragma once
@@ -13,7 +13,7 @@ __device__ __forceinline__ DTYPE normal(DTYPE x, accumulator<DTYPE> mean, accumu
     return round_to<DTYPE>((load(x) - mean) * scale + beta);
 }
 
-// dy: the gradient of the activation's output; scale and beta count with an activation alone.
+// dy: the gradient of the activation's output. scale and beta are used only with an activation.
 __device__ __forceinline__ accumulator<DTYPE>
 behind_activation(DTYPE dy, DTYPE x, accumulator<DTYPE> mean, accumulator<DTYPE> scale, accumulator<DTYPE> beta) {
     if constexpr (!ACTIVE) return load(dy);

@@ -10,7 +10,7 @@
 //
 // chunks: a table in device memory with one entry for each block: up to 8192 numbers of one parameter with its gradient and
 // state. A float32 master also has the address of its 16-bit copy, which receives p rounded; a parameter of DTYPE
-// beside such masters has a gradient of DTYPE. An average of the parameter, where there is one, then takes
+// beside such masters has a gradient of DTYPE. Then the parameter's average, if it has one, is updated:
 // average += average_rate * (p - average). Numbers move 16 bytes at a time (halves beside float32: 8) where all arrays of a chunk
 // are aligned to that. lr and step are numbers, or are read from device memory when the kernel runs, so that a captured step sees
 // the current values. Half precision is computed in float32 and rounded once, parameter and state alike.
@@ -20,7 +20,7 @@
 //
 // Macros: DTYPE, of parameters and state; GRAD, of copies and their gradients: DTYPE, or a half beside float32. Limits: none.
 // Floor, in sizeof(DTYPE) bytes per number, read and written: sgd 3, with velocity 5, adagrad, rmsprop and lion 5, adam 7, an
-// average 2 more; with masters two halves in place of the gradient's float32, as many bytes. Up to 19 FLOPs.
+// average 2 more. With masters the gradient and the copy are halves: together as many bytes as a float32 gradient. Up to 19 FLOPs.
 #include "optimizer.cuh"
 
 constexpr int kWidth = 16 / sizeof(DTYPE);
@@ -30,7 +30,7 @@ using Halves = Pack<GRAD, kWidth>;
 struct Chunk {
     DTYPE* param;
     const GRAD* grad;
-    const DTYPE* wide_grad;  // the gradient instead, of a parameter without a copy beside some with one; else null
+    const DTYPE* wide_grad;  // in place of grad, of a parameter without a copy beside masters; else null
     DTYPE* state[2];  // null: the rule has no such state
     GRAD* copy;       // null: the parameter has no 16-bit copy
     DTYPE* average;   // null: no average

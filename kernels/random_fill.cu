@@ -7,7 +7,7 @@
 // All arithmetic is in double, by operations that IEEE 754 defines to the last bit and intrinsics that the compiler may not
 // contract to fused multiply-adds. A thread computes one Philox block, four numbers; of the permutation one number.
 //
-// Macros: DTYPE. Limits: none. Floor: sizeof(DTYPE) bytes written a number; the normal takes some 40 operations in double.
+// Macros: DTYPE. Limits: none. Floor: sizeof(DTYPE) bytes written per number; a normal one takes some 40 operations in double.
 
 #include "philox.cuh"
 

@@ -1,8 +1,8 @@
 // Shared by the wrappers of sm_90's instructions.
 //
-//   shared_address(pointer)  // of shared memory, as these instructions take it
-//   void f(int x GPUCONV_CALLER);  // a wrapper that tells the emulated device its caller's file and line; with no
-//   void f(GPUCONV_CALLER_ONLY);   // parameter of its own, this. GPUCONV_SITE: both, inside of the wrapper.
+//   shared_address(pointer)        // a pointer to shared memory, as the address that these instructions take
+//   void f(int x GPUCONV_CALLER);  // a wrapper that tells the emulated device its caller's file and line
+//   void f(GPUCONV_CALLER_ONLY);   // the same without other parameters. Inside, GPUCONV_SITE is that file and line
 #pragma once
 
 #include "types.cuh"

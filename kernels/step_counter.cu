@@ -1,7 +1,7 @@
 // The numbers that change from one training step to the next. The device advances them itself and a captured step reads them from
 // memory, because it cannot take new arguments.
 //
-//   step_counter_advance   lr = rates[counter[0]], a row, NaN past the end; counter += (1, 1, batch_size, batch_size)
+//   step_counter_advance   lr = row counter[0] of rates, NaN past the end; counter += (1, 1, batch_size, batch_size)
 //   counter_advance        before = counter; counter += by
 //
 // counter (4,): the row of rates, the number of steps done, the start of the next batch in the epoch's order, and its offset in the

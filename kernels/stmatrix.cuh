@@ -1,10 +1,10 @@
-// Stores of a warp's fragments of sums as rows of 16-bit numbers in shared memory (stmatrix, sm_90): mma.cuh's load_matrices reversed.
+// Stores a warp's fragments of sums as rows of 16-bit numbers in shared memory (stmatrix, sm_90): the reverse of load_matrices (mma.cuh).
 //
 //   uint32 halves[4];                        // two 16-bit numbers each
 //   store_matrices<false>(&tile[...], halves);  // stmatrix.x4: each lane passes the address of one row of 16 bytes
 //   store_matrices<true>(&tile[...], halves);   // transposes each 8 x 8 matrix
 //
-// Lanes 8m to 8m + 7 pass the addresses of matrix m's rows. Lane l brings in from[m] the numbers 2 (l % 4) and 2 (l % 4) + 1 of
+// Lanes 8m to 8m + 7 pass the addresses of matrix m's rows. Lane l passes in from[m] the numbers 2 (l % 4) and 2 (l % 4) + 1 of
 // row l / 4, or if transposed of column l / 4. All lanes of a warp take part. (PTX ISA, "stmatrix".)
 #pragma once
 

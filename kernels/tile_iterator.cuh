@@ -11,8 +11,8 @@
 // LINES_A_PASS-th line of a tile.
 //
 // The main loop includes its tiles first (mma_tile.cuh, wgmma_tile.cuh): `Tile`, CHUNK, STAGE_K, sums_memory(), and which threads
-// copy: COPIERS of them, copier() is the calling one's number, sync_copiers() their barrier. Only they have iterators. Between the
-// iterators of two tiles of the product they need that barrier, as these share their tables. STORES_LATER: whether the threads
+// copy: COPIERS of them, copier() is the calling one's number, sync_copiers() their barrier. Only they have iterators. They need that
+// barrier before the iterators of the next tile of the product, which use the same tables. STORES_LATER: whether the threads
 // multiply between fetch and put, so that single numbers wait in registers.
 //
 // Apart from its products the main loop mostly computes addresses. So an iterator computes its position once and then increments
@@ -23,8 +23,8 @@
 //             tensor. Filters, whose lines are the depth, keep one pointer
 //   PIXELS    the depth is pixels, and finding a pixel's window takes divisions: a table in shared memory holds the windows of the
 //             next tile; one warp computes it while the previous tile is being copied
-//   SEARCH    every chunk is located anew: where numbers move one at a time, and for filters with more taps than the table
-//             holds (TAP_TABLE 0)
+//   SEARCH    the address of every chunk is computed from its line and column: where numbers move one at a time, and for filters
+//             with more taps than the table holds (TAP_TABLE 0)
 // Single numbers go through registers; all others are copied by cp.async.
 #pragma once
 
@@ -32,8 +32,8 @@
 #include "gemm.cuh"
 
 // Entries of a table of taps. A filter has a table if it has at most 72 taps, and at most 31 rows and columns together, since one
-// bit of a mask must stay 0; the launcher decides (`fits_tap_table` in convolution.py). The last tile and the one to which the
-// iterators then advance exceed the filter by fewer taps than two tiles have chunks of depth.
+// bit of a mask must stay 0; the launcher decides (`fits_tap_table` in convolution.py). The last tile, and the one to which the
+// iterators then advance, reach past the filter by fewer taps than two tiles have chunks of depth.
 constexpr int MOST_TAPS = 72 + 2 * STAGE_K / CHUNK;
 
 // The source of a chunk. If not found, the chunk is zeros and `from` is any address.
@@ -182,7 +182,7 @@ class WalkIterator<Walk::STRAIGHT, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS
 template <int UNIT>
 struct TapWalk {
     int32 tap, part;
-    int32 all, taps_a_tile, parts_a_tile;  // parts a tap; what one tile adds
+    int32 all, taps_a_tile, parts_a_tile;  // the parts of a tap; the taps and parts that one tile adds
 
     __device__ __forceinline__ void seek(const FastDivmod& per_tap, int32 depth) {
         int32 rest = STAGE_K;
@@ -200,7 +200,7 @@ struct TapWalk {
     }
 };
 
-// Windows.
+// TAPS along columns: windows.
 template <class Matrix, int SIDE, int VECTOR, bool SUMS>
 class WalkIterator<Walk::TAPS, Matrix, SIDE, VECTOR, true, SUMS>
     : public TileMover<WalkIterator<Walk::TAPS, Matrix, SIDE, VECTOR, true, SUMS>, Matrix, SIDE, true, SUMS> {
@@ -260,7 +260,7 @@ class WalkIterator<Walk::TAPS, Matrix, SIDE, VECTOR, true, SUMS>
     }
 };
 
-// Filters.
+// TAPS along lines: filters.
 template <class Matrix, int SIDE, int VECTOR, bool SUMS>
 class WalkIterator<Walk::TAPS, Matrix, SIDE, VECTOR, false, SUMS>
     : public TileMover<WalkIterator<Walk::TAPS, Matrix, SIDE, VECTOR, false, SUMS>, Matrix, SIDE, false, SUMS> {
@@ -369,7 +369,7 @@ class WalkIterator<Walk::SEARCH, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>
     using Mover::PASSES, Mover::line, Mover::chunk, Mover::chunk_offset;
     static constexpr bool COPIES = VECTOR == CHUNK;
     static constexpr int PARTS = CHUNK / VECTOR;
-    // For fewer registers, where single numbers are stored at once.
+    // Not unrolled where single numbers are stored at once, for fewer registers.
     static constexpr int UNROLLED = STORES_LATER || !COLUMNS_ARE_DEPTH ? PARTS : 1;
     static constexpr bool LINE_BY_LINE = !COPIES && !STORES_LATER && !COLUMNS_ARE_DEPTH;
 

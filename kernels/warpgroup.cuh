@@ -1,19 +1,19 @@
-// Operations of the 128 threads of a warpgroup: the order of wgmma, its groups, and the transfer of registers (sm_90a).
+// Operations of the 128 threads of a warpgroup: the fence, groups and wait of wgmma, and setmaxnreg; barriers of some warps (sm_90a).
 //
 //   wgmma_fence();        // before the first wgmma, and after each access to its accumulators or to A in registers
-//   ... wgmma ...         // each starts now, and may read shared memory until a wait for it returns
+//   ... wgmma ...         // starts; may read shared memory until a wait for its group returns
 //   wgmma_commit();       // makes the wgmma since the last commit one group
-//   wgmma_wait<1>();      // until at most 1 group is unfinished: accumulators without an unfinished wgmma may be read
-//   give_registers<40>(); // lowers the registers of each thread to 40; for a producer
-//   take_registers<232>();  // raises them; waits until the block's other threads have given back as many
+//   wgmma_wait<1>();      // waits until at most 1 group is unfinished; then the finished groups' accumulators may be read
+//   give_registers<40>(); // lowers the registers of each of these threads to 40; for a producer
+//   take_registers<232>();  // raises them to 232, once other threads of the block have given back enough
 //   warps_sync<1>(128);   // a barrier of 128 threads of the block (bar.sync, numbers 1 to 15)
 //
-// All threads of a warpgroup (128, from a multiple of 128 on) execute each of these except warps_sync. The block's registers are
-// those granted at launch; after all calls the threads have at most as many in total. The kernel has __launch_bounds__(threads, 1):
-// without the 1, ptxas ignores both calls (C7508).
+// A warpgroup is 128 threads, of which the first has a multiple of 128 as its number. All of them execute each of these, except
+// warps_sync. A block cannot hold more registers than it got at launch. The kernel has __launch_bounds__(threads, 1): without the 1,
+// ptxas ignores give_registers and take_registers (C7508).
 // (PTX ISA, "Asynchronous Warpgroup Level Matrix Operations", "setmaxnreg", "bar".)
 //
-// The emulated device gives a block 65536 of them: at most 255 per thread, rounded down to a multiple of 8.
+// The emulated device grants each thread 65536 / threads registers at launch, at most 255, rounded down to a multiple of 8.
 #pragma once
 
 #include "sm90.cuh"

@@ -9,7 +9,7 @@
 //   pin(sums);                                                     // then they may be read
 //
 // multiply_add_async: sums (64 x N) += a (64 x 16) * b (16 x N), of float16 or bfloat16. The operands may not be written before the
-// wait. They see what ordinary stores and cp.async wrote only after a proxy fence (mbarrier.cuh).
+// wait. wgmma sees what ordinary stores and cp.async wrote only after a proxy fence (mbarrier.cuh).
 //
 // With w = the warp of the warpgroup, g = lane / 4 and t = lane % 4, sums[j][i] is at row 16 w + g + i / 2 * 8, column
 // 8 j + 2 t + i % 2 (PTX ISA, wgmma's "Register Fragments", fragment D): as in mma.cuh for each 16 x 8.
@@ -141,7 +141,7 @@ __device__ __forceinline__ void multiply_add_async(float (&sums)[TILES][4], uint
 #endif
 }
 
-// Keeps the compiler from moving accesses to the sums across this place.
+// Keeps the compiler from moving accesses to the sums across this call.
 template <int TILES>
 __device__ __forceinline__ void pin(float (&sums)[TILES][4]) {
 #ifndef GPUCONV_EMULATOR

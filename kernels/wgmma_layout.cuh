@@ -1,5 +1,5 @@
-// Operands of wgmma in shared memory, and the descriptors that describe them to it (sm_90a). The kernels that fill operands, and
-// wgmma's twin on the emulated device, both read this file.
+// Operands of wgmma in shared memory, and the descriptors that tell wgmma where they are (sm_90a). The kernels that fill operands, and
+// wgmma's twin on the emulated device, both include this file.
 //
 //   using Layout = OperandLayout<Major::K, Swizzle::BYTES_128, 128, 64>;  // 128 rows by 64 of the depth
 //   Layout::offset(row, k)               // of an element from the operand's beginning, in bytes
@@ -15,7 +15,7 @@
 // A descriptor has two strides:
 //              leading                                   stride
 //   K-major    swizzled: not used; else: 8 of the depth  8 rows
-//   MN-major   swizzled: to the next panel; else: as K   swizzled: 8 of the depth; else: 8 rows
+//   MN-major   swizzled: a panel; else: 8 of the depth   swizzled: 8 of the depth; else: 8 rows
 //
 // Sources: PTX ISA, "Asynchronous Warpgroup Level Matrix Shared Memory Layout"; the GMMA layout atoms and canonical layouts of
 // CUTLASS (cute/atom/mma_traits_sm90_gmma.hpp).

@@ -1,7 +1,7 @@
-// Tiles of the operands in shared memory as wgmma reads them (wgmma_layout.cuh, 128-byte swizzle), a ring of pairs of them, and
+// Tiles of the operands in shared memory as wgmma reads them (wgmma_layout.cuh, 128-byte swizzle), a ring of pairs of tiles, and
 // the warpgroup that fills it. Counterpart of mma_tile.cuh.
 //
-// THREADS threads hold sums. The block's last warpgroup, of COPIERS more threads, copies.
+// The block's first THREADS threads hold sums; the COPIERS threads after them, its last warpgroup, copy.
 #pragma once
 
 #include "fragment_store.cuh"
@@ -20,7 +20,7 @@ __device__ __forceinline__ int copier() { return int(threadIdx.x) - THREADS; }
 __device__ __forceinline__ void sync_copiers() { warps_sync<2>(COPIERS); }
 constexpr bool STORES_LATER = false;
 
-// Holds the ring, behind it the sums that are stored, a part for each warp, and sums of columns.
+// Holds the ring, then for each warp a buffer through which it stores its sums, then sums of columns.
 __device__ __forceinline__ unsigned char* shared_memory() {
     extern __shared__ __align__(1024) unsigned char memory[];
     return memory;
@@ -44,7 +44,7 @@ struct Tile {
     static __device__ __forceinline__ int swizzle(int line, int chunk) { return Layout::line_offset(line, chunk * CHUNK); }
 };
 
-// A stage of the ring: filled by the copiers, then free again once all warpgroups have multiplied it.
+// A thread's position in the ring. The copiers fill the stage there; it is free again once all warpgroups have multiplied it.
 struct Ring {
     int stage = 0;
     uint32 parity = 0;  // of the round

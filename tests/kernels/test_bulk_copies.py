@@ -139,7 +139,7 @@ def test_the_limits_of_a_tensor_map():
 
 def test_no_tensor_map_is_one():
     none = np.zeros(1, "V128")[0]
-    with pytest.raises(emulator.EmulatorError, match="what is given as a TensorMap is none"):
+    with pytest.raises(emulator.EmulatorError, match="this TensorMap was not made by"):
         load(FILE).kernel("boxes")(1, 128, emulator.empty(64, np.uint16), none, none, 128, 0, 0, 0, 0, shared=1024)
 
 
