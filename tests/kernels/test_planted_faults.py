@@ -22,7 +22,7 @@ ALWAYS = {
     "shuffle_without_its_own_lane": r"a warp operation whose mask lacks the calling lane",
     "failed_assertion": r"assertion failed: !culprit\(\)",
     "divides_by_zero": r"an integer (is )?divided by zero",
-    "runs_over_its_stack": r"its stack ran over",
+    "runs_over_its_stack": r"stack overflow",
     "misaligned_copy": r"an asynchronous copy moves 4, 8 or 16 bytes between addresses aligned to as many",
 }
 CHECKED = {

@@ -120,5 +120,5 @@ def test_volumes_past_the_index_limit_are_processed_in_parts(device, rng, monkey
     dx = on_device("max_pool2d_backward", device, *whole, input_shape=x.shape, **window)
     np.testing.assert_array_equal(dx, ops.max_pool2d_backward(*whole, input_shape=x.shape, **window))
     monkeypatch.setattr(pool, "_LARGEST_PART", x[0].size)
-    with pytest.raises(ValueError, match="elements an image, received 504"):
+    with pytest.raises(ValueError, match="elements per image, received 504"):
         on_device("max_pool2d", device, x, **window)

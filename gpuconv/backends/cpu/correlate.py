@@ -22,7 +22,7 @@ from gpuconv.backends.cpu.im2col import Im2colView, Windows
 from gpuconv.backends.cpu.parallel import in_parts, sum_in_order, sum_parts
 from gpuconv.backends.cpu.precision import widen
 from gpuconv.backends.cpu.row_reuse import RowReuse, one_row_filters
-from gpuconv.backends.cpu.wide_filters import fold_filters, in_strips, strip_width, widen_filters
+from gpuconv.backends.cpu.wide_filters import fold_filters, group_outputs, group_width, widen_filters
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.problems import ACTIVATIONS
 
@@ -56,13 +56,13 @@ def _correlate(x, filters, windows, y, bias, activation, *others) -> Any:
     filters, bias = widen(filters), None if bias is None else widen(bias)
     products = partial(_in_chosen_form, x, activation=activation)
     groups, _, _, channels, k = filters.shape
-    width = strip_width(windows, channels, k, groups) if y.flags.c_contiguous else 1
+    width = group_width(windows, channels, k, groups) if y.flags.c_contiguous else 1
     if width > 1:
         wide_bias = None if bias is None else np.concatenate([bias] * width)
-        strips = [in_strips(array, width) for array in (y, *others)]
+        grouped = [group_outputs(array, width) for array in (y, *others)]
         wide = widen_filters(filters, windows, width)
         try:
-            gradient = products(wide, windows.widened(width), wide_bias, *strips, finite=True)
+            gradient = products(wide, windows.widened(width), wide_bias, *grouped, finite=True)
             return fold_filters(gradient, windows, width) if others else None
         except _NotFinite:  # a wide filter pads its taps with zeros, which turn a neighbour's infinity into NaN
             pass
@@ -130,9 +130,9 @@ def correlate_gradient(dy, x, windows, groups) -> tuple[np.ndarray, np.ndarray]:
     """dw[g, r, s, c, k] = sum over n, p, q of view[..., r, s, (g, c)] * dy[..., (g, k)], and db[(g, k)] = sum of
     dy[..., (g, k)], as the gradient of a weight whose input is always 1; both in the accumulation dtype."""
     k, channels = dy.shape[3] // groups, x.shape[3] // groups
-    width = strip_width(windows, channels, k, groups)
+    width = group_width(windows, channels, k, groups)
     seen_by = windows.widened(width) if width > 1 else windows
-    gradient = _gradient(in_strips(dy, width), x, seen_by, groups)
+    gradient = _gradient(group_outputs(dy, width), x, seen_by, groups)
     dw = gradient[..., :-1].reshape(groups, width * k, *seen_by.kernel_size, channels).transpose(0, 2, 3, 4, 1)
     db = gradient[..., -1].reshape(width, groups * k).sum(0)
     return fold_filters(dw, windows, width) if width > 1 else dw, db

@@ -18,15 +18,15 @@ WIDEST = 4
 MANY = 32  # wide filters are faster up to this width * geometric mean of C and K: measured
 
 
-def strip_width(windows: Windows, channels: int, filters: int, groups: int) -> int:
+def group_width(windows: Windows, channels: int, filters: int, groups: int) -> int:
     """The outputs in a group, a divisor of Q: 1 if wide filters are not faster."""
     plain = groups == 1 and min(windows.kernel_size) > 0  # a phase of the stride may have no tap
     widest = min(WIDEST, math.isqrt(MANY**2 // max(1, channels * filters))) if plain else 1
     return next((width for width in range(widest, 1, -1) if windows.count[1] % width == 0), 1)
 
 
-def in_strips(y: np.ndarray, width: int) -> np.ndarray:
-    """(N, P, Q, K) -> (N, P, Q // width, width * K)."""
+def group_outputs(y: np.ndarray, width: int) -> np.ndarray:
+    """(N, P, Q, K) -> (N, P, Q // width, width * K), a view."""
     n, p, q, k = y.shape
     return y.reshape(n, p, q // width, width * k)
 

@@ -73,9 +73,9 @@ class Cache:
         """The folder of a complete entry, or None."""
         folder = _folder_name(name, key)
         root = self.root.resolve()
-        if _is_whole(root / folder) and not trust.doubt_about_way(root):
+        if _is_complete(root / folder) and not trust.doubt_about_way(root):
             return root / folder
-        if self._private and _is_whole(self._private / folder):
+        if self._private and _is_complete(self._private / folder):
             return self._private / folder
         return None
 
@@ -103,7 +103,7 @@ def _retreat(error: OSError) -> Path:
     atexit.register(shutil.rmtree, private, ignore_errors=True)
     why = f"{error.filename}: {error.strerror}" if error.strerror else error
     notice(
-        f"gpuconv cannot keep kernels in its cache ({why}): those that it lacks are compiled anew in each process. "
+        f"gpuconv cannot keep kernels in its cache ({why}): kernels not in it are compiled again in each process. "
         "Set GPUCONV_CACHE_DIR to a folder that you, and nobody else, can write."
     )
     return private
@@ -117,7 +117,7 @@ def _content_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_complete(folder: Path) -> bool:
     try:
         if any(trust.doubt(path) for path in (folder, *folder.iterdir())):
             return False
@@ -134,7 +134,7 @@ def _move(made: Path, folder: Path) -> Path:
             made.rename(folder)
             return folder
         except OSError:
-            if _is_whole(folder):
+            if _is_complete(folder):
                 return folder
             with files.scratch(folder.parent) as aside, contextlib.suppress(FileNotFoundError):
                 folder.rename(aside / "entry")  # unless another process removed it first

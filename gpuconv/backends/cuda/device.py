@@ -61,7 +61,7 @@ class CudaDevice:
             import cupy
         except ImportError as error:
             raise DeviceError(
-                "CuPy is not installed: pip install 'gpuconv[cuda13]' (or cuda12, as the driver has it)"
+                "CuPy is not installed: pip install 'gpuconv[cuda13]' (or cuda12, if the driver is for CUDA 12)"
             ) from error
         except Exception as error:  # for example, importing CuPy creates a folder in the home directory
             raise DeviceError(f"CuPy cannot be imported: {' '.join(str(error).split())}") from error

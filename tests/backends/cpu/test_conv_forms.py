@@ -91,11 +91,11 @@ def test_a_nonfinite_gradient_affects_only_the_taps_that_read_it(value, padding,
 
 def test_wide_filters_are_chosen_for_few_channels():
     windows = Windows((8, 12), (3, 3), (1, 1), (1, 1), (0, 0))
-    assert wide_filters.strip_width(windows, 3, 10, groups=1) == 4
-    assert wide_filters.strip_width(windows, 10, 10, groups=1) == 3
-    assert wide_filters.strip_width(windows, 64, 64, groups=1) == 1
-    assert wide_filters.strip_width(windows, 3, 10, groups=2) == 1
-    assert wide_filters.strip_width(Windows((8, 31), (3, 3), (1, 1), (1, 1), (0, 0)), 3, 10, groups=1) == 1
+    assert wide_filters.group_width(windows, 3, 10, groups=1) == 4
+    assert wide_filters.group_width(windows, 10, 10, groups=1) == 3
+    assert wide_filters.group_width(windows, 64, 64, groups=1) == 1
+    assert wide_filters.group_width(windows, 3, 10, groups=2) == 1
+    assert wide_filters.group_width(Windows((8, 31), (3, 3), (1, 1), (1, 1), (0, 0)), 3, 10, groups=1) == 1
 
 
 @pytest.fixture

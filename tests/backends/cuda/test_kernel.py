@@ -82,11 +82,11 @@ def test_arguments_that_do_not_match_are_refused():
         ({"y": emulator.zeros(8)[::2]}, ValueError, r"takes a C-contiguous array, received strides \(8,\)"),
         ({"y": np.zeros(4, np.float32)}, TypeError, "runs on arrays of a CUDA or the emulated device, received NumPy"),
         ({"block": 2000}, ValueError, r"a block has at most \(1024, 1024, 64\), received 2000"),
-        ({"block": (32, 64)}, ValueError, "runs with 1 to 1024 threads a block"),
-        ({"block": 0}, ValueError, "runs with 1 to 1024 threads a block"),
+        ({"block": (32, 64)}, ValueError, "runs with 1 to 1024 threads per block"),
+        ({"block": 0}, ValueError, "runs with 1 to 1024 threads per block"),
         ({"grid": (1, 70000)}, ValueError, r"a grid has at most \(2147483647, 65535, 65535\), received \(1, 70000\)"),
         ({"grid": -1}, ValueError, "a grid has at most"),
-        ({"name": "bounded", "block": 65}, ValueError, "bounded runs with 1 to 64 threads a block"),
+        ({"name": "bounded", "block": 65}, ValueError, "bounded runs with 1 to 64 threads per block"),
         ({"name": "fil"}, ValueError, "unknown kernel of arguments.cu 'fil'; did you mean 'fill'"),
     ):
         with pytest.raises(error, match=message):
@@ -135,7 +135,7 @@ def test_a_macro_selects_the_dtype(dtype):
 
 
 def test_a_16_bit_scalar_parameter_is_refused_at_lookup():
-    with pytest.raises(TypeError, match="hand a 16-bit scalar over as float"):
+    with pytest.raises(TypeError, match="declare the parameter float"):
         kernel("by_value", "float16")
 
 

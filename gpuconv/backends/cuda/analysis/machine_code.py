@@ -82,8 +82,8 @@ PRODUCTS = ("HMMA", "HGMMA")
 
 
 def main_loop(instructions: list[Instruction], of: tuple[str, ...] = PRODUCTS) -> MainLoop | None:
-    """The innermost of the loops with the most multiplications on tensor cores; None without one. of: other opcodes,
-    that a loop without multiplications issues.
+    """The innermost of the loops with the most multiplications on tensor cores; None if there is none. of: other
+    opcodes to count instead, in loops without multiplications.
 
     Parts that a branch can skip and that only add are excluded, such as the sums of the bias gradient.
     """

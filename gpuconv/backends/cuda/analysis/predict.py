@@ -57,8 +57,8 @@ class Terms:
     """The work of a convolution on a GPU, or, in a model, the cycles that each term costs.
 
     launch: 1. block: thread blocks of the busiest multiprocessor. instruction, hmma: of its busiest scheduler in the
-    main loop. reduction: thread blocks of a split-K reduction of 32 outputs a block, as the H200's first record timed
-    it; today's takes 1024 and counts by its bytes.
+    main loop. reduction: thread blocks of the split-K reduction in the H200's first record, each of 32 outputs; today's
+    kernel, whose blocks compute 1024 outputs, counts by its bytes instead.
     """
 
     launch: float
@@ -88,8 +88,8 @@ class Prediction:
 class Model:
     """gpu: the GPU of the fitted records. rates: cycles of each of `Terms`. rows: the fitted records.
 
-    rms: the relative error of the rows; left_out: that of each row under a model of all others. nvrtc: the compiler
-    whose instructions were counted.
+    rms: the relative error of the rows. left_out: the same, each row predicted by a model fitted to all others. nvrtc:
+    the compiler whose instructions were counted.
     """
 
     gpu: str
@@ -168,7 +168,7 @@ class Compiled:
 def machine_code_of(
     algorithm: Algorithm, direction: str, arithmetic: str, vectors: tuple[int, int], arch: str
 ) -> tuple[nvrtc.Resources, list[Instruction]]:
-    """The plain kernel of a direction. vectors: VECTOR_C and VECTOR_K.
+    """The resources and the instructions of a direction's plain kernel. vectors: VECTOR_C and VECTOR_K.
 
     Raises CompileError if NVRTC or nvdisasm is missing.
     """

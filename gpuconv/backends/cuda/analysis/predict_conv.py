@@ -15,14 +15,14 @@ from gpuconv.backends.cuda.runtime.outputs import ceil_div, pack_width
 from gpuconv.dtypes import accumulation_dtype, as_dtype
 from gpuconv.problems import PLAIN, Conv2dProblem
 
-REFERENCE = Conv2dProblem.of((128, 16, 16, 128), (128, 3, 3, 128), padding=1)  # the GPU of the report's column
+REFERENCE = Conv2dProblem.of((128, 16, 16, 128), (128, 3, 3, 128), padding=1)  # whose time the report shows
 REFERENCE_GPU = GPUS["h200"]
 
 
 def convolution(
     problem: Conv2dProblem, direction: str, arithmetic: str, algo: str, moved: float, model: Model, gpu: Gpu
 ) -> tuple[str, Prediction] | None:
-    """The algorithm of a direction under `algo`, and its predicted time; None if the model has no terms for it.
+    """The algorithm that `algo` selects for a direction, and its predicted time; None if the model has no terms for it.
 
     moved: the bytes that must pass through memory.
     """

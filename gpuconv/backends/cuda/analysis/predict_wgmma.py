@@ -4,8 +4,8 @@
 
 or the time of its bytes at the GPU's copy rate, or of its arithmetic at the measured ceiling, if that is more. A
 multiprocessor holds one block, which computes one tile after another: the block with the most, `turns`, counts. While
-a tile is stored the ring is filled for the next one: `epilogue` is the part of it that this does not hide. Where the
-rates come from is in docs/performance-model.md.
+a tile is stored, the ring is filled for the next one: `epilogue` is the part of the storing that this does not hide.
+docs/performance-model.md says where the rates come from.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Stage:
 
 @functools.cache
 def code(algorithm: Algorithm, direction: str, arithmetic: str, vectors: tuple[int, int], arch: str) -> Code:
-    """Counted in the plain kernel of a direction; raises as `predict.machine_code_of`."""
+    """The counts of a direction's plain kernel. Raises what `predict.machine_code_of` raises."""
     _, instructions = predict.machine_code_of(algorithm, direction, arithmetic, vectors, arch)
     loop, copy = (machine_code.main_loop(instructions, of) for of in (machine_code.PRODUCTS, ("LDGSTS",)))
     copy = copy or machine_code.main_loop(instructions, ("LDG",))  # single numbers
@@ -82,9 +82,9 @@ def time(
     model: Model,
     gpu: Gpu,
 ) -> Prediction:
-    """Of a block that computes `turns` tiles of `stages` stages each. drained: whether the ring runs empty after each,
-    as for sums of what was copied. moved: the bytes that must pass through memory. partials: those that the split-K
-    reduction reads. The parts tensor to issue overlap each other."""
+    """The predicted time of a launch whose busiest block computes `turns` tiles of `stages` stages each. drained:
+    whether the ring runs empty after each tile, as in wgrad, which sums what was copied. moved: the bytes that must
+    pass through memory. partials: the bytes that the split-K reduction reads. The parts of a `Stage` overlap."""
     each = stage(algorithm, counted, model, gpu)
     stored = TAKEN * counted.others * MULTIPLYING / SCHEDULERS * model.rates.instruction
     loop = stages * max(vars(each).values())

@@ -18,8 +18,8 @@ LABELS = ("int64", "uint8")  # the label dtypes that are compiled ahead; any int
 SOFT = "float32 (float64: float64)"  # the dtypes of labels with a number for each class; any float dtype works
 VECTORS: dict[str, tuple[Any, ...]] = dict(VECTOR_C=(1, WIDE), VECTOR_K=(1, WIDE))
 MOVES = (1, WIDE)  # VECTOR_C and VECTOR_K equal; mixtures lie between these and are compiled when used
-ACTIVATIONS = ("Identity", "Gelu")  # none and the one with most arithmetic; others are compiled when used
-MASKED = dict(MASK=4)  # the mask with most bits; the other one is compiled when used
+ACTIVATIONS = ("Identity", "Gelu")  # none, and the one with the most arithmetic; others are compiled when used
+MASKED = dict(MASK=4)  # the mask with the most bits; the other one is compiled when used
 SEARCHED = dict(TAP_TABLE=0)  # filters with more taps than the tile iterators' table holds
 FINISHES: tuple[Mapping[str, Any], ...] = (
     dict(ACTIVATION="Identity"),
@@ -30,7 +30,7 @@ FINISHES: tuple[Mapping[str, Any], ...] = (
 )
 OF_GRADIENTS: tuple[Mapping[str, Any], ...] = (
     dict(ACTIVATION="Identity"),
-    dict(ACTIVATION="Gelu", NORM_SUMS=1),  # a norm without activation lies between
+    dict(ACTIVATION="Gelu", NORM_SUMS=1),  # the sums of a norm without an activation lie between these
 )
 
 
@@ -113,7 +113,7 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
 
 @dataclass(frozen=True)
 class Variant:
-    """One .cu file under one choice of macros. smem_bytes: dynamic shared memory of its blocks; 0 for few channels,
+    """One .cu file with one choice of macros. smem_bytes: dynamic shared memory of its blocks; 0 for few channels,
     where it depends on the shape. arch: the only architecture that it compiles for; "" if there are more.
     """
 
@@ -165,10 +165,10 @@ def variants(macros: Mapping[str, Mapping[str, tuple[Any, ...]]] = MACROS) -> It
 def _another_stands_for(product: AlgorithmVariant, defines: Mapping[str, object]) -> bool:
     family, moves = product.algorithm.family, {defines[name] for name in VECTORS if name in defines}
     if family == "few_channels":
-        return not _plain(defines) and defines["VECTOR_K"] != WIDE  # same as single numbers except the stores
+        return not _plain(defines) and defines["VECTOR_K"] != WIDE  # single numbers differ only in the stores
     if family == "simt" and product.arithmetic == "tf32":
-        return not _plain(defines) or moves != {WIDE}  # as float32's, but they round what they write to shared memory
-    return not _plain(defines) and len(moves) > 1  # between those with only wide accesses and those with none
+        return not _plain(defines) or moves != {WIDE}  # as in float32, but rounded on the way into shared memory
+    return not _plain(defines) and len(moves) > 1  # lies between only wide moves and none
 
 
 def _plain(defines: Mapping[str, object]) -> bool:

@@ -87,7 +87,7 @@ void gpuconv_mbarrier_init(void* barrier, unsigned arrivals, gpuconv_emulator::S
 void gpuconv_mbarrier_invalidate(void* barrier, gpuconv_emulator::Site site);
 // Adds `bytes` to the expected bytes of the phase, then arrives `arrivals` times.
 void gpuconv_mbarrier_arrive(void* barrier, unsigned arrivals, unsigned bytes, gpuconv_emulator::Site site);
-// Arrives once all asynchronous copies that this thread has started took effect.
+// Arrives once all asynchronous copies that this thread has started have taken effect.
 void gpuconv_mbarrier_arrive_after_copies(void* barrier, gpuconv_emulator::Site site);
 // Waits for the end of the phase with this parity. With `once`, it may return 0 before that.
 int gpuconv_mbarrier_wait(void* barrier, unsigned parity, int once, gpuconv_emulator::Site site);

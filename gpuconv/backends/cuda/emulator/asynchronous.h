@@ -21,7 +21,7 @@ constexpr unsigned kMbarrierMost = (1u << 20) - 1;  // the largest number of arr
 struct Waiting {  // what a thread waits for
     struct Mbarrier* mbarrier;
     unsigned number;     // the parity of the phase, or a named barrier
-    bool polls, gave_up;
+    bool polls, gave_up;  // whether it may return before the phase ends, and whether it did
     const Wgmma* wgmma;  // the wgmma that it issues
 };
 

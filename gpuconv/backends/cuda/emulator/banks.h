@@ -1,8 +1,8 @@
 // Counts bank conflicts: the additional turns of shared memory beyond those that the bytes of an access need.
 //
-// Shared memory has 32 banks of 4 bytes; in one turn each serves one word. A warp's access of up to 4 bytes per lane is one
-// turn, of 8 bytes two turns of 16 lanes, of 16 bytes four turns of 8 lanes: so ldmatrix too. Lanes that touch the same word
-// share it. Every turn beyond these is a conflict.
+// Shared memory has 32 banks of 4 bytes; in one turn each serves one word. A warp's access of up to 4 bytes per lane takes one
+// turn, of 8 bytes two turns of 16 lanes, of 16 bytes, as by ldmatrix, four turns of 8 lanes. Lanes that touch the same word
+// share it. Every further turn is a conflict.
 //
 // Lanes run one by one here, so simultaneous accesses have to be inferred: one access is the n-th execution of an
 // instrumented instruction by the lanes of a warp in a block. That is exact if all lanes take the same path. Accesses that the

@@ -31,7 +31,7 @@ struct Launch {
     const char* kernel;
     unsigned grid[3], block[3];
     size_t shared_bytes;
-    uint64_t seed;  // 0: threads and blocks in their order; else an order drawn anew between barriers
+    uint64_t seed;  // 0: threads and blocks in their order; else a random order, drawn again after each barrier
     int workers;
     int checked;
     int region_count;
@@ -179,7 +179,7 @@ class Worker : public Context {
 
     unsigned shared_address(const void* pointer) {
         const uintptr_t offset = uintptr_t(pointer) - uintptr_t(window());
-        if (offset >= kArena) fail("an address of shared memory is needed, and this is none");
+        if (offset >= kArena) fail("takes an address of shared memory, received another one");
         return unsigned(offset);
     }
     void* shared_pointer(unsigned address) {
@@ -277,7 +277,7 @@ class Worker : public Context {
 
     // The processor reported an invalid address.
     [[noreturn]] void fail_at(uintptr_t address) {
-        if (stacks.contains(address)) fail("its stack ran over: local variables of more than 240 KB, or recursion");
+        if (stacks.contains(address)) fail("stack overflow: local variables of more than 240 KB, or recursion");
         fail("out of bounds: an access at an address that does not exist (sanitize=\"checked\" names the line)");
     }
 
@@ -462,7 +462,7 @@ class Worker : public Context {
         return taken;
     }
 
-    // Abandons the block; its fibers start anew.
+    // Abandons the block, and resets its fibers.
     [[noreturn]] void abandon() {
         for (int i = 0; i < fibers_in_use; ++i) stacks.place(fibers[i], i, fiber_entry);
         Fiber unused;

@@ -28,7 +28,7 @@ struct Now {  // the accessing thread, and the time
     uint32_t block = 0;  // the number of the block in the order of execution, from 1
     uint32_t barriers = 0;
     uint32_t warp_syncs = 0;
-    uint32_t thread = 0;  // or a component of asynchronous work, from kMaxThreads
+    uint32_t thread = 0;  // from kMaxThreads on: a component of asynchronous work
     uint32_t step = 0;    // in the thread's clock
 };
 

@@ -256,9 +256,9 @@ inline void Worker::named_barrier(unsigned number, unsigned arrivals, Site site)
 inline std::string Worker::missing(const Mbarrier& barrier) const {
     std::string lacks;
     if (barrier.arrivals) lacks = std::to_string(barrier.arrivals) + " of " + std::to_string(barrier.expected) + " arrivals";
-    if (barrier.bytes)
-        lacks += (lacks.empty() ? "" : " and ") + std::to_string(std::abs(barrier.bytes)) + " bytes" + (barrier.bytes < 0 ? " less than none" : "");
-    return lacks.empty() ? lacks : ", which lacks " + lacks;
+    if (barrier.bytes > 0) lacks += (lacks.empty() ? "" : " and ") + std::to_string(barrier.bytes) + " bytes";
+    const std::string excess = barrier.bytes < 0 ? ", which received " + std::to_string(-barrier.bytes) + " bytes too many" : "";
+    return (lacks.empty() ? "" : ", which lacks " + lacks) + excess;
 }
 
 // "wait at k.cu:7 for the end of phase 2 of ..."

@@ -37,15 +37,15 @@ class Memory {
     }
 
     void* allocate(size_t bytes, int fill) {
-        char* block = static_cast<char*>(aligned_alloc(kAlignment, whole(bytes)));
+        char* block = static_cast<char*>(aligned_alloc(kAlignment, padded(bytes)));
         if (!block) return nullptr;
         char* base = block + kAlignment;
         memset(block, kGuard, kAlignment);
         memset(base, fill, bytes);
-        memset(base + bytes, kGuard, whole(bytes) - kAlignment - bytes);
+        memset(base + bytes, kGuard, padded(bytes) - kAlignment - bytes);
         if (auto poison = AddressSanitizer::instance().poison) {
             poison(block, kAlignment);
-            poison(base + bytes, whole(bytes) - kAlignment - bytes);
+            poison(base + bytes, padded(bytes) - kAlignment - bytes);
         }
         std::lock_guard<std::mutex> lock(mutex);
         live[uintptr_t(base)] = bytes;
@@ -61,7 +61,7 @@ class Memory {
             bytes = found->second;
             live.erase(found);
         }
-        if (auto unpoison = AddressSanitizer::instance().unpoison) unpoison(block, whole(bytes));
+        if (auto unpoison = AddressSanitizer::instance().unpoison) unpoison(block, padded(bytes));
         free(block);
     }
 
@@ -71,7 +71,7 @@ class Memory {
         std::lock_guard<std::mutex> lock(mutex);
         for (auto [address, bytes] : live) {
             auto* base = reinterpret_cast<unsigned char*>(address);
-            auto* end = base - kAlignment + whole(bytes);
+            auto* end = base - kAlignment + padded(bytes);
             const std::string buffer = " a buffer of " + std::to_string(bytes) + " bytes";
             for (auto* p = base - kAlignment; p < base; ++p)
                 if (*p != kGuard) {
@@ -94,7 +94,7 @@ class Memory {
     }
 
   private:
-    static size_t whole(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment + 2 * kAlignment; }
+    static size_t padded(size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment + 2 * kAlignment; }
 
     std::mutex mutex;
     std::map<uintptr_t, size_t> live;

@@ -112,7 +112,7 @@ class Touched:
     written: int
 
 
-_seen: list[Writer | Touched] | None = None  # the thread of the active watch
+_seen: list[Writer | Touched] | None = None  # the list of the active watch
 
 
 @contextlib.contextmanager
@@ -123,8 +123,8 @@ def watched(memory: np.ndarray, writer: Writer | None = None) -> Iterator[list[W
     base = memory.__array_interface__["data"][0]
     thread = ""
     if writer:
-        places = [f"({', '.join(map(str, place))})" for place in (writer.block, writer.thread)]
-        thread = "\t".join([writer.kernel, *places, str(writer.warp)])
+        indices = [f"({', '.join(map(str, index))})" for index in (writer.block, writer.thread)]
+        thread = "\t".join([writer.kernel, *indices, str(writer.warp)])
     seen: list[Writer | Touched] = []
     _seen = seen
     runtime().gpuconv_watch(base, memory.nbytes, thread.encode())
@@ -217,7 +217,7 @@ def _with_lines(message: str, library: Path) -> str:
     tool = shutil.which("addr2line")
 
     def line(match: re.Match[str]) -> str:
-        address = hex(int(match[1], 16) - 1)  # during the call, not after it
+        address = hex(int(match[1], 16) - 1)  # an address in the call, not the one after it
         if tool is None:
             return address
         command = [tool, "-e", str(library), address]

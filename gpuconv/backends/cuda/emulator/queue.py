@@ -15,7 +15,7 @@ class HostAccessError(RuntimeError):
     """The host accessed an emulated array where only kernels may; the message names the operation."""
 
 
-_off_limits = ContextVar("the host may not touch emulated memory", default=False)
+_off_limits = ContextVar("only kernels may access emulated memory", default=False)
 _recording: ContextVar[list[Callable[[], None]] | None] = ContextVar("launches are added to this list", default=None)
 
 
@@ -41,7 +41,7 @@ def host_reads() -> bool:
 def forbid(operation: str) -> None:
     """Raise HostAccessError inside `device_only`; elsewhere do nothing."""
     if _off_limits.get():
-        raise HostAccessError(f"the host may not touch the device's memory here, but: {operation}")
+        raise HostAccessError(f"only kernels may access emulated memory here, but the host used {operation}")
 
 
 @contextlib.contextmanager

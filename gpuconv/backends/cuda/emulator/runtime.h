@@ -267,7 +267,7 @@ void __ubsan_handle_type_mismatch_v1(const TypeMismatch* data, uintptr_t address
     const Site site{data->place.file, int(data->place.line)};
     if (address == 0) gpuconv_fail("out of bounds: an access through a null pointer", site);
     const std::string alignment = std::to_string(1 << data->log_alignment);
-    gpuconv_fail(("an address is not aligned to the " + alignment + " bytes its type demands").c_str(), site);
+    gpuconv_fail(("an address is not aligned to the " + alignment + " bytes that its type requires").c_str(), site);
 }
 #define GPUCONV_UNDEFINED(handler, what) \
     void __ubsan_handle_##handler(const Place* place) { gpuconv_fail(what, {place->file, int(place->line)}); }
@@ -314,7 +314,7 @@ void gpuconv_bank_counts(const char* kernel, uint64_t* accesses_and_conflicts) {
     accesses_and_conflicts[1] = conflicts;
 }
 
-// Starts watching bytes, or stops for 0 of them. thread: as in a report of a write, up to its place; or empty.
+// Starts watching bytes, or stops if there are none. thread: see Watch::thread.
 void gpuconv_watch(const void* address, size_t bytes, const char* thread) {
     Watch& watch = Watch::instance();
     watch = Watch{};

@@ -21,7 +21,7 @@ struct Watch {
 
     bool enabled = false;
     uintptr_t begin = 0, end = 0;                // the bytes
-    std::string thread;                          // the thread whose accesses are counted: kernel, block, thread; empty for none
+    std::string thread;                          // whose accesses are counted: kernel, block, thread, warp, as in a write's line; or empty
     std::vector<std::string> writes;             // in their order
     std::map<std::string, Tally> touched;        // by region
 

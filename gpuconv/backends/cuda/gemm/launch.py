@@ -64,19 +64,19 @@ def launch(
     kernel has no such parameter. struct: replaces the product's. Returns the states (tiles down, channels, numbers) if
     the product reduces its channels; they then replace the last secondary output.
     """
-    whole = plan.split_k == 1
+    unsplit = plan.split_k == 1
     partials = states = None
     if product.state_numbers:
         channels = out.shape[-1]
-        parts = plan.down * product.n * product.batches // channels  # of dgrad those of all phases
+        parts = plan.down * product.n * product.batches // channels  # in dgrad those of all phases
         states = empty((parts, channels, product.state_numbers), accumulation_dtype(product.dtype), like=out)
         secondary = (*secondary[:-1], states)
     second = secondary[0] if secondary else None
-    if not whole:
+    if not unsplit:
         pitch = out.size + (0 if second is None else ceil_div(second.size, 4) * 4)  # aligned for wide accesses
         partials = empty((plan.split_k, pitch), accumulation_dtype(product.dtype), like=out)
         inputs = inputs if bias is None else (*inputs[:-1], None)
-    flags: tuple[object, ...] = () if accumulate is None else (accumulate and whole,)
+    flags: tuple[object, ...] = () if accumulate is None else (accumulate and unsplit,)
     described = product.struct if struct is None else struct
     arguments = (rows_of(out)[0], *secondary, partials, *inputs, described, plan.scheduler, *flags)
     run = kernel_of(product, plan)

@@ -124,7 +124,7 @@ def _plans(product: Product, algorithm: Algorithm) -> Iterator[Plan]:
     smem_bytes = product.few_channels_smem_bytes if few_channels else algorithm.smem_bytes
     for splits in [1] if few_channels or not product.split_k else _splits(product, tiles):
         per_split = max(1, ceil_div(ceil_div(product.k, splits), algorithm.block_k)) * algorithm.block_k
-        split_k = max(1, ceil_div(product.k, per_split))  # the sum over an empty depth, of a filter gradient, is zero
+        split_k = max(1, ceil_div(product.k, per_split))  # a depth of 0, of an empty batch, gives zeros
         blocks = _blocks(algorithm, across, tiles, split_k)
         turns = tiles if few_channels else ceil_div(tiles, blocks) * blocks
         cost = _main_loop(product, algorithm, turns * split_k, per_split)
@@ -135,8 +135,8 @@ def _plans(product: Product, algorithm: Algorithm) -> Iterator[Plan]:
 
 
 def _blocks(algorithm: Algorithm, across: int, tiles: int, split_k: int) -> int:
-    """The blocks of a split: a tile each or, of algorithms whose blocks compute several, as many as run at once. For
-    few channels a multiple of the tiles across, so that a block keeps its filters."""
+    """The number of blocks of a split: one for each tile or, if a block of the algorithm computes several tiles, as
+    many as run at once. For few channels it is a multiple of the tiles across, so that a block keeps its filters."""
     if not algorithm.resident:
         return tiles
     at_once, together = _MULTIPROCESSORS * algorithm.resident // split_k, across if algorithm in FEW_CHANNELS else 1

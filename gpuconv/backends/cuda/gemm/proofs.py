@@ -1,4 +1,4 @@
-"""The algorithms that a GPU has proved. Only after a proof may it choose an algorithm that no GPU had run before.
+"""The algorithms that a GPU has proved. "auto" chooses an algorithm that no GPU had run before only after such a proof.
 
 A proof is for one product on one model of GPU: the prover, a child process, runs exactly that product by the algorithm
 and compares the result with a proved algorithm's (docs/prover.md). Its verdict is stored with the compiled kernels,
@@ -55,9 +55,8 @@ class Place(Protocol):
 @dataclass(frozen=True)
 class Verdict:
     """proved: whether the algorithm may be chosen. reason: the findings, for people. seconds: the duration of the
-    proof.
-    lasting: whether the verdict is about the algorithm, and so is stored for later processes; a lack of memory, for
-    example, is not. when: the day."""
+    proof. lasting: whether the verdict is about the algorithm and is stored for later processes; one because of too
+    little memory, for example, is not. when: the day."""
 
     proved: bool
     reason: str

@@ -10,7 +10,7 @@ from gpuconv.backends.cuda.runtime.outputs import ceil_div, is_aligned
 from gpuconv.backends.cuda.runtime.rows import rows_of
 from gpuconv.types import Array
 
-_OUTPUTS, _LANES, _GROUPS = 1024, 256, 4  # threads of a block
+_OUTPUTS, _LANES, _GROUPS = 1024, 256, 4  # of a block: outputs, threads of a group, and the most groups
 _SHARE = 8  # splits that one group of threads adds up before another group is used
 
 

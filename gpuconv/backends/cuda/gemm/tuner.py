@@ -1,11 +1,11 @@
 """Measures which algorithm is fastest: the meaning of "auto" on a GPU.
 
 A product's candidates are timed once on each model of GPU, before its first run. The winner is stored on disk with the
-compiled kernels, under a key of everything that the times depend on. An edited kernel or a damaged entry is timed
-again. So "auto" may choose differently on two machines, or after the cache was cleared, and results may then differ in
-the order of their sums; the bits of a given choice never do. ``GPUCONV_AUTOTUNE=0`` uses the cost model's choice
-instead, which is the same everywhere, for everything that the process has not measured yet. Training on shards always
-uses it.
+compiled kernels, under a key of everything that the times depend on. After an edit of a kernel, or if the entry is
+damaged, they are timed again. So "auto" may choose differently on two machines, or after the cache was cleared, and
+results may then differ in the order of their sums; the bits of a given choice never do. ``GPUCONV_AUTOTUNE=0`` uses the
+cost model's choice instead, which is the same everywhere, for everything that the process has not measured yet.
+Training on shards always uses it.
 
 During a stream capture nothing is timed: an earlier choice is used, or the cost model's.
 

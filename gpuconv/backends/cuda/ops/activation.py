@@ -39,7 +39,7 @@ def _map(kernel: str, out: ArrayT | None, *inputs: ArrayT, scalars: tuple[float,
 
 @functools.lru_cache(maxsize=1024)
 def _rows(count: int, *pitches: int) -> np.void:
-    """The kernels' `struct Rows`. pitches: in packs, of the output and the inputs; of one row there are none."""
+    """The kernels' `struct Rows`. pitches: in packs, of the output and the inputs; none for a single row."""
     return struct(_ROWS, count, *pitches, *[0] * (3 - len(pitches)))
 
 

@@ -92,13 +92,13 @@ def load_batch(
         batch_indices(indices, start, count, m)
     n, dtype = count, as_dtype(dtype)
     images, labels, indices, mean, std = contiguous(images, labels, indices, mean, std)
-    place = (*device_scalar(offset, np.int64), *device_scalar(start, np.int64))
+    counters = (*device_scalar(offset, np.int64), *device_scalar(start, np.int64))
     picked = empty((n,), labels.dtype, like=labels)
     x = buffer(out, (n, h, w, c), dtype, like=images)
     if x.size:
         full = int(bool(augmentation.resized_crop) or any(augmentation.colours))
         kernel = load("load_batch.cu", {"DTYPE": dtype, "FULL": full}).kernel("load_batch")
-        kernel(n * blocks, THREADS, x, picked, images, labels, indices, mean, std, seed, *place, batch)
+        kernel(n * blocks, THREADS, x, picked, images, labels, indices, mean, std, seed, *counters, batch)
     return store(x, out), picked
 
 
@@ -121,6 +121,6 @@ def mix_batch(
     mixed = buffer(out, x.shape, x.dtype, like=x)
     if n:
         kernel = load("mix_batch.cu", {"DTYPE": x.dtype}).kernel("mix_batch")
-        place = device_scalar(offset, np.int64)
-        kernel(n * int(mix["blocks"]), THREADS, mixed, targets, x, labels, table, seed, *place, n, mix)
+        counter = device_scalar(offset, np.int64)
+        kernel(n * int(mix["blocks"]), THREADS, mixed, targets, x, labels, table, seed, *counter, n, mix)
     return store(mixed, out), targets

@@ -21,7 +21,7 @@ _COLUMNS = np.dtype(
 )
 _BLOCKS = 1024  # per launch, about eight per multiprocessor; constant, so that every device gives the same bits
 _GROUP = 4  # loads in flight per thread; a chunk is a multiple of it
-MAP_STEPS = 16  # at most, per block, where rows are not summed: enough to outweigh reading the channels' coefficients
+MAP_STEPS = 16  # the most steps of a block that sums nothing: they outweigh reading the channels' coefficients
 _FINISH_COLUMNS = 8  # kFinishColumns of the header
 
 
@@ -39,8 +39,8 @@ class Columns:
 
 
 def width_of(channels: int, first: Array, *others: Array | None, pitch: int | None = None) -> int:
-    """The numbers that a thread moves at once: 16 bytes, if alignment and the number of channels allow it. pitch: that
-    of an array that may be rows with a pitch."""
+    """The numbers that a thread moves at once: 16 bytes, if alignment and the number of channels allow it. pitch: of
+    the array among them that may be rows with a pitch."""
     if pitch not in (None, channels):
         return pack_width(first.dtype, first, *others, count=math.gcd(channels, pitch))
     width = pack_width(first.dtype, first, *others)

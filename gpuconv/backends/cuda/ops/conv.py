@@ -24,7 +24,7 @@ from gpuconv.backends.cuda.runtime.rows import copied_rows, rows_of, rows_to_sum
 from gpuconv.problems import DIRECTIONS, PLAIN, Conv2dProblem, Epilogue, Pool2dProblem
 from gpuconv.types import Array, ArrayT
 
-_NO_NORM = (None,) * 5  # of a gradient that needs no sums
+_NO_NORM = (None,) * 5  # the norm's arrays, for a dgrad without its sums
 
 __all__ = ["conv2d", "conv2d_backward", "conv2d_dgrad", "conv2d_relu", "conv2d_wgrad"]
 
@@ -137,7 +137,7 @@ def conv2d_dgrad_sums(
 ) -> tuple[ArrayT, Array | None]:
     """dx, the gradient of what a batch norm and the epilogue's activation computed; unless it is empty, (parts, C, 2):
     a `struct Sums` for each channel over each part of dx's pixels. norm: x, mean and, with an activation, gamma, beta
-    and inv_std. The arrays have no gaps."""
+    and inv_std. The arrays are contiguous."""
     expect_within_limits(problem)
     dx = empty(problem.x_shape, dy.dtype, like=dy)
     if not dx.size:
@@ -216,7 +216,8 @@ def _before_mask(dy: ArrayT, mask: Array | None, problem: Conv2dProblem, epilogu
 
 
 def _near(dy: ArrayT, problem: Conv2dProblem) -> tuple[ArrayT, int]:
-    """The gradient of the convolution's own output as `rows_to_sum` gives it; dense if its taps lie too far apart."""
+    """The result of `rows_to_sum` for the gradient of the convolution's own output; a contiguous copy if its taps lie
+    too far apart for the tap table."""
     flat, pitch = rows_to_sum(dy, problem.k // problem.groups)
     if pitch > problem.k and fits_tap_table(problem, 1) and not fits_tap_table(problem, 1, pitch):
         return copied_rows(dy), problem.k
@@ -233,8 +234,8 @@ def product_of(
     vector_c: int,
     vector_k: int,
 ) -> Product:
-    """The matrix product of a direction. epilogue: PLAIN for gradients, whose dy is that of the convolution itself, but
-    for the sums of a norm below.
+    """The matrix product of a direction. epilogue: for gradients PLAIN, as their dy is that of the convolution's own
+    output, or the one for the sums of a norm below.
 
     vector_c, vector_k: how many channels and filters move at once."""
     forward, pool, arithmetic = direction == "fprop", epilogue.pool, arithmetic_of(dtype, tf32)

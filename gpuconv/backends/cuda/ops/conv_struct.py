@@ -73,7 +73,7 @@ def packed(problem: Conv2dProblem, pool: int, y_pitch: int | None = None) -> np.
 
 
 def fits_tap_table(problem: Conv2dProblem, pool: int, y_pitch: int = 0) -> bool:
-    """Whether the taps of the filters fit in the table of kernels/tile_iterator.cuh. y_pitch: as of `packed`."""
+    """Whether the taps of the filters fit in the table of kernels/tile_iterator.cuh. y_pitch: as in `packed`."""
     width = max(problem.w, problem.pooled_shape(pool)[2] * pool)
     reach = (problem.r - 1) * problem.dilation[0] * width + (problem.s - 1) * problem.dilation[1] + 1
     near = reach * max(problem.c, problem.k, y_pitch) <= _FURTHEST_TAP

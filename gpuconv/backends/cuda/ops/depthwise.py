@@ -51,7 +51,7 @@ def fprop(
 
 
 def dgrad(dx: Array, dy: Array, pitch: int, w: Array, problem: Conv2dProblem, *, tf32: bool) -> None:
-    """pitch: of dy, which is as `rows.rows_of` gives it."""
+    """dy, pitch: the results of `rows.rows_of`."""
     (n, h, across, c), stride_w = problem.x_shape, problem.stride[1]
     if dx.size:
         width = _width(problem, pitch, dx, dy)
@@ -61,7 +61,7 @@ def dgrad(dx: Array, dy: Array, pitch: int, w: Array, problem: Conv2dProblem, *,
 
 
 def wgrad(dw: Array, dy: Array, pitch: int, x: Array, problem: Conv2dProblem, *, tf32: bool, accumulate: bool) -> None:
-    """pitch: as of `dgrad`."""
+    """dy, pitch: the results of `rows.rows_of`."""
     (n, p, _, k), dtype = problem.y_shape, dy.dtype
     if not dw.size:
         return

@@ -28,8 +28,8 @@ def dropout(
     packed = size < 8 and x.size % 4 == 0 and first % 4 == 0 and is_aligned(4 * size, x, y)
     kernel = load("dropout.cu", {"DTYPE": x.dtype, "VECTOR": 4 if packed else 1}).kernel("dropout_forward")
     threshold, scale = math.ceil(p * 2**24), 1 / (1 - p)
-    place = (seed, substream, *device_scalar(offset, np.int64), first)
-    kernel(flat_grid(ceil_div(first % 4 + x.size, 4)), THREADS, y, x, x.size, threshold, scale, *place)
+    philox = (seed, substream, *device_scalar(offset, np.int64), first)
+    kernel(flat_grid(ceil_div(first % 4 + x.size, 4)), THREADS, y, x, x.size, threshold, scale, *philox)
     return store(y, out)
 
 

@@ -18,8 +18,8 @@ from gpuconv.dtypes import accumulation_dtype
 from gpuconv.problems import Conv2dProblem, Epilogue
 from gpuconv.types import Array, ArrayT
 
-# One launch adds up at most this many partial results; if there are more, a launch before it merges them into this
-# many.
+# One launch adds up at most _MOST_CHUNKS partial results; if there are more, a launch before it merges them into at
+# most _MERGED_CHUNKS.
 _MOST_CHUNKS, _MERGED_CHUNKS = 1024, 256
 
 
@@ -219,8 +219,8 @@ def _normalize(
 def _statistics(
     rows: int, outputs: tuple[Array, ...], x: ArrayT, momentum: float, eps: float, activation: str | None
 ) -> None:
-    """Fill mean and inv_std, and update the running statistics; the outputs are in this order. activation: of the
-    module that normalises, which has this kernel too."""
+    """Fill mean and inv_std, and update the running statistics; the outputs are in this order. activation: that of
+    `_normalize`, so that both use one module."""
     channels = x.shape[-1]
     width = width_of(channels, x)
     module = _kernels(x.dtype, width, activation)

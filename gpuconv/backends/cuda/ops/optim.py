@@ -255,7 +255,7 @@ def _launch(
 # The table of a list of arrays, by its contents; it lives as long as the first array.
 _tables: dict[tuple[object, ...], Array] = {}
 
-Columns = Mapping[str, Sequence[Any]]  # arrays, or None for null pointers; the first column has none of these
+Columns = Mapping[str, Sequence[Any]]  # arrays, or None for null pointers; the first column has only arrays
 
 
 def _table(
@@ -297,7 +297,8 @@ def _extents(columns: Columns, _: Sequence[float]) -> np.ndarray:
 
 
 def _split(entry: np.dtype, arrays: Mapping[str, Any]) -> np.ndarray:
-    """Entries that split arrays of one size, `_NUMBERS` elements per entry. None, which the first is not, is null."""
+    """Entries that split arrays of one size, `_NUMBERS` elements per entry. None, except as the first, is a null
+    pointer."""
     size = next(iter(arrays.values())).size
     begin = np.arange(0, size, _NUMBERS)
     part = np.zeros(begin.size, entry)

@@ -27,7 +27,7 @@ from gpuconv.types import Array, ArrayT
 
 _SIZES = ("h", "w", "packs", "p", "q", "r", "s", "stride_h", "stride_w", "top", "left", "padded_h", "padded_w")
 _POOL = np.dtype([(name, np.int32) for name in _SIZES], align=True)
-_LARGEST_PART = 2**31  # elements that one launch may index: a uint32 also has to hold a thread's stride past them
+_LARGEST_PART = 2**31  # elements that one launch may index: a uint32 must also hold an index one stride past them
 
 
 @functools.lru_cache(maxsize=4096)
@@ -50,8 +50,8 @@ def launch_over_packs(
     group: int | None = None,
 ) -> None:
     """Launch a kernel(outs..., inputs..., masks..., count, pool), a thread for each pack of the first output. With
-    `group`, packs do not cross groups of that many channels, and the kernel also gets it and the packs from one pixel
-    of the only input to the next: that may be rows with a pitch.
+    `group`, packs do not cross groups of that many channels; the only input may then be rows with a pitch, and the
+    kernel also receives `group` and that pitch in packs.
 
     Volumes too large for the kernel's 32-bit indices are split into parts of several images.
     """
@@ -64,7 +64,7 @@ def launch_over_packs(
     run = load(file, {"DTYPE": arrays[0].dtype, "WIDTH": width, **macros}).kernel(kernel)
     largest = max(array.size // problem.c * pitch for array in arrays) // images
     if largest >= _LARGEST_PART:
-        raise ValueError(f"a pool indexes fewer than {_LARGEST_PART} elements an image, received {largest}")
+        raise ValueError(f"a pool takes fewer than {_LARGEST_PART} elements per image, received {largest}")
     step = max(1, (_LARGEST_PART - 1) // largest)
     for first in range(0, images, step):
         part = [array[first : first + step] if step < images else array for array in (*arrays, *masks)]

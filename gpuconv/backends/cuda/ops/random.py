@@ -9,10 +9,10 @@ from gpuconv.backends.cuda.runtime.outputs import THREADS, buffer, ceil_div, fla
 from gpuconv.types import ArrayT
 
 
-def _fill(kernel: str, y: ArrayT, first: float, second: float, place: tuple[int, ...]) -> ArrayT:
+def _fill(kernel: str, y: ArrayT, first: float, second: float, philox: tuple[int, ...]) -> ArrayT:
     target = buffer(y, y.shape, y.dtype, like=y)
     run = load("random_fill.cu", {"DTYPE": y.dtype}).kernel(kernel)
-    run(flat_grid(ceil_div(target.size, 4)), THREADS, target, target.size, first, second, *place)
+    run(flat_grid(ceil_div(target.size, 4)), THREADS, target, target.size, first, second, *philox)
     return store(target, y)
 
 

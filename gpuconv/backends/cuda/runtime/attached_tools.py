@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import os
 
-_TOOLS = {
+_TOOLS = {  # by the beginning of the environment variables that they set
     "NV_NSIGHT_INJECTION_": "Nsight Compute",
     "NV_SANITIZER_INJECTION_": "compute-sanitizer",
-}  # by their variables
+}
 
 
 @functools.cache

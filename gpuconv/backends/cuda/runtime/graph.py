@@ -2,8 +2,8 @@
 
     recorder = backends.recorder(device)
     recorder.prepare(work)              # runs it: loads every kernel, makes every array that stays
-    replay = recorder.capture(work)     # notes the launches down, runs none
-    replay()                            # runs them again, on the same memory
+    replay = recorder.capture(work)     # records the launches without running them
+    replay()                            # runs them, on the same memory each time
 
 The work must read its inputs from device memory: a number that Python passes to a launch is the same in every replay.
 The work must be gpuconv's own: launches of another library may be ordered after another stream.

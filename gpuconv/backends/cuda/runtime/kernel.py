@@ -193,7 +193,7 @@ class Kernel:
         grid3, block3 = _extent("grid", grid, MAX_GRID, self.name), _extent("block", block, MAX_BLOCK, self.name)
         (x, y, z), bound = block3, self.signature.max_threads or MAX_THREADS
         if not 0 < x * y * z <= bound:
-            raise ValueError(f"{self.name} runs with 1 to {bound} threads a block, received {block3}")
+            raise ValueError(f"{self.name} runs with 1 to {bound} threads per block, received {block3}")
         if not 0 <= shared <= MAX_SHARED:
             raise ValueError(f"{self.name}: a block has at most {MAX_SHARED} bytes of shared memory, not {shared}")
         return grid3, block3
@@ -258,7 +258,7 @@ def _check_of(parameter: source.Parameter, kernel: str) -> Callable[[Any], Any]:
     if parameter.dtype is None:
         return functools.partial(_check_struct, what)
     if parameter.dtype in ("float16", "bfloat16"):
-        raise TypeError(f"{what}: hand a 16-bit scalar over as float")
+        raise TypeError(f"{what}: a kernel takes a 16-bit scalar as float; declare the parameter float")
     return functools.partial(_check_scalar, what, np.dtype(parameter.dtype))
 
 

@@ -138,7 +138,9 @@ def loadable(path: str | Path) -> str:
         return str(path)
     copy = _copies() / f"{Path(path).parent.name.encode('ascii', 'replace').decode()}.cubin".replace("?", "_")
     if not str(copy).isascii():
-        raise CompileError(f"the driver cannot be given {copy!s}; set GPUCONV_CACHE_DIR to one of plain letters")
+        raise CompileError(
+            f"the driver cannot open {copy!s}, whose name is not ASCII; set GPUCONV_CACHE_DIR to a folder whose name is"
+        )
     shutil.copyfile(path, copy)
     return str(copy)
 
@@ -152,7 +154,7 @@ def _copies() -> Path:
 
 @functools.cache
 def toolkit() -> tuple[ModuleType, str]:
-    """cuda.core, and the version of NVRTC, which is loaded."""
+    """cuda.core, and the version of NVRTC, which this loads."""
     try:
         from cuda import core, pathfinder  # noqa: F401 - `headers` needs the second one
         from cuda.bindings import nvrtc
@@ -160,8 +162,8 @@ def toolkit() -> tuple[ModuleType, str]:
         _, major, minor = nvrtc.nvrtcVersion()
     except Exception as error:  # if a part is missing: ImportError, RuntimeError or a loader's own error
         raise CompileError(
-            f"NVRTC cannot be loaded ({error}); pip install 'gpuconv[cuda13]' (or cuda12, as the driver has it), "
-            "or 'gpuconv[compile]' on a machine without a GPU"
+            f"NVRTC cannot be loaded ({error}); pip install 'gpuconv[cuda13]' (or cuda12, if the driver is for CUDA "
+            "12), or 'gpuconv[compile]' on a machine without a GPU"
         ) from error
     return core, f"NVRTC {major}.{minor}"
 

@@ -16,8 +16,8 @@ _MOST_ROWS = MAX_GRID[1]  # blocks along the rows; a block takes further rows in
 
 
 def rows_of(array: Any) -> tuple[Any, int]:
-    """An array as kernels take it, which are given contiguous memory, and its pitch: a contiguous array itself; for a
-    slice of channels the memory from its first number to its last. Other arrays are copied."""
+    """The contiguous memory that a kernel takes for an array, and the array's pitch. A contiguous array is returned
+    itself, a slice of channels as the memory from its first number to its last. Other arrays are copied."""
     pitch = pitch_of(array)
     if pitch is None:
         return copied(array), array.shape[-1]
@@ -27,8 +27,8 @@ def rows_of(array: Any) -> tuple[Any, int]:
 
 
 def rows_to_sum(array: Any, count: int = 0) -> tuple[Any, int]:
-    """As `rows_of`, for a kernel that sums in an order which the width of its moves decides: a slice that would lose
-    the wide moves of its copy is copied. count: what the width must divide in a dense array."""
+    """Like `rows_of`, for a kernel whose order of sums depends on the width of its moves: a slice is copied if only its
+    copy allows wide moves, so that it gives the same bits. count: the number that the width must divide in the copy."""
     flat, pitch = rows_of(array)
     dense = array.shape[-1]
     if (
@@ -67,7 +67,7 @@ def launch_by_rows(kernel: str, shape: tuple[int, ...], arrays: tuple[Array, ...
 
 
 def grid_over_rows(rows: int, packs: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Grid and block of a thread for each pack of each row, with up to 32 threads side by side in a row."""
+    """Grid and block with a thread for each pack of each row, and up to 32 threads side by side in a row."""
     columns = min(32, 1 << (packs - 1).bit_length())
     block = columns, THREADS // columns
     return (ceil_div(packs, columns), min(ceil_div(rows, block[1]), _MOST_ROWS)), block
