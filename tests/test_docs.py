@@ -8,7 +8,8 @@ import pytest
 
 import gpuconv as gc
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
 SHOWN = sorted(path for path in DOCS.rglob("*.md") if "\n>>> " in path.read_text(encoding="utf-8"))
 
 
@@ -22,6 +23,24 @@ def test_examples_print_what_the_page_says(page, tmp_path, monkeypatch):
 
 def test_the_tutorial_is_among_them():
     assert "tutorial" in {page.stem for page in SHOWN}
+
+
+PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md"), *(ROOT / "kernels").glob("*.md")])
+
+
+def broken_rows(text):
+    """The table rows that do not end on their line, outside of code blocks. Markdown cannot continue a row."""
+    outside = "".join(re.split(r"^```.*?^```", text, flags=re.M | re.S))
+    return [line for line in outside.splitlines() if line.startswith("|") and not line.rstrip().endswith("|")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_table_rows_end_on_their_line(page):
+    assert not broken_rows(page.read_text(encoding="utf-8"))
+
+
+def test_a_continued_table_row_is_found():
+    assert broken_rows("| a | b |\n|---|---|\n| a cell that\ngoes on |\n```\n| in a picture\n```\n") == ["| a cell that"]
 
 
 @pytest.mark.slow
