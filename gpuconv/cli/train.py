@@ -18,9 +18,10 @@ from gpuconv.console import is_quiet, say
 from gpuconv.shell import command
 
 if TYPE_CHECKING:
-    from gpuconv.data import Dataset, Normalization, Samples
+    from gpuconv.data import Dataset, Loader, Normalization, Samples
     from gpuconv.layers.sequential import Sequential
     from gpuconv.parallel import Ranks
+    from gpuconv.training import Trainer
     from gpuconv.training.callbacks import Callback
 
 EXAMPLES = [
@@ -122,32 +123,12 @@ def run(options: argparse.Namespace, watchers: Sequence[Callback] = ()) -> int:
 
 
 def _train(options: argparse.Namespace, ranks: Ranks, watchers: Sequence[Callback]) -> int:
-    from gpuconv.cli import config, nets, python_runs
-    from gpuconv.data import Augmentation, load
-    from gpuconv.training import (
-        DataError,
-        DivergedError,
-        EarlyStopping,
-        RunDirectory,
-        SettingsError,
-        ShadowError,
-        Trainer,
-        evaluate,
-    )
-    from gpuconv.training.evaluate import expect_views
+    from gpuconv.cli import nets, python_runs
+    from gpuconv.data import Augmentation
+    from gpuconv.training import DataError, DivergedError, EarlyStopping, RunDirectory, SettingsError, ShadowError
 
     process.tolerate_lost_stdout()
-    chosen = run_settings.given(options)
-    if options.resume and options.recipe:
-        raise UserError(f"{options.resume} continues with the settings it was started with; leave --recipe out")
-    if options.digests_every is not None and options.digests is None:
-        raise UserError("--digests-every is for --digests, which is not given")
-    recipe = options.recipe
-    if options.config:
-        with asked():
-            file = config.read(options.config)
-        recipe = recipe or file.pop("recipe", None)
-        chosen = run_settings.over({name: value for name, value in file.items() if name != "recipe"}, chosen)
+    chosen, recipe = _chosen(options)
     if options.resume and of_python(RunDirectory.open(options.resume).settings()):
         with asked():
             callbacks = [*loggers(options), *watchers]
@@ -158,36 +139,12 @@ def _train(options: argparse.Namespace, ranks: Ranks, watchers: Sequence[Callbac
     given = options.resume or options.run_dir
 
     with asked():
-        train, test = (
-            load_data(settings, options.data, options.test) if options.resume else load(settings.data, settings.test)
-        )
-        expect_views(run_settings.test_time(settings.tta), train.image_shape)
-        train, validation = parts(settings, train)
-        line("data", f"{train.name}: {_sets(train, validation, test)}")
+        train, validation, test = _loaded(options, settings)
     device = choose_device(options)
     with asked():
         begun = ranks.first(lambda: bool(given) and RunDirectory(given).last.exists())
         net, normalization = initial(settings, train, device, begun=begun)
-        trainer = Trainer(
-            net,
-            settings.optimizer,
-            lr=settings.lr,
-            loss=run_settings.loss(settings.loss)[1],
-            schedule=settings.schedule,
-            plateau=run_settings.plateau(settings.plateau),
-            clip=settings.clip,
-            ema=settings.ema or None,
-            accumulate=settings.accumulate,
-            seed=settings.seed,
-            precision=settings.precision,
-            graph=options.graph,
-            shadow=options.shadow,
-            violation=options.on_violation,
-            shards=settings.shards or None,
-            parallel=ranks,
-            sync_batch_norm=bool(settings.sync_batch_norm),
-            shard_optimizer=options.shard_optimizer,
-        )
+        trainer = _trainer(options, settings, net, ranks)
         common: dict[str, Any] = {"normalization": normalization, "device": device, "dtype": net.dtype}
         augmentation = Augmentation.parse(settings.augment)
         loader = batched(train, settings.batch_size, augmentation=augmentation, seed=settings.seed, **common)
@@ -206,13 +163,12 @@ def _train(options: argparse.Namespace, ranks: Ranks, watchers: Sequence[Callbac
         directory = ranks.first(lambda: given or run_settings.new_directory(settings))
     line("run", f"{directory}{' (continued)' if options.resume else ''}\n")
 
-    extra = {"command": run_settings.to_store(settings)}
     try:
         history = trainer.fit(
             loader,
             epochs=settings.epochs,
             test=held_out,
-            settings=extra,
+            settings={"command": run_settings.to_store(settings)},
             run_dir=directory,
             resume=bool(options.resume),
             checkpoint_every=options.checkpoint_every,
@@ -228,18 +184,81 @@ def _train(options: argparse.Namespace, ranks: Ranks, watchers: Sequence[Callbac
     run_settings.tell_shadow(trainer.shadowed, RunDirectory(directory).shadow)
     if trainer.interrupted_by:
         return 128 + trainer.interrupted_by
-    if ranks.rank:
-        return 0
-    with trainer.averaged():
-        _leave(directory, net, test, normalization, settings)
-    accuracy = (trainer.tested or history[-1])["test_accuracy"]
-    if settings.tta != "none":
-        line("averaging", f"{settings.tta}; without it the test accuracy is {100 * accuracy:.2f}%")
+    if ranks.rank == 0:
         with trainer.averaged():
-            accuracy = evaluate(net, held_out, loss=trainer.loss, tta=settings.tta).accuracy
-    document.note(test_accuracy=accuracy, test_time_augmentation=settings.tta)
-    say(f"test accuracy {100 * accuracy:.2f}%", "stdout")
+            _leave(directory, net, test, normalization, settings)
+        _tell_accuracy((trainer.tested or history[-1])["test_accuracy"], trainer, held_out, settings.tta)
     return 0
+
+
+def _chosen(options: argparse.Namespace) -> tuple[dict[str, Any], str | None]:
+    """The settings and the recipe that the options and the --config file name; the options win."""
+    from gpuconv.cli import config
+
+    if options.resume and options.recipe:
+        raise UserError(f"{options.resume} continues with the settings it was started with; leave --recipe out")
+    if options.digests_every is not None and options.digests is None:
+        raise UserError("--digests-every is for --digests, which is not given")
+    chosen, recipe = run_settings.given(options), options.recipe
+    if options.config:
+        with asked():
+            file = config.read(options.config)
+        recipe = recipe or file.pop("recipe", None)
+        chosen = run_settings.over({name: value for name, value in file.items() if name != "recipe"}, chosen)
+    return chosen, recipe
+
+
+def _loaded(
+    options: argparse.Namespace, settings: run_settings.Settings
+) -> tuple[Dataset | Samples, Dataset | Samples | None, Dataset | Samples]:
+    """The data sets to train on, to validate on and to test on, as the settings name them."""
+    from gpuconv.data import load
+    from gpuconv.training.evaluate import expect_views
+
+    train, test = (
+        load_data(settings, options.data, options.test) if options.resume else load(settings.data, settings.test)
+    )
+    expect_views(run_settings.test_time(settings.tta), train.image_shape)
+    train, validation = parts(settings, train)
+    line("data", f"{train.name}: {_sets(train, validation, test)}")
+    return train, validation, test
+
+
+def _trainer(options: argparse.Namespace, settings: run_settings.Settings, net: Sequential, ranks: Ranks) -> Trainer:
+    from gpuconv.training import Trainer
+
+    return Trainer(
+        net,
+        settings.optimizer,
+        lr=settings.lr,
+        loss=run_settings.loss(settings.loss)[1],
+        schedule=settings.schedule,
+        plateau=run_settings.plateau(settings.plateau),
+        clip=settings.clip,
+        ema=settings.ema or None,
+        accumulate=settings.accumulate,
+        seed=settings.seed,
+        precision=settings.precision,
+        graph=options.graph,
+        shadow=options.shadow,
+        violation=options.on_violation,
+        shards=settings.shards or None,
+        parallel=ranks,
+        sync_batch_norm=bool(settings.sync_batch_norm),
+        shard_optimizer=options.shard_optimizer,
+    )
+
+
+def _tell_accuracy(accuracy: float, trainer: Trainer, held_out: Loader, tta: str) -> None:
+    """Print the test accuracy, with test-time augmentation if the settings ask for it. accuracy: without it."""
+    from gpuconv.training import evaluate
+
+    if tta != "none":
+        line("averaging", f"{tta}; without it the test accuracy is {100 * accuracy:.2f}%")
+        with trainer.averaged():
+            accuracy = evaluate(trainer.net, held_out, loss=trainer.loss, tta=tta).accuracy
+    document.note(test_accuracy=accuracy, test_time_augmentation=tta)
+    say(f"test accuracy {100 * accuracy:.2f}%", "stdout")
 
 
 def initial(
