@@ -75,9 +75,9 @@ def test_slices_keep_their_place_and_sign():
     warm, cold, ground = quarters[0][0][1], quarters[1][1][0], quarters[0][0][0]
     assert warm[0] > warm[2] > ground[2]  # amber: more red than blue
     assert cold[2] > cold[0] > ground[0]
-    for place, color in np.ndenumerate(np.empty((2, 2, 2))):
-        if place not in ((0, 0, 1), (1, 1, 0)):
-            np.testing.assert_array_equal(quarters[place[0]][place[1]][place[2]], ground, str(color))
+    for index in np.ndindex(2, 2, 2):
+        if index not in ((0, 0, 1), (1, 1, 0)):
+            np.testing.assert_array_equal(quarters[index[0]][index[1]][index[2]], ground, str(index))
 
 
 def test_scores_are_the_best_five_sorted():
@@ -104,12 +104,12 @@ def test_the_right_class_is_marked():
     assert plots.GOOD not in (colors["40.0 %"], colors["15.0 %"])
 
 
-def test_fewer_classes_than_five():
+def test_all_scores_are_shown_if_there_are_fewer_than_five():
     figure = plots.activations(np.zeros((4, 4), np.uint8), [], np.array([0.3, 0.7]), ["cat", "dog"])
     assert [text.get_text() for text in panels(figure)["scores"].texts] == ["dog", "70.0 %", "cat", "30.0 %"]
 
 
-def test_activations_refuses_what_does_not_fit_together():
+def test_activations_refuses_mismatched_class_names_and_wrong_shapes():
     with pytest.raises(ValueError, match="7 scores but 2 class names"):
         plots.activations(np.zeros((4, 4)), VOLUMES, SCORES, ["cat", "dog"])
     with pytest.raises(ValueError, match=r"an image is .* received shape \(2, 4, 4, 3\)"):
@@ -118,7 +118,7 @@ def test_activations_refuses_what_does_not_fit_together():
         plots.activations(np.zeros((4, 4)), [("conv1", np.zeros((2, 4, 4, 5)))], SCORES, CLASSES)
 
 
-def test_errors_are_drawn_beside_their_bound():
+def test_errors_are_drawn_relative_to_their_bound():
     rows = {"conv2d of conv1": {"A": 0.1, "B": 1e-3}, "relu": {"A": 0.0}, "pool": {"B": 2.5e6}, "add": {"A": np.inf}}
     figure = plots.shares(rows, title="who is wrong")
     for text in ["who is wrong", *rows, "the bound", "B: 2.5e+06 times its bound", "A: inf times its bound"]:
@@ -135,7 +135,7 @@ def test_errors_are_drawn_beside_their_bound():
         plots.shares({})
 
 
-def test_errors_and_differences_refuse_other_rows():
+def test_shares_and_differences_refuse_rows_of_other_types():
     for draw in (plots.shares, plots.differences):
         for rows, kind in (([("relu", {"A": 0.1})], "list"), (None, "NoneType"), ({"relu": 0.1}, "float")):
             with pytest.raises(TypeError, match=f"rows must be a dictionary of dictionaries, received {kind} in place"):
@@ -233,7 +233,7 @@ HISTORY = [
 ]
 
 
-def test_curves_draws_loss_and_accuracy_of_both_parts():
+def test_curves_draws_loss_and_accuracy_of_training_and_test():
     loss, accuracy = plots.curves(HISTORY).axes
     assert (loss.get_title("left"), accuracy.get_title("left")) == ("loss", "accuracy")
     drawn = {line.get_label(): line.get_xydata().tolist() for line in loss.lines}
@@ -243,7 +243,7 @@ def test_curves_draws_loss_and_accuracy_of_both_parts():
     assert {text.get_text() for text in accuracy.texts} == {"train 75.0 %", "test 87.5 %"}
 
 
-def test_curves_of_one_epoch_without_a_test():
+def test_curves_draws_a_single_epoch_without_test_results():
     loss, accuracy = plots.curves([{"epoch": 1, "train_loss": 2.0, "test_loss": None}]).axes
     assert [line.get_label() for line in loss.lines] == ["train"]
     assert not accuracy.lines
@@ -280,14 +280,14 @@ def test_filters_shows_every_filter(shape, tiles):
     assert covered.sum() == tiles * 110 * round(one)
 
 
-def test_filters_refuses_a_layer():
+def test_filters_refuses_layers_nets_and_none():
     layer = gc.layers.Conv2D(2, 3)
     for given in (layer, gc.Sequential([layer]), None):
         with pytest.raises(TypeError, match=r"net\['conv1.weight'\], received"):
             plots.filters(given)
 
 
-def test_filters_refuses_other_arrays():
+def test_filters_refuses_arrays_of_another_rank():
     with pytest.raises(ValueError, match=r"\(K, R, S, C\), received shape \(3, 3\)"):
         plots.filters(np.zeros((3, 3)))
 

@@ -28,8 +28,8 @@ def without_encoding(tree):
             yield from [] if "b" in mode or "encoding" in given else [call.lineno]
 
 
-def of_unix(tree):
-    """The modules imported at the top of a file that not every platform has."""
+def unix_only(tree):
+    """The Unix modules that a file imports at its top level."""
     for node in tree.body:
         names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
@@ -40,21 +40,21 @@ def test_no_source_depends_on_the_platform():
     for path in SOURCES:
         tree = ast.parse(path.read_bytes())
         assert [*without_encoding(tree)] == [], f"{path}: text without an encoding"
-        assert [*of_unix(tree)] == [], f"{path}: imports that only Unix has"
+        assert [*unix_only(tree)] == [], f"{path}: imports that only Unix has"
 
 
 def test_the_checks_detect_violations():
     wrong = "import fcntl\nopen('x')\nPath('x').read_text()\nPath('x').write_text('')\nopen('x', 'w')\nopen('x', 'rb')"
     assert [*without_encoding(ast.parse(wrong))] == [2, 3, 4, 5]
-    assert [*of_unix(ast.parse(wrong))] == ["fcntl"]
+    assert [*unix_only(ast.parse(wrong))] == ["fcntl"]
 
 
-# Makes a process behave as on another system: without Unix modules and what Windows lacks in `os` and `signal`.
+# Makes a process behave as on another system: without Unix's modules and what `os` and `signal` lack on Windows.
 ELSEWHERE = f"""
 import importlib, os, pkgutil, signal, subprocess, sys, tempfile
-import numpy, safetensors.numpy, threadpoolctl, tqdm  # what is installed there is made for it
+import numpy, safetensors.numpy, threadpoolctl, tqdm  # before the changes: the packages installed here need this system
 OF_UNIX = {sorted(OF_UNIX)}
-for name in [*OF_UNIX, "cuda", "cupy", "torch"]:  # the last three are made for their system
+for name in [*OF_UNIX, "cuda", "cupy", "torch"]:  # the packages installed here of the last three need this system
     sys.modules[name] = None
 os.name = "elsewhere"
 for name in ("getuid", "geteuid", "getgid", "fork", "killpg", "listxattr", "lchown", "pread", "register_at_fork",
@@ -85,8 +85,8 @@ for each in pkgutil.walk_packages(gpuconv.__path__, "gpuconv."):
     try:
         importlib.import_module(each.name)
     except ImportError as error:
-        why = error.__cause__ or error  # a package that an extra brings
-        assert why.name.partition(".")[0] not in ("gpuconv", *OF_UNIX), (each.name, error)
+        missing = (error.__cause__ or error).name  # a package that one of the extras installs
+        assert missing.partition(".")[0] not in ("gpuconv", *OF_UNIX), (each.name, error)
 """,
         tmp_path,
     )

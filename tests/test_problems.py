@@ -34,7 +34,7 @@ from tests.refused import refused
         (3, 2, 3, (1, 1), 1, "cover", 2),
     ],
 )
-def test_output_size_by_hand(size, kernel, stride, padding, dilation, fit, windows):
+def test_output_sizes_equal_those_computed_by_hand(size, kernel, stride, padding, dilation, fit, windows):
     if windows is None:
         words = "input sizes that would fit: 4 or 7"
         refused(ValueError, words, problems.output_size, size, kernel, stride, padding, dilation, fit)
@@ -66,7 +66,7 @@ def test_output_size_counts_the_windows(axis):
 
 
 @given(AXES)
-def test_the_sizes_that_exact_names_do_fit(axis):
+def test_the_sizes_that_the_error_of_exact_names_fit(axis):
     size, *rest = axis
     try:
         problems.output_size(size, *rest, "floor")
@@ -81,12 +81,12 @@ def test_the_sizes_that_exact_names_do_fit(axis):
             assert other > 0
             problems.output_size(other, *rest, "exact")
         between = range(min(named) + 1, max(named))
-        assert size in between or len(named) == 1, "the nearest ones on both sides"
+        assert size in between or len(named) == 1, "the sizes named are not the nearest ones on both sides"
     else:
         assert windows == problems.output_size(size, *rest, "floor") == problems.output_size(size, *rest, "cover")
 
 
-def test_a_filter_larger_than_its_input():
+def test_a_filter_larger_than_its_input_is_refused():
     refused(
         ValueError,
         "the filter spans 5 but the padded input only 4 (size 3, padding 1 + 0)",
@@ -119,7 +119,7 @@ def test_same_padding_keeps_the_size(kernel_size, dilation, size):
         ("SAME", ((1, 1), (1, 2))),
     ],
 )
-def test_every_form_of_padding_as_pairs(padding, normal):
+def test_every_form_of_padding_becomes_pairs(padding, normal):
     assert problems.padding_pairs(padding, (3, 4), (1, 1)) == normal
 
 
@@ -164,7 +164,7 @@ CONVOLUTIONS = [
         (32, 32),
         dict(fprop=(2048, 12, 27, 1), dgrad=(2048, 3, 108, 1), wgrad=(12, 27, 2048, 1)),
     ),
-    (  # two groups of 2 channels and 3 filters; two phases of 4 rows, each of which ceil(3 / 2) taps reach
+    (  # two groups of 2 channels and 3 filters; dgrad has two phases of at most 4 rows and ceil(3 / 2) taps
         (2, 7, 9, 4),
         (6, 3, 2, 2),
         dict(stride=(2, 1), padding=((1, 1), (0, 1)), dilation=(1, 2), groups=2),
@@ -188,8 +188,10 @@ CONVOLUTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("x_shape", "w_shape", "window", "hw", "products"), CONVOLUTIONS)
-def test_a_convolution_by_hand(x_shape, w_shape, window, hw, products):
+@pytest.mark.parametrize(
+    ("x_shape", "w_shape", "window", "hw", "products"), CONVOLUTIONS, ids=["padding", "groups", "dilation", "depthwise"]
+)
+def test_the_sizes_of_a_convolution_equal_those_computed_by_hand(x_shape, w_shape, window, hw, products):
     problem = Conv2dProblem.of(x_shape, w_shape, **window)
     assert (problem.p, problem.q) == hw
     assert problem.x_shape == x_shape
@@ -218,8 +220,8 @@ def phases(size, taps, stride, dilation, before):
 
 
 @given(*[st.integers(1, limit) for limit in (9, 5, 4, 4)], st.integers(0, 3))
-def test_the_gradient_s_products_by_counting(size, taps, stride, dilation, before):
-    """Along the height; the width has one column and one tap."""
+def test_dgrads_product_has_the_sizes_found_by_counting(size, taps, stride, dilation, before):
+    """They are counted along the height; the width has one column and one tap."""
     padding = ((before, dilation * taps), (0, 0))
     window = dict(stride=(stride, 1), dilation=(dilation, 1), padding=padding)
     m, n, k, batches = Conv2dProblem.of((1, size, 1, 2), (3, taps, 1, 2), **window).implicit_gemm("dgrad")
@@ -275,7 +277,7 @@ def test_values_that_merely_equal_an_integer_are_refused(wrong):
             call()
 
 
-def test_lists_are_accepted_like_tuples():
+def test_lists_give_the_same_results_as_tuples():
     x, w = np.ones((1, 6, 6, 2)), np.ones((3, 2, 2, 2))
     dy = ops.conv2d(x, w, stride=[1, 2], padding=[1, 0], dilation=[1, 1])
     np.testing.assert_array_equal(dy, ops.conv2d(x, w, stride=(1, 2), padding=(1, 0)))
@@ -287,7 +289,7 @@ def test_lists_are_accepted_like_tuples():
     assert ops.max_pool2d(x, kernel_size=[2, 3])[0].shape == (1, 3, 2, 2)
 
 
-def test_a_convolution_s_text():
+def test_a_convolution_is_written_with_its_options_other_than_the_defaults():
     for window, text in (
         (dict(), ""),
         (dict(stride=(2, 1)), "-s2.1"),
@@ -298,7 +300,7 @@ def test_a_convolution_s_text():
         assert str(problem) == f"2x8x9x4-6x3x2{text}"
 
 
-def test_pooled_and_masked_shapes():
+def test_shapes_of_pools_and_masks_equal_those_computed_by_hand():
     problem = Conv2dProblem.of((2, 9, 8, 4), (6, 3, 3, 2), groups=2)
     assert problem.y_shape == (2, 7, 6, 6)
     assert problem.pooled_shape(1) == (2, 7, 6, 6)
@@ -312,7 +314,7 @@ def test_pooled_and_masked_shapes():
     assert narrow.pooled_shape(1) == (2, 7, 1, 6)
 
 
-def test_few_channels_and_depthwise():
+def test_few_channels_and_depthwise_convolutions_are_recognised():
     def made(c, k, taps, groups=1):
         return Conv2dProblem.of((1, 5, 5, c), (k, taps, taps, c // groups), groups=groups)
 
@@ -346,14 +348,14 @@ def test_impossible_convolutions_are_refused():
     refused(ValueError, "kernel_size[1] must be at least 1, received 0", Conv2dProblem.of, x, (6, 3, 0, 4))
     refused(ValueError, "unknown fit 'exakt'; did you mean 'exact'?", Conv2dProblem.of, x, w, fit="exakt")
     refused(ValueError, "the output must fit into memory", Conv2dProblem.of, x, w, padding=2**31 - 1)
-    for _ in range(2):  # a refusal is not remembered as anything else
+    for _ in range(2):  # the same problem is refused again
         refused(ValueError, "input sizes that would fit: 7 or 9", Conv2dProblem.of, x, w, stride=2, fit="exact")
 
 
 # --- pools, linear layers, epilogues -----------------------------------------------------------
 
 
-def test_the_sizes_of_a_pool_by_hand():
+def test_the_sizes_of_a_pool_equal_those_computed_by_hand():
     problem = Pool2dProblem.of((2, 7, 9, 5), (2, 3), padding=((1, 0), (0, 2)))
     assert (problem.r, problem.s) == problem.kernel_size == problem.stride == (2, 3)
     assert problem.x_shape == (2, 7, 9, 5)
@@ -373,7 +375,7 @@ def test_the_sizes_of_a_pool_by_hand():
 
 
 @pytest.mark.parametrize(("cells", "dtype"), [(1, "uint8"), (256, "uint8"), (257, "uint16"), (65537, "uint32")])
-def test_argmax_dtype(cells, dtype):
+def test_argmax_has_the_smallest_dtype_that_holds_every_cell(cells, dtype):
     assert Pool2dProblem.of((1, 1, cells, 1), (1, cells)).argmax_dtype == dtype
 
 

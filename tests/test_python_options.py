@@ -1,4 +1,4 @@
-"""Under `python -OO`, which drops assertions and docstrings, and `-W error`: all modules, and a round of commands."""
+"""All modules and the main commands work under `python -OO`, which drops assertions and docstrings, and `-W error`."""
 
 import os
 import subprocess
@@ -40,7 +40,7 @@ print("optimize", sys.flags.optimize, "warnings", sys.warnoptions)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [["-OO"], ["-W", "error"]], ids=" ".join)
-def test_every_module_and_a_round_of_commands(tmp_path, options):
+def test_every_module_imports_and_the_main_commands_run(tmp_path, options):
     image = pytest.importorskip("PIL.Image")
     pytest.importorskip("onnx")
     image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)).save(tmp_path / "image.png")

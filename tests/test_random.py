@@ -26,7 +26,7 @@ def words(counter, seed):
     ],
     ids=["zeros", "ones", "pi"],
 )
-def test_published_known_answers(counter, key, expected):
+def test_philox_gives_the_published_answers(counter, key, expected):
     """Random123's vectors for philox4x32-10."""
     assert words(counter, key[0] | key[1] << 32) == expected
 
@@ -100,7 +100,7 @@ def test_bad_scalars_are_refused(bad, error):
         random.bits(arguments.pop("n"), **arguments)
 
 
-def test_draws_of_no_numbers():
+def test_draws_of_no_numbers_are_empty():
     assert random.bits(0, seed=0, stream=INIT).shape == (0,)
     assert random.normal((3, 0), seed=0, stream=INIT).shape == (3, 0)
     assert random.permutation(0, seed=0).shape == (0,)
@@ -127,7 +127,7 @@ def test_uniform_fills_its_range_evenly():
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-def test_every_float_dtype_is_the_float32_draw_rounded(dtype):
+def test_a_draw_of_any_float_dtype_is_the_float64_draw_rounded(dtype):
     if dtype == "bfloat16":
         pytest.importorskip("ml_dtypes")
     exact = random.normal((9, 5), seed=8, stream=INIT, std=0.3, dtype="float64")
@@ -145,7 +145,7 @@ def test_other_dtypes_are_refused():
 # -- normal -------------------------------------------------------------------------------------
 
 
-def test_log_against_numpy():
+def test_log_agrees_with_numpy():
     x = np.concatenate([2.0 ** np.arange(-40, 40, 0.37), 1 + 2.0 ** -np.arange(1.0, 52.0)])
     np.testing.assert_allclose(random.log(x), np.log(x), rtol=1e-15)
 
@@ -160,11 +160,11 @@ def test_log_against_numpy():
         (1e-6, -4.753424308822899),
     ],
 )
-def test_inverse_normal_cdf_at_known_quantiles(p, z):
+def test_inverse_normal_cdf_gives_the_known_quantiles(p, z):
     assert random.inverse_normal_cdf(np.array([p]))[0] == pytest.approx(z, rel=1e-14)
 
 
-def test_inverse_normal_cdf_against_scipy():
+def test_inverse_normal_cdf_agrees_with_scipy():
     special = pytest.importorskip("scipy.special")
     word = np.concatenate([random.bits(100_000, seed=1, stream=INIT), [0, 1, ONES - 1, ONES]])
     p = (word + 0.5) * 2.0**-32
@@ -175,7 +175,7 @@ def test_normal_has_its_moments_and_tails():
     z = random.normal(400_000, mean=2, std=3, seed=4, stream=INIT, dtype="float64")
     z = (z - 2) / 3
     n = z.size
-    # Each moment of n samples lies within 5 of its standard errors.
+    # Each moment of n samples lies within 5 standard errors of its expected value.
     assert abs(z.mean()) < 5 / np.sqrt(n)
     assert abs((z**2).mean() - 1) < 5 * np.sqrt(2 / n)
     assert abs((z**3).mean()) < 5 * np.sqrt(15 / n)
@@ -202,9 +202,9 @@ PINNED_NORMALS = [
 
 
 def test_the_ops_fill_arrays_with_these_numbers():
-    place = dict(seed=3, stream=2, substream=5, offset=7)
+    position = dict(seed=3, stream=2, substream=5, offset=7)
     for name, options in {"uniform": {"low": -2.0, "high": 5.0}, "normal": {"mean": 3.0, "std": 0.5}}.items():
-        for chosen in (options | place, {"seed": 4, "stream": 0}):
+        for chosen in (options | position, {"seed": 4, "stream": 0}):
             for dtype in ("float64", "float32"):
                 y = np.full((3, 5), np.nan, dtype)
                 assert getattr(ops, f"random_{name}")(y, **chosen) is y
@@ -235,8 +235,7 @@ def test_permutation_depends_on_seed_and_epoch_and_nothing_else():
 
 
 @pytest.mark.slow
-def test_positions_are_uniform():
-    """Over many epochs every element takes every position equally often."""
+def test_every_element_takes_every_position_equally_often():
     n, epochs = 11, 800
     orders = np.array([random.permutation(n, seed=5, epoch=epoch) for epoch in range(epochs)])
     counts = np.array([np.bincount(orders[:, i], minlength=n) for i in range(n)])
@@ -246,14 +245,14 @@ def test_positions_are_uniform():
     assert abs(chi_square - degrees) < 5 * np.sqrt(2 * degrees)
 
 
-def test_no_fixed_relation_between_elements_or_epochs():
-    """Correlations with the identity, between neighbours and between epochs, are those of chance."""
+def test_orders_are_uncorrelated_between_elements_and_epochs():
+    """The identity, neighbours, halves and the next epoch correlate with an order no more than by chance."""
     n = 20_011
     first, second = (random.permutation(n, seed=7, epoch=epoch) for epoch in (0, 1))
     pairs = [(first, np.arange(n)), (first[1:], first[:-1]), (first[n // 2 :], first[: n - n // 2]), (first, second)]
     for a, b in pairs:
         assert abs(np.corrcoef(a, b)[0, 1]) < 5 / np.sqrt(n)
-    for step in (1, 2, 142):  # 142: a side of the square the elements are laid out on
+    for step in (1, 2, 142):  # 142: the side of the square on which the elements are laid out
         difference = (first[step:] - first[:-step]) % n
         counts = np.histogram(difference, bins=50, range=(0, n))[0]
         expected = difference.size / 50

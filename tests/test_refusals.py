@@ -21,7 +21,7 @@ Y = zeros(2, 3, 6, 6)
 ROWS, WEIGHT = zeros(5, 3), zeros(4, 3)
 LOGITS, LABELS = zeros(3, 4), np.zeros(3, np.int64)
 VECTOR = zeros(4)
-MASK = zeros(2, 5, 7, 2, dtype=np.uint8)  # of a pool that made X, in one group
+MASK = zeros(2, 5, 7, 2, dtype=np.uint8)  # of a 2 x 2 pool whose output is X, in one group
 PARAMS = [zeros(2, 3), zeros(5)]
 WINDOW = dict(kernel_size=2)
 ROUTED = dict(kernel_size=2, input_shape=X.shape)

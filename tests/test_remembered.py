@@ -113,7 +113,7 @@ def test_an_output_that_became_read_only_is_refused():
 
 
 def test_threads_share_what_is_remembered(monkeypatch):
-    """Each gets the result of its own shapes, also while another thread fills and clears the memory."""
+    """Each thread gets the result for its own shapes, even while others fill and clear the cache."""
     monkeypatch.setattr(module, "_MOST", 3)
 
     @remembered

@@ -133,7 +133,7 @@ def test_predict_accepts_images_in_every_form(trained, tmp_path):
     assert net.predict([]).shape == (0, 10)
 
 
-def test_the_best_classes_by_name(trained):
+def test_predict_names_the_best_classes(trained):
     net, _, test = trained
     net.classes = [f"digit {number}" for number in range(10)]
     best = net.predict(test.images[:4], top=3)
@@ -221,7 +221,7 @@ def test_predict_accepts_lists_of_every_kind(trained, tmp_path):
             net.predict(wrong)
 
 
-def test_predict_accepts_channels_first(small):
+def test_predict_takes_channels_first_from_pytorch_only(small):
     images = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype(np.float32)
     small.normalization = gc.data.Normalization([100, 100, 100], [50, 50, 50])
     for look in (small.predict, small.activations):

@@ -44,7 +44,7 @@ def test_a_shell_reads_every_quoted_name_unchanged(encoding, monkeypatch):
     monkeypatch.undo()
     line.encode(encoding)
     assert line.isprintable()
-    folded = " ".join(line.split())  # as an error's line is printed
+    folded = " ".join(line.split())  # as in errors, which are printed on one line
     read = subprocess.run(["bash", "-c", folded], stdout=subprocess.PIPE, check=True).stdout
     assert [os.path.normpath(name) for name in read.split(b"\0")[:-1]] == NAMES
     assert b"./-option" in read

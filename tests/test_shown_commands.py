@@ -21,8 +21,8 @@ NAMES = {
     "RUN_B": "runs/two",
     "folder:/new/photos": "folder:moved",
 }
-DIFFER = "bisect runs/one runs/two"  # these runs do
-NOT_RUN = {  # whole lines, as patterns
+DIFFER = "bisect runs/one runs/two"  # exits with 1, because these runs differ
+NOT_RUN = {  # patterns of whole command lines, and why these are not run
     r".*cifar10.*": "needs a download of 170 MB",
     r".*--device cuda.*": "needs a GPU",
     r"live.*": "serves a page until Ctrl-C (tests/live)",
@@ -34,7 +34,7 @@ NOT_RUN = {  # whole lines, as patterns
 
 
 def shown():
-    """The page, arguments and target of each command, without comments."""
+    """The page, the words and the output file (after `>`) of each command, without comments."""
     for page in PAGES:
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
         for command, rest in SHOWN.findall(text):
@@ -75,7 +75,7 @@ def test_the_commands_that_take_seconds_run(tmp_path, monkeypatch, capsys):
     shutil.copytree("photos", "moved")
     for name in ("photo.png", "seven.png"):
         image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(tmp_path / name)
-    for made in ("train", "train --data folder:photos --model tiny-vgg"):  # the runs that others read
+    for made in ("train", "train --data folder:photos --model tiny-vgg"):  # the runs that other commands read
         assert main([*made.split(), "--epochs", "1"]) == 0
     tried = []
     for page, words, target in shown():
@@ -102,7 +102,7 @@ def test_each_reason_not_to_run_a_command_holds_for_one():
 
 
 @pytest.mark.slow
-def test_the_predictions_run(capsys):
+def test_the_predictions_of_the_performance_page_run(capsys):
     page = (ROOT / "docs/performance-model.md").read_text(encoding="utf-8")
     lines = [line for line in re.findall(r"^python -m bench (predict .*)$", page, re.M) if "OUT" not in line]
     assert len(lines) == 5

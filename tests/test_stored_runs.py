@@ -20,7 +20,7 @@ from tests.fixtures.runs import library, make
 STORED = Path(__file__).parent / "fixtures" / "runs"
 COMMANDS = list(make.RUNS)
 RUNS = [*COMMANDS, "library"]
-OTHER_BLAS = 1e-5  # OpenBLAS's kernels for Prescott, SkylakeX and Zen left these runs up to 5.4e-7 apart
+OTHER_BLAS = 1e-5  # OpenBLAS's kernels for Prescott, SkylakeX and Zen gave results up to 5.4e-7 apart
 
 
 @pytest.fixture(autouse=True)
@@ -70,12 +70,14 @@ def test_a_resumed_run_has_the_bits_of_one_that_never_stopped(name):
     stored = left(f"{name}/finished")
     shutil.rmtree(f"{name}/finished")
     make.train(name, "finished")
-    anew = largest_difference(left(f"{name}/finished"), stored)
-    assert anew < OTHER_BLAS
+    uninterrupted = largest_difference(left(f"{name}/finished"), stored)
+    assert uninterrupted < OTHER_BLAS
     resume(name)
     resumed = largest_difference(left(f"{name}/interrupted"), stored)
     assert resumed < OTHER_BLAS
-    assert resumed == 0 or anew > 0, "this machine makes the stored bits in one go, but not by going on"
+    assert resumed == 0 or uninterrupted > 0, (
+        "here an uninterrupted run gives the stored bits, but a resumed one does not"
+    )
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -136,7 +138,7 @@ NAMES = {
 
 
 def without_defaults(value):
-    """The settings of a version that had fewer; "options" and "command" have no defaults."""
+    """The settings as a version stored them that had fewer; "options" and "command" have no defaults."""
     if isinstance(value, list):
         return [without_defaults(entry) for entry in value]
     if not isinstance(value, dict):
@@ -146,7 +148,7 @@ def without_defaults(value):
 
 
 def with_other_names(value):
-    text = json.dumps(value).replace("(label_smoothing=0.0)", "()")  # an option that the loss did not have
+    text = json.dumps(value).replace("(label_smoothing=0.0)", "()")  # an option that the loss did not have yet
     for name, (_, other) in NAMES.items():
         text = re.sub(rf"(?<![\w-]){name}(?![\w-])", other, text)
     return json.loads(text)

@@ -13,12 +13,12 @@ def test_one_fully_connected_neuron_has_one_weight_per_value(side, weights):
     assert f"{weights:,}" in summary(net)
 
 
-def test_vgg16_has_the_notes_numbers_without_allocating_them():
+def test_vgg16_has_the_published_counts_without_allocating_weights():
     net = models.vgg16(initialize=False)
     end = total(rows(net))
     assert end.weights == 138_344_128
     assert end.parameters == 138_357_544
-    assert end.activations == 15_237_608  # the notes' table sums to 15.24 M
+    assert end.activations == 15_237_608
     assert end.mult_adds == 15_470_264_320
     text = summary(net)
     assert "138,344,128" in text
@@ -29,7 +29,7 @@ def test_vgg16_has_the_notes_numbers_without_allocating_them():
     assert by_name["conv2"].activations == 3_211_264
 
 
-def test_a_row_by_hand():
+def test_rows_equal_those_computed_by_hand():
     net = Sequential([Input((7, 5, 4)), Conv2D(6, (3, 2), stride=2, groups=2, bias=False), ReLU()], dtype="float16")
     source, conv, relu = rows(net)
     assert (source.name, source.activations, source.parameters) == ("input", 140, 0)
@@ -41,7 +41,7 @@ def test_a_row_by_hand():
     assert "3x2x6" in text
 
 
-def test_a_residual_shows_its_sum_and_its_layers():
+def test_a_residual_block_has_a_row_for_its_sum_and_for_each_layer():
     net = Sequential([Input((4, 4, 2)), Residual([Conv2D(3, 1)], [Conv2D(3, 1, bias=False)])])
     table = rows(net)
     assert [row.name for row in table] == ["input", "residual1", "residual1.conv1", "residual1.shortcut.conv1"]

@@ -87,7 +87,7 @@ def test_a_wrong_argument_is_an_error_before_the_program_runs(tmp_path):
 # --- user programs under `mypy --strict` and strict pyright --------------------------------------
 
 PROGRAMS = Path(__file__).parent / "typing"
-UNTYPED = "onnxruntime"  # a library that tells a checker nothing, so that no program that imports it is strict
+UNTYPED = "onnxruntime"  # has no annotations, so a program that imports it cannot pass strict checks
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("nets", "layers", "training", "profiling"))]
 
 BEFORE = """\
@@ -129,7 +129,7 @@ def marked():
 @pytest.mark.slow
 def test_mypy_accepts_examples_and_pages_and_finds_mistakes(programs):
     api = pytest.importorskip("mypy.api")
-    settings = programs / "mypy.ini"  # as of an installed gpuconv, whose own files are not a user's business
+    settings = programs / "mypy.ini"  # errors in gpuconv's own files are silent, as for an installed package
     settings.write_text(
         f"[mypy]\nstrict = true\nmypy_path = {ROOT}\ncache_dir = {programs}/cache\n"
         "[mypy-gpuconv.*]\nfollow_imports = silent\n"

@@ -1,4 +1,4 @@
-"""The way of an array through the files of the package: each file is entered once, as docs/design.md lists them."""
+"""The path of an array through the files of the package, each entered once, in the order that docs/design.md gives."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def holds(values, x):
 
 
 def walk(x, call):
-    """The files of the functions that `call` passes x to, in the order of the calls; a run of one file stands once.
-    Comprehensions, which have frames of their own up to Python 3.11, are part of their function."""
+    """The files of the functions that `call` passes x to, in the order of the calls; successive calls into one file are
+    listed once. Comprehensions, which have frames of their own up to Python 3.11, count as part of their function."""
     files = []
 
     def enter(frame, event, _):
@@ -63,7 +63,7 @@ def walk(x, call):
 
 
 def walks_of_conv2d(device):
-    """The walks of a convolution's x in the first and the second call with these shapes, which no other test has."""
+    """The walks of a convolution's x in the first and second call with these shapes, which no other test uses."""
     x = gc.asarray(np.ones((1, 7, 19, 4), np.float32), device)
     w = gc.asarray(np.ones((8, 3, 3, 4), np.float32), device)
     return [walk(x, lambda: gc.ops.conv2d(x, w, padding=1)) for _ in range(2)]
@@ -74,10 +74,10 @@ def test_x_of_conv2d_enters_no_file_again(device, monkeypatch):
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")  # trials would launch the kernel too
     with standin.installed(schedule="early") if device == "cuda" else nullcontext():
         first, second = walks_of_conv2d(device)
-    way = TO_A_KERNEL + ([EMULATED] if device == "emulated" else [])
-    assert second == way
-    checks = way.index("ops/remembered.py") + 1
-    assert first == [*way[:checks], "ops/conv.py", "ops/expect.py", *way[checks:]]
+    expected = TO_A_KERNEL + ([EMULATED] if device == "emulated" else [])
+    assert second == expected
+    checks = expected.index("ops/remembered.py") + 1
+    assert first == [*expected[:checks], "ops/conv.py", "ops/expect.py", *expected[checks:]]
 
 
 TO_AN_OP = [
@@ -98,7 +98,7 @@ TO_AN_OP = [
 
 
 def test_a_batch_of_gpuconv_train_enters_no_file_again(tmp_path, monkeypatch):
-    """The calls from the command line to the first convolution."""
+    """From the command line to the first convolution."""
     monkeypatch.chdir(tmp_path)
     found = []
 

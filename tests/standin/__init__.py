@@ -1,18 +1,18 @@
-"""A stand-in for CuPy over host memory that keeps CUDA's rules, for tests of the host code that only a GPU takes.
+"""A stand-in for CuPy in host memory that enforces CUDA's rules, to test host code that otherwise runs only on a GPU.
 
     with standin.installed(gpus=("90", "80"), schedule="late") as machine:
         y = gpuconv.ops.relu(gpuconv.asarray(x, "cuda:1"))
 
-Kernels run through gpuconv's emulator. What CUDA leaves open is decided by the schedule: "late" runs a stream's work
-only when somebody waits for it, "early" as soon as it is given; correct code gives the same numbers under both. These
-rules are kept, and test_rules.py breaks each of them:
+Kernels run in gpuconv's emulator. Where CUDA leaves the order of work open, the schedule decides: "late" runs the work
+of a stream only when something waits for it, "early" as soon as it is queued; correct code gives the same numbers with
+both. The stand-in enforces these rules, and test_rules.py breaks each of them:
 
-- arrays and modules belong to the device that was current when they were made, and are used there alone;
+- arrays and modules belong to the device that was current when they were made, and can be used only there;
 - legacy, blocking and non-blocking streams wait for one another as in the CUDA Programming Guide, "Default Stream";
-- what may not be done during a capture spoils it or is refused; a graph keeps no array alive;
-- a pool hands a freed block out at once to its stream, poisoned, and to no other stream;
+- what CUDA forbids during a capture is refused or invalidates the capture; a graph keeps no array alive;
+- a pool reuses a freed block at once, poisoned, for the stream that allocated it, and for no other stream;
 - a kernel has the shared memory and the instructions of its GPU's architecture;
-- events tell the GPU's time: kernels and copies take what the machine says, one after another on a stream.
+- events measure the GPU's time: the machine states how long kernels and copies take, one after another on a stream.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def installed(gpus: Sequence[str] = ("90",), *, schedule: str = "late", peer_acc
 
 @contextlib.contextmanager
 def replaced(modules: dict[str, Any]) -> Iterator[None]:
-    """Within this context these modules are imported."""
+    """Within this context `import` finds these modules."""
     before = {name: sys.modules.get(name) for name in modules}
     sys.modules.update(modules)
     try:

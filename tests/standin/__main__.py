@@ -15,18 +15,18 @@ from tests.standin import made_up
 
 
 def main(words: list[str]) -> None:
-    how, what, *arguments = words
-    sys.modules["torch"] = None  # type: ignore[assignment]  # it would see no GPU
+    option, what, *arguments = words
+    sys.modules["torch"] = None  # type: ignore[assignment]  # PyTorch would see no GPU
     gpus = os.environ.get("GPUCONV_STANDIN_GPUS", "90").split(",")
     with standin.installed(gpus, schedule=os.environ.get("GPUCONV_STANDIN_SCHEDULE", "late")), made_up.times():
-        sys.argv = ["-c" if how == "-c" else what, *arguments]
-        if how == "-c":
+        sys.argv = ["-c" if option == "-c" else what, *arguments]
+        if option == "-c":
             names: dict[str, Any] = {"__name__": "__main__"}
             exec(compile(what, "<string>", "exec"), names)
-        elif how == "-m":
+        elif option == "-m":
             runpy.run_module(what, run_name="__main__", alter_sys=True)
         else:
-            raise SystemExit(f"python -m tests.standin takes -m MODULE or -c CODE, received {how}")
+            raise SystemExit(f"python -m tests.standin takes -m MODULE or -c CODE, received {option}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from tests.standin.streams import Device, get_current_stream
 
 
 def array_at(address: int, shape: Any, strides: Any, dtype: np.dtype) -> np.ndarray:
-    """The memory at an address as a NumPy array."""
+    """A NumPy array over the memory at an address."""
     reach = sum(abs(stride) * (size - 1) for stride, size in zip(strides, shape)) + dtype.itemsize if all(shape) else 1
     memory = (ctypes.c_char * reach).from_address(address)
     if dtype.kind == "V":  # NumPy makes no array of bfloat16 over a buffer
@@ -54,11 +54,11 @@ class ndarray:
             "stream": get_current_stream().ptr or 1,
         }
 
-    def _place(self) -> tuple[Any, ...]:
+    def _location(self) -> tuple[Any, ...]:
         return self.data.ptr, self.shape, self.strides, self.dtype
 
     def _host(self) -> np.ndarray:
-        return array_at(*self._place())
+        return array_at(*self._location())
 
     def _view(self, host: np.ndarray) -> ndarray:
         pointer = MemoryPointer.__new__(MemoryPointer)
@@ -83,15 +83,15 @@ class ndarray:
     def __setitem__(self, index: Any, value: Any) -> None:
         target = self if index is Ellipsis else self[index]
         target._expect_current()
-        place = target._place()
+        location = target._location()
         if isinstance(value, ndarray):
             value._expect_current()
-            source = value._place()
-            get_current_stream().queue.push(lambda: _assign(place, array_at(*source)))
+            source = value._location()
+            get_current_stream().queue.push(lambda: _assign(location, array_at(*source)))
         elif isinstance(value, np.ndarray) and value.ndim:
             raise TypeError("Unsupported type <class 'numpy.ndarray'>")
         else:
-            get_current_stream().queue.push(lambda: _assign(place, value))
+            get_current_stream().queue.push(lambda: _assign(location, value))
 
     def fill(self, value: Any) -> None:
         self[...] = value
@@ -133,8 +133,8 @@ class ndarray:
         with Device(self.data.device_id):
             stream = get_current_stream()
             if not stream.is_capturing():
-                place = self._place()
-                stream.queue.push(lambda: copies.append(array_at(*place).copy()))
+                location = self._location()
+                stream.queue.push(lambda: copies.append(array_at(*location).copy()))
             stream.synchronize()
         return copies[0]
 
@@ -148,8 +148,8 @@ class ndarray:
 ndarray.__module__ = "cupy"
 
 
-def _assign(place: tuple[Any, ...], value: Any) -> None:
-    array_at(*place)[...] = value
+def _assign(location: tuple[Any, ...], value: Any) -> None:
+    array_at(*location)[...] = value
 
 
 def _packed_strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
@@ -173,15 +173,15 @@ def ones(shape: Any, dtype: Any = np.float32) -> ndarray:
 
 
 def asarray(x: Any, dtype: Any = None) -> ndarray:
-    """A host array is staged, as CuPy does it in pinned memory: it may change as soon as this returns."""
+    """Copies a host array before it returns, as CuPy does to pinned memory; the caller may change the array then."""
     if isinstance(x, ndarray):
         return x if dtype is None or x.dtype == dtype else x.astype(dtype)
     host = np.array(x, dtype, order="C")
     if host.dtype.byteorder == ">":  # CuPy copies the bytes as they are
         host = host.view(host.dtype.newbyteorder("="))
     array = ndarray(host.shape, host.dtype)
-    place = array._place()
-    get_current_stream().queue.push(lambda: _assign(place, host))
+    location = array._location()
+    get_current_stream().queue.push(lambda: _assign(location, host))
     return array
 
 
@@ -190,5 +190,5 @@ def asnumpy(x: ndarray) -> np.ndarray:
 
 
 def from_dlpack(x: Any) -> ndarray:
-    """Import a test's object whose `standin_dlpack(stream)` gives an array ordered after its producer."""
+    """Import a test's object. Its `standin_dlpack(stream)` makes the stream wait for the data and returns the array."""
     return x.standin_dlpack(get_current_stream())

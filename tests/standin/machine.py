@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-PATIENCE = 5.0  # seconds for another thread to do its part
+PATIENCE = 5.0  # seconds to wait for another thread
 
 Work = Callable[[], None]
 
@@ -30,11 +30,11 @@ class CUDARuntimeError(RuntimeError):
 
 
 class CUDADriverError(RuntimeError):
-    """The same for the driver's calls."""
+    """The error that CuPy raises for a failed call of the CUDA driver."""
 
 
 class Capture(list[Work]):
-    """The work of a capture. branches: other streams in it. unjoined: those whose last work nobody waits for."""
+    """The work of a capture. branches: its other streams. unjoined: those whose last work no stream waits for."""
 
     def __init__(self, origin: Queue) -> None:
         super().__init__()
@@ -49,10 +49,10 @@ class Queue:
     def __init__(self, machine: Machine, device: int, kind: str) -> None:
         self.machine, self.device, self.kind = machine, device, kind
         self.captured: Capture | None = None  # during a capture
-        self.spoiled: str | None = None  # why a capture cannot end well
+        self.invalidated_by: str | None = None  # why the capture is invalid
         self._work: list[tuple[list[tuple[Queue, int]], Work]] = []
         self._done = 0
-        self.busy_until = 0.0  # of the machine's clock
+        self.busy_until = 0.0  # when its queued work ends, by the machine's clock
         self.held = False  # while its work waits for another GPU
         machine.queues.append(self)
 
@@ -65,7 +65,7 @@ class Queue:
         """Queue work that takes the given time, or record it during a capture."""
         with self.machine.lock:
             if self.captured is not None:
-                self._expect_unspoiled()
+                self._expect_valid()
                 self.captured.append(work)
                 if self is not self.captured.origin:
                     self.captured.unjoined.add(self)
@@ -87,8 +87,8 @@ class Queue:
             self._append([(other, end)], lambda: None)
 
     def _wait_captured(self, other: Queue, capture: Capture) -> None:
-        """A stream that waits for one that is captured becomes a branch of the graph, until one of the graph waits for
-        it. The order of the calls is an order in which the graph may run."""
+        """A stream that waits for a captured stream becomes a branch of the capture, and must be waited for before the
+        capture ends. The work is recorded in the order of the calls, an order in which the graph may run."""
         if self.captured is None:
             self.captured = capture
             capture.branches.append(self)
@@ -106,8 +106,8 @@ class Queue:
             blocking = [queue for queue in others if queue.kind == "blocking"]
             for queue in blocking:
                 if queue.captured is not None:
-                    queue.spoiled = "cudaErrorStreamCaptureImplicit"
-                    raise CUDARuntimeError(queue.spoiled)
+                    queue.invalidated_by = "cudaErrorStreamCaptureImplicit"
+                    raise CUDARuntimeError(queue.invalidated_by)
             return [(queue, queue.end) for queue in blocking]
         return [(queue, queue.end) for queue in others if queue.kind == "legacy" and self.kind == "blocking"]
 
@@ -115,8 +115,8 @@ class Queue:
         """Run all work; refused during a capture, which it invalidates."""
         with self.machine.lock:
             if self.captured is not None:
-                self.spoiled = "cudaErrorStreamCaptureUnsupported"
-                raise CUDARuntimeError(self.spoiled)
+                self.invalidated_by = "cudaErrorStreamCaptureUnsupported"
+                raise CUDARuntimeError(self.invalidated_by)
             self.run(self.end)
         self.machine.sleep_until(self.busy_until)
 
@@ -139,7 +139,7 @@ class Queue:
                     self.machine.thread.runs = before
 
     def _finished(self) -> bool:
-        """Wait for the piece of work that runs, in whichever thread."""
+        """Wait while a piece of this stream's work waits for another GPU, in whichever thread it runs."""
         assert self.machine.changed.wait_for(lambda: not self.held, PATIENCE), "a stream's work does not end"
         return True
 
@@ -150,7 +150,7 @@ class Queue:
         return bool(left) and (self.device in hung or any(getattr(work, "waits_for", set)() & hung for work in left))
 
     def run_one(self) -> bool:
-        """Run the next piece of work, if there is one that waits for no other stream."""
+        """Run the next piece of work, unless it waits for another stream. Returns whether a piece was run."""
         with self.machine.lock:
             if self._done == self.end or self.held:
                 return False
@@ -163,25 +163,25 @@ class Queue:
     def begin_capture(self) -> None:
         if self.kind == "legacy":
             raise RuntimeError("cannot capture on the default (legacy) stream")
-        self.captured, self.spoiled = Capture(self), None
+        self.captured, self.invalidated_by = Capture(self), None
 
     def end_capture(self) -> list[Work]:
         captured, self.captured = self.captured, None
         assert captured is not None
         for branch in captured.branches:
             branch.captured = None
-        self._expect_unspoiled()
+        self._expect_valid()
         if captured.unjoined:
             raise CUDARuntimeError("cudaErrorStreamCaptureUnjoined")
         return captured
 
-    def _expect_unspoiled(self) -> None:
-        if self.spoiled:
-            raise CUDARuntimeError(f"cudaErrorStreamCaptureInvalidated, by {self.spoiled}")
+    def _expect_valid(self) -> None:
+        if self.invalidated_by:
+            raise CUDARuntimeError(f"cudaErrorStreamCaptureInvalidated, by {self.invalidated_by}")
 
 
 class Clock:
-    """In place of the module `time`: it advances only while somebody sleeps."""
+    """Replaces the module `time`; its time advances only in `sleep`."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -194,7 +194,7 @@ class Clock:
 
 
 class Machine:
-    """gpus: the compute capability of each. launches: (kernel, device) in the order they were asked for.
+    """gpus: the compute capability of each. launches: (kernel, device) in the order of the calls.
 
     kernel_seconds, copy_rate: how long a kernel takes, and how many bytes a second a copy on a GPU moves.
     clock: the module `time`, or a `Clock`.
@@ -205,7 +205,7 @@ class Machine:
             raise ValueError(f"a schedule is early or late, received {schedule!r}")
         self.gpus, self.schedule, self.peer_access = gpus, schedule, peer_access
         self.lock = threading.RLock()
-        self.changed = threading.Condition(self.lock)  # what a stream waits for
+        self.changed = threading.Condition(self.lock)  # notified when NCCL calls advance or ranks join
         self.queues: list[Queue] = []
         self.launches: list[tuple[str, int]] = []
         self.property_calls = 0

@@ -1,4 +1,4 @@
-"""Made-up times, so that code that measures on a GPU can run on the stand-in: every call is made once."""
+"""Made-up times, so that code that measures on a GPU can run on the stand-in: each timed call runs once."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ POISON = 0xFF  # NaN in every float
 
 
 class Memory:
-    """cudaMalloc, and cudaFree when it is dropped, which waits for the device."""
+    """Memory of cudaMalloc. Dropping it is cudaFree, which waits for the device."""
 
     def __init__(self, size: int) -> None:
         self._machine = current()
@@ -33,7 +33,7 @@ class Memory:
             for queue in self._machine.queues:
                 if queue.device != self.device_id or queue.captured is not None:
                     continue
-                if within_work:  # the garbage collector came during a kernel, which later work has to wait for
+                if within_work:  # garbage collected during a kernel: the memory lives until the queued work is done
                     queue.push(lambda: kept)
                 else:
                     queue.run(queue.end)
@@ -91,7 +91,7 @@ class MemoryPool:
         return block
 
     def free_all_blocks(self, stream: Any = None) -> None:
-        """Of the current device."""
+        """Free the unused blocks of the current device."""
         for home in [home for home in self._free if home[0] == current().device]:
             del self._free[home]
 

@@ -13,7 +13,7 @@ from tests.standin.arrays import array_at, ndarray
 from tests.standin.machine import SHARED_MEMORY, CUDADriverError, current
 from tests.standin.streams import get_current_stream
 
-_WITHOUT_LEAVE = 48 * 1024  # bytes of shared memory
+_DEFAULT_SHARED_MEMORY = 48 * 1024  # bytes that a block may have without opting in
 _cubins: dict[str, tuple[str, str, dict[str, str], str]] = {}
 
 
@@ -70,7 +70,7 @@ class RawKernel:
 
     @property
     def max_dynamic_shared_size_bytes(self) -> int:
-        return self._allowed.get(current().device, _WITHOUT_LEAVE)
+        return self._allowed.get(current().device, _DEFAULT_SHARED_MEMORY)
 
     @max_dynamic_shared_size_bytes.setter
     def max_dynamic_shared_size_bytes(self, size: int) -> None:
@@ -80,7 +80,7 @@ class RawKernel:
         self._allowed[current().device] = size
 
     def __call__(self, grid: Any, block: Any, args: tuple[Any, ...], *, shared_mem: int = 0) -> None:
-        """Like CuPy it packs addresses and numbers, and keeps no array alive."""
+        """Packs addresses and numbers, as CuPy does, and keeps no array alive."""
         name, text, defines = self._load()
         library, signatures = _library(name, text, tuple(defines.items()))
         if shared_mem > self.max_dynamic_shared_size_bytes:

@@ -2,7 +2,7 @@
 
 A call is recorded when it is made, and queued on its stream, or captured there. It ends when its transfers have found
 their counterparts on the other ranks, whose streams run meanwhile; a transfer without a possible counterpart is an
-AssertionError, because a GPU would wait for ever.
+AssertionError, because a GPU would wait forever.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CODES = {f"NCCL_{name.upper()}": code for code, name in enumerate(DTYPES)}
 
 
 class Transfer(NamedTuple):
-    """One part of a call. key: what its counterparts have too."""
+    """One part of a call. key: equal to that of its counterparts on other ranks."""
 
     kind: str
     key: tuple[Any, ...]
@@ -39,7 +39,7 @@ class Transfer(NamedTuple):
 
 
 class Call(NamedTuple):
-    """The request of a rank, in words; captured: whether it is in a graph."""
+    """A rank's call, described in words. captured: whether it is part of a graph."""
 
     words: tuple[str, ...]
     captured: bool
@@ -90,7 +90,7 @@ class World:
                     self.waiting.remove(group)
 
     def _others_advance(self, group: Group) -> bool:
-        """Run a piece of another rank's work that is queued and does not wait itself."""
+        """Run a queued piece of another rank's work that waits for nothing. Returns whether there was one."""
         for queue in list(self.machine.queues):
             if queue.device != group.queue.device and not queue.held and queue.run_one():
                 return True
@@ -113,10 +113,10 @@ class World:
             total = sum(each.memory().astype(np.float64) for each in everyone)
             for each in everyone:
                 each.memory()[...] = total.astype(each.dtype)
-        for its, _ in found.values():
-            its.open -= 1
-            if its in self.waiting and not its.open:
-                its.queue.held = False
+        for matched, _ in found.values():
+            matched.open -= 1
+            if matched in self.waiting and not matched.open:
+                matched.queue.held = False
         self.changed.notify_all()
 
 
@@ -153,9 +153,9 @@ class NcclCommunicator:
     def _add(self, kind: str, key: tuple[Any, ...], address: int, count: int, datatype: int, stream: int) -> None:
         assert not self._aborted, "the communicator was aborted"
         transfer = Transfer(kind, key, address, count, [*DTYPES.values()][datatype])
-        with_others = getattr(_groups, "open", None)
-        if with_others is not None:
-            with_others.append((self, transfer, stream))
+        group = getattr(_groups, "open", None)
+        if group is not None:
+            group.append((self, transfer, stream))
         else:
             self._queue([transfer], stream)
 
@@ -171,15 +171,16 @@ class Exchange:
     """A call as a piece of a stream's work, which ends at once if the communicator was aborted."""
 
     def __init__(self, communicator: NcclCommunicator, transfers: list[Transfer]) -> None:
-        self._of, self._transfers = communicator, transfers
+        self._communicator, self._transfers = communicator, transfers
 
     def __call__(self) -> None:
-        if not self._of._aborted:
-            self._of._world.run(self._of._rank, Group(current().thread.runs, self._transfers))
+        communicator = self._communicator
+        if not communicator._aborted:
+            communicator._world.run(communicator._rank, Group(current().thread.runs, self._transfers))
 
     def waits_for(self) -> set[int]:
-        """The GPUs that it needs."""
-        return set() if self._of._aborted else set(self._of._world.joined.values())
+        """The GPUs of all ranks; none once the communicator was aborted."""
+        return set() if self._communicator._aborted else set(self._communicator._world.joined.values())
 
 
 def group_start() -> None:
@@ -187,9 +188,9 @@ def group_start() -> None:
 
 
 def group_end() -> None:
-    asked, _groups.open = _groups.open, None
-    for communicator in {id(each): each for each, _, _ in asked}.values():
-        own = [(transfer, stream) for each, transfer, stream in asked if each is communicator]
+    group, _groups.open = _groups.open, None
+    for communicator in {id(each): each for each, _, _ in group}.values():
+        own = [(transfer, stream) for each, transfer, stream in group if each is communicator]
         assert len({stream for _, stream in own}) == 1
         communicator._queue([transfer for transfer, _ in own], own[0][1])
 

@@ -1,4 +1,4 @@
-"""A prover on the stand-in, for a kernel that is entered as unproved: a child process, with a fault planted in it.
+"""A child process that proves an unproved kernel on the stand-in, with a planted fault.
 
 python -c "from tests.standin.proving import main; main()" GPU SCHEDULE FAULT
 """
@@ -29,7 +29,7 @@ NAME = "new-32x32"
 
 @contextlib.contextmanager
 def new_family() -> Iterator[Algorithm]:
-    """The SIMT kernels of a known tile, for fewer blocks at once, as an algorithm that no GPU has run."""
+    """The SIMT kernels of a known tile, compiled with another MIN_BLOCKS, as an algorithm that no GPU has run."""
     like = algorithms.find("simt-32x32", "float32")
     with entered(like, name=NAME, macros=dict(like.macros) | dict(MIN_BLOCKS=7), proved=False) as new:
         yield new
@@ -95,7 +95,7 @@ def _wrong_value(out: Any, inputs: Any, count: int) -> None:
 
 
 def _slightly_wrong(out: Any, inputs: Any, count: int) -> None:
-    """Of the last value of many, by far less than its bound among random numbers."""
+    """Changes the last value of the output by far less than its bound for random numbers."""
     last = out.reshape(-1)[-1:]
     last.fill(float(to_numpy(last)[0]) + 1e-5)
 
@@ -118,7 +118,7 @@ def _out_of_bounds(out: Any, inputs: Any, count: int) -> None:
 
 
 def _changed_input(out: Any, inputs: Any, count: int) -> None:
-    """By the last of the runs on random numbers, so that these have the same bits."""
+    """Changes an input in the last run on random numbers, so that all these runs give the same bits."""
     if count == RUNS:
         inputs[0].reshape(-1)[:1].fill(0.5)
 
@@ -138,7 +138,7 @@ _AFTER = {
     "a write out of bounds": _out_of_bounds,
     "a changed input": _changed_input,
 }
-FAULTS = {  # what is said of each
+FAULTS = {  # the message for each
     "hangs": "did not answer within",
     "crashes": "ended with SIGSEGV",
     "is killed": "ended with SIGKILL",
@@ -151,4 +151,5 @@ FAULTS = {  # what is said of each
     "a write out of bounds": "wrote 4 bytes out of bounds, 41 bytes after an array of",
     "a changed input": "it changed its inputs",
 }
+# The faults whose verdict is stored.
 LASTING = {*FAULTS} - {"is killed", "lacks memory"}

@@ -93,12 +93,12 @@ class Stream:
         return event
 
     def wait_event(self, event: Event) -> None:
-        if event.place is not None:
-            self.queue.wait(*event.place)
+        if event.position is not None:
+            self.queue.wait(*event.position)
 
 
 def queue_at(address: int) -> Queue:
-    """The queue of the stream with a `ptr`."""
+    """The queue of the stream whose `ptr` is this address; 0 is the current device's legacy stream."""
     return _at[address].queue if address else current().legacy[current().device]
 
 
@@ -113,22 +113,22 @@ def get_current_stream(device_id: int = -1) -> Stream:
 
 
 class Event:
-    """place: the queue and the amount of its work before the event; None until it is recorded."""
+    """position: the queue and the amount of its work before the event; None until the event is recorded."""
 
     def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
-        self.place: tuple[Queue, int] | None = None
+        self.position: tuple[Queue, int] | None = None
         self.time = 0.0
 
     def record(self, stream: Stream | None = None) -> None:
         queue = (stream or get_current_stream()).queue
         queue.push(lambda: None)
-        self.place, self.time = (queue, queue.end), queue.busy_until
+        self.position, self.time = (queue, queue.end), queue.busy_until
 
     @property
     def done(self) -> bool:
-        if self.place is None:
+        if self.position is None:
             return True
-        queue, end = self.place
+        queue, end = self.position
         with current().lock:
             if queue.stands_still(end):
                 return False
@@ -136,15 +136,15 @@ class Event:
         return current().clock.perf_counter() >= self.time
 
     def synchronize(self) -> None:
-        if self.place is not None:
-            queue, end = self.place
+        if self.position is not None:
+            queue, end = self.position
             with contextlib.nullcontext() if queue.captured is None else current().lock:
                 queue.run(end)
             current().sleep_until(self.time)
 
 
 def get_elapsed_time(start: Event, end: Event) -> float:
-    """Milliseconds."""
+    """The time between two events, in milliseconds."""
     return 1e3 * (end.time - start.time)
 
 

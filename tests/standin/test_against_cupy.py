@@ -22,11 +22,11 @@ ROOT = Path(gpuconv.__file__).parents[1]
 
 
 def has(owner: Any, name: str) -> bool:
-    """A stream instance has attributes that its class lacks."""
+    """Whether the owner, or an instance of it, has the name: streams have attributes that the class Stream lacks."""
     return hasattr(owner, name) or (owner is cupy.cuda.Stream and hasattr(cupy.cuda.Stream.null, name))
 
 
-OWN = {"queue", "place", "time", "owner"}  # by which the stand-in knows what its objects stand for
+OWN = {"queue", "position", "time", "owner"}  # attributes that only the stand-in's objects have
 
 
 def offered(object_: Any) -> set[str]:
@@ -55,8 +55,8 @@ def test_attributes_of_the_stand_ins_objects_exist_in_cupy():
             (ours.cuda.Event(), cupy.cuda.Event),
             (graph, cupy.cuda.graph.Graph),
         ]
-        for its, theirs in pairs:
-            missing = [name for name in offered(its) if not has(theirs, name)]
+        for object_, theirs in pairs:
+            missing = [name for name in offered(object_) if not has(theirs, name)]
             assert not missing, theirs
         assert {"ptr", "device_id"} <= offered(stream) & offered(array.data)
 
@@ -83,10 +83,10 @@ def test_names_of_the_stand_in_exist_in_cupy():
 class Names(ast.NodeVisitor):
     """What the names in a source file refer to in CuPy. An object counts as its class.
 
-    used: the names that CuPy, or a class of its, was asked for.
+    used: the attributes of CuPy's modules and classes that the file uses.
     """
 
-    MADE_BY: dict[str, type] = {  # what functions return, and what attributes of objects are
+    MADE_BY: dict[str, type] = {  # the classes of what functions return and attributes hold
         "data": cupy.cuda.MemoryPointer,
         "get_current_stream": cupy.cuda.Stream,
         "end_capture": cupy.cuda.graph.Graph,
@@ -99,7 +99,7 @@ class Names(ast.NodeVisitor):
         self.known: dict[str, object] = {}
         self.used: set[str] = set()
         before = -1
-        while before != len(self.known):  # a name may be used above the line that makes it
+        while before != len(self.known):  # a name may be used above the line that binds it
             before = len(self.known)
             self.visit(tree)
 
@@ -162,7 +162,7 @@ class Names(ast.NodeVisitor):
 
 
 def test_cupy_names_used_by_gpuconv_exist():
-    """Names in CuPy's modules and of the objects they create, under whatever name a source file binds them."""
+    """Names of CuPy's modules and of the objects that they create, whatever a source file calls these."""
     used = set()
     for folder in ("gpuconv", "bench", "ci"):
         for path in (ROOT / folder).rglob("*.py"):

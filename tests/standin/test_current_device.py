@@ -1,4 +1,4 @@
-"""An array's own device: where an op runs, whichever device is CUDA's current one."""
+"""An op runs on the device of its arrays, whichever device is current."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_new_results_are_allocated_on_the_arrays_device(other):
         assert_on(other, found, expected)
 
 
-def test_out_is_returned(other):
+def test_out_is_written_on_its_device_and_returned(other):
     x, out = there(other, X, np.zeros_like(X))
     assert ops.relu(x, out=out) is out
     assert_on(other, out, np.maximum(X, 0))
@@ -56,8 +56,7 @@ def test_out_is_returned(other):
     assert_on(other, x, np.maximum(X, 0))
 
 
-def test_an_overlapping_input_is_copied_on_its_device(other):
-    """When an output overlaps it."""
+def test_an_input_that_overlaps_the_output_is_copied_on_its_device(other):
     (memory,) = there(other, np.concatenate([X, X]).ravel())
     x, out = (memory[at : at + X.size].reshape(X.shape) for at in (0, 8))
     ops.relu(x, out=out)

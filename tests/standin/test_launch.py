@@ -23,7 +23,7 @@ def array(device, count=4, dtype=np.float32):
     return backends.zeros((count,) if isinstance(count, int) else count, dtype, device)
 
 
-# Arguments (y, value, n) of the kernel `fill` that are passed in another form, for a given device.
+# Changes to a valid launch of the kernel `fill`, each of which makes it invalid.
 WRONG = [
     lambda device: {"value": "1"},
     lambda device: {"value": None},
@@ -61,7 +61,7 @@ def refusal(device, change):
 def test_refusals_are_those_of_the_emulated_device():
     expected = [refusal("emulated", change) for change in WRONG]
     with standin.installed() as machine:
-        for again in range(2):  # a launch that went well in between changes nothing
+        for again in range(2):  # a successful launch in between changes nothing
             assert [refusal("cuda", change) for change in WRONG] == expected, again
             assert len(machine.launches) == again
             kernel("fill")(1, 4, array("cuda"), 1.5, 4)

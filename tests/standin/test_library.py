@@ -75,8 +75,8 @@ def test_asarray_converts_on_the_arrays_own_device(schedule, device):
         np.testing.assert_array_equal(gc.to_numpy(half), X.astype(np.float16))
 
 
-def test_a_gpus_properties_are_queried_once(schedule):
-    """Each query takes a millisecond on a real GPU."""
+def test_ops_do_not_query_a_gpus_properties(schedule):
+    """A query takes a millisecond on a real GPU."""
     with standin.installed(("80", "90"), schedule=schedule) as machine:
         arrays = [gc.asarray(X, device) for device in ("cuda:0", "cuda:1") for _ in range(3)]
         for x in arrays:
@@ -102,7 +102,7 @@ def test_info_lists_each_gpu(capsys):
 
 
 def branched():
-    """A net whose norm's backward sums are added up in a convolution, and whose branches write slices."""
+    """A net whose convolutions compute the sums of a norm's backward, and whose branches write slices."""
     branches = Branches([[Conv2D(4, 1), BatchNorm(), ReLU()], [Conv2D(3, 3, padding=1)]])
     first = [Input((6, 5, 1)), Conv2D(4, 3, padding=1), BatchNorm(), Conv2D(6, 3, padding=1)]
     return Sequential([*first, branches, Flatten(), Linear(3)], seed=0)
@@ -150,7 +150,7 @@ def test_training_gives_the_emulated_devices_bits(schedule, device, graph):
     ],
     ids=lambda options: ",".join(options),
 )
-def test_other_steps_give_the_emulated_devices_bits(schedule, graph, options):
+def test_steps_with_more_options_give_the_emulated_devices_bits(schedule, graph, options):
     expected = trained("emulated", graph=False, **options)
     with standin.installed(("90",), schedule=schedule):
         found = trained("cuda:0", graph=graph, **options)
@@ -160,8 +160,10 @@ def test_other_steps_give_the_emulated_devices_bits(schedule, graph, options):
 
 
 class EveryThird(Shadow):
-    """Looks at all calls of every third step once it knows them, and checks them in this process. looked: the steps,
-    each with the kernels that it launched by itself."""
+    """A shadow that checks all calls of every third step in this process, once it knows the sizes of the calls.
+
+    looked: for each step that it checked, the number of kernels that were launched one by one.
+    """
 
     made: ClassVar[list[EveryThird]] = []
 
@@ -213,8 +215,8 @@ def test_a_shadowed_run_with_a_graph_has_the_same_bits(schedule, every_third, mo
     assert small.same_arrays(found, expected)
     (shadow,) = every_third
     assert len(shadow.looked) >= 2
-    assert all(launched > 5 for launched in shadow.looked.values())  # one by one, not as a graph
-    assert sum(replayed) == 10 - len(shadow.looked) > 0  # all others through graphs
+    assert all(launched > 5 for launched in shadow.looked.values())  # launched one by one, not as a graph
+    assert sum(replayed) == 10 - len(shadow.looked) > 0  # all other steps as graphs
     rows = {row.op: row for row in shadow.report()}
     assert {"load_batch", "adam_step", "advance_clock"} <= rows.keys()
     assert all(row.checked and row.worst <= 1 for row in rows.values())
@@ -222,7 +224,7 @@ def test_a_shadowed_run_with_a_graph_has_the_same_bits(schedule, every_third, mo
 
 @pytest.mark.kernels
 @pytest.mark.parametrize("violation", ["stop", "warn"])
-def test_a_wrong_result_beside_a_graph_is_found(schedule, every_third, monkeypatch, tmp_path, violation):
+def test_a_wrong_result_between_replays_of_a_graph_is_found(schedule, every_third, monkeypatch, tmp_path, violation):
     right = cuda_ops.linear.linear
 
     def wrong(*arrays, **options):
@@ -489,7 +491,7 @@ def test_under_a_profiling_tool_nothing_is_timed_and_a_message_says_so(timed, mo
         with standin.installed(("90",)) as machine:
             with pytest.warns(Notice, match=f"under {tool} .auto. takes the cost model's choice and times nothing"):
                 convolution()
-            convolution()  # is said once
+            convolution()  # no second message
             assert len(machine.launches) == 2
             monkeypatch.setenv("GPUCONV_AUTOTUNE", "1")
             assert tuner.enabled()
@@ -501,9 +503,10 @@ def test_under_a_profiling_tool_nothing_is_timed_and_a_message_says_so(timed, mo
 # --- two threads, one of them capturing -------------------------------------------------------------------------------
 
 
-def beside(work, other):
-    """Do `work(during)`, which calls `during()` at the moment at which another thread shall do `other()`; what either
-    raised. The other one may have to wait until the work is done."""
+def concurrently(work, other):
+    """Run `work(during)`, and `other()` in another thread as soon as work calls `during()`. Returns what either raised.
+
+    `other` may have to wait until `work` is done."""
     begun, errors = threading.Event(), []
 
     def guarded(body, *arguments):
@@ -548,7 +551,7 @@ def test_another_thread_does_not_disturb_a_capture(schedule, device, what):
             "compute": lambda: results.append(gc.to_numpy(ops.relu(z))),
             "prepare": lambda: backends.recorder(device).prepare(lambda: ops.relu(z, out=z) is None),
         }
-        assert beside(capture, others[what]) == []
+        assert concurrently(capture, others[what]) == []
         replay = next(each for each in results if callable(each))
         backends.assign(y, 0)
         replay()
@@ -567,6 +570,6 @@ def test_another_threads_launches_run_and_are_not_captured(schedule):
                 during()
             found.extend(noted)
 
-        assert beside(record, lambda: results.append(gc.to_numpy(ops.relu(x)))) == []
+        assert concurrently(record, lambda: results.append(gc.to_numpy(ops.relu(x)))) == []
         assert len(found) == 1
         np.testing.assert_array_equal(results[0], np.maximum(X, 0))

@@ -1,4 +1,4 @@
-"""Whether arrays of a GPU share memory, told from their addresses."""
+"""Whether arrays of a GPU overlap follows from their addresses."""
 
 import numpy as np
 
@@ -11,7 +11,9 @@ def test_arrays_overlap_where_their_addresses_meet():
     with standin.installed():
         memory = gc.asarray(np.zeros((4, 6), np.float32), "cuda")
         assert overlap.overlap(memory[1:3], memory[2:])
-        assert overlap.overlap(memory[:, :3], memory[:, 3:])  # strided: told apart by their ends alone
+        assert overlap.overlap(
+            memory[:, :3], memory[:, 3:]
+        )  # strided: only their ends are compared, so these count as overlapping
         assert not overlap.overlap(memory[:2], memory[2:])
         assert not overlap.overlap(memory[2:], memory[:2])
         assert not overlap.overlap(memory[2:][:0], memory)  # empty

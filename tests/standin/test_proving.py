@@ -27,7 +27,7 @@ SCHEDULES = ["early", "late"]
 
 @pytest.fixture
 def on_gpu(monkeypatch, tmp_path):
-    """Within on_gpu(schedule, fault) there is a GPU on which the new algorithm is fastest, and has this fault."""
+    """on_gpu(schedule, fault) provides a GPU on which the new algorithm is the fastest and has this fault."""
     kept = cache.Cache(tmp_path / "cache")
     for each in (tuner, proofs):
         monkeypatch.setattr(each, "cache", type("", (), {"default": staticmethod(lambda: kept)}))
@@ -51,7 +51,7 @@ def on_gpu(monkeypatch, tmp_path):
 
 
 def _seconds(self, run, count):
-    """Times by which the new algorithm is the fastest."""
+    """Times under which the new algorithm is the fastest."""
     with launches.recorded() as found:
         run()
     return 1e-6 if any(of_launch(each.kernel.name, each.kernel.module.defines) == NAME for each in found) else 1e-3
@@ -87,7 +87,7 @@ def test_a_proved_algorithm_is_chosen_and_its_proof_is_seen_and_kept(on_gpu, tmp
     assert rows(net, 2, "cuda")[-1].proofs == {"fprop": row["proof"]}
     monkeypatch.setattr(prover, "command", ["/nobody"])
     prover.close()
-    tuner.remembered.clear()  # as another process would begin
+    tuner.remembered.clear()  # as in a new process
     proofs._known.cache_clear()
     assert ran("conv2d", [X, W, B])[0]["algorithm"] == NAME
     assert ran("conv2d", [X, W, B], algo=NAME)[0]["proof"] == row["proof"]
@@ -147,8 +147,8 @@ def ran_any(op, arrays, **options):
     return next(filter(None, reversed(launched(lambda: getattr(ops, op)(*moved, **options)))))
 
 
-def test_nothing_is_asked_where_nothing_may_be_timed(on_gpu, monkeypatch):
-    """The cost model's choice serves: without tuning, in a context of fixed parts, during a capture, in `summary`."""
+def test_the_prover_is_not_asked_where_nothing_may_be_timed(on_gpu, monkeypatch):
+    """Without tuning, within `fixed_parts`, during a capture and in `summary` the cost model chooses."""
     on_gpu()
     monkeypatch.setattr(prover, "command", ["/nobody"])
     monkeypatch.setattr(prover, "ask", None)
