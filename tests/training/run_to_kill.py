@@ -1,7 +1,7 @@
 """Train the small net in a run directory and die at a given point: python run_to_kill.py DIR WHAT NUMBER [resume].
 
-WHAT is "step" (after that many steps), "sync" (inside that many-th write of a file, its bytes half on the disk) or
-"never"; SIGKILL, so that nothing is cleaned up.
+WHAT is "step" (die after NUMBER steps), "sync" (die while writing file number NUMBER, with half of its bytes on the disk)
+or "never". The process dies by SIGKILL, so that nothing is cleaned up.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""A net and images that train quickly, with every kind of state (norm, dropout, augmentation, momentum)."""
+"""A net and images that train quickly, with every kind of state (batch norm, dropout, augmentation, momentum)."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from gpuconv.training import Trainer
 
 
 def images(count=22, seed=0):
-    """Noise, noise with a bright row, or with a bright column: classes that survive a shift."""
+    """Noise, noise with a bright row, and noise with a bright column: classes that a shift does not change."""
     draw = np.random.default_rng(seed)
     labels = draw.integers(0, 3, count)
     pixels = draw.integers(0, 120, (count, 6, 5, 1)).astype(np.uint8)
@@ -71,7 +71,7 @@ def bits(trainer):
 
 
 class StopAt:
-    """Stops a run after a step; "interrupted" as by a signal, so that it is not tested at its end."""
+    """Stops a run after a step; with the reason "interrupted", as by a signal, the run is not tested at its end."""
 
     def __init__(self, step, reason="interrupted"):
         self.step, self.reason = step, reason

@@ -24,13 +24,13 @@ def fit(trainer, train, **options):
 
 
 @pytest.mark.parametrize("device", ["numpy", "emulated"])
-def test_batches_together_are_one_large_batch(device):
-    """With the same dropout masks and augmentation; the sums differ in their order."""
-    for together, last in ((3, 9), (2, 5), (6, 21)):
+def test_accumulated_batches_train_like_one_large_batch(device):
+    """With the same dropout masks and augmentation; only the order of the sums differs."""
+    for together in (3, 2, 6):
         one, cut = without_norm(device), without_norm(device, accumulate=together)
         fit(one, loader(4 * together, device))
         fit(cut, loader(4, device))
-        assert (cut.steps, cut.batches) == (one.steps, one.batches) == (2 * one.batches, -(-6 // together)), last
+        assert (cut.steps, cut.batches) == (one.steps, one.batches) == (2 * one.batches, -(-6 // together)), together
         for ours, expected in zip(cut.records, one.records, strict=True):
             assert ours["lr"] == expected["lr"]
             assert ours.get("loss", 0) == pytest.approx(expected.get("loss", 0), rel=1e-5)
@@ -39,8 +39,8 @@ def test_batches_together_are_one_large_batch(device):
             np.testing.assert_allclose(small.weights(cut)[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-def test_each_batch_is_as_large_as_it_was_given():
-    """Against PyTorch, on batches of unlike sizes: the gradient of the mean loss over all samples of a group."""
+def test_batches_count_by_their_sizes():
+    """As in PyTorch the gradient is that of the mean loss over all samples of a group, whose batches differ in size."""
     torch = pytest.importorskip("torch")
     draw = np.random.default_rng(0)
     sizes = (4, 1, 3, 2, 5)
@@ -65,7 +65,7 @@ def test_each_batch_is_as_large_as_it_was_given():
     np.testing.assert_allclose(small.weights(ours)["fc1.bias"], theirs.bias.detach(), rtol=1e-5, atol=1e-6)
 
 
-def test_running_statistics_go_from_batch_to_batch():
+def test_every_batch_of_a_group_updates_the_running_statistics():
     alone, together = (Trainer(small.net(), "sgd", lr=0.0, accumulate=k) for k in (1, 3))
     for each in (alone, together):
         fit(each, loader(4, drop_last=True))
@@ -125,7 +125,7 @@ def test_the_clipped_norm_is_that_of_the_sum():
     assert np.sqrt(moved) == pytest.approx(0.01, rel=1e-3)
 
 
-def test_refusals():
+def test_an_invalid_number_of_batches_is_refused():
     for options, message in (
         ({"accumulate": 0}, "accumulate must be at least 1, received 0"),
         ({"accumulate": -2}, "accumulate must be at least 1"),
@@ -139,11 +139,11 @@ def test_refusals():
 
 
 @pytest.mark.parametrize("device", ["numpy", "emulated"])
-def test_batches_that_are_cut_into_shards_are_one_large_batch(device):
+def test_accumulated_batches_in_shards_train_like_one_large_batch(device):
     one, cut = without_norm(device), without_norm(device, accumulate=3, shards=2)
     fit(one, loader(9, device, drop_last=True))
     fit(cut, loader(3, device, drop_last=True))
-    assert cut.steps == one.steps + 2  # 7 batches of 3 are 2 groups and one batch
+    assert cut.steps == one.steps + 2  # 7 batches of 3 give three updates, the last one from a single batch
     for ours, expected in zip(cut.records[:2], one.records[:2], strict=True):
         assert ours["loss"] == pytest.approx(expected["loss"], rel=1e-5)
         assert ours["accuracy"] == expected["accuracy"]
@@ -158,8 +158,8 @@ WEIGHTED += [losses.SoftmaxCrossEntropy(weight=(1, 5, 0.25), ignore_index=1, lab
     [*(("numpy", loss) for loss in WEIGHTED), ("emulated", WEIGHTED[-1])],
     ids=["numpy-weight", "numpy-ignore_index", "numpy-both", "emulated-both"],
 )
-def test_parts_share_out_the_weights_of_the_labels(device, loss):
-    """A loss that divides by these weights is that of one large batch; all labels of a part may be ignored."""
+def test_a_weighted_loss_of_parts_is_that_of_one_large_batch(device, loss):
+    """The loss is divided by the label weights of the whole update; all labels of a part may be ignored."""
     found = {}
     for name, size, options in (
         ("one", 21, {}),

@@ -47,7 +47,7 @@ def test_a_saved_checkpoint_is_read_back(path):
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
-def test_bfloat16_round_trip(tmp_path):
+def test_bfloat16_arrays_are_read_back(tmp_path):
     pytest.importorskip("ml_dtypes")
     value = np.array([1.5, -2.25, 3e38]).astype(as_dtype("bfloat16"))
     save(tmp_path / "b", Checkpoint({"x": value}))
@@ -90,8 +90,8 @@ def test_a_masked_array_is_refused(tmp_path):
 
 
 def test_the_same_state_gives_the_same_bytes(path):
-    turned = {name: np.array(value, order="F") for name, value in reversed(some_arrays().items())}
-    save(path.parent / "again", Checkpoint(turned, STATE))
+    reordered = {name: np.array(value, order="F") for name, value in reversed(some_arrays().items())}
+    save(path.parent / "again", Checkpoint(reordered, STATE))
     assert (path.parent / "again").read_bytes() == path.read_bytes()
 
 
@@ -172,7 +172,7 @@ def test_an_invalid_safetensors_header_is_refused(tmp_path):
 
 
 def sealed(path, header, data=b""):
-    """A file with the given header; its checksum is right if it holds a state and no arrays."""
+    """Write a file with the given header; if the header has a state and no checksum, add the right one."""
     if isinstance(header.get("state"), str):
         digest = hashlib.sha256(header["state"].encode("utf-8", "surrogatepass")).hexdigest()
         header = {"format": 1, "sha256": digest} | header
@@ -246,7 +246,7 @@ def test_another_format_is_named(path, monkeypatch):
 
 
 def test_an_array_outside_the_checksum_is_detected(path):
-    """Of a dtype that the checksum does not cover, as another program could add it."""
+    """Another program could add an array of a dtype that the checksum does not cover."""
     whole = path.read_bytes()
     (size,) = struct.unpack("<Q", whole[:8])
     header, data = json.loads(whole[8 : 8 + size]), whole[8 + size :]
@@ -257,7 +257,7 @@ def test_an_array_outside_the_checksum_is_detected(path):
         load(path)
 
 
-# --- disks that are full, folders that cannot be written ---------------------------------------
+# --- full disks and folders that cannot be written ---------------------------------------------
 
 
 class FullDisk:
@@ -331,7 +331,7 @@ def test_the_bytes_reach_the_disk_before_the_name_changes(tmp_path, monkeypatch)
     assert order[:2] == ["fsync", "replace"]
 
 
-def test_the_new_name_reaches_the_disk_too(path, monkeypatch):
+def test_the_folder_is_synced_after_the_file_got_its_name(path, monkeypatch):
     synced, sync = [], os.fsync
 
     def watch(handle):

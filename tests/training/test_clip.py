@@ -1,4 +1,4 @@
-"""Gradient clipping in training: against PyTorch, in float16, with groups, shards and optimizers of the user."""
+"""Gradient clipping in training: against PyTorch, in float16, with groups, shards and user-defined optimizers."""
 
 import math
 
@@ -23,7 +23,7 @@ def weights(trainer):
 
 
 def moved(trainer, steps=1):
-    """How far a few steps of rate 1 move all parameters together: the norm of each step's gradients for one step."""
+    """The norm of the change of all parameters after some steps at rate 1; after one step, of the clipped gradients."""
     before = trainer.optimizer.masters or trainer.net.params()
     before = {name: value.copy() for name, value in before.items()}
     for x, y in BATCHES[:steps]:
@@ -34,7 +34,7 @@ def moved(trainer, steps=1):
 
 
 @pytest.mark.parametrize("clip", [0.5, "norm:1e3", "value:0.05", None])
-def test_five_steps_are_those_of_pytorch(clip):
+def test_five_clipped_steps_agree_with_pytorch(clip):
     torch = pytest.importorskip("torch")
     ours = linear(clip=clip)
     theirs = torch.nn.Linear(6, 3)
@@ -59,7 +59,7 @@ def test_five_steps_are_those_of_pytorch(clip):
         np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_float16_clips_the_gradients_without_the_loss_scale():
+def test_float16_gradients_are_clipped_after_the_loss_scale_is_removed():
     for start in (1.0, 2.0**10):
         for clip in ("norm:0.01", "value:0.01"):
             trainer = linear(precision="float16", loss_scale=LossScale(start=start), clip=clip)
@@ -74,7 +74,7 @@ def test_a_step_that_overflows_is_skipped_as_without_clipping():
         assert trainer.loss_scale.skipped == 1
 
 
-def test_a_nan_is_not_hidden():
+def test_clipping_does_not_hide_nan():
     for clip in ("norm:1", "value:1"):
         trainer = linear(clip=clip)
         trainer.optimizer.advance()
@@ -113,14 +113,14 @@ class Own:
             params[name] -= grads[name]
 
 
-def test_an_optimizer_of_the_user_gets_clipped_values_and_is_refused_a_norm():
+def test_a_user_defined_optimizer_gets_clipped_values_and_no_clipped_norm():
     with pytest.raises(ValueError, match=r"Own takes the gradients as they are.*give clip='value:2'"):
         Trainer(linear().net, Own(), clip=2)
     trainer = Trainer(linear().net, Own(), clip="value:0.001")
     assert moved(trainer) == pytest.approx(0.001 * math.sqrt(21), rel=0.05)
 
 
-def test_short_forms_of_clipping():
+def test_short_forms_of_clipping_are_parsed_or_refused():
     for given in (1, 1.0, "1", "1.0", " norm:1 ", Clip("norm", 1), np.float32(1)):
         assert Clip.of(given) == Clip("norm", 1.0), given
     assert Clip.of(str(Clip("value", 0.1))) == Clip("value", 0.1)

@@ -16,8 +16,8 @@ from tests.devices import kernel_devices
 
 STEPS, BATCH = 20, 4
 
-# The rounding errors of a step are about 1e-7 of a weight; over twenty steps at this rate they grow, but slowly. Two
-# right runs were seen to differ by 2e-7; a wrong gradient differs in the first digits.
+# The rounding errors of a step are about 1e-7 of a weight; over twenty steps at this rate they grow only slowly: two
+# correct runs differed by 2e-7. A wrong gradient changes the first digits.
 AGREEMENT = dict(rtol=1e-4, atol=1e-5)
 
 
@@ -69,19 +69,19 @@ def test_twenty_steps_agree_with_numpy_step_by_step(device, name):
         np.testing.assert_allclose(state[key], value, **AGREEMENT, err_msg=key)
 
 
-def test_batches_are_the_same_bits(device):
+def test_batches_have_the_same_bits(device):
     for (x, y), (x_expected, y_expected) in zip(batches(device), batches("numpy"), strict=True):
         np.testing.assert_array_equal(to_numpy(x), x_expected)
         np.testing.assert_array_equal(to_numpy(y), y_expected)
 
 
-def test_initial_weights_and_dropout_are_the_same_bits(device):
+def test_initial_weights_and_dropout_offsets_are_the_same(device):
     here, there = (models.build("digits-net", seed=9).to(d) for d in (device, "numpy"))
     for key, value in there.state_dict().items():
         assert to_numpy(here.state_dict()[key]).tobytes() == value.tobytes()
     ones = np.ones((4, *there.input_shape), np.float32)
     for net in (here, there):
-        net.forward(asarray(ones, net.device), training=True)  # dropout moves its place in the stream on
+        net.forward(asarray(ones, net.device), training=True)  # dropout advances its offset in the random stream
     offsets = [key for key in there.buffers() if key.endswith("offset")]
     assert offsets
     for key in offsets:

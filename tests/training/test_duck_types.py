@@ -189,7 +189,7 @@ def test_a_resumed_run_restores_the_optimizer_state_or_says_that_there_is_none(k
         fit(kind(0.5), epochs=3, run_dir=tmp_path / "run", resume=True)
 
 
-def test_on_a_device_it_steps_on_the_host_with_a_message():
+def test_on_a_device_a_user_defined_optimizer_steps_on_the_host_with_a_warning():
     class Halve:
         """Takes device arrays and uses gpuconv's ops."""
 
@@ -315,7 +315,7 @@ def test_metrics_of_a_trainer_are_in_the_records_of_held_out_data(tmp_path, caps
 
 
 @pytest.mark.slow
-def test_the_example_in_the_docs(capsys):
+def test_the_first_example_of_the_training_page_runs(capsys):
     text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
     names = {}
     exec(re.search(r"```python\n(.*?)```", text, re.S)[1], names)
@@ -362,7 +362,7 @@ def test_a_hook_of_another_signature_is_refused_before_anything_is_trained(tmp_p
     assert not [*tmp_path.iterdir()]
 
 
-def test_hooks_may_have_defaults_and_other_names():
+def test_parameters_of_hooks_may_have_defaults_and_other_names():
     calls = []
 
     class Named:

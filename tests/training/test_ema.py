@@ -26,7 +26,7 @@ def averages(trainer):
 
 
 class Watch:
-    """What the optimizer updates after each step: the parameters, of a 16-bit net their masters."""
+    """Records after each step what the optimizer updates: the parameters, or the masters of a 16-bit net."""
 
     def __init__(self, stop=None):
         self.seen, self.stop = [], stop
@@ -47,8 +47,8 @@ def fit(trainer, **options):
     return small.fit(trainer, **{"train": small.loader(dtype=dtype), "validation": judged} | options)
 
 
-def test_the_average_is_that_of_pytorch():
-    """AveragedModel copies at its first update, here before the first step."""
+def test_the_average_agrees_with_pytorch():
+    """AveragedModel's first update copies the weights; here it comes before the first step."""
     torch = pytest.importorskip("torch")
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -67,7 +67,7 @@ def test_the_average_is_that_of_pytorch():
     assert small.same_arrays(weights(trainer.net), watch.seen[-1])
 
 
-def test_training_has_the_bits_of_a_run_without_it():
+def test_the_average_changes_no_bit_of_training():
     one, other = small.trainer(ema=0.9), small.trainer()
     fit(one)
     fit(other)
@@ -77,7 +77,7 @@ def test_training_has_the_bits_of_a_run_without_it():
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
-def test_validation_and_the_stored_net_use_it(tmp_path, precision):
+def test_validation_and_the_stored_net_use_the_average(tmp_path, precision):
     trainer = small.trainer(ema=0.9, precision=precision)
     fit(trainer, run_dir=tmp_path / "run")
     loaded = load(tmp_path / "run", which="last")
@@ -109,7 +109,7 @@ def test_a_resumed_run_goes_on_with_the_same_bits(tmp_path, precision):
         fit(small.trainer(precision=precision), run_dir=tmp_path / "cut", resume=True)
 
 
-def test_float16_averages_are_those_of_the_masters_and_rest_in_a_skipped_step():
+def test_float16_averages_are_of_the_masters_and_unchanged_by_a_skipped_step():
     trainer, watch = small.trainer(ema=0.75, precision="float16"), Watch()
     expected = {name: value.astype(np.float64) for name, value in weights(trainer.net).items()}
     fit(trainer, validation=None, epochs=10, callbacks=[watch])
@@ -140,7 +140,7 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_every_optimizer_moves_the_averages(optimizer):
+def test_every_optimizer_updates_the_averages(optimizer):
     kind = OPTIMIZERS[optimizer]
     rate = {"schedule": "constant"} | ({"lr": 0.01} if isinstance(kind, str) else {})
     trainer, watch = Trainer(small.net(), kind, ema=0.75, **rate), Watch()
@@ -183,7 +183,7 @@ def test_the_averages_take_no_launch_of_their_own(precision):
     assert launches() == launches(ema=0.9)
 
 
-def test_frozen_parameters_stay_what_they_are():
+def test_averages_of_frozen_parameters_do_not_change():
     trainer = small.trainer(ema=0.5)
     trainer.net[1].frozen = True
     before = weights(trainer.net)
@@ -193,7 +193,7 @@ def test_frozen_parameters_stay_what_they_are():
     assert same == [name for name in before if name.startswith(trainer.net[1].path)] != []
 
 
-def test_weights_loaded_before_the_first_step_are_where_it_starts():
+def test_the_average_starts_from_weights_loaded_before_the_first_step():
     trainer = small.trainer(ema=0.999)
     other = small.net(seed=9)
     trainer.net.load_state_dict(other.state_dict())
@@ -221,7 +221,7 @@ def test_a_checkpoint_without_its_averages_is_refused(tmp_path):
         assert small.same_arrays(before, weights(trainer.net))
 
 
-def test_refusals():
+def test_an_invalid_decay_is_refused():
     for ema, message in (
         (0, "ema must be above 0, received 0"),
         (1, r"ema must lie in \[0, 1\), received 1"),
@@ -255,7 +255,7 @@ def test_an_update_that_does_not_take_the_averages_is_refused_before_the_first_s
         Trainer(small.net(), Older(lr=0.1))
     fit(Trainer(small.net(), Old(lr=0.1)))
 
-    class Apart(Old):
+    class WithoutAverages(Old):
         averages = False
 
-    fit(Trainer(small.net(), Apart(lr=0.1), ema=0.9))
+    fit(Trainer(small.net(), WithoutAverages(lr=0.1), ema=0.9))

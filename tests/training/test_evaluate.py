@@ -1,4 +1,4 @@
-"""Evaluation: sums over uneven batches, confusion, averaging over augmented copies."""
+"""Evaluation: sums over batches of unequal size, confusion, averages over augmented copies."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def batches(batch_size):
 
 
 @pytest.mark.parametrize("loss", ["softmax", "svm"])
-def test_the_batch_size_does_not_matter(loss):
+def test_results_do_not_depend_on_the_batch_size(loss):
     net = small.net()
     x, labels = next(iter(batches(13).epoch(0)))
     scores = net.forward(x)
@@ -69,7 +69,7 @@ def test_the_weights_of_the_views_add_up_to_one(tta):
     assert sum(shares) == 1
 
 
-def test_an_image_of_one_pixel_has_no_shifts():
+def test_shifted_views_of_an_image_one_pixel_high_are_refused():
     with pytest.raises(ValueError, match=r"tta shift needs .* at least 2 pixels, received \(1, 5, 1\)"):
         list(views(np.zeros((1, 1, 5, 1), np.float32), "shift"))
 
@@ -122,7 +122,7 @@ def test_a_loss_with_class_weights_is_one_mean_over_all_weights(ignore_index):
     assert cut.accuracy == whole.accuracy == (scores.argmax(axis=1) == data.labels)[kept].mean()
 
 
-def test_an_epoch_with_class_weights_is_resumed_with_its_sums(tmp_path):
+def test_an_epoch_with_class_weights_resumes_with_its_sums(tmp_path):
     def run(name, stop=None, **options):
         class Stop:
             def on_step(self, trainer, record):

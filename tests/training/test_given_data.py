@@ -98,7 +98,7 @@ def test_batches_train_like_the_loader_they_came_from():
         (lambda: iter(again), {"steps_per_epoch": 5}),
     ):
         same(fit(train, **options), expected)
-    one = fit(epoch_of_batches(0), epochs=1)  # a list of batches
+    one = fit(epoch_of_batches(0), epochs=1)  # given as a list of batches
     np.testing.assert_array_equal(one.net["conv1"].arrays["weight"], fit(DATA, epochs=1).net["conv1"].arrays["weight"])
 
 
@@ -124,7 +124,7 @@ def test_a_resumed_run_skips_the_batches_it_already_used(tmp_path):
         fit(iter(everything[:8]), steps_per_epoch=5)
 
 
-def test_data_from_pytorch(tmp_path):
+def test_data_from_pytorch_trains_like_the_same_arrays(tmp_path):
     torch = pytest.importorskip("torch")
     from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -185,7 +185,7 @@ def test_evaluate_accepts_data_and_a_normalization():
         evaluate(bare, DATA)
 
 
-def test_streamed_batches_are_the_loaders_bit_for_bit():
+def test_streamed_batches_have_the_bits_of_the_loaders():
     class Streamed(Samples):
         def __len__(self):
             return len(DATA)
@@ -325,7 +325,7 @@ def test_the_device_gets_the_same_batches(device):
         np.testing.assert_array_equal(to_numpy(y), y_expected)
 
 
-def test_classes_are_numbers_where_they_have_no_names():
+def test_classes_without_names_are_named_by_their_numbers():
     pair = (DATA.images, DATA.labels)
     found = given.recognised(pair, "train", DATA.image_shape, classes=5, device="numpy", dtype="float32")
     assert isinstance(found, Dataset)
@@ -333,7 +333,7 @@ def test_classes_are_numbers_where_they_have_no_names():
 
 
 def test_unknown_labels_are_accepted_for_every_net():
-    """Until a batch is read."""
+    """An indexed object's labels are unknown until a batch is read."""
     source = [(image, 0) for image in DATA.images]
     net = Sequential([Input((6, 5, 1)), Flatten(), Linear(1)])
     part = given.recognised(source, "validation", DATA.image_shape, device="numpy", dtype="float32")
@@ -341,7 +341,7 @@ def test_unknown_labels_are_accepted_for_every_net():
 
 
 def test_unnormalised_float_images_are_refused_for_a_net_of_normalised_ones():
-    """They would give the accuracy of guessing, and no error."""
+    """Such images would give the accuracy of guessing instead of an error."""
     other = small.images(9, seed=5)
     for scaled in (other.images / 255.0, other.images.astype(np.float32)):
         for form in ((scaled, other.labels), [*zip(scaled, other.labels)], [(scaled, other.labels)]):
@@ -387,7 +387,7 @@ def test_floats_never_drop_the_normalization_of_a_net_silently():
     assert net.normalization is None
 
 
-def test_generators_are_refused_before_training_if_each_epoch_needs_them():
+def test_generators_are_refused_before_training_where_every_epoch_needs_the_data():
     train, _ = gc.data.load("digits")
     batch = (train.images[:32], train.labels[:32])
     for part in ("validation", "test"):

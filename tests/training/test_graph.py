@@ -1,4 +1,4 @@
-"""The captured step: the same bits as uncaptured steps, whatever happens between steps."""
+"""Captured steps give the same bits as uncaptured ones, whatever happens between the steps."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def same(one, other):
 
 @pytest.fixture
 def captures(monkeypatch):
-    """The number of launches in each capture, where visible, and the number of graph launches."""
+    """The number of launches in each capture (on the emulated device only), and the number of graph launches."""
     from gpuconv.backends.cuda.runtime.graph import CudaRecorder, EmulatedRecorder
 
     seen = {"captured": [], "replays": 0}
@@ -100,7 +100,7 @@ def captures(monkeypatch):
 @devices
 @pytest.mark.parametrize("optimizer", ["sgd:momentum=0.9,nesterov=true", "adam"])
 @pytest.mark.parametrize(("batch_size", "metrics_every"), [(1, 50), (5, 3), (4, 1)])
-def test_replay_is_the_uncaptured_run_bit_for_bit(captures, device, optimizer, batch_size, metrics_every):
+def test_replayed_steps_have_the_bits_of_uncaptured_ones(captures, device, optimizer, batch_size, metrics_every):
     runs = []
     for graph in (False, True):
         runs.append(trainer(graph, optimizer, device))
@@ -108,7 +108,7 @@ def test_replay_is_the_uncaptured_run_bit_for_bit(captures, device, optimizer, b
     same(*runs)
     assert captures["replays"]
     if batch_size == 1 and device == "emulated":
-        # 22 steps an epoch: 1 uncaptured, 7 alone, 8, 6 alone; then 8, 8, 6 alone.
+        # 22 steps an epoch. The first: 1 uncaptured, 7 single, a graph of 8, 6 single; the second: two of 8, 6 single.
         one, eight = captures["captured"]
         assert eight == TOGETHER * one
         assert captures["replays"] == 7 + 1 + 6 + 2 + 6
@@ -118,7 +118,7 @@ def test_replay_is_the_uncaptured_run_bit_for_bit(captures, device, optimizer, b
 @devices
 @pytest.mark.parametrize("precision", ["tf32", "float16", "bfloat16"])
 def test_replayed_steps_have_the_same_bits_in_every_precision(captures, device, precision):
-    """In float16 with skipped steps and a loss scale that falls and grows inside graphs."""
+    """In float16 steps are skipped, and the loss scale falls and grows inside graphs."""
     runs = []
     for graph in (False, True):
         scale = LossScale(start=2.0**30, interval=2) if precision == "float16" else None
@@ -130,12 +130,12 @@ def test_replayed_steps_have_the_same_bits_in_every_precision(captures, device, 
         scale, _, _, skipped = runs[0].loss_scale.read()
         assert runs[1].loss_scale.read() == runs[0].loss_scale.read()
         assert 8 < skipped < 40  # not all in the first step, which runs uncaptured
-        assert scale > 2.0 ** (30 - skipped)  # it grew between
+        assert scale > 2.0 ** (30 - skipped)  # it also grew
 
 
 @pytest.mark.kernels
 @devices
-def test_optimizer_groups_with_separate_schedules(captures, device):
+def test_replayed_steps_have_the_same_bits_with_groups_and_their_schedules(captures, device):
     groups, runs = "filters -> muon:lr=0.02; conv1.bias -> sgd:lr=0.05 @ linear:2; * -> sgd:lr=0.05", []
     for graph in (False, True):
         runs.append(trainer(graph, groups, device, lr=1.0))
@@ -159,7 +159,7 @@ def test_replayed_steps_have_the_same_bits_with_mixed_batches(captures, device, 
 @devices
 @pytest.mark.parametrize("options", [{"clip": 0.1}, {"clip": "value:0.01"}, {"ema": 0.9}, {"accumulate": 3}], ids=str)
 def test_replayed_steps_have_the_same_bits_with_clipping_averages_and_accumulation(captures, device, options):
-    runs, batch_size = [], 1 if "accumulate" in options else 2  # 8 steps together, in the second epoch
+    runs, batch_size = [], 1 if "accumulate" in options else 2  # so that the second epoch replays 8 steps at once
     for graph in (False, True):
         runs.append(trainer(graph, device=device, **options))
         fit(runs[-1], train=loader(batch_size=batch_size, device=device))
@@ -190,7 +190,7 @@ class DropMore(Callback):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("callback", [Lower, AtEpochs, DropMore])
-def test_changes_by_a_callback_take_effect(callback):
+def test_changes_by_a_callback_take_effect_in_replayed_steps(callback):
     runs = []
     for graph in (False, True):
         runs.append(trainer(graph))
@@ -226,7 +226,7 @@ def test_a_replaced_array_triggers_a_new_capture():
 
 
 @pytest.mark.slow
-def test_checkpoint_and_resume(tmp_path):
+def test_a_stopped_run_with_graphs_resumes_with_the_same_bits(tmp_path):
     class Stop(Callback):
         def next_step(self, trainer):
             return None
@@ -239,7 +239,7 @@ def test_checkpoint_and_resume(tmp_path):
     fit(straight)
     stopped = trainer(True)
     fit(stopped, run_dir=tmp_path / "run", callbacks=[Stop()], checkpoint_every=5)
-    assert stopped.steps == 15  # a checkpoint at 5, 10, 15 ends a group; the stop came inside one
+    assert stopped.steps == 15  # checkpoints at 5, 10 and 15 end groups of steps; the stop came within the last group
     resumed = trainer(True)
     fit(resumed, run_dir=tmp_path / "run", resume=True)
     same(straight, resumed)
@@ -279,7 +279,7 @@ def test_a_user_defined_loader_runs_uncaptured_with_a_message():
     same(ours, theirs)
 
 
-def test_graph_on_numpy_is_refused():
+def test_graph_true_on_numpy_is_refused():
     with pytest.raises(ValueError, match="graph=True captures the launches of a CUDA or the emulated device"):
         Trainer(small.net(), graph=True)
 

@@ -40,7 +40,7 @@ def test_each_group_follows_its_own_optimizer_and_rate():
     np.testing.assert_array_equal(params["conv1.bias"], frozen)
 
 
-def test_muon_takes_an_orthogonal_step_and_keeps_the_norm():
+def test_muon_normalises_the_parameter_and_takes_an_orthogonal_step():
     draw = np.random.default_rng(0)
     param, grad = {"w": draw.standard_normal((5, 3, 2, 2))}, {"w": draw.standard_normal((5, 3, 2, 2))}
     before = param["w"] / np.linalg.norm(param["w"]) * np.sqrt(5)
@@ -93,7 +93,7 @@ def test_the_config_recreates_the_groups():
     assert optimizers.get(**config).config() == config
 
 
-def test_a_linear_schedule():
+def test_the_linear_schedule_falls_to_zero_over_its_length():
     assert [schedules.get("linear")(step, 4) for step in range(5)] == [1, 0.75, 0.5, 0.25, 0]
     assert [schedules.get("linear:2")(step, 100, 2) for step in (0, 2, 4, 9)] == [1, 0.5, 0, 0]
     assert str(schedules.get("linear:2")) == "linear:2"

@@ -1,4 +1,4 @@
-"""The range test: rates that rise exponentially, losses of a copy of the net, and where they fall fastest."""
+"""The range test: rates that rise exponentially, the losses of a copy of the net, and where these fall fastest."""
 
 import signal
 
@@ -10,9 +10,9 @@ from gpuconv.training import SGD, Adam, DivergedError, RangeTest, Trainer, lr_fi
 from tests.training import small
 
 
-def found(losses, steps=None, diverged=False):
-    """A result without smoothing, of rates from 1 up by factors of 10."""
-    return RangeTest(10.0 ** np.arange(len(losses)), np.array(losses), np.array(losses), diverged)
+def found(losses):
+    """A result without smoothing at the rates 1, 10, 100 and so on."""
+    return RangeTest(10.0 ** np.arange(len(losses)), np.array(losses), np.array(losses), diverged=False)
 
 
 def test_rates_rise_exponentially_and_losses_are_those_of_a_trainer_at_these_rates():
@@ -40,7 +40,7 @@ def test_the_net_and_the_optimizer_are_left_as_they_are():
     assert again.losses.tolist() == fresh.losses.tolist()
 
 
-def test_the_smoothed_loss_is_a_mean_over_near_steps():
+def test_the_smoothed_loss_is_a_mean_over_neighbouring_steps():
     result = lr_find(small.net(), small.loader(), start=1e-6, end=1e-5, steps=40)
     for at, value in enumerate(result.smoothed):
         assert value == pytest.approx(result.losses[max(0, at - 2) : at + 3].mean())
@@ -67,7 +67,7 @@ def test_a_loss_near_zero_may_rise_again():
     assert result.diverged
 
 
-def test_any_two_rates_can_be_the_ends():
+def test_the_rates_may_span_the_range_of_floats():
     result = lr_find(small.net(), small.loader(), start=1e-300, end=1e300, steps=5)
     assert result.rates[:3] == pytest.approx([1e-300, 1e-150, 1])
 
@@ -83,7 +83,7 @@ def test_a_loss_that_is_not_finite_at_once_is_an_error():
 def test_the_suggestion_is_where_the_loss_falls_fastest_to_a_new_lowest_value():
     assert found([5, 4.9, 3, 1, 0.9, 50, 2]).suggestion == 100
     assert found([5.0, 4.0, 3.9]).suggestion == 1
-    assert found([5.0, 4.9, 4.0, 3.9, 9.0, 3.9, 3.8]).suggestion == 10  # the fall from 9 leads nowhere new
+    assert found([5.0, 4.9, 4.0, 3.9, 9.0, 3.9, 3.8]).suggestion == 10  # the fall from 9 reaches no new lowest value
     assert found([1.0, 2.0, 30.0]).suggestion is None
     assert found([1.0]).suggestion is None
     assert "no suggestion: the loss does not fall" in str(found([1.0, 2.0]))
@@ -108,7 +108,7 @@ def test_groups_take_the_rate_as_a_factor_and_drop_their_schedules():
     assert whole.losses == pytest.approx(plain.losses, rel=1e-5)
 
 
-def test_users_optimizers_are_copied():
+def test_a_user_defined_optimizer_is_copied():
     class Plain:
         def __init__(self):
             self.lr, self.rates = 7.0, []
@@ -124,7 +124,7 @@ def test_users_optimizers_are_copied():
     assert theirs.losses == pytest.approx(lr_find(small.net(), small.loader(), start=1e-3, end=1e-2, steps=6).losses)
 
 
-def test_refusals():
+def test_invalid_arguments_are_refused():
     for options, message in (
         ({"start": 0}, "the rate rises from `start`, above 0, to `end`, received 0 and 10"),
         ({"start": 2, "end": 1}, "received 2 and 1"),
@@ -146,7 +146,7 @@ def test_refusals():
         lr_find("tiny-vgg", small.loader())
 
 
-def test_an_interrupt_ends_it():
+def test_an_interrupt_ends_lr_find():
     def loss(scores, labels):
         signal.raise_signal(signal.SIGINT)
         return scores.sum(), scores * 0
@@ -156,7 +156,7 @@ def test_an_interrupt_ends_it():
 
 
 @pytest.mark.kernels
-def test_devices_agree():
+def test_the_emulated_device_gives_the_losses_of_numpy():
     options = {"start": 1e-4, "end": 1e-2, "steps": 8, "batch_size": 5}
     expected = lr_find(small.net(), small.images(), **options)
     emulated = lr_find(small.net().to("emulated"), small.images(), **options)
@@ -170,7 +170,7 @@ def test_the_picture_shows_both_losses_and_the_suggestion():
     assert axes.get_xscale() == "log"
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["loss", "smoothed"]
     assert [text.get_text() for text in axes.texts] == ["falls fastest: 1e+02"]
-    assert axes.get_ylim()[1] < 15  # the last loss leaves the picture
+    assert axes.get_ylim()[1] < 15  # the last loss, 50, is outside the picture
     assert not plots.rates(result.rates[:1], result.losses[:1], result.smoothed[:1]).axes[0].texts
     with pytest.raises(ValueError, match="at least one step"):
         plots.rates(result.rates[:0], result.losses[:0], result.smoothed[:0])

@@ -21,16 +21,15 @@ def loader(data=None, augmentation=MIXUP, batch_size=5, **options):
 
 
 @pytest.mark.parametrize("augmentation", [MIXUP, CUTMIX], ids=str)
-def test_digits_are_learned(augmentation):
+def test_digits_are_learned_from_mixed_images(augmentation):
     train, test = digits.load()
     net = Sequential([Input((8, 8, 1)), Flatten(), Linear(10)], seed=1)
     made = Trainer(net, "adam", lr=0.01)
     mixed = loader(train, augmentation, batch_size=100)
     made.fit(mixed, epochs=4, validation=mixed.over(test, augmentation=None), progress=False)
     assert made.history[-1]["validation_accuracy"] > 0.7
-    assert (
-        made.history[-1]["train_loss"] > 1.1 * made.history[-1]["validation_loss"]
-    )  # the entropy of targets that are not certain
+    # Mixed targets have an entropy, below which the loss cannot fall.
+    assert made.history[-1]["train_loss"] > 1.1 * made.history[-1]["validation_loss"]
 
 
 def without_norm(device):
@@ -58,7 +57,7 @@ def user_loss(scores, labels):
     return losses.SoftmaxCrossEntropy()(scores, labels)
 
 
-def test_a_users_loss_gets_probabilities():
+def test_a_user_defined_loss_trains_on_mixed_batches():
     net = small.net()
     assert Trainer(net, "sgd", lr=0.1, loss=user_loss).fit(loader(), epochs=1, progress=False) is not None
 
@@ -71,7 +70,7 @@ def test_a_users_loss_gets_probabilities():
     ],
     ids=["svm", "ignore_index"],
 )
-def test_what_cannot_be_mixed_is_refused_before_training(options, message, tmp_path):
+def test_losses_that_take_no_probabilities_are_refused_before_training(options, message, tmp_path):
     made = Trainer(small.net(), "sgd", lr=0.1, **options)
     with pytest.raises(DataError, match=message):
         made.fit(loader(), epochs=1, progress=False, run_dir=tmp_path / "run")
@@ -81,7 +80,7 @@ def test_what_cannot_be_mixed_is_refused_before_training(options, message, tmp_p
 @pytest.mark.parametrize("augmentation", [MIXUP, CUTMIX], ids=str)
 @pytest.mark.parametrize("options", [{"shards": 2}, {"accumulate": 2}, {"shards": 2, "accumulate": 2}], ids=str)
 def test_mixed_batches_may_be_cut_and_accumulated(augmentation, options):
-    """With the numbers of the same mixed batches given one by one, on each device."""
+    """The result is that of the same mixed batches given as a list, and agrees between devices."""
     found = {}
     batches = [*loader(augmentation=augmentation, drop_last=True).epoch(0)]
     for name, device, given in (
@@ -97,7 +96,7 @@ def test_mixed_batches_may_be_cut_and_accumulated(augmentation, options):
         np.testing.assert_allclose(found["emulated"][name], value, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-def test_losses_of_floats_refuse_labels_as_without_mixing():
+def test_a_loss_of_floats_is_refused_for_labels_that_would_be_mixed():
     with pytest.raises(DataError, match="MeanSquaredError"):
         Trainer(small.net(), "sgd", lr=0.1, loss="mse").fit(loader(), epochs=1, progress=False)
 
@@ -111,14 +110,14 @@ def test_held_out_images_are_not_mixed():
     made.fit(loader(), epochs=1, validation=0.3, progress=False)
 
 
-def test_a_net_of_other_classes_is_refused():
+def test_a_net_with_another_number_of_classes_is_refused():
     data = small.images()
     few = Dataset(data.images, data.labels, [*data.classes, "never"], "lines")
     with pytest.raises(DataError, match=r"each of the 4 classes of 'lines', and the net's scores have shape \(3,\)"):
         Trainer(small.net(), "sgd", lr=0.1).fit(loader(few), epochs=1, progress=False)
 
 
-def test_mixing_from_the_command_line(tmp_path, monkeypatch, capsys):
+def test_the_command_line_trains_with_mixup_and_refuses_what_does_not_fit(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run = ["train", "--data", "digits", "--model", "seed-net", "--device", "numpy", "--epochs", "1"]
     short = [*run, "--batch-size", "500", "--run-dir", "run"]

@@ -1,4 +1,4 @@
-"""Optimizers against their formulas, written out here in float64, and against PyTorch's."""
+"""Optimizers against their formulas, written out here in float64, and against PyTorch."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def arrays(seed, dtype=np.float64):
 
 
 def by_formula(config, param, grads, decay):
-    """The parameter after one step per gradient: the papers' formulas, independent of the library."""
+    """The parameter after one step for each gradient, by the papers' formulas."""
     c, p = config, param.copy()
     first, second = np.zeros_like(p), np.zeros_like(p)
     for t, g in enumerate(grads, 1):
@@ -63,7 +63,7 @@ def test_five_steps_follow_the_formula(name, decay):
 
 @pytest.mark.usefixtures("oracle_and_numpy")
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "lion"])  # which PyTorch lacks
-def test_agreement_with_pytorch(name):
+def test_four_steps_agree_with_pytorch(name):
     torch = pytest.importorskip("torch")
     optimizer = optimizers.get(name, lr=0.02, weight_decay=0.05)
     settings = {key: value for key, value in optimizer.config().items() if key not in ("optimizer", "decay")}
@@ -105,19 +105,19 @@ def test_advance_writes_the_step_and_rate_that_update_reads():
 @pytest.mark.parametrize("name", NAMES)
 def test_an_optimizer_continues_from_its_state(name):
     straight, first = optimizers.get(name), optimizers.get(name)
-    params, broken = arrays(0, np.float32), arrays(0, np.float32)
+    params, resumed = arrays(0, np.float32), arrays(0, np.float32)
     for seed in range(1, 7):
         straight.step(params, arrays(seed, np.float32))
     for seed in range(1, 4):
-        first.step(broken, arrays(seed, np.float32))
+        first.step(resumed, arrays(seed, np.float32))
     second = optimizers.get(**first.config())
-    second.build(broken)
+    second.build(resumed)
     second.load_state_dict(first.state_dict())
     for seed in range(4, 7):
-        second.step(broken, arrays(seed, np.float32))
+        second.step(resumed, arrays(seed, np.float32))
     assert second.steps == 6
     for key in params:
-        np.testing.assert_array_equal(params[key], broken[key])
+        np.testing.assert_array_equal(params[key], resumed[key])
 
 
 def test_state_is_named_after_slots_and_parameters():
@@ -201,7 +201,7 @@ def test_settings_that_float32_cannot_hold_are_refused_before_the_first_step():
         make().build(arrays(0, np.float64))
 
 
-def test_flags_given_as_text_are_refused():
+def test_flags_may_be_words_or_numbers():
     for words, value in ((("true", "yes", "On"), True), (("false", "No", "off"), False)):
         for word in words:
             assert optimizers.get(f"sgd:momentum=0.9,nesterov={word}").nesterov is value
@@ -209,7 +209,7 @@ def test_flags_given_as_text_are_refused():
         assert SGD(momentum=0.9, nesterov=yes).nesterov
 
 
-def test_float32_parameters_read_a_float32_rate():
+def test_float32_parameters_have_a_float32_rate_and_state():
     adam = Adam(lr=0.1)
     params = arrays(0, np.float32)
     adam.step(params, arrays(1, np.float32))
@@ -222,7 +222,7 @@ def test_float32_parameters_read_a_float32_rate():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_16_bit_parameters_have_masters_and_float32_state(name):
-    """They step like float32 parameters with the same gradients, which are exact in 16 bits."""
+    """16-bit parameters step like float32 ones with the same gradients, which are exact in 16 bits."""
     half = as_dtype("bfloat16")
     params, wide = arrays(0, half), arrays(0, np.float32)
     narrow, full = optimizers.get(name, weight_decay=0.1), optimizers.get(name, weight_decay=0.1)
@@ -240,32 +240,32 @@ def test_16_bit_parameters_have_masters_and_float32_state(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_masters_are_part_of_the_state(name):
+def test_an_optimizer_with_masters_continues_from_its_state(name):
     half = as_dtype("float16")
-    straight, params, broken = optimizers.get(name), arrays(0, half), arrays(0, half)
+    straight, params, resumed = optimizers.get(name), arrays(0, half), arrays(0, half)
     first = optimizers.get(name)
     for seed in range(1, 5):
         straight.step(params, arrays(seed, half))
     for seed in range(1, 3):
-        first.step(broken, arrays(seed, half))
+        first.step(resumed, arrays(seed, half))
     second = optimizers.get(**first.config())
-    second.build(broken)
+    second.build(resumed)
     second.load_state_dict(first.state_dict())
     for seed in range(3, 5):
-        second.step(broken, arrays(seed, half))
+        second.step(resumed, arrays(seed, half))
     for key in params:
-        np.testing.assert_array_equal(params[key], broken[key])
+        np.testing.assert_array_equal(params[key], resumed[key])
     for key, value in straight.state_dict().items():
         np.testing.assert_array_equal(second.state_dict()[key], value)
 
 
-def test_optimizers_are_told_apart_by_identity():
+def test_optimizers_compare_by_identity():
     for kind in optimizers.OPTIMIZERS.values():
         assert len({kind(), kind()}) == 2
 
 
 def test_every_setting_changes_the_second_step():
-    """So every setting reaches the op."""
+    """Otherwise the setting would not reach the op."""
 
     def stepped(name, **settings):
         params = {"w": np.array([[1.0, -2.0], [0.5, 3.0]])}
@@ -301,11 +301,11 @@ def test_every_setting_changes_the_second_step():
         ("float16", ":tf32=false", "full"),
     ],
 )
-def test_muon_multiplies_in_bfloat16_for_16_bit_parameters_or_as_told(dtype, asked, precision, monkeypatch):
+def test_muon_multiplies_16_bit_parameters_in_bfloat16_unless_told_otherwise(dtype, asked, precision, monkeypatch):
     taken = []
     monkeypatch.setattr(ops, "muon_step", lambda *_, precision, **__: taken.append(precision))
     muon = optimizers.get(f"muon{asked}")
     muon.step({"w": np.ones((2, 3), dtype)}, {"w": np.ones((2, 3), dtype)})
-    again = optimizers.get(**muon.config())  # as a stored run does
+    again = optimizers.get(**muon.config())  # as in a resumed run
     again.step({"w": np.ones((2, 3), dtype)}, {"w": np.ones((2, 3), dtype)})
     assert taken == [precision, precision]
