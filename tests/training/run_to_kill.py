@@ -1,6 +1,6 @@
 """Train the small net in a run directory and die at a given point: python run_to_kill.py DIR WHAT NUMBER [resume].
 
-WHAT is "step" (die after NUMBER steps), "sync" (die while writing file number NUMBER, with half of its bytes on the disk)
+WHAT is "step" (die after NUMBER steps), "sync" (die in write number NUMBER of a file, with half its bytes on the disk)
 or "never". The process dies by SIGKILL, so that nothing is cleaned up.
 """
 

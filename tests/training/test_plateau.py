@@ -1,4 +1,4 @@
-"""The learning rate drops where PyTorch's ReduceLROnPlateau lowers it, and a resumed run finds the same rate."""
+"""The learning rate drops where PyTorch's ReduceLROnPlateau lowers it, and a resumed run has the same rate."""
 
 import json
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ from gpuconv.training.callbacks import describe
 from tests.training import small
 from tests.training.test_resume import contents
 
-FLAT = "0,factor=0.5,threshold=0.5,watch=train_loss"  # drops after nearly every epoch
+FLAT = "0,factor=0.5,threshold=0.5,watch=train_loss"  # lowers the rate after nearly every epoch
 
 
 def history(values, measure="validation_loss"):
@@ -33,7 +33,7 @@ def test_an_accuracy_improves_by_rising():
 
 @pytest.mark.parametrize("watch", ["validation_loss", "validation_accuracy"])
 @pytest.mark.parametrize("options", [{}, {"patience": 0}, {"patience": 2, "factor": 0.3}, {"threshold": 0.2}], ids=str)
-def test_agreement_with_pytorch(watch, options):
+def test_the_rate_agrees_with_pytorch(watch, options):
     torch = pytest.importorskip("torch")
     mode = "max" if watch.endswith("accuracy") else "min"
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
@@ -48,7 +48,7 @@ def test_agreement_with_pytorch(watch, options):
     assert expected < 1
 
 
-def test_the_short_form_reads_back():
+def test_the_short_form_is_read_back():
     for text, expected in {
         "5": Plateau(5),
         "5,factor=0.5": Plateau(5, 0.5),
@@ -60,7 +60,7 @@ def test_the_short_form_reads_back():
     assert (Plateau.of(None), Plateau.of(7), Plateau.of(Plateau(7))) == (None, Plateau(7), Plateau(7))
 
 
-def test_refusals():
+def test_invalid_plateaus_are_refused():
     for wrong, message in {
         "": "empty part",
         "five": "neither a number nor key=value",
@@ -117,15 +117,15 @@ def test_the_factor_multiplies_every_schedule(optimizer):
     assert lines[1:] == ["rate x 0.5", "rate x 0.25"]
 
 
-def test_the_steps_have_the_lower_rate():
-    """The bits are those of a schedule that falls by itself at the same epochs."""
+def test_steps_use_the_lower_rate():
+    """The bits are those of a schedule that falls after the same epochs."""
     lowered = small.trainer(lr=1e-5, schedule=None, plateau=FLAT)
     small.fit(lowered)
-    by_itself = small.trainer(lr=1e-5, schedule=lambda step, total, epoch: 0.5 ** max(0, step // epoch - 1))
-    small.fit(by_itself)
+    scheduled = small.trainer(lr=1e-5, schedule=lambda step, total, epoch: 0.5 ** max(0, step // epoch - 1))
+    small.fit(scheduled)
     assert lowered.plateau_rate == 0.25
-    assert small.same_arrays(lowered.net.state_dict(), by_itself.net.state_dict())
-    assert [record["lr"] for record in lowered.records] == [record["lr"] for record in by_itself.records]
+    assert small.same_arrays(lowered.net.state_dict(), scheduled.net.state_dict())
+    assert [record["lr"] for record in lowered.records] == [record["lr"] for record in scheduled.records]
 
 
 def test_a_resumed_run_goes_on_with_the_same_bits(tmp_path):
@@ -144,7 +144,7 @@ def test_a_resumed_run_goes_on_with_the_same_bits(tmp_path):
         small.fit(small.trainer(lr=1e-6), epochs=4, run_dir=tmp_path / "cut", resume=True)
 
 
-def test_only_a_run_with_a_plateau_stores_one(tmp_path):
+def test_a_run_without_a_plateau_stores_none(tmp_path):
     small.fit(small.trainer(), epochs=1, run_dir=tmp_path / "run")
     assert "plateau" not in json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
     assert "plateau" not in (tmp_path / "run" / "metrics.jsonl").read_text()

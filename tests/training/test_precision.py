@@ -23,7 +23,7 @@ def batch(device, dtype, count=6):
 
 
 def step(trainer, device, dtype):
-    """One step as in `fit`; on NumPy an overflow would warn."""
+    """One step as in `fit`, without NumPy's warnings of overflows."""
     trainer.optimizer.advance()
     with np.errstate(over="ignore", invalid="ignore"):
         trainer.step(*batch(device, dtype))
@@ -56,7 +56,7 @@ def test_a_net_is_converted_to_the_precision_and_masters_start_from_its_weights(
 
 @every
 def test_a_resumed_run_has_the_same_bits(tmp_path, precision):
-    """Stopped in the middle of an epoch, in float16 after skipped steps and a scale that grew."""
+    """The run stops in the middle of an epoch; in float16 steps were skipped and the scale grew before."""
     scale = {"loss_scale": LossScale(start=2.0**30, interval=2)} if precision == "float16" else {}
 
     def new():
@@ -111,7 +111,7 @@ def test_an_overflow_skips_the_step_and_halves_the_scale(device, optimizer):
     assert trainer.loss_scale.scale == 2.0**39
     assert trainer.loss_scale.skipped == 1
     assert (to_numpy(net["norm1"]["running_mean"]) != running).any()  # the forward pass was finite
-    assert np.isfinite(trainer.read_totals().loss)  # the loss is not the scaled one, and no reason to stop
+    assert np.isfinite(trainer.read_totals().loss)  # the recorded loss is the unscaled one, so the run does not stop
     trainer.loss_scale.write([2.0**8, 0.0, 0.0, 1.0])
     step(trainer, device, "float16")
     after = state(trainer)
@@ -119,8 +119,8 @@ def test_an_overflow_skips_the_step_and_halves_the_scale(device, optimizer):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_the_loss_scale_changes_no_bit(device):
-    """In float32 a scale of a power of two changes nothing but the exponents of the gradients."""
+def test_a_loss_scale_changes_no_bit_in_float32(device):
+    """A scale that is a power of two changes only the exponents of the gradients."""
     results = []
     for scale in (None, 2.0**10):
         net = small.net().to(device)
@@ -134,7 +134,7 @@ def test_the_loss_scale_changes_no_bit(device):
     assert small.same_arrays(*results)
 
 
-def test_a_nonfinite_loss_still_stops_a_run():
+def test_a_nonfinite_loss_stops_a_float16_run_too():
     trainer = small.trainer(precision="float16")
     trainer.net["conv1"]["weight"][...] = 6e4
     with pytest.raises(FloatingPointError, match="not finite at step"):
@@ -153,7 +153,7 @@ def test_a_config_and_a_copy_remember_the_precision(precision):
     assert net.to(dtype="float32").precision == "float32"
 
 
-def test_wrong_precisions_are_refused():
+def test_invalid_precisions_and_loss_scales_are_refused():
     with pytest.raises(ValueError, match="did you mean 'bfloat16'"):
         models.build("digits-net", precision="bfloat")
     with pytest.raises(ValueError, match="give a dtype or a precision"):
@@ -173,8 +173,8 @@ def test_a_loss_scale_has_no_arrays_before_it_is_built():
 
 @pytest.mark.slow
 @every
-def test_digits_are_learned(precision):
-    """Eight epochs of a small net, which learns 94 to 95 % in float32, seeds 1 to 3; guessing learns 10."""
+def test_digits_are_learned_in_every_precision(precision):
+    """In eight epochs this small net reaches 94 to 95 % in float32 with the seeds 1 to 3; guessing gives 10 %."""
     train, test = load("digits")
     body = [Conv2D(16, 3, padding=1), BatchNorm(), ReLU(), MaxPool2D(2), Flatten(), Linear(10)]
     trainer = Trainer(

@@ -45,7 +45,7 @@ def straight(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_killed_at_random_steps(tmp_path, straight):
+def test_a_run_killed_at_random_steps_resumes_with_the_same_bits(tmp_path, straight):
     draw = random.Random(7)
     steps = sorted(draw.sample(range(1, STEPS), 4))
     for number, step in enumerate(steps):
@@ -56,7 +56,7 @@ def test_killed_at_random_steps(tmp_path, straight):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("syncs", [(2, 3), (7, 4), (9, 6)], ids="sync {0[0]}, then {0[1]}".format)
-def test_killed_in_the_middle_of_writing(tmp_path, straight, syncs):
+def test_a_run_killed_while_writing_resumes_with_the_same_bits(tmp_path, straight, syncs):
     for number, sync in enumerate(syncs):
         assert run(tmp_path / "run", "sync", sync, *(["resume"] if number else [])) == -signal.SIGKILL
     assert run(tmp_path / "run", "never", 0, "resume") == 0
@@ -65,22 +65,22 @@ def test_killed_in_the_middle_of_writing(tmp_path, straight, syncs):
 
 
 @pytest.mark.slow
-def test_killed_between_the_last_step_of_an_epoch_and_its_end(tmp_path, straight):
-    """Where a checkpoint is due too: 15 is the end of an epoch and a multiple of checkpoint_every."""
+def test_a_run_killed_after_the_last_step_of_an_epoch_resumes_with_the_same_bits(tmp_path, straight):
+    """A checkpoint is due then too: step 15 ends an epoch and is a multiple of checkpoint_every."""
     assert run(tmp_path / "run", "step", 3 * small.STEPS_PER_EPOCH) == -signal.SIGKILL
     assert run(tmp_path / "run", "never", 0, "resume") == 0
     assert contents(tmp_path / "run") == straight
 
 
 @pytest.mark.slow
-def test_killed_before_the_run_was_created(tmp_path, straight):
+def test_a_run_killed_before_it_was_created_can_be_started_again(tmp_path, straight):
     assert run(tmp_path / "run", "sync", 1) == -signal.SIGKILL
     assert run(tmp_path / "run", "never") == 0
     assert contents(tmp_path / "run") == straight
 
 
 @pytest.mark.slow
-def test_a_partially_written_line_is_dropped(tmp_path, straight):
+def test_a_partially_written_log_line_is_dropped(tmp_path, straight):
     assert run(tmp_path / "run", "step", 13) == -signal.SIGKILL
     with open(tmp_path / "run" / "metrics.jsonl", "ab") as file:
         file.write(b'{"event": "st')
@@ -96,8 +96,8 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path, straight):
 
 
 @pytest.mark.slow
-def test_every_step_can_be_the_last(tmp_path, monkeypatch):
-    """In one process: stop after each step of the run, continue in a new trainer, compare with an uninterrupted run."""
+def test_a_run_stopped_after_any_step_resumes_with_the_same_bits(tmp_path, monkeypatch):
+    """In one process: stop after a step, continue in a new trainer, and compare with an uninterrupted run."""
     monkeypatch.setattr(Curves, "on_stop", Callback.on_stop)  # 18 pictures would take too long
 
     class Stop(Callback):
@@ -124,7 +124,7 @@ def test_every_step_can_be_the_last(tmp_path, monkeypatch):
 
 @pytest.fixture
 def stored(tmp_path):
-    """A run directory after one of three epochs... of a run that was then stopped."""
+    """The directory of a run that was stopped after one of three epochs."""
 
     class Stop(Callback):
         def on_epoch(self, trainer, record):
@@ -197,7 +197,7 @@ def test_mismatched_arrays_are_named(stored, change, message):
 
 
 def test_a_checkpoint_with_class_weights_but_no_sum_of_them_is_resumed(tmp_path):
-    """Older versions averaged losses by samples."""
+    """Older versions averaged such losses over samples."""
 
     class Stop(Callback):
         def on_step(self, trainer, record):
@@ -316,7 +316,7 @@ def test_a_partial_log_line_is_removed_when_the_disk_is_full(tmp_path):
     assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [2]
 
 
-def test_a_checkpoint_within_an_epoch_is_of_its_step(tmp_path):
+def test_a_checkpoint_within_an_epoch_stores_its_step(tmp_path):
     found = {}
 
     class Look(Callback):
@@ -344,7 +344,7 @@ def test_a_run_that_fails_saves_nothing_more(tmp_path):
 
 
 class Signal(Callback):
-    """Send a signal to ourselves after some steps."""
+    """Sends a signal to this process after the given steps."""
 
     def __init__(self, number, *steps):
         self.number, self.steps = number, steps
@@ -408,7 +408,7 @@ def test_training_in_another_thread_installs_no_signal_handlers():
 
 
 class Thaw(Callback):
-    """As in fine-tuning: the first layer is frozen at first and trained later, the last one the other way round."""
+    """As in fine-tuning, trains a frozen first layer after one epoch; freezes the bias of the last layer after two."""
 
     def on_epoch(self, trainer, record):
         if trainer.epoch == 1:

@@ -1,4 +1,4 @@
-"""The run directory: created once, and the cases in which it is refused."""
+"""A run directory is created once; anything that is not one is refused."""
 
 import json
 import os

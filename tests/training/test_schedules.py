@@ -1,4 +1,4 @@
-"""Schedules at their boundaries, against PyTorch's if it is installed, and their text form."""
+"""Schedules at their boundaries, against PyTorch's where it is installed, and in their text form."""
 
 import math
 
@@ -21,7 +21,7 @@ def test_a_step_of_almost_zero_length_drops_at_once():
     assert [schedules.get("step:1e-320")(step, 10) for step in (0, 1, 5)] == [1.0, 0.0, 0.0]
 
 
-def test_a_step_drops_where_a_length_in_epochs_ends():
+def test_a_step_of_a_fractional_number_of_epochs_drops_at_its_end():
     assert schedules.Step(1.1)(869, 9999, 79) == pytest.approx(1e-10)  # 10 * 1.1 epochs of 79 steps
 
 
@@ -67,14 +67,14 @@ def test_one_cycle_peaks_at_the_given_fraction_and_ends_at_its_final_factor():
 
 @pytest.mark.parametrize("total", [1, 2, 3])
 @pytest.mark.parametrize("options", ["", ":peak=0", ":peak=0.1", ":start=0", ":final=0"])
-def test_one_cycle_of_few_steps_learns_at_the_full_rate(options, total):
+def test_one_cycle_of_few_steps_starts_at_the_full_rate(options, total):
     schedule = schedules.get(f"one-cycle{options}")
     factors = [schedule(step, total) for step in range(total)]
     assert factors[0] == 1
     assert factors == sorted(factors, reverse=True)
 
 
-def test_every_schedule_over_one_two_and_three_steps():
+def test_schedules_of_one_to_three_steps_have_the_factors_computed_by_hand():
     expected = {
         "constant": ([1], [1, 1], [1, 1, 1]),
         "step:1,gamma=0.5": ([1], [1, 0.5], [1, 0.5, 0.25]),
@@ -112,7 +112,7 @@ def test_every_schedule_has_a_rate_before_the_first_run():
         small.trainer(schedule=[0.1])
 
 
-def test_a_run_of_one_step_has_a_nonzero_rate():
+def test_a_one_cycle_run_of_one_step_changes_the_weights():
     from gpuconv import models
     from gpuconv.data import synthetic
     from gpuconv.training import Trainer
@@ -156,7 +156,7 @@ def test_very_short_runs_have_finite_factors(name, total):
         "warmup:1",
     ],
 )
-def test_the_text_form_reads_back(text):
+def test_the_text_form_is_read_back(text):
     schedule = schedules.get(text)
     assert schedules.get(str(schedule)) == schedule
 
@@ -197,7 +197,7 @@ def test_a_number_as_a_schedule_is_refused():
 
 
 @pytest.mark.parametrize("total", [10, 37])
-def test_agreement_with_pytorch(total):
+def test_schedules_agree_with_pytorch(total):
     torch = pytest.importorskip("torch")
     lr_scheduler = torch.optim.lr_scheduler
 
@@ -225,7 +225,7 @@ def test_agreement_with_pytorch(total):
         assert ours == pytest.approx(theirs(make), rel=1e-12, abs=1e-15), text
 
 
-def test_milestones_are_numbers_from_zero_on():
+def test_milestones_must_be_numbers_of_at_least_zero():
     assert MultiStep([3, 6]).milestones == (3, 6)
     for wrong in ((-1,), (3, "x"), (3, float("nan"))):
         with pytest.raises((ValueError, TypeError), match="a milestone must"):

@@ -1,4 +1,4 @@
-"""The shadow oracle: it keeps its budget, checks every op in turn, and stores a wrong call so it can be replayed."""
+"""The shadow oracle keeps its budget, checks every op in turn, and stores a wrong call so that it can be replayed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Clock:
 
 
 class FakeWorker:
-    """Answers at once; each check takes `cost` seconds."""
+    """A worker that answers at once, and says that each check took `cost` seconds."""
 
     def __init__(self, cost=0.013):
         self.cost, self.seconds, self.seen = cost, 0.3, []
@@ -81,14 +81,14 @@ def stepped(device, share, steps, seconds, worker):
 
 
 @pytest.mark.parametrize("device", ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)])
-def test_the_budget_is_kept_at_every_moment_and_used(device, monkeypatch):
+def test_the_budget_is_never_exceeded_and_nearly_used_up(device, monkeypatch):
     monkeypatch.setattr(shadow, "CALL", 0.02)
     worker = FakeWorker()
     seen, spent = stepped(device, 0.02, 500, 0.1, worker)
     assert all(used <= allowed for used, allowed in spent)
     assert spent[-1][0] > 0.9 * spent[-1][1]
     checked = Counter({(row.op, row.layer, row.direction): row.checked for row in seen.report()})
-    assert max(checked.values()) - min(checked.values()) <= 1, checked  # every op in its turn
+    assert max(checked.values()) - min(checked.values()) <= 1, checked  # the ops take turns
     assert sum(checked.values()) == len(worker.seen) > 30
     assert all(row.worst <= 1 for row in seen.report())
     assert worker.closed
@@ -97,13 +97,13 @@ def test_the_budget_is_kept_at_every_moment_and_used(device, monkeypatch):
 def test_a_check_that_takes_too_long_delays_the_next_one():
     seen, spent = stepped("numpy", 0.02, 600, 0.5, FakeWorker(cost=0.4))
     over = [number for number, (used, allowed) in enumerate(spent) if used > allowed]
-    assert over  # the first checks were dearer than thought
+    assert over  # the first checks cost more than expected
     assert max(over) < 100
     assert spent[-1][0] <= spent[-1][1]
     assert sum(row.checked for row in seen.report()) > 5
 
 
-def test_the_time_for_copying_is_a_part_of_what_a_check_is_expected_to_cost():
+def test_the_expected_cost_of_a_check_includes_the_copying():
     class Slow(FakeWorker):
         def submit(self, path):
             self.clock.now += 0.05
@@ -117,10 +117,12 @@ def test_the_time_for_copying_is_a_part_of_what_a_check_is_expected_to_cost():
 def test_small_calls_do_not_affect_the_estimated_cost_per_byte():
     seen, _ = stepped("numpy", 0.02, 200, 0.5, FakeWorker())
     seen._sizes["conv2d", "large", "forward"] = 1 << 22
-    assert seen._expected(("conv2d", "large", "forward")) < 0.5  # a few seconds, if each small call counted in full
+    assert (
+        seen._expected(("conv2d", "large", "forward")) < 0.5
+    )  # would be seconds if the fixed cost of small calls counted per byte
 
 
-def test_too_short_a_run_starts_no_worker():
+def test_a_run_that_is_too_short_starts_no_worker():
     seen, _ = stepped("numpy", 0.02, 10, 0.05, None)
     assert "0 calls checked" in str(seen)
     assert "a larger share reaches more" in str(seen)
@@ -132,7 +134,7 @@ def fit(run, **options):
 
 @pytest.fixture
 def at_once(monkeypatch):
-    """Without waiting: every op of every step is checked."""
+    """Checks every op of every step, without waiting; the fixture is the list of workers that were started."""
     workers = []
     monkeypatch.setattr(shadow, "START", 0.0)
     monkeypatch.setattr(Shadow, "_seconds_left", lambda self: 1e9)
@@ -175,7 +177,7 @@ def test_a_wrong_op_stops_the_run_and_stores_a_file_that_replays_it(at_once, mon
     assert at_once[0].closed
 
 
-def test_a_warning_lets_the_run_continue(at_once, monkeypatch, tmp_path):
+def test_with_violation_warn_the_run_continues(at_once, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     wrong_conv(monkeypatch)
     run = Trainer(net(), "sgd", lr=0.01, shadow=0.5, violation="warn")
@@ -187,7 +189,7 @@ def test_a_warning_lets_the_run_continue(at_once, monkeypatch, tmp_path):
     assert list(tmp_path.glob("shadow-conv2d-conv2-step*.safetensors"))
 
 
-def test_checking_changes_no_bit(at_once):
+def test_checking_changes_no_bit_and_reports_the_worst_call(at_once):
     plain, watched = Trainer(net(), "adam", lr=0.01), Trainer(net(), "adam", lr=0.01, shadow=0.5)
     fit(plain)
     fit(watched)

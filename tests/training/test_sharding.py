@@ -1,4 +1,4 @@
-"""Batches cut into shards: the sums of a step, the random numbers of the whole batch, resumed runs, refusals."""
+"""Batches cut into shards: sums of a step, random numbers as in the whole batch, resumed runs, refusals."""
 
 import numpy as np
 import pytest
@@ -25,12 +25,12 @@ def without_norm(**options):
     return Trainer(Sequential(layers, seed=1), "sgd", lr=0.1, **options)
 
 
-def test_every_shard_gets_its_part_of_any_batch():
+def test_shards_differ_by_at_most_one_sample_and_cover_the_batch():
     for shards in (1, 2, 4, 8):
         for size in range(shards, 40):
-            places = bounds(size, shards)
-            sizes = np.diff(places)
-            assert (places[0], places[-1]) == (0, size)
+            edges = bounds(size, shards)
+            sizes = np.diff(edges)
+            assert (edges[0], edges[-1]) == (0, size)
             assert set(sizes) <= {size // shards, -(-size // shards)}
     with pytest.raises(ValueError, match="a batch of 3 cannot be cut into 4 shards: each needs at least one sample"):
         bounds(3, 4)
@@ -47,7 +47,7 @@ def test_dropout_masks_of_parts_are_those_of_the_whole_batch(device):
     whole, cut = layer(), layer()
     expected = [to_numpy(whole.forward(ones(7), training=True)) for _ in range(2)]
     for y in expected:
-        for first, end in ((0, 1), (1, 3), (3, 7)):  # 45 numbers a sample: the parts begin within blocks of four
+        for first, end in ((0, 1), (1, 3), (3, 7)):  # 45 numbers in a sample: parts begin inside blocks of four
             with part_of_batch(Part(first, 7, last=end == 7)):
                 part = cut.forward(ones(end - first), training=True)
             gradient = cut.backward(ones(end - first))
@@ -55,8 +55,8 @@ def test_dropout_masks_of_parts_are_those_of_the_whole_batch(device):
             np.testing.assert_array_equal(to_numpy(gradient), y[first:end])
 
 
-def test_the_mean_gradient_is_that_of_the_whole_batch():
-    """Without batch norm the shards' weighted gradients add up to the batch's, with the same dropout."""
+def test_gradients_and_totals_of_shards_are_those_of_the_whole_batch():
+    """Without batch norm; the dropout masks are the same."""
     data = batches()
     for x, y in data.epoch(0):  # of 8, 8 and 5 images
         whole, cut = without_norm(), without_norm(shards=SHARDS)
@@ -83,20 +83,20 @@ def test_running_statistics_are_the_mean_of_the_shards():
 
 
 def test_gradients_are_summed_along_the_tree():
-    """The bits show it: 2^24 + 1 rounds to 2^24, so the tree's sum is 5; in the order of the shards it would be 3."""
+    """2^24 + 1 rounds to 2^24, so the sum along the tree is 5; in the order of the shards it would be 3."""
     one = Sequential([Input((1,)), Linear(1)], seed=0)
 
     def work(x, y, totals):
         one.zero_grad()
         for gradient in one.grads().values():
-            gradient[...] = 8 * x[0, 0]  # the shard's share of the batch is an eighth
+            gradient[...] = 8 * x[0, 0]  # the shard has an eighth of the batch, so its gradient counts an eighth
 
     x = np.array([2**24, 1, 1, 1, -(2**24), 1, 1, 1], np.float32)[:, None]
     Sharding(8, one).backpropagate(x, np.zeros(8, np.int64), Totals("numpy"), work)
     assert [float(np.ravel(gradient)[0]) for gradient in one.grads().values()] == [5, 5]
 
 
-def test_the_same_bits_on_any_number_of_cores():
+def test_a_step_has_the_same_bits_on_any_number_of_cores():
     def run(cores):
         with threadpool_limits(cores, user_api="blas"):
             made = Trainer(
@@ -144,7 +144,7 @@ def test_the_emulated_device_gives_the_same_bits_captured_or_not():
     assert same_arrays(run(False), run(True))
 
 
-def test_refusals():
+def test_invalid_numbers_of_shards_are_refused():
     for shards in (3, 6, 12):
         with pytest.raises(ValueError, match=f"shards must be a power of two, such as 1, 2, 4 or 8, received {shards}"):
             trainer(shards=shards)

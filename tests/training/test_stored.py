@@ -1,4 +1,4 @@
-"""Contents of run.json and checkpoints: each invalid entry is named, entries that older versions lack have defaults."""
+"""Contents of run.json and checkpoints: invalid entries are named; entries that older versions lack have defaults."""
 
 import copy
 import itertools
@@ -234,7 +234,7 @@ def test_a_buffer_of_any_integer_dtype_is_resumed(tmp_path):
     assert not (tmp_path / "complex" / "last.safetensors").exists()
 
 
-def test_settings_that_cannot_be_read_back_start_no_run(tmp_path):
+def test_settings_that_could_not_be_read_back_start_no_run(tmp_path):
     for options, message in (
         ({"x": math.nan}, "NaN is not a finite number"),
         ([1], "options must be an object"),
@@ -297,7 +297,7 @@ def test_values_of_different_types_differ_as_a_whole():
     ]
 
 
-def test_the_types_of_stored_values():
+def test_stored_values_of_another_type_are_refused_with_their_place():
     fitting = {
         stored.TEXT: ["", "x"],
         stored.FLAG: [True, False],

@@ -1,4 +1,4 @@
-"""Training toward targets that are floats: probabilities of classes, or a number for each score."""
+"""Training with float targets: probabilities of classes, or a number for each score."""
 
 import warnings
 from functools import partial
@@ -18,7 +18,7 @@ DEVICES = ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)]
 
 
 class Rows:
-    """One batch, twice an epoch."""
+    """A loader that gives one batch twice in each epoch."""
 
     def __init__(self, x, y):
         self.x, self.y = x, y
@@ -37,7 +37,7 @@ def batch(device, targets):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("shards", [None, 2])
-def test_one_hot_rows_train_as_labels_do(device, shards):
+def test_one_hot_rows_train_like_labels(device, shards):
     labels = small.images(8).labels
     trained = []
     for targets in (labels, np.eye(3, dtype=np.float32)[labels]):
@@ -80,7 +80,7 @@ def floats(count=8, dtype=np.float32):
     ],
     ids=["mse", "huber", "bce", "bce-number"],
 )
-def test_five_steps_are_pytorchs(device, loss, theirs):
+def test_five_steps_agree_with_pytorch(device, loss, theirs):
     torch = pytest.importorskip("torch")
     made = regression(device, loss=loss)
     their_net = torch.nn.Sequential(
@@ -113,7 +113,7 @@ def test_five_steps_are_pytorchs(device, loss, theirs):
     assert {made.history[-1][name] for name in ("train_accuracy", "validation_accuracy")} == {None}
 
 
-def test_a_regression_run_is_stored_resumed_and_shown(tmp_path, capsys):
+def test_a_regression_run_is_stored_resumed_and_shown_without_accuracy(tmp_path, capsys):
     x, y = floats(20)
     whole, halves = regression(loss="huber"), regression(loss="huber")
     settings = dict(validation=0.2, batch_size=4, metrics_every=2)
@@ -165,7 +165,7 @@ def loader(device):
 
 
 @pytest.mark.kernels
-def test_class_weights_are_captured_with_the_step():
+def test_captured_steps_with_class_weights_have_the_bits_of_uncaptured_ones():
     found = []
     for graph in (True, False):
         loss = losses.SoftmaxCrossEntropy(0.1, weight=[1, 2, 0.5], ignore_index=2)
@@ -193,7 +193,7 @@ def test_ignored_labels_count_in_no_metric():
     assert (none.loss, none.samples) == (0, 0)
 
 
-def test_a_batch_without_a_label_that_counts_changes_nothing_and_is_recorded():
+def test_a_batch_of_ignored_labels_changes_nothing_and_is_recorded():
     made = Trainer(small.net(), loss=losses.SoftmaxCrossEntropy(ignore_index=9), momentum=0)
     x = (small.images(8).images / 128 - 1).astype(np.float32)
     before = np.array(made.net[1]["weight"])
@@ -241,12 +241,12 @@ def test_targets_that_the_loss_does_not_take_are_refused_before_anything_changes
     ],
     ids=["weight", "pos-weight", "confusion", "top-k"],
 )
-def test_refusals(make, message):
+def test_weights_and_metrics_that_do_not_fit_the_loss_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_a_loss_of_ones_own_may_have_no_answers():
+def test_a_user_defined_loss_may_say_that_it_does_not_classify():
     def distance(scores, targets):
         return float(((scores - targets) ** 2).sum() / len(scores)), 2 * (scores - targets) / len(scores)
 

@@ -1,5 +1,4 @@
-"""Digests of a run: every tensor of every step, the same bits with and without digests, and files that a resumed run
-continues."""
+"""Digests of a run: they cover every tensor of every step and change no bit, and a resumed run continues their file."""
 
 from __future__ import annotations
 
@@ -31,11 +30,11 @@ class Stop:
             raise KeyboardInterrupt
 
 
-def test_every_tensor_of_each_step_in_the_order_of_its_work(tmp_path):
+def test_digests_list_every_tensor_of_each_step_in_the_order_of_the_work(tmp_path):
     run = small.trainer()
     small.fit(run, run_dir=tmp_path / "run", callbacks=[Digests()])
     steps = read(tmp_path / "run" / "digests.jsonl")
-    assert [step.step for step in steps] == [*range(1, 16)]  # three epochs, and nothing of the validation between them
+    assert [step.step for step in steps] == [*range(1, 16)]  # three epochs, without the validation between them
     for step in steps:
         assert [(each.direction, each.name) for each in step.tensors] == [
             *(("forward", name) for name, layer in run.net.children()),
@@ -49,7 +48,7 @@ def test_every_tensor_of_each_step_in_the_order_of_its_work(tmp_path):
         assert last["update", name] == replace(Digest.of("update", name, value), moved=last["update", name].moved), name
     assert last["update", "conv1.weight"].moved > 0
     assert last["forward", "conv1"].products == 3 * 3 * 1
-    assert last["gradient", "conv1.weight"].products == 2 * 6 * 5  # of two images, the last batch
+    assert last["gradient", "conv1.weight"].products == 2 * 6 * 5  # the last batch has two images
     assert last["forward", run.net.children()[-1][0]].size == 2 * 3
 
 
@@ -58,9 +57,9 @@ def test_inner_tensors_are_recorded_in_the_first_steps_and_then_every_nth(tmp_pa
         small.fit(small.trainer(), callbacks=[Digests(tmp_path / f"{every}.jsonl", every)])
     full = read(tmp_path / "1.jsonl")
     for every, inside in {4: {1, 2, 3, 4, 8, 12}, 10: {*range(1, 11)}, 99: {*range(1, 16)}}.items():
-        for step, of_all in zip(read(tmp_path / f"{every}.jsonl"), full, strict=True):
-            outside = [each for each in of_all.tensors if each.direction in ("gradient", "update", "loss")]
-            assert step.tensors == (of_all.tensors if step.step in inside else outside), (every, step.step)
+        for step, whole in zip(read(tmp_path / f"{every}.jsonl"), full, strict=True):
+            outside = [each for each in whole.tensors if each.direction in ("gradient", "update", "loss")]
+            assert step.tensors == (whole.tensors if step.step in inside else outside), (every, step.step)
 
 
 def test_the_first_step_of_a_file_is_recorded_whole(tmp_path):
@@ -69,12 +68,12 @@ def test_the_first_step_of_a_file_is_recorded_whole(tmp_path):
     small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Digests(every=4)], resume=True)
     steps = read(tmp_path / "run" / "digests.jsonl")
     assert [step.step for step in steps if step.tensors[0].direction == "forward"] == [6, 8, 12]
-    assert [step.step for step in steps] == [*range(6, 16)]  # after the last checkpoint
+    assert [step.step for step in steps] == [*range(6, 16)]  # from the last checkpoint on
 
 
 @pytest.mark.slow
 def test_the_digests_of_a_run_cost_little(tmp_path):
-    """In processor time, of one run after another: the least of several pairs."""
+    """The least cost of several pairs of runs, in processor time."""
     images = np.random.default_rng(0).integers(0, 256, (640, 8, 8, 1)).astype(np.uint8), np.arange(640) % 10
 
     def seconds(*callbacks):
@@ -89,7 +88,7 @@ def test_the_digests_of_a_run_cost_little(tmp_path):
     assert min(costs) < 1.15, costs
 
 
-def test_sum_norm_and_hash_of_each_dtype():
+def test_sums_norms_and_hashes_of_each_dtype_are_right():
     for dtype in ("float64", "float32", "float16", "bfloat16"):
         values = backends.asarray(np.array([[3.0, -4.0], [0.0, 12.0]]), dtype=dtype)
         found = Digest.of("forward", "x", values)
@@ -126,7 +125,7 @@ def test_numbers_that_float32_cannot_square_are_summed_in_float64():
     assert Digest.of("forward", "x", np.zeros(2000, np.float32)).norm == 0.0
 
 
-def test_a_hash_names_its_kind_and_tells_every_bit():
+def test_a_hash_names_its_kind_and_depends_on_every_bit():
     values = np.random.default_rng(0).normal(size=300_000).astype(np.float32)
     hashes = [Digest.of("forward", "x", values).hash]
     for at in (0, 299_999):
@@ -138,7 +137,7 @@ def test_a_hash_names_its_kind_and_tells_every_bit():
 
 
 def test_files_of_the_first_format_are_read(tmp_path):
-    """Their hashes are CRC-32, without the name. A run that goes on keeps these lines."""
+    """Their hashes are CRC-32 without a prefix. A resumed run keeps such lines."""
     old = ["forward", "conv1", "float32", 65536, 9, "5f1c02aa", 12.5, 80.1, 0]
     (tmp_path / "old.jsonl").write_text(json.dumps({"step": 1, "on": "numpy", "tensors": [old]}) + "\n")
     (step,) = read(tmp_path / "old.jsonl")
@@ -163,7 +162,7 @@ def device(request):
 
 
 @pytest.mark.parametrize(("device", "precision"), WAYS, indirect=["device"])
-def test_recording_changes_no_bit(device, precision, tmp_path):
+def test_recording_digests_changes_no_bit(device, precision, tmp_path):
     def trained(callbacks):
         row = [Conv2D(4, 3, padding=1), ReLU(), MaxPool2D(2), Flatten(), Linear(3)]
         net = Sequential([Input((6, 6, 1)), *row], seed=1, device=device)
@@ -177,7 +176,7 @@ def test_recording_changes_no_bit(device, precision, tmp_path):
     steps = read(tmp_path / "digests.jsonl")
     assert len(steps) == 12
     names = {(each.direction, each.name) for each in steps[-1].tensors}
-    assert ("forward", "pool1") in names  # of the fused layers too
+    assert ("forward", "pool1") in names  # a fused layer
     hashes = {
         each.hash for step in steps for each in step.tensors if (each.direction, each.name) == ("forward", "pool1")
     }
@@ -209,14 +208,14 @@ def test_a_resumed_run_writes_the_same_file(tmp_path):
     assert run == straight
 
 
-def test_shards_are_listed_one_by_one(tmp_path):
+def test_outputs_of_shards_are_listed_one_by_one(tmp_path):
     small.fit(small.trainer(shards=2), epochs=1, callbacks=[Digests(tmp_path / "digests.jsonl")])
     names = [(each.direction, each.name) for each in read(tmp_path / "digests.jsonl")[0].tensors]
     assert names.count(("forward", "conv1")) == 2
     assert names.count(("gradient", "conv1.weight")) == 1
 
 
-def test_refusals(tmp_path):
+def test_invalid_arguments_and_lines_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"Digests\(\) writes into the run directory, and the run has none"):
         small.fit(small.trainer(), callbacks=[Digests()])
     for every in (0, -1, 2.5, "10", True):

@@ -1,4 +1,4 @@
-"""A run's files as TensorBoard's own reader sees them."""
+"""A run's files, read by TensorBoard's own reader."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_records_of_a_run_are_read_back(tmp_path):
     assert b"optimizer.lr" in found.summary_metadata["_hparams_/session_start_info"].plugin_data.content
 
 
-def test_update_sizes_in_epochs_of_one_step(tmp_path):
+def test_updates_are_recorded_in_epochs_of_one_step_too(tmp_path):
     trainer, weights = small.trainer(), Weights()
     first = backends.to_numpy(trainer.net.params()["fc1.weight"]).copy()
     loggers = [TensorBoard(tmp_path), weights]
@@ -82,13 +82,15 @@ def test_a_resumed_run_drops_the_steps_past_its_checkpoint(tmp_path):
 
     options = dict(epochs=2, metrics_every=1, progress=False)
     small.trainer().fit(small.loader(), run_dir=run, callbacks=[Stopped()], **options)
-    small.trainer().fit(small.loader(), callbacks=[TensorBoard(run / "tensorboard")], **options)  # killed later on
+    small.trainer().fit(
+        small.loader(), callbacks=[TensorBoard(run / "tensorboard")], **options
+    )  # as if killed after its checkpoint
     again = small.trainer()
     again.fit(small.loader(), run_dir=run, resume=True, callbacks=[TensorBoard()], **options)
     assert [each.step for each in read(run / "tensorboard").Scalars("step/loss")] == [*range(1, again.steps + 1)]
 
 
-def test_graphs_stop_before_the_last_step_of_an_epoch():
+def test_graphs_end_before_the_last_step_of_an_epoch():
     watcher = TensorBoard()
     steps = [watcher.next_step(SimpleNamespace(batches=5, batch=batch)) for batch in range(5)]
     assert steps == [4, 3, 2, 1, 5]
@@ -113,7 +115,7 @@ def test_a_full_disk_is_reported_once_and_the_run_continues(tmp_path, monkeypatc
     assert messages == ["TensorBoard gets no more of this run: No space left on device"]
 
 
-def test_bad_folders_and_missing_packages_are_refused(tmp_path, monkeypatch, capsys):
+def test_a_missing_folder_or_package_is_reported(tmp_path, monkeypatch, capsys):
     with pytest.raises(ValueError, match="the run has none: give it a path"):
         small.trainer().fit(small.loader(), epochs=1, callbacks=[TensorBoard()], progress=False)
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
@@ -125,7 +127,7 @@ def test_bad_folders_and_missing_packages_are_refused(tmp_path, monkeypatch, cap
     assert [*tmp_path.iterdir()] == []
 
 
-def test_the_command_line_option(tmp_path):
+def test_the_option_log_of_the_command_line_writes_all_kinds_of_records(tmp_path):
     arguments = ["train", "--data", "synthetic:n=40,size=8x8x1", "--model", "seed-net", "--epochs", "1", "--quiet"]
     assert main([*arguments, "--log", "tensorboard", "--run-dir", str(tmp_path / "run")]) == 0
     tags = read(tmp_path / "run" / "tensorboard").Tags()

@@ -51,8 +51,8 @@ def test_two_runs_give_the_same_bits():
     assert not small.same_arrays(one.net.state_dict(), third.net.state_dict())
 
 
-def test_records_are_the_means_over_the_steps():
-    """The means over steps and epochs, recomputed here from the scores of each step."""
+def test_records_are_means_over_the_samples_of_their_steps():
+    """The means are recomputed here from the scores of each step."""
     trainer, seen = small.trainer(), []
     loss = trainer.loss
 
@@ -100,7 +100,7 @@ def test_the_schedule_sets_the_size_of_the_step():
 
 
 def test_a_step_reads_nothing_back_from_the_device(monkeypatch):
-    """Nothing in a step waits for the device, so that it can be captured."""
+    """A step that waited for the device could not be captured."""
     trainer = small.trainer()
     x, y = next(iter(small.loader().epoch(0)))
     trainer.optimizer.advance()
@@ -121,7 +121,7 @@ def test_the_device_is_synchronized_every_metrics_every_steps(monkeypatch):
     assert reads == [4, 5, 8, 10]
 
 
-def test_epochs_count_the_total_over_calls():
+def test_epochs_are_the_total_over_several_calls_of_fit():
     trainer = small.trainer(schedule=None)
     small.fit(trainer, epochs=1)
     small.fit(trainer, epochs=3)
@@ -344,16 +344,16 @@ def test_curves_that_cannot_be_drawn_are_logged_once_and_do_not_end_the_run(erro
 @pytest.mark.usefixtures("pictures")
 def test_curves_are_drawn_again_once_they_can_be(tmp_path, caplog):
     pytest.importorskip("matplotlib")
-    place = tmp_path / "curves.png"
-    place.mkdir()
+    picture = tmp_path / "curves.png"
+    picture.mkdir()
 
     class Clear(Callback):
         def on_stop(self, trainer, reason):
-            place.rmdir()
+            picture.rmdir()
 
-    small.fit(small.trainer(), callbacks=[Clear(), callbacks.Curves(place, seconds=0)])
+    small.fit(small.trainer(), callbacks=[Clear(), callbacks.Curves(picture, seconds=0)])
     assert "no curves.png" in caplog.text
-    assert place.read_bytes().startswith(b"\x89PNG")
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_only_started_callbacks_get_the_end_event_and_the_first_error_is_raised():
@@ -392,7 +392,7 @@ def test_a_callback_need_not_have_every_method():
 
 
 @pytest.mark.parametrize("loss", [partial(ops.svm_hinge, delta=2.0), losses.get("svm", delta=2.0)])
-def test_any_callable_is_a_loss(tmp_path, loss):
+def test_any_callable_is_a_loss_and_its_options_are_stored(tmp_path, loss):
     trainer = Trainer(small.net(), "sgd", loss=loss)
     assert len(small.fit(trainer, epochs=1, run_dir=tmp_path / "run")) == 1
     other = Trainer(small.net(), "sgd", loss=partial(ops.svm_hinge, delta=3.0))
@@ -447,7 +447,7 @@ def test_a_last_batch_without_statistics_is_refused_before_anything_is_made(tmp_
     Trainer(net).fit(small.images(), validation=small.images(1), batch_size=11, epochs=1, progress=False)
 
 
-def test_sizes_that_only_seem_mismatched_train():
+def test_sizes_that_only_seem_mismatched_are_accepted():
     data = Dataset(small.images().images, np.arange(22) % 2, ["a", "b"], "two")
     normalization = Normalization.from_dataset(data)
 

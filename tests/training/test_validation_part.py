@@ -1,4 +1,4 @@
-"""Part of the training data used for validation; the test data is then used only once."""
+"""A part of the training data is used for validation; the test data is then used only once."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_part_of_a_loader_is_neither_augmented_nor_shuffled():
 
 
 @pytest.mark.parametrize("form", ["pairs", "floats"])
-def test_the_part_of_data_read_in_batches(form):
+def test_a_part_of_pairs_and_of_float_arrays_is_split_off_too(form):
     floats = Normalization.from_dataset(DATA)(DATA.images)
     train = [*zip(floats, DATA.labels)] if form == "pairs" else (floats, DATA.labels)
     found = fit(train)
@@ -59,7 +59,7 @@ def test_a_part_of_0_means_no_validation():
         assert small.same_arrays(found.net.state_dict(), expected.net.state_dict())
         assert found.fit_settings == expected.fit_settings
     assert found.tested is None
-    assert "test_accuracy" in found.history[0]  # after each epoch, as nothing was kept for the end
+    assert "test_accuracy" in found.history[0]  # tested after each epoch, as there is no validation data
     assert not any(name.startswith("validation") for name in found.history[0])
 
 

@@ -1,4 +1,4 @@
-"""Callbacks without a run: bars, logs, curves, and when each one has to act."""
+"""The built-in callbacks: progress bars, logs, curves, and the step at which each has to act next."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Bar(console._NoBar):
         self.did.append("closed")
 
 
-def test_a_bar_for_each_epoch(monkeypatch, capsys):
+def test_every_epoch_has_a_progress_bar(monkeypatch, capsys):
     bars = []
     monkeypatch.setattr(callbacks, "progress_bar", lambda **options: bars.append(Bar(**options)) or bars[-1])
     trainer = small.trainer()
@@ -80,16 +80,16 @@ def test_the_reason_for_the_end_of_a_run_is_printed_unless_already_known(capsys)
     assert capsys.readouterr().out == "early stopping: enough\n"
 
 
-def test_an_epoch_in_a_line():
+def test_an_epoch_is_described_in_one_line():
     record = {"epoch": 3, "train_loss": 0.12345, "train_accuracy": 0.961, "test_loss": 1, "test_accuracy": 1.0}
     assert describe(record, 20) == "epoch  3/20  loss 0.1235  accuracy 96.10%  test loss 1.0000  test accuracy 100.00%"
     held_out = record | {"validation_loss": 0.5, "validation_accuracy": 0.25}
     assert "  validation loss 0.5000  validation accuracy 25.00%  test loss" in describe(held_out, 3)
 
 
-def test_the_number_of_steps_until_a_callback_has_to_act(tmp_path):
-    """Until then a device may run ahead. A callback with a step hook acts at each step, unless `next_step` returns
-    something else."""
+def test_next_step_is_the_number_of_steps_until_a_callback_has_to_act(tmp_path):
+    """Until then a device may run ahead. A callback with a step hook acts at each step unless its own `next_step` says
+    otherwise."""
 
     class Listens(Callback):
         def on_step(self, trainer, record):
@@ -104,7 +104,7 @@ def test_the_number_of_steps_until_a_callback_has_to_act(tmp_path):
     assert ask(Checkpoints(run), 3) is None
 
 
-def test_the_judged_metric_and_the_first_best_epoch():
+def test_validation_accuracy_or_else_training_loss_is_monitored_and_the_first_best_epoch_wins():
     assert monitored({"train_loss": 2.0, "validation_accuracy": 0.5}) == ("validation_accuracy", 0.5)
     assert monitored({"train_loss": 2.0}) == ("train_loss", -2.0)
     history = [{"epoch": number, "train_loss": loss} for number, loss in enumerate([3.0, 1.0, 2.0, 1.0], 1)]
@@ -136,7 +136,7 @@ def test_curves_are_drawn_periodically_and_at_the_end(monkeypatch, tmp_path, cap
     watcher, trainer = Curves(tmp_path / "curves.png", seconds=30), SimpleNamespace(history=[])
     watcher.on_start(trainer)
     watcher.on_stop(trainer, "finished")
-    assert drawn == []  # there is nothing to draw
+    assert drawn == []  # without epochs there is nothing to draw
     trainer.history.append({})
     for now[0] in (129.9, 130.0, 150.0, 159.9, 160.0):
         watcher.on_epoch(trainer, {})
@@ -148,11 +148,11 @@ def test_curves_are_drawn_periodically_and_at_the_end(monkeypatch, tmp_path, cap
         watcher.on_stop(trainer, "finished")
     assert caplog.messages == ["no curves.png: no fonts", "no curves.png: no disk"]
     failing[0] = "no more"
-    watcher.on_stop(trainer, "failed")  # the only message is why it failed
+    watcher.on_stop(trainer, "failed")  # after a failure only its own message matters
     assert len(caplog.messages) == 2
 
 
-def test_logs_start_empty_and_grow(tmp_path):
+def test_logs_are_rewritten_at_the_start_and_then_grow(tmp_path):
     records = [{"event": "step", "step": 1, "loss": 0.5}, {"event": "epoch", "epoch": 1, "step": 2, "train_loss": 0.25}]
     table, lines = callbacks.CSVLog(tmp_path / "a.csv"), callbacks.JSONLog(tmp_path / "a.jsonl")
     for log in (table, lines):
