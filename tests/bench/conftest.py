@@ -1,4 +1,4 @@
-"""Lets the tests in this folder import `planted`."""
+"""Lets the tests in this folder import the module `planted`."""
 
 import sys
 from pathlib import Path

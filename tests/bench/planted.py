@@ -1,4 +1,4 @@
-"""Fake sides: quick to time, some of them slow, wrong or broken on purpose."""
+"""Fake sides of a benchmark: quick to time, some of them slow, wrong or broken on purpose."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def spend(seconds: float) -> None:
 
 
 def side(role: str = OURS, name: str = "gpuconv", seconds: float = 1e-4, value: float = 2.0, fail=None) -> Side:
-    """A side that takes the given time and computes `value`, where 2 is right; fail: raised by its preparation."""
+    """A side that takes the given time and computes `value`; 2 is right. fail: the error that preparing it raises."""
 
     def prepare() -> Prepared:
         if fail is not None:
@@ -45,7 +45,7 @@ def compare(results):
 
 
 def record(folder: Path, **data) -> Record:
-    """A CPU record with the given data, in a results folder."""
+    """A CPU record with the given data, stored in a folder of results."""
     made = Record.start("numpy", 2, results=folder, commit=data.get("commit", "abc123"))
     made.data |= {"commit": "abc123", "hardware": "cpu-planted-2-threads", "device": "Planted"} | data
     made.path = folder / made.data["hardware"] / f"{made.data['date'][:10]}-{made.data['commit']}.json"
@@ -55,7 +55,7 @@ def record(folder: Path, **data) -> Record:
 
 
 def timed(into: Record, *sides: Side, entries=None, rounds: int = 4, **options) -> list[dict]:
-    """Run entries (one, by default) with the given sides."""
+    """The timed rows of entries (one by default) with the given sides."""
     options = dict(burst=0.002, make_sides=lambda *_: (list(sides), compare)) | options
     return list(run(entries or [entry()], into, "numpy", CpuTimer(), CEILINGS, rounds=rounds, **options))
 

@@ -1,4 +1,4 @@
-"""The command line: a user's mistake gives one line and status 2."""
+"""The benchmark's command line: a user's mistake gives one line and status 2."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_ops_writes_a_record(tmp_path, capsys, quick_peaks):
     assert "fprop 64x8x8x10-10x3x3-p1.1.1.1 float32" in capsys.readouterr().out
 
 
-def test_missing_times_only_what_the_record_lacks(tmp_path, capsys, quick_peaks):
+def test_the_option_missing_times_only_entries_that_the_record_lacks(tmp_path, capsys, quick_peaks):
     here = ["--results", str(tmp_path), "--commit", "abc"]
     assert cli.main([*SMALL, *here]) == 0
     (path,) = tmp_path.glob("*/*.json")
@@ -67,7 +67,7 @@ def test_ctrl_c_leaves_a_valid_file_and_status_130(tmp_path, capsys, quick_peaks
     assert "stopped" in capsys.readouterr().err
 
 
-def test_a_wrong_result_of_ours_gives_status_1(tmp_path, capsys, quick_peaks, monkeypatch):
+def test_a_wrong_result_of_gpuconv_gives_status_1(tmp_path, capsys, quick_peaks, monkeypatch):
     from bench import ours
 
     right = ours.sides
@@ -94,7 +94,7 @@ def test_a_wrong_result_of_ours_gives_status_1(tmp_path, capsys, quick_peaks, mo
         (["compare", "nowhere.json", "nowhere.json"], "nowhere.json: No such file"),
     ],
 )
-def test_bad_input_is_one_line(tmp_path, capsys, arguments, message):
+def test_bad_input_gives_an_error_of_one_line(tmp_path, capsys, arguments, message):
     options = [] if arguments[0] == "compare" else ["--results", str(tmp_path), "--commit", "abc"]
     assert cli.main([*arguments, *options]) == 2
     error = capsys.readouterr().err
@@ -104,7 +104,7 @@ def test_bad_input_is_one_line(tmp_path, capsys, arguments, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_record_of_another_version_is_one_line(tmp_path, capsys):
+def test_a_record_of_another_version_gives_an_error_of_one_line(tmp_path, capsys):
     path = tmp_path / "x.json"
     path.write_text('{"schema": 0}')
     assert cli.main(["compare", str(path), str(path)]) == 2

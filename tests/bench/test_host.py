@@ -1,4 +1,4 @@
-"""The Python time of a call, on the stand-in: which ops are timed, what is counted, and the budget."""
+"""The Python time of a call, on the stand-in for CuPy: which ops are timed, what is counted, and the budget."""
 
 import json
 import sys
@@ -50,11 +50,11 @@ def test_the_command_writes_a_record(tmp_path, capsys, monkeypatch, timings):
     assert record["calls"][0]["budget"] == 15
 
 
-INSTRUCTIONS = 165  # of Python's interpreter for a microsecond of the budget: 150 take one on a core at 3 GHz
+INSTRUCTIONS = 165  # Python instructions per microsecond of the budget; a core at 3 GHz executes about 150
 
 
 def instructions(call):
-    """The number of Python bytecode instructions that a call executes within gpuconv, whatever the load."""
+    """The number of Python bytecode instructions that a call executes in gpuconv; it does not depend on the load."""
     ours = str(Path(gpuconv.__file__).parent)
     return (monitored if sys.version_info >= (3, 12) else traced)(call, lambda code: code.co_filename.startswith(ours))
 
@@ -83,7 +83,7 @@ def traced(call, counts):
 
 
 def monitored(call, counts):
-    """Python 3.12 traces no instructions of a frame that asks for it when it is entered."""
+    """From Python 3.12 on, a trace function cannot ask for a frame's instructions when the frame is entered."""
     count, monitoring = 0, sys.monitoring
     tool, event = monitoring.PROFILER_ID, monitoring.events.INSTRUCTION
 
@@ -113,7 +113,7 @@ def test_no_op_takes_more_instructions_than_its_budget_allows():
                 call()
             budget = host.Timing(name, len(launched), arrays, 0.0, 0.0).budget
             taken = instructions(call)
-            assert taken > 300  # it was counted
+            assert taken > 300  # the count works
             if taken > INSTRUCTIONS * budget:
                 over[name] = f"{taken} instructions, {budget:.1f} us"
     assert not over

@@ -1,4 +1,4 @@
-"""The performance model: its fit, the measured rows it is checked against, and its instruction counts."""
+"""The performance model: its fit, the measured rows that it is checked against, and its instruction counts."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def test_known_rows_keep_their_counts():
 
 @pytest.fixture
 def new_record(monkeypatch, tmp_path):
-    """A folder with the stored record and a new one, of one convolution that the model predicts badly, and the model's
-    file."""
+    """A folder with the stored record, a new record of one convolution that the model predicts badly, and later the
+    model's file."""
     (path,) = RESULTS.glob("nvidia-h200/2026-11-26-*.json")
     old, folder = Record.load(path).data, tmp_path / "nvidia-h200"
     entry = next(each for each in old["entries"] if each["key"] == "fprop 128x16x16x128-128x3x3-p1.1.1.1 bfloat16")
@@ -115,7 +115,7 @@ def test_rows_counted_with_another_nvrtc_are_not_mixed(new_record, capsys):
     assert re.search(r"counted with NVRTC 11\.8, received NVRTC [^,]*,.* --nvrtc DIR", capsys.readouterr().err)
     assert Model.load().nvrtc == "NVRTC 11.8"
     (new_record / "nvidia-h200" / "2027-01-01-0123456789.json").unlink()
-    assert cli.main(["fit", "--results", str(new_record)]) == 0  # nothing to count
+    assert cli.main(["fit", "--results", str(new_record)]) == 0  # without a new row, no instructions are counted
     assert f"fitted to {len(Model.load().rows)} convolutions" in capsys.readouterr().out
     assert Model.load().nvrtc == "NVRTC 11.8"
 
@@ -135,7 +135,7 @@ def test_one_command_refits_the_model_when_a_record_comes(new_record, capsys):
     (added,) = after.rows[len(before.rows) :]
     assert added["row"] == "nvidia-h200 0123456789 fprop 128x16x16x128-128x3x3-p1.1.1.1 bfloat16"
     assert added["terms"]["instruction"] > added["terms"]["hmma"] > 0
-    assert after.left_out > before.left_out  # the error includes what the record refutes
+    assert after.left_out > before.left_out  # the error includes the badly predicted convolution
 
 
 def test_the_launchers_cost_model_uses_the_models_rates():
@@ -145,7 +145,7 @@ def test_the_launchers_cost_model_uses_the_models_rates():
     assert plan._COPIED * H200.clock * H200.multiprocessors == pytest.approx(H200.copy)
 
 
-def test_memory_is_the_limit_where_its_bytes_take_longest():
+def test_memory_limits_a_kernel_whose_bytes_take_longest():
     model = Model("made up", Terms(1000.0, 0.0, 1.0, 0.0, 0.0), 0.0, 0.0, "none", ())
     asked = Terms(1, 1, 1000.0, 0, 0)
     computed = model.predict(asked, H200, moved=0.0)
@@ -166,7 +166,7 @@ def test_the_busiest_multiprocessor_sets_the_time(blocks, busiest):
 
 def test_the_main_loop_is_the_longest_tensor_core_loop_without_skipped_code():
     opcodes = ("LDG.E", "HMMA.16816.F32", "LDSM.16", "BRA", "FADD", "FADD", "HMMA.16816.F32")
-    code = [Instruction(opcode, 6 if opcode == "BRA" else None) for opcode in opcodes]  # the branch skips both FADD
+    code = [Instruction(opcode, 6 if opcode == "BRA" else None) for opcode in opcodes]  # the branch skips both FADDs
     loop = [*code, Instruction("BRA", 1), Instruction("FFMA", None), Instruction("BRA", 8)]
     assert machine_code.main_loop(loop) == MainLoop(instructions=5, hmma=2)
     assert machine_code.main_loop([Instruction("FFMA", None), Instruction("BRA", 0)]) is None
@@ -189,7 +189,7 @@ def test_a_table_marks_the_limit_and_shows_the_measured_time():
     assert list(bench_predict.table(entries, "mma-128x128", model, H200, timed)) == [head, line, rest]
     assert head.split()[-2:] == ["measured", "difference"]
     assert line.count("*") == 1
-    assert "41.3" in line.split()  # of the record
+    assert "41.3" in line.split()  # the record's microseconds
     assert re.fullmatch(r"rms error \d\S* % over 1 rows that were measured", error)
     assert rest.startswith("1 more")
     assert bench_predict.timed_by(model, h100) == {}
@@ -219,7 +219,7 @@ def test_a_named_nvrtc_is_used_instead_of_the_installed_package(monkeypatch):
 
 
 def test_a_steps_launches_are_counted_at_its_own_size():
-    """A large batch gives batch norm so many partial moments that a launch of its own merges them."""
+    """A large batch gives batch norm so many partial moments that another launch merges them."""
     small, large = (predict_steps.counted("airbench94", size) for size in (4, 2000))
     assert large.launches - large.reductions > small.launches - small.reductions
     assert large.bytes > 50 * small.bytes
@@ -232,7 +232,7 @@ def test_a_steps_convolutions_are_those_whose_gradients_are_needed():
     assert len(predict_steps.convolutions("vgg-cifar", 128)) == 8 * 3 - 1
 
 
-def test_slices_of_channels_count_without_the_channels_between():
+def test_the_bytes_of_a_slice_exclude_the_other_channels():
     volume = 4 * 6 * 6 * 8 * 2
     found = predict_steps.of_layer(Branches([[BatchNorm()], []]), (4, 6, 6, 8), H200)
     for direction, launches, volumes in (("forward", 3, 1 + 2 + 2), ("backward", 3, 2 + 3 + 3)):
@@ -258,7 +258,7 @@ def test_a_bilinear_upsampling_is_the_sum_of_its_launches():
     assert "Upsample bilinear 128x16x16x64 by 2" in lines[3]
 
 
-def test_a_depthwise_convolution_counts_by_its_bytes():
+def test_depthwise_convolutions_are_left_to_the_prediction_by_bytes():
     assert predict_steps.convolutions("mobilenet-v2", 1)[0].workload.groups == 1
     assert all(not entry.workload.depthwise for entry in predict_steps.convolutions("mobilenet-v2", 1))
 
@@ -306,4 +306,4 @@ def test_the_report_predicts_only_for_tensor_cores_on_the_modelled_chip():
     assert {(kernel, arch, dtype) for kernel, arch, _, dtype in predicted} == {
         ("conv2d_fprop_mma", "sm_90a", "float16")
     }
-    assert all(2e-5 < times[key] < 3e-4 for key in predicted)  # its floor is 14 us
+    assert all(2e-5 < times[key] < 3e-4 for key in predicted)  # the floor is 14 us

@@ -38,20 +38,19 @@ def time(algo="wgmma-128x128", counted=CODE, **changed):
         ("wgmma-256x64", 512, 16 * 32),
     ],
 )
-def test_a_stage_by_hand(algo, tensor, read):
-    """A product of 64 x 128 x 16 takes 64 clocks and reads 6 KiB in 48; one of 64 x 256 x 16 takes 128 and 80."""
+def test_the_clocks_of_a_stage_equal_those_computed_by_hand(algo, tensor, read):
+    """A product of 64 x 128 x 16 takes 64 clocks and reads 6 KiB in 48; for one of 64 x 256 x 16 it is 128 and 80."""
     algorithm = find(algo, "bfloat16")
     found = predict_wgmma.stage(algorithm, Code(80, 175, 0), MADE_UP, H200)
     copied = (algorithm.block_m + algorithm.block_n) * 128
     assert found.tensor == tensor
     assert found.shared == read + copied / 128
     assert found.l2 == pytest.approx(copied * 132 / 5120)
-    assert found.issue == 2 * (
-        2 * 80 + 175
-    )  # two clocks each; a scheduler has two warps that multiply and one that copies
+    # A scheduler has two warps that multiply and one that copies; each instruction takes two clocks.
+    assert found.issue == 2 * (2 * 80 + 175)
 
 
-def test_a_convolution_by_hand():
+def test_the_time_of_a_convolution_equals_that_computed_by_hand():
     found = time(turns=2, partials=4.256e6)
     l2, stored = 32768 * 132 / 5120, 0.5 * 400 * 2 * 2
     clocks = 10_000 + 1000 + l2 + 2 * 18 * l2 + stored  # the first tile is stored while the ring is filled
@@ -61,10 +60,11 @@ def test_a_convolution_by_hand():
     assert set(found.parts) == {*bench_predict.WGMMA, "bytes", "ceiling"}
 
 
-def test_the_part_of_a_store_that_the_next_tile_hides():
+def test_the_next_tile_hides_a_part_of_the_store():
     l2, stored = 32768 * 132 / 5120, 0.5 * 400 * 2 * 2
 
-    def later_tile(**given):  # clocks
+    def later_tile(**given):
+        """The clocks of a tile after the second."""
         return (time(turns=3, **given).seconds - time(turns=2, **given).seconds) * H200.clock
 
     assert later_tile() == pytest.approx(18 * l2)
@@ -74,7 +74,7 @@ def test_the_part_of_a_store_that_the_next_tile_hides():
     assert later_tile(counted=Code(80, 175, long), stages=60) == pytest.approx(60 * l2 + 2 * long - 6 * l2)
 
 
-def test_the_slowest_of_a_stage_counts_alone():
+def test_the_slowest_part_of_a_stage_sets_its_time():
     slow = time(counted=Code(80, 1000, 400))
     assert slow.binds == "issue"
     assert slow.seconds - time().seconds == pytest.approx(slow.parts["issue"] - time().parts["l2"])
@@ -133,5 +133,5 @@ def test_a_step_takes_the_faster_of_the_named_algorithm_and_the_launchers_choice
     monkeypatch.setattr(predict_steps, "predicted", lambda *given: found if (found := predicted(*given))[1] else None)
     taken = [predict_steps.fastest(None, algo, MADE_UP, H200) for algo in times]
     assert taken == [2.0, 1.0, 2.0, 2.0]
-    times["auto"] = None  # counts by its bytes, whatever the named one takes
+    times["auto"] = None  # its time follows from its bytes, whatever the named algorithm takes
     assert predict_steps.fastest(None, "wgmma-128x128", MADE_UP, H200) is None

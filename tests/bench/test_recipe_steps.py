@@ -1,4 +1,4 @@
-"""A whole recipe as an entry: both sides train the same net with the same learning rates."""
+"""A whole recipe as an entry of the benchmark: both sides train the same net with the same learning rates."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def test_both_sides_train_a_whole_recipe(recipe, monkeypatch, dtype, most):
     assert all(side["error"] < most for side in row["sides"] if side["status"] == "timed")
 
 
-def test_pytorch_takes_the_same_steps(recipe):
-    """Before and after the whitening bias is frozen."""
+def test_pytorch_takes_the_steps_of_the_recipe(recipe):
+    """The weights agree after steps before and after the whitening bias is frozen."""
     pytest.importorskip("torch")
     from bench.peers.pytorch_recipe import Training, first
 
@@ -86,7 +86,7 @@ def test_pytorch_takes_the_same_steps(recipe):
 
 
 def test_pytorch_augments_as_the_recipe_says(recipe):
-    """Each image appears once per epoch, shifted by up to two pixels; half are flipped, the others next time."""
+    """Each image appears once per epoch, shifted by up to two pixels. Half are flipped, the rest in the next epoch."""
     torch = pytest.importorskip("torch")
     from bench.peers.pytorch_recipe import Images
 

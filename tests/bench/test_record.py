@@ -1,4 +1,4 @@
-"""Records round-trip, accumulate, refuse other files, and reveal nothing about the machine but its hardware."""
+"""Records are read back and accumulate; other files are refused; folders are named after the hardware."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench import record as records
 from bench.record import Record, RecordError
 
 
-def test_a_record_round_trips(tmp_path):
+def test_a_record_is_read_back(tmp_path):
     into = record(tmp_path)
     timed(into, side(), side("peer", "eager"))
     again = Record.load(into.path)
@@ -52,7 +52,7 @@ def test_a_file_that_is_not_a_record_of_this_version_is_refused(tmp_path, text, 
 def test_a_failing_write_leaves_the_old_file(tmp_path):
     into = record(tmp_path)
     before = into.path.read_text()
-    into.data["peaks"] = object()  # JSON has no such thing
+    into.data["peaks"] = object()  # JSON cannot hold an object
     with pytest.raises(TypeError):
         into.save()
     assert into.path.read_text() == before

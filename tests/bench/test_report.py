@@ -34,18 +34,18 @@ ENTRIES = [
 
 
 @pytest.fixture
-def house(tmp_path):
+def page_and_results(tmp_path):
     page = tmp_path / "benchmarks.md"
     page.write_text(f"# A\n\nbefore\n\n{report.BEGIN}\nold\n{report.END}\n\nafter\n")
     return page, tmp_path / "results"
 
 
-def test_the_report_shows_the_newest_record(house):
-    record(house[1], date="2026-01-01T00:00:00+00:00", commit="older", entries=ENTRIES[:1])
-    record(house[1], date="2026-01-03T00:00:00+00:00", commit="newer", entries=ENTRIES)
-    record(house[1], date="2026-01-02T00:00:00+00:00", commit="middle")
-    written = report.write(*house)
-    text = house[0].read_text()
+def test_the_report_shows_the_newest_record(page_and_results):
+    record(page_and_results[1], date="2026-01-01T00:00:00+00:00", commit="older", entries=ENTRIES[:1])
+    record(page_and_results[1], date="2026-01-03T00:00:00+00:00", commit="newer", entries=ENTRIES)
+    record(page_and_results[1], date="2026-01-02T00:00:00+00:00", commit="middle")
+    written = report.write(*page_and_results)
+    text = page_and_results[0].read_text()
     assert text.startswith(f"# A\n\nbefore\n\n{report.BEGIN}\n")
     assert text.endswith(f"{report.END}\n\nafter\n")
     assert "old\n" not in text
@@ -63,39 +63,39 @@ def test_the_report_shows_the_newest_record(house):
     (picture,) = written[1:]
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert "(benchmark-cpu-planted-2-threads.png)" in text
-    report.write(*house)
-    assert house[0].read_text() == text
+    report.write(*page_and_results)
+    assert page_and_results[0].read_text() == text
 
 
-def test_without_a_gpu_record_the_report_says_not_yet_measured(house):
-    record(house[1], entries=ENTRIES)
-    report.write(*house)
-    assert "GPU: not yet measured" in house[0].read_text()
-    record(house[1], hardware="nvidia-x", kind="cuda", device="NVIDIA X", entries=ENTRIES[:2])
-    report.write(*house)
-    text = house[0].read_text()
+def test_without_a_gpu_record_the_report_says_not_yet_measured(page_and_results):
+    record(page_and_results[1], entries=ENTRIES)
+    report.write(*page_and_results)
+    assert "GPU: not yet measured" in page_and_results[0].read_text()
+    record(page_and_results[1], hardware="nvidia-x", kind="cuda", device="NVIDIA X", entries=ENTRIES[:2])
+    report.write(*page_and_results)
+    text = page_and_results[0].read_text()
     assert "not yet measured" not in text
     assert text.index("**NVIDIA X") < text.index("**Planted")
 
 
-def test_without_any_record_the_report_has_no_figures(house):
-    assert report.write(*house) == [house[0]]
-    assert house[0].read_text().count("|") == 0
-    assert report.NOT_MEASURED in house[0].read_text()
+def test_without_any_record_the_report_has_no_figures(page_and_results):
+    assert report.write(*page_and_results) == [page_and_results[0]]
+    assert page_and_results[0].read_text().count("|") == 0
+    assert report.NOT_MEASURED in page_and_results[0].read_text()
 
 
 @pytest.mark.parametrize("text", ["no block", f"{report.END}{report.BEGIN}", report.BEGIN])
-def test_a_page_without_the_block_is_an_error(house, text):
-    house[0].write_text(text)
+def test_a_page_without_the_block_is_an_error(page_and_results, text):
+    page_and_results[0].write_text(text)
     with pytest.raises(ValueError, match=r"benchmarks\.md must hold the lines"):
-        report.write(*house)
-    assert house[0].read_text() == text
+        report.write(*page_and_results)
+    assert page_and_results[0].read_text() == text
 
 
-def test_a_record_without_a_peer_has_no_ratio(house):
-    record(house[1], entries=[timed_entry("fprop", C64, 0.005, {})])
-    report.write(*house)
-    assert "| fprop | float32 | 1 | no peer | 20% |" in house[0].read_text()
+def test_a_record_without_a_peer_has_no_ratio(page_and_results):
+    record(page_and_results[1], entries=[timed_entry("fprop", C64, 0.005, {})])
+    report.write(*page_and_results)
+    assert "| fprop | float32 | 1 | no peer | 20% |" in page_and_results[0].read_text()
 
 
 def test_goals_are_evaluated_against_their_limits():
@@ -119,20 +119,20 @@ def test_every_goal_refers_to_an_entry_of_the_suite():
         assert {f"{op} {problem} float32" for op in ("fprop", "backward")} <= keys
 
 
-def test_the_block_says_what_was_not_timed_and_not_reached(house):
+def test_the_block_says_what_was_not_timed_and_not_reached(page_and_results):
     entry = timed_entry("fprop", C3, 0.006, {"eager": 0.002})
     for name, status in (("compile", "left out"), ("graph", "absent"), ("channels_last", "out of memory")):
         entry["sides"].append({"role": "peer", "name": name, "status": status, "reason": "of a kind"})
-    record(house[1], entries=[entry, ENTRIES[1]], **{"not reached": ["a", "b", "c"]})
-    report.write(*house)
-    text = house[0].read_text()
+    record(page_and_results[1], entries=[entry, ENTRIES[1]], **{"not reached": ["a", "b", "c"]})
+    report.write(*page_and_results)
+    text = page_and_results[0].read_text()
     absent = "channels_last out of memory in 1, compile left out in 1, graph absent in 1"
     assert f"Not timed, of 2 entries: {absent}." in text
     assert "Not reached when the run was stopped or its time was up: 3 entries." in " ".join(text.split())
 
 
-def test_where_all_was_timed_the_block_says_nothing_about_it(house):
-    record(house[1], entries=ENTRIES)
-    report.write(*house)
-    assert "Not timed" not in house[0].read_text()
-    assert "Not reached" not in house[0].read_text()
+def test_the_block_names_nothing_left_out_if_everything_was_timed(page_and_results):
+    record(page_and_results[1], entries=ENTRIES)
+    report.write(*page_and_results)
+    assert "Not timed" not in page_and_results[0].read_text()
+    assert "Not reached" not in page_and_results[0].read_text()

@@ -1,4 +1,4 @@
-"""The records in the repository: complete, from committed code, and as docs/benchmarks.md shows them."""
+"""The records in the repository are complete and from committed code, and docs/benchmarks.md shows them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The method: wrong results are not timed, slow ones are reported as slow, a failure does not stop other sides."""
+"""The benchmark's runner: wrong results are not timed, slow sides are called slow, a failure stops no other side."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_difference_below_the_noise_is_reported_as_noise(tmp_path, after, nois
         sides = [{"role": "ours", "name": "gpuconv", "status": "timed", "median": median}]
         return record(tmp_path / name, entries=[{"key": "k", "noise": noise, "sides": sides}])
 
-    # The noise is bounded by two timings of the same version in either record.
+    # The larger noise of the two records counts.
     for noises in ((noise, 0.0), (0.0, noise)):
         (change,) = changes.changes(made("a", 1.0, noises[0]), made("b", after, noises[1]))
         assert change.verdict == verdict
@@ -88,7 +88,7 @@ def test_a_wrong_kernel_is_refused_before_timing(tmp_path, value):
     "op", [*suite.DIRECTIONS, "backward dw", "backward db", "max_pool2d", "bias_grad", "batch_norm_backward"]
 )
 def test_a_fault_in_one_corner_of_our_result_is_found(monkeypatch, op):
-    """The planted fault is only in the last image, channel or filter: a partial comparison must not miss it."""
+    """The planted fault is only in the last element: a partial comparison would miss it."""
     op, _, result = op.partition(" ")
     name = {
         "fprop": "conv2d",
@@ -126,7 +126,7 @@ def tiny(op):
 
 
 @pytest.mark.parametrize("op", [*suite.DIRECTIONS, *suite.MEMORY])
-def test_pytorch_computes_what_float64_does(op):
+def test_pytorchs_results_are_within_the_bound(op):
     pytest.importorskip("torch")
     row = time_entry(tiny(op), "numpy", CpuTimer(), planted.CEILINGS, False, 2, 0.0)
     for name, found in by_name(row).items():
@@ -192,8 +192,8 @@ def test_both_sides_train_the_same_net(small_net):
     assert all(side["error"] < 1e-5 for side in row["sides"] if side["status"] == "timed")
 
 
-def test_pytorch_takes_the_same_steps(small_net):
-    """After three steps the weights still agree: same gradients, same optimizer, same frozen weights."""
+def test_pytorch_takes_the_steps_of_gpuconv(small_net):
+    """The weights agree after three steps, so the gradients, the optimizer and the frozen weights are the same."""
     torch = pytest.importorskip("torch")
     from bench.peers.pytorch import tensor
     from bench.peers.pytorch_net import module
@@ -215,7 +215,7 @@ def test_pytorch_takes_the_same_steps(small_net):
 
 
 def test_a_step_with_wrong_gradients_is_not_timed(small_net, monkeypatch):
-    right = ops.conv2d_wgrad  # of the first layer, which needs no gradient to its input
+    right = ops.conv2d_wgrad  # the only gradient of the first layer, whose input needs none
 
     def wrong(dy, x, **options):
         return right(1.1 * dy if dy.dtype == np.float32 else dy, x, **options)
@@ -266,12 +266,12 @@ def test_a_side_that_fails_during_timing_is_recorded(tmp_path):
 
 
 def test_a_missing_pytorch_is_reported_and_ours_is_timed(tmp_path, monkeypatch):
-    really = builtins.__import__
+    original = builtins.__import__
 
     def without_torch(name, *rest, **options):
         if name.partition(".")[0] == "torch":
             raise ModuleNotFoundError("No module named 'torch'", name="torch")
-        return really(name, *rest, **options)
+        return original(name, *rest, **options)
 
     monkeypatch.setattr(builtins, "__import__", without_torch)
     (row,) = timed(record(tmp_path), entries=[tiny("fprop")], make_sides=sides_of)
@@ -286,7 +286,7 @@ def test_a_missing_pytorch_is_reported_and_ours_is_timed(tmp_path, monkeypatch):
 
 
 def test_a_side_that_crashes_the_gpu_ends_the_run_and_is_recorded(tmp_path, monkeypatch):
-    """After an illegal address every later call in the process fails: later entries must not get those failures."""
+    """After an illegal address every later call in the process fails; later entries must not be blamed."""
     answers = []
 
     class Device(contextlib.nullcontext):

@@ -1,4 +1,4 @@
-"""The entries of the suite; their FLOPs and bytes as counted by hand."""
+"""The entries of the suite, and their FLOPs and bytes as counted by hand."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def test_entries_are_unique_and_the_important_ones_come_first(kind):
         ("fprop 128x8x8x256-256x3x3-p1.1.1.1 bfloat16", 12.3),
     ],
 )
-def test_floors_on_an_h200(key, microseconds):
-    """Floors that were calculated independently of this code, at 788 TFLOP/s and 4.3 TB/s."""
+def test_floors_on_an_h200_equal_those_calculated_independently(key, microseconds):
+    """Microseconds at 788 TFLOP/s and 4.3 TB/s."""
     ceilings = Ceilings(4.3e12, {"bfloat16": 788e12})
     assert 1e6 * entry("ops", key).work.floor(ceilings, "bfloat16") == pytest.approx(microseconds, rel=0.03)
 
 
-def test_the_floor_of_a_step():
+def test_the_floor_of_a_step_follows_from_its_flops():
     work = entry("steps", "step airbench94-n2000 bfloat16").work
     assert work.flops == pytest.approx(1.42e12, rel=0.01)
     assert work.floor(Ceilings(1, {"bfloat16": 788e12}), "bfloat16") == pytest.approx(1.80e-3, rel=0.01)
@@ -48,7 +48,7 @@ def test_the_floor_of_a_step():
     ("op", "bytes_each"),
     [("relu", 4), ("relu_backward", 4.125), ("max_pool2d", 10.25 / 4), ("bias_grad", 2), ("sgd_master", 20)],
 )
-def test_bytes_of_memory_bound_operations(op, bytes_each):
+def test_bytes_of_memory_bound_ops_equal_those_counted_by_hand(op, bytes_each):
     found = entry("ops", f"{op} 961x32x32x64 bfloat16")
     assert found.work.bytes / (961 * 32 * 32 * 64) == bytes_each
     assert found.workload[0] * 32 * 32 * 64 * 2 == pytest.approx(126e6, rel=0.01)

@@ -1,4 +1,4 @@
-"""Two sides that train one net: they agree, or the first call that is wrong is named, forward, backward and update."""
+"""Two sides train one net: they agree, or the first wrong call is named, be it forward, backward or an update."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_two_precisions_agree():
 
 
 @pytest.mark.kernels
-def test_numpy_and_emulated_agree_and_the_latter_runs_fused():
+def test_numpy_and_emulated_agree_although_the_emulated_side_is_fused():
     found = bisect(trainer(), trainer("emulated"), DATA, steps=2, batch_size=8)
     assert found.violation is None, found
     assert found.calls[0] > found.calls[1] > 30
@@ -60,7 +60,7 @@ def test_a_wrong_call_is_named_with_its_element(what, monkeypatch):
     assert (found.side, found.step, found.layer, found.direction, found.op) == (1, 2, layer, what, name)
     assert (found.worst.result, found.worst.at) == ("result", at)
     assert found.worst.given - found.worst.expected == pytest.approx(0.125, rel=1e-3)
-    assert found.other_share > 1  # which runs the same wrong function
+    assert found.other_share > 1  # the other side runs the same wrong function
 
 
 @pytest.mark.parametrize("name", ["conv2.weight", "norm1.bias", "norm1.weight"])
@@ -84,7 +84,7 @@ def test_a_wrong_update_names_the_parameter(name, monkeypatch):
     assert f"differ first at step 1: {op} of {name}, update, on B" in str(outcome)
 
 
-PLANTED = {  # op: a line of its .cu, its replacement, and what must be named
+PLANTED = {  # by op: a line of its .cu, the line that replaces it, and what must be named
     "relu": (
         "map(y, x, n, rows, Relu<Real>{});",
         "map(y, x, n, rows, Relu<Real>{}); if (global_thread() == 0) y[3] = DTYPE(9);",
@@ -105,7 +105,7 @@ PLANTED = {  # op: a line of its .cu, its replacement, and what must be named
 
 @pytest.mark.kernels
 @pytest.mark.parametrize("op", PLANTED)
-def test_a_wrong_kernel_planted_as_by_the_lab_is_named(op, tmp_path):
+def test_a_wrong_kernel_in_a_users_file_is_named(op, tmp_path):
     line, planted, named = PLANTED[op]
     file, text = tmp_path / "planted.cu", lab.template(op)
     assert line in text
@@ -122,11 +122,11 @@ def test_a_wrong_kernel_planted_as_by_the_lab_is_named(op, tmp_path):
 @pytest.mark.kernels
 @pytest.mark.parametrize("schedule", ["late", "early"])
 def test_a_cuda_device_agrees_with_numpy_and_a_wrong_kernel_on_it_is_named(schedule, tmp_path):
-    """On the stand-in for CuPy, which runs what is on a stream as late, or as early, as CUDA may."""
+    """On the stand-in for CuPy, which runs the work of a stream as late or as early as CUDA allows."""
     with standin.installed(["90"], schedule=schedule):
         outcome = bisect(trainer(), trainer("cuda"), DATA, steps=2, batch_size=8)
         assert outcome.violation is None, outcome
-        assert outcome.calls[0] > outcome.calls[1] > 30  # the latter runs fused
+        assert outcome.calls[0] > outcome.calls[1] > 30  # the CUDA side is fused
         for op, (line, planted, named) in PLANTED.items():
             file = tmp_path / "planted.cu"
             file.write_text(lab.template(op).replace(line, planted, 1))
@@ -137,7 +137,7 @@ def test_a_cuda_device_agrees_with_numpy_and_a_wrong_kernel_on_it_is_named(sched
             assert found.other_share <= 1  # the shipped kernel, with the same arrays
 
 
-def test_sides_are_written_in_any_order():
+def test_the_parts_of_a_side_are_written_in_any_order():
     assert Side.parse("emulated") == Side("emulated")
     assert Side.parse("tf32,cuda:1") == Side("cuda:1", "tf32")
     assert Side.parse("simt-64x64, float16") == Side(None, "float16", "simt-64x64")
@@ -150,6 +150,6 @@ def test_sides_are_written_in_any_order():
             Side.parse(text)
 
 
-def test_other_nets_are_refused():
+def test_two_different_nets_are_refused():
     with pytest.raises(ValueError, match="the two nets have other layers"):
         bisect(trainer(), trainer(filters=8), DATA)

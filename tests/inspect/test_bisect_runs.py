@@ -1,4 +1,4 @@
-"""Two runs by their digests: where they first differ, by the bits on one machine and by the bound on two."""
+"""Where two runs first differ by their digests: in any bit on one machine, by more than the bound on two."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def elsewhere(steps):
 
 
 def sparse(steps, every):
-    """The steps as recorded with fewer tensors: those inside the net only in every n-th step."""
+    """The steps as recorded with fewer tensors: outputs and input gradients only in the first and every n-th step."""
     inside = ("forward", "backward")
     return [
         replace(step, tensors=[each for each in step.tensors if each.direction not in inside])
@@ -44,18 +44,15 @@ def sparse(steps, every):
 
 
 def changed(steps, number, direction, name, by):
-    """The steps with a tensor of one step, and all after it, off by a factor."""
-    found, apart = [], False
+    """The steps with one tensor, and all tensors after it, multiplied by a factor."""
+    found, off = [], False
     for step in steps:
         tensors = []
         for each in step.tensors:
-            apart |= (step.step, each.direction, each.name) == (number, direction, name)
-            off = (
-                {"hash": "xxh3:0", "sum": each.sum * by, "norm": each.norm * by}
-                if apart and each.dtype != "int64"
-                else {}
-            )
-            tensors.append(replace(each, **off))
+            off |= (step.step, each.direction, each.name) == (number, direction, name)
+            if off and each.dtype != "int64":
+                each = replace(each, hash="xxh3:0", sum=each.sum * by, norm=each.norm * by)
+            tensors.append(each)
         found.append(Step(step.step, step.on, tensors))
     return found
 
@@ -103,7 +100,7 @@ def test_every_difference_is_kept_as_a_share_of_what_rounding_explains(one):
     ]
 
 
-def test_the_element_that_differs_most():
+def test_the_element_that_differs_most_is_found():
     one = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     for index, value in (((1, 2, 0), 7.0), ((0, 0, 3), np.nan), ((1, 0, 0), np.inf)):
         other = one.copy()
@@ -129,7 +126,7 @@ def test_hashes_of_two_kinds_are_compared_by_sums_and_norms(one):
     assert (found.step, found.a.direction, found.a.name) == (3, "forward", "conv2")
 
 
-def test_a_difference_that_the_digests_may_have_made_is_not_beyond_the_bound():
+def test_a_difference_within_the_error_of_the_digests_is_not_beyond_the_bound():
     values = np.random.default_rng(0).uniform(size=100_000).astype(np.float32)
     one = Digest.of("forward", "input", values, 1)
     for times, beyond in ((1, False), (3, True)):
@@ -138,7 +135,7 @@ def test_a_difference_that_the_digests_may_have_made_is_not_beyond_the_bound():
         assert (found.beyond is not None) == beyond, times
 
 
-def test_zeros_of_either_sign_are_the_same_numbers():
+def test_zeros_of_either_sign_differ_in_bits_but_not_beyond_the_bound():
     zeros, negative = (Digest.of("forward", "conv1", np.full(4, zero, np.float32), 9) for zero in (0.0, -0.0))
     found = compare([Step(1, "here", [zeros])], [Step(1, "there", [negative])])
     assert found.bits is not None
@@ -146,7 +143,7 @@ def test_zeros_of_either_sign_are_the_same_numbers():
     assert found.shares == {("forward", "conv1"): {1: 0.0}}
 
 
-def test_unrecorded_tensors_count_as_rounded(one):
+def test_unrecorded_tensors_add_their_rounding_to_the_bound(one):
     other = elsewhere(changed(one, 7, "update", "fc1.bias", 3.0))
     whole = compare(one, other).found
     for every in (2, 4, 99):
@@ -155,19 +152,19 @@ def test_unrecorded_tensors_count_as_rounded(one):
         assert found.rounding == pytest.approx(whole.rounding, rel=1e-9)
 
 
-def test_the_same_run_agrees(one, tmp_path):
+def test_two_identical_runs_agree(one, tmp_path):
     found = compare(one, steps_of(tmp_path / "other.jsonl"))
     assert (found.found, found.one_machine, found.steps) == (None, True, 8)
     assert "agree over 8 steps" in str(found)
 
 
-def test_only_common_steps_count(one):
+def test_only_common_steps_are_compared(one):
     assert compare(one, one[2:5]).steps == 3
     assert compare(one, one[2:5]).lengths == (8, 3)
 
 
 @pytest.mark.kernels
-def test_numpy_and_emulated_agree_within_the_bound_though_one_is_fused(one, tmp_path):
+def test_numpy_and_emulated_agree_within_the_bound_although_one_is_fused(one, tmp_path):
     found = compare(one, steps_of(tmp_path / "other.jsonl", "emulated"))
     assert not found.one_machine
     assert found.bits is not None
@@ -188,7 +185,7 @@ def test_another_learning_rate_is_seen_at_the_first_update(one, tmp_path):
         assert (found.found.step, found.found.a.direction) == (1, "update")
 
 
-def test_numbers_that_are_not_finite_differ_from_those_that_are(one):
+def test_nonfinite_numbers_differ_from_finite_ones(one):
     last = one[-1]
     tensors = [replace(each, sum=None, norm=None, hash="xxh3:0") for each in last.tensors]
     found = compare(one, elsewhere([*one[:-1], Step(last.step, last.on, tensors)]))
@@ -196,7 +193,7 @@ def test_numbers_that_are_not_finite_differ_from_those_that_are(one):
     assert "not finite" in str(found)
 
 
-def test_other_nets_have_nothing_in_common(one):
+def test_runs_of_different_nets_are_refused(one):
     renamed = [replace(each, name=f"{each.name}x") for each in one[0].tensors]
     with pytest.raises(ValueError, match="no tensor in common at step 1: their nets differ"):
         compare(one, [Step(1, "x", renamed)])

@@ -1,4 +1,4 @@
-"""Explaining one value: its window times its filter gives the layer's result."""
+"""The explanation of one value: its window times its filter gives the layer's result."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_pool_names_its_winner_and_a_relu_its_input(net, x):
     assert "at the same place" in str(relu)
 
 
-def test_refusals(net, x):
+def test_unknown_layers_places_outside_and_invalid_arguments_are_refused(net, x):
     for layer, at, message in [
         ("convv", (0, 0, 0), "unknown layer"),
         ("strided", (0, 0), "3 whole numbers from 0 inside 5 x 4 x 4"),
@@ -114,14 +114,14 @@ def deep_net(device="numpy"):
     row = [Conv2D(2, 3), Tanh(), block, AvgPool2D(3, stride=2, padding=1), MaxPool2D(2, stride=1)]
     net = Sequential([Input((9, 9, 2)), *row, GlobalAvgPool2D(), Flatten(), Dropout(), Linear(4)], seed=4)
     for vector, value in zip(net["residual1.norm1"].vectors, (1.5, 0.3, 0.2, 2.0)):
-        vector += value - vector  # not layers that change nothing
+        vector += value - vector  # so that the norm is not the identity
     return net.to(device)
 
 
 DEEP_X = np.random.default_rng(5).normal(size=(1, 9, 9, 2)).astype(np.float32)
 
 
-def test_each_way_of_computing_a_value_is_within_its_bound_and_is_the_sum_of_its_terms():
+def test_every_computation_of_a_value_is_within_its_bound_and_the_terms_add_up_to_it():
     net = deep_net()
     for name, volume in net.activations(DEEP_X):
         if name == "residual1.shortcut":
@@ -147,9 +147,9 @@ def test_a_gradient_is_the_sum_of_contributions_from_outputs():
             scores = twin.forward(DEEP_X)
             twin.backward(np.eye(4, dtype=np.float32)[[2]] + 0 * scores)
         for at in (np.argmax(np.abs(dx[0])), 0):
-            place = tuple(map(int, np.unravel_index(at, dx[0].shape[1:])))
-            found = explain(net, DEEP_X, name, place, backward=True, target=2, most=1000)
-            assert found.value == dx[0][(0, *place)], name
+            index = tuple(map(int, np.unravel_index(at, dx[0].shape[1:])))
+            found = explain(net, DEEP_X, name, index, backward=True, target=2, most=1000)
+            assert found.value == dx[0][(0, *index)], name
             rounding = found.computed[-1].bound + 1e-12  # the op received a rounded output
             assert abs(sum(term.product for term in found.terms) - found.total) < rounding, name
             assert all(each.error <= each.bound for each in found.computed), (name, found.computed)
@@ -158,7 +158,7 @@ def test_a_gradient_is_the_sum_of_contributions_from_outputs():
 
 @pytest.mark.parametrize("device", ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)])
 def test_gradients_through_branches_are_the_sum_of_what_each_sent(device):
-    """Of a block inside a block, of one whose shortcut is the input, and of branches side by side and added."""
+    """For a block inside a block, a block whose shortcut is the input, and branches concatenated and added."""
     inner = Residual([Conv2D(2, 3, padding=1)])
     outer = Residual([ReLU(), inner], [Conv2D(2, 1)])
     row = [outer, Branches([[], [Conv2D(2, 1)]]), Branches([[], [Conv2D(4, 1)], [Tanh()]], merge="add")]
@@ -185,7 +185,7 @@ def test_gradients_through_branches_are_the_sum_of_what_each_sent(device):
     assert abs(sum(term.product for term in added.terms) - added.total) < 1e-6
 
 
-def test_a_concatenated_value_is_that_of_the_op_that_wrote_its_slice():
+def test_a_concatenated_value_is_computed_by_the_op_that_wrote_its_slice():
     x = np.random.default_rng(0).normal(size=(1, 8, 8, 1)).astype(np.float32)
     for rows in ([[], [Conv2D(3, 1)]], [[Conv2D(2, 1), Tanh()], [Conv2D(3, 1)], []]):
         net = Sequential([Input((8, 8, 1)), Branches(rows), Flatten(), Linear(10)], seed=1)
@@ -196,8 +196,8 @@ def test_a_concatenated_value_is_that_of_the_op_that_wrote_its_slice():
             assert found.computed[-1].error <= found.computed[-1].bound
 
 
-def test_a_concatenated_value_of_branches_that_are_equal_or_nan():
-    """Outputs of zeros, or NaN, do not tell which branch they are of."""
+def test_a_concatenated_value_of_equal_or_nan_branches_names_the_right_op():
+    """Such values do not show which branch they come from."""
     rows = [[Conv2D(2, 1), ReLU()], [Branches([[], [Conv2D(1, 1), Tanh()]])], [Conv2D(2, 1), Tanh()]]
     net = Sequential([Input((2, 2, 1)), Branches(rows), Flatten(), Linear(10)], seed=1)
     for value in (0.0, np.nan):
@@ -237,14 +237,14 @@ def test_the_emulator_names_the_thread_that_wrote_a_value():
     assert "add" in back.thread.writers[-1].kernel
 
 
-REFUSED = {  # by kind: the message of the refusal
+REFUSED = {  # the message, by the kind of layer
     Sequential: "holds several layers; name one of them: layer1.conv1, layer1.relu1, ",
     Fused: "runs its layers as one op; explain the net as it was before fuse()",
 }
 
 
 def net_around(layer, shape):
-    """A layer between an input and an FC layer, with random values in all arrays."""
+    """A net of an input, the layer and an FC layer, with random values in all arrays; and an image for it."""
     layer = Layer.from_config(layer.config() | {"name": "layer1"})
     row = [layer] if isinstance(layer, Input) else [Input(shape), layer]
     net = Sequential([*row, Flatten(), Linear(2)], seed=1)
@@ -258,7 +258,7 @@ def net_around(layer, shape):
 
 @pytest.mark.parametrize(("layer", "shape"), [case[:2] for case in CASES], ids=IDS)
 def test_each_kind_of_layer_is_explained_in_both_directions_or_refused(layer, shape):
-    """CASES has every kind in the registry, of which a test of the layers makes sure."""
+    """CASES has every kind of layer in the registry, as a test of the layers ensures."""
     net, x = net_around(layer, shape)
     refusal = next((REFUSED[kind] for kind in REFUSED if isinstance(layer, kind)), None)
     for backward in (False, True):
@@ -267,8 +267,8 @@ def test_each_kind_of_layer_is_explained_in_both_directions_or_refused(layer, sh
             with pytest.raises(ValueError, match=re.escape(refusal)):
                 explain(net, x, "layer1", (0,) * len(volume), backward=backward)
             continue
-        places = [np.unravel_index(number, volume) for number in {0, np.prod(volume) // 3, np.prod(volume) - 1}]
-        for at in [tuple(map(int, place)) for place in places]:
+        indices = [np.unravel_index(number, volume) for number in {0, np.prod(volume) // 3, np.prod(volume) - 1}]
+        for at in [tuple(map(int, index)) for index in indices]:
             found = explain(net, x, "layer1", at, backward=backward, most=10_000)
             value, scale = actual(net, x, at, backward)
             assert found.value == value, str(found)
@@ -279,7 +279,7 @@ def test_each_kind_of_layer_is_explained_in_both_directions_or_refused(layer, sh
 
 
 def actual(net, x, at, backward):
-    """The value of layer1, or of its input's gradient, and the largest of the volume, which rounding is relative to."""
+    """The value at a place of layer1's output, or of its input's gradient, and the scale of its rounding errors."""
     twin, seen = net.twin(), []
     keep = lambda layer, first, second: seen.append(first if backward else second)  # noqa: E731
     with twin["layer1"].register_backward_hook(keep) if backward else twin["layer1"].register_forward_hook(keep):
@@ -289,7 +289,7 @@ def actual(net, x, at, backward):
     return seen[0][(0, *at)], max(1.0, float(np.abs(seen[0]).max()))
 
 
-def test_own_layers_and_layers_inside_a_fused_one_are_refused():
+def test_user_defined_layers_and_layers_inside_a_fused_one_are_refused():
     class Softness(Layer):
         def forward(self, x, training=False):
             return x / 2
@@ -306,8 +306,8 @@ def test_own_layers_and_layers_inside_a_fused_one_are_refused():
 
 @pytest.mark.kernels
 @pytest.mark.parametrize("device", ["emulated", "cuda, late", "cuda, early"])
-def test_a_device_names_the_threads_of_layers_of_several_ops_and_of_other_shapes(device):
-    """CUDA is the stand-in for CuPy, which runs what is on a stream as late, or as early, as it may."""
+def test_a_device_names_the_threads_of_layers_that_run_several_ops(device):
+    """CUDA is the stand-in for CuPy, which runs the work of a stream as late or as early as CUDA allows."""
     name, _, schedule = device.partition(", ")
     with standin.installed(["90"], schedule=schedule) if schedule else contextlib.nullcontext():
         row = [ConvTranspose2D(2, 2, stride=2), Branches([[], [LayerNorm(), GroupNorm(1)]]), Upsample(2)]
@@ -329,5 +329,5 @@ def test_a_device_names_the_threads_of_layers_of_several_ops_and_of_other_shapes
         assert str(explain(net, x, "branches1", (0, 1, 3))).endswith("the value of branch2 at [0, 1, 1]")
         back = explain(net, x, "convt1", (2, 1, 1), locate=True, backward=True)
         assert all(each.error <= each.bound for each in back.computed)
-        assert "fprop" in back.thread.writers[-1].kernel  # of a transposed convolution
+        assert "fprop" in back.thread.writers[-1].kernel  # backward, a transposed convolution runs fprop
         assert saliency(net, x).shape == (3, 2, 2)

@@ -31,14 +31,14 @@ def test_saliency_is_the_numerical_gradient_of_the_score(net):
 
 def test_occlusion_is_the_mean_score_drop_of_the_squares_covering_a_pixel(net):
     found = occlusion(net, X, target=1, size=3, stride=2)
-    falls, covered = np.zeros((6, 8)), np.zeros((6, 8))
+    drops, covered = np.zeros((6, 8)), np.zeros((6, 8))
     for row in (0, 2, 3):
         for column in (0, 2, 4, 5):
             hidden = X.copy()
             hidden[:, row : row + 3, column : column + 3] = 0
-            falls[row : row + 3, column : column + 3] += (net.infer(X) - net.infer(hidden))[0, 1]
+            drops[row : row + 3, column : column + 3] += (net.infer(X) - net.infer(hidden))[0, 1]
             covered[row : row + 3, column : column + 3] += 1
-    np.testing.assert_allclose(found, falls / covered, atol=1e-14)
+    np.testing.assert_allclose(found, drops / covered, atol=1e-14)
 
 
 def test_grad_cam_of_a_net_with_global_average_pooling_is_its_class_activation_map(net):
@@ -53,7 +53,7 @@ def test_grad_cam_of_a_net_with_global_average_pooling_is_its_class_activation_m
     assert grad_cam(net, X, layer="conv1", target=2).shape == (6, 8)
 
 
-def test_refusals(net):
+def test_invalid_targets_images_sizes_and_layers_are_refused(net):
     for call, message in [
         (lambda: saliency(net, X, target=4), "from 0 to 3, received 4"),
         (lambda: saliency(net, X[0]), "one image"),

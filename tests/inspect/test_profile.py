@@ -92,7 +92,7 @@ def test_a_layers_time_excludes_the_layers_inside_it(monkeypatch):
     found = profile(small(), 2, steps=3)
     seconds = dict(zip(names(found), [row.seconds for row in found.rows]))
     assert seconds["conv1 forward"] == 1
-    assert seconds["residual1 forward"] == 3  # of five, two are its layers'
+    assert seconds["residual1 forward"] == 3  # five, less the two of the layers inside
     assert ticks.held[0] == 0
     assert len(ticks.held) == 4
     assert min(ticks.held[1:]) > 0
@@ -101,7 +101,7 @@ def test_a_layers_time_excludes_the_layers_inside_it(monkeypatch):
 
 def test_rows_are_medians_over_steps_and_the_timeline_is_the_middle_step(monkeypatch):
     ticks, number = Ticks(), []
-    lengths = [0, 10, 70, 20]  # the first one is not counted
+    lengths = [0, 10, 70, 20]  # of the steps; the first is not counted
 
     def seconds(marks):
         number.append(0)
@@ -132,14 +132,14 @@ def test_the_trace_is_one_step_nested_as_the_layers_are():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_the_work_of_each_layer_by_hand(dtype):
-    """By hand, for a batch of 2; s is the size of a number."""
+def test_the_work_of_each_layer_equals_that_counted_by_hand(dtype):
+    """For a batch of 2; s is the size of a number in bytes."""
     found = profile(small(dtype=dtype), 2, steps=1)
     rows, s = dict(zip(names(found), [row.work for row in found.rows])), np.dtype(dtype).itemsize
     images, maps, pooled = 2 * 4 * 6 * 3, 2 * 4 * 6 * 4, 2 * 2 * 3 * 4
     conv1, conv2, fc, norm = 4 * 9 * 3 + 4, 4 * 9 * 4, 5 * 24 + 5, 8
     assert rows["conv1 forward"] == Work(2 * maps * 27, s * (images + conv1 + maps))
-    # No gradient for the images: one product, which moves dy, x and dw.
+    # The images need no gradient: there is only the product for dw, which moves dy, x and dw.
     assert rows["conv1 backward"] == Work(2 * maps * 27, s * (maps + images + conv1))
     assert rows["relu1 forward"] == Work(0, 2 * s * maps)
     assert rows["relu1 backward"] == Work(0, 3 * s * maps)
@@ -156,18 +156,18 @@ def test_the_work_of_each_layer_by_hand(dtype):
     assert found.total.work.flops == sum(row.flops for row in rows.values())
 
 
-@pytest.mark.parametrize(("precision", "looked_at"), [("bfloat16", 0), ("float16", 1)])
-def test_the_update_of_halves_moves_float32_masters_and_velocities(precision, looked_at):
-    """The parameters of a norm are float32 already. looked_at: how often the loss scale reads a gradient."""
+@pytest.mark.parametrize(("precision", "scans"), [("bfloat16", 0), ("float16", 1)])
+def test_the_update_of_a_16_bit_net_moves_float32_masters_and_velocities(precision, scans):
+    """The parameters of a norm are float32 already. scans: how often the loss scale reads each gradient."""
     found = profile(small().to(precision=precision), 2, steps=1)
     halves, norm = 4 * 9 * 3 + 4 + 4 * 9 * 4 + 5 * 24 + 5, 8
     updated = {name: row.work for name, row in zip(names(found), found.rows)}["sgd"]
-    assert updated == Work(0, (2 + 2 * looked_at + 2 + 2 * 4 + 2 * 4) * halves + (5 + looked_at) * 4 * norm)
+    assert updated == Work(0, (2 + 2 * scans + 2 + 2 * 4 + 2 * 4) * halves + (5 + scans) * 4 * norm)
 
 
 @pytest.mark.kernels
-def test_the_profiled_step_is_the_trainers(monkeypatch):
-    """Fused as in training on a device with kernels, and with the loss scale of float16."""
+def test_the_profiled_step_is_that_of_the_trainer(monkeypatch):
+    """It is fused, as in training on a device with kernels, and has the loss scale of float16."""
     found = profile(small("emulated").to(precision="float16"), 2)
     assert names(found)[0] == "conv1+relu1 forward"
     kernels = {name: [kernel["kernel"] for kernel in row.launches] for name, row in zip(names(found), found.rows)}
@@ -182,11 +182,11 @@ def test_the_profiled_step_is_the_trainers(monkeypatch):
 
 def test_a_fused_layer_does_the_products_of_its_layers_and_moves_less():
     net = Sequential([Input((4, 6, 3)), Conv2D(4, 3, padding=1), ReLU(), MaxPool2D(2), Flatten(), Linear(5)])
-    apart, fused = (profile(net, 2, steps=1, fuse=fuse) for fuse in (False, True))
+    separate, fused = (profile(net, 2, steps=1, fuse=fuse) for fuse in (False, True))
     assert names(fused)[0] == "conv1+relu1+pool1 forward"
-    assert fused.total.work.flops == apart.total.work.flops
+    assert fused.total.work.flops == separate.total.work.flops
     assert fused.rows[0].work == Work(2 * 2 * 24 * 4 * 27, 4 * (2 * 24 * 3 + 4 * 27 + 4 + 2 * 6 * 4))
-    assert fused.total.work.bytes < apart.total.work.bytes
+    assert fused.total.work.bytes < separate.total.work.bytes
 
 
 def test_a_frozen_weight_has_no_weight_gradient_product():
@@ -198,14 +198,14 @@ def test_a_frozen_weight_has_no_weight_gradient_product():
     assert work.of_layer(conv, "backward", 1, input_grad=False).flops == 0
 
 
-def test_a_chain_of_fused_layers_has_the_work_of_these():
+def test_a_chain_of_fused_layers_has_the_work_of_its_layers():
     row = [Conv2D(4, 1), BatchNorm(), Conv2D(4, 1), BatchNorm(), Conv2D(2, 1), Flatten(), Linear(3)]
     net = Sequential([Input((4, 4, 2)), *row], seed=1)
-    chained, apart = (profile(net, 2, steps=1, fuse=fuse) for fuse in (True, False))
+    chained, separate = (profile(net, 2, steps=1, fuse=fuse) for fuse in (True, False))
     assert names(chained)[0] == "conv1+norm1+conv2+norm2+conv3 forward"
-    assert chained.total.work.flops == apart.total.work.flops
+    assert chained.total.work.flops == separate.total.work.flops
     layers = [layer for layer in net.fuse(norm_sums=False) if "conv" in layer.path]
-    volume, vector = 4 * 2 * 16 * 4, 4 * 4  # bytes of an activation of four channels, and of a number for each
+    volume, vector = 4 * 2 * 16 * 4, 4 * 4  # bytes of a volume of four channels, and of one number for each channel
     forward, backward = (row.work for row in chained.rows if "norm1" in row.name)
     assert forward.bytes == sum(work.of_layer(layer, "forward", 2).bytes for layer in layers)
     kept = (volume // 2 + 2 * volume) + 2 * (volume + 2 * vector)  # convolutions' inputs; norms' inputs and statistics
@@ -213,13 +213,13 @@ def test_a_chain_of_fused_layers_has_the_work_of_these():
     assert backward.bytes == least + kept
 
 
-def test_a_concatenation_moves_what_is_not_written_in_place():
+def test_a_concatenation_moves_only_outputs_that_are_not_written_in_place():
     net = Sequential([Input((4, 4, 2)), Branches([[Conv2D(3, 1)], [Conv2D(5, 1), GroupNorm(1)], []])], dtype="float32")
     assert work.of_layer(net["branches1"], "forward", 2) == Work(0.0, 2 * 4 * 2 * 16 * (5 + 2))
 
 
 def test_every_named_net_has_work_for_all_its_layers():
-    """Forward products equal the summary's mult-adds."""
+    """Its FLOPs forward are twice the summary's mult-adds."""
     for name in models.MODELS:
         net = models.build(name, initialize=False)
         leaves = [layer for layer in net.walk() if not layer.children()]
@@ -238,7 +238,7 @@ def test_on_the_emulated_device_launches_are_listed_without_running(monkeypatch)
     kernels = {name: [kernel["kernel"] for kernel in row.launches] for name, row in zip(names(found), found.rows)}
     assert kernels["conv1 forward"] == ["conv2d_fprop_simt"]
     assert kernels["relu1 backward"] == ["relu_backward"]
-    assert kernels["residual1 forward"] == ["add_forward"]  # the launches of its layers belong to these
+    assert kernels["residual1 forward"] == ["add_forward"]  # without the launches of its layers
     assert "conv2d_dgrad_simt" in kernels["residual1.conv1 backward"]
     assert not any("dgrad" in kernel for kernel in kernels["conv1 backward"])
     assert kernels["sgd"] == ["sgd_step"]
@@ -271,6 +271,6 @@ def test_a_missing_kernel_compiler_is_reported(monkeypatch):
 
 
 @pytest.mark.parametrize(("options", "message"), [({"batch_size": 0}, "batch_size"), ({"steps": 0}, "steps")])
-def test_bad_numbers_of_steps_are_refused(options, message):
+def test_batch_sizes_and_steps_below_one_are_refused(options, message):
     with pytest.raises(ValueError, match=f"{message} must be at least 1, received 0"):
         profile(small(), **options)

@@ -1,4 +1,4 @@
-"""A small session: two hundred digits, a linear net, a run in a temporary folder."""
+"""A small session: 200 digits, a linear net, and a run in a temporary folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The live page in Debian's chromium: what a person sees and does there."""
+"""The live page in Debian's Chromium: what a person sees and does there."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ ONE = [(112, 30), (112, 190)]
 
 @pytest.fixture
 def address(tmp_path):
-    """The page of a new command. Requested before `open_page`, so that it is closed after the pages."""
-    with begun([sys.executable, "-m", "gpuconv", "live", "--port", "0", "--device", "numpy"], tmp_path) as address:
+    """The page of a new `gpuconv live`. Requested before `open_page`, so that the pages are closed first."""
+    with serving([sys.executable, "-m", "gpuconv", "live", "--port", "0", "--device", "numpy"], tmp_path) as address:
         yield address
 
 
 @contextlib.contextmanager
-def begun(command, folder):
+def serving(command, folder):
     """The address of a server that runs within this context."""
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         try:
@@ -124,14 +124,14 @@ def draw(page, points):
     at = [(box["x"] + x * scale, box["y"] + y * scale) for x, y in points]
     page.mouse.move(*at[0])
     page.mouse.down()
-    for place in at[1:]:
-        page.mouse.move(*place, steps=12)
+    for point in at[1:]:
+        page.mouse.move(*point, steps=12)
     page.mouse.up()
 
 
 def test_a_net_trains_and_is_inspected(open_page, tmp_path):
     page = open_page()
-    learned(page, 0.95)  # enough for drawing by mouse too
+    learned(page, 0.95)  # enough to recognise digits drawn with the mouse
     wait_until(page, "document.querySelectorAll('#right .example').length > 5")
     page.click("#toggle")
     wait_until(page, "document.getElementById('phase').textContent === 'paused'")
@@ -165,7 +165,7 @@ def test_a_net_trains_and_is_inspected(open_page, tmp_path):
         page.select_option("#map", kind)
         wait_until(page, f"document.getElementById('map-canvas').ariaLabel.includes('{kind} for 1, step')")
         assert page.locator("#map-canvas").is_visible()
-        page.wait_for_timeout(300)  # the last parts of an occlusion
+        page.wait_for_timeout(300)  # until the last parts of an occlusion are shown
         screenshot(page, f"map-{kind}", tmp_path)
     page.focus("#map")
     page.keyboard.press("ArrowUp")
@@ -211,19 +211,19 @@ def scales(page):
 
 
 def examples(page):
-    """The parts in which test images are shown, after a look at each image's place and five best scores."""
+    """The parts of the page that show test images, after a check of each image's part and its five best scores."""
     shown = page.evaluate(
         """[...document.querySelectorAll('.examples .example')].map((one) =>
             [one.parentElement.id, one.ariaLabel, one.innerText])"""
     )
-    for place, label, scores in shown:
+    for part, label, scores in shown:
         title = re.match(r"test image \d+, a (\w+), taken for (\w+);", label)
         assert title
-        assert (title[1] == title[2]) == (place == "right")
+        assert (title[1] == title[2]) == (part == "right")
         shares = [float(share) for share in re.findall(r"([\d.]+) %", scores)]
         assert len(shares) == 5
         assert shares == sorted(shares, reverse=True)
-    return {place for place, _, _ in shown}
+    return {part for part, _, _ in shown}
 
 
 def test_what_is_shown_changes_as_the_net_learns(open_page):
@@ -250,7 +250,7 @@ def test_what_is_shown_changes_as_the_net_learns(open_page):
     assert "right" in examples(page)
 
 
-def test_another_optimizer_and_a_checkpoint_are_taken_while_it_trains(open_page, tmp_path):
+def test_an_optimizer_and_a_checkpoint_can_be_changed_while_the_net_trains(open_page, tmp_path):
     page = open_page()
     learned(page, 0.5)
     assert page.locator("#load").is_disabled()
@@ -262,7 +262,7 @@ def test_another_optimizer_and_a_checkpoint_are_taken_while_it_trains(open_page,
     page.fill("[name=lr]", "0.002")
     page.click("#settings button")
     wait_until(page, "document.getElementById('log').textContent.includes('on: optimizer adam, lr 0.002')")
-    wait_until(page, "document.querySelector('[name=momentum]').disabled")  # adam does not have it
+    wait_until(page, "document.querySelector('[name=momentum]').disabled")  # Adam has no momentum setting
     wait_until(page, f"Number(document.getElementById('step').textContent) > {there + 50}")
     assert text(page, "#phase") == "training"
     assert page.input_value("[name=optimizer]") == "adam"
@@ -297,18 +297,18 @@ def test_a_click_explains_a_layer_inside_others(open_page, tmp_path):
         *("flatten1", "fc1"),
     ]
     wait_until(page, "document.querySelectorAll('#layers .within canvas').length === 5")
-    says = {
+    explanations = {
         "residual1.conv1": "9 products and the bias",
         "residual1.relu1": "from the input",
         "residual1": "the body's",
         "branches1.branch2.conv1": "1 product and the bias",
         "branches1": "the value of branch2 at",
     }
-    for name, how in says.items():
+    for name, words in explanations.items():
         tile = page.locator(f"#layers .layer[title^='{name}: '] canvas").last
         tile.click()
         wait_until(page, f"document.getElementById('explanation').textContent.startsWith('{name}[')")
-        assert how in text(page, "#explanation p"), name
+        assert words in text(page, "#explanation p"), name
     page.click("[data-kind=gradients]")
     wait_until(
         page, "document.querySelector('#layers .within canvas').ariaLabel.startsWith('gradients of residual1.conv1')"
@@ -369,7 +369,7 @@ def test_the_page_fits_a_phone_in_light_and_dark_and_works_from_the_keyboard(ope
     wait_until(page, "document.getElementById('shown').textContent === 'your drawing'")
 
 
-def test_two_browsers_see_the_same_and_training_goes_on_without_any(open_page, tmp_path):
+def test_two_browsers_show_the_same_run_and_training_continues_without_any(open_page, tmp_path):
     one, other = open_page(), open_page()
     learned(one, 0.2)
     other.click("#toggle")
@@ -383,17 +383,17 @@ def test_two_browsers_see_the_same_and_training_goes_on_without_any(open_page, t
     wait_until(again, f"Number(document.getElementById('step').textContent) > {there + 20}")
 
 
-def test_a_page_connects_again_after_the_server_began_anew(browser, tmp_path):
+def test_a_page_reconnects_after_the_server_restarts(browser, tmp_path):
     with bound("127.0.0.1", 0) as listening:
         port = listening.getsockname()[1]
     command = [sys.executable, "-m", "gpuconv", "live", "--port", str(port), "--device", "numpy"]
     page = browser.new_page()
     try:
-        with begun(command, tmp_path):
+        with serving(command, tmp_path):
             page.goto(f"http://127.0.0.1:{port}")
             learned(page, 0.1)
         wait_until(page, "document.getElementById('phase').textContent.includes('does not answer; trying again')")
-        with begun([*command, "runs/live-digits-digits-net-1"], tmp_path):
+        with serving([*command, "runs/live-digits-digits-net-1"], tmp_path):
             wait_until(page, "document.getElementById('phase').textContent === 'paused'")
             page.click("#toggle")
             wait_until(page, "document.getElementById('phase').textContent === 'training'")

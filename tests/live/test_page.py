@@ -1,4 +1,4 @@
-"""The page's files: small, without anything from another host."""
+"""The page's files are small and load nothing from another host."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gpuconv.live.app import KINDS, STATIC
 FILES = {path.name: path.read_text() for path in STATIC.iterdir()}
 
 
-def test_the_page_is_small_and_every_file_of_it_is_served():
+def test_the_page_is_small_and_each_of_its_files_is_served():
     assert sum(len(text.encode()) for text in FILES.values()) < 200_000
     assert {name[name.rindex(".") :] for name in FILES} == {*KINDS}
 

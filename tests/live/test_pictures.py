@@ -1,4 +1,4 @@
-"""The contents of a frame, byte by byte."""
+"""The contents of the frames that the page receives."""
 
 from __future__ import annotations
 
@@ -41,8 +41,7 @@ def test_gradients_are_those_of_the_loss(net, x):
     for name, after in (("conv1", 2), ("fc1", 6)):
         volume = net[:after].infer(x)
         step = np.zeros_like(volume)
-        place = (0,) * volume.ndim
-        step[place] = 1e-2
+        step[(0,) * volume.ndim] = 1e-2
         rest = net[after:]
         higher, lower = (float(loss(rest.infer(volume + sign * step), y)[0]) for sign in (1, -1))
         assert found[name].slices[0, 0, 0] == pytest.approx((higher - lower) / 2e-2, abs=2e-3)
@@ -77,12 +76,16 @@ def test_layers_inside_others_are_shown_under_the_names_that_explain_takes(x):
     ]
     sent = {volume.layer: volume for volume in pictures.gradients(net, x, 2, losses.get("softmax"))}
     assert sorted(sent) == sorted(NAMES)
-    assert np.array_equal(sent["residual1"].slices, sent["residual1.block1.conv1"].slices)  # added: both get it
-    assert np.array_equal(sent["branches1"].slices[4:], sent["branches1.branch2.branches1"].slices)  # a part of it
+    assert np.array_equal(
+        sent["residual1"].slices, sent["residual1.block1.conv1"].slices
+    )  # both summands get the gradient of the sum
+    assert np.array_equal(
+        sent["branches1"].slices[4:], sent["branches1.branch2.branches1"].slices
+    )  # the slice of a branch
     assert not any(array.any() for array in net.grads().values())
 
 
-def test_filters_are_arranged_in_a_square(net):
+def test_the_channels_of_a_filter_are_arranged_in_a_square(net):
     found = {volume.layer: volume for volume in pictures.filters(net)}
     weight = net["conv1"]["weight"]
     assert found["conv1"].slices.shape == (10, 7, 7)
@@ -92,7 +95,7 @@ def test_filters_are_arranged_in_a_square(net):
     assert np.array_equal(found["fc1"].slices[2, :3, :4], behind_flatten[2, ..., 0])
 
 
-def test_a_frame_survives_writing_and_reading():
+def test_a_packed_frame_holds_its_header_slices_and_images():
     slices = np.array([[[-2.0, 0.0], [1.0, 2.0]]], np.float32)
     image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
     data = pictures.pack({"kind": "x"}, [pictures.Volume("a", (2, 2, 1), slices, 1)], [image])

@@ -1,4 +1,4 @@
-"""Requests that must not reach the session."""
+"""Requests that must not reach the session are refused."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_the_page_and_its_own_requests_are_accepted(client):
 
 
 def test_another_name_for_this_machine_is_refused(client):
-    """As after DNS rebinding."""
+    """Such requests arrive after DNS rebinding."""
     for host in (
         "evil.example",
         "evil.example:8600",
@@ -162,7 +162,7 @@ def test_an_uploaded_image_is_read_by_the_safe_reader(client):
     file = io.BytesIO()
     Image.fromarray(np.full((30, 20, 3), 200, np.uint8)).save(file, "PNG")
     assert client.post("/image", content=file.getvalue(), headers=BYTES).status_code == 200
-    header = b"IHDR" + struct.pack(">II", 20000, 20000) + file.getvalue()[24:29]  # claims to be larger
+    header = b"IHDR" + struct.pack(">II", 20000, 20000) + file.getvalue()[24:29]  # claims 20000 x 20000 pixels
     bomb = file.getvalue()[:12] + header + struct.pack(">I", zlib.crc32(header)) + file.getvalue()[33:]
     for content, message in ((b"", "none of"), (b"MZ no image", "none of"), (bomb, "pixels")):
         answer = client.post("/image", content=content, headers=BYTES)
@@ -183,12 +183,12 @@ def test_beyond_loopback_every_request_needs_the_token(open_session):
         page = client.get("/?token=right")
         assert page.status_code == 200
         assert all(word in page.headers["set-cookie"] for word in ("HttpOnly", "SameSite=Strict"))
-        assert client.get("/main.js").status_code == 200  # by the cookie
+        assert client.get("/main.js").status_code == 200  # the cookie has the token
         assert pause(client).status_code == 200
         assert pause(client, origin="http://evil.example").status_code == 403
     assert TestClient(app, base_url="http://evil.example").get("/?token=right").status_code == 421
 
 
-def test_what_counts_as_loopback():
+def test_only_loopback_addresses_and_localhost_count_as_loopback():
     assert [is_loopback(host) for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost")] == [True] * 4
     assert not any(map(is_loopback, ("0.0.0.0", "::", "192.168.1.5", "example.org", "")))

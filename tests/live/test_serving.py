@@ -1,4 +1,4 @@
-"""The server as a process or a thread, with clients that watch, read slowly, or disconnect."""
+"""The server as a process or a thread, with clients that watch, read nothing, or disconnect."""
 
 from __future__ import annotations
 
@@ -88,11 +88,13 @@ def test_ten_snapshots_a_second_cost_at_most_a_twentieth_of_the_steps(open_sessi
         spent, worked, steps = session.spent, session.worked, session.trainer.steps
         used = time.process_time()
         counts = heard(port, 6)
-        given = min(1.0, (time.process_time() - used) / 6)  # of a core, less where other work shares the machine
+        given = min(1.0, (time.process_time() - used) / 6)  # the share of a core that this process got
         share = (session.spent - spent) / (session.worked - worked)
         print(f"{100 * share:.2f} % of {session.trainer.steps - steps} steps, events {counts}")
         assert share <= 0.05
-        assert counts["state"] >= 30 * given  # 60 on an idle machine; `test_session.py` counts by a clock of its own
+        assert (
+            counts["state"] >= 30 * given
+        )  # 60 on an idle machine; `test_session.py` counts them exactly, by a simulated clock
         assert counts["picture"] >= 3 * given
 
 
@@ -117,11 +119,14 @@ def test_training_continues_when_a_browser_reads_nothing_or_disconnects(open_ses
         assert session.trainer.steps > steps + 5
 
 
-def test_thirty_frames_a_second_are_shown_when_paused(open_session):
+def test_a_paused_session_shows_thirty_frames_a_second(open_session):
     session = open_session(NET)
     with served(session) as port:
         do(session, "pause")
-        seen, begun = set(), time.process_time()  # server and client; other work may share the machine
+        seen, begun = (
+            set(),
+            time.process_time(),
+        )  # processor time of server and client, because other work may share the machine
         with connected(port) as connection:
             for number in range(90):
                 fetched(connection, "POST", "/drawing", bytes([number] * 64), "application/octet-stream")
@@ -189,7 +194,7 @@ def finish(server, run):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_the_current_step(tmp_path, number):
-    """With a standard output whose reader is gone."""
+    """Even if the reader of the standard output is gone."""
     reading, writing = os.pipe()
     command = [sys.executable, "-m", "gpuconv", "live", "--port", "0", "--device", "numpy", "--epochs", "1000"]
     with open(tmp_path / "stderr", "wb") as stderr:
@@ -220,7 +225,7 @@ def test_the_error_for_a_port_in_use_says_what_to_do(capsys, tmp_path, monkeypat
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_address_for_other_machines_names_this_one_and_holds_the_token(open_session, monkeypatch):
+def test_the_address_for_other_machines_has_this_hosts_name_and_the_token(open_session, monkeypatch):
     from gpuconv import live
     from gpuconv.live import server
 

@@ -1,4 +1,4 @@
-"""A watched run: its controls and changes, and that it resumes and repeats with the same bits."""
+"""A watched run can be controlled and changed, and resumes and repeats with the same bits."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from tests.live.conftest import LINEAR, do
 CONV = [Conv2D(3, 3, padding=1), BatchNorm(), ReLU(), MaxPool2D(2), Flatten(), Dropout(0.5), Linear(10)]
 
 
-def wait_for(session, what, seconds=20.0):
+def wait_for(session, condition, seconds=20.0):
     end = time.monotonic() + seconds
-    while not what():
+    while not condition():
         assert time.monotonic() < end, (session.phase, session.message)
         time.sleep(0.005)
     do(session, "greet")  # after the pending work is done
@@ -50,7 +50,7 @@ def test_pause_stops_the_steps_and_go_continues(open_session):
     there = session.trainer.steps
     time.sleep(0.1)
     assert session.trainer.steps == there
-    for number in range(1, 12):  # over ends of epochs
+    for number in range(1, 12):  # past the ends of epochs
         do(session, "step")
         wait_for(session, lambda: session.trainer.steps == there + number)  # noqa: B023
     time.sleep(0.05)
@@ -143,7 +143,7 @@ def test_refused_changes_change_nothing(open_session):
 
 
 def test_a_run_in_use_by_another_process_can_be_viewed_but_not_changed(open_session):
-    """`fit` holds the lock; changes between two legs need it too."""
+    """`fit` holds the run's lock, which changes between two legs of a run need too."""
     writer = open_session(CONV)
     wait_for(writer, lambda: writer.trainer.steps > 3)
     assert do(writer, "save") == 1
@@ -164,6 +164,7 @@ def test_an_edited_net_starts_a_new_run_and_an_invalid_one_names_its_layer(open_
     first = session.run_dir
     from gpuconv.live.controls import LayerError
 
+    twice = '{"layer": "ReLU", "name": "a"}'
     for text, layer, message in [
         ("[", None, "not JSON"),
         ("5", None, "list"),
@@ -174,10 +175,9 @@ def test_an_edited_net_starts_a_new_run_and_an_invalid_one_names_its_layer(open_
         ('[{"layer": "Flatten"}, {"layer": "Linear", "out_features": 9}]', 1, "10 scores"),
         ('[{"layer": "Flatten"}, {"layer": "Linear", "out_features": 99999999}]', 1, "at most"),
         ('[{"layer": "Input", "shape": [8, 8, 1]}]', 0, "input"),
-        ('[{"layer": "ReLU", "name": "a"}, {"layer": "ReLU", "name": "a"}, {"layer": "Flatten"}, '
-         '{"layer": "Linear", "out_features": 10}]', None, "named 'a'"),
+        (f'[{twice}, {twice}, {{"layer": "Flatten"}}, {{"layer": "Linear", "out_features": 10}}]', None, "named 'a'"),
         ("[[[[[]]]]]", 0, "layer 1"),
-    ]:  # fmt: skip
+    ]:
         with pytest.raises(LayerError, match=message) as caught:
             do(session, "restart", layers=text)
         assert caught.value.layer == layer, text
@@ -187,7 +187,7 @@ def test_an_edited_net_starts_a_new_run_and_an_invalid_one_names_its_layer(open_
     assert [type(layer).__name__ for layer in session.leg.net] == ["Input", "Flatten", "Linear"]
 
 
-def test_the_written_form_of_a_net_reads_back():
+def test_the_written_form_of_a_net_is_read_back():
     from gpuconv.layers import Input, Sequential
     from gpuconv.live.controls import read_net, write_net
 
@@ -236,7 +236,7 @@ def test_a_diverged_run_is_reported_and_can_restart(open_session):
 
 
 def test_watching_a_run_does_not_change_its_bits(open_session):
-    """Snapshots, gradients and explanations between two steps change nothing."""
+    """Snapshots, gradients, maps and explanations are computed between two steps."""
     alone = open_session(CONV, changes={"epochs": 8})
     wait_for(alone, lambda: alone.phase == "finished")
     seen = open_session(CONV, start=False, changes={"epochs": 8})
@@ -274,7 +274,7 @@ def test_snapshots_take_no_more_than_their_share_of_time():
             with budget.spend("picture"):
                 now[0] += 0.05
                 spent += 0.05
-    assert 0.019 < spent / now[0] < 0.0202  # the last one is not within its share yet
+    assert 0.019 < spent / now[0] < 0.0202  # above 0.02 until the time of the last picture is made up for
     quick = Budget({"state": Look(every=0.1, share=0.02)}, clock=lambda: now[0])
     seen = 0
     for _ in range(769):  # steps in 10 s
@@ -327,8 +327,8 @@ def test_a_net_with_an_optimizer_of_groups_trains_and_changes(open_session):
         do(session, "change", settings={"momentum": 0.5})
 
 
-def test_what_a_change_carries_over(open_session):
-    """A started epoch continues with whole new batches; optimizer state is kept only for the same optimizer."""
+def test_a_change_keeps_the_epoch_and_only_the_same_optimizers_state(open_session):
+    """The epoch continues with whole batches of the new size; another optimizer starts with empty state."""
     session = open_session(start=False, changes={"optimizer": {"optimizer": "adam", "lr": 0.01}})
     session.phase = PAUSED
     session.start()
@@ -397,7 +397,7 @@ def test_an_occlusion_is_made_in_parts_between_steps(open_session):
     wait_for(session, lambda: session.trainer.steps > steps + 5)
 
 
-def test_a_map_that_cannot_be_made_is_said_in_its_place(open_session, monkeypatch):
+def test_a_map_that_cannot_be_made_shows_its_error(open_session, monkeypatch):
     def refused(*_, **__):
         raise ValueError("no maps")
         yield
@@ -413,7 +413,7 @@ def test_a_map_that_cannot_be_made_is_said_in_its_place(open_session, monkeypatc
         do(session, "look", map="heat")
 
 
-def test_a_pause_shows_all_as_it_is_at_its_step(open_session):
+def test_a_pause_refreshes_all_pictures(open_session):
     session = open_session(start=False)
     session.view.budget = Budget({name: Look(1000.0, 1.0) for name in session.view.budget.looks})
     session.start()
@@ -430,7 +430,7 @@ def test_a_pause_shows_all_as_it_is_at_its_step(open_session):
 @pytest.mark.kernels
 @pytest.mark.parametrize("device", ["emulated", "cuda, late", "cuda, early"])
 def test_a_run_on_a_device_with_kernels_is_watched_and_changed(open_session, device):
-    """CUDA is the stand-in for CuPy, which runs what is on a stream as late, or as early, as it may."""
+    """CUDA is the stand-in for CuPy, which runs the work of a stream as late or as early as CUDA allows."""
     name, _, schedule = device.partition(", ")
     with standin.installed(["90"], schedule=schedule) if schedule else contextlib.nullcontext():
         row = [Conv2D(2, 3), BatchNorm(), ReLU(), MaxPool2D(2), Flatten(), Linear(10)]

@@ -1,4 +1,4 @@
-"""Emulated arrays: poisoned, aligned, and of a separate type that does not mix with NumPy arrays."""
+"""Emulated arrays are poisoned, aligned, and of a separate type that does not mix with NumPy arrays."""
 
 import gc
 
@@ -23,7 +23,7 @@ def test_empty_integers_hold_a_conspicuous_value():
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (0, 3), 7, (2, 3, 5)])
-def test_shapes_alignment_and_type(shape):
+def test_new_arrays_are_aligned_contiguous_and_of_the_emulated_type(shape):
     for make in (emulator.empty, emulator.zeros):
         x = make(shape, np.float32)
         assert type(x) is emulator.EmulatedArray
@@ -62,7 +62,7 @@ def test_operations_with_a_numpy_array_are_refused(operation):
         operation(emulator.zeros(3), np.zeros(3, np.float32))
 
 
-def test_memory_is_freed():
+def test_memory_is_freed_with_the_last_view():
     gc.collect()
     addresses = set()
     for _ in range(50):
@@ -70,6 +70,6 @@ def test_memory_is_freed():
         view = x[5:]
         addresses.add(x.ctypes.data)
         del x
-        assert np.isnan(view[0])  # a view keeps it
+        assert np.isnan(view[0])  # a view keeps the memory
         del view
     assert len(addresses) < 50

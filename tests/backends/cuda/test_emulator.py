@@ -1,4 +1,4 @@
-"""What the emulated device provides to kernels: indices, barriers, warp operations, atomics, number types, workers."""
+"""What the emulated device gives to kernels: indices, barriers, warp operations, atomics, number types, workers."""
 
 import os
 import re
@@ -39,7 +39,7 @@ def in_all_orders(*call, **options):
     return first
 
 
-def test_thread_and_block_indices():
+def test_every_thread_has_its_indices():
     got = in_all_orders("indices", (3, 2, 4), (5, 3, 2), ((24 * 30, 4), np.int32))
     z, y, x = np.meshgrid(*(np.arange(n) for n in (8, 6, 15)), indexing="ij")
     by_global = {(a, b, c): tuple(row) for (a, b, c, *_), row in zip(got.tolist(), got.tolist())}
@@ -53,13 +53,13 @@ def test_shared_memory_and_barriers_sum_a_block():
     np.testing.assert_array_equal(got, np.repeat(x.reshape(4, 128).sum(1)[:, None], 2, 1))
 
 
-def test_block_votes_in_every_thread_order():
+def test_block_votes_are_right_in_every_thread_order():
     got = in_all_orders("block_votes", 1, THREADS, ((3,), np.int32), 40)
     np.testing.assert_array_equal(got, [40, 1, 0])
 
 
 @pytest.mark.parametrize("width", [32, 16, 4])
-def test_shuffles_within_segments_in_every_thread_order(width):
+def test_shuffles_stay_within_segments_in_every_thread_order(width):
     got = in_all_orders("shuffles", 1, THREADS, ((4, THREADS), np.float64), width)
     lane = np.arange(THREADS)
     within, first = lane % width, lane - lane % width
@@ -69,7 +69,7 @@ def test_shuffles_within_segments_in_every_thread_order(width):
     np.testing.assert_array_equal(got[3], lane ^ 1)
 
 
-def test_warp_votes_with_half_a_warp():
+def test_half_a_warp_votes_by_itself():
     got = in_all_orders("warp_votes", 1, 64, ((3, 64), np.uint32))
     even = sum(1 << lane for lane in range(0, 32, 2))
     low = np.arange(64) % 32 < 16
@@ -113,24 +113,26 @@ def test_every_16_bit_float_converts_exactly(dtype):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("source", ["float", "double"])
-def test_rounding_to_16_bits(dtype, source):
+def test_floats_are_rounded_to_the_nearest_16_bit_float(dtype, source):
     generator = np.random.default_rng(0)
     wide = np.float32 if source == "float" else np.float64
     x = (generator.normal(0, 1, 2**16) * 2.0 ** generator.integers(-26, 17, 2**16)).astype(wide)
-    below = generator.integers(0, 0x7800, 4096).astype(np.uint16)  # finite in both, and so is the next one up
+    below = generator.integers(0, 0x7800, 4096).astype(
+        np.uint16
+    )  # finite in both dtypes, and so is the next larger number
     above = (below + 1).astype(np.uint16)
     x[:4096] = sum(bits.view(as_dtype(dtype)).astype(wide) for bits in (below, above)) / 2
     with np.errstate(over="ignore"):
         expected = x.astype(as_dtype(dtype))
     got = run(f"{source}_to_{dtype}", 256, 256, ((2**16,), np.uint16), emulator.asarray(x)).view(as_dtype(dtype))
-    if source == "double" and dtype == "bfloat16":  # ml_dtypes goes through float and rounds twice
+    if source == "double" and dtype == "bfloat16":  # ml_dtypes converts to float first, and so rounds twice
         differs = got != expected
         assert (np.abs(got.astype(float) - x)[differs] <= np.abs(expected.astype(float) - x)[differs]).all()
     else:
         np.testing.assert_array_equal(got.astype(wide), expected.astype(wide))
 
 
-def test_vector_types_bit_functions_and_math_functions():
+def test_vector_types_bit_functions_and_math_functions_give_cudas_results():
     got = run("odds_and_ends", 1, 1, ((12,), np.float64))
     expected = [10, 4, 3, 31, 32, 0x80000000, 0x3F800000, 0.5, 7, -2.5, 0xFFFFFFFE, 0x56789AB1]
     np.testing.assert_array_equal(got, expected)
@@ -138,7 +140,7 @@ def test_vector_types_bit_functions_and_math_functions():
 
 @pytest.mark.slow
 def test_a_divergent_barrier_is_reported_without_assembly():
-    """With the portable fibers (ucontext), in a separate process."""
+    """The fibers are the portable ones (ucontext), in a separate process."""
     program = f"""
 import numpy as np
 from gpuconv.backends.cuda.emulator import cxx
@@ -191,7 +193,7 @@ load({str(planted)!r}).kernel(sys.argv[1])(2, 64, y, x, shared=256)
         assert f"kernel {kernel}, block (1, 0, 0), thread (5, 0, 0)" in done.stderr, done.stderr[-3000:]
 
 
-def test_the_first_kernel_may_use_no_thread_index(tmp_path):
+def test_the_first_kernel_of_a_process_need_not_use_a_thread_index(tmp_path):
     """In a new process, so that no earlier kernel has set up the thread context that later ones share."""
     (tmp_path / "simple.cu").write_text('extern "C" __global__ void simple(float* y) { y[0] = 7; }\n')
     program = f"""
@@ -273,8 +275,8 @@ def test_ctrl_c_does_not_reach_the_compiler():
     assert int(group) != os.getpgrp()
 
 
-def test_the_same_headers_in_another_folder_need_no_new_compile(monkeypatch, tmp_path):
-    """So that one cache serves every checkout and can be moved to another machine."""
+def test_the_same_headers_in_another_folder_are_not_compiled_again(monkeypatch, tmp_path):
+    """One cache serves every checkout, and can be moved to another machine."""
     monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path / "cache"))
     made = cxx.compile_library("probe", "int probe = 1;\n")
     elsewhere = tmp_path / "elsewhere"
@@ -322,7 +324,7 @@ def test_environment_variables_are_read(monkeypatch):
     assert emulator.settings() == emulator.Settings(7, "checked", 3)
 
 
-def test_a_kernel_in_a_folder_with_a_difficult_name(tmp_path):
+def test_a_kernel_may_be_in_a_folder_of_any_name(tmp_path):
     """Quotes, backslashes and undecodable bytes: the kernel compiles, and errors name the folder."""
     folder = tmp_path / os.fsdecode(b'caf\xe9 "a\\b"')
     folder.mkdir()
@@ -359,11 +361,11 @@ def test_a_compile_error_points_into_the_cu_file(tmp_path):
         load(tmp_path / "bad.cu").kernel("bad")(1, 1, emulator.empty(1))
 
 
-def test_processes_that_begin_at_once_compile_the_runtime_one_after_another(monkeypatch, tmp_path):
-    """Once it is compiled, nothing waits."""
+def test_processes_that_start_at_once_compile_the_runtime_one_after_another(monkeypatch, tmp_path):
+    """Once the runtime is compiled, no process waits."""
     monkeypatch.setenv("GPUCONV_CACHE_DIR", str(tmp_path / "cache"))
 
-    def begin():
+    def compile_in_a_thread():
         thread = threading.Thread(
             target=cxx.compile_library, args=("probe", "int probe = 2;\n"), kwargs={"alone": True}, daemon=True
         )
@@ -371,12 +373,12 @@ def test_processes_that_begin_at_once_compile_the_runtime_one_after_another(monk
         return thread
 
     with locks.held(cxx._HERE):
-        first = begin()
+        first = compile_in_a_thread()
         first.join(0.2)
         assert first.is_alive()
     first.join(60)
     assert [*tmp_path.glob("cache/*/library.so")]
     with locks.held(cxx._HERE):
-        second = begin()
+        second = compile_in_a_thread()
         second.join(10)
         assert not second.is_alive()
