@@ -40,7 +40,8 @@ def test_table_rows_end_on_their_line(page):
 
 
 def test_a_continued_table_row_is_found():
-    assert broken_rows("| a | b |\n|---|---|\n| a cell that\ngoes on |\n```\n| in a picture\n```\n") == ["| a cell that"]
+    page = "| a | b |\n|---|---|\n| a cell that\ngoes on |\n```\n| in a picture\n```\n"
+    assert broken_rows(page) == ["| a cell that"]
 
 
 @pytest.mark.slow
