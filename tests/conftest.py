@@ -33,17 +33,25 @@ def pytest_unconfigure():
         _compiling.pop().wait()
 
 
-def pytest_collection():
+def pytest_collection(session):
     """Without the garbage collector, which would traverse thousands of test objects again and again."""
     gc.disable()
+    session.config.stash[_used_before] = _emulated_device_is_used()
 
 
-def pytest_collection_finish():
+def pytest_collection_finish(session):
     gc.freeze()
     gc.enable()
-    native = sys.modules.get("gpuconv.backends.cuda.emulator.native")
-    if native and native.runtime.cache_info().currsize:  # each worker would compile it at the same time
+    if _emulated_device_is_used() and not session.config.stash[_used_before]:  # each worker would compile its runtime
         raise pytest.UsageError("a module of tests uses the emulated device as it is imported; do so in the tests")
+
+
+_used_before = pytest.StashKey[bool]()  # the mutation run uses the device before it starts pytest
+
+
+def _emulated_device_is_used():
+    native = sys.modules.get("gpuconv.backends.cuda.emulator.native")
+    return bool(native and native.runtime.cache_info().currsize)
 
 
 def pytest_make_parametrize_id(val, argname):
