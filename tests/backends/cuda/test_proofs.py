@@ -67,6 +67,16 @@ def test_a_proof_is_asked_for_once_and_kept(asked):
     assert json.loads(json.dumps(question))["algorithm"] == NAME
 
 
+def test_no_prover_is_started_for_the_sums_of_a_norm(asked):
+    of = product("dgrad", epilogue("relu", norm_sums=True))
+    assert proofs.admitted(of, 90, PLACE, ask=True) == ()  # silently: "auto" takes a proved one
+    (candidate,) = unproved(of)
+    why = "with the sums of a batch norm cannot be proved"
+    with pytest.warns(UnprovedWarning, match=why), pytest.raises(UnprovedError, match=why):
+        proofs.expect_proved(of, candidate, PLACE, ask=True)
+    assert not asked.questions
+
+
 @pytest.mark.parametrize(("status", "lasting"), [(REFUTED, True), (UNABLE, False)], ids=["refuted", "unable"])
 def test_a_verdict_against_an_algorithm(asked, status, lasting):
     """The warning appears once. A verdict about the algorithm is stored, one about a lack of memory only in this

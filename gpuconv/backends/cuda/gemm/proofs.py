@@ -87,6 +87,8 @@ def admitted(product: Product, capability: int, place: Place, *, ask: bool) -> t
 
     ask: whether the prover may be asked; otherwise only known verdicts count.
     """
+    if _beyond_the_prover(product):
+        return ()
     known = ((each, verdict(product, each, place, ask=ask)) for each in unproved(product, capability))
     return tuple(_with_proof(each, str(found)) for each, found in known if found and found.proved)
 
@@ -140,10 +142,9 @@ def _known(product: Product, algorithm: str, device: str) -> list[Verdict]:
 
 def prove(product: Product, candidate: Plan, place: Place) -> Verdict:
     """Ask the prover even if a verdict is known, and store a lasting verdict."""
-    reference = _reference(product, candidate, place)
-    if product.problem is None or reference is None:
-        what = "no other algorithm serves it" if product.problem else "only convolutions can be proved"
-        return Verdict(False, what)
+    reference, beyond = _reference(product, candidate, place), _beyond_the_prover(product)
+    if product.problem is None or reference is None or beyond:
+        return Verdict(False, beyond or "no other algorithm serves it")
     question = _question(product, product.problem, candidate, reference, place)
     key = _key(product, candidate, place, build=True)
     assert key is not None
@@ -152,6 +153,13 @@ def prove(product: Product, candidate: Plan, place: Place) -> Verdict:
     if found.lasting:
         _keep(product, key, found)
     return found
+
+
+def _beyond_the_prover(product: Product) -> str:
+    """Why the prover has no question about a product, or ""."""
+    if product.epilogue.norm_sums:
+        return "a convolution's gradient with the sums of a batch norm cannot be proved"
+    return "" if product.problem else "only convolutions can be proved"
 
 
 def _reference(product: Product, candidate: Plan, place: Place) -> Plan | None:
