@@ -4,8 +4,8 @@
         y = gpuconv.ops.relu(gpuconv.asarray(x, "cuda:1"))
 
 Kernels run in gpuconv's emulator. Where CUDA leaves the order of work open, the schedule decides: "late" runs the work
-of a stream only when something waits for it, "early" as soon as it is queued; correct code gives the same numbers with
-both. The stand-in enforces these rules, and test_rules.py breaks each of them:
+of a stream, or of a branch of a graph, only when something waits for it, "early" as soon as it is queued; correct code
+gives the same numbers with both. The stand-in enforces these rules, and test_rules.py breaks each of them:
 
 - arrays and modules belong to the device that was current when they were made, and can be used only there;
 - legacy, blocking and non-blocking streams wait for one another as in the CUDA Programming Guide, "Default Stream";
@@ -102,9 +102,9 @@ def forget() -> None:
     """Clear gpuconv's caches that depend on the machine."""
     from gpuconv.backends.cuda.gemm import tuner
     from gpuconv.backends.cuda.ops import loss, optim
-    from gpuconv.backends.cuda.runtime import device_array, graph, kernel
+    from gpuconv.backends.cuda.runtime import branches, device_array, graph, kernel
 
-    caches: tuple[Any, ...] = (device_array._capability, graph._capture_stream, kernel._load, tuner._gpu)
-    for cache in (*caches, loss._new_counter, optim._new_found):
+    streams: tuple[Any, ...] = (branches._stream, graph._capture_stream)
+    for cache in (*streams, device_array._capability, kernel._load, tuner._gpu, loss._new_counter, optim._new_found):
         cache.cache_clear()
     kernel.forget()

@@ -33,14 +33,42 @@ class CUDADriverError(RuntimeError):
     """The error that CuPy raises for a failed call of the CUDA driver."""
 
 
-class Capture(list[Work]):
+class Capture:
     """The work of a capture. branches: its other streams. unjoined: those whose last work no stream waits for."""
 
     def __init__(self, origin: Queue) -> None:
-        super().__init__()
         self.origin = origin
         self.branches: list[Queue] = []
         self.unjoined: set[Queue] = set()
+        self._work: dict[Queue, list[tuple[list[tuple[Queue, int]], Work]]] = {}
+        self._calls: list[Work] = []
+
+    def end(self, queue: Queue) -> int:
+        """The amount of a stream's captured work."""
+        return len(self._work.get(queue, ()))
+
+    def append(self, queue: Queue, waits: list[tuple[Queue, int]], work: Work) -> None:
+        self._work.setdefault(queue, []).append((waits, work))
+        self._calls.append(work)
+
+    def order(self, schedule: str) -> list[Work]:
+        """An order in which the graph may run: "early" that of the calls, "late" a branch only when its work is waited
+        for."""
+        if schedule == "early":
+            return self._calls
+        found: list[Work] = []
+        done = dict.fromkeys(self._work, 0)
+
+        def run(queue: Queue, end: int) -> None:
+            while done[queue] < end:
+                waits, work = self._work[queue][done[queue]]
+                done[queue] += 1
+                for other, needed in waits:
+                    run(other, needed)
+                found.append(work)
+
+        run(self.origin, self.end(self.origin))
+        return found
 
 
 class Queue:
@@ -58,15 +86,15 @@ class Queue:
 
     @property
     def end(self) -> int:
-        """The amount of work queued so far."""
-        return len(self._work)
+        """The amount of work queued, or captured, so far."""
+        return len(self._work) if self.captured is None else self.captured.end(self)
 
     def push(self, work: Work, seconds: float = 0.0) -> None:
         """Queue work that takes the given time, or record it during a capture."""
         with self.machine.lock:
             if self.captured is not None:
                 self._expect_valid()
-                self.captured.append(work)
+                self.captured.append(self, [], work)
                 if self is not self.captured.origin:
                     self.captured.unjoined.add(self)
                 return
@@ -81,18 +109,19 @@ class Queue:
         """Later work waits until the first `end` pieces of another stream's work are done."""
         with self.machine.lock:
             if other.captured is not None:
-                self._wait_captured(other, other.captured)
+                self._wait_captured(other, end, other.captured)
                 return
             self.busy_until = max(self.busy_until, other.busy_until)
             self._append([(other, end)], lambda: None)
 
-    def _wait_captured(self, other: Queue, capture: Capture) -> None:
+    def _wait_captured(self, other: Queue, end: int, capture: Capture) -> None:
         """A stream that waits for a captured stream becomes a branch of the capture, and must be waited for before the
-        capture ends. The work is recorded in the order of the calls, an order in which the graph may run."""
+        capture ends."""
         if self.captured is None:
             self.captured = capture
             capture.branches.append(self)
         assert self.captured is capture, "a stream waits for another capture"
+        capture.append(self, [(other, end)], lambda: None)
         capture.unjoined.discard(other)
 
     def _append(self, waits: list[tuple[Queue, int]], work: Work) -> None:
@@ -173,7 +202,7 @@ class Queue:
         self._expect_valid()
         if captured.unjoined:
             raise CUDARuntimeError("cudaErrorStreamCaptureUnjoined")
-        return captured
+        return captured.order(self.machine.schedule)
 
     def _expect_valid(self) -> None:
         if self.invalidated_by:

@@ -34,7 +34,7 @@ from gpuconv.training.replay import Replay
 from gpuconv.training.shadow import Shadow
 from gpuconv.verify.call import Call
 from tests import standin
-from tests.standin import machine, made_up, modules
+from tests.standin import machine, made_up, modules, streams
 from tests.training import small
 from tests.training.test_shadow import FakeWorker
 
@@ -391,6 +391,21 @@ def test_a_failing_candidate_is_left_out_and_named(timed, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::gpuconv.backends.cuda.gemm.tuner.FailedCandidateWarning")
+def test_candidates_are_timed_while_other_streams_are_idle(timed, monkeypatch):
+    order = []
+    with standin.installed(("90",), schedule="late"):
+        other, launch = streams.Stream(non_blocking=True), streams.Stream.launch_host_func
+
+        def gated(stream, *gate):
+            order.append("timed")
+            launch(stream, *gate)
+
+        monkeypatch.setattr(streams.Stream, "launch_host_func", gated)
+        other.queue.push(lambda: order.append("other work"))
+        convolution()
+    assert order[:2] == ["other work", "timed"]
+
+
 def test_the_op_raises_if_every_candidate_fails(timed, monkeypatch):
     def failing(name, text, defines, arch):
         raise nvrtc.CompileError("planted")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import gpuconv as gc
 from gpuconv import backends, ops
 from gpuconv.backends.cuda.runtime import kernel
 from tests import standin
+from tests.standin import memory, streams
 from tests.standin.machine import CUDADriverError, CUDARuntimeError
 
 X = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
@@ -74,6 +76,77 @@ def with_a_copy_in_an_op(patch):
     patch.setattr(ops, "relu", lambda x, out: gc.to_numpy(relu(x, out=out)))
 
 
+SHAPES = ((6, 5), (5, 6), (5, 2, 3), (6, 5))  # three batches of Muon; their temporary arrays have equal sizes
+
+
+def muon_on(device, capture):
+    """Parameters and velocities after two steps, and the arrays that kernels of each stream took."""
+    rng, taken = np.random.default_rng(1), {}
+    lists = [[gc.asarray(rng.normal(size=shape).astype(np.float32), device) for shape in SHAPES] for _ in range(3)]
+    launch = kernel.Kernel.__call__
+
+    def step():
+        ops.muon_step(*lists, lr=0.1, momentum=0.5)
+
+    def noting(run, grid, block, *arguments, **options):
+        import cupy
+
+        arrays = {argument.data.ptr for argument in arguments if isinstance(argument, cupy.ndarray)}
+        taken.setdefault(cupy.cuda.get_current_stream().ptr, set()).update(arrays)
+        return launch(run, grid, block, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if device != "emulated":
+            patch.setattr(kernel.Kernel, "__call__", noting)
+        step()
+        if capture:
+            recorder = backends.recorder(device)
+            taken.clear()
+            recorder.capture(step)()
+        else:
+            step()
+    return [gc.to_numpy(x) for x in (*lists[0], *lists[2])], taken
+
+
+def updated_by_muon(capture=False):
+    expected, _ = muon_on("emulated", capture)
+    found, taken = muon_on("cuda:0", capture)
+    for one, other in zip(found, expected):
+        np.testing.assert_array_equal(one, other)
+    assert len(taken) == 3
+    for one, other in itertools.combinations(taken.values(), 2):
+        assert not one & other
+
+
+def captured_with_muon():
+    updated_by_muon(capture=True)
+
+
+def without_waiting_for_branches(patch):
+    import cupy
+
+    wait, current = cupy.cuda.Stream.wait_event, cupy.cuda.get_current_stream
+    patch.setattr(cupy.cuda.Stream, "wait_event", lambda s, event: None if s.ptr == current().ptr else wait(s, event))
+
+
+def with_branches_outside_of_the_graph(patch):
+    import cupy
+
+    wait, current = cupy.cuda.Stream.wait_event, cupy.cuda.get_current_stream
+    patch.setattr(cupy.cuda.Stream, "wait_event", lambda s, event: wait(s, event) if s.ptr == current().ptr else None)
+
+
+def with_memory_shared_by_streams(patch):
+    """As if a freed block of one branch were handed out to the next one."""
+    malloc = memory.MemoryPool.malloc
+
+    def of_the_default_stream(pool, size):
+        with streams.Stream(null=True):
+            return malloc(pool, size)
+
+    patch.setattr(memory.MemoryPool, "malloc", of_the_default_stream)
+
+
 def discard(_):
     """Captured work returns nothing."""
 
@@ -85,8 +158,23 @@ def discard(_):
         (captured_with_a_temporary, without_a_pool_of_its_own, AssertionError),
         (computed_on_both_gpus, with_one_module_for_all_gpus, CUDADriverError),
         (captured_and_replayed, with_a_copy_in_an_op, CUDARuntimeError),
+        (updated_by_muon, without_waiting_for_branches, AssertionError),
+        (captured_with_muon, without_waiting_for_branches, CUDARuntimeError),
+        (captured_with_muon, with_branches_outside_of_the_graph, AssertionError),
+        (updated_by_muon, with_memory_shared_by_streams, AssertionError),
+        (captured_with_muon, with_memory_shared_by_streams, AssertionError),
     ],
-    ids=["a missing wait", "a block reused", "a module on the wrong device", "a copy inside a capture"],
+    ids=[
+        "a missing wait",
+        "a block reused",
+        "a module on the wrong device",
+        "a copy inside a capture",
+        "branches not waited for",
+        "branches not joined",
+        "branches not captured",
+        "a block shared by branches",
+        "a block shared by captured branches",
+    ],
 )
 def test_the_planted_fault_is_found(work, plant, found, monkeypatch):
     for schedule in ("early", "late"):

@@ -206,3 +206,36 @@ def test_events_measure_gpu_time_and_not_host_time(machine):
     copied, ran = (cp.cuda.get_elapsed_time(*pair) for pair in itertools.pairwise(marks))
     assert copied == pytest.approx(20)
     assert ran == pytest.approx(4)
+
+
+def captured_copies(between):
+    """A graph that writes 1 to an array, copies it in a branch, and writes 2; the copy after a replay.
+
+    between: does something with the stream and the event of the copy before the second write.
+    """
+    cp = cupy()
+    a, copy = cp.zeros(4), cp.zeros(4)
+    here, branch = cp.cuda.Stream(non_blocking=True), cp.cuda.Stream(non_blocking=True)
+    cp.cuda.Device().synchronize()
+    with here:
+        here.begin_capture()
+        a.fill(1)
+        branch.wait_event(here.record())
+        with branch:
+            copy[...] = a
+        done = branch.record()
+        between(here, done)
+        a.fill(2)
+        here.wait_event(done)
+        here.end_capture().launch()
+        return copy.get()
+
+
+def test_a_graphs_branch_runs_in_the_order_of_the_calls_or_when_it_is_waited_for():
+    found = {}
+    for schedule in ("early", "late"):
+        with standin.installed(("90",), schedule=schedule):
+            assert (captured_copies(lambda here, done: here.wait_event(done)) == 1).all()
+            found[schedule] = captured_copies(lambda here, done: None)
+    assert (found["early"] == 1).all()
+    assert (found["late"] == 2).all()  # the second write does not wait for the copy

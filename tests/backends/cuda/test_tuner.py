@@ -371,7 +371,7 @@ def test_a_choice_stored_under_an_old_algorithm_name_is_found(tmp_path):
 
 
 def test_the_calls_that_time_a_candidate_on_cupy(monkeypatch):
-    """The runs are queued between two events, behind a gate that opens when all are queued."""
+    """The runs are queued on an idle GPU, between two events, behind a gate that opens when all are queued."""
     queue, waiting = [], []
 
     class Event:
@@ -402,6 +402,9 @@ def test_the_calls_that_time_a_candidate_on_cupy(monkeypatch):
         def __exit__(self, *_):
             pass
 
+        def synchronize(self):
+            queue.append("idle")
+
     cuda = SimpleNamespace(
         Device=Device,
         Event=Event,
@@ -420,7 +423,7 @@ def test_the_calls_that_time_a_candidate_on_cupy(monkeypatch):
         queue.append("run")
 
     assert gpu.seconds(run, 3) == pytest.approx(0.021)
-    assert [each for each in queue if isinstance(each, str)] == ["on device", "gate", "run", "run", "run", "waited"]
+    assert [each for each in queue if isinstance(each, str)] == ["idle", "on device", "gate", *["run"] * 3, "waited"]
 
     def fails():
         raise RuntimeError("no such kernel")

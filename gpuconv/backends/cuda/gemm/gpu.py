@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from gpuconv.backends.cuda.runtime.graph import undisturbed
+
 _GATE_SECONDS = 0.2  # after this a queue starts even if it is not full
 
 
@@ -17,7 +19,7 @@ class Gpu:
     def __init__(self, index: int) -> None:
         import cupy
 
-        self._cuda, self._device = cupy.cuda, cupy.cuda.Device(index)
+        self._cuda, self._device, self._undisturbed = cupy.cuda, cupy.cuda.Device(index), undisturbed(index)
         self.device = f"cuda:{index}"
         self.model: str = cupy.cuda.runtime.getDeviceProperties(index)["name"].decode()
 
@@ -34,7 +36,10 @@ class Gpu:
             return bool(self._cuda.get_current_stream().is_capturing())
 
     def seconds(self, run: Callable[[], None], count: int) -> float:
-        """Device time of `count` runs. They are queued behind a closed gate, so that the GPU never waits for Python."""
+        """Device time of `count` runs. They begin when all streams are idle, whose work would distort the time, and are
+        queued behind a closed gate, so that the GPU never waits for Python."""
+        with self._undisturbed:
+            self._device.synchronize()
         with self._device:
             stream, gate = self._cuda.get_current_stream(), threading.Event()
             begin, end = self._cuda.Event(), self._cuda.Event()

@@ -1,4 +1,5 @@
-"""Muon, with parameters of the same shape and dtype batched: launchers of kernels/muon.cu and matmul*.cu."""
+"""Muon: launchers of kernels/muon.cu and matmul*.cu. Parameters of the same shape and dtype are batched; on a GPU the
+batches run on parallel streams."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from gpuconv.algorithms import AUTO
 from gpuconv.backends.cuda.gemm.launch import compute
 from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.ops.optim import rate_of
+from gpuconv.backends.cuda.runtime.branches import run_parallel
 from gpuconv.backends.cuda.runtime.device_array import asarray, empty
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div, contiguous, pack_width, put_back
@@ -51,20 +53,26 @@ def muon_step(
     ema: float,
 ) -> None:
     masters = params if masters is None else masters
-    kinds = [(master.dtype, param.dtype, master is param, tuple(param.shape)) for master, param in zip(masters, params)]
-    for kind in dict.fromkeys(kinds):
-        chosen = [i for i, param in enumerate(params) if kinds[i] == kind and param.size]
-        if not chosen:
-            continue
+    rates = (1 - ema, *rate_of(lr))
+    batches: dict[tuple[object, ...], list[int]] = {}
+    for i, (master, param) in enumerate(zip(masters, params)):
+        if param.size:
+            batches.setdefault((master.dtype, param.dtype, master is param, tuple(param.shape)), []).append(i)
+
+    def step(chosen: Sequence[int]) -> None:
+        first, count = chosen[0], len(chosen)
         changed = {"param": masters, "velocity": velocities}
-        changed |= {} if kind[2] else {"copy": params}
+        changed |= {} if masters[first] is params[first] else {"copy": params}
         changed |= {} if averages is None else {"average": averages}
-        written, count = [arrays[i] for arrays in changed.values() for i in chosen], len(chosen)
+        written = [arrays[i] for arrays in changed.values() for i in chosen]
         there = contiguous(*written)
         members = {name: there[at * count : (at + 1) * count] for at, name in enumerate(changed)}
         members["grad"] = contiguous(*[grads[i] for i in chosen])
-        _step(members, scaling, (1 - ema, *rate_of(lr)), momentum, nesterov, steps, precision)
+        _step(members, scaling, rates, momentum, nesterov, steps, precision)
         put_back(written, there)
+
+    if batches:
+        run_parallel([functools.partial(step, chosen) for chosen in batches.values()], like=params[0])
 
 
 def _step(
