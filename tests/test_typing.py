@@ -40,7 +40,7 @@ ops.relu(gc.asarray(x, "cuda"))
 with gc.oracle():
     gc.ops.add(x, x)
 gc.training.SGD(momentum=0.9)
-told: str = gc.Sequential(gc.layers.Linear(3), gc.layers.ReLU(), seed=1, precision="tf32").precision
+precision: str = gc.Sequential(gc.layers.Linear(3), gc.layers.ReLU(), seed=1, precision="tf32").precision
 gc.Sequential(layers=[gc.layers.ReLU()], name="relus", frozen=True)
 """
 

@@ -131,7 +131,9 @@ class DivergedTensor:
         if self.element:  # the change of the norm bounds that of each element
             lines.append(f"  {self.element}; rounding explains {self.rounding:.3g}")
         if not self.inside:
-            lines.append("  what came before it inside the net was not recorded: --digests-every 1 records each step's")
+            lines.append(
+                "  earlier tensors of the net were not recorded here; --digests-every 1 records them at every step"
+            )
         return "\n".join(lines)
 
 

@@ -419,5 +419,6 @@ def _expect_place(at: Sequence[int], shape: tuple[int, ...], layer: str) -> tupl
     fits = len(place) == len(shape) and all(type(i) is int and 0 <= i < size for i, size in zip(place, shape))
     if not fits:
         size = " x ".join(map(str, shape))
-        raise ValueError(f"a place of {layer} is {len(shape)} whole numbers from 0 inside {size}, received {[*place]}")
+        numbers = "1 whole number" if len(shape) == 1 else f"{len(shape)} whole numbers"
+        raise ValueError(f"a position in {layer} is given by {numbers} from 0 inside {size}, received {[*place]}")
     return place

@@ -164,7 +164,7 @@ class _Events:
         try:
             do(self._file)
         except OSError as error:
-            log.warning("TensorBoard gets no more of this run: %s", error.strerror or error)
+            log.warning("the TensorBoard files of this run end here: %s", error.strerror or error)
             with contextlib.suppress(OSError):
                 self._file.close()
             self._file = None

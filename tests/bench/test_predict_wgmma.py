@@ -111,7 +111,8 @@ def test_the_table_names_the_parts_of_every_direction(algo):
     except nvrtc.CompileError as error:
         pytest.skip(str(error))
     entries = select("ops", "cuda", ["fprop", "dgrad", "wgrad"], ["128x16x16x128-128x3x3-p1.1.1.1"], ["bfloat16"])
-    served = [way for way in ("fprop", "dgrad", "wgrad") if f"conv2d_{way}" in find(algo, "bfloat16").kernels]
+    kernels = find(algo, "bfloat16").kernels
+    served = [direction for direction in ("fprop", "dgrad", "wgrad") if f"conv2d_{direction}" in kernels]
     head, *lines = bench_predict.table(entries, algo, Model.load(), H200, {})
     assert head.split()[3:] == [*bench_predict.WGMMA, "bytes", "ceiling", "share"]
     table, medians = lines[: len(served)], lines[len(served) : 2 * len(served)]

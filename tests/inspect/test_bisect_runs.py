@@ -62,12 +62,12 @@ PLACES = [(1, "forward", "conv1"), (3, "backward", "relu2"), (2, "gradient", "co
 
 @pytest.mark.parametrize(("number", "direction", "name"), PLACES)
 def test_the_first_difference_is_named_in_the_order_of_the_work(one, number, direction, name):
-    place = number, direction, name
+    first = number, direction, name
     for by, beyond in ((1 + 1e-9, False), (3.0, True)):
-        other = changed(one, *place, by)
+        other = changed(one, *first, by)
         for found in (compare(one, other), compare(one, elsewhere(other))):
             assert found.bits is not None
-            assert (found.bits.step, found.bits.a.direction, found.bits.a.name) == place
+            assert (found.bits.step, found.bits.a.direction, found.bits.a.name) == first
             assert (found.beyond is not None) == beyond
             assert (found.found is not None) == (found.one_machine or beyond)
     assert f"differ first at step {number}" in str(found)
@@ -79,7 +79,7 @@ def test_a_difference_inside_a_step_that_is_not_recorded_there_is_seen_in_its_gr
     for a, b in ((one, sparse(other, 4)), (sparse(one, 4), other), (sparse(one, 4), sparse(other, 2))):
         found = compare(a, elsewhere(b)).found
         assert (found.step, found.a.direction, found.a.name, found.alike) == (3, "gradient", "conv1.weight", 0)
-        assert "what came before it inside the net was not recorded: --digests-every 1 records each step's" in str(
+        assert "earlier tensors of the net were not recorded here; --digests-every 1 records them at every step" in str(
             found
         )
     assert "not recorded" not in str(compare(one, other))

@@ -105,7 +105,7 @@ def test_unknown_layers_places_outside_and_invalid_arguments_are_refused(net, x)
         explain(net, x, "fc", (0,), most=0)
     with pytest.raises(ValueError, match="from 0 to 4, received 5"):
         explain(net, x, "fc", (0,), backward=True, target=5)
-    with pytest.raises(ValueError, match="a place of the input of fc is 1 whole numbers"):
+    with pytest.raises(ValueError, match="a position in the input of fc is given by 1 whole number"):
         explain(net, x, "fc", (0, 0), backward=True)
 
 
@@ -298,9 +298,9 @@ def test_user_defined_layers_and_layers_inside_a_fused_one_are_refused():
     x = np.ones((1, 4, 4, 1), np.float32)
     with pytest.raises(ValueError, match=r"explain the net as it was before fuse\(\)"):
         explain(fused, x, "conv1", (0, 0, 0))
-    own = Sequential([Input((4, 4, 1)), Softness(name="soft"), Flatten(), Linear(2)])
+    user_defined = Sequential([Input((4, 4, 1)), Softness(name="soft"), Flatten(), Linear(2)])
     with pytest.raises(ValueError, match=r"soft is a .*Softness, a kind that explain does not know"):
-        explain(own, x, "soft", (0, 0, 0))
+        explain(user_defined, x, "soft", (0, 0, 0))
     LAYERS.pop(name_of(Softness))
 
 

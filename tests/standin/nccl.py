@@ -1,4 +1,4 @@
-"""NCCL on the stand-in: each rank is a thread with a GPU of its own.
+"""NCCL on the stand-in: each rank is a thread with its own GPU.
 
 A call is recorded when it is made, and queued on its stream, or captured there. It ends when its transfers have found
 their counterparts on the other ranks, whose streams run meanwhile; a transfer without a possible counterpart is an
@@ -105,7 +105,9 @@ class World:
         everyone = [each for _, each in found.values()]
         if len(found) < (2 if transfer.key[0] == "p2p" else self.size):
             return
-        assert len({(each.count, each.dtype) for each in everyone}) == 1, f"ranks exchange unlike arrays: {everyone}"
+        assert len({(each.count, each.dtype) for each in everyone}) == 1, (
+            f"ranks exchange arrays of different sizes or dtypes: {everyone}"
+        )
         if transfer.key[0] == "p2p":
             kinds = {each.kind.split()[0]: each for each in everyone}
             kinds["recv"].memory()[...] = kinds["send"].memory()

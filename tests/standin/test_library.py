@@ -243,12 +243,12 @@ def test_a_wrong_result_between_replays_of_a_graph_is_found(schedule, every_thir
     assert not call.on("numpy").compare().wrong
 
 
-# --- loaders of the user's own: batches that another library, or another thread, puts on the device ----------------
+# --- user-defined loaders: batches that another library, or another thread, puts on the device ----------------
 
 
 class ForeignTensor:
-    """A tensor of a library with a caching allocator of its own, which hands the block of a dropped tensor to the next
-    one, and with a default stream that has nothing else to do."""
+    """A tensor of a library whose allocator gives the block of a dropped tensor to the next tensor, and whose default
+    stream has nothing else to do."""
 
     _free: dict = {}  # noqa: RUF012
 
@@ -302,7 +302,7 @@ def fed_by(to_device, device, **options):
 
 
 def in_another_thread(make):
-    """`make` run by a thread with its own current stream."""
+    """A function that runs `make` in a thread with its own current stream."""
     import threading
 
     def made(host):

@@ -1,4 +1,4 @@
-"""An algorithm that no GPU has run is chosen on the stand-in only after it was proved there, whatever goes wrong."""
+"""Whatever goes wrong, an algorithm that no GPU has run is chosen on the stand-in only after its proof there."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_proved_algorithm_is_chosen_and_its_proof_is_seen_and_kept(on_gpu, tmp
     assert f" {NAME}* simt-" in text
     assert text.endswith(f"\n* conv1 fprop {NAME}: {row['proof']}")
     assert rows(net, 2, "cuda")[-1].proofs == {"fprop": row["proof"]}
-    monkeypatch.setattr(prover, "command", ["/nobody"])
+    monkeypatch.setattr(prover, "command", ["/no/such/program"])
     prover.close()
     tuner.remembered.clear()  # as in a new process
     proofs._known.cache_clear()
@@ -150,7 +150,7 @@ def ran_any(op, arrays, **options):
 def test_the_prover_is_not_asked_where_nothing_may_be_timed(on_gpu, monkeypatch):
     """Without tuning, within `fixed_parts`, during a capture and in `summary` the cost model chooses."""
     on_gpu()
-    monkeypatch.setattr(prover, "command", ["/nobody"])
+    monkeypatch.setattr(prover, "command", ["/no/such/program"])
     monkeypatch.setattr(prover, "ask", None)
     x, w, y = gc.asarray(X, "cuda"), gc.asarray(W, "cuda"), gc.asarray(DY, "cuda")
     with gc.backends.fixed_parts("cuda"):

@@ -59,8 +59,8 @@ def test_batches_count_by_their_sizes():
             share = len(y) / sum(len(labels) for _, labels in group)
             (share * torch.nn.functional.cross_entropy(scores, torch.from_numpy(y))).backward()
         with torch.no_grad():
-            for own in theirs.parameters():
-                own -= 0.5 * own.grad
+            for param in theirs.parameters():
+                param -= 0.5 * param.grad
     np.testing.assert_allclose(small.weights(ours)["fc1.weight"], theirs.weight.detach(), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(small.weights(ours)["fc1.bias"], theirs.bias.detach(), rtol=1e-5, atol=1e-6)
 

@@ -39,8 +39,8 @@ def test_five_clipped_steps_agree_with_pytorch(clip):
     ours = linear(clip=clip)
     theirs = torch.nn.Linear(6, 3)
     with torch.no_grad():
-        for own, name in ((theirs.weight, "weight"), (theirs.bias, "bias")):
-            own.copy_(torch.from_numpy(next(v for k, v in weights(ours).items() if k.endswith(name))))
+        for param, name in ((theirs.weight, "weight"), (theirs.bias, "bias")):
+            param.copy_(torch.from_numpy(next(v for k, v in weights(ours).items() if k.endswith(name))))
     limit = Clip.of(clip)
     for x, y in BATCHES:
         ours.optimizer.advance()
@@ -52,8 +52,8 @@ def test_five_clipped_steps_agree_with_pytorch(clip):
             how = {"norm": utils.clip_grad_norm_, "value": utils.clip_grad_value_}[limit.kind]
             how(theirs.parameters(), limit.limit)
         with torch.no_grad():
-            for own in theirs.parameters():
-                own -= own.grad
+            for param in theirs.parameters():
+                param -= param.grad
     for name, value in weights(ours).items():
         expected = getattr(theirs, name.rpartition(".")[2]).detach().numpy()
         np.testing.assert_allclose(value, expected, rtol=1e-4, atol=1e-5)

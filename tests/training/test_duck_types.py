@@ -165,8 +165,8 @@ def close(one, other):
 @pytest.mark.parametrize("schedule", [None, "cosine", "step:1,gamma=0.5"])
 def test_an_object_with_step_is_an_optimizer_under_every_schedule(schedule):
     expected = fit(SGD(lr=0.02), schedule=schedule)
-    for own in (Plain(0.02), Rebinding(0.02)):
-        found = fit(own, schedule=schedule)
+    for optimizer in (Plain(0.02), Rebinding(0.02)):
+        found = fit(optimizer, schedule=schedule)
         close(found, expected)
         assert [record["lr"] for record in found.records] == [record["lr"] for record in expected.records]
     close(fit(Momentum(0.02), schedule=schedule), fit(SGD(lr=0.02, momentum=0.9), schedule=schedule))

@@ -59,8 +59,8 @@ def test_the_average_agrees_with_pytorch():
     theirs = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(0.75))
     for seen in watch.seen:
         with torch.no_grad():
-            for own, value in zip(module, seen.values()):
-                own.copy_(torch.from_numpy(value))
+            for param, value in zip(module, seen.values()):
+                param.copy_(torch.from_numpy(value))
         theirs.update_parameters(module)
     for (name, ours), expected in zip(averages(trainer).items(), theirs.module):
         np.testing.assert_allclose(ours, expected.detach().numpy(), rtol=1e-5, atol=1e-6, err_msg=name)
@@ -88,7 +88,7 @@ def test_validation_and_the_stored_net_use_the_average(tmp_path, precision):
     assert evaluate(loaded, judged).loss == trainer.history[-1]["validation_loss"]
     running = {name: value for name, value in loaded.state_dict().items() if "running" in name}
     assert running
-    for name, value in running.items():  # the net's own
+    for name, value in running.items():  # running statistics are not averaged
         np.testing.assert_array_equal(value, trainer.net.state_dict()[name])
 
 
@@ -125,7 +125,7 @@ def test_float16_averages_are_of_the_masters_and_unchanged_by_a_skipped_step():
 
 
 class Descent:
-    """A user's own optimizer."""
+    """A user-defined optimizer."""
 
     def step(self, params, grads):
         for name, param in params.items():

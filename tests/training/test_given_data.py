@@ -260,22 +260,22 @@ def test_the_error_for_unusable_data_says_what_is_accepted(tmp_path):
 
 
 def test_nonfinite_images_are_named_before_training(tmp_path):
-    for dtype, place, value in (("float32", 17, np.nan), ("float16", 0, np.inf), (as_dtype("bfloat16"), 21, -np.inf)):
+    for dtype, number, value in (("float32", 17, np.nan), ("float16", 0, np.inf), (as_dtype("bfloat16"), 21, -np.inf)):
         wrong = FLOATS.astype(dtype)
-        wrong[place, 2, 3, 0] = value
+        wrong[number, 2, 3, 0] = value
         given = (wrong, DATA.labels)
-        with pytest.raises(ValueError, match=f"images of 'train' must be finite: image {place} holds NaN or infinity"):
+        with pytest.raises(ValueError, match=f"images of 'train' must be finite: image {number} holds NaN or infinity"):
             fit(given, run_dir=tmp_path / "run")
-        with pytest.raises(ValueError, match=f"'validation' must be finite: image {place} "):
+        with pytest.raises(ValueError, match=f"'validation' must be finite: image {number} "):
             fit((FLOATS, DATA.labels), validation=given)
-        with pytest.raises(ValueError, match=f"'data' must be finite: image {place} "):
+        with pytest.raises(ValueError, match=f"'data' must be finite: image {number} "):
             evaluate(small.net(), given)
         assert not [*tmp_path.iterdir()]
-        first = [(wrong[place:], DATA.labels[place:])]
+        first = [(wrong[number:], DATA.labels[number:])]
         with pytest.raises(ValueError, match="images of 'the first batch of train' must be finite: image 0 "):
             fit(iter(first), steps_per_epoch=1)
         with pytest.raises(ValueError, match="must be finite: image 0 "):
-            fit([*zip(wrong[place:], DATA.labels[place:])])
+            fit([*zip(wrong[number:], DATA.labels[number:])])
 
 
 def test_the_first_nonfinite_image_is_named_wherever_it_is():

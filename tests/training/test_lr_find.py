@@ -102,9 +102,11 @@ def test_the_table_names_some_steps_and_the_suggestion():
 
 def test_groups_take_the_rate_as_a_factor_and_drop_their_schedules():
     whole = lr_find(small.net(), small.loader(), "* -> sgd:lr=2,momentum=0.9", start=1e-3, end=1e-2, steps=6)
-    own = lr_find(small.net(), small.loader(), "* -> sgd:lr=2,momentum=0.9 @ linear:1", start=1e-3, end=1e-2, steps=6)
+    scheduled = lr_find(
+        small.net(), small.loader(), "* -> sgd:lr=2,momentum=0.9 @ linear:1", start=1e-3, end=1e-2, steps=6
+    )
     plain = lr_find(small.net(), small.loader(), "sgd:momentum=0.9", start=2e-3, end=2e-2, steps=6)
-    assert whole.losses.tolist() == own.losses.tolist()
+    assert whole.losses.tolist() == scheduled.losses.tolist()
     assert whole.losses == pytest.approx(plain.losses, rel=1e-5)
 
 
@@ -118,10 +120,10 @@ def test_a_user_defined_optimizer_is_copied():
             for name, param in params.items():
                 param -= np.float32(self.lr) * grads[name]
 
-    own = Plain()
-    theirs = lr_find(small.net(), small.loader(), own, start=1e-3, end=1e-2, steps=6)
-    assert (own.lr, own.rates) == (7.0, [])
-    assert theirs.losses == pytest.approx(lr_find(small.net(), small.loader(), start=1e-3, end=1e-2, steps=6).losses)
+    plain = Plain()
+    found = lr_find(small.net(), small.loader(), plain, start=1e-3, end=1e-2, steps=6)
+    assert (plain.lr, plain.rates) == (7.0, [])
+    assert found.losses == pytest.approx(lr_find(small.net(), small.loader(), start=1e-3, end=1e-2, steps=6).losses)
 
 
 def test_invalid_arguments_are_refused():

@@ -6,7 +6,6 @@ import contextlib
 import json
 import time
 from dataclasses import replace
-from itertools import product
 
 import numpy as np
 import pytest
@@ -150,9 +149,12 @@ def test_files_of_the_first_format_are_read(tmp_path):
             read(tmp_path / "new.jsonl")
 
 
-WAYS = [("numpy", "float32"), ("numpy", "float16")]
-WAYS += [pytest.param(*way, marks=pytest.mark.kernels) for way in product(["emulated"], ["float32", "float16"])]
-WAYS += [pytest.param("cuda", "float32", marks=pytest.mark.kernels)]  # on the stand-in for CuPy
+DEVICES_AND_PRECISIONS = [("numpy", "float32"), ("numpy", "float16")]
+DEVICES_AND_PRECISIONS += [
+    pytest.param("emulated", "float32", marks=pytest.mark.kernels),
+    pytest.param("emulated", "float16", marks=pytest.mark.kernels),
+    pytest.param("cuda", "float32", marks=pytest.mark.kernels),  # on the stand-in for CuPy
+]
 
 
 @pytest.fixture
@@ -161,7 +163,7 @@ def device(request):
         yield request.param
 
 
-@pytest.mark.parametrize(("device", "precision"), WAYS, indirect=["device"])
+@pytest.mark.parametrize(("device", "precision"), DEVICES_AND_PRECISIONS, indirect=["device"])
 def test_recording_digests_changes_no_bit(device, precision, tmp_path):
     def trained(callbacks):
         row = [Conv2D(4, 3, padding=1), ReLU(), MaxPool2D(2), Flatten(), Linear(3)]
@@ -191,7 +193,10 @@ def test_a_chain_of_fused_layers_is_named_after_its_ends(tmp_path):
     data = np.zeros((8, 2, 2, 1), np.float32), np.arange(8) % 3
     run.fit(data, epochs=1, batch_size=8, progress=False, callbacks=[Digests(tmp_path / "digests.jsonl")])
     (step,) = read(tmp_path / "digests.jsonl")
-    names = {way: [each.name for each in step.tensors if each.direction == way] for way in ("forward", "backward")}
+    names = {
+        direction: [each.name for each in step.tensors if each.direction == direction]
+        for direction in ("forward", "backward")
+    }
     assert names["forward"] == ["input", "relu1", "relu2", "flatten1", "fc1"]
     assert names["backward"] == ["fc1", "flatten1", "conv2"]
 

@@ -112,7 +112,7 @@ def test_a_full_disk_is_reported_once_and_the_run_continues(tmp_path, monkeypatc
     trainer.fit(small.loader(), epochs=5, callbacks=[TensorBoard(tmp_path)], progress=False)
     assert trainer.epoch == 5
     messages = [each.getMessage() for each in caplog.records if "TensorBoard" in each.getMessage()]
-    assert messages == ["TensorBoard gets no more of this run: No space left on device"]
+    assert messages == ["the TensorBoard files of this run end here: No space left on device"]
 
 
 def test_a_missing_folder_or_package_is_reported(tmp_path, monkeypatch, capsys):
