@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import multiprocessing
 import os
 import random
@@ -67,6 +68,7 @@ def parser(description: str | None, processes: int) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--file", action="append", metavar="NAME", help="only this file; may be repeated")
     made.add_argument("--sample", type=int, metavar="N", help="only N mutants, drawn at random")
+    made.add_argument("--each", action="store_true", help="draw N mutants of each file")
     made.add_argument("--seed", type=int, default=0, help="of the draw")
     made.add_argument("--recheck", action="store_true", help="run the listed survivors too")
     made.add_argument("--processes", type=int, default=processes)
@@ -75,9 +77,14 @@ def parser(description: str | None, processes: int) -> argparse.ArgumentParser:
 
 
 def draw(mutants: list[Mutant], options: argparse.Namespace) -> list[Mutant]:
-    if options.sample is None or options.sample >= len(mutants):
-        return mutants
-    return random.Random(options.seed).sample(mutants, options.sample)
+    groups = (
+        [list(of) for _, of in itertools.groupby(mutants, lambda mutant: mutant.file)] if options.each else [mutants]
+    )
+    return [mutant for group in groups for mutant in _sample(group, options.sample, options.seed)]
+
+
+def _sample(mutants: list[Mutant], size: int | None, seed: int) -> list[Mutant]:
+    return mutants if size is None or size >= len(mutants) else random.Random(seed).sample(mutants, size)
 
 
 def listed(path: Path) -> dict[tuple[str, str, str, str], str]:
@@ -161,15 +168,15 @@ def _child(judge: Judge, mutant: Mutant, sender) -> None:
 
 
 class FirstFailure:
-    """A pytest plugin: the name of the first test that failed."""
+    """A pytest plugin: the name of the first test that failed, and pytest's text about it."""
 
-    nodeid = ""
+    nodeid = text = ""
 
     def pytest_runtest_logreport(self, report) -> None:
-        self.nodeid = self.nodeid or report.nodeid * report.failed
+        if report.failed and not self.nodeid:
+            self.nodeid, self.text = report.nodeid or "collection", report.longreprtext
 
-    def pytest_collectreport(self, report) -> None:
-        self.nodeid = self.nodeid or (report.nodeid or "collection") * report.failed
+    pytest_collectreport = pytest_runtest_logreport
 
 
 # --- the table ---------------------------------------------------------------------------------

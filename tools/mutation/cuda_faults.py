@@ -1,4 +1,4 @@
-"""Small faults to plant in CUDA text: one operator, constant, condition, barrier or assignment at a time."""
+"""Small faults to plant in CUDA text: one operator, constant, condition, call or assignment at a time."""
 
 from __future__ import annotations
 
@@ -84,7 +84,11 @@ _NUMBER = re.compile(
 )
 _NEGATION = re.compile(r"(?:(?<=[(\[{])|(?<=[(,=?:] )|(?<=return ))[-!](?=[\w(])")
 _INCREMENT = re.compile(r"(\+\+|--)(\w+)")
-_BARRIER = re.compile(r"\b(?:__syncthreads|__syncwarp|__threadfence|commit_copies|wait_for_copies<\w+>)\s*\([^()]*\);")
+_CALL = re.compile(  # whose result nobody uses, such as a barrier, a fence or a wait
+    r"(?:^[ \t]*|(?:[{)]|\belse) )(?P<it>(?!(?:if|for|while|switch|return)\b)[A-Za-z_][\w.:]*(?:<[^;(){}]*>)?"
+    r"\([^;{}]*\);)",
+    re.M,
+)
 _CONDITION = re.compile(r"\bif \(")
 _STATEMENT = re.compile(
     r"^[ \t]*(?:if \([^\n]*\) |else |for \([^\n]*\) )?(?P<it>[A-Za-z_][\w.\[\]>-]* (?:[-+*/^|]?)= [^;\n]*;)", re.M
@@ -139,10 +143,9 @@ def _faults(code: str) -> Iterator[tuple[int, int, str]]:
         yield match.start(), match.end(), ""
     for match in _INCREMENT.finditer(code):
         yield match.start(), match.end(), f"{match[2]} {match[1][0]}= 2"
-    for match in _BARRIER.finditer(code):
-        yield match.start(), match.end(), ";"
-    for match in _STATEMENT.finditer(code):
-        yield match.start("it"), match.end("it"), ";"
+    for pattern in (_CALL, _STATEMENT):
+        for match in pattern.finditer(code):
+            yield match.start("it"), match.end("it"), ";"
     for match in _CONDITION.finditer(code):
         end = _closing(code, match.end() - 1)
         for truth in ("true", "false"):

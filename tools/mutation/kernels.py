@@ -6,10 +6,10 @@
 
 Each mutant runs in a process of its own, on a copy of the kernels, on the emulated device: first the cases of
 gpuconv.verify that run code of the file, then the kernel tests that do, then the small cases with every memory access
-checked and in shuffled thread orders. A mutant dies by a wrong result, a fault that the emulator names, a
-crash, or a loop without end. A mutant that does not compile is not counted. kernels_survivors.toml lists, each with its
-reason, the mutants that compute the same as the shipped kernel, or that only a GPU could tell apart; they are not run
-again unless --recheck is given. Nothing in the repository is written.
+checked and in shuffled thread orders; with --tests, only those tests. A mutant dies by a wrong result, a fault that the
+emulator names, a crash, or a loop without end. A mutant that does not compile is not counted. kernels_survivors.toml
+lists, each with its reason, the mutants that compute the same as the shipped kernel, or that only a GPU could tell
+apart; they are not run again unless --recheck is given. Nothing in the repository is written.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +34,8 @@ os.environ |= {"OPENBLAS_NUM_THREADS": "1", "GPUCONV_EMULATOR_WORKERS": "1"}
 import pytest
 
 from gpuconv import verify
-from gpuconv.backends.cuda import emulator
+from gpuconv.backends.cuda import cache, emulator
+from gpuconv.backends.cuda.emulator.settings import settings
 from gpuconv.backends.cuda.runtime import kernel, source
 from tools.mutation.campaign import (
     INVALID,
@@ -53,9 +55,10 @@ from tools.mutation.cuda_faults import mutants
 
 SURVIVORS = Path(__file__).with_name("kernels_survivors.toml")
 LEAST = 0.95
+NO_BUILD = "does not compile for the emulated device"  # of the error of emulator/cxx.py
 PYTEST = ["-q", "-p", "no:cacheprovider", "-m", ""]
-CASE_SECONDS = 8  # seconds of processor time after which a mutant counts as an endless loop; tests get as many more,
-SUITE_FACTOR = 4  # and this many times the time of the shipped kernel
+CASE_SECONDS = 8  # seconds of processor time after which a mutant counts as an endless loop; a test gets as many more,
+TEST_FACTOR = 4  # and this many times its time on the shipped kernel
 
 
 # --- the cases and tests that run a file --------------------------------------------------------
@@ -66,14 +69,17 @@ def shipped() -> list[str]:
     return sorted(path.name for path in source.directory().iterdir() if path.suffix in (".cu", ".cuh"))
 
 
+Build = tuple[Path, frozenset[tuple[str, str]], str]  # a kernel file, its macros, and what is checked: compiled once
+
+
 @contextlib.contextmanager
-def recorded() -> Iterator[set[Path]]:
-    """The kernel files of all launches in this context."""
-    launched: set[Path] = set()
+def recorded() -> Iterator[set[Build]]:
+    """The builds of all kernels launched in this context."""
+    launched: set[Build] = set()
     launch = kernel.Kernel.__call__
 
     def recording(run, *arguments, **options):
-        launched.add(run.module.path)
+        launched.add((run.module.path, frozenset(run.module.defines.items()), settings().sanitize))
         return launch(run, *arguments, **options)
 
     kernel.Kernel.__call__ = recording
@@ -87,12 +93,12 @@ def cases_by_file(cases: list[verify.Case]) -> dict[str, list[verify.Case]]:
     """The cases that run code of each file, found by running them. Raises RuntimeError if a shipped kernel fails."""
     found: dict[str, list[verify.Case]] = {name: [] for name in shipped()}
     for case in cases:
-        with recorded() as loaded:
+        with recorded() as launched:
             for dtype in {"float32", "float16"} & set(case.dtypes):  # 16-bit floats may use another algorithm
                 outcome = verify.run_case(case, dtype, "emulated")
                 if not outcome.passed:
                     raise RuntimeError(f"the shipped {case.op} fails in {dtype}, {case.name}: {outcome.failure}")
-        for name in {name for path in loaded for name in parts_of(path)} & found.keys():
+        for name in {name for path, *_ in launched for name in parts_of(path)} & found.keys():
             found[name].append(case)
     return found
 
@@ -105,22 +111,19 @@ def parts_of(path: Path) -> frozenset[str]:
 
 @dataclass
 class Suite:
-    """The tests that run code of a file, by their processor time on the shipped kernels."""
+    """The tests that run code of a file: the number of builds that each compiles again if the file changes, and its
+    processor time on the shipped kernels."""
 
-    times: dict[str, float] = field(default_factory=dict)
+    costs: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     @property
     def tests(self) -> list[str]:
-        """The quickest first."""
-        return sorted(self.times, key=self.times.__getitem__)
-
-    @property
-    def seconds(self) -> float:
-        return sum(self.times.values())
+        """The quickest first. Compiling takes longest."""
+        return sorted(self.costs, key=self.costs.__getitem__)
 
 
 class Recorder:
-    """A pytest plugin: which tests run code of each file."""
+    """A pytest plugin: which tests run code of each file, and what they cost."""
 
     def __init__(self) -> None:
         self.suites = {name: Suite() for name in shipped()}
@@ -128,10 +131,12 @@ class Recorder:
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         begin = time.process_time()
-        with recorded() as loaded:
+        with recorded() as launched:
             result = yield
-        for name in {name for path in loaded for name in parts_of(path)} & self.suites.keys():
-            self.suites[name].times[item.nodeid] = time.process_time() - begin
+        seconds = time.process_time() - begin
+        builds = Counter(name for path, *_ in launched for name in parts_of(path))
+        for name in builds.keys() & self.suites.keys():
+            self.suites[name].costs[item.nodeid] = builds[name], seconds
         return result
 
 
@@ -155,16 +160,20 @@ def judge(mutant: Mutant, cases: list[verify.Case], suite: Suite) -> tuple[str, 
         shutil.copytree(source.directory(), kernels, ignore=shutil.ignore_patterns("__pycache__"))
         changed = kernels / mutant.file
         changed.write_text(mutant.apply(changed.read_text(encoding="utf-8")), encoding="utf-8")
-        os.environ["GPUCONV_CACHE_DIR"] = tempfile.tempdir = folder
+        _keep_builds_apart(folder)
         source.directory = lambda: kernels
         kernel.unload()
-        try:
-            problem = next(filter(None, _problems(cases, suite)), "")
-        except Exception as error:  # a launcher's own check found the fault
-            return KILLED, f"{type(error).__name__}: {error}"
+        problem = next(filter(None, _problems(cases, suite)), "")
     if not problem:
         return SURVIVED, ""
-    return (INVALID if "does not compile" in problem else KILLED), problem
+    return (INVALID if NO_BUILD in problem else KILLED), problem
+
+
+def _keep_builds_apart(folder: str) -> None:
+    """Compile into this folder only what the cache lacks."""
+    shipped, find = cache.default(), cache.Cache.find
+    cache.Cache.find = lambda self, name, key: find(shipped, name, key) or find(self, name, key)
+    os.environ["GPUCONV_CACHE_DIR"] = tempfile.tempdir = folder
 
 
 def _problems(cases: list[verify.Case], suite: Suite) -> Iterator[str]:
@@ -184,15 +193,32 @@ def _run(cases: list[verify.Case], dtype: str) -> Iterator[str]:
     for case in cases:
         if dtype in case.dtypes:
             with at_most(CASE_SECONDS):
-                outcome = verify.run_case(case, dtype, "emulated")
-            yield f"{case.op} {dtype} {case.name}: {outcome.failure}" if outcome.failure else ""
+                try:
+                    failure = verify.run_case(case, dtype, "emulated").failure
+                except Exception as error:  # a launcher's own check found the fault
+                    failure = f"{type(error).__name__}: {error}"
+            yield f"{case.op} {dtype} {case.name}: {failure}" if failure else ""
 
 
 def _run_tests(suite: Suite) -> str:
+    """Which test fails. Raises RuntimeError if pytest fails without a test."""
     recorder = FirstFailure()
-    with at_most(CASE_SECONDS + SUITE_FACTOR * suite.seconds):
-        status = pytest.main([*PYTEST, "-x", *suite.tests], [recorder])
-    return f"{recorder.nodeid or status!r} fails" if status else ""
+    status = pytest.main([*PYTEST, "-x", *suite.tests], [recorder, TimeLimit(suite)])
+    if status and not recorder.nodeid:
+        raise RuntimeError(f"pytest ends with {status!r}, and no test failed")
+    return f"{recorder.nodeid} {NO_BUILD if NO_BUILD in recorder.text else 'fails'}" if status else ""
+
+
+@dataclass
+class TimeLimit:
+    """A pytest plugin: ends the process if a test takes much longer than on the shipped kernel."""
+
+    suite: Suite
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        with at_most(CASE_SECONDS + TEST_FACTOR * self.suite.costs[item.nodeid][1]):
+            return (yield)
 
 
 @contextlib.contextmanager
@@ -207,7 +233,7 @@ def main() -> int:
     os.chdir(REPOSITORY)
     command = parser(__doc__, processes=2)
     command.add_argument(
-        "--tests", action="append", metavar="PATH", help="run these tests in place of all in tests/kernels"
+        "--tests", action="append", metavar="PATH", help="run only these, in place of the cases and tests/kernels"
     )
     options = command.parse_args()
     if unknown := set(options.file or ()) - set(shipped()):
@@ -217,7 +243,8 @@ def main() -> int:
     everything = [m for name in files for m in mutants(name, (source.directory() / name).read_text(encoding="utf-8"))]
     if stale := {key for key in known if key[0] in files} - {mutant.key for mutant in everything}:
         print("listed, but no such mutant:", *sorted(stale), sep="\n    ")
-    cases, suites = cases_by_file(verify.cases()), suites_by_file(options.tests or ["tests/kernels"])
+    cases = cases_by_file([] if options.tests else verify.cases())
+    suites = suites_by_file(options.tests or ["tests/kernels"])
     outcomes = campaign(
         draw(everything, options), known, lambda mutant: judge(mutant, cases[mutant.file], suites[mutant.file]), options
     )

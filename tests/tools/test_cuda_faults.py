@@ -1,0 +1,46 @@
+"""The faults that a mutation run plants in CUDA text."""
+
+from tools.mutation.cuda_faults import mutants
+
+TEXT = """
+template <int STAGES> struct Ring { };  // not a fault: 1 + 1
+void copy(Ring& ring, int32 depth) {
+    ring.next();
+    if (depth < 8) fence();
+    else say(depth);
+    multiply<float, STAGES>(
+        ring, depth);
+    int32 first = begin(depth);
+    sum += depth;
+}
+"""
+
+
+def test_every_kind_of_fault_is_planted():
+    assert sorted(mutant.after for mutant in mutants("x.cuh", TEXT)) == sorted(
+        [
+            ";",  # in place of ring.next(), multiply(...) and sum += depth
+            ";",
+            ";",
+            "if (depth < 8) ;",
+            "if (depth <= 8) fence();",
+            "if (depth < 9) fence();",
+            "if (true) fence();",
+            "if (false) fence();",
+            "else ;",
+            "int32 first = end(depth);",
+            "sum = depth;",
+            "sum -= depth;",
+        ]
+    )
+
+
+def test_a_call_goes_as_a_whole():
+    (fault,) = [mutant for mutant in mutants("x.cuh", TEXT) if mutant.before.startswith("multiply")]
+    assert "multiply" not in fault.apply(TEXT)
+    assert fault.apply(TEXT).count(";") == TEXT.count(";")
+
+
+def test_what_the_emulated_device_does_not_run_is_left_alone():
+    text = "#ifdef GPUCONV_EMULATOR\nwait(1);\n#else\nwait(2);\n#endif\nwait(3);\n"
+    assert {mutant.before for mutant in mutants("x.cuh", text)} == {"wait(1);", "wait(3);"}

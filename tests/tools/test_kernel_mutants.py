@@ -1,0 +1,38 @@
+"""Mutation runs of the kernels: a mutant counts as found only if a test fails."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+STORES = "tests/kernels/test_bulk_copies.py::test_matrices_are_stored_directly_and_transposed"
+
+
+def verdicts(file: str) -> tuple[int, list[tuple[str, str]]]:
+    """The exit status of a run on four mutants with one test, and the verdict on each mutant and its reason."""
+    draw = ["--file", file, "--tests", STORES, "--sample", "4", "--seed", "3", "--verbose", "--processes", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.mutation.kernels", *draw], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    return done.returncode, re.findall(rf"^\d/\d {file}:\d+  (.*)\n  - .*\n  \+ .*\n  (.*)$", done.stdout, re.M)
+
+
+@pytest.mark.slow
+def test_mutants_that_the_test_runs_are_killed_by_it():
+    status, found = verdicts("stmatrix.cuh")
+    assert status == 0
+    no_build = "does not compile"  # two of them use a variable that is not declared
+    assert sorted(verdict for verdict, _ in found) == [no_build, no_build, "killed", "killed"]
+    assert {reason for verdict, reason in found if verdict == "killed"} == {f"{STORES} fails"}
+
+
+@pytest.mark.slow
+def test_mutants_that_the_test_compiles_but_does_not_run_survive():
+    status, found = verdicts("bulk_copy.cuh")
+    assert status == 1
+    assert [verdict for verdict, _ in found] == ["survived"] * 4
