@@ -1,0 +1,120 @@
+"""Faults planted in the convolution forward by wgmma, one at a time: the emulated device's checker names each.
+
+test_warpgroups.py plants them in a small ring of its own.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+
+import pytest
+
+from gpuconv.algorithms import find
+from gpuconv.backends.cuda import emulator
+from gpuconv.backends.cuda.runtime import kernel, source
+from gpuconv.verify.convolutions import conv
+from tests.kernels.test_conv_kernels import assert_right, forced
+
+MAIN_LOOP, RING, LAYOUT, FPROP = "gemm_wgmma.cuh", "wgmma_tile.cuh", "wgmma_layout.cuh", "conv2d_fprop_wgmma.cu"
+# Six tiles for one block: the order of threads follows from the seed. Each is one and a half rounds of the ring deep.
+CASE = conv(1, 17, 16, 64, 136, 3, padding=1)
+
+# What the checker says: # is a number, @ a place in the source, | "or".
+READS = "a wgmma of warpgroup # reads shared dynamic memory + # bytes, which "
+PENDING = READS + "an asynchronous copy that was not waited for has yet to write"
+UNWRITTEN = READS + "nothing wrote"
+UNFENCED = READS + "thread (#, 0, 0) wrote at @ with no fence_proxy_async() between"
+UNSYNCHRONISED = "race: " + READS + "thread (#, 0, 0) wrote at @ with no barrier between"
+OVERWRITTEN = "race: writes shared dynamic memory + # bytes, which a wgmma of warpgroup # read at @ and "
+TOO_EARLY = f"{PENDING}|{UNWRITTEN}|{UNSYNCHRONISED}"
+DEADLOCK = (
+    "deadlock; warpgroup 0: 128 threads, first (0, 0, 0), wait at @ for the end of phase # (parity #) of the mbarrier "
+)
+
+# Each fault: the file, its text without it and with it, and what the checker says.
+FAULTS = {
+    "no proxy fence": (MAIN_LOOP, "fence_proxy_async();", ";", UNFENCED),
+    "proxy fence before the copies arrive": (
+        MAIN_LOOP,
+        "wait_for_copies<UNDER_WAY>();\n            say_copied(a);",
+        "fence_proxy_async();\n wait_for_copies<UNDER_WAY>();\n copied.say_filled();\n copied.next();\n --under_way;",
+        UNFENCED,
+    ),
+    "copies not committed": (MAIN_LOOP, "commit_copies();", ";", TOO_EARLY),
+    "copies not waited for": (MAIN_LOOP, "wait_for_copies<UNDER_WAY>();", ";", TOO_EARLY),
+    "copies waited for a stage late": (MAIN_LOOP, "<UNDER_WAY>();", "<UNDER_WAY + 1>();", TOO_EARLY),
+    "last copies not waited for": (MAIN_LOOP, "finish() {\n        wait_for_copies<0>();", "finish() {", PENDING),
+    "copies before the stage is free": (MAIN_LOOP, "filling.wait_until_free();", ";", f"{TOO_EARLY}|{OVERWRITTEN}"),
+    "products before the stage is filled": (MAIN_LOOP, "filled.wait_until_filled();", ";", TOO_EARLY),
+    "no fence of the registers": (MAIN_LOOP, "wgmma_fence();", ";", "a wgmma at @ with no wgmma_fence() before it"),
+    "products not committed": (MAIN_LOOP, "wgmma_commit();", ";", OVERWRITTEN),
+    "products waited for a stage late": (MAIN_LOOP, "wgmma_wait<1>();", "wgmma_wait<2>();", OVERWRITTEN),
+    "products not waited for": (
+        MAIN_LOOP,
+        "wgmma_wait<0>();",
+        ";",
+        "reads accumulators of a wgmma that was not waited for, issued at @",
+    ),
+    "another stage said to be filled": (MAIN_LOOP, "copied.say_filled();", "filling.say_filled();", DEADLOCK),
+    "another stage freed": (
+        MAIN_LOOP,
+        "multiplied.say_free();\n                mul",
+        "filled.say_free();\n mul",
+        DEADLOCK,
+    ),
+    "last stage of a tile not freed": (MAIN_LOOP, "pin(at[part]);\n        multiplied.say_free();", ";", DEADLOCK),
+    "wrong phase of a filled stage": (RING, "filled()[stage], parity)", "filled()[stage], parity ^ 1)", TOO_EARLY),
+    "wrong phase of a free stage": (RING, "parity ^ 1", "parity", DEADLOCK),
+    "phase that never changes": (RING, "parity ^= 1;", ";", f"{TOO_EARLY}|{OVERWRITTEN}"),
+    "arrival too few": (RING, "[i], COPIERS)", "[i], COPIERS - 1)", TOO_EARLY),
+    "arrival too many": (RING, "[i], WARPGROUPS)", "[i], WARPGROUPS + 1)", DEADLOCK),
+    "one warpgroup's arrival": (RING, "[i], WARPGROUPS)", "[i], 1)", OVERWRITTEN),
+    "every lane frees the stage": (RING, "if (threadIdx.x % 128 == 0) mbar", "mbar", OVERWRITTEN),
+    "uninitialised barrier": (RING, "i < STAGES; ++i", "i < STAGES - 1; ++i", "which nothing initialised"),
+    "barriers initialised again": (RING, "if (threadIdx.x == 0) {", "{", "again, which is in use since @"),
+    "no barrier after the initialisation": (
+        RING,
+        "__syncthreads();",
+        ";",
+        "initialised at @ with no barrier between|which nothing initialised",
+    ),
+    "stages that overlap": (RING, "stage * STAGE_BYTES", "stage * STAGE_BYTES / 2", UNSYNCHRONISED),
+    "descriptor of another swizzle": (
+        LAYOUT,
+        "STRIDE, 0, SWIZZLE}",
+        "STRIDE, 0, Swizzle::BYTES_64}",
+        "wgmma: operand A does not begin where a swizzled atom does",
+    ),
+    "registers that nobody gave": (
+        FPROP,
+        "Ring ring;",
+        "Ring ring; take_registers<232>();",
+        "wait at @ for # registers (232 a thread in place of #), and the block has # free",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_checker_names_the_fault(monkeypatch, tmp_path, fault):
+    file, before, after, text = FAULTS[fault]
+    for path in source.directory().iterdir():
+        if path.suffix == ".cuh" or path.name == FPROP:
+            shutil.copy(path, tmp_path)
+    changed = tmp_path / file
+    shipped = changed.read_text(encoding="utf-8")
+    assert shipped.count(before) == 1
+    changed.write_text(shipped.replace(before, after), encoding="utf-8")
+    expected = re.escape(text).replace(r"\#", r"\d+").replace("@", r"\w+\.cuh?:\d+").replace(r"\|", "|")
+    forced(monkeypatch, find("wgmma-128x128", "bfloat16"), 1, 1)
+    with kernel.replaced({FPROP: tmp_path / FPROP}):
+        for seed in range(4):
+            begin = time.process_time()
+            with emulator.configure(sanitize="checked", seed=seed), pytest.raises(emulator.EmulatorError) as caught:
+                assert_right("conv2d", "emulated", CASE, "bfloat16")
+            assert seed == 0 or time.process_time() - begin < 1  # a deadlock is no hang; the first run may compile
+            message = str(caught.value)
+            named = r"kernel conv2d_fprop_wgmma, block \(\d, 0, 0\), thread \(\d+, 0, 0\) of warpgroup [012]: "
+            assert re.match(named, message), message
+            assert re.search(expected, message), message
