@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -57,7 +58,7 @@ class Capture:
         if schedule == "early":
             return self._calls
         found: list[Work] = []
-        done = dict.fromkeys(self._work, 0)
+        done: Counter[Queue] = Counter()
 
         def run(queue: Queue, end: int) -> None:
             while done[queue] < end:

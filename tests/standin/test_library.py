@@ -390,7 +390,6 @@ def test_a_failing_candidate_is_left_out_and_named(timed, monkeypatch):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore::gpuconv.backends.cuda.gemm.tuner.FailedCandidateWarning")
 def test_candidates_are_timed_while_other_streams_are_idle(timed, monkeypatch):
     order = []
     with standin.installed(("90",), schedule="late"):
@@ -406,6 +405,7 @@ def test_candidates_are_timed_while_other_streams_are_idle(timed, monkeypatch):
     assert order[:2] == ["other work", "timed"]
 
 
+@pytest.mark.filterwarnings("ignore::gpuconv.backends.cuda.gemm.tuner.FailedCandidateWarning")
 def test_the_op_raises_if_every_candidate_fails(timed, monkeypatch):
     def failing(name, text, defines, arch):
         raise nvrtc.CompileError("planted")
