@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import Any
@@ -50,7 +51,7 @@ def _clash(x: Array, output: Array, in_place: bool | Array | None = False) -> bo
     """Whether two arrays whose ranges overlap may share memory. in_place: as in `copy_if_overlapping`."""
     if not x.size or not output.size or (type(x) is np.ndarray and not np.may_share_memory(x, output)):
         return False
-    return not ((in_place is True or in_place is output) and same_memory(x, output))
+    return not ((in_place is True or in_place is output) and same_memory(x, output)) and not _interleaved(x, output)
 
 
 def overlap(a: Array, b: Array) -> bool:
@@ -74,6 +75,18 @@ def _range(array: Any) -> Range:
         return begin, begin + array.nbytes
     reach = [stride * (size - 1) for stride, size in zip(array.strides, array.shape)]
     return begin + sum(min(0, r) for r in reach), begin + sum(max(0, r) for r in reach) + array.dtype.itemsize
+
+
+def _interleaved(a: Any, b: Any) -> bool:
+    """Whether two arrays lie between each other's rows without sharing memory, as the slices of channels ``y[..., :3]``
+    and ``y[..., 3:7]`` do: all of their rows begin a multiple of the pitch apart, at disjoint places within it."""
+    pitch, rows = 0, []
+    for array in (a, b):
+        axes = [(size, stride) for size, stride in zip(array.shape, array.strides) if size > 1]
+        dense = axes.pop()[0] if axes and axes[-1][1] == array.itemsize else 1
+        pitch = math.gcd(pitch, *(stride for _, stride in axes))
+        rows.append(dense * array.itemsize)
+    return pitch > 0 and rows[0] <= (address(b) - address(a)) % pitch <= pitch - rows[1]
 
 
 def same_memory(a: Array, b: Array) -> bool:

@@ -11,9 +11,8 @@ def test_arrays_overlap_where_their_addresses_meet():
     with standin.installed():
         memory = gc.asarray(np.zeros((4, 6), np.float32), "cuda")
         assert overlap.overlap(memory[1:3], memory[2:])
-        assert overlap.overlap(
-            memory[:, :3], memory[:, 3:]
-        )  # strided: only their ends are compared, so these count as overlapping
+        assert overlap.overlap(memory[:, :3], memory[:, 2:])
+        assert not overlap.overlap(memory[:, :3], memory[:, 3:])  # slices of other channels
         assert not overlap.overlap(memory[:2], memory[2:])
         assert not overlap.overlap(memory[2:], memory[:2])
         assert not overlap.overlap(memory[2:][:0], memory)  # empty
@@ -24,3 +23,15 @@ def test_the_address_of_the_last_element_counts():
         memory = gc.asarray(np.zeros((4, 6), np.float32), "cuda")
         assert overlap.overlap(memory[:3, 0], memory[2, 0:1])
         assert not overlap.overlap(memory[:3, 0], memory[2, 1:2])
+
+
+def test_slices_of_a_volume_overlap_where_numpy_finds_a_common_number():
+    rng = np.random.default_rng(0)
+    with standin.installed():
+        for _ in range(400):
+            volume = np.zeros(rng.integers(1, 7, 3), np.float32)
+            there, cut = gc.asarray(volume, "cuda"), lambda: tuple(slice(*rng.integers(0, 7, 2)) for _ in range(3))
+            one, other = cut(), cut()
+            assert overlap.overlap(there[one], there[other]) >= np.shares_memory(volume[one], volume[other])
+            if one[0] == other[0] and one[1] == other[1]:
+                assert overlap.overlap(there[one], there[other]) == np.shares_memory(volume[one], volume[other])
