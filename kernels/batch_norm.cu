@@ -33,8 +33,9 @@
 struct Inputs {
     using Packs = Numbers;
     const DTYPE* x;
+    PitchedPacks x_packs;
 
-    __device__ Packs read(int64 pack, int64) const { return reinterpret_cast<const Numbers*>(x)[pack]; }
+    __device__ Packs read(int64, int64 step) const { return reinterpret_cast<const Numbers*>(x)[x_packs.at(step)]; }
     __device__ Real value(const Packs& pack, int lane) const { return load(pack.at[lane]); }
     __device__ Real single(int64 number, int) const { return load(x[number]); }
 };
@@ -59,8 +60,8 @@ struct Statistics {
 
 extern "C" __global__ void __launch_bounds__(256, 3)
 batch_norm_statistics(Real* mean, Real* inv_std, Real* running_mean, Real* running_var, Moments* partials, const DTYPE* x,
-                      double momentum, double eps, Columns columns) {
-    column_reduce(partials, columns, Inputs{x}, Statistics{mean, inv_std, running_mean, running_var, momentum, eps});
+                      double momentum, double eps, Columns columns, int64 x_pitch) {
+    column_reduce(partials, columns, Inputs{x, PitchedPacks(columns, x_pitch)}, Statistics{mean, inv_std, running_mean, running_var, momentum, eps});
 }
 
 extern "C" __global__ void __launch_bounds__(256)
@@ -86,7 +87,7 @@ batch_norm_merge(Moments* fewer, const Moments* partials, int32 chunks, int32 sh
 struct Normalize {
     DTYPE* y;
     const DTYPE* x;
-    PitchedPacks y_packs;
+    PitchedPacks y_packs, x_packs;
     Real mean[WIDTH], scale[WIDTH], beta[WIDTH];
 
     __device__ DTYPE apply(DTYPE number, int lane) const {
@@ -94,11 +95,11 @@ struct Normalize {
         return ACTIVE ? round_to<DTYPE>(ACTIVATION<Real>{}.apply(load(given))) : given;
     }
     template <int ROWS>
-    __device__ __forceinline__ void packs(int64 pack, int64 stride, int64 step) {
+    __device__ __forceinline__ void packs(int64, int64, int64 step) {
         Numbers rows[ROWS];
-        const int64 to = y_packs.at(step);
+        const int64 to = y_packs.at(step), from = x_packs.at(step);
 #pragma unroll
-        for (int i = 0; i < ROWS; ++i) rows[i] = reinterpret_cast<const Numbers*>(x)[pack + i * stride];
+        for (int i = 0; i < ROWS; ++i) rows[i] = reinterpret_cast<const Numbers*>(x)[from + i * x_packs.stride];
 #pragma unroll
         for (int i = 0; i < ROWS; ++i) {
 #pragma unroll
@@ -115,8 +116,8 @@ struct Normalize {
 
 extern "C" __global__ void __launch_bounds__(256, 1)
 batch_norm_normalize(DTYPE* y, const DTYPE* x, const Real* gamma, const Real* beta, const Real* mean, const Real* inv_std,
-                     Columns columns, int64 y_pitch) {
-    Normalize map{y, x, PitchedPacks(columns, y_pitch), {}, {}, {}};
+                     Columns columns, int64 y_pitch, int64 x_pitch) {
+    Normalize map{y, x, PitchedPacks(columns, y_pitch), PitchedPacks(columns, x_pitch), {}, {}, {}};
     int32 column[WIDTH];
     Position(columns).columns_of_lanes(column, columns.channels);
     if (Position(columns).inside)
@@ -132,8 +133,9 @@ batch_norm_normalize(DTYPE* y, const DTYPE* x, const Real* gamma, const Real* be
 // Normalises with the running statistics; the first chunk's threads also write them to mean and inv_std.
 extern "C" __global__ void __launch_bounds__(256, 1)
 batch_norm_inference(DTYPE* y, Real* mean, Real* inv_std, const DTYPE* x, const Real* gamma, const Real* beta,
-                     const Real* running_mean, const Real* running_var, double eps, Columns columns, int64 y_pitch) {
-    Normalize map{y, x, PitchedPacks(columns, y_pitch), {}, {}, {}};
+                     const Real* running_mean, const Real* running_var, double eps, Columns columns, int64 y_pitch,
+                     int64 x_pitch) {
+    Normalize map{y, x, PitchedPacks(columns, y_pitch), PitchedPacks(columns, x_pitch), {}, {}, {}};
     int32 column[WIDTH];
     Position(columns).columns_of_lanes(column, columns.channels);
     if (Position(columns).inside)
@@ -181,11 +183,11 @@ struct Products {
     };
     const DTYPE* dy;
     const DTYPE* x;
-    PitchedPacks dy_packs;
+    PitchedPacks dy_packs, x_packs;
     Through through;
 
-    __device__ Packs read(int64 pack, int64 step) const {
-        return {reinterpret_cast<const Numbers*>(dy)[dy_packs.at(step)], reinterpret_cast<const Numbers*>(x)[pack]};
+    __device__ Packs read(int64, int64 step) const {
+        return {reinterpret_cast<const Numbers*>(dy)[dy_packs.at(step)], reinterpret_cast<const Numbers*>(x)[x_packs.at(step)]};
     }
     __device__ Sums value(const Packs& packs, int lane) const { return product(packs.dy.at[lane], packs.x.at[lane], lane); }
     __device__ Sums single(int64 number, int lane) const {
@@ -218,8 +220,8 @@ struct Gradients {
 extern "C" __global__ void __launch_bounds__(256, ACTIVE ? 1 : 3)
 batch_norm_backward_sums(Real* dgamma, Real* dbeta, Sums* sums, Sums* partials, const DTYPE* dy, const DTYPE* x,
                          const Real* gamma, const Real* beta, const Real* mean, const Real* inv_std, bool accumulate,
-                         Columns columns, int64 dy_pitch) {
-    const Products products{dy, x, PitchedPacks(columns, dy_pitch), Through(columns, gamma, beta, mean, inv_std)};
+                         Columns columns, int64 dy_pitch, int64 x_pitch) {
+    const Products products{dy, x, PitchedPacks(columns, dy_pitch), PitchedPacks(columns, x_pitch), Through(columns, gamma, beta, mean, inv_std)};
     column_reduce(partials, columns, products, Gradients{dgamma, dbeta, sums, inv_std, accumulate});
 }
 
@@ -268,7 +270,7 @@ struct InputGradient {
     const DTYPE* dy;
     const DTYPE* x;
     bool statistics;
-    PitchedPacks dy_packs;  // unused with a mask, which leaves no registers for it
+    PitchedPacks dy_packs, x_packs;  // unused with a mask, which leaves no registers for them
     Unpool unpool;
     Through through;
     Real scale[WIDTH], shift[WIDTH], slope[WIDTH];
@@ -284,11 +286,12 @@ struct InputGradient {
     __device__ __forceinline__ void packs(int64 pack, int64 stride, int64 step) {
         Numbers gradients[ROWS], inputs[ROWS];
         const int64 from = MASK > 0 ? pack : dy_packs.at(step), dy_stride = MASK > 0 ? stride : dy_packs.stride;
+        const int64 x_from = MASK > 0 ? pack : x_packs.at(step), x_stride = MASK > 0 ? stride : x_packs.stride;
 #pragma unroll
         for (int i = 0; i < ROWS; ++i) gradients[i] = reinterpret_cast<const Numbers*>(dy)[from + i * dy_stride];
         if (x)
 #pragma unroll
-            for (int i = 0; i < ROWS; ++i) inputs[i] = reinterpret_cast<const Numbers*>(x)[pack + i * stride];
+            for (int i = 0; i < ROWS; ++i) inputs[i] = reinterpret_cast<const Numbers*>(x)[x_from + i * x_stride];
 #pragma unroll
         for (int i = 0; i < ROWS; ++i) {
 #pragma unroll
@@ -308,8 +311,8 @@ struct InputGradient {
 __device__ __forceinline__ void
 input_gradient(DTYPE* dx, const Unpool& unpool, const DTYPE* dy, const DTYPE* x, const Real* gamma, const Real* beta,
                const Real* mean, const Real* inv_std, const Sums* sums, int64 rows, bool statistics, const Columns& columns,
-               int64 dy_pitch) {
-    InputGradient map{dx, dy, x, statistics, PitchedPacks(columns, dy_pitch), unpool, Through(columns, gamma, beta, mean, inv_std), {}, {}, {}};
+               int64 dy_pitch, int64 x_pitch) {
+    InputGradient map{dx, dy, x, statistics, PitchedPacks(columns, dy_pitch), PitchedPacks(columns, x_pitch), unpool, Through(columns, gamma, beta, mean, inv_std), {}, {}, {}};
     int32 column[WIDTH];
     Position(columns).columns_of_lanes(column, columns.channels);
     if (Position(columns).inside)
@@ -327,14 +330,17 @@ input_gradient(DTYPE* dx, const Unpool& unpool, const DTYPE* dy, const DTYPE* x,
 extern "C" __global__ void __launch_bounds__(256, !ACTIVE && sizeof(DTYPE) == 4 ? 3 : 1)
 batch_norm_backward_dx(DTYPE* dx, const DTYPE* dy, const DTYPE* x, const Real* gamma, const Real* beta, const Real* mean,
                        const Real* inv_std, const Sums* sums, int64 rows, bool statistics, Columns columns,
-                       int64 dy_pitch) {
-    if constexpr (MASK == 0) input_gradient(dx, {}, dy, x, gamma, beta, mean, inv_std, sums, rows, statistics, columns, dy_pitch);
+                       int64 dy_pitch, int64 x_pitch) {
+    if constexpr (MASK == 0)
+        input_gradient(dx, {}, dy, x, gamma, beta, mean, inv_std, sums, rows, statistics, columns, dy_pitch, x_pitch);
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)
 batch_norm_backward_dx_unpooled(DTYPE* dx, const DTYPE* dy, const DTYPE* x, const Real* gamma, const Real* beta,
                                 const Real* mean, const Real* inv_std, const Sums* sums, int64 rows, bool statistics,
-                                Columns columns, int64 dy_pitch, const uint8* mask, int32 h, int32 w, int32 p, int32 q, int32 filters) {
+                                Columns columns, int64 dy_pitch, int64 x_pitch, const uint8* mask, int32 h, int32 w, int32 p,
+                                int32 q, int32 filters) {
     const Unpool unpool{mask, h, w, p, q, columns.channels, filters};
-    if constexpr (MASK > 0) input_gradient(dx, unpool, dy, x, gamma, beta, mean, inv_std, sums, rows, statistics, columns, dy_pitch);
+    if constexpr (MASK > 0)
+        input_gradient(dx, unpool, dy, x, gamma, beta, mean, inv_std, sums, rows, statistics, columns, dy_pitch, x_pitch);
 }

@@ -60,7 +60,7 @@ struct InputWindows {
     __device__ __forceinline__ bool find(const Line& line, const Column& column, const DTYPE*& from) const {
         const int32 h = line.h + column.h, w = line.w + column.w;
         if (uint32(h) >= uint32(conv.h) || uint32(w) >= uint32(conv.w)) return false;
-        from = x + (int64(line.image + h * conv.w + w) * conv.all_channels + column.channel);
+        from = x + (int64(line.image + h * conv.w + w) * conv.x_pitch + column.channel);
         return true;
     }
 
@@ -68,9 +68,9 @@ struct InputWindows {
     __device__ __forceinline__ int32 taps_down() const { return conv.r; }
     __device__ __forceinline__ int32 taps_across() const { return conv.s; }
     __device__ __forceinline__ const FastDivmod& per_tap() const { return conv.channels; }
-    __device__ __forceinline__ int32 pitch() const { return conv.all_channels; }
+    __device__ __forceinline__ int32 pitch() const { return conv.x_pitch; }
     __device__ __forceinline__ const DTYPE* first(const Line& line) const {
-        return x + (line.image + int64(line.h) * conv.w + line.w) * conv.all_channels;
+        return x + (line.image + int64(line.h) * conv.w + line.w) * conv.x_pitch;
     }
     __device__ __forceinline__ int32 step(int32 r, int32 s) const {
         return r * conv.dilation_h * conv.w + s * conv.dilation_w;

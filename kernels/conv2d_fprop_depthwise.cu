@@ -27,7 +27,7 @@ conv2d_fprop_depthwise(DTYPE* y, const DTYPE* x, const DTYPE* w, const DTYPE* bi
     for (int32 r = 0; r < conv.r; ++r) {
         const int32 h = top + r * conv.dilation_h;
         if (uint32(h) >= uint32(conv.h)) continue;
-        const DTYPE* line = x + (int64(n) * conv.h + h) * conv.w * conv.all_channels + channel;
+        const DTYPE* line = x + (int64(n) * conv.h + h) * conv.w * conv.x_pitch + channel;
         for (int32 s = 0; s < conv.s; ++s) {
             Real weights[WIDTH];
             read_weights(weights, w, filter, conv.r * conv.s, r * conv.s + s);
@@ -35,7 +35,7 @@ conv2d_fprop_depthwise(DTYPE* y, const DTYPE* x, const DTYPE* w, const DTYPE* bi
             for (int i = 0; i < OUTPUTS; ++i) {
                 const int32 column = (q + i) * stride_w - conv.left + s * conv.dilation_w;
                 if (q + i < conv.q && uint32(column) < uint32(conv.w))
-                    accumulators.add(i, line + int64(column) * conv.all_channels, weights);
+                    accumulators.add(i, line + int64(column) * conv.x_pitch, weights);
             }
         }
     }

@@ -28,12 +28,12 @@ conv2d_wgrad_depthwise(accumulator<DTYPE>* partials, const DTYPE* dy, const DTYP
         const int32 n = row / conv.p, h = row % conv.p * int32(conv.stride_h.divisor) - conv.top + r * conv.dilation_h;
         if (uint32(h) >= uint32(conv.h)) continue;
         const DTYPE* gradients = dy + int64(row) * conv.q * conv.y_pitch + filter;
-        const DTYPE* line = x + (int64(n) * conv.h + h) * conv.w * conv.all_channels + channel;
+        const DTYPE* line = x + (int64(n) * conv.h + h) * conv.w * conv.x_pitch + channel;
         for (int32 q = 0; q < conv.q; ++q) {
             const int32 column = q * stride_w + left;
             if (uint32(column) >= uint32(conv.w)) continue;
             const Numbers a = *reinterpret_cast<const Numbers*>(gradients + int64(q) * conv.y_pitch);
-            const Numbers b = *reinterpret_cast<const Numbers*>(line + int64(column) * conv.all_channels);
+            const Numbers b = *reinterpret_cast<const Numbers*>(line + int64(column) * conv.x_pitch);
 #pragma unroll
             for (int j = 0; j < WIDTH; ++j) accumulators[j] += factor(a.at[j]) * factor(b.at[j]);
         }

@@ -27,7 +27,9 @@ struct Convolution {
     // few channels (conv2d_few_channels.cuh): the lines of a padded image, and the most lines that a tile's windows read
     FastDivmod image_lines;
     int32 patch_lines;
-    int32 y_pitch;  // elements from one pixel of y, or dy, to the next: all_filters, or more in a slice of a wider volume's channels
+    // elements from one pixel to the next, of y or dy, and of x: all_filters and all_channels, or more in a slice of a wider
+    // volume's channels
+    int32 y_pitch, x_pitch;
 };
 
 constexpr int WINDOW = MASK == 4 ? 4 : 1;  // pixels of the convolution for one of y

@@ -1,10 +1,13 @@
-"""Ops whose `out` or `dy` is a slice of the channels: the bits of a dense array, and the other channels untouched."""
+"""Ops whose `out`, `dy` or `x` is a slice of the channels: the bits of a dense array, and the other channels
+untouched."""
 
 import numpy as np
 import pytest
 
 from gpuconv import ops
+from gpuconv.algorithms import serving
 from gpuconv.backends import asarray, empty, to_numpy
+from gpuconv.backends.cuda.runtime.device_array import capability_named
 
 PIXELS = (2, 4, 4)
 PLACES = [
@@ -18,7 +21,7 @@ CASES = ("float32", 8, 3), ("float16", 8, 8)  # dtype, channels of the slice, in
 
 
 def calls(device, dtype, filters, channels, rng):
-    """Each op as a function of its result's place, or of its gradient, which is the second thing returned."""
+    """Each op as a function of its result's place, or of its gradient or input, which is the second thing returned."""
 
     def volume(*shape):
         return asarray(rng.normal(size=shape).astype(dtype), device)
@@ -31,6 +34,10 @@ def calls(device, dtype, filters, channels, rng):
     padded, each = dict(padding=1), dict(padding=1, groups=filters)
     _, mask = ops.conv2d_relu(x, weight, bias, **padded)
     _, pooled = ops.conv2d_relu(volume(n, 2 * h, 2 * w, channels), weight, bias, pool=2, **padded)
+
+    def conv_norm(x, w, bias):
+        return ops.conv2d_batch_norm(x, w, bias, *vectors[:2], *_copies(vectors[2:]), **padded)
+
     normal = own, *vectors[:2], vectors[2] * 1, vectors[3] * 1
     wide = dict(input_shape=(n, 2 * h, 2 * w, channels), pool=2, mask=pooled)
     kept = volume(n, 2 * h, 2 * w, channels)
@@ -67,6 +74,29 @@ def calls(device, dtype, filters, channels, rng):
             ),
         )
     yield "add-both", None, lambda dy: ops.add(dy, dy)
+    square, pooled_too = volume(filters, 3, 3, filters), dict(pool=2, **padded)
+    halves, few = volume(filters, 3, 3, filters // 2), volume(filters, 3, 3, 4)
+    yield "conv2d-of-x", None, lambda x: ops.conv2d(x, square, bias, **padded)
+    yield "groups-of-x", None, lambda x: ops.conv2d(x, halves, bias, groups=2, **padded)
+    yield "few-channels-of-x", None, lambda x: ops.conv2d(x[..., :4], few, **padded)
+    yield "masked-of-x", None, lambda x: ops.conv2d_relu(x, square, bias, **pooled_too)
+    yield "depthwise-of-x", None, lambda x: ops.conv2d(x, depthwise, bias, **each)
+    yield "wgrad-of-x", None, lambda x: (db := bias * 0, ops.conv2d_wgrad(own, x, kernel_size=3, db=db, **padded))
+    yield "wgrad-groups-of-x", None, lambda x: ops.conv2d_wgrad(own, x, kernel_size=3, groups=2, **padded)
+    yield "wgrad-depthwise-of-x", None, lambda x: ops.conv2d_wgrad(own, x, kernel_size=3, **each)
+    yield "backward-of-x", None, lambda x: ops.conv2d_backward(own, x, square, **padded)
+    yield "conv-norm-of-x", None, lambda x: conv_norm(x, square, bias)
+    yield "norm-of-x", None, lambda x: ops.batch_norm(x, *vectors, training=False)
+    yield "training-of-x", None, lambda x: ops.batch_norm(x, *vectors[:2], *_copies(vectors[2:]), training=True)
+    for training in (True, False):
+        yield (
+            f"norm-backward-of-x-training-{training}",
+            None,
+            lambda x, t=training: ops.batch_norm_backward(
+                own, x, *vectors[:3], beta=vectors[3], activation="silu", training=t
+            ),
+        )
+    yield "norm-backward-of-both", None, lambda x: ops.batch_norm_backward(x, x, *vectors[:3])
 
 
 def _copies(vectors):
@@ -101,3 +131,20 @@ def test_slices_of_an_empty_batch(device):
     out = empty((0, 4, 4, 20), "float32", device)[..., 4:12]
     assert ops.conv2d(x, weight, out=out) is out
     assert ops.copy(out).shape == (0, 4, 4, 8)
+
+
+@pytest.mark.parametrize("arithmetic", ["float16", "tf32", "float32"])
+def test_every_algorithm_reads_x_in_a_slice(device, rng, arithmetic):
+    dtype, tf32 = ("float32", True) if arithmetic == "tf32" else (arithmetic, False)
+    host = rng.normal(size=(2, 6, 6, 48)).astype(dtype)
+    inside = asarray(host, device)[..., 16:32]
+    dense = asarray(host[..., 16:32], device)
+    w, bias, dy = (asarray(rng.normal(size=s).astype(dtype), device) for s in ((24, 3, 3, 16), 24, (2, 6, 6, 24)))
+    for algorithm in serving(arithmetic):
+        if algorithm.runs_on(capability_named(device)):
+            options = dict(padding=1, algo=algorithm.name, tf32=tf32)
+            found, expected = (
+                (ops.conv2d(x, w, bias, **options), ops.conv2d_wgrad(dy, x, kernel_size=3, **options))
+                for x in (inside, dense)
+            )
+            assert _bytes(found) == _bytes(expected), algorithm.name

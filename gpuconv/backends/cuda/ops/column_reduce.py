@@ -38,11 +38,11 @@ class Columns:
         return self.grid[0]
 
 
-def width_of(channels: int, first: Array, *others: Array | None, pitch: int | None = None) -> int:
-    """The numbers that a thread moves at once: 16 bytes, if alignment and the number of channels allow it. pitch: of
-    the array among them that may be rows with a pitch."""
-    if pitch not in (None, channels):
-        return pack_width(first.dtype, first, *others, count=math.gcd(channels, pitch))
+def width_of(channels: int, first: Array, *others: Array | None, pitches: tuple[int, ...] = ()) -> int:
+    """The numbers that a thread moves at once: 16 bytes, if alignment and the number of channels allow it. pitches:
+    of those among them that may be rows with a pitch."""
+    if any(pitch != channels for pitch in pitches):
+        return pack_width(first.dtype, first, *others, count=math.gcd(channels, *pitches))
     width = pack_width(first.dtype, first, *others)
     return width if channels % width == 0 or math.lcm(channels, width) <= THREADS * width else 1
 

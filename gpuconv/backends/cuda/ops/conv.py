@@ -85,18 +85,20 @@ def _fprop(
 ) -> tuple[ArrayT, Array | None]:
     """y, and the moments if the epilogue computes them. saved: receives the mask, or the activation's input."""
     expect_within_limits(problem)
-    x, w, bias = contiguous(x, w, bias)
-    vector_c = pack_width(x.dtype, x, w, count=problem.c // problem.groups)
+    # The kernels of few channels read whole lines of x.
+    x, x_pitch = (*contiguous(x), problem.c) if problem.few_channels else _near(x, problem, problem.c)
+    w, bias = contiguous(w, bias)
+    vector_c = pack_width(x.dtype, x, w, count=math.gcd(problem.c // problem.groups, x_pitch))
     y = buffer(out, problem.pooled_shape(epilogue.pool), x.dtype, like=x, pitched=True)
     moments = None
     if algo == DEPTHWISE:
-        depthwise.fprop(y, x, w, bias, problem, epilogue, tf32=tf32)
+        depthwise.fprop(y, x, x_pitch, w, bias, problem, epilogue, tf32=tf32)
     elif y.size:
         flat, pitch = rows_of(y)
         vector_k = pack_width(x.dtype, flat, count=math.gcd(problem.k // problem.groups, pitch))
         product = product_of("fprop", problem, epilogue, x.dtype, tf32, vector_c, vector_k)
         both = (None, saved) if epilogue.saves_input else (saved, None)
-        struct = packed(problem, epilogue.pool, pitch)
+        struct = packed(problem, epilogue.pool, pitch, x_pitch)
         moments = compute(product, algo, y, (*both, None), (x, w, bias), bias=bias, struct=struct)
     return store(y, out), moments
 
@@ -113,7 +115,7 @@ def conv2d_dgrad(
     out: ArrayT | None,
 ) -> ArrayT:
     expect_within_limits(problem)
-    dy, pitch = _near(_before_mask(dy, mask, problem, epilogue), problem)
+    dy, pitch = _near(_before_mask(dy, mask, problem, epilogue), problem, problem.k)
     (w,) = contiguous(w)
     dx = buffer(out, problem.x_shape, dy.dtype, like=dy)
     if algo == DEPTHWISE:
@@ -163,19 +165,18 @@ def conv2d_wgrad(
 ) -> ArrayT:
     expect_within_limits(problem)
     given = _before_mask(dy, mask, problem, epilogue)
-    dy, pitch = _near(given, problem)
-    (x,) = contiguous(x)
+    (dy, pitch), (x, x_pitch) = _near(given, problem, problem.k), _near(x, problem, problem.c)
     dw = buffer(out, problem.w_shape, x.dtype, like=x, keep=accumulate)
     if algo == DEPTHWISE:
         if db is not None:
             bias_grad(given, None, activation=None, out=db, accumulate=accumulate)
-        depthwise.wgrad(dw, dy, pitch, x, problem, tf32=tf32, accumulate=accumulate)
+        depthwise.wgrad(dw, dy, pitch, x, x_pitch, problem, tf32=tf32, accumulate=accumulate)
     elif dw.size:
-        vector_c = pack_width(x.dtype, x, dw, count=problem.c // problem.groups)
+        vector_c = pack_width(x.dtype, x, dw, count=math.gcd(problem.c // problem.groups, x_pitch))
         vector_k = pack_width(x.dtype, dy, count=math.gcd(problem.k // problem.groups, pitch))
         product = product_of("wgrad", problem, PLAIN, x.dtype, tf32, vector_c, vector_k)
         sums = None if db is None else buffer(db, db.shape, db.dtype, like=db, keep=accumulate)
-        struct = packed(problem, 1, pitch)
+        struct = packed(problem, 1, pitch, x_pitch)
         compute(product, algo, dw, (sums,), (dy, x), accumulate=accumulate, struct=struct)
         if sums is not None:
             store(sums, db)
@@ -215,12 +216,12 @@ def _before_mask(dy: ArrayT, mask: Array | None, problem: Conv2dProblem, epilogu
     return dz
 
 
-def _near(dy: ArrayT, problem: Conv2dProblem) -> tuple[ArrayT, int]:
-    """The result of `rows_to_sum` for the gradient of the convolution's own output; a contiguous copy if its taps lie
-    too far apart for the tap table."""
-    flat, pitch = rows_to_sum(dy, problem.k // problem.groups)
-    if pitch > problem.k and fits_tap_table(problem, 1) and not fits_tap_table(problem, 1, pitch):
-        return copied_rows(dy), problem.k
+def _near(array: ArrayT, problem: Conv2dProblem, channels: int) -> tuple[ArrayT, int]:
+    """The result of `rows_to_sum` for x, or for the gradient of the convolution's own output; a contiguous copy if its
+    taps lie too far apart for the tap table. channels: C, or K."""
+    flat, pitch = rows_to_sum(array, channels // problem.groups)
+    if pitch > channels and fits_tap_table(problem, 1) and not fits_tap_table(problem, 1, pitch):
+        return copied_rows(array), channels
     return flat, pitch
 
 
@@ -296,7 +297,7 @@ def bias_grad(
     (dy, pitch), (saved,) = rows_to_sum(dy), contiguous(saved)
     db = buffer(out, (channels,), dy.dtype, like=dy, keep=accumulate)
     if channels:
-        width = width_of(channels, dy, saved, pitch=pitch)
+        width = width_of(channels, dy, saved, pitches=(pitch,))
         columns = deal(math.prod(leading), channels, width, None)
         sums = partials(columns, 1, dy.dtype, dy)
         module = load("bias_grad.cu", {"DTYPE": dy.dtype, "WIDTH": width, "ACTIVATION": ACTIVATIONS[activation]})

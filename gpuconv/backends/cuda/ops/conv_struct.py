@@ -27,7 +27,7 @@ _CONVOLUTION = np.dtype(
     + [(name, FAST_DIVMOD) for name in _DIVISORS]
     + [(name, np.int32) for name in _PHASE_SIZES]
     + [(name, FAST_DIVMOD) for name in _PHASE_DIVISORS]
-    + [("image_lines", FAST_DIVMOD), ("patch_lines", np.int32), ("y_pitch", np.int32)],
+    + [("image_lines", FAST_DIVMOD), ("patch_lines", np.int32), ("y_pitch", np.int32), ("x_pitch", np.int32)],
     align=True,
 )
 
@@ -49,10 +49,10 @@ def expect_within_limits(problem: Conv2dProblem) -> None:
 
 
 @functools.lru_cache(maxsize=4096)
-def packed(problem: Conv2dProblem, pool: int, y_pitch: int | None = None) -> np.void:
+def packed(problem: Conv2dProblem, pool: int, y_pitch: int = 0, x_pitch: int = 0) -> np.void:
     """The struct for a problem within the limits. With a pool, the kernels' convolution has only complete windows.
 
-    y_pitch: elements from one pixel of y, or dy, to the next; by default K."""
+    y_pitch, x_pitch: elements from one pixel to the next of y or dy, and of x; by default K and C."""
     n, h, w, r, s = problem.n, problem.h, problem.w, problem.r, problem.s
     (stride_h, stride_w), (dilation_h, dilation_w), padding = problem.stride, problem.dilation, problem.padding
     _, y_h, y_w, _ = problem.pooled_shape(pool)
@@ -68,13 +68,14 @@ def packed(problem: Conv2dProblem, pool: int, y_pitch: int | None = None) -> np.
             ((p - 1) * stride_h + (r - 1) * dilation_h + 1,),
         )
     )
-    lines = patch_lines(problem, pool)
-    return struct(_CONVOLUTION, *sizes, *divisors, *phase, *phase_divisors, image_lines, lines, y_pitch or problem.k)
+    last = patch_lines(problem, pool), y_pitch or problem.k, x_pitch or problem.c
+    return struct(_CONVOLUTION, *sizes, *divisors, *phase, *phase_divisors, image_lines, *last)
 
 
-def fits_tap_table(problem: Conv2dProblem, pool: int, y_pitch: int = 0) -> bool:
-    """Whether the taps of the filters fit in the table of kernels/tile_iterator.cuh. y_pitch: as in `packed`."""
+def fits_tap_table(problem: Conv2dProblem, pool: int, pitch: int = 0) -> bool:
+    """Whether the taps of the filters fit in the table of kernels/tile_iterator.cuh. pitch: as x_pitch and
+    y_pitch in `packed`."""
     width = max(problem.w, problem.pooled_shape(pool)[2] * pool)
     reach = (problem.r - 1) * problem.dilation[0] * width + (problem.s - 1) * problem.dilation[1] + 1
-    near = reach * max(problem.c, problem.k, y_pitch) <= _FURTHEST_TAP
+    near = reach * max(problem.c, problem.k, pitch) <= _FURTHEST_TAP
     return problem.r * problem.s <= _MOST_TAPS and problem.r + problem.s <= _MOST_TAP_BITS and near

@@ -23,9 +23,9 @@ _OUTPUTS = 4  # OUTPUTS of kernels/depthwise.cuh
 _BLOCKS = 1024  # blocks of a filter gradient; a constant, so that every device gives the same bits
 
 
-def _width(problem: Conv2dProblem, pitch: int, *arrays: Array) -> int:
-    """Channels that move at once: one if several filters read a channel. pitch: that of y or dy."""
-    return pack_width(arrays[0].dtype, *arrays, count=math.gcd(problem.c, pitch)) if problem.c == problem.k else 1
+def _width(problem: Conv2dProblem, pitches: tuple[int, ...], *arrays: Array) -> int:
+    """Channels that move at once: one if several filters read a channel."""
+    return pack_width(arrays[0].dtype, *arrays, count=math.gcd(problem.c, *pitches)) if problem.c == problem.k else 1
 
 
 def _kernel(direction: str, width: int, dtype: np.dtype, *, tf32: bool, **macros: str) -> Kernel:
@@ -40,32 +40,45 @@ def _launch_rows(kernel: Kernel, rows: int, items: int, *arguments: object) -> N
 
 
 def fprop(
-    y: Array, x: Array, w: Array, bias: Array | None, problem: Conv2dProblem, epilogue: Epilogue, *, tf32: bool
+    y: Array,
+    x: Array,
+    x_pitch: int,
+    w: Array,
+    bias: Array | None,
+    problem: Conv2dProblem,
+    epilogue: Epilogue,
+    *,
+    tf32: bool,
 ) -> None:
+    """x, x_pitch: the results of `rows.rows_of`."""
     n, p, q, k = problem.y_shape
     if y.size:
         flat, pitch = rows_of(y)
-        width = _width(problem, pitch, x, flat)
+        width = _width(problem, (pitch, x_pitch), x, flat)
         kernel = _kernel("fprop", width, y.dtype, tf32=tf32, ACTIVATION=ACTIVATIONS[epilogue.activation])
-        _launch_rows(kernel, n * p, ceil_div(q, _OUTPUTS) * (k // width), flat, x, w, bias, packed(problem, 1, pitch))
+        _launch_rows(
+            kernel, n * p, ceil_div(q, _OUTPUTS) * (k // width), flat, x, w, bias, packed(problem, 1, pitch, x_pitch)
+        )
 
 
 def dgrad(dx: Array, dy: Array, pitch: int, w: Array, problem: Conv2dProblem, *, tf32: bool) -> None:
     """dy, pitch: the results of `rows.rows_of`."""
     (n, h, across, c), stride_w = problem.x_shape, problem.stride[1]
     if dx.size:
-        width = _width(problem, pitch, dx, dy)
+        width = _width(problem, (pitch,), dx, dy)
         items = stride_w * ceil_div(ceil_div(across, stride_w), _OUTPUTS) * (c // width)
         kernel = _kernel("dgrad", width, dx.dtype, tf32=tf32)
         _launch_rows(kernel, n * h, items, dx, dy, w, packed(problem, 1, pitch))
 
 
-def wgrad(dw: Array, dy: Array, pitch: int, x: Array, problem: Conv2dProblem, *, tf32: bool, accumulate: bool) -> None:
-    """dy, pitch: the results of `rows.rows_of`."""
+def wgrad(
+    dw: Array, dy: Array, pitch: int, x: Array, x_pitch: int, problem: Conv2dProblem, *, tf32: bool, accumulate: bool
+) -> None:
+    """dy, pitch, x, x_pitch: the results of `rows.rows_of`."""
     (n, p, _, k), dtype = problem.y_shape, dy.dtype
     if not dw.size:
         return
-    width = _width(problem, pitch, dy, x)
+    width = _width(problem, (pitch, x_pitch), dy, x)
     packs, taps = k // width, problem.r * problem.s
     lanes = min(32, 1 << (packs - 1).bit_length())
     tiles = ceil_div(packs, lanes) * ceil_div(taps, THREADS // lanes)
@@ -74,5 +87,5 @@ def wgrad(dw: Array, dy: Array, pitch: int, x: Array, problem: Conv2dProblem, *,
     splits = max(1, ceil_div(n * p, rows))  # the sum over an empty batch is zero
     partials = empty((splits, dw.size), accumulation_dtype(dtype), like=dw)
     kernel = _kernel("wgrad", width, dtype, tf32=tf32)
-    kernel((tiles, splits), THREADS, partials, dy, x, packed(problem, 1, pitch), lanes, rows)
+    kernel((tiles, splits), THREADS, partials, dy, x, packed(problem, 1, pitch, x_pitch), lanes, rows)
     reduce_splits(dw, partials, accumulate=accumulate)

@@ -37,7 +37,7 @@ def batch_norm(
     out: ArrayT | None,
 ) -> tuple[ArrayT, Array, Array]:
     channels = x.shape[-1]
-    x, gamma, beta = contiguous(x, gamma, beta)
+    gamma, beta = contiguous(gamma, beta)
     y = buffer(out, x.shape, x.dtype, like=x, pitched=True)
     mean, inv_std = _channel_vector(x), _channel_vector(x)
     if not channels:
@@ -45,15 +45,16 @@ def batch_norm(
     rows = x.size // channels
     running = contiguous(running_mean, running_var)
     if training:
-        _statistics(rows, (mean, inv_std, *running), x, momentum, eps, activation)
-        _normalize(y, x, gamma, beta, mean, inv_std, activation)
+        given = rows_to_sum(x)
+        _statistics(rows, (mean, inv_std, *running), given, momentum, eps, activation)
+        _normalize(y, given, gamma, beta, mean, inv_std, activation)
     else:
-        flat, pitch = rows_of(y)
-        width = width_of(channels, x, flat, pitch=pitch)
+        (flat, y_pitch), (given, x_pitch) = rows_of(y), rows_of(x)
+        width = width_of(channels, given, flat, pitches=(y_pitch, x_pitch))
         spread = deal(rows, channels, width, MAP_STEPS)
         kernel = _kernels(x.dtype, width, activation).kernel("batch_norm_inference")
-        vectors = mean, inv_std, x, gamma, beta, *running
-        kernel(spread.grid, spread.threads, flat, *vectors, eps, spread.struct, pitch)
+        vectors = mean, inv_std, given, gamma, beta, *running
+        kernel(spread.grid, spread.threads, flat, *vectors, eps, spread.struct, y_pitch, x_pitch)
     put_back((running_mean, running_var), running)
     return store(y, out), mean, inv_std
 
@@ -88,7 +89,7 @@ def conv2d_batch_norm(
     moments = _fewer(moments, module, "batch_norm_merge")
     finish = module.kernel("batch_norm_statistics_finish")
     finish(finish_grid(channels), THREADS, mean, inv_std, *running, moments, momentum, eps, len(moments), channels)
-    _normalize(y, conv, gamma, beta, mean, inv_std, activation)
+    _normalize(y, (conv, channels), gamma, beta, mean, inv_std, activation)
     put_back((running_mean, running_var), running)
     return store(y, out), *saved
 
@@ -113,17 +114,17 @@ def batch_norm_backward(
     accumulate: bool,
 ) -> tuple[ArrayT, Array, Array]:
     channels = x.shape[-1]
-    x, gamma, beta, mean, inv_std, w = contiguous(x, gamma, beta, mean, inv_std, w)
-    pitch, parts = channels, None
+    gamma, beta, mean, inv_std, w = contiguous(gamma, beta, mean, inv_std, w)
+    parts = None
+    if above is None and problem is None:
+        (dy, dy_pitch), (given, x_pitch) = rows_to_sum(dy), rows_to_sum(x)
+    else:
+        dy, x = contiguous(dy, x)
+        given, dy_pitch, x_pitch = x, channels, channels
     if above is not None:
-        (dy,) = contiguous(dy)
         norm = (x, mean, gamma, beta, inv_std) if activation else (x, mean, None, None, None)
         dy, parts = conv2d_dgrad_sums(dy, w, norm, *above)
         out = dy if out is None else out
-    elif problem is None:
-        dy, pitch = rows_to_sum(dy)
-    else:
-        (dy,) = contiguous(dy)
     dx = out
     if dx is None:
         dx = empty(x.shape if problem is None else problem.y_shape, x.dtype, like=x)
@@ -135,13 +136,13 @@ def batch_norm_backward(
     dx_there, *gradients = there = contiguous(dx, dgamma, dbeta)
     unpool: tuple[object, ...]
     if problem is None:
-        width = width_of(channels, x, dy, dx_there, pitch=pitch)
+        width = width_of(channels, given, dy, dx_there, pitches=(dy_pitch, x_pitch))
         module = _kernels(x.dtype, width, activation)
         last, unpool = module.kernel("batch_norm_backward_dx"), ()
     else:
         expect_within_limits(problem)
         filters = channels // problem.groups
-        width = pack_width(x.dtype, x, dy, dx_there, count=math.gcd(filters, pitch))
+        width = pack_width(x.dtype, x, dy, dx_there, count=filters)
         module = _kernels(x.dtype, width, activation, masked=True)
         last = module.kernel("batch_norm_backward_dx_unpooled")
         unpool = (*contiguous(mask), *problem.y_shape[1:3], *x.shape[1:3], filters)
@@ -158,14 +159,15 @@ def batch_norm_backward(
             sums,
             parts,
             dy,
-            x,
+            given,
             gamma,
             beta,
             mean,
             inv_std,
             accumulate,
             columns.struct,
-            pitch,
+            dy_pitch,
+            x_pitch,
         )
     if parts is not None:
         module.kernel("batch_norm_backward_finish")(
@@ -177,7 +179,7 @@ def batch_norm_backward(
         spread.threads,
         dx_there,
         dy,
-        x if training or activation else None,
+        given if training or activation else None,
         gamma,
         beta,
         mean,
@@ -186,7 +188,8 @@ def batch_norm_backward(
         rows,
         training,
         spread.struct,
-        pitch,
+        dy_pitch,
+        x_pitch,
         *unpool,
     )
     put_back((dx, dgamma, dbeta), there)
@@ -206,28 +209,28 @@ def _fewer(states: Array, module: Module, merge: str) -> Array:
 
 
 def _normalize(
-    y: Array, x: Array, gamma: Array, beta: Array, mean: Array, inv_std: Array, activation: str | None
+    y: Array, given: tuple[Array, int], gamma: Array, beta: Array, mean: Array, inv_std: Array, activation: str | None
 ) -> None:
-    """y = act((x - mean) * gamma * inv_std + beta); y may be rows with a pitch."""
-    channels, (flat, pitch) = x.shape[-1], rows_of(y)
-    width = width_of(channels, x, flat, pitch=pitch)
-    spread = deal(x.size // channels, channels, width, MAP_STEPS)
+    """y = act((x - mean) * gamma * inv_std + beta); y may be rows with a pitch. given: `rows_of(x)`."""
+    channels, (flat, y_pitch), (x, x_pitch) = y.shape[-1], rows_of(y), given
+    width = width_of(channels, x, flat, pitches=(y_pitch, x_pitch))
+    spread = deal(y.size // channels, channels, width, MAP_STEPS)
     kernel = _kernels(x.dtype, width, activation).kernel("batch_norm_normalize")
-    kernel(spread.grid, spread.threads, flat, x, gamma, beta, mean, inv_std, spread.struct, pitch)
+    kernel(spread.grid, spread.threads, flat, x, gamma, beta, mean, inv_std, spread.struct, y_pitch, x_pitch)
 
 
 def _statistics(
-    rows: int, outputs: tuple[Array, ...], x: ArrayT, momentum: float, eps: float, activation: str | None
+    rows: int, outputs: tuple[Array, ...], given: tuple[Array, int], momentum: float, eps: float, activation: str | None
 ) -> None:
-    """Fill mean and inv_std, and update the running statistics; the outputs are in this order. activation: that of
-    `_normalize`, so that both use one module."""
-    channels = x.shape[-1]
-    width = width_of(channels, x)
+    """Fill mean and inv_std, and update the running statistics; the outputs are in this order. given:
+    `rows_to_sum(x)`. activation: that of `_normalize`, so that both use one module."""
+    channels, (x, pitch) = len(outputs[0]), given
+    width = width_of(channels, x, pitches=(pitch,))
     module = _kernels(x.dtype, width, activation)
     columns = deal(rows, channels, width, None)
     chunks = partials(columns, 3, x.dtype, x)
     module.kernel("batch_norm_statistics")(
-        columns.grid, columns.threads, *outputs, chunks, x, momentum, eps, columns.struct
+        columns.grid, columns.threads, *outputs, chunks, x, momentum, eps, columns.struct, pitch
     )
     if chunks is not None:
         finish = module.kernel("batch_norm_statistics_finish")
