@@ -396,7 +396,7 @@ REFUSALS = [
         [X, X, *[VECTOR] * 3],
         {"stride": 2},
         ValueError,
-        "stride, padding, dilation, fit, algo and tf32 are of a convolution whose w was not given",
+        "stride, padding, dilation, fit, algo and tf32 belong to a convolution: give its w too",
     ),
     (
         ops.batch_norm_backward,
@@ -417,7 +417,7 @@ REFUSALS = [
         [X, X, *[VECTOR] * 3],
         {"w": X[:, :1, :1], "mask": MASK},
         ValueError,
-        "the norm below a convolution is behind no pool: received both w and a mask",
+        "the gradient passes a convolution (w) or a pool (mask), received both w and a mask",
     ),
     (
         ops.batch_norm_backward,

@@ -43,7 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(name, metavar=name.upper(), help="a run's folder, a file of digests, or a side")
     run_settings.add_options(parser, only=SETTINGS)
     parser.add_argument("--steps", type=run_settings.count(1), metavar="N", help="how many steps (default: 2)")
-    parser.add_argument("--kernel", type=Path, metavar="FILE", help="your .cu file, which B takes")
+    parser.add_argument("--kernel", type=Path, metavar="FILE", help="your .cu file, which B uses")
     parser.add_argument("--op", metavar="NAME", help="the op that it implements")
     parser.add_argument(
         "--element",
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     pictures.expect_target(options.picture)
     if not (os.path.exists(options.a) or os.path.exists(options.b)):
         if options.element is not None:
-            raise UserError("--element and --no-element are for two runs; two sides name the element anyway")
+            raise UserError("--element and --no-element are for two runs; a comparison of two sides always names it")
         return _sides(options)
     if others := [run_settings.option(name) for name in OF_SIDES if getattr(options, name) is not None]:
         raise UserError(f"runs are compared as they were; leave {', '.join(others)} out")

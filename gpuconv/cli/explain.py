@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", metavar="RUN", help="the run whose net looks at the image")
     parser.add_argument("image", metavar="IMAGE", help="an image file")
     parser.add_argument("--layer", metavar="NAME", help="the layer: conv2, or residual1.conv1 for one inside a block")
-    parser.add_argument("--at", metavar="Y,X,C", type=place, help="the value's place; one number for a row of features")
+    parser.add_argument("--at", metavar="Y,X,C", type=place, help="the value's index; one number for a row of features")
     parser.add_argument(
         "--backward", action="store_true", help="explain the gradient of the layer's input at that place instead"
     )
@@ -53,7 +53,7 @@ def place(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(number) for number in text.split(","))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected whole numbers with commas, 5,7,12, received {text!r}") from None
+        raise argparse.ArgumentTypeError(f"expected numbers with commas, such as 5,7,12, received {text!r}") from None
 
 
 def run(options: argparse.Namespace) -> int:
@@ -153,8 +153,8 @@ def text(found: Explanation) -> list[str]:
     """An explanation as lines of text."""
     lines = [str(found), "", f"  {'computed by':14}{'value':>16}{'error':>12}{'bound':>12}"]
     lines += [f"  {c.by:14}{c.value:16.9g}{c.error:12.3g}{c.bound:12.3g}" for c in found.computed]
-    sent = "branches that sent it" if found.kind in ("Residual", "Branches") else "outputs that sent most"
-    what = sent if found.direction == "backward" else "inputs that matter most"
+    senders = "branches" if found.kind in ("Residual", "Branches") else "outputs"
+    what = f"{senders} that contribute most" if found.direction == "backward" else "inputs that matter most"
     lines += ["", f"  {what}"]
     for term in found.terms:
         product = "" if found.weight is None else f" x {term.weight:.6g} = {term.product:.6g}"

@@ -138,7 +138,7 @@ def _predicted(lines: list) -> tuple[dict, str]:
         return {}, f"no times are predicted: {error}"
     times = {line: f"{1e6 * each:.1f} us" for line, each in seconds.items() if each is not None}
     case, gpu = predict_conv.REFERENCE, predict_conv.REFERENCE_GPU
-    return times, f"predicted: the time of a convolution {case} on an {gpu.name}, a prediction and no measurement"
+    return times, f"predicted: the time of a convolution {case} on an {gpu.name}, a prediction, not a measurement"
 
 
 def _worst(lines: list[Line]) -> list[Line]:

@@ -192,7 +192,7 @@ OPTIONS: dict[str, tuple[Any, str, str]] = {
     "seed": (count(0), "N", "of everything random: weights, order, augmentation (default: 0)"),
     "epochs": (count(1), "N", "passes over the training images"),
     "batch_size": (count(1), "N", "images a step"),
-    "lr": (positive, "X", "learning rate, before the schedule's factor; with groups, a factor of their rates"),
+    "lr": (positive, "X", "learning rate, before the schedule's factor; with groups, a factor on their rates"),
     "optimizer": (
         str,
         "SPEC",

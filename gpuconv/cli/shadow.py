@@ -21,7 +21,7 @@ EXAMPLES = [
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=["replay"], help="replay: run the call again")
-    parser.add_argument("file", metavar="FILE", help="what the run left")
+    parser.add_argument("file", metavar="FILE", help="the file that the run wrote")
     add_device(parser)
 
 
@@ -46,5 +46,5 @@ def run(options: argparse.Namespace) -> int:
         line(name, verdict)
         document.add("results", {"of": name, "error": worst.error, "bound": worst.bound, "share": worst.share})
     document.note(op=call.op, same_bits=same)
-    line("bits", "as stored" if same else "others than stored")
+    line("bits", "as stored" if same else "different from those stored")
     return int(found[device].wrong)

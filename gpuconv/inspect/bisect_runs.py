@@ -70,10 +70,10 @@ class Element:
         one, other = (np.asarray(each).astype(np.float64) for each in (a, b))
         with np.errstate(invalid="ignore"):
             same = (one == other) | (np.isnan(one) & np.isnan(other))
-            apart = np.where(same, -1.0, np.nan_to_num(abs(one - other), nan=np.inf))
+            differences = np.where(same, -1.0, np.nan_to_num(abs(one - other), nan=np.inf))
         if same.all():
             return None
-        at = tuple(int(each) for each in np.unravel_index(int(apart.argmax()), apart.shape))
+        at = tuple(int(each) for each in np.unravel_index(int(differences.argmax()), differences.shape))
         return cls(at, float(one[at]), float(other[at]), int((~same).sum()), same.size)
 
     def __str__(self) -> str:
@@ -127,7 +127,11 @@ class DivergedTensor:
         norms = [digest.norm for digest in (self.a, self.b) if digest.norm is not None]
         if len(norms) == 2:
             lines.append(f"  the norms differ by {abs(norms[0] - norms[1]):.3g}; rounding explains {self.rounding:.3g}")
-        lines.append(f"  the {self.alike} tensors of this step before it agree" if self.alike else "  it is the first")
+        lines.append(
+            f"  the {self.alike} tensors of this step before it agree"
+            if self.alike
+            else "  no tensor of this step is before it"
+        )
         if self.element:  # the change of the norm bounds that of each element
             lines.append(f"  {self.element}; rounding explains {self.rounding:.3g}")
         if not self.inside:
@@ -174,7 +178,7 @@ class Runs:
         lines = [f"settings differ: {line}" for line in self.settings[:MOST_SETTINGS]]
         if more := len(self.settings[MOST_SETTINGS:]):
             lines.append(f"and {more} more settings")
-        by = "the bits decide, as on one machine" if self.one_machine else "the bound decides, as on two machines"
+        by = "on one machine any different bit counts" if self.one_machine else "a difference beyond rounding counts"
         lines.append(f"compared: {self.steps} steps, of {self.lengths[0]} and {self.lengths[1]} recorded; {by}")
         lines.append(str(self.found) if self.found else f"agree over {self.steps} steps")
         if self.one_machine and self.bits:
@@ -240,13 +244,13 @@ def compare(a: list[Step], b: list[Step]) -> Runs:
         inside = any(one.direction == "forward" for _, one, _ in listed)
         rounding.begin([digest for _, *pair in listed for digest in pair], inside)
         for alike, (key, one, other) in enumerate(listed):
-            apart = DivergedTensor(number, one, other, rounding.allowed(one, other), alike, inside, key)
+            tensor = DivergedTensor(number, one, other, rounding.allowed(one, other), alike, inside, key)
             shares = found.shares.setdefault((one.direction, one.name), {})
-            shares[number] = max(apart.share, shares.get(number, 0.0))  # a layer runs once for each shard
+            shares[number] = max(tensor.share, shares.get(number, 0.0))  # a layer runs once for each shard
             if one.alike(other) is False:
-                found.bits = found.bits or apart
-            if apart.share > 1:
-                found.beyond = found.beyond or apart
+                found.bits = found.bits or tensor
+            if tensor.share > 1:
+                found.beyond = found.beyond or tensor
         rounding.end()
     return found
 

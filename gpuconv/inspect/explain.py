@@ -132,7 +132,7 @@ class Explanation:
             senders = sum(term.product != 0 for term in self.terms)
             text = f"{self.layer}: the gradient of its input [{place}] = {self.value:.9g}: "
             who = "branches" if self.kind in ("Residual", "Branches") else "outputs"
-            return text + (f"the sum {self.total:.9g} in float64 of what the {who} sent" if senders else "nothing sent")
+            return text + (f"the {who} contribute {self.total:.9g} in float64" if senders else f"no {who} contribute")
         if self.kind == "Residual":
             how = f"the body's {self.terms[0].input:.9g} and the shortcut's {self.terms[1].input:.9g}"
         elif self.branch:

@@ -130,7 +130,7 @@ def _gradient(net: Sequential, scores: Array, target: int | None) -> Array:
 
 def _expect_one(x: Array) -> None:
     if len(x.shape) != 4 or x.shape[0] != 1:
-        raise ValueError(f"a batch of one image (1, H, W, C) is looked at, received shape {tuple(x.shape)}")
+        raise ValueError(f"x must be a batch of one image, (1, H, W, C), received shape {tuple(x.shape)}")
 
 
 def _last_map(net: Any) -> str:

@@ -268,7 +268,7 @@ class _Row:
         if not body.layers:
             body, shortcut = shortcut, body
         if not body.layers or body.flattened != shortcut.flattened or body.channels_last != shortcut.channels_last:
-            graph.fail(end, "its inputs are no path of layers and a way around it with features in the same order")
+            graph.fail(end, "its inputs must be a path of layers and a bypass of it, with features in the same order")
         self.channels_last, self.flattened = body.channels_last, body.flattened
         self.take(end, lambda *_: Residual(body.layers, shortcut.layers or None))
 

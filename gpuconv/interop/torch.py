@@ -70,7 +70,7 @@ def _parts(net: Layer) -> list[_Part]:
         if isinstance(layer, Flatten) and len(layer.input_shape or ()) == 3:
             volume = layer.input_shape
         if isinstance(layer, GroupNorm) and volume and volume[0] * volume[1] > 1 and layer.groups > 1:
-            raise ValueError(f"{layer.path} has groups of flattened features, which are others in PyTorch's order")
+            raise ValueError(f"{layer.path} has groups of flattened features, which differ in PyTorch's order")
         if any(name in _TORCH_NAMES for name in layer.variables):
             parts.append(_Part(layer, volume if isinstance(layer, (Linear, BatchNorm, LayerNorm)) else None))
         if isinstance(layer, (Linear, Conv2D, ConvTranspose2D)):

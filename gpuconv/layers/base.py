@@ -76,7 +76,7 @@ class Layer(Stateful["Layer"]):
     takes_parts: ClassVar[bool] = False  # forward and backward also take a `gpuconv.layers.part.Cut`
     writes_slices: ClassVar[bool] = False  # whether forward takes `out`
     reads_slices: ClassVar[bool] = False  # whether backward reads dy in such a slice without a copy
-    slides: ClassVar[bool] = True  # whether on a larger image it does the same at more positions
+    slides: ClassVar[bool] = True  # whether on a larger image it computes the same at more positions
 
     _: KW_ONLY
     name: str | None = None
@@ -106,7 +106,7 @@ class Layer(Stateful["Layer"]):
 
     is_foreign: ClassVar[bool] = False  # whether its results may have another float dtype than the net's
     hooks: ClassVar[Mapping[str, tuple[Hook, ...]]] = MappingProxyType({})  # each instance has its own
-    normalization: ClassVar[Any] = None  # notes on the images that a net's first layer takes, see `Sequential`
+    normalization: ClassVar[Any] = None  # of the images, kept by a net's first layer, see `Sequential`
 
     # --- what a layer defines ------------------------------------------------------------------
 
@@ -121,8 +121,8 @@ class Layer(Stateful["Layer"]):
     def forward(self, x: Array, training: bool = False) -> Array:
         """The layer's output. Keeps what `backward` needs until backward or the next forward.
 
-        x: (N, *input_shape) of the net's dtype, on its device. training: use batch statistics and dropout. out: of a
-        layer that `writes_slices`, where it writes its output, if given: a slice of the channels of a wider volume.
+        x: (N, *input_shape) of the net's dtype, on its device. training: use batch statistics and dropout. A layer that
+        `writes_slices` also takes `out`, a slice of the channels of a wider volume, and writes its output there.
         """
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 

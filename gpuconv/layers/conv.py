@@ -29,8 +29,8 @@ class Conv2D(Layer):
         groups: The number of groups of channels and filters.
         bias: Whether to add a bias.
         fit: "floor", "exact" or "cover", as in `gpuconv.ops`.
-        algo: An algorithm of `gpuconv.algorithms`, for each direction that it has a kernel for; "auto", which the
-            others keep, lets the device choose. `algorithms` tells the algorithm of each.
+        algo: An algorithm of `gpuconv.algorithms`. Directions for which it has no kernel keep "auto": the device
+            chooses. `algorithms` returns the algorithm of each direction.
         weight_init: The weight's initializer, see `gpuconv.initializers.get`.
         bias_init: The bias's initializer.
     """

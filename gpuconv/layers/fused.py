@@ -186,10 +186,10 @@ class NormActivation(Fused):
         return self.gradients_of(dy, input_grad)
 
     def gradients_of(self, dy: Array, input_grad: bool, **above: Any) -> Array | None:
-        """`backward`, also from above a convolution.
+        """`backward`, also through a convolution above.
 
         Args:
-            dy: Of the output's shape, or of that of the convolution's.
+            dy: The gradient of the output, or of the output of the convolution above.
             input_grad: As in `Layer.backward`.
             above: As in `NormChain`.
         """
@@ -263,7 +263,7 @@ class ConvNorm(FusedConv):
         """The gradient of the convolution's output, and its input.
 
         Args:
-            dy: Of the output's shape, or of that of the convolution above.
+            dy: The gradient of the output, or of the output of the convolution above.
             above: As in `NormChain`.
         """
         norm, conv = self.norm, self.conv
@@ -275,11 +275,11 @@ class ConvNorm(FusedConv):
 
 
 class NormChain(Fused):
-    """Fused layers in a row, each but the first beginning with a CONV that reads what the batch norm at the end of the
-    one before computed. The gradient of that convolution's input also computes the norm's sums:
+    """Fused layers in a row, of which each except the first begins with a CONV that reads the output of a batch norm at
+    the end of the previous one. The gradient of that convolution's input also computes the norm's sums:
     `gpuconv.ops.batch_norm_backward` with w.
 
-    Forward is that of the layers. In backward, "above" are the arguments of that op for the convolution behind a norm.
+    Forward is that of the layers. In backward, `above` are the arguments of that op for the convolution after a norm.
     """
 
     @staticmethod
@@ -323,15 +323,15 @@ class NormChain(Fused):
         return self.layers[-1].algorithms(batch_size, device)
 
 
-# Instructions per number of a norm's backward sums, by the activation behind it: in a pass of their own, and in dgrad's
-# epilogue. The pass moves its bytes while an H200 issues 31; in dgrad each takes the model's 1.67 clocks
+# Instructions per number of a norm's backward sums, by the activation after the norm: in a separate pass, and in
+# dgrad's epilogue. While an H200 moves the bytes of the pass, it issues 31; in dgrad each takes the model's 1.67 clocks
 # (docs/kernels/column_reduce.md).
 _INSTRUCTIONS = {None: (7.1, 10.9), "relu": (18.0, 22.0), "gelu": (49.4, 53.1)}
 _ISSUED_MEANWHILE, _CLOCKS = 31, 1.67
 
 
 def sums_pay(activation: str | None) -> bool:
-    """Whether, by the model, a norm's backward sums are faster in dgrad's epilogue than in a pass of their own."""
+    """Whether, by the model, a norm's backward sums are faster in dgrad's epilogue than in a separate pass."""
     in_a_pass, in_dgrad = _INSTRUCTIONS.get(activation, _INSTRUCTIONS["gelu"])
     return in_dgrad * _CLOCKS <= max(in_a_pass, _ISSUED_MEANWHILE)
 

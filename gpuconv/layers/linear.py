@@ -23,8 +23,8 @@ class Linear(Layer):
     Args:
         out_features: The number of outputs.
         bias: Whether to add a bias.
-        algo: An algorithm of `gpuconv.algorithms`, for each direction that it has a kernel for; "auto", which the
-            others keep, lets the device choose. `algorithms` tells the algorithm of each.
+        algo: An algorithm of `gpuconv.algorithms`. Directions for which it has no kernel keep "auto": the device
+            chooses. `algorithms` returns the algorithm of each direction.
         weight_init: The weight's initializer, see `gpuconv.initializers.get`.
         bias_init: The bias's initializer.
     """

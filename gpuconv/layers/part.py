@@ -32,7 +32,7 @@ __all__ = [
 
 
 class Part(NamedTuple):
-    """The samples from number `first` of a batch of `batch`. last: whether this is the last part that this net
+    """Some samples of a batch of `batch`, from number `first` on. last: whether this is the last part that this net
     receives."""
 
     first: int
@@ -57,7 +57,7 @@ def part_of_batch(part: Part) -> Iterator[None]:
 
 
 def place_of(x: Array) -> Part:
-    """The same in elements: x is that part of an array with the activations of the whole batch."""
+    """The current part in elements instead of samples: x is that part of the whole batch's activations."""
     part = _given.get()
     if part is None:
         return Part(0, x.size)

@@ -311,7 +311,7 @@ class Sequential(Layer):
 
         Args:
             norm_sums: Whether the last of these is done wherever it can be; by default only where it is expected to be
-                faster, behind a norm without an activation.
+                faster, after a norm without an activation.
 
         Layers inside containers are fused too; other layers are unchanged. Activations have the same bits, except where
         a device splits the sums of the unfused convolution (few images, deep filters) or computes batch statistics in

@@ -207,7 +207,7 @@ def batch_norm_backward(
             fit=fit,
         )
     elif (stride, padding, dilation, fit, algo, tf32) != _OF_NO_CONVOLUTION:
-        raise ValueError("stride, padding, dilation, fit, algo and tf32 are of a convolution whose w was not given")
+        raise ValueError("stride, padding, dilation, fit, algo and tf32 belong to a convolution: give its w too")
     elif mask is None and groups != 1:
         raise ValueError(f"groups={groups} needs w, or the mask of a convolution's pool; received neither")
     problem = None if mask is None and input_shape is None else _pooled(x, mask, out, input_shape, groups)
@@ -291,7 +291,7 @@ def _check_above(
 ) -> tuple[Conv2dProblem, Epilogue, str, bool]:
     """The convolution that read the norm's output, and how its dgrad is computed."""
     if mask is not None:
-        raise ValueError("the norm below a convolution is behind no pool: received both w and a mask")
+        raise ValueError("the gradient passes a convolution (w) or a pool (mask), received both w and a mask")
     w_shape, x_shape = expect_float("w", w, "K R S C/groups"), expect_float("x", x, "N H W C")
     expect_same_dtype(dy=dy, x=x, w=w)
     problem = Conv2dProblem.of(x_shape, w_shape, **window)

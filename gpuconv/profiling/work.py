@@ -57,9 +57,9 @@ def convolution(problem: Conv2dProblem, itemsize: int, direction: str = "fprop")
 
 
 def of_layer(layer: Layer, direction: str, batch_size: int, *, kept: int = 0, input_grad: bool = True) -> Work:
-    """One direction, "forward" or "backward", of a built layer; for a residual block or branches only the op that joins
-    them: forward, of a concatenation, the copies of outputs that are not written in place. For a chain of fused layers
-    the sum of theirs.
+    """One direction, "forward" or "backward", of a built layer. For a residual block or branches it is only the op that
+    joins them; for a concatenation in forward, the copies of those outputs that are not written in place. For a chain
+    of fused layers it is the sum of theirs.
 
     Forward reads the input and the parameters and writes the output. Backward reads the output's gradient, the
     parameters and what forward kept (kept: bytes), and writes the gradients of the parameters that are trained and,

@@ -13,7 +13,7 @@ _CANARY, _NAN = 0xA5, 0xFF
 
 
 class Guards:
-    """CuPy's allocator from then on, until the process ends."""
+    """CuPy's allocator, from the creation of this object until the process ends."""
 
     def __init__(self) -> None:
         import cupy

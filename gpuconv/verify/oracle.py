@@ -24,7 +24,7 @@ from gpuconv.verify.rules.base import Arrays, Rule, same_bits, wide
 
 __all__ = ["Expected", "expect"]
 
-_FACTORS = {"conv2d_backward": 3, "batch_norm_backward": 1}  # the first arrays, rounded to TF32; of other ops two
+_FACTORS = {"conv2d_backward": 3, "batch_norm_backward": 1}  # how many arrays are rounded to TF32; 2 for other ops
 
 
 @backends.oracle()

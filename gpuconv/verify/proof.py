@@ -251,8 +251,8 @@ class Proof:
             raise RefutedError(f"it changed its inputs: the proved algorithm gives another {name} afterwards")
         self.guards.release()
         return (
-            f"{RUNS} runs with the same bits, at most {share:.1%} of the bound from {self.question.against}, its very "
-            "bits for whole numbers"
+            f"{RUNS} runs with the same bits, at most {share:.1%} of the bound from {self.question.against}, "
+            "and its bits for whole numbers"
         )
 
     def _compare_random(self, results: Results) -> float:

@@ -148,7 +148,7 @@ def test_a_run_is_repeated_from_its_nearest_checkpoint(work, capsys):
 
 @pytest.mark.kernels
 def test_the_element_of_numpy_and_emulated(work, capsys):
-    """Runs of two devices of one machine: the bound decides."""
+    """Runs of two devices of one machine: only a difference beyond rounding counts."""
     emulated = ["--device", "emulated"]
     for name, *options in (("a",), ("b", *emulated), ("c", "--lr", "0.5", *emulated)):
         assert main(["train", *TINY, "--run-dir", name, "--digests", "--quiet", *options]) == 0

@@ -58,7 +58,7 @@ def test_a_value_is_explained_in_text_and_json(work, capsys):
     assert "the largest of 4 inputs" in output
     assert "inputs that matter most" in output
     assert explained("explain run a.png --layer conv1 --at 4,4,0 --backward --target dog --device numpy") == 0
-    assert "outputs that sent most" in capsys.readouterr().out
+    assert "outputs that contribute most" in capsys.readouterr().out
 
 
 def test_maps_are_written(work, capsys):
@@ -81,7 +81,7 @@ def test_refusals(work, capsys):
     for line, message in {
         "": "say which value",
         "--layer conv1": "say which value",
-        "--layer conv1 --at 1,x": "expected whole numbers with commas",
+        "--layer conv1 --at 1,x": "expected numbers with commas",
         "--layer conv9 --at 1,1,1": "unknown layer 'conv9'",
         "--layer conv1 --at 1,1": "3 whole numbers from 0 inside 8 x 8 x 4",
         "--layer conv1 --at 8,0,0": "received [8, 0, 0]",

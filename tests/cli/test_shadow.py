@@ -42,7 +42,7 @@ def test_replay_says_whether_the_device_is_wrong(work, capsys, monkeypatch):
     output = capsys.readouterr().out
     assert "conv2d of conv1, step 7" in output
     assert "wrong: result[0, 1, 1, 2] is 19, expected 18" in output
-    assert "others than stored" in output
+    assert "different from those stored" in output
     right = cpu.conv.conv2d
 
     def wrong(*arrays, **options):

@@ -83,7 +83,7 @@ HEAD = "kernel                             arch     registers  shared  stack  sp
 
 PREDICTED = (
     f"predicted: the time of a convolution {predict_conv.REFERENCE} on an {predict_conv.REFERENCE_GPU.name}, "
-    "a prediction and no measurement"
+    "a prediction, not a measurement"
 )
 
 

@@ -177,7 +177,7 @@ def test_gradients_through_branches_are_the_sum_of_what_each_sent(device):
         assert len(found.terms) == branches
         assert abs(sum(term.product for term in found.terms) - found.total) < 1e-6, name
         assert all(each.error <= each.bound for each in found.computed), name
-        assert "what the branches sent" in str(found)
+        assert "the branches contribute" in str(found)
     for name in ("residual1.residual1.conv1", "residual1.shortcut.conv1", "branches2.branch2.conv1"):
         assert explain(net, x, name, (2, 1, 1), backward=True, target=1).value == seen[name][0, 2, 1, 1], name
     added = explain(net, x, "branches2", (2, 1, 1))
