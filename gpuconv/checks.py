@@ -215,7 +215,7 @@ def sanity(
         labels: (N,) integers.
         loss: A name or a function (`gpuconv.losses`).
         optimizer: Its first step is measured, see `update_ratio`.
-        overfit_steps: The most steps to overfit 20 samples.
+        overfit_steps: The largest number of steps to overfit 20 samples.
     """
     return [
         first_loss(net, x, labels, loss=loss),
@@ -275,7 +275,7 @@ def regularisation(
         data + before > data and after < before,
         data + before,
         f"more than {data:.4f}",
-        f"weight decay {weight_decay:g}; a step of it lowers the penalty to {after:.4f}",
+        f"weight decay {weight_decay:g}; one gradient step lowers the penalty to {after:.4f}",
     )
 
 
@@ -283,11 +283,11 @@ def overfits(
     net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "softmax", steps: int = 300, lr: float = 1e-3
 ) -> SanityCheck:
     """The net must overfit a few samples: every label correct, and the loss reduced by nine tenths of the distance from
-    its initial value to its minimum (0 for all losses except `SoftmaxCrossEntropy`). Trains by Adam, without
+    its initial value to its minimum (0 for all losses except `SoftmaxCrossEntropy`). Trains with Adam, without
     regularisation and dropout, until both hold.
 
     Args:
-        steps: The most steps.
+        steps: The largest number of steps.
         lr: Adam's learning rate.
 
     Other arguments as in `sanity`.
@@ -295,7 +295,7 @@ def overfits(
     twin = _without_dropout(net)
     compute = losses.get(loss)
     m, v = ([backends.zeros(p.shape, p.dtype, net.device) for p in twin.params().values()] for _ in "mv")
-    truth = class_of(backends.to_numpy(labels)) if losses.classifies(compute) else None  # else none is wrong
+    truth = class_of(backends.to_numpy(labels)) if losses.classifies(compute) else None  # None: all count as right
     value, goal = math.inf, -math.inf
     right, step = 0.0, 0
     for step in range(1, steps + 1):

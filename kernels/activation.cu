@@ -1,4 +1,4 @@
-// Elementwise activations, forward and backward, over numbers of any shape.
+// Elementwise activations, forward and backward, over arrays of any shape.
 //
 //   y[i] = f(x[i])                  op_forward(y, x, n, rows)
 //   dx[i] = dy[i] * f'(saved[i])    op_backward(dx, dy, saved, n, rows)
@@ -46,9 +46,9 @@ __device__ __forceinline__ void
 map_gradient(DTYPE* dx, const DTYPE* dy, const DTYPE* saved, int64 n, const Rows& rows, Function f) {
     const auto of_pack = [&](int64 row, int64 i) {
         Numbers pack = reinterpret_cast<const Numbers*>(dy)[row * rows.from + i];
-        const Numbers at = reinterpret_cast<const Numbers*>(saved)[row * rows.saved + i];
+        const Numbers kept = reinterpret_cast<const Numbers*>(saved)[row * rows.saved + i];
 #pragma unroll
-        for (int j = 0; j < WIDTH; ++j) pack.at[j] = round_to<DTYPE>(f.gradient(load(pack.at[j]), load(at.at[j])));
+        for (int j = 0; j < WIDTH; ++j) pack.at[j] = round_to<DTYPE>(f.gradient(load(pack.at[j]), load(kept.at[j])));
         reinterpret_cast<Numbers*>(dx)[row * rows.to + i] = pack;
     };
     each(n, rows, of_pack, [&](int64 i) { dx[i] = round_to<DTYPE>(f.gradient(load(dy[i]), load(saved[i]))); });

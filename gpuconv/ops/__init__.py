@@ -9,8 +9,8 @@ CUDA kernels, emulated arrays the same kernels on the CPU.
   ``batch_norm``, activations, ``add`` and ``copy`` write there without a copy. Outputs that share memory with each
   other, or are read-only, raise ValueError. Ops that compute parameter gradients take ``accumulate``: True adds to the
   given arrays instead of overwriting them.
-- Subclasses of NumPy's array are treated as plain arrays. Masked arrays, arrays in the other byte order and arrays of
-  other dtypes than numbers raise TypeError.
+- Subclasses of NumPy's array are treated as plain arrays. Masked arrays, arrays whose bytes are not in
+  the machine's order, and arrays of anything but numbers raise TypeError.
 - ``stride``, ``dilation`` and ``kernel_size`` are an integer or (height, width). ``padding`` is an integer,
   (height, width), ((top, bottom), (left, right)), "same" or "valid". Dilation counts from 1.
 - ``fit`` says what happens where windows do not tile the padded input: "floor" drops the rest, "exact" raises and

@@ -29,8 +29,8 @@ class NCCL(Ranks):
     Sums run on the current stream, so they can be captured as a part of a CUDA graph.
 
     Args:
-        time_limit: The seconds that another rank may take to answer, above 0; a GPU may take half of them for the work
-            between two readings of the metrics.
+        time_limit: The seconds that another rank may take to answer, above 0. A GPU may take half that time for the
+            work between two readings of the metrics.
         messages: The ranks that exchange messages on the host; by default chosen by how the processes were started.
     """
 
@@ -135,8 +135,8 @@ class NCCL(Ranks):
 
     def _all_reduce(self, flat: Array) -> None:
         dtype = getattr(self._library, f"NCCL_{flat.dtype.name.upper()}")
-        place = self._address(flat)
-        self._communicator.allReduce(place, place, flat.size, dtype, self._library.NCCL_SUM, self._stream())
+        address = self._address(flat)
+        self._communicator.allReduce(address, address, flat.size, dtype, self._library.NCCL_SUM, self._stream())
         self.sent += 2 * (self.size - 1) * flat.nbytes // self.size
 
     def _swap(self, partner: int, *, give: Array | None = None, into: Array | None = None) -> None:
@@ -211,6 +211,6 @@ def _library() -> Any:
     if not nccl.available:
         raise ImportError(
             "several GPUs need the NCCL library, which CuPy does not find: pip install nvidia-nccl-cu13 (or "
-            "nvidia-nccl-cu12, as CuPy has it)"
+            "nvidia-nccl-cu12, to match CuPy's CUDA version)"
         )
     return nccl

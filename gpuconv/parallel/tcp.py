@@ -39,11 +39,11 @@ class TCP(Ranks):
         self.time_limit = number("time_limit", time_limit, 0)
         if not self.time_limit:
             raise ValueError("time_limit must be above 0, received 0")
-        self.rank, self.size, place = _given()
+        self.rank, self.size, address = _given()
         self._ended = False
         self._processes: list[str] = []
         self._others: dict[int, Connection] = {}
-        self._accept(place) if self.rank == 0 else self._connect(place)
+        self._accept(address) if self.rank == 0 else self._connect(address)
         self._processes = self.gather(f"process {os.getpid()} on {host()}")
 
     def name(self, rank: int) -> str:
@@ -55,7 +55,7 @@ class TCP(Ranks):
     def gather(self, value: T) -> list[T]:
         if self.rank:
             self._send(0, value)
-            # Rank 0 may start up to the limit late, and then wait up to the limit for another rank.
+            # Rank 0 may be late by up to the limit, and then wait up to the limit for another rank.
             found: list[T] = self._receive(0, time.monotonic() + 2 * self.time_limit)
             return found
         deadline = time.monotonic() + self.time_limit
@@ -80,7 +80,7 @@ class TCP(Ranks):
         try:
             self._others[rank].send(value)
         except OSError:
-            self._receive(rank, time.monotonic())  # why that rank ended, if it reported it
+            self._receive(rank, time.monotonic())  # raises that rank's last message, if it sent one
             raise
 
     def _receive(self, rank: int, deadline: float) -> Any:
@@ -96,16 +96,16 @@ class TCP(Ranks):
             raise ParallelError(value)
         return value
 
-    def _accept(self, place: tuple[str, int]) -> None:
+    def _accept(self, address: tuple[str, int]) -> None:
         import socket
         from multiprocessing import AuthenticationError
         from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 
         deadline = time.monotonic() + self.time_limit
         try:
-            server = socket.create_server(place, backlog=self.size)
+            server = socket.create_server(address, backlog=self.size)
         except OSError as error:
-            raise ParallelError(f"rank 0 cannot listen at {place[0]} port {place[1]}: {error}") from error
+            raise ParallelError(f"rank 0 cannot listen at {address[0]} port {address[1]}: {error}") from error
         with server:
             while len(self._others) < self.size - 1:
                 server.settimeout(max(1e-3, deadline - time.monotonic()))
@@ -123,7 +123,7 @@ class TCP(Ranks):
                     continue
                 self._others[other.recv()] = other
 
-    def _connect(self, place: tuple[str, int]) -> None:
+    def _connect(self, address: tuple[str, int]) -> None:
         import socket
         from multiprocessing import AuthenticationError
         from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
@@ -131,11 +131,11 @@ class TCP(Ranks):
         deadline = time.monotonic() + self.time_limit
         while True:
             try:
-                connected = socket.create_connection(place, timeout=max(1e-3, deadline - time.monotonic()))
+                connected = socket.create_connection(address, timeout=max(1e-3, deadline - time.monotonic()))
                 break
             except OSError as error:
                 if time.monotonic() >= deadline:
-                    where = f"at {place[0]} port {place[1]} within {self.time_limit:g} s"
+                    where = f"at {address[0]} port {address[1]} within {self.time_limit:g} s"
                     raise ParallelError(f"rank {self.rank} cannot reach rank 0 {where}: {error}") from error
                 time.sleep(NAP)
         connected.settimeout(None)
@@ -144,7 +144,7 @@ class TCP(Ranks):
             answer_challenge(self._others[0], _key())
             deliver_challenge(self._others[0], _key())
         except (AuthenticationError, EOFError, OSError) as error:
-            raise ParallelError(f"rank 0 has another GPUCONV_RANKS_KEY than rank {self.rank}") from error
+            raise ParallelError(f"rank 0 and rank {self.rank} have different keys (GPUCONV_RANKS_KEY)") from error
         self._send(0, self.rank)
 
 

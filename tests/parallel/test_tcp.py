@@ -167,4 +167,7 @@ def test_strangers_are_not_let_in(place, monkeypatch):
 
     with ThreadPoolExecutor(2) as pool:
         answers = [*pool.map(run, range(2))]
-    assert answers == ["rank 1 did not connect within 0.5 s", "rank 0 has another GPUCONV_RANKS_KEY than rank 1"]
+    assert answers == [
+        "rank 1 did not connect within 0.5 s",
+        "rank 0 and rank 1 have different keys (GPUCONV_RANKS_KEY)",
+    ]

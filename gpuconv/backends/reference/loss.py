@@ -42,7 +42,7 @@ def huber_loss(scores, targets, *, delta, grad_scale, out):
 
 def binary_cross_entropy(scores, targets, pos_weight, *, grad_scale, out):
     x, t, p = wide(scores), wide(targets), 1 if pos_weight is None else wide(pos_weight)
-    v, log = 1 + (p - 1) * t, np.log1p(np.exp(-np.abs(x))) + np.maximum(-x, 0)  # of 1 + exp(-x)
+    v, log = 1 + (p - 1) * t, np.log1p(np.exp(-np.abs(x))) + np.maximum(-x, 0)  # log(1 + exp(-x))
     return _mean(scores, (1 - t) * x + v * log, v * np.exp(-log) - p * t, grad_scale, out)
 
 
@@ -52,7 +52,7 @@ def _mean(scores, losses, slopes, grad_scale, out):
 
 
 def _right_answers(scores: np.ndarray, labels: np.ndarray, ignored: int | None = None) -> np.ndarray:
-    """(N, classes), True at each label that is not ignored. Raises ValueError for another one that is not a class."""
+    """(N, classes), True at each label that is not ignored. Raises ValueError for a label that is no class."""
     expect_within("labels", labels, scores.shape[1], but=ignored)
     return (labels[:, None] == np.arange(scores.shape[1])) & (labels[:, None] != ignored)
 

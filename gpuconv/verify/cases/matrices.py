@@ -36,8 +36,8 @@ def matrix_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
                 yield Case("linear_wgrad", tier, in_tf32, several((n, k), (n, c), tf32=True), ("float32",))
             yield Case("bias_grad", tier, name, several((n, 1, 1, k)))
             for activation in problems.ACTIVATIONS if index == 1 else ["gelu"]:
-                behind = several((n, k), (n, k), activation=activation)
-                yield Case("bias_grad", tier, f"{name} {activation}", behind)
+                after = several((n, k), (n, k), activation=activation)
+                yield Case("bias_grad", tier, f"{name} {activation}", after)
             yield Case("softmax", tier, name, several((n, k)))
             yield Case("softmax_cross_entropy", tier, name, _scores(n, k, {"label_smoothing": smoothing}))
             soft = _soft(_scores(n, k, {"label_smoothing": 0.1 - smoothing}))

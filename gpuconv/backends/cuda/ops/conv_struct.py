@@ -1,4 +1,4 @@
-"""The kernels' own description of a convolution: `struct Convolution` of kernels/convolution.cuh."""
+"""The kernels' description of a convolution: `struct Convolution` of kernels/convolution.cuh."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from gpuconv.backends.cuda.runtime.outputs import ceil_div
 from gpuconv.backends.cuda.runtime.structs import FAST_DIVMOD, fast_divmod, struct
 from gpuconv.problems import Conv2dProblem
 
-# Kernels count pixels and taps in 32 bits, up to a tile past the end, and add two coordinates; elements in 64 bits.
+# Kernels count pixels and taps in 32 bits, up to a tile past the end, and elements in 64 bits. The sum of two
+# coordinates must fit in 32 bits.
 _MOST_LINES, _LONGEST_SIDE = 2**31 - 2**16, 2**29
 
 # Limits of the tap table in kernels/tile_iterator.cuh: taps (8 of its 80 entries lie past the end); rows plus columns
