@@ -96,7 +96,7 @@ def test_the_commands_that_take_seconds_run(tmp_path, monkeypatch, capsys):
     assert len(tried) > 40
 
 
-def test_each_reason_not_to_run_a_command_holds_for_one():
+def test_each_pattern_of_commands_not_run_matches_a_shown_command():
     lines = [shlex.join(words) for _, words, _ in shown()]
     assert [pattern for pattern in NOT_RUN if not any(re.fullmatch(pattern, line) for line in lines)] == []
 

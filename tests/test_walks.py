@@ -1,4 +1,4 @@
-"""The path of an array through the files of the package, each entered once, in the order that docs/design.md gives."""
+"""The files of the package that an array enters, in the order that docs/design.md gives."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ def walks_of_conv2d(device):
 
 
 @pytest.mark.parametrize("device", ["cuda", "emulated"])
-def test_x_of_conv2d_enters_no_file_again(device, monkeypatch):
+def test_x_of_conv2d_enters_the_files_that_the_docs_list(device, monkeypatch):
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")  # trials would launch the kernel too
     with standin.installed(schedule="early") if device == "cuda" else nullcontext():
         first, second = walks_of_conv2d(device)
     expected = TO_A_KERNEL + ([EMULATED] if device == "emulated" else [])
-    assert second == expected
+    assert second == expected  # each file once; the first call also runs the checks
     checks = expected.index("ops/remembered.py") + 1
     assert first == [*expected[:checks], "ops/conv.py", "ops/expect.py", *expected[checks:]]
 
@@ -97,8 +97,8 @@ TO_AN_OP = [
 ]
 
 
-def test_a_batch_of_gpuconv_train_enters_no_file_again(tmp_path, monkeypatch):
-    """From the command line to the first convolution."""
+def test_a_batch_of_gpuconv_train_enters_the_files_that_the_docs_list(tmp_path, monkeypatch):
+    """The files are those of the calls from the command line to the first convolution."""
     monkeypatch.chdir(tmp_path)
     found = []
 

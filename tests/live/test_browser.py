@@ -112,7 +112,7 @@ def eventually(page, condition, what=""):
         page.wait_for_timeout(50)
 
 
-def learned(page, share):
+def wait_for_accuracy(page, share):
     wait_until(page, f"Number(document.querySelector('[data-part=test]')?.dataset.accuracy) > {share}")
 
 
@@ -131,7 +131,7 @@ def draw(page, points):
 
 def test_a_net_trains_and_is_inspected(open_page, tmp_path):
     page = open_page()
-    learned(page, 0.95)  # enough to recognise digits drawn with the mouse
+    wait_for_accuracy(page, 0.95)  # enough to recognise digits drawn with the mouse
     wait_until(page, "document.querySelectorAll('#right .example').length > 5")
     page.click("#toggle")
     wait_until(page, "document.getElementById('phase').textContent === 'paused'")
@@ -228,7 +228,7 @@ def examples(page):
 
 def test_what_is_shown_changes_as_the_net_learns(open_page):
     page = open_page()
-    learned(page, 0.1)
+    wait_for_accuracy(page, 0.1)
     assert text(page, "#device") == "numpy (as you asked)"
     wait_until(page, "parseInt(document.getElementById('speed').textContent) > 0")
     wait_until(page, "document.querySelectorAll('.examples .example').length > 10")
@@ -239,7 +239,7 @@ def test_what_is_shown_changes_as_the_net_learns(open_page):
     curve = "['loss', 'accuracy'].map((id) => document.getElementById(id).toDataURL())"
     before, (loss, accuracy), drawn = scales(page), legend(page), page.evaluate(curve)
     assert list(before) == list(gc.models.build("digits-net", input_shape=(8, 8, 1), classes=10).params())
-    learned(page, 0.9)
+    wait_for_accuracy(page, 0.9)
     assert legend(page)[0] < loss
     assert legend(page)[1] > accuracy
     assert all(now != then for now, then in zip(page.evaluate(curve), drawn))
@@ -252,7 +252,7 @@ def test_what_is_shown_changes_as_the_net_learns(open_page):
 
 def test_an_optimizer_and_a_checkpoint_can_be_changed_while_the_net_trains(open_page, tmp_path):
     page = open_page()
-    learned(page, 0.5)
+    wait_for_accuracy(page, 0.5)
     assert page.locator("#load").is_disabled()
     page.click("#save")
     wait_until(page, "document.querySelectorAll('#saved option').length === 1")
@@ -344,7 +344,7 @@ def test_a_dropped_image_goes_through_the_net(open_page, tmp_path):
 def test_the_page_fits_a_phone_in_light_and_dark_and_works_from_the_keyboard(open_page, tmp_path):
     for scheme in ("light", "dark"):
         page = open_page(color_scheme=scheme)
-        learned(page, 0.5)
+        wait_for_accuracy(page, 0.5)
         for width in (360, 768, 1400):
             page.set_viewport_size({"width": width, "height": 900})
             page.wait_for_timeout(150)
@@ -371,7 +371,7 @@ def test_the_page_fits_a_phone_in_light_and_dark_and_works_from_the_keyboard(ope
 
 def test_two_browsers_show_the_same_run_and_training_continues_without_any(open_page, tmp_path):
     one, other = open_page(), open_page()
-    learned(one, 0.2)
+    wait_for_accuracy(one, 0.2)
     other.click("#toggle")
     wait_until(one, "document.getElementById('phase').textContent === 'paused'")
     one.click("#toggle")
@@ -391,7 +391,7 @@ def test_a_page_reconnects_after_the_server_restarts(browser, tmp_path):
     try:
         with serving(command, tmp_path):
             page.goto(f"http://127.0.0.1:{port}")
-            learned(page, 0.1)
+            wait_for_accuracy(page, 0.1)
         wait_until(page, "document.getElementById('phase').textContent.includes('does not answer; trying again')")
         with serving([*command, "runs/live-digits-digits-net-1"], tmp_path):
             wait_until(page, "document.getElementById('phase').textContent === 'paused'")

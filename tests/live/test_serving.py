@@ -92,9 +92,8 @@ def test_ten_snapshots_a_second_cost_at_most_a_twentieth_of_the_steps(open_sessi
         share = (session.spent - spent) / (session.worked - worked)
         print(f"{100 * share:.2f} % of {session.trainer.steps - steps} steps, events {counts}")
         assert share <= 0.05
-        assert (
-            counts["state"] >= 30 * given
-        )  # 60 on an idle machine; `test_session.py` counts them exactly, by a simulated clock
+        # An idle machine gives 60; `test_session.py` counts them exactly, by a simulated clock.
+        assert counts["state"] >= 30 * given
         assert counts["picture"] >= 3 * given
 
 
@@ -123,10 +122,8 @@ def test_a_paused_session_shows_thirty_frames_a_second(open_session):
     session = open_session(NET)
     with served(session) as port:
         do(session, "pause")
-        seen, begun = (
-            set(),
-            time.process_time(),
-        )  # processor time of server and client, because other work may share the machine
+        # The processor time of server and client, because other work may share the machine.
+        seen, begun = set(), time.process_time()
         with connected(port) as connection:
             for number in range(90):
                 fetched(connection, "POST", "/drawing", bytes([number] * 64), "application/octet-stream")

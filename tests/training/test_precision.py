@@ -56,7 +56,7 @@ def test_a_net_is_converted_to_the_precision_and_masters_start_from_its_weights(
 
 @every
 def test_a_resumed_run_has_the_same_bits(tmp_path, precision):
-    """The run stops in the middle of an epoch; in float16 steps were skipped and the scale grew before."""
+    """The run stops in the middle of an epoch; in float16 it has then skipped steps, and the scale has grown."""
     scale = {"loss_scale": LossScale(start=2.0**30, interval=2)} if precision == "float16" else {}
 
     def new():

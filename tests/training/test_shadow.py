@@ -117,9 +117,8 @@ def test_the_expected_cost_of_a_check_includes_the_copying():
 def test_small_calls_do_not_affect_the_estimated_cost_per_byte():
     seen, _ = stepped("numpy", 0.02, 200, 0.5, FakeWorker())
     seen._sizes["conv2d", "large", "forward"] = 1 << 22
-    assert (
-        seen._expected(("conv2d", "large", "forward")) < 0.5
-    )  # would be seconds if the fixed cost of small calls counted per byte
+    # This would be seconds if the fixed cost of small calls counted for each of their few bytes.
+    assert seen._expected(("conv2d", "large", "forward")) < 0.5
 
 
 def test_a_run_that_is_too_short_starts_no_worker():
@@ -243,7 +242,7 @@ def test_a_worker_that_dies_is_reported_and_training_continues(at_once, monkeypa
     assert run.steps == 24
 
 
-def test_bad_settings_and_files_are_refused():
+def test_invalid_settings_are_refused():
     for share in (0, -0.1, 1.5, float("nan")):
         with pytest.raises(ValueError, match="shadow"):
             Trainer(net(), shadow=share)

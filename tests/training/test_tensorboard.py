@@ -82,9 +82,8 @@ def test_a_resumed_run_drops_the_steps_past_its_checkpoint(tmp_path):
 
     options = dict(epochs=2, metrics_every=1, progress=False)
     small.trainer().fit(small.loader(), run_dir=run, callbacks=[Stopped()], **options)
-    small.trainer().fit(
-        small.loader(), callbacks=[TensorBoard(run / "tensorboard")], **options
-    )  # as if killed after its checkpoint
+    # The files of a run that went on after its checkpoint, until it was killed.
+    small.trainer().fit(small.loader(), callbacks=[TensorBoard(run / "tensorboard")], **options)
     again = small.trainer()
     again.fit(small.loader(), run_dir=run, resume=True, callbacks=[TensorBoard()], **options)
     assert [each.step for each in read(run / "tensorboard").Scalars("step/loss")] == [*range(1, again.steps + 1)]

@@ -117,9 +117,8 @@ def test_floats_are_rounded_to_the_nearest_16_bit_float(dtype, source):
     generator = np.random.default_rng(0)
     wide = np.float32 if source == "float" else np.float64
     x = (generator.normal(0, 1, 2**16) * 2.0 ** generator.integers(-26, 17, 2**16)).astype(wide)
-    below = generator.integers(0, 0x7800, 4096).astype(
-        np.uint16
-    )  # finite in both dtypes, and so is the next larger number
+    # Below 0x7800 a number and the next larger one are finite in both dtypes.
+    below = generator.integers(0, 0x7800, 4096).astype(np.uint16)
     above = (below + 1).astype(np.uint16)
     x[:4096] = sum(bits.view(as_dtype(dtype)).astype(wide) for bits in (below, above)) / 2
     with np.errstate(over="ignore"):
