@@ -177,12 +177,12 @@ def test_imports_go_in_one_direction():
     for path in modules():
         inside = path.relative_to(ROOT / "gpuconv").with_suffix("").parts
         if inside == ("__init__",):
-            continue  # the public names, from everywhere
+            continue  # the public names, which come from every layer
         assert inside[0] in level, f"{inside[0]} has no place in LAYERS yet"
         for name in imports(path):
             what = f"{path} imports {name}"
             assert level[part(name)] <= level[inside[0]], what
-            if inside[0] == "backends" and len(inside) > 2:  # no backend knows another
+            if inside[0] == "backends" and len(inside) > 2:  # no backend imports another
                 assert not name.startswith(tuple(BACKENDS - {f"gpuconv.backends.{inside[1]}"})), what
             if inside[0] in ("ops", "layers", "losses", "models", "training"):
                 assert not name.startswith(tuple(BACKENDS)), what

@@ -55,8 +55,8 @@ def test_activations_names_each_layer_and_the_size_of_its_volume():
 def test_activations_draws_slices_in_rows_and_says_what_it_leaves_out():
     figure = picture(rows=6)
     heights = {name: axes.get_position().height for name, axes in panels(figure).items()}
-    assert heights["conv1"] == pytest.approx(heights["fc1"])  # 6 of 12, 6 of 7
-    assert heights["pool1"] < heights["conv1"]  # all 5
+    assert heights["conv1"] == pytest.approx(heights["fc1"])  # both show 6 slices
+    assert heights["pool1"] < heights["conv1"]  # shows all of its 5 slices
     assert "6 of 12" in words(figure)
     assert "5 of 5" not in words(figure)
 
@@ -162,7 +162,7 @@ def test_differences_of_two_runs_are_drawn_by_step_and_tensor():
             plots.differences(rows, first=first)
 
 
-def test_a_difference_that_is_no_number_is_drawn_empty():
+def test_a_difference_of_nan_is_drawn_empty():
     with warnings.catch_warnings(action="error"):
         pixels = plots.differences({("loss", "loss"): {1: 0.0, 2: np.nan}}).axes[0].images[0].get_array()
     assert pixels[0, :, 3].tolist() == [1, 0]

@@ -247,7 +247,7 @@ def test_the_same_sizes_are_the_same_object():
 
 
 def test_a_problem_can_be_a_dictionary_key():
-    """Equal problems hash alike, also after pickling."""
+    """Equal problems have equal hashes, even after pickling."""
     one = Conv2dProblem.of((2, 8, 8, 4), (6, 3, 3, 4), padding="same")
     copies = pickle.loads(pickle.dumps(one)), copy.deepcopy(one)
     assert {one: 1}[copies[0]] == {one: 1}[copies[1]] == 1
@@ -258,7 +258,7 @@ def test_a_problem_can_be_a_dictionary_key():
 
 @pytest.mark.parametrize("wrong", [1.0, True, np.float32(1), "1", (1, True), (1.0, 1), [1, 1.0]], ids=repr)
 def test_values_that_merely_equal_an_integer_are_refused(wrong):
-    """Also after a problem with that integer was created."""
+    """Even if a problem with that integer was created before."""
     x, w = np.zeros((1, 4, 4, 2)), np.zeros((3, 2, 2, 2))
     dy = ops.conv2d(x, w, stride=1, padding=1, dilation=1, groups=1)
     ops.max_pool2d(x, kernel_size=1, stride=1, padding=0)

@@ -109,7 +109,7 @@ def test_draws_of_no_numbers_are_empty():
 # -- uniform ------------------------------------------------------------------------------------
 
 
-def test_uniform_is_24_exact_bits():
+def test_a_uniform_number_has_the_upper_24_bits_exactly():
     u = random.uniform((7, 11), seed=5, stream=DROPOUT, substream=2)
     raw = random.bits(77, seed=5, stream=DROPOUT, substream=2).reshape(7, 11)
     assert u.dtype == np.float32
@@ -123,7 +123,7 @@ def test_uniform_fills_its_range_evenly():
     counts = np.histogram(u, bins=64, range=(-3, 5))[0]
     expected = u.size / 64
     chi_square = ((counts - expected) ** 2 / expected).sum()
-    assert chi_square < 63 + 5 * np.sqrt(2 * 63)  # mean and deviation of chi-square with 63 degrees
+    assert chi_square < 63 + 5 * np.sqrt(2 * 63)  # mean and deviation of chi-square with 63 degrees of freedom
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
@@ -246,7 +246,7 @@ def test_every_element_takes_every_position_equally_often():
 
 
 def test_orders_are_uncorrelated_between_elements_and_epochs():
-    """The identity, neighbours, halves and the next epoch correlate with an order no more than by chance."""
+    """An order correlates with the identity, with its own shifts and with the next epoch's order only by chance."""
     n = 20_011
     first, second = (random.permutation(n, seed=7, epoch=epoch) for epoch in (0, 1))
     pairs = [(first, np.arange(n)), (first[1:], first[:-1]), (first[n // 2 :], first[: n - n // 2]), (first, second)]

@@ -16,7 +16,7 @@ from gpuconv.training import CheckpointError
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """(net, its run directory, test set): trained on digits for seconds, mostly right."""
+    """(net, its run directory, test set); trained on digits for a few seconds, it classifies most of them correctly."""
     train, test = gc.data.load("digits")
     net = gc.models.build("seed-net", (8, 8, 1))
     folder = tmp_path_factory.mktemp("saved") / "run"
@@ -29,7 +29,7 @@ def small():
     return gc.Sequential([Input((4, 4, 3)), Conv2D(2, 3), ReLU(), Flatten(), Linear(5)], seed=3)
 
 
-def right(net, test):
+def accuracy(net, test):
     return float(np.mean(net.predict(test.images).argmax(axis=1) == test.labels))
 
 
@@ -41,14 +41,14 @@ def test_a_net_is_saved_and_loaded_with_all_that_predict_needs(trained, tmp_path
     assert again.classes == list("0123456789")
     np.testing.assert_array_equal(again.normalization.mean, net.normalization.mean)
     np.testing.assert_array_equal(again.predict(test.images), net.predict(test.images))
-    assert right(again, test) > 0.7
+    assert accuracy(again, test) > 0.7
 
 
 def test_a_run_from_python_is_loaded_with_its_normalization(trained):
     _, run, test = trained
-    assert right(gc.load(run), test) > 0.7
-    assert right(gc.load(run, which="best"), test) > 0.7
-    assert right(gc.load(run / "last.safetensors"), test) > 0.7
+    assert accuracy(gc.load(run), test) > 0.7
+    assert accuracy(gc.load(run, which="best"), test) > 0.7
+    assert accuracy(gc.load(run / "last.safetensors"), test) > 0.7
     with pytest.raises(ValueError, match=r"unknown checkpoint 'bets'; did you mean 'best'\?"):
         gc.load(run, which="bets")
 
@@ -103,7 +103,7 @@ def test_a_saved_net_keeps_its_precision(tmp_path, precision):
         np.testing.assert_array_equal(again.state_dict()[key], array)
 
 
-def test_a_net_built_by_hand_is_loaded_built(tmp_path):
+def test_a_net_built_without_an_input_layer_is_loaded_built(tmp_path):
     net = gc.Sequential([Linear(3)])
     net.build((4,))
     net.save(tmp_path / "x.safetensors")

@@ -39,7 +39,7 @@ def resume(name):
         assert main(["train", "--resume", f"{name}/interrupted", "--device", "numpy"]) == 0
 
 
-def left(folder):
+def results_of(folder):
     """A run's arrays, position and records; not the settings, since later versions may store more."""
     found = {"metrics": [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]}
     for which in ("last", "best"):
@@ -67,13 +67,13 @@ def largest_difference(one, other):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_resumed_run_has_the_bits_of_one_that_never_stopped(name):
-    stored = left(f"{name}/finished")
+    stored = results_of(f"{name}/finished")
     shutil.rmtree(f"{name}/finished")
     make.train(name, "finished")
-    uninterrupted = largest_difference(left(f"{name}/finished"), stored)
+    uninterrupted = largest_difference(results_of(f"{name}/finished"), stored)
     assert uninterrupted < OTHER_BLAS
     resume(name)
-    resumed = largest_difference(left(f"{name}/interrupted"), stored)
+    resumed = largest_difference(results_of(f"{name}/interrupted"), stored)
     assert resumed < OTHER_BLAS
     assert resumed == 0 or uninterrupted > 0, (
         "here an uninterrupted run gives the stored bits, but a resumed one does not"
@@ -84,13 +84,13 @@ def test_a_resumed_run_has_the_bits_of_one_that_never_stopped(name):
 def test_a_state_that_was_not_restored_is_detected(name):
     """The tolerance for another BLAS is too small to hide a forgotten state."""
     path = Path(f"{name}/interrupted/last.safetensors")
-    stored, found = left(f"{name}/finished"), checkpoint.load(path)
+    stored, found = results_of(f"{name}/finished"), checkpoint.load(path)
     for key, array in found.tensors.items():
         if re.match(r"optimizer\.(velocity|exp_avg|square_average)", key):
             found.tensors[key] = np.zeros_like(array)
     checkpoint.save(path, found)
     resume(name)
-    assert largest_difference(left(f"{name}/interrupted"), stored) > 10 * OTHER_BLAS
+    assert largest_difference(results_of(f"{name}/interrupted"), stored) > 10 * OTHER_BLAS
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -99,7 +99,7 @@ def test_a_stored_run_can_be_evaluated_and_predicts(name, end, capsys):
     assert main(["evaluate", f"{name}/{end}", "--tta", "none", "--device", "numpy"]) == 0
     accuracy = float(re.search(r"test accuracy ([\d.]+)%", capsys.readouterr().out)[1])
     if end == "finished":
-        recorded = left(f"{name}/{end}")["metrics"][-1]["test_accuracy"]
+        recorded = results_of(f"{name}/{end}")["metrics"][-1]["test_accuracy"]
         assert accuracy == pytest.approx(100 * recorded, abs=0.005)
     assert main(["predict", "photos/left/3.png", "--run-dir", f"{name}/{end}", "--device", "numpy"]) == 0
     scores = re.findall(r"^  [\w ]+? +([\d.]+) %", capsys.readouterr().out, re.M)
@@ -138,7 +138,7 @@ NAMES = {
 
 
 def without_defaults(value):
-    """The settings as a version stored them that had fewer; "options" and "command" have no defaults."""
+    """The settings as stored by a version with fewer of them; "options" and "command" have no defaults."""
     if isinstance(value, list):
         return [without_defaults(entry) for entry in value]
     if not isinstance(value, dict):
@@ -160,7 +160,7 @@ def test_a_missing_setting_has_its_default_and_old_names_are_found(name, change,
     for own, (table, other) in NAMES.items():
         kinds = table | {getattr(kind, "__name__", ""): kind for kind in table.values()}
         monkeypatch.setitem(table, other, kinds[own])
-    run, stored = Path(f"{name}/interrupted"), left(f"{name}/finished")
+    run, stored = Path(f"{name}/interrupted"), results_of(f"{name}/finished")
     content = json.loads((run / "run.json").read_text())
     found = checkpoint.load(run / "last.safetensors")
     changed = change(content["settings"])
@@ -171,4 +171,4 @@ def test_a_missing_setting_has_its_default_and_old_names_are_found(name, change,
     if name != "library":
         assert main(["evaluate", str(run), "--device", "numpy"]) == 0
     resume(name)
-    assert largest_difference(left(run), stored) < OTHER_BLAS
+    assert largest_difference(results_of(run), stored) < OTHER_BLAS

@@ -85,8 +85,8 @@ def test_known_rows_keep_their_counts():
 
 @pytest.fixture
 def new_record(monkeypatch, tmp_path):
-    """A folder with the stored record, a new record of one convolution that the model predicts badly, and later the
-    model's file."""
+    """A folder with the stored record and a new record of one convolution that the model predicts badly. It also gets
+    the model's file."""
     (path,) = RESULTS.glob("nvidia-h200/2026-11-26-*.json")
     old, folder = Record.load(path).data, tmp_path / "nvidia-h200"
     entry = next(each for each in old["entries"] if each["key"] == "fprop 128x16x16x128-128x3x3-p1.1.1.1 bfloat16")

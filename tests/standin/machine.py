@@ -224,7 +224,7 @@ class Clock:
 
 
 class Machine:
-    """gpus: the compute capability of each. launches: (kernel, device) in the order of the calls.
+    """A simulated machine. gpus: the compute capability of each. launches: (kernel, device) in the order of the calls.
 
     kernel_seconds, copy_rate: how long a kernel takes, and how many bytes a second a copy on a GPU moves.
     clock: the module `time`, or a `Clock`.

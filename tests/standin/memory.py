@@ -29,7 +29,7 @@ class Memory:
     def __del__(self) -> None:
         self._machine.allocated -= self.size
         kept, within_work = self._bytes, getattr(self._machine.thread, "runs", None) is not None
-        with contextlib.suppress(Exception):  # at the interpreter's end
+        with contextlib.suppress(Exception):  # when the interpreter ends
             for queue in self._machine.queues:
                 if queue.device != self.device_id or queue.captured is not None:
                     continue

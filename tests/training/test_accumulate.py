@@ -117,7 +117,7 @@ def test_an_overflow_in_one_batch_skips_the_update():
         np.testing.assert_array_equal(small.weights(trainer)[name], before[name])
 
 
-def test_the_clipped_norm_is_that_of_the_sum():
+def test_the_accumulated_gradient_is_clipped_not_each_batchs():
     trainer = Trainer(without_norm().net, "sgd", lr=1.0, accumulate=3, clip=0.01)
     before = small.weights(trainer)
     fit(trainer, loader(7), epochs=1)

@@ -373,7 +373,7 @@ def test_parameters_of_hooks_may_have_defaults_and_other_names():
             calls.append(found["epoch"])
 
     watcher = Named()
-    watcher.on_start = calls.append  # a C function, only on the object
+    watcher.on_start = calls.append  # a function written in C, set on the object only
     trainer = fit(callbacks=[watcher], epochs=1)
     assert calls == [trainer, *[2] * trainer.batches, 1]
 

@@ -221,7 +221,7 @@ def test_a_checkpoint_without_its_averages_is_refused(tmp_path):
         assert small.same_arrays(before, weights(trainer.net))
 
 
-def test_an_invalid_decay_is_refused():
+def test_an_invalid_ema_is_refused():
     for ema, message in (
         (0, "ema must be above 0, received 0"),
         (1, r"ema must lie in \[0, 1\), received 1"),

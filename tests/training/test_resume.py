@@ -156,6 +156,21 @@ def relabeled():
         ({}, {"train": small.loader(relabeled())}, "train.checksum is .* there and .* here"),
         ({}, {"validation": None}, "validation is .* there and null here"),
     ],
+    ids=[
+        *(
+            "rate",
+            "optimizer",
+            "schedule",
+            "loss",
+            "seed",
+            "epochs",
+            "settings",
+            "loader's seed",
+            "batch size",
+            "images",
+        ),
+        *("labels", "validation"),
+    ],
 )
 def test_different_settings_are_named_before_anything_changes(stored, make, options, message):
     trainer = small.trainer(**make)

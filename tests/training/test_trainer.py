@@ -524,7 +524,7 @@ def test_labels_out_of_range_are_refused():
         Trainer(narrow).fit(small.images(), epochs=1, progress=False)
 
 
-def test_the_first_loss_is_log_of_the_classes():
+def test_the_first_loss_is_the_log_of_the_number_of_classes():
     trainer = small.trainer(optimizer="sgd", lr=0.0, schedule=None)
     trainer.net.params()["fc1.weight"].fill(0)
     history = small.fit(trainer, epochs=1)

@@ -56,7 +56,11 @@ def test_numpy_functions_return_emulated_arrays():
     assert x.tolist() == [[4, -2, 8], [10, 12, -10]]
 
 
-@pytest.mark.parametrize("operation", [np.add, lambda a, b: b + a, lambda a, b: np.multiply(a, a, out=b)])
+@pytest.mark.parametrize(
+    "operation",
+    [np.add, lambda a, b: b + a, lambda a, b: np.multiply(a, a, out=b)],
+    ids=["function", "operator", "output"],
+)
 def test_operations_with_a_numpy_array_are_refused(operation):
     with pytest.raises(TypeError, match="an array on the emulated device and a NumPy array"):
         operation(emulator.zeros(3), np.zeros(3, np.float32))

@@ -225,7 +225,7 @@ def forget_compiler():
 
 
 @pytest.mark.usefixtures("forget_compiler")
-def test_a_missing_compiler_is_a_clear_error(monkeypatch):
+def test_a_missing_compiler_is_reported(monkeypatch):
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(DeviceError, match=r"needs a C\+\+ compiler and found none"):
