@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: with threads of their own they would wait for one another
+if "PYTEST_XDIST_WORKER" in os.environ:  # one worker per core: threads of each would compete for the cores
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
@@ -22,9 +22,9 @@ _compiling: list[subprocess.Popen] = []
 
 
 def pytest_configure(config):
-    """Compiles the emulator's runtime, 6 s with an empty cache, while the workers collect, not while they wait."""
+    """Compiles the emulator's runtime (6 s with an empty cache) while the workers collect the tests."""
     if getattr(config.option, "numprocesses", None) and not config.option.collectonly:
-        command = [sys.executable, "-c", COMPILE_THE_RUNTIME]  # without a compiler the tests say so
+        command = [sys.executable, "-c", COMPILE_THE_RUNTIME]  # the tests report a missing compiler
         _compiling.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
 
 
@@ -34,7 +34,7 @@ def pytest_unconfigure():
 
 
 def pytest_collection(session):
-    """Without the garbage collector, which would traverse thousands of test objects again and again."""
+    """Turns off the garbage collector, which would traverse thousands of test objects again and again."""
     gc.disable()
     session.config.stash[_used_before] = _emulated_device_is_used()
 
@@ -71,7 +71,7 @@ def pytest_runtest_call():
 
 @pytest.fixture(autouse=True, scope="session")
 def _answers_signals():
-    """Python's default handlers, also in the background, where SIGINT is ignored, and under nohup, where SIGHUP is."""
+    """Sets Python's default handlers, as SIGINT is ignored in the background and SIGHUP under nohup."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
@@ -91,7 +91,7 @@ def pictures():
 
 @pytest.fixture(params=["oracle", "numpy"])
 def oracle_and_numpy(request):
-    """Each test twice: on the oracle, then on the fast code of the device "numpy"."""
+    """Runs a test twice: on the oracle, then on the fast code of the device "numpy"."""
     from gpuconv.backends import oracle
 
     with oracle() if request.param == "oracle" else contextlib.nullcontext():

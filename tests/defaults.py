@@ -1,4 +1,4 @@
-"""Compares default arguments and the behaviour of records with tables. Each package's tests hold its table."""
+"""Compares default arguments and the behaviour of records with tables, which the tests of each package hold."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def found(path: str) -> Any:
-    """ "data.loader:Loader.epoch" of gpuconv."""
+    """The object of gpuconv with a path such as "data.loader:Loader.epoch"."""
     module, _, names = path.partition(":")
     value = importlib.import_module(f"gpuconv.{module}")
     for name in names.split("."):
@@ -22,11 +22,11 @@ def defaults(function: Any) -> dict[str, Any]:
 
 
 def expect(table: dict[str, dict[str, dict[str, Any]]]) -> None:
-    """table: parameters and their defaults, by module and function."""
+    """Checks the default arguments. table: parameters and their defaults, by module and function."""
     for module, functions in table.items():
         for name, expected in functions.items():
-            there = defaults(found(f"{module}:{name}"))
-            assert {key: there.get(key, "gone") for key in expected} == expected, name
+            given = defaults(found(f"{module}:{name}"))
+            assert {key: given.get(key, "gone") for key in expected} == expected, name
 
 
 def flags(paths: list[str]) -> Iterator[tuple[str, list[bool]]]:
@@ -36,4 +36,4 @@ def flags(paths: list[str]) -> Iterator[tuple[str, list[bool]]]:
         yield path, [kind.__dataclass_params__.frozen, kind.__dataclass_params__.eq, kind.__hash__ is not None]
 
 
-VALUE, WITH_ARRAYS = [True, True, True], [True, False, True]  # of arrays == is no truth
+VALUE, WITH_ARRAYS = [True, True, True], [True, False, True]  # == of arrays gives no single truth value

@@ -9,8 +9,8 @@ from gpuconv import backends
 
 
 def kernel_devices() -> list[str]:
-    """Those that GPUCONV_TEST_DEVICES names ("cuda", "emulated,cuda"), and then a missing one is an error; without it
-    "emulated" always, and the first GPU where there is one (`gpuconv info` says why there is none)."""
+    """The devices that GPUCONV_TEST_DEVICES names, such as "emulated,cuda"; a missing one is an error. By default
+    "emulated", and the first GPU if there is one (`gpuconv info` says why there is none)."""
     if named := os.environ.get("GPUCONV_TEST_DEVICES"):
         return [backends.resolve(name) for name in named.split(",")]
     found = ["emulated"]

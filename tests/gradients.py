@@ -29,8 +29,8 @@ def assert_gradient(
     name: str = "",
     directions: int = 4,
 ) -> None:
-    """`gradient` is d sum(f() * dy) / dx along random directions. A wrong entry changes its slope along all of them, so
-    four pairs of calls find what `numerical_gradient` finds with a pair for each entry."""
+    """Checks `gradient`, d sum(f() * dy) / dx, by its slopes along random directions. A wrong entry changes the slope
+    along every direction, so a few pairs of calls suffice, where `numerical_gradient` needs one for each entry."""
     assert gradient.shape == x.shape, name
     kept, step = x.copy(), 1e-5
     for direction in np.random.default_rng(6).normal(size=(directions, *x.shape)):

@@ -1,4 +1,4 @@
-"""A run's pictures, as files of one pixel: matplotlib takes 0.15 s for each. The fixture `pictures` draws them."""
+"""Replaces pictures by files of one pixel, as matplotlib takes 0.15 s for each; the fixture `pictures` draws them."""
 
 import base64
 import contextlib

@@ -9,12 +9,12 @@ __all__ = ["UNIT_ROUNDOFF", "assert_within", "elementwise_bound", "smallest", "s
 
 
 def smallest(name: str) -> float:
-    """The spacing of subnormal numbers."""
+    """The spacing of a dtype's subnormal numbers."""
     return SMALLEST[name]
 
 
 def elementwise_bound(dtype, value, roundings: int = 4):
-    """The error of a few roundings on the way to `value`, the last one to dtype."""
+    """The bound on the error of `value` after a few roundings, the last of them to dtype."""
     return sum_bound(dtype, roundings, value)
 
 

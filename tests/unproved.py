@@ -1,4 +1,4 @@
-"""Enters algorithms into the table for a test, such as one that no GPU has run."""
+"""Adds an algorithm to the table for a test, such as one that no GPU has run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gpuconv.backends.cuda.gemm import plan
 
 @contextlib.contextmanager
 def entered(algorithm: Algorithm, **changed: Any) -> Iterator[Algorithm]:
-    """Within this context the table has this algorithm too. changed: fields that differ from those given."""
+    """Within this context the table also has this algorithm. changed: fields to replace in it."""
     before, new = algorithms.ALGORITHMS, replace(algorithm, **changed)
     algorithms.ALGORITHMS = (*before, new)
     _forget()

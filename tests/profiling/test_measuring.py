@@ -136,7 +136,7 @@ def test_launches_are_counted_by_kernel():
         y = gc.ops.relu(x)
         gc.ops.relu_backward(y, y)
         gc.ops.relu(x)
-    gc.ops.relu(x)  # after it: not counted
+    gc.ops.relu(x)  # not counted, as it comes after the context
     rows = launches.table(found)
     assert [(row["kernel"], row["launches"]) for row in rows] == [("relu_forward", 2), ("relu_backward", 1)]
     assert (rows[0]["file"], rows[0]["algorithm"]) == ("activation.cu", None)
@@ -153,7 +153,7 @@ def test_launches_can_be_listed_without_running_anything():
     assert np.isnan(np.asarray(y)).all()  # poison: nothing was written
 
 
-def test_a_kernel_s_registers_and_occupancy():
+def test_a_kernels_registers_spills_and_occupancy_are_listed():
     pytest.importorskip("cuda.core")
     x = gc.asarray(np.ones(64, np.float32), "emulated")
     with launches.recorded() as found:
@@ -168,11 +168,11 @@ def test_a_floor_is_the_larger_of_both_times():
     ceilings = Ceilings(10.0, {"float32": 100.0})
     assert Work(1000, 50).floor(ceilings, "float32") == 10
     assert Work(1000, 500).floor(ceilings, "float32") == 50
-    assert Work(1000, 50).floor(ceilings, "float16") == 5  # no rate is known: its bytes alone
+    assert Work(1000, 50).floor(ceilings, "float16") == 5  # without a known rate only the bytes count
     assert Work(1, 2) + Work(3, 4) == Work(4, 6)
 
 
-def test_the_work_of_a_convolution():
+def test_the_work_of_a_convolution_equals_that_counted_by_hand():
     problem = conv(2, 5, 6, 4, 6, (3, 2), stride=(2, 1), padding=((1, 0), (0, 1)), groups=2)
     found = convolution(problem, itemsize=2)
     y_size = np.prod(problem.y_shape)

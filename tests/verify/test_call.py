@@ -38,7 +38,7 @@ def test_every_op_of_a_step_is_within_its_bound(precision):
     assert {"conv2d_relu", "conv2d_batch_norm", "conv2d_backward", "adam_step"} <= {c.op for c in found}
     for call in found:
         assert not call.checkable or (worst := call.compare()).share <= 1, (call.op, worst.text)
-    assert all(call.checkable for call in found) or precision == "float16"  # whose first steps are skipped
+    assert all(call.checkable for call in found) or precision == "float16"  # the loss scale skips its first steps
 
 
 def test_an_overflow_is_right_only_if_the_value_is_out_of_range():
@@ -62,7 +62,7 @@ def test_accumulated_results_and_the_bias_gradient_are_compared():
             ops.conv2d_backward(dy, x, w, **options)
         assert set(found[0].results) == {"result", "result 1", "db"}
         assert found[0].compare().share <= 1
-        for name in found[0].results:  # and every error of a result is found
+        for name in found[0].results:  # an error in any result is found
             wrong = Call(**{**vars(found[0]), "results": dict(found[0].results)})
             wrong.results[name] = wrong.results[name] + 1e-9
             assert wrong.compare().share > 1, name
@@ -128,7 +128,7 @@ def test_a_call_that_was_stored_before_its_op_took_averages_can_be_replayed(opti
             assert again.arrays[-1] is None
 
 
-def test_refusals(tmp_path):
+def test_files_without_a_call_and_nested_recordings_are_refused(tmp_path):
     for state in (
         {},
         {"call": "conv3d"},
@@ -142,7 +142,7 @@ def test_refusals(tmp_path):
 
 
 @pytest.mark.kernels
-def test_every_op_of_a_step_on_the_emulated_device():
+def test_every_op_of_a_step_on_the_emulated_device_is_within_its_bound():
     found = calls_of_a_step("emulated", optimizer="sgd", momentum=0.9)
     for call in found:
         assert (worst := call.compare()).share <= 1, (call.op, worst.text)

@@ -1,4 +1,4 @@
-"""The comparison, the results of a call, and that every op has a rule and cases."""
+"""The comparison with the oracle, the results of a call, and the rule and cases that every op must have."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_worst_value_is_the_one_farthest_outside_its_bound():
     assert compare(Expected("y", np.zeros(2), 0.0), np.zeros(3)).text == "y has shape (3,), not (2,)"
 
 
-def test_relative_errors_by_hand():
+def test_relative_errors_equal_those_computed_by_hand():
     assert relative_error(Expected("y", np.array([3.0, 4.0]), 0.0), np.array([3.0, 4.5])) == pytest.approx(0.1)
     assert relative_error(Expected("y", np.zeros(2), 0.0), np.zeros(3)) == np.inf
     assert np.isnan(relative_error(Expected("y", np.ones(2), 0.0), np.array([1, NAN])))
