@@ -84,6 +84,17 @@ extern "C" __global__ void __launch_bounds__(128) boxes(uint16* lines, const __g
     }
 }
 
+// The map is that of x, which has three dimensions.
+extern "C" __global__ void __launch_bounds__(32) two_coordinates(const uint16* x, const __grid_constant__ TensorMap map) {
+    __shared__ alignas(128) uint16 tile[64];
+    __shared__ Mbarrier full;
+    if (threadIdx.x == 0) {
+        mbarrier_init(&full, 1);
+        fence_mbarrier_init();
+        tensor_load(tile, map, &full, {0, 0});
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(32) matrices(uint32* y, const uint32* fragments) {
     __shared__ alignas(16) uint32 rows[2][32][4];
     const int lane = threadIdx.x;

@@ -110,8 +110,8 @@ def test_a_box_of_a_tensor(at, channels, swizzle):
         ((0, 0, 40), 64, 0, "coordinates out of range"),
         ((0, 0, -32), 64, 0, "coordinates out of range"),
         ((5, 0, 0), 64, 0, "coordinates out of range"),
-        ((0, 135, 0), 64, 0, "coordinates out of range"),
-        ((0, -132, 0), 64, 0, "coordinates out of range"),
+        ((0, 134, 0), 64, 0, "coordinates out of range"),
+        ((0, -131, 0), 64, 0, "coordinates out of range"),
         ((0, 0, 0), 0, 64, "the tile of a TensorMap is not aligned to 128 bytes"),
         ((0, 0, 0), 64, 128, "does not begin where a swizzled atom does"),
     ],
@@ -120,6 +120,30 @@ def test_a_box_out_of_range_or_misaligned(at, swizzle, shift, fault):
     for sanitize in ("none", "checked"):
         with pytest.raises(emulator.EmulatorError, match=rf"kernel boxes, block .*{fault}.*, at bulk_copies\.cu:\d+"):
             box_of((4, 3, 32), at, swizzle, shift, sanitize=sanitize)
+
+
+@pytest.mark.parametrize("w", [133, -130])
+def test_a_box_in_the_furthest_padding_is_zeros(w):
+    _, lines, copy = box_of((4, 3, 32), (0, w, 0), sanitize="checked")
+    assert not lines.any()
+    assert not copy.any()
+
+
+def test_a_box_that_begins_one_byte_before_its_tensor():
+    x = np.arange(1, 49, dtype=np.uint8).reshape(1, 3, 16)
+    source, copy, lines = emulator.asarray(x), emulator.asarray(np.zeros_like(x)), emulator.empty(24, np.uint16)
+    maps = (tensor_map(array, (1, 3, 16)) for array in (source, copy))
+    load(FILE).kernel("boxes")(1, 128, lines, *maps, 48, 0, -1, 0, 0, shared=1024)
+    expected = np.pad(x[0], [(0, 0), (1, 0)])[:, :16]
+    np.testing.assert_array_equal(np.asarray(lines).view(np.uint8).reshape(3, 16), expected)
+    np.testing.assert_array_equal(np.asarray(copy)[0, :, :15], x[0, :, :15])
+    assert not np.asarray(copy)[0, :, 15].any()
+
+
+def test_coordinates_for_another_number_of_dimensions_are_reported():
+    x = emulator.asarray(np.zeros(SHAPE, np.uint16))
+    with pytest.raises(emulator.EmulatorError, match=r"number of coordinates .* dimensions, at bulk_copies"):
+        load(FILE).kernel("two_coordinates")(1, 32, x, tensor_map(x, (1, 1, 8)))
 
 
 def test_the_limits_of_a_tensor_map():

@@ -146,6 +146,20 @@ def test_faults_of_copies_that_arrive_and_of_named_barriers(kernel, fault):
             others(kernel, 512, seed=seed, sanitize=sanitize)
 
 
+def test_a_try_to_wait_returns_before_the_phase_ends():
+    ended = emulator.asarray(np.full(2, 7, np.int32))
+    load(RING).kernel("tries_twice")(1, 32, ended)
+    np.testing.assert_array_equal(np.asarray(ended), [0, 1])
+
+
+@pytest.mark.parametrize("call", ["give_registers<44>", "take_registers<264>"])
+def test_a_number_of_registers_that_no_thread_can_have_does_not_compile(tmp_path, call):
+    file = tmp_path / "registers.cu"
+    file.write_text(f'#include "warpgroup.cuh"\nextern "C" __global__ void transfer(int32* x) {{ {call}(); }}')
+    with pytest.raises(emulator.EmulatorError, match=r"does not compile[^$]*24 to 256, a multiple of 8"):
+        load(file).kernel("transfer")(1, 128, emulator.empty(1, np.int32))
+
+
 def test_every_fault_has_a_kernel():
     assert {"correct", *ALWAYS, *CHECKED} <= set(load(RING).signatures)
 

@@ -193,3 +193,13 @@ __device__ void exchange(float* y, const float* x) {
 extern "C" __global__ void __launch_bounds__(256) exchanged(float* y, const float* x) { exchange<true, true>(y, x); }
 extern "C" __global__ void __launch_bounds__(256) exchanged_without_barrier(float* y, const float* x) { exchange<false, true>(y, x); }
 extern "C" __global__ void __launch_bounds__(256) exchanged_without_a_thread(float* y, const float* x) { exchange<true, false>(y, x); }
+
+// Whether the barrier's phase has ended, before and after the only arrival.
+extern "C" __global__ void __launch_bounds__(32) tries_twice(int32* ended) {
+    __shared__ Mbarrier barrier;
+    if (threadIdx.x != 0) return;
+    mbarrier_init(&barrier, 1);
+    ended[0] = mbarrier_try_wait(&barrier, 0);
+    mbarrier_arrive(&barrier);
+    ended[1] = mbarrier_try_wait(&barrier, 0);
+}

@@ -44,3 +44,9 @@ def test_a_call_goes_as_a_whole():
 def test_what_the_emulated_device_does_not_run_is_left_alone():
     text = "#ifdef GPUCONV_EMULATOR\nwait(1);\n#else\nwait(2);\n#endif\nwait(3);\n"
     assert {mutant.before for mutant in mutants("x.cuh", text)} == {"wait(1);", "wait(3);"}
+
+
+def test_a_key_survives_an_edit_of_the_comment():
+    one, other = (next(mutants("x.cuh", f"    if (a) go();  // {comment}\n")) for comment in ("the first", "reworded"))
+    assert one.before != other.before
+    assert one.key == other.key

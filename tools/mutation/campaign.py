@@ -8,6 +8,7 @@ import itertools
 import multiprocessing
 import os
 import random
+import re
 import signal
 import time
 import tomllib
@@ -46,8 +47,9 @@ class Mutant:
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """A key for the mutant that survives edits around it."""
-        return self.file, self.where, self.before, self.after
+        """A key for the mutant that survives edits around it, of comments too."""
+        before, after = (re.sub("  // .*", "", lines) for lines in (self.before, self.after))
+        return self.file, self.where, before, after
 
     def apply(self, text: str) -> str:
         return text[: self.start] + self.replacement + text[self.end :]
