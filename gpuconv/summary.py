@@ -104,10 +104,27 @@ def summary(net: Layer, *, batch_size: int = 128, device: str | None = None) -> 
     ]
     if any(row.algorithms for row in table):
         foot.append(f"algorithms on {device or net.device} for batches of {batch_size}")
+    foot += _concatenations(net)
     foot += [f"* {row.name} {way} {row.algorithms[way]}: {proof}" for row in table for way, proof in row.proofs.items()]
     found = Summary("\n".join([text[0], rule, *text[1:-1], rule, text[-1], *foot]))
     found.table = [*lines[0]], [[*line] for line in lines[1:]], "; ".join(foot)
     return found
+
+
+def _concatenations(net: Layer) -> list[str]:
+    """A line for each way in which the net's concatenations get their branches: in place or by copies."""
+    found: dict[str, list[str]] = {}
+    for layer in net.walk():
+        if isinstance(layer, Merging) and layer.merge == "concat":
+            copies = {f"copied {direction}": layer.copied(direction) for direction in ("forward", "backward")}
+            others = [name for name in layer.names if not any(name in each for each in copies.values())]
+            ways = {"in place": others} | copies
+            text = "; ".join(f"{way} {', '.join(names)}" for way, names in ways.items() if names)
+            found.setdefault(text, []).append(layer.path or type(layer).__name__)
+    return [
+        f"concatenated in {names[0]}{f' and {more} more' if (more := len(names) - 1) else ''}: {text}"
+        for text, names in found.items()
+    ]
 
 
 def _trained(layer: Layer) -> int:

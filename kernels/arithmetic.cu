@@ -1,13 +1,12 @@
-// The sum of two arrays, the sum of an array and a vector along its last axis, a scaled array, and a copy.
+// The sum of two arrays, a scaled array, and a copy.
 //
-//   add_forward     y[i] = a[i] + b[i]
-//   add_vector_forward   y[r, c] = a[r, c] + b[c]
-//   add_rows        y[r, c] = a[r, c] + b[r, c], with any distance from one row to the next, as in slices of channels
-//   copy_rows       y[r, c] = x[r, c], with any distance from one row to the next, as in slices of channels
-//   scale_forward   y[i] = x[i] * (factor / divisor), 0 where the divisor is 0; each is a number, or read from device memory
+//   add_forward, add_rows       y = a + b
+//   copy_rows                   y = x
+//   scale_forward, scale_rows   y = x * (factor / divisor), 0 where the divisor is 0; each is a number, or read from device memory
 //
-// Arrays of any shape are taken as flat, or as rows r along the last axis c; then WIDTH divides the rows' length and distances. The
-// output may be an input. A thread moves WIDTH numbers at a time.
+// _forward takes arrays of any shape as flat, _rows as rows along the last axis with any distance from one row to the next, as in
+// slices of channels; it is 0 for a vector that is added to every row. WIDTH then divides the rows' length and distances. The output
+// may be an input. A thread moves WIDTH numbers at a time.
 //
 // Macros: DTYPE float32, float64, float16, bfloat16; WIDTH 16 / sizeof(DTYPE) where all arrays are aligned to 16 bytes, else 1.
 // Limits: none. Floor: 3 (add) or 2 (others) * sizeof(DTYPE) bytes and one FLOP per number.
@@ -39,16 +38,6 @@ __device__ __forceinline__ void each_row(int64 rows, int32 packs, Visit visit) {
         visit(row, pack);
 }
 
-extern "C" __global__ void add_vector_forward(DTYPE* y, const DTYPE* a, const DTYPE* b, int64 rows, int32 packs) {
-    each_row(rows, packs, [&](int64 row, int32 pack) {
-        Numbers sum = reinterpret_cast<const Numbers*>(a)[row * packs + pack];
-        const Numbers other = reinterpret_cast<const Numbers*>(b)[pack];
-#pragma unroll
-        for (int j = 0; j < WIDTH; ++j) sum.at[j] = round_to<DTYPE>(load(sum.at[j]) + load(other.at[j]));
-        reinterpret_cast<Numbers*>(y)[row * packs + pack] = sum;
-    });
-}
-
 extern "C" __global__ void add_rows(DTYPE* y, const DTYPE* a, const DTYPE* b, int64 rows, int32 packs, int64 y_step, int64 a_step,
                                     int64 b_step) {
     each_row(rows, packs, [&](int64 row, int32 pack) {
@@ -66,17 +55,38 @@ extern "C" __global__ void copy_rows(DTYPE* y, const DTYPE* x, int64 rows, int32
     });
 }
 
+struct Factor {
+    Real by;
+
+    __device__ Factor(const double* factor_at, double factor, const double* divisor_at, double divisor) {
+        const double over = divisor_at ? *divisor_at : divisor;
+        by = Real(over == 0 ? 0 : (factor_at ? *factor_at : factor) / over);
+    }
+    __device__ __forceinline__ void operator()(Numbers& pack) const {
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j) pack.at[j] = round_to<DTYPE>(load(pack.at[j]) * by);
+    }
+};
+
 extern "C" __global__ void scale_forward(DTYPE* y, const DTYPE* x, int64 n, const double* factor_at, double factor,
                                          const double* divisor_at, double divisor) {
-    const double over = divisor_at ? *divisor_at : divisor;
-    const Real by = Real(over == 0 ? 0 : (factor_at ? *factor_at : factor) / over);
+    const Factor multiply(factor_at, factor, divisor_at, divisor);
     const int64 packs = n / WIDTH;
     for (int64 i = global_thread(); i < packs; i += global_threads()) {
         Numbers pack = reinterpret_cast<const Numbers*>(x)[i];
-#pragma unroll
-        for (int j = 0; j < WIDTH; ++j) pack.at[j] = round_to<DTYPE>(load(pack.at[j]) * by);
+        multiply(pack);
         reinterpret_cast<Numbers*>(y)[i] = pack;
     }
     for (int64 i = packs * WIDTH + global_thread(); i < n; i += global_threads())
-        y[i] = round_to<DTYPE>(load(x[i]) * by);
+        y[i] = round_to<DTYPE>(load(x[i]) * multiply.by);
+}
+
+extern "C" __global__ void scale_rows(DTYPE* y, const DTYPE* x, int64 rows, int32 packs, int64 y_step, int64 x_step,
+                                      const double* factor_at, double factor, const double* divisor_at, double divisor) {
+    const Factor multiply(factor_at, factor, divisor_at, divisor);
+    each_row(rows, packs, [&](int64 row, int32 pack) {
+        Numbers numbers = reinterpret_cast<const Numbers*>(x)[row * x_step + pack];
+        multiply(numbers);
+        reinterpret_cast<Numbers*>(y)[row * y_step + pack] = numbers;
+    });
 }

@@ -26,7 +26,7 @@ __device__ __forceinline__ Real divisor(const Pool& pool, int32 p, int32 q) {
                 extent(q * pool.stride_w - pool.left, pool.s, pool.w, pool.padded_w));
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 5)
 avg_pool2d_forward(DTYPE* y, const DTYPE* x, uint32 count, Pool pool) {
     for (uint32 i = uint32(global_thread()); i < count; i += uint32(global_threads())) {
         const Position at(i, pool.p, pool.q, pool.packs);
@@ -34,7 +34,7 @@ avg_pool2d_forward(DTYPE* y, const DTYPE* x, uint32 count, Pool pool) {
         Real sum[WIDTH] = {};
         for (int32 h = max(0, top); h < min(top + pool.r, pool.h); ++h)
             for (int32 w = max(0, left); w < min(left + pool.s, pool.w); ++w) {
-                const Numbers cell = read_pack(x, ((at.n * pool.h + h) * pool.w + w) * pool.packs + at.pack);
+                const Numbers cell = read_pack(x, ((at.n * pool.h + h) * pool.w + w) * pool.x_packs + at.pack);
 #pragma unroll
                 for (int j = 0; j < WIDTH; ++j) sum[j] += load(cell.at[j]);
             }
@@ -42,7 +42,7 @@ avg_pool2d_forward(DTYPE* y, const DTYPE* x, uint32 count, Pool pool) {
         Numbers mean;
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) mean.at[j] = round_to<DTYPE>(sum[j] / cells);
-        write_pack(y, i, mean);
+        write_pack(y, at.pixel * pool.y_packs + at.pack, mean);
     }
 }
 
@@ -55,7 +55,7 @@ avg_pool2d_backward(DTYPE* dx, const DTYPE* dy, uint32 count, Pool pool) {
         Real sum[WIDTH] = {};
         for (int32 p = first_window(at.row, pool.top, pool.r, pool.stride_h); p < p1; ++p)
             for (int32 q = first_window(at.column, pool.left, pool.s, pool.stride_w); q < q1; ++q) {
-                const Numbers gradient = read_pack(dy, ((at.n * pool.p + p) * pool.q + q) * pool.packs + at.pack);
+                const Numbers gradient = read_pack(dy, ((at.n * pool.p + p) * pool.q + q) * pool.y_packs + at.pack);
                 const Real cells = divisor(pool, p, q);
 #pragma unroll
                 for (int j = 0; j < WIDTH; ++j) sum[j] += load(gradient.at[j]) / cells;
@@ -63,6 +63,6 @@ avg_pool2d_backward(DTYPE* dx, const DTYPE* dy, uint32 count, Pool pool) {
         Numbers result;
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) result.at[j] = round_to<DTYPE>(sum[j]);
-        write_pack(dx, i, result);
+        write_pack(dx, at.pixel * pool.x_packs + at.pack, result);
     }
 }

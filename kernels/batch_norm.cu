@@ -239,16 +239,23 @@ batch_norm_backward_merge(Sums* fewer, const Sums* partials, int32 chunks, int32
 // Passes a gradient back through a pool, from (N, p, q, C) to (N, h, w, C).
 struct Unpool {
     const uint8* mask;
+    int64 dy_pitch;
     int32 h, w, p, q, channels, filters;  // filters: those of one group
 
-    // An odd last row or column lies outside every window. It is set to 0 together with the windows beside it.
-    __device__ __forceinline__ void store(DTYPE* dz, int64 pack, const Numbers& gradient) const {
-        constexpr int SIDE = 2;
+    // A pack's window and first filter; returns its place in dy, in packs.
+    __device__ __forceinline__ int64 locate(int64 pack, int32& window, int32& filter) const {
         const int32 packs = channels / WIDTH;
-        const int64 window = pack / packs;
-        const int32 filter = int32(pack - window * packs) * WIDTH, group = filter / filters;
+        window = int32(pack / packs);
+        filter = int32(pack - int64(window) * packs) * WIDTH;
+        return (window * dy_pitch + filter) / WIDTH;
+    }
+
+    // An odd last row or column lies outside every window. It is set to 0 together with the windows beside it.
+    __device__ __forceinline__ void store(DTYPE* dz, int32 window, int32 filter, const Numbers& gradient) const {
+        constexpr int SIDE = 2;
+        const int32 packs = channels / WIDTH, group = filter / filters;
         const uint32 bits = Mask(mask, filters, channels / filters, group).template read<WIDTH>(window, filter - group * filters);
-        const int32 row = int32(window / q), column = int32(window - int64(row) * q), image = row / p, line = row - image * p;
+        const int32 row = window / q, column = window - row * q, image = row / p, line = row - image * p;
         const int32 left = SIDE * column, right = column + 1 < q ? left + SIDE : w;
         const int32 top = SIDE * line, bottom = line + 1 < p ? top + SIDE : h;
         for (int32 i = top; i < bottom; ++i)
@@ -285,19 +292,25 @@ struct InputGradient {
     template <int ROWS>
     __device__ __forceinline__ void packs(int64 pack, int64 stride, int64 step) {
         Numbers gradients[ROWS], inputs[ROWS];
-        const int64 from = MASK > 0 ? pack : dy_packs.at(step), dy_stride = MASK > 0 ? stride : dy_packs.stride;
+        int32 windows[ROWS], filters[ROWS];  // with a mask
+        const int64 first = MASK > 0 ? 0 : dy_packs.at(step);
         const int64 x_from = MASK > 0 ? pack : x_packs.at(step), x_stride = MASK > 0 ? stride : x_packs.stride;
 #pragma unroll
-        for (int i = 0; i < ROWS; ++i) gradients[i] = reinterpret_cast<const Numbers*>(dy)[from + i * dy_stride];
-        if (x)
+        for (int i = 0; i < ROWS; ++i) {
+            int64 from = first + i * dy_packs.stride;
+            if constexpr (MASK > 0) from = unpool.locate(pack + i * stride, windows[i], filters[i]);
+            gradients[i] = reinterpret_cast<const Numbers*>(dy)[from];
+        }
+        const bool reads_x = (MASK > 0 && ACTIVE) || x;
+        if (reads_x)
 #pragma unroll
             for (int i = 0; i < ROWS; ++i) inputs[i] = reinterpret_cast<const Numbers*>(x)[x_from + i * x_stride];
 #pragma unroll
         for (int i = 0; i < ROWS; ++i) {
 #pragma unroll
             for (int j = 0; j < WIDTH; ++j)
-                gradients[i].at[j] = x ? apply(gradients[i].at[j], inputs[i].at[j], j) : apply(gradients[i].at[j], j);
-            if constexpr (MASK > 0) unpool.store(dx, pack + i * stride, gradients[i]);
+                gradients[i].at[j] = reads_x ? apply(gradients[i].at[j], inputs[i].at[j], j) : apply(gradients[i].at[j], j);
+            if constexpr (MASK > 0) unpool.store(dx, windows[i], filters[i], gradients[i]);
             else reinterpret_cast<Numbers*>(dx)[pack + i * stride] = gradients[i];
         }
     }
@@ -340,7 +353,7 @@ batch_norm_backward_dx_unpooled(DTYPE* dx, const DTYPE* dy, const DTYPE* x, cons
                                 const Real* mean, const Real* inv_std, const Sums* sums, int64 rows, bool statistics,
                                 Columns columns, int64 dy_pitch, int64 x_pitch, const uint8* mask, int32 h, int32 w, int32 p,
                                 int32 q, int32 filters) {
-    const Unpool unpool{mask, h, w, p, q, columns.channels, filters};
+    const Unpool unpool{mask, dy_pitch, h, w, p, q, columns.channels, filters};
     if constexpr (MASK > 0)
         input_gradient(dx, unpool, dy, x, gamma, beta, mean, inv_std, sums, rows, statistics, columns, dy_pitch, x_pitch);
 }

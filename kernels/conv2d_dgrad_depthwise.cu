@@ -41,7 +41,7 @@ conv2d_dgrad_depthwise(DTYPE* dx, const DTYPE* dy, const DTYPE* w, const Convolu
             }
         }
     }
-    DTYPE* to = dx + int64(row) * conv.w * conv.all_channels + channel;
+    DTYPE* to = dx + int64(row) * conv.w * conv.x_pitch + channel;
 #pragma unroll
     for (int j = 0; j < OUTPUTS; ++j) {
         const int32 column = at + (first + j) * stride_w;
@@ -49,6 +49,6 @@ conv2d_dgrad_depthwise(DTYPE* dx, const DTYPE* dy, const DTYPE* w, const Convolu
         Numbers results;
 #pragma unroll
         for (int l = 0; l < WIDTH; ++l) results.at[l] = round_to<DTYPE>(accumulators.at[j][l]);
-        *reinterpret_cast<Numbers*>(to + int64(column) * conv.all_channels) = results;
+        *reinterpret_cast<Numbers*>(to + int64(column) * conv.x_pitch) = results;
     }
 }

@@ -9,7 +9,8 @@
 // backward     _backward_sums, _backward_finish: dgamma and dbeta by columns; _backward_dx: a block for each image and group
 //
 // All sums have a fixed order. mean and inv_std are (N, groups); they, gamma, beta and the parameters' gradients have the
-// accumulator's dtype. y may be x; dx may be dy or x.
+// accumulator's dtype. y may be x; dx may be dy or x. y and dy may be slices of a wider volume's channels: their pixels are `pitch`
+// numbers apart.
 //
 // Macros: DTYPE; WIDTH (column_reduce.cuh), for _backward_sums alone: a divisor of pixels * C. Limits: N * groups below 2^31.
 // Floor: forward 2 sizeof(DTYPE) bytes per number (4 if a group outgrows the caches), backward 5 (7).
@@ -19,34 +20,37 @@
 
 // The part of an image that a block works on: `width` neighbouring channels of each pixel.
 struct Group {
-    int64 begin;  // of its first number
-    int64 pixels;
+    int64 begin, pitched;  // its first number, in x and in an array with a pitch
+    int64 pixels, pitch;
     int32 channels, width, first;  // first: its first channel
 
-    __device__ Group(int64 pixels, int32 channels, int32 groups) : pixels(pixels), channels(channels), width(channels / groups) {
+    __device__ Group(int64 pixels, int32 channels, int32 groups, int64 pitch)
+        : pixels(pixels), pitch(pitch), channels(channels), width(channels / groups) {
+        const int64 first_pixel = int64(blockIdx.x / groups) * pixels;
         first = int32(blockIdx.x % groups) * width;
-        begin = int64(blockIdx.x / groups) * pixels * channels + first;
+        begin = first_pixel * channels + first;
+        pitched = first_pixel * pitch + first;
     }
     __device__ Real count() const { return Real(pixels) * width; }
 
-    // Calls visit(number, channel in the group); `columns` neighbouring threads share one pixel.
+    // Calls visit(number in x, number in an array with the pitch, channel in the group); `columns` neighbouring threads share one pixel.
     template <class Visit>
     __device__ __forceinline__ void each(int32 columns, Visit visit) const {
         const int32 rows = int32(blockDim.x) / columns;
         for (int64 pixel = int32(threadIdx.x) / columns; pixel < pixels; pixel += rows)
-            for (int32 c = int32(threadIdx.x) % columns; c < width; c += columns) visit(begin + pixel * channels + c, c);
+            for (int32 c = int32(threadIdx.x) % columns; c < width; c += columns) visit(begin + pixel * channels + c, pitched + pixel * pitch + c, c);
     }
 };
 
 extern "C" __global__ void __launch_bounds__(256, 2)
 group_norm_forward(DTYPE* y, Real* mean, Real* inv_std, const DTYPE* x, const Real* gamma, const Real* beta, double eps,
-                   int64 pixels, int32 channels, int32 groups, int32 columns) {
+                   int64 pixels, int32 channels, int32 groups, int32 columns, int64 y_pitch) {
     __shared__ Real scratch[32];
-    const Group group(pixels, channels, groups);
+    const Group group(pixels, channels, groups, y_pitch);
     Real sum = 0, squares = 0;
-    group.each(columns, [&](int64 i, int32) { sum += load(x[i]); });
+    group.each(columns, [&](int64 i, int64, int32) { sum += load(x[i]); });
     const Real centre = reduce_block(sum, Sum<Real>{}, scratch) / group.count();
-    group.each(columns, [&](int64 i, int32) { squares += (load(x[i]) - centre) * (load(x[i]) - centre); });
+    group.each(columns, [&](int64 i, int64, int32) { squares += (load(x[i]) - centre) * (load(x[i]) - centre); });
     const Real root = 1 / sqrt(reduce_block(squares, Sum<Real>{}, scratch) / group.count() + Real(eps));
     if (threadIdx.x == 0) {
         mean[blockIdx.x] = centre;
@@ -54,27 +58,29 @@ group_norm_forward(DTYPE* y, Real* mean, Real* inv_std, const DTYPE* x, const Re
     }
     gamma += group.first;
     beta += group.first;
-    group.each(columns, [&](int64 i, int32 c) { y[i] = round_to<DTYPE>((load(x[i]) - centre) * root * gamma[c] + beta[c]); });
+    group.each(columns, [&](int64 i, int64 to, int32 c) {
+        y[to] = round_to<DTYPE>((load(x[i]) - centre) * root * gamma[c] + beta[c]);
+    });
 }
 
 extern "C" __global__ void __launch_bounds__(256, 2)
 group_norm_backward_dx(DTYPE* dx, const DTYPE* dy, const DTYPE* x, const Real* gamma, const Real* mean, const Real* inv_std,
-                       int64 pixels, int32 channels, int32 groups, int32 columns) {
+                       int64 pixels, int32 channels, int32 groups, int32 columns, int64 dy_pitch) {
     __shared__ Real scratch[32];
-    const Group group(pixels, channels, groups);
+    const Group group(pixels, channels, groups, dy_pitch);
     const Real centre = mean[blockIdx.x], root = inv_std[blockIdx.x];
     gamma += group.first;
     Real sum = 0, product = 0;
-    group.each(columns, [&](int64 i, int32 c) {
-        const Real g = gamma[c] * load(dy[i]);
+    group.each(columns, [&](int64 i, int64 from, int32 c) {
+        const Real g = gamma[c] * load(dy[from]);
         sum += g;
         product += g * (load(x[i]) - centre) * root;
     });
     const Real shift = reduce_block(sum, Sum<Real>{}, scratch) / group.count();
     const Real slope = reduce_block(product, Sum<Real>{}, scratch) / group.count();
-    group.each(columns, [&](int64 i, int32 c) {
+    group.each(columns, [&](int64 i, int64 from, int32 c) {
         const Real xhat = (load(x[i]) - centre) * root;
-        dx[i] = round_to<DTYPE>(root * (gamma[c] * load(dy[i]) - shift - xhat * slope));
+        dx[i] = round_to<DTYPE>(root * (gamma[c] * load(dy[from]) - shift - xhat * slope));
     });
 }
 
@@ -87,13 +93,14 @@ struct Products {
     const DTYPE* x;
     const Real* mean;
     const Real* inv_std;
+    PitchedPacks dy_packs;
     int64 packs_an_image;
     int32 groups;
     int32 group[WIDTH];  // of each lane
 
-    __device__ Packs read(int64 pack, int64) const {
+    __device__ Packs read(int64 pack, int64 step) const {
         const int32 image = int32(pack / packs_an_image) * groups;
-        return {reinterpret_cast<const Numbers*>(dy)[pack], reinterpret_cast<const Numbers*>(x)[pack], image};
+        return {reinterpret_cast<const Numbers*>(dy)[dy_packs.at(step)], reinterpret_cast<const Numbers*>(x)[pack], image};
     }
     __device__ Sums value(const Packs& packs, int lane) const {
         const Real gradient = load(packs.dy.at[lane]);
@@ -116,8 +123,9 @@ struct Gradients {
 
 extern "C" __global__ void __launch_bounds__(256, 1)
 group_norm_backward_sums(Real* dgamma, Real* dbeta, Sums* partials, const DTYPE* dy, const DTYPE* x, const Real* mean,
-                         const Real* inv_std, int64 packs_an_image, int32 groups, bool accumulate, Columns columns) {
-    Products products{dy, x, mean, inv_std, packs_an_image, groups, {}};
+                         const Real* inv_std, int64 packs_an_image, int32 groups, bool accumulate, Columns columns,
+                         int64 dy_pitch) {
+    Products products{dy, x, mean, inv_std, PitchedPacks(columns, dy_pitch), packs_an_image, groups, {}};
     Position(columns).columns_of_lanes(products.group, columns.channels);
 #pragma unroll
     for (int j = 0; j < WIDTH; ++j) products.group[j] /= columns.channels / groups;

@@ -13,9 +13,9 @@
 #include "mask.cuh"
 #include "pool.cuh"
 
-// of: its h and w are dz's, p and q dy's. filters: those of one group. dy_packs: packs from one pixel of dy to the next.
+// of: a pool whose dx is dz. filters: those of one group.
 extern "C" __global__ void __launch_bounds__(256, 1)
-mask_backward(DTYPE* dz, const DTYPE* dy, const uint8* mask, uint32 count, Pool of, int32 filters, uint32 dy_packs) {
+mask_backward(DTYPE* dz, const DTYPE* dy, const uint8* mask, uint32 count, Pool of, int32 filters) {
     const int32 groups = of.packs * WIDTH / filters;
     for (uint32 i = uint32(global_thread()); i < count; i += uint32(global_threads())) {
         const Position at(i, of.h, of.w, of.packs);
@@ -25,7 +25,7 @@ mask_backward(DTYPE* dz, const DTYPE* dy, const uint8* mask, uint32 count, Pool 
             const int32 filter = at.pack * WIDTH, group = filter / filters;
             const uint32 pixel = (at.n * of.p + p) * of.q + q;
             const uint32 bits = Mask(mask, filters, groups, group).read<WIDTH>(pixel, filter - group * filters);
-            const Numbers gradient = read_pack(dy, pixel * dy_packs + at.pack);
+            const Numbers gradient = read_pack(dy, pixel * of.y_packs + at.pack);
             const int j = at.row % SIDE * SIDE + at.column % SIDE;
 #pragma unroll
             for (int k = 0; k < WIDTH; ++k)

@@ -27,7 +27,7 @@ max_pool2d_forward(DTYPE* y, ARGMAX* argmax, const DTYPE* x, uint32 count, Pool 
         for (int32 r = r0; r < r1; ++r)
             for (int32 s = s0; s < s1; ++s) {
                 const uint32 cell = (at.n * pool.h + (top + r)) * pool.w + (left + s);
-                const Numbers candidate = read_pack(x, cell * pool.packs + at.pack);
+                const Numbers candidate = read_pack(x, cell * pool.x_packs + at.pack);
                 const bool first = r == r0 && s == s0;
 #pragma unroll
                 for (int j = 0; j < WIDTH; ++j) {
@@ -38,7 +38,7 @@ max_pool2d_forward(DTYPE* y, ARGMAX* argmax, const DTYPE* x, uint32 count, Pool 
                     }
                 }
             }
-        write_pack(y, i, best);
+        write_pack(y, at.pixel * pool.y_packs + at.pack, best);
         write_pack(argmax, i, won);
     }
 }
@@ -52,10 +52,10 @@ max_pool2d_backward(DTYPE* dx, const DTYPE* dy, const ARGMAX* argmax, uint32 cou
         Real sum[WIDTH] = {};
         for (int32 p = first_window(at.row, pool.top, pool.r, pool.stride_h); p < p1; ++p)
             for (int32 q = first_window(at.column, pool.left, pool.s, pool.stride_w); q < q1; ++q) {
-                const uint32 window = ((at.n * pool.p + p) * pool.q + q) * pool.packs + at.pack;
+                const uint32 window = (at.n * pool.p + p) * pool.q + q;
                 const int32 r = at.row + pool.top - p * pool.stride_h, s = at.column + pool.left - q * pool.stride_w;
-                const Indices won = read_pack(argmax, window);
-                const Numbers gradient = read_pack(dy, window);
+                const Indices won = read_pack(argmax, window * pool.packs + at.pack);
+                const Numbers gradient = read_pack(dy, window * pool.y_packs + at.pack);
 #pragma unroll
                 for (int j = 0; j < WIDTH; ++j)
                     if (won.at[j] == ARGMAX(r * pool.s + s)) sum[j] += load(gradient.at[j]);
@@ -63,6 +63,6 @@ max_pool2d_backward(DTYPE* dx, const DTYPE* dy, const ARGMAX* argmax, uint32 cou
         Numbers result;
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) result.at[j] = round_to<DTYPE>(sum[j]);
-        write_pack(dx, i, result);
+        write_pack(dx, at.pixel * pool.x_packs + at.pack, result);
     }
 }

@@ -11,6 +11,7 @@ struct Pool {
     int32 p, q;
     int32 r, s, stride_h, stride_w, top, left;
     int32 padded_h, padded_w;  // H + bottom, W + right: where the padding ends
+    uint32 x_packs, y_packs;   // from one pixel of x, or dx, to the next, and of y, or dy: packs, or more in a slice of channels
 };
 
 using Numbers = Pack<DTYPE, WIDTH>;
@@ -18,11 +19,11 @@ using Real = accumulator<DTYPE>;
 
 // The coordinates of item `i` of a volume (N, rows, columns, packs), the last axis innermost.
 struct Position {
-    uint32 n;
+    uint32 n, pixel;  // pixel: of all images
     int32 row, column, pack;
     __device__ Position(uint32 i, int32 rows, int32 columns, int32 packs) {
         pack = int32(i % packs);
-        i /= packs;
+        pixel = i /= packs;
         column = int32(i % columns);
         i /= columns;
         row = int32(i % rows);

@@ -1,7 +1,7 @@
 import pytest
 
 from gpuconv import models
-from gpuconv.layers import Conv2D, Flatten, Input, Linear, ReLU, Residual, Sequential
+from gpuconv.layers import Branches, Conv2D, Flatten, Input, Linear, MaxPool2D, ReLU, Residual, Sequential
 from gpuconv.summary import rows, summary, total
 
 
@@ -47,6 +47,22 @@ def test_a_residual_block_has_a_row_for_its_sum_and_for_each_layer():
     assert [row.name for row in table] == ["input", "residual1", "residual1.conv1", "residual1.shortcut.conv1"]
     assert [row.activations for row in table] == [32, 48, 48, 48]
     assert total(table).parameters == net.parameter_count == 15
+
+
+def test_the_branches_that_are_copied_are_named():
+    class OwnReLU(ReLU, op="relu"):
+        pass
+
+    def block():
+        return Branches([[], [Conv2D(2, 1)], [Conv2D(2, 1), OwnReLU()], [MaxPool2D(3, stride=1, padding=1)]])
+
+    added = Branches([[], [Conv2D(22, 1)]], "add")
+    net = Sequential([Input((4, 4, 2)), block(), Branches([[Conv2D(2, 1)], [block()]]), added])
+    copies = "copied forward branch1, branch3; copied backward branch3"
+    assert summary(net).splitlines()[-2:] == [
+        f"concatenated in branches1 and 1 more: in place branch2, branch4; {copies}",
+        "concatenated in branches2: in place branch1, branch2",
+    ]
 
 
 def test_a_net_that_was_not_built_has_no_rows():

@@ -339,10 +339,10 @@ def _writer(layer: Layer, x: Array, at: Place) -> tuple[Call, Place]:
     """The call of the op that wrote a value of a layer's output, by itself in its slice of a concatenation, and the
     value's index in its result."""
     if isinstance(layer, Sequential):
-        *before, last = layer.layers
-        for each in before:
+        last = layer.last_in_inference
+        for each in layer.layers[:last]:
             x = run(each, "infer", x)
-        return _writer(last, x, at)
+        return _writer(layer.layers[last], x, at)
     calls: list[Call] = []
     if isinstance(layer, Merging) and layer.merge == "concat":
         number, at = branch_at(layer, at)
@@ -353,7 +353,9 @@ def _writer(layer: Layer, x: Array, at: Place) -> tuple[Call, Place]:
             ops.copy(row.infer(x) if row else x)
     else:
         with recording(calls.append):
-            run(layer, "infer", x)
+            y = run(layer, "infer", x)
+            if layer.idle_in_inference:
+                ops.copy(y)
     return calls[-1], at
 
 

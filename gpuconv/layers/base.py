@@ -76,6 +76,7 @@ class Layer(Stateful["Layer"]):
     takes_parts: ClassVar[bool] = False  # forward and backward also take a `gpuconv.layers.part.Cut`
     writes_slices: ClassVar[bool] = False  # whether forward takes `out`
     reads_slices: ClassVar[bool] = False  # whether backward reads dy in such a slice without a copy
+    idle_in_inference: ClassVar[bool] = False  # whether `infer` returns x itself
     slides: ClassVar[bool] = True  # whether on a larger image it computes the same at more positions
 
     _: KW_ONLY

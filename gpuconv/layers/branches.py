@@ -39,6 +39,11 @@ class Merging(Layer):
         """The sequences, in order; None stands for the input itself."""
         return tuple(self._rows.values())
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the sequences, in order."""
+        return tuple(self._rows)
+
     def children(self) -> Sequence[tuple[str, Layer]]:
         return [(name, row) for name, row in self._rows.items() if row]
 
@@ -59,12 +64,21 @@ class Merging(Layer):
     def _unequal(self, shapes: Sequence[Shape]) -> str:
         return f"the branches give {_listed(shapes)}, which cannot be added"
 
-    @property
-    def writes_slices(self) -> bool:  # type: ignore[override]
-        """Whether this layer concatenates. If so, its branches' slices are slices of the wider volume."""
-        return self.merge == "concat"
+    writes_slices = True
 
-    reads_slices = writes_slices
+    @property
+    def reads_slices(self) -> bool:  # type: ignore[override]
+        """Whether this layer concatenates, so that its branches' slices are slices of the wider volume, or all of its
+        branches read slices."""
+        return self.merge == "concat" or all(row is None or reads_slices(row) for row in self.rows)
+
+    def copied(self, direction: str) -> list[str]:
+        """The names of the branches that a concatenation copies: in "forward" the outputs of those that cannot write
+        into their slice, in "backward" the gradients of those that cannot read them there."""
+        if self.merge == "add":
+            return []
+        able = writes_slices if direction == "forward" else reads_slices
+        return [name for name, row in self._rows.items() if (direction == "forward" if row is None else not able(row))]
 
     def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
         return self._merged(x, lambda row, **into: call(row, "forward", x, training, **into), out)
@@ -76,7 +90,7 @@ class Merging(Layer):
         """The sum of the outputs, or the volume in which they are side by side: branches that can write into their
         slice of it do so, the others' outputs are copied there. output_of(row, out=slice): runs a branch."""
         if self.merge == "add" or isinstance(x, Cut) or x.shape[1:] != self.input_shape:
-            join = _sum if self.merge == "add" else self._concatenated
+            join = partial(_sum, out=out) if self.merge == "add" else self._concatenated
             return in_parts(join, *(output_of(row) if row else x for row in self.rows))
         y = self._volume(x, len(x), *self.output_shape or ()) if out is None else out
         for row, part in zip(self.rows, self._parts(y)):
@@ -159,8 +173,9 @@ class Branches(Merging):
         return Branches([row or [] for row in rows], self.merge, name=self.name, frozen=self.frozen)
 
 
-def _sum(*arrays: Array) -> Array:
-    return reduce(ops.add, arrays)
+def _sum(*arrays: Array, out: Array | None = None) -> Array:
+    *before, last = arrays
+    return ops.add(reduce(ops.add, before), last, out=out)
 
 
 def _sequence(layers: Row) -> Sequential:

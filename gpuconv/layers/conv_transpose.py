@@ -36,6 +36,7 @@ class ConvTranspose2D(Layer):
     """
 
     stem = "convt"
+    writes_slices = reads_slices = True
 
     out_channels: int
     kernel_size: Size
@@ -95,8 +96,9 @@ class ConvTranspose2D(Layer):
             self.variables["bias"] = Variable((self.out_channels,), initializers.get(self.bias_init))
         return self.problem.x_shape[1:]
 
-    def forward(self, x: Array, training: bool = False) -> Array:
-        y = ops.conv2d_dgrad(x, self["weight"], input_shape=(len(x), *self.problem.x_shape[1:]), **self.options)
+    def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
+        input_shape = len(x), *self.problem.x_shape[1:]
+        y = ops.conv2d_dgrad(x, self["weight"], input_shape=input_shape, **self.options, out=out)
         self.stash(x)
         return ops.add(y, self["bias"], out=y) if self.bias else y
 

@@ -25,7 +25,7 @@ class Dropout(Layer):
     """
 
     stem = "dropout"
-    elementwise = True
+    elementwise = writes_slices = reads_slices = idle_in_inference = True
 
     p: float = 0.5
 
@@ -41,15 +41,15 @@ class Dropout(Layer):
     def seeded(self, seed: int, substream: int) -> None:
         self.seed, self.substream = seed, substream
 
-    def forward(self, x: Array, training: bool = False) -> Array:
+    def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
         if not training or self.p == 0:
             self.stash(None, 0)
-            return x
+            return x if out is None else ops.copy(x, out=out)
         place = place_of(x)
         blocks = -(-place.batch // 4)  # blocks of four random words, for the whole batch
         offset = ops.advance_counter(self["offset"], by=blocks if place.last else 0)
         self.stash(offset, place.first)
-        return ops.dropout(x, first=place.first, **self._drawn_at(offset))
+        return ops.dropout(x, first=place.first, **self._drawn_at(offset), out=out)
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         offset, first = self.unstash()

@@ -219,10 +219,6 @@ class ConvNorm(FusedConv):
         )
 
     @property
-    def reads_slices(self) -> bool:  # type: ignore[override]
-        return self.pool == 1
-
-    @property
     def pool(self) -> int:
         return 2 if type(self.layers[1]) is MaxPool2D else 1
 
@@ -291,10 +287,6 @@ class NormChain(Fused):
         """Whether `below` ends in a batch norm, and `layer` begins with a convolution that can compute its sums."""
         norm = type(below) is NormActivation or (type(below) is ConvNorm and below.pool == 1)
         return norm and type(layer) in (Conv2D, ConvNorm) and not _conv_of(layer).depthwise
-
-    @property
-    def reads_slices(self) -> bool:  # type: ignore[override]
-        return self.layers[-1].reads_slices
 
     @property
     def kept(self) -> tuple[Any, ...]:

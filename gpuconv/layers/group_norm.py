@@ -16,7 +16,7 @@ class ImageNorm(Layer):
     """The base of both layers: `gpuconv.ops.group_norm` on the images, or the positions, of a volume."""
 
     stem = "norm"
-    elementwise = True
+    elementwise = writes_slices = reads_slices = True
 
     _: KW_ONLY
     eps: float = 1e-5
@@ -37,11 +37,12 @@ class ImageNorm(Layer):
         """x in the shape in which the op takes it as images, and the groups of each image."""
         raise NotImplementedError
 
-    def forward(self, x: Array, training: bool = False) -> Array:
+    def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
         images, groups = self._images(x)
-        y, mean, inv_std = ops.group_norm(images, self["weight"], self["bias"], groups=groups, eps=self.eps)
+        into = None if out is None else self._images(out)[0]
+        y, mean, inv_std = ops.group_norm(images, self["weight"], self["bias"], groups=groups, eps=self.eps, out=into)
         self.stash(x, mean, inv_std)
-        return y.reshape(x.shape)
+        return y.reshape(x.shape) if out is None else out
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         x, mean, inv_std = self.unstash()

@@ -31,6 +31,7 @@ class Linear(Layer):
 
     stem = "fc"
     slides = False
+    writes_slices = reads_slices = True
 
     out_features: int
     _: KW_ONLY
@@ -49,8 +50,8 @@ class Linear(Layer):
         self.variables = weight_and_bias(self, (self.out_features, *input_shape))
         return (self.out_features,)
 
-    def forward(self, x: Array, training: bool = False) -> Array:
-        y = ops.linear(x, self["weight"], self["bias"] if self.bias else None, **self._arithmetic)
+    def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
+        y = ops.linear(x, self["weight"], self["bias"] if self.bias else None, **self._arithmetic, out=out)
         self.stash(x)
         return y
 

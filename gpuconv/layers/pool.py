@@ -24,6 +24,7 @@ class Pool2D(Layer):
     """
 
     stem = "pool"
+    writes_slices = reads_slices = True
 
     kernel_size: Size
     _: KW_ONLY
@@ -49,8 +50,8 @@ class Pool2D(Layer):
 class MaxPool2D(Pool2D):
     """The maximum of each window; see `gpuconv.ops.max_pool2d`."""
 
-    def forward(self, x: Array, training: bool = False) -> Array:
-        y, argmax = ops.max_pool2d(x, **self.options)
+    def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
+        y, argmax = ops.max_pool2d(x, **self.options, out=out)
         self.stash(argmax, x.shape)
         return y
 
@@ -74,9 +75,9 @@ class AvgPool2D(Pool2D):
     def options(self) -> Options:
         return super().options | dict(count_include_pad=self.count_include_pad)
 
-    def forward(self, x: Array, training: bool = False) -> Array:
+    def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
         self.stash(x.shape)
-        return ops.avg_pool2d(x, **self.options)
+        return ops.avg_pool2d(x, **self.options, out=out)
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         (input_shape,) = self.unstash()
@@ -96,6 +97,7 @@ class AdaptiveAvgPool2D(Layer):
 
     stem = "pool"
     slides = False
+    writes_slices = reads_slices = True
 
     output_size: Size
 
@@ -110,9 +112,9 @@ class AdaptiveAvgPool2D(Layer):
         self.kernel_size, self.stride = ((windows[0][place], windows[1][place]) for place in (0, 1))
         return p, q, input_shape[2]
 
-    def forward(self, x: Array, training: bool = False) -> Array:
+    def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
         self.stash(x.shape)
-        return ops.avg_pool2d(x, self.kernel_size, stride=self.stride)
+        return ops.avg_pool2d(x, self.kernel_size, stride=self.stride, out=out)
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         (input_shape,) = self.unstash()
@@ -144,14 +146,15 @@ class GlobalAvgPool2D(Layer):
 
     stem = "pool"
     slides = False
+    writes_slices = reads_slices = True
 
     def plan(self, input_shape: Shape) -> Shape:
         expect_axes(input_shape, "H W C")
         return (1, 1, input_shape[2])
 
-    def forward(self, x: Array, training: bool = False) -> Array:
+    def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
         self.stash(x.shape)
-        return ops.global_avg_pool2d(x)
+        return ops.global_avg_pool2d(x, out=out)
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         (input_shape,) = self.unstash()

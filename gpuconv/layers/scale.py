@@ -18,7 +18,7 @@ class Scale(Layer):
     """
 
     stem = "scale"
-    elementwise = True
+    elementwise = writes_slices = reads_slices = True
 
     factor: float
 
@@ -26,9 +26,9 @@ class Scale(Layer):
         super().__post_init__()
         arguments.number("factor", self.factor, float("-inf"))
 
-    def forward(self, x: Array, training: bool = False) -> Array:
+    def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
         self.stash()
-        return ops.scale(x, factor=self.factor)
+        return ops.scale(x, factor=self.factor, out=out)
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         self.unstash()

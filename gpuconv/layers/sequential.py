@@ -182,6 +182,15 @@ class Sequential(Layer):
         return writes_slices(self.layers[-1])
 
     @property
+    def last_in_inference(self) -> int:
+        """The index of the layer that writes the output of `infer`: the last one, or if that is idle, the one before
+        it if it writes slices."""
+        place = len(self.layers) - 1
+        while place and self.layers[place].idle_in_inference and writes_slices(self.layers[place - 1]):
+            place -= 1
+        return place
+
+    @property
     def reads_slices(self) -> bool:  # type: ignore[override]
         return reads_slices(self.layers[-1])
 
@@ -212,10 +221,10 @@ class Sequential(Layer):
         return run(last, "forward", x, training, **into)
 
     def infer(self, x: Array, **into: Any) -> Array:
-        *before, last = self.layers
-        for layer in before:
-            x = run(layer, "infer", x)
-        return run(last, "infer", x, **into)
+        last = self.last_in_inference
+        for place, layer in enumerate(self.layers):
+            x = run(layer, "infer", x, **(into if place == last else {}))
+        return x
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         """As `Layer.backward`; with input_grad=False it stops at the first layer with a trained variable."""

@@ -33,6 +33,7 @@ class Upsample(Layer):
     """
 
     stem = "upsample"
+    writes_slices = reads_slices = True
 
     scale: Size
     mode: str = "nearest"
@@ -65,14 +66,16 @@ class Upsample(Layer):
         pairs = dict(kernel_size=tuple(2 - size % 2 for size in scale), stride=1)
         return [windows, pairs] if any(size % 2 == 0 for size in scale) else [windows]
 
-    def forward(self, x: Array, training: bool = False) -> Array:
+    def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
         n, h, w, channels = x.shape
         down, across = self.options["stride"]
-        y = ops.conv2d_dgrad(x, self["ones"], input_shape=(n, h * down, w * across, channels), **self.options)
+        ends = [*[None] * len(self.means), out]  # only the last op writes the output
+        input_shape = n, h * down, w * across, channels
+        y = ops.conv2d_dgrad(x, self["ones"], input_shape=input_shape, **self.options, out=ends[0])
         shapes = []
-        for mean in self.means:
+        for mean, end in zip(self.means, ends[1:]):
             shapes.append(y.shape)
-            y = ops.avg_pool2d(y, **mean)
+            y = ops.avg_pool2d(y, **mean, out=end)
         self.stash(*shapes)
         return y
 

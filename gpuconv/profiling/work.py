@@ -13,7 +13,6 @@ from typing import Any
 
 from gpuconv.layers import Layer, NormChain
 from gpuconv.layers.branches import Merging
-from gpuconv.layers.running import writes_slices
 from gpuconv.problems import DIRECTIONS, Conv2dProblem
 from gpuconv.types import Array
 
@@ -58,8 +57,8 @@ def convolution(problem: Conv2dProblem, itemsize: int, direction: str = "fprop")
 
 def of_layer(layer: Layer, direction: str, batch_size: int, *, kept: int = 0, input_grad: bool = True) -> Work:
     """One direction, "forward" or "backward", of a built layer. For a residual block or branches it is only the op that
-    joins them; for a concatenation in forward, the copies of those outputs that are not written in place. For a chain
-    of fused layers it is the sum of theirs.
+    joins them; for a concatenation, also the copies of those outputs, or gradients, that are not written, or read, in
+    place. For a chain of fused layers it is the sum of theirs.
 
     Forward reads the input and the parameters and writes the output. Backward reads the output's gradient, the
     parameters and what forward kept (kept: bytes), and writes the gradients of the parameters that are trained and,
@@ -72,14 +71,13 @@ def of_layer(layer: Layer, direction: str, batch_size: int, *, kept: int = 0, in
     size = layer.dtype.itemsize
     x, y = (batch_size * math.prod(shape or ()) * size for shape in (layer.input_shape, layer.output_shape))
     if isinstance(layer, Merging):
-        if direction == "forward" and layer.merge == "concat":
-            copied = (
-                row.output_shape if row else layer.input_shape for row in layer.rows if not (row and writes_slices(row))
-            )
-            return Work(0.0, 2.0 * batch_size * size * sum(math.prod(shape or ()) for shape in copied))
-        if direction == "forward":
-            return Work(0.0, 3.0 * (len(layer.rows) - 1) * y)
-        return Work(0.0, 3.0 * (len(layer.rows) - 1) * x * input_grad)
+        shapes = dict(zip(layer.names, (row.output_shape if row else layer.input_shape for row in layer.rows)))
+        moved = 2.0 * batch_size * size * sum(math.prod(shapes[name] or ()) for name in layer.copied(direction))
+        if direction == "backward":
+            moved += 3.0 * (len(layer.rows) - 1) * x * input_grad
+        elif layer.merge == "add":
+            moved += 3.0 * (len(layer.rows) - 1) * y
+        return Work(0.0, moved)
     variables = [
         (variable, inner.trains(name))
         for inner in layer.walk()

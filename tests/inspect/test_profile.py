@@ -213,9 +213,15 @@ def test_a_chain_of_fused_layers_has_the_work_of_its_layers():
     assert backward.bytes == least + kept
 
 
-def test_a_concatenation_moves_only_outputs_that_are_not_written_in_place():
-    net = Sequential([Input((4, 4, 2)), Branches([[Conv2D(3, 1)], [Conv2D(5, 1), GroupNorm(1)], []])], dtype="float32")
-    assert work.of_layer(net["branches1"], "forward", 2) == Work(0.0, 2 * 4 * 2 * 16 * (5 + 2))
+def test_a_concatenation_moves_only_what_is_not_written_or_read_in_place():
+    branches = Branches([[Conv2D(3, 1)], [Conv2D(5, 1), GroupNorm(1)], []])
+    net = Sequential([Input((4, 4, 2)), branches], dtype="float32")
+    assert work.of_layer(net["branches1"], "forward", 2) == Work(0.0, 2 * 4 * 2 * 16 * 2)
+    assert work.of_layer(net["branches1"], "backward", 2) == Work(0.0, 2 * 3 * 4 * 2 * 16 * 2)  # two sums
+    flat = Branches([[Flatten(), Linear(3)], [Flatten()]])
+    net = Sequential([Input((1, 1, 2)), flat], dtype="float32")
+    assert work.of_layer(net["branches1"], "forward", 2) == Work(0.0, 2 * 4 * 2 * 2)
+    assert work.of_layer(net["branches1"], "backward", 2) == Work(0.0, (2 + 3) * 4 * 2 * 2)  # a copy and a sum
 
 
 def test_every_named_net_has_work_for_all_its_layers():

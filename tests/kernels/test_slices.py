@@ -17,11 +17,13 @@ PLACES = [
     (3, 8),
     (4, 13),
 ]  # the slice's first channel, and all channels; the last lose 16 bytes
+# Transposed convolutions: filters, or 0 for depthwise ones, kernel size and stride, options.
+TRANSPOSED = (("transposed", 8, 2, {}), ("transposed-split-K", 512, 1, {}), ("transposed-depthwise", 0, 2, {}))
 CASES = ("float32", 8, 3), ("float16", 8, 8)  # dtype, channels of the slice, input channels
 
 
 def calls(device, dtype, filters, channels, rng):
-    """Each op as a function of its result's place, or of its gradient or input, which is the second thing returned."""
+    """Each op's name, with a function of its result's place, one of its gradient or input, or both."""
 
     def volume(*shape):
         return asarray(rng.normal(size=shape).astype(dtype), device)
@@ -97,6 +99,37 @@ def calls(device, dtype, filters, channels, rng):
             ),
         )
     yield "norm-backward-of-both", None, lambda x: ops.batch_norm_backward(x, x, *vectors[:3])
+    yield "add-vector", lambda out: ops.add(own, bias, out=out), lambda dy: ops.add(dy, bias)
+    yield "scale", lambda out: ops.scale(own, factor=0.3, out=out), lambda dy: ops.scale(dy, factor=0.3)
+    drawn = dict(p=0.4, seed=3, first=5)
+    yield "dropout", lambda out: ops.dropout(own, **drawn, out=out), lambda dy: ops.dropout_backward(dy, **drawn)
+    drawn4 = drawn | dict(first=8)
+    yield "dropout4", lambda out: ops.dropout(own, **drawn4, out=out), lambda dy: ops.dropout_backward(dy, **drawn4)
+    window, large = dict(kernel_size=3, stride=2, padding=1), volume(n, 2 * h - 1, 2 * w, filters)
+    argmax, shape = ops.max_pool2d(large, **window)[1], dict(input_shape=large.shape)
+    yield (
+        "max_pool",
+        lambda out: ops.max_pool2d(large, **window, out=out)[0],
+        lambda dy: ops.max_pool2d_backward(dy, argmax, **shape, **window),
+    )
+    yield (
+        "avg_pool",
+        lambda out: ops.avg_pool2d(large, **window, out=out),
+        lambda dy: ops.avg_pool2d_backward(dy, **shape, **window),
+    )
+    for groups in (2, 1):
+        scales, groups = (vectors[0], vectors[1]), dict(groups=groups)
+        _, mean, inv_std = ops.group_norm(own, *scales, **groups)
+        yield (
+            f"group_norm-{groups['groups']}",
+            lambda out, g=groups: ops.group_norm(own, *_copies(vectors[:2]), **g, out=out),
+            lambda dy, s=(mean, inv_std): ops.group_norm_backward(dy, own, vectors[0], *s),
+        )
+    for name, k, size, options in TRANSPOSED:
+        given = volume(n, h // size, w // size, k or filters)
+        into = volume(k or filters, size, size, filters if k else 1)
+        options = dict(input_shape=(n, h, w, filters), stride=size, groups=1 if k else filters) | options
+        yield name, lambda out, g=given, i=into, o=options: ops.conv2d_dgrad(g, i, **o, out=out), None
 
 
 def _copies(vectors):
@@ -112,17 +145,19 @@ def _bytes(results):
 def test_slices_have_the_bits_of_dense_arrays(device, rng, dtype, filters, channels):
     dy = rng.normal(size=(*PIXELS, filters)).astype(dtype)
     for name, write, read in calls(device, dtype, filters, channels, rng):
-        expected = _bytes(write(None) if write else read(asarray(dy, device)))
-        for first, every in PLACES:
-            inside = slice(first, first + filters)
-            host = np.full((*PIXELS, every + filters), 7, dtype)
-            if read:
-                host[..., inside] = dy
-            there = asarray(host, device)
-            found = write(there[..., inside]) if write else read(there[..., inside])
-            assert _bytes(found) == expected, (name, first, every)
-            after = to_numpy(there)
-            assert (np.delete(after, np.r_[inside], axis=-1) == 7).all(), (name, first, every)
+        for run, given in ((write, None), (read, asarray(dy, device))):
+            if run is None:
+                continue
+            expected = _bytes(run(given))
+            for first, every in PLACES:
+                inside = slice(first, first + filters)
+                host = np.full((*PIXELS, every + filters), 7, dtype)
+                if given is not None:
+                    host[..., inside] = dy
+                there = asarray(host, device)
+                assert _bytes(run(there[..., inside])) == expected, (name, first, every)
+                after = to_numpy(there)
+                assert (np.delete(after, np.r_[inside], axis=-1) == 7).all(), (name, first, every)
 
 
 @pytest.mark.kernels

@@ -122,6 +122,35 @@ def test_every_order_gives_the_bits_of_the_other_tensor_core_kernels(device, mon
 
 
 @directions
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize(("channels", "beside"), [((24, 40), (8, 16)), ((5, 67), (3, 2))], ids=["packs", "numbers"])
+def test_slices_have_the_bits_of_dense_arrays(monkeypatch, op, algo, splits, channels, beside):
+    """y and dx are stored into, and dy is read from, slices of wider volumes, whose other channels do not change."""
+
+    def sliced(array):
+        before, after = beside
+        wide = np.full((*array.shape[:-1], before + array.shape[-1] + after), 7, as_dtype("bfloat16"))
+        wide[..., before:-after] = array
+        held.append((asarray(wide, "emulated"), np.delete(wide, np.s_[before:-after], -1)))
+        return held[-1][0][..., before:-after]
+
+    held = []
+    forced(monkeypatch, find(algo, "bfloat16"), splits)
+    arrays, options = arguments(op, problem(*channels), "bfloat16")
+    expected = on_device(op, "emulated", *arrays, **options)
+    first, *others = [asarray(array, "emulated") for array in arrays]
+    if op != "conv2d":
+        first = sliced(arrays[0])
+    into = {} if op == "conv2d_wgrad" else dict(out=sliced(np.zeros_like(expected)))
+    if channels == (24, 40):
+        monkeypatch.setattr("gpuconv.backends.cuda.runtime.rows.copied_rows", None)  # no copy is made
+    with emulator.configure(sanitize="checked", seed=3):
+        np.testing.assert_array_equal(to_numpy(getattr(ops, op)(first, *others, **options, **into)), expected)
+    for volume, unchanged in held:
+        np.testing.assert_array_equal(np.delete(to_numpy(volume), np.s_[beside[0] : -beside[1]], -1), unchanged)
+
+
+@directions
 @pytest.mark.parametrize("splits", [2, 5])
 def test_split_k_agrees_with_the_oracle(device, monkeypatch, op, algo, splits):
     forced(monkeypatch, find(algo, "bfloat16"), splits)

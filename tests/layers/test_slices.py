@@ -8,7 +8,29 @@ import pytest
 import gpuconv as gc
 from gpuconv.backends.cuda.emulator.array import EmulatedArray
 from gpuconv.backends.cuda.runtime.kernel import Kernel
-from gpuconv.layers import BatchNorm, Branches, Conv2D, Input, ReLU, Sequential, SiLU, Tanh
+from gpuconv.layers import (
+    AdaptiveAvgPool2D,
+    AvgPool2D,
+    BatchNorm,
+    Branches,
+    Conv2D,
+    ConvTranspose2D,
+    Dropout,
+    Flatten,
+    GlobalAvgPool2D,
+    GroupNorm,
+    Input,
+    LayerNorm,
+    Linear,
+    MaxPool2D,
+    ReLU,
+    Residual,
+    Scale,
+    Sequential,
+    SiLU,
+    Tanh,
+    Upsample,
+)
 
 PADDED = dict(padding=1, bias=True)
 ENDS = {  # the last layers of a branch, after a convolution or as one; all of 8 channels
@@ -21,16 +43,43 @@ ENDS = {  # the last layers of a branch, after a convolution or as one; all of 8
     "tanh": lambda: [Conv2D(8, 1), Tanh()],
     "norm": lambda: [Conv2D(8, 3, **PADDED), BatchNorm()],
     "norm-relu": lambda: [Conv2D(8, 1), BatchNorm(), ReLU()],
+    "max-pool": lambda: [Conv2D(8, 1), MaxPool2D(3, stride=1, padding=1)],
+    "avg-pool": lambda: [Conv2D(8, 1), AvgPool2D(3, stride=1, padding=1)],
+    "adaptive-pool": lambda: [Conv2D(8, 1), AdaptiveAvgPool2D((4, 5))],
+    "global-pool": lambda: [Conv2D(8, 1), GlobalAvgPool2D()],
+    "linear": lambda: [Conv2D(2, 1), Flatten(), Linear(8)],
+    "group-norm": lambda: [Conv2D(8, 1), GroupNorm(2)],
+    "layer-norm": lambda: [Conv2D(8, 1), LayerNorm()],
+    "dropout": lambda: [Conv2D(8, 1), Dropout(0.3), Dropout(0.4)],
+    "scale": lambda: [Conv2D(8, 1), Scale(0.3)],
+    "nearest": lambda: [MaxPool2D((4, 5)), Conv2D(8, 1), Upsample((4, 5))],
+    "bilinear": lambda: [MaxPool2D((2, 5)), Conv2D(8, 1), Upsample((2, 5), "bilinear")],
+    "transposed": lambda: [MaxPool2D((2, 5)), ConvTranspose2D(8, (2, 5), stride=(2, 3))],
+    "residual": lambda: [Conv2D(8, 1), Residual([Conv2D(8, 3, **PADDED)])],
+    "shortcut": lambda: [Residual([Conv2D(8, 3, **PADDED)], [Conv2D(8, 1)])],
+    "sum": lambda: [Conv2D(8, 1), Branches([[], [], [Conv2D(8, 1), BatchNorm()]], "add")],
+    "conv-pool": lambda: [Upsample(2), Conv2D(8, 3, **PADDED), MaxPool2D(2)],
+    "pool-norm": lambda: [Upsample(2), Conv2D(8, 3, **PADDED), MaxPool2D(2), BatchNorm()],
+    "norm-chain": lambda: [Conv2D(8, 1), BatchNorm(), Conv2D(8, 3, **PADDED)],
+    "norm-chain-norm": lambda: [Conv2D(8, 1), BatchNorm(), Conv2D(8, 3, **PADDED), BatchNorm()],
     "skip": lambda: [Conv2D(2, 1), Branches([[Conv2D(6, 3, **PADDED)], []])],
     "nested": lambda: [Branches([[Conv2D(4, 1)], [Conv2D(4, 3, **PADDED), BatchNorm()]])],
 }
-# The number of copies in forward, in backward, and in a step plus an inference, if any: those of the input.
+# The number of copies in forward, in backward, and in a step plus an inference, if any.
 COPIES = {"skip": [2, 0, 4]}
+
+
+# The layers beside an end whose output is no map of the input's size, of so many channels.
+BETWEEN = {
+    "global-pool": lambda channels: [GlobalAvgPool2D(), Conv2D(channels, 1)],
+    "linear": lambda channels: [Flatten(), Linear(channels)],
+}
 
 
 def block(end, between, device="emulated", dtype="float32"):
     """Two branches of the end, and between them one of that many channels."""
-    branches = [ENDS[end](), [Conv2D(between, 1)], ENDS[end]()]
+    middle = BETWEEN[end](between) if end in BETWEEN else [Conv2D(between, 1)]
+    branches = [ENDS[end](), middle, ENDS[end]()]
     return Sequential([Input((4, 5, 4)), Branches(branches)], seed=1, device=device, dtype=dtype)
 
 
@@ -54,7 +103,7 @@ def launches(monkeypatch):
         launch(self, *arguments, **options)
 
     def assigned(self, key, value):
-        if getattr(value, "ndim", 0) == 4:
+        if getattr(value, "ndim", 0) > 1:
             found.append("assign")
         assign(self, key, value)
 

@@ -5,41 +5,30 @@ from __future__ import annotations
 import numpy as np
 
 from gpuconv.backends.cuda.runtime.kernel import load
-from gpuconv.backends.cuda.runtime.outputs import (
-    THREADS,
-    buffer,
-    ceil_div,
-    contiguous,
-    device_scalar,
-    flat_grid,
-    pack_width,
-    store,
-)
+from gpuconv.backends.cuda.runtime.outputs import THREADS, buffer, ceil_div, device_scalar, flat_grid, pack_width, store
 from gpuconv.backends.cuda.runtime.rows import copy_rows, launch_by_rows, rows_of
 from gpuconv.types import ArrayT, Scalar
 
 
-def _map(kernel: str, out: ArrayT | None, inputs: tuple[ArrayT, ...], *scalars: object) -> ArrayT:
+def _map(name: str, out: ArrayT | None, inputs: tuple[ArrayT, ...], *scalars: object) -> ArrayT:
+    """Launch `name`_forward over contiguous arrays, `name`_rows over rows with a pitch. A vector is added to every row
+    of the first input."""
     first = inputs[0]
-    y = buffer(out, first.shape, first.dtype, like=first)
-    width = pack_width(first.dtype, first, y, *inputs[1:])
-    run = load("arithmetic.cu", {"DTYPE": first.dtype, "WIDTH": width}).kernel(kernel)
-    run(flat_grid(ceil_div(first.size, width)), THREADS, y, *inputs, first.size, *scalars)
+    y = buffer(out, first.shape, first.dtype, like=first, pitched=True)
+    arrays = (y, *inputs)
+    if all(array.flags.c_contiguous and array.shape == first.shape for array in arrays):
+        width = pack_width(first.dtype, *arrays)
+        run = load("arithmetic.cu", {"DTYPE": first.dtype, "WIDTH": width}).kernel(f"{name}_forward")
+        run(flat_grid(ceil_div(first.size, width)), THREADS, *arrays, first.size, *scalars)
+    else:
+        flat, pitches = zip(*map(rows_of, arrays))
+        steps = tuple(pitch if array.shape == first.shape else 0 for array, pitch in zip(arrays, pitches))
+        launch_by_rows(f"{name}_rows", first.shape, flat, steps, *scalars)
     return store(y, out)
 
 
 def add(a: ArrayT, b: ArrayT, *, out: ArrayT | None) -> ArrayT:
-    if a.shape == b.shape:
-        y = buffer(out, a.shape, a.dtype, like=a, pitched=True)
-        if y.flags.c_contiguous and a.flags.c_contiguous and b.flags.c_contiguous:
-            return _map("add_forward", out, (a, b))
-        arrays, pitches = zip(*map(rows_of, (y, a, b)))
-        launch_by_rows("add_rows", a.shape, arrays, pitches)
-        return store(y, out)
-    a, b = contiguous(a, b)
-    y = buffer(out, a.shape, a.dtype, like=a)
-    launch_by_rows("add_vector_forward", a.shape, (y, a, b), ())
-    return store(y, out)
+    return _map("add", out, (a, b))
 
 
 def copy(x: ArrayT, *, out: ArrayT | None) -> ArrayT:
@@ -50,4 +39,4 @@ def copy(x: ArrayT, *, out: ArrayT | None) -> ArrayT:
 
 def scale(x: ArrayT, *, factor: Scalar, divisor: Scalar, out: ArrayT | None) -> ArrayT:
     scalars = (*device_scalar(factor, np.float64), *device_scalar(divisor, np.float64))
-    return _map("scale_forward", out, contiguous(x), *scalars)
+    return _map("scale", out, (x,), *scalars)

@@ -117,14 +117,15 @@ def conv2d_dgrad(
     expect_within_limits(problem)
     dy, pitch = _near(_before_mask(dy, mask, problem, epilogue), problem, problem.k)
     (w,) = contiguous(w)
-    dx = buffer(out, problem.x_shape, dy.dtype, like=dy)
+    dx = buffer(out, problem.x_shape, dy.dtype, like=dy, pitched=True)
     if algo == DEPTHWISE:
         depthwise.dgrad(dx, dy, pitch, w, problem, tf32=tf32)
     elif dx.size:
-        vector_c = pack_width(w.dtype, w, dx, count=problem.c // problem.groups)
+        flat, x_pitch = rows_of(dx)
+        vector_c = pack_width(w.dtype, w, flat, count=math.gcd(problem.c // problem.groups, x_pitch))
         vector_k = pack_width(w.dtype, dy, count=math.gcd(problem.k // problem.groups, pitch))
         product = product_of("dgrad", problem, PLAIN, dy.dtype, tf32, vector_c, vector_k)
-        compute(product, algo, dx, (None,), (dy, w, *_NO_NORM), struct=packed(problem, 1, pitch))
+        compute(product, algo, dx, (None,), (dy, w, *_NO_NORM), struct=packed(problem, 1, pitch, x_pitch))
     return store(dx, out)
 
 
@@ -139,15 +140,17 @@ def conv2d_dgrad_sums(
 ) -> tuple[ArrayT, Array | None]:
     """dx, the gradient of what a batch norm and the epilogue's activation computed; unless it is empty, (parts, C, 2):
     a `struct Sums` for each channel over each part of dx's pixels. norm: x, mean and, with an activation, gamma, beta
-    and inv_std. The arrays are contiguous."""
+    and inv_std; these and w are contiguous."""
     expect_within_limits(problem)
+    dy, pitch = _near(dy, problem, problem.k)
     dx = empty(problem.x_shape, dy.dtype, like=dy)
     if not dx.size:
         return dx, None
     vector_c = pack_width(w.dtype, w, norm[0], count=problem.c // problem.groups)  # a new dx is aligned
-    vector_k = pack_width(w.dtype, dy, count=problem.k // problem.groups)
+    vector_k = pack_width(w.dtype, dy, count=math.gcd(problem.k // problem.groups, pitch))
     product = product_of("dgrad", problem, epilogue, dy.dtype, tf32, vector_c, vector_k)
-    return dx, compute(product, algo, dx, (None,), (dy, w, *norm))
+    struct = packed(problem, 1, pitch)
+    return dx, compute(product, algo, dx, (None,), (dy, w, *norm), struct=struct)
 
 
 def conv2d_wgrad(
@@ -212,7 +215,7 @@ def _before_mask(dy: ArrayT, mask: Array | None, problem: Conv2dProblem, epilogu
     (mask,) = contiguous(mask)
     dz, pooled = empty(problem.y_shape, dy.dtype, like=dy), Pool2dProblem.of(problem.y_shape, epilogue.pool)
     macros, group = {"SIDE": epilogue.pool}, problem.k // problem.groups
-    launch_over_packs("mask_backward.cu", "mask_backward", macros, pooled, (dz,), (dy,), masks=(mask,), group=group)
+    launch_over_packs("mask_backward.cu", "mask_backward", macros, pooled, (dz, dy), x=dz, y=dy, mask=mask, group=group)
     return dz
 
 

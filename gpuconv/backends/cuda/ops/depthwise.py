@@ -65,10 +65,11 @@ def dgrad(dx: Array, dy: Array, pitch: int, w: Array, problem: Conv2dProblem, *,
     """dy, pitch: the results of `rows.rows_of`."""
     (n, h, across, c), stride_w = problem.x_shape, problem.stride[1]
     if dx.size:
-        width = _width(problem, (pitch,), dx, dy)
+        flat, x_pitch = rows_of(dx)
+        width = _width(problem, (pitch, x_pitch), flat, dy)
         items = stride_w * ceil_div(ceil_div(across, stride_w), _OUTPUTS) * (c // width)
         kernel = _kernel("dgrad", width, dx.dtype, tf32=tf32)
-        _launch_rows(kernel, n * h, items, dx, dy, w, packed(problem, 1, pitch))
+        _launch_rows(kernel, n * h, items, flat, dy, w, packed(problem, 1, pitch, x_pitch))
 
 
 def wgrad(

@@ -7,29 +7,24 @@ import math
 import numpy as np
 
 from gpuconv.backends.cuda.runtime.kernel import load
-from gpuconv.backends.cuda.runtime.outputs import (
-    THREADS,
-    buffer,
-    ceil_div,
-    contiguous,
-    device_scalar,
-    flat_grid,
-    is_aligned,
-    store,
-)
+from gpuconv.backends.cuda.runtime.outputs import THREADS, buffer, ceil_div, device_scalar, flat_grid, is_aligned, store
+from gpuconv.backends.cuda.runtime.rows import rows_of
 from gpuconv.types import ArrayT, Scalar
 
 
 def dropout(
     x: ArrayT, *, p: float, seed: int, substream: int, offset: Scalar, first: int, out: ArrayT | None
 ) -> ArrayT:
-    (x,) = contiguous(x)
-    y, size = buffer(out, x.shape, x.dtype, like=x), x.dtype.itemsize
-    packed = size < 8 and x.size % 4 == 0 and first % 4 == 0 and is_aligned(4 * size, x, y)
+    y, size = buffer(out, x.shape, x.dtype, like=x, pitched=True), x.dtype.itemsize
+    (flat, y_pitch), (given, x_pitch), length = rows_of(y), rows_of(x), x.shape[-1] if x.ndim else 1
+    gaps = y_pitch - length, x_pitch - length
+    whole_packs = x.size % 4 == first % 4 == 0 and (gaps == (0, 0) or math.gcd(length, *gaps) % 4 == 0)
+    packed = size < 8 and whole_packs and is_aligned(4 * size, given, flat)
     kernel = load("dropout.cu", {"DTYPE": x.dtype, "VECTOR": 4 if packed else 1}).kernel("dropout_forward")
     threshold, scale = math.ceil(p * 2**24), 1 / (1 - p)
     philox = (seed, substream, *device_scalar(offset, np.int64), first)
-    kernel(flat_grid(ceil_div(first % 4 + x.size, 4)), THREADS, y, x, x.size, threshold, scale, *philox)
+    blocks = flat_grid(ceil_div(first % 4 + x.size, 4))
+    kernel(blocks, THREADS, flat, given, x.size, threshold, scale, *philox, length, *gaps)
     return store(y, out)
 
 

@@ -20,13 +20,13 @@ def linear(
     tf32: bool,
     out: ArrayT | None,
 ) -> ArrayT:
-    y = buffer(out, problem.y_shape, x.dtype, like=x)
+    y = buffer(out, problem.y_shape, x.dtype, like=x, pitched=True)
     conv.conv2d(x, w, bias, problem.convolution, epilogue, algo=algo, tf32=tf32, out=y)
     return store(y, out)
 
 
 def linear_dgrad(dy: ArrayT, w: ArrayT, problem: LinearProblem, *, algo: str, tf32: bool, out: ArrayT | None) -> ArrayT:
-    dx = buffer(out, problem.x_shape, dy.dtype, like=dy)
+    dx = buffer(out, problem.x_shape, dy.dtype, like=dy, pitched=True)
     conv.conv2d_dgrad(dy, w, problem.convolution, PLAIN, mask=None, algo=algo, tf32=tf32, out=dx)
     return store(dx, out)
 

@@ -117,14 +117,16 @@ def batch_norm_backward(
     gamma, beta, mean, inv_std, w = contiguous(gamma, beta, mean, inv_std, w)
     parts = None
     if above is None and problem is None:
-        (dy, dy_pitch), (given, x_pitch) = rows_to_sum(dy), rows_to_sum(x)
+        given, x_pitch = rows_to_sum(x)
     else:
-        dy, x = contiguous(dy, x)
-        given, dy_pitch, x_pitch = x, channels, channels
-    if above is not None:
+        (x,) = contiguous(x)
+        given, x_pitch = x, channels
+    if above is None:
+        dy, dy_pitch = rows_to_sum(dy, 0 if problem is None else channels // problem.groups)
+    else:
         norm = (x, mean, gamma, beta, inv_std) if activation else (x, mean, None, None, None)
         dy, parts = conv2d_dgrad_sums(dy, w, norm, *above)
-        out = dy if out is None else out
+        dy_pitch, out = channels, dy if out is None else out
     dx = out
     if dx is None:
         dx = empty(x.shape if problem is None else problem.y_shape, x.dtype, like=x)
@@ -142,7 +144,7 @@ def batch_norm_backward(
     else:
         expect_within_limits(problem)
         filters = channels // problem.groups
-        width = pack_width(x.dtype, x, dy, dx_there, count=filters)
+        width = pack_width(x.dtype, x, dy, dx_there, count=math.gcd(filters, dy_pitch))
         module = _kernels(x.dtype, width, activation, masked=True)
         last = module.kernel("batch_norm_backward_dx_unpooled")
         unpool = (*contiguous(mask), *problem.y_shape[1:3], *x.shape[1:3], filters)
@@ -251,17 +253,16 @@ def group_norm(
     x: ArrayT, gamma: Array, beta: Array, *, groups: int, eps: float, out: ArrayT | None
 ) -> tuple[ArrayT, Array, Array]:
     x, gamma, beta = contiguous(x, gamma, beta)
-    y = empty(x.shape, x.dtype, like=x) if out is None else out
+    y = buffer(out, x.shape, x.dtype, like=x, pitched=True)
     mean, inv_std = (empty((len(x), groups), accumulation_dtype(x.dtype), like=x) for _ in range(2))
     if x.size:
-        there = contiguous(y)
+        flat, pitch = rows_of(y)
         module = load("group_norm.cu", {"DTYPE": x.dtype, "WIDTH": 1})
         threads, sizes = _threads_of_groups(x, groups)
         module.kernel("group_norm_forward")(
-            len(x) * groups, threads, *there, mean, inv_std, x, gamma, beta, eps, *sizes
+            len(x) * groups, threads, flat, mean, inv_std, x, gamma, beta, eps, *sizes, pitch
         )
-        put_back((y,), there)
-    return y, mean, inv_std
+    return store(y, out), mean, inv_std
 
 
 def group_norm_backward(
@@ -276,7 +277,8 @@ def group_norm_backward(
     dbeta: Array | None,
     accumulate: bool,
 ) -> tuple[ArrayT, Array, Array]:
-    dy, x, gamma, mean, inv_std = contiguous(dy, x, gamma, mean, inv_std)
+    x, gamma, mean, inv_std = contiguous(x, gamma, mean, inv_std)
+    dy, pitch = rows_to_sum(dy)
     dx = empty(x.shape, x.dtype, like=x) if out is None else out
     dgamma = _channel_vector(x) if dgamma is None else dgamma
     dbeta = _channel_vector(x) if dbeta is None else dbeta
@@ -285,7 +287,7 @@ def group_norm_backward(
         return dx, dgamma, dbeta
     dx_there, *gradients = there = contiguous(dx, dgamma, dbeta)
     an_image = math.prod(x.shape[1:])
-    width = width_of(channels, x, dy)
+    width = width_of(channels, x, dy, pitches=(pitch,))
     width = 1 if an_image % width else width
     module = load("group_norm.cu", {"DTYPE": x.dtype, "WIDTH": width})
     columns = deal(x.size // channels, channels, width, None)
@@ -303,13 +305,16 @@ def group_norm_backward(
         groups,
         accumulate,
         columns.struct,
+        pitch,
     )
     if chunks is not None:
         finish = module.kernel("group_norm_backward_finish")
         finish(finish_grid(channels), THREADS, *gradients, chunks, accumulate, columns.chunks, channels)
     if x.size:
         threads, sizes = _threads_of_groups(x, groups)
-        module.kernel("group_norm_backward_dx")(len(x) * groups, threads, dx_there, dy, x, gamma, mean, inv_std, *sizes)
+        module.kernel("group_norm_backward_dx")(
+            len(x) * groups, threads, dx_there, dy, x, gamma, mean, inv_std, *sizes, pitch
+        )
     put_back((dx, dgamma, dbeta), there)
     return dx, dgamma, dbeta
 

@@ -54,16 +54,18 @@ def copy_rows(y: Array, x: Array) -> None:
         launch_by_rows("copy_rows", x.shape, (to, given), (y_pitch, x_pitch))
 
 
-def launch_by_rows(kernel: str, shape: tuple[int, ...], arrays: tuple[Array, ...], pitches: tuple[int, ...]) -> None:
-    """Launch a kernel(arrays..., rows, packs, pitches...) of arithmetic.cu over the rows of the last axis; the kernel's
-    pitches are in packs."""
+def launch_by_rows(
+    kernel: str, shape: tuple[int, ...], arrays: tuple[Array, ...], pitches: tuple[int, ...], *scalars: object
+) -> None:
+    """Launch a kernel(arrays..., rows, packs, pitches..., scalars...) of arithmetic.cu over the rows of the last axis;
+    the kernel's pitches are in packs."""
     if not arrays[0].size:
         return
     length = shape[-1] if shape else 1
     rows, width = math.prod(shape[:-1]), pack_width(arrays[0].dtype, *arrays, count=math.gcd(length, *pitches))
     packs = length // width
     run = load("arithmetic.cu", {"DTYPE": arrays[0].dtype, "WIDTH": width}).kernel(kernel)
-    run(*grid_over_rows(rows, packs), *arrays, rows, packs, *(pitch // width for pitch in pitches))
+    run(*grid_over_rows(rows, packs), *arrays, rows, packs, *(pitch // width for pitch in pitches), *scalars)
 
 
 def grid_over_rows(rows: int, packs: int) -> tuple[tuple[int, int], tuple[int, int]]:
