@@ -2,7 +2,8 @@
 
 1. On random numbers, three times: the bits must be the same each time, and the results within the bounds of
    `gpuconv verify` around the proved algorithm's. A large result is compared at regular intervals.
-2. On small whole numbers, whose sums are exact in any order: every value must have the proved algorithm's bits.
+2. On small whole numbers, whose sums are exact in any order: every value must have the proved algorithm's bits, also
+   where y and dy, or dx, are slices of wider volumes' channels, whose other channels must not change.
 
 Results start as NaNs between guards. At the end the guards must be intact, and the proved algorithm must give its
 first bits again, which shows that the inputs are unchanged.
@@ -89,16 +90,17 @@ class Question:
 @dataclass(frozen=True)
 class Form:
     """A variant of a call that the same kernel serves. bias: with a bias, or for wgrad with the bias gradient.
-    accumulate: the result is added to `out`."""
+    accumulate: the result is added to `out`. sliced: y and dy, or dx, are slices of wider volumes' channels."""
 
     bias: bool = True
     accumulate: bool = False
+    sliced: bool = False
 
 
 _FORMS = {
-    "fprop": (Form(), Form(bias=False)),
-    "dgrad": (Form(),),
-    "wgrad": (Form(), Form(accumulate=True), Form(bias=False)),
+    "fprop": (Form(), Form(bias=False), Form(sliced=True)),
+    "dgrad": (Form(), Form(sliced=True)),
+    "wgrad": (Form(), Form(accumulate=True), Form(bias=False), Form(sliced=True)),
 }
 
 
@@ -109,7 +111,7 @@ class Inputs:
     def __init__(self, question: Question, kind: str) -> None:
         self._question, self._kind = question, kind
         problem = question.problem
-        channels, filters = self._unaligned()
+        channels, filters = self.unaligned
         depth = question.product.k
         self._scale = 2.0 ** -max(0, math.ceil(math.log2(max(depth, 1) / _LARGEST_SUM)))
         self._whole = 2 if 8 * depth < _EXACT else 1
@@ -123,12 +125,26 @@ class Inputs:
 
     def out(self, shape: tuple[int, ...], accumulate: bool = False) -> Any:
         """An array for a result: unwritten, or with whole numbers to which it is added."""
-        shifted = self._question.direction == "fprop" and self._unaligned()[1]
         if not accumulate:
-            return self._unwritten(shape, shifted)
-        return self._array(shape, shifted, seed=9)
+            return self._unwritten(shape, self._shifts_out)
+        return self._array(shape, self._shifts_out, seed=9)
 
-    def _unaligned(self) -> tuple[bool, bool]:
+    def sliced(self, of: Any) -> tuple[Any, Any]:
+        """A volume that is wider than `of` by 16 bytes on both sides, which hold zeros, and the slice of its channels
+        between them, which holds the numbers of `of`."""
+        width = 16 // of.dtype.itemsize
+        whole = backends.zeros((*of.shape[:-1], of.shape[-1] + 2 * width), of.dtype, self._question.device)
+        begin = width + self._shifts_out
+        part = whole[..., begin : begin + of.shape[-1]]
+        backends.assign(part, of)
+        return whole, part
+
+    @property
+    def _shifts_out(self) -> bool:
+        return self._question.direction == "fprop" and self.unaligned[1]
+
+    @property
+    def unaligned(self) -> tuple[bool, bool]:
         """Whether the arrays with channels last, and those with filters last, start unaligned for wide accesses."""
         problem, dtype = self._question.problem, self._question.dtype
         counts = (problem.c // problem.groups, problem.k // problem.groups)
@@ -167,15 +183,18 @@ def run(question: Question, algo: str, inputs: Inputs, form: Form, finish: Epilo
 
 
 def called(question: Question, algo: str, inputs: Inputs, form: Form, finish: Epilogue) -> dict[str, Any]:
-    """The results on the device."""
-    problem, given = question.problem, inputs.arrays
+    """The results on the device; of a sliced one the wider volume."""
+    problem, given, wide = question.problem, inputs.arrays, {}
     named: dict[str, Any] = dict(algo=algo, tf32=question.tf32)
+    dy = inputs.sliced(given["dy"])[1] if form.sliced and "dy" in given else given.get("dy")
     if question.direction == "fprop":
         x, w, bias = given["x"], given["w"], given["bias"] if form.bias else None
         if finish.moments:
             y, moments, saved = conv.conv2d_moments(x, w, bias, problem, finish, **named)
         else:
             y, moments, saved = inputs.out(problem.pooled_shape(finish.pool)), None, None
+            if form.sliced:
+                wide["y"], y = inputs.sliced(y)
             if finish.plain_store:
                 conv.conv2d(x, w, bias, problem, finish, out=y, **named)
             else:
@@ -183,15 +202,17 @@ def called(question: Question, algo: str, inputs: Inputs, form: Form, finish: Ep
         found = {"y": y, "moments": moments, "before" if finish.saves_input else "mask": saved}
     elif question.direction == "dgrad":
         dx = inputs.out(problem.x_shape)
-        conv.conv2d_dgrad(given["dy"], given["w"], problem, PLAIN, mask=None, out=dx, **named)
+        if form.sliced:
+            wide["dx"], dx = inputs.sliced(dx)
+        conv.conv2d_dgrad(dy, given["w"], problem, PLAIN, mask=None, out=dx, **named)
         found = {"dx": dx}
     else:
         dw = inputs.out(problem.w_shape, form.accumulate)
         db = inputs.out((problem.k,), form.accumulate) if form.bias else None
         more: dict[str, Any] = named | dict(out=dw, db=db, accumulate=form.accumulate)
-        conv.conv2d_wgrad(given["dy"], given["x"], problem, PLAIN, mask=None, **more)
+        conv.conv2d_wgrad(dy, given["x"], problem, PLAIN, mask=None, **more)
         found = {"dw": dw, "db": db}
-    return {name: array for name, array in found.items() if array is not None}
+    return {name: array for name, array in (found | wide).items() if array is not None}
 
 
 class Proof:
@@ -207,11 +228,11 @@ class Proof:
         before = epilogue(None, 2, masked=True) if finish.pool == 2 else PLAIN  # without activation and moments
         with tuner.noted() as products:
             self._first = self._proved(self._random, Form(), finish)
-        if products != [question.product]:
+            forms = _forms(question, self._whole) if 2 * question.product.k < _EXACT else []
+            self._exact = {form: self._proved(self._whole, form, finish) for form in forms}
+        if {*products} != {question.product}:
             raise RuntimeError(f"the arrays lead to another product than {question.product}: {products}")
         self._magnitudes = self._proved(sizes, Form(), before)
-        forms = _FORMS[question.direction] if 2 * question.product.k < _EXACT else ()
-        self._exact = {form: self._proved(self._whole, form, finish) for form in forms}
         self._sums: dict[Form, Results] = {}
         if finish.activation not in _EXACT_ACTIVATIONS:
             self._sums = {form: self._proved(self._whole, form, before) for form in self._exact}
@@ -288,6 +309,13 @@ class Proof:
                 f"{name}{at} is {results[name][tuple(at)]} for whole numbers, {self.question.against} gives "
                 f"{exact[name][tuple(at)]}"
             )
+
+
+def _forms(question: Question, inputs: Inputs) -> list[Form]:
+    """The forms of a question's calls. Moments are computed only of a dense y, and a slice of dy that is not aligned is
+    copied."""
+    slices = not question.epilogue.moments and (question.direction == "fprop" or not inputs.unaligned[1])
+    return [form for form in _FORMS[question.direction] if slices or not form.sliced]
 
 
 @functools.cache

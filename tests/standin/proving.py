@@ -94,6 +94,11 @@ def _wrong_value(out: Any, inputs: Any, count: int) -> None:
     out.reshape(-1)[-1:].fill(1000.0)
 
 
+def _wrong_slice(out: Any, inputs: Any, count: int) -> None:
+    if not out.flags.c_contiguous:
+        out[-1:, ..., -1:].fill(1000.0)
+
+
 def _slightly_wrong(out: Any, inputs: Any, count: int) -> None:
     """Changes the last value of the output by far less than its bound for random numbers."""
     last = out.reshape(-1)[-1:]
@@ -132,6 +137,7 @@ _BEFORE = {
 }
 _AFTER = {
     "a wrong value": _wrong_value,
+    "a wrong value in a slice": _wrong_slice,
     "a slightly wrong value": _slightly_wrong,
     "an unwritten value": _unwritten,
     "other bits": _other_bits,
@@ -145,6 +151,7 @@ FAULTS = {  # the message for each
     "lacks memory": "MemoryError: Out of memory",
     "raises": "CUDARuntimeError: cudaErrorIllegalAddress",
     "a wrong value": "is 1000",
+    "a wrong value in a slice": "is 1000",
     "a slightly wrong value": "for whole numbers",
     "an unwritten value": "is nan",
     "other bits": "has other bits in run 2",

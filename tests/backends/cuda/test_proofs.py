@@ -236,6 +236,15 @@ def test_faults_are_refuted(fault, direction):
 
 
 @pytest.mark.kernels
+@pytest.mark.parametrize("direction", ["fprop", "dgrad"])
+def test_a_fault_in_slices_alone_is_refuted(direction):
+    with proving.planted("a wrong value in a slice", "simt-32x32"):
+        answer = proved(direction)
+    assert answer["status"] == REFUTED
+    assert "is 1000" in answer["reason"]
+
+
+@pytest.mark.kernels
 def test_a_lack_of_memory_refutes_nothing():
     with proving.planted("lacks memory", "simt-32x32"):
         answer = proved("fprop")
