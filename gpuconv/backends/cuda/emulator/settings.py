@@ -23,7 +23,7 @@ class Settings:
         after each barrier. A kernel without races gives the same bits for every seed.
     sanitize: "none" finds divergent barriers and warp operations, and writes next to a buffer. "checked" checks every
         load and store, and also finds out-of-bounds reads, use after free, misaligned accesses, unwritten shared
-        memory, asynchronous copies used before they were waited for, and races; 3 to 30 times slower.
+        memory, asynchronous copies used before they were waited for, and races; 4 to 200 times slower.
         "address" compiles with AddressSanitizer and UndefinedBehaviorSanitizer, which see local arrays and arithmetic
         as well, and needs a process started with `address_environment()`.
     workers: how many processor cores run blocks.
