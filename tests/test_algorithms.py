@@ -62,7 +62,7 @@ def test_names_are_checked_before_anything_is_computed(monkeypatch, op):
     assert (given["algo"], given["tf32"]) == ("simt-64x64", True)
 
 
-def test_tf32_by_hand():
+def test_tf32_rounds_as_computed_by_hand():
     """10 fraction bits: 2**-11 is halfway from 1 to the next number, and ties round away from zero."""
     below, above = np.nextafter(np.float32(1 + 2**-11), np.float32([0, 2]))
     ends = [0, -0.0, 2**-149, 2**-126, 3.4028235e38]
@@ -198,7 +198,7 @@ def test_layers_pass_their_choice_to_every_direction():
     for layer in net.walk():
         assert layer.tf32 is False
         layer.tf32 = True
-    families = ("few_channels", *["mma"] * 5)  # the image has three channels; both are tensor cores
+    families = ("few_channels", *["mma"] * 5)  # the image has three channels; both families use tensor cores
     on_tensor_cores = [(d.replace("simt", family), True) for d, family in zip(directions, families)]
     assert [(kernel, tf32) for kernel, _, tf32 in products_of_a_step(net)] == on_tensor_cores
 
@@ -231,7 +231,7 @@ def test_a_fused_layer_reports_the_algorithm_that_runs():
         assert ran == [first["fprop"], second["fprop"], fc["fprop"], *backward]
 
 
-def test_the_choice_is_configuration_and_tf32_is_not():
+def test_a_config_holds_the_algorithm_but_not_tf32():
     net = a_net("SIMT-64X64", "numpy")
     net["conv1"].tf32 = True
     config = net["conv1"].config()
@@ -263,7 +263,7 @@ def test_an_algorithm_is_meant_for_the_directions_that_it_has_and_the_plan_shows
 
 
 def test_an_unproved_algorithm_is_never_the_cost_models_choice():
-    """Neither by "auto" nor for a product that its family has no kernel for; on the emulated device it can be named."""
+    """Neither for "auto" nor for a product without a kernel of the family; on the emulated device it can be named."""
     free = replace(algorithms.find("mma-128x128", "bfloat16"), name="new-128x128", proved=False, rate=1e9, issued={})
     with entered(free, kernels=("conv2d_fprop",), capability=90, one_chip=True):
         fprop, dgrad = (Product(f"conv2d_{d}", 512, 512, 512, 1, BFLOAT16) for d in ("fprop", "dgrad"))

@@ -7,7 +7,7 @@ from gpuconv.data import Dataset, Loader, Normalization
 from tests.refused import refused
 
 
-def test_integers_or_an_error():
+def test_integers_are_taken_and_others_refused():
     assert arguments.integer("n", np.int8(3), 0) == 3
     assert type(arguments.integer("n", np.int8(3), 0)) is int
     for value in (True, np.True_, 2.0, "2", None, [2]):
@@ -45,7 +45,7 @@ def test_a_flag_given_as_text_is_refused():
     refused(TypeError, "frozen must be True, False or names", setattr, frozen, "frozen", 2)
 
 
-def test_pairs_or_an_error():
+def test_pairs_are_taken_and_others_refused():
     assert arguments.pair("stride", 2, 1) == (2, 2)
     assert arguments.pair("stride", [3, np.int64(4)], 1) == (3, 4)
     refused(
@@ -62,7 +62,7 @@ def test_pairs_or_an_error():
     refused(TypeError, "stride must be an integer, received 1.5", arguments.pair, "stride", 1.5, 1)
 
 
-def test_numbers_or_an_error():
+def test_numbers_are_taken_and_others_refused():
     assert arguments.number("p", np.float32(0.5), 0, 1) == 0.5
     assert arguments.number("p", 1, 0, 1) == 1.0
     assert type(arguments.number("p", 1, 0, 1)) is float
@@ -75,7 +75,7 @@ def test_numbers_or_an_error():
         refused(TypeError, f"p must be a number, received {value!r}", arguments.number, "p", value, 0, 1)
 
 
-def test_step_scalars_or_an_error():
+def test_scalars_of_a_step_are_taken_and_others_refused():
     one = np.array([3.0])
     assert arguments.step_scalar("lr", one) is one
     assert arguments.step_scalar("lr", np.float32(0.5)) == 0.5
@@ -89,7 +89,7 @@ def test_step_scalars_or_an_error():
     refused(TypeError, "lr must be a number, received True", arguments.step_scalar, "lr", True)
 
 
-def test_step_integers_or_an_error():
+def test_integers_of_a_step_are_taken_and_others_refused():
     one = np.array([3])
     assert arguments.step_integer("offset", one) is one
     assert arguments.step_integer("offset", 2**60 + 1) == 2**60 + 1
@@ -105,7 +105,7 @@ def test_numbers_of_any_type_are_compared_as_floats():
     refused(ValueError, f"factor must lie in [0, inf), received {huge}", arguments.number, "factor", huge, 0)
 
 
-def test_seeds_or_an_error():
+def test_seeds_are_taken_and_others_refused():
     assert arguments.seed_value("seed", 2**64 - 1) == 2**64 - 1
     refused(ValueError, "seed must be below 2**64, received 18446744073709551616", arguments.seed_value, "seed", 2**64)
     refused(ValueError, "seed must be at least 0, received -1", arguments.seed_value, "seed", -1)

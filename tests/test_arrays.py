@@ -21,7 +21,7 @@ from gpuconv.training.totals import Totals
 from tests.devices import kernel_devices
 
 RESULTS = ("out", "dw", "db", "dgamma", "dbeta")
-IN_PLACE = {  # whose `out` may be an input itself, and nothing is copied
+IN_PLACE = {  # ops whose `out` may be an input itself, without a copy
     *(name + suffix for name in ACTIVATIONS for suffix in ("", "_backward")),
     "copy",
     "softmax",
@@ -223,7 +223,7 @@ def test_no_two_outputs_may_overlap(op):
                     getattr(ops, op)(**call | {a: one, b: other})
 
 
-def test_in_place_nothing_is_copied(monkeypatch):
+def test_ops_that_work_in_place_copy_nothing(monkeypatch):
     monkeypatch.delattr(overlap, "copy_of")
     for op in ("relu", "gelu", "silu_backward", "add", "scale", "dropout", "softmax", "svm_hinge", "batch_norm"):
         (call, *_) = calls(op)
@@ -233,8 +233,8 @@ def test_in_place_nothing_is_copied(monkeypatch):
         found = run(op, call | {name: x, "out": x})
         results = len(expected) - len(OPS[op].changes)
         assert_same(found[:results], expected[:results], op)
-    beside = np.ones((2, 8), np.float32)
-    ops.relu(beside[:1], out=beside[1:])  # neighbours share nothing
+    rows = np.ones((2, 8), np.float32)
+    ops.relu(rows[:1], out=rows[1:])  # neighbouring rows share no memory
 
 
 def test_two_outputs_that_share_memory_are_refused():
@@ -258,7 +258,7 @@ def test_two_outputs_that_share_memory_are_refused():
 
 @pytest.mark.parametrize("device", ["numpy", "emulated"])
 def test_outputs_must_be_writable(device):
-    """Also arrays changed in place; refused by name, before anything changes."""
+    """So must arrays that an op changes in place; others are refused by name before anything changes."""
     refused = 0
     for op in ops.__all__:
         for call in calls(op, 1):
@@ -303,8 +303,8 @@ STRANGERS = {
 
 
 @pytest.mark.parametrize("kind", STRANGERS)
-def test_every_op_refuses(kind):
-    """In place of each of its arrays, with the array's name in the message."""
+def test_every_op_refuses_in_place_of_each_array(kind):
+    """The message names the array."""
     strange, words = STRANGERS[kind]
     refused = 0
     for op in ops.__all__:
@@ -320,7 +320,7 @@ def test_every_op_refuses(kind):
     assert refused > 150
 
 
-def test_a_device_s_array_in_the_other_byte_order_is_refused():
+def test_a_device_array_in_the_other_byte_order_is_refused():
     x = gc.asarray(np.ones(3, np.float32), "emulated").view(np.dtype(np.float32).newbyteorder())
     with pytest.raises(TypeError, match="x must be in this machine's byte order"):
         ops.relu(x)
@@ -454,7 +454,7 @@ IMAGES = np.arange(4 * 12, dtype=np.uint8).reshape(4, 2, 2, 3)
 LABELS = np.array([0, 1, 1, 0])
 
 
-def test_a_data_set_s_arrays():
+def test_a_data_set_converts_or_refuses_its_arrays():
     swapped = Dataset(IMAGES, LABELS.astype(">i8"), "ab")
     np.testing.assert_array_equal(swapped.labels, LABELS)
     assert swapped.labels.dtype.isnative
@@ -470,7 +470,7 @@ def test_a_data_set_s_arrays():
             Dataset(images, labels, "ab")
 
 
-def test_a_normalization_s_arrays():
+def test_a_normalization_converts_or_refuses_its_arrays():
     np.testing.assert_array_equal(Normalization(np.ones(3, ">f4"), [1, 2, 3]).mean, np.ones(3))
     with pytest.raises(TypeError, match="mean must not be a masked array"):
         Normalization(np.ma.ones(3), np.ones(3))
@@ -482,7 +482,7 @@ def small():
     return Sequential([Input((2, 2, 3)), BatchNorm(), Flatten(), Linear(2)])
 
 
-def test_a_state_s_arrays():
+def test_load_state_dict_converts_or_refuses_arrays():
     net, state = small(), small().state_dict()
     swapped = {key: value.astype(value.dtype.newbyteorder()) for key, value in state.items()}
     net.load_state_dict(swapped)
@@ -501,7 +501,7 @@ def test_a_state_s_arrays():
         net.load_state_dict(before | {last: np.full(2, 1e300)})
 
 
-def test_a_torch_state_s_arrays():
+def test_from_torch_converts_or_refuses_arrays():
     net = small()
     state = interop.to_torch(net)
     *_, last = state
@@ -511,7 +511,7 @@ def test_a_torch_state_s_arrays():
         interop.from_torch(state | {last: np.ma.masked_array(state[last])}, net)
 
 
-def test_an_optimizer_s_state():
+def test_an_optimizer_converts_or_refuses_the_arrays_of_its_state():
     optimizer = SGD(momentum=0.9)
     optimizer.build({"w": np.zeros(3, np.float32)})
     state = optimizer.state_dict()
@@ -533,7 +533,7 @@ def test_integers_of_a_state_must_fit():
     assert offset.tolist() == [5]
 
 
-def test_a_net_s_input_and_weights():
+def test_a_net_converts_or_refuses_its_input_and_weights():
     net, x = small(), np.random.default_rng(0).standard_normal((4, 2, 2, 3), np.float32)
     expected = net.infer(x)
     np.testing.assert_array_equal(net.infer(x.view(Named)), expected)

@@ -26,7 +26,7 @@ def close(actual, expected, length=300):
     assert_within(actual, expected, sum_bound("float64", length, np.maximum(1, np.abs(expected)) * 10))
 
 
-def test_fc_to_conv_is_a_reshape():
+def test_a_linear_layer_becomes_a_convolution_with_reshaped_weights():
     linear = Linear(4, bias_init="ones")
     linear.build((3 * 5 * 2,), dtype="float64", seed=2)
     conv = convert.linear_to_conv(linear, (3, 5, 2))
@@ -49,7 +49,7 @@ def test_fc_to_conv_is_a_reshape():
     ],
     ids=["whole", "strided", "grouped"],
 )
-def test_conv_to_fc_is_the_explicit_matrix(conv):
+def test_a_convolution_becomes_a_linear_layer_with_the_same_results(conv):
     conv.build((4, 5, 2), dtype="float64", seed=3)
     linear = convert.conv_to_linear(conv)
     x = batch(3, 4, 5, 2)
@@ -106,7 +106,7 @@ def test_a_slid_net_is_the_net_itself_on_its_own_size():
     close(net.as_convolutional().infer(x)[:, 0, 0], net.infer(x))
 
 
-def test_a_global_pool_becomes_a_sliding_one():
+def test_a_global_pool_becomes_a_sliding_pool():
     net = Sequential([Input((4, 4, 2)), Conv2D(3, 3), GlobalAvgPool2D(), Flatten(), Linear(2)], dtype="float64")
     image = batch(1, 6, 5, 2)
     scores = net.as_convolutional().infer(image)
@@ -157,7 +157,13 @@ def test_a_layer_that_is_not_built_is_refused():
 
 
 def test_windows_may_extend_beyond_the_image_where_pools_drop_a_remainder():
-    layers = [Input((7, 7, 1)), Conv2D(2, 3), MaxPool2D(2), Flatten(), Linear(3)]  # the last row and column: not read
+    layers = [
+        Input((7, 7, 1)),
+        Conv2D(2, 3),
+        MaxPool2D(2),
+        Flatten(),
+        Linear(3),
+    ]  # the last row and column are not read
     net = Sequential(layers, dtype="float64")
     x = batch(1, 8, 8, 1)
     scores = convert.as_convolutional(net).forward(x)

@@ -1,4 +1,4 @@
-"""Device names, wherever one can be given."""
+"""The names of devices, wherever one can be given."""
 
 from gpuconv import backends, models, summary
 from gpuconv.backends import asarray, device_of, resolve

@@ -42,7 +42,7 @@ def sources() -> set[str]:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Built:
-    """Both, built from a copy, the wheel from the sdist: leftovers of earlier builds must not get in."""
+    """The source distribution, built from a copy, and the wheel built from it, so that leftovers of builds stay out."""
     pytest.importorskip("build")  # comes with gpuconv[test]; a machine for the GPU gate alone need not have it
     folder = tmp_path_factory.mktemp("distribution")
     for name in sources():

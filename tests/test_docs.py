@@ -1,4 +1,4 @@
-"""The examples in the docs, run unchanged."""
+"""The examples in the docs run unchanged, and tables have whole rows."""
 
 import doctest
 import re
@@ -29,7 +29,7 @@ PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md"), *(ROOT / "kernels").glo
 
 
 def broken_rows(text):
-    """The table rows that do not end on their line, outside of code blocks. Markdown cannot continue a row."""
+    """The table rows, outside of code blocks, that do not end on their line. Markdown cannot continue a row."""
     outside = "".join(re.split(r"^```.*?^```", text, flags=re.M | re.S))
     return [line for line in outside.splitlines() if line.startswith("|") and not line.rstrip().endswith("|")]
 
@@ -46,7 +46,7 @@ def test_a_continued_table_row_is_found():
 
 @pytest.mark.slow
 def test_the_code_in_nets_md_runs_unchanged(tmp_path, monkeypatch, capsys):
-    """Each block by itself, on a net with a residual block, its twin in PyTorch, and pictures in files."""
+    """Each block runs by itself, with a net with a residual block, its twin in PyTorch, and pictures in files."""
     torch, image = pytest.importorskip("torch"), pytest.importorskip("PIL.Image")
     monkeypatch.chdir(tmp_path)
     layers, nn = gc.layers, torch.nn

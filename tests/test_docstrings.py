@@ -26,8 +26,8 @@ def imported(name):
 
 
 def public(module):
-    """The public functions, classes and methods of a module by their paths, each with its docstrings: its own, and for
-    what a class inherits, its bases'."""
+    """The public functions, classes and methods of a module by path, each with its docstrings: its own and, for
+    inherited methods, those of the base classes."""
     here = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
     for name in getattr(module, "__all__", None) or [name for name in here if not name.startswith("_")]:
         value = getattr(module, name)
@@ -48,7 +48,7 @@ def parameters(function):
 
 
 def found(name, module):
-    """What a docstring names: a path of gpuconv, or of a name in its module; None outside of gpuconv."""
+    """The object that a docstring names by a path in gpuconv or in its module; None for one outside of gpuconv."""
     for value in (module, gc):
         for part in name.removeprefix("gpuconv.").split("."):
             value = getattr(value, part, None)
@@ -58,7 +58,7 @@ def found(name, module):
 
 
 def known(texts, module):
-    """The arguments that docstrings name: "`x`", "x: ..." or "x, y: ..."; and those of what they say they are as in."""
+    """The arguments that docstrings name, as "`x`", "x: ..." or "x, y: ...", or by "as in" another function."""
     text = "\n".join(text or "" for text in texts)
     for name in BORROWS.findall(text):
         if callable(borrowed := found(name, module)):
@@ -85,7 +85,7 @@ def test_everything_public_has_a_docstring(name):
     assert [path for path, _, texts in public(module) if not any(texts)] == []
 
 
-def test_the_public_names_are_walked_and_an_argument_that_is_not_named_is_found():
+def test_public_names_are_found_and_an_argument_that_is_not_named_is_detected():
     assert {"layers", "live", "ops", "parallel", "torch"} <= {*MODULES}
     paths = {path for path, _, _ in public(gc.layers)}
     assert {"Conv2D", "Conv2D.forward", "Layer.build", "listen"} <= paths

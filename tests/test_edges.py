@@ -82,7 +82,7 @@ WHOLE = [  # who takes it, the option, the first and the last value (None: there
 ]
 
 
-def test_the_ends_of_ranges_of_real_numbers():
+def test_real_numbers_are_accepted_up_to_the_ends_of_their_ranges():
     for kind, name, first, last, inside in REALS:
         kind(**{name: first})
         just_inside = last if inside else np.nextafter(last, 0)
@@ -96,7 +96,7 @@ def test_the_ends_of_ranges_of_real_numbers():
                 kind(**{name: value})
 
 
-def test_numbers_that_must_be_above_zero():
+def test_numbers_that_must_be_above_zero_refuse_zero():
     for kind, name in ABOVE_ZERO:
         kind(np.nextafter(0, 1))
         for value in (0, -1, np.nan, np.inf):
@@ -104,7 +104,7 @@ def test_numbers_that_must_be_above_zero():
                 kind(value)
 
 
-def test_the_ends_of_ranges_of_integers():
+def test_integers_are_accepted_up_to_the_ends_of_their_ranges():
     for kind, name, first, last in WHOLE:
         kind(**{name: first})
         if last is not None:

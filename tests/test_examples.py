@@ -82,7 +82,7 @@ def _result(source, names):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_jupyter_runs_a_notebook(name, tmp_path):
-    """In a separate kernel: bars and figures are inline, and a layer defined in the notebook is saved and loaded."""
+    """Bars and figures are inline, and a layer defined in the notebook is saved and loaded."""
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")
     pytest.importorskip(NEEDS.get(name, "gpuconv"))
@@ -97,5 +97,7 @@ def test_jupyter_runs_a_notebook(name, tmp_path):
     if name == "teacher":
         printed = "".join(output.text for output in outputs if output.output_type == "stream")
         assert "epoch 1/" in printed
-        assert "step/s" in printed or "application/vnd.jupyter.widget-view+json" in kinds  # a bar, where ipywidgets is
+        assert (
+            "step/s" in printed or "application/vnd.jupyter.widget-view+json" in kinds
+        )  # a bar, as a widget where ipywidgets is installed
     assert not [*tmp_path.iterdir()]

@@ -38,7 +38,7 @@ def test_a_file_is_replaced_with_the_users_permissions(tmp_path):
 
 
 class Tokens:
-    """The names for a temporary file, the first of them already taken."""
+    """Gives names for a temporary file, the first of which is already taken."""
 
     def __init__(self):
         self.given = 0
@@ -268,8 +268,7 @@ def test_a_link_or_pipe_in_place_of_a_lock_is_refused(tmp_path):
     assert (tmp_path / "precious").read_text() == "mine"
 
 
-def test_the_permissions_of_new_files_and_folders(tmp_path):
-    """Files follow the user's umask; a scratch folder is private to its owner."""
+def test_new_files_follow_the_umask_and_scratch_folders_are_private(tmp_path):
     before = os.umask(0)
     try:
         lock = locks.LockFile(tmp_path / "lock")
@@ -312,7 +311,7 @@ def test_the_error_names_the_holder_of_a_lock_if_readable(tmp_path):
     lock.release()
 
 
-def test_platforms_without_locks_and_locks_that_fail(tmp_path, monkeypatch):
+def test_a_platform_without_locks_is_accepted_and_a_lock_that_fails_raises(tmp_path, monkeypatch):
     failing = [0]
 
     def refuse(*_):
@@ -330,7 +329,7 @@ def test_platforms_without_locks_and_locks_that_fail(tmp_path, monkeypatch):
 
 
 def test_a_write_is_retried_while_a_reader_blocks_it(tmp_path, monkeypatch):
-    """As on Windows, where an open file cannot be replaced or renamed."""
+    """On Windows an open file cannot be replaced or renamed."""
     refusals, waits, replace = [3], [], os.replace
 
     def refuse(temporary, path):

@@ -1,7 +1,6 @@
-"""Run folders that are damaged or crafted by an attacker, in every command: refused in one line, or read unchanged.
+"""Every command refuses damaged or crafted run folders in one line, or gives the result of the undamaged folder.
 
-Never a traceback, and never a result that differs in silence: where a command takes a damaged file, it says what the
-undamaged one says.
+There is never a traceback, and never a silently different result.
 """
 
 from __future__ import annotations
@@ -104,7 +103,7 @@ class Commands:
 
 
 def paths(value, path=()):
-    """Every place in a JSON value."""
+    """The path of every entry of a JSON value."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, entry in inner:
         yield (*path, key)
@@ -123,7 +122,7 @@ def mutated(value, path, new):
     return value
 
 
-def test_changed_entries_of_run_json(run, capsys):
+def test_changed_entries_of_run_json_are_refused_or_change_nothing(run, capsys):
     commands, draw = Commands(capsys), random.Random(0)
     whole, content = run.settings_file.read_text(), json.loads(run.settings_file.read_text())
     last, refused, tried = run.last.read_bytes(), 0, 0
@@ -137,9 +136,9 @@ def test_changed_entries_of_run_json(run, capsys):
     assert 0.5 < refused / tried < 1
 
 
-def test_changed_entries_of_a_checkpoint_with_a_valid_checksum(run, capsys, monkeypatch):
-    """The checksum is right, so the contents are used; whatever they are, there is no traceback."""
-    monkeypatch.setattr(checkpoint, "dump", json.dumps)  # also what a save would refuse
+def test_changed_entries_of_a_checkpoint_with_a_valid_checksum_give_no_traceback(run, capsys, monkeypatch):
+    """The checksum is right, so the contents are used."""
+    monkeypatch.setattr(checkpoint, "dump", json.dumps)  # writes even what a save would refuse
     commands, draw = Commands(capsys), random.Random(1)
     found, refused, tried = checkpoint.load(run.last), 0, 0
     for path in paths(found.state):
@@ -151,7 +150,7 @@ def test_changed_entries_of_a_checkpoint_with_a_valid_checksum(run, capsys, monk
     assert 0.5 < refused / tried < 1
 
 
-def test_changed_arrays_of_a_checkpoint_with_a_valid_checksum(run, capsys):
+def test_changed_arrays_of_a_checkpoint_with_a_valid_checksum_give_no_traceback(run, capsys):
     commands, draw = Commands(capsys), np.random.default_rng(2)
     found = checkpoint.load(run.last)
     for name, array in found.tensors.items():
@@ -173,7 +172,7 @@ def test_changed_arrays_of_a_checkpoint_with_a_valid_checksum(run, capsys):
                 commands.ask(list(command))
 
 
-def test_changed_bytes_of_both_files(run, capsys):
+def test_changed_bytes_of_both_files_are_refused_or_change_nothing(run, capsys):
     commands, draw = Commands(capsys), random.Random(3)
     for file, commanded in ((run.settings_file, EVERY), (run.last, EVERY)):
         whole, refused = file.read_bytes(), 0
@@ -192,8 +191,8 @@ def test_changed_bytes_of_both_files(run, capsys):
         assert refused > 150 if file == run.settings_file else refused == 300
 
 
-def test_changed_headers_of_safetensors_files(run, capsys):
-    """The header is JSON too: other dtypes, shapes, offsets, names, metadata, with a correct length field."""
+def test_changed_headers_of_safetensors_files_are_refused_or_change_nothing(run, capsys):
+    """The header is JSON; dtypes, shapes, offsets, names and metadata change, and its length field stays correct."""
     commands, draw = Commands(capsys), random.Random(4)
     whole = run.last.read_bytes()
     size = struct.unpack("<Q", whole[:8])[0]
@@ -216,7 +215,7 @@ def test_changed_headers_of_safetensors_files(run, capsys):
             assert commands.expect_refusal_or_the_usual(command)
 
 
-def test_a_folder_link_or_empty_file_in_place_of_a_file(run, capsys):
+def test_a_folder_link_or_empty_file_in_place_of_a_file_is_refused(run, capsys):
     commands = Commands(capsys)
     for file in (run.settings_file, run.last):
         whole = file.read_bytes()

@@ -32,7 +32,7 @@ def test_the_variance_follows_the_formula(choice, variance):
         assert np.abs(values).max() <= np.sqrt(3 * variance)
 
 
-def test_fans_of_linear_grouped_and_vector():
+def test_fans_of_linear_and_grouped_weights_are_right_and_vectors_have_none():
     assert initializers.fans((7, 5)) == (5, 7)
     assert initializers.fans((8, 3, 2, 1)) == (6, 48)
     with pytest.raises(ValueError, match="rank 2"):
@@ -42,7 +42,7 @@ def test_fans_of_linear_grouped_and_vector():
 @pytest.mark.parametrize("groups", [1, 4, 16], ids=["plain", "grouped", "depthwise"])
 @pytest.mark.parametrize("draw", ["normal", "uniform"])
 def test_a_convolution_preserves_the_variance_for_its_fan(groups, draw):
-    """Forward with fan_in, backward with fan_out, in between with Xavier: measured away from the borders."""
+    """Fan_in preserves it forward, fan_out backward, Xavier is a compromise; measured away from the borders."""
     channels = filters = 16
     x = np.random.default_rng(0).normal(size=(8, 34, 34, channels))
 
@@ -59,7 +59,7 @@ def test_a_convolution_preserves_the_variance_for_its_fan(groups, draw):
     assert measured(f"xavier_{draw}") == pytest.approx((1, 1), rel=0.12)  # as many filters as channels
 
 
-def test_fans_of_a_convolution_with_more_filters_than_channels():
+def test_the_fans_of_a_group_count_its_own_channels_and_filters():
     fan_in, fan_out = initializers.fans((32, 3, 3, 2), groups=4)  # 8 channels to 32 filters
     assert (fan_in, fan_out) == (9 * 2, 9 * 8)
     conv = Conv2D(32, 3, groups=4, weight_init={"name": "he_uniform", "fan": "out"})
@@ -67,7 +67,7 @@ def test_fans_of_a_convolution_with_more_filters_than_channels():
     assert conv["weight"].var() == pytest.approx(2 / fan_out, rel=0.15)
 
 
-def test_zeros_ones_and_constants():
+def test_zeros_ones_and_constants_fill_the_array():
     assert not draw("zeros").any()
     assert (draw("ones") == 1).all()
     assert (draw({"name": "constant", "value": -0.25}, (3,)) == -0.25).all()

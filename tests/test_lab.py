@@ -27,7 +27,7 @@ def run(*arguments, capsys):
 @pytest.mark.kernels
 @pytest.mark.parametrize("op", ops.__all__)
 def test_every_case_of_an_op_runs_its_file(op, monkeypatch):
-    """In every dtype: a case that runs another kernel would say nothing about the user's."""
+    """This holds in every dtype; a case that runs another kernel would say nothing about the user's file."""
     monkeypatch.setattr(lab, "verify", lambda chosen, dtypes, device: files_of(chosen, dtypes))
     file = source.resolve(lab.shipped_file(op))
     found = dict(lab.check(file, op, "emulated", DTYPES))
@@ -62,7 +62,7 @@ def test_every_case_of_an_algorithm_runs_its_file(op, monkeypatch):
 
 
 @pytest.mark.slow
-def test_an_algorithm_from_the_command_line(tmp_path, capsys):
+def test_lab_checks_the_algorithm_named_on_the_command_line(tmp_path, capsys):
     path = tmp_path / "my_linear.cu"
     asked = ["--op", "linear", "--algo", "mma-64x64"]
     assert main(["lab", *asked, "--template"]) == 0

@@ -28,7 +28,7 @@ def test_no_module_of_the_library_prints():
 def test_messages_of_a_run_are_logged_and_not_printed(tmp_path, caplog, capfd, pictures):
     caplog.set_level(logging.INFO)
     run = tmp_path / "run"
-    (run / "curves.png").mkdir(parents=True)  # in the place of the picture
+    (run / "curves.png").mkdir(parents=True)  # a folder in place of the picture
     small.fit(small.trainer(), run_dir=run)
     assert capfd.readouterr() == ("", "")
     (record,) = caplog.records

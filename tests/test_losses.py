@@ -13,7 +13,7 @@ LABELS = np.array([0, 2])
 
 
 @pytest.mark.usefixtures("oracle_and_numpy")
-def test_softmax_by_hand():
+def test_softmax_gives_the_loss_and_gradient_computed_by_hand():
     loss, dscores = losses.get("softmax")(SCORES, LABELS)
     p = math.exp(3.2) / (math.exp(3.2) + math.exp(5.1) + math.exp(-1.7))
     np.testing.assert_allclose(loss, (-math.log(p) + math.log(3)) / 2, rtol=1e-14)
@@ -22,8 +22,8 @@ def test_softmax_by_hand():
 
 
 @pytest.mark.usefixtures("oracle_and_numpy")
-def test_svm_by_hand():
-    """The course notes' example: scores 3.2, 5.1, -1.7 with class 0 right have loss 2.9."""
+def test_svm_gives_the_loss_and_gradient_computed_by_hand():
+    """Scores 3.2, 5.1, -1.7, of which class 0 is right, have the loss 2.9."""
     loss, dscores = losses.get("svm")(SCORES, LABELS)
     np.testing.assert_allclose(loss, (2.9 + 2.0) / 2, rtol=1e-14)
     np.testing.assert_array_equal(dscores, [[-0.5, 0.5, 0], [0.5, 0.5, -1]])
@@ -76,7 +76,7 @@ def test_losses_compare_by_value_and_have_the_documented_defaults():
         assert found == VALUE, name
 
 
-def test_pytorchs_name_and_pytorchs_losses():
+def test_pytorchs_name_is_accepted_and_pytorchs_losses_are_refused():
     assert losses.get("cross_entropy", label_smoothing=0.1) == losses.SoftmaxCrossEntropy(0.1)
     torch = pytest.importorskip("torch")
 

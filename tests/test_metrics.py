@@ -34,7 +34,7 @@ def test_top_k_counts_the_first_of_equals_and_nan_as_largest():
         assert measure(f"top-{k}", scores, labels, (0, 7, 40))[1] == (best == labels[:, None]).any(axis=1).mean()
 
 
-def test_confusion_and_the_accuracy_of_each_class():
+def test_confusion_and_the_accuracy_of_each_class_equal_counts_by_hand():
     name, matrix = measure("confusion")
     assert name == "confusion"
     assert matrix.tolist() == [[0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 1, 0], [1, 0, 0, 0]]
@@ -68,11 +68,11 @@ def first_class(scores, labels):
     return (labels == 0).mean()
 
 
-def test_user_defined_functions_and_objects():
+def test_functions_and_objects_of_users_are_metrics():
     assert measure(first_class, labels=np.array([0, 1, 0, 1]))[1] == 0.5
     assert measure(lambda scores, labels: scores.mean(0), np.ones((4, 4)))[1].tolist() == [1] * 4
     net, counted, renewed = small.net(), Mistakes(), Renewed()
-    for _ in range(2):  # each evaluation begins anew
+    for _ in range(2):  # each evaluation starts from zero
         found = evaluate(net, small.held_out(), metrics=["top-2", "confusion", first_class, counted, renewed])
         assert [*found.metrics] == ["top_2", "confusion", "first_class", "Mistakes", "errors"]
         wrong = round((1 - found.accuracy) * found.samples)

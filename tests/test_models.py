@@ -47,7 +47,7 @@ def test_every_small_net_trains_a_step(name):
     assert net.grads()[list(net.grads())[-1]].any()
 
 
-def test_the_seed_net_makes_the_notes_volumes():
+def test_the_seed_net_has_its_documented_volumes():
     net = models.seed_net()
     assert [layer.output_shape for layer in net] == [
         (32, 32, 3),

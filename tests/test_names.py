@@ -14,7 +14,7 @@ from gpuconv.summary import summary
 CAT, DOG = "\u732b", "\uff24og"  # a wide letter; a full-width one and two narrow ones
 
 
-def test_the_width_of_text_in_terminal_columns():
+def test_the_width_of_text_counts_wide_letters_twice():
     for text, width in (
         ("", 0),
         ("cat", 3),

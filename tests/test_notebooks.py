@@ -1,4 +1,4 @@
-"""Notebook output: histories as HTML, figures as pictures, bars although stderr is not a terminal."""
+"""Output in notebooks: histories as HTML, figures as pictures, and bars even though stderr is not a terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.training import small
 
 
 def parsed(text):
-    """Well-formed, with colours that are visible on light and on dark pages."""
+    """The parsed text, after a check that its colours are visible on light and on dark pages."""
     for color in ("black", "white", "#000", "#fff"):
         assert color not in text
     return ElementTree.fromstring(text)

@@ -1,4 +1,4 @@
-"""Numbers as users write them."""
+"""Numbers on the command line and in option texts, as users write them."""
 
 from __future__ import annotations
 

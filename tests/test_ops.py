@@ -63,7 +63,7 @@ def test_mixed_devices_name_each_argument(elsewhere):
         ops.linear(X, elsewhere(4, 3), out=np.empty((2, 4), np.float32))
 
 
-def test_mixed_devices_in_lists_and_scalars(elsewhere):
+def test_mixed_devices_in_lists_and_scalars_name_each_argument(elsewhere):
     with pytest.raises(TypeError, match=re.escape("params[0] is numpy, grads[0] is elsewhere")):
         ops.sgd_step([X], [elsewhere(2, 3)], lr=0.1)
     with pytest.raises(TypeError, match=re.escape("grads[0] is numpy, lr is elsewhere")):

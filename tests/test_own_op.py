@@ -15,7 +15,7 @@ CASES = [dict(x=(2, 5, 4, 3), w=(4, 3, 3, 3), padding=1), dict(x=(1, 6, 6, 2), w
 
 
 def loops(x, w, bias=None, *, stride=1, padding=0):
-    """A student's convolution of (N, C, H, W)."""
+    """A convolution of (N, C, H, W) with loops, as a student might write it."""
     x = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
     k, _, r, s = w.shape
     p, q = (x.shape[2] - r) // stride + 1, (x.shape[3] - s) // stride + 1

@@ -47,7 +47,7 @@ def test_a_tile_that_is_read_from_elsewhere_prints_from_where(monkeypatch, capsy
     assert lines[-1] == "4 of 4 products of a warpgroup fail"
 
 
-def test_wrong_values_as_lines_of_text():
+def test_wrong_values_are_described_in_lines_of_text():
     expected, found = np.zeros((2, 3, 4)), np.zeros((2, 3, 4))
     found[0, 1:, 2] = 7, np.nan
     found[1, 2, 0] = -1
@@ -64,7 +64,7 @@ def test_wrong_values_as_lines_of_text():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["none", "a wrong value", "hangs"])
-def test_a_direction_on_the_stand_in(monkeypatch, tmp_path, capsys, fault):
+def test_a_direction_is_proved_on_the_stand_in_or_says_why_not(monkeypatch, tmp_path, capsys, fault):
     kept = cache.Cache(tmp_path)
     monkeypatch.setattr(proofs, "cache", SimpleNamespace(default=lambda: kept))
     monkeypatch.setattr(prover, "command", command("90", "late", fault))
@@ -90,7 +90,7 @@ def test_a_direction_on_the_stand_in(monkeypatch, tmp_path, capsys, fault):
         assert len(lines) == 3
 
 
-def test_nothing_to_prove_is_not_reached(monkeypatch, capsys):
+def test_a_direction_without_anything_to_prove_counts_as_not_reached(monkeypatch, capsys):
     monkeypatch.setattr(plan, "unproved", lambda *asked: ())
     assert rungs.direction("dgrad", "emulated", True) == rungs.NOTHING
     assert capsys.readouterr().out == "no algorithm of dgrad is to be proved\n"
@@ -118,7 +118,7 @@ def test_a_rung_s_output_is_in_the_record(tmp_path, monkeypatch, done, error):
     assert raised.value.details == {"printed": done.text.splitlines()}
 
 
-def test_another_gpu_does_not_reach_it(tmp_path):
+def test_a_gpu_of_another_architecture_does_not_reach_a_rung(tmp_path):
     gate = Gate(tmp_path, tmp_path, tmp_path, facts={"arch": "sm_100a"})
     with pytest.raises(NotReachedError, match=r"needs compute capability 9\.0, this GPU takes sm_100a"):
         hopper.rung("ring")(gate, 60.0)

@@ -92,7 +92,7 @@ def test_the_element_of_two_runs_is_named_by_repeating_them(work, capsys):
     assert "the element is not known: the repeated tensors differ in shape" in capsys.readouterr().out
 
 
-def test_why_a_run_cannot_be_repeated_is_said(work, capsys):
+def test_the_reason_why_a_run_cannot_be_repeated_is_printed(work, capsys):
     for name, *options in (("a",), ("b", "--lr", "0.5")):
         assert main(["train", *TINY, "--run-dir", name, "--digests", "--quiet", *options]) == 0
     for old, new, file, message in (
@@ -147,7 +147,7 @@ def test_a_run_is_repeated_from_its_nearest_checkpoint(work, capsys):
 
 
 @pytest.mark.kernels
-def test_the_element_of_numpy_and_emulated(work, capsys):
+def test_runs_of_two_devices_differ_only_beyond_rounding(work, capsys):
     """Runs of two devices of one machine: only a difference beyond rounding counts."""
     emulated = ["--device", "emulated"]
     for name, *options in (("a",), ("b", *emulated), ("c", "--lr", "0.5", *emulated)):
@@ -161,7 +161,7 @@ def test_the_element_of_numpy_and_emulated(work, capsys):
 
 
 @pytest.mark.kernels
-def test_the_element_that_a_wrong_kernel_wrote(work, capsys):
+def test_an_element_is_named_with_the_kernel_of_its_run(work, capsys):
     """Recorded with a kernel of one's own, and repeated with it, and without."""
     wrong = lab.template("sgd_step").replace(
         "copy.at[j] = round_to<GRAD>(values[0]);",
@@ -184,7 +184,7 @@ def test_the_element_that_a_wrong_kernel_wrote(work, capsys):
     assert (element.at, element.differing) == ((0, 0, 0, 1), 1)
 
 
-def test_refusals(work, capsys):
+def test_runs_and_sides_that_cannot_be_compared_are_refused_in_one_line(work, capsys):
     assert main(["train", *TINY, "--run-dir", "a", "--digests", "--quiet"]) == 0
     assert main(["train", *TINY, "--run-dir", "without", "--quiet"]) == 0
     Path("late.jsonl").write_text('{"step": 9, "on": "x", "tensors": []}\n')
@@ -253,7 +253,7 @@ def test_a_wrong_kernel_of_b_is_named(work, capsys):
 
 
 @pytest.mark.kernels
-def test_a_kernel_that_faults_is_one_line(work, capsys):
+def test_a_kernel_that_faults_gives_an_error_of_one_line(work, capsys):
     Path("my.cu").write_text(
         lab.template("sgd_step").replace("copy.at[j] = round_to<GRAD>(values[0]);", "chunk.param[1 << 30] = DTYPE(1);")
     )
@@ -266,7 +266,7 @@ def test_a_kernel_that_faults_is_one_line(work, capsys):
     assert "kernel sgd_step, block (0, 0, 0), thread (0, 0, 0): out of bounds" in output
 
 
-def test_ctrl_c_ends_it(work, monkeypatch):
+def test_ctrl_c_ends_bisect(work, monkeypatch):
     from gpuconv.verify.call import Call
 
     def interrupt(call):

@@ -40,7 +40,7 @@ def test_help_shows_an_example(command, capsys):
     assert examples[0].startswith(f"gpuconv {command}")
 
 
-def test_help_without_docstrings(capsys, monkeypatch):
+def test_help_needs_no_docstrings(capsys, monkeypatch):
     """As under python -OO."""
     for command, text in COMMANDS.items():
         monkeypatch.setattr(module(command), "__doc__", None)
@@ -251,7 +251,7 @@ def test_a_damaged_checkpoint_is_one_line(capsys, tmp_path):
         assert "last.safetensors" in error_of(capsys, *command.split(), run)
 
 
-def test_summary_of_vgg16_has_the_parameter_count_of_the_course_notes(capsys):
+def test_summary_of_vgg16_has_the_published_parameter_count(capsys):
     assert main(["summary", "--model", "vgg16"]) == 0
     output = capsys.readouterr().out
     assert "138,344,128" in output

@@ -443,7 +443,7 @@ def test_writing_waits_for_a_full_nonblocking_pipe():
     assert got == [text.encode() + b"\n"]
 
 
-def test_how_the_streams_are_buffered(tmp_path):
+def test_stderr_is_buffered_by_lines_and_stdout_only_on_a_terminal(tmp_path):
     """stderr by lines, stdout by lines only on a terminal; closing one does not free its file descriptor."""
 
     def work(by_line):
@@ -520,7 +520,7 @@ def test_a_command_is_ended_at_once_by_a_signal(number):
 
 
 @pytest.mark.slow
-def test_the_streams_of_a_process(tmp_path):
+def test_a_run_is_complete_whatever_its_streams_are(tmp_path):
     """Closed, full or without a reader: the run is complete, the status shows whether output was lost, and there is no
     traceback."""
     command = f"{sys.executable} -m gpuconv"

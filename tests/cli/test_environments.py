@@ -130,7 +130,7 @@ def test_a_broken_font_cache_does_not_end_a_run(tmp_path):
         trains(tmp_path / str(number), env=env)
 
 
-def test_folders_in_place_of_pictures(tmp_path):
+def test_folders_in_place_of_pictures_are_reported_and_do_not_end_a_run(tmp_path):
     pytest.importorskip("matplotlib")
     for name in ("curves", "filters", "activations"):
         (tmp_path / f"run/{name}.png").mkdir(parents=True)
@@ -186,7 +186,7 @@ NAMES = [b"caf\xe9", "caf\u00e9 \u2603".encode(), b"a\nb", b"two  spaces", b"-da
 
 @pytest.mark.parametrize("env", [{}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}], ids=["utf8", "C"])
 @pytest.mark.parametrize("name", NAMES, ids=repr)
-def test_undecodable_file_names_in_every_command(name, env, tmp_path):
+def test_every_command_takes_undecodable_file_names(name, env, tmp_path):
     image = pytest.importorskip("PIL.Image")
     word = os.fsdecode(name)
     folder = tmp_path / word
@@ -241,14 +241,14 @@ def test_undecodable_file_names_in_every_command(name, env, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_cannot_be_written(tmp_path):
+def test_a_folder_that_cannot_be_written_ends_train_only(tmp_path):
     tmp_path.chmod(0o500)
     assert "Permission denied" in error(run(tmp_path, *TRAIN))
     assert run(tmp_path, "info").returncode == 0
     assert run(tmp_path, *VERIFY).returncode == 0
 
 
-def test_a_folder_that_was_removed(tmp_path):
+def test_a_current_folder_that_was_removed_gives_no_traceback(tmp_path):
     gone = tmp_path / "gone"
     gone.mkdir()
     script = f'cd "{gone}" && rmdir "{gone}" && exec "$@"'
@@ -272,7 +272,7 @@ def test_a_folder_that_was_removed(tmp_path):
         ("g++ --no-such-option", "--no-such-option"),
     ],
 )
-def test_an_invalid_cxx_is_one_line(cxx, message, tmp_path):
+def test_an_invalid_cxx_gives_an_error_of_one_line(cxx, message, tmp_path):
     env = {"CXX": cxx, "GPUCONV_CACHE_DIR": str(tmp_path / "cache")}
     assert message in error(run(tmp_path, *VERIFY, env=env))
     assert message in run(tmp_path, "info", env=env).stdout
@@ -280,7 +280,7 @@ def test_an_invalid_cxx_is_one_line(cxx, message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_compiler_that_starts_to_fail_is_one_line(tmp_path):
+def test_a_compiler_that_starts_to_fail_gives_an_error_of_one_line(tmp_path):
     """After it compiled the runtime: with a full disk, say."""
     script = tmp_path / "c++"
     script.write_text(
@@ -292,14 +292,14 @@ def test_a_compiler_that_starts_to_fail_is_one_line(tmp_path):
     assert "does not compile for the emulated device: no space left" in error(done)
 
 
-def test_cxx_with_options_and_a_wrapper(tmp_path):
+def test_cxx_may_have_options_and_a_wrapper(tmp_path):
     env = {"CXX": "env LANG=C g++ -DNDEBUG", "GPUCONV_CACHE_DIR": str(tmp_path / "cache")}
     assert run(tmp_path, *VERIFY, env=env).returncode == 0
     assert "env LANG=C g++ -DNDEBUG" in run(tmp_path, "info", env=env).stdout
 
 
 @pytest.mark.parametrize("name", ["SEED", "SANITIZE", "WORKERS"])
-def test_an_invalid_setting_of_the_emulated_device_is_one_line(name, tmp_path):
+def test_an_invalid_setting_of_the_emulated_device_gives_an_error_of_one_line(name, tmp_path):
     env = {f"GPUCONV_EMULATOR_{name}": "nonsense"}
     assert f"GPUCONV_EMULATOR_{name} is 'nonsense'" in error(run(tmp_path, *VERIFY, env=env))
     assert f"GPUCONV_EMULATOR_{name} is 'nonsense'" in run(tmp_path, "info", env=env).stdout
@@ -308,7 +308,7 @@ def test_an_invalid_setting_of_the_emulated_device_is_one_line(name, tmp_path):
 
 @pytest.mark.parametrize("cache", ["/etc/passwd", "/proc/none", "/dev/null/x"])
 @pytest.mark.parametrize("flags", [[], ["-W", "error"]], ids=["", "W-error"])
-def test_a_cache_that_cannot_be_written_is_a_warning(cache, flags, tmp_path):
+def test_a_cache_that_cannot_be_written_gives_a_warning(cache, flags, tmp_path):
     done = run(tmp_path, *VERIFY, env={"GPUCONV_CACHE_DIR": cache}, flags=flags)
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"gpuconv: warning: gpuconv cannot keep kernels in its cache [^\n]+\n", done.stderr)

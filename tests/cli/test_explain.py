@@ -77,7 +77,7 @@ def test_the_emulated_device_names_the_thread(work, capsys):
     assert "of shared " in output
 
 
-def test_refusals(work, capsys):
+def test_invalid_places_targets_and_pictures_are_refused_in_one_line(work, capsys):
     for line, message in {
         "": "say which value",
         "--layer conv1": "say which value",

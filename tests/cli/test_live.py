@@ -57,7 +57,7 @@ def test_a_run_of_train_is_shown_and_not_changed(served, tmp_path):
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 
-def test_refusals(served, capsys, monkeypatch):
+def test_invalid_options_are_refused_before_anything_is_created(served, capsys, monkeypatch):
     for options, message in [
         (["nowhere"], "nowhere holds no run"),
         (["--repeat", "nowhere"], "nowhere holds no run"),

@@ -36,7 +36,7 @@ def test_lr_find_prints_a_table_and_a_suggestion_and_writes_no_file(work, capsys
     assert quiet.splitlines()[-1] == f"suggested learning rate {rate}"
 
 
-def test_its_losses_are_those_of_the_library(capsys):
+def test_the_losses_are_those_of_the_librarys_lr_find(capsys):
     options = ["--seed", 3, "--optimizer", "sgd", "--loss", "svm", "--augment", "flip", "--clip", "0.1"]
     found = json.loads(output_of(capsys, "lr-find", *SHORT, *options, "--json"))
     train, _ = load(DATA)
@@ -50,7 +50,7 @@ def test_its_losses_are_those_of_the_library(capsys):
     assert found["diverged"] == expected.diverged
 
 
-def test_half_precision_and_initial_weights(work, capsys):
+def test_initial_weights_and_the_precision_change_the_first_loss(work, capsys):
     output_of(capsys, "train", *TINY, "--epochs", 2, "--run-dir", "run", "--quiet")
     start = {}
     for name, options in {"fresh": [], "trained": ["--weights", "run"], "half": ["--precision", "bfloat16"]}.items():

@@ -33,7 +33,7 @@ def work(tmp_path, monkeypatch):
 TRAIN = ("train", "--model", "seed-net", "--device", "numpy", "--epochs", "1", "--run-dir", "run")
 
 
-def test_a_run_with_a_separate_test_set(work, capsys):
+def test_a_separate_test_set_is_used_completely_and_found_again(work, capsys):
     """All images of both are used, the test images are resized alike, and later commands find both."""
     out = output_of(capsys, *TRAIN, "--data", "folder:train,size=8x8", "--test", "folder:test")
     assert "train: 12 images to train on, 10 to test on, 8x8x3, 2 classes" in out
@@ -46,7 +46,7 @@ def test_a_run_with_a_separate_test_set(work, capsys):
 
 
 @pytest.mark.parametrize("whole", [["--test", "folder:test"], ["--data", "folder:test,test=1"]], ids=["test", "data"])
-def test_evaluate_on_all_of_a_folder(work, capsys, whole):
+def test_evaluate_can_test_on_all_of_a_folder(work, capsys, whole):
     output_of(capsys, *TRAIN, "--data", "folder:train,size=8x8")
     assert main(["evaluate", "run", *whole]) == 0
     out, err = capsys.readouterr()
@@ -94,7 +94,7 @@ def test_classes_are_matched_by_name(work, capsys):
     ],
     ids=["part-of-train", "part-of-test", "none-to-train", "missing", "sizes", "option", "data-set"],
 )
-def test_refusals(work, capsys, arguments, message):
+def test_a_test_set_that_does_not_fit_is_refused(work, capsys, arguments, message):
     err = output_of(capsys, *arguments, status=2)
     assert re.search(message, err)
     assert not (work / "run").exists()

@@ -182,7 +182,7 @@ def test_abbreviated_options_are_refused(capsys):
 # --- check --------------------------------------------------------------------------------------
 
 
-def test_what_check_measures_and_says(monkeypatch, capsys):
+def test_check_passes_its_options_on_and_prints_the_outcomes(monkeypatch, capsys):
     asked = {}
 
     def sanity(net, x, labels, *, loss, optimizer):
@@ -245,7 +245,7 @@ def test_what_check_measures_and_says(monkeypatch, capsys):
 # --- profile ------------------------------------------------------------------------------------
 
 
-def test_what_profile_prints_around_its_table(monkeypatch, capsys, tmp_path):
+def test_profile_prints_its_settings_and_files_around_the_table(monkeypatch, capsys, tmp_path):
     measured = []
 
     def measure(device, seconds):
@@ -298,7 +298,7 @@ def bars(monkeypatch):
     return Bar.made
 
 
-def test_the_bars_of_verify_and_kernels(bars, monkeypatch, capsys):
+def test_verify_and_kernels_show_progress_bars(bars, monkeypatch, capsys):
     from gpuconv import verify
     from gpuconv.backends.cuda.analysis import resources
 
@@ -317,7 +317,7 @@ def test_the_bars_of_verify_and_kernels(bars, monkeypatch, capsys):
     ]
 
 
-def test_the_options_that_the_kernel_report_receives(monkeypatch, capsys):
+def test_the_kernel_report_receives_the_options(monkeypatch, capsys):
     from gpuconv.backends.cuda.analysis import resources, variants
     from gpuconv.backends.cuda.runtime import nvrtc
 
@@ -417,7 +417,7 @@ def drawn(monkeypatch):
     return found
 
 
-def test_what_train_passes_on_and_prints(handed, drawn, tmp_path, monkeypatch, capsys):
+def test_train_passes_its_options_on_and_prints_each_step(handed, drawn, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["train", *CHOSEN, "--tta", "mirror", "--run-dir", "run", "--checkpoint-every", "2"]) == 0
     output = capsys.readouterr().out.splitlines()
@@ -539,7 +539,7 @@ def trained(tmp_path_factory):
     return directory
 
 
-def test_what_evaluate_passes_on_and_prints(handed, trained, capsys):
+def test_evaluate_passes_its_options_on_and_prints_the_result(handed, trained, capsys):
     for tta, views in ((None, ""), ("mirror", "2"), ("mirror+shift", "6")):
         capsys.readouterr()
         assert main(["evaluate", str(trained), "--device", "numpy", *(["--tta", tta] if tta else [])]) == 0
@@ -570,7 +570,7 @@ def test_what_evaluate_passes_on_and_prints(handed, trained, capsys):
         handed["evaluate"].clear()
 
 
-def test_what_predict_passes_on_and_prints(drawn, trained, tmp_path, capsys):
+def test_predict_passes_its_options_on_and_prints_the_classes(drawn, trained, tmp_path, capsys):
     Image = pytest.importorskip("PIL.Image")
     train, test = load(DATA)
     for name, image in zip("ab", test.images):
@@ -605,7 +605,7 @@ def test_a_net_is_opened_on_the_requested_device(trained):
     assert [runs.open_run(trained, device).net.device for device in ("numpy", "emulated")] == ["numpy", "emulated"]
 
 
-def test_summary_of_a_run(monkeypatch, trained, capsys):
+def test_summary_shows_the_net_of_a_run(monkeypatch, trained, capsys):
     monkeypatch.setattr("gpuconv.summary.summary", lambda net, **options: f"{net.input_shape} {net.device} {options}")
     assert main(["summary", "--run-dir", str(trained), "--device", "emulated", "--batch-size", "7"]) == 0
     assert capsys.readouterr().out == "(9, 7, 3) numpy {'batch_size': 7, 'device': 'emulated'}\n"

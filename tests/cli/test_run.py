@@ -82,7 +82,7 @@ def test_a_run_is_never_overwritten(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "runs/synthetic-seed-net-1/last.safetensors").read_bytes() == before
 
 
-def test_the_run_directory(trained):
+def test_the_run_directory_holds_its_files(trained):
     pytest.importorskip("matplotlib")
     names = {path.name for path in trained.iterdir()}
     assert names == {
@@ -210,7 +210,7 @@ def test_a_run_is_resumed_with_its_own_settings_and_another_checkpoint_interval(
     assert runs.resumed(str(run), {"model": "seed-net"}).model == "Seed_Net"
 
 
-def test_a_full_disk_is_one_line_that_names_the_file(tmp_path, monkeypatch, capsys):
+def test_a_full_disk_gives_one_line_that_names_the_file(tmp_path, monkeypatch, capsys):
     from gpuconv import plots
 
     def full(*_):
@@ -243,7 +243,7 @@ def test_evaluate_agrees_with_training_and_counts_the_classes(trained, capsys):
     assert accuracy == f"test accuracy {100 * right / 19:.2f}%"
 
 
-def test_evaluate_with_averaging(trained, capsys):
+def test_evaluate_averages_over_views_on_request(trained, capsys):
     assert main(["evaluate", str(trained), "--tta", "mirror+shift"]) == 0
     assert "over 6 views of each image" in capsys.readouterr().out
     assert main(["evaluate", str(trained), "--tta", "miror"]) == 2
@@ -360,7 +360,7 @@ def test_pictures_that_cannot_be_drawn_are_reported_and_affect_nothing_else(tmp_
 
 
 @pytest.mark.parametrize("model", ["three-layer", "tiny-vgg", "resnet20"])
-def test_pictures_of_other_nets(model):
+def test_pictures_show_the_volumes_and_first_filters_of_any_net(model):
     """One column per layer that changes the volume, a residual block being one; leading FC layers have filters too."""
     from gpuconv import models
     from gpuconv.cli import pictures

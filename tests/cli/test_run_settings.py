@@ -34,7 +34,7 @@ def test_a_volume_has_three_sizes():
             summary.volume(text)
 
 
-def test_a_loss_by_its_short_form():
+def test_a_loss_is_parsed_from_its_short_form():
     name, loss = run_settings.loss("Softmax:label_smoothing=0.1")
     assert (name, type(loss), loss.label_smoothing) == ("softmax", SoftmaxCrossEntropy, 0.1)
     assert isinstance(run_settings.loss("svm")[1], SVMHinge)

@@ -57,7 +57,7 @@ def test_replay_says_whether_the_device_is_wrong(work, capsys, monkeypatch):
     assert [each["share"] > 1 for each in document["results"]] == [True, True]
 
 
-def test_refusals(work, capsys):
+def test_invalid_shares_and_files_are_refused_in_one_line(work, capsys):
     checkpoint.save("other.safetensors", checkpoint.Checkpoint({"net.x": np.zeros(3)}))
     for line, message in {
         "train --shadow 0": "expected a share above 0",

@@ -24,7 +24,7 @@ from gpuconv.profiling import peaks
 from gpuconv.profiling.work import Ceilings, Work
 
 
-def test_a_recipe_in_a_line():
+def test_a_recipe_is_written_in_one_line():
     """Settings that are "none" are not shown."""
     assert str(run_settings.complete({})) == (
         "30 epochs, batches of 64, sgd:momentum=0.9,nesterov=true,weight_decay=5e-4 lr 0.05, one-cycle, augment "
@@ -44,7 +44,7 @@ def test_summary_lists_the_nets(capsys):
     assert rows[-1] == "  digits-net      A small VGG with batch norm for the 8x8 digits."
 
 
-def test_the_options_that_summary_receives(monkeypatch, capsys):
+def test_summary_receives_the_options(monkeypatch, capsys):
     """The algorithms depend on the device and the batch size."""
     summary = lambda net, **options: f"{net.input_shape} {net.precision} {options}"  # noqa: E731
     monkeypatch.setattr("gpuconv.summary.summary", summary)
@@ -129,7 +129,7 @@ def test_the_report_names_the_variant_that_spills(reported):
     assert lines[-1].endswith(": 1 spill, 0 do not compile")
 
 
-def test_the_report_of_every_variant(reported):
+def test_the_report_shows_every_variant_on_request(reported):
     status, everything, lines = reported(LINES, "--all")
     assert (status, everything) == (0, True)
     assert [line.split()[2] for line in lines[1:5]] == ["32", "64", "40", "24"]
@@ -168,7 +168,7 @@ def test_an_unknown_occupancy_and_a_missing_prediction_are_reported(reported, mo
 # --- parts of other commands --------------------------------------------------------------------
 
 
-def test_the_five_best_scores_with_bars():
+def test_predict_shows_the_five_best_scores_with_bars():
     """Equal scores keep their order."""
     scores = np.array([0.04, 0.05, 0.5, 0.25, 0.125, 0.035])
     assert predict.top(scores, ["a", "b", "cat", "dog", "e", "f"]) == [
@@ -270,7 +270,7 @@ def test_prove_prints_each_verdict(proving):
     assert lines[-1] == "1 of 2 not proved"
 
 
-def test_prove_without_a_product_to_prove(proving):
+def test_prove_says_when_nothing_is_to_be_proved(proving):
     assert proving({}) == (0, ["all algorithms that serve them are proved"])
     assert proving({}, "--algo", "mma-64x64") == (1, ["mma-64x64 serves none of them"])
     status, lines = proving({"simt-64x64": PROVED}, "--algo", "simt-64x64", "--algo", "mma-64x64")
@@ -293,7 +293,7 @@ ROOF = Ceilings(2e9, {"float32": 1.5e9})
 COLUMNS = "layer                              time  share     MFLOP       MB   GFLOP/s    GB/s  of roof"
 
 
-def test_the_profile_of_a_device_with_times():
+def test_the_profile_of_a_device_with_times_shows_rates_and_shares():
     """3 MFLOP in 3 ms are 1 GFLOP/s, and could take 2 ms; 1 MB could take 0.5 ms."""
     found = Profile("numpy", "float32", 2, STEP, [])
     assert profile.text(found, ROOF).splitlines() == [
@@ -315,7 +315,7 @@ def test_the_profile_of_a_device_with_times():
     assert unmeasured[-2] == "roof: copy 2 GB/s, float64 product no rate measured, measured on numpy;"
 
 
-def test_the_profile_of_the_emulated_device():
+def test_the_profile_of_the_emulated_device_shows_its_launches():
     proof = "proved 2026-11-29 in 0.12 s: 3 runs"
     kernels = [KERNEL | {"registers": 80, "occupancy": 0.25, "proof": proof}], [TWICE]
     rows = [dataclasses.replace(row, seconds=None, launches=own) for row, own in zip(STEP, kernels)]
@@ -337,7 +337,7 @@ def test_the_profile_of_the_emulated_device():
     assert unknown.splitlines()[-2:] == ["3 launches a step", "registers and occupancy are unknown: no NVRTC here"]
 
 
-def test_the_options_that_profile_receives(monkeypatch, capsys):
+def test_profile_receives_the_options(monkeypatch, capsys):
     asked = []
 
     def planted(net, batch_size, **options):

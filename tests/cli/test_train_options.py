@@ -205,7 +205,7 @@ def test_a_run_writes_a_settings_file_that_reproduces_it(work, capsys):
     )
 
 
-def test_every_text_survives_in_the_file(work):
+def test_every_text_is_read_back_from_the_file(work):
     from gpuconv.cli import config, run_settings
     from gpuconv.training import config_file
 

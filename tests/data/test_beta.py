@@ -13,6 +13,6 @@ def test_quantiles_are_those_of_the_distribution(alpha):
     assert found.dtype == np.float32
 
 
-def test_quantiles_of_a_uniform_distribution_by_hand():
+def test_quantiles_of_a_uniform_distribution_equal_those_by_hand():
     assert quantiles(1.0, 4).tolist() == [0.125, 0.375, 0.625, 0.875]
     assert quantiles(1e-9, 4).tolist() == [0, 0, 1, 1]

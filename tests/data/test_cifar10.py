@@ -56,7 +56,7 @@ def check(train, test):
 
 
 @pytest.mark.parametrize("below", ["", "cifar-10-batches-bin"])
-def test_binary_version(small, tmp_path, below):
+def test_the_binary_version_is_read(small, tmp_path, below):
     write_binary(tmp_path / below)
     check(*cifar10.load(tmp_path))
     check(*data.load(f"cifar10:{tmp_path}"))
@@ -90,7 +90,7 @@ def python2_pickle(pixels, labels):
     return b"\x80\x02}(" + text(b"data") + array + text(b"labels") + numbers + b"u."
 
 
-def test_arrays_of_every_layout_at_every_pickle_protocol(small, tmp_path):
+def test_arrays_of_every_layout_are_read_at_every_pickle_protocol(small, tmp_path):
     """Contiguous, Fortran-ordered, a view, read-only; and with the bytes and labels of the others."""
     pixels, labels = batch(0)
     frozen = pixels.copy()
@@ -105,14 +105,14 @@ def test_arrays_of_every_layout_at_every_pickle_protocol(small, tmp_path):
             np.testing.assert_array_equal(read_labels, labels)
 
 
-def test_pickles_of_python_2(small, tmp_path):
+def test_pickles_of_python_2_are_read(small, tmp_path):
     for number, name in enumerate(FILES):
         (tmp_path / name).write_bytes(python2_pickle(*batch(number)))
     check(*cifar10.load(tmp_path))
 
 
 @pytest.mark.slow
-def test_files_of_full_size(tmp_path):
+def test_files_of_full_size_are_read(tmp_path):
     write_binary(tmp_path, 10_000)
     train, test = cifar10.load(tmp_path)
     assert (len(train), len(test)) == (50_000, 10_000)

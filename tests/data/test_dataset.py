@@ -44,7 +44,7 @@ def test_bad_datasets_are_refused(bad, error, message):
 
 
 @pytest.mark.parametrize("indices", [slice(2, 9, 3), np.array([5, 5, 0]), np.arange(12) > 7])
-def test_a_subset_by_any_index(indices):
+def test_a_subset_takes_any_index_of_numpys(indices):
     whole = dataset()
     part = whole.subset(indices)
     np.testing.assert_array_equal(part.images, whole.images[indices])
@@ -73,7 +73,7 @@ def test_split_is_a_function_of_its_seed():
     assert not np.array_equal(again.images, other.images)
 
 
-def test_split_of_small_classes():
+def test_split_keeps_an_image_of_every_class_in_the_first_part():
     labels = np.array([0, 0, 1, 2, 2, 2])
     whole = Dataset(images(6), labels, ["two", "one", "three", "none"])
     first, second = whole.split(0.01)
@@ -90,7 +90,7 @@ def test_split_fraction_is_checked(fraction):
 # -- normalisation ------------------------------------------------------------------------------
 
 
-def test_channel_normalization_by_hand():
+def test_channel_normalization_equals_that_by_hand():
     pixels = np.array([[0, 10], [4, 30], [8, 20], [12, 20]], np.uint8).reshape(2, 1, 2, 2)
     normalization = Normalization.from_dataset(Dataset(pixels, np.zeros(2, int), ["a"]))
     assert normalization.mean.tolist() == [6, 20]

@@ -105,7 +105,7 @@ def check(directory):
     assert (len(train), len(test)) == (5 * COUNT, COUNT)
 
 
-def test_download_and_unpack(server, tmp_path):
+def test_an_archive_is_downloaded_and_unpacked(server, tmp_path):
     directory = tmp_path / "new" / "folder"
     assert fetch(directory, server) == directory / FOLDER
     check(directory)
@@ -150,7 +150,7 @@ def test_a_server_without_ranges_starts_over(server, tmp_path):
     check(tmp_path)
 
 
-def test_a_partial_file_that_was_already_complete(server, tmp_path):
+def test_a_partial_file_that_is_complete_is_not_downloaded_again(server, tmp_path):
     (tmp_path / "cifar.tar.gz.part").write_bytes(CONTENT)
     fetch(tmp_path, server)
     assert server.asked == []
@@ -179,7 +179,7 @@ def test_an_unreachable_server_is_an_error(server, tmp_path):
         cifar10._download(tmp_path, url, SHA256, len(CONTENT), False)
 
 
-def test_a_progress_bar_only_on_request(server, tmp_path, capsys):
+def test_a_progress_bar_is_shown_only_on_request(server, tmp_path, capsys):
     fetch(tmp_path / "without", server, progress=False)
     assert capsys.readouterr().err == ""
     fetch(tmp_path / "with", server, progress=True)

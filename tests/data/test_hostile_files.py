@@ -68,7 +68,7 @@ def changed(good, random):
 
 
 @pytest.mark.parametrize("format", sorted({*images.FORMATS} - {"HEIF"}))
-def test_images_with_changed_bytes(tmp_path, format):
+def test_images_with_changed_bytes_are_read_or_refused(tmp_path, format):
     if format not in images.readable_formats():
         pytest.skip(f"this Pillow reads no {format}")
     random = np.random.default_rng(1)
@@ -128,7 +128,7 @@ def test_decompression_bombs_are_refused(tmp_path):
     assert memory < 100
 
 
-def test_the_largest_picture_that_is_read(tmp_path):
+def test_the_largest_picture_is_read_in_bounded_memory(tmp_path):
     side = 8192
     assert side * side == images.MAX_PIXELS
     (tmp_path / "a.png").write_bytes(png(side, side, 6, zeros((1 + 4 * side) * side + (1 << 20))))
@@ -145,7 +145,7 @@ def test_a_file_without_an_end_is_refused(tmp_path):
     assert read_images(tmp_path)[:2] == (0, 1)
 
 
-def test_pickles_with_changed_bytes(tmp_path):
+def test_pickles_with_changed_bytes_are_read_or_refused(tmp_path):
     random = np.random.default_rng(2)
     pixels = random.integers(0, 256, (6, 3072)).astype(np.uint8)
     for number in range(1200):
@@ -157,7 +157,7 @@ def test_pickles_with_changed_bytes(tmp_path):
     assert memory < 200
 
 
-def test_pickles_of_random_opcodes(tmp_path):
+def test_pickles_of_random_opcodes_run_no_code(tmp_path):
     """Random opcodes with random arguments, mixed with names and values that an attacker would put on the stack."""
     random = np.random.default_rng(3)
     codes = [bytes([code]) for code in pickle._Unpickler.dispatch]

@@ -131,7 +131,7 @@ def packed(values, bits):
 @pytest.mark.parametrize("order", ["<", ">"], ids=["little-endian", "big-endian"])
 @pytest.mark.parametrize("photometric", [0, 1], ids=["white-is-zero", "black-is-zero"])
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 12, 16])
-def test_grey_tiff_of_every_depth(tmp_path, bits, photometric, order):
+def test_a_grey_tiff_of_every_depth_is_scaled_to_8_bits(tmp_path, bits, photometric, order):
     """Zero is one end of the range, the largest value the other. Below 16 bits the byte order makes no difference."""
     white = 2**bits - 1
     values = [0, white, white // 2, 1, white - 1]
@@ -162,7 +162,7 @@ def test_signed_values_are_refused(tmp_path, bits):
     [(0, [128, 0, 64]), (1, [255, 255, 64]), (2, [191, 255, 64])],
     ids=["unspecified", "multiplied", "alpha"],
 )
-def test_the_second_channel_of_a_grey_tiff(tmp_path, kind, expected):
+def test_the_second_channel_of_a_grey_tiff_is_read_by_its_tag(tmp_path, kind, expected):
     """The tag ExtraSamples gives its meaning; white shows through alpha, and half of a grey of 128 is 64."""
     data = bytes([128, 128, 0, 0, 64, 255])
     path = tiff(tmp_path / "a.tif", data, bits=8, width=3, extra={277: 2, 338: kind})
@@ -175,7 +175,7 @@ def test_the_second_channel_of_a_grey_tiff(tmp_path, kind, expected):
         assert read_image(path, channels=1).ravel().tolist() == expected
 
 
-def test_colours_that_cannot_be_converted(tmp_path):
+def test_colours_that_cannot_be_converted_are_refused(tmp_path):
     Image.new("LAB", (4, 4)).save(tmp_path / "a.tif")
     with pytest.raises(ValueError, match=r"cannot read .*a\.tif as an image: conversion"):
         read_image(tmp_path / "a.tif", channels=1)
@@ -197,7 +197,7 @@ def test_other_formats_are_never_decoded(tmp_path, format, monkeypatch):
         read_image(tmp_path / "a.png")
 
 
-def test_every_listed_format_that_pillow_writes(tmp_path):
+def test_every_listed_format_that_pillow_writes_is_read(tmp_path):
     pixels = np.full((8, 8, 3), 200, np.uint8)
     for name in set(images.readable_formats()) & set(Image.SAVE):
         for suffix in images.FORMATS[name]:
@@ -206,7 +206,7 @@ def test_every_listed_format_that_pillow_writes(tmp_path):
             assert np.abs(read_image(path).astype(int) - (255 if suffix == ".pbm" else 200)).max() < 60
 
 
-def test_cmyk_palette_and_bilevel_images(tmp_path):
+def test_cmyk_palette_and_bilevel_images_are_read(tmp_path):
     red = Image.new("RGB", (4, 4), (255, 0, 0))
     for mode, suffix in (("CMYK", "jpg"), ("CMYK", "tif"), ("P", "gif"), ("P", "png"), ("P", "bmp")):
         red.convert(mode).save(tmp_path / f"a.{suffix}")
@@ -272,7 +272,7 @@ def test_broken_links_are_reported(tmp_path):
             read_image(tmp_path / name)
 
 
-def test_size_limits_before_decoding(tmp_path, monkeypatch):
+def test_size_limits_apply_before_decoding(tmp_path, monkeypatch):
     """Limits of the picture, of a TIFF tile and of the file; a file of exactly the largest size is read."""
     monkeypatch.setattr(images, "MAX_PIXELS", 64)
     monkeypatch.setattr(images, "_flat", lambda _: pytest.fail("it is decoded"))
@@ -291,7 +291,7 @@ def test_size_limits_before_decoding(tmp_path, monkeypatch):
         read_image(tmp_path / "a.png")
 
 
-def test_a_picture_beyond_pillows_own_limit(tmp_path, monkeypatch):
+def test_a_picture_beyond_pillows_own_limit_is_refused(tmp_path, monkeypatch):
     """Pillow refuses it with its own limit and message."""
     from PIL import Image
 

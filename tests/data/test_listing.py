@@ -97,7 +97,7 @@ def test_links_to_folders_are_followed_once(tmp_path):
     ],
     ids=["missing", "file", "dangling", "empty", "images-beside-classes", "empty-class", "no-images", "dangling-class"],
 )
-def test_refusals(tmp_path, make, error, message):
+def test_folders_that_cannot_be_listed_are_refused(tmp_path, make, error, message):
     make(tmp_path / "photos")
     with pytest.raises(error, match=message):
         list_images(tmp_path / "photos")

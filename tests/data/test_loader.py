@@ -106,7 +106,7 @@ def test_batches_have_the_requested_dtype(dataset, dtype):
     assert y.dtype == np.int64
 
 
-def test_seeds_differ(dataset):
+def test_two_seeds_give_different_orders(dataset):
     labels = [np.concatenate([y for _, y in make(dataset, seed=seed).epoch()]) for seed in (0, 1)]
     assert not np.array_equal(*labels)
 

@@ -5,14 +5,14 @@ from gpuconv.data import folder, load, synthetic
 from gpuconv.data.named import load_test, placed
 
 
-def test_digits_by_name():
+def test_digits_are_loaded_by_name():
     assert [len(part) for part in load("digits")] == [1437, 360]
 
 
 @pytest.mark.parametrize(
     "spec", ["synthetic:N=60,size=6x4x2,classes=3,seed=5", "Synthetic:classes=3,n=60,seed=5,size=6X4X2"]
 )
-def test_synthetic_images_by_name(spec):
+def test_synthetic_images_are_loaded_by_name(spec):
     train, test = load(spec)
     expected = synthetic.load(60, size=(6, 4, 2), classes=3, seed=5)
     np.testing.assert_array_equal(train.images, expected[0].images)
@@ -44,7 +44,7 @@ def test_a_separate_test_set_must_be_a_folder():
         ),
     ],
 )
-def test_folder_with_and_without_options(monkeypatch, spec, arguments):
+def test_a_folder_is_loaded_with_and_without_options(monkeypatch, spec, arguments):
     monkeypatch.setattr(folder, "load", lambda directory, **options: (directory, options))
     assert load(spec) == arguments
 
@@ -77,7 +77,7 @@ def test_a_name_must_be_text():
         load(None)
 
 
-def test_a_folder_whose_name_ends_like_an_option(monkeypatch, tmp_path):
+def test_a_folder_whose_name_ends_like_an_option_is_distinguished_by_a_slash(monkeypatch, tmp_path):
     """A trailing slash distinguishes it, also in the stored text."""
     monkeypatch.setattr(folder, "load", lambda directory, **options: (directory, options))
     monkeypatch.chdir(tmp_path)

@@ -58,7 +58,7 @@ def test_at_most_five_mismatched_classes_are_named():
         assert str(raised.value) == (f"'set' must have the training data's classes: it lacks {names} has unknown 'x'")
 
 
-def test_the_largest_values_that_a_loader_accepts():
+def test_a_loader_accepts_its_largest_values():
     data = Dataset(np.zeros((6, 5, 4, 1), np.uint8), np.zeros(6, int), ["a"])
     make = {"normalization": Normalization([0], [1])}
     assert len(Loader(data, 6, drop_last=True, **make)) == 1
@@ -75,7 +75,7 @@ def test_classes_without_an_image_and_the_last_label_are_accepted():
     assert data.labels.tolist() == [0, 2]
 
 
-def test_mean_images_and_their_deviation_by_hand():
+def test_mean_images_and_their_deviation_equal_those_by_hand():
     pixels = np.array([[0, 10], [4, 30], [8, 20], [12, 20]], np.uint8).reshape(2, 1, 2, 2)
     found = Normalization.from_dataset(Dataset(pixels, np.zeros(2, int), ["a"]), "image")
     assert found.mean.tolist() == [[[4, 15], [8, 25]]]

@@ -45,7 +45,7 @@ def test_statistics_come_from_at_most_4096_evenly_spaced_samples():
     assert samples.MEASURED == 4096
 
 
-def test_the_defaults_of_samples():
+def test_samples_have_the_documented_defaults():
     bare = Numbered(1)
     assert (bare.labels, list(bare.classes), bare.workers, bare.checksum(), bare.raw) == (None, [], 1, None, True)
     assert not Numbered(1, dtype=np.dtype(np.float32)).raw
@@ -91,7 +91,7 @@ def test_the_layout_of_images_is_recognised():
     assert laid_out(np.zeros((10, 3, 4, 3)), (3, 4, 3), rank=4).shape == (10, 3, 4, 3)
 
 
-def test_class_numbers_or_an_error():
+def test_class_numbers_are_converted_or_refused():
     for labels in ([0, 2], (0, 2), np.array([0, 2], np.uint8)):
         found = class_numbers(labels, "set", 2)
         assert (found.tolist(), found.dtype) == ([0, 2], np.int64)

@@ -26,7 +26,7 @@ def photos(tmp_path):
 
 
 @pytest.mark.parametrize("options", ["", ",size=5x7", ",channels=1,test=0.4,seed=2", ",split=order"])
-def test_the_same_images_labels_and_batches_as_in_memory(photos, options):
+def test_images_labels_and_batches_are_those_in_memory(photos, options):
     whole, streamed = load(f"folder:{photos}{options}"), load(f"folder:{photos}{options},stream=1")
     for memory, files in zip(whole, streamed, strict=True):
         assert isinstance(files, Samples)
@@ -87,7 +87,7 @@ def test_the_checksum_covers_names_sizes_dates_and_labels(photos, monkeypatch):
     assert train.checksum() != first
 
 
-def test_a_validation_part_and_labels_by_name(photos):
+def test_a_streamed_folder_can_be_split_and_relabelled(photos):
     samples = folder.load_all(photos, stream=True)
     rest, part = samples.split(0.3, seed=1)
     memory_rest, memory_part = folder.load_all(photos).split(0.3, seed=1)

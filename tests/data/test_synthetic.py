@@ -4,7 +4,7 @@ import pytest
 from gpuconv.data import synthetic
 
 
-def test_shapes_classes_and_counts():
+def test_synthetic_images_have_the_given_shape_classes_and_count():
     train, test = synthetic.load(101, size=(5, 7, 3), classes=4)
     assert train.images.shape == (101, 5, 7, 3)
     assert test.images.shape == (20, 5, 7, 3)

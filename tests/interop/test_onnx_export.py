@@ -181,7 +181,7 @@ def test_normalization_and_softmax_can_be_part_of_the_file(tmp_path):
     assert noted["classes"] == list("abcde")
 
 
-def test_an_input_of_variable_size(tmp_path):
+def test_a_net_of_larger_inputs_has_an_input_of_variable_size(tmp_path):
     net = Sequential([Input((5, 5, 2), larger=True), Conv2D(3, 3, padding=1), MaxPool2D(2)])
     interop.to_onnx(net, tmp_path / "net.onnx")
     session = runtime.InferenceSession(str(tmp_path / "net.onnx"))
@@ -195,7 +195,7 @@ class Doubled(layers.ReLU, op="relu"):
     """A user's layer, which must not be exported as its base class."""
 
 
-def test_refusals(tmp_path, monkeypatch):
+def test_nets_without_an_onnx_form_and_invalid_options_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "net.onnx"
     net = made([Flatten(), Linear(2)])
     open_cover = Sequential([Input((5, 5, 2), larger=True), MaxPool2D(2, fit="cover")])

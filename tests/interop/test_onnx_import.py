@@ -77,7 +77,7 @@ def test_an_exported_net_is_imported_unchanged(tmp_path):
             np.testing.assert_array_equal(back.infer(batch(SHAPE)), net.infer(batch(SHAPE)))
 
 
-def test_precision_device_and_training(tmp_path):
+def test_an_imported_net_has_the_requested_precision_and_device_and_trains(tmp_path):
     net = made([Conv2D(4, 3), Flatten(), Linear(5)], precision="float16")
     interop.to_onnx(net, tmp_path / "net.onnx")
     assert interop.from_onnx(tmp_path / "net.onnx").precision == "float16"
@@ -89,7 +89,7 @@ def test_precision_device_and_training(tmp_path):
     assert all(np.abs(gradient).max() > 0 for gradient in back.grads().values())
 
 
-def test_operators_that_our_exports_do_not_use(tmp_path):
+def test_operators_that_our_exports_do_not_use_are_imported(tmp_path):
     """onnxruntime is the reference for their results."""
     random = np.random.default_rng(1)
     matrix, bias = random.standard_normal((32, 3)).astype(np.float32), np.float32([1, 2, 3])
@@ -117,7 +117,7 @@ def test_operators_that_our_exports_do_not_use(tmp_path):
         expect_close(interop.from_onnx(file).infer(x), expected)
 
 
-def test_refusals(tmp_path, monkeypatch):
+def test_graphs_without_matching_layers_and_invalid_options_are_refused(tmp_path, monkeypatch):
     path, weight = tmp_path / "net.onnx", np.ones((2, 2, 1, 1), np.float32)
     relu, wide = node("Relu", "x", "r"), ("N", 2, "h", "w")
     for message, nodes, options in (

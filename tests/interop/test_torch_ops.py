@@ -61,7 +61,7 @@ def test_values_and_gradients_equal_pytorchs(name, layout):
 
 
 @pytest.mark.parametrize("name", ["conv2d", "linear", "relu"])
-def test_ops_on_the_emulated_device(name):
+def test_ops_on_the_emulated_device_agree_with_pytorch(name):
     call, shapes = CALLS[name]
     tensors = [volume(*shape, dtype=torch.float32) for shape in shapes]
     with ours.cpu_device("emulated"):
@@ -140,13 +140,13 @@ def test_channels_last_is_not_copied(monkeypatch):
     assert seen[1].ctypes.data != x.data_ptr()
 
 
-def test_bfloat16_tensors():
+def test_bfloat16_tensors_are_accepted():
     x, w = volume(2, 3, 5, 5, dtype=torch.bfloat16), volume(4, 3, 3, 3, dtype=torch.bfloat16)
     found, expected = ours.conv2d(x, w), functional.conv2d(x.float(), w.float())
     torch.testing.assert_close(found.float(), expected, rtol=2**-8, atol=2**-8)
 
 
-def test_refusals():
+def test_modules_devices_and_tensors_that_do_not_fit_are_refused():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"))
     with pytest.raises(ValueError, match="pad with zeros, received padding_mode='reflect'"):
         ours.replace(net)

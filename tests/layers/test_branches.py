@@ -40,7 +40,7 @@ def test_channels_are_concatenated_in_the_order_of_the_branches():
     np.testing.assert_array_equal(net.grads()["branches1.branch1.conv1.weight"].ravel(), [1, 1 + 2 * 2])
 
 
-def test_names_rows_and_the_summary():
+def test_layers_of_branches_are_named_and_summarised_by_their_paths():
     net = inception()
     assert [key for key, _ in net.named_parameters()][:3] == [
         "branches1.branch1.conv1.weight",
@@ -103,7 +103,7 @@ def test_frozen_branches_get_no_gradients_and_pass_them_on():
     assert np.abs(net.grads()["branches1.branch1.conv1.weight"]).max() > 0
 
 
-def test_refusals():
+def test_branches_that_do_not_fit_together_are_refused():
     conv = Conv2D(2, 1)
     for make, error, words in (
         (

@@ -97,7 +97,7 @@ def test_which_layers_are_fused():
 @pytest.mark.parametrize(
     "pool", [MaxPool2D(3), MaxPool2D(2, stride=1), MaxPool2D(2, padding=1), MaxPool2D(2, fit="cover")]
 )
-def test_pools_that_cannot_be_fused(pool):
+def test_pools_that_cannot_be_fused_stay_separate(pool):
     net = Sequential([Input((7, 8, 2)), Conv2D(3, 3, padding=1), ReLU(), pool])
     assert kinds(net.fuse()) == ["Input", "ConvReLU", "MaxPool2D"]
     net = Sequential([Input((7, 8, 2)), Conv2D(3, 3, padding=1), pool, BatchNorm()])
@@ -148,7 +148,7 @@ def test_a_bias_alone_is_trained_through_its_activation(device, activation, inpu
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_an_activation_that_keeps_its_input(device, dtype):
+def test_an_activation_that_keeps_its_input_is_fused_with_the_same_bits(device, dtype):
     """One launch forward, which stores both; all bits are those of the unfused net."""
     layers = [
         Input((6, 5, 3)),
@@ -251,7 +251,7 @@ def test_norm_sums_is_a_flag_or_none():
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("activation", [ReLU, GELU, LeakyReLU])
-def test_batch_norm_and_an_activation(device, activation):
+def test_batch_norm_and_an_activation_are_fused_with_the_same_bits(device, activation):
     def net():
         layers = [Input((6, 6, 2)), MaxPool2D(2), BatchNorm(), activation(), BatchNorm()]
         return Sequential(layers, device=device, seed=4)
@@ -305,7 +305,7 @@ def test_a_depthwise_convolution_is_not_fused_with_its_norm():
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_convolutions_with_batch_norm(device):
+def test_convolutions_fused_with_batch_norm_give_the_same_results(device):
     def net():
         return Sequential(
             [
@@ -337,7 +337,7 @@ def test_convolutions_with_batch_norm(device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_convolutions_with_a_pool_before_batch_norm(device):
+def test_convolutions_fused_with_a_pool_and_batch_norm_give_the_same_results(device):
     """As in airbench94; maps of odd sizes, groups, and a pool that nothing follows."""
 
     def net():
@@ -400,7 +400,7 @@ def below_convolutions(device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_norms_below_convolutions(device):
+def test_norms_below_convolutions_are_chained_and_give_the_same_results(device):
     plain = below_convolutions(device)
     expected = step(plain)
     row = ["Flatten", "Linear"]
@@ -429,7 +429,7 @@ def test_a_chain_of_norms_needs_no_pass_for_their_sums():
     assert sum(each.kernel.module.defines.get("NORM_SUMS") == "1" for each in found) == 5
 
 
-def test_the_rule_for_backward_sums():
+def test_backward_sums_are_chained_only_without_an_activation():
     assert [sums_pay(activation) for activation in (None, "relu", "gelu", "silu")] == [True, False, False, False]
 
 

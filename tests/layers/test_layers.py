@@ -491,7 +491,7 @@ def test_a_convolution_of_one_channel_is_not_depthwise():
         assert layer.depthwise == expected, (groups, channels)
 
 
-def test_a_transposed_convolution_by_hand():
+def test_a_transposed_convolution_equals_that_by_hand():
     layer = ConvTranspose2D(1, 2, stride=2)
     layer.build((1, 2, 1), dtype="float64")
     layer["weight"][...] = np.array([[1.0, 2], [3, 4]]).reshape(1, 2, 2, 1)
@@ -518,7 +518,7 @@ def test_upsampling_repeats_pixels_exactly():
         np.testing.assert_array_equal(dx.astype(float), np.full(x.shape, 6.0))
 
 
-def test_bilinear_upsampling_by_hand():
+def test_bilinear_upsampling_equals_that_by_hand():
     x = np.array([[0.0, 4.0], [8.0, 0.0]]).reshape(1, 2, 2, 1)
     rows = {2: [0, 1, 3, 4], 3: [0, 0, 4 / 3, 8 / 3, 4, 4]}
     for scale, row in rows.items():
@@ -528,7 +528,7 @@ def test_bilinear_upsampling_by_hand():
 
 
 @pytest.mark.kernels
-def test_bilinear_upsampling_on_the_emulated_device():
+def test_bilinear_upsampling_on_the_emulated_device_agrees_with_numpy():
     x = np.random.default_rng(4).normal(size=(2, 3, 4, 3)).astype("float32")
     for scale in ((2, 3), 4):
         found = {}

@@ -46,7 +46,7 @@ def test_a_net_keeps_its_precision(again, precision):
     np.testing.assert_array_equal(scores(twin), scores(net))
 
 
-def test_a_fused_net_in_the_middle_of_a_step(again):
+def test_a_fused_net_copied_in_the_middle_of_a_step_gives_the_same_gradients(again):
     net = models.build("digits-net").fuse()
     x = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype("f4")
     y = net.forward(x, training=True)

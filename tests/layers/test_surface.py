@@ -58,7 +58,7 @@ def test_repr_has_a_line_for_each_layer(net):
     assert repr(Sequential([Linear(3), ReLU()])).splitlines() == lines
 
 
-def test_tables_for_notebooks(net):
+def test_nets_summaries_and_checks_are_tables_in_notebooks(net):
     net["conv1"].freeze()
     shown = net._repr_html_()
     for cell in ("residual1.shortcut.conv1", "6 x 6 x 3", ">57<", ">frozen<", "parameters"):
@@ -69,14 +69,14 @@ def test_tables_for_notebooks(net):
     assert "<b>" not in own._repr_html_()
 
 
-def test_every_parameter_by_name(net):
+def test_named_parameters_gives_every_parameter(net):
     net["conv1"].frozen = True
     names = [name for name, _ in net.named_parameters()]
     assert names == [key for key in net.state_dict() if not key.startswith("dropout")]
     assert dict(net.named_parameters())["conv1.weight"] is net["conv1"]["weight"]
 
 
-def test_activations_by_name(net, x):
+def test_activations_are_found_by_name(net, x):
     volumes = net.activations(x)
     assert volumes["pool1"].shape == (4, 3, 3, 3)
     assert volumes.keys() == [name for name, _ in volumes]
@@ -86,7 +86,7 @@ def test_activations_by_name(net, x):
         volumes["pool"]
 
 
-def test_layers_inside_others_by_name(net, x):
+def test_layers_inside_others_are_found_by_name(net, x):
     inner = net["residual1.conv1"]
     assert inner.path == "residual1.conv1"
     assert inner is net["residual1"]["conv1"]
@@ -124,7 +124,7 @@ def test_hooks_reach_layers_inside_others(net, x):
     assert seen == [*names]
 
 
-def test_layers_one_by_one_as_in_pytorch():
+def test_sequential_takes_layers_one_by_one_as_in_pytorch():
     assert [layer.name for layer in Sequential(Conv2D(2, 3), ReLU(), Linear(3))] == ["conv1", "relu1", "fc1"]
     assert len(Sequential(Conv2D(2, 3))) == 1
     assert Sequential(Input((4,)), Linear(2), seed=3).output_shape == (2,)
@@ -173,7 +173,7 @@ def test_hooks_are_called_in_a_fused_net_and_not_in_a_copy(net, x):
     assert len(seen) == count + 1
 
 
-def test_a_state_that_fits_in_part(net):
+def test_a_state_that_fits_in_part_is_loaded_if_not_strict(net):
     state = {key: np.asarray(value) + 1 for key, value in net.state_dict().items() if not key.startswith("fc1")}
     before = net["fc1"]["weight"].copy()
     missing, unexpected = net.load_state_dict(state | {"head.weight": np.zeros(3)}, strict=False)
@@ -195,7 +195,7 @@ def test_an_array_in_pytorchs_layout_gets_a_hint(net, x):
         net(x[0])
 
 
-def test_short_names_of_precisions_as_dtypes():
+def test_short_names_of_precisions_are_dtypes():
     net = Sequential([Input((4, 4, 1)), Flatten(), Linear(2)], dtype="fp16")
     assert net.precision == "float16"
     assert net.to(dtype="bf16").precision == "bfloat16"
@@ -203,7 +203,7 @@ def test_short_names_of_precisions_as_dtypes():
         net.to(dtype="fp8")
 
 
-def test_short_names_of_precisions_and_of_the_cpu():
+def test_short_names_of_precisions_and_of_the_cpu_are_accepted():
     for short, name in (("bf16", "bfloat16"), ("fp16", "float16"), ("fp32", "float32"), ("fp64", "float64")):
         assert gc.models.build("seed-net", (8, 8, 3), precision=short).precision == name
     assert gc.models.build("seed-net", (8, 8, 3), device="cpu").device == "numpy"

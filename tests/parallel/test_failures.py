@@ -40,7 +40,7 @@ def test_a_rank_whose_weights_drift_is_named_after_the_epoch(tmp_path):
     assert re.search(rf'{RANK_1} has other weights than rank 0: fc1.bias is "\w+" on rank 1', done.stderr)
 
 
-def test_the_command_line_says_it_in_a_line(tmp_path):
+def test_the_command_line_prints_one_line(tmp_path):
     """Rank 0 finds that the run folder exists; the other ranks do not check it."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("{}")
@@ -51,7 +51,7 @@ def test_the_command_line_says_it_in_a_line(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+def test_ctrl_c_saves_and_says_how_to_continue(tmp_path):
     folder = tmp_path / "run"
     line = launch.command(2, "-m", "gpuconv", "train", "--device", "numpy", *TINY, "--epochs", "5000")
     options = dict(env=launch.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

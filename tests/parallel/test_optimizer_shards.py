@@ -68,7 +68,7 @@ def test_every_optimizer_has_the_bits_of_one_process(optimizer):
 
 
 @pytest.mark.parametrize(("device", "dtype"), [("numpy", "float16"), ("numpy", "bfloat16"), ("emulated", "float32")])
-def test_masters_averages_and_clipping(device, dtype):
+def test_masters_averages_and_clipping_have_the_bits_of_one_process(device, dtype):
     alone, found = everyone(2, "adam", device=device, dtype=dtype, ema=0.9, clip=0.5)
     for each in found:
         for ours, expected in zip(each[:3], alone[:3]):
@@ -76,7 +76,7 @@ def test_masters_averages_and_clipping(device, dtype):
         assert each[3] < alone[3]
 
 
-def test_each_rank_keeps_about_as_much():
+def test_each_rank_keeps_about_the_same_share():
     class Two(Ranks):
         def __init__(self, rank, size):
             self.rank, self.size = rank, size
@@ -151,7 +151,7 @@ def test_gpus_exchange_parameters_as_a_part_of_their_graphs(monkeypatch, schedul
     assert mine + other == 4 * 411
 
 
-def test_refusals():
+def test_other_optimizers_and_values_are_refused():
     class Own:
         def step(self, params, grads):
             pass

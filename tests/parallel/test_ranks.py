@@ -82,7 +82,7 @@ def test_without_shards_each_rank_takes_a_part(tmp_path, ranks):
     assert "shards" not in json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
 
 
-def test_two_ranks_without_shards_are_two_shards(tmp_path):
+def test_two_ranks_without_shards_train_like_two_shards(tmp_path):
     program(2, "numpy", tmp_path / "ranks")
     program(1, "numpy", tmp_path / "shards", shards=2)
     ours, theirs = (files(tmp_path / name)["metrics.jsonl"] for name in ("ranks", "shards"))
@@ -109,7 +109,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_refusals(tmp_path, case):
+def test_options_that_ranks_cannot_use_are_refused(tmp_path, case):
     ranks, options, message = REFUSED[case]
     done = launch.train(ranks, *TINY, *options, "--run-dir", tmp_path / "run")
     assert done.returncode

@@ -101,7 +101,7 @@ def test_ranks_match_one_process_with_the_whole_batch(device, dtype, size):
     assert small.same_arrays(everyone[0], everyone[-1])
 
 
-def test_without_it_the_ranks_differ_from_one_process():
+def test_without_sync_batch_norm_the_ranks_differ_from_one_process():
     alone, (found, _) = stepped(), on_ranks(2, lambda ranks: stepped(ranks, sync=False), direct)
     assert not np.allclose(found["norm1.running_var"], alone["norm1.running_var"], rtol=2e-3)
 
@@ -224,7 +224,7 @@ class Holder(Layer):
         return self.row.backward(dy, input_grad=input_grad)
 
 
-def test_refusals():
+def test_nets_and_options_that_cannot_be_synchronised_are_refused():
     own = Sequential(
         [Input((6, 5, 1)), Holder(Sequential([Conv2D(2, 1), BatchNorm()]), name="held"), Flatten(), Linear(3)]
     )
