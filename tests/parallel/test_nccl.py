@@ -161,13 +161,13 @@ def test_without_shards_the_gpus_all_reduce(schedule):
 def with_buckets_in_another_order(patch):
     add = Sharding.backpropagate
 
-    def turned(self, *arguments, **more):
+    def reordered(self, *arguments, **more):
         if self.ranks.rank:
             self._prepare()
             self._sums[0].buckets.reverse()
         add(self, *arguments, **more)
 
-    patch.setattr(Sharding, "backpropagate", turned)
+    patch.setattr(Sharding, "backpropagate", reordered)
 
 
 def on_a_stream_of_its_own(patch):
@@ -190,7 +190,7 @@ def without_groups(patch):
 
 
 PLANTED = {
-    "another order": (with_buckets_in_another_order, "ranks exchange unlike arrays"),
+    "another order": (with_buckets_in_another_order, "ranks exchange arrays of different sizes or dtypes"),
     "a missing wait": (on_a_stream_of_its_own, "the loss is not finite at step 1|cannot convert float NaN"),
     "a send that waits": (without_groups, "which no other rank answers"),
 }
