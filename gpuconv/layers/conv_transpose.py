@@ -15,7 +15,7 @@ from gpuconv.types import Array, Options, Padding, PaddingPairs, Pair, Shape, Si
 
 @dataclass(eq=False, repr=False)
 class ConvTranspose2D(Layer):
-    """The map whose convolution has the input's size: (P, Q, C) -> (H, W, out_channels).
+    """Transposed convolution, the input gradient of `Conv2D`: (P, Q, C) -> (H, W, out_channels).
 
     H is (P - 1) * stride - padding at both ends + dilation * (kernel_size - 1) + output_padding + 1. Forward is
     `gpuconv.ops.conv2d_dgrad`. Its variables are weight, (C, R, S, out_channels // groups), and bias, (out_channels,).

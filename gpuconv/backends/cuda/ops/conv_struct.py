@@ -51,7 +51,7 @@ def expect_within_limits(problem: Conv2dProblem) -> None:
 
 @functools.lru_cache(maxsize=4096)
 def packed(problem: Conv2dProblem, pool: int, y_pitch: int = 0, x_pitch: int = 0) -> np.void:
-    """The struct for a problem within the limits. With a pool, the kernels' convolution has only complete windows.
+    """The struct for a problem within the limits. With a pool, the kernels compute only pixels in complete windows.
 
     y_pitch, x_pitch: elements from one pixel to the next of y or dy, and of x; by default K and C."""
     n, h, w, r, s = problem.n, problem.h, problem.w, problem.r, problem.s
