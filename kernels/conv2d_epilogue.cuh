@@ -22,9 +22,10 @@ tile_moments(Moments* moments, const DTYPE* y, const Convolution& conv, const Bl
     __shared__ Moments cells[THREADS];
     const int32 first = block.row / WINDOW + int32(threadIdx.x) / ACROSS * SHARE;
 #pragma unroll 1
-    for (int32 column = int32(threadIdx.x) % ACROSS; column < BLOCK_N; column += ACROSS) {
+    for (int32 left = 0; left < BLOCK_N; left += ACROSS) {
         Accumulators::sync();  // the block has stored y, and the cells are free
-        const int32 filter = block.column + column, count = filter < conv.k ? min(SHARE, pixels - first) : 0;
+        const int32 filter = block.column + left + int32(threadIdx.x) % ACROSS;
+        const int32 count = filter < conv.k ? min(SHARE, pixels - first) : 0;
         const DTYPE* from = y + (int64(first) * conv.all_filters + filter);
         Moments own[1] = {};
         int32 row = 0;

@@ -371,7 +371,7 @@ class WalkIterator<Walk::SEARCH, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>
     static constexpr int PARTS = CHUNK / VECTOR;
     // Not unrolled where single numbers are stored at once, for fewer registers.
     static constexpr int UNROLLED = STORES_LATER || !COLUMNS_ARE_DEPTH ? PARTS : 1;
-    static constexpr bool LINE_BY_LINE = !COPIES && !STORES_LATER && !COLUMNS_ARE_DEPTH;
+    static constexpr bool LINE_BY_LINE = !STORES_LATER && !COLUMNS_ARE_DEPTH;
 
     const Matrix& matrix;
     typename Matrix::Line lines[PASSES];     // constant if columns are the depth
