@@ -222,8 +222,10 @@ def test_no_device_chooses_it_without_a_proof():
 
 # --- machine code ------------------------------------------------------------------------------
 
-# Registers of a thread, and instructions of a warp of the main loop for each HGMMA, at most.
+# Registers of a thread, and instructions of a warp of the main loop for each HGMMA, at most: by NVRTC 13.5, and by 12.0
+# and 13.0, the oldest ones that the extras allow (ci/nvrtc.sh).
 PINNED = {"wgmma-256x128": (168, 13), "wgmma-128x256": (168, 21), "wgmma-128x128": (144, 22), "wgmma-256x64": (160, 13)}
+OLDER = {"wgmma-256x128": (168, 14), "wgmma-128x256": (168, 22), "wgmma-128x128": (148, 22), "wgmma-256x64": (168, 14)}
 FINISHES = {
     "plain": {},
     "gelu": dict(ACTIVATION="Gelu", SAVES_INPUT=1),
@@ -231,13 +233,17 @@ FINISHES = {
     "moments": dict(MOMENTS=1),
     "single numbers": dict(VECTOR_C=1, VECTOR_K=1),
     "many taps": dict(TAP_TABLE=0),
+    "norm sums": dict(ACTIVATION="Gelu", NORM_SUMS=1),
 }
-OF_OPS = {"conv2d_dgrad": ("plain", "single numbers", "many taps"), "conv2d_wgrad": ("plain", "single numbers")}
+OF_OPS = {
+    "conv2d": ("plain", "gelu", "pool", "moments", "single numbers", "many taps"),
+    "conv2d_dgrad": ("plain", "norm sums", "single numbers", "many taps"),
+    "conv2d_wgrad": ("plain", "single numbers"),
+}
 
 
 @pytest.mark.parametrize(
-    ("op", "algo", "finish"),
-    [(*each, finish) for each in DIRECTIONS for finish in FINISHES if finish in OF_OPS.get(each[0], FINISHES)],
+    ("op", "algo", "finish"), [(op, algo, finish) for op, algo in DIRECTIONS for finish in OF_OPS[op]]
 )
 def test_one_hgmma_per_product_without_spills(op, algo, finish):
     """An HGMMA for each 64 rows and 16 of the depth, no spill, and no remark of ptxas (C75xx) that it runs them one by
@@ -256,7 +262,8 @@ def test_one_hgmma_per_product_without_spills(op, algo, finish):
     loop = machine_code.main_loop(code)
     assert loop.hmma == algorithm.block_m // 128 * 4 == sum(each.opcode.startswith("HGMMA") for each in code)
     if finish == "plain":
-        registers, instructions = PINNED[algo]
+        older = tuple(map(int, nvrtc.toolkit()[1].removeprefix("NVRTC ").split("."))) < (13, 5)
+        registers, instructions = (OLDER if older else PINNED)[algo]
         assert resources.registers <= registers
         assert loop.instructions / loop.hmma <= instructions
         copies = [each for each in code if each.opcode.startswith("LDGSTS")]
