@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from gpuconv import ops, verify
+from gpuconv.algorithms import find
 from gpuconv.dtypes import as_dtype
 from gpuconv.profiling.launches import recorded
 from gpuconv.verify.convolutions import arrays as volumes
 from gpuconv.verify.convolutions import conv
 from gpuconv.verify.oracle import expect
 from tests.kernels.agreement import on_device
+from tests.kernels.test_machine_code import compiled, tensor_core_variant
 from tests.tolerance import assert_within
 
 ODD = conv(2, 5, 7, 3, 6, (3, 2), padding=((1, 1), (0, 1)))
@@ -66,3 +68,12 @@ def test_gemm_family_agrees_with_the_oracle(device, monkeypatch, name):
     with recorded() as launches:
         assert_within(on_device(op, device, *arrays, **options), expected.value, expected.bound)
     assert [launch.kernel.name for launch in launches] == kernels
+
+
+def test_a_kernel_of_wgmma_compiles_for_hopper_without_a_spill():
+    """The others are compiled in test_wgmma_convolutions.py."""
+    variant = tensor_core_variant("fprop", find("wgmma-128x128", "bfloat16"), "bfloat16")
+    binary = compiled(variant, "sm_90a")
+    (resources,) = binary.resources.values()
+    assert (resources.stack, resources.spill_stores, resources.spill_loads) == (0, 0, 0)
+    assert "C75" not in (binary.path.parent / "log.txt").read_text(encoding="utf-8")
