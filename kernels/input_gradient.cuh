@@ -31,6 +31,7 @@ struct InputGradient {
     __device__ __forceinline__ void
     store(const Accumulators& accumulators, DTYPE* dx, Sums* sums, Real* partials, const NormBelow& norm) const {
         const int64 dense = conv.all_channels, first_channel = int64(block.group) * conv.c;
+        if constexpr (NORM_SUMS) partials = nullptr;  // the launcher does not split the depth
         if (partials) partials += blockIdx.y * (int64(conv.n * conv.h * conv.w) * dense) + first_channel;
         const int64 pitch = NORM_SUMS || partials ? dense : conv.x_pitch;
         const EpilogueOf<Identity> epilogue{dx + first_channel, partials, pitch, conv.c, false};  // ACTIVATION is the norm's
