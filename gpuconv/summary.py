@@ -11,6 +11,8 @@ from gpuconv.layers import Layer
 from gpuconv.layers.base import expect_built
 from gpuconv.layers.branches import Merging
 from gpuconv.layers.fused import Fused
+from gpuconv.layers.running import runs_in_place
+from gpuconv.layers.sequential import Sequential
 from gpuconv.names import columns, padded
 
 
@@ -114,9 +116,14 @@ def summary(net: Layer, *, batch_size: int = 128, device: str | None = None) -> 
 def _concatenations(net: Layer) -> list[str]:
     """A line for each way in which the net's concatenations get their branches: in place or by copies."""
     found: dict[str, list[str]] = {}
+    runs = [run for row in net.walk() if isinstance(row, Sequential) for run in runs_in_place(row.layers)]
+    holding = {id(layer) for run in runs for layer in run[1:]}
     for layer in net.walk():
         if isinstance(layer, Merging) and layer.merge == "concat":
-            copies = {f"copied {direction}": layer.copied(direction) for direction in ("forward", "backward")}
+            copies = {
+                f"copied {direction}": layer.copied(direction, holds_input=id(layer) in holding)
+                for direction in ("forward", "backward")
+            }
             others = [name for name in layer.names if not any(name in each for each in copies.values())]
             ways = {"in place": others} | copies
             text = "; ".join(f"{way} {', '.join(names)}" for way, names in ways.items() if names)

@@ -15,7 +15,7 @@ from gpuconv.types import Array, Options, Shape
 class Activation(Layer):
     """Runs the op named `op` forward and `op`_backward backward, which reads the input or the output."""
 
-    elementwise = writes_slices = reads_slices = True
+    elementwise = writes_slices = reads_slices = takes_slices = True
     op: ClassVar[str]
     keeps_output: ClassVar[bool]
 

@@ -77,6 +77,8 @@ class Layer(Stateful["Layer"]):
     writes_slices: ClassVar[bool] = False  # whether forward takes `out`
     reads_slices: ClassVar[bool] = False  # whether backward reads dy in such a slice without a copy
     idle_in_inference: ClassVar[bool] = False  # whether `infer` returns x itself
+    takes_slices: ClassVar[bool] = False  # whether forward reads x in such a slice without a copy, and backward too
+    holds_input: ClassVar[bool] = False  # whether the layer below may write x into a slice of this one's output
     slides: ClassVar[bool] = True  # whether on a larger image it computes the same at more positions
 
     _: KW_ONLY

@@ -12,9 +12,10 @@ from gpuconv import backends, ops
 from gpuconv.layers.base import Layer
 from gpuconv.layers.part import Cut, in_parts
 from gpuconv.layers.row import as_row
-from gpuconv.layers.running import call, reads_slices, writes_slices
+from gpuconv.layers.running import call, reads_slices, takes_slices, writes_slices
 from gpuconv.layers.sequential import Sequential
 from gpuconv.names import lookup
+from gpuconv.ops.overlap import same_memory
 from gpuconv.types import Array, Shape
 
 Row = Sequence[Layer] | Sequential
@@ -72,13 +73,38 @@ class Merging(Layer):
         branches read slices."""
         return self.merge == "concat" or all(row is None or reads_slices(row) for row in self.rows)
 
-    def copied(self, direction: str) -> list[str]:
+    def copied(self, direction: str, *, holds_input: bool) -> list[str]:
         """The names of the branches that a concatenation copies: in "forward" the outputs of those that cannot write
-        into their slice, in "backward" the gradients of those that cannot read them there."""
+        into their slice, in "backward" the gradients of those that cannot read them there.
+
+        holds_input: whether the layer below writes the input straight into its slice."""
         if self.merge == "add":
             return []
+        inputs = [name for name, row in self._rows.items() if row is None][holds_input:] * (direction == "forward")
         able = writes_slices if direction == "forward" else reads_slices
-        return [name for name, row in self._rows.items() if (direction == "forward" if row is None else not able(row))]
+        return [name for name, row in self._rows.items() if (name in inputs if row is None else not able(row))]
+
+    @property
+    def takes_slices(self) -> bool:  # type: ignore[override]
+        return all(takes_slices(row) for row in self.rows if row)
+
+    @property
+    def holds_input(self) -> bool:  # type: ignore[override]
+        """Whether the layer below may write the input straight into its slice of the output, from which the branches
+        then read it. They would copy a slice that does not begin and end at multiples of 16 bytes."""
+        if self.merge != "concat" or None not in self.rows or not self.takes_slices:
+            return False
+        number = self.rows.index(None)
+        edges = *self._ends[number : number + 2], self._ends[-1]
+        return all(edge * self.dtype.itemsize % 16 == 0 for edge in edges)
+
+    def place_of_input(self, y: Array) -> Array:
+        """The slice of the output y that is the input."""
+        return self._parts(y)[self.rows.index(None)]
+
+    def new_output(self, x: Array) -> Array:
+        """An unwritten array for the output, with x's dtype and batch size, on its device."""
+        return _volume(x, len(x), *self.output_shape or ())
 
     def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
         return self._merged(x, lambda row, **into: call(row, "forward", x, training, **into), out)
@@ -92,23 +118,19 @@ class Merging(Layer):
         if self.merge == "add" or isinstance(x, Cut) or x.shape[1:] != self.input_shape:
             join = partial(_sum, out=out) if self.merge == "add" else self._concatenated
             return in_parts(join, *(output_of(row) if row else x for row in self.rows))
-        y = self._volume(x, len(x), *self.output_shape or ()) if out is None else out
+        y = self.new_output(x) if out is None else out
         for row, part in zip(self.rows, self._parts(y)):
             into = {"out": part} if row and writes_slices(row) else {}
             found = output_of(row, **into) if row else x
-            if found is not part:
+            if not same_memory(found, part):
                 ops.copy(found, out=part)
         return y
 
     def _concatenated(self, *outputs: Array) -> Array:
-        y = self._volume(outputs[0], *outputs[0].shape[:-1], self._ends[-1])
+        y = _volume(outputs[0], *outputs[0].shape[:-1], self._ends[-1])
         for part, output in zip(self._parts(y), outputs):
             ops.copy(output, out=part)
         return y
-
-    @staticmethod
-    def _volume(like: Array, *shape: int) -> Array:
-        return backends.empty(shape, like.dtype, backends.device_of(like))
 
     def _parts(self, y: Array) -> list[Array]:
         """The views of a concatenated volume, or of its gradient, one per branch."""
@@ -171,6 +193,10 @@ class Branches(Merging):
 
     def _of(self, rows: Sequence[Sequential | None]) -> Layer:
         return Branches([row or [] for row in rows], self.merge, name=self.name, frozen=self.frozen)
+
+
+def _volume(like: Array, *shape: int) -> Array:
+    return backends.empty(shape, like.dtype, backends.device_of(like))
 
 
 def _sum(*arrays: Array, out: Array | None = None) -> Array:

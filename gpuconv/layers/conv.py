@@ -108,6 +108,11 @@ class Conv2D(Layer):
         return ops.conv2d_dgrad(dy, weight, input_shape=x.shape, **options) if input_grad else None
 
     @property
+    def takes_slices(self) -> bool:  # type: ignore[override]
+        """Whether the kernels read x pixel by pixel; those for few channels read whole lines."""
+        return not self.problem.few_channels
+
+    @property
     def filters(self) -> tuple[Array, Array | None]:
         """The weight and the bias."""
         return self["weight"], self["bias"] if self.bias else None

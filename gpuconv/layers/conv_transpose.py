@@ -36,7 +36,7 @@ class ConvTranspose2D(Layer):
     """
 
     stem = "convt"
-    writes_slices = reads_slices = True
+    writes_slices = reads_slices = takes_slices = True
 
     out_channels: int
     kernel_size: Size

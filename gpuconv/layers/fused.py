@@ -36,6 +36,10 @@ class Fused(Layer):
 
     layers: Sequence[Layer]
 
+    @property
+    def takes_slices(self) -> bool:  # type: ignore[override]
+        return self.layers[0].takes_slices
+
     def __post_init__(self) -> None:
         super().__post_init__()
         name_layers(self.layers)
@@ -287,6 +291,11 @@ class NormChain(Fused):
         """Whether `below` ends in a batch norm, and `layer` begins with a convolution that can compute its sums."""
         norm = type(below) is NormActivation or (type(below) is ConvNorm and below.pool == 1)
         return norm and type(layer) in (Conv2D, ConvNorm) and not _conv_of(layer).depthwise
+
+    @property
+    def takes_slices(self) -> bool:  # type: ignore[override]
+        """Not with a norm first, whose x the gradient of the convolution above would read."""
+        return isinstance(self.layers[0], FusedConv) and super().takes_slices
 
     @property
     def kept(self) -> tuple[Any, ...]:

@@ -31,7 +31,7 @@ class BatchNorm(Layer):
     stem = "norm"
     takes_parts = True
     elementwise = True
-    writes_slices = reads_slices = True
+    writes_slices = reads_slices = takes_slices = True
 
     _: KW_ONLY
     momentum: float = 0.1

@@ -24,7 +24,7 @@ class Pool2D(Layer):
     """
 
     stem = "pool"
-    writes_slices = reads_slices = True
+    writes_slices = reads_slices = takes_slices = True
 
     kernel_size: Size
     _: KW_ONLY
@@ -97,7 +97,7 @@ class AdaptiveAvgPool2D(Layer):
 
     stem = "pool"
     slides = False
-    writes_slices = reads_slices = True
+    writes_slices = reads_slices = takes_slices = True
 
     output_size: Size
 
@@ -146,7 +146,7 @@ class GlobalAvgPool2D(Layer):
 
     stem = "pool"
     slides = False
-    writes_slices = reads_slices = True
+    writes_slices = reads_slices = takes_slices = True
 
     def plan(self, input_shape: Shape) -> Shape:
         expect_axes(input_shape, "H W C")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -72,6 +72,38 @@ def writes_slices(layer: Any) -> bool:
 def reads_slices(layer: Any) -> bool:
     """Whether a layer's backward reads dy in such a slice without a copy."""
     return layer.reads_slices and not layer.is_foreign
+
+
+def takes_slices(layer: Any) -> bool:
+    """Whether a layer reads x in such a slice without a copy."""
+    return layer.takes_slices and not layer.is_foreign
+
+
+def holds_input(layer: Any) -> bool:
+    """Whether the layer below may write the input into a slice of this layer's output."""
+    return layer.holds_input and not layer.is_foreign
+
+
+def runs_in_place(layers: Sequence[Any]) -> list[list[Any]]:
+    """The layers in runs, in which each layer but the last writes straight into the output of the next one."""
+    runs: list[list[Any]] = []
+    for layer in layers:
+        if runs and holds_input(layer) and writes_slices(runs[-1][-1]):
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return runs
+
+
+def places(layers: Sequence[Any], x: Any, out: Any) -> list[Any]:
+    """Where each layer of such a run writes its output; None: in a new array. x: the input of the first one. out: the
+    place of the last one, or None."""
+    if len(layers) == 1:
+        return [out]
+    found = [layers[-1].new_output(x) if out is None else out]
+    for layer in reversed(layers[1:]):
+        found.append(layer.place_of_input(found[-1]))
+    return found[::-1]
 
 
 def call(layer: Any, method: str, *args: object, **options: Any) -> Any:

@@ -18,7 +18,7 @@ class Scale(Layer):
     """
 
     stem = "scale"
-    elementwise = writes_slices = reads_slices = True
+    elementwise = writes_slices = reads_slices = takes_slices = True
 
     factor: float
 

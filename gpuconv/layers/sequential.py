@@ -19,7 +19,7 @@ from gpuconv.layers.image_notes import class_names, fitting
 from gpuconv.layers.input import Input
 from gpuconv.layers.rewrite import chained_row, fused_row, slid_row, take_values
 from gpuconv.layers.row import as_row, name_layers, own
-from gpuconv.layers.running import reads_slices, run, writes_slices
+from gpuconv.layers.running import places, reads_slices, run, runs_in_place, takes_slices, writes_slices
 from gpuconv.layers.state import descendants
 from gpuconv.layers.volumes import Volumes
 from gpuconv.types import Array, Record, Shape
@@ -194,6 +194,11 @@ class Sequential(Layer):
     def reads_slices(self) -> bool:  # type: ignore[override]
         return reads_slices(self.layers[-1])
 
+    @property
+    def takes_slices(self) -> bool:  # type: ignore[override]
+        """Whether its first layer does."""
+        return takes_slices(self.layers[0])
+
     def plan(self, input_shape: Shape) -> Shape:
         for name, layer in self.children():
             input_shape = layer.place(f"{self.path}.{name}" if self.path else name, input_shape)
@@ -214,16 +219,21 @@ class Sequential(Layer):
 
     def forward(self, x: Array, training: bool = False, **into: Any) -> Array:
         """As `Layer.forward`. into: its out, for a last layer that takes it."""
-        training = arguments.flag("training", training)
-        *before, last = self.layers
-        for layer in before:
-            x = run(layer, "forward", x, training)
-        return run(last, "forward", x, training, **into)
+        return self._through("forward", x, arguments.flag("training", training), **into)
 
     def infer(self, x: Array, **into: Any) -> Array:
-        last = self.last_in_inference
-        for place, layer in enumerate(self.layers):
-            x = run(layer, "infer", x, **(into if place == last else {}))
+        return self._through("infer", x, **into)
+
+    def _through(self, method: str, x: Any, *options: object, **into: Any) -> Array:
+        """The result of "forward" or "infer" of all layers, one after another."""
+        planned = getattr(x, "shape", ())[1:] == self.input_shape  # neither larger images nor a Cut
+        idle = self.layers[self.last_in_inference + 1 :] if method == "infer" else []
+        writing = self.layers[: len(self.layers) - len(idle)]
+        *runs, last = runs_in_place(writing) if planned else [[layer] for layer in writing]
+        given = [*((layers, None) for layers in runs), (last, into.get("out")), *(([layer], None) for layer in idle)]
+        for layers, out in given:
+            for layer, place in zip(layers, places(layers, x, out)):
+                x = run(layer, method, x, *options, **({} if place is None else {"out": place}))
         return x
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:

@@ -33,7 +33,7 @@ class Upsample(Layer):
     """
 
     stem = "upsample"
-    writes_slices = reads_slices = True
+    writes_slices = reads_slices = takes_slices = True
 
     scale: Size
     mode: str = "nearest"

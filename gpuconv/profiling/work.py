@@ -72,7 +72,8 @@ def of_layer(layer: Layer, direction: str, batch_size: int, *, kept: int = 0, in
     x, y = (batch_size * math.prod(shape or ()) * size for shape in (layer.input_shape, layer.output_shape))
     if isinstance(layer, Merging):
         shapes = dict(zip(layer.names, (row.output_shape if row else layer.input_shape for row in layer.rows)))
-        moved = 2.0 * batch_size * size * sum(math.prod(shapes[name] or ()) for name in layer.copied(direction))
+        copied = layer.copied(direction, holds_input=layer.holds_input)
+        moved = 2.0 * batch_size * size * sum(math.prod(shapes[name] or ()) for name in copied)
         if direction == "backward":
             moved += 3.0 * (len(layer.rows) - 1) * x * input_grad
         elif layer.merge == "add":

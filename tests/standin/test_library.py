@@ -102,10 +102,11 @@ def test_info_lists_each_gpu(capsys):
 
 
 def branched():
-    """A net whose convolutions compute the sums of a norm's backward, and whose branches write slices."""
+    """A net whose convolutions compute the sums of a norm's backward, and whose branches read and write slices."""
+    dense = (Branches([[], [BatchNorm(), ReLU(), Conv2D(4, 3, padding=1)]]) for _ in range(2))
     branches = Branches([[Conv2D(4, 1), BatchNorm(), ReLU()], [Conv2D(3, 3, padding=1)]])
-    first = [Input((6, 5, 1)), Conv2D(4, 3, padding=1), BatchNorm(), Conv2D(6, 3, padding=1)]
-    return Sequential([*first, branches, Flatten(), Linear(3)], seed=0)
+    first = [Input((6, 5, 1)), Conv2D(4, 3, padding=1), BatchNorm(), Conv2D(8, 3, padding=1)]
+    return Sequential([*first, *dense, branches, Flatten(), Linear(3)], seed=0)
 
 
 def trained(device, *, graph, optimizer="adam", net=small.net, **options):

@@ -1,0 +1,147 @@
+"""The input of a concatenation as one of its branches: the layer below writes it into its slice of the channels, from
+which the other branches read it."""
+
+import numpy as np
+import pytest
+
+import gpuconv as gc
+from gpuconv.layers import (
+    AdaptiveAvgPool2D,
+    AvgPool2D,
+    BatchNorm,
+    Branches,
+    Conv2D,
+    ConvTranspose2D,
+    GlobalAvgPool2D,
+    GroupNorm,
+    Input,
+    Layer,
+    MaxPool2D,
+    ReLU,
+    Residual,
+    Scale,
+    Sequential,
+    SiLU,
+    Upsample,
+)
+from gpuconv.layers.running import runs_in_place
+from gpuconv.profiling.work import of_layer
+from gpuconv.summary import summary
+from tests.layers.test_slices import launches, step  # noqa: F401
+
+PADDED = dict(padding=1, bias=True)
+
+
+def conv(filters, size=3):
+    return [Conv2D(filters, size, padding=size // 2), BatchNorm(), ReLU()]
+
+
+def dense(*branch):
+    return Branches([[], list(branch)])
+
+
+NETS = {  # (H, W, C) of the input is (4, 6, 3)
+    "conv": lambda: [Conv2D(8, 3, **PADDED), dense(Conv2D(8, 3, **PADDED))],
+    "deep": lambda: [Conv2D(256, 1), dense(Conv2D(8, 3, **PADDED))],  # with split-K
+    "depthwise": lambda: [Conv2D(8, 1), Conv2D(8, 3, groups=8, **PADDED), dense(Conv2D(8, 3, groups=8, **PADDED))],
+    "norm": lambda: [Conv2D(8, 1), BatchNorm(), dense(BatchNorm(), ReLU(), Conv2D(8, 3, **PADDED))],
+    "relu": lambda: [*conv(8), dense(ReLU(), Conv2D(8, 1))],
+    "silu": lambda: [Conv2D(8, 1), SiLU(), dense(SiLU(), *conv(8, 1))],
+    "chain": lambda: [*conv(16), *(dense(BatchNorm(), ReLU(), Conv2D(8, 3, padding=1)) for _ in range(3)), *conv(3, 1)],
+    "post-activation": lambda: [*conv(8), *(dense(*conv(8)) for _ in range(3))],
+    "three": lambda: [*conv(8), Branches([conv(8, 1), [], conv(8), [Residual(conv(8)), *conv(8, 1)]]), BatchNorm()],
+    "nested": lambda: [*conv(8), Branches([[], [Conv2D(8, 1), dense(*conv(8, 1))]])],
+    "inner": lambda: [*conv(8), Branches([conv(8, 1), [*conv(8), dense(*conv(8)), dense(*conv(8, 1))]])],
+    "u-net": lambda: [*conv(8), dense(MaxPool2D(2), *conv(16), ConvTranspose2D(8, 2, stride=2))],
+    "pools": lambda: [*conv(8), MaxPool2D(1), Branches([[], [AvgPool2D(3, stride=1, padding=1)], [Scale(2.0)]])],
+    "global": lambda: [*conv(8), Branches([[GlobalAvgPool2D(), Upsample((4, 6))], [], [AdaptiveAvgPool2D((4, 6))]])],
+    "transposed": lambda: [Conv2D(8, 1), dense(ConvTranspose2D(8, (2, 1), stride=(2, 1)), MaxPool2D((2, 1)))],
+    "upsampled": lambda: [Conv2D(8, 1), dense(Upsample(2), MaxPool2D(2)), dense(Upsample(2, "bilinear"), AvgPool2D(2))],
+    "residual": lambda: [Conv2D(8, 1), Residual(conv(8)), dense(Residual(conv(8)), *conv(8))],
+}
+# Where a copy stays: for few channels, slices off 16 bytes, inputs of other layers, and two slices of one input.
+COPIED = {
+    "few-channels": lambda: [Conv2D(4, 1), dense(Conv2D(4, 3, **PADDED))],
+    "off": lambda: [*conv(6), dense(*conv(8))],
+    "other-reader": lambda: [*conv(8), dense(Own(), *conv(8, 1))],
+    "group-norm": lambda: [*conv(8), dense(GroupNorm(2), *conv(8, 1))],
+    "net-input": lambda: [Branches([[], conv(8)])],
+    "twice": lambda: [*conv(8), Branches([[], conv(8), []])],
+}
+
+
+class Own(Layer):
+    def forward(self, x, training=False):
+        return x
+
+    def backward(self, dy, *, input_grad=True):
+        return dy
+
+
+def built(layers, device="emulated", dtype="float32", channels=3):
+    return Sequential([Input((4, 6, channels)), *layers()], seed=1, device=device, dtype=dtype)
+
+
+def copies(net, launches):  # noqa: F811
+    """The copies of a forward and a backward."""
+    x, dy = (gc.asarray(np.ones((2, *shape), net.dtype), net.device) for shape in (net.input_shape, net.output_shape))
+    launches.clear()
+    net.forward(x, True)
+    net.backward(dy)
+    return launches.count("copy_rows") + launches.count("assign")
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("fuse", [False, True], ids=["plain", "fused"])
+@pytest.mark.parametrize("name", NETS)
+def test_the_input_is_not_copied(name, fuse, launches, monkeypatch):  # noqa: F811
+    monkeypatch.delattr("gpuconv.ops.overlap.copy_of")  # no op takes one slice of a volume for another
+    net = built(NETS[name])
+    assert copies(net.fuse() if fuse else net, launches) == 0
+
+
+@pytest.mark.kernels
+def test_other_readers_receive_a_dense_input(launches):  # noqa: F811
+    assert {name: copies(built(COPIED[name]), launches) for name in COPIED} == {
+        "few-channels": 1,
+        "off": 1,
+        "other-reader": 1,
+        "group-norm": 1,
+        "net-input": 1,
+        "twice": 1,
+    }
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("fuse", [False, True], ids=["plain", "fused"])
+@pytest.mark.parametrize(("device", "dtype"), [("emulated", "float32"), ("emulated", "float16"), ("numpy", "float32")])
+def test_the_bits_are_those_of_a_copied_input(device, dtype, fuse, monkeypatch):
+    for name, layers in {**NETS, **COPIED}.items():
+        found = []
+        for in_place in (True, False):
+            with monkeypatch.context() as patched:
+                if not in_place:
+                    patched.setattr(Branches, "holds_input", False)
+                net = built(layers, device, dtype)
+                found.append(step(net.fuse() if fuse else net, np.random.default_rng(0)))
+        assert found[0] == found[1], name
+
+
+def test_a_chain_of_branches_has_one_volume():
+    net = built(NETS["chain"], "numpy")
+    assert [len(run) for run in runs_in_place(net.layers)] == [1, 1, 1, 4, 1, 1, 1]
+    seen = []
+    for layer in net.layers[3:7]:
+        layer.register_forward_hook(lambda layer, x, y: seen.append(y))
+    net.forward(np.ones((2, 4, 6, 3), np.float32), True)
+    volume = seen[-1]
+    assert volume.flags.c_contiguous
+    assert volume.shape[-1] == 16 + 3 * 8
+    assert {(y.ctypes.data, y.strides) for y in seen} == {(volume.ctypes.data, volume.strides)}
+
+
+def test_the_summary_tells_whether_the_input_is_copied():
+    held, copied = (summary(built(layers, "numpy")) for layers in (NETS["chain"], COPIED["off"]))
+    assert "concatenated in branches1 and 2 more: in place branch1, branch2" in held
+    assert "concatenated in branches1: in place branch2; copied forward branch1" in copied
+    assert of_layer(built(NETS["chain"], "numpy")["branches1"], "forward", 2).bytes == 0
