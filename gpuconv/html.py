@@ -1,5 +1,5 @@
-"""Tables and line charts for notebooks, in the page's text colour, so that they are readable on light and dark
-backgrounds."""
+"""Tables and line charts for notebooks, readable on light and dark backgrounds: text has the page's colour, lines
+are of medium lightness."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
-COLORS = ("#3b82f6", "#d97706", "#16a34a", "#a855f7")  # of medium lightness: visible on white and on black
+COLORS = ("#3b82f6", "#d97706", "#16a34a", "#a855f7")
 WIDTH, HEIGHT, LEFT, BELOW = 360, 180, 48, 24
 _NUMBER = re.compile(r"[+-]?(\d[\d,]*(\.\d+)?(e[+-]?\d+)?|nan|inf)%?")
 
@@ -32,13 +32,13 @@ def _shown(value: object) -> str:
 
 
 def _are_numbers(cells: Sequence[str]) -> bool:
-    """Whether each cell that is not empty is a number."""
+    """Whether there are cells other than "" and "…", and all of these are numbers."""
     shown = [cell for cell in cells if cell not in ("", "…")]
     return bool(shown) and all(_NUMBER.fullmatch(cell) for cell in shown)
 
 
 def chart(lines: Mapping[str, Sequence[tuple[float, float]]], title: str) -> str:
-    """Lines through points (x, y), each with its name, as SVG. Points that are not finite are left out."""
+    """At most four named lines through points (x, y), as SVG. Points that are not finite are left out."""
     points = {name: [p for p in line if all(map(math.isfinite, p))] for name, line in lines.items()}
     every = [point for line in points.values() for point in line]
     if not every:

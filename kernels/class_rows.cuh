@@ -3,7 +3,7 @@
 // A lane keeps PER_LANE numbers of its row in registers. Rows of more than lanes * PER_LANE classes are read from the cache again
 // in each traversal.
 //
-// Macros: DTYPE; PER_LANE. The launcher is ops/loss.py; blocks have 256 threads.
+// Macros: DTYPE; PER_LANE. Blocks have 256 threads.
 #pragma once
 
 #include "mean_over_blocks.cuh"

@@ -1,7 +1,7 @@
 """Profile a training step: for each layer and direction its time, work, rates and launched kernels.
 
-On the emulated device nothing is timed: it shows the launches, and each kernel's resources on a GPU. docs/profiling.md
-explains the table, and how to continue with Nsight."""
+On the emulated device nothing is timed: the table shows the launches, and the resources that each kernel takes on a
+GPU. docs/profiling.md explains the table, and how to continue with Nsight."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps", metavar="N", type=count(1), default=10, help="the number of timed steps (default: 10)"
     )
-    parser.add_argument("--trace", metavar="FILE", type=Path, help="write one step for chrome://tracing or Perfetto")
+    parser.add_argument(
+        "--trace", metavar="FILE", type=Path, help="write a trace of one step for chrome://tracing or Perfetto"
+    )
     parser.add_argument(
         "--peaks", action=argparse.BooleanOptionalAction, default=True, help="also measure the device's peak rates"
     )
@@ -120,10 +122,10 @@ def text(found: Profile, ceilings: Ceilings | None) -> str:
         lines.append("no times: the emulated device checks kernels and says nothing about their speed")
     elif ceilings:
         rate = ceilings.matrix.get(found.precision)
-        peak = f"{rate / 1e9:.4g} GFLOP/s" if rate else "no rate measured"
+        peak = f"{rate / 1e9:.4g} GFLOP/s" if rate else "not measured"
         lines += [
-            f"roof: copy {ceilings.copy / 1e9:.3g} GB/s, {found.precision} product {peak}, measured on {found.device};",
-            "of roof: the least time these allow / the time taken, above 100 % where a cache holds the volumes",
+            f"roof: copies {ceilings.copy / 1e9:.3g} GB/s, {found.precision} products {peak}; on {found.device}",
+            "of roof: the least time at these rates / the time taken; above 100 % where a cache holds the volumes",
         ]
     launched = sum(kernel["launches"] for row in found.rows for kernel in row.launches)
     if launched:

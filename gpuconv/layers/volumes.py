@@ -8,7 +8,7 @@ from gpuconv.names import lookup
 
 
 class Volumes(list[tuple[str, Any]]):
-    """Pairs of a layer's name and its output volume, in forward order; ``volumes["conv1"]`` is that layer's."""
+    """Pairs of a layer's name and its output volume, in forward order; ``volumes["conv1"]`` is the output of conv1."""
 
     def __getitem__(self, key: Any) -> Any:
         return lookup("layer", key, dict(self.items())) if isinstance(key, str) else super().__getitem__(key)

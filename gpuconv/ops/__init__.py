@@ -2,21 +2,21 @@
 CUDA kernels, emulated arrays the same kernels on the CPU.
 
 - Activation volumes are (N, H, W, C), filters (K, R, S, C // groups), linear weights (out_features, in_features).
-- Arrays are float64, float32, float16 or bfloat16, all of one dtype in a call. float64 accumulates in float64,
-  the others in float32, and each result is rounded once.
+- Arrays are float64, float32, float16 or bfloat16, and all of one dtype in a call unless the op says otherwise. float64
+  accumulates in float64, the others in float32, and each result is rounded once.
 - ``out`` receives the result as in NumPy's ufuncs, and is returned. It may share memory with an input: the result is
-  the same as if it did not. It may be a slice of the channels of a wider volume, ``y[..., 3:7]``: convolutions,
-  ``batch_norm``, activations, ``add`` and ``copy`` write there without a copy. Outputs that share memory with each
-  other, or are read-only, raise ValueError. Ops that compute parameter gradients take ``accumulate``: True adds to the
-  given arrays instead of overwriting them.
+  the same as if it did not. It may be a slice of the channels of a wider volume, ``y[..., 3:7]``: most ops write there
+  directly, the others copy their result there. Outputs that share memory with each other, or are read-only, raise
+  ValueError. Ops that compute parameter gradients take ``accumulate``: True adds to the given arrays instead of
+  overwriting them.
 - Subclasses of NumPy's array are treated as plain arrays. Masked arrays, arrays whose bytes are not in
   the machine's order, and arrays of anything but numbers raise TypeError.
 - ``stride``, ``dilation`` and ``kernel_size`` are an integer or (height, width). ``padding`` is an integer,
   (height, width), ((top, bottom), (left, right)), "same" or "valid". Dilation counts from 1.
-- ``fit`` says what happens where windows do not tile the padded input: "floor" drops the rest, "exact" raises and
-  names the sizes that would fit, "cover" adds a last partial window.
+- ``fit`` says what happens where windows do not tile the padded input, so that the last whole window ends before its
+  edge: "floor" drops the rest, "exact" raises and names the sizes that would fit, "cover" adds a last partial window.
 - ``algo`` names an algorithm of `gpuconv.algorithms`. It changes at most the order of a sum; "auto" lets the device
-  choose. NumPy computes the same for every name.
+  choose. For NumPy arrays all names give the same bits.
 - ``tf32=True`` multiplies float32 arrays in TF32: both factors of each product are rounded to a 10-bit mantissa
   (to nearest, ties away from zero, as ``cvt.rna.tf32.f32`` does), sums are float32; a bias is not rounded.
 - ``lr``, ``step``, ``offset``, ``start`` and ``grad_scale`` may be a number or a one-element array on the device.

@@ -42,7 +42,6 @@ class Ema:
 
     def begin(self) -> None:
         """Start from the net's present parameters."""
-        # A step of SGD does it: average -= (1 - decay) * (1 * average + (-1) * parameter).
         self._negated = backends.asarray(np.array([1.0, -1.0, 0.0, 0.0]), self.net.device)
         self._rounded = {name: ops.scale(param, factor=1.0) for name, param in self.net.named_parameters()}
         self.averages = {
@@ -53,8 +52,8 @@ class Ema:
         }
 
     def update(self, moved: Collection[str] = ()) -> None:
-        """Update the averages after a step, except those in `moved`, which the optimizer has updated. Only device
-        work."""
+        """Update the averages after a step, except those in `moved`, which the optimizer has updated."""
+        # A step of SGD with the parameters as gradients: average -= (1 - decay) * (average - parameter).
         params = {name: param for name, param in self.net.named_parameters() if name not in moved}
         if params:
             ops.sgd_step(
@@ -71,7 +70,7 @@ class Ema:
         return {name: np.array(backends.to_numpy(average)) for name, average in self.averages.items()}
 
     def take(self, values: Mapping[str, np.ndarray]) -> None:
-        """Replace averages by values from `values`."""
+        """Overwrite the averages that `values` names."""
         for name, value in values.items():
             backends.assign(self.averages[name], value)
 
@@ -110,7 +109,8 @@ class Ema:
         return {name: np.array(backends.to_numpy(array)) for name, array in arrays.items()}
 
     def check(self, checkpoint: Checkpoint, path: object) -> None:
-        """Raise CheckpointError that names the first array that is missing, unknown or has another shape or dtype."""
+        """Raise CheckpointError that names the first array that is missing, unknown or not finite, or has another
+        shape or dtype."""
         parts = (f"{TRAINED}.", f"{AVERAGE}.")
         own, given = (
             {name: array for name, array in arrays.items() if name.startswith(parts)}
@@ -118,7 +118,7 @@ class Ema:
         )
         for name in [*own, *given]:
             if name not in own or name not in given:
-                raise CheckpointError(f"{path}: {name} is only {'there' if name in given else 'here'}")
+                raise CheckpointError(f"{path}: {name} is {'not part of this net' if name in given else 'missing'}")
             here, there = own[name], given[name]
             if (here.shape, here.dtype) != (there.shape, there.dtype):
                 raise CheckpointError(

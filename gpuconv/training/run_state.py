@@ -65,7 +65,7 @@ class RunState(TrainingStep):
         return self.plateau_rate * self._scheduled(further)
 
     def rates(self, further: int = 0) -> list[float]:
-        """As `lr_after`, for each of the optimizers inside the optimizer."""
+        """`lr_after` for each optimizer of a `Groups`; a list of one number for any other optimizer."""
         return [self.plateau_rate * rate for rate in self.optimizer.rates(self._scheduled(further), further)]
 
     def _scheduled(self, further: int) -> float:
@@ -92,7 +92,7 @@ class RunState(TrainingStep):
         self.stop_reason = self.stop_reason or reason
 
     def accuracy(self, sums: Reading) -> float | None:
-        """None if the loss has no notion of a right answer, or if no label counted."""
+        """None if the loss does not classify, or if no label counted."""
         return sums.accuracy if sums.samples and losses.classifies(self.loss) else None
 
     def read_totals(self) -> Reading:
@@ -113,7 +113,7 @@ class RunState(TrainingStep):
 
     def diverged(self, what: str) -> str:
         """The message of a DivergedError."""
-        kept = f"; {self.run.last} is from before that" if self.run else ""
+        kept = f"; {self.run.last} was saved before that" if self.run else ""
         return f"{what}, so training stopped{kept}. A lower learning rate usually helps, or images without NaN"
 
     def settings(self) -> Record:
@@ -134,9 +134,9 @@ class RunState(TrainingStep):
         } | {name: value for name, value in optional.items() if value}
 
     def snapshot(self) -> Checkpoint:
-        """All state on which the rest of the run depends. With a sharded optimizer every rank calls it.
+        """All state on which the rest of the run depends. With a sharded optimizer every rank must call it.
 
-        Raises DivergedError if a number in it is not finite."""
+        Raises DivergedError if the loss or a parameter is not finite."""
         sums = self.read_totals()
         net = {name: np.array(backends.to_numpy(array)) for name, array in self.net.state_dict().items()}
         for name in self.net.params():
@@ -162,7 +162,9 @@ class RunState(TrainingStep):
         return Checkpoint(tensors, stored.as_json(state))
 
     def last_of(self, run: RunDirectory) -> Checkpoint | None:
-        """A run's last checkpoint. None, with a message, if the run was killed before it saved one."""
+        """A run's last checkpoint. None, with a logged warning, if the run was killed before it saved one.
+
+        Raises CheckpointError if the checkpoint is missing, but there are files that a run writes only after it."""
         settings = run.settings()
         if run.last.exists():
             return checkpoints.load(run.last)
@@ -178,7 +180,7 @@ class RunState(TrainingStep):
     def restore(self, checkpoint: Checkpoint, path: str | os.PathLike[str] = "the checkpoint") -> None:
         """Restore a snapshot made with the settings of this `fit`; nothing changes if this raises."""
         state = stored.state(checkpoint.state, path)
-        makes_the_net = ("precision", "train", "validation", "test")  # compared first, as they change the net
+        makes_the_net = ("precision", "train", "validation", "test")  # compared first: if one differs, the net does too
         self._expect_settings(state["settings"], path, only=makes_the_net)
         stored.check_net(path, checkpoint, self.net)
         self._expect_settings(state["settings"], path)
@@ -232,7 +234,7 @@ class RunState(TrainingStep):
         self.optimizer.match(self.net.params())
 
     def _expect_settings(self, there: Record, path: object, only: tuple[str, ...] | None = None) -> None:
-        """Raise SettingsError if stored settings, or `only` these of them, differ from those of this fit."""
+        """Raise SettingsError if stored settings differ from those of this fit. only: the names of those to compare."""
         others = stored.unlike(there, self.fit_settings, only)
         if others:
             raise SettingsError(f"{path} cannot be continued with other settings: {'; '.join(others)}")

@@ -314,7 +314,7 @@ def check_arrays(
     }
     for name in [*own, *there]:
         if name not in own or name not in there:
-            found.append(f"{name} is only {'there' if name in there else 'here'}")
+            found.append(f"{name} is {'not part of this net' if name in there else 'missing'}")
         elif tuple(own[name].shape) != there[name].shape:
             found.append(f"{name} has shape {there[name].shape} there and {tuple(own[name].shape)} here")
         elif own[name].dtype != there[name].dtype and (same_dtype or not is_float(there[name].dtype)):

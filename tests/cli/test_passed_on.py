@@ -265,7 +265,7 @@ def test_profile_prints_its_settings_and_files_around_the_table(monkeypatch, cap
     assert main(["profile", "--device", "numpy", "--trace", "step.json"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[:3] == ["device     numpy (as you asked)", "step       tiny-vgg, 128 images, float32", ""]
-    assert "roof: copy 2 GB/s, float32 product 1.5 GFLOP/s, measured on numpy;" in lines
+    assert "roof: copies 2 GB/s, float32 products 1.5 GFLOP/s; on numpy" in lines
     assert lines[-2:] == ["", "trace      step.json (open it in ui.perfetto.dev or chrome://tracing)"]
     assert (tmp_path / "step.json").read_bytes() == b"a trace"
     assert measured == [("numpy", 0.1)]

@@ -29,7 +29,7 @@ def test_the_profile_table_on_numpy(capsys, ceilings, tmp_path):
     time, share, mflop, megabytes, *rates, roof = row.split()[2:]
     assert (time[-2:], share[-1], mflop, megabytes, len(rates), roof[-1]) == ("ms", "%", "1.106", "0.108", 2, "%")
     assert 1e-3 * float(mflop) / (1e-3 * float(time[:-2])) == pytest.approx(float(rates[0]), rel=0.05)
-    assert "roof: copy 10 GB/s, float32 product 100 GFLOP/s, measured on numpy" in output
+    assert "roof: copies 10 GB/s, float32 products 100 GFLOP/s; on numpy" in output
     assert max(map(len, output.replace(str(trace), "").splitlines())) <= 100
     assert json.loads(trace.read_text())["traceEvents"]
     assert [path.name for path in tmp_path.iterdir()] == ["step.json"]

@@ -304,15 +304,15 @@ def test_the_profile_of_a_device_with_times_shows_rates_and_shares():
         "-" * 92,
         "step                            4.000ms 100.0%         3        3      0.75    0.75    50.0%",
         "",
-        "roof: copy 2 GB/s, float32 product 1.5 GFLOP/s, measured on numpy;",
-        "of roof: the least time these allow / the time taken, above 100 % where a cache holds the volumes",
+        "roof: copies 2 GB/s, float32 products 1.5 GFLOP/s; on numpy",
+        "of roof: the least time at these rates / the time taken; above 100 % where a cache holds the volumes",
     ]
     rows = profile.text(found, None).splitlines()
     assert rows[2] == "conv1 forward                   3.000ms  75.0%         3        1         1   0.333        -"
     assert rows[-1].startswith("step ")
     unmeasured = profile.text(Profile("numpy", "float64", 2, STEP, []), ROOF).splitlines()
     assert unmeasured[2].endswith(" 16.7%")
-    assert unmeasured[-2] == "roof: copy 2 GB/s, float64 product no rate measured, measured on numpy;"
+    assert unmeasured[-2] == "roof: copies 2 GB/s, float64 products not measured; on numpy"
 
 
 def test_the_profile_of_the_emulated_device_shows_its_launches():

@@ -207,10 +207,10 @@ def test_a_checkpoint_without_its_averages_is_refused(tmp_path):
     whole = checkpoints.load(path)
     name = next(name for name in whole.tensors if name.startswith("trained."))
     for change, message in (
-        ({name: None}, f"{name} is only here"),
+        ({name: None}, f"{name} is missing"),
         ({name: np.zeros(99, np.float32)}, f"{name} must be float32"),
         ({name: whole.tensors[name] * np.float32(np.nan)}, f"{name} is not finite"),
-        ({"trained.x": np.zeros(1)}, "trained.x is only there"),
+        ({"trained.x": np.zeros(1)}, "trained.x is not part of this net"),
     ):
         tensors = {key: value for key, value in (whole.tensors | change).items() if value is not None}
         checkpoints.save(path, checkpoints.Checkpoint(tensors, whole.state))

@@ -193,8 +193,8 @@ def test_the_error_for_another_net_names_the_first_difference(stored):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.pop("net.conv1.weight"), "conv1.weight is only here"),
-        (lambda t: t.update({"net.more": np.zeros(2)}), "more is only there"),
+        (lambda t: t.pop("net.conv1.weight"), "conv1.weight is missing"),
+        (lambda t: t.update({"net.more": np.zeros(2)}), "more is not part of this net"),
         (lambda t: t.update({"net.conv1.bias": np.zeros(9, "f4")}), r"conv1.bias has shape \(9,\) there and \(4,\)"),
         (lambda t: t.update({"net.conv1.bias": np.zeros(4)}), "conv1.bias is float64 there and float32 here"),
         (lambda t: t.pop("optimizer.exp_avg.conv1.bias"), "'exp_avg.conv1.bias' is missing"),
