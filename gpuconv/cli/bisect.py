@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuconv.cli import document, pictures, run_settings
-from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.runs import line
 from gpuconv.devices import Device
 
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
 def _runs(options: argparse.Namespace) -> int:
     from gpuconv.inspect.bisect_runs import bisect_runs
 
-    with asked():
+    with user_errors():
         found = bisect_runs(options.a, options.b)
         why = _find_element(found, options)
     facts = {name: value for name, value in vars(found).items() if name not in ("bits", "beyond", "shares")}
@@ -110,14 +110,14 @@ def _sides(options: argparse.Namespace) -> int:
     from gpuconv.data import Normalization, load
     from gpuconv.inspect.bisect import Side, bisect
 
-    with asked():
+    with user_errors():
         a, b = (Side.parse(text) for text in (options.a, options.b))
         kernels = _kernels(options)
     if a == b and not kernels:
         raise UserError(f"A and B are both {options.a}; name two sides, or a --kernel for B")
     settings = run_settings.complete(run_settings.given(options))
     steps = options.steps or 2
-    with asked():
+    with user_errors():
         train, _ = load(settings.data)
         trainers = _trainer(settings, a, b, train), _trainer(settings, b, a, train)
         for name, side, trainer in zip("AB", (a, b), trainers):

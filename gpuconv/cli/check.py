@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING
 
 from gpuconv.cli import document, run_settings
-from gpuconv.cli.errors import asked
+from gpuconv.cli.errors import user_errors
 from gpuconv.cli.runs import batched, choose_device, line
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
 
     settings = run_settings.complete(run_settings.given(options))
     loss = run_settings.loss(settings.loss)[1]
-    with asked():
+    with user_errors():
         train, _ = load(settings.data)
         line("data", f"{train.name}: {min(IMAGES, len(train))} training images")
         device = choose_device(options)

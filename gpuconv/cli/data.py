@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from gpuconv.cli import document
-from gpuconv.cli.errors import asked
+from gpuconv.cli.errors import user_errors
 from gpuconv.names import lookup
 from gpuconv.shell import command
 
@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from gpuconv.data import cifar10
 
-    with asked():
+    with user_errors():
         download = lookup("downloadable data set", options.name, {"cifar10": cifar10.download})
         folder = download(options.to)
     document.note(folder=folder)

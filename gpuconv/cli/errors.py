@@ -13,7 +13,7 @@ class UserError(Exception):
 
 
 @contextmanager
-def asked() -> Iterator[None]:
+def user_errors() -> Iterator[None]:
     """A context that converts errors into UserError, for code that interprets a user's input or files."""
     try:
         yield

@@ -9,7 +9,7 @@ import numpy as np
 
 from gpuconv import losses
 from gpuconv.cli import document
-from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.nets import add_file
 from gpuconv.cli.run_settings import add_device, add_options, loss, test_time
 from gpuconv.cli.runs import (
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     trained = open_run(directory, device, options.which, options.model)
     expect_normalization(trained)
     train, test = _images(trained, options.data, options.test)
-    with asked():
+    with user_errors():
         if test.image_shape != trained.input_shape or list(test.classes) != trained.classes:
             raise ValueError(
                 f"the net takes images of {trained.input_shape} in {len(trained.classes)} classes, "
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
         warn_of_trained_images(trained, test)
     net = trained.net
     loader = batched(test, 256, normalization=trained.normalization, device=device, dtype=net.dtype, shuffle=False)
-    with asked():
+    with user_errors():
         tta = test_time(options.tta or trained.settings.tta)
         expect_views(tta, test.image_shape)
     if TTA[tta] > 1:
@@ -122,7 +122,7 @@ def _images(trained: Run, data: str | None, test: str | None) -> tuple[Dataset |
     """(train, test) of a run, possibly from another location; (None, test) with --test."""
     from gpuconv.data import named
 
-    with asked():
+    with user_errors():
         if data and test:
             raise ValueError(f"--test {test} already gives the test images; leave --data {data} out")
         test = data if data and named.is_test_set(data) else test

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpuconv.cli import document, pictures, predict
-from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.nets import add_file
 from gpuconv.cli.run_settings import add_device, count
 from gpuconv.cli.runs import Run, add_which, choose_device, expect_normalization, open_run
@@ -81,7 +81,7 @@ def _expect_choice(options: argparse.Namespace) -> None:
     from gpuconv.inspect.maps import MAPS
 
     if options.map:
-        with asked():
+        with user_errors():
             lookup("map", options.map, dict.fromkeys(MAPS))
         if options.at or options.backward:
             raise UserError("--map is of the whole image: leave --at and --backward out")
@@ -98,7 +98,7 @@ def _expect_choice(options: argparse.Namespace) -> None:
 def _target(name: str | None, classes: list[str]) -> int | None:
     if name is None:
         return None
-    with asked():
+    with user_errors():
         return lookup("class", name, {each: number for number, each in enumerate(classes)})
 
 
@@ -107,7 +107,7 @@ def _map(
 ) -> tuple[str, list[tuple[str, np.ndarray]]]:
     from gpuconv.inspect import grad_cam, occlusion, saliency
 
-    with asked():
+    with user_errors():
         if options.map == "grad-cam":
             found = grad_cam(net, x, layer=options.layer, target=target)
         else:
@@ -124,7 +124,7 @@ def _value(
 ) -> tuple[str, list[tuple[str, np.ndarray]]]:
     from gpuconv.inspect import explain
 
-    with asked():
+    with user_errors():
         found = explain(
             trained.net,
             x,

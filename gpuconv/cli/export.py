@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 
 from gpuconv.cli import document
-from gpuconv.cli.errors import asked
+from gpuconv.cli.errors import user_errors
 from gpuconv.cli.nets import add_file, know
 from gpuconv.cli.runs import add_which, line
 
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     from gpuconv.training import load
 
     know(options.model)
-    with asked():
+    with user_errors():
         net = load(options.run, which=options.which)
         to_onnx(
             net,

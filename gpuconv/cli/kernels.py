@@ -10,7 +10,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from gpuconv.cli import document
-from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.run_settings import count
 from gpuconv.console import progress_bar
 
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
     alone = [f"--{name}" for name in ("arch", "all") if getattr(options, name)]
     if alone and not options.report:
         raise UserError(f"{' and '.join(alone)} {'go' if len(alone) > 1 else 'goes'} with --report, which compiles")
-    with asked():
+    with user_errors():
         files = [canonical("kernel file", file, MACROS) for file in options.file or MACROS]
         known = nvrtc.known_architectures() if options.arch else nvrtc.ARCHITECTURES
         archs = [canonical("architecture", arch, known) for arch in options.arch or known]

@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from gpuconv.cli import document
-from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.runs import choose_device, line
 from gpuconv.devices import Device
 
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     from gpuconv.cli.verify import HEADER, describe, facts
     from gpuconv.names import canonical
 
-    with asked():
+    with user_errors():
         shipped = lab.shipped_file(options.op, options.algo)
         if options.template:
             document.note(template=lab.template(options.op, options.algo))

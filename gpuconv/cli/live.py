@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpuconv.cli import process, python_runs, run_settings
-from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.runs import choose_device, expect_normalization, line, load_data, of_python, parts, run_of
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     from gpuconv.cli import nets
 
     process.tolerate_lost_stdout()
-    with asked():
+    with user_errors():
         live.expect_installed()
     chosen = run_settings.given(options)
     if options.run_dir and options.repeat:
@@ -74,13 +74,13 @@ def _new(options: argparse.Namespace, settings: run_settings.Settings) -> Sessio
     from gpuconv.data import load
     from gpuconv.training import optimizers, schedules
 
-    with asked():
+    with user_errors():
         data, test = load(settings.data, settings.test)
         train, validation = parts(settings, data)
         sets = live.Sets(train, validation, test)
     line("data", f"{train.name}: {len(train):,} images to train on, {len(test):,} to test on")
     device, why = _device(options)
-    with asked():
+    with user_errors():
         net = nets.build(
             settings.model,
             input_shape=train.image_shape,
@@ -131,7 +131,7 @@ def _stored(options: argparse.Namespace, directory: str) -> Session:
         train, test = load_data(found.settings, options.data, options.test)
         sets = live.Sets(*parts(found.settings, train), test)
     device, why = _device(options)
-    with asked():
+    with user_errors():
         last = state(checkpoint.load(directory_of.last).state, directory_of.last)
         if options.repeat:
             name, repeat = Path(directory).name, legs.changes_of(last["records"])

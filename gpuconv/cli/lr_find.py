@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpuconv import files
 from gpuconv.cli import document, run_settings, train
-from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.runs import batched, choose_device, line
 from gpuconv.console import is_quiet, say
 from gpuconv.dtypes import as_precision
@@ -60,11 +60,11 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"--out {options.out} must be a folder, and {there} is none")
     chosen = run_settings.given(options)
     settings = run_settings.complete(chosen)
-    with asked():
+    with user_errors():
         images, _ = load(settings.data)
     line("data", f"{images.name}: {len(images):,} images to train on")
     device = choose_device(options)
-    with asked():
+    with user_errors():
         net, normalization = train.initial(settings, images, device)
         loader = batched(
             images,
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
     line("model", f"{settings.model}, {settings.optimizer}, loss {settings.loss}, {settings.precision}")
     line("rates", f"{options.start:g} to {options.end:g} over {options.steps} steps\n")
     try:
-        with asked():
+        with user_errors():
             found = lr_find(
                 net,
                 loader,

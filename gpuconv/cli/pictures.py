@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gpuconv import backends, plots
-from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.runs import line
 from gpuconv.training.image_activations import picture
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def expect_target(path: str | None) -> None:
     """Raises UserError for a `--picture` that cannot be written, before anything is done."""
-    with asked():
+    with user_errors():
         try:
             path and plots.target(path)
         except plots.PlotError as error:
@@ -30,7 +30,7 @@ def expect_target(path: str | None) -> None:
 def draw(path: str | None, make: Callable[[], Any]) -> None:
     """Draw the figure that `make` returns where `--picture` says, and say so."""
     if path:
-        with asked():
+        with user_errors():
             try:
                 plots.draw(path, make)
             except plots.PlotError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from gpuconv.cli import document
-from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.nets import add_file
 from gpuconv.cli.run_settings import add_device
 from gpuconv.cli.runs import Run, add_which, choose_device, expect_normalization, line, newest, open_run
@@ -79,7 +79,7 @@ def read(path: str, trained: Run) -> np.ndarray:
     from gpuconv.data.image import Picture
 
     height, width, channels = trained.input_shape
-    with asked():
+    with user_errors():
         picture = Picture.open(path)
         original = picture.array()
         image = picture.array(size=(height, width), channels=channels)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpuconv import files
 from gpuconv.cli import document
-from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.run_settings import add_step, count
 from gpuconv.cli.runs import choose_device, line
 from gpuconv.console import is_quiet
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
     from gpuconv.names import canonical
     from gpuconv.profiling import peaks
 
-    with asked():
+    with user_errors():
         arch = canonical("architecture", options.arch, known_architectures()) if options.arch else "sm_90a"
         nets.build(options.model, precision=options.precision, initialize=False)
         if options.trace and not options.trace.parent.is_dir():
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
         raise UserError("the emulated device has no times to trace; --trace works on numpy and cuda")
     if Device.named(device).kind != "emulated" and options.arch:
         raise UserError("--arch is for the emulated device; a GPU's kernels are compiled for that GPU")
-    with asked():
+    with user_errors():
         net = nets.build(options.model, precision=options.precision, device=device)
     fuse = Device.named(device).runs_kernels if options.fuse is None else options.fuse
     line("step", f"{options.model}{' fused' * fuse}, {options.batch_size} images, {options.precision}")

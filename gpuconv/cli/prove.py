@@ -10,7 +10,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from gpuconv.cli import document
-from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.run_settings import add_step
 from gpuconv.cli.runs import choose_device, line
 from gpuconv.console import progress_bar
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     from gpuconv.backends.cuda.gemm.proofs import prove
     from gpuconv.cli import nets
 
-    with asked():
+    with user_errors():
         names = [listed(algo) for algo in options.algo or ()]
         nets.build(options.model, precision=options.precision, initialize=False)
     device = choose_device(options)
@@ -83,7 +83,7 @@ def _products(model: str, precision: str, batch_size: int, device: str) -> list[
     from gpuconv.inspect.profile import ProfiledStep, Spans
     from gpuconv.profiling import launches
 
-    with asked():
+    with user_errors():
         net = nets.build(model, precision=precision, device=device)
     step = ProfiledStep(net, batch_size, None)
     with backends.fixed_parts(device), launches.recorded(execute=False), tuner.noted() as products:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpuconv import losses
 from gpuconv.cli import document, nets, run_settings
-from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.runs import batched, choose_device, expect_normalization, line, of_python, run_of
 from gpuconv.console import say
 from gpuconv.parallel import Ranks
@@ -60,7 +60,7 @@ def go_on(options: argparse.Namespace, chosen: Record, loggers: Sequence[Callbac
         raise UserError(f"{directory} was started in Python and can be continued only there: {error}") from error
     parts = sets(stored, options.data, options.test)
     device = choose_device(options)
-    with asked():
+    with user_errors():
         net = Layer.from_config(stored["net"], device=device)
         trainer = Trainer(
             net,
@@ -130,7 +130,7 @@ def sets(stored: Record, data: str | None, test: str | None) -> Record:
     there = {part: stored[part] for part in PARTS if stored.get(part)}
     first, second = (there.get(part, {}).get("name", "") for part in ("train", "test"))
     name = data or first
-    with asked():
+    with user_errors():
         try:
             whole = not test and named.is_whole(first)
             known = named.stored(name) if whole else [*named.load(name, test or "")]

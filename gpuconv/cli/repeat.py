@@ -17,7 +17,7 @@ import numpy as np
 
 from gpuconv import backends
 from gpuconv.checkpoint import load
-from gpuconv.cli.errors import UserError, asked, describe
+from gpuconv.cli.errors import UserError, describe, user_errors
 from gpuconv.console import quiet
 from gpuconv.training import RunDirectory, stored
 from gpuconv.training.tensor_digests import XXH3, Digest, Digests, Key, Step, keyed, machine, read
@@ -36,7 +36,7 @@ class Repetition:
         self.run = RunDirectory.open(directory)
         self.recorded = {each.step: each for each in read(self.run.digests) if each.step <= step}
         self.device = self.recorded[step].on.partition(": ")[0]
-        with asked():
+        with user_errors():
             if (here := machine(backends.resolve(self.device))) != self.recorded[step].on:
                 raise UserError(f"{directory} was recorded on {self.recorded[step].on}, and this is {here}")
         if any(digest.kind != XXH3 for each in self.recorded.values() for digest in each.tensors):

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from gpuconv.cli import document, run_settings
-from gpuconv.cli.errors import asked
+from gpuconv.cli.errors import user_errors
 from gpuconv.console import say
 from gpuconv.dtypes import PRECISIONS
 
@@ -49,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from gpuconv import backends
 
-    with asked():
+    with user_errors():
         devices = [backends.resolve(options.device)] if options.device else [*EPOCHS]
     if options.quick:
         work, seeds = [(devices[0], "float32")], 1

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpuconv import numerals
 from gpuconv.cli import document
-from gpuconv.cli.errors import asked
+from gpuconv.cli.errors import user_errors
 from gpuconv.console import say
 from gpuconv.dtypes import PRECISIONS, as_precision
 from gpuconv.names import canonical
@@ -302,7 +302,7 @@ def given(options: argparse.Namespace) -> Record:
 
     Raises UserError for unknown names.
     """
-    with asked():
+    with user_errors():
         return spelled({name: v for name, v in vars(options).items() if name in OPTIONS and v is not None})
 
 
@@ -324,7 +324,7 @@ def spelled(settings: Record) -> Record:
 
 def over(config: Record, chosen: Record) -> Record:
     """The settings of a file, overridden by the given ones."""
-    with asked():
+    with user_errors():
         file = spelled({name: value for name, value in config.items() if name not in chosen})
         if "optimizer" in chosen and rate_in({"optimizer": chosen["optimizer"]}):
             file.pop("lr", None)  # the file's rate belongs to the file's optimizer
@@ -338,7 +338,7 @@ def complete(chosen: Record, name: str | None = None) -> Settings:
     """
     from gpuconv.cli import recipes
 
-    with asked():
+    with user_errors():
         data = chosen.get("data", "digits")
         recipe = recipes.get(chosen.get("model"), data.partition(":")[0], name)
         settings = Settings(**{"data": data, "seed": 0} | recipe | rate_in(chosen) | chosen)

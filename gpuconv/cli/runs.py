@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpuconv import backends
 from gpuconv.cli import nets, run_settings
-from gpuconv.cli.errors import UserError, asked, describe
+from gpuconv.cli.errors import UserError, describe, user_errors
 from gpuconv.cli.run_settings import Settings
 from gpuconv.console import is_quiet, say
 from gpuconv.names import printable
@@ -147,13 +147,13 @@ def open_run(directory: str | Path, device: str, which: str = "last", model: str
     run = RunDirectory.open(directory)
     nets.know(model)
     run_of(run.settings(), run.settings_file)
-    with asked():
+    with user_errors():
         file = checkpoint_file(directory, which)
     loaded = checkpoint.load(file)
     state = stored.state(loaded.state, file)
     found = run_of(state["settings"] | {"net": state["net"]}, file)
     stored.check_net(file, loaded, found.net)
-    with asked():
+    with user_errors():
         found.net = Layer.from_config(state["net"], device=device)
         found.net.load_state_dict(loaded.part("net"))
     found.net.classes, found.net.normalization = found.classes, found.normalization
@@ -212,7 +212,7 @@ def load_data(
     """(train, test) of a run, or of --data and --test instead. Raises UserError for data that cannot be read."""
     from gpuconv.data import load, named
 
-    with asked():
+    with user_errors():
         try:
             return load(named.placed(given, stored.data) if given else stored.data, test or stored.test)
         except FileNotFoundError as error:
@@ -232,7 +232,7 @@ def parts(settings: Settings, train: Dataset | Samples) -> tuple[Dataset | Sampl
     """The images for training, and those split off for validation, or None."""
     if not settings.validation:
         return train, None
-    with asked():
+    with user_errors():
         return train.split(settings.validation, seed=settings.seed, what="validation")
 
 
@@ -287,7 +287,7 @@ def newest() -> Path:
 
 def choose_device(options: argparse.Namespace) -> str:
     """The requested device, or the one that "auto" chooses; prints which, and why."""
-    with asked():
+    with user_errors():
         if options.device == "auto":
             device, why = backends.choose()
         else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 from gpuconv.cli import document
-from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.run_settings import add_device
 from gpuconv.cli.runs import choose_device, line
 
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     place = " of ".join(filter(None, [call.op, str(stored.state.get("layer") or "")]))
     line("call", f"{place}, step {stored.state.get('step', '?')}")
     try:
-        with asked():
+        with user_errors():
             again = call.on(device)
             found = {"stored": call.compare(), device: again.compare()}
             same = all(again.results[name].tobytes() == array.tobytes() for name, array in call.results.items())

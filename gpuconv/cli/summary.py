@@ -6,7 +6,7 @@ import argparse
 
 from gpuconv import numerals
 from gpuconv.cli import document
-from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.run_settings import add_precision, count
 from gpuconv.cli.runs import open_run
 
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     if alone and (options.run_dir or not options.model):
         go = "go" if len(alone) > 1 else "goes"
         raise UserError(f"{' and '.join(alone)} {go} with --model; a run's net has its own")
-    with asked():
+    with user_errors():
         device = backends.resolve(options.device)
     if not (options.run_dir or options.model):
         print("nets (gpuconv summary --model NAME shows one):")
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     if options.run_dir:
         net = open_run(options.run_dir, "numpy", model=options.model).net
     else:
-        with asked():
+        with user_errors():
             more = {"precision": options.precision, "initialize": False}
             net = nets.build(options.model, options.input, options.classes, **more)
     if options.json:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from gpuconv.cli import document, process, recipes, run_settings
-from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.runs import batched, choose_device, line, load_data, of_python, parts, resumed
 from gpuconv.console import is_quiet, say
 from gpuconv.shell import command
@@ -112,7 +112,7 @@ def run(options: argparse.Namespace, watchers: Sequence[Callback] = ()) -> int:
     """Train on the processes that mpiexec or torchrun started, or only on this one. Only rank 0 writes and prints."""
     from gpuconv import parallel
 
-    with asked():
+    with user_errors():
         ranks = parallel.started(options.device, options.rank_timeout)
         options.device = ranks.own(options.device)
     with ranks.reporting_errors(), process.silent(ranks.rank > 0):
@@ -130,7 +130,7 @@ def _train(options: argparse.Namespace, ranks: Ranks, watchers: Sequence[Callbac
     process.tolerate_lost_stdout()
     chosen, recipe = _chosen(options)
     if options.resume and of_python(RunDirectory.open(options.resume).settings()):
-        with asked():
+        with user_errors():
             callbacks = [*loggers(options), *watchers]
         return python_runs.go_on(options, chosen, callbacks, ranks)
     settings = ranks.first(
@@ -138,10 +138,10 @@ def _train(options: argparse.Namespace, ranks: Ranks, watchers: Sequence[Callbac
     )
     given = options.resume or options.run_dir
 
-    with asked():
+    with user_errors():
         train, validation, test = _loaded(options, settings)
     device = choose_device(options)
-    with asked():
+    with user_errors():
         begun = ranks.first(lambda: bool(given) and RunDirectory(given).last.exists())
         net, normalization = initial(settings, train, device, begun=begun)
         trainer = _trainer(options, settings, net, ranks)
@@ -159,7 +159,7 @@ def _train(options: argparse.Namespace, ranks: Ranks, watchers: Sequence[Callbac
         line("ranks", ranks)
     line("model", f"{nets.stem(settings.model)}: {sum(value.size for value in net.params().values()):,} parameters")
     line("recipe", settings)
-    with asked():
+    with user_errors():
         directory = ranks.first(lambda: given or run_settings.new_directory(settings))
     line("run", f"{directory}{' (continued)' if options.resume else ''}\n")
 
@@ -201,7 +201,7 @@ def _chosen(options: argparse.Namespace) -> tuple[dict[str, Any], str | None]:
         raise UserError("--digests-every is for --digests, which is not given")
     chosen, recipe = run_settings.given(options), options.recipe
     if options.config:
-        with asked():
+        with user_errors():
             file = config.read(options.config)
         recipe = recipe or file.pop("recipe", None)
         chosen = run_settings.over({name: value for name, value in file.items() if name != "recipe"}, chosen)

@@ -9,7 +9,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from gpuconv.cli import document
-from gpuconv.cli.errors import UserError, asked
+from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.runs import choose_device, line
 from gpuconv.console import progress_bar
 from gpuconv.types import Record
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     from gpuconv import ops, verify
     from gpuconv.names import canonical, lookup
 
-    with asked():
+    with user_errors():
         names = {op: op for op in ops.__all__}
         chosen_ops = [lookup("op", op, names) for op in options.op or ops.__all__]
         dtypes = [canonical("dtype", d, verify.DTYPES) for d in options.dtype or verify.DTYPES]
