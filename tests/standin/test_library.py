@@ -25,7 +25,24 @@ from gpuconv.backends.cuda.runtime import attached_tools, nvrtc
 from gpuconv.cli import main
 from gpuconv.data import Augmentation, Loader, Normalization
 from gpuconv.inspect.profile import profile
-from gpuconv.layers import BatchNorm, Branches, Conv2D, Flatten, Input, Linear, ReLU, Sequential
+from gpuconv.layers import (
+    AvgPool2D,
+    BatchNorm,
+    Branches,
+    Conv2D,
+    ConvTranspose2D,
+    Dropout,
+    Flatten,
+    GroupNorm,
+    Input,
+    LayerNorm,
+    Linear,
+    MaxPool2D,
+    ReLU,
+    Residual,
+    Sequential,
+    Upsample,
+)
 from gpuconv.notices import Notice
 from gpuconv.profiling import launches, peaks
 from gpuconv.profiling.work import Ceilings, Work
@@ -109,6 +126,19 @@ def branched():
     return Sequential([*first, *dense, branches, Flatten(), Linear(3)], seed=0)
 
 
+def many_ends():
+    """A net whose branches end in layers of many kinds, all of which write slices."""
+    ends = [
+        [Conv2D(4, 1), MaxPool2D(3, stride=1, padding=1)],
+        [Conv2D(4, 1), LayerNorm(), Dropout(0.2)],
+        [Upsample(2), Conv2D(4, 3, padding=1), MaxPool2D(2), BatchNorm()],
+        [MaxPool2D((6, 5)), ConvTranspose2D(4, (6, 5))],
+        [AvgPool2D((6, 5)), Conv2D(4, 1), Upsample((6, 5), "bilinear")],
+        [Conv2D(4, 1), Residual([Conv2D(4, 3, padding=1)]), GroupNorm(2)],
+    ]
+    return Sequential([Input((6, 5, 1)), Branches(ends), Flatten(), Linear(3)], seed=0)
+
+
 def trained(device, *, graph, optimizer="adam", net=small.net, **options):
     data = small.images(22)
     normalization = Normalization.from_dataset(data)
@@ -148,6 +178,7 @@ def test_training_gives_the_emulated_devices_bits(schedule, device, graph):
         {"clip": "value:0.01", "optimizer": "lion", "accumulate": 3},
         {"optimizer": "filters -> muon; * -> sgd", "precision": "bfloat16"},
         {"net": branched},
+        {"net": many_ends},
     ],
     ids=lambda options: ",".join(options),
 )
