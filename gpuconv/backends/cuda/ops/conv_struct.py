@@ -28,7 +28,8 @@ _CONVOLUTION = np.dtype(
     + [(name, FAST_DIVMOD) for name in _DIVISORS]
     + [(name, np.int32) for name in _PHASE_SIZES]
     + [(name, FAST_DIVMOD) for name in _PHASE_DIVISORS]
-    + [("image_lines", FAST_DIVMOD), ("patch_lines", np.int32), ("y_pitch", np.int32), ("x_pitch", np.int32)],
+    + [("image_lines", FAST_DIVMOD)]
+    + [(name, np.int32) for name in ("patch_lines", "y_pitch", "x_pitch", "unused")],
     align=True,
 )
 
@@ -69,7 +70,7 @@ def packed(problem: Conv2dProblem, pool: int, y_pitch: int = 0, x_pitch: int = 0
             ((p - 1) * stride_h + (r - 1) * dilation_h + 1,),
         )
     )
-    last = patch_lines(problem, pool), y_pitch or problem.k, x_pitch or problem.c
+    last = patch_lines(problem, pool), y_pitch or problem.k, x_pitch or problem.c, 0
     return struct(_CONVOLUTION, *sizes, *divisors, *phase, *phase_divisors, image_lines, *last)
 
 
