@@ -14,7 +14,7 @@ from gpuconv.devices import Device
 from gpuconv.inspect.terms import Place, branch_at, branches, expect_explainable, host, reads, sends
 from gpuconv.layers.base import Layer, descendants
 from gpuconv.layers.branches import Merging
-from gpuconv.layers.running import run, writes_slices
+from gpuconv.layers.running import run, runs_in_place, writes_slices
 from gpuconv.layers.sequential import Sequential
 from gpuconv.names import lookup
 from gpuconv.types import Array
@@ -193,7 +193,8 @@ def explain(
         place = inside = written = _expect_place(at, shape, layer)
         if isinstance(chosen, Merging) and chosen.merge == "concat":
             number, inside = branch_at(chosen, place)
-            call, written = _writer(chosen, given, place)
+            below = [(each, _forward(net, x, each)[0]) for each in _run_below(net, chosen)]
+            call, written = _writer(chosen, given, place, below)
             branch, calls, shape = f"branch{number + 1}", [call], _result(call).shape[1:]
             parts = _added([host(branches(chosen, given)[number])[0]], inside)
             parts = parts[0], None, *parts[2:]
@@ -335,20 +336,32 @@ def _computed(calls: Sequence[Call], offset: int, device: str) -> list[Computed]
     return found
 
 
-def _writer(layer: Layer, x: Array, at: Place) -> tuple[Call, Place]:
+def _run_below(net: Layer, layer: Layer) -> list[Layer]:
+    """The layers below this one that write straight into its output, in order."""
+    runs = [each for row in net.walk() if isinstance(row, Sequential) for each in runs_in_place(row.layers)]
+    own = next((each for each in runs if layer in each), [layer])
+    return own[: own.index(layer)]
+
+
+def _writer(layer: Layer, x: Array, at: Place, below: Sequence[tuple[Layer, Array]] = ()) -> tuple[Call, Place]:
     """The call of the op that wrote a value of a layer's output, by itself in its slice of a concatenation, and the
-    value's index in its result."""
+    value's index in its result. below: the layers of `_run_below`, with their inputs."""
     if isinstance(layer, Sequential):
-        last = layer.last_in_inference
-        for each in layer.layers[:last]:
-            x = run(each, "infer", x)
-        return _writer(layer.layers[last], x, at)
+        writing, inputs = layer.layers[: layer.last_in_inference + 1], [x]
+        for each in writing[:-1]:
+            inputs.append(run(each, "infer", inputs[-1]))
+        count = len(runs_in_place(writing)[-1])
+        *below, (layer, x) = [*zip(writing, inputs)][-count:]
+        return _writer(layer, x, at, below)
     calls: list[Call] = []
     if isinstance(layer, Merging) and layer.merge == "concat":
         number, at = branch_at(layer, at)
         row = layer.rows[number]
         if row and writes_slices(row):
             return _writer(row, x, at)
+        if row is None and below and number == layer.rows.index(None):
+            *others, (last, x) = below
+            return _writer(last, x, at, others)
         with recording(calls.append):
             ops.copy(row.infer(x) if row else x)
     else:

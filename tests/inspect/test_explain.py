@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 
 import numpy as np
 import pytest
 
 from gpuconv import backends
 from gpuconv.inspect import explain, saliency
-from gpuconv.inspect.explain import layer_of
+from gpuconv.inspect.explain import _computed, layer_of
 from gpuconv.layers import (
     GELU,
     LAYERS,
@@ -205,6 +206,31 @@ def test_a_concatenated_value_of_equal_or_nan_branches_names_the_right_op():
             found = explain(net, np.full((1, 2, 2, 1), value, np.float32), "branches1", (0, 1, channel))
             assert np.array_equal(found.computed[-1].value, value, equal_nan=True)
             assert np.isnan(value) or (found.computed[-1].bound > 0) == (op == "tanh"), channel
+
+
+def test_a_value_of_the_input_is_computed_by_the_layer_below_that_wrote_it(monkeypatch):
+    wrote = []
+
+    def computed(calls, *rest):
+        wrote.append(calls[-1].op)
+        return _computed(calls, *rest)
+
+    monkeypatch.setattr(sys.modules[_computed.__module__], "_computed", computed)
+    steps = [Branches([[], [Conv2D(4, 1), ReLU()]]) for _ in range(2)]
+    inside = Branches([[Conv2D(4, 1)], [Conv2D(4, 1), Tanh(), Branches([[], [Conv2D(4, 1)]])]])
+    net = Sequential([Input((3, 3, 2)), Conv2D(4, 1), Tanh(), *steps, inside, Flatten(), Linear(2)], seed=1)
+    x = np.random.default_rng(0).normal(size=(1, 3, 3, 2)).astype(np.float32)
+    for name, kinds in {
+        "branches1": ["tanh", "relu"],
+        "branches2": ["tanh", "relu", "relu"],
+        "branches3": ["conv2d", "tanh", "conv2d"],
+    }.items():
+        volume = net.activations(x[0])[name]
+        for number, kind in enumerate(kinds):
+            found = explain(net, x, name, (1, 2, 4 * number))
+            assert wrote.pop() == kind, (name, number)
+            assert found.computed[-1].value == volume[1, 2, 4 * number]
+            assert found.computed[-1].error <= found.computed[-1].bound
 
 
 def test_a_pool_gives_the_margin_of_its_winner():
