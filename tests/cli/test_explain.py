@@ -10,7 +10,7 @@ import pytest
 import gpuconv as gc
 from gpuconv import plots
 from gpuconv.cli import main
-from gpuconv.layers import Conv2D, Flatten, Input, Linear, MaxPool2D, ReLU, Residual
+from gpuconv.layers import Branches, Conv2D, Flatten, Input, Linear, MaxPool2D, ReLU, Residual
 
 Image = pytest.importorskip("PIL.Image")
 
@@ -75,6 +75,20 @@ def test_the_emulated_device_names_the_thread(work, capsys):
     assert "kernel conv2d_fprop" in output
     assert "thread (" in output
     assert "of shared " in output
+
+
+@pytest.mark.kernels
+def test_the_emulated_device_names_the_thread_that_wrote_a_slice_of_a_concatenation(work, capsys):
+    rows = [[], [Conv2D(2, 3, padding=1)], [Conv2D(2, 1), ReLU()]]
+    net = gc.Sequential(Input((8, 8, 1)), Branches(rows), Flatten(), Linear(3), seed=1)
+    data = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1)).astype(np.uint8), np.arange(12) % 3
+    gc.training.Trainer(net, "sgd", lr=0.01).fit(data, epochs=1, run_dir="branched", progress=False)
+    for channel, kernel in ((0, "copy"), (1, "conv2d_fprop"), (3, "relu_forward")):
+        capsys.readouterr()
+        assert explained(f"explain branched a.png --layer branches1 --at 1,2,{channel} --device emulated") == 0
+        output = capsys.readouterr().out
+        assert f"kernel {kernel}" in output, output
+        assert "thread (" in output
 
 
 def test_invalid_places_targets_and_pictures_are_refused_in_one_line(work, capsys):

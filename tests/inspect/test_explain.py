@@ -186,13 +186,16 @@ def test_gradients_through_branches_are_the_sum_of_what_each_sent(device):
     assert abs(sum(term.product for term in added.terms) - added.total) < 1e-6
 
 
-def test_a_concatenated_value_is_computed_by_the_op_that_wrote_its_slice():
-    x = np.random.default_rng(0).normal(size=(1, 8, 8, 1)).astype(np.float32)
+@pytest.mark.parametrize("device", ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)])
+def test_a_concatenated_value_is_computed_by_the_op_that_wrote_its_slice(device):
+    images = np.random.default_rng(0).normal(size=(1, 8, 8, 1)).astype(np.float32)
     for rows in ([[], [Conv2D(3, 1)]], [[Conv2D(2, 1), Tanh()], [Conv2D(3, 1)], []]):
-        net = Sequential([Input((8, 8, 1)), Branches(rows), Flatten(), Linear(10)], seed=1)
-        y = net.children()[1][1].infer(x)
+        net = Sequential([Input((8, 8, 1)), Branches(rows), Flatten(), Linear(10)], seed=1).to(device)
+        x = backends.asarray(images, device)
+        y = backends.to_numpy(net.children()[1][1].infer(x))
         for channel in range(y.shape[-1]):
             found = explain(net, x, "branches1", (3, 4, channel))
+            assert found.computed[-1].by == device
             assert found.computed[-1].value == y[0, 3, 4, channel], (rows, channel)
             assert found.computed[-1].error <= found.computed[-1].bound
 

@@ -52,6 +52,32 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path):
         assert files(folder) == files(tmp_path / "whole")
 
 
+def bisected(tmp_path, *options):
+    """The finished `gpuconv bisect`, on one process, of two runs of two ranks with other learning rates."""
+    for name, rate in (("a", "0.05"), ("b", "0.5")):
+        done = launch.train(2, *TINY, *options, "--lr", rate, "--digests", "--run-dir", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+    done = launch.run(1, "-m", "gpuconv", "bisect", tmp_path / "a", tmp_path / "b", "--json")
+    assert done.returncode == 1, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_element_where_two_runs_of_two_ranks_differ_is_found_by_one_process(tmp_path):
+    """With shards, one process has the bits of the ranks and can repeat them."""
+    document = bisected(tmp_path, "--shards", "2")
+    first = document["bits"]
+    assert (first["step"], first["a"]["direction"], document["no_element"]) == (1, "update", None)
+    assert first["element"]["differing"] == first["element"]["size"] == first["a"]["size"]
+    assert first["element"]["a"] != first["element"]["b"]
+
+
+def test_two_runs_of_two_ranks_without_shards_are_compared_but_not_repeated(tmp_path):
+    document = bisected(tmp_path)
+    assert (document["bits"]["step"], document["bits"]["element"]) == (1, None)
+    assert f"{tmp_path / 'a'}, repeated, is another run from step 1 on" in document["no_element"]
+    assert "by other ranks" in document["no_element"]
+
+
 def test_two_ranks_send_each_parameter_once_a_step(tmp_path):
     """2 (R - 1) / R is 1 for two: 411 parameters and 8 running statistics in float32, four float64 sums, 9 steps."""
     assert f"sent {9 * (4 * (411 + 8) + 4 * 8)}\n" in program(2, "numpy", tmp_path / "run", shards=4)
