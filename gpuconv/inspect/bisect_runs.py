@@ -7,11 +7,12 @@ order:
   errors that verify's bound allows (`gpuconv.verify.bounds`) add up over everything computed so far. They bound the
   change of the norm; multiplied by the root of the number of values, they bound the change of the sum (Cauchy-Schwarz).
 - Gradients may cancel, so their errors are relative to the gradient of the whole net.
-- The digests add in float32 themselves (`Digest.error`).
-- A step whose inner outputs and gradients were not recorded has rounded as much as a step with recorded ones.
-- An update turns a gradient's relative error into the same relative error of the parameter's change, at most twice the
-  change: Adam takes full steps along a gradient that is only rounding error. Later steps inherit the drift of the
-  parameters.
+- The sums and norms of the digests are rounded too (`Digest.error`).
+- A step whose outputs and gradients inside the net were not recorded is assumed to round as much as the recorded step
+  that rounds most.
+- The changes of a parameter in two runs differ by at most twice the gradient's relative error times their norm, and
+  never by more than twice that norm: Adam takes full steps along a gradient that is only rounding error. Later steps
+  inherit this drift.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Element:
 
     @classmethod
     def of(cls, a: np.ndarray, b: np.ndarray) -> Element | None:
-        """None if the two have other shapes, or the same values."""
+        """None if the shapes differ, or all values are equal."""
         if a.shape != b.shape:
             return None
         one, other = (np.asarray(each).astype(np.float64) for each in (a, b))
@@ -84,15 +85,16 @@ class Element:
 
 
 @dataclass(frozen=True)
-class DivergedTensor:
-    """A tensor that differs. rounding: the change of its norm that rounding explains. alike: the equal tensors before
-    it in this step. inside: whether both sides recorded the outputs and gradients inside the net in this step."""
+class ComparedTensor:
+    """A tensor of both runs. rounding: the change of its norm that rounding explains. earlier: the number of compared
+    tensors before it in this step. inside: whether both runs recorded the outputs and gradients inside the net in this
+    step. element: where it differs most, if that is known."""
 
     step: int
     a: Digest
     b: Digest
     rounding: float
-    alike: int
+    earlier: int
     inside: bool = True
     key: Key = ("", "", 0)
     element: Element | None = None
@@ -128,9 +130,9 @@ class DivergedTensor:
         if len(norms) == 2:
             lines.append(f"  the norms differ by {abs(norms[0] - norms[1]):.3g}; rounding explains {self.rounding:.3g}")
         lines.append(
-            f"  the {self.alike} tensors of this step before it agree"
-            if self.alike
-            else "  no tensor of this step is before it"
+            f"  the {self.earlier} tensors of this step before it agree"
+            if self.earlier
+            else "  it is the first recorded tensor of this step"
         )
         if self.element:  # the change of the norm bounds that of each element
             lines.append(f"  {self.element}; rounding explains {self.rounding:.3g}")
@@ -143,22 +145,22 @@ class DivergedTensor:
 
 @dataclass
 class Runs:
-    """The result of a comparison. steps: the number of steps in both runs. settings: those that differ, in words. bits:
-    the first tensor with other bits. beyond: the first tensor whose difference rounding does not explain. one_machine:
-    whether any differing bit counts. hashes: their kinds. shares: for each tensor (direction, name), by step, the
-    difference as a share of what rounding explains."""
+    """The result of a comparison. steps: the number of steps that both runs recorded. lengths: how many each of them
+    recorded. settings: those that differ, in words. bits: the first tensor whose bits differ. beyond: the first tensor
+    whose difference rounding does not explain. one_machine: whether any differing bit counts. hashes: the kinds of
+    hashes. shares: for each tensor (direction, name), by step, the difference as a share of what rounding explains."""
 
     steps: int = 0
     lengths: tuple[int, int] = (0, 0)
     settings: list[str] = field(default_factory=list)
     one_machine: bool = True
     hashes: list[str] = field(default_factory=list)
-    bits: DivergedTensor | None = None
-    beyond: DivergedTensor | None = None
+    bits: ComparedTensor | None = None
+    beyond: ComparedTensor | None = None
     shares: dict[tuple[str, str], dict[int, float]] = field(default_factory=dict, repr=False)
 
     @property
-    def found(self) -> DivergedTensor | None:
+    def found(self) -> ComparedTensor | None:
         return self.bits if self.one_machine else self.beyond
 
     def set_element(self, element: Element | None) -> None:
@@ -188,7 +190,7 @@ class Runs:
             early = f"from step {self.bits.step} on, {self.bits.tensor}" if self.bits else "nowhere"
             if len(self.hashes) > 1:
                 early = f"unknown, as the hashes are of two kinds, {' and '.join(self.hashes)}"
-            lines.append(f"other bits: {early}")
+            lines.append(f"different bits: {early}")
         return "\n".join(lines)
 
 
@@ -203,7 +205,7 @@ def bisect_runs(a: Path_, b: Path_) -> Runs:
         a, b: Run directories, or files of digests (`gpuconv.training.Digests`).
 
     Raises:
-        ValueError: They cannot be compared.
+        ValueError: a and b are the same run, one of them has no digests, or they have no step or no tensor in common.
     """
     files = [_file(path) for path in (a, b)]
     if all(file.exists() for file in files) and os.path.samefile(*files):
@@ -225,7 +227,7 @@ def _file(path: Path_) -> Path:
 
 
 def compare(a: list[Step], b: list[Step]) -> Runs:
-    """Compare the steps that both runs have. Raises ValueError if there is none, or no common tensor."""
+    """Compare the steps that both runs recorded. Raises ValueError if there is none, or one without a common tensor."""
     ours, theirs = ({step.step: step for step in steps} for steps in (a, b))
     both = sorted(ours.keys() & theirs.keys())
     if not both:
@@ -243,8 +245,8 @@ def compare(a: list[Step], b: list[Step]) -> Runs:
             raise ValueError(f"the runs have no tensor in common at step {number}: their nets differ")
         inside = any(one.direction == "forward" for _, one, _ in listed)
         rounding.begin([digest for _, *pair in listed for digest in pair], inside)
-        for alike, (key, one, other) in enumerate(listed):
-            tensor = DivergedTensor(number, one, other, rounding.allowed(one, other), alike, inside, key)
+        for earlier, (key, one, other) in enumerate(listed):
+            tensor = ComparedTensor(number, one, other, rounding.allowed(one, other), earlier, inside, key)
             shares = found.shares.setdefault((one.direction, one.name), {})
             shares[number] = max(tensor.share, shares.get(number, 0.0))  # a layer runs once for each shard
             if one.alike(other) is False:
@@ -256,26 +258,26 @@ def compare(a: list[Step], b: list[Step]) -> Runs:
 
 
 class Rounding:
-    """The most that rounding may have changed the norm of a tensor. inside: the relative error of a step's outputs and
-    gradients inside the net."""
+    """Follows, from tensor to tensor, how much rounding may have changed a norm. unrecorded: the relative error that a
+    step adds if its outputs and gradients inside the net were not recorded."""
 
-    def __init__(self, inside: float) -> None:
+    def __init__(self, unrecorded: float) -> None:
         self.relative = 0.0  # of everything computed so far
-        self.inside = inside
+        self.unrecorded = unrecorded
         self.drift: defaultdict[str, float] = defaultdict(float)  # of each parameter, absolute
-        self._gradients: dict[str, float] = {}  # the norms in this step
-        self._norms: dict[str, float] = {}
+        self._gradients: dict[str, float] = {}  # their norms in this step
+        self._norms: dict[str, float] = {}  # of the parameters after this step
 
     def begin(self, step: list[Digest], inside: bool) -> None:
-        """inside: whether the step has the outputs and gradients inside the net."""
-        self.relative += 0.0 if inside else self.inside
+        """inside: whether the outputs and gradients inside the net were recorded."""
+        self.relative += 0.0 if inside else self.unrecorded
         self._gradients, self._norms = (
             {each.name: each.norm or 0.0 for each in step if each.direction == direction}
             for direction in ("gradient", "update")
         )
 
     def allowed(self, one: Digest, other: Digest) -> float:
-        """The difference of the tensors, and of what the digests round themselves."""
+        """The difference of the norms that rounding explains, the rounding of the digests included."""
         return self._computed(one, other) + one.error + other.error
 
     def _computed(self, one: Digest, other: Digest) -> float:
@@ -285,8 +287,8 @@ class Rounding:
             return error
         norm = max(one.norm or 0.0, other.norm or 0.0)
         if one.direction == "update":
-            size = self._gradients.get(one.name, math.inf)
-            share = min(1.0, max(self.relative, error / size if size else 1.0))
+            gradient = self._gradients.get(one.name, math.inf)
+            share = min(1.0, max(self.relative, error / gradient if gradient else 1.0))
             self.drift[one.name] += share * 2 * max(one.moved or 0.0, other.moved or 0.0)
             return self.relative * norm + self.drift[one.name]
         return self.relative * norm
@@ -294,11 +296,11 @@ class Rounding:
     def end(self) -> None:
         layers = {name.rpartition(".")[0] for name in self._norms}
         self.relative += max(
-            (self._of(layer, self.drift) / self._of(layer, self._norms) for layer in layers), default=0
+            (self._of_layer(layer, self.drift) / self._of_layer(layer, self._norms) for layer in layers), default=0
         )
 
-    def _of(self, layer: str, norms: Mapping[str, float]) -> float:
-        """The norm of all of a layer's parameters."""
+    def _of_layer(self, layer: str, norms: Mapping[str, float]) -> float:
+        """The norm over all parameters of a layer, from those of each; 1 instead of 0."""
         inside = [norms[name] for name in self._norms if name.rpartition(".")[0] == layer]
         return math.hypot(*inside) or 1.0
 
@@ -308,7 +310,7 @@ def _range(steps: dict[int, Step]) -> str:
 
 
 def _pairs(a: Step, b: Step) -> list[tuple[Key, Digest, Digest]]:
-    """The common tensors, in a's order: a fused net has fewer."""
+    """The tensors that both steps have, in a's order. A fused net has fewer tensors."""
     others = dict(keyed(b))
     return [(key, one, others[key]) for key, one in keyed(a) if key in others]
 

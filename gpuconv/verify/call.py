@@ -23,7 +23,7 @@ from gpuconv.types import Options, Record
 from gpuconv.verify.bounds import accumulated, rounded
 from gpuconv.verify.compare import Difference, Expected, compare, results
 from gpuconv.verify.oracle import expect, is_exact
-from gpuconv.verify.rules.base import wide
+from gpuconv.verify.rules.base import as_float64
 from gpuconv.verify.run import move
 
 # The arguments to which an op may write its results; with accumulate=True it adds to those in `_ADDED`.
@@ -169,7 +169,7 @@ def _take(tensors: dict[str, np.ndarray], entry: Record) -> Any:
 
 
 def _added(one: Expected, before: np.ndarray, dtype: np.dtype) -> Expected:
-    old = wide(before)
+    old = as_float64(before)
     size = np.abs(old) + np.abs(one.value)
     return Expected(one.name, one.value + old, one.bound + accumulated(dtype, 1, size) + rounded(dtype, size))
 
@@ -179,7 +179,7 @@ def _overflowed(one: Expected, result: np.ndarray) -> Expected:
     bound."""
     if result.dtype.kind in "iub":
         return one
-    found, value = wide(result), np.asarray(one.value)
+    found, value = as_float64(result), np.asarray(one.value)
     beyond = np.abs(value) + one.bound >= float(ml_dtypes.finfo(result.dtype).max)
     overflowed = beyond & np.isinf(found) & (np.sign(found) == np.sign(value))
     return Expected(one.name, np.where(overflowed, found, value), one.bound)

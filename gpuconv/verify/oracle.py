@@ -20,7 +20,7 @@ from gpuconv.types import Options
 from gpuconv.verify.bounds import sum_bound
 from gpuconv.verify.compare import Expected
 from gpuconv.verify.rules import activations, norm, optim, products
-from gpuconv.verify.rules.base import Arrays, Rule, same_bits, wide
+from gpuconv.verify.rules.base import Arrays, Rule, as_float64, exact_results
 
 __all__ = ["Expected", "expect"]
 
@@ -33,15 +33,15 @@ def expect(op: str, arrays: Arrays, options: Options) -> list[Expected]:
     rule, tf32 = _RULES[op], options.get("tf32", False)
     options = {name: value for name, value in options.items() if name not in ("algo", "tf32")}
     if not rule:
-        return same_bits(op, arrays, options)
+        return exact_results(op, arrays, options)
     dtype = _dtype(arrays)
-    arrays = [wide(a) for a in arrays]
+    arrays = [as_float64(a) for a in arrays]
     if tf32 and op == "muon_step":
         options["precision"] = "tf32"
     elif tf32:  # products of rounded factors are exact in float32, so the bounds of float32 hold
         factors = _FACTORS.get(op, 2)
         arrays = [*map(round_tf32, arrays[:factors]), *arrays[factors:]]
-        options |= {"w": round_tf32(wide(options["w"]))} if "w" in options else {}
+        options |= {"w": round_tf32(as_float64(options["w"]))} if "w" in options else {}
     return rule(op, arrays, options, dtype)
 
 
@@ -71,7 +71,7 @@ def _bias_grad(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> li
         return _sum_of_rows(op, arrays[:1], options, dtype)
     defaults, rule = dict(ACTIVATIONS[name].options), _RULES[f"{name}_backward"]
     if rule is None:
-        (dz,) = same_bits(f"{name}_backward", arrays, defaults)
+        (dz,) = exact_results(f"{name}_backward", arrays, defaults)
     else:
         (dz,) = rule(f"{name}_backward", arrays, defaults, accumulation_dtype(dtype))
     rows = tuple(range(dz.value.ndim - 1))

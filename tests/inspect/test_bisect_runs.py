@@ -78,7 +78,7 @@ def test_a_difference_inside_a_step_that_is_not_recorded_there_is_seen_in_its_gr
     other = changed(one, 3, "forward", "conv2", 3.0)
     for a, b in ((one, sparse(other, 4)), (sparse(one, 4), other), (sparse(one, 4), sparse(other, 2))):
         found = compare(a, elsewhere(b)).found
-        assert (found.step, found.a.direction, found.a.name, found.alike) == (3, "gradient", "conv1.weight", 0)
+        assert (found.step, found.a.direction, found.a.name, found.earlier) == (3, "gradient", "conv1.weight", 0)
         assert "earlier tensors of the net were not recorded here; --digests-every 1 records them at every step" in str(
             found
         )
@@ -121,7 +121,7 @@ def test_hashes_of_two_kinds_are_compared_by_sums_and_norms(one):
 
     found = compare(one, hashed(one))
     assert (found.found, found.bits, found.one_machine, found.hashes) == (None, None, False, ["crc32", "xxh3"])
-    assert str(found).endswith("other bits: unknown, as the hashes are of two kinds, crc32 and xxh3")
+    assert str(found).endswith("different bits: unknown, as the hashes are of two kinds, crc32 and xxh3")
     found = compare(one, hashed(changed(one, 3, "forward", "conv2", 3.0))).found
     assert (found.step, found.a.direction, found.a.name) == (3, "forward", "conv2")
 
@@ -189,7 +189,7 @@ def test_nonfinite_numbers_differ_from_finite_ones(one):
     last = one[-1]
     tensors = [replace(each, sum=None, norm=None, hash="xxh3:0") for each in last.tensors]
     found = compare(one, elsewhere([*one[:-1], Step(last.step, last.on, tensors)]))
-    assert (found.beyond.step, found.beyond.alike) == (8, 0)
+    assert (found.beyond.step, found.beyond.earlier) == (8, 0)
     assert "not finite" in str(found)
 
 

@@ -1,10 +1,10 @@
 """The sum of products over windows, the core of all three directions of a convolution: the windows are copied into a
-matrix, one block at a time, and multiplied by the filters. Three other forms are faster, as measured, for:
+matrix, one block at a time, and multiplied by the filters. Three other forms were measured to be faster:
 
-wide_filters  few channels and filters, where copying the windows would take longer than multiplying them;
-row_reuse     otherwise, if filters are not many more than channels, and no gradient is computed from the copies: each
-              row of a map is copied once, not once for each row of taps;
-Taps          (in block_gemm) depthwise filters, which read one channel each.
+wide_filters  for few channels and filters, where copying the windows would take longer than multiplying them;
+row_reuse     otherwise, for a vertical stride of 1 and not many more filters than channels, if no gradient is computed
+              from the copies: each row of a map is copied once, not once for each row of taps;
+Taps          (in block_gemm) for depthwise filters, which read one channel each.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def correlate(x, filters, windows, y, bias=None, activation=None) -> None:
 
 
 def correlate_both(x, filters, windows, y, other) -> np.ndarray:
-    """`correlate`, and from the same copies the gradient of such filters with an array `other` of y's shape:
+    """`correlate`; returns a gradient of the filters, computed from the same copies, with `other` (y's shape) as dy:
     gradient[g, r, s, c, k] = sum over n, p, q of view[..., r, s, (g, c)] * other[..., (g, k)], in the accumulation
     dtype."""
     return _correlate(x, filters, windows, y, None, None, other)
@@ -84,7 +84,7 @@ def _in_chosen_form(x, filters, windows, bias, y, *others, **options) -> Any:
 
 
 def suits_row_reuse(filters: np.ndarray, windows: Windows, most: float) -> bool:
-    """Whether row reuse serves filters (G, R, S, C, K), at most `most` of them per channel."""
+    """Whether row reuse can compute filters (G, R, S, C, K), and there are at most `most` of them per channel."""
     groups, r, _, channels, k = filters.shape
     return groups == windows.stride[0] == 1 < r and k <= most * channels
 
@@ -131,9 +131,9 @@ def correlate_gradient(dy, x, windows, groups) -> tuple[np.ndarray, np.ndarray]:
     dy[..., (g, k)], as the gradient of a weight whose input is always 1; both in the accumulation dtype."""
     k, channels = dy.shape[3] // groups, x.shape[3] // groups
     width = group_width(windows, channels, k, groups)
-    seen_by = windows.widened(width) if width > 1 else windows
-    gradient = _gradient(group_outputs(dy, width), x, seen_by, groups)
-    dw = gradient[..., :-1].reshape(groups, width * k, *seen_by.kernel_size, channels).transpose(0, 2, 3, 4, 1)
+    grouped = windows.widened(width) if width > 1 else windows
+    gradient = _gradient(group_outputs(dy, width), x, grouped, groups)
+    dw = gradient[..., :-1].reshape(groups, width * k, *grouped.kernel_size, channels).transpose(0, 2, 3, 4, 1)
     db = gradient[..., -1].reshape(width, groups * k).sum(0)
     return fold_filters(dw, windows, width) if width > 1 else dw, db
 

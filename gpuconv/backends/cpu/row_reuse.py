@@ -1,9 +1,9 @@
-"""A convolution by filters of a single row.
+"""A convolution that copies each row of a map once.
 
 The windows of one row of a map are copied once, not once for each row of taps, and multiplied by the taps of all R
-rows, as R * K filters of height one. This gives R sums for each of the K filters, each for a different output row (or
-none, if that row would lie outside). So R times less is copied, and R times as many sums are added. This is faster if
-there are few filters per channel, and nearly always if there is one, because a product with more columns is faster too.
+rows, as by R * K filters of height one. This gives R sums for each of the K filters, each for a different output row
+(or none, if that row would lie outside). So R times less is copied, and R times as many sums are added. This is faster
+for few filters per channel, also because a product with more columns is faster.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class RowReuse(Matrix):
     def __init__(self, windows: Windows, height: int, bias: np.ndarray | None) -> None:
         super().__init__()
         self.bias = 0 if bias is None else bias
+        # For each row of taps, the output rows that it contributes to, and the rows of the map that they read.
         self.rows = [windows.through(r, height) for r in range(windows.kernel_size[0])]
         self.wide: np.ndarray | None = None
 

@@ -1,4 +1,4 @@
-"""Helpers of all rules."""
+"""Types and functions that the rules share."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Arrays = Sequence[Any]
 Rule = Callable[[str, Arrays, Options, np.dtype], list[Expected]]
 
 
-def wide(x: Any) -> Any:
-    """Float arrays in float64; lists entry by entry, anything else as it is."""
+def as_float64(x: Any) -> Any:
+    """Float arrays in float64, also those of a list; anything else as it is."""
     if isinstance(x, list):
-        return [wide(entry) for entry in x]
+        return [as_float64(entry) for entry in x]
     is_float = isinstance(x, np.ndarray) and x.dtype.kind not in "iub"
     return x.astype(np.float64) if is_float else x
 
 
-def same_bits(op: str, arrays: Arrays, options: Options) -> list[Expected]:
-    """The results that the op must give bit for bit."""
+def exact_results(op: str, arrays: Arrays, options: Options) -> list[Expected]:
+    """The op's results, with a bound of 0: they must be reproduced bit for bit."""
     found = results(op, arrays, getattr(ops, op)(*arrays, **options))
-    return [Expected(name, wide(array), 0.0) for name, array in found.items()]
+    return [Expected(name, as_float64(array), 0.0) for name, array in found.items()]

@@ -14,7 +14,7 @@ from gpuconv.problems import ACTIVATIONS, Conv2dProblem
 from gpuconv.types import Options
 from gpuconv.verify.bounds import UNIT_ROUNDOFF, Bound, accumulated, rounded, sum_bound
 from gpuconv.verify.compare import Expected
-from gpuconv.verify.rules.base import Arrays, wide
+from gpuconv.verify.rules.base import Arrays, as_float64
 from gpuconv.verify.rules.products import conv2d_relu, conv_length, dgrad_length, linear_in_its_inputs
 
 _CONVOLUTION = (
@@ -99,10 +99,12 @@ def batch_norm_backward(op: str, arrays: Arrays, options: Options, dtype: np.dty
         convolution = {name: options[name] for name in _CONVOLUTION if name in options}
         own = {name: value for name, value in options.items() if name not in ("w", *_CONVOLUTION)}
         gradient = convolution | {"input_shape": arrays[1].shape}
-        (above,) = linear_in_its_inputs(dgrad_length)("conv2d_dgrad", [arrays[0], wide(options["w"])], gradient, dtype)
+        (above,) = linear_in_its_inputs(dgrad_length)(
+            "conv2d_dgrad", [arrays[0], as_float64(options["w"])], gradient, dtype
+        )
         arrays, options, given = [above.value, *arrays[1:]], own, above.bound
     dy, x, gamma, mean, inv_std = arrays
-    options = options | ({"beta": wide(options["beta"])} if options.get("activation") else {})
+    options = options | ({"beta": as_float64(options["beta"])} if options.get("activation") else {})
     dx, dgamma, dbeta = ops.batch_norm_backward(*arrays, **options)
     rows, acc = math.prod(x.shape[:-1]), accumulation_dtype(dtype)
     dy, dy_bound = _behind_activation(dy, x, gamma, mean, inv_std, options, dtype)

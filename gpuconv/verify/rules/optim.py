@@ -14,7 +14,7 @@ from gpuconv.newton_schulz import EPS, NEWTON_SCHULZ
 from gpuconv.types import Options
 from gpuconv.verify.bounds import UNIT_ROUNDOFF_TF32, accumulated, rounded
 from gpuconv.verify.compare import Expected
-from gpuconv.verify.rules.base import Arrays, Rule, same_bits
+from gpuconv.verify.rules.base import Arrays, Rule, exact_results
 
 
 def unless_skipped(rule: Rule) -> Rule:
@@ -23,7 +23,7 @@ def unless_skipped(rule: Rule) -> Rule:
     def found(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
         *_, scaling, _ = arrays
         skips = scaling is not None and scaling[1] == 0
-        return same_bits(op, arrays, options) if skips else rule(op, arrays, options, dtype)
+        return exact_results(op, arrays, options) if skips else rule(op, arrays, options, dtype)
 
     return found
 

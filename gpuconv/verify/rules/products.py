@@ -13,7 +13,7 @@ from gpuconv.problems import ACTIVATIONS
 from gpuconv.types import Options
 from gpuconv.verify.bounds import Bound, accumulated, rounded, sum_bound
 from gpuconv.verify.compare import Expected
-from gpuconv.verify.rules.base import Arrays, Rule, wide
+from gpuconv.verify.rules.base import Arrays, Rule, as_float64
 
 
 def magnitude_of(x: object) -> Any:
@@ -95,4 +95,4 @@ def conv2d_relu(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> l
     groups = options.get("groups", 1)
     bits = np.repeat(doubtful.reshape(n, p, q, groups, k // groups), options["pool"] ** 2, axis=-1)
     doubtful_bytes = np.packbits(bits, -1, "little").reshape(mask.shape) > 0
-    return [Expected("y", y, bound), Expected("mask", wide(mask), np.where(doubtful_bytes, 255.0, 0.0))]
+    return [Expected("y", y, bound), Expected("mask", as_float64(mask), np.where(doubtful_bytes, 255.0, 0.0))]

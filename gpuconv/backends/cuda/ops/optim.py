@@ -1,5 +1,4 @@
-"""Optimizer steps, one launch for all parameters of a dtype, gradient clipping and the loss scale: launchers of
-kernels/optimizer.cu, clip.cu and loss_scale.cu."""
+"""Launchers of kernels/optimizer.cu (one launch for all parameters of a dtype), clip.cu and loss_scale.cu."""
 
 from __future__ import annotations
 
@@ -165,8 +164,8 @@ def update_loss_scale(scaling: Array, grads: Sequence[Array], *, growth: float, 
 
 
 def _extents_to_read(grads: Sequence[Array], like: Array) -> tuple[Array, int, Sequence[Array]]:
-    """The table of all gradients (of a single zero if there are none), the number of blocks, and the arrays in the
-    table: some are copies, which must live until the launch."""
+    """The table of all gradients (of a single zero if there are none), the number of blocks, and the arrays that the
+    table points to: some may be copies, which must live until the launch."""
     extents, read = _extents_of.get(grads), grads
     if extents is None:
         given = [grad for grad in grads if grad.size]
@@ -186,7 +185,8 @@ _extents_of = WhileAlive()  # the table of gradients that needed no copy
 
 
 def rate_of(lr: Scalar) -> Rate:
-    """The learning rate as the kernels take it: a float32 array or None, a float64 array or None, a number."""
+    """The learning rate as the kernels take it: a float32 array, a float64 array and a number, of which one counts: the
+    arrays are None unless lr is one."""
     if not isinstance(lr, (int, float, np.generic)) and lr.dtype == np.float32:
         return lr, None, 0.0
     return None, *device_scalar(lr, np.float64)
@@ -202,8 +202,8 @@ def _step(
     scaling: Array | None,
     *scalars: object,
 ) -> None:
-    """Launch a kernel over the parameters, once for each combination of dtype and kind of master. state: the other
-    arrays, or None, by their member of `struct Chunk`."""
+    """Launch a kernel over the parameters, once for each pair of dtypes, of a master and of its copy. state: for each
+    other member of `struct Chunk`, its arrays, or None."""
     own = masters is None
     masters = params if masters is None else masters
     states = {name: listed for name, listed in state.items() if listed is not None}
@@ -215,7 +215,7 @@ def _step(
         return
     tables, copies = [], False
     narrow = {master.dtype: param.dtype for master, param in zip(masters, params) if master is not param and param.size}
-    kinds = [  # a parameter without a copy joins those of its dtype that have one
+    kinds = [  # a parameter that is its own master joins the masters of its dtype that have a 16-bit copy
         (master.dtype, narrow.get(master.dtype, param.dtype) if master is param else param.dtype)
         for master, param in zip(masters, params)
     ]
@@ -241,7 +241,7 @@ def _step(
         _tables_of.keep(arrays, tables, own, decays, *states)
 
 
-# If the arrays needed no copy: the dtypes and the table of each launch.
+# The dtypes and the table of each launch, for lists of arrays that needed no copy.
 _tables_of = WhileAlive()
 
 
@@ -252,7 +252,7 @@ def _launch(
     run(chunks.size * 8 // _CHUNK.itemsize, THREADS, chunks, scaling, *scalars)
 
 
-# The table of a list of arrays, by its contents; it lives as long as the first array.
+# Tables on the device, by what they contain. Each lives as long as the first array that it points to.
 _tables: dict[tuple[object, ...], Array] = {}
 
 Columns = Mapping[str, Sequence[Any]]  # arrays, or None for null pointers; the first column has only arrays
@@ -261,8 +261,8 @@ Columns = Mapping[str, Sequence[Any]]  # arrays, or None for null pointers; the 
 def _table(
     make: Callable[[Columns, Sequence[float]], np.ndarray], columns: Columns, decays: Sequence[float] = ()
 ) -> Array:
-    """The table that `make` returns for the arrays of its columns, on the device. It is copied once: as long as the
-    arrays keep their addresses, later steps copy nothing from the host."""
+    """The table that `make` returns for these columns, on the device. As long as the arrays keep their addresses, later
+    steps find it there and copy nothing from the host."""
     first = next(iter(columns.values()))[0]
     key = (
         device_of(first),
@@ -297,8 +297,8 @@ def _extents(columns: Columns, _: Sequence[float]) -> np.ndarray:
 
 
 def _split(entry: np.dtype, arrays: Mapping[str, Any]) -> np.ndarray:
-    """Entries that split arrays of one size, `_NUMBERS` elements per entry. None, except as the first, is a null
-    pointer."""
+    """Entries that split arrays of one size, `_NUMBERS` elements per entry. Any array but the first may be None, which
+    gives null pointers."""
     size = next(iter(arrays.values())).size
     begin = np.arange(0, size, _NUMBERS)
     part = np.zeros(begin.size, entry)
