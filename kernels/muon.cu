@@ -7,8 +7,8 @@
 // matrices: a table in device memory with the addresses of each parameter, its gradient and its velocity. x (batch, lines, width)
 // of accumulators holds the parameters' matrices, transposed if rows > columns, so that lines <= width; factors (batch, lines,
 // width), which the products multiply, may be x itself. A block takes up to 8192 numbers of one matrix. A norm is the sum of the
-// blocks' partial sums in order; every block that needs it adds them up. lr, scaling, masters and averages as in optimizer.cu. In
-// a skipped step x is zero. Half precision is computed in float32 and rounded once.
+// blocks' partial sums in order; every block that needs it adds them up. lr, scaling, masters and averages as in optimizer.cu.
+// Half precision is computed in float32 and rounded once.
 //
 // Macros: DTYPE and GRAD of optimizer.cu; FACTOR: the dtype of what is multiplied, the accumulator's or bfloat16. Limits: none.
 // Floor, in bytes per number: direction 4 sizeof(DTYPE) + an accumulator, normalize an accumulator + a FACTOR, apply 2 sizeof(DTYPE)
@@ -64,7 +64,7 @@ muon_direction(accumulator<DTYPE>* x, accumulator<DTYPE>* partials, const Matrix
     Real x_squares = 0, p_squares = 0;
     for (int64 i = part.begin + threadIdx.x; i < part.end; i += blockDim.x) {
         const Real p = load(matrix.param[i]), g = load(matrix.grad[i]) * unscale, v = kept * load(matrix.velocity[i]) + g;
-        const Real direction = unscale == 0 ? Real(0) : nesterov ? g + kept * v : v;
+        const Real direction = nesterov ? g + kept * v : v;
         if (unscale != 0) matrix.velocity[i] = round_to<DTYPE>(v);
         x[part.matrix * all.size + all.offset_in_x(i)] = direction;
         x_squares += direction * direction;

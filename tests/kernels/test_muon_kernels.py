@@ -53,6 +53,14 @@ def test_strided_parameters_change_in_place_and_zeros_stay_finite(device, rng):
     np.testing.assert_allclose(to_numpy(zero), -0.5 * np.eye(2, 3) / np.sqrt(2), rtol=1e-6)
 
 
+def test_the_norms_of_a_matrix_of_more_parts_than_a_block_has_threads(device):
+    """Each block adds up 257 partial sums of squares with 256 threads."""
+    shape = (1, 257 * muon._NUMBERS)
+    param, grad, velocity = (asarray(np.full(shape, value, np.float32), device) for value in (2, 3, 0))
+    ops.muon_step([param], [grad], [velocity], lr=0.25, steps=0)
+    np.testing.assert_allclose(to_numpy(param), 0.75 / np.sqrt(shape[1]), rtol=1e-4)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_the_rate_is_read_when_the_step_runs(device, rng, dtype):
     given = there(lists(rng, dtype), device)
