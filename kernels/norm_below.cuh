@@ -27,15 +27,17 @@ struct NormBelow {
 };
 
 // Computes the sums for every channel over the block's rows of dx; sums (parts, C). Like tile_moments it reads back what the block has
-// just stored. A warp reads whole rows at once, and each thread VECTOR_C channels of a row.
+// just stored. A warp reads whole rows at once, and each thread VECTOR_C channels of a row; in large tiles at most four, but more
+// rows, because with eight channels some activations would spill.
 template <class Rows>
 __device__ __forceinline__ void
 tile_norm_sums(Sums* sums, const DTYPE* dx, const NormBelow& norm, const Convolution& conv, const Block& block, const Rows& rows) {
-    constexpr int VECTOR = VECTOR_C, WIDE = BLOCK_N < 128 ? BLOCK_N : 128;
+    constexpr bool LARGE = BLOCK_M * BLOCK_N > 16384;
+    constexpr int VECTOR = LARGE && VECTOR_C > 4 ? 4 : VECTOR_C, WIDE = BLOCK_N < 128 ? BLOCK_N : 128;
     constexpr int ACROSS = WIDE / VECTOR < 32 ? WIDE / VECTOR : 32, SHARE = ACROSS * VECTOR;  // threads, and channels, across
     constexpr int WARPS = THREADS / 32, ROWS = 32 / ACROSS;                                   // rows that a warp reads at once
     static_assert(BLOCK_N % SHARE == 0 && BLOCK_M % (WARPS * ROWS) == 0 && 32 % ACROSS == 0, "tile");
-    constexpr int AT_ONCE = sizeof(DTYPE) == 8 ? 1 : BLOCK_M * BLOCK_N > 16384 ? 4 : 2;  // rows of a thread; other numbers spill
+    constexpr int AT_ONCE = sizeof(DTYPE) == 8 ? 1 : LARGE ? 8 : 2;  // rows of a thread; with 2, doubles would spill
     using Numbers = Pack<DTYPE, VECTOR>;
     __shared__ Sums cells[WARPS][SHARE];
     const int32 warp = threadIdx.x / 32, lane = threadIdx.x % 32, own_first = lane % ACROSS * VECTOR;

@@ -234,10 +234,11 @@ FINISHES = {
     "single numbers": dict(VECTOR_C=1, VECTOR_K=1),
     "many taps": dict(TAP_TABLE=0),
     "norm sums": dict(ACTIVATION="Gelu", NORM_SUMS=1),
+    "norm sums, silu": dict(ACTIVATION="Silu", NORM_SUMS=1),
 }
 OF_OPS = {
     "conv2d": ("plain", "gelu", "pool", "moments", "single numbers", "many taps"),
-    "conv2d_dgrad": ("plain", "norm sums", "single numbers", "many taps"),
+    "conv2d_dgrad": ("plain", "norm sums", "norm sums, silu", "single numbers", "many taps"),
     "conv2d_wgrad": ("plain", "single numbers"),
 }
 

@@ -75,7 +75,9 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
         ALGORITHM=MMA, FINISH=(*OF_GRADIENTS, dict(ACTIVATION="Identity") | SEARCHED), MOVE=MOVES
     ),
     "conv2d_dgrad_wgmma.cu": dict(
-        ALGORITHM=WGMMA, FINISH=(*OF_GRADIENTS, dict(ACTIVATION="Identity") | SEARCHED), MOVE=MOVES
+        ALGORITHM=WGMMA,
+        FINISH=(*OF_GRADIENTS, dict(ACTIVATION="Silu", NORM_SUMS=1), dict(ACTIVATION="Identity") | SEARCHED),
+        MOVE=MOVES,
     ),
     "conv2d_fprop.cu": dict(ALGORITHM=SIMT, FINISH=FINISHES, **VECTORS),
     "conv2d_fprop_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE)),
