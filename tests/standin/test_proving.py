@@ -103,7 +103,8 @@ def test_no_fault_gets_an_algorithm_chosen_or_harms_this_process(on_gpu, tmp_pat
         ("conv2d_dgrad", [DY, W], dict(input_shape=X.shape)),
         ("conv2d_wgrad", [DY, X], dict(kernel_size=3)),
     ]
-    for op, arrays, options in calls[: 1 if fault == "hangs" else 3]:
+    # One call that hangs takes seconds; the filters' gradient is never a slice of channels.
+    for op, arrays, options in calls[: {"hangs": 1, "a wrong value in a slice": 2}.get(fault, 3)]:
         with pytest.warns(UnprovedWarning, match=f"{NAME} is not proved for conv2d_.*") as warned:
             row, result = ran(op, arrays, **options)
         assert proving.FAULTS[fault] in str(warned[0].message)
