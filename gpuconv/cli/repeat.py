@@ -20,7 +20,7 @@ from gpuconv.checkpoint import load
 from gpuconv.cli.errors import UserError, describe, user_errors
 from gpuconv.console import quiet
 from gpuconv.training import RunDirectory, stored
-from gpuconv.training.tensor_digests import XXH3, Digest, Digests, Key, Step, keyed, machine, read
+from gpuconv.training.tensor_digests import XXH3, Digests, Key, Step, keyed, machine, read
 from gpuconv.types import Array, Record
 
 
@@ -125,10 +125,13 @@ class _Keeper(Digests):
         super().__init__(path)
         self.step, self.key = step, key
         self.values: np.ndarray | None = None
+        self.earlier = 0  # tensors of this direction and name in that step
 
-    def seen(self, found: list[Digest], tensor: Array) -> None:
-        if self.at == self.step and keyed(Step(self.step, "", found))[-1][0] == self.key:
-            self.values = np.array(backends.to_numpy(tensor))
+    def seen(self, direction: str, name: str, tensor: Array) -> None:
+        if self.at == self.step and (direction, name) == self.key[:2]:
+            if self.earlier == self.key[2]:
+                self.values = np.array(backends.to_numpy(tensor))
+            self.earlier += 1
 
     @contextlib.contextmanager
     def around_step(self, trainer: Any) -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Self
 
 Hook = Callable[[Any, Any, Any], object]  # called with (layer, x, y) or (layer, dx, dy)
@@ -15,16 +15,14 @@ class Handle:
         if not callable(hook):
             raise TypeError(f"a hook is a function of (layer, x, y), received {type(hook).__name__}")
         self._of, self._hook = (layer, direction), hook
-        self._set([*layer.hooks.get(direction, ()), hook])
-
-    def _set(self, hooks: Sequence[Hook]) -> None:
-        layer, direction = self._of
-        known = {**layer.hooks, direction: tuple(hooks)}
-        vars(layer)["hooks"] = {name: those for name, those in known.items() if those}
+        vars(layer)["hooks"] = {**layer.hooks, direction: (*layer.hooks.get(direction, ()), hook)}
 
     def remove(self) -> None:
         layer, direction = self._of
-        self._set([hook for hook in layer.hooks.get(direction, ()) if hook is not self._hook])
+        hooks = {**layer.hooks}
+        if left := tuple(hook for hook in hooks.pop(direction, ()) if hook is not self._hook):
+            hooks[direction] = left
+        vars(layer)["hooks"] = hooks
 
     def __enter__(self) -> Self:
         return self

@@ -50,8 +50,8 @@ def run(layer: Any, method: str, *args: object, **options: Any) -> Any:
     if isinstance(args[0], Cut) and not takes_cut(layer):
         return args[0].through(layer, lambda x: run(layer, method, x, *args[1:], **options))
     try:
-        if not (_listeners or layer.hooks or layer.is_foreign):
-            return getattr(layer, method)(*args, **options)
+        if not _listeners:
+            return call(layer, method, *args, **options)
         direction = "backward" if method == "backward" else "forward"
         with ExitStack() as stack:
             for listener in [*_listeners]:  # other threads may change the dictionary

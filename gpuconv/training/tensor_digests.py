@@ -20,9 +20,9 @@ import platform
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,11 @@ FORMAT = 2
 CRC32, XXH3 = "crc32", "xxh3"  # kinds of hashes: of format 1, and of this one
 MOST = 1e308  # numbers of a file are below
 ROW = 256  # values that are added in float32 before their sum is added to others in float64
+_SQUARES = 2 * ROW  # the same for squares
 _BLOCK = 1024 * ROW  # values, which stay in the processor's cache from the hash to the norm
 _SMALL = 2.0**-100  # float32 loses mean squares below: products under 2^-126 may be rounded to 0
-_ONES = {np.dtype(dtype): np.ones(ROW, dtype) for dtype in ("float32", "float64")}
+_ONES = {np.dtype(dtype): np.ones(_BLOCK // ROW, dtype) for dtype in ("float32", "float64")}
+_SHORT = 16 * ROW  # shorter tensors are added in float64
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,9 @@ class Digest:
 
     @property
     def error(self) -> float:
-        """How far rounding in `_dot` may have moved the norm, and the sum divided by the root of the size: at most
-        n u / (1 - n u) of the sum of absolute values for rows of n, which is at most the norm times that root."""
+        """How far rounding in `Measures` may have moved the norm, and the sum divided by the root of the size: at most
+        n u / (1 - n u) of the sum of absolute values for rows of n, which is at most the norm times that root. Rows of
+        squares are twice as long, because the norm has half the relative error of its square."""
         unit = np.finfo(np.float64 if self.dtype == "float64" else np.float32).eps / 2
         return ROW * float(unit) * (self.norm or 0.0) if self.rounds else 0.0
 
@@ -89,67 +92,121 @@ class Digest:
         cls, direction: str, name: str, tensor: Array, products: float = 1, before: np.ndarray | None = None
     ) -> Digest:
         """before: the values before the update."""
-        host = tensor if type(tensor) is np.ndarray else backends.to_numpy(tensor)
-        flat = np.ascontiguousarray(host).reshape(-1)
-        hashed, total, norm, moved = _measured(flat, before if before is None else before.reshape(-1))
+        host, measures = _host(tensor), Measures()
+        measures.add(host, before)
+        (hashed,), (numbers,) = measures.hashes(), measures.numbers()
         size = max(1, math.ceil(products))
-        return cls(direction, name, _name(flat.dtype), flat.size, size, hashed, total, norm, moved)
+        return cls(direction, name, host.dtype.name, host.size, size, hashed, *numbers)
+
+
+class Measures:
+    """Hashes, sums and norms of tensors. `add` reads a tensor; `numbers` computes the rest for all of them together,
+    because a call of NumPy takes longer than the sum of a few numbers."""
+
+    def __init__(self) -> None:
+        from xxhash import xxh3_64
+
+        self._hash: Any = xxh3_64  # takes arrays, which its type does not say
+        self._hashes: list[Any] = []
+        # At place 3 i + 0, 1, 2: what adds up to the sum, the square, and the square of the change of tensor i.
+        self._rows = _Parts()
+        self._roots = _Parts()  # of short tensors, still to be squared
+
+    @np.errstate(all="ignore")
+    def add(self, tensor: Array, before: np.ndarray | None = None) -> None:
+        """The tensor may be changed afterwards. before: its values before the update."""
+        flat, place = _host(tensor).reshape(-1), 3 * len(self._hashes)
+        earlier = None if before is None else before.reshape(-1)
+        hashed = self._hash(flat[:_BLOCK].view(np.uint8))  # bfloat16 has no buffer
+        self._hashes.append(hashed)
+        if flat.size < _SHORT:
+            values = flat.astype(np.float64)
+            self._roots.add(place + 1, values)
+            if earlier is not None:
+                self._roots.add(place + 2, values - earlier)
+            return
+        for at in range(0, flat.size, _BLOCK):
+            part = flat[at : at + _BLOCK]
+            if at:
+                hashed.update(part.view(np.uint8))
+            values, squares = _squares(part.astype(_wide(part.dtype), copy=False))
+            self._rows.add(place, _sums(values))
+            self._rows.add(place + 1, squares)
+            if earlier is not None:
+                change = values - earlier[at : at + _BLOCK].astype(values.dtype, copy=False)
+                self._rows.add(place + 2, _squares(change)[1])
+
+    def hashes(self) -> list[str]:
+        return [f"{XXH3}:{hashed.hexdigest()}" for hashed in self._hashes]
+
+    @np.errstate(all="ignore")
+    def numbers(self) -> list[list[float | None]]:
+        """Of each tensor the sum, the norm, and the norm of the change; None for one that is not finite."""
+        count = 3 * len(self._hashes)
+        found = self._rows.added(count) + self._roots.added(count, squared=True)
+        found[0::3] += self._roots.added(count)[1::3]
+        numbers = found.reshape(-1, 3)
+        numbers[:, 1:] = np.sqrt(numbers[:, 1:])
+        if np.isfinite(found).all():
+            return numbers.tolist()
+        return [[each if math.isfinite(each) else None for each in row] for row in numbers.tolist()]
+
+
+class _Parts:
+    """Arrays that are added up at the end, each as a part of the number at its place."""
+
+    def __init__(self) -> None:
+        self._places: list[int] = []
+        self._parts: list[np.ndarray] = []
+
+    def add(self, place: int, part: np.ndarray) -> None:
+        if part.size:
+            self._places.append(place)
+            self._parts.append(part)
+
+    def added(self, count: int, squared: bool = False) -> np.ndarray:
+        """The sums of the values, or of their squares, at each of `count` places, in float64."""
+        if not self._parts:
+            return np.zeros(count)
+        values = np.concatenate(self._parts, dtype=np.float64)
+        begin = np.cumsum([0, *map(len, self._parts[:-1])])
+        return np.bincount(self._places, np.add.reduceat(values * values if squared else values, begin), count)
+
+
+def _host(tensor: Array) -> np.ndarray:
+    """On the host, without a copy if it is there."""
+    return tensor if type(tensor) is np.ndarray else backends.to_numpy(tensor)
 
 
 @cache
-def _name(dtype: np.dtype) -> str:
-    """The dtype's name, cached because NumPy builds the string at every access."""
-    return dtype.name
+def _wide(dtype: np.dtype) -> type:
+    """float32, or float64 if the dtype is wider."""
+    return np.float32 if is_float(dtype) and dtype.itemsize <= 4 else np.float64
 
 
-@np.errstate(all="ignore")
-def _measured(flat: np.ndarray, before: np.ndarray | None) -> tuple[str, float | None, float | None, float | None]:
-    """The hash, the sum, the norm and the norm of the change, by parts that stay in the cache."""
-    from xxhash import xxh3_64
-
-    hashed = xxh3_64()
-    total = squares = moved = 0.0
-    for at in range(0, flat.size, _BLOCK):
-        part = flat[at : at + _BLOCK]
-        hashed.update(part.view(np.uint8).data)
-        values = _wide(part)
-        total += _dot(values, _ONES[values.dtype])
-        squares += _squares(values)
-        if before is not None:
-            moved += _squares(values - _wide(before[at : at + _BLOCK]))
-    norms = _finite(math.sqrt(squares)), _finite(math.sqrt(moved))
-    return f"{XXH3}:{hashed.hexdigest()}", _finite(total), *norms
+def _sums(values: np.ndarray) -> np.ndarray:
+    """The sum of each `ROW` values, and the values that are left over. A row is too short for BLAS to use threads."""
+    rows, rest = _rows(values, ROW)
+    found = np.vecdot(rows, _ONES[values.dtype][:ROW])
+    return np.concatenate([found, rest]) if len(rest) else found
 
 
-def _wide(values: np.ndarray) -> np.ndarray:
-    """As float32, or as float64 if the dtype is wider."""
-    narrow = is_float(values.dtype) and values.dtype.itemsize <= 4
-    return values.astype(np.float32 if narrow else np.float64, copy=False)
+def _squares(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The values, in float64 if float32 cannot hold their squares, and the sum of each `_SQUARES` squares."""
+    rows, rest = _rows(values, _SQUARES)
+    found = np.vecdot(rows, rows)
+    if len(rest):
+        found = np.append(found, np.vecdot(rest, rest))
+    least, ones = len(values) * _SMALL, _ONES[values.dtype][: len(found)]
+    if values.dtype == np.float32 and not least <= found.dot(ones) < math.inf:
+        return _squares(values.astype(np.float64))
+    return values, found
 
 
-def _squares(values: np.ndarray) -> float:
-    found = _dot(values)
-    if values.dtype == np.float32 and found < len(values) * _SMALL:
-        found = _dot(values.astype(np.float64))
-    return found
-
-
-def _dot(values: np.ndarray, row: np.ndarray | None = None) -> float:
-    """The sum of the products of each `ROW` values with those of `row`, by default with themselves. A row is added in
-    the values' dtype, the rows in float64; all in float64 if float32 overflows. No BLAS takes several threads for so
-    few."""
-    rest = values[len(values) - len(values) % ROW :]
-    found = float(rest.dot(rest if row is None else row[: len(rest)])) if len(rest) else 0.0
-    if len(values) >= ROW:
-        rows = values[: len(values) - len(rest)].reshape(-1, ROW)
-        found += float(np.add.reduce(np.vecdot(rows, rows if row is None else row), dtype=np.float64))
-    if values.dtype == np.float32 and not math.isfinite(found):
-        return _dot(values.astype(np.float64), row if row is None else row.astype(np.float64))
-    return found
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _rows(values: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """As many whole rows as there are, and the values that are left over."""
+    whole = len(values) - len(values) % length
+    return values[:whole].reshape(-1, length), values[whole:]
 
 
 @dataclass(frozen=True)
@@ -161,8 +218,13 @@ class Step:
     tensors: list[Digest]
 
     def line(self) -> str:
-        listed = [[*vars(digest).values()] for digest in self.tensors]
-        return json.dumps({"format": FORMAT, "step": self.step, "on": self.on, "tensors": listed}) + "\n"
+        return _line(self.step, self.on, [json.dumps([*vars(digest).values()]) for digest in self.tensors])
+
+
+def _line(step: int, on: str, tensors: list[str]) -> str:
+    """tensors: the JSON of each digest."""
+    begin = json.dumps({"format": FORMAT, "step": step, "on": on, "tensors": []})
+    return f"{begin[:-2]}{', '.join(tensors)}]}}\n"
 
 
 Key = tuple[str, str, int]  # direction and name of a tensor, and how many of these came before it in the step
@@ -188,7 +250,7 @@ class Digests(Callback):
     """
 
     only_on_rank_0 = True
-    seen: Callable[[list[Digest], Array], None] | None = None
+    seen: Callable[[str, str, Array], None] | None = None
 
     def __init__(self, path: str | os.PathLike[str] | None = None, every: int = 1) -> None:
         self.path, self.every = path, arguments.integer("every", every, 1)
@@ -202,53 +264,75 @@ class Digests(Callback):
         kept = [step.line() for step in there if step.step <= trainer.steps]
         write_atomically(self._path, "".join(kept).encode())
         self._begun = bool(kept)
+        self._begins = cache(partial(_begin, trainer.net))
 
     @contextmanager
     def around_step(self, trainer: Any) -> Iterator[None]:
         """A context around a step of `trainer` that records its arrays."""
         step = trainer.steps + 1
         inside = step <= self.every or step % self.every == 0 or not self._begun
-        with digests_of_step(trainer, inside, self.seen) as tensors:
+        with self._digests(trainer, inside) as digests:
             yield
         self._begun = True
-        append(self._path, Step(step, self._on, tensors).line())
+        append(self._path, _line(step, self._on, digests))
+
+    @contextmanager
+    def _digests(self, trainer: Any, inside: bool) -> Iterator[list[str]]:
+        """A context for one step, at whose end the list has the JSON of each digest. inside: whether to record the
+        layers' outputs and the gradients of their inputs."""
+        found: list[str] = []
+        measures, tensors = Measures(), []
+        sums = trainer.totals.read()
+        before = {name: np.array(_host(value)) for name, value in trainer.net.state_dict().items()}
+
+        def add(direction: str, of: Any, tensor: Array, before: np.ndarray | None = None) -> None:
+            measures.add(tensor, before)
+            tensors.append((direction, of, tensor.dtype, tensor.shape))
+            if self.seen:
+                self.seen(direction, _name(direction, of), tensor)
+
+        def forward(layer: Any, x: Array, y: Array) -> None:
+            add("forward", layer, y)
+
+        def backward(layer: Any, dx: Array | None, dy: Array) -> None:
+            if dx is not None:
+                add("backward", layer, dx)
+
+        layers = [layer for layer in trainer.trained.walk() if layer.path] if inside else []
+        hooks = [layer.register_forward_hook(forward) for layer in layers]
+        hooks += [layer.register_backward_hook(backward) for layer in layers]
+        try:
+            yield found
+        finally:
+            for hook in hooks:
+                hook.remove()
+        step = trainer.totals.read().since(sums)
+        for name, grad in trainer.net.grads().items():
+            add("gradient", name, grad)
+        for name, value in trainer.net.state_dict().items():
+            add("update", name, value, before[name])
+        add("loss", "loss", np.array(step.loss))
+        begins = [self._begins(*tensor, step.samples) for tensor in tensors]
+        numbers = json.dumps(measures.numbers())[2:-2].split("], [")  # one call, because each takes long to begin
+        found += [f'{begin}, "{hashed}", {ends}]' for begin, hashed, ends in zip(begins, measures.hashes(), numbers)]
 
 
-@contextmanager
-def digests_of_step(
-    trainer: Any, inside: bool = True, seen: Callable[[list[Digest], Array], None] | None = None
-) -> Iterator[list[Digest]]:
-    """A context for one step, which fills the list. inside: whether to record the layers' outputs and the gradients of
-    their inputs. seen: called after each tensor, with the digests so far and the tensor."""
-    found: list[Digest] = []
-    sums = trainer.totals.read()
-    before = {name: np.array(backends.to_numpy(value)) for name, value in trainer.net.state_dict().items()}
+def _begin(net: Any, direction: str, of: Any, dtype: np.dtype, shape: tuple[int, ...], samples: float) -> str:
+    """The JSON of a digest up to its hash, which is the same in many steps. of: a layer, or the name of a variable."""
+    products = 1.0
+    if direction in ("forward", "backward"):
+        products = _products(of, shape)
+    elif direction == "gradient":
+        outputs = {f"{layer.path}.{name}": layer.output_shape for layer, name, _ in net.all_variables()}
+        products = samples * math.prod(outputs.get(of, ())) / shape[0]
+    elif direction == "loss":
+        products = samples
+    begin = [direction, _name(direction, of), dtype.name, math.prod(shape), max(1, math.ceil(products))]
+    return json.dumps(begin)[:-1]
 
-    def add(direction: str, name: str, tensor: Array, products: float = 1, before: np.ndarray | None = None) -> None:
-        found.append(Digest.of(direction, name, tensor, products, before))
-        if seen:
-            seen(found, tensor)
 
-    def forward(layer: Any, x: Array, y: Array) -> None:
-        add("forward", _end(layer, -1).path, y, _products(layer, y))
-
-    def backward(layer: Any, dx: Array | None, dy: Array) -> None:
-        if dx is not None:
-            add("backward", _end(layer, 0).path, dx, _products(layer, dx))
-
-    with ExitStack() as hooked:
-        for layer in trainer.trained.walk() if inside else ():
-            if layer.path:
-                hooked.enter_context(layer.register_forward_hook(forward))
-                hooked.enter_context(layer.register_backward_hook(backward))
-        yield found
-    step = trainer.totals.read().since(sums)
-    outputs = {f"{layer.path}.{name}": layer.output_shape for layer, name, _ in trainer.net.all_variables()}
-    for name, grad in trainer.net.grads().items():
-        add("gradient", name, grad, step.samples * math.prod(outputs.get(name, ())) / len(grad))
-    for name, value in trainer.net.state_dict().items():
-        add("update", name, value, before=before[name])
-    add("loss", "loss", np.array(step.loss), step.samples)
+def _name(direction: str, of: Any) -> str:
+    return of if isinstance(of, str) else _end(of, -1 if direction == "forward" else 0).path
 
 
 def _end(layer: Any, number: int) -> Any:
@@ -258,11 +342,11 @@ def _end(layer: Any, number: int) -> Any:
     return layer
 
 
-def _products(layer: Any, tensor: Array) -> float:
-    """The number of products that the layer itself sums for a value of its output or input; layers inside it count
-    their own."""
+def _products(layer: Any, shape: tuple[int, ...]) -> float:
+    """The number of products that the layer itself sums for a value of its output or input of that shape; layers inside
+    it count their own."""
     inner = layer.children() and not isinstance(layer, Fused)
-    return 1 if inner else layer.mult_adds / max(1, math.prod(tensor.shape[1:]))
+    return 1 if inner else layer.mult_adds / max(1, math.prod(shape[1:]))
 
 
 def machine(device: str) -> str:
