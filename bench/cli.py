@@ -34,10 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.threads = _threads(options)
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
             os.environ.setdefault(name, str(options.threads))
-    from gpuconv.cli.errors import UserError, asked
+    from gpuconv.cli.errors import UserError, user_errors
 
     try:
-        with asked():
+        with user_errors():
             commands = {"report": _report, "compare": _compare, "predict": _predict, "fit": _fit, "host": _host}
             try:
                 return commands.get(options.command, _measure)(options)
