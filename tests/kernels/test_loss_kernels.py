@@ -5,6 +5,7 @@ import pytest
 
 from gpuconv import asarray, ops, to_numpy
 from gpuconv.backends.cuda.ops import class_rows, loss
+from gpuconv.backends.cuda.ops.counters import counters
 from gpuconv.dtypes import as_dtype
 from gpuconv.verify.bounds import UNIT_ROUNDOFF
 from tests.kernels.agreement import FLOATS, assert_same_bits, expected, on_device, random, wide
@@ -201,7 +202,7 @@ def test_the_block_counter_is_reset_to_zero(device, rng, name):
     scores, labels = (asarray(a, device) for a in scores_and_labels(rng, (1111, 3), "float32"))
     values = {float(to_numpy(getattr(ops, name)(scores, labels)[0])) for _ in range(3)}
     assert len(values) == 1
-    np.testing.assert_array_equal(to_numpy(loss._counter(scores)), 0)
+    np.testing.assert_array_equal(to_numpy(counters(scores)), 0)
 
 
 @both

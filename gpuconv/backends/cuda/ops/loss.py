@@ -3,20 +3,15 @@ elementwise_loss.cu; and the running metrics, of metrics.cu."""
 
 from __future__ import annotations
 
-import functools
-import sys
-import threading
-
 import numpy as np
 
 from gpuconv.arguments import expect_within
 from gpuconv.backends.cuda import emulator
-from gpuconv.backends.cuda.device import open_device
 from gpuconv.backends.cuda.ops.class_rows import row_blocks, row_module
+from gpuconv.backends.cuda.ops.counters import counters
 from gpuconv.backends.cuda.runtime.device_array import empty
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.outputs import THREADS, buffer, contiguous, device_scalar, store
-from gpuconv.devices import Device, device_of
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.types import Array, ArrayT, Scalar
 
@@ -48,7 +43,7 @@ def _label_weights(logits: Array, labels: Array, weight: Array | None, ignored: 
     blocks = row_blocks(rows, 1)
     partials, total = empty((blocks,), dtype, like=logits), empty((), dtype, like=logits)
     module.kernel("label_weights")(
-        blocks, THREADS, total, partials, _counter(logits), labels, rows, classes, weight, ignored
+        blocks, THREADS, total, partials, counters(logits), labels, rows, classes, weight, ignored
     )
     return total
 
@@ -77,7 +72,7 @@ def _loss(
         loss,
         gradient,
         partials,
-        _counter(scores),
+        counters(scores),
         scores,
         labels,
         rows,
@@ -124,7 +119,7 @@ def _elementwise(
         loss,
         gradient,
         partials,
-        _counter(scores),
+        counters(scores),
         scores,
         targets,
         scores.size,
@@ -138,18 +133,6 @@ def _refuse_wrong_labels(labels: Array, classes: int, ignored: int | None = None
     """Raise ValueError for a label outside the classes, if the host can read the device's memory."""
     if labels.ndim == 1 and isinstance(labels, np.ndarray) and emulator.host_reads():
         expect_within("labels", labels, classes, but=ignored)
-
-
-def _counter(like: Array) -> Array:
-    """The counter of a loss's finished blocks. Each launch leaves it at zero, so launches on one stream share it."""
-    if isinstance(like, np.ndarray):
-        return _new_counter("emulated", threading.get_ident())
-    return _new_counter(device_of(like), sys.modules["cupy"].cuda.get_current_stream().ptr)
-
-
-@functools.cache
-def _new_counter(device: str, queue: int) -> Array:
-    return open_device(Device.named(device)).zeros((1,), np.uint32)
 
 
 def add_metrics(

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-import sys
-import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from gpuconv.backends.cuda.device import open_device
+from gpuconv.backends.cuda.ops.counters import counters
 from gpuconv.backends.cuda.runtime.device_array import asarray, empty, zeros
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.outputs import THREADS, contiguous, device_scalar, put_back
-from gpuconv.devices import Device, address, device_of
+from gpuconv.devices import address, device_of
 from gpuconv.list_cache import WhileAlive
 from gpuconv.types import Array, Scalar
 
@@ -144,7 +141,7 @@ def clip_norm(clipped: Array, grads: Sequence[Array], scaling: Array | None, *, 
     extents, blocks, _kept = _extents_to_read(grads, clipped)
     partials = empty((blocks,), np.float64, like=clipped)
     run = load("clip.cu").kernel("clip_norm_factor")
-    run(blocks, THREADS, clipped, scaling, partials, _found(clipped), extents, max_norm)
+    run(blocks, THREADS, clipped, scaling, partials, counters(clipped), extents, max_norm)
 
 
 def clip_values(grads: Sequence[Array], scaling: Array | None, *, clip_value: float) -> None:
@@ -160,7 +157,7 @@ def clip_values(grads: Sequence[Array], scaling: Array | None, *, clip_value: fl
 def update_loss_scale(scaling: Array, grads: Sequence[Array], *, growth: float, backoff: float, interval: int) -> None:
     extents, blocks, _kept = _extents_to_read(grads, scaling)
     run = load("loss_scale.cu").kernel("loss_scale_update")
-    run(blocks, THREADS, scaling, _found(scaling), extents, growth, backoff, float(interval))
+    run(blocks, THREADS, scaling, counters(scaling), extents, growth, backoff, float(interval))
 
 
 def _extents_to_read(grads: Sequence[Array], like: Array) -> tuple[Array, int, Sequence[Array]]:
@@ -308,15 +305,3 @@ def _split(entry: np.dtype, arrays: Mapping[str, Any]) -> np.ndarray:
         part[name] = np.uint64(address(array)) + begin.astype(np.uint64) * np.uint64(array.dtype.itemsize)
     part["count"] = np.minimum(_NUMBERS, size - begin)
     return part
-
-
-def _found(like: Array) -> Array:
-    """The counters of a launch's blocks. Each launch leaves them at zero, so launches on one stream share them."""
-    if isinstance(like, np.ndarray):
-        return _new_found("emulated", threading.get_ident())
-    return _new_found(device_of(like), sys.modules["cupy"].cuda.get_current_stream().ptr)
-
-
-@functools.cache
-def _new_found(device: str, queue: int) -> Array:
-    return open_device(Device.named(device)).zeros((2,), np.uint32)
