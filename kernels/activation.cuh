@@ -1,7 +1,7 @@
 // The activations and their derivatives as functions of one number, for activation.cu and for fused epilogues.
 //
 // Real is float or double, the accumulator's type. Each has `apply(x)` and `gradient(dy, saved)`. With SAVES_OUTPUT, saved is y,
-// from which the derivative can be computed, else x. All pass NaN on.
+// from which the derivative can be computed, else x. `apply` passes NaN on.
 #pragma once
 
 template <template <class> class Activation> constexpr bool SAVES_OUTPUT = true;
@@ -51,7 +51,7 @@ struct Tanh {
     __device__ Real gradient(Real dy, Real y) const { return dy * (1 - y * y); }
 };
 
-// gelu(x) = x Phi(x), Phi the normal distribution (Hendrycks and Gimpel, 2016).
+// gelu(x) = x Phi(x), Phi the standard normal distribution function (Hendrycks and Gimpel, 2016).
 template <class Real>
 struct Gelu {
     __device__ Real apply(Real x) const { return x * distribution(x); }

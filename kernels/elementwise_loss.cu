@@ -1,14 +1,14 @@
 // Losses that compare each score with a target, and their gradients, each in one launch. x: a score, t: its target, d = x - t.
 //
 //   mean_squared_error     d^2                                                          slope 2 d
-//   huber_loss             d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2)     slope d, cut to [-delta, delta]
+//   huber_loss             d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2)     slope d, clamped to [-delta, delta]
 //   binary_cross_entropy   (1 - t) x + v log(1 + exp(-x)), v = 1 + (p - 1) t            slope v / (1 + exp(-x)) - p t
 //
 // p: the weight of the positive class, one for each of the last axis' `columns`, or 1 if pos_weight is null.
 // loss = mean over all elements          gradient = scale * slope / size
 //
-// scale: a number, or read from device memory when the kernel runs (scale_at, else null); applied before rounding. x, gradient:
-// `size` numbers, one may be the other; targets: as many; loss: one number of the accumulator's dtype. partials: one number a
+// scale: applied before rounding; if scale_at is not null, read from there when the kernel runs. x and gradient:
+// `size` numbers, may be the same array; targets: as many; loss: one number of the accumulator's dtype. partials: one number per
 // block. counter: zero before and after.
 //
 // Macros: DTYPE; LABEL, the float type of targets. Limits: none. Floor: 2 sizeof(DTYPE) + sizeof(LABEL) bytes per element.

@@ -12,7 +12,7 @@
 
 constexpr int WARP_M = 8 * THREAD_M, WARP_N = 4 * THREAD_N;  // of 8 groups of lanes down and 4 lanes across
 constexpr int WARPS_N = BLOCK_N / WARP_N;
-static_assert(BLOCK_M % WARP_M == 0 && BLOCK_N % WARP_N == 0, "tile");
+static_assert(BLOCK_M % WARP_M == 0 && BLOCK_N % WARP_N == 0, "warps divide the tile");
 static_assert((WARP_M == 32 || WARP_M == 64) && WARP_N == 32, "powers of two, for Tile::fragment");
 
 // One thread's sums, and their positions in the block's tile.

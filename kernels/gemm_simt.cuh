@@ -70,13 +70,13 @@ class TileIterator {
         }
     }
 
-    // Whether `add` sums the columns.
+    // Until this is called with true, `add` does nothing.
     __device__ __forceinline__ void enable_sums(bool enabled) { sums_enabled = enabled; }
 
-    // Adds the tile that was last fetched and put to the columns' sums.
+    // Updates the sums of columns from the tile that was last fetched and put.
     __device__ __forceinline__ void add() {
         if constexpr (SUMS) {
-            static_assert(!COLUMNS_ARE_DEPTH && THREADS * KEPT % PER_LINE == 0, "a thread keeps to its columns");
+            static_assert(!COLUMNS_ARE_DEPTH && THREADS * KEPT % PER_LINE == 0, "a thread sums the same columns in every pass");
             if (!sums_enabled) return;
 #pragma unroll
             for (int pass = 0; pass < PASSES; ++pass)
@@ -126,7 +126,8 @@ class TileIterator {
 struct Accumulators {
     static constexpr int GROUP = 4;
     static constexpr int LANES_N = THREADS_N < 8 ? THREADS_N : 8, LANES_M = 32 / LANES_N, ACROSS = THREADS_N / LANES_N;
-    static_assert(THREADS_M % LANES_M == 0 && THREADS_N % LANES_N == 0 && THREAD_M % GROUP == 0 && THREAD_N % GROUP == 0, "tile");
+    static_assert(THREADS_M % LANES_M == 0 && THREADS_N % LANES_N == 0 && THREAD_M % GROUP == 0 && THREAD_N % GROUP == 0,
+                  "warps and groups divide the tile");
 
     Pack<Real, GROUP> at[THREAD_M][THREAD_N / GROUP] = {};
 

@@ -5,8 +5,8 @@
 //   loss = sum over n of (T * log sum of exp(z) - sum over c of t * z) / D          dlogits = scale * (T * p - t) / D
 //   D: N, or the sum of w[label] over the rows that are not ignored; if it is 0, loss and dlogits are 0
 //
-// scale: a number, or read from device memory when the kernel runs (scale_at, else null); applied before rounding. logits,
-// dlogits: (N, classes), one may be the other; labels: (N,) integers, or (N, classes) floats (labels.cuh); weight: (classes,) or
+// scale: applied before rounding; if scale_at is not null, read from there when the kernel runs. logits and
+// dlogits: (N, classes), may be the same array; labels: (N,) integers, or (N, classes) floats (labels.cuh); weight: (classes,) or
 // null; loss: one number of the accumulator's dtype. A row whose label is `ignored` adds nothing; its dlogits are 0. Another
 // label outside the classes makes the loss and its row of dlogits NaN. divisor: D, or null for N. A row has a sub-warp of `lanes`
 // threads (class_rows.cuh). partials: one number per block. counter: zero before and after.

@@ -10,30 +10,31 @@
 // If iterators fill a table ahead (FILLS_AHEAD), the main loop has a barrier between two fetches. A thread copies one chunk of every
 // LINES_A_PASS-th line of a tile.
 //
-// The main loop includes its tiles first (mma_tile.cuh, wgmma_tile.cuh): `Tile`, CHUNK, STAGE_K, sums_memory(), and which threads
-// copy: COPIERS of them, copier() is the calling one's number, sync_copiers() their barrier. Only they have iterators. They need that
-// barrier before the iterators of the next tile of the product, which use the same tables. STORES_LATER: whether the threads
-// multiply between fetch and put, so that single numbers wait in registers.
+// The main loop includes mma_tile.cuh or wgmma_tile.cuh first. It defines `Tile`, CHUNK, STAGE_K, sums_memory() and the threads that
+// copy: COPIERS is their number, copier() the calling thread's index among them, sync_copiers() their barrier. Only these threads
+// have iterators. The iterators of the next tile of the product use the same tables, so the barrier must precede them.
+// STORES_LATER: whether the threads multiply between fetch and put, so that numbers that move one at a time wait in registers.
 //
 // Apart from its products the main loop mostly computes addresses. So an iterator computes its position once and then increments
-// it from tile to tile. How it walks depends on the matrix:
-//   STRAIGHT  a plain matrix: a pointer for each line, and an offset that grows by the same step with every tile
-//   TAPS      the depth is the taps of a filter. A table in shared memory holds what each tap adds to an address. Windows, whose
-//             columns are the depth, keep for each line a pointer and a mask of the filter's rows and columns that lie inside the
-//             tensor. Filters, whose lines are the depth, keep one pointer
-//   PIXELS    the depth is pixels, and finding a pixel's window takes divisions: a table in shared memory holds the windows of the
-//             next tile; one warp computes it while the previous tile is being copied
+// it from tile to tile. How depends on the matrix:
+//   STRAIGHT  a plain matrix: a pointer for each line, or one pointer and an offset that grows by the same step with every tile
+//   TAPS      the depth runs over the taps of a filter. A table in shared memory holds what each tap adds to an address. In a
+//             matrix of windows the columns are the depth: for each line the iterator keeps a pointer, and a mask of the filter's
+//             rows and columns that lie inside the tensor. In a matrix of filters the lines are: it keeps one pointer
+//   PIXELS    the depth runs over pixels. Finding a pixel's window takes divisions, so a table in shared memory holds the windows of
+//             the next tile; STAGE_K threads compute one each while the previous tile is being copied
 //   SEARCH    the address of every chunk is computed from its line and column: where numbers move one at a time, and for filters
 //             with more taps than the table holds (TAP_TABLE 0)
-// Single numbers go through registers; all others are copied by cp.async.
+// Numbers that move one at a time go through registers; chunks are copied by cp.async.
 #pragma once
 
 #include "async_copy.cuh"
 #include "gemm.cuh"
 
-// Entries of a table of taps. A filter has a table if it has at most 72 taps, and at most 31 rows and columns together, since one
-// bit of a mask must stay 0; the launcher decides (`fits_tap_table` in convolution.py). The last tile, and the one to which the
-// iterators then advance, reach past the filter by fewer taps than two tiles have chunks of depth.
+// Entries of a table of taps. The launcher gives a filter a table (`fits_tap_table` in conv_struct.py) if it has at most 72 taps and
+// at most 31 rows and columns together, since one bit of a mask must stay 0, and if offsets of taps fit into 32 bits. Iterators also
+// look up taps past the filter, up to the end of the tile after the last one. They are fewer than the chunks of two tiles along the
+// depth.
 constexpr int MOST_TAPS = 72 + 2 * STAGE_K / CHUNK;
 
 // The source of a chunk. If not found, the chunk is zeros and `from` is any address.
@@ -64,10 +65,10 @@ class TileMover {
 
     __device__ __forceinline__ void put(unsigned char*) {}
 
-    // Whether `add` sums the columns.
+    // Until this is called with true, `add` does nothing.
     __device__ __forceinline__ void enable_sums(bool enabled) { sums_enabled = enabled; }
 
-    // Adds the chunks that this thread copied to a finished tile to the columns' sums.
+    // Updates the sums of columns from the chunks of a finished tile that this thread copied.
     __device__ __forceinline__ void add(const unsigned char* tile) {
         if constexpr (SUMS) {
             static_assert(!COLUMNS_ARE_DEPTH, "a thread keeps to its columns");
@@ -122,7 +123,7 @@ class TileMover {
 template <Walk WALK, class Matrix, int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH, bool SUMS>
 class WalkIterator;
 
-// How a matrix could be walked along the depth, and how it is walked.
+// The walk along the depth that suits a matrix, and the one taken: SEARCH if numbers move one at a time or taps have no table.
 template <class Matrix, bool COLUMNS_ARE_DEPTH>
 constexpr Walk natural_walk = COLUMNS_ARE_DEPTH ? Matrix::ALONG_COLUMNS : Matrix::ALONG_LINES;
 template <class Matrix, int VECTOR, bool COLUMNS_ARE_DEPTH>
@@ -142,15 +143,15 @@ class WalkIterator<Walk::STRAIGHT, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS
     friend Mover;
     using Mover::PASSES, Mover::line, Mover::chunk, Mover::LINES_A_PASS;
 
-    // For each pass, if columns are the depth, the source in a tile at depth 0; else, for the first pass, the source in the
-    // first tile. `end`: the depth from which there are no more elements.
+    // Sources. If columns are the depth: those of each pass, in a tile at depth 0; else that of the first pass, in the first tile.
+    // `end`: the depth from which there are no more elements.
     static constexpr int KEPT = COLUMNS_ARE_DEPTH ? PASSES : 1;
 
     const Matrix& matrix;
     int32 side;
     const DTYPE* from[KEPT];
     int32 end[KEPT];
-    int64 offset = 0;  // from the first tile to the next one, if lines are the depth
+    int64 offset = 0;  // from the first tile to the next one to fetch, if lines are the depth
 
   public:
     __device__ __forceinline__ WalkIterator(const Matrix& matrix, int32 side) : matrix(matrix), side(side) {}
@@ -178,7 +179,7 @@ class WalkIterator<Walk::STRAIGHT, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS
     __device__ __forceinline__ void advance(int32) { offset += int64(STAGE_K) * matrix.pitch; }
 };
 
-// A position in the depth of TAPS: a tap, and a channel or filter of it, in units of UNIT.
+// A position in the depth of TAPS: a tap, and a part of it. A part is UNIT channels or filters.
 template <int UNIT>
 struct TapWalk {
     int32 tap, part;
@@ -210,7 +211,7 @@ class WalkIterator<Walk::TAPS, Matrix, SIDE, VECTOR, true, SUMS>
 
     struct alignas(8) Tap {
         int32 chunks;  // from the first tap's element to this tap's
-        uint32 bits;   // of its row and its column in the filter; both are set in a line's mask where the tap is inside
+        uint32 bits;   // of its row and its column in the filter; the tap is inside if both are set in a line's mask
     };
 
     const Matrix& matrix;
@@ -269,10 +270,10 @@ class WalkIterator<Walk::TAPS, Matrix, SIDE, VECTOR, false, SUMS>
     using Mover::PASSES, Mover::line, Mover::chunk;
 
     const Matrix& matrix;
-    const DTYPE* from;  // the first line
+    const DTYPE* from;  // this thread's column in line 0
     int32 taps;         // 0 for a column past the end
     TapWalk<1> walks[PASSES];
-    int32 lines[PASSES];
+    int32 lines[PASSES];  // to fetch next
 
     static __device__ __forceinline__ int32 (&tap_indices())[MOST_TAPS] {
         __shared__ int32 table[MOST_TAPS];
@@ -369,14 +370,14 @@ class WalkIterator<Walk::SEARCH, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>
     using Mover::PASSES, Mover::line, Mover::chunk, Mover::chunk_offset;
     static constexpr bool COPIES = VECTOR == CHUNK;
     static constexpr int PARTS = CHUNK / VECTOR;
-    // Not unrolled where single numbers are stored at once, for fewer registers.
+    // Not unrolled where fetch stores single numbers, which takes fewer registers.
     static constexpr int UNROLLED = STORES_LATER || !COLUMNS_ARE_DEPTH ? PARTS : 1;
     static constexpr bool LINE_BY_LINE = !STORES_LATER && !COLUMNS_ARE_DEPTH;
 
     const Matrix& matrix;
     typename Matrix::Line lines[PASSES];     // constant if columns are the depth
     typename Matrix::Column columns[PARTS];  // constant if lines are
-    Pack<DTYPE, CHUNK> fetched[PASSES];      // chunks of single numbers, to be stored by put; unused unless STORES_LATER
+    Pack<DTYPE, CHUNK> fetched[PASSES];      // what put stores; unused unless STORES_LATER, and where chunks are copied
 
   public:
     static constexpr bool SEARCHES = true;

@@ -35,7 +35,7 @@ def _file(model: str) -> tuple[str, str]:
 
 
 def spelled(model: str) -> str:
-    """The same net by its full name, or with its file's absolute path. ValueError for an unknown name."""
+    """The net's full name, or its file's absolute path and function. Raises ValueError for an unknown name."""
     from gpuconv import models
 
     if in_file(model):

@@ -189,7 +189,7 @@ OPTIONS: dict[str, tuple[Any, str, str]] = {
         "FILE.py:FUNCTION, called with the input shape and the number of classes",
     ),
     "weights": (str, "FILE_OR_RUN", "initial weights: of a run, a checkpoint or a saved net of the same shapes"),
-    "seed": (count(0), "N", "of everything random: weights, order, augmentation (default: 0)"),
+    "seed": (count(0), "N", "seeds everything random: weights, order, augmentation (default: 0)"),
     "epochs": (count(1), "N", "passes over the training images"),
     "batch_size": (count(1), "N", "images a step"),
     "lr": (positive, "X", "learning rate, before the schedule's factor; with groups, a factor on their rates"),
@@ -235,7 +235,8 @@ OPTIONS: dict[str, tuple[Any, str, str]] = {
     "early_stopping": (
         count(0),
         "N",
-        "stop after N epochs in a row without a new best validation accuracy, else training loss (default: 0, never)",
+        "stop after N epochs in a row without a better validation accuracy; without validation, training loss "
+        "(default: 0, never)",
     ),
     "tta": (str, "MODE", "test-time averaging over views: none, mirror, shift or mirror+shift"),
     "shards": (

@@ -93,7 +93,7 @@ def _targets(shape: Shape, options: Options, weights: bool = False) -> Make:
 
 
 def _soft(labelled: Make) -> Make:
-    """The same with class probabilities, in the accumulation dtype, instead of labels."""
+    """The arguments of `labelled` with class probabilities, in the accumulation dtype, instead of labels."""
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         (*others, scores, labels), options = labelled(rng, dtype)
@@ -104,7 +104,7 @@ def _soft(labelled: Make) -> Make:
 
 
 def _weighted(labelled: Make) -> Make:
-    """The same with class weights, in the accumulation dtype, and the ignored label in some rows."""
+    """The arguments of `labelled` with class weights, in the accumulation dtype, and the ignored label in some rows."""
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         (scores, labels), options = labelled(rng, dtype)
