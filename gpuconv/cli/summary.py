@@ -28,7 +28,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", metavar="N", type=count(1), help="the number of scores")
     add_precision(parser, None)
     parser.add_argument("--device", default="numpy", help="show the algorithms of this device: emulated, cuda, cuda:1")
-    parser.add_argument("--batch-size", metavar="N", type=count(1), default=128, help="of the algorithms shown")
+    parser.add_argument(
+        "--batch-size",
+        metavar="N",
+        type=count(1),
+        default=128,
+        help="images per step, for which algorithms are shown (default: 128)",
+    )
 
 
 def volume(text: str) -> tuple[int, ...]:

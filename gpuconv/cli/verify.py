@@ -42,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=run_settings.count(0),
         default=0,
         metavar="N",
-        help="of the inputs and of the random tier (default: 0)",
+        help="seed of the inputs and of the random tier (default: 0)",
     )
 
 

@@ -19,7 +19,7 @@ class Residual(Merging):
 
     Args:
         body: A list of layers, or a `Sequential`.
-        shortcut: The same; by default the input itself.
+        shortcut: A list of layers, or a `Sequential`; by default the input itself.
     """
 
     stem = "residual"

@@ -12,9 +12,9 @@ def muon_step(params, grads, velocities, masters, scaling, averages, *, lr, mome
     def formula(_, p, g, v):
         v = momentum * v + g
         direction = g + momentum * v if nesterov else v
-        turned = orthogonal(direction.reshape(len(p), -1), steps, precision).reshape(p.shape) if p.size else p
+        update = orthogonal(direction.reshape(len(p), -1), steps, precision).reshape(p.shape) if p.size else p
         length = np.sqrt((p**2).sum())
-        return p * (np.sqrt(len(p)) / length if length else 1.0) - number(lr) * turned, v
+        return p * (np.sqrt(len(p)) / length if length else 1.0) - number(lr) * update, v
 
     decays = [0.0] * len(params)
     step_each(formula, decays, scaling, masters, averages, ema, params, grads, velocities)
