@@ -337,7 +337,7 @@ input_gradient(DTYPE* dx, const Unpool& unpool, const DTYPE* dy, const DTYPE* x,
             map.shift[j] = sums[c].dy / Real(rows);
             map.slope[j] = sums[c].product * root * root / Real(rows);
         }
-    walk<2>(columns, map);
+    walk<MASK == 4 && sizeof(DTYPE) == 8 ? 1 : 2>(columns, map);  // with 2, doubles would spill under a mask
 }
 
 extern "C" __global__ void __launch_bounds__(256, !ACTIVE && sizeof(DTYPE) == 4 ? 3 : 1)
