@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gpuconv import files
 from gpuconv.cli import document
@@ -20,7 +20,7 @@ from gpuconv.names import padded
 from gpuconv.types import Record
 
 if TYPE_CHECKING:
-    from gpuconv.inspect.profile import Profile
+    from gpuconv.inspect.profile import Profile, Row
     from gpuconv.profiling.work import Ceilings
 
 
@@ -135,7 +135,7 @@ def text(found: Profile, ceilings: Ceilings | None) -> str:
     return "\n".join(lines)
 
 
-def _row(row: Any, total: float | None, ceilings: Ceilings | None, precision: str) -> str:
+def _row(row: Row, total: float | None, ceilings: Ceilings | None, precision: str) -> str:
     name, work = f"{row.name} {row.direction}".strip(), row.work
     cells = [f"{work.flops / 1e6:>9.4g}" if work.flops else f"{'-':>9}", f"{work.bytes / 1e6:>8.3g}"]
     if not row.seconds:

@@ -44,7 +44,7 @@ class Feed:
         return 0
 
     def place(self, epoch: int, number: int) -> tuple[int, int]:
-        """The (start, offset) of that group on the device; None if `next` does not read them."""
+        """The (start, offset) of that group on the device; (0, 0) if `next` does not read them."""
         return 0, 0
 
     def step(self, counter: StepCounter, size: int, step_on: Callable[..., object]) -> None:

@@ -54,8 +54,8 @@ class Sums:
         self.views = [views[number] for number in range(len(terms))]
 
     def gather(self, terms: Sequence[Term], bucket: Bucket, part: int, size: int, divisor: Array | None) -> None:
-        """Copy in the terms of a part. part: its number of samples, out of `size`. divisor: that of its loss, if not
-        `part`."""
+        """Store the scaled terms of a part. part: its number of samples, out of `size`. divisor: what its loss divides
+        by, if that is not `part`."""
         for number in bucket.terms:
             term, view = terms[number], self.views[number]
             if term.gradient and divisor is not None:

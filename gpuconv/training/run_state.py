@@ -171,7 +171,7 @@ class RunState(TrainingStep):
         if begun := run.begun():
             best = f", or copy {run.best.name} there to resume after the best epoch" if run.best.exists() else ""
             raise CheckpointError(
-                f"{run.last} is missing, but the run had begun: {', '.join(begun)} exist. Put it back{best}"
+                f"{run.last} is missing, but the run had begun and wrote {', '.join(begun)}. Put it back{best}"
             )
         self._expect_settings(settings, run)
         log.warning("%s has no checkpoint yet; the run begins with its first step", run)
@@ -187,7 +187,10 @@ class RunState(TrainingStep):
         if state["batch"] >= max(self.batches, 1):
             raise CheckpointError(f"{path}: batch is {state['batch']}, and an epoch has {self.batches} batches")
         if bool(self.loss_scale) != bool(state["loss_scale"]):
-            raise CheckpointError(f"{path}: loss_scale is {checkpoints.shown(state['loss_scale'])}")
+            used = "one" if self.loss_scale else "none"
+            raise CheckpointError(
+                f"{path}: loss_scale is {checkpoints.shown(state['loss_scale'])}, but this run has {used}"
+            )
         try:
             totals, reading = (self.totals.stored(state[name]) for name in ("totals", "read"))
         except ValueError as error:
@@ -213,7 +216,7 @@ class RunState(TrainingStep):
 
     def _freeze_as_in(self, config: Record, optimizer: dict[str, np.ndarray], path: object) -> None:
         """Freeze the layers that are frozen in a checkpoint's net (callbacks may have frozen them during the run) if
-        the optimizer then fits the checkpoint's. Otherwise raises CheckpointError, and nothing changes."""
+        the optimizer's state then matches the checkpoint's. Otherwise raises CheckpointError, and nothing changes."""
         layers, before = [*self.net.walk()], self.optimizer.state_dict()
         here = [layer.frozen for layer in layers]
         try:

@@ -42,7 +42,7 @@ class Difference:
 
 
 def compare(expected: Expected, result: object) -> Difference:
-    """The worst value of a host array. NaN must be where NaN is expected."""
+    """The worst difference of a host array from the expected one. NaN must be where NaN is expected."""
     value, bound = np.asarray(expected.value, np.float64), np.asarray(expected.bound, np.float64)
     given = np.asarray(result).astype(np.float64)
     if given.shape != value.shape:

@@ -64,7 +64,7 @@ WRONG = [  # the entry of a checkpoint's state, its new value, the message
     ("records.0.loss", "low", 'records[0].loss must be a number, received "low"'),
     ("records.2.test_accuracy", ..., "test_accuracy is missing"),
     ("loss_scale", [1, 2], "loss_scale must be 4 numbers"),
-    ("loss_scale", [1.0, 2, 3, 4], "loss_scale is [1.0, 2, 3, 4]"),
+    ("loss_scale", [1.0, 2, 3, 4], "loss_scale is [1.0, 2, 3, 4], but this run has none"),
     ("momentum", 1, "this version of gpuconv knows no momentum; the version that wrote it reads it"),
     ("settings", [], "settings must be an object, received []"),
 ]
