@@ -3,6 +3,7 @@
     python -m tools.mutation.kernels                            every mutant of every file
     python -m tools.mutation.kernels --sample 300 --seed 7      so many, drawn at random
     python -m tools.mutation.kernels --file pool.cuh --file max_pool2d.cu
+    python -m tools.mutation.kernels --file mbarrier.cuh --each --sample 12 --tests tests/kernels/test_warpgroups.py
 
 Each mutant runs in a process of its own, on a copy of the kernels, on the emulated device: first the cases of
 gpuconv.verify that run code of the file, then the kernel tests that do, then the small cases with every memory access
