@@ -21,7 +21,7 @@ from gpuconv.child import answering
 from gpuconv.types import Record
 from gpuconv.verify.proof import Proof, Question, RefutedError
 
-_LONGEST = 60.0  # seconds for a question; the process that asks waits less long
+_LONGEST = 60.0  # seconds for a question; the process that asks gives up earlier
 _OUT_OF_MEMORY = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY")  # part of CuPy's error messages
 
 
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def answer_about(asked: Record, answer: Callable[[Record], None]) -> None:
-    """Both answers to a question."""
+    """Write both answers to a question."""
     of, start = "", time.perf_counter()
     try:
         with trusting(), replaced(asked["files"]):
@@ -50,7 +50,7 @@ def answer_about(asked: Record, answer: Callable[[Record], None]) -> None:
 
 
 def _fingerprint(question: Question) -> str:
-    """As computed in this process, from its kernels and its GPU."""
+    """The fingerprint of the plan to be proved, from this process's kernels and GPU."""
     planned = plan(question.product, question.algorithm, capability_named(question.device))
     return fingerprint_of(question.product, planned, tuner.place_named(question.device))
 

@@ -12,7 +12,7 @@ from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div
 from gpuconv.dtypes import is_float
 from gpuconv.types import Array
 
-_MOST_BLOCKS = 1024  # of a loss; the same on every device, so that all give the same bits
+_MOST_BLOCKS = 1024  # of a launch; the same on every device, so that a loss has the same bits on all
 
 
 def row_module(file: str, x: Array, **macros: Any) -> tuple[Module, int]:
