@@ -152,7 +152,7 @@ class Poisoned:
 @pytest.mark.parametrize("step", [6, 8, 10])
 def test_nan_names_its_step_and_keeps_the_last_checkpoint(tmp_path, step, metrics_every):
     trainer = small.trainer()
-    message = rf"not finite at step {step} \(epoch 2\).*last\.safetensors is from before"
+    message = rf"not finite at step {step} \(epoch 2\).*last\.safetensors was saved before that"
     with pytest.raises(DivergedError, match=message):
         small.fit(trainer, train=Poisoned(step), metrics_every=metrics_every, run_dir=tmp_path / "run")
     kept = checkpoint.load(tmp_path / "run" / "last.safetensors")
