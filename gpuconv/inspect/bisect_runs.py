@@ -65,7 +65,7 @@ class Element:
 
     @classmethod
     def of(cls, a: np.ndarray, b: np.ndarray) -> Element | None:
-        """None if the shapes differ, or all values are equal."""
+        """The element that differs most; None if the shapes differ, or all values are equal."""
         if a.shape != b.shape:
             return None
         one, other = (np.asarray(each).astype(np.float64) for each in (a, b))

@@ -92,7 +92,7 @@ class RunState(TrainingStep):
         self.stop_reason = self.stop_reason or reason
 
     def accuracy(self, sums: Reading) -> float | None:
-        """None if the loss does not classify, or if no label counted."""
+        """The accuracy in these sums; None if the loss does not classify, or if no label counted."""
         return sums.accuracy if sums.samples and losses.classifies(self.loss) else None
 
     def read_totals(self) -> Reading:

@@ -42,7 +42,7 @@ class ShadowError(RuntimeError):
 
 
 class ShadowWarning(Notice):
-    """As ShadowError, but the run continues; also if the shadow oracle itself had to end."""
+    """What ShadowError says, if the run continues; also, that the shadow oracle itself had to end."""
 
 
 @dataclass
