@@ -34,8 +34,9 @@ def test_every_row_is_counted(capsys):
 
 def test_a_wrong_kernel_is_reported_with_its_smallest_failing_case(capsys, tmp_path):
     wrong = tmp_path / "arithmetic.cu"
-    text = lab.template("scale")
-    wrong.write_text(text.replace("* by", "* by + 1"))
+    text, line = lab.template("scale"), "factor_at : factor) / over);"
+    assert line in text
+    wrong.write_text(text.replace(line, line.replace(");", ") + Real(1);")))
     with kernel.replaced({"arithmetic.cu": wrong}):
         assert main([*TINY, "--op", "scale", "--op", "add", "--dtype", "float32"]) == 1
     output = capsys.readouterr().out
