@@ -190,6 +190,7 @@ ALGORITHMS = (
     _wgmma(128, 256, 4),
     _wgmma(128, 128, 6),
     _wgmma(256, 64, 5, ("conv2d_fprop", "conv2d_dgrad")),  # few filters, or few channels of the input gradient
+    _wgmma(128, 192, 5, ("conv2d_wgrad",)),  # 64 channels by 3 x 3 taps are three of these
     _simt(("float32",), 128, 64, 8, 8, 3, 0.80),
     _simt(("float32", "tf32"), 64, 64, 8, 8, 5, 0.75),
     _simt(("float32",), 64, 32, 8, 4, 8, 0.60),

@@ -8,7 +8,7 @@
 //   a.put(tile);                        // store what fetch loaded into registers
 //
 // If iterators fill a table ahead (FILLS_AHEAD), the main loop has a barrier between two fetches. A thread copies one chunk of every
-// LINES_A_PASS-th line of a tile.
+// LINES_A_PASS-th line of a tile. Where a line's chunks do not divide the threads, as with 24, the last threads copy nothing.
 //
 // The main loop includes mma_tile.cuh or wgmma_tile.cuh first. It defines `Tile`, CHUNK, STAGE_K, sums_memory() and the threads that
 // copy: COPIERS is their number, copier() the calling thread's index among them, sync_copiers() their barrier. Only these threads
@@ -43,6 +43,8 @@ struct Source {
     bool found;
 };
 
+__device__ __forceinline__ constexpr int power_of_two_within(int n) { return n < 2 ? 1 : 2 * power_of_two_within(n / 2); }
+
 // How a block's threads copy a tile. Iterator: derives from this and finds chunks.
 template <class Iterator, class Matrix, int SIDE, bool COLUMNS_ARE_DEPTH, bool SUMS>
 class TileMover {
@@ -54,6 +56,7 @@ class TileMover {
 
     // Finds all chunks before it copies the first.
     __device__ __forceinline__ void fetch(unsigned char* tile, int32 depth) {
+        if (!copies()) return;
         Source chunks[PASSES];
         static_cast<const Iterator*>(this)->find(chunks, depth);
 #pragma unroll
@@ -71,7 +74,7 @@ class TileMover {
     // Updates the sums of columns from the chunks of a finished tile that this thread copied.
     __device__ __forceinline__ void add(const unsigned char* tile) {
         if constexpr (SUMS) {
-            static_assert(!COLUMNS_ARE_DEPTH, "a thread keeps to its columns");
+            static_assert(!COLUMNS_ARE_DEPTH && USED == COPIERS, "a thread keeps to its columns, and all have some");
             if (!sums_enabled) return;
 #pragma unroll
             for (int pass = 0; pass < PASSES; ++pass) {
@@ -98,15 +101,18 @@ class TileMover {
         }
     }
 
-    static constexpr int PASSES = Tile::LINES * Tile::PER_LINE / COPIERS, LINES_A_PASS = COPIERS / Tile::PER_LINE;
+    static constexpr int LINES_A_PASS = power_of_two_within(COPIERS / Tile::PER_LINE), PASSES = Tile::LINES / LINES_A_PASS;
+    static constexpr int USED = LINES_A_PASS * Tile::PER_LINE;  // threads that copy
+
+    static __device__ __forceinline__ bool copies() { return USED == COPIERS || copier() < USED; }
 
     // The line and the chunk of the tile that this thread copies in a pass.
     static __device__ __forceinline__ int line(int pass) { return copier() / Tile::PER_LINE + pass * LINES_A_PASS; }
     static __device__ __forceinline__ int chunk() { return copier() % Tile::PER_LINE; }
 
   protected:
-    static_assert(PASSES * COPIERS == Tile::LINES * Tile::PER_LINE && COPIERS % Tile::PER_LINE == 0,
-                  "all threads copy the same number of chunks, a thread always the same chunk of a line");
+    static_assert(PASSES * LINES_A_PASS == Tile::LINES,
+                  "threads that copy have the same number of chunks, a thread always the same chunk of a line");
     static constexpr int PASSES_A_PERIOD = LINES_A_PASS < Tile::PERIOD ? Tile::PERIOD / LINES_A_PASS : 1;
     static_assert(PASSES_A_PERIOD * LINES_A_PASS % Tile::PERIOD == 0, "every period's lines have the same swizzles");
 
@@ -395,6 +401,7 @@ class WalkIterator<Walk::SEARCH, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS>
     __device__ __forceinline__ void advance(int32) {}
 
     __device__ __forceinline__ void fetch(unsigned char* tile, int32 depth) {
+        if (!Mover::copies()) return;
         if constexpr (LINE_BY_LINE) {
 #pragma unroll 2
             for (int pass = 0; pass < PASSES; ++pass) {
