@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +20,8 @@ from gpuconv.backends.cuda.gemm.plan import unproved
 from tests import standin
 from tests.standin import proving
 from tests.standin.proving import NAME, command, new_family
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.kernels
@@ -88,6 +93,17 @@ def test_a_direction_is_proved_on_the_stand_in_or_says_why_not(monkeypatch, tmp_
     else:
         assert "did not answer within 3 s" in lines[1]
         assert len(lines) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["fprop", "dgrad", "wgrad"])
+def test_wgmma_is_proved_in_every_direction_on_the_stand_in(way):
+    """In a child that has the stand-in's GPU too."""
+    words = ["-m", "tests.standin", "-m", "ci.gate.rungs", way, "--small"]
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("PASS wgmma-") == 4
+    assert done.stdout.endswith(f"all 4 proofs of {way} pass\n")
 
 
 def test_a_direction_without_anything_to_prove_counts_as_not_reached(monkeypatch, capsys):

@@ -10,6 +10,7 @@ import runpy
 import sys
 from typing import Any
 
+from gpuconv.backends.cuda.gemm import prover
 from tests import standin
 from tests.standin import made_up
 
@@ -17,6 +18,8 @@ from tests.standin import made_up
 def main(words: list[str]) -> None:
     option, what, *arguments = words
     sys.modules["torch"] = None  # type: ignore[assignment]  # PyTorch would see no GPU
+    # -c CODE, so that the prover's child has these GPUs too
+    prover.command = [sys.executable, "-m", "tests.standin", *prover.command[2:]]
     gpus = os.environ.get("GPUCONV_STANDIN_GPUS", "90").split(",")
     with standin.installed(gpus, schedule=os.environ.get("GPUCONV_STANDIN_SCHEDULE", "late")), made_up.times():
         sys.argv = ["-c" if option == "-c" else what, *arguments]
