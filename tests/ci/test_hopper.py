@@ -106,6 +106,12 @@ def test_wgmma_is_proved_in_every_direction_on_the_stand_in(way):
     assert done.stdout.endswith(f"all 4 proofs of {way} pass\n")
 
 
+def test_only_bfloat16_proves_every_finish():
+    """Half of the proofs and kernels, so that the rung fits in its two minutes."""
+    assert [len(rungs.finishes("fprop", dtype, False)) for dtype in ("bfloat16", "float16")] == [4, 1]
+    assert len(rungs.finishes("wgrad", "bfloat16", False)) == len(rungs.finishes("fprop", "bfloat16", True)) == 1
+
+
 def test_a_direction_without_anything_to_prove_counts_as_not_reached(monkeypatch, capsys):
     monkeypatch.setattr(plan, "unproved", lambda *asked: ())
     assert rungs.direction("dgrad", "emulated", True) == rungs.NOTHING
