@@ -11,8 +11,7 @@ from gpuconv.layers import Layer
 from gpuconv.layers.base import expect_built
 from gpuconv.layers.branches import Merging
 from gpuconv.layers.fused import Fused
-from gpuconv.layers.running import runs_in_place
-from gpuconv.layers.sequential import Sequential
+from gpuconv.layers.sequential import runs_of
 from gpuconv.names import columns, padded
 
 
@@ -116,8 +115,7 @@ def summary(net: Layer, *, batch_size: int = 128, device: str | None = None) -> 
 def _concatenations(net: Layer) -> list[str]:
     """A line for each way in which the net's concatenations get their branches: in place or by copies."""
     found: dict[str, list[str]] = {}
-    runs = [run for row in net.walk() if isinstance(row, Sequential) for run in runs_in_place(row.layers)]
-    holding = {id(layer) for run in runs for layer in run[1:]}
+    holding = {id(layer) for run in runs_of(net) for layer in run[1:]}
     for layer in net.walk():
         if isinstance(layer, Merging) and layer.merge == "concat":
             copies = {

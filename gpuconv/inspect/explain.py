@@ -15,7 +15,7 @@ from gpuconv.inspect.terms import Place, branch_at, branches, expect_explainable
 from gpuconv.layers.base import Layer, descendants
 from gpuconv.layers.branches import Merging
 from gpuconv.layers.running import run, runs_in_place, writes_slices
-from gpuconv.layers.sequential import Sequential
+from gpuconv.layers.sequential import Sequential, runs_of
 from gpuconv.names import lookup
 from gpuconv.types import Array
 from gpuconv.verify.call import Call, recording
@@ -338,8 +338,7 @@ def _computed(calls: Sequence[Call], offset: int, device: str) -> list[Computed]
 
 def _run_below(net: Layer, layer: Layer) -> list[Layer]:
     """The layers below this one that write straight into its output, in order."""
-    runs = [each for row in net.walk() if isinstance(row, Sequential) for each in runs_in_place(row.layers)]
-    own = next((each for each in runs if layer in each), [layer])
+    own = next((each for each in runs_of(net) if layer in each), [layer])
     return own[: own.index(layer)]
 
 

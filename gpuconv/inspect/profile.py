@@ -22,6 +22,7 @@ from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.devices import Device
 from gpuconv.layers import Flatten, Input, Layer, Sequential
 from gpuconv.layers.running import listen
+from gpuconv.layers.sequential import runs_of
 from gpuconv.profiling import launches, work
 from gpuconv.profiling.timer import Timer, open_timer
 from gpuconv.profiling.work import Work
@@ -171,6 +172,7 @@ class ProfiledStep:
         self.y = backends.asarray(rng.integers(0, self.classes, batch_size), net.device)
         # Backward skips the gradient of the images in the first trained layer.
         self.first = next(layer for layer in self.trainer.trained.walk() if layer.variables and layer.trainable)
+        self.holding = {layer for run in runs_of(self.trainer.trained) for layer in run[1:]}
 
     def __call__(self, spans: Spans) -> list[Span]:
         self.trainer.optimizer.advance()
@@ -184,7 +186,14 @@ class ProfiledStep:
     def work(self, span: Span) -> Work:
         if span.layer is not None:
             grad = self.first not in span.layer.walk()
-            return work.of_layer(span.layer, span.direction, self.batch_size, kept=span.kept, input_grad=grad)
+            return work.of_layer(
+                span.layer,
+                span.direction,
+                self.batch_size,
+                kept=span.kept,
+                input_grad=grad,
+                holds_input=span.layer in self.holding,
+            )
         scores = self.batch_size * self.classes * self.net.dtype.itemsize
         if span.name == "loss":
             return Work(0.0, float(2 * scores + self.y.nbytes))

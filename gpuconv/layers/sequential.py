@@ -382,5 +382,10 @@ class Sequential(Layer):
         return Sequential(layers, name=self.name), flattened
 
 
+def runs_of(net: Layer) -> list[list[Layer]]:
+    """The runs of `runs_in_place` in all sequences of a net."""
+    return [each for row in net.walk() if isinstance(row, Sequential) for each in runs_in_place(row.layers)]
+
+
 def _written(places: slice) -> str:
     return ":".join("" if end is None else str(end) for end in (places.start, places.stop))

@@ -55,7 +55,9 @@ def convolution(problem: Conv2dProblem, itemsize: int, direction: str = "fprop")
 # --- a net's layers ----------------------------------------------------------------------------
 
 
-def of_layer(layer: Layer, direction: str, batch_size: int, *, kept: int = 0, input_grad: bool = True) -> Work:
+def of_layer(
+    layer: Layer, direction: str, batch_size: int, *, kept: int = 0, input_grad: bool = True, holds_input: bool = False
+) -> Work:
     """One direction, "forward" or "backward", of a built layer. For a residual block or branches it is only the op that
     joins them; for a concatenation, also the copies of those outputs, or gradients, that are not written, or read, in
     place. For a chain of fused layers it is the sum of theirs.
@@ -63,6 +65,8 @@ def of_layer(layer: Layer, direction: str, batch_size: int, *, kept: int = 0, in
     Forward reads the input and the parameters and writes the output. Backward reads the output's gradient, the
     parameters and what forward kept (kept: bytes), and writes the gradients of the parameters that are trained and,
     with input_grad, of the input. Only products count as FLOPs.
+
+    holds_input: whether the layer below writes the input of a concatenation straight into its slice of the output.
     """
     if isinstance(layer, NormChain):
         first, *others = layer.layers
@@ -72,7 +76,7 @@ def of_layer(layer: Layer, direction: str, batch_size: int, *, kept: int = 0, in
     x, y = (batch_size * math.prod(shape or ()) * size for shape in (layer.input_shape, layer.output_shape))
     if isinstance(layer, Merging):
         shapes = dict(zip(layer.names, (row.output_shape if row else layer.input_shape for row in layer.rows)))
-        copied = layer.copied(direction, holds_input=layer.holds_input)
+        copied = layer.copied(direction, holds_input=holds_input)
         moved = 2.0 * batch_size * size * sum(math.prod(shapes[name] or ()) for name in copied)
         if direction == "backward":
             moved += 3.0 * (len(layer.rows) - 1) * x * input_grad

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import gpuconv as gc
+from gpuconv.inspect.profile import profile
 from gpuconv.layers import (
     AdaptiveAvgPool2D,
     AvgPool2D,
@@ -12,10 +13,12 @@ from gpuconv.layers import (
     Branches,
     Conv2D,
     ConvTranspose2D,
+    Flatten,
     GlobalAvgPool2D,
     GroupNorm,
     Input,
     Layer,
+    Linear,
     MaxPool2D,
     ReLU,
     Residual,
@@ -25,7 +28,6 @@ from gpuconv.layers import (
     Upsample,
 )
 from gpuconv.layers.running import runs_in_place
-from gpuconv.profiling.work import of_layer
 from gpuconv.summary import summary
 from tests.layers.test_slices import launches, step  # noqa: F401
 
@@ -144,4 +146,11 @@ def test_the_summary_tells_whether_the_input_is_copied():
     held, copied = (summary(built(layers, "numpy")) for layers in (NETS["chain"], COPIED["off"]))
     assert "concatenated in branches1 and 2 more: in place branch1, branch2" in held
     assert "concatenated in branches1: in place branch2; copied forward branch1" in copied
-    assert of_layer(built(NETS["chain"], "numpy")["branches1"], "forward", 2).bytes == 0
+
+
+@pytest.mark.parametrize(("layers", "volumes"), [(NETS["chain"], 0), (COPIED["net-input"], 2)], ids=["held", "copied"])
+def test_the_profile_counts_the_bytes_of_a_copied_input(layers, volumes):
+    net = built(lambda: [*layers(), Flatten(), Linear(3)], "numpy", channels=8)
+    report = profile(net, 2, steps=1, fuse=False)
+    moved = next(row.work.bytes for row in report.rows if (row.name, row.direction) == ("branches1", "forward"))
+    assert moved == volumes * 2 * 4 * 6 * 8 * 4
