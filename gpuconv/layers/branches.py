@@ -53,14 +53,19 @@ class Merging(Layer):
             row.place(".".join(filter(None, (self.path, name))), input_shape) if row else input_shape
             for name, row in self._rows.items()
         ]
+        self._expect_alike(shapes)
+        if self.merge == "add":
+            return shapes[0]
+        self._ends = [0, *accumulate(shape[-1] for shape in shapes)]
+        return *shapes[0][:-1], self._ends[-1]
+
+    def _expect_alike(self, shapes: Sequence[Shape]) -> None:
+        """Raise ValueError if volumes of these shapes, without N, cannot be merged."""
         if self.merge == "add":
             if len(set(shapes)) > 1:
                 raise ValueError(self._unequal(shapes))
-            return shapes[0]
-        if len({shape[:-1] for shape in shapes}) > 1:
+        elif len({shape[:-1] for shape in shapes}) > 1:
             raise ValueError(f"the branches give {_listed(shapes)}, which differ in more than channels")
-        self._ends = [0, *accumulate(shape[-1] for shape in shapes)]
-        return *shapes[0][:-1], self._ends[-1]
 
     def _unequal(self, shapes: Sequence[Shape]) -> str:
         return f"the branches give {_listed(shapes)}, which cannot be added"
@@ -116,8 +121,7 @@ class Merging(Layer):
         """The sum of the outputs, or the volume in which they are side by side: branches that can write into their
         slice of it do so, the others' outputs are copied there. output_of(row, out=slice): runs a branch."""
         if self.merge == "add" or isinstance(x, Cut) or x.shape[1:] != self.input_shape:
-            join = partial(_sum, out=out) if self.merge == "add" else self._concatenated
-            return in_parts(join, *(output_of(row) if row else x for row in self.rows))
+            return in_parts(partial(self._joined, out=out), *(output_of(row) if row else x for row in self.rows))
         y = self.new_output(x) if out is None else out
         for row, part in zip(self.rows, self._parts(y)):
             into = {"out": part} if row and writes_slices(row) else {}
@@ -126,7 +130,11 @@ class Merging(Layer):
                 ops.copy(found, out=part)
         return y
 
-    def _concatenated(self, *outputs: Array) -> Array:
+    def _joined(self, *outputs: Array, out: Array | None) -> Array:
+        """The merged outputs, of any size. out: for a sum."""
+        self._expect_alike([output.shape[1:] for output in outputs])
+        if self.merge == "add":
+            return _sum(*outputs, out=out)
         y = _volume(outputs[0], *outputs[0].shape[:-1], self._ends[-1])
         for part, output in zip(self._parts(y), outputs):
             ops.copy(output, out=part)

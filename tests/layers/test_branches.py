@@ -134,3 +134,12 @@ def test_branches_that_do_not_fit_together_are_refused():
     ):
         with pytest.raises(error, match=re.escape(words)):
             make()
+
+
+@pytest.mark.parametrize("merge", ["concat", "add"])
+def test_branches_that_agree_only_on_the_planned_size_are_named_with_their_shapes(merge):
+    halved = [Conv2D(4, 1), MaxPool2D(2, stride=2)], [Conv2D(4, 3, stride=2, padding=1)]
+    net = Sequential([Input((6, 6, 4), larger=True), Branches(halved, merge)])
+    assert net.infer(np.ones((1, 8, 8, 4), net.dtype)).shape[1:3] == (4, 4)
+    with pytest.raises(ValueError, match=r"the branches give \(4, 4, 4\), \(5, 5, 4\), which"):
+        net.infer(np.ones((1, 9, 9, 4), net.dtype))
