@@ -7,9 +7,9 @@ and its tile; `ALGORITHMS` lists them all. ``algo="auto"`` lets the device choos
 To add one, add its entry. It uses the kernels of its family: for "simt" ``conv2d_fprop_simt``, ``conv2d_dgrad_simt``
 and ``conv2d_wgrad_simt`` in kernels/conv2d_fprop.cu and so on; for another family, such as "mma", ``conv2d_fprop_mma``
 in kernels/conv2d_fprop_mma.cu and so on, with the same parameters. Entries with the same name serve different
-arithmetics, because a tile may need another number of registers in another dtype. `FEW_CHANNELS` lists the algorithms
-that serve only fprop of convolutions with few channels, such as the first layers of nets. An algorithm that no GPU has
-run yet is entered with ``proved=False``: on a GPU it serves only problems for which it was proved there
+arithmetics, because the same tile may need more or fewer registers in another dtype. `FEW_CHANNELS` lists the
+algorithms that serve only fprop of convolutions with few channels, such as the first layers of nets. An algorithm that
+no GPU has run yet is entered with ``proved=False``: on a GPU it serves only problems for which it was proved there
 (docs/prover.md).
 """
 
@@ -29,7 +29,7 @@ from gpuconv.problems import MOST_FEW_CHANNELS, Conv2dProblem, Epilogue
 
 AUTO = "auto"
 NEWEST = 999  # the emulated device's compute capability, above that of every GPU
-DEPTHWISE = "depthwise"  # not a matrix product: "auto" means it for groups of one channel, in every arithmetic
+DEPTHWISE = "depthwise"  # not a matrix product; "auto" selects it for groups of one channel, in every arithmetic
 KERNELS = ("conv2d_fprop", "conv2d_dgrad", "conv2d_wgrad", "matmul")
 ARITHMETICS = ("float64", "float32", "tf32", "float16", "bfloat16")  # a dtype, or float32 arrays multiplied in TF32
 
@@ -40,12 +40,13 @@ class Algorithm:
 
     arithmetics: those of `ARITHMETICS` that it serves. rate: its estimated speed for the cost model; 1.0 is the float32
     peak of the CUDA cores. issued: for tensor cores, instead of a rate, the instructions that a warp issues for each
-    HMMA of the main loop in fprop, dgrad and wgrad. macros: of its kernels, in addition to the macros of every product.
-    smem_bytes: dynamic shared memory of a block; for few channels see `few_channels_smem_bytes`. resident: the blocks
-    on a multiprocessor, if a block computes several tiles; 0 if it computes one. kernels: which of `KERNELS` its family
-    has. capability: the lowest compute capability that it needs, 80 for 8.0; 0 if it runs on every GPU. one_chip:
-    whether it runs only on GPUs of exactly that capability, because it uses instructions such as those of sm_90a.
-    proved: whether GPUs have run it; otherwise a GPU has to prove it for each problem first.
+    HMMA of the main loop in fprop, dgrad and wgrad. macros: those that its kernels need besides the macros of
+    every product. smem_bytes: dynamic shared memory of a block; for few channels see `few_channels_smem_bytes`.
+    resident: the number of blocks per multiprocessor if each block computes several tiles; 0 if each computes one.
+    kernels: those of `KERNELS` that its family has. capability: the lowest compute capability that it needs, 80 for
+    8.0; 0 if it runs on every GPU. one_chip: whether it runs only on GPUs of exactly that capability, because it uses
+    instructions such as those of sm_90a. proved: whether a GPU has run it; otherwise each GPU has to prove it for each
+    problem first.
     """
 
     name: str
@@ -147,10 +148,10 @@ def _mma(
 def _wgmma(
     block_m: int, block_n: int, stages: int, kernels: tuple[str, ...] = ("conv2d_fprop", "conv2d_dgrad", "conv2d_wgrad")
 ) -> Algorithm:
-    """Hopper's warpgroups (kernels/gemm_wgmma.cuh): two multiply and one copies. rate: modelled at 0.6 of
-    the ceiling; no GPU has run it."""
+    """Hopper's wgmma (kernels/gemm_wgmma.cuh): two of a block's three warpgroups multiply, the third copies. The rate
+    is modelled, at 0.6 of the ceiling; no GPU has run it."""
     macros = dict(BLOCK_M=block_m, BLOCK_N=block_n, THREAD_M=block_m // 16, THREAD_N=block_n // 16)
-    # The ring, the sums on their way to the output, and sums of columns.
+    # The ring of stages, the accumulators on their way to the output, and the sums of columns.
     smem_bytes = stages * (block_m + block_n) * 128 + (16 + 4) * 1024
     return Algorithm(
         f"wgmma-{block_m}x{block_n}",
@@ -175,8 +176,9 @@ def _by_direction(issued: tuple[float, float, float]) -> dict[str, float]:
     return dict(zip(("conv2d_fprop", "conv2d_dgrad", "conv2d_wgrad"), issued)) | {"matmul": issued[0]}
 
 
-# For each arithmetic the largest tile comes first. float64 takes twice the registers and is for gradient checks. "simt"
-# widens 16-bit floats and rounds to TF32 when it writes shared memory, so that both also work without tensor cores.
+# Within a family, the largest tile of an arithmetic comes first. float64 takes twice the registers and is for gradient
+# checks. "simt" widens 16-bit floats and rounds to TF32 when it writes shared memory, so that both also work without
+# tensor cores.
 ALGORITHMS = (
     *_mma(128, 128, 64, 32, 2, (2.94, 3.59, 4.45), (5.84, 7.08, 8.44)),
     *_mma(128, 64, 64, 32, 3, (3.12, 3.91, 4.72), (6.16, 7.39, 8.80)),
@@ -315,8 +317,8 @@ def listed(algo: Any) -> str:
 
 
 def for_product(algo: object, arithmetic: str, direction: str) -> str:
-    """The full name of an algorithm for one direction of a linear layer. An algorithm that has no kernel for it means
-    "auto". Raises ValueError if it does not serve this."""
+    """The full name of an algorithm for one direction of a linear layer; "auto" if the algorithm has no kernel for that
+    direction. Raises ValueError for an algorithm that does not serve linear layers or this arithmetic."""
     name = listed(algo)
     if name == DEPTHWISE:
         raise _not_depthwise()
@@ -328,8 +330,8 @@ def for_product(algo: object, arithmetic: str, direction: str) -> str:
 def for_convolution(algo: object, problem: Conv2dProblem, epilogue: Epilogue, arithmetic: str, direction: str) -> str:
     """The full name of an algorithm for one direction ("fprop", "dgrad", "wgrad") of a convolution.
 
-    "auto" is "depthwise" if that applies. An algorithm that has no kernel for this direction means "auto". Raises
-    ValueError if the algorithm does not serve this.
+    "auto" becomes "depthwise" where that applies; an algorithm without a kernel for this direction becomes "auto".
+    Raises ValueError if the algorithm does not serve this convolution or arithmetic.
     """
     name = listed(algo)
     plain = epilogue.plain_store if direction == "fprop" else not epilogue.norm_sums

@@ -107,7 +107,7 @@ def above_zero(name: str, value: Any) -> float:
 
 
 def positive(name: str, value: Any, used_with: Sequence[Array] = ()) -> float:
-    """As `number`, above 0."""
+    """`number`, but above 0."""
     if (found := number(name, value, 0.0, used_with=used_with)) == 0:
         raise ValueError(f"{name} must be above 0, received {value}")
     return found

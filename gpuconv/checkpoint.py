@@ -90,7 +90,7 @@ def _storable(path: str | os.PathLike[str], name: str, array: object) -> np.ndar
 
 
 def load(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read a checkpoint and verify its checksum. Raises CheckpointError with the file's fault."""
+    """Read a checkpoint and verify its checksum. Raises CheckpointError, which says what is wrong with the file."""
     from safetensors import SafetensorError, deserialize
 
     try:

@@ -86,12 +86,13 @@ def gradient_check(
     seed: int = 0,
 ) -> GradientChecks:
     """Compare backward with central differences, (f(v + h) - f(v - h)) / 2h, in float64, for the input ("x") and each
-    trained array, on a copy of the layer or net that lives on the same device.
+    parameter, on a copy of the layer or net that lives on the same device. f is the sum of the output's elements times
+    fixed random factors.
 
     An element's error is |backward - numerical|, minus the possible rounding error of the two values of f, divided by
     the larger of the two gradients, or by a thousandth of the array's largest one if that is more. Dropout masks stay
-    fixed. At ties, such as those of a max pool on a plain background, f has no derivative, and the two differ even if
-    backward is correct.
+    fixed. At ties, such as those of a max pool on a plain background, f has no derivative, and the two gradients differ
+    even if backward is correct.
 
     Args:
         layer: A layer or net; it is not changed.
@@ -207,7 +208,7 @@ def sanity(
     optimizer: Optimizer | None = None,
     overfit_steps: int = 300,
 ) -> list[SanityCheck]:
-    """All checks of this module except gradients, on a batch of the net's data. The net is not changed.
+    """The four sanity checks below, on a batch of the net's data. The net is not changed.
 
     Args:
         net: Built, and not trained yet.
@@ -226,9 +227,9 @@ def sanity(
 
 
 def first_loss(net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "softmax") -> SanityCheck:
-    """With small weights in the last layer all scores are near 0, so the loss is that of guessing: log C for softmax,
-    delta * (C - 1) for the SVM, and for other losses their value at scores of 0. Another value means wrong labels, a
-    wrong mean or a wrong loss.
+    """The loss at scores near 0 must be that of guessing: log C for softmax, delta * (C - 1) for the SVM, and for other
+    losses their value at scores of 0. The check makes the scores small by scaling down the last layer with weights, on
+    a copy of the net. Another value means wrong labels, a wrong mean or a wrong loss.
 
     Arguments as in `sanity`.
     """

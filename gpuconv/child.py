@@ -2,8 +2,8 @@
 lines of JSON.
 
 The child ends when its input ends, so it never outlives this process. Its faults are reported as answers: `{"ended":
-status}` when it ends or closes its output, `{"garbled": text}` for a line that is not a JSON object. So nothing raises
-or blocks.
+status}` when it ends or closes its output, `{"garbled": text}` for a line that is not a JSON object. None of them
+raises an exception here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from gpuconv.types import Record
 
 _LONGEST = 1 << 16  # characters of a line, at most
-_GRACE = 1.0  # seconds between the child's last line and its end
+_GRACE = 1.0  # seconds that a child has to end after it closes its output
 _PATIENCE = 5.0  # seconds to wait for a killed process; one that is stuck in a driver never ends
 
 

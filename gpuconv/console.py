@@ -78,7 +78,7 @@ def is_quiet() -> bool:
 def progress_bar(**options: Any) -> Any:
     """tqdm's bar with these options; none within `quiet`.
 
-    If tqdm fails, for example because of a variable TQDM_..., a message says so, and there is no bar.
+    If tqdm fails, for example because of an environment variable TQDM_..., a message says so, and there is no bar.
     """
     if is_quiet():
         return _NoBar()

@@ -50,7 +50,7 @@ def conv_to_linear(conv: Conv2D) -> Linear:
 
 
 def as_convolutional(net: Sequential) -> Sequential:
-    """`Sequential.as_convolutional`."""
+    """The net with its FC layers converted to CONV layers; see `Sequential.as_convolutional`."""
     return net.as_convolutional()
 
 

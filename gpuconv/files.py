@@ -1,4 +1,5 @@
-"""Atomic file writes, used for every file that gpuconv writes: safe with other writers, and never through a link.
+"""Atomic file writes, used wherever gpuconv replaces a file. Concurrent writers are safe, and a symbolic link is
+replaced, never followed.
 
 Data is written to a temporary file with a unique name in the same folder, flushed to disk, and then renamed. The
 temporary file is locked while its writer lives. A killed writer's file is unlocked, and the next writer in that folder
@@ -66,8 +67,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def scratch(folder: Path) -> Iterator[Path]:
-    """A private folder inside `folder` for files that are moved to their place when complete; removed at the end."""
-    if not _POSIX:  # here folders cannot be opened, and so not locked
+    """A private folder inside `folder` for files that are moved elsewhere when they are complete. It is removed at the
+    end."""
+    if not _POSIX:  # Windows cannot open, and so cannot lock, a folder
         import tempfile
 
         with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as name:
@@ -83,7 +85,7 @@ def scratch(folder: Path) -> Iterator[Path]:
 
 
 def clear(folder: Path) -> None:
-    """Remove the files that killed writers left in a folder."""
+    """Remove the temporary files and scratch folders that killed writers left in a folder."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if _TEMPORARY.fullmatch(entry.name):
@@ -123,7 +125,7 @@ def _claim(folder: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
         locks.lock(handle, wait=True)
         if locks.is_at(handle, path):
             return path, handle
-        os.close(handle)  # as above
+        os.close(handle)  # another writer removed it before it was locked
 
 
 def _make_file(path: Path) -> int:

@@ -81,7 +81,8 @@ def he_normal(
     fan: str = "in",
     gain: float = 2**0.5,
 ) -> np.ndarray:
-    """Variance gain**2 / fan, which keeps the variance of activations in a ReLU net (He et al. 2015).
+    """Drawn from a normal distribution with variance gain**2 / fan, which keeps the variance of the activations from
+    layer to layer of a ReLU net (He et al. 2015).
 
     Args:
         fan: "in" or "out", see `fans`.
@@ -109,10 +110,10 @@ def he_uniform(
 def xavier_normal(
     shape: Shape, *, dtype: DTypeLike, seed: int, substream: int = 0, groups: int = 1, gain: float = 1.0
 ) -> np.ndarray:
-    """Variance gain**2 * 2 / (fan_in + fan_out) (Glorot and Bengio 2010).
+    """Drawn from a normal distribution with variance gain**2 * 2 / (fan_in + fan_out) (Glorot and Bengio 2010).
 
     Args:
-        gain: 1 by default.
+        gain: A factor on the standard deviation.
 
     Other arguments as in `zeros`.
     """

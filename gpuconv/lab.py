@@ -1,10 +1,11 @@
-"""The kernel lab: replaces a shipped .cu by a user's, checks it against the oracle and compares the times.
+"""The kernel lab: replaces a shipped .cu file with a user's, checks it against the oracle and compares the times.
 
 The file must define the shipped file's kernels with the same names and parameters; `template` gives the shipped text as
-a starting point. The shipped launcher calls it, so tiles and grids follow the launcher's macros.
+a starting point. The shipped launcher launches these kernels, so tiles and grids follow the launcher's macros.
 
-algo: for a matrix product, the algorithm (`gpuconv.algorithms`) whose family the file implements. Every case names it,
-because otherwise another one might run. By default it is the first of the "simt" family, which serves every arithmetic.
+algo: for a matrix product, the algorithm (`gpuconv.algorithms`) whose family the file implements. Every case asks for
+it, because otherwise another one might run. By default it is the first algorithm of the "simt" family that serves the
+case's arithmetic.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from gpuconv.types import Options
 from gpuconv.verify import TIERS, Case, Row, cases, verify
 from gpuconv.verify.run import move
 
-_SECONDS = 0.01  # calls in each side's turn
+_SECONDS = 0.01  # of calls in each turn of a file
 
 
 def shipped_file(op: str, algo: str | None = None) -> str:
@@ -93,7 +94,8 @@ def check(
         A row of outcomes for each dtype, a table in a notebook.
 
     Raises:
-        ValueError: The op has no case in any of them.
+        ValueError: The op has no case in any of the dtypes, the device runs no kernels, or the file does not define the
+            shipped file's kernels.
     """
     if not Device.named(device).runs_kernels:
         raise ValueError(f"{device} runs no kernels, so the file would not be run: give cuda or emulated")
@@ -117,7 +119,7 @@ def served(op: str, dtypes: tuple[str, ...], algo: str | None = None) -> tuple[s
 
 
 def cases_of(op: str, algo: str | None = None, tiers: tuple[str, ...] = TIERS) -> list[Case]:
-    """The op's cases of these `tiers` with this algorithm, in the dtypes that it serves. Other arguments as in
+    """The op's cases of these `tiers`, with this algorithm and the dtypes that it serves. Other arguments as in
     `shipped_file`.
     """
     listed = [case for case in cases(tiers) if case.op == op]
@@ -125,7 +127,8 @@ def cases_of(op: str, algo: str | None = None, tiers: tuple[str, ...] = TIERS) -
 
 
 def _convolves(case: Case) -> bool:
-    """Whether the case takes an algorithm: batch_norm_backward does only with the filters above the norm."""
+    """Whether the case takes an algorithm. batch_norm_backward does so only if it gets the filters, w, of the
+    convolution after the norm."""
     return OPS[case.op].takes_algorithm and (
         case.op != "batch_norm_backward" or "w" in case.arguments(case.dtypes[0])[1]
     )
@@ -156,7 +159,7 @@ def _through(case: Case, entries: list[Algorithm]) -> Case:
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of one case: the median and the spread (the middle half) of each side's samples.
+    """Milliseconds of one case: the median and the interquartile range of each file's samples.
 
     Args:
         case: The problem.
@@ -178,7 +181,7 @@ def compare(
     is timed: calls are queued faster than the GPU runs them.
 
     Args:
-        dtype: One name.
+        dtype: The name of one dtype.
         repeats: The turns of each file, at least 2.
 
     Other arguments as in `check`.

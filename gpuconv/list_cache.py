@@ -14,9 +14,9 @@ from gpuconv.types import Array
 class WhileAlive:
     """Values for lists of arrays, by the identity of the arrays.
 
-    An entry is dropped as soon as one of its arrays is deleted, so a reused id finds nothing. It is stored the
-    second time that the same arrays are used; lists that are new in each call are not stored. NumPy arrays, whose
-    dtype, strides and flags may change, are not cached.
+    An entry is dropped as soon as one of its arrays is deleted, so a reused id finds nothing. It is stored only if two
+    successive calls of `keep` name the same arrays, so lists that are new in each call are not stored. Nothing is
+    cached for NumPy arrays, whose dtype, strides and flags may change.
     """
 
     def __init__(self) -> None:

@@ -121,7 +121,7 @@ def _holder(handle: int) -> str:
 
 
 def _let_go() -> None:
-    """In a forked child: drop the locks of its parent."""
+    """In a forked child: close the handles of its parent's locks, which the parent keeps."""
     while _held:
         os.close(_held.pop())
 

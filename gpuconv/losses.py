@@ -35,7 +35,8 @@ class SoftmaxCrossEntropy:
 
     Args:
         label_smoothing: In [0, 1].
-        weight: A number >= 0 for each class, or "1/2/0.5". With integer labels, the mean is weighted by them.
+        weight: A number >= 0 for each class, also as text such as "1/2/0.5". With integer labels, the mean is weighted
+            by the numbers of the labels' classes.
         ignore_index: The label of rows that count neither in the loss nor in the accuracy.
     """
 
@@ -65,7 +66,7 @@ class SVMHinge:
     """The mean over the batch of the sum over wrong classes of max(0, score - score of the label + delta).
 
     Args:
-        delta: The margin, above 0.
+        delta: The margin, at least 0.
     """
 
     delta: float = 1.0
@@ -111,7 +112,8 @@ class BinaryCrossEntropy:
     """The mean over all scores of -(p * t * log sigmoid(score) + (1 - t) * log(1 - sigmoid(score))), t the target.
 
     Args:
-        pos_weight: p >= 0, one number, or one for each entry of the scores' last axis, also as "1/2/0.5". By default 1.
+        pos_weight: p >= 0: one number, or one for each entry of the scores' last axis, also as text such as "1/2/0.5".
+            By default 1.
     """
 
     pos_weight: float | Sequence[float] | str | None = None
@@ -144,7 +146,7 @@ def _beside(scores: Array, weight: Any) -> Array | None:
     return weight and _on_device(weight, backends.device_of(scores), accumulation_dtype(scores.dtype))
 
 
-@cache  # never moved: a captured step reads this address, and is valid for this loss object
+@cache  # so that the array keeps its address, from which a captured step reads
 def _on_device(weight: tuple[float, ...], device: str, dtype: np.dtype) -> Array:
     return backends.asarray(np.array(weight, dtype), device)
 
@@ -165,7 +167,7 @@ def classifies(loss: object) -> bool:
     """Whether the largest score is an answer that can be compared with a label.
 
     Args:
-        loss: Any loss; a user's sets the attribute ``classifies = False`` if it is not.
+        loss: Any loss; a user's loss for which it is not sets the attribute ``classifies = False``.
     """
     return bool(getattr(loss, "classifies", True))
 
@@ -179,9 +181,9 @@ def class_weights(loss: object, scores: Array, labels: Array) -> Array | None:
     """The class weights whose sum over integer labels divides a loss, or None.
 
     Args:
-        loss: Any.
-        scores: The weights are in their accumulation dtype, on their device.
-        labels: With probabilities, the loss is divided by their number.
+        loss: Any loss.
+        scores: The weights are returned in their accumulation dtype, on their device.
+        labels: (N,) integers. For probabilities the result is None, because their number divides the loss.
     """
     if not isinstance(loss, SoftmaxCrossEntropy) or labels.ndim != 1:
         return None
@@ -238,8 +240,8 @@ def expect_targets(loss: object, labels: Array, shape: tuple[int, ...]) -> None:
 
 
 def get(loss: str | Loss, **options: Any) -> Loss:
-    """The loss with this name and options; a callable is returned as it is. ValueError for an unknown name, TypeError
-    for a class.
+    """The loss with this name and options; a callable is returned as it is. Raises ValueError for an unknown name,
+    TypeError for a class, a loss of PyTorch or a callable with other arguments.
 
     Args:
         loss: A name of `LOSSES`, or a function (scores, labels) -> (loss, dscores).
@@ -271,7 +273,7 @@ def apply(loss: Loss, scores: Array, labels: Array, grad_scale: Scalar | None = 
     Args:
         loss: As `get` returns it.
         scores: (N, classes) on the device.
-        labels: (N,) integers there.
+        labels: As the loss takes them, on the same device.
         grad_scale: The loss scale, a factor on the gradient.
     """
     scale = () if grad_scale is None else (grad_scale,)

@@ -8,7 +8,8 @@ A metric is a name, a function or an object::
     metric(scores, labels)      a mean over a batch: a number or an array, averaged over all images
     metric.update(scores, labels), metric.result()     an object; if it has reset(), it is called before the first batch
 
-scores: (n, classes). labels: (n,) int64, or (n, classes) floats, where the first largest one is an image's class.
+scores: (n, classes). labels: (n,) int64, or (n, classes) floats, of which an image's largest is its class (the first
+if several are equal).
 Both are NumPy arrays, on every device.
 """
 
@@ -170,7 +171,8 @@ def named(metrics: Sequence[Any]) -> dict[str, Any]:
 
 
 def begin(metrics: dict[str, Any]) -> dict[str, Any]:
-    """The same `metrics`, reset before the first batch."""
+    """The `metrics`, ready for the first batch: a function is wrapped in `Mean`, an object is reset, or copied if it
+    has no reset()."""
     begun = {}
     for name, metric in metrics.items():
         if not hasattr(metric, "update"):

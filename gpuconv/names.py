@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
-    """Return ``table[name]``; case, ``_`` and ``-`` do not matter.
+    """Return ``table[name]``. Upper and lower case are the same, and so are ``_`` and ``-``.
 
     Raises TypeError if `name` is not a string and ValueError, naming the nearest known name, if the table has no such
     entry. `kind` names it in the message ("model", "optimizer", ...).

@@ -70,10 +70,10 @@ def compare(
 
     cases: the operation's arguments by name; arrays are given as arrays, or as shapes for random numbers:
     ``[dict(x=(2, 5, 5, 3), w=(4, 3, 3, 3), padding=1), ...]``. `mine` is called like the operation, with arrays by
-    position and options by name. It returns the same results, ``out, cache`` as in the assignments, or only the first
-    result; the details then list what was not compared. layout: "NCHW" passes volumes and filters in PyTorch's layout,
-    and converts the returned volumes back. tolerance: the largest accepted error, by default 1000 units in the last
-    place of `dtype`.
+    position and options by name. It returns the same results as the operation, or ``out, cache`` as in the CS231n
+    assignments, or only the first result; in the last two cases the details say what was not compared. layout: "NCHW"
+    passes volumes and filters in PyTorch's layout, and expects volumes in that layout in return. tolerance: the largest
+    accepted error, by default 1000 times the machine epsilon of `dtype`.
 
     A case in which `mine` raises, or returns another shape or NaN, counts as failed. Raises ValueError for a case that
     the operation itself rejects.

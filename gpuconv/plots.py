@@ -150,11 +150,11 @@ def activations(
         scores: (classes,) probabilities.
         classes: Their names.
         truth: The index of the true class, if known.
-        rows: The most slices of a volume.
+        rows: The largest number of slices drawn of each volume.
         title: Above the picture; "" for none.
 
     Raises:
-        ValueError: Other numbers of scores and names.
+        ValueError: The numbers of scores and of names differ.
     """
     scores = np.asarray(scores, np.float64).ravel()
     if len(scores) != len(classes):
@@ -366,8 +366,8 @@ def differences(
 
 
 def draw(path: str | os.PathLike[str], make: Callable[[], Figure]) -> None:
-    """Save the figure that `make` returns at `path`. Any error becomes a PlotError, so that a picture never stops a
-    run.
+    """Save the figure that `make` returns at `path`. Any error becomes a PlotError, which the caller can catch, so that
+    a picture never stops a run.
 
     The causes are often outside gpuconv: a matplotlibrc, MPLBACKEND, fonts, a full disk.
     """
@@ -583,7 +583,7 @@ def _enlarge(pixels: np.ndarray, side: int) -> np.ndarray:
 
 
 def _mosaic(volume: np.ndarray, tile: int, gap: int, bound: float) -> np.ndarray:
-    """The slices of a volume below each other as one RGBA image, with transparent gaps."""
+    """The slices of a volume, one below the other, as one RGBA image with transparent gaps."""
     sheet = np.zeros((volume.shape[2] * (tile + gap) - gap, tile, 4), np.float32)
     for number in range(volume.shape[2]):
         drawn = _enlarge(_colors(volume[:, :, number], bound), tile)

@@ -27,8 +27,8 @@ class Activation:
     """An activation that other ops can apply: the op of this name with its defaults.
 
     saves_input: whether its backward reads its input rather than its output. jumps: the inputs at which its derivative
-    jumps.
-    steepest: its largest slope, rounded up. options: the op's keyword arguments besides `out`, with their defaults.
+    jumps. steepest: an upper bound of its slope. options: the op's keyword arguments besides `out`, with their
+    defaults.
     """
 
     name: str
@@ -78,8 +78,8 @@ _cached = functools.lru_cache(maxsize=4096)
 
 @dataclass(frozen=True)
 class Epilogue:
-    """What a convolution or a linear layer does to its sums before it stores them. Gradient ops take the epilogue of
-    the forward pass; all they need to know of its activation is in the mask.
+    """What a convolution or a linear layer does to its accumulators before it stores them. Gradient ops take the
+    epilogue of the forward pass; all they need to know of its activation is in the mask.
 
     activation: one of `ACTIVATIONS`, or None. pool: 2 for max pooling of 2 x 2 windows at stride 2, 1 for none. masked:
     also store a mask of where gradients pass, see `gpuconv.ops.conv2d_relu`. moments: also compute each filter's
@@ -97,7 +97,7 @@ class Epilogue:
 
     @property
     def plain_store(self) -> bool:
-        """Whether only the product is stored, number by number."""
+        """Whether the output is all that is stored: no mask, statistics or second array."""
         return not (self.masked or self.moments or self.saves_input or self.norm_sums)
 
 
@@ -116,7 +116,7 @@ def epilogue(
     return _epilogue(activation, pool, masked, moments, saves_input, norm_sums)
 
 
-PLAIN = epilogue()  # the sums are stored unchanged
+PLAIN = epilogue()  # the accumulators are stored unchanged
 
 
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity
@@ -358,7 +358,8 @@ def channels_first(*names: str) -> str:
 
 
 def _layout_hint(h: int, c: int, r: int, filter_channels: int, groups: int) -> str:
-    """h, c, r, filter_channels: these sizes in the shapes of x and w."""
+    """The hint if x, w or both seem to be in PyTorch's layout, else ""; c and filter_channels do not fit. The arguments
+    are sizes from the shapes of x and w."""
     if h == filter_channels * groups:
         return channels_first("x")
     if c == r * groups:

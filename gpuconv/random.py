@@ -89,7 +89,7 @@ def bits(n: int, *, seed: int, stream: int, substream: int = 0, offset: int = 0)
         n: At least 0.
         seed: From 0 to 2^64 - 1.
         stream: The purpose of the draw, a `Stream`.
-        substream: The part of it, as a layer's number.
+        substream: A part of the stream, such as a layer's number.
         offset: The block of four words at which the draw starts.
     """
     n = _uint("n", n, 63)
@@ -113,7 +113,7 @@ def uniform(
     """Uniform numbers: low + (high - low) * u with u = (word >> 8) * 2^-24 in [0, 1).
 
     u has 24 bits, so it is exact in float32. The rest is computed in float64, then rounded to `dtype`
-    (half precision through float32); rounding may reach `high` if dtype is coarser than u.
+    (16-bit floats through float32); this rounding may reach `high`.
 
     Args:
         shape: The shape of the result.
@@ -173,7 +173,7 @@ def permutation(n: int, *, seed: int, epoch: int = 0, stream: int = SHUFFLE) -> 
     Args:
         n: At least 0.
         seed: From 0 to 2^64 - 1.
-        epoch: Another permutation for each.
+        epoch: Each has its own permutation.
         stream: As in `bits`.
     """
     n = _uint("n", n, 62)

@@ -28,7 +28,7 @@ def doubt(path: Path) -> str:
 
 
 def doubt_about_way(path: Path) -> str:
-    """`doubt` about a folder or a folder above it. Those above may be sticky, like /tmp, where nobody can rename
+    """`doubt` about a folder and all folders above it. Those above may be sticky, like /tmp, where nobody can rename
     another user's file."""
     if os.name != "posix":
         return ""

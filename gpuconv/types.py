@@ -73,13 +73,13 @@ class Array(Protocol):
 ArrayT = TypeVar("ArrayT", bound=Array)  # the type of an op's arguments and result: NumPy arrays for NumPy arrays
 
 Shape = tuple[int, ...]
-Record = dict[str, Any]  # JSON-able values by name: settings, a config, a line of metrics
+Record = dict[str, Any]  # JSON-serializable values by name: settings, a config, a line of metrics
 Options = dict[str, Any]  # keyword arguments of an op, by name
 
 Pair = tuple[int, int]  # (height, width)
 PaddingPairs = tuple[Pair, Pair]  # ((top, bottom), (left, right))
 
-# As users give them: see gpuconv.ops.
+# The forms that users may give: see gpuconv.ops.
 Size = int | Pair
 Padding = int | Pair | PaddingPairs | str
 Scalar = float | Array  # a number, or an array of one element on the device

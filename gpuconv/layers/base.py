@@ -74,10 +74,10 @@ class Layer(Stateful["Layer"]):
     numbered: ClassVar[bool] = True  # the default name is kind and number, otherwise only the kind
     elementwise: ClassVar[bool] = False  # the output can overwrite the input, so `summary` counts no volume for it
     takes_parts: ClassVar[bool] = False  # forward and backward also take a `gpuconv.layers.part.Cut`
-    writes_slices: ClassVar[bool] = False  # whether forward takes `out`
-    reads_slices: ClassVar[bool] = False  # whether backward reads dy in such a slice without a copy
+    writes_slices: ClassVar[bool] = False  # whether forward takes `out`, a slice of the channels of a wider volume
+    reads_slices: ClassVar[bool] = False  # whether backward reads a dy that is such a slice without copying it
     idle_in_inference: ClassVar[bool] = False  # whether `infer` returns x itself
-    takes_slices: ClassVar[bool] = False  # whether forward reads x in such a slice without a copy, and backward too
+    takes_slices: ClassVar[bool] = False  # whether forward and backward read an x that is such a slice without a copy
     holds_input: ClassVar[bool] = False  # whether the layer below may write x into a slice of this one's output
     slides: ClassVar[bool] = True  # whether on a larger image it computes the same at more positions
 
@@ -193,7 +193,7 @@ class Layer(Stateful["Layer"]):
             initialize: False allocates nothing, which is enough for a `summary`.
 
         Raises:
-            ValueError: Names the layer's path for a shape that does not fit; nothing has changed.
+            ValueError: A shape does not fit; the message names the layer's path, and nothing has changed.
             TypeError: A layer cannot be rebuilt from its config; nothing has changed.
         """
         initialize = flag("initialize", initialize)
@@ -294,7 +294,7 @@ class Layer(Stateful["Layer"]):
     # --- running -------------------------------------------------------------------------------
 
     def __call__(self, x: Array, training: bool = False) -> Array:
-        """`forward`."""
+        """Run `forward` as inside a net, with the layer's hooks."""
         return run(self, "forward", x, flag("training", training))
 
     def register_forward_hook(self, hook: Hook) -> Handle:

@@ -74,8 +74,8 @@ class Merging(Layer):
 
     @property
     def reads_slices(self) -> bool:  # type: ignore[override]
-        """Whether this layer concatenates, so that its branches' slices are slices of the wider volume, or all of its
-        branches read slices."""
+        """Whether backward reads a dy that is a slice without copying it. A concatenation passes slices of dy to its
+        branches in any case; a sum passes dy itself, so all of its branches must read slices."""
         return self.merge == "concat" or all(row is None or reads_slices(row) for row in self.rows)
 
     def copied(self, direction: str, *, holds_input: bool) -> list[str]:
@@ -104,7 +104,7 @@ class Merging(Layer):
         return all(edge * self.dtype.itemsize % 16 == 0 for edge in edges)
 
     def place_of_input(self, y: Array) -> Array:
-        """The slice of the output y that is the input."""
+        """The slice of the output y that holds the input."""
         return self._parts(y)[self.rows.index(None)]
 
     def new_output(self, x: Array) -> Array:

@@ -1,4 +1,4 @@
-"""The former place of `Input`, `Sequential` and `Residual`, under which pickles name them."""
+"""The module that used to define `Input`, `Sequential` and `Residual`; old pickles refer to them here."""
 
 from gpuconv.layers.input import Input
 from gpuconv.layers.residual import Residual

@@ -1,4 +1,4 @@
-"""Layers with which `Sequential.fuse` replaces several layers by one op.
+"""Layers that `Sequential.fuse` puts in place of several layers, to run them as one op.
 
 A fused layer holds the layers that it replaces. They keep their names, paths and arrays, so the net's state dict,
 params and grads have the same keys before and after.
@@ -275,8 +275,8 @@ class ConvNorm(FusedConv):
 
 
 class NormChain(Fused):
-    """Fused layers in a row, of which each except the first begins with a CONV that reads the output of a batch norm at
-    the end of the previous one. The gradient of that convolution's input also computes the norm's sums:
+    """Consecutive fused layers, of which each except the first begins with a CONV that reads the output of a batch norm
+    at the end of the previous one. dgrad of that convolution also computes the sums of the norm's backward pass:
     `gpuconv.ops.batch_norm_backward` with w.
 
     Forward is that of the layers. In backward, `above` are the arguments of that op for the convolution after a norm.
@@ -294,7 +294,8 @@ class NormChain(Fused):
 
     @property
     def takes_slices(self) -> bool:  # type: ignore[override]
-        """Not with a norm first, whose x the gradient of the convolution above would read."""
+        """False if a norm comes first, because dgrad of the convolution after it reads the norm's x, which then must
+        not be a slice."""
         return isinstance(self.layers[0], FusedConv) and super().takes_slices
 
     @property
@@ -324,8 +325,9 @@ class NormChain(Fused):
         return self.layers[-1].algorithms(batch_size, device)
 
 
-# Instructions per number of a norm's backward sums, by the activation after the norm: in a separate pass, and in
-# dgrad's epilogue. While an H200 moves the bytes of the pass, it issues 31; in dgrad each takes the model's 1.67 clocks
+# Instructions per element that a norm's backward sums take in a separate pass, and in dgrad's epilogue, by the
+# activation after the norm. The separate pass is limited by memory: while an H200 moves an element's bytes, it can
+# issue 31 instructions. In dgrad's epilogue each instruction takes the model's 1.67 clocks
 # (docs/kernels/column_reduce.md).
 _INSTRUCTIONS = {None: (7.1, 10.9), "relu": (18.0, 22.0), "gelu": (49.4, 53.1)}
 _ISSUED_MEANWHILE, _CLOCKS = 31, 1.67

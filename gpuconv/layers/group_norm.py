@@ -48,7 +48,7 @@ class ImageNorm(Layer):
         x, mean, inv_std = self.unstash()
         (dgamma, dbeta), accumulate = self.gradients_into("weight", "bias")
         (images, _), (dy, _) = self._images(x), self._images(dy)
-        dx, _, _ = ops.group_norm_backward(  # computed for a frozen variable too, and dropped
+        dx, _, _ = ops.group_norm_backward(  # computes a frozen variable's gradient too, which is dropped
             dy, images, self["weight"], mean, inv_std, dgamma=dgamma, dbeta=dbeta, accumulate=accumulate
         )
         return dx.reshape(x.shape) if input_grad else None

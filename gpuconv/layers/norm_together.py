@@ -1,8 +1,8 @@
 """Batch normalisation with the statistics of a whole batch, of which each rank has one or several parts.
 
 Only vectors with a value for each channel are summed over the parts: the means, then the variances around the overall
-mean (mean(x**2) - mean**2 would cancel), and in backward the two sums of the gradients. The parts of a rank are added
-along a binary tree first, so the bits do not depend on which rank has which part.
+mean (mean(x**2) - mean**2 would lose digits), and in backward the two sums of the gradients. The parts of a rank are
+added along a binary tree first, so the bits do not depend on which rank has which part.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ __all__ = [
 
 
 class Part(NamedTuple):
-    """Some samples of a batch of `batch`, from number `first` on. last: whether this is the last part that this net
-    receives."""
+    """Consecutive samples of a batch, from number `first` on. batch: the number of samples of the whole batch. last:
+    whether this is the last part that this net receives."""
 
     first: int
     batch: int
@@ -83,7 +83,7 @@ def summed_over_parts(total: Sum) -> Iterator[None]:
 
 
 def sums_over_parts() -> Sum | None:
-    """The sum over the ranks, if batch norm is to take it."""
+    """The function of the surrounding `summed_over_parts`, or None outside of it."""
     return _sum.get()
 
 

@@ -51,6 +51,7 @@ def slid_row(layers: Sequence[Layer], flattened: Shape | None = None) -> tuple[l
 
 
 def take_values(layer: Layer, source: Layer) -> None:
-    """Copy every array from the one with the same key, whose shape may differ if the size is the same."""
+    """Copy every array of `source` into the array of `layer` with the same key. Their shapes may differ, but not their
+    sizes."""
     shapes: dict[str, Shape] = {key: value.shape for key, value in layer.state_dict().items()}
     layer.load_state_dict({key: value.reshape(shapes[key]) for key, value in source.state_dict().items()})

@@ -1,4 +1,5 @@
-"""Runs a layer inside a net: inside the listeners, then its hooks, and adds its name to errors."""
+"""Runs a layer inside a net: within the contexts of all listeners, with its hooks, and with its name added to
+errors."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ _listeners: list[Listener] = []
 
 @contextmanager
 def listen(listener: Listener) -> Iterator[None]:
-    """A context in which every child runs inside ``listener(layer, "forward" or "backward")``."""
+    """A context in which every layer of a net runs inside the context ``listener(layer, direction)``, with the
+    direction "forward" or "backward"."""
     _listeners.append(listener)
     try:
         yield
@@ -54,7 +56,7 @@ def run(layer: Any, method: str, *args: object, **options: Any) -> Any:
             return call(layer, method, *args, **options)
         direction = "backward" if method == "backward" else "forward"
         with ExitStack() as stack:
-            for listener in [*_listeners]:  # other threads may change the dictionary
+            for listener in [*_listeners]:  # a copy, because other threads may change the list
                 stack.enter_context(listener(layer, direction))
             return call(layer, method, *args, **options)
     except (ValueError, TypeError, MemoryError, RuntimeError) as error:
@@ -70,12 +72,12 @@ def writes_slices(layer: Any) -> bool:
 
 
 def reads_slices(layer: Any) -> bool:
-    """Whether a layer's backward reads dy in such a slice without a copy."""
+    """Whether a layer's backward reads a dy that is such a slice without copying it."""
     return layer.reads_slices and not layer.is_foreign
 
 
 def takes_slices(layer: Any) -> bool:
-    """Whether a layer reads x in such a slice without a copy."""
+    """Whether a layer reads an x that is such a slice without copying it."""
     return layer.takes_slices and not layer.is_foreign
 
 
@@ -85,7 +87,7 @@ def holds_input(layer: Any) -> bool:
 
 
 def runs_in_place(layers: Sequence[Any]) -> list[list[Any]]:
-    """The layers in runs, in which each layer but the last writes straight into the output of the next one."""
+    """The layers, split into runs in which each layer but the last writes straight into the output of the next one."""
     runs: list[list[Any]] = []
     for layer in layers:
         if runs and holds_input(layer) and writes_slices(runs[-1][-1]):
@@ -96,8 +98,8 @@ def runs_in_place(layers: Sequence[Any]) -> list[list[Any]]:
 
 
 def places(layers: Sequence[Any], x: Any, out: Any) -> list[Any]:
-    """Where each layer of such a run writes its output; None: in a new array. x: the input of the first one. out: the
-    place of the last one, or None."""
+    """The array into which each layer of a run of `runs_in_place` writes its output; None for a new array. x: the input
+    of the first layer. out: the array for the last layer, or None."""
     if len(layers) == 1:
         return [out]
     found = [layers[-1].new_output(x) if out is None else out]
@@ -107,7 +109,7 @@ def places(layers: Sequence[Any], x: Any, out: Any) -> list[Any]:
 
 
 def call(layer: Any, method: str, *args: object, **options: Any) -> Any:
-    """As `run`, without listeners: converts the result to the net's dtype and calls the layer's hooks."""
+    """As `run`, without listeners: converts the result of a user's layer to the net's dtype and calls the hooks."""
     found = getattr(layer, method)(*args, **options)
     if layer.is_foreign:
         found = _in_net_dtype(layer, method, found)

@@ -50,7 +50,7 @@ class Sequential(Layer):
         dtype: The dtype of the arrays, in place of precision; see `to`.
         device: Where the arrays live, see `to`; by default NumPy.
         initialize: False creates no weights, which is enough for a `summary`.
-        precision: "float32", "tf32", "float16" or "bfloat16", see `to`.
+        precision: "float32", "tf32", "float16", "bfloat16" or "float64", see `to`.
         share: Use layers that are already built without copying them: training one net then trains the other.
     """
 
@@ -178,13 +178,13 @@ class Sequential(Layer):
 
     @property
     def writes_slices(self) -> bool:  # type: ignore[override]
-        """Those of its last layer, as `reads_slices`."""
+        """Whether its last layer does; `reads_slices` follows the last layer too."""
         return writes_slices(self.layers[-1])
 
     @property
     def last_in_inference(self) -> int:
-        """The index of the layer that writes the output of `infer`: the last one, or if that is idle, the one before
-        it if it writes slices."""
+        """The index of the layer that writes the output of `infer`: the last one, except that layers idle in inference
+        are skipped while the layer before them writes slices."""
         place = len(self.layers) - 1
         while place and self.layers[place].idle_in_inference and writes_slices(self.layers[place - 1]):
             place -= 1

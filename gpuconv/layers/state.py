@@ -92,7 +92,7 @@ class Stateful(Generic[LayerT]):
 
     @property
     def parameter_bytes(self) -> int:
-        """The memory of all parameters."""
+        """The memory of all parameters, in bytes."""
         return sum(
             volume_size(variable.shape) * variable.resolve_dtype(self.dtype).itemsize
             for _, _, variable in self.all_variables()
@@ -231,7 +231,8 @@ class Stateful(Generic[LayerT]):
         return {key: layer[name] for key, layer, name in self.named_variables(trained=False)}
 
     def zero_grad(self) -> None:
-        """Set every gradient to zero. The zeros are written only when read; the next backward assigns."""
+        """Set every gradient to zero. Zeros are written only to a gradient that is read before the next backward, which
+        assigns instead of adding."""
         for layer in self.walk():
             layer._stale.update(layer.gradients)
 
@@ -286,7 +287,7 @@ def named_layers(layer: Stateful[LayerT]) -> dict[str, LayerT]:
 
 
 def descendants(layer: Stateful[LayerT]) -> Iterator[LayerT]:
-    """All inner layers that have a name in its paths."""
+    """All layers inside at any depth, except the body of a residual block, which has no name in paths."""
     for inner in named_layers(layer).values():
         yield inner
         yield from descendants(inner)

@@ -12,7 +12,8 @@ CUDA kernels, emulated arrays the same kernels on the CPU.
 - Subclasses of NumPy's array are treated as plain arrays. Masked arrays, arrays whose bytes are not in
   the machine's order, and arrays of anything but numbers raise TypeError.
 - ``stride``, ``dilation`` and ``kernel_size`` are an integer or (height, width). ``padding`` is an integer,
-  (height, width), ((top, bottom), (left, right)), "same" or "valid". Dilation counts from 1.
+  (height, width), ((top, bottom), (left, right)), "same" or "valid". The taps of a filter with ``dilation`` 1 are
+  adjacent.
 - ``fit`` says what happens where windows do not tile the padded input, so that the last whole window ends before its
   edge: "floor" drops the rest, "exact" raises and names the sizes that would fit, "cover" adds a last partial window.
 - ``algo`` names an algorithm of `gpuconv.algorithms`. It changes at most the order of a sum; "auto" lets the device

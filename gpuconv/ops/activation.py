@@ -48,7 +48,7 @@ def relu(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
 
     Args:
         x: Any shape, any float dtype.
-        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+        out: Receives the result and must have its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
         y, of x's shape and dtype.
@@ -66,7 +66,7 @@ def relu_backward(dy: ArrayT, y: ArrayT, *, out: ArrayT | None = None) -> ArrayT
     Args:
         dy: The gradient with respect to y, any shape, any float dtype.
         y: The output of relu, of dy's shape and dtype.
-        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+        out: Receives the result and must have its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
         dx, of dy's shape and dtype.
@@ -83,7 +83,7 @@ def relu6(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
 
     Args:
         x: Any shape, any float dtype.
-        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+        out: Receives the result and must have its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
         y, of x's shape and dtype.
@@ -101,7 +101,7 @@ def relu6_backward(dy: ArrayT, y: ArrayT, *, out: ArrayT | None = None) -> Array
     Args:
         dy: The gradient with respect to y, any shape, any float dtype.
         y: The output of relu6, of dy's shape and dtype.
-        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+        out: Receives the result and must have its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
         dx, of dy's shape and dtype.
@@ -119,7 +119,7 @@ def leaky_relu(x: ArrayT, *, negative_slope: float = 0.01, out: ArrayT | None = 
     Args:
         x: Any shape, any float dtype.
         negative_slope: The factor of negative values, at least 0.
-        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+        out: Receives the result and must have its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
         y, of x's shape and dtype.
@@ -139,7 +139,7 @@ def leaky_relu_backward(dy: ArrayT, y: ArrayT, *, negative_slope: float = 0.01, 
         dy: The gradient with respect to y, any shape, any float dtype.
         y: The output of leaky_relu, of dy's shape and dtype.
         negative_slope: As in leaky_relu.
-        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+        out: Receives the result and must have its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
         dx, of dy's shape and dtype.
@@ -158,7 +158,7 @@ def elu(x: ArrayT, *, alpha: float = 1.0, out: ArrayT | None = None) -> ArrayT:
     Args:
         x: Any shape, any float dtype.
         alpha: At least 0; -alpha is the limit for large negative values.
-        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+        out: Receives the result and must have its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
         y, of x's shape and dtype.
@@ -178,7 +178,7 @@ def elu_backward(dy: ArrayT, y: ArrayT, *, alpha: float = 1.0, out: ArrayT | Non
         dy: The gradient with respect to y, any shape, any float dtype.
         y: The output of elu, of dy's shape and dtype.
         alpha: As in elu.
-        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+        out: Receives the result and must have its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
         dx, of dy's shape and dtype.
@@ -196,7 +196,7 @@ def sigmoid(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
 
     Args:
         x: Any shape, any float dtype.
-        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+        out: Receives the result and must have its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
         y, of x's shape and dtype.
@@ -214,7 +214,7 @@ def sigmoid_backward(dy: ArrayT, y: ArrayT, *, out: ArrayT | None = None) -> Arr
     Args:
         dy: The gradient with respect to y, any shape, any float dtype.
         y: The output of sigmoid, of dy's shape and dtype.
-        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+        out: Receives the result and must have its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
         dx, of dy's shape and dtype.
@@ -231,7 +231,7 @@ def tanh(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
 
     Args:
         x: Any shape, any float dtype.
-        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+        out: Receives the result and must have its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
         y, of x's shape and dtype.
@@ -249,7 +249,7 @@ def tanh_backward(dy: ArrayT, y: ArrayT, *, out: ArrayT | None = None) -> ArrayT
     Args:
         dy: The gradient with respect to y, any shape, any float dtype.
         y: The output of tanh, of dy's shape and dtype.
-        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+        out: Receives the result and must have its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
         dx, of dy's shape and dtype.
@@ -268,7 +268,7 @@ def gelu(x: ArrayT, *, approximate: str = "none", out: ArrayT | None = None) -> 
     Args:
         x: Any shape, any float dtype.
         approximate: "none", or "tanh" for the second formula.
-        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+        out: Receives the result and must have its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
         y, of x's shape and dtype.
@@ -288,7 +288,7 @@ def gelu_backward(dy: ArrayT, x: ArrayT, *, approximate: str = "none", out: Arra
         dy: The gradient with respect to y, any shape, any float dtype.
         x: The input of gelu, of dy's shape and dtype.
         approximate: As in gelu.
-        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+        out: Receives the result and must have its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
         dx, of dy's shape and dtype.
@@ -306,7 +306,7 @@ def silu(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
 
     Args:
         x: Any shape, any float dtype.
-        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+        out: Receives the result and must have its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
         y, of x's shape and dtype.
@@ -324,7 +324,7 @@ def silu_backward(dy: ArrayT, x: ArrayT, *, out: ArrayT | None = None) -> ArrayT
     Args:
         dy: The gradient with respect to y, any shape, any float dtype.
         x: The input of silu, of dy's shape and dtype.
-        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+        out: Receives the result and must have its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
         dx, of dy's shape and dtype.
@@ -341,7 +341,7 @@ def hard_swish(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
 
     Args:
         x: Any shape, any float dtype.
-        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+        out: Receives the result and must have its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
         y, of x's shape and dtype.
@@ -359,7 +359,7 @@ def hard_swish_backward(dy: ArrayT, x: ArrayT, *, out: ArrayT | None = None) -> 
     Args:
         dy: The gradient with respect to y, any shape, any float dtype.
         x: The input of hard_swish, of dy's shape and dtype.
-        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+        out: Receives the result and must have its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
         dx, of dy's shape and dtype.
@@ -376,7 +376,7 @@ def softmax(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
 
     Args:
         x: (N, classes), any float dtype.
-        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+        out: Receives the result and must have its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
         Probabilities, of x's shape and dtype.

@@ -21,7 +21,7 @@ def add(a: ArrayT, b: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
     Args:
         a: Any shape, any float dtype.
         b: Of a's dtype and shape, or (C,), one value for each of a's channels, its last axis.
-        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+        out: Receives the result and must have its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
         The sum, of a's shape and dtype.
@@ -42,7 +42,7 @@ def copy(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
 
     Args:
         x: Any shape, any float dtype.
-        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+        out: Receives the result and must have its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
         The copy, of x's shape and dtype.
@@ -61,7 +61,7 @@ def scale(x: ArrayT, *, factor: Scalar, divisor: Scalar = 1.0, out: ArrayT | Non
         x: Any shape, any float dtype.
         factor: Any finite number; may be a float64 array of one element.
         divisor: At least 0; may be a float64 array of one element.
-        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+        out: Receives the result and must have its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
         The product, of x's shape and dtype.

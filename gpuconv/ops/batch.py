@@ -51,9 +51,9 @@ def load_batch(
     pixels are 0 after normalisation. Sample n draws Philox blocks of the AUGMENT stream, at offset + n.
 
     resized_crop is torchvision's RandomResizedCrop to the image's own size: the area, as a share of the image's, is
-    uniform between resized_crop and 1, the logarithm of width / height is uniform between those of 3/4 and 4/3, and so
-    is the position; after ten draws that do not fit, the crop is the largest central rectangle with such a ratio. It is
-    interpolated bilinearly, with positions in 1/256 of a pixel.
+    uniform between resized_crop and 1, the logarithm of width / height is uniform between those of 3/4 and 4/3, and the
+    position is uniform; after ten draws that do not fit, the crop is the largest central rectangle with such a ratio.
+    It is interpolated bilinearly, with positions in 1/256 of a pixel.
 
     brightness, contrast, saturation and hue are torchvision's ColorJitter in this fixed order: a factor f, uniform in
     [max(0, 1 - s), 1 + s], gives f * image + (1 - f) * other, clipped to the range of bytes. other is black, the mean

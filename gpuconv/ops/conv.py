@@ -70,7 +70,7 @@ def conv2d(
         algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
             choose, as does an algorithm without a kernel for this direction.
         tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
-        out: Receives the result: its shape and dtype; by default a new array.
+        out: Receives the result and must have its shape and dtype; by default a new array.
 
     Returns:
         y: (N, P, Q, K), of x's dtype.
@@ -229,7 +229,7 @@ def conv2d_dgrad(
         mask: The mask that conv2d_relu or conv2d_batch_norm returned. dy is then the gradient of that op's output, and
             passes only where the mask has a 1.
         pool: The `pool` of that op; 2 needs the mask.
-        out: Receives the result: its shape and dtype; by default a new array.
+        out: Receives the result and must have its shape and dtype; by default a new array.
 
     Returns:
         dx: (N, H, W, C), of dy's dtype.

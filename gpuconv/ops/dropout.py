@@ -29,8 +29,8 @@ def dropout(
         seed: The seed of the random numbers: a 64-bit integer, at least 0.
         substream: Distinguishes the layers of one net: a 32-bit integer.
         offset: The first position in the stream, in blocks of four numbers; may be an int64 array of one element.
-        first: The number of x's first element, at least 0; if x is a part of a batch, its position in the whole batch.
-        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+        first: The index of x's first element, at least 0; above 0 if x is a later part of a batch.
+        out: Receives the result and must have its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
         y, of x's shape and dtype.
@@ -64,7 +64,7 @@ def dropout_backward(
         substream: As in that call.
         offset: As in that call.
         first: As in that call.
-        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+        out: Receives the result and must have its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
         dx, of dy's shape and dtype.

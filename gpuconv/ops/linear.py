@@ -44,7 +44,7 @@ def linear(
         algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
             choose, as does an algorithm without a kernel for this direction.
         tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
-        out: Receives the result: its shape and dtype; by default a new array.
+        out: Receives the result and must have its shape and dtype; by default a new array.
 
     Returns:
         y: (N, out_features), of x's dtype.
@@ -81,7 +81,7 @@ def linear_dgrad(dy: ArrayT, w: ArrayT, *, algo: str = "auto", tf32: bool = Fals
         algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
             choose, as does an algorithm without a kernel for this direction.
         tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
-        out: Receives the result: its shape and dtype; by default a new array.
+        out: Receives the result and must have its shape and dtype; by default a new array.
 
     Returns:
         dx: (N, in_features), of dy's dtype.

@@ -203,9 +203,9 @@ def add_metrics(
     *,
     ignore_index: int | None = None,
 ) -> None:
-    """Add a batch to running sums on the device: totals += (loss * M, correct answers, M, 1 while totals[0] is finite),
-    M the number of rows that are not ignored. With weight totals[0] += loss * W, W the sum of these rows' weights.
-    If there are five totals, totals[4] += W, or += M without weight.
+    """Add a batch to running sums on the device: totals += (loss * M, correct answers, M, 1), where M is the number of
+    rows that are not ignored, and the 1 is added only as long as totals[0] is finite. With weight totals[0] += loss *
+    W, W the sum of these rows' weights. If there are five totals, totals[4] += W, or += M without weight.
 
     Args:
         totals: (4,) or, needed with weight, (5,) float64, changed in place.

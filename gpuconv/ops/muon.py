@@ -42,8 +42,8 @@ def muon_step(
     |param| is the root of the sum of squares; a parameter of zeros is not scaled. orthogonal(x) divides x by
     |x| + 1e-7, then does `steps` Newton-Schulz steps on the smaller side, x = a x + (b x x^T + c (x x^T)^2) x with
     a, b, c = 3.4445, -4.7750, 2.0315. These bring the singular values near 1, not exactly to 1. Everything is
-    computed in the accumulation dtype. Tensor cores multiply in the other two precisions: "tf32" rounds the factors of
-    these products to TF32, and "bfloat16", as the original does, stores x / |x|, x x^T, the polynomial and x in
+    computed in the accumulation dtype, unless another precision lets tensor cores multiply: "tf32" rounds the factors
+    of these products to TF32, and "bfloat16", as the original does, stores x / |x|, x x^T, the polynomial and x in
     bfloat16.
 
     Args:
@@ -104,7 +104,7 @@ def muon_step(
 
 
 def expect_precision(precision: str, tf32: object, dtypes: Sequence[np.dtype]) -> str:
-    """The name of a precision. dtypes: that the parameters accumulate in."""
+    """The name of a precision. dtypes: the accumulation dtypes of the parameters."""
     found = canonical("precision", precision, PRECISIONS)
     for dtype in dtypes:
         expect_tf32(tf32, dtype)

@@ -67,7 +67,7 @@ def batch_norm(
         eps: At least 0.
         activation: None, or the name of an activation op, applied with its defaults to the value rounded to x's
             dtype.
-        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+        out: Receives the result and must have its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
         y, of x's shape and dtype, and the mean and inv_std used, (C,) in the accumulation dtype.
@@ -464,7 +464,7 @@ def group_norm(
         beta: (C,), as gamma.
         groups: The number of groups of neighbouring channels; it divides C.
         eps: Added to the variance, at least 0.
-        out: Receives the result: its shape and dtype; may be an input itself; by default a new array.
+        out: Receives the result and must have its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
         y, of x's shape and dtype, and mean and inv_std = 1 / sqrt(var + eps), (N, groups) in the accumulation dtype.

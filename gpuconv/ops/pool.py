@@ -79,7 +79,7 @@ def max_pool2d_backward(
         stride: As in max_pool2d.
         padding: As in max_pool2d.
         fit: As in max_pool2d.
-        out: Receives the result: its shape and dtype; by default a new array.
+        out: Receives the result and must have its shape and dtype; by default a new array.
 
     Returns:
         dx: (N, H, W, C), of dy's dtype.
@@ -121,7 +121,7 @@ def avg_pool2d(
             inside the input. Cells that "cover" adds past the padding never count.
         fit: "floor", "exact" or "cover": what happens where windows do not tile the padded input (see
             `gpuconv.ops`).
-        out: Receives the result: its shape and dtype; by default a new array.
+        out: Receives the result and must have its shape and dtype; by default a new array.
 
     Returns:
         y: (N, P, Q, C), of x's dtype.
@@ -156,7 +156,7 @@ def avg_pool2d_backward(
         padding: As in avg_pool2d.
         count_include_pad: As in avg_pool2d.
         fit: As in avg_pool2d.
-        out: Receives the result: its shape and dtype; by default a new array.
+        out: Receives the result and must have its shape and dtype; by default a new array.
 
     Returns:
         dx: (N, H, W, C), of dy's dtype.
@@ -177,7 +177,7 @@ def global_avg_pool2d(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
 
     Args:
         x: (N, H, W, C), any float dtype.
-        out: Receives the result: its shape and dtype; by default a new array.
+        out: Receives the result and must have its shape and dtype; by default a new array.
 
     Returns:
         y: (N, 1, 1, C), of x's dtype.
@@ -201,7 +201,7 @@ def global_avg_pool2d_backward(dy: ArrayT, *, input_shape: Sequence[int], out: A
     Args:
         dy: (N, 1, 1, C), any float dtype.
         input_shape: x's shape, (N, H, W, C).
-        out: Receives the result: its shape and dtype; by default a new array.
+        out: Receives the result and must have its shape and dtype; by default a new array.
 
     Returns:
         dx: input_shape, of dy's dtype.
