@@ -20,13 +20,14 @@ class Augmentation:
     other half in the second, and so on. shift: move by up to this many pixels along each axis. border: the pixels that
     are shifted in, "zero" or "reflect". cutout: zero a square of this side around a uniformly drawn centre.
     resized_crop: stretch a part of the image, at least this share of its area, to the image's size; 0 does not crop.
-    brightness: multiply by a factor between 1 - this and 1 + this. contrast: the same for the distance from the mean
-    grey. saturation: the same for the distance from a pixel's own grey. hue: rotate the hue by up to this fraction of
-    the circle, at most 0.5. See `ops.load_batch` for how they are drawn.
+    brightness: multiply by a factor between 1 - this and 1 + this. contrast: multiply each value's distance from the
+    image's mean grey by such a factor. saturation: multiply each value's distance from its pixel's grey by such a
+    factor. hue: rotate the hue by up to this fraction of the circle, at most 0.5. `ops.load_batch` tells how they are
+    drawn.
 
     mixup: blend each image with another of its batch, by a factor from the distribution Beta(mixup, mixup). cutmix:
-    replace a rectangle by that of the other image, with a share of the area drawn from Beta(cutmix, cutmix). Both turn
-    labels into probabilities of the classes, and at most one is above 0. See `ops.mix_batch`.
+    replace a rectangle by that of another image, with a share of the area drawn from Beta(cutmix, cutmix). Both turn
+    labels into class probabilities; at most one of the two may be above 0. See `ops.mix_batch`.
     """
 
     flip: bool | str = False
@@ -101,7 +102,7 @@ class Augmentation:
         return ",".join(parts) or "none"
 
 
-# The parts that take a number, and its meaning.
+# The augmentations that take a number, and the word for it in messages.
 _UNITS = {
     "shift": "PIXELS",
     "cutout": "PIXELS",
@@ -114,7 +115,7 @@ _UNITS = {
     "cutmix": "ALPHA",
 }
 
-# The name in the text, the option, and its value; None: the number after the colon.
+# Name in the text -> (that name, field of `Augmentation`, value); None stands for the number after the colon.
 _PARTS: dict[str, tuple[str, str, object]] = {
     "flip": ("flip", "flip", True),
     "alternating-flip": ("alternating-flip", "flip", "alternating"),

@@ -35,8 +35,9 @@ Part = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 def load(directory: str | os.PathLike[str]) -> tuple[Dataset, Dataset]:
     """(train, test) of 50,000 and 10,000 images, uint8 (N, 32, 32, 3).
 
-    directory: the folder with the six batch files of either version, or with the folder that the archive contains.
-    Raises FileNotFoundError naming what is missing, and ValueError naming a file that is truncated, corrupt or refused.
+    directory: the folder of the six batch files of either version, or the one into which the archive was unpacked.
+    Raises FileNotFoundError, naming what is missing, and ValueError, naming a file that is truncated or corrupt, or
+    whose pickle holds anything but arrays and plain values.
     """
     folder, suffix = _find(Path(os.path.expanduser(directory)))
     read = _read_binary if suffix else _read_python
@@ -79,7 +80,7 @@ def _download(directory: Path, url: str, sha256: str, size: int, progress: bool)
 
 
 def _find(directory: Path) -> tuple[Path, str]:
-    """The folder of the batch files, and their suffix: ".bin" in the binary version, none in the python one."""
+    """The folder of the batch files, and their suffix: ".bin" for the binary version, "" for the python version."""
     for folder in (directory, directory / "cifar-10-batches-bin", directory / "cifar-10-batches-py"):
         for suffix in (".bin", ""):
             if any((folder / (name + suffix)).is_file() for name in TRAIN_FILES + TEST_FILES):

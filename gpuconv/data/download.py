@@ -24,9 +24,9 @@ def fetch_archive(url: str, directory: Path, *, sha256: str, size: int, progress
     An interrupted download continues where it stopped. Each file gets its name only when it is complete. size: in
     bytes; a file of another size is not downloaded, and no more than that is ever stored. progress: show a bar.
 
-    Raises OSError (PermissionError, ...) if `directory` cannot be written to, ConnectionError, saying why, if the
-    download stops or the server refuses it, and ValueError if the file is not the expected one; then nothing is
-    unpacked.
+    Raises ImportError without requests, OSError (PermissionError, ...) if `directory` cannot be written to or another
+    process is downloading the file, ConnectionError, saying why, if the download stops or the server refuses it, and
+    ValueError if the file is not the expected one; then nothing is unpacked.
     """
     try:
         import requests
@@ -83,7 +83,8 @@ def _have(part: Path, size: int) -> int:
 
 
 def _fetch(url: str, part: Path, size: int, progress: bool) -> None:
-    """Fill `part` with the rest of the file. Raises RequestException, and ValueError for a file of another size."""
+    """Append what is missing of the file to `part`. Raises RequestException, OSError if another process is doing this,
+    and ValueError for a file of another size."""
     import requests
 
     have = _have(part, size)

@@ -22,7 +22,7 @@ from gpuconv.names import canonical
 
 SPLITS = ("name", "order")
 
-_FIRST_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")  # rule of 0.1.0
+_FIRST_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")  # read by 0.1.0
 
 
 def load(
@@ -40,10 +40,11 @@ def load(
     size: (H, W) to resize to; without it all images must have the same size. channels: 3 for colour, 1 for grey. test:
     the fraction of every class that is held out for testing, chosen by `seed` and the rule `split`. "name" decides by
     each file's name (see `for_testing`), so that adding a file does not move others; "order" draws from the sorted
-    files of a class, as gpuconv 0.1.0 did, which ignored folders within a class. stream: leave the images in their
-    files and read each when its batch needs it (`FolderSamples`), so that they need not fit into memory.
+    files of a class, as gpuconv 0.1.0 did, and like it ignores folders within a class. stream: leave the images in
+    their files and read each when its batch needs it (`FolderSamples`), so that they need not fit into memory.
 
-    Raises as `load_all` does, and ValueError if no class has two images, one for training and one for testing.
+    Raises as `load_all` does, and ValueError unless 0 < test < 1, and if no class has two images, one for training and
+    one for testing.
     """
     split = canonical("split", split, SPLITS)
     if test == 1:
@@ -53,7 +54,7 @@ def load(
     dataset, paths = _read(directory, size, channels, stream, first_version=split == "order")
     dataset = dataclasses.replace(dataset, spec=f"{dataset.spec},test={float(test)},seed={seed},split={split}")
     tested = [for_testing(names, test, seed) for names in paths]
-    if split == "order" or max(map(len, tested)) < 2:  # raises if no class has two images
+    if split == "order" or max(map(len, tested)) < 2:  # if no class has two images, Dataset.split raises
         return dataset.split(test, seed=seed)
     second = np.concatenate(tested)
     return dataset.subset(~second), dataset.subset(second)
@@ -127,7 +128,7 @@ def expect_memory(samples: Samples) -> None:
 
 
 class UnreadableError(OSError, ValueError):
-    """A file that is not an image, or has another size; may also be raised during a run."""
+    """A file is not an image, or its image has another size. With stream=True this may be raised during training."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -159,7 +160,7 @@ class FolderSamples(Samples):
         return images, self.labels[indices]
 
     def checksum(self) -> str:
-        """A checksum of the files' names, sizes and dates, and of the labels; it does not read the images."""
+        """A checksum of the labels and of the files' names, sizes and modification times; it reads no image."""
         found = zlib.crc32(self.labels.data)
         for path in self.paths:
             status = os.stat(path)
@@ -179,9 +180,10 @@ class FolderSamples(Samples):
 def for_testing(names: Sequence[str], fraction: float, seed: int = 0) -> NDArray[np.bool_]:
     """A mask of the files of a class that are for testing: about `fraction` of them.
 
-    names: the class and the path in its folder, "cats/001.png". A file is for testing if a hash of `seed` and its name,
-    a number in [0, 1), is below `fraction`, regardless of other files. With two files or more, the one with the lowest
-    hash is always for testing and the one with the highest for training.
+    names: each file's path from the class folder on, such as "cats/001.png". A file is for testing if a hash of `seed`
+    and its name, a number in [0, 1), is below `fraction`, regardless of other files. There are two exceptions: of two
+    or more files, the one with the lowest hash is always for testing and the one with the highest for training; a
+    single file is for training.
     """
     hashes = np.array([_hash(f"{seed}/{name}") for name in names])
     chosen = hashes < fraction

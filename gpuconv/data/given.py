@@ -41,9 +41,11 @@ def recognised(
 ) -> Any:
     """`data` as a Dataset, as Samples, or as an object with ``epoch(epoch, start_batch)``.
 
-    name: for messages. shape: of the net's images. classes: the number of its scores. length: the batches of an epoch,
-    if `data` has no length. device, dtype, normalize: like `length`, arguments of `Batches`. Raises TypeError for data
-    that is none of `ACCEPTED`.
+    name: for messages. shape: of one image, as the net takes it. classes: the number of the net's scores. length: the
+    number of batches in an epoch, by default len(data) if it has one. device, dtype, normalize: like `length`,
+    arguments of `Batches`.
+
+    Raises TypeError for data that is none of `ACCEPTED`, and ValueError for data that is empty.
     """
     if isinstance(data, (Dataset, Samples)) or hasattr(data, "epoch"):
         return data
@@ -82,7 +84,8 @@ def _is_array(value: object) -> bool:
 def _of_arrays(
     images: object, labels: object, name: str, shape: tuple[int, ...], classes: int
 ) -> Dataset | ArraySamples:
-    """uint8 arrays in memory become a Dataset, which moves to the device; other arrays are read batch by batch."""
+    """uint8 images (N, H, W, C) in memory with class numbers become a Dataset, which moves to the device as a whole;
+    other arrays are read batch by batch."""
     in_file = mapped(images)
     images = laid_out(images, shape, rank=1 + len(shape))
     expect_image_dtype(images.dtype, name)
@@ -93,7 +96,7 @@ def _of_arrays(
         return Dataset(images, numbers, names, name)
     if not images.size:
         raise ValueError(f"data set {name!r} is empty: images of shape {images.shape}")
-    if in_file is None:  # if images are read batch by batch, the loss shows the fault
+    if in_file is None:  # a file is not read just for this check: there, a NaN shows up in the loss
         expect_finite(images, name)
     return ArraySamples(
         name=name, image_shape=images.shape[1:], dtype=images.dtype, labels=numbers, classes=names, images=images
@@ -101,7 +104,7 @@ def _of_arrays(
 
 
 def _of_map(data: Any, name: str, shape: tuple[int, ...], classes: int) -> MapSamples | None:
-    """The samples of the object, or None if an item is a batch."""
+    """The object as samples, or None if its items are batches."""
     first = data[0]
     if not isinstance(first, (tuple, list)) or len(first) != 2:
         received = f"{len(first)} parts" if isinstance(first, (tuple, list)) else type(first).__name__

@@ -1,4 +1,4 @@
-"""Reads one image file as an array: supported formats, size limits, and conversion of values."""
+"""Reads one image file as an array: formats, size limits, and conversion to 8-bit grey or colour."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ FORMATS = {
     "WEBP": (".webp",),
 }
 
-MAX_PIXELS = 1 << 26  # 67 million: at most about 1 GB while one image is read
-MAX_BYTES = 1 << 30  # bytes of the file
+MAX_PIXELS = 1 << 26  # 67 million pixels: reading one image takes at most about 1 GB of memory
+MAX_BYTES = 1 << 30  # of a file
 
 _MODES = {1: "L", 3: "RGB"}
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _TILE_WIDTH, _TILE_LENGTH, _SAMPLE_FORMAT = 258, 262, 322, 323, 339  # tags of TIFF
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _TILE_WIDTH, _TILE_LENGTH, _SAMPLE_FORMAT = 258, 262, 322, 323, 339  # TIFF tags
 _MIN_IS_WHITE, _UNSIGNED = 0, 1
 
 
@@ -49,7 +49,7 @@ def readable_formats() -> tuple[str, ...]:
 
 
 def readable_suffixes() -> tuple[str, ...]:
-    """The suffixes of those formats, sorted."""
+    """The file name suffixes of `readable_formats()`, sorted."""
     return tuple(sorted(suffix for name in readable_formats() for suffix in FORMATS[name]))
 
 
@@ -76,7 +76,8 @@ def read_image(
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A decoded image file. mode: Pillow's: "L" is grey, "RGBA" colour with transparency, and so on."""
+    """A decoded image file. path: for messages. image: upright and opaque. mode: the file's Pillow mode: "L" is grey,
+    "RGBA" is colour with transparency, and so on."""
 
     path: str
     image: Image
@@ -120,7 +121,8 @@ def _pillow() -> ModuleType:
         from PIL import Image, TiffImagePlugin
     except ImportError as error:
         raise ImportError('reading image files needs Pillow: pip install "gpuconv[image]"') from error
-    # Pillow reads 12 bits in one byte order and photometric only, and 16 bits with white as zero in one byte order.
+    # Pillow reads 12-bit TIFF files only in one byte order and photometric interpretation, and 16-bit files with white
+    # as zero only in one byte order. These entries add the others.
     for order, deep in ((TiffImagePlugin.II, "I;16"), (TiffImagePlugin.MM, "I;16B")):
         for photometric in (0, 1):
             for bits, modes in ((12, ("I;16", "I;12")), (16, (deep, deep))):

@@ -21,8 +21,8 @@ def list_images(directory: Path) -> dict[str, list[Path]]:
     Hidden files are ignored. Links are followed, but each folder is entered only once per class. A notice counts other
     files.
 
-    Raises FileNotFoundError or NotADirectoryError if there is no such folder, FileNotFoundError if it has no class, a
-    class has no image or is a dangling link, and OSError for a folder that cannot be read.
+    Raises FileNotFoundError or NotADirectoryError if there is no such folder, FileNotFoundError if it has no class, if
+    a class has no image, or if an entry is a dangling link, and OSError for a folder that cannot be read.
     """
     if not directory.exists():
         raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(directory))

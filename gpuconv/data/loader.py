@@ -40,7 +40,7 @@ class Loader:
     Args:
         dataset: The images and labels.
         batch_size: Images of a batch, at least 1; the last batch of an epoch may be short.
-        normalization: That of the pixels; None only for images that need none.
+        normalization: How pixels are normalised; None only for images that need no normalization.
         augmentation: By default none, which is right for evaluation.
         seed: The seed of the order and the augmentation.
         device: Where the batches live, such as "numpy" or "cuda".
@@ -84,7 +84,7 @@ class Loader:
         self._hold()
 
     def _expect(self, image_shape: tuple[int, ...]) -> None:
-        """Raise ValueError if normalization or augmentation do not fit the images."""
+        """Raise ValueError if the normalization or the augmentation does not fit the images."""
         height, width, channels = image_shape
         for name in ("mean", "std"):
             values = getattr(self.normalization, name)
@@ -95,7 +95,7 @@ class Loader:
         expect_augmentable(image_shape, self.augmentation.shift, self.augmentation.colours)
 
     def _expect_classes(self) -> None:
-        """Raise ValueError for data with an unknown number of classes."""
+        """Raise ValueError unless labels are the numbers of known classes."""
         labels = self.dataset.labels
         if not self.dataset.classes or (labels is not None and labels.ndim != 1):
             raise ValueError(
@@ -161,7 +161,7 @@ class Loader:
             )
         return range(start_batch, len(self))
 
-    # --- the same, one call each, for a step that reads its position on the device ---------------
+    # --- the parts of `epoch`, for a training step that reads its position from the device --------
 
     def order(self) -> Array:
         """A new array for an epoch's order, initially unshuffled."""
@@ -177,17 +177,18 @@ class Loader:
         return min(self.batch_size, len(self.dataset) - number * self.batch_size)
 
     def place(self, epoch: int, number: int) -> tuple[int, int]:
-        """(start, offset) of batch `number` of an `epoch`: in the epoch's order and in the stream of random numbers."""
+        """(start, offset) of batch `number` of an `epoch`: its position in the epoch's order, and its position in the
+        stream of random numbers."""
         start = number * self.batch_size
         return start, epoch * len(self.dataset) + start
 
     def load(self, order: Array, count: int, *, start: int | Array, offset: int | Array) -> Batch:
-        """The batch of `count` images at a position, given as numbers or arrays on the device; only device work.
+        """A batch of `count` images. Everything happens on the device, so that a training step can capture it.
 
         Args:
             order: As `shuffle_into` fills it.
             count: The number of images.
-            start, offset: As `place` gives them.
+            start, offset: As `place` gives them: integers, or arrays on the device.
         """
         loaded = ops.load_batch(
             self._images, self._labels, order, start=start, count=count, offset=offset, **self._options
@@ -195,7 +196,7 @@ class Loader:
         return self._mixed(*loaded, offset)
 
     def _mixed(self, x: Array, labels: Array, offset: int | Array) -> Batch:
-        """The batch as mixup or cutmix changes it."""
+        """The batch after mixup or cutmix, if there is either."""
         if not (mixing := self.augmentation.mixing):
             return x, labels
         classes, cut = len(self.dataset.classes), mixing == "cutmix"

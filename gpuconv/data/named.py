@@ -25,7 +25,7 @@ def load(spec: str, test: str = "") -> tuple[Dataset, Dataset]:
 
     test: the description of a separate test set, as for `load_test`; then all images of a folder are for training.
 
-    Raises ValueError, naming what would be accepted, for any other text.
+    Raises TypeError unless `spec` is text, and ValueError, naming what would be accepted, for any other text.
     """
     if not isinstance(spec, str):
         raise TypeError(f"a data set is described by text, received {type(spec).__name__}")
@@ -51,7 +51,7 @@ def stored(spec: str) -> list[Dataset]:
 
 
 def is_whole(spec: str) -> bool:
-    """Whether it is a folder's `Dataset.spec` without a split, as `folder.load_all` makes it."""
+    """Whether `spec` describes a folder without a split, as `folder.load_all` writes it into `Dataset.spec`."""
     name, _, rest = spec.partition(":")
     return name == "folder" and "test" not in _folder_parts(rest)[1]
 
@@ -84,13 +84,13 @@ def is_test_set(spec: str) -> bool:
 
 
 def spelled(spec: str) -> str:
-    """The same text with the full name of its data set. ValueError for an unknown one."""
+    """The same text with its data set's name in full. Raises ValueError for an unknown one."""
     name, colon, rest = spec.partition(":")
     return canonical("data set", name, _SOURCES) + colon + rest
 
 
 def placed(spec: str, like: str = "") -> str:
-    """The text that loads the same images from any current directory, and in every later version of gpuconv.
+    """A text that loads the same images from any current directory, and in every later version of gpuconv.
 
     like: the text of a run's data, from which missing options of a folder (its size, its split) are taken.
     """
@@ -110,7 +110,8 @@ def placed(spec: str, like: str = "") -> str:
 
 
 def from_run(spec: str) -> str:
-    """The text stored with a run, completed: version 0.1.0 stored no rule for the split of a folder."""
+    """The text stored with a run, with split=order added to a folder's if it names no split: version 0.1.0 stored none,
+    and split by this rule."""
     name, _, rest = spelled(spec).partition(":")
     old = name == "folder" and "split" not in _folder_parts(rest)[1]
     return f"{name}:{rest},split=order" if old else spelled(spec)
@@ -138,7 +139,7 @@ def _folder(rest: str) -> tuple[Dataset, Dataset]:
 
 
 def _all_of_folder(directory: str, options: dict[str, str]) -> Dataset:
-    """All images of the folder; options of the split do not matter."""
+    """All images of the folder; options of the split are ignored."""
     return folder.load_all(directory, **{k: v for k, v in _folder_options(options).items() if k in _SHAPE})
 
 

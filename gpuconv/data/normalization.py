@@ -43,7 +43,7 @@ class Normalization:
 
     @classmethod
     def from_dataset(cls, dataset: Any, kind: str = "channel") -> Normalization:
-        """From the statistics of a training set; for `Samples`, which are read from files, from some of them.
+        """The normalization by the statistics of a training set, or, for `Samples`, of the images in `measured()`.
 
         Args:
             dataset: The training set; the test set must stay unseen.
@@ -55,14 +55,14 @@ class Normalization:
 
     @classmethod
     def measured(cls, data: Any) -> Normalization | None:
-        """The normalization from `data`, a data set or images; None for floats."""
+        """The normalization by the statistics of `data`, a data set or images (N, H, W, C); None for float images."""
         if data.dtype != np.uint8 if isinstance(data, np.ndarray) else not data.raw:
             return None
         return cls.from_images(data) if isinstance(data, np.ndarray) else cls.from_dataset(data)
 
     @classmethod
     def from_images(cls, images: NDArray[np.uint8], kind: str = "channel") -> Normalization:
-        """As in `Normalization.from_dataset`, from uint8 `images` (N, H, W, C)."""
+        """As `Normalization.from_dataset`, for uint8 `images` (N, H, W, C)."""
         if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
             raise ValueError(
                 f"a normalization is computed from uint8 images (N, H, W, C), received {images.dtype.name} of shape "
@@ -81,17 +81,19 @@ class Normalization:
         return cls(total / count, np.where(std > 0, std, 1.0))
 
     def lacks(self, images: np.ndarray) -> bool:
-        """Whether float `images` look like pixels that are not normalised: between 0 and 1, or 0 and 255."""
+        """Whether float `images` look like pixels that are not normalised: none is negative, and the largest is at most
+        1, as in [0, 1], or above 10, as in [0, 255]."""
         return bool(images.size) and images.min() >= 0 and (images.max() > 10 or images.max() <= 1)
 
     def __call__(self, images: NDArray[np.uint8], dtype: str | np.dtype | type[object] = "float32") -> np.ndarray:
-        """Normalise uint8 images (N, H, W, C), with the same bits as a batch without augmentation."""
+        """Normalise uint8 images (N, H, W, C). The bits are those of a `Loader`'s batch without augmentation."""
         everything = np.arange(len(images))
         return ops.load_batch(images, everything, everything, mean=self.mean, std=self.std, dtype=dtype)[0]
 
 
 def _squares(images: NDArray[np.uint8]) -> list[int]:
-    """The exact sum of pixel^2 of each channel; a few images at a time, since squares need wider integers."""
+    """The exact sum of pixel^2 of each channel, computed for a few images at a time to limit the memory of the squares,
+    which are wider integers."""
     total = np.zeros(images.shape[-1], np.int64)
     step = max(1, (1 << 22) // images[0].size)
     for start in range(0, len(images), step):

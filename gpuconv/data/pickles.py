@@ -1,7 +1,7 @@
 """Reads pickles without running the code that they name.
 
 A pickle names functions to call, so a crafted one can run any code. Here it may name only the functions that rebuild an
-array, and receives stand-ins for them, which only store their arguments. Opcodes that no array needs are refused, and
+array, and gets harmless stand-ins for them, which store their arguments. Opcodes that no array needs are refused, and
 no number in the pickle determines an allocation or a nesting depth.
 """
 
@@ -55,14 +55,14 @@ class _Dtype:
 
 
 def _from_buffer(data: object, dtype: object, shape: object, order: object, *_: object) -> ArrayState:
-    """NumPy's form of an array in protocol 5."""
+    """Stand-in for the function that rebuilds an array from a buffer, which NumPy names in protocol 5."""
     array = ArrayState()
     array.state = (1, shape, dtype, order == "F", data)
     return array
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """Python 3's form of bytes in the old pickle protocol."""
+    """Stand-in for `_codecs.encode`, which Python 3 names to store bytes in protocols 0 to 2."""
     if encoding != "latin1":
         raise UnsafePickleError(f"it names the codec {encoding!r}, which no array needs")
     return text.encode("latin1")
@@ -112,8 +112,8 @@ def _refused(code: int) -> Callable[[Any], None]:
 
 
 def _shallow(load: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Refuses tuples nested deeper than an array's state, because hashing one as a key needs stack space for its
-    depth."""
+    """Refuses tuples nested deeper than in an array's state: hashing one as a dict key recurses once per level, and a
+    deep one would overflow the stack."""
 
     def load_tuple(reader: Any) -> None:
         load(reader)
@@ -131,7 +131,7 @@ def _build(reader: Any) -> None:
 
 
 def _bytes(reader: Any) -> None:
-    """A byte array of the bytes that exist, whatever length the pickle claims."""
+    """Loads a bytearray with the bytes that exist, whatever length the pickle claims."""
     (size,) = struct.unpack("<Q", reader.read(8))
     reader.append(reader.read(size))
 

@@ -21,7 +21,7 @@ MEASURED = 4096  # at most this many images are read to compute the normalizatio
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Samples:
-    """The base: samples 0 to len - 1, each an image and a class.
+    """The base class: samples 0 to len - 1, each an image and its label.
 
     Args:
         name: The name of the data, for messages.
@@ -113,8 +113,8 @@ class ArraySamples(Samples):
         return self.images[indices].reshape(len(indices), *self.image_shape), self.labels[indices]
 
     def checksum(self) -> str:
-        """A checksum of images and labels, in their order; for a memory-mapped file, of its name, size and date, and of
-        the labels."""
+        """A checksum of images and labels, in their order. For a memory-mapped file, its name, size and modification
+        time stand for the images."""
         if (file := mapped(self.images)) is None:
             images = zlib.crc32(np.ascontiguousarray(self.images).view(np.uint8).data)
         else:
@@ -158,10 +158,11 @@ def is_torch(array: object) -> bool:
 
 
 def laid_out(images: Any, shape: tuple[int, ...], rank: int) -> np.ndarray:
-    """Images as a NumPy array of `rank` axes, the last of which are those of `shape`, one image's.
+    """Images as a NumPy array with channels last. The caller checks the shape of the result.
 
-    The channels of a channels-first PyTorch tensor are moved last; grey pictures without a channel axis get one. Raises
-    ValueError with advice for a NumPy array with channels first.
+    shape: of one image, as the net takes it. rank: the expected number of axes: len(shape) for one image, one more for
+    a batch. If `shape` is (H, W, C), the channels of a channels-first PyTorch tensor are moved last, and grey pictures
+    without a channel axis get one. Raises ValueError with advice for a NumPy array with channels first.
     """
     torch = is_torch(images)
     array = to_numpy(images.detach().cpu() if torch else images, "images")
@@ -184,7 +185,11 @@ def laid_out(images: Any, shape: tuple[int, ...], rank: int) -> np.ndarray:
 
 
 def targets(labels: object, name: str, count: int) -> NDArray[Any]:
-    """Labels as int64 (count,), the numbers of classes, or as floats (count, ...), a target for each score."""
+    """Labels as class numbers, int64 (count,), or as a target for each score, floats (count, ...).
+
+    name: the name of the data, for messages. count: the number of images. Raises as `class_numbers` does, and
+    ValueError for another number of targets.
+    """
     if isinstance(labels, (list, tuple)):
         labels = [to_numpy(label, "labels") if is_torch(label) else label for label in labels]
     found = to_numpy(labels, f"labels of {name!r}")
@@ -217,7 +222,7 @@ def class_numbers(labels: object, name: str, count: int) -> NDArray[np.int64]:
 
 
 def expect_finite(images: np.ndarray, name: str) -> None:
-    """Raise ValueError, naming the image, for one with NaN or infinity."""
+    """Raise ValueError, naming the first image that holds NaN or infinity."""
     for first in range(0, len(images) if is_float(images.dtype) else 0, 64):
         part = images[first : first + 64]
         if not np.isfinite(part).all():

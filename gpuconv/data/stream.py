@@ -1,4 +1,4 @@
-"""Batches of data that is not in device memory: read in advance by threads, or given by a user's iterable."""
+"""Batches of data that is not in device memory: read in advance by threads, or taken from a user's iterable."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ class StreamLoader(Loader):
     Args:
         dataset: The samples.
         batch_size: Images of a batch.
-        normalization: For uint8 images. Float images are passed on unchanged: then it is None, and there is no
-        augmentation.
-        workers: Threads that read in advance, by default as many as the samples allow, on at most 8 cores.
+        normalization: How uint8 images are normalised. It must be None for float images, which are passed on unchanged
+            and cannot be augmented either.
+        workers: Threads that read in advance; by default as many as the samples allow, but at most 8 and at most one
+            for each core.
         options: As in `Loader`.
     """
 
@@ -83,9 +84,8 @@ class StreamLoader(Loader):
             return backends.asarray(images, device=self.device, dtype=self._options["dtype"]), labels
         every = backends.asarray(np.arange(len(images)), device=self.device)
         options = self._options | ({"flip": False} if self.augmentation.flip == "alternating" else {})
-        given = (
-            labels if labels.ndim == 1 else every
-        )  # load_batch gathers class numbers; here all rows belong to the batch
+        # load_batch gathers only class numbers; other targets are the batch's already.
+        given = labels if labels.ndim == 1 else every
         x, picked = ops.load_batch(backends.asarray(images, device=self.device), given, every, offset=offset, **options)
         return self._mixed(x, picked if labels.ndim == 1 else labels, offset)
 
@@ -98,13 +98,14 @@ class Batches:
 
     Args:
         source: A PyTorch DataLoader, a generator, or a function that makes one. It yields x: (n, *shape), floats (used
-            unchanged) or uint8, or a PyTorch tensor, which may have channels first; and y: (n,) integers.
+            unchanged) or uint8, or a PyTorch tensor, which may have channels first; and y: (n,) integers, or floats
+            (n, ...), a target for each score.
         name: The name of the data, for messages.
         shape: The shape of one image.
-        length: The batches of an epoch, None if unknown.
+        length: The number of batches in an epoch; None if unknown.
         device: Where the batches go.
         dtype: The dtype of x there.
-        normalize: A function that returns the normalization of uint8 images, given the first batch.
+        normalize: Returns the normalization of uint8 images, given the images of the first batch; None for floats.
     """
 
     def __init__(
@@ -141,7 +142,7 @@ class Batches:
     def epoch(self, epoch: int = 0, start_batch: int = 0) -> Iterator[Batch]:
         """The batches of an `epoch` from number `start_batch` on; earlier ones are read and dropped.
 
-        Raises ValueError if an iterator would have to go back.
+        Raises ValueError if the source is an iterator that is past this batch.
         """
         batches = self._begun or iter(self._begin())
         skipped = start_batch

@@ -21,10 +21,10 @@ Bound = np.ndarray | float  # one bound for each element, or one for all
 
 
 def accumulated(dtype: DTypeLike, length: int, magnitude: Bound) -> Bound:
-    """The largest error of a sum of `length` products in the dtype's accumulator, before it is rounded to dtype.
+    """A bound on the error of a sum of `length` products in the dtype's accumulator, before it is rounded to dtype.
 
-    magnitude: the same sum over absolute values. The factor 2 covers the second order of gamma and products that are
-    not fused. It also covers tensor cores: their products are exact, but their additions truncate, which doubles u
+    magnitude: the same sum over absolute values. The factor 2 covers the second-order terms of gamma and products that
+    are not fused. It also covers tensor cores: their products are exact, but their additions truncate, which doubles u
     (Fasi, Higham, Mikaitis and Pranesh, "Numerical behavior of NVIDIA tensor cores", 2021).
     """
     accumulator = "float64" if as_dtype(dtype).name == "float64" else "float32"
@@ -32,11 +32,11 @@ def accumulated(dtype: DTypeLike, length: int, magnitude: Bound) -> Bound:
 
 
 def rounded(dtype: DTypeLike, value: Bound) -> Bound:
-    """The error of rounding `value` to dtype; below the smallest normal number it is a constant."""
+    """A bound on the error of rounding `value` to dtype; the constant covers subnormal results."""
     name = as_dtype(dtype).name
     return 2 * UNIT_ROUNDOFF[name] * np.abs(value) + SMALLEST[name]
 
 
 def sum_bound(dtype: DTypeLike, length: int, magnitude: Bound) -> Bound:
-    """The largest error of a sum of `length` products that is then rounded to dtype."""
+    """A bound on the error of a sum of `length` products, rounded to dtype. magnitude: as in `accumulated`."""
     return accumulated(dtype, length, magnitude) + rounded(dtype, magnitude)

@@ -26,7 +26,7 @@ from gpuconv.verify.oracle import expect, is_exact
 from gpuconv.verify.rules.base import as_float64
 from gpuconv.verify.run import move
 
-# The arguments to which an op may write its results; with accumulate=True it adds to those in `_ADDED`.
+# The arguments to which an op may write its results, and those to which it adds them with accumulate=True.
 _OUTPUTS = ("out", "dw", "db", "dgamma", "dbeta")
 _ADDED = {
     "conv2d_wgrad": ("out", "db"),
@@ -42,9 +42,9 @@ _ADDED = {
 class Call:
     """The inputs and results of one call of an op, on the host.
 
-    arrays, options: as in a case of verify, without the arrays for results. into: the previous contents of those, by
-    name.
-    results: by name, as `compare.results` has them, and "db".
+    arrays, options: the op's inputs, as `Case.arguments` returns them. into: the contents that the arrays for results
+    (`out`, `dw`, ...) had before the call, by name. results: by name, as `compare.results` returns them, and "db" if
+    the call computed a bias gradient.
     """
 
     op: str
@@ -55,7 +55,7 @@ class Call:
 
     @property
     def checkable(self) -> bool:
-        """Whether the result can be checked: bounds do not apply if an input is infinite or NaN."""
+        """Whether the results can be checked: the bounds do not hold if an input is infinite or NaN."""
         if is_exact(self.op):
             return True
         added_to = self.into.values() if self.options.get("accumulate") else ()
@@ -76,7 +76,8 @@ class Call:
         return list(by_name.values())
 
     def _bias_gradient(self) -> Expected:
-        """The sum of dy where its mask bit is set: the filter gradient of a 1 x 1 convolution of ones."""
+        """The sum of dy, of a convolution's where the mask bit is set: the filter gradient of a 1 x 1 convolution of
+        ones."""
         dy = self.arrays[0]
         if dy.ndim == 2:
             (one,) = expect("bias_grad", [dy], {})
@@ -88,7 +89,7 @@ class Call:
         return Expected("db", np.reshape(one.value, -1), np.reshape(one.bound, -1))
 
     def _added_to(self) -> dict[str, np.ndarray]:
-        """The previous values of accumulated results, by the names of the results."""
+        """The contents before the call of the arrays to which it added, by the names of the results."""
         place = {"out": 0, "dw": 1, "dgamma": 1, "dbeta": 2}
         names = list(self.results)
         given = [name for name in _ADDED[self.op] if name in self.into]
@@ -102,7 +103,7 @@ class Call:
         return max(differences, key=lambda difference: difference.share, default=Difference(0.0, 0.0, 0.0))
 
     def on(self, device: str, **changed: Any) -> Call:
-        """Make the same call on a device. changed: replacements for options."""
+        """Repeat the call on a device, and return the record of that call. changed: replacements for options."""
         watch: list[Call] = []
         arrays = [move(_copied(array), device) for array in self.arrays]
         given = {name: move(_copied(value), device) for name, value in (self.options | self.into).items()} | changed
@@ -125,7 +126,7 @@ class Call:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], checkpoint: Checkpoint) -> Call:
-        """Raises CheckpointError for a file that does not hold a call."""
+        """The call that `stored` put into a checkpoint. path: for messages. Raises CheckpointError if there is none."""
         state, tensors = checkpoint.state, checkpoint.tensors
         try:
             op = state["call"]
@@ -175,8 +176,8 @@ def _added(one: Expected, before: np.ndarray, dtype: np.dtype) -> Expected:
 
 
 def _overflowed(one: Expected, result: np.ndarray) -> Expected:
-    """The expected value, infinite where the result is infinite and the value may exceed the dtype's range within its
-    bound."""
+    """The same, but infinite where the result is infinite and the dtype's range ends within the bound of the value:
+    there an overflow is correct."""
     if result.dtype.kind in "iub":
         return one
     found, value = as_float64(result), np.asarray(one.value)
@@ -199,7 +200,7 @@ def _copied(value: object) -> Any:
 
 
 def _on_host(value: object) -> Any:
-    """Device arrays, also in lists, as new host arrays."""
+    """A copy of an array, or of each array in a list, on the host; anything else as it is."""
     if isinstance(value, (list, tuple)):
         return type(value)(_on_host(entry) for entry in value)
     return np.array(backends.to_numpy(value)) if hasattr(value, "dtype") and hasattr(value, "shape") else value
@@ -218,11 +219,11 @@ def recording(
     wants: Callable[[str, int], bool] = lambda op, size: True,
     inside: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[None]:
-    """Within this context, calls of ops by this thread are passed to `keep` after they ran.
+    """Within this context, `keep` receives each call of an op by this thread after it ran.
 
-    wants: a function of an op and the bytes of its arguments that decides whether to keep the call; other calls only
-    run. The arrays are copied to the host before and after the op runs, so that values changed in place are kept.
-    inside: the context in which the copying and `keep` run.
+    wants: a function of an op's name and the bytes of its arguments that decides whether to record the call. The inputs
+    are copied to the host before the op runs and the results afterwards, so that what it changes in place is recorded
+    with both values. inside: makes the context in which the copies are made and `keep` is called.
     """
     thread = threading.get_ident()
     keeping = False  # do not record ops that `keep` calls

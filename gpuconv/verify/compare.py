@@ -23,9 +23,10 @@ class Expected:
 
 @dataclass(frozen=True)
 class Difference:
-    """The worst difference between a result and the expected values. share: error / bound; above 1 the result is wrong.
-    text: the index and the values in words. result, at: the result's name and the index; given, expected: the values
-    there."""
+    """The worst difference between a result and its expected values: the one with the largest share.
+
+    share: error / bound; above 1 the result is wrong. text: the difference in words. result, at: the result's name and
+    the index of the difference. given, expected: the result's value and the expected one there."""
 
     error: float
     bound: float
@@ -42,7 +43,7 @@ class Difference:
 
 
 def compare(expected: Expected, result: object) -> Difference:
-    """The worst difference of a host array from the expected one. NaN must be where NaN is expected."""
+    """The worst difference of a host array from the expected one. NaN equals NaN, and differs from every number."""
     value, bound = np.asarray(expected.value, np.float64), np.asarray(expected.bound, np.float64)
     given = np.asarray(result).astype(np.float64)
     if given.shape != value.shape:
@@ -56,7 +57,7 @@ def compare(expected: Expected, result: object) -> Difference:
         error = np.where(same, 0.0, np.abs(given - value))
         error[np.isnan(error)] = np.inf
         share = np.where(error == 0, 0.0, error / bound)
-    share[np.isnan(share)] = np.inf  # an undefined bound
+    share[np.isnan(share)] = np.inf  # the bound is NaN
     worst = np.unravel_index(np.argmax(share), share.shape)
     limit = float(np.broadcast_to(bound, error.shape)[worst])
     place = tuple(map(int, worst))
@@ -66,7 +67,8 @@ def compare(expected: Expected, result: object) -> Difference:
 
 
 def relative_error(expected: Expected, result: object) -> float:
-    """||result - value|| / ||value||; infinite for another shape, NaN if either contains NaN."""
+    """||result - value|| / ||value||, or ||result|| if all values are 0; infinite for another shape, NaN if either
+    contains NaN."""
     value, given = np.asarray(expected.value, np.float64), np.asarray(result).astype(np.float64)
     if given.shape != value.shape:
         return np.inf
@@ -74,7 +76,7 @@ def relative_error(expected: Expected, result: object) -> float:
 
 
 def results(op: str, arrays: Sequence[Any], returned: object) -> dict[str, Any]:
-    """All results of an op's call by name: the returned arrays, then those that it changed in place."""
+    """All results of a call of an op, by name: the arrays that it returned, then those that it changed in place."""
     given = dict(zip(OPS[op].arrays, arrays))
     found: dict[str, Any] = {}
     for name in OPS[op].changes:

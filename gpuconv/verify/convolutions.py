@@ -34,8 +34,8 @@ def arrays(problem: Conv2dProblem, dtype: DTypeLike = np.float64, seed: int = 0)
 
 
 def reduction(problem: Conv2dProblem, direction: str) -> int:
-    """The largest number of products that a direction ("fprop", "dgrad", "wgrad") sums for one value; the tolerance
-    follows from it."""
+    """The largest number of products that a direction ("fprop", "dgrad" or "wgrad") sums up for one value. The error
+    bound follows from it."""
     return problem.implicit_gemm(direction)[2]
 
 
@@ -54,12 +54,12 @@ ODD = [
     conv(2, 7, 11, 2, 3, (2, 1), stride=(3, 4)),  # strides larger than the filter: some pixels are in no window
     conv(1, 11, 13, 2, 3, 3, padding=((2, 1), (0, 2)), dilation=(2, 3)),
     conv(2, 9, 10, 2, 3, (3, 2), stride=2, padding=1, dilation=(2, 3)),
-    conv(1, 13, 11, 1, 2, 3, stride=(4, 6), padding=((3, 2), (2, 3)), dilation=(2, 4)),  # common divisors
+    conv(1, 13, 11, 1, 2, 3, stride=(4, 6), padding=((3, 2), (2, 3)), dilation=(2, 4)),  # 2 divides both
     conv(2, 5, 7, 6, 4, 3, stride=(1, 2), padding=1, groups=2),
     conv(2, 7, 5, 5, 5, 3, padding=1, groups=5),  # depthwise
     conv(2, 7, 9, 16, 16, (3, 2), stride=(2, 3), padding=((1, 0), (2, 1)), dilation=(1, 2), groups=16),
-    conv(1, 7, 5, 3, 6, (3, 2), stride=(2, 1), padding=((1, 0), (0, 1)), groups=3),  # two filters a channel
-    conv(1, 5, 5, 6, 3, 2, groups=3),  # two channels a filter
+    conv(1, 7, 5, 3, 6, (3, 2), stride=(2, 1), padding=((1, 0), (0, 1)), groups=3),  # two filters for each channel
+    conv(1, 5, 5, 6, 3, 2, groups=3),  # two channels for each filter
     conv(3, 1, 1, 5, 7, 1),  # one pixel
     conv(2, 1, 1, 3, 2, 3, padding=1),  # one pixel amid padding
     conv(2, 5, 3, 1, 1, (5, 3)),  # one channel, one window
@@ -74,7 +74,7 @@ ODD = [
 ]
 
 REAL = [
-    conv(2, 32, 32, 3, 12, 3, padding=1),  # the first net of the notes
+    conv(2, 32, 32, 3, 12, 3, padding=1),  # the first net of the CS231n notes
     conv(2, 32, 32, 3, 10, 3, padding=1),  # tiny VGG
     conv(2, 32, 32, 10, 10, 3, padding=1),
     conv(2, 8, 8, 10, 10, 3, padding=1),
@@ -93,7 +93,7 @@ REAL = [
     conv(1, 31, 31, 24, 64, 3, padding=1),
     conv(1, 15, 15, 64, 256, 3, padding=1),
     conv(2, 3, 3, 256, 256, 3, padding=1),
-    conv(1, 56, 56, 3, 64, 7, stride=2, padding=3),  # ImageNet's first layer, on a quarter of its image
+    conv(1, 56, 56, 3, 64, 7, stride=2, padding=3),  # ResNet's first layer for ImageNet, on a quarter of the image
     conv(1, 14, 14, 96, 96, 3, padding=1, groups=96),  # depthwise, then pointwise
     conv(1, 14, 14, 96, 192, 1),
 ]

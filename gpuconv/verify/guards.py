@@ -1,7 +1,7 @@
-"""Allocates GPU memory between guard zones: detects writes past an array, and values left unwritten.
+"""Allocates GPU memory between guard zones, to detect writes past an array and values left unwritten.
 
-Every allocation is filled with NaNs and lies between two zones of a known byte. On the emulated device each access is
-checked, so there is nothing to do.
+Every allocation is filled with NaNs and lies between two zones filled with a known byte. The emulated device checks
+each access itself and needs no guards.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _CANARY, _NAN = 0xA5, 0xFF
 
 
 class Guards:
-    """CuPy's allocator, from the creation of this object until the process ends."""
+    """Replaces CuPy's allocator, from the creation of this object until the process ends."""
 
     def __init__(self) -> None:
         import cupy
@@ -31,7 +31,7 @@ class Guards:
         return inside
 
     def damage(self) -> str:
-        """Where a guard zone was written to, in words; "" if nowhere."""
+        """The first write to a guard zone, in words; "" if there was none."""
         for block, size in self._blocks:
             for side, offset in (("before", 0), ("after", ZONE + size)):
                 zone = self._cupy.ndarray((ZONE,), "uint8", self._cupy.cuda.MemoryPointer(block.mem, offset)).get()
@@ -44,13 +44,13 @@ class Guards:
         return len(self._blocks)
 
     def release(self, mark: int = 0) -> None:
-        """Allow the memory allocated since `mark` to be reused; until then it is kept, so that its guards can be
-        read."""
+        """Allow the memory allocated since `mark` to be reused. Until then it is held, so that `damage` can read its
+        guard zones."""
         del self._blocks[mark:]
 
 
 class NoGuards:
-    """The emulated device needs no guards: it checks every access."""
+    """Stands in for `Guards` on the emulated device, which checks every access itself."""
 
     def damage(self) -> str:
         return ""

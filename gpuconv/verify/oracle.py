@@ -1,8 +1,8 @@
-"""The expected results of each op: the oracle's in float64, with error bounds for a device's.
+"""The expected results of each op: the oracle's in float64, with error bounds for those of a device.
 
-Inputs have the device's dtype, so float64 represents them exactly. If the oracle only adds and multiplies, its result
-for the absolute values of the inputs is the magnitude to which the bound is proportional. Ops that draw random numbers
-or only select values must match the oracle bit for bit.
+Inputs have the device's dtype, so float64 represents them exactly. If an op only adds and multiplies, its result for
+the absolute values of the inputs is the magnitude to which the bound is proportional. Ops whose contract fixes the
+bits, such as those that draw random numbers, load batches or only select values, must match the oracle bit for bit.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from gpuconv.verify.rules.base import Arrays, Rule, as_float64, exact_results
 
 __all__ = ["Expected", "expect"]
 
-_FACTORS = {"conv2d_backward": 3, "batch_norm_backward": 1}  # how many arrays are rounded to TF32; 2 for other ops
+# How many of an op's first arrays are rounded to TF32; 2 for other ops.
+_FACTORS = {"conv2d_backward": 3, "batch_norm_backward": 1}
 
 
 @backends.oracle()
 def expect(op: str, arrays: Arrays, options: Options) -> list[Expected]:
-    """The expected results of an op for host arrays of one dtype, for any algorithm."""
+    """The expected results of an op for host arrays, whatever algorithm computes them."""
     rule, tf32 = _RULES[op], options.get("tf32", False)
     options = {name: value for name, value in options.items() if name not in ("algo", "tf32")}
     if not rule:
@@ -38,7 +39,7 @@ def expect(op: str, arrays: Arrays, options: Options) -> list[Expected]:
     arrays = [as_float64(a) for a in arrays]
     if tf32 and op == "muon_step":
         options["precision"] = "tf32"
-    elif tf32:  # products of rounded factors are exact in float32, so the bounds of float32 hold
+    elif tf32:  # the products of factors rounded to TF32 are exact in float32, so float32's bounds hold
         factors = _FACTORS.get(op, 2)
         arrays = [*map(round_tf32, arrays[:factors]), *arrays[factors:]]
         options |= {"w": round_tf32(as_float64(options["w"]))} if "w" in options else {}
@@ -65,7 +66,7 @@ _sum_of_rows = products.linear_in_its_inputs(lambda arrays, options: math.prod(a
 
 
 def _bias_grad(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
-    """The bound of a sum of rows; for an activation's gradient it also adds up that gradient's own error."""
+    """A sum of rows. With an activation, the rows are those of its gradient, whose own error is added up too."""
     name = options.get("activation")
     if name is None:
         return _sum_of_rows(op, arrays[:1], options, dtype)

@@ -1,12 +1,13 @@
-"""One proof: runs an algorithm on exactly one product, and checks it against a proved algorithm.
+"""One proof: runs an algorithm on one GEMM problem, and checks its results against a proved algorithm's.
 
-1. On random numbers, three times: the bits must be the same each time, and the results within the bounds of
-   `gpuconv verify` around the proved algorithm's. A large result is compared at regular intervals.
-2. On small whole numbers, whose sums are exact in any order: every value must have the proved algorithm's bits, also
-   where y and dy, or dx, are slices of wider volumes' channels, whose other channels must not change.
+1. On random numbers, three times. The bits must be the same each time, and the results must be within the bounds of
+   `gpuconv verify` of the proved algorithm's. Large results are compared only at regular intervals.
+2. On small whole numbers, whose sums are exact in any order. Every value must have the proved algorithm's bits; only
+   moments and activations that round are compared by bounds. This is repeated with y, dy and dx as slices of the
+   channels of wider volumes, whose other channels must not change. Sums too long to be exact in float32 skip this part.
 
-Results start as NaNs between guards. At the end the guards must be intact, and the proved algorithm must give its
-first bits again, which shows that the inputs are unchanged.
+Results start as NaNs between guard zones, which must be intact after each run. At the end the proved algorithm must
+give the same bits as at first, which shows that the inputs are unchanged.
 """
 
 from __future__ import annotations
@@ -36,11 +37,11 @@ from gpuconv.verify.rules.norm import moment_bounds
 from gpuconv.verify.rules.products import behind_activation
 
 RUNS = 3
-COMPARED = 1 << 20  # at most this many values of a result are compared by the bound
-_PERIOD = 65_537  # the period of the numbers in an array: prime, so that no axis of an array is a divisor of it
+COMPARED = 1 << 20  # at most this many values of a result are compared by bounds
+_PERIOD = 65_537  # the numbers of an array repeat after this many: a prime, so that no length of an axis divides it
 _EXACT = 1 << 24  # whole numbers up to here are exact in float32
 _EXACT_ACTIVATIONS = (None, "relu")
-_LARGEST_SUM = 1 << 14  # the largest sum of random products: float16 can hold it
+_LARGEST_SUM = 1 << 14  # inputs are scaled so that sums of random products stay about this small, for float16
 
 Results = dict[str, np.ndarray]
 
@@ -51,8 +52,10 @@ class RefutedError(Exception):
 
 @dataclass(frozen=True)
 class Question:
-    """direction: "fprop", "dgrad" or "wgrad". vectors: how many channels and filters one access moves; fewer than the
-    problem allows if arrays are not aligned. algorithm: the one to prove. against: a proved one."""
+    """Asks whether `algorithm` is right for one problem.
+
+    direction: "fprop", "dgrad" or "wgrad". vectors: how many channels and how many filters one access moves; fewer than
+    the problem allows if the arrays are not aligned. against: a proved algorithm."""
 
     device: str
     direction: str
@@ -90,7 +93,7 @@ class Question:
 @dataclass(frozen=True)
 class Form:
     """A variant of a call that the same kernel serves. bias: with a bias, or for wgrad with the bias gradient.
-    accumulate: the result is added to `out`. sliced: y and dy, or dx, are slices of wider volumes' channels."""
+    accumulate: the result is added to `out`. sliced: y, dy and dx are slices of the channels of wider volumes."""
 
     bias: bool = True
     accumulate: bool = False
@@ -130,8 +133,8 @@ class Inputs:
         return self._array(shape, self._shifts_out, seed=9)
 
     def sliced(self, of: Any) -> tuple[Any, Any]:
-        """A volume that is wider than `of` by 16 bytes on both sides, which hold zeros, and the slice of its channels
-        between them, which holds the numbers of `of`."""
+        """(wider volume, slice of its channels with the numbers of `of`). The volume has 16 bytes more channels than
+        `of` on each side, which hold zeros."""
         width = 16 // of.dtype.itemsize
         whole = backends.zeros((*of.shape[:-1], of.shape[-1] + 2 * width), of.dtype, self._question.device)
         begin = width + self._shifts_out
@@ -145,7 +148,8 @@ class Inputs:
 
     @property
     def unaligned(self) -> tuple[bool, bool]:
-        """Whether the arrays with channels last, and those with filters last, start unaligned for wide accesses."""
+        """(channels, filters): whether arrays with channels last, and those with filters last, start at an address that
+        is not aligned for the widest accesses."""
         problem, dtype = self._question.problem, self._question.dtype
         counts = (problem.c // problem.groups, problem.k // problem.groups)
         channels, filters = (
@@ -183,7 +187,7 @@ def run(question: Question, algo: str, inputs: Inputs, form: Form, finish: Epilo
 
 
 def called(question: Question, algo: str, inputs: Inputs, form: Form, finish: Epilogue) -> dict[str, Any]:
-    """The results on the device; of a sliced one the wider volume."""
+    """The results of one call, on the device, by name. In place of a slice it has the whole wider volume."""
     problem, given, wide = question.problem, inputs.arrays, {}
     named: dict[str, Any] = dict(algo=algo, tf32=question.tf32)
     dy = inputs.sliced(given["dy"])[1] if form.sliced and "dy" in given else given.get("dy")
@@ -216,7 +220,7 @@ def called(question: Question, algo: str, inputs: Inputs, form: Form, finish: Ep
 
 
 class Proof:
-    """The preparation runs only the proved algorithm; `judge` then runs the other one."""
+    """Creating it runs only the proved algorithm; `judge` then runs the one to be proved."""
 
     def __init__(self, question: Question) -> None:
         self.question, finish = question, question.epilogue
@@ -252,14 +256,14 @@ class Proof:
 
     @contextmanager
     def _passing(self) -> Iterator[None]:
-        """Make a call and free its memory afterwards."""
+        """A context that frees what is allocated within it."""
         try:
             yield
         finally:
             self.guards.release(self._mark)
 
     def judge(self) -> str:
-        """Run the algorithm. Returns the findings in words; raises RefutedError."""
+        """Run the algorithm. Returns the findings in words; raises RefutedError if the algorithm is wrong."""
         results = self._candidate(self._random, Form())
         for number in range(2, RUNS + 1):
             again = self._candidate(self._random, Form())
@@ -277,14 +281,13 @@ class Proof:
         )
 
     def _compare_random(self, results: Results) -> float:
-        """The largest error as a share of its bound. The bound is that of two algorithms, each of which may have its
-        own error."""
+        """The largest error as a share of its bound, which is twice that of one algorithm: both may have an error."""
         shares = [0.0]
         most = COMPARED if self._exact else sys.maxsize
         for name in {"y", "before", "dx", "dw", "db"} & set(results):
             each = (self._first[name], self._magnitudes["y" if name == "before" else name], results[name])
             value, magnitude, result = (_sampled(array, most) for array in each)
-            magnitude = magnitude + self._bound(magnitude)  # the mask is a result itself
+            magnitude = magnitude + self._bound(magnitude)  # a kernel computed it, so it has an error itself
             activation = self.question.epilogue.activation if name == "y" else None
             bound = behind_activation(activation, self._bound(magnitude), magnitude, value, self.question.dtype)
             shares.append(_share(Expected(name, value, 2 * bound), result))
@@ -297,7 +300,7 @@ class Proof:
         exact = dict(expected)
         if "moments" in exact:
             _compare_moments(exact.pop("moments"), results["moments"], self.question.dtype)
-        if form in self._sums:  # only the activations have an error
+        if form in self._sums:  # the sums are exact; only the activation rounds
             name, value = "y", _sampled(exact.pop("y"))
             sums = np.abs(_sampled(self._sums[form][name]))
             own = behind_activation(self.question.epilogue.activation, 0.0, sums, value, self.question.dtype)
@@ -312,8 +315,8 @@ class Proof:
 
 
 def _forms(question: Question, inputs: Inputs) -> list[Form]:
-    """The forms of a question's calls. Moments are computed only of a dense y, and a slice of dy that is not aligned is
-    copied."""
+    """The forms of a question's calls. Sliced ones are left out with moments, which need a dense y, and where a slice
+    of dy is not aligned, because it would be copied."""
     slices = not question.epilogue.moments and (question.direction == "fprop" or not inputs.unaligned[1])
     return [form for form in _FORMS[question.direction] if slices or not form.sliced]
 
@@ -324,7 +327,7 @@ def _guards(device: str) -> Guards | NoGuards:
 
 
 def _sampled(array: np.ndarray, most: int = COMPARED) -> np.ndarray:
-    """At most `most` values, in float64, at an odd interval, so that they come from all positions in a tile."""
+    """At most `most` values, in float64. Their interval is odd, so that they come from all positions in a tile."""
     return array.reshape(-1)[:: -(-array.size // most) | 1].astype(np.float64)
 
 
@@ -333,7 +336,7 @@ def _bytes(array: np.ndarray) -> np.ndarray:
 
 
 def _other_bits(expected: Results, results: Results) -> str:
-    """The name of the first result that differs, or ""."""
+    """The name of the first result whose bits differ, or ""."""
     return next((name for name in expected if not np.array_equal(_bytes(expected[name]), _bytes(results[name]))), "")
 
 
@@ -345,7 +348,7 @@ def _share(expected: Expected, result: np.ndarray) -> float:
 
 
 def _compare_moments(expected: np.ndarray, result: np.ndarray, dtype: np.dtype) -> None:
-    """Two algorithms compute moments over different parts; merged, they give the same statistics."""
+    """Compare moments, which each algorithm computes over parts of its own, by the statistics of all parts together."""
     (count, mean, variance), (own_count, own_mean, own_variance) = _merged(expected), _merged(result)
     if not np.array_equal(count, own_count):
         raise RefutedError(f"the moments count {own_count.min():g} to {own_count.max():g} values, not {count.max():g}")
@@ -356,7 +359,8 @@ def _compare_moments(expected: np.ndarray, result: np.ndarray, dtype: np.dtype) 
 
 
 def _merged(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Merge (parts, filters, 3) into each filter's count, mean and variance (kernels/moments.cuh)."""
+    """The count, mean and variance of each filter, merged from the parts' moments (parts, filters, 3), which are count,
+    mean and sum of squared deviations (kernels/moments.cuh)."""
     count, mean, deviations = np.moveaxis(moments.astype(np.float64), -1, 0)
     total = count.sum(0)
     middle = (count * mean).sum(0) / total

@@ -1,8 +1,9 @@
-"""The process that proves algorithms; each line of standard input is a question, see
+"""The process that proves algorithms. Each line of standard input is a question from
 `gpuconv.backends.cuda.gemm.prover`.
 
-It answers with two lines, before and after it runs the algorithm to be proved. It ends itself when a question takes too
-long, unless it was killed before: a hanging kernel must not outlive the process that asked."""
+It answers with two lines, one before and one after it runs the algorithm to be proved; if the preparation fails, only
+with the second. If nobody kills it, it ends itself when a question takes too long, so that a hanging kernel does not
+outlive the process that asked."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ def main() -> None:
 
 
 def answer_about(asked: Record, answer: Callable[[Record], None]) -> None:
-    """Write both answers to a question."""
+    """Write the lines that answer a question."""
     of, start = "", time.perf_counter()
     try:
         with trusting(), replaced(asked["files"]):
@@ -44,7 +45,7 @@ def answer_about(asked: Record, answer: Callable[[Record], None]) -> None:
             of, proof = _fingerprint(question), Proof(question)
             answer({"prepared": True})
             status, reason = _judged(proof)
-    except Exception as error:  # while only proved algorithms run
+    except Exception as error:  # in the preparation, which runs only proved algorithms
         status, reason = prover.UNABLE, _words(error)
     answer({"of": of, "status": status, "reason": reason, "seconds": time.perf_counter() - start})
 

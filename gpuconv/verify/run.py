@@ -21,10 +21,10 @@ class Outcome:
     Args:
         case: The problem.
         dtype: The dtype in which it ran.
-        error: The largest difference from the oracle.
-        bound: Its limit there.
-        share: The worst error / bound; above 1 is wrong.
-        failure: What went wrong instead, or "".
+        error: The difference from the oracle at the worst value, where error / bound is largest.
+        bound: The error bound there.
+        share: error / bound there; above 1 is wrong.
+        failure: The wrong value or the exception, in words; "" if the case passed.
     """
 
     case: Case
@@ -63,18 +63,18 @@ class Row:
 
     @property
     def smallest_failure(self) -> Outcome | None:
-        """The first failure: cases are sorted by size."""
+        """The first failure, which is in the smallest tier if the cases are in the order of `cases()`."""
         return next((outcome for outcome in self.outcomes if not outcome.passed), None)
 
 
 def run_case(case: Case, dtype: str, device: str, seed: int = 0) -> Outcome:
-    """Run one case on a device and compare it with the oracle. An error of a kernel is an outcome too.
+    """Run one case on a device and compare it with the oracle. A RuntimeError or MemoryError of the op fails the case.
 
     Args:
         case: The problem.
-        dtype: One of the case's.
-        device: Its name.
-        seed: Draws the case's numbers.
+        dtype: One of the case's dtypes.
+        device: The device's name.
+        seed: The seed of the case's numbers.
     """
     arrays, options = case.arguments(dtype, seed)
     moved, moved_options = [move(a, device) for a in arrays], {k: move(v, device) for k, v in options.items()}
@@ -106,9 +106,9 @@ def verify(chosen: Iterable[Case], dtypes: Iterable[str], device: str, seed: int
 
     Args:
         chosen: The cases.
-        dtypes: Names of dtypes; a case runs in those that it has.
-        device: Its name.
-        seed: Draws the cases' numbers.
+        dtypes: Names of dtypes; a case runs in those of them that it accepts.
+        device: The device's name.
+        seed: The seed of the cases' numbers.
     """
     by_op: dict[str, list[Case]] = {}
     for case in chosen:

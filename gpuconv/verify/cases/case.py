@@ -1,4 +1,4 @@
-"""A case: one problem of one op; also the helpers for making cases."""
+"""A case is one problem of one op. Functions that make the arguments and names of cases."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Case:
         op: Its name.
         tier: "tiny", "odd", "real" or "random".
         name: The problem's name, unique for the op.
-        make: make(rng, dtype) gives host arrays, in the op's order, and its options.
-        dtypes: The dtypes in which it runs.
+        make: make(rng, dtype) returns the op's arrays, on the host and in its order, and its options.
+        dtypes: The dtypes in which the case runs.
     """
 
     op: str
@@ -43,7 +43,7 @@ class Case:
     dtypes: tuple[str, ...] = DTYPES
 
     def arguments(self, dtype: str, seed: int = 0) -> Arguments:
-        """The arrays, of `dtype`, and the options; the same `seed` gives the same numbers."""
+        """The op's arrays and options for `dtype`; the same `seed` gives the same numbers."""
         return self.make(np.random.default_rng([seed, *self.name.encode()]), as_dtype(dtype))
 
 

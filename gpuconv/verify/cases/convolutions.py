@@ -1,4 +1,4 @@
-"""Convolutions, fused forms and gradients."""
+"""Convolutions, alone and fused with other ops, and their gradients."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from gpuconv.verify.cases.norms import norm, norm_backward
 from gpuconv.verify.convolutions import ODD, REAL, TINY, conv
 
 SAVE_INPUT = [name for name, activation in problems.ACTIVATIONS.items() if activation.saves_input]
-FEW_CHANNELS = "few_channels-256x64"  # serves few channels in every arithmetic but float64
-FILTERS_OF_FEW_CHANNELS = "mma-64x32"  # computes their filter gradient on tensor cores
+FEW_CHANNELS = "few_channels-256x64"  # the algorithm for inputs of few channels; it does not compute in float64
+FILTERS_OF_FEW_CHANNELS = "mma-64x32"  # computes the filter gradient of such inputs on tensor cores
 
 
 def _random_convolution(rng: np.random.Generator) -> Conv2dProblem:
@@ -90,7 +90,7 @@ def convolution_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
 def _few_channels_cases(
     tier: str, index: int, problem: Conv2dProblem, bias: bool, activation: str | None
 ) -> Iterator[Case]:
-    """The algorithm for few channels, where it applies; "auto" takes it only for large problems."""
+    """Cases that name the algorithm for few channels, where it applies; "auto" takes it only for large problems."""
     if not problem.few_channels:
         return
     pool = 2 if min(problem.p, problem.q) > 1 and index % 2 else 1
@@ -152,7 +152,7 @@ def _conv_norm(problem: Conv2dProblem, bias: bool, activation: str | None, **mor
 
 
 def _unpooled(problem: Conv2dProblem, training: bool, activation: str | None) -> Make:
-    """batch_norm_backward with any mask of conv2d_batch_norm's shape."""
+    """batch_norm_backward with a random mask of the shape that conv2d_batch_norm returns with pool=2."""
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         (dy, x, *vectors), options = norm_backward(1, problem.k, training, activation)(rng, dtype)
@@ -175,7 +175,7 @@ def _norm_below(problem: Conv2dProblem, training: bool, activation: str | None, 
 
 
 def _under_mask(problem: Conv2dProblem, pool: int, gradient: Make) -> Make:
-    """A case of a gradient op with dy and mask of conv2d_relu."""
+    """The arguments of `gradient` with a mask that conv2d_relu returned, and a dy of its output's shape."""
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         from gpuconv import ops

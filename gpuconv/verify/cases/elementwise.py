@@ -52,7 +52,7 @@ def _numbers(shape: Shape, options: Options) -> Make:
 
 
 def _slice(shape: tuple[int, ...]) -> Make:
-    """Some of the channels of a volume."""
+    """A volume that is a slice of another's channels, and so not contiguous."""
     return lambda rng, dtype: ([normal(rng, (*shape[:-1], shape[-1] + 3), dtype)[..., 2:-1]], {})
 
 

@@ -1,4 +1,4 @@
-"""Matrices: linear layers, bias gradients, batch norm, softmax, losses and metrics."""
+"""Ops on matrices: linear layers, bias gradients, batch norm, softmax, losses and metrics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gpuconv.types import Options, Shape
 from gpuconv.verify.cases.case import Arguments, Case, Make, normal, several
 from gpuconv.verify.cases.norms import norm, norm_backward
 
-# rows, columns in, columns out
+# (rows, input features, output features)
 MATRICES: dict[str, list[tuple[int, ...]]] = {
     "tiny": [(1, 1, 1), (2, 3, 1), (2, 1, 4)],
     "odd": [(5, 7, 3), (17, 33, 65), (129, 3, 11)],
@@ -124,8 +124,8 @@ def _unlabelled(labelled: Make) -> Make:
 
 
 def _metrics(n: int, classes: int, loss: float | None = None, weights: bool = False, **options: Any) -> Make:
-    """Integer scores, so that ties occur, and labels of add_metrics' dtype. loss: None draws one. weights: the class
-    weights."""
+    """Integer scores, so that ties occur, and int64 labels. loss: its value; None draws one. weights: whether there are
+    class weights."""
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         wide = accumulation_dtype(dtype)

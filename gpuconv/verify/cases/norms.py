@@ -25,7 +25,7 @@ def norm(n: int, c: int, training: bool, activation: str | None = None) -> Make:
     return make
 
 
-# The shape of x, and groups.
+# (shape of x, number of groups)
 GROUPED: dict[str, list[tuple[tuple[int, ...], int]]] = {
     "tiny": [((1, 1), 1), ((0, 2, 2, 3), 3), ((2, 1, 1, 4), 2)],
     "odd": [((3, 5, 7, 6), 3), ((5, 33), 1), ((2, 3, 3, 35), 5), ((7, 2, 1, 24), 1)],

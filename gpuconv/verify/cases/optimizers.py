@@ -18,7 +18,7 @@ _PARAMETERS: dict[str, list[tuple[int, ...]]] = {
 }
 
 
-# One parameter; several of one shape; wide and tall ones; an empty one; one with more than a block's 8192 numbers.
+# One parameter; two of one shape; wide and tall ones; an empty one; one of more numbers than the 8192 of a block.
 _MATRICES_OF_MUON: dict[str, list[tuple[int, ...]]] = {
     "tiny": [(1, 1)],
     "odd": [(3, 2, 3, 5), (33, 17), (3, 2, 3, 5), (0, 4), (7, 1)],
@@ -69,7 +69,7 @@ def optimizer_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
         for options in (dict(lr=0.1, momentum=0.5), dict(lr=0.24, momentum=0.6, nesterov=True)):
             name = f"{'; '.join(map(joined, listed))}, {text_of(options)}"
             yield Case("muon_step", tier, name, _parameters("muon_step", listed, 1, options))
-            for precision in ("tf32", "bfloat16"):  # after one step: the bound of five exceeds every number
+            for precision in ("tf32", "bfloat16"):  # one step only: after five, the bound would exceed every value
                 once = _parameters("muon_step", listed, 1, options | {"precision": precision, "steps": 1})
                 yield Case("muon_step", tier, f"{name}, {precision}, one step", once, ("float32",))
             averaged = _parameters("muon_step", listed, 1, options, masters=True, unscale=2.0**-3, ema=0.9)
@@ -105,8 +105,8 @@ def _parameters(
 
 
 def _gradients(listed: list[tuple[int, ...]], last: float, options: Options) -> Make:
-    """Gradients in the dtype, the first one in float32, after seven good steps. last: the last number of the last
-    gradient."""
+    """The state of a loss scale after seven steps without overflow, and gradients in the dtype, the first in float32.
+    last: the last number of the last gradient."""
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         grads = [normal(rng, shape, dtype if index else np.float32) for index, shape in enumerate(listed)]
@@ -119,8 +119,8 @@ def _gradients(listed: list[tuple[int, ...]], last: float, options: Options) -> 
 def _clipping(
     listed: list[tuple[int, ...]], options: Options, own: bool = False, last: float = np.nan, scaled: bool = True
 ) -> Make:
-    """Gradients in the dtype, the first one in float32. own: whether the op makes its own result array. last: the last
-    number."""
+    """Gradients in the dtype, the first in float32. own: whether the op takes an array to fill before them, as
+    clip_norm does. last: the number in the last gradient, which clip_norm gets only if it is infinite."""
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         grads = [normal(rng, shape, dtype if index else np.float32) for index, shape in enumerate(listed)]

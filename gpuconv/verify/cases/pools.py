@@ -10,7 +10,7 @@ from gpuconv.problems import Pool2dProblem
 from gpuconv.types import Options, Shape
 from gpuconv.verify.cases.case import Arguments, Case, Make, joined, normal, text_of
 
-# The keywords of `Pool2dProblem.of`; all except x_shape are also the ops' keywords.
+# Keywords of `Pool2dProblem.of`; all but x_shape are also keywords of the ops.
 POOLS: dict[str, list[Options]] = {
     "tiny": [
         dict(x_shape=(1, 1, 1, 1), kernel_size=1),

@@ -1,4 +1,5 @@
-"""The expected results and error bounds of each op for host arrays in float64, one file for each family.
+"""Rules: the expected results and error bounds of each op, one file for each family.
 
-A rule takes an op's name, its arrays and options, and the case's dtype. It runs within `gpuconv.oracle()`.
+A rule takes an op's name, its arrays (on the host, in float64), its options and the dtype of the case. It runs within
+`gpuconv.oracle()`.
 """

@@ -16,7 +16,7 @@ from gpuconv.verify.rules.base import Arrays, Rule
 
 
 def activation(condition: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Rule:
-    """y = f(x) with a few roundings, each relative to `condition(x, y)`."""
+    """y = f(x), computed with a few roundings whose errors are relative to `condition(x, y)`."""
 
     def rule(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
         (x,) = arrays
@@ -42,7 +42,8 @@ def softmax(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[
 
 
 def softmax_error(x: np.ndarray, y: np.ndarray, dtype: np.dtype) -> Bound:
-    """exp turns the absolute error of its argument into a relative error; the row's sum adds its own error."""
+    """The error of y = softmax(x) before it is rounded: exp turns the absolute error of its argument into a relative
+    one, and the sum of the row adds its own."""
     depth = np.abs(x - x.max(1, keepdims=True)) + np.abs(x)
     return accumulated(dtype, x.shape[1] + 8, y) + accumulated(dtype, 2, y * depth)
 
@@ -65,8 +66,8 @@ def softmax_cross_entropy(op: str, arrays: Arrays, options: Options, dtype: np.d
 
 
 def _most_in_a_row(labels: np.ndarray, weight: np.ndarray | None, ignored: int | None) -> tuple[float, int]:
-    """A bound of a row's sum of targets, divided by the divisor of the mean and multiplied by the rows; and the number
-    of values in these sums."""
+    """(most, summed). most: how much more than a row with one unweighted label a row may count: a bound on the weighted
+    sum of its targets, times the number of rows, over the divisor of the loss. summed: the values in such sums."""
     if labels.ndim == 2:
         return float(max(labels.sum(1).max(), 1) * (1 if weight is None else weight.max())), labels.shape[1]
     if weight is None and ignored is None:
@@ -89,7 +90,7 @@ def svm_hinge(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> lis
 
 
 def elementwise_loss(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
-    """Some roundings of terms that all have one sign, except in the cross-entropy."""
+    """The terms of the loss have one sign, so the loss is their magnitude, except in binary cross-entropy."""
     scores, targets, weight = (*arrays, None)[:3]
     loss, dscores = getattr(ops, op)(*arrays, **options)
     magnitude, slopes = loss, np.abs(dscores)

@@ -16,7 +16,7 @@ Rule = Callable[[str, Arrays, Options, np.dtype], list[Expected]]
 
 
 def as_float64(x: Any) -> Any:
-    """Float arrays in float64, also those of a list; anything else as it is."""
+    """A float array, or each one in a list, in float64; anything else as it is."""
     if isinstance(x, list):
         return [as_float64(entry) for entry in x]
     is_float = isinstance(x, np.ndarray) and x.dtype.kind not in "iub"

@@ -1,4 +1,4 @@
-"""Batch normalisation: alone, with an activation, and after a convolution."""
+"""Batch normalisation (alone, with an activation, next to a convolution) and group normalisation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _CONVOLUTION = (
 
 
 def batch_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype, x_bound: Bound = 0.0) -> list[Expected]:
-    """x_bound: the error bound of a kernel's x."""
+    """x_bound: the error bound of x, if a kernel computed it."""
     x, gamma, beta, running_mean, running_var = arrays
     before = running_mean.copy(), running_var.copy()
     y, mean, inv_std = ops.batch_norm(x, gamma, beta, running_mean, running_var, **options | {"activation": None})
@@ -40,10 +40,11 @@ def batch_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype, x_bou
         mean_bound = 0 * mean_bound
     err = np.broadcast_to(x_bound, x.shape).reshape(-1, x.shape[-1])
     mean_bound = mean_bound + err.mean(0) * bool(options["training"])
-    variance = 1 / inv_std**2  # 1 / sqrt halves a relative error
+    variance = 1 / inv_std**2
     variance_bound = _variance_bound(acc, rows, variance, mean_bound)
-    square = (err**2).mean(0) * bool(options["training"])  # by Cauchy and Schwarz
-    variance_bound = variance_bound + 2 * np.sqrt(variance * square) + square
+    square = (err**2).mean(0) * bool(options["training"])
+    variance_bound = variance_bound + 2 * np.sqrt(variance * square) + square  # the Cauchy-Schwarz inequality
+    # 1 / sqrt would halve the variance's relative error, so this bound has a margin.
     inv_std_bound = inv_std * (variance_bound / variance + 8 * UNIT_ROUNDOFF[acc.name])
     normal = np.abs(x - mean)
     y_bound = np.abs(gamma) * (
@@ -71,18 +72,19 @@ def batch_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype, x_bou
 
 
 def _mean_bound(acc: np.dtype, rows: int, size: np.ndarray, mean: np.ndarray) -> Bound:
-    """size: the mean of the absolute values."""
+    """The error of the mean of `rows` values, summed in acc. size: the mean of their absolute values."""
     return accumulated(acc, rows, size + np.abs(mean)) + rounded(acc, mean)
 
 
 def _variance_bound(acc: np.dtype, rows: int, variance: np.ndarray, mean_bound: Bound) -> Bound:
-    """The error of a sum of squares around a mean that has an error itself."""
+    """The error of a variance, whose squares are taken around a mean that has an error itself."""
     return accumulated(acc, rows + 4, variance) + mean_bound**2 + 4 * mean_bound * np.sqrt(variance)
 
 
 def moment_bounds(acc: np.dtype, rows: int, mean: np.ndarray, variance: np.ndarray) -> tuple[Bound, Bound]:
     """The errors of mean and variance of `rows` values, summed in acc."""
-    mean_bound = _mean_bound(acc, rows, np.sqrt(variance + mean**2), mean)  # at least the mean size
+    # The root mean square is at least the mean of the absolute values.
+    mean_bound = _mean_bound(acc, rows, np.sqrt(variance + mean**2), mean)
     return mean_bound, _variance_bound(acc, rows, variance, mean_bound)
 
 
@@ -132,8 +134,9 @@ def _behind_activation(
     options: Options,
     dtype: np.dtype,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The gradient of the activation's input, and its bound. A derivative changes by at most 1.13 times the error of
-    that input; where it jumps, by up to 1, rounding may move the input to either side."""
+    """The gradient of the activation's input, and its bound. An activation's derivative changes by at most 1.13 times
+    the error of its input, except where it jumps: there rounding may move the input to either side, and the derivative
+    changes by up to 1."""
     op = options.get("activation")
     if not op:
         return dy, np.zeros_like(dy)
@@ -145,7 +148,7 @@ def _behind_activation(
     jumps = [np.abs(given - at) <= given_bound for at in ACTIVATIONS[op].jumps]
     changes = np.maximum(1.13 * given_bound, np.any(jumps, axis=0))
     own = accumulated(dtype, 8, np.abs(dy) * (1 + np.minimum(np.abs(given), 3))) + rounded(dtype, behind)
-    if op in ("sigmoid", "tanh", "elu"):  # their derivative is of the rounded output
+    if op in ("sigmoid", "tanh", "elu"):  # their derivatives are computed from the rounded output
         own = own + np.abs(dy) * 2 * rounded(dtype, np.ones_like(dy))
     return behind, np.abs(dy) * changes + own
 
@@ -162,7 +165,7 @@ def conv2d_batch_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype
 
 
 def group_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
-    """The bounds of batch_norm, for the values of a group instead of a channel."""
+    """As `batch_norm`, with the values of a group instead of those of a channel."""
     x, gamma, beta = arrays
     y, mean, inv_std = ops.group_norm(*arrays, **options)
     z, acc = _grouped(x, mean), accumulation_dtype(dtype)
@@ -199,11 +202,11 @@ def group_norm_backward(op: str, arrays: Arrays, options: Options, dtype: np.dty
 
 
 def _grouped(x: np.ndarray, statistic: np.ndarray) -> np.ndarray:
-    """(N, pixels, groups, channels of a group), for a statistic (N, groups)."""
+    """x as (N, pixels, groups, channels of a group). statistic: (N, groups)."""
     groups = statistic.shape[1]
     return x.reshape(len(x), math.prod(x.shape[1:-1]), groups, x.shape[-1] // groups)
 
 
 def _spread(statistic: Any, x: np.ndarray) -> np.ndarray:
-    """A statistic (N, groups), repeated for each value of x."""
+    """A statistic (N, groups), repeated to the shape of x."""
     return np.broadcast_to(statistic[:, None, :, None], _grouped(x, statistic).shape).reshape(x.shape)

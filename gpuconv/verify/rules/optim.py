@@ -1,4 +1,4 @@
-"""Optimizer steps and the sums that training keeps on the device."""
+"""Optimizer steps, gradient clipping, the loss scale, and the metrics that training sums up on the device."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gpuconv.verify.rules.base import Arrays, Rule, exact_results
 
 
 def unless_skipped(rule: Rule) -> Rule:
-    """The rule of a step, which changes nothing if its scaling marks an overflowed gradient."""
+    """The rule of an optimizer step that changes nothing if its scaling says that a gradient overflowed."""
 
     def found(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
         *_, scaling, _ = arrays
@@ -102,7 +102,7 @@ def loss_scale(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> li
 
 
 def _step_size(op: str, states: Arrays, grad: np.ndarray, options: Options, skipped: float) -> np.ndarray:
-    """The magnitude of the update without cancellation."""
+    """The magnitude of the update, with the absolute values of all its terms."""
     lr = float(np.asarray(options["lr"]).item())
     if op == "lion_step":
         return np.full_like(grad, lr)
@@ -112,7 +112,7 @@ def _step_size(op: str, states: Arrays, grad: np.ndarray, options: Options, skip
         m, v = states
         step = float(np.asarray(options["step"]).item()) - skipped
         m_share, v_share = 1 - options.get("beta1", 0.9) ** step, 1 - options.get("beta2", 0.999) ** step
-        # 1 - beta**step loses digits in float32 where step is small; kernels compute it in double.
+        # In float32, 1 - beta**step would lose digits for small steps; kernels compute it in double.
         return lr * (np.abs(m) + grad) / m_share / (np.sqrt(v / v_share) + options.get("eps", 1e-8))
     return lr * grad / (np.sqrt(states[0]) + options.get("eps", 1e-10 if op == "adagrad_step" else 1e-8))
 
@@ -133,8 +133,8 @@ def muon(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Exp
     params, grads, velocities = ([a.copy() for a in group] for group in (masters or arrays[0], *arrays[1:3]))
     lr, momentum, nesterov = options["lr"], options.get("momentum", 0.0), options.get("nesterov", False)
     steps, precision = options.get("steps", 5), options.get("precision", "full")
-    # Not by the op, which refuses other precisions of float64.
     decay = options.get("ema", 1.0)
+    # The reference is called directly, because the op refuses lower precisions for float64 arrays.
     muon_step(*arrays, lr=lr, momentum=momentum, nesterov=nesterov, steps=steps, precision=precision, ema=decay)
     unscale = 1.0 if scaling is None else scaling[1]
     kept = accumulation_dtype(np.dtype(dtype)) if masters else dtype  # the dtype of state and masters
@@ -167,15 +167,15 @@ def muon(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Exp
 
 
 def _newton_schulz(x: np.ndarray, steps: int, error: Any, dtype: np.dtype, precision: str) -> float:
-    """A bound on the Frobenius norm of the error after Newton-Schulz steps from x (lines <= columns). error: x's own.
+    """A bound on the Frobenius norm of the error after Newton-Schulz steps from x (rows <= columns). error: that of x.
 
-    p(s) = a s + b s^3 + c s^5 on singular values is a function of the Hermitian [[0, x], [x^T, 0]]: a step multiplies
-    an error by at most the largest |p'| between 0 and x's norm (Daleckii and Krein: divided differences bound it), and
-    adds the rounding errors of its products and sums. The oracle and the device round to TF32 or bfloat16 at the same
-    places, the same way where they are equal.
+    A step applies p(s) = a s + b s^3 + c s^5 to the singular values, as a function of the Hermitian [[0, x], [x^T, 0]].
+    So it multiplies an error by at most the largest |p'| between 0 and x's norm (Daleckii and Krein: divided
+    differences bound it), and adds the rounding errors of its products and sums. The oracle and the device round to
+    TF32 or bfloat16 at the same places; values that are equal before stay equal.
     """
     a, b, c = NEWTON_SCHULZ
-    factors = 4 * UNIT_ROUNDOFF_TF32 if precision == "tf32" else 0.0  # of two factors on two devices
+    factors = 4 * UNIT_ROUNDOFF_TF32 if precision == "tf32" else 0.0  # two factors, each rounded by both sides
 
     def storing_error(matrix: np.ndarray) -> Any:
         return np.linalg.norm(rounded("bfloat16", matrix)) if precision == "bfloat16" else 0.0

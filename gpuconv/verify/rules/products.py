@@ -21,7 +21,7 @@ def magnitude_of(x: object) -> Any:
 
 
 def linear_in_its_inputs(length: Callable[[Arrays, Options], int]) -> Rule:
-    """An op whose every output is a sum of `length` products of inputs."""
+    """The rule of an op that computes each output as a sum of `length(arrays, options)` products of inputs."""
 
     def rule(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
         plain = {name: value for name, value in options.items() if name != "activation"}
@@ -37,7 +37,10 @@ def linear_in_its_inputs(length: Callable[[Arrays, Options], int]) -> Rule:
 def behind_activation(
     activation: str | None, bound: Bound, magnitude: np.ndarray, value: np.ndarray, dtype: np.dtype
 ) -> Bound:
-    """The bound of an activation's output, `value`, from that of its input: its arithmetic adds a few roundings."""
+    """The bound of an activation's output, given that of its input. The activation adds a few roundings of its own.
+
+    bound, magnitude: the input's error bound, and its absolute value or more. value: the output.
+    """
     if not activation:
         return bound
     own = accumulated(dtype, 8, magnitude + np.abs(value)) + rounded(dtype, value)  # sigmoid(0) is 1/2, not near 0
@@ -58,7 +61,7 @@ def wgrad_length(arrays: Arrays, options: Options) -> int:
 
 
 def conv2d_backward(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
-    """The results of two ops that compute one gradient each."""
+    """The results of conv2d_dgrad and conv2d_wgrad, which compute one gradient each."""
     dy, x, w = arrays
     dgrad, wgrad = linear_in_its_inputs(dgrad_length), linear_in_its_inputs(wgrad_length)
     (dx,) = dgrad("conv2d_dgrad", [dy, w], options | {"input_shape": x.shape}, dtype)
@@ -72,9 +75,9 @@ def window_length(arrays: Arrays, options: Options) -> int:
 
 
 def conv2d_relu(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
-    """The error of y is at most the largest in its window. A byte of the mask must be equal unless rounding may flip
-    one of its bits: where a window's maximum may equal the second largest value or, under a ReLU, may be zero. Other
-    activations store their input instead of a mask."""
+    """The error of y is at most the largest of those in its window. A byte of the mask must be equal unless rounding
+    may flip one of its bits: where a window's largest and second largest values are too close to tell apart or, with
+    ReLU, where the largest is too close to zero. Other activations store their input instead of a mask."""
     window = {name: value for name, value in options.items() if name not in ("pool", "activation")}
     (before,) = linear_in_its_inputs(conv_length)("conv2d", arrays, window, dtype)
     y, mask = ops.conv2d_relu(*arrays, **options)
