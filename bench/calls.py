@@ -36,7 +36,7 @@ class Call:
 
 
 def call(entry: Entry) -> Call:
-    """Raises KeyError for an entry that is neither a convolution nor a memory-bound operation."""
+    """The call of an entry. Raises KeyError for one that is neither a convolution nor a memory-bound operation."""
     return _convolution(entry) if entry.kind == "convolution" else _MEMORY[entry.op](entry)
 
 
@@ -45,7 +45,7 @@ def _normal(rng: np.random.Generator, shape: Any, dtype: str) -> np.ndarray:
 
 
 def _some(count: int) -> list[int]:
-    """First, middle and last."""
+    """The first, middle and last index."""
     return sorted({0, count // 2, count - 1})
 
 

@@ -34,8 +34,8 @@ class Change:
 def changes(a: Record, b: Record) -> list[Change]:
     """A change for each entry with a time of gpuconv in both records, worst first.
 
-    The bound is the largest difference between two timings of the same version, in either record, for this entry and
-    in the median over all entries. Raises ValueError for records of different hardware.
+    Noise is the difference between two timings of the same version. The bound is the largest of four: the noise of this
+    entry and the median noise over all entries, in each record. Raises ValueError for records of different hardware.
     """
     if a.data["hardware"] != b.data["hardware"]:
         raise ValueError(

@@ -124,7 +124,7 @@ def convolutions(net: str, batch_size: int, precision: str = "bfloat16") -> list
 
 def fastest(entry: Entry, algo: str, model: Model, gpu: Gpu) -> float | None:
     """Seconds by `algo` or the launcher's choice, whichever is predicted faster; None if the model does not cover the
-    latter, whose bytes are counted then."""
+    launcher's choice."""
     auto = predicted(entry, "auto", model, gpu)
     named = predicted(entry, algo, model, gpu) if auto and algo != "auto" else auto
     return min(found[1].seconds for found in (auto, named) if found) if auto else None
@@ -145,7 +145,7 @@ def predict(net: str, batch_size: int, model: Model, gpu: Gpu, algo: str = "auto
     return StepPrediction(counts, len(entries), uncovered, seconds)
 
 
-LAYERS = (  # with one input in bfloat16
+LAYERS = (  # each with the shape of its input, in bfloat16
     ("Upsample", (128, 16, 16, 64), Upsample(2)),
     ("Upsample bilinear", (128, 16, 16, 64), Upsample(2, "bilinear")),
     ("Upsample bilinear", (16, 64, 64, 64), Upsample(4, "bilinear")),

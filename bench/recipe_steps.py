@@ -47,7 +47,7 @@ class Recipe:
 
     @functools.cached_property
     def data(self) -> Dataset:
-        """As many images as give the recipe's epochs their number of steps."""
+        """As many images as give `steps` steps in the recipe's epochs."""
         images = self.steps // self.settings.epochs * self.settings.batch_size
         return synthetic.load(images, size=models.build(self.settings.model, initialize=False).input_shape)[0]
 
@@ -75,7 +75,7 @@ class Recipe:
         return Loader(data, batch_size, normalization=self.normalization, **where, **options)
 
     def losses(self, device: str, dtype: str) -> np.ndarray:
-        """The losses of the first steps, each on all of these images, with the settings of the recipe."""
+        """The losses of the first steps, each on all images of `proof`, with the settings of the recipe."""
         trainer = self.trainer(device, dtype)
         loader = self.loader(trainer, self.proof, len(self.proof), shuffle=False)
         trainer.fit(loader, epochs=PROVED_STEPS, progress=False)
@@ -95,12 +95,12 @@ class Recipe:
             return self.losses("numpy", "float64")
 
     def compare(self, results: list[np.ndarray]) -> Compared:
-        """For `sides.check`."""
+        """For `sides.check`: the losses of the first steps."""
         yield Expected("losses", self._wanted, np.zeros(PROVED_STEPS)), np.asarray(results[0], np.float64)
 
 
 def sides(recipe: Recipe, device: str) -> list[Side]:
-    """gpuconv's: a run of `Trainer.fit`. On a GPU each run captures its graphs anew, and that time counts."""
+    """gpuconv's side: a run of `Trainer.fit`. On a GPU each run captures its graphs anew, and that time counts."""
 
     def prepare() -> Prepared:
         losses = recipe.losses(device, recipe.entry.dtype)

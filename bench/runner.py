@@ -25,7 +25,7 @@ from gpuconv.verify.compare import Expected
 Compare = Callable[[list[np.ndarray]], Iterable[tuple[Expected, np.ndarray]]]
 MakeSides = Callable[[Entry, str, bool], tuple[list[Side], Compare]]
 
-ROUNDS = 6  # each half is one timing; the difference of the two bounds the noise
+ROUNDS = 6  # each half is one timing; the difference between the two is the noise
 BURST = 0.05  # seconds
 
 

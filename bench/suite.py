@@ -202,7 +202,8 @@ def _steps() -> Iterator[Entry]:
 
 
 def _step_work(workload: tuple[str, int], steps: int = 1) -> Work:
-    """Forward, plus twice that for backward, minus the first convolution's input gradient; bytes are not counted."""
+    """Forward, plus twice that for backward, minus the first convolution's input gradient, and its weight gradient if
+    that is frozen; bytes are not counted."""
     from gpuconv import models
 
     layers = [layer for layer in models.build(workload[0], initialize=False).walk() if layer.variables]

@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
             row(name, f"ready: {backends.describe(name)}")
         except backends.DeviceError as error:
             row(name, f"not available: {error}")
-    with contextlib.suppress(backends.DeviceError):  # packages after the last extra
+    with contextlib.suppress(backends.DeviceError):  # raised after the last GPU
         for index in itertools.count(1):
             row(f"cuda:{index}", f"ready: {backends.describe(f'cuda:{index}')}")
     row("auto takes", "{}: {}".format(*backends.choose()))

@@ -75,8 +75,8 @@ def stem(model: str) -> str:
 
 
 def build(model: str, input_shape: Any = None, classes: int | None = None, **options: Any) -> Any:
-    """Build a net as `models.build` does, or by a file's function. This is called with the input shape, the number of
-    classes, and those `options` that are among its arguments. It returns a net or a list of layers.
+    """Build a net as `models.build` does, or by a file's function. The function is called with the input shape, the
+    number of classes, and those `options` that are among its arguments, and returns a net or a list of layers.
 
     Raises UserError, naming the file, if it cannot be imported or called, or does not return a net of these sizes.
     """

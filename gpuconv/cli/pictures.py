@@ -48,7 +48,7 @@ def draw_activations(
     truth: int | None = None,
     title: str,
 ) -> None:
-    """image: uint8 (H, W, C) of the net's size."""
+    """Draw the activations of an image, uint8 (H, W, C) of the net's size."""
 
     plots.draw(path, lambda: picture(net, image, normalization, classes, truth=truth, title=title))
 

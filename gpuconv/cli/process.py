@@ -19,7 +19,8 @@ from gpuconv.notices import Notice
 
 
 def begin() -> None:
-    """Set this process up to end as a command does. This is not undone, because nothing follows the command."""
+    """Prepare this process to end on a signal, and to note output that cannot be written. This is not undone, because
+    nothing follows the command."""
     for number in (0, 1, 2):  # otherwise the next opened file would get the number of a closed one
         try:
             os.fstat(number)
@@ -65,7 +66,7 @@ class Outlet(io.FileIO):
     """Standard output or error. The first failed write is kept as `error`, and everything after it is dropped."""
 
     error: OSError | None = None
-    tolerant = False  # whether writes may succeed after a failed one
+    tolerant = False  # whether a failed write is only noted, instead of raised too
 
     def write(self, data: Any) -> int:
         try:

@@ -141,7 +141,8 @@ def sets(stored: Record, data: str | None, test: str | None) -> Record:
         train = known[0]
         if "validation" in there:
             share = there["validation"].get("images", 0) / len(train)
-            for fraction in {round(share, digits) for digits in range(1, 7)}:  # before rounding in each class
+            # The share differs slightly from the fraction that was asked for, because each class is rounded.
+            for fraction in {round(share, digits) for digits in range(1, 7)}:
                 if 0 < fraction < 1:
                     known += train.split(fraction, seed=stored["seed"], what="validation")
     found = {}

@@ -50,7 +50,7 @@ class Repetition:
         self.steps = step - (begun[self.checkpoint] if self.checkpoint else 0)
 
     def _after(self, path: Path) -> int:
-        """The step of a checkpoint."""
+        """The number of steps that the run had done at a checkpoint."""
         state = stored.state(load(path).state, path)
         return state["epoch"] * self.epoch + state["batch"]
 

@@ -176,7 +176,8 @@ def add_which(parser: argparse.ArgumentParser) -> None:
 
 
 def resumed(directory: str, chosen: Record) -> Settings:
-    """The settings stored with a run. Raises UserError that names given ones that differ; data may have moved."""
+    """The settings stored with a run. Raises UserError that names the given settings that differ from them, except the
+    locations of data and of the net's file, which may have moved."""
     from gpuconv.training import RunDirectory
 
     run = RunDirectory.open(directory)
@@ -189,7 +190,7 @@ def resumed(directory: str, chosen: Record) -> Settings:
                 f"the net of {directory} is made by code in a file, which is run only if you name it: "
                 f"--model {settings.model}"
             )
-        if nets.in_file(model):  # the data may have moved
+        if nets.in_file(model):  # the file may have moved
             settings = dataclasses.replace(settings, model=nets.moved(model, settings.model))
             chosen = chosen | {"model": settings.model}
     there = run_settings.spelled(dataclasses.asdict(settings))

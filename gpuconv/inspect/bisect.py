@@ -44,7 +44,7 @@ class Side:
 
     @classmethod
     def parse(cls, text: str) -> Side:
-        """Raises ValueError for a word that is none of these, naming the nearest."""
+        """The side that the text names. Raises ValueError for an unknown word, naming the nearest known one."""
         found: dict[str, str] = {}
         for word in text.split(","):
             kind = _kind(word := word.strip())

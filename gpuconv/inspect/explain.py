@@ -343,8 +343,9 @@ def _run_below(net: Layer, layer: Layer) -> list[Layer]:
 
 
 def _writer(layer: Layer, x: Array, at: Place, below: Sequence[tuple[Layer, Array]] = ()) -> tuple[Call, Place]:
-    """The call of the op that wrote a value of a layer's output, by itself in its slice of a concatenation, and the
-    value's index in its result. below: the layers of `_run_below`, with their inputs."""
+    """The call of the op that wrote a value of a layer's output, and the value's index in the result of that call. For
+    a concatenation, this is the call that writes the branch's slice. below: the layers of `_run_below`, with their
+    inputs."""
     if isinstance(layer, Sequential):
         writing, inputs = layer.layers[: layer.last_in_inference + 1], [x]
         for each in writing[:-1]:
@@ -381,7 +382,7 @@ def _at(part: Any, call: Call, offset: int) -> float:
 
 
 def _on_numpy(calls: Sequence[Call]) -> Call:
-    """Runs the calls on that device, each on the result of the one before, and returns the last one."""
+    """Runs the calls on NumPy, each on the result of the one before, and returns the last one."""
     last: Call | None = None
     for call in calls:
         given = replace(call, arrays=[_result(last), *call.arrays[1:]]) if last else call

@@ -39,9 +39,9 @@ from gpuconv.types import Array
 
 Place = tuple[int, ...]
 
-# A product with the input, plus a constant. conv2d is one too, but its window is shown with its padding.
+# Layers whose outputs are sums of products with the input, plus a constant. `reads` shows Conv2D's padding too.
 _AFFINE = (AdaptiveAvgPool2D, AvgPool2D, BatchNorm, Conv2D, ConvTranspose2D, GlobalAvgPool2D, Linear, Scale, Upsample)
-_PASSING = (Dropout, Flatten, Input)  # each output is an input
+_PASSING = (Dropout, Flatten, Input)  # each output equals one of the inputs
 _CONSTANTS = {"bias", "running_mean"}  # arrays that change only the constant of an affine layer
 
 

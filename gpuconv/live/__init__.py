@@ -37,8 +37,8 @@ def serve(
     """Show a session until Ctrl-C or SIGTERM, then finish its step and save.
 
     Args:
-        session: A session, or a function that makes one. It is called only after the address is bound, so that a
-            failure leaves no run folder.
+        session: A session, or a function that makes one. The function is called only after the address is bound, so
+            that a failure to bind leaves no run folder.
         host: The address to listen on. If it is not a loopback address, other machines can connect; then the page's
             address contains a token that every request needs.
         port: The port; 0 takes a free one.

@@ -154,7 +154,7 @@ class Session(Callback):
         self._show_all()
 
     def _turn(self) -> None:
-        """Handle the requests that need to run between two legs."""
+        """Do the work of a request that has to be done between two legs."""
         do, self._next = self._next, None
         try:
             assert do is not None
@@ -168,7 +168,7 @@ class Session(Callback):
         """Answer the pending requests. wait: wait for at least one."""
         self._mail.answer(lambda name, arguments: getattr(self, name)(**arguments), wait=wait)
         if self.phase != TRAINING:
-            self.view.budget.now("state", "map")  # it waits for requests, so it delays no step
+            self.view.budget.now("state", "map")  # the run waits for requests, so this delays no step
             self._show()
 
     # --- callbacks -----------------------------------------------------------------------------
@@ -401,7 +401,7 @@ class Session(Callback):
         Args:
             kind: What is shown of each layer: "activations", "gradients" or "filters".
             test: The index of a test image.
-            image: The user's image, uint8, of any size.
+            image: The user's image, uint8 (H, W, C) of the net's size.
             title: The name of `image` on the page.
             map: The attribution map: "none", "saliency", "occlusion" or "grad-cam".
 

@@ -66,7 +66,8 @@ def confusion(records: Sequence[Record], classes: Sequence[str]) -> Record | Non
 
 
 def picture(leg: Leg, kind: str, image: np.ndarray, truth: int | None, head: Record) -> bytes:
-    """The activations of one image. image: uint8 (H, W, C)."""
+    """The activations or gradients of one image, or the net's filters, by `kind`. image: uint8 (H, W, C) of the net's
+    size. truth: its class, if known."""
     x = given(leg, image[None])
     volumes, scores = pictures.activations(leg.net, x)
     odds = pictures.softmax(scores[0].astype(np.float64))

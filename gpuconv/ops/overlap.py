@@ -48,14 +48,15 @@ def copy_if_overlapping(
 
 
 def _clash(x: Array, output: Array, in_place: bool | Array | None = False) -> bool:
-    """Whether two arrays whose ranges overlap may share memory. in_place: as in `copy_if_overlapping`."""
+    """Whether two arrays whose ranges overlap may share memory, other than as `in_place` allows (see
+    `copy_if_overlapping`)."""
     if not x.size or not output.size or (type(x) is np.ndarray and not np.may_share_memory(x, output)):
         return False
     return not ((in_place is True or in_place is output) and same_memory(x, output)) and not _interleaved(x, output)
 
 
 def overlap(a: Array, b: Array) -> bool:
-    """Whether two arrays of one device may share memory: whether their address ranges overlap."""
+    """Whether two arrays of one device may share memory."""
     return not disjoint(written([a, b]))
 
 

@@ -58,8 +58,8 @@ SURVIVORS = Path(__file__).with_name("kernels_survivors.toml")
 LEAST = 0.95
 NO_BUILD = "does not compile for the emulated device"  # of the error of emulator/cxx.py
 PYTEST = ["-q", "-p", "no:cacheprovider", "-m", ""]
-CASE_SECONDS = 8  # seconds of processor time after which a mutant counts as an endless loop; a test gets as many more,
-TEST_FACTOR = 4  # and this many times its time on the shipped kernel
+CASE_SECONDS = 8  # of processor time; a mutant that takes longer for a case counts as an endless loop
+TEST_FACTOR = 4  # a test may take CASE_SECONDS plus this many times its time on the shipped kernel
 
 
 # --- the cases and tests that run a file --------------------------------------------------------
