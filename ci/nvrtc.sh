@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The machine code of wgmma's kernels by the oldest NVRTC of CUDA 12 and 13, which the extras allow.  ci/nvrtc.sh
+# Checks the machine code of the wgmma kernels, as compiled by the oldest NVRTC of CUDA 12 and of CUDA 13 that the
+# extras allow.  ci/nvrtc.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scratch=$(mktemp -d)

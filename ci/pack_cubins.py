@@ -73,7 +73,7 @@ def use_nvrtc(folder: Path | None) -> str:
 
 
 def compiled(job: Job, arch: str) -> Path:
-    """The folder of the cache's entry."""
+    """Compile a job. Returns the folder of its entry in the cache."""
     from gpuconv.backends.cuda.runtime import nvrtc, source
 
     file, defines = job

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The oracle needs no other framework: its tests, and its proof of the fast NumPy code, with only NumPy beside the test
-# tools.
+# Checks that the oracle needs no other framework: runs its tests, and the proof of the fast NumPy code against it, with
+# only NumPy and the test tools installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=$(mktemp -d)

@@ -25,7 +25,7 @@ raise SystemExit(subprocess.run([sys.executable, *sys.argv[1:]], env=address_env
 PYTHON
 }
 
-{ address "${single[@]}" && address "${half[@]}"; } >"$logs/address" 2>&1 &  # most of the time is one core compiling
+{ address "${single[@]}" && address "${half[@]}"; } >"$logs/address" 2>&1 &  # mostly compiles, on one core
 other=$!
 checked "${single[@]}"
 wait "$other" || { cat "$logs/address"; exit 1; }

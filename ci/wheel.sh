@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# What is published, by itself: the source distribution and the wheel built from it, checked, and the wheel installed into
-# an empty environment and run from a folder that is not the repository.  ci/wheel.sh [--tests]
-# --tests: also the everyday tests, in the source distribution as it unpacks.
+# Checks what is published: builds the source distribution, and the wheel from it, installs the wheel into an empty
+# environment, and runs it from a folder that is not the repository.  ci/wheel.sh [--tests]
+# --tests: also runs the everyday tests in the unpacked source distribution.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 python3 -m venv "$scratch/venv" "$scratch/tools"
 "$scratch/tools/bin/python" -m pip install --quiet build twine
-# An earlier build's `build/` would slip in, so all is built from a copy of what git knows.
+# Built from a copy of what git knows, or the wheel would include files from the `build/` of an earlier build.
 mkdir "$scratch/source"
 git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$scratch/source"
 "$scratch/tools/bin/python" -m build --outdir "$scratch/dist" "$scratch/source" >"$scratch/build.log" || { cat "$scratch/build.log"; exit 1; }

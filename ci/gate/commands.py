@@ -92,7 +92,8 @@ class Gate:
         self, commands: Mapping[str, Sequence[str]], seconds: float, workers: int, **environment: str
     ) -> dict[str, Done]:
         """Run commands in parallel, started in order, each with its own log; those not reached in time
-        are left out. The names are the logs. They do not time algorithms, because they would disturb each other."""
+        are left out. The names are the logs. The commands do not time algorithms to choose one, because they would
+        disturb each other."""
         end, untimed = time.monotonic() + seconds, {"GPUCONV_AUTOTUNE": "0"}
 
         def one(name: str) -> Done | None:

@@ -109,7 +109,7 @@ NOISE = 1.05
 
 
 def record(gate: Gate, seconds: float) -> Found:
-    """Old kernels against new: compares the new times with the newest record of the same hardware."""
+    """Compares the new times with those in the repository's records of the same hardware, the newest for each entry."""
     new = [json.loads(path.read_text(encoding="utf-8")) for path in (gate.out / "results").glob("*/*.json")]
     folders = {gate.home / "bench" / "results" / data["hardware"] for data in new}
     old = [json.loads(path.read_text(encoding="utf-8")) for folder in folders for path in sorted(folder.glob("*.json"))]
@@ -224,8 +224,9 @@ def _keep(gate: Gate, path: Path) -> bool:
     return True
 
 
-_UNITS = {"nsecond": 1e-9, "usecond": 1e-6, "msecond": 1e-3, "second": 1.0}  # as Nsight Compute spells them, by
-_UNITS |= {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "%": 1.0}  # its version
+# The units as older and newer versions of Nsight Compute spell them.
+_UNITS = {"nsecond": 1e-9, "usecond": 1e-6, "msecond": 1e-3, "second": 1.0}
+_UNITS |= {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "%": 1.0}
 
 
 def measured(text: str) -> dict[str, dict[str, float]]:

@@ -58,7 +58,7 @@ def what_is_wrong(expected: np.ndarray, found: np.ndarray) -> list[str]:
 
 
 def multiplied(device: str, dtype: str, columns: int, layout: tuple[int, int], a: Any, b: Any) -> np.ndarray:
-    """a (64, 64) times b (columns, 64) transposed, by one warpgroup. layout: the swizzle, and of `MAJORS`."""
+    """a (64, 64) times b (columns, 64) transposed, by one warpgroup. layout: keys of `SWIZZLES` and `MAJORS`."""
     import gpuconv as gc
     from gpuconv.backends.cuda.runtime.kernel import load
 
@@ -168,7 +168,8 @@ def direction(name: str, device: str, small: bool) -> int:
 
 
 def problems(small: bool) -> list[Any]:
-    """Growing: a tile, several, with strides, several for a block, layers of VGG."""
+    """Problems of growing size: one tile, several tiles, odd sizes and strides, several tiles for each block, and
+    layers of VGG."""
     from gpuconv.verify.convolutions import conv
 
     first = [conv(1, 8, 8, 64, 64, 1), conv(2, 8, 8, 64, 64, 3, padding=1)]
@@ -181,7 +182,8 @@ def problems(small: bool) -> list[Any]:
 
 
 def finishes(name: str, dtype: str, small: bool) -> list[Any]:
-    """Those of fprop in bfloat16; otherwise only the plain one, since each is a kernel to compile for each tile."""
+    """The epilogues to prove: several for fprop in bfloat16, otherwise only the plain one, because each needs another
+    compiled kernel for each tile."""
     from gpuconv.problems import PLAIN, epilogue
 
     if name != "fprop" or dtype != "bfloat16" or small:
@@ -190,7 +192,7 @@ def finishes(name: str, dtype: str, small: bool) -> list[Any]:
 
 
 def timed(product: Any, candidate: Any, device: str) -> str:
-    """The time of the candidate, and of the cost model's proved choice, on unwritten arrays."""
+    """The times of the candidate, and of the proved algorithm that the cost model chooses, as text."""
     from gpuconv.backends.cuda.gemm import tuner
     from gpuconv.backends.cuda.gemm.plan import plan
     from gpuconv.backends.cuda.gemm.proofs import trusting
@@ -214,7 +216,7 @@ def timed(product: Any, candidate: Any, device: str) -> str:
 
 
 def wrong_in(product: Any, candidate: Any, place: Any) -> list[str]:
-    """The candidate's results for whole numbers that differ from the proved algorithm's, as lines of text."""
+    """The candidate's results that differ from the proved algorithm's for whole numbers, as lines of text."""
     from gpuconv.backends.cuda.gemm.plan import plan
     from gpuconv.backends.cuda.gemm.proofs import trusting
     from gpuconv.backends.cuda.runtime.device_array import capability_named

@@ -255,7 +255,7 @@ def judge(mutant: PythonMutant, tree: Path, tests: list[str]) -> tuple[str, str]
 
 
 def copy_of_the_repository(folder: Path) -> Path:
-    """All files that git tracks or would track."""
+    """A copy, in `folder`, of all files that git tracks or would track."""
     tree = folder / "tree"
     for name in _git("ls-files", "--cached", "--others", "--exclude-standard").splitlines():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,5 @@
-"""PyTorch's caching allocator gives a freed tensor's memory to the next one, on its own stream."""
+"""Trains on batches that are PyTorch's tensors. PyTorch's caching allocator gives the memory of a freed tensor to the
+next tensor, in the order of PyTorch's stream, so a captured step must have read a batch before that."""
 
 from __future__ import annotations
 
