@@ -2,7 +2,7 @@
 
 A device is named "numpy" (or "cpu"), "cuda" (or "cuda:1", ...), "emulated", or "auto". An array's type determines where
 it lives: NumPy arrays belong to the CPU backend, or within `oracle()` to the reference; CuPy arrays and emulated arrays
-to the CUDA backend. Nothing is moved silently: arrays of two devices in one call are a TypeError.
+to the CUDA backend. Nothing is moved silently: a call with arrays of two devices raises TypeError.
 
 `dispatch` finds the backend that serves a call; `arrays` opens devices, and creates and moves arrays. Importing this
 package loads no CUDA library; each backend is imported on the first use of its name or its arrays.

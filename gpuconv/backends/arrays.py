@@ -66,10 +66,11 @@ def asarray(x: Any, device: str | None = None, dtype: DTypeLike | None = None) -
 
     x: an array of any device, anything that supports DLPack (such as a PyTorch tensor) or `__cuda_array_interface__`,
     or anything `numpy.asarray` takes. device: by default where x is, or "numpy" for anything that is not an array.
-    dtype: by default x's. In the other direction, arrays of every device support DLPack: `torch.from_dlpack(x)`.
+    dtype: by default x's.
 
-    The other byte order is converted; a subclass of NumPy's array becomes a plain view. Raises TypeError for a masked
-    array and for objects, text, dates and records.
+    An array in the other byte order is converted to the machine's; a subclass of NumPy's array becomes a plain view.
+    Raises TypeError for a masked array and for objects, text, dates and records. `torch.from_dlpack(x)` and the like
+    convert in the other direction: arrays of every device support DLPack.
     """
     x = _adopted(x)
     place = place_of(x)
@@ -88,7 +89,8 @@ _DLPACK_CUDA = 2  # kDLCUDA of dlpack.h
 
 
 def _adopted(x: Any, name: str = "the array") -> Any:
-    """Another library's array in GPU memory as one of ours, sharing its memory; anything else unchanged."""
+    """Another library's array in GPU memory, or PyTorch's bfloat16 tensor in host memory, as an array of gpuconv that
+    shares its memory; anything else unchanged. Raises TypeError for a masked array. name: for messages."""
     place = place_of(x)
     if place == MASKED or _holds_masked(x):
         raise masked(name)
@@ -110,7 +112,7 @@ def _holds_masked(x: object) -> bool:
 
 
 def to_numpy(x: object, name: str = "the array") -> np.ndarray:
-    """`x` as a NumPy array: a copy from device memory, or `x` itself when it is one already.
+    """`x` as a NumPy array: `x` itself if it is one, else a copy from device memory, or what NumPy makes of it.
 
     Byte order, subclasses and errors: as in `asarray`. name: for messages.
     """
@@ -143,9 +145,10 @@ def algorithms(
     tf32: bool = False,
     epilogue: Epilogue = PLAIN,
 ) -> dict[str, str]:
-    """The names of the algorithms of a convolution's "fprop", "dgrad" and "wgrad" on a device; {} on "numpy", which has
-    only one. On a GPU "auto" is the fastest measured one, or the cost model's choice if nothing was measured yet. They
-    are `gpuconv.algorithms.Choice`, which also has the proof of an algorithm that the GPU had to prove first."""
+    """The name of a convolution's algorithm for each of "fprop", "dgrad" and "wgrad" on a device; {} on "numpy", which
+    has only one. On a GPU "auto" is the fastest measured one, or the cost model's choice if nothing was measured yet.
+    Each name is a `gpuconv.algorithms.Choice`: a string that also holds the proof, if the GPU had to prove the
+    algorithm first."""
     device = resolve(device)
     if not Device.named(device).runs_kernels:
         return {}
@@ -186,5 +189,5 @@ def identity(device: str) -> str:
 
 
 def recorder(device: str) -> Any:
-    """The recorder that captures and replays work on a CUDA device or the emulated one, see `cuda.runtime.graph`."""
+    """The recorder that captures and replays work on a CUDA device or the emulated one (`cuda.runtime.graph`)."""
     return _adapter(device).recorder()

@@ -45,7 +45,8 @@ _watcher: Callable[..., object] | None = None
 @contextmanager
 def watched(call: Callable[..., object]) -> Iterator[None]:
     """A context in which ops call their backend through ``call(function, *arrays, **options)``, which returns what the
-    function returns. It holds for all threads; the frame that calls `call` is the op's own, with its arguments."""
+    function returns. It holds for all threads. The op calls `call` directly, so the local variables of the calling
+    frame are the op's arguments."""
     global _watcher
     if _watcher is not None:
         raise RuntimeError("the ops are watched already, by a shadow oracle or an explanation")
@@ -66,9 +67,11 @@ def backend_of(
 ) -> type[Backend]:
     """The backend that serves a call on these arrays.
 
-    lists: arguments that are lists of arrays. optional, optional_lists: those that may be None. numbers: arguments that
-    may be a number or an array of one. Raises a TypeError that names the argument for arrays of several devices, a
-    masked array, an array in the other byte order or of another dtype than numbers, and anything that is not an array.
+    arrays, lists: arguments that are arrays, or lists of arrays. optional, optional_lists: the same for arguments that
+    may be None; optional_lists only count beside lists. numbers: arguments that are a number or an array of one number.
+
+    Raises TypeError, naming the argument, if the arrays live on several devices, and for a masked array, an array in
+    the other byte order, an array that does not hold numbers, and anything that is not an array.
     """
     if lists:
         for name, listed in lists.items():
@@ -134,7 +137,7 @@ _alike = WhileAlive()  # fast path: lists of arrays of one kind, on one device
 
 def _in_list(name: str, arrays: object) -> dict[str, object]:
     """The arrays in a list by name, "params[0]" and so on; only the first one if all are of one kind on one device.
-    Anything but a list has its own name."""
+    Anything but a list is returned under the name of the argument."""
     if not isinstance(arrays, (list, tuple)):
         return {name: arrays}
     if not _alike.get(arrays):
@@ -182,7 +185,7 @@ class _Around:
 
 
 def _quietly(op: Callable[..., Any], *arrays: object, **options: Any) -> Any:
-    """Infinities and NaN are results, as on a GPU, not warnings."""
+    """Run an op without NumPy's warnings: infinities and NaN are results, as on a GPU."""
     with np.errstate(all="ignore"):
         return op(*arrays, **options)
 
@@ -194,8 +197,8 @@ def _on_device(device: AbstractContextManager[object], op: Callable[..., Any], *
 
 
 def _on_plain_views(op: Callable[..., Any], *arrays: object, **options: Any) -> Any:
-    """Run an op on subclasses of NumPy's array, such as matrices: it receives plain views, and an output that it
-    returns is replaced by the given array."""
+    """Run an op on subclasses of NumPy's array, such as matrices: it receives plain views. If it returns one of them,
+    the given array is returned instead."""
     viewed: list[tuple[np.ndarray, np.ndarray]] = []
 
     def plain(value: Any) -> object:

@@ -117,8 +117,8 @@ def _tanh_argument(x):
 
 
 def softmax(x, *, out=None):
-    """x - max is at most 0, so exp stays finite; a row's largest term is 1, so the sum is not 0."""
-    with np.errstate(all="ignore"):  # a row with inf or NaN is NaN
+    """The row's maximum is subtracted first: so exp cannot overflow, and the largest term is 1, so the sum is not 0."""
+    with np.errstate(all="ignore"):  # a row with +inf or NaN becomes NaN
         powers = np.exp(widen(x) - widen(x.max(axis=1, keepdims=True, initial=-np.inf)))
         powers /= powers.sum(axis=1, keepdims=True)
     return store(powers, x.dtype, out)

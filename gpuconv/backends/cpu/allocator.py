@@ -2,15 +2,15 @@
 
 glibc returns a freed block above a threshold to the kernel, which must clear its pages when a training step allocates
 it again. This was measured to take a sixth of a small net's step. The threshold adapts to the largest block freed so
-far, up to 32 MiB ("M_MMAP_THRESHOLD" in mallopt(3)), so freeing one untouched block of nearly that size raises it to
-the maximum.
+far, up to 32 MiB ("M_MMAP_THRESHOLD" in mallopt(3)), so allocating and freeing one block of nearly that size raises it
+nearly to the maximum.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-LARGE = 31 << 20  # bytes: 32 MiB would exceed the limit, with the block's header
+LARGE = 31 << 20  # bytes: a block of 32 MiB and its header would exceed the limit
 
 
 def keep_freed_memory() -> None:

@@ -1,4 +1,4 @@
-"""Random crops and colours of uint8 images, for `load_batch`. The contract defines the bits, see backends/reference."""
+"""Random crops and colours of uint8 images, for `load_batch`; backends/reference/batch.py defines the bits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ def altered(images, indices, augmentation, *, seed, offset):
 
 
 def _cropped(images, indices, smallest, block, seed):
-    """(n, H, W, C) float32: parts of the images, stretched bilinearly to their size, with positions in 1/256 pixel."""
+    """(n, H, W, C) float32: a part of each image, resized to (H, W) by bilinear interpolation, with positions in units
+    of 1/256 pixel."""
     height, width = images.shape[1:3]
     n = len(indices)
     rows, columns = np.full(n, min(height, (8 * width + 3) // 6)), np.full(n, min(width, (8 * height + 3) // 6))
@@ -40,7 +41,7 @@ def _cropped(images, indices, smallest, block, seed):
         side = np.sqrt(_between(smallest, np.float32(1) - smallest, area) * np.float32(height * width))
         x = (2 * _unit(shape) - 1) * _HALF_LOG
         even, odd = 12 + x * x, 6 * x
-        root = (even + odd) / (even - odd)  # exp(x), within float32
+        root = (even + odd) / (even - odd)  # exp(x) in float32
         tall, wide = np.rint(side / root).astype(np.int64), np.rint(side * root).astype(np.int64)
         fits = (tall > 0) & (tall <= height) & (wide > 0) & (wide <= width)
         at, tall, wide = open_[fits], tall[fits], wide[fits]
@@ -61,8 +62,8 @@ def _cropped(images, indices, smallest, block, seed):
 
 
 def _neighbours(start, length, size):
-    """Two pixels (n, size) and the weight of the second in 1/256, for `size` steps across `length` pixels from
-    start."""
+    """For `size` positions, evenly spaced over `length` pixels from start: the two nearest pixels, each (n, size), and
+    the weight of the second one in units of 1/256."""
     length = length[:, None]
     step = (length << 32) // size
     at = (np.arange(size) * step + step // 2 - 2**31) >> 24

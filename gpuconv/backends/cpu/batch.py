@@ -18,12 +18,13 @@ def load_batch(images, labels, indices, mean, std, augmentation, *, seed, offset
 
     and the exact use of the four words w of a sample's Philox block, each product in 64 bits:
 
-    flip    if w0 >= 2^31; alternating: if word 0 of the image's own block is, or else is not where the epoch is odd
-    dy      = (w1 * (2 shift + 1) >> 32) - shift,  dx the same from w2
-    cutout  centre (w3 >> 16) * H >> 16, (w3 & 0xffff) * W >> 16; from centre - cutout // 2, `cutout` pixels a side
+    flip    if w0 >= 2^31; "alternating": if word 0 of the image's own block is >= 2^31; in odd epochs, if it is less
+    shift   by dy = (w1 * (2 shift + 1) >> 32) - shift rows, and by dx columns, computed from w2 in the same way
+    cutout  zeros in a square of `cutout` pixels a side, which begins at centre - cutout // 2;
+            centre: row (w3 >> 16) * H >> 16, column (w3 & 0xffff) * W >> 16
 
-    Output pixel (h, w) reads row h + dy and column w + dx of the image, which was flipped before, and before that
-    cropped and recoloured (`augment.py`).
+    The image is first cropped and recoloured (`augment.py`), and then flipped. Output pixel (h, w) is its pixel
+    (h + dy, w + dx).
     """
     n, (m, height, width, channels) = count, images.shape
     flip, shift, cutout = augmentation.flip, augmentation.shift, augmentation.cutout
@@ -33,7 +34,7 @@ def load_batch(images, labels, indices, mean, std, augmentation, *, seed, offset
 
     if flip or shift or cutout:
         words = random.bits(4 * n, seed=seed, stream=random.AUGMENT, offset=offset).reshape(n, 4).astype(np.int64)
-        w0, w1, w2, w3 = words.T[..., None]  # each (n, 1), against rows or columns
+        w0, w1, w2, w3 = words.T[..., None]  # each (n, 1), to broadcast against rows or columns
         rows, columns = np.arange(height) + _shift(w1, shift), np.arange(width) + _shift(w2, shift)
         if augmentation.border == "reflect":
             rows, columns = _reflected(rows, height), _reflected(columns, width)
@@ -96,12 +97,12 @@ def mix_batch(x, labels, table, *, classes, cut, seed, offset, out):
 
 
 def _whole(values, shape):
-    """The values broadcast to an image's shape, because NumPy is several times slower on rows of three."""
+    """A contiguous array of an image's shape: NumPy would be several times slower broadcasting over three channels."""
     return np.ascontiguousarray(np.broadcast_to(values, shape))
 
 
 def _reflected(position, size):
-    """Positions, those outside mirrored at the first or last one (at most once)."""
+    """Positions, of which those outside are mirrored, once, at the first or the last position."""
     return size - 1 - abs(size - 1 - abs(position))
 
 

@@ -15,9 +15,9 @@ from gpuconv.backends.cpu.precision import sum_rows
 
 
 class Matrix:
-    """For each group a matrix with a row for each window (n, p, q), a column for each (r, s, c), and a column of ones
-    for the bias. The windows are copied into one buffer, which the first and largest block allocates, unless they have
-    this layout already, as is possible for 1 x 1 filters."""
+    """For each group a matrix with a row for each window (n, p, q), a column for each (r, s, c), and with a bias a
+    column of ones. The windows are copied into one buffer, which the first and largest block allocates, unless they
+    have this layout already, as those of 1 x 1 filters without a bias do."""
 
     def __init__(self) -> None:
         self.buffer: np.ndarray | None = None
@@ -53,7 +53,7 @@ def _by_group(y: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 class Taps:
-    """Depthwise: filter k reads channel k, so each tap multiplies the whole shifted volume."""
+    """For depthwise filters: filter k reads only channel k, so each tap multiplies the whole shifted volume."""
 
     @staticmethod
     def multiply(view: np.ndarray, weights: np.ndarray, y: np.ndarray) -> None:

@@ -26,7 +26,7 @@ from gpuconv.problems import ACTIVATIONS, PLAIN, Conv2dProblem, Pool2dProblem
 
 # Limits for computing dw from the windows of dy, measured:
 MOST_CELLS = 4 / 3  # cells in a map of x for each one in y
-MOST_CHANNELS = 1 / 3  # channels of x for each one of y; with fewer, dx and dw are faster separately
+MOST_CHANNELS = 1 / 3  # channels of x for each one of y; up to this, dx and dw are faster separately
 
 
 def conv2d(x, w, bias, problem, epilogue, *, algo, tf32, out):
@@ -76,7 +76,7 @@ def conv2d_backward(dy, x, w, problem, epilogue, *, mask, algos, tf32, out, dw, 
         gradient = _correlate_both_back(dy_factors, filters, windows, dx, x_factors)
     else:
         _correlate_back(dy_factors, filters, windows, dx)
-    # Windows of dy beyond the border contain zeros, which turn an infinity in x into NaN.
+    # Windows of dy beyond the border contain zeros, which turn an infinity in x into NaN; then dw is computed from x's.
     if gradient is None or not np.isfinite(gradient).all():
         gradient, sums = correlate_gradient(dy_factors, x_factors, windows, groups)
         gradient = _weight(gradient)
@@ -132,23 +132,23 @@ def _filters_back(w: np.ndarray, groups: int) -> np.ndarray:
 
 
 def _correlate_back(dy, filters, windows, dx) -> None:
-    """dx, from filters of `_filters_back` and the windows of fprop."""
+    """Write dx, given the filters of `_filters_back` and the windows of fprop."""
     for cells, taps, seen_by in _phases(filters, windows, dx):
         correlate(dy, filters[taps], seen_by, dx[cells])
 
 
 def _shares_copies(filters: np.ndarray, windows: Windows, problem: Conv2dProblem) -> bool:
     """Whether dw is faster to compute from the windows of dy, which dx needs anyway, than from those of x. The former
-    sum over x's cells; the latter over y's, which are fewer without padding. Also, if x has few channels, copying its
-    windows is cheap, and dx computed separately can use row reuse, which copies even less."""
+    are summed over x's cells; the latter over y's, which are fewer without padding. And if x has few channels, copying
+    its windows is cheap, and dx computed separately can use row reuse, which copies even less."""
     fewer_cells = problem.h * problem.w <= MOST_CELLS * problem.p * problem.q
     worth_it = problem.stride == (1, 1) and fewer_cells
     return worth_it and not suits_row_reuse(filters, windows, MOST_CHANNELS)
 
 
 def _correlate_both_back(dy, filters, windows, dx, x) -> np.ndarray:
-    """dx as `_correlate_back`, and dw from the same windows of dy: dw[k, r, s, c] = sum over n, h, w of
-    x[n, h, w, c] * dy[n, p, q, k], where (p, q) reads (h, w) through tap (r, s)."""
+    """Write dx as `_correlate_back` does, and return dw, from the same windows of dy: dw[k, r, s, c] = sum over n, h, w
+    of x[n, h, w, c] * dy[n, p, q, k], where (p, q) reads (h, w) through tap (r, s)."""
     groups, r, s, k, channels = filters.shape
     dw = np.zeros((groups, k, r, s, channels), accumulation_dtype(x.dtype))
     gradient = dw.transpose(0, 2, 3, 1, 4)  # laid out as the filters are

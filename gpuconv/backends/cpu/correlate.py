@@ -26,8 +26,8 @@ from gpuconv.backends.cpu.wide_filters import fold_filters, group_outputs, group
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.problems import ACTIVATIONS
 
-# Bytes of windows that a core copies for one product, measured: few enough to be still in its cache for the product,
-# and many times the bytes of the weights, which every product reads again. With few weights products are so short that
+# Bytes of windows that a core copies for one product, as measured: few enough to stay in its cache until the product,
+# and many times the bytes of the weights, which every product reads again. With few weights, products are so short that
 # the time in Python between them matters, so blocks are larger.
 LEAST_BLOCK_BYTES = 1 << 20
 TIMES_WEIGHTS = 8
@@ -45,7 +45,7 @@ def correlate(x, filters, windows, y, bias=None, activation=None) -> None:
 
 
 def correlate_both(x, filters, windows, y, other) -> np.ndarray:
-    """`correlate`; returns a gradient of the filters, computed from the same copies, with `other` (y's shape) as dy:
+    """Like `correlate`; also returns a gradient of the filters from the same copies, with `other` (y's shape) as dy:
     gradient[g, r, s, c, k] = sum over n, p, q of view[..., r, s, (g, c)] * other[..., (g, k)], in the accumulation
     dtype."""
     return _correlate(x, filters, windows, y, None, None, other)
@@ -90,7 +90,7 @@ def suits_row_reuse(filters: np.ndarray, windows: Windows, most: float) -> bool:
 
 
 def _products(form, x, filters, windows, bias, y, *others, activation, nbytes, block=None, finite=False) -> Any:
-    """`_correlate` in the given form, with unchanged filters.
+    """`_correlate` in the given form, with the filters as they are.
 
     nbytes: the bytes of the plain windows; they determine how the batch is split in every form.
     block: bytes of windows for one product; by default it depends on the size of the filters.

@@ -35,7 +35,7 @@ def elementwise(formula: Callable[..., np.ndarray], *inputs: np.ndarray, out: np
 
 
 def result_array(x: np.ndarray, out: np.ndarray | None) -> np.ndarray:
-    """`out`, or if it is None a new array like x."""
+    """`out`, or a new array like x if it is None."""
     return np.empty(x.shape, x.dtype) if out is None else out
 
 
@@ -45,12 +45,13 @@ def value_of(scalar: object) -> Any:
 
 
 def update(formula: Callable[..., None], *updated: np.ndarray, given: np.ndarray) -> None:
-    """Let formula(*updated, given) change `updated` in place."""
+    """Call formula(*updated, given) on blocks of the arrays; it changes those of `updated` in place."""
     _visit_blocks(formula, [*updated, given], [_UPDATE] * len(updated) + [_READ])
 
 
 def _visit_blocks(visit: Callable[..., None], arrays: Sequence[np.ndarray], access: Sequence[_Access]) -> None:
-    """visit(block of each array), in memory order. Infinities and NaN are results here, as on a GPU, not warnings."""
+    """Call visit(block of each array) for all blocks, in memory order. Infinities and NaN are results here, as on a
+    GPU, not warnings."""
     with (
         np.errstate(all="ignore"),
         np.nditer(

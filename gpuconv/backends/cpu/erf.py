@@ -12,7 +12,7 @@ import numpy as np
 
 from gpuconv.polynomials import ratio
 
-# Highest power first. erf(x) / x in x**2, for |x| <= 0.46875:
+# Coefficients of numerator and denominator, highest power first. erf(x) / x as a function of x**2, for |x| <= 0.46875:
 _CENTRE = (
     (
         1.85777706184603153e-1,
@@ -23,7 +23,7 @@ _CENTRE = (
     ),
     (1.0, 2.36012909523441209e1, 2.44024637934444173e2, 1.28261652607737228e3, 2.84423683343917062e3),
 )
-# exp(x**2) * erfc(x) in x, for 0.46875 < x <= 4:
+# exp(x**2) * erfc(x) as a function of x, for 0.46875 < x <= 4:
 _FLANK = (
     (
         2.15311535474403846e-8,
@@ -48,7 +48,7 @@ _FLANK = (
         1.23033935480374942e3,
     ),
 )
-# x**2 * (1 / sqrt(pi) - x * exp(x**2) * erfc(x)) in x**-2, for x > 4:
+# x**2 * (1 / sqrt(pi) - x * exp(x**2) * erfc(x)) as a function of x**-2, for x > 4:
 _TAIL = (
     (
         1.63153871373020978e-2,

@@ -45,7 +45,7 @@ class Windows:
         return Windows((p, q // width), (r, wide), (stride_h, width * stride_w), (dilation_h, 1), self.start)
 
     def by_row(self, height: int) -> Windows:
-        """The windows split into single rows: for each row of the map, what one row of taps reads."""
+        """Windows of one row of taps each, at every row of the map; height: the map's."""
         (_, q), (_, s), (_, stride), (_, dilation), (_, start) = (
             self.count,
             self.kernel_size,
@@ -56,7 +56,7 @@ class Windows:
         return Windows((height, q), (1, s), (1, stride), (1, dilation), (0, start))
 
     def through(self, r: int, height: int) -> tuple[slice, slice]:
-        """The output rows p that read a row of the map through row r of the taps, and those rows of the map."""
+        """The output rows p for which row r of the taps lies inside the map, and the rows of the map that they read."""
         return overlap(height, self.count[0], self.start[0] + r * self.dilation[0], self.stride[0])
 
 

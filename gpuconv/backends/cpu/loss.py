@@ -9,7 +9,7 @@ from gpuconv.backends.cpu.elementwise import value_of
 from gpuconv.backends.cpu.precision import store, widen
 
 
-@np.errstate(all="ignore")  # scores of inf or NaN give a loss of NaN, as on a GPU
+@np.errstate(all="ignore")  # scores of +inf or NaN give a loss of NaN, as on a GPU
 def softmax_cross_entropy(logits, labels, weight, *, label_smoothing, ignore_index, grad_scale, out):
     rows = _rows(logits, labels, ignore_index) if labels.ndim == 1 else None
     log_p = widen(logits)
@@ -37,7 +37,8 @@ def _toward_labels(log_p, rows, labels, label_smoothing):
 
 
 def _targets(log_p, rows, labels, weight, label_smoothing):
-    """A weight for each class of each row, 0 in rows that are ignored, and the divisor of the mean."""
+    """A weight for each class of each row, and the divisor of the mean. In ignored rows the weights, and log_p, become
+    0."""
     if rows is None:
         target, divisor = labels.astype(log_p.dtype), len(labels)
     else:
@@ -51,7 +52,7 @@ def _targets(log_p, rows, labels, weight, label_smoothing):
     if rows is not None:
         ignored = np.delete(np.arange(len(labels)), rows)
         target[ignored], log_p[ignored] = 0, 0
-    return target, divisor or np.inf  # if nothing counts, loss and gradient are 0
+    return target, divisor or np.inf  # a total weight of 0: loss and gradient are 0
 
 
 def _toward_targets(log_p, target, divisor):
@@ -114,7 +115,7 @@ def _mean(losses, slopes, dtype, grad_scale, out):
 
 
 def _rows(scores: np.ndarray, labels: np.ndarray, ignored: int | None = None) -> np.ndarray:
-    """The numbers of the rows that are not ignored, after checking that every other label is a class."""
+    """The indices of the rows that are not ignored. Raises ValueError if the label of one of them is no class."""
     expect_within("labels", labels, scores.shape[1], but=ignored)
     return np.arange(len(labels)) if ignored is None else np.flatnonzero(labels != ignored)
 

@@ -36,8 +36,8 @@ def muon_step(params, grads, velocities, masters, scaling, averages, *, lr, mome
 
 
 def _orthogonal(x: np.ndarray, steps: int, precision: str) -> np.ndarray:
-    """x (rows, columns) after Newton-Schulz steps, which bring its singular values near 1. Each is
-    x = a x + (b x x^T + c (x x^T)^2) x, computed on the smaller side."""
+    """x (rows, columns) after Newton-Schulz steps, which bring its singular values near 1. Each step is
+    x = a x + (b x x^T + c (x x^T)^2) x. A matrix with more rows than columns is transposed for them."""
     if x.shape[0] > x.shape[1]:
         return _orthogonal(x.T, steps, precision).T
     narrow, tf32 = as_dtype("bfloat16") if precision == "bfloat16" else x.dtype, precision == "tf32"

@@ -1,5 +1,5 @@
-"""Batch and group normalisation. The variance is computed from centred values, because mean(x**2) - mean**2 would
-cancel."""
+"""Batch and group normalisation. The variance is computed from centred values, because mean(x**2) - mean**2 would lose
+digits to cancellation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gpuconv.backends.cpu.precision import buffer, side_by_side, store, sum_rows
 from gpuconv.problems import ACTIVATIONS
 
 
-@np.errstate(all="ignore")  # inf and NaN in x are inf and NaN in y, as on a GPU
+@np.errstate(all="ignore")  # infinities and NaN are results here, as on a GPU, not warnings
 def batch_norm(x, gamma, beta, running_mean, running_var, *, training, momentum, eps, activation, out):
     y = buffer(out, x.shape, gamma.dtype)
     rows, each = _rows(y)
@@ -66,7 +66,7 @@ def batch_norm_backward(
             activations, dy, ((widen(x) - mean) * (gamma * inv_std) + beta).astype(x.dtype)
         )
     wide_dy = widen(dy)
-    # dy is read again after xhat is written, and under a mask out has another shape.
+    # `out` cannot hold xhat if it shares memory with dy, which is read again later, or has another shape under a mask.
     own = out is not None and (mask is not None or np.may_share_memory(out, dy))
     xhat = buffer(None if own else out, x.shape, gamma.dtype)
     rows, each = _rows(xhat)

@@ -117,7 +117,7 @@ def _update_each(
     grads: Sequence[np.ndarray],
     *states: Sequence[np.ndarray],
 ) -> None:
-    """formula(decay, param, *state, grad) over every entry, then the averages."""
+    """Apply formula(decay, param, *state, grad) to every parameter, then update the averages."""
     unscale = 1.0 if scaling is None else float(scaling[1])
     if not unscale:
         return

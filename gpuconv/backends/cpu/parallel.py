@@ -39,7 +39,7 @@ FIXED = 4  # the most parts within `fixed_parts`
 Result = TypeVar("Result")
 T = TypeVar("T")
 
-_one_at_a_time = threading.Lock()  # the number of BLAS threads is the same in the whole process
+_one_at_a_time = threading.Lock()  # held while BLAS's number of threads, which is the process's, is changed
 _inside = contextvars.ContextVar("inside a part", default=False)
 _fixed = contextvars.ContextVar("cores within fixed_parts", default=0)
 
@@ -71,7 +71,7 @@ def in_parts(
 
 
 def _run(work: Callable[..., Result], parts: Sequence[Sequence[object]]) -> list[Result]:
-    """The results of the parts; the first is computed here, each other one in a thread of its own."""
+    """The results of the parts; the first is computed in this thread, each other one in another thread."""
     mine, *others = parts
     running = [_start(work, part) for part in others]
     try:
@@ -86,7 +86,7 @@ def _run(work: Callable[..., Result], parts: Sequence[Sequence[object]]) -> list
 def fixed_parts() -> Iterator[None]:
     """A context in which ops have the same bits on any number of cores, with the same NumPy and BLAS.
 
-    BLAS uses one thread at a time. Ops in threads outside the context wait until it ends.
+    Each call of BLAS uses one thread. Ops in threads outside the context wait until it ends.
     """
     if _fixed.get() or _inside.get():
         yield
@@ -128,7 +128,7 @@ def matmul(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.nd
 
 
 def threads() -> int:
-    """The most parts of a batch."""
+    """The largest number of parts of a batch."""
     return max((library.num_threads for library in blas.libraries()), default=1)
 
 
@@ -151,7 +151,7 @@ class _OneCoreBlas:
 
 
 def _start(work: Callable[..., Result], part: Sequence[object]) -> Future[Result]:
-    """Run a function in another thread, with the same np.errstate."""
+    """Run a function in another thread, in a copy of this one's context, which includes np.errstate."""
     return _others().submit(contextvars.copy_context().run, work, *part)
 
 

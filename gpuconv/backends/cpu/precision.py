@@ -14,7 +14,7 @@ __all__ = ["buffer", "factors", "round_tf32", "side_by_side", "store", "sum_rows
 
 
 def widen(x: np.ndarray) -> np.ndarray:
-    """`x` in the dtype it accumulates in: a copy for the halves, `x` itself for float32 and float64."""
+    """`x` in its accumulation dtype: a copy if it has 16 bits, `x` itself in float32 and float64."""
     return x.astype(accumulation_dtype(x.dtype), copy=False)
 
 
@@ -25,14 +25,14 @@ def round_tf32(x: np.ndarray) -> np.ndarray:
 
 
 def factors(tf32: bool, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The factors of a product: the arrays, rounded to TF32 with `tf32`."""
+    """The factors of a product: the arrays, rounded to TF32 if `tf32`."""
     return tuple([round_tf32(x) for x in arrays]) if tf32 else arrays
 
 
 def store(result: np.ndarray, dtype: np.dtype, out: np.ndarray | None, accumulate: bool = False) -> np.ndarray:
     """Round `result` once to `dtype`, into `out` if given; `accumulate` adds it to `out`.
 
-    A value beyond the largest 16-bit number becomes inf without a warning, as on a GPU.
+    A value too large for `dtype` becomes inf without a warning, as on a GPU.
     """
     with np.errstate(all="ignore"):
         if out is None:
@@ -53,8 +53,8 @@ def buffer(out: np.ndarray | None, shape: Sequence[int], dtype: np.dtype) -> np.
 def sum_rows(x: np.ndarray) -> np.ndarray:
     """The sum over all axes but the last, in the accumulation dtype.
 
-    Several rows are summed separately first, which shortens the chains of roundings. BLAS sums them as a product with
-    ones. This is so fast that only large sums are worth another core.
+    Up to 64 partial sums are computed first, which shortens the chains of roundings. BLAS computes them, as a product
+    with ones, so fast that only large arrays are worth another core.
     """
     rows = side_by_side(widen(x))
     sums = sum_parts(lambda rows: np.tensordot(np.ones(len(rows), rows.dtype), rows, 1), rows, nbytes=rows.nbytes // 4)

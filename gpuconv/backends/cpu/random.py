@@ -1,4 +1,4 @@
-"""Filling arrays with random numbers: `gpuconv.random` draws them."""
+"""Fills arrays with random numbers, whose bits `gpuconv.random` defines."""
 
 from __future__ import annotations
 

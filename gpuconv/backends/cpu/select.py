@@ -24,6 +24,6 @@ def keep(x: np.ndarray, mask: np.ndarray, out: np.ndarray | None = None) -> np.n
 
 
 def replace(x: np.ndarray, mask: np.ndarray, new: np.ndarray) -> None:
-    """x = new where the mask holds, in place."""
+    """Set x = new where the mask holds."""
     bits = as_bits(x)
     bits ^= (bits ^ as_bits(new)) * mask

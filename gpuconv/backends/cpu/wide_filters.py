@@ -15,11 +15,11 @@ import numpy as np
 from gpuconv.backends.cpu.im2col import Windows
 
 WIDEST = 4
-MANY = 32  # wide filters are faster up to this width * geometric mean of C and K: measured
+MANY = 32  # wide filters were measured to be faster while width * (geometric mean of C and K) is at most this
 
 
 def group_width(windows: Windows, channels: int, filters: int, groups: int) -> int:
-    """The outputs in a group, a divisor of Q: 1 if wide filters are not faster."""
+    """The number of outputs in a group, a divisor of Q; 1 if wide filters are not faster."""
     plain = groups == 1 and min(windows.kernel_size) > 0  # a phase of the stride may have no tap
     widest = min(WIDEST, math.isqrt(MANY**2 // max(1, channels * filters))) if plain else 1
     return next((width for width in range(widest, 1, -1) if windows.count[1] % width == 0), 1)
@@ -32,7 +32,7 @@ def group_outputs(y: np.ndarray, width: int) -> np.ndarray:
 
 
 def widen_filters(filters: np.ndarray, windows: Windows, width: int) -> np.ndarray:
-    """(1, R, S, C, K) -> (1, R, wide S, C, width * K)."""
+    """The wide filters: (1, R, S, C, K) -> (1, R, wide S, C, width * K)."""
     c, k = filters.shape[3:]
     wide = np.zeros((1, *windows.widened(width).kernel_size, c, width, k), filters.dtype)
     for t, taps in enumerate(_taps(windows, width)):

@@ -69,5 +69,5 @@ def _normal_cdf(x):
 
 
 def _cubic(x):
-    """u of the tanh form: 0.5 * (1 + tanh(u)) = sigmoid(2 * u), which stays accurate for large negative x."""
+    """u in GELU's tanh form: 0.5 * (1 + tanh(u)) equals sigmoid(2 * u), which is accurate for large negative x too."""
     return math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)

@@ -1,13 +1,13 @@
 """Batches from a uint8 data set, one sample at a time. The contract defines the bits: arithmetic is float32, rounded to
 dtype at the end, and each sample draws four random words, w0 to w3:
 
-flip    True: if w0 >= 2^31. "alternating": if word 0 of the image's own block is; in odd epochs, if it is not
-shift   by dy = (w1 * (2 shift + 1) >> 32) - shift, and by dx, the same from w2
-cutout  a square with a side of `cutout` pixels, which begins at centre - cutout // 2;
+flip    True: if w0 >= 2^31. "alternating": if word 0 of the image's own block is >= 2^31; in odd epochs, if it is less
+shift   by dy = (w1 * (2 shift + 1) >> 32) - shift rows, and by dx columns, computed from w2 in the same way
+cutout  zeros in a square of `cutout` pixels a side, which begins at centre - cutout // 2;
         centre: row (w3 >> 16) * H >> 16, column (w3 & 0xffff) * W >> 16
 
-Output pixel (h, w) is pixel (h + dy, w + dx) of the image, or of the flipped image; before that, the image is cropped
-and recoloured, by words of further substreams. A word w gives u = (w >> 8) / 2^24.
+The image is first cropped and recoloured, by words of further substreams, and then flipped. Output pixel (h, w) is its
+pixel (h + dy, w + dx). "Uniform" below means u = (w >> 8) / 2^24 of a word w.
 """
 
 import math
@@ -77,7 +77,7 @@ def _crop_resized(image, smallest, block, seed):
         area, shape, down, right = _words(block, 4 + attempt, seed)
         side = np.sqrt(_between(smallest, 1, area) * np.float32(height * width))
         x = (2 * _between(0, 1, shape) - 1) * np.float32(math.log(4 / 3) / 2)
-        q = (12 + x * x + 6 * x) / (12 + x * x - 6 * x)  # exp(x), the root of the ratio of its sides
+        q = (12 + x * x + 6 * x) / (12 + x * x - 6 * x)  # exp(x) in float32: the square root of width / height
         rows, columns = int(np.rint(side / q)), int(np.rint(side * q))
         top, left = down * (height - rows + 1) >> 32, right * (width - columns + 1) >> 32
         if 0 < rows <= height and 0 < columns <= width:
@@ -91,14 +91,14 @@ def _crop_resized(image, smallest, block, seed):
 
 
 def _resampled(length, size):
-    """(size, length): integer weights, in 1/256, that interpolate `length` pixels linearly at `size` positions."""
+    """(size, length): weights in units of 1/256 that interpolate `length` pixels linearly at `size` positions."""
     step = (length << 32) // size
     at = ((np.arange(size) * step + step // 2 - 2**31) >> 24).clip(0, 256 * (length - 1))
     return (256 - abs(at[:, None] - 256 * np.arange(length))).clip(0)
 
 
 def _recoloured(image, colours, words):
-    """torchvision's ColorJitter: blends with black, the mean grey and the grey image, then a rotation of the hue."""
+    """Like torchvision's ColorJitter: blends with black, the mean grey and the grey image, then rotates the hue."""
     weights = (0.2989, 0.587, 0.114) if image.shape[2] == 3 else (1,)
     for name, amount, word in zip(("brightness", "contrast", "saturation"), colours, words):
         factor, grey = _between(max(0, 1 - amount), 1 + amount, word), 0 * image[:, :, :1]
@@ -125,7 +125,7 @@ def _words(block, substream, seed):
 
 
 def _between(low, high, word):
-    """low + (high - low) * u, rounded to float32 at each step."""
+    """Uniform: low + (high - low) * u, rounded to float32 at each step."""
     return np.float32(low) + np.float32(high - low) * np.float32((word >> 8) / 2**24)
 
 

@@ -1,12 +1,12 @@
 """Convolution, one filter tap at a time.
 
-Tap (r, s) reads a slice of the padded input, (N, P, Q, C), and holds a matrix w[:, r, s], (K, C):
+Tap (r, s) reads a slice of the padded input, (N, P, Q, C), and has the matrix w[:, r, s], (K, C):
 
     fprop   y              += padded_x[tap] @ w[:, r, s].T
     dgrad   padded_dx[tap] += dy @ w[:, r, s]
     wgrad   dw[:, r, s]     = dy.T @ padded_x[tap]      with a row for each output pixel (n, p, q)
 
-for each group, with its own channels c and filters k.
+These products are computed for each group, with its channels c and filters k.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Dropout. The contract defines its bits: which numbers are kept, and a product in the accumulation dtype."""
+"""Dropout. The contract defines its bits: it says which numbers are kept, and scales them in the accumulation dtype."""
 
 import math
 

@@ -12,7 +12,7 @@ def softmax_cross_entropy(logits, labels, weight, *, label_smoothing, ignore_ind
     weight = np.ones(classes) if weight is None else wide(weight)
     given = wide(labels) if soft else _right_answers(logits, labels, ignore_index)
     counts = np.full((n, 1), True) if soft else given.any(axis=1, keepdims=True)
-    divisor = n if soft else (given @ weight).sum() or np.inf  # if no weight counts, everything is 0
+    divisor = n if soft else (given @ weight).sum() or np.inf  # a total weight of 0: loss and gradient are 0
     target = counts * weight * ((1 - label_smoothing) * given + label_smoothing / classes)
     log_p = z - z.max(axis=1, keepdims=True)
     log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
@@ -52,7 +52,7 @@ def _mean(scores, losses, slopes, grad_scale, out):
 
 
 def _right_answers(scores: np.ndarray, labels: np.ndarray, ignored: int | None = None) -> np.ndarray:
-    """(N, classes), True at each label that is not ignored. Raises ValueError for a label that is no class."""
+    """(N, classes), True at each label that is not ignored. Raises ValueError for any other label that is no class."""
     expect_within("labels", labels, scores.shape[1], but=ignored)
     return (labels[:, None] == np.arange(scores.shape[1])) & (labels[:, None] != ignored)
 

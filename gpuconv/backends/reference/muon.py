@@ -31,7 +31,7 @@ def orthogonal(x: np.ndarray, steps: int, precision: str) -> np.ndarray:
 
 
 def newton_schulz(x: np.ndarray, precision: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One step: x x^T, the polynomial of it that multiplies x, and the new x."""
+    """One step: G = x x^T, M = b G + c G G, and the new x = a x + M x."""
     a, b, c = NEWTON_SCHULZ
     (factor,) = factors(precision == "tf32", x)
     gram = stored(factor @ factor.T, precision)
@@ -42,5 +42,5 @@ def newton_schulz(x: np.ndarray, precision: str) -> tuple[np.ndarray, np.ndarray
 
 
 def stored(x: np.ndarray, precision: str) -> np.ndarray:
-    """A matrix as it lies in memory between the products."""
+    """A matrix as it is stored between the products: rounded if the precision is bfloat16."""
     return wide(round_to(x, as_dtype("bfloat16"))) if precision == "bfloat16" else x

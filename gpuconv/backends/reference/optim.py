@@ -1,4 +1,4 @@
-"""Optimizer steps. Each formula returns a parameter and its state after the step, from float64 copies."""
+"""Optimizer steps. Each formula computes, in float64, a parameter and its state after the step."""
 
 import numpy as np
 
@@ -74,8 +74,8 @@ def lion_step(params, grads, exp_avgs, masters, scaling, averages, *, lr, beta1,
 
 
 def step_each(formula, decays, scaling, masters, averages, ema, params, grads, *states):
-    """param, *state = formula(decay, param, grad, *state) for each entry; with masters, the master is updated, and
-    param is rounded from it. Averages are updated with the result."""
+    """param, *state = formula(decay, param, grad, *state) for each parameter; with masters, the master is updated, and
+    param is rounded from it. Averages are updated with the formula's result before rounding."""
     unscale = 1.0 if scaling is None else scaling[1]
     if unscale == 0:  # the loss scale overflowed: this step is skipped
         return

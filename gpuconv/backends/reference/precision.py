@@ -6,12 +6,12 @@ import numpy as np
 
 
 def wide(x: np.ndarray) -> np.ndarray:
-    """A copy of x in float64, which holds the numbers of every dtype exactly."""
+    """A copy of x in float64, which holds the numbers of every floating-point dtype exactly."""
     return np.array(x, np.float64, order="C")
 
 
 def factors(tf32: bool, *arrays: np.ndarray) -> list[np.ndarray]:
-    """The factors of a product in float64, rounded to TF32 with `tf32`."""
+    """The factors of a product in float64, rounded to TF32 if `tf32`."""
     return [round_tf32(wide(x)) if tf32 else wide(x) for x in arrays]
 
 
@@ -30,7 +30,7 @@ def round_to(result: Any, dtype: np.dtype, out: np.ndarray | None = None, accumu
 def round_tf32(x: np.ndarray) -> np.ndarray:
     """float32 numbers, given in float64, rounded to TF32: to nearest, ties away from zero."""
     step = _spacing(x, significant_bits=11, smallest=-136)
-    return wide((np.copysign(np.floor(np.abs(x) / step + 0.5), x) * step).astype(np.float32))  # this may overflow
+    return wide((np.copysign(np.floor(np.abs(x) / step + 0.5), x) * step).astype(np.float32))  # may become infinite
 
 
 def _spacing(x: np.ndarray, significant_bits: int, smallest: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
     padded[n, p * stride + r * dilation, q * stride + s * dilation, c]
 
-For all windows together, these cells are one strided slice, called a tap.
+The cells (r, s) of all windows together are one strided slice of `padded`, called a tap.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ class Windows:
         self.problem, self.hw, self.count = problem, (problem.h, problem.w), (problem.p, problem.q)
 
     def pad(self, x: np.ndarray) -> np.ndarray:
-        """x (N, H, W, C) padded with zeros, and further padded below and to the right, for a last partial window."""
+        """x (N, H, W, C) padded with zeros: by the padding, and by more below and to the right for partial windows."""
         (top, bottom), (left, right) = self.problem.padding
         more_below, more_right = np.multiply(self.problem.dilation, self.problem.kernel_size)
         return np.pad(x, ((0, 0), (top, bottom + more_below), (left, right + more_right), (0, 0)))
@@ -29,7 +29,7 @@ class Windows:
         return padded[:, top : top + h, left : left + w]
 
     def taps(self) -> Iterator[tuple[int, int, Any]]:
-        """(r, s) in row-major order, each with the slice of a padded map that it reads, (N, P, Q, C)."""
+        """(r, s) in row-major order, each with the index of the slice (N, P, Q, C) of a padded map that it reads."""
         (stride_h, stride_w), (dilation_h, dilation_w) = self.problem.stride, self.problem.dilation
         p, q = self.count
         for r, s in np.ndindex(*self.problem.kernel_size):
