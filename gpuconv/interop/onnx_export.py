@@ -1,8 +1,9 @@
 """Nets as ONNX files.
 
-ONNX's volumes are NCHW, so filters become (K, C, R, S). A Flatten of gpuconv gives features in (H, W, C) order: the
-columns of a Linear after it are reordered, and any other layer there reads a transposed volume. Nodes and their outputs
-are named by the path of the layer ("residual1.conv1"), and weights by their keys in the state dict.
+ONNX's volumes are NCHW, so filters become (K, C, R, S). gpuconv's Flatten gives features in (H, W, C) order. If a
+Linear reads them, the columns of its weight are reordered; for any other layer, the volume is transposed before the
+Flatten. Nodes and their outputs are named by the path of the layer ("residual1.conv1"), and weights by their keys in
+the state dict.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ if TYPE_CHECKING:
 OPSET, IR_VERSION = 21, 10
 LAYOUTS = {"NCHW": "NCHW", "NHWC": "NHWC"}
 DTYPES = {name: np.dtype(name) for name in ("float32", "float16")}
-METADATA = "gpuconv"  # the key in the model's metadata of the classes and the normalization, as JSON
+METADATA = "gpuconv"  # the key of the model's metadata that holds the classes and the normalization, as JSON
 
 _TO_NCHW, _TO_NHWC = (0, 3, 1, 2), (0, 2, 3, 1)
 
@@ -95,7 +96,7 @@ def to_onnx(
 
     Raises:
         TypeError: A layer has no ONNX form.
-        ValueError: The net is not built or has no normalization.
+        ValueError: The net is not built or has no normalization, or a layer has no ONNX form for images of any size.
         ImportError: The onnx package is missing.
         OSError: The file cannot be written.
     """
@@ -125,7 +126,8 @@ def _default_dtype(net: Layer) -> str:
 
 
 class Graph:
-    """The nodes and initializers so far. `folded`: the volume whose flattened features are in (C, H, W) order."""
+    """The nodes and initializers so far. `folded`: the shape (H, W, C) of a flattened volume, from the Flatten to the
+    Linear whose columns are reordered."""
 
     def __init__(self, net: Layer, dtype: np.dtype) -> None:
         self.onnx = onnx()
@@ -342,7 +344,7 @@ def _max_pool(graph: Graph, layer: MaxPool2D, x: str) -> str:
 
 def _avg_pool(graph: Graph, layer: Any, x: str) -> str:
     problem = layer.problem
-    # ONNX counts the cells that "cover" adds as padding; our divisor excludes them.
+    # With fit="cover", ONNX would divide by the cells past the padding too; gpuconv's divisor excludes them.
     shares = [
         (np.minimum(np.arange(windows) * stride + size, padded) - np.arange(windows) * stride) / size
         for windows, stride, size, padded in zip(
@@ -359,7 +361,8 @@ def _avg_pool(graph: Graph, layer: Any, x: str) -> str:
 
 
 def _window(graph: Graph, layer: Any) -> dict[str, Any]:
-    """kernel_shape, strides and pads (top, left, bottom, right); "cover" becomes padding up to the last windows."""
+    """kernel_shape, strides and pads (top, left, bottom, right); fit="cover" becomes padding to the last window's
+    end."""
     problem = layer.problem
     if graph.open_size and problem.fit == "cover":
         raise ValueError(f"{layer.path}: fit='cover' has no ONNX form where the size of the input is open")

@@ -65,8 +65,8 @@ def from_onnx(
 ) -> Sequential:
     """The net of an ONNX file, with its weights and names.
 
-    Volumes become NHWC. Layers are named by their weights or nodes, with underscores for dots; files written by
-    `to_onnx` restore the net's names and classes.
+    Volumes become NHWC. Layers are named by their weights or nodes, with underscores for dots; a file written by
+    `to_onnx` restores the net's names, classes and normalization.
 
     Args:
         path: The file.
@@ -75,7 +75,9 @@ def from_onnx(
         precision: By default the file's, float32 or float16.
 
     Raises:
-        ValueError: Names the first operator without a layer, or what else cannot be converted.
+        ValueError: The file is not a net that can be converted; the message names the first operator without a layer,
+            or what else is wrong.
+        OSError: The file cannot be read.
         ImportError: The onnx package is missing.
     """
     library, file = onnx(), os.fspath(path)
@@ -156,7 +158,7 @@ class _Reader:
         return self.constants.get(self.resolved(name)) if name else None
 
     def weight(self, node: NodeProto, place: int) -> np.ndarray | None:
-        """A constant input of a node, or None if there is none. Raises ValueError for a computed one."""
+        """A constant input of a node, or None if the node lacks that input. Raises ValueError for a computed one."""
         if place >= len(node.input) or not node.input[place]:
             return None
         if (found := self.constant(node.input[place])) is None:
@@ -181,7 +183,7 @@ class _Reader:
         return node.op_type in ("Constant", "Identity")
 
     def _with_swish(self, nodes: list[NodeProto]) -> list[NodeProto]:
-        """The nodes, with each x * sigmoid(x) merged into one."""
+        """The nodes, with each x * sigmoid(x) merged into one, unless another node reads the sigmoid."""
         gates = {node.output[0]: node for node in nodes if node.op_type == "Sigmoid"}
         found = {}
         for node in nodes:
@@ -208,9 +210,10 @@ class _Reader:
 
 
 class _Row:
-    """A sequence of layers, and the state of its output volume.
+    """A sequence of layers, and the state of its output.
 
-    flattened: the volume whose features are in (C, H, W) order. channels_last: whether ONNX's volume is NHWC here.
+    flattened: the shape (H, W, C) of the volume, if the output is its features in (C, H, W) order; else ().
+    channels_last: whether the output is NHWC in the ONNX graph.
     """
 
     def __init__(self, graph: _Reader, shape: Shape, channels_last: bool = False, flattened: Shape = ()) -> None:
@@ -219,8 +222,8 @@ class _Row:
         self.value = ""
 
     def follow(self, value: str, node: NodeProto | None = None) -> tuple[_Row, NodeProto | None]:
-        """Add the layers after a value, starting with one of its readers, up to the output or an Add of two volumes.
-        Returns that Add."""
+        """Add the layers after a value, up to the graph's output or an Add of two volumes. node: the reader of the
+        value to begin with, if it has several. Returns this row and that Add, or None at the output."""
         graph, self.value = self.graph, value
         while True:
             readers = [node] if node is not None else graph.readers.get(self.value, [])
@@ -249,7 +252,7 @@ class _Row:
                 self.layers.append(layer)
         except _RefusedError:
             raise
-        except Exception as error:  # for attributes and constants of any size and value
+        except Exception as error:  # attributes and constants may have any size and value
             self.graph.fail(node, _line(error))
 
     def branch(self, readers: list[NodeProto]) -> None:
@@ -279,7 +282,7 @@ class _Row:
         return _filled(layer, weight=weight, **({} if bias is None else {"bias": np.broadcast_to(bias, len(weight))}))
 
     def reordered(self, array: np.ndarray) -> np.ndarray:
-        """An array over features, reordered to (H, W, C) order."""
+        """An array whose last axis indexes the row's features, with that axis in (H, W, C) order."""
         if not self.flattened or array.shape[-1] != np.prod(self.flattened):
             return array
         h, w, c = self.flattened

@@ -30,7 +30,7 @@ _TORCH_NAMES = ("weight", "bias", "running_mean", "running_var")
 
 @dataclass(frozen=True)
 class _Part:
-    """A layer with weights, and the (H, W, C) volume if it reads flattened features."""
+    """A layer with weights. volume: (H, W, C), if it reads the features of a flattened volume."""
 
     layer: Layer
     volume: tuple[int, ...] | None
@@ -89,8 +89,9 @@ def from_torch(state: object, net: Layer, *, strict: bool = True) -> dict[str, n
             at the end.
 
     Raises:
-        ValueError: Names each missing or unexpected key and each wrong shape.
-        TypeError: Not a state.
+        ValueError: The state does not fit the net; the message names each missing or unexpected key and each wrong
+            shape. Also for a net that groups flattened features, which PyTorch orders differently.
+        TypeError: `state` is neither a module nor a state dict.
     """
     state = _state_of(state, net)
     parts, groups = _parts(net), _groups(state)
@@ -144,8 +145,8 @@ def _state_of(state: Any, net: Layer) -> Mapping[str, Any]:
 
 
 def to_torch(net: Layer, like: Mapping[str, Any] | None = None, *, tensors: bool = False) -> dict[str, Any]:
-    """The net's values as a PyTorch state dict, in NCHW. Each batch norm gets the `num_batches_tracked` that PyTorch
-    expects, from `like` or 0.
+    """The net's values as a PyTorch state dict, in PyTorch's layouts. Each batch norm gets the `num_batches_tracked`
+    that PyTorch expects: that of `like`, or 0.
 
     Args:
         net: Built.
@@ -157,7 +158,7 @@ def to_torch(net: Layer, like: Mapping[str, Any] | None = None, *, tensors: bool
     """
     if like is not None:
         like = _state_of(like, net)
-        from_torch(like, net)  # with all its checks
+        from_torch(like, net)  # only for its checks
     parts = _parts(net)
     prefixes = [part.layer.path for part in parts] if like is None else list(_groups(like))
     state: dict[str, np.ndarray] = {}
@@ -189,7 +190,7 @@ def _join(prefix: str, name: str) -> str:
 
 
 def host_array(value: object, key: str) -> np.ndarray:
-    """A tensor or an array as a NumPy array of the same bits."""
+    """A tensor or an array as a NumPy array with the same bits. key: its name, for messages."""
     if not hasattr(value, "detach"):
         return backends.to_numpy(value, key)
     tensor = value.detach().cpu()

@@ -21,7 +21,7 @@ def launched() -> bool:
 
 
 def started(device: str, time_limit: float) -> Ranks:
-    """The ranks as they were started; only this process if it is not one of several.
+    """The ranks of which this process is one, depending on how it was started; a single rank if it is alone.
 
     Args:
         device: The name of the net's device, "auto" included.
@@ -45,7 +45,8 @@ def ranks(parallel: Any) -> Ranks:
     """The ranks that `Trainer(parallel=...)` names.
 
     Args:
-        parallel: None for only this process, "mpi", "nccl", or ranks, such as `MPI(time_limit=60)`.
+        parallel: None for this process alone, "mpi" or "nccl", or ranks made by the caller, such as
+            `MPI(time_limit=60)`.
 
     Raises ValueError for another name.
     """

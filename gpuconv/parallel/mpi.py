@@ -1,4 +1,5 @@
-"""Ranks over MPI, started by mpiexec: the extra `mpi`, mpi4py and MPICH, or an MPI of the system."""
+"""Ranks over MPI, started by mpiexec. They need mpi4py with MPICH, which the extra `mpi` installs, or with the system's
+MPI."""
 
 from __future__ import annotations
 
@@ -21,16 +22,16 @@ from gpuconv.types import Array
 
 T = TypeVar("T")
 
-DATA, ALIVE, FAILED, BEGUN = 1, 2, 3, 4  # the tags of messages; the tags of sums started early follow them
+DATA, ALIVE, FAILED, BEGUN = 1, 2, 3, 4  # tags of messages; the sum that `start` numbers n has the tag BEGUN + n
 SPINS = 200  # tests of a request without sleeping; after these, each test is followed by a sleep
 NAP = 50e-6  # seconds
-GRACE = 2.0  # seconds for other ranks to report why they end, before all are aborted
+GRACE = 2.0  # seconds in which other ranks may report why they end, before all are aborted
 
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")  # set by the mpiexec of MPICH or Open MPI
 
 
 class _Begun:
-    """A sum that progresses whenever the rank calls `progress`."""
+    """A sum that has been started. It continues when the rank calls `progress`, and until its end in `finish`."""
 
     def __init__(self, ranks: MPI, flat: Array, tag: int) -> None:
         self._ranks, self._tag, self._steps = ranks, tag, tree(flat, ranks.rank, ranks.size)
@@ -65,7 +66,8 @@ def launched() -> bool:
 
 
 class MPI(Ranks):
-    """The processes that mpiexec started, with arrays on numpy or emulated. Sums are always added along the tree.
+    """The processes that mpiexec started, with arrays on numpy or emulated. Sums always have the order of the tree,
+    whether `fixed` or not.
 
     Args:
         time_limit: The seconds that another rank may take to answer, above 0.
@@ -214,7 +216,7 @@ class MPI(Ranks):
                 self._posted.append(self._comm.isend(message, rank, tag))
 
     def _end(self) -> None:
-        """Abort all ranks when this process ends, because MPI would wait for ranks that do not answer."""
+        """Abort all ranks when this process ends: a normal end of MPI would wait for ranks that do not answer."""
         atexit.register(self._abort)
 
     def _abort(self) -> None:

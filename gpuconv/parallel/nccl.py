@@ -19,7 +19,7 @@ from gpuconv.types import Array
 T = TypeVar("T")
 
 NAP = 50e-6  # seconds between queries of a GPU
-GRACE = 10.0  # seconds for a GPU to end its communication, once the communicator is aborted
+GRACE = 10.0  # seconds in which a GPU has to end its communication, once the communicator is aborted
 
 
 class NCCL(Ranks):
@@ -45,7 +45,7 @@ class NCCL(Ranks):
 
     @property
     def device(self) -> str:
-        """The GPU for this rank: each rank on a machine takes the next one."""
+        """This rank's GPU: the ranks on a machine take its GPUs in order."""
         backends.resolve("cuda")
         import cupy
 
@@ -74,8 +74,8 @@ class NCCL(Ranks):
         self._library, self._device = library, device
 
     def meet(self) -> None:
-        """As `Ranks.meet`, and also waits for this rank's GPU. Raises ParallelError that names the ranks whose GPUs
-        have not finished within half the time limit."""
+        """As `Ranks.meet`, and also waits for this rank's GPU. Raises ParallelError if a rank's GPU has not finished
+        within half the time limit; it names the ranks whose GPUs hang, or says that the GPUs wait for one another."""
         self.gather(None)
         if self._communicator is None:
             return
@@ -113,7 +113,7 @@ class NCCL(Ranks):
                 self._all_reduce(flat)
 
     def start(self, flat: Array, fixed: bool, number: int) -> Callable[[], None]:
-        """Runs on a separate stream; a capture turns it into a branch of the graph."""
+        """As `Ranks.start`, on a separate stream, which a capture turns into a branch of the graph."""
         import cupy
 
         with backends.current_device_of(flat):
@@ -176,7 +176,8 @@ class NCCL(Ranks):
 
     @contextmanager
     def _ending(self) -> Iterator[None]:
-        """End the GPU's wait for a rank that failed; otherwise even freeing memory would block."""
+        """A context that, on an error, ends the GPU's wait for a rank that failed: otherwise even freeing memory would
+        block."""
         try:
             yield
         except BaseException:
@@ -196,7 +197,7 @@ def _messages(time_limit: float) -> Ranks:
 
 
 def _done(mark: Any, seconds: float) -> bool:
-    """Whether an event is reached within the time limit (seconds)."""
+    """Wait for an event for at most so many seconds. Returns whether it was reached."""
     deadline = time.monotonic() + seconds
     while not mark.done:
         if time.monotonic() > deadline:

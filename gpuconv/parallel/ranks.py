@@ -1,4 +1,4 @@
-"""The interface of ranks that training uses; `Ranks` itself is a single rank."""
+"""The interface through which training uses ranks; `Ranks` itself is a single rank."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class ParallelError(RuntimeError):
 
 
 def report_errors(method: Callable[P, T]) -> Callable[P, T]:
-    """A decorator for a `method` of an object with an attribute `ranks`: its errors are reported to the other ranks."""
+    """A decorator that reports errors of a method to the other ranks. method: of an object with an attribute
+    `ranks`."""
 
     @functools.wraps(method)
     def reporting(*arguments: P.args, **options: P.kwargs) -> T:
@@ -70,34 +71,34 @@ class Ranks:
         return [backends.asarray(each, backends.device_of(like)) for each in everyone if each is not None]
 
     def meet(self) -> None:
-        """Return when every rank has called this, so that a rank that then waits for its GPU does not wait for a rank
-        that failed before."""
+        """Wait until every rank has called this. A rank calls it before it waits for its GPU, which could wait for a
+        rank that has failed."""
         self.gather(None)
 
     def sum(self, flat: Array, fixed: bool = True) -> None:
-        """Replace an array by the sum of every rank's.
+        """Replace an array by the sum of all ranks' arrays.
 
         Args:
             flat: An array of one axis, changed in place.
             fixed: Whether to add along a binary tree over the ranks, so that the bits depend only on the number of
-            ranks.
+                ranks.
         """
 
     def start(self, flat: Array, fixed: bool, number: int) -> Callable[[], None]:
-        """Begin a `sum` while the caller continues; returns a function that finishes it.
+        """Begin a `sum` while the caller continues; returns a function that waits for its end.
 
-        flat, fixed: as in `sum`. number: distinguishes sums that run at the same time; the same on every rank."""
+        flat, fixed: as in `sum`. number: tells apart the sums that run at the same time; the same on every rank."""
         self.sum(flat, fixed)
         return lambda: None
 
     def progress(self) -> None:
-        """Advance the sums that have begun, as far as messages of other ranks have arrived."""
+        """Continue the sums that have begun, as far as messages of other ranks have arrived."""
 
     def collect(self, flat: Array, ends: Sequence[int]) -> None:
         """Give every rank all sections of an array.
 
-        flat: an array of one axis; rank r has flat[ends[r]:ends[r + 1]]. ends: ranks past the largest power of two have
-        no section."""
+        flat: an array of one axis; rank r begins with flat[ends[r]:ends[r + 1]]. ends: the bounds of the sections;
+        ranks past the largest power of two have none."""
 
     def fail(self, error: BaseException) -> None:
         """Tell the other ranks that this one ends with an `error`."""
@@ -120,7 +121,7 @@ class Ranks:
 
         Args:
             facts: This rank's facts, by name.
-            differences: A function that describes the differences of two facts, as a list.
+            differences: A function that lists the differences between two facts in words.
         """
         everyone = self.gather(facts)
         for rank, theirs in enumerate(everyone):

@@ -1,7 +1,8 @@
 """Messages between ranks that variables like torchrun's describe: RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT.
 
-Rank 0 listens on the port after MASTER_PORT, because torchrun's own store may use MASTER_PORT. Messages are pickled, so
-only processes that know the key, GPUCONV_RANKS_KEY, may connect.
+Rank 0 listens on the port after MASTER_PORT, because torchrun's own store may use MASTER_PORT. Messages are pickled,
+and whoever sends a pickle can run code here. So only processes with the same key may connect: GPUCONV_RANKS_KEY, which
+has a public default and must be set in networks that are not trusted.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class _Failed(str):
 
 
 class TCP(Ranks):
-    """Sends messages through rank 0; NCCL sums the arrays.
+    """Ranks that send messages through rank 0. They sum no arrays, which `NCCL` does.
 
     Args:
         time_limit: The seconds that another rank may take to answer, above 0.
@@ -80,7 +81,7 @@ class TCP(Ranks):
         try:
             self._others[rank].send(value)
         except OSError:
-            self._receive(rank, time.monotonic())  # raises that rank's last message, if it sent one
+            self._receive(rank, time.monotonic())  # raises with that rank's last message, if it sent one
             raise
 
     def _receive(self, rank: int, deadline: float) -> Any:

@@ -1,5 +1,5 @@
-"""Rabenseifner's algorithm: a sum over ranks along a binary tree. Its second half, a gather, can be used alone.
-The caller moves the bytes."""
+"""Rabenseifner's algorithm: a sum over ranks along a binary tree. Its second half, which gathers the sections of an
+array, can be used alone. The caller moves the bytes between the ranks."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def sum_along_tree(flat: Array, rank: int, size: int, swap: Swap) -> None:
 
 
 def tree(flat: Array, rank: int, size: int) -> Iterator[Exchange]:
-    """Replace an array of one axis by the sum over all ranks. Each exchange has to be completed before the next one is
-    requested.
+    """Yield the exchanges that replace an array of one axis by the sum over all ranks. The caller completes each
+    exchange before it requests the next one.
 
-    Halves are exchanged with ranks at distance 1, 2, 4, ... and added, then the sums are returned the same way. A rank
-    of R, a power of two, sends 2 (R - 1) / R of the array, and each element is summed along a binary tree. Ranks past
-    the largest power of two first give their array to another rank.
+    Ranks at distance 1, 2, 4, ... exchange halves and add them, then return the sums the same way. Each of R ranks, R a
+    power of two, sends 2 (R - 1) / R of the array, and each element is summed along a binary tree. Ranks past the
+    largest power of two first give their array to another rank, and get the sums from it at the end.
     """
     power = 1 << (size.bit_length() - 1)
     if rank >= power:

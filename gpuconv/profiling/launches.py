@@ -20,8 +20,8 @@ from gpuconv.types import Record
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch. grid: the number of blocks. block: the threads of a block. shared: bytes of dynamic shared memory per
-    block."""
+    """One launch. grid: the number of blocks. block: the number of threads in a block. shared: bytes of dynamic shared
+    memory per block."""
 
     kernel: Kernel
     grid: int
@@ -31,11 +31,11 @@ class Launch:
 
 @contextmanager
 def recorded(*, execute: bool = True) -> Iterator[list[Launch]]:
-    """A context that adds to the list every launch of gpuconv in this thread, on a GPU or emulated, except empty ones
-    and those that time the candidates of "auto".
+    """A context that yields a list and adds to it every launch of gpuconv in this thread, on a GPU or emulated, except
+    empty launches and those that time the candidates of "auto".
 
-    execute=False: nothing is compiled or run, and outputs stay unwritten. This lists at once the launches of a net that
-    would take hours on the emulated device.
+    execute=False: nothing is compiled or run, and outputs stay unwritten. So a net that would run for hours on the
+    emulated device is listed at once.
     """
     found: list[Launch] = []
     launch, owner, in_trial = Kernel.__call__, threading.get_ident(), tuner.in_trial.get()
@@ -57,13 +57,15 @@ def recorded(*, execute: bool = True) -> Iterator[list[Launch]]:
 
 def table(launches: Sequence[Launch], arch: str | None = None) -> list[Record]:
     """A JSON-serializable row for each distinct launch, in order: kernel, file, algorithm (only for matrix products),
-    macros, count, blocks, threads, the proof of an algorithm that needed one, and with an architecture ("sm_90a") the
-    kernel's registers, spilled bytes, shared memory and occupancy, for which it is compiled if necessary."""
+    macros, number of launches, blocks, threads, and the proof of an algorithm that needed one.
+
+    arch: an architecture such as "sm_90a"; the rows then have the kernel's registers, spilled bytes, shared memory and
+    occupancy too, for which it is compiled if necessary."""
     return [_row(launch, count, arch) for launch, count in Counter(launches).items()]
 
 
 def architecture(device: str) -> str:
-    """The architecture for which kernels are compiled on a CUDA device."""
+    """The architecture for which the kernels of a CUDA device are compiled, such as "sm_90a"."""
     import cupy
 
     return nvrtc.architecture(cupy.cuda.Device(Device.named(device).index).compute_capability)

@@ -1,5 +1,5 @@
-"""Named ranges in Nsight: one NVTX domain, "gpuconv", with a range for each layer and direction, for each step and for
-its loss, update and metrics.
+"""Named ranges in Nsight: one NVTX domain, "gpuconv", with a range for each layer and direction, for each step, and for
+the step's loss, update and metrics.
 
     with profiling.ranges():
         net.forward(x)                      # conv1.forward, relu1.forward, ...
@@ -46,7 +46,7 @@ class _Span:
 
 @functools.lru_cache(maxsize=4096)
 def span(message: str, category: str | None = None) -> AbstractContextManager[None]:
-    """A named range of the domain, for a ``with``; the same name gives the same object."""
+    """A context that is a named range of the domain. The same arguments give the same object."""
     return _Span(message, category)
 
 

@@ -1,6 +1,6 @@
 """Measures a device's peak rates: the bandwidth of a copy, and the rate of a matrix product in each dtype.
 
-They are measured with the fastest available library, because a bound must not depend on our own code.
+They are measured with the fastest available library, because a bound must not depend on gpuconv's own code.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Timed = tuple[str, str, float, Callable[[int], object]]  # name, library, bytes 
 def measure(device: str, seconds: float = 0.3) -> tuple[Ceilings, list[Record]]:
     """The ceilings of "numpy" or of a CUDA device, and the measurements behind them, JSON-serializable.
 
-    seconds: the time for each call. On a GPU the matrix rate of float32 is for full precision; "tf32" is listed
-    separately.
+    seconds: how long each call is repeated. On a GPU the matrix rate of float32 is that of full precision; "tf32" has a
+    rate of its own, if PyTorch is there to measure it.
     """
     device = backends.resolve(device)
     timer = open_timer(device)

@@ -7,10 +7,10 @@ A call receives the number of its round, so that it can rotate among input sets:
 
 A burst gives samples in seconds by column:
 
-wall   a call and the wait for it. On a GPU a run of calls queued one after another, divided by their number
-host   until the call returned (GPU: what queueing cost the processor)
-cold   device time alone, the input sets rotating (GPU)
-warm   device time alone, one input set over and over (GPU)
+wall   a call and the wait for it; on a GPU, the time of several queued calls, divided by their number
+host   only on a GPU: the time until a call returned, which is what queueing it cost the processor
+cold   only on a GPU: device time alone, with rotating input sets
+warm   only on a GPU: device time alone, with the same input set every time
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from gpuconv.devices import Device
 Call = Callable[[int], object]
 Samples = dict[str, list[float]]
 
-MOST = 40  # samples per column in a burst
+MOST = 40  # the most samples per column in a burst
 _DELAY_BYTES = 1 << 29
-_QUEUED_SECONDS = 2.5e-3  # of host work in one queue: some 800 launches, fewer than block the host
+_QUEUED_SECONDS = 2.5e-3  # of host work that is queued at once: some 800 launches, too few to block the host
 
 
 class Timer(Protocol):
@@ -50,7 +50,7 @@ class Timer(Protocol):
         ...
 
     def seconds(self, marks: Sequence[Any]) -> list[float]:
-        """The time of each mark, from the first one."""
+        """The seconds from the first mark to each of the marks."""
         ...
 
 
@@ -65,7 +65,7 @@ class CpuTimer:
         return {"wall": times}
 
     def hold(self, seconds: float) -> None:
-        """A call returns when it is done: there is no queue."""
+        """Does nothing: there is no queue, because a call returns when it is done."""
 
     def mark(self) -> float:
         return time.perf_counter()
@@ -75,10 +75,11 @@ class CpuTimer:
 
 
 class CudaTimer:
-    """Device time without the host's: the queue is filled behind a large copy, so that the GPU never waits for Python.
+    """Measures device time without the host's: calls are queued behind a large copy, so that the GPU never waits for
+    Python.
 
-    That copy also evicts the data of earlier calls from the cache. Needs CuPy; work of other libraries is timed too if
-    it runs on the default stream.
+    That copy also evicts the data of earlier calls from the cache. The timer needs CuPy; it times work of other
+    libraries too if they use the default stream.
     """
 
     def __init__(self, device: str) -> None:
@@ -141,7 +142,7 @@ class CudaTimer:
     def _events(self, call: Call, count: int, host: float) -> list[float]:
         marks = [self._cupy.cuda.Event() for _ in range(count + 1)]
         self.hold(1.5 * (count + 1) * host)
-        call(count)  # after the delay, so that the timed call finds the cache in the state that a call leaves
+        call(count)  # after the large copy, so that the first timed call finds the cache as another call leaves it
         marks[0].record()
         for number, mark in enumerate(marks[1:]):
             call(number)

@@ -1,7 +1,8 @@
 """The least work of an operation: floating-point operations and bytes of memory, and the time that these take.
 
-The floor is the larger of the two times: every input read once and every output written once at the rate of the
-device's own copy, every multiply and add at the rate of its matrix product (`gpuconv.profiling.peaks`).
+The floor is the larger of two times: that of reading every input once and writing every output once, at the rate of the
+device's own copy, and that of every multiplication and addition, at the rate of its matrix product
+(`gpuconv.profiling.peaks`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from gpuconv.types import Array
 
 @dataclass(frozen=True)
 class Ceilings:
-    """A device's rates. copy: bytes a second, read plus written. matrix: FLOP a second of a matrix product by dtype."""
+    """A device's peak rates. copy: bytes per second, read plus written. matrix: for each dtype, the FLOPs per second of
+    a matrix product."""
 
     copy: float
     matrix: Mapping[str, float]
@@ -27,7 +29,7 @@ class Ceilings:
 
 @dataclass(frozen=True)
 class Work:
-    """flops: multiplies and adds. bytes: the least memory traffic."""
+    """The least work. flops: multiplications and additions. bytes: memory read and written."""
 
     flops: float
     bytes: float
@@ -36,7 +38,7 @@ class Work:
         return Work(self.flops + other.flops, self.bytes + other.bytes)
 
     def floor(self, ceilings: Ceilings, dtype: str) -> float:
-        """Seconds. For a dtype without a measured rate only the bytes count."""
+        """The least time, in seconds. For a dtype without a measured rate, only the bytes count."""
         rate = ceilings.matrix.get(dtype, math.inf)
         return max(self.flops / rate, self.bytes / ceilings.copy)
 
@@ -58,15 +60,16 @@ def convolution(problem: Conv2dProblem, itemsize: int, direction: str = "fprop")
 def of_layer(
     layer: Layer, direction: str, batch_size: int, *, kept: int = 0, input_grad: bool = True, holds_input: bool = False
 ) -> Work:
-    """One direction, "forward" or "backward", of a built layer. For a residual block or branches it is only the op that
-    joins them; for a concatenation, also the copies of those outputs, or gradients, that are not written, or read, in
-    place. For a chain of fused layers it is the sum of theirs.
+    """One direction, "forward" or "backward", of a built layer.
 
     Forward reads the input and the parameters and writes the output. Backward reads the output's gradient, the
     parameters and what forward kept (kept: bytes), and writes the gradients of the parameters that are trained and,
     with input_grad, of the input. Only products count as FLOPs.
 
-    holds_input: whether the layer below writes the input of a concatenation straight into its slice of the output.
+    A residual block or branches count only what joins their paths: the additions of outputs or of input gradients, and
+    for a concatenation the copies of outputs that cannot be written, or of gradients that cannot be read, in their
+    slices. holds_input: whether the layer below writes the input of a concatenation straight into its slice of the
+    output. A chain of fused layers counts the sum of its layers.
     """
     if isinstance(layer, NormChain):
         first, *others = layer.layers
@@ -101,8 +104,8 @@ def of_layer(
 
 
 def of_update(optimizer: Any, params: Mapping[str, Array], looks: int = 1) -> Work:
-    """A built optimizer's step: its state and the parameters are read and written; a parameter with a master is only
-    written. looks: how often the gradients are read, twice with a loss scale."""
+    """A built optimizer's step. It reads and writes the state, the masters and the parameters, except that it only
+    writes a parameter with a master. looks: how often the gradients are read: twice with a loss scale."""
     kept = 2 * sum(a.nbytes for slot in (*optimizer.state.values(), optimizer.masters) for a in slot.values())
     own = sum(array.nbytes * (looks + (1 if name in optimizer.masters else 2)) for name, array in params.items())
     return Work(0.0, float(kept + own))
