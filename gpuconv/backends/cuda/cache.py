@@ -142,9 +142,9 @@ def _move(made: Path, folder: Path) -> Path:
 
 
 def directory() -> Path:
-    """Where compiled kernels are kept: GPUCONV_CACHE_DIR, or the folder that platformdirs names.
+    """Where compiled kernels are kept: GPUCONV_CACHE_DIR, or the folder that platformdirs would choose.
 
-    Written out here, because platformdirs makes a folder called "~" for a user without a home.
+    platformdirs itself is not used, because it makes a folder called "~" for a user without a home.
     """
     if chosen := os.environ.get("GPUCONV_CACHE_DIR"):
         return Path(os.path.expanduser(chosen))  # container settings may give it as "~/cache"

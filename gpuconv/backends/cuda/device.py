@@ -116,7 +116,7 @@ class CudaDevice:
 
     @contextmanager
     def fixed_parts(self) -> Iterator[None]:
-        """A context in which "auto" is the cost model's algorithm, the same on every GPU of one model."""
+        """A context in which "auto" is the cost model's choice, the same on every GPU of one compute capability."""
         from gpuconv.backends.cuda.gemm import tuner
 
         token = tuner.by_model.set(True)

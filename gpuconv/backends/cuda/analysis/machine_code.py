@@ -30,14 +30,14 @@ class Instruction(NamedTuple):
 
 @dataclass(frozen=True)
 class MainLoop:
-    """What a warp issues in one iteration: the number of all instructions, and of `hmma`, the multiplications on tensor
-    cores."""
+    """What a warp issues in one iteration. instructions: the number of all. hmma: the number of multiplications on
+    tensor cores among them."""
 
     instructions: float
     hmma: float
 
     def share(self, hmma: int) -> MainLoop:
-        """The share of `hmma` multiplications: of one tile of the depth, if an iteration has several."""
+        """The part of an iteration that belongs to `hmma` multiplications, such as those of one tile of the depth."""
         return MainLoop(self.instructions * hmma / self.hmma, hmma)
 
 

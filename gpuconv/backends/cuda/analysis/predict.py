@@ -1,6 +1,6 @@
 """The predicted time of a convolution on a GPU: from its machine code, its plan, and rates fitted to GPU records.
 
-    time = launch + block * (blocks of a multiprocessor)
+    time = launch + block * (blocks of the busiest multiprocessor)
                   + instruction * (instructions that a scheduler issues in the main loop)
                   + hmma * (tensor-core multiplications among them)
                   + reduction * (blocks that add up a split depth) + its bytes at the copy rate
@@ -44,8 +44,8 @@ class Gpu:
     matrix: float
 
 
-# Numbers of multiprocessors and clocks are NVIDIA's; the H200's copy and matrix rates were measured. For the H100, the
-# copy rate is the same share of the peak, and the matrix rate is assumed to be the H200's.
+# Numbers of multiprocessors and clocks are NVIDIA's; the H200's copy and matrix rates were measured. The H100's copy
+# rate is assumed to be the same share of its peak, and its matrix rate to be the H200's.
 GPUS = {
     "h200": Gpu("NVIDIA H200", "sm_90a", 132, 1.98e9, 4.256e12, 708.3e12),
     "h100": Gpu("NVIDIA H100 SXM", "sm_90a", 132, 1.98e9, 4.256e12 / 4.8 * 3.35, 708.3e12),
@@ -56,9 +56,9 @@ GPUS = {
 class Terms:
     """The work of a convolution on a GPU, or, in a model, the cycles that each term costs.
 
-    launch: 1. block: thread blocks of the busiest multiprocessor. instruction, hmma: of its busiest scheduler in the
-    main loop. reduction: thread blocks of the split-K reduction in the H200's first record, each of 32 outputs; today's
-    kernel, whose blocks compute 1024 outputs, counts by its bytes instead.
+    launch: 1. block: thread blocks of the busiest multiprocessor. instruction, hmma: what its busiest scheduler issues
+    in the main loop. reduction: thread blocks of the split-K reduction as it was in the H200's first record, with 32
+    outputs per block; 0 for today's kernel, with 1024 outputs per block, whose time follows from its bytes.
     """
 
     launch: float
@@ -76,8 +76,8 @@ TERMS = tuple(field.name for field in fields(Terms))
 
 @dataclass(frozen=True)
 class Prediction:
-    """seconds: the predicted time. parts: seconds of each term, and of the bytes, which move at the same time. binds:
-    the name of the largest part."""
+    """seconds: the predicted time. parts: the seconds of each term, and those of the bytes, which move during the
+    others. binds: the name of the largest part."""
 
     seconds: float
     parts: Mapping[str, float]
@@ -88,8 +88,8 @@ class Prediction:
 class Model:
     """gpu: the GPU of the fitted records. rates: cycles of each of `Terms`. rows: the fitted records.
 
-    rms: the relative error of the rows. left_out: the same, each row predicted by a model fitted to all others. nvrtc:
-    the compiler whose instructions were counted.
+    rms: the relative error over the rows. left_out: the same error if each row is predicted by a model fitted to all
+    others. nvrtc: the compiler whose instructions were counted.
     """
 
     gpu: str
@@ -187,7 +187,7 @@ def compiled(algorithm: Algorithm, direction: str, arithmetic: str, vectors: tup
     loop = machine_code.main_loop(instructions)
     if loop is None:
         raise ValueError(f"algorithm {algorithm.name!r} has no tensor-core loop; the model covers no other")
-    a_tile = algorithm.macros["THREAD_M"] * algorithm.macros["THREAD_N"] // 2  # of a warp's 8 x 4 threads, in two steps
+    a_tile = algorithm.macros["THREAD_M"] * algorithm.macros["THREAD_N"] // 2  # HMMAs of a warp in a tile
     loop = loop.share(a_tile)
     return Compiled(loop, used.registers, used.static_shared)
 

@@ -15,7 +15,7 @@ from gpuconv.backends.cuda.runtime.outputs import ceil_div, pack_width
 from gpuconv.dtypes import accumulation_dtype, as_dtype
 from gpuconv.problems import PLAIN, Conv2dProblem
 
-REFERENCE = Conv2dProblem.of((128, 16, 16, 128), (128, 3, 3, 128), padding=1)  # whose time the report shows
+REFERENCE = Conv2dProblem.of((128, 16, 16, 128), (128, 3, 3, 128), padding=1)  # the report shows its time
 REFERENCE_GPU = GPUS["h200"]
 
 

@@ -3,8 +3,9 @@
     time = launch + prologue + turns * stages * max(tensor, shared, l2, issue) + epilogue + reduction
 
 or the time of its bytes at the GPU's copy rate, or of its arithmetic at the measured ceiling, if that is more. A
-multiprocessor holds one block, which computes one tile after another: the block with the most, `turns`, counts. While
-a tile is stored, the ring is filled for the next one: `epilogue` is the part of the storing that this does not hide.
+multiprocessor holds one block, which computes one tile after another; `turns` is the number of tiles of the busiest
+block. While a tile is stored, the ring of stages is filled for the next tile: `epilogue` is the part of the storing
+that takes longer than this filling.
 docs/performance-model.md says where the rates come from.
 """
 
@@ -23,12 +24,12 @@ SHARED = 128  # bytes of shared memory per clock of a multiprocessor: NVIDIA's
 L2 = 5120  # bytes per clock of the GPU: NVIDIA's for the A100, assumed for Hopper
 LATENCY = 1000  # clocks from a block's start to its first tile: assumed
 TAKEN = 0.5  # the share of the code outside both loops that a block runs: assumed
-MULTIPLYING, COPYING = 8, 4  # warps
+MULTIPLYING, COPYING = 8, 4  # warps of a block that multiply, and that copy
 
 
 @dataclass(frozen=True)
 class Code:
-    """Instructions per stage of a multiplying warp and of a copying warp, and all other instructions."""
+    """Instructions that a multiplying warp and a copying warp issue per stage, and the number of all others."""
 
     multiply: float
     copy: float

@@ -86,16 +86,16 @@ def occupancy(arch: str, registers: int, shared: int, threads: int) -> float | N
 
 
 def jobs(chosen: Sequence[Variant], archs: Iterable[str], everything: bool) -> list[tuple[Variant, str]]:
-    """The variants that the report compiles: all of them for `THOROUGH`, where registers are scarcest, and one of each
-    file and arithmetic for the other architectures; or all for all. A variant with the instructions of one architecture
-    is compiled only for that one."""
+    """The variants that the report compiles: all of them for the architectures in `THOROUGH`, where registers are
+    scarcest, and one of each file and arithmetic for the others; with `everything`, all of them for every architecture.
+    A variant that uses instructions of one architecture is compiled only for that one."""
     few = representatives(chosen)
     listed = ((v, arch) for arch in archs for v in (chosen if everything or arch in THOROUGH else few))
     return [(v, arch) for v, arch in listed if v.compiles_for(arch)]
 
 
 def report(listed: Sequence[tuple[Variant, str]], workers: int = 1) -> Iterator[list[Line | CompileError]]:
-    """Compile variants, each for an architecture: yields the lines of its kernels, or a CompileError.
+    """Compile variants, each for an architecture; yields for each the lines of its kernels, or a CompileError.
 
     workers: the number of processes, because NVRTC serializes compilations within a process.
     """

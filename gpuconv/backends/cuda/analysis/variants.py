@@ -17,20 +17,20 @@ LONGEST = "32 (float64 and soft labels: 16)"  # represents the most scores that 
 LABELS = ("int64", "uint8")  # the label dtypes that are compiled ahead; any integer dtype works
 SOFT = "float32 (float64: float64)"  # the dtypes of labels with a number for each class; any float dtype works
 VECTORS: dict[str, tuple[Any, ...]] = dict(VECTOR_C=(1, WIDE), VECTOR_K=(1, WIDE))
-MOVES = (1, WIDE)  # VECTOR_C and VECTOR_K equal; mixtures lie between these and are compiled when used
+MOVES = (1, WIDE)  # VECTOR_C and VECTOR_K are equal; kernels with unequal ones need no more, and compile when used
 ACTIVATIONS = ("Identity", "Gelu")  # none, and the one with the most arithmetic; others are compiled when used
 MASKED = dict(MASK=4)  # the mask with the most bits; the other one is compiled when used
 SEARCHED = dict(TAP_TABLE=0)  # filters with more taps than the tile iterators' table holds
 FINISHES: tuple[Mapping[str, Any], ...] = (
     dict(ACTIVATION="Identity"),
-    dict(ACTIVATION="Gelu", SAVES_INPUT=1),  # an activation whose input is not stored lies between these
+    dict(ACTIVATION="Gelu", SAVES_INPUT=1),  # needs more than an activation whose input is not stored
     dict(ACTIVATION="Relu") | MASKED,
     dict(ACTIVATION="Identity", MOMENTS=1),
     dict(ACTIVATION="Identity", MOMENTS=1) | MASKED,
 )
 OF_GRADIENTS: tuple[Mapping[str, Any], ...] = (
     dict(ACTIVATION="Identity"),
-    dict(ACTIVATION="Gelu", NORM_SUMS=1),  # the sums of a norm without an activation lie between these
+    dict(ACTIVATION="Gelu", NORM_SUMS=1),  # needs more than the sums of a norm without an activation
 )
 
 
@@ -55,9 +55,9 @@ def products(family: str, arithmetics: tuple[str, ...] = ARITHMETICS) -> tuple[A
 # One of the 16-bit dtypes: float16 and bfloat16 differ only in the name of an instruction.
 NUMBERS = tuple(a for a in ARITHMETICS if a != "bfloat16")
 SIMT, MMA, WGMMA, OF_FEW_CHANNELS = (products(family, NUMBERS) for family in ("simt", "mma", "wgmma", "few_channels"))
-# The dtypes of parameters and state, and of gradients: the same, or masters with 16-bit gradients.
+# Pairs of the dtype of parameters and state, and that of gradients: equal, or float32 masters with 16-bit gradients.
 STEPS = (*((name, name) for name in FLOAT_NAMES), ("float32", "float16"), ("float32", "bfloat16"))
-# And of the factors of Muon's products: the accumulator's, or bfloat16.
+# The same with the dtype of the factors of Muon's products: that of the sums, or bfloat16.
 MUON_STEPS = tuple(
     (*step, factor) for step in STEPS for factor in (("float64",) if step[0] == "float64" else ("float32", "bfloat16"))
 )
@@ -170,7 +170,7 @@ def _another_stands_for(product: AlgorithmVariant, defines: Mapping[str, object]
         return not _plain(defines) and defines["VECTOR_K"] != WIDE  # single numbers differ only in the stores
     if family == "simt" and product.arithmetic == "tf32":
         return not _plain(defines) or moves != {WIDE}  # as in float32, but rounded on the way into shared memory
-    return not _plain(defines) and len(moves) > 1  # lies between only wide moves and none
+    return not _plain(defines) and len(moves) > 1  # mixed moves need no more than wide ones or single ones
 
 
 def _plain(defines: Mapping[str, object]) -> bool:
@@ -180,7 +180,7 @@ def _plain(defines: Mapping[str, object]) -> bool:
 
 
 def representatives(chosen: Iterable[Variant]) -> list[Variant]:
-    """One variant of each file and arithmetic, with a plain epilogue: with the widest moves and the largest tile."""
+    """One variant of each file and arithmetic: the one with a plain epilogue, the widest moves and the largest tile."""
     groups: dict[tuple[str | None, ...], list[Variant]] = {}
     for variant in chosen:
         defines = dict(variant.defines)

@@ -69,7 +69,7 @@ class EmulatedArray(np.ndarray):
 
 
 def _host_only(name: str) -> Any:
-    """Wraps the method of this name, which reads or writes memory."""
+    """Wraps the method of this name, which reads or writes memory: within `device_only` it raises."""
     method = getattr(np.ndarray, name)
 
     @functools.wraps(method)
@@ -81,7 +81,7 @@ def _host_only(name: str) -> Any:
 
 
 def _view_or_copy(name: str) -> Any:
-    """Wraps the method of this name, which is allowed everywhere if its result shares the array's memory."""
+    """Wraps the method of this name: within `device_only` its result must share the array's memory."""
     method = getattr(np.ndarray, name)
 
     @functools.wraps(method)

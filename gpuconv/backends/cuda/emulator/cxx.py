@@ -86,7 +86,7 @@ def version() -> str:
 
 @functools.cache
 def _machine_options() -> tuple[str, ...]:
-    """Instruction sets of this processor beyond the baseline, for fused multiply-adds and vectors."""
+    """The option for x86-64 processors with AVX2, FMA and BMI2: faster fused multiply-adds and wider vectors."""
     try:
         flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
     except OSError:
@@ -124,7 +124,7 @@ def compile_library(
 ) -> Path:
     """The path of the shared library compiled from `text`, from the cache or compiled now.
 
-    alone: of processes that begin at once, one compiles it, and the others wait.
+    alone: if several processes need it at the same time, one compiles it and the others wait.
     Raises HostCompilerError with the compiler's messages, which name the lines of the .cu file.
     """
     macros = [f"-D{macro}={value}" for macro, value in (defines or {}).items()]

@@ -63,11 +63,11 @@ def runtime() -> ctypes.CDLL:
 
 @contextlib.contextmanager
 def bank_conflicts() -> Iterator[Callable[[str], tuple[int, int]]]:
-    """A context that counts, for every kernel launched in it, the accesses of a warp to shared memory and their bank
+    """A context that counts, for every kernel launched in it, the accesses of its warps to shared memory and their bank
     conflicts.
 
-    Yields a function from a kernel's name to (accesses, conflicts). Kernels run checked; banks.h defines one access,
-    and where the count is exact. ::
+    Yields a function from a kernel's name to (accesses, conflicts). Kernels run checked. banks.h defines an access, and
+    says where the count is exact. ::
 
         with emulator.bank_conflicts() as of:
             ops.conv2d(x, w)
@@ -90,8 +90,7 @@ def bank_conflicts() -> Iterator[Callable[[str], tuple[int, int]]]:
 
 @dataclass(frozen=True)
 class Writer:
-    """A thread that wrote watched bytes. source: the line of the .cu file, "conv2d_fprop.cu:120". touched: for each
-    buffer and shared variable that the thread used, its name and the range and number of bytes; see `watched`."""
+    """A thread that wrote watched bytes. source: the line of the .cu file, such as "conv2d_fprop.cu:120"."""
 
     kernel: str
     block: tuple[int, ...]
@@ -103,7 +102,8 @@ class Writer:
 
 @dataclass(frozen=True)
 class Touched:
-    """first, last: the range of the bytes. read, written: how many bytes, each as often as it was accessed."""
+    """A buffer or shared variable that a thread used. first, last: the offsets where the accessed bytes begin and end.
+    read, written: the bytes of all accesses; a byte counts each time."""
 
     name: str
     first: int
@@ -118,7 +118,8 @@ _seen: list[Writer | Touched] | None = None  # the list of the active watch
 @contextlib.contextmanager
 def watched(memory: np.ndarray, writer: Writer | None = None) -> Iterator[list[Writer | Touched]]:
     """A context in which kernels run checked, and every write to the bytes of `memory`, a view of an emulated array, is
-    added to the yielded list, in order. writer: one from an earlier watch, whose memory accesses are recorded too."""
+    added to the yielded list, in order. writer: a thread from an earlier watch; the list then also has a `Touched` for
+    each buffer and shared variable that this thread uses."""
     global _seen
     base = memory.__array_interface__["data"][0]
     thread = ""
@@ -217,7 +218,7 @@ def _with_lines(message: str, library: Path) -> str:
     tool = shutil.which("addr2line")
 
     def line(match: re.Match[str]) -> str:
-        address = hex(int(match[1], 16) - 1)  # an address in the call, not the one after it
+        address = hex(int(match[1], 16) - 1)  # inside the call instruction: the given address follows it
         if tool is None:
             return address
         command = [tool, "-e", str(library), address]

@@ -46,7 +46,7 @@ def forbid(operation: str) -> None:
 
 @contextlib.contextmanager
 def recorded() -> Iterator[list[Callable[[], None]]]:
-    """A context, also `device_only`, in which launches are not run but added to the list, in order."""
+    """A `device_only` context in which launches are not run but added to the yielded list, in order."""
     launches: list[Callable[[], None]] = []
     token = _recording.set(launches)
     try:

@@ -12,15 +12,16 @@ SANITIZERS = ("none", "checked", "address")
 
 
 class EmulatorError(RuntimeError):
-    """A kernel violated a rule, or the emulator cannot run; the message names kernel, block and thread."""
+    """A kernel violated a rule (the message names the kernel and, if known, block and thread), or the emulator cannot
+    run."""
 
 
 @dataclass(frozen=True)
 class Settings:
     """How kernels run on the emulated device.
 
-    seed: 0 runs the threads of a block, and the blocks, in their order; any other number in a random order, drawn anew
-        after each barrier. A kernel without races gives the same bits for every seed.
+    seed: 0 runs the blocks, and the threads of a block, in their order; any other number in a random order, which for
+        threads is drawn again after each barrier. A kernel without races gives the same bits for every seed.
     sanitize: "none" finds divergent barriers and warp operations, and writes next to a buffer. "checked" checks every
         load and store, and also finds out-of-bounds reads, use after free, misaligned accesses, unwritten shared
         memory, asynchronous copies used before they were waited for, and races; 4 to 200 times slower.

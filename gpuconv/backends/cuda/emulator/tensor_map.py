@@ -28,8 +28,8 @@ _LAYOUT = np.dtype(
 def tensor_map(array: EmulatedArray, box: Sequence[int], swizzle: int = 0) -> np.void:
     """The tensor map of an array, for a kernel that copies boxes of it. The limits are those of cuTensorMapEncodeTiled.
 
-    box: its extent in each of the array's dimensions, 1 to 256 each, the last one a multiple of 16 bytes. swizzle: 0,
-    or 32, 64 or 128 bytes, which the last extent does not exceed. Raises ValueError.
+    box: a box's extent in each of the array's dimensions, 1 to 256 each, the last one a multiple of 16 bytes. swizzle:
+    0, or 32, 64 or 128 bytes, which the last extent must not exceed. Raises ValueError.
     """
     rank, item = array.ndim, array.dtype.itemsize
     line = box[-1] * item if len(box) else 0

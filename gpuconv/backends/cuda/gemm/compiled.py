@@ -23,7 +23,7 @@ def kernel_of(product: Product, plan: Plan) -> Kernel:
 
 
 def digest_of(product: Product, plan: Plan, device: str, *, build: bool = True) -> str | None:
-    """The digest of a plan's machine code on a device, compiled if it is not in the cache yet; on the emulated device,
-    the digest of its text. build: whether to compile; otherwise the result may be None."""
+    """The digest of a plan's machine code on a GPU, compiled if it is not in the cache yet; on the emulated device, the
+    digest of its text and macros. build: whether to compile; otherwise the result may be None."""
     module, where = kernel_of(product, plan).module, Device.named(device)
     return module.digest(where.index if where.on_gpu else None, build=build)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from gpuconv.backends.cuda.runtime.graph import undisturbed
 
-_GATE_SECONDS = 0.2  # after this a queue starts even if it is not full
+_GATE_SECONDS = 0.2  # after this the gate opens even if not all runs are queued
 
 
 class Gpu:
-    """The functions of a GPU that are needed to choose an algorithm. device: its name in gpuconv. model: its maker's
-    name. driver: the version, on which times and proofs may depend."""
+    """What choosing an algorithm needs to know of a GPU. device: its name in gpuconv. model: NVIDIA's name for it.
+    driver: the driver's version, on which proofs depend."""
 
     def __init__(self, index: int) -> None:
         import cupy
@@ -36,8 +36,8 @@ class Gpu:
             return bool(self._cuda.get_current_stream().is_capturing())
 
     def seconds(self, run: Callable[[], None], count: int) -> float:
-        """Device time of `count` runs. They begin when all streams are idle, whose work would distort the time, and are
-        queued behind a closed gate, so that the GPU never waits for Python."""
+        """Device time of `count` runs. They begin when the device is idle, because other work would distort the time,
+        and are queued behind a closed gate, so that the GPU does not wait for Python."""
         with self._undisturbed:
             self._device.synchronize()
         with self._device:

@@ -59,10 +59,10 @@ def launch(
     """Launch kernel(out, secondary..., partials, inputs..., struct, scheduler[, accumulate]) and, with split-K, the
     reduction. The last of the two that runs adds the bias, applies the activation and accumulates.
 
-    out: may be rows with a pitch (`rows.rows_of`), which the struct then has. secondary: the kernel's secondary
+    out: may be rows with a pitch (`rows.rows_of`); the struct then holds this pitch. secondary: the kernel's secondary
     outputs; with split-K only the first may be given. bias: must also be the last of inputs. accumulate: None if the
-    kernel has no such parameter. struct: replaces the product's. Returns the states (tiles down, channels, numbers) if
-    the product reduces its channels; they then replace the last secondary output.
+    kernel has no such parameter. struct: replaces the product's. If the product reduces its channels, returns their
+    states (tiles down, channels, numbers), which also replace the last secondary output.
     """
     unsplit = plan.split_k == 1
     partials = states = None

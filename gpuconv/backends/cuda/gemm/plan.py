@@ -1,8 +1,9 @@
 """Plans a product: its algorithm, and how many thread blocks share its depth.
 
-The splits depend only on the shape and the algorithm, so an algorithm's bits do not depend on the machine. "auto" is
-the choice of a cost model, the same everywhere. On a GPU it is instead what `tuner` measured there, unless that is
-switched off: two machines may then choose different algorithms, but each algorithm gives the same bits on both.
+The splits depend only on the shape and the algorithm, so an algorithm's bits do not depend on the machine. On a GPU,
+"auto" is the algorithm that `tuner` measured to be the fastest: two machines may choose different ones, but each gives
+the same bits on both. On the emulated device, and if measuring is switched off, "auto" is the choice of a cost model,
+which is the same on all devices of one compute capability.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _BLOCK, _INSTRUCTION, _HMMA = 1916, 1.671, 3.319
 _SINGLY = 3  # factor on the instructions of wgrad's tiles that load x one number at a time, as in a first layer
 _COPIED = 4.256e12 / 1.98e9 / _MULTIPROCESSORS  # bytes per clock of a multiprocessor; from the model too
 _SECOND_LAUNCH = 2344  # clocks until the reduction after split-K starts; not confirmed by a record
-_SHORTEST_SPLIT = 128  # of the depth
+_SHORTEST_SPLIT = 128  # the least depth of a split
 
 _TILE_SCHEDULER = np.dtype(
     [("across", FAST_DIVMOD), ("down", FAST_DIVMOD), ("depth_per_split", np.int32), ("tiles", np.int32)], align=True
@@ -45,8 +46,8 @@ class Plan:
     """A product's algorithm, its tiles across (n), down (m) and in all batches, and split_k.
 
     cost: the estimated time, in multiply-adds of one multiprocessor. smem_bytes: dynamic shared memory per block.
-    blocks: number of thread blocks of a split; each takes one or several tiles. proof: how a GPU proved it, for people;
-    "" if it needs no proof.
+    blocks: number of thread blocks of a split; each takes one or several tiles. proof: how a GPU proved it, as text for
+    people; "" if it needs no proof.
     """
 
     algorithm: Algorithm
@@ -118,7 +119,7 @@ def partials_bytes(product: Product, split_k: int) -> int:
 
 
 def _plans(product: Product, algorithm: Algorithm) -> Iterator[Plan]:
-    """An algorithm's plans: without split-K, and if allowed with several values of split_k."""
+    """An algorithm's plans: one without split-K and, where it is allowed, more with several values of split_k."""
     across, down = ceil_div(product.n, algorithm.block_n), ceil_div(product.m, algorithm.block_m)
     tiles, few_channels = across * down * product.batches, algorithm in FEW_CHANNELS
     smem_bytes = product.few_channels_smem_bytes if few_channels else algorithm.smem_bytes
@@ -163,7 +164,7 @@ def _main_loop(product: Product, algorithm: Algorithm, blocks: int, depth: int) 
 
 
 def _splits(product: Product, tiles: int) -> list[int]:
-    """Values of split_k that give every multiprocessor the same number of blocks, within the workspace."""
+    """1, and values of split_k that give all multiprocessors about the same number of blocks, within the workspace."""
     within = LARGEST_WORKSPACE // partials_bytes(product, 1)
     most = max(1, min(product.k // _SHORTEST_SPLIT, within, MAX_GRID[1]))
     full = {_MULTIPROCESSORS * blocks // tiles for blocks in range(1, 9)}

@@ -12,7 +12,7 @@ from gpuconv import problems
 from gpuconv.algorithms import arithmetic_of
 from gpuconv.problems import Conv2dProblem, Epilogue
 
-# The names of kernels/activation.cuh
+# The names of the activations' structs in kernels/activation.cuh
 ACTIVATIONS = {None: "Identity"} | {name: each.struct for name, each in problems.ACTIVATIONS.items()}
 
 
@@ -44,7 +44,7 @@ class Product:
 
     @functools.cached_property
     def state_numbers(self) -> int:
-        """The numbers of the state to which the kernel reduces each channel over a tile's rows; 0 if it does not."""
+        """How many numbers the state has to which the kernel reduces each channel of a tile; 0 if it reduces none."""
         return 3 if self.epilogue.moments else 2 if self.epilogue.norm_sums else 0
 
     @functools.cached_property

@@ -1,4 +1,4 @@
-"""The algorithms that a GPU has proved. "auto" chooses an algorithm that no GPU had run before only after such a proof.
+"""The algorithms that a GPU has proved. "auto" chooses an algorithm with `proved=False` only after such a proof.
 
 A proof is for one product on one model of GPU: the prover, a child process, runs exactly that product by the algorithm
 and compares the result with a proved algorithm's (docs/prover.md). Its verdict is stored with the compiled kernels,
@@ -54,9 +54,9 @@ class Place(Protocol):
 
 @dataclass(frozen=True)
 class Verdict:
-    """proved: whether the algorithm may be chosen. reason: the findings, for people. seconds: the duration of the
-    proof. lasting: whether the verdict is about the algorithm and is stored for later processes; one because of too
-    little memory, for example, is not. when: the day."""
+    """proved: whether the algorithm may be chosen. reason: the findings, as text for people. seconds: the duration of
+    the proof. lasting: whether the verdict is about the algorithm, so that it is stored for later processes; a verdict
+    because of too little memory, for example, is not. when: the day."""
 
     proved: bool
     reason: str
@@ -113,7 +113,7 @@ def _with_proof(found: Plan, proof: str) -> Plan:
 
 
 def verdict(product: Product, candidate: Plan, place: Place, *, ask: bool) -> Verdict | None:
-    """This process's verdict, a stored one, or the prover's if it may be asked. None if there is none."""
+    """This process's verdict, else a stored one, else the prover's if it may be asked, else None."""
     known = _known(product, candidate.algorithm.name, place.device)
     if not known:
         try:
@@ -156,7 +156,7 @@ def prove(product: Product, candidate: Plan, place: Place) -> Verdict:
 
 
 def _beyond_the_prover(product: Product) -> str:
-    """Why the prover has no question about a product, or ""."""
+    """Why the prover cannot be asked about a product, or ""."""
     if product.epilogue.norm_sums:
         return "a convolution's gradient with the sums of a batch norm cannot be proved"
     return "" if product.problem else "only convolutions can be proved"

@@ -1,10 +1,9 @@
-"""The side of the prover in the process that wants a proof: one child process, which may hang, crash, give wrong
-answers or run out of memory.
+"""Asks the prover: a child process, which may hang, crash, give wrong answers or run out of memory.
 
 The child is `gpuconv.verify.prover`. It answers a question in two lines: `{"prepared": true}` when everything that only
 proved algorithms compute is ready, then `{"of": ..., "status": ..., "reason": ..., "seconds": ...}`. A failure before
 the first line is no evidence against the algorithm. `of` is the fingerprint of what the child ran, as computed by the
-child; an answer with another fingerprint is ignored.
+child; an answer with another fingerprint proves and refutes nothing.
 """
 
 from __future__ import annotations
@@ -43,7 +42,8 @@ class Answer:
 
 
 class Prover:
-    """The child, started for the first question and again after a failed one. Threads take turns."""
+    """The child, started when a question finds none: at first, after a failed question, or after idling. Threads take
+    turns."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()

@@ -10,7 +10,7 @@ from gpuconv.backends.cuda.runtime.outputs import ceil_div, is_aligned
 from gpuconv.backends.cuda.runtime.rows import rows_of
 from gpuconv.types import Array
 
-_OUTPUTS, _LANES, _GROUPS = 1024, 256, 4  # of a block: outputs, threads of a group, and the most groups
+_OUTPUTS, _LANES, _GROUPS = 1024, 256, 4  # of a block: its outputs, the threads of a group, and the most groups
 _SHARE = 8  # splits that one group of threads adds up before another group is used
 
 
@@ -23,7 +23,7 @@ def reduce_splits(
     activation: str | None = None,
     accumulate: bool = False,
 ) -> None:
-    """out = act(bias + the sum over the first axis of partials), plus the previous out if it accumulates. `out` may be
+    """out = act(bias + the sum of partials over its first axis), plus the previous out if `accumulate`. `out` may be
     rows with a pitch (`rows.rows_of`).
 
     secondary: a second output, whose partial sums follow the first's.

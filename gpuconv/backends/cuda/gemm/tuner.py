@@ -4,7 +4,7 @@ A product's candidates are timed once on each model of GPU, before its first run
 compiled kernels, under a key of everything that the times depend on. After an edit of a kernel, or if the entry is
 damaged, they are timed again. So "auto" may choose differently on two machines, or after the cache was cleared, and
 results may then differ in the order of their sums; the bits of a given choice never do. ``GPUCONV_AUTOTUNE=0`` uses the
-cost model's choice instead, which is the same everywhere, for everything that the process has not measured yet.
+cost model's choice instead, which does not depend on measurements, for all that the process has not measured yet.
 Training on shards always uses it.
 
 During a stream capture nothing is timed: an earlier choice is used, or the cost model's.
@@ -88,7 +88,7 @@ _noted: ContextVar[list[Product] | None] = ContextVar("products are added to thi
 
 @contextlib.contextmanager
 def noted() -> Iterator[list[Product]]:
-    """A context in which every computed product is added to the list."""
+    """A context in which every computed product is added to the yielded list."""
     products: list[Product] = []
     token = _noted.set(products)
     try:
@@ -111,7 +111,7 @@ when_replaced(lambda: remembered.clear())
 def choose(product: Product, algo: str, out: Array, run: Callable[[Plan], None], *, accumulate: bool = False) -> Plan:
     """The plan that `algo` names. "auto" on a GPU is the fastest plan, remembered or else timed by calling `run`.
 
-    run: launches the product under a plan, into `out`; if the product accumulates, into scratch arrays of that size.
+    run: launches the product under a plan, into `out` or, if the product accumulates, into scratch arrays of its size.
     If the scratch arrays and the partial sums would exceed the workspace, the cost model chooses.
     """
     if (products := _noted.get()) is not None:
@@ -156,7 +156,7 @@ def _named(product: Product, algo: str, out: Array) -> Plan:
 
 
 def recall(product: Product, algo: str, device: str) -> Plan:
-    """The result of `choose` on a device during a capture: the remembered choice or the cost model's."""
+    """The result of `choose` on a device without timing anything: the stored choice, or else the cost model's."""
     gpu, capability = gpu_named(device) if algo == AUTO and enabled() else None, capability_named(device)
     if gpu is None:
         return plan(product, algo, capability)
@@ -203,7 +203,7 @@ def _measure(plans: Sequence[Plan], gpu: Gpu, run: Callable[[Plan], None], folde
         if left <= 0:
             break
         try:
-            run(each)  # compiled, loaded and warm
+            run(each)  # compiles and loads it, and warms up
             least, spent = _least(gpu, functools.partial(run, each), share, min(best.values(), default=0.0))
         except Exception as error:
             if each is plans[-1] and not best:
@@ -220,7 +220,7 @@ def _measure(plans: Sequence[Plan], gpu: Gpu, run: Callable[[Plan], None], folde
 
 
 def _least(gpu: Gpu, run: Callable[[], None], share: float, best: float) -> tuple[float, float]:
-    """The fewest seconds of a run, and the time spent: one run, then samples of several runs within `share`."""
+    """The least seconds of a run, and the seconds spent: on one run, then on samples of several runs within `share`."""
     least = spent = gpu.seconds(run, 1)
     if best and least > _HOPELESS * best:
         return least, spent

@@ -11,8 +11,8 @@ from gpuconv.types import ArrayT, Scalar
 
 
 def _map(name: str, out: ArrayT | None, inputs: tuple[ArrayT, ...], *scalars: object) -> ArrayT:
-    """Launch `name`_forward over contiguous arrays, `name`_rows over rows with a pitch. A vector is added to every row
-    of the first input."""
+    """Launch `name`_forward over contiguous arrays, or `name`_rows over rows with a pitch. A second input that is a
+    vector is added to every row of the first."""
     first = inputs[0]
     y = buffer(out, first.shape, first.dtype, like=first, pitched=True)
     arrays = (y, *inputs)

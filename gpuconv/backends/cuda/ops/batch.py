@@ -1,4 +1,4 @@
-"""Batches from a uint8 data set in device memory: the launcher of kernels/load_batch.cu."""
+"""Batches from a uint8 data set in device memory, and their mixing: launchers of load_batch.cu and mix_batch.cu."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def load_batch(
 
 @functools.lru_cache(maxsize=1024)
 def _packed_mix(height: int, width: int, channels: int, *others: int) -> np.void:
-    """The kernel's `struct Mix`; others: its last members except blocks."""
+    """The kernel's `struct Mix`. others: its members lambdas, classes and cut."""
     blocks = _blocks(height, width, channels)
     return struct(_MIX, height, fast_divmod(width), fast_divmod(channels), *others, blocks)
 

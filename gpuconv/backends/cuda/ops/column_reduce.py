@@ -21,7 +21,7 @@ _COLUMNS = np.dtype(
 )
 _BLOCKS = 1024  # per launch, about eight per multiprocessor; constant, so that every device gives the same bits
 _GROUP = 4  # loads in flight per thread; a chunk is a multiple of it
-MAP_STEPS = 16  # the most steps of a block that sums nothing: they outweigh reading the channels' coefficients
+MAP_STEPS = 16  # the most steps of a block that sums nothing: enough to outweigh reading the channels' coefficients
 _FINISH_COLUMNS = 8  # kFinishColumns of the header
 
 
@@ -39,8 +39,8 @@ class Columns:
 
 
 def width_of(channels: int, first: Array, *others: Array | None, pitches: tuple[int, ...] = ()) -> int:
-    """The numbers that a thread moves at once: 16 bytes, if alignment and the number of channels allow it. pitches:
-    of those among them that may be rows with a pitch."""
+    """How many numbers a thread moves at once: 16 bytes of them if alignment and the number of channels allow it, else
+    1. pitches: of those arrays that may be rows with a pitch."""
     if any(pitch != channels for pitch in pitches):
         return pack_width(first.dtype, first, *others, count=math.gcd(channels, *pitches))
     width = pack_width(first.dtype, first, *others)

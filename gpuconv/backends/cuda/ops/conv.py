@@ -1,5 +1,5 @@
 """Convolution: launchers of kernels/conv2d_fprop.cu, conv2d_dgrad.cu and conv2d_wgrad.cu, of their variants for
-tensor cores and for few channels, and of bias_grad.cu. `depthwise` launches depthwise convolutions."""
+tensor cores and for few channels, of mask_backward.cu and bias_grad.cu. `depthwise` launches depthwise convolutions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from gpuconv.backends.cuda.runtime.rows import copied_rows, rows_of, rows_to_sum
 from gpuconv.problems import DIRECTIONS, PLAIN, Conv2dProblem, Epilogue, Pool2dProblem
 from gpuconv.types import Array, ArrayT
 
-_NO_NORM = (None,) * 5  # the norm's arrays, for a dgrad without its sums
+_NO_NORM = (None,) * 5  # in place of a norm's arrays, for a dgrad that computes no norm's sums
 
 __all__ = ["conv2d", "conv2d_backward", "conv2d_dgrad", "conv2d_relu", "conv2d_wgrad"]
 
@@ -61,8 +61,8 @@ def conv2d_relu(
 def conv2d_moments(
     x: ArrayT, w: ArrayT, bias: ArrayT | None, problem: Conv2dProblem, epilogue: Epilogue, *, algo: str, tf32: bool
 ) -> tuple[ArrayT, Array | None, Array | None]:
-    """y; unless it is empty, the moments (parts, K, 3), a `struct Moments` for each filter and each part of y's pixels;
-    and the mask if the epilogue has one."""
+    """Returns y, the moments and the mask. The moments, (parts, K, 3), are a `struct Moments` for each filter and each
+    part of y's pixels, or None if y is empty. The mask is None if the epilogue has none."""
     mask = _mask(problem, epilogue, x) if epilogue.masked else None
     return *_fprop(x, w, bias, problem, epilogue, algo=algo, tf32=tf32, saved=mask), mask
 
@@ -85,7 +85,7 @@ def _fprop(
 ) -> tuple[ArrayT, Array | None]:
     """y, and the moments if the epilogue computes them. saved: receives the mask, or the activation's input."""
     expect_within_limits(problem)
-    # The kernels of few channels read whole lines of x.
+    # The kernels for few channels read whole lines of x, so it must be contiguous.
     x, x_pitch = (*contiguous(x), problem.c) if problem.few_channels else _near(x, problem, problem.c)
     w, bias = contiguous(w, bias)
     vector_c = pack_width(x.dtype, x, w, count=math.gcd(problem.c // problem.groups, x_pitch))
@@ -138,9 +138,9 @@ def conv2d_dgrad_sums(
     algo: str,
     tf32: bool,
 ) -> tuple[ArrayT, Array | None]:
-    """dx, the gradient of what a batch norm and the epilogue's activation computed; unless it is empty, (parts, C, 2):
-    a `struct Sums` for each channel over each part of dx's pixels. norm: x, mean and, with an activation, gamma, beta
-    and inv_std; these and w are contiguous."""
+    """Returns dx, the gradient of the output of a batch norm and the epilogue's activation, and the norm's sums: a
+    `struct Sums` for each part of dx's pixels and each channel, (parts, C, 2), or None if dx is empty. norm: x, mean
+    and, with an activation, gamma, beta and inv_std (else None); these and w are contiguous."""
     expect_within_limits(problem)
     dy, pitch = _near(dy, problem, problem.k)
     dx = empty(problem.x_shape, dy.dtype, like=dy)
@@ -220,8 +220,8 @@ def _before_mask(dy: ArrayT, mask: Array | None, problem: Conv2dProblem, epilogu
 
 
 def _near(array: ArrayT, problem: Conv2dProblem, channels: int) -> tuple[ArrayT, int]:
-    """The result of `rows_to_sum` for x, or for the gradient of the convolution's own output; a contiguous copy if its
-    taps lie too far apart for the tap table. channels: C, or K."""
+    """The result of `rows_to_sum` for x (channels: C) or for the gradient of the convolution's own output (channels:
+    K); but a contiguous copy if only that fits the taps into the tap table."""
     flat, pitch = rows_to_sum(array, channels // problem.groups)
     if pitch > channels and fits_tap_table(problem, 1) and not fits_tap_table(problem, 1, pitch):
         return copied_rows(array), channels
@@ -238,8 +238,8 @@ def product_of(
     vector_c: int,
     vector_k: int,
 ) -> Product:
-    """The matrix product of a direction. epilogue: for gradients PLAIN, as their dy is that of the convolution's own
-    output, or the one for the sums of a norm below.
+    """The matrix product of a direction. epilogue: for gradients, whose dy is that of the convolution's own output,
+    PLAIN or, in dgrad, the one that computes the sums of the norm below.
 
     vector_c, vector_k: how many channels and filters move at once."""
     forward, pool, arithmetic = direction == "fprop", epilogue.pool, arithmetic_of(dtype, tf32)

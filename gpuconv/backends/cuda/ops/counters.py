@@ -1,4 +1,4 @@
-"""Counters by which the last of a launch's blocks to finish knows that it is the last."""
+"""Counters by which a launch's last block to finish recognizes that it is the last."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _BLOCKS = 1024  # blocks of a filter gradient; a constant, so that every device 
 
 
 def _width(problem: Conv2dProblem, pitches: tuple[int, ...], *arrays: Array) -> int:
-    """Channels that move at once: one if several filters read a channel."""
+    """How many channels move at once: 1 if several filters read a channel."""
     return pack_width(arrays[0].dtype, *arrays, count=math.gcd(problem.c, *pitches)) if problem.c == problem.k else 1
 
 

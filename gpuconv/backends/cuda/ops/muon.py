@@ -85,7 +85,7 @@ def _step(
     precision: str,
 ) -> None:
     """The step of parameters of one shape and dtype. members: the arrays for each member of `struct Matrix`. rates:
-    that of the averages, and the learning rate as the kernel takes it."""
+    1 - ema for the averages, and the learning rate as the kernel takes it."""
     params, grads = members["param"], members["grad"]
     first, batch = params[0], len(params)
     rows, size, wide = first.shape[0], first.size, accumulation_dtype(first.dtype)
@@ -121,8 +121,8 @@ def _matmul(
     *,
     depth_first: bool = False,
 ) -> None:
-    """y[i] = a[i] b[i]^T, with depth_first a[i] b[i]; where something is added, multiplied by `scale`, plus the number
-    times the array. All arrays: contiguous, of one dtype, of rank 3."""
+    """y[i] = a[i] b[i]^T; with an array in `added`, y[i] = scale * a[i] b[i]^T + added[0] * added[1][i]. depth_first:
+    multiply by b[i], not its transpose. All arrays are contiguous, of one dtype and of rank 3."""
     batch, rows, depth = a.shape
     columns, (added_scale, addend) = y.shape[2], added
     width = pack_width(y.dtype, y, a, b, addend, count=math.gcd(depth, columns))
@@ -143,7 +143,7 @@ def _product(
     width: int,
     scales: tuple[float, float] | None,
 ) -> Product:
-    """scales: of the product and of what is added to it, which a split depth does not support; None: nothing is."""
+    """scales: the factors of the product and of the added array, which rule out split-K; None if nothing is added."""
     sizes = struct(_MATMUL, batch, rows, columns, depth, *scales or (1.0, 0.0))
     macros = {"DEPTH_FIRST": int(depth_first), "WIDTH": width}
     return Product(

@@ -199,7 +199,7 @@ def batch_norm_backward(
 
 
 def _fewer(states: Array, module: Module, merge: str) -> Array:
-    """States of each tile and channel, merged by the kernel of this name into few enough for one launch to add up."""
+    """The states of each tile and channel, merged by the kernel `merge` if one launch cannot add up so many."""
     if len(states) <= _MOST_CHUNKS:
         return states
     parts, channels, numbers = states.shape
@@ -224,8 +224,8 @@ def _normalize(
 def _statistics(
     rows: int, outputs: tuple[Array, ...], given: tuple[Array, int], momentum: float, eps: float, activation: str | None
 ) -> None:
-    """Fill mean and inv_std, and update the running statistics; the outputs are in this order. given:
-    `rows_to_sum(x)`. activation: that of `_normalize`, so that both use one module."""
+    """Fill mean and inv_std, and update the running statistics. outputs: mean, inv_std, running mean and running
+    variance. given: `rows_to_sum(x)`. activation: that of `_normalize`, so that both use one module."""
     channels, (x, pitch) = len(outputs[0]), given
     width = width_of(channels, x, pitches=(pitch,))
     module = _kernels(x.dtype, width, activation)
@@ -320,8 +320,8 @@ def group_norm_backward(
 
 
 def _threads_of_groups(x: Array, groups: int) -> tuple[int, tuple[int, int, int, int]]:
-    """The threads of a block, each for some four numbers of its group, and the kernels' pixels, channels, groups and
-    columns."""
+    """The threads of a block, each for about four numbers of the block's group, and the kernels' arguments pixels,
+    channels, groups and columns."""
     pixels, channels = math.prod(x.shape[1:-1]), x.shape[-1]
     width = channels // groups
     threads = min(THREADS, max(32, 1 << (ceil_div(pixels * width, 4) - 1).bit_length()))

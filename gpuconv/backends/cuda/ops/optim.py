@@ -182,8 +182,8 @@ _extents_of = WhileAlive()  # the table of gradients that needed no copy
 
 
 def rate_of(lr: Scalar) -> Rate:
-    """The learning rate as the kernels take it: a float32 array, a float64 array and a number, of which one counts: the
-    arrays are None unless lr is one."""
+    """The learning rate as the kernels take it: a float32 array or None, a float64 array or None, and a number, which
+    counts only if both arrays are None."""
     if not isinstance(lr, (int, float, np.generic)) and lr.dtype == np.float32:
         return lr, None, 0.0
     return None, *device_scalar(lr, np.float64)
@@ -199,8 +199,8 @@ def _step(
     scaling: Array | None,
     *scalars: object,
 ) -> None:
-    """Launch a kernel over the parameters, once for each pair of dtypes, of a master and of its copy. state: for each
-    other member of `struct Chunk`, its arrays, or None."""
+    """Launch a kernel over the parameters, once for each pair of dtypes of a master and its copy. state: the arrays of
+    each other member of `struct Chunk`, or None if it has none."""
     own = masters is None
     masters = params if masters is None else masters
     states = {name: listed for name, listed in state.items() if listed is not None}
@@ -212,7 +212,7 @@ def _step(
         return
     tables, copies = [], False
     narrow = {master.dtype: param.dtype for master, param in zip(masters, params) if master is not param and param.size}
-    kinds = [  # a parameter that is its own master joins the masters of its dtype that have a 16-bit copy
+    kinds = [  # parameters without a copy share a launch with the masters of their dtype that have a 16-bit copy
         (master.dtype, narrow.get(master.dtype, param.dtype) if master is param else param.dtype)
         for master, param in zip(masters, params)
     ]

@@ -13,5 +13,5 @@ _TOOLS = {  # by the beginning of the environment variables that they set
 
 @functools.cache
 def tool() -> str | None:
-    """The tool's name, or None."""
+    """The name of the tool that runs this process, or None."""
     return next((name for start, name in _TOOLS.items() if any(known.startswith(start) for known in os.environ)), None)

@@ -1,4 +1,4 @@
-"""Runs independent pieces of device work beside one another."""
+"""Runs independent pieces of device work concurrently."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run_parallel(works: Sequence[Callable[[], None]], *, like: Any) -> None:
         for stream, work in zip((current, *others), works):
             with stream:
                 work()
-    finally:  # also after an error, so that the memory of each piece is used no longer
+    finally:  # also after an error: later work on the current stream may reuse the memory of the pieces
         for stream in others:
             current.wait_event(stream.record())
 

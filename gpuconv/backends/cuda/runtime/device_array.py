@@ -33,7 +33,7 @@ def asarray(x: np.ndarray, *, like: ArrayT) -> ArrayT:
 
 
 def span(array: Any, count: int) -> Any:
-    """A flat view of the `count` numbers in memory from an array's first one; all must lie in its allocation."""
+    """A flat view of `count` numbers in memory, beginning at an array's first; all must lie in its allocation."""
     if isinstance(array, emulator.EmulatedArray):
         return np.lib.stride_tricks.as_strided(array, (count,), (array.itemsize,), subok=True)
     return sys.modules["cupy"].ndarray((count,), array.dtype, array.data)

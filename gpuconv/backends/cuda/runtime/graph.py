@@ -1,12 +1,12 @@
 """Captures device work once to replay it: CUDA graphs, and their equivalent on the emulated device.
 
     recorder = backends.recorder(device)
-    recorder.prepare(work)              # runs it: loads every kernel, makes every array that stays
+    recorder.prepare(work)              # runs it, which loads every kernel and makes every array that stays
     replay = recorder.capture(work)     # records the launches without running them
     replay()                            # runs them, on the same memory each time
 
 The work must read its inputs from device memory: a number that Python passes to a launch is the same in every replay.
-The work must be gpuconv's own: launches of another library may be ordered after another stream.
+The work must be gpuconv's own: another library may launch on another stream, or wait for one.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class CudaRecorder:
 
     def prepare(self, work: Work) -> None:
         """Run the work on the stream on which it will be captured, because some scratch memory belongs to a stream.
-        Waits for the device before and after."""
+        Waits for the device before, and for this work after."""
         with self._device:
             with self._undisturbed:
                 self._device.synchronize()

@@ -1,7 +1,7 @@
 """Loads .cu files and launches their kernels, on a GPU and on the emulated device. Every op launches through this
 module.
 
-    add = load("add.cu", {"DTYPE": "float32"}).kernel("add_forward")
+    add = load("arithmetic.cu", {"DTYPE": "float32", "WIDTH": 1}).kernel("add_forward")
     add(grid, block, y, a, b, n)
 
 The kind of the arrays chooses the device. Every launch is checked against the signature in the source: the number of
@@ -109,13 +109,14 @@ class Kernel:
         self._numbers = [(index, *_usual_number(parameter)) for index, parameter in values if parameter.dtype]
         self._structs = [index for index, parameter in values if not parameter.dtype]
         self._runners: dict[str | int, Runner] = {}
-        # Equal extents mean the same geometry, whatever the types of the numbers.
+        # Extents that compare equal, whatever the types of their numbers, are the same geometry.
         self._geometry = functools.lru_cache(maxsize=256)(self._check_geometry)
 
     def __call__(self, grid: Extent, block: Extent, *arguments: object, shared: int = 0) -> None:
         """Launch. grid: blocks along x, y, z. block: threads along x, y, z. shared: bytes of dynamic shared memory.
 
-        Raises TypeError and ValueError before anything runs, EmulatorError for a fault on the emulated device.
+        Raises TypeError, ValueError and OverflowError before anything runs, and EmulatorError for a fault on the
+        emulated device.
         """
         gpu, taken = self._at_a_glance(arguments)
         if gpu is None:
@@ -165,7 +166,7 @@ class Kernel:
 
     def _checked(self, arguments: tuple[object, ...]) -> tuple[int | None, list[object]]:
         """The GPU that the arrays are on, None for the emulated device, and the launch's arguments in its form. Raises
-        TypeError and ValueError for arguments that do not fit."""
+        TypeError, ValueError or OverflowError for arguments that do not fit."""
         if len(arguments) != len(self._checks):
             listed = ", ".join(f"{p.c_type} {p.name}" for p in self.signature.parameters)
             raise TypeError(f"{self.name}({listed}) takes {len(self._checks)} arguments, received {len(arguments)}")
@@ -250,7 +251,7 @@ def _usual_number(parameter: source.Parameter) -> tuple[Callable[[Any], Any], tu
 
 
 def _check_of(parameter: source.Parameter, kernel: str) -> Callable[[Any], Any]:
-    """The function that converts an argument to the kernel's type; it raises TypeError or ValueError."""
+    """The function that converts an argument to the kernel's type; it raises TypeError, ValueError or OverflowError."""
     what = f"{kernel}: {parameter.name} ({parameter.c_type})"
     if parameter.pointer:
         dtype = None if parameter.dtype is None else as_numeric(what, parameter.dtype)
@@ -322,7 +323,7 @@ def forget() -> None:
 
 
 def unload() -> None:
-    """Drop the compiled modules too: a file of the user, or a header of it, may have changed under the same path."""
+    """Drop the compiled modules too, because a user's file or one of its headers may have changed."""
     forget()
     _load.cache_clear()
 
@@ -357,7 +358,7 @@ def replaced(files: Mapping[str, Path]) -> Iterator[None]:
 
 
 def replacements() -> dict[str, str]:
-    """The paths of the files that currently replace shipped ones, by the names of these."""
+    """The paths of the files that currently replace shipped ones, by the shipped files' names."""
     return {name: str(edition.path) for name, edition in _replaced.items()}
 
 

@@ -19,13 +19,14 @@ ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120")  # ev
 
 
 class CompileError(RuntimeError):
-    """A kernel does not compile, or no compiler is installed; compiler messages name the lines of the .cu."""
+    """A kernel does not compile (the compiler's messages name the lines of the .cu), or NVRTC, nvdisasm or the driver
+    is missing."""
 
 
 @functools.cache
 def known_architectures() -> tuple[str, ...]:
-    """The architectures that this NVRTC compiles for, with "a" for the instructions of one chip and "f" for those of
-    its family; ARCHITECTURES if there is no NVRTC."""
+    """The architectures that this NVRTC compiles for, also with the suffixes "a", for the instructions of one chip, and
+    "f", for those of its family; ARCHITECTURES if there is no NVRTC."""
     try:
         _, version = toolkit()
         from cuda.bindings import nvrtc
@@ -42,8 +43,8 @@ def known_architectures() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Resources:
-    """A kernel's resources, as ptxas reports them. All but registers are in bytes; stack, spills and registers are per
-    thread."""
+    """A kernel's resources, as ptxas reports them. All but the registers are in bytes; all but static_shared, which is
+    a block's, are per thread."""
 
     registers: int
     stack: int
@@ -125,7 +126,7 @@ def _options(version: str, defines: Mapping[str, str], arch: str) -> dict[str, o
 
 
 def _key(version: str, text: str, options: Mapping[str, object]) -> list[str]:
-    """Everything that a cubin depends on; no folder names."""
+    """Everything that a cubin depends on. It contains no folder names, so that a cache can be moved."""
     return ["nvrtc", version, header_version(), repr(options), text]
 
 

@@ -39,8 +39,8 @@ def copied(array: ArrayT) -> ArrayT:
 
 
 def pitch_of(array: Any) -> int | None:
-    """The elements from one row of the last axis to the next, if the rows are dense and evenly spaced: those of a
-    contiguous array, or of a slice of its channels, ``y[..., 3:7]``. None for any other array."""
+    """The number of elements from the beginning of one row of the last axis to that of the next, if the rows are dense
+    and evenly spaced, as in a contiguous array or in a slice of its channels, ``y[..., 3:7]``; else None."""
     if array.flags.c_contiguous:
         return array.shape[-1] if array.ndim else 1
     *outer, (length, last) = zip(array.shape, array.strides)
@@ -64,8 +64,8 @@ def is_aligned(alignment: int, *arrays: Any) -> bool:
 
 
 def pack_width(dtype: np.dtype, *arrays: Array | None, count: int = 0) -> int:
-    """The elements of one 16-byte move, or 1 if an array is not aligned to 16 bytes, or `count` is not a multiple of
-    that. None counts as aligned."""
+    """The number of elements in 16 bytes, or 1 if an array is not aligned to 16 bytes or that number does not divide
+    `count`. None counts as aligned."""
     width = 16 // dtype.itemsize
     return width if count % width == 0 and is_aligned(16, *arrays) else 1
 
@@ -92,11 +92,11 @@ def buffer(
     keep: bool = False,
     pitched: bool = False,
 ) -> ArrayT:
-    """The contiguous array that a kernel writes: `out` if it is contiguous, else a new one, which `store` copies to
+    """The array that a kernel writes: `out` if it is contiguous, else a new contiguous one, which `store` copies to
     `out`.
 
-    keep: the new array starts with the values of `out`, for a kernel that accumulates. pitched: the kernel also writes
-    rows with a pitch (`rows.rows_of`), as of a slice of channels.
+    keep: the new array starts with the values of `out`, for a kernel that accumulates. pitched: the kernel can write
+    rows with a pitch (`rows.rows_of`), such as a slice of channels, so `out` may also be these.
     """
     if out is None:
         return empty(shape, dtype, like=like)
@@ -114,7 +114,7 @@ def store(result: ArrayT, out: ArrayT | None) -> ArrayT:
 
 
 def put_back(arrays: Sequence[Array], targets: Sequence[Array]) -> None:
-    """Copy what a kernel wrote into `contiguous(*arrays)` back to those that had to be copied for it."""
+    """Copy what a kernel wrote to `targets`, which are `contiguous(*arrays)`, back to those arrays that were copied."""
     for array, target in zip(arrays, targets):
         if target is not array:
             array[...] = target

@@ -1,5 +1,5 @@
-"""Rows with a pitch: arrays whose rows of the last axis are dense and evenly spaced, as of a slice of the channels of a
-wider volume, ``y[..., 3:7]``. Kernels that take the pitch read and write such slices where they are."""
+"""Rows with a pitch: arrays whose rows of the last axis are dense and evenly spaced, such as a slice of the channels of
+a wider volume, ``y[..., 3:7]``. Kernels that take the pitch read and write such slices in place."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _MOST_ROWS = MAX_GRID[1]  # blocks along the rows; a block takes further rows in
 
 
 def rows_of(array: Any) -> tuple[Any, int]:
-    """The contiguous memory that a kernel takes for an array, and the array's pitch. A contiguous array is returned
-    itself, a slice of channels as the memory from its first number to its last. Other arrays are copied."""
+    """The contiguous array that a kernel takes for an array, and the pitch of the rows in it. A contiguous array is
+    returned itself, a slice of channels as the memory from its first number to its last. Other arrays are copied."""
     pitch = pitch_of(array)
     if pitch is None:
         return copied(array), array.shape[-1]
@@ -27,8 +27,9 @@ def rows_of(array: Any) -> tuple[Any, int]:
 
 
 def rows_to_sum(array: Any, count: int = 0) -> tuple[Any, int]:
-    """Like `rows_of`, for a kernel whose order of sums depends on the width of its moves: a slice is copied if only its
-    copy allows wide moves, so that it gives the same bits. count: the number that the width must divide in the copy."""
+    """Like `rows_of`, for a kernel whose order of sums depends on the width of its moves: a slice is copied if only the
+    copy allows wide moves, so that it gives the same bits as a contiguous array. count: for wide moves in the copy, the
+    width must also divide this."""
     flat, pitch = rows_of(array)
     dense = array.shape[-1]
     if (

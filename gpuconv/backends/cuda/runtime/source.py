@@ -3,8 +3,8 @@
 Project headers (``#include "..."``) are pasted in, once each, with ``#line`` directives. NVRTC and the C++ compiler get
 this text, the cache's key covers it, and profilers and error messages map it back to the .cu files.
 
-The directives name a shipped file "gpuconv/kernels/relu.cu", and a user's file by its path relative to the compiled
-.cu. So the text, the cache's key and the binary do not depend on where the files are.
+The directives name a shipped file "gpuconv/kernels/pool.cuh", for example, and a user's file by its path relative to
+the compiled .cu. So the text, the cache's key and the binary do not depend on where the files are.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Parameter:
     """One parameter of a kernel.
 
     dtype: the NumPy name of the scalar's or the element's type; None for ``void*`` and for a struct.
-    alignment: the alignment in bytes that the type requires of a pointer (1: only the dtype's own).
+    alignment: the alignment in bytes that the type requires of a pointer; 1 if only that of the dtype.
     """
 
     name: str
@@ -87,7 +87,8 @@ def directory() -> Path:
 
 
 def resolve(file: str | Path) -> Path:
-    """The path of a kernel file: a shipped one's name ("relu.cu"), or a path of the user's own. Raises ValueError."""
+    """The path of a kernel file, given the name of a shipped one ("activation.cu"), or any path with a folder. Raises
+    ValueError if there is no such file."""
     path = Path(file)
     if not path.is_absolute() and len(path.parts) == 1:
         path = directory() / path
@@ -198,7 +199,8 @@ def _parameter(declaration: str) -> Parameter:
 
 
 def for_host(text: str, kernels: list[str]) -> str:
-    """The text as the emulator compiles it: shared variables live in the block's arena, each kernel gets an entry."""
+    """The text as the emulator compiles it: shared variables lie in the block's arena, and each kernel has an entry
+    function."""
     entries = "".join(f"\nGPUCONV_ENTRY({name})" for name in kernels)
     return f'#include "device.h"\n{_SHARED.sub(_shared_on_host, blank_comments(text))}{entries}\n'
 

@@ -17,6 +17,6 @@ def struct(dtype: np.dtype, *members: object) -> np.void:
 
 
 def fast_divmod(d: int) -> tuple[int, int, int]:
-    """`struct FastDivmod` for 1 <= d < 2^31: with 2^(l-1) < d <= 2^l, (d, ceil(2^(31+l) / d), l)."""
+    """The members of `struct FastDivmod` for 1 <= d < 2^31: (d, ceil(2^(31+l) / d), l), where 2^(l-1) < d <= 2^l."""
     shift = (d - 1).bit_length()
     return d, ceil_div(1 << (31 + shift), d), shift
