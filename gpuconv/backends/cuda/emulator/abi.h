@@ -18,7 +18,7 @@ struct dim3 {
 
 namespace gpuconv_emulator {
 
-// The values of the CUDA built-in variables. One per operating-system thread; a fiber switch rewrites `thread`.
+// The values of CUDA's built-in variables. Each operating-system thread has one Context; a fiber switch rewrites `thread`.
 struct Context {
     uint3 thread{}, block{};
     dim3 block_size, grid_size;
@@ -36,13 +36,13 @@ enum class Step : int { FENCE, MULTIPLY, COMMIT, WAIT, MORE_REGISTERS, FEWER_REG
 
 // A wgmma as issued by each lane of the warpgroup.
 struct Wgmma {
-    const void* operands;  // of any type; copied
+    const void* operands;  // of a type that only `reads` and `multiply` know; copied at the issue
     size_t operand_bytes;
     void* sums;  // the lane's accumulators; poisoned until the wait
     size_t sum_bytes;
-    // Calls `touch` for all shared memory that the instruction reads. operands: the first lane's.
+    // Calls `touch` for all shared memory that the instruction reads. operands: those of the first lane.
     void (*reads)(const void* operands, void (*touch)(const void* address, size_t bytes));
-    // Computes it, at some moment between its issue and the end of the wait. operands, sums: those of the 128 lanes.
+    // Computes the products; called between the issue and the end of the wait. operands, sums: a pointer for each lane.
     void (*multiply)(const void* const* operands, void* const* sums);
 };
 
@@ -70,13 +70,13 @@ gpuconv_emulator::Lanes gpuconv_warp(gpuconv_emulator::Collective operation, uns
                                      unsigned source, gpuconv_emulator::Site site);
 // Waits for all 32 lanes of the warp, then calls `work` once with the lanes' pointers before any lane continues.
 void gpuconv_together(void* brought, void (*work)(void* const* lanes), gpuconv_emulator::Site site);
-// The block's copy of one __shared__ variable; `key`: an address unique to its declaration.
+// The address of a __shared__ variable in this block. key: an address that is unique to the declaration.
 void* gpuconv_shared(const void* key, const char* name, size_t bytes, size_t alignment);
 void* gpuconv_dynamic_shared(size_t alignment);
 // The address of shared memory as instructions take it: 18 bits, counted from the beginning of the block's window.
 unsigned gpuconv_shared_address(const void* pointer);
 void* gpuconv_shared_pointer(unsigned address);
-// An asynchronous copy: `valid` bytes of `source`, then zeros. It takes effect at the wait.
+// An asynchronous copy of `valid` bytes of `source`, then of zeros up to `bytes`. It takes effect at the wait.
 void gpuconv_copy_async(void* destination, const void* source, size_t bytes, size_t valid);
 void gpuconv_copy_commit();
 void gpuconv_copy_wait(int groups_that_may_be_pending);
@@ -89,11 +89,11 @@ void gpuconv_mbarrier_invalidate(void* barrier, gpuconv_emulator::Site site);
 void gpuconv_mbarrier_arrive(void* barrier, unsigned arrivals, unsigned bytes, gpuconv_emulator::Site site);
 // Arrives once all asynchronous copies that this thread has started have taken effect.
 void gpuconv_mbarrier_arrive_after_copies(void* barrier, gpuconv_emulator::Site site);
-// Waits for the end of the phase with this parity. With `once`, it may return 0 before that.
+// Waits for the end of the phase with this parity, and returns 1. With `once` it may return 0 before that.
 int gpuconv_mbarrier_wait(void* barrier, unsigned parity, int once, gpuconv_emulator::Site site);
 void gpuconv_mbarrier_fence_init();
 void gpuconv_proxy_fence();
-// A bulk copy: its pieces, then the operation on them. A null `global`: zeros are loaded, or nothing is stored.
+// A bulk copy: first all its pieces, then the load or the store of them. A null `global`: zeros are loaded, or nothing is stored.
 void gpuconv_bulk_piece(void* shared, void* global, size_t bytes);
 void gpuconv_bulk_load(void* barrier, gpuconv_emulator::Site site);
 void gpuconv_bulk_store(gpuconv_emulator::Site site);
@@ -101,7 +101,7 @@ void gpuconv_bulk_commit();
 void gpuconv_bulk_wait(int groups_that_may_be_pending);
 void gpuconv_named_barrier(unsigned number, unsigned threads, gpuconv_emulator::Site site);
 void gpuconv_wgmma(const gpuconv_emulator::Wgmma* wgmma, gpuconv_emulator::Site site);
-// number: pending groups (WAIT), or registers per thread.
+// number: the groups that may be pending (WAIT), or the registers per thread (MORE_REGISTERS, FEWER_REGISTERS).
 void gpuconv_warpgroup(gpuconv_emulator::Step step, unsigned number, gpuconv_emulator::Site site);
 
 // Reports to the checker an atomic access that the compiler does not report.

@@ -1,4 +1,4 @@
-// A block's mbarriers, warpgroups and asynchronous work (sm_90). A block that uses none of these stores nothing.
+// A block's mbarriers, warpgroups and asynchronous work (sm_90). A block that uses none of these stores nothing here.
 #pragma once
 
 #include <cstdint>
@@ -35,13 +35,13 @@ struct AsyncCopy {  // cp.async
 
 struct Mbarrier {
     char* address;
-    Site initialised;
-    Now by;              // the initialising thread
+    Site initialised;    // or, after that, invalidated
+    Now by;              // the initialising thread, and the time
     bool valid, fenced;  // fenced: the async proxy sees it
     unsigned expected;   // arrivals per phase
     int64_t arrivals, bytes;  // still missing in this phase
     uint32_t phase;      // number of completed phases
-    uint32_t copies;     // the clock component of its bulk copies
+    uint32_t copies;     // the clock component of the bulk copies to it
     Clock arriving, completed;
 };
 
@@ -81,7 +81,7 @@ struct Accumulators {
     std::vector<char*> registers;  // of each lane
     size_t bytes;
     std::vector<char> numbers;
-    uint32_t last;  // the last wgmma that writes them
+    uint32_t last;  // the number of the last wgmma that writes them
     Site site;
 };
 
@@ -115,7 +115,7 @@ struct NamedBarrier {
 
 struct Asynchronous {
     bool used = false;
-    bool computes = false;  // an instruction takes effect: its accesses are not the program's
+    bool computes = false;  // a wgmma is being computed: accesses are not the program's
     std::map<uintptr_t, Mbarrier> mbarriers;
     std::vector<Effect> effects;
     std::vector<BulkPiece> pieces;  // of the next bulk copy
@@ -125,7 +125,7 @@ struct Asynchronous {
     NamedBarrier named[16];
     unsigned free_registers = 0;  // in the block's pool
     int idle_polls = 0;           // since the last effect
-    // During the issue of a wgmma, while its operands are listed.
+    // The clock and the warpgroup of the wgmma that is being issued, while its operands are listed.
     Clock view;
     int group = 0;
 

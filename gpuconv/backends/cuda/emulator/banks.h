@@ -1,8 +1,8 @@
 // Counts bank conflicts: the additional turns of shared memory beyond those that the bytes of an access need.
 //
-// Shared memory has 32 banks of 4 bytes; in one turn each serves one word. A warp's access of up to 4 bytes per lane takes one
-// turn, of 8 bytes two turns of 16 lanes, of 16 bytes, as by ldmatrix, four turns of 8 lanes. Lanes that touch the same word
-// share it. Every further turn is a conflict.
+// Shared memory has 32 banks of 4-byte words; in one turn each bank serves one word. A warp's access of up to 4 bytes per lane
+// needs one turn; one of 8 bytes needs two turns of 16 lanes; one of 16 bytes, as by ldmatrix, four turns of 8 lanes. Lanes that
+// touch the same word share it. Every further turn is a conflict.
 //
 // Lanes run one by one here, so simultaneous accesses have to be inferred: one access is the n-th execution of an
 // instrumented instruction by the lanes of a warp in a block. That is exact if all lanes take the same path. Accesses that the
@@ -27,7 +27,7 @@ class Banks {  // counts of one block
         accesses[{thread / 32, pc, time}].push_back({thread % 32, address, bytes});
     }
 
-    // Adds this block's accesses and conflicts to the counts, and resets them.
+    // Adds this block's accesses to `counted` and their conflicts to `conflicts`, and forgets the accesses.
     void settle(uint64_t& counted, uint64_t& conflicts) {
         for (auto& [key, lanes] : accesses) {
             std::sort(lanes.begin(), lanes.end(), [](const Touch& a, const Touch& b) { return a.lane < b.lane; });

@@ -31,7 +31,7 @@ struct Launch {
     const char* kernel;
     unsigned grid[3], block[3];
     size_t shared_bytes;
-    uint64_t seed;  // 0: threads and blocks in their order; else a random order, drawn again after each barrier
+    uint64_t seed;  // 0: blocks and threads in their order; else a random order, for threads drawn again after each barrier
     int workers;
     int checked;
     int region_count;
@@ -338,8 +338,8 @@ class Worker : public Context {
         thread = next.index;
     }
 
-    // The first thread in the order that can run; if none can, releases threads that wait. Null if all are done. Threads
-    // before `position` cannot run: so one warp runs ahead of the others as far as its waits allow.
+    // The next thread in the order that can run; if none can, releases threads that wait. Null if all are done. What lets a
+    // thread run again sets `position` back, so one warp runs ahead of the others as far as its waits allow.
     Thread* next_ready() {
         while (ready == 0) {
             if (live == 0) return nullptr;
@@ -369,7 +369,7 @@ class Worker : public Context {
             shuffle();
             return true;
         }
-        bool any = false;  // a warp whose other lanes have exited
+        bool any = false;  // whether a warp continues, because the lanes that it waited for have exited
         for (int first = 0; first < count; first += 32) any |= complete(first);
         return any;
     }
@@ -462,7 +462,7 @@ class Worker : public Context {
         return taken;
     }
 
-    // Abandons the block, and resets its fibers.
+    // Abandons the block: resets the fibers, and returns from `run`.
     [[noreturn]] void abandon() {
         for (int i = 0; i < fibers_in_use; ++i) stacks.place(fibers[i], i, fiber_entry);
         Fiber unused;
@@ -538,12 +538,12 @@ class Worker : public Context {
     char* window() const { return const_cast<char*>(arena.data()) + kWindow - uintptr_t(arena.data()) % kWindow; }
 
     // --- shared memory --------------------------------------------------------------------------
-    // Variables lie between guards; each is poisoned when the block first uses it.
+    // Each variable is followed by a guard, and is poisoned when the block first uses it.
 
     void open_shared() {
         close_shared();
         static_bytes = 0;
-        // Dynamic memory with an alignment of 1024 bytes moves there; a smaller alignment gets at most 256.
+        // Dynamic memory is aligned to 256 bytes and no more; `dynamic_shared` moves it for a declaration that requests more.
         dynamic_base = window() + kAlignment;
         dynamic_given = false;
         add_shared(nullptr, "dynamic memory", dynamic_base, launch->shared_bytes);
@@ -582,7 +582,7 @@ class Worker : public Context {
                 }
     }
 
-    // The built-in variables, and the kernel's own constants and globals.
+    // Whether an address belongs to the built-in variables, or to the kernel's own constants and globals.
     bool own(uintptr_t address) const {
         return address - uintptr_t(this) < sizeof *this || address == uintptr_t(&gpuconv_context) ||
                checker.in_image(address);

@@ -1,5 +1,5 @@
-// Bulk copies: loads that an mbarrier counts, stores in groups. Each takes effect at some later moment; until then the destination
-// of a load is poisoned. Part of Worker (block.h).
+// Bulk copies: loads, whose bytes an mbarrier counts, and stores, which are waited for in groups. Each takes effect at some later
+// moment; until then the destination of a load is poisoned. Part of Worker (block.h).
 #pragma once
 
 #include "block.h"
@@ -22,7 +22,7 @@ inline void Worker::bulk_load(void* address, Site site) {
         if (launch->checked) {
             const Now when{blocks_run, barriers, 0, barrier.copies, barrier.phase + 1};
             const uintptr_t pc = checker.pc_of(site);
-            const size_t step = uintptr_t(piece.global) % 16 ? 1 : piece.bytes;  // a box may begin at any number
+            const size_t step = uintptr_t(piece.global) % 16 ? 1 : piece.bytes;  // a box may begin at any element of a row
             for (size_t i = 0; piece.global && i < piece.bytes; i += step) access(piece.global + i, step, READ, pc);
             if (!checker.check_async(when, checker.clocks.of(running), uintptr_t(piece.shared), piece.bytes, true, pc, "a bulk copy"))
                 fail(checker.message);
@@ -97,7 +97,7 @@ inline void Worker::bulk_wait(unsigned pending) {
     }
 }
 
-// At the end of the block no copy may be pending. False, with a message, if one is.
+// At the end of the block no bulk copy may be pending. False if one is; `message` then names it.
 inline bool Worker::end_asynchronous() {
     for (const auto& [thread, own] : asynchronous.stores)
         if (!own.open.empty()) {

@@ -1,9 +1,9 @@
 // The memory checker: every load and store of a checked kernel passes through here.
 //
 // The compiler's -fsanitize=thread instrumentation calls a function before each access; runtime.h defines those
-// functions. Each word of the arguments and of shared memory has a Cell that remembers its last accesses.
-// Reported: accesses outside every buffer, misaligned ones, reads of shared memory that nothing wrote or that an
-// asynchronous copy has yet to write, and races: two threads, one of them writing, with no barrier between.
+// functions. Each word of the buffers and of shared memory has a Cell that remembers its last accesses.
+// Reported: accesses outside every buffer, misaligned ones, reads of shared memory that nothing wrote, reads of memory
+// that an asynchronous copy has yet to write, and races: two threads, one of them writing, with no barrier between.
 #pragma once
 
 #include <sys/mman.h>
@@ -28,7 +28,7 @@ struct Now {  // the accessing thread, and the time
     uint32_t block = 0;  // the number of the block in the order of execution, from 1
     uint32_t barriers = 0;
     uint32_t warp_syncs = 0;
-    uint32_t thread = 0;  // from kMaxThreads on: a component of asynchronous work
+    uint32_t thread = 0;  // from kMaxThreads on: the clock component of asynchronous work
     uint32_t step = 0;    // in the thread's clock
 };
 
@@ -40,8 +40,8 @@ struct Access : Now {
 
 struct Cell {
     Access write, reads[2];
-    uint32_t block;           // the block for which `written` and `pending` hold
-    uint8_t written, pending;  // masks
+    uint32_t block;           // the block that accessed the word last
+    uint8_t written, pending;  // masks of bytes: those that were written, and those that an asynchronous copy has yet to write
 };
 
 struct Region {
@@ -70,7 +70,7 @@ class Checker {
   public:
     ~Checker() { forget(); }
 
-    std::string message;             // the first fault; empty if there is none
+    std::string message;             // the fault that a check has found; empty if there is none
     dim3 block_size;
     uintptr_t image_begin = 0, image_end = 0;  // the kernel's library: its code, constants and globals
     Clocks clocks;
@@ -128,8 +128,8 @@ class Checker {
         return true;
     }
 
-    // The same for asynchronous reads and writes of shared memory through the async proxy. now: its component and step. view: the
-    // clock of the threads that issued it. A write takes effect later: until `settle`, nothing may read the bytes.
+    // The same for asynchronous reads and writes through the async proxy. now: the work's clock component and step. view: what the
+    // threads that issued it know. A write takes effect later: until `settle`, nothing may read the bytes.
     bool check_async(const Now& now, const Clock& view, uintptr_t address, size_t size, bool writes, uintptr_t pc,
                      const std::string& who) {
         Region* region = find(address, size);

@@ -1,9 +1,9 @@
 // The order of a block's accesses when mbarriers order some of its threads instead of the whole block.
 //
-// Vector clocks: each thread counts its own steps, and remembers of every other thread the last step that it knows of. A release
-// (an arrival) passes this knowledge on, an acquire (a wait) takes it over. Asynchronous work has components as well: the wgmma of
-// a warpgroup, the bulk copies to an mbarrier, the bulk stores of a thread. The async proxy sees a generic write only behind a
-// fence, so each clock also records what a fence.proxy.async has covered.
+// Vector clocks: each thread counts its own steps, and remembers for every other thread the last step that it knows of. A release
+// (an arrival) passes this knowledge on; an acquire (a wait) receives it. Asynchronous work has components in the clocks too: the
+// wgmma of a warpgroup one, the bulk copies to an mbarrier one, the bulk stores of a thread one. The async proxy sees a generic
+// write only after a fence, so each clock also records what a fence.proxy.async has covered.
 #pragma once
 
 #include <algorithm>
@@ -28,7 +28,7 @@ class Clock {
         join(generic, other.generic);
         join(async, other.async);
     }
-    // Keeps what both clocks know.
+    // Keeps only what both clocks know.
     void meet(const Clock& other) {
         meet(generic, other.generic);
         meet(async, other.async);
@@ -61,7 +61,7 @@ class Clocks {
         others.clear();
     }
 
-    // So far, only barriers of the whole block ordered its threads: each interval between two of them was a step.
+    // Begins to count: until now only barriers of the whole block ordered its threads, so the time between two of them was a step.
     void activate(int threads, uint32_t barriers) {
         active = true;
         clocks.resize(threads);
@@ -74,7 +74,7 @@ class Clocks {
     uint32_t step(int thread) const { return clocks[thread].seen(thread); }
     const Clock& of(int thread) const { return clocks[thread]; }
 
-    // Whether `thread` knows of that step of a component.
+    // Whether a thread, or the owner of a clock, knows of that step of the component `earlier`; `fenced`: by a proxy fence too.
     bool ordered(uint32_t earlier, uint32_t step, int thread) const { return clocks[thread].seen(component(earlier)) >= step; }
     bool ordered(uint32_t earlier, uint32_t step, const Clock& view) const { return view.seen(component(earlier)) >= step; }
     bool fenced(uint32_t earlier, uint32_t step, const Clock& view) const { return view.fenced(component(earlier)) >= step; }
@@ -90,7 +90,7 @@ class Clocks {
         clocks[thread].fence();
         advance(thread);
     }
-    // All threads of [first, end) that `takes_part` names know what each of them knows.
+    // Afterwards each thread of [first, end) that `takes_part` selects knows what any of them knew.
     template <class TakesPart>
     void synchronize(int first, int end, TakesPart takes_part) {
         Clock all;
@@ -103,7 +103,7 @@ class Clocks {
             }
     }
 
-    // The component of asynchronous work, in place of a thread's number.
+    // Adds a component for asynchronous work. Its number is used like a thread's.
     uint32_t add(const std::string& name) {
         others.push_back({name, 0});
         return uint32_t(kMaxThreads + others.size() - 1);

@@ -1,8 +1,8 @@
-// The declarations that nvcc and NVRTC provide to every .cu file without an include: built-in variables, qualifiers, vector types,
-// barriers, warp operations, atomics and device math, on the CPU. Comes first in each kernel's translation unit.
+// What nvcc and NVRTC provide to every .cu file without an include, implemented on the CPU: built-in variables, qualifiers, vector
+// types, barriers, warp operations, atomics and device math. Comes first in each kernel's translation unit.
 #pragma once
 
-// Half of the time for <math.h> of GNU's library goes into std::riemann_zeta and its like, which no kernel can call.
+// Half of the time to compile GNU's <math.h> goes into std::riemann_zeta and the like, which no kernel can call.
 #include <cstddef>
 #undef _GLIBCXX_USE_STD_SPEC_FUNCS
 #include <math.h>
@@ -39,7 +39,7 @@ constexpr int warpSize = 32;
 #undef assert
 #define assert(condition) ((condition) ? (void)0 : gpuconv_fail("assertion failed: " #condition, {__FILE__, __LINE__}))
 
-// Default arguments of this type hold the caller's position in the source.
+// Parameters whose default arguments are the caller's position in the source.
 #define GPUCONV_HERE \
     const char *file = __builtin_FILE(), int line = __builtin_LINE()
 
@@ -111,7 +111,8 @@ inline Lanes vote(unsigned mask, bool predicate, Site site) {
 
 }  // namespace gpuconv_emulator
 
-// A lane whose source falls outside its segment of `width` lanes reads itself.
+// Each segment of `width` lanes shuffles on its own. __shfl_sync takes the source modulo `width`. In the others, a lane whose
+// source lies outside its segment gets its own value; only __shfl_xor_sync may read an earlier segment.
 template <class T>
 T __shfl_sync(unsigned mask, T value, int source, int width = warpSize, GPUCONV_HERE) {
     const int lane = gpuconv_emulator::linear_thread() % warpSize;
@@ -160,7 +161,7 @@ template <class T> void __stcs(T* p, T value) { *p = value; }
 // For functions that report their accesses themselves, or access none of the kernel's memory.
 #define GPUCONV_UNCHECKED __attribute__((no_sanitize("thread", "undefined")))
 
-// Atomics on integers. There are none on floating-point numbers: their sum would depend on the order.
+// Atomics on integers. There are none on floating-point numbers, because their sum would depend on the order.
 #define GPUCONV_ATOMIC(name, expression)                                                           \
     template <class T>                                                                             \
     GPUCONV_UNCHECKED T name(T* address, std::common_type_t<T> value) {                                              \

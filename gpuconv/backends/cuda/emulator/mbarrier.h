@@ -21,7 +21,7 @@ inline void Worker::begin_asynchronous() {
 
 // --- effects of asynchronous work ---------------------------------------------------------------
 
-// With a seed: at random, lets pending work take effect, and another thread run.
+// With a seed, lets pending work take effect, and lets another thread run, each at random.
 inline void Worker::interleave() {
     begin_asynchronous();
     if (launch->seed == 0) return;
@@ -41,7 +41,7 @@ inline void Worker::interleave() {
     wait(READY, threads[running].site);
 }
 
-// Lets the effects that `which` selects happen. False if there is none.
+// Lets the pending work that `which` selects take effect. False if there is none.
 template <class Which>
 bool Worker::take_effect(Which which) {
     std::vector<Effect> chosen, kept;
@@ -81,7 +81,8 @@ inline std::string Worker::shared_name(const void* address) const {
     return {};
 }
 
-// The barrier at an address, which must be initialised, and known to be by the running thread.
+// The mbarrier at an address. Fails if it is not initialised, was invalidated or overwritten or, in a checked run, if nothing
+// orders the running thread after its initialisation.
 inline Mbarrier& Worker::mbarrier(void* address, const char* use, Site site) {
     begin_asynchronous();
     auto wrong = [&](const std::string& why) {

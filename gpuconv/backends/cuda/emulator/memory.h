@@ -15,7 +15,7 @@ namespace gpuconv_emulator {
 constexpr size_t kAlignment = 256;  // of cudaMalloc
 constexpr unsigned char kGuard = 0xfd;
 
-// AddressSanitizer, where the process runs under it: null elsewhere.
+// AddressSanitizer's functions; null if the process does not run under it.
 struct AddressSanitizer {
     using OnDeath = void (*)(void (*)());
     OnDeath on_death = OnDeath(dlsym(RTLD_DEFAULT, "__sanitizer_set_death_callback"));
@@ -65,7 +65,7 @@ class Memory {
         free(block);
     }
 
-    // Describes writes outside the buffers since the last call, and restores the guards.
+    // Describes a write next to a buffer since the last call, and restores the guard; empty if there was none.
     std::string damage() {
         if (AddressSanitizer::instance().poison) return {};
         std::lock_guard<std::mutex> lock(mutex);

@@ -45,7 +45,7 @@ class Pool {
     std::vector<std::unique_ptr<Worker>> idle;
 };
 
-// The constants and globals of the library that contains `address`.
+// The range of addresses of the library that contains `address`: its code, constants and globals. Empty except on Linux.
 inline void find_image(const void* address, uintptr_t& begin, uintptr_t& end) {
 #ifdef __linux__
     uintptr_t search[3] = {uintptr_t(address), 0, 0};
@@ -79,7 +79,7 @@ inline void prepare_checker(Worker& worker, const Launch& launch) {
     std::vector<Region> arguments;
     for (int i = 0; i < launch.region_count; ++i)
         arguments.push_back({launch.regions[i].name, uintptr_t(launch.regions[i].base), launch.regions[i].bytes});
-    // Every other live buffer, as a whole, because tables of pointers may refer to it.
+    // Adds every other live buffer, as a whole, because tables of pointers may refer to it.
     Memory::instance().for_each([&](uintptr_t base, size_t bytes) {
         for (const Region& argument : arguments)
             if (argument.base >= base && argument.base < base + std::max(bytes, size_t(1))) return;
@@ -253,7 +253,7 @@ void __tsan_init() {}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
 
-// UndefinedBehaviorSanitizer's handlers. Each receives a source position first; the rest is not read.
+// UndefinedBehaviorSanitizer's handlers. The data of each begins with a source position; most read nothing else.
 struct Place {
     const char* file;
     uint32_t line, column;
@@ -301,13 +301,13 @@ int gpuconv_launch(const Launch* launch, char* message, size_t capacity) {
     return !fault.empty();
 }
 
-// Starts or stops counting bank conflicts.
+// Starts counting bank conflicts, from zero, or stops.
 void gpuconv_count_banks(int enabled) {
     BankCounts& counts = BankCounts::instance();
     counts.enabled = enabled;
     if (enabled) counts.of.clear();
 }
-// The counts of a kernel.
+// The counts of a kernel, which stay after counting stops.
 void gpuconv_bank_counts(const char* kernel, uint64_t* accesses_and_conflicts) {
     const auto [accesses, conflicts] = BankCounts::instance().of[kernel];
     accesses_and_conflicts[0] = accesses;
@@ -323,7 +323,7 @@ void gpuconv_watch(const void* address, size_t bytes, const char* thread) {
     watch.end = watch.begin + bytes;
     watch.thread = thread;
 }
-// The writes since the last report, one per line, cut to `capacity`.
+// Watch::report() of what happened since the last call, cut to `capacity`.
 void gpuconv_watched(char* report, size_t capacity) {
     Watch& watch = Watch::instance();
     snprintf(report, capacity, "%s", watch.report().c_str());

@@ -18,7 +18,7 @@ class FaultHandlers {  // installed while any launch runs
         if (users()++ > 0) return;
         struct sigaction action {};
         action.sa_sigaction = on_fault;
-        action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;  // it does not return, so it must not block itself
+        action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;  // the handler does not return, so its signal must stay unblocked
         for (int i = 0; i < kSignals; ++i) sigaction(signals[i], &action, &before()[i]);
     }
     ~FaultHandlers() {
@@ -46,7 +46,7 @@ class FaultHandlers {  // installed while any launch runs
     }
 };
 
-class SignalStack {  // for the handler of the calling operating-system thread: the fiber's own stack may have overflowed
+class SignalStack {  // the stack of the calling thread's fault handler, because the fiber's own may have overflowed
   public:
     SignalStack() : memory(new char[size]) {
         stack_t stack{};

@@ -1,7 +1,7 @@
-// Operations of a warpgroup: wgmma in groups, its fence and wait, transfer of registers. Part of Worker (block.h).
+// Operations of a warpgroup: wgmma in groups, its fence and wait, and the transfer of registers. Part of Worker (block.h).
 //
 // A wgmma reads shared memory at some moment between its issue and the end of the wait for its group; its accumulators are
-// poisoned until then. In a checked run each byte of its operands remembers it as a reader with a clock of its own.
+// poisoned until then. In a checked run the words of its operands record it as a reader, with a clock component of its own.
 #pragma once
 
 #include "block.h"
@@ -33,7 +33,7 @@ inline void Worker::warpgroup(Step step, unsigned number, const Wgmma* wgmma, Si
     if (++own.arrived < kWarpgroup || !step_together(group)) return wait(IN_WARPGROUP, site);
 }
 
-// All lanes have arrived: true if they may continue.
+// Runs the operation at which all lanes have arrived. True if they may continue.
 inline bool Worker::step_together(int group) {
     Warpgroup& own = asynchronous.warpgroups[group];
     asynchronous.idle_polls = 0;
@@ -102,7 +102,7 @@ inline void Worker::issue_wgmma(int group) {
     if (!launch->checked) return;
     asynchronous.view = checker.clocks.of(first);
     for (int lane = 1; lane < kWarpgroup; ++lane) asynchronous.view.meet(checker.clocks.of(first + lane));
-    checker.clocks.learn(asynchronous.view, own.clock, own.issued);  // its own steps are in order
+    checker.clocks.learn(asynchronous.view, own.clock, own.issued);  // a warpgroup's wgmma run in order
     asynchronous.group = group;
     leader.reads(leader.operands, [](const void* address, size_t bytes) {
         static_cast<Worker*>(gpuconv_context)->touch_operand(address, bytes);
@@ -117,7 +117,7 @@ inline void Worker::touch_operand(const void* address, size_t bytes) {
         fail(checker.message);
 }
 
-// Computes the warpgroup's next wgmma.
+// Computes the warpgroup's next pending wgmma, if there is one.
 inline void Worker::finish_wgmma(int group) {
     Warpgroup& own = asynchronous.warpgroups[group];
     if (own.pending.empty()) return;
@@ -149,7 +149,7 @@ inline void Worker::wait_for_wgmma(int group, unsigned pending) {
     for (int i = group * kWarpgroup; i < (group + 1) * kWarpgroup; ++i) checker.clocks.learn(i, own.clock, last);
 }
 
-// setmaxnreg: true once the warpgroup has the registers. Those beyond its own must have been given back by others.
+// setmaxnreg: true once the warpgroup has the registers. It can only gain those that warpgroups have given back.
 inline bool Worker::change_registers(int group, unsigned number, bool more) {
     Warpgroup& own = asynchronous.warpgroups[group];
     const std::string asked = std::to_string(number) + " registers a thread at " + place(own.site) + ", and warpgroup " +
@@ -171,7 +171,7 @@ inline bool Worker::change_registers(int group, unsigned number, bool more) {
     return true;
 }
 
-// Local memory represents registers.
+// Local memory represents registers. Fails on an access to accumulators of an unfinished wgmma; records others for later wgmma.
 void Worker::access_register(const char* address, size_t bytes, Kind kind, uintptr_t pc) {
     const size_t group = size_t(running) / kWarpgroup;
     if (asynchronous.computes || group >= asynchronous.warpgroups.size()) return;

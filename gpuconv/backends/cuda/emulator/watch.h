@@ -1,5 +1,5 @@
-// Records which threads write certain bytes of memory, and what one of them reads and writes besides: while a watch is on, each
-// access of a checked launch passes through here.
+// Records which threads write certain bytes of memory, and all that one of them reads and writes. While a watch is on, each access
+// of a checked launch passes through here.
 #pragma once
 
 #include <cstdint>
@@ -16,12 +16,12 @@ struct Watch {
         return watch;
     }
     struct Tally {
-        uint64_t first = ~uint64_t(0), last = 0, read = 0, written = 0;  // offsets in the region; bytes
+        uint64_t first = ~uint64_t(0), last = 0, read = 0, written = 0;  // offsets where the bytes begin and end; numbers of bytes
     };
 
     bool enabled = false;
-    uintptr_t begin = 0, end = 0;                // the bytes
-    std::string thread;                          // whose accesses are counted: kernel, block, thread, warp, as in a write's line; or empty
+    uintptr_t begin = 0, end = 0;                // the watched bytes
+    std::string thread;                          // whose accesses are counted: kernel, block, thread, warp, as in `writes`; or empty
     std::vector<std::string> writes;             // in their order
     std::map<std::string, Tally> touched;        // by region
 
