@@ -124,8 +124,9 @@ def _mma(
 ) -> tuple[Algorithm, ...]:
     """Tensor cores, warp_m x warp_n outputs per warp (kernels/gemm_mma.cuh): for 16-bit floats and TF32.
 
-    halves, tf32: `issued` of each, counted in sm_90a's machine code with 16-byte copies; inf where there is no kernel.
-    min_blocks: for 16-bit floats; TF32 has one less, because addresses take more registers.
+    halves, tf32: `issued` for 16-bit floats and for TF32, by direction, counted in sm_90a's machine code with 16-byte
+    copies; inf where there is no kernel. min_blocks: as in `_simt`, for 16-bit floats; TF32 has one less, because its
+    addresses take more registers.
     """
     threads, stages = 32 * (block_m // warp_m) * (block_n // warp_n), 4
     macros = dict(BLOCK_M=block_m, BLOCK_N=block_n, THREAD_M=warp_m // 8, THREAD_N=warp_n // 4, STAGES=stages)
@@ -183,21 +184,21 @@ ALGORITHMS = (
     *_mma(128, 128, 64, 32, 2, (2.94, 3.59, 4.45), (5.84, 7.08, 8.44)),
     *_mma(128, 64, 64, 32, 3, (3.12, 3.91, 4.72), (6.16, 7.39, 8.80)),
     *_mma(64, 64, 32, 32, 3, (4.38, 5.91, 6.98), (8.44, 10.88, 13.00)),
-    # few filters or channels, and their gradient
+    # for few filters or channels: the first in fprop and dgrad, the second in wgrad
     *_mma(128, 32, 32, 32, 3, (4.81, 5.80, 7.00), (8.88, 10.67, 13.44)),
     *_mma(32, 128, 32, 32, 3, (4.81, 7.44, 9.30), (8.88, 12.42, 15.58)),
-    # the filters' gradient of a first layer
+    # for the gradient of a first layer's filters
     *_mma(64, 32, 32, 32, 5, (inf, inf, 7.39), (inf, inf, 13.22), kernels=("conv2d_wgrad",)),
     _wgmma(256, 128, 4),
     _wgmma(128, 256, 4),
     _wgmma(128, 128, 6),
     _wgmma(256, 64, 5, ("conv2d_fprop", "conv2d_dgrad")),  # few filters, or few channels of the input gradient
-    _wgmma(128, 192, 5, ("conv2d_wgrad",)),  # 64 channels by 3 x 3 taps are three of these
+    _wgmma(128, 192, 5, ("conv2d_wgrad",)),  # 3 x 3 taps of 64 channels fill three of these tiles
     _simt(("float32",), 128, 64, 8, 8, 3, 0.80),
     _simt(("float32", "tf32"), 64, 64, 8, 8, 5, 0.75),
     _simt(("float32",), 64, 32, 8, 4, 8, 0.60),
     _simt(("float32",), 32, 32, 4, 4, 8, 0.45),
-    _simt(("float32",), 64, 16, 8, 4, 8, 0.55),  # few filters or channels, and their gradient: one warp per block
+    _simt(("float32",), 64, 16, 8, 4, 8, 0.55),  # one warp per block: for few filters or channels
     _simt(("float32",), 16, 64, 4, 8, 8, 0.55),
     _simt(("float64",), 64, 32, 4, 4, 3, 0.45),
     _simt(("float16", "bfloat16"), 64, 64, 8, 8, 4, 0.70, block_k=16),
@@ -237,7 +238,7 @@ FEW_CHANNELS = (
     _few_channels(("tf32",), 64, 8, 2, 2.75),
     _few_channels(("float32",), 64, 1, 2, 0.85),
 )
-_RENAMED = {"first-256x64": "few_channels-256x64", "first-256x32": "few_channels-256x32"}  # in old files
+_RENAMED = {"first-256x64": "few_channels-256x64", "first-256x32": "few_channels-256x32"}  # names in old files
 
 
 def patch_lines(problem: Conv2dProblem, pool: int) -> int:

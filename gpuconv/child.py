@@ -31,8 +31,8 @@ def command(module: str) -> list[str]:
 
 
 class Child:
-    """command: the child's command line. environment: variables in addition to this process's. errors: a file for its
-    standard error; by default this process's."""
+    """A running child process. command: its command line. environment: variables in addition to this process's.
+    errors: a file for its standard error; by default this process's."""
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str], errors: Any = None) -> None:
         import subprocess

@@ -68,7 +68,7 @@ def kind_of(array: object) -> str | None:
 
 
 def place_of(array: Any) -> str | None:
-    """`device_of`, but None for anything that is not an array."""
+    """`device_of`, but None for anything that is not an array, and `MASKED` for a masked one."""
     kind = kind_of(array)
     return f"cuda:{array.device.id}" if kind == "cuda" else kind
 

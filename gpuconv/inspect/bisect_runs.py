@@ -269,7 +269,7 @@ class Rounding:
         self._norms: dict[str, float] = {}  # of the parameters after this step
 
     def begin(self, step: list[Digest], inside: bool) -> None:
-        """inside: whether the outputs and gradients inside the net were recorded."""
+        """Begin a step, given its digests. inside: whether the outputs and gradients inside the net were recorded."""
         self.relative += 0.0 if inside else self.unrecorded
         self._gradients, self._norms = (
             {each.name: each.norm or 0.0 for each in step if each.direction == direction}

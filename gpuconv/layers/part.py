@@ -1,4 +1,5 @@
-"""The part of a batch that layers receive: some layers number the elements of the whole batch, or sum over its parts.
+"""The part of a batch that layers receive. Dropout needs it to number the elements of the whole batch, and batch norm
+may sum over the parts.
 
 Parts go through a net one after another, or together, layer by layer, as batch norm over all parts requires; a layer
 then receives a `Cut` of them.

@@ -190,7 +190,7 @@ class Session(Callback):
         self._speed.begin(trainer.steps)
         self.view.begin()
         self._under_way = True
-        self._acts = True  # stays true if several steps are never run at once
+        self._acts = True  # stays true where batches come from the host, because `next_step` is then not called
 
     def on_step(self, trainer: RunState, record: Record | None) -> None:
         """`trainer` has done a step, with a `record` of its metrics if they were due."""
