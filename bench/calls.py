@@ -26,8 +26,9 @@ Compared = Iterator[tuple[Expected, Any]]  # expected and actual values of a par
 
 @dataclass(frozen=True)
 class Call:
-    """make(rng): host arrays. run(*arrays): our call, which returns a tuple of results; None if gpuconv has no such op.
-    compare(arrays, results): the parts to compare, from the host arrays before the call and the host results."""
+    """An entry's arrays and our call. make(rng): host arrays. run(*arrays): our call, which returns a tuple of results;
+    None if gpuconv has no such op. compare(arrays, results): the parts to compare, from the host arrays before the call
+    and the host results."""
 
     entry: Entry
     make: Callable[[np.random.Generator], Arrays]

@@ -16,7 +16,8 @@ OURS, PEER, COPY = "ours", "peer", "copy"
 
 @dataclass(frozen=True)
 class Prepared:
-    """call(round): do the work once. results(): what it computes, as host arrays in our layout."""
+    """A side that is ready to be timed. call(round): do the work once. results(): what it computes, as host arrays in
+    our layout."""
 
     call: Callable[[int], Any]
     results: Callable[[], list[np.ndarray]]
@@ -24,7 +25,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Side:
-    """role: ours, peer, or copy (the device's copy of the same bytes, for reference).
+    """One way to do an entry's work. role: ours, peer, or copy (the device's copy of the same bytes, for reference).
     prepare: may raise anything; the error is recorded and the run continues."""
 
     role: str

@@ -83,7 +83,7 @@ def sides(step: Step, device: str) -> list[Side]:
             trainer.optimizer.advance()
             replays[number % len(replays)]()
 
-        return Prepared(replay, lambda: (recorder, results)[1])  # the recorder's memory must live as long
+        return Prepared(replay, lambda: (recorder, results)[1])  # keeps the recorder, whose memory the replays use
 
     found = [Side(OURS, "gpuconv", eager)]
     if Device.named(device).on_gpu:

@@ -113,7 +113,7 @@ CONVOLUTIONS: dict[str, list[Conv2dProblem]] = {
     ],
 }
 
-# Single directions; then with bias and ReLU, and 2x2 max pooling, in one call; then all results of backward.
+# Single directions; all gradients in one call; fprop with bias and ReLU in one call, and also with 2x2 max pooling.
 DIRECTIONS = ("fprop", "dgrad", "wgrad", "backward", "fprop_relu", "fprop_relu_pool")
 _LATER = {"backward": 1, "fprop_relu": 2, "fprop_relu_pool": 2}
 _LATER |= {"vgg-512": 1, "resnet20": 1, "seed-net": 1, "resnet18-cifar": 2, "deepbench": 3}

@@ -23,7 +23,8 @@ class DeviceError(RuntimeError):
 
 @dataclass(frozen=True)
 class Device:
-    """kind: one of KINDS, or "auto", which `gpuconv.backends.resolve` replaces. index: the index of a CUDA device."""
+    """A device, by its kind and index. kind: one of KINDS, or "auto", which `gpuconv.backends.resolve` replaces. index:
+    the index of a CUDA device."""
 
     kind: str
     index: int = 0

@@ -44,7 +44,8 @@ LARGEST_REPORT = 15 << 20  # bytes
 
 
 def timed(kind: str, words: tuple[str, ...], *, missing: bool = False) -> Body:
-    """missing: only entries that the record lacks."""
+    """A check that times a part of the suite. kind: "ops" or "steps". words: options of the benchmark. missing: time
+    only entries that the record lacks."""
 
     def check(gate: Gate, seconds: float) -> Found:
         """Nothing starts in the last part of the time, so that running work can end."""

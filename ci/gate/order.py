@@ -15,7 +15,7 @@ CALLS = (
     ("questions",),
     ("steps",),
     ("suite",),
-)  # calls with at most nine minutes each
+)  # the parts of each call, together at most nine minutes
 
 ALWAYS = Part("start", 1, (Check("environment", 3, start.environment), Check("cubins", 1, start.cubins)))
 

@@ -176,7 +176,7 @@ def problems(small: bool) -> list[Any]:
     if small:
         return first[1:]
     more = [conv(3, 9, 7, 64, 72, 3, stride=2, padding=1), conv(2, 16, 16, 24, 64, 3, padding=1)]
-    more += [conv(9, 64, 64, 8, 64, 1), conv(1, 8, 8, 512, 512, 3, padding=1)]  # forward and dgrad; wgrad
+    more += [conv(9, 64, 64, 8, 64, 1), conv(1, 8, 8, 512, 512, 3, padding=1)]  # for fprop, dgrad; for wgrad
     sizes = ((32, 64, 64), (16, 128, 128), (8, 256, 256), (4, 512, 512))
     return [*first, *more, *(conv(128, side, side, c, k, 3, padding=1) for side, c, k in sizes)]
 

@@ -23,7 +23,8 @@ Body = Callable[[Gate, float], Found]
 
 @dataclass(frozen=True)
 class Check:
-    """weight: its share of the part's time. body(gate, seconds): returns a summary and details, or raises."""
+    """A check of a part. weight: its share of the part's time. body(gate, seconds): returns a summary and details, or
+    raises."""
 
     name: str
     weight: float

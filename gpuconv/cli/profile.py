@@ -109,7 +109,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def text(found: Profile, ceilings: Ceilings | None) -> str:
-    """The profile as a table of 100 columns: a line for each layer and direction, followed by one for each kernel."""
+    """The profile as a table: a line for each layer and direction, followed by one for each kernel."""
     total = found.total
     lines = [HEADER, "-" * len(HEADER)]
     for row in found.rows:

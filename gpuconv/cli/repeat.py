@@ -25,10 +25,10 @@ from gpuconv.types import Array, Record
 
 
 class Repetition:
-    """A run that can be repeated on this machine up to a recorded step. Raises UserError that says why it cannot.
+    """A run that can be repeated on this machine up to a recorded step. Raises UserError if it cannot, saying why.
 
-    steps: how many that takes, from the nearest checkpoint at or before that step, or from the start. epoch: the steps
-    of an epoch.
+    steps: how many that takes, from the last checkpoint before that step, or from the start. epoch: the steps of an
+    epoch.
     """
 
     def __init__(self, directory: str | os.PathLike[str], step: int) -> None:

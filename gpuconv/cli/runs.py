@@ -138,7 +138,7 @@ def _planned(config: Any, model: str) -> Sequential:
 
 def open_run(directory: str | Path, device: str, which: str = "last", model: str | None = None) -> Run:
     """The net of a run directory's "last" or "best" checkpoint, on a device. model: the file that defines some of its
-    layers. Raises UserError if there is none."""
+    layers. Raises UserError if there is no such checkpoint."""
     from gpuconv import checkpoint
     from gpuconv.layers import Layer
     from gpuconv.training import RunDirectory, stored

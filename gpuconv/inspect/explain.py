@@ -249,7 +249,7 @@ def _backward(
 ) -> tuple[Array, list[Call], np.ndarray, list[np.ndarray]]:
     """The input of a layer, the call of the op that computes the input's gradient (if any), the output's gradient, and
     for a layer with branches the input's gradient from each branch."""
-    net = net.twin()  # gradients are added to
+    net = net.twin()  # a copy, because backward adds to the gradients
     chosen = layer_of(net, name)
     inputs: list[Array] = []
     outputs: list[Array] = []

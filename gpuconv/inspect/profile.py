@@ -85,9 +85,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Profile:
-    """rows: in execution order. timeline: (name, direction, begin, end) of the step with the median time, in seconds
-    from its start; an inner layer lies within its outer layer. unknown: why the kernels' registers are unknown, or
-    None."""
+    """The profile of a step. rows: in execution order. timeline: (name, direction, begin, end) of the step with the
+    median time, in seconds from its start; an inner layer lies within its outer layer. unknown: why the kernels'
+    registers are unknown, or None."""
 
     device: str
     precision: str

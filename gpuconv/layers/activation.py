@@ -13,7 +13,7 @@ from gpuconv.types import Array, Options, Shape
 
 @dataclass(eq=False, repr=False)
 class Activation(Layer):
-    """Runs the op named `op` forward and `op`_backward backward, which reads the input or the output."""
+    """Runs the op named `op`, and in backward the op `op`_backward, which reads the input or output of the first."""
 
     elementwise = writes_slices = reads_slices = takes_slices = True
     op: ClassVar[str]

@@ -96,7 +96,7 @@ class Merging(Layer):
     @property
     def holds_input(self) -> bool:  # type: ignore[override]
         """Whether the layer below may write the input straight into its slice of the output, from which the branches
-        then read it. They would copy a slice that does not begin and end at multiples of 16 bytes."""
+        then read it. The slice must begin and end at multiples of 16 bytes; the branches would copy any other."""
         if self.merge != "concat" or None not in self.rows or not self.takes_slices:
             return False
         number = self.rows.index(None)
@@ -118,8 +118,8 @@ class Merging(Layer):
         return self._merged(x, lambda row, **into: call(row, "infer", x, **into), **into)
 
     def _merged(self, x: Array, output_of: Callable[..., Array], out: Array | None = None) -> Array:
-        """The sum of the outputs, or the volume in which they are side by side: branches that can write into their
-        slice of it do so, the others' outputs are copied there. output_of(row, out=slice): runs a branch."""
+        """The sum or the concatenation of the outputs. Branches that can write into their slice of a concatenation do
+        so; the outputs of the others are copied there. output_of(row, out=slice): runs a branch."""
         if self.merge == "add" or isinstance(x, Cut) or x.shape[1:] != self.input_shape:
             return in_parts(partial(self._joined, out=out), *(output_of(row) if row else x for row in self.rows))
         y = self.new_output(x) if out is None else out
@@ -179,8 +179,8 @@ class Branches(Merging):
     """Several lists of layers that all read the input; their outputs are concatenated along the channels, or added.
 
     An empty list is the input itself. So ``Branches([[], layers])`` is a dense block's step, or a U-Net's skip around
-    `layers`, which may hold further Branches; four lists are an Inception block. Keys read
-    "branches1.branch2.conv1.weight".
+    `layers`, which may hold further Branches; four lists are an Inception block. A key in the state dict is, for
+    example, "branches1.branch2.conv1.weight".
 
     Args:
         branches: At least two lists of layers, or Sequentials.

@@ -109,7 +109,7 @@ class Conv2D(Layer):
 
     @property
     def takes_slices(self) -> bool:  # type: ignore[override]
-        """Whether the kernels read x pixel by pixel; those for few channels read whole lines."""
+        """True where the kernels read x pixel by pixel; those for few channels read whole lines."""
         return not self.problem.few_channels
 
     @property

@@ -340,7 +340,7 @@ def sums_pay(activation: str | None) -> bool:
 
 
 def chained(layers: Sequence[Layer], norm_sums: bool | None) -> list[Layer]:
-    """The layers of a fused row, with runs that a `NormChain` can replace replaced by it. norm_sums: see
+    """The layers of a fused row, in which a `NormChain` takes the place of each run that it can run. norm_sums: see
     `Sequential.fuse`."""
     found: list[list[Layer]] = []
     for layer in layers:

@@ -13,7 +13,7 @@ from gpuconv.types import Array, Shape
 
 @dataclass(eq=False, repr=False)
 class ImageNorm(Layer):
-    """The base of both layers: `gpuconv.ops.group_norm` on the images, or the positions, of a volume."""
+    """The base of GroupNorm and LayerNorm: `gpuconv.ops.group_norm`, applied to each image or to each position."""
 
     stem = "norm"
     elementwise = writes_slices = reads_slices = True
@@ -34,7 +34,7 @@ class ImageNorm(Layer):
         return input_shape
 
     def _images(self, x: Array) -> tuple[Array, int]:
-        """x in the shape in which the op takes it as images, and the groups of each image."""
+        """x in the shape (N, ..., C) that the op takes, where N counts what is normalised, and the number of groups."""
         raise NotImplementedError
 
     def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:

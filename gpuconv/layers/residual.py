@@ -15,7 +15,8 @@ from gpuconv.types import Shape
 class Residual(Merging):
     """body(x) + shortcut(x); without a shortcut body(x) + x (He et al. 2015).
 
-    Keys read "residual1.conv1.weight" for the body and "residual1.shortcut.conv1.weight" for the shortcut.
+    Keys in the state dict are, for example, "residual1.conv1.weight" for the body and
+    "residual1.shortcut.conv1.weight" for the shortcut.
 
     Args:
         body: A list of layers, or a `Sequential`.

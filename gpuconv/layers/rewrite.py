@@ -15,7 +15,7 @@ LONGEST = 4
 
 
 def fused_row(layers: Sequence[Layer]) -> list[Layer]:
-    """The layers, with each longest possible run replaced by a fused layer."""
+    """The layers, with runs that can be fused, as long as possible, replaced by fused layers."""
     found: list[Layer] = []
     place = 0
     while place < len(layers):

@@ -124,8 +124,8 @@ class Sequential(Layer):
 
     @property
     def normalization(self) -> Normalization | None:
-        """The normalization of uint8 images for `predict` and training. The first layer holds it and keeps it in
-        another net."""
+        """The normalization of uint8 images for `predict` and training. The first layer holds it, also if that layer
+        begins another net."""
         return self.layers[0].normalization
 
     @normalization.setter
@@ -368,7 +368,8 @@ class Sequential(Layer):
         the original reads padding. If fit="floor" leaves the last pixels of the original map unread, the windows of the
         last scores may extend that many pixels beyond the image; these pixels are not read.
 
-        Raises ValueError for a net that cannot slide: one with batch norm between Flatten and FC, or without an Input.
+        Raises ValueError for a net that cannot slide, such as one with a group norm, with batch norm between Flatten
+        and FC, or without an Input.
         """
         if not isinstance(self[0], Input):
             raise ValueError("a net that slides must begin with Input, which gives the size of its windows")

@@ -8,7 +8,7 @@ from gpuconv.types import Shape
 
 
 def expect_axes(input_shape: Shape, axes: str) -> None:
-    """The input volume has one axis per letter of `axes`."""
+    """Raise ValueError unless the input volume has one axis per word of `axes`, such as "H W C"."""
     if len(input_shape) != len(axes.split()):
         hint = "; put Flatten() before" if axes == "features" and len(input_shape) == 3 else ""
         raise ValueError(

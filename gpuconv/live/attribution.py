@@ -17,7 +17,8 @@ BATCH = 15  # occluded images that are evaluated between two steps
 
 
 class Attribution:
-    """kind: one of KINDS. A map is made anew after each step; an occlusion takes several calls of `advance`."""
+    """The map of the displayed image. kind: one of KINDS. A map is made anew after each step; an occlusion map takes
+    several calls of `advance`."""
 
     def __init__(self) -> None:
         self.kind = NONE

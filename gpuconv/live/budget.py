@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 
 class Look(NamedTuple):
-    """every: the fewest seconds between two displays of the kind. share: the fraction of the run's time that they may
-    take."""
+    """The limits of a kind of display. every: the fewest seconds between two of them. share: the fraction of the run's
+    time that they may take."""
 
     every: float
     share: float

@@ -11,7 +11,7 @@ from gpuconv.types import Record
 
 
 class Mailbox:
-    """names: the known requests."""
+    """The queue. names: the known requests."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names

@@ -23,7 +23,8 @@ SIDE = 64  # pixels of a slice, at most
 
 
 class Volume(NamedTuple):
-    """slices: (n, h, w) floats. step: the distance between displayed pixels."""
+    """What is shown of a layer's volume. shape: the volume's. slices: (n, h, w) floats. step: the distance between
+    displayed pixels."""
 
     layer: str
     shape: tuple[int, ...]

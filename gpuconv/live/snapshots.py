@@ -17,7 +17,7 @@ from gpuconv.types import Array, Record
 
 POINTS = 400  # at most this many points of a curve are sent
 EXAMPLES = 64  # test images that are evaluated
-SHOWN = 12  # of the right and of the wrong ones, this many are shown
+SHOWN = 12  # at most this many of the right ones are shown, and of the wrong ones
 
 
 def encode(value: object) -> bytes:

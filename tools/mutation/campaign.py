@@ -21,7 +21,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KILLED, SURVIVED, INVALID, LISTED = "killed", "survived", "does not compile", "listed"
-BROKEN = "broken"  # the tool itself
+BROKEN = "broken"  # the tool itself failed
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ from tools.mutation.cuda_faults import mutants
 
 SURVIVORS = Path(__file__).with_name("kernels_survivors.toml")
 LEAST = 0.95
-NO_BUILD = "does not compile for the emulated device"  # of the error of emulator/cxx.py
+NO_BUILD = "does not compile for the emulated device"  # a part of the error message of emulator/cxx.py
 PYTEST = ["-q", "-p", "no:cacheprovider", "-m", ""]
 CASE_SECONDS = 8  # of processor time; a mutant that takes longer for a case counts as an endless loop
 TEST_FACTOR = 4  # a test may take CASE_SECONDS plus this many times its time on the shipped kernel
