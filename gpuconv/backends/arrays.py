@@ -181,8 +181,8 @@ def fixed_parts(device: str) -> AbstractContextManager[None]:
 
 
 def identity(device: str) -> str:
-    """What determines the bits of a device's results, besides gpuconv: its name and description, and for "numpy" its
-    version and number of threads."""
+    """What determines the bits of a device's results, besides gpuconv: its name and, for "numpy", NumPy's version and
+    number of threads; for others, their description."""
     adapter = _adapter(device)
     more = adapter.identity() if hasattr(adapter, "identity") else adapter.description
     return f"{adapter.name}: {more}"

@@ -4,9 +4,9 @@ NumPy copies and adds on one core, and its BLAS spreads a product over all cores
 from that core's cache. Here each core does all work for its images, with a single-threaded BLAS, so it multiplies what
 it copied itself, and copies and additions run in parallel too.
 
-There are as many parts as NumPy's BLAS may use threads, so OPENBLAS_NUM_THREADS and `threadpoolctl.threadpool_limits`
-determine their number. threadpoolctl also limits BLAS to one thread; without it a batch is one part, and BLAS uses its
-own threads.
+There are at most as many parts as NumPy's BLAS may use threads: OPENBLAS_NUM_THREADS or
+`threadpoolctl.threadpool_limits` sets this number. threadpoolctl also limits BLAS to one thread in each part; without
+threadpoolctl a batch is one part, and BLAS uses its own threads.
 
 Within `fixed_parts` the number of parts, and so the order of every sum, depends only on the arrays: the bits are the
 same on any number of cores.
@@ -52,8 +52,8 @@ def in_parts(
 ) -> list[Result]:
     """Run work(part of each array) for parts along the first axis; returns the results in order.
 
-    nbytes: the bytes that the work moves, if more than those of the arrays. A single image is not split, and BLAS uses
-    all its threads for it.
+    nbytes: the bytes that determine how many parts are worthwhile; by default those of the arrays. A single image is
+    not split, and outside of `fixed_parts` BLAS uses all its threads for it.
 
     prepare: converts each part to the arguments of `work`, one part after another before any work begins. Threads that
     run much Python code at the same time wait for each other, which costs more than it saves.

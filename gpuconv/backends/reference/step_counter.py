@@ -1,4 +1,4 @@
-"""The numbers that change from step to step."""
+"""Advances the counters and the learning rate, which change from step to step."""
 
 import numpy as np
 

@@ -22,8 +22,8 @@ class EmulatedArray(np.ndarray):
     """An array in the emulated device's memory.
 
     `empty`, `zeros` and `asarray` of this module create it, aligned to 256 bytes like cudaMalloc's and with guards
-    around it. NumPy's functions work on it and return emulated arrays, but, as on a GPU, mixing it with a NumPy array
-    is a TypeError.
+    around it. NumPy's ufuncs, so also operators, work on it and return emulated arrays; they raise TypeError if a NumPy
+    array takes part, as on a GPU. Other NumPy functions, such as `numpy.concatenate`, do not check this.
     """
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, out: Any = None, **options: Any) -> Any:

@@ -119,7 +119,8 @@ _seen: list[Writer | Touched] | None = None  # the list of the active watch
 def watched(memory: np.ndarray, writer: Writer | None = None) -> Iterator[list[Writer | Touched]]:
     """A context in which kernels run checked, and every write to the bytes of `memory`, a view of an emulated array, is
     added to the yielded list, in order. writer: a thread from an earlier watch; the list then also has a `Touched` for
-    each buffer and shared variable that this thread uses."""
+    each buffer and shared variable that this thread uses. Each launch adds at most 64 KiB of text, some 1000 writes:
+    the rest is dropped, and with it the `Touched`, which come last."""
     global _seen
     base = memory.__array_interface__["data"][0]
     thread = ""

@@ -1,5 +1,5 @@
 """Losses over a batch, each with its gradient: launchers of kernels/softmax_cross_entropy.cu, svm_hinge.cu and
-elementwise_loss.cu; and the running metrics, of metrics.cu."""
+elementwise_loss.cu. `add_metrics`, the running metrics, launches metrics.cu."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Launchers of kernels/optimizer.cu (one launch for all parameters of a dtype), clip.cu and loss_scale.cu."""
+"""Launchers of kernels/optimizer.cu (one launch for all parameters of the same dtypes), clip.cu and loss_scale.cu."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The numbers that change from step to step: launchers of kernels/step_counter.cu."""
+"""Advances the counters and the learning rate, which change from step to step: launchers of kernels/step_counter.cu."""
 
 from __future__ import annotations
 

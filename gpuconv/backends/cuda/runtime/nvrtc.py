@@ -72,8 +72,8 @@ def digest(code: bytes) -> str:
 
 
 def architecture(capability: str) -> str:
-    """The architecture to compile for on a device of this compute capability, "90" for 9.0 as in CuPy. For Hopper and
-    Blackwell this includes the instructions specific to the chip."""
+    """The architecture to compile for on a device of this compute capability, "90" for 9.0 as in CuPy. For 9.x and 10.x
+    it includes the instructions that are specific to the chip."""
     return f"sm_{capability}" + ("a" if capability[:-1] in ("9", "10") else "")
 
 

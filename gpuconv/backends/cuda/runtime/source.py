@@ -87,8 +87,8 @@ def directory() -> Path:
 
 
 def resolve(file: str | Path) -> Path:
-    """The path of a kernel file, given the name of a shipped one ("activation.cu"), or any path with a folder. Raises
-    ValueError if there is no such file."""
+    """The path of a kernel file, given the name of a shipped one ("activation.cu"), or any path that names a folder;
+    "./" is not counted as one. Raises ValueError if there is no such file."""
     path = Path(file)
     if not path.is_absolute() and len(path.parts) == 1:
         path = directory() / path
