@@ -1,4 +1,4 @@
-"""Makes glibc keep the memory of freed arrays for later arrays.
+"""Makes glibc keep the memory of freed arrays, so that later arrays reuse it.
 
 glibc returns a freed block above a threshold to the kernel, which must clear its pages when a training step allocates
 it again. This was measured to take a sixth of a small net's step. The threshold adapts to the largest block freed so

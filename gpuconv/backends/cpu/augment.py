@@ -14,7 +14,7 @@ _HALF_LOG = np.float32(math.log(4 / 3) / 2)
 
 
 def altered(images, indices, augmentation, *, seed, offset):
-    """(array, rows): the chosen images, cropped and recoloured, are array[rows]."""
+    """(array, rows), such that array[rows] are the chosen images, cropped and recoloured."""
     resized_crop, colours = augmentation.resized_crop, augmentation.colours
     if not resized_crop and not any(colours):
         return images, indices
@@ -103,7 +103,7 @@ def _turn(x, sixths):
 
 
 def _factor(strength, word):
-    """(n, 1, 1, 1): uniform between max(0, 1 - strength) and 1 + strength; None for strength 0."""
+    """(n, 1, 1, 1): factors drawn uniformly from max(0, 1 - strength) to 1 + strength; None for strength 0."""
     low = max(0.0, 1 - strength)
     return _between(np.float32(low), np.float32(1 + strength - low), word)[:, None, None, None] if strength else None
 

@@ -101,8 +101,8 @@ def _packed(passes: np.ndarray, groups: int) -> np.ndarray:
 
 
 def spread(dy: np.ndarray, mask: np.ndarray | None, problem: Conv2dProblem, pool: int) -> np.ndarray:
-    """The gradient of the convolution's own output, (N, P, Q, K): each number of dy at the pixel that the mask selects,
-    if any."""
+    """The gradient of the convolution's own output, (N, P, Q, K): each number of dy is placed at the pixel that the
+    mask selects, if it selects one."""
     if mask is None:
         return dy
     (n, p, q, k), groups = dy.shape, problem.groups

@@ -112,11 +112,11 @@ class Im2colView:
 
 
 class Cut(NamedTuple):
-    """The range of cells that windows read, which may reach beyond the map, along height and width."""
+    """The rectangle of cells that windows read, along height and width; it may reach beyond the map."""
 
     size: tuple[int, ...]
     cells: tuple[slice, ...]  # those inside the map
-    place: tuple[slice, ...]  # their position in the cut-out
+    place: tuple[slice, ...]  # their position in the rectangle
     reaches_outside: bool
 
 

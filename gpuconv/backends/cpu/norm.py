@@ -138,5 +138,5 @@ def group_norm_backward(dy, x, gamma, mean, inv_std, *, out, dgamma, dbeta, accu
 
 
 def _grouped(x: np.ndarray, groups: int) -> np.ndarray:
-    """(N, pixels, groups, channels of a group)."""
+    """x as (N, pixels, groups, channels of a group)."""
     return x.reshape(len(x), math.prod(x.shape[1:-1]), groups, x.shape[-1] // groups)

@@ -77,7 +77,7 @@ def adam_step(
     m_share, v_share = (
         1 - beta1**step,
         1 - beta2**step,
-    )  # the weight of gradients in m and v; the rest is their initial zero
+    )  # the total weight of the gradients in m and v; the rest is the weight of their initial zeros
 
     def formula(decay, param, m, v, grad):
         if decoupled:

@@ -137,7 +137,7 @@ def _move(made: Path, folder: Path) -> Path:
             if _is_complete(folder):
                 return folder
             with files.scratch(folder.parent) as aside, contextlib.suppress(FileNotFoundError):
-                folder.rename(aside / "entry")  # unless another process removed it first
+                folder.rename(aside / "entry")  # fails if another process removed it first
     raise OSError(f"could not replace the damaged cache entry {folder}")
 
 

@@ -22,7 +22,8 @@ _INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+ )?\s*([A-Z][\w.]*)(.*
 
 
 class Instruction(NamedTuple):
-    """opcode: with its modifiers, "HMMA.16816.F32.BF16". target: the index that a branch goes to, None elsewhere."""
+    """An instruction. opcode: with its modifiers, such as "HMMA.16816.F32.BF16". target: the index of the instruction
+    to which a branch jumps; None for any other instruction."""
 
     opcode: str
     target: int | None
@@ -82,10 +83,10 @@ PRODUCTS = ("HMMA", "HGMMA")
 
 
 def main_loop(instructions: list[Instruction], of: tuple[str, ...] = PRODUCTS) -> MainLoop | None:
-    """The innermost of the loops with the most multiplications on tensor cores; None if there is none. of: other
-    opcodes to count instead, in loops without multiplications.
+    """The loop with the most multiplications on tensor cores, the innermost of equal ones; None if there is none. of:
+    other opcodes to count instead, in loops without multiplications.
 
-    Parts that a branch can skip and that only add are excluded, such as the sums of the bias gradient.
+    Parts that a branch can skip and that only add, such as the sums of the bias gradient, do not count.
     """
     loops = list[tuple[int, int, int]]()
     for end, (_, start) in enumerate(instructions):

@@ -33,8 +33,8 @@ FILE = Path(__file__).with_name("predict.json")
 
 @dataclass(frozen=True)
 class Gpu:
-    """arch: what kernels are compiled for. clock: Hz, boosted. copy: bytes a second, read plus written.
-    matrix: FLOP/s of a large product in bfloat16."""
+    """A model of GPU. arch: the architecture that kernels are compiled for. clock: the boost clock in Hz. copy: bytes a
+    second, read plus written. matrix: FLOP/s of a large product in bfloat16."""
 
     name: str
     arch: str
@@ -76,8 +76,8 @@ TERMS = tuple(field.name for field in fields(Terms))
 
 @dataclass(frozen=True)
 class Prediction:
-    """seconds: the predicted time. parts: the seconds of each term, and those of the bytes, which move during the
-    others. binds: the name of the largest part."""
+    """A predicted time. seconds: the time. parts: the seconds of each term, and those of the bytes, which move while
+    the others run. binds: the name of the largest part."""
 
     seconds: float
     parts: Mapping[str, float]
@@ -86,7 +86,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Model:
-    """gpu: the GPU of the fitted records. rates: cycles of each of `Terms`. rows: the fitted records.
+    """The fitted model. gpu: the GPU of the fitted records. rates: cycles of each of `Terms`. rows: the fitted records.
 
     rms: the relative error over the rows. left_out: the same error if each row is predicted by a model fitted to all
     others. nvrtc: the compiler whose instructions were counted.
@@ -124,7 +124,8 @@ class Model:
         return asdict(self)
 
     def predict(self, work: Terms, gpu: Gpu, moved: float, partials: float = 0) -> Prediction:
-        """moved: the bytes that must pass through memory. partials: the bytes that the split-K reduction reads."""
+        """The predicted time of this work. moved: the bytes that must pass through memory. partials: the bytes that the
+        split-K reduction reads."""
         cycles = work * self.rates
         parts = {name: getattr(cycles, name) / gpu.clock for name in TERMS}
         parts["reduction"] += partials / gpu.copy

@@ -174,7 +174,7 @@ def _another_stands_for(product: AlgorithmVariant, defines: Mapping[str, object]
 
 
 def _plain(defines: Mapping[str, object]) -> bool:
-    """Whether the kernel only stores the product."""
+    """Whether the epilogue only stores the product, and the taps fit in the table."""
     finished = defines.get("ACTIVATION", "Identity") != "Identity" or str(defines.get("MASK", 0)) != "0"
     return not finished and not defines.keys() & {"MOMENTS", "NORM_SUMS", "SAVES_INPUT", "TAP_TABLE"}
 

@@ -54,9 +54,9 @@ class Place(Protocol):
 
 @dataclass(frozen=True)
 class Verdict:
-    """proved: whether the algorithm may be chosen. reason: the findings, as text for people. seconds: the duration of
-    the proof. lasting: whether the verdict is about the algorithm, so that it is stored for later processes; a verdict
-    because of too little memory, for example, is not. when: the day."""
+    """What the prover found. proved: whether the algorithm may be chosen. reason: the findings, as text for people.
+    seconds: the duration of the proof. lasting: whether the verdict is about the algorithm, so that it is stored for
+    later processes; a verdict because of too little memory, for example, is not. when: the day."""
 
     proved: bool
     reason: str

@@ -22,9 +22,9 @@ from gpuconv import child
 from gpuconv.backends.cuda import cache
 from gpuconv.types import Record
 
-START, PREPARE, LIMIT = 30.0, 30.0, 10.0  # seconds to start, to prepare a question, and to run the algorithm
+START, PREPARE, LIMIT = 30.0, 30.0, 10.0  # most seconds to start, to prepare a question, and to run the algorithm
 IDLE = 60.0  # seconds without a question after which the child is ended, because it holds GPU memory
-MOST_WRONG = 8  # unproved questions after which no more are asked: each makes the next one start a child
+MOST_WRONG = 8  # questions without a proof after which no more are asked: after each, a new child must be started
 
 PROVED, REFUTED, UNABLE = "proved", "refuted", "unable"
 _CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE", "SIGTRAP")  # signals that a program causes itself
@@ -34,7 +34,8 @@ command = child.command("gpuconv.verify.prover")
 
 @dataclass(frozen=True)
 class Answer:
-    """status: PROVED, REFUTED (evidence against the algorithm) or UNABLE (no evidence)."""
+    """The answer to a question. status: PROVED, REFUTED (evidence against the algorithm) or UNABLE (no evidence).
+    reason: text for people. seconds: the duration of the proof."""
 
     status: str
     reason: str

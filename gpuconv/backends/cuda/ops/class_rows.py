@@ -18,7 +18,7 @@ _MOST_BLOCKS = 1024  # of a launch; the same on every device, so that a loss has
 def row_module(file: str, x: Array, **macros: Any) -> tuple[Module, int]:
     """The module for x's dtype and number of classes, and the number of lanes per row."""
     lanes = min(WARP, 1 << (x.shape[1] - 1).bit_length())
-    wide = x.dtype.itemsize == 8 or is_float(np.dtype(macros.get("LABEL", np.int64)))  # two registers per score
+    wide = x.dtype.itemsize == 8 or is_float(np.dtype(macros.get("LABEL", np.int64)))  # each score takes two registers
     most = 16 if wide else 32  # more would spill; longer rows are read again from cache
     per_lane = next((count for count in (1, 4) if lanes * count >= x.shape[1]), most)
     return load(file, {"DTYPE": x.dtype, "PER_LANE": per_lane, **macros}), lanes

@@ -11,8 +11,8 @@ from gpuconv.backends.cuda.runtime.outputs import ceil_div
 from gpuconv.backends.cuda.runtime.structs import FAST_DIVMOD, fast_divmod, struct
 from gpuconv.problems import Conv2dProblem
 
-# Kernels count pixels and taps in 32 bits, up to a tile past the end, and elements in 64 bits. The sum of two
-# coordinates must fit in 32 bits.
+# Kernels count pixels and taps in 32 bits, including those of a tile that reaches past the end, and elements in 64
+# bits. The sum of two coordinates must fit in 32 bits.
 _MOST_LINES, _LONGEST_SIDE = 2**31 - 2**16, 2**29
 
 # Limits of the tap table in kernels/tile_iterator.cuh: taps (8 of its 80 entries lie past the end); rows plus columns
@@ -75,8 +75,8 @@ def packed(problem: Conv2dProblem, pool: int, y_pitch: int = 0, x_pitch: int = 0
 
 
 def fits_tap_table(problem: Conv2dProblem, pool: int, pitch: int = 0) -> bool:
-    """Whether the taps of the filters fit in the table of kernels/tile_iterator.cuh. pitch: as x_pitch and
-    y_pitch in `packed`."""
+    """Whether the taps of the filters fit in the table of kernels/tile_iterator.cuh. pitch: the larger of `packed`'s
+    x_pitch and y_pitch."""
     width = max(problem.w, problem.pooled_shape(pool)[2] * pool)
     reach = (problem.r - 1) * problem.dilation[0] * width + (problem.s - 1) * problem.dilation[1] + 1
     near = reach * max(problem.c, problem.k, pitch) <= _FURTHEST_TAP

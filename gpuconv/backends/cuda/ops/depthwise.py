@@ -50,7 +50,7 @@ def fprop(
     *,
     tf32: bool,
 ) -> None:
-    """x, x_pitch: the results of `rows.rows_of`."""
+    """Write y. x, x_pitch: the results of `rows.rows_of`."""
     n, p, q, k = problem.y_shape
     if y.size:
         flat, pitch = rows_of(y)
@@ -62,7 +62,7 @@ def fprop(
 
 
 def dgrad(dx: Array, dy: Array, pitch: int, w: Array, problem: Conv2dProblem, *, tf32: bool) -> None:
-    """dy, pitch: the results of `rows.rows_of`."""
+    """Write dx. dy, pitch: the results of `rows.rows_of`."""
     (n, h, across, c), stride_w = problem.x_shape, problem.stride[1]
     if dx.size:
         flat, x_pitch = rows_of(dx)
@@ -75,7 +75,7 @@ def dgrad(dx: Array, dy: Array, pitch: int, w: Array, problem: Conv2dProblem, *,
 def wgrad(
     dw: Array, dy: Array, pitch: int, x: Array, x_pitch: int, problem: Conv2dProblem, *, tf32: bool, accumulate: bool
 ) -> None:
-    """dy, pitch, x, x_pitch: the results of `rows.rows_of`."""
+    """Write dw, or add to it. dy, pitch, x, x_pitch: the results of `rows.rows_of`."""
     (n, p, _, k), dtype = problem.y_shape, dy.dtype
     if not dw.size:
         return

@@ -143,7 +143,8 @@ def _product(
     width: int,
     scales: tuple[float, float] | None,
 ) -> Product:
-    """scales: the factors of the product and of the added array, which rule out split-K; None if nothing is added."""
+    """The product of `_matmul`. scales: the factors of the matrix product and of the added array, which rule out
+    split-K; None if nothing is added."""
     sizes = struct(_MATMUL, batch, rows, columns, depth, *scales or (1.0, 0.0))
     macros = {"DEPTH_FIRST": int(depth_first), "WIDTH": width}
     return Product(

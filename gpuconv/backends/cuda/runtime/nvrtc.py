@@ -131,9 +131,9 @@ def _key(version: str, text: str, options: Mapping[str, object]) -> list[str]:
 
 
 def loadable(path: str | Path) -> str:
-    """A path from which CuPy can load a binary: its own, or that of a copy for this process. CuPy encodes paths in
-    UTF-8, which fails if a folder's name contains other bytes, and the Windows driver does not read UTF-8. Raises
-    CompileError if the folder for temporary files has such a name too.
+    """A path from which CuPy can load a binary: its own if that is ASCII, else that of a copy for this process. CuPy
+    encodes paths in UTF-8, which fails if a folder's name contains other bytes, and the Windows driver does not read
+    UTF-8. Raises CompileError if the path of the folder for temporary files is not ASCII either.
     """
     if str(path).isascii():
         return str(path)
@@ -170,8 +170,8 @@ def toolkit() -> tuple[ModuleType, str]:
 
 
 def version() -> str:
-    """NVRTC's version, from its package, so that cached kernels need no NVRTC. Without a package, or if it is loaded
-    already, NVRTC itself is asked."""
+    """NVRTC's version, from its package's metadata, so that cached kernels can be used without loading NVRTC. Without a
+    package, or if NVRTC is loaded already, NVRTC itself is asked."""
     loaded = toolkit.cache_info().currsize > 0
     return (None if loaded else _packaged_version()) or toolkit()[1]
 

@@ -22,7 +22,7 @@ def ceil_div(a: int, b: int) -> int:
 
 
 def flat_grid(work: int, threads: int = THREADS) -> int:
-    """Blocks that give each of `work` items a thread, up to the largest grid; kernels loop over the remaining items."""
+    """The blocks that give each of `work` items a thread, up to the largest grid; kernels loop over further items."""
     return min(ceil_div(work, threads), _MAX_BLOCKS)
 
 
