@@ -378,7 +378,7 @@ class Worker : public Context {
     bool complete(int first) {
         bool any = false;
         const int lanes = std::min(32, count - first);
-        unsigned incomplete = 0;  // lanes that wait for lanes still to arrive
+        unsigned incomplete = 0;  // lanes that wait for others that have not arrived
         for (int lane = 0; lane < lanes; ++lane) {
             if (state[first + lane] != IN_WARP || (incomplete >> lane & 1)) continue;
             bool alike = true;
@@ -480,7 +480,7 @@ class Worker : public Context {
              describe(DONE));
     }
 
-    // "; 40 of 64 threads wait at a barrier: (0, 0, 0) at k.cu:7, ..."
+    // "; 40 of 64 threads are at a barrier: (0, 0, 0) at k.cu:7, ..."
     std::string describe(State which) const {
         std::string list;
         int found = 0;
@@ -508,7 +508,7 @@ class Worker : public Context {
         if (!checker.check(when, uintptr_t(copy.destination), copy.bytes, WRITE, copy.pc)) fail(checker.message);
         if (Watch::instance().enabled) watch(uintptr_t(copy.destination), copy.bytes, WRITE, copy.pc);
     }
-    // Separate, so that kernels without asynchronous work do not pay for it.
+    // Marks what is never inlined, so that kernels without asynchronous work do not pay for it.
 #define GPUCONV_RARE __attribute__((noinline, cold))
     GPUCONV_RARE void synchronize_block() { checker.clocks.synchronize(0, count, [](int) { return true; }); }
     GPUCONV_RARE void synchronize_warp(int first, unsigned lanes) {

@@ -262,7 +262,7 @@ inline std::string Worker::missing(const Mbarrier& barrier) const {
     return (lacks.empty() ? "" : ", which lacks " + lacks) + excess;
 }
 
-// "wait at k.cu:7 for the end of phase 2 of ..."
+// "wait at k.cu:7 for the end of phase 2 (parity 0) of the mbarrier ..."
 inline std::string Worker::waits_for(int thread) const {
     const Waiting& self = asynchronous.waiting[thread];
     const std::string at = " at " + place(threads[thread].site);

@@ -1,4 +1,4 @@
-// The device's memory: buffers between guards, found by address.
+// The device's memory: buffers between guards.
 #pragma once
 
 #include <dlfcn.h>
