@@ -3,17 +3,17 @@
 A callback has some of these methods:
 
     on_start(trainer)            before the first step, after a checkpoint was loaded
-    on_step(trainer, record)     after each step; record: None, or every `metrics_every` steps the loss and accuracy
+    on_step(trainer, record)     after each step; record: the loss and accuracy every `metrics_every` steps, else None
     on_epoch(trainer, record)    after each epoch, with its record
     on_test(trainer, record)     at the end, if the test data is evaluated only then
     on_stop(trainer, reason)     at the end: "finished", "interrupted", "failed" or the reason given to `stop`
 
 and optionally ``around_step(trainer)``, a context in which each step runs; steps are not captured then.
 
-Each rank calls its callbacks; one with the attribute ``only_on_rank_0 = True`` is called on rank 0 only.
+Each rank calls its callbacks, but one with the attribute ``only_on_rank_0 = True`` is called on rank 0 only.
 
-``trainer.stop("reason")`` ends the run after the current step. Callbacks keep no state that a resumed run would miss;
-they find past records in ``trainer.history``.
+``trainer.stop("reason")`` ends the run after the current step. Checkpoints hold no state of callbacks; after a resume,
+a callback finds the past epochs in ``trainer.history``.
 """
 
 from __future__ import annotations
@@ -50,13 +50,14 @@ class Callback:
         """Before the first step. `trainer`: the state, with `net`, `steps`, `epoch`, `records` and `stop(reason)`."""
 
     def on_step(self, trainer: Any, record: Record | None) -> None:
-        """After a step of `trainer`. `record`: the step's entry for the log if the loss was read, else None."""
+        """After a step of `trainer`. `record`: the entry for the log if the loss was read after this step, else
+        None."""
 
     def next_step(self, trainer: Any) -> int | None:
         """The number of steps until `on_step` next reads or changes the state of `trainer`.
 
         1, the default for a callback with `on_step`, means every step; None means never. For the steps in between,
-        `on_step` may be called late, after all of them.
+        `on_step` is still called, but perhaps only after all of them have run.
         """
         return None if type(self).on_step is Callback.on_step else 1
 
@@ -84,8 +85,8 @@ EVENTS = {  # the arguments of each event
 
 
 def checked(callbacks: Sequence[Any]) -> list[Any]:
-    """Callbacks as a list. Raises TypeError for an object without any event method, for a method on_... that is not an
-    event (naming the nearest event), and for one that does not take the event's arguments."""
+    """Callbacks as a list. Raises TypeError for an object without any event method, for a method whose name begins with
+    "on_" and is no event's (naming the nearest event), and for one that does not take the event's arguments."""
     if not isinstance(callbacks, Iterable):
         raise TypeError(f"callbacks are a list, received {type(callbacks).__name__}")
     found = [*callbacks]
@@ -125,8 +126,8 @@ def keepers(run: RunDirectory, checkpoint_every: int | None = None) -> list[Call
 
 
 def monitored(record: Record) -> tuple[str, float]:
-    """The measure by which epochs are compared, and its value (higher is better): validation accuracy if there is one,
-    else the negative validation loss, else the negative training loss."""
+    """The name of the measure by which epochs are compared, and its value, of which more is better: the validation
+    accuracy if there is one, else the negative validation loss, else the negative training loss."""
     if record.get("validation_accuracy") is not None:
         return "validation_accuracy", record["validation_accuracy"]
     if "validation_loss" in record:
@@ -135,7 +136,7 @@ def monitored(record: Record) -> tuple[str, float]:
 
 
 def best_epoch(history: list[Record]) -> Record:
-    """The best record; the first one if several are equal."""
+    """The record of the best epoch, the first one if several are equal."""
     return max(history, key=lambda record: (monitored(record)[1], -record["epoch"]))
 
 
@@ -143,10 +144,10 @@ class Checkpoints(Callback):
     """Keep the last state and the best one.
 
     Saves at the start, so that an unwritable directory fails at once, then after each epoch, every `every` steps, and
-    on an interrupt. Nothing is saved when a run fails.
+    when the run stops. Nothing is saved when a run fails.
 
-    run: None on a rank that writes nothing; it still waits for the others, and takes part in snapshots of a sharded
-    optimizer.
+    run: None on a rank that writes no files; the callback still waits for the other ranks there, and takes part in
+    snapshots of a sharded optimizer.
     """
 
     def __init__(self, run: RunDirectory | None, every: int | None = None) -> None:
@@ -161,7 +162,7 @@ class Checkpoints(Callback):
         return self.every - trainer.steps % self.every if self.every else None
 
     def on_step(self, trainer: RunState, record: Record | None) -> None:
-        # The last step of an epoch is saved by on_epoch, once its epoch is closed.
+        # After the last step of an epoch, on_epoch saves, because the epoch's record is then in the state.
         if self.every and trainer.steps % self.every == 0 and trainer.batch < trainer.batches:
             self._save(trainer)
 
@@ -192,14 +193,14 @@ class Checkpoints(Callback):
 
 
 class Log(Callback):
-    """A text file with the `lines` of the records so far. At the start it is rewritten, without the lines that a killed
-    process wrote after its last checkpoint; later lines are appended."""
+    """A text file with the `lines` of all records. At the start it is rewritten from the records of the checkpoint,
+    which drops the lines that a killed process wrote after it; later lines are appended."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def lines(self, record: Record, first: bool) -> str:
-        """The text for one more record. first: whether it is the first of its kind."""
+        """The text for one more record. first: of an epoch's record, whether it is the first one."""
         raise NotImplementedError
 
     def on_start(self, trainer: RunState) -> None:
@@ -265,9 +266,9 @@ class CSVLog(Log):
 
 
 class Curves(Callback):
-    """Draw loss and accuracy by epoch, when the run ends and at most every `seconds` before.
+    """Draw loss and accuracy by epoch when the run ends, and before that at most once in so many `seconds`.
 
-    If drawing fails, each reason is printed once, and the run continues.
+    If drawing fails, the reason is printed, unless it is the same as before, and the run continues.
     """
 
     def __init__(self, path: Path, seconds: float = 30.0) -> None:
@@ -284,7 +285,7 @@ class Curves(Callback):
 
     def on_stop(self, trainer: RunState, reason: str) -> None:
         if trainer.history:
-            self._draw(trainer, quiet=reason == "failed")  # print only why the run failed
+            self._draw(trainer, quiet=reason == "failed")  # then only the run's own error is printed
 
     def _draw(self, trainer: RunState, quiet: bool = False) -> None:
         from gpuconv import plots
@@ -371,7 +372,7 @@ class Progress(Callback):
 
 
 def _percent(name: str, record: Record) -> dict[str, str]:
-    """The record's accuracy of that name in words; empty if it was not measured."""
+    """{name in words: the record's accuracy of that name, as text}; empty if it was not measured."""
     return {} if record[name] is None else {name.replace("_", " "): f"{100 * record[name]:.2f}%"}
 
 

@@ -16,7 +16,7 @@ LIKE = "norm:1.0"
 
 @dataclass(frozen=True)
 class Clip:
-    """Limit the gradients of a step before the optimizer takes them, as PyTorch's clip_grad_norm_ and clip_grad_value_.
+    """Limits the gradients of a step before the optimizer uses them, as PyTorch's clip_grad_norm_ and clip_grad_value_.
 
     Args:
         kind: "norm": all gradients are multiplied by one factor if their total norm is above the limit;
@@ -63,7 +63,7 @@ class Clip:
         Args:
             grads: The gradients by name.
             scaling: The array of `ops.update_loss_scale`, or None.
-            clipped: (4,) float64, the scaling of a clipped norm.
+            clipped: (4,) float64, which becomes the scaling that is returned if `kind` is "norm".
         """
         if self.kind == "value":
             ops.clip_values(list(grads.values()), scaling, clip_value=self.limit)

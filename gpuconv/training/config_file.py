@@ -13,7 +13,7 @@ from gpuconv.training import optimizers, schedules
 from gpuconv.types import Record
 from gpuconv.version import __version__
 
-Entry = tuple[str, object, str]  # a setting, its value, and why the command line cannot take it, or ""
+Entry = tuple[str, object, str]  # a setting, its value, and why the command line cannot take it ("" if it can)
 
 
 def text(settings: Record) -> str:
@@ -87,7 +87,8 @@ def _loss(described: str) -> Entry:
 
 
 def _short(name: str, made: Any, but: str = "") -> str:
-    """The short form of a dataclass: "adam:beta1=0.8", without defaults."""
+    """The short form of a dataclass, such as "adam:beta1=0.8". Fields with their default, and the field `but`, are left
+    out."""
     fields = [field for field in dataclasses.fields(made) if field.init and field.name != but]
     changed = {field.name: getattr(made, field.name) for field in fields if getattr(made, field.name) != field.default}
     return f"{name}:{','.join(f'{key}={_text(value)}' for key, value in changed.items())}" if changed else name

@@ -16,7 +16,7 @@ def of(content: bytes) -> str:
 
 @cache
 def code() -> dict[str, str]:
-    """A digest of each of gpuconv's source files, kernels included, by its path."""
+    """The digest of each of gpuconv's source files, kernels included, by the file's path."""
     from importlib import resources
 
     kernels = Path(str(resources.files("gpuconv.kernels")))

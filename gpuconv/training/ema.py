@@ -14,7 +14,7 @@ from gpuconv.dtypes import accumulation_dtype
 from gpuconv.layers.base import Layer
 from gpuconv.types import Array
 
-AVERAGE, TRAINED = "average", "trained"  # the parts of a checkpoint
+AVERAGE, TRAINED = "average", "trained"  # prefixes of a checkpoint's arrays
 
 
 def decay_value(ema: object) -> float:
@@ -26,14 +26,14 @@ def decay_value(ema: object) -> float:
 
 
 class Ema:
-    """After each step, average = decay * average + (1 - decay) * parameter, of every parameter, frozen ones included.
+    """After each step, average = decay * average + (1 - decay) * parameter, for every parameter, frozen ones included.
 
     The averages start as the parameters before the first step, as timm's do; an AveragedModel of torch.optim.swa_utils
-    starts at its first update. Running statistics are not averaged: the net's own are used with the averages, as
-    AveragedModel does by default. Averages of 16-bit parameters are float32; `applied` rounds them.
+    starts at its first update. Running statistics are not averaged: the averages are used with the net's own running
+    statistics, as AveragedModel does by default. Averages of 16-bit parameters are float32; `applied` rounds them.
 
-    The optimizer's launch updates the averages of its parameters, except in a step that the loss scale skips; `update`
-    updates the other averages.
+    The optimizer's launch updates the averages of the parameters that it trains, except in a step that the loss scale
+    skips; `update` updates the other averages.
     """
 
     def __init__(self, net: Layer, decay: float) -> None:
@@ -53,7 +53,8 @@ class Ema:
 
     def update(self, moved: Collection[str] = ()) -> None:
         """Update the averages after a step, except those in `moved`, which the optimizer has updated."""
-        # A step of SGD with the parameters as gradients: average -= (1 - decay) * (average - parameter).
+        # A step of SGD on the averages, with -parameter as the gradient and a weight decay of 1:
+        # average -= (1 - decay) * (average - parameter).
         params = {name: param for name, param in self.net.named_parameters() if name not in moved}
         if params:
             ops.sgd_step(
@@ -128,7 +129,7 @@ class Ema:
                 raise CheckpointError(f"{path}: {name} is not finite")
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Restore what `parts` returned; call `check` first."""
+        """Restore the arrays that `parts` returned. The caller calls `check` first."""
         net, averages, trained = (checkpoint.part(part) for part in ("net", AVERAGE, TRAINED))
         for name, param in self.net.named_parameters():
             backends.assign(self._rounded[name], net[name])

@@ -34,8 +34,8 @@ class Evaluation:
     """The result of `evaluate`.
 
     Args:
-        loss: The mean over all images.
-        accuracy: Between 0 and 1; NaN if the loss takes a target for each score, so that no class is right.
+        loss: The loss over all images.
+        accuracy: Between 0 and 1; NaN if the loss takes a target for each score, so that there is no right class.
         samples: The number of images, not counting those whose label the loss ignores.
         confusion: int64 (classes, classes) or None; [i, j] counts the images of class i that were classified as class
             j.
@@ -67,7 +67,7 @@ def evaluate(
         net: Built.
         data: As in `Trainer.fit`; a Loader should neither augment images nor drop any.
         loss: A name or a function (`gpuconv.losses`).
-        confusion: Whether to count the confusion matrix.
+        confusion: Whether to compute the confusion matrix.
         tta: The test-time augmentation; the scores of each image are averaged over its `views`.
         batch_size: Images of a batch, for data without batches.
         normalization: For uint8 images that no loader normalises; by default that of the net's training.
@@ -76,8 +76,8 @@ def evaluate(
         ranks: The ranks that share the batches. Each calls this function and gets the overall result.
 
     Raises:
-        ValueError: There are no images.
-        TypeError: The normalization is unknown.
+        ValueError: There are no images, or the loss, a metric or `tta` does not fit the net or the data.
+        TypeError: The data are of an unknown kind, or the normalization of uint8 images is unknown.
     """
     expect_built(net)
     criterion, tta = losses.get(loss), canonical("test-time augmentation", tta, TTA)
@@ -113,7 +113,7 @@ def _counted(scores: Array, labels: Array, ignored: int | None) -> tuple[np.ndar
 
 
 def _scored(net: Layer, batches: Iterable[Any], tta: str, ranks: Ranks) -> Iterator[tuple[Array, Array]]:
-    """(scores, labels) of each batch, in order; the ranks take the batches in turn."""
+    """(scores, labels) of each batch, in order, on every rank. The ranks compute the batches in turn."""
     batches = iter(batches)
     while some := [*itertools.islice(batches, ranks.size)]:
         own = averaged_scores(net, some[ranks.rank][0], tta) if ranks.rank < len(some) else None
@@ -163,7 +163,8 @@ def _moved(x: Array, move: int) -> Array:
 
 
 def _reflected(size: int, move: int) -> list[tuple[slice, slice]]:
-    """The (to, from) slices of one axis: first of all positions but one, then of the one that the reflection fills."""
+    """The (to, from) slices of one axis: those of the values that are shifted, then those of the value that the
+    reflection fills in. If there is no shift, one pair for the whole axis."""
     if move == 0:
         return [(slice(None), slice(None))]
     if move > 0:

@@ -16,12 +16,13 @@ from gpuconv.types import Array
 
 
 class Feed:
-    """The batches of a run, one group after another, from an object with ``len`` and ``epoch(epoch, start_batch=...)``.
+    """The batches of a run in groups, one for each step, from an object with ``len`` and
+    ``epoch(epoch, start_batch=...)``.
 
-    together: the batches of a group, which one step takes; the last group of an epoch may have fewer."""
+    together: the number of batches in a group; the last group of an epoch may have fewer."""
 
-    on_device = False  # whether `next` is only device work, identical for every group of one size
-    in_parts = False  # whether it returns only this rank's part of each batch
+    on_device = False  # whether `next` is only device work, the same for all groups of a size
+    in_parts = False  # whether `next` returns only this rank's part of each batch
 
     def __init__(self, loader: Any, together: int = 1) -> None:
         self.loader, self.together = loader, together
@@ -40,21 +41,22 @@ class Feed:
         self._batches = None
 
     def size(self, number: int) -> int:
-        """The number of images in that group; 0 if unknown before it is loaded."""
+        """The number of images in group `number` of an epoch; 0 if it is unknown before the group is loaded."""
         return 0
 
     def place(self, epoch: int, number: int) -> tuple[int, int]:
-        """The (start, offset) of that group on the device; (0, 0) if `next` does not read them."""
+        """The (start, offset) of a group, for the step counter (`Loader.place`); (0, 0) if `next` does not read
+        them."""
         return 0, 0
 
     def step(self, counter: StepCounter, size: int, step_on: Callable[..., object]) -> None:
-        """Train on the next group, of that size, by `step_on`, and advance the step counter."""
+        """Advance the step counter and call `step_on` with the next group. size: the group's number of images."""
         batches = self.next(counter, size)
         counter.advance(size)
         step_on(batches, batch=size if self.in_parts else None)
 
     def next(self, counter: StepCounter, size: int) -> list[Batch]:
-        """The batches of the next group. Raises ValueError if the loader gives fewer batches than its length."""
+        """The batches of the next group. Raises ValueError if the loader gives fewer batches than its length says."""
         count = 1 if self.together == 1 else min(self.together, len(self.loader) - self._given)
         batches = [*itertools.islice(self._batches, count)]
         self._given += len(batches)
@@ -64,7 +66,7 @@ class Feed:
 
 
 class PartFeed(Feed):
-    """This rank's part of the batches of a `Loader` on the CPU, which a thread prepares ahead."""
+    """This rank's part of each batch of a `Loader` on the CPU. A thread prepares the parts ahead."""
 
     in_parts = True
 
@@ -89,7 +91,7 @@ class PartFeed(Feed):
 
 
 class DeviceFeed(Feed):
-    """The batches of a `Loader` that the device loads without the host, at the position of the step counter."""
+    """The batches of a `Loader`, which the device loads without the host, at the position in the step counter."""
 
     on_device = True
 
@@ -120,17 +122,18 @@ class DeviceFeed(Feed):
 
 
 def _later(number: Array, by: int) -> Array:
-    """A number on the device plus `by`, as a new array."""
+    """The sum of a number on the device and `by`, in a new array."""
     copy = ops.advance_counter(number, by=0)
     ops.advance_counter(copy, by=by)
     return copy
 
 
 def feed(loader: Any, place: Callable[[int], tuple[int, int]] | None = None, together: int = 1) -> Feed:
-    """The feed of a loader. On NumPy the loader's thread prepares batches ahead.
+    """The feed of a loader. On NumPy a thread prepares the batches of a `Loader` ahead.
 
-    place: where this rank's part of a batch of that size begins and ends, if there are other ranks; they load whole
-    batches if images are mixed or if a step takes several batches. together: the batches of a step."""
+    place: a function of a batch's size that returns where this rank's part begins and ends; None for a single rank. It
+    is not used if images are mixed or if a step takes several batches: then each rank loads whole batches. together:
+    the number of batches that a step takes."""
     if ours(loader) and Device.named(loader.device).runs_kernels:
         return DeviceFeed(loader, together)
     whole = together > 1 or (ours(loader) and loader.augmentation.mixing)

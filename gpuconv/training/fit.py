@@ -33,8 +33,8 @@ class Fit:
     """One call of `Trainer.fit`. Calling it trains until the last epoch is done or `run.stop` is called.
 
     run: the Trainer, which holds the progress. feed: its batches. held_out: the validation and test data.
-    metrics_every: the steps between readings of the loss. graph: whether steps are captured.
-    shadow: the shadow oracle, which checks some of them.
+    metrics_every: the number of steps between readings of the loss. graph: whether steps are captured. interrupts: the
+    signals that ask the run to stop. shadow: the shadow oracle, which checks calls of some steps.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class Fit:
         self.around = [each.around_step for each in callbacks if hasattr(each, "around_step")]
 
     def __call__(self) -> None:
-        """The epochs, between the callbacks' `on_start` and `on_stop`."""
-        # The readings detect overflow and name the step; NumPy's warnings from inside an op would not.
+        """Run the epochs, between the callbacks' `on_start` and `on_stop`."""
+        # The readings of the loss detect an overflow and name the step, which NumPy's warnings could not.
         with np.errstate(over="ignore", invalid="ignore"), profiling.ranges(), contextlib.closing(self.replay):
             started: list[CallbackLike] = []
             try:
@@ -75,7 +75,7 @@ class Fit:
                 self._test()
             except BaseException as error:
                 self.run.stop_reason = FAILED
-                for callback in started:  # their errors must not hide why the run failed
+                for callback in started:  # an error in a callback must not hide why the run failed
                     try:
                         self._notify([callback], "on_stop", FAILED)
                     except Exception as more:
@@ -89,8 +89,8 @@ class Fit:
                 method(self.run, *arguments)
 
     def _end(self) -> None:
-        """Call every callback's `on_stop`. Raises only if the run could not be saved: another callback's failure must
-        not lose the results, and is a warning."""
+        """Call every callback's `on_stop`. Raises only if the run could not be saved: the failure of another callback
+        is only a warning, because the results must not be lost."""
         unsaved: Exception | None = None
         failed: list[str] = []
         for callback in self.callbacks:
@@ -134,7 +134,8 @@ class Fit:
                     self._agree()
 
     def _agree(self) -> None:
-        """Stop if a signal or a callback on any rank requests it. The reason of the lowest such rank counts."""
+        """Stop if a signal or a callback on any rank requests it. If several do, the reason of the lowest rank
+        counts."""
         run = self.run
         if self.interrupts.requested:
             run.stop(INTERRUPTED)
@@ -158,7 +159,7 @@ class Fit:
         self.counter.write(run.steps, *self.feed.place(run.epoch, run.batch), rates)
 
     def _steps_together(self) -> int:
-        """The number of steps until the host has to act between two of them."""
+        """The number of steps that may run before the host has to act."""
         if not self.feed.on_device:
             return 1
         limits = [next_step(callback, self.run) for callback in self.callbacks]
@@ -172,10 +173,11 @@ class Fit:
         return next((n for n in range(1, count) if self.feed.size(batch + n) != size), count)
 
     def _advance(self, count: int) -> None:
-        """Run `count` steps: load batches, advance the step counter, train on them. All of this is device work."""
+        """Run `count` steps: load batches, advance the step counter, train. If the feed is `on_device`, all of this is
+        device work."""
         size = self.feed.size(self.run.batch)
         work = partial(self.feed.step, self.counter, size, self.run.step_on)
-        if self.looks or self.around:  # launch by launch, with the same bits
+        if self.looks or self.around:  # not captured, but with the same bits
             with contextlib.ExitStack() as around:
                 for each in self.around:
                     around.enter_context(each(self.run))
@@ -186,7 +188,7 @@ class Fit:
             self.replay.run(work, count, size, self.run.inputs() if self.replay.together > 1 else None)
 
     def _account(self) -> None:
-        """The host's part of a step that the device has run or will run."""
+        """Do the host's part of a step, which the device has run or will run."""
         run, lr = self.run, self.run.lr
         self.counter.planned.popleft()
         run.optimizer.count()
@@ -225,7 +227,8 @@ class Fit:
         return record
 
     def _test(self) -> None:
-        """Evaluate the sets that are due only at the end, unless the run will be continued."""
+        """Evaluate the sets that are due only at the end, unless the run was interrupted, because it may be
+        continued."""
         run = self.run
         if run.stop_reason != INTERRUPTED and (found := self._measured(end=True)):
             run.tested = {"event": "test", "step": run.steps, "epoch": run.epoch} | found

@@ -11,13 +11,13 @@ import numpy as np
 from gpuconv import backends, ops
 from gpuconv.types import Array
 
-BUCKET = 4 << 20  # the fewest bytes that are exchanged before backward ends
+BUCKET = 4 << 20  # bytes of the smallest bucket that ranks exchange while backward still runs
 
 
 @dataclass(frozen=True)
 class Term:
-    """An array to be summed over the parts. weighted: whether by the part's share of the samples. gradient: whether it
-    is the gradient of a loss, which may have another share."""
+    """An array to be summed over the parts. weighted: whether each part counts by its share of the samples. gradient:
+    whether it is the gradient of a loss, which may give each part another share (`Sums.gather`)."""
 
     array: Array
     weighted: bool = True
@@ -25,7 +25,7 @@ class Term:
 
 
 class Bucket(NamedTuple):
-    """Elements `first` to `end` of a flat array, and the numbers of the terms that they hold."""
+    """The elements from `first` up to `end` of the flat array number `flat`, and the numbers of the terms in them."""
 
     flat: int
     first: int
@@ -34,12 +34,12 @@ class Bucket(NamedTuple):
 
 
 class Sums:
-    """One flat array for each dtype; it holds the terms' values one after another."""
+    """One flat array for each dtype, with the values of that dtype's terms one after another."""
 
     def __init__(self, terms: Sequence[Term], device: str) -> None:
         self.flat: list[Array] = []
         self.starts: dict[int, int] = {}  # each term's position in its array
-        self.buckets: list[Bucket] = []  # in the order in which backward computes them: the last terms first
+        self.buckets: list[Bucket] = []  # in the order in which backward completes them: the last terms first
         views: dict[int, Array] = {}
         for dtype in dict.fromkeys(term.array.dtype for term in terms):
             numbers = [number for number, term in enumerate(terms) if term.array.dtype == dtype]
@@ -54,8 +54,8 @@ class Sums:
         self.views = [views[number] for number in range(len(terms))]
 
     def gather(self, terms: Sequence[Term], bucket: Bucket, part: int, size: int, divisor: Array | None) -> None:
-        """Store the scaled terms of a part. part: its number of samples, out of `size`. divisor: what its loss divides
-        by, if that is not `part`."""
+        """Store a part's terms in a bucket, weighted. part: its number of samples, out of `size`. divisor: what the
+        part's loss divides by, if that is not its number of samples."""
         for number in bucket.terms:
             term, view = terms[number], self.views[number]
             if term.gradient and divisor is not None:
@@ -64,7 +64,7 @@ class Sums:
                 ops.scale(term.array, factor=part / size if term.weighted else 1.0, out=view)
 
     def divide(self, terms: Sequence[Term], size: int, divisor: Array) -> None:
-        """Rescale the sums of gradients to a loss with this divisor."""
+        """Rescale the sums of the gradients to a loss over all parts that divides by `divisor` instead of `size`."""
         for term, view in zip(terms, self.views):
             if term.gradient:
                 ops.scale(view, factor=size, divisor=divisor, out=view)
@@ -78,7 +78,7 @@ class Sums:
 
 
 def _cut(flat: int, numbers: Sequence[int], ends: Sequence[int], least: int) -> Iterator[Bucket]:
-    """The buckets of an array, from its end: each except the last one has at least `least` elements."""
+    """Cut an array into buckets, from its end. All but the last bucket have at least `least` elements."""
     last = len(numbers)
     for place in range(len(numbers) - 1, -1, -1):
         if not place or ends[last] - ends[place] >= least:

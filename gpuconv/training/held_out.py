@@ -16,8 +16,10 @@ from gpuconv.types import Record
 
 
 class HeldOut:
-    """metrics: `gpuconv.metrics` by name. loaders: by the name under which their results are recorded; some may be
-    None. at_end: the names of those that are evaluated only once, at the end of the run."""
+    """The held-out data of a run.
+
+    metrics: `gpuconv.metrics` by name. loaders: by the name under which their results are recorded; some may be None.
+    at_end: the names of the loaders that are evaluated only once, at the end of the run."""
 
     def __init__(
         self, metrics: Mapping[str, MetricLike], loaders: Mapping[str, DataLike | None], at_end: tuple[str, ...] = ()
@@ -32,9 +34,9 @@ class HeldOut:
         self.at_end = at_end
 
     def measure(self, net: Layer, loss: LossLike, end: bool = False, ranks: Ranks | None = None) -> Record:
-        """Loss, accuracy and metrics on each set that is due, "validation_loss" and so on. JSON-serializable.
+        """The loss, accuracy and metrics of each set that is due, as "validation_loss" and so on. JSON-serializable.
 
-        ranks: those that share the batches."""
+        end: whether the sets of `at_end` are due instead of the others. ranks: the ranks that share the batches."""
         record: Record = {}
         for name, loader in self.loaders.items():
             if (name in self.at_end) == end:
@@ -45,7 +47,8 @@ class HeldOut:
 
 
 def _plain(value: object, metric: str) -> Any:
-    """A number or lists of numbers for JSON, with None for numbers that are not finite."""
+    """A metric's result as JSON: a number or text, or lists or dicts of these, with None for numbers that are not
+    finite. Raises TypeError for anything else."""
     if isinstance(value, dict):
         return {str(key): _plain(each, metric) for key, each in value.items()}
     values = np.asarray(value)

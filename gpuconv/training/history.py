@@ -6,7 +6,7 @@ from typing import Any
 
 from gpuconv.types import Record
 
-MOST = 12  # the most epochs that the table shows: the first ones and the last ones
+MOST = 12  # of more epochs than this, the table shows only the first and the last ones
 
 
 class History(list[Record]):

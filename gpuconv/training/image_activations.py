@@ -15,7 +15,7 @@ from gpuconv.types import Array
 
 
 def look(net: Layer, x: Array) -> tuple[list[tuple[str, np.ndarray]], np.ndarray]:
-    """The volume after each layer for a batch of one image, and the class probabilities.
+    """(name and output of each layer, class probabilities) for a batch of one image.
 
     Layers that leave the values unchanged in inference (input, flatten, dropout) are left out.
     """

@@ -14,17 +14,17 @@ __all__ = ["SIGNALS", "Interrupts"]
 
 
 class Interrupts:
-    """Within the context, the first signal is only recorded, as `requested`; a second one has its usual effect.
+    """A context in which the first signal is only recorded, as `requested`; a second one has its usual effect.
 
-    If `serve` has not been called by the end of the context, the recorded signal has its usual effect then.
-    Handlers can be set only in the main thread; elsewhere this does nothing.
+    If `serve` has not been called by the end of the context, the recorded signal takes effect then, unless an error
+    ends the context. Handlers can be set only in the main thread; in other threads the context does nothing.
     """
 
     def __init__(self, notice: str) -> None:
         self.requested: signal.Signals | None = None
         self._notice = notice
         self._previous: dict[signal.Signals, Any] = {}
-        self._calls = itertools.count()  # `next` of it is atomic: no other signal can interrupt it
+        self._calls = itertools.count()  # `next` on it is atomic, so no other signal can interrupt it
         self._served = False
 
     def __enter__(self) -> Interrupts:

@@ -57,7 +57,7 @@ def checkpoint_file(path: str | os.PathLike[str], which: str = "last") -> Path:
 
 
 def _is_of_torch(path: Path) -> bool:
-    """Whether torch.save wrote the file: it is a zip archive, or a pickle with one of PyTorch's suffixes."""
+    """Whether torch.save probably wrote the file: it has one of PyTorch's suffixes, or is a zip archive."""
     import zipfile
 
     # Do not open a FIFO here: that would block. Reading the file refuses it later.
@@ -88,7 +88,8 @@ def net_of(
 
 
 def _config_and_notes(found: Checkpoint, path: str | os.PathLike[str]) -> tuple[Record, Record]:
-    """The config of a checkpoint's net and its metadata. Raises CheckpointError for a checkpoint without a net."""
+    """The config of a checkpoint's net and the metadata of its images (`NOTES`). Raises CheckpointError if there is no
+    net, or for wrong metadata."""
     config = found.state.get("net")
     if not isinstance(config, dict) or "layer" not in config:
         raise CheckpointError(f"{path} holds no net; its state has {', '.join(found.state) or 'no entry'}")

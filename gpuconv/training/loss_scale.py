@@ -1,7 +1,8 @@
 """Dynamic loss scaling, without which small gradients vanish in float16 (Micikevicius et al. 2018).
 
-The loss gradient is multiplied by a scale, and the update divides by it. If a gradient overflows, the step is skipped
-and the scale decreases; after many good steps it increases. All of this happens on the device without synchronization.
+The gradient of the loss is multiplied by a scale, and the update divides by it. If a gradient overflows, the step is
+skipped and the scale decreases; after many steps without overflow it increases. All of this happens on the device
+without synchronization.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ class LossScale:
 
     Args:
         start: The initial scale.
-        growth: The scale's factor after `interval` good steps in a row.
-        backoff: Its factor after a skipped step.
-        interval: A number of steps.
+        growth: Multiplies the scale after `interval` steps in a row without overflow; at least 1.
+        backoff: Multiplies the scale after a skipped step; in [0, 1].
+        interval: A number of steps, at least 1.
     """
 
     start: float = 2.0**16
@@ -46,7 +47,7 @@ class LossScale:
         integer("interval", self.interval, 1)
 
     def config(self) -> Record:
-        """The settings, JSON-able."""
+        """The settings. JSON-serializable."""
         return {name: getattr(self, name) for name in ("start", "growth", "backoff", "interval")}
 
     def build(self, device: str) -> None:

@@ -25,8 +25,8 @@ from gpuconv.types import Record
 if TYPE_CHECKING:
     from gpuconv.training.protocols import DataLike, LossLike, OptimizerLike, OptimizerSettings
 
-WINDOW = 20  # smoothing averages over the steps at most 1/20 of all steps away
-WORSE = 4.0  # the loss has diverged if it exceeds the lowest one by this factor, and the first one
+WINDOW = 20  # smoothing takes the mean over the steps that are at most 1/20 of all steps away
+WORSE = 4.0  # the loss has diverged if it is above this times the lowest one, and above the first one
 ROWS = 12  # rows of the printed table
 
 
@@ -37,8 +37,8 @@ class RangeTest:
     Args:
         rates: The learning rate of each step.
         losses: The loss of each step's batch, before its update.
-        smoothed: Their means over the steps at most steps / 20 away.
-        diverged: Whether it ended early because the loss diverged.
+        smoothed: For each step, the mean of the losses at most steps / 20 steps away.
+        diverged: Whether the test ended early because the loss diverged.
     """
 
     rates: np.ndarray
@@ -48,10 +48,10 @@ class RangeTest:
 
     @property
     def suggestion(self) -> float | None:
-        """The rate at which the smoothed loss falls fastest: where d lowest / d log(rate), by central differences, is
-        lowest, with `lowest` the lowest smoothed loss so far. None if the loss does not fall.
+        """The rate at which the loss falls fastest: where the lowest smoothed loss so far, as a function of log(rate),
+        has the lowest slope, by central differences. None if the loss does not fall.
 
-        After a rise, a fall counts only once the loss is below its earlier lowest value."""
+        Because of "so far", a fall after a rise counts only from where the loss goes below its earlier lowest value."""
         slopes = np.gradient(np.minimum.accumulate(self.smoothed), np.log(self.rates)) if len(self.rates) > 1 else [0.0]
         best = int(np.argmin(slopes))
         return float(self.rates[best]) if slopes[best] < 0 else None
@@ -101,13 +101,14 @@ def lr_find(
     """Train a copy of the net at a rate that rises exponentially from `start` to `end` over `steps`, and return the
     losses (Smith 2015, arXiv:1506.01186, section 3.3). The net and the optimizer are left as they are.
 
-    It stops early if the smoothed loss is above its first value and 4 times its lowest one, or not finite.
+    It stops early if the loss is not finite, or if the smoothed loss is above its first value and above 4 times its
+    lowest value.
 
     Args:
         net: Built, on the device where it is to be trained.
         train: As in `Trainer.fit`, with `batch_size` and `normalization`; it is read again from its start when it ends.
-        optimizer: As in `Trainer`, but without `lr`; that of an object is not used. For groups, the rate is a factor on
-            each group's own rate, and the groups' schedules are ignored.
+        optimizer: As in `Trainer`, but without `lr`; the `lr` of an object is not used. With groups, the rate is a
+            factor on each group's own rate, and the groups' schedules are ignored.
         start, end: The first and the last rate, 0 < start < end.
         steps: At least 2.
         loss, seed, precision, clip, optimizer_settings: As in `Trainer`.
@@ -172,7 +173,7 @@ class _Losses(Callback):
             trainer.stop("the range test is done")
 
     def smoothed(self) -> np.ndarray:
-        """The mean of the losses at most steps / 20 away from each."""
+        """For each step so far, the mean of the losses at most steps / 20 steps away."""
         at, reach = np.arange(len(self.found)), self.steps // WINDOW
         first, last = np.maximum(at - reach, 0), np.minimum(at + reach + 1, len(at))
         sums = np.cumsum([0.0, *self.found])

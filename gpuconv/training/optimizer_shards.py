@@ -1,7 +1,8 @@
 """The optimizer's state, split among the ranks: ZeRO-1 (Rajbhandari et al. 2020).
 
-Each rank keeps the state of some whole parameters and updates them; then the ranks exchange the updated parameters. The
-update of a parameter reads no other parameter, so the bits are the same as without the split, for every optimizer.
+Each rank keeps the state of some parameters, each of them whole, and updates them; then the ranks exchange the updated
+parameters. The update of a parameter reads no other parameter, so the bits are the same as without the split, for every
+optimizer.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from gpuconv.training.optimizers.base import Arrays
 
 
 class OptimizerShards:
-    """Assigns a net's parameters, frozen ones included, to the ranks that keep their state: in order, with about equal
-    bytes per rank. Ranks past the largest power of two keep none. `own` has the names of this rank's parameters."""
+    """Assigns a net's parameters, frozen ones included, to the ranks that keep their state: in order, with about the
+    same number of bytes for each rank. Ranks past the largest power of two keep none. `own` has the names of this
+    rank's parameters."""
 
     def __init__(self, net: Layer, ranks: Ranks) -> None:
         self.ranks = ranks
@@ -35,7 +37,8 @@ class OptimizerShards:
     def exchange(self, params: Arrays, sums: Sums, places: range) -> None:
         """Give every rank the parameters that other ranks updated. Only device work.
 
-        sums: A buffer whose views at these places hold these parameters, in their order."""
+        sums: the buffer for the exchange; its contents are lost. places: the numbers of its views that have the shapes
+        and dtypes of the parameters, in their order."""
         if self.ranks.size == 1:
             return
         views = {name: sums.views[place] for name, place in zip(params, places)}

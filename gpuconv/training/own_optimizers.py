@@ -25,9 +25,10 @@ _OWN = "own"  # the prefix of a wrapped optimizer's state names
 class Adapted(Optimizer):
     """Wraps an object with ``step(params, grads)``, which takes dictionaries of arrays by name, as an optimizer.
 
-    It changes the parameters in place, or puts new arrays into the dictionary. The scheduled learning rate is passed as
-    `lr` if `step` takes it, else written to the attribute `lr`. If the object has state_dict() and load_state_dict(),
-    for named arrays, a resumed run continues with the same state. Its steps run on the host, so they are not captured.
+    `step` changes the parameters in place, or puts new arrays into the dictionary. The scheduled learning rate is
+    passed as `lr` if `step` takes it, else written to the object's attribute `lr`, if it has one. If the object has
+    state_dict() and load_state_dict(), for named arrays, a resumed run continues with the same state. Its steps run on
+    the host, so they are not captured.
     """
 
     name: ClassVar[str] = "own"
@@ -45,7 +46,7 @@ class Adapted(Optimizer):
         return self._takes_lr or hasattr(self.inner, "lr")
 
     def config(self) -> Record:
-        """The class, and the attributes that are plain values."""
+        """The object's class, and those of its public attributes that are plain values."""
         kind = type(self.inner)
         plain = {
             name: value
@@ -128,7 +129,7 @@ def optimizer(given: object, **settings: Any) -> Optimizer:
 
 
 def expect_rate(optimizer: Optimizer, schedule: object, plateau: object = None) -> None:
-    """Raise ValueError if the optimizer cannot receive the learning rate of the schedule and the plateau."""
+    """Raise ValueError if a schedule or a plateau changes the learning rate and the optimizer cannot receive it."""
     if isinstance(optimizer, Adapted) and not optimizer.has_rate and (plateau or str(schedule) != "constant"):
         what = f"plateau {plateau}" if plateau else f"schedule {schedule}"
         raise ValueError(
@@ -138,7 +139,7 @@ def expect_rate(optimizer: Optimizer, schedule: object, plateau: object = None) 
 
 
 def expect_clip(optimizer: Optimizer, clip: Clip | None) -> None:
-    """Raise ValueError if the optimizer does not multiply the gradients by the factor that limits their norm."""
+    """Raise ValueError for clipping by norm if the optimizer does not multiply the gradients by the clipping factor."""
     if isinstance(optimizer, Adapted) and clip and clip.kind == "norm":
         raise ValueError(
             f"{type(optimizer.inner).__name__} takes the gradients as they are, and clipping by norm needs one of "

@@ -1,8 +1,8 @@
-"""Lower the learning rate when a measure no longer improves, as PyTorch's ReduceLROnPlateau does.
+"""Lowers the learning rate when a measure no longer improves, as PyTorch's ReduceLROnPlateau does.
 
-A schedule is a function of the step; a plateau is a function of the epochs' records. Checkpoints hold the records, so a
-plateau has no state, and a resumed run computes the same rate. Short forms, as in `gpuconv train --plateau`: "5",
-"5,factor=0.5", "watch=validation_accuracy".
+A schedule is a function of the step; a plateau is a function of the epochs' records. Checkpoints hold these records, so
+a plateau needs no state of its own, and a resumed run computes the same rate. Short forms, as in
+`gpuconv train --plateau`: "5", "5,factor=0.5", "watch=validation_accuracy".
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LIKE = "5,factor=0.5"
 
 @dataclass(frozen=True)
 class Plateau:
-    """Multiply the learning rate by `factor` after more than `patience` epochs in a row without improvement.
+    """Multiplies the learning rate by `factor` after more than `patience` epochs in a row without improvement.
 
     Args:
         patience: How many epochs in a row may pass without improvement.
@@ -47,7 +47,8 @@ class Plateau:
 
     @classmethod
     def of(cls, given: str | int | Plateau | None) -> Plateau | None:
-        """A plateau from `given`, its short form or patience. Raises ValueError or TypeError if it cannot be built."""
+        """A plateau from `given`: its short form, its patience, or a `Plateau`; None stays None. Raises ValueError or
+        TypeError for anything else."""
         if given is None or isinstance(given, Plateau):
             return given
         if not isinstance(given, str):

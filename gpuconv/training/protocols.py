@@ -44,9 +44,9 @@ LossLike = str | Callable[[Any, Any], tuple[Any, Any]]  # (scores, labels) -> (l
 Number = float | np.floating[Any] | np.integer[Any]
 ScheduleLike = (
     str
-    | Callable[[int], Number]  # the step
-    | Callable[[int, int], Number]  # the step and the total
-    | Callable[[int, int, int], Number]  # these and the steps of an epoch
+    | Callable[[int], Number]  # of the step
+    | Callable[[int, int], Number]  # of the step and the run's number of steps
+    | Callable[[int, int, int], Number]  # of these and an epoch's number of steps
 )
 
 

@@ -1,4 +1,5 @@
-"""Steps as CUDA graphs: the first step runs uncaptured; later ones are captured and replayed, several at a time."""
+"""Steps as CUDA graphs: the first step of each batch size runs uncaptured; later ones are captured and replayed, up to
+eight at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from gpuconv import backends
 from gpuconv.notices import Notice
 from gpuconv.parallel import Ranks
 
-TOGETHER = 8  # the most steps in one graph; fewer if the host has to act earlier
+TOGETHER = 8  # steps in one graph; a graph of a single step runs those for which the host has to act earlier
 
 Work = Callable[[], None]
 
@@ -20,10 +21,11 @@ class UncapturedWarning(Notice):
 
 
 class Replay:
-    """Runs a step's device work, as CUDA graphs if `captured`.
+    """Runs the device work of steps, as CUDA graphs if `captured`.
 
-    Captured and uncaptured steps do the same work, on all ranks; a graph includes the exchange with other ranks. Graphs
-    and their memory live as long as this object, or until a value or address that they contain changes (`same`).
+    Captured and uncaptured steps do the same work; a graph includes the exchange with other ranks, and either all ranks
+    capture or none. Graphs and their memory live until `close`, or until a value or address that they contain changes
+    (see `same` in `run`).
     """
 
     def __init__(self, device: str, captured: bool, ranks: Ranks | None = None) -> None:
@@ -40,8 +42,8 @@ class Replay:
     def run(self, work: Work, steps: int, shape: Hashable, same: object) -> None:
         """Run `work`, the device's part of one step, `steps` times.
 
-        shape: selects one of several graphs, such as the size of the batch. same: a graph stays valid while this
-        compares equal.
+        shape: what a graph is made for, such as the size of the batch; each has its own graphs. same: all graphs are
+        dropped when this no longer compares equal.
         """
         if self._recorder and same != self._same:
             self._forget()
@@ -70,7 +72,7 @@ class Replay:
             captured: Work = _nothing
             try:
                 captured = self._recorder.capture(lambda: _repeat(work, count))
-            except Exception as error:  # any error: capture runs nothing, and the same work has already run uncaptured
+            except Exception as error:  # whatever it is: nothing has run, and the work can run without a capture
                 failed = f"{type(error).__name__}: {error}"
             each, self._ranks.sent = self._ranks.sent - sent, sent
             if reason := next(filter(None, self._ranks.gather(failed)), None):

@@ -65,7 +65,7 @@ class RunState(TrainingStep):
         return self.plateau_rate * self._scheduled(further)
 
     def rates(self, further: int = 0) -> list[float]:
-        """`lr_after` for each optimizer of a `Groups`; a list of one number for any other optimizer."""
+        """`lr_after` for each optimizer of a `Groups`, or for the only optimizer, as a list."""
         return [self.plateau_rate * rate for rate in self.optimizer.rates(self._scheduled(further), further)]
 
     def _scheduled(self, further: int) -> float:
@@ -104,8 +104,8 @@ class RunState(TrainingStep):
         return sums
 
     def expect_same_weights(self) -> None:
-        """Raise ParallelError that names a rank whose net differs from rank 0's. On processors of different kinds, for
-        example, an optimizer's products may differ in the last bit."""
+        """Raise ParallelError that names a rank whose net differs from rank 0's. On different kinds of processors, for
+        example, matrix products in an optimizer may differ in the last bit."""
         if self.ranks.size > 1:
             arrays = {name: backends.to_numpy(array) for name, array in self.net.state_dict().items()}
             found = {name: digests.of(array.tobytes()) for name, array in arrays.items()}
@@ -134,7 +134,7 @@ class RunState(TrainingStep):
         } | {name: value for name, value in optional.items() if value}
 
     def snapshot(self) -> Checkpoint:
-        """All state on which the rest of the run depends. With a sharded optimizer every rank must call it.
+        """All state on which the rest of the run depends. With a sharded optimizer, every rank has to call this.
 
         Raises DivergedError if the loss or a parameter is not finite."""
         sums = self.read_totals()
@@ -164,7 +164,8 @@ class RunState(TrainingStep):
     def last_of(self, run: RunDirectory) -> Checkpoint | None:
         """A run's last checkpoint. None, with a logged warning, if the run was killed before it saved one.
 
-        Raises CheckpointError if the checkpoint is missing, but there are files that a run writes only after it."""
+        Raises CheckpointError if the checkpoint is missing, but there are files that a run writes only after it; and
+        SettingsError if there is none yet and the run has other settings than this `fit`."""
         settings = run.settings()
         if run.last.exists():
             return checkpoints.load(run.last)
@@ -180,7 +181,8 @@ class RunState(TrainingStep):
     def restore(self, checkpoint: Checkpoint, path: str | os.PathLike[str] = "the checkpoint") -> None:
         """Restore a snapshot made with the settings of this `fit`; nothing changes if this raises."""
         state = stored.state(checkpoint.state, path)
-        makes_the_net = ("precision", "train", "validation", "test")  # compared first: if one differs, the net does too
+        # Compared first: if one of these differs, the net may differ too, and this difference is the cause.
+        makes_the_net = ("precision", "train", "validation", "test")
         self._expect_settings(state["settings"], path, only=makes_the_net)
         stored.check_net(path, checkpoint, self.net)
         self._expect_settings(state["settings"], path)
@@ -237,7 +239,8 @@ class RunState(TrainingStep):
         self.optimizer.match(self.net.params())
 
     def _expect_settings(self, there: Record, path: object, only: tuple[str, ...] | None = None) -> None:
-        """Raise SettingsError if stored settings differ from those of this fit. only: the names of those to compare."""
+        """Raise SettingsError if stored settings differ from those of this `fit`. only: the names of the settings to
+        compare; None compares all."""
         others = stored.unlike(there, self.fit_settings, only)
         if others:
             raise SettingsError(f"{path} cannot be continued with other settings: {'; '.join(others)}")

@@ -13,8 +13,8 @@
     activations.png, filters.png   drawn by the command line
     run.lock           names the process that writes here, while it does
 
-One process writes at a time; others may read meanwhile, as every file but the growing metrics is replaced atomically.
-metrics.jsonl and metrics.csv contain no times, so the same run writes the same bytes.
+One process writes at a time; others may read meanwhile, because each file is replaced atomically, except logs, which
+grow. metrics.jsonl and metrics.csv contain no times, so the same run writes the same bytes.
 """
 
 from __future__ import annotations
@@ -100,8 +100,9 @@ class RunDirectory:
 
         Args:
             path: The folder.
-            settings: JSON-serializable; stored, or compared with those of the run.
-            resume: Whether to continue it.
+            settings: JSON-serializable. A new run stores them; a resumed one keeps those that it has, and the caller
+                compares them.
+            resume: Whether to continue a run.
 
         Raises as `start` and `open` do, and CheckpointError, naming the process, if another one holds the lock.
         """
@@ -117,8 +118,8 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """A lock that keeps other processes from writing here. Raises CheckpointError, naming the holder, if it is
-        held."""
+        """A context with a lock that keeps other processes from writing here. Raises CheckpointError, naming the
+        holder, if another process holds it."""
         lock = self._lock()
         try:
             yield
@@ -140,7 +141,7 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=exist_ok)
         except OSError as error:
             if not exist_ok and isinstance(error, FileExistsError) and os.path.lexists(self.path):
-                raise  # except where a file stands in place of a parent directory
+                raise  # but not if a file stands where a parent directory should be
             raise CheckpointError(f"cannot create the run directory {self.path}: {error.strerror}") from error
 
     def _lock(self) -> LockFile:
@@ -184,6 +185,6 @@ class RunDirectory:
         raise CheckpointError(f"{self.settings_file} has format {found}, this version of gpuconv reads {FORMAT}")
 
     def begun(self) -> list[str]:
-        """The existing files among those that a run writes only after its first checkpoint."""
+        """The names of the files that exist and that a run writes only after its first checkpoint."""
         files = [self.best, self.metrics_jsonl, self.metrics_csv, self.curves, self.activations, self.filters]
         return [file.name for file in files if os.path.lexists(file)]

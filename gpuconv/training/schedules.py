@@ -155,7 +155,7 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class OneCycle(Schedule):
-    """Rises along a cosine from `start` to 1 over the first `peak` of the run, then falls to `final` at the last step.
+    """Rises along a cosine from `start` to 1 over the share `peak` of the run, then falls to `final` at the last step.
 
     Smith and Topin 2017; defaults and boundaries of the phases as in PyTorch's OneCycleLR. If the rise is shorter than
     one step, the first step is at 1: a run of one step trains at the full rate, not at `final`.
@@ -212,7 +212,7 @@ class Called(Schedule):
 
     @cached_property
     def _arguments(self) -> int:
-        """How many of these arguments the function takes, not counting arguments with defaults."""
+        """How many of (step, total, epoch) the function takes, not counting arguments with defaults."""
         signature = inspect.signature(self.function)
         asked = [each for each in signature.parameters.values() if each.default is each.empty]
         asked = [each for each in asked if each.kind != each.VAR_KEYWORD]
@@ -223,9 +223,9 @@ class Called(Schedule):
         raise TypeError(f"a schedule is a function of the step, (step) or (step, total, epoch); received {self}")
 
     def __str__(self) -> str:
-        """The function's name; to continue a run, a function of the same name is needed."""
+        """The function's name. A run can be continued only with a function of the same name."""
         name = getattr(self.function, "__name__", type(self.function).__name__)
-        return f"function {name}" if name in SCHEDULES else name  # not gpuconv's schedule of this name
+        return f"function {name}" if name in SCHEDULES else name  # to tell it from gpuconv's schedule of that name
 
 
 def _power(base: float, exponent: float) -> float:

@@ -1,8 +1,8 @@
 """The shadow oracle: while a run trains, calls of its ops are recomputed in float64 from the same arrays.
 
-One budget covers both costs, copying in the run and checking in a worker process: together they take at most a share of
-the run's time. A call is checked when the budget covers its expected cost. Calls are drawn at random without
-replacement from all pairs of op and layer, so each is checked once before any is checked again.
+One budget covers both costs, copying in the run and checking in a worker process: together they take at most a given
+share of the run's time. A call is checked when the budget covers its expected cost. Sites, which are combinations of
+op, layer and direction, are drawn at random without replacement, so each is checked once before any is checked again.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from gpuconv.verify.call import Call
 
 VIOLATIONS = ("stop", "warn")
-START = 0.5  # seconds of processor time to start the worker, at most
-CALL = 2e-3  # the fewest seconds for a check
+START = 0.5  # seconds of processor time that the start of the worker takes at most
+CALL = 2e-3  # seconds that a check is expected to take at least
 BYTE = 1e-7  # seconds per byte of the arguments, until one is measured
 SMALL = 1 << 18  # bytes; the cost per byte cannot be measured on a smaller call
-MARGIN = 1.5  # a check may take this many times the longest so far
+MARGIN = 1.5  # a check is expected to take this many times the longest one so far
 PATIENCE = 60.0  # seconds to wait for the last answers at the end of a run
 
 Site = tuple[str, str, str]  # op, layer, direction
@@ -42,13 +42,14 @@ class ShadowError(RuntimeError):
 
 
 class ShadowWarning(Notice):
-    """What ShadowError says, if the run continues; also, that the shadow oracle itself had to end."""
+    """What ShadowError says, if the run continues in spite of it; or that the shadow oracle itself had to end."""
 
 
 @dataclass
 class Row:
-    """The results of checking an op in a layer. worst: the largest error as a share of its bound, and its step. where:
-    its position, with the values. skipped: calls with nonfinite inputs, for which there is no bound."""
+    """The results of checking an op in a layer. checked: the number of calls. skipped: the number of calls with inputs
+    that are not finite, for which there is no bound. worst: the largest error as a share of its bound. where: its
+    position and values, in words. step: its step."""
 
     op: str
     layer: str
@@ -72,8 +73,11 @@ class Worker(Child):
 
 
 class Shadow:
-    """share: of the run's time. violation: "stop" raises ShadowError, "warn" continues. folder: for the files of
-    violations. clock: seconds, as `time.perf_counter`; make: starts the worker. Call `close` at the end."""
+    """The shadow oracle of a run. Call `close` at the end.
+
+    share: the share of the run's time that it may take. violation: "stop" raises ShadowError, "warn" continues. folder:
+    where calls that violate their bound are stored. seed: of the drawing of calls. clock: returns seconds, as
+    `time.perf_counter` does. make: starts the worker."""
 
     def __init__(
         self,
@@ -91,13 +95,13 @@ class Shadow:
         self.rows: dict[Site, Row] = {}
         self.clock, self._make = clock, make
         self._began = clock()
-        self._copying = self._checking = 0.0  # seconds taken so far in the run, and by the worker
+        self._copying = self._checking = 0.0  # seconds taken so far by the run, and by the worker
         self._worker: Any = None
         self._ready = self._over = False
-        self._pending: list[tuple[Path, Site, int, float, int]] = []  # file, site, step, seconds expected, bytes
+        self._pending: list[tuple[Path, Site, int, float, int]] = []  # (file, site, step, expected seconds, bytes)
         self._sizes: dict[Site, int] = {}
-        self._took: dict[Site, float] = {}  # the longest check so far in seconds, with its copying
-        self._copied: dict[Site, float] = {}  # seconds of the copying for the pending checks
+        self._took: dict[Site, float] = {}  # seconds of the longest check so far, copying included
+        self._copied: dict[Site, float] = {}  # seconds of copying for the pending checks
         self._rate = 0.0  # the highest seconds per byte so far
         self._deck: list[Site] = []
         import random
@@ -118,8 +122,8 @@ class Shadow:
         return self._copying + self._checking
 
     def _seconds_left(self) -> float:
-        """Seconds that may be spent now. Time is reserved for the start of the worker, and, as much as the longest
-        check took, for a check that takes longer than expected."""
+        """Seconds that may be spent now. Some are reserved: for the start of the worker, for the pending checks, and,
+        as many as the longest check took, in case a check takes longer than expected."""
         starts = START if self._worker and not self._ready else 0.0
         reserved = starts + sum(expected for *_, expected, _ in self._pending)
         return self.share * self.elapsed - self.spent - reserved - max(self._took.values(), default=CALL)
@@ -132,7 +136,8 @@ class Shadow:
     # --- choosing and recording calls ----------------------------------------------------------
 
     def due(self) -> bool:
-        """Whether to check calls of the next step. Reads the worker's answers; raises ShadowError for a violation."""
+        """Whether to check calls of the next step, after reading the worker's answers. Raises ShadowError for a
+        violation."""
         if self._worker:
             self._hear()
         if self._over or self._pending:
@@ -153,8 +158,8 @@ class Shadow:
         return self._deck[-1]
 
     def _drawn(self) -> set[Site]:
-        """The sites to check in this step: as many of the next ones as the budget covers, but only one whose cost was
-        never measured."""
+        """The sites to check in this step: as many of the next ones as the budget covers, but at most one whose cost
+        was never measured, as the last one."""
         drawn: set[Site] = set()
         left = self._seconds_left()
         while self._sizes and (site := self._next()) not in drawn and self._expected(site) <= left:
@@ -166,8 +171,8 @@ class Shadow:
 
     @contextmanager
     def look(self, step: int) -> Iterator[None]:
-        """A context around an uncaptured step: passes the drawn calls to the worker. The first time it only records
-        which calls a step makes. step: its number, from 1."""
+        """A context around an uncaptured step, which passes the drawn calls to the worker. The first time it only
+        records which calls a step makes. step: the step's number, from 1."""
         from gpuconv.verify.call import recording
 
         drawn, seen = self._drawn(), set[Site]()
@@ -188,13 +193,13 @@ class Shadow:
         copies = partial(self._copies, lambda: site)
         with where() as place, recording(lambda call: self._hand_over(call, site, step), wants, copies):
             yield
-        for gone in drawn - seen:  # for example, a layer was frozen
+        for gone in drawn - seen:  # a step no longer makes these calls, for example because a layer was frozen
             self._sizes.pop(gone, None)
             self._deck = [each for each in self._deck if each != gone]
 
     @contextmanager
     def _copies(self, site: Callable[[], Site]) -> Iterator[None]:
-        """A context around the work for a call in the run itself."""
+        """A context around the work that recording a call takes in the run, which counts its time."""
         start = self.clock()
         try:
             yield
@@ -310,7 +315,8 @@ class Shadow:
 
 
 def expect_share(share: object) -> float:
-    """Check a share of the run's time and return it. Raises ValueError or TypeError, naming what was received."""
+    """Check a share of the run's time, above 0 and at most 1, and return it. Raises ValueError or TypeError, naming
+    what was received."""
     found = arguments.number("shadow", share, 0.0)
     if not 0 < found <= 1:
         raise ValueError(

@@ -1,8 +1,9 @@
-"""Steps computed in parts: batches cut into shards that are distributed over the ranks (the bits do not depend on which
-rank computes which shard), and several batches accumulated for one update.
+"""Steps computed in parts: batches cut into shards, which are distributed over the ranks, and several batches
+accumulated for one update.
 
 Each part has a forward and a backward pass of its own. Its gradients and other results are weighted by its share of the
-samples and added up along a binary tree over the parts: ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7)).
+samples and added up along a binary tree over the parts, ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7)), so that the
+bits do not depend on which rank computes which shard.
 """
 
 from __future__ import annotations
@@ -37,28 +38,28 @@ def shard_count(shards: object) -> int:
 
 
 def bounds(size: int, shards: int) -> list[int]:
-    """Where each shard of a batch begins, and where the last one ends. Raises ValueError for a batch with fewer samples
-    than shards."""
+    """The sample at which each shard of a batch begins, then the batch's size. Raises ValueError for a batch with fewer
+    samples than shards."""
     if size < shards:
         raise ValueError(f"a batch of {size} cannot be cut into {shards} shards: each needs at least one sample")
     return [size * number // shards for number in range(shards + 1)]
 
 
 class Parts:
-    """Adds up the results of a step's parts, of which there are at most `most`. On one rank this is only device
-    work."""
+    """Adds up the results of a step's parts, of which this rank computes at most `most`. On a single rank, all of it is
+    device work."""
 
     def __init__(self, net: Layer, most: int, loss: object = None) -> None:
         self.net, self.ranks, self.most, self.loss = net, Ranks(), most, loss
         self.fixed = True  # whether a sum over ranks has a fixed order
         self.together = False  # whether batch norm takes statistics over all parts
-        self.totals = Totals(net.device, loss)  # of one part
+        self.totals = Totals(net.device, loss)  # the totals of one part
         self._zeros = Totals(net.device, loss).array
-        self._states, self._totals = Together(net, 1), [self.totals]  # of parts that are computed together
-        self._kept: list[tuple[Array, Array]] = []  # running statistics and buffers for their values before a step
-        self._sums: list[Sums] = []  # of subtrees, each half the size of the one before
-        self._numbers: dict[tuple[int, str], int] = {}  # of the gradients among the terms
-        self._exchanges: list[Callable[[], None]] = []  # functions that wait for the buckets sent during backward
+        self._states, self._totals = Together(net, 1), [self.totals]  # those of the parts that are computed together
+        self._kept: list[tuple[Array, Array]] = []  # (running statistics, buffer for their values before a step)
+        self._sums: list[Sums] = []  # the sums of complete subtrees that are not yet added, the largest subtree first
+        self._numbers: dict[tuple[int, str], int] = {}  # (id of a layer, variable) -> its gradient's place in the terms
+        self._exchanges: list[Callable[[], None]] = []  # each waits for the exchange of a bucket begun during backward
         self._signature: Any = None
 
     def _add_up(
@@ -70,8 +71,9 @@ class Parts:
         totals: Totals,
         work: Backpropagate,
     ) -> None:
-        """Leave the gradients of all parts in the net. places: where each of these parts begins and ends among `size`
-        samples. count: the number of parts on all ranks."""
+        """Leave the gradients of all parts in the net. parts: this rank's. places: where each of them begins and ends
+        among the step's `size` samples. count: the number of parts on all ranks. totals: those to which the step's are
+        added. work: as in `Sharding.backpropagate`."""
         self._prepare()
         self._exchanges = []
         counts = [end - first for first, end in places]
@@ -134,12 +136,12 @@ class Parts:
             self._signature = signature
 
     def _statistics(self) -> list[Array]:
-        """The running statistics that are summed like the gradients; others are updated by one part after another."""
+        """The running statistics that are summed as the gradients are; others are updated by one part after another."""
         return []
 
     def _terms(self, totals: Totals, final: bool = True) -> list[Term]:
-        """The totals, the running statistics, then the gradients in the order of `Layer.grads`. final: whether
-        gradients that backward has not written yet are set to zero."""
+        """The totals, the running statistics, then the gradients in the order of `Layer.grads`. final: whether backward
+        is over, so that gradients that it has not written are set to zero."""
         named = self.net.named_variables(trained=True)
         gradients = [layer.gradient(name) if final else layer.gradients[name] for _, layer, name in named]
         return [
@@ -150,8 +152,8 @@ class Parts:
 
     @contextmanager
     def _exchanging(self, number: int, count: int, part: Part) -> Iterator[None]:
-        """A context for backward of part `number`. In the last one, a bucket is sent to the other ranks as soon as its
-        gradients are final, while backward continues."""
+        """A context for the work of part `number`. In the last part, the exchange of a bucket with the other ranks
+        begins as soon as its gradients are final, while backward continues."""
         buckets, divisor = self._sums[0].buckets, self.totals.divisor_in(self.totals.array)
         if not part.last or self.ranks.size == 1 or len(buckets) == 1:
             yield
@@ -194,7 +196,8 @@ class Parts:
     def _push_bucket(
         self, number: int, terms: list[Term], bucket: Bucket, count: int, size: int, divisor: Array | None
     ) -> None:
-        """`_sums` holds the sums of complete subtrees, one for each bit of the number of parts done."""
+        """Add a bucket of part `number` to the tree. For n parts done, `_sums` holds the sums of complete subtrees, one
+        for each bit that is set in n."""
         depth = number.bit_count()
         self._sums[depth].gather(terms, bucket, count, size, divisor)
         while number & 1:
@@ -205,7 +208,7 @@ class Parts:
         """Write the sums of all parts to the arrays in which a step without parts leaves its results."""
         for term, view in zip(self._terms(self.totals), self._sums[0].views):
             _copy(view, term.array)
-        finite = self.totals.array[3:4]  # the share of parts with a finite loss, as a share of one step
+        finite = self.totals.array[3:4]  # counts parts with a finite loss; all of them together count as one step
         ops.scale(finite, factor=1 / count, out=finite)
         ops.add(totals.array, self.totals.array, out=totals.array)
 
@@ -215,7 +218,7 @@ class Parts:
         return self._sums[0]
 
     def places(self) -> range:
-        """The numbers of the gradients' views in `sums`, in the order of `Layer.grads`."""
+        """The numbers of the views of `sums` that hold gradients, in the order of `Layer.grads`."""
         terms = len(self.sums.views)
         return range(terms - len(self._numbers), terms)
 
@@ -228,10 +231,10 @@ class Parts:
 
 
 class Sharding(Parts):
-    """Cuts each batch into `count` shards, assigns them to the ranks in order, and sums their results. fixed: whether a
-    sum over ranks has the order of the tree. together: whether batch norm takes statistics over all ranks.
+    """Cuts each batch into `count` shards, assigns them to the ranks in order, and sums their results. fixed: whether
+    sums over ranks have the order of the tree. together: whether batch norm takes statistics over all ranks.
 
-    Raises ValueError unless the ranks have the same number of shards, a power of two."""
+    Raises ValueError unless each rank has the same number of shards, a power of two."""
 
     def __init__(
         self,
@@ -261,9 +264,10 @@ class Sharding(Parts):
         return places[self.own.start], places[self.own.stop]
 
     def backpropagate(self, x: Array, y: Array, totals: Totals, work: Backpropagate, batch: int | None = None) -> None:
-        """The gradients and running statistics of a batch, and its losses added to `totals`. work: forward, loss and
-        backward of one shard; it assigns the gradients and adds to the totals that are passed. batch: the size of the
-        batch, if x and y are only this rank's part of it.
+        """Compute the gradients and running statistics of a batch, and add its losses to `totals`.
+
+        work: runs forward, loss and backward of one shard; it assigns the gradients and adds to the totals that it is
+        given. batch: the size of the whole batch, if x and y are only this rank's part of it.
 
         Raises ValueError for a batch that is too small, before anything has changed."""
         size = len(y) if batch is None else batch
@@ -284,13 +288,15 @@ class Accumulation(Parts):
     statistics are updated batch by batch."""
 
     def backpropagate(self, batches: Sequence[tuple[Array, Array]], totals: Totals, work: Backpropagate) -> None:
-        """The gradients of the mean loss over all samples of these batches. Arguments as in `Sharding`."""
+        """Compute the gradients of the mean loss over all samples of these batches. Other arguments as in
+        `Sharding`."""
         ends = np.cumsum([0, *(len(y) for _, y in batches)]).tolist()
         self._add_up(batches, [*pairwise(ends)], ends[-1], len(batches), totals, work)
 
 
 def _expect_no_norm_inside_own(net: Layer) -> None:
-    """Raise ValueError that names a user's layer if it runs its inner batch norm on one part after another."""
+    """Raise ValueError, naming the layer, if a user's layer contains a batch norm, which it would run on one part after
+    another."""
     for layer in net.walk():
         norms = [each.path for each in layer.walk() if each.takes_parts and not each.children()]
         if layer.is_foreign and norms:

@@ -84,10 +84,11 @@ class TrainingStep:
     def step(self, x: Array, y: Array, part: Part = profiling.part, *, batch: int | None = None) -> None:
         """Forward, loss, backward, update, and the sums of the metrics: only device work.
 
-        It uses no host value that changes from step to step and reads nothing back, so the launches of one call can be
-        captured and replayed. The learning rate and step number are on the device, written by `optimizer.advance` or,
-        in `fit`, by a step counter. part: makes the context around each part of the step: "step", "loss", the optimizer
-        (by its name) and "metrics". batch: the size of the whole batch, if x and y are only this rank's part.
+        A step uses no host value that changes from step to step and reads nothing back, so the launches of one call can
+        be captured and replayed. The learning rate and step number are on the device, written by `optimizer.advance`
+        or, in `fit`, by a step counter. part: a function that returns a context for the whole "step" and for each part
+        of it: "loss", "metrics", and the optimizer by its name. batch: the size of the whole batch, if x and y are only
+        this rank's part.
         """
         self.step_on([(x, y)], part, batch=batch)
 
@@ -145,8 +146,7 @@ class TrainingStep:
             self.optimizer_shards.exchange(params, self.sharding.sums, self.sharding.places())
 
     def gather_averages(self) -> None:
-        """Fetch the averages that other ranks updated together with their part of the optimizer's state. Every rank
-        calls it."""
+        """With a sharded optimizer, fetch the moving averages that other ranks keep. Every rank has to call this."""
         if self.ema and self.optimizer_shards:
             self.ema.take(self.optimizer_shards.gathered(self.optimizer.kept(self.ema.values())))
 
@@ -164,7 +164,7 @@ class TrainingStep:
         return self.optimizer.steps
 
     def inputs(self) -> list[object]:
-        """The values and addresses that a step takes from Python; its graph stays valid while they are unchanged."""
+        """The values and addresses that a captured step contains; its graph stays valid while they are unchanged."""
         arrays = [
             *self.net.state_dict().values(),
             *(g for layer in self.net.walk() for g in layer.gradients.values()),

@@ -1,4 +1,4 @@
-"""The numbers that change from step to step, in device memory for captured steps: `ops.advance_clock`."""
+"""The numbers that change from step to step. They are in device memory, so that captured steps can read them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import numpy as np
 from gpuconv import backends, ops
 from gpuconv.training.optimizers.base import Optimizer
 
-Rates = list[float]  # the learning rates of one step, one for each optimizer inside
+Rates = list[float]  # the learning rates of one step: one, or one for each optimizer of a `Groups`
 
 AHEAD = 64  # number of steps whose learning rates are written to the device at once
 
 
 class StepCounter:
-    """The position in the epoch, the step number and the learning rates. The optimizer reads them from here.
+    """The position in the epoch, the step number and the learning rates. The optimizer reads its rates and step number
+    from here.
 
-    The host calls `write` at least every AHEAD steps; the device runs `advance` once per step. `planned` holds the
-    rates that the device will use next.
+    The host calls `write` at least once in AHEAD steps; `advance` runs on the device in each step
+    (`ops.advance_clock`). `planned` holds the rates of the next steps that are on the device.
     """
 
     def __init__(self, optimizer: Optimizer, device: str) -> None:
@@ -32,8 +33,8 @@ class StepCounter:
         optimizer.follow(self._lr, self._counters[1:2])
 
     def write(self, steps: int, start: int, offset: int, rates: Sequence[Rates]) -> None:
-        """Set all numbers. steps: the total done. start, offset: those of the next batch, see `ops.load_batch`. rates:
-        those of the next steps, at most AHEAD."""
+        """Set all numbers. steps: the number of steps done in total. start, offset: those of the next batch, as in
+        `ops.load_batch`. rates: those of each of the next steps, for at most AHEAD steps."""
         table = np.full(self._rates.shape, np.nan, self._rates.dtype)
         table[: len(rates)] = rates
         backends.assign(self._counters, np.array([0, steps, start, offset]))

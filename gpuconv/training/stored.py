@@ -1,9 +1,10 @@
 """The schemas of run.json and a checkpoint's state. Both are checked here before they are used.
 
-A schema is a `Kind` of value, a list with the schema of its entries, a dictionary with a schema by name, or a tuple of
-alternatives. Settings that an older version did not store have the value in `ABSENT`; in the description of a layer or
-an optimizer, the default of its class. A renamed class keeps its old name as a second entry of its table (`LAYERS`,
-`OPTIMIZERS`, `LOSSES`, `SCHEDULES`, `MODELS`), so that stored runs find it.
+A schema is a `Kind` of value, a list with the schema of its entries, a dictionary with a schema for each name, or a
+tuple of a schema and `NOTHING`, which allows null. A setting that an older version did not store has the value in
+`ABSENT`, or, in the description of a layer or an optimizer, the default of its class. A renamed class keeps its old
+name as a second entry of its table (`LAYERS`, `OPTIMIZERS`, `LOSSES`, `SCHEDULES`, `MODELS`), so that stored runs find
+it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ Schema = Any
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A kind of value: its description and its test."""
+    """A kind of value: its description for messages, and a function that tells whether a value is of this kind."""
 
     words: str
     fits: Callable[[Any], bool]
@@ -112,7 +113,7 @@ ABSENT: Record = {
     "options": {},
 }
 ABSENT_DATA: Record = {"drop_last": False, "augmentation": "none", "at_end": False}
-TEXTS: dict[str, Callable[[str], str]] = {  # read and written again: with today's names and every option
+TEXTS: dict[str, Callable[[str], str]] = {  # rewrite an old text with today's names and with every option
     "loss": losses.redescribed,
     "schedule": lambda text: str(schedules.get(text)),
     "plateau": lambda text: text and str(Plateau.of(text)),
@@ -121,7 +122,7 @@ TEXTS: dict[str, Callable[[str], str]] = {  # read and written again: with today
 
 _GONE: Any = object()  # stands for a missing entry
 
-# The location of data and the wording of the command line are not compared; the data's checksum and the settings are.
+# Not compared: where the data are and how the command line was worded. The data's checksum and the settings are.
 PLACES = ("train.name", "validation.name", "validation.part", "test.name", "options.command")
 
 
@@ -130,7 +131,7 @@ def _numbers(value: object) -> bool:
 
 
 def expect(value: Any, schema: Schema, name: str = "") -> None:
-    """Raise ValueError that names the first entry that violates `schema`. Entries may be absent."""
+    """Raise ValueError that names the first entry that violates `schema` or is unknown to it. Entries may be absent."""
     if isinstance(schema, tuple):
         schema = schema[0] if value is not None or NOTHING not in schema else NOTHING
     if isinstance(schema, Kind):
@@ -150,7 +151,7 @@ def expect(value: Any, schema: Schema, name: str = "") -> None:
 
 
 def state(found: Record, path: str | os.PathLike[str]) -> Record:
-    """A checkpoint's complete state. Raises CheckpointError that names a wrong or missing entry."""
+    """A checkpoint's state, checked and complete. Raises CheckpointError that names a wrong or missing entry."""
     defaults: Record = {"loss_scale": None}
     found = defaults | found
     try:
@@ -174,7 +175,8 @@ def state(found: Record, path: str | os.PathLike[str]) -> Record:
 
 
 def _record(record: Record, held_out: list[str], name: str) -> bool:
-    """Whether a record is an epoch's. Raises ValueError for an incomplete one; callbacks may have added entries."""
+    """Whether a record is an epoch's. Raises ValueError if an entry is missing or wrong; callbacks may have added
+    further entries. held_out: the names of the data sets that were evaluated after each epoch."""
     needed: Record = {"event": TEXT, "step": COUNT, "epoch": COUNT}
     of_epoch, of_change = (record.get("event") == event for event in ("epoch", "change"))
     parts = ["train", *held_out]
@@ -193,8 +195,8 @@ def _record(record: Record, held_out: list[str], name: str) -> bool:
 
 
 def complete(value: object) -> Any:
-    """The description of layers and optimizers as this version writes it: with today's names of classes and algorithms,
-    and defaults for settings that an older version did not store."""
+    """Descriptions of layers and optimizers as this version writes them: with today's names of classes and algorithms,
+    and with defaults for settings that an older version did not store."""
     if isinstance(value, list):
         return [complete(entry) for entry in value]
     if not isinstance(value, dict):
@@ -233,8 +235,8 @@ def _as_written_now(settings: Record) -> Record:
 
 
 def differences(stored: Any, current: Any, name: str = "") -> list[str]:
-    """The differences between two JSON values in words: "optimizer.lr is 0.1 there and 0.2 here". An entry may be
-    absent."""
+    """The differences between two JSON values in words, such as "optimizer.lr is 0.1 there and 0.2 here"; "there" is
+    `stored`. An entry that only one of them has is a difference, too."""
     if isinstance(stored, dict) and isinstance(current, dict):
         keys = [*stored, *(key for key in current if key not in stored)]
         return [
@@ -261,11 +263,11 @@ def differences(stored: Any, current: Any, name: str = "") -> list[str]:
 
 
 def unlike(there: Record, here: Record, only: tuple[str, ...] | None = None) -> list[str]:
-    """The differences between stored settings, or `only` these of them, and those of this run, in words."""
+    """The differences between the settings of a stored run (there) and of this one (here), in words. only: the names of
+    the settings to compare; None compares all."""
     there, here = _as_written_now(there), _as_written_now(here)
-    unnoted = [
-        name for name in NOTES if name not in there["options"]
-    ]  # older versions did not store them for runs started in Python
+    # Older versions did not store these options for runs started in Python.
+    unnoted = [name for name in NOTES if name not in there["options"]]
     here["options"] = {name: value for name, value in here["options"].items() if name not in unnoted}
     if only is not None:
         there, here = ({key: side[key] for key in only if key in side} for side in (there, here))
@@ -284,16 +286,16 @@ def without_places(settings: Record) -> Record:
 
 
 def without_frozen(config: object) -> Any:
-    """A net's config without the `frozen` entries, which a callback may have changed during the run."""
+    """A net's config without the `frozen` entries, which a callback may change during a run."""
     if isinstance(config, dict):
         return {name: without_frozen(value) for name, value in config.items() if name != "frozen"}
     return [*map(without_frozen, config)] if isinstance(config, list) else config
 
 
 def check_net(path: str | os.PathLike[str], checkpoint: Checkpoint, net: Layer) -> None:
-    """Raise CheckpointError that names the first difference if a checkpoint belongs to another net than `net` (frozen
-    layers may differ) or if its weights are not finite. The net may be without weights (initialize=False)."""
-    unseeded = {"seed": None}  # the seed of the initial weights does not matter
+    """Raise CheckpointError, naming the first difference, if a checkpoint belongs to another net than `net`, or if its
+    weights are not finite. Which layers are frozen does not matter. The net may have no weights (initialize=False)."""
+    unseeded = {"seed": None}  # ignores the seed of the initial weights
     there, here = (without_frozen(config) for config in (complete(checkpoint.state["net"]), as_json(net.config())))
     found = differences(there | unseeded, here | unseeded)
     if found:
@@ -304,9 +306,10 @@ def check_net(path: str | os.PathLike[str], checkpoint: Checkpoint, net: Layer) 
 def check_arrays(
     path: str | os.PathLike[str], there: dict[str, np.ndarray], net: Layer, same_dtype: bool = True
 ) -> None:
-    """Raise CheckpointError that names the first array that does not belong to the net or is not finite.
+    """Raise CheckpointError, naming the first such array, if arrays are missing, do not belong to the net, hold NaN or,
+    except in buffers, infinity.
 
-    same_dtype: if False, floats of any dtype are accepted."""
+    same_dtype: False accepts floats of any dtype that fit into the net's dtype."""
     found: list[str] = []
     variables = {key: layer.variables[name] for key, layer, name in net.named_variables()}
     own = {
@@ -341,7 +344,7 @@ def load_net(path: str | os.PathLike[str], net: Layer) -> Checkpoint:
 
 
 def as_json(value: object) -> Any:
-    """`value` as JSON returns it: tuples become lists, NumPy's numbers Python's."""
+    """A value as it comes back from JSON: tuples become lists, and NumPy's numbers become Python's."""
     return json.loads(json.dumps(value, default=_plain))
 
 

@@ -5,10 +5,11 @@
     {"format": 2, "step": 1, "on": "numpy: ...",
      "tensors": [["forward", "conv1", "float32", 65536, 9, "xxh3:5f1c02aa90b1d7e4", 12.5, 80.1, 0]]}
 
-with each tensor's direction, name, dtype, number of values, products summed for one value, hash of its bytes, sum and
-norm (null where they are not finite), and the norm of its change by the update. They are in the order of the work: the
-layers' outputs, the gradients of their inputs, the parameters' gradients, the updated parameters, the loss. A hash
-names its kind; lines of format 1, which have no "format", hold CRC-32 without a name, and are read as well.
+with each tensor's direction, name, dtype, number of values, products summed for one value, hash of its bytes, sum,
+norm, and the norm of its change by the update; null stands for a number that is not finite. The tensors are in the
+order of the work: the layers' outputs, the gradients of their inputs, the parameters' gradients, the updated
+parameters, the loss. A hash names its kind. Lines of format 1 are read too; they have no "format", and their hashes are
+CRC-32 without a name.
 """
 
 from __future__ import annotations
@@ -36,20 +37,20 @@ from gpuconv.training.callbacks import Callback, append
 from gpuconv.types import Array
 
 FORMAT = 2
-CRC32, XXH3 = "crc32", "xxh3"  # kinds of hashes: of format 1, and of this one
-MOST = 1e308  # numbers of a file are below
-ROW = 256  # values that are added in float32 before their sum is added to others in float64
-_SQUARES = 2 * ROW  # the same for squares
-_BLOCK = 1024 * ROW  # values, which stay in the processor's cache from the hash to the norm
-_SMALL = 2.0**-100  # float32 loses mean squares below: products under 2^-126 may be rounded to 0
+CRC32, XXH3 = "crc32", "xxh3"  # the kinds of hashes in format 1, and in this one
+MOST = 1e308  # the absolute values of a file's numbers are below this
+ROW = 256  # values that are added in float32; the sums of such rows are added in float64
+_SQUARES = 2 * ROW  # squares that are added in float32, likewise
+_BLOCK = 1024 * ROW  # values that are read at a time, few enough to stay in the processor's cache from hash to norm
+_SMALL = 2.0**-100  # with a mean square below this, float32 is too coarse: products under 2^-126 may be rounded to 0
 _ONES = {np.dtype(dtype): np.ones(_BLOCK // ROW, dtype) for dtype in ("float32", "float64")}
 _SHORT = 16 * ROW  # shorter tensors are added in float64
 
 
 @dataclass(frozen=True)
 class Digest:
-    """The digest of a tensor. products: the number summed for one of its values, at least 1. moved: the norm of the
-    change of an updated parameter."""
+    """The digest of a tensor. products: the number of products summed for one of its values, at least 1. moved: the
+    norm of an updated parameter's change."""
 
     direction: str  # "forward", "backward", "gradient", "update" or "loss"
     name: str
@@ -68,14 +69,16 @@ class Digest:
 
     @property
     def error(self) -> float:
-        """How far rounding in `Measures` may have moved the norm, and the sum divided by the root of the size: at most
-        n u / (1 - n u) of the sum of absolute values for rows of n, which is at most the norm times that root. Rows of
-        squares are twice as long, because the norm has half the relative error of its square."""
+        """A bound on the error that rounding in `Measures` causes in the norm, and also in sum / sqrt(size).
+
+        Adding rows of n values causes an error of at most n u / (1 - n u) times the sum of their absolute values, which
+        is at most sqrt(size) times the norm. Rows of squares may be twice as long, because the norm has half the
+        relative error of its square."""
         unit = np.finfo(np.float64 if self.dtype == "float64" else np.float32).eps / 2
         return ROW * float(unit) * (self.norm or 0.0) if self.rounds else 0.0
 
     def alike(self, other: Digest) -> bool | None:
-        """Whether both are of the same bits; None if the hashes are of two kinds."""
+        """Whether both are digests of the same bits; None if that is unknown, because the hashes are of two kinds."""
         if (self.size, self.dtype) != (other.size, other.dtype):
             return False
         if self.kind != other.kind:
@@ -91,7 +94,8 @@ class Digest:
     def of(
         cls, direction: str, name: str, tensor: Array, products: float = 1, before: np.ndarray | None = None
     ) -> Digest:
-        """before: the values before the update."""
+        """The digest of a tensor. products: as in the class, rounded up. before: the values before the update, for an
+        updated parameter."""
         host, measures = _host(tensor), Measures()
         measures.add(host, before)
         (hashed,), (numbers,) = measures.hashes(), measures.numbers()
@@ -100,21 +104,21 @@ class Digest:
 
 
 class Measures:
-    """Hashes, sums and norms of tensors. `add` reads a tensor; `numbers` computes the rest for all of them together,
-    because a call of NumPy takes longer than the sum of a few numbers."""
+    """Hashes, sums and norms of tensors. `add` reads a tensor; `numbers` completes the sums of all of them together,
+    because a call of NumPy takes longer than adding a few numbers."""
 
     def __init__(self) -> None:
         from xxhash import xxh3_64
 
-        self._hash: Any = xxh3_64  # takes arrays, which its type does not say
+        self._hash: Any = xxh3_64  # it takes arrays, although its annotation does not say so
         self._hashes: list[Any] = []
-        # At place 3 i + 0, 1, 2: what adds up to the sum, the square, and the square of the change of tensor i.
+        # Places 3 i, 3 i + 1 and 3 i + 2 add up to the sum of tensor i, its squared norm, and that of its change.
         self._rows = _Parts()
-        self._roots = _Parts()  # of short tensors, still to be squared
+        self._roots = _Parts()  # values of short tensors, still to be squared
 
     @np.errstate(all="ignore")
     def add(self, tensor: Array, before: np.ndarray | None = None) -> None:
-        """The tensor may be changed afterwards. before: its values before the update."""
+        """Measure a tensor, which may be changed afterwards. before: its values before the update."""
         flat, place = _host(tensor).reshape(-1), 3 * len(self._hashes)
         earlier = None if before is None else before.reshape(-1)
         hashed = self._hash(flat[:_BLOCK].view(np.uint8))  # bfloat16 has no buffer
@@ -141,7 +145,7 @@ class Measures:
 
     @np.errstate(all="ignore")
     def numbers(self) -> list[list[float | None]]:
-        """Of each tensor the sum, the norm, and the norm of the change; None for one that is not finite."""
+        """For each tensor its sum, its norm, and the norm of its change; None for a number that is not finite."""
         count = 3 * len(self._hashes)
         found = self._rows.added(count) + self._roots.added(count, squared=True)
         found[0::3] += self._roots.added(count)[1::3]
@@ -153,7 +157,7 @@ class Measures:
 
 
 class _Parts:
-    """Arrays that are added up at the end, each as a part of the number at its place."""
+    """Arrays whose values are added up at the end: for each place, those of all arrays that were added there."""
 
     def __init__(self) -> None:
         self._places: list[int] = []
@@ -174,7 +178,7 @@ class _Parts:
 
 
 def _host(tensor: Array) -> np.ndarray:
-    """On the host, without a copy if it is there."""
+    """The tensor on the host; not copied if it is there already."""
     return tensor if type(tensor) is np.ndarray else backends.to_numpy(tensor)
 
 
@@ -185,14 +189,16 @@ def _wide(dtype: np.dtype) -> type:
 
 
 def _sums(values: np.ndarray) -> np.ndarray:
-    """The sum of each `ROW` values, and the values that are left over. A row is too short for BLAS to use threads."""
+    """The sum of each row of `ROW` values, then the values that are left over. A row is too short for BLAS to use
+    threads, so the bits do not depend on their number."""
     rows, rest = _rows(values, ROW)
     found = np.vecdot(rows, _ONES[values.dtype][:ROW])
     return np.concatenate([found, rest]) if len(rest) else found
 
 
 def _squares(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The values, in float64 if float32 cannot hold their squares, and the sum of each `_SQUARES` squares."""
+    """The values, in float64 if float32 cannot hold their squares, and the sums of their squares in rows of
+    `_SQUARES`."""
     rows, rest = _rows(values, _SQUARES)
     found = np.vecdot(rows, rows)
     if len(rest):
@@ -204,14 +210,14 @@ def _squares(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _rows(values: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """As many whole rows as there are, and the values that are left over."""
+    """The values in as many complete rows of `length` as they fill, and those that are left over."""
     whole = len(values) - len(values) % length
     return values[:whole].reshape(-1, length), values[whole:]
 
 
 @dataclass(frozen=True)
 class Step:
-    """The digests of a step, in the order of its work. on: the device and machine that computed them."""
+    """The digests of step number `step`, in the order of its work. on: the device and machine that computed them."""
 
     step: int
     on: str
@@ -222,16 +228,17 @@ class Step:
 
 
 def _line(step: int, on: str, tensors: list[str]) -> str:
-    """tensors: the JSON of each digest."""
+    """A step's line in the file. tensors: the JSON of each digest."""
     begin = json.dumps({"format": FORMAT, "step": step, "on": on, "tensors": []})
     return f"{begin[:-2]}{', '.join(tensors)}]}}\n"
 
 
-Key = tuple[str, str, int]  # direction and name of a tensor, and how many of these came before it in the step
+Key = tuple[str, str, int]  # direction and name of a tensor, and how many with the same came before it in the step
 
 
 def keyed(step: Step) -> list[tuple[Key, Digest]]:
-    """The digests of a step with a key that is unique in it: with shards, a layer runs several times in a step."""
+    """The digests of a step, each with a unique key. Names alone are not unique: with shards, a layer runs several
+    times in a step."""
     seen: Counter[tuple[str, str]] = Counter()
     found = []
     for digest in step.tensors:
@@ -244,9 +251,9 @@ def keyed(step: Step) -> list[tuple[Key, Digest]]:
 class Digests(Callback):
     """Writes the digests of every step: ``fit(..., run_dir="runs/one", callbacks=[Digests()])``.
 
-    path: a file, by default digests.jsonl in the run directory. every: N records the layers' outputs and the gradients
-    of their inputs only in the first N steps and then in each N-th. Steps run launch by launch, with the same bits
-    as captured ones. When a run is resumed, the file goes on after the checkpoint's step.
+    path: a file, by default digests.jsonl in the run directory. every: with N, the layers' outputs and the gradients of
+    their inputs are recorded only in the first N steps and then in each N-th. Steps are not captured, but have the same
+    bits as captured ones. When a run is resumed, the lines after the checkpoint's step are replaced.
     """
 
     only_on_rank_0 = True
@@ -268,7 +275,7 @@ class Digests(Callback):
 
     @contextmanager
     def around_step(self, trainer: Any) -> Iterator[None]:
-        """A context around a step of `trainer` that records its arrays."""
+        """A context around a step of `trainer`, which writes the digests of the step's tensors."""
         step = trainer.steps + 1
         inside = step <= self.every or step % self.every == 0 or not self._begun
         with self._digests(trainer, inside) as digests:
@@ -318,7 +325,8 @@ class Digests(Callback):
 
 
 def _begin(net: Any, direction: str, of: Any, dtype: np.dtype, shape: tuple[int, ...], samples: float) -> str:
-    """The JSON of a digest up to its hash, which is the same in many steps. of: a layer, or the name of a variable."""
+    """The part of a digest's JSON before the hash, which is the same in many steps. of: a layer, or the name of a
+    variable. samples: the number of samples in the step."""
     products = 1.0
     if direction in ("forward", "backward"):
         products = _products(of, shape)
@@ -336,21 +344,22 @@ def _name(direction: str, of: Any) -> str:
 
 
 def _end(layer: Any, number: int) -> Any:
-    """The first or last of the layers that a fused layer, or a chain of them, runs as one; another layer itself."""
+    """The layer at index `number`, 0 or -1, of those that a fused layer or a chain of them runs as one; any other layer
+    itself."""
     while isinstance(layer, Fused):
         layer = layer.layers[number]
     return layer
 
 
 def _products(layer: Any, shape: tuple[int, ...]) -> float:
-    """The number of products that the layer itself sums for a value of its output or input of that shape; layers inside
-    it count their own."""
+    """The number of products that a layer sums for one value of an array of that shape: its output, or the gradient of
+    its input. 1 for a layer with others inside, which count their own."""
     inner = layer.children() and not isinstance(layer, Fused)
     return 1 if inner else layer.mult_adds / max(1, math.prod(shape[1:]))
 
 
 def machine(device: str) -> str:
-    """The backend, libraries and machine that determine the bits of a run's results, with a hash for the machine's
+    """The backend, libraries and machine that determine the bits of a run's results; a hash stands for the machine's
     name."""
     return f"{backends.identity(device)}, machine {zlib.crc32(platform.node().encode()):08x}"
 

@@ -1,4 +1,4 @@
-"""TensorBoard logs of a run, in addition to metrics.jsonl and metrics.csv."""
+"""Logs of a run for TensorBoard, in addition to metrics.jsonl and metrics.csv."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def library() -> ModuleType:
 class TensorBoard(Callback):
     """Log a run for TensorBoard: ``fit(..., run_dir="runs/one", callbacks=[TensorBoard()])``.
 
-    Logs scalars (loss, accuracy and learning rate at each reading, and every number of an epoch's record) and the run's
-    settings as hyperparameters; after each epoch histograms of the weights and of their change in the epoch's last step
-    (`update/...`), and with `image` a picture of its activations.
+    It logs the run's settings as hyperparameters, and as scalars the loss, accuracy and learning rate at each reading
+    and every number of an epoch's record. After each epoch it logs histograms of the weights and of their change in the
+    epoch's last step (`update/...`), and with `image` a picture of that image's activations.
 
     path: a folder, by default "tensorboard" in the run directory. Event files are added to it; when a run is resumed,
-    TensorBoard drops the steps after the checkpoint. image: uint8 (H, W, C) of the net's size; truth: its class. Raises
+    TensorBoard drops the steps after the checkpoint. image: uint8 (H, W, C) of the net's size. truth: its class. Raises
     ImportError without tensorboardX.
     """
 
@@ -61,7 +61,8 @@ class TensorBoard(Callback):
         self._remember(trainer)
 
     def next_step(self, trainer: RunState) -> int | None:
-        """After the step before the last of an epoch: keeps its weights, to measure the last update."""
+        """The number of steps until only the last step of an epoch is left: the weights are kept then, to measure the
+        last update."""
         return (trainer.batches - 1 - trainer.batch) or trainer.batches
 
     def on_step(self, trainer: RunState, record: Record | None) -> None:
@@ -101,7 +102,7 @@ class TensorBoard(Callback):
         self._events.add(self._library.summary.histogram(name, values.reshape(-1), _BINS), step)
 
     def _draw(self, trainer: RunState) -> None:
-        """The activation picture. If drawing fails, each reason is printed once."""
+        """Log the activation picture. If drawing fails, the reason is printed, unless it is the same as before."""
         from gpuconv import plots
 
         net = trainer.net
@@ -125,19 +126,19 @@ _BINS = np.concatenate([-_EDGES[::-1], [0.0], _EDGES])
 
 
 class _Events:
-    """An event file, written in the calling thread, because tensorboardX's own thread ends on a full disk, and its
-    queue then blocks every later call. If writing fails, one message is printed and the run continues without the
-    log."""
+    """An event file. It is written in the calling thread, because tensorboardX's own thread ends when the disk is full,
+    and its queue then blocks every later call. If writing fails, one message is printed and the run continues without
+    the log."""
 
     def __init__(self, folder: str, steps: int) -> None:
-        """steps: those that a resumed run has done; TensorBoard drops later steps in other files."""
+        """steps: the number of steps that a resumed run has done; TensorBoard drops later steps in the older files."""
         import socket
 
         from tensorboardX import proto, record_writer
 
         self._event = proto.event_pb2.Event
         os.makedirs(folder, exist_ok=True)
-        # With the number of steps, as a file created in the same second would be overwritten.
+        # The name contains the number of steps, or else it could overwrite a file created in the same second.
         name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{steps}"
         self._file: Any = record_writer.RecordWriter(os.path.join(folder, name))
         self._write(self._event(file_version="brain.Event:2"))

@@ -1,4 +1,4 @@
-"""Loss and accuracy, summed on the device and read back every so many steps."""
+"""Loss and accuracy, which are summed on the device and read back only once in several steps."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from gpuconv.types import Array
 
 
 class Reading(NamedTuple):
-    """The sums: of losses times samples, of correct answers, of samples, and of steps with a finite loss; with weights
-    of the classes, of losses times their labels' weights, and of these weights."""
+    """Sums over batches. loss_sum: of the batch's mean loss times its number of samples. correct: of right answers.
+    samples: of samples. finite_steps: of steps with a finite loss. weights: with class weights, the sum of the labels'
+    weights, which then take the place of the number of samples in loss_sum; else None."""
 
     loss_sum: float
     correct: float
@@ -23,13 +24,13 @@ class Reading(NamedTuple):
 
     @property
     def loss(self) -> float:
-        """0 if no sample counted."""
+        """The mean loss; 0 if no sample counted."""
         divisor = self.samples if self.weights is None else self.weights
         return self.loss_sum / divisor if divisor else 0.0
 
     @property
     def accuracy(self) -> float:
-        """Between 0 and 1."""
+        """Between 0 and 1; NaN if no sample counted."""
         return self.correct / self.samples if self.samples else float("nan")
 
     def since(self, earlier: Reading) -> Reading:
@@ -53,23 +54,24 @@ class Totals:
         self.array = backends.zeros((5 if self.weighted else 4,), np.float64, device)
 
     def divisor_in(self, sums: Array) -> Array | None:
-        """The one of `sums` that divides the loss, if the divisor depends on the labels."""
+        """The divisor of the loss, as a view of one of `sums`, if it depends on the labels; else None."""
         return sums[4:5] if self.weighted else sums[2:3] if self.ignores else None
 
     def add(self, loss: Array, scores: Array, labels: Array, criterion: object = None) -> None:
-        """Add a batch. loss: its mean, 0-d. scores: (N, classes). labels: (N,) integers, or (N, classes) floats.
-        Among equal scores, the first counts. criterion: the loss function; it may ignore a label, or have no notion of
-        a right answer.
+        """Add a batch. loss: its mean loss, 0-d. scores: (N, classes); of equal scores, the first one is the answer.
+        labels: (N,) integers, or (N, classes) floats. criterion: the loss function; it may ignore a label, or have no
+        notion of a right answer.
 
-        The last sum counts the steps for which the sum of losses is finite, which identifies the first step whose loss
-        was not.
+        The sum of steps counts those after which the sum of losses is finite, which tells the first step whose loss is
+        not.
         """
         compared = labels if losses.classifies(criterion) else None
         weight = losses.class_weights(criterion, scores, labels) if self.weighted else None
         ops.add_metrics(self.array, loss, scores, compared, weight, ignore_index=losses.ignored(criterion))
 
     def stored(self, numbers: Sequence[float]) -> Reading:
-        """The sums of a checkpoint. Older versions stored no sum of weights, and averaged losses over samples.
+        """The sums from a checkpoint's numbers. Older versions stored no sum of weights, and took the mean over
+        samples.
 
         Raises ValueError for another number of sums.
         """

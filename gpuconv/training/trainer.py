@@ -51,24 +51,25 @@ if TYPE_CHECKING:
 class Trainer(RunState):
     """A net, its optimizer, loss and schedule, and the training state.
 
-    `trained` is the net that a step runs: `net`, or its fused twin. The state: `steps` done, `epoch` (epochs
-    completed), `batch` (batches done of the next epoch), `records` (the contents of metrics.jsonl), `tested` (the
-    result of the test at the end).
+    `trained` is the net that a step runs: `net`, or its fused twin. The state: `steps` (the steps done), `epoch` (the
+    epochs completed), `batch` (the steps done of the next epoch), `records` (the contents of metrics.jsonl), `tested`
+    (the result of the test at the end).
 
     Args:
         net: Built, on the device where it is to be trained.
         optimizer: A name with `lr` and further settings (`gpuconv.training.optimizers`), an optimizer, or any object
             with step(params, grads) (`own_optimizers.Adapted`).
         loss: A name, or a function (`gpuconv.losses`).
-        schedule: Its short form, "cosine,warmup:5", a schedule, or any function of the step (`schedules.Called`).
-        plateau: Lowers the rate, in addition, when the validation loss no longer improves: a patience in epochs, a
-            short form, "5,factor=0.5", or a `Plateau`.
-        clip: The largest norm of all gradients together, or a short form, "value:0.5", or a `Clip`.
+        schedule: A short form, such as "cosine,warmup:5", a schedule, or any function of the step (`schedules.Called`).
+        plateau: Lowers the rate further when the validation loss no longer improves: a patience in epochs, a short
+            form, such as "5,factor=0.5", or a `Plateau`.
+        clip: The largest norm of all gradients together, or a short form, such as "value:0.5", or a `Clip`.
         ema: The decay of a moving average of the weights, such as 0.999. Validation, tests and checkpoints use the
             average; `averaged()` puts it into the net.
         accumulate: The number of batches per update, which uses the gradients of the mean loss over all their images.
-            Steps, and so the schedule, count updates.
-        seed: For the shuffles and augmentations that `fit` sets up for a Dataset without a loader.
+            A step is an update, in the schedule too.
+        seed: The seed of the shuffles of data that `fit` splits into batches itself, of the split into training and
+            validation data, and of the shadow oracle's draws.
         precision: "float32", "tf32", "float16" or "bfloat16", to which the net is converted
             (`gpuconv.layers.Layer.to`); by default the net's. The optimizer keeps float32 masters of 16-bit parameters,
             which start from the parameters given here; weights loaded into the net later do not reach them.
@@ -77,15 +78,16 @@ class Trainer(RunState):
             it, up to eight steps per launch; by default on CUDA devices. On "emulated" the launches are recorded and
             run again. A run gives the same bits either way. If a capture fails, an `UncapturedWarning` gives the
             reason, and the run continues uncaptured.
-        fuse: Whether to train through `net.fuse()`, the same arrays with fewer launches; by default on all devices but
-            NumPy.
+        fuse: Whether to train through `net.fuse()`, which has the same arrays and needs fewer launches; by default on
+            all devices but NumPy, unless sync_batch_norm is set.
         metrics: What is measured on validation and test data in addition to loss and accuracy (`gpuconv.metrics`).
-        shadow: The share of the run's time, between 0 and 1, that the oracle may spend on checking its calls
-        (docs/shadow.md).
-        violation: What happens if a result exceeds its bound: "stop" raises ShadowError, "warn" continues.
+        shadow: The share of the run's time, above 0 and at most 1, that the shadow oracle may spend on checking calls
+            of ops (docs/shadow.md); None for no checks.
+        violation: What happens if the shadow oracle finds a result beyond its bound: "stop" raises ShadowError, "warn"
+            continues.
         shards: The number of parts, a power of two, into which each batch is cut, the last one of an epoch included.
-            The parts are computed one by one, and batch norm takes the statistics of each part. The random numbers of
-            augmentation and dropout are those of the whole batch.
+            The parts are computed one by one, and batch norm takes the statistics of each part. Augmentation and
+            dropout draw the same random numbers as for the whole batch.
         parallel: "mpi" or "nccl", or `gpuconv.parallel.MPI(...)` or `NCCL(...)`: the processes that mpiexec or torchrun
             started train together, with MPI on numpy and emulated, with NCCL on a GPU each. Each runs this program;
             `ranks.rank` tells which it is (docs/parallel.md).
@@ -203,15 +205,15 @@ class Trainer(RunState):
                 with the result in `tested`.
             callbacks: Objects with event methods (`Callback`).
             run_dir: A folder for checkpoints, logs and curves (`RunDirectory`).
-            resume: Whether to continue from its last checkpoint, with the same settings; this gives the same bits as a
-                run without a stop (on the CPU: with the same BLAS and the same number of its threads, which determine
-                the order of its sums).
-            metrics_every: The steps between readings of the running loss, which detect NaN.
+            resume: Whether to continue from the last checkpoint in run_dir, with the same settings. The bits are those
+                of a run without a stop; on the CPU only with the same BLAS and the same number of its threads, which
+                determine the order of its sums.
+            metrics_every: The number of steps between readings of the running loss, which detect NaN.
             checkpoint_every: Steps between checkpoints, in addition to one after each epoch.
             batch_size: Images of a batch, for data without batches.
-            steps_per_epoch: The batches of an epoch, for a generator.
-            normalization: Of uint8 images; by default the net's, else the statistics of the training images, which the
-                net then keeps.
+            steps_per_epoch: The number of batches in an epoch, for data without a length, such as a generator.
+            normalization: That of uint8 images, which the net keeps; by default the net's own, else one by the
+                statistics of the training images.
             settings: Further JSON-serializable settings, stored in run_dir and compared when a run is resumed.
             progress: Whether to show a bar and print a line for each epoch.
 
@@ -313,12 +315,12 @@ class Trainer(RunState):
             self.expect_same_weights()
 
     def _options(self, settings: Record | None) -> Any:
-        """The given settings with the metadata of the net's images, for `gpuconv.load`."""
+        """The given settings, with the metadata of the net's images, which `gpuconv.load` needs."""
         return settings if settings and not isinstance(settings, dict) else notes(self.net) | (settings or {})
 
 
 def _synchronized(sync_batch_norm: object, fuse: bool | None) -> bool:
-    """Whether batch norm takes statistics over all ranks; checks the argument."""
+    """Check the argument `sync_batch_norm` and return it."""
     if sync_batch_norm not in (True, False):
         raise TypeError(f"sync_batch_norm must be True or False, received {sync_batch_norm!r}")
     if sync_batch_norm and fuse:
@@ -327,7 +329,7 @@ def _synchronized(sync_batch_norm: object, fuse: bool | None) -> bool:
 
 
 def _shared_out(shard_optimizer: object, optimizer: Optimizer) -> bool:
-    """Whether each rank keeps a part of the optimizer's state; checks the argument."""
+    """Check the argument `shard_optimizer` and return it."""
     given = flag("shard_optimizer", shard_optimizer)
     if given and isinstance(optimizer, own_optimizers.Adapted):
         raise ValueError(

@@ -35,11 +35,11 @@ def loaders(
     steps_per_epoch: int | None = None,
     normalization: Normalization | None = None,
 ) -> Record:
-    """A loader for each part, in order; parts other than the first may be None.
+    """A loader for each part of `data`, in order. The first part is for training; others may be None, which stays None.
 
     Only the first part is shuffled. uint8 images are normalised by `normalization`, by default with the statistics of
-    the first part. steps_per_epoch: the batches of an epoch of the first part, if its length is unknown. Raises
-    TypeError if no loader can be made from the data, or if those statistics are unknown.
+    the first part. steps_per_epoch: the number of batches in an epoch of the first part, if its length is unknown.
+    Raises TypeError if no loader can be made from the data, or if those statistics are unknown.
     """
     made: Record = {}
     part_of_training = data.get("validation") if is_fraction(data.get("validation")) else None
@@ -64,7 +64,7 @@ def is_fraction(data: object) -> bool:
 
 
 def with_part(data: Record, net: Any, seed: int) -> Record:
-    """The data. If "validation" is a fraction, that fraction of the first set is split off as validation data."""
+    """The same data; but if "validation" is a fraction, this part of the first data set becomes the validation data."""
     name, fraction = next(iter(data)), data.get("validation")
     if fraction is None or not is_fraction(fraction):
         return data
@@ -86,7 +86,7 @@ def with_part(data: Record, net: Any, seed: int) -> Record:
 
 
 def held_out(name: str, data: object, net: Layer, normalization: Normalization | None, batch_size: int) -> Any:
-    """The loader of test data: in order, normalised by `normalization`, by default as in training."""
+    """A loader of held-out data: not shuffled, and normalised by `normalization`, by default as in training."""
     normalize = partial(as_in_training, name, normalization or getattr(net, "normalization", None))
     found = loader(name, data, net, normalize, batch_size=integer("batch_size", batch_size, 1))
     expect(name, found, net, None)
@@ -134,9 +134,10 @@ def expect_again(name: str, data: object) -> None:
 
 
 def measured(name: str, known: Normalization | None, data: object) -> Normalization | None:
-    """The normalization of training images: the known one, else one from their statistics; None for floats.
+    """The normalization of training images: the known one, else one by their statistics; None for floats.
 
-    known: that of the net's images so far; if given, floats that do not look normalised raise ValueError."""
+    known: the normalization of the net's images so far. If there is one, floats that do not look normalised raise
+    ValueError."""
     if _raw(data):
         return known or Normalization.measured(data)
     if known is not None and known.lacks(some := _some(data)):
@@ -148,10 +149,10 @@ def measured(name: str, known: Normalization | None, data: object) -> Normalizat
 
 
 def as_in_training(name: str, known: Normalization | None, data: object) -> Normalization | None:
-    """The normalization of validation and test images, if they are uint8. known: that of the training images.
+    """The normalization of validation or test images: that of the training images, `known`; None for floats.
 
-    Raises TypeError if it is unknown, and ValueError if the training images are normalised and these floats do not look
-    so."""
+    Raises TypeError if it is needed and unknown, and ValueError if the training images are normalised and the floats
+    here do not look normalised."""
     if _raw(data):
         if known is None:
             raise TypeError(
@@ -176,16 +177,18 @@ def _raw(data: Any) -> bool:
 
 
 def _normalization(training: object) -> Normalization | None:
-    """The normalization of the training loader, or one from its images; None for floats or if unknown."""
+    """The normalization of the training loader, else one by the statistics of its images; None for floats, or if the
+    images are unknown."""
     data = getattr(training, "dataset", None)
     measures = isinstance(data, (Dataset, Samples)) and data.raw
     return getattr(training, "normalization", None) or (Normalization.from_dataset(data) if measures else None)
 
 
 def expect(name: str, loader: Any, net: Any, loss: object, shards: int = 1, parts: str = "shards") -> None:
-    """Raise DataError if a loader's images, labels or last batch do not fit the net and its loss, as far as known.
+    """Raise DataError if a loader's images, labels or last batch do not fit the net and its loss, as far as that can be
+    known in advance.
 
-    shards: the number of shards of a batch. parts: what the error calls them."""
+    shards: the number of shards into which a batch is cut. parts: the word for them in messages."""
     if not _batched(loader):
         return
     data = loader.dataset
@@ -243,7 +246,7 @@ def expect(name: str, loader: Any, net: Any, loss: object, shards: int = 1, part
 
 
 def _expect_mixable(name: str, loader: Loader, net: Any, loss: object) -> None:
-    """Raise DataError unless mixup or cutmix can be used."""
+    """Raise DataError unless the loader's mixup or cutmix fits the purpose, the net and the loss."""
     mixing, classes, scores = loader.augmentation.mixing, len(loader.dataset.classes), net.output_shape
     if name != "train":
         raise DataError(f"{name} would be mixed by {mixing}, which is for training: make its loader without it")
@@ -262,7 +265,7 @@ def _expect_mixable(name: str, loader: Loader, net: Any, loss: object) -> None:
 def note(net: Any, loader: Any, normalization: Normalization | None = None) -> None:
     """Set the net's normalization, and its classes if they have names.
 
-    normalization: how the caller normalised floats, if known."""
+    normalization: by which the caller normalised floats, if known."""
     net.normalization = getattr(loader, "normalization", None) or normalization
     classes = getattr(getattr(loader, "dataset", None), "classes", None) or ()
     named = getattr(net, "classes", None)
@@ -276,7 +279,7 @@ def note(net: Any, loader: Any, normalization: Normalization | None = None) -> N
 def describe(loader: Any, at_end: bool = False) -> Record | None:
     """A description of a loader and its data, with a checksum that detects changed data. JSON-serializable.
 
-    at_end: whether the data is used only at the end of a run."""
+    at_end: whether the data are used only at the end of a run."""
     if loader is None:
         return None
     data: Any = getattr(loader, "dataset", None)
@@ -298,7 +301,7 @@ def describe(loader: Any, at_end: bool = False) -> Record | None:
 
 
 def expect_length(loader: object) -> int:
-    """The number of batches of the training part. Raises ValueError if it is unknown."""
+    """The number of batches in an epoch of the training data. Raises ValueError if it is unknown."""
     if (count := length(loader)) is None:
         raise ValueError(
             "the number of batches in an epoch of train is unknown; give fit(..., steps_per_epoch=100). Schedules and "
@@ -316,10 +319,11 @@ def length(loader: Any) -> int | None:
 
 
 def ours(loader: object) -> TypeGuard[Loader]:
-    """Whether it is a `Loader` whose batches come unchanged from its data set."""
+    """Whether it is a `Loader` whose `epoch` is not overridden, so that its batches may be loaded in another way."""
     return isinstance(loader, Loader) and type(loader).epoch is Loader.epoch
 
 
 def _batched(loader: object) -> bool:
-    """Whether it is a `Loader` or a `StreamLoader` whose batches come unchanged from its data."""
+    """Whether it is a `Loader` or a `StreamLoader` whose `epoch` is not overridden, so that its data set tells what is
+    in its batches."""
     return ours(loader) or (isinstance(loader, StreamLoader) and type(loader).epoch is StreamLoader.epoch)

@@ -3,7 +3,7 @@
 An optimizer keeps state arrays for each parameter and updates all parameters in one op call. It reads the learning rate
 and the step number from one-element arrays on the parameters' device, so a captured update can be replayed with new
 values. For a 16-bit parameter it keeps a float32 master. The formula updates the master, with state in float32, and the
-parameter is the rounded master, so that steps too small for 16 bits still add up:
+parameter is the rounded master, so that steps too small for 16 bits still add up.
 
     optimizer = Adam(lr=1e-3)
     optimizer.step(net.params(), net.grads())      # advance() on the host, update() on the device

@@ -17,7 +17,7 @@ class Adagrad(Optimizer):
     """s += g**2; param -= lr * g / (sqrt(s) + eps) (Duchi et al. 2011).
 
     Args:
-        eps: At least 0.
+        eps: Added to the root of s; at least 0.
     """
 
     name: ClassVar[str] = "adagrad"

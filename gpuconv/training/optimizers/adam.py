@@ -14,12 +14,13 @@ from gpuconv.types import Array
 
 @dataclass(kw_only=True, eq=False)
 class Adam(Optimizer):
-    """Bias-corrected running means of the gradient and its square (Kingma and Ba 2014).
+    """Steps along the bias-corrected running mean of the gradient, divided by the root of that of its square (Kingma
+    and Ba 2014).
 
     Args:
-        beta1: Of the gradient's mean, in [0, 1).
-        beta2: Of its square's mean, in [0, 1).
-        eps: Added to the root of the square's mean, from 0.
+        beta1: The decay of the gradient's running mean, in [0, 1).
+        beta2: The decay of the square's running mean, in [0, 1).
+        eps: Added to the root of the square's mean; at least 0.
     """
 
     name: ClassVar[str] = "adam"

@@ -17,7 +17,7 @@ from gpuconv.types import Array, Record
 Arrays = Mapping[str, Array]
 T = TypeVar("T")
 
-DECAYS = {"all": 0, "weights": 2}  # parameters of at least this rank decay
+DECAYS = {"all": 0, "weights": 2}  # choice of what decays -> the smallest rank of a parameter that decays
 
 
 @dataclass(kw_only=True, eq=False)
@@ -26,9 +26,9 @@ class Optimizer:
 
     Args:
         lr: The learning rate, before a schedule's factor.
-        weight_decay: weight_decay * param is added to the gradient (but see AdamW and Lion).
-        decay: "all" parameters decay, as in PyTorch, or only "weights", those of rank 2 and above, which excludes
-            biases and the weights and biases of norms.
+        weight_decay: weight_decay * param is added to the gradient; AdamW and Lion shrink the parameter itself.
+        decay: What decays: "all" parameters, as in PyTorch, or "weights", only those of rank 2 and above, which
+            excludes biases and the weights and biases of norms.
     """
 
     name: ClassVar[str]
@@ -46,11 +46,11 @@ class Optimizer:
     _step: Array = field(default=None, init=False, repr=False)  # type: ignore[assignment]
     _weight_decay: list[float] = field(default_factory=list, init=False, repr=False)
     _parameters: tuple[str, ...] = field(default=(), init=False, repr=False)
-    # whether the state of the parameter of that name is kept here; None: all are
+    # Whether this optimizer keeps the state of the parameter of a name; None if it keeps that of all.
     keeps: Callable[[str], bool] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        for entry in fields(self):  # NumPy's numbers as Python's, for run.json
+        for entry in fields(self):  # NumPy's numbers become Python's, which run.json can hold
             if isinstance(value := getattr(self, entry.name), np.generic):
                 setattr(self, entry.name, value.item())
         number("lr", self.lr, 0)
@@ -72,8 +72,8 @@ class Optimizer:
         return ()
 
     def build(self, params: Arrays, masters: Mapping[str, np.ndarray] | None = None) -> None:
-        """Create the state, zeros for each parameter, and the masters. The first `step` calls this if it was not called
-        before.
+        """Create the state, which is zeros for each parameter, and the masters. The first `step` does this if it was
+        not done before.
 
         Args:
             params: The parameters by name.
@@ -81,7 +81,7 @@ class Optimizer:
                 themselves.
 
         Raises:
-            ValueError: Settings that overflow the dtype in which the parameters are updated.
+            ValueError: There are no parameters, or a setting overflows the dtype in which they are updated.
         """
         if not params:
             raise ValueError("there is nothing to optimize: the net has no trained parameters")
@@ -111,8 +111,8 @@ class Optimizer:
         return {name: value for name, value in named.items() if self.keeps is None or self.keeps(name)}
 
     def match(self, params: Arrays) -> bool:
-        """Adapt the state to `params`, after layers were frozen or unfrozen. Parameters that were trained
-        before keep their state. Returns whether anything changed; if so, call `follow` again.
+        """Adapt the state to `params`, after layers were frozen or unfrozen. Parameters that were trained before keep
+        their state. Returns whether anything changed; if so, the caller has to call `follow` again.
         """
         if [*self._parameters] == [*params]:
             return False
@@ -128,14 +128,13 @@ class Optimizer:
         return self._lr.dtype
 
     def rates(self, lr: float, ahead: int = 0) -> list[float]:
-        """The learning rates of a step, one for each optimizer inside, if the run's rate is `lr`.
-
-        ahead: how many steps ahead that step is."""
+        """The learning rates of a step, one for each optimizer inside. lr: the run's learning rate then. ahead: how
+        many steps ahead of the next one that step is."""
         return [lr]
 
     def follow(self, lr: Array, step: Array) -> None:
-        """Read each step's rates and number from these arrays on the device. The caller updates them, and calls `count`
-        instead of `advance`.
+        """From now on, read each step's rates and number from these arrays on the device. The caller updates them, and
+        calls `count` instead of `advance`.
 
         Args:
             lr: (L,) as in `rates`.
@@ -148,7 +147,7 @@ class Optimizer:
         self.steps += 1
 
     def arrays(self) -> list[Array]:
-        """The optimizer's arrays, not copies, that an update reads or writes."""
+        """The optimizer's own arrays (not copies) that an update reads or writes."""
         return [*self._named().values(), self._lr, self._step]
 
     def walk(self) -> Iterator[Optimizer]:
@@ -195,8 +194,8 @@ class Optimizer:
 
         Args:
             params, grads: Arrays by name.
-            scaling: The array of `ops.update_loss_scale` for these gradients; it holds their factor, or marks the step
-                as skipped.
+            scaling: The array that `ops.update_loss_scale` changed for these gradients: it holds the factor for them,
+                or says that the step is skipped. None for a factor of 1.
             averages: Moving averages of the parameters by name, or None.
             ema: Their decay.
         """

@@ -51,9 +51,9 @@ class Groups(Optimizer):
     """Updates each group of parameters with its own optimizer.
 
     Args:
-        lr: A factor on every group's rate, under the run's schedule; a group with its own schedule ("@ linear:3")
-            follows that instead. At a rate of 0 parameters do not change.
-        groups: Patterns and optimizers, see the module's docstring.
+        lr: A factor on every group's rate, as is the run's schedule; a group with its own schedule ("@ linear:3")
+            follows that instead. At a rate of 0, parameters do not change, except that Muon still scales its weights.
+        groups: Selectors and optimizers, as the module's docstring describes them.
     """
 
     name: ClassVar[str] = "groups"

@@ -18,16 +18,18 @@ from gpuconv.types import Array
 
 @dataclass(kw_only=True, eq=False)
 class Muon(Optimizer):
-    """Momentum, orthogonalized by Newton-Schulz steps, for filters and matrices only. Weights are scaled to a norm of 1
-    for each filter, so there is no weight decay (see `gpuconv.ops.muon_step`; Jordan et al. 2024).
+    """Momentum, orthogonalized by Newton-Schulz steps, for filters and matrices only. In each step a weight of K
+    filters is first scaled to a norm of sqrt(K), so there is no weight decay (`gpuconv.ops.muon_step`; Jordan et al.
+    2024).
 
     Args:
         momentum: In [0, 1].
         nesterov: Whether to use Nesterov momentum.
         newton_schulz: The number of Newton-Schulz steps, 0 to 100.
-        matmul_precision: Of the products: "full", the accumulation dtype, on a GPU's tensor cores "tf32" or "bfloat16",
-            neither for nets in float64, or "auto": "bfloat16" for 16-bit nets, else "full".
-        tf32: The earlier name: True is "tf32", False "full", "auto" the same as now.
+        matmul_precision: How the matrix products are computed: "full" in the accumulation dtype; "tf32" or "bfloat16"
+            with factors of that precision, on a GPU by tensor cores, but not for nets in float64; or "auto", which is
+            "bfloat16" for 16-bit nets and "full" for others.
+        tf32: The earlier name of matmul_precision: True means "tf32", False "full", and "auto" the same as now.
     """
 
     name: ClassVar[str] = "muon"

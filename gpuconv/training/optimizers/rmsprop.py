@@ -17,8 +17,8 @@ class RMSprop(Optimizer):
     """s = alpha * s + (1 - alpha) * g**2; param -= lr * g / (sqrt(s) + eps) (Tieleman and Hinton 2012).
 
     Args:
-        alpha: In [0, 1].
-        eps: At least 0.
+        alpha: The decay of the running mean s, in [0, 1].
+        eps: Added to the root of s; at least 0.
     """
 
     name: ClassVar[str] = "rmsprop"

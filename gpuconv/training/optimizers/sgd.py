@@ -1,4 +1,4 @@
-"""Gradient descent."""
+"""Stochastic gradient descent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class SGD(Optimizer):
 
     Args:
         momentum: In [0, 1].
-        nesterov: Take the second form; needs a momentum above 0.
+        nesterov: Whether to use the second form, which needs a momentum above 0.
     """
 
     name: ClassVar[str] = "sgd"
