@@ -34,7 +34,7 @@ from gpuconv.backends.cpu import blas
 __all__ = ["fixed_parts", "in_parts", "matmul", "sum_in_order", "sum_parts", "threads"]
 
 LEAST_BYTES = 1 << 20  # bytes per part; smaller parts were measured to cost more than they save
-FIXED = 4  # the most parts within `fixed_parts`
+FIXED = 4  # the largest number of parts within `fixed_parts`
 
 Result = TypeVar("Result")
 T = TypeVar("T")

@@ -42,7 +42,7 @@ def avg_pool2d_backward(dy, problem, *, count_include_pad, out):
 
 
 def _counts(windows: Windows, count_include_pad: bool) -> np.ndarray:
-    """(1, P, Q, 1): the number of cells in each window's mean; cells that "cover" adds past the padding never count."""
+    """(1, P, Q, 1): the number of cells in each window's mean, without those that fit="cover" adds past the padding."""
     counted = windows.pad(np.ones((1, *windows.hw, 1)))
     if count_include_pad:
         (top, bottom), (left, right) = windows.problem.padding

@@ -70,7 +70,7 @@ class Prover:
             return answer
 
     def _ask(self, question: Record, of: str) -> Answer:
-        if self._child and self._child.answer():  # the child has ended, or has written something unasked
+        if self._child and self._child.answer():  # the child has ended, or has written something without being asked
             self.close()
         if self._child is None and (why := self._start()):
             return Answer(UNABLE, why)

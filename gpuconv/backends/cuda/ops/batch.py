@@ -19,7 +19,7 @@ from gpuconv.types import Array, ArrayT, Scalar
 
 _ELEMENTS = 4096  # numbers of one sample per thread block
 
-_MOST_ELEMENTS = 2**31 - 2**16  # numbers of one sample: a thread's next index must fit into 32 bits too
+_MOST_ELEMENTS = 2**31 - 2**16  # a sample has fewer numbers, because a thread's next index must fit into 32 bits too
 
 _FLIPS: dict[bool | str, int] = {False: 0, True: 1, "alternating": 2}  # the kernel's `enum Flip`
 

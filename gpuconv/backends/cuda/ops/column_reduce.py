@@ -73,7 +73,7 @@ def deal(rows: int, channels: int, width: int, most_steps: int | None) -> Column
 
 def partials(columns: Columns, state_numbers: int, dtype: np.dtype, like: Array) -> Array | None:
     """Workspace for a reduction's partial results, a State of `state_numbers` numbers per chunk and channel; None if
-    there is one chunk, so that the first launch finishes."""
+    there is only one chunk, because then the first launch finishes the reduction."""
     if columns.chunks == 1:
         return None
     return empty((columns.chunks, int(columns.struct["channels"]), state_numbers), accumulation_dtype(dtype), like=like)

@@ -152,7 +152,7 @@ def _product(
     )
 
 
-# Tables of a batch's arrays in device memory, by the arrays' addresses; a table lives as long as the first parameter.
+# Tables of a batch's arrays in device memory, by the arrays' addresses. A table lives as long as its first parameter.
 _tables: dict[tuple[object, ...], Array] = {}
 
 

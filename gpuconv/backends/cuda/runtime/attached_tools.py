@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 
-_TOOLS = {  # by the beginning of the environment variables that they set
+_TOOLS = {  # by the prefix of the environment variables that they set
     "NV_NSIGHT_INJECTION_": "Nsight Compute",
     "NV_SANITIZER_INJECTION_": "compute-sanitizer",
 }

@@ -39,5 +39,5 @@ def run_parallel(works: Sequence[Callable[[], None]], *, like: Any) -> None:
 
 @functools.cache
 def _stream(device: int, thread: int, number: int) -> Any:
-    """The same streams in every call of a thread on a device, because CuPy keeps freed memory for each stream."""
+    """A stream, the same for all calls of a thread on a device, because CuPy keeps freed memory for each stream."""
     return sys.modules["cupy"].cuda.Stream(non_blocking=True)
