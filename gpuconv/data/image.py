@@ -85,7 +85,7 @@ class Picture:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Picture:
-        """Raises as `read_image` does."""
+        """The image in a file. Raises as `read_image` does."""
         _pillow()  # a missing Pillow is reported before other errors
         with _file_to_read(path) as file:
             return cls.decode(file, os.fspath(path))

@@ -31,7 +31,7 @@ _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")  # set by the m
 
 
 class _Begun:
-    """A sum that has been started. It continues when the rank calls `progress`, and until its end in `finish`."""
+    """A sum that has been started. Each call of `progress` continues it, and `finish` waits for its end."""
 
     def __init__(self, ranks: MPI, flat: Array, tag: int) -> None:
         self._ranks, self._tag, self._steps = ranks, tag, tree(flat, ranks.rank, ranks.size)

@@ -11,7 +11,8 @@ from gpuconv.types import Array
 
 
 class Swap(Protocol):
-    """Sends the array `give` to another rank and receives into the array `into` from it; either may be None."""
+    """A function that sends the array `give` to a partner and receives into the array `into` from it; either may be
+    None."""
 
     def __call__(self, partner: int, *, give: Array | None = None, into: Array | None = None) -> None: ...
 

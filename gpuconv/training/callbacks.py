@@ -126,7 +126,7 @@ def keepers(run: RunDirectory, checkpoint_every: int | None = None) -> list[Call
 
 
 def monitored(record: Record) -> tuple[str, float]:
-    """The name of the measure by which epochs are compared, and its value, of which more is better: the validation
+    """The name and value of the measure by which epochs are compared; a higher value is better. It is the validation
     accuracy if there is one, else the negative validation loss, else the negative training loss."""
     if record.get("validation_accuracy") is not None:
         return "validation_accuracy", record["validation_accuracy"]
@@ -266,7 +266,7 @@ class CSVLog(Log):
 
 
 class Curves(Callback):
-    """Draw loss and accuracy by epoch when the run ends, and before that at most once in so many `seconds`.
+    """Draw loss and accuracy by epoch when the run ends, and before that after an epoch, at most once in `seconds`.
 
     If drawing fails, the reason is printed, unless it is the same as before, and the run continues.
     """
@@ -372,7 +372,7 @@ class Progress(Callback):
 
 
 def _percent(name: str, record: Record) -> dict[str, str]:
-    """{name in words: the record's accuracy of that name, as text}; empty if it was not measured."""
+    """The record's accuracy of that name, as {name in words: percentage}; empty if it was not measured."""
     return {} if record[name] is None else {name.replace("_", " "): f"{100 * record[name]:.2f}%"}
 
 

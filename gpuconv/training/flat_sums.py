@@ -16,8 +16,8 @@ BUCKET = 4 << 20  # bytes of the smallest bucket that ranks exchange while backw
 
 @dataclass(frozen=True)
 class Term:
-    """An array to be summed over the parts. weighted: whether each part counts by its share of the samples. gradient:
-    whether it is the gradient of a loss, which may give each part another share (`Sums.gather`)."""
+    """An array to be summed over the parts. weighted: whether each part is weighted by its share of the samples.
+    gradient: whether it is the gradient of a loss; then the weight may be another one (`Sums.gather`)."""
 
     array: Array
     weighted: bool = True
@@ -64,7 +64,7 @@ class Sums:
                 ops.scale(term.array, factor=part / size if term.weighted else 1.0, out=view)
 
     def divide(self, terms: Sequence[Term], size: int, divisor: Array) -> None:
-        """Rescale the sums of the gradients to a loss over all parts that divides by `divisor` instead of `size`."""
+        """Rescale the summed gradients, so that the loss of all parts is divided by `divisor` instead of `size`."""
         for term, view in zip(terms, self.views):
             if term.gradient:
                 ops.scale(view, factor=size, divisor=divisor, out=view)

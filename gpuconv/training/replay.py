@@ -72,7 +72,7 @@ class Replay:
             captured: Work = _nothing
             try:
                 captured = self._recorder.capture(lambda: _repeat(work, count))
-            except Exception as error:  # whatever it is: nothing has run, and the work can run without a capture
+            except Exception as error:  # whatever it is: a failed capture has run nothing, so the work can still run
                 failed = f"{type(error).__name__}: {error}"
             each, self._ranks.sent = self._ranks.sent - sent, sent
             if reason := next(filter(None, self._ranks.gather(failed)), None):

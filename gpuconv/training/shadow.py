@@ -76,8 +76,8 @@ class Shadow:
     """The shadow oracle of a run. Call `close` at the end.
 
     share: the share of the run's time that it may take. violation: "stop" raises ShadowError, "warn" continues. folder:
-    where calls that violate their bound are stored. seed: of the drawing of calls. clock: returns seconds, as
-    `time.perf_counter` does. make: starts the worker."""
+    where calls that violate their bound are stored. seed: the seed from which calls are drawn. clock: returns seconds,
+    as `time.perf_counter` does. make: starts the worker."""
 
     def __init__(
         self,
@@ -199,7 +199,7 @@ class Shadow:
 
     @contextmanager
     def _copies(self, site: Callable[[], Site]) -> Iterator[None]:
-        """A context around the work that recording a call takes in the run, which counts its time."""
+        """A context that adds the time within it to what copying has cost: in all, and for the site of the call."""
         start = self.clock()
         try:
             yield

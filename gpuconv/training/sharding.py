@@ -71,9 +71,10 @@ class Parts:
         totals: Totals,
         work: Backpropagate,
     ) -> None:
-        """Leave the gradients of all parts in the net. parts: this rank's. places: where each of them begins and ends
-        among the step's `size` samples. count: the number of parts on all ranks. totals: those to which the step's are
-        added. work: as in `Sharding.backpropagate`."""
+        """Compute this rank's parts and leave the sums of all ranks' parts in the net and in `totals`.
+
+        parts: this rank's (x, y). places: where each of them begins and ends among the step's `size` samples. count:
+        the number of parts on all ranks. work: as in `Sharding.backpropagate`."""
         self._prepare()
         self._exchanges = []
         counts = [end - first for first, end in places]

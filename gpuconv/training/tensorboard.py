@@ -61,7 +61,7 @@ class TensorBoard(Callback):
         self._remember(trainer)
 
     def next_step(self, trainer: RunState) -> int | None:
-        """The number of steps until only the last step of an epoch is left: the weights are kept then, to measure the
+        """The number of steps until only the last step of the epoch is left. The weights are kept then, to measure the
         last update."""
         return (trainer.batches - 1 - trainer.batch) or trainer.batches
 

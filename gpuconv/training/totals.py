@@ -12,9 +12,10 @@ from gpuconv.types import Array
 
 
 class Reading(NamedTuple):
-    """Sums over batches. loss_sum: of the batch's mean loss times its number of samples. correct: of right answers.
-    samples: of samples. finite_steps: of steps with a finite loss. weights: with class weights, the sum of the labels'
-    weights, which then take the place of the number of samples in loss_sum; else None."""
+    """Sums over batches. loss_sum: the sum of each batch's mean loss times its number of samples. correct: the number
+    of right answers. samples: the number of samples. finite_steps: the number of steps with a finite loss. weights:
+    with class weights, the sum of the labels' weights, which then replace the number of samples in loss_sum; else
+    None."""
 
     loss_sum: float
     correct: float
@@ -62,8 +63,8 @@ class Totals:
         labels: (N,) integers, or (N, classes) floats. criterion: the loss function; it may ignore a label, or have no
         notion of a right answer.
 
-        The sum of steps counts those after which the sum of losses is finite, which tells the first step whose loss is
-        not.
+        A step counts as finite if the sum of losses is still finite after it. So the count tells the first step whose
+        loss is not finite.
         """
         compared = labels if losses.classifies(criterion) else None
         weight = losses.class_weights(criterion, scores, labels) if self.weighted else None

@@ -52,8 +52,8 @@ class Trainer(RunState):
     """A net, its optimizer, loss and schedule, and the training state.
 
     `trained` is the net that a step runs: `net`, or its fused twin. The state: `steps` (the steps done), `epoch` (the
-    epochs completed), `batch` (the steps done of the next epoch), `records` (the contents of metrics.jsonl), `tested`
-    (the result of the test at the end).
+    epochs completed), `batch` (the steps done of the next epoch), `records` (those of metrics.jsonl, except that of the
+    test at the end), `tested` (the result of that test).
 
     Args:
         net: Built, on the device where it is to be trained.

@@ -14,13 +14,13 @@ from gpuconv.types import Array
 
 @dataclass(kw_only=True, eq=False)
 class Adam(Optimizer):
-    """Steps along the bias-corrected running mean of the gradient, divided by the root of that of its square (Kingma
-    and Ba 2014).
+    """param -= lr * m / (sqrt(v) + eps), with m and v the bias-corrected running means of the gradient and of its
+    square (Kingma and Ba 2014).
 
     Args:
-        beta1: The decay of the gradient's running mean, in [0, 1).
-        beta2: The decay of the square's running mean, in [0, 1).
-        eps: Added to the root of the square's mean; at least 0.
+        beta1: The decay of the mean m, in [0, 1).
+        beta2: The decay of the mean v, in [0, 1).
+        eps: Added to the root of v; at least 0.
     """
 
     name: ClassVar[str] = "adam"

@@ -194,8 +194,8 @@ class Optimizer:
 
         Args:
             params, grads: Arrays by name.
-            scaling: The array that `ops.update_loss_scale` changed for these gradients: it holds the factor for them,
-                or says that the step is skipped. None for a factor of 1.
+            scaling: The array that `ops.update_loss_scale` or `ops.clip_norm` changed for these gradients: it holds
+                the factor for them, or says that the step is skipped. None for a factor of 1.
             averages: Moving averages of the parameters by name, or None.
             ema: Their decay.
         """

@@ -14,12 +14,13 @@ from gpuconv.types import Array
 
 @dataclass(kw_only=True, eq=False)
 class Lion(Optimizer):
-    """Steps of size lr against the sign of a mean of the gradient, with decoupled decay as in AdamW (Chen et al. 2023).
-    The paper advises a rate 3 to 10 times smaller than AdamW's, and a decay as many times larger.
+    """Steps of size lr against the sign of beta1 * m + (1 - beta1) * gradient, where m is the running mean of the
+    gradient, with decoupled decay as in AdamW (Chen et al. 2023). The paper advises a rate 3 to 10 times smaller than
+    AdamW's, and a decay as many times larger.
 
     Args:
-        beta1: The share of the running mean in that mean, in [0, 1); the rest is the gradient's.
-        beta2: The decay of the running mean, in [0, 1).
+        beta1: The share of m in the direction, in [0, 1).
+        beta2: The decay of m, in [0, 1).
     """
 
     name: ClassVar[str] = "lion"
