@@ -4,8 +4,8 @@
     last.safetensors   the complete state after the last saved step (`checkpoint.py`)
     best.safetensors   the same after the best epoch
     config.toml        the settings for `gpuconv train --config` (`config_file.py`)
-    metrics.jsonl      one JSON object per line: "step" and "epoch" events; a "test" event if a run tests at its end, and
-                       "change" events for settings changed on the live page
+    metrics.jsonl      one JSON object per line: "step" and "epoch" events; a "test" event if a run tests at its end,
+                       and "change" events for settings changed on the live page
     metrics.csv        the epochs as a table
     digests.jsonl      a line for each step (`tensor_digests.py`), with `--digests`
     curves.png         loss and accuracy by epoch
