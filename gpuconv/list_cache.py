@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,18 +11,20 @@ import numpy as np
 
 from gpuconv.types import Array
 
+RECENT = 32  # a training step names a few lists for each group of parameters
+
 
 class WhileAlive:
     """Values for lists of arrays, by the identity of the arrays.
 
-    An entry is dropped as soon as one of its arrays is deleted, so a reused id finds nothing. It is stored only if two
-    successive calls of `keep` name the same arrays, so lists that are new in each call are not stored. Nothing is
-    cached for NumPy arrays, whose dtype, strides and flags may change.
+    An entry is dropped as soon as one of its arrays is deleted, so a reused id finds nothing. It is stored only if one
+    of the last `RECENT` calls of `keep` named the same arrays, so lists that are new in each call are not stored.
+    Nothing is cached for NumPy arrays, whose dtype, strides and flags may change.
     """
 
     def __init__(self) -> None:
         self._kept: dict[tuple[object, ...], tuple[Any, list[weakref.ref[Array]]]] = {}
-        self._last: tuple[object, ...] = ()
+        self._recent: deque[tuple[object, ...]] = deque(maxlen=RECENT)
 
     def get(self, arrays: Sequence[Array], *context: object) -> Any:
         """The value for these arrays and the context (hashable, without arrays), or None."""
@@ -36,8 +39,8 @@ class WhileAlive:
         if not arrays or isinstance(arrays[0], np.ndarray):
             return
         key = (context, *map(id, arrays))
-        if key != self._last:
-            self._last = key
+        if key not in self._recent:
+            self._recent.append(key)
             return
 
         def drop(_: object) -> None:

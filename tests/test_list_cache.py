@@ -40,6 +40,14 @@ def test_an_entry_is_dropped_with_any_of_its_arrays():
         assert len(ids) == 3
 
 
+def test_lists_used_in_turn_are_all_kept():
+    lists, known = [[Array() for _ in range(2)] for _ in range(6)], WhileAlive()
+    for _ in range(2):
+        for number, arrays in enumerate(lists):
+            known.keep(arrays, number)
+    assert [known.get(arrays) for arrays in lists] == [*range(6)]
+
+
 def test_arrays_used_once_leave_no_entry():
     known = WhileAlive()
     for _ in range(10):

@@ -40,7 +40,7 @@ def ask(device: str, small: bool) -> Answer:
     from gpuconv.training import Trainer
 
     def loss(to_device: Any, graph: bool | None) -> float:
-        net = Sequential([Input(8, 8, 1), Conv2D(8, 3), ReLU(), Flatten(), Linear(10)], seed=0).to(device)
+        net = Sequential([Input((8, 8, 1)), Conv2D(8, 3), ReLU(), Flatten(), Linear(10)], seed=0).to(device)
         trainer = Trainer(net, "sgd", lr=0.01, graph=graph)
         trainer.fit(Batches(to_device, 8 if small else 64), epochs=2, progress=False, metrics_every=1000)
         return float(trainer.records[-1]["train_loss"])

@@ -1,0 +1,18 @@
+"""The gate's question on batches that are PyTorch's tensors, with a made-up PyTorch that sees the emulated device."""
+
+import sys
+from types import SimpleNamespace
+
+import gpuconv as gc
+from ci.gate.experiments import loader
+
+
+def test_it_is_answered_by_training_in_three_ways(monkeypatch):
+    torch = SimpleNamespace(
+        cuda=SimpleNamespace(is_available=lambda: True),
+        from_numpy=lambda host: SimpleNamespace(to=lambda device: gc.asarray(host, device)),
+    )
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    answer, seen = loader.ask("emulated", small=True)
+    assert answer == "yes"
+    assert seen.count(": ") == 3
