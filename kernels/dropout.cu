@@ -12,28 +12,29 @@
 
 #include "philox.cuh"
 
-// The place in memory of element i.
-__device__ __forceinline__ int64 place_of(int64 i, int64 length, int64 gap) { return gap ? i + i / length * gap : i; }
-
 extern "C" __global__ void __launch_bounds__(256)
 dropout_forward(DTYPE* y, const DTYPE* x, int64 n, uint32 threshold, double scale, uint64 seed,
                 uint32 substream, const int64* offset_at, int64 offset, int64 first, int64 length, int64 y_gap, int64 x_gap) {
     const auto factor = accumulator<DTYPE>(scale);
     const uint64 first_block = read_offset(offset_at, offset) + uint64(first / 4);
     const int before = int(first % 4);  // words of the first block that belong to earlier elements
+    const bool gaps = x_gap || y_gap;   // without them there is nothing to divide
     for (int64 block = global_thread(); block * 4 < before + n; block += global_threads()) {
         const Words words = philox(first_block + uint64(block), DROPOUT, substream, seed);
 #if VECTOR == 4
-        auto pack = *reinterpret_cast<const Pack<DTYPE, 4>*>(x + place_of(block * 4, length, x_gap));
+        const int64 at = block * 4, row = gaps ? at / length : 0;
+        auto pack = *reinterpret_cast<const Pack<DTYPE, 4>*>(x + at + row * x_gap);
 #pragma unroll
         for (int i = 0; i < 4; ++i)
             pack.at[i] = round_to<DTYPE>(words.at[i] >> 8 >= threshold ? load(pack.at[i]) * factor : accumulator<DTYPE>(0));
-        *reinterpret_cast<Pack<DTYPE, 4>*>(y + place_of(block * 4, length, y_gap)) = pack;
+        *reinterpret_cast<Pack<DTYPE, 4>*>(y + at + row * y_gap) = pack;
 #else
         for (int i = 0; i < 4; ++i)
-            if (const int64 at = block * 4 + i - before; at >= 0 && at < n)
-                y[place_of(at, length, y_gap)] = round_to<DTYPE>(
-                    words.at[i] >> 8 >= threshold ? load(x[place_of(at, length, x_gap)]) * factor : accumulator<DTYPE>(0));
+            if (const int64 at = block * 4 + i - before; at >= 0 && at < n) {
+                const int64 row = gaps ? at / length : 0;
+                y[at + row * y_gap] = round_to<DTYPE>(
+                    words.at[i] >> 8 >= threshold ? load(x[at + row * x_gap]) * factor : accumulator<DTYPE>(0));
+            }
 #endif
     }
 }

@@ -134,9 +134,9 @@ def test_kernels_move_16_bytes_at_a_time(file, dtype, arch):
 @pytest.mark.parametrize("arch", ARCHS)
 def test_dropout_moves_four_numbers_at_a_time(arch):
     wide = disassembled(variant_of("dropout.cu", DTYPE="float32", VECTOR=4), arch)["dropout_forward"]
-    assert wide.any(r"LDG\.E\.128.*") == wide.any(r"STG\.E\.128.*") == 1
+    assert wide.any(r"LDG\.E\.128.*") == wide.any(r"STG\.E\.128.*") == 2  # in loops over rows with gaps and without
     half = disassembled(variant_of("dropout.cu", DTYPE="float16", VECTOR=4), arch)["dropout_forward"]
-    assert half.any(r"STG\.E\.64.*") == 1
+    assert half.any(r"STG\.E\.64.*") == 2
 
 
 @pytest.mark.parametrize("arch", ARCHS)
