@@ -69,7 +69,8 @@ def load_all(
     that are not read.
 
     Raises FileNotFoundError or NotADirectoryError for a missing folder, FileNotFoundError if there are no classes or no
-    images, and OSError or ValueError, naming the file, for an image that `read_image` refuses or that has another size.
+    images, OSError or ValueError, naming the file, for an image that `read_image` refuses or that has another size, and
+    MemoryError for more images than fit into memory, unless `stream` is set.
     """
     return _read(directory, size, channels, stream)[0]
 

@@ -41,9 +41,9 @@ def recognised(
 ) -> Any:
     """`data` as a Dataset, as Samples, or as an object with ``epoch(epoch, start_batch)``.
 
-    name: for messages. shape: of one image, as the net takes it. classes: the number of the net's scores. length: the
-    number of batches in an epoch, by default len(data) if it has one. device, dtype, normalize: like `length`,
-    arguments of `Batches`.
+    name: for messages. shape: of one image, as the net takes it. classes: the number of the net's scores. length: for
+    an iterable of batches, their number in an epoch, by default len(data) if it has one. device, dtype, normalize: like
+    `length`, arguments of `Batches`, which other data do not need.
 
     Raises TypeError for data that is none of `ACCEPTED`, and ValueError for data that is empty.
     """

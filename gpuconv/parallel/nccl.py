@@ -208,7 +208,8 @@ def _done(mark: Any, seconds: float) -> bool:
 
 def _library() -> Any:
     """CuPy's binding of NCCL. Raises ImportError that says how to install NCCL."""
-    nccl: Any = importlib.import_module("cupy.cuda.nccl")  # a stand-in for CuPy has no packages
+    # Unlike an import statement, this also works if CuPy is replaced by a stand-in that is not a package.
+    nccl: Any = importlib.import_module("cupy.cuda.nccl")
     if not nccl.available:
         raise ImportError(
             "several GPUs need the NCCL library, which CuPy does not find: pip install nvidia-nccl-cu13 (or "

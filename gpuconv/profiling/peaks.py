@@ -23,8 +23,8 @@ Timed = tuple[str, str, float, Callable[[int], object]]  # name, library, bytes 
 def measure(device: str, seconds: float = 0.3) -> tuple[Ceilings, list[Record]]:
     """The ceilings of "numpy" or of a CUDA device, and the measurements behind them, JSON-serializable.
 
-    seconds: how long each call is repeated. On a GPU the matrix rate of float32 is that of full precision; "tf32" has a
-    rate of its own, if PyTorch is there to measure it.
+    seconds: about how long each call is repeated at most. On a GPU the matrix rate of float32 is that of full
+    precision; "tf32" has a rate of its own, if PyTorch is there to measure it.
     """
     device = backends.resolve(device)
     timer = open_timer(device)

@@ -38,8 +38,9 @@ def loaders(
     """A loader for each part of `data`, in order. The first part is for training; others may be None, which stays None.
 
     Only the first part is shuffled. uint8 images are normalised by `normalization`, by default with the statistics of
-    the first part. steps_per_epoch: the number of batches in an epoch of the first part, if its length is unknown.
-    Raises TypeError if no loader can be made from the data, or if those statistics are unknown.
+    the first part. steps_per_epoch: the number of batches in an epoch of the first part, if it is an iterable of
+    batches, by default its length. Raises TypeError if no loader can be made from the data, or if those statistics are
+    unknown.
     """
     made: Record = {}
     part_of_training = data.get("validation") if is_fraction(data.get("validation")) else None
