@@ -127,6 +127,15 @@ def test_a_missing_file_or_header_is_an_error(tmp_path):
         source.flatten(tmp_path / "a.cu")
 
 
+@pytest.mark.parametrize("name", ["mine.cu", "activation.cu"])
+def test_a_path_from_the_current_folder_is_not_the_name_of_a_shipped_file(tmp_path, monkeypatch, name):
+    own = tmp_path / name
+    own.write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert source.resolve(f"./{name}") == own.resolve()
+    assert source.resolve("activation.cu") == (source.directory() / "activation.cu").resolve()
+
+
 def test_a_users_file_finds_shipped_headers(tmp_path):
     (tmp_path / "a.cu").write_text('#include "types.cuh"\n')
     assert "using float16 = __half;" in source.flatten(tmp_path / "a.cu")

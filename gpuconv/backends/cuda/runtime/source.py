@@ -87,11 +87,12 @@ def directory() -> Path:
 
 
 def resolve(file: str | Path) -> Path:
-    """The path of a kernel file, given the name of a shipped one ("activation.cu"), or any path that names a folder;
-    "./" is not counted as one. Raises ValueError if there is no such file."""
-    path = Path(file)
-    if not path.is_absolute() and len(path.parts) == 1:
-        path = directory() / path
+    """The path of a kernel file, given the name of a shipped one ("activation.cu"), or any path that names a folder,
+    such as "./mine.cu". Path("./mine.cu") names none, because pathlib drops "./".
+
+    Raises ValueError if there is no such file.
+    """
+    path = Path(file) if os.path.dirname(file) else directory() / file
     if not path.is_file():
         raise ValueError(f"there is no kernel file {path}")
     return path.resolve()
