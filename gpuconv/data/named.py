@@ -59,8 +59,8 @@ def is_whole(spec: str) -> bool:
 def load_test(spec: str, like: str, classes: Sequence[str]) -> Dataset:
     """All images of a folder ("folder:DIR"), or the test images of another data set.
 
-    like: the training data, from which missing size= and channels= are taken. classes: those of the training data;
-    their names determine the labels. Raises as `load` does, and ValueError if the classes differ.
+    like: the text of the training data, from which missing size=, channels= and stream= are taken. classes: those of
+    the training data; their names determine the labels. Raises as `load` does, and ValueError if the classes differ.
     """
     name, _, rest = spelled(spec).partition(":")
     if name != "folder":

@@ -132,7 +132,8 @@ def averaged_scores(net: Layer, x: Array, tta: str = "none") -> Array:
 
 
 def views(x: Array, tta: str) -> Iterator[tuple[float, Array]]:
-    """(weight, copy) of a batch for each view of a test-time augmentation; the weights add up to 1.
+    """(weight, view) for each view of a batch in a test-time augmentation: the batch itself, or a changed copy. The
+    weights add up to 1.
 
     "mirror": the batch and its mirror image, each with weight 1/2. "shift": the batch (1/2), and the batch shifted by
     one pixel up and left (1/4) and down and right (1/4), with reflected borders. "mirror+shift": these three views,

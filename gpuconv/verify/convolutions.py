@@ -27,7 +27,7 @@ def conv(n: int, h: int, w: int, c: int, k: int, kernel_size: Size, *, groups: i
 
 
 def arrays(problem: Conv2dProblem, dtype: DTypeLike = np.float64, seed: int = 0) -> tuple[np.ndarray, ...]:
-    """Signed random x, w, bias and dy."""
+    """(x, w, bias, dy) of normally distributed numbers."""
     rng = np.random.default_rng(seed)
     shapes = problem.x_shape, problem.w_shape, (problem.k,), problem.y_shape
     return tuple(rng.standard_normal(shape).astype(dtype) for shape in shapes)

@@ -1,7 +1,8 @@
 """One proof: runs an algorithm on one GEMM problem, and checks its results against a proved algorithm's.
 
-1. On random numbers, three times. The bits must be the same each time, and the results must be within the bounds of
-   `gpuconv verify` of the proved algorithm's. Large results are compared only at regular intervals.
+1. On random numbers, three times. The bits must be the same each time, and may differ from the proved algorithm's
+   results by at most twice the bound of `gpuconv verify`, once for each algorithm. Large results are compared only at
+   regular intervals.
 2. On small whole numbers, whose sums are exact in any order. Every value must have the proved algorithm's bits; only
    moments and activations that round are compared by bounds. This is repeated with y, dy and dx as slices of the
    channels of wider volumes, whose other channels must not change. Sums too long to be exact in float32 skip this part.
@@ -41,7 +42,7 @@ COMPARED = 1 << 20  # at most this many values of a result are compared by bound
 _PERIOD = 65_537  # the numbers of an array repeat after this many: a prime, so that no length of an axis divides it
 _EXACT = 1 << 24  # whole numbers up to here are exact in float32
 _EXACT_ACTIVATIONS = (None, "relu")
-_LARGEST_SUM = 1 << 14  # inputs are scaled so that sums of random products stay about this small, for float16
+_LARGEST_SUM = 1 << 14  # inputs are scaled so that sums of random products stay below about this, for float16's range
 
 Results = dict[str, np.ndarray]
 

@@ -48,7 +48,7 @@ class Case:
 
 
 def normal(rng: np.random.Generator, shape: int | Shape, dtype: DTypeLike) -> np.ndarray:
-    """Signed numbers around zero."""
+    """Numbers from the standard normal distribution."""
     return np.asarray(rng.standard_normal(shape), dtype)
 
 
