@@ -183,7 +183,7 @@ class Loader:
         return start, epoch * len(self.dataset) + start
 
     def load(self, order: Array, count: int, *, start: int | Array, offset: int | Array) -> Batch:
-        """A batch of `count` images. Everything happens on the device, so that a training step can capture it.
+        """A batch of `count` images, made only by ops on the device, so that it can be a part of a captured step.
 
         Args:
             order: As `shuffle_into` fills it.

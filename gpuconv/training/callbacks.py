@@ -266,7 +266,8 @@ class CSVLog(Log):
 
 
 class Curves(Callback):
-    """Draw loss and accuracy by epoch when the run ends, and before that after an epoch, at most once in `seconds`.
+    """Draw loss and accuracy by epoch when the run ends, and before that after epochs, at intervals of at least
+    `seconds`.
 
     If drawing fails, the reason is printed, unless it is the same as before, and the run continues.
     """

@@ -4,7 +4,7 @@ TINY  a few values, small enough to check by hand
 ODD   stress index arithmetic: prime sizes, uneven padding, strides larger than the filter, dilation, groups, depthwise,
       one pixel, one channel, an empty batch, each kind of fit
 REAL  layers of the built-in nets, with few images
-`random_convolutions()` is a Hypothesis strategy over all of that.
+`random_convolutions()` is a Hypothesis strategy of further small problems.
 """
 
 from __future__ import annotations
