@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -75,6 +76,9 @@ def test_the_emulated_device_names_the_thread(work, capsys):
     assert "kernel conv2d_fprop" in output
     assert "thread (" in output
     assert "of shared " in output
+    (written,) = re.findall(r"writes (\d+) bytes of argument '\w+', from (\d+) to (\d+)\n", output)
+    count, first, last = map(int, written)
+    assert last == first + count - 1
 
 
 @pytest.mark.kernels

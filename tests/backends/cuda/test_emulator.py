@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpuconv import locks
+from gpuconv import asarray, locks, ops
 from gpuconv.backends import DeviceError, resolve
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.emulator import cxx, native
@@ -381,3 +381,19 @@ def test_processes_that_start_at_once_compile_the_runtime_one_after_another(monk
         second = compile_in_a_thread()
         second.join(10)
         assert not second.is_alive()
+
+
+def relu_watched(n, writer=None):
+    """What a watch of all n values of a ReLU reports."""
+    y = emulator.empty((n,), np.float32)
+    with emulator.watched(y, writer) as seen:
+        ops.relu(asarray(np.ones(n, np.float32), "emulated"), out=y)
+    return seen
+
+
+def test_a_watch_names_the_thread_that_wrote_and_the_memory_that_it_used():
+    (writer,) = relu_watched(4)
+    assert (writer.kernel, writer.block, writer.thread, writer.warp) == ("relu_forward", (0, 0, 0), (0, 0, 0), 0)
+    assert writer.source.startswith("activation.cu:")
+    reads, writes = emulator.Touched("argument 'x'", 0, 15, 16, 0), emulator.Touched("argument 'y'", 0, 15, 0, 16)
+    assert relu_watched(4, writer) == [writer, reads, writes]

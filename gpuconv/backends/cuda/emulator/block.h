@@ -257,7 +257,7 @@ class Worker : public Context {
         const auto [name, offset] = checker.region_of(address);
         Watch::Tally& tally = watch.touched[name];
         tally.first = std::min(tally.first, uint64_t(offset));
-        tally.last = std::max(tally.last, uint64_t(offset + bytes));
+        tally.last = std::max(tally.last, uint64_t(offset + bytes - 1));
         (kind == READ ? tally.read : tally.written) += bytes;
     }
 

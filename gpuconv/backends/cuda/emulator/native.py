@@ -97,12 +97,11 @@ class Writer:
     thread: tuple[int, ...]
     warp: int
     source: str
-    touched: tuple[Touched, ...] = ()
 
 
 @dataclass(frozen=True)
 class Touched:
-    """A buffer or shared variable that a thread used. first, last: the offsets where the accessed bytes begin and end.
+    """A buffer or shared variable that a thread used. first, last: the offsets of the first and the last accessed byte.
     read, written: the bytes of all accesses; a byte counts each time."""
 
     name: str

@@ -16,7 +16,7 @@ struct Watch {
         return watch;
     }
     struct Tally {
-        uint64_t first = ~uint64_t(0), last = 0, read = 0, written = 0;  // offsets where the bytes begin and end; numbers of bytes
+        uint64_t first = ~uint64_t(0), last = 0, read = 0, written = 0;  // offsets of the first and last byte; numbers of bytes
     };
 
     bool enabled = false;
