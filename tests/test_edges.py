@@ -39,7 +39,6 @@ REALS = [  # who takes it, the option, the first and the last value, and whether
     (lambda **given: Warmup(*given.values()), "the length of a warm-up", 0, LARGEST, True),
     (lambda **given: MultiStep(tuple(given.values())), "a milestone", 0, LARGEST, True),
     (LossScale, "growth", 1, LARGEST, True),
-    (LossScale, "backoff", 0, 1, True),
     (SoftmaxCrossEntropy, "label_smoothing", 0, 1, True),
     (SVMHinge, "delta", 0, LARGEST, True),
     (BatchNorm, "momentum", 0, 1, True),
@@ -51,6 +50,7 @@ ABOVE_ZERO = [
     (lambda value: Step(value), "every|above 0"),
     (lambda value: LinearSchedule(value), "linear schedule"),
     (lambda value: LossScale(start=value), "start"),
+    (lambda value: LossScale(backoff=value), "backoff"),
 ]
 WHOLE = [  # who takes it, the option, the first and the last value (None: there is no last)
     (Muon, "newton_schulz", 0, 100),

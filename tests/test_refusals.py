@@ -666,6 +666,7 @@ REFUSALS = [
         ValueError,
         "backoff must lie in [0.0, 1.0], received 2",
     ),
+    (ops.update_loss_scale, [np.zeros(4), PARAMS], {"backoff": 0}, ValueError, "backoff must be above 0, received 0"),
     (ops.group_norm, [X, zeros(4), zeros(4)], {"groups": 3}, ValueError, "received groups 3, 4 channels"),
     (ops.group_norm, [X, zeros(4), zeros(4)], {"groups": 0}, ValueError, "groups must be at least 1, received 0"),
     (

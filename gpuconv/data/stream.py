@@ -12,6 +12,7 @@ from numpy.typing import DTypeLike
 
 from gpuconv import backends, ops, random
 from gpuconv.arguments import integer
+from gpuconv.data.dataset import Dataset
 from gpuconv.data.loader import Batch, Loader, prepared
 from gpuconv.data.normalization import Normalization
 from gpuconv.data.samples import Samples, expect_finite, expect_image_dtype, laid_out, targets
@@ -42,13 +43,17 @@ class StreamLoader(Loader):
         **options: Any,
     ) -> None:
         most = min(dataset.workers, 8, os.cpu_count() or 1)
-        self.workers = most if workers is None else integer("workers", workers, 1)
+        self._chosen = {} if workers is None else {"workers": integer("workers", workers, 1)}
+        self.workers = self._chosen.get("workers", most)
         super().__init__(dataset, batch_size, normalization=normalization, **options)
         if dataset.dtype != np.uint8 and (normalization is not None or str(self.augmentation) != "none"):
             raise ValueError(
                 f"images of {dataset.name!r} are floats, taken as they are; normalization and augmentation are for "
                 "uint8 images"
             )
+
+    def over(self, dataset: Dataset | Samples, **changes: Any) -> Loader:
+        return super().over(dataset, **(self._chosen | changes))
 
     def _hold(self) -> None:
         """Nothing is moved to the device in advance."""

@@ -424,13 +424,13 @@ def update_loss_scale(
             far.
         grads: All gradients of the step, of any float dtypes.
         growth: At least 1.
-        backoff: In [0, 1].
+        backoff: In (0, 1].
         interval: A number of steps, at least 1.
     """
     backend = backend_of(scaling=scaling, lists=dict(grads=grads))
     _expect_scaling(scaling)
     _expect_floats("grads", grads)
-    growth, backoff = number("growth", growth, 1.0), number("backoff", backoff, 0.0, 1.0)
+    growth, backoff = number("growth", growth, 1.0), above_zero("backoff", number("backoff", backoff, 0.0, 1.0))
     interval = integer("interval", interval, 1)
     expect_writable(scaling=scaling)
     backend.optim.update_loss_scale(scaling, grads, growth=growth, backoff=backoff, interval=interval)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpuconv import backends, ops
-from gpuconv.arguments import integer, number
+from gpuconv.arguments import above_zero, integer, number
 from gpuconv.types import Array, Record
 
 
@@ -27,7 +27,7 @@ class LossScale:
     Args:
         start: The initial scale.
         growth: Multiplies the scale after `interval` steps in a row without overflow; at least 1.
-        backoff: Multiplies the scale after a skipped step; in [0, 1].
+        backoff: Multiplies the scale after a skipped step; in (0, 1].
         interval: A number of steps, at least 1.
     """
 
@@ -40,10 +40,9 @@ class LossScale:
     factor: Any = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not number("start", self.start, 0):
-            raise ValueError("start must be above 0, received 0")
+        above_zero("start", self.start)
         number("growth", self.growth, 1)
-        number("backoff", self.backoff, 0, 1)
+        above_zero("backoff", number("backoff", self.backoff, 0, 1))
         integer("interval", self.interval, 1)
 
     def config(self) -> Record:

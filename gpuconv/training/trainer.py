@@ -211,8 +211,7 @@ class Trainer(RunState):
             metrics_every: The number of steps between readings of the running loss, which detect NaN.
             checkpoint_every: Steps between checkpoints, in addition to one after each epoch.
             batch_size: Images of a batch, for data without batches.
-            steps_per_epoch: The number of batches in an epoch, for batches from a generator or another iterable. It has
-                no effect on a Loader, or on data that `fit` splits into batches.
+            steps_per_epoch: The number of batches in an epoch, for batches from a generator or another iterable.
             normalization: That of uint8 images, which the net keeps; by default the net's own, else one by the
                 statistics of the training images.
             settings: Further JSON-serializable settings, stored in run_dir and compared when a run is resumed.

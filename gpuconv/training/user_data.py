@@ -51,6 +51,11 @@ def loaders(
             made[name] = loader(
                 name, part, net, normalize, batch_size=batch_size, seed=seed, shuffle=True, length=steps_per_epoch
             )
+            if steps_per_epoch is not None and (batches := length(made[name])) not in (None, steps_per_epoch):
+                raise ValueError(
+                    f"steps_per_epoch is for a generator or another iterable of batches; {name} has {batches} batches "
+                    f"in an epoch, received steps_per_epoch={steps_per_epoch}"
+                )
             known = _normalization(made[name]) or normalization
         else:
             normalize = partial(as_in_training, name, known)

@@ -159,6 +159,7 @@ def test_the_number_of_threads_is_what_the_samples_allow_up_to_eight(monkeypatch
         monkeypatch.setattr(stream.os, "cpu_count", lambda cores=cores: cores)
         made = StreamLoader(Numbered(4, workers=allowed), 2, normalization=Normalization([0], [1]), workers=asked)
         assert made.workers == expected
+        assert made.over(Numbered(4, workers=1)).workers == (1 if asked is None else expected)
     for wrong in (0, -1):
         with pytest.raises(ValueError, match="workers must be at least 1"):
             StreamLoader(Numbered(4), 2, normalization=Normalization([0], [1]), workers=wrong)

@@ -98,6 +98,8 @@ def test_batches_train_like_the_loader_they_came_from():
         (lambda: iter(again), {"steps_per_epoch": 5}),
     ):
         same(fit(train, **options), expected)
+    with pytest.raises(ValueError, match="train has 5 batches in an epoch, received steps_per_epoch=3"):
+        fit(DATA, steps_per_epoch=3)
     one = fit(epoch_of_batches(0), epochs=1)  # given as a list of batches
     np.testing.assert_array_equal(one.net["conv1"].arrays["weight"], fit(DATA, epochs=1).net["conv1"].arrays["weight"])
 
