@@ -397,3 +397,33 @@ def test_a_watch_names_the_thread_that_wrote_and_the_memory_that_it_used():
     assert writer.source.startswith("activation.cu:")
     reads, writes = emulator.Touched("argument 'x'", 0, 15, 16, 0), emulator.Touched("argument 'y'", 0, 15, 0, 16)
     assert relu_watched(4, writer) == [writer, reads, writes]
+
+
+def test_a_watch_reports_every_write_of_a_launch_with_thousands():
+    packs = 4096  # of 4 values, each stored by one thread
+    writers = relu_watched(4 * packs)
+    assert len({(each.block, each.thread) for each in writers}) == len(writers) == packs
+    *again, reads, writes = relu_watched(4 * packs, writers[-1])
+    assert again == writers
+    assert (reads.read, writes.written) == (16, 16)
+
+
+def test_a_launch_that_fails_reports_what_it_wrote_before(tmp_path):
+    path = tmp_path / "fails.cu"
+    path.write_text('extern "C" __global__ void fails(int* y) { y[0] = 1; y[1] = 2; y[2] = 3; }')
+    y = emulator.empty((2,), np.int32)
+    with emulator.watched(y) as seen, pytest.raises(emulator.EmulatorError, match="out of bounds"):
+        load(path).kernel("fails")(1, 1, y)
+    assert [each.kernel for each in seen] == ["fails", "fails"]
+
+
+def test_a_watch_refuses_what_it_could_not_report():
+    x, y = (emulator.empty((4,), np.float32) for _ in range(2))
+    with emulator.watched(y) as seen:
+        with pytest.raises(RuntimeError, match="watch one view at a time"), emulator.watched(x):
+            pass
+        unchecked = pytest.raises(emulator.EmulatorError, match='sanitize="checked", received "none"')
+        with unchecked, emulator.configure(sanitize="none"):
+            ops.relu(x, out=y)
+        ops.relu(x, out=y)
+    assert len(seen) == 1

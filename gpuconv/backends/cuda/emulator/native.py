@@ -56,8 +56,8 @@ def runtime() -> ctypes.CDLL:
     library.gpuconv_bank_counts.restype = None
     library.gpuconv_watch.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
     library.gpuconv_watch.restype = None
-    library.gpuconv_watched.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
-    library.gpuconv_watched.restype = None
+    library.gpuconv_watched.argtypes = []
+    library.gpuconv_watched.restype = ctypes.c_char_p
     return library
 
 
@@ -118,9 +118,11 @@ _seen: list[Writer | Touched] | None = None  # the list of the active watch
 def watched(memory: np.ndarray, writer: Writer | None = None) -> Iterator[list[Writer | Touched]]:
     """A context in which kernels run checked, and every write to the bytes of `memory`, a view of an emulated array, is
     added to the yielded list, in order. writer: a thread from an earlier watch; the list then also has a `Touched` for
-    each buffer and shared variable that this thread uses. Each launch adds at most 64 KiB of text, some 1000 writes:
-    the rest is dropped, and with it the `Touched`, which come last."""
+    each buffer and shared variable that this thread uses, after the writes of the launch. Raises RuntimeError inside
+    another watch; a kernel that is launched unchecked in the context raises EmulatorError."""
     global _seen
+    if _seen is not None:
+        raise RuntimeError("the emulated device is watched already; watch one view at a time")
     base = memory.__array_interface__["data"][0]
     thread = ""
     if writer:
@@ -139,9 +141,7 @@ def watched(memory: np.ndarray, writer: Writer | None = None) -> Iterator[list[W
 
 def _report(library: Path) -> Iterator[Writer | Touched]:
     """What the launch that has just ended adds to the watch. library: the kernel's."""
-    report = ctypes.create_string_buffer(1 << 16)
-    runtime().gpuconv_watched(report, len(report))
-    for line in report.value.decode(errors="replace").splitlines():
+    for line in runtime().gpuconv_watched().decode(errors="replace").splitlines():
         what, *words = line.split("\t")
         if what == "touched" and len(words) == 5:
             yield Touched(words[0], *map(int, words[1:]))
@@ -186,6 +186,8 @@ class EmulatedLibrary:
     ) -> None:
         """Run a kernel to its end. arguments: contiguous arrays, NumPy scalars, or None for a null pointer."""
         chosen = settings()
+        if _seen is not None and not self.checked:
+            raise EmulatorError(f'a watch needs sanitize="checked", received "{chosen.sanitize}"')
         arrays = [i for i, argument in enumerate(arguments) if isinstance(argument, np.ndarray)]
         # A parameter's value is an address or a scalar; the table points at the values.
         values = [np.array(a.ctypes.data if isinstance(a, np.ndarray) else 0 if a is None else a) for a in arguments]
@@ -207,22 +209,25 @@ class EmulatedLibrary:
             regions,
         )
         message = ctypes.create_string_buffer(4096)
-        if runtime().gpuconv_launch(request, message, len(message)):
-            raise EmulatorError(_with_lines(message.value.decode(errors="replace"), self.path))
+        failed = runtime().gpuconv_launch(request, message, len(message))
         if _seen is not None:
             _seen.extend(_report(self.path))
+        if failed:
+            raise EmulatorError(_with_lines(message.value.decode(errors="replace"), self.path))
 
 
 def _with_lines(message: str, library: Path) -> str:
     """Replace each "{pc ...}", an address in the library, with its file and line."""
+    return re.sub(r"\{pc ([0-9a-f]+)\}", lambda match: _line(match[1], library), message)
+
+
+@functools.lru_cache(maxsize=4096)
+def _line(pc: str, library: Path) -> str:
+    """The file and line of an address in a library, or the address if there is no addr2line."""
+    address = hex(int(pc, 16) - 1)  # inside the call instruction: the given address follows it
     tool = shutil.which("addr2line")
-
-    def line(match: re.Match[str]) -> str:
-        address = hex(int(match[1], 16) - 1)  # inside the call instruction: the given address follows it
-        if tool is None:
-            return address
-        command = [tool, "-e", str(library), address]
-        output = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False).stdout
-        return Path(output.split(" (")[0].strip()).name or address
-
-    return re.sub(r"\{pc ([0-9a-f]+)\}", line, message)
+    if tool is None:
+        return address
+    command = [tool, "-e", str(library), address]
+    output = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False).stdout
+    return Path(output.split(" (")[0].strip()).name or address

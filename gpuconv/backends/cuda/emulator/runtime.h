@@ -323,12 +323,14 @@ void gpuconv_watch(const void* address, size_t bytes, const char* thread) {
     watch.end = watch.begin + bytes;
     watch.thread = thread;
 }
-// Watch::report() of what happened since the last call, cut to `capacity`.
-void gpuconv_watched(char* report, size_t capacity) {
+// Watch::report() of what happened since the last call; valid until the next call.
+const char* gpuconv_watched() {
+    static std::string report;
     Watch& watch = Watch::instance();
-    snprintf(report, capacity, "%s", watch.report().c_str());
+    report = watch.report();
     watch.writes.clear();
     watch.touched.clear();
+    return report.c_str();
 }
 
 void* gpuconv_allocate(size_t bytes, int fill) { return Memory::instance().allocate(bytes, fill); }
