@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextvars import ContextVar
 from types import SimpleNamespace
 
 import numpy as np
@@ -346,6 +347,21 @@ def test_the_emulated_device_uses_the_cost_models_choice(tmp_path, monkeypatch):
     assert tuner.gpu_of(x) is None
     assert tuner.gpu_named("emulated") is None
     assert ran()[0] == [plan.plan(CONV2D).algorithm.name]
+
+
+def test_a_layer_reports_what_runs_without_tuning_and_within_fixed_parts(on, monkeypatch):
+    fastest = next(name for name in NAMES if name != plan.plan(CONV2D).algorithm.name)
+    on(StandIn(speeds(fastest)))
+    layer = Conv2D(12, 3)
+    layer.build(X.shape[1:], device="emulated")
+    modelled = layer.algorithms(len(X))["fprop"]
+    assert ran()[0][-1] == layer.algorithms(len(X))["fprop"] == fastest
+    monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
+    assert ran()[0] == [layer.algorithms(len(X))["fprop"]] == [fastest]  # remembered
+    monkeypatch.setattr(tuner, "by_model", ContextVar("by_model", default=True))
+    assert ran()[0] == [layer.algorithms(len(X))["fprop"]] == [modelled]
+    monkeypatch.delenv("GPUCONV_AUTOTUNE")
+    assert ran()[0] == [layer.algorithms(len(X))["fprop"]] == [modelled]
 
 
 @pytest.mark.kernels

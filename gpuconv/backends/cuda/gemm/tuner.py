@@ -156,9 +156,13 @@ def _named(product: Product, algo: str, out: Array) -> Plan:
 
 
 def recall(product: Product, algo: str, device: str) -> Plan:
-    """The result of `choose` on a device without timing anything: the stored choice, or else the cost model's."""
-    gpu, capability = gpu_named(device) if algo == AUTO and enabled() else None, capability_named(device)
-    if gpu is None:
+    """The plan that `choose` would return on a device. Nothing is timed: where no choice is stored, it is the cost
+    model's."""
+    capability = capability_named(device)
+    gpu = gpu_named(device) if algo == AUTO and not by_model.get() else None
+    if gpu is not None and (known := remembered.get((product, gpu))):
+        return known
+    if gpu is None or not enabled():
         return plan(product, algo, capability)
     plans = _candidates(product, capability, gpu, ask=False)
     entry = cache.default().find(_name(product), _key(product, plans, gpu))
