@@ -35,4 +35,4 @@ def test_mutants_that_the_test_runs_are_killed_by_it():
 def test_mutants_that_the_test_compiles_but_does_not_run_survive():
     status, found = verdicts("bulk_copy.cuh")
     assert status == 1
-    assert [verdict for verdict, _ in found] == ["survived"] * 4
+    assert {verdict for verdict, _ in found} == {"survived"}  # listed mutants of the draw are not run
