@@ -210,4 +210,4 @@ def table(
     if unserved:
         yield f"{unserved} more entries are of directions that {algo} does not serve"
     if others:
-        yield f"{others} more entries are not modelled: only fprop, dgrad and wgrad in half precision are"
+        yield f"{others} more entries are not modeled: only fprop, dgrad and wgrad in half precision are"

@@ -165,7 +165,7 @@ def _missed(goal: dict[str, Any]) -> str:
 
 # --- the chart ---------------------------------------------------------------------------------
 
-_COLOURS = {"bfloat16": "#1f77b4", "float32": "#d1603d", "float16": "#5a9e6f"}
+_COLORS = {"bfloat16": "#1f77b4", "float32": "#d1603d", "float16": "#5a9e6f"}
 
 
 def chart(record: Record, path: Path) -> None:
@@ -180,7 +180,7 @@ def chart(record: Record, path: Path) -> None:
     for dtype in dict.fromkeys(entry["dtype"] for entry, _ in entries):
         dots = [(ratio, ops.index(entry["op"])) for entry, ratio in entries if entry["dtype"] == dtype]
         across, down = zip(*dots)
-        axes.scatter(across, down, s=26, color=_COLOURS.get(dtype, "grey"), alpha=0.75, linewidths=0, label=dtype)
+        axes.scatter(across, down, s=26, color=_COLORS.get(dtype, "gray"), alpha=0.75, linewidths=0, label=dtype)
     for row, op in enumerate(ops):
         middle = statistics.median([ratio for entry, ratio in entries if entry["op"] == op])
         axes.plot([middle, middle], [row - 0.3, row + 0.3], color="black", linewidth=2)

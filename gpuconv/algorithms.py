@@ -150,7 +150,7 @@ def _wgmma(
     block_m: int, block_n: int, stages: int, kernels: tuple[str, ...] = ("conv2d_fprop", "conv2d_dgrad", "conv2d_wgrad")
 ) -> Algorithm:
     """Hopper's wgmma (kernels/gemm_wgmma.cuh): two of a block's three warpgroups multiply, the third copies. The rate
-    is modelled, at 0.6 of the ceiling; no GPU has run it."""
+    is modeled, at 0.6 of the ceiling; no GPU has run it."""
     macros = dict(BLOCK_M=block_m, BLOCK_N=block_n, THREAD_M=block_m // 16, THREAD_N=block_n // 16)
     # The ring of stages, the accumulators on their way to the output, and the sums of columns.
     smem_bytes = stages * (block_m + block_n) * 128 + (16 + 4) * 1024
@@ -212,7 +212,7 @@ def _few_channels(arithmetics: tuple[str, ...], block_n: int, block_k: int, resi
     """Input patches in shared memory; a warp computes 32 pixels x all filters of the tile
     (kernels/conv2d_few_channels.cuh).
 
-    rate: modelled, not measured; its blocks read mostly shared memory.
+    rate: modeled, not measured; its blocks read mostly shared memory.
     """
     tile = dict(BLOCK_M=PIXELS, BLOCK_N=block_n, THREAD_M=4, THREAD_N=block_n // 4)
     macros = tile | dict(MIN_BLOCKS=resident, VECTOR_C=1)

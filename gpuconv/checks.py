@@ -220,7 +220,7 @@ def sanity(
     """
     return [
         first_loss(net, x, labels, loss=loss),
-        regularisation(net, x, labels, loss=loss),
+        regularization(net, x, labels, loss=loss),
         overfits(net, x[:20], labels[:20], loss=loss, steps=overfit_steps),
         update_ratio(net, x, labels, loss=loss, optimizer=optimizer),
     ]
@@ -254,13 +254,13 @@ def first_loss(net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "
     return SanityCheck("first loss", close, value, f"{guess:.4f}, that of guessing among {classes} classes")
 
 
-def regularisation(
+def regularization(
     net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "softmax", weight_decay: float = 1e-2
 ) -> SanityCheck:
-    """Regularisation, weight_decay / 2 * sum of squares, must raise the loss; a gradient step on it must lower it.
+    """Regularization, weight_decay / 2 * sum of squares, must raise the loss; a gradient step on it must lower it.
 
     Args:
-        weight_decay: The factor of the regularisation, above 0.
+        weight_decay: The factor of the regularization, above 0.
 
     Other arguments as in `sanity`.
     """
@@ -272,7 +272,7 @@ def regularisation(
     ops.sgd_step(params, zeros, lr=1.0, weight_decay=weight_decay)
     after = _penalty(twin, weight_decay)
     return SanityCheck(
-        "regularisation raises the loss",
+        "regularization raises the loss",
         data + before > data and after < before,
         data + before,
         f"more than {data:.4f}",
@@ -280,12 +280,15 @@ def regularisation(
     )
 
 
+regularisation = regularization  # the former name
+
+
 def overfits(
     net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "softmax", steps: int = 300, lr: float = 1e-3
 ) -> SanityCheck:
     """The net must overfit a few samples: every label correct, and the loss reduced by nine tenths of the distance from
     its initial value to its minimum (0 for all losses except `SoftmaxCrossEntropy`). Trains with Adam, without
-    regularisation and dropout, until both hold.
+    regularization and dropout, until both hold.
 
     Args:
         steps: The largest number of steps.

@@ -1,4 +1,4 @@
-"""Tables and line charts for notebooks, readable on light and dark backgrounds: text has the page's colour, lines
+"""Tables and line charts for notebooks, readable on light and dark backgrounds: text has the page's color, lines
 are of medium lightness."""
 
 from __future__ import annotations

@@ -304,7 +304,7 @@ def whiten(net: Sequential, images: object, *, eps: float = 5e-4) -> None:
 
     Args:
         net: Built; its first convolution has 2 * R * S * C filters.
-        images: (N, H, W, C) normalised floats, from which the patches are taken (5000 suffice).
+        images: (N, H, W, C) normalized floats, from which the patches are taken (5000 suffice).
         eps: Added to each eigenvalue.
 
     Raises:

@@ -576,7 +576,7 @@ def _share_colors(shares: np.ndarray) -> np.ndarray:
 
 
 def _enlarge(pixels: np.ndarray, side: int) -> np.ndarray:
-    """Nearest-neighbour scaling of (H, W, ...) so that the longer edge is `side`."""
+    """Nearest-neighbor scaling of (H, W, ...) so that the longer edge is `side`."""
     h, w = pixels.shape[:2]
     tall, wide = max(1, round(side * h / max(h, w))), max(1, round(side * w / max(h, w)))
     return pixels[np.arange(tall) * h // tall][:, np.arange(wide) * w // wide]

@@ -121,14 +121,14 @@ PLAIN = epilogue()  # the accumulators are stored unchanged
 
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity
 class BatchAugmentation:
-    """How `gpuconv.ops.load_batch` changes the images; colours: its brightness, contrast, saturation and hue."""
+    """How `gpuconv.ops.load_batch` changes the images; colors: its brightness, contrast, saturation and hue."""
 
     flip: bool | str
     shift: int
     border: str
     cutout: int
     resized_crop: float
-    colours: tuple[float, float, float, float]
+    colors: tuple[float, float, float, float]
 
 
 batch_augmentation = _cached(BatchAugmentation)

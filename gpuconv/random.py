@@ -206,7 +206,7 @@ def _feistel(value: NDArray[np.uint64], n: int, seed: int, stream: int, epoch: i
 
 # Wichura, "Algorithm AS 241: the percentage points of the normal distribution", Applied Statistics
 # 37 (1988), routine PPND16: rational functions, relative accuracy about 1e-16. Highest power first.
-_CENTRE = (
+_CENTER = (
     (
         2.5090809287301226727e3,
         3.3430575583588128105e4,
@@ -261,7 +261,7 @@ def inverse_normal_cdf(p: NDArray[np.floating]) -> NDArray[np.floating]:
     AS 241 has a third piece for p below exp(-25) = 1.4e-11; a 32-bit word never gets there.
     """
     q = p - 0.5
-    z = q * ratio(_CENTRE, 0.180625 - q * q)
+    z = q * ratio(_CENTER, 0.180625 - q * q)
     tail = np.abs(q) > 0.425
     q = q[tail]
     p = p[tail]

@@ -1,11 +1,11 @@
-// Random crops and colours of an image, as defined in backends/reference/batch.py: each operation on floats is rounded, none is
+// Random crops and colors of an image, as defined in backends/reference/batch.py: each operation on floats is rounded, none is
 // fused.
 #pragma once
 
 #include "philox.cuh"
 #include "reduce.cuh"
 
-enum Substream : uint32 { OWN_FLIP = 1, COLOURS = 2, MIX = 3, CROP = 4 };  // of AUGMENT; attempt i at a crop draws from CROP + i
+enum Substream : uint32 { OWN_FLIP = 1, COLORS = 2, MIX = 3, CROP = 4 };  // of AUGMENT; attempt i at a crop draws from CROP + i
 
 // low + range * u, where u in [0, 1) comes from the word's upper 24 bits.
 __device__ __forceinline__ float between(float low, float range, uint32 word) {
@@ -50,9 +50,9 @@ struct Crop {
 };
 
 // The two of `length` pixels on either side of the middle of step i, and the second one's weight in 1/256.
-struct Neighbours {
+struct Neighbors {
     int32 first, second, part;
-    __device__ Neighbours(int32 i, int64 step, int32 length) {
+    __device__ Neighbors(int32 i, int64 step, int32 length) {
         const int64 at = (i * step + step / 2 - (int64(1) << 31)) >> 24;
         const int32 inside = int32(max(int64(0), min(at, int64(256) * (length - 1))));
         first = inside >> 8;
@@ -67,18 +67,18 @@ __device__ __forceinline__ float blend(float factor, float value, float other) {
     return fminf(fmaxf(sum, 0.0f), 255.0f);
 }
 
-// A uint8 image after its crop and changes of colour.
+// A uint8 image after its crop and changes of color.
 struct Picture {
     const uint8* image;
     int32 width, channels;
     Crop crop;
     float brightness, contrast, saturation;  // factors
-    float mean;                              // the grey image's mean: contrast scales the differences from it
+    float mean;                              // the gray image's mean: contrast scales the differences from it
     bool rotates_hue;
     float sixths;  // the rotation of the hue, in sixths of a circle
 
     __device__ float cropped(int32 row, int32 column, int32 c) const {
-        const Neighbours y(row, crop.row_step, crop.rows), x(column, crop.column_step, crop.columns);
+        const Neighbors y(row, crop.row_step, crop.rows), x(column, crop.column_step, crop.columns);
         const uint8* const above = image + int64(crop.top + y.first) * width * channels + c;
         const uint8* const under = image + int64(crop.top + y.second) * width * channels + c;
         const int32 left = (crop.left + x.first) * channels, right = (crop.left + x.second) * channels;
@@ -93,17 +93,17 @@ struct Picture {
         return blend(contrast, bright(row, column, c), mean);
     }
     template <class Channel>
-    __device__ float grey(Channel channel) const {
+    __device__ float gray(Channel channel) const {
         if (channels == 1) return channel(0);
         const float sum = __fadd_rn(__fmul_rn(0.2989f, channel(0)), __fmul_rn(0.587f, channel(1)));
         return __fadd_rn(sum, __fmul_rn(0.114f, channel(2)));
     }
-    // The sum over all pixels of the bright image's grey, in units of 2^-16: exact in any order.
-    __device__ float mean_grey(int32 height, int64* scratch) const {
+    // The sum over all pixels of the bright image's gray, in units of 2^-16: exact in any order.
+    __device__ float mean_gray(int32 height, int64* scratch) const {
         int64 total = 0;
         for (int32 pixel = threadIdx.x; pixel < height * width; pixel += blockDim.x) {
             const int32 row = pixel / width, column = pixel % width;
-            total += int64(grey([&](int32 c) { return bright(row, column, c); }) * 0x1p16f);
+            total += int64(gray([&](int32 c) { return bright(row, column, c); }) * 0x1p16f);
         }
         return __fdiv_rn(float(reduce_block(total, Sum<int64>(), scratch)), float(height * width)) * 0x1p-16f;
     }
@@ -111,14 +111,14 @@ struct Picture {
         if (rotates_hue && channels == 3) return rotated(row, column, c);
         const float value = contrasted(row, column, c);
         if (saturation == 1) return value;
-        return blend(saturation, value, grey([&](int32 other) { return contrasted(row, column, other); }));
+        return blend(saturation, value, gray([&](int32 other) { return contrasted(row, column, other); }));
     }
     // Rotates the hue, as in HSV: the largest and the smallest of a pixel's numbers are unchanged.
     __device__ float rotated(int32 row, int32 column, int32 c) const {
         float rgb[3];
 #pragma unroll
         for (int i = 0; i < 3; ++i) rgb[i] = contrasted(row, column, i);
-        const float own = grey([&](int32 i) { return rgb[i]; });
+        const float own = gray([&](int32 i) { return rgb[i]; });
 #pragma unroll
         for (int i = 0; i < 3; ++i) rgb[i] = saturation == 1 ? rgb[i] : blend(saturation, rgb[i], own);
         const float most = fmaxf(fmaxf(rgb[0], rgb[1]), rgb[2]), span = __fsub_rn(most, fminf(fminf(rgb[0], rgb[1]), rgb[2]));

@@ -1,4 +1,4 @@
-// Batch normalisation (Ioffe and Szegedy 2015) of x (M, C): all leading axes flattened, channels innermost.
+// Batch normalization (Ioffe and Szegedy 2015) of x (M, C): all leading axes flattened, channels innermost.
 //
 //   y = act(gamma * (x - mean) * inv_std + beta),   inv_std = 1 / sqrt(var + eps)
 //   dx = gamma * inv_std * (dy - (sum dy + xhat * sum(dy * xhat)) / M),   xhat = (x - mean) * inv_std
@@ -130,7 +130,7 @@ batch_norm_normalize(DTYPE* y, const DTYPE* x, const Real* gamma, const Real* be
     walk<4>(columns, map);
 }
 
-// Normalises with the running statistics; the first chunk's threads also write them to mean and inv_std.
+// Normalizes with the running statistics; the first chunk's threads also write them to mean and inv_std.
 extern "C" __global__ void __launch_bounds__(256, 1)
 batch_norm_inference(DTYPE* y, Real* mean, Real* inv_std, const DTYPE* x, const Real* gamma, const Real* beta,
                      const Real* running_mean, const Real* running_var, double eps, Columns columns, int64 y_pitch,

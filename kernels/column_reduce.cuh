@@ -1,7 +1,7 @@
 // Reductions over the rows of an (M, C) matrix, channels innermost, and maps with one set of coefficients a channel.
 //
-// The matrix is walked as a flat array. A block's threads take neighbouring packs of WIDTH numbers and advance by a stride that is
-// a multiple of C. So neighbours read neighbouring addresses, and each lane of a thread stays in one column, for any C. If the
+// The matrix is walked as a flat array. A block's threads take neighboring packs of WIDTH numbers and advance by a stride that is
+// a multiple of C. So neighbors read neighboring addresses, and each lane of a thread stays in one column, for any C. If the
 // columns do not fit into a block, blocks divide them into tiles (grid y). Blocks divide the rows into chunks of steps (grid x).
 // The division depends only on the shape, and so do the bits.
 //

@@ -216,7 +216,7 @@ struct TransposedFilters : Plain {
     }
 };
 
-// fprop's epilogue with a mask: stores y and the mask. The maximum of WINDOW neighbouring rows is one row of y.
+// fprop's epilogue with a mask: stores y and the mask. The maximum of WINDOW neighboring rows is one row of y.
 struct MaskedEpilogue {
     static constexpr int ROWS = WINDOW;
 

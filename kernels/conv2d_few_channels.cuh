@@ -2,7 +2,7 @@
 // cores, float32 by scalar multiply-adds; sm_80 and up.
 //
 // With few channels the numbers of a window are not runs of memory that can be copied 16 bytes at a time. But the pixels of a tile
-// are neighbours, and their windows lie in a few lines of x. A block copies these lines once, with their padding, 16 bytes at a
+// are neighbors, and their windows lie in a few lines of x. A block copies these lines once, with their padding, 16 bytes at a
 // time where their length allows; lines of several images follow one another. In this `Patch` the offset of every number is the
 // sum of one offset for its pixel and one for its tap. The filters stay in shared memory with their whole depth. So a block waits
 // twice per tile, for memory and for the other threads, and otherwise multiplies and stores.
@@ -112,7 +112,7 @@ struct Filters {
     DTYPE* cells;
     int32 depth;  // a multiple of STEP_K
 
-    // A lane has two columns of each of four products; these are eight neighbouring filters.
+    // A lane has two columns of each of four products; these are eight neighboring filters.
     static __device__ __forceinline__ int32 filter_of(int32 column) {
         return column / 32 * 32 + column % 8 / 2 * 8 + column / 8 % 4 * 2 + column % 2;
     }
@@ -141,7 +141,7 @@ struct Filters {
     }
 };
 
-// One thread's sums: four neighbouring pixels by eight neighbouring filters out of every 32.
+// One thread's sums: four neighboring pixels by eight neighboring filters out of every 32.
 struct Accumulators {
     static constexpr int PIXELS = 4, FILTERS = BLOCK_N / 4;
 
@@ -159,7 +159,7 @@ struct Accumulators {
     // The barrier of the threads that have sums.
     static __device__ __forceinline__ void sync() { __syncthreads(); }
 
-    // Initialises every sum with the bias of its filter.
+    // Initializes every sum with the bias of its filter.
     __device__ __forceinline__ Accumulators(const Filters& filters) {
 #pragma unroll
         for (int i = 0; i < FILTERS; ++i) {
@@ -179,7 +179,7 @@ struct Accumulators {
         }
     }
 
-    // rows(i): the output row of the product's row i. The epilogue takes ROWS neighbouring rows at once.
+    // rows(i): the output row of the product's row i. The epilogue takes ROWS neighboring rows at once.
     template <int VECTOR, class To, class Rows>
     __device__ __forceinline__ void store(const To& epilogue, const Block& block, const Rows& rows) const {
 #pragma unroll
@@ -218,7 +218,7 @@ struct Accumulators {
 #pragma unroll
         for (int column = 0; column < BLOCK_N; column += 16) {
             uint32 w[4];
-            // The two halves of the depth of eight columns: a product takes two neighbouring registers.
+            // The two halves of the depth of eight columns: a product takes two neighboring registers.
             load_matrices<false>(w, filters.chunk(lane / 16 * 8 + lane % 8, lane / 8 % 2) + tap * BLOCK_N + column * STEP_K);
 #pragma unroll
             for (int i = 0; i < PIXELS / 2; ++i) {

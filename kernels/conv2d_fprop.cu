@@ -9,7 +9,7 @@
 //
 // MASK 1 with ACTIVATION Relu: also writes the ReLU's mask (mask.cuh). MASK 4: y (N, P / 2, Q / 2, K) is the maximum of 2 x 2
 // windows of the output, after the ReLU with ACTIVATION Relu, else with Identity; conv.p and conv.q are even, since rows and
-// columns that a flooring pool drops are not computed. The four pixels of a window are neighbouring rows, held by one thread.
+// columns that a flooring pool drops are not computed. The four pixels of a window are neighboring rows, held by one thread.
 // MOMENTS 1: also writes the moments of every filter of y over each tile of pixels, for the batch norm that follows.
 // SAVES_INPUT 1: also writes the activation's input; y is computed from its rounded numbers.
 // MASK, MOMENTS and SAVES_INPUT exclude several splits.

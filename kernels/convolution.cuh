@@ -7,7 +7,7 @@
 //
 // MASK: the ops that follow the convolution: 0 nothing, or an activation; 1 a ReLU; 4 a 2 x 2 max pool, with a ReLU or without. It
 // is the number of mask bits (mask.cuh) for each number of y. With a pool P and Q are even: pixels outside every window do not
-// exist here. Pixels are then counted window by window, the four of a window being neighbours.
+// exist here. Pixels are then counted window by window, the four of a window being neighbors.
 #pragma once
 
 #ifndef MASK
@@ -38,7 +38,7 @@ constexpr int WINDOW = MASK == 4 ? 4 : 1;  // pixels of the convolution for one 
 constexpr int32 OUTSIDE = -(1 << 30);  // a coordinate that stays negative after any addition
 
 // One of the stride_h * stride_w sets of input pixels whose coordinates are equal modulo the stride. The same taps read all of
-// them, from neighbouring windows: within a phase the gradient is a dense convolution of stride 1. Tap r reads pixel h if the
+// them, from neighboring windows: within a phase the gradient is a dense convolution of stride 1. Tap r reads pixel h if the
 // stride divides h + top - r * dilation: the first such tap and every tap_step-th after it.
 struct Phase {
     struct Axis {

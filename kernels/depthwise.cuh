@@ -1,8 +1,8 @@
 // Shared by the depthwise kernels. In a depthwise convolution every group has one channel, read by conv.k filters: filter k reads
 // channel k / conv.k. Nothing is summed over channels, so there is no matrix product, and with 2 R S FLOPs per output the kernels
-// are memory-bound. A thread works on WIDTH neighbouring channels: 16 bytes if conv.k = 1 and the addresses allow.
+// are memory-bound. A thread works on WIDTH neighboring channels: 16 bytes if conv.k = 1 and the addresses allow.
 //
-// A thread computes OUTPUTS neighbouring results, so that it loads a filter's weights, which are R S numbers apart, only once.
+// A thread computes OUTPUTS neighboring results, so that it loads a filter's weights, which are R S numbers apart, only once.
 #pragma once
 
 #include "activation.cuh"

@@ -1,5 +1,5 @@
-// Stores a warp's sums from the layout of tensor cores (mma.cuh, wgmma.cuh) through shared memory, so that neighbouring lanes store
-// neighbouring outputs.
+// Stores a warp's sums from the layout of tensor cores (mma.cuh, wgmma.cuh) through shared memory, so that neighboring lanes store
+// neighboring outputs.
 #pragma once
 
 #include "gemm.cuh"
@@ -8,12 +8,12 @@ struct FragmentStore {
     static constexpr int BYTES = 16 * 32 * sizeof(float);  // bytes of shared memory per warp
 
     // Stores 16 rows by 32 columns, which begin at (row, column) of the product, through `buffer`, the warp's own. sums: its four
-    // products of 16 x 8. rows(i): the output row of the product's row i. The epilogue takes ROWS neighbouring rows at once; lane ^ 1
-    // holds the neighbouring columns.
+    // products of 16 x 8. rows(i): the output row of the product's row i. The epilogue takes ROWS neighboring rows at once; lane ^ 1
+    // holds the neighboring columns.
     template <int VECTOR, class To, class Rows>
     static __device__ __forceinline__ void
     store(const To& epilogue, const Rows& rows, int32 row, int32 column, float* buffer, const float (*sums)[4]) {
-        constexpr int N = VECTOR == 8 && To::ROWS == 1 ? 8 : 4, LANES = 32 / N;  // neighbouring sums of a lane; lanes per row
+        constexpr int N = VECTOR == 8 && To::ROWS == 1 ? 8 : 4, LANES = 32 / N;  // neighboring sums of a lane; lanes per row
         const int lane = threadIdx.x % 32, own_column = lane % LANES * N;
 #pragma unroll
         for (int j = 0; j < 4; ++j)
@@ -42,7 +42,7 @@ struct FragmentStore {
         return row * 32 + ((column / 4 ^ row % 4 * 2) * 4 + column % 4);
     }
 
-    // Reads N neighbouring sums, four at a time. Of eight, the lanes of every other row read the second four first, so that
+    // Reads N neighboring sums, four at a time. Of eight, the lanes of every other row read the second four first, so that
     // together they access every bank once.
     template <int N>
     static __device__ __forceinline__ Pack<Real, N> read(const float* from, int row, int column, int second) {

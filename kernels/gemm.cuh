@@ -8,10 +8,10 @@
 //
 //   Line   line(int32 i)            line i, as the numbers that help to find its elements; past the end, a line without elements
 //   Column column(int32 j)          likewise column j
-//   bool find(Line, Column, from)   the address of an element and its VECTOR - 1 right neighbours; false: they are zeros
+//   bool find(Line, Column, from)   the address of an element and its VECTOR - 1 right neighbors; false: they are zeros
 //   ALONG_LINES, ALONG_COLUMNS      how tile iterators walk it if the depth runs along lines, or columns (tile_iterator.cuh)
 //
-// The elements of a line are neighbours in memory. They run along the depth, or along the product's rows or columns.
+// The elements of a line are neighbors in memory. They run along the depth, or along the product's rows or columns.
 //
 // A main loop has a `TileIterator`, which moves tiles of an operand into shared memory, a thread's `Accumulators`, and `product`,
 // which multiplies the tiles: gemm_simt.cuh by scalar multiply-adds, gemm_mma.cuh on tensor cores. The kernels of one direction
@@ -39,7 +39,7 @@ constexpr int THREADS_M = BLOCK_M / THREAD_M, THREADS_N = BLOCK_N / THREAD_N, TH
 enum class Walk { STRAIGHT, TAPS, PIXELS, SEARCH };
 
 // How blocks divide the product: blockIdx.x is the tile, counted across, then down, then over groups; blockIdx.y is the split of
-// the depth. Neighbouring blocks share rows, which belong to the larger operand. Blocks that compute several tiles take every
+// the depth. Neighboring blocks share rows, which belong to the larger operand. Blocks that compute several tiles take every
 // gridDim.x-th.
 struct TileScheduler {
     FastDivmod across, down;
@@ -80,7 +80,7 @@ struct EpilogueOf {
     int32 columns;
     int32 accumulate;
 
-    // Stores N neighbouring sums in a row of `out`, or nothing if the row is negative. VECTOR divides the columns and the pitch, so a
+    // Stores N neighboring sums in a row of `out`, or nothing if the row is negative. VECTOR divides the columns and the pitch, so a
     // chunk lies inside or outside as a whole.
     template <int VECTOR, int N>
     __device__ __forceinline__ void store(int32 row, int32 column, const Pack<Real, N> (&rows_of_sums)[1]) const {

@@ -3,7 +3,7 @@
 // Dynamic shared memory holds STAGES pairs of tiles: one pair is multiplied while cp.async fills the others. Tile iterators fill
 // them (tile_iterator.cuh). A tile holds DTYPE, 64 bytes of depth, in two steps of 32 bytes (mma_tile.cuh). A warp multiplies
 // WARP_M x WARP_N outputs as 16 x 8 products (mma.cuh). At the end the accumulators go through shared memory, so that
-// neighbouring lanes store neighbouring outputs.
+// neighboring lanes store neighboring outputs.
 #pragma once
 
 #include "fragment_store.cuh"
@@ -37,7 +37,7 @@ struct Accumulators {
         }
     }
 
-    // Initialises every sum with the bias of its column.
+    // Initializes every sum with the bias of its column.
     __device__ __forceinline__ void begin_at(const DTYPE* bias, const Block& block, int32 columns) {
 #pragma unroll
         for (int j = 0; j < WARP_N / 8; ++j)

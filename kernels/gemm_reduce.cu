@@ -4,7 +4,7 @@
 //
 // If out is a slice of a wider volume's channels, `gap` other elements follow each row of its `columns` elements in memory.
 // With more_size > 0 there is a second output, whose partial sums follow the first's. partials (splits, pitch), of accumulators. A
-// block computes 1024 outputs: 256 lanes, each WIDTH neighbouring outputs at a time. It has up to four groups of 256 threads,
+// block computes 1024 outputs: 256 lanes, each WIDTH neighboring outputs at a time. It has up to four groups of 256 threads,
 // which divide the splits among them; the first group adds the groups' sums in order. The number of groups depends only on the
 // number of splits, so the same shapes give the same bits on every device.
 //

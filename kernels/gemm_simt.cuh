@@ -24,8 +24,8 @@ template <class Matrix, int SIDE, int VECTOR, bool COLUMNS_ARE_DEPTH, bool SUMS 
 class TileIterator {
     static constexpr uint32 LINES = COLUMNS_ARE_DEPTH ? SIDE : BLOCK_K, PER_LINE = SIDE * BLOCK_K / LINES / VECTOR;
     static constexpr int PASSES = LINES * PER_LINE / THREADS;
-    // Neighbouring threads take neighbouring vectors of a line. Single numbers along the depth, mostly taps of an image, are
-    // taken across lines: neighbouring lines are neighbouring pixels, and a thread stays in one line.
+    // Neighboring threads take neighboring vectors of a line. Single numbers along the depth, mostly taps of an image, are
+    // taken across lines: neighboring lines are neighboring pixels, and a thread stays in one line.
     static constexpr bool LINES_FIRST = COLUMNS_ARE_DEPTH && VECTOR == 1;
     static_assert(LINES * PER_LINE == PASSES * THREADS, "all threads move the same number of vectors");
     static_assert(VECTOR <= BLOCK_K / 2 && (SIDE % 32 == 0 || SIDE == 16), "the swizzle keeps a vector together");
@@ -150,7 +150,7 @@ struct Accumulators {
         }
     }
 
-    // Initialises every sum with the bias of its column.
+    // Initializes every sum with the bias of its column.
     __device__ __forceinline__ void begin_at(const DTYPE* bias, const Block& block, int32 columns) {
 #pragma unroll
         for (int j = 0; j < THREAD_N; ++j) {
@@ -161,8 +161,8 @@ struct Accumulators {
         }
     }
 
-    // rows(i): the output row of the product's row i. The epilogue takes ROWS neighbouring rows at once. Lane ^ 1 holds the
-    // neighbouring columns.
+    // rows(i): the output row of the product's row i. The epilogue takes ROWS neighboring rows at once. Lane ^ 1 holds the
+    // neighboring columns.
     template <int VECTOR, class To, class Rows>
     __device__ __forceinline__ void store(const To& epilogue, const Block& block, const Rows& rows) const {
         static_assert(GROUP % To::ROWS == 0, "a thread has the rows that belong together");

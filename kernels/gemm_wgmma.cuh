@@ -104,7 +104,7 @@ struct Accumulators {
         multiplied.say_free();
     }
 
-    // Initialises every sum with the bias of its column.
+    // Initializes every sum with the bias of its column.
     __device__ __forceinline__ void begin_at(const DTYPE* bias, const Block& block, int32 columns) {
 #pragma unroll
         for (int j = 0; j < BLOCK_N / 8; ++j)

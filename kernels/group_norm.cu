@@ -1,5 +1,5 @@
-// Group normalisation (Wu and He 2018) of x (N, pixels, C) over the pixels and the D = C / groups channels of each image's groups;
-// one group of one pixel is layer normalisation (Ba, Kiros and Hinton 2016).
+// Group normalization (Wu and He 2018) of x (N, pixels, C) over the pixels and the D = C / groups channels of each image's groups;
+// one group of one pixel is layer normalization (Ba, Kiros and Hinton 2016).
 //
 //   y = gamma * xhat + beta,   xhat = (x - mean) * inv_std,   inv_std = 1 / sqrt(var + eps)
 //   dx = inv_std * (g - mean of g - xhat * mean of (g * xhat)),   g = gamma * dy
@@ -18,7 +18,7 @@
 #include "reduce.cuh"
 #include "sums.cuh"
 
-// The part of an image that a block works on: `width` neighbouring channels of each pixel.
+// The part of an image that a block works on: `width` neighboring channels of each pixel.
 struct Group {
     int64 begin, pitched;  // its first number, in x and in an array with a pitch
     int64 pixels, pitch;
@@ -33,7 +33,7 @@ struct Group {
     }
     __device__ Real count() const { return Real(pixels) * width; }
 
-    // Calls visit(number in x, number in an array with the pitch, channel in the group); `columns` neighbouring threads share one pixel.
+    // Calls visit(number in x, number in an array with the pitch, channel in the group); `columns` neighboring threads share one pixel.
     template <class Visit>
     __device__ __forceinline__ void each(int32 columns, Visit visit) const {
         const int32 rows = int32(blockDim.x) / columns;
@@ -49,17 +49,17 @@ group_norm_forward(DTYPE* y, Real* mean, Real* inv_std, const DTYPE* x, const Re
     const Group group(pixels, channels, groups, y_pitch);
     Real sum = 0, squares = 0;
     group.each(columns, [&](int64 i, int64, int32) { sum += load(x[i]); });
-    const Real centre = reduce_block(sum, Sum<Real>{}, scratch) / group.count();
-    group.each(columns, [&](int64 i, int64, int32) { squares += (load(x[i]) - centre) * (load(x[i]) - centre); });
+    const Real center = reduce_block(sum, Sum<Real>{}, scratch) / group.count();
+    group.each(columns, [&](int64 i, int64, int32) { squares += (load(x[i]) - center) * (load(x[i]) - center); });
     const Real root = 1 / sqrt(reduce_block(squares, Sum<Real>{}, scratch) / group.count() + Real(eps));
     if (threadIdx.x == 0) {
-        mean[blockIdx.x] = centre;
+        mean[blockIdx.x] = center;
         inv_std[blockIdx.x] = root;
     }
     gamma += group.first;
     beta += group.first;
     group.each(columns, [&](int64 i, int64 to, int32 c) {
-        y[to] = round_to<DTYPE>((load(x[i]) - centre) * root * gamma[c] + beta[c]);
+        y[to] = round_to<DTYPE>((load(x[i]) - center) * root * gamma[c] + beta[c]);
     });
 }
 
@@ -68,18 +68,18 @@ group_norm_backward_dx(DTYPE* dx, const DTYPE* dy, const DTYPE* x, const Real* g
                        int64 pixels, int32 channels, int32 groups, int32 columns, int64 dy_pitch) {
     __shared__ Real scratch[32];
     const Group group(pixels, channels, groups, dy_pitch);
-    const Real centre = mean[blockIdx.x], root = inv_std[blockIdx.x];
+    const Real center = mean[blockIdx.x], root = inv_std[blockIdx.x];
     gamma += group.first;
     Real sum = 0, product = 0;
     group.each(columns, [&](int64 i, int64 from, int32 c) {
         const Real g = gamma[c] * load(dy[from]);
         sum += g;
-        product += g * (load(x[i]) - centre) * root;
+        product += g * (load(x[i]) - center) * root;
     });
     const Real shift = reduce_block(sum, Sum<Real>{}, scratch) / group.count();
     const Real slope = reduce_block(product, Sum<Real>{}, scratch) / group.count();
     group.each(columns, [&](int64 i, int64 from, int32 c) {
-        const Real xhat = (load(x[i]) - centre) * root;
+        const Real xhat = (load(x[i]) - center) * root;
         dx[i] = round_to<DTYPE>(root * (gamma[c] * load(dy[from]) - shift - xhat * slope));
     });
 }

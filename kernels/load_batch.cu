@@ -1,16 +1,16 @@
-// A batch from a uint8 data set in device memory: gather by the shuffled order, augmentation and normalisation in one pass.
+// A batch from a uint8 data set in device memory: gather by the shuffled order, augmentation and normalization in one pass.
 //
 //   x[n, h, w, c] = (float32(pixel) - mean) * (1 / std); 0 where cutout covers the pixel or a shift without `reflect` moved it in
 //   y[n]          = labels[indices[start + n]]
 //
 // images (M, H, W, C) uint8; x (N, H, W, C) DTYPE. The four words of Philox block (AUGMENT, offset + n) give the flip, both
-// shifts and the cutout's centre, as backends/reference/batch.py states; an alternating flip uses the image's own block. The
+// shifts and the cutout's center, as backends/reference/batch.py states; an alternating flip uses the image's own block. The
 // arithmetic is the reference's, and so are the bits. mean and std have one number per channel, or one per element of an image.
 // offset and start are numbers, or are read from device memory when the kernel runs, so that a captured step goes through its
 // epoch. A position past the indices, or an index outside the data set, makes its sample NaN and its label -1, because reporting an
 // error would require a synchronization. `blocks` blocks of 256 threads share the elements of a sample.
 //
-// Macros: DTYPE; FULL: 1 with crops and colours (augment.cuh), 0 without. Contrast needs the mean of a whole image, which each of
+// Macros: DTYPE; FULL: 1 with crops and colors (augment.cuh), 0 without. Contrast needs the mean of a whole image, which each of
 // its thread blocks computes. Limits: fewer than 2^31 elements per sample. Floor: per element 1 byte read, sizeof(DTYPE) written.
 
 #include "augment.cuh"
@@ -62,14 +62,14 @@ load_batch(DTYPE* x, int64* y, const uint8* images, const int64* labels, const i
 #if FULL
     __shared__ int64 scratch[32];
     const uint64 block = read_offset(offset_at, offset) + uint64(n);
-    const Words drawn = philox(block, AUGMENT, COLOURS, seed);
+    const Words drawn = philox(block, AUGMENT, COLORS, seed);
     float factors[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) factors[i] = between(batch.low[i], batch.range[i], drawn.at[i]);
     const Crop crop = Crop::draw(batch.smallest, batch.height, width, block, seed);
     Picture picture = {image, width, channels, crop, factors[0], factors[1], factors[2], 0.0f, batch.range[3] != 0,
                        6.0f * factors[3]};
-    if (valid && (batch.low[1] != 1 || batch.range[1] != 0)) picture.mean = picture.mean_grey(batch.height, scratch);
+    if (valid && (batch.low[1] != 1 || batch.range[1] != 0)) picture.mean = picture.mean_gray(batch.height, scratch);
 #endif
     for (int32 e = part * blockDim.x + threadIdx.x; e < size; e += batch.blocks * blockDim.x) {
         int32 c = e, w = batch.channels.divide(c);

@@ -5,7 +5,7 @@
 //   targets[n, c] = (lambda if c is labels[n], else 0) + (1 - lambda if c is labels[n - 1], else 0)
 //
 // x, y (N, H, W, C) DTYPE; labels (N,); targets (N, classes) float32. Philox block (AUGMENT, offset) of substream MIX gives
-// lambda, one of the `lambdas` numbers of table, and the rectangle's centre, as backends/reference/batch.py states. offset is a
+// lambda, one of the `lambdas` numbers of table, and the rectangle's center, as backends/reference/batch.py states. offset is a
 // number, or is read from device memory when the kernel runs. A label outside the classes makes the targets NaN. `blocks` blocks of
 // 256 threads share the elements of an image.
 //
@@ -25,9 +25,9 @@ struct Mix {
 struct Span {
     int32 first, end;
     __device__ Span(float lambda, int32 size, uint32 word) {
-        const int32 centre = below(size, word), half = int32(__fmul_rn(0.5f * __fsqrt_rn(1.0f - lambda), float(size)));
-        first = max(0, centre - half);
-        end = min(size, centre + half);
+        const int32 center = below(size, word), half = int32(__fmul_rn(0.5f * __fsqrt_rn(1.0f - lambda), float(size)));
+        first = max(0, center - half);
+        end = min(size, center + half);
     }
     __device__ bool has(int32 at) const { return first <= at && at < end; }
 };

@@ -50,7 +50,7 @@ struct Tile {
 
     // Loads the 16 sides from `side` + 16 i by one step of the depth, as an operand of multiply_add. For rows, registers 0 and 2
     // are the lower and the upper half of the depth of the first 8 sides, 1 and 3 those of the others. For columns, 0 and 1 belong
-    // to the first 8 sides, 2 and 3 to the others: a product takes two neighbouring registers.
+    // to the first 8 sides, 2 and 3 to the others: a product takes two neighboring registers.
     //
     // side: the warp's first. Its part of the tile is a power of two wide, so adding 16 i is an exclusive or: the address is
     // computed before the loop, up to constants.

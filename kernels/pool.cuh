@@ -1,6 +1,6 @@
 // Shared by the pooling kernels: the window's geometry, and the position of a thread's pack of channels.
 //
-// Volumes are (N, H, W, C), pooled ones (N, P, Q, C). A thread works on WIDTH neighbouring channels (16 bytes where C and the
+// Volumes are (N, H, W, C), pooled ones (N, P, Q, C). A thread works on WIDTH neighboring channels (16 bytes where C and the
 // addresses allow). Indices are uint32, because 64-bit division is several times slower: the launcher splits larger volumes.
 #pragma once
 

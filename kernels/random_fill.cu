@@ -37,10 +37,10 @@ __device__ __forceinline__ double exact_log(double x) {
 
 // Wichura, "Algorithm AS 241", Applied Statistics 37 (1988), PPND16, for p in [2^-33, 1 - 2^-33].
 __device__ __forceinline__ double inverse_normal_cdf(double p) {
-    constexpr double kCentreTop[8] = {2.5090809287301226727e3, 3.3430575583588128105e4, 6.7265770927008700853e4,
+    constexpr double kCenterTop[8] = {2.5090809287301226727e3, 3.3430575583588128105e4, 6.7265770927008700853e4,
                                       4.5921953931549871457e4, 1.3731693765509461125e4, 1.9715909503065514427e3,
                                       1.3314166789178437745e2, 3.3871328727963666080e0};
-    constexpr double kCentreBottom[8] = {5.2264952788528545610e3, 2.8729085735721942674e4, 3.9307895800092710610e4,
+    constexpr double kCenterBottom[8] = {5.2264952788528545610e3, 2.8729085735721942674e4, 3.9307895800092710610e4,
                                          2.1213794301586595867e4, 5.3941960214247511077e3, 6.8718700749205790830e2,
                                          4.2313330701600911252e1, 1.0};
     constexpr double kTailTop[8] = {7.74545014278341407640e-4, 2.27238449892691845833e-2, 2.41780725177450611770e-1,
@@ -52,7 +52,7 @@ __device__ __forceinline__ double inverse_normal_cdf(double p) {
     const double q = __dadd_rn(p, -0.5);
     if (fabs(q) <= 0.425) {
         const double r = __dadd_rn(0.180625, -__dmul_rn(q, q));
-        return __dmul_rn(q, __ddiv_rn(horner(kCentreTop, 8, r), horner(kCentreBottom, 8, r)));
+        return __dmul_rn(q, __ddiv_rn(horner(kCenterTop, 8, r), horner(kCenterBottom, 8, r)));
     }
     const double r = __dadd_rn(__dsqrt_rn(-exact_log(fmin(p, __dadd_rn(1.0, -p)))), -1.6);
     return copysign(__ddiv_rn(horner(kTailTop, 8, r), horner(kTailBottom, 8, r)), q);

@@ -51,7 +51,7 @@ template <class T, class From> __device__ __forceinline__ T round_to(From x) { r
 template <> __device__ __forceinline__ float16 round_to<float16, float>(float x) { return __float2half_rn(x); }
 template <> __device__ __forceinline__ bfloat16 round_to<bfloat16, float>(float x) { return __float2bfloat16_rn(x); }
 
-// N neighbouring numbers, moved by one instruction if N * sizeof(T) is 2, 4, 8 or 16 bytes.
+// N neighboring numbers, moved by one instruction if N * sizeof(T) is 2, 4, 8 or 16 bytes.
 template <class T, int N>
 struct alignas(N * sizeof(T)) Pack {
     T at[N];

@@ -1,4 +1,4 @@
-"""Compares default arguments and the behaviour of records with tables, which the tests of each package hold."""
+"""Compares default arguments and the behavior of records with tables, which the tests of each package hold."""
 
 from __future__ import annotations
 

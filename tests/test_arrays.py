@@ -234,7 +234,7 @@ def test_ops_that_work_in_place_copy_nothing(monkeypatch):
         results = len(expected) - len(OPS[op].changes)
         assert_same(found[:results], expected[:results], op)
     rows = np.ones((2, 8), np.float32)
-    ops.relu(rows[:1], out=rows[1:])  # neighbouring rows share no memory
+    ops.relu(rows[:1], out=rows[1:])  # neighboring rows share no memory
 
 
 def test_two_outputs_that_share_memory_are_refused():

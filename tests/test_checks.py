@@ -77,10 +77,10 @@ def test_a_wrong_backward_fails_for_the_wrong_gradient(wrong_relu):
 def test_the_sanity_suite_passes_on_a_correct_net(loss):
     net = models.build("digits-net", seed=1)
     before = {key: value.copy() for key, value in net.state_dict().items()}
-    first, regularised, overfit, ratio = checks.sanity(net, *data(), loss=loss, optimizer=Adam(lr=1e-4))
+    first, regularized, overfit, ratio = checks.sanity(net, *data(), loss=loss, optimizer=Adam(lr=1e-4))
     assert first.passed
     assert abs(first.value - {"softmax": math.log(10), "svm": 9.0}[loss]) < 0.05
-    assert regularised.passed
+    assert regularized.passed
     assert overfit.passed, overfit
     assert "100% right" in overfit.details
     assert ratio.passed, ratio
@@ -100,11 +100,11 @@ def test_the_sanity_suite_passes_on_a_correct_net(loss):
 )
 def test_any_loss_is_checked_as_it_is(loss, guess):
     net = models.build("digits-net", seed=1)
-    first, regularised, overfit, _ = checks.sanity(net, *data(), loss=loss)
+    first, regularized, overfit, _ = checks.sanity(net, *data(), loss=loss)
     assert first.passed
     assert first.value == pytest.approx(guess, rel=0.01)
     assert first.expected.startswith(f"{guess:.4f}")
-    assert regularised.passed
+    assert regularized.passed
     assert overfit.passed, overfit
 
 

@@ -131,7 +131,7 @@ def test_smaller_images_are_refused():
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ([Input((4, 4, 2)), Flatten(), BatchNorm(), Linear(2)], r"norm1 normalises each position"),
+        ([Input((4, 4, 2)), Flatten(), BatchNorm(), Linear(2)], r"norm1 normalizes each position"),
         ([Input((1, 1, 2)), Residual([Flatten()], [Flatten()]), Linear(2)], "residual1 contains an FC layer"),
     ],
 )

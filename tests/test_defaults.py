@@ -1,4 +1,4 @@
-"""Every default is the documented one: another would change the behaviour of users' programs."""
+"""Every default is the documented one: another would change the behavior of users' programs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEFAULTS = {
         "gradient_check": dict(training=True, samples=64, tolerance=1e-5, step=1e-6, seed=0),
         "sanity": dict(loss="softmax", optimizer=None, overfit_steps=300),
         "first_loss": dict(loss="softmax"),
-        "regularisation": dict(loss="softmax", weight_decay=0.01),
+        "regularization": dict(loss="softmax", weight_decay=0.01),
         "overfits": dict(loss="softmax", steps=300, lr=0.001),
         "update_ratio": dict(loss="softmax", optimizer=None),
     },

@@ -79,7 +79,7 @@ def test_the_wheel_holds_every_file_of_the_package(built):
     assert built.packed == expected
 
 
-def test_the_wheel_has_the_command_and_the_licences(built):
+def test_the_wheel_has_the_command_and_the_licenses(built):
     named = {name.partition(".dist-info/")[2]: name for name in built.wheel.namelist()}
     assert "gpuconv = gpuconv.__main__:main" in built.wheel.read(named["entry_points.txt"]).decode()
     assert {"licenses/LICENSE", "licenses/gpuconv/data/digits.md"} <= set(named)

@@ -16,7 +16,7 @@ from tests.training import small
 
 
 def parsed(text):
-    """The parsed text, after a check that its colours are visible on light and on dark pages."""
+    """The parsed text, after a check that its colors are visible on light and on dark pages."""
     for color in ("black", "white", "#000", "#fff"):
         assert color not in text
     return ElementTree.fromstring(text)

@@ -134,7 +134,7 @@ def test_bad_cases_and_layouts_are_refused():
         gc.checks.compare(loops, ops.conv2d, [dict(x=(1, 4, 4, 3), w=(1, 2, 2, 2))])
 
 
-def test_array_arguments_are_recognised_by_type_not_by_annotation_text():
+def test_array_arguments_are_recognized_by_type_not_by_annotation_text():
     def double(x: "Volume", times: "ArrayLike" = 2):
         return times * ops.add(x, x)
 

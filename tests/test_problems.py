@@ -314,7 +314,7 @@ def test_shapes_of_pools_and_masks_equal_those_computed_by_hand():
     assert narrow.pooled_shape(1) == (2, 7, 1, 6)
 
 
-def test_few_channels_and_depthwise_convolutions_are_recognised():
+def test_few_channels_and_depthwise_convolutions_are_recognized():
     def made(c, k, taps, groups=1):
         return Conv2dProblem.of((1, 5, 5, c), (k, taps, taps, c // groups), groups=groups)
 

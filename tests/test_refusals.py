@@ -313,7 +313,7 @@ REFUSALS = [
         "w has 4 output features, so dy must have 4 columns, received 3",
     ),
     (ops.linear_wgrad, [ROWS, zeros(4, 2)], {}, ValueError, "dy and x must have one batch size, received 5 and 4"),
-    # normalisation and dropout
+    # normalization and dropout
     (
         ops.batch_norm,
         [X, zeros(3), VECTOR, VECTOR, VECTOR],

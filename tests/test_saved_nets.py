@@ -115,13 +115,13 @@ def test_predict_accepts_images_in_every_form(trained, tmp_path):
     net, _, test = trained
     images = test.images[:5]
     scores = net.predict(images)
-    normalised = net.normalization(images)
-    np.testing.assert_array_equal(net.predict(normalised), scores)
+    normalized = net.normalization(images)
+    np.testing.assert_array_equal(net.predict(normalized), scores)
     for dtype in ("float16", "float64"):
-        np.testing.assert_allclose(net.predict(normalised.astype(dtype)), scores, rtol=0.02, atol=0.02)
+        np.testing.assert_allclose(net.predict(normalized.astype(dtype)), scores, rtol=0.02, atol=0.02)
     np.testing.assert_allclose(net.predict(images.astype("f8"), normalize=True), scores, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(net.predict(list(images)), scores)
-    np.testing.assert_array_equal(net.predict(images[..., 0]), scores)  # grey images without their axis
+    np.testing.assert_array_equal(net.predict(images[..., 0]), scores)  # gray images without their axis
     for one in (images[0], images[0, ..., 0]):
         np.testing.assert_allclose(net.predict(one), scores[0], rtol=1e-5, atol=1e-5)
     files = [tmp_path / f"{number}.png" for number in range(5)]
@@ -148,7 +148,7 @@ def test_predict_names_the_best_classes(trained):
 def test_predict_refuses_images_that_differ_from_training(trained, small):
     net, _, test = trained
     for floats in (test.images.astype("f4"), test.images / np.float32(255)):
-        with pytest.raises(ValueError, match=r"do not look normalised.*give uint8.*normalize=True.*normalize=False"):
+        with pytest.raises(ValueError, match=r"do not look normalized.*give uint8.*normalize=True.*normalize=False"):
             net.predict(floats)
         assert net.predict(floats, normalize=False).shape == (360, 10)
     with pytest.raises(ValueError, match="the normalization of these images is unknown"):

@@ -26,7 +26,7 @@ Update = Callable[[], None]
 
 
 class Images:
-    """A data set on the device, normalised, and its batches, (n, C, H, W) in channels_last."""
+    """A data set on the device, normalized, and its batches, (n, C, H, W) in channels_last."""
 
     def __init__(self, recipe: Recipe, data: Dataset, device: str, dtype: Any) -> None:
         torch = self.torch = load()

@@ -1,6 +1,6 @@
 """Is training healthy? Run the sanity suite of the CS231n notes on a net and its data; status 1 if a check fails.
 
-The initial loss must be that of guessing, regularisation must raise it, the net must overfit 20 images, an update must
+The initial loss must be that of guessing, regularization must raise it, the net must overfit 20 images, an update must
 change the weights by about a thousandth, and backward must agree with numerical gradients in float64."""
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     for check in checks.sanity(net, x, labels, loss=loss, optimizer=optimizer):
         document.add("checks", check)
         passed &= report(check.passed, check.name, f"{check.value:.4g}, expected {check.expected}", check.details)
-    # Not on the images: in a plain background neighbours are equal, and max pooling has no derivative at ties.
+    # Not on the images: in a plain background neighbors are equal, and max pooling has no derivative at ties.
     gradients = checks.gradient_check(net, samples=4)
     worst = max(gradients, key=lambda found: (found.worst, found.raw))
     agree = all(found.passed for found in gradients)

@@ -290,7 +290,7 @@ def add_precision(parser: argparse.ArgumentParser, default: str | None = "float3
 
 
 def add_step(parser: argparse.ArgumentParser, net: str) -> None:
-    """Add the options of commands that analyse a training step. net: what --model names, for its help text."""
+    """Add the options of commands that analyze a training step. net: what --model names, for its help text."""
     text = f"{net}, by name, or FILE.py:FUNCTION (default: tiny-vgg)"
     parser.add_argument("--model", metavar="NAME", default="tiny-vgg", help=text)
     parser.add_argument("--batch-size", metavar="N", type=count(1), default=128, help="images per step (default: 128)")

@@ -1,4 +1,4 @@
-"""Data sets of images, normalisation, augmentation, and batches."""
+"""Data sets of images, normalization, augmentation, and batches."""
 
 from gpuconv.data import cifar10, digits, folder, synthetic
 from gpuconv.data.augment import Augmentation

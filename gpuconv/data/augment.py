@@ -18,10 +18,10 @@ class Augmentation:
 
     flip: mirror left to right with probability 1/2; "alternating" mirrors half of the images in the first epoch, the
     other half in the second, and so on. shift: move by up to this many pixels along each axis. border: the pixels that
-    are shifted in, "zero" or "reflect". cutout: zero a square of this side around a uniformly drawn centre.
+    are shifted in, "zero" or "reflect". cutout: zero a square of this side around a uniformly drawn center.
     resized_crop: stretch a part of the image, at least this share of its area, to the image's size; 0 does not crop.
     brightness: multiply by a factor between 1 - this and 1 + this. contrast: multiply each value's distance from the
-    image's mean grey by such a factor. saturation: multiply each value's distance from its pixel's grey by such a
+    image's mean gray by such a factor. saturation: multiply each value's distance from its pixel's gray by such a
     factor. hue: rotate the hue by up to this fraction of the circle, at most 0.5. `ops.load_batch` tells how they are
     drawn.
 
@@ -64,9 +64,11 @@ class Augmentation:
         return "mixup" if self.mixup else "cutmix" if self.cutmix else None
 
     @property
-    def colours(self) -> tuple[float, float, float, float]:
+    def colors(self) -> tuple[float, float, float, float]:
         """How much brightness, contrast, saturation and hue change."""
         return self.brightness, self.contrast, self.saturation, self.hue
+
+    colours = colors  # the former name
 
     @classmethod
     def parse(cls, text: str) -> Augmentation:

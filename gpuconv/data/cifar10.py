@@ -1,4 +1,4 @@
-"""CIFAR-10: 60,000 colour images of 32x32 in 10 classes, from local files.
+"""CIFAR-10: 60,000 color images of 32x32 in 10 classes, from local files.
 
 A. Krizhevsky, "Learning multiple layers of features from tiny images", 2009. <https://www.cs.toronto.edu/~kriz/cifar.html>
 describes both formats: the binary version (records of a label and 3,072 bytes) and the python version (pickles).

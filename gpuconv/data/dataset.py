@@ -1,4 +1,4 @@
-"""Labelled images in memory."""
+"""Labeled images in memory."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Dataset:
         height, width, channels = self.images.shape[1:]
         return height, width, channels
 
-    raw = True  # uint8 images are normalised
+    raw = True  # uint8 images are normalized
 
     def first(self, count: int) -> NDArray[np.uint8]:
         """The first `count` images."""
@@ -86,12 +86,14 @@ class Dataset:
         """The images at `indices`: a slice, integers (any order, repeats allowed) or a mask."""
         return dataclasses.replace(self, images=self.images[indices], labels=self.labels[indices])
 
-    def relabelled(self, classes: Sequence[str]) -> Dataset:
+    def relabeled(self, classes: Sequence[str]) -> Dataset:
         """The same images, with labels numbered by the order of class names in `classes`.
 
         Raises ValueError if the names differ.
         """
         return dataclasses.replace(self, labels=places(self, classes)[self.labels], classes=classes)
+
+    relabelled = relabeled  # the former name
 
     def split(self, fraction: float, *, seed: int = 0, what: str = "test") -> tuple[Dataset, Dataset]:
         """Two sets: the second has `fraction` of every class, the first has the rest. A class of at least two images
@@ -110,7 +112,7 @@ class Dataset:
 
 
 def places(data: Any, classes: Sequence[str]) -> NDArray[np.int64]:
-    """The index in `classes` of each class of a data set. Raises as `Dataset.relabelled` does."""
+    """The index in `classes` of each class of a data set. Raises as `Dataset.relabeled` does."""
     missing, unknown = (
         [repr(name) for name in a if name not in b] for a, b in ((classes, data.classes), (data.classes, classes))
     )

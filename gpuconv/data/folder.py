@@ -37,7 +37,7 @@ def load(
 ) -> tuple[Any, Any]:
     """(train, test) of the images in the sub-folders of `directory`. The sorted sub-folder names are the classes.
 
-    size: (H, W) to resize to; without it all images must have the same size. channels: 3 for colour, 1 for grey. test:
+    size: (H, W) to resize to; without it all images must have the same size. channels: 3 for color, 1 for gray. test:
     the fraction of every class that is held out for testing, chosen by `seed` and the rule `split`. "name" decides by
     each file's name (see `for_testing`), so that adding a file does not move others; "order" draws from the sorted
     files of a class, as gpuconv 0.1.0 did, and like it ignores folders within a class. stream: leave the images in
@@ -173,9 +173,11 @@ class FolderSamples(Samples):
         chosen = np.arange(len(self))[indices]
         return dataclasses.replace(self, paths=[self.paths[at] for at in chosen], labels=self.labels[chosen])
 
-    def relabelled(self, classes: Sequence[str]) -> FolderSamples:
-        """As `Dataset.relabelled`."""
+    def relabeled(self, classes: Sequence[str]) -> FolderSamples:
+        """As `Dataset.relabeled`."""
         return dataclasses.replace(self, labels=places(self, classes)[self.labels], classes=classes)
+
+    relabelled = relabeled  # the former name
 
 
 def for_testing(names: Sequence[str], fraction: float, seed: int = 0) -> NDArray[np.bool_]:

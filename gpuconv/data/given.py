@@ -1,4 +1,4 @@
-"""Recognises the kind of a user's data, and makes a data set or batches from it."""
+"""Recognizes the kind of a user's data, and makes a data set or batches from it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ACCEPTED = (
 )
 
 
-def recognised(
+def recognized(
     data: Any,
     name: str,
     shape: tuple[int, ...],

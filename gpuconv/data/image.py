@@ -1,4 +1,4 @@
-"""Reads one image file as an array: formats, size limits, and conversion to 8-bit grey or colour."""
+"""Reads one image file as an array: formats, size limits, and conversion to 8-bit gray or color."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def read_image(
     """One image file as uint8 (H, W, channels), upright, resized to `size` = (H, W) with antialiasing if given.
 
     The content determines the format, one of `readable_formats()`; the first frame of an animation is read. Transparent
-    pixels become white. Grey with 12 and 16 bits is scaled down to 8, so that white stays white.
+    pixels become white. Gray with 12 and 16 bits is scaled down to 8, so that white stays white.
 
     Raises OSError for a file that is missing, cannot be opened or is not a regular file (a FIFO, a folder), and
     ValueError, naming the file, for one that is not an image, is larger than MAX_PIXELS or MAX_BYTES, or has values of
     unknown range: signed integers, 32-bit integers and floats.
     """
     if channels not in _MODES:
-        raise ValueError(f"channels must be 1 (grey) or 3 (colour), received {channels}")
+        raise ValueError(f"channels must be 1 (gray) or 3 (color), received {channels}")
     if size is not None:
         height, width = size = pair("size", size, 1)
         if height * width > MAX_PIXELS:
@@ -76,8 +76,8 @@ def read_image(
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A decoded image file. path: for messages. image: upright and opaque. mode: the file's Pillow mode: "L" is grey,
-    "RGBA" is colour with transparency, and so on."""
+    """A decoded image file. path: for messages. image: upright and opaque. mode: the file's Pillow mode: "L" is gray,
+    "RGBA" is color with transparency, and so on."""
 
     path: str
     image: Image
@@ -108,7 +108,7 @@ class Picture:
         mode = _MODES[channels]
         try:
             image = self.image if self.image.mode == mode else self.image.convert(mode)
-        except ValueError as error:  # a mode that Pillow cannot convert, such as LAB to grey
+        except ValueError as error:  # a mode that Pillow cannot convert, such as LAB to gray
             raise ValueError(f"cannot read {self.path} as an image: {error}") from error
         if size is not None:
             height, width = pair("size", size, 1)
@@ -148,22 +148,22 @@ def _flat(image: Image) -> Image:
     """The image upright, with 8 bits per value and without transparency."""
     from PIL import Image, ImageOps
 
-    # Pillow reads 16-bit grey from PGM files as mode "I"; older versions do so for PNG files too.
+    # Pillow reads 16-bit gray from PGM files as mode "I"; older versions do so for PNG files too.
     deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
     tags = getattr(image, "tag_v2", {})
     if (image.mode in ("I", "F") and not deep) or any(kind != _UNSIGNED for kind in tags.get(_SAMPLE_FORMAT, ())):
         raise ValueError(
             f"the range of its values is unknown (mode {image.mode}); accepted are unsigned integers of 8 bits, "
-            "and of 12 and 16 bits in grey"
+            "and of 12 and 16 bits in gray"
         )
     ImageOps.exif_transpose(image, in_place=True)
     if deep:
         white = (1 << tags.get(_BITS_PER_SAMPLE, (16,))[0]) - 1
-        grey = np.asarray(image).astype(np.uint32)
-        grey[grey == image.info.get("transparency")] = white
+        gray = np.asarray(image).astype(np.uint32)
+        gray[gray == image.info.get("transparency")] = white
         if tags.get(_PHOTOMETRIC) == _MIN_IS_WHITE:  # Pillow handles it only up to 8 bits
-            grey = white - grey
-        return Image.fromarray(((grey * 255 + white // 2) // white).astype(np.uint8))
+            gray = white - gray
+        return Image.fromarray(((gray * 255 + white // 2) // white).astype(np.uint8))
     if image.mode.endswith("a"):  # premultiplied alpha
         image = image.convert(f"{image.mode[:-1]}A")
     if image.mode.endswith("A") or "transparency" in image.info:

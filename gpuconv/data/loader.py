@@ -29,7 +29,7 @@ _AHEAD = 2  # batches that one background thread may have ready
 
 
 class Loader:
-    """Batches (x, y) of a data set: x (n, H, W, C) normalised, y (n,) int64, both on `device`. With mixup or cutmix, y
+    """Batches (x, y) of a data set: x (n, H, W, C) normalized, y (n,) int64, both on `device`. With mixup or cutmix, y
     has a probability for each class: (n, classes) float32.
 
     The whole data set moves to `device` once, as bytes, and each batch is one `ops.load_batch` there. Random numbers
@@ -40,7 +40,7 @@ class Loader:
     Args:
         dataset: The images and labels.
         batch_size: Images of a batch, at least 1; the last batch of an epoch may be short.
-        normalization: How pixels are normalised; None only for images that need no normalization.
+        normalization: How pixels are normalized; None only for images that need no normalization.
         augmentation: By default none, which is right for evaluation.
         seed: The seed of the order and the augmentation.
         device: Where the batches live, such as "numpy" or "cuda".
@@ -92,7 +92,7 @@ class Loader:
                 raise ValueError(
                     f"normalization is for other images: {name} has shape {values.shape}, images {image_shape}"
                 )
-        expect_augmentable(image_shape, self.augmentation.shift, self.augmentation.colours)
+        expect_augmentable(image_shape, self.augmentation.shift, self.augmentation.colors)
 
     def _expect_classes(self) -> None:
         """Raise ValueError unless labels are the numbers of known classes."""

@@ -64,14 +64,14 @@ def load_test(spec: str, like: str, classes: Sequence[str]) -> Dataset:
     """
     name, _, rest = spelled(spec).partition(":")
     if name != "folder":
-        return load(spec)[1].relabelled(classes)
+        return load(spec)[1].relabeled(classes)
     directory, stated = _folder_parts(rest)
     if not is_test_set(spec) and "test" in stated:
         raise ValueError(f"all of {directory} is for testing; leave test={stated['test']} out")
     kind, _, there = like.partition(":")
     inherited = _folder_parts(there)[1] if kind == "folder" else {}
     options = {key: inherited[key] for key in _SHAPE if key in inherited} | stated
-    return _all_of_folder(directory, options).relabelled(classes)
+    return _all_of_folder(directory, options).relabeled(classes)
 
 
 def is_test_set(spec: str) -> bool:

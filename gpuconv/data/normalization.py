@@ -81,12 +81,12 @@ class Normalization:
         return cls(total / count, np.where(std > 0, std, 1.0))
 
     def lacks(self, images: np.ndarray) -> bool:
-        """Whether float `images` look like pixels that are not normalised: none is negative, and the largest is at most
+        """Whether float `images` look like pixels that are not normalized: none is negative, and the largest is at most
         1, as in [0, 1], or above 10, as in [0, 255]."""
         return bool(images.size) and images.min() >= 0 and (images.max() > 10 or images.max() <= 1)
 
     def __call__(self, images: NDArray[np.uint8], dtype: str | np.dtype | type[object] = "float32") -> np.ndarray:
-        """Normalise uint8 images (N, H, W, C). The bits are those of a `Loader`'s batch without augmentation."""
+        """Normalize uint8 images (N, H, W, C). The bits are those of a `Loader`'s batch without augmentation."""
         everything = np.arange(len(images))
         return ops.load_batch(images, everything, everything, mean=self.mean, std=self.std, dtype=dtype)[0]
 

@@ -1,4 +1,4 @@
-"""Labelled images that are read when a batch needs them: arrays, arrays in files, users' objects."""
+"""Labeled images that are read when a batch needs them: arrays, arrays in files, users' objects."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Samples:
     Args:
         name: The name of the data, for messages.
         image_shape: The shape of one image, (H, W, C) for pictures.
-        dtype: uint8, which is normalised, or a float dtype, which is passed to the net unchanged.
+        dtype: uint8, which is normalized, or a float dtype, which is passed to the net unchanged.
         labels: int64 (N,), or floats (N, ...), or None if a label is known only when its sample is read.
         classes: The names of the classes, or empty.
         workers: Threads that may read at once.
@@ -54,7 +54,7 @@ class Samples:
 
     @property
     def raw(self) -> bool:
-        """Whether images are uint8, which are normalised."""
+        """Whether images are uint8, which are normalized."""
         return self.dtype == np.uint8
 
     def first(self, count: int) -> np.ndarray:
@@ -161,7 +161,7 @@ def laid_out(images: Any, shape: tuple[int, ...], rank: int) -> np.ndarray:
     """Images as a NumPy array with channels last. The caller checks the shape of the result.
 
     shape: of one image, as the net takes it. rank: the expected number of axes: len(shape) for one image, one more for
-    a batch. If `shape` is (H, W, C), the channels of a channels-first PyTorch tensor are moved last, and grey pictures
+    a batch. If `shape` is (H, W, C), the channels of a channels-first PyTorch tensor are moved last, and gray pictures
     without a channel axis get one. Raises ValueError with advice for a NumPy array with channels first.
     """
     torch = is_torch(images)
@@ -234,6 +234,6 @@ def expect_image_dtype(dtype: np.dtype, name: str) -> None:
     """Raise TypeError unless images are uint8 or floats."""
     if dtype != np.uint8 and not is_float(dtype):
         raise TypeError(
-            f"images of {name!r} must be uint8 in 0..255, which is normalised, or floats, which are taken as they are; "
+            f"images of {name!r} must be uint8 in 0..255, which is normalized, or floats, which are taken as they are; "
             f"received {dtype.name}"
         )

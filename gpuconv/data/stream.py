@@ -26,7 +26,7 @@ class StreamLoader(Loader):
     Args:
         dataset: The samples.
         batch_size: Images of a batch.
-        normalization: How uint8 images are normalised. It must be None for float images, which are passed on unchanged
+        normalization: How uint8 images are normalized. It must be None for float images, which are passed on unchanged
             and cannot be augmented either.
         workers: Threads that read in advance; by default as many as the samples allow, but at most 8 and at most one
             for each core.

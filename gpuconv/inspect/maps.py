@@ -38,7 +38,7 @@ def saliency(net: Sequential, x: Array, *, target: int | None = None) -> np.ndar
 def occlusion(
     net: Sequential, x: Array, *, target: int | None = None, size: int | None = None, stride: int | None = None
 ) -> np.ndarray:
-    """How far a class's score falls when a square around each pixel is set to 0, which is the mean of normalised images
+    """How far a class's score falls when a square around each pixel is set to 0, which is the mean of normalized images
     (Zeiler and Fergus 2013): the mean over all squares that cover the pixel, (H, W).
 
     Args:

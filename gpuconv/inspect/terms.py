@@ -162,7 +162,7 @@ def _pulled_back(exact: Layer, x: np.ndarray, at: Place) -> np.ndarray:
 
 
 def _normalized(layer: ImageNorm, x: np.ndarray, at: Place) -> Window:
-    """The inputs that are normalised together with one input. The factors are those of (input - mean) / deviation,
+    """The inputs that are normalized together with one input. The factors are those of (input - mean) / deviation,
     where the deviation depends on the inputs as well."""
     count = x.shape[-1] // layer.groups if isinstance(layer, GroupNorm) else x.shape[-1]
     first = at[-1] // count * count

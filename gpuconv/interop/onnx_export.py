@@ -319,7 +319,7 @@ def _group_norm(graph: Graph, layer: GroupNorm, x: str) -> str:
 
 
 def _layer_norm(graph: Graph, layer: LayerNorm, x: str) -> str:
-    """ONNX normalises the last axes, so a volume is transposed to NHWC and back."""
+    """ONNX normalizes the last axes, so a volume is transposed to NHWC and back."""
     is_volume = len(layer.input_shape or ()) == 3
     if is_volume:
         x = graph.node("Transpose", [x], f"{layer.path}.nhwc", perm=_TO_NHWC)

@@ -172,7 +172,7 @@ class ConvActivation(FusedConv):
 
 
 class NormActivation(Fused):
-    """Batch normalisation and an activation: `gpuconv.ops.batch_norm` with activation=, forward and backward."""
+    """Batch normalization and an activation: `gpuconv.ops.batch_norm` with activation=, forward and backward."""
 
     @staticmethod
     def fits(layers: Sequence[Layer]) -> bool:
@@ -206,7 +206,7 @@ class NormActivation(Fused):
 
 
 class ConvNorm(FusedConv):
-    """CONV, optionally a 2 x 2 max POOL, batch normalisation and optionally an activation: in training
+    """CONV, optionally a 2 x 2 max POOL, batch normalization and optionally an activation: in training
     `gpuconv.ops.conv2d_batch_norm`."""
 
     @staticmethod

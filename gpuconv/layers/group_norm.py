@@ -1,4 +1,4 @@
-"""Normalisation within each image: over groups of channels, or over all channels of each position."""
+"""Normalization within each image: over groups of channels, or over all channels of each position."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ImageNorm(Layer):
         return input_shape
 
     def _images(self, x: Array) -> tuple[Array, int]:
-        """x in the shape (N, ..., C) that the op takes, where N counts what is normalised, and the number of groups."""
+        """x in the shape (N, ..., C) that the op takes, where N counts what is normalized, and the number of groups."""
         raise NotImplementedError
 
     def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
@@ -56,12 +56,12 @@ class ImageNorm(Layer):
 
 @dataclass(eq=False, repr=False)
 class GroupNorm(ImageNorm):
-    """Normalise each image's groups of channels, over all positions, times `weight` plus `bias` (Wu and He 2018).
+    """Normalize each image's groups of channels, over all positions, times `weight` plus `bias` (Wu and He 2018).
 
     weight and bias are (C,), in the net's accumulation dtype.
 
     Args:
-        groups: The number of groups of neighbouring channels; it divides C.
+        groups: The number of groups of neighboring channels; it divides C.
         eps: Added to the variance, at least 0.
     """
 
@@ -84,7 +84,7 @@ class GroupNorm(ImageNorm):
 
 @dataclass(eq=False, repr=False)
 class LayerNorm(ImageNorm):
-    """Normalise the channels of each position, times `weight` plus `bias` (Ba, Kiros and Hinton 2016): PyTorch's
+    """Normalize the channels of each position, times `weight` plus `bias` (Ba, Kiros and Hinton 2016): PyTorch's
     LayerNorm(C) of channels-last volumes, or of features.
 
     weight and bias are (C,), in the net's accumulation dtype.
@@ -98,5 +98,5 @@ class LayerNorm(ImageNorm):
 
     def slid(self, flattened: Shape | None) -> tuple[Layer | None, Shape | None]:
         if flattened:
-            raise ValueError(f"{self.path} normalises the flattened volume, which cannot slide")
+            raise ValueError(f"{self.path} normalizes the flattened volume, which cannot slide")
         return super().slid(flattened)

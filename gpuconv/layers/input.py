@@ -65,7 +65,7 @@ class Input(Layer):
         if not is_float(x.dtype):
             raise TypeError(
                 f"the net computes with floats, received {x.dtype.name}; net.predict(images) takes uint8 images, and "
-                "normalises them as training did"
+                "normalizes them as training did"
             )
         self.stash()
         return x

@@ -1,4 +1,4 @@
-"""Batch normalisation."""
+"""Batch normalization."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gpuconv.types import Array, Options, Shape
 
 @dataclass(eq=False, repr=False)
 class BatchNorm(Layer):
-    """Normalise each channel of (..., C) to mean 0 and variance 1, times `weight` plus `bias` (Ioffe and Szegedy 2015).
+    """Normalize each channel of (..., C) to mean 0 and variance 1, times `weight` plus `bias` (Ioffe and Szegedy 2015).
 
     Training uses the batch's statistics, with `Trainer(sync_batch_norm=True)` those of all ranks, and updates
     `running_mean` and `running_var`; inference uses the running ones.
@@ -120,5 +120,5 @@ class BatchNorm(Layer):
 
     def slid(self, flattened: Shape | None) -> tuple[Layer | None, Shape | None]:
         if flattened:
-            raise ValueError(f"{self.path} normalises each position of the flattened volume, which cannot slide")
+            raise ValueError(f"{self.path} normalizes each position of the flattened volume, which cannot slide")
         return super().slid(flattened)

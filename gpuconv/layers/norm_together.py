@@ -1,4 +1,4 @@
-"""Batch normalisation with the statistics of a whole batch, of which each rank has one or several parts.
+"""Batch normalization with the statistics of a whole batch, of which each rank has one or several parts.
 
 Only vectors with a value for each channel are summed over the parts: the means, then the variances around the overall
 mean (mean(x**2) - mean**2 would lose digits), and in backward the two sums of the gradients. The parts of a rank are

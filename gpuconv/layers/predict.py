@@ -90,7 +90,7 @@ def _array(images: Any, shape: tuple[int, ...]) -> Array:
 
 
 def _lacks_channels(given: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    """Whether these are grey images, or one grey image, without a channel axis."""
+    """Whether these are gray images, or one gray image, without a channel axis."""
     return shape[-1] == 1 and len(given) <= len(shape) == 3 and given[-2:] == shape[:2] and given != shape
 
 
@@ -124,9 +124,9 @@ def _normalizes(net: Layer, batch: Array, asked: bool | None) -> bool:
     pixels = backends.to_numpy(batch)
     if pixels.min() >= 0 and (pixels.max() > 10 or pixels.max() <= 1):
         raise ValueError(
-            f"these floats, from {pixels.min():g} to {pixels.max():g}, do not look normalised, and the net was trained "
-            "on normalised ones: give uint8, which is normalised as in training, or pass normalize=True for floats in "
-            "the units of those uint8 images, normalize=False for floats that are normalised already"
+            f"these floats, from {pixels.min():g} to {pixels.max():g}, do not look normalized, and the net was trained "
+            "on normalized ones: give uint8, which is normalized as in training, or pass normalize=True for floats in "
+            "the units of those uint8 images, normalize=False for floats that are normalized already"
         )
     return False
 
@@ -150,15 +150,15 @@ def _scores(net: Layer, images: Array, batch_size: int, softmax: bool, normalize
 
 
 def _fed(net: Layer, x: Array, normalize: bool) -> Array:
-    """The images normalised, in the net's dtype."""
+    """The images normalized, in the net's dtype."""
     if normalize:
-        x = _normalised(net, backends.to_numpy(x))
+        x = _normalized(net, backends.to_numpy(x))
     if normalize or x.dtype != net.dtype or backends.device_of(x) != net.device:
         x = backends.asarray(x, net.device, net.dtype)
     return x
 
 
-def _normalised(net: Layer, x: np.ndarray) -> np.ndarray:
+def _normalized(net: Layer, x: np.ndarray) -> np.ndarray:
     found = net.normalization
     if x.dtype == np.uint8:
         return found(x)

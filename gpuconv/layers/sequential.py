@@ -267,13 +267,13 @@ class Sequential(Layer):
             softmax: Whether to return probabilities over the last axis.
             top: k returns the k most probable classes of each image instead, as a list of (class, probability), the
                 best first.
-            normalize: By default uint8 images and files are normalised as in training (`normalization`), and floats are
-                assumed to be normalised; True or False overrides this.
+            normalize: By default uint8 images and files are normalized as in training (`normalization`), and floats are
+                assumed to be normalized; True or False overrides this.
 
         Returns: (N, *output volume), or for one image its output volume, on the device of the images.
 
         Raises:
-            ValueError: The normalization is unknown, or floats cannot have been normalised.
+            ValueError: The normalization is unknown, or floats cannot have been normalized.
         """
         from gpuconv.layers.predict import predict
 
@@ -364,7 +364,7 @@ class Sequential(Layer):
 
         On an image of the original size it gives the original scores as a 1x1 map. On a larger one it gives a map of
         scores, whose step is the product of all strides. Each score equals the original net's on the image window at
-        that position, provided that no layer pads: with padding or fit="cover", a layer reads neighbouring pixels where
+        that position, provided that no layer pads: with padding or fit="cover", a layer reads neighboring pixels where
         the original reads padding. If fit="floor" leaves the last pixels of the original map unread, the windows of the
         last scores may extend that many pixels beyond the image; these pixels are not read.
 

@@ -22,7 +22,7 @@ class Upsample(Layer):
     "nearest" repeats each pixel. It is a transposed depthwise convolution by ones, which are its buffer `ones`,
     (C, scale, scale, 1); backward sums each window.
 
-    "bilinear" interpolates between the centres of pixels; outside the outermost centres it repeats the pixels at the
+    "bilinear" interpolates between the centers of pixels; outside the outermost centers it repeats the pixels at the
     edge. It is computed as the mean of the repeated pixels over a window of size `scale` around each; for an even
     scale, where windows lie between pixels, as the mean of the two adjacent windows. A window counts only pixels inside
     the map.

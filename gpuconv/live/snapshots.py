@@ -110,7 +110,7 @@ def scales(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> list[
 
 
 def given(leg: Leg, images: np.ndarray) -> Array:
-    """uint8 images normalised for the net, in its dtype."""
+    """uint8 images normalized for the net, in its dtype."""
     return backends.asarray(leg.net.normalization(images), leg.net.device, leg.net.dtype)
 
 

@@ -44,11 +44,11 @@ def load_batch(
     dtype: str | np.dtype | type[object] = "float32",
     out: Array | None = None,
 ) -> tuple[Any, Any]:
-    """Gather, augment and normalise a batch from a uint8 data set.
+    """Gather, augment and normalize a batch from a uint8 data set.
 
     x[n] = (augment(images[indices[n]]) - mean) * (1 / std), with indices counted from start, computed in float32 and
     rounded once to dtype, in this order: crop, brightness, contrast, saturation, hue, flip, shift, cutout. Cut-out
-    pixels are 0 after normalisation. Sample n draws Philox blocks of the AUGMENT stream, at offset + n.
+    pixels are 0 after normalization. Sample n draws Philox blocks of the AUGMENT stream, at offset + n.
 
     resized_crop is torchvision's RandomResizedCrop to the image's own size: the area, as a share of the image's, is
     uniform between resized_crop and 1, the logarithm of width / height is uniform between those of 3/4 and 4/3, and the
@@ -57,7 +57,7 @@ def load_batch(
 
     brightness, contrast, saturation and hue are torchvision's ColorJitter in this fixed order: a factor f, uniform in
     [max(0, 1 - s), 1 + s], gives f * image + (1 - f) * other, clipped to the range of bytes. other is black, the mean
-    of the grey image, or the grey image, 0.2989 R + 0.587 G + 0.114 B. The hue (of HSV) is rotated by a fraction of the
+    of the gray image, or the gray image, 0.2989 R + 0.587 G + 0.114 B. The hue (of HSV) is rotated by a fraction of the
     circle that is uniform in [-hue, hue]. The numbers are not rounded to bytes.
 
     flip="alternating" (Jordan 2024, arXiv:2404.00498): a random half of the images is flipped in even epochs, the rest
@@ -72,12 +72,12 @@ def load_batch(
         std: float32, (C,) or (H, W, C).
         flip: Flip left and right: True with probability 1/2, "alternating" as above.
         shift: Shift by whole pixels, uniform in [-shift, shift] along each axis; less than H and W.
-        border: The pixels that are shifted in: "zero" (0 after normalisation) or "reflect" (the image mirrored at its
+        border: The pixels that are shifted in: "zero" (0 after normalization) or "reflect" (the image mirrored at its
             outermost pixels).
-        cutout: The side, in pixels, of a square around a uniform centre that is cut out, clipped at the border; 0
+        cutout: The side, in pixels, of a square around a uniform center that is cut out, clipped at the border; 0
             cuts nothing.
         resized_crop: The smallest share of an image's area that a crop takes, in (0, 1]; 0 does not crop.
-        brightness: s above, at least 0. Only images of 1 or 3 channels are recoloured.
+        brightness: s above, at least 0. Only images of 1 or 3 channels are recolored.
         contrast: As brightness.
         saturation: As brightness.
         hue: In [0, 0.5]. It has no effect on images of 1 channel.
@@ -107,16 +107,16 @@ def load_batch(
     shift, cutout = _check_images(images, labels, indices, mean, std, shift=shift, cutout=cutout)
     resized_crop = number("resized_crop", resized_crop, 0.0, 1.0)
     brightness, contrast = number("brightness", brightness, 0.0), number("contrast", contrast, 0.0)
-    colours = brightness, contrast, number("saturation", saturation, 0.0), number("hue", hue, 0.0, 0.5)
+    colors = brightness, contrast, number("saturation", saturation, 0.0), number("hue", hue, 0.0, 0.5)
     _, h, w, c = images.shape
-    if any(colours):
-        expect_augmentable((h, w, c), shift, colours)
+    if any(colors):
+        expect_augmentable((h, w, c), shift, colors)
     start, count = batch_range("indices", indices.shape[0], step_integer("start", start), count)
     dtype = as_dtype(dtype)
     expect_out(out, (count, h, w, c), dtype)
     flip, border, seed = flip_value(flip), canonical("border", border, BORDERS), seed_value("seed", seed)
     offset = step_integer("offset", offset)
-    augmentation = batch_augmentation(flip, shift, border, cutout, resized_crop, colours)
+    augmentation = batch_augmentation(flip, shift, border, cutout, resized_crop, colors)
     images, labels, indices, mean, std = copy_if_overlapping([out], images, labels, indices, mean, std)
     return backend.batch.load_batch(
         images,
@@ -160,12 +160,12 @@ def _check_images(
     return shift, integer("cutout", cutout, 0, INT32)
 
 
-def expect_augmentable(image_shape: tuple[int, ...], shift: int, colours: tuple[float, float, float, float]) -> None:
-    """Raise ValueError for images (H, W, C) that are too small for the shift or cannot be recoloured."""
+def expect_augmentable(image_shape: tuple[int, ...], shift: int, colors: tuple[float, float, float, float]) -> None:
+    """Raise ValueError for images (H, W, C) that are too small for the shift or cannot be recolored."""
     h, w, c = image_shape
     if shift >= min(h, w):
         raise ValueError(f"shift must be smaller than the image ({h} x {w}), received {shift}")
-    if any(colours) and c not in (1, 3):
+    if any(colors) and c not in (1, 3):
         raise ValueError(
             f"brightness, contrast, saturation and hue change images of 1 or 3 channels, received {c} channels"
         )
@@ -190,10 +190,10 @@ def mix_batch(
 
     cutmix (Yun et al. 2019, arXiv:1905.04899): within a rectangle mixed[i] is x[i - 1], elsewhere x[i]. It reaches
     int(sqrt(1 - lambda) / 2 * H) rows and int(sqrt(1 - lambda) / 2 * W) columns, in float32, to both sides of a uniform
-    centre, and is clipped at the border; lambda becomes 1 - its share of the area.
+    center, and is clipped at the border; lambda becomes 1 - its share of the area.
 
     targets[i] is lambda at labels[i] plus 1 - lambda at labels[i - 1], in float32. Both are as in torchvision. The
-    Philox block at offset, in substream 3 of the AUGMENT stream, gives the entry of table and the centre.
+    Philox block at offset, in substream 3 of the AUGMENT stream, gives the entry of table and the center.
 
     Args:
         x: (N, H, W, C), any float dtype, with H, W and C above 0.

@@ -1,4 +1,4 @@
-"""Batch and group normalisation. `out` may be an input itself."""
+"""Batch and group normalization. `out` may be an input itself."""
 
 from __future__ import annotations
 
@@ -456,13 +456,13 @@ def group_norm(
     x: ArrayT, gamma: Array, beta: Array, *, groups: int, eps: float = 1e-5, out: ArrayT | None = None
 ) -> tuple[ArrayT, Any, Any]:
     """y = gamma * (x - mean) * inv_std + beta, with the mean and variance of each image's groups of channels, over all
-    axes but the first (Wu and He 2018). For a matrix and one group this is layer normalisation (Ba et al. 2016).
+    axes but the first (Wu and He 2018). For a matrix and one group this is layer normalization (Ba et al. 2016).
 
     Args:
         x: (N, ..., C), of rank 2 or more, any float dtype.
         gamma: (C,), in x's accumulation dtype.
         beta: (C,), as gamma.
-        groups: The number of groups of neighbouring channels; it divides C.
+        groups: The number of groups of neighboring channels; it divides C.
         eps: Added to the variance, at least 0.
         out: Receives the result and must have its shape and dtype; may be an input itself; by default a new array.
 

@@ -70,7 +70,7 @@ def evaluate(
         confusion: Whether to compute the confusion matrix.
         tta: The test-time augmentation; the scores of each image are averaged over its `views`.
         batch_size: Images of a batch, for data without batches.
-        normalization: For uint8 images that no loader normalises; by default that of the net's training.
+        normalization: For uint8 images that no loader normalizes; by default that of the net's training.
         metrics: What to measure in addition to loss and accuracy, such as ["top-5", "per-class", my_function]
             (`gpuconv.metrics`).
         ranks: The ranks that share the batches. Each calls this function and gets the overall result.

@@ -324,7 +324,7 @@ def _synchronized(sync_batch_norm: object, fuse: bool | None) -> bool:
     if sync_batch_norm not in (True, False):
         raise TypeError(f"sync_batch_norm must be True or False, received {sync_batch_norm!r}")
     if sync_batch_norm and fuse:
-        raise ValueError("fuse=True computes batch norm with its neighbours, without other ranks; leave fuse out")
+        raise ValueError("fuse=True computes batch norm with its neighbors, without other ranks; leave fuse out")
     return bool(sync_batch_norm)
 
 

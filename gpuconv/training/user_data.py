@@ -37,7 +37,7 @@ def loaders(
 ) -> Record:
     """A loader for each part of `data`, in order. The first part is for training; others may be None, which stays None.
 
-    Only the first part is shuffled. uint8 images are normalised by `normalization`, by default with the statistics of
+    Only the first part is shuffled. uint8 images are normalized by `normalization`, by default with the statistics of
     the first part. steps_per_epoch: the number of batches in an epoch of the first part, if it is an iterable of
     batches, by default its length. Raises TypeError if no loader can be made from the data, or if those statistics are
     unknown.
@@ -76,7 +76,7 @@ def with_part(data: Record, net: Any, seed: int) -> Record:
         return data
     if not 0 < fraction < 1:
         raise ValueError(f"validation must be data, or a part of {name} between 0 and 1, received {fraction}")
-    training = given.recognised(
+    training = given.recognized(
         data[name], name, net.input_shape, classes=net.output_shape[-1], device=net.device, dtype=net.dtype
     )
     samples = training.dataset if _batched(training) else training
@@ -92,7 +92,7 @@ def with_part(data: Record, net: Any, seed: int) -> Record:
 
 
 def held_out(name: str, data: object, net: Layer, normalization: Normalization | None, batch_size: int) -> Any:
-    """A loader of held-out data: not shuffled, and normalised by `normalization`, by default as in training."""
+    """A loader of held-out data: not shuffled, and normalized by `normalization`, by default as in training."""
     normalize = partial(as_in_training, name, normalization or getattr(net, "normalization", None))
     found = loader(name, data, net, normalize, batch_size=integer("batch_size", batch_size, 1))
     expect(name, found, net, None)
@@ -112,7 +112,7 @@ def loader(
 ) -> Any:
     """A loader of a user's data; an object with `epoch` is returned as it is. normalize: a function of the images (a
     data set, or the first batch) that returns their normalization, or None for floats."""
-    data = given.recognised(
+    data = given.recognized(
         data,
         name,
         net.input_shape,
@@ -142,14 +142,14 @@ def expect_again(name: str, data: object) -> None:
 def measured(name: str, known: Normalization | None, data: object) -> Normalization | None:
     """The normalization of training images: the known one, else one by their statistics; None for floats.
 
-    known: the normalization of the net's images so far. If there is one, floats that do not look normalised raise
+    known: the normalization of the net's images so far. If there is one, floats that do not look normalized raise
     ValueError."""
     if _raw(data):
         return known or Normalization.measured(data)
     if known is not None and known.lacks(some := _some(data)):
         raise ValueError(
-            f"the floats of {name}, from {some.min():g} to {some.max():g}, do not look normalised, and the net's "
-            "images are: give uint8, or floats normalised by net.normalization; net.normalization = None removes it"
+            f"the floats of {name}, from {some.min():g} to {some.max():g}, do not look normalized, and the net's "
+            "images are: give uint8, or floats normalized by net.normalization; net.normalization = None removes it"
         )
     return None
 
@@ -157,19 +157,19 @@ def measured(name: str, known: Normalization | None, data: object) -> Normalizat
 def as_in_training(name: str, known: Normalization | None, data: object) -> Normalization | None:
     """The normalization of validation or test images: that of the training images, `known`; None for floats.
 
-    Raises TypeError if it is needed and unknown, and ValueError if the training images are normalised and the floats
-    here do not look normalised."""
+    Raises TypeError if it is needed and unknown, and ValueError if the training images are normalized and the floats
+    here do not look normalized."""
     if _raw(data):
         if known is None:
             raise TypeError(
                 f"the normalization of the uint8 images of {name} is unknown, as the training images were not "
-                f"normalised: give {name} as a Loader too, or as floats, or pass normalization="
+                f"normalized: give {name} as a Loader too, or as floats, or pass normalization="
             )
         return known
     if known is not None and known.lacks(some := _some(data)):
         raise ValueError(
-            f"the floats of {name}, from {some.min():g} to {some.max():g}, do not look normalised, and the training "
-            "images are uint8, which is normalised: give uint8 here too, or floats for both"
+            f"the floats of {name}, from {some.min():g} to {some.max():g}, do not look normalized, and the training "
+            "images are uint8, which is normalized: give uint8 here too, or floats for both"
         )
     return None
 
@@ -271,7 +271,7 @@ def _expect_mixable(name: str, loader: Loader, net: Any, loss: object) -> None:
 def note(net: Any, loader: Any, normalization: Normalization | None = None) -> None:
     """Set the net's normalization, and its classes if they have names.
 
-    normalization: by which the caller normalised floats, if known."""
+    normalization: by which the caller normalized floats, if known."""
     net.normalization = getattr(loader, "normalization", None) or normalization
     classes = getattr(getattr(loader, "dataset", None), "classes", None) or ()
     named = getattr(net, "classes", None)

@@ -1,4 +1,4 @@
-"""Crops and colours of load_batch against PyTorch's formulas, and their draws against their distributions."""
+"""Crops and colors of load_batch against PyTorch's formulas, and their draws against their distributions."""
 
 import colorsys
 import math
@@ -98,7 +98,7 @@ def test_crops_are_drawn_as_pytorchs(height, width, smallest, count):
         assert abs(start.sum() - free.sum() / 2) <= 4 * math.sqrt((free * (free + 2)).sum() / 12) + len(free) / 2
 
 
-# --- colours -----------------------------------------------------------------------------------
+# --- colors -----------------------------------------------------------------------------------
 
 
 def factors(strengths, count, seed, offset):
@@ -113,7 +113,7 @@ def factors(strengths, count, seed, offset):
     [(0.4, 0, 0), (0, 0.4, 0), (0, 0, 0.4), (2.5, 1.5, 3)],
     ids=["brightness", "contrast", "saturation", "all"],
 )
-def test_colours_are_pytorchs_color_jitter(image, strengths):
+def test_colors_are_pytorchs_color_jitter(image, strengths):
     """torchvision's adjust_brightness, adjust_contrast, adjust_saturation, of floats from 0 to 1."""
     options = dict(zip(("brightness", "contrast", "saturation"), strengths))
     found = load(image, 20, **options, seed=7, offset=2**33)
@@ -121,13 +121,13 @@ def test_colours_are_pytorchs_color_jitter(image, strengths):
     def blend(one, other, factor):
         return (factor * one + (1 - factor) * other).clip(0, 1)
 
-    def grey(pixels):
+    def gray(pixels):
         return (pixels @ [0.2989, 0.587, 0.114])[..., None]
 
     for x, (brightness, contrast, saturation) in zip(found, factors(strengths, 20, 7, 2**33), strict=True):
         expected = blend(image[0] / 255, 0, brightness)
-        expected = blend(expected, grey(expected).mean(), contrast)
-        expected = blend(expected, grey(expected), saturation)
+        expected = blend(expected, gray(expected).mean(), contrast)
+        expected = blend(expected, gray(expected), saturation)
         np.testing.assert_allclose(x, 255 * expected, atol=255 * 1e-6)
 
 
@@ -153,7 +153,7 @@ def test_an_image_of_one_channel_has_no_hue():
     np.testing.assert_array_equal(load(image, 5, hue=0.5), load(image, 5))
 
 
-def test_contrast_of_a_grey_image_by_hand():
+def test_contrast_of_a_gray_image_by_hand():
     """With strength 0 to 2 around the mean 20, pixels 10 and 30 move by the same amount, up to black."""
     image = np.array([10, 30], np.uint8).reshape(1, 1, 2, 1)
     low, high = load(image, 50, contrast=1)[:, 0, :, 0].T

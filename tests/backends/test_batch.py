@@ -173,7 +173,7 @@ def test_cutout_blanks_its_square():
     covered = (x == 0).sum(axis=(1, 2, 3))
     assert covered.max() == 16  # a whole square
     assert covered.min() == 4  # one clipped in a corner: two rows of two
-    interior = (x == 0)[:, 3:13, 3:13, 0].mean(axis=0)  # every inner pixel is covered by 16 of 256 centres
+    interior = (x == 0)[:, 3:13, 3:13, 0].mean(axis=0)  # every inner pixel is covered by 16 of 256 centers
     assert abs(interior - 1 / 16).max() < 5 * np.sqrt(1 / 16 / n)
 
 

@@ -64,10 +64,10 @@ def test_rectangles_are_torchvisions():
     words = random.bits(4 * 60, seed=0, stream=random.AUGMENT, substream=3).reshape(60, 4).astype(int)
     for offset, (_, down, right, _) in enumerate(words):
         rows, columns, own = rectangle(height, width, factor, offset)
-        centre, reach = (down * height >> 32, right * width >> 32), 0.5 * math.sqrt(1 - factor)
+        center, reach = (down * height >> 32, right * width >> 32), 0.5 * math.sqrt(1 - factor)
         tall, wide = int(reach * height), int(reach * width)
-        assert [rows[0], rows[-1] + 1] == [max(0, centre[0] - tall), min(height, centre[0] + tall)]
-        assert [columns[0], columns[-1] + 1] == [max(0, centre[1] - wide), min(width, centre[1] + wide)]
+        assert [rows[0], rows[-1] + 1] == [max(0, center[0] - tall), min(height, center[0] + tall)]
+        assert [columns[0], columns[-1] + 1] == [max(0, center[1] - wide), min(width, center[1] + wide)]
         area = len(rows) * len(columns)
         assert own == np.float32(1) - np.float32(area) / np.float32(height * width)
         whole += area == 4 * tall * wide

@@ -43,7 +43,7 @@ def test_a_parameter_of_zeros_is_not_scaled():
     np.testing.assert_allclose(param, np.full((2, 3), -0.5 / np.sqrt(6)), rtol=1e-6)
 
 
-def test_no_step_is_the_normalised_direction():
+def test_no_step_is_the_normalized_direction():
     param, grad, v = np.array([[3.0, 4.0]]), np.array([[0.0, 2.0]]), np.zeros((1, 2))
     ops.muon_step([param], [grad], [v], lr=0.5, steps=0)
     np.testing.assert_allclose(param, [[0.6, 0.3]], rtol=1e-6)

@@ -1,4 +1,4 @@
-"""Batch normalisation: by hand, running statistics, gradients to all three inputs, every dtype."""
+"""Batch normalization: by hand, running statistics, gradients to all three inputs, every dtype."""
 
 import numpy as np
 import pytest
@@ -220,7 +220,7 @@ def test_volumes_without_channels(training):
 
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=3), st.integers(0, 4), st.integers(0, 99))
-def test_the_normalised_batch_has_mean_0_and_variance_1(leading, channels, seed):
+def test_the_normalized_batch_has_mean_0_and_variance_1(leading, channels, seed):
     x = signed((2, *leading, channels), seed) * 7 + 3
     y, _, _ = call(x, training=True, eps=0.0)
     axes = tuple(range(y.ndim - 1))

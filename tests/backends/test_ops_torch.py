@@ -1,4 +1,4 @@
-"""Activations, normalisation, losses and optimizer steps against PyTorch on the CPU, where it is installed."""
+"""Activations, normalization, losses and optimizer steps against PyTorch on the CPU, where it is installed."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_softmax_agrees_with_torch():
     np.testing.assert_allclose(ops.softmax(x), torch.softmax(torch.from_numpy(x), 1).numpy(), rtol=1e-13)
 
 
-# --- batch normalisation -----------------------------------------------------------------------
+# --- batch normalization -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -1,4 +1,4 @@
-"""The oracle: where it applies, how it rounds, which options it honours, and which modules it imports."""
+"""The oracle: where it applies, how it rounds, which options it honors, and which modules it imports."""
 
 import ast
 import asyncio
@@ -140,9 +140,9 @@ def test_every_16_bit_float_and_every_midpoint_is_rounded_right(dtype):
     halves = np.sort(halves[np.isfinite(halves)].astype(np.float64))
     np.testing.assert_array_equal(round_to(halves, as_dtype(dtype)).astype(np.float64), halves)
     middles = (halves[1:] + halves[:-1]) / 2
-    for side, neighbours in ((-np.inf, halves[:-1]), (np.inf, halves[1:])):
+    for side, neighbors in ((-np.inf, halves[:-1]), (np.inf, halves[1:])):
         given = round_to(np.nextafter(middles, side), as_dtype(dtype)).astype(np.float64)
-        np.testing.assert_array_equal(given, np.where(middles == neighbours, middles, neighbours))
+        np.testing.assert_array_equal(given, np.where(middles == neighbors, middles, neighbors))
 
 
 @np.errstate(all="ignore")
@@ -185,7 +185,7 @@ def test_every_op_gives_its_float64_result_rounded_once(op, dtype, tier):
             np.testing.assert_array_equal(result.astype(float), once.astype(float), f"{each.name} of {case.name}")
 
 
-# --- which options it honours ------------------------------------------------------------------
+# --- which options it honors ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)

@@ -79,7 +79,7 @@ def options_of(case):
     return dict(kernel_size=kernel_size, stride=stride, padding=padding, fit=fit)
 
 
-def normalised(case):
+def normalized(case):
     options = options_of(case)
     return options | dict(padding=problems.padding_pairs(options["padding"], options["kernel_size"], options["stride"]))
 
@@ -192,7 +192,7 @@ def test_argmax_has_the_smallest_sufficient_dtype(kernel_size, dtype):
 def test_max_pool_equals_the_loop(case, dtype):
     x = values((2, *case[0], CHANNELS)).astype(as_dtype(dtype))
     y, argmax = ops.max_pool2d(x, **options_of(case))
-    expected, expected_argmax = slow_max_pool(x.astype(np.float64), **normalised(case))
+    expected, expected_argmax = slow_max_pool(x.astype(np.float64), **normalized(case))
     assert y.dtype == x.dtype
     np.testing.assert_array_equal(y.astype(np.float64), expected)
     np.testing.assert_array_equal(argmax, expected_argmax)
@@ -207,7 +207,7 @@ def test_avg_pool_equals_the_loop(case, count_include_pad, dtype):
     wide = x.astype(np.float64)
     cells = case[1][0] * case[1][1]
     expected, magnitude = (
-        slow_avg_pool(volume, **normalised(case), count_include_pad=count_include_pad) for volume in (wide, abs(wide))
+        slow_avg_pool(volume, **normalized(case), count_include_pad=count_include_pad) for volume in (wide, abs(wide))
     )
     assert y.dtype == x.dtype
     assert_within(y, expected, sum_bound(dtype, cells, magnitude))

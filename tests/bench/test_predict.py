@@ -263,7 +263,7 @@ def test_depthwise_convolutions_are_left_to_the_prediction_by_bytes():
     assert all(not entry.workload.depthwise for entry in predict_steps.convolutions("mobilenet-v2", 1))
 
 
-def test_predicted_steps_are_labelled_and_shown_next_to_measured_ones(monkeypatch):
+def test_predicted_steps_are_labeled_and_shown_next_to_measured_ones(monkeypatch):
     counts = predict_steps.Counts(92, 12, 1e9)
     found = predict_steps.StepPrediction(counts, 19, 1, {"convolutions": 4e-3, "bytes": 9e-4, "launches": 1e-4})
     monkeypatch.setattr(predict_steps, "predict", lambda *_: found)
@@ -286,7 +286,7 @@ def test_predicted_steps_are_labelled_and_shown_next_to_measured_ones(monkeypatc
 
 
 @pytest.mark.kernels
-def test_the_report_predicts_only_for_tensor_cores_on_the_modelled_chip():
+def test_the_report_predicts_only_for_tensor_cores_on_the_modeled_chip():
     try:
         nvrtc.toolkit(), machine_code.disassembler()
     except nvrtc.CompileError as error:

@@ -13,7 +13,7 @@ from gpuconv.names import printable
 
 Image = pytest.importorskip("PIL.Image")
 
-ODD = "\x1b[31m\r\n\t\x07\x9b2J\u202egnp\u2028"  # colour, return, lines, a bell, clear, from right to left
+ODD = "\x1b[31m\r\n\t\x07\x9b2J\u202egnp\u2028"  # color, return, lines, a bell, clear, from right to left
 SHOWN = r"\x1b[31m\r\n\t\x07\x9b2J\u202egnp\u2028"
 
 

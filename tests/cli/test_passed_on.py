@@ -639,11 +639,11 @@ def test_the_first_filters_are_whitened_unless_a_checkpoint_holds_them(monkeypat
 def test_a_run_ended_by_a_signal_exits_with_that_status(monkeypatch, drawn, tmp_path, capsys):
     step_on = Trainer.step_on
 
-    def signalled(self, batches, **options):
+    def signaled(self, batches, **options):
         step_on(self, batches, **options)
         signal.raise_signal(number)
 
-    monkeypatch.setattr(Trainer, "step_on", signalled)
+    monkeypatch.setattr(Trainer, "step_on", signaled)
     for number in (signal.SIGINT, signal.SIGTERM):
         assert main(["train", *CHOSEN, "--run-dir", str(tmp_path / number.name)]) == 128 + number
         captured = capsys.readouterr()

@@ -206,8 +206,8 @@ def test_evaluate_prints_a_table_of_classes():
 
 def test_a_conversion_is_shown_after_the_name(tmp_path, capsys):
     Image = pytest.importorskip("PIL.Image")
-    grey, color = np.arange(30, dtype=np.uint8).reshape(6, 5), np.arange(90, dtype=np.uint8).reshape(6, 5, 3)
-    Image.fromarray(grey).save(tmp_path / "grey.png")
+    gray, color = np.arange(30, dtype=np.uint8).reshape(6, 5), np.arange(90, dtype=np.uint8).reshape(6, 5, 3)
+    Image.fromarray(gray).save(tmp_path / "gray.png")
     Image.fromarray(color).save(tmp_path / "color.png")
 
     def line(name, *shape):
@@ -215,12 +215,12 @@ def test_a_conversion_is_shown_after_the_name(tmp_path, capsys):
         assert (image.shape, image.dtype) == (shape, np.uint8)
         return capsys.readouterr().out.replace(str(tmp_path), "").strip()
 
-    assert line("grey.png", 6, 5, 1) == "/grey.png"
+    assert line("gray.png", 6, 5, 1) == "/gray.png"
     assert line("color.png", 6, 5, 3) == "/color.png"
-    assert line("grey.png", 6, 5, 3) == "/grey.png (converted from L to RGB)"
+    assert line("gray.png", 6, 5, 3) == "/gray.png (converted from L to RGB)"
     assert line("color.png", 6, 5, 1) == "/color.png (converted from RGB to L, colors converted to gray)"
-    assert line("grey.png", 3, 5, 1) == "/grey.png (resized from 6x5 to 3x5)"
-    assert line("grey.png", 6, 4, 1) == "/grey.png (resized from 6x5 to 6x4)"
+    assert line("gray.png", 3, 5, 1) == "/gray.png (resized from 6x5 to 3x5)"
+    assert line("gray.png", 6, 4, 1) == "/gray.png (resized from 6x5 to 6x4)"
 
 
 # --- prove, on prepared verdicts ------------------------------------------------------------------

@@ -87,7 +87,7 @@ def test_split_fraction_is_checked(fraction):
         dataset().split(fraction)
 
 
-# -- normalisation ------------------------------------------------------------------------------
+# -- normalization ------------------------------------------------------------------------------
 
 
 def test_channel_normalization_equals_that_by_hand():
@@ -115,7 +115,7 @@ def test_statistics_do_not_overflow():
     bright = Dataset(np.full((3000, 9, 9, 1), 255, np.uint8), np.zeros(3000, int), ["white"])
     normalization = Normalization.from_dataset(bright)
     assert normalization.mean.tolist() == [255]
-    assert normalization.std.tolist() == [1]  # a constant channel is only centred
+    assert normalization.std.tolist() == [1]  # a constant channel is only centered
 
 
 def test_unknown_kind_names_the_nearest():
@@ -150,8 +150,8 @@ def test_a_normalization_is_made_of_real_numbers_and_measured_on_pixels():
 
 def test_labels_are_renumbered_by_class_name():
     images = np.zeros((3, 1, 1, 1), np.uint8)
-    data = Dataset(images, np.array([0, 1, 1]), ["dog", "cat"]).relabelled(["cat", "dog"])
+    data = Dataset(images, np.array([0, 1, 1]), ["dog", "cat"]).relabeled(["cat", "dog"])
     assert data.labels.tolist() == [1, 0, 0]
     assert data.classes == ("cat", "dog")
     with pytest.raises(ValueError, match="it lacks 'ant' and has unknown 'dog'"):
-        data.relabelled(["ant", "cat"])
+        data.relabeled(["ant", "cat"])

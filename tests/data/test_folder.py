@@ -86,7 +86,7 @@ def test_the_split_rule_of_version_0_1_0_is_kept(pets):
         folder.load(pets, split="nam")
 
 
-def test_images_are_resized_and_converted_to_grey(pets):
+def test_images_are_resized_and_converted_to_gray(pets):
     train, _ = folder.load(pets, size=(3, 5), channels=1)
     assert train.image_shape == (3, 5, 1)
 

@@ -110,7 +110,7 @@ def test_decompression_bombs_are_refused(tmp_path):
     bombs = {
         "rgba": png(12_000, 12_000, 6, zeros(row * 12_000)),
         "wide": png(2**31 - 1, 1, 0),
-        "grey": png(65_000, 65_000, 0),
+        "gray": png(65_000, 65_000, 0),
         "gif-screen": gif(65_535, 65_535, 1, 1),
         "gif-frame": gif(1, 1, 65_535, 65_535),
         "bmp": b"BM" + struct.pack("<IIIIiiHHIIIIII", 54, 0, 54, 40, 60_000, 60_000, 1, 24, 0, 0, 0, 0, 0, 0),

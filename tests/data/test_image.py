@@ -1,4 +1,4 @@
-"""One image file: every bit depth, colour mode and orientation, and what is refused before decoding."""
+"""One image file: every bit depth, color mode and orientation, and what is refused before decoding."""
 
 import os
 import socket
@@ -14,18 +14,18 @@ from tests.data.pictures import picture
 Image = pytest.importorskip("PIL.Image")
 
 
-def test_read_image_converts_any_picture_to_grey_or_rgb(tmp_path):
+def test_read_image_converts_any_picture_to_gray_or_rgb(tmp_path):
     pixels = picture(4, 3, 1)
-    grey = pixels[..., 0]
-    Image.fromarray(grey).save(tmp_path / "grey.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "grey.png"), np.repeat(grey[..., None], 3, axis=2))
-    np.testing.assert_array_equal(read_image(tmp_path / "grey.png", channels=1), grey[..., None])
+    gray = pixels[..., 0]
+    Image.fromarray(gray).save(tmp_path / "gray.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "gray.png"), np.repeat(gray[..., None], 3, axis=2))
+    np.testing.assert_array_equal(read_image(tmp_path / "gray.png", channels=1), gray[..., None])
     with_alpha = np.dstack([pixels, np.full((4, 3), 255, np.uint8)])
     Image.fromarray(with_alpha).save(tmp_path / "alpha.png")
     np.testing.assert_array_equal(read_image(tmp_path / "alpha.png"), pixels)
 
 
-def test_white_shows_through_grey_of_16_bits(tmp_path):
+def test_white_shows_through_gray_of_16_bits(tmp_path):
     image = Image.fromarray(np.array([[40000, 257]], np.uint16))
     image.save(tmp_path / "deep.png", transparency=40000)
     assert read_image(tmp_path / "deep.png", channels=1).ravel().tolist() == [255, 1]
@@ -33,7 +33,7 @@ def test_white_shows_through_grey_of_16_bits(tmp_path):
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", ["deep.png", "deep.tif", "deep.pgm"])
-def test_grey_of_16_bits_is_scaled_to_8(tmp_path, name, channels):
+def test_gray_of_16_bits_is_scaled_to_8(tmp_path, name, channels):
     values = np.array([[0, 128, 129, 257], [32767, 32768, 65406, 65535]], np.uint16)
     Image.fromarray(values).save(tmp_path / name)
     expected = np.rint(values * (255 / 65535)).astype(np.uint8)
@@ -131,14 +131,14 @@ def packed(values, bits):
 @pytest.mark.parametrize("order", ["<", ">"], ids=["little-endian", "big-endian"])
 @pytest.mark.parametrize("photometric", [0, 1], ids=["white-is-zero", "black-is-zero"])
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 12, 16])
-def test_a_grey_tiff_of_every_depth_is_scaled_to_8_bits(tmp_path, bits, photometric, order):
+def test_a_gray_tiff_of_every_depth_is_scaled_to_8_bits(tmp_path, bits, photometric, order):
     """Zero is one end of the range, the largest value the other. Below 16 bits the byte order makes no difference."""
     white = 2**bits - 1
     values = [0, white, white // 2, 1, white - 1]
     data = np.array(values, f"{order}u2").tobytes() if bits == 16 else packed(values, bits)
     path = tiff(tmp_path / "a.tif", data, bits=bits, width=5, photometric=photometric, order=order)
-    grey = np.array(values) if photometric else white - np.array(values)
-    expected = np.rint(grey * 255 / white)
+    gray = np.array(values) if photometric else white - np.array(values)
+    expected = np.rint(gray * 255 / white)
     assert read_image(path, channels=1).ravel().tolist() == expected.tolist()
 
 
@@ -162,8 +162,8 @@ def test_signed_values_are_refused(tmp_path, bits):
     [(0, [128, 0, 64]), (1, [255, 255, 64]), (2, [191, 255, 64])],
     ids=["unspecified", "multiplied", "alpha"],
 )
-def test_the_second_channel_of_a_grey_tiff_is_read_by_its_tag(tmp_path, kind, expected):
-    """The tag ExtraSamples gives its meaning; white shows through alpha, and half of a grey of 128 is 64."""
+def test_the_second_channel_of_a_gray_tiff_is_read_by_its_tag(tmp_path, kind, expected):
+    """The tag ExtraSamples gives its meaning; white shows through alpha, and half of a gray of 128 is 64."""
     data = bytes([128, 128, 0, 0, 64, 255])
     path = tiff(tmp_path / "a.tif", data, bits=8, width=3, extra={277: 2, 338: kind})
     fields = path.read_bytes().replace(struct.pack("<HHII", 258, 4, 1, 8), struct.pack("<HHIHH", 258, 3, 2, 8, 8))
@@ -175,7 +175,7 @@ def test_the_second_channel_of_a_grey_tiff_is_read_by_its_tag(tmp_path, kind, ex
         assert read_image(path, channels=1).ravel().tolist() == expected
 
 
-def test_colours_that_cannot_be_converted_are_refused(tmp_path):
+def test_colors_that_cannot_be_converted_are_refused(tmp_path):
     Image.new("LAB", (4, 4)).save(tmp_path / "a.tif")
     with pytest.raises(ValueError, match=r"cannot read .*a\.tif as an image: conversion"):
         read_image(tmp_path / "a.tif", channels=1)

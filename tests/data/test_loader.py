@@ -206,6 +206,6 @@ def test_bad_positions_are_refused(dataset, bad):
         make(dataset).epoch(**bad)  # at the call, before the first batch is asked for
 
 
-def test_colours_of_other_than_grey_or_rgb_images_are_refused(dataset):
+def test_colors_of_other_than_gray_or_rgb_images_are_refused(dataset):
     with pytest.raises(ValueError, match="change images of 1 or 3 channels, received 2 channels"):
         make(dataset, augmentation=Augmentation(saturation=0.4))

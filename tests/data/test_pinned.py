@@ -54,7 +54,7 @@ def test_at_most_five_mismatched_classes_are_named():
     images = np.zeros((1, 1, 1, 1), np.uint8)
     for count, names in ((5, "'a', 'b', 'c', 'd', 'e' and"), (6, "'a', 'b', 'c', 'd', 'e', ... and")):
         with pytest.raises(ValueError, match="lacks") as raised:
-            Dataset(images, np.array([0]), ["x"], "set").relabelled("abcdef"[:count])
+            Dataset(images, np.array([0]), ["x"], "set").relabeled("abcdef"[:count])
         assert str(raised.value) == (f"'set' must have the training data's classes: it lacks {names} has unknown 'x'")
 
 

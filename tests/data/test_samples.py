@@ -74,13 +74,13 @@ def test_the_file_behind_a_memory_mapped_array_is_found(tmp_path):
         assert mapped(other) is None
 
 
-def test_the_layout_of_images_is_recognised():
-    rgb, grey = (2, 3, 3), (2, 3, 1)
+def test_the_layout_of_images_is_recognized():
+    rgb, gray = (2, 3, 3), (2, 3, 1)
     assert laid_out(IMAGES, rgb, rank=4) is IMAGES
     assert laid_out(IMAGES[0], rgb, rank=3).shape == rgb
-    assert laid_out(IMAGES[..., 0], grey, rank=4).shape == (10, 2, 3, 1)
-    assert laid_out(IMAGES[0, ..., 0], grey, rank=3).shape == grey
-    assert laid_out(IMAGES[..., :2, 0], grey, rank=4).shape == (10, 2, 2)  # refused later, by its shape
+    assert laid_out(IMAGES[..., 0], gray, rank=4).shape == (10, 2, 3, 1)
+    assert laid_out(IMAGES[0, ..., 0], gray, rank=3).shape == gray
+    assert laid_out(IMAGES[..., :2, 0], gray, rank=4).shape == (10, 2, 2)  # refused later, by its shape
     assert laid_out(np.zeros((4, 7)), (7,), rank=2).shape == (4, 7)
     first = np.zeros((10, 3, 2, 4), np.uint8)
     with pytest.raises(ValueError, match=r"\(10, 3, 2, 4\); x.transpose\(0, 2, 3, 1\) moves them there"):
@@ -112,7 +112,7 @@ def test_class_numbers_are_converted_or_refused():
 
 def test_an_item_of_another_shape_or_dtype_is_named():
     pairs = [(IMAGES[0], 0), (IMAGES[1], 1), (IMAGES[2, :, :2], 1), (IMAGES[3].astype(np.float32), 0)]
-    found = given.recognised(pairs, "train", (2, 3, 3), classes=4, device="numpy", dtype="float32")
+    found = given.recognized(pairs, "train", (2, 3, 3), classes=4, device="numpy", dtype="float32")
     assert isinstance(found, MapSamples)
     assert (found.image_shape, list(found.classes), len(found)) == ((2, 3, 3), ["0", "1", "2", "3"], 4)
     images, labels = found.read(np.array([1, 0]))
@@ -127,21 +127,21 @@ def test_class_names_come_from_the_object():
     class Named(list):
         classes = ("cat", "dog")
 
-    found = given.recognised(Named([(IMAGES[0], 0)]), "train", (2, 3, 3), classes=4, device="numpy", dtype="float32")
+    found = given.recognized(Named([(IMAGES[0], 0)]), "train", (2, 3, 3), classes=4, device="numpy", dtype="float32")
     assert list(found.classes) == ["cat", "dog"]
 
 
 def test_two_arrays_become_a_dataset_or_samples(tmp_path):
     np.save(tmp_path / "a.npy", IMAGES)
     make = {"name": "train", "shape": (2, 3, 3), "device": "numpy", "dtype": "float32"}
-    held = given.recognised((IMAGES, LABELS), classes=2, **make)
+    held = given.recognized((IMAGES, LABELS), classes=2, **make)
     assert (type(held).__name__, held.name, held.classes) == ("Dataset", "train", ("0", "1", "2"))
     for images in (np.load(tmp_path / "a.npy", mmap_mode="r"), IMAGES.astype(np.float32)):
-        read = given.recognised((images, LABELS), classes=5, **make)
+        read = given.recognized((images, LABELS), classes=5, **make)
         assert (type(read).__name__, list(read.classes)) == ("ArraySamples", list("01234"))
         np.testing.assert_array_equal(read.read(np.array([3, 1]))[0], IMAGES[[3, 1]])
     with pytest.raises(ValueError, match="data set 'train' is empty"):
-        given.recognised((np.zeros((0, 2, 3, 3), np.float32), np.zeros(0, int)), **make)
+        given.recognized((np.zeros((0, 2, 3, 3), np.float32), np.zeros(0, int)), **make)
 
 
 # --- the loader of samples ------------------------------------------------------------------------
@@ -165,7 +165,7 @@ def test_the_number_of_threads_is_what_the_samples_allow_up_to_eight(monkeypatch
             StreamLoader(Numbered(4), 2, normalization=Normalization([0], [1]), workers=wrong)
 
 
-def test_float_images_are_neither_normalised_nor_augmented():
+def test_float_images_are_neither_normalized_nor_augmented():
     floats = of_array(IMAGES.astype(np.float32))
     for options in ({"normalization": PLAIN}, {"augmentation": Augmentation(flip=True)}):
         with pytest.raises(ValueError, match="images of 'array' are floats, taken as they are"):
@@ -228,7 +228,7 @@ def test_an_iterator_cannot_go_back():
         list(once.epoch(0))
 
 
-def test_uint8_batches_are_normalised_by_the_first_and_may_not_follow_floats():
+def test_uint8_batches_are_normalized_by_the_first_and_may_not_follow_floats():
     raw = [(x.astype(np.uint8), y) for x, y in FLOATS]
     asked = []
     found = batches(raw, normalize=lambda x: asked.append(x) or Normalization([1] * 3, [2] * 3))

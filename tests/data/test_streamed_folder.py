@@ -74,7 +74,7 @@ def test_the_checksum_covers_names_sizes_dates_and_labels(photos, monkeypatch):
     first = train.checksum()
     monkeypatch.setattr(folder, "read_image", None)  # no image is read for it
     assert train.checksum() == first
-    assert train.relabelled(["owls", "cats", "dogs"]).checksum() != first
+    assert train.relabeled(["owls", "cats", "dogs"]).checksum() != first
     assert train.subset(slice(1, None)).checksum() != first
     path = train.paths[0]
     status = os.stat(path)
@@ -87,16 +87,16 @@ def test_the_checksum_covers_names_sizes_dates_and_labels(photos, monkeypatch):
     assert train.checksum() != first
 
 
-def test_a_streamed_folder_can_be_split_and_relabelled(photos):
+def test_a_streamed_folder_can_be_split_and_relabeled(photos):
     samples = folder.load_all(photos, stream=True)
     rest, part = samples.split(0.3, seed=1)
     memory_rest, memory_part = folder.load_all(photos).split(0.3, seed=1)
     for files, memory in ((rest, memory_rest), (part, memory_part)):
         np.testing.assert_array_equal(files.read(np.arange(len(files)))[0], memory.images)
-    turned = samples.relabelled(["owls", "dogs", "cats"])
+    turned = samples.relabeled(["owls", "dogs", "cats"])
     np.testing.assert_array_equal(turned.read(np.arange(len(turned)))[1], 2 - samples.labels)
     with pytest.raises(ValueError, match="must have the training data's classes: it lacks 'x'"):
-        samples.relabelled(["owls", "dogs", "cats", "x"])
+        samples.relabeled(["owls", "dogs", "cats", "x"])
 
 
 def test_a_file_found_damaged_during_training_is_named(photos):

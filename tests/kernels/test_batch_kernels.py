@@ -18,10 +18,10 @@ AUGMENTATIONS = {
     "all": dict(flip=True, shift=3, cutout=4),
     "alternating": dict(flip="alternating", shift=3, border="reflect"),
     "crop": dict(resized_crop=0.08),
-    "colours": dict(brightness=0.4, contrast=1.5, saturation=0.7),
+    "colors": dict(brightness=0.4, contrast=1.5, saturation=0.7),
     "hue": dict(hue=0.5),
-    "all colours": dict(brightness=0.4, contrast=0.5, saturation=0.7, hue=0.1),
-    "crop and colours": dict(flip=True, shift=2, cutout=3, resized_crop=0.5, brightness=0.1, contrast=0.4),
+    "all colors": dict(brightness=0.4, contrast=0.5, saturation=0.7, hue=0.1),
+    "crop and colors": dict(flip=True, shift=2, cutout=3, resized_crop=0.5, brightness=0.1, contrast=0.4),
 }
 
 

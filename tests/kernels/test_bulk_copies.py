@@ -23,7 +23,7 @@ ALWAYS = {
     "0) of the mbarrier shared full + # bytes, which lacks 16 bytes",
     "each_warp_loads": "wrong byte count: ",
     "no_init_fence": "loads for the mbarrier shared full + 0 bytes of @, which the async proxy does not see: no "
-    "fence_mbarrier_init() by the thread that initialised it, at @",
+    "fence_mbarrier_init() by the thread that initialized it, at @",
     "ends_too_early": "the block ended before a bulk store was waited for",
     "load_not_waited_for": "the block ended before a bulk copy arrived that no thread waited for, at @",
     "misaligned_source": "a bulk copy moves a multiple of 16 bytes between addresses aligned to 16, at @",

@@ -26,9 +26,9 @@ READS = "a wgmma of warpgroup # reads shared dynamic memory + # bytes, which "
 PENDING = READS + "an asynchronous copy that was not waited for has yet to write"
 UNWRITTEN = READS + "nothing wrote"
 UNFENCED = READS + "thread (#, 0, 0) wrote at @ with no fence_proxy_async() between"
-UNSYNCHRONISED = "race: " + READS + "thread (#, 0, 0) wrote at @ with no barrier between"
+UNSYNCHRONIZED = "race: " + READS + "thread (#, 0, 0) wrote at @ with no barrier between"
 OVERWRITTEN = "race: writes shared dynamic memory + # bytes, which a wgmma of warpgroup # read at @ and "
-TOO_EARLY = f"{PENDING}|{UNWRITTEN}|{UNSYNCHRONISED}"
+TOO_EARLY = f"{PENDING}|{UNWRITTEN}|{UNSYNCHRONIZED}"
 DEADLOCK = (
     "deadlock; warpgroup 0: 128 threads, first (0, 0, 0), wait at @ for the end of phase # (parity #) of the mbarrier "
 )
@@ -72,15 +72,15 @@ FAULTS = {
     "arrival too many": (RING, "[i], WARPGROUPS)", "[i], WARPGROUPS + 1)", DEADLOCK),
     "one warpgroup's arrival": (RING, "[i], WARPGROUPS)", "[i], 1)", OVERWRITTEN),
     "every lane frees the stage": (RING, "if (threadIdx.x % 128 == 0) mbar", "mbar", OVERWRITTEN),
-    "uninitialised barrier": (RING, "i < STAGES; ++i", "i < STAGES - 1; ++i", "which nothing initialised"),
-    "barriers initialised again": (RING, "if (threadIdx.x == 0) {", "{", "again, which is in use since @"),
-    "no barrier after the initialisation": (
+    "uninitialized barrier": (RING, "i < STAGES; ++i", "i < STAGES - 1; ++i", "which nothing initialized"),
+    "barriers initialized again": (RING, "if (threadIdx.x == 0) {", "{", "again, which is in use since @"),
+    "no barrier after the initialization": (
         RING,
         "__syncthreads();",
         ";",
-        "initialised at @ with no barrier between|which nothing initialised",
+        "initialized at @ with no barrier between|which nothing initialized",
     ),
-    "stages that overlap": (RING, "stage * STAGE_BYTES", "stage * STAGE_BYTES / 2", UNSYNCHRONISED),
+    "stages that overlap": (RING, "stage * STAGE_BYTES", "stage * STAGE_BYTES / 2", UNSYNCHRONIZED),
     "descriptor of another swizzle": (
         LAYOUT,
         "STRIDE, 0, SWIZZLE}",

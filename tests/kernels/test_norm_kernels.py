@@ -1,4 +1,4 @@
-"""Bias gradient and batch normalisation, and the assignment of columns to threads that they share."""
+"""Bias gradient and batch normalization, and the assignment of columns to threads that they share."""
 
 from itertools import cycle
 
@@ -139,7 +139,7 @@ def test_bias_grad_of_empty_arrays_and_of_views(device, rng):
         assert_within(to_numpy(ops.bias_grad(view(asarray(dy, device)))), expected("bias_grad", view(dy)), bound)
 
 
-# --- batch normalisation -----------------------------------------------------------------------
+# --- batch normalization -----------------------------------------------------------------------
 
 
 def vectors(rng, channels, dtype, count=4):

@@ -26,8 +26,8 @@ ALWAYS = {
     "which lacks 128 of 128 arrivals",
     "wrong_parity": "wait at PRODUCER for the end of phase 0 (parity 0) of the mbarrier shared empty + 0 bytes, "
     "which lacks 2 of 2 arrivals",
-    "uninitialised": "the mbarrier shared full + 8 bytes, which nothing initialised, at @",
-    "initialised_twice": "initialises the mbarrier shared full + 16 bytes again, which is in use since @, at @",
+    "uninitialized": "the mbarrier shared full + 8 bytes, which nothing initialized, at @",
+    "initialized_twice": "initializes the mbarrier shared full + 16 bytes again, which is in use since @, at @",
     "stale": "the mbarrier shared full + 16 bytes, which was invalidated at @",
     "overwritten_barrier": "the mbarrier shared full + 8 bytes",
     "no_arrivals": "an mbarrier expects 1 to 1048575 arrivals, received 0, at @",
@@ -52,7 +52,7 @@ CHECKED = {
     "no fence_proxy_async() between, at @",
     "proxy_fence_too_early": "wrote at @ with no fence_proxy_async() between",
     "arrives_twice": "race: ",
-    "no_barrier_after_init": "which thread (0, 0, 0) initialised at @ with no barrier between, at @",
+    "no_barrier_after_init": "which thread (0, 0, 0) initialized at @ with no barrier between, at @",
     "barrier_as_memory": "thread (300, 0, 0) of warpgroup 2: accesses the mbarrier shared full + 8 bytes of @ as if "
     "it were plain memory, at @",
     "no_wait_for_copies": "a wgmma of warpgroup # reads shared stages + # bytes, which an asynchronous copy that was "

@@ -8,7 +8,7 @@ constexpr int TILE = 512, STAGES = 3;  // numbers; a lane of a warpgroup takes f
 
 enum Fault {
     NONE, NO_WAIT_FOR_WGMMA, RELEASED_TOO_EARLY, READ_TOO_EARLY, WRITTEN_TOO_EARLY, WRITTEN_AFTER_FENCE, NO_WGMMA_FENCE, NO_PROXY_FENCE,
-    PROXY_FENCE_TOO_EARLY, NO_RELEASE, ARRIVES_TWICE, WRONG_PARITY, UNINITIALISED, NO_BARRIER_AFTER_INIT, INITIALISED_TWICE, STALE,
+    PROXY_FENCE_TOO_EARLY, NO_RELEASE, ARRIVES_TWICE, WRONG_PARITY, UNINITIALIZED, NO_BARRIER_AFTER_INIT, INITIALIZED_TWICE, STALE,
     OVERWRITTEN_BARRIER, BARRIER_AS_MEMORY, NO_ARRIVALS, ONE_LANE_LESS, TWO_PLACES, LANE_EXITED, TOO_MANY_REGISTERS,
     RAISES_BY_LOWERING, NOT_COMMITTED, NO_WAIT_FOR_COPIES, NO_WAIT_FOR_FULL
 };
@@ -49,10 +49,10 @@ __device__ void ring(float* y, const float* x, int tiles) {
     const int warpgroup = threadIdx.x / 128, lane = threadIdx.x % 128;
     if (threadIdx.x == 0) {
         for (int s = 0; s < STAGES; ++s) {
-            if (FAULT != UNINITIALISED || s != 1) mbarrier_init(&full[s], FAULT == NO_ARRIVALS ? 0 : 128);
+            if (FAULT != UNINITIALIZED || s != 1) mbarrier_init(&full[s], FAULT == NO_ARRIVALS ? 0 : 128);
             mbarrier_init(&empty[s], 2);
         }
-        if (FAULT == INITIALISED_TWICE) mbarrier_init(&full[2], 128);
+        if (FAULT == INITIALIZED_TWICE) mbarrier_init(&full[2], 128);
         fence_mbarrier_init();
     }
     if (FAULT != NO_BARRIER_AFTER_INIT) __syncthreads();
@@ -118,9 +118,9 @@ extern "C" __global__ void __launch_bounds__(384, 1) proxy_fence_too_early(float
 extern "C" __global__ void __launch_bounds__(384, 1) no_release(float* y, const float* x, int tiles) { ring<NO_RELEASE>(y, x, tiles); }
 extern "C" __global__ void __launch_bounds__(384, 1) arrives_twice(float* y, const float* x, int tiles) { ring<ARRIVES_TWICE>(y, x, tiles); }
 extern "C" __global__ void __launch_bounds__(384, 1) wrong_parity(float* y, const float* x, int tiles) { ring<WRONG_PARITY>(y, x, tiles); }
-extern "C" __global__ void __launch_bounds__(384, 1) uninitialised(float* y, const float* x, int tiles) { ring<UNINITIALISED>(y, x, tiles); }
+extern "C" __global__ void __launch_bounds__(384, 1) uninitialized(float* y, const float* x, int tiles) { ring<UNINITIALIZED>(y, x, tiles); }
 extern "C" __global__ void __launch_bounds__(384, 1) no_barrier_after_init(float* y, const float* x, int tiles) { ring<NO_BARRIER_AFTER_INIT>(y, x, tiles); }
-extern "C" __global__ void __launch_bounds__(384, 1) initialised_twice(float* y, const float* x, int tiles) { ring<INITIALISED_TWICE>(y, x, tiles); }
+extern "C" __global__ void __launch_bounds__(384, 1) initialized_twice(float* y, const float* x, int tiles) { ring<INITIALIZED_TWICE>(y, x, tiles); }
 extern "C" __global__ void __launch_bounds__(384, 1) stale(float* y, const float* x, int tiles) { ring<STALE>(y, x, tiles); }
 extern "C" __global__ void __launch_bounds__(384, 1) overwritten_barrier(float* y, const float* x, int tiles) { ring<OVERWRITTEN_BARRIER>(y, x, tiles); }
 extern "C" __global__ void __launch_bounds__(384, 1) barrier_as_memory(float* y, const float* x, int tiles) { ring<BARRIER_AS_MEMORY>(y, x, tiles); }

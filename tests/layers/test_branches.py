@@ -40,7 +40,7 @@ def test_channels_are_concatenated_in_the_order_of_the_branches():
     np.testing.assert_array_equal(net.grads()["branches1.branch1.conv1.weight"].ravel(), [1, 1 + 2 * 2])
 
 
-def test_layers_of_branches_are_named_and_summarised_by_their_paths():
+def test_layers_of_branches_are_named_and_summarized_by_their_paths():
     net = inception()
     assert [key for key, _ in net.named_parameters()][:3] == [
         "branches1.branch1.conv1.weight",

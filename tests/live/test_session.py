@@ -310,10 +310,10 @@ def test_a_picture_that_fails_is_reported_once_and_training_continues(open_sessi
     assert [line for line in session.view.log if "cannot show" in line] == ["cannot show picture: no picture"]
 
 
-def test_an_image_of_a_single_grey_is_shown(open_session):
+def test_an_image_of_a_single_gray_is_shown(open_session):
     session = open_session(CONV)
-    for grey in range(0, 256, 5):
-        do(session, "look", image=np.full((8, 8, 1), grey, np.uint8))
+    for gray in range(0, 256, 5):
+        do(session, "look", image=np.full((8, 8, 1), gray, np.uint8))
     assert not [line for line in session.view.log if "cannot show" in line]
 
 

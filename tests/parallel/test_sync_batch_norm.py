@@ -45,11 +45,11 @@ def branched(dtype="float32"):
     """Batch norm inside every container, dropout, a user's layer with a buffer, and a frozen norm before all."""
     convolution = [Conv2D(4, 3, padding=1), BatchNorm(), ReLU()]
     layers = [Input((6, 5, 1)), BatchNorm(frozen=True), *convolution, Residual([Conv2D(4, 3, padding=1), BatchNorm()])]
-    layers += [Branches([[], [Conv2D(2, 1), BatchNorm()]]), Dropout(0.3), Centred(), Flatten(), Linear(3)]
+    layers += [Branches([[], [Conv2D(2, 1), BatchNorm()]]), Dropout(0.3), Centered(), Flatten(), Linear(3)]
     return Sequential(layers, seed=0).to(precision=dtype)
 
 
-class Centred(Layer):
+class Centered(Layer):
     """Subtracts the mean of the part before the one that it is given."""
 
     def plan(self, input_shape):
@@ -224,7 +224,7 @@ class Holder(Layer):
         return self.row.backward(dy, input_grad=input_grad)
 
 
-def test_nets_and_options_that_cannot_be_synchronised_are_refused():
+def test_nets_and_options_that_cannot_be_synchronized_are_refused():
     own = Sequential(
         [Input((6, 5, 1)), Holder(Sequential([Conv2D(2, 1), BatchNorm()]), name="held"), Flatten(), Linear(3)]
     )
@@ -233,7 +233,7 @@ def test_nets_and_options_that_cannot_be_synchronised_are_refused():
     ):
         Trainer(own, sync_batch_norm=True, shards=4)
     Trainer(own, sync_batch_norm=True, shards=1)
-    with pytest.raises(ValueError, match="fuse=True computes batch norm with its neighbours, without other ranks"):
+    with pytest.raises(ValueError, match="fuse=True computes batch norm with its neighbors, without other ranks"):
         Trainer(net(), sync_batch_norm=True, fuse=True)
     with pytest.raises(TypeError, match="sync_batch_norm must be True or False, received 'all'"):
         Trainer(net(), sync_batch_norm="all")

@@ -1,4 +1,4 @@
-"""Every default is the documented one: another would change the behaviour of users' programs."""
+"""Every default is the documented one: another would change the behavior of users' programs."""
 
 from __future__ import annotations
 

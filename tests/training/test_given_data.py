@@ -149,7 +149,7 @@ def test_data_from_pytorch_trains_like_the_same_arrays(tmp_path):
     assert found.accuracy == evaluate(plain.net, (FLOATS, DATA.labels)).accuracy
 
 
-def test_uint8_batches_are_normalised_by_the_first_batch():
+def test_uint8_batches_are_normalized_by_the_first_batch():
     batches = [(DATA.images[:11], DATA.labels[:11]), (DATA.images[11:], DATA.labels[11:])]
     first = Normalization.from_images(DATA.images[:11])
     same(
@@ -161,7 +161,7 @@ def test_uint8_batches_are_normalised_by_the_first_batch():
     same(fit((DATA.images, DATA.labels), normalization=given_one), fit((given_one(DATA.images), DATA.labels)))
 
 
-def test_validation_and_test_data_in_any_form_are_normalised_like_training_data():
+def test_validation_and_test_data_in_any_form_are_normalized_like_training_data():
     other = small.images(9, seed=5)
     expected = fit(DATA, validation=Loader(other, 4, normalization=NORMALIZATION, shuffle=False)).history
     for form in (
@@ -317,7 +317,7 @@ def test_runs_store_a_description_of_their_data_and_refuse_other_data(tmp_path):
 def test_the_device_gets_the_same_batches(device):
     x_expected, y_expected = next(Loader(DATA, 5, normalization=NORMALIZATION, seed=3).epoch(0))
     for form in ((FLOATS, DATA.labels), Indexed(DATA.images, DATA.labels)):
-        part = given.recognised(form, "train", DATA.image_shape, device=device, dtype="float32")
+        part = given.recognized(form, "train", DATA.image_shape, device=device, dtype="float32")
         loader = StreamLoader(part, 5, normalization=NORMALIZATION if part.raw else None, seed=3, device=device)
         x, y = next(loader.epoch(0))
         from gpuconv import device_of, to_numpy
@@ -329,7 +329,7 @@ def test_the_device_gets_the_same_batches(device):
 
 def test_classes_without_names_are_named_by_their_numbers():
     pair = (DATA.images, DATA.labels)
-    found = given.recognised(pair, "train", DATA.image_shape, classes=5, device="numpy", dtype="float32")
+    found = given.recognized(pair, "train", DATA.image_shape, classes=5, device="numpy", dtype="float32")
     assert isinstance(found, Dataset)
     assert list(found.classes) == ["0", "1", "2", "3", "4"]
 
@@ -338,19 +338,19 @@ def test_unknown_labels_are_accepted_for_every_net():
     """An indexed object's labels are unknown until a batch is read."""
     source = [(image, 0) for image in DATA.images]
     net = Sequential([Input((6, 5, 1)), Flatten(), Linear(1)])
-    part = given.recognised(source, "validation", DATA.image_shape, device="numpy", dtype="float32")
+    part = given.recognized(source, "validation", DATA.image_shape, device="numpy", dtype="float32")
     user_data.expect("validation", StreamLoader(part, 5, normalization=NORMALIZATION), net, SoftmaxCrossEntropy())
 
 
-def test_unnormalised_float_images_are_refused_for_a_net_of_normalised_ones():
+def test_unnormalized_float_images_are_refused_for_a_net_of_normalized_ones():
     """Such images would give the accuracy of guessing instead of an error."""
     other = small.images(9, seed=5)
     for scaled in (other.images / 255.0, other.images.astype(np.float32)):
         for form in ((scaled, other.labels), [*zip(scaled, other.labels)], [(scaled, other.labels)]):
-            with pytest.raises(ValueError, match=r"floats of validation, from \d.* do not look normalised"):
+            with pytest.raises(ValueError, match=r"floats of validation, from \d.* do not look normalized"):
                 fit(DATA, validation=form)
             trained = fit(DATA)
-            with pytest.raises(ValueError, match=r"floats of data, from \d.* do not look normalised"):
+            with pytest.raises(ValueError, match=r"floats of data, from \d.* do not look normalized"):
                 evaluate(trained.net, form)
             assert len(fit((DATA.images / 255.0, DATA.labels), validation=form).history) == 2
 
@@ -376,7 +376,7 @@ def test_floats_never_drop_the_normalization_of_a_net_silently():
         ):
             net = headed()
             before = {name: array.copy() for name, array in net.state_dict().items()}
-            with pytest.raises(ValueError, match="do not look normalised, and the net's images are"):
+            with pytest.raises(ValueError, match="do not look normalized, and the net's images are"):
                 gc.Trainer(net).fit(data, epochs=1, steps_per_epoch=1, progress=False)
             assert net.normalization is known
             assert all((net.state_dict()[name] == array).all() for name, array in before.items())

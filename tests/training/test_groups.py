@@ -40,7 +40,7 @@ def test_each_group_follows_its_own_optimizer_and_rate():
     np.testing.assert_array_equal(params["conv1.bias"], frozen)
 
 
-def test_muon_normalises_the_parameter_and_takes_an_orthogonal_step():
+def test_muon_normalizes_the_parameter_and_takes_an_orthogonal_step():
     draw = np.random.default_rng(0)
     param, grad = {"w": draw.standard_normal((5, 3, 2, 2))}, {"w": draw.standard_normal((5, 3, 2, 2))}
     before = param["w"] / np.linalg.norm(param["w"]) * np.sqrt(5)

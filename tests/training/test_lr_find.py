@@ -40,7 +40,7 @@ def test_the_net_and_the_optimizer_are_left_as_they_are():
     assert again.losses.tolist() == fresh.losses.tolist()
 
 
-def test_the_smoothed_loss_is_a_mean_over_neighbouring_steps():
+def test_the_smoothed_loss_is_a_mean_over_neighboring_steps():
     result = lr_find(small.net(), small.loader(), start=1e-6, end=1e-5, steps=40)
     for at, value in enumerate(result.smoothed):
         assert value == pytest.approx(result.losses[max(0, at - 2) : at + 3].mean())

@@ -1,4 +1,4 @@
-"""Random crops and colours of uint8 images, for `load_batch`; backends/reference/batch.py defines the bits."""
+"""Random crops and colors of uint8 images, for `load_batch`; backends/reference/batch.py defines the bits."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import numpy as np
 
 from gpuconv import random
 
-_COLOURS, _CROP = 2, 4  # substreams; attempt i at a crop draws from _CROP + i
+_COLORS, _CROP = 2, 4  # substreams; attempt i at a crop draws from _CROP + i
 _ATTEMPTS = 10
 _HALF_LOG = np.float32(math.log(4 / 3) / 2)
 
 
 def altered(images, indices, augmentation, *, seed, offset):
-    """(array, rows), such that array[rows] are the chosen images, cropped and recoloured."""
-    resized_crop, colours = augmentation.resized_crop, augmentation.colours
-    if not resized_crop and not any(colours):
+    """(array, rows), such that array[rows] are the chosen images, cropped and recolored."""
+    resized_crop, colors = augmentation.resized_crop, augmentation.colors
+    if not resized_crop and not any(colors):
         return images, indices
     block = np.uint64(offset) + np.arange(len(indices), dtype=np.uint64)
     if resized_crop:
         chosen = _cropped(images, indices, np.float32(resized_crop), block, seed)
     else:
         chosen = images[indices].astype(np.float32)
-    if any(colours):
-        _recolour(chosen, colours, _words(block, _COLOURS, seed))
+    if any(colors):
+        _recolor(chosen, colors, _words(block, _COLORS, seed))
     return chosen, np.arange(len(indices))
 
 
@@ -51,8 +51,8 @@ def _cropped(images, indices, smallest, block, seed):
         if not open_.size:
             break
 
-    above, below, down = (part[:, :, None] for part in _neighbours(top, rows, height))
-    first, second, right = (part[:, None] for part in _neighbours(left, columns, width))
+    above, below, down = (part[:, :, None] for part in _neighbors(top, rows, height))
+    first, second, right = (part[:, None] for part in _neighbors(left, columns, width))
     down, right = down[..., None], right[..., None]
     index = indices[:, None, None]
     upper, lower = (
@@ -61,7 +61,7 @@ def _cropped(images, indices, smallest, block, seed):
     return (upper * (256 - down) + lower * down).astype(np.float32) * np.float32(2**-16)
 
 
-def _neighbours(start, length, size):
+def _neighbors(start, length, size):
     """For `size` positions, evenly spaced over `length` pixels from start: the two nearest pixels, each (n, size), and
     the weight of the second one in units of 1/256."""
     length = length[:, None]
@@ -72,18 +72,18 @@ def _neighbours(start, length, size):
     return start[:, None] + first, start[:, None] + np.minimum(first + 1, length - 1), (at & 255).astype(np.int32)
 
 
-def _recolour(x, colours, words):
+def _recolor(x, colors, words):
     """Change brightness, contrast, saturation and hue of x (n, H, W, C), float32, in place."""
-    *strengths, hue = colours
+    *strengths, hue = colors
     brightness, contrast, saturation = (_factor(strength, word) for strength, word in zip(strengths, words))
     if brightness is not None:
         _blend(x, brightness, np.float32(0))
     if contrast is not None:
-        total = (_grey(x) * np.float32(2**16)).astype(np.int64).sum(axis=(1, 2, 3))
+        total = (_gray(x) * np.float32(2**16)).astype(np.int64).sum(axis=(1, 2, 3))
         mean = total.astype(np.float32) / np.float32(math.prod(x.shape[1:3])) * np.float32(2**-16)
         _blend(x, contrast, mean[:, None, None, None])
     if saturation is not None:
-        _blend(x, saturation, _grey(x))
+        _blend(x, saturation, _gray(x))
     if hue and x.shape[3] == 3:
         _turn(x, 6 * _between(np.float32(-hue), np.float32(2 * hue), words[3])[:, None, None])
 
@@ -108,7 +108,7 @@ def _factor(strength, word):
     return _between(np.float32(low), np.float32(1 + strength - low), word)[:, None, None, None] if strength else None
 
 
-def _grey(x):
+def _gray(x):
     if x.shape[3] == 1:
         return x
     red, green, blue = (np.float32(weight) * x[..., c, None] for c, weight in enumerate((0.2989, 0.587, 0.114)))

@@ -1,4 +1,4 @@
-"""Batches from a uint8 data set: gather, augment, normalise."""
+"""Batches from a uint8 data set: gather, augment, normalize."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def load_batch(images, labels, indices, mean, std, augmentation, *, seed, offset
 
     flip    if w0 >= 2^31; "alternating": if word 0 of the image's own block is >= 2^31; in odd epochs, if it is less
     shift   by dy = (w1 * (2 shift + 1) >> 32) - shift rows, and by dx columns, computed from w2 in the same way
-    cutout  zeros in a square of `cutout` pixels a side, which begins at centre - cutout // 2;
-            centre: row (w3 >> 16) * H >> 16, column (w3 & 0xffff) * W >> 16
+    cutout  zeros in a square of `cutout` pixels a side, which begins at center - cutout // 2;
+            center: row (w3 >> 16) * H >> 16, column (w3 & 0xffff) * W >> 16
 
-    The image is first cropped and recoloured (`augment.py`), and then flipped. Output pixel (h, w) is its pixel
+    The image is first cropped and recolored (`augment.py`), and then flipped. Output pixel (h, w) is its pixel
     (h + dy, w + dx).
     """
     n, (m, height, width, channels) = count, images.shape
@@ -68,17 +68,17 @@ def load_batch(images, labels, indices, mean, std, augmentation, *, seed, offset
 @np.errstate(all="ignore")
 def mix_batch(x, labels, table, *, classes, cut, seed, offset, out):
     """See `gpuconv.ops.mix_batch`. Three words of the batch's Philox block choose the entry of the table, and the row
-    and column of the rectangle's centre, each as word * size >> 32.
+    and column of the rectangle's center, each as word * size >> 32.
     """
     expect_within("labels", labels, classes)
     n, height, width, _ = x.shape
     words = random.bits(3, seed=seed, stream=random.AUGMENT, substream=3, offset=int(value_of(offset)))
-    entry, *centre = (int(word) * size >> 32 for word, size in zip(words, (len(table), height, width)))
+    entry, *center = (int(word) * size >> 32 for word, size in zip(words, (len(table), height, width)))
     part, mixed = table[entry], np.empty_like(x, order="C") if out is None else out
     if cut:
         side = np.sqrt(np.float32(1) - part) / 2
         halves = [int(side * np.float32(size)) for size in (height, width)]
-        rows, columns = (slice(max(0, at - half), at + half) for at, half in zip(centre, halves))
+        rows, columns = (slice(max(0, at - half), at + half) for at, half in zip(center, halves))
         mixed[...] = x
         mixed[1:, rows, columns] = x[:-1, rows, columns]
         mixed[:1, rows, columns] = x[-1:, rows, columns]
@@ -114,8 +114,8 @@ def _outside(position, size):
     return (position < 0) | (position >= size)
 
 
-def _covered(centre, side, size):
-    """(n, size): whether a square of this side around the centre covers a position along an axis."""
-    start = centre - side // 2
+def _covered(center, side, size):
+    """(n, size): whether a square of this side around the center covers a position along an axis."""
+    start = center - side // 2
     position = np.arange(size)
     return (position >= start) & (position < start + side)

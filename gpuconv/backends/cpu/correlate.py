@@ -64,7 +64,7 @@ def _correlate(x, filters, windows, y, bias, activation, *others) -> Any:
         try:
             gradient = products(wide, windows.widened(width), wide_bias, *grouped, finite=True)
             return fold_filters(gradient, windows, width) if others else None
-        except _NotFinite:  # a wide filter pads its taps with zeros, which turn a neighbour's infinity into NaN
+        except _NotFinite:  # a wide filter pads its taps with zeros, which turn a neighbor's infinity into NaN
             pass
     return products(filters, windows, bias, y, *others)
 

@@ -13,7 +13,7 @@ import numpy as np
 from gpuconv.polynomials import ratio
 
 # Coefficients of numerator and denominator, highest power first. erf(x) / x as a function of x**2, for |x| <= 0.46875:
-_CENTRE = (
+_CENTER = (
     (
         1.85777706184603153e-1,
         3.16112374387056560e0,
@@ -76,7 +76,7 @@ def erfc(x: np.ndarray) -> np.ndarray:
 
     near = size <= 0.46875
     z = x[near]
-    result[near] = 1 - z * ratio(_CENTRE, z * z)
+    result[near] = 1 - z * ratio(_CENTER, z * z)
 
     flank = (size > 0.46875) & (size <= 4)
     z = size[flank]

@@ -34,7 +34,7 @@ class Windows:
         return len(x) * each * accumulation_dtype(x.dtype).itemsize
 
     def widened(self, width: int) -> Windows:
-        """Windows that each cover `width` horizontal neighbours; width divides Q."""
+        """Windows that each cover `width` horizontal neighbors; width divides Q."""
         (p, q), (r, s), (stride_h, stride_w), (dilation_h, dilation_w) = (
             self.count,
             self.kernel_size,

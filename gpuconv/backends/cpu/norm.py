@@ -1,4 +1,4 @@
-"""Batch and group normalisation. The variance is computed from centred values, because mean(x**2) - mean**2 would lose
+"""Batch and group normalization. The variance is computed from centered values, because mean(x**2) - mean**2 would lose
 digits to cancellation."""
 
 from __future__ import annotations

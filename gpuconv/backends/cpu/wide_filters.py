@@ -1,6 +1,6 @@
 """A convolution of few channels by fewer, wider windows.
 
-A group of T neighbouring outputs (n, p, q .. q + T - 1, all k) has the memory layout of one output pixel with T * K
+A group of T neighboring outputs (n, p, q .. q + T - 1, all k) has the memory layout of one output pixel with T * K
 channels. It is the output of T * K filters that are wide enough to cover all T windows: filter (t, k) is filter k,
 moved t windows to the right and padded with zeros. So there are T times fewer windows, each only T - 1 strides wider.
 Less is copied, more is multiplied, and the matrix product has more columns, which is faster for small K or C.

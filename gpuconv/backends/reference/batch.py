@@ -3,10 +3,10 @@ dtype at the end, and each sample draws four random words, w0 to w3:
 
 flip    True: if w0 >= 2^31. "alternating": if word 0 of the image's own block is >= 2^31; in odd epochs, if it is less
 shift   by dy = (w1 * (2 shift + 1) >> 32) - shift rows, and by dx columns, computed from w2 in the same way
-cutout  zeros in a square of `cutout` pixels a side, which begins at centre - cutout // 2;
-        centre: row (w3 >> 16) * H >> 16, column (w3 & 0xffff) * W >> 16
+cutout  zeros in a square of `cutout` pixels a side, which begins at center - cutout // 2;
+        center: row (w3 >> 16) * H >> 16, column (w3 & 0xffff) * W >> 16
 
-The image is first cropped and recoloured, by words of further substreams, and then flipped. Output pixel (h, w) is its
+The image is first cropped and recolored, by words of further substreams, and then flipped. Output pixel (h, w) is its
 pixel (h + dy, w + dx). "Uniform" below means u = (w >> 8) / 2^24 of a word w.
 """
 
@@ -43,8 +43,8 @@ def load_batch(images, labels, indices, mean, std, augmentation, *, seed, offset
         image = images[index].astype(np.float32)
         if augmentation.resized_crop:
             image = _crop_resized(images[index], np.float32(augmentation.resized_crop), offset + n, seed)
-        if any(augmentation.colours):
-            image = _recoloured(image, augmentation.colours, _words(offset + n, 2, seed))
+        if any(augmentation.colors):
+            image = _recolored(image, augmentation.colors, _words(offset + n, 2, seed))
         pixels = image[rows.clip(0, height - 1)][:, columns.clip(0, width - 1)]
         normal = (pixels - mean) * (np.float32(1) / std)
         x[n] = np.where(blank[:, :, None], 0, normal)
@@ -59,8 +59,8 @@ def mix_batch(x, labels, table, *, classes, cut, seed, offset, out):
     if cut:
         side, inside = np.sqrt(one - part), np.full((height, width, 1), True)
         for axis, size, word in ((0, height, w1), (1, width, w2)):
-            centre, half = word * size >> 32, int(side / 2 * np.float32(size))
-            inside &= _within(np.arange(size), centre - half, centre + half).reshape(
+            center, half = word * size >> 32, int(side / 2 * np.float32(size))
+            inside &= _within(np.arange(size), center - half, center + half).reshape(
                 (-1, 1, 1) if axis == 0 else (-1, 1)
             )
         mixed, part = np.where(inside, before, x), one - np.float32(inside.sum()) / np.float32(inside.size)
@@ -97,22 +97,22 @@ def _resampled(length, size):
     return (256 - abs(at[:, None] - 256 * np.arange(length))).clip(0)
 
 
-def _recoloured(image, colours, words):
-    """Like torchvision's ColorJitter: blends with black, the mean grey and the grey image, then rotates the hue."""
+def _recolored(image, colors, words):
+    """Like torchvision's ColorJitter: blends with black, the mean gray and the gray image, then rotates the hue."""
     weights = (0.2989, 0.587, 0.114) if image.shape[2] == 3 else (1,)
-    for name, amount, word in zip(("brightness", "contrast", "saturation"), colours, words):
-        factor, grey = _between(max(0, 1 - amount), 1 + amount, word), 0 * image[:, :, :1]
+    for name, amount, word in zip(("brightness", "contrast", "saturation"), colors, words):
+        factor, gray = _between(max(0, 1 - amount), 1 + amount, word), 0 * image[:, :, :1]
         if name != "brightness":
             for channel, weight in enumerate(weights):
-                grey = grey + np.float32(weight) * image[:, :, channel, None]
+                gray = gray + np.float32(weight) * image[:, :, channel, None]
         if name == "contrast":
-            total = (grey * 2**16).astype(np.int64).sum()
-            grey = np.float32(total) / np.float32(grey.size) / 2**16
-        image = (factor * image + (1 - factor) * grey).clip(0, 255)
-    if not colours[3] or image.shape[2] == 1:
+            total = (gray * 2**16).astype(np.int64).sum()
+            gray = np.float32(total) / np.float32(gray.size) / 2**16
+        image = (factor * image + (1 - factor) * gray).clip(0, 255)
+    if not colors[3] or image.shape[2] == 1:
         return image
     (red, green, blue), most, least = np.moveaxis(image, 2, 0), image.max(axis=2), image.min(axis=2)
-    span, turn = most - least, 6 * _between(-colours[3], colours[3], words[3])
+    span, turn = most - least, 6 * _between(-colors[3], colors[3], words[3])
     parts = [part / (span + (span == 0)) for part in (green - blue, blue - red, red - green)]
     hue = np.where(most == red, parts[0], np.where(most == green, 2 + parts[1], 4 + parts[2])) + turn
     places = [at - 6 * np.floor(at / 6) for at in (5 + hue, 3 + hue, 1 + hue)]

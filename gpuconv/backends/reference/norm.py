@@ -1,4 +1,4 @@
-"""Batch and group normalisation."""
+"""Batch and group normalization."""
 
 import math
 
@@ -45,8 +45,8 @@ def batch_norm_backward(
         given = wide(round_to(g * xhat + wide(beta), x.dtype))
         wide_dy = ACTIVATIONS[activation].apply_backward(activations, wide_dy, given)
     sum_dy, sum_dy_xhat = wide_dy.sum(axes), (wide_dy * xhat).sum(axes)
-    centred = wide_dy - (sum_dy + xhat * sum_dy_xhat) / m if training else wide_dy
-    dx = round_to(before_mask(g * s * centred, mask, problem, 2), dy.dtype, out)
+    centered = wide_dy - (sum_dy + xhat * sum_dy_xhat) / m if training else wide_dy
+    dx = round_to(before_mask(g * s * centered, mask, problem, 2), dy.dtype, out)
     dgamma = round_to(sum_dy_xhat, gamma.dtype, dgamma, accumulate)
     return dx, dgamma, round_to(sum_dy, gamma.dtype, dbeta, accumulate)
 
@@ -62,8 +62,8 @@ def group_norm_backward(dy, x, gamma, mean, inv_std, *, out, dgamma, dbeta, accu
     groups, axes = mean.shape[1], tuple(range(x.ndim - 1))
     mean, inv_std = (wide(each)[:, None, :, None] for each in (mean, inv_std))
     xhat, g = (_grouped(wide(x), groups) - mean) * inv_std, _grouped(wide(dy) * wide(gamma), groups)
-    centred = g - g.mean((1, 3), keepdims=True) - xhat * (g * xhat).mean((1, 3), keepdims=True)
-    dx = round_to((inv_std * centred).reshape(x.shape), x.dtype, out)
+    centered = g - g.mean((1, 3), keepdims=True) - xhat * (g * xhat).mean((1, 3), keepdims=True)
+    dx = round_to((inv_std * centered).reshape(x.shape), x.dtype, out)
     dgamma = round_to((wide(dy) * xhat.reshape(x.shape)).sum(axes), gamma.dtype, dgamma, accumulate)
     return dx, dgamma, round_to(wide(dy).sum(axes), gamma.dtype, dbeta, accumulate)
 

@@ -34,7 +34,7 @@ def round_tf32(x: np.ndarray) -> np.ndarray:
 
 
 def _spacing(x: np.ndarray, significant_bits: int, smallest: int) -> np.ndarray:
-    """The distance between neighbouring numbers of a format around x, at least 2**smallest."""
+    """The distance between neighboring numbers of a format around x, at least 2**smallest."""
     _, exponent = np.frexp(x)  # 2**(exponent - 1) <= |x| < 2**exponent
     return np.ldexp(1.0, np.maximum(exponent - significant_bits, smallest))
 

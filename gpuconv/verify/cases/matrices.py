@@ -58,7 +58,7 @@ def matrix_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
             yield Case("add_metrics", tier, name, _metrics(n, k))
             yield Case("add_metrics", tier, f"{name} soft", _soft(_metrics(n, k)))
             yield Case("add_metrics", tier, f"{name} ignored rows", _metrics(n, k, ignore_index=0))
-            yield Case("add_metrics", tier, f"{name} without labels", _unlabelled(_metrics(n, k)))
+            yield Case("add_metrics", tier, f"{name} without labels", _unlabeled(_metrics(n, k)))
             yield Case("add_metrics", tier, f"{name} weights", _metrics(n, k, weights=True))
             yield Case(
                 "add_metrics", tier, f"{name} weights, ignored rows", _metrics(n, k, weights=True, ignore_index=0)
@@ -92,22 +92,22 @@ def _targets(shape: Shape, options: Options, weights: bool = False) -> Make:
     return make
 
 
-def _soft(labelled: Make) -> Make:
-    """The arguments of `labelled` with class probabilities, in the accumulation dtype, instead of labels."""
+def _soft(labeled: Make) -> Make:
+    """The arguments of `labeled` with class probabilities, in the accumulation dtype, instead of labels."""
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
-        (*others, scores, labels), options = labelled(rng, dtype)
+        (*others, scores, labels), options = labeled(rng, dtype)
         probabilities = rng.dirichlet(np.ones(scores.shape[1]), len(labels))
         return [*others, scores, probabilities.astype(accumulation_dtype(dtype))], options
 
     return make
 
 
-def _weighted(labelled: Make) -> Make:
-    """The arguments of `labelled` with class weights, in the accumulation dtype, and the ignored label in some rows."""
+def _weighted(labeled: Make) -> Make:
+    """The arguments of `labeled` with class weights, in the accumulation dtype, and the ignored label in some rows."""
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
-        (scores, labels), options = labelled(rng, dtype)
+        (scores, labels), options = labeled(rng, dtype)
         if "ignore_index" in options:
             labels = np.where(rng.random(len(labels)) < 0.3, options["ignore_index"], labels)
         return [scores, labels, rng.uniform(0, 2, scores.shape[1]).astype(accumulation_dtype(dtype))], options
@@ -115,9 +115,9 @@ def _weighted(labelled: Make) -> Make:
     return make
 
 
-def _unlabelled(labelled: Make) -> Make:
+def _unlabeled(labeled: Make) -> Make:
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
-        (*others, _), options = labelled(rng, dtype)
+        (*others, _), options = labeled(rng, dtype)
         return [*others, None], options
 
     return make

@@ -1,4 +1,4 @@
-"""Batch and group normalisation."""
+"""Batch and group normalization."""
 
 from __future__ import annotations
 

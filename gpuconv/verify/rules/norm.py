@@ -1,4 +1,4 @@
-"""Batch normalisation (alone, with an activation, next to a convolution) and group normalisation."""
+"""Batch normalization (alone, with an activation, next to a convolution) and group normalization."""
 
 from __future__ import annotations
 
@@ -174,9 +174,9 @@ def group_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> li
     variance = 1 / inv_std**2
     variance_bound = accumulated(acc, count + 4, variance) + mean_bound**2 + 4 * mean_bound * np.sqrt(variance)
     inv_std_bound = inv_std * (variance_bound / variance + 8 * UNIT_ROUNDOFF[acc.name])
-    centre, root, centre_bound, root_bound = (_spread(each, x) for each in (mean, inv_std, mean_bound, inv_std_bound))
-    normal = np.abs(x - centre)
-    y_bound = root * (centre_bound + accumulated(acc, 2, np.abs(x) + np.abs(centre))) + normal * root_bound
+    center, root, center_bound, root_bound = (_spread(each, x) for each in (mean, inv_std, mean_bound, inv_std_bound))
+    normal = np.abs(x - center)
+    y_bound = root * (center_bound + accumulated(acc, 2, np.abs(x) + np.abs(center))) + normal * root_bound
     y_bound = np.abs(gamma) * y_bound + accumulated(acc, 4, np.abs(gamma) * normal * root + np.abs(beta))
     return [
         Expected("y", y, y_bound + rounded(dtype, y)),

@@ -256,10 +256,10 @@ def test_a_damaged_entry_is_timed_again(on, tmp_path, damage):
 
 def test_nothing_is_timed_during_a_capture(on, tmp_path):
     captured = on(StandIn(speeds("simt-64x64"), capture=True))
-    modelled = plan.plan(CONV2D).algorithm.name
-    assert ran()[0] == [modelled]
+    modeled = plan.plan(CONV2D).algorithm.name
+    assert ran()[0] == [modeled]
     assert captured.timed == choices(tmp_path) == []
-    assert modelled != "simt-64x64"
+    assert modeled != "simt-64x64"
     before = on(StandIn(speeds("simt-64x64")))  # and that choice was not stored
     assert ran()[0][-1] == "simt-64x64"
     assert before.timed
@@ -354,14 +354,14 @@ def test_a_layer_reports_what_runs_without_tuning_and_within_fixed_parts(on, mon
     on(StandIn(speeds(fastest)))
     layer = Conv2D(12, 3)
     layer.build(X.shape[1:], device="emulated")
-    modelled = layer.algorithms(len(X))["fprop"]
+    modeled = layer.algorithms(len(X))["fprop"]
     assert ran()[0][-1] == layer.algorithms(len(X))["fprop"] == fastest
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
     assert ran()[0] == [layer.algorithms(len(X))["fprop"]] == [fastest]  # remembered
     monkeypatch.setattr(tuner, "by_model", ContextVar("by_model", default=True))
-    assert ran()[0] == [layer.algorithms(len(X))["fprop"]] == [modelled]
+    assert ran()[0] == [layer.algorithms(len(X))["fprop"]] == [modeled]
     monkeypatch.delenv("GPUCONV_AUTOTUNE")
-    assert ran()[0] == [layer.algorithms(len(X))["fprop"]] == [modelled]
+    assert ran()[0] == [layer.algorithms(len(X))["fprop"]] == [modeled]
 
 
 @pytest.mark.kernels
@@ -370,11 +370,11 @@ def test_a_layer_reports_the_measured_choice(on):
     fused = ConvReLU([Conv2D(12, 3), ReLU(), MaxPool2D(2)])
     for layer, x in ((Conv2D(12, 3), X), (Linear(6), np.ones((5, 8), np.float32)), (fused, X)):
         layer.build(x.shape[1:], device="emulated")
-        modelled = layer.algorithms(len(x))
+        modeled = layer.algorithms(len(x))
         y = layer.forward(asarray(x, "emulated"))
-        assert layer.algorithms(len(x)) == modelled | {"fprop": "simt-128x64"} != modelled
+        assert layer.algorithms(len(x)) == modeled | {"fprop": "simt-128x64"} != modeled
         layer.backward(y)
-        assert layer.algorithms(len(x)) == dict.fromkeys(modelled, "simt-128x64")
+        assert layer.algorithms(len(x)) == dict.fromkeys(modeled, "simt-128x64")
 
 
 def test_a_choice_stored_under_an_old_algorithm_name_is_found(tmp_path):

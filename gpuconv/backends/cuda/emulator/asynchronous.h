@@ -35,8 +35,8 @@ struct AsyncCopy {  // cp.async
 
 struct Mbarrier {
     char* address;
-    Site initialised;    // or, after that, invalidated
-    Now by;              // the initialising thread, and the time
+    Site initialized;    // or, after that, invalidated
+    Now by;              // the initializing thread, and the time
     bool valid, fenced;  // fenced: the async proxy sees it
     unsigned expected;   // arrivals per phase
     int64_t arrivals, bytes;  // still missing in this phase

@@ -12,8 +12,8 @@ inline void Worker::bulk_load(void* address, Site site) {
     Mbarrier& barrier = mbarrier(address, "loads for", site);
     const std::string name = shared_name(address);
     if (!barrier.fenced)
-        fail("loads for the mbarrier " + name + " of " + place(barrier.initialised) + ", which the async proxy does not see: no " +
-             "fence_mbarrier_init() by the thread that initialised it, at " + place(site));
+        fail("loads for the mbarrier " + name + " of " + place(barrier.initialized) + ", which the async proxy does not see: no " +
+             "fence_mbarrier_init() by the thread that initialized it, at " + place(site));
     const std::vector<BulkPiece> pieces = std::exchange(asynchronous.pieces, {});
     int64_t bytes = 0;
     for (const BulkPiece& piece : pieces) {
@@ -37,7 +37,7 @@ inline void Worker::bulk_load(void* address, Site site) {
             if (launch->checked) checker.settle(uintptr_t(piece.shared), piece.bytes);
         }
         if (!barrier.valid)
-            fail("a bulk copy arrives at the mbarrier " + name + ", which was invalidated at " + place(barrier.initialised));
+            fail("a bulk copy arrives at the mbarrier " + name + ", which was invalidated at " + place(barrier.initialized));
         if (barrier.phase != phase)
             fail("wrong byte count: a bulk copy of " + std::to_string(bytes) + " bytes that began in phase " + std::to_string(phase) +
                  " of the mbarrier " + name + " arrives in phase " + std::to_string(barrier.phase) +

@@ -81,8 +81,8 @@ inline std::string Worker::shared_name(const void* address) const {
     return {};
 }
 
-// The mbarrier at an address. Fails if it is not initialised, was invalidated or overwritten or, in a checked run, if nothing
-// orders the running thread after its initialisation.
+// The mbarrier at an address. Fails if it is not initialized, was invalidated or overwritten or, in a checked run, if nothing
+// orders the running thread after its initialization.
 inline Mbarrier& Worker::mbarrier(void* address, const char* use, Site site) {
     begin_asynchronous();
     auto wrong = [&](const std::string& why) {
@@ -91,12 +91,12 @@ inline Mbarrier& Worker::mbarrier(void* address, const char* use, Site site) {
              ", at " + place(site));
     };
     const auto found = asynchronous.mbarriers.find(uintptr_t(address));
-    if (found == asynchronous.mbarriers.end()) wrong("which nothing initialised");
+    if (found == asynchronous.mbarriers.end()) wrong("which nothing initialized");
     Mbarrier& barrier = found->second;
-    if (!barrier.valid) wrong("which was invalidated at " + place(barrier.initialised));
-    if (memcmp(address, &kMbarrierBits, sizeof kMbarrierBits)) wrong("whose memory was overwritten after " + place(barrier.initialised));
+    if (!barrier.valid) wrong("which was invalidated at " + place(barrier.initialized));
+    if (memcmp(address, &kMbarrierBits, sizeof kMbarrierBits)) wrong("whose memory was overwritten after " + place(barrier.initialized));
     if (launch->checked && checker.unordered(barrier.by, now()))
-        wrong("which thread " + text(threads[barrier.by.thread].index) + " initialised at " + place(barrier.initialised) +
+        wrong("which thread " + text(threads[barrier.by.thread].index) + " initialized at " + place(barrier.initialized) +
               " with no barrier between");
     return barrier;
 }
@@ -104,14 +104,14 @@ inline Mbarrier& Worker::mbarrier(void* address, const char* use, Site site) {
 inline void Worker::mbarrier_init(void* address, unsigned arrivals, Site site) {
     interleave();
     const std::string name = shared_name(address);
-    if (name.empty()) fail("initialises an mbarrier that is not in shared memory, at " + place(site));
+    if (name.empty()) fail("initializes an mbarrier that is not in shared memory, at " + place(site));
     if (uintptr_t(address) % 8) fail("the mbarrier " + name + " is not aligned to 8 bytes, at " + place(site));
     if (arrivals == 0 || arrivals > kMbarrierMost)
         fail("an mbarrier expects 1 to " + std::to_string(kMbarrierMost) + " arrivals, received " + std::to_string(arrivals) +
              ", at " + place(site));
     const auto found = asynchronous.mbarriers.find(uintptr_t(address));
     if (found != asynchronous.mbarriers.end() && found->second.valid)
-        fail("initialises the mbarrier " + name + " again, which is in use since " + place(found->second.initialised) + ", at " +
+        fail("initializes the mbarrier " + name + " again, which is in use since " + place(found->second.initialized) + ", at " +
              place(site));
     if (launch->checked && !checker.check(now(), uintptr_t(address), 8, WRITE, checker.pc_of(site))) fail(checker.message);
     memcpy(address, &kMbarrierBits, sizeof kMbarrierBits);
@@ -128,7 +128,7 @@ inline void Worker::mbarrier_invalidate(void* address, Site site) {
             fail("invalidates the mbarrier " + shared_name(address) + ", for which thread " + text(threads[i].index) + " waits, at " +
                  place(site));
     barrier.valid = false;
-    barrier.initialised = site;
+    barrier.initialized = site;
     memset(address, kPoison, 8);
 }
 
@@ -186,7 +186,7 @@ inline void Worker::mbarrier_arrive_after_copies(void* address, Site site) {
         for (const AsyncCopy& copy : *copies) finish(copy, when);
         if (!barrier.valid)
             fail("asynchronous copies arrive at the mbarrier " + shared_name(barrier.address) + ", which was invalidated at " +
-                 place(barrier.initialised));
+                 place(barrier.initialized));
         barrier.arriving.join(*clock);
         arrive(barrier, 1, "by the copies before " + place(site));
         running = interrupted;
@@ -225,7 +225,7 @@ void Worker::check_no_mbarrier(const char* address, size_t bytes, uintptr_t pc) 
         const auto& [at, barrier] = *--next;
         if (at + 8 <= uintptr_t(address)) return;
         if (barrier.valid)
-            fail("accesses the mbarrier " + shared_name(barrier.address) + " of " + place(barrier.initialised) +
+            fail("accesses the mbarrier " + shared_name(barrier.address) + " of " + place(barrier.initialized) +
                  " as if it were plain memory, at " + checker.place(pc));
     }
 }

@@ -58,12 +58,12 @@ def _packed(
     """Thread blocks for a sample, and the kernel's `struct Batch`."""
     images, height, width, channels = shape
     blocks = _blocks(height, width, channels)
-    if augmentation.colours[1]:  # contrast: each thread block reads the whole image
+    if augmentation.colors[1]:  # contrast: each thread block reads the whole image
         blocks = 1
     divisors = fast_divmod(max(1, width)), fast_divmod(max(1, channels))
     flip, reflect = _FLIPS[augmentation.flip], augmentation.border == "reflect"
     changes = flip, augmentation.shift, reflect, augmentation.cutout, blocks, augmentation.resized_crop
-    *strengths, hue = augmentation.colours
+    *strengths, hue = augmentation.colors
     low = tuple(max(0.0, 1 - strength) for strength in strengths)
     reach = tuple(1 + strength - least for strength, least in zip(strengths, low))
     return blocks, struct(
@@ -96,7 +96,7 @@ def load_batch(
     picked = empty((n,), labels.dtype, like=labels)
     x = buffer(out, (n, h, w, c), dtype, like=images)
     if x.size:
-        full = int(bool(augmentation.resized_crop) or any(augmentation.colours))
+        full = int(bool(augmentation.resized_crop) or any(augmentation.colors))
         kernel = load("load_batch.cu", {"DTYPE": dtype, "FULL": full}).kernel("load_batch")
         kernel(n * blocks, THREADS, x, picked, images, labels, indices, mean, std, seed, *counters, batch)
     return store(x, out), picked

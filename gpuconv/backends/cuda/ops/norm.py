@@ -1,4 +1,4 @@
-"""Batch and group normalisation: launchers of kernels/batch_norm.cu and group_norm.cu."""
+"""Batch and group normalization: launchers of kernels/batch_norm.cu and group_norm.cu."""
 
 from __future__ import annotations
 
