@@ -231,7 +231,7 @@ def first_loss(net: Sequential, x: Array, labels: Array, *, loss: str | Loss = "
     losses their value at scores of 0. The check makes the scores small by scaling down the last layer with weights, on
     a copy of the net. Another value means wrong labels, a wrong mean or a wrong loss.
 
-    Arguments as in `sanity`.
+    Arguments as in `sanity`. Raises ValueError for a classification loss of a net that gives only one score.
     """
     compute = losses.get(loss)
     if net.output_shape == (1,) and isinstance(compute, (SoftmaxCrossEntropy, SVMHinge)):

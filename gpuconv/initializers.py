@@ -34,6 +34,9 @@ def fans(shape: Shape, groups: int = 1) -> tuple[int, int]:
     Args:
         shape: (out, ..., in // groups), of rank 2 or more.
         groups: The groups of the convolution.
+
+    Raises:
+        ValueError: The weight has a rank below 2.
     """
     if len(shape) < 2:
         raise ValueError(f"a fan needs a weight of rank 2 or more, received shape {shape}; biases take 'zeros'")
@@ -130,7 +133,7 @@ def xavier_uniform(
 def dirac(shape: Shape, *, dtype: DTypeLike, seed: int, substream: int = 0, groups: int = 1) -> np.ndarray:
     """Identity filters: in each group filter k copies channel k. Filters beyond the number of channels are drawn
     uniformly with variance 1 / (3 * fan_in), PyTorch's default (as in Jordan 2024, airbench). Arguments as in `zeros`;
-    shape is (K, R, S, C // groups).
+    shape is (K, R, S, C // groups). Raises ValueError for another rank.
     """
     if len(shape) != 4:
         raise ValueError(f"'dirac' is for filters (K, R, S, C // groups), received a weight of shape {shape}")

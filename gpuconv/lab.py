@@ -184,7 +184,7 @@ def compare(
         dtype: The name of one dtype.
         repeats: The turns of each file, at least 2.
 
-    Other arguments as in `check`.
+    Other arguments as in `check`. Raises ValueError for fewer repeats.
     """
     if repeats < 2:
         raise ValueError(f"repeats must be at least 2, received {repeats}")

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuconv.arguments import expect_accepts
+from gpuconv.arguments import expect_accepts, integer
 from gpuconv.backends import to_numpy
 from gpuconv.dtypes import is_float
 from gpuconv.names import lookup
@@ -42,12 +42,15 @@ class TopK:
 
     Args:
         k: At least 1.
+
+    Raises:
+        TypeError: k is no integer.
+        ValueError: k is below 1.
     """
 
     def __init__(self, k: int) -> None:
-        if k < 1:
-            raise ValueError(f"top-k takes a whole number of at least 1, received {k}")
-        self.k, self.name = k, f"top_{k}"
+        self.k = integer("the k of top-k", k, 1)
+        self.name = f"top_{self.k}"
         self._right = self._seen = 0
 
     def update(self, scores: Array, labels: Array) -> None:

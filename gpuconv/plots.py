@@ -83,6 +83,9 @@ def rates(
         rates, losses, smoothed: (steps,) each.
         suggestion: A rate to mark.
         title: Above the curve; "" for none.
+
+    Raises:
+        ValueError: There is no step.
     """
     if not len(rates):
         raise ValueError("a picture of rates needs at least one step, received none")
@@ -217,6 +220,10 @@ def filters(weight: np.ndarray, *, title: str = "") -> Figure:
     Args:
         weight: (K, R, S, C).
         title: Above the grid; "" for none.
+
+    Raises:
+        TypeError: weight is no array.
+        ValueError: weight has another rank.
     """
     if not hasattr(weight, "shape"):
         raise TypeError(f"filters are an array, as net['conv1.weight'], received {type(weight).__name__}")
@@ -258,6 +265,10 @@ def shares(rows: Mapping[str, Mapping[str, float]], *, title: str = "") -> Figur
         rows: By name, the share by series: {"conv2d of conv1, forward": {"A": 0.1, "B": 0.02}}. 0 is drawn at the left
             edge, infinity at the right one.
         title: Above the rows; "" for none.
+
+    Raises:
+        TypeError: rows is not a dictionary of dictionaries.
+        ValueError: There is no row.
     """
     _expect_rows(rows)
     if not rows:
@@ -318,6 +329,10 @@ def differences(
         rows: By group and name of a tensor, the difference by step as a share of what rounding explains.
         first: The step and the tensor to mark.
         title: Above the picture; "" for none.
+
+    Raises:
+        TypeError: rows is not a dictionary of dictionaries.
+        ValueError: There is no step, or `first` is not among the rows.
     """
     _expect_rows(rows)
     steps = sorted({step for row in rows.values() for step in row})

@@ -1,8 +1,11 @@
-"""The docstring of every public function, class and method names all of its arguments, one by one."""
+"""The docstring of every public function, class and method names all of its arguments, one by one, and the errors that
+its own code raises."""
 
+import ast
 import importlib
 import inspect
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -75,6 +78,35 @@ def test_every_argument_is_named(name):
         f"{name}.{path}": missing
         for path, function, texts in public(module)
         if (missing := sorted(parameters(function) - {*known(texts, module)})) and f"{name}.{path}" not in EXEMPT
+    }
+    assert lacking == {}
+
+
+def raised(function):
+    """The errors that a function, or the __init__ of a class, raises in its own code."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
+    made = [part for part in getattr(tree, "body", ()) if getattr(part, "name", "") in ("__init__", "__post_init__")]
+    for part in made if isinstance(tree, ast.ClassDef) else [tree]:
+        for each in ast.walk(part):
+            if isinstance(each, ast.Raise) and isinstance(each.exc, ast.Call):
+                yield ast.unparse(each.exc.func).rpartition(".")[2]
+
+
+def unnamed_errors(function, texts):
+    """The errors of a public class that a function raises and its docstring does not name."""
+    text = "\n".join(text or "" for text in texts)
+    if re.search(r"[Rr]aises as `", text):  # another function's docstring names them
+        return []
+    abstract = "NotImplementedError"  # of a method that subclasses define
+    return sorted({each for each in raised(function) if each[0].isupper() and each != abstract and each not in text})
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_error_is_named(name):
+    lacking = {
+        f"{name}.{path}": errors
+        for path, function, texts in public(imported(name))
+        if (errors := unnamed_errors(function, texts))
     }
     assert lacking == {}
 

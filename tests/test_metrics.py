@@ -94,7 +94,7 @@ class Narrow:
 
 def test_bad_metrics_are_refused():
     for given, error, message in (
-        (["top-0"], ValueError, "of at least 1, received 0"),
+        (["top-0"], ValueError, "the k of top-k must be at least 1, received 0"),
         (["acuracy"], ValueError, "unknown metric 'acuracy'"),
         (["confusoin"], ValueError, "did you mean 'confusion'"),
         ("top-5", TypeError, "metrics are a list"),
@@ -107,6 +107,8 @@ def test_bad_metrics_are_refused():
     ):
         with pytest.raises(error, match=message):
             evaluate(small.net(), small.held_out(), metrics=given)
+    with pytest.raises(TypeError, match=r"the k of top-k must be an integer, received 1\.5"):
+        metrics.TopK(1.5)
 
 
 @pytest.mark.filterwarnings("error")

@@ -27,7 +27,9 @@ class Augmentation:
 
     mixup: blend each image with another of its batch, by a factor from the distribution Beta(mixup, mixup). cutmix:
     replace a rectangle by that of another image, with a share of the area drawn from Beta(cutmix, cutmix). Both turn
-    labels into class probabilities; at most one of the two may be above 0. See `ops.mix_batch`.
+    labels into class probabilities. See `ops.mix_batch`.
+
+    Raises ValueError for a value out of its range, and if mixup and cutmix are both above 0.
     """
 
     flip: bool | str = False

@@ -47,6 +47,9 @@ class Loader:
         dtype: The dtype of x, a float dtype.
         shuffle: Whether each epoch has its own order; False for evaluation.
         drop_last: Whether a short last batch is left out.
+
+    Raises:
+        ValueError: With drop_last no batch is left.
     """
 
     def __init__(

@@ -21,6 +21,10 @@ class Normalization:
 
     Args:
         mean, std: float32 (C,) or (H, W, C), in pixel units.
+
+    Raises:
+        TypeError: An argument does not hold numbers.
+        ValueError: An argument has another shape or is not finite, or std is not positive.
     """
 
     mean: NDArray[np.float32]
@@ -62,7 +66,7 @@ class Normalization:
 
     @classmethod
     def from_images(cls, images: NDArray[np.uint8], kind: str = "channel") -> Normalization:
-        """As `Normalization.from_dataset`, for uint8 `images` (N, H, W, C)."""
+        """As `Normalization.from_dataset`, for uint8 `images` (N, H, W, C). Raises ValueError for other images."""
         if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
             raise ValueError(
                 f"a normalization is computed from uint8 images (N, H, W, C), received {images.dtype.name} of shape "

@@ -31,6 +31,9 @@ class StreamLoader(Loader):
         workers: Threads that read in advance; by default as many as the samples allow, but at most 8 and at most one
             for each core.
         options: As in `Loader`.
+
+    Raises:
+        ValueError: As in `Loader`, or float images with a normalization or augmentation.
     """
 
     def __init__(
@@ -111,6 +114,9 @@ class Batches:
         device: Where the batches go.
         dtype: The dtype of x there.
         normalize: Returns the normalization of uint8 images, given the images of the first batch; None for floats.
+
+    Raises:
+        ValueError: The source gave no batch.
     """
 
     def __init__(

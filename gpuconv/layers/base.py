@@ -118,6 +118,9 @@ class Layer(Stateful["Layer"]):
 
         Args:
             input_shape: Without N, as the result.
+
+        Raises:
+            ValueError: The layer does not take this shape.
         """
         return input_shape
 
@@ -126,6 +129,8 @@ class Layer(Stateful["Layer"]):
 
         x: (N, *input_shape) of the net's dtype, on its device. training: use batch statistics and dropout. A layer that
         `writes_slices` also takes `out`, a slice of the channels of a wider volume, and writes its output there.
+
+        Raises TypeError or ValueError for an x that the layer does not take.
         """
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
@@ -222,7 +227,10 @@ class Layer(Stateful["Layer"]):
         return self.output_shape
 
     def place(self, path: str, input_shape: Shape) -> Shape:
-        """`plan` this layer at a `path` of the net, for an `input_shape` without N."""
+        """`plan` this layer at a `path` of the net, for an `input_shape` without N.
+
+        Raises what `plan` raises, with the path added, and TypeError if a subclass's __init__ does not call this one.
+        """
         if "variables" not in vars(self):
             raise TypeError(f"the __init__ of {type(self).__name__} must call super().__init__() first")
         self.path, self.input_shape = path, input_shape
@@ -320,7 +328,8 @@ class Layer(Stateful["Layer"]):
         self._saved = values
 
     def unstash(self) -> Any:
-        """Return what forward kept and drop it, so that backward releases the memory."""
+        """Return what forward kept and drop it, so that backward releases the memory. Raises RuntimeError if there was
+        no forward since the last backward."""
         saved, self._saved = self._saved, None
         if saved is None:
             where = self.path or type(self).__name__

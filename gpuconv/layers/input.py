@@ -18,6 +18,10 @@ class Input(Layer):
     Args:
         shape: (H, W, C).
         larger: Whether larger maps of the same depth are accepted too.
+
+    Raises:
+        TypeError: shape is not a tuple of integers.
+        ValueError: A size is below 1.
     """
 
     stem = "input"

@@ -217,6 +217,10 @@ def add_metrics(
         weight: (classes,), the weight of the loss, if labels are integers. Its numbers are not checked. A label outside
             the classes has weight 0, and its row counts as a wrong answer.
         ignore_index: The integer label of rows that do not count.
+
+    Raises:
+        TypeError: An array has another dtype, or totals another shape.
+        ValueError: Another array has a shape that does not fit, or there is a weight without integer labels.
     """
     backend = backend_of(totals=totals, loss=loss, scores=scores, optional=dict(labels=labels, weight=weight))
     shapes = [(4,), (5,)][weight is not None :]

@@ -32,6 +32,10 @@ def random_uniform(
 
     Returns:
         y.
+
+    Raises:
+        TypeError: y has no float dtype, or a number has another type.
+        ValueError: low exceeds high, or high - low is infinite, another number is out of its range, or y is read-only.
     """
     backend = backend_of(y=y)
     expect_any_float("y", y)
@@ -65,6 +69,10 @@ def random_normal(
 
     Returns:
         y.
+
+    Raises:
+        TypeError: y has no float dtype, or a number has another type.
+        ValueError: std is negative, another number is out of its range, or y is read-only.
     """
     backend = backend_of(y=y)
     expect_any_float("y", y)
@@ -89,6 +97,10 @@ def random_permutation(order: ArrayT, *, seed: int, epoch: int = 0, stream: int 
 
     Returns:
         order.
+
+    Raises:
+        TypeError: order has another dtype or rank, or a number is no integer.
+        ValueError: A number is out of its range, or order is read-only.
     """
     backend = backend_of(order=order)
     if order.dtype != np.int64 or len(order.shape) != 1:

@@ -24,6 +24,11 @@ def advance_clock(clock: Array, lr: Array, rates: Array, *, batch_size: int) -> 
         lr: (L,) float32 or float64, changed in place. After the last row of rates it becomes NaN.
         rates: (T, L), of lr's dtype: a row of learning rates for each step.
         batch_size: The number of samples in the step, at least 0.
+
+    Raises:
+        TypeError: An array has another dtype, or clock another shape.
+        ValueError: lr and rates have shapes that do not fit, an array changed in place is read-only, or the two
+            overlap.
     """
     backend = backend_of(clock=clock, lr=lr, rates=rates)
     _expect_counters("clock", clock, 4)
@@ -50,6 +55,10 @@ def advance_counter(counter: ArrayT, *, by: int) -> ArrayT:
 
     Returns:
         A copy of its old value.
+
+    Raises:
+        TypeError: counter has another dtype or shape.
+        ValueError: counter is read-only, or by is negative.
     """
     backend = backend_of(counter=counter)
     _expect_counters("counter", counter, 1)

@@ -72,7 +72,8 @@ class MPI(Ranks):
     Args:
         time_limit: The seconds that another rank may take to answer, above 0.
 
-    Raises ImportError that names the extra if mpi4py or the MPI library is missing.
+    Raises ValueError for another time limit, and ImportError that names the extra if mpi4py or the MPI library is
+    missing.
     """
 
     capturable = False

@@ -30,7 +30,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpuconv.arguments import expect_accepts
+from gpuconv.arguments import expect_accepts, integer
 from gpuconv.checkpoint import CheckpointError, save, write_atomically
 from gpuconv.console import is_quiet, progress_bar, say
 from gpuconv.files import open_to_append
@@ -301,12 +301,10 @@ class Curves(Callback):
 
 
 class EarlyStopping(Callback):
-    """Stop after `patience` epochs in a row without a new best."""
+    """Stop after `patience` epochs in a row, at least 1, without a new best."""
 
     def __init__(self, patience: int) -> None:
-        if patience < 1:
-            raise ValueError(f"patience is a number of epochs from 1, received {patience}")
-        self.patience = patience
+        self.patience = integer("patience", patience, 1)
 
     def on_start(self, trainer: RunState) -> None:
         history = trainer.history

@@ -30,6 +30,10 @@ class Plateau:
         threshold: What counts as an improvement: a loss below (1 - threshold) * best, an accuracy above
             (1 + threshold) * best.
         watch: The measure: "validation_loss", "validation_accuracy", "train_loss" or "train_accuracy".
+
+    Raises:
+        TypeError: A setting has another type.
+        ValueError: A setting is out of its range.
     """
 
     patience: int = 10

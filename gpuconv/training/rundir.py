@@ -43,6 +43,9 @@ class RunDirectory:
 
     Args:
         path: The folder.
+
+    Raises:
+        ValueError: The path is empty.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

@@ -263,6 +263,7 @@ class Digests(Callback):
         self.path, self.every = path, arguments.integer("every", every, 1)
 
     def on_start(self, trainer: Any) -> None:
+        """Open the file. Raises ValueError if neither a path nor a run directory is given."""
         path = self.path or (trainer.run and trainer.run.digests)
         if not path:
             raise ValueError("Digests() writes into the run directory, and the run has none: give it a path")

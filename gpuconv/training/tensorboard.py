@@ -52,6 +52,7 @@ class TensorBoard(Callback):
         self._said = ""
 
     def on_start(self, trainer: RunState) -> None:
+        """Open the event file. Raises ValueError if neither a path nor a run directory is given."""
         path = self.path or (trainer.run and trainer.run.tensorboard)
         if not path:
             raise ValueError("TensorBoard() writes into the run directory, and the run has none: give it a path")

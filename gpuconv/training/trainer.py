@@ -96,6 +96,9 @@ class Trainer(RunState):
         shard_optimizer: Whether each rank keeps the optimizer's state and the moving averages of only a part of the
             parameters, and updates only these. It changes no result.
         optimizer_settings: Settings of an optimizer given by name, such as `lr` and `momentum`.
+
+    Raises:
+        TypeError, ValueError: A setting has another type, is out of its range, or cannot be combined with another one.
     """
 
     def __init__(
@@ -223,6 +226,7 @@ class Trainer(RunState):
             CheckpointError: A run directory or checkpoint that cannot be used, or that another process is writing.
             SettingsError: A resume with other settings.
             FileExistsError: run_dir already holds a run.
+            ValueError: Another argument is out of its range, or resume=True without run_dir.
         """
         integer("metrics_every", metrics_every, 1)
         epochs = integer("epochs", epochs, 0)

@@ -119,8 +119,10 @@ def test_early_stopping_waits_for_its_patience():
         EarlyStopping(patience).on_epoch(trainer, history[-1])
         assert reasons == [f"early stopping: no better train_loss in {patience} epochs"] * stops
     EarlyStopping(1).on_start(SimpleNamespace(history=[]))
-    with pytest.raises(ValueError, match="patience is a number of epochs from 1, received 0"):
+    with pytest.raises(ValueError, match="patience must be at least 1, received 0"):
         EarlyStopping(0)
+    with pytest.raises(TypeError, match=r"patience must be an integer, received 1\.5"):
+        EarlyStopping(1.5)
 
 
 def test_curves_are_drawn_periodically_and_at_the_end(monkeypatch, tmp_path, caplog):

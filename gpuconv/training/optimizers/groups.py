@@ -54,6 +54,9 @@ class Groups(Optimizer):
         lr: A factor on every group's rate, as is the run's schedule; a group with its own schedule ("@ linear:3")
             follows that instead. At a rate of 0, parameters do not change, except that Muon still scales its weights.
         groups: Selectors and optimizers, as the module's docstring describes them.
+
+    Raises:
+        ValueError: A text that cannot be read, or a weight_decay or decay, which each group's optimizer takes instead.
     """
 
     name: ClassVar[str] = "groups"

@@ -30,6 +30,9 @@ class Muon(Optimizer):
             with factors of that precision, on a GPU by tensor cores, but not for nets in float64; or "auto", which is
             "bfloat16" for 16-bit nets and "full" for others.
         tf32: The earlier name of matmul_precision: True means "tf32", False "full", and "auto" the same as now.
+
+    Raises:
+        ValueError: A setting is out of its range, there is a weight_decay, or tf32 and matmul_precision are both given.
     """
 
     name: ClassVar[str] = "muon"
