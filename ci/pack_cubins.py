@@ -5,8 +5,9 @@ compiled them, not by folder. So it works on any machine with the same NVRTC; DI
 
     pip install --no-deps --target DIR nvidia-cuda-nvrtc==13.0.88 nvidia-cuda-runtime==13.0.96
 
-provides that machine's. It compiles all variants that `gpuconv kernels` lists and the launches of the nets the gate
-times; other kernels are compiled where a check runs. Kernels compiled before are taken from the cache.
+provides that machine's. It compiles all variants that `gpuconv kernels` lists, the launches of the nets that the gate
+times and, for sm_90a, the kernels of the part "hopper"; other kernels are compiled where a check runs. Kernels compiled
+before are taken from the cache.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ LARGEST = 40 << 20  # bytes
 NETS = ("airbench94", "vgg-cifar", "resnet18-cifar")
 BATCH = 8
 
-Job = tuple[str, tuple[tuple[str, str], ...]]  # a .cu file's name and its macros
+Job = tuple[str, tuple[tuple[str, str], ...]]  # a .cu file's name, or its path if it is not shipped, and its macros
 
 
 def variants_of(file: str | None = None, arch: str = "sm_90a") -> list[Job]:
@@ -55,6 +56,15 @@ def launched_by(net: str, precision: str) -> Iterator[Job]:
         trainer.step(x, y)
     modules = (each.kernel.module for each in found)
     yield from dict.fromkeys((module.path.name, tuple(module.defines.items())) for module in modules)
+
+
+def of_the_ladder() -> Iterator[Job]:
+    """The kernels of the part "hopper"."""
+    from ci.gate import rungs
+
+    for module in dict.fromkeys(rungs.modules()):
+        shipped = module.path.parent != rungs.KERNELS
+        yield module.path.name if shipped else str(module.path), tuple(module.defines.items())
 
 
 def use_nvrtc(folder: Path | None) -> str:
@@ -109,6 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     jobs = variants_of(options.file, options.arch)
     if not options.file:
         jobs += [job for net in NETS for precision in ("bfloat16", "float32") for job in launched_by(net, precision)]
+        jobs += of_the_ladder() if options.arch == "sm_90a" else []
     jobs = list(dict.fromkeys(jobs))
     if not jobs:
         parser.error(f"no kernel file is named {options.file!r}")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ TILE_ROWS = DEPTH = 64  # of a product of one warpgroup
 SWIZZLES = {0: "no", 1: "128-byte", 2: "64-byte", 3: "32-byte"}
 MAJORS = {0: "A and B K-major", 1: "A K-major, B MN-major", 2: "A MN-major, B K-major", 3: "A and B MN-major"}
 SHOWN = 12  # lines that describe wrong values
+HALVES = ("bfloat16", "float16")
+DIRECTIONS = ("fprop", "dgrad", "wgrad")
 
 
 def ranges(numbers: Any) -> str:
@@ -60,13 +63,23 @@ def what_is_wrong(expected: np.ndarray, found: np.ndarray) -> list[str]:
 def multiplied(device: str, dtype: str, columns: int, layout: tuple[int, int], a: Any, b: Any) -> np.ndarray:
     """a (64, 64) times b (columns, 64) transposed, by one warpgroup. layout: keys of `SWIZZLES` and `MAJORS`."""
     import gpuconv as gc
-    from gpuconv.backends.cuda.runtime.kernel import load
 
-    run = load(KERNELS / "wgmma_products.cu", {"DTYPE": dtype, "COLUMNS": columns}).kernel("product")
+    run = _products_kernel(dtype, columns).kernel("product")
     sums = gc.asarray(np.zeros((TILE_ROWS, columns), np.float32), device)
     moved = [gc.asarray(np.asarray(each, gc.dtypes.as_dtype(dtype)), device) for each in (a, b)]
     run(1, 128, sums, *moved, *layout, 0, 0, shared=(TILE_ROWS + columns) * DEPTH * 2)
     return gc.to_numpy(sums)
+
+
+def _products_kernel(dtype: str, columns: int) -> Any:
+    from gpuconv.backends.cuda.runtime.kernel import load
+
+    return load(KERNELS / "wgmma_products.cu", {"DTYPE": dtype, "COLUMNS": columns})
+
+
+def widths(small: bool) -> tuple[int, ...]:
+    """The columns of a warpgroup's product."""
+    return (64,) if small else (64, 128, 192, 256)
 
 
 def read_map(device: str, dtype: str, columns: int, layout: tuple[int, int]) -> list[str]:
@@ -96,8 +109,8 @@ def read_map(device: str, dtype: str, columns: int, layout: tuple[int, int]) -> 
 
 def tiles(device: str, majors: tuple[int, ...], small: bool) -> int:
     rng, failed, count = np.random.default_rng(0), 0, 0
-    for dtype in ("bfloat16",) if small else ("bfloat16", "float16"):
-        for columns in (64,) if small else (64, 128, 192, 256):
+    for dtype in HALVES[:1] if small else HALVES:
+        for columns in widths(small):
             for layout in [(swizzle, which) for which in majors for swizzle in (1, 2, 3, 0)]:
                 if columns > 64 and layout[0] != 1:
                     continue  # 64 columns show all swizzles
@@ -113,15 +126,20 @@ def tiles(device: str, majors: tuple[int, ...], small: bool) -> int:
     return _ended(failed, count, "products of a warpgroup")
 
 
+def _ring_kernel() -> Any:
+    from gpuconv.backends.cuda.runtime.kernel import load
+
+    return load(KERNELS / "warpgroups.cu")
+
+
 def ring(device: str, small: bool) -> int:
     import gpuconv as gc
-    from gpuconv.backends.cuda.runtime.kernel import load
 
     failed, sizes, size, blocks = 0, (1, 3) if small else (1, 2, 3, 4, 7, 10, 100, 1000), 512, 2
     for count in sizes:
         x = np.random.default_rng(count).integers(-9, 10, (count, size)).astype(np.float32)
         y = gc.asarray(np.full((blocks * 2, size), np.nan, np.float32), device)
-        load(KERNELS / "warpgroups.cu").kernel("correct")(blocks, 384, y, gc.asarray(x, device), count)
+        _ring_kernel().kernel("correct")(blocks, 384, y, gc.asarray(x, device), count)
         found, expected = gc.to_numpy(y), np.broadcast_to(x.sum(0), (blocks * 2, size))
         right = np.array_equal(found, expected)
         print(f"{'PASS' if right else 'FAIL'} {count} tiles through a ring of 3 stages", flush=True)
@@ -139,32 +157,41 @@ def direction(name: str, device: str, small: bool) -> int:
     from gpuconv.backends.cuda.gemm import tuner
     from gpuconv.backends.cuda.gemm.plan import unproved
     from gpuconv.backends.cuda.gemm.proofs import prove
-    from gpuconv.backends.cuda.ops.conv import product_of
     from gpuconv.backends.cuda.runtime.device_array import capability_named
-    from gpuconv.backends.cuda.runtime.outputs import pack_width
-    from gpuconv.dtypes import as_dtype
 
     place, failed, count = tuner.place_named(device), 0, 0
-    for problem in problems(small):
-        for dtype in ("bfloat16", "float32") if small else ("bfloat16", "float16"):
-            for finish in finishes(name, dtype, small):
-                packs = [pack_width(as_dtype(dtype), count=each) for each in (problem.c, problem.k)]
-                product = product_of(name, problem, finish, as_dtype(dtype), False, packs[0], packs[1])
-                for each in unproved(product, capability_named(device)):
-                    found, count = prove(product, each, place), count + 1
-                    failed += not found.proved
-                    print(
-                        f"{'PASS' if found.proved else 'FAIL'} {each.algorithm.name} {name} {problem} {dtype} {finish}"
-                    )
-                    print(f"    {found}", flush=True)
-                    if found.proved:
-                        print(f"    {timed(product, each, device)}", flush=True)
-                    elif found.lasting and "did not answer" not in found.reason and "ended with" not in found.reason:
-                        print(*wrong_in(product, each, place), sep="\n", flush=True)
+    for product in products(name, small):
+        for each in unproved(product, capability_named(device)):
+            found, count = prove(product, each, place), count + 1
+            failed += not found.proved
+            verdict, what = "PASS" if found.proved else "FAIL", f"{product.problem} {product.dtype} {product.epilogue}"
+            print(f"{verdict} {each.algorithm.name} {name} {what}")
+            print(f"    {found}", flush=True)
+            if found.proved:
+                print(f"    {timed(product, each, device)}", flush=True)
+            elif found.lasting and "did not answer" not in found.reason and "ended with" not in found.reason:
+                print(*wrong_in(product, each, place), sep="\n", flush=True)
     if not count:
         print(f"no algorithm of {name} is to be proved")
         return NOTHING
     return _ended(failed, count, f"proofs of {name}")
+
+
+def products(name: str, small: bool) -> Iterator[Any]:
+    """The products of a direction, smallest problem first."""
+    for problem in problems(small):
+        for dtype in ("bfloat16", "float32") if small else HALVES:
+            for finish in finishes(name, dtype, small):
+                yield product_to_prove(name, problem, finish, dtype)
+
+
+def product_to_prove(name: str, problem: Any, finish: Any, dtype: str) -> Any:
+    from gpuconv.backends.cuda.ops.conv import product_of
+    from gpuconv.backends.cuda.runtime.outputs import pack_width
+    from gpuconv.dtypes import as_dtype
+
+    packs = [pack_width(as_dtype(dtype), count=each) for each in (problem.c, problem.k)]
+    return product_of(name, problem, finish, as_dtype(dtype), False, packs[0], packs[1])
 
 
 def problems(small: bool) -> list[Any]:
@@ -244,6 +271,27 @@ def question_of(product: Any, candidate: Any, device: str) -> Any:
     )
 
 
+# --- all of them --------------------------------------------------------------------------------
+
+
+def modules(capability: int = 90) -> Iterator[Any]:
+    """The kernels of all rungs on a GPU of this compute capability, to be compiled ahead: of the algorithms to prove,
+    and of the proved ones, which a proof also runs without activation and moments, for its bounds."""
+    from gpuconv.backends.cuda.gemm.compiled import kernel_of
+    from gpuconv.backends.cuda.gemm.plan import plan, unproved
+    from gpuconv.problems import PLAIN, epilogue
+
+    yield from (_products_kernel(dtype, columns) for dtype in HALVES for columns in widths(False))
+    yield _ring_kernel()
+    for name in DIRECTIONS:
+        for each in products(name, False):
+            for candidate in unproved(each, capability):
+                yield kernel_of(each, candidate).module
+            bare = epilogue(None, 2, masked=True) if each.epilogue.pool == 2 else PLAIN
+            for of in (each, product_to_prove(name, each.problem, bare, each.dtype.name)):
+                yield kernel_of(of, plan(each, "auto", capability)).module
+
+
 def _ended(failed: int, count: int, what: str) -> int:
     print(f"{failed} of {count} {what} fail" if failed else f"all {count} {what} pass")
     return 1 if failed else 0
@@ -253,10 +301,7 @@ RUNGS = {
     "k-major": lambda device, small: tiles(device, (0,), small),
     "mn-major": lambda device, small: tiles(device, (1, 2, 3), small),
     "ring": ring,
-    "fprop": lambda device, small: direction("fprop", device, small),
-    "dgrad": lambda device, small: direction("dgrad", device, small),
-    "wgrad": lambda device, small: direction("wgrad", device, small),
-}
+} | {name: functools.partial(direction, name) for name in DIRECTIONS}
 
 
 def main() -> int:

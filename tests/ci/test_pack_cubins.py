@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 
 import pytest
 
 from ci import pack_cubins
-from ci.gate import start
+from ci.gate import rungs, start
 from ci.gate.commands import Gate
 from ci.gate.results import FailedError, NotReachedError
+from gpuconv.backends.cuda.gemm.plan import plan, unproved
+from gpuconv.backends.cuda.gemm.proofs import trusting
 from gpuconv.backends.cuda.runtime import nvrtc
+from gpuconv.profiling import launches
+from gpuconv.verify.proof import Form, Proof, called
 
 pytest.importorskip("cuda.core", reason="NVRTC is not installed")
 
@@ -83,3 +88,23 @@ def test_a_pack_that_is_too_large_is_not_written(tmp_path, monkeypatch, capsys):
 def test_every_kernel_of_the_gates_nets_is_packed():
     jobs = dict.fromkeys(file for file, _ in pack_cubins.launched_by("vgg-cifar", "bfloat16"))
     assert {"conv2d_fprop_mma.cu", "conv2d_dgrad_mma.cu", "conv2d_wgrad_mma.cu", "optimizer.cu"} <= set(jobs)
+
+
+@pytest.mark.parametrize("direction", rungs.DIRECTIONS)
+def test_the_kernels_that_the_hopper_ladder_runs_are_packed(direction):
+    """Those of a proof, by the algorithm to be proved and by the one that it is compared with, for every finish."""
+    packed = {*pack_cubins.variants_of(), *pack_cubins.of_the_ladder()}
+    problem = rungs.problems(small=True)[0]
+    for dtype in rungs.HALVES:
+        for finish in rungs.finishes(direction, dtype, small=False):
+            product = rungs.product_to_prove(direction, problem, finish, dtype)
+            reference = plan(product, "auto", 90).algorithm.name
+            for candidate in unproved(product, 90):
+                asked = replace(rungs.question_of(product, candidate, "emulated"), against=reference)
+                with launches.recorded(execute=False) as found, trusting():
+                    proof = Proof(asked)
+                    called(asked, asked.algorithm, proof._random, Form(), finish)
+                modules = [each.kernel.module for each in found]
+                jobs = {(module.path.name, tuple(module.defines.items())) for module in modules}
+                assert {file for file, _ in jobs} >= {f"conv2d_{direction}_wgmma.cu", f"conv2d_{direction}_mma.cu"}
+                assert jobs <= packed
