@@ -14,13 +14,15 @@ CRC-32 without a name.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
 import platform
+import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -45,6 +47,7 @@ _BLOCK = 1024 * ROW  # values that are read at a time, few enough to stay in the
 _SMALL = 2.0**-100  # with a mean square below this, float32 is too coarse: products under 2^-126 may be rounded to 0
 _ONES = {np.dtype(dtype): np.ones(_BLOCK // ROW, dtype) for dtype in ("float32", "float64")}
 _SHORT = 16 * ROW  # shorter tensors are added in float64
+_NUMBER = re.compile(r"(?<!%)%\.\d+g")  # in a template
 
 
 @dataclass(frozen=True)
@@ -94,17 +97,16 @@ class Digest:
     def of(
         cls, direction: str, name: str, tensor: Array, products: float = 1, before: np.ndarray | None = None
     ) -> Digest:
-        """The digest of a tensor. products: as in the class, rounded up. before: the values before the update, for an
-        updated parameter."""
+        """The digest of a tensor, with as many digits as in a file. products: as in the class, rounded up. before: the
+        values before the update, for an updated parameter."""
         host, measures = _host(tensor), Measures()
-        measures.add(host, before)
-        (hashed,), (numbers,) = measures.hashes(), measures.numbers()
-        size = max(1, math.ceil(products))
-        return cls(direction, name, host.dtype.name, host.size, size, hashed, *numbers)
+        with np.errstate(all="ignore"):
+            measures.add(host, before)
+        return _checked(json.loads(measures.filled([_template(direction, name, host.dtype, host.size, products)])))
 
 
 class Measures:
-    """Hashes, sums and norms of tensors. `add` reads a tensor; `numbers` completes the sums of all of them together,
+    """Hashes, sums and norms of tensors. `add` reads a tensor; `filled` completes the sums of all of them together,
     because a call of NumPy takes longer than adding a few numbers."""
 
     def __init__(self) -> None:
@@ -113,68 +115,62 @@ class Measures:
         self._hash: Any = xxh3_64  # it takes arrays, although its annotation does not say so
         self._hashes: list[Any] = []
         # Places 3 i, 3 i + 1 and 3 i + 2 add up to the sum of tensor i, its squared norm, and that of its change.
-        self._rows = _Parts()
-        self._roots = _Parts()  # values of short tensors, still to be squared
+        self._places: list[int] = [0]
+        self._parts: list[np.ndarray] = [np.zeros(1)]  # one part at least, even if all tensors are empty
+        self._square_places: list[int] = []  # of values that are still to be squared
+        self._roots: list[np.ndarray] = []
 
-    @np.errstate(all="ignore")
-    def add(self, tensor: Array, before: np.ndarray | None = None) -> None:
-        """Measure a tensor, which may be changed afterwards. before: its values before the update."""
-        flat, place = _host(tensor).reshape(-1), 3 * len(self._hashes)
+    def add(self, host: np.ndarray, before: np.ndarray | None = None) -> None:
+        """Measure a tensor, which may be changed afterwards, where NumPy ignores overflows and invalid numbers.
+        before: its values before the update."""
+        flat, place = host.reshape(-1), 3 * len(self._hashes)
         earlier = None if before is None else before.reshape(-1)
         hashed = self._hash(flat[:_BLOCK].view(np.uint8))  # bfloat16 has no buffer
         self._hashes.append(hashed)
-        if flat.size < _SHORT:
-            values = flat.astype(np.float64)
-            self._roots.add(place + 1, values)
-            if earlier is not None:
-                self._roots.add(place + 2, values - earlier)
-            return
         for at in range(0, flat.size, _BLOCK):
             part = flat[at : at + _BLOCK]
             if at:
                 hashed.update(part.view(np.uint8))
-            values, squares = _squares(part.astype(_wide(part.dtype), copy=False))
-            self._rows.add(place, _sums(values))
-            self._rows.add(place + 1, squares)
-            if earlier is not None:
-                change = values - earlier[at : at + _BLOCK].astype(values.dtype, copy=False)
-                self._rows.add(place + 2, _squares(change)[1])
+            then = None if earlier is None else earlier[at : at + _BLOCK]
+            whole = 0 if len(part) < _SHORT else len(part) - len(part) % _SQUARES
+            if whole:
+                values, squares = _squares(part[:whole].astype(_wide(part.dtype), copy=False))
+                # A row is too short for BLAS to use threads, so the bits do not depend on their number.
+                self._parts += np.vecdot(values.reshape(-1, ROW), _ONES[values.dtype][:ROW]), squares
+                self._places += place, place + 1
+                if then is not None:
+                    self._parts.append(_squares(values - then[:whole].astype(values.dtype, copy=False))[1])
+                    self._places.append(place + 2)
+            if whole < len(part):
+                rest = part[whole:].astype(np.float64)
+                self._parts.append(rest)
+                self._places.append(place)
+                self._roots.append(rest)
+                self._square_places.append(place + 1)
+                if then is not None:
+                    self._roots.append(rest - then[whole:])
+                    self._square_places.append(place + 2)
 
-    def hashes(self) -> list[str]:
-        return [f"{XXH3}:{hashed.hexdigest()}" for hashed in self._hashes]
+    def filled(self, templates: list[str]) -> str:
+        """The text that the tensors' templates make with their hashes and numbers."""
+        numbers = self._numbers(3 * len(self._hashes))
+        text, values = ", ".join(templates), numbers.ravel().tolist()
+        if not (abs(numbers) < MOST).all():
+            text = _NUMBER.sub("%s", text)
+            values = [repr(each) if abs(each) < MOST else "null" for each in values]
+        entries = zip((each.hexdigest() for each in self._hashes), values[0::3], values[1::3], values[2::3])
+        return text % tuple(itertools.chain.from_iterable(entries))
 
     @np.errstate(all="ignore")
-    def numbers(self) -> list[list[float | None]]:
-        """For each tensor its sum, its norm, and the norm of its change; None for a number that is not finite."""
-        count = 3 * len(self._hashes)
-        found = self._rows.added(count) + self._roots.added(count, squared=True)
-        found[0::3] += self._roots.added(count)[1::3]
-        numbers = found.reshape(-1, 3)
-        numbers[:, 1:] = np.sqrt(numbers[:, 1:])
-        if np.isfinite(found).all():
-            return numbers.tolist()
-        return [[each if math.isfinite(each) else None for each in row] for row in numbers.tolist()]
-
-
-class _Parts:
-    """Arrays whose values are added up at the end: for each place, those of all arrays that were added there."""
-
-    def __init__(self) -> None:
-        self._places: list[int] = []
-        self._parts: list[np.ndarray] = []
-
-    def add(self, place: int, part: np.ndarray) -> None:
-        if part.size:
-            self._places.append(place)
-            self._parts.append(part)
-
-    def added(self, count: int, squared: bool = False) -> np.ndarray:
-        """The sums of the values, or of their squares, at each of `count` places, in float64."""
-        if not self._parts:
-            return np.zeros(count)
-        values = np.concatenate(self._parts, dtype=np.float64)
-        begin = np.cumsum([0, *map(len, self._parts[:-1])])
-        return np.bincount(self._places, np.add.reduceat(values * values if squared else values, begin), count)
+    def _numbers(self, count: int) -> np.ndarray:
+        """For each tensor its sum, its norm, and the norm of its change."""
+        roots = np.concatenate([[], *self._roots])
+        parts = np.concatenate([*self._parts, roots * roots])
+        lengths = [len(part) for part in (*self._parts, *self._roots)]
+        begins = np.cumsum([0, *lengths[:-1]])
+        found = np.bincount(self._places + self._square_places, np.add.reduceat(parts, begins), count).reshape(-1, 3)
+        found[:, 1:] = np.sqrt(found[:, 1:])
+        return found
 
 
 def _host(tensor: Array) -> np.ndarray:
@@ -188,31 +184,23 @@ def _wide(dtype: np.dtype) -> type:
     return np.float32 if is_float(dtype) and dtype.itemsize <= 4 else np.float64
 
 
-def _sums(values: np.ndarray) -> np.ndarray:
-    """The sum of each row of `ROW` values, then the values that are left over. A row is too short for BLAS to use
-    threads, so the bits do not depend on their number."""
-    rows, rest = _rows(values, ROW)
-    found = np.vecdot(rows, _ONES[values.dtype][:ROW])
-    return np.concatenate([found, rest]) if len(rest) else found
-
-
 def _squares(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The values, in float64 if float32 cannot hold their squares, and the sums of their squares in rows of
-    `_SQUARES`."""
-    rows, rest = _rows(values, _SQUARES)
+    `_SQUARES`, which they fill."""
+    rows = values.reshape(-1, _SQUARES)
     found = np.vecdot(rows, rows)
-    if len(rest):
-        found = np.append(found, np.vecdot(rest, rest))
     least, ones = len(values) * _SMALL, _ONES[values.dtype][: len(found)]
     if values.dtype == np.float32 and not least <= found.dot(ones) < math.inf:
         return _squares(values.astype(np.float64))
     return values, found
 
 
-def _rows(values: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """The values in as many complete rows of `length` as they fill, and those that are left over."""
-    whole = len(values) - len(values) % length
-    return values[:whole].reshape(-1, length), values[whole:]
+def _template(direction: str, name: str, dtype: np.dtype, size: int, products: float) -> str:
+    """A digest's JSON with places for the hash, the sum, the norm and the norm of the change. Numbers of tensors up to
+    float32 have 9 digits, more than their sums are accurate to."""
+    begin = json.dumps([direction, name, dtype.name, size, max(1, math.ceil(products))])[:-1].replace("%", "%%")
+    number = "%.9g" if _wide(dtype) is np.float32 else "%.17g"
+    return f'{begin}, "{XXH3}:%s", {number}, {number}, {number}]'
 
 
 @dataclass(frozen=True)
@@ -222,15 +210,6 @@ class Step:
     step: int
     on: str
     tensors: list[Digest]
-
-    def line(self) -> str:
-        return _line(self.step, self.on, [json.dumps([*vars(digest).values()]) for digest in self.tensors])
-
-
-def _line(step: int, on: str, tensors: list[str]) -> str:
-    """A step's line in the file. tensors: the JSON of each digest."""
-    begin = json.dumps({"format": FORMAT, "step": step, "on": on, "tensors": []})
-    return f"{begin[:-2]}{', '.join(tensors)}]}}\n"
 
 
 Key = tuple[str, str, int]  # direction and name of a tensor, and how many with the same came before it in the step
@@ -268,33 +247,35 @@ class Digests(Callback):
         if not path:
             raise ValueError("Digests() writes into the run directory, and the run has none: give it a path")
         self._path, self._on = Path(path), machine(trainer.net.device)
-        there = read(self._path) if trainer.steps and self._path.exists() else []
-        kept = [step.line() for step in there if step.step <= trainer.steps]
-        write_atomically(self._path, "".join(kept).encode())
+        there = _lines(self._path) if trainer.steps and self._path.exists() else []
+        kept = [line for line, step in there if step.step <= trainer.steps]
+        write_atomically(self._path, b"".join(kept))
         self._begun = bool(kept)
-        self._begins = cache(partial(_begin, trainer.net))
+        self._layers = [layer for layer in trainer.trained.walk() if layer.path]
+        self._templates = cache(partial(_template_of, trainer.net))
 
     @contextmanager
     def around_step(self, trainer: Any) -> Iterator[None]:
         """A context around a step of `trainer`, which writes the digests of the step's tensors."""
         step = trainer.steps + 1
         inside = step <= self.every or step % self.every == 0 or not self._begun
-        with self._digests(trainer, inside) as digests:
+        with self._digests(trainer, self._layers if inside else []) as digests:
             yield
         self._begun = True
-        append(self._path, _line(step, self._on, digests))
+        begin = json.dumps({"format": FORMAT, "step": step, "on": self._on, "tensors": []})
+        append(self._path, f"{begin[:-2]}{digests[0]}]}}\n")
 
     @contextmanager
-    def _digests(self, trainer: Any, inside: bool) -> Iterator[list[str]]:
-        """A context for one step, at whose end the list has the JSON of each digest. inside: whether to record the
-        layers' outputs and the gradients of their inputs."""
+    def _digests(self, trainer: Any, layers: Sequence[Any]) -> Iterator[list[str]]:
+        """A context for one step, at whose end the list has one text: the JSON of the digests. layers: those whose
+        outputs and gradients of their inputs are recorded."""
         found: list[str] = []
         measures, tensors = Measures(), []
         sums = trainer.totals.read()
         before = {name: np.array(_host(value)) for name, value in trainer.net.state_dict().items()}
 
         def add(direction: str, of: Any, tensor: Array, before: np.ndarray | None = None) -> None:
-            measures.add(tensor, before)
+            measures.add(_host(tensor), before)
             tensors.append((direction, of, tensor.dtype, tensor.shape))
             if self.seen:
                 self.seen(direction, _name(direction, of), tensor)
@@ -306,7 +287,6 @@ class Digests(Callback):
             if dx is not None:
                 add("backward", layer, dx)
 
-        layers = [layer for layer in trainer.trained.walk() if layer.path] if inside else []
         hooks = [layer.register_forward_hook(forward) for layer in layers]
         hooks += [layer.register_backward_hook(backward) for layer in layers]
         try:
@@ -320,14 +300,12 @@ class Digests(Callback):
         for name, value in trainer.net.state_dict().items():
             add("update", name, value, before[name])
         add("loss", "loss", np.array(step.loss))
-        begins = [self._begins(*tensor, step.samples) for tensor in tensors]
-        numbers = json.dumps(measures.numbers())[2:-2].split("], [")  # one call, because each takes long to begin
-        found += [f'{begin}, "{hashed}", {ends}]' for begin, hashed, ends in zip(begins, measures.hashes(), numbers)]
+        found.append(measures.filled([self._templates(*tensor, step.samples) for tensor in tensors]))
 
 
-def _begin(net: Any, direction: str, of: Any, dtype: np.dtype, shape: tuple[int, ...], samples: float) -> str:
-    """The part of a digest's JSON before the hash, which is the same in many steps. of: a layer, or the name of a
-    variable. samples: the number of samples in the step."""
+def _template_of(net: Any, direction: str, of: Any, dtype: np.dtype, shape: tuple[int, ...], samples: float) -> str:
+    """The template of a tensor's digest, which is the same in many steps. of: a layer, or the name of a variable.
+    samples: the number of samples in the step."""
     products = 1.0
     if direction in ("forward", "backward"):
         products = _products(of, shape)
@@ -336,8 +314,7 @@ def _begin(net: Any, direction: str, of: Any, dtype: np.dtype, shape: tuple[int,
         products = samples * math.prod(outputs.get(of, ())) / shape[0]
     elif direction == "loss":
         products = samples
-    begin = [direction, _name(direction, of), dtype.name, math.prod(shape), max(1, math.ceil(products))]
-    return json.dumps(begin)[:-1]
+    return _template(direction, _name(direction, of), dtype, math.prod(shape), products)
 
 
 def _name(direction: str, of: Any) -> str:
@@ -367,19 +344,24 @@ def machine(device: str) -> str:
 
 def read(path: str | os.PathLike[str]) -> list[Step]:
     """The steps in a file, without an incomplete last line. Raises CheckpointError that names a wrong line."""
+    return [step for _, step in _lines(path)]
+
+
+def _lines(path: str | os.PathLike[str]) -> list[tuple[bytes, Step]]:
+    """The lines of a file and what they say, as `read`."""
     try:
         with files.open_regular(path) as file:
             *lines, _ = file.read().split(b"\n")
     except OSError as error:
         raise CheckpointError(f"cannot read the digests {path}: {error.strerror}") from error
-    found: list[Step] = []
+    found: list[tuple[bytes, Step]] = []
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
             if (written := entry.get("format", 1)) not in (1, FORMAT):
                 raise ValueError(f"its format is {str(written)[:20]}, and this version reads 1 and {FORMAT}")
             tensors = [_checked(each) for each in entry["tensors"]]
-            found.append(Step(int(entry["step"]), str(entry["on"]), tensors))
+            found.append((line + b"\n", Step(int(entry["step"]), str(entry["on"]), tensors)))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{path}, line {number}, is not a line of digests: {error}") from error
     return found

@@ -240,8 +240,8 @@ def test_what_is_shown_changes_as_the_net_learns(open_page):
     before, (loss, accuracy), drawn = scales(page), legend(page), page.evaluate(curve)
     assert list(before) == list(gc.models.build("digits-net", input_shape=(8, 8, 1), classes=10).params())
     wait_for_accuracy(page, 0.9)
-    assert legend(page)[0] < loss
-    assert legend(page)[1] > accuracy
+    eventually(page, lambda: legend(page)[0] < loss, "the loss falls")
+    eventually(page, lambda: legend(page)[1] > accuracy, "the accuracy rises")
     assert all(now != then for now, then in zip(page.evaluate(curve), drawn))
     eventually(page, lambda: all(scale != before[name] for name, scale in scales(page).items()))
     assert list(scales(page)) == list(before)

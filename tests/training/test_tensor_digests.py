@@ -136,13 +136,11 @@ def test_a_hash_names_its_kind_and_depends_on_every_bit():
 
 
 def test_files_of_the_first_format_are_read(tmp_path):
-    """Their hashes are CRC-32 without a prefix. A resumed run keeps such lines."""
+    """Their hashes are CRC-32 without a prefix."""
     old = ["forward", "conv1", "float32", 65536, 9, "5f1c02aa", 12.5, 80.1, 0]
     (tmp_path / "old.jsonl").write_text(json.dumps({"step": 1, "on": "numpy", "tensors": [old]}) + "\n")
     (step,) = read(tmp_path / "old.jsonl")
     assert (step.tensors[0].hash, step.tensors[0].kind, step.tensors[0].norm) == ("crc32:5f1c02aa", "crc32", 80.1)
-    (tmp_path / "again.jsonl").write_text(step.line())
-    assert read(tmp_path / "again.jsonl") == [step]
     for number in (3, "2", None):
         (tmp_path / "new.jsonl").write_text(json.dumps({"format": number, "step": 1, "on": "", "tensors": []}) + "\n")
         with pytest.raises(CheckpointError, match="line 1, is not a line of digests: its format is"):
@@ -211,6 +209,30 @@ def test_a_resumed_run_writes_the_same_file(tmp_path):
     small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Digests()], resume=True)
     straight, run = ((tmp_path / name / "digests.jsonl").read_bytes() for name in ("straight", "run"))
     assert run == straight
+
+
+def test_a_resumed_run_keeps_the_lines_of_an_older_version(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Stop(7)])
+    path = tmp_path / "run" / "digests.jsonl"
+    old = ["forward", "conv1", "float32", 65536, 9, "5f1c02aa", 12.5, 80.123456789012, 0]
+    lines = [json.dumps({"step": step, "on": "numpy", "tensors": [old]}) for step in range(1, 8)]
+    path.write_text("\n".join(lines) + "\n")
+    small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Digests()], resume=True)
+    assert path.read_text().split("\n")[:5] == lines[:5]  # up to the checkpoint
+    assert [step.step for step in read(path)] == [*range(1, 16)]
+
+
+def test_any_name_and_number_can_be_written(tmp_path):
+    """Names may contain what formats numbers. Numbers that are not finite, or as large, are null."""
+    names = ["%", "%s", "%.9g", "100 %d", '"', "nan, inf"]
+    for name in names:
+        for value, norm in ((3.0, 3.0), (np.nan, None), (np.inf, None)):
+            found = Digest.of("forward", name, np.array([value], np.float32))
+            assert (found.name, found.sum, found.norm) == (name, norm, norm)
+    assert Digest.of("forward", "x", np.array([1.2e308])).sum is None
+    assert Digest.of("forward", "x", np.array([2**53 - 1])).sum == 2**53 - 1
+    assert Digest.of("forward", "x", np.array([1 / 3])).sum == 1 / 3
 
 
 def test_outputs_of_shards_are_listed_one_by_one(tmp_path):
