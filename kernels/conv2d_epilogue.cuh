@@ -51,9 +51,10 @@ __device__ __forceinline__ void
 run_epilogue(const Accumulators& accumulators, const Block& block, DTYPE* y, uint8* mask, DTYPE* input, Moments* moments,
              Real* partials, const Convolution& conv) {
     const int32 pixels = conv.n * conv.p * conv.q;
-    const int64 first_filter = int64(block.group) * conv.k, dense = conv.all_filters;
+    const int64 first_filter = int64(block.group) * conv.k;
+    const int32 dense = conv.all_filters;
     if constexpr (MOMENTS) partials = nullptr;  // never with split-K: the block reads the moments' y back
-    if (partials) partials += blockIdx.y * (pixels * dense) + first_filter;
+    if (partials) partials += blockIdx.y * (int64(pixels) * dense) + first_filter;
     const Epilogue epilogue{y + first_filter, partials, MOMENTS || partials ? dense : conv.y_pitch, conv.k, false};
     const WindowRows rows{pixels};
     if constexpr (MASK > 0) {

@@ -76,7 +76,7 @@ struct EpilogueOf {
 
     DTYPE* out;
     Real* partials;  // null: no split-K
-    int64 pitch;
+    int32 pitch;
     int32 columns;
     int32 accumulate;
 
@@ -90,7 +90,7 @@ struct EpilogueOf {
 #pragma unroll
         for (int first = 0; first < N; first += CHUNK) {
             if (column + first >= columns) return;
-            const int64 offset = row * pitch + column + first;
+            const int64 offset = int64(row) * pitch + column + first;
             Pack<Real, CHUNK> values;
 #pragma unroll
             for (int j = 0; j < CHUNK; ++j) values.at[j] = sums.at[first + j];

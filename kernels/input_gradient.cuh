@@ -30,15 +30,16 @@ struct InputGradient {
     template <class Accumulators>
     __device__ __forceinline__ void
     store(const Accumulators& accumulators, DTYPE* dx, Sums* sums, Real* partials, const NormBelow& norm) const {
-        const int64 dense = conv.all_channels, first_channel = int64(block.group) * conv.c;
+        const int64 first_channel = int64(block.group) * conv.c;
+        const int32 dense = conv.all_channels;
         if constexpr (NORM_SUMS) partials = nullptr;  // the launcher does not split the depth
         if (partials) partials += blockIdx.y * (int64(conv.n * conv.h * conv.w) * dense) + first_channel;
-        const int64 pitch = NORM_SUMS || partials ? dense : conv.x_pitch;
+        const int32 pitch = NORM_SUMS || partials ? dense : conv.x_pitch;
         const EpilogueOf<Identity> epilogue{dx + first_channel, partials, pitch, conv.c, false};  // ACTIVATION is the norm's
         const PhaseRows rows{conv, phase};
         accumulators.template store<VECTOR_C>(epilogue, block, rows);
         if constexpr (NORM_SUMS)
-            tile_norm_sums(sums + (part * dense + first_channel), dx + first_channel, norm.from(first_channel), conv, block, rows);
+            tile_norm_sums(sums + (int64(part) * dense + first_channel), dx + first_channel, norm.from(first_channel), conv, block, rows);
     }
 
     // Returns the phase of a group of tiles, and its index; `group` becomes the group of the convolution.

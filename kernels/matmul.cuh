@@ -28,7 +28,7 @@ struct Combination {
             for (int first = 0; first < N; first += CHUNK) {
                 if (column + first >= epilogue.columns) break;
                 const auto terms =
-                    *reinterpret_cast<const Pack<DTYPE, CHUNK>*>(added + row * epilogue.pitch + column + first);
+                    *reinterpret_cast<const Pack<DTYPE, CHUNK>*>(added + int64(row) * epilogue.pitch + column + first);
 #pragma unroll
                 for (int j = 0; j < CHUNK; ++j) {
                     Real& value = combined[0].at[first + j];
