@@ -55,6 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from gpuconv.data.dataset import places
     from gpuconv.training import evaluate
     from gpuconv.training.evaluate import TTA, expect_views
 
@@ -65,12 +66,13 @@ def run(options: argparse.Namespace) -> int:
     expect_normalization(trained)
     train, test = _images(trained, options.data, options.test)
     with user_errors():
-        if test.image_shape != trained.input_shape or list(test.classes) != trained.classes:
+        if test.image_shape != trained.input_shape:
+            raise ValueError(f"the net takes images of {trained.input_shape}, received {test.image_shape}")
+        if (places(test, trained.classes) != np.arange(len(test.classes))).any():  # places names missing classes
             raise ValueError(
-                f"the net takes images of {trained.input_shape} in {len(trained.classes)} classes, "
-                f"received {test.image_shape} in {len(test.classes)} classes, or other class names"
+                f"the net's classes are {', '.join(trained.classes)}, in this order, received {', '.join(test.classes)}"
             )
-    of_all = f" of {len(train) + len(test):,}; test=1 uses all of them" if train and options.data else ""
+    of_all = f" of {len(train) + len(test):,}; test=1 in --data uses all of them" if train and options.data else ""
     line("data", f"{test.name}: {len(test):,} test images{of_all}")
     if train:
         warn_of_other_data(trained, train, test)

@@ -68,7 +68,7 @@ class Dataset:
         height, width, channels = self.images.shape[1:]
         return height, width, channels
 
-    raw = True  # uint8 images are normalized
+    raw = True  # whether images are uint8, which are normalized
 
     def first(self, count: int) -> NDArray[np.uint8]:
         """The first `count` images."""

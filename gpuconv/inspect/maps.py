@@ -39,7 +39,7 @@ def occlusion(
     net: Sequential, x: Array, *, target: int | None = None, size: int | None = None, stride: int | None = None
 ) -> np.ndarray:
     """How far a class's score falls when a square around each pixel is set to 0, which is the mean of normalized images
-    (Zeiler and Fergus 2013): the mean over all squares that cover the pixel, (H, W).
+    (Zeiler and Fergus 2013): the mean over all squares that cover the pixel, (H, W) in float64.
 
     Args:
         size: The side of the square in pixels, by default an eighth of the image's.
@@ -62,7 +62,7 @@ def occluded(
 ) -> Iterator[np.ndarray]:
     """The map of `occlusion` after each `batch` squares, 0 at pixels not yet covered.
 
-    Each batch includes the whole image, for its score, because the net may be trained in between.
+    Each batch also evaluates the image without a square again, because the net may be trained between two batches.
     """
     _expect_one(x)
     h, w = x.shape[1:3]
@@ -87,7 +87,7 @@ def occluded(
 
 def grad_cam(net: Sequential, x: Array, *, layer: str | None = None, target: int | None = None) -> np.ndarray:
     """Where a layer's maps support a class: the positive part of their sum, each weighted by the mean of its gradient
-    (Selvaraju et al. 2017), (H, W) of the image; each pixel has the value of the position to which it belongs.
+    (Selvaraju et al. 2017), (H, W) of the image in float64; each pixel has the value of the position that covers it.
 
     Args:
         layer: Its name, by default the last whose output has more than one position.
@@ -115,7 +115,7 @@ def grad_cam(net: Sequential, x: Array, *, layer: str | None = None, target: int
     return found[rows][:, columns]
 
 
-def slices(kind: str, net: Sequential, x: Array, *, target: int, batch: int) -> Iterator[np.ndarray]:
+def stages(kind: str, net: Sequential, x: Array, *, target: int, batch: int) -> Iterator[np.ndarray]:
     """The map in stages: an occlusion map after each `batch` squares, other maps at once."""
     lookup("map", kind, dict.fromkeys(MAPS))
     if kind == "occlusion":

@@ -42,7 +42,7 @@ class Span:
     parent: Span | None
     begin: Any = None
     end: Any = None
-    kept: int = 0  # bytes, after a layer's forward
+    kept: int = 0  # bytes that a layer's forward kept for backward
 
 
 class Spans:
@@ -138,7 +138,7 @@ def profile(
 
     fuse: as in `Trainer`. steps: the number of timed steps, after two untimed ones. arch: for the emulated device, the
     architecture for which kernels are compiled to get registers and occupancy. On the emulated device nothing is run or
-    timed.
+    timed. Raises RuntimeError if the net has no shapes yet.
     """
     step = ProfiledStep(net, integer("batch_size", batch_size, 1), fuse)
     emulated = Device.named(net.device).kind == "emulated"
@@ -172,6 +172,7 @@ class ProfiledStep:
         self.y = backends.asarray(rng.integers(0, self.classes, batch_size), net.device)
         # Backward skips the gradient of the images in the first trained layer.
         self.first = next(layer for layer in self.trainer.trained.walk() if layer.variables and layer.trainable)
+        # Layers into whose output the layer below writes; `work.of_layer` has to know.
         self.holding = {layer for run in runs_of(self.trainer.trained) for layer in run[1:]}
 
     def __call__(self, spans: Spans) -> list[Span]:

@@ -73,7 +73,7 @@ def written(layer: Any) -> str:
 def expect_rebuildable(layer: Any) -> None:
     """Raise TypeError for a user's layer that its config cannot rebuild: such a layer could not be saved or copied."""
     kind: Any = type(layer)
-    if name_of(kind) == kind.__name__:
+    if name_of(kind) == kind.__name__:  # a layer of gpuconv
         return
     if issubclass(kind, LAYERS["Sequential"]):
         raise TypeError(

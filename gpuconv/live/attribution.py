@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gpuconv import backends
-from gpuconv.inspect.maps import MAPS, slices
+from gpuconv.inspect.maps import MAPS, stages
 from gpuconv.live import pictures, snapshots
 from gpuconv.live.legs import Leg
 
@@ -42,7 +42,7 @@ class Attribution:
                 return None
             x = snapshots.given(leg, image[None])
             self._made, self._target = steps, int(backends.to_numpy(leg.net.infer(x)).argmax())
-            self._work = slices(self.kind, leg.net, x, target=self._target, batch=BATCH)
+            self._work = stages(self.kind, leg.net, x, target=self._target, batch=BATCH)
         head = {"map": self.kind, "target": self._target, "step": self._made, "error": ""}
         try:
             found = next(self._work, None)

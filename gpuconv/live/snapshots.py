@@ -45,7 +45,8 @@ def net(leg: Leg) -> Record:
 
 
 def curves(records: Sequence[Record]) -> Record:
-    """[step, loss, accuracy] for the readings (thinned) and for the epochs of each part, and the steps of changes."""
+    """[step, loss, accuracy] for the readings and for the epochs of each part, both thinned, and [step, text] for the
+    changes."""
     readings = [[r["step"], r["loss"], r["accuracy"]] for r in records if r["event"] == "step"]
     epochs = [r for r in records if r["event"] == "epoch"]
     parts = {

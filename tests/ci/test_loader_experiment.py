@@ -1,4 +1,4 @@
-"""The gate's question on batches that are PyTorch's tensors, with a made-up PyTorch that sees the emulated device."""
+"""The gate's experiment on batches of PyTorch tensors, with a fake PyTorch whose GPU is the emulated device."""
 
 import sys
 from types import SimpleNamespace

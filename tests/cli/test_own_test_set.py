@@ -57,7 +57,7 @@ def test_evaluate_can_test_on_all_of_a_folder(work, capsys, whole):
 def test_evaluate_says_which_part_of_a_folder_it_uses(work, capsys):
     output_of(capsys, *TRAIN, "--data", "folder:train,size=8x8")
     out = output_of(capsys, "evaluate", "run", "--data", "folder:test")
-    assert "test: 2 test images of 10; test=1 uses all of them\n" in out
+    assert "test: 2 test images of 10; test=1 in --data uses all of them\n" in out
 
 
 def test_changed_data_is_reported(work, capsys):

@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("starlette")
 
 from gpuconv import backends, checkpoint
-from gpuconv.inspect.maps import slices
+from gpuconv.inspect.maps import stages
 from gpuconv.layers import BatchNorm, Conv2D, Dropout, Flatten, Linear, MaxPool2D, ReLU, Residual
 from gpuconv.live import attribution, legs, pictures, snapshots
 from gpuconv.live.budget import Budget, Look
@@ -380,7 +380,7 @@ def test_a_map_of_the_image_is_finished_while_paused(open_session, kind):
     head, values = map_of(session)
     assert (head["map"], head["step"], head["error"]) == (kind, session.trainer.steps, "")
     net, x = session.leg.net, snapshots.given(session.leg, session.view.image[None])
-    *_, found = slices(kind, net, x, target=head["target"], batch=64)
+    *_, found = stages(kind, net, x, target=head["target"], batch=64)
     flat = np.abs(found).max(axis=2) if found.ndim == 3 else found
     expected = np.frombuffer(pictures.pack({}, [pictures.plane("", flat)]), np.int8)[-values.size :]
     np.testing.assert_allclose(values.astype(int), expected.astype(int), atol=1)
@@ -402,7 +402,7 @@ def test_a_map_that_cannot_be_made_shows_its_error(open_session, monkeypatch):
         raise ValueError("no maps")
         yield
 
-    monkeypatch.setattr(attribution, "slices", refused)
+    monkeypatch.setattr(attribution, "stages", refused)
     session = open_session()
     do(session, "look", map="grad-cam")
     wait_for(session, lambda: session.hub.get("map") is not None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import weakref
 from collections.abc import Callable
@@ -138,8 +137,7 @@ class Event:
     def synchronize(self) -> None:
         if self.position is not None:
             queue, end = self.position
-            with contextlib.nullcontext() if queue.captured is None else current().lock:
-                queue.run(end)
+            queue.run(end)
             current().sleep_until(self.time)
 
 

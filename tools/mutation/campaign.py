@@ -47,7 +47,7 @@ class Mutant:
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """A key for the mutant that survives edits around it, of comments too."""
+        """Identifies the mutant, also after edits to other lines or to comments."""
         before, after = (re.sub("  // .*", "", lines) for lines in (self.before, self.after))
         return self.file, self.where, before, after
 

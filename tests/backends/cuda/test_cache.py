@@ -332,7 +332,7 @@ def test_a_corrupt_library_is_recompiled_and_not_loaded(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_processes_may_fill_the_cache_at_once(tmp_path):
+def test_three_processes_may_fill_the_cache_at_once(tmp_path):
     (tmp_path / "scale.cu").write_text(SOURCE)
     (tmp_path / "factor.cuh").write_text("#define FACTOR 7\n")
     program = (

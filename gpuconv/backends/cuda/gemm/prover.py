@@ -1,8 +1,8 @@
-"""Asks the prover: a child process, which may hang, crash, give wrong answers or run out of memory.
+"""Puts questions to the prover, a child process that may hang, crash, give wrong answers or run out of memory.
 
-The child is `gpuconv.verify.prover`. It answers a question in two lines: `{"prepared": true}` when everything that only
-proved algorithms compute is ready, then `{"of": ..., "status": ..., "reason": ..., "seconds": ...}`. A failure before
-the first line is no evidence against the algorithm. `of` is the fingerprint of what the child ran, as computed by the
+The child is `gpuconv.verify.prover`. It answers a question in two lines: `{"prepared": true}` before the algorithm runs
+for the first time, then `{"of": ..., "status": ..., "reason": ..., "seconds": ...}`. A failure before the first line is
+no evidence against the algorithm. `of` is the fingerprint of what the child ran, as computed by the
 child; an answer with another fingerprint proves and refutes nothing.
 """
 
@@ -43,8 +43,8 @@ class Answer:
 
 
 class Prover:
-    """The child, started when a question finds none: at first, after a failed question, or after idling. Threads take
-    turns."""
+    """Starts the child when a question needs it, and ends it after a question without a proof or a time without
+    questions. Threads take turns."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -58,7 +58,7 @@ class Prover:
             if self._wrong >= MOST_WRONG:
                 why = f"{MOST_WRONG} questions of this process ended without a proof; no more are asked"
                 return Answer(UNABLE, why)
-            self._rest()
+            self._cancel_idle_timer()
             answer = self._ask(question, of)
             if answer.status == PROVED:
                 self._idle = threading.Timer(IDLE, self.close)
@@ -127,7 +127,7 @@ class Prover:
             return next((f": {line.strip()[:160]}" for line in reversed(lines) if line.strip()), "")
         return ""
 
-    def _rest(self) -> None:
+    def _cancel_idle_timer(self) -> None:
         if self._idle:
             self._idle.cancel()
         self._idle = None
@@ -135,7 +135,7 @@ class Prover:
     def close(self) -> None:
         """End the child."""
         with self._lock:
-            self._rest()
+            self._cancel_idle_timer()
             if self._child:
                 self._child.close()
             if self._errors:
