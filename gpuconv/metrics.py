@@ -168,7 +168,7 @@ def named(metrics: Sequence[Any]) -> dict[str, Any]:
         else:
             expect_accepts(f"the metric {name}", made, "scores", "labels")
         if name in found:
-            raise ValueError(f"two metrics are named {name!r}; give one another `name`")
+            raise ValueError(f"two metrics are named {name!r}; give one of them another `name`")
         found[str(name)] = made
     return found
 

@@ -165,7 +165,7 @@ class Conv2d(torch.nn.Conv2d):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        _taken_over(self)
+        _adopt(self)
 
     def forward(self, input: Tensor) -> Tensor:
         """`conv2d` of `input`, (N, C, H, W), with the module's filters and bias."""
@@ -210,11 +210,12 @@ def replace(module: torch.nn.Module) -> torch.nn.Module:
         _expect_zeros(each)
     for each in found:
         each.__class__ = _SWAPS[type(each)]
-        _taken_over(each)
+        _adopt(each)
     return module
 
 
-def _taken_over(module: torch.nn.Module) -> None:
+def _adopt(module: torch.nn.Module) -> None:
+    """Check a module of ours, and move its filters to channels_last memory."""
     _expect_zeros(module)
     if isinstance(module, Conv2d):
         module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)

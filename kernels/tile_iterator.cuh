@@ -20,7 +20,7 @@
 //   STRAIGHT  a plain matrix: a pointer for each line, or one pointer and an offset that grows by the same step with every tile
 //   TAPS      the depth runs over the taps of a filter. A table in shared memory holds what each tap adds to an address. In a
 //             matrix of windows the columns are the depth: for each line the iterator keeps a pointer, and a mask of the filter's
-//             rows and columns that lie inside the tensor. In a matrix of filters the lines are: it keeps one pointer
+//             rows and columns that lie inside the tensor. In a matrix of filters the lines are the depth: it keeps one pointer
 //   PIXELS    the depth runs over pixels. Finding a pixel's window takes divisions, so a table in shared memory holds the windows of
 //             the next tile; STAGE_K threads compute one each while the previous tile is being copied
 //   SEARCH    the address of every chunk is computed from its line and column: where numbers move one at a time, and for filters

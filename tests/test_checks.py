@@ -1,3 +1,5 @@
+"""`gpuconv.checks`: gradient checks and sanity checks of a net."""
+
 import math
 from functools import partial
 

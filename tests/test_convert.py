@@ -1,3 +1,5 @@
+"""Linear layers as convolutions and back, and nets that slide over larger images."""
+
 import numpy as np
 import pytest
 

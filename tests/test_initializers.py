@@ -1,3 +1,5 @@
+"""Initializers: variance, fans, seeds and refusals."""
+
 import numpy as np
 import pytest
 

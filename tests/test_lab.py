@@ -1,3 +1,5 @@
+"""The lab: a user's kernel file in place of the shipped one."""
+
 import pytest
 
 from gpuconv import lab, ops

@@ -1,3 +1,5 @@
+"""Losses by name: values by hand, options and descriptions."""
+
 import math
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""The nets of `gpuconv.models`."""
+
 import json
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""Shells read the commands that messages show."""
+
 import os
 import subprocess
 from pathlib import Path

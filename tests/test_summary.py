@@ -1,3 +1,5 @@
+"""The table of a net's layers."""
+
 import pytest
 
 from gpuconv import models

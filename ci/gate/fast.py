@@ -72,7 +72,7 @@ def timed(kind: str, words: tuple[str, ...], *, missing: bool = False) -> Body:
             raise LateError(f"{summary}; stopped after {done.seconds:.0f} s", **details)
         expect(done)
         if missing and re.search(r"^0 entries are missing", done.text, re.MULTILINE):
-            return "the record holds them all", details
+            return "nothing to time: the record has every entry", details
         if not entries:
             raise LateError("no entry was timed")
         ours = [side for side in sides if side["role"] == "ours"]
@@ -117,11 +117,13 @@ def record(gate: Gate, seconds: float) -> Found:
     before, now = (_times(records) for records in (old, new))
     shared = [key for key in now if key in before]
     if not shared:
-        return judged(Verdict(RECORD, "unknown", "there is no earlier record of this GPU that holds them"))
+        return judged(Verdict(RECORD, "unknown", "no earlier record of this GPU has these convolutions"))
     ratios: dict[str, list[float]] = defaultdict(list)
     for key in shared:
         ratios[key.split()[0]].append(now[key] / before[key])
-    seen = ", ".join(f"{op} {statistics.geometric_mean(found):.2f} of the time" for op, found in ratios.items())
+    seen = ", ".join(
+        f"{op} {statistics.geometric_mean(found):.2f} of the record's time" for op, found in ratios.items()
+    )
     slower = [key for key in shared if now[key] > NOISE * before[key]]
     seen += f" over {len(shared)}" + (f"; slower: {listed(slower)}" if slower else "")
     return judged(Verdict(RECORD, "no" if slower else "yes", seen))

@@ -207,7 +207,7 @@ def bisect(
         ValueError: The nets differ.
     """
     if _plain(a.net) != _plain(b.net):
-        raise ValueError("the two nets have other layers; bisect compares one net on two sides")
+        raise ValueError("the two nets have different layers; bisect compares one net on two sides")
     judges = _Judge(a, steps), _Judge(b, steps)
     found: list[tuple[int, _Found]] = []
     for side, files in enumerate(({}, dict(kernels or {}))):

@@ -10,9 +10,9 @@ order:
 - The sums and norms of the digests are rounded too (`Digest.error`).
 - A step whose outputs and gradients inside the net were not recorded is assumed to round as much as the recorded step
   that rounds most.
-- The changes of a parameter in two runs differ by at most twice the gradient's relative error times their norm, and
-  never by more than twice that norm: Adam takes full steps along a gradient that is only rounding error. Later steps
-  inherit this drift.
+- A step changes a parameter by an array of norm n. In two runs these arrays differ by at most 2 n times the gradient's
+  relative error, which counts as 1 if it is larger: Adam takes full steps along a gradient that is only rounding error.
+  Later steps inherit this drift.
 """
 
 from __future__ import annotations

@@ -416,7 +416,7 @@ def _clip(row: _Row, node: NodeProto) -> Layer:
 def _scale(row: _Row, node: NodeProto) -> Layer:
     factors = [found for found in map(row.graph.constant, node.input) if found is not None]
     if len(factors) != 1 or factors[0].size != 1:
-        row.graph.fail(node, "a product has a layer where one factor is a constant number")
+        row.graph.fail(node, "a product has a layer only if one factor is a constant number")
     factor = _number(factors[0].reshape(()))
     if node.op_type == "Div":
         if row.graph.constant(node.input[1]) is None:
@@ -451,7 +451,7 @@ def _mean(row: _Row, node: NodeProto) -> Layer:
 def _transpose(row: _Row, node: NodeProto) -> None:
     expected = _TO_NCHW if row.channels_last else _TO_NHWC
     if _attributes(node).get("perm") != expected:
-        row.graph.fail(node, f"only the perm {expected} has a meaning here")
+        row.graph.fail(node, f"only perm={expected} is converted here")
     row.channels_last = not row.channels_last
 
 

@@ -105,9 +105,9 @@ class View:
     ) -> None:
         """Choose a test image or the user's image, and what to show of it. mapped: the kind of its map."""
         if kind is not None and kind not in pictures.KINDS:
-            raise ValueError(f"shown are {', '.join(pictures.KINDS)}, received {kind!r}")
+            raise ValueError(f"kind must be one of {', '.join(pictures.KINDS)}, received {kind!r}")
         if mapped is not None and mapped not in attribution.KINDS:
-            raise ValueError(f"maps are {', '.join(attribution.KINDS)}, received {mapped!r}")
+            raise ValueError(f"map must be one of {', '.join(attribution.KINDS)}, received {mapped!r}")
         if test is not None:
             count = len(self.sets.test)
             if type(test) is not int or not 0 <= test < count:

@@ -199,7 +199,7 @@ class MPI(Ranks):
     def _silent(self, heard: set[int]) -> str:
         silent = [self.name(rank) for rank in range(self.size) if rank not in heard | {self.rank}]
         if not silent:
-            return f"the ranks wait for one another since {self.time_limit:g} s: they do not do the same"
+            return f"the ranks have waited for one another for {self.time_limit:g} s: they are out of step"
         return f"{' and '.join(silent)} did not answer within {self.time_limit:g} s"
 
     def fail(self, error: BaseException) -> None:

@@ -93,7 +93,7 @@ class NCCL(Ranks):
         limit = f"within {self.time_limit / 2:g} s"
         if hung:
             raise ParallelError(f"the GPU of {' and '.join(hung)} did not finish its work {limit}")
-        raise ParallelError(f"the GPUs wait for one another and did not finish {limit}: the ranks do not do the same")
+        raise ParallelError(f"the GPUs wait for one another and did not finish {limit}: the ranks are out of step")
 
     def _expect_own_gpus(self, gpu: str) -> None:
         """Raise ValueError that names two ranks on one GPU."""

@@ -51,11 +51,11 @@ class Ema:
             for name, array in self._rounded.items()
         }
 
-    def update(self, moved: Collection[str] = ()) -> None:
-        """Update the averages after a step, except those in `moved`, which the optimizer has updated."""
+    def update(self, updated: Collection[str] = ()) -> None:
+        """Update the averages after a step, except those in `updated`, which the optimizer has updated already."""
         # A step of SGD on the averages, with -parameter as the gradient and a weight decay of 1:
         # average -= (1 - decay) * (average - parameter).
-        params = {name: param for name, param in self.net.named_parameters() if name not in moved}
+        params = {name: param for name, param in self.net.named_parameters() if name not in updated}
         if params:
             ops.sgd_step(
                 [self._rounded[name] for name in params],

@@ -66,7 +66,7 @@ class TrainingStep:
         self.optimizer_shards = OptimizerShards(net, ranks or Ranks()) if shard_optimizer else None
         self.optimizer.keeps = self.optimizer_shards.keeps if self.optimizer_shards else None
         self.optimizer.build(net.params(), masters)
-        self.loss_scale = loss_scale or LossScale() if dtype == np.float16 else None
+        self.loss_scale = (loss_scale or LossScale()) if dtype == np.float16 else None
         if self.loss_scale:
             self.loss_scale.build(net.device)
         self.clip, self._clipped = clip, backends.zeros((4,), np.float64, net.device)
@@ -138,7 +138,7 @@ class TrainingStep:
             self.optimizer.update(params, grads, scaling)
         elif self.optimizer.averages:
             self.optimizer.update(params, grads, scaling, self.ema.averages, self.ema.decay)
-            self.ema.update(moved=params)
+            self.ema.update(updated=params)
         else:
             self.optimizer.update(params, grads, scaling)
             self.ema.update()

@@ -1,8 +1,8 @@
 """One proof: runs an algorithm on one GEMM problem, and checks its results against a proved algorithm's.
 
-1. On random numbers, three times. The bits must be the same each time, and may differ from the proved algorithm's
-   results by at most twice the bound of `gpuconv verify`, once for each algorithm. Large results are compared only at
-   regular intervals.
+1. On random numbers, three times. The bits must be the same each time. The values may differ from the proved
+   algorithm's by at most twice the bound of `gpuconv verify`, once for each algorithm. Large results are compared only
+   at regular intervals.
 2. On small whole numbers, whose sums are exact in any order. Every value must have the proved algorithm's bits; only
    moments and activations that round are compared by bounds. This is repeated with y, dy and dx as slices of the
    channels of wider volumes, whose other channels must not change. Sums too long to be exact in float32 skip this part.
@@ -109,8 +109,8 @@ _FORMS = {
 
 
 class Inputs:
-    """The arrays of a question. kind: "random", "sizes" (the absolute values of the random numbers) or "whole" (whole
-    numbers)."""
+    """The arrays of a question. kind: "random", "magnitudes" (the absolute values of the random numbers) or "whole"
+    (whole numbers)."""
 
     def __init__(self, question: Question, kind: str) -> None:
         self._question, self._kind = question, kind
@@ -177,7 +177,7 @@ class Inputs:
         else:
             host = rng.standard_normal(count) * (self._scale if seed == 0 else 1)
             host = round_tf32(host.astype(np.float32)) if self._question.tf32 else host
-            host = np.abs(host) if self._kind == "sizes" else host
+            host = np.abs(host) if self._kind == "magnitudes" else host
         return backends.asarray(host.astype(self._question.dtype), self._question.device)
 
 
@@ -228,7 +228,7 @@ class Proof:
         self.guards = _guards(question.device)
         self.guards.release()
         self._random, self._whole = Inputs(question, "random"), Inputs(question, "whole")
-        sizes = Inputs(question, "sizes")
+        magnitudes = Inputs(question, "magnitudes")
         self._mark = self.guards.mark()
         before = epilogue(None, 2, masked=True) if finish.pool == 2 else PLAIN  # without activation and moments
         with tuner.noted() as products:
@@ -237,18 +237,18 @@ class Proof:
             self._exact = {form: self._proved(self._whole, form, finish) for form in forms}
         if {*products} != {question.product}:
             raise RuntimeError(f"the arrays lead to another product than {question.product}: {products}")
-        self._magnitudes = self._proved(sizes, Form(), before)
+        self._magnitudes = self._proved(magnitudes, Form(), before)
         self._sums: dict[Form, Results] = {}
         if finish.activation not in _EXACT_ACTIVATIONS:
             self._sums = {form: self._proved(self._whole, form, before) for form in self._exact}
         backends.synchronize(question.device)
 
     def _proved(self, inputs: Inputs, form: Form, finish: Epilogue) -> Results:
-        with self._passing():
+        with self._freeing():
             return run(self.question, self.question.against, inputs, form, finish)
 
     def _candidate(self, inputs: Inputs, form: Form) -> Results:
-        with self._passing():
+        with self._freeing():
             found = run(self.question, self.question.algorithm, inputs, form, self.question.epilogue)
             backends.synchronize(self.question.device)
             if damage := self.guards.damage():
@@ -256,7 +256,7 @@ class Proof:
             return found
 
     @contextmanager
-    def _passing(self) -> Iterator[None]:
+    def _freeing(self) -> Iterator[None]:
         """A context that frees what is allocated within it."""
         try:
             yield

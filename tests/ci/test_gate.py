@@ -588,7 +588,7 @@ def test_the_benchmark_reports_missing_and_failed_sides_and_ignores_old_entries(
     with pytest.raises(LateError, match="no entry was timed"):
         ops(planted.tell(), 60)
     planted.tell(missing=(0, "0 entries are missing in the record"))
-    assert fast.timed("ops", fast.SUITE, missing=True)(planted, 60)[0] == "the record holds them all"
+    assert fast.timed("ops", fast.SUITE, missing=True)(planted, 60)[0] == "nothing to time: the record has every entry"
 
 
 def test_the_benchmark_continues_in_a_new_process_after_a_gpu_crash(planted, monkeypatch):
@@ -603,7 +603,7 @@ def test_old_kernels_are_compared_with_new_ones(planted):
     with pytest.raises(NotReachedError, match="no earlier record"):
         fast.record(planted, 30)
     record_of(planted, [entry(median=2e-3)], home=True)
-    assert fast.record(planted, 30)[0] == "fprop 0.50 of the time over 1"
+    assert fast.record(planted, 30)[0] == "fprop 0.50 of the record's time over 1"
     record_of(planted, [entry(median=0.9e-3)], home=True)
     with pytest.raises(FailedError, match="slower: fprop 1x1 bfloat16"):
         fast.record(planted, 30)

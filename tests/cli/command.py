@@ -1,3 +1,5 @@
+"""Runs commands within a test."""
+
 from __future__ import annotations
 
 from gpuconv.cli import main

@@ -1,3 +1,5 @@
+"""Fixtures of the tests of commands."""
+
 import pytest
 
 

@@ -1,3 +1,5 @@
+"""Augmentation: its text form, and which options are refused."""
+
 import pytest
 
 from gpuconv.data import Augmentation

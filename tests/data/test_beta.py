@@ -1,3 +1,5 @@
+"""Quantiles of the beta distribution, from which mixup and cutmix draw."""
+
 import numpy as np
 import pytest
 

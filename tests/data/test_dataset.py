@@ -1,3 +1,5 @@
+"""Data sets in memory and their normalization."""
+
 import numpy as np
 import pytest
 

@@ -1,3 +1,5 @@
+"""The digits that gpuconv contains are the published ones."""
+
 from importlib import resources
 
 import numpy as np

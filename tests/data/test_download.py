@@ -23,9 +23,11 @@ COUNT = 40
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves one file; `stop_after` cuts each answer off there, `ranges` says whether a part can be asked for.
+    """Serves one file.
 
-    `status` refuses instead, `location` redirects there, `length` is the size told (None: none is told).
+    stop_after: the bytes after which each answer breaks off. ranges: whether a part can be requested. status: an error
+    to answer with. location: where to redirect. length: the Content-Length header; "true" is the right one, None leaves
+    it out.
     """
 
     def __init__(self, content):
@@ -276,7 +278,7 @@ def test_nothing_is_written_through_a_planted_link(server, tmp_path):
     assert (tmp_path / "theirs").read_text() == "precious"
 
 
-def test_two_downloads_may_run_at_once(server, tmp_path):
+def test_a_second_download_at_the_same_time_is_refused(server, tmp_path):
     with open(tmp_path / "cifar.tar.gz.part", "ab") as other:
         assert locks.lock(other.fileno())
         with pytest.raises(OSError, match="another process is downloading it"):

@@ -1,3 +1,5 @@
+"""Image folders: classes, the split, reading and errors."""
+
 import unicodedata
 
 import numpy as np

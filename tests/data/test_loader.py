@@ -1,3 +1,5 @@
+"""The batches of a loader: order, augmentation, resuming, and the thread that prepares them."""
+
 import threading
 import time
 

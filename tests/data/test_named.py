@@ -1,3 +1,5 @@
+"""Data sets by their text form."""
+
 import numpy as np
 import pytest
 

@@ -1,3 +1,5 @@
+"""Synthetic images."""
+
 import numpy as np
 import pytest
 

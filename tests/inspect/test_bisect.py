@@ -151,5 +151,5 @@ def test_the_parts_of_a_side_are_written_in_any_order():
 
 
 def test_two_different_nets_are_refused():
-    with pytest.raises(ValueError, match="the two nets have other layers"):
+    with pytest.raises(ValueError, match="the two nets have different layers"):
         bisect(trainer(), trainer(filters=8), DATA)

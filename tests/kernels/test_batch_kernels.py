@@ -1,3 +1,5 @@
+"""The kernels that load and mix batches, against the oracle."""
+
 from types import SimpleNamespace
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""The dropout kernel, against the oracle."""
+
 import numpy as np
 import pytest
 

@@ -1,3 +1,5 @@
+"""The kernels of max, average and global pooling, against the oracle."""
+
 import numpy as np
 import pytest
 

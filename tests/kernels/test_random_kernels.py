@@ -1,3 +1,5 @@
+"""The kernels of random numbers and permutations have the bits of `gpuconv.random`."""
+
 import numpy as np
 import pytest
 

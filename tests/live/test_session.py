@@ -409,7 +409,7 @@ def test_a_map_that_cannot_be_made_shows_its_error(open_session, monkeypatch):
     assert map_of(session)[0]["error"] == "no maps"
     steps = session.trainer.steps
     wait_for(session, lambda: session.trainer.steps > steps + 5)
-    with pytest.raises(ValueError, match="maps are none, saliency, occlusion, grad-cam, received 'heat'"):
+    with pytest.raises(ValueError, match="map must be one of none, saliency, occlusion, grad-cam, received 'heat'"):
         do(session, "look", map="heat")
 
 

@@ -287,7 +287,7 @@ def test_gpus_that_wait_for_one_another_are_told_so(monkeypatch):
         ranks.begin(ranks.device)
         ranks.meet()
 
-    message = r"the GPUs wait for one another and did not finish within 0\.5 s: the ranks do not do the same"
+    message = r"the GPUs wait for one another and did not finish within 0\.5 s: the ranks are out of step"
     with pytest.raises(ParallelError, match=message), standin.installed(("90", "90")):
         on_ranks(2, work, lambda messages: NCCL(1.0, messages))
 

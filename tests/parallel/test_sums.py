@@ -149,4 +149,4 @@ def test_the_ranks_that_say_nothing_are_named():
     ranks.rank, ranks.size, ranks.time_limit, ranks._processes = 0, 4, 5.0, [*"abcd"]
     assert ranks._silent({1, 3}) == "rank 2 (c) did not answer within 5 s"
     assert ranks._silent({1}) == "rank 2 (c) and rank 3 (d) did not answer within 5 s"
-    assert "do not do the same" in ranks._silent({1, 2, 3})
+    assert "are out of step" in ranks._silent({1, 2, 3})

@@ -1,3 +1,5 @@
+"""The NVTX ranges of layers and steps."""
+
 import timeit
 
 import numpy as np

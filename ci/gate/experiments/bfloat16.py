@@ -1,3 +1,5 @@
+"""Trains a net with a fused convolution and norm in bfloat16, captured."""
+
 from __future__ import annotations
 
 from ci.gate.experiments import Answer, training

@@ -1,3 +1,5 @@
+"""Launches a kernel for the first time within a capture."""
+
 from __future__ import annotations
 
 from ci.gate.experiments import Answer, discard

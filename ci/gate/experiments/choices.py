@@ -1,3 +1,5 @@
+"""Lets the tuner choose the algorithms of some convolutions twice, each time from an empty cache."""
+
 from __future__ import annotations
 
 import json

@@ -1,3 +1,5 @@
+"""Runs a kernel with CuPy for CUDA 12 under a driver of CUDA 12."""
+
 from __future__ import annotations
 
 from ci.gate.experiments import Answer, UnknownError

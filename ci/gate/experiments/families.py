@@ -1,3 +1,5 @@
+"""Compares every algorithm of the convolutions with the oracle."""
+
 from __future__ import annotations
 
 from collections import defaultdict

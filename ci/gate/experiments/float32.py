@@ -1,3 +1,5 @@
+"""Trains a net in float32, captured."""
+
 from __future__ import annotations
 
 from ci.gate.experiments import Answer, training

@@ -1,3 +1,5 @@
+"""Captures in one thread while another uses the GPU."""
+
 from __future__ import annotations
 
 import threading

@@ -116,7 +116,8 @@ class CudaDevice:
 
     @contextmanager
     def fixed_parts(self) -> Iterator[None]:
-        """A context in which "auto" is the cost model's choice, the same on every GPU of one compute capability."""
+        """See `backends.fixed_parts`: here "auto" is the cost model's choice, the same on every GPU of one compute
+        capability."""
         from gpuconv.backends.cuda.gemm import tuner
 
         token = tuner.by_model.set(True)

@@ -174,8 +174,9 @@ def test_every_listed_variant_defines_kernels():
         assert kernels(variant)
 
 
-def dearest(file, defines):
-    """The listed variant for a choice of macros. Labels may have any integer dtype; only the usual ones are listed."""
+def listed_for(file, defines):
+    """The listed variant that stands for a choice of macros, the one that needs most resources. Labels may have any
+    integer dtype; only the usual ones are listed."""
     if defines.get("DTYPE") == "bfloat16" and ("mma" in file or "few_channels" in file):  # one of the 16-bit dtypes
         defines |= {"DTYPE": "float16"}
     masked = file.startswith("conv2d") and "MASK" in defines
@@ -211,7 +212,7 @@ def test_the_launchers_load_only_listed_variants(monkeypatch):
 
     def recording(launched, *_, **__):  # nothing has to be compiled or run
         name = launched.module.path.name
-        loaded.add((name, frozenset(dearest(name, dict(launched.module.defines)).items())))
+        loaded.add((name, frozenset(listed_for(name, dict(launched.module.defines)).items())))
 
     monkeypatch.setattr(kernel.Kernel, "__call__", recording)
     for case in verify.cases(("tiny", "odd", "real")):

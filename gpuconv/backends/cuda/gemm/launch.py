@@ -68,7 +68,7 @@ def launch(
     partials = states = None
     if product.state_numbers:
         channels = out.shape[-1]
-        parts = plan.down * product.n * product.batches // channels  # in dgrad those of all phases
+        parts = plan.down * product.n * product.batches // channels  # the tiles down, times the phases of dgrad
         states = empty((parts, channels, product.state_numbers), accumulation_dtype(product.dtype), like=out)
         secondary = (*secondary[:-1], states)
     second = secondary[0] if secondary else None
