@@ -41,7 +41,7 @@ def call(entry: Entry) -> Call:
     return _convolution(entry) if entry.kind == "convolution" else _MEMORY[entry.op](entry)
 
 
-def _normal(rng: np.random.Generator, shape: Any, dtype: str) -> np.ndarray:
+def _normal(rng: np.random.Generator, shape, dtype: str) -> np.ndarray:
     return rng.standard_normal(shape, dtype=np.float32).astype(as_dtype(dtype), copy=False)
 
 
@@ -62,19 +62,19 @@ def _convolution(entry: Entry) -> Call:
         shapes = dict(x=problem.x_shape, w=problem.w_shape, bias=problem.k, dy=problem.y_shape, db=problem.k)
         return lambda rng: [_normal(rng, shapes[name], entry.dtype) for name in names]
 
-    def fprop(*arrays: Any, activation: str | None = None) -> tuple[Any, ...]:
+    def fprop(*arrays, activation: str | None = None) -> tuple[Any, ...]:
         return (ops.conv2d(*arrays, activation=activation, **window),)
 
-    def pooled(*arrays: Any) -> tuple[Any, ...]:
+    def pooled(*arrays) -> tuple[Any, ...]:
         return (ops.conv2d_relu(*arrays, pool=2, **window)[0],)
 
-    def dgrad(dy: Any, w: Any) -> tuple[Any, ...]:
+    def dgrad(dy, w) -> tuple[Any, ...]:
         return (ops.conv2d_dgrad(dy, w, input_shape=problem.x_shape, **window),)
 
-    def wgrad(dy: Any, x: Any) -> tuple[Any, ...]:
+    def wgrad(dy, x) -> tuple[Any, ...]:
         return (ops.conv2d_wgrad(dy, x, kernel_size=problem.kernel_size, **window),)
 
-    def backward(dy: Any, x: Any, w: Any, db: Any) -> tuple[Any, ...]:
+    def backward(dy, x, w, db) -> tuple[Any, ...]:
         return (*ops.conv2d_backward(dy, x, w, db=db, **window), db)
 
     def check_fprop(arrays: Arrays, results: list[np.ndarray], activation: str | None = None) -> Compared:
@@ -108,7 +108,7 @@ def _convolution(entry: Entry) -> Call:
         yield from check_wgrad([dy, x], results[1:2])
         yield from _check_bias_grad([dy], results[2:])
 
-    def relu(*arrays: Any) -> tuple[Any, ...]:
+    def relu(*arrays) -> tuple[Any, ...]:
         return fprop(*arrays, activation="relu")
 
     def check_relu(arrays: Arrays, results: list[np.ndarray]) -> Compared:
@@ -135,7 +135,7 @@ def _check_bias_grad(arrays: Arrays, results: list[np.ndarray]) -> Compared:
 # --- memory-bound operations -------------------------------------------------------------------
 
 
-def _by_images(op: str, arrays: int, **options: Any) -> Callable[[Entry], Call]:
+def _by_images(op: str, arrays: int, **options) -> Callable[[Entry], Call]:
     """An op on `arrays` volumes that computes each image independently."""
 
     def build(entry: Entry) -> Call:
@@ -144,7 +144,7 @@ def _by_images(op: str, arrays: int, **options: Any) -> Callable[[Entry], Call]:
             (expected, *_) = expect(op, [a[images] for a in given], options)
             yield expected, results[0][images]
 
-        def run(*arrays: Any) -> tuple[Any, ...]:
+        def run(*arrays) -> tuple[Any, ...]:
             results = getattr(ops, op)(*arrays, **options)
             return results if isinstance(results, tuple) else (results,)
 
@@ -176,7 +176,7 @@ def _max_pool_backward(entry: Entry) -> Call:
         pooled = Pool2dProblem.of(shape, 2).y_shape
         return [_normal(rng, pooled, entry.dtype), rng.integers(0, 4, pooled, np.uint8)]
 
-    def run(dy: Any, argmax: Any) -> tuple[Any, ...]:
+    def run(dy, argmax) -> tuple[Any, ...]:
         return (ops.max_pool2d_backward(dy, argmax, input_shape=shape, **options),)
 
     def compare(arrays: Arrays, results: list[np.ndarray]) -> Compared:
@@ -211,7 +211,7 @@ def _batch_norm(entry: Entry) -> Call:
     def make(rng: np.random.Generator) -> Arrays:
         return [_normal(rng, entry.workload, entry.dtype), *(_channel_numbers(rng, entry) for _ in range(4))]
 
-    def run(*arrays: Any) -> tuple[Any, ...]:
+    def run(*arrays) -> tuple[Any, ...]:
         return ops.batch_norm(*arrays, training=True)
 
     def compare(arrays: Arrays, results: list[np.ndarray]) -> Compared:
@@ -251,7 +251,7 @@ def _sgd(entry: Entry) -> Call:
         dtypes = [entry.dtype, entry.dtype, "float32"] + ["float32"] * with_master
         return [_normal(rng, size, dtype) for dtype in dtypes]
 
-    def run(param: Any, grad: Any, velocity: Any, *masters: Any) -> tuple[Any, ...]:
+    def run(param, grad, velocity, *masters) -> tuple[Any, ...]:
         ops.sgd_step([param], [grad], [velocity], list(masters) or None, **SGD)
         return param, velocity, *masters
 

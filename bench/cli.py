@@ -173,7 +173,7 @@ def _peer(threads: int) -> str:
     return f"peer       PyTorch {torch.__version__}"
 
 
-def _peaks(record: Any, device: str) -> None:
+def _peaks(record, device: str) -> None:
     from gpuconv.profiling.peaks import measure
 
     ceilings, rows = measure(device)
@@ -186,7 +186,7 @@ def _print_peaks(peaks: dict[str, Any]) -> None:
     print(f"ceilings   copy {peaks['copy'] / 1e9:.4g} GB/s, {rates}\n")
 
 
-def _run(options: argparse.Namespace, record: Any, device: str, timer: Any, entries: list[Any]) -> list[str]:
+def _run(options: argparse.Namespace, record, device: str, timer, entries: list[Any]) -> list[str]:
     """Time the entries; returns a line for each wrong result of ours."""
     from tqdm import tqdm
 
@@ -235,7 +235,7 @@ def describe(entry: dict[str, Any]) -> str:
     return text
 
 
-def _finish_cpu(options: argparse.Namespace, record: Any) -> None:
+def _finish_cpu(options: argparse.Namespace, record) -> None:
     """Import time and memory, measured for gpuconv only, and the goals."""
     from bench import goals, measures
     from bench.suite import select

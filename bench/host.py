@@ -66,18 +66,18 @@ def gpu() -> Iterator[list[str]]:
 
     launched: list[str] = []
 
-    def remembered(product: Any, *options: Any) -> Any:
+    def remembered(product, *options):
         tuner.remembered[product, tuner._gpu(0)] = chosen = plan(product, *options)
         return chosen
 
     launch, plan, tuning = RawKernel.__call__, tuner.plan, os.environ.get("GPUCONV_AUTOTUNE")
     os.environ["GPUCONV_AUTOTUNE"] = "0"
 
-    def record(self: Any, grid: Any, block: Any, arguments: Any, shared_mem: int) -> None:
+    def record(self, grid, block, arguments, shared_mem: int) -> None:
         launched.append(self.name)
 
     with standin.installed(schedule="early"):
-        cupy: Any = sys.modules["cupy"]
+        cupy = sys.modules["cupy"]
         cupy.empty = functools.cache(cupy.empty)  # one array per shape and dtype, which nothing reads
         cupy.cuda.runtime.getDevice = itertools.repeat(0).__next__
         RawKernel.__call__ = record  # type: ignore[method-assign]

@@ -14,7 +14,7 @@ def calls() -> dict[str, tuple[Callable[[], Any], int]]:
     import gpuconv as gc
     from gpuconv import ops
 
-    def array(*shape: int, dtype: Any = np.float32) -> Any:
+    def array(*shape: int, dtype=np.float32):
         return gc.asarray(np.ones(shape, dtype), "cuda")
 
     x, w, bias, y = array(1, 8, 8, 4), array(8, 3, 3, 4), array(8), array(1, 8, 8, 8)

@@ -51,7 +51,7 @@ def sides(call: Call, arrays: Arrays, device: str) -> list[Side]:
     return found + ([Side(COPY, "copy", prepare_copy)] if call.entry.kind == "memory" else [])
 
 
-def _copy(array: np.ndarray, device: str) -> Any:
+def _copy(array: np.ndarray, device: str):
     return backends.asarray(array.copy(), device)
 
 

@@ -67,18 +67,18 @@ def _noted() -> Iterator[list[tuple[str, int]]]:
     launch, empty, span = Kernel.__call__, emulator.empty, rows.span
     slices: list[tuple[object, int]] = []  # the spans of slices, which are kept so that no other array gets their id
 
-    def noted(kernel: Any, grid: Any, block: Any, *arguments: Any, shared: int = 0) -> None:
+    def noted(kernel, grid, block, *arguments, shared: int = 0) -> None:
         named = zip(kernel.signature.parameters, arguments)
         others = [each for at, each in named if not (_is_product(kernel.name) and at.name in _OPERANDS)]
         arrays = {id(each): each.nbytes for each in others if hasattr(each, "nbytes") and hasattr(each, "flags")}
         arrays |= {id(each): bytes_ for each, bytes_ in slices if id(each) in arrays}
         found.append((kernel.name, sum(arrays.values())))
 
-    def spanned(array: Any, count: int) -> Any:
+    def spanned(array, count: int):
         slices.append((span(array, count), array.nbytes))
         return slices[-1][0]
 
-    def untouched(shape: Any, dtype: Any) -> emulator.EmulatedArray:
+    def untouched(shape, dtype) -> emulator.EmulatedArray:
         return np.empty(shape, dtype).view(emulator.EmulatedArray)
 
     Kernel.__call__ = noted  # type: ignore[method-assign, assignment]

@@ -38,7 +38,7 @@ class Recipe:
         return run_settings.complete({"data": "synthetic", "model": name, "batch_size": size}, "airbench94")
 
     @functools.cached_property
-    def loss(self) -> Any:
+    def loss(self):
         return run_settings.loss(self.settings.loss)[1]
 
     @functools.cached_property
@@ -60,7 +60,7 @@ class Recipe:
         """A few images for the correctness check of each side before it is timed."""
         return self.data.subset(slice(PROVED_IMAGES))
 
-    def net(self, dtype: str = "float32") -> Any:
+    def net(self, dtype: str = "float32"):
         net = models.build(self.settings.model, seed=1, dtype=dtype)
         models.whiten(net, self.normalization(self.data.images[: self.settings.whiten], dtype))
         return net
@@ -70,7 +70,7 @@ class Recipe:
         net, chosen = self.net("float64" if dtype == "float64" else "float32").to(device), self.settings
         return Trainer(net, chosen.optimizer, lr=chosen.lr, loss=self.loss, schedule=chosen.schedule, precision=dtype)
 
-    def loader(self, trainer: Trainer, data: Dataset, batch_size: int, **options: Any) -> Loader:
+    def loader(self, trainer: Trainer, data: Dataset, batch_size: int, **options) -> Loader:
         where = dict(device=trainer.net.device, dtype=trainer.net.dtype)
         return Loader(data, batch_size, normalization=self.normalization, **where, **options)
 
@@ -81,7 +81,7 @@ class Recipe:
         trainer.fit(loader, epochs=PROVED_STEPS, progress=False)
         return np.array([record["train_loss"] for record in trainer.history])
 
-    def rates(self, net: Any, steps: int, epoch: int) -> tuple[Any, Iterator[list[float]]]:
+    def rates(self, net, steps: int, epoch: int) -> tuple[Any, Iterator[list[float]]]:
         """For a peer: the parameter groups of a net, and the learning rates of each step, one per group."""
         trainer = Trainer(net, self.settings.optimizer, lr=self.settings.lr, schedule=self.settings.schedule)
         groups, schedule = trainer.optimizer, trainer.schedule

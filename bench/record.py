@@ -86,7 +86,7 @@ class Record:
         return {entry["key"]: entry for entry in self.data["entries"]}
 
 
-def rounded(value: Any) -> Any:
+def rounded(value):
     """Floats rounded to four significant digits, more than any timing has."""
     if isinstance(value, float):
         return float(f"{value:.4g}")

@@ -37,7 +37,7 @@ class Step:
     def size(self) -> int:
         return self.entry.workload[1]
 
-    def net(self, device: str = "numpy", dtype: str = "float32") -> Any:
+    def net(self, device: str = "numpy", dtype: str = "float32"):
         return models.build(self.entry.workload[0], seed=1, device=device, dtype=dtype)
 
     def batches(self, device: str) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -93,7 +93,7 @@ def sides(step: Step, device: str) -> list[Side]:
     return found
 
 
-def has_norms_below(net: Any) -> bool:
+def has_norms_below(net) -> bool:
     """Whether `net.fuse(norm_sums=True)` is another net than `net.fuse()`."""
     forced, plain = (net.fuse(norm_sums=norm_sums) for norm_sums in (True, None))
     return [type(layer) for layer in forced.walk()] != [type(layer) for layer in plain.walk()]
@@ -116,7 +116,7 @@ def _prepared(step: Step, device: str, norm_sums: bool | None = None) -> tuple[T
     return trainer, sets, [loss]
 
 
-def _once(trainer: Trainer, x: Any, y: Any) -> None:
+def _once(trainer: Trainer, x, y) -> None:
     trainer.optimizer.advance()
     trainer.step(x, y)
 

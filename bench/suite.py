@@ -230,7 +230,7 @@ def select(
     """
     listed = suite(kind)
 
-    def chosen(what: str, names: Iterable[str], of: Any) -> set[str]:
+    def chosen(what: str, names: Iterable[str], of) -> set[str]:
         known = {name: name for names in zip(*map(of, listed)) for name in names}
         return {lookup(what, name, known) for name in names}
 

@@ -16,26 +16,26 @@ class Swish(Layer):
 
     beta: float = 1.0
 
-    def forward(self, x: Any, training: bool = False) -> Any:
+    def forward(self, x, training: bool = False):
         s = 1 / (1 + np.exp(-self.beta * x))
         self.stash(x, s)
         return x * s
 
-    def backward(self, dy: Any, *, input_grad: bool = True) -> Any:
+    def backward(self, dy, *, input_grad: bool = True):
         x, s = self.unstash()
         return dy * (s + self.beta * x * s * (1 - s)) if input_grad else None
 
 
-def focal(scores: Any, labels: Any) -> tuple[Any, Any]:
+def focal(scores, labels) -> tuple[Any, Any]:
     """Focal loss with gamma 1: -(1 - p) log p of the label's probability p, the mean over the batch."""
-    p: Any = np.exp(scores - scores.max(axis=1, keepdims=True))
+    p = np.exp(scores - scores.max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)
     rows = np.arange(len(labels))
-    right: Any = p[rows, labels]
+    right = p[rows, labels]
     slope = (np.log(right) - (1 - right) / right) * right  # dloss/dp * p
     dscores = -p * slope[:, None]
     dscores[rows, labels] += slope
-    loss: Any = ((right - 1) * np.log(right)).mean()
+    loss = ((right - 1) * np.log(right)).mean()
     return loss, dscores / len(labels)
 
 

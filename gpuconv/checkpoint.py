@@ -197,7 +197,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         raise CheckpointError(f"cannot write {path}: {error.strerror or error}{kept}") from error
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A JSON value for a message, shortened if it is long."""
     text = json.dumps(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpuconv.names import canonical
+from gpuconv.types import Array
 
 KINDS = ("numpy", "cuda", "emulated")
 _ALIASES = {"cpu": "numpy"}  # other names, used by PyTorch, JAX and Keras
@@ -93,6 +94,6 @@ def masked(name: str) -> TypeError:
     return TypeError(f"{name} must not be a masked array, as its mask would be lost; x.filled(value) makes a plain one")
 
 
-def address(array: Any) -> int:
+def address(array: Array) -> int:
     """The address of an array in its device's memory."""
     return array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 
-def found(path: str) -> Any:
+def found(path: str):
     """The object of gpuconv with a path such as "data.loader:Loader.epoch"."""
     module, _, names = path.partition(":")
     value = importlib.import_module(f"gpuconv.{module}")
@@ -17,7 +17,7 @@ def found(path: str) -> Any:
     return value
 
 
-def defaults(function: Any) -> dict[str, Any]:
+def defaults(function) -> dict[str, Any]:
     return {name: entry.default for name, entry in inspect.signature(function).parameters.items()}
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import types
-from typing import Any
 
 import numpy as np
 
 LONGEST = 60
 
 
-def identify(value: Any, name: str) -> str | None:
+def identify(value, name: str) -> str | None:
     """The part of a test's name for one argument: "stride=2", "2x3x5", "momentum=0.9,nesterov=True".
 
     None if pytest's own choice is right: text, and classes and functions by their names.
@@ -30,7 +29,7 @@ def identify(value: Any, name: str) -> str | None:
     )
 
 
-def _text(value: Any, name: str = "") -> str:
+def _text(value, name: str = "") -> str:
     if isinstance(value, (tuple, list, dict)) and not value:
         return f"no {name}".strip()
     if isinstance(value, (tuple, list)) and all(type(entry) is int for entry in value):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from gpuconv import algorithms
 from gpuconv.algorithms import Algorithm
@@ -13,7 +12,7 @@ from gpuconv.backends.cuda.gemm import plan
 
 
 @contextlib.contextmanager
-def entered(algorithm: Algorithm, **changed: Any) -> Iterator[Algorithm]:
+def entered(algorithm: Algorithm, **changed) -> Iterator[Algorithm]:
     """Within this context the table also has this algorithm. changed: fields to replace in it."""
     before, new = algorithms.ALGORITHMS, replace(algorithm, **changed)
     algorithms.ALGORITHMS = (*before, new)

@@ -16,7 +16,7 @@ from gpuconv.problems import Conv2dProblem
 Form = tuple[Callable[..., tuple[Any, ...]], Callable[..., tuple[Any, ...]]]
 
 
-def load() -> Any:
+def load():
     """PyTorch, configured for the comparison. Raises ImportError if it is not installed."""
     import torch
 
@@ -31,7 +31,7 @@ def place(device: str) -> str:
     return device if device.startswith("cuda") else "cpu"
 
 
-def tensor(array: np.ndarray, device: str, *, channels_last: bool = False) -> Any:
+def tensor(array: np.ndarray, device: str, *, channels_last: bool = False):
     """A copy of a host array (volumes NHWC, filters KRSC) as an NCHW tensor on a device."""
     torch = load()
     array = np.array(array)
@@ -45,7 +45,7 @@ def tensor(array: np.ndarray, device: str, *, channels_last: bool = False) -> An
     return made.to(place(device))
 
 
-def to_host(result: Any) -> np.ndarray:
+def to_host(result) -> np.ndarray:
     """A tensor as a host array in our layout."""
     result = result.detach().cpu()
     result = result.permute(0, 2, 3, 1) if result.ndim == 4 else result
@@ -72,7 +72,7 @@ def sides(call: Call, arrays: Arrays, device: str, compiled: bool) -> list[Side]
 
             sets = [inputs() for _ in range(set_count(arrays, device))]
 
-            def run(number: int) -> Any:
+            def run(number: int):
                 with torch.no_grad():
                     return work(*sets[number % len(sets)])
 
@@ -97,14 +97,14 @@ def sides(call: Call, arrays: Arrays, device: str, compiled: bool) -> list[Side]
 _UNCOMPILED = ("sgd_step", "sgd_master", "batch_norm_backward")  # the fused optimizer, autograd's own node
 
 
-def _as_given(*tensors: Any) -> tuple[Any, ...]:
+def _as_given(*tensors) -> tuple[Any, ...]:
     return tensors
 
 
-def _fprop(torch: Any, call: Call) -> Form:
+def _fprop(torch, call: Call) -> Form:
     options, op = _convolution_options(call), call.entry.op
 
-    def work(x: Any, w: Any, bias: Any) -> tuple[Any, ...]:
+    def work(x, w, bias) -> tuple[Any, ...]:
         y = torch.nn.functional.conv2d(x, w, bias, **options)
         if op != "fprop":
             y = torch.relu_(y)
@@ -113,19 +113,19 @@ def _fprop(torch: Any, call: Call) -> Form:
     return _as_given, work
 
 
-def _backward(torch: Any, call: Call) -> Form:
+def _backward(torch, call: Call) -> Form:
     convolution, options = call.entry.workload, _convolution_options(call)
     direction = call.entry.op
     made = {"dgrad": [True, False, False], "wgrad": [False, True, False]}.get(direction, [True, True, True])
     windows = [list(options[name]) for name in ("stride", "padding", "dilation")]
 
-    def inputs(dy: Any, *others: Any) -> tuple[Any, ...]:
+    def inputs(dy, *others) -> tuple[Any, ...]:
         """dy, x, w: for arrays that the direction does not read, only shape and layout matter."""
         if direction == "dgrad":
             return dy, _like(torch, dy, convolution.x_shape), *others
         return (dy, *others, _like(torch, dy, convolution.w_shape)) if direction == "wgrad" else (dy, *others[:2])
 
-    def work(dy: Any, x: Any, w: Any) -> tuple[Any, ...]:
+    def work(dy, x, w) -> tuple[Any, ...]:
         found = torch.ops.aten.convolution_backward(
             dy, x, w, [convolution.k], *windows, False, [0, 0], options["groups"], made
         )
@@ -144,7 +144,7 @@ def _convolution_options(call: Call) -> dict[str, Any]:
     )
 
 
-def _like(torch: Any, tensor: Any, shape: tuple[int, ...]) -> Any:
+def _like(torch, tensor, shape: tuple[int, ...]):
     """An empty NCHW tensor of one of our shapes, in the layout of another."""
     n, h, w, c = shape
     eager = tensor.is_contiguous()
@@ -152,14 +152,14 @@ def _like(torch: Any, tensor: Any, shape: tuple[int, ...]) -> Any:
     return torch.empty((n, c, h, w), dtype=tensor.dtype, device=tensor.device, memory_format=layout)
 
 
-def _max_pool(torch: Any, call: Call) -> Form:
+def _max_pool(torch, call: Call) -> Form:
     return _as_given, lambda x: torch.nn.functional.max_pool2d(x, 2, return_indices=True)[:1]
 
 
-def _max_pool_backward(torch: Any, call: Call) -> Form:
+def _max_pool_backward(torch, call: Call) -> Form:
     _, _, width, _ = call.entry.workload
 
-    def inputs(dy: Any, argmax: Any) -> tuple[Any, ...]:
+    def inputs(dy, argmax) -> tuple[Any, ...]:
         """PyTorch's argmax indexes the map, ours the window."""
         rows = torch.arange(argmax.shape[2], device=argmax.device)[:, None]
         columns = torch.arange(argmax.shape[3], device=argmax.device)
@@ -167,44 +167,44 @@ def _max_pool_backward(torch: Any, call: Call) -> Form:
         flat = (2 * rows + inside // 2) * width + 2 * columns + inside % 2
         return dy, _like(torch, dy, call.entry.workload), flat
 
-    def work(dy: Any, x: Any, flat: Any) -> tuple[Any, ...]:
+    def work(dy, x, flat) -> tuple[Any, ...]:
         backward = torch.ops.aten.max_pool2d_with_indices_backward
         return (backward(dy, x, [2, 2], [2, 2], [0, 0], [1, 1], False, flat),)
 
     return inputs, work
 
 
-def _batch_norm(torch: Any, call: Call) -> Form:
-    def work(x: Any, gamma: Any, beta: Any, mean: Any, var: Any) -> tuple[Any, ...]:
+def _batch_norm(torch, call: Call) -> Form:
+    def work(x, gamma, beta, mean, var) -> tuple[Any, ...]:
         return (torch.nn.functional.batch_norm(x, mean, var, gamma, beta, training=True),)
 
     return _as_given, work
 
 
-def _batch_norm_backward(torch: Any, call: Call) -> Form:
-    def inputs(dy: Any, x: Any, gamma: Any, mean: Any, inv_std: Any) -> tuple[Any, ...]:
+def _batch_norm_backward(torch, call: Call) -> Form:
+    def inputs(dy, x, gamma, mean, inv_std) -> tuple[Any, ...]:
         with torch.enable_grad():
             beta = torch.zeros_like(gamma)
             leaves = [x.requires_grad_(), gamma.requires_grad_(), beta.requires_grad_()]
             return torch.nn.functional.batch_norm(x, None, None, gamma, beta, training=True), leaves, dy
 
-    def work(y: Any, leaves: Any, dy: Any) -> tuple[Any, ...]:
+    def work(y, leaves, dy) -> tuple[Any, ...]:
         return torch.autograd.grad(y, leaves, dy, retain_graph=True)
 
     return inputs, work
 
 
-def _sgd(torch: Any, call: Call) -> Form:
+def _sgd(torch, call: Call) -> Form:
     master = call.entry.op == "sgd_master"
 
-    def inputs(param: Any, grad: Any, velocity: Any, *masters: Any) -> tuple[Any, ...]:
+    def inputs(param, grad, velocity, *masters) -> tuple[Any, ...]:
         stepped = torch.nn.Parameter(masters[0] if master else param)
         optimizer = torch.optim.SGD([stepped], fused=True, **SGD)
         optimizer.state[stepped]["momentum_buffer"] = velocity
         stepped.grad = grad.to(stepped.dtype)  # the fused step accepts no gradient of another dtype
         return optimizer, stepped, velocity, param
 
-    def work(optimizer: Any, stepped: Any, velocity: Any, param: Any) -> tuple[Any, ...]:
+    def work(optimizer, stepped, velocity, param) -> tuple[Any, ...]:
         optimizer.step()
         if not master:
             return stepped, velocity

@@ -10,7 +10,7 @@ from gpuconv.names import lookup
 from gpuconv.problems import Conv2dProblem
 
 
-def module(net: layers.Sequential) -> Any:
+def module(net: layers.Sequential):
     """A torch.nn.Module that computes what a net does, from NCHW images. Raises ValueError for a layer that has no
     counterpart here."""
     made = _module(net)
@@ -21,7 +21,7 @@ def module(net: layers.Sequential) -> Any:
     return made
 
 
-def parameters(net: layers.Sequential, made: Any) -> dict[str, Any]:
+def parameters(net: layers.Sequential, made) -> dict[str, Any]:
     """The trained parameters of the module that `module` made from a net, by our names."""
     pairs = [
         (layer[name], getattr(part, name))
@@ -36,15 +36,15 @@ def _with_weights(net: layers.Layer) -> list[layers.Layer]:
     return [layer for layer in net.walk() if layer.variables and not layer.children()]
 
 
-def _leaves(module: Any) -> list[Any]:
+def _leaves(module) -> list[Any]:
     return [part for part in module.modules() if part._parameters and not part._modules]
 
 
-def _module(layer: layers.Layer) -> Any:
+def _module(layer: layers.Layer):
     return lookup("layer with a counterpart in PyTorch", type(layer).__name__, _COUNTERPARTS)(load().nn, layer)
 
 
-def _conv(nn: Any, layer: Any) -> Any:
+def _conv(nn, layer):
     problem: Conv2dProblem = layer.problem
     padding = tuple(before for before, after in problem.padding if before == after)
     if len(padding) < 2 or problem.fit != "floor":
@@ -54,17 +54,17 @@ def _conv(nn: Any, layer: Any) -> Any:
     )
 
 
-def _linear(nn: Any, layer: Any) -> Any:
+def _linear(nn, layer):
     out_features, in_features = layer.variables["weight"].shape
     return nn.Linear(in_features, out_features, layer.bias)
 
 
-def _batch_norm(nn: Any, layer: Any) -> Any:
+def _batch_norm(nn, layer):
     kind = nn.BatchNorm2d if len(layer.input_shape) == 3 else nn.BatchNorm1d
     return kind(layer.input_shape[-1], eps=layer.eps, momentum=layer.momentum)
 
 
-def _residual(nn: Any, layer: Any) -> Any:
+def _residual(nn, layer):
     parts = [_module(child) for _, child in layer.children()]
 
     class Residual(nn.Module):
@@ -72,15 +72,15 @@ def _residual(nn: Any, layer: Any) -> Any:
             super().__init__()
             self.body, self.shortcut = parts[0], parts[1] if len(parts) > 1 else nn.Identity()
 
-        def forward(self, x: Any) -> Any:
+        def forward(self, x):
             return self.body(x) + self.shortcut(x)
 
     return Residual()
 
 
-def _scale(nn: Any, layer: Any) -> Any:
+def _scale(nn, layer):
     class Scale(nn.Module):
-        def forward(self, x: Any) -> Any:
+        def forward(self, x):
             return x * layer.factor
 
     return Scale()

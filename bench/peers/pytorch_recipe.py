@@ -28,7 +28,7 @@ Update = Callable[[], None]
 class Images:
     """A data set on the device, normalized, and its batches, (n, C, H, W) in channels_last."""
 
-    def __init__(self, recipe: Recipe, data: Dataset, device: str, dtype: Any) -> None:
+    def __init__(self, recipe: Recipe, data: Dataset, device: str, dtype) -> None:
         torch = self.torch = load()
         self.size, self.augmentation = min(recipe.settings.batch_size, len(data)), recipe.augmentation
         images = tensor(recipe.normalization(data.images), device).to(dtype)
@@ -40,12 +40,12 @@ class Images:
         self.flipped = torch.rand(len(data), device=images.device) < 0.5
         self.rows, self.columns = (torch.arange(size, device=images.device) for size in (self.height, self.width))
 
-    def shuffle(self) -> Any:
+    def shuffle(self):
         """The order of a new epoch, in which the images not flipped before are flipped."""
         self.flipped = ~self.flipped
         return self.torch.randperm(len(self.labels), device=self.labels.device)
 
-    def batch(self, order: Any, number: int) -> tuple[Any, Any]:
+    def batch(self, order, number: int) -> tuple[Any, Any]:
         index, shift = order[number * self.size : (number + 1) * self.size], self.augmentation.shift
         moves = self.torch.randint(0, 2 * shift + 1, (2, len(index), 1), device=index.device)
         columns = self.torch.where(self.flipped[index, None], self.width - 1 - self.columns, self.columns)
@@ -77,7 +77,7 @@ class Training:
             for part, lr in zip(groups.parts, self.lr)
         ]
 
-    def step(self, x: Any, y: Any) -> Any:
+    def step(self, x, y):
         torch = load()
         self.net.zero_grad(set_to_none=True)
         with torch.autocast(self.kind, self.dtype, enabled=self.half):
@@ -88,7 +88,7 @@ class Training:
             update()
         return loss.detach()
 
-    def losses(self, x: Any, y: Any) -> np.ndarray:
+    def losses(self, x, y) -> np.ndarray:
         """The losses of repeated steps on one batch."""
         found = []
         for rates in self.rates:
@@ -97,7 +97,7 @@ class Training:
         return np.array(found)
 
 
-def orthogonal(x: Any, steps: int) -> Any:
+def orthogonal(x, steps: int):
     """A matrix with its singular values brought near 1 (see `gpuconv.ops.muon_step`)."""
     a, b, c = NEWTON_SCHULZ
     tall = x.shape[0] > x.shape[1]
@@ -109,7 +109,7 @@ def orthogonal(x: Any, steps: int) -> Any:
     return x.T if tall else x
 
 
-def _update(optimizer: Any, params: Sequence[Any], lr: Any, dtype: Any, direction: Callable[..., Any]) -> Update:
+def _update(optimizer, params: Sequence[Any], lr, dtype, direction: Callable[..., Any]) -> Update:
     """One of our optimizers in PyTorch, its rate a tensor on the device."""
     torch = load()
     if not isinstance(optimizer, Muon):
@@ -173,7 +173,7 @@ def sides(recipe: Recipe, device: str, compiled: bool) -> list[Side]:
     return [Side(PEER, name, form(*how)) for name, how in forms.items()]
 
 
-def first(recipe: Recipe, device: str, dtype: Any) -> tuple[Any, Any]:
+def first(recipe: Recipe, device: str, dtype) -> tuple[Any, Any]:
     """The images of the correctness check, unaugmented, in one batch."""
     x = tensor(recipe.normalization(recipe.proof.images), device, channels_last=True)
     return x.to(dtype), tensor(recipe.proof.labels.astype(np.int64), device)

@@ -39,7 +39,7 @@ def sides(step: Step, device: str, compiled: bool) -> list[Side]:
                 torch.compiler.reset()
                 forward = torch.compile(net, mode="max-autotune-no-cudagraphs" if graph else "max-autotune")
 
-            def once(x: Any, y: Any) -> Any:
+            def once(x, y):
                 optimizer.zero_grad(set_to_none=True)
                 with cast:
                     loss = torch.nn.functional.cross_entropy(forward(x).float(), y)
@@ -66,7 +66,7 @@ def sides(step: Step, device: str, compiled: bool) -> list[Side]:
     return [Side(PEER, name, form(*how)) for name, how in forms.items()]
 
 
-def captured(once: Callable[[Any, Any], Any], x: Any, y: Any) -> tuple[Any, ...]:
+def captured(once: Callable[[Any, Any], Any], x, y) -> tuple[Any, ...]:
     """The step as a graph, after the warm-up on a side stream that PyTorch's documentation asks for."""
     torch = load()
     side = torch.cuda.Stream()

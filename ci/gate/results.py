@@ -17,7 +17,7 @@ class FailedError(Exception):
 
     status = FAILED
 
-    def __init__(self, reason: str, **details: Any) -> None:
+    def __init__(self, reason: str, **details) -> None:
         super().__init__(reason)
         self.details = details
 

@@ -30,7 +30,7 @@ HALVES = ("bfloat16", "float16")
 DIRECTIONS = ("fprop", "dgrad", "wgrad")
 
 
-def ranges(numbers: Any) -> str:
+def ranges(numbers) -> str:
     """ "0-3, 8" of 0, 1, 2, 3, 8."""
     runs: list[list[int]] = []
     for number in sorted(map(int, numbers)):
@@ -60,7 +60,7 @@ def what_is_wrong(expected: np.ndarray, found: np.ndarray) -> list[str]:
 # --- one warpgroup ------------------------------------------------------------------------------
 
 
-def multiplied(device: str, dtype: str, columns: int, layout: tuple[int, int], a: Any, b: Any) -> np.ndarray:
+def multiplied(device: str, dtype: str, columns: int, layout: tuple[int, int], a, b) -> np.ndarray:
     """a (64, 64) times b (columns, 64) transposed, by one warpgroup. layout: keys of `SWIZZLES` and `MAJORS`."""
     import gpuconv as gc
 
@@ -218,7 +218,7 @@ def finishes(name: str, dtype: str, small: bool) -> list[Any]:
     return [PLAIN, epilogue("relu", 1, True), epilogue("relu", 2, True), epilogue(None, 1, False, True)]
 
 
-def timed(product: Any, candidate: Any, device: str) -> str:
+def timed(product, candidate, device: str) -> str:
     """The times of the candidate, and of the proved algorithm that the cost model chooses, as text."""
     from gpuconv.backends.cuda.gemm import tuner
     from gpuconv.backends.cuda.gemm.plan import plan
@@ -242,7 +242,7 @@ def timed(product: Any, candidate: Any, device: str) -> str:
     return "; ".join(lines)
 
 
-def wrong_in(product: Any, candidate: Any, place: Any) -> list[str]:
+def wrong_in(product, candidate, place) -> list[str]:
     """The candidate's results that differ from the proved algorithm's for whole numbers, as lines of text."""
     from gpuconv.backends.cuda.gemm.plan import plan
     from gpuconv.backends.cuda.gemm.proofs import trusting
@@ -261,7 +261,7 @@ def wrong_in(product: Any, candidate: Any, place: Any) -> list[str]:
     return lines
 
 
-def question_of(product: Any, candidate: Any, device: str) -> Any:
+def question_of(product, candidate, device: str):
     from gpuconv.verify.proof import Question
 
     way = product.kernel.removeprefix("conv2d_")

@@ -11,7 +11,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from gpuconv.checkpoint import load
 from gpuconv.cli.errors import UserError, describe, user_errors
 from gpuconv.console import quiet
 from gpuconv.training import RunDirectory, stored
+from gpuconv.training.run_state import RunState
 from gpuconv.training.tensor_digests import XXH3, Digests, Key, Step, keyed, machine, read
 from gpuconv.types import Array, Record
 
@@ -134,11 +134,11 @@ class _Keeper(Digests):
             self.earlier += 1
 
     @contextlib.contextmanager
-    def around_step(self, trainer: Any) -> Iterator[None]:
+    def around_step(self, trainer: RunState) -> Iterator[None]:
         self.at = trainer.steps + 1
         with super().around_step(trainer):
             yield
 
-    def on_step(self, trainer: Any, record: Any) -> None:
+    def on_step(self, trainer: RunState, record: Record | None) -> None:
         if trainer.steps >= self.step:
             raise _Done

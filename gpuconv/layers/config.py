@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from gpuconv.layers.protocol import AnyLayer
 from gpuconv.layers.registry import LAYERS, layer_class, name_of
 from gpuconv.layers.state import Stateful
 from gpuconv.names import lookup
@@ -70,7 +71,7 @@ def written(layer: Any) -> str:
     return f"{type(layer).__name__}({', '.join(shown)})"
 
 
-def expect_rebuildable(layer: Any) -> None:
+def expect_rebuildable(layer: AnyLayer) -> None:
     """Raise TypeError for a user's layer that its config cannot rebuild: such a layer could not be saved or copied."""
     kind: Any = type(layer)
     if name_of(kind) == kind.__name__:  # a layer of gpuconv

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Self
 
+from gpuconv.layers.protocol import AnyLayer
+
 Hook = Callable[[Any, Any, Any], object]  # called with (layer, x, y) or (layer, dx, dy)
 
 
 class Handle:
     """A registered hook; `remove` unregisters it."""
 
-    def __init__(self, layer: Any, direction: str, hook: Hook) -> None:
+    def __init__(self, layer: AnyLayer, direction: str, hook: Hook) -> None:
         if not callable(hook):
             raise TypeError(f"a hook is a function of (layer, x, y), received {type(hook).__name__}")
         self._of, self._hook = (layer, direction), hook

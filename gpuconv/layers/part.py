@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from gpuconv import backends, ops
 from gpuconv.dtypes import is_float
+from gpuconv.layers.protocol import AnyLayer
 from gpuconv.types import Array
 
 __all__ = [
@@ -92,7 +93,7 @@ class Together:
     """The parts of a batch that go through a net together. Each has its own gradients, activations and running
     statistics; the first part uses those of the net. count: the number of parts."""
 
-    def __init__(self, net: Any, count: int) -> None:
+    def __init__(self, net: AnyLayer, count: int) -> None:
         self._net = net
         self._others = [{layer: _own_state(layer) for layer in net.walk()} for _ in range(count - 1)]
         self.parts: list[Part] = []
@@ -112,7 +113,7 @@ class Together:
         return [each for state in states for each in (*state["statistics"].values(), *state["gradients"].values())]
 
     @contextmanager
-    def part(self, number: int, layer: Any) -> Iterator[None]:
+    def part(self, number: int, layer: AnyLayer) -> Iterator[None]:
         """A context in which this layer has the state of one part, and receives that part."""
         with part_of_batch(self.parts[number]):
             self._swap(number, layer)
@@ -121,14 +122,14 @@ class Together:
             finally:
                 self._swap(number, layer)
 
-    def _swap(self, number: int, layer: Any) -> None:
+    def _swap(self, number: int, layer: AnyLayer) -> None:
         for each in layer.walk() if number else ():
             own, kept = vars(each), self._others[number - 1][each]
             for name in ("arrays", "gradients", "_stale", "_saved"):
                 own[name], kept[name] = kept[name], own[name]
 
 
-def _own_state(layer: Any) -> dict[str, Any]:
+def _own_state(layer: AnyLayer) -> dict[str, Any]:
     buffers = [name for name, variable in layer.variables.items() if variable.buffer]
     statistics = {name: ops.scale(layer[name], factor=1.0) for name in buffers if is_float(layer[name].dtype)}
     gradients = {
@@ -142,15 +143,15 @@ def _own_state(layer: Any) -> dict[str, Any]:
 class Cut(list[Any]):
     """The values of each part of a batch at one place in a net, such as its activations."""
 
-    def __init__(self, values: Iterable[Any], together: Together) -> None:
+    def __init__(self, values: Iterable[object], together: Together) -> None:
         super().__init__(values)
         self._together = together
 
-    def of(self, values: Iterable[Any]) -> Any:
+    def of(self, values: Iterable[object]) -> Any:
         """Other values for the same parts."""
         return Cut(values, self._together)
 
-    def through(self, layer: Any, function: Callable[..., Any]) -> Any:
+    def through(self, layer: AnyLayer, function: Callable[[Any], object]) -> Any:
         """The results of `function`, which runs the layer on one part after another."""
         found = []
         for number, value in enumerate(self):
@@ -164,12 +165,12 @@ class Cut(list[Any]):
         return self._together.parts[0]
 
 
-def takes_cut(layer: Any) -> bool:
+def takes_cut(layer: AnyLayer) -> bool:
     """Whether a layer's forward and backward take the parts of a batch together."""
     return layer.takes_parts and not layer.is_foreign
 
 
-def start(net: Any, method: str, x: Any, **options: Any) -> Any:
+def start(net: AnyLayer, method: str, x: object, **options: Any) -> Any:
     """Call the method of a whole net, whose layers `running.run` then runs."""
     function = partial(getattr(net, method), **options)
     return x.through(net, function) if isinstance(x, Cut) and not takes_cut(net) else function(x)

@@ -10,7 +10,7 @@ from typing import Any
 
 from gpuconv.names import lookup
 
-LAYERS: dict[str, Any] = {}  # layer classes by `name_of`, and by their former names
+LAYERS: dict[str, type[Any]] = {}  # layer classes by `name_of`, and by their former names
 
 
 class UndefinedLayerError(ValueError):
@@ -22,7 +22,7 @@ def name_of(kind: type) -> str:
     return kind.__name__ if kind.__module__.startswith("gpuconv.") else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def layer_class(name: str) -> Any:
+def layer_class(name: str) -> type[Any]:
     """The class with this name in configs. A user's class is also found without its module if the name is unique.
     Raises ValueError if there is none, or several."""
     if isinstance(name, str) and name not in LAYERS:

@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from gpuconv.layers.base import Layer
 from gpuconv.types import Shape
 
-FUSED: list[Any] = []  # the fused layers of `layers/fused.py`; each class has fits(layers)
-CHAINED: list[Any] = []  # functions of `layers/fused.py` that replace runs of a fused row
+FUSED: list[type[Any]] = []  # the fused layers of `layers/fused.py`; each class has fits(layers)
+Chain = Callable[[Sequence[Layer], bool | None], Sequence[Layer]]
+CHAINED: list[Chain] = []  # functions of `layers/fused.py` that replace runs of a fused row
 LONGEST = 4
 
 

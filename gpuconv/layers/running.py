@@ -6,13 +6,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from gpuconv import backends
 from gpuconv.dtypes import is_float
 from gpuconv.layers.part import Cut, in_parts, takes_cut
+from gpuconv.layers.protocol import AnyLayer
+from gpuconv.types import Array
 
-Listener = Callable[[Any, str], AbstractContextManager[object]]
+Listener = Callable[[Any, str], AbstractContextManager[object]]  # called with (layer, direction)
+LayerT = TypeVar("LayerT", bound=AnyLayer)
 _listeners: list[Listener] = []
 
 
@@ -33,7 +36,7 @@ def where() -> Iterator[Callable[[], tuple[str, str]]]:
     around = [("", "")]
 
     @contextmanager
-    def inside(layer: Any, direction: str) -> Iterator[None]:
+    def inside(layer: AnyLayer, direction: str) -> Iterator[None]:
         around.append((layer.path, direction))
         try:
             yield
@@ -44,7 +47,7 @@ def where() -> Iterator[Callable[[], tuple[str, str]]]:
         yield lambda: around[-1]
 
 
-def run(layer: Any, method: str, *args: object, **options: Any) -> Any:
+def run(layer: AnyLayer, method: str, *args: object, **options: Any) -> Any:
     """Call a child's "forward", "infer" or "backward". Containers run their children only through this function.
 
     Errors get a note that names the layer. The parts of a Cut are run one by one, unless the layer takes it.
@@ -66,29 +69,29 @@ def run(layer: Any, method: str, *args: object, **options: Any) -> Any:
         raise
 
 
-def writes_slices(layer: Any) -> bool:
+def writes_slices(layer: AnyLayer) -> bool:
     """Whether a layer's forward takes out=, a slice of the channels of a wider volume."""
     return layer.writes_slices and not layer.is_foreign
 
 
-def reads_slices(layer: Any) -> bool:
+def reads_slices(layer: AnyLayer) -> bool:
     """Whether a layer's backward reads a dy that is such a slice without copying it."""
     return layer.reads_slices and not layer.is_foreign
 
 
-def takes_slices(layer: Any) -> bool:
+def takes_slices(layer: AnyLayer) -> bool:
     """Whether a layer reads an x that is such a slice without copying it."""
     return layer.takes_slices and not layer.is_foreign
 
 
-def holds_input(layer: Any) -> bool:
+def holds_input(layer: AnyLayer) -> bool:
     """Whether the layer below may write the input into a slice of this layer's output."""
     return layer.holds_input and not layer.is_foreign
 
 
-def runs_in_place(layers: Sequence[Any]) -> list[list[Any]]:
+def runs_in_place(layers: Sequence[LayerT]) -> list[list[LayerT]]:
     """The layers, split into runs in which each layer but the last writes straight into the output of the next one."""
-    runs: list[list[Any]] = []
+    runs: list[list[LayerT]] = []
     for layer in layers:
         if runs and holds_input(layer) and writes_slices(runs[-1][-1]):
             runs[-1].append(layer)
@@ -97,7 +100,7 @@ def runs_in_place(layers: Sequence[Any]) -> list[list[Any]]:
     return runs
 
 
-def places(layers: Sequence[Any], x: Any, out: Any) -> list[Any]:
+def places(layers: Sequence[Any], x: Array, out: Array | None) -> list[Array | None]:
     """The array into which each layer of a run of `runs_in_place` writes its output; None for a new array. x: the input
     of the first layer. out: the array for the last layer, or None."""
     if len(layers) == 1:
@@ -108,7 +111,7 @@ def places(layers: Sequence[Any], x: Any, out: Any) -> list[Any]:
     return found[::-1]
 
 
-def call(layer: Any, method: str, *args: object, **options: Any) -> Any:
+def call(layer: AnyLayer, method: str, *args: object, **options: Any) -> Any:
     """As `run`, without listeners: converts the result of a user's layer to the net's dtype and calls the hooks."""
     found = getattr(layer, method)(*args, **options)
     if layer.is_foreign:
@@ -122,13 +125,13 @@ def call(layer: Any, method: str, *args: object, **options: Any) -> Any:
     return found
 
 
-def _expect_planned(layer: Any, method: str, given: Any, found: Any) -> None:
+def _expect_planned(layer: AnyLayer, method: str, given: Any, found: Array) -> None:
     """Raise ValueError if a user's layer, given a volume of the planned shape, returns one of another shape than
     planned."""
     taken, planned, name = layer.input_shape, layer.output_shape, "forward"
     if method == "backward":
         taken, planned, name = planned, taken, method
-    if tuple(given.shape[1:]) == taken and tuple(found.shape) != (len(given), *planned):
+    if planned is not None and tuple(given.shape[1:]) == taken and tuple(found.shape) != (len(given), *planned):
         shape = ", ".join(map(str, ("N", *planned)))
         raise ValueError(
             f"{type(layer).__name__}.{name} must return an array of shape ({shape}), which its plan() implies, "
@@ -136,7 +139,7 @@ def _expect_planned(layer: Any, method: str, given: Any, found: Any) -> None:
         )
 
 
-def _in_net_dtype(layer: Any, method: str, found: object) -> Any:
+def _in_net_dtype(layer: AnyLayer, method: str, found: object) -> Any:
     """The result of a user's layer, converted to the net's dtype if it has another float dtype."""
     if found is None and method == "backward":  # None is allowed with input_grad=False
         return found

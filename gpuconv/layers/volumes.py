@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from gpuconv.names import lookup
+from gpuconv.types import Array
 
 
-class Volumes(list[tuple[str, Any]]):
+class Volumes(list[tuple[str, Array]]):
     """Pairs of a layer's name and its output volume, in forward order; ``volumes["conv1"]`` is the output of conv1."""
 
     def __getitem__(self, key: Any) -> Any:
@@ -23,8 +24,8 @@ class Volumes(list[tuple[str, Any]]):
     def keys(self) -> list[str]:
         return [name for name, _ in self]
 
-    def values(self) -> list[Any]:
+    def values(self) -> list[Array]:
         return [volume for _, volume in self]
 
-    def items(self) -> list[tuple[str, Any]]:
+    def items(self) -> list[tuple[str, Array]]:
         return [*self]

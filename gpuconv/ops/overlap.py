@@ -68,7 +68,7 @@ def disjoint(outputs: Written) -> bool:
     return True
 
 
-def _range(array: Any) -> Range:
+def _range(array: Array) -> Range:
     if type(array) is np.ndarray:
         return _ANYWHERE
     begin = array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr  # `address`, inlined
@@ -78,7 +78,7 @@ def _range(array: Any) -> Range:
     return begin + sum(min(0, r) for r in reach), begin + sum(max(0, r) for r in reach) + array.dtype.itemsize
 
 
-def _interleaved(a: Any, b: Any) -> bool:
+def _interleaved(a: Array, b: Array) -> bool:
     """Whether two arrays lie between each other's rows without sharing memory, as the slices of channels ``y[..., :3]``
     and ``y[..., 3:7]`` do: all of their rows begin a multiple of the pitch apart, at disjoint places within it."""
     pitch, rows = 0, []

@@ -149,7 +149,7 @@ class NCCL(Ranks):
             self._communicator.recv(self._address(into), into.nbytes, byte, partner, stream)
         self._library.groupEnd()
 
-    def _address(self, array: Any) -> int:
+    def _address(self, array: Array) -> int:
         return int(array.data.ptr)
 
     def _stream(self) -> int:

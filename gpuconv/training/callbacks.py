@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 class Callback:
     """The base class of callbacks; its methods do nothing."""
 
+    # `trainer` is Any here, so that a callback may annotate it as gpuconv.Trainer.
+
     def on_start(self, trainer: Any) -> None:
         """Before the first step. `trainer`: the state, with `net`, `steps`, `epoch`, `records` and `stop(reason)`."""
 
@@ -84,7 +86,7 @@ EVENTS = {  # the arguments of each event
 }
 
 
-def checked(callbacks: Sequence[Any]) -> list[Any]:
+def checked(callbacks: Sequence[object]) -> list[Any]:
     """Callbacks as a list. Raises TypeError for an object without any event method, for a method whose name begins with
     "on_" and is no event's (naming the nearest event), and for one that does not take the event's arguments."""
     if not isinstance(callbacks, Iterable):

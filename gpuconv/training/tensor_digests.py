@@ -34,8 +34,10 @@ import numpy as np
 from gpuconv import arguments, backends, files
 from gpuconv.checkpoint import CheckpointError, write_atomically
 from gpuconv.dtypes import as_numeric, is_float
+from gpuconv.layers import Layer
 from gpuconv.layers.fused import Fused
 from gpuconv.training.callbacks import Callback, append
+from gpuconv.training.run_state import RunState
 from gpuconv.types import Array
 
 FORMAT = 2
@@ -241,7 +243,7 @@ class Digests(Callback):
     def __init__(self, path: str | os.PathLike[str] | None = None, every: int = 1) -> None:
         self.path, self.every = path, arguments.integer("every", every, 1)
 
-    def on_start(self, trainer: Any) -> None:
+    def on_start(self, trainer: RunState) -> None:
         """Open the file. Raises ValueError if neither a path nor a run directory is given."""
         path = self.path or (trainer.run and trainer.run.digests)
         if not path:
@@ -255,7 +257,7 @@ class Digests(Callback):
         self._templates = cache(partial(_template_of, trainer.net))
 
     @contextmanager
-    def around_step(self, trainer: Any) -> Iterator[None]:
+    def around_step(self, trainer: RunState) -> Iterator[None]:
         """A context around a step of `trainer`, which writes the digests of the step's tensors."""
         step = trainer.steps + 1
         inside = step <= self.every or step % self.every == 0 or not self._begun
@@ -266,7 +268,7 @@ class Digests(Callback):
         append(self._path, f"{begin[:-2]}{digests[0]}]}}\n")
 
     @contextmanager
-    def _digests(self, trainer: Any, layers: Sequence[Any]) -> Iterator[list[str]]:
+    def _digests(self, trainer: RunState, layers: Sequence[Layer]) -> Iterator[list[str]]:
         """A context for one step, at whose end the list has one text: the JSON of the digests. layers: those whose
         outputs and gradients of their inputs are recorded."""
         found: list[str] = []
@@ -280,10 +282,10 @@ class Digests(Callback):
             if self.seen:
                 self.seen(direction, _name(direction, of), tensor)
 
-        def forward(layer: Any, x: Array, y: Array) -> None:
+        def forward(layer: Layer, x: Array, y: Array) -> None:
             add("forward", layer, y)
 
-        def backward(layer: Any, dx: Array | None, dy: Array) -> None:
+        def backward(layer: Layer, dx: Array | None, dy: Array) -> None:
             if dx is not None:
                 add("backward", layer, dx)
 
@@ -321,7 +323,7 @@ def _name(direction: str, of: Any) -> str:
     return of if isinstance(of, str) else _end(of, -1 if direction == "forward" else 0).path
 
 
-def _end(layer: Any, number: int) -> Any:
+def _end(layer: Layer, number: int) -> Any:
     """The layer at index `number`, 0 or -1, of those that a fused layer or a chain of them runs as one; any other layer
     itself."""
     while isinstance(layer, Fused):
@@ -329,7 +331,7 @@ def _end(layer: Any, number: int) -> Any:
     return layer
 
 
-def _products(layer: Any, shape: tuple[int, ...]) -> float:
+def _products(layer: Layer, shape: tuple[int, ...]) -> float:
     """The number of products that a layer sums for one value of an array of that shape: its output, or the gradient of
     its input. 1 for a layer with others inside, which count their own."""
     inner = layer.children() and not isinstance(layer, Fused)
@@ -367,7 +369,7 @@ def _lines(path: str | os.PathLike[str]) -> list[tuple[bytes, Step]]:
     return found
 
 
-def _checked(entry: Any) -> Digest:
+def _checked(entry: object) -> Digest:
     kinds: list[Any] = [str, str, str, int, int, str, *[(int, float, type(None))] * 3]
     if not isinstance(entry, list) or len(entry) != len(kinds) or not all(map(isinstance, entry, kinds)):
         raise ValueError(f"{str(entry)[:60]} describes no tensor")

@@ -9,6 +9,7 @@ REAL  layers of the built-in nets, with few images
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -105,7 +106,7 @@ def random_convolutions(largest: int = 13) -> Any:
     from hypothesis import strategies as st
 
     @st.composite
-    def problems(draw: Any) -> Conv2dProblem:
+    def problems(draw: Callable[..., Any]) -> Conv2dProblem:
         def integers(low: int, high: int) -> int:
             return draw(st.integers(low, high))
 

@@ -30,7 +30,7 @@ from gpuconv.backends.cuda.runtime.outputs import pack_width
 from gpuconv.backends.reference.precision import round_tf32
 from gpuconv.dtypes import accumulation_dtype, as_dtype
 from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue, epilogue
-from gpuconv.types import Record
+from gpuconv.types import Options, Record
 from gpuconv.verify.bounds import Bound, sum_bound
 from gpuconv.verify.compare import Expected, compare
 from gpuconv.verify.guards import Guards, NoGuards
@@ -187,10 +187,10 @@ def run(question: Question, algo: str, inputs: Inputs, form: Form, finish: Epilo
     return {name: backends.to_numpy(array) for name, array in found.items()}
 
 
-def called(question: Question, algo: str, inputs: Inputs, form: Form, finish: Epilogue) -> dict[str, Any]:
+def called(question: Question, algo: str, inputs: Inputs, form: Form, finish: Epilogue) -> Options:
     """The results of one call, on the device, by name. In place of a slice it has the whole wider volume."""
     problem, given, wide = question.problem, inputs.arrays, {}
-    named: dict[str, Any] = dict(algo=algo, tf32=question.tf32)
+    named: Options = dict(algo=algo, tf32=question.tf32)
     dy = inputs.sliced(given["dy"])[1] if form.sliced and "dy" in given else given.get("dy")
     if question.direction == "fprop":
         x, w, bias = given["x"], given["w"], given["bias"] if form.bias else None
@@ -214,7 +214,7 @@ def called(question: Question, algo: str, inputs: Inputs, form: Form, finish: Ep
     else:
         dw = inputs.out(problem.w_shape, form.accumulate)
         db = inputs.out((problem.k,), form.accumulate) if form.bias else None
-        more: dict[str, Any] = named | dict(out=dw, db=db, accumulate=form.accumulate)
+        more: Options = named | dict(out=dw, db=db, accumulate=form.accumulate)
         conv.conv2d_wgrad(dy, given["x"], problem, PLAIN, mask=None, **more)
         found = {"dw": dw, "db": db}
     return {name: array for name, array in (found | wide).items() if array is not None}

@@ -16,31 +16,31 @@ from gpuconv.verify.convolutions import conv
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
-def random(rng: np.random.Generator, shape: Any, dtype: str) -> np.ndarray:
+def random(rng: np.random.Generator, shape, dtype: str) -> np.ndarray:
     """Signed random numbers of a dtype, all finite."""
     return rng.standard_normal(shape).astype(as_dtype(dtype))
 
 
-def varied(problem: Conv2dProblem, **changes: Any) -> Conv2dProblem:
+def varied(problem: Conv2dProblem, **changes) -> Conv2dProblem:
     """The convolution with other arguments of `gpuconv.verify.convolutions.conv`."""
     sizes = dict(n=problem.n, h=problem.h, w=problem.w, c=problem.c, k=problem.k, kernel_size=problem.kernel_size)
     return conv(**sizes | problem.window | changes)
 
 
-def wide(x: Any) -> Any:
+def wide(x):
     """A float array as float64; anything else unchanged."""
     is_float = isinstance(x, np.ndarray) and x.dtype.name in FLOATS
     return x.astype(np.float64) if is_float else [wide(entry) for entry in x] if isinstance(x, list) else x
 
 
-def on_device(name: str, device: str, *arrays: Any, **options: Any) -> Any:
+def on_device(name: str, device: str, *arrays, **options):
     """An op's results on a device, as NumPy arrays."""
     moved = [None if a is None else asarray(a, device) for a in arrays]
     result = getattr(ops, name)(*moved, **options)
     return tuple(map(to_numpy, result)) if isinstance(result, tuple) else to_numpy(result)
 
 
-def expected(name: str, *arrays: Any, **options: Any) -> Any:
+def expected(name: str, *arrays, **options):
     """The oracle's results in float64."""
     with oracle():
         return getattr(ops, name)(*[wide(a) for a in arrays], **options)
@@ -59,7 +59,7 @@ def _shuffled(seed: int):
         yield
 
 
-def assert_same_bits(name: str, device: str, *arrays: Any, **options: Any) -> None:
+def assert_same_bits(name: str, device: str, *arrays, **options) -> None:
     """Every thread order gives the same bits."""
     results = []
     for order in thread_orders(device):

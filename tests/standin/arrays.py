@@ -15,7 +15,7 @@ from tests.standin.memory import MemoryPointer, allocate
 from tests.standin.streams import Device, get_current_stream
 
 
-def array_at(address: int, shape: Any, strides: Any, dtype: np.dtype) -> np.ndarray:
+def array_at(address: int, shape, strides, dtype: np.dtype) -> np.ndarray:
     """A NumPy array over the memory at an address."""
     reach = sum(abs(stride) * (size - 1) for stride, size in zip(strides, shape)) + dtype.itemsize if all(shape) else 1
     memory = (ctypes.c_char * reach).from_address(address)
@@ -27,7 +27,7 @@ def array_at(address: int, shape: Any, strides: Any, dtype: np.dtype) -> np.ndar
 class ndarray:
     """dtype, shape and strides over memory of the device that was current when it was allocated."""
 
-    def __init__(self, shape: Any, dtype: Any = np.float32, memptr: Any = None, strides: Any = None) -> None:
+    def __init__(self, shape, dtype=np.float32, memptr=None, strides=None) -> None:
         self.shape = (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(int(size) for size in shape)
         self.dtype = np.dtype(dtype)
         self.size = math.prod(self.shape)
@@ -40,7 +40,7 @@ class ndarray:
         return Device(self.data.device_id)
 
     @functools.cached_property
-    def flags(self) -> Any:
+    def flags(self):
         return types.SimpleNamespace(c_contiguous=bool(self._host().flags.c_contiguous))
 
     @property
@@ -77,10 +77,10 @@ class ndarray:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, index: Any) -> ndarray:
+    def __getitem__(self, index) -> ndarray:
         return self._view(self._host()[index if isinstance(index, tuple) else (index,)])
 
-    def __setitem__(self, index: Any, value: Any) -> None:
+    def __setitem__(self, index, value) -> None:
         target = self if index is Ellipsis else self[index]
         target._expect_current()
         location = target._location()
@@ -93,10 +93,10 @@ class ndarray:
         else:
             get_current_stream().queue.push(lambda: _assign(location, value))
 
-    def fill(self, value: Any) -> None:
+    def fill(self, value) -> None:
         self[...] = value
 
-    def reshape(self, *shape: Any) -> ndarray:
+    def reshape(self, *shape) -> ndarray:
         shape = shape[0] if len(shape) == 1 else shape
         host = self._host()
         view = host.reshape(shape)
@@ -107,20 +107,20 @@ class ndarray:
     def ravel(self) -> ndarray:
         return self.reshape(-1)
 
-    def transpose(self, *axes: Any) -> ndarray:
+    def transpose(self, *axes) -> ndarray:
         return self._view(self._host().transpose(*axes))
 
-    def view(self, dtype: Any) -> ndarray:
+    def view(self, dtype) -> ndarray:
         return self._view(self._host().view(dtype))
 
     def copy(self) -> ndarray:
         return self.astype(self.dtype)
 
-    def __deepcopy__(self, memo: Any) -> ndarray:
+    def __deepcopy__(self, memo) -> ndarray:
         with self.device:
             return self.copy()
 
-    def astype(self, dtype: Any, copy: bool = True) -> ndarray:
+    def astype(self, dtype, copy: bool = True) -> ndarray:
         self._expect_current()
         if not copy and self.dtype == dtype:
             return self
@@ -138,7 +138,7 @@ class ndarray:
             stream.synchronize()
         return copies[0]
 
-    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+    def __array__(self, *_, **__) -> np.ndarray:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -148,7 +148,7 @@ class ndarray:
 ndarray.__module__ = "cupy"
 
 
-def _assign(location: tuple[Any, ...], value: Any) -> None:
+def _assign(location: tuple[Any, ...], value) -> None:
     array_at(*location)[...] = value
 
 
@@ -156,23 +156,23 @@ def _packed_strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     return tuple(itemsize * math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
-def empty(shape: Any, dtype: Any = np.float32) -> ndarray:
+def empty(shape, dtype=np.float32) -> ndarray:
     return ndarray(shape, dtype)
 
 
-def zeros(shape: Any, dtype: Any = np.float32) -> ndarray:
+def zeros(shape, dtype=np.float32) -> ndarray:
     array = ndarray(shape, dtype)
     array.data.memset_async(0, array.nbytes)
     return array
 
 
-def ones(shape: Any, dtype: Any = np.float32) -> ndarray:
+def ones(shape, dtype=np.float32) -> ndarray:
     array = ndarray(shape, dtype)
     array.fill(1)
     return array
 
 
-def asarray(x: Any, dtype: Any = None) -> ndarray:
+def asarray(x, dtype=None) -> ndarray:
     """Copies a host array before it returns, as CuPy does to pinned memory; the caller may change the array then."""
     if isinstance(x, ndarray):
         return x if dtype is None or x.dtype == dtype else x.astype(dtype)
@@ -189,6 +189,6 @@ def asnumpy(x: ndarray) -> np.ndarray:
     return x.get()
 
 
-def from_dlpack(x: Any) -> ndarray:
+def from_dlpack(x) -> ndarray:
     """Import a test's object. Its `standin_dlpack(stream)` makes the stream wait for the data and returns the array."""
     return x.standin_dlpack(get_current_stream())

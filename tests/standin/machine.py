@@ -241,7 +241,7 @@ class Machine:
         self.property_calls = 0
         self.allocated = 0  # bytes
         self.kernel_seconds, self.copy_rate = 0.0, float("inf")
-        self.clock: Any = time
+        self.clock = time
         self.legacy = [Queue(self, device, "legacy") for device in range(len(gpus))]
         self.thread = threading.local()
         self.nccl_worlds: list[Any] = []

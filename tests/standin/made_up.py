@@ -16,7 +16,7 @@ class Timer:
     def __init__(self, device: str) -> None:
         self._marks = itertools.count()
 
-    def burst(self, call: Any, seconds: float) -> dict[str, list[float]]:
+    def burst(self, call, seconds: float) -> dict[str, list[float]]:
         call(0)
         return {"wall": [1.1 * SECONDS] * 3, "host": [SECONDS / 10] * 3, "cold": [SECONDS] * 3, "warm": [SECONDS] * 3}
 

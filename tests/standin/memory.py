@@ -40,14 +40,14 @@ class Memory:
 
 
 class MemoryPointer:
-    def __init__(self, mem: Any, offset: int) -> None:
+    def __init__(self, mem, offset: int) -> None:
         self.mem, self.ptr, self.device_id = mem, mem.ptr + offset, mem.device_id
 
-    def memset_async(self, value: int, size: int, stream: Any = None) -> None:
+    def memset_async(self, value: int, size: int, stream=None) -> None:
         address = self.ptr
         (stream or get_current_stream()).queue.push(lambda: _set(address, value, size))
 
-    def copy_from_device_async(self, source: MemoryPointer, size: int, stream: Any = None) -> None:
+    def copy_from_device_async(self, source: MemoryPointer, size: int, stream=None) -> None:
         to, from_ = self.ptr, source.ptr
         (stream or get_current_stream()).queue.push(lambda: _copy(to, from_, size), size / current().copy_rate)
 
@@ -63,7 +63,7 @@ def _copy(to: int, from_: int, size: int) -> None:
 class _Block:
     """A pool's block in use; it returns to the pool when it is dropped, even if queued work still uses it."""
 
-    def __init__(self, pool: MemoryPool, memory: Any, home: Any) -> None:
+    def __init__(self, pool: MemoryPool, memory, home) -> None:
         self._pool, self._memory, self._home = pool, memory, home
         self.ptr, self.device_id, self.size = memory.ptr, memory.device_id, memory.size
 
@@ -90,7 +90,7 @@ class MemoryPool:
             block.memset_async(POISON, size, stream)
         return block
 
-    def free_all_blocks(self, stream: Any = None) -> None:
+    def free_all_blocks(self, stream=None) -> None:
         """Free the unused blocks of the current device."""
         for home in [home for home in self._free if home[0] == current().device]:
             del self._free[home]

@@ -17,7 +17,7 @@ _DEFAULT_SHARED_MEMORY = 48 * 1024  # bytes that a block may have without opting
 _cubins: dict[str, tuple[str, str, dict[str, str], str]] = {}
 
 
-def compile_cubin(name: str, text: str, defines: Mapping[str, str], arch: str) -> Any:
+def compile_cubin(name: str, text: str, defines: Mapping[str, str], arch: str):
     """Replaces gpuconv.backends.cuda.runtime.nvrtc.compile_cubin. The kernels' resources are made up."""
     from gpuconv.backends.cuda.runtime import nvrtc, source
 
@@ -79,7 +79,7 @@ class RawKernel:
             raise CUDADriverError("CUDA_ERROR_INVALID_VALUE: invalid argument")
         self._allowed[current().device] = size
 
-    def __call__(self, grid: Any, block: Any, args: tuple[Any, ...], *, shared_mem: int = 0) -> None:
+    def __call__(self, grid, block, args: tuple[Any, ...], *, shared_mem: int = 0) -> None:
         """Packs addresses and numbers, as CuPy does, and keeps no array alive."""
         name, text, defines = self._load()
         library, signatures = _library(name, text, tuple(defines.items()))
@@ -100,7 +100,7 @@ class RawKernel:
         get_current_stream().queue.push(launch, machine.kernel_seconds)
 
 
-def _packed(argument: Any) -> Any:
+def _packed(argument):
     if isinstance(argument, ndarray):
         return argument.data.ptr, (argument.size,), (argument.dtype.itemsize,), argument.dtype
     if isinstance(argument, np.ndarray) and argument.size != 1:

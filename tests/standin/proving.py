@@ -12,7 +12,6 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -52,7 +51,7 @@ def planted(fault: str, algorithm: str = NAME) -> Iterator[None]:
     """Within this context launches of the algorithm have a fault, one of `FAULTS`, or "none"."""
     original, count = launch.launch, 0
 
-    def wrong(product: Any, plan: Any, out: Any, secondary: Any, inputs: Any, **more: Any) -> Any:
+    def wrong(product, plan, out, secondary, inputs, **more):
         nonlocal count
         new = plan.algorithm.name == algorithm
         if new and fault in _BEFORE:
@@ -90,30 +89,30 @@ def _illegal_address() -> None:
     raise CUDARuntimeError("cudaErrorIllegalAddress")
 
 
-def _wrong_value(out: Any, inputs: Any, count: int) -> None:
+def _wrong_value(out, inputs, count: int) -> None:
     out.reshape(-1)[-1:].fill(1000.0)
 
 
-def _wrong_slice(out: Any, inputs: Any, count: int) -> None:
+def _wrong_slice(out, inputs, count: int) -> None:
     if not out.flags.c_contiguous:
         out[-1:, ..., -1:].fill(1000.0)
 
 
-def _slightly_wrong(out: Any, inputs: Any, count: int) -> None:
+def _slightly_wrong(out, inputs, count: int) -> None:
     """Changes the last value of the output by far less than its bound for random numbers."""
     last = out.reshape(-1)[-1:]
     last.fill(float(to_numpy(last)[0]) + 1e-5)
 
 
-def _unwritten(out: Any, inputs: Any, count: int) -> None:
+def _unwritten(out, inputs, count: int) -> None:
     out.reshape(-1)[-1:].fill(np.nan)
 
 
-def _other_bits(out: Any, inputs: Any, count: int) -> None:
+def _other_bits(out, inputs, count: int) -> None:
     out.reshape(-1)[:1].fill(float(to_numpy(out.reshape(-1)[:1])[0]) * (1 + count % 2 * 2**-22))
 
 
-def _out_of_bounds(out: Any, inputs: Any, count: int) -> None:
+def _out_of_bounds(out, inputs, count: int) -> None:
     from tests.standin.arrays import ndarray
     from tests.standin.memory import MemoryPointer
 
@@ -122,7 +121,7 @@ def _out_of_bounds(out: Any, inputs: Any, count: int) -> None:
     ndarray((1,), np.float32, beyond).fill(0)
 
 
-def _changed_input(out: Any, inputs: Any, count: int) -> None:
+def _changed_input(out, inputs, count: int) -> None:
     """Changes an input in the last run on random numbers, so that all these runs give the same bits."""
     if count == RUNS:
         inputs[0].reshape(-1)[:1].fill(0.5)

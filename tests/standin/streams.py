@@ -83,7 +83,7 @@ class Stream:
     def end_capture(self) -> Graph:
         return Graph(self.queue.end_capture())
 
-    def launch_host_func(self, callback: Callable[[Any], None], argument: Any) -> None:
+    def launch_host_func(self, callback: Callable[[Any], None], argument) -> None:
         self.queue.push(lambda: callback(argument))
 
     def record(self, event: Event | None = None) -> Event:

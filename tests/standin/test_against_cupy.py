@@ -6,7 +6,6 @@ import ast
 import inspect
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,7 +20,7 @@ cupy_backends = pytest.importorskip("cupy_backends")
 ROOT = Path(gpuconv.__file__).parents[1]
 
 
-def has(owner: Any, name: str) -> bool:
+def has(owner, name: str) -> bool:
     """Whether the owner, or an instance of it, has the name: streams have attributes that the class Stream lacks."""
     return hasattr(owner, name) or (owner is cupy.cuda.Stream and hasattr(cupy.cuda.Stream.null, name))
 
@@ -29,7 +28,7 @@ def has(owner: Any, name: str) -> bool:
 OWN = {"queue", "position", "time", "owner"}  # attributes that only the stand-in's objects have
 
 
-def offered(object_: Any) -> set[str]:
+def offered(object_) -> set[str]:
     """The names of an object and of its class that are not private."""
     return {name for name in vars(object_).keys() | vars(type(object_)).keys() if not name.startswith("_")} - OWN
 

@@ -3,15 +3,13 @@ next tensor, in the order of PyTorch's stream, so a captured step must have read
 
 from __future__ import annotations
 
-from typing import Any
-
 from ci.gate.experiments import Answer, UnknownError
 
 
 class Batches:
     """The same batches in every run, each moved to the device on request."""
 
-    def __init__(self, to_device: Any, count: int) -> None:
+    def __init__(self, to_device, count: int) -> None:
         import numpy as np
 
         rng = np.random.default_rng(0)
@@ -23,7 +21,7 @@ class Batches:
     def __len__(self) -> int:
         return len(self._batches)
 
-    def epoch(self, epoch: int = 0, start_batch: int = 0) -> Any:
+    def epoch(self, epoch: int = 0, start_batch: int = 0):
         for x, y in self._batches[start_batch:]:
             yield self._to_device(x), self._to_device(y)
 
@@ -39,13 +37,13 @@ def ask(device: str, small: bool) -> Answer:
     from gpuconv.layers import Conv2D, Flatten, Input, Linear, ReLU, Sequential
     from gpuconv.training import Trainer
 
-    def loss(to_device: Any, graph: bool | None) -> float:
+    def loss(to_device, graph: bool | None) -> float:
         net = Sequential([Input((8, 8, 1)), Conv2D(8, 3), ReLU(), Flatten(), Linear(10)], seed=0).to(device)
         trainer = Trainer(net, "sgd", lr=0.01, graph=graph)
         trainer.fit(Batches(to_device, 8 if small else 64), epochs=2, progress=False, metrics_every=1000)
         return float(trainer.records[-1]["train_loss"])
 
-    def foreign(host: Any) -> Any:
+    def foreign(host):
         return gc.asarray(torch.from_numpy(host).to(device))
 
     losses = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -35,7 +35,7 @@ class EmulatedDevice:
     def from_host(self, x: np.ndarray) -> Array:
         return self._arrays.asarray(x)
 
-    def to_numpy(self, x: Any) -> np.ndarray:
+    def to_numpy(self, x: Array) -> np.ndarray:
         return np.array(x.view(np.ndarray))
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
@@ -97,7 +97,7 @@ class CudaDevice:
     def from_cuda_array_interface(self, x: object) -> Array:
         return self._cupy.asarray(x)  # on the device of its memory
 
-    def to_numpy(self, x: Any) -> np.ndarray:
+    def to_numpy(self, x: Array) -> np.ndarray:
         return self._cupy.asnumpy(x)
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> Array:

@@ -85,7 +85,7 @@ def conv2d_relu(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> l
     if activation not in ("relu", None):
         bound = behind_activation(activation, before.bound, np.abs(before.value), y, dtype)
         return [Expected("y", y, bound), Expected("saved", before.value, before.bound)]
-    pool: dict[str, Any] = dict(kernel_size=options["pool"])
+    pool: Options = dict(kernel_size=options["pool"])
     bound, _ = ops.max_pool2d(before.bound, **pool)
     largest, first = ops.max_pool2d(before.value, **pool)
     of_others = before.value.copy()

@@ -22,7 +22,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -55,7 +54,7 @@ def _gpu(index: int) -> Gpu:
     return Gpu(index)
 
 
-def gpu_of(array: Any) -> Gpu | None:
+def gpu_of(array: Array) -> Gpu | None:
     """The GPU that an array is on; None for the emulated device, whose speed means nothing."""
     return None if isinstance(array, np.ndarray) else _gpu(array.data.device_id)
 

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from gpuconv.types import Array
 
-def run_parallel(works: Sequence[Callable[[], None]], *, like: Any) -> None:
+
+def run_parallel(works: Sequence[Callable[[], None]], *, like: Array) -> None:
     """Run pieces of device work, none of which reads what another one writes, on the device of `like`.
 
     On a GPU the first runs on the current stream and each other one on a stream of its own. All wait for the current

@@ -32,14 +32,14 @@ def asarray(x: np.ndarray, *, like: ArrayT) -> ArrayT:
     return _maker(like).asarray(x)
 
 
-def span(array: Any, count: int) -> Any:
+def span(array: Array, count: int) -> Array:
     """A flat view of `count` numbers in memory, beginning at an array's first; all must lie in its allocation."""
     if isinstance(array, emulator.EmulatedArray):
         return np.lib.stride_tricks.as_strided(array, (count,), (array.itemsize,), subok=True)
     return sys.modules["cupy"].ndarray((count,), array.dtype, array.data)
 
 
-def capability_of(array: Any) -> int:
+def capability_of(array: Array) -> int:
     """The compute capability of an array's GPU, 90 for 9.0. The emulated device has the newest."""
     return NEWEST if isinstance(array, emulator.EmulatedArray) else _capability(array.data.device_id)
 

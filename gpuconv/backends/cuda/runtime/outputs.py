@@ -38,7 +38,7 @@ def copied(array: ArrayT) -> ArrayT:
     return copy
 
 
-def pitch_of(array: Any) -> int | None:
+def pitch_of(array: Array) -> int | None:
     """The number of elements from the beginning of one row of the last axis to that of the next, if the rows are dense
     and evenly spaced, as in a contiguous array or in a slice of its channels, ``y[..., 3:7]``; else None."""
     if array.flags.c_contiguous:
@@ -54,7 +54,7 @@ def pitch_of(array: Any) -> int | None:
     return step // itemsize if step and (last == itemsize or length == 1) and step >= length * itemsize else None
 
 
-def is_aligned(alignment: int, *arrays: Any) -> bool:
+def is_aligned(alignment: int, *arrays: Array | None) -> bool:
     """Whether every array (None counts as aligned) begins at a multiple of `alignment` bytes, a power of two."""
     addresses = 0
     for array in arrays:

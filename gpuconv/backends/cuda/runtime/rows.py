@@ -10,12 +10,12 @@ from gpuconv.backends.cuda.runtime.device_array import empty, span
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.limits import MAX_GRID
 from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div, copied, pack_width, pitch_of
-from gpuconv.types import Array
+from gpuconv.types import Array, ArrayT
 
 _MOST_ROWS = MAX_GRID[1]  # blocks along the rows; a block takes further rows in turn
 
 
-def rows_of(array: Any) -> tuple[Any, int]:
+def rows_of(array: Array) -> tuple[Any, int]:
     """The contiguous array that a kernel takes for an array, and the pitch of the rows in it. A contiguous array is
     returned itself, a slice of channels as the memory from its first number to its last. Other arrays are copied."""
     pitch = pitch_of(array)
@@ -26,7 +26,7 @@ def rows_of(array: Any) -> tuple[Any, int]:
     return span(array, (math.prod(array.shape[:-1]) - 1) * pitch + array.shape[-1]), pitch
 
 
-def rows_to_sum(array: Any, count: int = 0) -> tuple[Any, int]:
+def rows_to_sum(array: Array, count: int = 0) -> tuple[Any, int]:
     """Like `rows_of`, for a kernel whose order of sums depends on the width of its moves: a slice is copied if only the
     copy allows wide moves, so that it gives the same bits as a contiguous array. count: for wide moves in the copy, the
     width must also divide this."""
@@ -41,7 +41,7 @@ def rows_to_sum(array: Any, count: int = 0) -> tuple[Any, int]:
     return flat, pitch
 
 
-def copied_rows(array: Any) -> Any:
+def copied_rows(array: ArrayT) -> ArrayT:
     """A contiguous copy of rows with a pitch."""
     y = empty(array.shape, array.dtype, like=array)
     copy_rows(y, array)
