@@ -209,7 +209,6 @@ def test_indices_out_of_range_are_refused(images, labels, index):
         ({"dtype": "int8"}, TypeError),
         ({"out": np.empty((1, H, W, C), np.float32)}, ValueError),
     ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )
 def test_bad_arguments_are_refused(images, labels, bad, error):
     arguments = {"images": images, "labels": labels, "indices": np.arange(2), "mean": MEAN, "std": STD} | bad

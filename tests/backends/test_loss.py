@@ -182,13 +182,14 @@ def test_out_may_be_strided_or_the_scores(loss, options, dtype):
     np.testing.assert_array_equal(scores, expected)
 
 
-@pytest.mark.parametrize("wrap", [float, lambda value: np.array([value]), lambda value: np.array(value)])
+@pytest.mark.parametrize("shape", [None, (1,), ()], ids=["float", "array of one element", "array of rank 0"])
 @pytest.mark.parametrize(("loss", "options"), LOSSES, ids=IDS)
-def test_grad_scale_multiplies_the_gradient_before_it_is_rounded(loss, options, wrap):
+def test_grad_scale_multiplies_the_gradient_before_it_is_rounded(loss, options, shape):
     scores, labels = batch(7, 5, "float16")
     wide = scores.astype(np.float64)
     value, gradient = loss(wide, labels, **options)
-    scaled_value, scaled = loss(scores, labels, **options, grad_scale=wrap(2.0**16))
+    scale = 2.0**16 if shape is None else np.full(shape, 2.0**16)
+    scaled_value, scaled = loss(scores, labels, **options, grad_scale=scale)
     np.testing.assert_allclose(scaled_value, value, rtol=1e-5)
     np.testing.assert_allclose(scaled.astype(float), 2.0**16 * gradient, rtol=2.0**-10, atol=2.0**-8)
 

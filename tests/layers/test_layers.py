@@ -127,7 +127,16 @@ CASES = [
     ),
     (Sequential([Conv2D(3, 3), ReLU(), MaxPool2D(2), Flatten(), Linear(4)]), (6, 6, 2), (4,)),
 ]
-IDS = [f"{type(layer).__name__} of {'x'.join(map(str, shape))}" for layer, shape, _ in CASES]
+
+
+def in_words(layer):
+    """A layer for a test's name: "GELU(approximate='tanh')", "ConvNorm of Conv2D+BatchNorm"."""
+    inside = [type(each).__name__ for each in layer.walk() if not each.children() and each is not layer]
+    kind = type(layer).__name__
+    return f"{kind} of {'+'.join(inside)}" if inside else repr(layer) if len(repr(layer)) < 40 else kind
+
+
+IDS = [f"{in_words(layer)} on {'x'.join(map(str, shape))}" for layer, shape, _ in CASES]
 
 
 def fresh(layer, shape, *, dtype="float64", seed=3):

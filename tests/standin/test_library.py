@@ -180,7 +180,7 @@ def test_training_gives_the_emulated_devices_bits(schedule, device, graph):
         {"net": branched},
         {"net": many_ends},
     ],
-    ids=lambda options: ",".join(options),
+    ids=lambda options: options["net"].__name__ if "net" in options else ",".join(options),
 )
 def test_steps_with_more_options_give_the_emulated_devices_bits(schedule, graph, options):
     expected = trained("emulated", graph=False, **options)

@@ -25,12 +25,16 @@ def fill(*, y=None, grid=1, block=4, name="fill", value=1.5, n=4):
     return np.asarray(y).tolist()
 
 
-@pytest.mark.parametrize("value", [2.5, np.float32(2.5), np.float64(2.5), np.float16(2.5)])
+def type_name(value):
+    return type(value).__name__
+
+
+@pytest.mark.parametrize("value", [2.5, np.float32(2.5), np.float64(2.5), np.float16(2.5)], ids=type_name)
 def test_a_real_number_is_converted_to_the_kernels_float_type(value):
     assert fill(value=value) == [2.5] * 4
 
 
-@pytest.mark.parametrize("n", [3, np.int8(3), np.uint64(3), np.int64(3)])
+@pytest.mark.parametrize("n", [3, np.int8(3), np.uint64(3), np.int64(3)], ids=type_name)
 def test_an_integer_is_converted_to_the_kernels_int_type(n):
     assert fill(n=n, value=1) == [1, 1, 1, 0]
 
