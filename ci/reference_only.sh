@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 venv=$(mktemp -d)
 trap 'rm -rf "$venv"' EXIT
 python3 -m venv "$venv"
-"$venv/bin/python" -m pip install --quiet numpy 'pytest>=8' 'hypothesis>=6.100'
+"$venv/bin/python" -m pip install --quiet numpy 'pytest>=9' 'hypothesis>=6.100'
 "$venv/bin/python" - <<'PYTHON'
 import importlib.util
 

@@ -60,7 +60,7 @@ def test_a_callable_is_returned_unchanged():
         (lambda: losses.get("softmax")(SCORES[:0], LABELS[:0]), ValueError, "at least one sample"),
     ],
 )
-def test_bad_use_is_refused(make, error, message):
+def test_bad_arguments_of_losses_are_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()
 

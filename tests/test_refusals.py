@@ -966,7 +966,7 @@ IDS = [
 
 
 @pytest.mark.parametrize(("op", "arrays", "options", "error", "words"), REFUSALS, ids=IDS)
-def test_refusals(op, arrays, options, error, words):
+def test_a_wrong_argument_is_refused(op, arrays, options, error, words):
     with pytest.raises(error, match=re.escape(words)) as raised:
         op(*arrays, **options)
     assert raised.type is error

@@ -54,7 +54,7 @@ def signed(shape, dtype="float64", seed=0):
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
 @pytest.mark.parametrize(("name", "options"), CASES)
-def test_values(name, options, dtype):
+def test_activations_equal_their_float64_formulas(name, options, dtype):
     x = POINTS.astype(as_dtype(dtype))
     y = getattr(ops, name)(x, **options)
     assert y.dtype == x.dtype
@@ -99,7 +99,7 @@ def test_backward_in_every_dtype_is_the_float64_one_rounded(name, options, dtype
     assert_within(dx, expected, bound, name)
 
 
-def test_relu_by_hand():
+def test_relu_gives_the_values_computed_by_hand():
     x = np.array([-3.0, -0.0, 0.0, 2.0, np.inf, -np.inf, np.nan])
     y = ops.relu(x)
     np.testing.assert_array_equal(y, [0, 0, 0, 2, np.inf, 0, np.nan])
@@ -107,21 +107,21 @@ def test_relu_by_hand():
     np.testing.assert_array_equal(ops.relu_backward(dy, y), [0, 0, 0, -4, 3, 0, 0])  # 0 even where dy is not finite
 
 
-def test_relu6_by_hand():
+def test_relu6_gives_the_values_computed_by_hand():
     x = np.array([-3.0, 0.0, 2.0, 6.0, 7.0, np.inf, -np.inf, np.nan])
     y = ops.relu6(x)
     np.testing.assert_array_equal(y, [0, 0, 2, 6, 6, 6, 0, np.nan])
     np.testing.assert_array_equal(ops.relu6_backward(np.full(8, 5.0), y), [0, 0, 5, 0, 0, 0, 0, 0])
 
 
-def test_elu_by_hand():
+def test_elu_gives_the_values_computed_by_hand():
     x = np.array([np.log(0.25), -0.0, 0.0, 2.0, np.inf, -np.inf, np.nan])
     y = ops.elu(x, alpha=2.0)
     np.testing.assert_allclose(y, [-1.5, 0, 0, 2, np.inf, -2, np.nan], rtol=1e-15)
     np.testing.assert_allclose(ops.elu_backward(np.full(7, 5.0), y, alpha=2.0)[:6], [2.5, 10, 10, 5, 5, 0], rtol=1e-15)
 
 
-def test_hard_swish_by_hand():
+def test_hard_swish_gives_the_values_computed_by_hand():
     x = np.array([-np.inf, -4.0, -3.0, -1.5, 0.0, 1.0, 3.0, 4.0, np.inf, np.nan])
     np.testing.assert_allclose(ops.hard_swish(x), [0, 0, 0, -0.375, 0, 2 / 3, 3, 4, np.inf, np.nan], rtol=1e-15)
     dx = ops.hard_swish_backward(np.full(10, 6.0), x)
@@ -129,7 +129,7 @@ def test_hard_swish_by_hand():
 
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
-def test_nan_and_infinity(dtype):
+def test_nan_passes_and_infinities_reach_their_limits(dtype):
     x = np.array([np.nan, np.inf, -np.inf]).astype(as_dtype(dtype))
     for name in ("relu", "relu6", "leaky_relu", "elu", "sigmoid", "tanh", "silu", "hard_swish", "gelu"):
         assert np.isnan(getattr(ops, name)(x)[0].astype(np.float64)), name
@@ -170,7 +170,7 @@ def test_gelu_of_large_arguments_is_a_ramp(x):
 # --- against SciPy ------------------------------------------------------------------------------
 
 
-def test_scipy_agrees():
+def test_sigmoid_gelu_and_softmax_equal_scipys():
     special = pytest.importorskip("scipy.special")
     x = signed((1001,)) * 3
     np.testing.assert_allclose(ops.sigmoid(x), special.expit(x), rtol=1e-14)
@@ -182,7 +182,7 @@ def test_scipy_agrees():
 # --- softmax -----------------------------------------------------------------------------------
 
 
-def test_softmax_by_hand():
+def test_softmax_gives_the_values_computed_by_hand():
     x = np.log([[1.0, 2.0, 5.0], [3.0, 3.0, 3.0]])
     x += np.array([[1e4], [-1e4]])  # a shift of a row changes nothing
     np.testing.assert_allclose(ops.softmax(x), [[1 / 8, 2 / 8, 5 / 8], [1 / 3, 1 / 3, 1 / 3]], rtol=1e-11)
@@ -199,7 +199,7 @@ def test_softmax_in_every_dtype(dtype):
     assert_within(y, expected, (64 * unit + 2 * UNIT_ROUNDOFF[dtype]) * expected + smallest(dtype))
 
 
-def test_softmax_limits():
+def test_softmax_of_infinite_nan_and_no_scores():
     x = np.array([[0.0, -np.inf, 0.0], [-np.inf] * 3, [np.inf, 1, 2], [np.nan, 1, 2]])
     np.testing.assert_array_equal(ops.softmax(x)[0], [0.5, 0, 0.5])
     assert np.isnan(ops.softmax(x)[1:]).all()
@@ -229,7 +229,7 @@ def test_out_may_be_the_input_or_strided(name, dtype):
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
 @pytest.mark.parametrize("name", FORMULAS)
 @pytest.mark.parametrize("target", [0, 1], ids=["into dy", "into saved"])
-def test_backward_in_place(name, dtype, target):
+def test_backward_may_overwrite_its_inputs(name, dtype, target):
     inputs = [signed((7, 5), dtype), signed((7, 5), dtype, seed=1)]
     backward = getattr(ops, f"{name}_backward")
     expected = backward(*inputs)
@@ -256,7 +256,7 @@ def test_arrays_of_any_shape(name, shape):
 
 
 @given(st.floats(min_value=0, max_value=10), st.floats(width=32, allow_nan=False, allow_infinity=False))
-def test_any_slope(slope, value):
+def test_leaky_relu_takes_any_slope(slope, value):
     x = np.array([value])
     assert ops.leaky_relu(x, negative_slope=slope)[0] == (value if value > 0 else slope * value)
     assert ops.leaky_relu_backward(x, -np.ones(1), negative_slope=slope)[0] == slope * value

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.usefixtures("oracle_and_numpy")
 
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
-def test_add_and_scale_by_hand(dtype):
+def test_add_and_scale_give_the_values_computed_by_hand(dtype):
     a, b = (np.array(values).astype(as_dtype(dtype)) for values in ([1.0, -2.0, np.inf], [0.5, 2.0, -np.inf]))
     for result, expected in ((ops.add(a, b), [1.5, 0, np.nan]), (ops.scale(a, factor=-3), [-3, 6, -np.inf])):
         assert result.dtype == a.dtype
@@ -71,7 +71,7 @@ def test_the_step_clock_and_a_counter():
     np.testing.assert_array_equal(counter, [8])
 
 
-def test_the_loss_scale_by_hand():
+def test_the_loss_scale_takes_the_values_computed_by_hand():
     good, bad = [np.array([1.0, 2.0], np.float16)], [np.array([1.0, np.inf], np.float16)]
     scaling = np.array([8.0, 0, 0, 0])
     for grads, expected in (

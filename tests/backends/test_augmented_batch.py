@@ -35,7 +35,7 @@ def places(height, width, count, **options):
 # --- crops -------------------------------------------------------------------------------------
 
 
-def test_a_hand_computed_crop():
+def test_a_crop_gives_the_values_computed_by_hand():
     """Two of four pixels stretched to four: interpolated at quarters between them, the outermost ones repeated."""
     row = np.array([[[[10], [20], [30], [41]]]], np.uint8)
     found = {tuple(each) for each in load(row, 400, resized_crop=0.08)[:, 0, :, 0].tolist()}
@@ -153,7 +153,7 @@ def test_an_image_of_one_channel_has_no_hue():
     np.testing.assert_array_equal(load(image, 5, hue=0.5), load(image, 5))
 
 
-def test_contrast_of_a_gray_image_by_hand():
+def test_contrast_of_a_gray_image_gives_the_values_computed_by_hand():
     """With strength 0 to 2 around the mean 20, pixels 10 and 30 move by the same amount, up to black."""
     image = np.array([10, 30], np.uint8).reshape(1, 1, 2, 1)
     low, high = load(image, 50, contrast=1)[:, 0, :, 0].T

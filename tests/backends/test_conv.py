@@ -25,16 +25,16 @@ X = volume([[1, 2, 3], [4, 5, 6], [7, 8, 9]])
 W = volume([[1, -1], [2, 0]])
 
 
-def test_fprop_by_hand():
+def test_fprop_gives_the_values_computed_by_hand():
     np.testing.assert_array_equal(ops.conv2d(X, W), volume([[1 - 2 + 8, 2 - 3 + 10], [4 - 5 + 14, 5 - 6 + 16]]))
 
 
-def test_fprop_with_bias_and_activation_by_hand():
+def test_fprop_with_bias_and_activation_gives_the_values_computed_by_hand():
     y = ops.conv2d(X, -W, np.array([8.0]), activation="relu")
     np.testing.assert_array_equal(y, volume([[1, 0], [0, 0]]))
 
 
-def test_fprop_with_uneven_padding_and_stride_by_hand():
+def test_fprop_with_uneven_padding_and_stride_gives_the_values_computed_by_hand():
     # Rows -1 and 1, columns 0 and 2; column 3 is padding.
     y = ops.conv2d(X, W, stride=2, padding=((1, 0), (0, 1)))
     np.testing.assert_array_equal(y, volume([[2, 6], [4 - 5 + 14, 6 + 18]]))
@@ -45,7 +45,7 @@ def test_dilation_1_means_adjacent_taps():
 
 
 @pytest.mark.parametrize(("fit", "expected"), [("floor", [[7]]), ("cover", [[7, 3 + 12], [7 - 8, 9]])])
-def test_fit_by_hand(fit, expected):
+def test_each_fit_gives_the_values_computed_by_hand(fit, expected):
     np.testing.assert_array_equal(ops.conv2d(X, W, stride=2, fit=fit), volume(expected))
 
 
@@ -54,19 +54,19 @@ def test_exact_fit_names_the_sizes_that_would_fit():
         ops.conv2d(X, W, stride=2, fit="exact")
 
 
-def test_groups_by_hand():
+def test_a_grouped_convolution_gives_the_values_computed_by_hand():
     x = np.array([[[[1.0, 10.0, 100.0, 1000.0]]]])
     w = np.array([[1.0, 2.0], [3.0, 4.0]])[:, None, None]
     np.testing.assert_array_equal(ops.conv2d(x, w, groups=2), [[[[1 + 20, 300 + 4000]]]])
 
 
-def test_depthwise_with_two_filters_a_channel_by_hand():
+def test_depthwise_with_two_filters_a_channel_gives_the_values_computed_by_hand():
     x = np.array([[[[1.0, 10.0]]]])
     w = np.array([1.0, 2.0, 3.0, 4.0])[:, None, None, None]
     np.testing.assert_array_equal(ops.conv2d(x, w, groups=2), [[[[1, 2, 30, 40]]]])
 
 
-def test_relu_and_pool_by_hand():
+def test_relu_and_pool_give_the_values_computed_by_hand():
     x = volume([[1, -2, 3, 9], [2, 2, -1, 9], [-1, -3, np.nan, 9], [-2, -1, 5, 9], [8, 8, 8, 8]])
     w = np.array([1.0, -1.0])[:, None, None, None]
     y, mask = ops.conv2d_relu(x, w, pool=2)
@@ -82,7 +82,7 @@ def test_relu_and_pool_by_hand():
     np.testing.assert_array_equal(db, [14] * 9)
 
 
-def test_a_pool_without_relu_by_hand():
+def test_a_pool_without_relu_gives_the_values_computed_by_hand():
     x = volume([[1, -2, 3, 9], [2, 2, -1, 9], [-1, -3, np.nan, 9], [-2, -1, 5, 9], [8, 8, 8, 8]])
     w = np.array([1.0, -1.0, 0.0])[:, None, None, None]
     y, mask = ops.conv2d_relu(x, w, pool=2, activation=None)
@@ -101,7 +101,7 @@ def test_a_pool_without_relu_by_hand():
     np.testing.assert_array_equal(mask, np.full((1, 5, 4, 1), 0b111))
 
 
-def test_gradients_by_hand():
+def test_gradients_equal_values_computed_by_hand():
     dy = volume([[1, 2], [3, 4]])
     dx = ops.conv2d_dgrad(dy, W, input_shape=X.shape)
     np.testing.assert_array_equal(dx, volume([[1, 1, -2], [5, 5, -4], [6, 8, 0]]))
@@ -149,7 +149,7 @@ def test_gradients_agree_with_numerical_ones(case):
     np.testing.assert_allclose(ops.bias_grad(dy), numerical_gradient(forward, bias, dy, 1e-2), rtol=1e-9, atol=1e-10)
 
 
-def test_scipy_agrees():
+def test_fprop_equals_scipys_correlation():
     signal = pytest.importorskip("scipy.signal")
     x, w, bias, _ = arrays(conv(2, 11, 7, 3, 5, (3, 2)))
     expected = np.zeros((2, 9, 6, 5))

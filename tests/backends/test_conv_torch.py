@@ -15,7 +15,7 @@ CASES += [pytest.param(case, marks=pytest.mark.slow) for case in REAL]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_pytorch_agrees(case):
+def test_convolutions_and_gradients_equal_pytorchs(case):
     x, w, bias, dy = arrays(case)
     tx, tw = (torch.from_numpy(a).permute(0, 3, 1, 2).requires_grad_() for a in (x, w))
     (top, bottom), (left, right) = case.padding

@@ -36,7 +36,7 @@ def test_p_0_changes_nothing():
     np.testing.assert_array_equal(ops.dropout(x, p=0, seed=1), x)
 
 
-def test_keeps_the_mean():
+def test_dropout_keeps_the_mean():
     x = np.ones((100, 1000), np.float32)
     y = ops.dropout(x, p=0.2, seed=3)
     assert set(np.unique(y)) == {0, np.float32(1.25)}

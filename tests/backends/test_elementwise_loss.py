@@ -30,7 +30,7 @@ def of_dtype(options, dtype):
     return {name: value.astype(wide) if isinstance(value, np.ndarray) else value for name, value in options.items()}
 
 
-def test_losses_and_gradients_by_hand():
+def test_losses_and_gradients_equal_values_computed_by_hand():
     scores, targets = np.array([[1.0, 4.0], [-3.0, 0.0]]), np.array([[0.5, 1.0], [0.0, 0.0]])
     loss, dscores = ops.mean_squared_error(scores, targets)
     assert loss == (0.25 + 9 + 9) / 4

@@ -21,7 +21,7 @@ def arrays(n, c, k, dtype=np.float64, seed=0):
 X, W = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), np.array([[1.0, 0.0, -1.0], [2.0, 1.0, 0.0]])
 
 
-def test_all_directions_by_hand():
+def test_all_directions_give_the_values_computed_by_hand():
     np.testing.assert_array_equal(ops.linear(X, W), [[-2, 4], [-2, 13]])
     np.testing.assert_array_equal(ops.linear(X, W, np.array([1.0, -5.0]), activation="relu"), [[0, 0], [0, 8]])
     dy = np.array([[1.0, 2.0], [3.0, -1.0]])
@@ -101,7 +101,7 @@ def test_out_may_be_an_input():
     np.testing.assert_array_equal(x, expected)
 
 
-def test_an_empty_batch():
+def test_an_empty_batch_gives_empty_results_and_zero_gradients():
     x, w, bias, dy = arrays(0, 3, 2)
     assert ops.linear(x, w, bias).shape == (0, 2)
     assert ops.linear_dgrad(dy, w).shape == (0, 3)

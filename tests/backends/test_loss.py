@@ -28,14 +28,14 @@ def batch(n, classes, dtype="float64", seed=0, scale=3):
     return scores, generator.integers(0, classes, n)
 
 
-def test_softmax_cross_entropy_by_hand():
+def test_softmax_cross_entropy_gives_the_values_computed_by_hand():
     logits = np.log([[1.0, 2.0, 5.0], [4.0, 4.0, 2.0]])
     loss, dlogits = ops.softmax_cross_entropy(logits, np.array([2, 0]))
     np.testing.assert_allclose(loss, -(np.log(5 / 8) + np.log(4 / 10)) / 2)
     np.testing.assert_allclose(dlogits, [[1 / 16, 2 / 16, -3 / 16], [-0.3, 0.2, 0.1]])
 
 
-def test_label_smoothing_by_hand():
+def test_label_smoothing_gives_the_values_computed_by_hand():
     logits = np.log([[1.0, 2.0, 5.0]])
     loss, dlogits = ops.softmax_cross_entropy(logits, np.array([1]), label_smoothing=0.3)
     np.testing.assert_allclose(loss, -(0.1 * np.log(1 / 8) + 0.8 * np.log(2 / 8) + 0.1 * np.log(5 / 8)))
@@ -53,7 +53,7 @@ def test_a_one_hot_row_is_a_label(dtype, label_smoothing):
     np.testing.assert_allclose(soft_gradient, gradient, rtol=1e-6, atol=1e-7)
 
 
-def test_soft_targets_by_hand():
+def test_soft_targets_give_the_values_computed_by_hand():
     logits = np.log([[1.0, 2.0, 5.0]])
     loss, dlogits = ops.softmax_cross_entropy(logits, np.array([[0.5, 0.0, 0.25]]))
     np.testing.assert_allclose(loss, -(0.5 * np.log(1 / 8) + 0.25 * np.log(5 / 8)))
@@ -80,7 +80,7 @@ def test_a_label_that_is_no_class_weighs_nothing_in_the_metrics():
     assert totals.tolist() == [1.5, 1.0, 3.0, 1.0, 1.0]
 
 
-def test_weights_and_ignored_rows_by_hand():
+def test_weights_and_ignored_rows_give_the_values_computed_by_hand():
     logits = np.log([[1.0, 2.0, 5.0], [4.0, 4.0, 2.0], [np.nan, 1, 1]])
     weight = np.array([0.5, 1.0, 3.0])
     loss, dlogits = ops.softmax_cross_entropy(logits, np.array([2, 0, -1]), weight, ignore_index=-1)
@@ -120,7 +120,7 @@ def test_ignored_labels_of_any_integer_dtype(kind):
     np.testing.assert_allclose(totals, [value * 5, (scores.argmax(1) == labels).sum(), 5, 1])
 
 
-def test_svm_hinge_by_hand():
+def test_svm_hinge_gives_the_values_computed_by_hand():
     """The course notes' example, scores [13, -7, 11] with delta 10 (loss 8), and one that is right by a wide margin."""
     scores = np.array([[13.0, -7.0, 11.0], [0.0, 50.0, 1.0]])
     loss, dscores = ops.svm_hinge(scores, np.array([0, 1]), delta=10.0)

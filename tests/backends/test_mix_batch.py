@@ -23,7 +23,7 @@ def test_a_hand_computed_mixup():
 
 
 @pytest.mark.parametrize("cut", [False, True], ids=["mixup", "cutmix"])
-def test_factors_of_1_and_0(cut):
+def test_a_factor_of_1_keeps_the_images_and_0_takes_the_others(cut):
     """A factor of 1 leaves the images unchanged, and 0 takes the image before, whose rectangle may be clipped at the
     border."""
     x, labels = np.arange(24, dtype=np.float32).reshape(2, 3, 4, 1), np.array([0, 1])

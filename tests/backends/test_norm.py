@@ -26,7 +26,7 @@ def call(x, gamma=None, beta=None, running=None, **options):
     return ops.batch_norm(x, gamma, beta, mean, var, **options)
 
 
-def test_training_by_hand():
+def test_batch_norm_in_training_gives_the_values_computed_by_hand():
     x = np.array([[1.0, 10.0], [3.0, -10.0], [5.0, 0.0]])
     running = np.array([1.0, 1.0]), np.array([2.0, 2.0])
     y, mean, inv_std = call(
@@ -77,7 +77,7 @@ def test_gradients_agree_with_numerical_ones(shape, training):
         np.testing.assert_allclose(gradient, numerical, rtol=1e-6, atol=1e-8, err_msg=name)
 
 
-def test_gradients_through_the_pool_before_it_by_hand():
+def test_gradients_through_the_pool_before_it_equal_values_computed_by_hand():
     """Windows whose gradients pass at the first, second, third and fourth pixel; an odd row and column are outside."""
     dy, x, one = np.arange(1.0, 5).reshape(1, 2, 2, 1), np.zeros((1, 2, 2, 1)), np.ones(1)
     mask = np.array([1, 2, 4, 8], np.uint8).reshape(1, 2, 2, 1)
@@ -228,7 +228,7 @@ def test_the_normalized_batch_has_mean_0_and_variance_1(leading, channels, seed)
     np.testing.assert_allclose(y.var(axes), 1, atol=1e-9)
 
 
-def test_group_norm_by_hand():
+def test_group_norm_gives_the_values_computed_by_hand():
     x = np.array([[[1.0, 3, 10, 10], [5, 7, 10, 10]], [[0, 0, -1, 1], [0, 0, 1, -1]]])
     y, mean, inv_std = ops.group_norm(x, np.array([1.0, 2, 1, 1]), np.array([0.0, 0, 5, 0]), groups=2, eps=4.0)
     np.testing.assert_array_equal(mean, [[4, 10], [0, 0]])

@@ -80,7 +80,7 @@ def problem(states, dtype="float64", shapes=SHAPES):
     return params, grads, state
 
 
-def test_sgd_by_hand():
+def test_sgd_gives_the_values_computed_by_hand():
     param, v = np.array([1.0, -2.0]), np.array([10.0, 20.0])
     ops.sgd_step([param], [np.array([0.5, 1.0])], lr=0.1, weight_decay=0.5)
     np.testing.assert_allclose(param, [1 - 0.1 * 1.0, -2 - 0.1 * 0.0])
@@ -93,7 +93,7 @@ def test_sgd_by_hand():
     np.testing.assert_allclose(param, [0.45 - 0.1 * (1 + 1.875), -3.1 - 0.1 * 2.75])
 
 
-def test_lion_by_hand():
+def test_lion_gives_the_values_computed_by_hand():
     param, m = np.array([1.0, -2.0, 3.0, 4.0]), np.array([-1.0, 1.0, 1.0, 0.0])
     with np.errstate(invalid="ignore"):
         ops.lion_step(
@@ -103,7 +103,7 @@ def test_lion_by_hand():
     np.testing.assert_array_equal(m, [-0.25, 1.25, 0.5, np.nan])
 
 
-def test_adagrad_and_rmsprop_by_hand():
+def test_adagrad_and_rmsprop_give_the_values_computed_by_hand():
     param, s = np.array([1.0]), np.array([16.0])
     ops.adagrad_step([param], [np.array([3.0])], [s], lr=0.5, eps=1.0)
     assert (s[0], param[0]) == (25, 1 - 0.5 * 3 / 6)
@@ -283,7 +283,7 @@ def clipped(grads, scaling=None, max_norm=1.0):
     return found.tolist()
 
 
-def test_the_clipped_norm_by_hand():
+def test_the_clipped_norm_equals_that_computed_by_hand():
     """Gradients of norm 13."""
     grads = [np.array([[3.0, -4.0]]), np.array(12.0), np.zeros((0, 2))]
     assert clipped(grads, max_norm=6.5) == [1, pytest.approx(6.5 / (13 + 1e-6), rel=1e-15), 0, 0]
@@ -313,7 +313,7 @@ def test_a_norm_that_is_not_finite_is_shown_and_a_skipped_step_stays_skipped():
 
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
-def test_clipped_values_by_hand(dtype):
+def test_clipped_values_equal_those_computed_by_hand(dtype):
     def clip(scaling=None):
         grads = [np.array([[-3.0, -0.5], [0.25, np.inf]], as_dtype(dtype)).T, np.array(np.nan, as_dtype(dtype))]
         ops.clip_values(grads, scaling, clip_value=0.5)

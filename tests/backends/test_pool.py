@@ -89,7 +89,7 @@ def normalized(case):
 HAND = np.array([[1.0, 5.0, -2.0], [3.0, 4.0, 0.0], [-7.0, 8.0, 6.0]]).reshape(1, 3, 3, 1)
 
 
-def test_max_pool_by_hand():
+def test_max_pool_gives_the_values_computed_by_hand():
     y, argmax = ops.max_pool2d(HAND, kernel_size=2, stride=1)
     np.testing.assert_array_equal(y[0, :, :, 0], [[5, 5], [8, 8]])
     np.testing.assert_array_equal(argmax[0, :, :, 0], [[1, 0], [3, 2]])
@@ -103,7 +103,7 @@ def test_stride_defaults_to_the_kernel_size():
     np.testing.assert_array_equal(y[0, :, :, 0], [[5], [4], [8]])
 
 
-def test_avg_pool_by_hand():
+def test_avg_pool_gives_the_values_computed_by_hand():
     y = ops.avg_pool2d(HAND, kernel_size=2, fit="cover")
     np.testing.assert_array_equal(y[0, :, :, 0], [[13 / 4, -1], [1 / 2, 6]])  # partial windows divide by their cells
     y = ops.avg_pool2d(HAND, kernel_size=2, stride=2, padding=((1, 0), (1, 0)))
@@ -116,7 +116,7 @@ def test_avg_pool_by_hand():
     np.testing.assert_array_equal(dx[0, :, :, 0], [[1 / 4, 1 / 4, 1], [1 / 4, 1 / 4, 1], [3 / 2, 3 / 2, 4]])
 
 
-def test_global_avg_pool_by_hand():
+def test_global_avg_pool_gives_the_values_computed_by_hand():
     x = np.arange(12.0).reshape(1, 2, 3, 2)
     np.testing.assert_array_equal(ops.global_avg_pool2d(x), [[[[5, 6]]]])
     dx = ops.global_avg_pool2d_backward(np.array([6.0, -12.0]).reshape(1, 1, 1, 2), input_shape=x.shape)

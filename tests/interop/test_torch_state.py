@@ -51,7 +51,7 @@ def torch_state():
     return state | {key: np.array(41, np.int64) for key in state if key.endswith("tracked")}
 
 
-def test_weights_are_transposed_by_hand():
+def test_transposed_weights_equal_those_written_by_hand():
     state = torch_state()
     ours = interop.from_torch(state, net())
     np.testing.assert_array_equal(ours["conv1.weight"][2, 0, 1], state["0.weight"][2, :, 0, 1])

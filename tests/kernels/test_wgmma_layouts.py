@@ -242,7 +242,7 @@ def test_descriptors_lead_to_every_element(found):
         np.testing.assert_array_equal(found["addresses"][name], START + found["offsets"][name], name)
 
 
-def test_a_descriptor_s_fields_by_hand(device):
+def test_a_descriptors_fields_equal_those_computed_by_hand(device):
     """start, leading, stride, base offset, swizzle; aligned as K-major, as MN-major."""
     cases = {
         0x4000_0040_0001_0040: (0x400, 16, 1024, 0, 1, True, True),

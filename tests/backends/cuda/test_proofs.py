@@ -228,7 +228,7 @@ def test_a_small_problem_takes_less_than_0_3_seconds_once_kernels_are_compiled()
     "fault",
     ["a wrong value", "a slightly wrong value", "an unwritten value", "other bits", "a changed input", "raises"],
 )
-def test_faults_are_refuted(fault, direction):
+def test_the_proof_refutes_a_kernel_with_a_fault(fault, direction):
     with proving.planted(fault, "simt-32x32"):
         answer = proved(direction)
     assert answer["status"] == REFUTED

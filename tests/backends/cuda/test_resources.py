@@ -31,7 +31,7 @@ from gpuconv.verify.run import move
         ("sm_80", 255, 0, 1024, 0.0),  # does not fit
     ],
 )
-def test_occupancy_by_hand(arch, registers, shared, threads, share):
+def test_the_occupancy_equals_that_computed_by_hand(arch, registers, shared, threads, share):
     assert occupancy(arch, registers, shared, threads) == share
 
 
