@@ -291,7 +291,7 @@ def _predict(options: argparse.Namespace) -> int:
     from bench.predict import is_of, load_nvrtc, table, timed_by, timed_in
     from bench.record import RESULTS, Record
     from bench.suite import select
-    from gpuconv.backends.cuda.analysis.predict import GPUS, Model
+    from gpuconv.backends.cuda.analysis.predict_time import GPUS, Model
     from gpuconv.backends.cuda.runtime import nvrtc
     from gpuconv.names import lookup
 
@@ -321,12 +321,12 @@ def _predict(options: argparse.Namespace) -> int:
 def _fit(options: argparse.Namespace) -> int:
     from bench.predict import load_nvrtc, refit
     from bench.record import RESULTS, Record
-    from gpuconv.backends.cuda.analysis import predict
-    from gpuconv.backends.cuda.analysis.predict import GPUS, Model
+    from gpuconv.backends.cuda.analysis import predict_time
+    from gpuconv.backends.cuda.analysis.predict_time import GPUS, Model
 
     if options.nvrtc is not None:
         load_nvrtc(options.nvrtc)
     paths = sorted((options.results or RESULTS).glob("nvidia-h200/*.json"))
-    before = Model.load() if predict.FILE.exists() else None
-    print(f"model      {refit([Record.load(path).data for path in paths], before, GPUS['h200'])}\n{predict.FILE}")
+    before = Model.load() if predict_time.FILE.exists() else None
+    print(f"model      {refit([Record.load(path).data for path in paths], before, GPUS['h200'])}\n{predict_time.FILE}")
     return 0

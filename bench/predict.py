@@ -17,9 +17,9 @@ import numpy as np
 from bench.record import best
 from bench.suite import Entry, suite
 from gpuconv.algorithms import find
-from gpuconv.backends.cuda.analysis import predict
-from gpuconv.backends.cuda.analysis.predict import TERMS, Gpu, Model, Prediction, Terms
+from gpuconv.backends.cuda.analysis import predict_time
 from gpuconv.backends.cuda.analysis.predict_conv import convolution
+from gpuconv.backends.cuda.analysis.predict_time import TERMS, Gpu, Model, Prediction, Terms
 from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.backends.cuda.runtime.outputs import ceil_div
 from gpuconv.checkpoint import write_atomically
@@ -79,16 +79,16 @@ def rows_of(
 def _recorded(entry: Entry, kernel: dict[str, Any], reduction: int, gpu: Gpu) -> dict[str, float]:
     macros, algorithm = kernel["macros"], find(kernel["algorithm"], entry.dtype)
     vectors = int(macros["VECTOR_C"]), int(macros["VECTOR_K"])
-    loop = predict.compiled(algorithm, entry.op, entry.dtype, vectors, gpu.arch).loop
+    loop = predict_time.compiled(algorithm, entry.op, entry.dtype, vectors, gpu.arch).loop
     m, n, k, batches = entry.workload.implicit_gemm(entry.op)
     tiles = ceil_div(m, algorithm.block_m) * ceil_div(n, algorithm.block_n) * batches
     splits = round(kernel["blocks"] / tiles)
-    asked = predict.terms(
+    asked = predict_time.terms(
         loop,
         blocks=kernel["blocks"],
         tiles_of_depth=ceil_div(ceil_div(k, splits), algorithm.block_k),
         threads=kernel["threads"],
-        resident=predict.resident_blocks(gpu.arch, kernel["registers"], kernel["shared"], kernel["threads"]),
+        resident=predict_time.resident_blocks(gpu.arch, kernel["registers"], kernel["shared"], kernel["threads"]),
         reduction=reduction,
         multiprocessors=gpu.multiprocessors,
     )
@@ -96,7 +96,8 @@ def _recorded(entry: Entry, kernel: dict[str, Any], reduction: int, gpu: Gpu) ->
 
 
 def refit(records: Sequence[dict[str, Any]], before: Model | None, gpu: Gpu) -> Model:
-    """Fits the model to all records of a GPU and writes predict.json. before: the model whose rows keep their counts.
+    """Fits the model to all records of a GPU and writes predict_time.json. before: the model whose rows keep their
+    counts.
 
     Raises ValueError for too few rows, or if new rows would be counted with another NVRTC.
     """
@@ -108,7 +109,7 @@ def refit(records: Sequence[dict[str, Any]], before: Model | None, gpu: Gpu) -> 
     rates, errors, left_out = fit(rows, gpu)
     rounded = Terms(*(float(f"{getattr(rates, name):.4g}") for name in TERMS))
     model = Model(gpu.name, rounded, _rms(errors), _rms(left_out), counted_with, tuple(rows))
-    write_atomically(predict.FILE, (json.dumps(model.as_json(), indent=1) + "\n").encode())
+    write_atomically(predict_time.FILE, (json.dumps(model.as_json(), indent=1) + "\n").encode())
     return model
 
 

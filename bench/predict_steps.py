@@ -24,7 +24,7 @@ from bench.record import best
 from bench.suite import Entry, conv_work
 from gpuconv import backends, models
 from gpuconv.backends.cuda import emulator
-from gpuconv.backends.cuda.analysis.predict import Gpu, Model
+from gpuconv.backends.cuda.analysis.predict_time import Gpu, Model
 from gpuconv.backends.cuda.runtime import rows
 from gpuconv.backends.cuda.runtime.kernel import Kernel
 from gpuconv.inspect.profile import ProfiledStep, Spans

@@ -17,7 +17,7 @@ from gpuconv.names import lookup
 from gpuconv.problems import Conv2dProblem
 from gpuconv.profiling.work import Work, convolution
 from gpuconv.types import Size
-from gpuconv.verify import convolutions
+from gpuconv.verify import conv_problems
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Entry:
 
 def conv(n: int, size: Size, c: int, k: int, kernel_size: Size = 3, stride: int = 1, padding: int = 1) -> Conv2dProblem:
     h, w = size if isinstance(size, tuple) else (size, size)
-    return convolutions.conv(n, h, w, c, k, kernel_size, stride=stride, padding=padding)
+    return conv_problems.conv(n, h, w, c, k, kernel_size, stride=stride, padding=padding)
 
 
 def _vgg(n: int) -> list[Conv2dProblem]:

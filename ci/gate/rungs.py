@@ -197,7 +197,7 @@ def product_to_prove(name: str, problem: Any, finish: Any, dtype: str) -> Any:
 def problems(small: bool) -> list[Any]:
     """Problems of growing size: one tile, several tiles, odd sizes and strides, several tiles for each block, and
     layers of VGG."""
-    from gpuconv.verify.convolutions import conv
+    from gpuconv.verify.conv_problems import conv
 
     first = [conv(1, 8, 8, 64, 64, 1), conv(2, 8, 8, 64, 64, 3, padding=1)]
     if small:

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 
 from gpuconv import ops
-from gpuconv.verify.convolutions import arrays, reduction
+from gpuconv.verify.conv_problems import random_arrays, reduction
 from tests.backends import conv_definition as definition
 from tests.tolerance import assert_within, sum_bound
 
@@ -28,7 +28,7 @@ def both_ways(case, x, w, bias, dy):
 @functools.cache
 def defined(case, dtype):
     """Each direction by the definition in float64, for the values and for their magnitudes."""
-    given = [a.astype(np.float64) for a in arrays(case, dtype)]
+    given = [a.astype(np.float64) for a in random_arrays(case, dtype)]
     return [
         {
             "fprop": definition.fprop(case, x, w, bias),
@@ -40,7 +40,7 @@ def defined(case, dtype):
 
 
 def check_by_definition(case, dtype=np.float64):
-    given = arrays(case, dtype)
+    given = random_arrays(case, dtype)
     expected, magnitude = defined(case, dtype)
     for direction, actual in (*directions(case, *given).items(), *both_ways(case, *given).items()):
         assert actual.dtype == dtype

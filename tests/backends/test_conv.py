@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 
 from gpuconv import ops
 from gpuconv.dtypes import as_dtype
-from gpuconv.verify.convolutions import ODD, TINY, arrays, conv, random_convolutions
+from gpuconv.verify.conv_problems import ODD, TINY, conv, random_arrays, random_convolutions
 from tests.backends.conv_checks import both_ways, check_by_definition, directions
 from tests.gradients import numerical_gradient
 from tests.tolerance import assert_within, sum_bound
@@ -138,7 +138,7 @@ def test_random_shapes_agree_with_the_definition(case):
 
 @pytest.mark.parametrize("case", [case for case in TINY + ODD if case.n * case.h * case.w * case.c < 500], ids=str)
 def test_gradients_agree_with_numerical_ones(case):
-    x, w, bias, dy = arrays(case)
+    x, w, bias, dy = random_arrays(case)
 
     def forward():
         return ops.conv2d(x, w, bias, **case.window)
@@ -151,7 +151,7 @@ def test_gradients_agree_with_numerical_ones(case):
 
 def test_fprop_equals_scipys_correlation():
     signal = pytest.importorskip("scipy.signal")
-    x, w, bias, _ = arrays(conv(2, 11, 7, 3, 5, (3, 2)))
+    x, w, bias, _ = random_arrays(conv(2, 11, 7, 3, 5, (3, 2)))
     expected = np.zeros((2, 9, 6, 5))
     for n, k, c in np.ndindex(2, 5, 3):
         expected[n, :, :, k] += signal.correlate2d(x[n, :, :, c], w[k, :, :, c], mode="valid")
@@ -159,7 +159,7 @@ def test_fprop_equals_scipys_correlation():
 
 
 def test_depthwise_is_a_dense_convolution_with_diagonal_filters():
-    x, w, bias, dy = arrays(conv(2, 9, 7, 5, 5, 3, groups=5))
+    x, w, bias, dy = random_arrays(conv(2, 9, 7, 5, 5, 3, groups=5))
     dense = np.zeros((5, 3, 3, 5))
     dense[range(5), :, :, range(5)] = w[..., 0]
     np.testing.assert_allclose(ops.conv2d(x, w, bias, groups=5), ops.conv2d(x, dense, bias), rtol=1e-12, atol=1e-12)
@@ -204,7 +204,7 @@ SMALL = conv(2, 6, 8, 3, 4, 3, stride=(2, 1), padding=((1, 0), (2, 1)))
 
 
 def test_non_contiguous_inputs_give_the_same_result():
-    given = arrays(SMALL)
+    given = random_arrays(SMALL)
     expected = directions(SMALL, *given)
     strided = [np.repeat(np.flip(a, -1), 2, axis=0)[::2, ..., ::-1] for a in given[:2] + given[3:]]
     assert not any(a.flags.c_contiguous for a in strided)
@@ -216,7 +216,7 @@ def test_non_contiguous_inputs_give_the_same_result():
 @pytest.mark.parametrize("name", ["float64", "float16"])
 @pytest.mark.parametrize("contiguous", [True, False])
 def test_out_receives_the_result_and_is_returned(name, contiguous):
-    x, w, bias, dy = arrays(SMALL, name)
+    x, w, bias, dy = random_arrays(SMALL, name)
     results = directions(SMALL, x, w, bias, dy)
     results["bias"] = ops.bias_grad(dy)
     calls = {
@@ -241,7 +241,7 @@ def test_out_receives_the_result_and_is_returned(name, contiguous):
 
 @pytest.mark.parametrize("name", ["float64", "float32", "float16"])
 def test_accumulate_adds_to_out(name):
-    x, w, _, dy = arrays(SMALL, name)
+    x, w, _, dy = random_arrays(SMALL, name)
     held = np.ones(w.shape, name), np.ones(w.shape[0], name)
     dw = ops.conv2d_wgrad(dy, x, kernel_size=3, **SMALL.window, out=held[0], accumulate=True)
     db = ops.bias_grad(dy, out=held[1], accumulate=True)
@@ -253,7 +253,7 @@ def test_accumulate_adds_to_out(name):
 
 
 def test_out_may_be_an_input():
-    x, w, bias, _ = arrays(conv(3, 5, 5, 4, 4, 3))
+    x, w, bias, _ = random_arrays(conv(3, 5, 5, 4, 4, 3))
     expected = ops.conv2d(x, w, bias, padding=1)
     assert ops.conv2d(x, w, bias, padding=1, out=x) is x
     np.testing.assert_array_equal(x, expected)
@@ -272,7 +272,7 @@ def test_out_may_be_an_input():
 
 
 def test_an_empty_batch_has_empty_outputs_and_zero_parameter_gradients():
-    x, w, bias, dy = arrays(conv(0, 5, 7, 3, 2, 3))
+    x, w, bias, dy = random_arrays(conv(0, 5, 7, 3, 2, 3))
     assert ops.conv2d(x, w, bias).shape == (0, 3, 5, 2)
     assert ops.conv2d_dgrad(dy, w, input_shape=x.shape).shape == x.shape
     np.testing.assert_array_equal(ops.conv2d_wgrad(dy, x, kernel_size=3), np.zeros(w.shape))
@@ -282,7 +282,7 @@ def test_an_empty_batch_has_empty_outputs_and_zero_parameter_gradients():
 
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 def test_a_nonfinite_input_affects_only_the_windows_that_read_it(value):
-    x, w, _, _ = arrays(conv(1, 8, 8, 2, 3, 3))
+    x, w, _, _ = random_arrays(conv(1, 8, 8, 2, 3, 3))
     x[0, 4, 4, 1] = value
     finite = np.isfinite(ops.conv2d(x, w, padding=1))
     reads = np.zeros((1, 8, 8, 3), bool)
@@ -295,7 +295,7 @@ def test_a_nonfinite_input_affects_only_the_windows_that_read_it(value):
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 @pytest.mark.parametrize("padding", [0, 1])
 def test_a_nonfinite_gradient_affects_only_the_taps_that_read_it(value, padding):
-    x, w, _, _ = arrays(conv(1, 8, 8, 2, 3, 3))
+    x, w, _, _ = random_arrays(conv(1, 8, 8, 2, 3, 3))
     x[0, 0, 0, 1] = value  # tap (0, 0) reads it without padding; with it taps (0..1, 0..1) do
     _, dw = ops.conv2d_backward(np.ones((1, 6 + 2 * padding, 6 + 2 * padding, 3)), x, w, padding=padding)
     reads = np.zeros(w.shape, bool)
@@ -305,7 +305,7 @@ def test_a_nonfinite_gradient_affects_only_the_taps_that_read_it(value, padding)
 
 @pytest.mark.parametrize("k", [3, 64])
 def test_nonfinite_gradients_raise_no_warnings(k):
-    x, w, _, dy = arrays(conv(2, 8, 8, 3, k, 3, padding=1), np.float32)
+    x, w, _, dy = random_arrays(conv(2, 8, 8, 3, k, 3, padding=1), np.float32)
     dy[0, 0, 0, 0], dy[1, 7, 7, 0], dy[..., 1] = np.inf, -np.inf, 3e38
     db = np.full((k,), np.inf, np.float32)
     for _ in range(2):
@@ -317,13 +317,13 @@ def test_nonfinite_gradients_raise_no_warnings(k):
 
 @pytest.mark.parametrize("k", [8, 12, 80])
 def test_gradients_are_contiguous(k):
-    x, w, _, dy = arrays(conv(2, 8, 8, 3, k, 3, padding=1))
+    x, w, _, dy = random_arrays(conv(2, 8, 8, 3, k, 3, padding=1))
     for dw in (ops.conv2d_wgrad(dy, x, kernel_size=3, padding=1), *ops.conv2d_backward(dy, x, w, padding=1)):
         assert dw.flags.c_contiguous
 
 
 def test_a_bias_gradient_is_not_rounded_to_tf32():
-    x, w, _, dy = arrays(conv(1, 4, 4, 4, 4, 3, padding=1), np.float32)
+    x, w, _, dy = random_arrays(conv(1, 4, 4, 4, 4, 3, padding=1), np.float32)
     db = np.empty(4, np.float32)
     ops.conv2d_backward(dy, x, w, padding=1, tf32=True, db=db)
     np.testing.assert_array_equal(db, ops.bias_grad(dy))
@@ -344,7 +344,7 @@ def test_zero_channels_and_zero_filters():
 
 def test_the_same_inputs_give_the_same_bits():
     case = conv(5, 16, 16, 16, 24, 3, padding=1)
-    given = arrays(case, np.float32)
+    given = random_arrays(case, np.float32)
     first, second = directions(case, *given), directions(case, *given)
     for direction in first:
         assert first[direction].tobytes() == second[direction].tobytes()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpuconv import ops
-from gpuconv.verify.convolutions import ODD, REAL, TINY, arrays, reduction
+from gpuconv.verify.conv_problems import ODD, REAL, TINY, random_arrays, reduction
 
 torch = pytest.importorskip("torch")
 
@@ -16,7 +16,7 @@ CASES += [pytest.param(case, marks=pytest.mark.slow) for case in REAL]
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_convolutions_and_gradients_equal_pytorchs(case):
-    x, w, bias, dy = arrays(case)
+    x, w, bias, dy = random_arrays(case)
     tx, tw = (torch.from_numpy(a).permute(0, 3, 1, 2).requires_grad_() for a in (x, w))
     (top, bottom), (left, right) = case.padding
     padded = torch.nn.functional.pad(tx, (left, right, top, bottom))

@@ -15,9 +15,9 @@ from bench import cli, predict_steps
 from bench import predict as bench_predict
 from bench.record import RESULTS, Record, best
 from bench.suite import select
-from gpuconv.backends.cuda.analysis import machine_code, predict, predict_conv
+from gpuconv.backends.cuda.analysis import machine_code, predict_conv, predict_time
 from gpuconv.backends.cuda.analysis.machine_code import Instruction, MainLoop
-from gpuconv.backends.cuda.analysis.predict import GPUS, TERMS, Model, Terms
+from gpuconv.backends.cuda.analysis.predict_time import GPUS, TERMS, Model, Terms
 from gpuconv.backends.cuda.analysis.resources import Line
 from gpuconv.backends.cuda.analysis.variants import variants
 from gpuconv.backends.cuda.gemm import plan
@@ -25,7 +25,7 @@ from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.layers import BatchNorm, Branches, Upsample
 
 H200 = GPUS["h200"]
-MODEL = predict.FILE.read_text()
+MODEL = predict_time.FILE.read_text()
 
 
 def made_up(rates: Terms, count: int, seed: int = 0) -> list[dict]:
@@ -95,7 +95,7 @@ def new_record(monkeypatch, tmp_path):
     (folder / "2027-01-01-0123456789.json").write_text(
         json.dumps(old | {"commit": "0123456789", "entries": [slower(entry)]})
     )
-    monkeypatch.setattr(predict, "FILE", tmp_path / "predict.json")
+    monkeypatch.setattr(predict_time, "FILE", tmp_path / "predict_time.json")
     return tmp_path
 
 
@@ -106,7 +106,7 @@ def slower(entry):
 
 def stored_with(version, folder):
     stored = asdict(Model.of(json.loads(MODEL))) | {"nvrtc": version}
-    (folder / "predict.json").write_text(json.dumps(stored))
+    (folder / "predict_time.json").write_text(json.dumps(stored))
 
 
 def test_rows_counted_with_another_nvrtc_are_not_mixed(new_record, capsys):
@@ -158,7 +158,7 @@ def test_memory_limits_a_kernel_whose_bytes_take_longest():
 
 @pytest.mark.parametrize(("blocks", "busiest"), [(132, 1), (133, 2), (264, 2), (1320, 10)])
 def test_the_busiest_multiprocessor_sets_the_time(blocks, busiest):
-    asked = predict.terms(
+    asked = predict_time.terms(
         MainLoop(100, 16), blocks=blocks, tiles_of_depth=3, threads=128, resident=2, reduction=0, multiprocessors=132
     )
     assert (asked.block, asked.instruction, asked.hmma) == (busiest, busiest * 300, busiest * 48)

@@ -10,7 +10,7 @@ from bench.suite import select
 from gpuconv.algorithms import find
 from gpuconv.backends.cuda.analysis import machine_code, predict_wgmma
 from gpuconv.backends.cuda.analysis.machine_code import Instruction, MainLoop
-from gpuconv.backends.cuda.analysis.predict import GPUS, Model, Prediction, Terms
+from gpuconv.backends.cuda.analysis.predict_time import GPUS, Model, Prediction, Terms
 from gpuconv.backends.cuda.analysis.predict_wgmma import Code
 from gpuconv.backends.cuda.runtime import nvrtc
 

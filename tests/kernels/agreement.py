@@ -11,7 +11,7 @@ from gpuconv import asarray, ops, oracle, to_numpy
 from gpuconv.backends.cuda import emulator
 from gpuconv.dtypes import as_dtype
 from gpuconv.problems import Conv2dProblem
-from gpuconv.verify.convolutions import conv
+from gpuconv.verify.conv_problems import conv
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 
@@ -22,7 +22,7 @@ def random(rng: np.random.Generator, shape, dtype: str) -> np.ndarray:
 
 
 def varied(problem: Conv2dProblem, **changes) -> Conv2dProblem:
-    """The convolution with other arguments of `gpuconv.verify.convolutions.conv`."""
+    """The convolution with other arguments of `gpuconv.verify.conv_problems.conv`."""
     sizes = dict(n=problem.n, h=problem.h, w=problem.w, c=problem.c, k=problem.k, kernel_size=problem.kernel_size)
     return conv(**sizes | problem.window | changes)
 

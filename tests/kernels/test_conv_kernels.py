@@ -22,8 +22,7 @@ from gpuconv.backends.cuda.runtime.structs import fast_divmod
 from gpuconv.dtypes import as_dtype
 from gpuconv.problems import ACTIVATIONS, Conv2dProblem
 from gpuconv.profiling import launches
-from gpuconv.verify.convolutions import arrays as volumes
-from gpuconv.verify.convolutions import conv, random_convolutions
+from gpuconv.verify.conv_problems import conv, random_arrays, random_convolutions
 from gpuconv.verify.oracle import expect
 from tests.kernels.agreement import assert_same_bits, on_device, varied
 from tests.tolerance import assert_within
@@ -40,7 +39,7 @@ def problem(c: int, k: int, groups: int = 1) -> Conv2dProblem:
 
 def arguments(op: str, case: Conv2dProblem, dtype: str = "float32"):
     """The op's arrays and options for a case."""
-    x, w, bias, dy = volumes(case, as_dtype(dtype))
+    x, w, bias, dy = random_arrays(case, as_dtype(dtype))
     return {
         "conv2d": ([x, w, bias], case.window),
         "conv2d_dgrad": ([dy, w], case.window | dict(input_shape=case.x_shape)),
@@ -233,7 +232,7 @@ def test_an_empty_batch(device):
     case = conv(0, 5, 7, 3, 4, (3, 3))
     for op in DIRECTIONS:
         assert_right(op, device, case)
-    x, _, _, dy = [asarray(a, device) for a in volumes(case, np.float32)]
+    x, _, _, dy = [asarray(a, device) for a in random_arrays(case, np.float32)]
     dw = asarray(np.ones(case.w_shape, np.float32), device)
     ops.conv2d_wgrad(dy, x, kernel_size=(3, 3), out=dw, accumulate=True)
     np.testing.assert_array_equal(to_numpy(dw), 1)
@@ -456,7 +455,7 @@ def test_problems_too_large_for_32_bit_indices_are_refused(case, what):
 def test_backward_may_write_over_its_inputs(device, places):
     """dx, dw or db takes the place of an input, whose original values are used."""
     case = conv(2, 9, 11, 8, 8, (3, 3), padding=((1, 1), (1, 1)))
-    x, w, bias, dy = volumes(case, np.float32)
+    x, w, bias, dy = random_arrays(case, np.float32)
     _, mask = ops.conv2d_relu(x, w, bias, **case.window)
     arrays = dict(dy=dy, x=x, w=w, mask=mask)
     expected = ops_apart(device, case, **arrays)
@@ -481,7 +480,7 @@ def ops_apart(device, case: Conv2dProblem, dy, x, w, mask):
 
 def test_backward_accumulates(device):
     case = conv(2, 9, 11, 8, 8, (3, 3), padding=((1, 1), (1, 1)))
-    x, w, _, dy = volumes(case, np.float32)
+    x, w, _, dy = random_arrays(case, np.float32)
     dw, db = (asarray(np.ones(shape, np.float32), device) for shape in (w.shape, case.k))
     ops.conv2d_backward(*(asarray(a, device) for a in (dy, x, w)), dw=dw, db=db, accumulate=True, **case.window)
     _, expected = expect("conv2d_backward", [dy, x, w], case.window)

@@ -11,8 +11,7 @@ from gpuconv.backends.cuda.ops import depthwise
 from gpuconv.dtypes import as_dtype
 from gpuconv.problems import Conv2dProblem
 from gpuconv.profiling.launches import recorded
-from gpuconv.verify.convolutions import arrays as volumes
-from gpuconv.verify.convolutions import conv
+from gpuconv.verify.conv_problems import conv, random_arrays
 from gpuconv.verify.oracle import expect
 from tests.kernels.agreement import assert_same_bits, on_device, varied
 from tests.tolerance import assert_within
@@ -34,7 +33,7 @@ CASES = {
 
 
 def arguments(op: str, case: Conv2dProblem, dtype: str = "float32"):
-    x, w, bias, dy = volumes(case, as_dtype(dtype))
+    x, w, bias, dy = random_arrays(case, as_dtype(dtype))
     return {
         "conv2d": ([x, w, bias], case.window | dict(activation="silu")),
         "conv2d_dgrad": ([dy, w], case.window | dict(input_shape=case.x_shape)),

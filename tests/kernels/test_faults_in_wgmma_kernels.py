@@ -14,7 +14,7 @@ import pytest
 from gpuconv.algorithms import find
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.runtime import kernel, source
-from gpuconv.verify.convolutions import conv
+from gpuconv.verify.conv_problems import conv
 from tests.kernels.test_conv_kernels import assert_right, forced
 
 MAIN_LOOP, RING, LAYOUT, FPROP = "gemm_wgmma.cuh", "wgmma_tile.cuh", "wgmma_layout.cuh", "conv2d_fprop_wgmma.cu"

@@ -18,8 +18,7 @@ from gpuconv.dtypes import as_dtype
 from gpuconv.layers import Conv2D, Flatten, Input, Linear, ReLU, Sequential
 from gpuconv.problems import PLAIN, Conv2dProblem
 from gpuconv.profiling.launches import recorded
-from gpuconv.verify.convolutions import arrays as volumes
-from gpuconv.verify.convolutions import conv
+from gpuconv.verify.conv_problems import conv, random_arrays
 from gpuconv.verify.oracle import expect
 from tests.kernels.agreement import assert_same_bits, on_device, varied
 from tests.tolerance import assert_within
@@ -44,7 +43,7 @@ CASES = {
 
 
 def arguments(case: Conv2dProblem, arithmetic: str):
-    x, w, bias, _ = volumes(case, as_dtype("float32" if arithmetic == "tf32" else arithmetic))
+    x, w, bias, _ = random_arrays(case, as_dtype("float32" if arithmetic == "tf32" else arithmetic))
     return [x, w, bias], case.window | dict(tf32=arithmetic == "tf32", algo=FEW_CHANNELS)
 
 
@@ -97,7 +96,7 @@ def test_a_block_processes_several_tiles(device, one_multiprocessor, arithmetic)
     ("algo", "dtype"), [(FEW_CHANNELS, "float32"), (FEW_CHANNELS, "bfloat16"), ("few_channels-256x32", "float16")]
 )
 def test_the_moments_include_every_tile(device, one_multiprocessor, algo, dtype):
-    x, w, bias, _ = volumes(SEVERAL_TILES[0], as_dtype(dtype))
+    x, w, bias, _ = random_arrays(SEVERAL_TILES[0], as_dtype(dtype))
     vectors = [np.random.default_rng(i).random(w.shape[0]).astype(np.float32) for i in range(4)]
     options = SEVERAL_TILES[0].window | dict(algo=algo, activation="relu")
     expected = expect("conv2d_batch_norm", [x, w, bias, *vectors], options)

@@ -12,8 +12,7 @@ from gpuconv.backends.cuda.runtime.device_array import capability_named
 from gpuconv.dtypes import accumulation_dtype, as_dtype
 from gpuconv.problems import Conv2dProblem
 from gpuconv.profiling import launches
-from gpuconv.verify.convolutions import arrays as volumes
-from gpuconv.verify.convolutions import conv
+from gpuconv.verify.conv_problems import conv, random_arrays
 from tests.kernels.agreement import FLOATS, assert_same_bits, on_device
 from tests.kernels.test_conv_kernels import forced, problem
 from tests.tolerance import assert_within, sum_bound
@@ -34,7 +33,7 @@ def one_by_one(case: Conv2dProblem, x, w, bias, dy, pool: int):
 
 def numbers(case: Conv2dProblem, pool: int, dtype: str = "float32", halves: bool = False):
     """x, w, bias and dy of y's shape. halves: only a few distinct values, so that windows contain ties."""
-    x, w, bias, _ = volumes(case, as_dtype(dtype))
+    x, w, bias, _ = random_arrays(case, as_dtype(dtype))
     if halves:
         x, w, bias = (np.round(a.astype(np.float32)).astype(a.dtype) for a in (x, w, bias))
     n, p, q, k = case.y_shape

@@ -13,7 +13,7 @@ from gpuconv.backends.cpu.precision import round_tf32
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.dtypes import as_dtype
-from gpuconv.verify.convolutions import conv
+from gpuconv.verify.conv_problems import conv
 from tests.kernels.agreement import assert_same_bits
 from tests.kernels.test_conv_kernels import DIRECTIONS, arguments, assert_right, forced, problem
 

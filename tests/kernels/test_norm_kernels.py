@@ -14,8 +14,7 @@ from gpuconv.backends.reference.conv import before_mask
 from gpuconv.dtypes import accumulation_dtype, as_dtype
 from gpuconv.problems import ACTIVATIONS, Conv2dProblem
 from gpuconv.profiling import launches
-from gpuconv.verify.convolutions import arrays as volumes
-from gpuconv.verify.convolutions import conv
+from gpuconv.verify.conv_problems import conv, random_arrays
 from gpuconv.verify.oracle import expect
 from tests.kernels.agreement import FLOATS, assert_same_bits, expected, on_device, random, wide
 from tests.tolerance import UNIT_ROUNDOFF, assert_within, elementwise_bound, sum_bound
@@ -338,7 +337,7 @@ def test_gradients_go_back_through_a_pool_under_the_checker_and_in_any_order(dev
 
 
 def conv_norm_arrays(case: Conv2dProblem, dtype: str):
-    x, w, bias, _ = volumes(case, as_dtype(dtype))
+    x, w, bias, _ = random_arrays(case, as_dtype(dtype))
     rng, wide_dtype = np.random.default_rng(6), accumulation_dtype(as_dtype(dtype))
     gamma, beta, mean = (rng.standard_normal(case.k).astype(wide_dtype) for _ in range(3))
     return [x, w, bias, gamma, beta, mean, rng.uniform(0.5, 2, case.k).astype(wide_dtype)]

@@ -11,8 +11,7 @@ from gpuconv import ops, verify
 from gpuconv.algorithms import find
 from gpuconv.dtypes import as_dtype
 from gpuconv.profiling.launches import recorded
-from gpuconv.verify.convolutions import arrays as volumes
-from gpuconv.verify.convolutions import conv
+from gpuconv.verify.conv_problems import conv, random_arrays
 from gpuconv.verify.oracle import expect
 from tests.kernels.agreement import on_device
 from tests.kernels.test_machine_code import compiled, tensor_core_variant
@@ -57,7 +56,7 @@ def test_gemm_family_agrees_with_the_oracle(device, monkeypatch, name):
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
     op = name.split()[0]
     case, dtype, options, kernels = FAMILIES[name]
-    x, w, bias, dy = volumes(case, as_dtype(dtype))
+    x, w, bias, dy = random_arrays(case, as_dtype(dtype))
     arrays, more = {
         "conv2d": ([x, w, bias], {}),
         "conv2d_dgrad": ([dy, w], {"input_shape": case.x_shape}),

@@ -17,7 +17,7 @@ from gpuconv.backends.cuda.runtime.outputs import ceil_div
 from gpuconv.dtypes import as_dtype
 from gpuconv.problems import Conv2dProblem
 from gpuconv.profiling import launches
-from gpuconv.verify.convolutions import conv
+from gpuconv.verify.conv_problems import conv
 from gpuconv.verify.oracle import expect
 from tests.kernels.agreement import assert_same_bits, on_device
 from tests.kernels.test_conv_kernels import DIRECTIONS, arguments, assert_right

@@ -17,8 +17,7 @@ from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.backends.cuda.runtime.device_array import capability_named
 from gpuconv.dtypes import as_dtype
-from gpuconv.verify.convolutions import arrays as volumes
-from gpuconv.verify.convolutions import conv
+from gpuconv.verify.conv_problems import conv, random_arrays
 from tests.kernels.agreement import assert_same_bits, on_device
 from tests.kernels.test_conv_kernels import arguments, assert_right, forced, problem
 from tests.kernels.test_machine_code import compiled, tensor_core_variant
@@ -189,7 +188,7 @@ def test_db_of_the_copied_tiles(monkeypatch, algo, splits, accumulate):
     one, two = conv(3, 17, 15, 8, 264, 1), conv(2, 9, 8, 6, 14, 3, groups=2)
     for seed, (case, blocks) in enumerate(((one, None), (two, None), (one, 1), (two, 1))):
         forced(monkeypatch, find(algo, "bfloat16"), splits, blocks)
-        x, w, bias, dy = volumes(case, as_dtype("bfloat16"))
+        x, w, bias, dy = random_arrays(case, as_dtype("bfloat16"))
         with emulator.configure(sanitize="checked", seed=seed + 3):
             there = [asarray(a, "emulated") for a in (dy, x, w, bias)]
             options = dict(kernel_size=case.kernel_size, accumulate=accumulate) | case.window

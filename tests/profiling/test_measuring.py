@@ -13,7 +13,7 @@ import gpuconv as gc
 from gpuconv.profiling import launches, peaks
 from gpuconv.profiling.timer import MOST, CpuTimer, CudaTimer, open_timer
 from gpuconv.profiling.work import Ceilings, Work, convolution
-from gpuconv.verify.convolutions import conv
+from gpuconv.verify.conv_problems import conv
 
 
 def test_the_cpu_timer_times_every_call_except_the_first():

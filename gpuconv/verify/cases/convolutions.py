@@ -11,7 +11,7 @@ from gpuconv import problems
 from gpuconv.problems import Conv2dProblem
 from gpuconv.verify.cases.case import Arguments, Case, Make, normal
 from gpuconv.verify.cases.norms import norm, norm_backward
-from gpuconv.verify.convolutions import ODD, REAL, TINY, conv
+from gpuconv.verify.conv_problems import ODD, REAL, TINY, conv
 
 SAVE_INPUT = [name for name, activation in problems.ACTIVATIONS.items() if activation.saves_input]
 FEW_CHANNELS = "few_channels-256x64"  # the algorithm for inputs of few channels; it does not compute in float64

@@ -8,8 +8,8 @@ import pytest
 from gpuconv import ops, oracle
 from gpuconv.backends.cpu import blas, conv, correlate, parallel, wide_filters
 from gpuconv.backends.cpu.im2col import Windows
-from gpuconv.verify.convolutions import ODD, REAL, TINY, arrays, reduction
-from gpuconv.verify.convolutions import conv as convolution
+from gpuconv.verify.conv_problems import ODD, REAL, TINY, random_arrays, reduction
+from gpuconv.verify.conv_problems import conv as convolution
 from tests.backends.conv_checks import both_ways, check_by_definition, directions
 from tests.backends.cpu.three_threads import Blas
 from tests.tolerance import assert_within, sum_bound
@@ -53,7 +53,7 @@ def test_every_algorithm_agrees_with_the_definition(form, monkeypatch):
     "case", [pytest.param(case, marks=[pytest.mark.slow] * (case.c >= 256)) for case in REAL], ids=str
 )
 def test_shapes_of_real_nets_in_float32_agree_with_float64(case):
-    given = arrays(case, np.float32)
+    given = random_arrays(case, np.float32)
     wide = [a.astype(np.float64) for a in given]
     with oracle():
         expected, magnitude = directions(case, *wide), directions(case, *map(abs, wide))
@@ -66,7 +66,7 @@ def test_shapes_of_real_nets_in_float32_agree_with_float64(case):
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 def test_a_nonfinite_input_affects_only_the_windows_that_read_it(value, form, monkeypatch):
     force(monkeypatch, form)
-    x, w, _, _ = arrays(convolution(1, 8, 8, 2, 3, 3))
+    x, w, _, _ = random_arrays(convolution(1, 8, 8, 2, 3, 3))
     x[0, 4, 4, 1] = value
     finite = np.isfinite(ops.conv2d(x, w, padding=1))
     reads = np.zeros((1, 8, 8, 3), bool)
@@ -81,7 +81,7 @@ def test_a_nonfinite_input_affects_only_the_windows_that_read_it(value, form, mo
 @pytest.mark.parametrize("padding", [0, 1])
 def test_a_nonfinite_gradient_affects_only_the_taps_that_read_it(value, padding, form, monkeypatch):
     force(monkeypatch, form)
-    x, w, _, _ = arrays(convolution(1, 8, 8, 2, 3, 3))
+    x, w, _, _ = random_arrays(convolution(1, 8, 8, 2, 3, 3))
     x[0, 0, 0, 1] = value  # tap (0, 0) reads it without padding; with it taps (0..1, 0..1) do
     _, dw = ops.conv2d_backward(np.ones((1, 6 + 2 * padding, 6 + 2 * padding, 3)), x, w, padding=padding)
     reads = np.zeros(w.shape, bool)
@@ -119,7 +119,7 @@ def test_row_reuse_blocks_hold_as_many_whole_images_as_fit(row_reuse_blocks, mon
     assert row_reuse_blocks[:3] == [2, 2, 1]
     row_reuse_blocks.clear()
     monkeypatch.setattr(correlate, "ROW_REUSE_BYTES", image_bytes - 1)
-    ops.conv2d(*arrays(case)[:3], **case.window)
+    ops.conv2d(*random_arrays(case)[:3], **case.window)
     assert not row_reuse_blocks
 
 
@@ -191,7 +191,7 @@ def test_a_gradient_that_shares_the_wide_filter_copy_is_not_recomputed(monkeypat
 
 def test_the_workspace_stays_within_a_few_megabytes():
     case = convolution(16, 32, 32, 32, 32, 3, padding=1)
-    given = arrays(case, np.float32)
+    given = random_arrays(case, np.float32)
     tracemalloc.start()
     directions(case, *given)
     peak = tracemalloc.get_traced_memory()[1]

@@ -7,8 +7,8 @@ import math
 import re
 
 from gpuconv import algorithms
-from gpuconv.backends.cuda.analysis import predict, predict_wgmma
-from gpuconv.backends.cuda.analysis.predict import GPUS, Gpu, Model, Prediction
+from gpuconv.backends.cuda.analysis import predict_time, predict_wgmma
+from gpuconv.backends.cuda.analysis.predict_time import GPUS, Gpu, Model, Prediction
 from gpuconv.backends.cuda.analysis.resources import Line
 from gpuconv.backends.cuda.ops.conv import plans
 from gpuconv.backends.cuda.runtime.outputs import ceil_div, pack_width
@@ -49,14 +49,14 @@ def convolution(
             model=model,
             gpu=gpu,
         )
-    kernel = predict.compiled(algorithm, direction, arithmetic, (vector_c, vector_k), gpu.arch)
+    kernel = predict_time.compiled(algorithm, direction, arithmetic, (vector_c, vector_k), gpu.arch)
     smem_bytes = kernel.shared + plan.smem_bytes
-    asked = predict.terms(
+    asked = predict_time.terms(
         kernel.loop,
         blocks=plan.blocks * plan.split_k,
         tiles_of_depth=ceil_div(plan.depth_per_split, algorithm.block_k),
         threads=algorithm.threads,
-        resident=predict.resident_blocks(gpu.arch, kernel.registers, smem_bytes, algorithm.threads),
+        resident=predict_time.resident_blocks(gpu.arch, kernel.registers, smem_bytes, algorithm.threads),
         reduction=0,
         multiprocessors=gpu.multiprocessors,
     )

@@ -15,8 +15,8 @@ import functools
 from dataclasses import dataclass
 
 from gpuconv.algorithms import Algorithm
-from gpuconv.backends.cuda.analysis import machine_code, predict
-from gpuconv.backends.cuda.analysis.predict import Gpu, Model, Prediction
+from gpuconv.backends.cuda.analysis import machine_code, predict_time
+from gpuconv.backends.cuda.analysis.predict_time import Gpu, Model, Prediction
 from gpuconv.backends.cuda.runtime.limits import SCHEDULERS
 
 MULTIPLY_ADDS = 2048  # of 16-bit numbers per clock of a multiprocessor: NVIDIA's peak
@@ -48,8 +48,8 @@ class Stage:
 
 @functools.cache
 def code(algorithm: Algorithm, direction: str, arithmetic: str, vectors: tuple[int, int], arch: str) -> Code:
-    """The counts of a direction's plain kernel. Raises what `predict.machine_code_of` raises."""
-    _, instructions = predict.machine_code_of(algorithm, direction, arithmetic, vectors, arch)
+    """The counts of a direction's plain kernel. Raises what `predict_time.machine_code_of` raises."""
+    _, instructions = predict_time.machine_code_of(algorithm, direction, arithmetic, vectors, arch)
     loop, copy = (machine_code.main_loop(instructions, of) for of in (machine_code.PRODUCTS, ("LDGSTS",)))
     copy = copy or machine_code.main_loop(instructions, ("LDG",))  # single numbers
     assert loop is not None, f"{algorithm.name} has no loop that multiplies"

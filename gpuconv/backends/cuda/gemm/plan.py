@@ -28,8 +28,8 @@ _MULTIPROCESSORS = 132
 _BUSY_THREADS = 256  # threads that saturate the arithmetic of one multiprocessor
 _START_DEPTH = 32  # the fixed cost of a block, expressed as extra depth
 _A_CLOCK = 128  # multiply-adds per clock of a multiprocessor's CUDA cores
-# Clocks on tensor cores by the performance model (analysis/predict.json): of a block, and of an instruction and an HMMA
-# on a scheduler. They are copied here, because a plan must not change with each refit.
+# Clocks on tensor cores by the performance model (analysis/predict_time.json): of a block, and of an instruction and an
+# HMMA on a scheduler. They are copied here, because a plan must not change with each refit.
 _BLOCK, _INSTRUCTION, _HMMA = 1916, 1.671, 3.319
 _SINGLY = 3  # factor on the instructions of wgrad's tiles that load x one number at a time, as in a first layer
 _COPIED = 4.256e12 / 1.98e9 / _MULTIPROCESSORS  # bytes per clock of a multiprocessor; from the model too

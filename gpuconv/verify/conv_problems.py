@@ -27,7 +27,7 @@ def conv(n: int, h: int, w: int, c: int, k: int, kernel_size: Size, *, groups: i
     return Conv2dProblem.of((n, h, w, c), w_shape, groups=groups, **window)
 
 
-def arrays(problem: Conv2dProblem, dtype: DTypeLike = np.float64, seed: int = 0) -> tuple[np.ndarray, ...]:
+def random_arrays(problem: Conv2dProblem, dtype: DTypeLike = np.float64, seed: int = 0) -> tuple[np.ndarray, ...]:
     """(x, w, bias, dy) of normally distributed numbers."""
     rng = np.random.default_rng(seed)
     shapes = problem.x_shape, problem.w_shape, (problem.k,), problem.y_shape

@@ -6,7 +6,7 @@
                   + reduction * (blocks that add up a split depth) + its bytes at the copy rate
 
 or the time of its bytes at the GPU's copy rate, if that is more. The rates, in clock cycles, and their error are in
-predict.json, which `python -m bench fit` writes from the records in bench/results. Every number computed here is a
+predict_time.json, which `python -m bench fit` writes from the records in bench/results. Every number computed here is a
 prediction; `python -m bench predict` compares it with measurements.
 """
 
@@ -28,7 +28,7 @@ from gpuconv.backends.cuda.runtime.limits import SCHEDULERS, WARP
 from gpuconv.backends.cuda.runtime.outputs import ceil_div
 from gpuconv.types import Record
 
-FILE = Path(__file__).with_name("predict.json")
+FILE = Path(__file__).with_name("predict_time.json")
 
 
 @dataclass(frozen=True)
