@@ -31,17 +31,7 @@ def go_on(options: argparse.Namespace, chosen: Record, loggers: Sequence[Callbac
     loggers: further callbacks. ranks: the ranks that train together; each reads the run."""
     from gpuconv.layers import Layer
     from gpuconv.layers.saving import NOTES
-    from gpuconv.training import (
-        DataError,
-        DivergedError,
-        LossScale,
-        RunDirectory,
-        SettingsError,
-        ShadowError,
-        Trainer,
-        optimizers,
-        schedules,
-    )
+    from gpuconv.training import DataError, DivergedError, RunDirectory, SettingsError, ShadowError, Trainer
 
     directory = options.resume
     nets.know(chosen.get("model"))
@@ -51,24 +41,15 @@ def go_on(options: argparse.Namespace, chosen: Record, loggers: Sequence[Callbac
     stored = run.settings()
     _expect_of_python(run)
     expect_normalization(run_of(stored, run.settings_file))
-    try:
-        optimizer = optimizers.get(**stored["optimizer"])
-        loss = losses.read(stored["loss"])
-        schedule = schedules.get(stored["schedule"])
-        loss_scale = LossScale(**stored["loss_scale"]) if stored.get("loss_scale") else None
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{directory} was started in Python and can be continued only there: {error}") from error
+    rebuilt = _rebuilt(stored, directory)
     parts = sets(stored, options.data, options.test)
     device = choose_device(options)
     with user_errors():
         net = Layer.from_config(stored["net"], device=device)
         trainer = Trainer(
             net,
-            optimizer,
-            loss=loss,
-            schedule=schedule,
+            **rebuilt,
             seed=stored["seed"],
-            loss_scale=loss_scale,
             precision=stored.get("precision", "float32"),
             graph=options.graph,
             shadow=options.shadow,
@@ -110,6 +91,22 @@ def go_on(options: argparse.Namespace, chosen: Record, loggers: Sequence[Callbac
         if end.get(name) is not None:
             say(f"{name.replace('_', ' ')} {100 * end[name]:.2f}%", "stdout")
     return 0
+
+
+def _rebuilt(stored: Record, directory: str) -> Record:
+    """The run's optimizer, loss, schedule and loss scale, as arguments of `Trainer`. Raises UserError for one that
+    exists only in its program."""
+    from gpuconv.training import LossScale, optimizers, schedules
+
+    try:
+        return {
+            "optimizer": optimizers.get(**stored["optimizer"]),
+            "loss": losses.read(stored["loss"]),
+            "schedule": schedules.get(stored["schedule"]),
+            "loss_scale": LossScale(**stored["loss_scale"]) if stored.get("loss_scale") else None,
+        }
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{directory} was started in Python and can be continued only there: {error}") from error
 
 
 def _expect_of_python(run: RunDirectory) -> None:

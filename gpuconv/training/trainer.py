@@ -269,44 +269,55 @@ class Trainer(RunState):
             | {"metrics_every": metrics_every, "options": self._options(settings)}
         )
         self._expect_alike()
+        self._run(loader, held_out, called, run_dir, resume, metrics_every, checkpoint_every, progress)
+        return self.history
+
+    def _run(
+        self,
+        loader: Any,
+        held_out: HeldOut,
+        callbacks: list[Any],
+        run_dir: str | Path | None,
+        resume: bool,
+        metrics_every: int,
+        checkpoint_every: int | None,
+        progress: bool,
+    ) -> None:
+        """Hold the run directory, restore the last checkpoint, and train. loader: training batches; the other arguments
+        are those of `fit`."""
         self.run, self.stop_reason, self.interrupted_by, self.tested = None, None, None, None
         interrupts = Interrupts("finishing the step, then stopping; once more aborts at once")
         with interrupts, contextlib.ExitStack() as held:
             if run_dir is not None and self.ranks.rank == 0:
                 self.run = held.enter_context(RunDirectory.held(run_dir, self.fit_settings, resume))
-                called = [*keepers(self.run, checkpoint_every), *called]
+                callbacks = [*keepers(self.run, checkpoint_every), *callbacks]
             elif run_dir is not None:
-                called = [Checkpoints(None, checkpoint_every), *called]
+                callbacks = [Checkpoints(None, checkpoint_every), *callbacks]
             if self.ranks.rank:
-                called = [each for each in called if not getattr(each, "only_on_rank_0", False)]
+                callbacks = [each for each in callbacks if not getattr(each, "only_on_rank_0", False)]
             if self.ema and not self.steps:
                 self.ema.begin()  # weights may have been loaded since
             if resume and (last := self.ranks.first(self._last)):
                 self.restore(last, f"the checkpoint of {run_dir}" if self.run is None else self.run.last)
             if progress and self.ranks.rank == 0:
-                called.append(Progress())
+                callbacks.append(Progress())
             if self.shadow:
                 folder = self.run.path if self.run else None
                 self.shadowed = Shadow(self.shadow, self.violation, folder, seed=self.seed)
                 held.enter_context(contextlib.closing(self.shadowed))
-            graph = Device.named(self.net.device).on_gpu if self.graph is None else self.graph
+            place = self.sharding.place if self.ranks.size > 1 and self.sharding else None
             Fit(
                 self,
-                feeding.feed(
-                    loader,
-                    self.sharding.place if self.ranks.size > 1 and self.sharding else None,
-                    together=self.accumulate,
-                ),
+                feeding.feed(loader, place, together=self.accumulate),
                 held_out,
-                called,
+                callbacks,
                 metrics_every=metrics_every,
-                graph=graph,
+                graph=Device.named(self.net.device).on_gpu if self.graph is None else self.graph,
                 interrupts=interrupts,
                 shadow=self.shadowed if self.shadow else None,
             )()
             if self.stop_reason == INTERRUPTED:
                 interrupts.serve()
-        return self.history
 
     def _last(self) -> Checkpoint | None:
         return self.last_of(self.run) if self.run else None
