@@ -9,8 +9,8 @@
 //   lion_step      p -= lr * (sign(beta1 * m + (1 - beta1) * g) + d * p), m = beta2 * m + (1 - beta2) * g
 //
 // chunks: a table in device memory with one entry for each block: up to 8192 numbers of one parameter with its gradient and
-// state. A float32 master also has the address of its 16-bit copy, which receives p rounded; a parameter of DTYPE
-// beside such masters has a gradient of DTYPE. Then the parameter's average, if it has one, is updated:
+// state. A float32 master also has the address of its 16-bit copy, which receives p rounded; a parameter of DTYPE in the same
+// launch has a gradient of DTYPE. Then the parameter's average, if it has one, is updated:
 // average += average_rate * (p - average). Numbers move 16 bytes at a time (halves beside float32: 8) where all arrays of a chunk
 // are aligned to that. lr and step are numbers, or are read from device memory when the kernel runs, so that a captured step sees
 // the current values. Half precision is computed in float32 and rounded once, parameter and state alike.
@@ -30,10 +30,10 @@ using Halves = Pack<GRAD, kWidth>;
 struct Chunk {
     DTYPE* param;
     const GRAD* grad;
-    const DTYPE* wide_grad;  // in place of grad, of a parameter without a copy beside masters; else null
-    DTYPE* state[2];  // null: the rule has no such state
-    GRAD* copy;       // null: the parameter has no 16-bit copy
-    DTYPE* average;   // null: no average
+    const DTYPE* wide_grad;  // replaces grad if a parameter without a copy shares the launch with masters; else null
+    DTYPE* state[2];         // null: the rule has no such state
+    GRAD* copy;              // null: the parameter has no 16-bit copy
+    DTYPE* average;          // null: no average
     int64 count;
     double decay;
 };

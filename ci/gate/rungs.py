@@ -203,7 +203,8 @@ def problems(small: bool) -> list[Any]:
     if small:
         return first[1:]
     more = [conv(3, 9, 7, 64, 72, 3, stride=2, padding=1), conv(2, 16, 16, 24, 64, 3, padding=1)]
-    more += [conv(9, 64, 64, 8, 64, 1), conv(1, 8, 8, 512, 512, 3, padding=1)]  # for fprop, dgrad; for wgrad
+    # Several tiles for each block: of fprop and dgrad, then of wgrad.
+    more += [conv(9, 64, 64, 8, 64, 1), conv(1, 8, 8, 512, 512, 3, padding=1)]
     sizes = ((32, 64, 64), (16, 128, 128), (8, 256, 256), (4, 512, 512))
     return [*first, *more, *(conv(128, side, side, c, k, 3, padding=1) for side, c, k in sizes)]
 

@@ -36,7 +36,7 @@ from gpuconv.types import Record
 
 TRAINING, PAUSED, ENDED, FAILED = "training", "paused", "finished", "failed"
 REQUESTS = ("greet", "pause", "step", "go", "change", "restart", "save", "load", "look", "explain")
-NEXT, CLOSED = "goes on otherwise", "closed"  # why a leg ends: another one follows, or the server ends
+NEXT, CLOSED = "another leg follows", "closed"  # why a leg ends; CLOSED: the server ends
 
 
 class Session(Callback):
@@ -80,7 +80,7 @@ class Session(Callback):
         self._mail = Mailbox(REQUESTS)
         self._thread = threading.Thread(target=self._work, name="training", daemon=True)
         self._closing = False
-        self._acts = False
+        self._acts = False  # whether requests are answered after the current step
         self._under_way = False  # inside `fit`
         self._allowed = 0  # steps to do while paused
         self._next: Callable[[], None] | None = None

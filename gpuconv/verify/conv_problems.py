@@ -55,7 +55,7 @@ ODD = [
     conv(2, 7, 11, 2, 3, (2, 1), stride=(3, 4)),  # strides larger than the filter: some pixels are in no window
     conv(1, 11, 13, 2, 3, 3, padding=((2, 1), (0, 2)), dilation=(2, 3)),
     conv(2, 9, 10, 2, 3, (3, 2), stride=2, padding=1, dilation=(2, 3)),
-    conv(1, 13, 11, 1, 2, 3, stride=(4, 6), padding=((3, 2), (2, 3)), dilation=(2, 4)),  # 2 divides both
+    conv(1, 13, 11, 1, 2, 3, stride=(4, 6), padding=((3, 2), (2, 3)), dilation=(2, 4)),  # gcd(stride, dilation) is 2
     conv(2, 5, 7, 6, 4, 3, stride=(1, 2), padding=1, groups=2),
     conv(2, 7, 5, 5, 5, 3, padding=1, groups=5),  # depthwise
     conv(2, 7, 9, 16, 16, (3, 2), stride=(2, 3), padding=((1, 0), (2, 1)), dilation=(1, 2), groups=16),

@@ -253,7 +253,7 @@ def test_the_patch_fits_in_shared_memory(rng, arithmetic):
         needed = 256 + math.ceil(depth / 4) * 16 + bank + 2 * most * pitch * 16 // chunk
         assert needed <= found
         met += needed == found
-    assert met > 100  # no more than that
+    assert met > 100  # often the size is exactly what is needed, so it is no loose bound
 
 
 def test_every_arithmetic_but_float64():
