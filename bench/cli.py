@@ -64,9 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=what, description=what)
         command.add_argument("--device", default="auto", help="numpy, cuda, cuda:1 or auto (default)")
         command.add_argument(
-            "--threads",
-            type=numerals.integer,
-            help="of the processor (default 2; all for the checks of a GPU's results)",
+            "--threads", type=numerals.integer, help="CPU threads (default 2; all for the checks of a GPU's results)"
         )
         command.add_argument("--results", type=Path, help="folder of the records (default bench/results)")
         command.add_argument("--commit", help="what to call this version where git cannot tell")

@@ -112,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "cubins.zip", help="default: cubins.zip, which git ignores")
     parser.add_argument("--arch", default="sm_90a", help="default: sm_90a")
     parser.add_argument("--nvrtc", type=Path, metavar="DIR", help="folder of the NVRTC (default: the installed one)")
-    parser.add_argument("--file", help="of the variants only those of this .cu file, and no net's")
+    parser.add_argument("--file", help="only the variants of this .cu file, without those of nets")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="how many to compile at once")
     options = parser.parse_args(argv)
     nvrtc = use_nvrtc(options.nvrtc)

@@ -98,7 +98,7 @@ def check(
             shipped file's kernels.
     """
     if not Device.named(device).runs_kernels:
-        raise ValueError(f"{device} runs no kernels, so the file would not be run: give cuda or emulated")
+        raise ValueError(f"{device} runs no kernels, so it cannot run the file: give cuda or emulated")
     path = Path(path)
     dtypes = served(op, (dtypes,) if isinstance(dtypes, str) else tuple(dtypes), algo)
     check_signatures(path, op, algo)
@@ -114,7 +114,7 @@ def served(op: str, dtypes: tuple[str, ...], algo: str | None = None) -> tuple[s
     found = tuple(dtype for dtype in dtypes if any(dtype in case.dtypes for case in chosen))
     if not found:
         able = dict.fromkeys(dtype for case in chosen for dtype in case.dtypes)
-        raise ValueError(f"{algo or op} has cases in {', '.join(able)}, received {', '.join(dtypes)}")
+        raise ValueError(f"{algo or op} has cases only in {', '.join(able)}, received {', '.join(dtypes)}")
     return found
 
 

@@ -148,7 +148,7 @@ def named(metrics: Sequence[Any]) -> dict[str, Any]:
         ValueError: An unknown name, or a name that occurs twice.
     """
     if isinstance(metrics, str) or not isinstance(metrics, Sequence):
-        raise TypeError(f"metrics are a list, as ['top-5', my_metric], received {metrics!r}")
+        raise TypeError(f"metrics are a list, such as ['top-5', my_metric], received {metrics!r}")
     found: dict[str, Any] = {}
     for metric in metrics:
         if isinstance(metric, type):

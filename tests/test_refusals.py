@@ -375,7 +375,7 @@ REFUSALS = [
         [X, X, *[VECTOR] * 3],
         {"input_shape": (2, 10, 14, 4)},
         ValueError,
-        "input_shape (2, 10, 14, 4) is of a pool whose mask was not given",
+        "input_shape (2, 10, 14, 4) belongs to a pool: give its mask too",
     ),
     (
         ops.batch_norm_backward,
@@ -521,7 +521,7 @@ REFUSALS = [
         [LOGITS, LOGITS],
         {"ignore_index": 1},
         ValueError,
-        "ignore_index=1 ignores integer labels, received float32 of (3, 4)",
+        "ignore_index=1 needs integer labels, received float32 of (3, 4)",
     ),
     (
         ops.softmax_cross_entropy,
@@ -535,7 +535,7 @@ REFUSALS = [
         [np.zeros(4), np.zeros((), F32), LOGITS, None],
         {"ignore_index": 1},
         ValueError,
-        "ignore_index=1 ignores integer labels, received none",
+        "ignore_index=1 needs integer labels, received none",
     ),
     (
         ops.mean_squared_error,
@@ -727,7 +727,7 @@ REFUSALS = [
         [np.zeros(5), np.zeros((), F32), LOGITS, None, np.ones(LOGITS.shape[1], F32)],
         {},
         ValueError,
-        "weight adds up those of integer labels, received none",
+        "weight needs integer labels, whose weights it sums; received none",
     ),
     (
         ops.add_metrics,

@@ -46,13 +46,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--part", action="append", default=[], metavar="PART", dest="more", help="the same as PART")
     parser.add_argument("--out", type=Path, default=os.environ.get("OUT"), help="folder of results (default $OUT)")
-    parser.add_argument("--minutes", type=float, help="for all together (default: the sum of the parts')")
+    parser.add_argument(
+        "--minutes", type=float, help="time limit for all parts together (default: the sum of their limits)"
+    )
     parser.add_argument("--wheels", type=Path, metavar="DIR", help="wheels of packages that this machine lacks")
     parser.add_argument("--cubins", type=Path, metavar="FILE", help="compiled kernels (default cubins.zip, if there)")
     parser.add_argument("--commit", help="what to call this version where git cannot tell")
     parser.add_argument("--device", default="cuda", help="cuda (default) or cuda:1")
     parser.add_argument(
-        "--rehearse", metavar="COMMAND", help="everything in the small, by this Python: 'python -m tests.standin'"
+        "--rehearse",
+        metavar="COMMAND",
+        help="run every part at a small size with this Python, to rehearse: 'python -m tests.standin'",
     )
     return parser
 

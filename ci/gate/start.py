@@ -106,7 +106,7 @@ def cubins(gate: Gate, seconds: float) -> Found:
     packed = f"{manifest['entries']} kernel files for {', '.join(compiled.values())}"
     for what, carried in compiled.items():
         if carried != (here := gate.facts.get(what, carried)):
-            raise FailedError(f"carried are {packed}; this machine has {here}, so kernels are compiled here")
+            raise FailedError(f"the pack has {packed}, and this machine has {here}, so kernels are compiled here")
     return packed, manifest
 
 

@@ -32,7 +32,10 @@ HEADER = f"{'algorithm':<20} {'product':<58} {'seconds':>7}  verdict"
 def configure(parser: argparse.ArgumentParser) -> None:
     add_step(parser, "the net whose training step has the products")
     parser.add_argument(
-        "--algo", action="append", metavar="NAME", help="prove this algorithm, whatever is known of it (several times)"
+        "--algo",
+        action="append",
+        metavar="NAME",
+        help="prove this algorithm again, whatever was found before (may be given more than once)",
     )
 
 

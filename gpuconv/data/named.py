@@ -185,7 +185,7 @@ _SOURCES: dict[str, Callable[[str], tuple[Dataset, Dataset]]] = {
 def _flag(text: str) -> bool:
     known = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
     if text.lower() not in known:
-        raise ValueError("it is 1 or 0")
+        raise ValueError(f"expected 1 or 0, received {text!r}")
     return known[text.lower()]
 
 

@@ -72,7 +72,7 @@ def expect_explainable(net: Layer, layer: Layer) -> None:
             "explain the net as it was before fuse()"
         )
     if not isinstance(layer, (*_AFFINE, *_PASSING, Activation, ImageNorm, MaxPool2D, Merging)):
-        raise ValueError(f"{what}, a kind that explain does not know; it knows those of gpuconv.layers")
+        raise ValueError(f"{what}, a kind that explain does not know; it knows the layers of gpuconv.layers")
 
 
 def reads(layer: Layer, x: np.ndarray, at: Place) -> Window:

@@ -286,7 +286,7 @@ def _conv_transpose(graph: Graph, layer: ConvTranspose2D, x: str) -> str:
 
 def _adaptive(graph: Graph, layer: AdaptiveAvgPool2D, x: str) -> str:
     if graph.open_size:
-        raise ValueError(f"{layer.path}: an adaptive pool has no ONNX form where the size of the input is open")
+        raise ValueError(f"{layer.path}: an adaptive pool has no ONNX form if the size of the input is variable")
     return graph.node("AveragePool", [x], layer.path, kernel_shape=layer.kernel_size, strides=layer.stride)
 
 
@@ -365,7 +365,7 @@ def _window(graph: Graph, layer: Any) -> dict[str, Any]:
     end."""
     problem = layer.problem
     if graph.open_size and problem.fit == "cover":
-        raise ValueError(f"{layer.path}: fit='cover' has no ONNX form where the size of the input is open")
+        raise ValueError(f"{layer.path}: fit='cover' has no ONNX form if the size of the input is variable")
     before, after = zip(*problem.padding)
     reach = [
         (windows - 1) * stride + dilation * (size - 1) + 1

@@ -17,11 +17,13 @@ def class_names(names: object, output_shape: Shape | None) -> list[str]:
     """The names as a list. Raises TypeError for anything but a list of names, and ValueError if the net is built and
     has another number of scores."""
     if isinstance(names, (str, bytes)) or not isinstance(names, (Sequence, np.ndarray)):
-        raise TypeError(f"classes are a list of names, as ['cat', 'dog'], received {type(names).__name__} {names!r}")
+        raise TypeError(
+            f"classes are a list of names, such as ['cat', 'dog'], received {type(names).__name__} {names!r}"
+        )
     for name in names:
         if not isinstance(name, str):
             raise TypeError(
-                f"classes are names, as ['cat', 'dog'], received {type(name).__name__} {name!r}; "
+                f"classes are names, such as ['cat', 'dog'], received {type(name).__name__} {name!r}; "
                 "[str(name) for name in classes] converts them"
             )
     if output_shape is not None and len(names) != output_shape[-1]:

@@ -34,7 +34,7 @@ class Input(Layer):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.shape, (tuple, list)):
-            raise TypeError(f"shape must be that of one image, as (32, 32, 3), received {self.shape!r}")
+            raise TypeError(f"shape must be that of one image, such as (32, 32, 3), received {self.shape!r}")
         self.shape = tuple(arguments.integer(f"shape[{axis}]", size, 1) for axis, size in enumerate(self.shape))
 
     def plan(self, input_shape: Shape) -> Shape:

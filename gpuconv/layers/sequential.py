@@ -136,8 +136,8 @@ class Sequential(Layer):
     def _part(self, places: slice) -> Sequential:
         if places.step not in (None, 1):
             raise ValueError(
-                f"a slice shares the layers of the net, in their order: it takes step 1, received {places.step}; "
-                "Sequential([...]) copies any layers"
+                f"a slice of a net shares its layers in their order, so its step must be 1, received {places.step}; "
+                "Sequential([...]) copies layers in any order"
             )
         layers = self.layers[places]
         if not layers:

@@ -243,7 +243,7 @@ def add_metrics(
     _expect_weight("weight", weight, scores, "one for each class")
     if weight is not None and (labels is None or labels.ndim != 1):
         received = "none" if labels is None else f"{labels.dtype.name} of {tuple(labels.shape)}"
-        raise ValueError(f"weight adds up those of integer labels, received {received}")
+        raise ValueError(f"weight needs integer labels, whose weights it sums; received {received}")
     expect_writable(totals=totals)
     loss, scores, labels, weight = copy_if_overlapping([totals], loss, scores, labels, weight)
     backend.loss.add_metrics(totals, loss, scores, labels, weight, ignore_index=ignore_index)
@@ -262,7 +262,7 @@ def _ignored(label: int | None, labels: Array | None) -> int | None:
         return None
     if labels is None or labels.ndim != 1:
         received = "none" if labels is None else f"{labels.dtype.name} of {tuple(labels.shape)}"
-        raise ValueError(f"ignore_index={label} ignores integer labels, received {received}")
+        raise ValueError(f"ignore_index={label} needs integer labels, received {received}")
     return integer("ignore_index", label, -INT63)
 
 

@@ -35,8 +35,8 @@ def started(device: str, time_limit: float) -> Ranks:
         return NCCL(time_limit)
     if not mpi.launched():
         raise ValueError(
-            f"RANK and WORLD_SIZE, as torchrun sets them, start ranks on GPUs, and the device is {device}; "
-            "mpiexec -n 2 starts two on the CPU"
+            f"RANK and WORLD_SIZE are set, as by torchrun, which starts ranks on GPUs, but the device is {device}; "
+            "mpiexec -n 2 starts two ranks on the CPU"
         )
     return MPI(time_limit)
 

@@ -221,7 +221,7 @@ class Called(Schedule):
         with contextlib.suppress(TypeError):
             signature.bind(*range(min(count, 3)))
             return min(count, 3)
-        raise TypeError(f"a schedule is a function of the step, (step) or (step, total, epoch); received {self}")
+        raise TypeError(f"a schedule's function takes (step), (step, total) or (step, total, epoch); received {self}")
 
     def __str__(self) -> str:
         """The function's name. A run can be continued only with a function of the same name."""
@@ -274,8 +274,8 @@ def get(schedule: str | Schedule | Callable[..., SupportsFloat] | None) -> Sched
         return called
     if not isinstance(schedule, str):
         raise TypeError(
-            "a schedule is text, as 'cosine,warmup:5', one of gpuconv.training.schedules, or a function of the step; "
-            f"received {schedule!r}"
+            "a schedule is text, such as 'cosine,warmup:5', one of gpuconv.training.schedules, or a function of the "
+            f"step; received {schedule!r}"
         )
     built: Schedule = Constant()
     for position, part in enumerate(spec.parse(schedule)):

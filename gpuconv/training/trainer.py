@@ -348,7 +348,7 @@ def _shared_out(shard_optimizer: object, optimizer: Optimizer) -> bool:
     given = flag("shard_optimizer", shard_optimizer)
     if given and isinstance(optimizer, own_optimizers.Adapted):
         raise ValueError(
-            f"shard_optimizer needs one of gpuconv's optimizers, whose state it can deal out to the ranks; "
+            f"shard_optimizer needs one of gpuconv's optimizers, whose state it can divide among the ranks; "
             f"{type(optimizer.inner).__name__} keeps its own"
         )
     return given

@@ -53,7 +53,9 @@ def test_packed_kernels_are_found_and_not_compiled(gate, monkeypatch):
 @pytest.mark.parametrize("what", ["arch", "nvrtc", "headers"])
 def test_a_pack_for_another_machine_is_reported_and_the_cache_is_filled_locally(gate, what):
     gate.facts[what] = "another"
-    with pytest.raises(FailedError, match=r"carried are .*; this machine has another, so kernels are compiled here"):
+    with pytest.raises(
+        FailedError, match=r"the pack has .*, and this machine has another, so kernels are compiled here"
+    ):
         start.cubins(gate, 10)
     assert "GPUCONV_CACHE_DIR" in gate.environment
 

@@ -103,7 +103,9 @@ def test_a_run_on_arrays_needs_its_data_as_an_option(tmp_path, capsys):
     train, _ = gc.data.load("digits")
     net = gc.models.build("seed-net", (8, 8, 1))
     gc.Trainer(net).fit((train.images[:99], train.labels[:99]), epochs=1, run_dir=tmp_path / "run", progress=False)
-    assert "which --data cannot read: give --data or --test" in on_numpy(capsys, "evaluate", tmp_path / "run", status=2)
+    assert "which is no name of a data set: give the location of its images with --data or --test" in on_numpy(
+        capsys, "evaluate", tmp_path / "run", status=2
+    )
     assert "test accuracy" in on_numpy(capsys, "evaluate", tmp_path / "run", "--test", "digits")
     assert "give the location of the run's images: --data" in on_numpy(
         capsys, "train", "--resume", tmp_path / "run", status=2

@@ -117,7 +117,7 @@ def test_images_that_exceed_memory_are_refused_with_advice(photos, monkeypatch):
     assert len(folder.load(photos, size=(2, 2))[0])
     assert len(folder.load(photos, stream=True)[0])
     for text in ("folder:x,stream=2", "folder:x,stream=maybe"):
-        with pytest.raises(ValueError, match=r"cannot read 'stream=.*: it is 1 or 0"):
+        with pytest.raises(ValueError, match=r"cannot read 'stream=.*: expected 1 or 0"):
             load(text)
 
 

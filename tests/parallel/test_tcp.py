@@ -150,7 +150,10 @@ def test_ranks_on_the_cpu_are_for_mpiexec(monkeypatch, capsys, tmp_path):
         monkeypatch.setenv(name, value)
     assert parallel.launched()
     assert main(["train", "--device", "numpy"]) == 2
-    assert "start ranks on GPUs, and the device is numpy; mpiexec -n 2 starts two on the CPU" in capsys.readouterr().err
+    assert (
+        "which starts ranks on GPUs, but the device is numpy; mpiexec -n 2 starts two ranks on the CPU"
+        in capsys.readouterr().err
+    )
     assert not [*tmp_path.iterdir()]
 
 

@@ -71,7 +71,7 @@ def parser(description: str | None, processes: int) -> argparse.ArgumentParser:
     made.add_argument("--file", action="append", metavar="NAME", help="only this file; may be repeated")
     made.add_argument("--sample", type=int, metavar="N", help="only N mutants, drawn at random")
     made.add_argument("--each", action="store_true", help="draw N mutants of each file")
-    made.add_argument("--seed", type=int, default=0, help="of the draw")
+    made.add_argument("--seed", type=int, default=0, help="seed of the draw")
     made.add_argument("--recheck", action="store_true", help="run the listed survivors too")
     made.add_argument("--processes", type=int, default=processes)
     made.add_argument("--verbose", action="store_true", help="print what killed each mutant")

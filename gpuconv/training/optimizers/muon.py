@@ -66,7 +66,7 @@ class Muon(Optimizer):
         if vectors:
             raise ValueError(
                 f"muon takes filters and matrices, not {', '.join(vectors)}: give those to another optimizer in "
-                "groups, as 'filters -> muon:lr=0.02; * -> sgd:lr=0.05'"
+                "groups, such as 'filters -> muon:lr=0.02; * -> sgd:lr=0.05'"
             )
         if self.matmul_precision in ("tf32", "bfloat16") and any(
             param.dtype == np.float64 for param in params.values()

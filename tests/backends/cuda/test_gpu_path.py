@@ -285,7 +285,7 @@ def test_a_capture_makes_its_calls_in_order_and_keeps_its_memory(capturing):
 
 def test_a_capture_that_runs_out_of_memory_is_ended_and_its_memory_freed(capturing):
     recorder = CudaRecorder(0)
-    with pytest.raises(MemoryError, match="no 101 bytes more of device memory") as raised:
+    with pytest.raises(MemoryError, match="needs 101 more bytes of device memory") as raised:
         recorder.capture(lambda: [capturing.malloc(size) for size in (50, 101)])
     assert isinstance(raised.value.__cause__, CudaError)
     assert capturing.calls.count("end") == 1

@@ -31,7 +31,7 @@ class EmulatedArray(np.ndarray):
         for operand in (*inputs, *(out or ())):
             if isinstance(operand, np.ndarray) and not isinstance(operand, EmulatedArray) and operand.ndim:
                 raise TypeError(
-                    f"{ufunc.__name__} of an array on the emulated device and a NumPy array; "
+                    f"numpy.{ufunc.__name__} received an array on the emulated device and a NumPy array; "
                     "gpuconv.asarray(x, device=...) moves one"
                 )
         if out is not None:

@@ -102,8 +102,8 @@ def expect_proved(product: Product, named: Plan, place: Place, *, ask: bool) -> 
         return _with_proof(named, str(found))
     why = found.reason if found else "no proof is made here; `gpuconv prove` makes one"
     raise UnprovedError(
-        f"algorithm {named.algorithm.name!r} runs on a GPU only problems that it was proved for, and {place.model} has "
-        f"not proved it for this one: {why}"
+        f"a GPU runs algorithm {named.algorithm.name!r} only for problems for which it was proved there, and on "
+        f"{place.model} it is not proved for this one: {why}"
     )
 
 

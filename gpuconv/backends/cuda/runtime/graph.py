@@ -123,6 +123,8 @@ class CudaRecorder:
         try:
             memory = cupy.cuda.Memory(size)
         except cupy.cuda.runtime.CUDARuntimeError as error:
-            raise MemoryError(f"no {size} bytes more of device memory for a CUDA graph ({error})") from error
+            raise MemoryError(
+                f"a CUDA graph needs {size} more bytes of device memory than are free ({error})"
+            ) from error
         self._kept.append(memory)
         return cupy.cuda.MemoryPointer(memory, 0)

@@ -140,7 +140,7 @@ def loadable(path: str | Path) -> str:
     copy = _copies() / f"{Path(path).parent.name.encode('ascii', 'replace').decode()}.cubin".replace("?", "_")
     if not str(copy).isascii():
         raise CompileError(
-            f"the driver cannot open {copy!s}, whose name is not ASCII; set GPUCONV_CACHE_DIR to a folder whose name is"
+            f"the driver cannot open {copy!s}, whose name is not ASCII; set GPUCONV_CACHE_DIR to an ASCII path"
         )
     shutil.copyfile(path, copy)
     return str(copy)
