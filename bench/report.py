@@ -134,8 +134,9 @@ def _goals(data: dict[str, Any]) -> str:
         return ""
     met = sum(goal["met"] for goal in found.values())
     lines = [
-        f"Goals of the NumPy code, {met} of {len(found)} met: at most so many times PyTorch's time (in brackets: of "
-        "the least times, which other work disturbs least). Convolutions are 3x3, N = 64, float32.",
+        f"Goals of the NumPy code, {met} of {len(found)} met. For a convolution: our time over PyTorch's, and the most "
+        "that it may be; in brackets the ratio of the least times, which other work disturbs least. Convolutions are "
+        "3x3, N = 64, float32.",
         "",
         "| convolution | forward | goal | forward + backward | goal |",
         "|---|---|---|---|---|",

@@ -58,7 +58,7 @@ struct Bias {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(256, sizeof(DTYPE) == 8 ? 1 : 0)  // doubles take more registers; 0: no bound
+extern "C" __global__ void __launch_bounds__(256, sizeof(DTYPE) == 8 ? 1 : 0)  // 1 gives doubles more registers; 0: no bound
 bias_grad_sum(DTYPE* db, Total* partials, const DTYPE* dy, const DTYPE* saved, bool accumulate, Columns columns, int64 dy_pitch) {
     column_reduce(partials, columns, Gradients{dy, saved, PitchedPacks(columns, dy_pitch)}, Bias{db, accumulate});
 }

@@ -44,7 +44,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     run_settings.add_options(parser, only=SETTINGS)
     parser.add_argument("--steps", type=run_settings.count(1), metavar="N", help="how many steps (default: 2)")
     parser.add_argument("--kernel", type=Path, metavar="FILE", help="your .cu file, which B uses")
-    parser.add_argument("--op", metavar="NAME", help="the op that it implements")
+    parser.add_argument("--op", metavar="NAME", help="the op that FILE implements")
+    parser.add_argument("--algo", metavar="NAME", help="for a matrix product, the algorithm that FILE implements")
     parser.add_argument(
         "--element",
         action=argparse.BooleanOptionalAction,
@@ -52,14 +53,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "most an epoch of each)",
     )
     parser.add_argument("--picture", metavar="FILE", help="draw the differences by step and tensor, or by op (a .png)")
-    parser.add_argument("--algo", metavar="NAME", help="for a matrix product, the algorithm that it implements")
 
 
 def run(options: argparse.Namespace) -> int:
     pictures.expect_target(options.picture)
     if not (os.path.exists(options.a) or os.path.exists(options.b)):
         if options.element is not None:
-            raise UserError("--element and --no-element are for two runs; a comparison of two sides always names it")
+            raise UserError("--element and --no-element are for two runs; of two sides the element is always named")
         return _sides(options)
     if others := [run_settings.option(name) for name in OF_SIDES if getattr(options, name) is not None]:
         raise UserError(f"runs are compared as they were; leave {', '.join(others)} out")

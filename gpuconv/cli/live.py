@@ -121,9 +121,9 @@ def _stored(options: argparse.Namespace, directory: str) -> Session:
     from gpuconv.training import RunDirectory
     from gpuconv.training.stored import state
 
-    directory_of = RunDirectory.open(directory)
-    settings = directory_of.settings()
-    expect_normalization(found := run_of(settings, directory_of.settings_file))
+    run_directory = RunDirectory.open(directory)
+    settings = run_directory.settings()
+    expect_normalization(found := run_of(settings, run_directory.settings_file))
     if of_python(settings):
         by_part = python_runs.sets(settings, options.data, options.test)
         sets = live.Sets(by_part["train"], by_part.get("validation"), by_part.get("test", by_part["train"]))
@@ -132,7 +132,7 @@ def _stored(options: argparse.Namespace, directory: str) -> Session:
         sets = live.Sets(*parts(found.settings, train), test)
     device, why = _device(options)
     with user_errors():
-        last = state(checkpoint.load(directory_of.last).state, directory_of.last)
+        last = state(checkpoint.load(run_directory.last).state, run_directory.last)
         if options.repeat:
             name, repeat = Path(directory).name, legs.changes_of(last["records"])
             return live.Session(sets, settings, device=device, why=why, name=name, repeat=repeat)

@@ -37,7 +37,7 @@ class Timer(Protocol):
     """Times calls on one device."""
 
     def burst(self, call: Call, seconds: float) -> Samples:
-        """Time a call repeatedly: at least three times, at most for about that long. The first call is not counted."""
+        """Time a call repeatedly: at least three times, for about `seconds` at most. The first call is not counted."""
         ...
 
     def hold(self, seconds: float) -> None:

@@ -75,7 +75,7 @@ def test_rectangles_are_torchvisions():
 
 
 @pytest.mark.parametrize("count", [1, 2, 1000], ids="of {}".format)
-def test_every_entry_of_the_table_is_as_likely(count):
+def test_the_entries_of_the_table_are_equally_likely(count):
     x, draws = np.array([0, 1], np.float32).reshape(2, 1, 1, 1), 400
     factors = np.arange(count, dtype=np.float32) / 1024
     found = [ops.mix_batch(x, np.array([0, 1]), factors, classes=2, offset=i)[0][1].item() * 1024 for i in range(draws)]

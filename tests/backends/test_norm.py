@@ -137,7 +137,7 @@ def test_out_may_be_strided_and_gradients_accumulate(dtype):
     assert result[2] is sums[1]
     np.testing.assert_array_equal(out, dx)  # only this call's sums
     once = np.array([dgamma, dbeta], np.float64), np.array([10 + dgamma, -20 + dbeta], np.float64)
-    unit = UNIT_ROUNDOFF[wide.name]  # of the gradient only; then of either sum, which may round another number
+    unit = UNIT_ROUNDOFF[wide.name]  # the gradient is rounded once, and each of the two sums compared
     assert_within(sums, once[1], unit * (abs(once[0]) + 2 * abs(once[1])))
     ops.batch_norm_backward(dy, x, gamma, mean, inv_std, dgamma=sums[0], dbeta=sums[1])
     np.testing.assert_array_equal(sums, (dgamma, dbeta))

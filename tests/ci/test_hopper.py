@@ -107,7 +107,7 @@ def test_wgmma_is_proved_in_every_direction_on_the_stand_in(way):
 
 
 def test_only_bfloat16_proves_every_finish():
-    """Half of the proofs and kernels, so that the rung fits in its two minutes."""
+    """The other dtypes prove one, which halves the work, so that the rung fits in its two minutes."""
     assert [len(rungs.finishes("fprop", dtype, False)) for dtype in ("bfloat16", "float16")] == [4, 1]
     assert len(rungs.finishes("wgrad", "bfloat16", False)) == len(rungs.finishes("fprop", "bfloat16", True)) == 1
 

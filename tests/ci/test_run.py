@@ -1,4 +1,4 @@
-"""The gate runs what the README tells everyone to run."""
+"""`.ci/run` runs the tests that the README tells everyone to run."""
 
 from __future__ import annotations
 

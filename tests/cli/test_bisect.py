@@ -162,7 +162,7 @@ def test_runs_of_two_devices_differ_only_beyond_rounding(work, capsys):
 
 @pytest.mark.kernels
 def test_an_element_is_named_with_the_kernel_of_its_run(work, capsys):
-    """Recorded with a kernel of one's own, and repeated with it, and without."""
+    """The run is recorded with a user's kernel, and repeated without that kernel and with it."""
     wrong = lab.template("sgd_step").replace(
         "copy.at[j] = round_to<GRAD>(values[0]);",
         "if (blockIdx.x == 0 && i == 0 && j == 1) numbers[0].at[j] += DTYPE(0.5);",

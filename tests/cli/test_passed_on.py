@@ -14,7 +14,7 @@ from gpuconv import checks, console, losses, models, plots, to_numpy
 from gpuconv.cli import main, pictures, run_settings, runs
 from gpuconv.cli.main import Parser, module
 from gpuconv.data import Loader, Normalization, load
-from gpuconv.inspect import profile as step
+from gpuconv.inspect import profile as profile_module
 from gpuconv.inspect.profile import Profile, Row
 from gpuconv.profiling import peaks
 from gpuconv.profiling.work import Ceilings, Work
@@ -259,7 +259,7 @@ def test_profile_prints_its_settings_and_files_around_the_table(monkeypatch, cap
         monkeypatch.setattr(type(found), "trace", lambda self: b"a trace")
         return found
 
-    monkeypatch.setattr(step, "profile", planted)
+    monkeypatch.setattr(profile_module, "profile", planted)
     monkeypatch.setattr(peaks, "measure", measure)
     monkeypatch.chdir(tmp_path)
     assert main(["profile", "--device", "numpy", "--trace", "step.json"]) == 0

@@ -56,7 +56,7 @@ def test_an_unknown_recipe_names_the_nearest(capsys):
     assert "did you mean 'airbench94'?" in capsys.readouterr().err
 
 
-def test_airbench94_is_for_cifar10(capsys, tmp_path, monkeypatch):
+def test_airbench94_trains_on_cifar10_unless_other_data_is_named(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["train", *AIRBENCH]) == 2
     assert "no CIFAR-10 in data" in capsys.readouterr().err
@@ -77,7 +77,7 @@ def test_airbench94_from_the_command_line(tmp_path, capsys):
     assert main(["train", *AIRBENCH, *options, "--run-dir", str(run)]) == 0
     output = capsys.readouterr().out
     assert "first filters whiten 5,000 images, tta mirror+shift" in output
-    assert main(["evaluate", str(run)]) == 0  # averages too: it is part of the recipe
+    assert main(["evaluate", str(run)]) == 0  # averages over views too: that is part of the recipe
     again = capsys.readouterr().out
     assert "over 6 views of each image" in again
     assert again.splitlines()[-1] == output.splitlines()[-1]
@@ -127,8 +127,8 @@ def test_the_loss_falls():
 
 @pytest.mark.kernels
 def test_the_emulated_device_follows_numpy_step_by_step():
-    """Four steps in float64, past the whitening bias's half way; each step's rounding grows by the next ones' slopes,
-    bounded here by 10^4 roundings of the largest number."""
+    """Four steps in float64, more than half of those that train the whitening bias. Rounding errors of a step grow in
+    the steps after it: the bound is 10^4 roundings of a tensor's largest number."""
     one, other = (follow(device, "float64", 8, 4, epochs=2) for device in ("numpy", "emulated"))
     for (name, expected), given in zip(one.net.state_dict().items(), other.net.state_dict().values()):
         bound = 1e4 * np.finfo(np.float64).eps * max(1.0, np.abs(expected).max())

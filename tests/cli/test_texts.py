@@ -1,4 +1,4 @@
-"""The complete output of commands: a table with wrong columns or sums looks as good as a right one."""
+"""What commands print, line by line: a table with wrong columns or sums looks as good as a right one."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from gpuconv.backends.cuda.gemm.proofs import Verdict
 from gpuconv.backends.cuda.ops import conv
 from gpuconv.backends.cuda.runtime.nvrtc import CompileError, Resources
 from gpuconv.cli import evaluate, info, kernels, main, predict, profile, prove, run_settings
-from gpuconv.cli.check import report as verdict
-from gpuconv.inspect import profile as step
+from gpuconv.cli.check import report
+from gpuconv.inspect import profile as profile_module
 from gpuconv.inspect.profile import Profile, Row
 from gpuconv.models import MODELS
 from gpuconv.problems import Conv2dProblem, epilogue
@@ -185,8 +185,8 @@ def test_predict_shows_the_five_best_scores_with_bars():
 
 
 def test_a_check_is_one_line_with_details(capsys):
-    assert verdict(True, "first loss", "2.3, expected 2.3", "")
-    assert not verdict(False, "first loss", "9, expected 2.3", "why")
+    assert report(True, "first loss", "2.3, expected 2.3", "")
+    assert not report(False, "first loss", "9, expected 2.3", "why")
     output = capsys.readouterr().out.splitlines()
     assert output == ["PASS  first loss: 2.3, expected 2.3", "FAIL  first loss: 9, expected 2.3", "      why"]
 
@@ -344,7 +344,7 @@ def test_profile_receives_the_options(monkeypatch, capsys):
         asked.append((net.device, net.precision, batch_size, options))
         return Profile(net.device, net.precision, batch_size, STEP, [])
 
-    monkeypatch.setattr(step, "profile", planted)
+    monkeypatch.setattr(profile_module, "profile", planted)
     monkeypatch.setattr(peaks, "measure", lambda device, seconds: pytest.fail("not asked for"))
 
     def run(*arguments):
@@ -362,7 +362,7 @@ def test_profile_receives_the_options(monkeypatch, capsys):
     assert run("--device", "numpy", "--fuse", "--batch-size", "7")[0][2:] == (7, usual | {"fuse": True})
 
 
-def test_the_whole_output_of_info(monkeypatch, capsys, tmp_path):
+def test_info_lists_devices_the_cache_and_optional_packages(monkeypatch, capsys, tmp_path):
     from gpuconv import backends
     from gpuconv.backends.cuda import cache
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpuconv import models
-from gpuconv.inspect import profile as step
+from gpuconv.inspect import profile as profile_module
 from gpuconv.inspect.profile import profile
 from gpuconv.layers import (
     BatchNorm,
@@ -88,7 +88,7 @@ class Ticks:
 
 def test_a_layers_time_excludes_the_layers_inside_it(monkeypatch):
     ticks = Ticks()
-    monkeypatch.setattr(step, "open_timer", lambda device: ticks)
+    monkeypatch.setattr(profile_module, "open_timer", lambda device: ticks)
     found = profile(small(), 2, steps=3)
     seconds = dict(zip(names(found), [row.seconds for row in found.rows]))
     assert seconds["conv1 forward"] == 1
@@ -108,7 +108,7 @@ def test_rows_are_medians_over_steps_and_the_timeline_is_the_middle_step(monkeyp
         return [lengths[len(number) - 1] * float(mark - marks[0]) for mark in marks]
 
     monkeypatch.setattr(ticks, "seconds", seconds)
-    monkeypatch.setattr(step, "open_timer", lambda device: ticks)
+    monkeypatch.setattr(profile_module, "open_timer", lambda device: ticks)
     found = profile(small(), 2, steps=3)
     assert found.rows[0].seconds == 20
     name, direction, begin, end = found.timeline[0]
@@ -174,8 +174,8 @@ def test_the_profiled_step_is_that_of_the_trainer(monkeypatch):
     assert kernels["sgd"] == ["loss_scale_update", "sgd_step"]
     assert kernels["metrics"] == ["metrics_add"]
     steps = []
-    step_of = step.Trainer.step
-    monkeypatch.setattr(step.Trainer, "step", lambda *given: steps.append(step_of(*given)))
+    step_of = profile_module.Trainer.step
+    monkeypatch.setattr(profile_module.Trainer, "step", lambda *given: steps.append(step_of(*given)))
     profile(small(), 2, steps=3)
     assert len(steps) == 5  # two of them are not timed
 
@@ -238,7 +238,7 @@ def test_every_named_net_has_work_for_all_its_layers():
 
 @pytest.mark.kernels
 def test_on_the_emulated_device_launches_are_listed_without_running(monkeypatch):
-    monkeypatch.setattr(step, "open_timer", lambda device: pytest.fail("the emulated device has no timer"))
+    monkeypatch.setattr(profile_module, "open_timer", lambda device: pytest.fail("the emulated device has no timer"))
     found = profile(small("emulated"), 2, fuse=False)
     assert names(found) == STEP
     kernels = {name: [kernel["kernel"] for kernel in row.launches] for name, row in zip(names(found), found.rows)}

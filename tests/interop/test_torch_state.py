@@ -1,4 +1,4 @@
-"""PyTorch's layouts without PyTorch: NCHW convolutions computed by hand against ours."""
+"""State dicts in PyTorch's names and layouts, to and from ours, without PyTorch."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def net(**options):
 
 
 def torch_state():
-    """The name that torch.nn.Sequential would use."""
+    """Random values under the names and in the shapes that torch.nn.Sequential gives this net."""
     shapes = {
         "0.weight": (3, 2, 3, 3),
         "0.bias": (3,),

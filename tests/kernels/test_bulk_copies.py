@@ -161,7 +161,7 @@ def test_the_limits_of_a_tensor_map():
         tensor_map(emulator.asarray(np.zeros((4, 6, 5), np.float16)), (1, 1, 8))
 
 
-def test_no_tensor_map_is_one():
+def test_bytes_that_are_no_tensor_map_are_refused():
     none = np.zeros(1, "V128")[0]
     with pytest.raises(emulator.EmulatorError, match="this TensorMap was not made by"):
         load(FILE).kernel("boxes")(1, 128, emulator.empty(64, np.uint16), none, none, 128, 0, 0, 0, 0, shared=1024)

@@ -385,7 +385,7 @@ def tap_of(index, rs, ss, filters):
     return pick(rs, row), pick(ss, column), k, there
 
 
-# Two or no taps of three for every other row; dilations with and without a common factor with the stride.
+# Strides and dilations with and without a common factor: rows that no, one, two or all three taps read.
 PHASED = [
     LARGE,
     varied(LARGE, stride=(2, 2), dilation=(2, 1)),

@@ -192,7 +192,7 @@ def tensor_core_variant(direction: str, algorithm: Algorithm, arithmetic: str, *
 @pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
 @pytest.mark.parametrize("direction", ["fprop", "dgrad", "wgrad"])
 def test_the_main_loop_on_tensor_cores(direction, arithmetic, arch):
-    """One HMMA each 16 x 8 outputs and 32 bytes of depth; operands by cp.async, 16 bytes each, and by ldmatrix.
+    """One HMMA for 16 x 8 outputs and 32 bytes of depth; operands by cp.async, 16 bytes each, and by ldmatrix.
 
     The loop is unrolled over the stages."""
     algorithm, *_ = serving(arithmetic)
@@ -265,7 +265,7 @@ def test_the_cost_model_has_the_counts_of_the_machine_code(direction, arithmetic
 @pytest.mark.parametrize("arch", [*ARCHS, "sm_100a"])
 @pytest.mark.parametrize("algorithm", FEW_CHANNELS, ids=lambda each: f"{each.name} {each.arithmetics[0]}")
 def test_the_main_loop_for_few_channels(algorithm, arch):
-    """An HMMA for 16 pixels, 8 filters, 32 bytes of depth, or an FMA each product; x is copied 16 bytes at a time."""
+    """An HMMA for 16 pixels, 8 filters, 32 bytes of depth, or an FMA per product; x is copied 16 bytes at a time."""
     arithmetic, filters = algorithm.arithmetics[0], algorithm.block_n
     wide = 8 if arithmetic == "float16" else 4
     macros = algorithm.defines(arithmetic) | dict(ACTIVATION="Identity", VECTOR_K=wide)

@@ -107,7 +107,7 @@ def test_a_matrix_is_added_to_a_product(device, rng, depth_first, columns):
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
 @pytest.mark.parametrize("shape", [(130, 70), (5, 9100), (48, 3, 3, 20), (7, 9)], ids=str)
 def test_tensor_cores_multiply_and_round_as_the_oracle(device, rng, shape, precision):
-    """At a rate so high that the parameters' own rounding is no part of it."""
+    """At a rate so high that the rounding of the parameters is too small to count."""
     on_host = [[rng.standard_normal(shape).astype(np.float32)] for _ in range(3)]
     given, exact = there(on_host, device), there(on_host, device)
     with recorded() as launches:

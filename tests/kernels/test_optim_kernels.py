@@ -55,7 +55,7 @@ def bounds(rule, before, after, dtype, decay):
     """The error bound of each array: a dozen roundings of its inputs, before any cancellation."""
     op, _, options = RULES[rule]
     param, grad, *state = [np.abs(wide(a)) for a in before]
-    lr, grad = options["lr"], grad + decay * param  # where the decay is decoupled, more than went in
+    lr, grad = options["lr"], grad + decay * param  # an upper bound where the decay is decoupled
     if op == "sgd_step":
         velocity = grad + (options.get("momentum", 0) * state[0] if state else 0)
         update, states = 2 * lr * velocity, [velocity] * len(state)

@@ -16,14 +16,14 @@ PLACES = [
     (16, 24),
     (3, 8),
     (4, 13),
-]  # the slice's first channel, and all channels; the last lose 16 bytes
+]  # the slice's first channel, and all channels; the last two allow no 16-byte moves
 # Transposed convolutions: filters, or 0 for depthwise ones, kernel size and stride, options.
 TRANSPOSED = (("transposed", 8, 2, {}), ("transposed-split-K", 512, 1, {}), ("transposed-depthwise", 0, 2, {}))
 CASES = ("float32", 8, 3), ("float16", 8, 8)  # dtype, channels of the slice, input channels
 
 
 def calls(device, dtype, filters, channels, rng):
-    """Each op's name, with a function of its result's place, one of its gradient or input, or both."""
+    """(name, a call with the slice as `out`, a call with the slice as `dy` or `x`); None where there is none."""
 
     def volume(*shape):
         return asarray(rng.normal(size=shape).astype(dtype), device)

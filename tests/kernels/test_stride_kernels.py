@@ -1,4 +1,5 @@
-"""Kernels over a flat range loop with a grid stride past the largest grid: tested with grids of two blocks."""
+"""Kernels whose blocks go on to further elements if there are more than the largest grid has threads: the largest grid
+has two blocks here."""
 
 import numpy as np
 import pytest

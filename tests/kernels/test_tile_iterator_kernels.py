@@ -86,8 +86,8 @@ def tiles(algorithm: str, arithmetic: str):
 def walked(
     device: str, case: Conv2dProblem, algorithm: str, arithmetic: str, rng: np.random.Generator, count: int = 3
 ) -> int:
-    """Compare iterators and matrices on all operands of a case, from some places on, the ends among them. The furthest
-    offset."""
+    """Compare iterators and matrices on all operands of a case, from some places on, the ends among them. Returns
+    the furthest offset."""
     tile, dtype = find(algorithm, arithmetic), as_dtype(options(arithmetic)[0])
     module, struct = tiles(algorithm, arithmetic), packed(case, 1)
     tensor, turns, furthest = asarray(np.zeros(8, dtype), device), 5, -1

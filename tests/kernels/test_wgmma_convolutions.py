@@ -183,8 +183,8 @@ def test_split_k_agrees_with_the_oracle(device, monkeypatch, op, algo, splits):
 @pytest.mark.parametrize("splits", [1, 3])
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_db_of_the_copied_tiles(monkeypatch, algo, splits, accumulate):
-    """Filters of several tiles and groups, deeper than the ring; next to what the outputs hold; a tile for each
-    block, and one block for all."""
+    """The bias gradient that the filter gradient also computes: of several tiles and of two groups, deeper than the
+    ring; added to the old values or not; a block for each tile, and one for all."""
     one, two = conv(3, 17, 15, 8, 264, 1), conv(2, 9, 8, 6, 14, 3, groups=2)
     for seed, (case, blocks) in enumerate(((one, None), (two, None), (one, 1), (two, 1))):
         forced(monkeypatch, find(algo, "bfloat16"), splits, blocks)

@@ -420,7 +420,7 @@ def test_norms_below_convolutions_are_chained_and_give_the_same_results(device):
 
 
 def test_a_chain_of_norms_needs_no_pass_for_their_sums():
-    """Each of five norms has sums; that of the last convolution's stays a pass of its own."""
+    """The gradients of the convolutions above them compute the sums of all five norms."""
     with launches.recorded() as found:
         step(below_convolutions("emulated").fuse(norm_sums=True))
     names = [each.kernel.name for each in found]
@@ -448,7 +448,7 @@ def test_which_norms_are_chained():
     assert not chained(*norm, MaxPool2D(2), Conv2D(4, 1))
 
 
-def test_a_chain_keeps_frozen_and_stacked_slices():
+def test_a_chain_at_the_end_of_a_branch_gives_the_same_results():
     net = Sequential(
         [Input((6, 5, 4)), Branches([[], [Conv2D(4, 1), BatchNorm(), Conv2D(3, 1), BatchNorm()]]), Conv2D(2, 1)]
     )

@@ -61,7 +61,8 @@ NETS = {  # (H, W, C) of the input is (4, 6, 3)
     "upsampled": lambda: [Conv2D(8, 1), dense(Upsample(2), MaxPool2D(2)), dense(Upsample(2, "bilinear"), AvgPool2D(2))],
     "residual": lambda: [Conv2D(8, 1), Residual(conv(8)), dense(Residual(conv(8)), *conv(8))],
 }
-# Where a copy stays: for few channels, slices off 16 bytes, inputs of other layers, and two slices of one input.
+# Where the input is still copied: few channels, a slice that does not begin at a multiple of 16 bytes, a reader that
+# takes no slices, the input of the net, and an input that takes two slices.
 COPIED = {
     "few-channels": lambda: [Conv2D(4, 1), dense(Conv2D(4, 3, **PADDED))],
     "off": lambda: [*conv(6), dense(*conv(8))],
@@ -97,7 +98,7 @@ def copies(net, launches):  # noqa: F811
 @pytest.mark.parametrize("fuse", [False, True], ids=["plain", "fused"])
 @pytest.mark.parametrize("name", NETS)
 def test_the_input_is_not_copied(name, fuse, launches, monkeypatch):  # noqa: F811
-    monkeypatch.delattr("gpuconv.ops.overlap.copy_of")  # no op takes one slice of a volume for another
+    monkeypatch.delattr("gpuconv.ops.overlap.copy_of")  # no op may copy an input: slices of one volume do not overlap
     net = built(NETS[name])
     assert copies(net.fuse() if fuse else net, launches) == 0
 

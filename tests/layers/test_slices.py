@@ -33,7 +33,7 @@ from gpuconv.layers import (
 )
 
 PADDED = dict(padding=1, bias=True)
-ENDS = {  # the last layers of a branch, after a convolution or as one; all of 8 channels
+ENDS = {  # the layers of a branch; its output has 8 channels
     "conv": lambda: [Conv2D(8, 3, **PADDED)],
     "conv-deep": lambda: [Conv2D(256, 1), Conv2D(8, 3, **PADDED)],  # with split-K
     "conv-groups": lambda: [Conv2D(8, 3, groups=2, **PADDED)],
@@ -69,7 +69,7 @@ ENDS = {  # the last layers of a branch, after a convolution or as one; all of 8
 COPIES = {"skip": [2, 0, 4]}
 
 
-# The layers beside an end whose output is no map of the input's size, of so many channels.
+# The branch between two ends whose output is not a map of the input's size: its output has the same size.
 BETWEEN = {
     "global-pool": lambda channels: [GlobalAvgPool2D(), Conv2D(channels, 1)],
     "linear": lambda channels: [Flatten(), Linear(channels)],
@@ -77,7 +77,7 @@ BETWEEN = {
 
 
 def block(end, between, device="emulated", dtype="float32"):
-    """Two branches of the end, and between them one of that many channels."""
+    """Three branches: two that end as ENDS[end], and between them one of `between` channels."""
     middle = BETWEEN[end](between) if end in BETWEEN else [Conv2D(between, 1)]
     branches = [ENDS[end](), middle, ENDS[end]()]
     return Sequential([Input((4, 5, 4)), Branches(branches)], seed=1, device=device, dtype=dtype)
@@ -134,7 +134,7 @@ def test_a_block_copies_no_slice(end, fuse, launches):
 @pytest.mark.parametrize("fuse", [False, True], ids=["plain", "fused"])
 @pytest.mark.parametrize(("device", "dtype"), [("emulated", "float32"), ("emulated", "float16"), ("numpy", "float32")])
 def test_slices_and_copies_have_the_same_bits(device, dtype, fuse, monkeypatch):
-    for end, between in product(ENDS, (8, 3)):  # with 3 the last slice begins off 16 bytes
+    for end, between in product(ENDS, (8, 3)):  # after 3 channels the last slice begins at no multiple of 16 bytes
         found = []
         for slices in (True, False):
             with monkeypatch.context() as patched:

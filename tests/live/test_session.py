@@ -143,7 +143,7 @@ def test_refused_changes_change_nothing(open_session):
 
 
 def test_a_run_in_use_by_another_process_can_be_viewed_but_not_changed(open_session):
-    """`fit` holds the run's lock, which changes between two legs of a run need too."""
+    """`fit` holds the run's lock, and a change between two legs of a run needs it too."""
     writer = open_session(CONV)
     wait_for(writer, lambda: writer.trainer.steps > 3)
     assert do(writer, "save") == 1

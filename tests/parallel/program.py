@@ -14,7 +14,7 @@ from gpuconv.parallel import MPI
 from gpuconv.training import Trainer, flat_sums
 from tests.training import small
 
-TIME_LIMIT = {"hangs": 3.0, "sleeps": 3.0}  # longer where none is to be exceeded, as kernels may be compiled
+TIME_LIMIT = {"hangs": 3.0, "sleeps": 3.0}  # seconds; others get more, as they may compile kernels
 
 
 class At:

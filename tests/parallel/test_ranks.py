@@ -1,4 +1,4 @@
-"""Training on several processes: the bits of one, one that writes, stops and refusals that hold for all."""
+"""Training on several processes: the same bits as on one, files from one rank, stops and refusals on all ranks."""
 
 import json
 from pathlib import Path

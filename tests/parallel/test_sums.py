@@ -133,7 +133,7 @@ def test_bad_values_of_parallel_are_refused(monkeypatch):
         MPI()
 
 
-def test_mpiexec_without_mpi4py_is_no_run_for_each_process(monkeypatch, capsys, tmp_path):
+def test_mpiexec_without_mpi4py_starts_no_run(monkeypatch, capsys, tmp_path):
     from gpuconv.cli import main
 
     monkeypatch.chdir(tmp_path)

@@ -33,8 +33,8 @@ def reduce_splits(
     gap = out_pitch - out.shape[-1]
     more, wide = 0 if secondary is None else secondary.size, 16 // partials.dtype.itemsize
     whole_packs = not (pitch % wide or out.size % wide or more % wide or (gap and math.gcd(columns, gap) % wide))
-    moves = whole_packs and is_aligned(wide * out.dtype.itemsize, out, secondary)
-    defines = {"DTYPE": out.dtype, "ACTIVATION": ACTIVATIONS[activation], "WIDTH": wide if moves else 1}
+    wide_moves = whole_packs and is_aligned(wide * out.dtype.itemsize, out, secondary)
+    defines = {"DTYPE": out.dtype, "ACTIVATION": ACTIVATIONS[activation], "WIDTH": wide if wide_moves else 1}
     blocks = ceil_div(out.size + more, _OUTPUTS)
     threads = _LANES * min(_GROUPS, ceil_div(split_k, _SHARE))
     run = load("gemm_reduce.cu", defines).kernel("gemm_reduce_splits")
