@@ -149,11 +149,12 @@ def _mma(
 def _wgmma(
     block_m: int, block_n: int, stages: int, kernels: tuple[str, ...] = ("conv2d_fprop", "conv2d_dgrad", "conv2d_wgrad")
 ) -> Algorithm:
-    """Hopper's wgmma (kernels/gemm_wgmma.cuh): two of a block's three warpgroups multiply, the third copies. The rate
-    is modeled, at 0.6 of the ceiling; no GPU has run it."""
-    macros = dict(BLOCK_M=block_m, BLOCK_N=block_n, THREAD_M=block_m // 16, THREAD_N=block_n // 16)
+    """Hopper's wgmma (kernels/gemm_wgmma.cuh): a block's last warpgroup copies; the others, two or, if block_m is 64,
+    one, multiply. The rate is modeled, at 0.6 of the ceiling; no GPU has run it."""
+    warpgroups = min(2, block_m // 64)
+    macros = dict(BLOCK_M=block_m, BLOCK_N=block_n, THREAD_M=block_m // (8 * warpgroups), THREAD_N=block_n // 16)
     # The ring of stages, the accumulators on their way to the output, and the sums of columns.
-    smem_bytes = stages * (block_m + block_n) * 128 + (16 + 4) * 1024
+    smem_bytes = stages * (block_m + block_n) * 128 + (8 * warpgroups + 4) * 1024
     return Algorithm(
         f"wgmma-{block_m}x{block_n}",
         "wgmma",
@@ -161,7 +162,7 @@ def _wgmma(
         block_m,
         block_n,
         64,
-        384,
+        128 * (warpgroups + 1),
         9.6,
         macros | dict(MIN_BLOCKS=1, STAGES=stages),
         smem_bytes,
@@ -194,6 +195,7 @@ ALGORITHMS = (
     _wgmma(128, 128, 6),
     _wgmma(256, 64, 5, ("conv2d_fprop", "conv2d_dgrad")),  # few filters, or few channels of the input gradient
     _wgmma(128, 192, 5, ("conv2d_wgrad",)),  # 3 x 3 taps of 64 channels fill three of these tiles
+    _wgmma(64, 192, 6, ("conv2d_wgrad",)),  # the same, for few filters
     _simt(("float32",), 128, 64, 8, 8, 3, 0.80),
     _simt(("float32", "tf32"), 64, 64, 8, 8, 5, 0.75),
     _simt(("float32",), 64, 32, 8, 4, 8, 0.60),

@@ -2,17 +2,19 @@
 //
 // A block computes every gridDim.x-th tile of the product. Dynamic shared memory holds a ring of STAGES pairs of tiles of the
 // operands, 64 deep. One warpgroup copies tiles into the ring by cp.async (tile_iterator.cuh), and goes on to the next tile of the
-// product while the two others still multiply or store. Each of these computes BLOCK_M / 2 rows by BLOCK_N columns, in products of
-// 64 rows (wgmma.cuh). mbarriers tell when a stage is filled and when it is free (wgmma_tile.cuh).
+// product while the others still multiply or store. These divide the rows of the tile among them, and compute all of its columns, in
+// products of 64 rows (wgmma.cuh). mbarriers tell when a stage is filled and when it is free (wgmma_tile.cuh).
 //
-// Macros: those of gemm.cuh, where BLOCK_M / THREAD_M * BLOCK_N / THREAD_N is 256; STAGES. A block has THREADS + 128 threads.
+// Macros: those of gemm.cuh, where BLOCK_M / THREAD_M * BLOCK_N / THREAD_N is 128 for each warpgroup that multiplies; STAGES. A block
+// has THREADS + 128 threads.
 #pragma once
 
 #include "wgmma_tile.cuh"
 #include "tile_iterator.cuh"
 
 constexpr int GROUP_M = BLOCK_M / WARPGROUPS;  // rows of a warpgroup
-static_assert(WARPGROUPS * 128 == THREADS && WARPGROUPS == 2 && GROUP_M % 64 == 0, "two warpgroups that multiply");
+static_assert(WARPGROUPS * 128 == THREADS && WARPGROUPS * GROUP_M == BLOCK_M && GROUP_M % 64 == 0,
+              "each warpgroup multiplies whole products of 64 rows");
 
 // Fills the ring, for one tile of the product after another. Used by the warpgroup that copies.
 class Copier {

@@ -24,7 +24,7 @@ SHARED = 128  # bytes of shared memory per clock of a multiprocessor: NVIDIA's
 L2 = 5120  # bytes per clock of the GPU: NVIDIA's for the A100, assumed for Hopper
 LATENCY = 1000  # clocks from a block's start to its first tile: assumed
 TAKEN = 0.5  # the share of the code outside both loops that a block runs: assumed
-MULTIPLYING, COPYING = 8, 4  # warps of a block that multiply, and that copy
+COPYING = 4  # warps of a block that copy; the others multiply
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,18 @@ def stage(algorithm: Algorithm, counted: Code, model: Model, gpu: Gpu) -> Stage:
     m, n, depth = algorithm.block_m, algorithm.block_n, algorithm.block_k
     copied = 2 * (m + n) * depth
     read = m // 64 * 2 * (64 + n) * depth  # each product of 64 rows reads its rows and all columns
-    slots = (MULTIPLYING * counted.multiply + COPYING * counted.copy) / SCHEDULERS
+    slots = (_multiplying(algorithm) * counted.multiply + COPYING * counted.copy) / SCHEDULERS
     return Stage(
         tensor=m * n * depth / MULTIPLY_ADDS,
         shared=(read + copied) / SHARED,
         l2=copied / (L2 / gpu.multiprocessors),
         issue=slots * model.rates.instruction,
     )
+
+
+def _multiplying(algorithm: Algorithm) -> int:
+    """Warps of a block that multiply."""
+    return algorithm.threads // 32 - COPYING
 
 
 def time(
@@ -87,7 +92,7 @@ def time(
     whether the ring runs empty after each tile, as in wgrad, which sums what was copied. moved: the bytes that must
     pass through memory. partials: the bytes that the split-K reduction reads. The parts of a `Stage` overlap."""
     each = stage(algorithm, counted, model, gpu)
-    stored = TAKEN * counted.others * MULTIPLYING / SCHEDULERS * model.rates.instruction
+    stored = TAKEN * counted.others * _multiplying(algorithm) / SCHEDULERS * model.rates.instruction
     loop = stages * max(vars(each).values())
     multiplied = stages * max(each.tensor, each.shared, each.issue)
     ahead = 0 if drained else min(algorithm.macros["STAGES"], stages) * each.l2  # copied while a tile is stored
