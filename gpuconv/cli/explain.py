@@ -20,7 +20,7 @@ from gpuconv.names import lookup, printable
 from gpuconv.types import Array
 
 if TYPE_CHECKING:
-    from gpuconv.inspect.explain import Explanation
+    from gpuconv.inspect.explain import Explanation, Thread
     from gpuconv.layers.sequential import Sequential
 
 
@@ -161,13 +161,18 @@ def text(found: Explanation) -> list[str]:
         lines.append(f"  {[*term.at]!s:18}{term.input:.6g}{product}")
     if found.thread:
         lines += ["", f"  algorithm {found.thread.algorithm}"] if found.thread.algorithm else [""]
-        for each in found.thread.writers:
-            lines.append(
-                f"  kernel {each.kernel}, block {each.block}, warp {each.warp}, thread {each.thread}, {each.source}"
-            )
-        for array in found.thread.touched:
-            what = " and ".join(
-                f"{verb} {n} bytes" for verb, n in (("reads", array.read), ("writes", array.written)) if n
-            )
-            lines.append(f"    {what} of {array.name}, from {array.first} to {array.last}")
+        if found.thread.part:
+            lines += ["  the first part of the sum, by", *_lines(found.thread.part), "  the sum of the parts, by"]
+        lines += _lines(found.thread)
+    return lines
+
+
+def _lines(thread: Thread) -> list[str]:
+    lines = [
+        f"  kernel {each.kernel}, block {each.block}, warp {each.warp}, thread {each.thread}, {each.source}"
+        for each in thread.writers
+    ]
+    for array in thread.touched:
+        what = " and ".join(f"{verb} {n} bytes" for verb, n in (("reads", array.read), ("writes", array.written)) if n)
+        lines.append(f"    {what} of {array.name}, from {array.first} to {array.last}")
     return lines

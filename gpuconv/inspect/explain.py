@@ -11,6 +11,7 @@ import numpy as np
 
 from gpuconv import arguments, backends, ops
 from gpuconv.devices import Device
+from gpuconv.dtypes import accumulation_dtype
 from gpuconv.inspect.terms import Place, branch_at, branches, expect_explainable, host, reads, sends
 from gpuconv.layers.base import Layer, descendants
 from gpuconv.layers.branches import Merging
@@ -68,11 +69,13 @@ class Thread:
         algorithm: The algorithm of the matrix product, "" for other ops.
         writers: The threads, in order.
         touched: The accesses.
+        part: With split-K, the thread that computed the first of the parts of the sum; the last writer adds the parts.
     """
 
     algorithm: str
     writers: list[Writer]
     touched: list[Touched]
+    part: Thread | None = None
 
 
 @dataclass(frozen=True)
@@ -406,22 +409,31 @@ def _located(layer: Layer, calls: Sequence[Call], offset: int, device: str, back
     algorithm = layer.algorithms(1, device).get("dgrad" if backward else "fprop", "")
     writers: list[Writer] = []
     touched: list[Touched] = []
+    part = None
     for call in calls:
         found = _watched(call, offset, algorithm)
         writers += found[0]
         touched += found[1]
-    return Thread(algorithm, writers, touched) if writers else None
+        if any(writer.kernel == "gemm_reduce_splits" for writer in found[0]):
+            part = Thread(algorithm, *_watched(call, offset, algorithm, part=True))
+    return Thread(algorithm, writers, touched, part) if writers else None
 
 
-def _watched(call: Call, offset: int, algorithm: str) -> tuple[list[Writer], list[Touched]]:
+def _watched(call: Call, offset: int, algorithm: str, part: bool = False) -> tuple[list[Writer], list[Touched]]:
+    """The threads that write a value of a call's result, and the accesses of the last one. part: instead of the value,
+    its part in the first of the `partials` of split-K, which begin with a sum for each value (kernels/gemm_reduce.cu).
+    """
     from gpuconv.backends.cuda import emulator
 
     result = _result(call)
     at = np.unravel_index(offset, result.shape)
+    size = accumulation_dtype(result.dtype).itemsize
     writers: list[Writer] = []
     for last in (None, "touched"):
         out = backends.empty(result.shape, result.dtype, "emulated")
         memory = out[(*at[:-1], slice(at[-1], at[-1] + 1))]
+        if part:
+            memory = emulator.ArgumentBytes("partials", offset * size, size)
         with emulator.watched(memory, writers[-1] if last and writers else None) as seen:
             call.on("emulated", out=out, **({"algo": algorithm} if "algo" in call.options and algorithm else {}))
         if last is None:

@@ -266,6 +266,26 @@ def test_the_emulator_names_the_thread_that_wrote_a_value():
     assert "add" in back.thread.writers[-1].kernel
 
 
+@pytest.mark.kernels
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_with_split_k_the_thread_of_the_first_part_is_named_too(dtype):
+    net = Sequential([Input((4, 4, 64)), Conv2D(64, 3, padding=1)], seed=1, device="emulated", dtype=dtype)
+    x = backends.asarray(np.random.default_rng(0).normal(size=(1, 4, 4, 64)), "emulated", dtype)
+    for at in ((0, 0, 0), (2, 1, 35)):
+        thread = explain(net, x, "conv1", at, locate=True).thread
+        assert [each.kernel for each in thread.writers] == ["gemm_reduce_splits"]
+        (writer,) = thread.part.writers
+        assert writer.kernel.startswith("conv2d_fprop")
+        assert writer.source.startswith("gemm")
+        touched = {each.name: each for each in thread.part.touched}
+        assert any(name.startswith("shared") and touched[name].read for name in touched)
+        part = 4 * np.ravel_multi_index(at, (4, 4, 64))  # sums are float32
+        assert touched["argument 'partials'"].first <= part <= touched["argument 'partials'"].last
+        assert not touched["argument 'partials'"].read
+    back = explain(net, x, "conv1", (2, 1, 35), locate=True, backward=True).thread
+    assert back.part.writers[0].kernel.startswith("conv2d_dgrad")
+
+
 REFUSED = {  # the message, by the kind of layer
     Sequential: "holds several layers; name one of them: layer1.conv1, layer1.relu1, ",
     Fused: "runs its layers as one op; explain the net as it was before fuse()",

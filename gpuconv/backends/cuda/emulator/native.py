@@ -111,31 +111,51 @@ class Touched:
     written: int
 
 
+@dataclass(frozen=True)
+class ArgumentBytes:
+    """Bytes of the array that a launch takes as an argument. name: the kernel's parameter. first: the offset of the
+    first byte. size: their number."""
+
+    name: str
+    first: int
+    size: int
+
+
 _seen: list[Writer | Touched] | None = None  # the list of the active watch
+_aim: Callable[[Sequence[Any], Sequence[str]], None] | None = None  # sets the watch for a launch with these arguments
 
 
 @contextlib.contextmanager
-def watched(memory: np.ndarray, writer: Writer | None = None) -> Iterator[list[Writer | Touched]]:
-    """A context in which kernels run checked, and every write to the bytes of `memory`, a view of an emulated array, is
-    added to the yielded list, in order. writer: a thread from an earlier watch; the list then also has a `Touched` for
-    each buffer and shared variable that this thread uses, after the writes of the launch. Raises RuntimeError inside
-    another watch; a kernel that is launched unchecked in the context raises EmulatorError."""
-    global _seen
+def watched(memory: np.ndarray | ArgumentBytes, writer: Writer | None = None) -> Iterator[list[Writer | Touched]]:
+    """A context in which kernels run checked, and every write to the bytes of `memory` is added to the yielded list, in
+    order. memory: a view of an emulated array, or bytes of an argument, which are others in each launch. writer: a
+    thread from an earlier watch; the list then also has a `Touched` for each buffer and shared variable that this
+    thread uses, after the writes of the launch. Raises RuntimeError inside another watch; a kernel that is launched
+    unchecked in the context raises EmulatorError."""
+    global _seen, _aim
     if _seen is not None:
         raise RuntimeError("the emulated device is watched already; watch one view at a time")
-    base = memory.__array_interface__["data"][0]
     thread = ""
     if writer:
         indices = [f"({', '.join(map(str, index))})" for index in (writer.block, writer.thread)]
         thread = "\t".join([writer.kernel, *indices, str(writer.warp)])
+
+    def aim(arguments: Sequence[Any], names: Sequence[str]) -> None:
+        if isinstance(memory, np.ndarray):
+            base, size = memory.__array_interface__["data"][0], memory.nbytes
+        else:
+            array = dict(zip(names, arguments)).get(memory.name)
+            base = array.ctypes.data + memory.first if isinstance(array, np.ndarray) else 0  # no array is at address 0
+            size = memory.size
+        runtime().gpuconv_watch(base, size, thread.encode())
+
     seen: list[Writer | Touched] = []
-    _seen = seen
-    runtime().gpuconv_watch(base, memory.nbytes, thread.encode())
+    _seen, _aim = seen, aim
     try:
         with configure(sanitize="checked"):
             yield seen
     finally:
-        _seen = None
+        _seen = _aim = None
         runtime().gpuconv_watch(None, 0, b"")
 
 
@@ -209,6 +229,8 @@ class EmulatedLibrary:
             regions,
         )
         message = ctypes.create_string_buffer(4096)
+        if _aim is not None:
+            _aim(arguments, names)
         failed = runtime().gpuconv_launch(request, message, len(message))
         if _seen is not None:
             _seen.extend(_report(self.path))
