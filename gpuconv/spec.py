@@ -63,11 +63,11 @@ def read(parts: list[str], known: dict[str, Callable[[str], object]]) -> Record:
     options: Record = {}
     for part in parts:
         name, _, text = part.partition("=")
-        name, read = lookup("option", name, {key: (key, read) for key, read in known.items()})
+        name, convert = lookup("option", name, {key: (key, convert) for key, convert in known.items()})
         if name in options:
             raise ValueError(f"{name} is given twice in {','.join(parts)!r}")
         try:
-            options[name] = read(text)
+            options[name] = convert(text)
         except ValueError as error:
             raise ValueError(f"cannot read {part!r}: {error}") from None
     return options

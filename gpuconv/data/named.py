@@ -30,11 +30,11 @@ def load(spec: str, test: str = "") -> tuple[Dataset, Dataset]:
     if not isinstance(spec, str):
         raise TypeError(f"a data set is described by text, received {type(spec).__name__}")
     name, _, rest = spec.partition(":")
-    read = lookup("data set", name, _SOURCES)
+    source = lookup("data set", name, _SOURCES)
     if not test:
-        return read(rest)
-    if read is not _folder:
-        train = read(rest)[0]
+        return source(rest)
+    if source is not _folder:
+        train = source(rest)[0]
     else:
         directory, options = _folder_parts(rest)
         if "test" in options:

@@ -1,4 +1,4 @@
-"""What the files below `base.py` read of a layer. `base.Layer` has it all."""
+"""The part of a layer that the files which `base.py` imports use. `base.Layer` has all of it."""
 
 from __future__ import annotations
 

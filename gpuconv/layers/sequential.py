@@ -212,8 +212,8 @@ class Sequential(Layer):
 
     def config(self) -> Record:
         """As `Layer.config`, with the net's precision unless that is float32."""
-        own = {} if self.path or self.precision == "float32" else {"precision": self.precision}
-        return super().config() | own
+        more = {} if self.path or self.precision == "float32" else {"precision": self.precision}
+        return super().config() | more
 
     # --- running -------------------------------------------------------------------------------
 

@@ -279,8 +279,8 @@ class Sharding(Parts):
         self._add_up(parts, places, size, self.count, totals, work)
 
     def _statistics(self) -> list[Array]:
-        own = [each for each in self.net.all_variables() if not (self.together and each[0].takes_parts)]
-        buffers = [layer[name] for layer, name, variable in own if variable.buffer]
+        separate = [each for each in self.net.all_variables() if not (self.together and each[0].takes_parts)]
+        buffers = [layer[name] for layer, name, variable in separate if variable.buffer]
         return [array for array in buffers if is_float(array.dtype)]
 
 

@@ -76,7 +76,7 @@ def test_every_tile_gives_the_same_bits(device, op, arithmetic, channels):
 
 
 @directions
-def test_16_bit_floats_use_tensor_cores(op, device, monkeypatch):
+def test_16_bit_floats_and_tf32_use_tensor_cores(op, device):
     from gpuconv.profiling import launches
 
     for arithmetic in ARITHMETICS:
