@@ -106,6 +106,14 @@ def build(model: str, input_shape: Any = None, classes: int | None = None, **opt
     return made.to(moved.get("device"), precision=moved.get("precision")) if moved else made
 
 
+def build_for_step(model: str, **options: Any) -> Any:
+    """`build` for a training step on made-up labels. Raises UserError if the net gives anything but scores."""
+    net = build(model, **options)
+    if len(net.output_shape) != 1:
+        raise UserError(f"{model} must give scores, one for each class, but gives {net.output_shape}")
+    return net
+
+
 class _Program(SourceFileLoader):
     """Compiles the file on every run, as Python does with a program. Otherwise stale bytecode would be used for a file
     that was edited within the same second without changing its size."""

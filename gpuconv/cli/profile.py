@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
 
     with user_errors():
         arch = canonical("architecture", options.arch, known_architectures()) if options.arch else "sm_90a"
-        nets.build(options.model, precision=options.precision, initialize=False)
+        nets.build_for_step(options.model, precision=options.precision, initialize=False)
         if options.trace and not options.trace.parent.is_dir():
             raise UserError(f"{options.trace.parent}: no such folder for --trace")
     device = choose_device(options)
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     if Device.named(device).kind != "emulated" and options.arch:
         raise UserError("--arch is for the emulated device; a GPU's kernels are compiled for that GPU")
     with user_errors():
-        net = nets.build(options.model, precision=options.precision, device=device)
+        net = nets.build_for_step(options.model, precision=options.precision, device=device)
     fuse = Device.named(device).runs_kernels if options.fuse is None else options.fuse
     line("step", f"{options.model}{' fused' * fuse}, {options.batch_size} images, {options.precision}")
     found = profile(net, options.batch_size, steps=options.steps, fuse=fuse, arch=arch)

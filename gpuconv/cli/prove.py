@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
 
     with user_errors():
         names = [listed(algo) for algo in options.algo or ()]
-        nets.build(options.model, precision=options.precision, initialize=False)
+        nets.build_for_step(options.model, precision=options.precision, initialize=False)
     device = choose_device(options)
     if not Device.named(device).runs_kernels:
         raise UserError(f"{device} has no algorithms to prove; --device takes emulated, cuda or cuda:1")
@@ -87,7 +87,7 @@ def _products(model: str, precision: str, batch_size: int, device: str) -> list[
     from gpuconv.profiling import launches
 
     with user_errors():
-        net = nets.build(model, precision=precision, device=device)
+        net = nets.build_for_step(model, precision=precision, device=device)
     step = ProfiledStep(net, batch_size, None)
     with backends.fixed_parts(device), launches.recorded(execute=False), tuner.noted() as products:
         step(Spans(lambda: 0))

@@ -268,6 +268,9 @@ def broken(input_shape, classes):
 
 def nothing(input_shape, classes):
     return None
+
+def maps():
+    return Sequential([Input((4, 4, 3)), Conv2D(3, 3)])
 """
 
 
@@ -317,4 +320,7 @@ def test_a_file_without_a_usable_net_is_one_line(work, my_net, capsys):
     for command in ("summary", "profile", "prove"):
         output = output_of(capsys, command, "--model", f"{my_net}:build", status=2)
         assert "give its parameters defaults (gpuconv summary also takes --input and --classes)" in output, command
+    for command in ("profile", "prove"):
+        output = output_of(capsys, command, "--model", f"{my_net}:maps", status=2)
+        assert "maps must give scores, one for each class, but gives (2, 2, 3)" in output, command
     assert not (work / "run").exists()

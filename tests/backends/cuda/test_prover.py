@@ -49,7 +49,7 @@ CHILDREN = {
     "prints-without-end": (ASKED + "[os.write(1, b'x' * 65536) for _ in range(64)]", UNABLE, "printed 'xxx"),
     "prints-at-the-start": (BEGIN + "print('Hello', flush=True)\n" + SLEEP, UNABLE, "printed 'Hello"),
     "nests-deeply": (ASKED + "print('[' * 60000, flush=True)", UNABLE, "printed '[[["),
-    "proves-another-problem": (ASKED + "verdict(of='something else')", UNABLE, "answered"),
+    "proves-another-problem": (ASKED + "verdict(of='something else')", UNABLE, "answered about another problem"),
     "proves-before-it-is-prepared": (UNPREPARED + "verdict()", UNABLE, "answered"),
     "omits-what-it-proved": (ASKED + "say(status='proved', reason='', seconds=0)", UNABLE, "answered"),
     "says-more": (ASKED + "verdict(sure=True)", UNABLE, "answered"),

@@ -81,12 +81,14 @@ class Prover:
             found = _checked(before, of)
             if found and found.status == UNABLE:
                 return found
-            return Answer(UNABLE, f"the prover {self._fault(before, PREPARE)}")
+            return Answer(UNABLE, f"the prover {self._fault(before, PREPARE, of)}")
         answer = self._child.answer(LIMIT)
         if found := _checked(answer, of):
             return found
         crashed = answer is None or ("ended" in answer and _signal(answer["ended"]) in _CRASHES)
-        return Answer(REFUTED if crashed else UNABLE, f"the prover {self._fault(answer, LIMIT)}", LIMIT * (not answer))
+        return Answer(
+            REFUTED if crashed else UNABLE, f"the prover {self._fault(answer, LIMIT, of)}", LIMIT * (not answer)
+        )
 
     def _start(self) -> str:
         """Start the child. Returns the reason if it cannot be started, or ""."""
@@ -105,7 +107,7 @@ class Prover:
         self.close()
         return why
 
-    def _fault(self, answer: Record | None, limit: float) -> str:
+    def _fault(self, answer: Record | None, limit: float, of: str = "") -> str:
         """The meaning of a missing or invalid answer."""
         if answer is None:
             text = f"did not answer within {limit:g} s"
@@ -115,6 +117,8 @@ class Prover:
             text = f"ended with {how}{self._last_error()}"
         elif "garbled" in answer:
             text = f"printed {answer['garbled'][:60]!r}"
+        elif answer.get("of", of) != of:
+            text = "answered about another problem, other machine code or another GPU"
         else:
             text = f"answered {str(answer)[:60]!r}"
         return text
