@@ -1,10 +1,11 @@
 """Faults planted in the convolution forward by wgmma, one at a time: the emulated device's checker names each.
 
-test_warpgroups.py plants them in a small ring of its own.
+test_warpgroups.py plants them in a small ring of its own, test_faults_in_wgmma_gradients.py in the gradients.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import time
@@ -96,25 +97,37 @@ FAULTS = {
 }
 
 
+@contextlib.contextmanager
+def planted(folder, kernel_file, *edits):
+    """Within this context the kernels of a .cu have a fault. edits: a file's name, its text without the fault, and with
+    it."""
+    for path in source.directory().iterdir():
+        if path.suffix == ".cuh" or path.name == kernel_file:
+            shutil.copy(path, folder)
+    for file, before, after in edits:
+        shipped = (folder / file).read_text(encoding="utf-8")
+        assert shipped.count(before) == 1
+        (folder / file).write_text(shipped.replace(before, after), encoding="utf-8")
+    with kernel.replaced({kernel_file: folder / kernel_file}):
+        yield
+
+
+def assert_named(message, kernel_name, text):
+    """text: as in `FAULTS`."""
+    expected = re.escape(text).replace(r"\#", r"\d+").replace("@", r"\w+\.cuh?:\d+").replace(r"\|", "|")
+    named = rf"kernel {kernel_name}, block \(\d+, \d, 0\), thread \(\d+, 0, 0\) of warpgroup [012]: "
+    assert re.match(named, message), message
+    assert re.search(expected, message), message
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_checker_names_the_fault(monkeypatch, tmp_path, fault):
     file, before, after, text = FAULTS[fault]
-    for path in source.directory().iterdir():
-        if path.suffix == ".cuh" or path.name == FPROP:
-            shutil.copy(path, tmp_path)
-    changed = tmp_path / file
-    shipped = changed.read_text(encoding="utf-8")
-    assert shipped.count(before) == 1
-    changed.write_text(shipped.replace(before, after), encoding="utf-8")
-    expected = re.escape(text).replace(r"\#", r"\d+").replace("@", r"\w+\.cuh?:\d+").replace(r"\|", "|")
     forced(monkeypatch, find("wgmma-128x128", "bfloat16"), 1, 1)
-    with kernel.replaced({FPROP: tmp_path / FPROP}):
+    with planted(tmp_path, FPROP, (file, before, after)):
         for seed in range(4):
             begin = time.process_time()
             with emulator.configure(sanitize="checked", seed=seed), pytest.raises(emulator.EmulatorError) as caught:
                 assert_right("conv2d", "emulated", CASE, "bfloat16")
             assert seed == 0 or time.process_time() - begin < 1  # a deadlock is no hang; the first run may compile
-            message = str(caught.value)
-            named = r"kernel conv2d_fprop_wgmma, block \(\d, 0, 0\), thread \(\d+, 0, 0\) of warpgroup [012]: "
-            assert re.match(named, message), message
-            assert re.search(expected, message), message
+            assert_named(str(caught.value), "conv2d_fprop_wgmma", text)

@@ -18,6 +18,7 @@ from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.backends.cuda.runtime.device_array import capability_named
 from gpuconv.dtypes import as_dtype
 from gpuconv.verify.conv_problems import conv, random_arrays
+from tests.kernels import wgmma_tiers
 from tests.kernels.agreement import assert_same_bits, on_device
 from tests.kernels.test_conv_kernels import arguments, assert_right, forced, problem
 from tests.kernels.test_machine_code import compiled, tensor_core_variant
@@ -77,6 +78,19 @@ def test_case_tiers_under_the_checker_in_any_order(op, dtype):
         if dtype in case.dtypes:
             with emulator.configure(sanitize="checked", seed=seed % 7):
                 assert_agrees("emulated", case, dtype, "wgmma-128x128")
+
+
+@pytest.mark.parametrize(
+    ("op", "algo"),
+    [(op, algo) for op, tiles in wgmma_tiers.TILES_OF.items() for algo in tiles if algo != "wgmma-128x128"],
+)
+def test_a_draw_of_the_case_tiers_by_the_other_tiles(op, algo):
+    """One case for each, since each compiles a kernel; python -m tests.kernels.wgmma_tiers runs all cases."""
+    number = 7 * [*wgmma_tiers.OPS].index(op) + 11 * wgmma_tiers.TILES_OF[op].index(algo)
+    dtype = wgmma_tiers.DTYPES[number % 2]
+    found = wgmma_tiers.cases(op, dtype, "tiny", "odd", "random")
+    case = found[number % len(found)]
+    assert not wgmma_tiers.failure(case, dtype, algo), case.name
 
 
 def layers(op):

@@ -1,0 +1,261 @@
+"""Faults planted in the gradients of a convolution by wgmma, one at a time: the emulated device's checker names each,
+or the values differ from the oracle's."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from gpuconv import asarray, ops, to_numpy
+from gpuconv.algorithms import find
+from gpuconv.backends.cuda import emulator
+from gpuconv.dtypes import as_dtype
+from gpuconv.verify.conv_problems import conv, random_arrays
+from gpuconv.verify.oracle import expect
+from tests.kernels.test_conv_kernels import forced
+from tests.kernels.test_faults_in_wgmma_kernels import LAYOUT, MAIN_LOOP, RING, TOO_EARLY, assert_named, planted
+from tests.tolerance import assert_within, sum_bound
+
+ITERATOR, WINDOWS, BLOCKS = "tile_iterator.cuh", "conv2d.cuh", "gemm.cuh"
+DGRAD, WGRAD = "conv2d_dgrad", "conv2d_wgrad"
+PART = {DGRAD: "input_gradient.cuh", WGRAD: "filter_gradient.cuh"}
+# Several tiles for one block, each one and a half rounds of the ring deep; for dgrad, four phases with different taps.
+CASES = {
+    DGRAD: conv(1, 33, 17, 136, 144, 3, stride=2, padding=1, dilation=(3, 1)),
+    WGRAD: conv(1, 25, 22, 16, 136, 3, padding=1),
+}
+VALUES = "a value differs from the oracle's"
+
+OUTSIDE = "out of bounds: reads 16 bytes at "
+OVERLAP = "race: writes shared dynamic memory + # bytes, which thread (#, 0, 0) wrote at @ with no barrier between"
+OTHERS_TABLE = "race: writes shared table + # bytes, which thread (#, 0, 0) read at @ with no barrier between"
+WINDOWS_TABLE = "race: writes shared table + # bytes, which|race: reads shared table + # bytes, which"
+OTHER_BLOCKS = "race: writes argument 'partials' + # bytes, which thread (#, 0, 0) of another block wrote at @"
+
+# Each fault: the direction, the file, its text without it and with it, what the checker or the comparison says, and
+# split-K's splits.
+SPECIFIC = {
+    "panels of the filters an atom apart": (DGRAD, LAYOUT, "PLAIN ? ATOM : PANEL)", "ATOM)", VALUES, 1),
+    "eights of the depth a panel apart": (DGRAD, LAYOUT, "|| !PLAIN ? ATOM", "? ATOM", TOO_EARLY, 1),
+    "the same filters for all of a stage": (DGRAD, MAIN_LOOP, "descriptor(b, 0, k)", "descriptor(b, 0, 0)", VALUES, 1),
+    "filters half as deep": (DGRAD, MAIN_LOOP, "descriptor(b, 0, k)", "descriptor(b, 0, k / 2)", VALUES, 1),
+    "filters as if K-major": (
+        DGRAD,
+        MAIN_LOOP,
+        "descriptor(b, 0, k)",
+        "descriptor(b, k, 0)",
+        "wgmma: operand B does not begin where a swizzled atom does",
+        1,
+    ),
+    "rows of the other warpgroup": (DGRAD, MAIN_LOOP, "group_row + part * 64, k", "part * 64, k", VALUES, 1),
+    "filters where dy is": (DGRAD, MAIN_LOOP, "b = a + TileA::BYTES", "b = a", VALUES, 1),
+    "tiles that overlap": (DGRAD, MAIN_LOOP, "IteratorA::Tile::BYTES", "IteratorA::Tile::BYTES / 2", OVERLAP, 1),
+    "no mask of taps": (DGRAD, ITERATOR, "(tap.bits & ~inside[pass]) == 0}", "true}", OUTSIDE, 1),
+    "mask of rows only": (
+        DGRAD,
+        ITERATOR,
+        "inside[pass] |= uint32(matrix.column_inside(at, s)) << (down + s)",
+        "inside[pass] |= 1u << (down + s)",
+        OUTSIDE,
+        1,
+    ),
+    "no mask of channels": (DGRAD, ITERATOR, "column < matrix.columns ? all : 0", "all", OUTSIDE, 1),
+    "no barrier before the tables": (DGRAD, "", "sync_copiers();", ";", OTHERS_TABLE, 1),
+    "rows of the first phase": (DGRAD, WINDOWS, "phase.h.pixel + i", "i", VALUES, 1),
+    "columns of the first phase": (DGRAD, WINDOWS, "phase.w.pixel + w", "w", VALUES, 1),
+    "taps of the first phase": (DGRAD, WINDOWS, "conv.s + phase.w.tap", "conv.s", VALUES, 1),
+    "taps next to each other": (DGRAD, WINDOWS, "r * conv.tap_step_h", "r", VALUES, 1),
+    "windows of the first phase": (DGRAD, WINDOWS, "phase.w.window + pixel", "pixel", VALUES, 1),
+    "windows next to each other": (DGRAD, WINDOWS, "-(r * conv.window_step_h", "-(r", OUTSIDE, 1),
+    "one row of phases": (
+        DGRAD,
+        PART[DGRAD],
+        "row = conv.stride_w.divide(column)",
+        "row = 0",
+        "race: writes argument 'dx' + # bytes, which thread (#, 0, 0) wrote at @ with no barrier between",
+        1,
+    ),
+    "pixels past the end of a phase": (
+        DGRAD,
+        WINDOWS,
+        "h < conv.h && w < conv.w ?",
+        "h < conv.h ?",
+        "out of bounds: writes 16 bytes at",
+        1,
+    ),
+    "every split as deep as the phase": (
+        DGRAD,
+        PART[DGRAD],
+        "min(block.end, phase.depth(conv))",
+        "phase.depth(conv)",
+        VALUES,
+        2,
+    ),
+    "splits that begin at 0": (DGRAD, BLOCKS, "int32(blockIdx.y) * scheduler.depth_per_split", "0", VALUES, 2),
+    "one workspace for the splits of dx": (DGRAD, PART[DGRAD], "blockIdx.y * (int64", "0 * (int64", OTHER_BLOCKS, 2),
+    "panels of both operands an atom apart": (WGRAD, LAYOUT, "PLAIN ? ATOM : PANEL)", "ATOM)", VALUES, 1),
+    "eights of both depths a panel apart": (WGRAD, LAYOUT, "|| !PLAIN ? ATOM", "? ATOM", TOO_EARLY, 1),
+    "dy half as deep": (WGRAD, MAIN_LOOP, "part * 64, k)", "part * 64, k / 2)", VALUES, 1),
+    "filters of the other warpgroup": (WGRAD, MAIN_LOOP, "group_row + part * 64, k", "part * 64, k", VALUES, 1),
+    "half of an atom's filters": (
+        WGRAD,
+        MAIN_LOOP,
+        "group_row + part * 64, k",
+        "group_row / 2 + part * 64, k",
+        "wgmma: operand A does not begin where a swizzled atom does",
+        1,
+    ),
+    "tiles of pixels that overlap": (
+        WGRAD,
+        MAIN_LOOP,
+        "IteratorA::Tile::BYTES",
+        "IteratorA::Tile::BYTES / 2",
+        OVERLAP,
+        1,
+    ),
+    "sums of db before the copies arrive": (
+        WGRAD,
+        MAIN_LOOP,
+        "            wait_for_copies<0>();\n            while",
+        "            while",
+        "reads shared dynamic memory + # bytes, which an asynchronous copy that was not waited for has yet to write",
+        1,
+    ),
+    "sums of db from another stage": (
+        WGRAD,
+        MAIN_LOOP,
+        "a.add(copied",
+        "a.add(filling",
+        "reads shared dynamic memory",
+        1,
+    ),
+    "no barrier after the windows are found": (
+        WGRAD,
+        MAIN_LOOP,
+        "if (IteratorA::FILLS_AHEAD || IteratorB::FILLS_AHEAD) sync_copiers();",
+        "",
+        "reads shared table + # bytes, which",
+        1,
+    ),
+    "one table of windows": (WGRAD, ITERATOR, "turn ^= 1;", "", WINDOWS_TABLE, 1),
+    "windows of the previous tile": (
+        WGRAD,
+        ITERATOR,
+        "find_pixels(depth);\n    }\n};",
+        "find_pixels(depth - 64);\n    }\n};",
+        VALUES,
+        1,
+    ),
+    "no mask of windows": (WGRAD, ITERATOR, "matrix.reaches(at, reach)}", "true}", OUTSIDE, 1),
+    "no mask of pixels": (WGRAD, ITERATOR, "depth + lines < end[0]}", "end[0] > 0}", OUTSIDE, 1),
+    "no mask of filters": (
+        WGRAD,
+        ITERATOR,
+        "column < matrix.columns ? matrix.lines - line(pass) : 0",
+        "matrix.lines - line(pass)",
+        OUTSIDE,
+        1,
+    ),
+    "no barrier before the table of windows": (WGRAD, "", "sync_copiers();", ";", WINDOWS_TABLE, 1),
+    "db past the filters": (
+        WGRAD,
+        PART[WGRAD],
+        "if (block.row + row >= conv.k) return;",
+        "",
+        "out of bounds: writes 2 bytes at",
+        1,
+    ),
+    "db without a barrier between": (
+        WGRAD,
+        ITERATOR,
+        "= sums[j];\n        sync_copiers();",
+        "= sums[j];",
+        "reads shared dynamic memory + # bytes, which",
+        1,
+    ),
+    "db in the ring": (WGRAD, RING, "return stored_memory(THREADS / 32);", "return shared_memory();", "race: ", 1),
+    "db in the buffers of the sums": (
+        WGRAD,
+        RING,
+        "return stored_memory(THREADS / 32);",
+        "return stored_memory(0);",
+        "race: ",
+        1,
+    ),
+    "one workspace for the splits of dw": (
+        WGRAD,
+        PART[WGRAD],
+        "partials + blockIdx.y * (",
+        "partials + 0 * (",
+        OTHER_BLOCKS,
+        2,
+    ),
+    "a workspace without db": (WGRAD, PART[WGRAD], "(db ? (conv.all_filters + 3) / 4 * 4 : 0)", "0", OTHER_BLOCKS, 2),
+    "partial sums of db in those of dw": (
+        WGRAD,
+        PART[WGRAD],
+        "partials[size() + filter]",
+        "partials[filter]",
+        "race: ",
+        2,
+    ),
+}
+
+
+def assert_right(op):
+    """dx, or dw and db, agree with the oracle."""
+    case, dtype = CASES[op], as_dtype("bfloat16")
+    x, w, bias, dy = random_arrays(case, dtype)
+    if op == DGRAD:
+        arrays, options, more = (dy, w), dict(input_shape=case.x_shape), {}
+    else:
+        arrays, options, more = (
+            (dy, x),
+            dict(kernel_size=case.kernel_size),
+            dict(db=asarray(np.zeros_like(bias), "emulated")),
+        )
+    (expected,) = expect(op, arrays, options | case.window)
+    result = getattr(ops, op)(*[asarray(each, "emulated") for each in arrays], **options | case.window | more)
+    assert_within(to_numpy(result), expected.value, expected.bound, op)
+    for db in more.values():
+        wide = dy.astype(np.float64)
+        bound = sum_bound(dtype, dy.size // case.k + 1, ops.bias_grad(np.abs(wide)))
+        assert_within(to_numpy(db), ops.bias_grad(wide), bound, "db")
+
+
+@pytest.mark.parametrize("op", CASES)
+def test_without_a_fault_the_values_agree(monkeypatch, op):
+    for splits in (1, 2):
+        forced(monkeypatch, find("wgmma-128x128", "bfloat16"), splits, 1)
+        with emulator.configure(sanitize="checked", seed=3):
+            assert_right(op)
+
+
+def assert_noticed(op, text, seeds):
+    """In every order of threads, within a second of processor time. text: as in `FAULTS`, or VALUES."""
+    for seed in seeds:
+        begin = time.process_time()
+        with (
+            emulator.configure(sanitize="checked", seed=seed),
+            pytest.raises((emulator.EmulatorError, AssertionError)) as caught,
+        ):
+            assert_right(op)
+        assert seed == seeds[0] or time.process_time() - begin < 1  # a deadlock is no hang; the first run may compile
+        if text == VALUES:
+            assert "expected" in str(caught.value), str(caught.value)
+        else:
+            assert caught.type is emulator.EmulatorError
+            assert_named(str(caught.value), f"{op}_wgmma", text)
+
+
+# Every fourth is in the tier `kernels`, the others in `slow`, because each compiles the kernel.
+@pytest.mark.parametrize(
+    "fault", [pytest.param(each, marks=[pytest.mark.slow] * (i % 4 > 0)) for i, each in enumerate(SPECIFIC)]
+)
+def test_a_fault_of_a_gradient_is_noticed(monkeypatch, tmp_path, fault):
+    op, file, before, after, text, splits = SPECIFIC[fault]
+    forced(monkeypatch, find("wgmma-128x128", "bfloat16"), splits, 1)
+    with planted(tmp_path, f"{op}_wgmma.cu", (file or f"{op}_wgmma.cu", before, after)):
+        assert_noticed(op, text, (0, 3))

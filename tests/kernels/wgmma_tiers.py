@@ -1,0 +1,86 @@
+"""Every convolution of the case tiers by every tile of wgmma, on the emulated device under its checker:
+python -m tests.kernels.wgmma_tiers [--tier odd] [--op conv2d_dgrad] [--algo wgmma-256x128] [--dtype bfloat16]
+
+From each case's name follow the order of threads, the number of splits of the depth, and how many blocks compute the
+tiles. Prints a line for each op, tile and dtype, and each failure; status 1 if a case fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import zlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from gpuconv import verify
+from gpuconv.algorithms import ALGORITHMS, find
+from gpuconv.backends.cuda import emulator
+from tests.kernels.test_conv_kernels import forced
+
+# The ops, with epilogues of bias and activation, mask and pool, moments, and the sums of a norm below.
+OPS = {
+    "conv2d": "conv2d_fprop",
+    "conv2d_relu": "conv2d_fprop",
+    "conv2d_batch_norm": "conv2d_fprop",
+    "conv2d_dgrad": "conv2d_dgrad",
+    "batch_norm_backward": "conv2d_dgrad",
+    "conv2d_wgrad": "conv2d_wgrad",
+}
+TILES = [each for each in ALGORITHMS if each.family == "wgmma"]
+TILES_OF = {op: [each.name for each in TILES if kernel in each.kernels] for op, kernel in OPS.items()}
+DTYPES = ("float16", "bfloat16")
+
+
+def cases(op: str, dtype: str, *tiers: str) -> list[verify.Case]:
+    """Of an op, without those that ask for an algorithm, and of batch_norm_backward those with a convolution."""
+    found = [case for case in verify.cases(tiers or verify.TIERS) if case.op == op and dtype in case.dtypes]
+    given = [(case, case.arguments("float32")[1]) for case in found]
+    return [
+        case for case, options in given if "algo" not in options and (op != "batch_norm_backward" or "w" in options)
+    ]
+
+
+def failure(case: verify.Case, dtype: str, algo: str) -> str:
+    """What the checker or the comparison with the oracle says of a case by this tile; "" if nothing."""
+    drawn = zlib.crc32(f"{case.op} {case.name} {algo} {dtype}".encode())
+    splits, blocks, seed = (1, 2, 3, 5)[drawn % 4], (None, 1, 2, 3)[drawn // 4 % 4], drawn // 16 % 7
+
+    def make(rng, of):
+        """The norm's own activation is another kernel, which the case need not compile."""
+        arrays, options = case.make(rng, of)
+        return arrays, options | (dict(activation=None) if case.op == "conv2d_batch_norm" else {})
+
+    with pytest.MonkeyPatch.context() as patch, emulator.configure(sanitize="checked", seed=seed):
+        forced(patch, find(algo, dtype), splits, blocks)
+        return verify.run_case(replace(case, make=make), dtype, "emulated").failure
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        "python -m tests.kernels.wgmma_tiers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name, choices in dict(tier=verify.TIERS, op=OPS, algo=[each.name for each in TILES], dtype=DTYPES).items():
+        parser.add_argument(f"--{name}", action="append", choices=[*choices], help="several times; default: all")
+    options = parser.parse_args(argv)
+    failed = 0
+    for op in options.op or OPS:
+        for algo in [each for each in options.algo or TILES_OF[op] if each in TILES_OF[op]]:
+            for dtype in options.dtype or DTYPES:
+                start, wrong, chosen = time.perf_counter(), 0, cases(op, dtype, *(options.tier or ()))
+                for case in chosen:
+                    if said := failure(case, dtype, algo):
+                        print(f"FAIL {op} {algo} {dtype} {case.tier} {case.name}: {said}", flush=True)
+                        wrong += 1
+                seconds = time.perf_counter() - start
+                print(f"{op} {algo} {dtype}: {wrong} of {len(chosen)} cases fail, {seconds:.0f} s", flush=True)
+                failed += wrong
+    print(f"{failed} cases fail" if failed else "all cases pass")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
