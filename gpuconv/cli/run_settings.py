@@ -235,7 +235,7 @@ OPTIONS: dict[str, tuple[Any, str, str]] = {
     "early_stopping": (
         count(0),
         "N",
-        "stop after N epochs in a row without a better validation accuracy; without validation, training loss "
+        "stop after N epochs in a row without a better validation accuracy or, without validation, training loss "
         "(default: 0, never)",
     ),
     "tta": (str, "MODE", "test-time averaging over views: none, mirror, shift or mirror+shift"),

@@ -149,12 +149,12 @@ def _train(options: argparse.Namespace, ranks: Ranks, watchers: Sequence[Callbac
         augmentation = Augmentation.parse(settings.augment)
         loader = batched(train, settings.batch_size, augmentation=augmentation, seed=settings.seed, **common)
         held_out = batched(test, settings.batch_size, shuffle=False, **common)
-        judged: dict[str, Any] = {"callbacks": [*loggers(options, test), *watchers]}
+        more: dict[str, Any] = {"callbacks": [*loggers(options, test), *watchers]}
         if settings.early_stopping:
-            judged["callbacks"].append(EarlyStopping(settings.early_stopping))
+            more["callbacks"].append(EarlyStopping(settings.early_stopping))
         if validation:
-            judged["validation"] = batched(validation, settings.batch_size, shuffle=False, **common)
-            judged["test_at_end"] = True
+            more["validation"] = batched(validation, settings.batch_size, shuffle=False, **common)
+            more["test_at_end"] = True
     if ranks.size > 1:
         line("ranks", ranks)
     line("model", f"{nets.stem(settings.model)}: {sum(value.size for value in net.params().values()):,} parameters")
@@ -172,7 +172,7 @@ def _train(options: argparse.Namespace, ranks: Ranks, watchers: Sequence[Callbac
             run_dir=directory,
             resume=bool(options.resume),
             checkpoint_every=options.checkpoint_every,
-            **judged,
+            **more,
         )
     except (DataError, DivergedError, SettingsError, ShadowError) as error:
         raise UserError(str(error)) from error
@@ -186,7 +186,7 @@ def _train(options: argparse.Namespace, ranks: Ranks, watchers: Sequence[Callbac
         return 128 + trainer.interrupted_by
     if ranks.rank == 0:
         with trainer.averaged():
-            _leave(directory, net, test, normalization, settings)
+            _tell_files(directory, net, test, normalization, settings)
         _tell_accuracy((trainer.tested or history[-1])["test_accuracy"], trainer, held_out, settings.tta)
     return 0
 
@@ -293,7 +293,7 @@ def _sets(train: Dataset | Samples, validation: Dataset | Samples | None, test: 
     return f"{counts}, {size}, {len(train.classes)} classes{stream}"
 
 
-def _leave(
+def _tell_files(
     directory: str | os.PathLike[str],
     net: Sequential,
     test: Any,

@@ -31,22 +31,24 @@ def one_by_one(case: Conv2dProblem, x, w, bias, dy, pool: int):
     return y, ops.relu_backward(gradient, made)
 
 
-def numbers(case: Conv2dProblem, pool: int, dtype: str = "float32", halves: bool = False):
-    """x, w, bias and dy of y's shape. halves: only a few distinct values, so that windows contain ties."""
+def numbers(case: Conv2dProblem, pool: int, dtype: str = "float32", integers: bool = False):
+    """x, w, bias and dy of y's shape. integers: round all but dy, so that sums are exact and windows contain ties."""
     x, w, bias, _ = random_arrays(case, as_dtype(dtype))
-    if halves:
+    if integers:
         x, w, bias = (np.round(a.astype(np.float32)).astype(a.dtype) for a in (x, w, bias))
     n, p, q, k = case.y_shape
     dy = np.random.default_rng(9).standard_normal((n, p // pool, q // pool, k)).astype(as_dtype(dtype))
     return x, w, bias, dy
 
 
-def assert_the_same(device, case: Conv2dProblem, pool: int, dtype: str = "float32", halves=False, between=lambda: None):
+def assert_the_same(
+    device, case: Conv2dProblem, pool: int, dtype: str = "float32", integers=False, between=lambda: None
+):
     """Fused and separate kernels give the same bits, forward and backward.
 
     between: called between forward and backward.
     """
-    x, w, bias, dy = (asarray(a, device) for a in numbers(case, pool, dtype, halves))
+    x, w, bias, dy = (asarray(a, device) for a in numbers(case, pool, dtype, integers))
     y, gradient = one_by_one(case, x, w, bias, dy, pool)
     fused, mask = ops.conv2d_relu(x, w, bias, pool=pool, **case.window)
     np.testing.assert_array_equal(to_numpy(fused), to_numpy(y))
@@ -76,9 +78,9 @@ def assert_the_same(device, case: Conv2dProblem, pool: int, dtype: str = "float3
     ],
 )
 def test_a_pool_without_relu_before_batch_norm(device, channels, dtype, tf32):
-    """In every algorithm the bits of conv2d, max_pool2d and its gradient, of integers, whose sums are exact."""
+    """Every algorithm gives the bits of conv2d, max_pool2d and its gradient, for integers, whose sums are exact."""
     case = problem(*channels)
-    x, w, bias, dy = (asarray(a, device) for a in numbers(case, 2, dtype, halves=True))
+    x, w, bias, dy = (asarray(a, device) for a in numbers(case, 2, dtype, integers=True))
     options = case.window | dict(tf32=tf32)
     whole = ops.conv2d(x, w, bias, **options)
     pooled, argmax = ops.max_pool2d(whole, kernel_size=2)
@@ -112,9 +114,9 @@ def test_a_pool_without_relu_before_batch_norm(device, channels, dtype, tf32):
     ],
 )
 def test_an_activation_and_its_input(device, channels, dtype, tf32):
-    """In every algorithm the bits of conv2d and of the activation's own kernel, in one launch."""
+    """Every algorithm gives the bits of conv2d and of the activation's own kernel, in one launch."""
     case = problem(*channels)
-    x, w, bias, _ = (asarray(a, device) for a in numbers(case, 1, dtype, halves=True))
+    x, w, bias, _ = (asarray(a, device) for a in numbers(case, 1, dtype, integers=True))
     options = case.window | dict(tf32=tf32)
     before = ops.conv2d(x, w, bias, **options)  # sums of integers are exact
     for number, algorithm in enumerate(serving("tf32" if tf32 else dtype, few_channels=case.few_channels)):
@@ -156,7 +158,7 @@ def test_masks_of_every_algorithm(device, monkeypatch, channels, pool):
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_ties_in_a_window(device, dtype, pool):
     for channels in ((8, 16), (3, 5)):
-        assert_the_same(device, conv(2, 7, 9, *channels, (1, 1)), pool, dtype, halves=True)
+        assert_the_same(device, conv(2, 7, 9, *channels, (1, 1)), pool, dtype, integers=True)
 
 
 @pools

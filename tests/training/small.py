@@ -1,4 +1,4 @@
-"""A net and images that train quickly, with every kind of state (batch norm, dropout, augmentation, momentum)."""
+"""A net and images that train quickly, with every kind of state: batch norm, dropout, augmentation, an optimizer's."""
 
 import numpy as np
 

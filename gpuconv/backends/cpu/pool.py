@@ -30,10 +30,8 @@ def max_pool2d(x, problem, *, out):
         y[...] = -np.inf
         argmax[...] = _first_inside(problem)[:, :, None]
         for cell, windows, inside in _cells(problem):
-            best, challenger = (
-                y[windows],
-                np.ascontiguousarray(x[inside]),
-            )  # copied once, because NumPy is slow on short rows
+            best = y[windows]
+            challenger = np.ascontiguousarray(x[inside])  # copied once, because NumPy is slow on short rows
             if cell == 0 and best.shape == y.shape:  # the first cell has nothing to be compared with
                 best[...] = challenger
                 continue

@@ -4,9 +4,9 @@
 
 or the time of its bytes at the GPU's copy rate, or of its arithmetic at the measured ceiling, if that is more. A
 multiprocessor holds one block, which computes one tile after another; `turns` is the number of tiles of the busiest
-block. While a tile is stored, the ring of stages is filled for the next tile: `epilogue` is the time to store the last
-tile and, for each other tile, the part of its storing that this does not hide. docs/performance-model.md says where the
-rates come from.
+block. While a tile is stored, the ring of stages is filled for the next tile. `epilogue` is the time to store the last
+tile, plus the part of the other tiles' stores that takes longer than this filling. docs/performance-model.md says where
+the rates come from.
 """
 
 from __future__ import annotations
