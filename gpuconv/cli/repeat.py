@@ -127,10 +127,10 @@ class _Keeper(Digests):
         self.values: np.ndarray | None = None
         self.earlier = 0  # tensors of this direction and name in that step
 
-    def seen(self, direction: str, name: str, tensor: Array) -> None:
+    def seen(self, direction: str, name: str, tensor: Array, scale: float) -> None:
         if self.at == self.step and (direction, name) == self.key[:2]:
             if self.earlier == self.key[2]:
-                self.values = np.array(backends.to_numpy(tensor))
+                self.values = np.array(backends.to_numpy(tensor), np.float64) / scale
             self.earlier += 1
 
     @contextlib.contextmanager

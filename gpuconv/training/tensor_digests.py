@@ -6,7 +6,8 @@
      "tensors": [["forward", "conv1", "float32", 65536, 9, "xxh3:5f1c02aa90b1d7e4", 12.5, 80.1, 0]]}
 
 with each tensor's direction, name, dtype, number of values, products summed for one value, hash of its bytes, sum,
-norm, and the norm of its change by the update; null stands for a number that is not finite. The tensors are in the
+norm, and the norm of its change by the update; null stands for a number that is not finite. The hash is that of the
+bytes; the sums and norms of gradients are divided by float16's loss scale. The tensors are in the
 order of the work: the layers' outputs, the gradients of their inputs, the parameters' gradients, the updated
 parameters, the loss. A hash names its kind. Lines of format 1 are read too; they have no "format", and their hashes are
 CRC-32 without a name.
@@ -116,19 +117,21 @@ class Measures:
 
         self._hash: Any = xxh3_64  # it takes arrays, although its annotation does not say so
         self._hashes: list[Any] = []
+        self._scales: list[float] = []
         # Places 3 i, 3 i + 1 and 3 i + 2 add up to the sum of tensor i, its squared norm, and that of its change.
         self._places: list[int] = [0]
         self._parts: list[np.ndarray] = [np.zeros(1)]  # one part at least, even if all tensors are empty
         self._square_places: list[int] = []  # of values that are still to be squared
         self._roots: list[np.ndarray] = []
 
-    def add(self, host: np.ndarray, before: np.ndarray | None = None) -> None:
+    def add(self, host: np.ndarray, before: np.ndarray | None = None, scale: float = 1.0) -> None:
         """Measure a tensor, which may be changed afterwards, where NumPy ignores overflows and invalid numbers.
-        before: its values before the update."""
+        before: its values before the update. scale: a factor of its values that its sum and norm do not count."""
         flat, place = host.reshape(-1), 3 * len(self._hashes)
         earlier = None if before is None else before.reshape(-1)
         hashed = self._hash(flat[:_BLOCK].view(np.uint8))  # bfloat16 has no buffer
         self._hashes.append(hashed)
+        self._scales.append(scale)
         for at in range(0, flat.size, _BLOCK):
             part = flat[at : at + _BLOCK]
             if at:
@@ -172,7 +175,7 @@ class Measures:
         begins = np.cumsum([0, *lengths[:-1]])
         found = np.bincount(self._places + self._square_places, np.add.reduceat(parts, begins), count).reshape(-1, 3)
         found[:, 1:] = np.sqrt(found[:, 1:])
-        return found
+        return found / np.array(self._scales)[:, None]
 
 
 def _host(tensor: Array) -> np.ndarray:
@@ -238,7 +241,7 @@ class Digests(Callback):
     """
 
     only_on_rank_0 = True
-    seen: Callable[[str, str, Array], None] | None = None
+    seen: Callable[[str, str, Array, float], None] | None = None  # is given the loss scale of a gradient, else 1
 
     def __init__(self, path: str | os.PathLike[str] | None = None, every: int = 1) -> None:
         self.path, self.every = path, arguments.integer("every", every, 1)
@@ -274,13 +277,15 @@ class Digests(Callback):
         found: list[str] = []
         measures, tensors = Measures(), []
         sums = trainer.totals.read()
+        loss_scale = trainer.loss_scale.scale if trainer.loss_scale else 1.0
         before = {name: np.array(_host(value)) for name, value in trainer.net.state_dict().items()}
 
         def add(direction: str, of: Any, tensor: Array, before: np.ndarray | None = None) -> None:
-            measures.add(_host(tensor), before)
+            scale = loss_scale if direction in ("backward", "gradient") else 1.0
+            measures.add(_host(tensor), before, scale)
             tensors.append((direction, of, tensor.dtype, tensor.shape))
             if self.seen:
-                self.seen(direction, _name(direction, of), tensor)
+                self.seen(direction, _name(direction, of), tensor, scale)
 
         def forward(layer: Layer, x: Array, y: Array) -> None:
             add("forward", layer, y)
