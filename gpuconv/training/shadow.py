@@ -303,7 +303,9 @@ class Shadow:
         share = 100 * self.spent / self.elapsed if self.elapsed else 0.0
         head = f"shadow oracle: {checked} calls checked in {self.spent:.2f} s, {share:.2g} % of the time"
         if not checked:
-            return f"{head}; a longer run or a larger share reaches more"
+            return (
+                f"{head}; with this share the first check comes after {(START + CALL) / self.share:.3g} s of training"
+            )
         lines = [head, f"  {'layer':20} {'op':26} {'checked':>7} {'worst error / bound':>20}  at step"]
         for row in rows:
             worst = f"{row.worst:20.3g}  {row.step}" if row.checked else f"{'-':>20}"
