@@ -261,6 +261,8 @@ class Session(Callback):
             "batch": trainer.batch,
             "batches": math.ceil(len(self.leg.loaders["train"]) / trainer.accumulate),
             "epochs": self.leg.recipe["epochs"],
+            "lr": trainer.lr if trainer.batches else None,  # unknown before the first leg
+            "schedule": str(trainer.schedule),
             "per_second": self._speed.at(trainer.steps, images) if training else 0,
             "device": self.device,
             "why": self.why,

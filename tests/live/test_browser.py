@@ -175,6 +175,8 @@ def test_a_net_trains_and_is_inspected(open_page, tmp_path):
     page.fill("[name=batch_size]", "32")
     page.click("#settings button")
     wait_until(page, "document.getElementById('log').textContent.includes('on: lr 0.001, batch_size 32')")
+    wait_until(page, "Number(document.getElementById('rate').textContent) <= 0.001")  # of this, a part by the schedule
+    assert text(page, "#schedule").strip() == ", before the schedule"
     page.fill("[name=lr]", "-1")
     page.click("#settings button")
     page.wait_for_selector("#error:not([hidden])")

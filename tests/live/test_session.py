@@ -50,6 +50,8 @@ def test_pause_stops_the_steps_and_go_continues(open_session):
     there = session.trainer.steps
     time.sleep(0.1)
     assert session.trainer.steps == there
+    assert session.state()["lr"] == session.trainer.lr
+    assert session.state()["schedule"] == str(session.trainer.schedule)
     for number in range(1, 12):  # past the ends of epochs
         do(session, "step")
         wait_for(session, lambda: session.trainer.steps == there + number)  # noqa: B023

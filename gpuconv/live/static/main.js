@@ -47,6 +47,9 @@ function showState(found) {
   put("phase", found.message ? `${found.phase}: ${found.message}` : found.phase);
   put("step", String(found.step));
   put("epoch", `${Math.min(found.epoch + 1, found.epochs)} of ${found.epochs}, batch ${found.batch} of ${found.batches}`);
+  put("rate", found.lr === null ? "–" : String(Number(found.lr.toPrecision(3))));
+  $("rate").title = $("schedule").title = found.schedule;
+  $("schedule").hidden = found.schedule === "constant";
   put("speed", found.per_second ? Math.round(found.per_second).toLocaleString("en") : "–");
   put("device", `${found.device} (${found.why})`);
   put("data", `${found.data}, ${found.images.toLocaleString("en")} images`);
