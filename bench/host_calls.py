@@ -48,6 +48,9 @@ def calls() -> dict[str, tuple[Callable[[], Any], int]]:
         "conv2d_relu": lambda: ops.conv2d_relu(x, w, bias, padding=1, out=y),
         "conv2d_relu, gelu": lambda: ops.conv2d_relu(x, w, bias, activation="gelu", padding=1, out=y),
         "conv2d_dgrad": lambda: ops.conv2d_dgrad(y, w, input_shape=(1, 8, 8, 4), padding=1, out=dx),
+        "conv2d_dgrad, accumulated": lambda: ops.conv2d_dgrad(
+            y, w, input_shape=(1, 8, 8, 4), padding=1, out=dx, accumulate=True
+        ),
         "conv2d_wgrad": lambda: ops.conv2d_wgrad(y, x, kernel_size=3, padding=1, out=dw, db=db),
         "conv2d_backward": lambda: ops.conv2d_backward(y, x, w, padding=1, out=dx, dw=dw, db=db),
         "conv2d_batch_norm": lambda: ops.conv2d_batch_norm(x, w, None, gamma, bias, db, db2, padding=1, out=y),

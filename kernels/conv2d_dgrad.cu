@@ -3,13 +3,15 @@
 //   dx[n, h, w, c] = sum over r, s, k of
 //                    dy[n, (h + top - r*dilation) / stride, (w + left - s*dilation) / stride, k] * w[k, r, s, c]
 //
-// over the taps where both divisions are exact and the window exists. dy (N, P, Q, K), w (K, R, S, C / groups), dx (N, H, W, C).
+// over the taps where both divisions are exact and the window exists, plus the previous dx, with `accumulate`. dy (N, P, Q, K),
+// w (K, R, S, C / groups), dx (N, H, W, C).
 // The input pixels form stride_h * stride_w phases (convolution.cuh). All pixels of a phase have the same taps, so each phase is
 // a GEMM without multiplications by zero: rows are the phase's pixels (n, h, w), columns a group's channels, the depth is the
 // phase's taps (r, s, k). grid (tiles x groups x phases, splits); splits as in conv2d_fprop.cu, of the longest phase's depth.
 //
 // NORM_SUMS 1: in forward, a batch norm and ACTIVATION came before the convolution. Also writes the sums of that norm's backward pass over
-// each tile of dx, (phases x tiles down, C, 2), from the norm's input x (N, H, W, C); batch_norm.cu adds them up. One split.
+// each tile of dx, (phases x tiles down, C, 2), from the norm's input x (N, H, W, C); batch_norm.cu adds them up. One split,
+// no `accumulate`.
 //
 // Macros: those of conv2d_fprop.cu but MASK, MOMENTS and SAVES_INPUT; NORM_SUMS; VECTOR_K is for dy, VECTOR_C for w, dx and x. Limits:
 // those of conv2d_fprop.cu.
@@ -22,6 +24,6 @@
 extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), RESIDENT_BLOCKS)
 conv2d_dgrad_simt(DTYPE* dx, Sums* sums, accumulator<DTYPE>* partials, const DTYPE* dy, const DTYPE* w, const DTYPE* norm_x,
                   const Real* mean, const Real* gamma, const Real* beta, const Real* inv_std, const Convolution conv,
-                  const TileScheduler scheduler) {
-    dgrad(dx, sums, partials, dy, w, {norm_x, mean, gamma, beta, inv_std}, conv, scheduler);
+                  const TileScheduler scheduler, int32 accumulate) {
+    dgrad(dx, sums, partials, dy, w, {norm_x, mean, gamma, beta, inv_std}, conv, scheduler, accumulate);
 }

@@ -6,7 +6,7 @@
 
 __device__ __forceinline__ void
 dgrad(DTYPE* dx, Sums* sums, accumulator<DTYPE>* partials, const DTYPE* dy, const DTYPE* w, const NormBelow& norm,
-      const Convolution& conv, const TileScheduler& scheduler) {
+      const Convolution& conv, const TileScheduler& scheduler, int32 accumulate) {
     Block block(scheduler, conv.r * conv.s * conv.k);  // with these as members of an InputGradient the main loop would spill
     int32 part;
     const Phase phase = InputGradient::split_off_phase(conv, block.group, part);
@@ -16,5 +16,5 @@ dgrad(DTYPE* dx, Sums* sums, accumulator<DTYPE>* partials, const DTYPE* dy, cons
     const TransposedFilters filters(w + first_filter * conv.r * conv.s * conv.c, conv, phase);
     InputGradient::IteratorA a(windows, block.row);
     const Accumulators accumulators = product({}, a, InputGradient::IteratorB(filters, block.column), block);
-    InputGradient(conv, scheduler).store(accumulators, dx, sums, partials, norm);
+    InputGradient(conv, scheduler).store(accumulators, dx, sums, partials, norm, accumulate);
 }

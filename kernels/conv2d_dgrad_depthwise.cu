@@ -2,7 +2,8 @@
 //
 //   dx[n, h, w, c] = sum over r, s and the m filters k of c of dy[n, (h + top - r*dilation) / stride, ..., k] * w[k, r, s]
 //
-// over the taps where the divisions are exact and the window exists. dy (N, P, Q, K), w (K, R, S, 1), dx (N, H, W, C), K = C m.
+// over the taps where the divisions are exact and the window exists, plus the previous dx, with `accumulate`. dy (N, P, Q, K),
+// w (K, R, S, 1), dx (N, H, W, C), K = C m.
 // grid: blocks_across blocks for each row (n, h) of dx. Their threads cover (the row's phases, a quarter of the phase's pixels,
 // packs of channels), channels innermost; a thread computes four pixels of one phase, which have the same taps.
 //
@@ -12,7 +13,8 @@
 #include "depthwise.cuh"
 
 extern "C" __global__ void __launch_bounds__(256, 2)
-conv2d_dgrad_depthwise(DTYPE* dx, const DTYPE* dy, const DTYPE* w, const Convolution conv, int32 blocks_across) {
+conv2d_dgrad_depthwise(DTYPE* dx, const DTYPE* dy, const DTYPE* w, const Convolution conv, bool accumulate,
+                       int32 blocks_across) {
     const int32 row = int32(blockIdx.x) / blocks_across;
     const int32 item = int32(blockIdx.x) % blocks_across * int32(blockDim.x) + int32(threadIdx.x);
     const int32 n = row / conv.h, packs = conv.all_channels / WIDTH, stride_w = int32(conv.stride_w.divisor);
@@ -46,9 +48,14 @@ conv2d_dgrad_depthwise(DTYPE* dx, const DTYPE* dy, const DTYPE* w, const Convolu
     for (int j = 0; j < OUTPUTS; ++j) {
         const int32 column = at + (first + j) * stride_w;
         if (column >= conv.w) return;
+        auto* target = reinterpret_cast<Numbers*>(to + int64(column) * conv.x_pitch);
         Numbers results;
+        if (accumulate) results = *target;
 #pragma unroll
-        for (int l = 0; l < WIDTH; ++l) results.at[l] = round_to<DTYPE>(accumulators.at[j][l]);
-        *reinterpret_cast<Numbers*>(to + int64(column) * conv.x_pitch) = results;
+        for (int l = 0; l < WIDTH; ++l) {
+            const Real sum = accumulators.at[j][l];
+            results.at[l] = round_to<DTYPE>(accumulate ? load(results.at[l]) + sum : sum);
+        }
+        *target = results;
     }
 }

@@ -10,6 +10,6 @@
 extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N), RESIDENT_BLOCKS)
 conv2d_dgrad_mma(DTYPE* dx, Sums* sums, accumulator<DTYPE>* partials, const DTYPE* dy, const DTYPE* w, const DTYPE* norm_x,
                  const Real* mean, const Real* gamma, const Real* beta, const Real* inv_std, const Convolution conv,
-                 const TileScheduler scheduler) {
-    dgrad(dx, sums, partials, dy, w, {norm_x, mean, gamma, beta, inv_std}, conv, scheduler);
+                 const TileScheduler scheduler, int32 accumulate) {
+    dgrad(dx, sums, partials, dy, w, {norm_x, mean, gamma, beta, inv_std}, conv, scheduler, accumulate);
 }

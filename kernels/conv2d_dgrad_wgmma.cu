@@ -10,7 +10,7 @@
 extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N) + 128, 1)
 conv2d_dgrad_wgmma(DTYPE* dx, Sums* sums, accumulator<DTYPE>* partials, const DTYPE* dy, const DTYPE* w, const DTYPE* norm_x,
                    const Real* mean, const Real* gamma, const Real* beta, const Real* inv_std, const Convolution conv,
-                   const TileScheduler scheduler) {
+                   const TileScheduler scheduler, int32 accumulate) {
     Ring::open();
     if (warpgroup() == WARPGROUPS) {
         Copier copier;
@@ -31,7 +31,7 @@ conv2d_dgrad_wgmma(DTYPE* dx, Sums* sums, accumulator<DTYPE>* partials, const DT
             const Block block = InputGradient(conv, scheduler, tile).block;
             accumulators.multiply<InputGradient::IteratorA::Tile, InputGradient::IteratorB::Tile>(ring, block);
             const InputGradient gradient(conv, scheduler, tile);  // not before the main loop, where it would take registers
-            gradient.store(accumulators, dx, sums, partials, {norm_x, mean, gamma, beta, inv_std});
+            gradient.store(accumulators, dx, sums, partials, {norm_x, mean, gamma, beta, inv_std}, accumulate);
         }
     }
 }

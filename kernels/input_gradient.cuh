@@ -26,16 +26,17 @@ struct InputGradient {
         return {w + first_filter() * conv.r * conv.s * conv.c, conv, phase};
     }
 
-    // Stores the accumulators as dx, with the sums of a norm below, or as partial sums. Called by the threads that have them.
+    // Stores the accumulators as dx, with the sums of a norm below, or adds them to dx, or stores them as partial sums. Called by the
+    // threads that have them.
     template <class Accumulators>
     __device__ __forceinline__ void
-    store(const Accumulators& accumulators, DTYPE* dx, Sums* sums, Real* partials, const NormBelow& norm) const {
+    store(const Accumulators& accumulators, DTYPE* dx, Sums* sums, Real* partials, const NormBelow& norm, int32 accumulate) const {
         const int64 first_channel = int64(block.group) * conv.c;
         const int32 dense = conv.all_channels;
-        if constexpr (NORM_SUMS) partials = nullptr;  // the launcher does not split the depth
+        if constexpr (NORM_SUMS) partials = nullptr, accumulate = 0;  // the launcher neither splits the depth nor accumulates
         if (partials) partials += blockIdx.y * (int64(conv.n * conv.h * conv.w) * dense) + first_channel;
         const int32 pitch = NORM_SUMS || partials ? dense : conv.x_pitch;
-        const EpilogueOf<Identity> epilogue{dx + first_channel, partials, pitch, conv.c, false};  // ACTIVATION is the norm's
+        const EpilogueOf<Identity> epilogue{dx + first_channel, partials, pitch, conv.c, accumulate};  // ACTIVATION is the norm's
         const PhaseRows rows{conv, phase};
         accumulators.template store<VECTOR_C>(epilogue, block, rows);
         if constexpr (NORM_SUMS)

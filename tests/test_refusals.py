@@ -214,6 +214,13 @@ REFUSALS = [
         ValueError,
         "dy must have shape (2, 3, 7, 6) (the convolution's output), received (2, 3, 6, 6)",
     ),
+    (
+        ops.conv2d_dgrad,
+        [Y, W],
+        {"input_shape": (2, 5, 7, 4), "accumulate": True},
+        ValueError,
+        "accumulate=True adds to out, which was not given",
+    ),
     (ops.conv2d_wgrad, [Y, X], {"kernel_size": (3, 3)}, ValueError, "dy must have shape (2, 3, 5, 6)"),
     (ops.conv2d_wgrad, [Y, X], {"kernel_size": (3, 2), "groups": 4}, ValueError, "groups must divide"),
     (
@@ -240,6 +247,13 @@ REFUSALS = [
         {"accumulate": True},
         ValueError,
         "accumulate=True adds to dw, which was not given",
+    ),
+    (
+        ops.conv2d_backward,
+        [Y, X, W],
+        {"accumulate_dx": True},
+        ValueError,
+        "accumulate_dx=True adds to out, which was not given",
     ),
     (ops.bias_grad, [Y], {"accumulate": True}, ValueError, "accumulate=True adds to out, which was not given"),
     # pools
@@ -1008,7 +1022,7 @@ def test_arguments_reach_the_backend_in_normal_form(received):
     (*_, problem, finish), options = received("conv2d_dgrad", Y, W, input_shape=[2, np.int64(5), 7, 4])
     assert problem is Conv2dProblem.of(X.shape, W.shape)
     assert finish is epilogue()
-    assert options == dict(mask=None, algo="auto", tf32=False, out=None)
+    assert options == dict(mask=None, algo="auto", tf32=False, out=None, accumulate=False)
     _, options = received("sgd_step", PARAMS, PARAMS, lr=1, weight_decay=0.5)
     assert options["weight_decay"] == (0.5, 0.5)
 

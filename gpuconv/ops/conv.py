@@ -210,6 +210,7 @@ def conv2d_dgrad(
     mask: Array | None = None,
     pool: int = 1,
     out: ArrayT | None = None,
+    accumulate: bool = False,
 ) -> ArrayT:
     """The gradient of conv2d with respect to x: dx[n, h, w, c] = sum of dy[n, p, q, k] * w[k, r, s, c] over all k and
     every (p, q, r, s) that reads (h, w).
@@ -230,21 +231,24 @@ def conv2d_dgrad(
             passes only where the mask has a 1.
         pool: The `pool` of that op; 2 needs the mask.
         out: Receives the result and must have its shape and dtype; by default a new array.
+        accumulate: Add to out instead of overwriting it; sum and addition are rounded once.
 
     Returns:
         dx: (N, H, W, C), of dy's dtype.
 
     Raises:
         ValueError, TypeError: As in conv2d; also a dy or mask that is not of the shape that the forward op
-            returned.
+            returned, and accumulate=True without out.
     """
     backend = backend_of(dy=dy, w=w, optional=dict(mask=mask, out=out))
     window = Window(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
     problem, forward, algo, tf32 = _check_conv2d_dgrad(
-        dy, w, mask, out, input_shape=input_shape, pool=pool, algo=algo, tf32=tf32, **window
+        dy, w, mask, out, input_shape=input_shape, pool=pool, algo=algo, tf32=tf32, accumulate=accumulate, **window
     )
     dy, w, mask = copy_if_overlapping([out], dy, w, mask)
-    return backend.conv.conv2d_dgrad(dy, w, problem, forward, mask=mask, algo=algo, tf32=tf32, out=out)
+    return backend.conv.conv2d_dgrad(
+        dy, w, problem, forward, mask=mask, algo=algo, tf32=tf32, out=out, accumulate=accumulate
+    )
 
 
 @remembered
@@ -258,6 +262,7 @@ def _check_conv2d_dgrad(
     pool: int,
     algo: object,
     tf32: object,
+    accumulate: bool,
     **window: Unpack[Window],
 ) -> tuple[Conv2dProblem, Epilogue, str, bool]:
     w_shape, x_shape = expect_float("w", w, "K R S C/groups"), expect_volume_shape("input_shape", input_shape)
@@ -266,6 +271,7 @@ def _check_conv2d_dgrad(
     problem = Conv2dProblem.of(x_shape, w_shape, **window)
     forward = _forward(dy, problem, mask, pool)
     expect_out(out, problem.x_shape, dy.dtype)
+    expect_accumulate(accumulate, out=out)
     algo, tf32 = expect_conv_algorithm(algo, tf32, dy.dtype, problem, forward, "dgrad")
     return problem, forward, algo, tf32
 
@@ -373,6 +379,7 @@ def conv2d_backward(
     mask: Array | None = None,
     pool: int = 1,
     out: ArrayT | None = None,
+    accumulate_dx: bool = False,
     dw: ArrayT | None = None,
     db: ArrayT | None = None,
     accumulate: bool = False,
@@ -394,7 +401,8 @@ def conv2d_backward(
         mask: The mask that conv2d_relu or conv2d_batch_norm returned. dy is then the gradient of that op's output, and
             passes only where the mask has a 1.
         pool: The `pool` of that op; 2 needs the mask.
-        out: Receives dx, which is always assigned.
+        out: Receives dx; by default a new array.
+        accumulate_dx: Add dx to out instead of overwriting it, as in conv2d_dgrad.
         dw: Receives the gradient of w; by default a new array.
         db: (K,); receives the bias gradient, the sum of dy (where the mask has a 1) over n, p, q; None does not compute
             it.
@@ -404,17 +412,42 @@ def conv2d_backward(
         dx and dw, of the shapes of x and w.
 
     Raises:
-        ValueError, TypeError: As in conv2d_dgrad; also accumulate=True without dw.
+        ValueError, TypeError: As in conv2d_dgrad; also accumulate=True without dw, and
+            accumulate_dx=True without out.
     """
     backend = backend_of(dy=dy, x=x, w=w, optional=dict(mask=mask, out=out, dw=dw, db=db))
     window = Window(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
     problem, forward, algos, tf32 = _check_conv2d_backward(
-        dy, x, w, mask, out, dw, db, pool=pool, algo=algo, tf32=tf32, accumulate=accumulate, **window
+        dy,
+        x,
+        w,
+        mask,
+        out,
+        dw,
+        db,
+        pool=pool,
+        algo=algo,
+        tf32=tf32,
+        accumulate_dx=accumulate_dx,
+        accumulate=accumulate,
+        **window,
     )
     outputs = expect_apart(out=out, dw=dw, db=db)
     dy, x, w, mask = copy_if_overlapping(outputs, dy, x, w, mask)
     return backend.conv.conv2d_backward(
-        dy, x, w, problem, forward, mask=mask, algos=algos, tf32=tf32, out=out, dw=dw, db=db, accumulate=accumulate
+        dy,
+        x,
+        w,
+        problem,
+        forward,
+        mask=mask,
+        algos=algos,
+        tf32=tf32,
+        out=out,
+        accumulate_dx=accumulate_dx,
+        dw=dw,
+        db=db,
+        accumulate=accumulate,
     )
 
 
@@ -431,6 +464,7 @@ def _check_conv2d_backward(
     pool: int,
     algo: object,
     tf32: object,
+    accumulate_dx: bool,
     accumulate: bool,
     **window: Unpack[Window],
 ) -> tuple[Conv2dProblem, Epilogue, tuple[str, str], bool]:
@@ -442,6 +476,7 @@ def _check_conv2d_backward(
     expect_out(out, problem.x_shape, x.dtype)
     expect_out(dw, problem.w_shape, w.dtype, "dw")
     expect_bias_gradient(db, problem.k, problem.w_shape[3], x.dtype)
+    expect_accumulate(accumulate_dx, "accumulate_dx", out=out)
     expect_accumulate(accumulate, dw=dw)
     dgrad, of_tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, forward, "dgrad")
     wgrad, _ = expect_conv_algorithm(algo, tf32, x.dtype, problem, forward, "wgrad")

@@ -144,10 +144,10 @@ def expect_bias_gradient(db: Array | None, filters: int, channels: int, dtype: n
         raise ValueError("db needs a weight with at least one input channel, received a weight with none")
 
 
-def expect_accumulate(accumulate: bool, **outs: Array | None) -> None:
+def expect_accumulate(accumulate: bool, option: str = "accumulate", **outs: Array | None) -> None:
     missing = [name for name, out in outs.items() if out is None]
-    if flag("accumulate", accumulate) and missing:
-        raise ValueError(f"accumulate=True adds to {' and '.join(missing)}, which was not given")
+    if flag(option, accumulate) and missing:
+        raise ValueError(f"{option}=True adds to {' and '.join(missing)}, which was not given")
 
 
 def expect_writable(**arrays: Array | None) -> None:

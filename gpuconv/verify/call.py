@@ -20,21 +20,21 @@ from gpuconv.checkpoint import Checkpoint, CheckpointError
 from gpuconv.names import lookup
 from gpuconv.ops import OPS
 from gpuconv.types import Options, Record
-from gpuconv.verify.bounds import accumulated, rounded
 from gpuconv.verify.compare import Difference, Expected, compare, results
 from gpuconv.verify.oracle import expect, is_exact
-from gpuconv.verify.rules.base import as_float64
+from gpuconv.verify.rules.base import added, as_float64
 from gpuconv.verify.run import move
 
-# The arguments to which an op may write its results, and those to which it adds them with accumulate=True.
+# The arguments to which an op may write its results, and the option that makes it add to them instead.
 _OUTPUTS = ("out", "dw", "db", "dgamma", "dbeta")
 _ADDED = {
-    "conv2d_wgrad": ("out", "db"),
-    "conv2d_backward": ("dw", "db"),
-    "bias_grad": ("out",),
-    "linear_wgrad": ("out", "db"),
-    "batch_norm_backward": ("dgamma", "dbeta"),
-    "group_norm_backward": ("dgamma", "dbeta"),
+    "conv2d_dgrad": {"out": "accumulate"},
+    "conv2d_wgrad": {"out": "accumulate", "db": "accumulate"},
+    "conv2d_backward": {"out": "accumulate_dx", "dw": "accumulate", "db": "accumulate"},
+    "bias_grad": {"out": "accumulate"},
+    "linear_wgrad": {"out": "accumulate", "db": "accumulate"},
+    "batch_norm_backward": {"dgamma": "accumulate", "dbeta": "accumulate"},
+    "group_norm_backward": {"dgamma": "accumulate", "dbeta": "accumulate"},
 }
 
 
@@ -58,21 +58,22 @@ class Call:
         """Whether the results can be checked: the bounds do not hold if an input is infinite or NaN."""
         if is_exact(self.op):
             return True
-        added_to = self.into.values() if self.options.get("accumulate") else ()
-        return all(map(_is_finite, [*self.arrays, *self.options.values(), *added_to]))
+        return all(map(_is_finite, [*self.arrays, *self.options.values(), *self._added_to().values()]))
 
     def expected(self) -> list[Expected]:
         """The expected value of each result, in the order of the results."""
-        options = {name: value for name, value in self.options.items() if name != "accumulate"}
+        adding = {"accumulate", "accumulate_dx"}
+        options = {name: value for name, value in self.options.items() if name not in adding}
         arrays = [_copied(array) for array in self.arrays]
         found = expect(self.op, arrays, options)
         names = [name for name in self.results if name != "db"]
         by_name = {name: Expected(name, one.value, one.bound) for name, one in zip(names, found, strict=True)}
         if "db" in self.results:
             by_name["db"] = self._bias_gradient()
-        if self.options.get("accumulate"):
-            for name, before in self._added_to().items():
-                by_name[name] = _added(by_name[name], before, self.results[name].dtype)
+        place = {"out": 0, "dw": 1, "dgamma": 1, "dbeta": 2}
+        for argument, before in self._added_to().items():
+            name = "db" if argument == "db" else names[place[argument]]
+            by_name[name] = added(by_name[name], before)
         return list(by_name.values())
 
     def _bias_gradient(self) -> Expected:
@@ -89,11 +90,9 @@ class Call:
         return Expected("db", np.reshape(one.value, -1), np.reshape(one.bound, -1))
 
     def _added_to(self) -> dict[str, np.ndarray]:
-        """The contents before the call of the arrays to which it added, by the names of the results."""
-        place = {"out": 0, "dw": 1, "dgamma": 1, "dbeta": 2}
-        names = list(self.results)
-        given = [name for name in _ADDED[self.op] if name in self.into]
-        return {"db" if name == "db" else names[place[name]]: self.into[name] for name in given}
+        """The contents before the call of the arrays to which it added, by the names of the arguments."""
+        options = _ADDED.get(self.op, {})
+        return {name: self.into[name] for name, option in options.items() if name in self.into and self.options[option]}
 
     def compare(self) -> Difference:
         """The worst difference from the oracle among all results."""
@@ -167,12 +166,6 @@ def _take(tensors: dict[str, np.ndarray], entry: Record) -> Any:
     if "tuple" in entry:
         return tuple(_take(tensors, each) for each in entry["tuple"])
     return float.fromhex(entry["number"]) if "number" in entry else entry["value"]
-
-
-def _added(one: Expected, before: np.ndarray, dtype: np.dtype) -> Expected:
-    old = as_float64(before)
-    size = np.abs(old) + np.abs(one.value)
-    return Expected(one.name, one.value + old, one.bound + accumulated(dtype, 1, size) + rounded(dtype, size))
 
 
 def _overflowed(one: Expected, result: np.ndarray) -> Expected:

@@ -103,7 +103,7 @@ class Form:
 
 _FORMS = {
     "fprop": (Form(), Form(bias=False), Form(sliced=True)),
-    "dgrad": (Form(), Form(sliced=True)),
+    "dgrad": (Form(), Form(accumulate=True), Form(sliced=True)),
     "wgrad": (Form(), Form(accumulate=True), Form(bias=False), Form(sliced=True)),
 }
 
@@ -206,15 +206,16 @@ def called(question: Question, algo: str, inputs: Inputs, form: Form, finish: Ep
                 y, saved = conv.conv2d_relu(x, w, bias, problem, finish, out=y, **named)
         found = {"y": y, "moments": moments, "before" if finish.saves_input else "mask": saved}
     elif question.direction == "dgrad":
-        dx = inputs.out(problem.x_shape)
+        dx = inputs.out(problem.x_shape, form.accumulate)
         if form.sliced:
             wide["dx"], dx = inputs.sliced(dx)
-        conv.conv2d_dgrad(dy, given["w"], problem, PLAIN, mask=None, out=dx, **named)
+        more = named | dict(out=dx, accumulate=form.accumulate)
+        conv.conv2d_dgrad(dy, given["w"], problem, PLAIN, mask=None, **more)
         found = {"dx": dx}
     else:
         dw = inputs.out(problem.w_shape, form.accumulate)
         db = inputs.out((problem.k,), form.accumulate) if form.bias else None
-        more: Options = named | dict(out=dw, db=db, accumulate=form.accumulate)
+        more = named | dict(out=dw, db=db, accumulate=form.accumulate)
         conv.conv2d_wgrad(dy, given["x"], problem, PLAIN, mask=None, **more)
         found = {"dw": dw, "db": db}
     return {name: array for name, array in (found | wide).items() if array is not None}

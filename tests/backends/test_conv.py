@@ -1,5 +1,7 @@
 """Convolutions: by hand, by definition, by numerical gradients, against SciPy, in every dtype."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -191,6 +193,11 @@ def test_halves_are_rounded_once_at_the_end():
     dy, pixels = np.ones((1, 1, 2, 1), np.float16), x.reshape(1, 1, 2, 1)
     held = minus.reshape(1, 1, 1, 1).copy()
     assert ops.conv2d_wgrad(dy, pixels, kernel_size=1, out=held, accumulate=True).item() == 1
+    for call in (
+        lambda out: ops.conv2d_dgrad(x, ones.reshape(2, 1, 1, 1), input_shape=out.shape, out=out, accumulate=True),
+        lambda out: ops.conv2d_backward(x, ones[..., :1], ones.reshape(2, 1, 1, 1), out=out, accumulate_dx=True)[0],
+    ):
+        assert call(minus.reshape(1, 1, 1, 1).copy()).item() == 1
 
 
 def test_a_value_too_large_for_a_half_becomes_infinite():
@@ -252,6 +259,25 @@ def test_accumulate_adds_to_out(name):
     assert_within(db, 1 + ops.bias_grad(dy).astype(np.float64), bound[:, 0, 0, 0])
 
 
+@pytest.mark.parametrize("name", ["float64", "float32", "float16"])
+@pytest.mark.parametrize("case", [SMALL, conv(2, 9, 8, 4, 6, 2, stride=3, groups=2)], ids=["padded", "unread pixels"])
+def test_dx_is_added_to_out(case, name):
+    x, w, _, dy = random_arrays(case, name)
+    held = np.random.default_rng(0).standard_normal((*x.shape[:-1], 2 * x.shape[-1])).astype(name)
+    alone, dw = (each.astype(np.float64) for each in ops.conv2d_backward(dy, x, w, **case.window))
+    before = held[..., ::2].astype(np.float64)
+    bound = 2 * sum_bound(name, math.prod(w.shape[:3]), np.abs(before) + np.abs(alone) + 1)
+    out = held.copy()[..., ::2]
+    assert ops.conv2d_dgrad(dy, w, input_shape=x.shape, **case.window, out=out, accumulate=True) is out
+    assert_within(out, before + alone, bound)
+    np.testing.assert_array_equal(out[alone == 0], held[..., ::2][alone == 0])
+    out, into = held.copy()[..., ::2], np.ones_like(w)
+    made = ops.conv2d_backward(dy, x, w, **case.window, out=out, accumulate_dx=True, dw=into)
+    assert made[0] is out
+    assert_within(out, before + alone, bound)
+    np.testing.assert_array_equal(into, dw)
+
+
 def test_out_may_be_an_input():
     x, w, bias, _ = random_arrays(conv(3, 5, 5, 4, 4, 3))
     expected = ops.conv2d(x, w, bias, padding=1)
@@ -262,8 +288,9 @@ def test_out_may_be_an_input():
     dy = ops.conv2d(x, w, padding=1)
     dx, dw = ops.conv2d_backward(dy, x, w, padding=1)
     dw += w
-    ops.conv2d_backward(dy, x, w, padding=1, out=dy, dw=w, accumulate=True)
-    np.testing.assert_array_equal(dy, dx)
+    sums = dy + dx
+    ops.conv2d_backward(dy, x, w, padding=1, out=dy, accumulate_dx=True, dw=w, accumulate=True)
+    np.testing.assert_array_equal(dy, sums)
     np.testing.assert_array_equal(w, dw)
     dx, dw = ops.conv2d_backward(dy, x, w, padding=1)
     _, there = ops.conv2d_backward(dy, x, w, padding=1, out=x)

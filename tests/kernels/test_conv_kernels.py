@@ -198,6 +198,29 @@ def test_wgrad_accumulates(device, monkeypatch, splits):
     np.testing.assert_array_equal(to_numpy(dw)[..., 1::2], before)
 
 
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize(("channels", "beside"), [((24, 40), 8), ((5, 67), 3)], ids=["packs", "numbers"])
+@pytest.mark.parametrize(
+    ("algo", "dtype"),
+    [("simt-64x32", "float64"), ("simt-64x64", "float32"), ("mma-64x64", "bfloat16"), ("wgmma-256x64", "bfloat16")],
+)
+def test_dgrad_accumulates_into_a_slice(monkeypatch, algo, dtype, channels, beside, splits):
+    """Also where a stride leaves pixels that no window reads; the volume's other channels do not change."""
+    case = conv(2, 14, 12, *channels, (2, 3), stride=(3, 2), padding=((1, 0), (0, 1)))
+    forced(monkeypatch, find(algo, dtype), splits)
+    arrays, options = arguments("conv2d_dgrad", case, dtype)
+    before = np.random.default_rng(1).standard_normal((*case.x_shape[:-1], case.c + 2 * beside)).astype(as_dtype(dtype))
+    options |= dict(accumulate=True, out=before[..., beside:-beside])
+    (expected,) = expect("conv2d_dgrad", arrays, options)
+    volume = asarray(before, "emulated")
+    options["out"] = volume[..., beside:-beside]
+    with emulator.configure(sanitize="checked", seed=3):
+        assert ops.conv2d_dgrad(*[asarray(a, "emulated") for a in arrays], **options) is options["out"]
+    assert_within(to_numpy(options["out"]), expected.value, expected.bound)
+    of_others = np.s_[beside:-beside]
+    np.testing.assert_array_equal(np.delete(to_numpy(volume), of_others, -1), np.delete(before, of_others, -1))
+
+
 @directions
 def test_strided_and_unaligned_views_give_the_same_bits(device, op):
     arrays, options = arguments(op, problem(8, 12))

@@ -101,6 +101,20 @@ def test_a_filter_gradient_accumulates_over_splits(device, monkeypatch):
     assert_within(result, held + alone.value, alone.bound + 1e-6, "accumulated")
 
 
+@pytest.mark.parametrize("name", ["packs", "strided", "single numbers"])
+def test_an_input_gradient_accumulates_into_a_slice(device, name):
+    (dy, w), options = arguments("conv2d_dgrad", CASES[name])
+    n, h, across, c = CASES[name].x_shape
+    before = np.random.default_rng(3).standard_normal((n, h, across, c + 8)).astype(np.float32)
+    options |= dict(accumulate=True, out=before[..., 4:-4])
+    (expected,) = expect("conv2d_dgrad", [dy, w], options)
+    volume = asarray(before, device)
+    ops.conv2d_dgrad(asarray(dy, device), asarray(w, device), **options | dict(out=volume[..., 4:-4]))
+    assert_within(to_numpy(volume)[..., 4:-4], expected.value, expected.bound, "accumulated")
+    for beside in (np.s_[..., :4], np.s_[..., -4:]):
+        np.testing.assert_array_equal(to_numpy(volume)[beside], before[beside])
+
+
 @directions
 def test_an_empty_batch(device, op):
     arrays, options = arguments(op, varied(SQUARE, n=0))

@@ -55,9 +55,10 @@ def test_accumulated_results_and_the_bias_gradient_are_compared():
     x, w = rng.normal(size=(2, 6, 6, 4)), rng.normal(size=(4, 3, 3, 2))
     y, mask = ops.conv2d_relu(x, w, groups=2, pool=2)
     dy = rng.normal(size=y.shape)
-    for accumulate in (False, True):
-        dw, db, found = np.ones_like(w), np.full(4, 2.0), []
-        options = dict(groups=2, mask=mask, pool=2, dw=dw, db=db, accumulate=accumulate)
+    for accumulate, accumulate_dx in ((False, False), (False, True), (True, False), (True, True)):
+        out, dw, db, found = np.full_like(x, 3.0), np.ones_like(w), np.full(4, 2.0), []
+        options = dict(groups=2, mask=mask, pool=2, out=out, dw=dw, db=db, accumulate=accumulate)
+        options |= dict(accumulate_dx=accumulate_dx)
         with recording(found.append):
             ops.conv2d_backward(dy, x, w, **options)
         assert set(found[0].results) == {"result", "result 1", "db"}
@@ -66,6 +67,10 @@ def test_accumulated_results_and_the_bias_gradient_are_compared():
             wrong = Call(**{**vars(found[0]), "results": dict(found[0].results)})
             wrong.results[name] = wrong.results[name] + 1e-9
             assert wrong.compare().share > 1, name
+    found = []
+    with recording(found.append):
+        ops.conv2d_dgrad(dy, w, input_shape=x.shape, groups=2, mask=mask, pool=2, out=np.ones_like(x), accumulate=True)
+    assert found[0].compare().share <= 1
 
 
 @pytest.mark.parametrize("op", ["sgd_step", "adam_step", "muon_step"])

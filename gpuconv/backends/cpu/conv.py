@@ -50,11 +50,11 @@ def conv2d_relu(x, w, bias, problem, epilogue, *, algo, tf32, out):
     return store(y, x.dtype, out), _packed(passes, problem.groups)
 
 
-def conv2d_dgrad(dy, w, problem, epilogue, *, mask, algo, tf32, out):
-    dx = buffer(out, problem.x_shape, dy.dtype)
+def conv2d_dgrad(dy, w, problem, epilogue, *, mask, algo, tf32, out, accumulate):
+    dx = _buffer_of_dx(out, problem, dy.dtype, accumulate)
     dy, w = factors(tf32, spread(dy, mask, problem, epilogue.pool), w)
     _correlate_back(dy, _filters_back(w, problem.groups), windows_of(problem), dx)
-    return store(dx, dy.dtype, out)
+    return store(dx, dy.dtype, out, accumulate)
 
 
 def conv2d_wgrad(dy, x, problem, epilogue, *, mask, algo, tf32, out, db, accumulate):
@@ -66,9 +66,9 @@ def conv2d_wgrad(dy, x, problem, epilogue, *, mask, algo, tf32, out, db, accumul
     return store(_weight(gradient), x.dtype, out, accumulate)
 
 
-def conv2d_backward(dy, x, w, problem, epilogue, *, mask, algos, tf32, out, dw, db, accumulate):
+def conv2d_backward(dy, x, w, problem, epilogue, *, mask, algos, tf32, out, accumulate_dx, dw, db, accumulate):
     windows, groups = windows_of(problem), problem.groups
-    dx = buffer(out, problem.x_shape, x.dtype)
+    dx = _buffer_of_dx(out, problem, x.dtype, accumulate_dx)
     dy = spread(dy, mask, problem, epilogue.pool)
     dy_factors, x_factors, w = factors(tf32, dy, x, w)
     filters, gradient, sums = _filters_back(w, groups), None, None
@@ -82,7 +82,7 @@ def conv2d_backward(dy, x, w, problem, epilogue, *, mask, algos, tf32, out, dw, 
         gradient = _weight(gradient)
     if db is not None:
         store(sum_rows(dy) if sums is None or tf32 else sums, dy.dtype, db, accumulate)
-    return store(dx, x.dtype, out), store(gradient, x.dtype, dw, accumulate)
+    return store(dx, x.dtype, out, accumulate_dx), store(gradient, x.dtype, dw, accumulate)
 
 
 def bias_grad(dy, saved, *, activation, out, accumulate):
@@ -123,6 +123,11 @@ def _weight(gradient: np.ndarray) -> np.ndarray:
 
 
 # --- backward ------------------------------------------------------------------------------
+
+
+def _buffer_of_dx(out: np.ndarray | None, problem: Conv2dProblem, dtype: np.dtype, accumulate: bool) -> np.ndarray:
+    """An array for dx: `out` if possible; if dx is added to it, a new one, in the dtype of sums."""
+    return np.empty(problem.x_shape, accumulation_dtype(dtype)) if accumulate else buffer(out, problem.x_shape, dtype)
 
 
 def _filters_back(w: np.ndarray, groups: int) -> np.ndarray:

@@ -60,7 +60,8 @@ def conv2d_batch_norm(
 def batch_norm_backward(
     dy, x, gamma, mean, inv_std, *, beta, activation, training, mask, problem, w, above, out, dgamma, dbeta, accumulate
 ):
-    dy = dy if w is None else conv2d_dgrad(dy, w, *above[:2], mask=None, algo=above[2], tf32=above[3], out=None)
+    if w is not None:
+        dy = conv2d_dgrad(dy, w, *above[:2], mask=None, algo=above[2], tf32=above[3], out=None, accumulate=False)
     if activation is not None:
         dy = ACTIVATIONS[activation].apply_backward(
             activations, dy, ((widen(x) - mean) * (gamma * inv_std) + beta).astype(x.dtype)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gpuconv.backends.cpu.elementwise import elementwise
 from gpuconv.backends.cpu.parallel import sum_parts
 from gpuconv.dtypes import accumulation_dtype
 
@@ -37,8 +38,10 @@ def store(result: np.ndarray, dtype: np.dtype, out: np.ndarray | None, accumulat
     with np.errstate(all="ignore"):
         if out is None:
             return result.astype(dtype, order="C", copy=False)
+        if accumulate:
+            return elementwise(np.add, out, result, out=out)
         if out is not result:
-            out[...] = widen(out) + result if accumulate else result
+            out[...] = result
         return out
 
 

@@ -34,14 +34,14 @@ def conv2d(x, w, bias, problem, epilogue, *, algo, tf32, out):
     return round_to(y, dtype, out)
 
 
-def conv2d_dgrad(dy, w, problem, epilogue, *, mask, algo, tf32, out):
+def conv2d_dgrad(dy, w, problem, epilogue, *, mask, algo, tf32, out, accumulate):
     windows, dtype = Windows(problem), dy.dtype
     dy, w = factors(tf32, before_mask(dy, mask, problem, epilogue.pool), w)
     padded_dx = windows.pad(np.zeros(problem.x_shape))
     for r, s, tap in windows.taps():
         for c, k in _group_slices(problem):
             padded_dx[tap][..., c] += dy[..., k] @ w[k, r, s]
-    return round_to(windows.crop(padded_dx), dtype, out)
+    return round_to(windows.crop(padded_dx), dtype, out, accumulate)
 
 
 def conv2d_wgrad(dy, x, problem, epilogue, *, mask, algo, tf32, out, db, accumulate):
@@ -57,11 +57,10 @@ def conv2d_wgrad(dy, x, problem, epilogue, *, mask, algo, tf32, out, db, accumul
     return round_to(dw, dtype, out, accumulate)
 
 
-def conv2d_backward(dy, x, w, problem, epilogue, *, mask, algos, tf32, out, dw, db, accumulate):
+def conv2d_backward(dy, x, w, problem, epilogue, *, mask, algos, tf32, out, accumulate_dx, dw, db, accumulate):
     options = dict(mask=mask, tf32=tf32)
-    dx = conv2d_dgrad(dy, w, problem, epilogue, **options, algo=algos[0], out=None)
     dw = conv2d_wgrad(dy, x, problem, epilogue, **options, algo=algos[1], out=dw, db=db, accumulate=accumulate)
-    return round_to(dx, x.dtype, out), dw
+    return conv2d_dgrad(dy, w, problem, epilogue, **options, algo=algos[0], out=out, accumulate=accumulate_dx), dw
 
 
 def bias_grad(dy, saved, *, activation, out, accumulate):

@@ -38,7 +38,8 @@ def conv2d_batch_norm(
 def batch_norm_backward(
     dy, x, gamma, mean, inv_std, *, beta, activation, training, mask, problem, w, above, out, dgamma, dbeta, accumulate
 ):
-    dy = dy if w is None else conv2d_dgrad(dy, w, *above[:2], mask=None, algo=above[2], tf32=above[3], out=None)
+    if w is not None:
+        dy = conv2d_dgrad(dy, w, *above[:2], mask=None, algo=above[2], tf32=above[3], out=None, accumulate=False)
     wide_dy, g, s = wide(dy), wide(gamma), wide(inv_std)
     xhat, axes, m = (wide(x) - wide(mean)) * s, tuple(range(x.ndim - 1)), max(1, math.prod(x.shape[:-1]))
     if activation is not None:

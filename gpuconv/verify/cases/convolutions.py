@@ -76,6 +76,10 @@ def convolution_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
                 yield Case("conv2d_backward", tier, name, _under_mask(problem, pool, _backward(problem)))
             else:
                 yield Case("conv2d_backward", tier, str(problem), _backward(problem))
+            if index % 3 == 0:
+                name = f"{problem} accumulated"
+                yield Case("conv2d_dgrad", tier, name, _onto(problem, _dgrad(problem, accumulate=True)))
+                yield Case("conv2d_backward", tier, name, _onto(problem, _backward(problem, accumulate_dx=True)))
             if index % 4 == 2:
                 name = f"{problem} tf32"
                 yield Case("conv2d", tier, name, _fprop(problem, bias, activation, tf32=True), ("float32",))
@@ -170,6 +174,16 @@ def _norm_below(problem: Conv2dProblem, training: bool, activation: str | None, 
         (_, x, *vectors), options = norm_backward(1, problem.c, training, activation)(rng, dtype)
         (dy, w), _ = _dgrad(problem)(rng, dtype)
         return [dy, normal(rng, problem.x_shape, x.dtype), *vectors], options | problem.window | {"w": w} | more
+
+    return make
+
+
+def _onto(problem: Conv2dProblem, gradient: Make) -> Make:
+    """The arguments of `gradient`, with an `out` to which it adds dx."""
+
+    def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
+        arrays, options = gradient(rng, dtype)
+        return arrays, options | {"out": normal(rng, problem.x_shape, dtype)}
 
     return make
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from gpuconv import ops
 from gpuconv.types import Options
+from gpuconv.verify.bounds import accumulated, rounded
 from gpuconv.verify.compare import Expected, results
 
 Arrays = Sequence[Any]
@@ -21,6 +22,25 @@ def as_float64(x: Any) -> Any:
         return [as_float64(entry) for entry in x]
     is_float = isinstance(x, np.ndarray) and x.dtype.kind not in "iub"
     return x.astype(np.float64) if is_float else x
+
+
+def added(one: Expected, before: np.ndarray) -> Expected:
+    """The expected result of an op that adds it to an array. before: that array before the call."""
+    old = as_float64(before)
+    size = np.abs(old) + np.abs(one.value)
+    bound = one.bound + accumulated(before.dtype, 1, size) + rounded(before.dtype, size)
+    return Expected(one.name, one.value + old, bound)
+
+
+def adding(rule: Rule, option: str) -> Rule:
+    """The rule of an op that adds its first result to `out` if an option says so."""
+
+    def with_out(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
+        plain = {name: value for name, value in options.items() if name not in ("out", option)}
+        first, *others = rule(op, arrays, plain, dtype)
+        return [added(first, options["out"]) if options.get(option) else first, *others]
+
+    return with_out
 
 
 def exact_results(op: str, arrays: Arrays, options: Options) -> list[Expected]:

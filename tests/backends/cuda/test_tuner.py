@@ -302,6 +302,22 @@ def test_accumulation_adds_once(on):
 
 
 @pytest.mark.kernels
+def test_accumulation_into_a_slice_adds_once(on):
+    gpu = on(StandIn(speeds("simt-64x64")))
+    dy = np.random.default_rng(1).standard_normal((2, 4, 5, 12)).astype(np.float32)
+    before = np.random.default_rng(2).standard_normal((*X.shape[:-1], X.shape[-1] + 8)).astype(np.float32)
+    results = []
+    for algo in ("auto", "simt-64x64"):
+        volume = asarray(before.copy(), "emulated")
+        options = dict(input_shape=X.shape, out=volume[..., 4:-4], accumulate=True, algo=algo)
+        ops.conv2d_dgrad(asarray(dy, "emulated"), asarray(W, "emulated"), **options)
+        results.append(to_numpy(volume))
+    assert set(gpu.timed) == set(NAMES)
+    np.testing.assert_array_equal(*results)
+    assert not np.array_equal(results[0], before)
+
+
+@pytest.mark.kernels
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_nothing_is_allocated_beyond_the_workspace(on, monkeypatch, accumulate):
     """A scratch array is used only when accumulating; if it would not fit in memory, the cost model chooses."""

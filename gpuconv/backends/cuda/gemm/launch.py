@@ -37,12 +37,16 @@ def compute(
         target, others = (_scratch(out), tuple(map(_scratch, secondary))) if accumulate else (out, secondary)
         launch(product, plan, target, others, inputs, bias=bias, accumulate=accumulate, struct=struct)
 
-    plan = tuner.choose(product, algo, out, trial, accumulate=bool(accumulate))
+    plan = tuner.choose(product, algo, out, trial, accumulate=accumulate)
     return launch(product, plan, out, secondary, inputs, bias=bias, accumulate=accumulate, struct=struct)
 
 
 def _scratch(array: Array | None) -> Any:
-    return None if array is None else empty(array.shape, array.dtype, like=array)
+    """An unwritten array like a product's output, with the same pitch."""
+    if array is None:
+        return None
+    *outer, length = array.shape
+    return empty((*outer, rows_of(array)[1]), array.dtype, like=array)[..., :length]
 
 
 def launch(

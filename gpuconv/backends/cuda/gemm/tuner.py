@@ -35,6 +35,7 @@ from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.runtime import attached_tools
 from gpuconv.backends.cuda.runtime.device_array import capability_named, capability_of
 from gpuconv.backends.cuda.runtime.kernel import text_of, when_replaced
+from gpuconv.backends.cuda.runtime.rows import rows_of
 from gpuconv.devices import Device
 from gpuconv.names import lookup
 from gpuconv.notices import Notice, notice
@@ -107,11 +108,13 @@ remembered: dict[tuple[Product, Gpu], Plan] = {}
 when_replaced(lambda: remembered.clear())
 
 
-def choose(product: Product, algo: str, out: Array, run: Callable[[Plan], None], *, accumulate: bool = False) -> Plan:
+def choose(
+    product: Product, algo: str, out: Array, run: Callable[[Plan], None], *, accumulate: bool | None = None
+) -> Plan:
     """The plan that `algo` names. "auto" on a GPU is the fastest plan, remembered or else timed by calling `run`.
 
-    run: launches the product under a plan, into `out` or, if the product accumulates, into scratch arrays of its size.
-    If the scratch arrays and the partial sums would exceed the workspace, the cost model chooses.
+    run: launches the product under a plan, into `out` or, if the product accumulates, into scratch arrays of its
+    shape and pitch. If the scratch arrays and the partial sums would exceed the workspace, the cost model chooses.
     """
     if (products := _noted.get()) is not None:
         products.append(product)
@@ -125,7 +128,7 @@ def choose(product: Product, algo: str, out: Array, run: Callable[[Plan], None],
     capability, capturing = capability_of(out), gpu.capturing()
     plans = _candidates(product, capability, gpu, ask=not capturing)
     partials = partials_bytes(product, max(each.split_k for each in plans))
-    if len(plans) == 1 or (accumulate and out.nbytes + partials > LARGEST_WORKSPACE):
+    if len(plans) == 1 or (accumulate and rows_of(out)[0].nbytes + partials > LARGEST_WORKSPACE):
         return plans[0]
     name, key = _name(product), _key(product, plans, gpu)
     if not capturing:

@@ -113,19 +113,21 @@ def conv2d_dgrad(
     algo: str,
     tf32: bool,
     out: ArrayT | None,
+    accumulate: bool,
 ) -> ArrayT:
     expect_within_limits(problem)
     dy, pitch = _near(_before_mask(dy, mask, problem, epilogue), problem, problem.k)
     (w,) = contiguous(w)
-    dx = buffer(out, problem.x_shape, dy.dtype, like=dy, pitched=True)
+    dx = buffer(out, problem.x_shape, dy.dtype, like=dy, keep=accumulate, pitched=True)
     if algo == DEPTHWISE:
-        depthwise.dgrad(dx, dy, pitch, w, problem, tf32=tf32)
+        depthwise.dgrad(dx, dy, pitch, w, problem, tf32=tf32, accumulate=accumulate)
     elif dx.size:
         flat, x_pitch = rows_of(dx)
         vector_c = pack_width(w.dtype, w, flat, count=math.gcd(problem.c // problem.groups, x_pitch))
         vector_k = pack_width(w.dtype, dy, count=math.gcd(problem.k // problem.groups, pitch))
         product = product_of("dgrad", problem, PLAIN, dy.dtype, tf32, vector_c, vector_k)
-        compute(product, algo, dx, (None,), (dy, w, *_NO_NORM), struct=packed(problem, 1, pitch, x_pitch))
+        struct = packed(problem, 1, pitch, x_pitch)
+        compute(product, algo, dx, (None,), (dy, w, *_NO_NORM), accumulate=accumulate, struct=struct)
     return store(dx, out)
 
 
@@ -150,7 +152,7 @@ def conv2d_dgrad_sums(
     vector_k = pack_width(w.dtype, dy, count=math.gcd(problem.k // problem.groups, pitch))
     product = product_of("dgrad", problem, epilogue, dy.dtype, tf32, vector_c, vector_k)
     struct = packed(problem, 1, pitch)
-    return dx, compute(product, algo, dx, (None,), (dy, w, *norm), struct=struct)
+    return dx, compute(product, algo, dx, (None,), (dy, w, *norm), accumulate=False, struct=struct)
 
 
 def conv2d_wgrad(
@@ -197,13 +199,15 @@ def conv2d_backward(
     algos: tuple[str, str],
     tf32: bool,
     out: ArrayT | None,
+    accumulate_dx: bool,
     dw: ArrayT | None,
     db: ArrayT | None,
     accumulate: bool,
 ) -> tuple[ArrayT, ArrayT]:
     dy, (dgrad, wgrad) = _before_mask(dy, mask, problem, epilogue), algos
     dw = conv2d_wgrad(dy, x, problem, PLAIN, mask=None, algo=wgrad, tf32=tf32, out=dw, db=db, accumulate=accumulate)
-    return conv2d_dgrad(dy, w, problem, PLAIN, mask=None, algo=dgrad, tf32=tf32, out=out), dw
+    dx = conv2d_dgrad(dy, w, problem, PLAIN, mask=None, algo=dgrad, tf32=tf32, out=out, accumulate=accumulate_dx)
+    return dx, dw
 
 
 def _before_mask(dy: ArrayT, mask: Array | None, problem: Conv2dProblem, epilogue: Epilogue) -> ArrayT:

@@ -61,15 +61,15 @@ def fprop(
         )
 
 
-def dgrad(dx: Array, dy: Array, pitch: int, w: Array, problem: Conv2dProblem, *, tf32: bool) -> None:
-    """Write dx. dy, pitch: the results of `rows.rows_of`."""
+def dgrad(dx: Array, dy: Array, pitch: int, w: Array, problem: Conv2dProblem, *, tf32: bool, accumulate: bool) -> None:
+    """Write dx, or add to it. dy, pitch: the results of `rows.rows_of`."""
     (n, h, across, c), stride_w = problem.x_shape, problem.stride[1]
     if dx.size:
         flat, x_pitch = rows_of(dx)
         width = _width(problem, (pitch, x_pitch), flat, dy)
         items = stride_w * ceil_div(ceil_div(across, stride_w), _OUTPUTS) * (c // width)
         kernel = _kernel("dgrad", width, dx.dtype, tf32=tf32)
-        _launch_rows(kernel, n * h, items, flat, dy, w, packed(problem, 1, pitch, x_pitch))
+        _launch_rows(kernel, n * h, items, flat, dy, w, packed(problem, 1, pitch, x_pitch), accumulate)
 
 
 def wgrad(

@@ -27,7 +27,7 @@ def linear(
 
 def linear_dgrad(dy: ArrayT, w: ArrayT, problem: LinearProblem, *, algo: str, tf32: bool, out: ArrayT | None) -> ArrayT:
     dx = buffer(out, problem.x_shape, dy.dtype, like=dy, pitched=True)
-    conv.conv2d_dgrad(dy, w, problem.convolution, PLAIN, mask=None, algo=algo, tf32=tf32, out=dx)
+    conv.conv2d_dgrad(dy, w, problem.convolution, PLAIN, mask=None, algo=algo, tf32=tf32, out=dx, accumulate=False)
     return store(dx, out)
 
 

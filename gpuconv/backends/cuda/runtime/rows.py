@@ -18,10 +18,12 @@ _MOST_ROWS = MAX_GRID[1]  # blocks along the rows; a block takes further rows in
 def rows_of(array: Array) -> tuple[Any, int]:
     """The contiguous array that a kernel takes for an array, and the pitch of the rows in it. A contiguous array is
     returned itself, a slice of channels as the memory from its first number to its last. Other arrays are copied."""
+    if array.flags.c_contiguous:  # most arrays are
+        return array, array.shape[-1] if array.ndim else 1
     pitch = pitch_of(array)
     if pitch is None:
         return copied(array), array.shape[-1]
-    if array.flags.c_contiguous or not array.size:
+    if not array.size:
         return array, pitch
     return span(array, (math.prod(array.shape[:-1]) - 1) * pitch + array.shape[-1]), pitch
 
