@@ -4,7 +4,6 @@ which the other branches read it."""
 import numpy as np
 import pytest
 
-import gpuconv as gc
 from gpuconv.inspect.profile import profile
 from gpuconv.layers import (
     AdaptiveAvgPool2D,
@@ -29,7 +28,7 @@ from gpuconv.layers import (
 )
 from gpuconv.layers.running import runs_in_place
 from gpuconv.summary import summary
-from tests.layers.test_slices import launches, step  # noqa: F401
+from tests.layers.slices import ones, step
 
 PADDED = dict(padding=1, bias=True)
 
@@ -85,9 +84,9 @@ def built(layers, device="emulated", dtype="float32", channels=3):
     return Sequential([Input((4, 6, channels)), *layers()], seed=1, device=device, dtype=dtype)
 
 
-def copies(net, launches):  # noqa: F811
+def copies(net, launches):
     """The copies of a forward and a backward."""
-    x, dy = (gc.asarray(np.ones((2, *shape), net.dtype), net.device) for shape in (net.input_shape, net.output_shape))
+    x, dy = ones(net)
     launches.clear()
     net.forward(x, True)
     net.backward(dy)
@@ -97,14 +96,14 @@ def copies(net, launches):  # noqa: F811
 @pytest.mark.kernels
 @pytest.mark.parametrize("fuse", [False, True], ids=["plain", "fused"])
 @pytest.mark.parametrize("name", NETS)
-def test_the_input_is_not_copied(name, fuse, launches, monkeypatch):  # noqa: F811
+def test_the_input_is_not_copied(name, fuse, launches, monkeypatch):
     monkeypatch.delattr("gpuconv.ops.overlap.copy_of")  # no op may copy an input: slices of one volume do not overlap
     net = built(NETS[name])
     assert copies(net.fuse() if fuse else net, launches) == 0
 
 
 @pytest.mark.kernels
-def test_other_readers_receive_a_dense_input(launches):  # noqa: F811
+def test_other_readers_receive_a_dense_input(launches):
     assert {name: copies(built(COPIED[name]), launches) for name in COPIED} == {
         "few-channels": 1,
         "off": 1,

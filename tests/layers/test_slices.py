@@ -5,9 +5,6 @@ from itertools import product
 import numpy as np
 import pytest
 
-import gpuconv as gc
-from gpuconv.backends.cuda.emulator.array import EmulatedArray
-from gpuconv.backends.cuda.runtime.kernel import Kernel
 from gpuconv.layers import (
     AdaptiveAvgPool2D,
     AvgPool2D,
@@ -31,6 +28,7 @@ from gpuconv.layers import (
     Tanh,
     Upsample,
 )
+from tests.layers.slices import ones, step
 
 PADDED = dict(padding=1, bias=True)
 ENDS = {  # the layers of a branch; its output has 8 channels
@@ -83,41 +81,12 @@ def block(end, between, device="emulated", dtype="float32"):
     return Sequential([Input((4, 5, 4)), Branches(branches)], seed=1, device=device, dtype=dtype)
 
 
-def step(net, rng):
-    """Forward, backward and inference: all of their results, as bytes."""
-    x, dy = (
-        gc.asarray(rng.normal(size=(2, *shape)).astype(net.dtype), net.device)
-        for shape in (net.input_shape, net.output_shape)
-    )
-    found = {"y": net.forward(x, True), "dx": net.backward(dy), "inferred": net.infer(x)}
-    return {name: gc.to_numpy(value).tobytes() for name, value in (found | net.grads() | net.buffers()).items()}
-
-
-@pytest.fixture
-def launches(monkeypatch):
-    """The names of the kernels that are launched, and "assign" for each volume that is copied without a kernel."""
-    found, launch, assign = [], Kernel.__call__, EmulatedArray.__setitem__
-
-    def launched(self, *arguments, **options):
-        found.append(self.name)
-        launch(self, *arguments, **options)
-
-    def assigned(self, key, value):
-        if getattr(value, "ndim", 0) > 1:
-            found.append("assign")
-        assign(self, key, value)
-
-    monkeypatch.setattr(Kernel, "__call__", launched)
-    monkeypatch.setattr(EmulatedArray, "__setitem__", assigned)
-    return found
-
-
 @pytest.mark.kernels
 @pytest.mark.parametrize("fuse", [False, True], ids=["plain", "fused"])
 @pytest.mark.parametrize("end", ENDS)
 def test_a_block_copies_no_slice(end, fuse, launches):
     net = block(end, 4).fuse() if fuse else block(end, 4)
-    x, dy = (gc.asarray(np.ones((2, *shape), np.float32), "emulated") for shape in (net.input_shape, net.output_shape))
+    x, dy = ones(net)
     launches.clear()
     net.forward(x, True)
     forward = [*launches]

@@ -56,7 +56,8 @@ def trainer(graph, optimizer="adam", device=DEVICE, **options):
 
 def fit(made, **options):
     options = {"epochs": 2, "metrics_every": 50, "progress": False, "train": loader()} | options
-    return made.fit(options.pop("train"), **options)
+    made.fit(options.pop("train"), **options)
+    return made
 
 
 def state(made):
@@ -67,6 +68,13 @@ def state(made):
 def same(one, other):
     assert one.records == other.records
     assert small.same_arrays(state(one), state(other))
+
+
+def both(run):
+    """The trainers that run(graph=False) and run(graph=True) return; they must end with the same bits."""
+    runs = [run(graph) for graph in (False, True)]
+    same(*runs)
+    return runs
 
 
 @pytest.fixture
@@ -101,11 +109,13 @@ def captures(monkeypatch):
 @pytest.mark.parametrize("optimizer", ["sgd:momentum=0.9,nesterov=true", "adam"])
 @pytest.mark.parametrize(("batch_size", "metrics_every"), [(1, 50), (5, 3), (4, 1)])
 def test_replayed_steps_have_the_bits_of_uncaptured_ones(captures, device, optimizer, batch_size, metrics_every):
-    runs = []
-    for graph in (False, True):
-        runs.append(trainer(graph, optimizer, device))
-        fit(runs[-1], train=loader(batch_size=batch_size, device=device), metrics_every=metrics_every)
-    same(*runs)
+    both(
+        lambda graph: fit(
+            trainer(graph, optimizer, device),
+            train=loader(batch_size=batch_size, device=device),
+            metrics_every=metrics_every,
+        )
+    )
     assert captures["replays"]
     if batch_size == 1 and device == "emulated":
         # 22 steps an epoch. The first: 1 uncaptured, 7 single, a graph of 8, 6 single; the second: two of 8, 6 single.
@@ -119,12 +129,13 @@ def test_replayed_steps_have_the_bits_of_uncaptured_ones(captures, device, optim
 @pytest.mark.parametrize("precision", ["tf32", "float16", "bfloat16"])
 def test_replayed_steps_have_the_same_bits_in_every_precision(captures, device, precision):
     """In float16 steps are skipped, and the loss scale falls and grows inside graphs."""
-    runs = []
-    for graph in (False, True):
+
+    def run(graph):
         scale = LossScale(start=2.0**30, interval=2) if precision == "float16" else None
-        runs.append(trainer(graph, device=device, precision=precision, loss_scale=scale))
-        fit(runs[-1], train=loader(device=device, dtype=runs[-1].net.dtype))
-    same(*runs)
+        made = trainer(graph, device=device, precision=precision, loss_scale=scale)
+        return fit(made, train=loader(device=device, dtype=made.net.dtype))
+
+    runs = both(run)
     assert captures["replays"]
     if precision == "float16":
         scale, _, _, skipped = runs[0].loss_scale.read()
@@ -136,34 +147,26 @@ def test_replayed_steps_have_the_same_bits_in_every_precision(captures, device, 
 @pytest.mark.kernels
 @devices
 def test_replayed_steps_have_the_same_bits_with_groups_and_their_schedules(captures, device):
-    groups, runs = "filters -> muon:lr=0.02; conv1.bias -> sgd:lr=0.05 @ linear:2; * -> sgd:lr=0.05", []
-    for graph in (False, True):
-        runs.append(trainer(graph, groups, device, lr=1.0))
-        fit(runs[-1], train=loader(device=device))
-    same(*runs)
+    groups = "filters -> muon:lr=0.02; conv1.bias -> sgd:lr=0.05 @ linear:2; * -> sgd:lr=0.05"
+    both(lambda graph: fit(trainer(graph, groups, device, lr=1.0), train=loader(device=device)))
     assert captures["replays"]
 
 
 @devices
 @pytest.mark.parametrize("augmentation", [Augmentation(mixup=0.4), Augmentation(cutmix=1, flip=True)], ids=str)
 def test_replayed_steps_have_the_same_bits_with_mixed_batches(captures, device, augmentation):
-    runs = []
-    for graph in (False, True):
-        runs.append(trainer(graph, device=device))
-        train = loader(batch_size=2, device=device)
-        fit(runs[-1], train=train.over(train.dataset, augmentation=augmentation))
-    same(*runs)
+    plain = loader(batch_size=2, device=device)
+    both(lambda graph: fit(trainer(graph, device=device), train=plain.over(plain.dataset, augmentation=augmentation)))
     assert captures["replays"]
 
 
 @devices
 @pytest.mark.parametrize("options", [{"clip": 0.1}, {"clip": "value:0.01"}, {"ema": 0.9}, {"accumulate": 3}], ids=str)
 def test_replayed_steps_have_the_same_bits_with_clipping_averages_and_accumulation(captures, device, options):
-    runs, batch_size = [], 1 if "accumulate" in options else 2  # so that the second epoch replays 8 steps at once
-    for graph in (False, True):
-        runs.append(trainer(graph, device=device, **options))
-        fit(runs[-1], train=loader(batch_size=batch_size, device=device))
-    same(*runs)
+    batch_size = 1 if "accumulate" in options else 2  # so that the second epoch replays 8 steps at once
+    runs = both(
+        lambda graph: fit(trainer(graph, device=device, **options), train=loader(batch_size=batch_size, device=device))
+    )
     assert small.same_arrays(*(made.snapshot().tensors for made in runs))
     assert captures["replays"]
 
@@ -191,11 +194,7 @@ class DropMore(Callback):
 @pytest.mark.slow
 @pytest.mark.parametrize("callback", [Lower, AtEpochs, DropMore])
 def test_changes_by_a_callback_take_effect_in_replayed_steps(callback):
-    runs = []
-    for graph in (False, True):
-        runs.append(trainer(graph))
-        fit(runs[-1], callbacks=[callback()], validation=loader(9, 4, shuffle=False))
-    same(*runs)
+    both(lambda graph: fit(trainer(graph), callbacks=[callback()], validation=loader(9, 4, shuffle=False)))
 
 
 @pytest.mark.parametrize("graph", [False, True])
@@ -218,11 +217,7 @@ def test_a_replaced_array_triggers_a_new_capture():
             layer = next(layer for layer in trainer.net.walk() if "weight" in layer.arrays)
             layer.arrays["weight"] = asarray(to_numpy(layer.arrays["weight"]) * 2, DEVICE)
 
-    runs = []
-    for graph in (False, True):
-        runs.append(trainer(graph, "sgd"))
-        fit(runs[-1], callbacks=[Replace()])
-    same(*runs)
+    both(lambda graph: fit(trainer(graph, "sgd"), callbacks=[Replace()]))
 
 
 @pytest.mark.slow
@@ -235,14 +230,11 @@ def test_a_stopped_run_with_graphs_resumes_with_the_same_bits(tmp_path):
             if trainer.steps == 13:
                 trainer.stop("enough")
 
-    straight = trainer(False)
-    fit(straight)
+    straight = fit(trainer(False))
     stopped = trainer(True)
     fit(stopped, run_dir=tmp_path / "run", callbacks=[Stop()], checkpoint_every=5)
     assert stopped.steps == 15  # checkpoints at 5, 10 and 15 end groups of steps; the stop came within the last group
-    resumed = trainer(True)
-    fit(resumed, run_dir=tmp_path / "run", resume=True)
-    same(straight, resumed)
+    same(straight, fit(trainer(True), run_dir=tmp_path / "run", resume=True))
 
 
 @pytest.mark.slow
