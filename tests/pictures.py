@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import functools
 
 import pytest
 
@@ -13,10 +14,15 @@ PIXEL = base64.b64decode(
 )
 
 
+@functools.wraps(DRAW)
+def draw_one_pixel(path, make):
+    files.write(plots.target(path), PIXEL)
+
+
 @contextlib.contextmanager
 def blank():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "draw", lambda path, make: files.write(plots.target(path), PIXEL))
+        patch.setattr(plots, "draw", draw_one_pixel)
         yield
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import gpuconv as gc
+from gpuconv.plots import canvas
 
 plots = pytest.importorskip("gpuconv.plots")
 pytest.importorskip("matplotlib")
@@ -100,8 +101,8 @@ def test_scores_are_the_best_five_sorted():
 
 def test_the_right_class_is_marked():
     colors = {text.get_text(): text.get_color() for text in panels(picture(truth=3))["scores"].texts}
-    assert colors["25.0 %"] == plots.GOOD
-    assert plots.GOOD not in (colors["40.0 %"], colors["15.0 %"])
+    assert colors["25.0 %"] == canvas.GOOD
+    assert canvas.GOOD not in (colors["40.0 %"], colors["15.0 %"])
 
 
 def test_all_scores_are_shown_if_there_are_fewer_than_five():
@@ -128,7 +129,7 @@ def test_errors_are_drawn_relative_to_their_bound():
     assert set(bound.get_xdata()) == {1}
     low, high = axes.get_xlim()
     at = [(dot.get_ydata()[0], dot.get_xdata()[0], dot.get_color()) for dot in dots]
-    cold, good, warm = plots.COLD, plots.GOOD, plots.WARM
+    cold, good, warm = canvas.COLD, canvas.GOOD, canvas.WARM
     assert at == [(0, 0.1, cold), (0, 1e-3, good), (1, low, cold), (2, 2.5e6, warm), (3, high, warm)]
     assert high > 2.5e6
     with pytest.raises(ValueError, match="at least one row"):

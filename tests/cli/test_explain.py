@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import gpuconv as gc
-from gpuconv import plots
 from gpuconv.cli import main
 from gpuconv.layers import Branches, Conv2D, Flatten, Input, Linear, MaxPool2D, ReLU, Residual
 
@@ -19,7 +18,7 @@ Image = pytest.importorskip("PIL.Image")
 @pytest.fixture
 def work(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plots, "save", lambda figure, path: path.write_bytes(b"drawn"))
+    monkeypatch.setattr("gpuconv.plots.saving.save", lambda figure, path: path.write_bytes(b"drawn"))
     rng = np.random.default_rng(0)
     net = gc.Sequential(
         Input((8, 8, 1)),

@@ -7,7 +7,6 @@ import shutil
 import numpy as np
 import pytest
 
-from gpuconv import plots
 from gpuconv.cli import main
 from gpuconv.names import printable
 
@@ -37,7 +36,7 @@ def work(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("pictures")
 def test_no_command_prints_terminal_control_characters(work, capsys, monkeypatch):
-    monkeypatch.setattr(plots, "save", lambda figure, path: texts(figure))
+    monkeypatch.setattr("gpuconv.plots.saving.save", lambda figure, path: texts(figure))
     drawn = []
 
     def texts(figure):

@@ -211,14 +211,13 @@ def test_a_run_is_resumed_with_its_own_settings_and_another_checkpoint_interval(
 
 
 def test_a_full_disk_gives_one_line_that_names_the_file(tmp_path, monkeypatch, capsys):
-    from gpuconv import plots
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     calls, sync = [], os.fsync
     monkeypatch.setattr(os, "fsync", lambda number: full() if len(calls) > 10 else calls.append(sync(number)))
-    monkeypatch.setattr(plots, "save", full)  # must not hide the message
+    monkeypatch.setattr("gpuconv.plots.saving.save", full)  # must not hide the message
     assert train("--epochs", 9, "--run-dir", tmp_path / "run") == 2
     error = capsys.readouterr().err
     assert re.search(r"^gpuconv: error: cannot write .*safetensors: No space left on device", error)

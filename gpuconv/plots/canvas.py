@@ -1,0 +1,117 @@
+"""The dark figures that all pictures are drawn on: sizes in pixels, text, axes."""
+
+from __future__ import annotations
+
+import io
+from bisect import bisect_right
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DPI = 150
+TIMES = "\N{MULTIPLICATION SIGN}"
+INK, MUTED, FAINT, PAPER = "#e8e6e3", "#8d93a5", "#2a2f3d", "#11141b"
+WARM, COLD, GOOD = "#ffb454", "#59c2ff", "#7fd962"
+
+
+class PlotError(RuntimeError):
+    """A picture cannot be drawn; the message says why in one line."""
+
+
+class NoMatplotlibError(PlotError):
+    """No picture can be drawn: matplotlib is not installed or cannot be imported."""
+
+
+def new_figure(width: int, height: int) -> Figure:
+    """An empty figure of this size in pixels."""
+    try:
+        from matplotlib.figure import Figure as Canvas
+    except ModuleNotFoundError as error:
+        raise NoMatplotlibError("pictures need matplotlib: python -m pip install 'gpuconv[plot]'") from error
+    except Exception as error:  # importing it reads MPLBACKEND and matplotlibrc
+        raise NoMatplotlibError(f"matplotlib cannot be imported: {one_line(error)}") from error
+    figure = Canvas(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=PAPER)
+    figure._repr_png_ = partial(_png, figure)  # type: ignore[attr-defined]
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    """A notebook's representation of a figure."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", facecolor=figure.get_facecolor())
+    return file.getvalue()
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    """A `figure` as an image, uint8 (H, W, 3)."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def write_text(
+    place: Axes | Figure, x: float, y: float, words: str, *, max_width: float = np.inf, **style: Any
+) -> None:
+    """Write `words` literally, without formulas, and with "?" for characters that the font lacks.
+
+    place: a figure or axes. max_width: in pixels; longer text ends in an ellipsis.
+    """
+    from matplotlib.font_manager import findfont, get_font
+
+    text = place.text(x, y, "", parse_math=False, **style)
+    font = get_font(findfont(text.get_fontproperties()))
+    shown = (letter.isprintable() and font.get_char_index(ord(letter)) for letter in words)
+    words = "".join(letter if has else "?" for letter, has in zip(words, shown))
+
+    def width(written: str) -> float:
+        text.set_text(written)
+        return text.get_window_extent().width
+
+    def cut(length: int) -> str:
+        return words[:length].rstrip() + "…"
+
+    text.set_text(words)
+    if max_width < np.inf and width(words) > max_width:
+        longer = bisect_right(range(len(words)), max_width, key=lambda length: width(cut(length)))
+        text.set_text(cut(max(0, longer - 1)))
+
+
+def heading(figure: Figure, words: str, width: int, height: int) -> None:
+    """A title in the upper left corner of a figure of this size in pixels."""
+    style = {"color": INK, "fontsize": 11, "weight": "bold", "va": "center"}
+    write_text(figure, 50 / width, 1 - 45 / height, words, max_width=width - 100, **style)
+
+
+def beside(axes: Axes) -> Any:
+    """The transform for text beside a row: x as a share of the axes' width, y in data coordinates."""
+    return axes.get_yaxis_transform()
+
+
+def style_axes(axes: Axes, across: str) -> None:
+    """Style axes with lines. across: the label of the horizontal axis."""
+    axes.set_facecolor(PAPER)
+    axes.grid(axis="y", color=FAINT, lw=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(MUTED)
+    axes.tick_params(which="both", colors=MUTED, labelsize=7, length=0, pad=6)
+    axes.set_xlabel(across, color=MUTED, fontsize=8)
+
+
+def show(axes: Axes, pixels: np.ndarray, label: str) -> None:
+    axes.imshow(pixels, interpolation="nearest", aspect="auto")
+    axes.set_axis_off()
+    axes.set_label(label)

@@ -1,0 +1,123 @@
+"""Lines: the curves of a run, and the loss by learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gpuconv.plots.canvas import COLD, GOOD, INK, MUTED, WARM, new_figure, style_axes, write_text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def curves(history: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
+    """Loss and accuracy by epoch, for the training, validation and test images.
+
+    Args:
+        history: One mapping for each epoch with "epoch" and any of "train_loss", "train_accuracy", "validation_loss",
+            ..., "test_accuracy" (accuracies between 0 and 1); missing measures are not drawn.
+        title: Above the curves; "" for none.
+
+    Raises:
+        ValueError: An empty history.
+    """
+    if not history:
+        raise ValueError("curves need at least one epoch, received an empty history")
+    figure = new_figure(1500, 620)
+    if title:
+        write_text(figure, 0.045, 0.94, title, max_width=1365, color=INK, fontsize=11, weight="bold", va="center")
+    for number, (quantity, scale, form) in enumerate((("loss", 1, "{:.3f}"), ("accuracy", 100, "{:.1f} %"))):
+        axes = figure.add_axes((0.045 + 0.495 * number, 0.14, 0.335, 0.66 if title else 0.76))
+        axes.set_title(quantity, color=MUTED, fontsize=9, loc="left", pad=10)
+        ends = []
+        for part, color in (("train", COLD), ("validation", GOOD), ("test", WARM)):
+            key = f"{part}_{quantity}"
+            points = [(row["epoch"], scale * row[key]) for row in history if row.get(key) is not None]
+            if points:
+                x, y = zip(*points)
+                axes.plot(x, y, color=color, lw=1.8, marker="o", ms=3 if len(x) < 40 else 0, label=part)
+                ends.append([y[-1], f"{part} {form.format(y[-1])}", color])
+        _style_curves(axes, [row["epoch"] for row in history])
+        _label_ends(axes, ends)
+    return figure
+
+
+def rates(
+    rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray, suggestion: float | None = None, *, title: str = ""
+) -> Figure:
+    """The loss by learning rate, on a logarithmic axis, as found by `gpuconv.training.lr_find`. A loss that diverges
+    leaves the picture at the top.
+
+    Args:
+        rates, losses, smoothed: (steps,) each.
+        suggestion: A rate to mark.
+        title: Above the curve; "" for none.
+
+    Raises:
+        ValueError: There is no step.
+    """
+    if not len(rates):
+        raise ValueError("a picture of rates needs at least one step, received none")
+    figure = new_figure(1100, 640)
+    write_text(
+        figure,
+        0.08,
+        0.94,
+        title or "loss by learning rate",
+        max_width=940,
+        color=INK,
+        fontsize=11,
+        weight="bold",
+        va="center",
+    )
+    axes = figure.add_axes((0.08, 0.14, 0.86, 0.7))
+    axes.plot(rates, losses, color=COLD, lw=1, alpha=0.45, label="loss")
+    axes.plot(rates, smoothed, color=COLD, lw=2, label="smoothed")
+    low, first = float(np.min(smoothed)), float(smoothed[0])
+    margin = max(first - low, 0.1 * abs(first), 1e-12)
+    axes.set_ylim(float(np.min(losses)) - 0.1 * margin, min(first + margin, float(np.max(losses)) + 0.1 * margin))
+    style_axes(axes, "learning rate")
+    axes.set_xscale("log")
+    axes.set_xlim(rates[0], rates[-1] if len(rates) > 1 else 10 * rates[0])
+    if suggestion is not None:
+        axes.axvline(suggestion, color=WARM, lw=1.2, ls="--")
+        at = float(np.interp(np.log(suggestion), np.log(rates), smoothed))
+        axes.plot([suggestion], [at], color=WARM, marker="o", ms=6)
+        left = suggestion < np.sqrt(rates[0] * rates[-1])  # the half that has space for the text
+        axes.annotate(
+            f"falls fastest: {suggestion:.2g}",
+            (suggestion, at),
+            xytext=(8, 8) if left else (-8, -18),
+            textcoords="offset points",
+            color=WARM,
+            fontsize=8,
+            ha="left" if left else "right",
+        )
+    legend = axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=8, frameon=False)
+    for text in legend.get_texts():
+        text.set_color(MUTED)
+    return figure
+
+
+def _style_curves(axes: Axes, epochs: Sequence[int]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    style_axes(axes, "epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
+    axes.set_xlim(min(epochs) - 0.5 * (len(set(epochs)) == 1), max(epochs) + 0.5 * (len(set(epochs)) == 1))
+
+
+def _label_ends(axes: Axes, ends: list[list[Any]]) -> None:
+    """Write the name and last value of each line at its right end, separated where they would overlap."""
+    low, high = axes.get_ylim()
+    gap = 0.075 * (high - low)
+    ends.sort()
+    for lower, upper in pairwise(ends):
+        upper[0] = max(upper[0], lower[0] + gap)
+    for y, text, color in ends:
+        axes.text(1.02, (y - low) / (high - low), text, color=color, fontsize=8, va="center", transform=axes.transAxes)
