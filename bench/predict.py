@@ -77,6 +77,7 @@ def rows_of(
 
 
 def _recorded(entry: Entry, kernel: dict[str, Any], reduction: int, gpu: Gpu) -> dict[str, float]:
+    """The amounts that the model multiplies by its rates, by name, for a recorded launch."""
     macros, algorithm = kernel["macros"], find(kernel["algorithm"], entry.dtype)
     vectors = int(macros["VECTOR_C"]), int(macros["VECTOR_K"])
     loop = predict_time.compiled(algorithm, entry.op, entry.dtype, vectors, gpu.arch).loop

@@ -100,6 +100,7 @@ def has_norms_below(net) -> bool:
 
 
 def _prepared(step: Step, device: str, norm_sums: bool | None = None) -> tuple[Trainer, list[Any], list[np.ndarray]]:
+    """The trainer, the batches on the device, and the first loss. Raises WrongResultError for wrong gradients."""
     dtype = step.entry.dtype
     _prove_gradients(step, device)
     net = step.net(device, dtype)

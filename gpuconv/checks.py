@@ -163,6 +163,7 @@ def _normal(shape: tuple[int, ...], seed: int, substream: int) -> np.ndarray:
 
 
 def _numerical(loss: Callable[[], float], array: Array, chosen: np.ndarray, step: float, device: str) -> np.ndarray:
+    """The derivatives of `loss` by the `chosen` elements of the array, by central differences."""
     host = backends.to_numpy(array).copy()
     gradients = np.empty(len(chosen))
     for place, element in enumerate(chosen):

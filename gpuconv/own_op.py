@@ -119,6 +119,7 @@ def _compared(
     allowed: float,
     axes: Sequence[int] | None,
 ) -> Comparison:
+    """The user's function on one case, compared with the expected results."""
     given = [_laid_out(None if array is None else array.copy(), axes) for array in arrays.values()]
     try:
         received = mine(*given, **options)
@@ -144,6 +145,7 @@ def _alike(received: Any, expected: Any) -> bool:
 
 
 def _difference(name: str, received: object, expected: Any, allowed: float, axes: Sequence[int] | None) -> Comparison:
+    """One result compared with the expected one. allowed: the error, relative to the largest expected number."""
     expected = _laid_out(backends.to_numpy(expected), axes)
     try:
         if received is None:

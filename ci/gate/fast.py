@@ -216,6 +216,7 @@ def issue_bound(kernels: dict[str, dict[str, float]]) -> Verdict:
 
 
 def _keep(gate: Gate, path: Path) -> bool:
+    """Zip a report into the gate's output. Returns False if there is no report or it is too large."""
     if not path.is_file():
         return False
     packed = path.with_suffix(".zip")

@@ -281,6 +281,7 @@ class Rounding:
         return self._computed(one, other) + one.error + other.error
 
     def _computed(self, one: Digest, other: Digest) -> float:
+        """The difference of the norms that rounding in the computation explains; counts the rounding of this tensor."""
         self.relative += max(map(_rounding, (one, other)))
         error = self.relative * math.hypot(*self._gradients.values())
         if one.direction == "gradient":

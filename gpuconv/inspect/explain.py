@@ -291,10 +291,11 @@ def chosen_score(scores: Array, target: int | None) -> np.ndarray:
 
 # --- the parts of the sum ----------------------------------------------------------------------
 
-Parts = tuple[np.ndarray, np.ndarray | None, float, list[Term]]
+Parts = tuple[np.ndarray, np.ndarray | None, float, list[Term]]  # values, weights (None: a maximum), bias, terms
 
 
 def _inputs(layer: Layer, x: Array, at: Place) -> Parts:
+    """The inputs whose products add up to a value of the layer's output, the largest terms first."""
     if isinstance(layer, Merging) and layer.merge == "add":
         return _added([host(branch)[0] for branch in branches(layer, x)], at)
     window = reads(layer, host(x)[0], at)
@@ -313,6 +314,7 @@ def _added(volumes: Sequence[np.ndarray], at: Place) -> Parts:
 
 
 def _senders(layer: Layer, x: np.ndarray, dy: np.ndarray, at: Place) -> Parts:
+    """The output gradients whose products add up to the gradient of an input value, the largest terms first."""
     weight = sends(layer, x, at)
     order = np.argsort(-np.abs(dy * weight), axis=None, kind="stable")
     places = [tuple(map(int, np.unravel_index(number, dy.shape))) for number in order[: np.count_nonzero(weight)]]

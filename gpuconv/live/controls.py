@@ -108,6 +108,7 @@ def _expect_bounded(layer: Layer) -> None:
 
 
 def _short(config: object) -> Any:
+    """A net's config without names and without settings that have their defaults."""
     if isinstance(config, list):
         return [_short(entry) for entry in config]
     if not isinstance(config, dict) or "layer" not in config:

@@ -145,6 +145,7 @@ def _shown(net: Layer) -> dict[Layer, str]:
 
 
 def _volume(name: str, y: Array) -> Volume:
+    """The first slices of a layer's output for the first image, subsampled if they are large."""
     one = y[0]
     shape = tuple(one.shape)
     step = _step(shape) if len(shape) == 3 else 1

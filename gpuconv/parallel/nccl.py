@@ -140,6 +140,7 @@ class NCCL(Ranks):
         self.sent += 2 * (self.size - 1) * flat.nbytes // self.size
 
     def _swap(self, partner: int, *, give: Array | None = None, into: Array | None = None) -> None:
+        """Send `give` to the partner and receive `into` from it, in one call."""
         byte, stream = self._library.NCCL_UINT8, self._stream()
         self._library.groupStart()
         if give is not None and give.size:

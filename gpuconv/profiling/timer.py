@@ -126,6 +126,7 @@ class CudaTimer:
         return [1e-3 * float(self._cupy.cuda.get_elapsed_time(marks[0], mark)) for mark in marks]
 
     def _once(self, call: Call) -> tuple[float, float]:
+        """The seconds until a call returned, and until its work was done."""
         start = time.perf_counter()
         call(0)
         queued = time.perf_counter()
@@ -133,6 +134,7 @@ class CudaTimer:
         return queued - start, time.perf_counter() - start
 
     def _run(self, call: Call, count: int) -> float:
+        """The seconds of a call, as the mean over `count` calls that are queued at once."""
         start = time.perf_counter()
         for number in range(count):
             call(number)
@@ -140,6 +142,7 @@ class CudaTimer:
         return (time.perf_counter() - start) / count
 
     def _events(self, call: Call, count: int, host: float) -> list[float]:
+        """The seconds of device time of each of `count` calls. host: the seconds that queueing one of them takes."""
         marks = [self._cupy.cuda.Event() for _ in range(count + 1)]
         self.hold(1.5 * (count + 1) * host)
         call(count)  # after the large copy, so that the first timed call finds the cache as another call leaves it

@@ -108,6 +108,7 @@ class Fit:
             raise unsaved
 
     def _epochs(self) -> None:
+        """Train until the last epoch is complete or something stops the run."""
         run, feed, replay = self.run, self.feed, self.replay
         if not run.batches:
             raise ValueError("the loader has no batch: its length is 0")
@@ -235,6 +236,7 @@ class Fit:
             self._notify(self.callbacks, "on_test", run.tested)
 
     def _measured(self, end: bool = False) -> Record:
+        """The measures of the held-out data (`HeldOut.measure`). Raises DivergedError for a loss that is not finite."""
         run = self.run
         run.gather_averages()
         with run.same_bits(), run.averaged():

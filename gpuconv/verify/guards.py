@@ -23,6 +23,7 @@ class Guards:
         cupy.cuda.set_allocator(self._guarded)
 
     def _guarded(self, size: int) -> Any:
+        """Memory of `size` bytes, filled with NaN, between two guard zones."""
         block = self._malloc(size + 2 * ZONE)
         block.memset_async(_CANARY, size + 2 * ZONE)
         inside = self._cupy.cuda.MemoryPointer(block.mem, ZONE)
@@ -41,6 +42,7 @@ class Guards:
         return ""
 
     def mark(self) -> int:
+        """The place in the order of allocations from which `release` may begin."""
         return len(self._blocks)
 
     def release(self, mark: int = 0) -> None:

@@ -31,6 +31,7 @@ class Matrix:
         gradient += np.matmul(view_by_column, _by_group(other, gradient), out=np.empty_like(gradient))
 
     def _of(self, view: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """The block as matrices (groups, pixels, columns), with a last column of ones if `weights` have a bias row."""
         (n, p, q, r, s, channels), (groups, columns, _) = view.shape, weights.shape
         height, width = n * p * q, r * s * channels // groups
         by_group = view.reshape(n, p, q, r, s, groups, channels // groups).transpose(5, 0, 1, 2, 3, 4, 6)
