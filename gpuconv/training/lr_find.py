@@ -14,10 +14,9 @@ from gpuconv.arguments import integer, number
 from gpuconv.data import Normalization
 from gpuconv.layers import Layer
 from gpuconv.layers.base import expect_built
-from gpuconv.training import own_optimizers
 from gpuconv.training.callbacks import Callback
 from gpuconv.training.clip import Clip
-from gpuconv.training.optimizers import Groups
+from gpuconv.training.optimizers import Groups, adapted
 from gpuconv.training.run_state import DivergedError, RunState
 from gpuconv.training.trainer import Trainer
 from gpuconv.types import Record
@@ -122,7 +121,7 @@ def lr_find(
         raise ValueError(f"the rate rises from `start`, above 0, to `end`, received {start:g} and {end:g}")
     steps = integer("steps", steps, 2)
     _expect_no_rate(optimizer, optimizer_settings)
-    own = own_optimizers.optimizer(_untouched(optimizer), **optimizer_settings)
+    own = adapted.adapt(_untouched(optimizer), **optimizer_settings)
     own.lr = 1.0
     for each in own.walk():
         each.steps = 0

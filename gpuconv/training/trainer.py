@@ -19,7 +19,7 @@ from gpuconv.layers.saving import notes
 from gpuconv.metrics import named
 from gpuconv.names import lookup
 from gpuconv.parallel import Ranks, report_errors
-from gpuconv.training import digests, feeding, own_optimizers, schedules, stored, user_data
+from gpuconv.training import digests, feeding, schedules, stored, user_data
 from gpuconv.training.callbacks import Checkpoints, Progress, checked, keepers
 from gpuconv.training.clip import Clip
 from gpuconv.training.ema import decay_value
@@ -28,7 +28,7 @@ from gpuconv.training.held_out import HeldOut
 from gpuconv.training.history import History
 from gpuconv.training.interrupts import Interrupts
 from gpuconv.training.loss_scale import LossScale
-from gpuconv.training.optimizers import Optimizer
+from gpuconv.training.optimizers import Optimizer, adapted
 from gpuconv.training.plateau import Plateau
 from gpuconv.training.run_state import RunState
 from gpuconv.training.rundir import RunDirectory
@@ -58,7 +58,7 @@ class Trainer(RunState):
     Args:
         net: Built, on the device where it is to be trained.
         optimizer: A name with `lr` and further settings (`gpuconv.training.optimizers`), an optimizer, or any object
-            with step(params, grads) (`own_optimizers.Adapted`).
+            with step(params, grads) (`adapted.Adapted`).
         loss: A name, or a function (`gpuconv.losses`).
         schedule: A short form, such as "cosine,warmup:5", a schedule, or any function of the step (`schedules.Called`).
         plateau: Lowers the rate further when the validation loss no longer improves: a patience in epochs, a short
@@ -144,12 +144,12 @@ class Trainer(RunState):
         self.shadowed: Shadow | None = None
         self.violation = lookup("violation", violation, {each: each for each in VIOLATIONS})
         self.metrics = named(metrics)
-        own, factor = own_optimizers.optimizer(optimizer, **optimizer_settings), schedules.get(schedule)
+        own, factor = adapted.adapt(optimizer, **optimizer_settings), schedules.get(schedule)
         watched = Plateau.of(plateau)
-        own_optimizers.expect_rate(own, factor, watched)
+        adapted.expect_rate(own, factor, watched)
         limit = Clip.of(clip)
-        own_optimizers.expect_clip(own, limit)
-        own_optimizers.expect_update(own, ema)
+        adapted.expect_clip(own, limit)
+        adapted.expect_update(own, ema)
         super().__init__(
             net,
             own,
@@ -346,7 +346,7 @@ def _synchronized(sync_batch_norm: object, fuse: bool | None) -> bool:
 def _shared_out(shard_optimizer: object, optimizer: Optimizer) -> bool:
     """Check the argument `shard_optimizer` and return it."""
     given = flag("shard_optimizer", shard_optimizer)
-    if given and isinstance(optimizer, own_optimizers.Adapted):
+    if given and isinstance(optimizer, adapted.Adapted):
         raise ValueError(
             f"shard_optimizer needs one of gpuconv's optimizers, whose state it can divide among the ranks; "
             f"{type(optimizer.inner).__name__} keeps its own"
