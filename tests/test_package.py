@@ -309,3 +309,14 @@ def test_the_docs_name_every_command_and_net():
     text = (ROOT / "docs/commands.md").read_text()
     assert [name for name in COMMANDS if f"gpuconv {name}" not in text] == []
     assert [name for name in models.MODELS if name not in text] == []
+
+
+def test_names_in_british_spelling_still_work():
+    from gpuconv import checks
+    from gpuconv.data import Augmentation, Dataset
+    from gpuconv.data.folder import FolderSamples
+
+    assert checks.regularisation is checks.regularization
+    assert Dataset.relabelled is Dataset.relabeled
+    assert FolderSamples.relabelled is FolderSamples.relabeled
+    assert Augmentation(hue=0.1).colours == Augmentation(hue=0.1).colors
