@@ -21,7 +21,7 @@ def doubt(path: Path) -> str:
     if not (stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode)):
         return f"{path} is neither a file nor a folder"
     if found.st_uid not in (os.getuid(), 0):
-        return f"{path} belongs to the user of number {found.st_uid}"
+        return f"{path} belongs to user {found.st_uid}"
     if found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and not _is_own_group(path, found.st_gid)):
         return f"others can write {path}"
     return ""

@@ -16,7 +16,8 @@
 // (PTX ISA, "cp.async.bulk", "cp.async.bulk.tensor"; CUDA driver API, cuTensorMapEncodeTiled.)
 //
 // On the emulated device a map comes from gpuconv.backends.cuda.emulator.tensor_map. The emulator reports a box that lies wholly
-// outside the tensor in the first or the last dimension, or 128 elements away from it in one between, where convolutions have padding.
+// outside the tensor in the first or the last dimension, or 128 elements away from it in a dimension between these, where
+// convolutions have padding.
 #pragma once
 
 #include "mbarrier.cuh"

@@ -86,8 +86,8 @@ def sides(call: Call, arrays: Arrays, device: str, compiled: bool) -> list[Side]
 
     if call.entry.op in _UNCOMPILED:
         optimizer = call.entry.op.startswith("sgd")
-        plain = {"fused": False} if optimizer else {"eager": False, "channels_last": True}
-        return [Side(PEER, name, form(last, False)) for name, last in plain.items()]
+        channels_last = {"fused": False} if optimizer else {"eager": False, "channels_last": True}  # by the form's name
+        return [Side(PEER, name, form(last, False)) for name, last in channels_last.items()]
     forms = {"eager": (False, False), "channels_last": (True, False), "compile": (True, True)}
     return [Side(PEER, name, form(*how)) for name, how in forms.items()]
 

@@ -204,10 +204,10 @@ def class_numbers(labels: object, name: str, count: int) -> NDArray[np.int64]:
     """Labels as int64 (count,). Raises TypeError and ValueError for anything but class numbers."""
     found = to_numpy(labels, f"labels of {name!r}")
     if found.shape != (count,):
-        one_hot = "; x.argmax(1) converts one-hot rows" if found.ndim == 2 and found.shape[1] > 1 else ""
-        one_hot = one_hot or ("; x.ravel() gives one axis" if found.size == count else "")
+        hint = "; x.argmax(1) converts one-hot rows" if found.ndim == 2 and found.shape[1] > 1 else ""
+        hint = hint or ("; x.ravel() gives one axis" if found.size == count else "")
         raise ValueError(
-            f"labels of {name!r} must be one for each of {count} images, received shape {found.shape}{one_hot}"
+            f"labels of {name!r} must be one for each of {count} images, received shape {found.shape}{hint}"
         )
     if found.dtype.kind not in "iu":
         raise TypeError(

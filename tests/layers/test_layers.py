@@ -556,7 +556,7 @@ def test_an_upsampling_stored_without_a_mode_repeats_pixels():
     assert Layer.from_config(config).mode == "nearest"
 
 
-def test_upsampling_and_adaptive_layers_refuse_impossible_sizes():
+def test_layers_of_images_refuse_impossible_sizes_and_groups():
     for make, words in (
         (
             lambda: ConvTranspose2D(4, 3, stride=2, output_padding=2),

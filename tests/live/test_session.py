@@ -329,8 +329,8 @@ def test_a_net_with_an_optimizer_of_groups_trains_and_changes(open_session):
         do(session, "change", settings={"momentum": 0.5})
 
 
-def test_a_change_keeps_the_epoch_and_only_the_same_optimizers_state(open_session):
-    """The epoch continues with whole batches of the new size; another optimizer starts with empty state."""
+def test_a_change_continues_the_epoch_and_another_optimizer_starts_with_empty_state(open_session):
+    """The epoch continues with whole batches of the new size."""
     session = open_session(start=False, changes={"optimizer": {"optimizer": "adam", "lr": 0.01}})
     session.phase = PAUSED
     session.start()

@@ -152,7 +152,7 @@ for seed in (0, 5):
     load({str(KERNELS)!r}).kernel("block_sums")(4, 128, y, emulator.asarray(np.ones(512, np.int32)), shared=512)
 assert (np.asarray(y) == 128).all()
 try:
-    load({str(KERNELS)!r}).kernel("block_votes")(1, 2000 % 1024, emulator.empty(3, np.int32), -1)
+    load({str(KERNELS)!r}).kernel("block_votes")(1, 976, emulator.empty(3, np.int32), -1)
 except emulator.EmulatorError as error:
     print(error)
 """
