@@ -159,17 +159,21 @@ def direction(name: str, device: str, small: bool) -> int:
     from gpuconv.backends.cuda.gemm.proofs import prove
     from gpuconv.backends.cuda.runtime.device_array import capability_named
 
-    place, failed, count = tuner.place_named(device), 0, 0
+    place, failed, count, hung = tuner.place_named(device), 0, 0, set()
     for product in products(name, small):
         for each in unproved(product, capability_named(device)):
+            what = f"{each.algorithm.name} {name} {product.problem} {product.dtype} {product.epilogue}"
+            if each.algorithm.name in hung:  # it would take the time limit again
+                print(f"SKIP {what}", flush=True)
+                continue
             found, count = prove(product, each, place), count + 1
             failed += not found.proved
-            verdict, what = "PASS" if found.proved else "FAIL", f"{product.problem} {product.dtype} {product.epilogue}"
-            print(f"{verdict} {each.algorithm.name} {name} {what}")
+            hung |= {each.algorithm.name} if "did not answer" in found.reason else set()
+            print(f"{'PASS' if found.proved else 'FAIL'} {what}")
             print(f"    {found}", flush=True)
             if found.proved:
                 print(f"    {timed(product, each, device)}", flush=True)
-            elif found.lasting and "did not answer" not in found.reason and "ended with" not in found.reason:
+            elif found.lasting and each.algorithm.name not in hung and "ended with" not in found.reason:
                 print(*wrong_in(product, each, place), sep="\n", flush=True)
     if not count:
         print(f"no algorithm of {name} is to be proved")

@@ -18,6 +18,7 @@ from gpuconv.algorithms import ALGORITHMS
 from gpuconv.backends.cuda import cache
 from gpuconv.backends.cuda.gemm import plan, proofs, prover
 from gpuconv.backends.cuda.gemm.plan import unproved
+from gpuconv.backends.cuda.gemm.proofs import Verdict
 from tests import standin
 from tests.standin import proving
 from tests.standin.proving import NAME, command, new_family
@@ -106,6 +107,25 @@ def test_wgmma_is_proved_in_every_direction_on_the_stand_in(way):
     tiles = sum(each.family == "wgmma" and f"conv2d_{way}" in each.kernels for each in ALGORITHMS)
     assert done.stdout.count("PASS wgmma-") == tiles
     assert done.stdout.endswith(f"all {tiles} proofs of {way} pass\n")
+
+
+def test_an_algorithm_that_hangs_costs_one_time_limit(monkeypatch, capsys):
+    """Ten seconds each, it would use up the rung's time, and the other algorithms would not be reached."""
+    asked = []
+
+    def prove(product, candidate, place):
+        asked.append(candidate.algorithm.name)
+        hangs = asked[-1] == "wgmma-128x256"
+        return Verdict(not hangs, "the prover did not answer within 10 s" if hangs else "good", 10.0, True)
+
+    monkeypatch.setattr(proofs, "prove", prove)
+    assert rungs.direction("wgrad", "emulated", False) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert asked.count("wgmma-128x256") == 1
+    assert asked.count("wgmma-128x128") == len([*rungs.products("wgrad", False)])
+    skipped = [line for line in lines if line.startswith("SKIP wgmma-128x256 wgrad ")]
+    assert len(skipped) == asked.count("wgmma-128x128") - 1
+    assert lines[-1] == f"1 of {len(asked)} proofs of wgrad fail"
 
 
 def test_only_bfloat16_proves_every_finish():

@@ -169,6 +169,27 @@ def test_a_named_algorithm_is_refused_until_it_is_proved(asked, monkeypatch):
         gc.ops.conv2d(x, w, algo=NAME)
 
 
+def test_after_several_questions_without_a_proof_only_an_explicit_proof_asks(asked, monkeypatch):
+    """The last warning says so; later products take proved algorithms without a warning, and compile nothing."""
+    asked.answer = Answer(UNABLE, "no memory")
+    monkeypatch.setattr(prover, "gave_up", lambda: len(asked.questions) == 2)
+    first, second, third = [product(problem=Conv2dProblem.of((n, 6, 7, 8), (12, 3, 3, 8))) for n in (3, 4, 5)]
+    with pytest.warns(UnprovedWarning, match="no memory$"):
+        assert not verdict(of=first).proved
+    with pytest.warns(UnprovedWarning, match="no memory; this process asks for no more proofs$"):
+        assert not verdict(of=second).proved
+    monkeypatch.setattr(proofs, "digest_of", lambda *asked, build: pytest.fail("compiled") if build else None)
+    assert proofs.admitted(third, 90, PLACE, ask=True) == ()
+    (candidate,) = unproved(third)
+    with pytest.raises(UnprovedError, match="8 questions of this process ended without a proof; `gpuconv prove` asks"):
+        proofs.expect_proved(third, candidate, PLACE, ask=True)
+    assert len(asked.questions) == 2
+    monkeypatch.undo()
+    monkeypatch.setattr(prover, "ask", lambda question, of: Answer(PROVED, "good"))
+    monkeypatch.setattr(prover, "gave_up", lambda: True)
+    assert proofs.prove(third, candidate, PLACE).proved
+
+
 def test_candidates_are_timed_in_the_order_of_their_estimates_after_the_cost_model_s_choice(asked):
     first, *others = tuner._candidates(product(), 90, PLACE, ask=True)
     assert first.algorithm is plan(product(), "auto", 90).algorithm

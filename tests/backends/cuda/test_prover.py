@@ -112,15 +112,13 @@ def test_threads_take_turns(asked):
     assert sorted(reasons) == ["0", "1", "2", "3"]
 
 
-def test_a_failed_child_is_replaced_a_limited_number_of_times(asked):
+def test_a_failed_child_is_replaced(asked):
     """A child that refuted an algorithm is not asked again either, because a faulty kernel may have damaged its
     state."""
     once = asked(ASKED + "verdict(status='refuted', reason=str(os.getpid()))")
-    answers = [once.ask({}, OF) for _ in range(prover.MOST_WRONG + 2)]
-    assert len({each.reason for each in answers[: prover.MOST_WRONG]}) == prover.MOST_WRONG
-    assert {(each.status, each.reason) for each in answers[prover.MOST_WRONG :]} == {
-        (UNABLE, "8 questions of this process ended without a proof; no more are asked")
-    }
+    answers = [once.ask({}, OF) for _ in range(3)]
+    assert len({each.reason for each in answers}) == 3
+    assert once.wrong == 3
 
 
 def test_a_child_that_says_too_much_or_ended_meanwhile_is_replaced(asked):

@@ -101,6 +101,8 @@ def expect_proved(product: Product, named: Plan, place: Place, *, ask: bool) -> 
     if found and found.proved:
         return _with_proof(named, str(found))
     why = found.reason if found else "no proof is made here; `gpuconv prove` makes one"
+    if not found and ask:
+        why = f"{prover.MOST_WRONG} questions of this process ended without a proof; `gpuconv prove` asks further ones"
     raise UnprovedError(
         f"a GPU runs algorithm {named.algorithm.name!r} only for problems for which it was proved there, and on "
         f"{place.model} it is not proved for this one: {why}"
@@ -113,7 +115,9 @@ def _with_proof(found: Plan, proof: str) -> Plan:
 
 
 def verdict(product: Product, candidate: Plan, place: Place, *, ask: bool) -> Verdict | None:
-    """This process's verdict, else a stored one, else the prover's if it may be asked, else None."""
+    """This process's verdict, else a stored one, else the prover's if it may be asked and has not given up, else
+    None."""
+    ask = ask and not prover.gave_up()
     known = _known(product, candidate.algorithm.name, place.device)
     if not known:
         try:
@@ -130,6 +134,7 @@ def verdict(product: Product, candidate: Plan, place: Place, *, ask: bool) -> Ve
 def _told(product: Product, candidate: Plan, found: Verdict) -> Verdict:
     if not found.proved:
         message = f"{candidate.algorithm.name} is not proved for {product.kernel} of {product.problem}: {found.reason}"
+        message += "; this process asks for no more proofs" if prover.gave_up() else ""
         warnings.warn(message, UnprovedWarning, stacklevel=2)
     return found
 

@@ -24,7 +24,7 @@ from gpuconv.types import Record
 
 START, PREPARE, LIMIT = 30.0, 30.0, 10.0  # most seconds to start, to prepare a question, and to run the algorithm
 IDLE = 60.0  # seconds without a question after which the child is ended, because it holds GPU memory
-MOST_WRONG = 8  # questions without a proof after which no more are asked: after each, a new child must be started
+MOST_WRONG = 8  # questions without a proof, after each of which a new child must be started; see `gave_up`
 
 PROVED, REFUTED, UNABLE = "proved", "refuted", "unable"
 _CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE", "SIGTRAP")  # signals that a program causes itself
@@ -50,14 +50,11 @@ class Prover:
         self._lock = threading.RLock()
         self._child: child.Child | None = None
         self._errors: Any = None
-        self._wrong = 0
+        self.wrong = 0
         self._idle: threading.Timer | None = None
 
     def ask(self, question: Record, of: str) -> Answer:
         with self._lock:
-            if self._wrong >= MOST_WRONG:
-                why = f"{MOST_WRONG} questions of this process ended without a proof; no more are asked"
-                return Answer(UNABLE, why)
             self._cancel_idle_timer()
             answer = self._ask(question, of)
             if answer.status == PROVED:
@@ -66,7 +63,7 @@ class Prover:
                 self._idle.start()
             else:  # a faulty algorithm may have damaged the child's state
                 self.close()
-                self._wrong += 1
+                self.wrong += 1
             return answer
 
     def _ask(self, question: Record, of: str) -> Answer:
@@ -177,6 +174,11 @@ _prover = Prover()
 def ask(question: Record, of: str) -> Answer:
     """The prover's answer to a question. of: the fingerprint of the question's subject, see `proofs`."""
     return _prover.ask(question, of)
+
+
+def gave_up() -> bool:
+    """Whether so many questions of this process ended without a proof that only explicit requests ask further ones."""
+    return _prover.wrong >= MOST_WRONG
 
 
 def close() -> None:
