@@ -140,7 +140,8 @@ class Call:
                 {entry["of"]: _take(tensors, entry) for entry in state["results"]},
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise CheckpointError(f"{path} holds no call of an op that a shadow oracle stored: {error}") from error
+            why = f"it has no entry {error}" if isinstance(error, KeyError) else error
+            raise CheckpointError(f"{path} holds no call of an op that a shadow oracle stored: {why}") from error
 
 
 def _put(tensors: dict[str, np.ndarray], name: str, value: object) -> Record:

@@ -67,7 +67,7 @@ def test_invalid_shares_and_files_are_refused_in_one_line(work, capsys):
         "shadow": "required",
         "shadow repeat x": "invalid choice: 'repeat'",
         "shadow replay none.safetensors": "cannot read the checkpoint none.safetensors",
-        "shadow replay other.safetensors": "holds no call of an op",
+        "shadow replay other.safetensors": "holds no call of an op that a shadow oracle stored: it has no entry 'call'",
     }.items():
         capsys.readouterr()
         assert main(line.split()) == 2, line
