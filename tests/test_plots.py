@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -60,6 +61,15 @@ def test_activations_draws_slices_in_rows_and_says_what_it_leaves_out():
     assert heights["pool1"] < heights["conv1"]  # shows all of its 5 slices
     assert "6 of 12" in words(figure)
     assert "5 of 5" not in words(figure)
+
+
+def test_a_single_slice_is_as_large_as_the_image_and_scores_do_not_overlap():
+    figure = plots.activations(np.zeros((8, 8), np.uint8), [("map", np.ones((8, 8, 1)))], SCORES, CLASSES)
+    heights = {name: axes.get_position().height for name, axes in panels(figure).items()}
+    assert heights["map"] == pytest.approx(heights["image"])
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in panels(figure)["scores"].texts]
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
 
 
 def test_slices_keep_their_place_and_sign():

@@ -50,8 +50,9 @@ def activations(
     stacks = [(name, _as_volume(volume)) for name, volume in volumes]
     shown = max([1, *(min(rows, volume.shape[2]) for _, volume in stacks)])
 
-    tile, gap, column = 84, 6, 104
-    height = shown * (tile + gap) - gap
+    gap, room = 6, 200  # the scores need this height
+    tile = max(84, (room + gap) // shown - gap)
+    column, height = tile + 20, shown * (tile + gap) - gap
     big = min(height, 330)
     left, top, bars = 60, 170, 430
     columns_at = left + big + 60
