@@ -18,13 +18,14 @@ from gpuconv import backends
 from gpuconv.checkpoint import Checkpoint
 from gpuconv.checkpoint import save as write
 from gpuconv.data.normalization import Normalization
+from gpuconv.layers.protocol import AnyLayer
 from gpuconv.types import Record
 from gpuconv.version import __version__
 
 NOTES = ("classes", "mean", "std", "input_shape")
 
 
-def save(net: Any, path: object, *values: object) -> None:
+def save(net: AnyLayer, path: object, *values: object) -> None:
     """See `Layer.save`."""
     if values or not isinstance(path, (str, os.PathLike)):
         return _stash(net, *(() if path is None else (path, *values)))
@@ -34,7 +35,7 @@ def save(net: Any, path: object, *values: object) -> None:
     write(path, checkpoint_of(net))
 
 
-def _stash(layer: Any, *values: object) -> None:
+def _stash(layer: AnyLayer, *values: object) -> None:
     """The former meaning of `save` in users' layers, now `stash`. Raises TypeError for other layers."""
     if not layer.is_foreign or layer.children():
         received = ", ".join(type(value).__name__ for value in values) or "no path"
@@ -46,14 +47,14 @@ def _stash(layer: Any, *values: object) -> None:
     layer.stash(*values)
 
 
-def checkpoint_of(net: Any) -> Checkpoint:
+def checkpoint_of(net: AnyLayer) -> Checkpoint:
     """A checkpoint of the net, without optimizer state."""
     tensors = {f"net.{key}": np.array(backends.to_numpy(array)) for key, array in net.state_dict().items()}
     state = {"gpuconv": __version__, "net": net.config(), "input_shape": list(net.input_shape or ())}
     return Checkpoint(tensors, notes(net) | state)
 
 
-def notes(net: Any) -> Record:
+def notes(net: AnyLayer) -> Record:
     """The known metadata of a net's images, JSON-serializable: those of `NOTES` that are set."""
     classes, normalization = getattr(net, "classes", None), getattr(net, "normalization", None)
     found: Record = {}

@@ -10,6 +10,7 @@ from gpuconv import ops
 from gpuconv.data import Loader
 from gpuconv.data.loader import Batch, prepared
 from gpuconv.devices import Device
+from gpuconv.training.protocols import Epochs
 from gpuconv.training.step_counter import StepCounter
 from gpuconv.training.user_data import ours
 from gpuconv.types import Array
@@ -128,7 +129,7 @@ def _later(number: Array, by: int) -> Array:
     return copy
 
 
-def feed(loader: Any, place: Callable[[int], tuple[int, int]] | None = None, together: int = 1) -> Feed:
+def feed(loader: Loader | Epochs, place: Callable[[int], tuple[int, int]] | None = None, together: int = 1) -> Feed:
     """The feed of a loader. On NumPy a thread prepares the batches of a `Loader` ahead.
 
     place: a function of a batch's size that returns where this rank's part begins and ends; None for a single rank. It

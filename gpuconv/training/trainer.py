@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from gpuconv import parallel as parallelism
 from gpuconv.arguments import flag, integer, seed_value
 from gpuconv.checkpoint import Checkpoint
-from gpuconv.data import Normalization
+from gpuconv.data import Loader, Normalization
 from gpuconv.devices import Device
 from gpuconv.layers import Layer
 from gpuconv.layers.base import expect_built
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from gpuconv.training.protocols import (
         CallbackLike,
         DataLike,
+        Epochs,
         LossLike,
         MetricLike,
         OptimizerLike,
@@ -274,7 +275,7 @@ class Trainer(RunState):
 
     def _run(
         self,
-        loader: Any,
+        loader: Loader | Epochs,
         held_out: HeldOut,
         callbacks: list[Any],
         run_dir: str | Path | None,

@@ -268,7 +268,7 @@ def _expect_mixable(name: str, loader: Loader, net: Any, loss: object) -> None:
         )
 
 
-def note(net: Any, loader: Any, normalization: Normalization | None = None) -> None:
+def note(net: Any, loader: object, normalization: Normalization | None = None) -> None:
     """Set the net's normalization, and its classes if they have names.
 
     normalization: by which the caller normalized floats, if known."""
@@ -282,7 +282,7 @@ def note(net: Any, loader: Any, normalization: Normalization | None = None) -> N
         net.classes = None
 
 
-def describe(loader: Any, at_end: bool = False) -> Record | None:
+def describe(loader: object, at_end: bool = False) -> Record | None:
     """A description of a loader and its data, with a checksum that detects changed data. JSON-serializable.
 
     at_end: whether the data are used only at the end of a run."""
