@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from gpuconv import losses
 from gpuconv.cli import document, nets, run_settings
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.runs import batched, choose_device, expect_normalization, line, of_python, run_of
@@ -41,24 +40,18 @@ def go_on(options: argparse.Namespace, chosen: Record, loggers: Sequence[Callbac
     stored = run.settings()
     _expect_of_python(run)
     expect_normalization(run_of(stored, run.settings_file))
-    rebuilt = _rebuilt(stored, directory)
+    arguments = _arguments(stored, directory)
     parts = sets(stored, options.data, options.test)
     device = choose_device(options)
     with user_errors():
         net = Layer.from_config(stored["net"], device=device)
         trainer = Trainer(
             net,
-            **rebuilt,
-            seed=stored["seed"],
+            **arguments,
             precision=stored.get("precision", "float32"),
             graph=options.graph,
             shadow=options.shadow,
             violation=options.on_violation,
-            shards=stored.get("shards"),
-            plateau=stored.get("plateau"),
-            clip=stored.get("clip"),
-            ema=stored.get("ema"),
-            accumulate=stored.get("accumulate", 1),
             parallel=ranks,
             sync_batch_norm=stored.get("sync_batch_norm", False),
             shard_optimizer=options.shard_optimizer,
@@ -93,18 +86,12 @@ def go_on(options: argparse.Namespace, chosen: Record, loggers: Sequence[Callbac
     return 0
 
 
-def _rebuilt(stored: Record, directory: str) -> Record:
-    """The run's optimizer, loss, schedule and loss scale, as arguments of `Trainer`. Raises UserError for one that
-    exists only in its program."""
-    from gpuconv.training import LossScale, optimizers, schedules
+def _arguments(stored: Record, directory: str) -> Record:
+    """The trainer's arguments. Raises UserError if one of them exists only in the run's program."""
+    from gpuconv.training.from_settings import trainer_arguments
 
     try:
-        return {
-            "optimizer": optimizers.get(**stored["optimizer"]),
-            "loss": losses.read(stored["loss"]),
-            "schedule": schedules.get(stored["schedule"]),
-            "loss_scale": LossScale(**stored["loss_scale"]) if stored.get("loss_scale") else None,
-        }
+        return trainer_arguments(stored)
     except (ValueError, TypeError) as error:
         raise UserError(f"{directory} was started in Python and can be continued only there: {error}") from error
 

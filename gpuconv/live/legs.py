@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gpuconv import losses
 from gpuconv.arguments import integer
 from gpuconv.checkpoint import Checkpoint
 from gpuconv.data import Augmentation, Dataset, Loader, Normalization, Samples, StreamLoader
@@ -21,7 +20,8 @@ from gpuconv.layers import Layer
 from gpuconv.layers.saving import NOTES
 from gpuconv.layers.sequential import Sequential
 from gpuconv.names import lookup
-from gpuconv.training import LossScale, Trainer, optimizers, user_data
+from gpuconv.training import Trainer, optimizers, user_data
+from gpuconv.training.from_settings import trainer_arguments
 from gpuconv.training.protocols import CallbackLike
 from gpuconv.types import Record
 
@@ -94,20 +94,7 @@ def make(recipe: Record, sets: Sets, device: str, *, prepare: Callable[[Sequenti
     net = Layer.from_config(recipe["net"], device=device, precision=recipe["precision"])
     if prepare:
         prepare(net)
-    trainer = Trainer(
-        net,
-        optimizers.get(**recipe["optimizer"]),
-        loss=losses.read(recipe["loss"]),
-        schedule=recipe["schedule"],
-        seed=recipe["seed"],
-        loss_scale=LossScale(**recipe["loss_scale"]) if recipe.get("loss_scale") else None,
-        metrics=["confusion"],
-        shards=recipe.get("shards"),
-        plateau=recipe.get("plateau"),
-        clip=recipe.get("clip"),
-        ema=recipe.get("ema"),
-        accumulate=recipe.get("accumulate", 1),
-    )
+    trainer = Trainer(net, **trainer_arguments(recipe), metrics=["confusion"])
     noted = recipe.get("options", {})
     known = Normalization(noted["mean"], noted["std"]) if "mean" in noted else None
     normalization = known or Normalization.from_dataset(sets.train)
