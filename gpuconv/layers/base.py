@@ -85,9 +85,11 @@ class Layer(Stateful["Layer"]):
     name: str | None = None
     frozen: bool | str | tuple[str, ...] = Frozen()  # type: ignore[assignment]
 
-    def __init_subclass__(cls, **options: Any) -> None:
+    def __init_subclass__(cls, base: bool = False, **options: Any) -> None:
+        """base: whether it is only the base of layers, so that no config can name it."""
         super().__init_subclass__(**options)
-        LAYERS[name_of(cls)] = cls
+        if not base:
+            LAYERS[name_of(cls)] = cls
         cls.is_foreign = not cls.__module__.startswith("gpuconv.")
 
     def __post_init__(self) -> None:

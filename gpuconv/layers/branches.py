@@ -23,7 +23,7 @@ MERGES = {"concat": "concat", "add": "add"}
 
 
 @dataclass(eq=False, repr=False)
-class Merging(Layer):
+class Merging(Layer, base=True):
     """The base of layers that hold parallel sequences; `_rows` has them by name, with None for the input itself."""
 
     takes_parts = True

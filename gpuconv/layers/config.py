@@ -58,6 +58,10 @@ def make(config: Mapping[str, Any], **options: Any) -> Any:
         for key, value in config.items()
         if key != "layer"
     }
+    for each in inspect.signature(kind).parameters.values():
+        named = each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
+        if named and each.default is each.empty and each.name not in given and each.name not in options:
+            raise ValueError(f"{kind.__name__} needs the option {each.name!r}, received {[*given] or 'none'}")
     return kind(**given, **options)
 
 

@@ -24,7 +24,7 @@ from gpuconv.types import Array, Options, Shape
 
 
 @dataclass(eq=False, repr=False)
-class Fused(Layer):
+class Fused(Layer, base=True):
     """Several consecutive layers that run as one. `fits` says which layers a kind can replace.
 
     Args:
@@ -67,7 +67,7 @@ class Fused(Layer):
         return sum(layer.mult_adds for layer in self.layers)
 
 
-class FusedConv(Fused):
+class FusedConv(Fused, base=True):
     """A fused layer that begins with a CONV."""
 
     @property

@@ -12,7 +12,7 @@ from gpuconv.types import Array, Shape
 
 
 @dataclass(eq=False, repr=False)
-class ImageNorm(Layer):
+class ImageNorm(Layer, base=True):
     """The base of GroupNorm and LayerNorm: `gpuconv.ops.group_norm`, applied to each image or to each position."""
 
     stem = "norm"

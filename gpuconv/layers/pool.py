@@ -13,7 +13,7 @@ from gpuconv.types import Array, Options, Padding, Shape, Size
 
 
 @dataclass(eq=False, repr=False)
-class Pool2D(Layer):
+class Pool2D(Layer, base=True):
     """The base of max and average pooling: (H, W, C) -> (P, Q, C).
 
     Args:

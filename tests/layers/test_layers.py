@@ -152,9 +152,17 @@ def rewind(layer, kept):
 
 def test_every_layer_has_a_case():
     kinds = {type(inner) for layer, shape, _ in CASES for inner in layer.walk()}
-    abstract = {layers.activation.Activation, layers.pool.Pool2D, layers.fused.Fused, layers.fused.FusedConv}
-    abstract |= {layers.branches.Merging, layers.group_norm.ImageNorm}
-    assert kinds == {kind for kind in LAYERS.values() if kind.__module__.startswith("gpuconv.")} - abstract
+    assert kinds == {kind for kind in LAYERS.values() if kind.__module__.startswith("gpuconv.")}
+
+
+def test_a_config_names_a_layer_that_can_run_and_all_that_it_needs():
+    for base in ("Layer", "Activation", "Merging", "Pool2D", "Fused", "FusedConv", "ImageNorm"):
+        with pytest.raises(ValueError, match=f"unknown layer '{base}'"):
+            Layer.from_config({"layer": base})
+    with pytest.raises(ValueError, match="Linear needs the option 'out_features', received none"):
+        Layer.from_config({"layer": "Linear"})
+    with pytest.raises(ValueError, match=r"Conv2D needs the option 'kernel_size', received \['out_channels'\]"):
+        Layer.from_config({"layer": "Conv2D", "out_channels": 4})
 
 
 @pytest.mark.parametrize(("layer", "shape", "expected"), CASES, ids=IDS)
@@ -472,7 +480,6 @@ def test_a_frozen_weight_of_an_fc_layer_leaves_its_bias_to_train():
 def test_in_place_layers_count_no_activation_memory():
     named = {name for name, kind in LAYERS.items() if kind.elementwise and kind.__module__.startswith("gpuconv.")}
     assert named == {
-        "Activation",
         "ReLU",
         "ReLU6",
         "LeakyReLU",
@@ -484,7 +491,6 @@ def test_in_place_layers_count_no_activation_memory():
         "SiLU",
         "BatchNorm",
         "GroupNorm",
-        "ImageNorm",
         "LayerNorm",
         "Dropout",
         "Scale",
