@@ -289,7 +289,7 @@ def test_a_slice_with_a_step_is_refused_and_changes_nothing():
     net = Sequential([Input((8, 8, 3)), Conv2D(3, 3, padding=1), MaxPool2D(2), Conv2D(3, 3, padding=1), ReLU()])
     shapes = [(layer.path, layer.input_shape, layer.output_shape) for layer in net]
     for places in (slice(None, None, 2), slice(None, None, -1), slice(4, 0, -2)):
-        with pytest.raises(ValueError, match=r"step 1, received .*Sequential\(\[\.\.\.\]\) copies"):
+        with pytest.raises(ValueError, match=r"step must be 1, received .*Sequential\(\[\.\.\.\]\) copies"):
             net[places]
     assert [(layer.path, layer.input_shape, layer.output_shape) for layer in net] == shapes
     assert [layer.name for layer in net[1:4:1]] == ["conv1", "pool1", "conv2"]
