@@ -182,14 +182,14 @@ def _by_direction(issued: tuple[float, float, float]) -> dict[str, float]:
 # checks. "simt" widens 16-bit floats and rounds to TF32 when it writes shared memory, so that both also work without
 # tensor cores.
 ALGORITHMS = (
-    *_mma(128, 128, 64, 32, 2, (2.94, 3.59, 4.45), (5.84, 7.08, 8.44)),
-    *_mma(128, 64, 64, 32, 3, (3.12, 3.91, 4.72), (6.16, 7.39, 8.80)),
-    *_mma(64, 64, 32, 32, 3, (4.38, 5.91, 6.98), (8.44, 10.88, 13.00)),
+    *_mma(128, 128, 64, 32, 2, (2.94, 3.52, 3.96), (5.81, 6.44, 6.73)),
+    *_mma(128, 64, 64, 32, 3, (3.12, 3.84, 4.30), (6.12, 6.75, 7.10)),
+    *_mma(64, 64, 32, 32, 3, (4.38, 5.73, 6.30), (8.38, 9.62, 10.20)),
     # for few filters or channels: the first in fprop and dgrad, the second in wgrad
-    *_mma(128, 32, 32, 32, 3, (4.81, 5.80, 7.00), (8.88, 10.67, 13.44)),
-    *_mma(32, 128, 32, 32, 3, (4.81, 7.44, 9.30), (8.88, 12.42, 15.58)),
+    *_mma(128, 32, 32, 32, 3, (4.81, 5.80, 6.80), (8.81, 9.56, 10.45)),
+    *_mma(32, 128, 32, 32, 3, (4.81, 7.30, 7.45), (8.81, 11.19, 11.56)),
     # for the gradient of a first layer's filters
-    *_mma(64, 32, 32, 32, 5, (inf, inf, 7.39), (inf, inf, 13.22), kernels=("conv2d_wgrad",)),
+    *_mma(64, 32, 32, 32, 5, (inf, inf, 7.40), (inf, inf, 10.97), kernels=("conv2d_wgrad",)),
     _wgmma(256, 128, 4),
     _wgmma(128, 256, 4),
     _wgmma(128, 128, 6),

@@ -99,7 +99,8 @@ struct InputWindows {
         return {uint32(column.h) * conv.w + column.w, column.h, column.w, column.channel};
     }
     __device__ __forceinline__ bool reaches(const Anchor& at, const Reach& reach) const {
-        return uint32(at.h + reach.h) < uint32(conv.h) && uint32(at.w + reach.w) < uint32(conv.w);
+        const bool row = uint32(at.h + reach.h) < uint32(conv.h), column = uint32(at.w + reach.w) < uint32(conv.w);
+        return row & column;  // && would branch
     }
 };
 

@@ -15,6 +15,6 @@ dgrad(DTYPE* dx, Sums* sums, accumulator<DTYPE>* partials, const DTYPE* dy, cons
     const GradientWindows windows{dy + first_filter, conv, phase};
     const TransposedFilters filters(w + first_filter * conv.r * conv.s * conv.c, conv, phase);
     InputGradient::IteratorA a(windows, block.row);
-    const Accumulators accumulators = product({}, a, InputGradient::IteratorB(filters, block.column), block);
+    const auto accumulators = product({}, a, InputGradient::IteratorB(filters, block.column), block);
     InputGradient(conv, scheduler).store(accumulators, dx, sums, partials, norm, accumulate);
 }

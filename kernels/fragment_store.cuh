@@ -9,20 +9,27 @@ struct FragmentStore {
 
     // Stores 16 rows by 32 columns, which begin at (row, column) of the product, through `buffer`, the warp's own. sums: its four
     // products of 16 x 8. rows(i): the output row of the product's row i. The epilogue takes ROWS neighboring rows at once; lane ^ 1
-    // holds the neighboring columns.
-    template <int VECTOR, class To, class Rows>
+    // holds the neighboring columns. INTERLEAVED: column i of product j is column 4 i + j of the 32 (mma_tile.cuh).
+    template <int VECTOR, bool INTERLEAVED = false, class To, class Rows>
     static __device__ __forceinline__ void
     store(const To& epilogue, const Rows& rows, int32 row, int32 column, float* buffer, const float (*sums)[4]) {
         constexpr int N = VECTOR == 8 && To::ROWS == 1 ? 8 : 4, LANES = 32 / N;  // neighboring sums of a lane; lanes per row
         const int lane = threadIdx.x % 32, own_column = lane % LANES * N;
 #pragma unroll
-        for (int j = 0; j < 4; ++j)
+        for (int half = 0; half < 2; ++half) {
+            const int own = lane / 4 + half * 8;
+            if constexpr (INTERLEAVED) {
 #pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const float* pair = &sums[j][half * 2];
-                *reinterpret_cast<Pack<float, 2>*>(buffer + swizzle(lane / 4 + half * 8, j * 8 + lane % 4 * 2)) = {
-                    {pair[0], pair[1]}};
+                for (int k = half * 2; k < half * 2 + 2; ++k)
+                    *reinterpret_cast<Pack<float, 4>*>(buffer + swizzle(own, lane % 4 * 8 + k % 2 * 4)) = {
+                        {sums[0][k], sums[1][k], sums[2][k], sums[3][k]}};
+            } else {
+#pragma unroll
+                for (int j = 0; j < 4; ++j)
+                    *reinterpret_cast<Pack<float, 2>*>(buffer + swizzle(own, j * 8 + lane % 4 * 2)) = {
+                        {sums[j][half * 2], sums[j][half * 2 + 1]}};
             }
+        }
         __syncwarp();
         constexpr int PASSES = 16 * LANES / 32 / To::ROWS;
 #pragma unroll VECTOR > 1 ? PASSES : 1  // unrolled, moves of single numbers would spill
@@ -30,7 +37,7 @@ struct FragmentStore {
             const int own_row = (lane / LANES + pass * (32 / LANES)) * To::ROWS;
             Pack<Real, N> finished[To::ROWS];
 #pragma unroll
-            for (int of = 0; of < To::ROWS; ++of) finished[of] = read<N>(buffer, own_row + of, own_column, lane / LANES % 2);
+            for (int of = 0; of < To::ROWS; ++of) finished[of] = read<N>(buffer, own_row + of, own_column);
             epilogue.template store<VECTOR>(rows(row + own_row), column + own_column, finished);
         }
         __syncwarp();
@@ -39,25 +46,19 @@ struct FragmentStore {
   private:
     // The position of a sum among its warp's 16 x 32.
     static __device__ __forceinline__ int swizzle(int row, int column) {
-        return row * 32 + ((column / 4 ^ row % 4 * 2) * 4 + column % 4);
+        return row * 32 + ((column / 4 ^ (row % 4 * 2 + row % 2)) * 4 + column % 4);
     }
 
-    // Reads N neighboring sums, four at a time. Of eight, the lanes of every other row read the second four first, so that
-    // together they access every bank once.
+    // Reads N neighboring sums, four at a time.
     template <int N>
-    static __device__ __forceinline__ Pack<Real, N> read(const float* from, int row, int column, int second) {
-        if constexpr (N == 4) {
-            return *reinterpret_cast<const Pack<Real, 4>*>(from + swizzle(row, column));
-        } else {
-            const auto one = *reinterpret_cast<const Pack<Real, 4>*>(from + swizzle(row, column + second * 4));
-            const auto other = *reinterpret_cast<const Pack<Real, 4>*>(from + swizzle(row, column + 4 - second * 4));
-            Pack<Real, 8> both;
+    static __device__ __forceinline__ Pack<Real, N> read(const float* from, int row, int column) {
+        Pack<Real, N> sums;
 #pragma unroll
-            for (int j = 0; j < 4; ++j) {
-                both.at[j] = second ? other.at[j] : one.at[j];
-                both.at[j + 4] = second ? one.at[j] : other.at[j];
-            }
-            return both;
+        for (int first = 0; first < N; first += 4) {
+            const auto four = *reinterpret_cast<const Pack<Real, 4>*>(from + swizzle(row, column + first));
+#pragma unroll
+            for (int j = 0; j < 4; ++j) sums.at[first + j] = four.at[j];
         }
+        return sums;
     }
 };

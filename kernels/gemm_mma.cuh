@@ -13,22 +13,20 @@
 constexpr int WARP_M = 8 * THREAD_M, WARP_N = 4 * THREAD_N;  // of 8 groups of lanes down and 4 lanes across
 constexpr int WARPS_N = BLOCK_N / WARP_N;
 static_assert(BLOCK_M % WARP_M == 0 && BLOCK_N % WARP_N == 0, "warps divide the tile");
-static_assert((WARP_M == 32 || WARP_M == 64) && WARP_N == 32, "powers of two, for Tile::fragment");
+static_assert((WARP_M == 32 || WARP_M == 64) && WARP_N == 32, "powers of two, for Tile::fragments");
 
-// One thread's sums, and their positions in the block's tile.
-struct Accumulators {
+// One thread's sums, and their positions in the block's tile, which depend on how the operands' tiles are read.
+template <class TileA, class TileB>
+struct AccumulatorsOf {
     float at[WARP_M / 16][WARP_N / 8][4] = {};
 
     // Adds the products of one pair of tiles.
-    template <class TileA, class TileB>
     __device__ __forceinline__ void multiply(const unsigned char* a, const unsigned char* b) {
 #pragma unroll
         for (int step = 0; step < STAGE_K / STEP_K; ++step) {
             uint32 rows[WARP_M / 16][4], columns[WARP_N / 16][4];
-#pragma unroll
-            for (int i = 0; i < WARP_M / 16; ++i) TileA::template fragment<true>(rows[i], a, warp_row(), i, step);
-#pragma unroll
-            for (int j = 0; j < WARP_N / 16; ++j) TileB::template fragment<false>(columns[j], b, warp_column(), j, step);
+            TileA::template fragments<true>(rows, a, warp_row(), step);
+            TileB::template fragments<false>(columns, b, warp_column(), step);
 #pragma unroll
             for (int i = 0; i < WARP_M / 16; ++i)
 #pragma unroll
@@ -43,7 +41,8 @@ struct Accumulators {
         for (int j = 0; j < WARP_N / 8; ++j)
 #pragma unroll
             for (int k = 0; k < 2; ++k) {
-                const int32 column = block.column + warp_column() + j * 8 + threadIdx.x % 4 * 2 + k;
+                const int own = j % 2 * 8 + threadIdx.x % 4 * 2 + k;
+                const int32 column = block.column + warp_column() + TileB::side_of(j / 2, own);
                 const Real value = column < columns ? load(bias[column]) : Real(0);
 #pragma unroll
                 for (int i = 0; i < WARP_M / 16; ++i) at[i][j][k] = at[i][j][2 + k] = value;
@@ -53,14 +52,19 @@ struct Accumulators {
     // Stores the sums; the arguments are those of FragmentStore::store.
     template <int VECTOR, class To, class Rows>
     __device__ __forceinline__ void store(const To& epilogue, const Block& block, const Rows& rows) const {
+        static_assert(!TileA::INTERLEAVED || To::ROWS == 1, "rows that the epilogue takes at once are neighbors");
         float* buffer = reinterpret_cast<float*>(shared_memory() + threadIdx.x / 32 * FragmentStore::BYTES);
+        // Computed again, because the main loop has no registers to keep them in.
+        const int warp_row = threadIdx.x / 32 / WARPS_N * WARP_M, warp_column = threadIdx.x / 32 % WARPS_N * WARP_N;
         __syncthreads();  // all threads have read their last tiles
 #pragma unroll
-        for (int i = 0; i < WARP_M / 16; ++i)
+        for (int i = 0; i < WARP_M / 16; ++i) {
+            const auto own_rows = [&](int32 row) { return rows(block.row + warp_row + TileA::side_of(i, row)); };
 #pragma unroll
             for (int first = 0; first < WARP_N; first += 32)
-                FragmentStore::store<VECTOR>(epilogue, rows, block.row + warp_row() + i * 16,
-                                             block.column + warp_column() + first, buffer, &at[i][first / 8]);
+                FragmentStore::store<VECTOR, TileB::INTERLEAVED>(epilogue, own_rows, 0, block.column + warp_column + first,
+                                                                 buffer, &at[i][first / 8]);
+        }
     }
 
     // The barrier of the threads that have sums.
@@ -71,30 +75,33 @@ struct Accumulators {
     static __device__ __forceinline__ int warp_column() { return int(threadIdx.x) / 32 % WARPS_N * WARP_N; }
 };
 
+// Where the depth runs along the lines of both operands, as in fprop.
+using Accumulators = AccumulatorsOf<Tile<BLOCK_M, true>, Tile<BLOCK_N, true>>;
+
 // `accumulators` plus the products over the block's part of the depth.
-template <class IteratorA, class IteratorB>
-__device__ __forceinline__ Accumulators product(Accumulators accumulators, IteratorA& a, IteratorB b, const Block& block) {
-    using TileA = typename IteratorA::Tile;
-    using TileB = typename IteratorB::Tile;
+template <class A, class B>
+__device__ __forceinline__ AccumulatorsOf<typename A::Tile, typename B::Tile>
+product(AccumulatorsOf<typename A::Tile, typename B::Tile> accumulators, A& a, B b, const Block& block) {
+    constexpr int BYTES_A = A::Tile::BYTES;
     unsigned char* const tiles = shared_memory();
     int32 depth = block.begin;  // of the next tiles to copy
     const auto fetch = [&](unsigned char* tile) {
         a.fetch(tile, depth);
-        b.fetch(tile + TileA::BYTES, depth);
+        b.fetch(tile + BYTES_A, depth);
         depth += STAGE_K;
         a.advance(depth);
         b.advance(depth);
     };
     const auto put = [&](unsigned char* tile) {
         a.put(tile);
-        b.put(tile + TileA::BYTES);
+        b.put(tile + BYTES_A);
     };
 
     a.seek(depth);
     b.seek(depth);
 #pragma unroll
     for (int stage = 0; stage < STAGES - 1; ++stage) {
-        if (IteratorA::FILLS_AHEAD || IteratorB::FILLS_AHEAD) __syncthreads();
+        if (A::FILLS_AHEAD || B::FILLS_AHEAD) __syncthreads();
         if (depth < block.end) {
             fetch(tiles + stage * STAGE_BYTES);
             put(tiles + stage * STAGE_BYTES);
@@ -102,7 +109,7 @@ __device__ __forceinline__ Accumulators product(Accumulators accumulators, Itera
         commit_copies();
     }
     // Unrolled, so that each stage has a constant address. Iterators that search need the registers that this takes.
-    constexpr int UNROLLED = IteratorA::SEARCHES || IteratorB::SEARCHES ? 1 : STAGES;
+    constexpr int UNROLLED = A::SEARCHES || B::SEARCHES ? 1 : STAGES;
     for (int32 begin = block.begin;;)
 #pragma unroll UNROLLED
         for (int stage = 0; stage < STAGES; ++stage) {
@@ -115,7 +122,7 @@ __device__ __forceinline__ Accumulators product(Accumulators accumulators, Itera
             if (more) fetch(free);
             commit_copies();
             a.add(ready);
-            accumulators.multiply<TileA, TileB>(ready, ready + TileA::BYTES);
+            accumulators.multiply(ready, ready + BYTES_A);
             if (more) put(free);
             begin += STAGE_K;
         }

@@ -53,7 +53,7 @@ __device__ __forceinline__ void matmul(DTYPE* y, accumulator<DTYPE>* partials, c
     using Right = TileIterator<Plain, BLOCK_N, WIDTH, true>;
 #endif
     TileIterator<Plain, BLOCK_M, WIDTH, true> rows_of_left(left, block.row);
-    const Accumulators accumulators = product({}, rows_of_left, Right(right, block.column), block);
+    const auto accumulators = product({}, rows_of_left, Right(right, block.column), block);
 
     const int64 size = int64(rows) * columns, first = block.group * size;
     if (partials) partials += blockIdx.y * (product_of.batch * size) + first;

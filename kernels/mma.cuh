@@ -53,10 +53,10 @@ struct Factors {
     float* sums;
 };
 
-// Number i of a register.
+// Number i of a register; of a float32 the bits of TF32.
 template <class T>
 GPUCONV_UNCHECKED inline float number(uint32 bits, int i) {
-    if constexpr (sizeof(T) == 4) return __uint_as_float(bits);
+    if constexpr (sizeof(T) == 4) return __uint_as_float(bits & 0xffffe000);
     else return load(T{uint16(bits >> 16 * i)});
 }
 
@@ -124,13 +124,10 @@ __device__ __forceinline__ void multiply_add(float (&sums)[4], const uint32 (&a)
 #endif
 }
 
-// The bits of a float32 rounded to TF32, ties away from zero.
+// The bits of a float32 rounded to TF32, ties away from zero, for multiply_add, which ignores the last 13 bits. Half of TF32's
+// spacing is added, 2^-11 of the number's power of two: no predicate, and NaN and infinities stay what they are. Subnormal numbers
+// are rounded toward zero.
 __device__ __forceinline__ uint32 tf32_bits(uint32 bits) {
-#ifdef GPUCONV_EMULATOR
-    return __float_as_uint(round_tf32(__uint_as_float(bits)));
-#else
-    uint32 rounded;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(__uint_as_float(bits)));
-    return rounded;
-#endif
+    const float power = __uint_as_float(bits & 0xff800000);
+    return __float_as_uint(fma(power, 0x1p-11f, __uint_as_float(bits)));
 }

@@ -17,7 +17,7 @@
 //
 // Apart from its products the main loop mostly computes addresses. So an iterator computes its position once and then increments
 // it from tile to tile. How depends on the matrix:
-//   STRAIGHT  a plain matrix: a pointer for each line, or one pointer and an offset that grows by the same step with every tile
+//   STRAIGHT  a plain matrix: a pointer for each line, or one pointer that grows by the same step with every tile
 //   TAPS      the depth runs over the taps of a filter. A table in shared memory holds what each tap adds to an address. In a
 //             matrix of windows the columns are the depth: for each line the iterator keeps a pointer, and a mask of the filter's
 //             rows and columns that lie inside the tensor. In a matrix of filters the lines are the depth: it keeps one pointer
@@ -149,15 +149,14 @@ class WalkIterator<Walk::STRAIGHT, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS
     friend Mover;
     using Mover::PASSES, Mover::line, Mover::chunk, Mover::LINES_A_PASS;
 
-    // Sources. If columns are the depth: those of each pass, in a tile at depth 0; else that of the first pass, in the first tile.
-    // `end`: the depth from which there are no more elements.
+    // Sources. If columns are the depth: those of each pass, in a tile at depth 0; else that of the first pass, in the next tile to
+    // fetch. `end`: the depth from which there are no more elements.
     static constexpr int KEPT = COLUMNS_ARE_DEPTH ? PASSES : 1;
 
     const Matrix& matrix;
     int32 side;
     const DTYPE* from[KEPT];
     int32 end[KEPT];
-    int64 offset = 0;  // from the first tile to the next one to fetch, if lines are the depth
 
   public:
     __device__ __forceinline__ WalkIterator(const Matrix& matrix, int32 side) : matrix(matrix), side(side) {}
@@ -178,11 +177,13 @@ class WalkIterator<Walk::STRAIGHT, Matrix, SIDE, VECTOR, COLUMNS_ARE_DEPTH, SUMS
         for (int pass = 0; pass < PASSES; ++pass) {
             const int32 lines = pass * LINES_A_PASS;
             if constexpr (COLUMNS_ARE_DEPTH) chunks[pass] = {from[pass] + depth, depth < end[pass]};
-            else chunks[pass] = {from[0] + (offset + int64(lines) * matrix.pitch), depth + lines < end[0]};
+            else chunks[pass] = {from[0] + int64(lines) * matrix.pitch, depth + lines < end[0]};
         }
     }
 
-    __device__ __forceinline__ void advance(int32) { offset += int64(STAGE_K) * matrix.pitch; }
+    __device__ __forceinline__ void advance(int32) {
+        if constexpr (!COLUMNS_ARE_DEPTH) from[0] += int64(STAGE_K) * matrix.pitch;
+    }
 };
 
 // A position in the depth of TAPS: a tap, and a part of it. A part is UNIT channels or filters.

@@ -19,7 +19,8 @@ CUDA kernels, emulated arrays the same kernels on the CPU.
 - ``algo`` names an algorithm of `gpuconv.algorithms`. It changes at most the order of a sum; "auto" lets the device
   choose. For NumPy arrays all names give the same bits.
 - ``tf32=True`` multiplies float32 arrays in TF32: both factors of each product are rounded to a 10-bit mantissa
-  (to nearest, ties away from zero, as ``cvt.rna.tf32.f32`` does), sums are float32; a bias is not rounded.
+  (to nearest, ties away from zero, as ``cvt.rna.tf32.f32`` does; on tensor cores subnormal factors are rounded toward
+  zero), sums are float32; a bias is not rounded.
 - ``lr``, ``step``, ``offset``, ``start`` and ``grad_scale`` may be a number or a one-element array on the device.
 - Bad sizes and values raise ValueError, bad types, dtypes and mixed devices TypeError, before anything is computed.
 """

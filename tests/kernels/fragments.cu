@@ -29,6 +29,10 @@ extern "C" __global__ void product(float32* sums, const DTYPE* a, const DTYPE* b
     for (int i = 0; i < 4; ++i) sums[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = own[i];
 }
 
+extern "C" __global__ void rounded_to_tf32(uint32* bits, int32 count) {
+    for (int32 i = threadIdx.x; i < count; i += 32) bits[i] = tf32_bits(bits[i]) & 0xffffe000;
+}
+
 // to (32 lanes, 4 matrices, 2 halves): what each lane gets of from (32 rows, 8 halves), as they lie, and turned.
 extern "C" __global__ void matrices(uint16* straight, uint16* turned, const uint16* from) {
     __shared__ alignas(16) uint16 tile[32][8];

@@ -44,6 +44,21 @@ def test_a_product_of_fragments(device, rng, arithmetic):
     assert (np.abs(to_numpy(sums) - expected) <= 2.0**-23 * (depth + 1) * magnitude).all()
 
 
+def test_factors_are_rounded_to_tf32(device, rng):
+    """Ties away from zero; subnormal numbers toward zero; NaN and infinities stay what they are."""
+    edges = [0, 1, 0x1FFF, 0x7FFFFF, 0x800000, 0x3F800FFF, 0x3F801000, 0x3F803000, 0x3FFFF000, 0x7F7FEFFF, 0x7F7FF000]
+    specials = [0x7F800000, 0x7F800001, 0x7FC00000, 0x7FFFFFFF]
+    bits = np.uint32([*edges, *specials, *rng.integers(0, 1 << 31, 4096)])
+    bits = np.concatenate([bits, bits | np.uint32(1 << 31)])
+    found = asarray(bits, device)
+    fragments("rounded_to_tf32", "tf32")(1, 32, found, np.int32(bits.size))
+    subnormal = bits & 0x7F800000 == 0
+    expected = np.where(subnormal, (bits & 0xFFFFE000).view(np.float32), round_tf32(bits.view(np.float32)))
+    rounded = to_numpy(found).view(np.float32)
+    np.testing.assert_array_equal(rounded, expected)
+    np.testing.assert_array_equal(np.signbit(rounded[expected == 0]), np.signbit(expected[expected == 0]))
+
+
 def test_matrices_are_loaded_directly_and_transposed(device):
     rows = np.arange(256, dtype=np.uint16).reshape(32, 8)
     straight, turned = (asarray(np.zeros((32, 4, 2), np.uint16), device) for _ in range(2))
