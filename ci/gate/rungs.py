@@ -115,10 +115,10 @@ def tiles(device: str, majors: tuple[int, ...], small: bool) -> int:
                 if columns > 64 and layout[0] != 1:
                     continue  # 64 columns show all swizzles
                 a, b = (rng.integers(-4, 5, (rows, DEPTH)).astype(np.float64) for rows in (TILE_ROWS, columns))
+                _begin(f"{dtype} 64x{columns}, {MAJORS[layout[1]]}, {SWIZZLES[layout[0]]} swizzle")
                 found, count = multiplied(device, dtype, columns, layout, a, b), count + 1
                 right = np.array_equal(found, a @ b.T)
-                named = f"{dtype} 64x{columns}, {MAJORS[layout[1]]}, {SWIZZLES[layout[0]]} swizzle"
-                print(f"{'PASS' if right else 'FAIL'} {named}", flush=True)
+                print("PASS" if right else "FAIL", flush=True)
                 if not right:
                     failed += 1
                     print(*what_is_wrong(a @ b.T, found), sep="\n", flush=True)
@@ -137,12 +137,13 @@ def ring(device: str, small: bool) -> int:
 
     failed, sizes, size, blocks = 0, (1, 3) if small else (1, 2, 3, 4, 7, 10, 100, 1000), 512, 2
     for count in sizes:
+        _begin(f"{count} tiles through a ring of 3 stages")
         x = np.random.default_rng(count).integers(-9, 10, (count, size)).astype(np.float32)
         y = gc.asarray(np.full((blocks * 2, size), np.nan, np.float32), device)
         _ring_kernel().kernel("correct")(blocks, 384, y, gc.asarray(x, device), count)
         found, expected = gc.to_numpy(y), np.broadcast_to(x.sum(0), (blocks * 2, size))
         right = np.array_equal(found, expected)
-        print(f"{'PASS' if right else 'FAIL'} {count} tiles through a ring of 3 stages", flush=True)
+        print("PASS" if right else "FAIL", flush=True)
         if not right:
             failed += 1
             print(*what_is_wrong(expected, found), sep="\n", flush=True)
@@ -297,6 +298,11 @@ def modules(capability: int = 90) -> Iterator[Any]:
                 yield kernel_of(of, plan(each, "auto", capability)).module
 
 
+def _begin(what: str) -> None:
+    """Print what runs next, so that the last line names it if it hangs."""
+    print(f"{what}: ", end="", flush=True)
+
+
 def _ended(failed: int, count: int, what: str) -> int:
     print(f"{failed} of {count} {what} fail" if failed else f"all {count} {what} pass")
     return 1 if failed else 0
@@ -315,7 +321,10 @@ def main() -> int:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true", help="to rehearse")
     options = parser.parse_args()
-    return RUNGS[options.name](options.device, options.small)
+    try:
+        return RUNGS[options.name](options.device, options.small)
+    except KeyboardInterrupt:  # the time is up; a traceback would hide the last line
+        return 130
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def test_every_rung_passes_on_the_emulator(rung, capsys):
     assert rungs.RUNGS[rung]("emulated", True) == 0
     *cases, end = capsys.readouterr().out.splitlines()
     assert cases
-    assert all(case.startswith("PASS ") for case in cases)
+    assert all(case.endswith(": PASS") for case in cases)
     assert end.startswith(f"all {len(cases)} ")
 
 
@@ -47,11 +47,25 @@ def test_a_tile_that_is_read_from_elsewhere_prints_from_where(monkeypatch, capsy
     monkeypatch.setattr(rungs, "multiplied", misread)
     assert rungs.tiles("cuda", (0,), True) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "FAIL bfloat16 64x64, A and B K-major, 128-byte swizzle"
+    assert lines[0] == "bfloat16 64x64, A and B K-major, 128-byte swizzle: FAIL"
     assert "    columns 3-4" in lines
     assert "    B: 112 of 4096 numbers are read from another place" in lines
     assert "      (row 3, depth 8) is read where (row, depth) (4, 8) lies" in lines
     assert lines[-1] == "4 of 4 products of a warpgroup fail"
+
+
+def test_a_product_that_hangs_is_named_by_the_last_line(monkeypatch, capsys):
+    """The gate interrupts it when its time is up, or kills it."""
+
+    def hang(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rungs, "multiplied", hang)
+    monkeypatch.setattr("sys.argv", ["rungs", "mn-major", "--small"])
+    assert rungs.main() == 130
+    captured = capsys.readouterr()
+    assert captured.out == "bfloat16 64x64, A K-major, B MN-major, 128-byte swizzle: "
+    assert not captured.err
 
 
 def test_wrong_values_are_described_in_lines_of_text():

@@ -66,8 +66,8 @@ def forced(monkeypatch, algorithm: Algorithm | None, splits: int = 1, most_block
         chosen = algorithm or serving(product.arithmetic)[-1]
         across, down = ceil_div(product.n, chosen.block_n), ceil_div(product.m, chosen.block_m)
         step = max(16, chosen.block_k)
-        per_split = ceil_div(ceil_div(product.k, splits if product.split_k else 1), step) * step
-        tiles, split_k = across * down * product.batches, ceil_div(product.k, per_split)
+        per_split = max(1, ceil_div(ceil_div(product.k, splits if product.split_k else 1), step)) * step
+        tiles, split_k = across * down * product.batches, max(1, ceil_div(product.k, per_split))
         return Plan(
             chosen, across, down, tiles, split_k, per_split, 0.0, chosen.smem_bytes, min(tiles, most_blocks or tiles)
         )
