@@ -75,7 +75,7 @@ def test_lab_checks_the_algorithm_named_on_the_command_line(tmp_path, capsys):
     assert "result[0, 0] is 1000" in output
     status, output = run(path, *asked, "--device", "emulated", "--dtype", "float64", capsys=capsys)
     assert status == 2
-    assert "mma-64x64 has cases in float16, bfloat16, float32, received float64" in output
+    assert "mma-64x64 has cases only in float16, bfloat16, float32, received float64" in output
     assert "relu has no algorithms" in run(path, "--op", "relu", "--algo", "mma-64x64", capsys=capsys)[1]
     assert "did you mean 'mma-64x64'" in run(path, "--op", "linear", "--algo", "mma-64x65", capsys=capsys)[1]
 
