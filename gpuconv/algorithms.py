@@ -147,11 +147,16 @@ def _mma(
 
 
 def _wgmma(
-    block_m: int, block_n: int, stages: int, kernels: tuple[str, ...] = ("conv2d_fprop", "conv2d_dgrad", "conv2d_wgrad")
+    block_m: int,
+    block_n: int,
+    stages: int,
+    kernels: tuple[str, ...] = ("conv2d_fprop", "conv2d_dgrad", "conv2d_wgrad"),
+    resident: int = 1,
 ) -> Algorithm:
-    """Hopper's wgmma (kernels/gemm_wgmma.cuh): a block's last warpgroup copies; the others, two or, if block_m is 64,
-    one, multiply. The rate is modeled, at 0.6 of the ceiling; no GPU has run it."""
-    warpgroups = min(2, block_m // 64)
+    """Hopper's wgmma (kernels/gemm_wgmma.cuh): a block's last warpgroup copies, the others multiply. These are one if
+    block_m is 64 or if two blocks are resident, else two. The rate is modeled, at 0.6 of the ceiling; no GPU has run
+    it."""
+    warpgroups = min(2, block_m // 64) // resident
     macros = dict(BLOCK_M=block_m, BLOCK_N=block_n, THREAD_M=block_m // (8 * warpgroups), THREAD_N=block_n // 16)
     # The ring of stages, the accumulators on their way to the output, and the sums of columns.
     smem_bytes = stages * (block_m + block_n) * 128 + (8 * warpgroups + 4) * 1024
@@ -164,9 +169,9 @@ def _wgmma(
         64,
         128 * (warpgroups + 1),
         9.6,
-        macros | dict(MIN_BLOCKS=1, STAGES=stages),
+        macros | dict(MIN_BLOCKS=resident, STAGES=stages),
         smem_bytes,
-        resident=1,
+        resident=resident,
         kernels=kernels,
         capability=90,
         one_chip=True,
@@ -194,6 +199,7 @@ ALGORITHMS = (
     _wgmma(128, 256, 4),
     _wgmma(128, 128, 6),
     _wgmma(256, 64, 5, ("conv2d_fprop", "conv2d_dgrad")),  # few filters, or few channels of the input gradient
+    _wgmma(128, 64, 4, ("conv2d_fprop",), resident=2),  # few filters, where a block has many tiles
     _wgmma(128, 192, 5, ("conv2d_wgrad",)),  # 3 x 3 taps of 64 channels fill three of these tiles
     _wgmma(64, 192, 6, ("conv2d_wgrad",)),  # the same, for few filters
     _simt(("float32",), 128, 64, 8, 8, 3, 0.80),

@@ -7,7 +7,7 @@
 
 #include "input_gradient.cuh"
 
-extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N) + 128, 1)
+extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N) + 128, RESIDENT_BLOCKS)
 conv2d_dgrad_wgmma(DTYPE* dx, Sums* sums, accumulator<DTYPE>* partials, const DTYPE* dy, const DTYPE* w, const DTYPE* norm_x,
                    const Real* mean, const Real* gamma, const Real* beta, const Real* inv_std, const Convolution conv,
                    const TileScheduler scheduler, int32 accumulate) {

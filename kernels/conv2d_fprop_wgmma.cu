@@ -7,7 +7,7 @@
 
 #include "conv2d_epilogue.cuh"
 
-extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N) + 128, 1)
+extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N) + 128, RESIDENT_BLOCKS)
 conv2d_fprop_wgmma(DTYPE* y, uint8* mask, DTYPE* input, Moments* moments, accumulator<DTYPE>* partials, const DTYPE* x,
                    const DTYPE* w, const DTYPE* bias, const Convolution conv, const TileScheduler scheduler) {
     using IteratorA = TileIterator<InputWindows, BLOCK_M, VECTOR_C, true>;

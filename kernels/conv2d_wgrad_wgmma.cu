@@ -7,7 +7,7 @@
 
 #include "filter_gradient.cuh"
 
-extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N) + 128, 1)
+extern "C" __global__ void __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N) + 128, RESIDENT_BLOCKS)
 conv2d_wgrad_wgmma(DTYPE* dw, DTYPE* db, accumulator<DTYPE>* partials, const DTYPE* dy, const DTYPE* x,
                    const Convolution conv, const TileScheduler scheduler, int32 accumulate) {
     using IteratorA = FilterGradient::IteratorA;

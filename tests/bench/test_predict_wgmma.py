@@ -7,7 +7,7 @@ import pytest
 from bench import predict as bench_predict
 from bench import predict_steps
 from bench.suite import select
-from gpuconv.algorithms import find
+from gpuconv.algorithms import ALGORITHMS, find
 from gpuconv.backends.cuda.analysis import machine_code, predict_wgmma
 from gpuconv.backends.cuda.analysis.machine_code import Instruction, MainLoop
 from gpuconv.backends.cuda.analysis.predict_time import GPUS, Model, Prediction, Terms
@@ -16,7 +16,7 @@ from gpuconv.backends.cuda.runtime import nvrtc
 
 H200 = GPUS["h200"]
 MADE_UP = Model("made up", Terms(10_000.0, 0.0, 2.0, 0.0, 0.0), 0.0, 0.0, "none", ())
-TILES = ("wgmma-256x128", "wgmma-128x256", "wgmma-128x128", "wgmma-256x64", "wgmma-128x192", "wgmma-64x192")
+TILES = [each.name for each in ALGORITHMS if each.family == "wgmma"]
 
 
 CODE = Code(80, 175, 400)
@@ -38,6 +38,7 @@ def time(algo="wgmma-128x128", counted=CODE, **changed):
         ("wgmma-256x64", 512, 16 * 32),
         ("wgmma-128x192", 768, 8 * 64),
         ("wgmma-64x192", 384, 4 * 64),
+        ("wgmma-128x64", 256, 8 * 32),
     ],
 )
 def test_the_clocks_of_a_stage_equal_those_computed_by_hand(algo, tensor, read):
@@ -49,7 +50,8 @@ def test_the_clocks_of_a_stage_equal_those_computed_by_hand(algo, tensor, read):
     assert found.shared == read + copied / 128
     assert found.l2 == pytest.approx(copied * 132 / 5120)
     # A scheduler has one warp that copies, and one or two that multiply; each instruction takes two clocks.
-    assert found.issue == 2 * ((1 if algorithm.block_m == 64 else 2) * 80 + 175)
+    multiplying = 1 if algo in ("wgmma-64x192", "wgmma-128x64") else 2
+    assert found.issue == 2 * (multiplying * 80 + 175)
 
 
 def test_the_time_of_a_convolution_equals_that_computed_by_hand():
@@ -74,6 +76,17 @@ def test_the_next_tile_hides_a_part_of_the_store():
     assert later_tile(drained=True) == pytest.approx(18 * l2 + stored + 1000 + l2)
     long = 10_000  # longer than it takes to fill the ring of 6 stages
     assert later_tile(counted=Code(80, 175, long), stages=60) == pytest.approx(60 * l2 + 2 * long - 6 * l2)
+
+
+def test_a_second_block_hides_the_store_as_far_as_the_schedulers_can_issue_both():
+    l2, issue, long = 24576 * 132 / 5120, 2 * (80 + 175), 10_000
+
+    def later_tile(others):
+        found = [time("wgmma-128x64", Code(80, 175, others), turns=turns).seconds for turns in (2, 3)]
+        return (found[1] - found[0]) * H200.clock
+
+    assert later_tile(400) == pytest.approx(18 * l2)
+    assert later_tile(2 * long) == pytest.approx(18 * issue + 2 * long)
 
 
 def test_the_slowest_part_of_a_stage_sets_its_time():

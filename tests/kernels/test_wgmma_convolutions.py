@@ -12,6 +12,7 @@ from gpuconv import asarray, ops, to_numpy, verify
 from gpuconv.algorithms import ALGORITHMS, find
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.analysis import machine_code
+from gpuconv.backends.cuda.analysis.predict_time import resident_blocks
 from gpuconv.backends.cuda.gemm.plan import plan, unproved
 from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.runtime import nvrtc
@@ -265,6 +266,7 @@ PINNED = {
     "wgmma-256x64": ((160, 13), (168, 14)),
     "wgmma-128x192": ((140, 19), (144, 21)),
     "wgmma-64x192": ((140, 19), (144, 21)),
+    "wgmma-128x64": ((128, 14), (128, 15)),
 }
 FINISHES = {
     "plain": {},
@@ -313,6 +315,9 @@ def test_one_hgmma_per_product_without_spills(op, algo, finish):
         older = tuple(map(int, nvrtc.toolkit()[1].removeprefix("NVRTC ").split("."))) < (13, 5)
         registers, instructions = PINNED[algo][older]
         assert resources.registers <= registers
+        shared = resources.static_shared + algorithm.smem_bytes
+        held = resident_blocks("sm_90a", resources.registers, shared, algorithm.threads)
+        assert held >= algorithm.resident
         assert loop.instructions / loop.hmma <= instructions
         copies = [each for each in code if each.opcode.startswith("LDGSTS")]
         assert len(copies) == copies_of(algorithm.block_m) + copies_of(algorithm.block_n)

@@ -2,11 +2,11 @@
 
     time = launch + prologue + turns * stages * max(tensor, shared, l2, issue) + epilogue + reduction
 
-or the time of its bytes at the GPU's copy rate, or of its arithmetic at the measured ceiling, if that is more. A
-multiprocessor holds one block, which computes one tile after another; `turns` is the number of tiles of the busiest
-block. While a tile is stored, the ring of stages is filled for the next tile. `epilogue` is the time to store the last
-tile, plus the part of the other tiles' stores that takes longer than this filling. docs/performance-model.md says where
-the rates come from.
+or the time of its bytes at the GPU's copy rate, or of its arithmetic at the measured ceiling, if that is more. Blocks
+compute one tile after another; `turns` is the number of tiles of the busiest multiprocessor, which holds one block, or
+two of some tiles. While a block stores a tile, its ring of stages is filled for the next one, and the other block
+multiplies. `epilogue` is the time to store the last tile, plus the part of the other tiles' stores that takes longer
+than these. docs/performance-model.md says where the rates come from.
 """
 
 from __future__ import annotations
@@ -88,18 +88,22 @@ def time(
     model: Model,
     gpu: Gpu,
 ) -> Prediction:
-    """The predicted time of a launch whose busiest block computes `turns` tiles of `stages` stages each. drained:
-    whether the ring runs empty after each tile, as in wgrad, which sums what was copied. moved: the bytes that must
-    pass through memory. partials: the bytes that the split-K reduction reads. The parts of a `Stage` overlap."""
+    """The predicted time of a launch whose busiest multiprocessor computes `turns` tiles of `stages` stages each.
+    drained: whether the ring runs empty after each tile, as in wgrad, which sums what was copied. moved: the bytes that
+    must pass through memory. partials: the bytes that the split-K reduction reads. The parts of a `Stage` overlap."""
     each = stage(algorithm, counted, model, gpu)
     stored = TAKEN * counted.others * _multiplying(algorithm) / SCHEDULERS * model.rates.instruction
     loop = stages * max(vars(each).values())
-    multiplied = stages * max(each.tensor, each.shared, each.issue)
-    ahead = 0 if drained else min(algorithm.macros["STAGES"], stages) * each.l2  # copied while a tile is stored
+    if algorithm.resident > 1:  # another block multiplies, but on the same schedulers
+        exposed = stages * each.issue + stored - loop
+    else:
+        multiplied = stages * max(each.tensor, each.shared, each.issue)
+        ahead = 0 if drained else min(algorithm.macros["STAGES"], stages) * each.l2  # copied while a tile is stored
+        exposed = max(multiplied + stored - loop, stored - ahead)
     alone = {
         "launch": model.rates.launch,
         "prologue": (turns if drained else 1) * (LATENCY + each.l2),
-        "epilogue": stored + (turns - 1) * max(0, multiplied + stored - loop, stored - ahead),
+        "epilogue": stored + (turns - 1) * max(0, exposed),
     }
     together = {name: turns * stages * clocks for name, clocks in vars(each).items()}
     parts = {name: clocks / gpu.clock for name, clocks in (alone | together).items()}
