@@ -7,6 +7,7 @@ import shutil
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gpuconv import lab
@@ -158,6 +159,15 @@ def test_runs_of_two_devices_differ_only_beyond_rounding(work, capsys):
     result = json.loads(capsys.readouterr().out.partition("\n{")[2].join(["{", ""]))
     assert not result["one_machine"]
     assert result["beyond"]["element"]["differing"] > 0
+
+
+def test_the_repeated_gradient_of_a_float16_run_has_no_loss_scale(work):
+    assert main(["train", *TINY, "--run-dir", "half", "--digests", "--quiet", "--precision", "float16"]) == 0
+    step = read("half/digests.jsonl")[0]
+    for direction in ("backward", "gradient", "forward"):
+        digest = next(each for each in step.tensors if each.direction == direction)
+        values = Repetition("half", 1).values((direction, digest.name, 0))
+        assert np.linalg.norm(values) == pytest.approx(digest.norm, rel=1e-4), digest.name
 
 
 @pytest.mark.kernels
