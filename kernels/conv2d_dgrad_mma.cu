@@ -1,7 +1,7 @@
 // The gradient of a convolution with respect to its input on tensor cores: float16, bfloat16, TF32; sm_80 and up.
 //
 // Formula, layouts, grid, phases and macros are those of conv2d_dgrad.cu, the main loop that of gemm_mma.cuh. The filters' lines
-// run along the channels, so ldmatrix transposes them.
+// run along the channels, so they are transposed when they are read (mma_tile.cuh).
 
 #include "gemm_mma.cuh"
 
