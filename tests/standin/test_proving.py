@@ -111,7 +111,7 @@ def test_no_fault_gets_an_algorithm_chosen_or_harms_this_process(on_gpu, tmp_pat
         assert row["algorithm"] not in (None, NAME)
         assert "proof" not in row
         np.testing.assert_allclose(result, getattr(ops, op)(*arrays, **options), rtol=1e-4, atol=1e-3)
-    with pytest.raises(UnprovedError, match=f"Stand-in 90 has not proved it for this one: .*{proving.FAULTS[fault]}"):
+    with pytest.raises(UnprovedError, match=f"Stand-in 90 it is not proved for this one: .*{proving.FAULTS[fault]}"):
         ran("conv2d", [X, W, B], algo=NAME)
     found = kept(tmp_path)
     assert bool(found) == (fault in proving.LASTING)
