@@ -15,7 +15,16 @@ from gpuconv.dtypes import as_dtype
 from gpuconv.verify.conv_problems import conv, random_arrays
 from gpuconv.verify.oracle import expect
 from tests.kernels.test_conv_kernels import forced
-from tests.kernels.test_faults_in_wgmma_kernels import LAYOUT, MAIN_LOOP, RING, TOO_EARLY, assert_named, planted
+from tests.kernels.test_faults_in_wgmma_kernels import (
+    DEADLOCK,
+    FAULTS,
+    LAYOUT,
+    MAIN_LOOP,
+    RING,
+    TOO_EARLY,
+    assert_named,
+    planted,
+)
 from tests.tolerance import assert_within, sum_bound
 
 ITERATOR, WINDOWS, BLOCKS = "tile_iterator.cuh", "conv2d.cuh", "gemm.cuh"
@@ -259,3 +268,34 @@ def test_a_fault_of_a_gradient_is_noticed(monkeypatch, tmp_path, fault):
     forced(monkeypatch, find("wgmma-128x128", "bfloat16"), splits, 1)
     with planted(tmp_path, f"{op}_wgmma.cu", (file or f"{op}_wgmma.cu", before, after)):
         assert_noticed(op, text, (0, 3))
+
+
+# Of the main loop, which is the same in all directions: its fences, waits, phases and arrivals.
+SHARED = (
+    "no proxy fence",
+    "copies not waited for",
+    "copies before the stage is free",
+    "products before the stage is filled",
+    "no fence of the registers",
+    "products waited for a stage late",
+    "products not waited for",
+    "another stage freed",
+    "wrong phase of a filled stage",
+    "phase that never changes",
+    "arrival too many",
+)
+# What the checker may say instead. wgrad's copiers, which add up db, may be the first to read what has not arrived.
+INSTEAD = {
+    DGRAD: DEADLOCK,
+    WGRAD: "reads shared dynamic memory + # bytes, which an asynchronous copy that was not waited for has yet to write",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", SHARED)
+@pytest.mark.parametrize("op", CASES)
+def test_a_fault_of_the_main_loop_is_named_in_the_gradients_too(monkeypatch, tmp_path, op, fault):
+    file, before, after, text = FAULTS[fault]
+    forced(monkeypatch, find("wgmma-128x128", "bfloat16"), 1, 1)
+    with planted(tmp_path, f"{op}_wgmma.cu", (file, before, after)):
+        assert_noticed(op, f"{text}|{INSTEAD[op]}", (0, 3))
