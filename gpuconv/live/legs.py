@@ -99,12 +99,14 @@ def make(recipe: Record, sets: Sets, device: str, *, prepare: Callable[[Sequenti
     known = Normalization(noted["mean"], noted["std"]) if "mean" in noted else None
     normalization = known or Normalization.from_dataset(sets.train)
     net.classes, net.normalization = sets.classes, normalization
-    loaders = {}
+    loaders: dict[str, Any] = {}
     for part in ("train", "validation", "test"):
         data, kept = getattr(sets, part), recipe.get(part) or {}
         loaders[part] = None if data is None else _loader(data, kept, part, net, normalization, recipe["seed"])
         if data is not None:
             user_data.expect(part, loaders[part], net, trainer.loss)
+    # As `fit` will set them: the learning rate, which the page shows before that, depends on them.
+    trainer.epochs, trainer.batches = recipe["epochs"], math.ceil(len(loaders["train"]) / trainer.accumulate)
     return Leg(recipe, trainer, loaders)
 
 

@@ -6,7 +6,6 @@ into a hub, which never waits for a browser.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import deque
@@ -259,9 +258,9 @@ class Session(Callback):
             "step": trainer.steps,
             "epoch": trainer.epoch,
             "batch": trainer.batch,
-            "batches": math.ceil(len(self.leg.loaders["train"]) / trainer.accumulate),
+            "batches": trainer.batches,
             "epochs": self.leg.recipe["epochs"],
-            "lr": trainer.lr if trainer.batches else None,  # unknown before the first leg
+            "lr": trainer.lr,
             "schedule": str(trainer.schedule),
             "per_second": self._speed.at(trainer.steps, images) if training else 0,
             "device": self.device,
@@ -443,5 +442,6 @@ class Session(Callback):
         trainer.optimizer.load_state_dict(found.part("optimizer"))
         trainer.epoch, trainer.batch = found.state["epoch"], found.state["batch"]
         trainer.records = found.state["records"]
+        trainer.follow_plateau()
         if self.phase == PAUSED and trainer.epoch >= self.leg.recipe["epochs"]:
             self.phase = ENDED

@@ -18,7 +18,7 @@ from gpuconv.layers import BatchNorm, Conv2D, Dropout, Flatten, Linear, MaxPool2
 from gpuconv.live import attribution, legs, pictures, snapshots
 from gpuconv.live.budget import Budget, Look
 from gpuconv.live.session import PAUSED
-from gpuconv.training import RunDirectory
+from gpuconv.training import RunDirectory, schedules
 from gpuconv.training.stored import state
 from tests import standin
 from tests.live.conftest import LINEAR, do
@@ -77,6 +77,18 @@ def test_a_change_is_announced_stored_and_applied(open_session):
     assert legs.changes_of(records_of(session.run_dir)) == [(step, {"lr": 0.01, "momentum": 0.8, "batch_size": 25})]
     lines = [json.loads(line) for line in (session.run_dir / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["event"] == "change"] == [step]
+
+
+def test_the_rate_of_the_next_step_is_shown_while_paused(open_session):
+    session = open_session()
+    wait_for(session, lambda: session.trainer.steps > 5)
+    do(session, "pause")
+    do(session, "change", settings={"lr": 0.004})
+    wait_for(session, lambda: session.trainer.optimizer.lr == 0.004)
+    session.trainer.schedule = schedules.get("linear")
+    left = 1 - session.trainer.steps / session.trainer.total_steps
+    assert 0 < left < 1
+    assert session.state()["lr"] == pytest.approx(0.004 * left)
 
 
 def test_a_new_rate_keeps_the_optimizer_state_and_a_new_optimizer_starts_fresh(open_session):

@@ -47,7 +47,7 @@ function showState(found) {
   put("phase", found.message ? `${found.phase}: ${found.message}` : found.phase);
   put("step", String(found.step));
   put("epoch", `${Math.min(found.epoch + 1, found.epochs)} of ${found.epochs}, batch ${found.batch} of ${found.batches}`);
-  put("rate", found.lr === null ? "–" : String(Number(found.lr.toPrecision(3))));
+  put("rate", String(Number(found.lr.toPrecision(3))));
   $("rate").title = $("schedule").title = found.schedule;
   $("schedule").hidden = found.schedule === "constant";
   put("speed", found.per_second ? Math.round(found.per_second).toLocaleString("en") : "–");
