@@ -1,18 +1,21 @@
 // Batch normalization (Ioffe and Szegedy 2015) of x (M, C): all leading axes flattened, channels innermost.
 //
-//   y = act(gamma * (x - mean) * inv_std + beta),   inv_std = 1 / sqrt(var + eps)
+//   y = act(gamma * (x - mean) * inv_std + beta [+ addend]),   inv_std = 1 / sqrt(var + eps)
 //   dx = gamma * inv_std * (dy - (sum dy + xhat * sum(dy * xhat)) / M),   xhat = (x - mean) * inv_std
 //
 // With MASK 4, x is the result of a 2 x 2 max pool of a convolution's output (N, H, W, C), and dx the gradient of that output:
 // each number of the formula goes to the pixel of its window that the mask (mask.cuh) marks, zeros to all others.
 //
 // In the formula of dx, dy is the gradient of the activation's input. Backward recomputes that input from x instead of
-// reading it from memory.
+// reading it from memory. With an addend it cannot: _backward_sums_saved reads what the activation's backward takes (saved), and
+// stores the gradient of the activation's input, which is the addend's too, for _backward_dx without an activation.
 //
 // forward, training        _statistics, _statistics_finish, _normalize: x is read twice, y written
 // after a convolution      _merge, _statistics_finish, _normalize: the convolution has written the partial results
 // forward, inference       _inference
+// with an addend           _normalize_addend and _inference_addend
 // backward                 _backward_sums, _backward_finish, _backward_dx or _dx_unpooled: dy and x are read twice, dx written
+// backward, addend         _backward_sums_saved, _backward_finish, _backward_dx: also reads saved, and writes the addend's gradient
 // below a convolution      _backward_merge, _backward_finish, _backward_dx: that convolution's dgrad has written partial sums
 //
 // Statistics: a thread computes the mean and the squared deviations of four rows at a time and combines them by Chan's formula
@@ -23,7 +26,7 @@
 // Macros: DTYPE, WIDTH (column_reduce.cuh); ACTIVATION; MASK 0 or, with a WIDTH that divides a group's channels, 4.
 // Limits: none. A partial result is 3 numbers per chunk and channel forward, 2 backward, with chunks times tiles at most 1024.
 // Floor: forward 3 sizeof(DTYPE) bytes per number (2 if the second read hits L2) and 10 FLOPs; backward 5 (3), or 8 (6) with MASK 4,
-// and 11 FLOPs.
+// and 11 FLOPs. An addend takes 1 more forward and, with an activation, 2 more backward.
 #include "column_reduce.cuh"
 #include "mask.cuh"
 #include "moments.cuh"
@@ -83,41 +86,49 @@ batch_norm_merge(Moments* fewer, const Moments* partials, int32 chunks, int32 sh
     merge_tiles(fewer, partials, chunks, share, channels);
 }
 
-// y = act((x - mean) * scale + beta), for the channels of a thread's lanes.
+// y = act((x - mean) * scale + beta), for the channels of a thread's lanes. With ADDS an addend is added to the value rounded to
+// DTYPE, as a separate addition would, before the activation.
+template <bool ADDS>
 struct Normalize {
     DTYPE* y;
     const DTYPE* x;
-    PitchedPacks y_packs, x_packs;
+    const DTYPE* addend;
+    PitchedPacks y_packs, x_packs, addend_packs;
     Real mean[WIDTH], scale[WIDTH], beta[WIDTH];
 
-    __device__ DTYPE apply(DTYPE number, int lane) const {
-        const DTYPE given = normal(number, mean[lane], scale[lane], beta[lane]);
+    __device__ DTYPE apply(DTYPE number, DTYPE more, int lane) const {
+        DTYPE given = normal(number, mean[lane], scale[lane], beta[lane]);
+        if (ADDS) given = round_to<DTYPE>(load(given) + load(more));
         return ACTIVE ? round_to<DTYPE>(ACTIVATION<Real>{}.apply(load(given))) : given;
     }
     template <int ROWS>
     __device__ __forceinline__ void packs(int64, int64, int64 step) {
-        Numbers rows[ROWS];
-        const int64 to = y_packs.at(step), from = x_packs.at(step);
+        Numbers rows[ROWS], more[ROWS] = {};
+        const int64 to = y_packs.at(step), from = x_packs.at(step), more_from = ADDS ? addend_packs.at(step) : 0;
 #pragma unroll
-        for (int i = 0; i < ROWS; ++i) rows[i] = reinterpret_cast<const Numbers*>(x)[from + i * x_packs.stride];
+        for (int i = 0; i < ROWS; ++i) {
+            rows[i] = reinterpret_cast<const Numbers*>(x)[from + i * x_packs.stride];
+            if (ADDS) more[i] = reinterpret_cast<const Numbers*>(addend)[more_from + i * addend_packs.stride];
+        }
 #pragma unroll
         for (int i = 0; i < ROWS; ++i) {
 #pragma unroll
-            for (int j = 0; j < WIDTH; ++j) rows[i].at[j] = apply(rows[i].at[j], j);
+            for (int j = 0; j < WIDTH; ++j) rows[i].at[j] = apply(rows[i].at[j], more[i].at[j], j);
             reinterpret_cast<Numbers*>(y)[to + i * y_packs.stride] = rows[i];
         }
     }
     __device__ void single(int64 number, int lane) {
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j)  // a variable index would move the coefficients to local memory
-            if (j == lane) y[number] = apply(x[number], j);
+            if (j == lane) y[number] = apply(x[number], ADDS ? addend[number] : DTYPE(), j);
     }
 };
 
-extern "C" __global__ void __launch_bounds__(256, 1)
-batch_norm_normalize(DTYPE* y, const DTYPE* x, const Real* gamma, const Real* beta, const Real* mean, const Real* inv_std,
-                     Columns columns, int64 y_pitch, int64 x_pitch) {
-    Normalize map{y, x, PitchedPacks(columns, y_pitch), PitchedPacks(columns, x_pitch), {}, {}, {}};
+template <bool ADDS>
+__device__ __forceinline__ void
+normalize(DTYPE* y, const DTYPE* x, const DTYPE* addend, const Real* gamma, const Real* beta, const Real* mean, const Real* inv_std,
+          const Columns& columns, int64 y_pitch, int64 x_pitch, int64 addend_pitch) {
+    Normalize<ADDS> map{y, x, addend, PitchedPacks(columns, y_pitch), PitchedPacks(columns, x_pitch), PitchedPacks(columns, addend_pitch), {}, {}, {}};
     int32 column[WIDTH];
     Position(columns).columns_of_lanes(column, columns.channels);
     if (Position(columns).inside)
@@ -130,12 +141,25 @@ batch_norm_normalize(DTYPE* y, const DTYPE* x, const Real* gamma, const Real* be
     walk<4>(columns, map);
 }
 
-// Normalizes with the running statistics; the first chunk's threads also write them to mean and inv_std.
 extern "C" __global__ void __launch_bounds__(256, 1)
-batch_norm_inference(DTYPE* y, Real* mean, Real* inv_std, const DTYPE* x, const Real* gamma, const Real* beta,
-                     const Real* running_mean, const Real* running_var, double eps, Columns columns, int64 y_pitch,
-                     int64 x_pitch) {
-    Normalize map{y, x, PitchedPacks(columns, y_pitch), PitchedPacks(columns, x_pitch), {}, {}, {}};
+batch_norm_normalize(DTYPE* y, const DTYPE* x, const Real* gamma, const Real* beta, const Real* mean, const Real* inv_std,
+                     Columns columns, int64 y_pitch, int64 x_pitch) {
+    normalize<false>(y, x, nullptr, gamma, beta, mean, inv_std, columns, y_pitch, x_pitch, 0);
+}
+
+extern "C" __global__ void __launch_bounds__(256, 1)
+batch_norm_normalize_addend(DTYPE* y, const DTYPE* x, const Real* gamma, const Real* beta, const Real* mean, const Real* inv_std,
+                            Columns columns, int64 y_pitch, int64 x_pitch, const DTYPE* addend, int64 addend_pitch) {
+    normalize<true>(y, x, addend, gamma, beta, mean, inv_std, columns, y_pitch, x_pitch, addend_pitch);
+}
+
+// Normalizes with the running statistics; the first chunk's threads also write them to mean and inv_std.
+template <bool ADDS>
+__device__ __forceinline__ void
+infer(DTYPE* y, Real* mean, Real* inv_std, const DTYPE* x, const DTYPE* addend, const Real* gamma, const Real* beta,
+      const Real* running_mean, const Real* running_var, double eps, const Columns& columns, int64 y_pitch, int64 x_pitch,
+      int64 addend_pitch) {
+    Normalize<ADDS> map{y, x, addend, PitchedPacks(columns, y_pitch), PitchedPacks(columns, x_pitch), PitchedPacks(columns, addend_pitch), {}, {}, {}};
     int32 column[WIDTH];
     Position(columns).columns_of_lanes(column, columns.channels);
     if (Position(columns).inside)
@@ -152,6 +176,20 @@ batch_norm_inference(DTYPE* y, Real* mean, Real* inv_std, const DTYPE* x, const 
             }
         }
     walk<4>(columns, map);
+}
+
+extern "C" __global__ void __launch_bounds__(256, 1)
+batch_norm_inference(DTYPE* y, Real* mean, Real* inv_std, const DTYPE* x, const Real* gamma, const Real* beta,
+                     const Real* running_mean, const Real* running_var, double eps, Columns columns, int64 y_pitch,
+                     int64 x_pitch) {
+    infer<false>(y, mean, inv_std, x, nullptr, gamma, beta, running_mean, running_var, eps, columns, y_pitch, x_pitch, 0);
+}
+
+extern "C" __global__ void __launch_bounds__(256, 1)
+batch_norm_inference_addend(DTYPE* y, Real* mean, Real* inv_std, const DTYPE* x, const Real* gamma, const Real* beta,
+                            const Real* running_mean, const Real* running_var, double eps, Columns columns, int64 y_pitch,
+                            int64 x_pitch, const DTYPE* addend, int64 addend_pitch) {
+    infer<true>(y, mean, inv_std, x, addend, gamma, beta, running_mean, running_var, eps, columns, y_pitch, x_pitch, addend_pitch);
 }
 
 // --- backward ----------------------------------------------------------------------------------
@@ -223,6 +261,56 @@ batch_norm_backward_sums(Real* dgamma, Real* dbeta, Sums* sums, Sums* partials, 
                          Columns columns, int64 dy_pitch, int64 x_pitch) {
     const Products products{dy, x, PitchedPacks(columns, dy_pitch), PitchedPacks(columns, x_pitch), Through(columns, gamma, beta, mean, inv_std)};
     column_reduce(partials, columns, products, Gradients{dgamma, dbeta, sums, inv_std, accumulate});
+}
+
+// The terms of the sums where an addend was added to the norm's output. Also stores the addend's gradient.
+struct ProductsOfSaved {
+    struct Packs {
+        Numbers dy, x, saved;
+    };
+    DTYPE* daddend;
+    const DTYPE* dy;
+    const DTYPE* x;
+    const DTYPE* saved;
+    PitchedPacks dy_packs, x_packs, saved_packs;
+    Real mean[WIDTH];
+
+    __device__ Packs read(int64, int64 step) const {
+        return {reinterpret_cast<const Numbers*>(dy)[dy_packs.at(step)], reinterpret_cast<const Numbers*>(x)[x_packs.at(step)],
+                reinterpret_cast<const Numbers*>(saved)[saved_packs.at(step)]};
+    }
+    __device__ void write(int64 pack, Packs& packs) const {
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j) packs.dy.at[j] = gradient(packs.dy.at[j], packs.saved.at[j]);
+        reinterpret_cast<Numbers*>(daddend)[pack] = packs.dy;
+    }
+    __device__ Sums value(const Packs& packs, int lane) const { return product(packs.dy.at[lane], packs.x.at[lane], lane); }
+    __device__ Sums single(int64 number, int lane) const {
+        const DTYPE behind = gradient(dy[number], saved[number]);
+        daddend[number] = behind;
+        Sums sums = {};
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j)
+            if (j == lane) sums = product(behind, x[number], j);
+        return sums;
+    }
+    static __device__ DTYPE gradient(DTYPE dy, DTYPE saved) {
+        return round_to<DTYPE>(ACTIVATION<Real>{}.gradient(load(dy), load(saved)));
+    }
+    __device__ Sums product(DTYPE dy, DTYPE x, int lane) const { return {load(dy), load(dy) * (load(x) - mean[lane])}; }
+};
+template <> constexpr bool WRITES<ProductsOfSaved> = true;
+
+extern "C" __global__ void __launch_bounds__(256, 1)
+batch_norm_backward_sums_saved(Sums* partials, DTYPE* daddend, const DTYPE* dy, const DTYPE* x, const DTYPE* saved, const Real* mean,
+                               Columns columns, int64 dy_pitch, int64 x_pitch, int64 saved_pitch) {
+    ProductsOfSaved products{daddend, dy, x, saved, PitchedPacks(columns, dy_pitch), PitchedPacks(columns, x_pitch), PitchedPacks(columns, saved_pitch), {}};
+    int32 column[WIDTH];
+    Position(columns).columns_of_lanes(column, columns.channels);
+    if (Position(columns).inside)
+#pragma unroll
+        for (int j = 0; j < WIDTH; ++j) products.mean[j] = mean[column[j]];
+    column_reduce(partials, columns, products, [&](int32 c, const Sums& total) { partials[c] = total; });
 }
 
 extern "C" __global__ void __launch_bounds__(256)

@@ -97,6 +97,9 @@ __device__ __forceinline__ void merge_rows(State* cells, int32 rows, int32 tile,
     for (int32 column = threadIdx.x; column < count; column += blockDim.x) take(column, cells[column]);
 }
 
+// Whether a source has write(pack, packs), which is called with what it read for a pack, and may change it, before value().
+template <class Source> constexpr bool WRITES = false;
+
 template <class State, class Source>
 struct Accumulate {
     const Source& source;
@@ -107,6 +110,9 @@ struct Accumulate {
         typename Source::Packs rows[ROWS];
 #pragma unroll
         for (int i = 0; i < ROWS; ++i) rows[i] = source.read(pack + i * stride, step + i);
+        if constexpr (WRITES<Source>)
+#pragma unroll
+            for (int i = 0; i < ROWS; ++i) source.write(pack + i * stride, rows[i]);
         typename State::Value values[WIDTH][ROWS];
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j)

@@ -47,6 +47,7 @@ from gpuconv.layers import (
     ReLU,
     ReLU6,
     Residual,
+    ResidualNorm,
     Scale,
     Sequential,
     Sigmoid,
@@ -411,7 +412,7 @@ def _plain(op: str, attributes: Callable[[Any], dict[str, Any]] = lambda layer: 
     return form
 
 
-FUSED = (ConvActivation, ConvNorm, ConvPool, ConvReLU, NormActivation, NormChain)
+FUSED = (ConvActivation, ConvNorm, ConvPool, ConvReLU, NormActivation, NormChain, ResidualNorm)
 
 FORMS: dict[type, Callable[[Graph, Any, str], str]] = {
     Sequential: _row,

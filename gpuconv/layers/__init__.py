@@ -7,6 +7,7 @@ from gpuconv.layers.conv import Conv2D
 from gpuconv.layers.conv_transpose import ConvTranspose2D
 from gpuconv.layers.dropout import Dropout
 from gpuconv.layers.fused import ConvActivation, ConvNorm, ConvReLU, NormActivation, NormChain
+from gpuconv.layers.fused_residual import ResidualNorm
 from gpuconv.layers.group_norm import GroupNorm, LayerNorm
 from gpuconv.layers.input import Input
 from gpuconv.layers.linear import Flatten, Linear
@@ -49,6 +50,7 @@ __all__ = [
     "ReLU",
     "ReLU6",
     "Residual",
+    "ResidualNorm",
     "Scale",
     "Sequential",
     "SiLU",

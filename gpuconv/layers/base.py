@@ -79,6 +79,7 @@ class Layer(Stateful["Layer"]):
     idle_in_inference: ClassVar[bool] = False  # whether `infer` returns x itself
     takes_slices: ClassVar[bool] = False  # whether forward and backward read an x that is such a slice without a copy
     holds_input: ClassVar[bool] = False  # whether the layer below may write x into a slice of this one's output
+    takes_addend: ClassVar[bool] = False  # whether forward takes `addend`, which it adds to its output
     slides: ClassVar[bool] = True  # whether on a larger image it computes the same at more positions
 
     _: KW_ONLY
@@ -130,7 +131,8 @@ class Layer(Stateful["Layer"]):
         """The layer's output. Keeps what `backward` needs until backward or the next forward.
 
         x: (N, *input_shape) of the net's dtype, on its device. training: use batch statistics and dropout. A layer that
-        `writes_slices` also takes `out`, a slice of the channels of a wider volume, and writes its output there.
+        `writes_slices` also takes `out`, a slice of the channels of a wider volume, and writes its output there. One
+        that `takes_addend` also takes `addend`, a `gpuconv.layers.addend.Addend`, and adds it to its output.
 
         Raises TypeError or ValueError for an x that the layer does not take.
         """

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, cast
 
 from gpuconv import ops
 from gpuconv.layers.activation import Activation, ReLU
+from gpuconv.layers.addend import Addend
 from gpuconv.layers.base import Layer
 from gpuconv.layers.conv import Conv2D
 from gpuconv.layers.norm import BatchNorm
@@ -137,7 +138,7 @@ class ConvActivation(FusedConv):
     @staticmethod
     def fits(layers: Sequence[Layer]) -> bool:
         conv, *others = layers
-        return type(conv) is Conv2D and len(others) == 1 and _is_plain(others[0])
+        return type(conv) is Conv2D and len(others) == 1 and is_plain(others[0])
 
     @property
     def activation(self) -> Activation:
@@ -176,7 +177,7 @@ class NormActivation(Fused):
 
     @staticmethod
     def fits(layers: Sequence[Layer]) -> bool:
-        return len(layers) == 2 and type(layers[0]) is BatchNorm and _is_plain(layers[1])
+        return len(layers) == 2 and type(layers[0]) is BatchNorm and is_plain(layers[1])
 
     def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
         norm, activation = cast(BatchNorm, self.layers[0]), cast(Activation, self.layers[1])
@@ -212,14 +213,14 @@ class ConvNorm(FusedConv):
     @staticmethod
     def fits(layers: Sequence[Layer]) -> bool:
         conv, *others = layers
-        if type(others[0]) is MaxPool2D and _halves(others[0]):
+        if others and type(others[0]) is MaxPool2D and _halves(others[0]):
             others = others[1:]
         return (
             type(conv) is Conv2D
             and not conv.depthwise
             and len(others) in (1, 2)
             and type(others[0]) is BatchNorm
-            and all(map(_is_plain, others[1:]))
+            and all(map(is_plain, others[1:]))
         )
 
     @property
@@ -235,9 +236,15 @@ class ConvNorm(FusedConv):
         last = self.layers[-1]
         return last.op if isinstance(last, Activation) else None
 
-    def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
+    @property
+    def takes_addend(self) -> bool:  # type: ignore[override]
+        return self.activation is None
+
+    def forward(
+        self, x: Array, training: bool = False, *, out: Array | None = None, addend: Addend | None = None
+    ) -> Array:
         (weight, bias), conv, norm = self.conv.filters, self.conv, self.norm
-        options = norm.options | {"activation": self.activation, "out": out}
+        options = norm.options | (addend.in_forward if addend else {"activation": self.activation}) | {"out": out}
         gamma, beta, running_mean, running_var = norm.vectors
         mask: list[Array] = []
         if training:
@@ -252,7 +259,9 @@ class ConvNorm(FusedConv):
             y, mean, inv_std = ops.batch_norm(
                 between, gamma, beta, running_mean, running_var, training=False, **options
             )
-        self.stash(x, mask, between, mean, inv_std, training)
+        if addend:
+            addend.was_added(y)
+        self.stash(x, mask, addend, between, mean, inv_std, training)
         return y
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
@@ -267,11 +276,11 @@ class ConvNorm(FusedConv):
             above: As in `NormChain`.
         """
         norm, conv = self.norm, self.conv
-        x, mask, *saved = self.unstash()
+        x, mask, addend, *saved = self.unstash()
         fused = dict(beta=norm["bias"], activation=self.activation) if self.activation else {}
         if mask:
             fused |= dict(mask=mask[0], input_shape=(len(x), *conv.problem.y_shape[1:]), groups=conv.groups)
-        return cast(Array, norm.gradients_of(dy, tuple(saved), True, **fused, **above)), x
+        return cast(Array, norm.gradients_of(dy, tuple(saved), True, addend, **fused, **above)), x
 
 
 class NormChain(Fused):
@@ -302,11 +311,18 @@ class NormChain(Fused):
     def kept(self) -> tuple[Any, ...]:
         return tuple(value for layer in self.layers for value in layer.kept)
 
-    def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
+    @property
+    def takes_addend(self) -> bool:  # type: ignore[override]
+        return self.layers[-1].takes_addend
+
+    def forward(
+        self, x: Array, training: bool = False, *, out: Array | None = None, addend: Addend | None = None
+    ) -> Array:
         *layers, last = self.layers
         for layer in layers:
             x = layer.forward(x, training)
-        return last.forward(x, training, **({} if out is None else {"out": out}))
+        into = {name: value for name, value in (("out", out), ("addend", addend)) if value is not None}
+        return last.forward(x, training, **into)
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         above: Options = {}
@@ -358,13 +374,13 @@ FUSED += [ConvReLU, ConvPool, ConvNorm, ConvActivation, NormActivation]
 CHAINED.append(chained)
 
 
-def _conv_of(layer: Layer) -> Conv2D:
-    return layer.conv if isinstance(layer, FusedConv) else cast(Conv2D, layer)
-
-
-def _is_plain(layer: Layer) -> bool:
+def is_plain(layer: Layer) -> bool:
     """Whether a layer is an activation with its op's defaults."""
     return isinstance(layer, Activation) and layer.options == type(layer)().options
+
+
+def _conv_of(layer: Layer) -> Conv2D:
+    return layer.conv if isinstance(layer, FusedConv) else cast(Conv2D, layer)
 
 
 def _halves(layer: Layer) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from gpuconv import arguments, ops
 from gpuconv.initializers import ones, zeros
 from gpuconv.layers import norm_together
+from gpuconv.layers.addend import Addend
 from gpuconv.layers.base import Layer
 from gpuconv.layers.part import Cut, sums_over_parts
 from gpuconv.layers.variables import Variable
@@ -31,7 +32,7 @@ class BatchNorm(Layer):
     stem = "norm"
     takes_parts = True
     elementwise = True
-    writes_slices = reads_slices = takes_slices = True
+    writes_slices = reads_slices = takes_slices = takes_addend = True
 
     _: KW_ONLY
     momentum: float = 0.1
@@ -52,22 +53,28 @@ class BatchNorm(Layer):
         }
         return input_shape
 
-    def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
-        if training and (total := sums_over_parts()):
+    def forward(
+        self, x: Array, training: bool = False, *, out: Array | None = None, addend: Addend | None = None
+    ) -> Array:
+        if addend is None and training and (total := sums_over_parts()):
             parts = x if isinstance(x, Cut) else [x]
             found, statistics = norm_together.forward(parts, self.vectors, self.momentum, self.eps, total)
             self.stash(parts, statistics, total)
             if isinstance(x, Cut):
                 return x.of(found)
             return found[0] if out is None else ops.copy(found[0], out=out)
-        y, mean, inv_std = ops.batch_norm(x, *self.vectors, training=training, **self.options, out=out)
-        self.stash(x, mean, inv_std, training)
+        options = self.options | (addend.in_forward if addend else {})
+        y, mean, inv_std = ops.batch_norm(x, *self.vectors, training=training, **options, out=out)
+        if addend:
+            addend.was_added(y)
+        self.stash(x, mean, inv_std, training, addend)
         return y
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         saved = self.unstash()
         if not isinstance(saved[1], norm_together.Statistics):
-            return self.gradients_of(dy, saved, input_grad)
+            *values, addend = saved
+            return self.gradients_of(dy, tuple(values), input_grad, addend)
         parts, statistics, total = saved
         given = dy if isinstance(dy, Cut) else [dy]
         found = norm_together.backward(given, parts, self["weight"], statistics, self.eps, total)
@@ -93,29 +100,37 @@ class BatchNorm(Layer):
     def options(self) -> Options:
         return dict(momentum=self.momentum, eps=self.eps)
 
-    def gradients_of(self, dy: Array, saved: tuple[Any, ...], input_grad: bool, **fused: Any) -> Array | None:
+    def gradients_of(
+        self, dy: Array, saved: tuple[Any, ...], input_grad: bool, addend: Addend | None = None, **fused: Any
+    ) -> Array | None:
         """`backward` from what forward saved.
 
         Args:
             dy: The output's gradient.
             saved: x, mean, inv_std, training.
             input_grad: As in `Layer.backward`.
+            addend: What forward added to the output; it receives its gradient.
             fused: Passed to `gpuconv.ops.batch_norm_backward` if an activation follows or a pool precedes.
         """
         x, mean, inv_std, training = saved
         (dgamma, dbeta), accumulate = self.gradients_into("weight", "bias")
-        dx, _, _ = ops.batch_norm_backward(  # one pass computes both sums; that of a frozen variable is dropped
-            dy,
-            x,
-            self["weight"],
-            mean,
-            inv_std,
-            training=training,
-            dgamma=dgamma,
-            dbeta=dbeta,
-            accumulate=accumulate,
-            **fused,
+        fused |= addend.in_backward if addend else {}
+        dx, _, _, *daddend = (
+            ops.batch_norm_backward(  # one pass computes both sums; that of a frozen variable is dropped
+                dy,
+                x,
+                self["weight"],
+                mean,
+                inv_std,
+                training=training,
+                dgamma=dgamma,
+                dbeta=dbeta,
+                accumulate=accumulate,
+                **fused,
+            )
         )
+        if addend:
+            addend.gradient = daddend[0] if daddend else dy
         return dx if input_grad else None
 
     def slid(self, flattened: Shape | None) -> tuple[Layer | None, Shape | None]:

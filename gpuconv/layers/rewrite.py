@@ -35,10 +35,10 @@ def chained_row(layers: Sequence[Layer], norm_sums: bool | None) -> Sequence[Lay
 
 def _first(layers: Sequence[Layer]) -> tuple[Layer, int]:
     """The replacement of the first layers, and how many it replaces."""
-    for length in range(len(layers), 1, -1):
+    for length in range(len(layers), 0, -1):
         for kind in FUSED:
             if kind.fits(layers[:length]) and not any(layer.has_hooks for layer in layers[:length]):
-                return kind(layers[:length]), length
+                return kind([layer.fused() for layer in layers[:length]]), length
     return layers[0].fused(), 1
 
 

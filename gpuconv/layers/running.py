@@ -89,6 +89,11 @@ def holds_input(layer: AnyLayer) -> bool:
     return layer.holds_input and not layer.is_foreign
 
 
+def takes_addend(layer: AnyLayer) -> bool:
+    """Whether a layer's forward takes addend=, a `gpuconv.layers.addend.Addend`."""
+    return layer.takes_addend and not layer.is_foreign
+
+
 def runs_in_place(layers: Sequence[LayerT]) -> list[list[LayerT]]:
     """The layers, split into runs in which each layer but the last writes straight into the output of the next one."""
     runs: list[list[LayerT]] = []

@@ -218,7 +218,7 @@ class Sequential(Layer):
     # --- running -------------------------------------------------------------------------------
 
     def forward(self, x: Array, training: bool = False, **into: Any) -> Array:
-        """As `Layer.forward`. into: its out, for a last layer that takes it."""
+        """As `Layer.forward`. into: out and addend, for a last layer that takes them."""
         return self._through("forward", x, arguments.flag("training", training), **into)
 
     def infer(self, x: Array, **into: Any) -> Array:
@@ -231,9 +231,11 @@ class Sequential(Layer):
         writing = self.layers[: len(self.layers) - len(idle)]
         *runs, last = runs_in_place(writing) if planned else [[layer] for layer in writing]
         given = [*((layers, None) for layers in runs), (last, into.get("out")), *(([layer], None) for layer in idle)]
+        addend = {name: value for name, value in into.items() if name != "out"}
         for layers, out in given:
             for layer, place in zip(layers, places(layers, x, out)):
-                x = run(layer, method, x, *options, **({} if place is None else {"out": place}))
+                more = addend if layer is writing[-1] else {}
+                x = run(layer, method, x, *options, **({} if place is None else {"out": place}), **more)
         return x
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
@@ -325,6 +327,8 @@ class Sequential(Layer):
         - CONV, optionally a 2 x 2 max POOL, batch norm and optionally an activation become
           `gpuconv.ops.conv2d_batch_norm`.
         - Batch norm and an activation become `gpuconv.ops.batch_norm` with that activation.
+        - If the body of a residual block ends in batch norm, that op adds the shortcut and applies the activation after
+          the block, if its backward reads its output.
         - Where a CONV reads the output of such a norm, the gradient of its input also computes the norm's backward sums
           (`gpuconv.ops.batch_norm_backward` with w).
 

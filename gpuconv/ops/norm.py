@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any, Unpack
 
+import numpy as np
+
 from gpuconv.arguments import flag, integer, number
 from gpuconv.backends import backend_of
 from gpuconv.ops.conv import forward_problem
@@ -27,8 +29,8 @@ from gpuconv.ops.expect import (
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
 from gpuconv.ops.remembered import remembered
-from gpuconv.problems import Conv2dProblem, Epilogue, epilogue
-from gpuconv.types import Array, ArrayT, Padding, Size, Window
+from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue, epilogue
+from gpuconv.types import Array, ArrayT, Padding, Shape, Size, Window
 
 _OF_NO_CONVOLUTION = 1, 0, 1, "floor", "auto", False  # the defaults of batch_norm_backward
 
@@ -47,9 +49,10 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
     activation: str | None = None,
+    addend: ArrayT | None = None,
     out: ArrayT | None = None,
 ) -> tuple[ArrayT, Any, Any]:
-    """y = act(gamma * (x - mean) * inv_std + beta) for each channel, inv_std = 1 / sqrt(var + eps)
+    """y = act(gamma * (x - mean) * inv_std + beta [+ addend]) for each channel, inv_std = 1 / sqrt(var + eps)
     (Ioffe and Szegedy 2015).
 
     training=True computes mean and (biased) variance over all axes but the last, and updates the running statistics in
@@ -67,6 +70,8 @@ def batch_norm(
         eps: At least 0.
         activation: None, or the name of an activation op, applied with its defaults to the value rounded to x's
             dtype.
+        addend: Of x's shape and dtype, such as the shortcut of a residual block. It is added to the value rounded to
+            x's dtype, and the sum is rounded again.
         out: Receives the result and must have its shape and dtype; may be an input itself; by default a new array.
 
     Returns:
@@ -76,19 +81,26 @@ def batch_norm(
         ValueError: Training on fewer than two values for each channel.
     """
     backend = backend_of(
-        x=x, gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var, optional=dict(out=out)
+        x=x,
+        gamma=gamma,
+        beta=beta,
+        running_mean=running_mean,
+        running_var=running_var,
+        optional=dict(addend=addend, out=out),
     )
-    _check_batch_norm(x, gamma, beta, running_mean, running_var, out, training=training)
+    _check_batch_norm(x, gamma, beta, running_mean, running_var, addend, out, training=training)
     momentum, eps = number("momentum", momentum, 0.0, 1.0), number("eps", eps, 0.0, used_with=[x])
     activation = expect_activation(activation)
     if training:
         expect_writable(running_mean=running_mean, running_var=running_var)
         outputs = expect_apart(running_mean=running_mean, running_var=running_var, out=out)
         x, gamma, beta = copy_if_overlapping(outputs, x, gamma, beta, in_place=out)
+        addend = addend if addend is None else copy_if_overlapping(outputs, addend)[0]
     else:
         x, gamma, beta, running_mean, running_var = copy_if_overlapping(
             [out], x, gamma, beta, running_mean, running_var, in_place=True
         )
+        addend = addend if addend is None else copy_if_overlapping([out], addend)[0]
     return backend.norm.batch_norm(
         x,
         gamma,
@@ -99,19 +111,39 @@ def batch_norm(
         momentum=momentum,
         eps=eps,
         activation=activation,
+        addend=addend,
         out=out,
     )
 
 
 @remembered
 def _check_batch_norm(
-    x: Array, gamma: Array, beta: Array, running_mean: Array, running_var: Array, out: Array | None, *, training: object
+    x: Array,
+    gamma: Array,
+    beta: Array,
+    running_mean: Array,
+    running_var: Array,
+    addend: Array | None,
+    out: Array | None,
+    *,
+    training: object,
 ) -> None:
     shape = expect_any_float("x", x, 2)
     expect_channel_vectors(x, shape[-1], gamma=gamma, beta=beta, running_mean=running_mean, running_var=running_var)
     if training and math.prod(shape[:-1]) < 2:
         raise ValueError(f"batch statistics need more than one value for each channel, received shape {shape}")
+    _expect_addend(addend, shape, x.dtype)
     expect_out(out, shape, x.dtype)
+
+
+def _expect_addend(addend: Array | None, shape: Shape, dtype: np.dtype) -> None:
+    if addend is not None:
+        expect_any_float("addend", addend, 2)
+        expect_shape("addend", addend, shape, "the shape of the norm's output")
+        if addend.dtype != dtype:
+            raise TypeError(
+                f"addend must have the dtype of the norm's output, {dtype.name}, received {addend.dtype.name}"
+            )
 
 
 @op("batch_norm.cu")
@@ -124,6 +156,7 @@ def batch_norm_backward(
     *,
     beta: Array | None = None,
     activation: str | None = None,
+    saved: ArrayT | None = None,
     training: bool = True,
     mask: Array | None = None,
     input_shape: Sequence[int] | None = None,
@@ -139,12 +172,13 @@ def batch_norm_backward(
     dgamma: Array | None = None,
     dbeta: Array | None = None,
     accumulate: bool = False,
-) -> tuple[ArrayT, Any, Any]:
+) -> tuple[Any, ...]:
     """With xhat = (x - mean) * inv_std: dbeta = sum dy, dgamma = sum dy * xhat over all axes but the last, and
     dx = gamma * inv_std * (dy - (dbeta + xhat * dgamma) / M) for M values per channel. With training=False the
     statistics are constants, so dx = gamma * inv_std * dy.
 
     With an activation, dy is the gradient of its output, and in the formulas above dy is the gradient of its input.
+    After an addend, that input cannot be recomputed from x, so the activation's gradient is taken from `saved`.
     With a mask, dx is passed on through the max pool that computed x: the result is the gradient of the pool's input.
     With w, dy comes from above the convolution that read this op's output: conv2d_dgrad of dy, rounded, takes dy's
     place in the formulas. Its epilogue computes the two sums.
@@ -155,8 +189,10 @@ def batch_norm_backward(
         gamma: (C,), as in batch_norm.
         mean: What batch_norm returned.
         inv_std: What batch_norm returned.
-        beta: As in batch_norm; needed with an activation, to recompute its input.
+        beta: As in batch_norm; needed with an activation, to recompute its input, unless `saved` is given.
         activation: As in batch_norm.
+        saved: If batch_norm was given an addend and an activation: what the activation's own backward takes, its output
+            or, for gelu, silu and hard_swish, its input. Not with a mask or w.
         training: As in batch_norm.
         mask: What conv2d_batch_norm returned with pool=2.
         input_shape: With a mask, the shape of the pool's input, the output of that op's convolution (N, P, Q, K).
@@ -176,11 +212,12 @@ def batch_norm_backward(
         accumulate: Add to dgamma and dbeta instead of overwriting them; dx uses only this call's sums.
 
     Returns:
-        dx, dgamma and dbeta.
+        dx, dgamma and dbeta; with `saved` also the gradient of the addend, of x's shape and dtype (without an
+        activation it is dy).
 
     Raises:
-        ValueError: An activation without beta, accumulate=True without dgamma and dbeta, w with a mask, or a
-            convolution's options without w.
+        ValueError: An activation without beta or saved, saved with a mask or w, accumulate=True without dgamma and
+            dbeta, w with a mask, or a convolution's options without w.
     """
     backend = backend_of(
         dy=dy,
@@ -188,11 +225,11 @@ def batch_norm_backward(
         gamma=gamma,
         mean=mean,
         inv_std=inv_std,
-        optional=dict(beta=beta, mask=mask, w=w, out=out, dgamma=dgamma, dbeta=dbeta),
+        optional=dict(beta=beta, saved=saved, mask=mask, w=w, out=out, dgamma=dgamma, dbeta=dbeta),
     )
-    above = None
+    conv: tuple[Conv2dProblem, Epilogue, str, bool] | None = None
     if w is not None:
-        above = _check_above(
+        conv = _check_above(
             dy,
             x,
             w,
@@ -210,7 +247,8 @@ def batch_norm_backward(
         raise ValueError("stride, padding, dilation, fit, algo and tf32 belong to a convolution: give its w too")
     elif mask is None and groups != 1:
         raise ValueError(f"groups={groups} needs w, or the mask of a convolution's pool; received neither")
-    problem = None if mask is None and input_shape is None else _pooled(x, mask, out, input_shape, groups)
+    if mask is not None or input_shape is not None:
+        conv = _pooled(x, mask, out, input_shape, groups), PLAIN, "auto", False
     activation = _check_batch_norm_backward(
         dy if w is None else x,
         x,
@@ -218,16 +256,20 @@ def batch_norm_backward(
         mean,
         inv_std,
         beta,
-        out if problem is None else None,
+        out if mask is None else None,
         dgamma,
         dbeta,
         activation=activation,
+        needs_beta=saved is None,
         accumulate=accumulate,
     )
     outputs = expect_apart(out=out, dgamma=dgamma, dbeta=dbeta)
     dy, x, gamma, mean, inv_std, beta, mask, w = copy_if_overlapping(
         outputs, dy, x, gamma, mean, inv_std, beta, mask, w, in_place=out if mask is None else None
     )
+    if saved is not None:
+        _check_saved(saved, x, activation, mask, w)
+        (saved,) = copy_if_overlapping(outputs, saved, in_place=out)
     return backend.norm.batch_norm_backward(
         dy,
         x,
@@ -236,11 +278,11 @@ def batch_norm_backward(
         inv_std,
         beta=beta,
         activation=activation,
+        saved=saved,
         training=flag("training", training),
         mask=mask,
-        problem=problem,
         w=w,
-        above=above,
+        conv=conv,
         out=out,
         dgamma=dgamma,
         dbeta=dbeta,
@@ -261,6 +303,7 @@ def _check_batch_norm_backward(
     dbeta: Array | None,
     *,
     activation: str | None,
+    needs_beta: bool,
     accumulate: bool,
 ) -> str | None:
     shape = expect_any_float("x", x, 2)
@@ -268,13 +311,24 @@ def _check_batch_norm_backward(
     expect_shape("dy", dy, shape, "x's shape")
     vectors = dict(gamma=gamma, mean=mean, inv_std=inv_std, beta=beta, dgamma=dgamma, dbeta=dbeta)
     expect_channel_vectors(x, shape[-1], **vectors)
-    if activation is not None and beta is None:
-        raise ValueError(f"the gradient of activation={activation!r} needs beta, which was not given")
+    if activation is not None and needs_beta and beta is None:
+        raise ValueError(
+            f"the gradient of activation={activation!r} needs beta, or saved after an addend; received neither"
+        )
     activation = expect_activation(activation)
     expect_out(out, shape, x.dtype)
     expect_accumulate(accumulate, dgamma=dgamma, dbeta=dbeta)
     expect_writable(dgamma=dgamma, dbeta=dbeta)
     return activation
+
+
+def _check_saved(saved: Array, x: Array, activation: str | None, mask: Array | None, w: Array | None) -> None:
+    if activation is None:
+        raise ValueError("saved is of the activation after an addend: give activation too")
+    if mask is not None or w is not None:
+        raise ValueError("saved cannot be combined with a convolution (w) or a pool (mask), received both")
+    expect_same_dtype(x=x, saved=saved)
+    expect_shape("saved", saved, x.shape, "x's shape")
 
 
 @remembered
@@ -336,6 +390,7 @@ def conv2d_batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
     activation: str | None = None,
+    addend: ArrayT | None = None,
     pool: int = 1,
     algo: str = "auto",
     tf32: bool = False,
@@ -360,6 +415,7 @@ def conv2d_batch_norm(
         momentum: As in batch_norm.
         eps: As in batch_norm.
         activation: As in batch_norm.
+        addend: As in batch_norm, of the shape of y.
         pool: 1, or 2 for the max pooling.
         algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
             choose, as does an algorithm without a kernel for this direction.
@@ -380,9 +436,9 @@ def conv2d_batch_norm(
         beta=beta,
         running_mean=running_mean,
         running_var=running_var,
-        optional=dict(bias=bias, out=out),
+        optional=dict(bias=bias, addend=addend, out=out),
     )
-    problem, statistics, algo, tf32 = _check_conv2d_batch_norm(
+    conv = _check_conv2d_batch_norm(
         x,
         w,
         bias,
@@ -390,6 +446,7 @@ def conv2d_batch_norm(
         beta,
         running_mean,
         running_var,
+        addend,
         out,
         stride=stride,
         padding=padding,
@@ -403,7 +460,7 @@ def conv2d_batch_norm(
     momentum, eps = number("momentum", momentum, 0.0, 1.0), number("eps", eps, 0.0, used_with=[x])
     activation = expect_activation(activation)
     outputs = expect_apart(running_mean=running_mean, running_var=running_var, out=out)
-    x, w, bias, gamma, beta = copy_if_overlapping(outputs, x, w, bias, gamma, beta)
+    x, w, bias, gamma, beta, addend = copy_if_overlapping(outputs, x, w, bias, gamma, beta, addend)
     return backend.norm.conv2d_batch_norm(
         x,
         w,
@@ -412,13 +469,11 @@ def conv2d_batch_norm(
         beta,
         running_mean,
         running_var,
-        problem,
-        statistics,
+        conv,
         momentum=momentum,
         eps=eps,
         activation=activation,
-        algo=algo,
-        tf32=tf32,
+        addend=addend,
         out=out,
     )
 
@@ -432,6 +487,7 @@ def _check_conv2d_batch_norm(
     beta: Array,
     running_mean: Array,
     running_var: Array,
+    addend: Array | None,
     out: Array | None,
     *,
     pool: int,
@@ -444,6 +500,7 @@ def _check_conv2d_batch_norm(
     shape = problem.pooled_shape(pool)
     if math.prod(shape[:3]) < 2:
         raise ValueError(f"batch statistics need more than one value for each filter, received maps of {shape}")
+    _expect_addend(addend, shape, x.dtype)
     expect_out(out, shape, x.dtype)
     expect_writable(running_mean=running_mean, running_var=running_var)
     statistics = epilogue(pool=int(pool), masked=pool == 2, moments=True)

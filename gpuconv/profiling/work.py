@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gpuconv.layers import Layer, NormChain
+from gpuconv.layers import Layer, NormChain, ResidualNorm
 from gpuconv.layers.branches import Merging
 from gpuconv.problems import DIRECTIONS, Conv2dProblem
 from gpuconv.types import Array
@@ -68,8 +68,9 @@ def of_layer(
 
     A residual block or branches count only what joins their paths: the additions of outputs or of input gradients, and
     for a concatenation the copies of outputs that cannot be written, or of gradients that cannot be read, in their
-    slices. holds_input: whether the layer below writes the input of a concatenation straight into its slice of the
-    output. A chain of fused layers counts the sum of its layers.
+    slices. Where a norm joins them, it reads the shortcut's output in forward; in backward, with an activation, it
+    reads the output and writes the gradient of the sum. holds_input: whether the layer below writes the input of a
+    concatenation straight into its slice of the output. A chain of fused layers counts the sum of its layers.
     """
     if isinstance(layer, NormChain):
         first, *others = layer.layers
@@ -77,6 +78,9 @@ def of_layer(
         return sum((of_layer(each, direction, batch_size) for each in others), whole)
     size = layer.dtype.itemsize
     x, y = (batch_size * math.prod(shape or ()) * size for shape in (layer.input_shape, layer.output_shape))
+    if isinstance(layer, ResidualNorm):
+        active = layer.activation is not None
+        return Work(0.0, float(y if direction == "forward" else 2 * y * active + 3 * x * input_grad))
     if isinstance(layer, Merging):
         shapes = dict(zip(layer.names, (row.output_shape if row else layer.input_shape for row in layer.rows)))
         copied = layer.copied(direction, holds_input=holds_input)

@@ -77,6 +77,45 @@ def test_gradients_agree_with_numerical_ones(shape, training):
         np.testing.assert_allclose(gradient, numerical, rtol=1e-6, atol=1e-8, err_msg=name)
 
 
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_gradients_after_an_addend_agree_with_numerical_ones(shape, activation):
+    x, addend, dy = signed(shape) * 2 + 1, signed(shape, 1), signed(shape, 2)
+    gamma, beta = signed(shape[-1], 3), signed(shape[-1], 4)
+
+    def forward(after=activation):
+        return call(x, gamma, beta, training=True, eps=1e-2, activation=after, addend=addend)
+
+    y, mean, inv_std = forward()
+    saved = y if activation == "relu" else forward(None)[0]
+    gradients = ops.batch_norm_backward(dy, x, gamma, mean, inv_std, activation=activation, saved=saved)
+    for name, gradient, argument in zip(
+        ("dx", "dgamma", "dbeta", "daddend"), gradients, (x, gamma, beta, addend), strict=True
+    ):
+        numerical = numerical_gradient(lambda: forward()[0], argument, dy)
+        np.testing.assert_allclose(gradient, numerical, rtol=1e-5, atol=1e-7, err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", FLOAT_NAMES)
+@pytest.mark.parametrize("training", [True, False])
+def test_an_addend_gives_the_bits_of_separate_ops(training, dtype):
+    x, addend, dy = (signed((3, 4, 5, 6), seed).astype(as_dtype(dtype)) for seed in range(3))
+    z, mean, inv_std = call(x, training=training)
+    y = ops.relu(ops.add(z, addend))
+    fused, *_ = call(x, training=training, activation="relu", addend=addend)
+    np.testing.assert_array_equal(fused, y)
+    held = addend.copy()
+    assert call(x, training=training, activation="relu", addend=held, out=held)[0] is held
+    np.testing.assert_array_equal(held, y)
+    gamma, dz = np.ones_like(mean), ops.relu_backward(dy, y)
+    separate = ops.batch_norm_backward(dz, x, gamma, mean, inv_std, training=training)
+    *gradients, daddend = ops.batch_norm_backward(
+        dy, x, gamma, mean, inv_std, activation="relu", saved=y, training=training
+    )
+    for one, other in zip([*gradients, daddend], [*separate, dz], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_gradients_through_the_pool_before_it_equal_values_computed_by_hand():
     """Windows whose gradients pass at the first, second, third and fourth pixel; an odd row and column are outside."""
     dy, x, one = np.arange(1.0, 5).reshape(1, 2, 2, 1), np.zeros((1, 2, 2, 1)), np.ones(1)

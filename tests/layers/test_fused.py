@@ -325,8 +325,8 @@ def test_convolutions_fused_with_batch_norm_give_the_same_results(device):
         )
 
     plain, fused = net(), net().fuse()
-    assert kinds(fused) == ["Input", "ConvNorm", "Residual", "ConvNorm", "Flatten", "Linear"]
-    assert kinds(fused[2].rows[0]) == ["ConvNorm"]
+    assert kinds(fused) == ["Input", "ConvNorm", "ResidualNorm", "ConvNorm", "Flatten", "Linear"]
+    assert kinds(fused[2].layers[0].rows[0]) == ["ConvNorm"]
     for expected, found in zip(step(plain), step(fused), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)  # some gradients cancel to zero
     for name, expected in plain.buffers().items():

@@ -35,6 +35,7 @@ from gpuconv.layers import (
     ReLU,
     ReLU6,
     Residual,
+    ResidualNorm,
     Scale,
     Sequential,
     Sigmoid,
@@ -103,6 +104,8 @@ CASES = [
     (ConvNorm([Conv2D(3, 3), BatchNorm(), Tanh()]), (4, 5, 2), (2, 3, 3)),
     (NormActivation([BatchNorm(momentum=0.3), ReLU()]), (3, 5, 2), (3, 5, 2)),
     (NormActivation([BatchNorm(), GELU()]), (7,), (7,)),
+    (ResidualNorm([Residual([Conv2D(2, 1), BatchNorm()]), Sigmoid()]), (4, 3, 2), (4, 3, 2)),
+    (ResidualNorm([Residual([BatchNorm()], [Conv2D(2, 1)])]), (4, 3, 2), (4, 3, 2)),
     (NormChain([NormActivation([BatchNorm(), Tanh()]), Conv2D(3, 2)]), (4, 3, 2), (3, 2, 3)),
     (
         NormChain([ConvNorm([Conv2D(3, 1), BatchNorm()]), ConvNorm([Conv2D(2, 2), BatchNorm(), SiLU()])]),

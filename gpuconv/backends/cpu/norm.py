@@ -10,13 +10,14 @@ from functools import partial
 import numpy as np
 
 from gpuconv.backends.cpu import activation as activations
+from gpuconv.backends.cpu.arithmetic import add
 from gpuconv.backends.cpu.conv import conv2d, conv2d_dgrad, conv2d_relu, spread
 from gpuconv.backends.cpu.precision import buffer, side_by_side, store, sum_rows, widen
 from gpuconv.problems import ACTIVATIONS
 
 
 @np.errstate(all="ignore")  # infinities and NaN are results here, as on a GPU, not warnings
-def batch_norm(x, gamma, beta, running_mean, running_var, *, training, momentum, eps, activation, out):
+def batch_norm(x, gamma, beta, running_mean, running_var, *, training, momentum, eps, activation, addend, out):
     y = buffer(out, x.shape, gamma.dtype)
     rows, each = _rows(y)
     m = math.prod(x.shape[:-1])
@@ -32,17 +33,20 @@ def batch_norm(x, gamma, beta, running_mean, running_var, *, training, momentum,
     rows *= each(gamma * inv_std)
     rows += each(beta)
     y = store(y, x.dtype, out)
+    if addend is not None:
+        y = add(y, addend, out=y)
     return y if activation is None else ACTIVATIONS[activation].apply(activations, y, out=y), mean, inv_std
 
 
 def conv2d_batch_norm(
-    x, w, bias, gamma, beta, running_mean, running_var, problem, epilogue, *, momentum, eps, activation, algo, tf32, out
+    x, w, bias, gamma, beta, running_mean, running_var, conv, *, momentum, eps, activation, addend, out
 ):
+    problem, epilogue, algo, tf32 = conv
     forward = conv2d_relu if epilogue.masked else conv2d
     made = forward(x, w, bias, problem, epilogue, algo=algo, tf32=tf32, out=None)
-    conv, *mask = made if epilogue.masked else (made,)
+    given, *mask = made if epilogue.masked else (made,)
     y, mean, inv_std = batch_norm(
-        conv,
+        given,
         gamma,
         beta,
         running_mean,
@@ -51,18 +55,21 @@ def conv2d_batch_norm(
         momentum=momentum,
         eps=eps,
         activation=activation,
+        addend=addend,
         out=out,
     )
-    return y, conv, mean, inv_std, *mask
+    return y, given, mean, inv_std, *mask
 
 
 @np.errstate(all="ignore")
 def batch_norm_backward(
-    dy, x, gamma, mean, inv_std, *, beta, activation, training, mask, problem, w, above, out, dgamma, dbeta, accumulate
+    dy, x, gamma, mean, inv_std, *, beta, activation, saved, training, mask, w, conv, out, dgamma, dbeta, accumulate
 ):
     if w is not None:
-        dy = conv2d_dgrad(dy, w, *above[:2], mask=None, algo=above[2], tf32=above[3], out=None, accumulate=False)
-    if activation is not None:
+        dy = conv2d_dgrad(dy, w, *conv[:2], mask=None, algo=conv[2], tf32=conv[3], out=None, accumulate=False)
+    if saved is not None:
+        dy = ACTIVATIONS[activation].gradient(activations, dy, saved)
+    elif activation is not None:
         dy = ACTIVATIONS[activation].apply_backward(
             activations, dy, ((widen(x) - mean) * (gamma * inv_std) + beta).astype(x.dtype)
         )
@@ -83,9 +90,10 @@ def batch_norm_backward(
     else:
         np.multiply(side_by_side(wide_dy), each(gamma * inv_std), out=rows)
     return (
-        store(spread(xhat, mask, problem, 2), dy.dtype, out),
+        store(spread(xhat, mask, conv and conv[0], 2), dy.dtype, out),
         store(dgamma_here, gamma.dtype, dgamma, accumulate),
         store(dbeta_here, gamma.dtype, dbeta, accumulate),
+        *([] if saved is None else [dy]),
     )
 
 

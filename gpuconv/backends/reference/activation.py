@@ -14,11 +14,8 @@ def _op(formula):
     def op(*arrays, out=None, **options):
         return round_to(formula(*map(wide, arrays), **options), arrays[0].dtype, out)
 
-    given, out = (
-        inspect.signature(formula).parameters.values(),
-        inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY),
-    )
-    vars(op)["__signature__"] = inspect.Signature([*given, out])
+    out = inspect.Parameter("out", inspect.Parameter.KEYWORD_ONLY)
+    vars(op)["__signature__"] = inspect.Signature([*inspect.signature(formula).parameters.values(), out])
     return op
 
 

@@ -58,11 +58,9 @@ def mix_batch(x, labels, table, *, classes, cut, seed, offset, out):
     part, before = table[w0 * len(table) >> 32], np.roll(x, 1, axis=0)
     if cut:
         side, inside = np.sqrt(one - part), np.full((height, width, 1), True)
-        for axis, size, word in ((0, height, w1), (1, width, w2)):
+        for shape, size, word in (((-1, 1, 1), height, w1), ((-1, 1), width, w2)):
             center, half = word * size >> 32, int(side / 2 * np.float32(size))
-            inside &= _within(np.arange(size), center - half, center + half).reshape(
-                (-1, 1, 1) if axis == 0 else (-1, 1)
-            )
+            inside &= _within(np.arange(size), center - half, center + half).reshape(shape)
         mixed, part = np.where(inside, before, x), one - np.float32(inside.sum()) / np.float32(inside.size)
     else:
         mixed = part * x.astype(real) + (one - part) * before.astype(real)

@@ -10,7 +10,7 @@ from gpuconv.backends.reference.precision import round_to, wide
 from gpuconv.problems import ACTIVATIONS
 
 
-def batch_norm(x, gamma, beta, running_mean, running_var, *, training, momentum, eps, activation, out):
+def batch_norm(x, gamma, beta, running_mean, running_var, *, training, momentum, eps, activation, addend, out):
     z, axes, m = wide(x), tuple(range(x.ndim - 1)), math.prod(x.shape[:-1])
     if training:
         mean, var = z.mean(axes), z.var(axes)
@@ -20,36 +20,41 @@ def batch_norm(x, gamma, beta, running_mean, running_var, *, training, momentum,
         mean, var = wide(running_mean), wide(running_var)
     inv_std = 1 / np.sqrt(var + eps)
     y = wide(gamma) * (z - mean) * inv_std + wide(beta)
+    if addend is not None:
+        y = wide(round_to(y, x.dtype)) + wide(addend)
     if activation is not None:
         y = ACTIVATIONS[activation].apply(activations, wide(round_to(y, x.dtype)))
     return round_to(y, x.dtype, out), round_to(mean, gamma.dtype), round_to(inv_std, gamma.dtype)
 
 
 def conv2d_batch_norm(
-    x, w, bias, gamma, beta, running_mean, running_var, problem, epilogue, *, momentum, eps, activation, algo, tf32, out
+    x, w, bias, gamma, beta, running_mean, running_var, conv, *, momentum, eps, activation, addend, out
 ):
+    problem, epilogue, algo, tf32 = conv
     made = (conv2d_relu if epilogue.masked else conv2d)(x, w, bias, problem, epilogue, algo=algo, tf32=tf32, out=None)
-    conv, *mask = made if epilogue.masked else (made,)
-    options = dict(momentum=momentum, eps=eps, activation=activation, out=out)
-    y, mean, inv_std = batch_norm(conv, gamma, beta, running_mean, running_var, training=True, **options)
-    return y, conv, mean, inv_std, *mask
+    given, *mask = made if epilogue.masked else (made,)
+    options = dict(momentum=momentum, eps=eps, activation=activation, addend=addend, out=out)
+    y, mean, inv_std = batch_norm(given, gamma, beta, running_mean, running_var, training=True, **options)
+    return y, given, mean, inv_std, *mask
 
 
 def batch_norm_backward(
-    dy, x, gamma, mean, inv_std, *, beta, activation, training, mask, problem, w, above, out, dgamma, dbeta, accumulate
+    dy, x, gamma, mean, inv_std, *, beta, activation, saved, training, mask, w, conv, out, dgamma, dbeta, accumulate
 ):
     if w is not None:
-        dy = conv2d_dgrad(dy, w, *above[:2], mask=None, algo=above[2], tf32=above[3], out=None, accumulate=False)
+        dy = conv2d_dgrad(dy, w, *conv[:2], mask=None, algo=conv[2], tf32=conv[3], out=None, accumulate=False)
+    if saved is not None:
+        dy = round_to(ACTIVATIONS[activation].gradient(activations, wide(dy), wide(saved)), dy.dtype)
     wide_dy, g, s = wide(dy), wide(gamma), wide(inv_std)
     xhat, axes, m = (wide(x) - wide(mean)) * s, tuple(range(x.ndim - 1)), max(1, math.prod(x.shape[:-1]))
-    if activation is not None:
+    if activation is not None and saved is None:
         given = wide(round_to(g * xhat + wide(beta), x.dtype))
         wide_dy = ACTIVATIONS[activation].apply_backward(activations, wide_dy, given)
     sum_dy, sum_dy_xhat = wide_dy.sum(axes), (wide_dy * xhat).sum(axes)
     centered = wide_dy - (sum_dy + xhat * sum_dy_xhat) / m if training else wide_dy
-    dx = round_to(before_mask(g * s * centered, mask, problem, 2), dy.dtype, out)
+    dx = round_to(before_mask(g * s * centered, mask, conv and conv[0], 2), dy.dtype, out)
     dgamma = round_to(sum_dy_xhat, gamma.dtype, dgamma, accumulate)
-    return dx, dgamma, round_to(sum_dy, gamma.dtype, dbeta, accumulate)
+    return dx, dgamma, round_to(sum_dy, gamma.dtype, dbeta, accumulate), *([] if saved is None else [dy])
 
 
 def group_norm(x, gamma, beta, *, groups, eps, out):

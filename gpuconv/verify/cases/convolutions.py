@@ -52,7 +52,8 @@ def convolution_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
             yield Case("conv2d_wgrad", tier, str(problem), _wgrad(problem))
             if problem.n * problem.p * problem.q > 1:
                 name = f"{problem} norm {activation}"
-                yield Case("conv2d_batch_norm", tier, name, _conv_norm(problem, bias, activation))
+                made = _conv_norm(problem, bias, activation, addend=index % 4 == 1)
+                yield Case("conv2d_batch_norm", tier, f"{name}, addend" if index % 4 == 1 else name, made)
             if index % 2 == 0 or index % 7 == 1:
                 name = f"below {problem} {activation}"
                 yield Case("batch_norm_backward", tier, name, _norm_below(problem, index % 3 != 2, activation))
@@ -146,10 +147,12 @@ def _relu(problem: Conv2dProblem, bias: bool, pool: int, activation: str | None 
     return _fprop(problem, bias, activation, pool=pool, **more)
 
 
-def _conv_norm(problem: Conv2dProblem, bias: bool, activation: str | None, **more: Any) -> Make:
+def _conv_norm(problem: Conv2dProblem, bias: bool, activation: str | None, addend: bool = False, **more: Any) -> Make:
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         arrays, options = _fprop(problem, bias, activation, **more)(rng, dtype)
         (_, *vectors), _ = norm(1, problem.k, True)(rng, dtype)
+        if addend:
+            options = options | {"addend": normal(rng, problem.pooled_shape(int(more.get("pool", 1))), dtype)}
         return [*arrays, *vectors], options
 
     return make

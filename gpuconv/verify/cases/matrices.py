@@ -72,6 +72,10 @@ def matrix_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
                 active, training = f"{name} {activation}", index % 3 != 1
                 yield Case("batch_norm", tier, active, norm(n, c, training, activation))
                 yield Case("batch_norm_backward", tier, active, norm_backward(n, c, training, activation))
+                added = activation if index % 2 else None
+                yield Case("batch_norm", tier, f"{name} {added}, addend", norm(n, c, training, added, addend=True))
+                saved = norm_backward(n, c, training, activation, saved=True)
+                yield Case("batch_norm_backward", tier, f"{active}, addend", saved)
 
 
 def _scores(n: int, classes: int, options: Options) -> Make:

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from gpuconv import problems
 from gpuconv.dtypes import accumulation_dtype
+from gpuconv.types import Options
 from gpuconv.verify.cases.case import Arguments, Case, Make, joined, normal
 
 
-def norm(n: int, c: int, training: bool, activation: str | None = None) -> Make:
+def norm(n: int, c: int, training: bool, activation: str | None = None, addend: bool = False) -> Make:
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         wide = accumulation_dtype(dtype)
         vectors = [
@@ -20,7 +22,8 @@ def norm(n: int, c: int, training: bool, activation: str | None = None) -> Make:
             rng.uniform(0.5, 2, c).astype(wide),
         ]
         x = (normal(rng, (n, 2, 1, c), np.float64) * 1.5 + 0.5).astype(dtype)
-        return [x, *vectors], {"training": training, "momentum": 0.2, "activation": activation}
+        options: Options = {"training": training, "momentum": 0.2, "activation": activation}
+        return [x, *vectors], options | ({"addend": normal(rng, x.shape, dtype)} if addend else {})
 
     return make
 
@@ -63,12 +66,22 @@ def _group_norm_backward(shape: tuple[int, ...], groups: int) -> Make:
     return make
 
 
-def norm_backward(n: int, c: int, training: bool, activation: str | None = None) -> Make:
+def _saved(activation: str | None, z: np.ndarray) -> np.ndarray:
+    """What the activation's backward takes, z being its input."""
+    from gpuconv import ops
+
+    found = problems.ACTIVATIONS[activation or "relu"]
+    return z if found.saves_input else found.apply(ops, z)
+
+
+def norm_backward(n: int, c: int, training: bool, activation: str | None = None, saved: bool = False) -> Make:
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         wide = accumulation_dtype(dtype)
         dy, x = normal(rng, (n, 1, 2, c), dtype), normal(rng, (n, 1, 2, c), dtype)
         vectors = [normal(rng, c, wide), 0.1 * normal(rng, c, wide), rng.uniform(0.5, 2, c).astype(wide)]
         options = {"training": training, "activation": activation}
+        if saved:
+            return [dy, x, *vectors], options | {"saved": _saved(activation, normal(rng, x.shape, dtype))}
         return [dy, x, *vectors], options | ({"beta": normal(rng, c, wide)} if activation else {})
 
     return make

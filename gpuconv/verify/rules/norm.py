@@ -32,7 +32,8 @@ def batch_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype, x_bou
     """x_bound: the error bound of x, if a kernel computed it."""
     x, gamma, beta, running_mean, running_var = arrays
     before = running_mean.copy(), running_var.copy()
-    y, mean, inv_std = ops.batch_norm(x, gamma, beta, running_mean, running_var, **options | {"activation": None})
+    plain = options | {"activation": None, "addend": None}
+    y, mean, inv_std = ops.batch_norm(x, gamma, beta, running_mean, running_var, **plain)
     rows = math.prod(x.shape[:-1]) if options["training"] else 1
     acc = accumulation_dtype(dtype)
     mean_bound = _mean_bound(acc, rows, np.abs(x).reshape(-1, x.shape[-1]).mean(0), mean)
@@ -51,6 +52,9 @@ def batch_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype, x_bou
         inv_std * (mean_bound + x_bound + accumulated(acc, 2, np.abs(x) + np.abs(mean))) + normal * inv_std_bound
     )
     y_bound = y_bound + accumulated(acc, 4, np.abs(gamma) * normal * inv_std + np.abs(beta)) + rounded(dtype, y)
+    if options.get("addend") is not None:
+        y = y + as_float64(options["addend"])
+        y_bound = y_bound + accumulated(acc, 1, y) + rounded(dtype, y)
     if options.get("activation"):
         y_bound = ACTIVATIONS[options["activation"]].steepest * y_bound + accumulated(dtype, 8, y)
         y = ACTIVATIONS[options["activation"]].apply(ops, y)
@@ -106,6 +110,11 @@ def batch_norm_backward(op: str, arrays: Arrays, options: Options, dtype: np.dty
         )
         arrays, options, given = [above.value, *arrays[1:]], own, above.bound
     dy, x, gamma, mean, inv_std = arrays
+    daddend = []
+    if options.get("saved") is not None:
+        behind = _behind_saved(arrays[0], as_float64(options["saved"]), options["activation"], dtype)
+        own = {name: value for name, value in options.items() if name not in ("saved", "activation")}
+        arrays, options, given, daddend = [behind.value, *arrays[1:]], own, behind.bound, [behind]
     options = options | ({"beta": as_float64(options["beta"])} if options.get("activation") else {})
     dx, dgamma, dbeta = ops.batch_norm_backward(*arrays, **options)
     rows, acc = math.prod(x.shape[:-1]), accumulation_dtype(dtype)
@@ -122,7 +131,15 @@ def batch_norm_backward(op: str, arrays: Arrays, options: Options, dtype: np.dty
         Expected("dx", dx, dx_bound),
         Expected("dgamma", dgamma, dgamma_bound),
         Expected("dbeta", dbeta, dbeta_bound),
+        *daddend,
     ]
+
+
+def _behind_saved(dy: np.ndarray, saved: np.ndarray, activation: str, dtype: np.dtype) -> Expected:
+    """The gradient of the activation's input from what its own backward takes."""
+    behind = ACTIVATIONS[activation].gradient(ops, dy, saved)
+    own = accumulated(dtype, 8, np.abs(dy) * (1 + np.minimum(np.abs(saved), 3)))
+    return Expected("daddend", behind, own + rounded(dtype, behind))
 
 
 def _behind_activation(
@@ -154,7 +171,7 @@ def _behind_activation(
 
 
 def conv2d_batch_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
-    own = {name: options[name] for name in ("activation", "momentum", "eps") if name in options}
+    own = {name: options[name] for name in ("activation", "addend", "momentum", "eps") if name in options}
     window = {name: value for name, value in options.items() if name not in own}
     if window.pop("pool", 1) == 1:
         conv, *mask = linear_in_its_inputs(conv_length)("conv2d", arrays[:3], window, dtype)

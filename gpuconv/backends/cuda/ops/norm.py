@@ -34,6 +34,7 @@ def batch_norm(
     momentum: float,
     eps: float,
     activation: str | None,
+    addend: ArrayT | None,
     out: ArrayT | None,
 ) -> tuple[ArrayT, Array, Array]:
     channels = x.shape[-1]
@@ -47,14 +48,11 @@ def batch_norm(
     if training:
         given = rows_to_sum(x)
         _statistics(rows, (mean, inv_std, *running), given, momentum, eps, activation)
-        _normalize(y, given, gamma, beta, mean, inv_std, activation)
+        _compute("batch_norm_normalize", y, given, addend, (given[0], gamma, beta, mean, inv_std), activation)
     else:
-        (flat, y_pitch), (given, x_pitch) = rows_of(y), rows_of(x)
-        width = width_of(channels, given, flat, pitches=(y_pitch, x_pitch))
-        spread = deal(rows, channels, width, MAP_STEPS)
-        kernel = _kernels(x.dtype, width, activation).kernel("batch_norm_inference")
-        vectors = mean, inv_std, given, gamma, beta, *running
-        kernel(spread.grid, spread.threads, flat, *vectors, eps, spread.struct, y_pitch, x_pitch)
+        given = rows_of(x)
+        arguments = mean, inv_std, given[0], gamma, beta, *running, eps
+        _compute("batch_norm_inference", y, given, addend, arguments, activation)
     put_back((running_mean, running_var), running)
     return store(y, out), mean, inv_std
 
@@ -67,29 +65,29 @@ def conv2d_batch_norm(
     beta: Array,
     running_mean: Array,
     running_var: Array,
-    problem: Conv2dProblem,
-    epilogue: Epilogue,
+    conv: tuple[Conv2dProblem, Epilogue, str, bool],
     *,
     momentum: float,
     eps: float,
     activation: str | None,
-    algo: str,
-    tf32: bool,
+    addend: ArrayT | None,
     out: ArrayT | None,
 ) -> tuple[Array, ...]:
-    conv, moments, mask = conv2d_moments(x, w, bias, problem, epilogue, algo=algo, tf32=tf32)
-    channels, exact = problem.k, accumulation_dtype(conv.dtype)
-    y = buffer(out, conv.shape, conv.dtype, like=conv, pitched=True)
-    mean, inv_std = empty((channels,), exact, like=conv), empty((channels,), exact, like=conv)
-    saved: tuple[Array, ...] = (conv, mean, inv_std) if mask is None else (conv, mean, inv_std, mask)
+    problem, epilogue, algo, tf32 = conv
+    given, moments, mask = conv2d_moments(x, w, bias, problem, epilogue, algo=algo, tf32=tf32)
+    channels, exact = problem.k, accumulation_dtype(given.dtype)
+    y = buffer(out, given.shape, given.dtype, like=given, pitched=True)
+    mean, inv_std = empty((channels,), exact, like=given), empty((channels,), exact, like=given)
+    saved: tuple[Array, ...] = (given, mean, inv_std) if mask is None else (given, mean, inv_std, mask)
     if moments is None:
         return store(y, out), *saved
     gamma, beta, *running = contiguous(gamma, beta, running_mean, running_var)
-    module = _kernels(conv.dtype, width_of(channels, conv), activation)
+    module = _kernels(given.dtype, width_of(channels, given), activation)
     moments = _fewer(moments, module, "batch_norm_merge")
     finish = module.kernel("batch_norm_statistics_finish")
     finish(finish_grid(channels), THREADS, mean, inv_std, *running, moments, momentum, eps, len(moments), channels)
-    _normalize(y, (conv, channels), gamma, beta, mean, inv_std, activation)
+    arguments = given, gamma, beta, mean, inv_std
+    _compute("batch_norm_normalize", y, (given, channels), addend, arguments, activation)
     put_back((running_mean, running_var), running)
     return store(y, out), *saved
 
@@ -103,17 +101,18 @@ def batch_norm_backward(
     *,
     beta: Array | None,
     activation: str | None,
+    saved: ArrayT | None,
     training: bool,
     mask: Array | None,
-    problem: Conv2dProblem | None,
     w: ArrayT | None,
-    above: tuple[Conv2dProblem, Epilogue, str, bool] | None,
+    conv: tuple[Conv2dProblem, Epilogue, str, bool] | None,
     out: ArrayT | None,
     dgamma: Array | None,
     dbeta: Array | None,
     accumulate: bool,
-) -> tuple[ArrayT, Array, Array]:
+) -> tuple[Array, ...]:
     channels = x.shape[-1]
+    problem, above = (None, conv) if mask is None else (conv and conv[0], None)
     gamma, beta, mean, inv_std, w = contiguous(gamma, beta, mean, inv_std, w)
     parts = None
     if above is None and problem is None:
@@ -127,13 +126,16 @@ def batch_norm_backward(
         norm = (x, mean, gamma, beta, inv_std) if activation else (x, mean, None, None, None)
         dy, parts = conv2d_dgrad_sums(dy, w, norm, *above)
         dy_pitch, out = channels, dy if out is None else out
+    if saved is not None:
+        dy, parts = _through_saved(dy, dy_pitch, given, x_pitch, saved, mean, activation)
+        dy_pitch, activation = channels, None
     dx = out
     if dx is None:
         dx = empty(x.shape if problem is None else problem.y_shape, x.dtype, like=x)
     dgamma = _channel_vector(x) if dgamma is None else dgamma
     dbeta = _channel_vector(x) if dbeta is None else dbeta
     if not channels:
-        return dx, dgamma, dbeta
+        return (dx, dgamma, dbeta) if saved is None else (dx, dgamma, dbeta, dy)
     rows = x.size // channels
     dx_there, *gradients = there = contiguous(dx, dgamma, dbeta)
     unpool: tuple[object, ...]
@@ -195,7 +197,26 @@ def batch_norm_backward(
         *unpool,
     )
     put_back((dx, dgamma, dbeta), there)
-    return dx, dgamma, dbeta
+    return (dx, dgamma, dbeta) if saved is None else (dx, dgamma, dbeta, dy)
+
+
+def _through_saved(
+    dy: ArrayT, dy_pitch: int, x: Array, x_pitch: int, saved: ArrayT, mean: Array, activation: str | None
+) -> tuple[ArrayT, Array]:
+    """The gradient of the activation's input, and the partial sums of the norm's backward pass. x: rows with a pitch,
+    like dy."""
+    channels = saved.shape[-1]
+    behind = empty(saved.shape, saved.dtype, like=saved)
+    if not channels:
+        return behind, empty((0, 0, 2), mean.dtype, like=saved)
+    kept, pitch = rows_to_sum(saved)
+    width = width_of(channels, x, dy, kept, pitches=(dy_pitch, x_pitch, pitch))
+    columns = deal(saved.size // channels, channels, width, None)
+    parts = empty((columns.chunks, channels, 2), mean.dtype, like=saved)
+    reduce = _kernels(saved.dtype, width, activation).kernel("batch_norm_backward_sums_saved")
+    arrays = parts, behind, dy, x, kept, mean
+    reduce(columns.grid, columns.threads, *arrays, columns.struct, dy_pitch, x_pitch, pitch)
+    return behind, parts
 
 
 def _fewer(states: Array, module: Module, merge: str) -> Array:
@@ -210,22 +231,33 @@ def _fewer(states: Array, module: Module, merge: str) -> Array:
     return fewer
 
 
-def _normalize(
-    y: Array, given: tuple[Array, int], gamma: Array, beta: Array, mean: Array, inv_std: Array, activation: str | None
+def _compute(
+    kernel: str,
+    y: Array,
+    given: tuple[Array, int],
+    addend: Array | None,
+    arguments: tuple[object, ...],
+    activation: str | None,
 ) -> None:
-    """y = act((x - mean) * gamma * inv_std + beta); y may be rows with a pitch. given: `rows_of(x)`."""
+    """Launch a kernel that computes y, or its form with an addend; y and the addend may be rows with a pitch.
+
+    given: `rows_of(x)`. arguments: the kernel's, between y and the columns.
+    """
     channels, (flat, y_pitch), (x, x_pitch) = y.shape[-1], rows_of(y), given
-    width = width_of(channels, x, flat, pitches=(y_pitch, x_pitch))
+    more, more_pitch = (None, channels) if addend is None else rows_of(addend)
+    width = width_of(channels, x, flat, more, pitches=(y_pitch, x_pitch, more_pitch))
     spread = deal(y.size // channels, channels, width, MAP_STEPS)
-    kernel = _kernels(x.dtype, width, activation).kernel("batch_norm_normalize")
-    kernel(spread.grid, spread.threads, flat, x, gamma, beta, mean, inv_std, spread.struct, y_pitch, x_pitch)
+    module = _kernels(x.dtype, width, activation)
+    launch = module.kernel(kernel if addend is None else f"{kernel}_addend")
+    last = () if addend is None else (more, more_pitch)
+    launch(spread.grid, spread.threads, flat, *arguments, spread.struct, y_pitch, x_pitch, *last)
 
 
 def _statistics(
     rows: int, outputs: tuple[Array, ...], given: tuple[Array, int], momentum: float, eps: float, activation: str | None
 ) -> None:
     """Fill mean and inv_std, and update the running statistics. outputs: mean, inv_std, running mean and running
-    variance. given: `rows_to_sum(x)`. activation: that of `_normalize`, so that both use one module."""
+    variance. given: `rows_to_sum(x)`. activation: that of the normalization, so that both use one module."""
     channels, (x, pitch) = len(outputs[0]), given
     width = width_of(channels, x, pitches=(pitch,))
     module = _kernels(x.dtype, width, activation)

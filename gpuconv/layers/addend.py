@@ -1,0 +1,46 @@
+"""What joins a residual block's shortcut with the batch norm at the end of its body."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gpuconv import ops
+from gpuconv.problems import ACTIVATIONS
+from gpuconv.types import Array, Options
+
+
+@dataclass(eq=False)
+class Addend:
+    """An array that a norm adds to its output, and the activation after the sum.
+
+    value: the array, until the norm has read it. activation: the name of an op whose backward reads its output, or
+    None. output: with an activation, its result. gradient: of the array, set by the norm's backward.
+    """
+
+    value: Array | None
+    activation: str | None
+    output: Array | None = None
+    gradient: Array | None = None
+
+    @property
+    def in_forward(self) -> Options:
+        """Arguments of the op that computes the norm's output."""
+        return {"addend": self.value, "activation": self.activation}
+
+    @property
+    def in_backward(self) -> Options:
+        """Arguments of `gpuconv.ops.batch_norm_backward`."""
+        return {"saved": self.output, "activation": self.activation} if self.activation else {}
+
+    def was_added(self, y: Array) -> None:
+        """Keep the result if backward reads it, and release the array."""
+        self.value, self.output = None, y if self.activation else None
+
+    def gradient_of(self, dy: Array) -> Array:
+        """The array's gradient. dy: that of the result. Also if the norm needed no backward."""
+        if self.gradient is not None:
+            return self.gradient
+        if self.activation is None:
+            return dy
+        assert self.output is not None
+        return ACTIVATIONS[self.activation].gradient(ops, dy, self.output)

@@ -1,0 +1,77 @@
+"""A residual block whose body ends in batch norm: the norm's op also adds the shortcut and applies the activation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from gpuconv import ops
+from gpuconv.layers.activation import Activation
+from gpuconv.layers.addend import Addend
+from gpuconv.layers.base import Layer
+from gpuconv.layers.fused import Fused, is_plain
+from gpuconv.layers.residual import Residual
+from gpuconv.layers.rewrite import FUSED
+from gpuconv.layers.running import call, reads_slices, takes_addend
+from gpuconv.types import Array
+
+
+@dataclass(eq=False, repr=False)
+class ResidualNorm(Fused):
+    """A residual block whose body ends in batch norm, and optionally an activation whose backward reads its output: the
+    last op of the body is `gpuconv.ops.batch_norm` or `gpuconv.ops.conv2d_batch_norm` with addend=."""
+
+    @staticmethod
+    def fits(layers: Sequence[Layer]) -> bool:
+        block, *others = layers
+        return (
+            type(block) is Residual
+            and takes_addend(cast(Any, block.rows[0])[-1])
+            and not any(layer.has_hooks for layer in block.walk())
+            and len(others) <= 1
+            and all(is_plain(layer) and cast(Activation, layer).keeps_output for layer in others)
+        )
+
+    @property
+    def activation(self) -> str | None:
+        return cast(Activation, self.layers[1]).op if len(self.layers) == 2 else None
+
+    @property
+    def reads_slices(self) -> bool:  # type: ignore[override]
+        """A sum without an activation passes dy itself to the shortcut."""
+        shortcut = self._rows[1]
+        return self.activation is not None or shortcut is None or reads_slices(shortcut)
+
+    @property
+    def _rows(self) -> tuple[Any, Any]:
+        """The body, and the shortcut or None."""
+        body, shortcut = cast(Residual, self.layers[0]).rows
+        return body, shortcut
+
+    def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
+        y, addend = self._joined("forward", x, training, **({} if out is None else {"out": out}))
+        self.stash(addend)
+        return y
+
+    def infer(self, x: Array, **into: Any) -> Array:
+        y, _ = self._joined("infer", x, **into)
+        self.release()
+        return y
+
+    def _joined(self, method: str, x: Array, *options: object, **into: Any) -> tuple[Array, Addend]:
+        body, shortcut = self._rows
+        addend = Addend(call(shortcut, method, x, *options) if shortcut else x, self.activation)
+        return call(body, method, x, *options, addend=addend, **into), addend
+
+    def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
+        (addend,) = self.unstash()
+        body, shortcut = self._rows
+        dx = call(body, "backward", dy, input_grad=input_grad)
+        gradient = addend.gradient_of(dy)
+        if shortcut:
+            gradient = call(shortcut, "backward", gradient, input_grad=input_grad)
+        return ops.add(dx, gradient) if input_grad else None
+
+
+FUSED.append(ResidualNorm)

@@ -1,0 +1,166 @@
+"""Residual blocks fused with the batch norm at the end of their body and the activation after them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import gpuconv as gc
+from gpuconv import ops
+from gpuconv.layers import (
+    GELU,
+    BatchNorm,
+    Branches,
+    Conv2D,
+    Dropout,
+    Input,
+    MaxPool2D,
+    ReLU,
+    Residual,
+    ResidualNorm,
+    Sequential,
+)
+from gpuconv.profiling import launches
+from tests.tolerance import UNIT_ROUNDOFF
+
+DEVICES = ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)]
+
+
+def conv_norm(filters, size=3, stride=1):
+    return [Conv2D(filters, size, stride=stride, padding=size // 2, bias=False), BatchNorm()]
+
+
+def residual_net(**options):
+    """A block with an identity, one with a projection, one without an activation after it, a body that is a norm alone,
+    a body with a pool in its last convolution, and one whose activation needs its input."""
+    return Sequential(
+        [
+            Input((8, 6, 3)),
+            *conv_norm(5),
+            ReLU(),
+            Residual([*conv_norm(5), ReLU(), *conv_norm(5)]),
+            ReLU(),
+            Residual([*conv_norm(8, stride=2), ReLU(), *conv_norm(8)], conv_norm(8, size=1, stride=2)),
+            ReLU(),
+            Residual([*conv_norm(8, size=1), ReLU(), *conv_norm(8)]),
+            Residual([BatchNorm()]),
+            ReLU(),
+            Residual([Conv2D(8, 3, padding=1), MaxPool2D(2), BatchNorm()], [MaxPool2D(2)]),
+            GELU(),
+        ],
+        seed=3,
+        **options,
+    )
+
+
+def step(net, input_grad=True):
+    """The output of a training step and of inference, the input's gradient and those of the parameters."""
+    rng = np.random.default_rng(5)
+    x = gc.asarray(rng.standard_normal((4, *net.input_shape)), net.device, net.dtype)
+    y = net.forward(x, training=True)
+    dy = gc.asarray(rng.standard_normal(y.shape), net.device, net.dtype)
+    net.zero_grad()
+    dx = net.backward(dy, input_grad=input_grad)
+    found = [y, net.infer(x), *([dx] if input_grad else []), *net.grads().values()]
+    return [gc.to_numpy(array).astype(np.float64) for array in found]
+
+
+def test_which_blocks_are_fused():
+    fused = residual_net().fuse()
+    kinds = [type(layer).__name__ for layer in fused.layers]
+    assert kinds == ["Input", "ConvNorm", *["ResidualNorm"] * 5, "GELU"]
+    assert [layer.activation for layer in fused.layers[2:7]] == ["relu", "relu", None, "relu", None]
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        Residual([Conv2D(3, 1)]),
+        Residual([*conv_norm(3), ReLU()]),
+        Residual([*conv_norm(3), Dropout(0.5)]),
+        Branches([conv_norm(3), []], merge="add"),
+    ],
+    ids=["ends in a convolution", "ends in an activation", "ends in dropout", "branches"],
+)
+def test_other_sums_stay_separate(block):
+    fused = Sequential([Input((4, 4, 3)), block, ReLU()]).fuse()
+    assert not any(isinstance(layer, ResidualNorm) for layer in fused.walk())
+
+
+def test_a_block_with_a_hook_inside_stays_separate():
+    net = residual_net()
+    net["residual1.norm2"].register_forward_hook(lambda layer, x, y: None)
+    assert type(net.fuse().layers[2]) is Residual
+
+
+def test_numpy_gives_the_bits_of_the_separate_layers():
+    net = residual_net()
+    fused = net.fuse()
+    assert list(fused.state_dict()) == list(net.state_dict())
+    for one, other in zip(step(fused), step(residual_net()), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("norm_sums", [None, True], ids=["default", "norm sums in dgrad"])
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_the_kernels_agree_with_the_separate_layers(precision, norm_sums):
+    net = residual_net(precision=precision, device="emulated")
+    unit = UNIT_ROUNDOFF[precision]
+    separate = step(residual_net(precision=precision, device="emulated"))
+    for one, other in zip(step(net.fuse(norm_sums=norm_sums)), separate, strict=True):
+        assert np.linalg.norm(one - other) <= 64 * unit * np.linalg.norm(other)
+
+
+@pytest.mark.kernels
+def test_the_sum_and_its_activation_need_no_launch():
+    net = Sequential(
+        [Input((8, 8, 4)), *conv_norm(4), ReLU(), Residual([*conv_norm(4), ReLU(), *conv_norm(4)]), ReLU()],
+        device="emulated",
+    )
+    with launches.recorded() as found:
+        step(net.fuse())
+    names = [launch.kernel.name for launch in found]
+    assert not any(name.startswith(("relu", "add_forward")) for name in names[: names.index("batch_norm_inference")])
+
+
+def test_a_frozen_body_still_passes_the_gradient_to_its_shortcut():
+    def net():
+        net = Sequential(
+            [Input((4, 4, 3)), Residual([*conv_norm(5), ReLU(), *conv_norm(5)], conv_norm(5, size=1)), ReLU()], seed=1
+        )
+        for name in ("conv1", "norm1", "conv2", "norm2"):
+            net[f"residual1.{name}"].freeze()
+        return net
+
+    for one, other in zip(step(net().fuse(), False), step(net(), False), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_shortcuts_output_is_released_after_forward():
+    fused = Sequential([Input((4, 4, 3)), Residual([*conv_norm(5)], conv_norm(5, size=1)), ReLU()]).fuse()
+    y = fused.forward(np.ones((2, 4, 4, 3), np.float32), training=True)
+    (addend,) = fused.layers[1].kept
+    assert addend.value is None
+    assert addend.output is y
+
+
+def test_a_trained_resnet_keeps_its_bits_when_it_is_fused():
+    from gpuconv.training import Trainer
+
+    results = []
+    for fuse in (False, True):
+        trainer = Trainer(gc.models.build("resnet20", seed=0), "sgd", lr=0.1, fuse=fuse)
+        rng = np.random.default_rng(1)
+        for _ in range(2):
+            trainer.step(rng.standard_normal((4, 32, 32, 3)).astype(np.float32), rng.integers(0, 10, 4))
+        results.append(trainer.net.state_dict())
+    for key, value in results[0].items():
+        np.testing.assert_array_equal(value, results[1][key], err_msg=key)
+
+
+def test_a_user_can_call_the_op_that_the_block_runs():
+    x, addend = np.random.default_rng(0).standard_normal((2, 3, 4, 4, 5)).astype(np.float32)
+    vectors = [np.ones(5, np.float32), np.zeros(5, np.float32), np.zeros(5, np.float32), np.ones(5, np.float32)]
+    y, *_ = ops.batch_norm(x, *vectors, training=False, activation="relu", addend=addend, eps=0.0)
+    np.testing.assert_array_equal(y, np.maximum(x + addend, 0))
