@@ -16,17 +16,17 @@ class Swish(Layer):
 
     beta: float = 1.0
 
-    def forward(self, x, training: bool = False):
+    def forward(self, x: Any, training: bool = False) -> Any:
         s = 1 / (1 + np.exp(-self.beta * x))
         self.stash(x, s)
         return x * s
 
-    def backward(self, dy, *, input_grad: bool = True):
+    def backward(self, dy: Any, *, input_grad: bool = True) -> Any:
         x, s = self.unstash()
         return dy * (s + self.beta * x * s * (1 - s)) if input_grad else None
 
 
-def focal(scores, labels) -> tuple[Any, Any]:
+def focal(scores: np.ndarray, labels: np.ndarray) -> tuple[Any, Any]:
     """Focal loss with gamma 1: -(1 - p) log p of the label's probability p, the mean over the batch."""
     p = np.exp(scores - scores.max(axis=1, keepdims=True))
     p /= p.sum(axis=1, keepdims=True)

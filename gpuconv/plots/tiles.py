@@ -9,6 +9,7 @@ import numpy as np
 
 from gpuconv.plots.canvas import FAINT, GOOD, INK, MUTED, TIMES, WARM, new_figure, show, write_text
 from gpuconv.plots.colors import scale_of, signed_colors
+from gpuconv.types import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def activations(
     image: np.ndarray,
-    volumes: Sequence[tuple[str, np.ndarray]],
+    volumes: Sequence[tuple[str, Array]],
     scores: np.ndarray,
     classes: Sequence[str],
     *,
@@ -144,7 +145,7 @@ def filters(weight: np.ndarray, *, title: str = "") -> Figure:
     return figure
 
 
-def _as_volume(volume: np.ndarray) -> np.ndarray:
+def _as_volume(volume: Array) -> np.ndarray:
     """A volume (H, W, C) unchanged, or the output (C,) of an FC layer as a 1x1 map."""
     volume = np.asarray(volume, np.float32)
     if volume.ndim not in (1, 3):
