@@ -131,7 +131,7 @@ def draw(page, points):
 
 def test_a_net_trains_and_is_inspected(open_page, tmp_path):
     page = open_page()
-    wait_for_accuracy(page, 0.95)  # enough to recognize digits drawn with the mouse
+    wait_for_accuracy(page, 0.97)  # enough to recognize digits drawn with the mouse; 0.95 was not always
     wait_until(page, "document.querySelectorAll('#right .example').length > 5")
     page.click("#toggle")
     wait_until(page, "document.getElementById('phase').textContent === 'paused'")
