@@ -62,17 +62,19 @@ class StepPrediction:
 @contextmanager
 def _noted() -> Iterator[list[tuple[str, int]]]:
     """A context that records launches without running them: kernel names and the bytes of their arrays, for products
-    only those that `_OPERANDS` does not name. New arrays are not written to, so that they take no memory."""
+    only those that `_OPERANDS` does not name; and once more those of an output to which a kernel adds, as it is read
+    too. New arrays are not written to, so that they take no memory."""
     found: list[tuple[str, int]] = []
     launch, empty, span = Kernel.__call__, emulator.empty, rows.span
     slices: list[tuple[object, int]] = []  # the spans of slices, which are kept so that no other array gets their id
 
     def noted(kernel, grid, block, *arguments, shared: int = 0) -> None:
-        named = zip(kernel.signature.parameters, arguments)
-        others = [each for at, each in named if not (_is_product(kernel.name) and at.name in _OPERANDS)]
-        arrays = {id(each): each.nbytes for each in others if hasattr(each, "nbytes") and hasattr(each, "flags")}
-        arrays |= {id(each): bytes_ for each, bytes_ in slices if id(each) in arrays}
-        found.append((kernel.name, sum(arrays.values())))
+        named = dict(zip((each.name for each in kernel.signature.parameters), arguments))
+        others = [each for at, each in named.items() if not (_is_product(kernel.name) and at in _OPERANDS)]
+        arrays = {id(each): each for each in others if hasattr(each, "nbytes") and hasattr(each, "flags")}
+        added_to = [arguments[0]] if named.get("accumulate") else []
+        sliced = {id(each): bytes_ for each, bytes_ in slices}
+        found.append((kernel.name, sum(sliced.get(id(each), each.nbytes) for each in [*arrays.values(), *added_to])))
 
     def spanned(array, count: int):
         slices.append((span(array, count), array.nbytes))
@@ -100,7 +102,9 @@ def counted(net: str, batch_size: int, precision: str = "bfloat16") -> Counts:
     """The launches and bytes of a step with this many images."""
     step = ProfiledStep(models.build(net, seed=0, precision=precision, device="emulated"), batch_size, None)
     with _noted() as found:
-        step(Spans(lambda: None))
+        for _ in range(2):  # the first step adds to the new gradients of parameters, later ones assign them
+            found.clear()
+            step(Spans(lambda: None))
     update = work.of_update(step.trainer.optimizer, step.net.params()).bytes  # its launches take tables of addresses
     reductions = sum(kernel.startswith("gemm_reduce") for kernel, _ in found)
     return Counts(len(found), reductions, update + sum(bytes_ for _, bytes_ in found))

@@ -80,6 +80,7 @@ class Layer(Stateful["Layer"]):
     takes_slices: ClassVar[bool] = False  # whether forward and backward read an x that is such a slice without a copy
     holds_input: ClassVar[bool] = False  # whether the layer below may write x into a slice of this one's output
     takes_addend: ClassVar[bool] = False  # whether forward takes `addend`, which it adds to its output
+    adds_input_grad: ClassVar[bool] = False  # whether backward takes `onto`, to which it adds the input's gradient
     slides: ClassVar[bool] = True  # whether on a larger image it computes the same at more positions
 
     _: KW_ONLY
@@ -140,6 +141,9 @@ class Layer(Stateful["Layer"]):
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         """Add to the gradients of the parameters; return the input's gradient.
+
+        A layer that `adds_input_grad` also takes `onto`, a gradient of the input from elsewhere: it adds its own to
+        that array and returns it. Without `onto` it returns a new array.
 
         Args:
             dy: The output's gradient.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import accumulate, pairwise
@@ -12,7 +12,7 @@ from gpuconv import backends, ops
 from gpuconv.layers.base import Layer
 from gpuconv.layers.part import Cut, in_parts
 from gpuconv.layers.row import as_row
-from gpuconv.layers.running import call, reads_slices, takes_slices, writes_slices
+from gpuconv.layers.running import adds_input_grad, call, reads_slices, takes_slices, writes_slices
 from gpuconv.layers.sequential import Sequential
 from gpuconv.names import lookup
 from gpuconv.ops.overlap import same_memory
@@ -145,18 +145,38 @@ class Merging(Layer, base=True):
         return [y[..., begin:end] for begin, end in pairwise(self._ends)]
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
-        found: Any = self.input_gradients(dy, input_grad=input_grad)
-        return in_parts(_sum, *found) if input_grad else None
+        if input_grad:
+            return self.summed(self._gradients(dy))
+        self.input_gradients(dy, input_grad=False)
+        return None
 
     def input_gradients(self, dy: Array, *, input_grad: bool = True) -> list[Array | None]:
         """The gradient of the input from each branch, in order; `backward` returns their sum."""
-        if self.merge == "add":
-            given = [dy] * len(self.rows)
-        else:
-            given = [in_parts(partial(self._slice, number), dy) for number in range(len(self.rows))]
         return [
-            call(row, "backward", part, input_grad=input_grad) if row else part for row, part in zip(self.rows, given)
+            call(row, "backward", part, input_grad=input_grad) if row else part
+            for row, part in zip(self.rows, self._gradients(dy))
         ]
+
+    def _gradients(self, dy: Array) -> list[Array]:
+        """The gradient of each branch's output, in order."""
+        if self.merge == "add":
+            return [dy] * len(self.rows)
+        return [in_parts(partial(self._slice, number), dy) for number in range(len(self.rows))]
+
+    def summed(self, gradients: Iterable[Array]) -> Array:
+        """The sum of the input's gradients from the branches, given those of their outputs; each is taken only after
+        the branch before has run. A branch that can adds its gradient to a sum that is a new array."""
+        total, is_new = None, False
+        for row, dy in zip(self.rows, gradients):
+            adds = row is not None and adds_input_grad(row) and not isinstance(dy, Cut)
+            into = {"onto": total} if adds and is_new else {}
+            found = call(row, "backward", dy, **into) if row else dy
+            if total is None:
+                total, is_new = found, adds
+            elif not into:
+                total, is_new = in_parts(ops.add, total, found), True
+        assert total is not None
+        return total
 
     def _slice(self, number: int, dy: Array) -> Array:
         """A branch's slice of the gradient. Copied unless its reader (a branch or the final sum) takes slices."""

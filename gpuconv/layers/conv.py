@@ -36,7 +36,7 @@ class Conv2D(Layer):
     """
 
     stem = "conv"
-    writes_slices = reads_slices = True
+    writes_slices = reads_slices = adds_input_grad = True
 
     out_channels: int
     kernel_size: Size
@@ -81,17 +81,19 @@ class Conv2D(Layer):
         self.stash(x)
         return y
 
-    def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
+    def backward(self, dy: Array, *, input_grad: bool = True, onto: Array | None = None) -> Array | None:
         (x,) = self.unstash()
-        return self.gradients_of(dy, x, input_grad)
+        return self.gradients_of(dy, x, input_grad, onto)
 
-    def gradients_of(self, dy: Array, x: Array, input_grad: bool, **masked: Any) -> Array | None:
+    def gradients_of(
+        self, dy: Array, x: Array, input_grad: bool, onto: Array | None = None, **masked: Any
+    ) -> Array | None:
         """`backward` for a given input.
 
         Args:
             dy: The output's gradient.
             x: The input of forward.
-            input_grad: As in `Layer.backward`.
+            input_grad, onto: As in `Layer.backward`.
             masked: mask and pool of `gpuconv.ops.conv2d_relu`, if dy is for that op's y.
         """
         weight, options = self["weight"], self.options | masked
@@ -100,12 +102,15 @@ class Conv2D(Layer):
         made = "weight" if self.trains("weight") or (masked and bias) else None
         (dw, db), accumulate = self.gradients_into(made, bias)
         if dw is not None and input_grad:
-            return ops.conv2d_backward(dy, x, weight, dw=dw, db=db, accumulate=accumulate, **options)[0]
+            added: Options = dict(out=onto, accumulate_dx=onto is not None)
+            return ops.conv2d_backward(dy, x, weight, dw=dw, db=db, accumulate=accumulate, **added, **options)[0]
         if dw is not None:
             ops.conv2d_wgrad(dy, x, kernel_size=weight.shape[1:3], out=dw, db=db, accumulate=accumulate, **options)
         elif db is not None:
             ops.bias_grad(dy, out=db, accumulate=accumulate)
-        return ops.conv2d_dgrad(dy, weight, input_shape=x.shape, **options) if input_grad else None
+        if not input_grad:
+            return None
+        return ops.conv2d_dgrad(dy, weight, input_shape=x.shape, out=onto, accumulate=onto is not None, **options)
 
     @property
     def takes_slices(self) -> bool:  # type: ignore[override]

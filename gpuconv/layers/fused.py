@@ -71,6 +71,8 @@ class Fused(Layer, base=True):
 class FusedConv(Fused, base=True):
     """A fused layer that begins with a CONV."""
 
+    adds_input_grad = True
+
     @property
     def conv(self) -> Conv2D:
         return cast(Conv2D, self.layers[0])
@@ -113,9 +115,9 @@ class ConvReLU(FusedConv):
         self.stash(x, mask)
         return y
 
-    def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
+    def backward(self, dy: Array, *, input_grad: bool = True, onto: Array | None = None) -> Array | None:
         x, mask = self.unstash()
-        return self.conv.gradients_of(dy, x, input_grad, mask=mask, pool=self.pool)
+        return self.conv.gradients_of(dy, x, input_grad, onto, mask=mask, pool=self.pool)
 
 
 class ConvPool(ConvReLU):
@@ -160,12 +162,12 @@ class ConvActivation(FusedConv):
         self.stash(x, saved)
         return y
 
-    def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
+    def backward(self, dy: Array, *, input_grad: bool = True, onto: Array | None = None) -> Array | None:
         x, saved = self.unstash()
         conv, activation = self.conv, self.activation
         if input_grad or conv.trains("weight"):
             dy = getattr(ops, f"{activation.op}_backward")(dy, saved, **activation.options)
-            return conv.gradients_of(dy, x, input_grad)
+            return conv.gradients_of(dy, x, input_grad, onto)
         if conv.trains("bias"):
             (_, db), accumulate = conv.gradients_into(None, "bias")
             ops.bias_grad(dy, saved, activation=activation.op, out=db, accumulate=accumulate)
@@ -264,9 +266,9 @@ class ConvNorm(FusedConv):
         self.stash(x, mask, addend, between, mean, inv_std, training)
         return y
 
-    def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
+    def backward(self, dy: Array, *, input_grad: bool = True, onto: Array | None = None) -> Array | None:
         dz, x = self.before_conv(dy)
-        return self.conv.gradients_of(dz, x, input_grad)
+        return self.conv.gradients_of(dz, x, input_grad, onto)
 
     def before_conv(self, dy: Array, **above: Any) -> tuple[Array, Array]:
         """The gradient of the convolution's output, and its input.
@@ -308,6 +310,10 @@ class NormChain(Fused):
         return isinstance(self.layers[0], FusedConv) and super().takes_slices
 
     @property
+    def adds_input_grad(self) -> bool:  # type: ignore[override]
+        return self.layers[0].adds_input_grad
+
+    @property
     def kept(self) -> tuple[Any, ...]:
         return tuple(value for layer in self.layers for value in layer.kept)
 
@@ -324,7 +330,7 @@ class NormChain(Fused):
         into = {name: value for name, value in (("out", out), ("addend", addend)) if value is not None}
         return last.forward(x, training, **into)
 
-    def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
+    def backward(self, dy: Array, *, input_grad: bool = True, onto: Array | None = None) -> Array | None:
         above: Options = {}
         first, *others = self.layers
         for layer in reversed(others):
@@ -335,7 +341,7 @@ class NormChain(Fused):
         if isinstance(first, NormActivation):
             return first.gradients_of(dy, input_grad, **above)
         dz, x = cast(ConvNorm, first).before_conv(dy, **above)
-        return _conv_of(first).gradients_of(dz, x, input_grad)
+        return _conv_of(first).gradients_of(dz, x, input_grad, onto)
 
     def algorithms(self, batch_size: int, device: str | None = None) -> dict[str, str]:
         return self.layers[-1].algorithms(batch_size, device)

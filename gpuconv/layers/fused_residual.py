@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from gpuconv import ops
 from gpuconv.layers.activation import Activation
 from gpuconv.layers.addend import Addend
 from gpuconv.layers.base import Layer
@@ -66,12 +65,18 @@ class ResidualNorm(Fused):
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         (addend,) = self.unstash()
-        body, shortcut = self._rows
-        dx = call(body, "backward", dy, input_grad=input_grad)
-        gradient = addend.gradient_of(dy)
-        if shortcut:
-            gradient = call(shortcut, "backward", gradient, input_grad=input_grad)
-        return ops.add(dx, gradient) if input_grad else None
+        block = cast(Residual, self.layers[0])
+
+        def gradients() -> Iterator[Array]:
+            yield dy
+            yield addend.gradient_of(dy)  # the body's backward has computed it
+
+        if input_grad:
+            return block.summed(gradients())
+        for row, gradient in zip(block.rows, gradients()):
+            if row:
+                call(row, "backward", gradient, input_grad=False)
+        return None
 
 
 FUSED.append(ResidualNorm)

@@ -94,6 +94,12 @@ def takes_addend(layer: AnyLayer) -> bool:
     return layer.takes_addend and not layer.is_foreign
 
 
+def adds_input_grad(layer: AnyLayer) -> bool:
+    """Whether a layer's backward takes onto=, an array to which it adds the input's gradient. A layer with a backward
+    hook does not, as the hook receives the layer's own gradient."""
+    return layer.adds_input_grad and not layer.is_foreign and "backward" not in layer.hooks
+
+
 def runs_in_place(layers: Sequence[LayerT]) -> list[list[LayerT]]:
     """The layers, split into runs in which each layer but the last writes straight into the output of the next one."""
     runs: list[list[LayerT]] = []

@@ -19,7 +19,15 @@ from gpuconv.layers.image_notes import class_names, fitting
 from gpuconv.layers.input import Input
 from gpuconv.layers.rewrite import chained_row, fused_row, slid_row, take_values
 from gpuconv.layers.row import as_row, name_layers, own
-from gpuconv.layers.running import places, reads_slices, run, runs_in_place, takes_slices, writes_slices
+from gpuconv.layers.running import (
+    adds_input_grad,
+    places,
+    reads_slices,
+    run,
+    runs_in_place,
+    takes_slices,
+    writes_slices,
+)
 from gpuconv.layers.state import descendants
 from gpuconv.layers.volumes import Volumes
 from gpuconv.types import Array, Record, Shape
@@ -196,8 +204,12 @@ class Sequential(Layer):
 
     @property
     def takes_slices(self) -> bool:  # type: ignore[override]
-        """Whether its first layer does."""
+        """Whether its first layer does; `adds_input_grad` follows the first layer too."""
         return takes_slices(self.layers[0])
+
+    @property
+    def adds_input_grad(self) -> bool:  # type: ignore[override]
+        return adds_input_grad(self.layers[0])
 
     def plan(self, input_shape: Shape) -> Shape:
         for name, layer in self.children():
@@ -238,15 +250,16 @@ class Sequential(Layer):
                 x = run(layer, method, x, *options, **({} if place is None else {"out": place}), **more)
         return x
 
-    def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
-        """As `Layer.backward`; with input_grad=False it stops at the first layer with a trained variable."""
+    def backward(self, dy: Array, *, input_grad: bool = True, **into: Any) -> Array | None:
+        """As `Layer.backward`; with input_grad=False it stops at the first layer with a trained variable. into: its
+        onto, for a first layer that takes it."""
         if not arguments.flag("input_grad", input_grad) and not self.trainable:
             self.release()
             return None
         end = 0 if input_grad else next(place for place, layer in enumerate(self.layers) if layer.trainable)
         for layer in reversed(self.layers[end + 1 :]):
             dy = run(layer, "backward", dy)
-        dx = run(self.layers[end], "backward", dy, input_grad=input_grad)
+        dx = run(self.layers[end], "backward", dy, input_grad=input_grad, **into)
         for layer in self.layers[:end]:
             layer.release()
         return dx

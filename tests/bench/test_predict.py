@@ -22,7 +22,7 @@ from gpuconv.backends.cuda.analysis.resources import Line
 from gpuconv.backends.cuda.analysis.variants import variants
 from gpuconv.backends.cuda.gemm import plan
 from gpuconv.backends.cuda.runtime import nvrtc
-from gpuconv.layers import BatchNorm, Branches, Upsample
+from gpuconv.layers import BatchNorm, Branches, Conv2D, Upsample
 
 H200 = GPUS["h200"]
 MODEL = predict_time.FILE.read_text()
@@ -230,6 +230,14 @@ def test_a_steps_convolutions_are_those_whose_gradients_are_needed():
     assert found[:4] == [(3, "fprop"), (24, "fprop"), (24, "dgrad"), (24, "wgrad")]  # the first filters are frozen
     assert len(found) == 1 + 6 * 3
     assert len(predict_steps.convolutions("vgg-cifar", 128)) == 8 * 3 - 1
+
+
+def test_a_gradient_to_which_dgrad_adds_counts_once_more():
+    volume = 4 * 60 * 60 * 8 * 2
+    branches = [[Conv2D(8, 1, bias=False)], [Conv2D(8, 1, bias=False)]]
+    found = predict_steps.of_layer(Branches(branches, "add"), (4, 60, 60, 8), H200)
+    for direction, volumes in (("forward", 3), ("backward", 1)):
+        assert found[direction].counts.bytes == pytest.approx(volumes * volume, rel=0.01)
 
 
 def test_the_bytes_of_a_slice_exclude_the_other_channels():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import gpuconv as gc
+from gpuconv import ops
 from gpuconv.layers import (
     BatchNorm,
     Branches,
@@ -54,6 +55,68 @@ def test_layers_of_branches_are_named_and_summarized_by_their_paths():
     assert "branches1.branch2.conv1" in summary(net)
     assert "  branch2.conv1:" in repr(net)
     assert net.activations(np.ones((4, 5, 3), np.float32))["branches1.branch2.relu1"].shape == (4, 5, 3)
+
+
+def conv_norm(filters, kernel_size=3, **options):
+    return [Conv2D(filters, kernel_size, **options), BatchNorm()]
+
+
+SUMS = {  # branches that are added, and the additions that remain in backward
+    "conv, conv": ([[*conv_norm(4, padding=1), ReLU()], conv_norm(4, 1)], 0),
+    "strides with unread pixels": ([conv_norm(4, 1, stride=3), conv_norm(4, 2, stride=3, fit="cover")], 0),
+    "conv, input": ([conv_norm(3, padding=1), []], 1),
+    "input, conv, conv": ([[], conv_norm(3, 1), conv_norm(3, padding=1)], 1),
+    "norm, conv, conv": ([[BatchNorm(), Conv2D(3, 1)], [Conv2D(3, 1), ReLU()], [Conv2D(3, 1)]], 1),
+    "depthwise, frozen": ([[Conv2D(3, 1, groups=3), ReLU()], [Conv2D(3, 3, padding=1, frozen=True)]], 0),
+    "branches within, conv": ([[Branches([[Conv2D(3, 1)], []], "add")], [Conv2D(3, 1)]], 2),
+}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("fuse", [False, True], ids=["plain", "fused"])
+@pytest.mark.parametrize("name", SUMS)
+def test_convolutions_add_their_gradients_to_those_of_branches_before(name, fuse, device, monkeypatch):
+    branches, additions = SUMS[name]
+    layers = [Input((6, 5, 3)), Branches([list(row) for row in branches], "add")]
+    made = Sequential(layers, seed=3, device=device)
+    net = made.fuse() if fuse else made
+    x, dy = (
+        np.random.default_rng(seed).standard_normal((2, *shape)).astype(np.float32)
+        for seed, shape in enumerate((made.input_shape, made.output_shape))
+    )
+    added, add = [], ops.add
+    monkeypatch.setattr(ops, "add", lambda *arrays, **options: added.append(1) or add(*arrays, **options))
+
+    def gradients():
+        net.zero_grad()
+        net.forward(gc.asarray(x, device), True)
+        added.clear()
+        given = gc.asarray(dy.copy(), device)
+        dx = gc.to_numpy(net.backward(given)).copy()
+        np.testing.assert_array_equal(gc.to_numpy(given), dy)
+        return [dx, *(gc.to_numpy(grad).copy() for grad in net.grads().values())]
+
+    found = gradients()
+    assert len(added) == additions
+    monkeypatch.setattr("gpuconv.layers.branches.adds_input_grad", lambda row: False)
+    for one, other in zip(found, gradients(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_backward_hooks_receive_the_gradient_of_their_own_branch():
+    net = Sequential([Input((6, 5, 3)), Residual([Conv2D(4, 3, padding=1)], [Conv2D(4, 1)])], seed=3)
+    x, dy = np.ones((1, 6, 5, 3), np.float32), np.ones((1, 6, 5, 4), np.float32)
+    net.forward(x, True)
+    expected, seen = net.backward(dy), {}
+    for path in ("residual1.conv1", "residual1.shortcut.conv1"):
+        net[path].register_backward_hook(lambda layer, dx, dy: seen.update({layer.path: dx}))
+    net.forward(x, True)
+    np.testing.assert_array_equal(net.backward(dy), expected)
+    assert len(seen) == 2
+    for path, dx in seen.items():
+        conv = net[path]
+        alone = ops.conv2d_dgrad(dy, conv["weight"], input_shape=x.shape, padding=conv.padding)
+        np.testing.assert_allclose(dx, alone, rtol=1e-5)
 
 
 @pytest.mark.parametrize("device", DEVICES)

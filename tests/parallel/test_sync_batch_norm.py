@@ -44,7 +44,12 @@ def net(dtype="float32"):
 def branched(dtype="float32"):
     """Batch norm inside every container, dropout, a user's layer with a buffer, and a frozen norm before all."""
     convolution = [Conv2D(4, 3, padding=1), BatchNorm(), ReLU()]
-    layers = [Input((6, 5, 1)), BatchNorm(frozen=True), *convolution, Residual([Conv2D(4, 3, padding=1), BatchNorm()])]
+    layers = [
+        Input((6, 5, 1)),
+        BatchNorm(frozen=True),
+        *convolution,
+        Residual([Conv2D(4, 3, padding=1), BatchNorm()], [Conv2D(4, 1)]),
+    ]
     layers += [Branches([[], [Conv2D(2, 1), BatchNorm()]]), Dropout(0.3), Centered(), Flatten(), Linear(3)]
     return Sequential(layers, seed=0).to(precision=dtype)
 
