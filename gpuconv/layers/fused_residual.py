@@ -12,7 +12,7 @@ from gpuconv.layers.base import Layer
 from gpuconv.layers.fused import Fused, is_plain
 from gpuconv.layers.residual import Residual
 from gpuconv.layers.rewrite import FUSED
-from gpuconv.layers.running import call, reads_slices, takes_addend
+from gpuconv.layers.running import adds_input_grad, call, reads_slices, run, takes_addend
 from gpuconv.types import Array
 
 
@@ -43,6 +43,13 @@ class ResidualNorm(Fused):
         return self.activation is not None or shortcut is None or reads_slices(shortcut)
 
     @property
+    def _adds_onto_gradient(self) -> bool:
+        """Whether the body adds the gradient of its input to that of the sum, which the shortcut passes on. With an
+        activation that is a new array, and the norm at the body's end computes it before the first layer needs it."""
+        body, shortcut = self._rows
+        return shortcut is None and self.activation is not None and len(body.layers) > 1 and adds_input_grad(body)
+
+    @property
     def _rows(self) -> tuple[Any, Any]:
         """The body, and the shortcut or None."""
         body, shortcut = cast(Residual, self.layers[0]).rows
@@ -66,11 +73,18 @@ class ResidualNorm(Fused):
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         (addend,) = self.unstash()
         block = cast(Residual, self.layers[0])
+        body, _ = self._rows
 
         def gradients() -> Iterator[Array]:
             yield dy
             yield addend.gradient_of(dy)  # the body's backward has computed it
 
+        if input_grad and self._adds_onto_gradient:
+            first, *between, last = body.layers
+            dy = run(last, "backward", dy)
+            for layer in reversed(between):
+                dy = run(layer, "backward", dy)
+            return run(first, "backward", dy, onto=addend.gradient)
         if input_grad:
             return block.summed(gradients())
         for row, gradient in zip(block.rows, gradients()):

@@ -125,6 +125,16 @@ def test_the_sum_and_its_activation_need_no_launch():
     assert not any(launch.kernel.name.startswith(("relu", "add_")) for launch in found)
 
 
+@pytest.mark.kernels
+def test_the_gradients_of_the_body_and_of_the_shortcut_are_added_without_a_launch():
+    net = residual_net(device="emulated").fuse()
+    y = net.forward(gc.asarray(np.ones((2, 8, 6, 3), np.float32), "emulated"), training=True)
+    with launches.recorded() as found:
+        net.backward(y, input_grad=False)
+    # What remains: the block without an activation, the body that is a norm alone, the shortcut that is a pool.
+    assert [launch.kernel.name for launch in found].count("add_forward") == 3
+
+
 def test_a_frozen_body_still_passes_the_gradient_to_its_shortcut():
     def net():
         net = Sequential(
