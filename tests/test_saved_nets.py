@@ -242,8 +242,8 @@ def test_predict_takes_channels_first_from_pytorch_only(small):
 def test_classes_and_normalization_are_checked_when_they_are_set(small):
     for wrong, error, message in (
         (["cat"], ValueError, "the net has 5 scores, received 1 names of classes"),
-        ("abcde", TypeError, "classes are a list of names, as .*received str 'abcde'"),
-        (range(5), TypeError, r"classes are names, as .*received int 0; \[str\(name\)"),
+        ("abcde", TypeError, r"classes are a list of names, such as .*received str 'abcde'"),
+        (range(5), TypeError, r"classes are names, such as .*received int 0; \[str\(name\)"),
         ({"a": 0}, TypeError, "received dict"),
         (5, TypeError, "received int 5"),
     ):

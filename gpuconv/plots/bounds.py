@@ -15,11 +15,11 @@ from gpuconv.plots.canvas import (
     PAPER,
     WARM,
     beside,
+    draw_text,
     heading,
     new_figure,
     show,
     style_axes,
-    write_text,
 )
 from gpuconv.plots.colors import DECADES, share_colors
 
@@ -58,7 +58,7 @@ def shares(rows: Mapping[str, Mapping[str, float]], *, title: str = "") -> Figur
     axes.axvline(1, color=WARM, lw=1.2, ls="--")
     for at, (name, row) in enumerate(rows.items()):
         style = {"color": INK, "fontsize": 6.5, "ha": "right", "va": "center", "transform": beside(axes)}
-        write_text(axes, -0.02, at, name, max_width=left - 40, **style)
+        draw_text(axes, -0.02, at, name, max_width=left - 40, **style)
         for number, each in enumerate(series):
             if each in row:
                 share = float(np.clip(row[each], low, high))
@@ -69,7 +69,7 @@ def shares(rows: Mapping[str, Mapping[str, float]], *, title: str = "") -> Figur
                     near: Any = {"xytext": (-8, 0), "textcoords": "offset points", "ha": "right", "va": "center"}
                     words = f"{each}: {row[each]:.2g} times its bound"
                     axes.annotate(words, (share, at), color=WARM, fontsize=6.5, **near)
-    write_text(axes, 1, -0.75, "the bound", color=WARM, fontsize=7, ha="center")
+    draw_text(axes, 1, -0.75, "the bound", color=WARM, fontsize=7, ha="center")
     if len(series) > 1:
         for number, each in enumerate(series):
             words, color = f"{'●■'[number % 2]} {each}", (COLD, GOOD)[number % 2]
@@ -123,11 +123,9 @@ def differences(
     groups: dict[str, list[int]] = {}
     for at, (group, name) in enumerate(rows):
         groups.setdefault(group, []).append(at)
-        write_text(axes, -0.01, at, name, color=MUTED, fontsize=4.5, ha="right", va="center", transform=beside(axes))
+        draw_text(axes, -0.01, at, name, color=MUTED, fontsize=4.5, ha="right", va="center", transform=beside(axes))
     for group, inside in groups.items():
-        write_text(
-            axes, 1.01, float(np.mean(inside)), group, color=INK, fontsize=7, va="center", transform=beside(axes)
-        )
+        draw_text(axes, 1.01, float(np.mean(inside)), group, color=INK, fontsize=7, va="center", transform=beside(axes))
         axes.axhline(inside[-1] + 0.5, color=PAPER, lw=1.5)
     if first:
         axes.plot([steps.index(first[0])], [[*rows].index(first[1])], color=INK, marker="o", ms=9, mfc="none", mew=1.6)

@@ -62,9 +62,7 @@ def one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def write_text(
-    place: Axes | Figure, x: float, y: float, words: str, *, max_width: float = np.inf, **style: Any
-) -> None:
+def draw_text(place: Axes | Figure, x: float, y: float, words: str, *, max_width: float = np.inf, **style: Any) -> None:
     """Write `words` literally, without formulas, and with "?" for characters that the font lacks.
 
     place: a figure or axes. max_width: in pixels; longer text ends in an ellipsis.
@@ -92,7 +90,7 @@ def write_text(
 def heading(figure: Figure, words: str, width: int, height: int) -> None:
     """A title in the upper left corner of a figure of this size in pixels."""
     style = {"color": INK, "fontsize": 11, "weight": "bold", "va": "center"}
-    write_text(figure, 50 / width, 1 - 45 / height, words, max_width=width - 100, **style)
+    draw_text(figure, 50 / width, 1 - 45 / height, words, max_width=width - 100, **style)
 
 
 def beside(axes: Axes) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuconv.plots.canvas import COLD, GOOD, INK, MUTED, WARM, new_figure, style_axes, write_text
+from gpuconv.plots.canvas import COLD, GOOD, INK, MUTED, WARM, draw_text, new_figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +30,7 @@ def curves(history: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
         raise ValueError("curves need at least one epoch, received an empty history")
     figure = new_figure(1500, 620)
     if title:
-        write_text(figure, 0.045, 0.94, title, max_width=1365, color=INK, fontsize=11, weight="bold", va="center")
+        draw_text(figure, 0.045, 0.94, title, max_width=1365, color=INK, fontsize=11, weight="bold", va="center")
     for number, (quantity, scale, form) in enumerate((("loss", 1, "{:.3f}"), ("accuracy", 100, "{:.1f} %"))):
         axes = figure.add_axes((0.045 + 0.495 * number, 0.14, 0.335, 0.66 if title else 0.76))
         axes.set_title(quantity, color=MUTED, fontsize=9, loc="left", pad=10)
@@ -64,7 +64,7 @@ def rates(
     if not len(rates):
         raise ValueError("a picture of rates needs at least one step, received none")
     figure = new_figure(1100, 640)
-    write_text(
+    draw_text(
         figure,
         0.08,
         0.94,

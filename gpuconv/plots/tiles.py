@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuconv.plots.canvas import FAINT, GOOD, INK, MUTED, TIMES, WARM, new_figure, show, write_text
+from gpuconv.plots.canvas import FAINT, GOOD, INK, MUTED, TIMES, WARM, draw_text, new_figure, show
 from gpuconv.plots.colors import scale_of, signed_colors
 from gpuconv.types import Array
 
@@ -66,7 +66,7 @@ def activations(
         return figure.add_axes((x / width, 1 - (y + h) / total, w / width, h / total))
 
     def write(x: float, y: float, text: str, **style: Any) -> None:
-        write_text(figure, x / width, 1 - y / total, text, **{"color": MUTED, "fontsize": 7, "va": "center", **style})
+        draw_text(figure, x / width, 1 - y / total, text, **{"color": MUTED, "fontsize": 7, "va": "center", **style})
 
     if title:
         write(left, 45, title, max_width=width - left - 50, color=INK, fontsize=11, weight="bold")
@@ -136,7 +136,7 @@ def filters(weight: np.ndarray, *, title: str = "") -> Figure:
         sheet[y : y + drawn.shape[0], x : x + drawn.shape[1], 3] = 1
     figure = new_figure(width, height)
     heading = {"color": INK, "fontsize": 10, "weight": "bold", "va": "center"}
-    write_text(figure, 50 / width, 1 - 42 / height, title or "filters", max_width=width - 100, **heading)
+    draw_text(figure, 50 / width, 1 - 42 / height, title or "filters", max_width=width - 100, **heading)
     size = TIMES.join(map(str, weight.shape[1:]))
     note = f"{weight.shape[0]} filters of {size}, largest weight {np.abs(weight).max(initial=0):.2g}"
     figure.text(50 / width, 1 - 76 / height, note, color=MUTED, fontsize=7, va="center")
@@ -194,7 +194,7 @@ def _scores(axes: Axes, scores: np.ndarray, classes: Sequence[str], truth: int |
         axes.barh(row, 1, color=FAINT, height=0.26)
         axes.barh(row, scores[index], color=color, height=0.26)
         most = 0.76 * axes.get_window_extent().width  # the rest of the line is for the percentage
-        write_text(axes, 0, row - 0.34, classes[index], max_width=most, color=INK, fontsize=9, va="center")
+        draw_text(axes, 0, row - 0.34, classes[index], max_width=most, color=INK, fontsize=9, va="center")
         axes.text(1, row - 0.34, f"{100 * scores[index]:.1f} %", color=color, fontsize=9, va="center", ha="right")
     axes.set_xlim(0, 1)
     axes.set_ylim(4.2, -0.6)
