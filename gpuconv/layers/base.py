@@ -142,8 +142,8 @@ class Layer(Stateful["Layer"]):
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         """Add to the gradients of the parameters; return the input's gradient.
 
-        A layer that `adds_input_grad` also takes `onto`, a gradient of the input from elsewhere: it adds its own to
-        that array and returns it. Without `onto` it returns a new array.
+        A layer that `adds_input_grad` also takes `onto`, a `gpuconv.layers.onto.Onto`: it adds its own gradient to that
+        array, a gradient of the input from elsewhere, and returns the array. Without `onto` it returns a new array.
 
         Args:
             dy: The output's gradient.

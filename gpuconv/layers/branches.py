@@ -10,9 +10,10 @@ from typing import Any
 
 from gpuconv import backends, ops
 from gpuconv.layers.base import Layer
+from gpuconv.layers.onto import Onto
 from gpuconv.layers.part import Cut, in_parts
 from gpuconv.layers.row import as_row
-from gpuconv.layers.running import adds_input_grad, call, reads_slices, takes_slices, writes_slices
+from gpuconv.layers.running import adds_input_grad, call, reads_slices, shows_gradients, takes_slices, writes_slices
 from gpuconv.layers.sequential import Sequential
 from gpuconv.names import lookup
 from gpuconv.ops.overlap import same_memory
@@ -165,14 +166,16 @@ class Merging(Layer, base=True):
 
     def summed(self, gradients: Iterable[Array]) -> Array:
         """The sum of the input's gradients from the branches, given those of their outputs; each is taken only after
-        the branch before has run. A branch that can adds its gradient to a sum that is a new array."""
+        the branch before has run. A branch that can adds its gradient to a sum that is a new array, which no hook has
+        received."""
         total, is_new = None, False
         for row, dy in zip(self.rows, gradients):
             adds = row is not None and adds_input_grad(row) and not isinstance(dy, Cut)
-            into = {"onto": total} if adds and is_new else {}
+            shown = row is not None and shows_gradients(row)
+            into = {"onto": _onto(total, shown)} if adds and is_new else {}
             found = call(row, "backward", dy, **into) if row else dy
             if total is None:
-                total, is_new = found, adds
+                total, is_new = ops.copy(found) if adds and shown else found, adds
             elif not into:
                 total, is_new = in_parts(ops.add, total, found), True
         assert total is not None
@@ -230,6 +233,10 @@ def _volume(like: Array, *shape: int) -> Array:
 def _sum(*arrays: Array, out: Array | None = None) -> Array:
     *before, last = arrays
     return ops.add(reduce(ops.add, before), last, out=out)
+
+
+def _onto(total: Any, shown: bool) -> Onto:
+    return Onto(lambda: total, apart=shown)
 
 
 def _sequence(layers: Row) -> Sequential:

@@ -8,6 +8,7 @@ from typing import Any
 
 from gpuconv import algorithms, arguments, backends, ops
 from gpuconv.layers.base import Layer
+from gpuconv.layers.onto import Onto
 from gpuconv.layers.shapes import expect_axes, volume_size
 from gpuconv.layers.variables import weight_and_bias
 from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue, padding_pairs
@@ -81,12 +82,12 @@ class Conv2D(Layer):
         self.stash(x)
         return y
 
-    def backward(self, dy: Array, *, input_grad: bool = True, onto: Array | None = None) -> Array | None:
+    def backward(self, dy: Array, *, input_grad: bool = True, onto: Onto | None = None) -> Array | None:
         (x,) = self.unstash()
         return self.gradients_of(dy, x, input_grad, onto)
 
     def gradients_of(
-        self, dy: Array, x: Array, input_grad: bool, onto: Array | None = None, **masked: Any
+        self, dy: Array, x: Array, input_grad: bool, onto: Onto | None = None, **masked: Any
     ) -> Array | None:
         """`backward` for a given input.
 
@@ -101,8 +102,11 @@ class Conv2D(Layer):
         # With a mask, wgrad computes the bias gradient, so a frozen weight's gradient is computed too, and dropped.
         made = "weight" if self.trains("weight") or (masked and bias) else None
         (dw, db), accumulate = self.gradients_into(made, bias)
+        if onto and onto.apart:
+            onto.own = ops.conv2d_dgrad(dy, weight, input_shape=x.shape, **options)
+        total = onto.array() if onto else None
         if dw is not None and input_grad:
-            added: Options = dict(out=onto, accumulate_dx=onto is not None)
+            added: Options = dict(out=total, accumulate_dx=onto is not None)
             return ops.conv2d_backward(dy, x, weight, dw=dw, db=db, accumulate=accumulate, **added, **options)[0]
         if dw is not None:
             ops.conv2d_wgrad(dy, x, kernel_size=weight.shape[1:3], out=dw, db=db, accumulate=accumulate, **options)
@@ -110,7 +114,7 @@ class Conv2D(Layer):
             ops.bias_grad(dy, out=db, accumulate=accumulate)
         if not input_grad:
             return None
-        return ops.conv2d_dgrad(dy, weight, input_shape=x.shape, out=onto, accumulate=onto is not None, **options)
+        return ops.conv2d_dgrad(dy, weight, input_shape=x.shape, out=total, accumulate=onto is not None, **options)
 
     @property
     def takes_slices(self) -> bool:  # type: ignore[override]

@@ -17,6 +17,7 @@ from gpuconv.layers.addend import Addend
 from gpuconv.layers.base import Layer
 from gpuconv.layers.conv import Conv2D
 from gpuconv.layers.norm import BatchNorm
+from gpuconv.layers.onto import Onto
 from gpuconv.layers.pool import MaxPool2D
 from gpuconv.layers.rewrite import CHAINED, FUSED
 from gpuconv.layers.row import name_layers
@@ -115,7 +116,7 @@ class ConvReLU(FusedConv):
         self.stash(x, mask)
         return y
 
-    def backward(self, dy: Array, *, input_grad: bool = True, onto: Array | None = None) -> Array | None:
+    def backward(self, dy: Array, *, input_grad: bool = True, onto: Onto | None = None) -> Array | None:
         x, mask = self.unstash()
         return self.conv.gradients_of(dy, x, input_grad, onto, mask=mask, pool=self.pool)
 
@@ -162,7 +163,7 @@ class ConvActivation(FusedConv):
         self.stash(x, saved)
         return y
 
-    def backward(self, dy: Array, *, input_grad: bool = True, onto: Array | None = None) -> Array | None:
+    def backward(self, dy: Array, *, input_grad: bool = True, onto: Onto | None = None) -> Array | None:
         x, saved = self.unstash()
         conv, activation = self.conv, self.activation
         if input_grad or conv.trains("weight"):
@@ -266,7 +267,7 @@ class ConvNorm(FusedConv):
         self.stash(x, mask, addend, between, mean, inv_std, training)
         return y
 
-    def backward(self, dy: Array, *, input_grad: bool = True, onto: Array | None = None) -> Array | None:
+    def backward(self, dy: Array, *, input_grad: bool = True, onto: Onto | None = None) -> Array | None:
         dz, x = self.before_conv(dy)
         return self.conv.gradients_of(dz, x, input_grad, onto)
 
@@ -330,7 +331,7 @@ class NormChain(Fused):
         into = {name: value for name, value in (("out", out), ("addend", addend)) if value is not None}
         return last.forward(x, training, **into)
 
-    def backward(self, dy: Array, *, input_grad: bool = True, onto: Array | None = None) -> Array | None:
+    def backward(self, dy: Array, *, input_grad: bool = True, onto: Onto | None = None) -> Array | None:
         above: Options = {}
         first, *others = self.layers
         for layer in reversed(others):

@@ -10,9 +10,10 @@ from gpuconv.layers.activation import Activation
 from gpuconv.layers.addend import Addend
 from gpuconv.layers.base import Layer
 from gpuconv.layers.fused import Fused, is_plain
+from gpuconv.layers.onto import Onto
 from gpuconv.layers.residual import Residual
 from gpuconv.layers.rewrite import FUSED
-from gpuconv.layers.running import adds_input_grad, call, reads_slices, run, takes_addend
+from gpuconv.layers.running import adds_input_grad, call, reads_slices, shows_gradients, takes_addend
 from gpuconv.types import Array
 
 
@@ -45,9 +46,9 @@ class ResidualNorm(Fused):
     @property
     def _adds_onto_gradient(self) -> bool:
         """Whether the body adds the gradient of its input to that of the sum, which the shortcut passes on. With an
-        activation that is a new array, and the norm at the body's end computes it before the first layer needs it."""
+        activation that is a new array."""
         body, shortcut = self._rows
-        return shortcut is None and self.activation is not None and len(body.layers) > 1 and adds_input_grad(body)
+        return shortcut is None and self.activation is not None and adds_input_grad(body)
 
     @property
     def _rows(self) -> tuple[Any, Any]:
@@ -79,12 +80,9 @@ class ResidualNorm(Fused):
             yield dy
             yield addend.gradient_of(dy)  # the body's backward has computed it
 
-        if input_grad and self._adds_onto_gradient:
-            first, *between, last = body.layers
-            dy = run(last, "backward", dy)
-            for layer in reversed(between):
-                dy = run(layer, "backward", dy)
-            return run(first, "backward", dy, onto=addend.gradient)
+        if input_grad and self._adds_onto_gradient:  # computed by the norm, before the body's first layer adds to it
+            onto = Onto(lambda: addend.gradient_of(dy), apart=shows_gradients(body))
+            return cast(Array, call(body, "backward", dy, onto=onto))
         if input_grad:
             return block.summed(gradients())
         for row, gradient in zip(block.rows, gradients()):

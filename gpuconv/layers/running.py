@@ -95,9 +95,13 @@ def takes_addend(layer: AnyLayer) -> bool:
 
 
 def adds_input_grad(layer: AnyLayer) -> bool:
-    """Whether a layer's backward takes onto=, an array to which it adds the input's gradient. A layer with a backward
-    hook does not, as the hook receives the layer's own gradient."""
-    return layer.adds_input_grad and not layer.is_foreign and "backward" not in layer.hooks
+    """Whether a layer's backward takes onto=, a `gpuconv.layers.onto.Onto`, to which it adds the input's gradient."""
+    return layer.adds_input_grad and not layer.is_foreign
+
+
+def shows_gradients(layer: AnyLayer) -> bool:
+    """Whether a layer, or one inside it, has a backward hook."""
+    return any("backward" in each.hooks for each in layer.walk())
 
 
 def runs_in_place(layers: Sequence[LayerT]) -> list[list[LayerT]]:
@@ -123,7 +127,8 @@ def places(layers: Sequence[Any], x: Array, out: Array | None) -> list[Array | N
 
 
 def call(layer: AnyLayer, method: str, *args: object, **options: Any) -> Any:
-    """As `run`, without listeners: converts the result of a user's layer to the net's dtype and calls the hooks."""
+    """As `run`, without listeners: converts the result of a user's layer to the net's dtype and calls the hooks. A
+    backward hook receives the layer's own gradient of the input, also if that is added to another one."""
     found = getattr(layer, method)(*args, **options)
     if layer.is_foreign:
         found = _in_net_dtype(layer, method, found)
@@ -131,8 +136,9 @@ def call(layer: AnyLayer, method: str, *args: object, **options: Any) -> Any:
             _expect_planned(layer, method, args[0], found)
     if layer.hooks:
         backward = method == "backward"
+        shown = options["onto"].own if "onto" in options else found
         for hook in layer.hooks.get("backward" if backward else "forward", ()):
-            in_parts(partial(hook, layer), *((found, args[0]) if backward else (args[0], found)))
+            in_parts(partial(hook, layer), *((shown, args[0]) if backward else (args[0], found)))
     return found
 
 

@@ -135,6 +135,19 @@ def test_the_gradients_of_the_body_and_of_the_shortcut_are_added_without_a_launc
     assert [launch.kernel.name for launch in found].count("add_forward") == 3
 
 
+@pytest.mark.parametrize("precision", ["float16", "float32"])
+def test_backward_hooks_do_not_change_the_bits(precision):
+    expected, net = step(residual_net(precision=precision).fuse()), residual_net(precision=precision).fuse()
+    seen = []
+    for layer in net.walk():
+        layer.register_backward_hook(lambda layer, dx, dy: seen.append((layer.path, dx, np.array(dx))))
+    for one, other in zip(step(net), expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert len({path for path, _, _ in seen}) > 10
+    for path, dx, at_first in seen:
+        np.testing.assert_array_equal(dx, at_first, err_msg=path)
+
+
 def test_a_frozen_body_still_passes_the_gradient_to_its_shortcut():
     def net():
         net = Sequential(

@@ -13,7 +13,7 @@ import xxhash
 
 from gpuconv import backends, models
 from gpuconv.checkpoint import CheckpointError
-from gpuconv.layers import BatchNorm, Conv2D, Flatten, Input, Linear, MaxPool2D, NormChain, ReLU, Sequential
+from gpuconv.layers import BatchNorm, Conv2D, Flatten, Input, Linear, MaxPool2D, NormChain, ReLU, Residual, Sequential
 from gpuconv.training import Digests, Trainer
 from gpuconv.training.tensor_digests import Digest, read
 from tests import standin
@@ -164,7 +164,9 @@ def device(request):
 @pytest.mark.parametrize(("device", "precision"), DEVICES_AND_PRECISIONS, indirect=["device"])
 def test_recording_digests_changes_no_bit(device, precision, tmp_path):
     def trained(callbacks):
-        row = [Conv2D(4, 3, padding=1), ReLU(), MaxPool2D(2), Flatten(), Linear(3)]
+        row = [Conv2D(4, 3, padding=1), ReLU(), MaxPool2D(2)]
+        row += [Residual([Conv2D(4, 3, padding=1), BatchNorm()], [Conv2D(4, 1)]), ReLU()]
+        row += [Residual([Conv2D(4, 3, padding=1), ReLU(), Conv2D(4, 1), BatchNorm()]), ReLU(), Flatten(), Linear(3)]
         net = Sequential([Input((6, 6, 1)), *row], seed=1, device=device)
         run = Trainer(net, "adam", lr=0.01, precision=precision, graph=device != "numpy" or None)
         data = np.random.default_rng(0).integers(0, 256, (16, 6, 6, 1)).astype(np.uint8), np.arange(16) % 3
