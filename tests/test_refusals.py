@@ -452,14 +452,14 @@ REFUSALS = [
         [X, X, *[VECTOR] * 3],
         {"saved": X},
         ValueError,
-        "saved is of the activation after an addend: give activation too",
+        "saved belongs to the activation after an addend: give activation too",
     ),
     (
         ops.batch_norm_backward,
         [X, X, *[VECTOR] * 3],
         {"saved": X, "activation": "relu", "w": zeros(4, 1, 1, 4)},
         ValueError,
-        "saved cannot be combined with a convolution (w) or a pool (mask), received both",
+        "saved cannot be combined with a convolution (w) or a pool (mask), received w",
     ),
     (
         ops.batch_norm_backward,

@@ -13,8 +13,8 @@ from gpuconv.types import Array, Options
 class Addend:
     """An array that a norm adds to its output, and the activation after the sum.
 
-    value: the array, until the norm has read it. activation: the name of an op whose backward reads its output, or
-    None. output: with an activation, its result. gradient: of the array, set by the norm's backward.
+    value: the array, until the norm has read it. activation: None, or the name of an op whose backward reads only its
+    output. output: with an activation, what it returned. gradient: that of the array, set by the norm's backward.
     """
 
     value: Array | None
@@ -37,7 +37,7 @@ class Addend:
         self.value, self.output = None, y if self.activation else None
 
     def gradient_of(self, dy: Array) -> Array:
-        """The array's gradient. dy: that of the result. Also if the norm needed no backward."""
+        """The array's gradient, also if the norm's backward was not needed. dy: the gradient of the result."""
         if self.gradient is not None:
             return self.gradient
         if self.activation is None:

@@ -166,8 +166,8 @@ class Merging(Layer, base=True):
 
     def summed(self, gradients: Iterable[Array]) -> Array:
         """The sum of the input's gradients from the branches, given those of their outputs; each is taken only after
-        the branch before has run. A branch that can adds its gradient to a sum that is a new array, which no hook has
-        received."""
+        the branch before has run. If the sum so far is a new array that no hook has received, a branch adds its
+        gradient there if it can."""
         total, is_new = None, False
         for row, dy in zip(self.rows, gradients):
             adds = row is not None and adds_input_grad(row) and not isinstance(dy, Cut)

@@ -9,7 +9,7 @@ from typing import Any
 from gpuconv.layers.base import Layer
 from gpuconv.types import Shape
 
-FUSED: list[type[Any]] = []  # the fused layers of `layers/fused.py`; each class has fits(layers)
+FUSED: list[type[Any]] = []  # the layers of `fused.py` and `fused_residual.py`; each class has fits(layers)
 Chain = Callable[[Sequence[Layer], bool | None], Sequence[Layer]]
 CHAINED: list[Chain] = []  # functions of `layers/fused.py` that replace runs of a fused row
 LONGEST = 4

@@ -204,11 +204,12 @@ class Sequential(Layer):
 
     @property
     def takes_slices(self) -> bool:  # type: ignore[override]
-        """Whether its first layer does; `adds_input_grad` follows the first layer too."""
+        """Whether its first layer does."""
         return takes_slices(self.layers[0])
 
     @property
     def adds_input_grad(self) -> bool:  # type: ignore[override]
+        """Whether its first layer does."""
         return adds_input_grad(self.layers[0])
 
     def plan(self, input_shape: Shape) -> Shape:
@@ -340,8 +341,8 @@ class Sequential(Layer):
         - CONV, optionally a 2 x 2 max POOL, batch norm and optionally an activation become
           `gpuconv.ops.conv2d_batch_norm`.
         - Batch norm and an activation become `gpuconv.ops.batch_norm` with that activation.
-        - If the body of a residual block ends in batch norm, that op adds the shortcut and applies the activation after
-          the block, if its backward reads its output.
+        - If the body of a residual block ends in batch norm, the norm's op also adds the shortcut, and applies the
+          activation after the block if that activation's backward reads only its output.
         - Where a CONV reads the output of such a norm, the gradient of its input also computes the norm's backward sums
           (`gpuconv.ops.batch_norm_backward` with w).
 

@@ -56,9 +56,10 @@ def load_batch(
     It is interpolated bilinearly, with positions in 1/256 of a pixel.
 
     brightness, contrast, saturation and hue are torchvision's ColorJitter in this fixed order: a factor f, uniform in
-    [max(0, 1 - s), 1 + s], gives f * image + (1 - f) * other, clipped to the range of bytes. other is black, the mean
-    of the gray image, or the gray image, 0.2989 R + 0.587 G + 0.114 B. The hue (of HSV) is rotated by a fraction of the
-    circle that is uniform in [-hue, hue]. The numbers are not rounded to bytes.
+    [max(0, 1 - s), 1 + s], gives f * image + (1 - f) * other, clipped to the range of bytes. With gray = 0.2989 R +
+    0.587 G + 0.114 B, other is black for brightness, the mean of gray for contrast, and gray for saturation. The hue
+    (of HSV) is rotated by a fraction of the circle that is uniform in [-hue, hue]. The numbers are not rounded to
+    bytes.
 
     flip="alternating" (Jordan 2024, arXiv:2404.00498): a random half of the images is flipped in even epochs, the rest
     in odd ones. The Philox block at an image's index, in substream 1 of the AUGMENT stream, decides which half. Sample
@@ -192,8 +193,8 @@ def mix_batch(
     int(sqrt(1 - lambda) / 2 * H) rows and int(sqrt(1 - lambda) / 2 * W) columns, in float32, to both sides of a uniform
     center, and is clipped at the border; lambda becomes 1 - its share of the area.
 
-    targets[i] is lambda at labels[i] plus 1 - lambda at labels[i - 1], in float32. Both are as in torchvision. The
-    Philox block at offset, in substream 3 of the AUGMENT stream, gives the entry of table and the center.
+    targets[i] is lambda at labels[i] plus 1 - lambda at labels[i - 1], in float32. mixup and cutmix are torchvision's.
+    The Philox block at offset, in substream 3 of the AUGMENT stream, gives the entry of table and the center.
 
     Args:
         x: (N, H, W, C), any float dtype, with H, W and C above 0.

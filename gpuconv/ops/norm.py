@@ -324,9 +324,10 @@ def _check_batch_norm_backward(
 
 def _check_saved(saved: Array, x: Array, activation: str | None, mask: Array | None, w: Array | None) -> None:
     if activation is None:
-        raise ValueError("saved is of the activation after an addend: give activation too")
+        raise ValueError("saved belongs to the activation after an addend: give activation too")
     if mask is not None or w is not None:
-        raise ValueError("saved cannot be combined with a convolution (w) or a pool (mask), received both")
+        received = "w" if mask is None else "mask"
+        raise ValueError(f"saved cannot be combined with a convolution (w) or a pool (mask), received {received}")
     expect_same_dtype(x=x, saved=saved)
     expect_shape("saved", saved, x.shape, "x's shape")
 

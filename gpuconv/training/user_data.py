@@ -239,8 +239,8 @@ def expect(name: str, loader: Any, net: Any, loss: object, shards: int = 1, part
     rest, which = size // shards, "smallest part" if shards > 1 else "last batch"
     if not rest:
         raise DataError(
-            f"{shards} {parts} need as many images in each batch, and the last batch has {size}: choose another batch "
-            f"size than {loader.batch_size} for {len(data)} images, or drop that batch (drop_last)"
+            f"{shards} {parts} need at least {shards} images in each batch, and the last batch has {size}: choose "
+            f"another batch size than {loader.batch_size} for {len(data)} images, or drop that batch (drop_last)"
         )
     for layer in net.walk():
         shape = layer.input_shape

@@ -156,7 +156,7 @@ def test_tf32_is_rounded_by_its_definition_and_as_fast_code_rounds_it():
         np.testing.assert_array_equal(round_tf32(x.astype(np.float64)), fast.round_tf32(x))
 
 
-# Where the contract rounds on the way: between two ops, before an activation, the factor, the masters.
+# Ops whose contract also rounds an intermediate result: between two ops, before an activation, or a factor.
 ROUNDED_BEFORE = {"batch_norm", "batch_norm_backward", "conv2d_batch_norm", "scale"}
 
 
@@ -219,9 +219,9 @@ def test_accumulating_rounds_the_sum_once():
     held, one = np.array([[2048]], np.float16), np.array([[0.75]], np.float16)
     with oracle():
         ops.linear_wgrad(np.ones((1, 1), np.float16), one, out=held, accumulate=True)
-        assert held.item() == 2048  # 2048.75; beside it 2050
+        assert held.item() == 2048  # 2048.75; the next float16 is 2050
         ops.linear_wgrad(np.ones((2, 1), np.float16), np.repeat(one, 2, 0), out=held, accumulate=True)
-        assert held.item() == 2050  # 2049.5, where 0.75 twice would have been lost
+        assert held.item() == 2050  # 2049.5; adding 0.75 twice would have left 2048
 
 
 def test_tf32_rounds_the_factors_but_no_bias():

@@ -85,7 +85,7 @@ def test_images_with_changed_bytes_are_read_or_refused(tmp_path, format):
 
 
 def png(width, height, color, pixels=b""):
-    """A PNG file with the given header, its rows compressed as small as possible."""
+    """A PNG file of 8 bits per channel. color: PNG's type of color. pixels: the compressed rows."""
 
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))

@@ -129,7 +129,7 @@ DIVIDE = "the number of ranks must divide that of shards, received"
 REFUSED = {
     "3-ranks-4-shards": (3, ["--shards", "4"], f"{DIVIDE} 4 shards on 3 ranks"),
     "4-ranks-2-shards": (4, ["--shards", "2"], f"{DIVIDE} 2 shards on 4 ranks"),
-    "small-last-batch": (4, ["--batch-size", "94"], "4 ranks need as many images in each batch, and the last"),
+    "small-last-batch": (4, ["--batch-size", "94"], "4 ranks need at least 4 images in each batch, and the last"),
     "graph": (2, ["--device", "emulated", "--graph"], "the exchange between ranks runs on the host; leave graph out"),
 }
 

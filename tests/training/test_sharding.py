@@ -152,7 +152,7 @@ def test_invalid_numbers_of_shards_are_refused():
         trainer(shards=0)
     with pytest.raises(TypeError, match="shards must be an integer"):
         trainer(shards=2.5)
-    with pytest.raises(DataError, match="4 shards need as many images in each batch, and the last batch has 2: choose"):
+    with pytest.raises(DataError, match="4 shards need at least 4 images in each batch, and the last batch has 2"):
         fit(trainer(shards=4), train=loader(images(22)))
     scalar = Sequential([Input((6, 5, 1)), Flatten(), Linear(4), BatchNorm(), Linear(3)], seed=0)
     with pytest.raises(DataError, match="norm1 needs statistics of more than one value, and the smallest part has one"):
