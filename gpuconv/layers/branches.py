@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, cast
 
 from gpuconv import backends, ops
 from gpuconv.layers.base import Layer
@@ -166,20 +166,25 @@ class Merging(Layer, base=True):
 
     def summed(self, gradients: Iterable[Array]) -> Array:
         """The sum of the input's gradients from the branches, given those of their outputs; each is taken only after
-        the branch before has run. If the sum so far is a new array that no hook has received, a branch adds its
-        gradient there if it can."""
-        total, is_new = None, False
-        for row, dy in zip(self.rows, gradients):
-            adds = row is not None and adds_input_grad(row) and not isinstance(dy, Cut)
+        the branch before has run."""
+        total: Any = None
+        adding = self.adding
+        for row, dy, adds in zip(self.rows, gradients, adding):
             shown = row is not None and shows_gradients(row)
-            into = {"onto": _onto(total, shown)} if adds and is_new else {}
+            into = {"onto": _onto(total, shown)} if adds and not isinstance(dy, Cut) else {}
             found = call(row, "backward", dy, **into) if row else dy
-            if total is None:
-                total, is_new = ops.copy(found) if adds and shown else found, adds
+            if total is None:  # a hook may keep what it received, so nothing is added to that
+                total = ops.copy(found) if shown and adding[1] and not isinstance(dy, Cut) else found
             elif not into:
-                total, is_new = in_parts(ops.add, total, found), True
-        assert total is not None
-        return total
+                total = in_parts(ops.add, total, found)
+        return cast(Array, total)
+
+    @property
+    def adding(self) -> list[bool]:
+        """For each branch, whether its backward adds the gradient of the input to the sum of those before: it can do
+        so, and the sum is a new array."""
+        able = [row is not None and adds_input_grad(row) for row in self.rows]
+        return [number > 0 and can and (number > 1 or able[0]) for number, can in enumerate(able)]
 
     def _slice(self, number: int, dy: Array) -> Array:
         """A branch's slice of the gradient. Copied unless its reader (a branch or the final sum) takes slices."""

@@ -44,6 +44,11 @@ class ResidualNorm(Fused):
         return self.activation is not None or shortcut is None or reads_slices(shortcut)
 
     @property
+    def adding(self) -> bool:
+        """Whether the body or the shortcut adds the gradient of its input to that of the other one."""
+        return self._adds_onto_gradient or any(cast(Residual, self.layers[0]).adding)
+
+    @property
     def _adds_onto_gradient(self) -> bool:
         """Whether the body adds the gradient of its input to that of the sum, which the shortcut passes on. With an
         activation that is a new array."""

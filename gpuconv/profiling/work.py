@@ -69,8 +69,9 @@ def of_layer(
     A residual block or branches count only what joins their paths: the additions of outputs or of input gradients, and
     for a concatenation the copies of outputs that cannot be written, or of gradients that cannot be read, in their
     slices. Where a norm joins them, it reads the shortcut's output in forward; in backward, with an activation, it
-    reads the output and writes the gradient of the sum. holds_input: whether the layer below writes the input of a
-    concatenation straight into its slice of the output. A chain of fused layers counts the sum of its layers.
+    reads the output and writes the gradient of the sum. Where a convolution adds its input's gradient to another one,
+    it reads that one. holds_input: whether the layer below writes the input of a concatenation straight into its slice
+    of the output. A chain of fused layers counts the sum of its layers.
     """
     if isinstance(layer, NormChain):
         first, *others = layer.layers
@@ -80,13 +81,14 @@ def of_layer(
     x, y = (batch_size * math.prod(shape or ()) * size for shape in (layer.input_shape, layer.output_shape))
     if isinstance(layer, ResidualNorm):
         active = layer.activation is not None
-        return Work(0.0, float(y if direction == "forward" else 2 * y * active + 3 * x * input_grad))
+        joined = (1 if layer.adding else 3) * x * input_grad
+        return Work(0.0, float(y if direction == "forward" else 2 * y * active + joined))
     if isinstance(layer, Merging):
         shapes = dict(zip(layer.names, (row.output_shape if row else layer.input_shape for row in layer.rows)))
         copied = layer.copied(direction, holds_input=holds_input)
         moved = 2.0 * batch_size * size * sum(math.prod(shapes[name] or ()) for name in copied)
         if direction == "backward":
-            moved += 3.0 * (len(layer.rows) - 1) * x * input_grad
+            moved += sum(1.0 if adds else 3.0 for adds in layer.adding[1:]) * x * input_grad
         elif layer.merge == "add":
             moved += 3.0 * (len(layer.rows) - 1) * y
         return Work(0.0, moved)

@@ -217,11 +217,23 @@ def test_a_concatenation_moves_only_what_is_not_written_or_read_in_place():
     branches = Branches([[Conv2D(3, 1)], [Conv2D(5, 1), GroupNorm(1)], []])
     net = Sequential([Input((4, 4, 2)), branches], dtype="float32")
     assert work.of_layer(net["branches1"], "forward", 2) == Work(0.0, 2 * 4 * 2 * 16 * 2)
-    assert work.of_layer(net["branches1"], "backward", 2) == Work(0.0, 2 * 3 * 4 * 2 * 16 * 2)  # two sums
+    assert work.of_layer(net["branches1"], "backward", 2) == Work(0.0, (1 + 3) * 4 * 2 * 16 * 2)  # dgrad adds; a sum
     flat = Branches([[Flatten(), Linear(3)], [Flatten()]])
     net = Sequential([Input((1, 1, 2)), flat], dtype="float32")
     assert work.of_layer(net["branches1"], "forward", 2) == Work(0.0, 2 * 4 * 2 * 2)
     assert work.of_layer(net["branches1"], "backward", 2) == Work(0.0, (2 + 3) * 4 * 2 * 2)  # a copy and a sum
+
+
+SHORTCUTS = {"input": (None, 1), "convolution": ([Conv2D(2, 1)], 1), "norm": ([BatchNorm()], 3)}
+
+
+@pytest.mark.parametrize("name", SHORTCUTS)
+def test_an_input_gradient_to_which_dgrad_adds_is_read_once_more(name):
+    """Of the other volumes, the norm reads the output, and writes the gradient of the sum."""
+    shortcut, volumes = SHORTCUTS[name]
+    body = [Conv2D(2, 1), BatchNorm()]
+    net = Sequential([Input((4, 4, 2)), Residual(body, shortcut), ReLU()], dtype="float32").fuse()
+    assert work.of_layer(net[1], "backward", 2) == Work(0.0, (2 + volumes) * 4 * 2 * 16 * 2)
 
 
 def test_every_named_net_has_work_for_all_its_layers():
