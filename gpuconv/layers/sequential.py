@@ -353,7 +353,7 @@ class Sequential(Layer):
         Layers inside containers are fused too; other layers are unchanged. Activations have the same bits, except where
         a device splits the sums of the unfused convolution (few images, deep filters) or computes batch statistics in
         the fused one, which changes the order of a sum. Gradients sum the same products, on some devices in another
-        order.
+        order; in 16 bits the input's gradient of a residual block may be rounded once instead of twice.
 
         The returned net shares the layers of this one, and so every array: training one trains both. State dicts,
         params and grads have the same keys. Raises RuntimeError for a net that is not built.
