@@ -324,7 +324,7 @@ class Layer(Stateful["Layer"]):
 
     def register_backward_hook(self, hook: Hook) -> Handle:
         """Call ``hook(layer, dx, dy)`` after each backward, with the gradients of its input (None where not requested)
-        and its output. Otherwise as `register_forward_hook`."""
+        and its output, which the hook must not change. Otherwise as `register_forward_hook`."""
         return Handle(self, "backward", hook)
 
     @property

@@ -60,7 +60,7 @@ class Fused(Layer, base=True):
         around = self.path.rpartition(".")[0]
         for name, layer in self.children():
             input_shape = layer.place(f"{around}.{name}" if around else name, input_shape)
-        if not self.fits(self.layers):
+        if not self.layers or not self.fits(self.layers):
             raise ValueError(f"{type(self).__name__} cannot replace {list(self.layers)}")
         return input_shape
 

@@ -22,7 +22,8 @@ from gpuconv.layers import (
     Sigmoid,
     SiLU,
 )
-from gpuconv.layers.fused import ConvActivation, ConvReLU, sums_pay
+from gpuconv.layers.fused import ConvActivation, ConvNorm, ConvPool, ConvReLU, NormActivation, NormChain, sums_pay
+from gpuconv.layers.fused_residual import ResidualNorm
 from gpuconv.profiling import launches
 from gpuconv.summary import summary
 
@@ -237,6 +238,14 @@ def test_gradients_equal_numerical_ones(behind):
 def test_layers_that_cannot_be_fused_are_refused():
     with pytest.raises(ValueError, match="ConvReLU cannot replace"):
         ConvReLU([Conv2D(3, 3), ReLU(), MaxPool2D(3)]).build((7, 7, 2))
+
+
+@pytest.mark.parametrize(
+    "kind", [ConvReLU, ConvPool, ConvActivation, ConvNorm, NormActivation, NormChain, ResidualNorm]
+)
+def test_a_fused_layer_without_layers_is_refused(kind):
+    with pytest.raises(ValueError, match=rf"{kind.__name__} cannot replace \[\]"):
+        Sequential([Input((4, 4, 1)), kind([])])
 
 
 def test_a_net_without_shapes_is_refused():
