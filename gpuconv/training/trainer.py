@@ -13,8 +13,9 @@ from gpuconv.arguments import flag, integer, seed_value
 from gpuconv.checkpoint import Checkpoint
 from gpuconv.data import Loader, Normalization
 from gpuconv.devices import Device
-from gpuconv.layers import Layer
+from gpuconv.layers import BatchNorm, Layer
 from gpuconv.layers.base import expect_built
+from gpuconv.layers.fused import Fused
 from gpuconv.layers.saving import notes
 from gpuconv.metrics import named
 from gpuconv.names import lookup
@@ -166,7 +167,7 @@ class Trainer(RunState):
             fuse=fuse,
             shards=None if shards is None else shard_count(shards),
             ranks=ranks,
-            sync_batch_norm=_synchronized(sync_batch_norm, fuse),
+            sync_batch_norm=_synchronized(sync_batch_norm, fuse, net),
             shard_optimizer=_shared_out(shard_optimizer, own),
         )
 
@@ -335,12 +336,18 @@ class Trainer(RunState):
         return settings if settings and not isinstance(settings, dict) else notes(self.net) | (settings or {})
 
 
-def _synchronized(sync_batch_norm: object, fuse: bool | None) -> bool:
+def _synchronized(sync_batch_norm: object, fuse: bool | None, net: Layer) -> bool:
     """Check the argument `sync_batch_norm` and return it."""
     if sync_batch_norm not in (True, False):
         raise TypeError(f"sync_batch_norm must be True or False, received {sync_batch_norm!r}")
     if sync_batch_norm and fuse:
         raise ValueError("fuse=True computes batch norm with its neighbors, without other ranks; leave fuse out")
+    for layer in net.walk() if sync_batch_norm else ():
+        if isinstance(layer, Fused) and any(isinstance(each, BatchNorm) for each in layer.walk()):
+            raise ValueError(
+                f"{layer.path}, a {type(layer).__name__} of a fused net, computes batch norm without other ranks; "
+                "give the net as it was before fuse()"
+            )
     return bool(sync_batch_norm)
 
 

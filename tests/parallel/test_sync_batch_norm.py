@@ -240,6 +240,10 @@ def test_nets_and_options_that_cannot_be_synchronized_are_refused():
     Trainer(own, sync_batch_norm=True, shards=1)
     with pytest.raises(ValueError, match="fuse=True computes batch norm with its neighbors, without other ranks"):
         Trainer(net(), sync_batch_norm=True, fuse=True)
+    fused = branched().fuse()
+    with pytest.raises(ValueError, match="relu1, a ConvNorm of a fused net, computes batch norm without other"):
+        Trainer(fused, sync_batch_norm=True, shards=4, precision="float16")
+    assert fused.precision == "float32"
     with pytest.raises(TypeError, match="sync_batch_norm must be True or False, received 'all'"):
         Trainer(net(), sync_batch_norm="all")
 
