@@ -44,6 +44,13 @@ class ResidualNorm(Fused):
         return self.activation is not None or shortcut is None or reads_slices(shortcut)
 
     @property
+    def joined(self) -> Layer:
+        """The last layer of the body. It adds the shortcut and applies the activation, so its output, which forward
+        hooks receive, is that of this layer."""
+        body, _ = self._rows
+        return cast(Layer, body.layers[-1])
+
+    @property
     def adding(self) -> bool:
         """Whether the body or the shortcut adds the gradient of its input to that of the other one."""
         return self._adds_onto_gradient or any(cast(Residual, self.layers[0]).adding)

@@ -37,6 +37,7 @@ from gpuconv.checkpoint import CheckpointError, write_atomically
 from gpuconv.dtypes import as_numeric, is_float
 from gpuconv.layers import Layer
 from gpuconv.layers.fused import Fused
+from gpuconv.layers.fused_residual import ResidualNorm
 from gpuconv.training.callbacks import Callback, append
 from gpuconv.training.run_state import RunState
 from gpuconv.types import Array
@@ -257,7 +258,7 @@ class Digests(Callback):
         write_atomically(self._path, b"".join(kept))
         self._begun = bool(kept)
         self._variables = [*trainer.net.named_variables()]
-        self._layers = [layer for layer in trainer.trained.walk() if layer.path]
+        self._layers = _recorded(trainer.trained)
         self._templates = cache(partial(_template_of, trainer.net))
 
     @contextmanager
@@ -295,7 +296,8 @@ class Digests(Callback):
             if dx is not None:
                 add("backward", layer, dx)
 
-        hooks = [layer.register_forward_hook(forward) for layer in layers]
+        joined = [layer.joined for layer in layers if isinstance(layer, ResidualNorm)]  # their outputs are the blocks'
+        hooks = [layer.register_forward_hook(forward) for layer in layers if layer not in joined]
         hooks += [layer.register_backward_hook(backward) for layer in layers]
         try:
             yield found
@@ -310,6 +312,13 @@ class Digests(Callback):
             add("update", key, layer[name], value)
         add("loss", "loss", np.array(step.loss))
         found.append(measures.filled([self._templates(*tensor, step.samples) for tensor in tensors]))
+
+
+def _recorded(net: Layer) -> list[Layer]:
+    """The layers inside a net, except for the body of each residual block: the body has the block's path, and its first
+    and last layers are recorded."""
+    bodies = [row for layer in net.walk() for _, row in layer.children() if row.path == layer.path]
+    return [layer for layer in net.walk() if layer.path and layer not in bodies]
 
 
 def _template_of(net: Any, direction: str, of: Any, dtype: np.dtype, shape: tuple[int, ...], samples: float) -> str:

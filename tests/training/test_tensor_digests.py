@@ -201,6 +201,26 @@ def test_a_chain_of_fused_layers_is_named_after_its_ends(tmp_path):
     assert names["backward"] == ["fc1", "flatten1", "conv2"]
 
 
+@pytest.mark.parametrize("activations", [[], [ReLU]], ids=["plain", "relu"])
+def test_tensors_of_a_fused_residual_block_are_those_of_the_block_itself(activations, tmp_path):
+    def tensors(fuse):
+        body = [Conv2D(2, 1), BatchNorm(), ReLU(), Conv2D(2, 1), BatchNorm()]
+        row = [Residual(body, [Conv2D(2, 1)]), *[each() for each in activations], Flatten(), Linear(3)]
+        net = Sequential([Input((2, 2, 1)), Conv2D(2, 1), *row], seed=1)
+        run = Trainer(net, "sgd", lr=0.01, fuse=fuse)
+        data = np.random.default_rng(0).standard_normal((8, 2, 2, 1)).astype(np.float32), np.arange(8) % 3
+        path = tmp_path / f"{fuse}.jsonl"
+        run.fit(data, epochs=1, batch_size=8, progress=False, callbacks=[Digests(path)])
+        (step,) = read(path)
+        found = {(each.direction, each.name): each.hash for each in step.tensors}
+        assert len(found) == len(step.tensors)  # each name stands once
+        return found
+
+    separate, fused = tensors(False), tensors(True)
+    assert {("forward", "relu1" if activations else "residual1"), ("backward", "residual1")} <= fused.keys()
+    assert fused == {place: separate[place] for place in fused}
+
+
 def test_a_resumed_run_writes_the_same_file(tmp_path):
     small.fit(small.trainer(), run_dir=tmp_path / "straight", callbacks=[Digests()])
 
