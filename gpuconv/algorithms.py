@@ -194,7 +194,7 @@ ALGORITHMS = (
     *_mma(128, 32, 32, 32, 3, (4.81, 5.80, 6.80), (8.81, 9.56, 10.45)),
     *_mma(32, 128, 32, 32, 3, (4.81, 7.30, 7.45), (8.81, 11.19, 11.56)),
     # for the gradient of a first layer's filters
-    *_mma(64, 32, 32, 32, 5, (inf, inf, 7.40), (inf, inf, 10.97), kernels=("conv2d_wgrad",)),
+    *_mma(64, 32, 32, 32, 5, (inf, inf, 7.0), (inf, inf, 10.97), kernels=("conv2d_wgrad",)),
     _wgmma(256, 128, 4),
     _wgmma(128, 256, 4),
     _wgmma(128, 128, 6),
