@@ -16,7 +16,7 @@ from gpuconv.problems import ACTIVATIONS, Conv2dProblem
 from gpuconv.profiling import launches
 from gpuconv.verify.conv_problems import conv, random_arrays
 from gpuconv.verify.oracle import expect
-from tests.kernels.agreement import FLOATS, assert_same_bits, expected, on_device, random, wide
+from tests.kernels.agreement import FLOATS, assert_same_bits, expected, on_device, random, thread_orders, wide
 from tests.tolerance import UNIT_ROUNDOFF, assert_within, elementwise_bound, sum_bound
 
 WIDTHS = {"float64": 2, "float32": 4, "float16": 8, "bfloat16": 8}
@@ -287,6 +287,75 @@ def test_batch_norm_of_an_empty_batch(device, rng):
     empty = np.zeros((0, 3), np.float32)
     _, dgamma, dbeta = on_device("batch_norm_backward", device, empty, empty, operands[0], mean, inv_std)
     np.testing.assert_array_equal([dgamma, dbeta], 0)
+
+
+ADDED = {
+    "relu": "ragged end",
+    "tanh": "several chunks",
+    "gelu": "twelve channels",
+    "silu": "tiles",
+    "leaky_relu": "several chunks",
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("activation", ADDED)
+def test_an_addend_and_its_gradient_have_the_bits_of_separate_kernels(device, rng, activation, dtype):
+    shape = SHAPES[ADDED[activation]]
+    x, addend, dy = (asarray(random(rng, shape, dtype), device) for _ in range(3))
+    gamma, beta, *running = (asarray(each, device) for each in vectors(rng, shape[-1], dtype))
+    for training in (True, False):
+        options = dict(training=training, momentum=0.25)
+        z, mean, inv_std = ops.batch_norm(x, gamma, beta, *(each.copy() for each in running), **options)
+        total = ops.add(z, addend)
+        y = ACTIVATIONS[activation].apply(ops, total)
+        statistics = [each.copy() for each in running]
+        added, *_ = ops.batch_norm(x, gamma, beta, *statistics, activation=activation, addend=addend, **options)
+        np.testing.assert_array_equal(to_numpy(added), to_numpy(y))
+    saved = total if ACTIVATIONS[activation].saves_input else y
+    dz = ACTIVATIONS[activation].gradient(ops, dy, saved)
+    separate = ops.batch_norm_backward(dz, x, gamma, mean, inv_std)
+    together = ops.batch_norm_backward(dy, x, gamma, mean, inv_std, activation=activation, saved=saved)
+    for one, other in zip(together, [*separate, dz], strict=True):
+        np.testing.assert_array_equal(to_numpy(one), to_numpy(other))
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (3, 4, 8), (3000, 7)], ids=str)
+def test_an_addend_and_its_gradient_run_under_the_checker_and_in_any_order(device, rng, shape):
+    if device != "emulated":
+        pytest.skip("the emulator's checks")
+    wide_shape = (*shape[:-1], 2 * shape[-1])
+    x, addend, saved, dy = (asarray(random(rng, wide_shape, "float16"), device)[..., : shape[-1]] for _ in "xasd")
+    own = [asarray(each, device) for each in vectors(rng, shape[-1], "float16")]
+
+    def results():
+        added = [
+            ops.batch_norm(x, *own[:2], *(each.copy() for each in own[2:]), training=training, addend=addend)[0]
+            for training in (False, True)
+        ]
+        back = ops.batch_norm_backward(dy, x, *own[:1], *own[2:], activation="relu", saved=saved)
+        return [to_numpy(each).copy() for each in (*added, *back)]
+
+    plain = results()
+    with emulator.configure(sanitize="checked", seed=7):
+        checked = results()
+    for order in thread_orders(device):
+        with order:
+            for one, other, third in zip(results(), plain, checked, strict=True):
+                np.testing.assert_array_equal(one, other)
+                np.testing.assert_array_equal(third, other)
+
+
+def test_an_addend_of_empty_arrays(device):
+    ones = [asarray(np.ones(4, np.float32), device) for _ in range(4)]
+    none = asarray(np.zeros((0, 4), np.float32), device)
+    y, mean, inv_std = ops.batch_norm(none, *ones, training=False, activation="relu", addend=none)
+    dx, dgamma, dbeta, daddend = ops.batch_norm_backward(
+        none, none, ones[0], mean, inv_std, activation="relu", saved=y, training=False
+    )
+    assert y.shape == dx.shape == daddend.shape == (0, 4)
+    np.testing.assert_array_equal(to_numpy(dgamma), np.zeros(4))
+    np.testing.assert_array_equal(to_numpy(dbeta), np.zeros(4))
 
 
 def test_batch_norm_keeps_nan_in_its_channel(device, rng):
