@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.filterwarnings("default"),
 ]
 SCREENSHOTS = os.environ.get("GPUCONV_SCREENSHOTS")  # a folder to keep them in
-WAIT = 180_000  # milliseconds: patience for a machine that does other work
+WAIT = 60_000  # milliseconds
 SEVEN = [(60, 50), (165, 50), (100, 185)]
 ONE = [(112, 30), (112, 190)]
 
@@ -49,7 +49,7 @@ def serving(command, folder):
             yield next(line.split()[1] for line in server.stdout if line.startswith("page"))
         finally:
             server.send_signal(signal.SIGINT)
-            assert server.wait(120) == 130
+            assert server.wait(30) == 130
 
 
 @pytest.fixture(scope="module")
