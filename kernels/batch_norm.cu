@@ -20,8 +20,9 @@
 //
 // Statistics: a thread computes the mean and the squared deviations of four rows at a time and combines them by Chan's formula
 // (Chan, Golub, LeVeque 1983); blocks and chunks are combined alike. mean(x^2) - mean^2 is not used, because it would cancel. The
-// _finish launches add the chunks' partial results in a fixed order; with a single chunk they are skipped. mean, inv_std, gamma,
-// beta, the running statistics and the parameters' gradients have the accumulator's dtype. y may be x; dx may be dy or x.
+// _finish launches add the chunks' partial results in a fixed order; with a single chunk they are skipped, except after
+// _backward_sums_saved. mean, inv_std, gamma, beta, the running statistics and the parameters' gradients have the accumulator's
+// dtype. y may be x; dx may be dy or x.
 //
 // Macros: DTYPE, WIDTH (column_reduce.cuh); ACTIVATION; MASK 0 or, with a WIDTH that divides a group's channels, 4.
 // Limits: none. A partial result is 3 numbers per chunk and channel forward, 2 backward, with chunks times tiles at most 1024.
@@ -128,7 +129,8 @@ template <bool ADDS>
 __device__ __forceinline__ void
 normalize(DTYPE* y, const DTYPE* x, const DTYPE* addend, const Real* gamma, const Real* beta, const Real* mean, const Real* inv_std,
           const Columns& columns, int64 y_pitch, int64 x_pitch, int64 addend_pitch) {
-    Normalize<ADDS> map{y, x, addend, PitchedPacks(columns, y_pitch), PitchedPacks(columns, x_pitch), PitchedPacks(columns, addend_pitch), {}, {}, {}};
+    const PitchedPacks y_packs(columns, y_pitch), x_packs(columns, x_pitch), addend_packs(columns, addend_pitch);
+    Normalize<ADDS> map{y, x, addend, y_packs, x_packs, addend_packs, {}, {}, {}};
     int32 column[WIDTH];
     Position(columns).columns_of_lanes(column, columns.channels);
     if (Position(columns).inside)
@@ -159,7 +161,8 @@ __device__ __forceinline__ void
 infer(DTYPE* y, Real* mean, Real* inv_std, const DTYPE* x, const DTYPE* addend, const Real* gamma, const Real* beta,
       const Real* running_mean, const Real* running_var, double eps, const Columns& columns, int64 y_pitch, int64 x_pitch,
       int64 addend_pitch) {
-    Normalize<ADDS> map{y, x, addend, PitchedPacks(columns, y_pitch), PitchedPacks(columns, x_pitch), PitchedPacks(columns, addend_pitch), {}, {}, {}};
+    const PitchedPacks y_packs(columns, y_pitch), x_packs(columns, x_pitch), addend_packs(columns, addend_pitch);
+    Normalize<ADDS> map{y, x, addend, y_packs, x_packs, addend_packs, {}, {}, {}};
     int32 column[WIDTH];
     Position(columns).columns_of_lanes(column, columns.channels);
     if (Position(columns).inside)
@@ -304,7 +307,8 @@ template <> constexpr bool WRITES<ProductsOfSaved> = true;
 extern "C" __global__ void __launch_bounds__(256, 1)
 batch_norm_backward_sums_saved(Sums* partials, DTYPE* daddend, const DTYPE* dy, const DTYPE* x, const DTYPE* saved, const Real* mean,
                                Columns columns, int64 dy_pitch, int64 x_pitch, int64 saved_pitch) {
-    ProductsOfSaved products{daddend, dy, x, saved, PitchedPacks(columns, dy_pitch), PitchedPacks(columns, x_pitch), PitchedPacks(columns, saved_pitch), {}};
+    const PitchedPacks dy_packs(columns, dy_pitch), x_packs(columns, x_pitch), saved_packs(columns, saved_pitch);
+    ProductsOfSaved products{daddend, dy, x, saved, dy_packs, x_packs, saved_packs, {}};
     int32 column[WIDTH];
     Position(columns).columns_of_lanes(column, columns.channels);
     if (Position(columns).inside)
