@@ -1,4 +1,4 @@
-"""The process that proves algorithms. Each line of standard input is a question from
+"""The child process that proves algorithms. Each line of standard input is a question from
 `gpuconv.backends.cuda.gemm.prover`.
 
 It answers with two lines, one before and one after it runs the algorithm to be proved; if the preparation fails, only
