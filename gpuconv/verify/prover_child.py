@@ -16,7 +16,7 @@ from collections.abc import Callable
 from gpuconv.backends.cuda.gemm import prover, tuner
 from gpuconv.backends.cuda.gemm.plan import plan
 from gpuconv.backends.cuda.gemm.proofs import fingerprint_of, trusting
-from gpuconv.backends.cuda.runtime.device_array import capability_named
+from gpuconv.backends.cuda.runtime.capability import capability_named
 from gpuconv.backends.cuda.runtime.kernel import replaced
 from gpuconv.child import answering
 from gpuconv.types import Record
