@@ -130,19 +130,22 @@ def _mma(
     """
     threads, stages = 32 * (block_m // warp_m) * (block_n // warp_n), 4
     macros = dict(BLOCK_M=block_m, BLOCK_N=block_n, THREAD_M=warp_m // 8, THREAD_N=warp_n // 4, STAGES=stages)
-    made = functools.partial(Algorithm, f"mma-{block_m}x{block_n}", "mma", block_m=block_m, block_n=block_n)
-    made = functools.partial(made, threads=threads, rate=0.0, capability=80, kernels=kernels)
-    made = functools.partial(made, smem_bytes=stages * (block_m + block_n) * 64)
+    make = functools.partial(
+        Algorithm,
+        f"mma-{block_m}x{block_n}",
+        "mma",
+        block_m=block_m,
+        block_n=block_n,
+        threads=threads,
+        rate=0.0,
+        capability=80,
+        kernels=kernels,
+        smem_bytes=stages * (block_m + block_n) * 64,  # 64 bytes of each row and column in every stage
+    )
+    macros_16, macros_tf32 = macros | dict(MIN_BLOCKS=min_blocks), macros | dict(MIN_BLOCKS=max(1, min_blocks - 1))
     return (
-        made(
-            ("float16", "bfloat16"),
-            block_k=32,
-            macros=macros | dict(MIN_BLOCKS=min_blocks),
-            issued=_by_direction(halves),
-        ),
-        made(
-            ("tf32",), block_k=16, macros=macros | dict(MIN_BLOCKS=max(1, min_blocks - 1)), issued=_by_direction(tf32)
-        ),
+        make(arithmetics=("float16", "bfloat16"), block_k=32, macros=macros_16, issued=_by_direction(halves)),
+        make(arithmetics=("tf32",), block_k=16, macros=macros_tf32, issued=_by_direction(tf32)),
     )
 
 
@@ -153,9 +156,9 @@ def _wgmma(
     kernels: tuple[str, ...] = ("conv2d_fprop", "conv2d_dgrad", "conv2d_wgrad"),
     resident: int = 1,
 ) -> Algorithm:
-    """Hopper's wgmma (kernels/gemm_wgmma.cuh): a block's last warpgroup copies, the others multiply. These are one if
-    block_m is 64 or if two blocks are resident, else two. The rate is modeled, at 0.6 of the ceiling; no GPU has run
-    it."""
+    """Hopper's wgmma (kernels/gemm_wgmma.cuh), which no GPU has run yet: a block's last warpgroup copies, the others
+    multiply. One warpgroup multiplies if block_m is 64 or if two blocks are resident, otherwise two. The rate is
+    modeled, not measured: 0.6 of the tensor cores' peak, which is 16 times that of the CUDA cores."""
     warpgroups = min(2, block_m // 64) // resident
     macros = dict(BLOCK_M=block_m, BLOCK_N=block_n, THREAD_M=block_m // (8 * warpgroups), THREAD_N=block_n // 16)
     # The ring of stages, the accumulators on their way to the output, and the sums of columns.
@@ -264,7 +267,8 @@ def patch_lines(problem: Conv2dProblem, pool: int) -> int:
 
     if n * p * q == 0:
         return 0
-    return (runs(q) * pool - 1) * stride + reach + (runs(p * q) - 1) * max(0, reach - stride)
+    rows, images = runs(q), runs(p * q)  # of the pooled output
+    return (rows * pool - 1) * stride + reach + (images - 1) * max(0, reach - stride)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -280,10 +284,11 @@ def few_channels_smem_bytes(problem: Conv2dProblem, pool: int, arithmetic: str) 
     chunk, scalar = 16 // itemsize, arithmetic == "float32"
     step = 1 if scalar else 2 * chunk
     depth = -(-r * s * channels // step) * step
-    bank = depth * (FILTERS + 8) if scalar else depth * FILTERS
-    across = (q * pool - 1) * problem.stride[1] + (s - 1) * problem.dilation[1] + 1
-    line = -(-(-problem.padding[1][0] * channels % chunk + across * channels) // chunk) * 16
-    found = 4 * FILTERS + -(-depth // 4) * 16 + bank * itemsize + 2 * patch_lines(problem, pool) * line
+    filter_numbers = depth * (FILTERS + 8) if scalar else depth * FILTERS
+    row_pixels = (q * pool - 1) * problem.stride[1] + (s - 1) * problem.dilation[1] + 1
+    row_bytes = -(-(-problem.padding[1][0] * channels % chunk + row_pixels * channels) // chunk) * 16
+    biases, taps, filters = 4 * FILTERS, -(-depth // 4) * 16, filter_numbers * itemsize
+    found = biases + taps + filters + 2 * patch_lines(problem, pool) * row_bytes
     return found if found <= MOST_SMEM_BYTES else 0
 
 
@@ -306,7 +311,7 @@ def serving(arithmetic: str, few_channels: bool = False) -> tuple[Algorithm, ...
 def find(name: str, arithmetic: str, few_channels: bool = False) -> Algorithm:
     """The algorithm of this name. Raises ValueError for an unknown one, naming the nearest, and for one that does not
     serve this arithmetic, naming those that do."""
-    known = listed(name)
+    known = full_name(name)
     served = {algorithm.name: algorithm for algorithm in serving(arithmetic, few_channels)}
     if known not in served:
         raise ValueError(
@@ -315,7 +320,7 @@ def find(name: str, arithmetic: str, few_channels: bool = False) -> Algorithm:
     return served[known]
 
 
-def listed(algo: Any) -> str:
+def full_name(algo: Any) -> str:
     """The full name of `algo`, or "auto". Raises ValueError for an unknown one and TypeError for anything but text."""
     if isinstance(algo, str) and algo == AUTO:
         return AUTO
@@ -328,7 +333,7 @@ def listed(algo: Any) -> str:
 def for_product(algo: object, arithmetic: str, direction: str) -> str:
     """The full name of an algorithm for one direction of a linear layer; "auto" if the algorithm has no kernel for that
     direction. Raises ValueError for an algorithm that does not serve linear layers or this arithmetic."""
-    name = listed(algo)
+    name = full_name(algo)
     if name == DEPTHWISE:
         raise _not_depthwise()
     if name in FEW_CHANNELS_NAMES:
@@ -342,7 +347,7 @@ def for_convolution(algo: object, problem: Conv2dProblem, epilogue: Epilogue, ar
     "auto" becomes "depthwise" where that applies; an algorithm without a kernel for this direction becomes "auto".
     Raises ValueError if the algorithm does not serve this convolution or arithmetic.
     """
-    name = listed(algo)
+    name = full_name(algo)
     plain = epilogue.plain_store if direction == "fprop" else not epilogue.norm_sums
     depthwise = problem.depthwise and plain
     if name == DEPTHWISE and not depthwise:

@@ -99,15 +99,8 @@ def number(
     return value
 
 
-def above_zero(name: str, value: Any) -> float:
-    """`value` as a finite float above 0."""
-    if not (found := number(name, value, 0.0)):
-        raise ValueError(f"{name} must be above 0, received {value}")
-    return found
-
-
 def positive(name: str, value: Any, used_with: Sequence[Array] = ()) -> float:
-    """`number`, but above 0."""
+    """`value` as a finite float above 0. used_with: as in `number`."""
     if (found := number(name, value, 0.0, used_with=used_with)) == 0:
         raise ValueError(f"{name} must be above 0, received {value}")
     return found

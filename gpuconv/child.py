@@ -1,9 +1,9 @@
 """A Python child process that answers questions: it reads each as a line of JSON from standard input, and answers with
 lines of JSON.
 
-The child ends when its input ends, so it never outlives this process. Its faults are reported as answers: `{"ended":
-status}` when it ends or closes its output, `{"garbled": text}` for a line that is not a JSON object. None of them
-raises an exception here.
+The child ends when its input ends, so it never outlives this process. A fault of the child raises no exception here; it
+is an answer: `{"ended": status}` when the child ends or closes its output, `{"garbled": text}` for a line that is not a
+JSON object.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Child:
         import subprocess
 
         folder = str(Path(sys.modules["gpuconv"].__file__ or "").parent.parent)
-        found = os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
+        search_path = os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -47,7 +47,7 @@ class Child:
             text=True,
             encoding="utf-8",
             errors="replace",
-            env={**os.environ, "PYTHONPATH": found, **environment},
+            env={**os.environ, "PYTHONPATH": search_path, **environment},
             process_group=0 if os.name == "posix" else None,  # only this process handles Ctrl-C
         )
         self._answers: queue.SimpleQueue[Record] = queue.SimpleQueue()
@@ -97,7 +97,7 @@ class Child:
                     pipe.close()
 
 
-def answering() -> Callable[[Record], None]:
+def answer_writer() -> Callable[[Record], None]:
     """Called in the child: returns the function that writes an answer. From now on, output of libraries goes to
     standard error."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")

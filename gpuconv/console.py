@@ -39,7 +39,7 @@ def say(text: str, stream: str = "stderr") -> None:
             print("\n".join(map(printable, text.split("\n"))), file=file, flush=True)
 
 
-class _Said(logging.Handler):
+class _SayHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         say(record.getMessage())
 
@@ -47,7 +47,7 @@ class _Said(logging.Handler):
 @contextlib.contextmanager
 def log_on_stderr() -> Iterator[None]:
     """A context in which the library's log, from INFO on, goes to stderr, as on the command line."""
-    logger, handler = logging.getLogger("gpuconv"), _Said()
+    logger, handler = logging.getLogger("gpuconv"), _SayHandler()
     level = logger.level
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)

@@ -69,8 +69,8 @@ def kind_of(array: object) -> str | None:
     return kind
 
 
-def place_of(array: Any) -> str | None:
-    """`device_of`, but None for anything that is not an array, and `MASKED` for a masked one."""
+def device_or_none(array: Any) -> str | None:
+    """The name of the array's device; None for anything that is not an array, and `MASKED` for a masked one."""
     kind = kind_of(array)
     return f"cuda:{array.device.id}" if kind == "cuda" else kind
 
@@ -80,7 +80,7 @@ def device_of(array: object, name: str = "the array") -> str:
 
     name: for messages. Raises TypeError for anything that is not an array, and for a masked one.
     """
-    place = place_of(array)
+    place = device_or_none(array)
     if place is None:
         raise TypeError(
             f"expected an array of NumPy or CuPy, received {type(array).__name__}; gpuconv.asarray makes one"

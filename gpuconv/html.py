@@ -8,8 +8,8 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
-COLORS = ("#3b82f6", "#d97706", "#16a34a", "#a855f7")
-WIDTH, HEIGHT, LEFT, BELOW = 360, 180, 48, 24
+COLORS = ("#3b82f6", "#d97706", "#16a34a", "#a855f7")  # blue, orange, green, violet
+WIDTH, HEIGHT, LEFT, BELOW = 360, 180, 48, 24  # pixels: a chart, and its margins to the left of and below the axes
 _NUMBER = re.compile(r"[+-]?(\d[\d,]*(\.\d+)?(e[+-]?\d+)?|nan|inf)%?")
 
 

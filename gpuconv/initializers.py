@@ -50,7 +50,7 @@ def zeros(shape: Shape, *, dtype: DTypeLike, seed: int = 0, substream: int = 0, 
         shape: The shape of the weight, (out, ..., in // groups).
         dtype: The dtype of the result.
         seed: The seed of the draw, at least 0.
-        substream: The number of the draw with that seed; each layer has its own.
+        substream: The number of the weight among those drawn with that seed; each layer has its own.
         groups: The groups of the convolution, on which the fans depend.
     """
     return np.zeros(shape, dtype)
@@ -139,10 +139,10 @@ def dirac(shape: Shape, *, dtype: DTypeLike, seed: int, substream: int = 0, grou
         raise ValueError(f"'dirac' is for filters (K, R, S, C // groups), received a weight of shape {shape}")
     filters, r, s, channels = shape
     weight = he_uniform(shape, dtype=dtype, seed=seed, substream=substream, gain=3**-0.5)
-    a_group = filters // groups
-    for copied in range(min(a_group, channels)):
-        weight[copied::a_group] = 0
-        weight[copied::a_group, r // 2, s // 2, copied] = 1
+    filters_per_group = filters // groups
+    for copied in range(min(filters_per_group, channels)):
+        weight[copied::filters_per_group] = 0
+        weight[copied::filters_per_group, r // 2, s // 2, copied] = 1
     return weight
 
 

@@ -52,7 +52,7 @@ def shipped_file(op: str, algo: str | None = None) -> str:
         return found.kernel
     if not found.takes_algorithm:
         raise ValueError(f"{op} has no algorithms, received {algo!r}")
-    return _entries(algo)[0].file(found.kernel.removesuffix(".cu"))
+    return _algorithms(algo)[0].file(found.kernel.removesuffix(".cu"))
 
 
 def template(op: str, algo: str | None = None) -> str:
@@ -123,10 +123,10 @@ def cases_of(op: str, algo: str | None = None, tiers: tuple[str, ...] = TIERS) -
     `shipped_file`.
     """
     listed = [case for case in cases(tiers) if case.op == op]
-    return [_through(case, _entries(algo)) if _convolves(case) else case for case in listed]
+    return [_with_algorithm(case, _algorithms(algo)) if _takes_algorithm(case) else case for case in listed]
 
 
-def _convolves(case: Case) -> bool:
+def _takes_algorithm(case: Case) -> bool:
     """Whether the case takes an algorithm. batch_norm_backward does so only if it gets the filters, w, of the
     convolution after the norm."""
     return OPS[case.op].takes_algorithm and (
@@ -134,7 +134,7 @@ def _convolves(case: Case) -> bool:
     )
 
 
-def _entries(algo: str | None) -> list[Algorithm]:
+def _algorithms(algo: str | None) -> list[Algorithm]:
     """The algorithms with this name, by default all of the "simt" family."""
     if algo is None:
         return [each for each in ALGORITHMS if each.family == "simt"]
@@ -142,7 +142,7 @@ def _entries(algo: str | None) -> list[Algorithm]:
     return [each for each in ALGORITHMS if each.name == name]
 
 
-def _through(case: Case, entries: list[Algorithm]) -> Case:
+def _with_algorithm(case: Case, entries: list[Algorithm]) -> Case:
     """The case in the dtypes that any of these entries serves, with the first one as its algorithm."""
     tf32 = bool(case.arguments(case.dtypes[0])[1].get("tf32"))
 

@@ -54,7 +54,7 @@ class SoftmaxCrossEntropy:
         return ops.softmax_cross_entropy(
             scores,
             labels,
-            _beside(scores, self.weight),
+            _on_scores_device(scores, self.weight),
             label_smoothing=self.label_smoothing,
             ignore_index=self.ignore_index,
             grad_scale=grad_scale,
@@ -109,7 +109,7 @@ class Huber:
 
 @dataclass(frozen=True)
 class BinaryCrossEntropy:
-    """The mean over all scores of -(p * t * log sigmoid(score) + (1 - t) * log(1 - sigmoid(score))), t the target.
+    """The mean over all scores of -(p * t * log sigmoid(score) + (1 - t) * log(1 - sigmoid(score))), with the target t.
 
     Args:
         pos_weight: p >= 0: one number, or one for each entry of the scores' last axis, also as text such as "1/2/0.5".
@@ -125,7 +125,7 @@ class BinaryCrossEntropy:
     def __call__(self, scores: Array, targets: Array, grad_scale: Scalar = 1.0) -> tuple[Array, Array]:
         weight: Any = self.pos_weight
         weight = weight * scores.shape[-1] if weight and len(weight) == 1 else weight
-        return ops.binary_cross_entropy(scores, targets, _beside(scores, weight), grad_scale=grad_scale)
+        return ops.binary_cross_entropy(scores, targets, _on_scores_device(scores, weight), grad_scale=grad_scale)
 
 
 def _numbers(name: str, given: Any) -> tuple[float, ...] | None:
@@ -142,7 +142,7 @@ def _numbers(name: str, given: Any) -> tuple[float, ...] | None:
     return tuple([number(f"{name}[{at}]" if len(listed) > 1 else name, each, 0.0) for at, each in enumerate(listed)])
 
 
-def _beside(scores: Array, weight: Any) -> Array | None:
+def _on_scores_device(scores: Array, weight: Any) -> Array | None:
     return weight and _on_device(weight, backends.device_of(scores), accumulation_dtype(scores.dtype))
 
 
@@ -167,7 +167,7 @@ def classifies(loss: object) -> bool:
     """Whether the largest score is an answer that can be compared with a label.
 
     Args:
-        loss: Any loss; a user's loss for which it is not sets the attribute ``classifies = False``.
+        loss: Any loss; a user's loss of scores that are not compared so has the attribute ``classifies = False``.
     """
     return bool(getattr(loss, "classifies", True))
 
@@ -178,7 +178,7 @@ def ignored(loss: object) -> int | None:
 
 
 def class_weights(loss: object, scores: Array, labels: Array) -> Array | None:
-    """The class weights whose sum over integer labels divides a loss, or None.
+    """The class weights by which a loss averages: it divides by the sum of the labels' weights. None without weights.
 
     Args:
         loss: Any loss.
@@ -187,7 +187,7 @@ def class_weights(loss: object, scores: Array, labels: Array) -> Array | None:
     """
     if not isinstance(loss, SoftmaxCrossEntropy) or labels.ndim != 1:
         return None
-    return _beside(scores, loss.weight)
+    return _on_scores_device(scores, loss.weight)
 
 
 def is_weighted(loss: object) -> bool:

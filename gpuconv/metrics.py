@@ -8,9 +8,8 @@ A metric is a name, a function or an object::
     metric(scores, labels)      a mean over a batch: a number or an array, averaged over all images
     metric.update(scores, labels), metric.result()     an object; if it has reset(), it is called before the first batch
 
-scores: (n, classes). labels: (n,) int64, or (n, classes) floats, of which an image's largest is its class (the first
-if several are equal).
-Both are NumPy arrays, on every device.
+scores: (n, classes). labels: (n,) int64, or (n, classes) floats, where the largest of a row is the image's class
+(the first if several are equal). Both are NumPy arrays, on every device.
 """
 
 from __future__ import annotations

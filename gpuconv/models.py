@@ -181,7 +181,7 @@ def resnet50(classes: int) -> Nested:
 def mobilenet_v2(classes: int) -> Nested:
     """MobileNetV2 for ImageNet (Sandler et al. 2018), as torchvision has it: residuals of depthwise filters."""
     layers, channels = [*_conv_norm(32, stride=2), ReLU6()], 32
-    for factor, width, depth, first in (
+    for factor, width, depth, first_stride in (
         (1, 16, 1, 1),
         (6, 24, 2, 2),
         (6, 32, 3, 2),
@@ -191,7 +191,7 @@ def mobilenet_v2(classes: int) -> Nested:
         (6, 320, 1, 1),
     ):
         for block in range(depth):
-            stride = 1 if block else first
+            stride = 1 if block else first_stride
             body = _inverted(channels, factor, width, stride)
             layers += [Residual(body)] if stride == 1 and width == channels else body
             channels = width

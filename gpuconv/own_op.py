@@ -139,8 +139,8 @@ def _compared(
 
 
 def _alike(received: Any, expected: Any) -> bool:
-    """Whether a further result corresponds to the operation's, rather than being a cache for backward: an array of the
-    same kind of numbers."""
+    """Whether a result after the first is the operation's own (an array of integers if the operation's is one, else of
+    floats), not a cache for backward."""
     return hasattr(received, "dtype") and (np.asarray(received).dtype.kind in "iub") == (expected.dtype.kind in "iub")
 
 

@@ -70,7 +70,7 @@ ACTIVATIONS = {
     )
 }
 DIRECTIONS = ("fprop", "dgrad", "wgrad")
-MOST_FEW_CHANNELS = 4
+MOST_FEW_CHANNELS = 4  # input channels for which the algorithms for few channels apply
 NO_PADDING: PaddingPairs = ((0, 0), (0, 0))
 
 _cached = functools.lru_cache(maxsize=4096)
@@ -79,13 +79,13 @@ _cached = functools.lru_cache(maxsize=4096)
 @dataclass(frozen=True)
 class Epilogue:
     """What a convolution or a linear layer does to its accumulators before it stores them. Gradient ops take the
-    epilogue of the forward pass; all they need to know of its activation is in the mask.
+    epilogue of the forward pass; of its activation they need only the mask.
 
     activation: one of `ACTIVATIONS`, or None. pool: 2 for max pooling of 2 x 2 windows at stride 2, 1 for none. masked:
     also store a mask of where gradients pass, see `gpuconv.ops.conv2d_relu`. moments: also compute each filter's
     statistics.
-    saves_input: also store the activation's input. norm_sums: of dgrad alone, where the convolution read what a batch
-    norm and `activation` computed: also compute the sums that the norm's backward pass needs.
+    saves_input: also store the activation's input. norm_sums: only for dgrad of a convolution whose input a batch norm
+    and `activation` computed: also compute the sums that the norm's backward pass needs.
     """
 
     activation: str | None = None
@@ -95,6 +95,18 @@ class Epilogue:
     saves_input: bool = False
     norm_sums: bool = False
 
+    @staticmethod
+    def of(
+        activation: str | None = None,
+        pool: int = 1,
+        masked: bool = False,
+        moments: bool = False,
+        saves_input: bool = False,
+        norm_sums: bool = False,
+    ) -> Epilogue:
+        """The epilogue with these flags, the same object each time."""
+        return _epilogue(activation, pool, masked, moments, saves_input, norm_sums)
+
     @property
     def plain_store(self) -> bool:
         """Whether the output is all that is stored: no mask, statistics or second array."""
@@ -102,21 +114,7 @@ class Epilogue:
 
 
 _epilogue = _cached(Epilogue)
-
-
-def epilogue(
-    activation: str | None = None,
-    pool: int = 1,
-    masked: bool = False,
-    moments: bool = False,
-    saves_input: bool = False,
-    norm_sums: bool = False,
-) -> Epilogue:
-    """The epilogue with these flags, the same object each time."""
-    return _epilogue(activation, pool, masked, moments, saves_input, norm_sums)
-
-
-PLAIN = epilogue()  # the accumulators are stored unchanged
+PLAIN = Epilogue.of()  # the accumulators are stored unchanged
 
 
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity

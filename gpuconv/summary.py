@@ -113,8 +113,8 @@ def summary(net: Layer, *, batch_size: int = 128, device: str | None = None) -> 
 
 
 def _concatenations(net: Layer) -> list[str]:
-    """Lines that say which branches of the net's concatenations are written in place and which are copied.
-    Concatenations of which the same is true share a line."""
+    """Lines that say which branches of the net's concatenations are written in place and which are copied. One line
+    lists all concatenations with the same text."""
     found: dict[str, list[str]] = {}
     holding = {id(layer) for run in runs_of(net) for layer in run[1:]}
     for layer in net.walk():

@@ -539,13 +539,13 @@ def _activation(name: str) -> Callable[[Tensor], Tensor]:
         return _elementwise(getattr(ops, name), x)
 
     @_operator(f"{name}_backward", "(Tensor dy, Tensor kept) -> Tensor", like)
-    def derived(dy: Tensor, kept: Tensor) -> Tensor:
+    def backward(dy: Tensor, kept: Tensor) -> Tensor:
         return _elementwise(getattr(ops, f"{name}_backward"), dy, kept)
 
     def keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.save_for_backward(inputs[0] if problems.ACTIVATIONS[name].saves_input else output)
 
-    forward.register_autograd(lambda ctx, dy: derived(dy, *ctx.saved_tensors), setup_context=keep)
+    forward.register_autograd(lambda ctx, dy: backward(dy, *ctx.saved_tensors), setup_context=keep)
     return forward
 
 

@@ -1,5 +1,5 @@
-"""Checks whether other users could have made or changed a file: files that are loaded and run must belong to this user
-or root."""
+"""Checks that no other user can have made or changed a file. Files that are loaded and run must belong to this user or
+root."""
 
 from __future__ import annotations
 

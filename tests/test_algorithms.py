@@ -138,7 +138,7 @@ def test_a_layer_accepts_an_old_name(old, new):
 
 def test_old_names_are_not_suggested():
     with pytest.raises(ValueError, match="did you mean 'few_channels-256x64'") as raised:
-        algorithms.listed("few_channels-256x63")
+        algorithms.full_name("few_channels-256x63")
     assert "first-" not in str(raised.value)
 
 

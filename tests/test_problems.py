@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuconv import ops, problems
-from gpuconv.problems import ACTIVATIONS, PLAIN, Conv2dProblem, Epilogue, LinearProblem, Pool2dProblem, epilogue
+from gpuconv.problems import ACTIVATIONS, PLAIN, Conv2dProblem, Epilogue, LinearProblem, Pool2dProblem
 from tests.refused import refused
 
 # --- output sizes and padding ------------------------------------------------------------------
@@ -390,11 +390,11 @@ def test_a_linear_layer_is_a_convolution_of_pixels():
 
 
 def test_the_same_flags_are_the_same_epilogue():
-    assert epilogue("relu", 2, True) is epilogue(activation="relu", pool=2, masked=True, moments=False)
-    assert epilogue() is epilogue(None) is PLAIN
+    assert Epilogue.of("relu", 2, True) is Epilogue.of(activation="relu", pool=2, masked=True, moments=False)
+    assert Epilogue.of() is Epilogue.of(None) is PLAIN
     assert Epilogue() == PLAIN
-    assert epilogue("relu") != epilogue("gelu")
-    assert len({epilogue("relu"), Epilogue("relu"), epilogue(moments=True)}) == 2
+    assert Epilogue.of("relu") != Epilogue.of("gelu")
+    assert len({Epilogue.of("relu"), Epilogue("relu"), Epilogue.of(moments=True)}) == 2
 
 
 def test_named_activations_are_ops():

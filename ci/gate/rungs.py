@@ -158,7 +158,7 @@ def direction(name: str, device: str, small: bool) -> int:
     from gpuconv.backends.cuda.gemm import tuner
     from gpuconv.backends.cuda.gemm.plan import unproved
     from gpuconv.backends.cuda.gemm.proofs import prove
-    from gpuconv.backends.cuda.runtime.capability import capability_named
+    from gpuconv.backends.cuda.runtime.device_array import capability_named
 
     place, failed, count, hung = tuner.place_named(device), 0, 0, set()
     for product in products(name, small):
@@ -217,11 +217,11 @@ def problems(small: bool) -> list[Any]:
 def finishes(name: str, dtype: str, small: bool) -> list[Any]:
     """The epilogues to prove: several for fprop in bfloat16, otherwise only the plain one, because each needs another
     compiled kernel for each tile."""
-    from gpuconv.problems import PLAIN, epilogue
+    from gpuconv.problems import PLAIN, Epilogue
 
     if name != "fprop" or dtype != "bfloat16" or small:
         return [PLAIN]
-    return [PLAIN, epilogue("relu", 1, True), epilogue("relu", 2, True), epilogue(None, 1, False, True)]
+    return [PLAIN, Epilogue.of("relu", 1, True), Epilogue.of("relu", 2, True), Epilogue.of(None, 1, False, True)]
 
 
 def timed(product, candidate, device: str) -> str:
@@ -229,7 +229,7 @@ def timed(product, candidate, device: str) -> str:
     from gpuconv.backends.cuda.gemm import tuner
     from gpuconv.backends.cuda.gemm.plan import plan
     from gpuconv.backends.cuda.gemm.proofs import trusting
-    from gpuconv.backends.cuda.runtime.capability import capability_named
+    from gpuconv.backends.cuda.runtime.device_array import capability_named
     from gpuconv.verify.proof import Form, Inputs, called
 
     gpu = tuner.gpu_named(device)
@@ -252,7 +252,7 @@ def wrong_in(product, candidate, place) -> list[str]:
     """The candidate's results that differ from the proved algorithm's for whole numbers, as lines of text."""
     from gpuconv.backends.cuda.gemm.plan import plan
     from gpuconv.backends.cuda.gemm.proofs import trusting
-    from gpuconv.backends.cuda.runtime.capability import capability_named
+    from gpuconv.backends.cuda.runtime.device_array import capability_named
     from gpuconv.verify.proof import Form, Inputs, run
 
     question = question_of(product, candidate, place.device)
@@ -285,7 +285,7 @@ def modules(capability: int = 90) -> Iterator[Any]:
     and of the proved ones, which a proof also runs without activation and moments, for its bounds."""
     from gpuconv.backends.cuda.gemm.compiled import kernel_of
     from gpuconv.backends.cuda.gemm.plan import plan, unproved
-    from gpuconv.problems import PLAIN, epilogue
+    from gpuconv.problems import PLAIN, Epilogue
 
     yield from (_products_kernel(dtype, columns) for dtype in HALVES for columns in widths(False))
     yield _ring_kernel()
@@ -293,7 +293,7 @@ def modules(capability: int = 90) -> Iterator[Any]:
         for each in products(name, False):
             for candidate in unproved(each, capability):
                 yield kernel_of(each, candidate).module
-            bare = epilogue(None, 2, masked=True) if each.epilogue.pool == 2 else PLAIN
+            bare = Epilogue.of(None, 2, masked=True) if each.epilogue.pool == 2 else PLAIN
             for of in (each, product_to_prove(name, each.problem, bare, each.dtype.name)):
                 yield kernel_of(of, plan(each, "auto", capability)).module
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuconv.devices import MASKED, Device, DeviceError, device_of, kind_of, masked, place_of
+from gpuconv.devices import MASKED, Device, DeviceError, device_of, device_or_none, kind_of, masked
 from gpuconv.dtypes import as_dtype, as_numeric, is_numeric
 from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue
 from gpuconv.types import Array
@@ -24,10 +24,10 @@ def _adapter(device: str) -> Any:
     if asked.kind == "auto":
         return _chosen()[0]
     if not asked.runs_kernels:
-        from gpuconv.backends.cpu.adapter import NumpyDevice
+        from gpuconv.backends.cpu.device import NumpyDevice
 
         return NumpyDevice()
-    from gpuconv.backends.cuda.adapter import open_device
+    from gpuconv.backends.cuda.device import open_device
 
     return open_device(asked)
 
@@ -73,7 +73,7 @@ def asarray(x: Any, device: str | None = None, dtype: DTypeLike | None = None) -
     convert in the other direction: arrays of every device support DLPack.
     """
     x = _adopted(x)
-    place = place_of(x)
+    place = device_or_none(x)
     dtype = None if dtype is None else as_numeric("dtype", dtype)
     device = resolve(device) if device is not None else place or "numpy"
     if place != device or device == "numpy":
@@ -91,7 +91,7 @@ _DLPACK_CUDA = 2  # kDLCUDA of dlpack.h
 def _adopted(x: Any, name: str = "the array") -> Any:
     """Another library's array in GPU memory, or PyTorch's bfloat16 tensor in host memory, as an array of gpuconv that
     shares its memory; anything else unchanged. Raises TypeError for a masked array. name: for messages."""
-    place = place_of(x)
+    place = device_or_none(x)
     if place == MASKED or _holds_masked(x):
         raise masked(name)
     if place is not None:
@@ -117,7 +117,7 @@ def to_numpy(x: object, name: str = "the array") -> np.ndarray:
     Byte order, subclasses and errors: as in `asarray`. name: for messages.
     """
     x = _adopted(x, name)
-    place = place_of(x)
+    place = device_or_none(x)
     if place is None:
         host = np.from_dlpack(x) if hasattr(x, "__dlpack__") else np.asarray(x)
     else:

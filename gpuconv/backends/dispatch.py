@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gpuconv.devices import MASKED, SUBCLASSES, kind_of, masked, place_of
+from gpuconv.devices import MASKED, SUBCLASSES, device_or_none, kind_of, masked
 from gpuconv.dtypes import as_numeric, is_numeric
 from gpuconv.list_cache import WhileAlive
 
@@ -102,21 +102,21 @@ def backend_of(
 
 def _expect_one_place(arrays: Mapping[str, Any], lists: Collection[str]) -> None:
     """Raises as `backend_of` does. lists: the names of arguments that are lists."""
-    places = {place_of(array): array for array in arrays.values()}
+    places = {device_or_none(array): array for array in arrays.values()}
     if None in places:
-        name, stranger = next(each for each in arrays.items() if place_of(each[1]) is None)
+        name, stranger = next(each for each in arrays.items() if device_or_none(each[1]) is None)
         accepted = "a list of arrays" if name in lists else "an array"
         raise TypeError(
             f"{name} must be {accepted} of NumPy or CuPy, received {type(stranger).__name__}; "
             "gpuconv.asarray makes arrays"
         )
     if MASKED in places:
-        raise masked(next(name for name, array in arrays.items() if place_of(array) == MASKED))
+        raise masked(next(name for name, array in arrays.items() if device_or_none(array) == MASKED))
     for name, array in arrays.items():
         if not is_numeric(array.dtype):
             _refuse_dtype(name, array.dtype)
     if len(places) > 1:
-        listed = ", ".join(f"{name} is {place_of(array)}" for name, array in arrays.items())
+        listed = ", ".join(f"{name} is {device_or_none(array)}" for name, array in arrays.items())
         raise TypeError(
             f"all arrays of one call must live on one device, received: {listed} "
             "(gpuconv.asarray(x, device=...) moves one)"

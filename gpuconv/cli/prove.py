@@ -40,13 +40,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from gpuconv.algorithms import listed
+    from gpuconv.algorithms import full_name
     from gpuconv.backends.cuda.gemm import prover, tuner
     from gpuconv.backends.cuda.gemm.proofs import prove
     from gpuconv.cli import nets
 
     with user_errors():
-        names = [listed(algo) for algo in options.algo or ()]
+        names = [full_name(algo) for algo in options.algo or ()]
         nets.build_for_step(options.model, precision=options.precision, initialize=False)
     device = choose_device(options)
     if not Device.named(device).runs_kernels:
@@ -97,7 +97,7 @@ def _products(model: str, precision: str, batch_size: int, device: str) -> list[
 def _plans(product: Product, names: list[str], device: str) -> list[Plan]:
     """The plans to prove: by the named algorithms that serve the product, or by all that need a proof."""
     from gpuconv.backends.cuda.gemm.plan import candidates, unproved
-    from gpuconv.backends.cuda.runtime.capability import capability_named
+    from gpuconv.backends.cuda.runtime.device_array import capability_named
 
     capability = capability_named(device)
     if not names:
@@ -108,14 +108,14 @@ def _plans(product: Product, names: list[str], device: str) -> list[Plan]:
 
 def describe(product: Product) -> str:
     """Such as "fprop 2x8x8x16-24x3x3 bfloat16 relu pool mask"."""
-    finish = product.epilogue
+    epilogue = product.epilogue
     flags = {
-        "pool": finish.pool > 1,
-        "mask": finish.masked,
-        "moments": finish.moments,
-        "saves-input": finish.saves_input,
+        "pool": epilogue.pool > 1,
+        "mask": epilogue.masked,
+        "moments": epilogue.moments,
+        "saves-input": epilogue.saves_input,
     }
-    words = [product.kernel.removeprefix("conv2d_"), str(product.problem), product.arithmetic, finish.activation]
+    words = [product.kernel.removeprefix("conv2d_"), str(product.problem), product.arithmetic, epilogue.activation]
     return " ".join(filter(None, [*words, *(name for name, on in flags.items() if on)]))
 
 

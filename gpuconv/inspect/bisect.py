@@ -61,7 +61,7 @@ class Side:
 _KINDS: dict[str, Callable[[str], Any]] = {
     "device": Device.named,
     "precision": lambda word: canonical("precision", word, PRECISIONS),
-    "algo": algorithms.listed,
+    "algo": algorithms.full_name,
 }
 
 

@@ -60,7 +60,7 @@ class Conv2D(Layer):
             arguments.pair(name, getattr(self, name), 1) for name in ("kernel_size", "stride", "dilation")
         )
         padding_pairs(self.padding, kernel_size, stride, dilation)
-        self.algo = algorithms.listed(self.algo)
+        self.algo = algorithms.full_name(self.algo)
 
     def plan(self, input_shape: Shape) -> Shape:
         expect_axes(input_shape, "H W C")

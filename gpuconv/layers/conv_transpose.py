@@ -60,7 +60,7 @@ class ConvTranspose2D(Layer):
         _, stride, _, _, added = self._sizes()
         if any(more >= step for more, step in zip(added, stride)):
             raise ValueError(f"output_padding must be less than the stride {stride}, received {self.output_padding}")
-        self.algo = algorithms.listed(self.algo)
+        self.algo = algorithms.full_name(self.algo)
 
     def _sizes(self) -> tuple[Pair, Pair, Pair, PaddingPairs, Pair]:
         """kernel_size, stride, dilation, padding and output_padding, one number per axis and side."""

@@ -21,7 +21,7 @@ from gpuconv.layers.onto import Onto
 from gpuconv.layers.pool import MaxPool2D
 from gpuconv.layers.rewrite import CHAINED, FUSED
 from gpuconv.layers.row import name_layers
-from gpuconv.problems import NO_PADDING, epilogue
+from gpuconv.problems import NO_PADDING, Epilogue
 from gpuconv.types import Array, Options, Shape
 
 
@@ -107,7 +107,7 @@ class ConvReLU(FusedConv):
         return 2 if any(type(layer) is MaxPool2D for layer in self.layers) else 1
 
     def algorithms(self, batch_size: int, device: str | None = None) -> dict[str, str]:
-        return self.conv.algorithms(batch_size, device, epilogue(self.activation, pool=self.pool, masked=True))
+        return self.conv.algorithms(batch_size, device, Epilogue.of(self.activation, pool=self.pool, masked=True))
 
     def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
         y, mask = ops.conv2d_relu(
@@ -149,7 +149,7 @@ class ConvActivation(FusedConv):
 
     def algorithms(self, batch_size: int, device: str | None = None) -> dict[str, str]:
         saves_input = not (self.activation.keeps_output or self.conv.depthwise)
-        return self.conv.algorithms(batch_size, device, epilogue(self.activation.op, saves_input=saves_input))
+        return self.conv.algorithms(batch_size, device, Epilogue.of(self.activation.op, saves_input=saves_input))
 
     def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
         conv, activation = self.conv, self.activation

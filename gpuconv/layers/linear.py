@@ -43,7 +43,7 @@ class Linear(Layer):
     def __post_init__(self) -> None:
         super().__post_init__()
         arguments.integer("out_features", self.out_features, 1)
-        self.algo = algorithms.listed(self.algo)
+        self.algo = algorithms.full_name(self.algo)
 
     def plan(self, input_shape: Shape) -> Shape:
         expect_axes(input_shape, "features")

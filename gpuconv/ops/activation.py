@@ -262,8 +262,8 @@ def tanh_backward(dy: ArrayT, y: ArrayT, *, out: ArrayT | None = None) -> ArrayT
 
 @op("activation.cu")
 def gelu(x: ArrayT, *, approximate: str = "none", out: ArrayT | None = None) -> ArrayT:
-    """x * Phi(x), Phi the standard normal distribution function (Hendrycks and Gimpel 2016); approximate="tanh" takes
-    0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))).
+    """x * Phi(x) with the standard normal distribution function Phi (Hendrycks and Gimpel 2016). approximate="tanh"
+    computes 0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))).
 
     Args:
         x: Any shape, any float dtype.
@@ -319,7 +319,7 @@ def silu(x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
 
 @op("activation.cu")
 def silu_backward(dy: ArrayT, x: ArrayT, *, out: ArrayT | None = None) -> ArrayT:
-    """dx = dy * (s + x * s * (1 - s)), s = sigmoid(x).
+    """dx = dy * (s + x * s * (1 - s)) with s = sigmoid(x).
 
     Args:
         dy: The gradient with respect to y, any shape, any float dtype.

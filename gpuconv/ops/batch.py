@@ -186,12 +186,12 @@ def mix_batch(
 ) -> tuple[ArrayT, Any]:
     """Mix each image with the one before it, the first with the last, by a factor lambda, drawn once for the batch.
 
-    mixup (Zhang et al. 2018, arXiv:1710.09412): mixed[i] = lambda * x[i] + (1 - lambda) * x[i - 1], each operation
-    rounded to float32, or float64 for such x, and the result once more to x's dtype.
+    mixup (Zhang et al. 2018, arXiv:1710.09412): mixed[i] = lambda * x[i] + (1 - lambda) * x[i - 1]. Each operation
+    is rounded to the accumulation dtype, and the result to x's dtype.
 
-    cutmix (Yun et al. 2019, arXiv:1905.04899): within a rectangle mixed[i] is x[i - 1], elsewhere x[i]. It reaches
-    int(sqrt(1 - lambda) / 2 * H) rows and int(sqrt(1 - lambda) / 2 * W) columns, in float32, to both sides of a uniform
-    center, and is clipped at the border; lambda becomes 1 - its share of the area.
+    cutmix (Yun et al. 2019, arXiv:1905.04899): within a rectangle mixed[i] is x[i - 1], elsewhere x[i]. The rectangle
+    reaches int(sqrt(1 - lambda) / 2 * H) rows and int(sqrt(1 - lambda) / 2 * W) columns, in float32, to both sides of a
+    uniform center, and is clipped at the border; lambda becomes 1 minus the rectangle's share of the area.
 
     targets[i] is lambda at labels[i] plus 1 - lambda at labels[i - 1], in float32. mixup and cutmix are torchvision's.
     The Philox block at offset, in substream 3 of the AUGMENT stream, gives the entry of table and the center.

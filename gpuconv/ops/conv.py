@@ -26,7 +26,7 @@ from gpuconv.ops.expect import (
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
 from gpuconv.ops.remembered import remembered
-from gpuconv.problems import ACTIVATIONS, PLAIN, Conv2dProblem, Epilogue, epilogue
+from gpuconv.problems import ACTIVATIONS, PLAIN, Conv2dProblem, Epilogue
 from gpuconv.types import Array, ArrayT, Padding, Size, Window
 
 _SAVE_INPUT = [name for name, activation in ACTIVATIONS.items() if activation.saves_input]
@@ -83,9 +83,11 @@ def conv2d(
     """
     backend = backend_of(x=x, w=w, optional=dict(bias=bias, out=out))
     window = Window(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
-    problem, finish, algo, tf32 = _check_conv2d(x, w, bias, out, activation=activation, algo=algo, tf32=tf32, **window)
+    problem, epilogue, algo, tf32 = _check_conv2d(
+        x, w, bias, out, activation=activation, algo=algo, tf32=tf32, **window
+    )
     x, w, bias = copy_if_overlapping([out], x, w, bias)
-    return backend.conv.conv2d(x, w, bias, problem, finish, algo=algo, tf32=tf32, out=out)
+    return backend.conv.conv2d(x, w, bias, problem, epilogue, algo=algo, tf32=tf32, out=out)
 
 
 @remembered
@@ -101,10 +103,10 @@ def _check_conv2d(
     **window: Unpack[Window],
 ) -> tuple[Conv2dProblem, Epilogue, str, bool]:
     problem = forward_problem(x, w, bias, **window)
-    finish = epilogue(expect_activation(activation))
-    algo, tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, finish, "fprop")
+    epilogue = Epilogue.of(expect_activation(activation))
+    algo, tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, epilogue, "fprop")
     expect_out(out, problem.y_shape, x.dtype)
-    return problem, finish, algo, tf32
+    return problem, epilogue, algo, tf32
 
 
 @op("conv2d_fprop.cu")
@@ -162,11 +164,11 @@ def conv2d_relu(
     """
     backend = backend_of(x=x, w=w, optional=dict(bias=bias, out=out))
     window = Window(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
-    problem, finish, algo, tf32 = _check_conv2d_relu(
+    problem, epilogue, algo, tf32 = _check_conv2d_relu(
         x, w, bias, out, activation=activation, pool=pool, algo=algo, tf32=tf32, **window
     )
     x, w, bias = copy_if_overlapping([out], x, w, bias)
-    return backend.conv.conv2d_relu(x, w, bias, problem, finish, algo=algo, tf32=tf32, out=out)
+    return backend.conv.conv2d_relu(x, w, bias, problem, epilogue, algo=algo, tf32=tf32, out=out)
 
 
 @remembered
@@ -189,9 +191,9 @@ def _check_conv2d_relu(
     saves_input = activation in _SAVE_INPUT
     if saves_input and pool != 1:
         raise ValueError(f"a pool of conv2d_relu follows the activation relu or None, received {activation!r}")
-    finish = epilogue(activation, pool=int(pool), masked=not saves_input, saves_input=saves_input)
-    algo, tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, finish, "fprop")
-    return problem, finish, algo, tf32
+    epilogue = Epilogue.of(activation, pool=int(pool), masked=not saves_input, saves_input=saves_input)
+    algo, tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, epilogue, "fprop")
+    return problem, epilogue, algo, tf32
 
 
 @op("conv2d_dgrad.cu")
@@ -269,7 +271,7 @@ def _check_conv2d_dgrad(
     expect_float("dy", dy, "N P Q K")
     expect_same_dtype(dy=dy, w=w)
     problem = Conv2dProblem.of(x_shape, w_shape, **window)
-    forward = _forward(dy, problem, mask, pool)
+    forward = _forward_epilogue(dy, problem, mask, pool)
     expect_out(out, problem.x_shape, dy.dtype)
     expect_accumulate(accumulate, out=out)
     algo, tf32 = expect_conv_algorithm(algo, tf32, dy.dtype, problem, forward, "dgrad")
@@ -355,7 +357,7 @@ def _check_conv2d_wgrad(
     expect_same_dtype(dy=dy, x=x)
     w_shape = dy_shape[3], *pair("kernel_size", kernel_size, 1), x_shape[3] // integer("groups", window["groups"], 1)
     problem = Conv2dProblem.of(x_shape, w_shape, **window)
-    forward = _forward(dy, problem, mask, pool)
+    forward = _forward_epilogue(dy, problem, mask, pool)
     expect_out(out, problem.w_shape, x.dtype)
     expect_bias_gradient(db, problem.k, problem.w_shape[3], x.dtype)
     expect_accumulate(accumulate, out=out)
@@ -472,7 +474,7 @@ def _check_conv2d_backward(
     expect_float("dy", dy, "N P Q K")
     expect_same_dtype(dy=dy, x=x, w=w)
     problem = Conv2dProblem.of(x_shape, w_shape, **window)
-    forward = _forward(dy, problem, mask, pool)
+    forward = _forward_epilogue(dy, problem, mask, pool)
     expect_out(out, problem.x_shape, x.dtype)
     expect_out(dw, problem.w_shape, w.dtype, "dw")
     expect_bias_gradient(db, problem.k, problem.w_shape[3], x.dtype)
@@ -531,7 +533,7 @@ def forward_problem(x: Array, w: Array, bias: Array | None, **window: Unpack[Win
     return problem
 
 
-def _forward(dy: Array, problem: Conv2dProblem, mask: Array | None, pool: int) -> Epilogue:
+def _forward_epilogue(dy: Array, problem: Conv2dProblem, mask: Array | None, pool: int) -> Epilogue:
     """The epilogue of the forward pass that belongs to dy. Raises if dy or the mask does not fit it."""
     shape = problem.pooled_shape(pool)
     if mask is None:
@@ -541,4 +543,4 @@ def _forward(dy: Array, problem: Conv2dProblem, mask: Array | None, pool: int) -
         return PLAIN
     expect_shape("dy", dy, shape, "the output of conv2d_relu")
     expect_mask(mask, problem, pool)
-    return epilogue(pool=int(pool), masked=True)
+    return Epilogue.of(pool=int(pool), masked=True)

@@ -19,8 +19,8 @@ def dropout(
     """Inverted dropout (Srivastava et al. 2014): each element is zeroed with probability p, the others are divided by
     1 - p.
 
-    Element i of x (row-major) is kept if uniform number first + i of gpuconv.random's DROPOUT stream (seed, substream,
-    offset in blocks of four) is at least p. So the mask is the same on every device and is never stored. The scale is
+    Element i of x (row-major) is kept if number first + i of `gpuconv.random.uniform`, in the DROPOUT stream with this
+    seed, substream and offset, is at least p. So the mask is the same on every device and is never stored. The scale is
     1 / (1 - p), rounded once to the accumulation dtype.
 
     Args:

@@ -17,7 +17,7 @@ from gpuconv.ops.expect import (
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
 from gpuconv.ops.remembered import remembered
-from gpuconv.problems import Epilogue, LinearProblem, epilogue
+from gpuconv.problems import Epilogue, LinearProblem
 from gpuconv.types import Array, ArrayT
 
 __all__ = ["linear", "linear_dgrad", "linear_wgrad"]
@@ -50,9 +50,9 @@ def linear(
         y: (N, out_features), of x's dtype.
     """
     backend = backend_of(x=x, w=w, optional=dict(bias=bias, out=out))
-    problem, finish, algo, tf32 = _check_linear(x, w, bias, out, activation=activation, algo=algo, tf32=tf32)
+    problem, epilogue, algo, tf32 = _check_linear(x, w, bias, out, activation=activation, algo=algo, tf32=tf32)
     x, w, bias = copy_if_overlapping([out], x, w, bias)
-    return backend.linear.linear(x, w, bias, problem, finish, algo=algo, tf32=tf32, out=out)
+    return backend.linear.linear(x, w, bias, problem, epilogue, algo=algo, tf32=tf32, out=out)
 
 
 @remembered
@@ -66,9 +66,9 @@ def _check_linear(
     expect_bias(bias, k, "one value for each output feature")
     problem = LinearProblem.of(x.shape, w.shape)
     expect_out(out, problem.y_shape, x.dtype)
-    finish = epilogue(expect_activation(activation))
+    epilogue = Epilogue.of(expect_activation(activation))
     algo, tf32 = expect_algorithm(algo, tf32, x.dtype, "fprop")
-    return problem, finish, algo, tf32
+    return problem, epilogue, algo, tf32
 
 
 @op("conv2d_dgrad.cu")

@@ -169,8 +169,8 @@ def binary_cross_entropy(
     grad_scale: Scalar = 1.0,
     out: ArrayT | None = None,
 ) -> tuple[Any, ArrayT]:
-    """The mean over all elements of -(p * t * log sigmoid(x) + (1 - t) * log(1 - sigmoid(x))), x the scores, t the
-    targets and p the weight of the positive class: PyTorch's binary_cross_entropy_with_logits.
+    """The mean over all elements of -(p * t * log sigmoid(x) + (1 - t) * log(1 - sigmoid(x))), with the scores x, the
+    targets t and the weight p of the positive class: PyTorch's binary_cross_entropy_with_logits.
 
     Args:
         scores: (N, ...), any float dtype.
@@ -204,8 +204,8 @@ def add_metrics(
     ignore_index: int | None = None,
 ) -> None:
     """Add a batch to running sums on the device: totals += (loss * M, correct answers, M, 1), where M is the number of
-    rows that are not ignored, and the 1 is added only as long as totals[0] is finite. With weight totals[0] += loss *
-    W, W the sum of these rows' weights. If there are five totals, totals[4] += W, or += M without weight.
+    rows that are not ignored, and the 1 is added only as long as totals[0] is finite. With a weight, totals[0] += loss
+    * W, where W is the sum of these rows' weights. If there are five totals, totals[4] += W, or += M without a weight.
 
     Args:
         totals: (4,) or, needed with weight, (5,) float64, changed in place.

@@ -84,8 +84,8 @@ def muon_step(
             raise ValueError(f"muon_step takes params of rank 2 or more, received params[{index}] of {param.shape}")
     lr, momentum = learning_rate(lr, params), expect_momentum(momentum, nesterov)
     steps = integer("steps", steps, 0, MOST_NEWTON_SCHULZ)
-    wide = [accumulation_dtype(master.dtype) for master in masters or params]
-    precision = expect_precision(precision, tf32, wide)
+    accumulated_in = [accumulation_dtype(master.dtype) for master in masters or params]
+    precision = expect_precision(precision, tf32, accumulated_in)
     expect_writable_lists(params=params, velocities=velocities, masters=masters, averages=averages)
     backend.muon.muon_step(
         params,

@@ -29,10 +29,10 @@ from gpuconv.ops.expect import (
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
 from gpuconv.ops.remembered import remembered
-from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue, epilogue
+from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue
 from gpuconv.types import Array, ArrayT, Padding, Shape, Size, Window
 
-_OF_NO_CONVOLUTION = 1, 0, 1, "floor", "auto", False  # the defaults of batch_norm_backward
+_CONV_DEFAULTS = 1, 0, 1, "floor", "auto", False  # batch_norm_backward's stride, padding, dilation, fit, algo, tf32
 
 __all__ = ["batch_norm", "batch_norm_backward", "conv2d_batch_norm", "group_norm", "group_norm_backward"]
 
@@ -180,8 +180,8 @@ def batch_norm_backward(
     With an activation, dy is the gradient of its output, and in the formulas above dy is the gradient of its input.
     After an addend, that input cannot be recomputed from x, so the activation's gradient is taken from `saved`.
     With a mask, dx is passed on through the max pool that computed x: the result is the gradient of the pool's input.
-    With w, dy comes from above the convolution that read this op's output: conv2d_dgrad of dy, rounded, takes dy's
-    place in the formulas. Its epilogue computes the two sums.
+    With w, dy is the gradient of the output of a convolution that read this norm's output. In the formulas above,
+    conv2d_dgrad(dy, w), rounded, takes the place of dy; the epilogue of conv2d_dgrad computes the two sums.
 
     Args:
         dy: Of x's shape and dtype; with w the gradient of the convolution's output, (N, P, Q, K).
@@ -196,7 +196,7 @@ def batch_norm_backward(
         training: As in batch_norm.
         mask: What conv2d_batch_norm returned with pool=2.
         input_shape: With a mask, the shape of the pool's input, the output of that op's convolution (N, P, Q, K).
-        groups: With a mask, or w, the groups of that op.
+        groups: With a mask or w, the groups of that convolution.
         w: The filters of a conv2d that read the norm's output, (K, R, S, C // groups) of x's dtype; then x is (N, H, W,
             C), and there is no mask.
         stride: With w, as in conv2d.
@@ -229,7 +229,7 @@ def batch_norm_backward(
     )
     conv: tuple[Conv2dProblem, Epilogue, str, bool] | None = None
     if w is not None:
-        conv = _check_above(
+        conv = _check_next_conv(
             dy,
             x,
             w,
@@ -243,12 +243,12 @@ def batch_norm_backward(
             groups=groups,
             fit=fit,
         )
-    elif (stride, padding, dilation, fit, algo, tf32) != _OF_NO_CONVOLUTION:
+    elif (stride, padding, dilation, fit, algo, tf32) != _CONV_DEFAULTS:
         raise ValueError("stride, padding, dilation, fit, algo and tf32 belong to a convolution: give its w too")
     elif mask is None and groups != 1:
         raise ValueError(f"groups={groups} needs w, or the mask of a convolution's pool; received neither")
     if mask is not None or input_shape is not None:
-        conv = _pooled(x, mask, out, input_shape, groups), PLAIN, "auto", False
+        conv = _pooled_problem(x, mask, out, input_shape, groups), PLAIN, "auto", False
     activation = _check_batch_norm_backward(
         dy if w is None else x,
         x,
@@ -333,7 +333,7 @@ def _check_saved(saved: Array, x: Array, activation: str | None, mask: Array | N
 
 
 @remembered
-def _check_above(
+def _check_next_conv(
     dy: Array,
     x: Array,
     w: Array,
@@ -351,12 +351,12 @@ def _check_above(
     expect_same_dtype(dy=dy, x=x, w=w)
     problem = Conv2dProblem.of(x_shape, w_shape, **window)
     expect_shape("dy", dy, problem.y_shape, "the convolution's output")
-    sums = epilogue(expect_activation(activation), norm_sums=True)
+    sums = Epilogue.of(expect_activation(activation), norm_sums=True)
     algo, tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, sums, "dgrad")
     return problem, sums, algo, tf32
 
 
-def _pooled(
+def _pooled_problem(
     x: Array, mask: Array | None, out: Array | None, input_shape: Sequence[int] | None, groups: int
 ) -> Conv2dProblem:
     """A convolution whose output has input_shape; x and the mask are the results of a 2 x 2 pool on that output."""
@@ -504,7 +504,7 @@ def _check_conv2d_batch_norm(
     _expect_addend(addend, shape, x.dtype)
     expect_out(out, shape, x.dtype)
     expect_writable(running_mean=running_mean, running_var=running_var)
-    statistics = epilogue(pool=int(pool), masked=pool == 2, moments=True)
+    statistics = Epilogue.of(pool=int(pool), masked=pool == 2, moments=True)
     algo, tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, statistics, "fprop")
     return problem, statistics, algo, tf32
 

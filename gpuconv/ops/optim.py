@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gpuconv.arguments import above_zero, flag, integer, learning_rate, number, step_integer
+from gpuconv.arguments import flag, integer, learning_rate, number, positive, step_integer
 from gpuconv.backends import backend_of
 from gpuconv.dtypes import accumulation_dtype, is_float
 from gpuconv.list_cache import WhileAlive
@@ -375,14 +375,14 @@ def clip_norm(clipped: Array, grads: Sequence[Array], scaling: Array | None = No
             clipped[1] is 0 too, and the step is skipped.
         max_norm: Above 0.
 
-    A norm that is not finite makes clipped[1] NaN, and so every parameter, so that the fault is not hidden.
+    A norm that is not finite makes clipped[1] NaN. The step then makes every parameter NaN, so the fault is not hidden.
     """
     backend = backend_of(clipped=clipped, lists=dict(grads=grads), optional=dict(scaling=scaling))
     _expect_scaling(clipped, "clipped")
     _expect_floats("grads", grads)
     if scaling is not None:
         _expect_scaling(scaling)
-    max_norm = above_zero("max_norm", max_norm)
+    max_norm = positive("max_norm", max_norm)
     expect_writable(clipped=clipped)
     (scaling,) = copy_if_overlapping([clipped], scaling)
     backend.optim.clip_norm(clipped, grads, scaling, max_norm=max_norm)
@@ -403,7 +403,7 @@ def clip_values(grads: Sequence[Array], scaling: Array | None = None, *, clip_va
     _expect_floats("grads", grads)
     if scaling is not None:
         _expect_scaling(scaling)
-    clip_value = above_zero("clip_value", clip_value)
+    clip_value = positive("clip_value", clip_value)
     expect_writable_lists(grads=grads)
     backend.optim.clip_values(grads, scaling, clip_value=clip_value)
 
@@ -430,7 +430,7 @@ def update_loss_scale(
     backend = backend_of(scaling=scaling, lists=dict(grads=grads))
     _expect_scaling(scaling)
     _expect_floats("grads", grads)
-    growth, backoff = number("growth", growth, 1.0), above_zero("backoff", number("backoff", backoff, 0.0, 1.0))
+    growth, backoff = number("growth", growth, 1.0), positive("backoff", number("backoff", backoff, 0.0, 1.0))
     interval = integer("interval", interval, 1)
     expect_writable(scaling=scaling)
     backend.optim.update_loss_scale(scaling, grads, growth=growth, backoff=backoff, interval=interval)
@@ -461,15 +461,15 @@ def expect_step(
     lists = [each for each in (params, grads, masters, *states.values()) if isinstance(each, (list, tuple))]
     arrays = [array for each in lists for array in each]
     context = masters is None, tuple(map(len, lists))
-    if _fitting.get(arrays, *context):
+    if _checked.get(arrays, *context):
         if scaling is not None:
             _expect_scaling(scaling)
         return
     _expect_lists(params, grads, masters, scaling, **states)
-    _fitting.keep(arrays, True, *context)
+    _checked.keep(arrays, True, *context)
 
 
-_fitting = WhileAlive()  # arrays of lists that match
+_checked = WhileAlive()  # the arrays of lists that passed `expect_step`
 
 
 def _expect_lists(
@@ -480,20 +480,20 @@ def _expect_lists(
     **states: Sequence[Array],
 ) -> None:
     _expect_floats("params", params)
-    _expect_alike("params", params, True, grads=grads)
+    _expect_alike("params", params, same_dtype=True, grads=grads)
     if scaling is not None:
         _expect_scaling(scaling)
     if masters is None:
-        _expect_alike("params", params, True, **states)
+        _expect_alike("params", params, same_dtype=True, **states)
         return
-    _expect_alike("params", params, False, masters=masters)
+    _expect_alike("params", params, same_dtype=False, masters=masters)
     for index, (param, master) in enumerate(zip(params, masters)):
         expected = accumulation_dtype(param.dtype)
         if master.dtype != expected:
             raise TypeError(
                 f"masters[{index}] must be {expected.name} for {param.dtype.name} params, received {master.dtype.name}"
             )
-    _expect_alike("masters", masters, True, **states)
+    _expect_alike("masters", masters, same_dtype=True, **states)
 
 
 def _expect_floats(name: str, arrays: Sequence[Array]) -> None:
@@ -504,8 +504,8 @@ def _expect_floats(name: str, arrays: Sequence[Array]) -> None:
             expect_any_float(f"{name}[{index}]", array)
 
 
-def _expect_alike(first_name: str, first: Sequence[Array], dtypes: bool, /, **lists: Sequence[Array]) -> None:
-    """Lists whose arrays agree with those of the first one in shape and, with `dtypes`, in dtype."""
+def _expect_alike(first_name: str, first: Sequence[Array], /, *, same_dtype: bool, **lists: Sequence[Array]) -> None:
+    """The arrays of all `lists` agree with those of the first list in shape and, with `same_dtype`, in dtype."""
     for name, arrays in lists.items():
         _expect_list(name, arrays)
         if len(arrays) != len(first):
@@ -513,7 +513,7 @@ def _expect_alike(first_name: str, first: Sequence[Array], dtypes: bool, /, **li
         for index, (array, like) in enumerate(zip(arrays, first)):
             if array.shape != like.shape:
                 expect_shape(f"{name}[{index}]", array, like.shape, f"the shape of {first_name}[{index}]")
-            if dtypes and array.dtype != like.dtype:
+            if same_dtype and array.dtype != like.dtype:
                 raise TypeError(
                     f"{name}[{index}] must be {like.dtype.name} as {first_name}[{index}] is, "
                     f"received {array.dtype.name}"

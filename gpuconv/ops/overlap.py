@@ -80,7 +80,8 @@ def _range(array: Array) -> Range:
 
 def _interleaved(a: Array, b: Array) -> bool:
     """Whether two arrays lie between each other's rows without sharing memory, as the slices of channels ``y[..., :3]``
-    and ``y[..., 3:7]`` do: all of their rows begin a multiple of the pitch apart, at disjoint places within it."""
+    and ``y[..., 3:7]`` do: the rows of each array begin a multiple of the pitch apart, and within the pitch the rows of
+    the two arrays do not overlap."""
     pitch, rows = 0, []
     for array in (a, b):
         axes = [(size, stride) for size, stride in zip(array.shape, array.strides) if size > 1]

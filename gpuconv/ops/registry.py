@@ -52,11 +52,11 @@ OPS: dict[str, Op] = {}
 
 
 def op(kernel: str, *, changes: str = "") -> Callable[[Function], Function]:
-    """Adds a function to the list of ops and returns it unchanged. Arguments as in `Op`; changes: the names, separated
-    by spaces."""
+    """A decorator that adds a function to `OPS` and returns it unchanged. Arguments as in `Op`; changes: the names,
+    separated by spaces."""
 
-    def listed(function: Function) -> Function:
+    def register(function: Function) -> Function:
         OPS[function.__name__] = Op(function, kernel, tuple(changes.split()))
         return function
 
-    return listed
+    return register

@@ -10,9 +10,9 @@ import numpy as np
 
 Check = TypeVar("Check", bound=Callable[..., Any])
 
-_MOST = 4096  # results of one check
+_MOST = 4096  # cached results of one check; then all are dropped
 _EXACT = frozenset({int, str, bool, type(None)})  # types whose equal values are interchangeable
-_NEW = object()
+_MISSING = object()  # no cached result, which may be None
 
 
 def remembered(check: Check) -> Check:
@@ -40,8 +40,8 @@ def remembered(check: Check) -> Check:
         if isinstance(arrays[0] if arrays else None, np.ndarray):  # on the host; all arrays are on one device
             parts += [array is not None and array.flags.writeable for array in arrays]
         key = tuple(parts)
-        result = results.get(key, _NEW)
-        if result is _NEW:
+        result = results.get(key, _MISSING)
+        if result is _MISSING:
             result = check(*arrays, **options)
             if len(results) >= _MOST:
                 results.clear()

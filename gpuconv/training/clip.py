@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gpuconv import ops, spec
-from gpuconv.arguments import above_zero
+from gpuconv.arguments import positive
 from gpuconv.names import canonical
 from gpuconv.types import Array
 
@@ -29,7 +29,7 @@ class Clip:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", canonical("kind of clipping", self.kind, KINDS))
-        object.__setattr__(self, "limit", above_zero(f"the limit of the {self.kind}", self.limit))
+        object.__setattr__(self, "limit", positive(f"the limit of the {self.kind}", self.limit))
 
     @classmethod
     def of(cls, given: str | float | Clip | None) -> Clip | None:

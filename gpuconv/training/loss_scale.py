@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpuconv import backends, ops
-from gpuconv.arguments import above_zero, integer, number
+from gpuconv.arguments import integer, number, positive
 from gpuconv.types import Array, Record
 
 
@@ -40,9 +40,9 @@ class LossScale:
     factor: Any = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        above_zero("start", self.start)
+        positive("start", self.start)
         number("growth", self.growth, 1)
-        above_zero("backoff", number("backoff", self.backoff, 0, 1))
+        positive("backoff", number("backoff", self.backoff, 0, 1))
         integer("interval", self.interval, 1)
 
     def config(self) -> Record:

@@ -204,7 +204,7 @@ def complete(value: object) -> Any:
     found = {key: complete(entry) for key, entry in value.items()}
     if "algo" in found:
         with contextlib.suppress(ValueError, TypeError):
-            found["algo"] = algorithms.listed(found["algo"])
+            found["algo"] = algorithms.full_name(found["algo"])
     if layer := _layer(value.get("layer")):
         return _defaults(layer) | found | {"layer": name_of(layer)}
     if optimizer := (OPTIMIZERS | {Groups.name: Groups}).get(str(value.get("optimizer"))):

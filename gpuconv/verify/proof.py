@@ -29,7 +29,7 @@ from gpuconv.backends.cuda.ops import conv
 from gpuconv.backends.cuda.runtime.outputs import pack_width
 from gpuconv.backends.reference.precision import round_tf32
 from gpuconv.dtypes import accumulation_dtype, as_dtype
-from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue, epilogue
+from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue
 from gpuconv.types import Options, Record
 from gpuconv.verify.bounds import Bound, sum_bound
 from gpuconv.verify.compare import Expected, compare
@@ -76,7 +76,7 @@ class Question:
             asked["device"],
             asked["direction"],
             Conv2dProblem.of(asked["x_shape"], asked["w_shape"], **window),
-            epilogue(**asked["epilogue"]),
+            Epilogue.of(**asked["epilogue"]),
             as_dtype(asked["dtype"]),
             asked["tf32"],
             (asked["vectors"][0], asked["vectors"][1]),
@@ -181,30 +181,30 @@ class Inputs:
         return backends.asarray(host.astype(self._question.dtype), self._question.device)
 
 
-def run(question: Question, algo: str, inputs: Inputs, form: Form, finish: Epilogue) -> Results:
+def run(question: Question, algo: str, inputs: Inputs, form: Form, epilogue: Epilogue) -> Results:
     """The results of one call, on the host, by name."""
-    found = called(question, algo, inputs, form, finish)
+    found = called(question, algo, inputs, form, epilogue)
     return {name: backends.to_numpy(array) for name, array in found.items()}
 
 
-def called(question: Question, algo: str, inputs: Inputs, form: Form, finish: Epilogue) -> Options:
+def called(question: Question, algo: str, inputs: Inputs, form: Form, epilogue: Epilogue) -> Options:
     """The results of one call, on the device, by name. In place of a slice it has the whole wider volume."""
     problem, given, wide = question.problem, inputs.arrays, {}
     named: Options = dict(algo=algo, tf32=question.tf32)
     dy = inputs.sliced(given["dy"])[1] if form.sliced and "dy" in given else given.get("dy")
     if question.direction == "fprop":
         x, w, bias = given["x"], given["w"], given["bias"] if form.bias else None
-        if finish.moments:
-            y, moments, saved = conv.conv2d_moments(x, w, bias, problem, finish, **named)
+        if epilogue.moments:
+            y, moments, saved = conv.conv2d_moments(x, w, bias, problem, epilogue, **named)
         else:
-            y, moments, saved = inputs.out(problem.pooled_shape(finish.pool)), None, None
+            y, moments, saved = inputs.out(problem.pooled_shape(epilogue.pool)), None, None
             if form.sliced:
                 wide["y"], y = inputs.sliced(y)
-            if finish.plain_store:
-                conv.conv2d(x, w, bias, problem, finish, out=y, **named)
+            if epilogue.plain_store:
+                conv.conv2d(x, w, bias, problem, epilogue, out=y, **named)
             else:
-                y, saved = conv.conv2d_relu(x, w, bias, problem, finish, out=y, **named)
-        found = {"y": y, "moments": moments, "before" if finish.saves_input else "mask": saved}
+                y, saved = conv.conv2d_relu(x, w, bias, problem, epilogue, out=y, **named)
+        found = {"y": y, "moments": moments, "before" if epilogue.saves_input else "mask": saved}
     elif question.direction == "dgrad":
         dx = inputs.out(problem.x_shape, form.accumulate)
         if form.sliced:
@@ -225,28 +225,28 @@ class Proof:
     """Creating it runs only the proved algorithm; `judge` then runs the one to be proved."""
 
     def __init__(self, question: Question) -> None:
-        self.question, finish = question, question.epilogue
+        self.question, epilogue = question, question.epilogue
         self.guards = _guards(question.device)
         self.guards.release()
         self._random, self._whole = Inputs(question, "random"), Inputs(question, "whole")
         magnitudes = Inputs(question, "magnitudes")
         self._mark = self.guards.mark()
-        before = epilogue(None, 2, masked=True) if finish.pool == 2 else PLAIN  # without activation and moments
+        before = Epilogue.of(None, 2, masked=True) if epilogue.pool == 2 else PLAIN  # without activation and moments
         with tuner.noted() as products:
-            self._first = self._proved(self._random, Form(), finish)
+            self._first = self._proved(self._random, Form(), epilogue)
             forms = _forms(question, self._whole) if 2 * question.product.k < _EXACT else []
-            self._exact = {form: self._proved(self._whole, form, finish) for form in forms}
+            self._exact = {form: self._proved(self._whole, form, epilogue) for form in forms}
         if {*products} != {question.product}:
             raise RuntimeError(f"the arrays lead to another product than {question.product}: {products}")
         self._magnitudes = self._proved(magnitudes, Form(), before)
         self._sums: dict[Form, Results] = {}
-        if finish.activation not in _EXACT_ACTIVATIONS:
+        if epilogue.activation not in _EXACT_ACTIVATIONS:
             self._sums = {form: self._proved(self._whole, form, before) for form in self._exact}
         backends.synchronize(question.device)
 
-    def _proved(self, inputs: Inputs, form: Form, finish: Epilogue) -> Results:
+    def _proved(self, inputs: Inputs, form: Form, epilogue: Epilogue) -> Results:
         with self._freeing():
-            return run(self.question, self.question.against, inputs, form, finish)
+            return run(self.question, self.question.against, inputs, form, epilogue)
 
     def _candidate(self, inputs: Inputs, form: Form) -> Results:
         with self._freeing():

@@ -10,7 +10,7 @@ import json
 import sys
 import time
 
-from gpuconv.child import answering
+from gpuconv.child import answer_writer
 from gpuconv.types import Record
 
 
@@ -19,7 +19,7 @@ def main() -> None:
     from gpuconv import checkpoint
     from gpuconv.verify.call import Call
 
-    answer = answering()
+    answer = answer_writer()
 
     def timed(facts: Record) -> None:
         answer(facts | {"seconds": time.process_time()})

@@ -19,7 +19,7 @@ from gpuconv.cli.check import report
 from gpuconv.inspect import profile as profile_module
 from gpuconv.inspect.profile import Profile, Row
 from gpuconv.models import MODELS
-from gpuconv.problems import Conv2dProblem, epilogue
+from gpuconv.problems import Conv2dProblem, Epilogue
 from gpuconv.profiling import peaks
 from gpuconv.profiling.work import Ceilings, Work
 
@@ -228,7 +228,7 @@ def test_a_conversion_is_shown_after_the_name(tmp_path, capsys):
 PRODUCT = conv.product_of(
     "fprop",
     Conv2dProblem.of((2, 8, 8, 16), (24, 3, 3, 16)),
-    epilogue("relu", 2, True),
+    Epilogue.of("relu", 2, True),
     np.dtype(np.float32),
     False,
     4,

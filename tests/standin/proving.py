@@ -39,11 +39,11 @@ def command(gpu: str, schedule: str, fault: str) -> list[str]:
 
 
 def main() -> None:
-    from gpuconv.verify import prover_child
+    from gpuconv.verify import prover
 
     gpu, schedule, fault = sys.argv[1:]
     with new_family(), standin.installed([gpu], schedule=schedule), planted(fault):
-        prover_child.main()
+        prover.main()
 
 
 @contextlib.contextmanager

@@ -18,9 +18,9 @@ from gpuconv.backends.cuda.gemm.proofs import UnprovedError, UnprovedWarning
 from gpuconv.backends.cuda.gemm.prover import PROVED, REFUTED, UNABLE, Answer
 from gpuconv.backends.cuda.ops.conv import product_of
 from gpuconv.backends.cuda.runtime import kernel, nvrtc, source
-from gpuconv.problems import PLAIN, Conv2dProblem, epilogue
+from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue
 from gpuconv.verify.guards import ZONE, Guards
-from gpuconv.verify.prover_child import answer_about
+from gpuconv.verify.prover import answer_about
 from tests import standin
 from tests.standin import proving
 from tests.standin.proving import NAME, new_family
@@ -30,8 +30,8 @@ PROBLEM = Conv2dProblem.of((2, 6, 7, 8), (12, 3, 3, 8))
 PLACE = SimpleNamespace(device="emulated", model="Make-Believe", driver="1.0")
 
 
-def product(direction="fprop", finish=PLAIN, problem=PROBLEM):
-    return product_of(direction, problem, finish, FLOAT32, False, 4, 4)
+def product(direction="fprop", epilogue=PLAIN, problem=PROBLEM):
+    return product_of(direction, problem, epilogue, FLOAT32, False, 4, 4)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_a_proof_is_asked_for_once_and_kept(asked):
 
 
 def test_no_prover_is_started_for_the_sums_of_a_norm(asked):
-    of = product("dgrad", epilogue("relu", norm_sums=True))
+    of = product("dgrad", Epilogue.of("relu", norm_sums=True))
     assert proofs.admitted(of, 90, PLACE, ask=True) == ()  # silently: "auto" takes a proved one
     (candidate,) = unproved(of)
     why = "with the sums of a batch norm cannot be proved"
@@ -119,7 +119,7 @@ def test_a_verdict_depends_on_machine_code_geometry_launcher_driver_and_gpu(aske
     keys["sizes"] = proofs.fingerprint_of(
         product(problem=Conv2dProblem.of((3, 6, 7, 8), (12, 3, 3, 8))), candidate, PLACE
     )
-    keys["epilogue"] = proofs.fingerprint_of(product(finish=epilogue("relu")), candidate, PLACE)
+    keys["epilogue"] = proofs.fingerprint_of(product(epilogue=Epilogue.of("relu")), candidate, PLACE)
     edited = tmp_path / "conv2d_fprop.cu"
     edited.write_text(source.resolve("conv2d_fprop.cu").read_text() + "\n// edited\n")
     with kernel.replaced({"conv2d_fprop.cu": edited}):
@@ -202,8 +202,8 @@ def test_candidates_are_timed_in_the_order_of_their_estimates_after_the_cost_mod
 # --- proofs in this process ---------------------------------------------------------------------
 
 
-def proved(direction, finish=PLAIN, algorithm="simt-32x32", dtype=FLOAT32, vectors=(4, 4), tf32=False):
-    of = product_of(direction, PROBLEM, finish, dtype, tf32, *vectors)
+def proved(direction, epilogue=PLAIN, algorithm="simt-32x32", dtype=FLOAT32, vectors=(4, 4), tf32=False):
+    of = product_of(direction, PROBLEM, epilogue, dtype, tf32, *vectors)
     place, answers = tuner.place_named("emulated"), []
     candidate = plan(of, algorithm)
     reference = proofs._reference(of, candidate, place)
@@ -219,16 +219,16 @@ def test_right_algorithms_are_proved_in_every_form():
     for direction in ("fprop", "dgrad", "wgrad"):
         assert proved(direction)["status"] == PROVED, direction
         assert proved(direction, vectors=(1, 1))["status"] == PROVED, f"unaligned {direction}"
-    finishes = [
-        epilogue("relu", 2, True),
-        epilogue("relu", 1, True),
-        epilogue("gelu"),
-        epilogue("gelu", saves_input=True),
-        epilogue(moments=True),
-        epilogue(None, 2, True, True),
+    epilogues = [
+        Epilogue.of("relu", 2, True),
+        Epilogue.of("relu", 1, True),
+        Epilogue.of("gelu"),
+        Epilogue.of("gelu", saves_input=True),
+        Epilogue.of(moments=True),
+        Epilogue.of(None, 2, True, True),
     ]
-    for finish in finishes:
-        assert proved("fprop", finish)["status"] == PROVED, finish
+    for epilogue in epilogues:
+        assert proved("fprop", epilogue)["status"] == PROVED, epilogue
     assert proved("wgrad", algorithm="mma-64x64", tf32=True)["status"] == PROVED
     assert (
         proved("dgrad", algorithm="mma-64x64", dtype=gc.dtypes.as_dtype("bfloat16"), vectors=(8, 1))["status"] == PROVED

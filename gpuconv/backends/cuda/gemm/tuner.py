@@ -26,14 +26,14 @@ from pathlib import Path
 import numpy as np
 
 from gpuconv import locks
-from gpuconv.algorithms import AUTO, listed
+from gpuconv.algorithms import AUTO, full_name
 from gpuconv.backends.cuda import cache
 from gpuconv.backends.cuda.gemm import proofs
 from gpuconv.backends.cuda.gemm.gpu import Emulated, Gpu
 from gpuconv.backends.cuda.gemm.plan import LARGEST_WORKSPACE, Plan, candidates, partials_bytes, plan
 from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.runtime import attached_tools
-from gpuconv.backends.cuda.runtime.capability import capability_named, capability_of
+from gpuconv.backends.cuda.runtime.device_array import capability_named, capability_of
 from gpuconv.backends.cuda.runtime.kernel import text_of, when_replaced
 from gpuconv.backends.cuda.runtime.rows import rows_of
 from gpuconv.devices import Device
@@ -240,5 +240,5 @@ def _least(gpu: Gpu, run: Callable[[], None], share: float, best: float) -> tupl
 
 
 def _read(entry: Path, plans: Sequence[Plan]) -> Plan:
-    name = listed(json.loads((entry / "choice.json").read_text(encoding="utf-8"))["algorithm"])
+    name = full_name(json.loads((entry / "choice.json").read_text(encoding="utf-8"))["algorithm"])
     return next(plan for plan in plans if plan.algorithm.name == name)

@@ -1,4 +1,4 @@
-"""The adapter of "numpy": it creates arrays, and nothing has to be copied or waited for."""
+"""Creates arrays on the "numpy" device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapters of "cuda" and "emulated": they create arrays there, copy them to the host, and wait for the device."""
+"""Creates arrays on "cuda" and "emulated"."""
 
 from __future__ import annotations
 
