@@ -24,7 +24,7 @@ TO_A_KERNEL = [
     "ops/overlap.py",
     "backends/cuda/ops/conv.py",
     "backends/cuda/runtime/outputs.py",
-    "backends/cuda/runtime/device_array.py",
+    "backends/cuda/runtime/new_arrays.py",
     "backends/cuda/gemm/launch.py",
     "backends/cuda/runtime/kernel.py",
 ]

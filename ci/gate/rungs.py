@@ -158,7 +158,7 @@ def direction(name: str, device: str, small: bool) -> int:
     from gpuconv.backends.cuda.gemm import tuner
     from gpuconv.backends.cuda.gemm.plan import unproved
     from gpuconv.backends.cuda.gemm.proofs import prove
-    from gpuconv.backends.cuda.runtime.device_array import capability_named
+    from gpuconv.backends.cuda.runtime.capability import capability_named
 
     place, failed, count, hung = tuner.place_named(device), 0, 0, set()
     for product in products(name, small):
@@ -229,7 +229,7 @@ def timed(product, candidate, device: str) -> str:
     from gpuconv.backends.cuda.gemm import tuner
     from gpuconv.backends.cuda.gemm.plan import plan
     from gpuconv.backends.cuda.gemm.proofs import trusting
-    from gpuconv.backends.cuda.runtime.device_array import capability_named
+    from gpuconv.backends.cuda.runtime.capability import capability_named
     from gpuconv.verify.proof import Form, Inputs, called
 
     gpu = tuner.gpu_named(device)
@@ -252,7 +252,7 @@ def wrong_in(product, candidate, place) -> list[str]:
     """The candidate's results that differ from the proved algorithm's for whole numbers, as lines of text."""
     from gpuconv.backends.cuda.gemm.plan import plan
     from gpuconv.backends.cuda.gemm.proofs import trusting
-    from gpuconv.backends.cuda.runtime.device_array import capability_named
+    from gpuconv.backends.cuda.runtime.capability import capability_named
     from gpuconv.verify.proof import Form, Inputs, run
 
     question = question_of(product, candidate, place.device)

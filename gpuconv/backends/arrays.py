@@ -24,10 +24,10 @@ def _adapter(device: str) -> Any:
     if asked.kind == "auto":
         return _chosen()[0]
     if not asked.runs_kernels:
-        from gpuconv.backends.cpu.device import NumpyDevice
+        from gpuconv.backends.cpu.adapter import NumpyDevice
 
         return NumpyDevice()
-    from gpuconv.backends.cuda.device import open_device
+    from gpuconv.backends.cuda.adapter import open_device
 
     return open_device(asked)
 

@@ -97,7 +97,7 @@ def _products(model: str, precision: str, batch_size: int, device: str) -> list[
 def _plans(product: Product, names: list[str], device: str) -> list[Plan]:
     """The plans to prove: by the named algorithms that serve the product, or by all that need a proof."""
     from gpuconv.backends.cuda.gemm.plan import candidates, unproved
-    from gpuconv.backends.cuda.runtime.device_array import capability_named
+    from gpuconv.backends.cuda.runtime.capability import capability_named
 
     capability = capability_named(device)
     if not names:

@@ -15,7 +15,7 @@ from gpuconv.backends.cuda.gemm import launch, tuner
 from gpuconv.backends.cuda.gemm.plan import LARGEST_WORKSPACE, NEWEST, Plan, plan
 from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.ops.conv_struct import expect_within_limits, packed
-from gpuconv.backends.cuda.runtime.device_array import capability_named
+from gpuconv.backends.cuda.runtime.capability import capability_named
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.outputs import ceil_div
 from gpuconv.backends.cuda.runtime.structs import fast_divmod

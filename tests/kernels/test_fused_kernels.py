@@ -8,7 +8,7 @@ import pytest
 from gpuconv import asarray, ops, to_numpy, verify
 from gpuconv.algorithms import serving
 from gpuconv.backends.cuda import emulator
-from gpuconv.backends.cuda.runtime.device_array import capability_named
+from gpuconv.backends.cuda.runtime.capability import capability_named
 from gpuconv.dtypes import accumulation_dtype, as_dtype
 from gpuconv.problems import Conv2dProblem
 from gpuconv.profiling import launches

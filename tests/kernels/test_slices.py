@@ -7,7 +7,7 @@ import pytest
 from gpuconv import ops
 from gpuconv.algorithms import serving
 from gpuconv.backends import asarray, empty, to_numpy
-from gpuconv.backends.cuda.runtime.device_array import capability_named
+from gpuconv.backends.cuda.runtime.capability import capability_named
 
 PIXELS = (2, 4, 4)
 PLACES = [

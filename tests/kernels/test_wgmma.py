@@ -12,7 +12,7 @@ from gpuconv import asarray, to_numpy
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.analysis import machine_code
 from gpuconv.backends.cuda.runtime import nvrtc, source
-from gpuconv.backends.cuda.runtime.device_array import capability_named
+from gpuconv.backends.cuda.runtime.capability import capability_named
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.dtypes import as_dtype
 

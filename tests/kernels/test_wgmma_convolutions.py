@@ -16,7 +16,7 @@ from gpuconv.backends.cuda.analysis.predict_time import resident_blocks
 from gpuconv.backends.cuda.gemm.plan import plan, unproved
 from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.runtime import nvrtc
-from gpuconv.backends.cuda.runtime.device_array import capability_named
+from gpuconv.backends.cuda.runtime.capability import capability_named
 from gpuconv.dtypes import as_dtype
 from gpuconv.verify.conv_problems import conv, random_arrays
 from tests.kernels import wgmma_tiers

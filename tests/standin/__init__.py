@@ -102,9 +102,9 @@ def forget() -> None:
     """Clear gpuconv's caches that depend on the machine."""
     from gpuconv.backends.cuda.gemm import tuner
     from gpuconv.backends.cuda.ops import counters
-    from gpuconv.backends.cuda.runtime import branches, device_array, graph, kernel
+    from gpuconv.backends.cuda.runtime import branches, capability, graph, kernel
 
     streams: tuple[Any, ...] = (branches._stream, graph._capture_stream)
-    for cache in (*streams, device_array._capability, kernel._load, tuner._gpu, counters._new):
+    for cache in (*streams, capability._capability, kernel._load, tuner._gpu, counters._new):
         cache.cache_clear()
     kernel.forget()

@@ -39,11 +39,11 @@ def command(gpu: str, schedule: str, fault: str) -> list[str]:
 
 
 def main() -> None:
-    from gpuconv.verify import prover
+    from gpuconv.verify import prover_child
 
     gpu, schedule, fault = sys.argv[1:]
     with new_family(), standin.installed([gpu], schedule=schedule), planted(fault):
-        prover.main()
+        prover_child.main()
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ import pytest
 
 from gpuconv import backends, ops
 from gpuconv.backends.cuda.ops import loss
-from gpuconv.backends.cuda.runtime import device_array
+from gpuconv.backends.cuda.runtime import new_arrays
 from gpuconv.backends.cuda.runtime.kernel import load
 from tests import standin
 
@@ -107,7 +107,7 @@ def test_scratch_arrays_are_reused_only_by_their_stream(monkeypatch):
     made = []
 
     def noted(shape, dtype, *, like):
-        array = device_array.empty(shape, dtype, like=like)
+        array = new_arrays.empty(shape, dtype, like=like)
         made.append((tuple(shape), array.data.ptr))
         return array
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpuconv import DeviceError, asarray, to_numpy
-from gpuconv.backends.cuda import device as cuda_device
+from gpuconv.backends.cuda import adapter
 from gpuconv.devices import KIND_OF_TYPE
 
 
@@ -44,7 +44,7 @@ def adapters(monkeypatch):
         return SimpleNamespace(name=f"{device.kind}:{device.index}", from_dlpack=take, from_cuda_array_interface=take)
 
     monkeypatch.setitem(KIND_OF_TYPE, Taken, "cuda")
-    monkeypatch.setattr(cuda_device, "open_device", open_device)
+    monkeypatch.setattr(adapter, "open_device", open_device)
     return taken
 
 

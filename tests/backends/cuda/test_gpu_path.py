@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpuconv.backends import DeviceError
-from gpuconv.backends.cuda.device import open_device
+from gpuconv.backends.cuda.adapter import open_device
 from gpuconv.backends.cuda.runtime import graph, nvrtc
 from gpuconv.backends.cuda.runtime.graph import CudaRecorder
 from gpuconv.backends.cuda.runtime.kernel import Module, load

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from gpuconv.backends.cuda import emulator
-from gpuconv.backends.cuda.runtime.device_array import asarray, empty, zeros
 from gpuconv.backends.cuda.runtime.kernel import load
+from gpuconv.backends.cuda.runtime.new_arrays import asarray, empty, zeros
 from gpuconv.backends.cuda.runtime.outputs import is_aligned
 from gpuconv.devices import address
 

@@ -1,8 +1,8 @@
-"""Puts questions to the prover, a child process that may hang, crash, give wrong answers or run out of memory.
+"""Puts questions to the prover's child process, which may hang, crash, give wrong answers or run out of memory.
 
-The child is `gpuconv.verify.prover`. It answers a question in two lines: `{"prepared": true}` before the algorithm runs
-for the first time, then `{"of": ..., "status": ..., "reason": ..., "seconds": ...}`. A failure before the first line is
-no evidence against the algorithm. `of` is the fingerprint of what the child ran, as computed by the
+The child runs `gpuconv.verify.prover_child`. It answers a question in two lines: `{"prepared": true}` before the
+algorithm runs for the first time, then `{"of": ..., "status": ..., "reason": ..., "seconds": ...}`. A failure before
+the first line is no evidence against the algorithm. `of` is the fingerprint of what the child ran, as computed by the
 child; an answer with another fingerprint proves and refutes nothing.
 """
 
@@ -29,7 +29,7 @@ MOST_WRONG = 8  # questions without a proof, after each of which a new child mus
 PROVED, REFUTED, UNABLE = "proved", "refuted", "unable"
 _CRASHES = ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGILL", "SIGFPE", "SIGTRAP")  # signals that a program causes itself
 
-command = child.command("gpuconv.verify.prover")
+command = child.command("gpuconv.verify.prover_child")
 
 
 @dataclass(frozen=True)

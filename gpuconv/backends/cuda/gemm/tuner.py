@@ -33,7 +33,7 @@ from gpuconv.backends.cuda.gemm.gpu import Emulated, Gpu
 from gpuconv.backends.cuda.gemm.plan import LARGEST_WORKSPACE, Plan, candidates, partials_bytes, plan
 from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.runtime import attached_tools
-from gpuconv.backends.cuda.runtime.device_array import capability_named, capability_of
+from gpuconv.backends.cuda.runtime.capability import capability_named, capability_of
 from gpuconv.backends.cuda.runtime.kernel import text_of, when_replaced
 from gpuconv.backends.cuda.runtime.rows import rows_of
 from gpuconv.devices import Device

@@ -9,8 +9,8 @@ from numpy.typing import DTypeLike
 
 from gpuconv.arguments import batch_indices, expect_within
 from gpuconv.backends.cuda import emulator
-from gpuconv.backends.cuda.runtime.device_array import empty
 from gpuconv.backends.cuda.runtime.kernel import load
+from gpuconv.backends.cuda.runtime.new_arrays import empty
 from gpuconv.backends.cuda.runtime.outputs import THREADS, buffer, ceil_div, contiguous, device_scalar, store
 from gpuconv.backends.cuda.runtime.structs import FAST_DIVMOD, fast_divmod, struct
 from gpuconv.dtypes import as_dtype

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpuconv.backends.cuda.runtime.device_array import empty
+from gpuconv.backends.cuda.runtime.new_arrays import empty
 from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div, pack_width
 from gpuconv.backends.cuda.runtime.structs import struct
 from gpuconv.dtypes import accumulation_dtype

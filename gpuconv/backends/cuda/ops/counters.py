@@ -8,7 +8,7 @@ import threading
 
 import numpy as np
 
-from gpuconv.backends.cuda.device import open_device
+from gpuconv.backends.cuda.adapter import open_device
 from gpuconv.devices import Device, device_of
 from gpuconv.types import Array
 

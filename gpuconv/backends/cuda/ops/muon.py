@@ -15,8 +15,8 @@ from gpuconv.backends.cuda.gemm.launch import compute
 from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.ops.optim import rate_of
 from gpuconv.backends.cuda.runtime.branches import run_parallel
-from gpuconv.backends.cuda.runtime.device_array import asarray, empty
 from gpuconv.backends.cuda.runtime.kernel import load
+from gpuconv.backends.cuda.runtime.new_arrays import asarray, empty
 from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div, contiguous, pack_width, put_back
 from gpuconv.backends.cuda.runtime.structs import struct
 from gpuconv.devices import address, device_of

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from gpuconv.backends.cuda.ops.counters import counters
-from gpuconv.backends.cuda.runtime.device_array import asarray, empty, zeros
 from gpuconv.backends.cuda.runtime.kernel import load
+from gpuconv.backends.cuda.runtime.new_arrays import asarray, empty, zeros
 from gpuconv.backends.cuda.runtime.outputs import THREADS, contiguous, device_scalar, put_back
 from gpuconv.devices import address, device_of
 from gpuconv.list_cache import WhileAlive

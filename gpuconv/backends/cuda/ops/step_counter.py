@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from gpuconv.backends.cuda.runtime.device_array import empty
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.limits import WARP
+from gpuconv.backends.cuda.runtime.new_arrays import empty
 from gpuconv.types import Array, ArrayT
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from gpuconv.backends.cuda.runtime.device_array import empty
 from gpuconv.backends.cuda.runtime.limits import MAX_GRID
+from gpuconv.backends.cuda.runtime.new_arrays import empty
 from gpuconv.types import Array, ArrayT, Scalar
 
 THREADS = 256  # threads of a block, for kernels over a flat range

@@ -6,9 +6,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from gpuconv.backends.cuda.runtime.device_array import empty, span
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.limits import MAX_GRID
+from gpuconv.backends.cuda.runtime.new_arrays import empty, span
 from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div, copied, pack_width, pitch_of
 from gpuconv.types import Array, ArrayT
 

@@ -1,4 +1,4 @@
-"""Creates arrays on the "numpy" device."""
+"""The adapter of "numpy": it creates arrays, and nothing has to be copied or waited for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The process that proves algorithms. Each line of standard input is a question from
+"""The child process that proves algorithms. Each line of standard input is a question from
 `gpuconv.backends.cuda.gemm.prover`.
 
 It answers with two lines, one before and one after it runs the algorithm to be proved; if the preparation fails, only
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from gpuconv.backends.cuda.gemm import prover, tuner
 from gpuconv.backends.cuda.gemm.plan import plan
 from gpuconv.backends.cuda.gemm.proofs import fingerprint_of, trusting
-from gpuconv.backends.cuda.runtime.device_array import capability_named
+from gpuconv.backends.cuda.runtime.capability import capability_named
 from gpuconv.backends.cuda.runtime.kernel import replaced
 from gpuconv.child import answer_writer
 from gpuconv.types import Record

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -10,9 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from gpuconv.algorithms import NEWEST
 from gpuconv.backends.cuda import emulator
-from gpuconv.devices import Device
 from gpuconv.types import Array, ArrayT
 
 
@@ -37,24 +34,6 @@ def span(array: Array, count: int) -> Array:
     if isinstance(array, emulator.EmulatedArray):
         return np.lib.stride_tricks.as_strided(array, (count,), (array.itemsize,), subok=True)
     return sys.modules["cupy"].ndarray((count,), array.dtype, array.data)
-
-
-def capability_of(array: Array) -> int:
-    """The compute capability of an array's GPU, 90 for 9.0. The emulated device has the newest."""
-    return NEWEST if isinstance(array, emulator.EmulatedArray) else _capability(array.data.device_id)
-
-
-def capability_named(device: str) -> int:
-    """`capability_of`, given the device's name."""
-    named = Device.named(device)
-    return _capability(named.index) if named.on_gpu else NEWEST
-
-
-@functools.cache
-def _capability(index: int) -> int:
-    import cupy
-
-    return int(cupy.cuda.Device(index).compute_capability)
 
 
 def _maker(like: Array) -> Any:

@@ -1,4 +1,4 @@
-"""Creates arrays on "cuda" and "emulated"."""
+"""Adapters of "cuda" and "emulated": they create arrays there, copy them to the host, and wait for the device."""
 
 from __future__ import annotations
 
