@@ -15,7 +15,7 @@
 // those outside the tensor. The tile is aligned to 128 bytes, that of a swizzled map to eight lines of the swizzle (wgmma_layout.cuh).
 // (PTX ISA, "cp.async.bulk", "cp.async.bulk.tensor"; CUDA driver API, cuTensorMapEncodeTiled.)
 //
-// On the emulated device a map comes from gpuconv.backends.cuda.emulator.tensor_map. The emulator reports a box that lies wholly
+// A map comes from gpuconv.backends.cuda.runtime.tensor_map. The emulator reports a box that lies wholly
 // outside the tensor in the first or the last dimension, or 128 elements away from it in a dimension between these, where
 // convolutions have padding.
 #pragma once
@@ -46,7 +46,7 @@ template <int RANK>
 GPUCONV_UNCHECKED inline void add_pieces(const TensorMap& map, const void* shared, const int (&at)[RANK], gpuconv_emulator::Site site) {
     Tensor tensor;
     __builtin_memcpy(&tensor, &map, sizeof tensor);
-    if (tensor.magic != 0x70616d726f736e74) gpuconv_fail("this TensorMap was not made by emulator.tensor_map", site);
+    if (tensor.magic != 0x70616d726f736e74) gpuconv_fail("this TensorMap was not made by tensor_map()", site);
     if (tensor.rank != RANK) gpuconv_fail("the number of coordinates is not that of the TensorMap's dimensions", site);
     const Swizzle swizzle = tensor.swizzle == 128  ? Swizzle::BYTES_128
                             : tensor.swizzle == 64 ? Swizzle::BYTES_64

@@ -159,6 +159,10 @@ def test_the_limits_of_a_tensor_map():
             tensor_map(x, box, swizzle)
     with pytest.raises(ValueError, match="strides"):
         tensor_map(emulator.asarray(np.zeros((4, 6, 5), np.float16)), (1, 1, 8))
+    with pytest.raises(ValueError, match=r"begin at multiples of 16 bytes .* received address 0x\w*8 "):
+        tensor_map(x[:, :, 4:], (4, 3, 32))
+    with pytest.raises(ValueError, match=r"an array with elements, received shape \(4, 0, 40\)"):
+        tensor_map(x[:, :0], (4, 3, 32))
 
 
 def test_bytes_that_are_no_tensor_map_are_refused():

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.standin import arrays, memory, modules, nccl, streams
+from tests.standin import arrays, driver, memory, modules, nccl, streams
 from tests.standin.machine import CUDARuntimeError, Machine, use
 
 
@@ -68,18 +68,19 @@ def installed(gpus: Sequence[str] = ("90",), *, schedule: str = "late", peer_acc
     gpus: the compute capability of each. schedule: "late" or "early". peer_access: whether one GPU may read another's
     memory. At the end all work is run, so that a fault in it is raised here.
     """
-    from gpuconv.backends.cuda.runtime import nvrtc
+    from gpuconv.backends.cuda.runtime import nvrtc, tensor_map
 
     machine = Machine(tuple(gpus), schedule, peer_access)
-    before, ours = (nvrtc.compile_cubin, nvrtc.find_cubin), module(machine)
+    before, ours = (nvrtc.compile_cubin, nvrtc.find_cubin, tensor_map.driver), module(machine)
     with use(machine), replaced({"cupy": ours, "cupy.cuda.nccl": ours.cuda.nccl}):
         nvrtc.compile_cubin = nvrtc.find_cubin = modules.compile_cubin
+        tensor_map.driver = lambda: driver
         forget()
         try:
             yield machine
             machine.run_all()
         finally:
-            nvrtc.compile_cubin, nvrtc.find_cubin = before
+            nvrtc.compile_cubin, nvrtc.find_cubin, tensor_map.driver = before
             forget()
 
 
@@ -102,9 +103,10 @@ def forget() -> None:
     """Clear gpuconv's caches that depend on the machine."""
     from gpuconv.backends.cuda.gemm import tuner
     from gpuconv.backends.cuda.ops import counters
-    from gpuconv.backends.cuda.runtime import branches, capability, graph, kernel
+    from gpuconv.backends.cuda.runtime import branches, capability, graph, kernel, tensor_map
 
     streams: tuple[Any, ...] = (branches._stream, graph._capture_stream)
-    for cache in (*streams, capability._capability, kernel._load, tuner._gpu, counters._new):
+    devices: tuple[Any, ...] = (capability._capability, tuner._gpu, counters._new)
+    for cache in (*streams, *devices, kernel._load, tensor_map._encoded):
         cache.cache_clear()
     kernel.forget()

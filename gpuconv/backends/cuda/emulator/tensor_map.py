@@ -8,7 +8,7 @@ import numpy as np
 
 from gpuconv.backends.cuda.emulator.array import EmulatedArray
 
-BYTES = 128  # bytes of a CUtensorMap
+TENSOR_MAP = np.dtype([("opaque", np.uint64, 16)], align=True)  # `struct TensorMap`, a CUtensorMap
 _MAGIC = 0x70616D726F736E74
 _LAYOUT = np.dtype(
     [
@@ -26,34 +26,49 @@ _LAYOUT = np.dtype(
 
 
 def tensor_map(array: EmulatedArray, box: Sequence[int], swizzle: int = 0) -> np.void:
-    """The tensor map of an array, for a kernel that copies boxes of it. The limits are those of cuTensorMapEncodeTiled.
+    """The tensor map of an array, for a kernel that copies boxes of it.
 
     box: a box's extent in each of the array's dimensions, 1 to 256 each, the last one a multiple of 16 bytes. swizzle:
     0, or 32, 64 or 128 bytes, which the last extent must not exceed. Raises ValueError.
     """
-    rank, item = array.ndim, array.dtype.itemsize
-    line = box[-1] * item if len(box) else 0
+    base = array.ctypes.data
+    expect_mappable(base, array.shape, array.strides, array.dtype.itemsize, box, swizzle)
+    return packed(base, array.shape, array.strides, array.dtype.itemsize, box, swizzle)
+
+
+def expect_mappable(
+    base: int, shape: Sequence[int], strides: Sequence[int], itemsize: int, box: Sequence[int], swizzle: int
+) -> None:
+    """Raise ValueError beyond the limits of cuTensorMapEncodeTiled. base: the array's address. strides: in bytes."""
+    rank = len(shape)
+    line = box[-1] * itemsize if len(box) else 0
     if not 2 <= rank <= 5 or len(box) != rank:
         raise ValueError(f"a tensor map takes 2 to 5 dimensions and an extent for each, received {rank} and {len(box)}")
     if not all(1 <= extent <= 256 for extent in box):
         raise ValueError(f"a box has extents from 1 to 256, received {tuple(box)}")
     if line % 16:
-        raise ValueError(f"a box's last extent is a multiple of 16 bytes, received {box[-1]} numbers of {item} bytes")
+        raise ValueError(
+            f"a box's last extent is a multiple of 16 bytes, received {box[-1]} numbers of {itemsize} bytes"
+        )
     if swizzle not in (0, 32, 64, 128) or (swizzle and line > swizzle):
         raise ValueError(
             f"swizzle is 0, or 32, 64 or 128 bytes and at least a box's line of {line}, received {swizzle}"
         )
-    host = np.asarray(array)
-    if any(stride % 16 for stride in host.strides[:-1]) or host.strides[-1] != item:
+    if 0 in shape:
+        raise ValueError(f"a tensor map takes an array with elements, received shape {tuple(shape)}")
+    if base % 16 or any(stride % 16 for stride in strides[:-1]) or strides[-1] != itemsize:
         raise ValueError(
-            f"an array's rows begin at multiples of 16 bytes and have no gaps, received strides {host.strides}"
+            "an array and its rows begin at multiples of 16 bytes and have no gaps, received address "
+            f"{base:#x} and strides {tuple(strides)}"
         )
-    packed = np.zeros((), _LAYOUT)
-    packed["magic"], packed["base"], packed["rank"] = _MAGIC, host.ctypes.data, rank
-    packed["element_bytes"], packed["swizzle"] = item, swizzle
-    packed["size"][:rank], packed["box"][:rank], packed["stride"][:rank] = (
-        host.shape[::-1],
-        box[::-1],
-        host.strides[::-1],
-    )
-    return np.frombuffer(packed.tobytes().ljust(BYTES, b"\0"), f"V{BYTES}")[0]
+
+
+def packed(
+    base: int, shape: Sequence[int], strides: Sequence[int], itemsize: int, box: Sequence[int], swizzle: int
+) -> np.void:
+    """The map of an array within the limits; arguments as in `expect_mappable`."""
+    rank, fields = len(shape), np.zeros((), _LAYOUT)
+    fields["magic"], fields["base"], fields["rank"] = _MAGIC, base, rank
+    fields["element_bytes"], fields["swizzle"] = itemsize, swizzle
+    fields["size"][:rank], fields["box"][:rank], fields["stride"][:rank] = shape[::-1], box[::-1], strides[::-1]
+    return np.frombuffer(fields.tobytes().ljust(TENSOR_MAP.itemsize, b"\0"), TENSOR_MAP)[0]
