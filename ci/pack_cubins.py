@@ -58,12 +58,12 @@ def launched_by(net: str, precision: str) -> Iterator[Job]:
     yield from dict.fromkeys((module.path.name, tuple(module.defines.items())) for module in modules)
 
 
-def of_the_ladder() -> Iterator[Job]:
+def of_the_hopper_checks() -> Iterator[Job]:
     """The kernels of the part "hopper"."""
-    from ci.gate import rungs
+    from ci.gate.hopper_kernels import algorithms, ring, warpgroup
 
-    for module in dict.fromkeys(rungs.modules()):
-        shipped = module.path.parent != rungs.KERNELS
+    for module in dict.fromkeys((*warpgroup.modules(), ring.module(), *algorithms.modules())):
+        shipped = module.path.parent != warpgroup.KERNELS
         yield module.path.name if shipped else str(module.path), tuple(module.defines.items())
 
 
@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     jobs = variants_of(options.file, options.arch)
     if not options.file:
         jobs += [job for net in NETS for precision in ("bfloat16", "float32") for job in launched_by(net, precision)]
-        jobs += of_the_ladder() if options.arch == "sm_90a" else []
+        jobs += of_the_hopper_checks() if options.arch == "sm_90a" else []
     jobs = list(dict.fromkeys(jobs))
     if not jobs:
         parser.error(f"no kernel file is named {options.file!r}")

@@ -5,7 +5,7 @@ commands   children with time limits
 schedule   parts and their checks, one after another, each with a time limit
 tree       the copy of the repository that the checks run in
 start, right, fast, questions, hopper   the checks
-experiments, rungs, unpooled            programs that the checks run in children
+experiments, hopper_kernels, unpooled   programs that the checks run in children
 bench      the benchmark's command line and records, for the checks
 order      the parts and the time limit of each
 """

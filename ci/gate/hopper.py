@@ -1,21 +1,20 @@
-"""The ladder for the first Hopper GPU: smallest pieces first, so that the first failing rung identifies the faulty
-piece."""
+"""The kernels for Hopper, smallest pieces first, so that the first failing check identifies the faulty piece."""
 
 from __future__ import annotations
 
 from ci.gate.commands import Gate
+from ci.gate.hopper_kernels import NOTHING
 from ci.gate.results import FailedError, LateError, NotReachedError
-from ci.gate.rungs import NOTHING
 from ci.gate.schedule import Body, Found
 
-_KEPT = 120  # lines of a rung's output in the record; the logs have all of it
+_KEPT = 120  # lines of a check's output in the record; the logs have all of it
 
 
-def rung(name: str) -> Body:
+def check_of(name: str) -> Body:
     def check(gate: Gate, seconds: float) -> Found:
         if gate.facts.get("arch") != "sm_90a":
             raise NotReachedError(f"it needs compute capability 9.0, this GPU takes {gate.facts.get('arch')}")
-        words = ["-m", "ci.gate.rungs", name, "--device", gate.device, *(["--small"] if gate.small else [])]
+        words = ["-m", "ci.gate.hopper_kernels", name, "--device", gate.device, *(["--small"] if gate.small else [])]
         done = gate.ask(f"hopper/{name}.log", words, seconds, GPUCONV_AUTOTUNE="1")
         details = {"printed": done.text.splitlines()[-_KEPT:]}
         if done.late:

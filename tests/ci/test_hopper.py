@@ -1,4 +1,4 @@
-"""The ladder for the first Hopper GPU: its rungs without one, and what a broken one prints."""
+"""The checks of the kernels for Hopper, without such a GPU, and what a failing one prints."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 
 from ci.gate import __main__ as command_line
-from ci.gate import hopper, rungs
+from ci.gate import hopper
 from ci.gate.commands import Done, Gate
+from ci.gate.hopper_kernels import NOTHING, algorithms, warpgroup
+from ci.gate.hopper_kernels.__main__ import CHECKS
+from ci.gate.hopper_kernels.__main__ import main as run_check
+from ci.gate.hopper_kernels.wrong_values import differences, ranges
 from ci.gate.results import FailedError, LateError, NotReachedError
 from gpuconv.algorithms import ALGORITHMS
 from gpuconv.backends.cuda import cache
@@ -27,9 +31,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.kernels
-@pytest.mark.parametrize("rung", ["k-major", "mn-major", "ring"])
-def test_every_rung_passes_on_the_emulator(rung, capsys):
-    assert rungs.RUNGS[rung]("emulated", True) == 0
+@pytest.mark.parametrize("name", ["k-major", "mn-major", "ring"])
+def test_every_check_passes_on_the_emulator(name, capsys):
+    assert CHECKS[name]("emulated", True) == 0
     *cases, end = capsys.readouterr().out.splitlines()
     assert cases
     assert all(case.endswith(": PASS") for case in cases)
@@ -44,8 +48,8 @@ def test_a_tile_that_is_read_from_elsewhere_prints_from_where(monkeypatch, capsy
         moved[[3, 4], 8:] = moved[[4, 3], 8:]
         return (np.asarray(a, np.float64) @ moved.T).astype(np.float32)
 
-    monkeypatch.setattr(rungs, "multiplied", misread)
-    assert rungs.tiles("cuda", (0,), True) == 1
+    monkeypatch.setattr(warpgroup, "multiplied", misread)
+    assert warpgroup.check("cuda", (0,), True) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "bfloat16 64x64, A and B K-major, 128-byte swizzle: FAIL"
     assert "    columns 3-4" in lines
@@ -60,9 +64,9 @@ def test_a_product_that_hangs_is_named_by_the_last_line(monkeypatch, capsys):
     def hang(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(rungs, "multiplied", hang)
-    monkeypatch.setattr("sys.argv", ["rungs", "mn-major", "--small"])
-    assert rungs.main() == 130
+    monkeypatch.setattr(warpgroup, "multiplied", hang)
+    monkeypatch.setattr("sys.argv", ["hopper_kernels", "mn-major", "--small"])
+    assert run_check() == 130
     captured = capsys.readouterr()
     assert captured.out == "bfloat16 64x64, A K-major, B MN-major, 128-byte swizzle: "
     assert not captured.err
@@ -72,7 +76,7 @@ def test_wrong_values_are_described_in_lines_of_text():
     expected, found = np.zeros((2, 3, 4)), np.zeros((2, 3, 4))
     found[0, 1:, 2] = 7, np.nan
     found[1, 2, 0] = -1
-    assert rungs.what_is_wrong(expected, found) == [
+    assert differences(expected, found) == [
         "    3 of 24 values are wrong, 1 are NaN",
         "    rows 1-2, 5",
         "    columns 0, 2",
@@ -80,7 +84,7 @@ def test_wrong_values_are_described_in_lines_of_text():
         "    [2, 2] is nan, expected 0",
         "    [5, 0] is -1, expected 0",
     ]
-    assert rungs.ranges(range(0, 60, 2)).endswith("20, 22 and 18 more")
+    assert ranges(range(0, 60, 2)).endswith("20, 22 and 18 more")
 
 
 @pytest.mark.slow
@@ -94,7 +98,7 @@ def test_a_direction_is_proved_on_the_stand_in_or_says_why_not(monkeypatch, tmp_
     planted = proving.planted(fault if fault != "hangs" else "none")
     with standin.installed(["90"]), new_family(), planted, monkeypatch.context() as patch:
         patch.setattr(plan, "unproved", lambda *asked: [e for e in unproved(*asked) if e.algorithm.name == NAME])
-        status = rungs.direction("fprop", "cuda", True)
+        status = algorithms.check("fprop", "cuda", True)
     prover.close()
     lines = capsys.readouterr().out.splitlines()
     assert status == (0 if fault == "none" else 1)
@@ -115,7 +119,7 @@ def test_a_direction_is_proved_on_the_stand_in_or_says_why_not(monkeypatch, tmp_
 @pytest.mark.parametrize("way", ["fprop", "dgrad", "wgrad"])
 def test_wgmma_is_proved_in_every_direction_on_the_stand_in(way):
     """In a child that has the stand-in's GPU too."""
-    words = ["-m", "tests.standin", "-m", "ci.gate.rungs", way, "--small"]
+    words = ["-m", "tests.standin", "-m", "ci.gate.hopper_kernels", way, "--small"]
     done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     tiles = sum(each.family == "wgmma" and f"conv2d_{way}" in each.kernels for each in ALGORITHMS)
@@ -124,7 +128,7 @@ def test_wgmma_is_proved_in_every_direction_on_the_stand_in(way):
 
 
 def test_an_algorithm_that_hangs_costs_one_time_limit(monkeypatch, capsys):
-    """Ten seconds each, it would use up the rung's time, and the other algorithms would not be reached."""
+    """Ten seconds each, it would use up the check's time, and the other algorithms would not be reached."""
     asked = []
 
     def prove(product, candidate, place):
@@ -133,24 +137,26 @@ def test_an_algorithm_that_hangs_costs_one_time_limit(monkeypatch, capsys):
         return Verdict(not hangs, "the prover did not answer within 10 s" if hangs else "good", 10.0, True)
 
     monkeypatch.setattr(proofs, "prove", prove)
-    assert rungs.direction("wgrad", "emulated", False) == 1
+    assert algorithms.check("wgrad", "emulated", False) == 1
     lines = capsys.readouterr().out.splitlines()
     assert asked.count("wgmma-128x256") == 1
-    assert asked.count("wgmma-128x128") == len([*rungs.products("wgrad", False)])
+    assert asked.count("wgmma-128x128") == len([*algorithms.products("wgrad", False)])
     skipped = [line for line in lines if line.startswith("SKIP wgmma-128x256 wgrad ")]
     assert len(skipped) == asked.count("wgmma-128x128") - 1
     assert lines[-1] == f"1 of {len(asked)} proofs of wgrad fail"
 
 
 def test_only_bfloat16_proves_every_finish():
-    """The other dtypes prove one, which halves the work, so that the rung fits in its two minutes."""
-    assert [len(rungs.finishes("fprop", dtype, False)) for dtype in ("bfloat16", "float16")] == [4, 1]
-    assert len(rungs.finishes("wgrad", "bfloat16", False)) == len(rungs.finishes("fprop", "bfloat16", True)) == 1
+    """The other dtypes prove one, which halves the work, so that the check fits in its two minutes."""
+    assert [len(algorithms.finishes("fprop", dtype, False)) for dtype in ("bfloat16", "float16")] == [4, 1]
+    assert (
+        len(algorithms.finishes("wgrad", "bfloat16", False)) == len(algorithms.finishes("fprop", "bfloat16", True)) == 1
+    )
 
 
 def test_a_direction_without_anything_to_prove_counts_as_not_reached(monkeypatch, capsys):
     monkeypatch.setattr(plan, "unproved", lambda *asked: ())
-    assert rungs.direction("dgrad", "emulated", True) == rungs.NOTHING
+    assert algorithms.check("dgrad", "emulated", True) == NOTHING
     assert capsys.readouterr().out == "no algorithm of dgrad is to be proved\n"
 
 
@@ -159,15 +165,15 @@ def test_a_direction_without_anything_to_prove_counts_as_not_reached(monkeypatch
     [
         (Done(0, "PASS a\nall 1 pass\n", 1.0), None),
         (Done(1, "FAIL a\n1 of 1 fail\n", 1.0), FailedError),
-        (Done(rungs.NOTHING, "nothing\n", 1.0), NotReachedError),
+        (Done(NOTHING, "nothing\n", 1.0), NotReachedError),
         (Done(-9, "PASS a\n", 60.0, late=True), LateError),
     ],
     ids=["passes", "fails", "nothing", "late"],
 )
-def test_a_rung_s_output_is_in_the_record(tmp_path, monkeypatch, done, error):
+def test_the_output_of_a_check_is_in_the_record(tmp_path, monkeypatch, done, error):
     gate = Gate(tmp_path, tmp_path, tmp_path, facts={"arch": "sm_90a"})
     monkeypatch.setattr(Gate, "ask", lambda self, log, words, seconds, **environment: done)
-    check = hopper.rung("ring")
+    check = hopper.check_of("ring")
     if error is None:
         assert check(gate, 60.0) == ("all 1 pass", {"printed": ["PASS a", "all 1 pass"]})
         return
@@ -176,15 +182,15 @@ def test_a_rung_s_output_is_in_the_record(tmp_path, monkeypatch, done, error):
     assert raised.value.details == {"printed": done.text.splitlines()}
 
 
-def test_a_gpu_of_another_architecture_does_not_reach_a_rung(tmp_path):
+def test_a_gpu_of_another_architecture_does_not_reach_a_check(tmp_path):
     gate = Gate(tmp_path, tmp_path, tmp_path, facts={"arch": "sm_100a"})
     with pytest.raises(NotReachedError, match=r"needs compute capability 9\.0, this GPU takes sm_100a"):
-        hopper.rung("ring")(gate, 60.0)
+        hopper.check_of("ring")(gate, 60.0)
 
 
 def test_the_part_is_run_only_when_named():
     assert [part.name for part in command_line.chosen(["hopper"])] == ["start", "hopper"]
     (part,) = [part for part in command_line.chosen(["hopper"]) if part.name == "hopper"]
     assert part.minutes == 6
-    assert [check.name for check in part.checks] == [*rungs.RUNGS]
+    assert [check.name for check in part.checks] == [*CHECKS]
     assert "hopper" not in [part.name for part in command_line.chosen([])]

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from ci import pack_cubins
-from ci.gate import rungs, start
+from ci.gate import start
 from ci.gate.commands import Gate
+from ci.gate.hopper_kernels import algorithms, warpgroup
 from ci.gate.results import FailedError, NotReachedError
 from gpuconv.backends.cuda.gemm.plan import plan, unproved
 from gpuconv.backends.cuda.gemm.proofs import trusting
@@ -92,17 +93,17 @@ def test_every_kernel_of_the_gates_nets_is_packed():
     assert {"conv2d_fprop_mma.cu", "conv2d_dgrad_mma.cu", "conv2d_wgrad_mma.cu", "optimizer.cu"} <= set(jobs)
 
 
-@pytest.mark.parametrize("direction", rungs.DIRECTIONS)
-def test_the_kernels_that_the_hopper_ladder_runs_are_packed(direction):
+@pytest.mark.parametrize("direction", algorithms.DIRECTIONS)
+def test_the_kernels_that_the_hopper_checks_run_are_packed(direction):
     """Those of a proof, by the algorithm to be proved and by the one that it is compared with, for every finish."""
-    packed = {*pack_cubins.variants_of(), *pack_cubins.of_the_ladder()}
-    problem = rungs.problems(small=True)[0]
-    for dtype in rungs.HALVES:
-        for finish in rungs.finishes(direction, dtype, small=False):
-            product = rungs.product_to_prove(direction, problem, finish, dtype)
+    packed = {*pack_cubins.variants_of(), *pack_cubins.of_the_hopper_checks()}
+    problem = algorithms.problems(small=True)[0]
+    for dtype in warpgroup.HALVES:
+        for finish in algorithms.finishes(direction, dtype, small=False):
+            product = algorithms.product_to_prove(direction, problem, finish, dtype)
             reference = plan(product, "auto", 90).algorithm.name
             for candidate in unproved(product, 90):
-                asked = replace(rungs.question_of(product, candidate, "emulated"), against=reference)
+                asked = replace(algorithms.question_of(product, candidate, "emulated"), against=reference)
                 with launches.recorded(execute=False) as found, trusting():
                     proof = Proof(asked)
                     called(asked, asked.algorithm, proof._random, Form(), finish)

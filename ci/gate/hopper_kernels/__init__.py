@@ -1,0 +1,16 @@
+"""The checks of the part "hopper", smallest pieces first: python -m ci.gate.hopper_kernels NAME --device cuda
+
+k-major   products of one warpgroup with both operands K-major
+mn-major  likewise with an operand, or both, MN-major
+ring      a ring of stages between a producer and two consumers, by mbarriers
+fprop, dgrad, wgrad   the algorithms that no GPU has run: proved, timed; what is wrong with a refuted one
+
+Prints a line for each case, and where one fails what it takes to mend it. Status 0 if all pass, 1 if one fails, 4 if
+there is nothing to run.
+
+warpgroup, ring, algorithms   the checks
+wrong_values                  describes wrong results
+printing                      the line of a case, and the last line
+"""
+
+NOTHING = 4  # the status if there is nothing to run

@@ -1,0 +1,32 @@
+"""A ring of stages in shared memory, between a producer and two consumers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import gpuconv as gc
+from ci.gate.hopper_kernels.printing import begin, ended
+from ci.gate.hopper_kernels.warpgroup import KERNELS
+from ci.gate.hopper_kernels.wrong_values import differences
+from gpuconv.backends.cuda.runtime.kernel import Module, load
+
+
+def module() -> Module:
+    """The kernels of the check."""
+    return load(KERNELS / "warpgroups.cu")
+
+
+def check(device: str, small: bool) -> int:
+    failed, sizes, size, blocks = 0, (1, 3) if small else (1, 2, 3, 4, 7, 10, 100, 1000), 512, 2
+    for count in sizes:
+        begin(f"{count} tiles through a ring of 3 stages")
+        x = np.random.default_rng(count).integers(-9, 10, (count, size)).astype(np.float32)
+        y = gc.asarray(np.full((blocks * 2, size), np.nan, np.float32), device)
+        module().kernel("correct")(blocks, 384, y, gc.asarray(x, device), count)
+        found, expected = gc.to_numpy(y), np.broadcast_to(x.sum(0), (blocks * 2, size))
+        right = np.array_equal(found, expected)
+        print("PASS" if right else "FAIL", flush=True)
+        if not right:
+            failed += 1
+            print(*differences(expected, found), sep="\n", flush=True)
+    return ended(failed, len(sizes), "rings")
