@@ -117,7 +117,7 @@ def _new(options: argparse.Namespace, settings: run_settings.Settings) -> Sessio
 def _stored(options: argparse.Namespace, directory: str) -> Session:
     """The session of a run, or with --repeat of a new run that repeats it."""
     from gpuconv import checkpoint, live
-    from gpuconv.live import legs
+    from gpuconv.live import setting_changes
     from gpuconv.training import RunDirectory
     from gpuconv.training.stored import state
 
@@ -134,7 +134,7 @@ def _stored(options: argparse.Namespace, directory: str) -> Session:
     with user_errors():
         last = state(checkpoint.load(run_directory.last).state, run_directory.last)
         if options.repeat:
-            name, repeat = Path(directory).name, legs.changes_of(last["records"])
+            name, repeat = Path(directory).name, setting_changes.changes_of(last["records"])
             return live.Session(sets, settings, device=device, why=why, name=name, repeat=repeat)
         return live.Session(sets, last["settings"], device=device, why=why, run_dir=Path(directory))
 

@@ -7,8 +7,8 @@ import secrets
 import socket
 from collections.abc import Callable
 
-from gpuconv.live.legs import Sets
 from gpuconv.live.security import is_loopback
+from gpuconv.live.segment import Sets
 from gpuconv.live.session import Session
 
 __all__ = ["Session", "Sets", "serve"]

@@ -55,13 +55,13 @@ def application(session: Session, *, host: str = "127.0.0.1", token: str | None 
 
     async def image(request: Request) -> Response:
         _expect_type(request, "application/octet-stream")
-        shape = session.leg.net.input_shape
+        shape = session.segment.net.input_shape
         image, conversion = await asyncio.to_thread(controls.read_image, await request.body(), shape)
         return await _answer(session.ask("look", image=image, title=f"your image ({conversion})"))
 
     async def drawing(request: Request) -> Response:
         _expect_type(request, "application/octet-stream")
-        image = controls.read_drawing(await request.body(), session.leg.net.input_shape)
+        image = controls.read_drawing(await request.body(), session.segment.net.input_shape)
         return await _answer(session.ask("look", image=image, title="your drawing"))
 
     routes = [

@@ -9,7 +9,7 @@ import numpy as np
 from gpuconv import backends
 from gpuconv.inspect.maps import MAPS, stages
 from gpuconv.live import pictures, snapshots
-from gpuconv.live.legs import Leg
+from gpuconv.live.segment import Segment
 
 NONE = "none"
 KINDS = (NONE, *MAPS)
@@ -34,15 +34,15 @@ class Attribution:
     def unfinished(self) -> bool:
         return self._work is not None
 
-    def advance(self, leg: Leg, image: np.ndarray) -> bytes | None:
+    def advance(self, segment: Segment, image: np.ndarray) -> bytes | None:
         """The map after one more piece of work; None if there is nothing to do."""
-        steps = leg.trainer.steps
+        steps = segment.trainer.steps
         if self._work is None:
             if self.kind == NONE or self._made == steps:
                 return None
-            x = snapshots.given(leg, image[None])
-            self._made, self._target = steps, int(backends.to_numpy(leg.net.infer(x)).argmax())
-            self._work = stages(self.kind, leg.net, x, target=self._target, batch=BATCH)
+            x = snapshots.given(segment, image[None])
+            self._made, self._target = steps, int(backends.to_numpy(segment.net.infer(x)).argmax())
+            self._work = stages(self.kind, segment.net, x, target=self._target, batch=BATCH)
         head = {"map": self.kind, "target": self._target, "step": self._made, "error": ""}
         try:
             found = next(self._work, None)

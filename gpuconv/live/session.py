@@ -19,10 +19,10 @@ import numpy as np
 from gpuconv import checkpoint as checkpoints
 from gpuconv.layers.saving import NOTES
 from gpuconv.layers.sequential import Sequential
-from gpuconv.live import controls, legs, saved
+from gpuconv.live import controls, saved, segment, setting_changes
 from gpuconv.live.hub import Hub
-from gpuconv.live.legs import Sets
 from gpuconv.live.mailbox import Mailbox
+from gpuconv.live.segment import Sets
 from gpuconv.live.speed import Speed
 from gpuconv.live.view import View
 from gpuconv.shell import command
@@ -35,7 +35,7 @@ from gpuconv.types import Record
 
 TRAINING, PAUSED, ENDED, FAILED = "training", "paused", "finished", "failed"
 REQUESTS = ("greet", "pause", "step", "go", "change", "restart", "save", "load", "look", "explain")
-NEXT, CLOSED = "another leg follows", "closed"  # why a leg ends; CLOSED: the server ends
+NEXT, CLOSED = "another segment follows", "closed"  # why a segment ends; CLOSED: the server ends
 
 
 class Session(Callback):
@@ -71,7 +71,7 @@ class Session(Callback):
         hub: Hub | None = None,
     ) -> None:
         self.sets, self.device, self.why, self.home, self.name = sets, device, why, home, name
-        self.leg = legs.make(recipe, sets, device, prepare=prepare)
+        self.segment = segment.make(recipe, sets, device, prepare=prepare)
         self.view = View(sets, hub or Hub(), self.state)
         self.phase, self.message = (TRAINING, "") if run_dir is None else (PAUSED, "")
         self.spent = 0.0  # seconds in the callbacks, without pauses
@@ -135,10 +135,10 @@ class Session(Callback):
                 self._serve(wait=not self.view.attribution.unfinished)
 
     def _train(self) -> None:
-        """Train one leg, from the current state to its end or the next change."""
+        """Train one segment, from the current state to its end or the next change."""
         self.say(f"run {self.run_dir}, from step {self.trainer.steps}")
         try:
-            self.leg.fit(self.run_dir, self._resume, [self])
+            self.segment.fit(self.run_dir, self._resume, [self])
         except Exception as error:  # any error: the page shows it, and a new run can be started
             self.phase, self.message = FAILED, str(error) or type(error).__name__
             self.say(f"failed: {self.message}")
@@ -153,7 +153,7 @@ class Session(Callback):
         self._show_all()
 
     def _turn(self) -> None:
-        """Do the work of a request that has to be done between two legs."""
+        """Do the work of a request that has to be done between two segments."""
         do, self._next = self._next, None
         try:
             assert do is not None
@@ -184,7 +184,7 @@ class Session(Callback):
         return max(1, self._repeat[0][0] - trainer.steps)
 
     def on_start(self, trainer: RunState) -> None:
-        """`trainer` begins or continues a leg."""
+        """`trainer` begins or continues a segment."""
         self._began = time.perf_counter()
         self._speed.begin(trainer.steps)
         self.view.begin()
@@ -231,7 +231,7 @@ class Session(Callback):
 
     @property
     def trainer(self) -> Trainer:
-        return self.leg.trainer
+        return self.segment.trainer
 
     @property
     def hub(self) -> Hub:
@@ -242,16 +242,16 @@ class Session(Callback):
         self.view.say(text)
 
     def _show_all(self) -> None:
-        self.view.show_all(self.leg, ended=self.phase == ENDED)
+        self.view.show_all(self.segment, ended=self.phase == ENDED)
 
     def _show(self) -> None:
-        self.view.show(self.leg, ended=self.phase == ENDED)
+        self.view.show(self.segment, ended=self.phase == ENDED)
 
     def state(self) -> Record:
         """What the page shows of the run: its phase, position, settings, data, and saved states."""
         trainer = self.trainer
         training = self.phase == TRAINING
-        images = self.leg.recipe["train"]["batch_size"] * trainer.accumulate
+        images = self.segment.recipe["train"]["batch_size"] * trainer.accumulate
         return {
             "phase": self.phase,
             "message": self.message,
@@ -259,7 +259,7 @@ class Session(Callback):
             "epoch": trainer.epoch,
             "batch": trainer.batch,
             "batches": trainer.batches,
-            "epochs": self.leg.recipe["epochs"],
+            "epochs": self.segment.recipe["epochs"],
             "lr": trainer.lr,
             "schedule": str(trainer.schedule),
             "per_second": self._speed.at(trainer.steps, images) if training else 0,
@@ -270,7 +270,7 @@ class Session(Callback):
             "images": len(self.sets.train),
             "tests": len(self.sets.test),
             "classes": self.sets.classes,
-            "settings": legs.settings_of(self.leg.recipe),
+            "settings": setting_changes.settings_of(self.segment.recipe),
             "saved": saved.numbers(self.run_dir),
             "shown": self.view.title,
             "kind": self.view.kind,
@@ -312,25 +312,25 @@ class Session(Callback):
         Raises ValueError or TypeError for a setting that is unknown or does not fit; then nothing has changed.
         """
         images, epoch = len(self.sets.train), self.trainer.epoch
-        recipe = legs.changed(self.leg.recipe, settings, images=images, epoch=epoch)
-        if recipe == self.leg.recipe:
+        recipe = setting_changes.changed(self.segment.recipe, settings, images=images, epoch=epoch)
+        if recipe == self.segment.recipe:
             return
-        leg = legs.make(recipe, self.sets, self.device)  # raises if something does not fit
+        new = segment.make(recipe, self.sets, self.device)  # raises if something does not fit
         if not RunDirectory(self.run_dir).last.exists():  # the run failed before its first step
-            self.leg = leg
+            self.segment = new
             return
 
         def do() -> None:
             run = RunDirectory(self.run_dir)
             with run.locked():
-                checkpoints.save(run.last, legs.carried(checkpoints.load(run.last), leg, settings))
-            self.leg = leg
+                checkpoints.save(run.last, setting_changes.carried(checkpoints.load(run.last), new, settings))
+            self.segment = new
             self._show_stored()
             self.say(f"from step {self.trainer.steps} on: {', '.join(f'{k} {v}' for k, v in settings.items())}")
             if self.phase in (ENDED, FAILED):
                 self.phase, self.message = PAUSED if self.trainer.epoch < recipe["epochs"] else ENDED, ""
 
-        self._end_leg(do)
+        self._end_segment(do)
 
     def restart(self, layers: str | None = None) -> None:
         """Start a new run.
@@ -340,19 +340,19 @@ class Session(Callback):
 
         Raises ValueError or TypeError if the list is not a valid net; the run then continues.
         """
-        kept = self.leg.recipe.get("options", {})
-        recipe = self.leg.recipe | {"options": {name: value for name, value in kept.items() if name in NOTES}}
+        kept = self.segment.recipe.get("options", {})
+        recipe = self.segment.recipe | {"options": {name: value for name, value in kept.items() if name in NOTES}}
         if layers is not None:
-            net = self.leg.net
+            net = self.segment.net
             made = controls.read_net(layers, net.input_shape, net.output_shape[-1], recipe["seed"])
             recipe["net"] = {key: value for key, value in made.items() if key != "precision"}
-        leg = legs.make(recipe, self.sets, self.device)
+        new = segment.make(recipe, self.sets, self.device)
 
         def do() -> None:
-            self.run_dir, self._resume, self.leg = RunDirectory.claim(self.home, self.name), False, leg
+            self.run_dir, self._resume, self.segment = RunDirectory.claim(self.home, self.name), False, new
             self.phase, self.message, self._allowed = TRAINING, "", 0
 
-        self._end_leg(do)
+        self._end_segment(do)
 
     def save(self) -> int:
         """Save the current state in the run's folder; returns its number there."""
@@ -378,16 +378,16 @@ class Session(Callback):
         if number not in (known := saved.numbers(self.run_dir)):
             raise ValueError(f"no checkpoint is saved as {number!r}; saved are {known or 'none'}")
         found = checkpoints.load(saved.file(self.run_dir, number))
-        leg = legs.make(found.state["settings"], self.sets, self.device)
+        new = segment.make(found.state["settings"], self.sets, self.device)
 
         def do() -> None:
             with RunDirectory(self.run_dir).locked():
                 checkpoints.save(RunDirectory(self.run_dir).last, found)
-            self.leg, self.phase, self.message, self._allowed = leg, PAUSED, "", 0
+            self.segment, self.phase, self.message, self._allowed = new, PAUSED, "", 0
             self._show_stored()
             self.say(f"went to checkpoint {number}, step {self.trainer.steps}")
 
-        self._end_leg(do)
+        self._end_segment(do)
 
     def look(
         self,
@@ -421,12 +421,12 @@ class Session(Callback):
         Returns:
             The explanation, as the page draws it (docs/explain.md).
         """
-        return self.view.explain(self.leg, layer, at)
+        return self.view.explain(self.segment, layer, at)
 
     # --- parts ---------------------------------------------------------------------------------
 
-    def _end_leg(self, do: Callable[[], None]) -> None:
-        """Run work between two legs: after the current step, or at once if no leg is running."""
+    def _end_segment(self, do: Callable[[], None]) -> None:
+        """Run work between two segments: after the current step, or at once if no segment is running."""
         if self._under_way:
             self._next = do
             self.trainer.stop(NEXT)
@@ -443,5 +443,5 @@ class Session(Callback):
         trainer.epoch, trainer.batch = found.state["epoch"], found.state["batch"]
         trainer.records = found.state["records"]
         trainer.follow_plateau()
-        if self.phase == PAUSED and trainer.epoch >= self.leg.recipe["epochs"]:
+        if self.phase == PAUSED and trainer.epoch >= self.segment.recipe["epochs"]:
             self.phase = ENDED

@@ -12,7 +12,8 @@ import numpy as np
 from gpuconv import backends, summary
 from gpuconv.live import pictures
 from gpuconv.live.controls import write_net
-from gpuconv.live.legs import CHANGE, Leg, Sets
+from gpuconv.live.segment import Segment, Sets
+from gpuconv.live.setting_changes import CHANGE
 from gpuconv.types import Array, Record
 
 POINTS = 400  # at most this many points of a curve are sent
@@ -24,7 +25,7 @@ def encode(value: object) -> bytes:
     return json.dumps(value, default=_plain, separators=(",", ":"), allow_nan=False).encode()
 
 
-def net(leg: Leg) -> Record:
+def net(segment: Segment) -> Record:
     """The net as a list of layers, and as editable text."""
     rows = [
         {
@@ -34,13 +35,13 @@ def net(leg: Leg) -> Record:
             "shape": list(layer.output_shape or ()),
             "parameters": layer.parameter_count,
         }
-        for name, layer in pictures.layers_of(leg.net).items()
+        for name, layer in pictures.layers_of(segment.net).items()
     ]
-    table = summary.rows(leg.net)
+    table = summary.rows(segment.net)
     total = sum(row.parameters for row in table)
     return {"rows": rows, "parameters": total, "mult_adds": sum(row.mult_adds for row in table)} | {
-        "text": write_net(leg.net.config()),
-        "input": list(leg.net.input_shape),
+        "text": write_net(segment.net.config()),
+        "input": list(segment.net.input_shape),
     }
 
 
@@ -66,26 +67,26 @@ def confusion(records: Sequence[Record], classes: Sequence[str]) -> Record | Non
     return None
 
 
-def picture(leg: Leg, kind: str, image: np.ndarray, truth: int | None, head: Record) -> bytes:
+def picture(segment: Segment, kind: str, image: np.ndarray, truth: int | None, head: Record) -> bytes:
     """The activations or gradients of one image, or the net's filters, by `kind`. image: uint8 (H, W, C) of the net's
     size. truth: its class, if known."""
-    x = given(leg, image[None])
-    volumes, scores = pictures.activations(leg.net, x)
+    x = given(segment, image[None])
+    volumes, scores = pictures.activations(segment.net, x)
     odds = pictures.softmax(scores[0].astype(np.float64))
     if kind == "gradients":
         label = int(odds.argmax()) if truth is None else truth
-        volumes = pictures.gradients(leg.net, x, label, leg.trainer.loss)
+        volumes = pictures.gradients(segment.net, x, label, segment.trainer.loss)
     elif kind == "filters":
-        volumes = pictures.filters(leg.net)
+        volumes = pictures.filters(segment.net)
     own = {"kind": kind, "truth": truth, "best": pictures.best(odds)}
     return pictures.pack(head | own, volumes, [pictures.small(image)])
 
 
-def examples(leg: Leg, sets: Sets) -> bytes:
+def examples(segment: Segment, sets: Sets) -> bytes:
     """Test images with their five best scores, correct and wrong ones separately."""
     images = np.asarray(sets.test.first(EXAMPLES))
     labels = sets.test.labels[: len(images)]
-    odds = pictures.softmax(backends.to_numpy(leg.net.infer(given(leg, images))).astype(np.float64))
+    odds = pictures.softmax(backends.to_numpy(segment.net.infer(given(segment, images))).astype(np.float64))
     right = odds.argmax(axis=1) == labels
     shown = [*np.flatnonzero(right)[:SHOWN], *np.flatnonzero(~right)[:SHOWN]]
     answers = [
@@ -96,9 +97,9 @@ def examples(leg: Leg, sets: Sets) -> bytes:
     return pictures.pack(head, [], [pictures.small(images[at]) for at in shown])
 
 
-def weights(leg: Leg) -> dict[str, np.ndarray]:
+def weights(segment: Segment) -> dict[str, np.ndarray]:
     """Copies of the trained parameters; `scales` compares those before and after a step."""
-    return {name: np.array(backends.to_numpy(array), np.float32) for name, array in leg.net.params().items()}
+    return {name: np.array(backends.to_numpy(array), np.float32) for name, array in segment.net.params().items()}
 
 
 def scales(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> list[Record]:
@@ -110,9 +111,9 @@ def scales(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> list[
     ]
 
 
-def given(leg: Leg, images: np.ndarray) -> Array:
+def given(segment: Segment, images: np.ndarray) -> Array:
     """uint8 images normalized for the net, in its dtype."""
-    return backends.asarray(leg.net.normalization(images), leg.net.device, leg.net.dtype)
+    return backends.asarray(segment.net.normalization(images), segment.net.device, segment.net.dtype)
 
 
 def _rms(values: np.ndarray) -> float:

@@ -14,7 +14,7 @@ from gpuconv.live import attribution, pictures, snapshots
 from gpuconv.live.attribution import Attribution
 from gpuconv.live.budget import Budget
 from gpuconv.live.hub import Hub
-from gpuconv.live.legs import Leg, Sets
+from gpuconv.live.segment import Segment, Sets
 from gpuconv.types import Record
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class View:
         return self.hub.clients > 0 and self.budget.any_due
 
     def begin(self) -> None:
-        """Start a leg: forget the weights of the previous one."""
+        """Start a segment: forget the weights of the previous one."""
         self._before = None
 
     def say(self, text: str) -> None:
@@ -57,37 +57,37 @@ class View:
         if (found := snapshots.confusion(records, self.sets.classes)) is not None:
             self.hub.put("confusion", snapshots.encode(found))
 
-    def show_all(self, leg: Leg, *, ended: bool) -> None:
+    def show_all(self, segment: Segment, *, ended: bool) -> None:
         """Send everything again, for new and current browsers."""
-        self.hub.put("net", snapshots.encode(snapshots.net(leg)))
+        self.hub.put("net", snapshots.encode(snapshots.net(segment)))
         self.hub.put("log", snapshots.encode([*self.log]))
-        self.confusion(leg.trainer.records)
+        self.confusion(segment.trainer.records)
         self.attribution.restart()
         self.budget.now()
-        self.show(leg, ended=ended)
+        self.show(segment, ended=ended)
 
-    def show(self, leg: Leg, *, ended: bool) -> None:
+    def show(self, segment: Segment, *, ended: bool) -> None:
         """Send what is due. ended: whether no step follows whose update could be measured."""
-        steps = leg.trainer.steps
+        steps = segment.trainer.steps
         if self._before is not None and steps > self._before[0]:
             (at, before), self._before = self._before, None
             if steps == at + 1:
-                self._put("scales", lambda: snapshots.encode(snapshots.scales(before, snapshots.weights(leg))))
+                self._put("scales", lambda: snapshots.encode(snapshots.scales(before, snapshots.weights(segment))))
         looks: dict[str, Callable[[], bytes | None]] = {
             "state": lambda: snapshots.encode(self.state()),
-            "curves": lambda: snapshots.encode(snapshots.curves(leg.trainer.records)),
+            "curves": lambda: snapshots.encode(snapshots.curves(segment.trainer.records)),
             "picture": lambda: snapshots.picture(
-                leg, self.kind, self.image, self.truth, {"shown": self.title, "step": steps}
+                segment, self.kind, self.image, self.truth, {"shown": self.title, "step": steps}
             ),
-            "examples": lambda: snapshots.examples(leg, self.sets),
-            "map": lambda: self.attribution.advance(leg, self.image),
+            "examples": lambda: snapshots.examples(segment, self.sets),
+            "map": lambda: self.attribution.advance(segment, self.image),
         }
         for name, make in looks.items():
             if self.budget.due(name):
                 self._put(name, make)
         if not ended and self._before is None and self.budget.due("scales"):
             with self.budget.spend("scales"):
-                self._before = steps, snapshots.weights(leg)  # the next step's update is measured
+                self._before = steps, snapshots.weights(segment)  # the next step's update is measured
 
     def _put(self, name: str, make: Callable[[], bytes | None]) -> None:
         """Make a message and send it. A failure is reported and does not stop the run."""
@@ -120,9 +120,9 @@ class View:
         self.attribution.restart()
         self.budget.now("picture", "state", "map")
 
-    def explain(self, leg: Leg, layer: str, at: list[int]) -> Record:
+    def explain(self, segment: Segment, layer: str, at: list[int]) -> Record:
         """The explanation of how one activation of the image is computed."""
-        found = explain(leg.net, snapshots.given(leg, self.image[None]), layer, at)
+        found = explain(segment.net, snapshots.given(segment, self.image[None]), layer, at)
         terms = [{"at": t.at, "input": t.input, "weight": t.weight, "product": t.product} for t in found.terms]
         weight = None if found.weight is None else found.weight.reshape(found.window.shape)
         return {

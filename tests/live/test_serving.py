@@ -21,7 +21,7 @@ import uvicorn
 from gpuconv import checkpoint
 from gpuconv.cli.main import main
 from gpuconv.layers import BatchNorm, Conv2D, Flatten, Linear, ReLU
-from gpuconv.live import legs
+from gpuconv.live import setting_changes
 from gpuconv.live.app import application
 from gpuconv.live.server import bound
 from tests.live.conftest import do
@@ -173,7 +173,7 @@ def test_a_killed_run_is_resumed_and_can_be_repeated(tmp_path):
 
 def changes(run: Path):
     file = run / "last.safetensors"
-    return legs.changes_of(checkpoint.load(file).state["records"]) if file.exists() else []
+    return setting_changes.changes_of(checkpoint.load(file).state["records"]) if file.exists() else []
 
 
 def finish(server, run):

@@ -15,7 +15,7 @@ pytest.importorskip("starlette")
 from gpuconv import backends, checkpoint
 from gpuconv.inspect.maps import stages
 from gpuconv.layers import BatchNorm, Conv2D, Dropout, Flatten, Linear, MaxPool2D, ReLU, Residual
-from gpuconv.live import attribution, legs, pictures, snapshots
+from gpuconv.live import attribution, pictures, setting_changes, snapshots
 from gpuconv.live.budget import Budget, Look
 from gpuconv.live.session import PAUSED
 from gpuconv.training import RunDirectory, schedules
@@ -71,10 +71,12 @@ def test_a_change_is_announced_stored_and_applied(open_session):
     do(session, "step")
     wait_for(session, lambda: session.trainer.steps == step + 1)
     assert session.trainer.optimizer.momentum == 0.8
-    assert session.leg.loaders["train"].batch_size == 25
+    assert session.segment.loaders["train"].batch_size == 25
     assert any(f"from step {step} on: lr 0.01" in line for line in session.view.log)
     session.close()
-    assert legs.changes_of(records_of(session.run_dir)) == [(step, {"lr": 0.01, "momentum": 0.8, "batch_size": 25})]
+    assert setting_changes.changes_of(records_of(session.run_dir)) == [
+        (step, {"lr": 0.01, "momentum": 0.8, "batch_size": 25})
+    ]
     lines = [json.loads(line) for line in (session.run_dir / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["event"] == "change"] == [step]
 
@@ -113,8 +115,8 @@ def test_a_stopped_run_and_a_repeated_one_give_the_same_bits(open_session, layer
     changes = [(7, {"lr": 0.02}), (13, {"batch_size": 30}), (15, {"optimizer": "adam", "lr": 0.003})]
     first = open_session(layers, repeat=changes, changes={"epochs": 6})
     wait_for(first, lambda: first.phase == "finished")
-    assert legs.changes_of(records_of(first.run_dir)) == changes
-    again = open_session(layers, repeat=legs.changes_of(records_of(first.run_dir)), changes={"epochs": 6})
+    assert setting_changes.changes_of(records_of(first.run_dir)) == changes
+    again = open_session(layers, repeat=setting_changes.changes_of(records_of(first.run_dir)), changes={"epochs": 6})
     wait_for(again, lambda: again.phase == "finished")
     assert weights_of(again) == weights_of(first)
     stopped = open_session(layers, start=False, repeat=changes, changes={"epochs": 6})
@@ -137,7 +139,7 @@ def test_refused_changes_change_nothing(open_session):
     session = open_session(CONV)
     wait_for(session, lambda: session.trainer.steps > 3)
     do(session, "pause")
-    step, recipe = session.trainer.steps, session.leg.recipe
+    step, recipe = session.trainer.steps, session.segment.recipe
     for settings, message in [
         ({"lr": -1.0}, "lr"),
         ({"lr": "0.1"}, "lr"),
@@ -153,11 +155,11 @@ def test_refused_changes_change_nothing(open_session):
             do(session, "change", settings=settings)
     with pytest.raises((ValueError, TypeError)):
         do(session, "change", settings=3)
-    assert (session.trainer.steps, session.leg.recipe) == (step, recipe)
+    assert (session.trainer.steps, session.segment.recipe) == (step, recipe)
 
 
 def test_a_run_in_use_by_another_process_can_be_viewed_but_not_changed(open_session):
-    """`fit` holds the run's lock, and a change between two legs of a run needs it too."""
+    """`fit` holds the run's lock, and a change between two segments of a run needs it too."""
     writer = open_session(CONV)
     wait_for(writer, lambda: writer.trainer.steps > 3)
     assert do(writer, "save") == 1
@@ -198,7 +200,7 @@ def test_an_edited_net_starts_a_new_run_and_an_invalid_one_names_its_layer(open_
     assert session.run_dir == first
     do(session, "restart", layers='[{"layer": "Flatten"}, {"layer": "Linear", "out_features": 10}]')
     wait_for(session, lambda: session.run_dir != first and session.trainer.steps > 3)
-    assert [type(layer).__name__ for layer in session.leg.net] == ["Input", "Flatten", "Linear"]
+    assert [type(layer).__name__ for layer in session.segment.net] == ["Input", "Flatten", "Linear"]
 
 
 def test_the_written_form_of_a_net_is_read_back():
@@ -215,7 +217,7 @@ def test_a_run_can_return_to_a_saved_checkpoint(open_session):
     wait_for(session, lambda: session.trainer.steps > 3)
     do(session, "pause")
     step = session.trainer.steps
-    weight = np.array(session.leg.net["fc1"]["weight"])
+    weight = np.array(session.segment.net["fc1"]["weight"])
     assert do(session, "save") == 1
     do(session, "go")
     wait_for(session, lambda: session.trainer.steps > step + 5)
@@ -223,7 +225,7 @@ def test_a_run_can_return_to_a_saved_checkpoint(open_session):
         do(session, "load", number=2)
     do(session, "load", number=1)
     wait_for(session, lambda: session.trainer.steps == step)
-    assert np.array_equal(session.leg.net["fc1"]["weight"], weight)
+    assert np.array_equal(session.segment.net["fc1"]["weight"], weight)
     do(session, "step")
     wait_for(session, lambda: session.trainer.steps == step + 1)
 
@@ -350,7 +352,7 @@ def test_a_change_continues_the_epoch_and_another_optimizer_starts_with_empty_st
         do(session, "step")
         wait_for(session, lambda: session.trainer.steps == count)  # noqa: B023
     do(session, "change", settings={"batch_size": 25})
-    wait_for(session, lambda: session.leg.loaders["train"].batch_size == 25)
+    wait_for(session, lambda: session.segment.loaders["train"].batch_size == 25)
     assert session.trainer.batch == 120 // 25
     before = session.trainer.optimizer.state_dict()
     assert any(value.any() for name, value in before.items() if name != "steps")
@@ -393,7 +395,7 @@ def test_a_map_of_the_image_is_finished_while_paused(open_session, kind):
     wait_for(session, lambda: not session.view.attribution.unfinished)
     head, values = map_of(session)
     assert (head["map"], head["step"], head["error"]) == (kind, session.trainer.steps, "")
-    net, x = session.leg.net, snapshots.given(session.leg, session.view.image[None])
+    net, x = session.segment.net, snapshots.given(session.segment, session.view.image[None])
     *_, found = stages(kind, net, x, target=head["target"], batch=64)
     flat = np.abs(found).max(axis=2) if found.ndim == 3 else found
     expected = np.frombuffer(pictures.pack({}, [pictures.plane("", flat)]), np.int8)[-values.size :]

@@ -1,0 +1,114 @@
+"""A segment of a run: the steps with constant settings. A change of settings starts the next segment.
+
+A segment is made from a recipe, in the form of a run's stored settings (`training.stored`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from gpuconv.data import Augmentation, Dataset, Loader, Normalization, Samples, StreamLoader
+from gpuconv.layers import Layer
+from gpuconv.layers.saving import NOTES
+from gpuconv.layers.sequential import Sequential
+from gpuconv.training import Trainer, user_data
+from gpuconv.training.from_settings import trainer_arguments
+from gpuconv.training.protocols import CallbackLike
+from gpuconv.types import Record
+
+METRICS_EVERY = 10
+BATCH = 256  # batch size for images that are only evaluated
+
+
+@dataclasses.dataclass(frozen=True)
+class Sets:
+    """The images of a run.
+
+    Args:
+        train: Images to train on.
+        validation: Images on which each epoch is evaluated, or None.
+        test: Images to test on.
+    """
+
+    train: Dataset | Samples
+    validation: Dataset | Samples | None
+    test: Any
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the training set's classes."""
+        return [str(name) for name in self.train.classes]
+
+
+@dataclasses.dataclass
+class Segment:
+    """A trainer, and the arguments of its `fit`."""
+
+    recipe: Record
+    trainer: Trainer
+    loaders: dict[str, Any]
+
+    @property
+    def net(self) -> Any:
+        return self.trainer.net
+
+    def fit(self, run_dir: str | Path | None, resume: bool, callbacks: Sequence[CallbackLike]) -> None:
+        kept = self.recipe.get("options", {})
+        self.trainer.fit(
+            self.loaders["train"],
+            epochs=self.recipe["epochs"],
+            validation=self.loaders["validation"],
+            test=self.loaders["test"],
+            test_at_end=bool((self.recipe.get("test") or {}).get("at_end", self.loaders["validation"] is not None)),
+            callbacks=callbacks,
+            run_dir=run_dir,
+            resume=resume,
+            metrics_every=self.recipe.get("metrics_every", METRICS_EVERY),
+            settings={name: value for name, value in kept.items() if name not in NOTES},
+            progress=False,
+        )
+
+
+def make(recipe: Record, sets: Sets, device: str, *, prepare: Callable[[Sequential], None] | None = None) -> Segment:
+    """The segment of a recipe, with initial weights drawn by its seed. prepare: called on the new net.
+
+    Raises ValueError, TypeError or DataError if something does not fit, before anything changes."""
+    net = Layer.from_config(recipe["net"], device=device, precision=recipe["precision"])
+    if prepare:
+        prepare(net)
+    trainer = Trainer(net, **trainer_arguments(recipe), metrics=["confusion"])
+    noted = recipe.get("options", {})
+    known = Normalization(noted["mean"], noted["std"]) if "mean" in noted else None
+    normalization = known or Normalization.from_dataset(sets.train)
+    net.classes, net.normalization = sets.classes, normalization
+    loaders: dict[str, Any] = {}
+    for part in ("train", "validation", "test"):
+        data, kept = getattr(sets, part), recipe.get(part) or {}
+        loaders[part] = None if data is None else _loader(data, kept, part, net, normalization, recipe["seed"])
+        if data is not None:
+            user_data.expect(part, loaders[part], net, trainer.loss)
+    # As `fit` will set them: the learning rate, which the page shows before that, depends on them.
+    trainer.epochs, trainer.batches = recipe["epochs"], math.ceil(len(loaders["train"]) / trainer.accumulate)
+    return Segment(recipe, trainer, loaders)
+
+
+def _loader(
+    data: Any, kept: Record, part: str, net: Sequential, normalization: Normalization | None, seed: int
+) -> Loader:
+    kind = Loader if isinstance(data, Dataset) else StreamLoader
+    size = kept.get("batch_size", BATCH)
+    return kind(
+        data,
+        min(size, len(data)) if part == "train" else size,
+        normalization=normalization,
+        seed=kept.get("seed", seed if part == "train" else 0),
+        augmentation=Augmentation.parse(kept.get("augmentation", "none")),
+        shuffle=kept.get("shuffle", part == "train"),
+        drop_last=kept.get("drop_last", False),
+        device=net.device,
+        dtype=net.dtype,
+    )
