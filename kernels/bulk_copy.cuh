@@ -3,6 +3,7 @@
 //   mbarrier_arrive_expecting(&full, 4096);   // loads report their bytes to an mbarrier (mbarrier.cuh)
 //   bulk_load(tile, x, 4096, &full);          // a multiple of 16 bytes, from and to addresses aligned to 16
 //   tensor_load(tile, map, &full, {c, w, n}); // the box of a TensorMap at these coordinates, innermost first; zeros outside
+//   tensor_load_multicast(tile, map, &full, {c, w, n}, 0b11);  // the box to both blocks of a cluster (cluster.cuh)
 //   mbarrier_wait(&full, parity);
 //
 //   fence_proxy_async();  // by each thread that wrote the tile with ordinary stores; then a barrier; then one thread:
@@ -116,6 +117,22 @@ __device__ __forceinline__ void bulk_store(void* to_global, const void* from_sha
 #endif
 }
 
+#ifndef GPUCONV_EMULATOR
+// multicast, mask: "" for this block alone, or ".multicast::cluster" and the mask's operand.
+#define GPUCONV_TENSOR_LOAD(multicast, mask, ranks, rank, coordinates, ...)                                                     \
+    asm volatile("cp.async.bulk.tensor." rank ".shared::cluster.global.tile.mbarrier::complete_tx::bytes" multicast              \
+                 " [%0], [%1, {" coordinates "}], [%2]" mask ";" ::"r"(shared_address(to_shared)), "l"(&map),                     \
+                 "r"(shared_address(barrier)), "h"(static_cast<uint16>(ranks)), __VA_ARGS__                                      \
+                 : "memory")
+#define GPUCONV_TENSOR_LOADS(...)                                                                                               \
+    if constexpr (RANK == 2) GPUCONV_TENSOR_LOAD(__VA_ARGS__, "2d", "%4, %5", "r"(at[0]), "r"(at[1]));                           \
+    else if constexpr (RANK == 3) GPUCONV_TENSOR_LOAD(__VA_ARGS__, "3d", "%4, %5, %6", "r"(at[0]), "r"(at[1]), "r"(at[2]));      \
+    else if constexpr (RANK == 4)                                                                                               \
+        GPUCONV_TENSOR_LOAD(__VA_ARGS__, "4d", "%4, %5, %6, %7", "r"(at[0]), "r"(at[1]), "r"(at[2]), "r"(at[3]));                \
+    else                                                                                                                        \
+        GPUCONV_TENSOR_LOAD(__VA_ARGS__, "5d", "%4, %5, %6, %7, %8", "r"(at[0]), "r"(at[1]), "r"(at[2]), "r"(at[3]), "r"(at[4]))
+#endif
+
 template <int RANK>
 __device__ __forceinline__ void tensor_load(void* to_shared, const TensorMap& map, Mbarrier* barrier,
                                             const int (&at)[RANK] GPUCONV_CALLER) {
@@ -124,18 +141,27 @@ __device__ __forceinline__ void tensor_load(void* to_shared, const TensorMap& ma
     emulated::add_pieces(map, to_shared, at, GPUCONV_SITE);
     gpuconv_bulk_load(barrier, GPUCONV_SITE);
 #else
-#define GPUCONV_TENSOR_LOAD(rank, coordinates, ...)                                                                                \
-    asm volatile("cp.async.bulk.tensor." rank ".shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {" coordinates \
-                 "}], [%2];" ::"r"(shared_address(to_shared)), "l"(&map), "r"(shared_address(barrier)), __VA_ARGS__               \
-                 : "memory")
-    if constexpr (RANK == 2) GPUCONV_TENSOR_LOAD("2d", "%3, %4", "r"(at[0]), "r"(at[1]));
-    else if constexpr (RANK == 3) GPUCONV_TENSOR_LOAD("3d", "%3, %4, %5", "r"(at[0]), "r"(at[1]), "r"(at[2]));
-    else if constexpr (RANK == 4)
-        GPUCONV_TENSOR_LOAD("4d", "%3, %4, %5, %6", "r"(at[0]), "r"(at[1]), "r"(at[2]), "r"(at[3]));
-    else GPUCONV_TENSOR_LOAD("5d", "%3, %4, %5, %6, %7", "r"(at[0]), "r"(at[1]), "r"(at[2]), "r"(at[3]), "r"(at[4]));
-#undef GPUCONV_TENSOR_LOAD
+    GPUCONV_TENSOR_LOADS("", "", 0);
 #endif
 }
+
+// Copies the box to the same address of each block of the cluster whose bit in `ranks` is set, counted from the start of a
+// block's shared memory, and reports its bytes to the mbarrier at the same address there.
+template <int RANK>
+__device__ __forceinline__ void tensor_load_multicast(void* to_shared, const TensorMap& map, Mbarrier* barrier,
+                                                      const int (&at)[RANK], uint32 ranks GPUCONV_CALLER) {
+    static_assert(RANK >= 2 && RANK <= 5, "2 to 5 dimensions");
+#ifdef GPUCONV_EMULATOR
+    gpuconv_fail("clusters are not emulated yet", GPUCONV_SITE);
+#else
+    GPUCONV_TENSOR_LOADS(".multicast::cluster", ", %3", ranks);
+#endif
+}
+
+#ifndef GPUCONV_EMULATOR
+#undef GPUCONV_TENSOR_LOADS
+#undef GPUCONV_TENSOR_LOAD
+#endif
 
 template <int RANK>
 __device__ __forceinline__ void tensor_store(const TensorMap& map, const void* from_shared, const int (&at)[RANK] GPUCONV_CALLER) {

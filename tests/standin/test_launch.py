@@ -42,6 +42,7 @@ WRONG = [
     lambda device: {"y": array(device, 17, np.uint8)[1:].view(np.float32)},
     lambda device: {"grid": (1, 70000)},
     lambda device: {"grid": -1},
+    lambda device: {"name": "paired", "grid": 3},
     lambda device: {"block": 2000},
     lambda device: {"block": (32, 64)},
     lambda device: {"block": 0},
@@ -51,10 +52,11 @@ WRONG = [
 
 
 def refusal(device, change):
-    arguments = {"grid": 1, "block": 4, "y": array(device), "value": 1.5, "n": 4, "shared": 0, **change(device)}
-    grid, block, shared = (arguments.pop(name) for name in ("grid", "block", "shared"))
+    arguments = {"name": "fill", "grid": 1, "block": 4, "shared": 0, "y": array(device), "value": 1.5, "n": 4}
+    arguments |= change(device)
+    name, grid, block, shared = (arguments.pop(key) for key in ("name", "grid", "block", "shared"))
     with pytest.raises((TypeError, ValueError, OverflowError)) as error:
-        kernel("fill")(grid, block, *arguments.values(), shared=shared)
+        kernel(name)(grid, block, *arguments.values(), shared=shared)
     return type(error.value), str(error.value)
 
 

@@ -91,6 +91,11 @@ def test_arguments_that_do_not_match_are_refused():
         ({"grid": (1, 70000)}, ValueError, r"a grid has at most \(2147483647, 65535, 65535\), received \(1, 70000\)"),
         ({"grid": -1}, ValueError, "a grid has at most"),
         ({"name": "bounded", "block": 65}, ValueError, "bounded runs with 1 to 64 threads per block"),
+        (
+            {"name": "paired", "grid": (3, 2)},
+            ValueError,
+            r"paired runs in clusters of 2 blocks: a grid's x is a multiple of it, received \(3, 2, 1\)",
+        ),
         ({"name": "fil"}, ValueError, "unknown kernel of arguments.cu 'fil'; did you mean 'fill'"),
     ):
         with pytest.raises(error, match=message):

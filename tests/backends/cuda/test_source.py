@@ -68,6 +68,31 @@ def test_signatures_are_found_among_comments_bounds_and_templates():
     assert found["third"].max_threads is None  # not a constant of numbers: left to the compiler
 
 
+def test_the_blocks_of_a_cluster_are_read():
+    text = """
+    extern "C" __global__ void alone() {}
+    extern "C" __global__ void __cluster_dims__(2, 1, 1) pair() {}
+    extern "C" __global__ __launch_bounds__(128 * 3, 1) __cluster_dims__(2 * N) void four() {}
+    extern "C" __global__ void __cluster_dims__(N, 1, 1) __launch_bounds__(384, 1) two(const float* x) {}
+    """
+    found = source.signatures(text, {"N": "2"})
+    assert {name: signature.cluster for name, signature in found.items()} == {
+        "alone": 1,
+        "pair": 2,
+        "four": 4,
+        "two": 2,
+    }
+    assert [signature.max_threads for signature in found.values()] == [None, None, 384, 384]
+
+
+@pytest.mark.parametrize("dims", ["2, 2, 1", "9, 1, 1", "0", "1, 1, 2", "N, 1, 1"])
+def test_other_clusters_are_refused(dims):
+    with pytest.raises(
+        ValueError, match=r"kernel k: a cluster is __cluster_dims__\(N, 1, 1\), N a constant from 1 to 8"
+    ):
+        source.signatures(f'extern "C" __global__ void __cluster_dims__({dims}) k() {{}}', {})
+
+
 def test_an_unreadable_parameter_is_named():
     with pytest.raises(ValueError, match="cannot read the kernel parameter 'float x\\[4\\]'"):
         parameters("float x[4]")

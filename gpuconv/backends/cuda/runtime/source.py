@@ -19,14 +19,18 @@ from pathlib import Path
 
 import numpy as np
 
+from gpuconv.backends.cuda.runtime.limits import MAX_CLUSTER
+
 _SHIPPED = "gpuconv/kernels"  # the folder of the shipped files, in an installed package
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"]+)"[^\n]*$', re.MULTILINE)
 _PRAGMA_ONCE = re.compile(r"^[ \t]*#[ \t]*pragma[ \t]+once[ \t]*$", re.MULTILINE)
 _COMMENT_OR_STRING = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', re.DOTALL)
 
-_BOUNDS = r"(?:__launch_bounds__\s*\((?P<bounds{0}>(?:[^()]|\([^()]*\))*)\)\s*)?"
+_ARGUMENTS = r"\s*\((?:[^()]|\([^()]*\))*\)"
+_ATTRIBUTES = rf"(?:(?:__launch_bounds__|__cluster_dims__){_ARGUMENTS}\s*)*"
 _KERNEL = re.compile(
-    rf'extern\s+"C"\s+__global__\s+{_BOUNDS.format(1)}void\s+{_BOUNDS.format(2)}(?P<name>\w+)\s*\((?P<list>[^()]*)\)\s*\{{'
+    rf'extern\s+"C"\s+__global__\s+(?P<before>{_ATTRIBUTES})void\s+(?P<after>{_ATTRIBUTES})(?P<name>\w+)\s*'
+    r"\((?P<list>[^()]*)\)\s*\{"
 )
 _ALIGN = r"(?:alignas|__align__)\s*\(([^()]*)\)\s*"
 _ALIGNMENT = re.compile(r"\b" + _ALIGN)
@@ -74,11 +78,13 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Signature:
-    """A kernel as declared in its source. max_threads: from ``__launch_bounds__``, or None."""
+    """A kernel as declared in its source. max_threads: from ``__launch_bounds__``, or None. cluster: the blocks of a
+    cluster, from ``__cluster_dims__``; they follow each other along x."""
 
     name: str
     parameters: tuple[Parameter, ...]
     max_threads: int | None
+    cluster: int = 1
 
 
 def directory() -> Path:
@@ -155,20 +161,43 @@ def _signatures(text: str, defines: tuple[tuple[str, str], ...]) -> dict[str, Si
     macros = dict(defines)
     found = {}
     for match in _KERNEL.finditer(blank_comments(text)):
-        bounds = _expand((match["bounds1"] or match["bounds2"] or "").partition(",")[0], macros).strip()
-        found[match["name"]] = Signature(
-            match["name"],
+        name, attributes = match["name"], _expand(match["before"] + match["after"], macros)
+        max_threads, *_ = _attribute("__launch_bounds__", attributes)
+        found[name] = Signature(
+            name,
             tuple(_parameter(_expand(p, macros)) for p in match["list"].split(",") if p.strip()),
-            _constant(bounds),
+            max_threads,
+            _cluster(name, _attribute("__cluster_dims__", attributes)),
         )
     return found
+
+
+def _attribute(name: str, text: str) -> list[int | None]:
+    """The arguments of an attribute of a kernel; [None] if it has no such attribute."""
+    match = re.search(f"{name}({_ARGUMENTS})", text)
+    return [_constant(argument) for argument in match[1].strip()[1:-1].split(",")] if match else [None]
+
+
+def _cluster(kernel: str, dims: list[int | None]) -> int:
+    """The blocks of a cluster, given the arguments of ``__cluster_dims__``. Raises ValueError for other clusters than
+    those that this library runs."""
+    if dims == [None]:
+        return 1
+    x, *others = dims
+    if x is None or not 1 <= x <= MAX_CLUSTER or others not in ([], [1], [1, 1]):
+        given = ", ".join("?" if extent is None else str(extent) for extent in dims)
+        raise ValueError(
+            f"kernel {kernel}: a cluster is __cluster_dims__(N, 1, 1), N a constant from 1 to {MAX_CLUSTER}, received "
+            f"({given})"
+        )
+    return x
 
 
 def _constant(expression: str) -> int | None:
     """The value of a constant expression of integers, such as "(128 / 8) * (64 / 8)"; None for anything else."""
     if not re.fullmatch(r"[\d\s()+*/-]+", expression):
         return None
-    return int(eval(expression.replace("/", "//"), {"__builtins__": {}}))
+    return int(eval(expression.strip().replace("/", "//"), {"__builtins__": {}}))
 
 
 def signatures(text: str, defines: Mapping[str, str]) -> dict[str, Signature]:
