@@ -22,7 +22,7 @@ class Elsewhere(np.ndarray):
 def elsewhere(monkeypatch):
     """An array on a second device, whose backend answers every op with its own name."""
     monkeypatch.setitem(devices.KIND_OF_TYPE, Elsewhere, "elsewhere")
-    monkeypatch.setitem(dispatch._HOMES, "elsewhere", "elsewhere")
+    monkeypatch.setitem(dispatch._PACKAGES, "elsewhere", "elsewhere")
     monkeypatch.setattr(dispatch, "_imported", lambda name: fake if name == "elsewhere" else cpu)
 
     def answer(*arrays, **options):

@@ -21,7 +21,11 @@ from gpuconv.list_cache import WhileAlive
 if TYPE_CHECKING:
     from gpuconv.backends.offered import Backend
 
-_HOMES = {"numpy": "gpuconv.backends.cpu", "cuda": "gpuconv.backends.cuda.ops", "emulated": "gpuconv.backends.cuda.ops"}
+_PACKAGES = {
+    "numpy": "gpuconv.backends.cpu",
+    "cuda": "gpuconv.backends.cuda.ops",
+    "emulated": "gpuconv.backends.cuda.ops",
+}
 
 _NONE: Mapping[str, object] = MappingProxyType({})
 
@@ -89,14 +93,14 @@ def backend_of(
     if kind is None:
         _expect_one_place(arrays, {*lists, *optional_lists})
         kind = kind_of(given[0]) if given else "numpy"  # no array: nothing to do, or the op itself refuses the call
-    backend: Any = _oracle() if kind == "numpy" and _asks_the_oracle.get() else _imported(_HOMES[kind])  # type: ignore[index]
+    backend: Any = _oracle() if kind == "numpy" and _asks_the_oracle.get() else _imported(_PACKAGES[kind])  # type: ignore[index]
     if kind == "cuda":
         if given[0].data.device_id != sys.modules["cupy"].cuda.runtime.getDevice():
-            backend = _Around(backend, partial(_on_device, given[0].device))
+            backend = _CalledThrough(backend, partial(_on_device, given[0].device))
     elif SUBCLASSES and any(type(array) in SUBCLASSES for array in given):
-        backend = _Around(backend, _on_plain_views)
+        backend = _CalledThrough(backend, _on_plain_views)
     if _watcher is not None:
-        backend = _Around(backend, _watcher)
+        backend = _CalledThrough(backend, _watcher)
     return backend
 
 
@@ -123,8 +127,8 @@ def _expect_one_place(arrays: Mapping[str, Any], lists: Collection[str]) -> None
         )
 
 
-def _oracle() -> _Around:
-    return _Around(_imported("gpuconv.backends.reference"), _quietly)
+def _oracle() -> _CalledThrough:
+    return _CalledThrough(_imported("gpuconv.backends.reference"), _without_warnings)
 
 
 @functools.cache
@@ -136,7 +140,7 @@ _alike = WhileAlive()  # fast path: lists of arrays of one kind, on one device
 
 
 def _in_list(name: str, arrays: object) -> dict[str, object]:
-    """The arrays in a list by name, "params[0]" and so on; only the first one if all are of one kind on one device.
+    """The arrays in a list by name, such as "params[0]"; only the first one if all are of one kind on one device.
     Anything but a list is returned under the name of the argument."""
     if not isinstance(arrays, (list, tuple)):
         return {name: arrays}
@@ -173,18 +177,22 @@ def _refuse_dtype(name: str, dtype: np.dtype) -> None:
     )
 
 
-class _Around:
+class _CalledThrough:
     """A backend whose ops are called through `call(op, *arrays, **options)`."""
 
-    def __init__(self, backend: ModuleType | _Around, call: Callable[..., Any]) -> None:
+    def __init__(self, backend: ModuleType | _CalledThrough, call: Callable[..., Any]) -> None:
         self._backend, self._call = backend, call
 
     def __getattr__(self, name: str) -> Any:
         member = getattr(self._backend, name)
-        return _Around(member, self._call) if isinstance(member, (ModuleType, _Around)) else partial(self._call, member)
+        return (
+            _CalledThrough(member, self._call)
+            if isinstance(member, (ModuleType, _CalledThrough))
+            else partial(self._call, member)
+        )
 
 
-def _quietly(op: Callable[..., Any], *arrays: object, **options: Any) -> Any:
+def _without_warnings(op: Callable[..., Any], *arrays: object, **options: Any) -> Any:
     """Run an op without NumPy's warnings: infinities and NaN are results, as on a GPU."""
     with np.errstate(all="ignore"):
         return op(*arrays, **options)

@@ -13,7 +13,7 @@ _ATTEMPTS = 10
 _HALF_LOG = np.float32(math.log(4 / 3) / 2)
 
 
-def altered(images, indices, augmentation, *, seed, offset):
+def crop_and_recolor(images, indices, augmentation, *, seed, offset):
     """(array, rows), such that array[rows] are the chosen images, cropped and recolored."""
     resized_crop, colors = augmentation.resized_crop, augmentation.colors
     if not resized_crop and not any(colors):
@@ -35,20 +35,20 @@ def _cropped(images, indices, smallest, block, seed):
     n = len(indices)
     rows, columns = np.full(n, min(height, (8 * width + 3) // 6)), np.full(n, min(width, (8 * height + 3) // 6))
     top, left = (height - rows) // 2, (width - columns) // 2
-    open_ = np.arange(n)  # images for which no earlier attempt fitted
+    pending = np.arange(n)  # images for which no earlier attempt fitted
     for attempt in range(_ATTEMPTS):
-        area, shape, down, right = _words(block[open_], _CROP + attempt, seed)
-        side = np.sqrt(_between(smallest, np.float32(1) - smallest, area) * np.float32(height * width))
+        area, shape, down, right = _words(block[pending], _CROP + attempt, seed)
+        side = np.sqrt(_uniform(smallest, np.float32(1) - smallest, area) * np.float32(height * width))
         x = (2 * _unit(shape) - 1) * _HALF_LOG
         even, odd = 12 + x * x, 6 * x
         root = (even + odd) / (even - odd)  # exp(x) in float32
         tall, wide = np.rint(side / root).astype(np.int64), np.rint(side * root).astype(np.int64)
         fits = (tall > 0) & (tall <= height) & (wide > 0) & (wide <= width)
-        at, tall, wide = open_[fits], tall[fits], wide[fits]
+        at, tall, wide = pending[fits], tall[fits], wide[fits]
         rows[at], columns[at] = tall, wide
         top[at], left[at] = down[fits] * (height - tall + 1) >> 32, right[fits] * (width - wide + 1) >> 32
-        open_ = open_[~fits]
-        if not open_.size:
+        pending = pending[~fits]
+        if not pending.size:
             break
 
     above, below, down = (part[:, :, None] for part in _neighbors(top, rows, height))
@@ -85,10 +85,10 @@ def _recolor(x, colors, words):
     if saturation is not None:
         _blend(x, saturation, _gray(x))
     if hue and x.shape[3] == 3:
-        _turn(x, 6 * _between(np.float32(-hue), np.float32(2 * hue), words[3])[:, None, None])
+        _rotate_hue(x, 6 * _uniform(np.float32(-hue), np.float32(2 * hue), words[3])[:, None, None])
 
 
-def _turn(x, sixths):
+def _rotate_hue(x, sixths):
     """Rotate the hue, as in HSV, in units of a sixth of the circle."""
     red, green, blue = (x[..., c] for c in range(3))
     most = x.max(axis=3)
@@ -105,7 +105,7 @@ def _turn(x, sixths):
 def _factor(strength, word):
     """(n, 1, 1, 1): factors drawn uniformly from max(0, 1 - strength) to 1 + strength; None for strength 0."""
     low = max(0.0, 1 - strength)
-    return _between(np.float32(low), np.float32(1 + strength - low), word)[:, None, None, None] if strength else None
+    return _uniform(np.float32(low), np.float32(1 + strength - low), word)[:, None, None, None] if strength else None
 
 
 def _gray(x):
@@ -129,8 +129,10 @@ def _words(block, substream, seed):
 
 
 def _unit(word):
+    """Numbers in [0, 1), float32."""
     return (word >> 8).astype(np.float32) * np.float32(2**-24)
 
 
-def _between(low, span, word):
+def _uniform(low, span, word):
+    """Numbers between low and low + span, float32."""
     return low + span * _unit(word)

@@ -6,7 +6,7 @@ import numpy as np
 
 from gpuconv import random
 from gpuconv.arguments import batch_indices, expect_within
-from gpuconv.backends.cpu.augment import altered
+from gpuconv.backends.cpu.augment import crop_and_recolor
 from gpuconv.backends.cpu.elementwise import value_of
 from gpuconv.dtypes import accumulation_dtype
 
@@ -30,7 +30,7 @@ def load_batch(images, labels, indices, mean, std, augmentation, *, seed, offset
     flip, shift, cutout = augmentation.flip, augmentation.shift, augmentation.cutout
     indices = batch_indices(indices, start, n, m)
     x = np.empty((n, height, width, channels), dtype) if out is None else out
-    images, chosen = altered(images, indices, augmentation, seed=seed, offset=int(value_of(offset)))
+    images, chosen = crop_and_recolor(images, indices, augmentation, seed=seed, offset=int(value_of(offset)))
 
     if flip or shift or cutout:
         words = random.bits(4 * n, seed=seed, stream=random.AUGMENT, offset=offset).reshape(n, 4).astype(np.int64)
@@ -57,8 +57,8 @@ def load_batch(images, labels, indices, mean, std, augmentation, *, seed, offset
         blank, pixels = None, images[chosen]
 
     normal = pixels.astype(np.float32)  # a copy
-    normal -= _whole(mean, normal.shape[1:])
-    normal *= _whole(np.float32(1) / std, normal.shape[1:])
+    normal -= _full_size(mean, normal.shape[1:])
+    normal *= _full_size(np.float32(1) / std, normal.shape[1:])
     if blank is not None:
         normal[blank] = 0
     x[...] = normal
@@ -96,7 +96,7 @@ def mix_batch(x, labels, table, *, classes, cut, seed, offset, out):
     return mixed, targets
 
 
-def _whole(values, shape):
+def _full_size(values, shape):
     """A contiguous array of an image's shape: NumPy would be several times slower broadcasting over three channels."""
     return np.ascontiguousarray(np.broadcast_to(values, shape))
 

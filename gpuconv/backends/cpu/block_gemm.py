@@ -24,13 +24,13 @@ class Matrix:
         self.view: np.ndarray | None = None  # the block that the buffer holds
 
     def multiply(self, view: np.ndarray, weights: np.ndarray, y: np.ndarray) -> None:
-        np.matmul(self._of(view, weights), weights, out=_by_group(y, weights))
+        np.matmul(self._matrices(view, weights), weights, out=_by_group(y, weights))
 
     def add_gradient(self, view: np.ndarray, other: np.ndarray, gradient: np.ndarray) -> None:
-        view_by_column = self._of(view, gradient).transpose(0, 2, 1)
+        view_by_column = self._matrices(view, gradient).transpose(0, 2, 1)
         gradient += np.matmul(view_by_column, _by_group(other, gradient), out=np.empty_like(gradient))
 
-    def _of(self, view: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    def _matrices(self, view: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """The block as matrices (groups, pixels, columns), with a last column of ones if `weights` have a bias row."""
         (n, p, q, r, s, channels), (groups, columns, _) = view.shape, weights.shape
         height, width = n * p * q, r * s * channels // groups

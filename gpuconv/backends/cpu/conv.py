@@ -63,7 +63,7 @@ def conv2d_wgrad(dy, x, problem, epilogue, *, mask, algo, tf32, out, db, accumul
     gradient, sums = correlate_gradient(dy_factors, x_factors, windows_of(problem), problem.groups)
     if db is not None:
         store(sum_rows(dy) if tf32 else sums, dy.dtype, db, accumulate)
-    return store(_weight(gradient), x.dtype, out, accumulate)
+    return store(_as_filters(gradient), x.dtype, out, accumulate)
 
 
 def conv2d_backward(dy, x, w, problem, epilogue, *, mask, algos, tf32, out, accumulate_dx, dw, db, accumulate):
@@ -76,10 +76,11 @@ def conv2d_backward(dy, x, w, problem, epilogue, *, mask, algos, tf32, out, accu
         gradient = _correlate_both_back(dy_factors, filters, windows, dx, x_factors)
     else:
         _correlate_back(dy_factors, filters, windows, dx)
-    # Windows of dy beyond the border contain zeros, which turn an infinity in x into NaN; then dw is computed from x's.
+    # Windows of dy beyond the border contain zeros, which turn an infinity in x into NaN; then dw is computed from the
+    # windows of x.
     if gradient is None or not np.isfinite(gradient).all():
         gradient, sums = correlate_gradient(dy_factors, x_factors, windows, groups)
-        gradient = _weight(gradient)
+        gradient = _as_filters(gradient)
     if db is not None:
         store(sum_rows(dy) if sums is None or tf32 else sums, dy.dtype, db, accumulate)
     return store(dx, x.dtype, out, accumulate_dx), store(gradient, x.dtype, dw, accumulate)
@@ -116,7 +117,7 @@ def spread(dy: np.ndarray, mask: np.ndarray | None, problem: Conv2dProblem, pool
     return found
 
 
-def _weight(gradient: np.ndarray) -> np.ndarray:
+def _as_filters(gradient: np.ndarray) -> np.ndarray:
     """(groups, R, S, C // groups, K // groups) -> (K, R, S, C // groups)."""
     groups, *taps_channels, k = gradient.shape
     return gradient.transpose(0, 4, 1, 2, 3).reshape(groups * k, *taps_channels)
@@ -143,9 +144,10 @@ def _correlate_back(dy, filters, windows, dx) -> None:
 
 
 def _shares_copies(filters: np.ndarray, windows: Windows, problem: Conv2dProblem) -> bool:
-    """Whether dw is faster to compute from the windows of dy, which dx needs anyway, than from those of x. The former
-    are summed over x's cells; the latter over y's, which are fewer without padding. And if x has few channels, copying
-    its windows is cheap, and dx computed separately can use row reuse, which copies even less."""
+    """Whether dw is faster to compute from the windows of dy, which dx needs anyway, than from those of x. With dy's
+    windows dw is a sum over the cells of x; with x's windows, a sum over the cells of y, which are fewer without
+    padding. And if x has few channels, copying its windows is cheap, and dx computed separately can use row reuse,
+    which copies even less."""
     fewer_cells = problem.h * problem.w <= MOST_CELLS * problem.p * problem.q
     worth_it = problem.stride == (1, 1) and fewer_cells
     return worth_it and not suits_row_reuse(filters, windows, MOST_CHANNELS)

@@ -55,7 +55,7 @@ class Windows:
         )
         return Windows((height, q), (1, s), (1, stride), (1, dilation), (0, start))
 
-    def through(self, r: int, height: int) -> tuple[slice, slice]:
+    def rows_through(self, r: int, height: int) -> tuple[slice, slice]:
         """The output rows p for which row r of the taps lies inside the map, and the rows of the map that they read."""
         return overlap(height, self.count[0], self.start[0] + r * self.dilation[0], self.stride[0])
 
@@ -82,10 +82,10 @@ class Im2colView:
     """
 
     def __init__(self, windows: Windows, x: np.ndarray, images: int) -> None:
-        self.x, self.cut = x, _cut(windows, x.shape[1:3])
+        self.x, self.region = x, _region(windows, x.shape[1:3])
         dtype = accumulation_dtype(x.dtype)
-        self.buffer = self._buffer(images, dtype) if self.cut.reaches_outside or x.dtype != dtype else None
-        inside = x[:, *self.cut.cells] if self.buffer is None else self.buffer
+        self.buffer = self._buffer(images, dtype) if self.region.reaches_outside or x.dtype != dtype else None
+        inside = x[:, *self.region.cells] if self.buffer is None else self.buffer
         n, h, w, c = inside.strides
         (sh, sw), (dh, dw) = windows.stride, windows.dilation
         self.all = np.lib.stride_tricks.as_strided(
@@ -100,18 +100,18 @@ class Im2colView:
         if self.buffer is None:
             return self.all[images]
         count = images.stop - images.start
-        self.buffer[:count, *self.cut.place] = self.x[images, *self.cut.cells]
+        self.buffer[:count, *self.region.place] = self.x[images, *self.region.cells]
         return self.all[:count]
 
     def _buffer(self, images: int, dtype: np.dtype) -> np.ndarray:
-        buffer = np.empty((images, *self.cut.size, self.x.shape[3]), dtype)
-        rows, columns = self.cut.place
+        buffer = np.empty((images, *self.region.size, self.x.shape[3]), dtype)
+        rows, columns = self.region.place
         buffer[:, : rows.start] = buffer[:, rows.stop :] = 0
         buffer[:, :, : columns.start] = buffer[:, :, columns.stop :] = 0
         return buffer
 
 
-class Cut(NamedTuple):
+class Region(NamedTuple):
     """The rectangle of cells that windows read, along height and width; it may reach beyond the map."""
 
     size: tuple[int, ...]
@@ -121,7 +121,7 @@ class Cut(NamedTuple):
 
 
 @functools.lru_cache(1024)
-def _cut(windows: Windows, hw: Pair) -> Cut:
+def _region(windows: Windows, hw: Pair) -> Region:
     size, cells, place = [], [], []
     for axis in (0, 1):
         first = windows.start[axis]
@@ -133,4 +133,4 @@ def _cut(windows: Windows, hw: Pair) -> Cut:
         cells.append(slice(start, stop))
         place.append(slice(start - first, stop - first))
     outside = any(length > part.stop - part.start for length, part in zip(size, cells))
-    return Cut(tuple(size), tuple(cells), tuple(place), outside)
+    return Region(tuple(size), tuple(cells), tuple(place), outside)

@@ -17,14 +17,14 @@ def softmax_cross_entropy(logits, labels, weight, *, label_smoothing, ignore_ind
     log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
 
     if rows is not None and weight is None and ignore_index is None:
-        loss, dlogits = _toward_labels(log_p, rows, labels, label_smoothing)
+        loss, dlogits = _loss_of_labels(log_p, rows, labels, label_smoothing)
     else:
-        loss, dlogits = _toward_targets(log_p, *_targets(log_p, rows, labels, weight, label_smoothing))
+        loss, dlogits = _loss_of_targets(log_p, *_targets(log_p, rows, labels, weight, label_smoothing))
     dlogits *= value_of(grad_scale)
     return np.asarray(loss, dlogits.dtype), store(dlogits, logits.dtype, out)
 
 
-def _toward_labels(log_p, rows, labels, label_smoothing):
+def _loss_of_labels(log_p, rows, labels, label_smoothing):
     """The loss and its gradient in the usual case, without an array of targets; log_p is overwritten."""
     loss = -(1 - label_smoothing) * log_p[rows, labels].mean()
     if label_smoothing:  # 0 * -inf would be NaN
@@ -55,7 +55,7 @@ def _targets(log_p, rows, labels, weight, label_smoothing):
     return target, divisor or np.inf  # a total weight of 0: loss and gradient are 0
 
 
-def _toward_targets(log_p, target, divisor):
+def _loss_of_targets(log_p, target, divisor):
     loss = -np.where(target != 0, target * log_p, 0).sum() / divisor
     gradient = np.exp(log_p, out=log_p)
     gradient *= target.sum(axis=1, keepdims=True)
@@ -129,10 +129,10 @@ def add_metrics(totals, loss, scores, labels, weight, *, ignore_index):
             right, labels = right[kept], labels[kept]
             counted = len(right)
         totals[1] += right.sum()
-    mass = counted
+    total_weight = counted
     if weight is not None:
-        mass = weight[labels[(labels >= 0) & (labels < len(weight))]].sum(dtype=np.float64)
-    totals[0] += np.float64(loss) * mass
-    totals[4:] += mass
+        total_weight = weight[labels[(labels >= 0) & (labels < len(weight))]].sum(dtype=np.float64)
+    totals[0] += np.float64(loss) * total_weight
+    totals[4:] += total_weight
     totals[2] += counted
     totals[3] += np.isfinite(totals[0])

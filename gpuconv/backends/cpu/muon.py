@@ -40,17 +40,17 @@ def _orthogonal(x: np.ndarray, steps: int, precision: str) -> np.ndarray:
     x = a x + (b x x^T + c (x x^T)^2) x. A matrix with more rows than columns is transposed for them."""
     if x.shape[0] > x.shape[1]:
         return _orthogonal(x.T, steps, precision).T
-    narrow, tf32 = as_dtype("bfloat16") if precision == "bfloat16" else x.dtype, precision == "tf32"
+    stored_dtype, tf32 = as_dtype("bfloat16") if precision == "bfloat16" else x.dtype, precision == "tf32"
 
-    def kept(x: np.ndarray) -> np.ndarray:
-        return x.astype(narrow, copy=False).astype(x.dtype, copy=False)
+    def stored(x: np.ndarray) -> np.ndarray:
+        return x.astype(stored_dtype, copy=False).astype(x.dtype, copy=False)
 
     a, b, c = (x.dtype.type(value) for value in NEWTON_SCHULZ)
-    x = kept(x / (np.sqrt(np.sum(x * x)) + x.dtype.type(EPS)))
+    x = stored(x / (np.sqrt(np.sum(x * x)) + x.dtype.type(EPS)))
     for _ in range(steps):
         (factor,) = factors(tf32, x)
-        gram = kept(matmul(factor, factor.T))
+        gram = stored(matmul(factor, factor.T))
         (rounded,) = factors(tf32, gram)
-        (m,) = factors(tf32, kept(b * gram + c * matmul(rounded, rounded)))
-        x = kept(a * x + matmul(m, factor))
+        (m,) = factors(tf32, stored(b * gram + c * matmul(rounded, rounded)))
+        x = stored(a * x + matmul(m, factor))
     return x

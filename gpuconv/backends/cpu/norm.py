@@ -19,10 +19,10 @@ from gpuconv.problems import ACTIVATIONS
 @np.errstate(all="ignore")  # infinities and NaN are results here, as on a GPU, not warnings
 def batch_norm(x, gamma, beta, running_mean, running_var, *, training, momentum, eps, activation, addend, out):
     y = buffer(out, x.shape, gamma.dtype)
-    rows, each = _rows(y)
+    rows, repeat = _rows(y)
     m = math.prod(x.shape[:-1])
     mean = sum_rows(x) / m if training else running_mean.copy()
-    np.subtract(side_by_side(widen(x)), each(mean), out=rows)
+    np.subtract(side_by_side(widen(x)), repeat(mean), out=rows)
     if training:
         var = _channel_dot(y, y) / m
         _move(running_mean, mean, momentum)
@@ -30,8 +30,8 @@ def batch_norm(x, gamma, beta, running_mean, running_var, *, training, momentum,
     else:
         var = running_var
     inv_std = 1 / np.sqrt(var + eps)
-    rows *= each(gamma * inv_std)
-    rows += each(beta)
+    rows *= repeat(gamma * inv_std)
+    rows += repeat(beta)
     y = store(y, x.dtype, out)
     if addend is not None:
         y = add(y, addend, out=y)
@@ -75,20 +75,20 @@ def batch_norm_backward(
         )
     wide_dy = widen(dy)
     # `out` cannot hold xhat if it shares memory with dy, which is read again later, or has another shape under a mask.
-    own = out is not None and (mask is not None or np.may_share_memory(out, dy))
-    xhat = buffer(None if own else out, x.shape, gamma.dtype)
-    rows, each = _rows(xhat)
-    np.subtract(side_by_side(widen(x)), each(mean), out=rows)
-    rows *= each(inv_std)
+    needs_buffer = out is not None and (mask is not None or np.may_share_memory(out, dy))
+    xhat = buffer(None if needs_buffer else out, x.shape, gamma.dtype)
+    rows, repeat = _rows(xhat)
+    np.subtract(side_by_side(widen(x)), repeat(mean), out=rows)
+    rows *= repeat(inv_std)
     dgamma_here, dbeta_here = _channel_dot(wide_dy, xhat), sum_rows(wide_dy)
     if training:  # dx = (dy - (dbeta + xhat * dgamma) / m) * gamma * inv_std, overwriting xhat
         m = max(1, math.prod(x.shape[:-1]))
-        rows *= each(-dgamma_here / m)
+        rows *= repeat(-dgamma_here / m)
         rows += side_by_side(wide_dy)
-        rows -= each(dbeta_here / m)
-        rows *= each(gamma * inv_std)
+        rows -= repeat(dbeta_here / m)
+        rows *= repeat(gamma * inv_std)
     else:
-        np.multiply(side_by_side(wide_dy), each(gamma * inv_std), out=rows)
+        np.multiply(side_by_side(wide_dy), repeat(gamma * inv_std), out=rows)
     return (
         store(spread(xhat, mask, conv and conv[0], 2), dy.dtype, out),
         store(dgamma_here, gamma.dtype, dgamma, accumulate),

@@ -74,10 +74,8 @@ def adam_step(
 ):
     skipped = 0 if scaling is None else int(scaling[3])
     lr, step = value_of(lr), value_of(step) - skipped
-    m_share, v_share = (
-        1 - beta1**step,
-        1 - beta2**step,
-    )  # the total weight of the gradients in m and v; the rest is the weight of their initial zeros
+    # The total weight of the gradients in m and v; the rest is the weight of their initial zeros.
+    m_share, v_share = 1 - beta1**step, 1 - beta2**step
 
     def formula(decay, param, m, v, grad):
         if decoupled:

@@ -34,12 +34,12 @@ from gpuconv.backends.cpu import blas
 __all__ = ["fixed_parts", "in_parts", "matmul", "sum_in_order", "sum_parts", "threads"]
 
 LEAST_BYTES = 1 << 20  # bytes per part; smaller parts were measured to cost more than they save
-FIXED = 4  # the largest number of parts within `fixed_parts`
+FIXED_PARTS = 4  # the largest number of parts within `fixed_parts`
 
 Result = TypeVar("Result")
 T = TypeVar("T")
 
-_one_at_a_time = threading.Lock()  # held while BLAS's number of threads, which is the process's, is changed
+_blas_lock = threading.Lock()  # held while BLAS's number of threads, one setting for the whole process, is changed
 _inside = contextvars.ContextVar("inside a part", default=False)
 _fixed = contextvars.ContextVar("cores within fixed_parts", default=0)
 
@@ -63,7 +63,7 @@ def in_parts(
         return [work(*(prepare(*arrays) if prepare else arrays))]
     nbytes = sum(x.nbytes for x in arrays) if nbytes is None else nbytes
     with nullcontext(fixed) if fixed else _OneCoreBlas() as cores, _set(_inside, True):
-        count = min(FIXED if fixed else cores, length, nbytes // LEAST_BYTES) or 1
+        count = min(FIXED_PARTS if fixed else cores, length, nbytes // LEAST_BYTES) or 1
         bounds = [length * i // count for i in range(count + 1)]
         parts = [[x[first:last] for x in arrays] for first, last in pairwise(bounds)]
         ready = [prepare(*part) for part in parts] if prepare else parts
@@ -137,7 +137,7 @@ class _OneCoreBlas:
     unknown."""
 
     def __enter__(self) -> int:
-        self.lock = _one_at_a_time
+        self.lock = _blas_lock
         self.lock.acquire()
         self.before = [library.num_threads for library in blas.libraries()]
         for library in blas.libraries():
@@ -152,20 +152,20 @@ class _OneCoreBlas:
 
 def _start(work: Callable[..., Result], part: Sequence[object]) -> Future[Result]:
     """Run a function in another thread, in a copy of this one's context, which includes np.errstate."""
-    return _others().submit(contextvars.copy_context().run, work, *part)
+    return _thread_pool().submit(contextvars.copy_context().run, work, *part)
 
 
 @functools.cache
-def _others() -> ThreadPoolExecutor:
+def _thread_pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="gpuconv")
 
 
 def _after_fork() -> None:
     """In a forked child: make a new lock and new threads, because the parent's thread that holds the lock does not
     exist here."""
-    global _one_at_a_time
-    _one_at_a_time = threading.Lock()
-    _others.cache_clear()
+    global _blas_lock
+    _blas_lock = threading.Lock()
+    _thread_pool.cache_clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -29,7 +29,7 @@ class RowReuse(Matrix):
         super().__init__()
         self.bias = 0 if bias is None else bias
         # For each row of taps, the output rows that it contributes to, and the rows of the map that they read.
-        self.rows = [windows.through(r, height) for r in range(windows.kernel_size[0])]
+        self.rows = [windows.rows_through(r, height) for r in range(windows.kernel_size[0])]
         self.wide: np.ndarray | None = None
 
     def multiply(self, view: np.ndarray, weights: np.ndarray, y: np.ndarray) -> None:

@@ -110,9 +110,9 @@ def _recolored(image, colors, words):
     if not colors[3] or image.shape[2] == 1:
         return image
     (red, green, blue), most, least = np.moveaxis(image, 2, 0), image.max(axis=2), image.min(axis=2)
-    span, turn = most - least, 6 * _between(-colors[3], colors[3], words[3])
+    span, turned_by = most - least, 6 * _between(-colors[3], colors[3], words[3])
     parts = [part / (span + (span == 0)) for part in (green - blue, blue - red, red - green)]
-    hue = np.where(most == red, parts[0], np.where(most == green, 2 + parts[1], 4 + parts[2])) + turn
+    hue = np.where(most == red, parts[0], np.where(most == green, 2 + parts[1], 4 + parts[2])) + turned_by
     places = [at - 6 * np.floor(at / 6) for at in (5 + hue, 3 + hue, 1 + hue)]
     return np.stack([most - span * np.minimum(at, 4 - at).clip(0, 1) for at in places], axis=2)
 

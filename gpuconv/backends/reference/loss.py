@@ -42,8 +42,8 @@ def huber_loss(scores, targets, *, delta, grad_scale, out):
 
 def binary_cross_entropy(scores, targets, pos_weight, *, grad_scale, out):
     x, t, p = wide(scores), wide(targets), 1 if pos_weight is None else wide(pos_weight)
-    v, log = 1 + (p - 1) * t, np.log1p(np.exp(-np.abs(x))) + np.maximum(-x, 0)  # log(1 + exp(-x))
-    return _mean(scores, (1 - t) * x + v * log, v * np.exp(-log) - p * t, grad_scale, out)
+    v, softplus = 1 + (p - 1) * t, np.log1p(np.exp(-np.abs(x))) + np.maximum(-x, 0)  # log(1 + exp(-x))
+    return _mean(scores, (1 - t) * x + v * softplus, v * np.exp(-softplus) - p * t, grad_scale, out)
 
 
 def _mean(scores, losses, slopes, grad_scale, out):
@@ -60,11 +60,11 @@ def _right_answers(scores: np.ndarray, labels: np.ndarray, ignored: int | None =
 def add_metrics(totals, loss, scores, labels, weight, *, ignore_index):
     hard = labels is not None and labels.ndim == 1
     counted = labels != ignore_index if hard else np.full(len(scores), True)
-    mass = counted.sum() if weight is None else wide(weight)[labels[counted & (labels // len(weight) == 0)]].sum()
-    totals[0] += np.float64(loss) * mass
-    totals[4:] += mass
+    weighed = counted & (labels >= 0) & (labels < scores.shape[1]) if hard else counted
+    total_weight = counted.sum() if weight is None else wide(weight)[labels[weighed]].sum()
+    totals[0] += np.float64(loss) * total_weight
+    totals[4:] += total_weight
     if labels is not None:
         right = labels if hard else wide(labels).argmax(axis=1)
         totals[1] += (wide(scores).argmax(axis=1) == right)[counted].sum()
-    totals[2] += counted.sum()
-    totals[3] += np.isfinite(totals[0])
+    totals[2:4] += counted.sum(), np.isfinite(totals[0])

@@ -110,7 +110,7 @@ def test_matrix_products_are_split_and_correct(blas, rows, columns):
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_child_starts_its_own_threads(blas):
     parallel.in_parts(len, np.zeros(6))
-    with parallel._one_at_a_time:  # as if another thread held it
+    with parallel._blas_lock:  # as if another thread held it
         child = os.fork()
         if child == 0:
             os._exit(0 if parallel.in_parts(len, np.zeros(6)) == [2, 2, 2] else 1)
