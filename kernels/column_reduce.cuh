@@ -20,8 +20,8 @@
 using Real = accumulator<DTYPE>;
 using Numbers = Pack<DTYPE, WIDTH>;
 
-constexpr int kThreads = 256;
-constexpr int kFinishColumns = 8;  // columns of a block of column_finish
+constexpr int THREADS = 256;
+constexpr int FINISH_COLUMNS = 8;  // columns of a block of column_finish
 
 struct Columns {
     int64 size;      // M * C
@@ -131,7 +131,7 @@ struct Accumulate {
 // Calls finish(column, state) if there is one chunk; else writes partials[chunk][column].
 template <class State, class Source, class Finish>
 __device__ __forceinline__ void column_reduce(State* partials, const Columns& columns, const Source& source, Finish finish) {
-    __shared__ State cells[kThreads * WIDTH];
+    __shared__ State cells[THREADS * WIDTH];
     Accumulate<State, Source> sum{source, {}};
     walk<sizeof(DTYPE) == 8 ? 2 : 4>(columns, sum);  // with 4, doubles would spill
     if (Position(columns).inside)
@@ -147,15 +147,15 @@ __device__ __forceinline__ void column_reduce(State* partials, const Columns& co
 
 template <class State, class Finish>
 __device__ __forceinline__ void column_finish(const State* partials, int32 chunks, int32 channels, Finish finish) {
-    constexpr int rows = kThreads / kFinishColumns;
-    __shared__ State cells[kThreads];
-    const int32 begin = int32(blockIdx.x) * kFinishColumns, column = begin + threadIdx.x % kFinishColumns;
+    constexpr int rows = THREADS / FINISH_COLUMNS;
+    __shared__ State cells[THREADS];
+    const int32 begin = int32(blockIdx.x) * FINISH_COLUMNS, column = begin + threadIdx.x % FINISH_COLUMNS;
     State state = {};
     if (column < channels)
 #pragma unroll 4
-        for (int32 chunk = threadIdx.x / kFinishColumns; chunk < chunks; chunk += rows)
+        for (int32 chunk = threadIdx.x / FINISH_COLUMNS; chunk < chunks; chunk += rows)
             state.merge(partials[int64(chunk) * channels + column]);
     cells[threadIdx.x] = state;
-    merge_rows(cells, rows, kFinishColumns, min(kFinishColumns, channels - begin),
+    merge_rows(cells, rows, FINISH_COLUMNS, min(FINISH_COLUMNS, channels - begin),
                [&](int32 column, const State& state) { finish(begin + column, state); });
 }

@@ -16,7 +16,7 @@
 #include "optimizer.cuh"
 #include "reduce.cuh"
 
-constexpr int64 kNumbers = 8192;
+constexpr int64 PER_BLOCK = 8192;
 
 struct Matrix {
     DTYPE* param;
@@ -41,8 +41,8 @@ struct Part {
     int64 matrix, block, begin, end;
 
     __device__ __forceinline__ explicit Part(const Matrices& all)
-        : matrix(blockIdx.x / all.blocks), block(blockIdx.x % all.blocks), begin(block * kNumbers),
-          end(begin + kNumbers < all.size ? begin + kNumbers : all.size) {}
+        : matrix(blockIdx.x / all.blocks), block(blockIdx.x % all.blocks), begin(block * PER_BLOCK),
+          end(begin + PER_BLOCK < all.size ? begin + PER_BLOCK : all.size) {}
 };
 
 // The norm of x (`which` 0) or p (1) from a matrix's partial sums of squares. Every thread of the block receives it.

@@ -23,9 +23,9 @@
 // average 2 more. With masters the gradient and the copy are halves: together as many bytes as a float32 gradient. Up to 19 FLOPs.
 #include "optimizer.cuh"
 
-constexpr int kWidth = 16 / sizeof(DTYPE);
-using Numbers = Pack<DTYPE, kWidth>;
-using Halves = Pack<GRAD, kWidth>;
+constexpr int PER_PACK = 16 / sizeof(DTYPE);  // numbers that move at once
+using Numbers = Pack<DTYPE, PER_PACK>;
+using Halves = Pack<GRAD, PER_PACK>;
 
 struct Chunk {
     DTYPE* param;
@@ -42,14 +42,14 @@ struct Chunk {
 // and for single numbers, which must give the same bits: fma is written out wherever a compiler could choose what to fuse.
 template <int STATES, class Gradient, class Rule>
 __device__ __forceinline__ void update_numbers(const Chunk& chunk, const Gradient* gradient, Real unscale, Rule rule) {
-    using Gradients = Pack<Gradient, kWidth>;
+    using Gradients = Pack<Gradient, PER_PACK>;
     DTYPE* const arrays[] = {chunk.param, chunk.state[0], chunk.state[1]};
     uint64 addresses = 0;
 #pragma unroll
     for (int s = 0; s <= STATES; ++s) addresses |= uint64(arrays[s]);
     const bool aligned = addresses % sizeof(Numbers) == 0 && uint64(gradient) % sizeof(Gradients) == 0 &&
                          uint64(chunk.copy) % sizeof(Halves) == 0;
-    const int64 packs = aligned ? chunk.count / kWidth : 0;
+    const int64 packs = aligned ? chunk.count / PER_PACK : 0;
     for (int64 i = threadIdx.x; i < packs; i += blockDim.x) {
         const Gradients grad = reinterpret_cast<const Gradients*>(gradient)[i];
         Halves copy;
@@ -57,7 +57,7 @@ __device__ __forceinline__ void update_numbers(const Chunk& chunk, const Gradien
 #pragma unroll
         for (int s = 0; s <= STATES; ++s) numbers[s] = reinterpret_cast<const Numbers*>(arrays[s])[i];
 #pragma unroll
-        for (int j = 0; j < kWidth; ++j) {
+        for (int j = 0; j < PER_PACK; ++j) {
             Real values[3] = {};
 #pragma unroll
             for (int s = 0; s <= STATES; ++s) values[s] = load(numbers[s].at[j]);
@@ -70,7 +70,7 @@ __device__ __forceinline__ void update_numbers(const Chunk& chunk, const Gradien
 #pragma unroll
         for (int s = 0; s <= STATES; ++s) reinterpret_cast<Numbers*>(arrays[s])[i] = numbers[s];
     }
-    for (int64 i = packs * kWidth + threadIdx.x; i < chunk.count; i += blockDim.x) {
+    for (int64 i = packs * PER_PACK + threadIdx.x; i < chunk.count; i += blockDim.x) {
         Real values[3] = {};
 #pragma unroll
         for (int s = 0; s <= STATES; ++s) values[s] = load(arrays[s][i]);
@@ -94,15 +94,15 @@ __device__ __forceinline__ void move_averages(const Chunk& chunk, Real rate) {
     if (!chunk.average) return;
     __syncthreads();
     const bool aligned = (uint64(chunk.average) | uint64(chunk.param)) % sizeof(Numbers) == 0;
-    const int64 packs = aligned ? chunk.count / kWidth : 0;
+    const int64 packs = aligned ? chunk.count / PER_PACK : 0;
     for (int64 i = threadIdx.x; i < packs; i += blockDim.x) {
         const Numbers param = reinterpret_cast<const Numbers*>(chunk.param)[i];
         Numbers average = reinterpret_cast<const Numbers*>(chunk.average)[i];
 #pragma unroll
-        for (int j = 0; j < kWidth; ++j) move_average(average.at[j], param.at[j], rate);
+        for (int j = 0; j < PER_PACK; ++j) move_average(average.at[j], param.at[j], rate);
         reinterpret_cast<Numbers*>(chunk.average)[i] = average;
     }
-    for (int64 i = packs * kWidth + threadIdx.x; i < chunk.count; i += blockDim.x)
+    for (int64 i = packs * PER_PACK + threadIdx.x; i < chunk.count; i += blockDim.x)
         move_average(chunk.average[i], chunk.param[i], rate);
 }
 

@@ -21,7 +21,7 @@ __device__ __forceinline__ double horner(const double* coefficients, int count, 
 
 // Natural logarithm of a positive normal number: x = m 2^e, m in [sqrt(1/2), sqrt(2)), log m = 2 atanh((m - 1) / (m + 1)).
 __device__ __forceinline__ double exact_log(double x) {
-    constexpr double kAtanh[12] = {1.0 / 23, 1.0 / 21, 1.0 / 19, 1.0 / 17, 1.0 / 15, 1.0 / 13,
+    constexpr double ATANH[12] = {1.0 / 23, 1.0 / 21, 1.0 / 19, 1.0 / 17, 1.0 / 15, 1.0 / 13,
                                    1.0 / 11, 1.0 / 9,  1.0 / 7,  1.0 / 5,  1.0 / 3,  1.0};
     const int64 bits = __double_as_longlong(x);
     int exponent = int(bits >> 52) - 1022;  // as frexp: the fraction is in [1/2, 1)
@@ -32,30 +32,30 @@ __device__ __forceinline__ double exact_log(double x) {
     }
     const double s = __ddiv_rn(__dadd_rn(m, -1.0), __dadd_rn(m, 1.0));
     return __dadd_rn(__dmul_rn(double(exponent), 0.6931471805599453094),
-                     __dmul_rn(__dadd_rn(s, s), horner(kAtanh, 12, __dmul_rn(s, s))));
+                     __dmul_rn(__dadd_rn(s, s), horner(ATANH, 12, __dmul_rn(s, s))));
 }
 
 // Wichura, "Algorithm AS 241", Applied Statistics 37 (1988), PPND16, for p in [2^-33, 1 - 2^-33].
 __device__ __forceinline__ double inverse_normal_cdf(double p) {
-    constexpr double kCenterTop[8] = {2.5090809287301226727e3, 3.3430575583588128105e4, 6.7265770927008700853e4,
+    constexpr double CENTER_TOP[8] = {2.5090809287301226727e3, 3.3430575583588128105e4, 6.7265770927008700853e4,
                                       4.5921953931549871457e4, 1.3731693765509461125e4, 1.9715909503065514427e3,
                                       1.3314166789178437745e2, 3.3871328727963666080e0};
-    constexpr double kCenterBottom[8] = {5.2264952788528545610e3, 2.8729085735721942674e4, 3.9307895800092710610e4,
+    constexpr double CENTER_BOTTOM[8] = {5.2264952788528545610e3, 2.8729085735721942674e4, 3.9307895800092710610e4,
                                          2.1213794301586595867e4, 5.3941960214247511077e3, 6.8718700749205790830e2,
                                          4.2313330701600911252e1, 1.0};
-    constexpr double kTailTop[8] = {7.74545014278341407640e-4, 2.27238449892691845833e-2, 2.41780725177450611770e-1,
+    constexpr double TAIL_TOP[8] = {7.74545014278341407640e-4, 2.27238449892691845833e-2, 2.41780725177450611770e-1,
                                     1.27045825245236838258e0,  3.64784832476320460504e0,  5.76949722146069140550e0,
                                     4.63033784615654529590e0,  1.42343711074968357734e0};
-    constexpr double kTailBottom[8] = {1.05075007164441684324e-9, 5.47593808499534494600e-4, 1.51986665636164571966e-2,
+    constexpr double TAIL_BOTTOM[8] = {1.05075007164441684324e-9, 5.47593808499534494600e-4, 1.51986665636164571966e-2,
                                        1.48103976427480074590e-1, 6.89767334985100004550e-1, 1.67638483018380384940e0,
                                        2.05319162663775882187e0,  1.0};
     const double q = __dadd_rn(p, -0.5);
     if (fabs(q) <= 0.425) {
         const double r = __dadd_rn(0.180625, -__dmul_rn(q, q));
-        return __dmul_rn(q, __ddiv_rn(horner(kCenterTop, 8, r), horner(kCenterBottom, 8, r)));
+        return __dmul_rn(q, __ddiv_rn(horner(CENTER_TOP, 8, r), horner(CENTER_BOTTOM, 8, r)));
     }
     const double r = __dadd_rn(__dsqrt_rn(-exact_log(fmin(p, __dadd_rn(1.0, -p)))), -1.6);
-    return copysign(__ddiv_rn(horner(kTailTop, 8, r), horner(kTailBottom, 8, r)), q);
+    return copysign(__ddiv_rn(horner(TAIL_TOP, 8, r), horner(TAIL_BOTTOM, 8, r)), q);
 }
 
 // Doubles reach half precision by way of float32, as in random.py.

@@ -22,7 +22,7 @@ _COLUMNS = np.dtype(
 _BLOCKS = 1024  # per launch, about eight per multiprocessor; constant, so that every device gives the same bits
 _GROUP = 4  # loads in flight per thread; a chunk is a multiple of it
 MAP_STEPS = 16  # the most steps of a block that sums nothing: enough to outweigh reading the channels' coefficients
-_FINISH_COLUMNS = 8  # kFinishColumns of the header
+_FINISH_COLUMNS = 8  # FINISH_COLUMNS of the header
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from gpuconv.dtypes import accumulation_dtype, as_dtype
 from gpuconv.newton_schulz import EPS, NEWTON_SCHULZ
 from gpuconv.types import Array, Scalar
 
-_NUMBERS = 8192  # numbers of one parameter per thread block: kNumbers of muon.cu
+_PER_BLOCK = 8192  # numbers of one parameter per thread block: PER_BLOCK of muon.cu
 _MEMBERS = ("param", "grad", "velocity", "copy", "average")  # the members of the kernels' `struct Matrix`: all pointers
 
 _MATRICES = np.dtype(
@@ -90,7 +90,7 @@ def _step(
     first, batch = params[0], len(params)
     rows, size, wide = first.shape[0], first.size, accumulation_dtype(first.dtype)
     columns = size // rows
-    lines, width, blocks = min(rows, columns), max(rows, columns), ceil_div(size, _NUMBERS)
+    lines, width, blocks = min(rows, columns), max(rows, columns), ceil_div(size, _PER_BLOCK)
     matrices = struct(_MATRICES, size, rows, columns, blocks, rows > columns)
     table, grid = _table(members), batch * blocks
     factor = as_dtype("bfloat16") if precision == "bfloat16" else wide
