@@ -27,7 +27,7 @@ def calls() -> dict[str, tuple[Callable[[], Any], int]]:
     images, order, batch = array(8, 8, 8, 4, dtype=np.uint8), array(8, dtype=np.int64), array(4, 8, 8, 4)
     all_labels, zero, one, mixed = array(8, dtype=np.int64), array(4), array(4), array(4, 8, 8, 4)
     dzero, done = array(4), array(4)
-    totals, scaling, clock = array(4, dtype=np.float64), array(4, dtype=np.float64), array(4, dtype=np.int64)
+    totals, scaling, counters = array(4, dtype=np.float64), array(4, dtype=np.float64), array(4, dtype=np.int64)
     counter, rate, rates = array(1, dtype=np.int64), array(1), array(8, 1)
     params, grads, first, second, third = ([array(16) for _ in range(62)] for _ in range(5))
     matrices, directions, velocities = ([array(4, 4) for _ in range(6)] for _ in range(3))
@@ -84,7 +84,7 @@ def calls() -> dict[str, tuple[Callable[[], Any], int]]:
         "random_uniform": lambda: ops.random_uniform(x, seed=1),
         "random_normal": lambda: ops.random_normal(x, seed=1),
         "random_permutation": lambda: ops.random_permutation(order, seed=1),
-        "advance_clock": lambda: ops.advance_clock(clock, rate, rates, batch_size=4),
+        "advance_step_counter": lambda: ops.advance_step_counter(counters, rate, rates, batch_size=4),
         "advance_counter": lambda: ops.advance_counter(counter, by=1),
     }
     several = {

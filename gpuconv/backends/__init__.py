@@ -16,16 +16,18 @@ from gpuconv.backends.arrays import (
     current_device_of,
     describe,
     empty,
-    fixed_parts,
     identity,
     recorder,
     resolve,
+    same_bits,
     synchronize,
     to_numpy,
     zeros,
 )
 from gpuconv.backends.dispatch import backend_of, oracle, watched
 from gpuconv.devices import DeviceError, address, device_of
+
+fixed_parts = same_bits  # the former name
 
 __all__ = [
     "DeviceError",
@@ -44,6 +46,7 @@ __all__ = [
     "oracle",
     "recorder",
     "resolve",
+    "same_bits",
     "synchronize",
     "to_numpy",
     "watched",

@@ -173,11 +173,11 @@ def synchronize(device: str = "numpy") -> None:
     _adapter(device).synchronize()
 
 
-def fixed_parts(device: str) -> AbstractContextManager[None]:
+def same_bits(device: str) -> AbstractContextManager[None]:
     """A context in which ops on a device give the same bits on any number of cores, and on every GPU of one model. On
     "emulated" it does nothing: the order of a kernel's sums depends only on the shapes."""
     adapter = _adapter(device)
-    return adapter.fixed_parts() if hasattr(adapter, "fixed_parts") else nullcontext()
+    return adapter.same_bits() if hasattr(adapter, "same_bits") else nullcontext()
 
 
 def identity(device: str) -> str:

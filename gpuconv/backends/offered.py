@@ -97,5 +97,5 @@ class Backend:
         random_permutation = staticmethod(ops.random.random_permutation)
 
     class step_counter:
-        advance_clock = staticmethod(ops.step_counter.advance_clock)
+        advance_step_counter = staticmethod(ops.step_counter.advance_step_counter)
         advance_counter = staticmethod(ops.step_counter.advance_counter)

@@ -156,7 +156,7 @@ class TrainingStep:
 
     def same_bits(self) -> contextlib.AbstractContextManager[None]:
         """A context in which ops give the same bits on any number of cores, if `shards` are given."""
-        return backends.fixed_parts(self.net.device) if self.shards else contextlib.nullcontext()
+        return backends.same_bits(self.net.device) if self.shards else contextlib.nullcontext()
 
     @property
     def steps(self) -> int:

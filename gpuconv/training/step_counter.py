@@ -20,7 +20,7 @@ class StepCounter:
     from here.
 
     The host calls `write` at least once in AHEAD steps; `advance` runs on the device in each step
-    (`ops.advance_clock`). `planned` holds the rates of the next steps that are on the device.
+    (`ops.advance_step_counter`). `planned` holds the rates of the next steps that are on the device.
     """
 
     def __init__(self, optimizer: Optimizer, device: str) -> None:
@@ -43,4 +43,4 @@ class StepCounter:
 
     def advance(self, batch_size: int) -> None:
         """Advance to the next step; only device work."""
-        ops.advance_clock(self._counters, self._lr, self._rates, batch_size=batch_size)
+        ops.advance_step_counter(self._counters, self._lr, self._rates, batch_size=batch_size)

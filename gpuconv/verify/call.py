@@ -25,6 +25,8 @@ from gpuconv.verify.oracle import expect, is_exact
 from gpuconv.verify.rules.base import added, as_float64
 from gpuconv.verify.run import move
 
+_RENAMED = {"advance_clock": "advance_step_counter"}  # ops that stored calls may have under their former names
+
 # The arguments to which an op may write its results, and the option that makes it add to them instead.
 _OUTPUTS = ("out", "dw", "db", "dgamma", "dbeta")
 _ADDED = {
@@ -128,7 +130,8 @@ class Call:
         """The call that `stored` put into a checkpoint. path: for messages. Raises CheckpointError if there is none."""
         state, tensors = checkpoint.state, checkpoint.tensors
         try:
-            op = state["call"]
+            op = str(state["call"])
+            op = _RENAMED.get(op, op)
             lookup("op", op, OPS)
             arrays = [_take(tensors, entry) for entry in state["arrays"]]
             added_since = len(_positional(op)) - len(arrays)  # arrays that the op did not take when the call was stored

@@ -147,7 +147,7 @@ _RULES: dict[str, Rule | None] = {
     "add_metrics": optim.metrics,
     "load_batch": None,
     "mix_batch": None,
-    "advance_clock": None,
+    "advance_step_counter": None,
     "advance_counter": None,
     "random_uniform": None,
     "random_normal": None,

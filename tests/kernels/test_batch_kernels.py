@@ -78,17 +78,17 @@ def test_an_index_outside_the_data_set_gives_nan(device, rng):
 
 
 def test_the_position_comes_from_device_memory(device):
-    """A batch starts where the step clock says; one past the end of the epoch's order is marked."""
+    """A batch starts where the step counters say; one past the end of the epoch's order is marked."""
     rng = np.random.default_rng(2)
     images, labels, order = rng.integers(0, 256, (9, 4, 5, 3), np.uint8), np.arange(9), rng.permutation(9)
     ones = np.ones(3, np.float32)
     host = dict(mean=ones, std=ones, seed=5, shift=1, flip=True)
     there = host | dict(mean=asarray(ones, device), std=asarray(ones, device))
     arrays = [asarray(a, device) for a in (images, labels, order)]
-    clock, lr = asarray(np.array([0, 0, 4, 40]), device), asarray(np.zeros(1, np.float32), device)
+    counters, lr = asarray(np.array([0, 0, 4, 40]), device), asarray(np.zeros(1, np.float32), device)
     rates = asarray(np.array([[0.5], [0.25]], np.float32), device)
     for number, (start, rate) in enumerate(((4, 0.5), (7, 0.25), (10, np.nan))):
-        place = dict(start=clock[2:3], offset=clock[3:4], count=3)
+        place = dict(start=counters[2:3], offset=counters[3:4], count=3)
         with emulator.device_only():
             batch = ops.load_batch(*arrays, **there, **place)
         x, picked = map(to_numpy, batch)
@@ -99,9 +99,9 @@ def test_the_position_comes_from_device_memory(device):
         np.testing.assert_array_equal(x[:inside], expected[0])
         np.testing.assert_array_equal(picked, [*expected[1], *[-1] * (3 - inside)])
         assert np.isnan(x[inside:]).all()
-        ops.advance_clock(clock, lr, rates, batch_size=3)
+        ops.advance_step_counter(counters, lr, rates, batch_size=3)
         np.testing.assert_array_equal(to_numpy(lr), np.float32([rate]))
-    np.testing.assert_array_equal(to_numpy(clock), [3, 3, 13, 49])
+    np.testing.assert_array_equal(to_numpy(counters), [3, 3, 13, 49])
 
 
 @pytest.mark.parametrize("cut", [False, True], ids=["mixup", "cutmix"])

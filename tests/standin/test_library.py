@@ -247,7 +247,7 @@ def test_a_shadowed_run_with_a_graph_has_the_same_bits(schedule, every_third, mo
     assert all(launched > 5 for launched in shadow.looked.values())  # launched one by one, not as a graph
     assert sum(replayed) == 10 - len(shadow.looked) > 0  # all other steps as graphs
     rows = {row.op: row for row in shadow.report()}
-    assert {"load_batch", "adam_step", "advance_clock"} <= rows.keys()
+    assert {"load_batch", "adam_step", "advance_step_counter"} <= rows.keys()
     assert all(row.checked and row.worst <= 1 for row in rows.values())
 
 

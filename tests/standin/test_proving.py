@@ -149,12 +149,12 @@ def ran_any(op, arrays, **options):
 
 
 def test_the_prover_is_not_asked_where_nothing_may_be_timed(on_gpu, monkeypatch):
-    """Without tuning, within `fixed_parts`, during a capture and in `summary` the cost model chooses."""
+    """Without tuning, within `same_bits`, during a capture and in `summary` the cost model chooses."""
     on_gpu()
     monkeypatch.setattr(prover, "command", ["/no/such/program"])
     monkeypatch.setattr(prover, "ask", None)
     x, w, y = gc.asarray(X, "cuda"), gc.asarray(W, "cuda"), gc.asarray(DY, "cuda")
-    with gc.backends.fixed_parts("cuda"):
+    with gc.backends.same_bits("cuda"):
         assert launched(lambda: ops.conv2d(x, w)) != [NAME]
     recorder = gc.backends.recorder("cuda")
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")

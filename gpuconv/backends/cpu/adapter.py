@@ -32,7 +32,7 @@ class NumpyDevice:
 
         return f"NumPy {np.__version__}, {threads()} threads"
 
-    def fixed_parts(self) -> AbstractContextManager[None]:
+    def same_bits(self) -> AbstractContextManager[None]:
         from gpuconv.backends.cpu.parallel import fixed_parts
 
         return fixed_parts()

@@ -115,8 +115,8 @@ class CudaDevice:
             self._device.synchronize()
 
     @contextmanager
-    def fixed_parts(self) -> Iterator[None]:
-        """See `backends.fixed_parts`: here "auto" is the cost model's choice, the same on every GPU of one compute
+    def same_bits(self) -> Iterator[None]:
+        """See `backends.same_bits`: here "auto" is the cost model's choice, the same on every GPU of one compute
         capability."""
         from gpuconv.backends.cuda.gemm import tuner
 

@@ -3,9 +3,9 @@
 import numpy as np
 
 
-def advance_clock(clock, lr, rates, *, batch_size):
-    lr[...] = rates[clock[0]] if 0 <= clock[0] < len(rates) else np.nan
-    clock += (1, 1, batch_size, batch_size)
+def advance_step_counter(counters, lr, rates, *, batch_size):
+    lr[...] = rates[counters[0]] if 0 <= counters[0] < len(rates) else np.nan
+    counters += (1, 1, batch_size, batch_size)
 
 
 def advance_counter(counter, *, by):

@@ -26,10 +26,10 @@ def batch_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
                 options = dict(cut=cut, classes=10, seed=3, offset=2**32 + n)
                 yield Case("mix_batch", tier, f"{n} of {h}x{w}x{c} {text_of(options)}", _mix(n, (h, w, c), options))
     for tier, done, number in (("tiny", 0, 1), ("odd", 6, 5), ("real", 3, 1000)):
-        yield Case("advance_clock", tier, f"step {done} of 7", _clock(done, number), ("float64", "float32"))
+        yield Case("advance_step_counter", tier, f"step {done} of 7", _counters(done, number), ("float64", "float32"))
         yield Case("advance_counter", tier, f"by {number}", _counter(number), ("float32",))
-    yield Case("advance_clock", "odd", "35 rates", _clock(5, 3, 35), ("float64", "float32"))
-    yield Case("advance_clock", "odd", "past the end", _clock(7, 3), ("float64", "float32"))
+    yield Case("advance_step_counter", "odd", "35 rates", _counters(5, 3, 35), ("float64", "float32"))
+    yield Case("advance_step_counter", "odd", "past the end", _counters(7, 3), ("float64", "float32"))
     for tier, n in (("tiny", 1), ("odd", 17), ("real", 1437)):
         yield Case("random_permutation", tier, str(n), _order(n), ("float32",))
 
@@ -54,10 +54,10 @@ def _mix(n: int, shape: tuple[int, ...], options: Options) -> Make:
     return make
 
 
-def _clock(done: int, batch_size: int, width: int = 1) -> Make:
+def _counters(done: int, batch_size: int, width: int = 1) -> Make:
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
-        clock = np.array([done, 2**40 + done, 11, 2**40])
-        return [clock, normal(rng, (width,), dtype), normal(rng, (7, width), dtype)], dict(batch_size=batch_size)
+        counters = np.array([done, 2**40 + done, 11, 2**40])
+        return [counters, normal(rng, (width,), dtype), normal(rng, (7, width), dtype)], dict(batch_size=batch_size)
 
     return make
 

@@ -365,7 +365,7 @@ def test_the_emulated_device_uses_the_cost_models_choice(tmp_path, monkeypatch):
     assert ran()[0] == [plan.plan(CONV2D).algorithm.name]
 
 
-def test_a_layer_reports_what_runs_without_tuning_and_within_fixed_parts(on, monkeypatch):
+def test_a_layer_reports_what_runs_without_tuning_and_within_same_bits(on, monkeypatch):
     fastest = next(name for name in NAMES if name != plan.plan(CONV2D).algorithm.name)
     on(StandIn(speeds(fastest)))
     layer = Conv2D(12, 3)

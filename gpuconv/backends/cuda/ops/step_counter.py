@@ -8,9 +8,9 @@ from gpuconv.backends.cuda.runtime.new_arrays import empty
 from gpuconv.types import Array, ArrayT
 
 
-def advance_clock(clock: Array, lr: Array, rates: Array, *, batch_size: int) -> None:
+def advance_step_counter(counters: Array, lr: Array, rates: Array, *, batch_size: int) -> None:
     module = load("step_counter.cu", {"DTYPE": lr.dtype})
-    module.kernel("step_counter_advance")(1, WARP, clock, lr, rates, *rates.shape, batch_size)
+    module.kernel("step_counter_advance")(1, WARP, counters, lr, rates, *rates.shape, batch_size)
 
 
 def advance_counter(counter: ArrayT, *, by: int) -> ArrayT:
