@@ -67,7 +67,7 @@ def gpu() -> Iterator[list[str]]:
     launched: list[str] = []
 
     def remembered(product, *options):
-        tuner.remembered[product, tuner._gpu(0)] = chosen = plan(product, *options)
+        tuner.known_choices[product, tuner._gpu(0)] = chosen = plan(product, *options)
         return chosen
 
     launch, plan, tuning = RawKernel.__call__, tuner.plan, os.environ.get("GPUCONV_AUTOTUNE")
@@ -86,7 +86,7 @@ def gpu() -> Iterator[list[str]]:
             yield launched
         finally:
             RawKernel.__call__, tuner.plan = launch, plan  # type: ignore[method-assign, assignment]
-            tuner.remembered.clear()
+            tuner.known_choices.clear()
             os.environ.pop("GPUCONV_AUTOTUNE")
             if tuning is not None:
                 os.environ["GPUCONV_AUTOTUNE"] = tuning

@@ -27,7 +27,7 @@ def doubt(path: Path) -> str:
     return ""
 
 
-def doubt_about_way(path: Path) -> str:
+def doubt_about_path(path: Path) -> str:
     """`doubt` about a folder and all folders above it. Those above may be sticky, like /tmp, where nobody can rename
     another user's file."""
     if os.name != "posix":

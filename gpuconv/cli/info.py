@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
             row(name, f"not available: {error}")
     folder = cache.directory()
     entries = sum(1 for _ in folder.glob("*/")) if folder.is_dir() else 0
-    why = trust.doubt_about_way(folder) if folder.is_dir() else ""
+    why = trust.doubt_about_path(folder) if folder.is_dir() else ""
     row("cache", f"{folder} ({f'not used: {why}' if why else f'compiled files: {entries}'})")
 
     section("optional packages")

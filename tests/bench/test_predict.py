@@ -140,9 +140,9 @@ def test_one_command_refits_the_model_when_a_record_comes(new_record, capsys):
 
 def test_the_launchers_cost_model_uses_the_models_rates():
     rates = Model.load().rates
-    priced = (plan._BLOCK, plan._INSTRUCTION, plan._HMMA)
+    priced = (plan._BLOCK_CLOCKS, plan._INSTRUCTION_CLOCKS, plan._HMMA_CLOCKS)
     assert priced == pytest.approx((rates.block, rates.instruction, rates.hmma), rel=1e-3)
-    assert plan._COPIED * H200.clock * H200.multiprocessors == pytest.approx(H200.copy)
+    assert plan._BYTES_PER_CLOCK * H200.clock * H200.multiprocessors == pytest.approx(H200.copy)
 
 
 def test_memory_limits_a_kernel_whose_bytes_take_longest():

@@ -73,7 +73,7 @@ def forced(monkeypatch, algorithm: Algorithm | None, splits: int = 1, most_block
         )
 
     monkeypatch.setattr(tuner, "plan", planned)
-    monkeypatch.setattr(tuner, "remembered", {})
+    monkeypatch.setattr(tuner, "known_choices", {})
 
 
 @directions

@@ -48,11 +48,11 @@ def leading(x):
 # --- how the matrix is divided among threads ---------------------------------------------------
 
 
-def elements_of(dealt, width):
+def elements_of(columns, width):
     """Every element that a thread of the launch visits, by the arithmetic of `walk`."""
-    size, stride, chunk, _, tile, rows = dealt.struct.tolist()
-    chunks, tiles = dealt.grid
-    thread = np.arange(dealt.threads)
+    size, stride, chunk, _, tile, rows = columns.struct.tolist()
+    chunks, tiles = columns.grid
+    thread = np.arange(columns.threads)
     visited = []
     for block in range(tiles):
         first = block * (tile // width) + thread
@@ -73,22 +73,22 @@ def test_each_element_is_visited_once_and_lanes_keep_their_column(shape, width, 
     rows, channels = shape
     if np.lcm(channels, width) > THREADS * width and channels % width:
         width = 1
-    dealt = column_reduce.deal(rows, channels, width, most_steps)
-    np.testing.assert_array_equal(np.sort(elements_of(dealt, width)), np.arange(rows * channels))
-    assert int(dealt.struct["stride"]) * width % channels == 0
-    assert dealt.threads <= THREADS
-    assert dealt.threads % 32 == 0
+    columns = column_reduce.distribute(rows, channels, width, most_steps)
+    np.testing.assert_array_equal(np.sort(elements_of(columns, width)), np.arange(rows * channels))
+    assert int(columns.struct["stride"]) * width % channels == 0
+    assert columns.threads <= THREADS
+    assert columns.threads % 32 == 0
 
 
 def test_every_element_of_a_matrix_past_2_to_the_31_is_visited():
     rows, channels, width = 2**29, 24, 8
-    dealt = column_reduce.deal(rows, channels, width, None)
-    size, stride, chunk, _, _, step_rows = dealt.struct.tolist()
+    columns = column_reduce.distribute(rows, channels, width, None)
+    size, stride, chunk, _, _, step_rows = columns.struct.tolist()
     assert size == rows * channels
-    assert (dealt.chunks - 1) * chunk * step_rows < rows <= dealt.chunks * chunk * step_rows
-    assert dealt.chunks <= 1024
+    assert (columns.chunks - 1) * chunk * step_rows < rows <= columns.chunks * chunk * step_rows
+    assert columns.chunks <= 1024
     assert stride * width == step_rows * channels
-    spread = column_reduce.deal(rows, channels, width, column_reduce.MAP_STEPS)
+    spread = column_reduce.distribute(rows, channels, width, column_reduce.MAP_STEPS)
     assert spread.chunks * column_reduce.MAP_STEPS * step_rows >= rows
 
 

@@ -384,9 +384,9 @@ def convolution(device="cuda:0", **options):
 def timed(monkeypatch, tmp_path):
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "1")
     monkeypatch.setattr(tuner, "cache", SimpleNamespace(default=lambda: Cache(tmp_path / "choices")))
-    tuner.remembered.clear()
+    tuner.known_choices.clear()
     yield
-    tuner.remembered.clear()
+    tuner.known_choices.clear()
 
 
 @pytest.mark.parametrize("tf32", [False, True], ids=["float32", "tf32"])
@@ -528,7 +528,7 @@ def ours_alone(entry, device, compiled):
 def test_under_a_profiling_tool_nothing_is_timed_and_a_message_says_so(timed, monkeypatch, capsys, variable, tool):
     monkeypatch.delenv("GPUCONV_AUTOTUNE")
     monkeypatch.setenv(variable, "49152")
-    caches = attached_tools.tool, tuner._untimed
+    caches = attached_tools.tool, tuner._tool_distorts_times
     for cache in caches:
         cache.cache_clear()
     try:

@@ -32,7 +32,7 @@ def on_gpu(monkeypatch, tmp_path):
     for each in (tuner, proofs):
         monkeypatch.setattr(each, "cache", type("", (), {"default": staticmethod(lambda: kept)}))
     monkeypatch.delenv("GPUCONV_AUTOTUNE", raising=False)
-    monkeypatch.setattr(tuner, "remembered", {})
+    monkeypatch.setattr(tuner, "known_choices", {})
     monkeypatch.setattr(prover, "LIMIT", 3.0)
     monkeypatch.setattr(Gpu, "seconds", _seconds)
     monkeypatch.setattr(prover, "_prover", prover.Prover())
@@ -87,7 +87,7 @@ def test_a_proved_algorithm_is_chosen_and_its_proof_is_seen_and_kept(on_gpu, tmp
     assert rows(net, 2, "cuda")[-1].proofs == {"fprop": row["proof"]}
     monkeypatch.setattr(prover, "command", ["/no/such/program"])
     prover.close()
-    tuner.remembered.clear()  # as in a new process
+    tuner.known_choices.clear()  # as in a new process
     proofs._known.cache_clear()
     assert ran("conv2d", [X, W, B])[0]["algorithm"] == NAME
     assert ran("conv2d", [X, W, B], algo=NAME)[0]["proof"] == row["proof"]

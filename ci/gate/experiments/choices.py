@@ -34,7 +34,7 @@ def chosen(device: str, small: bool) -> dict[str, Any]:
     from gpuconv.backends.cuda import cache
     from gpuconv.backends.cuda.gemm import tuner
 
-    tuner.remembered.clear()
+    tuner.known_choices.clear()
     before = os.environ.get("GPUCONV_CACHE_DIR")
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:

@@ -49,7 +49,7 @@ class Cache:
                     root = _own_folder(self.root)
                     made = done.enter_context(files.scratch(root))
                 except OSError as error:
-                    self._private = _retreat(error)
+                    self._private = _private_folder(error)
             if self._private:
                 root = self._private
                 made = done.enter_context(files.scratch(root))
@@ -73,7 +73,7 @@ class Cache:
         """The folder of a complete entry, or None."""
         folder = _folder_name(name, key)
         root = self.root.resolve()
-        if _is_complete(root / folder) and not trust.doubt_about_way(root):
+        if _is_complete(root / folder) and not trust.doubt_about_path(root):
             return root / folder
         if self._private and _is_complete(self._private / folder):
             return self._private / folder
@@ -84,7 +84,7 @@ def _own_folder(root: Path) -> Path:
     """The folder, created if missing. Raises OSError if others can write to it."""
     root = root.resolve()
     trust.make_folder(root)
-    if why := trust.doubt_about_way(root):
+    if why := trust.doubt_about_path(root):
         raise PermissionError(why)
     return root
 
@@ -97,7 +97,7 @@ def _folder_name(name: str, key: Iterable[str]) -> str:
     return f"{name}-{digest.hexdigest()[:32]}"
 
 
-def _retreat(error: OSError) -> Path:
+def _private_folder(error: OSError) -> Path:
     """A private folder for this process, if the chosen one cannot be used."""
     private = Path(tempfile.mkdtemp(prefix="gpuconv-"))
     atexit.register(shutil.rmtree, private, ignore_errors=True)

@@ -59,13 +59,13 @@ def on(monkeypatch, tmp_path):
     """Treats emulated arrays as those of the stand-in; the disk cache and the choices in memory start empty."""
     monkeypatch.setattr(tuner, "cache", SimpleNamespace(default=lambda: Cache(tmp_path / "cache")))
     monkeypatch.delenv("GPUCONV_AUTOTUNE", raising=False)
-    monkeypatch.setattr(tuner, "remembered", {})
+    monkeypatch.setattr(tuner, "known_choices", {})
 
     def use(gpu, forget=False):
         monkeypatch.setattr(tuner, "gpu_of", lambda array: gpu)
         monkeypatch.setattr(tuner, "gpu_named", lambda device: gpu)
         if forget:
-            tuner.remembered.clear()  # the state of a new process
+            tuner.known_choices.clear()  # the state of a new process
         return gpu
 
     return use
@@ -396,7 +396,7 @@ def test_a_layer_reports_the_measured_choice(on):
 def test_a_choice_stored_under_an_old_algorithm_name_is_found(tmp_path):
     (tmp_path / "choice.json").write_text(json.dumps({"algorithm": "first-256x64"}))
     product = Product("conv2d_fprop", 1000, 64, 27, 1, np.dtype(np.float32), few_channels_smem_bytes=1000)
-    assert tuner._read(tmp_path, plan.candidates(product)).algorithm.name == "few_channels-256x64"
+    assert tuner._read_choice(tmp_path, plan.candidates(product)).algorithm.name == "few_channels-256x64"
 
 
 # --- the GPU, with a stand-in for CuPy ---------------------------------------------------------

@@ -51,7 +51,7 @@ def convolution(
         )
     kernel = predict_time.compiled(algorithm, direction, arithmetic, (vector_c, vector_k), gpu.arch)
     smem_bytes = kernel.shared + plan.smem_bytes
-    asked = predict_time.terms(
+    work = predict_time.terms(
         kernel.loop,
         blocks=plan.blocks * plan.split_k,
         tiles_of_depth=ceil_div(plan.depth_per_split, algorithm.block_k),
@@ -60,7 +60,7 @@ def convolution(
         reduction=0,
         multiprocessors=gpu.multiprocessors,
     )
-    return algorithm.name, model.predict(asked, gpu, moved, partials)
+    return algorithm.name, model.predict(work, gpu, moved, partials)
 
 
 @functools.cache

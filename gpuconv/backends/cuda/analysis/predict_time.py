@@ -188,9 +188,10 @@ def compiled(algorithm: Algorithm, direction: str, arithmetic: str, vectors: tup
     loop = machine_code.main_loop(instructions)
     if loop is None:
         raise ValueError(f"algorithm {algorithm.name!r} has no tensor-core loop; the model covers no other")
-    a_tile = algorithm.macros["THREAD_M"] * algorithm.macros["THREAD_N"] // 2  # HMMAs of a warp in a tile
-    loop = loop.share(a_tile)
-    return Compiled(loop, used.registers, used.static_shared)
+    hmma_per_tile = (
+        algorithm.macros["THREAD_M"] * algorithm.macros["THREAD_N"] // 2
+    )  # of a warp, in a tile of the depth
+    return Compiled(loop.share(hmma_per_tile), used.registers, used.static_shared)
 
 
 def resident_blocks(arch: str, registers: int, shared: int, threads: int) -> int:

@@ -14,7 +14,7 @@ from gpuconv.backends.cuda.runtime.limits import SCHEDULERS
 from gpuconv.backends.cuda.runtime.nvrtc import CompileError, Resources
 from gpuconv.backends.cuda.runtime.outputs import ceil_div
 
-THOROUGH = ("sm_80", "sm_90a")
+THOROUGH = ("sm_80", "sm_90a")  # the architectures for which every variant is compiled, see `jobs`
 DEFAULT_BLOCK = 256  # threads of a block if a kernel declares no bound
 
 
@@ -77,11 +77,11 @@ def occupancy(arch: str, registers: int, shared: int, threads: int) -> float | N
     chip, warps = chip_of(arch), ceil_div(threads, 32)
     if chip is None:
         return None
-    a_block = ceil_div(shared + _RESERVED_SHARED, _SHARED_UNIT) * _SHARED_UNIT
-    limits = [chip.blocks, chip.warps // warps, chip.shared // a_block]
+    shared_per_block = ceil_div(shared + _RESERVED_SHARED, _SHARED_UNIT) * _SHARED_UNIT
+    limits = [chip.blocks, chip.warps // warps, chip.shared // shared_per_block]
     if registers:
-        a_warp = ceil_div(registers * 32, _REGISTER_UNIT) * _REGISTER_UNIT
-        limits.append(chip.registers // SCHEDULERS // a_warp * SCHEDULERS // warps)
+        registers_per_warp = ceil_div(registers * 32, _REGISTER_UNIT) * _REGISTER_UNIT
+        limits.append(chip.registers // SCHEDULERS // registers_per_warp * SCHEDULERS // warps)
     return min(limits) * warps / chip.warps
 
 

@@ -20,15 +20,15 @@ VECTORS: dict[str, tuple[Any, ...]] = dict(VECTOR_C=(1, WIDE), VECTOR_K=(1, WIDE
 MOVES = (1, WIDE)  # VECTOR_C and VECTOR_K are equal; kernels with unequal ones need no more, and compile when used
 ACTIVATIONS = ("Identity", "Gelu")  # none, and the one with the most arithmetic; others are compiled when used
 MASKED = dict(MASK=4)  # the mask with the most bits; the other one is compiled when used
-SEARCHED = dict(TAP_TABLE=0)  # filters with more taps than the tile iterators' table holds
-FINISHES: tuple[Mapping[str, Any], ...] = (
+NO_TAP_TABLE = dict(TAP_TABLE=0)  # for filters with more taps than the tile iterators' table holds
+FPROP_EPILOGUES: tuple[Mapping[str, Any], ...] = (
     dict(ACTIVATION="Identity"),
     dict(ACTIVATION="Gelu", SAVES_INPUT=1),  # needs more than an activation whose input is not stored
     dict(ACTIVATION="Relu") | MASKED,
     dict(ACTIVATION="Identity", MOMENTS=1),
     dict(ACTIVATION="Identity", MOMENTS=1) | MASKED,
 )
-OF_GRADIENTS: tuple[Mapping[str, Any], ...] = (
+DGRAD_EPILOGUES: tuple[Mapping[str, Any], ...] = (
     dict(ACTIVATION="Identity"),
     dict(ACTIVATION="Gelu", NORM_SUMS=1),  # needs more than the sums of a norm without an activation
 )
@@ -45,7 +45,7 @@ class AlgorithmVariant:
         return f"{self.algorithm.name} {self.arithmetic}"
 
 
-def products(family: str, arithmetics: tuple[str, ...] = ARITHMETICS) -> tuple[AlgorithmVariant, ...]:
+def algorithm_variants(family: str, arithmetics: tuple[str, ...] = ARITHMETICS) -> tuple[AlgorithmVariant, ...]:
     listed = (*FEW_CHANNELS, *ALGORITHMS)
     return tuple(
         AlgorithmVariant(a, of) for a in listed if a.family == family for of in a.arithmetics if of in arithmetics
@@ -54,7 +54,9 @@ def products(family: str, arithmetics: tuple[str, ...] = ARITHMETICS) -> tuple[A
 
 # One of the 16-bit dtypes: float16 and bfloat16 differ only in the name of an instruction.
 NUMBERS = tuple(a for a in ARITHMETICS if a != "bfloat16")
-SIMT, MMA, WGMMA, OF_FEW_CHANNELS = (products(family, NUMBERS) for family in ("simt", "mma", "wgmma", "few_channels"))
+SIMT, MMA, WGMMA, OF_FEW_CHANNELS = (
+    algorithm_variants(family, NUMBERS) for family in ("simt", "mma", "wgmma", "few_channels")
+)
 # Pairs of the dtype of parameters and state, and that of gradients: equal, or float32 masters with 16-bit gradients.
 STEPS = (*((name, name) for name in FLOAT_NAMES), ("float32", "float16"), ("float32", "bfloat16"))
 # The same with the dtype of the factors of Muon's products: that of the sums, or bfloat16.
@@ -69,22 +71,24 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "batch_norm.cu": dict(DTYPE=FLOAT_NAMES, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE), MASK=(0, 4)),
     "bias_grad.cu": dict(DTYPE=FLOAT_NAMES, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE)),
     "clip.cu": {},
-    "conv2d_dgrad.cu": dict(ALGORITHM=SIMT, FINISH=OF_GRADIENTS, **VECTORS),
+    "conv2d_dgrad.cu": dict(ALGORITHM=SIMT, EPILOGUE=DGRAD_EPILOGUES, **VECTORS),
     "conv2d_dgrad_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, WIDTH=(1, WIDE)),
     "conv2d_dgrad_mma.cu": dict(
-        ALGORITHM=MMA, FINISH=(*OF_GRADIENTS, dict(ACTIVATION="Identity") | SEARCHED), MOVE=MOVES
+        ALGORITHM=MMA, EPILOGUE=(*DGRAD_EPILOGUES, dict(ACTIVATION="Identity") | NO_TAP_TABLE), MOVE=MOVES
     ),
     "conv2d_dgrad_wgmma.cu": dict(
         ALGORITHM=WGMMA,
-        FINISH=(*OF_GRADIENTS, dict(ACTIVATION="Silu", NORM_SUMS=1), dict(ACTIVATION="Identity") | SEARCHED),
+        EPILOGUE=(*DGRAD_EPILOGUES, dict(ACTIVATION="Silu", NORM_SUMS=1), dict(ACTIVATION="Identity") | NO_TAP_TABLE),
         MOVE=MOVES,
     ),
-    "conv2d_fprop.cu": dict(ALGORITHM=SIMT, FINISH=FINISHES, **VECTORS),
+    "conv2d_fprop.cu": dict(ALGORITHM=SIMT, EPILOGUE=FPROP_EPILOGUES, **VECTORS),
     "conv2d_fprop_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE)),
-    "conv2d_fprop_few_channels.cu": dict(ALGORITHM=OF_FEW_CHANNELS, FINISH=FINISHES, VECTOR_K=(1, WIDE)),
-    "conv2d_fprop_mma.cu": dict(ALGORITHM=MMA, FINISH=(*FINISHES, dict(ACTIVATION="Identity") | SEARCHED), MOVE=MOVES),
+    "conv2d_fprop_few_channels.cu": dict(ALGORITHM=OF_FEW_CHANNELS, EPILOGUE=FPROP_EPILOGUES, VECTOR_K=(1, WIDE)),
+    "conv2d_fprop_mma.cu": dict(
+        ALGORITHM=MMA, EPILOGUE=(*FPROP_EPILOGUES, dict(ACTIVATION="Identity") | NO_TAP_TABLE), MOVE=MOVES
+    ),
     "conv2d_fprop_wgmma.cu": dict(
-        ALGORITHM=WGMMA, FINISH=(*FINISHES, dict(ACTIVATION="Identity") | SEARCHED), MOVE=MOVES
+        ALGORITHM=WGMMA, EPILOGUE=(*FPROP_EPILOGUES, dict(ACTIVATION="Identity") | NO_TAP_TABLE), MOVE=MOVES
     ),
     "conv2d_wgrad.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), **VECTORS),
     "conv2d_wgrad_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, WIDTH=(1, WIDE)),
@@ -145,10 +149,10 @@ def variants(macros: Mapping[str, Mapping[str, tuple[Any, ...]]] = MACROS) -> It
                 chosen |= macros_of(arithmetic)
             if step := chosen.pop("STEP", None):
                 chosen |= dict(zip(("DTYPE", "GRAD", "FACTOR"), step))
-            chosen |= chosen.pop("FINISH", {})
+            chosen |= chosen.pop("EPILOGUE", {})
             if move := chosen.pop("MOVE", None):
                 chosen["VECTOR_C"] = chosen["VECTOR_K"] = move
-            if product and _another_stands_for(product, chosen):
+            if product and _covered_by_another(product, chosen):
                 continue
             size = as_dtype(chosen.get("DTYPE", "float32")).itemsize
             wide = size == 8 or chosen.get("LABEL") == SOFT
@@ -164,7 +168,8 @@ def variants(macros: Mapping[str, Mapping[str, tuple[Any, ...]]] = MACROS) -> It
             yield Variant(file, tuple((name, str(value)) for name, value in defines.items()), smem_bytes, arch)
 
 
-def _another_stands_for(product: AlgorithmVariant, defines: Mapping[str, object]) -> bool:
+def _covered_by_another(product: AlgorithmVariant, defines: Mapping[str, object]) -> bool:
+    """Whether a variant is not compiled ahead, because another one needs at least as many resources."""
     family, moves = product.algorithm.family, {defines[name] for name in VECTORS if name in defines}
     if family == "few_channels":
         return not _plain(defines) and defines["VECTOR_K"] != WIDE  # single numbers differ only in the stores
@@ -187,10 +192,10 @@ def representatives(chosen: Iterable[Variant]) -> list[Variant]:
         if _plain(defines):
             arithmetic = [defines.get(name) for name in ("DTYPE", "GRAD", "FACTOR", "TF32")]
             groups.setdefault((variant.file, *arithmetic), []).append(variant)
-    return [max(found, key=_reach) for found in groups.values()]
+    return [max(found, key=_tile_size) for found in groups.values()]
 
 
-def _reach(variant: Variant) -> list[int]:
+def _tile_size(variant: Variant) -> list[int]:
     names = ("WIDTH", "VECTOR", "VECTOR_C", "VECTOR_K", "PER_LANE", "COLUMNS", "BLOCK_M", "BLOCK_N")
     return [int(dict(variant.defines).get(name, 0)) for name in names]
 

@@ -27,13 +27,13 @@ LARGEST_WORKSPACE = 64 * 2**20  # bytes of partial sums
 _MULTIPROCESSORS = 132
 _BUSY_THREADS = 256  # threads that saturate the arithmetic of one multiprocessor
 _START_DEPTH = 32  # the fixed cost of a block, expressed as extra depth
-_A_CLOCK = 128  # multiply-adds per clock of a multiprocessor's CUDA cores
+_MULTIPLY_ADDS_PER_CLOCK = 128  # multiply-adds per clock of a multiprocessor's CUDA cores
 # Clocks on tensor cores by the performance model (analysis/predict_time.json): of a block, and of an instruction and an
 # HMMA on a scheduler. They are copied here, because a plan must not change with each refit.
-_BLOCK, _INSTRUCTION, _HMMA = 1916, 1.671, 3.319
-_SINGLY = 3  # factor on the instructions of wgrad's tiles that load x one number at a time, as in a first layer
-_COPIED = 4.256e12 / 1.98e9 / _MULTIPROCESSORS  # bytes per clock of a multiprocessor; from the model too
-_SECOND_LAUNCH = 2344  # clocks until the reduction after split-K starts; not confirmed by a record
+_BLOCK_CLOCKS, _INSTRUCTION_CLOCKS, _HMMA_CLOCKS = 1916, 1.671, 3.319
+_SINGLE_LOADS = 3  # factor on the instructions of wgrad's tiles that load x one number at a time, as in a first layer
+_BYTES_PER_CLOCK = 4.256e12 / 1.98e9 / _MULTIPROCESSORS  # of a multiprocessor: the model's copy rate and clock
+_SECOND_LAUNCH_CLOCKS = 2344  # clocks until the reduction after split-K starts; not confirmed by a record
 _SHORTEST_SPLIT = 128  # the least depth of a split
 
 _TILE_SCHEDULER = np.dtype(
@@ -131,7 +131,7 @@ def _plans(product: Product, algorithm: Algorithm) -> Iterator[Plan]:
         cost = _main_loop(product, algorithm, turns * split_k, per_split)
         if split_k > 1:
             moved = partials_bytes(product, split_k) / _MULTIPROCESSORS
-            cost += _A_CLOCK * (_SECOND_LAUNCH + moved / _COPIED)
+            cost += _MULTIPLY_ADDS_PER_CLOCK * (_SECOND_LAUNCH_CLOCKS + moved / _BYTES_PER_CLOCK)
         yield Plan(algorithm, across, down, tiles, split_k, per_split, cost, smem_bytes, blocks)
 
 
@@ -157,10 +157,10 @@ def _main_loop(product: Product, algorithm: Algorithm, blocks: int, depth: int) 
         return busiest * outputs * (depth + _START_DEPTH) / (algorithm.rate * busy)
     at_once = blocks <= _MULTIPROCESSORS * algorithm.macros["MIN_BLOCKS"]
     each = busiest if at_once else blocks / _MULTIPROCESSORS
-    hmma = outputs * depth / (16 * 8 * algorithm.block_k / 2) / SCHEDULERS
+    hmma = outputs * depth / (16 * 8 * algorithm.block_k / 2) / SCHEDULERS  # each: 16 x 8 outputs, half a block_k deep
     singly = product.kernel == "conv2d_wgrad" and product.macros.get("VECTOR_C") == 1
-    issued = _INSTRUCTION * algorithm.issued[product.kernel] * (_SINGLY if singly else 1) + _HMMA
-    return each * (_BLOCK + hmma * issued / busy) * _A_CLOCK
+    issued = _INSTRUCTION_CLOCKS * algorithm.issued[product.kernel] * (_SINGLE_LOADS if singly else 1) + _HMMA_CLOCKS
+    return each * (_BLOCK_CLOCKS + hmma * issued / busy) * _MULTIPLY_ADDS_PER_CLOCK
 
 
 def _splits(product: Product, tiles: int) -> list[int]:

@@ -44,7 +44,7 @@ class Product:
 
     @functools.cached_property
     def state_numbers(self) -> int:
-        """How many numbers the state has to which the kernel reduces each channel of a tile; 0 if it reduces none."""
+        """The kernel reduces each channel of a tile to a state of this many numbers; 0 if it reduces none."""
         return 3 if self.epilogue.moments else 2 if self.epilogue.norm_sums else 0
 
     @functools.cached_property

@@ -122,16 +122,18 @@ def verdict(product: Product, candidate: Plan, place: Place, *, ask: bool) -> Ve
     if not known:
         try:
             key = _key(product, candidate, place, build=ask)
-            found = _kept(product, key) if key else None
-            found = found or (_told(product, candidate, prove(product, candidate, place)) if ask else None)
+            found = _load(product, key) if key else None
+            found = found or (_with_warning(product, candidate, prove(product, candidate, place)) if ask else None)
         except (RuntimeError, OSError) as error:  # e.g. it does not compile, or no process starts
-            found = _told(product, candidate, Verdict(False, f"{type(error).__name__}: {error}".splitlines()[0]))
+            found = _with_warning(
+                product, candidate, Verdict(False, f"{type(error).__name__}: {error}".splitlines()[0])
+            )
         if found:
             known.append(found)
     return known[0] if known else None
 
 
-def _told(product: Product, candidate: Plan, found: Verdict) -> Verdict:
+def _with_warning(product: Product, candidate: Plan, found: Verdict) -> Verdict:
     if not found.proved:
         message = f"{candidate.algorithm.name} is not proved for {product.kernel} of {product.problem}: {found.reason}"
         message += "; this process asks for no more proofs" if prover.gave_up() else ""
@@ -154,9 +156,9 @@ def prove(product: Product, candidate: Plan, place: Place) -> Verdict:
     key = _key(product, candidate, place, build=True)
     assert key is not None
     digest_of(product, reference, place.device)  # compile before the child's time limit starts
-    found = _judged(prover.ask(question, fingerprint(key)))
+    found = _verdict_of(prover.ask(question, fingerprint(key)))
     if found.lasting:
-        _keep(product, key, found)
+        _store(product, key, found)
     return found
 
 
@@ -173,7 +175,7 @@ def _reference(product: Product, candidate: Plan, place: Place) -> Plan | None:
     return next((each for each in proved if each.algorithm.name != candidate.algorithm.name), None)
 
 
-def _judged(answer: prover.Answer) -> Verdict:
+def _verdict_of(answer: prover.Answer) -> Verdict:
     return Verdict(
         answer.status == prover.PROVED,
         answer.reason,
@@ -186,23 +188,23 @@ def _judged(answer: prover.Answer) -> Verdict:
 # --- the cache ---------------------------------------------------------------------------------
 
 
-def _name(product: Product) -> str:
+def _entry_name(product: Product) -> str:
     return f"proof-{product.kernel}"
 
 
-def _keep(product: Product, key: Sequence[str], found: Verdict) -> None:
+def _store(product: Product, key: Sequence[str], found: Verdict) -> None:
     """Store a verdict in place of an earlier one. If storing fails, the next process asks again."""
 
     def fill(folder: Path) -> None:
         (folder / "verdict.json").write_text(json.dumps(asdict(found), indent=1), encoding="utf-8")
 
     with suppress(OSError):
-        cache.default().forget(_name(product), key)
-        cache.default().entry(_name(product), key, fill)
+        cache.default().forget(_entry_name(product), key)
+        cache.default().entry(_entry_name(product), key, fill)
 
 
-def _kept(product: Product, key: Sequence[str]) -> Verdict | None:
-    entry = cache.default().find(_name(product), key)
+def _load(product: Product, key: Sequence[str]) -> Verdict | None:
+    entry = cache.default().find(_entry_name(product), key)
     if entry is None:
         return None
     return Verdict(**json.loads((entry / "verdict.json").read_text(encoding="utf-8")))

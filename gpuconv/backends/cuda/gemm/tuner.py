@@ -76,52 +76,52 @@ def enabled() -> bool:
     tool distorts times. Raises ValueError for any other value."""
     value = os.environ.get("GPUCONV_AUTOTUNE")
     if value is None:
-        return not _untimed()
+        return not _tool_distorts_times()
     return value == "1" or lookup("value of GPUCONV_AUTOTUNE", value, {"1": True, "0": False})
 
 
 by_model = ContextVar("the cost model chooses, whatever was measured", default=False)
 in_trial = ContextVar("launches that are timed to choose an algorithm are not work of the caller", default=False)
 
-_noted: ContextVar[list[Product] | None] = ContextVar("products are added to this list", default=None)
+_product_list: ContextVar[list[Product] | None] = ContextVar("computed products are added to this", default=None)
 
 
 @contextlib.contextmanager
-def noted() -> Iterator[list[Product]]:
+def recorded_products() -> Iterator[list[Product]]:
     """A context in which every computed product is added to the yielded list."""
     products: list[Product] = []
-    token = _noted.set(products)
+    token = _product_list.set(products)
     try:
         yield products
     finally:
-        _noted.reset(token)
+        _product_list.reset(token)
 
 
 @functools.cache  # so that the message appears once
-def _untimed() -> bool:
+def _tool_distorts_times() -> bool:
     if tool := attached_tools.tool():
         notice(f"under {tool} 'auto' takes the cost model's choice and times nothing, unless GPUCONV_AUTOTUNE is 1")
     return tool is not None
 
 
-remembered: dict[tuple[Product, Gpu], Plan] = {}
-when_replaced(lambda: remembered.clear())
+known_choices: dict[tuple[Product, Gpu], Plan] = {}
+when_replaced(lambda: known_choices.clear())
 
 
 def choose(
     product: Product, algo: str, out: Array, run: Callable[[Plan], None], *, accumulate: bool | None = None
 ) -> Plan:
-    """The plan that `algo` names. "auto" on a GPU is the fastest plan, remembered or else timed by calling `run`.
+    """The plan that `algo` names. "auto" on a GPU is the fastest plan, known_choices or else timed by calling `run`.
 
     run: launches the product under a plan, into `out` or, if the product accumulates, into scratch arrays of its
     shape and pitch. If the scratch arrays and the partial sums would exceed the workspace, the cost model chooses.
     """
-    if (products := _noted.get()) is not None:
+    if (products := _product_list.get()) is not None:
         products.append(product)
     if algo != AUTO:
-        return _named(product, algo, out)
+        return _plan_of_name(product, algo, out)
     gpu = gpu_of(out) if not by_model.get() else None
-    if gpu is not None and (known := remembered.get((product, gpu))):
+    if gpu is not None and (known := known_choices.get((product, gpu))):
         return known
     if gpu is None or not enabled():
         return plan(product, algo, capability_of(out))
@@ -132,13 +132,13 @@ def choose(
         return plans[0]
     name, key = _name(product), _key(product, plans, gpu)
     if not capturing:
-        entry = cache.default().entry(name, key, lambda folder: _alone(plans, gpu, run, folder))
+        entry = cache.default().entry(name, key, lambda folder: _measure_alone(plans, gpu, run, folder))
     elif (found := cache.default().find(name, key)) is not None:
         entry = found
     else:
         return plans[0]
-    remembered[product, gpu] = _read(entry, plans)
-    return remembered[product, gpu]
+    known_choices[product, gpu] = _read_choice(entry, plans)
+    return known_choices[product, gpu]
 
 
 def _candidates(product: Product, capability: int, gpu: Gpu, *, ask: bool) -> tuple[Plan, ...]:
@@ -148,7 +148,7 @@ def _candidates(product: Product, capability: int, gpu: Gpu, *, ask: bool) -> tu
     return first, *sorted((*others, *admitted), key=lambda plan: plan.cost)
 
 
-def _named(product: Product, algo: str, out: Array) -> Plan:
+def _plan_of_name(product: Product, algo: str, out: Array) -> Plan:
     """The plan of a named algorithm. On a GPU, raises UnprovedError if the algorithm needs a proof and has none."""
     found = plan(product, algo, capability_of(out))
     gpu = None if found.algorithm.proved else gpu_of(out)
@@ -162,13 +162,13 @@ def recall(product: Product, algo: str, device: str) -> Plan:
     model's."""
     capability = capability_named(device)
     gpu = gpu_named(device) if algo == AUTO and not by_model.get() else None
-    if gpu is not None and (known := remembered.get((product, gpu))):
+    if gpu is not None and (known := known_choices.get((product, gpu))):
         return known
     if gpu is None or not enabled():
         return plan(product, algo, capability)
     plans = _candidates(product, capability, gpu, ask=False)
     entry = cache.default().find(_name(product), _key(product, plans, gpu))
-    return plans[0] if entry is None else _read(entry, plans)
+    return plans[0] if entry is None else _read_choice(entry, plans)
 
 
 def _name(product: Product) -> str:
@@ -192,7 +192,7 @@ def _trials() -> Iterator[None]:
         in_trial.reset(token)
 
 
-def _alone(plans: Sequence[Plan], gpu: Gpu, run: Callable[[Plan], None], folder: Path) -> None:
+def _measure_alone(plans: Sequence[Plan], gpu: Gpu, run: Callable[[Plan], None], folder: Path) -> None:
     """Measure while no other process with this cache does, because its launches would distort the times."""
     with locks.held(folder.parent):
         _measure(plans, gpu, run, folder)
@@ -210,7 +210,7 @@ def _measure(plans: Sequence[Plan], gpu: Gpu, run: Callable[[Plan], None], folde
             break
         try:
             run(each)  # compiles and loads it, and warms up
-            least, spent = _least(gpu, functools.partial(run, each), share, min(best.values(), default=0.0))
+            least, spent = _least_seconds(gpu, functools.partial(run, each), share, min(best.values(), default=0.0))
         except Exception as error:
             if each is plans[-1] and not best:
                 raise
@@ -225,7 +225,7 @@ def _measure(plans: Sequence[Plan], gpu: Gpu, run: Callable[[Plan], None], folde
     (folder / "choice.json").write_text(text, encoding="utf-8")
 
 
-def _least(gpu: Gpu, run: Callable[[], None], share: float, best: float) -> tuple[float, float]:
+def _least_seconds(gpu: Gpu, run: Callable[[], None], share: float, best: float) -> tuple[float, float]:
     """The least seconds of a run, and the seconds spent: on one run, then on samples of several runs within `share`."""
     least = spent = gpu.seconds(run, 1)
     if best and least > _HOPELESS * best:
@@ -239,6 +239,6 @@ def _least(gpu: Gpu, run: Callable[[], None], share: float, best: float) -> tupl
     return least, spent
 
 
-def _read(entry: Path, plans: Sequence[Plan]) -> Plan:
+def _read_choice(entry: Path, plans: Sequence[Plan]) -> Plan:
     name = full_name(json.loads((entry / "choice.json").read_text(encoding="utf-8"))["algorithm"])
     return next(plan for plan in plans if plan.algorithm.name == name)

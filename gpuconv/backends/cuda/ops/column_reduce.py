@@ -21,7 +21,7 @@ _COLUMNS = np.dtype(
 )
 _BLOCKS = 1024  # per launch, about eight per multiprocessor; constant, so that every device gives the same bits
 _GROUP = 4  # loads in flight per thread; a chunk is a multiple of it
-MAP_STEPS = 16  # the most steps of a block that sums nothing: enough to outweigh reading the channels' coefficients
+MAP_STEPS = 16  # the most steps of a block that only maps: enough to outweigh reading the channels' coefficients
 _FINISH_COLUMNS = 8  # FINISH_COLUMNS of the header
 
 
@@ -48,7 +48,7 @@ def width_of(channels: int, first: Array, *others: Array | None, pitches: tuple[
 
 
 @functools.lru_cache(maxsize=1024)
-def deal(rows: int, channels: int, width: int, most_steps: int | None) -> Columns:
+def distribute(rows: int, channels: int, width: int, most_steps: int | None) -> Columns:
     """Distribute a (rows, channels) matrix, `width` numbers per thread and step.
 
     most_steps: the most steps of a block, or None for a reduction, which has few, long blocks.

@@ -14,7 +14,7 @@ from gpuconv.backends.cuda.gemm.plan import Plan
 from gpuconv.backends.cuda.gemm.product import ACTIVATIONS, Product
 from gpuconv.backends.cuda.gemm.tuner import recall
 from gpuconv.backends.cuda.ops import depthwise
-from gpuconv.backends.cuda.ops.column_reduce import deal, finish_grid, partials, width_of
+from gpuconv.backends.cuda.ops.column_reduce import distribute, finish_grid, partials, width_of
 from gpuconv.backends.cuda.ops.conv_struct import expect_within_limits, fits_tap_table, packed
 from gpuconv.backends.cuda.ops.pool import launch_over_packs
 from gpuconv.backends.cuda.runtime.kernel import load
@@ -86,7 +86,7 @@ def _fprop(
     """y, and the moments if the epilogue computes them. saved: receives the mask, or the activation's input."""
     expect_within_limits(problem)
     # The kernels for few channels read whole lines of x, so it must be contiguous.
-    x, x_pitch = (*contiguous(x), problem.c) if problem.few_channels else _near(x, problem, problem.c)
+    x, x_pitch = (*contiguous(x), problem.c) if problem.few_channels else _rows_with_tap_table(x, problem, problem.c)
     w, bias = contiguous(w, bias)
     vector_c = pack_width(x.dtype, x, w, count=math.gcd(problem.c // problem.groups, x_pitch))
     y = buffer(out, problem.pooled_shape(epilogue.pool), x.dtype, like=x, pitched=True)
@@ -97,9 +97,9 @@ def _fprop(
         flat, pitch = rows_of(y)
         vector_k = pack_width(x.dtype, flat, count=math.gcd(problem.k // problem.groups, pitch))
         product = product_of("fprop", problem, epilogue, x.dtype, tf32, vector_c, vector_k)
-        both = (None, saved) if epilogue.saves_input else (saved, None)
+        mask_and_input = (None, saved) if epilogue.saves_input else (saved, None)
         struct = packed(problem, epilogue.pool, pitch, x_pitch)
-        moments = compute(product, algo, y, (*both, None), (x, w, bias), bias=bias, struct=struct)
+        moments = compute(product, algo, y, (*mask_and_input, None), (x, w, bias), bias=bias, struct=struct)
     return store(y, out), moments
 
 
@@ -116,7 +116,7 @@ def conv2d_dgrad(
     accumulate: bool,
 ) -> ArrayT:
     expect_within_limits(problem)
-    dy, pitch = _near(_before_mask(dy, mask, problem, epilogue), problem, problem.k)
+    dy, pitch = _rows_with_tap_table(_before_mask(dy, mask, problem, epilogue), problem, problem.k)
     (w,) = contiguous(w)
     dx = buffer(out, problem.x_shape, dy.dtype, like=dy, keep=accumulate, pitched=True)
     if algo == DEPTHWISE:
@@ -144,7 +144,7 @@ def conv2d_dgrad_sums(
     `struct Sums` for each part of dx's pixels and each channel, (parts, C, 2), or None if dx is empty. norm: x, mean
     and, with an activation, gamma, beta and inv_std (else None); these and w are contiguous."""
     expect_within_limits(problem)
-    dy, pitch = _near(dy, problem, problem.k)
+    dy, pitch = _rows_with_tap_table(dy, problem, problem.k)
     dx = empty(problem.x_shape, dy.dtype, like=dy)
     if not dx.size:
         return dx, None
@@ -170,7 +170,10 @@ def conv2d_wgrad(
 ) -> ArrayT:
     expect_within_limits(problem)
     given = _before_mask(dy, mask, problem, epilogue)
-    (dy, pitch), (x, x_pitch) = _near(given, problem, problem.k), _near(x, problem, problem.c)
+    (dy, pitch), (x, x_pitch) = (
+        _rows_with_tap_table(given, problem, problem.k),
+        _rows_with_tap_table(x, problem, problem.c),
+    )
     dw = buffer(out, problem.w_shape, x.dtype, like=x, keep=accumulate)
     if algo == DEPTHWISE:
         if db is not None:
@@ -223,9 +226,9 @@ def _before_mask(dy: ArrayT, mask: Array | None, problem: Conv2dProblem, epilogu
     return dz
 
 
-def _near(array: ArrayT, problem: Conv2dProblem, channels: int) -> tuple[ArrayT, int]:
-    """The result of `rows_to_sum` for x (channels: C) or for the gradient of the convolution's own output (channels:
-    K); but a contiguous copy if only that fits the taps into the tap table."""
+def _rows_with_tap_table(array: ArrayT, problem: Conv2dProblem, channels: int) -> tuple[ArrayT, int]:
+    """The result of `rows_to_sum` for x, with channels C, or for the gradient of the convolution's own output, with
+    channels K; but a contiguous copy if the taps fit in the tap table only without a larger pitch."""
     flat, pitch = rows_to_sum(array, channels // problem.groups)
     if pitch > channels and fits_tap_table(problem, 1) and not fits_tap_table(problem, 1, pitch):
         return copied_rows(array), channels
@@ -305,7 +308,7 @@ def bias_grad(
     db = buffer(out, (channels,), dy.dtype, like=dy, keep=accumulate)
     if channels:
         width = width_of(channels, dy, saved, pitches=(pitch,))
-        columns = deal(math.prod(leading), channels, width, None)
+        columns = distribute(math.prod(leading), channels, width, None)
         sums = partials(columns, 1, dy.dtype, dy)
         module = load("bias_grad.cu", {"DTYPE": dy.dtype, "WIDTH": width, "ACTIVATION": ACTIVATIONS[activation]})
         module.kernel("bias_grad_sum")(

@@ -13,7 +13,7 @@ from gpuconv.problems import Conv2dProblem
 
 # Kernels count pixels and taps in 32 bits, including those of a tile that reaches past the end, and elements in 64
 # bits. The sum of two coordinates must fit in 32 bits.
-_MOST_LINES, _LONGEST_SIDE = 2**31 - 2**16, 2**29
+_MOST_PIXELS, _LONGEST_SIDE = 2**31 - 2**16, 2**29
 
 # Limits of the tap table in kernels/tile_iterator.cuh: taps (8 of its 80 entries lie past the end); rows plus columns
 # of a filter, one bit each; elements from the first tap to the last.
@@ -41,13 +41,13 @@ def expect_within_limits(problem: Conv2dProblem) -> None:
     (stride_h, stride_w), (dilation_h, dilation_w), padding = problem.stride, problem.dilation, problem.padding
     taps = r * s * max(problem.c, problem.k) // problem.groups
     for what, size in (("input pixels", n * h * w), ("output pixels", n * p * q), ("filter taps", taps)):
-        if size > _MOST_LINES:
-            raise ValueError(f"a convolution has at most {_MOST_LINES} {what}, received {size}: use a smaller batch")
+        if size > _MOST_PIXELS:
+            raise ValueError(f"a convolution has at most {_MOST_PIXELS} {what}, received {size}: use a smaller batch")
     side = max(h + sum(padding[0]), w + sum(padding[1]), dilation_h * r, dilation_w * s)
     if side > _LONGEST_SIDE:
         raise ValueError(f"a padded input and a dilated filter have sides of at most {_LONGEST_SIDE}, received {side}")
-    if stride_h * stride_w > _MOST_LINES:
-        raise ValueError(f"the product of both strides is at most {_MOST_LINES}, received strides {problem.stride}")
+    if stride_h * stride_w > _MOST_PIXELS:
+        raise ValueError(f"the product of both strides is at most {_MOST_PIXELS}, received strides {problem.stride}")
 
 
 @functools.lru_cache(maxsize=4096)

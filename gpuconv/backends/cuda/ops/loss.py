@@ -15,7 +15,7 @@ from gpuconv.backends.cuda.runtime.outputs import THREADS, buffer, contiguous, d
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.types import Array, ArrayT, Scalar
 
-_NONE = -(2**63)  # ignore nothing: no label has this value
+_IGNORE_NOTHING = -(2**63)  # ignore nothing: no label has this value
 
 
 def softmax_cross_entropy(
@@ -30,7 +30,7 @@ def softmax_cross_entropy(
 ) -> tuple[ArrayT, ArrayT]:
     logits, labels, weight = contiguous(logits, labels, weight)
     _refuse_wrong_labels(labels, logits.shape[1], ignore_index)
-    ignored = _NONE if ignore_index is None else ignore_index
+    ignored = _IGNORE_NOTHING if ignore_index is None else ignore_index
     divides = labels.ndim == 1 and not (weight is None and ignore_index is None)
     divisor = _label_weights(logits, labels, weight, ignored) if divides else None
     return _loss("softmax_cross_entropy", logits, labels, label_smoothing, grad_scale, out, weight, divisor, ignored)
@@ -140,7 +140,7 @@ def add_metrics(
 ) -> None:
     scores, labels, weight = contiguous(scores, labels, weight)
     defines = {"DTYPE": scores.dtype, "LABEL": np.dtype(np.int64) if labels is None else labels.dtype}
-    ignored = _NONE if ignore_index is None else ignore_index
+    ignored = _IGNORE_NOTHING if ignore_index is None else ignore_index
     load("metrics.cu", defines).kernel("metrics_add")(
         1, THREADS, totals, loss, scores, labels, len(scores), scores.shape[-1], ignored, weight, len(totals)
     )

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from gpuconv.backends.cuda.gemm.product import ACTIVATIONS
-from gpuconv.backends.cuda.ops.column_reduce import MAP_STEPS, deal, finish_grid, partials, width_of
+from gpuconv.backends.cuda.ops.column_reduce import MAP_STEPS, distribute, finish_grid, partials, width_of
 from gpuconv.backends.cuda.ops.conv import conv2d_dgrad_sums, conv2d_moments
 from gpuconv.backends.cuda.ops.conv_struct import expect_within_limits
 from gpuconv.backends.cuda.runtime.kernel import Module, load, until_replaced
@@ -83,7 +83,7 @@ def conv2d_batch_norm(
         return store(y, out), *saved
     gamma, beta, *running = contiguous(gamma, beta, running_mean, running_var)
     module = _kernels(given.dtype, width_of(channels, given), activation)
-    moments = _fewer(moments, module, "batch_norm_merge")
+    moments = _merged(moments, module, "batch_norm_merge")
     finish = module.kernel("batch_norm_statistics_finish")
     finish(finish_grid(channels), THREADS, mean, inv_std, *running, moments, momentum, eps, len(moments), channels)
     arguments = given, gamma, beta, mean, inv_std
@@ -112,22 +112,22 @@ def batch_norm_backward(
     accumulate: bool,
 ) -> tuple[Array, ...]:
     channels = x.shape[-1]
-    problem, above = (None, conv) if mask is None else (conv and conv[0], None)
+    problem, next_conv = (None, conv) if mask is None else (conv and conv[0], None)
     gamma, beta, mean, inv_std, w = contiguous(gamma, beta, mean, inv_std, w)
     parts = None
-    if above is None and problem is None:
+    if next_conv is None and problem is None:
         given, x_pitch = rows_to_sum(x)
     else:
         (x,) = contiguous(x)
         given, x_pitch = x, channels
-    if above is None:
+    if next_conv is None:
         dy, dy_pitch = rows_to_sum(dy, 0 if problem is None else channels // problem.groups)
     else:
         norm = (x, mean, gamma, beta, inv_std) if activation else (x, mean, None, None, None)
-        dy, parts = conv2d_dgrad_sums(dy, w, norm, *above)
+        dy, parts = conv2d_dgrad_sums(dy, w, norm, *next_conv)
         dy_pitch, out = channels, dy if out is None else out
     if saved is not None:
-        dy, parts = _through_saved(dy, dy_pitch, given, x_pitch, saved, mean, activation)
+        dy, parts = _activation_backward_sums(dy, dy_pitch, given, x_pitch, saved, mean, activation)
         dy_pitch, activation = channels, None
     dx = out
     if dx is None:
@@ -152,9 +152,9 @@ def batch_norm_backward(
         unpool = (*contiguous(mask), *problem.y_shape[1:3], *x.shape[1:3], filters)
     sums = empty((channels, 2), gamma.dtype, like=x)
     if parts is not None:
-        parts = _fewer(parts, module, "batch_norm_backward_merge")
+        parts = _merged(parts, module, "batch_norm_backward_merge")
     else:
-        columns = deal(rows, channels, width, None)
+        columns = distribute(rows, channels, width, None)
         parts = partials(columns, 2, x.dtype, x)
         module.kernel("batch_norm_backward_sums")(
             columns.grid,
@@ -177,7 +177,7 @@ def batch_norm_backward(
         module.kernel("batch_norm_backward_finish")(
             finish_grid(channels), THREADS, *gradients, sums, parts, inv_std, accumulate, len(parts), channels
         )
-    spread = deal(rows, channels, width, MAP_STEPS)
+    spread = distribute(rows, channels, width, MAP_STEPS)
     last(
         spread.grid,
         spread.threads,
@@ -200,26 +200,26 @@ def batch_norm_backward(
     return (dx, dgamma, dbeta) if saved is None else (dx, dgamma, dbeta, dy)
 
 
-def _through_saved(
+def _activation_backward_sums(
     dy: ArrayT, dy_pitch: int, x: Array, x_pitch: int, saved: ArrayT, mean: Array, activation: str | None
 ) -> tuple[ArrayT, Array]:
-    """The gradient of the activation's input, and the partial sums of the norm's backward pass. x: rows with a pitch,
-    like dy."""
+    """dz, the gradient of the activation's input, and the partial sums of the norm's backward pass. x, dy: rows with a
+    pitch."""
     channels = saved.shape[-1]
-    behind = empty(saved.shape, saved.dtype, like=saved)
+    dz = empty(saved.shape, saved.dtype, like=saved)
     if not channels:
-        return behind, empty((0, 0, 2), mean.dtype, like=saved)
+        return dz, empty((0, 0, 2), mean.dtype, like=saved)
     kept, pitch = rows_to_sum(saved)
     width = width_of(channels, x, dy, kept, pitches=(dy_pitch, x_pitch, pitch))
-    columns = deal(saved.size // channels, channels, width, None)
+    columns = distribute(saved.size // channels, channels, width, None)
     parts = empty((columns.chunks, channels, 2), mean.dtype, like=saved)
     reduce = _kernels(saved.dtype, width, activation).kernel("batch_norm_backward_sums_saved")
-    arrays = parts, behind, dy, x, kept, mean
+    arrays = parts, dz, dy, x, kept, mean
     reduce(columns.grid, columns.threads, *arrays, columns.struct, dy_pitch, x_pitch, pitch)
-    return behind, parts
+    return dz, parts
 
 
-def _fewer(states: Array, module: Module, merge: str) -> Array:
+def _merged(states: Array, module: Module, merge: str) -> Array:
     """The states of each tile and channel, merged by the kernel `merge` if one launch cannot add up so many."""
     if len(states) <= _MOST_CHUNKS:
         return states
@@ -246,7 +246,7 @@ def _compute(
     channels, (flat, y_pitch), (x, x_pitch) = y.shape[-1], rows_of(y), given
     more, more_pitch = (None, channels) if addend is None else rows_of(addend)
     width = width_of(channels, x, flat, more, pitches=(y_pitch, x_pitch, more_pitch))
-    spread = deal(y.size // channels, channels, width, MAP_STEPS)
+    spread = distribute(y.size // channels, channels, width, MAP_STEPS)
     module = _kernels(x.dtype, width, activation)
     launch = module.kernel(kernel if addend is None else f"{kernel}_addend")
     last = () if addend is None else (more, more_pitch)
@@ -261,7 +261,7 @@ def _statistics(
     channels, (x, pitch) = len(outputs[0]), given
     width = width_of(channels, x, pitches=(pitch,))
     module = _kernels(x.dtype, width, activation)
-    columns = deal(rows, channels, width, None)
+    columns = distribute(rows, channels, width, None)
     chunks = partials(columns, 3, x.dtype, x)
     module.kernel("batch_norm_statistics")(
         columns.grid, columns.threads, *outputs, chunks, x, momentum, eps, columns.struct, pitch
@@ -322,7 +322,7 @@ def group_norm_backward(
     width = width_of(channels, x, dy, pitches=(pitch,))
     width = 1 if an_image % width else width
     module = load("group_norm.cu", {"DTYPE": x.dtype, "WIDTH": width})
-    columns = deal(x.size // channels, channels, width, None)
+    columns = distribute(x.size // channels, channels, width, None)
     chunks = partials(columns, 2, x.dtype, x)
     module.kernel("group_norm_backward_sums")(
         columns.grid,

@@ -177,7 +177,7 @@ class Kernel:
         return None, checked
 
     def _device(self, arguments: Sequence[Any]) -> str:
-        """The one device of all arrays. Raises TypeError unless there is one that runs kernels."""
+        """The one device of all arrays. Raises TypeError unless own_device is one that runs kernels."""
         arrays = [(index, arguments[index]) for index in self._pointers if arguments[index] is not None]
         if arrays and all(KIND_OF_TYPE.get(type(array)) == "emulated" for _, array in arrays):
             return "emulated"
@@ -221,14 +221,14 @@ class Kernel:
     def _gpu_runner(self, index: int) -> Runner:
         import cupy
 
-        current, there = cupy.cuda.runtime.getDevice, cupy.cuda.Device(index)
+        current, own_device = cupy.cuda.runtime.getDevice, cupy.cuda.Device(index)
         kernel = self.module._on_gpu(index).get_function(self.name)
         allowed = SHARED_WITHOUT_LEAVE - kernel.shared_size_bytes
 
         def run(grid: Extent3, block: Extent3, arguments: list[object], shared: int) -> None:
             nonlocal allowed
             if current() != index:
-                with there:
+                with own_device:
                     return run(grid, block, arguments, shared)
             if shared > allowed:
                 kernel.max_dynamic_shared_size_bytes = allowed = shared
@@ -307,12 +307,12 @@ def _load(file: Path | _Edition, defines: tuple[tuple[str, object], ...]) -> Mod
     return Module(file if isinstance(file, Path) else file.path, {name: str(value) for name, value in defines})
 
 
-_prepared: list[Callable[[], object]] = []  # each drops a cache
+_drops: list[Callable[[], object]] = []  # each drops a cache of what was derived from kernel files
 
 
 def when_replaced(drop: Callable[[], object]) -> None:
     """Have `drop` called when kernel files are replaced, see `replaced`."""
-    _prepared.append(drop)
+    _drops.append(drop)
 
 
 def until_replaced(prepare: Prepare) -> Prepare:
@@ -324,7 +324,7 @@ def until_replaced(prepare: Prepare) -> Prepare:
 
 def forget() -> None:
     """Drop everything that was derived from kernel files."""
-    for drop in _prepared:
+    for drop in _drops:
         drop()
 
 

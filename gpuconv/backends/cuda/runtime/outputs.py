@@ -43,15 +43,16 @@ def pitch_of(array: Array) -> int | None:
     and evenly spaced, as in a contiguous array or in a slice of its channels, ``y[..., 3:7]``; else None."""
     if array.flags.c_contiguous:
         return array.shape[-1] if array.ndim else 1
-    *outer, (length, last) = zip(array.shape, array.strides)
-    step = after = None
+    *outer, (length, last_stride) = zip(array.shape, array.strides)
+    pitch_bytes = expected = None  # the stride of the innermost outer axis, and the one that the next axis must have
     for size, stride in reversed(outer):
         if size != 1:
-            if stride <= 0 or stride != (after or stride):
+            if stride <= 0 or stride != (expected or stride):
                 return None
-            step, after = step or stride, size * stride
+            pitch_bytes, expected = pitch_bytes or stride, size * stride
     itemsize = array.dtype.itemsize
-    return step // itemsize if step and (last == itemsize or length == 1) and step >= length * itemsize else None
+    dense = last_stride == itemsize or length == 1
+    return pitch_bytes // itemsize if dense and pitch_bytes and pitch_bytes >= length * itemsize else None
 
 
 def is_aligned(alignment: int, *arrays: Array | None) -> bool:
