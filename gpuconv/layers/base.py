@@ -73,7 +73,7 @@ class Layer(Stateful["Layer"]):
     stem: ClassVar[str] = "layer"
     numbered: ClassVar[bool] = True  # the default name is kind and number, otherwise only the kind
     elementwise: ClassVar[bool] = False  # the output can overwrite the input, so `summary` counts no volume for it
-    takes_parts: ClassVar[bool] = False  # forward and backward also take a `gpuconv.layers.part.Cut`
+    takes_parts: ClassVar[bool] = False  # forward and backward also take a `gpuconv.layers.part.PerPart`
     writes_slices: ClassVar[bool] = False  # whether forward takes `out`, a slice of the channels of a wider volume
     reads_slices: ClassVar[bool] = False  # whether backward reads a dy that is such a slice without copying it
     idle_in_inference: ClassVar[bool] = False  # whether `infer` returns x itself

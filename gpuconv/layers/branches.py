@@ -11,7 +11,7 @@ from typing import Any, cast
 from gpuconv import backends, ops
 from gpuconv.layers.base import Layer
 from gpuconv.layers.onto import Onto
-from gpuconv.layers.part import Cut, in_parts
+from gpuconv.layers.part import PerPart, in_parts
 from gpuconv.layers.row import as_row
 from gpuconv.layers.running import adds_input_grad, call, reads_slices, shows_gradients, takes_slices, writes_slices
 from gpuconv.layers.sequential import Sequential
@@ -86,9 +86,12 @@ class Merging(Layer, base=True):
         holds_input: whether the layer below writes the input straight into its slice."""
         if self.merge == "add":
             return []
-        inputs = [name for name, row in self._rows.items() if row is None][holds_input:] * (direction == "forward")
-        able = writes_slices if direction == "forward" else reads_slices
-        return [name for name, row in self._rows.items() if (name in inputs if row is None else not able(row))]
+        inputs = [name for name, row in self._rows.items() if row is None]  # the branches that are the input itself
+        if direction == "backward":
+            copied_inputs, able = [], reads_slices  # their gradient is the slice
+        else:
+            copied_inputs, able = inputs[1:] if holds_input else inputs, writes_slices
+        return [name for name, row in self._rows.items() if (name in copied_inputs if row is None else not able(row))]
 
     @property
     def takes_slices(self) -> bool:  # type: ignore[override]
@@ -121,7 +124,7 @@ class Merging(Layer, base=True):
     def _merged(self, x: Array, output_of: Callable[..., Array], out: Array | None = None) -> Array:
         """The sum or the concatenation of the outputs. Branches that can write into their slice of a concatenation do
         so; the outputs of the others are copied there. output_of(row, out=slice): runs a branch."""
-        if self.merge == "add" or isinstance(x, Cut) or x.shape[1:] != self.input_shape:
+        if self.merge == "add" or isinstance(x, PerPart) or x.shape[1:] != self.input_shape:
             return in_parts(partial(self._joined, out=out), *(output_of(row) if row else x for row in self.rows))
         y = self.new_output(x) if out is None else out
         for row, part in zip(self.rows, self._parts(y)):
@@ -165,16 +168,16 @@ class Merging(Layer, base=True):
         return [in_parts(partial(self._slice, number), dy) for number in range(len(self.rows))]
 
     def summed(self, gradients: Iterable[Array]) -> Array:
-        """The sum of the input's gradients from the branches, given those of their outputs; each is taken only after
-        the branch before has run."""
+        """The sum of the input's gradients from the branches, given those of their outputs. Each of those is taken
+        from the iterator only after the branch before has run."""
         total: Any = None
         adding = self.adding
         for row, dy, adds in zip(self.rows, gradients, adding):
             shown = row is not None and shows_gradients(row)
-            into = {"onto": _onto(total, shown)} if adds and not isinstance(dy, Cut) else {}
+            into = {"onto": _onto(total, shown)} if adds and not isinstance(dy, PerPart) else {}
             found = call(row, "backward", dy, **into) if row else dy
             if total is None:  # a hook may keep what it received, so nothing is added to that
-                total = ops.copy(found) if shown and adding[1] and not isinstance(dy, Cut) else found
+                total = ops.copy(found) if shown and adding[1] and not isinstance(dy, PerPart) else found
             elif not into:
                 total = in_parts(ops.add, total, found)
         return cast(Array, total)
@@ -241,7 +244,7 @@ def _sum(*arrays: Array, out: Array | None = None) -> Array:
 
 
 def _onto(total: Any, shown: bool) -> Onto:
-    return Onto(lambda: total, apart=shown)
+    return Onto(lambda: total, needs_own=shown)
 
 
 def _sequence(layers: Row) -> Sequential:

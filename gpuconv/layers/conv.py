@@ -100,9 +100,9 @@ class Conv2D(Layer):
         weight, options = self["weight"], self.options | masked
         bias = "bias" if self.trains("bias") else None
         # With a mask, wgrad computes the bias gradient, so a frozen weight's gradient is computed too, and dropped.
-        made = "weight" if self.trains("weight") or (masked and bias) else None
-        (dw, db), accumulate = self.gradients_into(made, bias)
-        if onto and onto.apart:
+        weight_name = "weight" if self.trains("weight") or (masked and bias) else None
+        (dw, db), accumulate = self.gradients_into(weight_name, bias)
+        if onto and onto.needs_own:
             onto.own = ops.conv2d_dgrad(dy, weight, input_shape=x.shape, **options)
         total = onto.array() if onto else None
         if dw is not None and input_grad:

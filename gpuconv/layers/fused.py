@@ -193,16 +193,18 @@ class NormActivation(Fused):
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         return self.gradients_of(dy, input_grad)
 
-    def gradients_of(self, dy: Array, input_grad: bool, **above: Any) -> Array | None:
-        """`backward`, also through a convolution above.
+    def gradients_of(self, dy: Array, input_grad: bool, **next_conv: Any) -> Array | None:
+        """`backward`, also through a convolution that reads this layer's output.
 
         Args:
-            dy: The gradient of the output, or of the output of the convolution above.
+            dy: The gradient of the output, or of that convolution's output.
             input_grad: As in `Layer.backward`.
-            above: As in `NormChain`.
+            next_conv: As in `NormChain`.
         """
         norm = cast(BatchNorm, self.layers[0])
-        return norm.gradients_of(dy, self.unstash(), input_grad, beta=norm["bias"], activation=self.activation, **above)
+        return norm.gradients_of(
+            dy, self.unstash(), input_grad, beta=norm["bias"], activation=self.activation, **next_conv
+        )
 
     @property
     def activation(self) -> str:
@@ -271,19 +273,19 @@ class ConvNorm(FusedConv):
         dz, x = self.before_conv(dy)
         return self.conv.gradients_of(dz, x, input_grad, onto)
 
-    def before_conv(self, dy: Array, **above: Any) -> tuple[Array, Array]:
+    def before_conv(self, dy: Array, **next_conv: Any) -> tuple[Array, Array]:
         """The gradient of the convolution's output, and its input.
 
         Args:
-            dy: The gradient of the output, or of the output of the convolution above.
-            above: As in `NormChain`.
+            dy: The gradient of the output, or of the output of a convolution that reads it.
+            next_conv: As in `NormChain`.
         """
         norm, conv = self.norm, self.conv
         x, mask, addend, *saved = self.unstash()
         fused = dict(beta=norm["bias"], activation=self.activation) if self.activation else {}
         if mask:
             fused |= dict(mask=mask[0], input_shape=(len(x), *conv.problem.y_shape[1:]), groups=conv.groups)
-        return cast(Array, norm.gradients_of(dy, tuple(saved), True, addend, **fused, **above)), x
+        return cast(Array, norm.gradients_of(dy, tuple(saved), True, addend, **fused, **next_conv)), x
 
 
 class NormChain(Fused):
@@ -291,7 +293,8 @@ class NormChain(Fused):
     at the end of the previous one. dgrad of that convolution also computes the sums of the norm's backward pass:
     `gpuconv.ops.batch_norm_backward` with w.
 
-    Forward is that of the layers. In backward, `above` are the arguments of that op for the convolution after a norm.
+    Forward is that of the layers. In backward, `next_conv` has the arguments of that op for the convolution that reads
+    the norm's output.
     """
 
     @staticmethod
@@ -332,16 +335,16 @@ class NormChain(Fused):
         return last.forward(x, training, **into)
 
     def backward(self, dy: Array, *, input_grad: bool = True, onto: Onto | None = None) -> Array | None:
-        above: Options = {}
+        next_conv: Options = {}
         first, *others = self.layers
         for layer in reversed(others):
             conv = _conv_of(layer)
-            dy, x = layer.before_conv(dy, **above) if isinstance(layer, ConvNorm) else (dy, *layer.unstash())
+            dy, x = layer.before_conv(dy, **next_conv) if isinstance(layer, ConvNorm) else (dy, *layer.unstash())
             conv.gradients_of(dy, x, False)
-            above = {"w": conv["weight"], **conv.options}
+            next_conv = {"w": conv["weight"], **conv.options}
         if isinstance(first, NormActivation):
-            return first.gradients_of(dy, input_grad, **above)
-        dz, x = cast(ConvNorm, first).before_conv(dy, **above)
+            return first.gradients_of(dy, input_grad, **next_conv)
+        dz, x = cast(ConvNorm, first).before_conv(dy, **next_conv)
         return _conv_of(first).gradients_of(dz, x, input_grad, onto)
 
     def algorithms(self, batch_size: int, device: str | None = None) -> dict[str, str]:
@@ -353,13 +356,13 @@ class NormChain(Fused):
 # issue 31 instructions. In dgrad's epilogue each instruction takes the model's 1.67 clocks
 # (docs/kernels/column_reduce.md).
 _INSTRUCTIONS = {None: (7.1, 10.9), "relu": (18.0, 22.0), "gelu": (49.4, 53.1)}
-_ISSUED_MEANWHILE, _CLOCKS = 31, 1.67
+_ISSUED_MEANWHILE, _CLOCKS_IN_DGRAD = 31, 1.67
 
 
 def sums_pay(activation: str | None) -> bool:
     """Whether, by the model, a norm's backward sums are faster in dgrad's epilogue than in a separate pass."""
     in_a_pass, in_dgrad = _INSTRUCTIONS.get(activation, _INSTRUCTIONS["gelu"])
-    return in_dgrad * _CLOCKS <= max(in_a_pass, _ISSUED_MEANWHILE)
+    return in_dgrad * _CLOCKS_IN_DGRAD <= max(in_a_pass, _ISSUED_MEANWHILE)
 
 
 def chained(layers: Sequence[Layer], norm_sums: bool | None) -> list[Layer]:

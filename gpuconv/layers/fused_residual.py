@@ -93,7 +93,7 @@ class ResidualNorm(Fused):
             yield addend.gradient_of(dy)  # the body's backward has computed it
 
         if input_grad and self._adds_onto_gradient:  # computed by the norm, before the body's first layer adds to it
-            onto = Onto(lambda: addend.gradient_of(dy), apart=shows_gradients(body))
+            onto = Onto(lambda: addend.gradient_of(dy), needs_own=shows_gradients(body))
             return cast(Array, call(body, "backward", dy, onto=onto))
         if input_grad:
             return block.summed(gradients())

@@ -11,7 +11,7 @@ from gpuconv.initializers import ones, zeros
 from gpuconv.layers import norm_together
 from gpuconv.layers.addend import Addend
 from gpuconv.layers.base import Layer
-from gpuconv.layers.part import Cut, sums_over_parts
+from gpuconv.layers.part import PerPart, sums_over_parts
 from gpuconv.layers.variables import Variable
 from gpuconv.types import Array, Options, Shape
 
@@ -57,10 +57,10 @@ class BatchNorm(Layer):
         self, x: Array, training: bool = False, *, out: Array | None = None, addend: Addend | None = None
     ) -> Array:
         if addend is None and training and (total := sums_over_parts()):
-            parts = x if isinstance(x, Cut) else [x]
+            parts = x if isinstance(x, PerPart) else [x]
             found, statistics = norm_together.forward(parts, self.vectors, self.momentum, self.eps, total)
             self.stash(parts, statistics, total)
-            if isinstance(x, Cut):
+            if isinstance(x, PerPart):
                 return x.of(found)
             return found[0] if out is None else ops.copy(found[0], out=out)
         options = self.options | (addend.in_forward if addend else {})
@@ -76,10 +76,10 @@ class BatchNorm(Layer):
             *values, addend = saved
             return self.gradients_of(dy, tuple(values), input_grad, addend)
         parts, statistics, total = saved
-        given = dy if isinstance(dy, Cut) else [dy]
+        given = dy if isinstance(dy, PerPart) else [dy]
         found = norm_together.backward(given, parts, self["weight"], statistics, self.eps, total)
-        if isinstance(dy, Cut):
-            return dy.of(found).through(self, partial(self._one_part, input_grad=input_grad))
+        if isinstance(dy, PerPart):
+            return dy.of(found).run_each(self, partial(self._one_part, input_grad=input_grad))
         return self._one_part(found[0], input_grad)
 
     def _one_part(self, found: tuple[Array, Array, Array], input_grad: bool) -> Array | None:

@@ -29,7 +29,7 @@ def forward(
     """`gpuconv.ops.batch_norm` of this rank's parts in training, with the statistics of all parts.
 
     Args:
-        parts: Arrays, whose number is a power of two, or a Cut of them.
+        parts: Arrays, whose number is a power of two, or a PerPart of them.
         vectors: The op's arguments after x.
         total: A function that sums an array over the ranks.
     """
@@ -38,15 +38,15 @@ def forward(
     for x, (own_mean, own_var) in zip(parts, own):
         ops.batch_norm(x, gamma, beta, own_mean, own_var, training=True, momentum=1.0, eps=eps)
     shares, rows = _shares(parts), [_rows(x) for x in parts]
-    mean = _whole([own_mean for own_mean, _ in own], shares, total)
+    mean = _weighted_sum([own_mean for own_mean, _ in own], shares, total)
     variances = []
     for (own_mean, own_var), count in zip(own, rows):
-        away = ops.add(own_mean, ops.scale(mean, factor=-1.0))
-        variances.append(ops.add(ops.scale(own_var, factor=(count - 1) / count), times(away, away)))
-    var = _whole(variances, shares, total)
+        difference = ops.add(own_mean, ops.scale(mean, factor=-1.0))
+        variances.append(ops.add(ops.scale(own_var, factor=(count - 1) / count), times(difference, difference)))
+    var = _weighted_sum(variances, shares, total)
     found = [ops.batch_norm(x, gamma, beta, mean, var, training=False, eps=eps) for x in parts]
-    every = batch_of(parts) * rows[0] // len(parts[0])
-    for running, batch in ((running_mean, mean), (running_var, ops.scale(var, factor=every / (every - 1)))):
+    values = batch_of(parts) * rows[0] // len(parts[0])  # of a channel, in the whole batch
+    for running, batch in ((running_mean, mean), (running_var, ops.scale(var, factor=values / (values - 1)))):
         ops.scale(running, factor=1 - momentum, out=running)
         ops.add(running, ops.scale(batch, factor=momentum), out=running)
     return [y for y, _, _ in found], Statistics(mean, var, found[0][2])
@@ -63,11 +63,11 @@ def backward(
     """
     mean, var, inv_std = statistics
     found = [ops.batch_norm_backward(dy, x, gamma, mean, inv_std, training=False) for dy, x in zip(gradients, parts)]
-    shares, by_all = _shares(parts), times(gamma, inv_std)
-    wholes = [_whole([each[which] for each in found], shares, total) for which in (1, 2)]  # dgamma, dbeta
+    shares, scale = _shares(parts), times(gamma, inv_std)
+    sums = [_weighted_sum([each[which] for each in found], shares, total) for which in (1, 2)]  # dgamma, dbeta
     for x, (dx, _, _) in zip(parts, found):
         # The statistics add to dx, for each channel, a multiple of xhat and a constant.
-        slope, shift = (times(by_all, ops.scale(whole, factor=-1.0 / _rows(x))) for whole in wholes)
+        slope, shift = (times(scale, ops.scale(each, factor=-1.0 / _rows(x))) for each in sums)
         more, _, _ = ops.batch_norm(x, slope, shift, mean, var, training=False, eps=eps)
         ops.add(dx, more, out=dx)
     return found
@@ -81,7 +81,7 @@ def times(a: Array, b: Array) -> Array:
     return product
 
 
-def _whole(values: Sequence[Array], shares: Sequence[float], total: Sum) -> Array:
+def _weighted_sum(values: Sequence[Array], shares: Sequence[float], total: Sum) -> Array:
     """The sum over all parts of all ranks, weighted by their shares of the batch."""
     level = [ops.scale(value, factor=share) for value, share in zip(values, shares)]
     while len(level) > 1:

@@ -12,10 +12,10 @@ from gpuconv.types import Array
 class Onto:
     """An array to which a backward adds the gradient of its input.
 
-    array: a function that returns the array, called when that gradient is computed. apart: whether backward hooks need
-    the layer's own gradient, too. own: that gradient, then set by the backward.
+    array: a function that returns the array, called when that gradient is computed. needs_own: whether backward hooks
+    also need the layer's own gradient. own: that gradient, set by the backward if `needs_own`.
     """
 
     array: Callable[[], Array]
-    apart: bool = False
+    needs_own: bool = False
     own: Array | None = None

@@ -2,7 +2,7 @@
 may sum over the parts.
 
 Parts go through a net one after another, or together, layer by layer, as batch norm over all parts requires; a layer
-then receives a `Cut` of them.
+then receives a `PerPart` of them.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from gpuconv.layers.protocol import AnyLayer
 from gpuconv.types import Array
 
 __all__ = [
-    "Cut",
     "Part",
+    "PerPart",
     "Together",
     "batch_of",
     "in_parts",
     "part_of_batch",
     "place_of",
-    "start",
+    "run_net",
     "summed_over_parts",
     "sums_over_parts",
-    "takes_cut",
+    "takes_all_parts",
 ]
 
 
@@ -69,7 +69,7 @@ def place_of(x: Array) -> Part:
 
 def batch_of(parts: Sequence[Array]) -> int:
     """The number of samples in the whole batch of these parts."""
-    part = parts.place if isinstance(parts, Cut) else _given.get()
+    part = parts.first_part if isinstance(parts, PerPart) else _given.get()
     return sum(map(len, parts)) if part is None else part.batch
 
 
@@ -140,8 +140,8 @@ def _own_state(layer: AnyLayer) -> dict[str, Any]:
     return {"statistics": statistics, "gradients": gradients}
 
 
-class Cut(list[Any]):
-    """The values of each part of a batch at one place in a net, such as its activations."""
+class PerPart(list[Any]):
+    """The values of all parts of a batch at one place in a net, such as the activations of each part."""
 
     def __init__(self, values: Iterable[object], together: Together) -> None:
         super().__init__(values)
@@ -149,9 +149,9 @@ class Cut(list[Any]):
 
     def of(self, values: Iterable[object]) -> Any:
         """Other values for the same parts."""
-        return Cut(values, self._together)
+        return PerPart(values, self._together)
 
-    def through(self, layer: AnyLayer, function: Callable[[Any], object]) -> Any:
+    def run_each(self, layer: AnyLayer, function: Callable[[Any], object]) -> Any:
         """The results of `function`, which runs the layer on one part after another."""
         found = []
         for number, value in enumerate(self):
@@ -160,24 +160,24 @@ class Cut(list[Any]):
         return self.of(found)
 
     @property
-    def place(self) -> Part:
+    def first_part(self) -> Part:
         """The position of the first part in the batch."""
         return self._together.parts[0]
 
 
-def takes_cut(layer: AnyLayer) -> bool:
+def takes_all_parts(layer: AnyLayer) -> bool:
     """Whether a layer's forward and backward take the parts of a batch together."""
     return layer.takes_parts and not layer.is_foreign
 
 
-def start(net: AnyLayer, method: str, x: object, **options: Any) -> Any:
+def run_net(net: AnyLayer, method: str, x: object, **options: Any) -> Any:
     """Call the method of a whole net, whose layers `running.run` then runs."""
     function = partial(getattr(net, method), **options)
-    return x.through(net, function) if isinstance(x, Cut) and not takes_cut(net) else function(x)
+    return x.run_each(net, function) if isinstance(x, PerPart) and not takes_all_parts(net) else function(x)
 
 
 def in_parts(function: Callable[..., Any], *values: Any) -> Any:
-    """function(*values), or if values are Cuts, a Cut with its result for each part."""
-    if not isinstance(values[0], Cut):
+    """function(*values), or if values are PerPart, a PerPart with its result for each part."""
+    if not isinstance(values[0], PerPart):
         return function(*values)
     return values[0].of([function(*each) for each in zip(*values)])

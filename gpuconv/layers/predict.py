@@ -42,7 +42,7 @@ def prepared(net: Layer, images: object, normalize: bool | None) -> tuple[Array,
     """Any images that `predict` takes, as one batch in the net's dtype on its device, and whether it was a single
     image."""
     batch, single = as_batch(net, images)
-    return _fed(net, batch, _normalizes(net, batch, normalize)), single
+    return _as_input(net, batch, _normalizes(net, batch, normalize)), single
 
 
 def as_batch(net: Any, images: Any) -> tuple[Array, bool]:
@@ -75,7 +75,7 @@ def _is_file(image: object) -> bool:
 def _array(images: Any, shape: tuple[int, ...]) -> Array:
     """Images in memory, channels last: arrays of our devices unchanged, others as NumPy arrays."""
     if kind_of(images) is not None:
-        there = backends.device_of(images)
+        device = backends.device_of(images)
     else:
         if not (hasattr(images, "__array__") or hasattr(images, "__array_interface__")):  # Pillow images, tensors
             hint = "; its images are .images" if hasattr(images, "images") else ""
@@ -83,10 +83,10 @@ def _array(images: Any, shape: tuple[int, ...]) -> Array:
                 "images must be an array of floats or uint8, a file, or a list of files or arrays, "
                 f"received {type(images).__name__}{hint}"
             )
-        images, there = images if is_torch(images) else backends.to_numpy(images, "images"), "numpy"
+        images, device = images if is_torch(images) else backends.to_numpy(images, "images"), "numpy"
     if _lacks_channels(tuple(images.shape), shape):
         images = images.reshape(*images.shape, 1)
-    return laid_out(images, shape, len(images.shape)) if not Device.named(there).runs_kernels else images
+    return laid_out(images, shape, len(images.shape)) if not Device.named(device).runs_kernels else images
 
 
 def _lacks_channels(given: tuple[int, ...], shape: tuple[int, ...]) -> bool:
@@ -134,12 +134,12 @@ def _normalizes(net: Layer, batch: Array, asked: bool | None) -> bool:
 def _scores(net: Layer, images: Array, batch_size: int, softmax: bool, normalize: bool) -> Array:
     count = images.shape[0]
     scores: Any = None
-    there = backends.device_of(images)
+    device = backends.device_of(images)
     for first in range(0, max(count, 1), batch_size):
-        y = net.infer(_fed(net, images[first : first + batch_size], normalize))
+        y = net.infer(_as_input(net, images[first : first + batch_size], normalize))
         if softmax:
             y = ops.softmax(y.reshape(math.prod(y.shape[:-1]), y.shape[-1])).reshape(y.shape)
-        if not Device.named(there).runs_kernels:
+        if not Device.named(device).runs_kernels:
             y = backends.to_numpy(y)
         if count <= batch_size:
             return y
@@ -149,7 +149,7 @@ def _scores(net: Layer, images: Array, batch_size: int, softmax: bool, normalize
     return scores
 
 
-def _fed(net: Layer, x: Array, normalize: bool) -> Array:
+def _as_input(net: Layer, x: Array, normalize: bool) -> Array:
     """The images normalized, in the net's dtype."""
     if normalize:
         x = _normalized(net, backends.to_numpy(x))

@@ -26,7 +26,7 @@ def as_row(layers: object) -> tuple[Layer, ...]:
     return row
 
 
-def own(layers: Sequence[Layer]) -> Sequence[Layer]:
+def copy_built(layers: Sequence[Layer]) -> Sequence[Layer]:
     """The layers; built ones are copied. A copy gets a new name if its default name is taken."""
     given = [layer.name for layer in layers if not layer.built]
     found = []

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from gpuconv import backends
 from gpuconv.dtypes import is_float
-from gpuconv.layers.part import Cut, in_parts, takes_cut
+from gpuconv.layers.part import PerPart, in_parts, takes_all_parts
 from gpuconv.layers.protocol import AnyLayer
 from gpuconv.types import Array
 
@@ -33,27 +33,27 @@ def listen(listener: Listener) -> Iterator[None]:
 @contextmanager
 def where() -> Iterator[Callable[[], tuple[str, str]]]:
     """A context with a function for the path and the direction of the innermost layer that runs; ("", "") outside."""
-    around = [("", "")]
+    running = [("", "")]
 
     @contextmanager
     def inside(layer: AnyLayer, direction: str) -> Iterator[None]:
-        around.append((layer.path, direction))
+        running.append((layer.path, direction))
         try:
             yield
         finally:
-            around.pop()
+            running.pop()
 
     with listen(inside):
-        yield lambda: around[-1]
+        yield lambda: running[-1]
 
 
 def run(layer: AnyLayer, method: str, *args: object, **options: Any) -> Any:
     """Call a child's "forward", "infer" or "backward". Containers run their children only through this function.
 
-    Errors get a note that names the layer. The parts of a Cut are run one by one, unless the layer takes it.
+    Errors get a note that names the layer. The parts of a PerPart are run one by one, unless the layer takes it.
     """
-    if isinstance(args[0], Cut) and not takes_cut(layer):
-        return args[0].through(layer, lambda x: run(layer, method, x, *args[1:], **options))
+    if isinstance(args[0], PerPart) and not takes_all_parts(layer):
+        return args[0].run_each(layer, lambda x: run(layer, method, x, *args[1:], **options))
     try:
         if not _listeners:
             return call(layer, method, *args, **options)
@@ -115,7 +115,7 @@ def runs_in_place(layers: Sequence[LayerT]) -> list[list[LayerT]]:
     return runs
 
 
-def places(layers: Sequence[Any], x: Array, out: Array | None) -> list[Array | None]:
+def output_arrays(layers: Sequence[Any], x: Array, out: Array | None) -> list[Array | None]:
     """The array into which each layer of a run of `runs_in_place` writes its output; None for a new array. x: the input
     of the first layer. out: the array for the last layer, or None."""
     if len(layers) == 1:

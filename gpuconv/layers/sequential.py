@@ -18,10 +18,10 @@ from gpuconv.layers.base import Layer
 from gpuconv.layers.image_notes import class_names, fitting
 from gpuconv.layers.input import Input
 from gpuconv.layers.rewrite import chained_row, fused_row, slid_row, take_values
-from gpuconv.layers.row import as_row, name_layers, own
+from gpuconv.layers.row import as_row, copy_built, name_layers
 from gpuconv.layers.running import (
     adds_input_grad,
-    places,
+    output_arrays,
     reads_slices,
     run,
     runs_in_place,
@@ -87,7 +87,7 @@ class Sequential(Layer):
         self.name, self.frozen, self.seed = name, frozen, seed
         one_by_one = more or (isinstance(layers, Layer) and not isinstance(layers, Sequential))
         row = as_row((layers, *more) if one_by_one else layers)
-        self.layers = row if arguments.flag("share", share) else own(row)
+        self.layers = row if arguments.flag("share", share) else copy_built(row)
         super().__post_init__()
         name_layers(self.layers)
         self.classes = None
@@ -119,7 +119,7 @@ class Sequential(Layer):
         these layers."""
         if isinstance(key, str):
             return super().__getitem__(key)
-        return self._part(key) if isinstance(key, slice) else self.layers[operator.index(key)]
+        return self._slice(key) if isinstance(key, slice) else self.layers[operator.index(key)]
 
     @property
     def classes(self) -> Sequence[str] | None:
@@ -141,7 +141,7 @@ class Sequential(Layer):
         first: Any = self.layers[0]
         first.normalization = None if value is None else fitting(value, first.input_shape)
 
-    def _part(self, places: slice) -> Sequential:
+    def _slice(self, places: slice) -> Sequential:
         if places.step not in (None, 1):
             raise ValueError(
                 f"a slice of a net shares its layers in their order, so its step must be 1, received {places.step}; "
@@ -160,7 +160,7 @@ class Sequential(Layer):
 
     def __repr__(self) -> str:
         """A line for each layer: its name, the call that creates it, and its output shape if known."""
-        return show.row(self)
+        return show.text_of(self)
 
     def _repr_html_(self) -> str:
         """A table of the layers for notebooks, as `gpuconv.summary.summary` counts them."""
@@ -232,21 +232,21 @@ class Sequential(Layer):
 
     def forward(self, x: Array, training: bool = False, **into: Any) -> Array:
         """As `Layer.forward`. into: out and addend, for a last layer that takes them."""
-        return self._through("forward", x, arguments.flag("training", training), **into)
+        return self._run_layers("forward", x, arguments.flag("training", training), **into)
 
     def infer(self, x: Array, **into: Any) -> Array:
-        return self._through("infer", x, **into)
+        return self._run_layers("infer", x, **into)
 
-    def _through(self, method: str, x: Any, *options: object, **into: Any) -> Array:
+    def _run_layers(self, method: str, x: Any, *options: object, **into: Any) -> Array:
         """The result of "forward" or "infer" of all layers, one after another."""
-        planned = getattr(x, "shape", ())[1:] == self.input_shape  # neither larger images nor a Cut
+        planned = getattr(x, "shape", ())[1:] == self.input_shape  # neither larger images nor a PerPart
         idle = self.layers[self.last_in_inference + 1 :] if method == "infer" else []
         writing = self.layers[: len(self.layers) - len(idle)]
         *runs, last = runs_in_place(writing) if planned else [[layer] for layer in writing]
         given = [*((layers, None) for layers in runs), (last, into.get("out")), *(([layer], None) for layer in idle)]
         addend = {name: value for name, value in into.items() if name != "out"}
         for layers, out in given:
-            for layer, place in zip(layers, places(layers, x, out)):
+            for layer, place in zip(layers, output_arrays(layers, x, out)):
                 more = addend if layer is writing[-1] else {}
                 x = run(layer, method, x, *options, **({} if place is None else {"out": place}), **more)
         return x

@@ -9,7 +9,7 @@ from gpuconv.layers.base import Layer
 from gpuconv.layers.shapes import volume_size
 
 
-def row(net: Layer) -> str:
+def text_of(net: Layer) -> str:
     """A line for each layer; layers inside others are indented."""
     lines = [*_lines(net, "  ")]
     name, call, shape = (max((len(line[column]) for line in lines), default=0) for column in range(3))

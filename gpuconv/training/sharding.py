@@ -20,7 +20,7 @@ from gpuconv import backends, ops
 from gpuconv.arguments import integer
 from gpuconv.dtypes import is_float
 from gpuconv.layers.base import Layer, listen
-from gpuconv.layers.part import Cut, Part, Together, part_of_batch, summed_over_parts
+from gpuconv.layers.part import Part, PerPart, Together, part_of_batch, summed_over_parts
 from gpuconv.parallel import Ranks
 from gpuconv.training.flat_sums import Bucket, Sums, Term
 from gpuconv.training.totals import Totals
@@ -114,7 +114,7 @@ class Parts:
         xs, ys = zip(*parts)
         for totals in self._totals:
             _copy(self._zeros, totals.array)
-        x, y, into = (Cut(each, self._states) for each in (xs, ys, self._totals))
+        x, y, into = (PerPart(each, self._states) for each in (xs, ys, self._totals))
         with summed_over_parts(partial(self.ranks.sum, fixed=self.fixed)):
             work(x, y, into)  # type: ignore[arg-type]
         for number, part in enumerate(own):

@@ -13,7 +13,7 @@ import numpy as np
 from gpuconv import backends, losses, profiling
 from gpuconv.devices import Device
 from gpuconv.dtypes import as_precision, converted
-from gpuconv.layers.part import in_parts, start
+from gpuconv.layers.part import in_parts, run_net
 from gpuconv.parallel import Ranks
 from gpuconv.training.clip import Clip
 from gpuconv.training.ema import Ema
@@ -113,12 +113,12 @@ class TrainingStep:
 
     def _backpropagate(self, x: Array, y: Array, totals: Totals, part: Part) -> None:
         self.net.zero_grad()
-        scores = start(self.trained, "forward", x, training=True)
+        scores = run_net(self.trained, "forward", x, training=True)
         with part("loss"):
             found = in_parts(self._loss, scores, y)
         with part("metrics"):  # before backward, because the gradients may need the sum of the labels' weights
             in_parts(self._measure, found, scores, y, totals)
-        start(self.trained, "backward", in_parts(itemgetter(1), found), input_grad=False)
+        run_net(self.trained, "backward", in_parts(itemgetter(1), found), input_grad=False)
 
     def _loss(self, scores: Array, y: Array) -> tuple[Array, Array]:
         scale = [self.loss_scale.factor] if self.loss_scale else []
