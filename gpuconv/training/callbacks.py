@@ -122,7 +122,7 @@ def next_step(callback: object, trainer: RunState) -> int | None:
     return 1 if hasattr(callback, "on_step") else None
 
 
-def keepers(run: RunDirectory, checkpoint_every: int | None = None) -> list[Callback]:
+def run_dir_callbacks(run: RunDirectory, checkpoint_every: int | None = None) -> list[Callback]:
     """The callbacks that fill a run directory."""
     return [Checkpoints(run, checkpoint_every), JSONLog(run.metrics_jsonl), CSVLog(run.metrics_csv), Curves(run.curves)]
 
@@ -280,7 +280,7 @@ class Curves(Callback):
 
     def on_start(self, trainer: RunState) -> None:
         self._drawn = time.monotonic()
-        self._said = ""
+        self._last_error = ""
 
     def on_epoch(self, trainer: RunState, record: Record) -> None:
         if time.monotonic() - self._drawn >= self.seconds:
@@ -296,9 +296,9 @@ class Curves(Callback):
         try:
             plots.draw(self.path, lambda: plots.curves(trainer.history))
         except plots.PlotError as error:
-            if not quiet and str(error) != self._said:
+            if not quiet and str(error) != self._last_error:
                 log.warning("no %s: %s", self.path.name, error)
-            self._said = str(error)
+            self._last_error = str(error)
         self._drawn = time.monotonic()
 
 
@@ -357,8 +357,8 @@ class Progress(Callback):
 
     def on_test(self, trainer: RunState, record: Record) -> None:
         if not is_quiet():
-            told = [f"{name} {share}" for name, share in _percent("test_accuracy", record).items()]
-            say("  ".join([f"test loss {record['test_loss']:.4f}", *told]), "stdout")
+            accuracy = [f"{name} {share}" for name, share in _percent("test_accuracy", record).items()]
+            say("  ".join([f"test loss {record['test_loss']:.4f}", *accuracy]), "stdout")
 
     def on_stop(self, trainer: RunState, reason: str) -> None:
         self._close()

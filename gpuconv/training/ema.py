@@ -60,7 +60,7 @@ class Ema:
             ops.sgd_step(
                 [self._rounded[name] for name in params],
                 [*params.values()],
-                masters=[self.averages[name] for name in params] if self._narrow() else None,
+                masters=[self.averages[name] for name in params] if self._sixteen_bit_names() else None,
                 scaling=self._negated,
                 lr=1 - self.decay,
                 weight_decay=1.0,
@@ -77,12 +77,12 @@ class Ema:
 
     def _round(self) -> dict[str, Array]:
         """The averages in the dtypes of the parameters."""
-        for name in self._narrow():
+        for name in self._sixteen_bit_names():
             rounded = self._rounded[name]
             backends.assign(rounded, backends.asarray(self.averages[name], dtype=rounded.dtype))
         return self._rounded
 
-    def _narrow(self) -> list[str]:
+    def _sixteen_bit_names(self) -> list[str]:
         """The names of the parameters of 16 bits."""
         return [name for name, average in self.averages.items() if average is not self._rounded[name]]
 
@@ -106,7 +106,7 @@ class Ema:
         16-bit parameters before rounding."""
         arrays = {f"net.{name}": array for name, array in self._round().items()}
         arrays |= {f"{TRAINED}.{name}": array for name, array in self.net.named_parameters()}
-        arrays |= {f"{AVERAGE}.{name}": self.averages[name] for name in self._narrow()}
+        arrays |= {f"{AVERAGE}.{name}": self.averages[name] for name in self._sixteen_bit_names()}
         return {name: np.array(backends.to_numpy(array)) for name, array in arrays.items()}
 
     def check(self, checkpoint: Checkpoint, path: object) -> None:

@@ -91,7 +91,7 @@ def evaluate(
     for scores, labels in _scored(net, loader.epoch(0), tta, ranks or Ranks()):
         totals = totals or Totals(backends.device_of(scores), criterion)
         totals.add(losses.apply(criterion, scores, labels)[0], scores, labels, criterion)
-        if measured and (on_host := _counted(scores, labels, losses.ignored(criterion))):
+        if measured and (on_host := _for_metrics(scores, labels, losses.ignored(criterion))):
             for metric in measured.values():
                 metric.update(*on_host)
     if totals is None:
@@ -103,7 +103,7 @@ def evaluate(
     return Evaluation(sums.loss, accuracy, int(sums.samples), matrix, results)
 
 
-def _counted(scores: Array, labels: Array, ignored: int | None) -> tuple[np.ndarray, np.ndarray] | None:
+def _for_metrics(scores: Array, labels: Array, ignored: int | None) -> tuple[np.ndarray, np.ndarray] | None:
     """The scores and labels for the metrics, on the host; None if all labels are ignored."""
     on_host = backends.to_numpy(scores), backends.to_numpy(labels)
     if ignored is None or on_host[1].ndim > 1:

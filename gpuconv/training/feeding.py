@@ -12,7 +12,7 @@ from gpuconv.data.loader import Batch, prepared
 from gpuconv.devices import Device
 from gpuconv.training.protocols import Epochs
 from gpuconv.training.step_counter import StepCounter
-from gpuconv.training.user_data import ours
+from gpuconv.training.user_data import is_our_loader
 from gpuconv.types import Array
 
 
@@ -20,20 +20,20 @@ class Feed:
     """The batches of a run in groups, one for each step, from an object with ``len`` and
     ``epoch(epoch, start_batch=...)``.
 
-    together: the number of batches in a group; the last group of an epoch may have fewer."""
+    batches_per_step: the number of batches in a group; the last group of an epoch may have fewer."""
 
     on_device = False  # whether `next` is only device work, the same for all groups of a size
     in_parts = False  # whether `next` returns only this rank's part of each batch
 
-    def __init__(self, loader: Any, together: int = 1) -> None:
-        self.loader, self.together = loader, together
+    def __init__(self, loader: Any, batches_per_step: int = 1) -> None:
+        self.loader, self.batches_per_step = loader, batches_per_step
         self._batches: Any = None
         self._given = 0
 
     def enter(self, epoch: int, number: int) -> None:
         """Continue with group `number` of `epoch`."""
         self.close()
-        first = number * self.together
+        first = number * self.batches_per_step
         self._batches, self._given = iter(self.loader.epoch(epoch, start_batch=first)), first
 
     def close(self) -> None:
@@ -58,7 +58,7 @@ class Feed:
 
     def next(self, counter: StepCounter, size: int) -> list[Batch]:
         """The batches of the next group. Raises ValueError if the loader gives fewer batches than its length says."""
-        count = 1 if self.together == 1 else min(self.together, len(self.loader) - self._given)
+        count = 1 if self.batches_per_step == 1 else min(self.batches_per_step, len(self.loader) - self._given)
         batches = [*itertools.islice(self._batches, count)]
         self._given += len(batches)
         if len(batches) < count:
@@ -96,22 +96,22 @@ class DeviceFeed(Feed):
 
     on_device = True
 
-    def __init__(self, loader: Loader, together: int = 1) -> None:
-        super().__init__(loader, together)
+    def __init__(self, loader: Loader, batches_per_step: int = 1) -> None:
+        super().__init__(loader, batches_per_step)
         self._order = loader.order()
 
     def enter(self, epoch: int, number: int) -> None:
         self.loader.shuffle_into(self._order, epoch)
 
     def size(self, number: int) -> int:
-        first = number * self.together
-        return sum(map(self.loader.size, range(first, min(first + self.together, len(self.loader)))))
+        first = number * self.batches_per_step
+        return sum(map(self.loader.size, range(first, min(first + self.batches_per_step, len(self.loader)))))
 
     def place(self, epoch: int, number: int) -> tuple[int, int]:
-        return self.loader.place(epoch, number * self.together)
+        return self.loader.place(epoch, number * self.batches_per_step)
 
     def next(self, counter: StepCounter, size: int) -> list[Batch]:
-        each = size if self.together == 1 else self.loader.batch_size
+        each = size if self.batches_per_step == 1 else self.loader.batch_size
         start, offset = counter.start, counter.offset
         batches = []
         for first in range(0, size, each):
@@ -129,13 +129,15 @@ def _later(number: Array, by: int) -> Array:
     return copy
 
 
-def feed(loader: Loader | Epochs, place: Callable[[int], tuple[int, int]] | None = None, together: int = 1) -> Feed:
+def feed(
+    loader: Loader | Epochs, place: Callable[[int], tuple[int, int]] | None = None, batches_per_step: int = 1
+) -> Feed:
     """The feed of a loader. On NumPy a thread prepares the batches of a `Loader` ahead.
 
     place: a function of a batch's size that returns where this rank's part begins and ends; None for a single rank. It
-    is not used if images are mixed or if a step takes several batches: then each rank loads whole batches. together:
-    the number of batches that a step takes."""
-    if ours(loader) and Device.named(loader.device).runs_kernels:
-        return DeviceFeed(loader, together)
-    whole = together > 1 or (ours(loader) and loader.augmentation.mixing)
-    return PartFeed(loader, place) if ours(loader) and place and not whole else Feed(loader, together)
+    is not used if images are mixed or if a step takes several batches: then each rank loads whole batches.
+    batches_per_step: the number of batches that a step takes."""
+    if is_our_loader(loader) and Device.named(loader.device).runs_kernels:
+        return DeviceFeed(loader, batches_per_step)
+    whole = batches_per_step > 1 or (is_our_loader(loader) and loader.augmentation.mixing)
+    return PartFeed(loader, place) if is_our_loader(loader) and place and not whole else Feed(loader, batches_per_step)

@@ -56,7 +56,8 @@ class Fit:
         self.metrics_every = metrics_every
         self.interrupts = interrupts
         self.replay = Replay(run.net.device, graph, run.ranks)
-        self.shadow, self.looks = shadow, False
+        self.shadow = shadow
+        self.checks_step = False  # whether the shadow oracle checks calls of the next step
         self.around = [each.around_step for each in callbacks if hasattr(each, "around_step")]
 
     def __call__(self) -> None:
@@ -112,11 +113,11 @@ class Fit:
         run, feed, replay = self.run, self.feed, self.replay
         if not run.batches:
             raise ValueError("the loader has no batch: its length is 0")
-        if replay.together > 1 and not feed.on_device:
+        if replay.most_steps > 1 and not feed.on_device:
             replay.give_up(f"the batches come from a {type(feed.loader).__name__}, not from a gpuconv.data.Loader")
-        if replay.together > 1 and not run.optimizer.capturable:
+        if replay.most_steps > 1 and not run.optimizer.capturable:
             replay.give_up(f"the optimizer {run.optimizer.config()['optimizer']} steps on the host")
-        self._make_clock()
+        self._make_counter()
         self._agree()
         while run.epoch < run.epochs and not run.stop_reason:
             with contextlib.closing(feed):
@@ -125,13 +126,13 @@ class Fit:
                 epoch = run.epoch
                 while run.epoch == epoch and not run.stop_reason:
                     if run.optimizer.match(run.net.params()):  # a callback froze or unfroze a layer
-                        self._make_clock()
+                        self._make_counter()
                     self._plan()
-                    self.looks = self.shadow is not None and self.shadow.due()
-                    count = 1 if self.looks or self.around else self._steps_together()
+                    self.checks_step = self.shadow is not None and self.shadow.due()
+                    count = 1 if self.checks_step or self.around else self._steps_together()
                     self._advance(count)
                     for _ in range(count):
-                        self._account()
+                        self._record()
                     self._agree()
 
     def _agree(self) -> None:
@@ -145,7 +146,7 @@ class Fit:
         run.stop_reason, signal = reasons[0] if reasons else (None, None)
         run.interrupted_by = signal if run.stop_reason == INTERRUPTED else None
 
-    def _make_clock(self) -> None:
+    def _make_counter(self) -> None:
         self.counter = StepCounter(self.run.optimizer, self.run.net.device)
         self.run.net.grads()  # allocate now: a graph needs fixed addresses
 
@@ -165,7 +166,7 @@ class Fit:
             return 1
         limits = [next_step(callback, self.run) for callback in self.callbacks]
         limits += [
-            self.replay.together,
+            self.replay.most_steps,
             len(self.counter.planned),
             self.metrics_every - self.run.steps % self.metrics_every,
         ]
@@ -178,17 +179,17 @@ class Fit:
         device work."""
         size = self.feed.size(self.run.batch)
         work = partial(self.feed.step, self.counter, size, self.run.step_on)
-        if self.looks or self.around:  # not captured, but with the same bits
+        if self.checks_step or self.around:  # not captured, but with the same bits
             with contextlib.ExitStack() as around:
                 for each in self.around:
                     around.enter_context(each(self.run))
-                if self.shadow and self.looks:
-                    around.enter_context(self.shadow.look(self.run.steps + 1))
+                if self.shadow and self.checks_step:
+                    around.enter_context(self.shadow.checking(self.run.steps + 1))
                 work()
         else:
-            self.replay.run(work, count, size, self.run.inputs() if self.replay.together > 1 else None)
+            self.replay.run(work, count, size, self.run.inputs() if self.replay.most_steps > 1 else None)
 
-    def _account(self) -> None:
+    def _record(self) -> None:
         """Do the host's part of a step, which the device has run or will run."""
         run, lr = self.run, self.run.lr
         self.counter.planned.popleft()

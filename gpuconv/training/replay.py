@@ -11,7 +11,7 @@ from gpuconv import backends
 from gpuconv.notices import Notice
 from gpuconv.parallel import Ranks
 
-TOGETHER = 8  # steps in one graph; a graph of a single step runs those for which the host has to act earlier
+STEPS_PER_GRAPH = 8  # and a graph of a single step for those steps after which the host has to act earlier
 
 Work = Callable[[], None]
 
@@ -35,9 +35,9 @@ class Replay:
         self._graphs: dict[Hashable, dict[int, Work]] = {}
 
     @property
-    def together(self) -> int:
+    def most_steps(self) -> int:
         """The largest number of steps that may run at once."""
-        return TOGETHER if self._recorder else 1
+        return STEPS_PER_GRAPH if self._recorder else 1
 
     def run(self, work: Work, steps: int, shape: Hashable, same: object) -> None:
         """Run `work`, the device's part of one step, `steps` times.
@@ -53,7 +53,7 @@ class Replay:
             self._graphs[shape] = {}
             steps -= 1
         while steps:
-            count = TOGETHER if steps >= TOGETHER else 1
+            count = STEPS_PER_GRAPH if steps >= STEPS_PER_GRAPH else 1
             replay = self._graph(work, count, shape)
             if replay is None:
                 break
@@ -74,11 +74,11 @@ class Replay:
                 captured = self._recorder.capture(lambda: _repeat(work, count))
             except Exception as error:  # whatever it is: a failed capture has run nothing, so the work can still run
                 failed = f"{type(error).__name__}: {error}"
-            each, self._ranks.sent = self._ranks.sent - sent, sent
+            sent_per_replay, self._ranks.sent = self._ranks.sent - sent, sent
             if reason := next(filter(None, self._ranks.gather(failed)), None):
                 self.give_up(reason)
                 return None
-            graphs[count] = partial(self._launch, captured, each)
+            graphs[count] = partial(self._launch, captured, sent_per_replay)
         return graphs[count]
 
     def _launch(self, captured: Work, sent: int) -> None:

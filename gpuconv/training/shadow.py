@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 VIOLATIONS = ("stop", "warn")
 START = 0.5  # seconds of processor time that the start of the worker takes at most
-CALL = 2e-3  # seconds that a check is expected to take at least
+CALL = 2e-3  # the least seconds that a check is expected to take
 BYTE = 1e-7  # seconds per byte of the arguments, until one is measured
 SMALL = 1 << 18  # bytes; the cost per byte cannot be measured on a smaller call
 MARGIN = 1.5  # a check is expected to take this many times the longest one so far
@@ -97,11 +97,11 @@ class Shadow:
         self._began = clock()
         self._copying = self._checking = 0.0  # seconds taken so far by the run, and by the worker
         self._worker: Any = None
-        self._ready = self._over = False
+        self._ready = self._ended = False
         self._pending: list[tuple[Path, Site, int, float, int]] = []  # (file, site, step, expected seconds, bytes)
         self._sizes: dict[Site, int] = {}
-        self._took: dict[Site, float] = {}  # seconds of the longest check so far, copying included
-        self._copied: dict[Site, float] = {}  # seconds of copying for the pending checks
+        self._longest: dict[Site, float] = {}  # seconds of the longest check so far, copying included
+        self._copying_of: dict[Site, float] = {}  # seconds of copying for the pending checks
         self._rate = 0.0  # the highest seconds per byte so far
         self._deck: list[Site] = []
         import random
@@ -126,11 +126,11 @@ class Shadow:
         as many as the longest check took, in case a check takes longer than expected."""
         starts = START if self._worker and not self._ready else 0.0
         reserved = starts + sum(expected for *_, expected, _ in self._pending)
-        return self.share * self.elapsed - self.spent - reserved - max(self._took.values(), default=CALL)
+        return self.share * self.elapsed - self.spent - reserved - max(self._longest.values(), default=CALL)
 
     def _expected(self, site: Site) -> float:
-        if site in self._took:
-            return MARGIN * self._took[site]
+        if site in self._longest:
+            return MARGIN * self._longest[site]
         return CALL + (MARGIN * self._rate or BYTE) * self._sizes[site]
 
     # --- choosing and recording calls ----------------------------------------------------------
@@ -139,8 +139,8 @@ class Shadow:
         """Whether to check calls of the next step, after reading the worker's answers. Raises ShadowError for a
         violation."""
         if self._worker:
-            self._hear()
-        if self._over or self._pending:
+            self._read_answers()
+        if self._ended or self._pending:
             return False
         if not self._worker:
             if self._seconds_left() < START:
@@ -165,12 +165,12 @@ class Shadow:
         while self._sizes and (site := self._next()) not in drawn and self._expected(site) <= left:
             left -= self._expected(site)
             drawn.add(self._deck.pop())
-            if site not in self._took:
+            if site not in self._longest:
                 break
         return drawn
 
     @contextmanager
-    def look(self, step: int) -> Iterator[None]:
+    def checking(self, step: int) -> Iterator[None]:
         """A context around an uncaptured step, which passes the drawn calls to the worker. The first time it only
         records which calls a step makes. step: the step's number, from 1."""
         from gpuconv.verify.call import recording
@@ -206,7 +206,7 @@ class Shadow:
         finally:
             took = self.clock() - start
             self._copying += took
-            self._copied[site()] = self._copied.get(site(), 0.0) + took
+            self._copying_of[site()] = self._copying_of.get(site(), 0.0) + took
 
     def _hand_over(self, call: Call, site: Site, step: int) -> None:
         path = Path(self._files.name) / f"{len(self.rows)}-{step}-{'-'.join(filter(None, site))}.safetensors"
@@ -217,7 +217,7 @@ class Shadow:
 
     # --- answers -------------------------------------------------------------------------------
 
-    def _hear(self, patience: float = 0.0) -> bool:
+    def _read_answers(self, patience: float = 0.0) -> bool:
         """Process the worker's answers. Returns whether there was one."""
         heard = False
         while (answer := self._worker.answer(patience)) is not None:
@@ -230,8 +230,8 @@ class Shadow:
                 self._ready = True
                 continue
             path, site, step, _, size = self._pending.pop(0)
-            took += self._copied.pop(site, 0.0)
-            self._took[site] = max(took, self._took.get(site, 0.0), CALL)
+            took += self._copying_of.pop(site, 0.0)
+            self._longest[site] = max(took, self._longest.get(site, 0.0), CALL)
             self._rate = max(self._rate, took / max(size, SMALL))
             self._judge(path, site, step, answer)
             if patience:
@@ -261,18 +261,18 @@ class Shadow:
             f"gpuconv shadow replay {kept} repeats the call"
         )
         if self.violation == "stop":
-            self._over = True
+            self._ended = True
             raise ShadowError(message)
         warnings.warn(ShadowWarning(message), stacklevel=2)
 
     def _end(self, why: str) -> None:
-        self._over = True
+        self._ended = True
         self._pending.clear()
         warnings.warn(ShadowWarning(f"the shadow oracle ended; training continues without it: {why}"), stacklevel=2)
 
     def finish(self) -> None:
         """Wait for the last answers. Raises ShadowError for a violation."""
-        while self._pending and not self._over and self._hear(PATIENCE):
+        while self._pending and not self._ended and self._read_answers(PATIENCE):
             pass
 
     def close(self) -> None:

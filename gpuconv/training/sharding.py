@@ -52,7 +52,7 @@ class Parts:
     def __init__(self, net: Layer, most: int, loss: object = None) -> None:
         self.net, self.ranks, self.most, self.loss = net, Ranks(), most, loss
         self.fixed = True  # whether a sum over ranks has a fixed order
-        self.together = False  # whether batch norm takes statistics over all parts
+        self.sync_batch_norm = False  # whether batch norm takes statistics over all parts
         self.totals = Totals(net.device, loss)  # the totals of one part
         self._zeros = Totals(net.device, loss).array
         self._states, self._totals = Together(net, 1), [self.totals]  # those of the parts that are computed together
@@ -79,7 +79,7 @@ class Parts:
         self._exchanges = []
         counts = [end - first for first, end in places]
         own = [Part(first, size, last=(first, end) == places[-1]) for first, end in places]
-        if self.together:
+        if self.sync_batch_norm:
             self._add_up_together(parts, own, counts, work)
         else:
             self._add_up_in_turn(parts, own, counts, work)
@@ -127,7 +127,7 @@ class Parts:
         signature = [(term.array.shape, term.array.dtype, backends.address(term.array)) for term in terms]
         if signature != self._signature:
             self._kept = [(array, backends.zeros(array.shape, array.dtype, self.net.device)) for array in statistics]
-            count = self.most if self.together else 1
+            count = self.most if self.sync_batch_norm else 1
             self._states = Together(self.net, count)
             self._totals = [Totals(self.net.device, self.loss) for _ in range(count)]
             named = [*self.net.named_variables(trained=True)]
@@ -233,7 +233,7 @@ class Parts:
 
 class Sharding(Parts):
     """Cuts each batch into `count` shards, assigns them to the ranks in order, and sums their results. fixed: whether
-    sums over ranks have the order of the tree. together: whether batch norm takes statistics over all ranks.
+    sums over ranks have the order of the tree. sync_batch_norm: whether batch norm takes statistics over all ranks.
 
     Raises ValueError unless each rank has the same number of shards, a power of two."""
 
@@ -244,7 +244,7 @@ class Sharding(Parts):
         ranks: Ranks | None = None,
         *,
         fixed: bool = True,
-        together: bool = False,
+        sync_batch_norm: bool = False,
         loss: object = None,
     ) -> None:
         ranks = ranks or Ranks()
@@ -254,8 +254,8 @@ class Sharding(Parts):
                 f"the number of ranks must divide that of shards, received {count} shards on {ranks.size} ranks"
             )
         super().__init__(net, shard_count(each), loss)
-        self.count, self.ranks, self.fixed, self.together = count, ranks, fixed, together
-        if together and each > 1:
+        self.count, self.ranks, self.fixed, self.sync_batch_norm = count, ranks, fixed, sync_batch_norm
+        if sync_batch_norm and each > 1:
             _expect_no_norm_inside_own(net)
         self.own = range(each * ranks.rank, each * (ranks.rank + 1))
 
@@ -279,7 +279,7 @@ class Sharding(Parts):
         self._add_up(parts, places, size, self.count, totals, work)
 
     def _statistics(self) -> list[Array]:
-        separate = [each for each in self.net.all_variables() if not (self.together and each[0].takes_parts)]
+        separate = [each for each in self.net.all_variables() if not (self.sync_batch_norm and each[0].takes_parts)]
         buffers = [layer[name] for layer, name, variable in separate if variable.buffer]
         return [array for array in buffers if is_float(array.dtype)]
 

@@ -74,7 +74,7 @@ class TrainingStep:
         self.totals = Totals(net.device, self.loss)
         self.ranks, self.shards = ranks or Ranks(), shards
         self.sharding = (
-            Sharding(cut, net, self.ranks, loss=self.loss, fixed=bool(shards), together=sync_batch_norm)
+            Sharding(cut, net, self.ranks, loss=self.loss, fixed=bool(shards), sync_batch_norm=sync_batch_norm)
             if cut
             else None
         )

@@ -49,7 +49,7 @@ class TensorBoard(Callback):
     ) -> None:
         self.path, self.image, self.truth = path, image, truth
         self._library = library()
-        self._said = ""
+        self._last_error = ""
 
     def on_start(self, trainer: RunState) -> None:
         """Open the event file. Raises ValueError if neither a path nor a run directory is given."""
@@ -117,9 +117,9 @@ class TensorBoard(Callback):
             drawn = self._library.summary.image("activations", plots.pixels(figure), dataformats="HWC")
             self._events.add(drawn, trainer.steps)
         except plots.PlotError as error:
-            if str(error) != self._said:
+            if str(error) != self._last_error:
                 log.warning("no activation picture: %s", error)
-            self._said = str(error)
+            self._last_error = str(error)
 
 
 _EDGES = np.geomspace(1e-12, 1e20, 775)  # TensorFlow's: each bin is a tenth wider than the one before

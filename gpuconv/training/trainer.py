@@ -21,7 +21,7 @@ from gpuconv.metrics import named
 from gpuconv.names import lookup
 from gpuconv.parallel import Ranks, report_errors
 from gpuconv.training import digests, feeding, schedules, stored, user_data
-from gpuconv.training.callbacks import Checkpoints, Progress, checked, keepers
+from gpuconv.training.callbacks import Checkpoints, Progress, checked, run_dir_callbacks
 from gpuconv.training.clip import Clip
 from gpuconv.training.ema import decay_value
 from gpuconv.training.fit import INTERRUPTED, Fit
@@ -167,8 +167,8 @@ class Trainer(RunState):
             fuse=fuse,
             shards=None if shards is None else shard_count(shards),
             ranks=ranks,
-            sync_batch_norm=_synchronized(sync_batch_norm, fuse, net),
-            shard_optimizer=_shared_out(shard_optimizer, own),
+            sync_batch_norm=_expect_synchronizable(sync_batch_norm, fuse, net),
+            shard_optimizer=_expect_shardable(shard_optimizer, own),
         )
 
     @report_errors
@@ -245,7 +245,7 @@ class Trainer(RunState):
             test_at_end = user_data.is_fraction(validation)
         for name, part in {"validation": validation, "test": None if test_at_end else test}.items():
             if epochs > 1:
-                user_data.expect_again(name, part)
+                user_data.expect_repeatable(name, part)
         known = normalization or getattr(self.net, "normalization", None)
         loaders = user_data.loaders(
             {"train": train, "validation": validation, "test": test},
@@ -262,7 +262,7 @@ class Trainer(RunState):
         sets = {name: loaders[name] for name in ("validation", "test")}
         held_out = HeldOut(self.metrics, sets, ("test",) if test_at_end else ())
         self.epochs, self.batches = epochs, math.ceil(user_data.expect_length(loader) / self.accumulate)
-        user_data.note(self.net, loader, known)
+        user_data.set_image_notes(self.net, loader, known)
         self.optimizer.match(self.net.params())  # layers may have been frozen since
         self.optimizer.begin(self.total_steps, self.batches)
         self.fit_settings = stored.as_json(
@@ -292,7 +292,7 @@ class Trainer(RunState):
         with interrupts, contextlib.ExitStack() as held:
             if run_dir is not None and self.ranks.rank == 0:
                 self.run = held.enter_context(RunDirectory.held(run_dir, self.fit_settings, resume))
-                callbacks = [*keepers(self.run, checkpoint_every), *callbacks]
+                callbacks = [*run_dir_callbacks(self.run, checkpoint_every), *callbacks]
             elif run_dir is not None:
                 callbacks = [Checkpoints(None, checkpoint_every), *callbacks]
             if self.ranks.rank:
@@ -310,7 +310,7 @@ class Trainer(RunState):
             place = self.sharding.place if self.ranks.size > 1 and self.sharding else None
             Fit(
                 self,
-                feeding.feed(loader, place, together=self.accumulate),
+                feeding.feed(loader, place, batches_per_step=self.accumulate),
                 held_out,
                 callbacks,
                 metrics_every=metrics_every,
@@ -336,7 +336,7 @@ class Trainer(RunState):
         return settings if settings and not isinstance(settings, dict) else notes(self.net) | (settings or {})
 
 
-def _synchronized(sync_batch_norm: object, fuse: bool | None, net: Layer) -> bool:
+def _expect_synchronizable(sync_batch_norm: object, fuse: bool | None, net: Layer) -> bool:
     """Check the argument `sync_batch_norm` and return it."""
     if sync_batch_norm not in (True, False):
         raise TypeError(f"sync_batch_norm must be True or False, received {sync_batch_norm!r}")
@@ -351,7 +351,7 @@ def _synchronized(sync_batch_norm: object, fuse: bool | None, net: Layer) -> boo
     return bool(sync_batch_norm)
 
 
-def _shared_out(shard_optimizer: object, optimizer: Optimizer) -> bool:
+def _expect_shardable(shard_optimizer: object, optimizer: Optimizer) -> bool:
     """Check the argument `shard_optimizer` and return it."""
     given = flag("shard_optimizer", shard_optimizer)
     if given and isinstance(optimizer, adapted.Adapted):

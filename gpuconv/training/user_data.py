@@ -130,7 +130,7 @@ def loader(
     )
 
 
-def expect_again(name: str, data: object) -> None:
+def expect_repeatable(name: str, data: object) -> None:
     """Raise ValueError for data that can be iterated over only once."""
     if hasattr(data, "__next__"):
         raise ValueError(
@@ -144,9 +144,9 @@ def measured(name: str, known: Normalization | None, data: object) -> Normalizat
 
     known: the normalization of the net's images so far. If there is one, floats that do not look normalized raise
     ValueError."""
-    if _raw(data):
+    if _is_uint8(data):
         return known or Normalization.measured(data)
-    if known is not None and known.lacks(some := _some(data)):
+    if known is not None and known.lacks(some := _first_images(data)):
         raise ValueError(
             f"the floats of {name}, from {some.min():g} to {some.max():g}, do not look normalized, and the net's "
             "images are: give uint8, or floats normalized by net.normalization; net.normalization = None removes it"
@@ -159,14 +159,14 @@ def as_in_training(name: str, known: Normalization | None, data: object) -> Norm
 
     Raises TypeError if it is needed and unknown, and ValueError if the training images are normalized and the floats
     here do not look normalized."""
-    if _raw(data):
+    if _is_uint8(data):
         if known is None:
             raise TypeError(
                 f"the normalization of the uint8 images of {name} is unknown, as the training images were not "
                 f"normalized: give {name} as a Loader too, or as floats, or pass normalization="
             )
         return known
-    if known is not None and known.lacks(some := _some(data)):
+    if known is not None and known.lacks(some := _first_images(data)):
         raise ValueError(
             f"the floats of {name}, from {some.min():g} to {some.max():g}, do not look normalized, and the training "
             "images are uint8, which is normalized: give uint8 here too, or floats for both"
@@ -174,11 +174,11 @@ def as_in_training(name: str, known: Normalization | None, data: object) -> Norm
     return None
 
 
-def _some(data: object) -> Any:
+def _first_images(data: object) -> Any:
     return data.first(64) if isinstance(data, Samples) else data
 
 
-def _raw(data: Any) -> bool:
+def _is_uint8(data: Any) -> bool:
     return data.raw if isinstance(data, (Dataset, Samples)) else data.dtype == np.uint8
 
 
@@ -268,7 +268,7 @@ def _expect_mixable(name: str, loader: Loader, net: Any, loss: object) -> None:
         )
 
 
-def note(net: Any, loader: object, normalization: Normalization | None = None) -> None:
+def set_image_notes(net: Any, loader: object, normalization: Normalization | None = None) -> None:
     """Set the net's normalization, and its classes if they have names.
 
     normalization: by which the caller normalized floats, if known."""
@@ -324,7 +324,7 @@ def length(loader: Any) -> int | None:
         return None
 
 
-def ours(loader: object) -> TypeGuard[Loader]:
+def is_our_loader(loader: object) -> TypeGuard[Loader]:
     """Whether it is a `Loader` whose `epoch` is not overridden, so that its batches may be loaded in another way."""
     return isinstance(loader, Loader) and type(loader).epoch is Loader.epoch
 
@@ -332,4 +332,4 @@ def ours(loader: object) -> TypeGuard[Loader]:
 def _batched(loader: object) -> bool:
     """Whether it is a `Loader` or a `StreamLoader` whose `epoch` is not overridden, so that its data set tells what is
     in its batches."""
-    return ours(loader) or (isinstance(loader, StreamLoader) and type(loader).epoch is StreamLoader.epoch)
+    return is_our_loader(loader) or (isinstance(loader, StreamLoader) and type(loader).epoch is StreamLoader.epoch)

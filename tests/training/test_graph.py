@@ -28,7 +28,7 @@ from gpuconv.layers import (
     Upsample,
 )
 from gpuconv.training import Callback, LossScale, Trainer, UncapturedWarning
-from gpuconv.training.replay import TOGETHER
+from gpuconv.training.replay import STEPS_PER_GRAPH
 from tests.devices import kernel_devices
 from tests.training import small
 
@@ -120,7 +120,7 @@ def test_replayed_steps_have_the_bits_of_uncaptured_ones(captures, device, optim
     if batch_size == 1 and device == "emulated":
         # 22 steps an epoch. The first: 1 uncaptured, 7 single, a graph of 8, 6 single; the second: two of 8, 6 single.
         one, eight = captures["captured"]
-        assert eight == TOGETHER * one
+        assert eight == STEPS_PER_GRAPH * one
         assert captures["replays"] == 7 + 1 + 6 + 2 + 6
 
 

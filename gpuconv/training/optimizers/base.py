@@ -46,7 +46,7 @@ class Optimizer:
     _step: Array = field(default=None, init=False, repr=False)  # type: ignore[assignment]
     _weight_decay: list[float] = field(default_factory=list, init=False, repr=False)
     _parameters: tuple[str, ...] = field(default=(), init=False, repr=False)
-    # Tells by a parameter's name whether this optimizer keeps its state; None: it keeps the state of every parameter.
+    # Whether this optimizer keeps the state of the parameter with a given name; None: it keeps that of all parameters.
     keeps: Callable[[str], bool] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
