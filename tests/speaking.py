@@ -6,18 +6,18 @@ import types
 
 import numpy as np
 
-LONGEST = 60
+LONGEST = 60  # characters
 
 
 def identify(value, name: str) -> str | None:
     """The part of a test's name for one argument: "stride=2", "2x3x5", "momentum=0.9,nesterov=True".
 
-    None if pytest's own choice is right: text, and classes and functions by their names.
+    None leaves the choice to pytest, which shows text as it is.
     """
     if isinstance(value, str):
         return None if value else f"{name}=''"
     if isinstance(value, types.FunctionType) and value.__name__ == "<lambda>":
-        return _words(value.__code__)
+        return _calls_and_constants(value.__code__)
     if isinstance(value, (type, types.FunctionType)):
         return value.__name__
     if isinstance(value, BaseException):
@@ -44,7 +44,7 @@ def _text(value, name: str = "") -> str:
     return type(value).__name__ if " at 0x" in text else text[:LONGEST]
 
 
-def _words(code: types.CodeType) -> str:
+def _calls_and_constants(code: types.CodeType) -> str:
     """The calls and constants of a function without a name: "pop net.conv1.weight"."""
-    given = [entry for entry in code.co_consts if isinstance(entry, (str, int, float))]
-    return " ".join(map(str, [*code.co_names, *given]))[:LONGEST] or "identity"
+    constants = [entry for entry in code.co_consts if isinstance(entry, (str, int, float))]
+    return " ".join(map(str, [*code.co_names, *constants]))[:LONGEST] or "identity"

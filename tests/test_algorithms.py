@@ -20,7 +20,7 @@ from gpuconv.summary import rows
 from gpuconv.training import Callback, RunDirectory, Trainer, checkpoint, load_net
 from tests.devices import kernel_devices
 from tests.training import small
-from tests.unproved import entered
+from tests.unproved import with_algorithm
 
 X, W = np.ones((2, 4, 4, 8), np.float32), np.ones((6, 3, 3, 8), np.float32)
 DY, ROWS, WEIGHT = np.ones((2, 2, 2, 6), np.float32), np.ones((5, 8), np.float32), np.ones((6, 8), np.float32)
@@ -98,7 +98,7 @@ def test_a_launch_reports_its_algorithm():
     assert algorithms.of_launch("relu_forward_simt", {"DTYPE": "float32"}) is None
 
 
-# --- names that older versions stored ----------------------------------------------------------
+# --- names that with_old_names versions stored ----------------------------------------------------------
 
 RENAMED = {"first-256x64": "few_channels-256x64", "first-256x32": "few_channels-256x32"}
 renamed = pytest.mark.parametrize(("old", "new"), RENAMED.items())
@@ -117,8 +117,8 @@ def test_an_op_accepts_an_old_name(monkeypatch, old, new):
         ("conv2d_backward", [dy, x, w], {}, ("auto", "auto")),
     ):
         given = "algos" if op == "conv2d_backward" else "algo"
-        of = getattr(cpu, ops.OPS[op].family)
-        monkeypatch.setattr(of, op, lambda *arguments, given=given, **named: named[given])
+        family = getattr(cpu, ops.OPS[op].family)
+        monkeypatch.setattr(family, op, lambda *arguments, given=given, **named: named[given])
         for name in (old, new, old.upper(), old.replace("-", "_")):
             assert getattr(ops, op)(*arrays, **options, algo=name) == taken
     wide = np.ones((2, 8, 8, 5), np.float16)
@@ -147,11 +147,11 @@ def test_a_run_with_a_stored_old_name_is_resumed(tmp_path):
         layers = [Input((6, 5, 1)), Conv2D(4, 3, algo="few_channels-256x64"), ReLU(), Flatten(), Linear(3)]
         return Trainer(Sequential(layers, seed=1), "sgd", lr=0.1)
 
-    def older(value):
+    def with_old_names(value):
         if isinstance(value, dict):
-            return {key: older(entry) for key, entry in value.items()}
+            return {key: with_old_names(entry) for key, entry in value.items()}
         if isinstance(value, list):
-            return [older(entry) for entry in value]
+            return [with_old_names(entry) for entry in value]
         return "first-256x64" if value == "few_channels-256x64" else value
 
     class Stop(Callback):
@@ -162,9 +162,9 @@ def test_a_run_with_a_stored_old_name_is_resumed(tmp_path):
     small.fit(trainer(), epochs=2, run_dir=whole.path)
     small.fit(trainer(), epochs=2, run_dir=begun.path, callbacks=[Stop()])
     written = json.loads(begun.settings_file.read_text())
-    begun.settings_file.write_text(json.dumps(older(written)))
+    begun.settings_file.write_text(json.dumps(with_old_names(written)))
     last = checkpoint.load(begun.last)
-    checkpoint.save(begun.last, checkpoint.Checkpoint(last.tensors, older(last.state)))
+    checkpoint.save(begun.last, checkpoint.Checkpoint(last.tensors, with_old_names(last.state)))
     assert "first-256x64" in begun.settings_file.read_text()
     again = trainer()
     small.fit(again, epochs=2, run_dir=begun.path, resume=True)
@@ -244,13 +244,13 @@ def test_a_config_holds_the_algorithm_but_not_tf32():
             make("winograd")
 
 
-def test_an_algorithm_is_meant_for_the_directions_that_it_has_and_the_plan_shows_the_others():
-    for algo, dtype, own in (("few_channels-256x64", "float32", "fprop"), ("mma-64x32", "bfloat16", "wgrad")):
+def test_a_named_algorithm_runs_in_its_own_directions_and_the_others_are_chosen_automatically():
+    for algo, dtype, direction in (("few_channels-256x64", "float32", "fprop"), ("mma-64x32", "bfloat16", "wgrad")):
         named, auto = (
             Sequential([Input((6, 6, 3)), Conv2D(8, 3, algo=each)], device="emulated", dtype=dtype)
             for each in (algo, "auto")
         )
-        assert named[1].algorithms(8) == auto[1].algorithms(8) | {own: algo}
+        assert named[1].algorithms(8) == auto[1].algorithms(8) | {direction: algo}
         assert all(found != "auto" for found in named[1].algorithms(8).values())
         x = asarray(np.ones((8, 6, 6, 3)), "emulated", dtype)
         with launches.recorded(execute=False) as ran:
@@ -263,9 +263,11 @@ def test_an_algorithm_is_meant_for_the_directions_that_it_has_and_the_plan_shows
 
 
 def test_an_unproved_algorithm_is_never_the_cost_models_choice():
-    """Neither for "auto" nor for a product without a kernel of the family; on the emulated device it can be named."""
+    """It may be named on the emulated device. "auto" never chooses it, and a product for which it has no kernel never
+    receives it."""
+    # at this rate the cost model predicts next to no time for it
     free = replace(algorithms.find("mma-128x128", "bfloat16"), name="new-128x128", proved=False, rate=1e9, issued={})
-    with entered(free, kernels=("conv2d_fprop",), capability=90, one_chip=True):
+    with with_algorithm(free, kernels=("conv2d_fprop",), capability=90, one_chip=True):
         fprop, dgrad = (Product(f"conv2d_{d}", 512, 512, 512, 1, BFLOAT16) for d in ("fprop", "dgrad"))
         for capability in (80, 90, 100, 120, algorithms.NEWEST):
             assert plan.plan(fprop, "auto", capability).algorithm.proved

@@ -20,6 +20,7 @@ from gpuconv.training import SGD
 from gpuconv.training.totals import Totals
 from tests.devices import kernel_devices
 
+ARBITRARY_BYTE = 60  # as a part of a float it gives a normal number
 RESULTS = ("out", "dw", "db", "dgamma", "dbeta")
 IN_PLACE = {  # ops whose `out` may be an input itself, without a copy
     *(name + suffix for name in ACTIVATIONS for suffix in ("", "_backward")),
@@ -56,7 +57,7 @@ def calls(op, count=2):
         yield dict(zip(slots(op), arrays)) | options
 
 
-def flat(call, op):
+def each_array(call, op):
     """(label, array, function that replaces it) for every array of a call."""
     for name in slots(op):
         value = call.get(name)
@@ -105,20 +106,21 @@ def test_an_output_may_overlap_any_input(op, device):
                     continue
                 for shift in (-8, 0, 8):
                     x, out = overlapping(call[name], call[result], shift, device)
-                    moved, apart = (
+                    overlapping_call, separate_call = (
                         {key: verify.run.move(copied(value), device) for key, value in call.items()} for _ in range(2)
                     )
-                    apart |= {name: overlap.copy_of(x), result: overlap.copy_of(out)}
-                    assert_same(run(op, moved | {name: x, result: out}), run(op, apart), (result, name, shift))
+                    separate_call |= {name: overlap.copy_of(x), result: overlap.copy_of(out)}
+                    found = run(op, overlapping_call | {name: x, result: out})
+                    assert_same(found, run(op, separate_call), (result, name, shift))
 
 
 def overlapping(x, out, shift, device):
     """Two arrays of the given shapes on a device, `shift` bytes apart, holding the first one's values."""
-    place = 64 + abs(shift)
-    memory = gc.asarray(np.full(place + 64 + max(x.nbytes, out.nbytes), 60, np.uint8), device)
+    start = 64 + abs(shift)
+    memory = gc.asarray(np.full(start + 64 + max(x.nbytes, out.nbytes), ARBITRARY_BYTE, np.uint8), device)
     views = [
         memory[at : at + array.nbytes].view(array.dtype).reshape(array.shape)
-        for array, at in ((x, place), (out, place + shift))
+        for array, at in ((x, start), (out, start + shift))
     ]
     views[0][...] = gc.asarray(x, device)
     return views
@@ -185,7 +187,7 @@ def test_no_backend_receives_an_input_that_overlaps_an_output(op, monkeypatch):
 
 
 MATRIX, VOLUME, FILTERS = (np.ones(shape, np.float32) for shape in ((3, 3), (1, 4, 4, 2), (2, 1, 1, 2)))
-OF_ONE_SHAPE = {  # calls whose first array has the shape of the result
+OUTPUT_SHAPED_AS_FIRST_INPUT = {  # calls whose first array has the shape of the result
     "linear": ([MATRIX, MATRIX], {}),
     "linear_dgrad": ([MATRIX, MATRIX], {}),
     "linear_wgrad": ([MATRIX, MATRIX], {}),
@@ -202,9 +204,9 @@ OF_ONE_SHAPE = {  # calls whose first array has the shape of the result
 }
 
 
-@pytest.mark.parametrize("op", OF_ONE_SHAPE)
+@pytest.mark.parametrize("op", OUTPUT_SHAPED_AS_FIRST_INPUT)
 def test_an_input_that_is_the_output_is_copied_unless_the_op_works_in_place(op, monkeypatch):
-    arrays, options = OF_ONE_SHAPE[op]
+    arrays, options = OUTPUT_SHAPED_AS_FIRST_INPUT[op]
     call = dict(zip(slots(op), arrays)) | options
     name = slots(op)[0]
     given = given_to_the_backend(op, call | {"out": call[name]}, monkeypatch)
@@ -259,7 +261,7 @@ def test_two_outputs_that_share_memory_are_refused():
 
 @pytest.mark.parametrize("device", ["numpy", "emulated"])
 def test_outputs_must_be_writable(device):
-    """So must arrays that an op changes in place; others are refused by name before anything changes."""
+    """So must arrays that an op changes in place. Read-only ones are refused by name, before anything changes."""
     refused = 0
     for op in ops.__all__:
         for call in calls(op, 1):
@@ -267,8 +269,8 @@ def test_outputs_must_be_writable(device):
             if "masters" in slots(op):
                 call["masters"] = copied(call["params"])
             call = {name: verify.run.move(value, device) for name, value in call.items()}
-            before = {label: gc.to_numpy(array).copy() for label, array, _ in flat(call, op)}
-            for label, array, replace in flat(call, op):
+            before = {label: gc.to_numpy(array).copy() for label, array, _ in each_array(call, op)}
+            for label, array, replace in each_array(call, op):
                 if label.partition("[")[0] not in (*RESULTS, *OPS[op].changes):
                     continue
                 frozen = array[...]
@@ -276,7 +278,7 @@ def test_outputs_must_be_writable(device):
                 with pytest.raises(ValueError, match=re.escape(f"{label} is written to, and must not be read-only")):
                     getattr(ops, op)(**replace(frozen))
                 refused += 1
-            for label, array, _ in flat(call, op):
+            for label, array, _ in each_array(call, op):
                 np.testing.assert_array_equal(gc.to_numpy(array), before[label], err_msg=f"{op} {label}")
     assert refused > 80
 
@@ -289,7 +291,7 @@ def test_read_only_inputs_and_unchanged_statistics_are_accepted():
 
 # --- refused arrays, and subclasses treated as plain arrays ------------------------------------
 
-STRANGERS = {
+UNSUPPORTED = {
     "the other byte order": (
         lambda array: array.astype(array.dtype.newbyteorder()),
         "{} must be in this machine's byte order, received {dtype} in the other one",
@@ -303,15 +305,15 @@ STRANGERS = {
 }
 
 
-@pytest.mark.parametrize("kind", STRANGERS)
-def test_every_op_refuses_in_place_of_each_array(kind):
-    """The message names the array."""
-    strange, words = STRANGERS[kind]
+@pytest.mark.parametrize("kind", UNSUPPORTED)
+def test_every_op_refuses_an_unsupported_array_by_name(kind):
+    """In place of each of the op's arrays in turn."""
+    strange, words = UNSUPPORTED[kind]
     refused = 0
     for op in ops.__all__:
         for call in calls(op, 1):
             call |= outputs(op, call) if set(slots(op)) & set(RESULTS) else {}
-            for label, array, replace in flat(call, op):
+            for label, array, replace in each_array(call, op):
                 if kind == "the other byte order" and array.dtype.itemsize == 1:
                     continue
                 expected = re.escape(words.format(label, dtype=array.dtype.name))
@@ -329,14 +331,14 @@ def test_a_device_array_in_the_other_byte_order_is_refused():
         ops.sgd_step([np.ones(3)], [np.ones(3)], lr=np.ones(1).astype(np.dtype(float).newbyteorder()))
 
 
-class Named(np.ndarray):
-    """A subclass with wrong arithmetic."""
+class Subclass(np.ndarray):
+    """A subclass of arrays that fails the test if an op computes with it."""
 
     def __array_ufunc__(self, ufunc, method, *inputs, **options):
-        raise AssertionError("an op met a subclass")
+        raise AssertionError("an op computed with a subclass")
 
 
-@pytest.mark.parametrize("kind", [Named, np.matrix, np.recarray])
+@pytest.mark.parametrize("kind", [Subclass, np.matrix, np.recarray])
 def test_subclasses_are_treated_as_plain_arrays(kind):
     x, w = np.random.default_rng(0).standard_normal((2, 3, 3), np.float32)
     for op in (ops.linear, ops.linear_wgrad, ops.add):
@@ -358,7 +360,7 @@ def test_subclasses_are_treated_as_plain_arrays(kind):
 @pytest.mark.parametrize("device", ["numpy", "emulated"])
 def test_asarray_converts_or_refuses(device):
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
-    for given in (x.astype(">f4"), x.astype("<f4"), x.view(np.matrix), x.view(Named)):
+    for given in (x.astype(">f4"), x.astype("<f4"), x.view(np.matrix), x.view(Subclass)):
         moved = gc.asarray(given, device)
         assert moved.dtype == np.float32
         assert moved.dtype.isnative
@@ -387,7 +389,7 @@ def test_asarray_converts_or_refuses(device):
             make((2,), object, device)
 
 
-def test_the_error_for_a_dtype_in_the_other_byte_order_names_the_native_one():
+def test_a_dtype_in_the_other_byte_order_means_the_native_one():
     swapped = np.dtype(np.float32).newbyteorder()
     assert as_dtype(swapped).isnative
     net = Sequential([Input((2, 2, 3)), Flatten(), Linear(2)], dtype=swapped)
@@ -402,7 +404,7 @@ def test_a_plain_array_is_not_copied():
     assert gc.asarray(x) is x
     assert gc.to_numpy(x) is x
     assert gc.asarray(x, "numpy", np.float64) is x
-    assert np.shares_memory(gc.asarray(np.ones((2, 2)).view(Named)), x) is False
+    assert np.shares_memory(gc.asarray(np.ones((2, 2)).view(Subclass)), x) is False
 
 
 def test_the_emulated_device_makes_no_arrays_of_objects():
@@ -416,20 +418,20 @@ def test_the_emulated_device_makes_no_arrays_of_objects():
 
 # --- numbers ------------------------------------------------------------------------------------
 
-WHOLE = {"int", "int | None", "Size", "Size | None", "Padding", "Sequence[int]"}
-COUNTED = {"step", "offset", "start"}  # scalars that are counts
+INTEGER_TYPES = {"int", "int | None", "Size", "Size | None", "Padding", "Sequence[int]"}
+INTEGER_SCALARS = {"step", "offset", "start"}  # each a number, or an array of one element
 
 
-def whole_options(op):
+def integer_options(op):
     parameters = inspect.signature(getattr(ops, op)).parameters.values()
-    return [each.name for each in parameters if each.annotation in WHOLE or each.name in COUNTED]
+    return [each.name for each in parameters if each.annotation in INTEGER_TYPES or each.name in INTEGER_SCALARS]
 
 
 @pytest.mark.parametrize("device", ["numpy", "emulated"])
-def test_every_count_option_refuses_invalid_counts(device):
+def test_every_integer_option_refuses_floats_text_and_numbers_beyond_64_bits(device):
     tried = set()
     for op in ops.__all__:
-        for name in whole_options(op):
+        for name in integer_options(op):
             (call, *_) = calls(op, 1)
             there = {key: verify.run.move(copied(value), device) for key, value in call.items()}
             for value, error in (
@@ -459,7 +461,7 @@ def test_a_data_set_converts_or_refuses_its_arrays():
     swapped = Dataset(IMAGES, LABELS.astype(">i8"), "ab")
     np.testing.assert_array_equal(swapped.labels, LABELS)
     assert swapped.labels.dtype.isnative
-    viewed = Dataset(IMAGES.view(Named), LABELS.view(Named), "ab")
+    viewed = Dataset(IMAGES.view(Subclass), LABELS.view(Subclass), "ab")
     assert type(viewed.images) is type(viewed.labels) is np.ndarray
     for images, labels, words in (
         (np.ma.masked_array(IMAGES), LABELS, "images of 'images' must not be a masked array"),
@@ -479,12 +481,12 @@ def test_a_normalization_converts_or_refuses_its_arrays():
         Normalization(np.ones(3), ["1", "2", "3"])
 
 
-def small():
+def small_net():
     return Sequential([Input((2, 2, 3)), BatchNorm(), Flatten(), Linear(2)])
 
 
 def test_load_state_dict_converts_or_refuses_arrays():
-    net, state = small(), small().state_dict()
+    net, state = small_net(), small_net().state_dict()
     swapped = {key: value.astype(value.dtype.newbyteorder()) for key, value in state.items()}
     net.load_state_dict(swapped)
     assert all(value.dtype.isnative for value in net.state_dict().values())
@@ -503,7 +505,7 @@ def test_load_state_dict_converts_or_refuses_arrays():
 
 
 def test_from_torch_converts_or_refuses_arrays():
-    net = small()
+    net = small_net()
     state = interop.to_torch(net)
     *_, last = state
     swapped = interop.from_torch({key: value.astype(value.dtype.newbyteorder()) for key, value in state.items()}, net)
@@ -525,7 +527,7 @@ def test_an_optimizer_converts_or_refuses_the_arrays_of_its_state():
             optimizer.load_state_dict(changed | {key: np.ma.masked_array(value)})
 
 
-def test_integers_of_a_state_must_fit():
+def test_integers_of_a_loaded_state_must_fit_in_int64():
     net = Sequential([Input((2, 2, 3)), Dropout(0.5)])
     ((key, offset),) = net.state_dict().items()
     net.load_state_dict({key: np.array([5], ">u8")})
@@ -535,9 +537,9 @@ def test_integers_of_a_state_must_fit():
 
 
 def test_a_net_converts_or_refuses_its_input_and_weights():
-    net, x = small(), np.random.default_rng(0).standard_normal((4, 2, 2, 3), np.float32)
+    net, x = small_net(), np.random.default_rng(0).standard_normal((4, 2, 2, 3), np.float32)
     expected = net.infer(x)
-    np.testing.assert_array_equal(net.infer(x.view(Named)), expected)
+    np.testing.assert_array_equal(net.infer(x.view(Subclass)), expected)
     for strange, words in ((np.ma.masked_array(x), "x must not be a masked"), (x.astype(">f4"), "x must be in this")):
         with pytest.raises(TypeError, match=words):
             net.forward(strange)
@@ -547,7 +549,7 @@ def test_a_net_converts_or_refuses_its_input_and_weights():
     np.testing.assert_array_equal(net.infer(x), expected)
 
 
-def test_arrays_that_metrics_and_losses_refuse():
+def test_metrics_and_losses_refuse_unsupported_labels_and_read_only_totals():
     scores, loss = np.zeros((4, 2), np.float32), np.zeros((), np.float32)
     totals = Totals("numpy")
     for labels in (LABELS.astype(">i8"), np.ma.masked_array(LABELS), LABELS.astype(object)):

@@ -16,7 +16,7 @@ def data(count=32, shape=(8, 8, 1), classes=10):
     return rng.normal(size=(count, *shape)).astype(np.float32), rng.integers(0, classes, count)
 
 
-def small():
+def small_net():
     return Sequential(
         [
             Input((5, 6, 2)),
@@ -31,7 +31,7 @@ def small():
 
 
 def test_a_correct_net_passes_and_is_not_changed():
-    net = small()
+    net = small_net()
     before = {key: value.copy() for key, value in net.state_dict().items()}
     results = checks.gradient_check(net, samples=7)
     assert [result.name for result in results] == ["x", *net.params()]
@@ -52,7 +52,7 @@ def test_a_single_layer_is_checked_at_a_shape_and_at_given_values():
 
 
 @pytest.fixture
-def wrong_relu():
+def wrong_layers():
     class WrongReLU(ReLU, op="relu"):
         def backward(self, dy, *, input_grad=True):
             return 1.001 * super().backward(dy)
@@ -66,8 +66,8 @@ def wrong_relu():
     return WrongReLU, WrongBias
 
 
-def test_a_wrong_backward_fails_for_the_wrong_gradient(wrong_relu):
-    relu, linear = wrong_relu
+def test_a_wrong_backward_fails_for_the_wrong_gradient(wrong_layers):
+    relu, linear = wrong_layers
     (result,) = checks.gradient_check(relu(), input_shape=(4, 3))
     assert not result.passed
     assert 5e-4 < result.worst < 2e-3
@@ -92,7 +92,7 @@ def test_the_sanity_suite_passes_on_a_correct_net(loss):
 
 
 @pytest.mark.parametrize(
-    ("loss", "guess"),
+    ("loss", "loss_of_a_guess"),
     [
         ("Softmax", math.log(10)),
         (losses.get("svm", delta=5.0), 45.0),
@@ -100,18 +100,19 @@ def test_the_sanity_suite_passes_on_a_correct_net(loss):
         (partial(ops.svm_hinge, delta=3.0), 27.0),
     ],
 )
-def test_any_loss_is_checked_as_it_is(loss, guess):
+def test_the_sanity_suite_takes_any_loss_with_its_own_settings(loss, loss_of_a_guess):
     net = models.build("digits-net", seed=1)
     first, regularized, overfit, _ = checks.sanity(net, *data(), loss=loss)
     assert first.passed
-    assert first.value == pytest.approx(guess, rel=0.01)
-    assert first.expected.startswith(f"{guess:.4f}")
+    assert first.value == pytest.approx(loss_of_a_guess, rel=0.01)
+    assert first.expected.startswith(f"{loss_of_a_guess:.4f}")
     assert regularized.passed
     assert overfit.passed, overfit
 
 
 def test_smoothed_labels_have_a_minimum_loss_above_zero():
-    """Scores whose softmax is the smoothed targets have no gradient, and the loss that `overfits` counts from."""
+    """Scores whose softmax equals the smoothed targets have a gradient of zero and the smallest possible loss, which
+    `overfits` subtracts."""
     scores = np.log(np.full((1, 4), 0.05) + 0.8 * np.eye(4)[:1])
     loss, slope = ops.softmax_cross_entropy(scores, np.array([0]), label_smoothing=0.2)
     np.testing.assert_allclose(slope, 0, atol=1e-15)

@@ -49,7 +49,7 @@ def test_a_linear_layer_becomes_a_convolution_with_reshaped_weights():
         Conv2D(3, 3, padding=1, stride=2, bias_init="ones"),
         Conv2D(4, 2, groups=2, dilation=2, bias=False),
     ],
-    ids=["whole", "strided", "grouped"],
+    ids=["kernel as large as the input", "strided", "grouped"],
 )
 def test_a_convolution_becomes_a_linear_layer_with_the_same_results(conv):
     conv.build((4, 5, 2), dtype="float64", seed=3)
@@ -89,11 +89,11 @@ def sliding_net():
     )
 
 
-def test_a_slid_net_equals_cropping_window_by_window():
+def test_a_sliding_net_gives_the_nets_scores_for_each_crop():
     net = sliding_net()
-    slid = net.as_convolutional()
+    sliding = net.as_convolutional()
     image = batch(2, 14 + 3 * 4 + 1, 12 + 2 * 4, 3)
-    scores = slid.predict(image)
+    scores = sliding.predict(image)
     assert scores.shape == (2, 4, 3, 5)
     for row in range(4):
         for column in range(3):
@@ -102,7 +102,7 @@ def test_a_slid_net_equals_cropping_window_by_window():
     assert len({*scores[0].round(9).ravel().tolist()}) > 50  # the map is not constant
 
 
-def test_a_slid_net_is_the_net_itself_on_its_own_size():
+def test_a_sliding_net_gives_the_nets_scores_for_an_image_of_its_own_size():
     net = models.build("digits-net", dtype="float64", seed=2)
     x = batch(3, 8, 8, 1)
     close(net.as_convolutional().infer(x)[:, 0, 0], net.infer(x))
@@ -118,10 +118,10 @@ def test_a_global_pool_becomes_a_sliding_pool():
 
 def test_the_original_is_not_changed_and_softmax_works_on_maps():
     net = sliding_net()
-    slid = net.as_convolutional()
-    slid["fc1"]["weight"][...] = 0
+    sliding = net.as_convolutional()
+    sliding["fc1"]["weight"][...] = 0
     assert net["fc1"]["weight"].any()
-    scores = slid.predict(batch(1, 18, 16, 3), softmax=True)
+    scores = sliding.predict(batch(1, 18, 16, 3), softmax=True)
     np.testing.assert_allclose(scores.sum(-1), 1, rtol=1e-12)
 
 

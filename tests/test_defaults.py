@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from tests.defaults import VALUE, expect, flags
+from tests.defaults import VALUE, expect_defaults, record_flags
 
 DEFAULTS = {
     "initializers": {
@@ -35,11 +35,11 @@ DEFAULTS = {
 
 
 def test_every_default_is_the_documented_one():
-    expect(DEFAULTS)
+    expect_defaults(DEFAULTS)
 
 
 def test_records_are_immutable():
-    for name, found in flags(["checks:GradientCheck", "checks:SanityCheck", "summary:Row"]):
+    for name, found in record_flags(["checks:GradientCheck", "checks:SanityCheck", "summary:Row"]):
         assert found == VALUE, name
 
 

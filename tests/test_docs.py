@@ -21,7 +21,7 @@ def test_examples_print_what_the_page_says(page, tmp_path, monkeypatch):
     assert not failed
 
 
-def test_the_tutorial_is_among_them():
+def test_the_tutorial_is_one_of_the_pages_with_examples():
     assert "tutorial" in {page.stem for page in SHOWN}
 
 

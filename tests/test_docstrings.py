@@ -38,19 +38,19 @@ def public(module):
             yield name, value, [value.__doc__]
         if not inspect.isclass(value) or issubclass(value, BaseException):
             continue
-        lines = [each for each in value.__mro__ if each is not object]
-        yield name, value, [each.__doc__ for each in lines]
+        bases = [each for each in value.__mro__ if each is not object]
+        yield name, value, [each.__doc__ for each in bases]
         for method, found in vars(value).items():
             function = getattr(found, "__func__", found)
             if inspect.isfunction(function) and not method.startswith("_"):
-                yield f"{name}.{method}", function, [getattr(vars(each).get(method), "__doc__", "") for each in lines]
+                yield f"{name}.{method}", function, [getattr(vars(each).get(method), "__doc__", "") for each in bases]
 
 
 def parameters(function):
     return {*inspect.signature(function).parameters} - {"self", "cls"}
 
 
-def found(name, module):
+def named_object(name, module):
     """The object that a docstring names by a path in gpuconv or in its module; None for one outside of gpuconv."""
     for value in (module, gc):
         for part in name.removeprefix("gpuconv.").split("."):
@@ -60,11 +60,11 @@ def found(name, module):
     return None
 
 
-def known(texts, module):
+def named_arguments(texts, module):
     """The arguments that docstrings name, as "`x`", "x: ..." or "x, y: ...", or by "as in" another function."""
     text = "\n".join(text or "" for text in texts)
     for name in BORROWS.findall(text):
-        if callable(borrowed := found(name, module)):
+        if callable(borrowed := named_object(name, module)):
             yield from parameters(borrowed)
     yield from re.findall(r"`\*{0,2}(\w+)", text)
     for names in re.findall(r"((?:\w+, )*\w+)(?: \([^)]*\))?:", text):
@@ -77,12 +77,13 @@ def test_every_argument_is_named(name):
     lacking = {
         f"{name}.{path}": missing
         for path, function, texts in public(module)
-        if (missing := sorted(parameters(function) - {*known(texts, module)})) and f"{name}.{path}" not in EXEMPT
+        if (missing := sorted(parameters(function) - {*named_arguments(texts, module)}))
+        and f"{name}.{path}" not in EXEMPT
     }
     assert lacking == {}
 
 
-def raised(function):
+def errors_raised(function):
     """The errors that a function, or the __init__ of a class, raises in its own code."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
     made = [part for part in getattr(tree, "body", ()) if getattr(part, "name", "") in ("__init__", "__post_init__")]
@@ -98,7 +99,9 @@ def unnamed_errors(function, texts):
     if re.search(r"[Rr]aises as `", text):  # another function's docstring names them
         return []
     abstract = "NotImplementedError"  # of a method that subclasses define
-    return sorted({each for each in raised(function) if each[0].isupper() and each != abstract and each not in text})
+    return sorted(
+        {each for each in errors_raised(function) if each[0].isupper() and each != abstract and each not in text}
+    )
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -122,5 +125,5 @@ def test_public_names_are_found_and_an_argument_that_is_not_named_is_detected():
     paths = {path for path, _, _ in public(gc.layers)}
     assert {"Conv2D", "Conv2D.forward", "Layer.build", "listen"} <= paths
     texts = ["Takes `a`.\n\nArgs:\n    b, c: Two.\n\nOther arguments as in `Layer.to`."]
-    assert {"a", "b", "c", "device"} <= {*known(texts, gc.layers)}
-    assert "d" not in {*known(texts, gc.layers)}
+    assert {"a", "b", "c", "device"} <= {*named_arguments(texts, gc.layers)}
+    assert "d" not in {*named_arguments(texts, gc.layers)}

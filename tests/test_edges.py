@@ -16,7 +16,7 @@ from tests.training import small
 
 LARGEST = 1e300
 DATA = Dataset(np.zeros((3, 4, 4, 1), np.uint8), np.zeros(3, int), ["a"])
-HALVES = Normalization([0], [1])
+NORMALIZATION = Normalization([0], [1])
 
 
 def fit(**options):
@@ -24,11 +24,11 @@ def fit(**options):
 
 
 NET = small.net()
-REALS = [  # who takes it, the option, the first and the last value, and whether the last lies inside
-    *((kind, "lr", 0, LARGEST, True) for kind in (SGD, Adagrad, RMSprop, Adam, AdamW, Lion, Muon)),
-    *((kind, "weight_decay", 0, LARGEST, True) for kind in (SGD, Adagrad, RMSprop, Adam, AdamW, Lion)),
-    *((kind, "eps", 0, LARGEST, True) for kind in (Adagrad, RMSprop, Adam, AdamW)),
-    *((kind, name, 0, 1, False) for kind in (Adam, AdamW, Lion) for name in ("beta1", "beta2")),
+REALS = [  # what to call, its option, the first and the last value, and whether the last one is accepted
+    *((call, "lr", 0, LARGEST, True) for call in (SGD, Adagrad, RMSprop, Adam, AdamW, Lion, Muon)),
+    *((call, "weight_decay", 0, LARGEST, True) for call in (SGD, Adagrad, RMSprop, Adam, AdamW, Lion)),
+    *((call, "eps", 0, LARGEST, True) for call in (Adagrad, RMSprop, Adam, AdamW)),
+    *((call, name, 0, 1, False) for call in (Adam, AdamW, Lion) for name in ("beta1", "beta2")),
     (SGD, "momentum", 0, 1, True),
     (lambda **given: Muon(nesterov=False, **given), "momentum", 0, 1, True),
     (RMSprop, "alpha", 0, 1, True),
@@ -52,7 +52,7 @@ ABOVE_ZERO = [
     (lambda value: LossScale(start=value), "start"),
     (lambda value: LossScale(backoff=value), "backoff"),
 ]
-WHOLE = [  # who takes it, the option, the first and the last value (None: there is no last)
+INTEGERS = [  # what to call, its option, the first and the last value (None: there is no last)
     (Muon, "newton_schulz", 0, 100),
     (LossScale, "interval", 1, None),
     (Augmentation, "shift", 0, None),
@@ -61,10 +61,10 @@ WHOLE = [  # who takes it, the option, the first and the last value (None: there
     (synthetic.load, "classes", 1, None),
     (lambda size: synthetic.load(2, size=(size, 1, 1)), "size", 1, None),
     (lambda size: synthetic.load(2, size=(1, 1, size)), "size", 1, None),
-    (lambda batch_size: Loader(DATA, batch_size, normalization=HALVES), "batch_size", 1, None),
-    (lambda seed: Loader(DATA, 1, normalization=HALVES, seed=seed), "seed", 0, 2**64 - 1),
-    (lambda epoch: Loader(DATA, 2, normalization=HALVES).epoch(epoch), "epoch", 0, None),
-    (lambda start_batch: Loader(DATA, 2, normalization=HALVES).epoch(0, start_batch), "start_batch", 0, 2),
+    (lambda batch_size: Loader(DATA, batch_size, normalization=NORMALIZATION), "batch_size", 1, None),
+    (lambda seed: Loader(DATA, 1, normalization=NORMALIZATION, seed=seed), "seed", 0, 2**64 - 1),
+    (lambda epoch: Loader(DATA, 2, normalization=NORMALIZATION).epoch(epoch), "epoch", 0, None),
+    (lambda start_batch: Loader(DATA, 2, normalization=NORMALIZATION).epoch(0, start_batch), "start_batch", 0, 2),
     (lambda out_channels: Conv2D(out_channels, 3), "out_channels", 1, None),
     *(
         (lambda name=name, **given: Conv2D(2, **{"kernel_size": 3} | given), name, 1, None)
@@ -83,37 +83,37 @@ WHOLE = [  # who takes it, the option, the first and the last value (None: there
 
 
 def test_real_numbers_are_accepted_up_to_the_ends_of_their_ranges():
-    for kind, name, first, last, inside in REALS:
-        kind(**{name: first})
-        just_inside = last if inside else np.nextafter(last, 0)
-        kind(**{name: just_inside})
+    for call, name, first, last, last_is_accepted in REALS:
+        call(**{name: first})
+        largest = last if last_is_accepted else np.nextafter(last, 0)
+        call(**{name: largest})
         wrong = [np.inf, np.nan] + [np.nextafter(first, -np.inf)] * (first > -LARGEST)
-        for value in wrong + ([np.nextafter(last, np.inf) if inside else last] if last < LARGEST else []):
+        for value in wrong + ([np.nextafter(last, np.inf) if last_is_accepted else last] if last < LARGEST else []):
             with pytest.raises(ValueError, match=name):
-                kind(**{name: value})
+                call(**{name: value})
         for value in ("1", None, [1]) if name not in ("a milestone",) else ("1",):
             with pytest.raises(TypeError, match=f"{name} must be a number"):
-                kind(**{name: value})
+                call(**{name: value})
 
 
 def test_numbers_that_must_be_above_zero_refuse_zero():
-    for kind, name in ABOVE_ZERO:
-        kind(np.nextafter(0, 1))
+    for call, name in ABOVE_ZERO:
+        call(np.nextafter(0, 1))
         for value in (0, -1, np.nan, np.inf):
             with pytest.raises(ValueError, match=name):
-                kind(value)
+                call(value)
 
 
 def test_integers_are_accepted_up_to_the_ends_of_their_ranges():
-    for kind, name, first, last in WHOLE:
-        kind(**{name: first})
+    for call, name, first, last in INTEGERS:
+        call(**{name: first})
         if last is not None:
-            kind(**{name: last})
+            call(**{name: last})
         for value in (first - 1, *([last + 1] if last is not None else [])):
             with pytest.raises(ValueError, match=name):
-                kind(**{name: value})
+                call(**{name: value})
         with pytest.raises(TypeError, match=f"{name}.* must be an? "):
-            kind(**{name: 1.5})
+            call(**{name: 1.5})
 
 
 def test_the_largest_float32_is_the_largest_accepted_rate():

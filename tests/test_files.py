@@ -292,12 +292,14 @@ def test_folders_are_not_synced_on_platforms_without_that_call(tmp_path, monkeyp
 
     monkeypatch.setattr(files.os, "fsync", refuse)
     before = os.listdir("/proc/self/fd")
-    for failing[0] in (errno.EINVAL, errno.ENOTSUP):
+    for number in (errno.EINVAL, errno.ENOTSUP):
+        failing[0] = number
         files.write(tmp_path / "file", b"new")
-    for failing[0] in (errno.EIO, errno.ENOSPC):
+    for number in (errno.EIO, errno.ENOSPC):
+        failing[0] = number
         with pytest.raises(OSError, match="file") as raised:
             files.write(tmp_path / "file", b"newer")
-        assert raised.value.errno == failing[0]
+        assert raised.value.errno == number
     assert os.listdir("/proc/self/fd") == before
 
 
@@ -319,7 +321,8 @@ def test_a_platform_without_locks_is_accepted_and_a_lock_that_fails_raises(tmp_p
 
     with open(tmp_path / "file", "wb") as file:
         monkeypatch.setattr(locks.fcntl, "flock", refuse)
-        for failing[0] in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL, errno.EBADF):
+        for number in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL, errno.EBADF):
+            failing[0] = number
             assert locks.lock(file.fileno()) is None
         failing[0] = errno.EIO
         with pytest.raises(OSError, match="Input/output error"):

@@ -23,7 +23,7 @@ Image = pytest.importorskip("PIL.Image")
 
 DEEP = json.loads("[" * 300 + "]" * 300)
 VALUES = [
-    ...,
+    ...,  # deletes the entry
     None,
     True,
     False,
@@ -54,8 +54,8 @@ VALUES = [
     {"": None},
     DEEP,
 ]
-READING = [["evaluate", "run"], ["predict", "x.png", "--run-dir", "run"], ["summary", "--run-dir", "run"]]
-EVERY = [["train", "--resume", "run"], *READING]
+READING_COMMANDS = [["evaluate", "run"], ["predict", "x.png", "--run-dir", "run"], ["summary", "--run-dir", "run"]]
+COMMANDS = [["train", "--resume", "run"], *READING_COMMANDS]
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +81,9 @@ class Commands:
 
     def __init__(self, capsys):
         self.capsys = capsys
-        self.usual = {tuple(command): self.ask(command)[1] for command in EVERY}
+        self.expected = {tuple(command): self.run(command)[1] for command in COMMANDS}
 
-    def ask(self, command):
+    def run(self, command):
         self.capsys.readouterr()
         with np.errstate(all="ignore"):
             status = main([*command, "--device", "numpy"])
@@ -95,10 +95,10 @@ class Commands:
             assert len(err) < 2000, err
         return status, out
 
-    def expect_refusal_or_the_usual(self, command):
+    def expect_refusal_or_the_same_output(self, command):
         """Whether the command was refused."""
-        status, out = self.ask(command)
-        assert status == 2 or out == self.usual[tuple(command)]
+        status, out = self.run(command)
+        assert status == 2 or out == self.expected[tuple(command)]
         return status == 2
 
 
@@ -129,7 +129,7 @@ def test_changed_entries_of_run_json_are_refused_or_change_nothing(run, capsys):
     for path in paths(content):
         for new in [..., *draw.sample(VALUES[1:], 4)]:
             run.settings_file.write_text(json.dumps(mutated(content, path, new)))
-            refused += sum(commands.expect_refusal_or_the_usual(command) for command in EVERY) > 0
+            refused += sum(commands.expect_refusal_or_the_same_output(command) for command in COMMANDS) > 0
             tried += 1
             assert run.last.read_bytes() == last, (path, new)
     run.settings_file.write_text(whole)
@@ -144,8 +144,8 @@ def test_changed_entries_of_a_checkpoint_with_a_valid_checksum_give_no_traceback
     for path in paths(found.state):
         for new in [..., *draw.sample(VALUES[1:], 4)]:
             checkpoint.save(run.last, checkpoint.Checkpoint(found.tensors, mutated(found.state, path, new)))
-            for command in [*READING, EVERY[0]]:
-                refused += commands.ask(command)[0] == 2
+            for command in [*READING_COMMANDS, COMMANDS[0]]:
+                refused += commands.run(command)[0] == 2
                 tried += 1
     assert 0.5 < refused / tried < 1
 
@@ -168,13 +168,13 @@ def test_changed_arrays_of_a_checkpoint_with_a_valid_checksum_give_no_traceback(
             tensors = {key: value for key, value in found.tensors.items() if key != name}
             tensors |= {} if new is None else {name: new}
             checkpoint.save(run.last, checkpoint.Checkpoint(tensors, found.state))
-            for command in draw.permutation(np.array(EVERY, object)):
-                commands.ask(list(command))
+            for command in draw.permutation(np.array(COMMANDS, object)):
+                commands.run(list(command))
 
 
 def test_changed_bytes_of_both_files_are_refused_or_change_nothing(run, capsys):
     commands, draw = Commands(capsys), random.Random(3)
-    for file, commanded in ((run.settings_file, EVERY), (run.last, EVERY)):
+    for file in (run.settings_file, run.last):
         whole, refused = file.read_bytes(), 0
         for number in range(300):
             broken = bytearray(whole)
@@ -186,7 +186,7 @@ def test_changed_bytes_of_both_files_are_refused_or_change_nothing(run, capsys):
             else:
                 broken[at:at] = draw.randbytes(draw.randrange(1, 9))
             file.write_bytes(broken)
-            refused += commands.expect_refusal_or_the_usual(commanded[number % len(commanded)])
+            refused += commands.expect_refusal_or_the_same_output(COMMANDS[number % len(COMMANDS)])
             file.write_bytes(whole)
         assert refused > 150 if file == run.settings_file else refused == 300
 
@@ -208,11 +208,11 @@ def test_changed_headers_of_safetensors_files_are_refused_or_change_nothing(run,
     for number, text in enumerate(texts):
         encoded = text.encode("utf-8", "surrogatepass")
         run.last.write_bytes(struct.pack("<Q", len(encoded)) + encoded + data)
-        commands.expect_refusal_or_the_usual(EVERY[number % len(EVERY)])
+        commands.expect_refusal_or_the_same_output(COMMANDS[number % len(COMMANDS)])
     for length in (0, 1, size - 1, size + 1, 2**31, 2**63, 2**64 - 1):
         run.last.write_bytes(struct.pack("<Q", length) + whole[8:])
-        for command in EVERY:
-            assert commands.expect_refusal_or_the_usual(command)
+        for command in COMMANDS:
+            assert commands.expect_refusal_or_the_same_output(command)
 
 
 def test_a_folder_link_or_empty_file_in_place_of_a_file_is_refused(run, capsys):
@@ -222,9 +222,9 @@ def test_a_folder_link_or_empty_file_in_place_of_a_file_is_refused(run, capsys):
         file.unlink()
         for make in (file.mkdir, lambda file=file: file.symlink_to(file.name), lambda file=file: file.write_bytes(b"")):
             make()
-            for command in EVERY:
-                assert commands.expect_refusal_or_the_usual(command)
+            for command in COMMANDS:
+                assert commands.expect_refusal_or_the_same_output(command)
             file.rmdir() if file.is_dir() else file.unlink()
-        for command in EVERY:
-            assert commands.expect_refusal_or_the_usual(command)
+        for command in COMMANDS:
+            assert commands.expect_refusal_or_the_same_output(command)
         file.write_bytes(whole)

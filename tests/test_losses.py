@@ -8,7 +8,7 @@ import pytest
 from gpuconv import losses
 from gpuconv.cli import run_settings
 from gpuconv.training import config_file
-from tests.defaults import VALUE, expect, flags
+from tests.defaults import VALUE, expect_defaults, record_flags
 
 SCORES = np.array([[3.2, 5.1, -1.7], [1.0, 1.0, 1.0]])
 LABELS = np.array([0, 2])
@@ -73,8 +73,8 @@ def test_losses_compare_by_value_and_have_the_documented_defaults():
         "Huber": {"delta": 1.0},
         "BinaryCrossEntropy": {"pos_weight": None},
     }
-    expect({"losses": defaults})
-    for name, found in flags([f"losses:{name}" for name in defaults]):
+    expect_defaults({"losses": defaults})
+    for name, found in record_flags([f"losses:{name}" for name in defaults]):
         assert found == VALUE, name
 
 

@@ -12,7 +12,7 @@ from gpuconv.backends.cuda.gemm import plan
 
 
 @contextlib.contextmanager
-def entered(algorithm: Algorithm, **changed) -> Iterator[Algorithm]:
+def with_algorithm(algorithm: Algorithm, **changed) -> Iterator[Algorithm]:
     """Within this context the table also has this algorithm. changed: fields to replace in it."""
     before, new = algorithms.ALGORITHMS, replace(algorithm, **changed)
     algorithms.ALGORITHMS = (*before, new)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.defaults import VALUE, WITH_ARRAYS, expect, flags
+from tests.defaults import VALUE, WITH_ARRAYS, expect_defaults, record_flags
 
 DEFAULTS = {
     "data.augment": {"Augmentation": dict(flip=False, shift=0, border="zero", cutout=0)},
@@ -31,13 +31,13 @@ DEFAULTS = {
 
 
 def test_every_default_is_the_documented_one():
-    expect(DEFAULTS)
+    expect_defaults(DEFAULTS)
 
 
 def test_records_are_immutable():
-    for name, found in flags(["data.augment:Augmentation", "data.image:Picture"]):
+    for name, found in record_flags(["data.augment:Augmentation", "data.image:Picture"]):
         assert found == VALUE, name
-    for name, found in flags(
+    for name, found in record_flags(
         [
             "data.dataset:Dataset",
             "data.normalization:Normalization",

@@ -8,7 +8,7 @@ import pytest
 
 from gpuconv import layers
 from gpuconv.layers import LAYERS
-from tests.defaults import VALUE, defaults, expect, flags
+from tests.defaults import VALUE, defaults, expect_defaults, record_flags
 
 OURS = {name: kind for name, kind in LAYERS.items() if kind.__module__.startswith("gpuconv.")}
 
@@ -58,7 +58,7 @@ DEFAULTS = {
 
 
 def test_every_default_is_the_documented_one():
-    expect(DEFAULTS)
+    expect_defaults(DEFAULTS)
 
 
 def test_every_layer_runs_untrained_and_gives_its_input_s_gradient_by_default():
@@ -69,7 +69,7 @@ def test_every_layer_runs_untrained_and_gives_its_input_s_gradient_by_default():
 
 
 def test_layers_compare_by_identity_and_their_descriptions_are_immutable():
-    assert dict(flags(["layers.base:Variable"])) == {"layers.base:Variable": VALUE}
+    assert dict(record_flags(["layers.base:Variable"])) == {"layers.base:Variable": VALUE}
     for kind in OURS.values():
         if dataclasses.is_dataclass(kind):
             assert not kind.__dataclass_params__.eq, kind

@@ -21,7 +21,7 @@ from gpuconv.backends.cuda.gemm import launch
 from gpuconv.verify.proof import RUNS
 from tests import standin
 from tests.standin.machine import CUDARuntimeError
-from tests.unproved import entered
+from tests.unproved import with_algorithm
 
 NAME = "new-32x32"
 
@@ -30,7 +30,7 @@ NAME = "new-32x32"
 def new_family() -> Iterator[Algorithm]:
     """The SIMT kernels of a known tile, compiled with another MIN_BLOCKS, as an algorithm that no GPU has run."""
     like = algorithms.find("simt-32x32", "float32")
-    with entered(like, name=NAME, macros=dict(like.macros) | dict(MIN_BLOCKS=7), proved=False) as new:
+    with with_algorithm(like, name=NAME, macros=dict(like.macros) | dict(MIN_BLOCKS=7), proved=False) as new:
         yield new
 
 

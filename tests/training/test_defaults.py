@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gpuconv.training import LossScale, optimizers
-from tests.defaults import VALUE, expect, flags
+from tests.defaults import VALUE, expect_defaults, record_flags
 
 DEFAULTS = {
     "training.callbacks": {"Curves": dict(seconds=30.0), "Checkpoints": dict(every=None)},
@@ -66,13 +66,13 @@ DEFAULTS = {
 
 
 def test_every_default_is_the_documented_one():
-    expect(DEFAULTS)
+    expect_defaults(DEFAULTS)
 
 
 def test_records_are_immutable_and_optimizers_compare_by_identity():
     kinds = ("Constant", "Step", "MultiStep", "Exponential", "Polynomial", "Linear", "Cosine", "OneCycle", "Warmup")
     schedules = [f"training.schedules:{name}" for name in kinds]
-    for name, found in flags(
+    for name, found in record_flags(
         [
             *schedules,
             "training.clip:Clip",
