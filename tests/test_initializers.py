@@ -34,7 +34,7 @@ def test_the_variance_follows_the_formula(choice, variance):
         assert np.abs(values).max() <= np.sqrt(3 * variance)
 
 
-def test_fans_of_linear_and_grouped_weights_are_right_and_vectors_have_none():
+def test_fans_follow_from_the_shape_of_the_weights_and_vectors_have_none():
     assert initializers.fans((7, 5)) == (5, 7)
     assert initializers.fans((8, 3, 2, 1)) == (6, 48)
     with pytest.raises(ValueError, match="rank 2"):
@@ -94,14 +94,14 @@ def test_dirac_of_groups_copies_each_groups_channels(filters, groups):
     for group in range(groups):
         first, channel = group * filters // groups, group * 4 // groups
         np.testing.assert_array_equal(y[..., first : first + copied], x[..., channel : channel + copied])
-        assert np.abs(conv["weight"][first + copied : first + filters // groups]).all()  # drawn
+        assert np.abs(conv["weight"][first + copied : first + filters // groups]).all()  # the others are random
 
 
-def test_dirac_of_groups_is_pytorchs():
+def test_dirac_of_groups_equals_pytorchs():
     torch = pytest.importorskip("torch")
     theirs = torch.nn.init.dirac_(torch.empty(12, 2, 3, 4), groups=3).numpy().transpose(0, 2, 3, 1)
     ours = initializers.dirac((12, 3, 4, 2), dtype="float32", seed=0, groups=3)
-    copies = theirs.any((1, 2, 3))
+    copies = theirs.any((1, 2, 3))  # PyTorch fills the other filters with zeros
     np.testing.assert_array_equal(ours[copies], theirs[copies])
     assert copies.sum() == 6
 

@@ -158,12 +158,12 @@ def test_other_kernels_are_refused_before_anything_runs(my_pool, change, message
 
 
 def test_bad_input_is_refused(tmp_path, capsys):
-    assert run("--op", "max_pool", capsys=capsys) == (2, "gpuconv: error: " + _unknown("max_pool", "max_pool2d"))
+    assert run("--op", "max_pool", capsys=capsys) == (2, "gpuconv: error: " + _unknown_op("max_pool", "max_pool2d"))
     assert run("--op", "relu", capsys=capsys)[0] == 2
     status, output = run(tmp_path / "no.cu", "--op", "relu", capsys=capsys)
     assert status == 2
     assert "no.cu: no such file" in output
 
 
-def _unknown(name, near):
+def _unknown_op(name, near):
     return f"unknown op {name!r}; did you mean {near!r}? (known: {', '.join(ops.__all__)})\n"

@@ -12,55 +12,55 @@ class Array:
     pass
 
 
-def kept(arrays, *context):
-    known = WhileAlive()
+def cache_with(arrays, *context):
+    cache = WhileAlive()
     for _ in range(2):
-        known.keep(arrays, "value", *context)
-    return known
+        cache.keep(arrays, "value", *context)
+    return cache
 
 
 def test_the_same_arrays_in_the_same_context_find_the_value():
     a, b, c = Array(), Array(), Array()
-    known = kept([a, b], 1)
-    assert known.get([a, b], 1) == known.get((a, b), 1) == "value"
+    cache = cache_with([a, b], 1)
+    assert cache.get([a, b], 1) == cache.get((a, b), 1) == "value"
     for others in ([a], [b, a], [a, c], [a, b, c], []):
-        assert known.get(others, 1) is None
-    assert known.get([a, b]) is None
-    assert known.get([a, b], 2) is None
+        assert cache.get(others, 1) is None
+    assert cache.get([a, b]) is None
+    assert cache.get([a, b], 2) is None
 
 
 def test_an_entry_is_dropped_with_any_of_its_arrays():
-    for gone in range(3):
+    for deleted in range(3):
         arrays = [Array() for _ in range(3)]
-        ids, known = [id(array) for array in arrays], kept(arrays)
-        del arrays[gone]
-        assert not known._kept
+        cache = cache_with(arrays)
+        del arrays[deleted]
+        assert not cache._kept
         again = [Array() for _ in range(1000)]  # one of these may have the id of the deleted array
-        assert all(known.get([*arrays[:gone], each, *arrays[gone:]]) is None for each in again)
-        assert len(ids) == 3
+        assert all(cache.get([*arrays[:deleted], each, *arrays[deleted:]]) is None for each in again)
 
 
 def test_lists_used_in_turn_are_all_kept():
-    lists, known = [[Array() for _ in range(2)] for _ in range(6)], WhileAlive()
+    lists, cache = [[Array() for _ in range(2)] for _ in range(6)], WhileAlive()
     for _ in range(2):
         for number, arrays in enumerate(lists):
-            known.keep(arrays, number)
-    assert [known.get(arrays) for arrays in lists] == [*range(6)]
+            cache.keep(arrays, number)
+    assert [cache.get(arrays) for arrays in lists] == [*range(6)]
 
 
 def test_arrays_used_once_leave_no_entry():
-    known = WhileAlive()
+    cache = WhileAlive()
     for _ in range(10):
-        known.keep([Array(), Array()], "value")
-    assert not known._kept
+        cache.keep([Array(), Array()], "value")
+    assert not cache._kept
 
 
 def test_nothing_is_cached_for_numpy_arrays():
     array = np.zeros(2)
-    assert kept([array]).get([array]) is None
+    assert cache_with([array]).get([array]) is None
 
 
 def lists(count=3, size=5, dtype=np.float32):
+    """Parameters, gradients and velocities."""
     rng = np.random.default_rng(0)
     return [[rng.standard_normal(size).astype(dtype) for _ in range(count)] for _ in range(3)]
 

@@ -25,7 +25,8 @@ def test_softmax_gives_the_loss_and_gradient_computed_by_hand():
 
 @pytest.mark.usefixtures("oracle_and_numpy")
 def test_svm_gives_the_loss_and_gradient_computed_by_hand():
-    """Scores 3.2, 5.1, -1.7, of which class 0 is right, have the loss 2.9."""
+    """The right class has the score 3.2 in the first sample, so the score 5.1 costs 5.1 - 3.2 + 1 = 2.9, and -1.7 costs
+    nothing. In the second sample all scores are equal, and each of the 2 wrong ones costs 1."""
     loss, dscores = losses.get("svm")(SCORES, LABELS)
     np.testing.assert_allclose(loss, (2.9 + 2.0) / 2, rtol=1e-14)
     np.testing.assert_array_equal(dscores, [[-0.5, 0.5, 0], [0.5, 0.5, -1]])
@@ -37,6 +38,7 @@ def test_options_reach_the_op():
     target = 0.7 * np.eye(3)[LABELS] + 0.1
     np.testing.assert_allclose(smooth, -(target * z).sum(1).mean(), rtol=1e-14)
     wide, _ = losses.get("SVM", delta=10.0)(SCORES, LABELS)
+    # 5.1 - 3.2 + 10 = 11.9; -1.7 - 3.2 + 10 = 5.1; the second sample has two wrong classes, 10 each
     np.testing.assert_allclose(wide, (11.9 + 5.1 + 20) / 2, rtol=1e-14)
 
 
@@ -82,10 +84,10 @@ def test_pytorchs_name_is_accepted_and_pytorchs_losses_are_refused():
     assert losses.get("cross_entropy", label_smoothing=0.1) == losses.SoftmaxCrossEntropy(0.1)
     torch = pytest.importorskip("torch")
 
-    class Own(torch.nn.CrossEntropyLoss):
+    class Subclass(torch.nn.CrossEntropyLoss):
         pass
 
-    for theirs in (torch.nn.CrossEntropyLoss(), Own(), torch.nn.functional.cross_entropy):
+    for theirs in (torch.nn.CrossEntropyLoss(), Subclass(), torch.nn.functional.cross_entropy):
         with pytest.raises(TypeError, match=r"takes PyTorch's tensors.*'softmax'"):
             losses.get(theirs)
 

@@ -15,11 +15,12 @@ SCORES = np.array([[1, 5, 3, 2], [9, 0, 8, 7], [2, 2, 2, 2], [0, 1, np.nan, 3]],
 LABELS = np.array([2, 3, 1, 2])
 
 
-def measure(metric, scores=SCORES, labels=LABELS, parts=(0, 1, 4)):
-    ((name, begun),) = metrics.begin(metrics.named([metric])).items()
-    for first, last in itertools.pairwise(parts):
-        begun.update(scores[first:last], labels[first:last])
-    return name, begun.result()
+def measure(metric, scores=SCORES, labels=LABELS, ends=(0, 1, 4)):
+    """A metric's name and result after several batches; the samples of one lie between two successive `ends`."""
+    ((name, started),) = metrics.begin(metrics.named([metric])).items()
+    for first, last in itertools.pairwise(ends):
+        started.update(scores[first:last], labels[first:last])
+    return name, started.result()
 
 
 def test_top_k_counts_the_first_of_equals_and_nan_as_largest():
@@ -44,7 +45,7 @@ def test_confusion_and_the_accuracy_of_each_class_equal_counts_by_hand():
 
 
 class Mistakes:
-    """As a user might write it, without a base class; it accumulates over batches."""
+    """A metric as a user might write it, without a base class: it accumulates over batches."""
 
     def __init__(self):
         self.count = 0
@@ -57,7 +58,7 @@ class Mistakes:
         return self.count
 
 
-class Renewed(Mistakes):
+class ResettableMistakes(Mistakes):
     name = "errors"
 
     def reset(self):
@@ -71,12 +72,12 @@ def first_class(scores, labels):
 def test_functions_and_objects_of_users_are_metrics():
     assert measure(first_class, labels=np.array([0, 1, 0, 1]))[1] == 0.5
     assert measure(lambda scores, labels: scores.mean(0), np.ones((4, 4)))[1].tolist() == [1] * 4
-    net, counted, renewed = small.net(), Mistakes(), Renewed()
+    net, counted, resettable = small.net(), Mistakes(), ResettableMistakes()
     for _ in range(2):  # each evaluation starts from zero
-        found = evaluate(net, small.held_out(), metrics=["top-2", "confusion", first_class, counted, renewed])
+        found = evaluate(net, small.held_out(), metrics=["top-2", "confusion", first_class, counted, resettable])
         assert [*found.metrics] == ["top_2", "confusion", "first_class", "Mistakes", "errors"]
         wrong = round((1 - found.accuracy) * found.samples)
-        assert found.metrics["Mistakes"] == found.metrics["errors"] == renewed.result() == wrong
+        assert found.metrics["Mistakes"] == found.metrics["errors"] == resettable.result() == wrong
         assert found.metrics["confusion"].trace() == found.samples - wrong
         assert found.confusion is None
     assert counted.result() == 0
@@ -84,7 +85,7 @@ def test_functions_and_objects_of_users_are_metrics():
     np.testing.assert_array_equal(both.confusion, both.metrics["confusion"])
 
 
-class Narrow:
+class WithoutLabels:
     def update(self, scores):
         raise AssertionError
 
@@ -100,7 +101,7 @@ def test_bad_metrics_are_refused():
         ("top-5", TypeError, "metrics are a list"),
         ([3], TypeError, r"update\(scores, labels\) and result\(\); received int"),
         ([lambda scores: 0.0], TypeError, r"<lambda> is called with \(scores, labels\), but takes \(scores\)"),
-        ([Narrow()], TypeError, r"Narrow.update is called with \(scores, labels\), but takes \(scores\)"),
+        ([WithoutLabels()], TypeError, r"WithoutLabels.update is called with \(scores, labels\), but takes \(scores\)"),
         (["top-3", "top3"], ValueError, "two metrics are named 'top_3'"),
         (["top-" + "9" * 5000], ValueError, "unknown metric 'top-999"),
         (["top-\uff13"], ValueError, "unknown metric"),

@@ -156,8 +156,8 @@ def test_an_ops_docstring_says_what_it_does_and_lists_its_arguments_in_order(op)
 
 @pytest.mark.parametrize("op", OPS)
 def test_arrays_come_first_and_other_arguments_are_keyword_only(op):
-    """What follows the arrays cannot shift when one is left out; kernel_size stands second, as in PyTorch, where there
-    is no array that could be left out."""
+    """So an array that is left out shifts no other argument. The kernel_size of a pool may be positional, as in
+    PyTorch, because a pool has no array that could be left out."""
     arrays = OPS[op].arrays + ("kernel_size",) * (op in ("max_pool2d", "avg_pool2d"))
     for parameter in inspect.signature(getattr(ops, op)).parameters.values():
         assert parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY), parameter.name

@@ -9,12 +9,12 @@ import gpuconv as gc
 from gpuconv import ops
 from gpuconv.types import Array as Volume
 
-ArrayLike = int
+ArrayLike = int  # not NumPy's type of this name
 
 CASES = [dict(x=(2, 5, 4, 3), w=(4, 3, 3, 3), padding=1), dict(x=(1, 6, 6, 2), w=(2, 2, 2, 2), bias=(2,), stride=2)]
 
 
-def loops(x, w, bias=None, *, stride=1, padding=0):
+def conv_with_loops(x, w, bias=None, *, stride=1, padding=0):
     """A convolution of (N, C, H, W) with loops, as a student might write it."""
     x = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
     k, _, r, s = w.shape
@@ -28,7 +28,7 @@ def loops(x, w, bias=None, *, stride=1, padding=0):
 
 
 def test_a_correct_function_passes_in_either_layout():
-    found = gc.checks.compare(loops, ops.conv2d, CASES, layout="NCHW")
+    found = gc.checks.compare(conv_with_loops, ops.conv2d, CASES, layout="NCHW")
     assert found.passed
     assert all(0 <= each.error < 1e-14 for each in found)
     assert found[1].case == "x 1x6x6x2, w 2x2x2x2, bias 2, stride=2"
@@ -46,7 +46,7 @@ def test_a_positional_option_is_not_treated_as_an_array():
 
 def test_wrong_results_are_reported():
     def shifted(x, w, **options):
-        y = loops(x, w, **options)
+        y = conv_with_loops(x, w, **options)
         y[0, 1, 2, 3] += 0.5
         return y
 
@@ -54,7 +54,7 @@ def test_wrong_results_are_reported():
         "off": (shifted, r"^the result\[0, 1, 2, 3\] is -?[\d.]+, expected -?[\d.]+ within"),
         "raises": (lambda x, w, padding: x.no, "no attribute"),
         "shape": (lambda x, w, padding: x, r"the result has shape \(2, 3, 5, 4\), not \(2, 4, 5, 4\)"),
-        "nan": (lambda x, w, padding: loops(x, w, padding=padding) * np.nan, "is nan, expected"),
+        "nan": (lambda x, w, padding: conv_with_loops(x, w, padding=padding) * np.nan, "is nan, expected"),
         "three": (lambda x, w, padding: (x, x, x), "3 results, not 1"),
         "none": (lambda x, w, padding: None, "the result is NoneType, not an array of numbers"),
         "list": (lambda x, w, padding: [x, None], "the result is list, not an array of numbers"),
@@ -71,7 +71,7 @@ def test_functions_may_also_return_a_cache():
     """As in the assignments of CS231n: forward returns (out, cache)."""
 
     def conv(x, w, b=None, *, stride=1, padding=0):
-        return loops(x, w, b, stride=stride, padding=padding), (x, w, b)
+        return conv_with_loops(x, w, b, stride=stride, padding=padding), (x, w, b)
 
     def pool(x, kernel_size):
         n, c, h, w = x.shape
@@ -99,7 +99,9 @@ def test_functions_may_also_return_a_cache():
         lambda x, kernel_size: (0 * pool(x, kernel_size), x), ops.max_pool2d, pools, layout="NCHW"
     )
     assert not wrong.passed
-    wrong = gc.checks.compare(lambda x, w, b=None, **options: (loops(x, w, b), x), ops.conv2d, CASES, layout="NCHW")
+    wrong = gc.checks.compare(
+        lambda x, w, b=None, **options: (conv_with_loops(x, w, b), x), ops.conv2d, CASES, layout="NCHW"
+    )
     assert not wrong.passed
 
 
@@ -125,13 +127,13 @@ def test_a_function_cannot_change_its_case():
 
 def test_bad_cases_and_layouts_are_refused():
     with pytest.raises(ValueError, match="layout must be one of NHWC, NCHW, received 'CHWN'"):
-        gc.checks.compare(loops, ops.conv2d, CASES, layout="CHWN")
+        gc.checks.compare(conv_with_loops, ops.conv2d, CASES, layout="CHWN")
     with pytest.raises(ValueError, match="unknown argument of conv2d 'pading'; did you mean 'padding'"):
-        gc.checks.compare(loops, ops.conv2d, [dict(x=(2, 5, 5, 3), w=(4, 3, 3, 3), pading=1)])
+        gc.checks.compare(conv_with_loops, ops.conv2d, [dict(x=(2, 5, 5, 3), w=(4, 3, 3, 3), pading=1)])
     with pytest.raises(ValueError, match="there is no case"):
-        gc.checks.compare(loops, ops.conv2d, [])
+        gc.checks.compare(conv_with_loops, ops.conv2d, [])
     with pytest.raises(ValueError, match="channels"):
-        gc.checks.compare(loops, ops.conv2d, [dict(x=(1, 4, 4, 3), w=(1, 2, 2, 2))])
+        gc.checks.compare(conv_with_loops, ops.conv2d, [dict(x=(1, 4, 4, 3), w=(1, 2, 2, 2))])
 
 
 def test_array_arguments_are_recognized_by_type_not_by_annotation_text():

@@ -38,7 +38,7 @@ HEAVY = [
     "xxhash",
 ]
 
-# Each part may import from its own line and the lines above it.
+# Each part may import from its own set and from those above it.
 LAYERS = [
     {
         "child",
@@ -168,7 +168,7 @@ def imports(path: Path) -> frozenset[str]:
 
 
 def part(name: str) -> str:
-    """ "gpuconv.backends.cpu.conv" belongs to "backends"."""
+    """The part of gpuconv that a module belongs to: "backends" for "gpuconv.backends.cpu.conv"."""
     return name.split(".")[1]
 
 
@@ -188,7 +188,7 @@ def test_imports_go_in_one_direction():
                 assert not name.startswith(tuple(BACKENDS)), what
 
 
-def private_names_taken(nodes: Collection[ast.AST]) -> list[str]:
+def private_names_used(nodes: Collection[ast.AST]) -> list[str]:
     """The private names that a file uses from other files of gpuconv. nodes: all nodes of its syntax tree."""
     found, modules = [], set()
     for node in nodes:
@@ -202,9 +202,9 @@ def private_names_taken(nodes: Collection[ast.AST]) -> list[str]:
 
 
 def test_no_file_uses_a_private_name_of_another():
-    assert {str(path): found for path in modules() if (found := private_names_taken(syntax(path)))} == {}
+    assert {str(path): found for path in modules() if (found := private_names_used(syntax(path)))} == {}
     taken = "from gpuconv import names\nfrom gpuconv.names import _plain, lookup\nnames._plain\nself._own"
-    assert private_names_taken([*ast.walk(ast.parse(taken))]) == ["gpuconv.names._plain", "names._plain"]
+    assert private_names_used([*ast.walk(ast.parse(taken))]) == ["gpuconv.names._plain", "names._plain"]
 
 
 def imported_by_file() -> dict[str, set[str]]:
@@ -230,8 +230,8 @@ def test_files_have_no_import_cycles():
     graphlib.TopologicalSorter(imported).prepare()
 
 
-def among_packages(imported: dict[str, set[str]], package: str) -> dict[str, set[str]]:
-    """The imports between a package's direct files and packages, with nested files counted as their package."""
+def imports_between(imported: dict[str, set[str]], package: str) -> dict[str, set[str]]:
+    """The imports between the files and packages directly in a package; a nested file counts as the package it is in."""
 
     def direct(name: str) -> str:
         return name.removeprefix(package + ".").partition(".")[0] if name.startswith(package + ".") else ""
@@ -249,13 +249,13 @@ def test_packages_have_no_import_cycles():
     packages = {name.rpartition(".")[0] for name in imported}
     assert {"gpuconv", "gpuconv.backends.cuda"} <= packages
     for package in packages:
-        graphlib.TopologicalSorter(among_packages(imported, package)).prepare()
+        graphlib.TopologicalSorter(imports_between(imported, package)).prepare()
 
 
 def test_an_import_cycle_of_packages_is_found():
     imported = {"gpuconv.a.x": {"gpuconv.b.x"}, "gpuconv.b.y": {"gpuconv.a.y"}}
     with pytest.raises(graphlib.CycleError):
-        graphlib.TopologicalSorter(among_packages(imported, "gpuconv")).prepare()
+        graphlib.TopologicalSorter(imports_between(imported, "gpuconv")).prepare()
 
 
 def test_headers_have_no_include_cycles():
@@ -274,7 +274,7 @@ def test_the_sources_were_found():
 
 
 @pytest.mark.slow
-def test_the_readme_s_example_runs(tmp_path, monkeypatch):
+def test_the_example_in_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
     *_, accuracy, shapes = python(code + "\nprint(maps.shape, scores.shape)").splitlines()

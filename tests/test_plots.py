@@ -83,12 +83,12 @@ def test_slices_keep_their_place_and_sign():
         [[part[tile // 4 + tile // 2 * y, tile // 4 + tile // 2 * x] for x in (0, 1)] for y in (0, 1)]
         for part in slices
     ]
-    warm, cold, ground = quarters[0][0][1], quarters[1][1][0], quarters[0][0][0]
-    assert warm[0] > warm[2] > ground[2]  # amber: more red than blue
-    assert cold[2] > cold[0] > ground[0]
+    warm, cold, background = quarters[0][0][1], quarters[1][1][0], quarters[0][0][0]
+    assert warm[0] > warm[2] > background[2]  # amber: more red than blue
+    assert cold[2] > cold[0] > background[0]
     for index in np.ndindex(2, 2, 2):
         if index not in ((0, 0, 1), (1, 1, 0)):
-            np.testing.assert_array_equal(quarters[index[0]][index[1]][index[2]], ground, str(index))
+            np.testing.assert_array_equal(quarters[index[0]][index[1]][index[2]], background, str(index))
 
 
 def test_scores_are_the_best_five_sorted():
@@ -287,8 +287,8 @@ def test_filters_shows_every_filter(shape, tiles):
     figure = plots.filters(RNG.normal(size=shape), title="conv1")
     sheet = figure.axes[0].images[0].get_array()
     covered = sheet[..., 3] > 0
-    one = 110 * min(1, shape[2] / shape[1])
-    assert covered.sum() == tiles * 110 * round(one)
+    side = 110  # pixels of a tile's longer side
+    assert covered.sum() == tiles * side * round(side * min(1, shape[2] / shape[1]))
 
 
 def test_filters_refuses_layers_nets_and_none():

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("gpuconv", "bench", "ci", "tools", "examples")
 SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
-OF_UNIX = {"curses", "fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty"}
+UNIX_MODULES = {"curses", "fcntl", "grp", "pty", "pwd", "resource", "syslog", "termios", "tty"}
 
 
 def without_encoding(tree):
@@ -33,7 +33,7 @@ def unix_only(tree):
     for node in tree.body:
         names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        yield from OF_UNIX & {name.partition(".")[0] for name in names}
+        yield from UNIX_MODULES & {name.partition(".")[0] for name in names}
 
 
 def test_no_source_depends_on_the_platform():
@@ -50,13 +50,13 @@ def test_the_checks_detect_violations():
 
 
 # Makes a process behave as on another system: without Unix's modules and what `os` and `signal` lack on Windows.
-ELSEWHERE = f"""
+OTHER_SYSTEM = f"""
 import importlib, os, pkgutil, signal, subprocess, sys, tempfile
 import numpy, safetensors.numpy, threadpoolctl, tqdm  # before the changes: the packages installed here need this system
-OF_UNIX = {sorted(OF_UNIX)}
-for name in [*OF_UNIX, "cuda", "cupy", "torch"]:  # the packages installed here of the last three need this system
+UNIX_MODULES = {sorted(UNIX_MODULES)}
+for name in [*UNIX_MODULES, "cuda", "cupy", "torch"]:  # these three packages, as installed here, need this system
     sys.modules[name] = None
-os.name = "elsewhere"
+os.name = "another"
 for name in ("getuid", "geteuid", "getgid", "fork", "killpg", "listxattr", "lchown", "pread", "register_at_fork",
              "sched_getaffinity", "uname", "O_NOFOLLOW", "O_NONBLOCK", "O_DIRECTORY"):
     if hasattr(os, name):
@@ -67,16 +67,16 @@ for name in ("SIGHUP", "SIGKILL", "SIGALRM", "SIGUSR1", "setitimer", "pthread_si
 """
 
 
-def elsewhere(code, folder):
+def run_on_another_system(code, folder):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"}
-    command = [sys.executable, "-c", ELSEWHERE + code]
+    command = [sys.executable, "-c", OTHER_SYSTEM + code]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
     return done
 
 
 def test_every_module_imports_without_the_modules_of_unix(tmp_path):
-    elsewhere(
+    run_on_another_system(
         """
 import gpuconv
 for each in pkgutil.walk_packages(gpuconv.__path__, "gpuconv."):
@@ -86,7 +86,7 @@ for each in pkgutil.walk_packages(gpuconv.__path__, "gpuconv."):
         importlib.import_module(each.name)
     except ImportError as error:
         missing = (error.__cause__ or error).name  # a package that one of the extras installs
-        assert missing.partition(".")[0] not in ("gpuconv", *OF_UNIX), (each.name, error)
+        assert missing.partition(".")[0] not in ("gpuconv", *UNIX_MODULES), (each.name, error)
 """,
         tmp_path,
     )
@@ -94,7 +94,7 @@ for each in pkgutil.walk_packages(gpuconv.__path__, "gpuconv."):
 
 @pytest.mark.slow
 def test_a_run_without_unix_modules_trains_saves_and_resumes(tmp_path):
-    done = elsewhere(
+    done = run_on_another_system(
         """
 from gpuconv.cli import main
 train = ["train", "--epochs", "1", "--device", "numpy", "--run-dir", "run"]

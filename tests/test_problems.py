@@ -29,7 +29,7 @@ from tests.refused import refused
         (7, 3, 2, (0, 0), 1, "cover", 3),
         (7, 2, 5, (0, 0), 1, "floor", 2),
         (10, 3, 1, (0, 0), 4, "floor", 2),
-        (5, 2, 3, (1, 0), 1, "exact", None),
+        (5, 2, 3, (1, 0), 1, "exact", None),  # windows never end exactly at the border
         (2, 2, 3, (1, 1), 1, "cover", 1),  # a second window would begin in the padding
         (3, 2, 3, (1, 1), 1, "cover", 2),
     ],
@@ -109,7 +109,7 @@ def test_same_padding_keeps_the_size(kernel_size, dilation, size):
 
 
 @pytest.mark.parametrize(
-    ("padding", "normal"),
+    ("padding", "pairs"),
     [
         (1, ((1, 1), (1, 1))),
         ((1, 2), ((1, 1), (2, 2))),
@@ -119,8 +119,8 @@ def test_same_padding_keeps_the_size(kernel_size, dilation, size):
         ("SAME", ((1, 1), (1, 2))),
     ],
 )
-def test_every_form_of_padding_becomes_pairs(padding, normal):
-    assert problems.padding_pairs(padding, (3, 4), (1, 1)) == normal
+def test_every_form_of_padding_becomes_pairs(padding, pairs):
+    assert problems.padding_pairs(padding, (3, 4), (1, 1)) == pairs
 
 
 @pytest.mark.parametrize(
@@ -315,16 +315,16 @@ def test_shapes_of_pools_and_masks_equal_those_computed_by_hand():
 
 
 def test_few_channels_and_depthwise_convolutions_are_recognized():
-    def made(c, k, taps, groups=1):
+    def conv(c, k, taps, groups=1):
         return Conv2dProblem.of((1, 5, 5, c), (k, taps, taps, c // groups), groups=groups)
 
-    assert [made(c, 8, 3).few_channels for c in (1, 3, 4, 5)] == [True, True, True, False]
-    assert not made(3, 8, 1).few_channels
+    assert [conv(c, 8, 3).few_channels for c in (1, 3, 4, 5)] == [True, True, True, False]
+    assert not conv(3, 8, 1).few_channels
     assert Conv2dProblem.of((1, 5, 5, 3), (8, 1, 2, 3)).few_channels
-    assert not made(4, 8, 3, groups=2).few_channels
-    assert not made(0, 8, 3).few_channels
-    assert [made(4, 8, 3, groups).depthwise for groups in (1, 2, 4)] == [False, False, True]
-    assert not made(1, 8, 3).depthwise
+    assert not conv(4, 8, 3, groups=2).few_channels
+    assert not conv(0, 8, 3).few_channels
+    assert [conv(4, 8, 3, groups).depthwise for groups in (1, 2, 4)] == [False, False, True]
+    assert not conv(1, 8, 3).depthwise
 
 
 def test_impossible_convolutions_are_refused():
@@ -379,7 +379,7 @@ def test_argmax_has_the_smallest_dtype_that_holds_every_cell(cells, dtype):
     assert Pool2dProblem.of((1, 1, cells, 1), (1, cells)).argmax_dtype == dtype
 
 
-def test_a_linear_layer_is_a_convolution_of_pixels():
+def test_a_linear_layer_is_a_convolution_of_maps_of_one_pixel():
     problem = LinearProblem.of((5, 3), (4, 3))
     assert (problem.x_shape, problem.w_shape, problem.y_shape) == ((5, 3), (4, 3), (5, 4))
     assert LinearProblem.of([5, 3], [4, 3]) is problem
@@ -405,6 +405,6 @@ def test_named_activations_are_ops():
 def test_activations_know_the_defaults_of_their_ops():
     for name, activation in ACTIVATIONS.items():
         for op in (name, f"{name}_backward"):
-            taken = inspect.signature(getattr(ops, op)).parameters.values()
-            defaults = {each.name: each.default for each in taken if each.default not in (each.empty, None)}
+            parameters = inspect.signature(getattr(ops, op)).parameters.values()
+            defaults = {each.name: each.default for each in parameters if each.default not in (each.empty, None)}
             assert defaults == activation.options, op

@@ -57,10 +57,10 @@ def test_streams_have_their_documented_numbers():
     assert [INIT, SHUFFLE, AUGMENT, DROPOUT, DATA] == [0, 1, 2, 3, 4]
 
 
-def test_a_draw_is_a_slice_of_its_stream_across_chunks():
+def test_a_draw_from_an_offset_is_a_slice_of_the_stream():
     n = 4 * random._CHUNK + 9
     whole = random.bits(n, seed=3, stream=INIT)
-    part = random.bits(n - 4 * 1000, seed=3, stream=INIT, offset=1000)
+    part = random.bits(n - 4 * 1000, seed=3, stream=INIT, offset=1000)  # a block has 4 numbers
     np.testing.assert_array_equal(part, whole[4000:])
     assert np.unique(whole).size > 0.999 * n
 
@@ -201,7 +201,7 @@ PINNED_NORMALS = [
 ]
 
 
-def test_the_ops_fill_arrays_with_these_numbers():
+def test_the_ops_fill_arrays_with_the_numbers_of_the_functions():
     position = dict(seed=3, stream=2, substream=5, offset=7)
     for name, options in {"uniform": {"low": -2.0, "high": 5.0}, "normal": {"mean": 3.0, "std": 0.5}}.items():
         for chosen in (options | position, {"seed": 4, "stream": 0}):
@@ -221,7 +221,7 @@ def test_permutation_is_a_bijection():
         assert np.array_equal(np.sort(order), np.arange(n)), n
 
 
-def test_the_op_writes_a_permutation_over_an_order():
+def test_the_op_fills_an_array_with_the_permutation():
     for chosen in ({"seed": 5, "epoch": 3, "stream": 2}, {"seed": 5}):
         order = np.zeros(9, np.int64)
         assert ops.random_permutation(order, **chosen) is order

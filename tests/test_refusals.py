@@ -21,10 +21,10 @@ Y = zeros(2, 3, 6, 6)
 ROWS, WEIGHT = zeros(5, 3), zeros(4, 3)
 LOGITS, LABELS = zeros(3, 4), np.zeros(3, np.int64)
 VECTOR = zeros(4)
-MASK = zeros(2, 5, 7, 2, dtype=np.uint8)  # of a 2 x 2 pool whose output is X, in one group
+MASK = zeros(2, 5, 7, 2, dtype=np.uint8)  # the mask of a 2 x 2 pool whose output has the shape of X, in one group
 PARAMS = [zeros(2, 3), zeros(5)]
-WINDOW = dict(kernel_size=2)
-ROUTED = dict(kernel_size=2, input_shape=X.shape)
+POOL = dict(kernel_size=2)
+POOL_BACKWARD = dict(kernel_size=2, input_shape=X.shape)
 ARGMAX = np.zeros((2, 2, 3, 4), np.uint8)
 IMAGES, INDICES = np.zeros((3, 5, 7, 4), np.uint8), np.zeros(2, np.int64)
 
@@ -46,13 +46,7 @@ REFUSALS = [
     ),
     (ops.conv2d, [IMAGES, W], {}, TypeError, "x must be a float array"),
     (ops.relu, [np.zeros(3, np.complex64)], {}, TypeError, "received complex64"),
-    (
-        ops.max_pool2d,
-        [zeros(5, 7, 4)],
-        WINDOW,
-        ValueError,
-        "x must have the axes (N, H, W, C), received shape (5, 7, 4)",
-    ),
+    (ops.max_pool2d, [zeros(5, 7, 4)], POOL, ValueError, "x must have the axes (N, H, W, C), received shape (5, 7, 4)"),
     (ops.softmax, [zeros(3)], {}, ValueError, "x must have the axes (N, classes), received shape (3,)"),
     (ops.bias_grad, [zeros(3)], {}, ValueError, "dy must have at least 2 axes, received shape (3,)"),
     (ops.bias_grad, [zeros(2, 3), zeros(2, 3)], {}, ValueError, "received activation=None with saved=an array"),
@@ -284,21 +278,21 @@ REFUSALS = [
     (
         ops.max_pool2d_backward,
         [zeros(2, 2, 3, 4), ARGMAX.astype(np.int64)],
-        ROUTED,
+        POOL_BACKWARD,
         TypeError,
         "argmax must be uint8, as max_pool2d returns it, received int64",
     ),
     (
         ops.max_pool2d_backward,
         [zeros(2, 2, 3, 4), ARGMAX[:1]],
-        ROUTED,
+        POOL_BACKWARD,
         ValueError,
         "argmax must have shape (2, 2, 3, 4) (the pool's output), received (1, 2, 3, 4)",
     ),
     (
         ops.avg_pool2d_backward,
         [zeros(2, 2, 4, 4)],
-        ROUTED,
+        POOL_BACKWARD,
         ValueError,
         "dy must have shape (2, 2, 3, 4) (the pool's output), received (2, 2, 4, 4)",
     ),

@@ -10,7 +10,8 @@ from gpuconv.ops import remembered as module
 from gpuconv.ops.remembered import remembered
 
 
-def counted():
+def counted_check():
+    """A remembered check that returns how often its own code has run, and the list of those calls."""
     calls = []
 
     @remembered
@@ -22,7 +23,7 @@ def counted():
 
 
 def test_a_check_runs_once_for_repeated_shapes_dtypes_and_options():
-    check, calls = counted()
+    check, calls = counted_check()
     for _ in range(2):
         assert check(np.zeros((2, 3)), None, stride=(1, 2), fit="floor") == 1
         assert check(np.zeros((2, 4)), None, stride=(1, 2), fit="floor") == 2
@@ -33,19 +34,19 @@ def test_a_check_runs_once_for_repeated_shapes_dtypes_and_options():
 
 
 def test_equal_options_of_different_types_are_different_options():
-    check, _ = counted()
+    check, _ = counted_check()
     values = [1, 1.0, True, np.int64(1), (1, 1), (1, 1.0), (True, 1), ((1, 1), (1, 1)), ((1, 1), (1, True)), "1", None]
     assert [check(option=value) for value in values] == list(range(1, len(values) + 1))
 
 
 @pytest.mark.parametrize("value", [0.5, np.int64(1), [1, 2], (1, [2]), (1, (2, np.int64(3))), np.zeros(2)])
 def test_values_whose_equality_is_unreliable_are_checked_each_time(value):
-    check, _ = counted()
+    check, _ = counted_check()
     assert [check(option=value) for _ in range(3)] == [1, 2, 3]
 
 
 def test_writability_is_checked_each_time():
-    check, _ = counted()
+    check, _ = counted_check()
     array = np.zeros(2)
     assert check(array) == 1
     array.flags.writeable = False
@@ -67,7 +68,7 @@ def test_an_error_is_raised_each_time_without_a_cause_or_context():
 
 def test_the_number_of_remembered_calls_is_bounded(monkeypatch):
     monkeypatch.setattr(module, "_MOST", 3)
-    check, _ = counted()
+    check, _ = counted_check()
     assert [check(size=size) for size in range(10)] == list(range(1, 11))
     assert check(size=9) == 10
     assert check(size=0) == 11

@@ -21,7 +21,7 @@ NAMES = {
     "RUN_B": "runs/two",
     "folder:/new/photos": "folder:moved",
 }
-DIFFER = "bisect runs/one runs/two"  # exits with 1, because these runs differ
+EXITS_WITH_1 = "bisect runs/one runs/two"  # because these runs differ
 NOT_RUN = {  # patterns of whole command lines, and why these are not run
     r".*cifar10.*": "needs a download of 170 MB",
     r".*--device cuda.*": "needs a GPU",
@@ -90,7 +90,7 @@ def test_the_commands_that_take_seconds_run(tmp_path, monkeypatch, capsys):
         except SystemExit as end:  # --help
             status = end.code or 0
         printed = capsys.readouterr()
-        assert status == int(line.startswith(DIFFER)), f"{page}: gpuconv {line}\n{printed.err}"
+        assert status == int(line.startswith(EXITS_WITH_1)), f"{page}: gpuconv {line}\n{printed.err}"
         if target:
             Path(target).write_text(printed.out, encoding="utf-8")
     assert len(tried) > 40

@@ -90,7 +90,7 @@ PROGRAMS = Path(__file__).parent / "typing"
 UNTYPED = "onnxruntime"  # has no annotations, so a program that imports it cannot pass strict checks
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("nets", "layers", "training", "profiling"))]
 
-BEFORE = """\
+PREAMBLE = """\
 # mypy: allow-untyped-defs, allow-untyped-calls
 # pyright: standard
 from typing import Any
@@ -116,11 +116,11 @@ def programs(tmp_path):
     for page in PAGES:
         blocks = re.findall(r"^ *```python\n(.*?)^ *```", page.read_text(), re.M | re.S)
         assert blocks, page
-        (tmp_path / f"{page.stem}_page.py").write_text(BEFORE + "".join(map(textwrap.dedent, blocks)))
+        (tmp_path / f"{page.stem}_page.py").write_text(PREAMBLE + "".join(map(textwrap.dedent, blocks)))
     return tmp_path
 
 
-def marked():
+def wrong_lines():
     """The lines of `typing/wrong.py` that are wrong."""
     lines = (PROGRAMS / "wrong.py").read_text().splitlines()
     return {("wrong.py", number) for number, line in enumerate(lines, 1) if line.endswith("# error")}
@@ -136,7 +136,7 @@ def test_mypy_accepts_examples_and_pages_and_finds_mistakes(programs):
     )
     output = api.run(["--config-file", str(settings), *map(str, programs.glob("*.py"))])[0]
     found = re.findall(r"([^/\n]+):(\d+): error: ", output)
-    assert {(name, int(line)) for name, line in found} == marked(), output
+    assert {(name, int(line)) for name, line in found} == wrong_lines(), output
     assert 'Unexpected keyword argument "lrr" for "SGD"; did you mean "lr"?' in output
 
 
@@ -150,7 +150,7 @@ def test_pyright_accepts_examples_and_pages_and_finds_mistakes(programs):
     command = [pyright, "--pythonpath", sys.executable, "--outputjson", "-p", str(programs)]
     result = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)["generalDiagnostics"]
     errors = [each for each in result if each["severity"] == "error"]
-    assert {(Path(each["file"]).name, each["range"]["start"]["line"] + 1) for each in errors} == marked(), errors
+    assert {(Path(each["file"]).name, each["range"]["start"]["line"] + 1) for each in errors} == wrong_lines(), errors
 
 
 def test_the_settings_known_to_type_checkers_are_those_of_the_optimizers():
