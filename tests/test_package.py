@@ -231,7 +231,7 @@ def test_files_have_no_import_cycles():
 
 
 def imports_between(imported: dict[str, set[str]], package: str) -> dict[str, set[str]]:
-    """The imports between the files and packages directly in a package; a nested file counts as the package it is in."""
+    """The imports between the files and packages directly in a package; a nested file counts as its package."""
 
     def direct(name: str) -> str:
         return name.removeprefix(package + ".").partition(".")[0] if name.startswith(package + ".") else ""

@@ -22,15 +22,16 @@ def random(rng: np.random.Generator, shape, dtype: str) -> np.ndarray:
 
 
 def varied(problem: Conv2dProblem, **changes) -> Conv2dProblem:
-    """The convolution with other arguments of `gpuconv.verify.conv_problems.conv`."""
+    """The same convolution with some arguments changed. changes: arguments of `gpuconv.verify.conv_problems.conv`."""
     sizes = dict(n=problem.n, h=problem.h, w=problem.w, c=problem.c, k=problem.k, kernel_size=problem.kernel_size)
     return conv(**sizes | problem.window | changes)
 
 
 def wide(x):
-    """A float array as float64; anything else unchanged."""
-    is_float = isinstance(x, np.ndarray) and x.dtype.name in FLOATS
-    return x.astype(np.float64) if is_float else [wide(entry) for entry in x] if isinstance(x, list) else x
+    """A float array, or each one of a list, as float64; anything else unchanged."""
+    if isinstance(x, list):
+        return [wide(entry) for entry in x]
+    return x.astype(np.float64) if isinstance(x, np.ndarray) and x.dtype.name in FLOATS else x
 
 
 def on_device(name: str, device: str, *arrays, **options):

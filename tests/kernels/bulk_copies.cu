@@ -62,7 +62,8 @@ extern "C" __global__ void __launch_bounds__(128) load_not_waited_for(float* y, 
 extern "C" __global__ void __launch_bounds__(128) misaligned_source(float* y, const float* x) { doubles<MISALIGNED_SOURCE>(y, x); }
 extern "C" __global__ void __launch_bounds__(128) past_the_array(float* y, const float* x) { doubles<PAST_THE_ARRAY>(y, x); }
 
-// The box of an array of 16-bit numbers at coordinates (c, w, h), as it lies in shared memory, stored to `lines`; and back to `copy`.
+// Loads the box at coordinates (c, w, h) of an array of 16-bit numbers, writes the bytes in shared memory to `lines`, and stores the
+// box to `copy`.
 extern "C" __global__ void __launch_bounds__(128) boxes(uint16* lines, const __grid_constant__ TensorMap map,
                                                         const __grid_constant__ TensorMap copy, int bytes, int shift, int c, int w,
                                                         int h) {
@@ -84,7 +85,7 @@ extern "C" __global__ void __launch_bounds__(128) boxes(uint16* lines, const __g
     }
 }
 
-// The map is that of x, which has three dimensions.
+// The fault: two coordinates for the map of x, which has three dimensions.
 extern "C" __global__ void __launch_bounds__(32) two_coordinates(const uint16* x, const __grid_constant__ TensorMap map) {
     __shared__ alignas(128) uint16 tile[64];
     __shared__ Mbarrier full;
@@ -102,6 +103,6 @@ extern "C" __global__ void __launch_bounds__(32) matrices(uint32* y, const uint3
     store_matrices<false>(rows[0][lane], from);
     store_matrices<true>(rows[1][lane], from);
     __syncwarp();
-    for (int turned = 0; turned < 2; ++turned)
-        for (int i = 0; i < 4; ++i) y[(turned * 32 + lane) * 4 + i] = rows[turned][lane][i];
+    for (int transposed = 0; transposed < 2; ++transposed)
+        for (int i = 0; i < 4; ++i) y[(transposed * 32 + lane) * 4 + i] = rows[transposed][lane][i];
 }

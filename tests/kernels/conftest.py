@@ -11,12 +11,16 @@ import gpuconv
 from tests.devices import kernel_devices
 
 HERE = Path(__file__).parent
-DAILY = ("test_headers.py", "test_smoke.py", "test_wgmma_layouts.py")  # the others are the tier `kernels`, or `slow`
+EVERYDAY = (
+    "test_headers.py",
+    "test_smoke.py",
+    "test_wgmma_layouts.py",
+)  # the other files are marked `kernels` or `slow`
 
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.path.parent == HERE and item.path.name not in DAILY and "slow" not in item.keywords:
+        if item.path.parent == HERE and item.path.name not in EVERYDAY and "slow" not in item.keywords:
             item.add_marker("kernels")
 
 

@@ -1,7 +1,7 @@
 // The wrappers of mma.cuh by themselves, for test_mma.py: one warp, operands from global memory or through shared memory.
 #include "mma.cuh"
 
-constexpr int PER = 4 / sizeof(DTYPE), DEPTH = 8 * PER;
+constexpr int PER = 4 / sizeof(DTYPE), DEPTH = 8 * PER;  // PER: the numbers in a 32-bit register
 
 __device__ uint32 pack(const DTYPE* from, int stride) {
     uint32 bits = 0;
@@ -13,7 +13,7 @@ __device__ uint32 pack(const DTYPE* from, int stride) {
     return bits;
 }
 
-// sums (16, 8) += a (16, DEPTH) * b (DEPTH, 8), every element where the PTX ISA has it.
+// sums (16, 8) += a (16, DEPTH) * b (DEPTH, 8). Each lane holds the elements that the PTX ISA assigns to it.
 extern "C" __global__ void product(float32* sums, const DTYPE* a, const DTYPE* b) {
     const int g = threadIdx.x / 4, t = threadIdx.x % 4;
     uint32 rows[4], columns[2];
@@ -33,8 +33,9 @@ extern "C" __global__ void rounded_to_tf32(uint32* bits, int32 count) {
     for (int32 i = threadIdx.x; i < count; i += 32) bits[i] = tf32_bits(bits[i]) & 0xffffe000;
 }
 
-// to (32 lanes, 4 matrices, 2 halves): what each lane gets of from (32 rows, 8 halves), as they lie, and turned.
-extern "C" __global__ void matrices(uint16* straight, uint16* turned, const uint16* from) {
+// straight, transposed (32 lanes, 4 matrices, 2 numbers): what each lane receives of from (32 rows, 8 numbers), loaded directly and
+// transposed.
+extern "C" __global__ void matrices(uint16* straight, uint16* transposed, const uint16* from) {
     __shared__ alignas(16) uint16 tile[32][8];
     for (int i = 0; i < 8; ++i) tile[threadIdx.x][i] = from[threadIdx.x * 8 + i];
     __syncwarp();
@@ -42,7 +43,7 @@ extern "C" __global__ void matrices(uint16* straight, uint16* turned, const uint
     load_matrices<false>(to, tile[threadIdx.x]);
     for (int i = 0; i < 8; ++i) straight[threadIdx.x * 8 + i] = uint16(to[i / 2] >> 16 * (i % 2));
     load_matrices<true>(to, tile[threadIdx.x]);
-    for (int i = 0; i < 8; ++i) turned[threadIdx.x * 8 + i] = uint16(to[i / 2] >> 16 * (i % 2));
+    for (int i = 0; i < 8; ++i) transposed[threadIdx.x * 8 + i] = uint16(to[i / 2] >> 16 * (i % 2));
 }
 
 extern "C" __global__ void without_a_lane(float32* sums) {

@@ -83,7 +83,7 @@ extern "C" __global__ void race_inside_a_warp(float* y, const float* x) {
     __shared__ float tile[64];
     tile[threadIdx.x] = x[place()];
     __syncwarp();
-    float sum = tile[threadIdx.x ^ 1];  // in order: the warp has met
+    float sum = tile[threadIdx.x ^ 1];  // no race: the warp is synchronized
     if (culprit()) sum += tile[threadIdx.x + 32];  // fault
     __syncthreads();
     y[place()] = sum;

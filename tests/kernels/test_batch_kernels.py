@@ -50,7 +50,7 @@ def test_batches_have_the_oracles_bits(device, shape, dtype, augmentation):
     assert x.dtype == as_dtype(dtype)
 
 
-def test_an_empty_batch(device, rng):
+def test_an_empty_batch_gives_empty_arrays(device, rng):
     x, labels = batch(device, rng, 0, (8, 8, 3))
     assert x.shape == (0, 8, 8, 3)
     assert labels.shape == (0,)
@@ -78,7 +78,8 @@ def test_an_index_outside_the_data_set_gives_nan(device, rng):
 
 
 def test_the_position_comes_from_device_memory(device):
-    """A batch starts where the step counters say; one past the end of the epoch's order is marked."""
+    """The step counters hold the index of a batch's first sample. Past the end of the epoch's order, images are NaN and
+    labels -1."""
     rng = np.random.default_rng(2)
     images, labels, order = rng.integers(0, 256, (9, 4, 5, 3), np.uint8), np.arange(9), rng.permutation(9)
     ones = np.ones(3, np.float32)
@@ -87,14 +88,14 @@ def test_the_position_comes_from_device_memory(device):
     arrays = [asarray(a, device) for a in (images, labels, order)]
     counters, lr = asarray(np.array([0, 0, 4, 40]), device), asarray(np.zeros(1, np.float32), device)
     rates = asarray(np.array([[0.5], [0.25]], np.float32), device)
-    for number, (start, rate) in enumerate(((4, 0.5), (7, 0.25), (10, np.nan))):
-        place = dict(start=counters[2:3], offset=counters[3:4], count=3)
+    for step, (start, rate) in enumerate(((4, 0.5), (7, 0.25), (10, np.nan))):
+        position = dict(start=counters[2:3], offset=counters[3:4], count=3)
         with emulator.device_only():
-            batch = ops.load_batch(*arrays, **there, **place)
+            batch = ops.load_batch(*arrays, **there, **position)
         x, picked = map(to_numpy, batch)
         inside = max(0, min(3, 9 - start))
         expected = ops.load_batch(
-            images, labels, order, **host, start=min(start, 9), count=inside, offset=40 + 3 * number
+            images, labels, order, **host, start=min(start, 9), count=inside, offset=40 + 3 * step
         )
         np.testing.assert_array_equal(x[:inside], expected[0])
         np.testing.assert_array_equal(picked, [*expected[1], *[-1] * (3 - inside)])
@@ -116,8 +117,8 @@ def test_mixed_batches_have_numpys_bits(device, rng, shape, dtype, cut):
         expected = ops.mix_batch(x, labels, table, **options, offset=offset)
         arrays = [asarray(a, device) for a in (x, labels, table)]
         out = asarray(np.zeros_like(x), device)
-        for place in (offset, asarray(np.array([offset]), device)):
-            found = ops.mix_batch(*arrays, **options, offset=place, out=out)
+        for position in (offset, asarray(np.array([offset]), device)):
+            found = ops.mix_batch(*arrays, **options, offset=position, out=out)
             assert found[0] is out
             for a, b in zip(found, expected, strict=True):
                 np.testing.assert_array_equal(to_numpy(a), b)

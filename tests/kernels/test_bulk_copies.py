@@ -50,7 +50,7 @@ def launch(kernel, **settings):
 
 
 @pytest.mark.parametrize("sanitize", ["none", "checked"])
-def test_loads_and_stores_in_every_order(sanitize):
+def test_loads_and_stores_are_right_in_every_order_of_threads(sanitize):
     for seed in range(12):
         np.testing.assert_array_equal(*launch("correct", seed=seed, sanitize=sanitize))
 
@@ -60,7 +60,7 @@ def test_loads_and_stores_in_every_order(sanitize):
     [(kernel, "none") for kernel in ALWAYS] + [(kernel, "checked") for kernel in ALWAYS | CHECKED],
     ids=lambda value: value,
 )
-def test_the_fault_is_named(kernel, sanitize):
+def test_a_planted_fault_is_named(kernel, sanitize):
     text = (ALWAYS | CHECKED if sanitize == "checked" else ALWAYS)[kernel]
     expected = re.escape(text).replace(r"\#", r"\d+").replace("@", r"\w+\.cuh?:\d+").replace(r"\ \|\ ", "|")
     for seed in range(6):
@@ -77,7 +77,8 @@ SHAPE = (5, 6, 40)  # h, w, c
 
 
 def box_of(box, at, swizzle=0, shift=0, **settings):
-    """The lines that one load copies to shared memory, and what a store of them writes."""
+    """A numbered array, the bytes of its box in shared memory after a load, and an array of zeros after the box was
+    stored to it."""
     x = np.arange(1, np.prod(SHAPE) + 1, dtype=np.uint16).reshape(SHAPE)
     source, copy = emulator.asarray(x), emulator.asarray(np.zeros(SHAPE, np.uint16))
     lines = emulator.empty(int(np.prod(box)), np.uint16)
@@ -89,7 +90,7 @@ def box_of(box, at, swizzle=0, shift=0, **settings):
 
 @pytest.mark.parametrize("at", [(0, 0, 0), (1, 2, 8), (-1, -2, 0), (3, 5, 16), (-3, 5, 24)], ids=str)
 @pytest.mark.parametrize(("channels", "swizzle"), [(32, 0), (16, 32), (32, 64), (64, 128)])
-def test_a_box_of_a_tensor(at, channels, swizzle):
+def test_a_box_is_loaded_with_its_swizzle_and_stored(at, channels, swizzle):
     box = (4, 3, channels)
     for settings in ({"sanitize": "none"}, {"sanitize": "checked", "seed": 3}):
         x, lines, copy = box_of(box, at, swizzle, **settings)
@@ -97,6 +98,7 @@ def test_a_box_of_a_tensor(at, channels, swizzle):
         within = tuple(slice(a + p, a + p + b) for a, p, b in zip(at, (8, 8, 64), box))
         expected = padded[within].reshape(-1, 8)  # chunks of 16 bytes
         address = np.arange(len(expected)) * 16
+        # the swizzle: bits of the line's number are added to the chunk's
         address ^= (address >> 3) & (max(swizzle, 16) - 16)
         np.testing.assert_array_equal(lines.reshape(-1, 8)[address // 16], expected)
         inside = np.zeros_like(padded, bool)
@@ -116,7 +118,7 @@ def test_a_box_of_a_tensor(at, channels, swizzle):
         ((0, 0, 0), 64, 128, "does not begin where a swizzled atom does"),
     ],
 )
-def test_a_box_out_of_range_or_misaligned(at, swizzle, shift, fault):
+def test_a_box_out_of_range_or_misaligned_is_reported(at, swizzle, shift, fault):
     for sanitize in ("none", "checked"):
         with pytest.raises(emulator.EmulatorError, match=rf"kernel boxes, block .*{fault}.*, at bulk_copies\.cu:\d+"):
             box_of((4, 3, 32), at, swizzle, shift, sanitize=sanitize)
@@ -129,7 +131,7 @@ def test_a_box_in_the_furthest_padding_is_zeros(w):
     assert not copy.any()
 
 
-def test_a_box_that_begins_one_byte_before_its_tensor():
+def test_a_box_that_begins_one_byte_before_its_tensor_has_a_zero_there():
     x = np.arange(1, 49, dtype=np.uint8).reshape(1, 3, 16)
     source, copy, lines = emulator.asarray(x), emulator.asarray(np.zeros_like(x)), emulator.empty(24, np.uint16)
     maps = (tensor_map(array, (1, 3, 16)) for array in (source, copy))
@@ -146,7 +148,7 @@ def test_coordinates_for_another_number_of_dimensions_are_reported():
         load(FILE).kernel("two_coordinates")(1, 32, x, tensor_map(x, (1, 1, 8)))
 
 
-def test_the_limits_of_a_tensor_map():
+def test_a_tensor_map_beyond_a_limit_is_refused():
     x = emulator.asarray(np.zeros((4, 6, 40), np.float16))
     for box, swizzle, message in [
         ((4, 32), 0, "2 to 5 dimensions"),
@@ -177,9 +179,9 @@ def test_matrices_are_stored_directly_and_transposed():
     fragments = np.stack([halves[m, lanes // 4, lanes % 4 * 2 + i] for m in range(4) for i in range(2)], axis=-1)
     y = emulator.empty((2, 32, 4), np.uint32)
     load(FILE).kernel("matrices")(1, 32, y, emulator.asarray(np.ascontiguousarray(fragments).view(np.uint32)))
-    straight, turned = np.asarray(y).view(np.uint16).reshape(2, 4, 8, 8)
+    straight, transposed = np.asarray(y).view(np.uint16).reshape(2, 4, 8, 8)
     np.testing.assert_array_equal(straight, halves)
-    np.testing.assert_array_equal(turned, halves.transpose(0, 2, 1))
+    np.testing.assert_array_equal(transposed, halves.transpose(0, 2, 1))
 
 
 def test_the_wrappers_compile_for_hopper():

@@ -57,9 +57,9 @@ def assert_right(op: str, device: str, case: Conv2dProblem, dtype: str = "float3
     return result
 
 
-def forced(monkeypatch, algorithm: Algorithm | None, splits: int = 1, most_blocks: int | None = None):
-    """Make every product use this algorithm and about this many splits, on a GPU too. most_blocks: of a split, for
-    algorithms whose blocks compute several tiles."""
+def force_algorithm(monkeypatch, algorithm: Algorithm | None, splits: int = 1, most_blocks: int | None = None):
+    """Makes every product use this algorithm, with about this many splits, on a GPU too. algorithm: by default the
+    product's last one. most_blocks: the most blocks of a split, for algorithms whose blocks compute several tiles."""
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
 
     def planned(product, algo="auto", capability=NEWEST):
@@ -81,7 +81,7 @@ def forced(monkeypatch, algorithm: Algorithm | None, splits: int = 1, most_block
 def test_every_tile_gives_the_same_bits(device, monkeypatch, op, channels):
     results = []
     for algorithm in serving("float32"):
-        forced(monkeypatch, algorithm)
+        force_algorithm(monkeypatch, algorithm)
         results.append(assert_right(op, device, problem(*channels)).tobytes())
     assert all(result == results[0] for result in results[1:])
 
@@ -110,12 +110,14 @@ def test_tf32_is_within_its_bound_and_differs_from_float32(device, op, channels)
     assert np.abs(rounded - assert_right(op, device, problem(*channels))).max() > 1e-4
 
 
-OTHERS = [(a.name, arithmetic) for a in ALGORITHMS for arithmetic in a.arithmetics if arithmetic != "float32"]
+OTHER_ARITHMETICS = [
+    (a.name, arithmetic) for a in ALGORITHMS for arithmetic in a.arithmetics if arithmetic != "float32"
+]
 
 
 @directions
-@pytest.mark.parametrize(("algo", "arithmetic"), OTHERS)
-def test_every_algorithm_in_every_other_arithmetic(device, op, algo, arithmetic):
+@pytest.mark.parametrize(("algo", "arithmetic"), OTHER_ARITHMETICS)
+def test_every_algorithm_agrees_with_the_oracle_in_every_other_arithmetic(device, op, algo, arithmetic):
     if not find(algo, arithmetic).runs_on(capability_named(device)):
         pytest.skip(f"{algo} does not run on this GPU")
     dtype, tf32 = ("float32", True) if arithmetic == "tf32" else (arithmetic, False)
@@ -124,7 +126,7 @@ def test_every_algorithm_in_every_other_arithmetic(device, op, algo, arithmetic)
 
 @pytest.mark.parametrize(("dtype", "tf32"), [("float16", False), ("bfloat16", False), ("float32", True)])
 @pytest.mark.parametrize("channels", [(3, 24), (3, 70), (8, 64), (5, 7)])
-def test_the_tile_for_the_filters_of_first_layers(device, channels, dtype, tf32):
+def test_the_tile_for_filter_gradients_of_first_layers_agrees_with_the_oracle(device, channels, dtype, tf32):
     case, options = problem(*channels), dict(algo="mma-64x32", tf32=tf32)
     with launches.recorded() as found:
         assert_right("conv2d_wgrad", device, case, dtype, **options)
@@ -146,7 +148,7 @@ def test_channels_and_filters_have_separate_vector_widths(device, op, channels):
 @directions
 @pytest.mark.parametrize("splits", [2, 5])
 def test_split_k_agrees_with_the_oracle(device, monkeypatch, op, splits):
-    forced(monkeypatch, None, splits)
+    force_algorithm(monkeypatch, None, splits)
     options = dict(activation="silu") if op == "conv2d" else {}
     for case in (problem(16, 24), problem(5, 7, groups=2)):
         assert_right(op, device, case, **options)
@@ -169,13 +171,13 @@ def test_memory_accesses_stay_within_bounds(device, monkeypatch, op, channels):
     case = conv(1, 5, 6, *channels, (3, 2), stride=(2, 1), padding=((1, 0), (2, 1)))
     with emulator.configure(sanitize="checked", seed=7):
         for splits in (1, 3):
-            forced(monkeypatch, None, splits)
+            force_algorithm(monkeypatch, None, splits)
             assert_right(op, device, case)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_fused_bias_and_activation(device, activation, with_bias):
+def test_fused_bias_and_activation_agree_with_the_oracle(device, activation, with_bias):
     (x, w, bias), options = arguments("conv2d", problem(4, 6))
     arrays, options = [x, w, bias if with_bias else None], options | dict(activation=activation)
     (expected,) = expect("conv2d", arrays, options)
@@ -184,7 +186,7 @@ def test_fused_bias_and_activation(device, activation, with_bias):
 
 @pytest.mark.parametrize("splits", [1, 3])
 def test_wgrad_accumulates(device, monkeypatch, splits):
-    forced(monkeypatch, None, splits)
+    force_algorithm(monkeypatch, None, splits)
     case = problem(4, 6)
     arrays, options = arguments("conv2d_wgrad", case)
     (expected,) = expect("conv2d_wgrad", arrays, options)
@@ -199,26 +201,26 @@ def test_wgrad_accumulates(device, monkeypatch, splits):
 
 
 @pytest.mark.parametrize("splits", [1, 3])
-@pytest.mark.parametrize(("channels", "beside"), [((24, 40), 8), ((5, 67), 3)], ids=["packs", "numbers"])
+@pytest.mark.parametrize(("channels", "margin"), [((24, 40), 8), ((5, 67), 3)], ids=["packs", "numbers"])
 @pytest.mark.parametrize(
     ("algo", "dtype"),
     [("simt-64x32", "float64"), ("simt-64x64", "float32"), ("mma-64x64", "bfloat16"), ("wgmma-256x64", "bfloat16")],
 )
-def test_dgrad_accumulates_into_a_slice(monkeypatch, algo, dtype, channels, beside, splits):
+def test_dgrad_accumulates_into_a_slice(monkeypatch, algo, dtype, channels, margin, splits):
     """Also where a stride leaves pixels that no window reads; the volume's other channels do not change."""
     case = conv(2, 14, 12, *channels, (2, 3), stride=(3, 2), padding=((1, 0), (0, 1)))
-    forced(monkeypatch, find(algo, dtype), splits)
+    force_algorithm(monkeypatch, find(algo, dtype), splits)
     arrays, options = arguments("conv2d_dgrad", case, dtype)
-    before = np.random.default_rng(1).standard_normal((*case.x_shape[:-1], case.c + 2 * beside)).astype(as_dtype(dtype))
-    options |= dict(accumulate=True, out=before[..., beside:-beside])
+    before = np.random.default_rng(1).standard_normal((*case.x_shape[:-1], case.c + 2 * margin)).astype(as_dtype(dtype))
+    options |= dict(accumulate=True, out=before[..., margin:-margin])
     (expected,) = expect("conv2d_dgrad", arrays, options)
     volume = asarray(before, "emulated")
-    options["out"] = volume[..., beside:-beside]
+    options["out"] = volume[..., margin:-margin]
     with emulator.configure(sanitize="checked", seed=3):
         assert ops.conv2d_dgrad(*[asarray(a, "emulated") for a in arrays], **options) is options["out"]
     assert_within(to_numpy(options["out"]), expected.value, expected.bound)
-    of_others = np.s_[beside:-beside]
-    np.testing.assert_array_equal(np.delete(to_numpy(volume), of_others, -1), np.delete(before, of_others, -1))
+    own_channels = np.s_[margin:-margin]
+    np.testing.assert_array_equal(np.delete(to_numpy(volume), own_channels, -1), np.delete(before, own_channels, -1))
 
 
 @directions
@@ -251,7 +253,7 @@ def test_the_output_may_be_the_input(device):
         np.testing.assert_array_equal(to_numpy(moved[0]), expected)
 
 
-def test_an_empty_batch(device):
+def test_an_empty_batch_gives_empty_outputs_and_adds_nothing_to_dw(device):
     case = conv(0, 5, 7, 3, 4, (3, 3))
     for op in DIRECTIONS:
         assert_right(op, device, case)
@@ -318,12 +320,12 @@ def test_plans_follow_the_shape():
     ],
     ids=["narrow-side", "two-waves", "one-wave", "few-splits"],
 )
-def test_plans_on_tensor_cores_follow_waves_and_issue(direction, m, n, k, algorithm, split_k):
+def test_plans_on_tensor_cores_weigh_waves_reductions_and_instructions(direction, m, n, k, algorithm, split_k):
     found = plan(Product(f"conv2d_{direction}", m, n, k, 1, as_dtype("bfloat16")))
     assert (found.algorithm.name, found.split_k) == (algorithm, split_k)
 
 
-def test_fast_division_by_multiplication():
+def test_division_by_multiplication_is_exact_for_31_bit_numbers():
     rng = np.random.default_rng(0)
     for d in [1, 2, 3, 5, 7, 2**16 - 1, 2**16, 2**16 + 1, 2**31 - 1, *map(int, rng.integers(1, 2**31, 200))]:
         _, multiplier, shift = fast_divmod(d)
@@ -357,13 +359,13 @@ def offsets(device, kernel, case, lines, columns, *phase):
     return to_numpy(found)
 
 
-def some_of(rng, size, count=400):
+def sample_indices(rng, size, count=400):
     """Indices over the whole range, at its ends and past it."""
     return np.concatenate([rng.integers(0, size, count), [0, 1, size - 1, size - 1, size, size + 100]])
 
 
-def places(index, *sizes):
-    """The coordinates of a flat index, last axis innermost; the first is open."""
+def coordinates(index, *sizes):
+    """The coordinates of a flat index, last axis innermost; the first one has no upper limit."""
     found = []
     for size in reversed(sizes):
         index, rest = index // size, index % size
@@ -371,13 +373,13 @@ def places(index, *sizes):
     return [index, *reversed(found)]
 
 
-def test_64_bit_addresses_of_the_input(device, rng):
+def test_addresses_past_2_to_the_31_in_the_input_are_right(device, rng):
     case = LARGE
     (r, s), (sh, sw), (dh, dw), ((top, _), (left, _)) = case.kernel_size, case.stride, case.dilation, case.padding
     _, p_size, q_size, _ = case.y_shape
-    pixels, taps = some_of(rng, case.n * p_size * q_size), rng.permutation(some_of(rng, r * s * case.c))
-    n, p, q = places(pixels, p_size, q_size)
-    r_at, s_at, c = places(taps, s, case.c)
+    pixels, taps = sample_indices(rng, case.n * p_size * q_size), rng.permutation(sample_indices(rng, r * s * case.c))
+    n, p, q = coordinates(pixels, p_size, q_size)
+    r_at, s_at, c = coordinates(taps, s, case.c)
     h, w = p * sh + r_at * dh - top, q * sw + s_at * dw - left
     inside = (n < case.n) & (r_at < r) & (h >= 0) & (h < case.h) & (w >= 0) & (w < case.w)
     expected = np.where(inside, ((n * case.h + h) * case.w + w) * case.c + c, -1)
@@ -401,11 +403,11 @@ def phases(case):
 
 def tap_of(index, rs, ss, filters):
     """r, s and k of a phase's taps, and which of them exist."""
-    place, k = places(index, filters)
+    place, k = coordinates(index, filters)
     row, column = place // max(1, ss.size), place % max(1, ss.size)
     there = place < rs.size * ss.size
-    pick = lambda taps, at: np.append(taps, 0)[np.minimum(at, taps.size)]  # noqa: E731
-    return pick(rs, row), pick(ss, column), k, there
+    row, column = np.minimum(row, rs.size), np.minimum(column, ss.size)  # for taps that do not exist: the 0 at the end
+    return np.append(rs, 0)[row], np.append(ss, 0)[column], k, there
 
 
 # Strides and dilations with and without a common factor: rows that no, one, two or all three taps read.
@@ -418,15 +420,15 @@ PHASED = [
 
 
 @pytest.mark.parametrize("case", PHASED, ids=lambda case: f"{case.stride}-{case.dilation}")
-def test_64_bit_addresses_of_the_gradient(device, rng, case):
+def test_addresses_past_2_to_the_31_in_the_gradient_are_right(device, rng, case):
     (sh, sw), (dh, dw), ((top, _), (left, _)) = case.stride, case.dilation, case.padding
     _, p_size, q_size, _ = case.y_shape
     furthest = -1
     for phase, rs, ss in phases(case):
         across, down = ceil_div(case.w, sw), ceil_div(case.h, sh)
-        pixels = some_of(rng, case.n * down * across)
-        taps = rng.permutation(some_of(rng, max(1, rs.size * ss.size * case.k)))
-        n, i, j = places(pixels, down, across)
+        pixels = sample_indices(rng, case.n * down * across)
+        taps = rng.permutation(sample_indices(rng, max(1, rs.size * ss.size * case.k)))
+        n, i, j = coordinates(pixels, down, across)
         h, w = phase[0] + i * sh, phase[1] + j * sw
         r, s, k, there = tap_of(taps, rs, ss, case.k)
         p, q = (h + top - r * dh) // sh, (w + left - s * dw) // sw
@@ -438,22 +440,22 @@ def test_64_bit_addresses_of_the_gradient(device, rng, case):
 
 
 @pytest.mark.parametrize("stride", [(1, 1), (1, 2), (3, 4)])
-def test_64_bit_addresses_of_the_filters(device, rng, stride):
+def test_addresses_past_2_to_the_31_in_the_filters_are_right(device, rng, stride):
     case = varied(MANY_FILTERS, stride=stride)
     r, s = case.kernel_size
-    k, taps = some_of(rng, case.k), rng.permutation(some_of(rng, r * s * case.c))
+    k, taps = sample_indices(rng, case.k), rng.permutation(sample_indices(rng, r * s * case.c))
     expected = np.where((k < case.k) & (taps < r * s * case.c), k * (r * s * case.c) + taps, -1)
     assert expected.max() > 2**32
     np.testing.assert_array_equal(offsets(device, "plain_filters", case, k, taps), expected)
 
     for phase, rs, ss in phases(case):
-        taps, c = some_of(rng, max(1, rs.size * ss.size * case.k)), rng.permutation(some_of(rng, case.c))
+        taps, c = sample_indices(rng, max(1, rs.size * ss.size * case.k)), rng.permutation(sample_indices(rng, case.c))
         r_at, s_at, k, there = tap_of(taps, rs, ss, case.k)
         expected = np.where(there & (c < case.c), (k * (r * s) + r_at * s + s_at) * case.c + c, -1)
         np.testing.assert_array_equal(offsets(device, "transposed_filters", case, taps, c, *phase), expected)
 
 
-def test_64_bit_addresses_of_the_output(device):
+def test_addresses_past_2_to_the_31_in_the_output_are_right(device):
     out, partial = (asarray(np.zeros(1, np.float32), device) for _ in range(2))
     addresses("output_address")(1, 32, out, partial, 2**20 + 1, 2**25 + 3, 2**19 + 5)
     assert (to_numpy(out), to_numpy(partial)) == (1, 1)
@@ -473,18 +475,18 @@ def test_problems_too_large_for_32_bit_indices_are_refused(case, what):
 
 
 @pytest.mark.parametrize(
-    "places", [dict(out="dy", dw="w"), dict(out="x"), dict(dw="x"), dict(db="dy"), dict(db="mask")], ids=str
+    "outputs", [dict(out="dy", dw="w"), dict(out="x"), dict(dw="x"), dict(db="dy"), dict(db="mask")], ids=str
 )
-def test_backward_may_write_over_its_inputs(device, places):
-    """dx, dw or db takes the place of an input, whose original values are used."""
+def test_backward_may_write_over_its_inputs(device, outputs):
+    """outputs: the outputs, each with the input whose memory it overwrites. The input's original values are used."""
     case = conv(2, 9, 11, 8, 8, (3, 3), padding=((1, 1), (1, 1)))
     x, w, bias, dy = random_arrays(case, np.float32)
     _, mask = ops.conv2d_relu(x, w, bias, **case.window)
     arrays = dict(dy=dy, x=x, w=w, mask=mask)
-    expected = ops_apart(device, case, **arrays)
+    expected = separate_gradients(device, case, **arrays)
     there = {name: asarray(a.copy(), device) for name, a in arrays.items()}
     outs = {}
-    for name, place in places.items():
+    for name, place in outputs.items():
         bytes_there = there[place].reshape(-1).view(np.uint8)[: expected[name].nbytes]
         outs[name] = bytes_there.view(np.float32).reshape(expected[name].shape)
     dx, dw = ops.conv2d_backward(there["dy"], there["x"], there["w"], mask=there["mask"], **outs, **case.window)
@@ -492,8 +494,8 @@ def test_backward_may_write_over_its_inputs(device, places):
         np.testing.assert_array_equal(to_numpy(array), expected[name], err_msg=name)
 
 
-def ops_apart(device, case: Conv2dProblem, dy, x, w, mask):
-    """The gradients separately: out is dx."""
+def separate_gradients(device, case: Conv2dProblem, dy, x, w, mask):
+    """The gradients by separate ops, under the names of conv2d_backward's outputs: out is dx."""
     dy, x, w, mask = (asarray(a, device) for a in (dy, x, w, mask))
     db = asarray(np.zeros(case.k, np.float32), device)
     dw = ops.conv2d_wgrad(dy, x, kernel_size=case.kernel_size, mask=mask, db=db, **case.window)

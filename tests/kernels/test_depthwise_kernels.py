@@ -28,7 +28,7 @@ CASES = {
     "three filters a channel": varied(UNEVEN, c=8, k=24, groups=8),
     "more taps than threads": conv(1, 19, 21, 32, 32, (17, 16), padding=((8, 8), (8, 8)), groups=32),
     "wide rows": conv(1, 3, 70, 64, 64, (1, 5), groups=64),
-    "cut windows": varied(UNEVEN, fit="cover"),
+    "windows cut by the border": varied(UNEVEN, fit="cover"),
 }
 
 
@@ -94,11 +94,11 @@ def test_memory_accesses_stay_within_bounds(op):
 def test_a_filter_gradient_accumulates_over_splits(device, monkeypatch):
     monkeypatch.setattr(depthwise, "_BLOCKS", 5)
     (dy, x), options = arguments("conv2d_wgrad", SQUARE)
-    held = np.random.default_rng(3).standard_normal((16, 3, 3, 1)).astype(np.float32)
-    (alone,) = expect("conv2d_wgrad", [dy, x], options)
-    out = asarray(held.copy(), device)
+    before = np.random.default_rng(3).standard_normal((16, 3, 3, 1)).astype(np.float32)
+    (gradient,) = expect("conv2d_wgrad", [dy, x], options)
+    out = asarray(before.copy(), device)
     result = on_device("conv2d_wgrad", device, dy, x, **options, out=out, accumulate=True)
-    assert_within(result, held + alone.value, alone.bound + 1e-6, "accumulated")
+    assert_within(result, before + gradient.value, gradient.bound + 1e-6, "accumulated")
 
 
 @pytest.mark.parametrize("name", ["packs", "strided", "single numbers"])
@@ -116,7 +116,7 @@ def test_an_input_gradient_accumulates_into_a_slice(device, name):
 
 
 @directions
-def test_an_empty_batch(device, op):
+def test_an_empty_batch_gives_nothing_or_zeros(device, op):
     arrays, options = arguments(op, varied(SQUARE, n=0))
     result = on_device(op, device, *arrays, **options)
     assert result.size == 0 or not result.any()

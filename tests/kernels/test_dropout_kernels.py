@@ -11,11 +11,13 @@ from tests.kernels.agreement import FLOATS, on_device, random
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("shape", [(1,), (3, 7), (2, 5, 5, 3), (4, 8, 8, 16), (0, 4)])
 @pytest.mark.parametrize("p", [0.0, 0.3, 0.999])
-def test_the_same_mask_and_bits_as_the_oracle(device, rng, dtype, shape, p):
+def test_dropout_has_the_mask_and_bits_of_the_oracle(device, rng, dtype, shape, p):
     x = random(rng, shape, dtype)
-    place = dict(p=p, seed=2**63 + 5, substream=7, offset=2**33 + 1)
-    np.testing.assert_array_equal(on_device("dropout", device, x, **place), ops.dropout(x, **place))
-    np.testing.assert_array_equal(on_device("dropout_backward", device, x, **place), ops.dropout_backward(x, **place))
+    options = dict(p=p, seed=2**63 + 5, substream=7, offset=2**33 + 1)
+    np.testing.assert_array_equal(on_device("dropout", device, x, **options), ops.dropout(x, **options))
+    np.testing.assert_array_equal(
+        on_device("dropout_backward", device, x, **options), ops.dropout_backward(x, **options)
+    )
 
 
 @pytest.mark.parametrize("size", [64, 63])  # in packs of four, and one by one
@@ -37,7 +39,7 @@ def test_the_offset_may_live_in_device_memory(device, rng):
         on_device("dropout", device, x, p=0.5, seed=3, offset=asarray(np.array([12], np.float32), device))
 
 
-def test_an_unaligned_view_in_place(device, rng):
+def test_dropout_works_in_place_on_an_unaligned_view(device, rng):
     flat = asarray(random(rng, 41, "float32"), device)
     x = flat[1:]
     expected = ops.dropout(to_numpy(x), p=0.25, seed=1)

@@ -14,7 +14,7 @@ from gpuconv.backends.cuda import emulator
 from gpuconv.dtypes import as_dtype
 from gpuconv.verify.conv_problems import conv, random_arrays
 from gpuconv.verify.oracle import expect
-from tests.kernels.test_conv_kernels import forced
+from tests.kernels.test_conv_kernels import force_algorithm
 from tests.kernels.test_faults_in_wgmma_kernels import (
     DEADLOCK,
     FAULTS,
@@ -29,7 +29,7 @@ from tests.tolerance import assert_within, sum_bound
 
 ITERATOR, WINDOWS, BLOCKS = "tile_iterator.cuh", "conv2d.cuh", "gemm.cuh"
 DGRAD, WGRAD = "conv2d_dgrad", "conv2d_wgrad"
-PART = {DGRAD: "input_gradient.cuh", WGRAD: "filter_gradient.cuh"}
+KERNEL_HEADER = {DGRAD: "input_gradient.cuh", WGRAD: "filter_gradient.cuh"}
 # Several tiles for one block, each one and a half rounds of the ring deep; for dgrad, four phases with different taps.
 CASES = {
     DGRAD: conv(1, 33, 17, 136, 144, 3, stride=2, padding=1, dilation=(3, 1)),
@@ -43,9 +43,9 @@ OTHERS_TABLE = "race: writes shared table + # bytes, which thread (#, 0, 0) read
 WINDOWS_TABLE = "race: writes shared table + # bytes, which|race: reads shared table + # bytes, which"
 OTHER_BLOCKS = "race: writes argument 'partials' + # bytes, which thread (#, 0, 0) of another block wrote at @"
 
-# Each fault: the direction, the file, its text without it and with it, what the checker or the comparison says, and
-# split-K's splits.
-SPECIFIC = {
+# Each fault: the direction, the file ("" for the .cu), its text without and with the fault, what the checker or the
+# comparison says, and the number of splits of split-K.
+FAULTS_OF_GRADIENTS = {
     "panels of the filters an atom apart": (DGRAD, LAYOUT, "PLAIN ? ATOM : PANEL)", "ATOM)", VALUES, 1),
     "eights of the depth a panel apart": (DGRAD, LAYOUT, "|| !PLAIN ? ATOM", "? ATOM", TOO_EARLY, 1),
     "the same filters for all of a stage": (DGRAD, MAIN_LOOP, "descriptor(b, 0, k)", "descriptor(b, 0, 0)", VALUES, 1),
@@ -80,7 +80,7 @@ SPECIFIC = {
     "windows next to each other": (DGRAD, WINDOWS, "-(r * conv.window_step_h", "-(r", OUTSIDE, 1),
     "one row of phases": (
         DGRAD,
-        PART[DGRAD],
+        KERNEL_HEADER[DGRAD],
         "row = conv.stride_w.divide(column)",
         "row = 0",
         "race: writes argument 'dx' + # bytes, which thread (#, 0, 0) wrote at @ with no barrier between",
@@ -96,14 +96,21 @@ SPECIFIC = {
     ),
     "every split as deep as the phase": (
         DGRAD,
-        PART[DGRAD],
+        KERNEL_HEADER[DGRAD],
         "min(block.end, phase.depth(conv))",
         "phase.depth(conv)",
         VALUES,
         2,
     ),
     "splits that begin at 0": (DGRAD, BLOCKS, "int32(blockIdx.y) * scheduler.depth_per_split", "0", VALUES, 2),
-    "one workspace for the splits of dx": (DGRAD, PART[DGRAD], "blockIdx.y * (int64", "0 * (int64", OTHER_BLOCKS, 2),
+    "one workspace for the splits of dx": (
+        DGRAD,
+        KERNEL_HEADER[DGRAD],
+        "blockIdx.y * (int64",
+        "0 * (int64",
+        OTHER_BLOCKS,
+        2,
+    ),
     "panels of both operands an atom apart": (WGRAD, LAYOUT, "PLAIN ? ATOM : PANEL)", "ATOM)", VALUES, 1),
     "eights of both depths a panel apart": (WGRAD, LAYOUT, "|| !PLAIN ? ATOM", "? ATOM", TOO_EARLY, 1),
     "dy half as deep": (WGRAD, MAIN_LOOP, "part * 64, k)", "part * 64, k / 2)", VALUES, 1),
@@ -170,7 +177,7 @@ SPECIFIC = {
     "no barrier before the table of windows": (WGRAD, "", "sync_copiers();", ";", WINDOWS_TABLE, 1),
     "db past the filters": (
         WGRAD,
-        PART[WGRAD],
+        KERNEL_HEADER[WGRAD],
         "if (block.row + row >= conv.k) return;",
         "",
         "out of bounds: writes 2 bytes at",
@@ -195,16 +202,23 @@ SPECIFIC = {
     ),
     "one workspace for the splits of dw": (
         WGRAD,
-        PART[WGRAD],
+        KERNEL_HEADER[WGRAD],
         "partials + blockIdx.y * (",
         "partials + 0 * (",
         OTHER_BLOCKS,
         2,
     ),
-    "a workspace without db": (WGRAD, PART[WGRAD], "(db ? (conv.all_filters + 3) / 4 * 4 : 0)", "0", OTHER_BLOCKS, 2),
+    "a workspace without db": (
+        WGRAD,
+        KERNEL_HEADER[WGRAD],
+        "(db ? (conv.all_filters + 3) / 4 * 4 : 0)",
+        "0",
+        OTHER_BLOCKS,
+        2,
+    ),
     "partial sums of db in those of dw": (
         WGRAD,
-        PART[WGRAD],
+        KERNEL_HEADER[WGRAD],
         "partials[size() + filter]",
         "partials[filter]",
         "race: ",
@@ -237,13 +251,14 @@ def assert_right(op):
 @pytest.mark.parametrize("op", CASES)
 def test_without_a_fault_the_values_agree(monkeypatch, op):
     for splits in (1, 2):
-        forced(monkeypatch, find("wgmma-128x128", "bfloat16"), splits, 1)
+        force_algorithm(monkeypatch, find("wgmma-128x128", "bfloat16"), splits, 1)
         with emulator.configure(sanitize="checked", seed=3):
             assert_right(op)
 
 
 def assert_noticed(op, text, seeds):
-    """In every order of threads, within a second of processor time. text: as in `FAULTS`, or VALUES."""
+    """Checks that a planted fault is found under each seed, within a second of processor time.
+    text: what the checker says, as in `FAULTS`, or VALUES."""
     for seed in seeds:
         begin = time.process_time()
         with (
@@ -259,19 +274,19 @@ def assert_noticed(op, text, seeds):
             assert_named(str(caught.value), f"{op}_wgmma", text)
 
 
-# Every fourth is in the tier `kernels`, the others in `slow`, because each compiles the kernel.
+# Every fourth fault is in the tier `kernels`, the others are in `slow`, because each compiles the kernel.
 @pytest.mark.parametrize(
-    "fault", [pytest.param(each, marks=[pytest.mark.slow] * (i % 4 > 0)) for i, each in enumerate(SPECIFIC)]
+    "fault", [pytest.param(each, marks=[pytest.mark.slow] * (i % 4 > 0)) for i, each in enumerate(FAULTS_OF_GRADIENTS)]
 )
 def test_a_fault_of_a_gradient_is_noticed(monkeypatch, tmp_path, fault):
-    op, file, before, after, text, splits = SPECIFIC[fault]
-    forced(monkeypatch, find("wgmma-128x128", "bfloat16"), splits, 1)
+    op, file, before, after, text, splits = FAULTS_OF_GRADIENTS[fault]
+    force_algorithm(monkeypatch, find("wgmma-128x128", "bfloat16"), splits, 1)
     with planted(tmp_path, f"{op}_wgmma.cu", (file or f"{op}_wgmma.cu", before, after)):
         assert_noticed(op, text, (0, 3))
 
 
-# Of the main loop, which is the same in all directions: its fences, waits, phases and arrivals.
-SHARED = (
+# Faults of the main loop, which is the same in all directions: of its fences, waits, phases and arrivals.
+FAULTS_OF_THE_MAIN_LOOP = (
     "no proxy fence",
     "copies not waited for",
     "copies before the stage is free",
@@ -284,18 +299,19 @@ SHARED = (
     "phase that never changes",
     "arrival too many",
 )
-# What the checker may say instead. wgrad's copiers, which add up db, may be the first to read what has not arrived.
-INSTEAD = {
+# Another message that the checker may give: wgrad's copiers, which add up db, may be the first to read what has not
+# arrived.
+OTHER_MESSAGE = {
     DGRAD: DEADLOCK,
     WGRAD: "reads shared dynamic memory + # bytes, which an asynchronous copy that was not waited for has yet to write",
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", SHARED)
+@pytest.mark.parametrize("fault", FAULTS_OF_THE_MAIN_LOOP)
 @pytest.mark.parametrize("op", CASES)
 def test_a_fault_of_the_main_loop_is_named_in_the_gradients_too(monkeypatch, tmp_path, op, fault):
     file, before, after, text = FAULTS[fault]
-    forced(monkeypatch, find("wgmma-128x128", "bfloat16"), 1, 1)
+    force_algorithm(monkeypatch, find("wgmma-128x128", "bfloat16"), 1, 1)
     with planted(tmp_path, f"{op}_wgmma.cu", (file, before, after)):
-        assert_noticed(op, f"{text}|{INSTEAD[op]}", (0, 3))
+        assert_noticed(op, f"{text}|{OTHER_MESSAGE[op]}", (0, 3))

@@ -16,10 +16,10 @@ from gpuconv.algorithms import find
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.runtime import kernel, source
 from gpuconv.verify.conv_problems import conv
-from tests.kernels.test_conv_kernels import assert_right, forced
+from tests.kernels.test_conv_kernels import assert_right, force_algorithm
 
 MAIN_LOOP, RING, LAYOUT, FPROP = "gemm_wgmma.cuh", "wgmma_tile.cuh", "wgmma_layout.cuh", "conv2d_fprop_wgmma.cu"
-# Six tiles for one block: the order of threads follows from the seed. Each is one and a half rounds of the ring deep.
+# Six tiles for one block, each one and a half rounds of the ring deep.
 CASE = conv(1, 17, 16, 64, 136, 3, padding=1)
 
 # What the checker says: # is a number, @ a place in the source, | "or".
@@ -34,7 +34,7 @@ DEADLOCK = (
     "deadlock; warpgroup 0: 128 threads, first (0, 0, 0), wait at @ for the end of phase # (parity #) of the mbarrier "
 )
 
-# Each fault: the file, its text without it and with it, and what the checker says.
+# Each fault: the file, its text without and with the fault, and what the checker says.
 FAULTS = {
     "no proxy fence": (MAIN_LOOP, "fence_proxy_async();", ";", UNFENCED),
     "proxy fence before the copies arrive": (
@@ -113,7 +113,7 @@ def planted(folder, kernel_file, *edits):
 
 
 def assert_named(message, kernel_name, text):
-    """text: as in `FAULTS`."""
+    """The message names the kernel, block, thread and warpgroup, and contains `text`, a pattern as in `FAULTS`."""
     expected = re.escape(text).replace(r"\#", r"\d+").replace("@", r"\w+\.cuh?:\d+").replace(r"\|", "|")
     named = rf"kernel {kernel_name}, block \(\d+, \d, 0\), thread \(\d+, 0, 0\) of warpgroup [012]: "
     assert re.match(named, message), message
@@ -123,7 +123,7 @@ def assert_named(message, kernel_name, text):
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_checker_names_the_fault(monkeypatch, tmp_path, fault):
     file, before, after, text = FAULTS[fault]
-    forced(monkeypatch, find("wgmma-128x128", "bfloat16"), 1, 1)
+    force_algorithm(monkeypatch, find("wgmma-128x128", "bfloat16"), 1, 1)
     with planted(tmp_path, FPROP, (file, before, after)):
         for seed in range(4):
             begin = time.process_time()

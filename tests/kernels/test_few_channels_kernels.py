@@ -1,5 +1,5 @@
-"""Convolutions of few channels: patches of every shape, every finish, which problems get them, and that the
-patch fits its memory."""
+"""The kernels for convolutions of few channels: patches of every shape, every epilogue, which problems use these
+kernels, and that a patch fits in shared memory."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ from tests.tolerance import assert_within
 FEW_CHANNELS = "few_channels-256x64"
 ARITHMETICS = ("float32", "tf32", "float16", "bfloat16")
 arithmetics = pytest.mark.parametrize("arithmetic", ARITHMETICS)
-WHOLE = conv(2, 9, 16, 3, 72, (3, 3), padding=((1, 1), (1, 1)))  # lines of 16-byte chunks; two tiles of filters
+WHOLE_CHUNKS = conv(
+    2, 9, 16, 3, 72, (3, 3), padding=((1, 1), (1, 1))
+)  # lines of whole 16-byte chunks; two tiles of filters
 UNEVEN = conv(2, 19, 17, 3, 13, (4, 3), stride=(3, 2), padding=((2, 1), (0, 3)), dilation=(2, 3))
 CASES = {
-    "whole chunks": WHOLE,
+    "whole chunks": WHOLE_CHUNKS,
     "uneven": UNEVEN,
     "large filters": conv(1, 29, 32, 3, 40, (7, 7), stride=(2, 2), padding=((3, 3), (3, 3))),
     "images within a tile": conv(45, 3, 3, 2, 5, (2, 2)),
@@ -37,8 +39,8 @@ CASES = {
     "one channel": conv(3, 11, 9, 1, 8, (5, 5)),
     "one pixel": conv(1, 1, 1, 3, 3, (3, 3), padding=((1, 1), (1, 1))),
     "more padding than filter": conv(2, 4, 5, 3, 10, (2, 3), padding=((3, 2), (11, 6))),
-    "cut windows": varied(UNEVEN, fit="cover"),
-    "an empty batch": varied(WHOLE, n=0),
+    "windows cut by the border": varied(UNEVEN, fit="cover"),
+    "an empty batch": varied(WHOLE_CHUNKS, n=0),
 }
 
 
@@ -77,7 +79,7 @@ def planned(m, n, k, dtype, smem_bytes):
     return plan.plan(Product("conv2d_fprop", m, n, k, 1, dtype, few_channels_smem_bytes=smem_bytes), FEW_CHANNELS)
 
 
-SEVERAL_TILES = varied(WHOLE, n=8), varied(CASES["images larger than a tile"], k=150), varied(UNEVEN, n=30)
+SEVERAL_TILES = varied(WHOLE_CHUNKS, n=8), varied(CASES["images larger than a tile"], k=150), varied(UNEVEN, n=30)
 
 
 @arithmetics
@@ -106,19 +108,19 @@ def test_the_moments_include_every_tile(device, one_multiprocessor, algo, dtype)
 
 @arithmetics
 @pytest.mark.parametrize("pool", [1, 2])
-def test_outputs_with_a_mask(device, arithmetic, pool):
+def test_relu_pool_and_mask_agree_with_the_oracle(device, arithmetic, pool):
     for name in ("whole chunks", "uneven", "images within a tile"):
         assert_right(device, CASES[name], arithmetic, "conv2d_relu", pool=pool)
 
 
-def test_the_tile_for_few_filters(device, one_multiprocessor):
+def test_the_tile_for_few_filters_agrees_with_the_oracle(device, one_multiprocessor):
     for case in (*CASES.values(), *SEVERAL_TILES):
         assert_right(device, case, "bfloat16", algo="few_channels-256x32")
     assert_right(device, SEVERAL_TILES[0], "float16", "conv2d_relu", pool=2, algo="few_channels-256x32")
 
 
 def test_values_past_the_depth_are_ignored(device):
-    """Infinities, which a zero filter would not cancel."""
+    """They are infinite: multiplied by a filter of zeros they would give NaN."""
     x, w = np.ones((2, 5, 8, 3), np.float32), np.ones((8, 3, 3, 3), np.float32)
     x[:, 2, 3] = np.inf
     for dtype in map(as_dtype, ("float32", "bfloat16")):
@@ -128,14 +130,14 @@ def test_values_past_the_depth_are_ignored(device):
 
 
 def test_tf32_rounds_both_factors(device):
-    (x, w, _), options = arguments(WHOLE, "float32")
+    (x, w, _), options = arguments(WHOLE_CHUNKS, "float32")
     exact, rounded = (on_device("conv2d", device, x, w, **options | dict(tf32=tf32)) for tf32 in (False, True))
     assert np.abs(exact - rounded).max() > 1e-4
 
 
 @arithmetics
 def test_thread_orders_and_unaligned_arrays_give_the_same_bits(device, arithmetic):
-    arrays, options = arguments(WHOLE, arithmetic)
+    arrays, options = arguments(WHOLE_CHUNKS, arithmetic)
     assert_same_bits("conv2d", device, *arrays, **options)
     unaligned = [asarray(np.concatenate([a.ravel()[:1], a.ravel()]), device)[1:].reshape(a.shape) for a in arrays]
     np.testing.assert_array_equal(
@@ -153,51 +155,51 @@ def test_float32_gives_the_bits_of_every_other_tile(device):
 @arithmetics
 def test_memory_accesses_stay_within_bounds(one_multiprocessor, arithmetic):
     with emulator.configure(sanitize="checked", seed=7):
-        assert_right("emulated", varied(WHOLE, n=4, k=5), arithmetic)
+        assert_right("emulated", varied(WHOLE_CHUNKS, n=4, k=5), arithmetic)
         for name in ("uneven", "images within a tile", "one pixel"):
             assert_right("emulated", varied(CASES[name], k=5), arithmetic)
-        assert_right("emulated", varied(WHOLE, n=1, k=8), arithmetic, "conv2d_relu", pool=2)
+        assert_right("emulated", varied(WHOLE_CHUNKS, n=1, k=8), arithmetic, "conv2d_relu", pool=2)
 
 
 def test_filters_are_read_without_bank_conflicts():
     """With a single pixel all lanes read the same value of x."""
     for arithmetic in ARITHMETICS:
         arrays, options = arguments(conv(1, 4, 4, 3, 64, (4, 4)), arithmetic)
-        with emulator.bank_conflicts() as of:
+        with emulator.bank_conflicts() as counts:
             on_device("conv2d", "emulated", *arrays, **options)
-        accesses, conflicts = of("conv2d_fprop_few_channels")
+        accesses, conflicts = counts("conv2d_fprop_few_channels")
         assert accesses > 100
         assert conflicts == 0
 
 
 # --- which problems use it ---------------------------------------------------------------------
 
-ASKED = dict(stride=1, padding=1, algo=FEW_CHANNELS)
+OPTIONS = dict(stride=1, padding=1, algo=FEW_CHANNELS)
 
 
 def test_the_algorithm_is_refused_for_many_channels():
     x, w = np.ones((1, 4, 4, 3), np.float32), np.ones((6, 3, 3, 3), np.float32)
-    np.testing.assert_array_equal(ops.conv2d(x, w, **ASKED), ops.conv2d(x, w, padding=1))
+    np.testing.assert_array_equal(ops.conv2d(x, w, **OPTIONS), ops.conv2d(x, w, padding=1))
     wide, grouped = np.ones((1, 4, 4, 5), np.float32), np.ones((1, 4, 4, 2), np.float32)
     match = "'few_channels-256x64' serves convolutions in one group of at most 4 channels, by filters larger than 1 x 1"
     for refused in (
-        lambda: ops.conv2d(wide, np.ones((6, 3, 3, 5), np.float32), **ASKED),
-        lambda: ops.conv2d(grouped, np.ones((6, 3, 3, 1), np.float32), groups=2, **ASKED),
+        lambda: ops.conv2d(wide, np.ones((6, 3, 3, 5), np.float32), **OPTIONS),
+        lambda: ops.conv2d(grouped, np.ones((6, 3, 3, 1), np.float32), groups=2, **OPTIONS),
         lambda: ops.conv2d(x, np.ones((6, 1, 1, 3), np.float32), algo=FEW_CHANNELS),
-        lambda: ops.conv2d(np.ones((1, 3, 9000, 3), np.float32), w, **ASKED),  # lines of 108 KB
-        lambda: ops.conv2d_dgrad(wide, np.ones((5, 3, 3, 5), np.float32), input_shape=wide.shape, **ASKED),
+        lambda: ops.conv2d(np.ones((1, 3, 9000, 3), np.float32), w, **OPTIONS),  # lines of 108 KB
+        lambda: ops.conv2d_dgrad(wide, np.ones((5, 3, 3, 5), np.float32), input_shape=wide.shape, **OPTIONS),
         lambda: ops.linear(np.ones((2, 3), np.float32), np.ones((2, 3), np.float32), algo=FEW_CHANNELS),
     ):
         with pytest.raises(ValueError, match=match):
             refused()
     match = "'few_channels-256x64' does not serve float64; those that do: auto, simt-64x32"
     with pytest.raises(ValueError, match=match):
-        ops.conv2d(x.astype(float), w.astype(float), **ASKED)
+        ops.conv2d(x.astype(float), w.astype(float), **OPTIONS)
     with pytest.raises(ValueError, match="'few_channels-256x64' does not serve float64"):
-        ops.conv2d_wgrad(np.ones((1, 4, 4, 6)), x.astype(float), kernel_size=3, **ASKED)
+        ops.conv2d_wgrad(np.ones((1, 4, 4, 6)), x.astype(float), kernel_size=3, **OPTIONS)
 
 
-def test_a_layer_uses_it_forward_and_the_automatic_choice_for_gradients():
+def test_a_layer_uses_the_algorithm_forward_and_the_automatic_choice_for_gradients():
     layers = [Input((8, 8, 3)), Conv2D(8, 3, padding=1, algo=FEW_CHANNELS), ReLU(), Flatten(), Linear(5)]
     for net in (Sequential(layers, device="emulated"), Sequential(layers, device="emulated").fuse()):
         x = asarray(np.ones((2, 8, 8, 3), np.float32), "emulated")
@@ -213,7 +215,7 @@ def test_a_layer_uses_it_forward_and_the_automatic_choice_for_gradients():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_auto_chooses_it_forward_for_large_layers_with_few_channels(dtype):
+def test_auto_chooses_the_algorithm_forward_for_large_layers_with_few_channels(dtype):
     def taken(n, c, k=64, groups=1):
         problem = Conv2dProblem.of((n, 32, 32, c), (k, 3, 3, c // groups), padding=1, groups=groups)
         return chosen("emulated", problem, PLAIN, as_dtype(dtype))
@@ -223,13 +225,18 @@ def test_auto_chooses_it_forward_for_large_layers_with_few_channels(dtype):
     assert FEW_CHANNELS not in (taken(128, 3)["dgrad"], taken(128, 3)["wgrad"])
     assert FEW_CHANNELS not in (taken(1, 3, 8)["fprop"], taken(128, 5)["fprop"], taken(128, 2, groups=2)["fprop"])
     found = planned(128 * 32 * 32, 64, 27, as_dtype(dtype), 1000)
-    assert (found.split_k, found.tiles, found.blocks, found.smem_bytes) == (1, 512, 264, 1000)
+    assert (found.split_k, found.tiles, found.blocks, found.smem_bytes) == (
+        1,
+        512,
+        2 * 132,
+        1000,
+    )  # two blocks on each multiprocessor
 
 
 @pytest.mark.parametrize("arithmetic", ["float32", "bfloat16"])
 def test_the_patch_fits_in_shared_memory(rng, arithmetic):
     """The launcher's size is that of the tile that needs most, counted tile by tile."""
-    chunk, met = 4 if arithmetic == "float32" else 8, 0
+    chunk, exact_sizes = 4 if arithmetic == "float32" else 8, 0
     for _ in range(400):
         p, q, n, c, r, s, sh, sw, dh, dw, left = (int(rng.integers(1, high)) for high in (40, 40, 9, 5, *[4] * 6, 9))
         pool = int(rng.integers(1, 3))
@@ -252,9 +259,9 @@ def test_the_patch_fits_in_shared_memory(rng, arithmetic):
         bank = depth * 72 * 4 if arithmetic == "float32" else 64 * depth * 2
         needed = 256 + math.ceil(depth / 4) * 16 + bank + 2 * most * pitch * 16 // chunk
         assert needed <= found
-        met += needed == found
-    assert met > 100  # often the size is exactly what is needed, so it is no loose bound
+        exact_sizes += needed == found
+    assert exact_sizes > 100  # often the size is exactly what is needed, so it is no loose bound
 
 
-def test_every_arithmetic_but_float64():
+def test_every_arithmetic_but_float64_has_a_tile():
     assert {a for each in algorithms.FEW_CHANNELS for a in each.arithmetics} == {*ARITHMETICS}

@@ -14,14 +14,16 @@ from gpuconv.problems import Conv2dProblem
 from gpuconv.profiling import launches
 from gpuconv.verify.conv_problems import conv, random_arrays
 from tests.kernels.agreement import FLOATS, assert_same_bits, on_device
-from tests.kernels.test_conv_kernels import forced, problem
+from tests.kernels.test_conv_kernels import force_algorithm, problem
 from tests.tolerance import assert_within, sum_bound
 
 pools = pytest.mark.parametrize("pool", [1, 2])
-channels = pytest.mark.parametrize("channels", [(16, 72), (5, 67), (4, 6, 3)], ids=["vectors", "single", "groups"])
+channels = pytest.mark.parametrize(
+    "channels", [(16, 72), (5, 67), (4, 6, 3)], ids=["vectors", "single numbers", "groups"]
+)
 
 
-def one_by_one(case: Conv2dProblem, x, w, bias, dy, pool: int):
+def separate_ops(case: Conv2dProblem, x, w, bias, dy, pool: int):
     """conv2d, relu and max_pool2d, and back: y, and the gradient to the convolution's output."""
     made = ops.conv2d(x, w, bias, activation="relu", **case.window)
     if pool == 1:
@@ -31,7 +33,7 @@ def one_by_one(case: Conv2dProblem, x, w, bias, dy, pool: int):
     return y, ops.relu_backward(gradient, made)
 
 
-def numbers(case: Conv2dProblem, pool: int, dtype: str = "float32", integers: bool = False):
+def random_inputs(case: Conv2dProblem, pool: int, dtype: str = "float32", integers: bool = False):
     """x, w, bias and dy of y's shape. integers: round all but dy, so that sums are exact and windows contain ties."""
     x, w, bias, _ = random_arrays(case, as_dtype(dtype))
     if integers:
@@ -48,8 +50,8 @@ def assert_the_same(
 
     between: called between forward and backward.
     """
-    x, w, bias, dy = (asarray(a, device) for a in numbers(case, pool, dtype, integers))
-    y, gradient = one_by_one(case, x, w, bias, dy, pool)
+    x, w, bias, dy = (asarray(a, device) for a in random_inputs(case, pool, dtype, integers))
+    y, gradient = separate_ops(case, x, w, bias, dy, pool)
     fused, mask = ops.conv2d_relu(x, w, bias, pool=pool, **case.window)
     np.testing.assert_array_equal(to_numpy(fused), to_numpy(y))
     between()
@@ -77,10 +79,10 @@ def assert_the_same(
         ((5, 9), "float64", False),
     ],
 )
-def test_a_pool_without_relu_before_batch_norm(device, channels, dtype, tf32):
+def test_a_pool_without_relu_before_batch_norm_has_the_bits_of_separate_kernels(device, channels, dtype, tf32):
     """Every algorithm gives the bits of conv2d, max_pool2d and its gradient, for integers, whose sums are exact."""
     case = problem(*channels)
-    x, w, bias, dy = (asarray(a, device) for a in numbers(case, 2, dtype, integers=True))
+    x, w, bias, dy = (asarray(a, device) for a in random_inputs(case, 2, dtype, integers=True))
     options = case.window | dict(tf32=tf32)
     whole = ops.conv2d(x, w, bias, **options)
     pooled, argmax = ops.max_pool2d(whole, kernel_size=2)
@@ -113,10 +115,10 @@ def test_a_pool_without_relu_before_batch_norm(device, channels, dtype, tf32):
         ((5, 9), "float64", False),
     ],
 )
-def test_an_activation_and_its_input(device, channels, dtype, tf32):
+def test_an_activation_and_its_saved_input_have_the_bits_of_separate_kernels(device, channels, dtype, tf32):
     """Every algorithm gives the bits of conv2d and of the activation's own kernel, in one launch."""
     case = problem(*channels)
-    x, w, bias, _ = (asarray(a, device) for a in numbers(case, 1, dtype, integers=True))
+    x, w, bias, _ = (asarray(a, device) for a in random_inputs(case, 1, dtype, integers=True))
     options = case.window | dict(tf32=tf32)
     before = ops.conv2d(x, w, bias, **options)  # sums of integers are exact
     for number, algorithm in enumerate(serving("tf32" if tf32 else dtype, few_channels=case.few_channels)):
@@ -132,12 +134,12 @@ def test_an_activation_and_its_input(device, channels, dtype, tf32):
 
 
 @pytest.mark.parametrize("channels", [(8, 12), (5, 7), (3, 10), (2, 3, 2)])
-def test_an_activation_and_its_input_under_the_checker(device, channels):
+def test_an_activation_and_its_saved_input_have_no_memory_errors(device, channels):
     if device != "emulated":
         pytest.skip("the emulator's checks")
     case = conv(1, 5, 6, *channels[:2], (3, 2), padding=((1, 0), (2, 1)))
     for dtype in ("float32", "bfloat16"):
-        x, w, bias, _ = numbers(case, 1, dtype)
+        x, w, bias, _ = random_inputs(case, 1, dtype)
         assert_same_bits("conv2d_relu", device, x, w, bias, activation="gelu", **case.window)
         with emulator.configure(sanitize="checked", seed=7):
             found = on_device("conv2d_relu", device, x, w, bias, activation="gelu", **case.window)
@@ -148,30 +150,30 @@ def test_an_activation_and_its_input_under_the_checker(device, channels):
 
 @pools
 @channels
-def test_masks_of_every_algorithm(device, monkeypatch, channels, pool):
+def test_every_algorithm_has_the_bits_of_separate_kernels(device, monkeypatch, channels, pool):
     for algorithm in serving("float32"):
-        forced(monkeypatch, algorithm)
+        force_algorithm(monkeypatch, algorithm)
         assert_the_same(device, problem(*channels), pool)
 
 
 @pools
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_ties_in_a_window(device, dtype, pool):
+def test_ties_in_a_window_have_the_bits_of_separate_kernels(device, dtype, pool):
     for channels in ((8, 16), (3, 5)):
         assert_the_same(device, conv(2, 7, 9, *channels, (1, 1)), pool, dtype, integers=True)
 
 
 @pools
 @pytest.mark.parametrize("dtype", ["float64", "float16", "bfloat16"])
-def test_the_first_algorithm_of_every_dtype(device, monkeypatch, dtype, pool):
-    forced(monkeypatch, serving(dtype)[0])
+def test_the_first_algorithm_of_every_dtype_has_the_bits_of_separate_kernels(device, monkeypatch, dtype, pool):
+    force_algorithm(monkeypatch, serving(dtype)[0])
     assert_the_same(device, problem(16, 72), pool, dtype)
 
 
 @pools
 @pytest.mark.parametrize("channels", [(8, 12), (3, 5)])
-def test_splits_of_the_gradients(device, monkeypatch, channels, pool):
-    assert_the_same(device, problem(*channels, groups=2), pool, between=lambda: forced(monkeypatch, None, 3))
+def test_split_gradients_have_the_bits_of_separate_kernels(device, monkeypatch, channels, pool):
+    assert_the_same(device, problem(*channels, groups=2), pool, between=lambda: force_algorithm(monkeypatch, None, 3))
 
 
 @pools
@@ -182,12 +184,14 @@ def test_memory_accesses_stay_within_bounds(device, monkeypatch, channels, pool)
     case = conv(1, 5, 6, *channels, (3, 2), padding=((1, 0), (2, 1)))
     with emulator.configure(sanitize="checked", seed=7):
         for splits in (1, 3):
-            forced(monkeypatch, None)
-            assert_the_same(device, case, pool, between=lambda splits=splits: forced(monkeypatch, None, splits))
+            force_algorithm(monkeypatch, None)
+            assert_the_same(
+                device, case, pool, between=lambda splits=splits: force_algorithm(monkeypatch, None, splits)
+            )
 
 
 def test_memory_accesses_on_tensor_cores_stay_within_bounds(device):
-    """There the mask is written from the fragments, and moments are summed from y."""
+    """On tensor cores the mask is written from the fragments, and moments are summed from y."""
     if device != "emulated":
         pytest.skip("the emulator's checks")
     of_vectors = [c for c in verify.cases(("tiny",)) if c.name.startswith("2x2x3x8-8x1x1 ")]
@@ -203,7 +207,7 @@ def test_memory_accesses_on_tensor_cores_stay_within_bounds(device):
 @pools
 def test_thread_orders_and_repeats_give_the_same_bits(device, pool):
     for case in (problem(16, 24), problem(5, 7)):
-        x, w, bias, dy = numbers(case, pool)
+        x, w, bias, dy = random_inputs(case, pool)
         for activation in ("relu", None):
             assert_same_bits("conv2d_relu", device, x, w, bias, pool=pool, activation=activation, **case.window)
         mask = np.random.default_rng(3).integers(0, 256, case.mask_shape(pool), np.uint8)
@@ -226,9 +230,9 @@ def test_infinities_and_nan_pass_through(device, pool, activation):
 
 
 @pools
-def test_views_and_an_output_that_is_an_input(device, pool):
+def test_strided_views_and_a_mask_at_an_odd_address_change_no_bit(device, pool):
     case = problem(8, 12)
-    x, w, bias, dy = numbers(case, pool)
+    x, w, bias, dy = random_inputs(case, pool)
     options = dict(pool=pool, **case.window)
     expected, wanted_mask = on_device("conv2d_relu", device, x, w, bias, **options)
     out = asarray(np.repeat(np.full(expected.shape, 7, np.float32), 2, axis=-1), device)[..., ::2]
@@ -246,9 +250,9 @@ def test_views_and_an_output_that_is_an_input(device, pool):
 
 @pytest.mark.parametrize("splits", [1, 3])
 def test_db_accumulates_with_dw(device, monkeypatch, splits):
-    forced(monkeypatch, None, splits)
+    force_algorithm(monkeypatch, None, splits)
     case = problem(8, 12)
-    x, _, _, dy = numbers(case, 1)
+    x, _, _, dy = random_inputs(case, 1)
     before = np.random.default_rng(1).standard_normal(case.k).astype(np.float32)
     db, dw = asarray(np.repeat(before, 2), device), asarray(np.ones(case.w_shape, np.float32), device)
     window = case.window | dict(kernel_size=case.kernel_size)

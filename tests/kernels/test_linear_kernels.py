@@ -1,4 +1,4 @@
-"""Linear layers run on the convolution kernels; tested here are their shapes, views, thin and deep products."""
+"""Linear layers run on the convolution kernels. These tests cover their shapes, views, and thin and deep products."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def test_activation_and_bias_are_fused(device, rng, activation):
 def test_transposed_views_in_and_out(device, rng, op):
     arrays = arguments(op, rng, (6, 9, 4), "float32")
     expected = on_device(op, device, *arrays)
-    turned = [asarray(np.ascontiguousarray(a.T), device).T for a in arrays]
+    transposed = [asarray(np.ascontiguousarray(a.T), device).T for a in arrays]
     out = asarray(np.full(expected.shape[::-1], np.nan, np.float32), device).T
-    assert getattr(ops, op)(*turned, out=out) is out
+    assert getattr(ops, op)(*transposed, out=out) is out
     np.testing.assert_array_equal(to_numpy(out), expected)
 
 

@@ -26,11 +26,11 @@ SHAPES = {
 cases = pytest.mark.parametrize(
     ("shape", "dtype"), [(shape, dtype) for shape, dtypes in SHAPES.values() for dtype in dtypes]
 )
-every = pytest.mark.parametrize(
+every_loss = pytest.mark.parametrize(
     ("name", "options"),
     [("softmax_cross_entropy", {}), ("softmax_cross_entropy", {"label_smoothing": 0.2}), ("svm_hinge", {})],
 )
-both = pytest.mark.parametrize("name", ["softmax_cross_entropy", "svm_hinge"])
+both_losses = pytest.mark.parametrize("name", ["softmax_cross_entropy", "svm_hinge"])
 
 
 def scores_and_labels(rng, shape, dtype):
@@ -88,7 +88,7 @@ def test_soft_targets_are_within_their_bound(device, rng, shape, dtype, label_sm
     assert_same_bits("softmax_cross_entropy", device, logits, targets)
 
 
-def test_soft_targets_over_the_scores_and_in_views(device, rng):
+def test_gradients_of_soft_targets_may_overwrite_the_scores_or_the_targets(device, rng):
     scores, _ = scores_and_labels(rng, (6, 10), "float32")
     targets = rng.random((6, 20), np.float32)
     value, gradient = on_device("softmax_cross_entropy", device, scores, targets[:, ::2].copy())
@@ -101,8 +101,9 @@ def test_soft_targets_over_the_scores_and_in_views(device, rng):
 
 @pytest.mark.parametrize("soft", [False, True], ids=["labels", "soft"])
 @pytest.mark.parametrize("shape", [(37, 10), (3, 1000), (2111, 17)])
-def test_class_weights_over_many_blocks(device, rng, shape, soft):
-    """By bounds in `gpuconv verify`; here over many blocks, in every thread order, and into the scores."""
+def test_class_weights_agree_with_the_oracle_over_many_blocks(device, rng, shape, soft):
+    """`gpuconv verify` checks bounds; this test many blocks, every thread order, and gradients written over the
+    scores."""
     scores, labels = scores_and_labels(rng, shape, "float32")
     options = {"label_smoothing": 0.1} | ({} if soft else {"ignore_index": 3})
     targets = rng.random(shape, np.float32) if soft else labels
@@ -137,8 +138,8 @@ def test_an_ignored_row_may_hold_nan_and_another_wrong_label_makes_nan(device, r
 
 
 @pytest.mark.parametrize("name", ["mean_squared_error", "huber_loss", "binary_cross_entropy"])
-def test_elementwise_losses_over_many_blocks(device, rng, name, monkeypatch):
-    """By bounds in `gpuconv verify`; here over many blocks, in every thread order, and into views."""
+def test_elementwise_losses_agree_with_the_oracle_over_many_blocks(device, rng, name, monkeypatch):
+    """`gpuconv verify` checks bounds; this test many blocks, every thread order, and gradients written into views."""
     scores, targets = random(rng, (211, 5, 7), "float32"), rng.random((211, 5, 7), np.float32)
     more = [rng.random(7, np.float32)] if name == "binary_cross_entropy" else []
     value, gradient = on_device(name, device, scores, targets, *more)
@@ -159,12 +160,12 @@ def test_elementwise_losses_over_many_blocks(device, rng, name, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_metrics_of_soft_targets(device, dtype):
+def test_metrics_of_soft_targets_equal_counts_by_hand(device, dtype):
     scores = np.array([[1, 3, 3], [np.nan, 5, 1], [0, 0, 0], [1, 2, 3]], np.float32)
     targets = np.array([[0, 0.5, 0.5], [0.6, 0.2, 0.2], [0.4, 0.4, 0.2], [np.nan, 0, 1]]).astype(as_dtype(dtype))
     totals = asarray(np.zeros(4), device)
     ops.add_metrics(totals, *(asarray(a, device) for a in (np.float32(2.5), scores, targets)))
-    np.testing.assert_array_equal(to_numpy(totals), [10, 3, 4, 1])
+    np.testing.assert_array_equal(to_numpy(totals), [4 * 2.5, 3, 4, 1])  # loss, right ones, samples, batches
 
 
 @cases
@@ -178,14 +179,14 @@ def test_svm_hinge_is_within_its_bound(device, rng, shape, dtype):
     assert_within(gradient, gradient64, sum_bound(dtype, 2, np.abs(gradient64)), "gradient")
 
 
-@both
+@both_losses
 @pytest.mark.parametrize("shape", [(1111, 3), (5, 100)])
 def test_the_same_bits_in_every_thread_order(device, rng, name, shape):
     assert_same_bits(name, device, *scores_and_labels(rng, shape, "float32"))
     assert_same_bits("softmax", device, *scores_and_labels(rng, shape, "float32")[:1])
 
 
-@both
+@both_losses
 def test_blocks_process_several_rows_if_there_are_many(device, rng, name, monkeypatch):
     scores, labels = scores_and_labels(rng, (1111, 3), "float32")
     value, gradient = on_device(name, device, scores, labels)
@@ -197,7 +198,7 @@ def test_blocks_process_several_rows_if_there_are_many(device, rng, name, monkey
     np.testing.assert_array_equal(on_device("softmax", device, scores), probabilities)
 
 
-@both
+@both_losses
 def test_the_block_counter_is_reset_to_zero(device, rng, name):
     scores, labels = (asarray(a, device) for a in scores_and_labels(rng, (1111, 3), "float32"))
     values = {float(to_numpy(getattr(ops, name)(scores, labels)[0])) for _ in range(3)}
@@ -205,16 +206,16 @@ def test_the_block_counter_is_reset_to_zero(device, rng, name):
     np.testing.assert_array_equal(to_numpy(counters(scores)), 0)
 
 
-@both
+@both_losses
 @pytest.mark.parametrize("labels_dtype", ["uint8", "int32"])
-def test_labels_of_any_integer_type(device, rng, name, labels_dtype):
+def test_labels_of_any_integer_type_give_the_same_bits(device, rng, name, labels_dtype):
     scores, labels = scores_and_labels(rng, (9, 7), "float32")
     others = on_device(name, device, scores, labels.astype(labels_dtype))
     for a, b in zip(on_device(name, device, scores, labels), others):
         np.testing.assert_array_equal(a, b)
 
 
-@both
+@both_losses
 @pytest.mark.parametrize("wrong", [-1, 7, 2**40])
 def test_a_label_out_of_range_makes_its_row_and_the_loss_nan(device, rng, name, wrong, monkeypatch):
     """As on a GPU, where the host does not read the labels."""
@@ -228,7 +229,7 @@ def test_a_label_out_of_range_makes_its_row_and_the_loss_nan(device, rng, name, 
     np.testing.assert_allclose(np.delete(gradient, 3, 0), np.delete(gradient64, 3, 0), rtol=1e-5, atol=1e-7)
 
 
-@both
+@both_losses
 def test_the_emulated_device_refuses_a_label_out_of_range(rng, name):
     scores, labels = scores_and_labels(rng, (5, 7), "float32")
     labels[3] = 7
@@ -236,9 +237,9 @@ def test_the_emulated_device_refuses_a_label_out_of_range(rng, name):
         on_device(name, "emulated", scores, labels)
 
 
-@both
+@both_losses
 @pytest.mark.parametrize("classes", [7, 2503])
-def test_gradients_over_the_scores_and_into_views(device, rng, name, classes):
+def test_gradients_may_overwrite_the_scores_and_fill_views(device, rng, name, classes):
     scores, labels = scores_and_labels(rng, (6, classes), "float32")
     value, gradient = on_device(name, device, scores[:, ::2].copy(), labels // 2)
     block, wide_labels = asarray(scores, device), asarray(np.repeat(labels // 2, 2), device)
@@ -255,9 +256,9 @@ def test_gradients_over_the_scores_and_into_views(device, rng, name, classes):
         np.testing.assert_array_equal(to_numpy(a), b)
 
 
-@every
+@every_loss
 @pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf, 1e4])
-def test_infinite_and_nan_scores(device, rng, name, options, special):
+def test_infinite_and_nan_scores_agree_with_the_oracle(device, rng, name, options, special):
     scores, labels = scores_and_labels(rng, (4, 5), "float32")
     labels[:] = [0, 1, 2, 3]
     scores[1, 4], scores[2, 2] = special, special  # of a wrong class, and of the right one
@@ -270,9 +271,9 @@ def test_infinite_and_nan_scores(device, rng, name, options, special):
     np.testing.assert_allclose(on_device("softmax", device, scores), probabilities, rtol=1e-5, atol=1e-7)
 
 
-@every
+@every_loss
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_scores_at_the_limits_of_16_bit_floats(device, name, options, dtype):
+def test_scores_at_the_limits_of_16_bit_floats_agree_with_the_oracle(device, name, options, dtype):
     """Differences, sums and the loss exceed the range of float16; the gradient does not."""
     scores = np.array([[60000, -60000, 59000, 0], [-60000, 60000, 1, 2], [60000] * 4]).astype(as_dtype(dtype))
     labels = np.array([0, 0, 3])
@@ -290,6 +291,6 @@ def test_a_margin_of_exactly_zero_has_no_gradient(device):
     np.testing.assert_array_equal(gradient, [[-1, 0, 1]])
 
 
-def test_softmax_of_an_empty_array(device):
+def test_softmax_of_an_empty_array_is_empty(device):
     for shape in ((0, 5), (3, 0)):
         assert on_device("softmax", device, np.zeros(shape, np.float32)).shape == shape

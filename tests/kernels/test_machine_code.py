@@ -86,22 +86,24 @@ def width(dtype: str) -> int:
 
 
 # One variant per file and dtype; those for bfloat16 are the float16 ones with another conversion.
-LOOKED_AT = [v for v in representatives(variants()) if dict(v.defines).get("DTYPE", "float32") in SIZES]
+CHECKED = [v for v in representatives(variants()) if dict(v.defines).get("DTYPE", "float32") in SIZES]
 
 
 def test_every_kernel_file_is_checked():
-    assert {variant.file for variant in LOOKED_AT} == set(MACROS)
+    assert {variant.file for variant in CHECKED} == set(MACROS)
 
 
-@pytest.mark.parametrize(("variant", "arch"), [(v, a) for v in LOOKED_AT for a in ARCHS if v.compiles_for(a)], ids=str)
+@pytest.mark.parametrize(("variant", "arch"), [(v, a) for v in CHECKED for a in ARCHS if v.compiles_for(a)], ids=str)
 def test_kernels_use_no_local_memory_and_no_float_atomics(variant, arch):
     for name, function in disassembled(variant, arch).items():
         assert function.any(r"EXIT|RET\..*"), f"{name}: nothing was disassembled"
         assert not function.any(r"(LDL|STL)\b.*"), name
-        assert not function.any(r"(ATOM|ATOMG|ATOMS|RED|REDG|REDAS)\.(?!.*INC).*"), name  # one counter of blocks
+        assert not function.any(r"(ATOM|ATOMG|ATOMS|RED|REDG|REDAS)\.(?!.*INC).*"), (
+            name
+        )  # the blocks' counter is the only atomic
 
 
-# kernel: whether it loads and whether it stores 16 bytes at a time where its arrays allow
+# Of each kernel: whether it loads, and whether it stores, 16 bytes at a time where its arrays allow.
 WIDE_MOVES = {
     "activation.cu": {".*": (True, True)},
     "arithmetic.cu": {".*": (True, True)},
@@ -157,19 +159,19 @@ def test_unaligned_arrays_are_moved_element_by_element(arch):
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("dtype", SIZES)
 @pytest.mark.parametrize("file", CONVOLUTIONS)
-def test_the_main_loop_of_a_product(file, dtype, arch):
+def test_the_main_loop_has_one_fma_per_product_and_wide_loads(file, dtype, arch):
     """One FMA per product; shared memory is read 16 bytes at a time and no more often than needed."""
     algorithm = next(a for a in serving(dtype) if a.family == "simt")
     wide = dict(VECTOR_C=width(dtype), VECTOR_K=width(dtype))
     variant = variant_of(file, ACTIVATION="Identity", **wide, **algorithm.defines(dtype))
     (function,) = disassembled(variant, arch).values()
     thread_m, thread_n = algorithm.macros["THREAD_M"], algorithm.macros["THREAD_N"]
-    depth, real = (16 if dtype == "float16" else 8), (8 if dtype == "float64" else 4)
+    depth, size = (16 if dtype == "float16" else 8), (8 if dtype == "float64" else 4)
     fused = "DFMA" if dtype == "float64" else "FFMA"
     in_loop = {line for name, lines in function.lines.items() if name.startswith(fused) for line in lines}
     assert function.any(rf"{fused}\b.*") == depth * thread_m * thread_n
     assert {Path(file).name for file, _ in in_loop} == {"gemm_simt.cuh"}
-    assert function.any(r"LDS\.128") == depth * (thread_m + thread_n) * real // 16
+    assert function.any(r"LDS\.128") == depth * (thread_m + thread_n) * size // 16
     narrow = {line for name, lines in function.lines.items() if re.match(r"LDS(?!\.128)", name) for line in lines}
     text = (source.directory() / "gemm_simt.cuh").read_text().splitlines()
     assert all("rows[row][side]" in text[line - 1] for _, line in narrow)  # the columns' sums, after the loop
@@ -191,9 +193,9 @@ def tensor_core_variant(direction: str, algorithm: Algorithm, arithmetic: str, *
 @pytest.mark.parametrize("arch", [*ARCHS, "sm_100a"])
 @pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
 @pytest.mark.parametrize("direction", ["fprop", "dgrad", "wgrad"])
-def test_the_main_loop_on_tensor_cores(direction, arithmetic, arch):
-    """One HMMA for 16 x 8 outputs and 32 bytes of depth; operands by cp.async, 16 bytes each, and by ldmatrix, or 16
-    bytes at a time where 32-bit numbers are transposed.
+def test_the_main_loop_on_tensor_cores_has_no_instruction_too_many(direction, arithmetic, arch):
+    """One HMMA for 16 x 8 outputs and 32 bytes of depth. Operands come into shared memory by cp.async of 16 bytes, and
+    from there by ldmatrix, or 16 bytes at a time where 32-bit numbers are transposed.
 
     The loop is unrolled over the stages."""
     algorithm, *_ = serving(arithmetic)
@@ -211,8 +213,8 @@ def test_the_main_loop_on_tensor_cores(direction, arithmetic, arch):
     assert not function.any(r"(LDL|STL)\b.*")
 
 
-# Instructions that a warp issues in the main loop for each HMMA, at most: by NVRTC 13.0.88, which compiled the record's
-# kernels, and by 13.5.37. docs/kernels/implicit_gemm.md has what each reaches.
+# The most instructions that a warp issues in the main loop for each HMMA, compiled by NVRTC 13.0.88, as the kernels of
+# the GPU record were, or by 13.5.37. docs/kernels/implicit_gemm.md has the numbers of both.
 ISSUED = {
     ("fprop", "bfloat16"): {"mma-128x128": 3.0, "mma-128x64": 3.2},
     ("dgrad", "bfloat16"): {"mma-128x128": 3.6, "mma-128x64": 3.9},
@@ -265,7 +267,7 @@ def test_the_cost_model_has_the_counts_of_the_machine_code(direction, arithmetic
 
 @pytest.mark.parametrize("arch", [*ARCHS, "sm_100a"])
 @pytest.mark.parametrize("algorithm", FEW_CHANNELS, ids=lambda each: f"{each.name} {each.arithmetics[0]}")
-def test_the_main_loop_for_few_channels(algorithm, arch):
+def test_the_main_loop_for_few_channels_has_no_instruction_too_many(algorithm, arch):
     """An HMMA for 16 pixels, 8 filters, 32 bytes of depth, or an FMA per product; x is copied 16 bytes at a time."""
     arithmetic, filters = algorithm.arithmetics[0], algorithm.block_n
     wide = 8 if arithmetic == "float16" else 4

@@ -15,7 +15,7 @@ from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.dtypes import as_dtype
 from gpuconv.verify.conv_problems import conv
 from tests.kernels.agreement import assert_same_bits
-from tests.kernels.test_conv_kernels import DIRECTIONS, arguments, assert_right, forced, problem
+from tests.kernels.test_conv_kernels import DIRECTIONS, arguments, assert_right, force_algorithm, problem
 
 ARITHMETICS = ("float16", "bfloat16", "tf32")
 directions = pytest.mark.parametrize("op", DIRECTIONS)
@@ -28,12 +28,12 @@ def fragments(kernel, arithmetic):
 
 
 def options(arithmetic):
-    """The dtype of an arithmetic and the options that ask for it."""
+    """The dtype of an arithmetic, and the options of an op that choose TF32 where it is meant."""
     return ("float32", dict(tf32=True)) if arithmetic == "tf32" else (arithmetic, {})
 
 
 @arithmetics
-def test_a_product_of_fragments(device, rng, arithmetic):
+def test_a_product_of_fragments_is_within_its_bound(device, rng, arithmetic):
     dtype, depth = as_dtype(options(arithmetic)[0]), 8 if arithmetic == "tf32" else 16
     a, b = rng.standard_normal((16, depth)).astype(dtype), rng.standard_normal((depth, 8)).astype(dtype)
     before = rng.standard_normal((16, 8)).astype(np.float32)
@@ -61,14 +61,14 @@ def test_factors_are_rounded_to_tf32(device, rng):
 
 def test_matrices_are_loaded_directly_and_transposed(device):
     rows = np.arange(256, dtype=np.uint16).reshape(32, 8)
-    straight, turned = (asarray(np.zeros((32, 4, 2), np.uint16), device) for _ in range(2))
-    fragments("matrices", "float16")(1, 32, straight, turned, asarray(rows, device))
+    straight, transposed = (asarray(np.zeros((32, 4, 2), np.uint16), device) for _ in range(2))
+    fragments("matrices", "float16")(1, 32, straight, transposed, asarray(rows, device))
     lanes, four = np.arange(32), rows.reshape(4, 8, 8)
     for m in range(4):
         for i in range(2):
             g, at = lanes // 4, lanes % 4 * 2 + i
             np.testing.assert_array_equal(to_numpy(straight)[:, m, i], four[m, g, at])
-            np.testing.assert_array_equal(to_numpy(turned)[:, m, i], four[m, at, g])
+            np.testing.assert_array_equal(to_numpy(transposed)[:, m, i], four[m, at, g])
 
 
 def test_all_lanes_must_participate():
@@ -80,13 +80,12 @@ def test_all_lanes_must_participate():
 @directions
 @arithmetics
 @pytest.mark.parametrize("channels", [(16, 72), (5, 67)], ids=["vectors", "single numbers"])
-def test_every_tile_gives_the_same_bits(device, op, arithmetic, channels):
-    """Each is right, and all give the same bits."""
-    dtype, asked = options(arithmetic)
+def test_every_tile_is_right_and_all_give_the_same_bits(device, op, arithmetic, channels):
+    dtype, tf32_option = options(arithmetic)
     tiles = [algorithm for algorithm in serving(arithmetic) if algorithm.family == "mma"]
     if arithmetic == "float16":
         tiles = tiles[-1:]  # bfloat16 has the others
-    results = {assert_right(op, device, problem(*channels), dtype, algo=a.name, **asked).tobytes() for a in tiles}
+    results = {assert_right(op, device, problem(*channels), dtype, algo=a.name, **tf32_option).tobytes() for a in tiles}
     assert len(results) == 1
 
 
@@ -95,16 +94,16 @@ def test_16_bit_floats_and_tf32_use_tensor_cores(op, device):
     from gpuconv.profiling import launches
 
     for arithmetic in ARITHMETICS:
-        dtype, asked = options(arithmetic)
+        dtype, tf32_option = options(arithmetic)
         with launches.recorded() as found:
-            assert_right(op, device, problem(8, 8), dtype, **asked)
+            assert_right(op, device, problem(8, 8), dtype, **tf32_option)
         assert found[0].kernel.name.endswith("_mma")
 
 
 @directions
 @pytest.mark.parametrize("splits", [2, 5])
 def test_split_k_agrees_with_the_oracle(device, monkeypatch, op, splits):
-    forced(monkeypatch, serving("bfloat16")[2], splits)
+    force_algorithm(monkeypatch, serving("bfloat16")[2], splits)
     more = dict(activation="silu") if op == "conv2d" else {}
     for case in (problem(16, 24), problem(5, 7, groups=2)):
         assert_right(op, device, case, "bfloat16", **more)
@@ -113,10 +112,10 @@ def test_split_k_agrees_with_the_oracle(device, monkeypatch, op, splits):
 @directions
 @pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
 def test_thread_orders_give_the_same_bits(device, op, arithmetic):
-    dtype, asked = options(arithmetic)
+    dtype, tf32_option = options(arithmetic)
     for channels in ((16, 24), (5, 7)):
         arrays, given = arguments(op, problem(*channels), dtype)
-        assert_same_bits(op, device, *arrays, **given, algo="mma-64x64", **asked)
+        assert_same_bits(op, device, *arrays, **given, algo="mma-64x64", **tf32_option)
 
 
 @directions
@@ -125,10 +124,10 @@ def test_thread_orders_give_the_same_bits(device, op, arithmetic):
 def test_memory_accesses_stay_within_bounds(device, op, arithmetic, channels):
     if device != "emulated":
         pytest.skip("the emulator's checks")
-    dtype, asked = options(arithmetic)
+    dtype, tf32_option = options(arithmetic)
     case = conv(1, 5, 6, *channels, (3, 2), stride=(2, 1), padding=((1, 0), (2, 1)))
     with emulator.configure(sanitize="checked", seed=7):
-        assert_right(op, device, case, dtype, algo="mma-64x64", **asked)
+        assert_right(op, device, case, dtype, algo="mma-64x64", **tf32_option)
 
 
 @directions
@@ -141,24 +140,24 @@ def test_an_empty_batch(device, op):
 
 @pytest.mark.parametrize(("stride", "conflicts"), [(1, 0), (2, 2), (8, 14), (32, 62), (33, 0)])
 def test_planted_bank_conflicts_are_counted(stride, conflicts):
-    """For a store and a load of one word per lane, `stride` words apart."""
+    """Of a store and a load of one word per lane, `stride` words apart. conflicts: the further passes of both."""
     to = asarray(np.zeros(32, np.float32), "emulated")
-    with emulator.bank_conflicts() as of:
+    with emulator.bank_conflicts() as counts:
         fragments("strided", "float16")(1, 32, to, stride)
-    assert of("strided") == (2, conflicts)
-    assert of("product") == (0, 0)
+    assert counts("strided") == (2, conflicts)
+    assert counts("product") == (0, 0)
 
 
 @directions
 @pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
-def test_shared_memory_without_bank_conflicts(op, arithmetic):
+def test_the_kernels_have_no_bank_conflicts(op, arithmetic):
     """Copies into the tiles, fragment loads from them, and sums on the way to the output."""
-    dtype, asked = options(arithmetic)
+    dtype, tf32_option = options(arithmetic)
     case = conv(1, 8, 8, 64, 64, (1, 1))
     for algorithm in serving(arithmetic):
         if algorithm.family == "mma":
-            with emulator.bank_conflicts() as of:
-                assert_right(op, "emulated", case, dtype, algo=algorithm.name, **asked)
-            accesses, conflicts = of({"conv2d": "conv2d_fprop"}.get(op, op) + "_mma")
+            with emulator.bank_conflicts() as counts:
+                assert_right(op, "emulated", case, dtype, algo=algorithm.name, **tf32_option)
+            accesses, conflicts = counts({"conv2d": "conv2d_fprop"}.get(op, op) + "_mma")
             assert accesses > 100, algorithm.name
             assert conflicts == 0, algorithm.name

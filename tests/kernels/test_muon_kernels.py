@@ -17,13 +17,13 @@ def lists(rng, dtype):
     return [[rng.standard_normal(shape).astype(dtype) for shape in SHAPES] for _ in range(3)]
 
 
-def there(lists, device):
+def on_device(lists, device):
     return [[asarray(array, device) for array in arrays] for arrays in lists]
 
 
 def test_several_tiles_and_split_k_agree_with_the_oracle(device, rng):
     on_host = lists(rng, np.float64)
-    given = there(on_host, device)
+    given = on_device(on_host, device)
     for _ in range(2):
         ops.muon_step(*given, lr=0.1, momentum=0.6, nesterov=True)
         ops.muon_step(*on_host, lr=0.1, momentum=0.6, nesterov=True)
@@ -32,9 +32,9 @@ def test_several_tiles_and_split_k_agree_with_the_oracle(device, rng):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_same_bits_run_after_run(device, rng, precision):
+def test_two_runs_give_the_same_bits(device, rng, precision):
     on_host = lists(rng, np.float32)
-    runs = [there(on_host, device) for _ in range(2)]
+    runs = [on_device(on_host, device) for _ in range(2)]
     for given in runs:
         ops.muon_step(*given, lr=0.1, momentum=0.6, precision=precision)
     for one, other in zip(*([*given[0], *given[2]] for given in runs)):
@@ -47,23 +47,25 @@ def test_strided_parameters_change_in_place_and_zeros_stay_finite(device, rng):
     zero, push = asarray(np.zeros((2, 3)), device), asarray(np.eye(2, 3), device)
     velocities = [asarray(np.zeros((6, 4)), device), asarray(np.zeros((2, 3)), device)]
     ops.muon_step([param[:, ::2], zero], [grad, push], velocities, lr=asarray(np.array([0.5]), device), steps=0)
+    # Muon scales a parameter to the norm sqrt(rows)
     kept = base[:, ::2] * np.sqrt(6) / np.linalg.norm(base[:, ::2])
     np.testing.assert_allclose(to_numpy(param)[:, ::2], kept, rtol=1e-12)
     np.testing.assert_array_equal(to_numpy(param)[:, 1::2], base[:, 1::2])
     np.testing.assert_allclose(to_numpy(zero), -0.5 * np.eye(2, 3) / np.sqrt(2), rtol=1e-6)
 
 
-def test_the_norms_of_a_matrix_of_more_parts_than_a_block_has_threads(device):
+def test_norms_are_right_if_a_matrix_has_more_parts_than_a_block_has_threads(device):
     """Each block adds up 257 partial sums of squares with 256 threads."""
     shape = (1, 257 * muon._NUMBERS)
     param, grad, velocity = (asarray(np.full(shape, value, np.float32), device) for value in (2, 3, 0))
     ops.muon_step([param], [grad], [velocity], lr=0.25, steps=0)
+    # the scaled parameter and the direction both have the norm 1, and the rate is 0.25
     np.testing.assert_allclose(to_numpy(param), 0.75 / np.sqrt(shape[1]), rtol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_the_rate_is_read_when_the_step_runs(device, rng, dtype):
-    given = there(lists(rng, dtype), device)
+    given = on_device(lists(rng, dtype), device)
     before = [to_numpy(array).copy() for array in given[0]]
     rate = asarray(np.array([0.0], np.float32), device)
     ops.muon_step(*given, lr=rate)
@@ -76,7 +78,7 @@ def test_the_rate_is_read_when_the_step_runs(device, rng, dtype):
 
 @pytest.mark.parametrize("where", ["numpy", "kernels"])
 def test_a_skipped_step_changes_nothing(device, rng, where):
-    given = there(lists(rng, np.float32), "numpy" if where == "numpy" else device)
+    given = on_device(lists(rng, np.float32), "numpy" if where == "numpy" else device)
     given[1][0][0, 0] = np.nan  # what the step is skipped for
     before = [to_numpy(array).copy() for array in [*given[0], *given[2]]]
     scaling = asarray(np.array([8.0, 0.0, 0.0, 1.0]), "numpy" if where == "numpy" else device)
@@ -86,7 +88,7 @@ def test_a_skipped_step_changes_nothing(device, rng, where):
 
 
 @pytest.mark.parametrize("depth_first", [False, True])
-def test_products_of_batches_of_any_shape(device, rng, depth_first):
+def test_batched_products_of_any_shape_are_right(device, rng, depth_first):
     a, b = rng.standard_normal((3, 5, 40)), rng.standard_normal((3, 40, 70) if depth_first else (3, 70, 40))
     y = asarray(np.zeros((3, 5, 70)), device)
     muon._matmul(y, asarray(a, device), asarray(b, device), False, depth_first=depth_first)
@@ -109,7 +111,7 @@ def test_a_matrix_is_added_to_a_product(device, rng, depth_first, columns):
 def test_tensor_cores_multiply_and_round_as_the_oracle(device, rng, shape, precision):
     """At a rate so high that the rounding of the parameters is too small to count."""
     on_host = [[rng.standard_normal(shape).astype(np.float32)] for _ in range(3)]
-    given, exact = there(on_host, device), there(on_host, device)
+    given, exact = on_device(on_host, device), on_device(on_host, device)
     with recorded() as launches:
         ops.muon_step(*given, lr=100.0, momentum=0.6, steps=1, precision=precision)
     products = [launch.kernel.name for launch in launches if launch.kernel.name.startswith("matmul")]
@@ -125,21 +127,21 @@ def test_tensor_cores_multiply_and_round_as_the_oracle(device, rng, shape, preci
 def test_five_steps_in_bfloat16_bring_the_singular_values_near_one_as_on_the_cpu(device, rng, shape):
     on_host = [[rng.standard_normal(shape).astype(np.float32)] for _ in range(3)]
     results = []
-    for given in (there(on_host, device), there(on_host, "numpy")):
+    for given in (on_device(on_host, device), on_device(on_host, "numpy")):
         before = to_numpy(given[0][0]).copy()
         ops.muon_step(*given, lr=1.0, momentum=0.6, precision="bfloat16")
         kept = before * np.sqrt(len(before)) / np.linalg.norm(before)
         results.append((kept - to_numpy(given[0][0])).reshape(len(before), -1))
-    for turned in results:
-        values = np.linalg.svd(turned, compute_uv=False)
+    for direction in results:
+        values = np.linalg.svd(direction, compute_uv=False)
         assert values.min() > 0.5
         assert values.max() < 1.3
     assert np.linalg.norm(results[0] - results[1]) < 0.05 * np.linalg.norm(results[1])
 
 
-def test_tf32_is_a_name_of_a_precision(device, rng):
+def test_tf32_true_means_the_precision_tf32(device, rng):
     on_host = lists(rng, np.float32)
-    one, other = there(on_host, device), there(on_host, device)
+    one, other = on_device(on_host, device), on_device(on_host, device)
     ops.muon_step(*one, lr=0.1, tf32=True)
     ops.muon_step(*other, lr=0.1, precision="tf32")
     for array, same in zip(one[0], other[0]):

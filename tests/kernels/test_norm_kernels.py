@@ -41,7 +41,7 @@ def accumulation(dtype):
     return "float64" if dtype == "float64" else "float32"
 
 
-def leading(x):
+def all_axes_but_the_last(x):
     return tuple(range(x.ndim - 1))
 
 
@@ -49,7 +49,7 @@ def leading(x):
 
 
 def elements_of(columns, width):
-    """Every element that a thread of the launch visits, by the arithmetic of `walk`."""
+    """Every element that a thread of the launch visits, by the arithmetic of `walk` in column_reduce.cuh."""
     size, stride, chunk, _, tile, rows = columns.struct.tolist()
     chunks, tiles = columns.grid
     thread = np.arange(columns.threads)
@@ -107,7 +107,7 @@ def test_packs_are_used_wherever_whole_packs_keep_their_columns(device, channels
 @cases
 def test_bias_grad_is_within_its_bound(device, rng, shape, dtype):
     dy = random(rng, shape, dtype)
-    bound = sum_bound(dtype, dy.size // shape[-1], np.abs(wide(dy)).sum(leading(dy)))
+    bound = sum_bound(dtype, dy.size // shape[-1], np.abs(wide(dy)).sum(all_axes_but_the_last(dy)))
     assert_within(on_device("bias_grad", device, dy), expected("bias_grad", dy), bound)
 
 
@@ -128,7 +128,7 @@ def test_bias_grad_accumulates(device, rng, shape):
     np.testing.assert_array_equal(to_numpy(out)[1::2], before)
 
 
-def test_bias_grad_of_empty_arrays_and_of_views(device, rng):
+def test_bias_grad_accepts_empty_arrays_and_views(device, rng):
     out = asarray(np.full(4, np.nan, np.float32), device)
     np.testing.assert_array_equal(to_numpy(ops.bias_grad(asarray(np.zeros((0, 4), np.float32), device), out=out)), 0)
     assert on_device("bias_grad", device, np.zeros((3, 0), np.float32)).shape == (0,)
@@ -149,14 +149,14 @@ def vectors(rng, channels, dtype, count=4):
 
 
 def statistics_bounds(x, dtype, eps):
-    """The worst error of a mean and of an inv_std that are summed in the accumulation dtype.
+    """The worst errors of a mean, an inv_std and a variance that are summed in the accumulation dtype.
 
     The squared deviations are taken from means that are themselves off by the mean's error, so the variance is off by
     that times the mean deviation, beside its own sum's rounding.
     """
     rows, name, x = x.size // x.shape[-1], accumulation(dtype), wide(x)
-    mean_error = sum_bound(name, rows, np.abs(x).mean(leading(x)))
-    variance, deviation = x.var(leading(x)), x.std(leading(x))
+    mean_error = sum_bound(name, rows, np.abs(x).mean(all_axes_but_the_last(x)))
+    variance, deviation = x.var(all_axes_but_the_last(x)), x.std(all_axes_but_the_last(x))
     variance_error = sum_bound(name, 2 * rows, variance) + 4 * mean_error * deviation + mean_error**2
     relative = 0.5 * variance_error / (variance + eps) + 4 * UNIT_ROUNDOFF[name]
     return mean_error, relative / np.sqrt(variance + eps), variance_error
@@ -203,7 +203,7 @@ def test_batch_norm_backward_is_within_its_bound(device, rng, shape, dtype, trai
         accumulate=True,
     )
     dx64, dgamma64, dbeta64 = expected("batch_norm_backward", dy, x, gamma, mean, inv_std, training=training)
-    axes, rows = leading(x), x.size // shape[-1]
+    axes, rows = all_axes_but_the_last(x), x.size // shape[-1]
     xhat = np.abs((wide(x) - wide(mean)) * inv_std)
     sums = [(np.abs(wide(dy)) * xhat).sum(axes), np.abs(wide(dy)).sum(axes)]
     for ours, theirs, old, magnitude in zip((dgamma, dbeta), (dgamma64, dbeta64), before, sums):
@@ -217,7 +217,7 @@ def test_batch_norm_backward_is_within_its_bound(device, rng, shape, dtype, trai
 @pytest.mark.parametrize(
     ("shape", "dtype"), [((2, 3, 5, 12), "float32"), ((20000, 7), "bfloat16"), (NARROW, "float32")]
 )
-def test_batch_norm_by_running_statistics(device, rng, shape, dtype):
+def test_batch_norm_by_running_statistics_is_within_its_bound(device, rng, shape, dtype):
     x, operands = random(rng, shape, dtype), vectors(rng, shape[-1], dtype)
     y, mean, inv_std = on_device("batch_norm", device, x, *operands, training=False, eps=1e-3)
     y64, mean64, inv_std64 = expected("batch_norm", x, *operands, training=False, eps=1e-3)
@@ -244,7 +244,7 @@ def test_a_large_mean_does_not_cost_the_variance(device, rng):
     np.testing.assert_allclose(inv_std, 1 / np.sqrt(wide(x).var(0) + 1e-5), rtol=2e-3)
 
 
-def test_batch_norm_over_its_input_and_through_views(device, rng):
+def test_batch_norm_may_overwrite_its_input_and_work_on_views(device, rng):
     x, operands = random(rng, (10, 6), "float32"), vectors(rng, 3, "float32")
     there = [asarray(np.repeat(a, 2), device)[::2] for a in operands]  # strided, the running statistics too
     block = asarray(x, device)
@@ -278,7 +278,7 @@ def test_no_element_is_normalized_twice(device, rng, shape):
     np.testing.assert_array_equal(to_numpy(ops.batch_norm_backward(dy, *there, out=dy)[0]), dx)
 
 
-def test_batch_norm_of_an_empty_batch(device, rng):
+def test_batch_norm_accepts_an_empty_batch(device, rng):
     operands = vectors(rng, 3, "float32")
     y, mean, inv_std = on_device("batch_norm", device, np.zeros((0, 3), np.float32), *operands, training=False)
     assert y.shape == (0, 3)
@@ -289,7 +289,7 @@ def test_batch_norm_of_an_empty_batch(device, rng):
     np.testing.assert_array_equal([dgamma, dbeta], 0)
 
 
-ADDED = {
+ADDEND_SHAPES = {
     "relu": "ragged end",
     "tanh": "several chunks",
     "gelu": "twelve channels",
@@ -299,9 +299,9 @@ ADDED = {
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("activation", ADDED)
+@pytest.mark.parametrize("activation", ADDEND_SHAPES)
 def test_an_addend_and_its_gradient_have_the_bits_of_separate_kernels(device, rng, activation, dtype):
-    shape = SHAPES[ADDED[activation]]
+    shape = SHAPES[ADDEND_SHAPES[activation]]
     x, addend, dy = (asarray(random(rng, shape, dtype), device) for _ in range(3))
     gamma, beta, *running = (asarray(each, device) for each in vectors(rng, shape[-1], dtype))
     for training in (True, False):
@@ -325,7 +325,7 @@ def test_an_addend_and_its_gradient_run_under_the_checker_and_in_any_order(devic
     if device != "emulated":
         pytest.skip("the emulator's checks")
     wide_shape = (*shape[:-1], 2 * shape[-1])
-    x, addend, saved, dy = (asarray(random(rng, wide_shape, "float16"), device)[..., : shape[-1]] for _ in "xasd")
+    x, addend, saved, dy = (asarray(random(rng, wide_shape, "float16"), device)[..., : shape[-1]] for _ in range(4))
     own = [asarray(each, device) for each in vectors(rng, shape[-1], "float16")]
 
     def results():
@@ -346,7 +346,7 @@ def test_an_addend_and_its_gradient_run_under_the_checker_and_in_any_order(devic
                 np.testing.assert_array_equal(third, other)
 
 
-def test_an_addend_of_empty_arrays(device):
+def test_an_addend_may_be_empty(device):
     ones = [asarray(np.ones(4, np.float32), device) for _ in range(4)]
     none = asarray(np.zeros((0, 4), np.float32), device)
     y, mean, inv_std = ops.batch_norm(none, *ones, training=False, activation="relu", addend=none)
@@ -368,7 +368,8 @@ def test_batch_norm_keeps_nan_in_its_channel(device, rng):
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_gradients_go_back_through_a_pool(device, rng, dtype):
-    """The bits of dx, where the mask passes it: odd sizes, groups, wide moves and single numbers, bits of any kind."""
+    """At the pixels that the mask passes, dx has the bits that it has without a pool. The mask is random; the shapes
+    have odd sizes, groups, and channels that are moved 16 bytes at a time or one by one."""
     for shape, groups in (((2, 7, 9, 16), 1), ((2, 6, 5, 48), 2), ((1, 5, 6, 6), 2), ((1, 4, 7, 37), 1)):
         case = Conv2dProblem.of(shape, (shape[3], 1, 1, shape[3] // groups), groups=groups)
         x, dy = (random(rng, case.pooled_shape(2), dtype) for _ in range(2))
@@ -413,9 +414,9 @@ def conv_norm_arrays(case: Conv2dProblem, dtype: str):
 
 
 @pytest.mark.parametrize("pool", [1, 2])
-@pytest.mark.parametrize("merged", [False, True])
+@pytest.mark.parametrize("merged", [False, True], ids=["one launch", "merged by an earlier launch"])
 @pytest.mark.parametrize("channels", [(8, 72), (3, 5)])
-def test_statistics_of_every_algorithm(device, monkeypatch, channels, merged, pool):
+def test_statistics_of_every_algorithm_agree_with_the_oracle(device, monkeypatch, channels, merged, pool):
     if merged:
         monkeypatch.setattr(norm, "_MOST_CHUNKS", 3)
         monkeypatch.setattr(norm, "_MERGED_CHUNKS", 2)
@@ -430,7 +431,7 @@ def test_statistics_of_every_algorithm(device, monkeypatch, channels, merged, po
             assert_within(to_numpy(result), one.value, one.bound, f"{algorithm.name} {one.name}")
 
 
-def test_statistics_do_not_cancel(device):
+def test_a_large_bias_does_not_cost_the_variance(device):
     """A mean a thousand times the deviation: sums of squares would lose the variance."""
     case = conv(4, 8, 8, 4, 8, (1, 1))
     arrays = conv_norm_arrays(case, "float32")
@@ -466,7 +467,7 @@ def test_statistics_have_no_memory_errors(device):
 
 
 def norm_below(case, dtype, activation=None, seed=0):
-    """Arrays and options of batch_norm_backward below a convolution."""
+    """Arrays and options of batch_norm_backward for a norm below a convolution: the convolution reads its output."""
     rng = np.random.default_rng(seed)
     wide_dtype = accumulation(dtype)
     dy, x, w = (rng.standard_normal(shape).astype(dtype) for shape in (case.y_shape, case.x_shape, case.w_shape))
@@ -476,19 +477,19 @@ def norm_below(case, dtype, activation=None, seed=0):
     return [dy, x, gamma, mean, inv_std], options
 
 
-def there(device, options):
+def options_on(device, options):
     return {name: asarray(value, device) if isinstance(value, np.ndarray) else value for name, value in options.items()}
 
 
 def assert_norm_below(device, case, dtype="float32", activation=None, **more):
     arrays, options = norm_below(case, dtype, activation)
     wanted = expect("batch_norm_backward", arrays, options | more)
-    found = on_device("batch_norm_backward", device, *arrays, **there(device, options), **more)
+    found = on_device("batch_norm_backward", device, *arrays, **options_on(device, options), **more)
     for one, result in zip(wanted, found, strict=True):
         assert_within(result, one.value, one.bound, f"{case} {dtype} {more} {one.name}")
 
 
-BELOW = {
+BELOW = {  # the convolutions above the norm
     "plain": conv(2, 9, 13, 8, 24, (3, 2), padding=((1, 1), (0, 2))),
     "phases": conv(2, 9, 10, 16, 8, (3, 2), stride=(2, 3), padding=1),
     "phases without taps": conv(1, 9, 9, 8, 8, (1, 1), stride=2),
@@ -499,7 +500,7 @@ BELOW = {
 
 
 @pytest.mark.parametrize("name", BELOW)
-def test_backward_sums_of_every_algorithm(device, monkeypatch, name):
+def test_backward_sums_of_every_algorithm_agree_with_the_oracle(device, monkeypatch, name):
     monkeypatch.setattr(norm, "_MOST_CHUNKS", 3)
     monkeypatch.setattr(norm, "_MERGED_CHUNKS", 2)
     for dtype, tf32 in (("float32", False), ("float32", True), ("float16", False)):
@@ -508,7 +509,7 @@ def test_backward_sums_of_every_algorithm(device, monkeypatch, name):
                 assert_norm_below(device, BELOW[name], dtype, algo=algorithm.name, tf32=tf32)
 
 
-def test_backward_sums_behind_every_activation(device):
+def test_backward_sums_of_every_activation_agree_with_the_oracle(device):
     for activation, dtype in zip(ACTIVATIONS, cycle(FLOATS)):
         assert_norm_below(device, BELOW["phases"], dtype, activation)
     assert_norm_below(device, BELOW["groups"], activation="silu")
@@ -517,14 +518,14 @@ def test_backward_sums_behind_every_activation(device):
 def test_backward_sums_run_in_the_gradients_kernel(device):
     arrays, options = norm_below(BELOW["plain"], "float32")
     with launches.recorded() as found:
-        on_device("batch_norm_backward", device, *arrays, **there(device, options), algo="simt-64x32")
+        on_device("batch_norm_backward", device, *arrays, **options_on(device, options), algo="simt-64x32")
     kernels = [each.kernel.name for each in found]
     assert kernels == ["conv2d_dgrad_simt", "batch_norm_backward_finish", "batch_norm_backward_dx"]
 
 
 def test_backward_sums_of_no_images_are_zero(device):
     arrays, options = norm_below(conv(0, 5, 7, 3, 2, 3), "float32")
-    dx, dgamma, dbeta = on_device("batch_norm_backward", device, *arrays, **there(device, options))
+    dx, dgamma, dbeta = on_device("batch_norm_backward", device, *arrays, **options_on(device, options))
     assert dx.shape == (0, 5, 7, 3)
     assert not dgamma.any()
     assert not dbeta.any()
@@ -533,7 +534,7 @@ def test_backward_sums_of_no_images_are_zero(device):
 def test_backward_sums_have_the_same_bits_in_every_thread_order(device):
     for name, activation in (("phases", "gelu"), ("beyond a tile", None)):
         arrays, options = norm_below(BELOW[name], "float32", activation)
-        assert_same_bits("batch_norm_backward", device, *arrays, **there(device, options))
+        assert_same_bits("batch_norm_backward", device, *arrays, **options_on(device, options))
 
 
 def test_backward_sums_have_no_memory_errors(device):
@@ -553,7 +554,7 @@ def test_group_norm_has_the_same_bits_in_every_thread_order(device, rng, shape, 
     assert_same_bits("group_norm_backward", device, dy, x, gamma, mean, inv_std)
 
 
-def test_group_norm_over_its_input_and_through_views(device, rng):
+def test_group_norm_may_overwrite_its_input_and_work_on_views(device, rng):
     x, dy = (rng.normal(size=(4, 3, 8)).astype(np.float32) for _ in range(2))
     gamma, beta = (asarray(rng.normal(size=8).astype(np.float32), device) for _ in range(2))
     whole = asarray(x, device)

@@ -15,7 +15,7 @@ from gpuconv.profiling.launches import recorded
 from tests.kernels.agreement import FLOATS, random, thread_orders, wide
 from tests.tolerance import assert_within, elementwise_bound
 
-# name: the op, how many state arrays a parameter has, the options
+# Each rule: the op, how many state arrays a parameter has, the options.
 RULES = {
     "sgd": ("sgd_step", 0, dict(lr=0.05)),
     "momentum": ("sgd_step", 1, dict(lr=0.05, momentum=0.9)),
@@ -42,7 +42,7 @@ def lists_of(rng, rule, dtype, shapes=SHAPES):
     return lists
 
 
-def on(device, lists):
+def copied_to(device, lists):
     return [[asarray(array.copy(), device) for array in arrays] for arrays in lists]
 
 
@@ -68,8 +68,8 @@ def bounds(rule, before, after, dtype, decay):
         states = [mean, square]
     elif op == "lion_step":
         mean = options["beta1"] * before[2] + (1 - options["beta1"]) * before[1]
-        turns = np.abs(wide(mean)) <= elementwise_bound(dtype, np.abs(state[0]) + grad, 4)
-        update, states = lr * (1 + decay * param) + np.where(turns, np.inf, 0), [state[0] + grad]
+        sign_may_change = np.abs(wide(mean)) <= elementwise_bound(dtype, np.abs(state[0]) + grad, 4)
+        update, states = lr * (1 + decay * param) + np.where(sign_may_change, np.inf, 0), [state[0] + grad]
     else:
         square = state[0] + grad**2
         update = lr * grad / (np.sqrt(after[2]) + options["eps"]) * square / np.maximum(after[2], TINY)
@@ -81,7 +81,7 @@ def bounds(rule, before, after, dtype, decay):
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_a_step_agrees_with_the_oracle(device, rng, rule, dtype):
     before = lists_of(rng, rule, dtype)
-    there, here = on(device, before), [wide(arrays) for arrays in before]
+    there, here = copied_to(device, before), [wide(arrays) for arrays in before]
     step(rule, there, DECAYS)
     step(rule, here, DECAYS)
     for i, decay in enumerate(DECAYS):
@@ -97,11 +97,11 @@ def test_the_same_bits_in_every_thread_order_and_for_unaligned_arrays(device, rn
     results = []
     for order in thread_orders(device):
         with order:
-            there = on(device, before)
+            there = copied_to(device, before)
             step(rule, there, DECAYS)
         results.append([[to_numpy(array).tobytes() for array in arrays] for arrays in there])
     for unaligned in range(len(before)):
-        there = on(device, before)
+        there = copied_to(device, before)
         longer = [asarray(np.append(np.float32(7), a), device) for a in before[unaligned]]
         there[unaligned] = [a[1:].reshape(b.shape) for a, b in zip(longer, before[unaligned])]
         step(rule, there, DECAYS)
@@ -117,7 +117,7 @@ def test_averages_have_the_same_bits_in_every_thread_order_and_unaligned(device,
     for shift in (0, 1):
         for order in thread_orders(device):
             with order:
-                there = on(device, before)
+                there = copied_to(device, before)
                 longer = [asarray(np.append(np.zeros(shift, np.float32), a), device) for a in averages]
                 moved = [a[shift:].reshape(b.shape) for a, b in zip(longer, averages)]
                 step(rule, there, DECAYS, averages=moved, ema=0.75)
@@ -130,10 +130,10 @@ def test_averages_have_the_same_bits_in_every_thread_order_and_unaligned(device,
 
 @rules
 @pytest.mark.parametrize("rate", ["float32", "float64"])
-def test_rate_and_step_in_device_memory(device, rng, rule, rate):
+def test_a_rate_and_a_step_in_device_memory_give_the_same_bits(device, rng, rule, rate):
     before = lists_of(rng, rule, "float32", [(5, 7), (3,)])
     lr = np.array([0.125], rate)  # the same number in both
-    by_number, by_array = on(device, before), on(device, before)
+    by_number, by_array = copied_to(device, before), copied_to(device, before)
     counted = {"step": asarray(np.array([3]), device)} if RULES[rule][0] == "adam_step" else {}
     step(rule, by_number, lr=0.125, **({"step": 3} if counted else {}))
     step(rule, by_array, lr=asarray(lr, device), **counted)
@@ -143,26 +143,26 @@ def test_rate_and_step_in_device_memory(device, rng, rule, rate):
 
 def test_a_rate_or_step_of_another_type_is_refused_before_anything_changes(device, rng):
     before = lists_of(rng, "adam", "float32", [(3,)])
-    there = on(device, before)
+    there = copied_to(device, before)
     for wrong in (dict(lr=asarray(np.array([1]), device)), dict(step=asarray(np.array([1.0]), device))):
         with pytest.raises(TypeError, match="must be a number or an array of"):
             step("adam", there, **wrong)
     np.testing.assert_array_equal(to_numpy(there[0][0]), before[0][0])
 
 
-def test_views_and_several_dtypes_in_one_call(device, rng):
+def test_views_and_several_dtypes_in_one_call_agree_with_numpy(device, rng):
     widths = {"float32": 4, "float64": 6, "bfloat16": 10}
     before = [[random(rng, (3, width), dtype) for dtype, width in widths.items()] for _ in range(3)]
-    there = on(device, before)
+    there = copied_to(device, before)
     step("momentum", [[a[:, ::2] for a in arrays] for arrays in there], [0.1, 0.2, 0.3])
-    here = on("numpy", before)
+    here = copied_to("numpy", before)
     step("momentum", [[a[:, ::2] for a in arrays] for arrays in here], [0.1, 0.2, 0.3])
     for a, b in zip(chain(*there), chain(*here)):
         np.testing.assert_allclose(wide(to_numpy(a)), wide(b), rtol=1e-2 if b.dtype.itemsize == 2 else 1e-5, atol=1e-6)
         np.testing.assert_array_equal(to_numpy(a)[:, 1::2], b[:, 1::2])
 
 
-def test_a_step_without_parameters(device):
+def test_a_step_without_parameters_is_allowed(device):
     ops.sgd_step([], [], lr=0.1)
     empty = [asarray(np.zeros((0, 3), np.float32), device)]
     ops.sgd_step(empty, empty, lr=0.1)
@@ -171,7 +171,7 @@ def test_a_step_without_parameters(device):
 def test_a_repeated_step_copies_no_table(device, rng, monkeypatch):
     copied = []
     monkeypatch.setattr(optim, "asarray", lambda table, like: copied.append(table) or asarray(table, device))
-    there = on(device, lists_of(rng, "adam", "float32"))
+    there = copied_to(device, lists_of(rng, "adam", "float32"))
     for _ in range(3):
         step("adam", there, DECAYS)
     assert len(copied) == 1
@@ -184,7 +184,7 @@ def test_a_repeated_step_copies_no_table(device, rng, monkeypatch):
 def test_a_table_lives_as_long_as_its_first_parameter(device, rng):
     gc.collect()
     tables = len(optim._tables)
-    there = on(device, lists_of(rng, "sgd", "float32"))
+    there = copied_to(device, lists_of(rng, "sgd", "float32"))
     step("sgd", there)
     assert len(optim._tables) == tables + 1
     del there
@@ -206,13 +206,15 @@ def test_a_chunk_table_covers_each_element_once():
 
 
 def test_nan_in_a_gradient_affects_only_its_element(device, rng):
-    there = on(device, lists_of(rng, "adam", "float32", [(9,)]))
+    there = copied_to(device, lists_of(rng, "adam", "float32", [(9,)]))
     there[1][0][4] = np.nan
     step("adam", there)
     np.testing.assert_array_equal(np.isnan(to_numpy(there[0][0])), np.arange(9) == 4)
 
 
 # --- masters and the loss scale ----------------------------------------------------------------
+# The array `scaling`: the loss scale, the factor of the gradients (0 skips the step), the finite steps since the scale
+# changed, and the number of skipped steps.
 
 
 def with_masters(rng, rule, dtype, shapes=SHAPES):
@@ -232,12 +234,12 @@ def master_step(rule, lists, scaling=None):
 
 @rules
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_a_step_with_masters(device, rng, rule, dtype):
-    """The master steps like a float32 parameter, and the parameter is the master rounded."""
+def test_a_step_with_masters_is_that_of_float32_parameters(device, rng, rule, dtype):
+    """A master changes like a float32 parameter, and the parameter becomes the rounded master."""
     before = with_masters(rng, rule, dtype)
     plain = [[np.asarray(a.astype(np.float32)) for a in arrays] for arrays in (before[-1], *before[1:-1])]
     plain[0][-1] = before[0][-1].copy()
-    there, alone = on(device, before), on(device, plain)
+    there, alone = copied_to(device, before), copied_to(device, plain)
     master_step(rule, there)
     step(rule, alone, DECAYS)
     params, _, *states, masters = there
@@ -250,23 +252,23 @@ def test_a_step_with_masters(device, rng, rule, dtype):
 
 @rules
 def test_parameters_with_and_without_a_copy_share_a_launch(device, rng, rule):
-    there = on(device, with_masters(rng, rule, "bfloat16"))
+    there = copied_to(device, with_masters(rng, rule, "bfloat16"))
     with recorded() as launches:
         master_step(rule, there)
     assert [launch.kernel.name for launch in launches] == [RULES[rule][0]]
 
 
 @rules
-def test_masters_in_every_thread_order_and_unaligned(device, rng, rule):
+def test_masters_have_the_same_bits_in_every_thread_order_and_unaligned(device, rng, rule):
     before = with_masters(rng, rule, "bfloat16")
     results = []
     for order in thread_orders(device):
         with order:
-            there = on(device, before)
+            there = copied_to(device, before)
             master_step(rule, there)
         results.append([[to_numpy(array).tobytes() for array in arrays] for arrays in there])
     for unaligned in range(len(before)):
-        there = on(device, before)
+        there = copied_to(device, before)
         longer = [asarray(np.append(np.zeros(1, a.dtype), a), device) for a in before[unaligned]]
         there[unaligned] = [a[1:].reshape(b.shape) for a, b in zip(longer, before[unaligned])]
         master_step(rule, there)
@@ -279,7 +281,7 @@ def test_masters_in_every_thread_order_and_unaligned(device, rng, rule):
 def test_a_nonfinite_gradient_skips_the_step(device, rng, rule, number):
     before = with_masters(rng, rule, "float16")
     before[1][2][20000] = number
-    there = on(device, before)
+    there = copied_to(device, before)
     scaling = asarray(np.array([1024.0, 0, 5, 1]), device)
     ops.update_loss_scale(scaling, there[1])
     master_step(rule, there, scaling)
@@ -291,10 +293,10 @@ def test_a_nonfinite_gradient_skips_the_step(device, rng, rule, number):
 
 
 @rules
-def test_a_step_with_a_loss_scale(device, rng, rule):
-    """A power of two as loss scale changes no bit; Adam does not count skipped steps."""
+def test_a_loss_scale_that_is_a_power_of_two_changes_no_bit(device, rng, rule):
+    """And Adam does not count skipped steps."""
     before = lists_of(rng, rule, "float32")
-    plain, scaled = on(device, before), on(device, before)
+    plain, scaled = copied_to(device, before), copied_to(device, before)
     scaled[1] = [asarray(np.asarray(grad * np.float32(256)), device) for grad in before[1]]
     scaling = asarray(np.array([256.0, 0, 0, 7]), device)
     ops.update_loss_scale(scaling, scaled[1])
@@ -309,8 +311,7 @@ def test_a_step_with_a_loss_scale(device, rng, rule):
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_every_element_of_every_dtype_is_checked_for_overflow(device, rng, dtype):
     """One element after another is made infinite, aligned and not, across the boundary of two blocks."""
-    finite = np.finfo(as_dtype(dtype)) if dtype != "bfloat16" else None
-    largest = finite.max if finite else as_dtype(dtype).type(3.3895e38)
+    largest = as_dtype(dtype).type(3.3895e38) if dtype == "bfloat16" else np.finfo(as_dtype(dtype)).max
     numbers = np.full(8192 + 11, largest, as_dtype(dtype))
     for first in (0, 1):
         grads = [asarray(numbers.copy(), device)[first:], asarray(np.ones(3, np.float32), device)]
@@ -404,7 +405,7 @@ def test_wide_accesses_begin_at_multiples_of_16_bytes(device, rng):
         np.testing.assert_array_equal(to_numpy(there), expected)
 
 
-def test_clipping_without_gradients(device):
+def test_clipping_without_gradients_is_allowed(device):
     clipped = asarray(np.zeros(4), device)
     for grads in ([], [asarray(np.zeros((0, 3), np.float32), device)]):
         ops.clip_norm(clipped, grads, max_norm=1.0)

@@ -64,7 +64,7 @@ def message(kernel, **settings):
 
 @pytest.mark.parametrize("sanitize", ["none", "checked"])
 @pytest.mark.parametrize("kernel", ALWAYS)
-def test_the_fault_is_found_in_every_run(kernel, sanitize):
+def test_a_planted_fault_is_found_in_every_run(kernel, sanitize):
     output = message(kernel, sanitize=sanitize)
     assert output.startswith(f"kernel {kernel}, block (1, 0, 0), thread (")
     if kernel not in SEVERAL_MAY_BE_NAMED:
@@ -73,7 +73,7 @@ def test_the_fault_is_found_in_every_run(kernel, sanitize):
 
 
 @pytest.mark.parametrize("kernel", CHECKED)
-def test_the_fault_is_found_in_a_checked_run(kernel):
+def test_a_planted_fault_is_found_in_a_checked_run(kernel):
     output = message(kernel, sanitize="checked")
     assert output.startswith(f"kernel {kernel}, block (1, 0, 0), thread (5, 0, 0): "), output
     assert f"at planted.cu:{fault_line(kernel)}" in output
@@ -81,7 +81,7 @@ def test_the_fault_is_found_in_a_checked_run(kernel):
 
 
 def test_a_race_between_warps_is_found_in_some_order():
-    # In order, the second warp has not written yet, so the memory is unwritten. In the other order it is a race.
+    # If the second warp has not run yet, the memory is unwritten. If it has, the read is a race.
     outputs = {message("race_inside_a_warp", sanitize="checked", seed=seed) for seed in range(8)}
     assert any("race: reads shared tile + 148 bytes, which thread (37, 0, 0) wrote" in text for text in outputs), (
         outputs

@@ -16,12 +16,12 @@ CASES = {
     "prime sizes": ((3, 7, 11, 5), dict(kernel_size=2)),
     "overlapping": ((2, 9, 7, 3), dict(kernel_size=3, stride=2)),
     "overlapping, padded": ((1, 8, 8, 16), dict(kernel_size=3, stride=2, padding=1)),
-    "window of one stride apart": ((2, 11, 13, 4), dict(kernel_size=(1, 2), stride=(3, 5))),
+    "strides beyond the window": ((2, 11, 13, 4), dict(kernel_size=(1, 2), stride=(3, 5))),
     "uneven padding": ((2, 6, 5, 7), dict(kernel_size=(3, 2), stride=(2, 1), padding=((1, 2), (0, 1)))),
     "cover": ((2, 7, 9, 8), dict(kernel_size=(3, 2), stride=(2, 2), padding=((1, 1), (0, 1)), fit="cover")),
     "cover, long stride": ((1, 10, 9, 2), dict(kernel_size=2, stride=3, fit="cover")),
     "whole map": ((2, 5, 3, 33), dict(kernel_size=(5, 3))),
-    "index past a byte": ((1, 20, 17, 2), dict(kernel_size=(20, 15), stride=1)),
+    "argmax beyond a byte": ((1, 20, 17, 2), dict(kernel_size=(20, 15), stride=1)),
 }
 case = pytest.mark.parametrize(("shape", "window"), CASES.values(), ids=CASES)
 dtypes = pytest.mark.parametrize("dtype", FLOATS)
@@ -52,7 +52,7 @@ def test_max_pool_backward_is_within_its_bound(device, rng, shape, window, dtype
 
 
 @pytest.mark.parametrize("special", [np.nan, -np.inf, np.inf, 0.0])
-def test_max_pool_of_special_values(device, rng, special):
+def test_max_pool_of_special_values_agrees_with_the_oracle(device, rng, special):
     x = rng.choice(np.array([special, -0.0, 1.0, -np.inf, np.nan, 2.0, 2.0], np.float32), (3, 6, 7, 4))
     window = dict(kernel_size=3, stride=2, padding=1)
     for ours, theirs in zip(on_device("max_pool2d", device, x, **window), ops.max_pool2d(x, **window)):
@@ -94,7 +94,7 @@ def test_global_avg_pool_is_within_its_bound(device, rng, shape, dtype):
     assert_within(dx, dx64, elementwise_bound(dtype, dx64))
 
 
-def test_strided_inputs_and_out(device, rng):
+def test_strided_inputs_and_outputs_give_the_same_bits(device, rng):
     wide = asarray(random(rng, (2, 6, 8, 6), "float32"), device)
     x = wide[:, :, ::2, 1::2]
     y, _ = ops.max_pool2d(asarray(to_numpy(x).copy(), device), kernel_size=2)
@@ -104,7 +104,7 @@ def test_strided_inputs_and_out(device, rng):
     np.testing.assert_array_equal(to_numpy(target)[..., 1::2], 7)
 
 
-def test_an_unaligned_view_takes_the_narrow_path(device, rng):
+def test_an_unaligned_view_gives_the_same_bits(device, rng):
     flat = asarray(random(rng, 2 * 4 * 4 * 8 + 1, "float32"), device)
     x = flat[1:].reshape(2, 4, 4, 8)
     y, _ = ops.max_pool2d(x, kernel_size=2)

@@ -8,9 +8,9 @@ from gpuconv.dtypes import as_dtype
 from tests.kernels.agreement import FLOATS
 
 
-def filled(name, device, shape, dtype, **place):
+def filled(name, device, shape, dtype, **options):
     y = asarray(np.zeros(shape, dtype if dtype == "int64" else as_dtype(dtype)), device)
-    assert getattr(ops, name)(y, **place) is y
+    assert getattr(ops, name)(y, **options) is y
     return to_numpy(y)
 
 
@@ -20,15 +20,16 @@ def filled(name, device, shape, dtype, **place):
     ("name", "numbers"), [("random_uniform", dict(low=-0.3, high=1.7)), ("random_normal", dict(mean=0.1, std=0.05))]
 )
 def test_random_numbers_have_the_oracles_bits(device, name, numbers, shape, dtype):
-    place = numbers | dict(seed=0xDEADBEEF12345678, stream=4, substream=9, offset=2**32 - 2)
+    options = numbers | dict(seed=0xDEADBEEF12345678, stream=4, substream=9, offset=2**32 - 2)
     assert (
-        filled(name, device, shape, dtype, **place).tobytes() == filled(name, "numpy", shape, dtype, **place).tobytes()
+        filled(name, device, shape, dtype, **options).tobytes()
+        == filled(name, "numpy", shape, dtype, **options).tobytes()
     )
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 5, 6, 17, 1000, 1437])
 def test_permutations_have_the_bits_of_numpy(device, n):
-    place = dict(seed=11, epoch=3)
-    order = filled("random_permutation", device, n, "int64", **place)
-    np.testing.assert_array_equal(order, filled("random_permutation", "numpy", n, "int64", **place))
+    options = dict(seed=11, epoch=3)
+    order = filled("random_permutation", device, n, "int64", **options)
+    np.testing.assert_array_equal(order, filled("random_permutation", "numpy", n, "int64", **options))
     np.testing.assert_array_equal(np.sort(order), np.arange(n))

@@ -11,11 +11,12 @@ from gpuconv.dtypes import accumulation_dtype, as_dtype
 
 # Outputs: fewer than one block handles, as many, one more; more than one block; sizes that vector moves do not divide.
 SIZES = (1, 7, 1020, 1024, 1025, 4100)
-SPLITS = (1, 2, 8, 9, 31)  # of one group of threads, of two, of four
+SPLITS = (1, 2, 8, 9, 31)  # added up by one group of threads, by two, by four
 
 
 def reduced(device, dtype, size, splits, *, more=0, bias=None, accumulate=False, skipped=0, activation=None):
-    """The kernel's result for random partial sums, and the same in float64. skipped: elements before the output."""
+    """The kernel's outputs for random partial sums, and the same in float64. more: the length of a second output.
+    skipped: elements in memory before the output."""
     rng, dtype = np.random.default_rng(size + splits), as_dtype(dtype)
     pitch = size + -(-more // 4) * 4
     partials = rng.standard_normal((splits, pitch)).astype(accumulation_dtype(dtype))
@@ -38,32 +39,32 @@ def reduced(device, dtype, size, splits, *, more=0, bias=None, accumulate=False,
     return found, [expected, exact[size : size + more]][: len(found)]
 
 
-def agree(results, dtype):
+def assert_agree(results, dtype):
     step = {"float64": 2e-15, "float32": 1e-6, "float16": 1e-3, "bfloat16": 8e-3}[dtype]
     for found, expected in zip(*results):
         np.testing.assert_allclose(found.astype(np.float64), expected, rtol=2 * step, atol=40 * step)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
-def test_every_size_and_number_of_splits(device, dtype):
+def test_every_size_and_number_of_splits_agrees_with_float64(device, dtype):
     for size in SIZES:
         for splits in SPLITS:
-            agree(reduced(device, dtype, size, splits), dtype)
+            assert_agree(reduced(device, dtype, size, splits), dtype)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
-def test_a_second_output_follows_the_first(device, dtype):
+def test_a_second_output_agrees_with_float64(device, dtype):
     for size, more in ((1024, 4), (1020, 8), (1021, 3), (1024, 3), (4, 1030)):
-        agree(reduced(device, dtype, size, 9, more=more), dtype)
+        assert_agree(reduced(device, dtype, size, 9, more=more), dtype)
 
 
-def test_bias_activation_and_accumulation(device):
+def test_bias_activation_and_accumulation_agree_with_float64(device):
     for columns in (1, 3, 8, 64):
         bias = np.random.default_rng(columns).standard_normal(columns)
         for size in (columns * 17, columns * 1028):
             results = reduced(device, "float32", size, 3, bias=bias, activation="relu", accumulate=True)
-            agree(results, "float32")
+            assert_agree(results, "float32")
 
 
-def test_an_unaligned_output_agrees(device):
-    agree(reduced(device, "float32", 1024, 9, skipped=1), "float32")
+def test_an_unaligned_output_agrees_with_float64(device):
+    assert_agree(reduced(device, "float32", 1024, 9, skipped=1), "float32")

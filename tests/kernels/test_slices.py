@@ -1,5 +1,5 @@
-"""Ops whose `out`, `dy` or `x` is a slice of the channels: the bits of a dense array, and the other channels
-untouched."""
+"""Ops whose `out`, `dy` or `x` is a slice of the channels give the bits of dense arrays and leave the other channels
+unchanged."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from gpuconv.backends import asarray, empty, to_numpy
 from gpuconv.backends.cuda.runtime.capability import capability_named
 
 PIXELS = (2, 4, 4)
-PLACES = [
+SLICES = [
     (0, 8),
     (8, 16),
     (16, 24),
@@ -23,7 +23,7 @@ CASES = ("float32", 8, 3), ("float16", 8, 8)  # dtype, channels of the slice, in
 
 
 def calls(device, dtype, filters, channels, rng):
-    """(name, a call with the slice as `out`, a call with the slice as `dy` or `x`); None where there is none."""
+    """(name, a call that writes a slice as `out`, a call that reads one as `dy` or `x`); None where there is none."""
 
     def volume(*shape):
         return asarray(rng.normal(size=shape).astype(dtype), device)
@@ -33,22 +33,26 @@ def calls(device, dtype, filters, channels, rng):
     deep, narrow = volume(n, h, w, 512), volume(filters, 1, 1, 512)  # with split-K
     own, depthwise = volume(n, h, w, filters), volume(filters, 3, 3, 1)
     vectors = [asarray(rng.uniform(1, 2, filters).astype(np.float32), device) for _ in range(4)]
-    padded, each = dict(padding=1), dict(padding=1, groups=filters)
+    padded, in_groups = dict(padding=1), dict(padding=1, groups=filters)
     _, mask = ops.conv2d_relu(x, weight, bias, **padded)
     _, pooled = ops.conv2d_relu(volume(n, 2 * h, 2 * w, channels), weight, bias, pool=2, **padded)
 
     def conv_norm(x, w, bias):
         return ops.conv2d_batch_norm(x, w, bias, *vectors[:2], *_copies(vectors[2:]), **padded)
 
-    normal = own, *vectors[:2], vectors[2] * 1, vectors[3] * 1
-    wide = dict(input_shape=(n, 2 * h, 2 * w, channels), pool=2, mask=pooled)
-    kept = volume(n, 2 * h, 2 * w, channels)
+    def filter_and_bias_gradient(dy, x, **options):
+        db = bias * 0
+        return db, ops.conv2d_wgrad(dy, x, kernel_size=3, db=db, **options)
+
+    norm_arrays = own, *vectors[:2], vectors[2] * 1, vectors[3] * 1
+    unpool = dict(input_shape=(n, 2 * h, 2 * w, channels), pool=2, mask=pooled)
+    large_x = volume(n, 2 * h, 2 * w, channels)
     yield "conv2d", lambda out: ops.conv2d(x, weight, bias, activation="relu", out=out, **padded), None
     yield "split-K", lambda out: ops.conv2d(deep, narrow, bias, activation="relu", out=out), None
-    yield "depthwise", lambda out: ops.conv2d(own, depthwise, bias, out=out, **each), None
+    yield "depthwise", lambda out: ops.conv2d(own, depthwise, bias, out=out, **in_groups), None
     yield "masked", lambda out: ops.conv2d_relu(x, weight, bias, out=out, **padded), None
     yield "gelu", lambda out: ops.conv2d_relu(x, weight, bias, activation="gelu", out=out, **padded), None
-    yield "norm", lambda out: ops.batch_norm(*normal, training=False, activation="relu", out=out), None
+    yield "norm", lambda out: ops.batch_norm(*norm_arrays, training=False, activation="relu", out=out), None
     yield "training", lambda out: ops.batch_norm(own, *vectors[:2], *_copies(vectors[2:]), training=True, out=out), None
     yield "leaky", lambda out: ops.leaky_relu(own, out=out), None
     yield "leaky-backward", None, lambda dy: ops.leaky_relu_backward(dy, own)
@@ -57,15 +61,11 @@ def calls(device, dtype, filters, channels, rng):
     yield "copy", lambda out: ops.copy(own, out=out), None
     yield "dgrad", None, lambda dy: ops.conv2d_dgrad(dy, weight, input_shape=x.shape, **padded)
     yield "dgrad-mask", None, lambda dy: ops.conv2d_dgrad(dy, weight, input_shape=x.shape, mask=mask, **padded)
-    yield "dgrad-pool", None, lambda dy: ops.conv2d_dgrad(dy, weight, **wide, **padded)
-    yield "dgrad-depthwise", None, lambda dy: ops.conv2d_dgrad(dy, depthwise, input_shape=own.shape, **each)
-    yield "wgrad", None, lambda dy: (db := bias * 0, ops.conv2d_wgrad(dy, x, kernel_size=3, db=db, **padded))
-    yield "wgrad-pool", None, lambda dy: ops.conv2d_wgrad(dy, kept, kernel_size=3, pool=2, mask=pooled, **padded)
-    yield (
-        "wgrad-depthwise",
-        None,
-        lambda dy: ((db := bias * 0), ops.conv2d_wgrad(dy, own, kernel_size=3, db=db, **each)),
-    )
+    yield "dgrad-pool", None, lambda dy: ops.conv2d_dgrad(dy, weight, **unpool, **padded)
+    yield "dgrad-depthwise", None, lambda dy: ops.conv2d_dgrad(dy, depthwise, input_shape=own.shape, **in_groups)
+    yield "wgrad", None, lambda dy: filter_and_bias_gradient(dy, x, **padded)
+    yield "wgrad-pool", None, lambda dy: ops.conv2d_wgrad(dy, large_x, kernel_size=3, pool=2, mask=pooled, **padded)
+    yield "wgrad-depthwise", None, lambda dy: filter_and_bias_gradient(dy, own, **in_groups)
     yield "bias_grad", None, lambda dy: ops.bias_grad(dy, own, activation="relu")
     for active in (None, "silu"):
         yield (
@@ -82,10 +82,10 @@ def calls(device, dtype, filters, channels, rng):
     yield "groups-of-x", None, lambda x: ops.conv2d(x, halves, bias, groups=2, **padded)
     yield "few-channels-of-x", None, lambda x: ops.conv2d(x[..., :4], few, **padded)
     yield "masked-of-x", None, lambda x: ops.conv2d_relu(x, square, bias, **pooled_too)
-    yield "depthwise-of-x", None, lambda x: ops.conv2d(x, depthwise, bias, **each)
-    yield "wgrad-of-x", None, lambda x: (db := bias * 0, ops.conv2d_wgrad(own, x, kernel_size=3, db=db, **padded))
+    yield "depthwise-of-x", None, lambda x: ops.conv2d(x, depthwise, bias, **in_groups)
+    yield "wgrad-of-x", None, lambda x: filter_and_bias_gradient(own, x, **padded)
     yield "wgrad-groups-of-x", None, lambda x: ops.conv2d_wgrad(own, x, kernel_size=3, groups=2, **padded)
-    yield "wgrad-depthwise-of-x", None, lambda x: ops.conv2d_wgrad(own, x, kernel_size=3, **each)
+    yield "wgrad-depthwise-of-x", None, lambda x: ops.conv2d_wgrad(own, x, kernel_size=3, **in_groups)
     yield "backward-of-x", None, lambda x: ops.conv2d_backward(own, x, square, **padded)
     yield "conv-norm-of-x", None, lambda x: conv_norm(x, square, bias)
     yield "norm-of-x", None, lambda x: ops.batch_norm(x, *vectors, training=False)
@@ -103,8 +103,12 @@ def calls(device, dtype, filters, channels, rng):
     yield "scale", lambda out: ops.scale(own, factor=0.3, out=out), lambda dy: ops.scale(dy, factor=0.3)
     drawn = dict(p=0.4, seed=3, first=5)
     yield "dropout", lambda out: ops.dropout(own, **drawn, out=out), lambda dy: ops.dropout_backward(dy, **drawn)
-    drawn4 = drawn | dict(first=8)
-    yield "dropout4", lambda out: ops.dropout(own, **drawn4, out=out), lambda dy: ops.dropout_backward(dy, **drawn4)
+    drawn_aligned = drawn | dict(first=8)  # the numbers of whole blocks of Philox
+    yield (
+        "dropout-aligned",
+        lambda out: ops.dropout(own, **drawn_aligned, out=out),
+        lambda dy: ops.dropout_backward(dy, **drawn_aligned),
+    )
     window, large = dict(kernel_size=3, stride=2, padding=1), volume(n, 2 * h - 1, 2 * w, filters)
     argmax, shape = ops.max_pool2d(large, **window)[1], dict(input_shape=large.shape)
     yield (
@@ -149,19 +153,19 @@ def test_slices_have_the_bits_of_dense_arrays(device, rng, dtype, filters, chann
             if run is None:
                 continue
             expected = _bytes(run(given))
-            for first, every in PLACES:
+            for first, all_channels in SLICES:
                 inside = slice(first, first + filters)
-                host = np.full((*PIXELS, every + filters), 7, dtype)
+                host = np.full((*PIXELS, all_channels + filters), 7, dtype)
                 if given is not None:
                     host[..., inside] = dy
                 there = asarray(host, device)
-                assert _bytes(run(there[..., inside])) == expected, (name, first, every)
+                assert _bytes(run(there[..., inside])) == expected, (name, first, all_channels)
                 after = to_numpy(there)
-                assert (np.delete(after, np.r_[inside], axis=-1) == 7).all(), (name, first, every)
+                assert (np.delete(after, np.r_[inside], axis=-1) == 7).all(), (name, first, all_channels)
 
 
 @pytest.mark.kernels
-def test_slices_of_an_empty_batch(device):
+def test_slices_of_an_empty_batch_are_accepted(device):
     x, weight = empty((0, 4, 4, 3), "float32", device), empty((8, 1, 1, 3), "float32", device)
     out = empty((0, 4, 4, 20), "float32", device)[..., 4:12]
     assert ops.conv2d(x, weight, out=out) is out

@@ -20,7 +20,7 @@ from tests.tolerance import assert_within
 ODD = conv(2, 5, 7, 3, 6, (3, 2), padding=((1, 1), (0, 1)))
 DEPTHWISE = conv(2, 5, 7, 4, 4, (3, 2), groups=4)
 DEEP = conv(1, 5, 7, 600, 3, (1, 1))
-FAMILIES = {  # an op on a problem, and the kernels that are to run
+FAMILIES = {  # the problem, dtype and options, and the kernels that must run
     "conv2d": (ODD, "float32", {}, ["conv2d_fprop_simt"]),
     "conv2d few channels": (ODD, "float32", {"algo": "few_channels-256x64"}, ["conv2d_fprop_few_channels"]),
     "conv2d mma": (ODD, "bfloat16", {"algo": "mma-64x64"}, ["conv2d_fprop_mma"]),
@@ -40,7 +40,7 @@ def size(argument) -> int:
 
 
 def largest_tiny(op: str) -> verify.Case:
-    """A case that names no algorithm."""
+    """The largest tiny case of an op, of those that name no algorithm."""
     cases = [case for case in verify.cases(("tiny",)) if case.op == op and not re.search("first|few|tf32", case.name)]
     return max(cases, key=lambda case: size(case.arguments("float32")[0]))
 

@@ -1,5 +1,5 @@
-"""Kernels whose blocks go on to further elements if there are more than the largest grid has threads: the largest grid
-has two blocks here."""
+"""If an array has more elements than the largest grid has threads, each block goes on to further elements. These tests
+limit the grid to two blocks."""
 
 import numpy as np
 import pytest

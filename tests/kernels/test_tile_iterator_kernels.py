@@ -32,16 +32,16 @@ ABOVE_THE_FILTER = conv(1, 9, 10, 16, 8, (2, 1), stride=(3, 2))  # phases withou
 SQUARE_7 = conv(1, 12, 13, 8, 16, 7, stride=2, padding=((3, 3), (3, 2)))
 LONG = conv(1, 3, 40, 8, 8, (2, 29), padding=((1, 0), (14, 14)))  # as many rows and columns as a mask has bits
 ONE_BY_ONE = conv(3, 5, 7, 40, 24, (1, 1))
-WALKED = [FEW, TWENTY_FOUR, WHOLE, STRIDED, ABOVE_THE_FILTER, SQUARE_7, LONG, ONE_BY_ONE]
+WITH_TAP_TABLE = [FEW, TWENTY_FOUR, WHOLE, STRIDED, ABOVE_THE_FILTER, SQUARE_7, LONG, ONE_BY_ONE]
 
 # Too many taps, or too many rows and columns, for a table: every chunk address is computed.
-SEARCHED = [
+WITHOUT_TAP_TABLE = [
     conv(1, 9, 24, 8, 8, (5, 20), padding=((2, 2), (9, 10))),
     conv(1, 10, 11, 8, 16, (9, 9), padding=((4, 4), (4, 4))),
     conv(1, 2, 40, 16, 8, (1, 31), stride=(1, 2), padding=((0, 0), (15, 15))),
 ]
 
-# Of 12.1e9 elements in, 3.0e9 out; and of 8.4e9 weights.
+# The first has 12.1e9 inputs and 3.0e9 outputs, the second 8.4e9 weights.
 LARGE = conv(90, 1400, 2000, 48, 72, (3, 4), stride=(2, 3), padding=((1, 2), (3, 0)), dilation=(3, 2))
 MANY_FILTERS = conv(1, 9, 9, 70_000, 40_000, (1, 3))
 
@@ -54,8 +54,8 @@ def options(arithmetic: str):
 
 
 def products(case: Conv2dProblem):
-    """Each operand of each direction: the kernel of tiles.cu, which side of the tile it is, how long the side and the
-    depth are, and the phase."""
+    """For each operand of each direction: the kernel of tiles.cu, the side of the tile that it fills, the lengths of
+    this side and of the depth, and the phase."""
     n, p, q, k = case.y_shape
     taps, pixels = int(np.prod(case.kernel_size)) * case.c, n * p * q
     yield "fprop_x", "m", pixels, taps, (0, 0)
@@ -64,15 +64,15 @@ def products(case: Conv2dProblem):
     yield "wgrad_x", "n", taps, pixels, (0, 0)
     rows = n * ceil_div(case.h, case.stride[0]) * ceil_div(case.w, case.stride[1])
     for phase in np.ndindex(case.stride):
-        met = [
+        taps_met = [
             sum((at + pad[0] - tap * dilation) % stride == 0 for tap in range(size))
             for at, pad, size, stride, dilation in zip(
                 phase, case.padding, case.kernel_size, case.stride, case.dilation
             )
         ]
-        if met[0] * met[1]:
-            yield "dgrad_dy", "m", rows, met[0] * met[1] * k, phase
-            yield "dgrad_w", "n", case.c, met[0] * met[1] * k, phase
+        if taps_met[0] * taps_met[1]:
+            yield "dgrad_dy", "m", rows, taps_met[0] * taps_met[1] * k, phase
+            yield "dgrad_w", "n", case.c, taps_met[0] * taps_met[1] * k, phase
 
 
 def tiles(algorithm: str, arithmetic: str):
@@ -83,14 +83,14 @@ def tiles(algorithm: str, arithmetic: str):
     return load(Path(__file__).with_name("tiles.cu"), defines | macros)
 
 
-def walked(
+def assert_same_addresses(
     device: str, case: Conv2dProblem, algorithm: str, arithmetic: str, rng: np.random.Generator, count: int = 3
 ) -> int:
-    """Compare iterators and matrices on all operands of a case, from some places on, the ends among them. Returns
-    the furthest offset."""
+    """Checks that the iterators give the addresses of the matrices, for all operands of a case, from both ends and from
+    `count` random positions on. Returns the furthest offset."""
     tile, dtype = find(algorithm, arithmetic), as_dtype(options(arithmetic)[0])
     module, struct = tiles(algorithm, arithmetic), packed(case, 1)
-    tensor, turns, furthest = asarray(np.zeros(8, dtype), device), 5, -1
+    tensor, tile_count, furthest = asarray(np.zeros(8, dtype), device), 5, -1
     for kernel, side, size, depth, phase in products(case):
         block = tile.block_m if side == "m" else tile.block_n
         last = max(0, ceil_div(depth, tile.block_k) - 3) * tile.block_k
@@ -98,7 +98,7 @@ def walked(
         begins = {0, last, *(int(i) // tile.block_k * tile.block_k for i in rng.integers(0, last + 1, count))}
         for first in sides:
             for begin in begins:
-                shape = (turns, block * 4 // tile.threads, tile.threads)
+                shape = (tile_count, block * 4 // tile.threads, tile.threads)
                 found, expected = (asarray(np.full(shape, -2, np.int64), device) for _ in range(2))
                 run = module.kernel(kernel)
                 run(
@@ -111,10 +111,10 @@ def walked(
                     *phase,
                     first,
                     begin,
-                    turns,
+                    tile_count,
                     shared=tile.smem_bytes,
                 )
-                inside = np.arange(turns) < ceil_div(depth - begin, tile.block_k)  # nothing is read past the end
+                inside = np.arange(tile_count) < ceil_div(depth - begin, tile.block_k)  # nothing is read past the end
                 found, expected = to_numpy(found)[inside], to_numpy(expected)[inside]
                 np.testing.assert_array_equal(found, expected, f"{kernel} {case} phase {phase} at {first}, {begin}")
                 furthest = max(furthest, found.max())
@@ -124,12 +124,12 @@ def walked(
 @pytest.mark.parametrize("arithmetic", ["float16", "tf32"])
 @pytest.mark.parametrize("algorithm", ["mma-128x128", "mma-128x64", "mma-32x128"])
 def test_iterators_give_the_addresses_of_their_matrices(device, rng, algorithm, arithmetic):
-    for case in WALKED:
-        assert walked(device, case, algorithm, arithmetic, rng) > 0
+    for case in WITH_TAP_TABLE:
+        assert assert_same_addresses(device, case, algorithm, arithmetic, rng) > 0
 
 
 @pytest.mark.parametrize("arithmetic", ["float16", "tf32"])
-def test_iterators_of_random_convolutions(device, rng, arithmetic):
+def test_iterators_give_the_addresses_of_random_convolutions(device, rng, arithmetic):
     for _ in range(60):
         r, s = (int(i) for i in rng.integers(1, 6, 2))
         n, h, w, c, k = (int(i) for i in rng.integers(1, [4, 14, 14, 8, 8]))
@@ -138,37 +138,37 @@ def test_iterators_of_random_convolutions(device, rng, arithmetic):
         least = [(size - 1) * step + 1 for size, step in zip((r, s), dilation)]
         window = dict(stride=stride, padding=padding, dilation=dilation)
         case = conv(n, h + least[0], w + least[1], c * 8, k * 8, (r, s), **window)
-        walked(device, case, "mma-64x64", arithmetic, rng, count=1)
+        assert_same_addresses(device, case, "mma-64x64", arithmetic, rng, count=1)
 
 
 def test_addresses_past_two_to_the_31(device, rng):
-    assert walked(device, LARGE, "mma-128x64", "float16", rng) > 2**33
+    assert assert_same_addresses(device, LARGE, "mma-128x64", "float16", rng) > 2**33
     plain = conv(90, 1400, 2000, 48, 8, (3, 4), padding=LARGE.padding)
-    assert walked(device, plain, "mma-64x64", "float16", rng) > 2**33
-    assert walked(device, MANY_FILTERS, "mma-128x64", "float16", rng) > 2**32
+    assert assert_same_addresses(device, plain, "mma-64x64", "float16", rng) > 2**33
+    assert assert_same_addresses(device, MANY_FILTERS, "mma-128x64", "float16", rng) > 2**32
 
 
 @directions
 @arithmetics
-@pytest.mark.parametrize("case", WALKED, ids=str)
-def test_convolutions_with_iterators(device, op, arithmetic, case):
-    dtype, asked = options(arithmetic)
-    assert_right(op, device, case, dtype, algo="mma-64x64", **asked)
+@pytest.mark.parametrize("case", WITH_TAP_TABLE, ids=str)
+def test_convolutions_with_iterators_agree_with_the_oracle(device, op, arithmetic, case):
+    dtype, tf32_option = options(arithmetic)
+    assert_right(op, device, case, dtype, algo="mma-64x64", **tf32_option)
 
 
 @directions
 @arithmetics
-def test_filters_with_more_taps_than_the_table_holds(device, op, arithmetic):
-    dtype, asked = options(arithmetic)
-    for case in SEARCHED:
+def test_filters_with_more_taps_than_the_table_holds_agree_with_the_oracle(device, op, arithmetic):
+    dtype, tf32_option = options(arithmetic)
+    for case in WITHOUT_TAP_TABLE:
         with launches.recorded() as found:
-            assert_right(op, device, case, dtype, algo="mma-64x64", **asked)
+            assert_right(op, device, case, dtype, algo="mma-64x64", **tf32_option)
         assert found[0].kernel.module.defines["TAP_TABLE"] == "0"
 
 
 def test_which_filters_use_a_tap_table():
-    assert all(fits_tap_table(case, 1) for case in [*WALKED, LARGE, MANY_FILTERS])
-    assert not any(fits_tap_table(case, 1) for case in SEARCHED)
+    assert all(fits_tap_table(case, 1) for case in [*WITH_TAP_TABLE, LARGE, MANY_FILTERS])
+    assert not any(fits_tap_table(case, 1) for case in WITHOUT_TAP_TABLE)
     # Two rows further is 2 * dilation * 40,000 * 4096 elements of x, or of dy.
     assert fits_tap_table(conv(1, 13, 40_000, 4096, 8, 3, padding=PAD, dilation=(6, 1)), 1)
     assert not fits_tap_table(conv(1, 15, 40_000, 4096, 8, 3, padding=PAD, dilation=(7, 1)), 1)
@@ -182,7 +182,7 @@ def test_which_filters_use_a_tap_table():
 def test_iterators_have_no_memory_errors_in_any_order(device, op):
     if device != "emulated":
         pytest.skip("the emulator's checks")
-    for case in (TWENTY_FOUR, STRIDED, SEARCHED[2]):
+    for case in (TWENTY_FOUR, STRIDED, WITHOUT_TAP_TABLE[2]):
         for seed in (3, 8):
             with emulator.configure(sanitize="checked", seed=seed):
                 assert_right(op, device, case, "bfloat16", algo="mma-64x64")
@@ -194,17 +194,17 @@ def test_iterators_have_no_memory_errors_in_any_order(device, op):
 @pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
 def test_gradients_through_a_mask(device, rng, op, arithmetic):
     """dy counts as zero where its mask bit is not set, in one group and in three."""
-    dtype, asked = options(arithmetic)
+    dtype, tf32_option = options(arithmetic)
     grouped = conv(2, 9, 11, 24, 48, (3, 2), padding=TWENTY_FOUR.padding, dilation=(2, 1), groups=3)
     for case in (TWENTY_FOUR, STRIDED, grouped, conv(2, 7, 9, 8, 12, 3, padding=PAD)):
         (dy, other), given = arguments(op, case, dtype)
         keeps = rng.integers(0, 2, dy.shape).astype(bool)
-        (expected,) = expect(op, [np.where(keeps, dy, np.zeros_like(dy)), other], given | asked)
+        (expected,) = expect(op, [np.where(keeps, dy, np.zeros_like(dy)), other], given | tf32_option)
         by_group = keeps.reshape(*dy.shape[:3], case.groups, -1)
         mask = asarray(np.packbits(by_group, axis=-1, bitorder="little").reshape(*dy.shape[:3], -1), device)
         for checks in (dict(), dict(sanitize="checked", seed=5)):
             with emulator.configure(**checks):
-                found = on_device(op, device, dy, other, **given, mask=mask, algo="mma-64x64", **asked)
+                found = on_device(op, device, dy, other, **given, mask=mask, algo="mma-64x64", **tf32_option)
                 assert_within(found, expected.value, expected.bound, f"{op} {case}")
 
 

@@ -61,7 +61,7 @@ CHECKED = {
 }
 
 
-def line(comment):
+def line_of(comment):
     return next(i for i, text in enumerate(RING.read_text().splitlines(), 1) if text.endswith(f"// {comment}"))
 
 
@@ -74,7 +74,7 @@ def launch(kernel, tiles=TILES, **settings):
 
 
 @pytest.mark.parametrize("sanitize", ["none", "checked"])
-def test_a_correct_ring_in_every_order(sanitize):
+def test_a_correct_ring_is_right_in_every_order(sanitize):
     for seed in range(12):
         for tiles in (1, 3, 10):
             np.testing.assert_array_equal(*launch("correct", tiles, seed=seed, sanitize=sanitize))
@@ -86,10 +86,10 @@ def test_a_correct_ring_in_every_order(sanitize):
     + [(kernel, "checked") for kernel in CHECKED],
     ids=lambda value: value,
 )
-def test_the_fault_is_named(kernel, sanitize):
+def test_a_planted_fault_is_named(kernel, sanitize):
     expected = re.escape((ALWAYS | CHECKED)[kernel]).replace(r"\#", r"\d+").replace("@", r"\w+\.cuh?:\d+")
     for role in ("producer", "consumer"):
-        expected = expected.replace(role.upper(), rf"warpgroups\.cu:{line(role)}")
+        expected = expected.replace(role.upper(), rf"warpgroups\.cu:{line_of(role)}")
     for seed in range(6):
         begin = time.process_time()
         with pytest.raises(emulator.EmulatorError) as caught:
@@ -107,7 +107,7 @@ def test_unfinished_accumulators_are_nan_without_checking():
         assert np.isnan(launch(kernel, sanitize="none")[0]).all()
 
 
-def others(kernel, size, **settings):
+def launch_exchange(kernel, size, **settings):
     x, y = np.random.default_rng(0).integers(-9, 9, 2048).astype(np.float32), emulator.empty((BLOCKS, size))
     with emulator.configure(**settings):
         load(RING).kernel(kernel)(BLOCKS, 256, y, emulator.asarray(x))
@@ -115,13 +115,15 @@ def others(kernel, size, **settings):
 
 
 @pytest.mark.parametrize("sanitize", ["none", "checked"])
-def test_copies_that_arrive_and_barriers_of_some_warps_in_every_order(sanitize):
+def test_arriving_copies_and_named_barriers_are_right_in_every_order(sanitize):
     for seed in range(12):
-        x, y = others("copies_arrive_correctly", 128, seed=seed, sanitize=sanitize)
+        x, y = launch_exchange("copies_arrive_correctly", 128, seed=seed, sanitize=sanitize)
         np.testing.assert_array_equal(y, np.broadcast_to(x.reshape(4, 128, 4).sum((0, 2)), y.shape))
-        x, y = others("exchanged", 512, seed=seed, sanitize=sanitize)
-        turned = x[:256].reshape(2, 128)[:, ::-1].ravel()
-        np.testing.assert_array_equal(y, np.broadcast_to(np.concatenate([turned, turned + 1]), y.shape))
+        x, y = launch_exchange("exchanged", 512, seed=seed, sanitize=sanitize)
+        reversed_halves = x[:256].reshape(2, 128)[:, ::-1].ravel()
+        np.testing.assert_array_equal(
+            y, np.broadcast_to(np.concatenate([reversed_halves, reversed_halves + 1]), y.shape)
+        )
 
 
 @pytest.mark.parametrize(
@@ -139,11 +141,11 @@ def test_copies_that_arrive_and_barriers_of_some_warps_in_every_order(sanitize):
         ("exchanged_without_a_thread", r"deadlock.*at named barrier 2, which lacks 1 of 128 threads"),
     ],
 )
-def test_faults_of_copies_that_arrive_and_of_named_barriers(kernel, fault):
+def test_faults_of_arriving_copies_and_named_barriers_are_named(kernel, fault):
     sanitize = "none" if "deadlock" in fault else "checked"
     for seed in range(6):
         with pytest.raises(emulator.EmulatorError, match=rf"kernel {kernel}, block .* of warpgroup \d: .*({fault})"):
-            others(kernel, 512, seed=seed, sanitize=sanitize)
+            launch_exchange(kernel, 512, seed=seed, sanitize=sanitize)
 
 
 def test_a_try_to_wait_returns_before_the_phase_ends():

@@ -18,19 +18,19 @@ from gpuconv.dtypes import as_dtype
 
 ROWS, DEPTH = 64, 64
 KERNELS = Path(__file__).with_name("wgmma_products.cu")
-EVERY = list(itertools.product(range(4), range(4)))  # swizzle, which operands are MN-major
-COLUMNS = {64: EVERY, 128: [(1, 0), (1, 3)], 192: [(1, 1)], 256: [(1, 0), (1, 2)]}
+ALL_LAYOUTS = list(itertools.product(range(4), range(4)))  # swizzle; 2 if A is MN-major, plus 1 if B is
+COLUMNS = {64: ALL_LAYOUTS, 128: [(1, 0), (1, 3)], 192: [(1, 1)], 256: [(1, 0), (1, 2)]}
 
 
 def module(n, dtype="bfloat16"):
     return load(KERNELS, {"DTYPE": dtype, "COLUMNS": n})
 
 
-def product(device, n, dtype, swizzle, which, *, a, b, before, shift_a=0, shift_b=0):
+def product(device, n, dtype, swizzle, mn_major, *, a, b, before, shift_a=0, shift_b=0):
     sums = asarray(before, device)
     run = module(n, dtype).kernel("product")
     arrays, size = [asarray(a, device), asarray(b, device)], (ROWS + n) * DEPTH * 2 + shift_a + shift_b
-    run(1, 128, sums, *arrays, swizzle, which, shift_a, shift_b, shared=size)
+    run(1, 128, sums, *arrays, swizzle, mn_major, shift_a, shift_b, shared=size)
     return to_numpy(sums)
 
 
@@ -41,7 +41,7 @@ def operands(rng, n, dtype):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("n", COLUMNS)
-def test_a_product_in_every_layout(device, rng, n, dtype):
+def test_a_product_has_the_same_bits_in_every_layout(device, rng, n, dtype):
     if device != "emulated" and capability_named(device) != 90:
         pytest.skip("wgmma needs a GPU of compute capability 9.0")
     given = operands(rng, n, dtype)
@@ -55,7 +55,7 @@ def test_a_product_in_every_layout(device, rng, n, dtype):
     assert len(set(results)) == 1  # a layout changes no bit
 
 
-def test_under_the_checker_in_any_order(rng):
+def test_the_checker_and_another_order_of_threads_change_no_bit(rng):
     given = operands(rng, 64, "float16")
     plain = product("emulated", 64, "float16", 1, 1, **given)
     with emulator.configure(sanitize="checked", seed=3):
@@ -65,12 +65,12 @@ def test_under_the_checker_in_any_order(rng):
 @pytest.mark.parametrize("swizzle", [1, 2, 3])
 def test_a_swizzled_operand_that_begins_elsewhere_is_reported(rng, swizzle):
     given = operands(rng, 64, "float16")
-    for which, shifts in itertools.product(range(4), ((128, 896), (0, 128))):
+    for mn_major, shifts in itertools.product(range(4), ((128, 896), (0, 128))):
         operand = "B" if shifts[0] == 0 else "A"
         with pytest.raises(
             emulator.EmulatorError, match=f"operand {operand} does not begin where a swizzled atom does"
         ):
-            product("emulated", 64, "float16", swizzle, which, **given, shift_a=shifts[0], shift_b=shifts[1])
+            product("emulated", 64, "float16", swizzle, mn_major, **given, shift_a=shifts[0], shift_b=shifts[1])
 
 
 FAULTS = {
@@ -103,7 +103,7 @@ def test_one_hgmma_per_product_without_spills(n, dtype):
     expected = f"HGMMA.64x{n}x16.F32" + (".BF16" if dtype == "bfloat16" else "")
     found = [each.opcode for each in code if each.opcode.startswith("HGMMA")]
     assert found == [expected] * (16 if n == 64 else 4) * (DEPTH // 16)
-    of = binary.resources["product"]
-    assert (of.stack, of.spill_stores, of.spill_loads) == (0, 0, 0)
-    assert of.registers <= n // 2 + 32
+    resources = binary.resources["product"]
+    assert (resources.stack, resources.spill_stores, resources.spill_loads) == (0, 0, 0)
+    assert resources.registers <= n // 2 + 32
     assert "C75" not in (binary.path.parent / "log.txt").read_text(encoding="utf-8")

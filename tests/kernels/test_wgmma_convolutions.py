@@ -21,14 +21,14 @@ from gpuconv.dtypes import as_dtype
 from gpuconv.verify.conv_problems import conv, random_arrays
 from tests.kernels import wgmma_tiers
 from tests.kernels.agreement import assert_same_bits, on_device
-from tests.kernels.test_conv_kernels import arguments, assert_right, forced, problem
+from tests.kernels.test_conv_kernels import arguments, assert_right, force_algorithm, problem
 from tests.kernels.test_machine_code import compiled, tensor_core_variant
 from tests.tolerance import assert_within, sum_bound
 
 TILES = [each for each in ALGORITHMS if each.family == "wgmma"]
 tiles = pytest.mark.parametrize("algo", [each.name for each in TILES])
 dtypes = pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-# bias; mask and pool; moments; gradients
+# The ops, and the kernel of each. The first three differ in their epilogue: bias; mask and pool; moments.
 OPS = {
     "conv2d": "conv2d_fprop",
     "conv2d_relu": "conv2d_fprop",
@@ -49,7 +49,7 @@ def device(device):
 
 
 def cases(*tiers, op):
-    """Of an op, without those that ask for an algorithm."""
+    """The cases of an op that name no algorithm."""
     return [case for case in verify.cases(tiers) if case.op == op and "algo" not in case.arguments("float32")[1]]
 
 
@@ -74,7 +74,7 @@ def test_case_tiers_agree_with_the_oracle(device, op, dtype):
 
 @dtypes
 @pytest.mark.parametrize("op", OPS)
-def test_case_tiers_under_the_checker_in_any_order(op, dtype):
+def test_case_tiers_agree_under_the_checker_in_any_order(op, dtype):
     for seed, case in enumerate(cases("tiny", "odd", "random", op=op)):
         if dtype in case.dtypes:
             with emulator.configure(sanitize="checked", seed=seed % 7):
@@ -85,8 +85,8 @@ def test_case_tiers_under_the_checker_in_any_order(op, dtype):
     ("op", "algo"),
     [(op, algo) for op, tiles in wgmma_tiers.TILES_OF.items() for algo in tiles if algo != "wgmma-128x128"],
 )
-def test_a_draw_of_the_case_tiers_by_the_other_tiles(op, algo):
-    """One case for each, since each compiles a kernel; python -m tests.kernels.wgmma_tiers runs all cases."""
+def test_one_case_of_the_tiers_for_each_other_tile_agrees_with_the_oracle(op, algo):
+    """One case for each tile, because it compiles a kernel; python -m tests.kernels.wgmma_tiers runs all cases."""
     number = 7 * [*wgmma_tiers.OPS].index(op) + 11 * wgmma_tiers.TILES_OF[op].index(algo)
     dtype = wgmma_tiers.DTYPES[number % 2]
     found = wgmma_tiers.cases(op, dtype, "tiny", "odd", "random")
@@ -95,7 +95,7 @@ def test_a_draw_of_the_case_tiers_by_the_other_tiles(op, algo):
 
 
 def layers(op):
-    """The nets' layers with whole 16 bytes of channels and filters; of activations only ReLU, for fewer kernels."""
+    """The nets' layers whose channels and filters fill whole 16 bytes; with ReLU only, so fewer kernels compile."""
     others = ("gelu", "silu", "hard_swish")
     found = [each for each in cases("real", op=op) if "float16" in each.dtypes]
     found = [each for each in found if op != "conv2d_relu" or not each.name.endswith(others)]
@@ -104,7 +104,7 @@ def layers(op):
 
 @dtypes
 @pytest.mark.parametrize(("op", "algo"), [(op, algo) for op in OPS for algo in TILES_OF[op]])
-def test_layers_of_the_nets_by_each_tile_under_the_checker(op, algo, dtype):
+def test_layers_of_the_nets_agree_by_each_tile_under_the_checker(op, algo, dtype):
     """The tiles take turns, since a layer takes up to a second; each round begins with the next tile."""
     in_turn = TILES_OF[op]
     for seed, case in enumerate(layers(op)):
@@ -115,9 +115,9 @@ def test_layers_of_the_nets_by_each_tile_under_the_checker(op, algo, dtype):
 
 @directions
 @dtypes
-def test_every_tile_under_the_checker_in_any_order(monkeypatch, op, dtype, algo):
-    """Partial tiles, and a depth that fills the ring three times, not split."""
-    forced(monkeypatch, find(algo, dtype))
+def test_every_tile_agrees_under_the_checker_in_any_order(monkeypatch, op, dtype, algo):
+    """Partial tiles, and without split-K a depth that fills the ring three times."""
+    force_algorithm(monkeypatch, find(algo, dtype))
     deep = conv(4, 17, 17, 8, 24, 3, padding=1) if op == "conv2d_wgrad" else conv(1, 5, 5, 128, 136, 3, padding=1)
     for case in (deep, conv(2, 9, 8, 24, 40, 3, stride=2, padding=1)):
         for seed in (0, 3, 4):
@@ -125,7 +125,7 @@ def test_every_tile_under_the_checker_in_any_order(monkeypatch, op, dtype, algo)
                 assert_right(op, "emulated", case, dtype)
 
 
-# Several tiles; less than a stage, stages that do not fill the ring, and a depth that fills it; phases with other taps.
+# Several tiles. The depth is less than a stage, a few stages, or the whole ring; phases of dgrad have different taps.
 SEVERAL_TILES = {
     "conv2d": (conv(1, 17, 16, 8, 136, 3, padding=1), conv(1, 9, 33, 56, 72, 3, groups=1, padding=1)),
     "conv2d_dgrad": (conv(1, 17, 16, 136, 8, 3, padding=1), conv(2, 17, 17, 8, 24, 3, stride=2, padding=1)),
@@ -135,9 +135,9 @@ SEVERAL_TILES = {
 
 @directions
 @pytest.mark.parametrize("blocks", [1, 2, 3])
-def test_blocks_compute_several_tiles_in_turn(monkeypatch, op, algo, blocks):
+def test_blocks_that_compute_several_tiles_agree_with_the_oracle(monkeypatch, op, algo, blocks):
     """Even and odd numbers of tiles a block, from 1 to 12: the ring's phases go on from tile to tile."""
-    forced(monkeypatch, find(algo, "bfloat16"), 1, blocks)
+    force_algorithm(monkeypatch, find(algo, "bfloat16"), 1, blocks)
     for seed, case in enumerate(SEVERAL_TILES[op], blocks):
         with emulator.configure(sanitize="checked", seed=seed):
             assert_right(op, "emulated", case, "bfloat16")
@@ -148,9 +148,9 @@ def test_every_order_gives_the_bits_of_the_other_tensor_core_kernels(device, mon
     """On the emulated device, whose products round alike."""
     for channels in ((64, 72), (24, 40), (5, 67)):
         arrays, options = arguments(op, problem(*channels), "bfloat16")
-        forced(monkeypatch, find("mma-64x64", "bfloat16"))
+        force_algorithm(monkeypatch, find("mma-64x64", "bfloat16"))
         by_mma = on_device(op, device, *arrays, **options)
-        forced(monkeypatch, find(algo, "bfloat16"))
+        force_algorithm(monkeypatch, find(algo, "bfloat16"))
         assert_same_bits(op, device, *arrays, **options)
         if device == "emulated":
             np.testing.assert_array_equal(on_device(op, device, *arrays, **options), by_mma)
@@ -158,37 +158,37 @@ def test_every_order_gives_the_bits_of_the_other_tensor_core_kernels(device, mon
 
 @directions
 @pytest.mark.parametrize("splits", [1, 3])
-@pytest.mark.parametrize(("channels", "beside"), [((24, 40), (8, 16)), ((5, 67), (3, 2))], ids=["packs", "numbers"])
-def test_slices_have_the_bits_of_dense_arrays(monkeypatch, op, algo, splits, channels, beside):
-    """y and dx are stored into, and dy is read from, slices of wider volumes, whose other channels do not change."""
+@pytest.mark.parametrize(("channels", "margins"), [((24, 40), (8, 16)), ((5, 67), (3, 2))], ids=["packs", "numbers"])
+def test_slices_have_the_bits_of_dense_arrays(monkeypatch, op, algo, splits, channels, margins):
+    """y and dx are written into slices of wider volumes, and dy is read from one. Other channels do not change."""
 
     def sliced(array):
-        before, after = beside
+        before, after = margins
         wide = np.full((*array.shape[:-1], before + array.shape[-1] + after), 7, as_dtype("bfloat16"))
         wide[..., before:-after] = array
-        held.append((asarray(wide, "emulated"), np.delete(wide, np.s_[before:-after], -1)))
-        return held[-1][0][..., before:-after]
+        volumes.append((asarray(wide, "emulated"), np.delete(wide, np.s_[before:-after], -1)))
+        return volumes[-1][0][..., before:-after]
 
-    held = []
-    forced(monkeypatch, find(algo, "bfloat16"), splits)
+    volumes = []
+    force_algorithm(monkeypatch, find(algo, "bfloat16"), splits)
     arrays, options = arguments(op, problem(*channels), "bfloat16")
     expected = on_device(op, "emulated", *arrays, **options)
     first, *others = [asarray(array, "emulated") for array in arrays]
     if op != "conv2d":
         first = sliced(arrays[0])
-    into = {} if op == "conv2d_wgrad" else dict(out=sliced(np.zeros_like(expected)))
+    out_option = {} if op == "conv2d_wgrad" else dict(out=sliced(np.zeros_like(expected)))
     if channels == (24, 40):
         monkeypatch.setattr("gpuconv.backends.cuda.runtime.rows.copied_rows", None)  # no copy is made
     with emulator.configure(sanitize="checked", seed=3):
-        np.testing.assert_array_equal(to_numpy(getattr(ops, op)(first, *others, **options, **into)), expected)
-    for volume, unchanged in held:
-        np.testing.assert_array_equal(np.delete(to_numpy(volume), np.s_[beside[0] : -beside[1]], -1), unchanged)
+        np.testing.assert_array_equal(to_numpy(getattr(ops, op)(first, *others, **options, **out_option)), expected)
+    for volume, unchanged in volumes:
+        np.testing.assert_array_equal(np.delete(to_numpy(volume), np.s_[margins[0] : -margins[1]], -1), unchanged)
 
 
 @directions
 @pytest.mark.parametrize("splits", [2, 5])
 def test_split_k_agrees_with_the_oracle(device, monkeypatch, op, algo, splits):
-    forced(monkeypatch, find(algo, "bfloat16"), splits)
+    force_algorithm(monkeypatch, find(algo, "bfloat16"), splits)
     more = dict(activation="silu") if op == "conv2d" else {}
     for case in (problem(64, 24), problem(5, 7, groups=2)):
         assert_right(op, device, case, "bfloat16", **more)
@@ -197,26 +197,25 @@ def test_split_k_agrees_with_the_oracle(device, monkeypatch, op, algo, splits):
 @pytest.mark.parametrize("algo", [algo for op, algo in DIRECTIONS if op == "conv2d_wgrad"])
 @pytest.mark.parametrize("splits", [1, 3])
 @pytest.mark.parametrize("accumulate", [False, True])
-def test_db_of_the_copied_tiles(monkeypatch, algo, splits, accumulate):
-    """The bias gradient that the filter gradient also computes: of several tiles and of two groups, deeper than the
-    ring; added to the old values or not; a block for each tile, and one for all."""
+def test_the_bias_gradient_of_wgrad_is_within_its_bound(monkeypatch, algo, splits, accumulate):
+    """Several tiles or two groups, deeper than the ring; a block for each tile, or one for all."""
     one, two = conv(3, 17, 15, 8, 264, 1), conv(2, 9, 8, 6, 14, 3, groups=2)
     for seed, (case, blocks) in enumerate(((one, None), (two, None), (one, 1), (two, 1))):
-        forced(monkeypatch, find(algo, "bfloat16"), splits, blocks)
+        force_algorithm(monkeypatch, find(algo, "bfloat16"), splits, blocks)
         x, w, bias, dy = random_arrays(case, as_dtype("bfloat16"))
         with emulator.configure(sanitize="checked", seed=seed + 3):
             there = [asarray(a, "emulated") for a in (dy, x, w, bias)]
             options = dict(kernel_size=case.kernel_size, accumulate=accumulate) | case.window
             ops.conv2d_wgrad(*there[:2], out=there[2], db=there[3], **options)
-        held = bias.astype(np.float64) * accumulate
+        old = bias.astype(np.float64) * accumulate
         wide = dy.astype(np.float64)
         length = dy.size // case.k + 1
-        expected, size = ops.bias_grad(wide) + held, ops.bias_grad(np.abs(wide)) + np.abs(held)
+        expected, size = ops.bias_grad(wide) + old, ops.bias_grad(np.abs(wide)) + np.abs(old)
         assert_within(to_numpy(there[3]), expected, sum_bound(as_dtype("bfloat16"), length, size))
 
 
 @directions
-def test_filters_with_as_many_taps_as_the_table_holds_and_more(device, op, algo):
+def test_filters_with_as_many_taps_as_the_table_holds_and_more_agree(device, op, algo):
     for size in ((8, 9), (9, 9)):
         case = conv(1, 12, 13, 8, 8, size, padding=((3, 4), (5, 2)))
         assert_right(op, device, case, "bfloat16", algo=algo)
@@ -225,7 +224,7 @@ def test_filters_with_as_many_taps_as_the_table_holds_and_more(device, op, algo)
 
 
 @tiles
-def test_empty_batches_and_no_channels(device, algo):
+def test_an_empty_batch_and_no_channels_are_accepted(device, algo):
     assert_right("conv2d", device, conv(0, 5, 7, 8, 16, 3), "bfloat16", algo=algo)
     x, w = (asarray(np.zeros(shape, as_dtype("bfloat16")), device) for shape in ((1, 4, 4, 0), (8, 3, 3, 0)))
     bias = np.arange(8).astype(as_dtype("bfloat16"))
@@ -237,16 +236,16 @@ def test_empty_batches_and_no_channels(device, algo):
 
 
 @directions
-def test_shared_memory_without_bank_conflicts(op, algo):
+def test_the_kernels_have_no_bank_conflicts(op, algo):
     """Copies into the tiles, and sums on the way to the output."""
-    with emulator.bank_conflicts() as of:
+    with emulator.bank_conflicts() as counts:
         assert_right(op, "emulated", conv(1, 16, 16, 64, 256, 1), "bfloat16", algo=algo)
-    accesses, conflicts = of({"conv2d": "conv2d_fprop"}.get(op, op) + "_wgmma")
+    accesses, conflicts = counts({"conv2d": "conv2d_fprop"}.get(op, op) + "_wgmma")
     assert accesses > 100
     assert conflicts == 0
 
 
-def test_no_device_chooses_it_without_a_proof():
+def test_no_device_chooses_wgmma_without_a_proof():
     product = Product("conv2d_fprop", 2**17, 1024, 2048, 1, as_dtype("bfloat16"))
     assert plan(product).algorithm.family == "mma"
     assert sorted(each.algorithm.name for each in unproved(product)) == sorted(TILES_OF["conv2d"])
@@ -257,8 +256,8 @@ def test_no_device_chooses_it_without_a_proof():
 
 # --- machine code ------------------------------------------------------------------------------
 
-# Registers of a thread, and instructions of a warp of the main loop for each HGMMA, at most: by NVRTC 13.5, and by 12.0
-# and 13.0, the oldest ones that the extras allow (ci/nvrtc.sh).
+# The most registers of a thread, and the most instructions that a warp issues in the main loop for each HGMMA: compiled
+# by NVRTC 13.5, and by 12.0 or 13.0, the oldest versions that the extras allow (ci/nvrtc.sh).
 PINNED = {
     "wgmma-256x128": ((168, 13), (168, 14)),
     "wgmma-128x256": ((168, 21), (168, 22)),
@@ -268,7 +267,7 @@ PINNED = {
     "wgmma-64x192": ((140, 19), (144, 21)),
     "wgmma-128x64": ((128, 14), (128, 15)),
 }
-FINISHES = {
+EPILOGUES = {
     "plain": {},
     "gelu": dict(ACTIVATION="Gelu", SAVES_INPUT=1),
     "pool": dict(ACTIVATION="Relu", MASK=4),
@@ -278,7 +277,7 @@ FINISHES = {
     "norm sums": dict(ACTIVATION="Gelu", NORM_SUMS=1),
     "norm sums, silu": dict(ACTIVATION="Silu", NORM_SUMS=1),
 }
-OF_OPS = {
+EPILOGUES_OF = {
     "conv2d": ("plain", "gelu", "pool", "moments", "single numbers", "many taps"),
     "conv2d_dgrad": ("plain", "norm sums", "norm sums, silu", "single numbers", "many taps"),
     "conv2d_wgrad": ("plain", "single numbers"),
@@ -286,20 +285,20 @@ OF_OPS = {
 
 
 def copies_of(side):
-    """The chunks of a tile of an operand that a thread copies: of every 2nd, 4th, ... of 64 lines."""
+    """How many chunks of an operand's tile, 64 lines of `side` numbers, each of 128 threads copies."""
     lines_at_once = 128 // (side // 8)
     return 64 >> lines_at_once.bit_length() - 1
 
 
 @pytest.mark.parametrize(
-    ("op", "algo", "finish"), [(op, algo, finish) for op, algo in DIRECTIONS for finish in OF_OPS[op]]
+    ("op", "algo", "epilogue"), [(op, algo, epilogue) for op, algo in DIRECTIONS for epilogue in EPILOGUES_OF[op]]
 )
-def test_one_hgmma_per_product_without_spills(op, algo, finish):
+def test_one_hgmma_per_product_without_spills(op, algo, epilogue):
     """An HGMMA for each 64 rows and 16 of the depth, no spill, and no remark of ptxas (C75xx) that it runs them one by
     one."""
     algorithm = find(algo, "bfloat16")
     direction = {"conv2d": "fprop"}.get(op, op.removeprefix("conv2d_"))
-    variant = tensor_core_variant(direction, algorithm, "bfloat16", **FINISHES[finish])
+    variant = tensor_core_variant(direction, algorithm, "bfloat16", **EPILOGUES[epilogue])
     binary = compiled(variant, "sm_90a")
     (resources,) = binary.resources.values()
     assert (resources.stack, resources.spill_stores, resources.spill_loads) == (0, 0, 0)
@@ -311,13 +310,13 @@ def test_one_hgmma_per_product_without_spills(op, algo, finish):
     loop = machine_code.main_loop(code)
     rows = algorithm.block_m // (algorithm.threads // 128 - 1)  # of a warpgroup
     assert loop.hmma == rows // 64 * 4 == sum(each.opcode.startswith("HGMMA") for each in code)
-    if finish == "plain":
+    if epilogue == "plain":
         older = tuple(map(int, nvrtc.toolkit()[1].removeprefix("NVRTC ").split("."))) < (13, 5)
         registers, instructions = PINNED[algo][older]
         assert resources.registers <= registers
         shared = resources.static_shared + algorithm.smem_bytes
-        held = resident_blocks("sm_90a", resources.registers, shared, algorithm.threads)
-        assert held >= algorithm.resident
+        resident = resident_blocks("sm_90a", resources.registers, shared, algorithm.threads)
+        assert resident >= algorithm.resident
         assert loop.instructions / loop.hmma <= instructions
         copies = [each for each in code if each.opcode.startswith("LDGSTS")]
         assert len(copies) == copies_of(algorithm.block_m) + copies_of(algorithm.block_n)

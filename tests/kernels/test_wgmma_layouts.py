@@ -26,10 +26,12 @@ ATOMS = {
 
 @dataclass(frozen=True)
 class Expected:
-    """By hand. width: the bytes of an atom's line. rows, depth: what one atom covers. next_rows, next_depth: bytes from
-    an atom to the next one down the rows and along the depth. points: the offsets of some elements (row, k).
-    descriptor: of the whole operand at address 1024. steps: what each 16 of the depth add to its start. second_half:
-    what row 64 adds.
+    """A layout, computed by hand.
+
+    width: the bytes of an atom's line. rows, depth: what one atom covers. next_rows, next_depth: bytes from an atom to
+    the next one down the rows and along the depth. points: the offsets of some elements (row, k). descriptor: of the
+    whole operand at address 1024. steps: bytes that each 16 of the depth add to its start. second_half: bytes that row
+    64 adds.
     """
 
     k_major: bool
@@ -197,7 +199,7 @@ LAYOUTS = {
 }
 
 
-def placed(layout: Expected) -> np.ndarray:
+def offsets_by_hand(layout: Expected) -> np.ndarray:
     """The offset of every element, read off the picture of the atom."""
     offsets = np.full((ROWS, DEPTH), -1)
     for line, chunks in enumerate(ATOMS[layout.width]):
@@ -214,7 +216,7 @@ def placed(layout: Expected) -> np.ndarray:
 
 @pytest.fixture
 def found(device):
-    """Offsets, addresses by the descriptors, and descriptors, each by the layout's name."""
+    """The kernel's offsets, the addresses that descriptors give, and the descriptors, each by the layout's name."""
     shapes = dict(offsets=(8, ROWS, DEPTH), addresses=(8, ROWS, DEPTH), descriptors=(8, 2, DEPTH // 16))
     dtypes = dict(offsets=np.uint32, addresses=np.uint32, descriptors=np.uint64)
     arrays = {name: asarray(np.zeros(shape, dtypes[name]), device) for name, shape in shapes.items()}
@@ -225,7 +227,7 @@ def found(device):
 def test_every_atom_lies_as_the_documentation_draws_it(found):
     for name, layout in LAYOUTS.items():
         offsets = found["offsets"][name]
-        np.testing.assert_array_equal(offsets, placed(layout), name)
+        np.testing.assert_array_equal(offsets, offsets_by_hand(layout), name)
         assert {at: offsets[at] for at in layout.points} == layout.points, name
         assert sorted(offsets.flat) == list(range(0, ROWS * DEPTH * 2, 2)), name
 
@@ -258,7 +260,7 @@ def test_a_descriptors_fields_equal_those_computed_by_hand(device):
         0xC00E_3FFF_3FFF_3FFF: (0x3FFF0, 0x3FFF0, 0x3FFF0, 7, 3, False, False),
     }
     fields = asarray(np.zeros((len(cases), 7), np.uint32), device)
-    again = asarray(np.zeros(len(cases), np.uint64), device)
-    load(KERNELS).kernel("decode")(1, len(cases), fields, again, asarray(np.array([*cases], np.uint64), device))
+    encoded_again = asarray(np.zeros(len(cases), np.uint64), device)
+    load(KERNELS).kernel("decode")(1, len(cases), fields, encoded_again, asarray(np.array([*cases], np.uint64), device))
     assert [tuple(row) for row in to_numpy(fields).tolist()] == [*cases.values()]
-    assert to_numpy(again).tolist() == [*cases]
+    assert to_numpy(encoded_again).tolist() == [*cases]

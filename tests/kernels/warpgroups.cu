@@ -65,7 +65,7 @@ __device__ void ring(float* y, const float* x, int tiles) {
     if (FAULT == LANE_EXITED && threadIdx.x == 133) return;
 
     if (warpgroup == 0) {
-#ifdef GPUCONV_EMULATOR  // ptxas sees it, too
+#ifdef GPUCONV_EMULATOR  // ptxas refuses it
         if (FAULT == RAISES_BY_LOWERING) give_registers<240>();
 #endif
         if (FAULT != RAISES_BY_LOWERING) give_registers<40>();
@@ -167,7 +167,8 @@ extern "C" __global__ void __launch_bounds__(256) copies_arrive_correctly(float*
 extern "C" __global__ void __launch_bounds__(256) copies_without_fence(float* y, const float* x) { copies_arrive<false, true>(y, x); }
 extern "C" __global__ void __launch_bounds__(256) copies_arrive_too_often(float* y, const float* x) { copies_arrive<true, false>(y, x); }
 
-// y[i] = the other warps' x, exchanged by a barrier of each warpgroup alone; its barriers serve twice, as does an mbarrier's memory.
+// y[i] = x[i ^ 127] + round, for two rounds: the threads of a warpgroup exchange x through shared memory, with a named barrier of their
+// own that serves in both rounds. The mbarrier is invalidated and initialized again in the same memory.
 template <bool SYNC, bool WHOLE>
 __device__ void exchange(float* y, const float* x) {
     __shared__ float tile[256];

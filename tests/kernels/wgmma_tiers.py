@@ -1,7 +1,7 @@
 """Every convolution of the case tiers by every tile of wgmma, on the emulated device under its checker:
 python -m tests.kernels.wgmma_tiers [--tier odd] [--op conv2d_dgrad] [--algo wgmma-256x128] [--dtype bfloat16]
 
-From each case's name follow the order of threads, the number of splits of the depth, and how many blocks compute the
+The name of a case determines the order of threads, the number of splits of the depth, and how many blocks compute the
 tiles. Prints a line for each op, tile and dtype, and each failure; status 1 if a case fails.
 """
 
@@ -19,7 +19,7 @@ import pytest
 from gpuconv import verify
 from gpuconv.algorithms import ALGORITHMS, find
 from gpuconv.backends.cuda import emulator
-from tests.kernels.test_conv_kernels import forced
+from tests.kernels.test_conv_kernels import force_algorithm
 
 # The ops, with epilogues of bias and activation, mask and pool, moments, and the sums of a norm below.
 OPS = {
@@ -36,7 +36,7 @@ DTYPES = ("float16", "bfloat16")
 
 
 def cases(op: str, dtype: str, *tiers: str) -> list[verify.Case]:
-    """Of an op, without those that ask for an algorithm, and of batch_norm_backward those with a convolution."""
+    """The cases of an op that name no algorithm; of batch_norm_backward only those with a convolution."""
     found = [case for case in verify.cases(tiers or verify.TIERS) if case.op == op and dtype in case.dtypes]
     given = [(case, case.arguments("float32")[1]) for case in found]
     return [
@@ -45,17 +45,17 @@ def cases(op: str, dtype: str, *tiers: str) -> list[verify.Case]:
 
 
 def failure(case: verify.Case, dtype: str, algo: str) -> str:
-    """What the checker or the comparison with the oracle says of a case by this tile; "" if nothing."""
+    """The message of the checker, or of the comparison with the oracle, for a case by this tile; "" if it passes."""
     drawn = zlib.crc32(f"{case.op} {case.name} {algo} {dtype}".encode())
     splits, blocks, seed = (1, 2, 3, 5)[drawn % 4], (None, 1, 2, 3)[drawn // 4 % 4], drawn // 16 % 7
 
     def make(rng, of):
-        """The norm's own activation is another kernel, which the case need not compile."""
+        """Without the activation of conv2d_batch_norm, which would be another kernel to compile."""
         arrays, options = case.make(rng, of)
         return arrays, options | (dict(activation=None) if case.op == "conv2d_batch_norm" else {})
 
     with pytest.MonkeyPatch.context() as patch, emulator.configure(sanitize="checked", seed=seed):
-        forced(patch, find(algo, dtype), splits, blocks)
+        force_algorithm(patch, find(algo, dtype), splits, blocks)
         return verify.run_case(replace(case, make=make), dtype, "emulated").failure
 
 
@@ -72,8 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             for dtype in options.dtype or DTYPES:
                 start, wrong, chosen = time.perf_counter(), 0, cases(op, dtype, *(options.tier or ()))
                 for case in chosen:
-                    if said := failure(case, dtype, algo):
-                        print(f"FAIL {op} {algo} {dtype} {case.tier} {case.name}: {said}", flush=True)
+                    if message := failure(case, dtype, algo):
+                        print(f"FAIL {op} {algo} {dtype} {case.tier} {case.name}: {message}", flush=True)
                         wrong += 1
                 seconds = time.perf_counter() - start
                 print(f"{op} {algo} {dtype}: {wrong} of {len(chosen)} cases fail, {seconds:.0f} s", flush=True)
