@@ -19,14 +19,14 @@ def directions(case, x, w, bias, dy):
     }
 
 
-def both_ways(case, x, w, bias, dy):
+def both_gradients(case, x, w, bias, dy):
     """Both gradients from one call."""
     dx, dw = ops.conv2d_backward(dy, x, w, **case.window)
     return {"dgrad": dx, "wgrad": dw}
 
 
 @functools.cache
-def defined(case, dtype):
+def by_definition(case, dtype):
     """Each direction by the definition in float64, for the values and for their magnitudes."""
     given = [a.astype(np.float64) for a in random_arrays(case, dtype)]
     return [
@@ -41,8 +41,8 @@ def defined(case, dtype):
 
 def check_by_definition(case, dtype=np.float64):
     given = random_arrays(case, dtype)
-    expected, magnitude = defined(case, dtype)
-    for direction, actual in (*directions(case, *given).items(), *both_ways(case, *given).items()):
+    expected, magnitude = by_definition(case, dtype)
+    for direction, actual in (*directions(case, *given).items(), *both_gradients(case, *given).items()):
         assert actual.dtype == dtype
         bound = sum_bound(dtype, reduction(case, direction) + 1, magnitude[direction])
         assert_within(actual, expected[direction], bound, f"{direction} of {case}")

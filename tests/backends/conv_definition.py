@@ -4,7 +4,7 @@ import numpy as np
 
 
 def taps(case):
-    """Every (p, q, r, s) that reads a cell (h, w) inside the input."""
+    """Each (p, q, r, s, h, w) where tap (r, s) of window (p, q) reads the cell (h, w), inside the input."""
     (top, _), (left, _) = case.padding
     _, p_count, q_count, _ = case.y_shape
     for p, q, r, s in np.ndindex(p_count, q_count, *case.kernel_size):

@@ -189,7 +189,7 @@ def test_softmax_gives_the_values_computed_by_hand():
 
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
-def test_softmax_in_every_dtype(dtype):
+def test_softmax_in_every_dtype_is_within_its_bound(dtype):
     x = (signed((5, 11)) * 10).astype(as_dtype(dtype))
     wide = x.astype(np.float64)
     expected = np.exp(wide) / np.exp(wide).sum(1, keepdims=True)
@@ -248,7 +248,7 @@ def test_strided_inputs_give_the_same_bits(name):
 @pytest.mark.parametrize("name", FORMULAS)
 @settings(max_examples=30)  # for each function
 @given(shape=arrays.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=4))
-def test_arrays_of_any_shape(name, shape):
+def test_activations_take_arrays_of_any_shape(name, shape):
     x = np.asarray(signed(shape))
     y = getattr(ops, name)(x)
     assert y.shape == shape

@@ -20,7 +20,7 @@ def test_add_and_scale_give_the_values_computed_by_hand(dtype):
 
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
-def test_add_a_vector_for_each_channel(dtype):
+def test_add_takes_a_vector_for_each_channel(dtype):
     a, b = np.arange(6.0).reshape(3, 1, 2).astype(as_dtype(dtype)), np.array([10.0, 20.0]).astype(as_dtype(dtype))
     np.testing.assert_array_equal(ops.add(a, b).astype(float)[:, 0], [[10, 21], [12, 23], [14, 25]])
     assert ops.add(a, a[1, 0], out=a) is a  # b is read before it is written
@@ -42,7 +42,7 @@ def test_copy_concatenates_and_takes_slices(dtype):
 
 
 def test_a_factor_is_rounded_to_the_accumulation_dtype():
-    factor = 1 + 2.0**-25 + 2.0**-26 + 2.0**-27  # 1 in float32; 3 times it, unrounded, would be rounded up
+    factor = 1 + 2.0**-25 + 2.0**-26 + 2.0**-27  # rounds to 1 in float32; 3 times the unrounded factor would round up
     assert ops.scale(np.array([3], np.float32), factor=factor).item() == 3
     assert ops.scale(np.array([3.0]), factor=factor).item() == 3 * factor
 
@@ -58,7 +58,7 @@ def test_metrics_add_up_over_two_batches(dtype):
     np.testing.assert_array_equal(totals, [np.inf, 3, 5, 1])
 
 
-def test_the_step_counters_and_a_single_counter_advance():
+def test_the_step_counters_and_a_single_counter_advance_as_computed_by_hand():
     counters, lr = np.array([1, 7, 100, 200]), np.empty(2)
     rates = np.array([[1.0, 2.0], [3.0, 4.0]])
     ops.advance_step_counter(counters, lr, rates, batch_size=16)

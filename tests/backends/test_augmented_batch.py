@@ -24,7 +24,7 @@ def image():
     return random.bits(12 * 9 * 3, seed=1, stream=random.DATA).astype(np.uint8).reshape(1, 12, 9, 3)
 
 
-def places(height, width, count, **options):
+def crop_positions(height, width, count, **options):
     """(top, left, rows, columns) of crops: the pixels of the cropped image hold their row and their column."""
     ramps = np.stack(np.meshgrid(np.arange(height), np.arange(width), indexing="ij"), axis=-1).astype(np.uint8)
     x = load(ramps[None], count, **options)
@@ -36,7 +36,7 @@ def places(height, width, count, **options):
 
 
 def test_a_crop_gives_the_values_computed_by_hand():
-    """Two of four pixels stretched to four: interpolated at quarters between them, the outermost ones repeated."""
+    """Crops of two of four pixels, stretched to four: the inner ones are interpolated at quarters between the two."""
     row = np.array([[[[10], [20], [30], [41]]]], np.uint8)
     found = {tuple(each) for each in load(row, 400, resized_crop=0.08)[:, 0, :, 0].tolist()}
     pairs = {(a, 0.75 * a + 0.25 * b, 0.25 * a + 0.75 * b, b) for a, b in ((10, 20), (20, 30), (30, 41))}
@@ -50,7 +50,7 @@ def test_a_crop_has_pytorchs_pixels(image):
     """Positions are rounded down to 1/256 of a pixel, so up to 255 / 256 is lost along each axis."""
     torch = pytest.importorskip("torch")
     options = dict(resized_crop=0.2, seed=2, offset=2**40)
-    for place, found in zip(places(12, 9, 50, **options).T, load(image, 50, **options), strict=True):
+    for place, found in zip(crop_positions(12, 9, 50, **options).T, load(image, 50, **options), strict=True):
         top, left, rows, columns = map(int, place)
         part = torch.tensor(image[:, top : top + rows, left : left + columns]).permute(0, 3, 1, 2).double()
         expected = torch.nn.functional.interpolate(part, size=(12, 9), mode="bilinear", align_corners=False)
@@ -84,10 +84,10 @@ def count(request):
 @pytest.mark.parametrize(("height", "width", "smallest"), [(30, 30, 0.08), (30, 30, 0.9), (20, 50, 0.3), (50, 11, 0.9)])
 def test_crops_are_drawn_as_pytorchs(height, width, smallest, count):
     rng = np.random.default_rng(3)
-    top, left, rows, columns = places(height, width, count, resized_crop=smallest)
+    top, left, rows, columns = crop_positions(height, width, count, resized_crop=smallest)
     expected = np.array([pytorchs_sides(height, width, smallest, rng) for _ in range(count)]).T
-    for of in (lambda r, c: r * c, lambda r, c: np.log(r / c), lambda r, c: r):
-        drawn, theirs = of(rows, columns), of(*expected)
+    for measure in (lambda r, c: r * c, lambda r, c: np.log(r / c), lambda r, c: r):
+        drawn, theirs = measure(rows, columns), measure(*expected)
         error = np.hypot(drawn.std(), theirs.std()) / math.sqrt(count)
         assert abs(drawn.mean() - theirs.mean()) <= 4 * error + 1e-12
         assert abs(drawn.std() - theirs.std()) <= 4 * error + 1e-12
@@ -154,7 +154,7 @@ def test_an_image_of_one_channel_has_no_hue():
 
 
 def test_contrast_of_a_gray_image_gives_the_values_computed_by_hand():
-    """With strength 0 to 2 around the mean 20, pixels 10 and 30 move by the same amount, up to black."""
+    """A factor from 0 to 2 moves the pixels 10 and 30 by the same amount around their mean 20."""
     image = np.array([10, 30], np.uint8).reshape(1, 1, 2, 1)
     low, high = load(image, 50, contrast=1)[:, 0, :, 0].T
     np.testing.assert_allclose(low + high, 40, rtol=1e-6)

@@ -110,7 +110,7 @@ def test_a_sample_depends_on_its_position_not_on_its_batch(images, labels):
     np.testing.assert_array_equal(whole, np.concatenate(parts))
 
 
-def test_offset_as_a_one_element_array(images, labels):
+def test_an_offset_may_be_an_array_of_one_element(images, labels):
     indices = np.arange(5)
     options = {"mean": MEAN, "std": STD, "shift": 2}
     given, _ = ops.load_batch(images, labels, indices, offset=np.array([77]), **options)

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from gpuconv import ops
 from gpuconv.dtypes import as_dtype
 from gpuconv.verify.conv_problems import ODD, TINY, conv, random_arrays, random_convolutions
-from tests.backends.conv_checks import both_ways, check_by_definition, directions
+from tests.backends.conv_checks import both_gradients, check_by_definition, directions
 from tests.gradients import numerical_gradient
 from tests.tolerance import assert_within, sum_bound
 
@@ -216,7 +216,7 @@ def test_non_contiguous_inputs_give_the_same_result():
     strided = [np.repeat(np.flip(a, -1), 2, axis=0)[::2, ..., ::-1] for a in given[:2] + given[3:]]
     assert not any(a.flags.c_contiguous for a in strided)
     given = strided[0], strided[1], given[2], strided[2]
-    for direction, actual in (*directions(SMALL, *given).items(), *both_ways(SMALL, *given).items()):
+    for direction, actual in (*directions(SMALL, *given).items(), *both_gradients(SMALL, *given).items()):
         np.testing.assert_allclose(actual, expected[direction], rtol=1e-12, atol=1e-12)
 
 
@@ -232,8 +232,8 @@ def test_out_receives_the_result_and_is_returned(name, contiguous):
         "wgrad": lambda out: ops.conv2d_wgrad(dy, x, kernel_size=3, **SMALL.window, out=out),
         "bias": lambda out: ops.bias_grad(dy, out=out),
     }
-    made = ops.conv2d_backward(dy, x, w, **SMALL.window)
-    results |= {"dx": made[0], "dw": made[1]}
+    dx, dw = ops.conv2d_backward(dy, x, w, **SMALL.window)
+    results |= {"dx": dx, "dw": dw}
     calls |= {
         "dx": lambda out: ops.conv2d_backward(dy, x, w, **SMALL.window, out=out)[0],
         "dw": lambda out: ops.conv2d_backward(dy, x, w, **SMALL.window, dw=out)[1],
@@ -264,18 +264,18 @@ def test_accumulate_adds_to_out(name):
 def test_dx_is_added_to_out(case, name):
     x, w, _, dy = random_arrays(case, name)
     held = np.random.default_rng(0).standard_normal((*x.shape[:-1], 2 * x.shape[-1])).astype(name)
-    alone, dw = (each.astype(np.float64) for each in ops.conv2d_backward(dy, x, w, **case.window))
+    gradient, dw = (each.astype(np.float64) for each in ops.conv2d_backward(dy, x, w, **case.window))
     before = held[..., ::2].astype(np.float64)
-    bound = 2 * sum_bound(name, math.prod(w.shape[:3]), np.abs(before) + np.abs(alone) + 1)
+    bound = 2 * sum_bound(name, math.prod(w.shape[:3]), np.abs(before) + np.abs(gradient) + 1)
     out = held.copy()[..., ::2]
     assert ops.conv2d_dgrad(dy, w, input_shape=x.shape, **case.window, out=out, accumulate=True) is out
-    assert_within(out, before + alone, bound)
-    np.testing.assert_array_equal(out[alone == 0], held[..., ::2][alone == 0])
-    out, into = held.copy()[..., ::2], np.ones_like(w)
-    made = ops.conv2d_backward(dy, x, w, **case.window, out=out, accumulate_dx=True, dw=into)
-    assert made[0] is out
-    assert_within(out, before + alone, bound)
-    np.testing.assert_array_equal(into, dw)
+    assert_within(out, before + gradient, bound)
+    np.testing.assert_array_equal(out[gradient == 0], held[..., ::2][gradient == 0])
+    out, dw_out = held.copy()[..., ::2], np.ones_like(w)
+    dx, _ = ops.conv2d_backward(dy, x, w, **case.window, out=out, accumulate_dx=True, dw=dw_out)
+    assert dx is out
+    assert_within(out, before + gradient, bound)
+    np.testing.assert_array_equal(dw_out, dw)
 
 
 def test_out_may_be_an_input():
@@ -356,7 +356,7 @@ def test_a_bias_gradient_is_not_rounded_to_tf32():
     np.testing.assert_array_equal(db, ops.bias_grad(dy))
 
 
-def test_zero_channels_and_zero_filters():
+def test_zero_channels_give_the_bias_and_zero_filters_give_nothing():
     x, w = np.ones((2, 3, 4, 0)), np.ones((2, 3, 3, 0))
     np.testing.assert_array_equal(ops.conv2d(x, w, np.array([1.0, 2.0]))[0], [[[1, 2], [1, 2]]])
     assert ops.conv2d(np.ones((2, 3, 4, 1)), np.ones((0, 3, 3, 1))).shape == (2, 1, 2, 0)

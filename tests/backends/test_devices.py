@@ -79,7 +79,7 @@ def test_a_bad_device_name_is_refused(device, words):
 # --- where an array is -------------------------------------------------------------------------
 
 
-def test_the_device_of_an_array_or_an_error():
+def test_device_of_names_the_device_or_refuses():
     assert device_of(np.ones(3)) == "numpy"
     assert device_of(np.ones(3).view(np.recarray)) == "numpy"
     for stranger in ([1.0], 3.0, None, np.float32(1)):
@@ -112,7 +112,7 @@ def test_asarray_knows_bfloat16_by_name():
     assert asarray([1.0], dtype="bfloat16").dtype.name == "bfloat16"
 
 
-def test_empty_and_zeros_on_a_device():
+def test_empty_and_zeros_make_arrays():
     assert backends.empty([2, 3], "float32").shape == (2, 3)
     np.testing.assert_array_equal(backends.zeros((2,), np.int64), [0, 0])
     backends.synchronize()
@@ -140,7 +140,7 @@ def test_dlpack_from_a_tensor_that_needs_a_gradient_is_refused():
 # --- the emulated device -----------------------------------------------------------------------
 
 
-def test_round_trip_through_the_emulated_device():
+def test_a_round_trip_through_the_emulated_device_keeps_the_values():
     try:
         resolve("emulated")
     except DeviceError as error:

@@ -18,7 +18,7 @@ def signed(shape, dtype="float64", seed=0):
 
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
-@pytest.mark.parametrize("p", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9])  # with 0.7 halves show where the scale is rounded
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9])  # 0.7: in 16 bits it matters where the scale is rounded
 def test_the_mask_follows_the_random_stream(p, dtype):
     x = signed((3, 5, 7, 2), dtype)
     options = dict(seed=2**63 + 5, substream=4, offset=11)
@@ -101,7 +101,7 @@ def test_out_may_be_strided_or_the_input(dtype):
 
 
 @given(st.lists(st.integers(0, 4), max_size=4), st.floats(0, 0.99))
-def test_arrays_of_any_shape(shape, p):
+def test_dropout_takes_arrays_of_any_shape(shape, p):
     x = np.asarray(signed(shape))
     y = ops.dropout(x, p=p, seed=0)
     assert y.shape == x.shape

@@ -17,7 +17,7 @@ LOSSES = [
     (ops.binary_cross_entropy, {"pos_weight": np.array([0.5, 3.0, 1.0])}),
 ]
 IDS = ["-".join([loss.__name__, *map(str, options)]) for loss, options in LOSSES]
-every = pytest.mark.parametrize(("loss", "options"), LOSSES, ids=IDS)
+every_loss = pytest.mark.parametrize(("loss", "options"), LOSSES, ids=IDS)
 
 
 def batch(shape=(5, 2, 3), dtype="float64", seed=0):
@@ -47,7 +47,7 @@ def test_losses_and_gradients_equal_values_computed_by_hand():
     np.testing.assert_allclose(dscores, [[-1.25, 0.375]])
 
 
-@every
+@every_loss
 def test_gradients_agree_with_numerical_ones(loss, options):
     scores, targets = batch()
     _, dscores = loss(scores, targets, **options)
@@ -56,8 +56,8 @@ def test_gradients_agree_with_numerical_ones(loss, options):
 
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
-@every
-def test_dtypes_outputs_and_scales(loss, options, dtype):
+@every_loss
+def test_results_have_their_dtypes_may_overwrite_the_scores_and_can_be_scaled(loss, options, dtype):
     scores, targets = batch(dtype=dtype)
     options, kept = of_dtype(options, dtype), scores.copy()
     value, dscores = loss(scores, targets, **options)
@@ -70,8 +70,8 @@ def test_dtypes_outputs_and_scales(loss, options, dtype):
     np.testing.assert_array_equal(scores, dscores)
 
 
-@every
-def test_targets_of_another_float_dtype(loss, options):
+@every_loss
+def test_targets_of_another_float_dtype_give_the_same_bits(loss, options):
     scores, targets = batch(dtype="float32")
     options = of_dtype(options, "float32")
     targets = np.round(targets * 4) / 4
@@ -82,7 +82,7 @@ def test_targets_of_another_float_dtype(loss, options):
         np.testing.assert_array_equal(gradient, dscores)
 
 
-@every
+@every_loss
 def test_nan_spreads_and_large_scores_do_not_overflow(loss, options):
     scores, targets = batch()
     scores[0, 0] = [1e4, -1e4, 0]

@@ -36,8 +36,8 @@ def test_gradients_agree_with_numerical_ones(shape):
     def forward():
         return ops.linear(x, w, bias)
 
-    for analytic, of in ((ops.linear_dgrad(dy, w), x), (ops.linear_wgrad(dy, x), w), (ops.bias_grad(dy), bias)):
-        np.testing.assert_allclose(analytic, numerical_gradient(forward, of, dy, 1e-2), rtol=1e-9, atol=1e-10)
+    for analytic, argument in ((ops.linear_dgrad(dy, w), x), (ops.linear_wgrad(dy, x), w), (ops.bias_grad(dy), bias)):
+        np.testing.assert_allclose(analytic, numerical_gradient(forward, argument, dy, 1e-2), rtol=1e-9, atol=1e-10)
 
 
 @settings(max_examples=40, deadline=None)
@@ -76,7 +76,7 @@ def check(n, c, k, name):
 
 @pytest.mark.parametrize("name", ["float64", "float16"])
 @pytest.mark.parametrize("step", [1, 2])
-def test_out_accumulate_and_strided_inputs(name, step):
+def test_strided_outputs_and_inputs_and_accumulation_give_the_same_results(name, step):
     x, w, bias, dy = arrays(4, 6, 3, name)
     strided = [np.repeat(a, 2, axis=1)[:, ::2] for a in (x, w, dy)]
     calls = {

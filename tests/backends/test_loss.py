@@ -64,7 +64,7 @@ def test_soft_targets_give_the_values_computed_by_hand():
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
-def test_the_gradient_toward_soft_targets(label_smoothing):
+def test_gradients_of_soft_targets_agree_with_numerical_ones(label_smoothing):
     scores, _ = batch(5, 3)
     targets = np.random.default_rng(1).random((5, 3))
     _, dscores = ops.softmax_cross_entropy(scores, targets, label_smoothing=label_smoothing)
@@ -77,7 +77,7 @@ def test_the_gradient_toward_soft_targets(label_smoothing):
 def test_a_label_that_is_no_class_weighs_nothing_in_the_metrics():
     totals, weight = np.zeros(5), np.array([1.0, 2.0, 4.0])
     ops.add_metrics(totals, np.array(1.5), np.eye(3), np.array([0, 7, -1]), weight)
-    assert totals.tolist() == [1.5, 1.0, 3.0, 1.0, 1.0]
+    assert totals.tolist() == [1.5, 1.0, 3.0, 1.0, 1.0]  # loss, right ones, samples, batches, weights
 
 
 def test_weights_and_ignored_rows_give_the_values_computed_by_hand():
@@ -106,7 +106,7 @@ def test_a_wrong_label_beside_ignored_ones_is_refused():
 
 
 @pytest.mark.parametrize("kind", ["int8", "uint8", "int64", "uint64"])
-def test_ignored_labels_of_any_integer_dtype(kind):
+def test_ignored_labels_of_any_integer_dtype_count_for_nothing(kind):
     scores, labels = batch(7, 5)
     labels[2:4] = 100
     value, dscores = ops.softmax_cross_entropy(scores, labels.astype(kind), ignore_index=100)
@@ -121,7 +121,7 @@ def test_ignored_labels_of_any_integer_dtype(kind):
 
 
 def test_svm_hinge_gives_the_values_computed_by_hand():
-    """The course notes' example, scores [13, -7, 11] with delta 10 (loss 8), and one that is right by a wide margin."""
+    """The example of CS231n's notes, scores [13, -7, 11] with delta 10 (loss 8), and one right by a wide margin."""
     scores = np.array([[13.0, -7.0, 11.0], [0.0, 50.0, 1.0]])
     loss, dscores = ops.svm_hinge(scores, np.array([0, 1]), delta=10.0)
     assert loss == 8 / 2
@@ -202,7 +202,7 @@ def test_huge_scores_do_not_overflow(dtype):
     assert np.isfinite(dlogits).all()
 
 
-def test_infinite_and_nan_scores():
+def test_infinite_and_nan_scores_give_the_values_computed_by_hand():
     scores = np.array([[0.0, -np.inf, 0.0]])
     loss, dlogits = ops.softmax_cross_entropy(scores, np.array([0]))  # a class with score -inf adds nothing
     np.testing.assert_allclose(loss, np.log(2))
@@ -216,7 +216,7 @@ def test_infinite_and_nan_scores():
 
 @pytest.mark.parametrize("kind", ["int8", "uint8", "int32", "int64", "uint64"])
 @pytest.mark.parametrize("loss", [ops.softmax_cross_entropy, ops.svm_hinge])
-def test_labels_of_any_integer_dtype(loss, kind):
+def test_labels_of_any_integer_dtype_give_the_same_bits(loss, kind):
     scores, labels = batch(7, 5)
     value, dscores = loss(scores, labels)
     same, same_gradient = loss(scores, labels.astype(kind))

@@ -14,7 +14,7 @@ def table(*factors):
     return np.array(factors, np.float32)
 
 
-def test_a_hand_computed_mixup():
+def test_mixup_gives_the_values_computed_by_hand():
     x = np.array([8, 16, 4], np.float32).reshape(3, 1, 1, 1)
     mixed, targets = ops.mix_batch(x, np.array([1, 0, 1]), table(0.75), classes=3)
     assert mixed.ravel().tolist() == [7, 14, 7]  # 6 + 1, 12 + 2, 3 + 4
@@ -24,8 +24,7 @@ def test_a_hand_computed_mixup():
 
 @pytest.mark.parametrize("cut", [False, True], ids=["mixup", "cutmix"])
 def test_a_factor_of_1_keeps_the_images_and_0_takes_the_others(cut):
-    """A factor of 1 leaves the images unchanged, and 0 takes the image before, whose rectangle may be clipped at the
-    border."""
+    """A rectangle of cutmix may be clipped at the border."""
     x, labels = np.arange(24, dtype=np.float32).reshape(2, 3, 4, 1), np.array([0, 1])
     mixed, targets = ops.mix_batch(x, labels, table(1), classes=2, cut=cut)
     np.testing.assert_array_equal(mixed, x)
@@ -60,7 +59,7 @@ def rectangle(height, width, factor, offset):
 
 def test_rectangles_are_torchvisions():
     """torchvision.transforms.v2.CutMix, with the contract's draws: cut to the image, its area counted afterwards."""
-    height, width, factor, whole = 24, 40, 0.6, 0
+    height, width, factor, unclipped = 24, 40, 0.6, 0
     words = random.bits(4 * 60, seed=0, stream=random.AUGMENT, substream=3).reshape(60, 4).astype(int)
     for offset, (_, down, right, _) in enumerate(words):
         rows, columns, own = rectangle(height, width, factor, offset)
@@ -70,8 +69,8 @@ def test_rectangles_are_torchvisions():
         assert [columns[0], columns[-1] + 1] == [max(0, center[1] - wide), min(width, center[1] + wide)]
         area = len(rows) * len(columns)
         assert own == np.float32(1) - np.float32(area) / np.float32(height * width)
-        whole += area == 4 * tall * wide
-    assert 0 < whole < 60
+        unclipped += area == 4 * tall * wide
+    assert 0 < unclipped < 60
 
 
 @pytest.mark.parametrize("count", [1, 2, 1000], ids="of {}".format)
@@ -95,7 +94,7 @@ def test_a_draw_depends_on_the_seed_and_the_offset_alone():
 
 
 @pytest.mark.parametrize("cut", [False, True], ids=["mixup", "cutmix"])
-def test_batches_of_one_image_and_of_none(cut):
+def test_one_image_is_mixed_with_itself_and_an_empty_batch_is_empty(cut):
     x = np.full((1, 3, 3, 1), 0.5, np.float32)
     mixed, targets = ops.mix_batch(x, np.array([1]), table(0.25), classes=2, cut=cut)
     np.testing.assert_array_equal(mixed, x)

@@ -30,8 +30,8 @@ def test_two_steps_follow_the_singular_values(rng, shape, nesterov):
         grad = rng.standard_normal(shape)
         momentum = 0.6 * momentum + grad
         direction = grad + 0.6 * momentum if nesterov else momentum
-        turned = on_singular_values(direction.reshape(len(param), -1), 5).reshape(shape)
-        expected = expected * np.sqrt(len(param)) / np.linalg.norm(expected) - lr * turned
+        orthogonal = on_singular_values(direction.reshape(len(param), -1), 5).reshape(shape)
+        expected = expected * np.sqrt(len(param)) / np.linalg.norm(expected) - lr * orthogonal
         ops.muon_step([param], [grad], [v], lr=lr, momentum=0.6, nesterov=nesterov)
     np.testing.assert_allclose(param, expected, rtol=0, atol=1e-11)
     np.testing.assert_allclose(v, momentum, rtol=1e-14)
@@ -43,7 +43,7 @@ def test_a_parameter_of_zeros_is_not_scaled():
     np.testing.assert_allclose(param, np.full((2, 3), -0.5 / np.sqrt(6)), rtol=1e-6)
 
 
-def test_no_step_is_the_normalized_direction():
+def test_without_newton_schulz_steps_the_update_is_the_normalized_direction():
     param, grad, v = np.array([[3.0, 4.0]]), np.array([[0.0, 2.0]]), np.zeros((1, 2))
     ops.muon_step([param], [grad], [v], lr=0.5, steps=0)
     np.testing.assert_allclose(param, [[0.6, 0.3]], rtol=1e-6)

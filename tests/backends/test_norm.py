@@ -199,7 +199,7 @@ def test_an_activation_is_applied_to_the_rounded_value(activation, dtype):
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("activation", ["relu", "leaky_relu", "sigmoid", "tanh", "gelu", "silu"])
-def test_gradients_with_an_activation(activation, training):
+def test_gradients_with_an_activation_agree_with_numerical_ones(activation, training):
     x, dy = signed((7, 3)) * 2 + 1, signed((7, 3), 1)
     gamma, beta = signed(3, 2), signed(3, 3)
     options = dict(training=training, eps=1e-2)
@@ -233,7 +233,7 @@ def test_nan_stays_in_its_channel():
     np.testing.assert_array_equal(np.isnan(y), np.tile([False, True, False], (5, 1)))
 
 
-def test_an_empty_batch():
+def test_an_empty_batch_is_accepted_except_in_training():
     x = np.zeros((0, 2, 3), np.float32)
     y, mean, inv_std = call(x, training=False)
     assert y.shape == x.shape
@@ -247,7 +247,7 @@ def test_an_empty_batch():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_volumes_without_channels(training):
+def test_volumes_without_channels_give_empty_results(training):
     x, none = np.zeros((2, 3, 3, 0), np.float32), np.zeros(0, np.float32)
     y, mean, inv_std = call(x, training=training)
     assert y.shape == x.shape

@@ -98,9 +98,12 @@ def test_softmax_cross_entropy_agrees_with_torch(label_smoothing):
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1, 1.0])
-def test_softmax_cross_entropy_with_soft_targets(label_smoothing):
+def test_softmax_cross_entropy_with_soft_targets_agrees_with_torch(label_smoothing):
     logits = signed((13, 7), scale=4)
-    for targets in (np.random.default_rng(1).dirichlet(np.ones(7), 13), np.abs(signed((13, 7), 2))):  # not of sum 1
+    for targets in (
+        np.random.default_rng(1).dirichlet(np.ones(7), 13),
+        np.abs(signed((13, 7), 2)),
+    ):  # the latter do not add up to 1
         tensor = leaf(logits)
         expected = F.cross_entropy(tensor, torch.from_numpy(targets), label_smoothing=label_smoothing)
         expected.backward()
@@ -112,7 +115,9 @@ def test_softmax_cross_entropy_with_soft_targets(label_smoothing):
 @pytest.mark.parametrize("ignore_index", [None, -100, 2])
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
-def test_softmax_cross_entropy_with_weights_and_ignored_labels(weighted, label_smoothing, ignore_index):
+def test_softmax_cross_entropy_with_weights_and_ignored_labels_agrees_with_torch(
+    weighted, label_smoothing, ignore_index
+):
     rng = np.random.default_rng(1)
     logits, labels = signed((23, 7), scale=4), rng.integers(0, 7, 23)
     if ignore_index is not None:
@@ -128,7 +133,7 @@ def test_softmax_cross_entropy_with_weights_and_ignored_labels(weighted, label_s
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-def test_softmax_cross_entropy_with_weights_of_soft_targets(label_smoothing):
+def test_softmax_cross_entropy_with_weights_and_soft_targets_agrees_with_torch(label_smoothing):
     rng = np.random.default_rng(1)
     logits, targets, weight = signed((13, 7), scale=4), rng.dirichlet(np.ones(7), 13), rng.random(7)
     tensor = leaf(logits)

@@ -70,7 +70,7 @@ STEPS = {
     "adamw": (ops.adam_step, adam, 2, {"step": 7, "decoupled": True}),
     "lion": (ops.lion_step, lion, 1, {"beta1": 0.5, "beta2": 0.75}),
 }
-ALL = pytest.mark.parametrize("name", STEPS)
+every_step = pytest.mark.parametrize("name", STEPS)
 
 
 def problem(states, dtype="float64", shapes=SHAPES):
@@ -127,7 +127,7 @@ def test_adamw_decays_without_the_gradient():
     assert param[0] == 8 * (1 - 0.125)
 
 
-@ALL
+@every_step
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1, [0.5, 0.0, 0.25, 0.0, 1.0]])
 def test_a_step_follows_its_formula(name, dtype, weight_decay):
@@ -148,7 +148,7 @@ def test_a_step_follows_its_formula(name, dtype, weight_decay):
         np.testing.assert_array_equal(grads[i], kept[i])
 
 
-@ALL
+@every_step
 def test_lr_and_step_may_be_arrays(name):
     op, _, count, options = STEPS[name]
     results = []
@@ -162,8 +162,8 @@ def test_lr_and_step_may_be_arrays(name):
             np.testing.assert_array_equal(a, b)
 
 
-@ALL
-def test_strided_parameters_and_many_blocks(name):
+@every_step
+def test_strided_parameters_of_many_blocks_change_like_contiguous_ones(name):
     """Views are updated in place, and a parameter of several blocks gets the same update as one of a single block."""
     op, _, count, options = STEPS[name]
     params, grads, states = problem(count, "float16", [(501, 70)])
@@ -186,13 +186,13 @@ def test_half_precision_rounds_once(dtype, small):
     assert float(param[0]) == 1
 
 
-@ALL
-def test_a_step_without_parameters(name):
+@every_step
+def test_a_step_without_parameters_is_allowed(name):
     op, _, count, options = STEPS[name]
     op([], [], *[[] for _ in range(count)], lr=0.5, **options)
 
 
-@ALL
+@every_step
 def test_a_refused_step_changes_nothing(name):
     op, _, count, options = STEPS[name]
     params, grads, states = problem(count)
@@ -207,7 +207,7 @@ def test_a_refused_step_changes_nothing(name):
 # --- masters and the loss scale ----------------------------------------------------------------
 
 
-@ALL
+@every_step
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_masters_step_in_float32_and_parameters_are_rounded_masters(name, dtype):
     op, _, count, options = STEPS[name]
@@ -237,7 +237,7 @@ def test_small_steps_vanish_without_masters_and_add_up_with_them():
     np.testing.assert_array_equal(param, np.full(3, 1 - 2.0**-8, dtype))  # nearer than 1
 
 
-@ALL
+@every_step
 def test_scaled_gradients_step_like_unscaled_ones(name):
     op, _, count, options = STEPS[name]
     plain, scaled = problem(count, "float32"), problem(count, "float32")
@@ -251,7 +251,7 @@ def test_scaled_gradients_step_like_unscaled_ones(name):
             np.testing.assert_array_equal(a, b)
 
 
-@ALL
+@every_step
 @pytest.mark.parametrize("number", [np.inf, -np.inf, np.nan])
 def test_one_nonfinite_gradient_skips_the_whole_step(name, number):
     op, _, count, options = STEPS[name]

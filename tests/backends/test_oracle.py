@@ -24,8 +24,8 @@ FOLDER = Path(gpuconv.__file__).parent / "backends" / "reference"
 ONES = np.ones((1, 3), np.float32)
 
 
-def asked():
-    """Whether ops on NumPy arrays compute in float64: in float32, 1e8 + 3 is 1e8."""
+def computes_in_float64():
+    """Whether ops on NumPy arrays compute in float64. In float32 this mean would be 0, because 1e8 + 3 is 1e8."""
     x = np.array([1e8, 3.0, -1e8], np.float32).reshape(1, 1, 3, 1)
     return {1.0: True, 0.0: False}[ops.avg_pool2d(x, kernel_size=(1, 3)).item()]
 
@@ -34,16 +34,16 @@ def asked():
 
 
 def test_the_oracle_applies_within_the_block_and_ends_however_it_is_left():
-    assert not asked()
+    assert not computes_in_float64()
     with oracle():
-        assert asked()
+        assert computes_in_float64()
         with gpuconv.oracle():
-            assert asked()
-        assert asked()
-    assert not asked()
+            assert computes_in_float64()
+        assert computes_in_float64()
+    assert not computes_in_float64()
     with pytest.raises(ValueError, match="accumulate"), oracle():
         ops.linear_wgrad(ONES, ONES, accumulate=True)
-    assert not asked()
+    assert not computes_in_float64()
 
 
 def test_the_oracle_applies_to_this_thread_only():
@@ -52,9 +52,9 @@ def test_the_oracle_applies_to_this_thread_only():
 
     def other():
         inside.wait(10)
-        found["another thread"] = asked()
+        found["another thread"] = computes_in_float64()
         with oracle():
-            found["with its own"] = asked()
+            found["with its own"] = computes_in_float64()
             over.set()
 
     thread = threading.Thread(target=other)
@@ -62,8 +62,8 @@ def test_the_oracle_applies_to_this_thread_only():
     with oracle():
         inside.set()
         over.wait(10)
-        assert asked()
-    assert not asked()
+        assert computes_in_float64()
+    assert not computes_in_float64()
     thread.join(10)
     assert found == {"another thread": False, "with its own": True}
 
@@ -73,13 +73,13 @@ def test_the_oracle_applies_to_this_asyncio_task_only():
         with oracle():
             entered.set()
             await leave.wait()
-            return asked()
+            return computes_in_float64()
 
     async def main():
         entered, leave = asyncio.Event(), asyncio.Event()
         task = asyncio.create_task(with_it(entered, leave))
         await entered.wait()
-        outside = asked()
+        outside = computes_in_float64()
         leave.set()
         return outside, await task
 
@@ -87,8 +87,8 @@ def test_the_oracle_applies_to_this_asyncio_task_only():
 
 
 def test_the_oracle_can_decorate_a_function():
-    assert oracle()(asked)()
-    assert not asked()
+    assert oracle()(computes_in_float64)()
+    assert not computes_in_float64()
 
 
 def test_arrays_of_other_devices_are_not_affected():
@@ -189,8 +189,8 @@ def test_every_op_gives_its_float64_result_rounded_once(op, dtype, tier):
 
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
-def test_dtype_out_and_accumulate(dtype):
-    dy, x = (np.arange(6.0).reshape(3, 2).astype(as_dtype(dtype)) for _ in "ab")
+def test_dtype_out_and_accumulate_are_honored(dtype):
+    dy, x = (np.arange(6.0).reshape(3, 2).astype(as_dtype(dtype)) for _ in range(2))
     with oracle():
         dw = ops.linear_wgrad(dy, x)
         out = np.ones((2, 4), dw.dtype)[:, ::2]

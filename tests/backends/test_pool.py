@@ -134,7 +134,7 @@ def max_of(*window, dtype="float64"):
 
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
-def test_nan_wins_and_the_first_of_two_nans(dtype):
+def test_nan_wins_and_of_two_nans_the_first(dtype):
     y, argmax = max_of(1.0, np.nan, np.inf, np.nan, dtype=dtype)
     assert np.isnan(y)
     assert argmax == 1
@@ -217,7 +217,7 @@ def test_avg_pool_equals_the_loop(case, count_include_pad, dtype):
 def pools(draw):
     def axis():
         kernel = draw(st.integers(1, 4))
-        before, after = (draw(st.integers(0, kernel - 1)) for _ in "ab")
+        before, after = (draw(st.integers(0, kernel - 1)) for _ in range(2))
         size = draw(st.integers(max(1, kernel - before - after), 9))
         return size, kernel, draw(st.integers(1, 5)), (before, after)
 
@@ -261,7 +261,7 @@ def test_any_pool_equals_the_loop(pool, special, count_include_pad):
 
 @pytest.mark.parametrize("case", WINDOWS, ids=str)
 def test_max_pool_gradients_agree_with_numerical_ones(case):
-    x = values((2, *case[0], CHANNELS))  # eighths: far apart beside the step of 1e-5
+    x = values((2, *case[0], CHANNELS))  # multiples of 1/8, much farther apart than the step of 1e-5
     y, argmax = ops.max_pool2d(x, **options_of(case))
     dy = values(y.shape, 1)
     dx = ops.max_pool2d_backward(dy, argmax, input_shape=x.shape, **options_of(case))
@@ -279,7 +279,7 @@ def test_avg_pool_gradients_agree_with_numerical_ones(case, count_include_pad):
     np.testing.assert_allclose(dx, numerical_gradient(lambda: ops.avg_pool2d(x, **options), x, dy), atol=1e-6)
 
 
-def test_global_avg_pool_gradient():
+def test_global_avg_pool_gradients_agree_with_numerical_ones():
     x = values((2, 5, 7, 3))
     dy = values((2, 1, 1, 3), 1)
     dx = ops.global_avg_pool2d_backward(dy, input_shape=x.shape)
@@ -299,7 +299,7 @@ def test_half_gradients_are_summed_in_float32_and_rounded_once(dtype, big):
 
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
-def test_global_avg_pool_in_every_dtype(dtype):
+def test_global_avg_pool_in_every_dtype_is_within_its_bound(dtype):
     x = values((2, 7, 5, 3)).astype(as_dtype(dtype))
     wide = x.astype(np.float64)
     y = ops.global_avg_pool2d(x)

@@ -48,7 +48,7 @@ def test_max_pool_agrees_with_torch(h, w, kernel_size, stride, padding, fit, cei
     theirs, flat = F.max_pool2d(tensor, kernel_size, stride, padding, ceil_mode=ceil_mode, return_indices=True)
     np.testing.assert_array_equal(y, nhwc(theirs))
 
-    # Theirs is the index inside the map.
+    # PyTorch's argmax counts the pixels of the whole map.
     p, q = (np.arange(count) for count in y.shape[1:3])
     row = (p * stride[0] - padding[0])[:, None, None] + argmax // kernel_size[1]
     column = (q * stride[1] - padding[1])[:, None] + argmax % kernel_size[1]

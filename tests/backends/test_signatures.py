@@ -32,6 +32,6 @@ def test_a_backend_receives_every_array(op):
     """Under the op's names; arguments that the op takes by position come first, in the same order."""
     taken = [name for name, _ in arguments(offered("reference", op))]
     assert set(OPS[op].arrays) <= set(taken)
-    place = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    first = [name for name, kind in arguments(OPS[op].function) if kind is place and name in OPS[op].arrays]
+    positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    first = [name for name, kind in arguments(OPS[op].function) if kind is positional and name in OPS[op].arrays]
     assert taken[: len(first)] == first

@@ -67,16 +67,16 @@ def test_backward_is_the_derivative(name, dtype):
     np.testing.assert_allclose(to_numpy(dx).astype(float), expected, rtol=bound, atol=bound)
 
 
-def test_gelu_with_the_tanh_approximation():
+def test_gelu_with_the_tanh_approximation_matches_its_formula():
     x, dy = signed((5, 9), "float64"), signed((5, 9), "float64", 1)
 
-    def form(x):
+    def gelu(x):
         return 0.5 * x * (1 + np.tanh(gelu_tanh_argument(x)))
 
     y = activation.gelu(asarray(x, "emulated"), approximate="tanh")
     dx = activation.gelu_backward(asarray(dy, "emulated"), asarray(x, "emulated"), approximate="tanh")
-    np.testing.assert_allclose(to_numpy(y), form(x), rtol=1e-13, atol=1e-15)
-    np.testing.assert_allclose(to_numpy(dx), dy * numerical(form)(x), rtol=1e-7, atol=1e-8)
+    np.testing.assert_allclose(to_numpy(y), gelu(x), rtol=1e-13, atol=1e-15)
+    np.testing.assert_allclose(to_numpy(dx), dy * numerical(gelu)(x), rtol=1e-7, atol=1e-8)
 
 
 @pytest.mark.parametrize("name", FORWARD)
@@ -87,7 +87,7 @@ def test_nan_propagates_and_large_values_stay_finite(name):
     assert np.isfinite(y[1:]).all()
 
 
-def test_leaky_relu_slope_in_place_on_views_and_unaligned():
+def test_leaky_relu_takes_a_slope_and_works_in_place_on_views_and_unaligned():
     x = signed((6, 10), "float32")
     device, columns = asarray(x, "emulated"), emulator.zeros((6, 20))
     expected = np.where(x > 0, x, np.float32(0.25) * x)

@@ -154,13 +154,13 @@ def give_away(path, monkeypatch):
         monkeypatch.setattr(os, "getuid", lambda: another)
 
 
-@pytest.mark.parametrize("what", ["entry", "library", "digest", "added"])
-@pytest.mark.parametrize("how", ["others-write", "group-writes", "another-owner"])
-def test_an_entry_that_others_could_have_written_is_rebuilt(tmp_path, monkeypatch, what, how):
+@pytest.mark.parametrize("part", ["entry", "library", "digest", "added"])
+@pytest.mark.parametrize("intruder", ["others-write", "group-writes", "another-owner"])
+def test_an_entry_that_others_could_have_written_is_rebuilt(tmp_path, monkeypatch, part, intruder):
     store = Cache(tmp_path)
     entry = store.entry("k", ["x"], Filler("planted"))
-    path = {"entry": entry, "library": entry / "a", "digest": entry / "digest", "added": entry / "b"}[what]
-    match how:
+    path = {"entry": entry, "library": entry / "a", "digest": entry / "digest", "added": entry / "b"}[part]
+    match intruder:
         case "others-write":
             path.chmod(path.stat().st_mode | 0o002)
         case "group-writes":
@@ -175,12 +175,12 @@ def test_an_entry_that_others_could_have_written_is_rebuilt(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("where", ["root", "above"])
-@pytest.mark.parametrize("how", ["others-write", "another-owner"])
-def test_a_cache_that_others_could_write_to_is_not_used(tmp_path, monkeypatch, where, how):
+@pytest.mark.parametrize("intruder", ["others-write", "another-owner"])
+def test_a_cache_that_others_could_write_to_is_not_used(tmp_path, monkeypatch, where, intruder):
     root = tmp_path / "above" / "root"
     Cache(root).entry("k", ["x"], Filler("planted"))
     path = root if where == "root" else root.parent
-    if how == "others-write":
+    if intruder == "others-write":
         path.chmod(0o777)
     else:
         give_away(path, monkeypatch)
@@ -288,7 +288,7 @@ def test_the_cache_is_where_platformdirs_puts_it(monkeypatch, tmp_path):
     assert cache.directory() == tmp_path / "local/gpuconv/Cache"
 
 
-def test_the_cache_folder_of_a_user_without_a_home(monkeypatch):
+def test_the_cache_of_a_user_without_a_home_is_in_the_temporary_folder(monkeypatch):
     def no_home():
         raise RuntimeError("Could not determine home directory.")
 

@@ -42,8 +42,9 @@ def in_all_orders(*call, **options):
 def test_every_thread_has_its_indices():
     got = in_all_orders("indices", (3, 2, 4), (5, 3, 2), ((24 * 30, 4), np.int32))
     z, y, x = np.meshgrid(*(np.arange(n) for n in (8, 6, 15)), indexing="ij")
-    by_global = {(a, b, c): tuple(row) for (a, b, c, *_), row in zip(got.tolist(), got.tolist())}
-    assert sorted(by_global) == sorted(zip(x.ravel().tolist(), y.ravel().tolist(), z.ravel().tolist()))
+    assert sorted(tuple(row[:3]) for row in got.tolist()) == sorted(
+        zip(x.ravel().tolist(), y.ravel().tolist(), z.ravel().tolist())
+    )
     assert (got[:, 3] == 3 * 2 * 4 * 5 * 3 * 2).all()
 
 
@@ -316,7 +317,7 @@ def test_invalid_environment_variables_are_refused(variable, value, message, mon
         resolve("emulated")
 
 
-def test_environment_variables_are_read(monkeypatch):
+def test_environment_variables_set_the_emulator(monkeypatch):
     monkeypatch.setattr(sys.modules[emulator.settings.__module__], "_current", None)
     for name, value in (("SEED", "7"), ("WORKERS", "3"), ("SANITIZE", "checked")):
         monkeypatch.setenv(f"GPUCONV_EMULATOR_{name}", value)
@@ -383,8 +384,8 @@ def test_processes_that_start_at_once_compile_the_runtime_one_after_another(monk
         assert not second.is_alive()
 
 
-def relu_watched(n, writer=None):
-    """What a watch of all n values of a ReLU reports."""
+def watch_relu(n, writer=None):
+    """The report of a watch of all n values of a ReLU."""
     y = emulator.empty((n,), np.float32)
     with emulator.watched(y, writer) as seen:
         ops.relu(asarray(np.ones(n, np.float32), "emulated"), out=y)
@@ -392,18 +393,18 @@ def relu_watched(n, writer=None):
 
 
 def test_a_watch_names_the_thread_that_wrote_and_the_memory_that_it_used():
-    (writer,) = relu_watched(4)
+    (writer,) = watch_relu(4)
     assert (writer.kernel, writer.block, writer.thread, writer.warp) == ("relu_forward", (0, 0, 0), (0, 0, 0), 0)
     assert writer.source.startswith("activation.cu:")
     reads, writes = emulator.Touched("argument 'x'", 0, 15, 16, 0), emulator.Touched("argument 'y'", 0, 15, 0, 16)
-    assert relu_watched(4, writer) == [writer, reads, writes]
+    assert watch_relu(4, writer) == [writer, reads, writes]
 
 
 def test_a_watch_reports_every_write_of_a_launch_with_thousands():
     packs = 4096  # of 4 values, each stored by one thread
-    writers = relu_watched(4 * packs)
+    writers = watch_relu(4 * packs)
     assert len({(each.block, each.thread) for each in writers}) == len(writers) == packs
-    *again, reads, writes = relu_watched(4 * packs, writers[-1])
+    *again, reads, writes = watch_relu(4 * packs, writers[-1])
     assert again == writers
     assert (reads.read, writes.written) == (16, 16)
 

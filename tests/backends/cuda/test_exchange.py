@@ -28,35 +28,35 @@ class CudaInterface:
 
 
 @pytest.fixture
-def adapters(monkeypatch):
+def imports(monkeypatch):
     """CUDA devices that record which arrays they are asked to import."""
-    taken = []
+    imported = []
 
-    class Taken:
+    class Imported:
         dtype = np.dtype("float32")
         device = SimpleNamespace(id=1)
 
     def open_device(device):
         def take(x):
-            taken.append((device.kind, device.index, x))
-            return Taken()
+            imported.append((device.kind, device.index, x))
+            return Imported()
 
         return SimpleNamespace(name=f"{device.kind}:{device.index}", from_dlpack=take, from_cuda_array_interface=take)
 
-    monkeypatch.setitem(KIND_OF_TYPE, Taken, "cuda")
+    monkeypatch.setitem(KIND_OF_TYPE, Imported, "cuda")
     monkeypatch.setattr(adapter, "open_device", open_device)
-    return taken
+    return imported
 
 
-def test_a_tensor_on_a_gpu_stays_there(adapters):
+def test_a_tensor_on_a_gpu_stays_there(imports):
     tensor = OnGpu()
     assert asarray(tensor).device.id == 1
-    assert adapters == [("cuda", 1, tensor)]
+    assert imports == [("cuda", 1, tensor)]
 
 
-def test_an_array_with_the_cuda_array_interface_is_imported(adapters):
+def test_an_array_with_the_cuda_array_interface_is_imported(imports):
     asarray(CudaInterface())
-    assert adapters[0][0] == "cuda"
+    assert imports[0][0] == "cuda"
 
 
 def test_a_gpu_tensor_without_cupy_is_refused_with_what_is_missing(monkeypatch):
@@ -66,7 +66,7 @@ def test_a_gpu_tensor_without_cupy_is_refused_with_what_is_missing(monkeypatch):
 
 
 @pytest.mark.parametrize("device", ["numpy", "emulated"])
-def test_pytorch_reads_our_memory(device):
+def test_pytorch_shares_the_memory_of_our_arrays(device):
     torch = pytest.importorskip("torch")
     x = asarray(np.arange(6, dtype=np.float32).reshape(2, 3), device)
     tensor = torch.from_dlpack(x)
@@ -74,7 +74,7 @@ def test_pytorch_reads_our_memory(device):
     assert to_numpy(x)[1, 2] == 50
 
 
-def test_we_read_pytorch_memory():
+def test_asarray_shares_the_memory_of_a_tensor():
     torch = pytest.importorskip("torch")
     tensor = torch.arange(6.0)
     x = asarray(tensor)

@@ -4,6 +4,7 @@ import contextlib
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -22,6 +23,16 @@ ONE_ROW = struct(np.dtype([(name, np.int64) for name in ("count", "to", "from", 
 
 class CudaError(Exception):
     pass
+
+
+class Launch(NamedTuple):
+    name: str
+    device: int
+    grid: tuple
+    block: tuple
+    arguments: list
+    shared: int
+    function: object
 
 
 class FakeCupy(ModuleType):
@@ -62,7 +73,8 @@ class FakeCupy(ModuleType):
             def __call__(self, grid, block, arguments, shared_mem):
                 if shared_mem > self.max_dynamic_shared_size_bytes:
                     raise CudaError("CUDA_ERROR_INVALID_VALUE")
-                fake.launches.append((self.name, fake.current[-1], grid, block, arguments, shared_mem, self))
+                launch = Launch(self.name, fake.current[-1], grid, block, arguments, shared_mem, self)
+                fake.launches.append(launch)
 
         def device_count():
             if fail:
@@ -130,19 +142,24 @@ def test_a_launch_passes_grid_block_and_packed_arguments(cupy, monkeypatch):
     for shared in (0, 100_000, 48 * 1024):
         kernel((3, 2), 128, y, None, 8, ONE_ROW, 0.5, shared=shared)
     kernel(0, 128, y, x, 0, ONE_ROW, 0.5)
-    (first, second, _), function = cupy.launches, cupy.launches[0][-1]
+    first, second, _ = cupy.launches
     assert cupy.loaded == ["activation.sm_90a"]
     assert first[:4] == ("leaky_relu_forward", 1, (3, 2, 1), (128, 1, 1))
-    assert first[4][0] is y
-    assert [(type(a), a) for a in first[4][1:]] == [(np.uintp, 0), (np.int64, 8), (np.void, ONE_ROW), (np.float64, 0.5)]
-    assert (first[5], second[5]) == (0, 100_000)
-    assert function.max_dynamic_shared_size_bytes == 100_000
+    assert first.arguments[0] is y
+    assert [(type(a), a) for a in first.arguments[1:]] == [
+        (np.uintp, 0),
+        (np.int64, 8),
+        (np.void, ONE_ROW),
+        (np.float64, 0.5),
+    ]
+    assert (first.shared, second.shared) == (0, 100_000)
+    assert first.function.max_dynamic_shared_size_bytes == 100_000
     with pytest.raises(TypeError, match="one device, received y on cuda:1, x on cuda:0"):
         kernel(1, 128, y, DeviceArray("float32", device=0), 8, ONE_ROW, 0.5)
     kernel(1, 128, DeviceArray("float32"), DeviceArray("float32"), 8, ONE_ROW, 0.5, shared=48 * 1024)
-    assert cupy.launches[-1][-1].max_dynamic_shared_size_bytes == 48 * 1024  # and may use it on its own
+    assert cupy.launches[-1].function.max_dynamic_shared_size_bytes == 48 * 1024  # and may use it on its own
     assert len(cupy.loaded) == 2  # each device loads its own
-    assert cupy.launches[-1][1] == 0
+    assert cupy.launches[-1].device == 0
 
 
 def test_a_gpu_compile_goes_through_nvrtc(cupy, tmp_path, monkeypatch):

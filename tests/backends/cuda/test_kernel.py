@@ -67,7 +67,7 @@ def test_none_is_a_null_pointer():
     assert y[0] == 0
 
 
-def test_tables_of_addresses_and_any_pointer():
+def test_tables_of_addresses_and_untyped_pointers_are_passed():
     a, b, y = emulator.asarray(np.float32([1, 2])), emulator.asarray(np.float32([3])), emulator.empty(3)
     kernel("gather")(1, 1, y, asarray(np.array([address(a), address(b)], np.uint64), like=y), b)
     assert np.asarray(y).tolist() == [2, 3, 3]

@@ -16,7 +16,7 @@ from gpuconv.backends.cuda.runtime.kernel import load
 pytest.importorskip("cuda.core", reason="NVRTC is not installed")
 pytest.importorskip("cuda.bindings", reason="NVRTC is not installed")
 
-KERNELS = load("arithmetic.cu", {"DTYPE": "float32", "WIDTH": 4})  # few, which compile at once
+KERNELS = load("arithmetic.cu", {"DTYPE": "float32", "WIDTH": 4})  # few kernels, which compile quickly
 ACTIVATIONS = load("activation.cu", {"DTYPE": "float32", "WIDTH": 4})
 
 
@@ -187,7 +187,7 @@ def test_a_compile_error_points_into_the_cu_file(tmp_path):
         ("121", "sm_121"),
     ],
 )
-def test_the_architecture_for_a_compute_capability(capability, arch):
+def test_a_compute_capability_has_its_architecture(capability, arch):
     assert nvrtc.architecture(capability) == arch
 
 

@@ -27,7 +27,7 @@ from tests.standin.proving import NAME, new_family
 
 FLOAT32 = np.dtype(np.float32)
 PROBLEM = Conv2dProblem.of((2, 6, 7, 8), (12, 3, 3, 8))
-PLACE = SimpleNamespace(device="emulated", model="Make-Believe", driver="1.0")
+MACHINE = SimpleNamespace(device="emulated", model="Make-Believe", driver="1.0")
 
 
 def product(direction="fprop", epilogue=PLAIN, problem=PROBLEM):
@@ -35,8 +35,9 @@ def product(direction="fprop", epilogue=PLAIN, problem=PROBLEM):
 
 
 @pytest.fixture
-def asked(monkeypatch, tmp_path):
-    """The questions to a prover that answers asked.answer; the cache and the known verdicts start empty."""
+def stand_in(monkeypatch, tmp_path):
+    """A stand-in for the prover that notes its questions and gives `answer`. The cache and the known verdicts are
+    empty."""
     kept = Cache(tmp_path / "cache")
     monkeypatch.setattr(proofs, "cache", SimpleNamespace(default=lambda: kept))
     found = SimpleNamespace(questions=[], answer=Answer(PROVED, "good", 0.1), folder=tmp_path / "cache")
@@ -47,7 +48,7 @@ def asked(monkeypatch, tmp_path):
     proofs._known.cache_clear()
 
 
-def verdict(ask=True, of=None, place=PLACE):
+def verdict(ask=True, of=None, place=MACHINE):
     of = of or product()
     (candidate,) = unproved(of)
     return proofs.verdict(of, candidate, place, ask=ask)
@@ -57,90 +58,89 @@ def another_process():
     proofs._known.cache_clear()
 
 
-def test_a_proof_is_asked_for_once_and_kept(asked):
+def test_a_proof_is_asked_for_once_and_kept(stand_in):
     assert verdict(ask=False) is None
     assert verdict().proved
     assert verdict(ask=False) == verdict()
     another_process()
     assert verdict(ask=False).reason == "good"
-    (question,) = asked.questions
+    (question,) = stand_in.questions
     assert json.loads(json.dumps(question))["algorithm"] == NAME
 
 
-def test_no_prover_is_started_for_the_sums_of_a_norm(asked):
+def test_no_prover_is_started_for_the_sums_of_a_norm(stand_in):
     of = product("dgrad", Epilogue.of("relu", norm_sums=True))
-    assert proofs.admitted(of, 90, PLACE, ask=True) == ()  # silently: "auto" takes a proved one
+    assert proofs.admitted(of, 90, MACHINE, ask=True) == ()  # silently: "auto" takes a proved one
     (candidate,) = unproved(of)
     why = "with the sums of a batch norm cannot be proved"
     with pytest.warns(UnprovedWarning, match=why), pytest.raises(UnprovedError, match=why):
-        proofs.expect_proved(of, candidate, PLACE, ask=True)
-    assert not asked.questions
+        proofs.expect_proved(of, candidate, MACHINE, ask=True)
+    assert not stand_in.questions
 
 
 @pytest.mark.parametrize(("status", "lasting"), [(REFUTED, True), (UNABLE, False)], ids=["refuted", "unable"])
-def test_a_verdict_against_an_algorithm(asked, status, lasting):
-    """The warning appears once. A verdict about the algorithm is stored, one about a lack of memory only in this
-    process."""
-    asked.answer = Answer(status, "no", 0.1)
+def test_a_verdict_against_an_algorithm_is_kept_and_warned_about_once(stand_in, status, lasting):
+    """A verdict about the algorithm is kept on disk; one about a lack of memory holds in this process only."""
+    stand_in.answer = Answer(status, "no", 0.1)
     with pytest.warns(UnprovedWarning, match=f"{NAME} is not proved for conv2d_fprop of 2x6x7x8-12x3x3: no"):
         assert not verdict().proved
     assert not verdict().proved
-    assert len(asked.questions) == 1
-    assert proofs.admitted(product(), 90, PLACE, ask=True) == ()
+    assert len(stand_in.questions) == 1
+    assert proofs.admitted(product(), 90, MACHINE, ask=True) == ()
     another_process()
     assert (verdict(ask=False) is not None) == lasting
 
 
-def test_a_damaged_entry_is_asked_again_and_a_new_proof_replaces_it(asked):
+def test_a_damaged_entry_is_asked_again_and_a_new_proof_replaces_it(stand_in):
     verdict()
-    (entry,) = asked.folder.glob("proof-*")
+    (entry,) = stand_in.folder.glob("proof-*")
     (entry / "verdict.json").write_text(json.dumps({"proved": True}))
     another_process()
     assert verdict(ask=False) is None
-    asked.answer = Answer(REFUTED, "no", 0.1)
+    stand_in.answer = Answer(REFUTED, "no", 0.1)
     (candidate,) = unproved(product())
-    assert not proofs.prove(product(), candidate, PLACE).proved
+    assert not proofs.prove(product(), candidate, MACHINE).proved
     another_process()
     assert verdict(ask=False).reason == "no"
-    asked.answer = Answer(PROVED, "good again", 0.1)
-    proofs.prove(product(), candidate, PLACE)
+    stand_in.answer = Answer(PROVED, "good again", 0.1)
+    proofs.prove(product(), candidate, MACHINE)
     assert verdict(ask=False).reason == "no"  # this process keeps its verdict
     another_process()
     assert verdict(ask=False).reason == "good again"
 
 
-def test_a_verdict_depends_on_machine_code_geometry_launcher_driver_and_gpu(asked, monkeypatch, tmp_path):
+def test_a_verdict_depends_on_machine_code_geometry_launcher_driver_and_gpu(stand_in, monkeypatch, tmp_path):
     (candidate,) = unproved(product())
-    keys = {"as it is": proofs.fingerprint_of(product(), candidate, PLACE)}
-    assert proofs.fingerprint_of(product(), candidate, PLACE) == keys["as it is"]
+    keys = {"as it is": proofs.fingerprint_of(product(), candidate, MACHINE)}
+    assert proofs.fingerprint_of(product(), candidate, MACHINE) == keys["as it is"]
     for name, place in (("driver", dict(driver="1.1")), ("GPU", dict(model="Fancy"))):
-        keys[name] = proofs.fingerprint_of(product(), candidate, SimpleNamespace(**vars(PLACE) | place))
-    keys["splits"] = proofs.fingerprint_of(product(), replace(candidate, split_k=2), PLACE)
+        keys[name] = proofs.fingerprint_of(product(), candidate, SimpleNamespace(**vars(MACHINE) | place))
+    keys["splits"] = proofs.fingerprint_of(product(), replace(candidate, split_k=2), MACHINE)
     keys["sizes"] = proofs.fingerprint_of(
-        product(problem=Conv2dProblem.of((3, 6, 7, 8), (12, 3, 3, 8))), candidate, PLACE
+        product(problem=Conv2dProblem.of((3, 6, 7, 8), (12, 3, 3, 8))), candidate, MACHINE
     )
-    keys["epilogue"] = proofs.fingerprint_of(product(epilogue=Epilogue.of("relu")), candidate, PLACE)
+    keys["epilogue"] = proofs.fingerprint_of(product(epilogue=Epilogue.of("relu")), candidate, MACHINE)
     edited = tmp_path / "conv2d_fprop.cu"
     edited.write_text(source.resolve("conv2d_fprop.cu").read_text() + "\n// edited\n")
     with kernel.replaced({"conv2d_fprop.cu": edited}):
-        keys["machine code"] = proofs.fingerprint_of(product(), candidate, PLACE)
+        keys["machine code"] = proofs.fingerprint_of(product(), candidate, MACHINE)
     with monkeypatch.context() as patch:
         patch.setattr(proofs, "_launcher", lambda: "another version")
-        keys["launcher"] = proofs.fingerprint_of(product(), candidate, PLACE)
+        keys["launcher"] = proofs.fingerprint_of(product(), candidate, MACHINE)
     assert len(set(keys.values())) == len(keys)
 
 
-def test_kernels_that_a_user_puts_in_place_of_shipped_ones_are_proved_anew(asked, tmp_path):
+def test_kernels_that_a_user_puts_in_place_of_shipped_ones_are_proved_anew(stand_in, tmp_path):
     verdict()
     edited = tmp_path / "conv2d_fprop.cu"
     edited.write_text(source.resolve("conv2d_fprop.cu").read_text() + "\n// edited\n")
     with kernel.replaced({"conv2d_fprop.cu": edited}):
         assert verdict(ask=False) is None
         verdict()
-    assert [each["files"] for each in asked.questions] == [{}, {"conv2d_fprop.cu": str(edited)}]
+    assert [each["files"] for each in stand_in.questions] == [{}, {"conv2d_fprop.cu": str(edited)}]
 
 
-def test_algorithms_that_cannot_be_proved_are_unproved(asked, monkeypatch):
+def test_algorithms_that_cannot_be_proved_are_unproved(stand_in, monkeypatch):
     plain = Product("conv2d_fprop", 100, 100, 100, 1, FLOAT32)
     with pytest.warns(UnprovedWarning, match="only convolutions can be proved"):
         assert not verdict(of=plain).proved
@@ -151,47 +151,47 @@ def test_algorithms_that_cannot_be_proved_are_unproved(asked, monkeypatch):
     monkeypatch.setattr(proofs, "digest_of", fails)
     with pytest.warns(UnprovedWarning, match="CompileError: it does not compile$"):
         assert not verdict().proved
-    assert not asked.questions
+    assert not stand_in.questions
 
 
-def test_a_named_algorithm_is_refused_until_it_is_proved(asked, monkeypatch):
-    monkeypatch.setattr(tuner, "gpu_of", lambda array: SimpleNamespace(**vars(PLACE), capturing=lambda: False))
+def test_a_named_algorithm_is_refused_until_it_is_proved(stand_in, monkeypatch):
+    monkeypatch.setattr(tuner, "gpu_of", lambda array: SimpleNamespace(**vars(MACHINE), capturing=lambda: False))
     x, w = (gc.asarray(np.ones(shape, np.float32), "emulated") for shape in (PROBLEM.x_shape, PROBLEM.w_shape))
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
     with pytest.raises(UnprovedError, match=f"{NAME}' only for problems .* and on .*Make-Believe it is not proved .*"):
         gc.ops.conv2d(x, w, algo=NAME)
-    assert not asked.questions
+    assert not stand_in.questions
     with proofs.trusting():
-        assert plan(product(), NAME) is proofs.expect_proved(product(), plan(product(), NAME), PLACE, ask=False)
+        assert plan(product(), NAME) is proofs.expect_proved(product(), plan(product(), NAME), MACHINE, ask=False)
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "1")
-    asked.answer = Answer(UNABLE, "no memory")
+    stand_in.answer = Answer(UNABLE, "no memory")
     with pytest.warns(UnprovedWarning), pytest.raises(UnprovedError, match=r"for this one: no memory$"):
         gc.ops.conv2d(x, w, algo=NAME)
 
 
-def test_after_several_questions_without_a_proof_only_an_explicit_proof_asks(asked, monkeypatch):
+def test_after_several_questions_without_a_proof_only_an_explicit_proof_asks(stand_in, monkeypatch):
     """The last warning says so; later products take proved algorithms without a warning, and compile nothing."""
-    asked.answer = Answer(UNABLE, "no memory")
-    monkeypatch.setattr(prover, "gave_up", lambda: len(asked.questions) == 2)
+    stand_in.answer = Answer(UNABLE, "no memory")
+    monkeypatch.setattr(prover, "gave_up", lambda: len(stand_in.questions) == 2)
     first, second, third = [product(problem=Conv2dProblem.of((n, 6, 7, 8), (12, 3, 3, 8))) for n in (3, 4, 5)]
     with pytest.warns(UnprovedWarning, match="no memory$"):
         assert not verdict(of=first).proved
     with pytest.warns(UnprovedWarning, match="no memory; this process asks for no more proofs$"):
         assert not verdict(of=second).proved
-    monkeypatch.setattr(proofs, "digest_of", lambda *asked, build: pytest.fail("compiled") if build else None)
-    assert proofs.admitted(third, 90, PLACE, ask=True) == ()
+    monkeypatch.setattr(proofs, "digest_of", lambda *stand_in, build: pytest.fail("compiled") if build else None)
+    assert proofs.admitted(third, 90, MACHINE, ask=True) == ()
     (candidate,) = unproved(third)
     with pytest.raises(UnprovedError, match="8 questions of this process ended without a proof; `gpuconv prove` asks"):
-        proofs.expect_proved(third, candidate, PLACE, ask=True)
-    assert len(asked.questions) == 2
+        proofs.expect_proved(third, candidate, MACHINE, ask=True)
+    assert len(stand_in.questions) == 2
     monkeypatch.undo()
     monkeypatch.setattr(prover, "ask", lambda question, of: Answer(PROVED, "good"))
     monkeypatch.setattr(prover, "gave_up", lambda: True)
-    assert proofs.prove(third, candidate, PLACE).proved
+    assert proofs.prove(third, candidate, MACHINE).proved
 
 
-def test_candidates_are_timed_in_the_order_of_their_estimates_after_the_cost_model_s_choice(asked):
-    first, *others = tuner._candidates(product(), 90, PLACE, ask=True)
+def test_candidates_are_timed_in_the_order_of_their_estimates_after_the_cost_model_s_choice(stand_in):
+    first, *others = tuner._candidates(product(), 90, MACHINE, ask=True)
     assert first.algorithm is plan(product(), "auto", 90).algorithm
     assert [each.cost for each in others] == sorted(each.cost for each in others)
     (candidate,) = [each for each in others if each.algorithm.name == NAME]
@@ -215,7 +215,7 @@ def proved(direction, epilogue=PLAIN, algorithm="simt-32x32", dtype=FLOAT32, vec
 
 
 @pytest.mark.slow
-def test_right_algorithms_are_proved_in_every_form():
+def test_right_algorithms_are_proved_with_every_direction_alignment_and_epilogue():
     for direction in ("fprop", "dgrad", "wgrad"):
         assert proved(direction)["status"] == PROVED, direction
         assert proved(direction, vectors=(1, 1))["status"] == PROVED, f"unaligned {direction}"

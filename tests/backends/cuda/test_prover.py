@@ -12,7 +12,7 @@ from gpuconv import child as process
 from gpuconv.backends.cuda.gemm import prover
 from gpuconv.backends.cuda.gemm.prover import PROVED, REFUTED, UNABLE, Prover
 
-OF = "what is asked about"
+OF = "what is asked about"  # stands for the fingerprint of a product and a candidate
 BEGIN = """
 import json, os, resource, signal, sys, time
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -25,7 +25,7 @@ ASKED = READY + "for line in sys.stdin:\n    say(prepared=True)\n    "
 UNPREPARED = READY + "for line in sys.stdin:\n    "
 SLEEP = "time.sleep(60)"
 
-# The child's code; the status of its answer, and words of the reason.
+# The child's code, the status of the answer, and words of its reason.
 CHILDREN = {
     "proves": (ASKED + "verdict()", PROVED, "good"),
     "refutes": (ASKED + "verdict(status='refuted', reason='other bits')", REFUTED, "other bits"),
@@ -66,8 +66,8 @@ def python(code):
 
 
 @pytest.fixture
-def asked(monkeypatch):
-    """A prover with short time limits, whose child runs the given code."""
+def prover_of(monkeypatch):
+    """Makes a prover with short time limits, whose child runs the given code."""
     for limit, seconds in (("PREPARE", 0.5), ("LIMIT", 0.3)):
         monkeypatch.setattr(prover, limit, seconds)
     monkeypatch.setattr(process, "_GRACE", 0.1)
@@ -85,22 +85,22 @@ def asked(monkeypatch):
 
 
 @pytest.mark.parametrize("child", CHILDREN)
-def test_the_answer_of_a_child_that(asked, child):
+def test_the_answer_of_a_child_that(prover_of, child):
     code, status, reason = CHILDREN[child]
     start = time.perf_counter()
-    answer = asked(code, start=0.4 if child.startswith("hangs-a") else 10.0).ask({"a": "question"}, OF)
+    answer = prover_of(code, start=0.4 if child.startswith("hangs-a") else 10.0).ask({"a": "question"}, OF)
     assert answer.status == status
     assert reason in answer.reason
     assert time.perf_counter() - start < 8
 
 
-def test_one_child_serves_all_questions(asked):
-    counted = asked(READY + "for n, line in enumerate(sys.stdin):\n    say(prepared=True); verdict(reason=str(n))")
+def test_one_child_serves_all_questions(prover_of):
+    counted = prover_of(READY + "for n, line in enumerate(sys.stdin):\n    say(prepared=True); verdict(reason=str(n))")
     assert [counted.ask({}, OF).reason for _ in range(3)] == ["0", "1", "2"]
 
 
-def test_threads_take_turns(asked):
-    slow = asked(
+def test_threads_take_turns(prover_of):
+    slow = prover_of(
         READY + "for n, line in enumerate(sys.stdin):\n    say(prepared=True); time.sleep(.02); verdict(reason=str(n))"
     )
     reasons = []
@@ -112,18 +112,18 @@ def test_threads_take_turns(asked):
     assert sorted(reasons) == ["0", "1", "2", "3"]
 
 
-def test_a_failed_child_is_replaced(asked):
+def test_a_failed_child_is_replaced(prover_of):
     """A child that refuted an algorithm is not asked again either, because a faulty kernel may have damaged its
     state."""
-    once = asked(ASKED + "verdict(status='refuted', reason=str(os.getpid()))")
-    answers = [once.ask({}, OF) for _ in range(3)]
+    refuting = prover_of(ASKED + "verdict(status='refuted', reason=str(os.getpid()))")
+    answers = [refuting.ask({}, OF) for _ in range(3)]
     assert len({each.reason for each in answers}) == 3
-    assert once.wrong == 3
+    assert refuting.wrong == 3
 
 
-def test_a_child_that_says_too_much_or_ended_meanwhile_is_replaced(asked):
+def test_a_child_that_says_too_much_or_ended_meanwhile_is_replaced(prover_of):
     for more in ("say(prepared=True); say(prepared=True)", "sys.exit()"):
-        loud = asked(ASKED + f"verdict(reason=str(os.getpid())); {more}")
+        loud = prover_of(ASKED + f"verdict(reason=str(os.getpid())); {more}")
         first = loud.ask({}, OF)
         time.sleep(0.2)
         second = loud.ask({}, OF)
@@ -131,17 +131,17 @@ def test_a_child_that_says_too_much_or_ended_meanwhile_is_replaced(asked):
         assert first.reason != second.reason
 
 
-def test_an_idle_child_is_ended(asked, monkeypatch):
+def test_an_idle_child_is_ended(prover_of, monkeypatch):
     monkeypatch.setattr(prover, "IDLE", 0.05)
-    idle = asked(ASKED + "verdict(reason=str(os.getpid()))")
+    idle = prover_of(ASKED + "verdict(reason=str(os.getpid()))")
     first = idle.ask({}, OF).reason
     time.sleep(0.3)
     assert idle.ask({}, OF).reason != first
 
 
-def test_a_child_that_cannot_be_started(asked, monkeypatch):
-    nobody = asked(ASKED)
+def test_a_child_that_cannot_be_started_proves_nothing(prover_of, monkeypatch):
+    unstartable = prover_of(ASKED)
     monkeypatch.setattr(prover, "command", ["/no/such/python"])
-    answer = nobody.ask({}, OF)
+    answer = unstartable.ask({}, OF)
     assert answer.status == UNABLE
     assert "cannot be started: [Errno 2]" in answer.reason

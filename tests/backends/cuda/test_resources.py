@@ -35,7 +35,7 @@ def test_the_occupancy_equals_that_computed_by_hand(arch, registers, shared, thr
     assert occupancy(arch, registers, shared, threads) == share
 
 
-ORACLE = """
+PROGRAM = """
 #include <climits>
 #include <cstdio>
 #include "cuda_occupancy.h"
@@ -70,8 +70,8 @@ def test_occupancy_agrees_with_nvidias_header(tmp_path):
         command = cxx.find()
     except EmulatorError as error:
         pytest.skip(str(error))
-    (tmp_path / "oracle.cpp").write_text(ORACLE)
-    subprocess.run([*command, f"-I{folder}", "oracle.cpp", "-o", "oracle"], cwd=tmp_path, check=True)
+    (tmp_path / "occupancy.cpp").write_text(PROGRAM)
+    subprocess.run([*command, f"-I{folder}", "occupancy.cpp", "-o", "occupancy"], cwd=tmp_path, check=True)
     problems = [
         (arch, registers, shared, threads)
         for arch in (f"sm_{number}" for number in CHIPS)
@@ -84,7 +84,7 @@ def test_occupancy_agrees_with_nvidias_header(tmp_path):
         f" {chip_of(arch).shared - 1024} {registers} {shared} {threads}\n"
         for arch, registers, shared, threads in problems
     )
-    answered = subprocess.run([tmp_path / "oracle"], input=given, capture_output=True, text=True, check=True).stdout
+    answered = subprocess.run([tmp_path / "occupancy"], input=given, capture_output=True, text=True, check=True).stdout
     expected = [int(line) for line in answered.split()]
     found = [occupancy(p[0], *p[1:]) * chip_of(p[0]).warps / -(-p[3] // 32) for p in problems]
     assert len(expected) == len(problems)
@@ -188,7 +188,7 @@ def listed_for(file, defines):
         defines |= {"ACTIVATION": "Gelu"}
         if file.startswith("conv2d_fprop") and "depthwise" not in file:  # which stores the activation's input too
             defines |= {"SAVES_INPUT": "1"}
-    if "NORM_SUMS" in defines:  # below no activation too
+    if "NORM_SUMS" in defines:  # also if there is no activation below
         defines |= {"ACTIVATION": "Gelu"}
     if "TF32" in defines and file in ("conv2d_fprop.cu", "conv2d_dgrad.cu", "conv2d_wgrad.cu"):
         plain = {
@@ -198,7 +198,9 @@ def listed_for(file, defines):
         }
         return plain | dict(ACTIVATION="Identity", VECTOR_C="4", VECTOR_K="4")
     written = defines.keys() & {"MASK", "MOMENTS"} or defines.get("ACTIVATION") == "Gelu"
-    if "VECTOR_C" in defines and (written or "mma" in file):  # of mixtures the one with only wide accesses
+    if "VECTOR_C" in defines and (
+        written or "mma" in file
+    ):  # of the variants that mix widths, the one with only wide accesses
         defines |= dict.fromkeys(("VECTOR_C", "VECTOR_K"), max(defines["VECTOR_C"], defines["VECTOR_K"]))
     if file == "conv2d_fprop_few_channels.cu" and written:
         defines |= {"VECTOR_C": "1", "VECTOR_K": "8" if "16" in defines["DTYPE"] else "4"}

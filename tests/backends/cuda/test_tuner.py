@@ -29,7 +29,7 @@ CONV2D = Product("conv2d_fprop", 2 * 4 * 5, 12, 72, 1, np.dtype(np.float32))  # 
 X, W = (np.random.default_rng(7).standard_normal(s).astype(np.float32) for s in ((2, 6, 7, 8), (12, 3, 3, 8)))
 
 
-class StandIn:
+class StandInGpu:
     """A GPU on which each algorithm takes a given time; it records which are timed."""
 
     def __init__(self, seconds, model="Make-Believe", capture=False):
@@ -55,7 +55,7 @@ def speeds(fastest, fast=1e-5, slow=3e-5):
 
 
 @pytest.fixture
-def on(monkeypatch, tmp_path):
+def use_gpu(monkeypatch, tmp_path):
     """Treats emulated arrays as those of the stand-in; the disk cache and the choices in memory start empty."""
     monkeypatch.setattr(tuner, "cache", SimpleNamespace(default=lambda: Cache(tmp_path / "cache")))
     monkeypatch.delenv("GPUCONV_AUTOTUNE", raising=False)
@@ -75,7 +75,7 @@ def choices(tmp_path):
     return sorted((tmp_path / "cache").glob("choice-*"))
 
 
-def ran(op="conv2d", arrays=(X, W), **options):
+def run_op(op="conv2d", arrays=(X, W), **options):
     """The algorithms that an op launched, in order, and the op's result."""
     moved = [asarray(a, "emulated") for a in arrays]
     with launches.recorded() as found:
@@ -85,32 +85,32 @@ def ran(op="conv2d", arrays=(X, W), **options):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fastest", NAMES)
-def test_the_fastest_algorithm_is_chosen_and_gives_the_same_bits_as_when_named(on, fastest):
-    gpu = on(StandIn(speeds(fastest)))
-    launched, result = ran()
+def test_the_fastest_algorithm_is_chosen_and_gives_the_same_bits_as_when_named(use_gpu, fastest):
+    gpu = use_gpu(StandInGpu(speeds(fastest)))
+    launched, result = run_op()
     assert launched[-1] == fastest
     assert set(gpu.timed) == set(NAMES)
-    again, same = ran()
+    again, same = run_op()
     assert again == [fastest]
-    pinned, expected = ran(algo=fastest)
+    pinned, expected = run_op(algo=fastest)
     assert pinned == [fastest]
     np.testing.assert_array_equal(result, expected)
     np.testing.assert_array_equal(same, expected)
 
 
-def test_among_equally_fast_ones_the_cost_models_choice_wins(on):
-    gpu = on(StandIn(dict.fromkeys(NAMES, 1e-5)))
-    assert ran()[0][-1] == gpu.timed[0] == plan.plan(CONV2D).algorithm.name
+def test_among_equally_fast_ones_the_cost_models_choice_wins(use_gpu):
+    gpu = use_gpu(StandInGpu(dict.fromkeys(NAMES, 1e-5)))
+    assert run_op()[0][-1] == gpu.timed[0] == plan.plan(CONV2D).algorithm.name
 
 
-def test_the_choice_is_stored_on_disk(on, tmp_path):
-    on(StandIn(speeds("simt-64x64")))
-    ran()
+def test_the_choice_is_stored_on_disk(use_gpu, tmp_path):
+    use_gpu(StandInGpu(speeds("simt-64x64")))
+    run_op()
     (entry,) = choices(tmp_path)
     result = json.loads((entry / "choice.json").read_text())
     assert (result["algorithm"], result["device"], set(result["seconds"])) == ("simt-64x64", "Make-Believe", set(NAMES))
-    later = on(StandIn(speeds("simt-32x32")), forget=True)
-    assert ran()[0] == ["simt-64x64"]
+    later = use_gpu(StandInGpu(speeds("simt-32x32")), forget=True)
+    assert run_op()[0] == ["simt-64x64"]
     assert later.timed == []
 
 
@@ -122,7 +122,7 @@ def chosen_without_kernels(fastest):
         call()
         return 1e-5 if run[-1].algorithm.name == fastest else 3e-5
 
-    gpu = StandIn({})
+    gpu = StandInGpu({})
     gpu.seconds = seconds
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tuner, "gpu_of", lambda array: gpu)
@@ -139,7 +139,7 @@ print(*chosen_without_kernels(sys.argv[1]))
 """
 
 
-def test_concurrent_processes_agree_on_one_choice(on, tmp_path):
+def test_concurrent_processes_agree_on_one_choice(use_gpu, tmp_path):
     """Processes that choose at the same time use the result of the first one, as does a later process."""
     environment = os.environ | {"GPUCONV_CACHE_DIR": str(tmp_path / "cache")}
     together = [
@@ -162,8 +162,8 @@ def test_concurrent_processes_agree_on_one_choice(on, tmp_path):
     assert chosen_without_kernels("simt-128x64") == (*answers, 0)
 
 
-def test_a_process_does_not_time_while_another_one_does(on, tmp_path):
-    gpu, answers = on(StandIn({})), []
+def test_a_process_does_not_time_while_another_one_does(use_gpu, tmp_path):
+    gpu, answers = use_gpu(StandInGpu({})), []
     gpu.seconds = lambda call, count: gpu.timed.append(count) or 1e-5
     (tmp_path / "cache").mkdir()
     with pytest.MonkeyPatch.context() as patch:
@@ -182,9 +182,9 @@ def test_a_process_does_not_time_while_another_one_does(on, tmp_path):
 
 
 @pytest.mark.parametrize("fails", [[NAMES[-1]], NAMES[:-1]], ids=["one", "all-but-one"])
-def test_candidates_that_fail_while_they_are_timed_are_left_out(on, monkeypatch, fails):
+def test_candidates_that_fail_while_they_are_timed_are_left_out(use_gpu, monkeypatch, fails):
     """Like a launch whose error appears only at the next synchronization."""
-    gpu = on(StandIn(speeds(NAMES[-1])))
+    gpu = use_gpu(StandInGpu(speeds(NAMES[-1])))
     seconds = gpu.seconds
 
     def failing(run, count):
@@ -195,51 +195,51 @@ def test_candidates_that_fail_while_they_are_timed_are_left_out(on, monkeypatch,
 
     monkeypatch.setattr(gpu, "seconds", failing)
     with pytest.warns(tuner.FailedCandidateWarning, match="RuntimeError: cudaErrorLaunchFailure") as warned:
-        launched, result = ran()
+        launched, result = run_op()
     assert sorted(str(each.message).split()[0] for each in warned) == sorted(fails)
     assert launched[-1] not in fails
     np.testing.assert_allclose(result, ops.conv2d(X, W), rtol=1e-5, atol=1e-5)
 
 
-def test_each_problem_and_each_gpu_model_has_its_own_choice(on, tmp_path):
-    on(StandIn(speeds("simt-64x64")))
-    ran()
+def test_each_problem_and_each_gpu_model_has_its_own_choice(use_gpu, tmp_path):
+    use_gpu(StandInGpu(speeds("simt-64x64")))
+    run_op()
     for number, options in enumerate((dict(padding=1), dict(stride=2), dict(dilation=2)), 2):
-        on(StandIn(speeds("simt-32x32")))
-        assert ran(**options)[0][-1] == "simt-32x32"
+        use_gpu(StandInGpu(speeds("simt-32x32")))
+        assert run_op(**options)[0][-1] == "simt-32x32"
         assert len(choices(tmp_path)) == number
-    other = on(StandIn(speeds("simt-64x32"), model="Fancy"))
-    assert ran()[0][-1] == "simt-64x32"
+    other = use_gpu(StandInGpu(speeds("simt-64x32"), model="Fancy"))
+    assert run_op()[0][-1] == "simt-64x32"
     assert set(other.timed) == set(NAMES)
-    on(StandIn(speeds("simt-32x32")))
-    assert ran()[0] == ["simt-64x64"]
+    use_gpu(StandInGpu(speeds("simt-32x32")))
+    assert run_op()[0] == ["simt-64x64"]
 
 
 @pytest.mark.kernels
-def test_tf32_chooses_among_the_tf32_algorithms(on, tmp_path):
+def test_tf32_chooses_among_the_tf32_algorithms(use_gpu, tmp_path):
     only = [algorithm.name for algorithm in serving("tf32")]
-    gpu = on(StandIn(dict.fromkeys(only, 1e-5)))
-    assert ran(tf32=True)[0][-1] in only
+    gpu = use_gpu(StandInGpu(dict.fromkeys(only, 1e-5)))
+    assert run_op(tf32=True)[0][-1] in only
     assert bool(gpu.timed) == (len(only) > 1)
 
 
 @pytest.mark.kernels
-def test_an_edited_kernel_is_timed_again(on, tmp_path):
-    on(StandIn(speeds("simt-64x64")))
-    ran()
+def test_an_edited_kernel_is_timed_again(use_gpu, tmp_path):
+    use_gpu(StandInGpu(speeds("simt-64x64")))
+    run_op()
     edited = tmp_path / "conv2d_fprop.cu"
     edited.write_text(source.resolve("conv2d_fprop.cu").read_text() + "\n// edited\n")
     with kernel.replaced({"conv2d_fprop.cu": edited}):
-        later = on(StandIn(speeds("simt-32x32")), forget=True)
-        assert ran()[0][-1] == "simt-32x32"
+        later = use_gpu(StandInGpu(speeds("simt-32x32")), forget=True)
+        assert run_op()[0][-1] == "simt-32x32"
         assert set(later.timed) == set(NAMES)
     assert len(choices(tmp_path)) == 2
 
 
 @pytest.mark.parametrize("damage", ["cut", "other", "gone", "no digest"])
-def test_a_damaged_entry_is_timed_again(on, tmp_path, damage):
-    on(StandIn(speeds("simt-64x64")))
-    ran()
+def test_a_damaged_entry_is_timed_again(use_gpu, tmp_path, damage):
+    use_gpu(StandInGpu(speeds("simt-64x64")))
+    run_op()
     (entry,) = choices(tmp_path)
     file = entry / "choice.json"
     if damage == "cut":
@@ -248,48 +248,48 @@ def test_a_damaged_entry_is_timed_again(on, tmp_path, damage):
         file.write_text(file.read_text().replace("simt-64x64", "simt-64x32"))
     else:
         (file if damage == "gone" else entry / "digest").unlink()
-    later = on(StandIn(speeds("simt-32x32")), forget=True)
-    assert ran()[0][-1] == "simt-32x32"
+    later = use_gpu(StandInGpu(speeds("simt-32x32")), forget=True)
+    assert run_op()[0][-1] == "simt-32x32"
     assert later.timed
     assert len(choices(tmp_path)) == 1
 
 
-def test_nothing_is_timed_during_a_capture(on, tmp_path):
-    captured = on(StandIn(speeds("simt-64x64"), capture=True))
+def test_nothing_is_timed_during_a_capture(use_gpu, tmp_path):
+    captured = use_gpu(StandInGpu(speeds("simt-64x64"), capture=True))
     modeled = plan.plan(CONV2D).algorithm.name
-    assert ran()[0] == [modeled]
+    assert run_op()[0] == [modeled]
     assert captured.timed == choices(tmp_path) == []
     assert modeled != "simt-64x64"
-    before = on(StandIn(speeds("simt-64x64")))  # and that choice was not stored
-    assert ran()[0][-1] == "simt-64x64"
+    before = use_gpu(StandInGpu(speeds("simt-64x64")))  # and that choice was not stored
+    assert run_op()[0][-1] == "simt-64x64"
     assert before.timed
     for forget in (False, True):
-        captured = on(StandIn(speeds("simt-32x32"), capture=True), forget)
-        assert ran()[0] == ["simt-64x64"]
+        captured = use_gpu(StandInGpu(speeds("simt-32x32"), capture=True), forget)
+        assert run_op()[0] == ["simt-64x64"]
         assert captured.timed == []
 
 
-def test_the_time_limit_for_candidates(on):
-    """A candidate that uses up the limit leaves the rest untimed; slow ones run once; short ones several times."""
+def test_timing_stays_within_its_limit(use_gpu):
+    """If a candidate uses up the limit, the others are not timed. Slow ones run once, fast ones several times."""
     first = plan.plan(CONV2D).algorithm.name
-    slow = on(StandIn(dict.fromkeys(NAMES, 2 * tuner.SECONDS)))
-    ran()
+    slow = use_gpu(StandInGpu(dict.fromkeys(NAMES, 2 * tuner.SECONDS)))
+    run_op()
     assert slow.timed == [first]
-    hopeless = on(StandIn(speeds(first, 1e-5, 1e-3), model="2"))
-    ran()
+    hopeless = use_gpu(StandInGpu(speeds(first, 1e-5, 1e-3), model="2"))
+    run_op()
     assert [hopeless.timed.count(name) for name in NAMES if name != first] == [1] * (len(NAMES) - 1)
     assert hopeless.timed.count(first) > 1
     for seconds in (1e-6, 1e-4, 3e-3, 1.3e-2, 2e-2, 3e-2):
-        gpu = on(StandIn(dict.fromkeys(NAMES, seconds), model=str(seconds)))
-        ran()
+        gpu = use_gpu(StandInGpu(dict.fromkeys(NAMES, seconds), model=str(seconds)))
+        run_op()
         assert gpu.spent <= tuner.SECONDS + seconds
         assert len(set(gpu.timed)) == min(len(NAMES), math.ceil(tuner.SECONDS / seconds))
         assert (len(gpu.timed) > len(NAMES)) == (seconds < tuner.SECONDS / len(NAMES) / 2)
 
 
 @pytest.mark.kernels
-def test_accumulation_adds_once(on):
-    gpu = on(StandIn(speeds("simt-64x64")))
+def test_accumulation_adds_once(use_gpu):
+    gpu = use_gpu(StandInGpu(speeds("simt-64x64")))
     dy = np.random.default_rng(1).standard_normal((2, 4, 5, 12)).astype(np.float32)
     before = np.random.default_rng(2).standard_normal(W.shape).astype(np.float32)
     results = []
@@ -302,8 +302,8 @@ def test_accumulation_adds_once(on):
 
 
 @pytest.mark.kernels
-def test_accumulation_into_a_slice_adds_once(on):
-    gpu = on(StandIn(speeds("simt-64x64")))
+def test_accumulation_into_a_slice_adds_once(use_gpu):
+    gpu = use_gpu(StandInGpu(speeds("simt-64x64")))
     dy = np.random.default_rng(1).standard_normal((2, 4, 5, 12)).astype(np.float32)
     before = np.random.default_rng(2).standard_normal((*X.shape[:-1], X.shape[-1] + 8)).astype(np.float32)
     results = []
@@ -319,9 +319,9 @@ def test_accumulation_into_a_slice_adds_once(on):
 
 @pytest.mark.kernels
 @pytest.mark.parametrize("accumulate", [False, True])
-def test_nothing_is_allocated_beyond_the_workspace(on, monkeypatch, accumulate):
+def test_nothing_is_allocated_beyond_the_workspace(use_gpu, monkeypatch, accumulate):
     """A scratch array is used only when accumulating; if it would not fit in memory, the cost model chooses."""
-    gpu = on(StandIn(speeds("simt-64x64")))
+    gpu = use_gpu(StandInGpu(speeds("simt-64x64")))
     for each in (plan, tuner):
         monkeypatch.setattr(each, "LARGEST_WORKSPACE", W.nbytes)
     plan.plan.cache_clear()
@@ -343,18 +343,18 @@ def test_nothing_is_allocated_beyond_the_workspace(on, monkeypatch, accumulate):
     plan.candidates.cache_clear()
 
 
-def test_tuning_can_be_switched_off(on, monkeypatch, tmp_path):
-    gpu = on(StandIn(speeds("simt-128x64")))
+def test_tuning_can_be_switched_off(use_gpu, monkeypatch, tmp_path):
+    gpu = use_gpu(StandInGpu(speeds("simt-128x64")))
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
-    launched, _ = ran()
+    launched, _ = run_op()
     assert launched == [plan.plan(CONV2D).algorithm.name] != ["simt-128x64"]
     assert gpu.timed == choices(tmp_path) == []
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "1")
-    assert ran()[0][-1] == "simt-128x64"
+    assert run_op()[0][-1] == "simt-128x64"
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "yes")
-    assert ran()[0] == ["simt-128x64"]  # measured and stored
+    assert run_op()[0] == ["simt-128x64"]  # measured and stored
     with pytest.raises(ValueError, match="unknown value of GPUCONV_AUTOTUNE 'yes'"):
-        ran(padding=1)
+        run_op(padding=1)
 
 
 def test_the_emulated_device_uses_the_cost_models_choice(tmp_path, monkeypatch):
@@ -362,27 +362,27 @@ def test_the_emulated_device_uses_the_cost_models_choice(tmp_path, monkeypatch):
     x = asarray(X, "emulated")
     assert tuner.gpu_of(x) is None
     assert tuner.gpu_named("emulated") is None
-    assert ran()[0] == [plan.plan(CONV2D).algorithm.name]
+    assert run_op()[0] == [plan.plan(CONV2D).algorithm.name]
 
 
-def test_a_layer_reports_what_runs_without_tuning_and_within_same_bits(on, monkeypatch):
+def test_a_layer_reports_what_runs_without_tuning_and_within_same_bits(use_gpu, monkeypatch):
     fastest = next(name for name in NAMES if name != plan.plan(CONV2D).algorithm.name)
-    on(StandIn(speeds(fastest)))
+    use_gpu(StandInGpu(speeds(fastest)))
     layer = Conv2D(12, 3)
     layer.build(X.shape[1:], device="emulated")
     modeled = layer.algorithms(len(X))["fprop"]
-    assert ran()[0][-1] == layer.algorithms(len(X))["fprop"] == fastest
+    assert run_op()[0][-1] == layer.algorithms(len(X))["fprop"] == fastest
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
-    assert ran()[0] == [layer.algorithms(len(X))["fprop"]] == [fastest]  # remembered
+    assert run_op()[0] == [layer.algorithms(len(X))["fprop"]] == [fastest]  # remembered
     monkeypatch.setattr(tuner, "by_model", ContextVar("by_model", default=True))
-    assert ran()[0] == [layer.algorithms(len(X))["fprop"]] == [modeled]
+    assert run_op()[0] == [layer.algorithms(len(X))["fprop"]] == [modeled]
     monkeypatch.delenv("GPUCONV_AUTOTUNE")
-    assert ran()[0] == [layer.algorithms(len(X))["fprop"]] == [modeled]
+    assert run_op()[0] == [layer.algorithms(len(X))["fprop"]] == [modeled]
 
 
 @pytest.mark.kernels
-def test_a_layer_reports_the_measured_choice(on):
-    on(StandIn(speeds("simt-128x64")))
+def test_a_layer_reports_the_measured_choice(use_gpu):
+    use_gpu(StandInGpu(speeds("simt-128x64")))
     fused = ConvReLU([Conv2D(12, 3), ReLU(), MaxPool2D(2)])
     for layer, x in ((Conv2D(12, 3), X), (Linear(6), np.ones((5, 8), np.float32)), (fused, X)):
         layer.build(x.shape[1:], device="emulated")
@@ -402,8 +402,8 @@ def test_a_choice_stored_under_an_old_algorithm_name_is_found(tmp_path):
 # --- the GPU, with a stand-in for CuPy ---------------------------------------------------------
 
 
-def test_the_calls_that_time_a_candidate_on_cupy(monkeypatch):
-    """The runs are queued on an idle GPU, between two events, behind a gate that opens when all are queued."""
+def test_runs_on_cupy_are_timed_between_two_events_behind_a_gate(monkeypatch):
+    """They are queued on an idle GPU; the gate opens when all are queued."""
     queue, waiting = [], []
 
     class Event:

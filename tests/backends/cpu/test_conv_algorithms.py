@@ -10,12 +10,12 @@ from gpuconv.backends.cpu import blas, conv, correlate, parallel, wide_filters
 from gpuconv.backends.cpu.im2col import Windows
 from gpuconv.verify.conv_problems import ODD, REAL, TINY, random_arrays, reduction
 from gpuconv.verify.conv_problems import conv as convolution
-from tests.backends.conv_checks import both_ways, check_by_definition, directions
+from tests.backends.conv_checks import both_gradients, check_by_definition, directions
 from tests.backends.cpu.three_threads import Blas
 from tests.tolerance import assert_within, sum_bound
 
 ANY, NONE = 10**9, 0
-FORMS = {
+ALGORITHMS = {
     "chosen": {},
     "no wide filters": {"MANY": NONE},
     "wide filters": {"WIDEST": 13, "MANY": ANY},
@@ -27,7 +27,7 @@ FORMS = {
     "small blocks": {"MOST_BLOCK_BYTES": 600, "MOST_FILTERS": NONE},
     "parts": {"LEAST_BYTES": 1, "libraries": lambda: [Blas()]},
 }
-OWNERS = {
+MODULE_OF = {
     "MANY": wide_filters,
     "WIDEST": wide_filters,
     "MOST_CELLS": conv,
@@ -37,14 +37,14 @@ OWNERS = {
 }
 
 
-def force(monkeypatch, form):
-    for name, value in FORMS[form].items():
-        monkeypatch.setattr(OWNERS.get(name, correlate), name, value)
+def force(monkeypatch, algorithm):
+    for name, value in ALGORITHMS[algorithm].items():
+        monkeypatch.setattr(MODULE_OF.get(name, correlate), name, value)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_every_algorithm_agrees_with_the_definition(form, monkeypatch):
-    force(monkeypatch, form)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_algorithm_agrees_with_the_definition(algorithm, monkeypatch):
+    force(monkeypatch, algorithm)
     for case in TINY + ODD:
         check_by_definition(case)
 
@@ -57,15 +57,15 @@ def test_shapes_of_real_nets_in_float32_agree_with_float64(case):
     wide = [a.astype(np.float64) for a in given]
     with oracle():
         expected, magnitude = directions(case, *wide), directions(case, *map(abs, wide))
-    for direction, actual in (*directions(case, *given).items(), *both_ways(case, *given).items()):
+    for direction, actual in (*directions(case, *given).items(), *both_gradients(case, *given).items()):
         bound = sum_bound("float32", reduction(case, direction) + 1, magnitude[direction])
         assert_within(actual, expected[direction], bound, direction)
 
 
-@pytest.mark.parametrize("form", ["chosen", "row reuse", "no wide filters"])
+@pytest.mark.parametrize("algorithm", ["chosen", "row reuse", "no wide filters"])
 @pytest.mark.parametrize("value", [np.inf, np.nan])
-def test_a_nonfinite_input_affects_only_the_windows_that_read_it(value, form, monkeypatch):
-    force(monkeypatch, form)
+def test_a_nonfinite_input_affects_only_the_windows_that_read_it(value, algorithm, monkeypatch):
+    force(monkeypatch, algorithm)
     x, w, _, _ = random_arrays(convolution(1, 8, 8, 2, 3, 3))
     x[0, 4, 4, 1] = value
     finite = np.isfinite(ops.conv2d(x, w, padding=1))
@@ -76,11 +76,11 @@ def test_a_nonfinite_input_affects_only_the_windows_that_read_it(value, form, mo
     np.testing.assert_array_equal(np.isfinite(dx), ~reads[..., :2])
 
 
-@pytest.mark.parametrize("form", ["chosen", "shared", "not shared"])
+@pytest.mark.parametrize("algorithm", ["chosen", "shared", "not shared"])
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 @pytest.mark.parametrize("padding", [0, 1])
-def test_a_nonfinite_gradient_affects_only_the_taps_that_read_it(value, padding, form, monkeypatch):
-    force(monkeypatch, form)
+def test_a_nonfinite_gradient_affects_only_the_taps_that_read_it(value, padding, algorithm, monkeypatch):
+    force(monkeypatch, algorithm)
     x, w, _, _ = random_arrays(convolution(1, 8, 8, 2, 3, 3))
     x[0, 0, 0, 1] = value  # tap (0, 0) reads it without padding; with it taps (0..1, 0..1) do
     _, dw = ops.conv2d_backward(np.ones((1, 6 + 2 * padding, 6 + 2 * padding, 3)), x, w, padding=padding)
@@ -135,7 +135,7 @@ def test_rows_that_just_fit_produce_every_row_of_a_larger_map(row_reuse_blocks, 
     case = convolution(2, 5, 5, 32, 32, 3)  # dx has 5 rows, dy has 3
     monkeypatch.setattr(correlate, "ROW_REUSE_BYTES", 8 * 3 * 5 * 3 * 32)
     check_by_definition(case)
-    assert row_reuse_blocks == [1] * 6  # fprop, dgrad, and both ways
+    assert row_reuse_blocks == [1] * 6  # fprop, dgrad, and dgrad in the call for both gradients
 
 
 @pytest.mark.parametrize(
@@ -196,8 +196,9 @@ def test_the_workspace_stays_within_a_few_megabytes():
     directions(case, *given)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.reset_peak()
-    both_ways(case, *given)
+    both_gradients(case, *given)
     peak_of_both = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     results = 2 * given[0].nbytes + given[1].nbytes
+    # the whole im2col view would take 9 times the input
     assert max(peak, peak_of_both) - results < 2 * correlate.MOST_BLOCK_BYTES < 9 * given[0].nbytes
