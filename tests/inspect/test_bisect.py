@@ -41,23 +41,23 @@ def test_numpy_and_emulated_agree_although_the_emulated_side_is_fused():
     assert found.calls[0] > found.calls[1] > 30
 
 
-@pytest.mark.parametrize("what", ["forward", "backward"])
-def test_a_wrong_call_is_named_with_its_element(what, monkeypatch):
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_a_wrong_call_is_named_with_its_element(direction, monkeypatch):
     module, name, at, layer = {
         "forward": (cpu.conv, "conv2d", (1, 0, 1, 3), "conv2"),
         "backward": (cpu.pool, "max_pool2d_backward", (2, 7, 0, 1), "pool1"),
-    }[what]
+    }[direction]
     right, a, b = getattr(module, name), trainer(), trainer()
 
     def wrong(*arrays, **options):
         found = right(*arrays, **options)
-        if b.steps == 1 and (what == "backward" or found.shape[-1] == 5):
+        if b.steps == 1 and (direction == "backward" or found.shape[-1] == 5):
             found[at] += 0.125
         return found
 
     monkeypatch.setattr(module, name, wrong)
     found = bisect(a, b, DATA, steps=3, batch_size=8).violation
-    assert (found.side, found.step, found.layer, found.direction, found.op) == (1, 2, layer, what, name)
+    assert (found.side, found.step, found.layer, found.direction, found.op) == (1, 2, layer, direction, name)
     assert (found.worst.result, found.worst.at) == ("result", at)
     assert found.worst.given - found.worst.expected == pytest.approx(0.125, rel=1e-3)
     assert found.other_share > 1  # the other side runs the same wrong function

@@ -25,10 +25,11 @@ def steps_of(path, device="numpy", lr=0.01, precision="float32"):
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
+    """The recorded steps of one run, with which the tests compare those of others."""
     return steps_of(tmp_path_factory.mktemp("digests") / "one.jsonl")
 
 
-def elsewhere(steps):
+def on_another_machine(steps):
     return [replace(step, on="another machine") for step in steps]
 
 
@@ -43,29 +44,34 @@ def sparse(steps, every):
     ]
 
 
-def changed(steps, number, direction, name, by):
+def changed(steps, number, direction, name, factor):
     """The steps with one tensor, and all tensors after it, multiplied by a factor."""
-    found, off = [], False
+    found, reached = [], False
     for step in steps:
         tensors = []
         for each in step.tensors:
-            off |= (step.step, each.direction, each.name) == (number, direction, name)
-            if off and each.dtype != "int64":
-                each = replace(each, hash="xxh3:0", sum=each.sum * by, norm=each.norm * by)
+            reached |= (step.step, each.direction, each.name) == (number, direction, name)
+            if reached and each.dtype != "int64":
+                each = replace(each, hash="xxh3:0", sum=each.sum * factor, norm=each.norm * factor)
             tensors.append(each)
         found.append(Step(step.step, step.on, tensors))
     return found
 
 
-PLACES = [(1, "forward", "conv1"), (3, "backward", "relu2"), (2, "gradient", "conv2.weight"), (5, "update", "fc1.bias")]
+FIRST_DIFFERENCES = [
+    (1, "forward", "conv1"),
+    (3, "backward", "relu2"),
+    (2, "gradient", "conv2.weight"),
+    (5, "update", "fc1.bias"),
+]
 
 
-@pytest.mark.parametrize(("number", "direction", "name"), PLACES)
+@pytest.mark.parametrize(("number", "direction", "name"), FIRST_DIFFERENCES)
 def test_the_first_difference_is_named_in_the_order_of_the_work(one, number, direction, name):
     first = number, direction, name
-    for by, beyond in ((1 + 1e-9, False), (3.0, True)):
-        other = changed(one, *first, by)
-        for found in (compare(one, other), compare(one, elsewhere(other))):
+    for factor, beyond in ((1 + 1e-9, False), (3.0, True)):
+        other = changed(one, *first, factor)
+        for found in (compare(one, other), compare(one, on_another_machine(other))):
             assert found.bits is not None
             assert (found.bits.step, found.bits.a.direction, found.bits.a.name) == first
             assert (found.beyond is not None) == beyond
@@ -77,7 +83,7 @@ def test_the_first_difference_is_named_in_the_order_of_the_work(one, number, dir
 def test_a_difference_inside_a_step_that_is_not_recorded_there_is_seen_in_its_gradients(one):
     other = changed(one, 3, "forward", "conv2", 3.0)
     for a, b in ((one, sparse(other, 4)), (sparse(one, 4), other), (sparse(one, 4), sparse(other, 2))):
-        found = compare(a, elsewhere(b)).found
+        found = compare(a, on_another_machine(b)).found
         assert (found.step, found.a.direction, found.a.name, found.earlier) == (3, "gradient", "conv1.weight", 0)
         assert "earlier tensors of the net were not recorded here; --digests-every 1 records them at every step" in str(
             found
@@ -87,7 +93,7 @@ def test_a_difference_inside_a_step_that_is_not_recorded_there_is_seen_in_its_gr
 
 def test_every_difference_is_kept_as_a_share_of_what_rounding_explains(one):
     pytest.importorskip("matplotlib")
-    found = compare(one, elsewhere(changed(one, 3, "gradient", "conv2.weight", 3.0)))
+    found = compare(one, on_another_machine(changed(one, 3, "gradient", "conv2.weight", 3.0)))
     assert [*found.shares] == [(each.direction, each.name) for each in one[0].tensors]
     for (direction, name), shares in found.shares.items():
         assert [*shares] == [*range(1, 9)]
@@ -144,7 +150,7 @@ def test_zeros_of_either_sign_differ_in_bits_but_not_beyond_the_bound():
 
 
 def test_unrecorded_tensors_add_their_rounding_to_the_bound(one):
-    other = elsewhere(changed(one, 7, "update", "fc1.bias", 3.0))
+    other = on_another_machine(changed(one, 7, "update", "fc1.bias", 3.0))
     whole = compare(one, other).found
     for every in (2, 4, 99):
         found = compare(sparse(one, every), sparse(other, every)).found
@@ -182,7 +188,10 @@ def test_precisions_agree_within_the_wider_bound(one, tmp_path, precision):
 
 
 def test_another_learning_rate_is_seen_at_the_first_update(one, tmp_path):
-    for other in (steps_of(tmp_path / "other.jsonl", lr=0.02), elsewhere(steps_of(tmp_path / "more.jsonl", lr=0.02))):
+    for other in (
+        steps_of(tmp_path / "other.jsonl", lr=0.02),
+        on_another_machine(steps_of(tmp_path / "more.jsonl", lr=0.02)),
+    ):
         found = compare(one, other)
         assert (found.found.step, found.found.a.direction) == (1, "update")
 
@@ -190,7 +199,7 @@ def test_another_learning_rate_is_seen_at_the_first_update(one, tmp_path):
 def test_nonfinite_numbers_differ_from_finite_ones(one):
     last = one[-1]
     tensors = [replace(each, sum=None, norm=None, hash="xxh3:0") for each in last.tensors]
-    found = compare(one, elsewhere([*one[:-1], Step(last.step, last.on, tensors)]))
+    found = compare(one, on_another_machine([*one[:-1], Step(last.step, last.on, tensors)]))
     assert (found.beyond.step, found.beyond.earlier) == (8, 0)
     assert "not finite" in str(found)
 

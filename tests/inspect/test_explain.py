@@ -169,7 +169,10 @@ def test_gradients_through_branches_are_the_sum_of_what_each_sent(device):
     seen: dict[str, np.ndarray] = {}
     with contextlib.ExitStack() as hooks:
         for each in [each for each in descendants(twin) if not isinstance(each, Sequential)]:
-            keep = lambda layer, dx, dy: seen.update({layer.path: backends.to_numpy(dx)})  # noqa: E731
+
+            def keep(layer, dx, dy):
+                seen[layer.path] = backends.to_numpy(dx)
+
             hooks.enter_context(each.register_backward_hook(keep))
         twin.backward(backends.asarray(np.eye(3)[[1]] + 0 * backends.to_numpy(twin.forward(x)), device, "float32"))
     for name, branches in (("residual1", 2), ("residual1.residual1", 2), ("branches1", 2), ("branches2", 3)):
@@ -319,7 +322,7 @@ def test_each_kind_of_layer_is_explained_in_both_directions_or_refused(layer, sh
         indices = [np.unravel_index(number, volume) for number in {0, np.prod(volume) // 3, np.prod(volume) - 1}]
         for at in [tuple(map(int, index)) for index in indices]:
             found = explain(net, x, "layer1", at, backward=backward, most=10_000)
-            value, scale = actual(net, x, at, backward)
+            value, scale = value_in_the_net(net, x, at, backward)
             assert found.value == value, str(found)
             assert all(each.error <= each.bound for each in found.computed), found.computed
             total = found.bias + sum(term.product for term in found.terms)
@@ -327,10 +330,13 @@ def test_each_kind_of_layer_is_explained_in_both_directions_or_refused(layer, sh
                 assert abs(total - found.total) <= 1e-6 * scale, str(found)
 
 
-def actual(net, x, at, backward):
+def value_in_the_net(net, x, at, backward):
     """The value at a place of layer1's output, or of its input's gradient, and the scale of its rounding errors."""
     twin, seen = net.twin(), []
-    keep = lambda layer, first, second: seen.append(first if backward else second)  # noqa: E731
+
+    def keep(layer, first, second):
+        seen.append(first if backward else second)
+
     with twin["layer1"].register_backward_hook(keep) if backward else twin["layer1"].register_forward_hook(keep):
         scores = twin.forward(x)
         if backward:

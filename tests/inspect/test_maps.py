@@ -32,6 +32,7 @@ def test_saliency_is_the_numerical_gradient_of_the_score(net):
 def test_occlusion_is_the_mean_score_drop_of_the_squares_covering_a_pixel(net):
     found = occlusion(net, X, target=1, size=3, stride=2)
     drops, covered = np.zeros((6, 8)), np.zeros((6, 8))
+    # squares of 3 pixels every 2 pixels, and the last one at the border
     for row in (0, 2, 3):
         for column in (0, 2, 4, 5):
             hidden = X.copy()
@@ -44,12 +45,12 @@ def test_occlusion_is_the_mean_score_drop_of_the_squares_covering_a_pixel(net):
 def test_grad_cam_of_a_net_with_global_average_pooling_is_its_class_activation_map(net):
     maps = net.activations(X)["conv2"][0]
     weight = net["fc1"]["weight"][2]
-    small = np.maximum(maps @ weight, 0) / (maps.shape[0] * maps.shape[1])
+    coarse = np.maximum(maps @ weight, 0) / (maps.shape[0] * maps.shape[1])
     found = grad_cam(net, X, target=2)
     assert found.shape == (6, 8)
-    np.testing.assert_allclose(np.unique(found), np.unique(small), atol=1e-15)
-    assert found[0, 0] == pytest.approx(small[0, 0])
-    assert found[-1, -1] == pytest.approx(small[-1, -1])
+    np.testing.assert_allclose(np.unique(found), np.unique(coarse), atol=1e-15)
+    assert found[0, 0] == pytest.approx(coarse[0, 0])
+    assert found[-1, -1] == pytest.approx(coarse[-1, -1])
     assert grad_cam(net, X, layer="conv1", target=2).shape == (6, 8)
 
 

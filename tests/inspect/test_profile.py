@@ -28,7 +28,7 @@ from gpuconv.profiling import work
 from gpuconv.profiling.work import Work
 
 
-def small(device="numpy", dtype="float32"):
+def small_net(device="numpy", dtype="float32"):
     body = [Conv2D(4, 3, padding=1, bias=False), BatchNorm()]
     return Sequential(
         [Input((4, 6, 3)), Conv2D(4, 3, padding=1), ReLU(), Residual(body), MaxPool2D(2), Flatten(), Linear(5)],
@@ -63,7 +63,7 @@ STEP = [
 
 
 def test_there_is_a_row_for_each_layer_and_direction_in_order():
-    found = profile(small(), 2, steps=2)
+    found = profile(small_net(), 2, steps=2)
     assert names(found) == STEP
     assert all(row.seconds > 0 and row.launches == [] for row in found.rows)
     assert (found.arch, found.unknown) == (None, None)
@@ -89,7 +89,7 @@ class Ticks:
 def test_a_layers_time_excludes_the_layers_inside_it(monkeypatch):
     ticks = Ticks()
     monkeypatch.setattr(profile_module, "open_timer", lambda device: ticks)
-    found = profile(small(), 2, steps=3)
+    found = profile(small_net(), 2, steps=3)
     seconds = dict(zip(names(found), [row.seconds for row in found.rows]))
     assert seconds["conv1 forward"] == 1
     assert seconds["residual1 forward"] == 3  # five, less the two of the layers inside
@@ -109,7 +109,7 @@ def test_rows_are_medians_over_steps_and_the_timeline_is_the_middle_step(monkeyp
 
     monkeypatch.setattr(ticks, "seconds", seconds)
     monkeypatch.setattr(profile_module, "open_timer", lambda device: ticks)
-    found = profile(small(), 2, steps=3)
+    found = profile(small_net(), 2, steps=3)
     assert found.rows[0].seconds == 20
     name, direction, begin, end = found.timeline[0]
     assert (name, direction, begin) == ("step", "", 0)
@@ -117,9 +117,9 @@ def test_rows_are_medians_over_steps_and_the_timeline_is_the_middle_step(monkeyp
 
 
 def test_the_trace_is_one_step_nested_as_the_layers_are():
-    found = profile(small(), 2, steps=1)
-    about, whole, *events = json.loads(found.trace())["traceEvents"]
-    assert about["args"]["name"] == "gpuconv on numpy"
+    found = profile(small_net(), 2, steps=1)
+    machine, whole, *events = json.loads(found.trace())["traceEvents"]
+    assert machine["args"]["name"] == "gpuconv on numpy"
     assert (whole["name"], whole["ts"]) == ("step", 0)
     by_name = {event["name"]: event for event in events}
     assert {"conv1.forward", "residual1.conv1.backward", "loss", "sgd"} <= set(by_name)
@@ -134,7 +134,7 @@ def test_the_trace_is_one_step_nested_as_the_layers_are():
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_work_of_each_layer_equals_that_counted_by_hand(dtype):
     """For a batch of 2; s is the size of a number in bytes."""
-    found = profile(small(dtype=dtype), 2, steps=1)
+    found = profile(small_net(dtype=dtype), 2, steps=1)
     rows, s = dict(zip(names(found), [row.work for row in found.rows])), np.dtype(dtype).itemsize
     images, maps, pooled = 2 * 4 * 6 * 3, 2 * 4 * 6 * 4, 2 * 2 * 3 * 4
     conv1, conv2, fc, norm = 4 * 9 * 3 + 4, 4 * 9 * 4, 5 * 24 + 5, 8
@@ -159,16 +159,17 @@ def test_the_work_of_each_layer_equals_that_counted_by_hand(dtype):
 @pytest.mark.parametrize(("precision", "scans"), [("bfloat16", 0), ("float16", 1)])
 def test_the_update_of_a_16_bit_net_moves_float32_masters_and_velocities(precision, scans):
     """The parameters of a norm are float32 already. scans: how often the loss scale reads each gradient."""
-    found = profile(small().to(precision=precision), 2, steps=1)
-    halves, norm = 4 * 9 * 3 + 4 + 4 * 9 * 4 + 5 * 24 + 5, 8
+    found = profile(small_net().to(precision=precision), 2, steps=1)
+    parameters, of_norm = 4 * 9 * 3 + 4 + 4 * 9 * 4 + 5 * 24 + 5, 8
     updated = {name: row.work for name, row in zip(names(found), found.rows)}["sgd"]
-    assert updated == Work(0, (2 + 2 * scans + 2 + 2 * 4 + 2 * 4) * halves + (5 + scans) * 4 * norm)
+    # Bytes: the gradient is read, and scanned; the parameter is written; master and velocity are read and written.
+    assert updated == Work(0, (2 + 2 * scans + 2 + 2 * 4 + 2 * 4) * parameters + (5 + scans) * 4 * of_norm)
 
 
 @pytest.mark.kernels
 def test_the_profiled_step_is_that_of_the_trainer(monkeypatch):
     """It is fused, as in training on a device with kernels, and has the loss scale of float16."""
-    found = profile(small("emulated").to(precision="float16"), 2)
+    found = profile(small_net("emulated").to(precision="float16"), 2)
     assert names(found)[0] == "conv1+relu1 forward"
     kernels = {name: [kernel["kernel"] for kernel in row.launches] for name, row in zip(names(found), found.rows)}
     assert kernels["sgd"] == ["loss_scale_update", "sgd_step"]
@@ -176,7 +177,7 @@ def test_the_profiled_step_is_that_of_the_trainer(monkeypatch):
     steps = []
     step_of = profile_module.Trainer.step
     monkeypatch.setattr(profile_module.Trainer, "step", lambda *given: steps.append(step_of(*given)))
-    profile(small(), 2, steps=3)
+    profile(small_net(), 2, steps=3)
     assert len(steps) == 5  # two of them are not timed
 
 
@@ -251,7 +252,7 @@ def test_every_named_net_has_work_for_all_its_layers():
 @pytest.mark.kernels
 def test_on_the_emulated_device_launches_are_listed_without_running(monkeypatch):
     monkeypatch.setattr(profile_module, "open_timer", lambda device: pytest.fail("the emulated device has no timer"))
-    found = profile(small("emulated"), 2, fuse=False)
+    found = profile(small_net("emulated"), 2, fuse=False)
     assert names(found) == STEP
     kernels = {name: [kernel["kernel"] for kernel in row.launches] for name, row in zip(names(found), found.rows)}
     assert kernels["conv1 forward"] == ["conv2d_fprop_simt"]
@@ -283,7 +284,7 @@ def test_a_missing_kernel_compiler_is_reported(monkeypatch):
         raise nvrtc.CompileError("NVRTC cannot be loaded")
 
     monkeypatch.setattr(nvrtc, "toolkit", missing)
-    found = profile(small("emulated"), 2)
+    found = profile(small_net("emulated"), 2)
     assert (found.arch, found.unknown) == (None, "NVRTC cannot be loaded")
     assert "registers" not in found.rows[0].launches[0]
 
@@ -291,4 +292,4 @@ def test_a_missing_kernel_compiler_is_reported(monkeypatch):
 @pytest.mark.parametrize(("options", "message"), [({"batch_size": 0}, "batch_size"), ({"steps": 0}, "steps")])
 def test_batch_sizes_and_steps_below_one_are_refused(options, message):
     with pytest.raises(ValueError, match=f"{message} must be at least 1, received 0"):
-        profile(small(), **options)
+        profile(small_net(), **options)
