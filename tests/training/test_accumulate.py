@@ -9,7 +9,7 @@ from gpuconv.training import LossScale, Trainer
 from tests.training import small
 
 
-def without_norm(device="numpy", **options):
+def trainer_without_norm(device="numpy", **options):
     layers = [Input((6, 5, 1)), Conv2D(4, 3, padding=1), Flatten(), Dropout(0.4), Linear(3)]
     return Trainer(Sequential(layers, seed=1).to(device), "sgd", lr=0.1, momentum=0.9, schedule="one-cycle", **options)
 
@@ -27,16 +27,17 @@ def fit(trainer, train, **options):
 def test_accumulated_batches_train_like_one_large_batch(device):
     """With the same dropout masks and augmentation; only the order of the sums differs."""
     for together in (3, 2, 6):
-        one, cut = without_norm(device), without_norm(device, accumulate=together)
-        fit(one, loader(4 * together, device))
-        fit(cut, loader(4, device))
-        assert (cut.steps, cut.batches) == (one.steps, one.batches) == (2 * one.batches, -(-6 // together)), together
-        for ours, expected in zip(cut.records, one.records, strict=True):
+        large, accumulated = trainer_without_norm(device), trainer_without_norm(device, accumulate=together)
+        fit(large, loader(4 * together, device))
+        fit(accumulated, loader(4, device))
+        assert (accumulated.steps, accumulated.batches) == (large.steps, large.batches), together
+        assert (large.steps, large.batches) == (2 * large.batches, -(-6 // together)), together
+        for ours, expected in zip(accumulated.records, large.records, strict=True):
             assert ours["lr"] == expected["lr"]
             assert ours.get("loss", 0) == pytest.approx(expected.get("loss", 0), rel=1e-5)
             assert ours.get("accuracy") == expected.get("accuracy")
-        for name, value in small.weights(one).items():
-            np.testing.assert_allclose(small.weights(cut)[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+        for name, value in small.weights(large).items():
+            np.testing.assert_allclose(small.weights(accumulated)[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 def test_batches_count_by_their_sizes():
@@ -76,7 +77,7 @@ def test_every_batch_of_a_group_updates_the_running_statistics():
 
 
 def test_a_loader_that_drops_its_last_batch_drops_no_group():
-    trainer = without_norm(accumulate=4)
+    trainer = trainer_without_norm(accumulate=4)
     fit(trainer, loader(4, drop_last=True), epochs=1)
     assert (trainer.steps, trainer.batches) == (2, 2)  # of 16 and 4 images
 
@@ -86,30 +87,35 @@ def test_a_generator_gives_the_batches_of_each_epoch():
         while True:
             yield np.zeros((2, 6, 5, 1), np.float32), np.zeros(2, int)
 
-    trainer = without_norm(accumulate=2)
+    trainer = trainer_without_norm(accumulate=2)
     fit(trainer, endless, steps_per_epoch=5)
     assert (trainer.steps, trainer.batches) == (6, 3)
     short = [(np.zeros((2, 6, 5, 1), np.float32), np.zeros(2, int))] * 3
     with pytest.raises(ValueError, match="gave only 3 batches, and its length is 5"):
-        fit(without_norm(accumulate=2), lambda: iter(short), steps_per_epoch=5)
+        fit(trainer_without_norm(accumulate=2), lambda: iter(short), steps_per_epoch=5)
 
 
 @pytest.mark.parametrize("device", ["numpy", "emulated"])
 def test_a_resumed_run_goes_on_with_the_same_bits(tmp_path, device):
-    whole = without_norm(device, accumulate=3)
+    whole = trainer_without_norm(device, accumulate=3)
     fit(whole, loader(2, device), run_dir=tmp_path / "whole")
     assert whole.batches == 4
-    fit(without_norm(device, accumulate=3), loader(2, device), run_dir=tmp_path / "cut", callbacks=[small.StopAt(6)])
-    resumed = without_norm(device, accumulate=3)
+    fit(
+        trainer_without_norm(device, accumulate=3),
+        loader(2, device),
+        run_dir=tmp_path / "cut",
+        callbacks=[small.StopAt(6)],
+    )
+    resumed = trainer_without_norm(device, accumulate=3)
     fit(resumed, loader(2, device), run_dir=tmp_path / "cut", resume=True)
     assert small.same_arrays(small.weights(whole), small.weights(resumed))
     assert whole.records == resumed.records
     with pytest.raises(ValueError, match="cannot be continued with other settings: accumulate is 3 there and 1 here"):
-        fit(without_norm(device), loader(2, device), run_dir=tmp_path / "cut", resume=True)
+        fit(trainer_without_norm(device), loader(2, device), run_dir=tmp_path / "cut", resume=True)
 
 
 def test_an_overflow_in_one_batch_skips_the_update():
-    trainer = without_norm(precision="float16", loss_scale=LossScale(start=2.0**40), accumulate=2)
+    trainer = trainer_without_norm(precision="float16", loss_scale=LossScale(start=2.0**40), accumulate=2)
     before = small.weights(trainer)
     fit(trainer, loader(4, dtype=np.float16), epochs=1)
     assert (trainer.steps, trainer.loss_scale.skipped) == (3, 3)
@@ -118,7 +124,7 @@ def test_an_overflow_in_one_batch_skips_the_update():
 
 
 def test_the_accumulated_gradient_is_clipped_not_each_batchs():
-    trainer = Trainer(without_norm().net, "sgd", lr=1.0, accumulate=3, clip=0.01)
+    trainer = Trainer(trainer_without_norm().net, "sgd", lr=1.0, accumulate=3, clip=0.01)
     before = small.weights(trainer)
     fit(trainer, loader(7), epochs=1)
     moved = sum(float(np.square(small.weights(trainer)[name] - before[name]).sum()) for name in trainer.net.params())
@@ -134,17 +140,17 @@ def test_an_invalid_number_of_batches_is_refused():
         ({"accumulate": float("nan")}, "accumulate must be an integer"),
     ):
         with pytest.raises((ValueError, TypeError), match=message):
-            without_norm(**options)
-    assert without_norm(accumulate=1, shards=2).accumulation is None
+            trainer_without_norm(**options)
+    assert trainer_without_norm(accumulate=1, shards=2).accumulation is None
 
 
 @pytest.mark.parametrize("device", ["numpy", "emulated"])
 def test_accumulated_batches_in_shards_train_like_one_large_batch(device):
-    one, cut = without_norm(device), without_norm(device, accumulate=3, shards=2)
-    fit(one, loader(9, device, drop_last=True))
-    fit(cut, loader(3, device, drop_last=True))
-    assert cut.steps == one.steps + 2  # 7 batches of 3 give three updates, the last one from a single batch
-    for ours, expected in zip(cut.records[:2], one.records[:2], strict=True):
+    large, accumulated = trainer_without_norm(device), trainer_without_norm(device, accumulate=3, shards=2)
+    fit(large, loader(9, device, drop_last=True))
+    fit(accumulated, loader(3, device, drop_last=True))
+    assert accumulated.steps == large.steps + 2  # 7 batches of 3 give three updates, the last one from a single batch
+    for ours, expected in zip(accumulated.records[:2], large.records[:2], strict=True):
         assert ours["loss"] == pytest.approx(expected["loss"], rel=1e-5)
         assert ours["accuracy"] == expected["accuracy"]
 
@@ -168,7 +174,7 @@ def test_a_weighted_loss_of_parts_is_that_of_one_large_batch(device, loss):
         ("shards", 21, {"shards": 8}),
         ("both", 7, {"accumulate": 3, "shards": 4}),
     ):
-        trainer = without_norm(device, loss=loss, **options)
+        trainer = trainer_without_norm(device, loss=loss, **options)
         fit(trainer, loader(size, device), epochs=2)
         found[name] = [record["loss"] for record in trainer.records if "loss" in record], small.weights(trainer)
     for name, (values, arrays) in found.items():

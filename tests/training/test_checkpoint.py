@@ -171,7 +171,7 @@ def test_an_invalid_safetensors_header_is_refused(tmp_path):
             load(tmp_path / "x")
 
 
-def sealed(path, header, data=b""):
+def write_with_header(path, header, data=b""):
     """Write a file with the given header; if the header has a state and no checksum, add the right one."""
     if isinstance(header.get("state"), str):
         digest = hashlib.sha256(header["state"].encode("utf-8", "surrogatepass")).hexdigest()
@@ -193,10 +193,10 @@ def test_a_state_that_is_not_a_plain_object_is_refused(tmp_path):
         (f'{{"a": {"9" * 5000}}}', "digits"),
         ("\ud800", "surrogates"),
     ]:
-        sealed(tmp_path / "x", {"state": state})
+        write_with_header(tmp_path / "x", {"state": state})
         with pytest.raises(CheckpointError, match=f"x is corrupt: .*{message}"):
             load(tmp_path / "x")
-    sealed(tmp_path / "x", {"state": "{}"})
+    write_with_header(tmp_path / "x", {"state": "{}"})
     assert load(tmp_path / "x").state == {}
 
 
@@ -224,7 +224,7 @@ def test_a_header_of_other_types_is_refused(tmp_path):
         {},
         {"format": 1, "state": None, "sha256": None},
     ]:
-        sealed(tmp_path / "x", header)
+        write_with_header(tmp_path / "x", header)
         with pytest.raises(CheckpointError, match=r"x is corrupt|has checkpoint format|not a checkpoint of gpuconv"):
             load(tmp_path / "x")
 

@@ -49,8 +49,8 @@ def test_five_clipped_steps_agree_with_pytorch(clip):
         torch.nn.functional.cross_entropy(theirs(torch.from_numpy(x).flatten(1)), torch.from_numpy(y)).backward()
         if limit:
             utils = torch.nn.utils
-            how = {"norm": utils.clip_grad_norm_, "value": utils.clip_grad_value_}[limit.kind]
-            how(theirs.parameters(), limit.limit)
+            clip_gradients = {"norm": utils.clip_grad_norm_, "value": utils.clip_grad_value_}[limit.kind]
+            clip_gradients(theirs.parameters(), limit.limit)
         with torch.no_grad():
             for param in theirs.parameters():
                 param -= param.grad
@@ -105,7 +105,7 @@ def test_a_resumed_run_goes_on_with_the_same_bits(tmp_path, clip):
         small.fit(small.trainer(), epochs=3, run_dir=tmp_path / "cut", resume=True)
 
 
-class Own:
+class UserOptimizer:
     lr = 0.1
 
     def step(self, params, grads):
@@ -114,10 +114,10 @@ class Own:
 
 
 def test_a_user_defined_optimizer_gets_clipped_values_and_no_clipped_norm():
-    with pytest.raises(ValueError, match=r"Own takes the gradients as they are.*give clip='value:2'"):
-        Trainer(linear().net, Own(), clip=2)
-    trainer = Trainer(linear().net, Own(), clip="value:0.001")
-    assert moved(trainer) == pytest.approx(0.001 * math.sqrt(21), rel=0.05)
+    with pytest.raises(ValueError, match=r"UserOptimizer takes the gradients as they are.*give clip='value:2'"):
+        Trainer(linear().net, UserOptimizer(), clip=2)
+    trainer = Trainer(linear().net, UserOptimizer(), clip="value:0.001")
+    assert moved(trainer) == pytest.approx(0.001 * math.sqrt(21), rel=0.05)  # 21 parameters
 
 
 def test_short_forms_of_clipping_are_parsed_or_refused():

@@ -76,16 +76,16 @@ def test_batches_have_the_same_bits(device):
 
 
 def test_initial_weights_and_dropout_offsets_are_the_same(device):
-    here, there = (models.build("digits-net", seed=9).to(d) for d in (device, "numpy"))
-    for key, value in there.state_dict().items():
-        assert to_numpy(here.state_dict()[key]).tobytes() == value.tobytes()
-    ones = np.ones((4, *there.input_shape), np.float32)
-    for net in (here, there):
+    on_device, on_numpy = (models.build("digits-net", seed=9).to(d) for d in (device, "numpy"))
+    for key, value in on_numpy.state_dict().items():
+        assert to_numpy(on_device.state_dict()[key]).tobytes() == value.tobytes()
+    ones = np.ones((4, *on_numpy.input_shape), np.float32)
+    for net in (on_device, on_numpy):
         net.forward(asarray(ones, net.device), training=True)  # dropout advances its offset in the random stream
-    offsets = [key for key in there.buffers() if key.endswith("offset")]
+    offsets = [key for key in on_numpy.buffers() if key.endswith("offset")]
     assert offsets
     for key in offsets:
-        np.testing.assert_array_equal(to_numpy(here.buffers()[key]), there.buffers()[key])
+        np.testing.assert_array_equal(to_numpy(on_device.buffers()[key]), on_numpy.buffers()[key])
 
 
 def test_two_runs_give_the_same_bits_in_any_thread_order(device):

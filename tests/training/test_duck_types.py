@@ -28,7 +28,7 @@ def fit(optimizer="sgd", net=None, epochs=2, train=None, validation=None, **opti
     return trainer
 
 
-def same(one, other):
+def assert_same(one, other):
     assert one.records == other.records
     assert small.same_arrays(one.net.state_dict(), other.net.state_dict())
 
@@ -157,7 +157,7 @@ class Stored(Momentum):
         self._velocity = {name.removeprefix("velocity."): np.array(value) for name, value in state.items()}
 
 
-def close(one, other):
+def assert_close(one, other):
     for found, expected in zip(one.net.params().values(), other.net.params().values(), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
@@ -167,9 +167,9 @@ def test_an_object_with_step_is_an_optimizer_under_every_schedule(schedule):
     expected = fit(SGD(lr=0.02), schedule=schedule)
     for optimizer in (Plain(0.02), Rebinding(0.02)):
         found = fit(optimizer, schedule=schedule)
-        close(found, expected)
+        assert_close(found, expected)
         assert [record["lr"] for record in found.records] == [record["lr"] for record in expected.records]
-    close(fit(Momentum(0.02), schedule=schedule), fit(SGD(lr=0.02, momentum=0.9), schedule=schedule))
+    assert_close(fit(Momentum(0.02), schedule=schedule), fit(SGD(lr=0.02, momentum=0.9), schedule=schedule))
 
 
 @pytest.mark.parametrize(("kind", "kept"), [(Stored, True), (Momentum, False)])
@@ -181,7 +181,7 @@ def test_a_resumed_run_restores_the_optimizer_state_or_says_that_there_is_none(k
         resumed = fit(kind(0.02), epochs=3, run_dir=tmp_path / "run", resume=True)
     notices = [str(each.message) for each in caught if issubclass(each.category, Notice)]
     if kept:
-        same(resumed, straight)
+        assert_same(resumed, straight)
         assert notices == []
     else:
         assert notices == ["Momentum has no state_dict and load_state_dict, so its state starts from scratch"]
@@ -323,12 +323,12 @@ def test_the_first_example_of_the_training_page_runs(capsys):
     assert names["history"][-1]["validation_margin"] > 0
 
 
-class Late:
+class UnknownHook:
     def on_epoch_ends(self, trainer, record):
         raise AssertionError
 
 
-class Half(Callback):
+class MisspelledHook(Callback):
     def on_epochs(self, trainer, record):
         raise AssertionError
 
@@ -336,7 +336,7 @@ class Half(Callback):
         raise AssertionError
 
 
-class Narrow:
+class HookWithoutTrainer:
     def on_start(self, trainer):
         pass
 
@@ -344,7 +344,7 @@ class Narrow:
         raise AssertionError
 
 
-class Wide(Callback):
+class HookWithMore(Callback):
     def on_stop(self, trainer, reason, more):
         raise AssertionError
 
@@ -353,8 +353,11 @@ def test_a_hook_of_another_signature_is_refused_before_anything_is_trained(tmp_p
     trainer = Trainer(small.net())
     before = {name: array.copy() for name, array in trainer.net.state_dict().items()}
     for wrong, message in (
-        (Narrow(), r"Narrow.on_epoch is called with \(trainer, record\), but takes \(record\)"),
-        (Wide(), r"Wide.on_stop is called with \(trainer, reason\), but takes \(trainer, reason, more\)"),
+        (HookWithoutTrainer(), r"HookWithoutTrainer.on_epoch is called with \(trainer, record\), but takes \(record\)"),
+        (
+            HookWithMore(),
+            r"HookWithMore.on_stop is called with \(trainer, reason\), but takes \(trainer, reason, more\)",
+        ),
     ):
         with pytest.raises(TypeError, match=message):
             trainer.fit(small.loader(), epochs=1, callbacks=[wrong], run_dir=tmp_path / "run", progress=False)
@@ -384,8 +387,8 @@ def test_an_object_without_any_hook_is_refused_as_a_callback():
         ([EarlyStopping], r"the class EarlyStopping; call it"),
         ([None], "any of on_start, .*received None"),
         ([Callback()], "any of on_start, .*received <.*Callback"),
-        ([Late()], r"Late.on_epoch_ends would never be called: .*did you mean 'on_epoch'"),
-        ([Half()], r"Half.on_epochs would never be called: .*did you mean 'on_epoch'"),
+        ([UnknownHook()], r"UnknownHook.on_epoch_ends would never be called: .*did you mean 'on_epoch'"),
+        ([MisspelledHook()], r"MisspelledHook.on_epochs would never be called: .*did you mean 'on_epoch'"),
         (EarlyStopping(3), "a list, received EarlyStopping"),
     ):
         with pytest.raises(TypeError, match=message):

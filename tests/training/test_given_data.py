@@ -25,7 +25,7 @@ def fit(train, epochs=2, net=None, **options):
     return trainer
 
 
-def same(one, other):
+def assert_same(one, other):
     assert one.history == other.history
     assert small.same_arrays(one.net.state_dict(), other.net.state_dict())
 
@@ -64,7 +64,7 @@ def test_arrays_and_indexed_objects_train_like_a_loader_of_the_same_images(tmp_p
         (floats, DATA.labels),
         Indexed(DATA.images[..., 0], DATA.labels.astype(np.int32)),
     ):
-        same(fit(train), expected)
+        assert_same(fit(train), expected)
 
 
 def epoch_of_batches(epoch, length=5):
@@ -97,7 +97,7 @@ def test_batches_train_like_the_loader_they_came_from():
         ((batch for batch in everything), {"steps_per_epoch": 5}),
         (lambda: iter(again), {"steps_per_epoch": 5}),
     ):
-        same(fit(train, **options), expected)
+        assert_same(fit(train, **options), expected)
     with pytest.raises(ValueError, match="train has 5 batches in an epoch, received steps_per_epoch=3"):
         fit(DATA, steps_per_epoch=3)
     one = fit(epoch_of_batches(0), epochs=1)  # given as a list of batches
@@ -121,7 +121,7 @@ def test_a_resumed_run_skips_the_batches_it_already_used(tmp_path):
         for name, make in (("once", lambda _: iter(everything)), ("anew", Epochs)):
             run = {"run_dir": tmp_path / f"{name}{step}", "steps_per_epoch": 5}
             fit(make(0), callbacks=[small.StopAt(step, "enough")], **run)
-            same(fit(make(step // 5), resume=True, **run), straight)
+            assert_same(fit(make(step // 5), resume=True, **run), straight)
     with pytest.raises(ValueError, match="gave only 3 batches, and its length is 5"):
         fit(iter(everything[:8]), steps_per_epoch=5)
 
@@ -133,17 +133,17 @@ def test_data_from_pytorch_trains_like_the_same_arrays(tmp_path):
     expected = fit(DATA)
     first = torch.tensor(FLOATS).permute(0, 3, 1, 2)  # channels first, as PyTorch has them
     labels = torch.tensor(DATA.labels)
-    same(fit((first, labels)), expected)
-    same(fit(TensorDataset(first, labels)), expected)
-    same(fit(TensorDataset(torch.tensor(DATA.images).permute(0, 3, 1, 2), labels)), expected)
+    assert_same(fit((first, labels)), expected)
+    assert_same(fit(TensorDataset(first, labels)), expected)
+    assert_same(fit(TensorDataset(torch.tensor(DATA.images).permute(0, 3, 1, 2), labels)), expected)
     plain = fit(list(zip(np.split(FLOATS, [5, 10, 15, 20]), np.split(DATA.labels, [5, 10, 15, 20]))))
-    same(fit(DataLoader(TensorDataset(first, labels), batch_size=5)), plain)
+    assert_same(fit(DataLoader(TensorDataset(first, labels), batch_size=5)), plain)
 
     class Stream(IterableDataset):
         def __iter__(self):
             return iter(zip(first, labels))
 
-    same(fit(DataLoader(Stream(), batch_size=5), steps_per_epoch=5), plain)
+    assert_same(fit(DataLoader(Stream(), batch_size=5), steps_per_epoch=5), plain)
     found = evaluate(plain.net, DataLoader(TensorDataset(first, labels), batch_size=4))
     assert found.samples == len(DATA)
     assert found.accuracy == evaluate(plain.net, (FLOATS, DATA.labels)).accuracy
@@ -152,13 +152,13 @@ def test_data_from_pytorch_trains_like_the_same_arrays(tmp_path):
 def test_uint8_batches_are_normalized_by_the_first_batch():
     batches = [(DATA.images[:11], DATA.labels[:11]), (DATA.images[11:], DATA.labels[11:])]
     first = Normalization.from_images(DATA.images[:11])
-    same(
+    assert_same(
         fit(batches, validation=batches),
         fit([(first(x), y) for x, y in batches], validation=[(first(x), y) for x, y in batches]),
     )
     given_one = Normalization([10.0], [20.0])
-    same(fit(batches, normalization=given_one), fit([(given_one(x), y) for x, y in batches]))
-    same(fit((DATA.images, DATA.labels), normalization=given_one), fit((given_one(DATA.images), DATA.labels)))
+    assert_same(fit(batches, normalization=given_one), fit([(given_one(x), y) for x, y in batches]))
+    assert_same(fit((DATA.images, DATA.labels), normalization=given_one), fit((given_one(DATA.images), DATA.labels)))
 
 
 def test_validation_and_test_data_in_any_form_are_normalized_like_training_data():
@@ -362,7 +362,7 @@ def test_floats_never_drop_the_normalization_of_a_net_silently():
     known = first.normalization
     labels = train.labels[:64] % 3
 
-    def headed():
+    def net_with_a_new_head():
         net = gc.Sequential([*first[:-1], gc.layers.Linear(3)])
         net.normalization = known
         return net
@@ -374,16 +374,16 @@ def test_floats_never_drop_the_normalization_of_a_net_silently():
             [(floats, labels)],
             lambda floats=floats: iter([(floats, labels)]),
         ):
-            net = headed()
+            net = net_with_a_new_head()
             before = {name: array.copy() for name, array in net.state_dict().items()}
             with pytest.raises(ValueError, match="do not look normalized, and the net's images are"):
                 gc.Trainer(net).fit(data, epochs=1, steps_per_epoch=1, progress=False)
             assert net.normalization is known
             assert all((net.state_dict()[name] == array).all() for name, array in before.items())
-    net = headed()
+    net = net_with_a_new_head()
     gc.Trainer(net).fit((known(train.images[:64]), labels), epochs=1, progress=False)
     assert net.normalization is known
-    net = headed()
+    net = net_with_a_new_head()
     net.normalization = None
     gc.Trainer(net).fit((train.images[:64] / np.float32(255), labels), epochs=1, progress=False)
     assert net.normalization is None

@@ -54,26 +54,26 @@ def trainer(graph, optimizer="adam", device=DEVICE, **options):
     return Trainer(small.net().to(device), optimizer, graph=graph, **options)
 
 
-def fit(made, **options):
+def fit(trained, **options):
     options = {"epochs": 2, "metrics_every": 50, "progress": False, "train": loader()} | options
-    made.fit(options.pop("train"), **options)
-    return made
+    trained.fit(options.pop("train"), **options)
+    return trained
 
 
-def state(made):
-    arrays = {key: np.array(to_numpy(value)) for key, value in made.net.state_dict().items()}
-    return arrays | {f"optimizer.{key}": value for key, value in made.optimizer.state_dict().items()}
+def state(trained):
+    arrays = {key: np.array(to_numpy(value)) for key, value in trained.net.state_dict().items()}
+    return arrays | {f"optimizer.{key}": value for key, value in trained.optimizer.state_dict().items()}
 
 
-def same(one, other):
+def assert_same(one, other):
     assert one.records == other.records
     assert small.same_arrays(state(one), state(other))
 
 
-def both(run):
+def with_and_without_graph(run):
     """The trainers that run(graph=False) and run(graph=True) return; they must end with the same bits."""
     runs = [run(graph) for graph in (False, True)]
-    same(*runs)
+    assert_same(*runs)
     return runs
 
 
@@ -109,7 +109,7 @@ def captures(monkeypatch):
 @pytest.mark.parametrize("optimizer", ["sgd:momentum=0.9,nesterov=true", "adam"])
 @pytest.mark.parametrize(("batch_size", "metrics_every"), [(1, 50), (5, 3), (4, 1)])
 def test_replayed_steps_have_the_bits_of_uncaptured_ones(captures, device, optimizer, batch_size, metrics_every):
-    both(
+    with_and_without_graph(
         lambda graph: fit(
             trainer(graph, optimizer, device),
             train=loader(batch_size=batch_size, device=device),
@@ -132,10 +132,10 @@ def test_replayed_steps_have_the_same_bits_in_every_precision(captures, device, 
 
     def run(graph):
         scale = LossScale(start=2.0**30, interval=2) if precision == "float16" else None
-        made = trainer(graph, device=device, precision=precision, loss_scale=scale)
-        return fit(made, train=loader(device=device, dtype=made.net.dtype))
+        trained = trainer(graph, device=device, precision=precision, loss_scale=scale)
+        return fit(trained, train=loader(device=device, dtype=trained.net.dtype))
 
-    runs = both(run)
+    runs = with_and_without_graph(run)
     assert captures["replays"]
     if precision == "float16":
         scale, _, _, skipped = runs[0].loss_scale.read()
@@ -148,7 +148,7 @@ def test_replayed_steps_have_the_same_bits_in_every_precision(captures, device, 
 @devices
 def test_replayed_steps_have_the_same_bits_with_groups_and_their_schedules(captures, device):
     groups = "filters -> muon:lr=0.02; conv1.bias -> sgd:lr=0.05 @ linear:2; * -> sgd:lr=0.05"
-    both(lambda graph: fit(trainer(graph, groups, device, lr=1.0), train=loader(device=device)))
+    with_and_without_graph(lambda graph: fit(trainer(graph, groups, device, lr=1.0), train=loader(device=device)))
     assert captures["replays"]
 
 
@@ -156,7 +156,9 @@ def test_replayed_steps_have_the_same_bits_with_groups_and_their_schedules(captu
 @pytest.mark.parametrize("augmentation", [Augmentation(mixup=0.4), Augmentation(cutmix=1, flip=True)], ids=str)
 def test_replayed_steps_have_the_same_bits_with_mixed_batches(captures, device, augmentation):
     plain = loader(batch_size=2, device=device)
-    both(lambda graph: fit(trainer(graph, device=device), train=plain.over(plain.dataset, augmentation=augmentation)))
+    with_and_without_graph(
+        lambda graph: fit(trainer(graph, device=device), train=plain.over(plain.dataset, augmentation=augmentation))
+    )
     assert captures["replays"]
 
 
@@ -164,10 +166,10 @@ def test_replayed_steps_have_the_same_bits_with_mixed_batches(captures, device, 
 @pytest.mark.parametrize("options", [{"clip": 0.1}, {"clip": "value:0.01"}, {"ema": 0.9}, {"accumulate": 3}], ids=str)
 def test_replayed_steps_have_the_same_bits_with_clipping_averages_and_accumulation(captures, device, options):
     batch_size = 1 if "accumulate" in options else 2  # so that the second epoch replays 8 steps at once
-    runs = both(
+    runs = with_and_without_graph(
         lambda graph: fit(trainer(graph, device=device, **options), train=loader(batch_size=batch_size, device=device))
     )
-    assert small.same_arrays(*(made.snapshot().tensors for made in runs))
+    assert small.same_arrays(*(trained.snapshot().tensors for trained in runs))
     assert captures["replays"]
 
 
@@ -194,7 +196,9 @@ class DropMore(Callback):
 @pytest.mark.slow
 @pytest.mark.parametrize("callback", [Lower, AtEpochs, DropMore])
 def test_changes_by_a_callback_take_effect_in_replayed_steps(callback):
-    both(lambda graph: fit(trainer(graph), callbacks=[callback()], validation=loader(9, 4, shuffle=False)))
+    with_and_without_graph(
+        lambda graph: fit(trainer(graph), callbacks=[callback()], validation=loader(9, 4, shuffle=False))
+    )
 
 
 @pytest.mark.parametrize("graph", [False, True])
@@ -205,9 +209,9 @@ def test_a_learning_rate_of_zero_takes_effect_at_the_next_step(graph):
                 trainer.optimizer.lr = 0.0
                 self.params = {key: np.array(to_numpy(value)) for key, value in trainer.net.params().items()}
 
-    made, freeze = trainer(graph, "sgd"), Freeze()
-    fit(made, epochs=1, callbacks=[freeze])
-    assert small.same_arrays(freeze.params, {key: to_numpy(value) for key, value in made.net.params().items()})
+    trained, freeze = trainer(graph, "sgd"), Freeze()
+    fit(trained, epochs=1, callbacks=[freeze])
+    assert small.same_arrays(freeze.params, {key: to_numpy(value) for key, value in trained.net.params().items()})
 
 
 @pytest.mark.slow
@@ -217,7 +221,7 @@ def test_a_replaced_array_triggers_a_new_capture():
             layer = next(layer for layer in trainer.net.walk() if "weight" in layer.arrays)
             layer.arrays["weight"] = asarray(to_numpy(layer.arrays["weight"]) * 2, DEVICE)
 
-    both(lambda graph: fit(trainer(graph, "sgd"), callbacks=[Replace()]))
+    with_and_without_graph(lambda graph: fit(trainer(graph, "sgd"), callbacks=[Replace()]))
 
 
 @pytest.mark.slow
@@ -234,7 +238,7 @@ def test_a_stopped_run_with_graphs_resumes_with_the_same_bits(tmp_path):
     stopped = trainer(True)
     fit(stopped, run_dir=tmp_path / "run", callbacks=[Stop()], checkpoint_every=5)
     assert stopped.steps == 15  # checkpoints at 5, 10 and 15 end groups of steps; the stop came within the last group
-    same(straight, fit(trainer(True), run_dir=tmp_path / "run", resume=True))
+    assert_same(straight, fit(trainer(True), run_dir=tmp_path / "run", resume=True))
 
 
 @pytest.mark.slow
@@ -250,7 +254,7 @@ def test_after_a_failed_capture_the_run_continues_with_one_message(monkeypatch):
     with pytest.warns(UncapturedWarning, match=r"launch by launch: MemoryError: no 12 bytes more") as caught:
         fit(failing)
     assert len(caught) == 1
-    same(straight, failing)
+    assert_same(straight, failing)
 
 
 def test_a_user_defined_loader_runs_uncaptured_with_a_message():
@@ -268,7 +272,7 @@ def test_a_user_defined_loader_runs_uncaptured_with_a_message():
     fit(ours, train=loader(batch_size=5))
     with pytest.warns(UncapturedWarning, match="the batches come from a Theirs"):
         fit(theirs, train=Theirs())
-    same(ours, theirs)
+    assert_same(ours, theirs)
 
 
 def test_graph_true_on_numpy_is_refused():
@@ -304,23 +308,23 @@ OPTIMIZERS = ["sgd", "sgd:momentum=0.9", "adagrad", "rmsprop", "adam", "adamw", 
 @pytest.mark.parametrize("loss", ["softmax", "svm"])
 def test_a_step_does_not_access_the_host(captures, optimizer, loss):
     net = Sequential.from_config(RESIDUAL.config()).to(DEVICE)
-    capturing(Trainer(net, optimizer, loss=loss, graph=True))
+    fit_without_warnings(Trainer(net, optimizer, loss=loss, graph=True))
     assert captures["replays"] == 2
 
 
 @pytest.mark.parametrize("name", ["seed-net", "digits-net"])
 def test_a_step_of_a_model_does_not_access_the_host(captures, name):
-    capturing(Trainer(models.build(name, (8, 8, 1), 3).to(DEVICE), graph=True))
+    fit_without_warnings(Trainer(models.build(name, (8, 8, 1), 3).to(DEVICE), graph=True))
     assert captures["replays"] == 2
 
 
-def capturing(made):
-    shape = made.net.input_shape
+def fit_without_warnings(trained):
+    shape = trained.net.input_shape
     data = small.images(6)
     data = type(data)(np.resize(data.images, (6, *shape)), data.labels, data.classes, data.name)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        made.fit(
+        trained.fit(
             Loader(data, 2, normalization=Normalization.from_dataset(data), device=DEVICE), epochs=1, progress=False
         )
 
@@ -355,9 +359,9 @@ def test_a_planted_host_access_is_named(named):
 
 
 def test_a_step_with_a_planted_host_access_is_not_captured():
-    made = trainer(True)
-    inner = made.loss
-    made.loss = lambda scores, labels: inner(scores * 1, labels)
-    made.loss.__name__ = "touching"
+    trained = trainer(True)
+    inner = trained.loss
+    trained.loss = lambda scores, labels: inner(scores * 1, labels)
+    trained.loss.__name__ = "touching"
     with pytest.warns(UncapturedWarning, match=r"HostAccessError: .*numpy\.multiply"):
-        fit(made)
+        fit(trained)

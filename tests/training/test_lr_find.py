@@ -10,7 +10,7 @@ from gpuconv.training import SGD, Adam, DivergedError, RangeTest, Trainer, lr_fi
 from tests.training import small
 
 
-def found(losses):
+def result_of(losses):
     """A result without smoothing at the rates 1, 10, 100 and so on."""
     return RangeTest(10.0 ** np.arange(len(losses)), np.array(losses), np.array(losses), diverged=False)
 
@@ -81,16 +81,18 @@ def test_a_loss_that_is_not_finite_at_once_is_an_error():
 
 
 def test_the_suggestion_is_where_the_loss_falls_fastest_to_a_new_lowest_value():
-    assert found([5, 4.9, 3, 1, 0.9, 50, 2]).suggestion == 100
-    assert found([5.0, 4.0, 3.9]).suggestion == 1
-    assert found([5.0, 4.9, 4.0, 3.9, 9.0, 3.9, 3.8]).suggestion == 10  # the fall from 9 reaches no new lowest value
-    assert found([1.0, 2.0, 30.0]).suggestion is None
-    assert found([1.0]).suggestion is None
-    assert "no suggestion: the loss does not fall" in str(found([1.0, 2.0]))
+    assert result_of([5, 4.9, 3, 1, 0.9, 50, 2]).suggestion == 100
+    assert result_of([5.0, 4.0, 3.9]).suggestion == 1
+    assert (
+        result_of([5.0, 4.9, 4.0, 3.9, 9.0, 3.9, 3.8]).suggestion == 10
+    )  # the fall from 9 reaches no new lowest value
+    assert result_of([1.0, 2.0, 30.0]).suggestion is None
+    assert result_of([1.0]).suggestion is None
+    assert "no suggestion: the loss does not fall" in str(result_of([1.0, 2.0]))
 
 
 def test_the_table_names_some_steps_and_the_suggestion():
-    result = found([10.0 - 0.1 * step - (step > 41) for step in range(60)])
+    result = result_of([10.0 - 0.1 * step - (step > 41) for step in range(60)])
     lines = str(result).splitlines()
     assert lines[0].split() == ["step", "rate", "loss", "smoothed"]
     assert lines[1].split() == ["1", "1.00e+00", "10", "10"]
@@ -167,7 +169,7 @@ def test_the_emulated_device_gives_the_losses_of_numpy():
 
 def test_the_picture_shows_both_losses_and_the_suggestion():
     pytest.importorskip("matplotlib")
-    result = found([5, 4.9, 3, 1, 0.9, 50])
+    result = result_of([5, 4.9, 3, 1, 0.9, 50])
     axes = plots.rates(result.rates, result.losses, result.smoothed, result.suggestion).axes[0]
     assert axes.get_xscale() == "log"
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["loss", "smoothed"]

@@ -112,9 +112,9 @@ def test_held_out_images_are_not_mixed():
 
 def test_a_net_with_another_number_of_classes_is_refused():
     data = small.images()
-    few = Dataset(data.images, data.labels, [*data.classes, "never"], "lines")
+    four_classes = Dataset(data.images, data.labels, [*data.classes, "never"], "lines")
     with pytest.raises(DataError, match=r"each of the 4 classes of 'lines', and the net's scores have shape \(3,\)"):
-        Trainer(small.net(), "sgd", lr=0.1).fit(loader(few), epochs=1, progress=False)
+        Trainer(small.net(), "sgd", lr=0.1).fit(loader(four_classes), epochs=1, progress=False)
 
 
 def test_the_command_line_trains_with_mixup_and_refuses_what_does_not_fit(tmp_path, monkeypatch, capsys):

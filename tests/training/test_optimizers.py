@@ -289,7 +289,7 @@ def test_every_setting_changes_the_second_step():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "asked", "precision"),
+    ("dtype", "options", "precision"),
     [
         ("float16", "", "bfloat16"),
         ("float32", "", "full"),
@@ -301,10 +301,10 @@ def test_every_setting_changes_the_second_step():
         ("float16", ":tf32=false", "full"),
     ],
 )
-def test_muon_multiplies_16_bit_parameters_in_bfloat16_unless_told_otherwise(dtype, asked, precision, monkeypatch):
+def test_muon_multiplies_16_bit_parameters_in_bfloat16_unless_told_otherwise(dtype, options, precision, monkeypatch):
     taken = []
     monkeypatch.setattr(ops, "muon_step", lambda *_, precision, **__: taken.append(precision))
-    muon = optimizers.get(f"muon{asked}")
+    muon = optimizers.get(f"muon{options}")
     muon.step({"w": np.ones((2, 3), dtype)}, {"w": np.ones((2, 3), dtype)})
     again = optimizers.get(**muon.config())  # as in a resumed run
     again.step({"w": np.ones((2, 3), dtype)}, {"w": np.ones((2, 3), dtype)})

@@ -108,9 +108,12 @@ def test_the_factor_multiplies_every_schedule(optimizer):
     for plateau in (None, FLAT):
         trainer = small.trainer(optimizer=optimizer, lr=1e-9, schedule="linear", plateau=plateau)
         found = rates[plateau] = []  # at the start of each epoch
-        keep = lambda trainer, record=None, found=found: found.append(trainer.rates())  # noqa: E731
+
+        def keep(trainer, record=None, found=found):
+            found.append(trainer.rates())
+
         small.fit(trainer, callbacks=[SimpleNamespace(on_start=keep, on_epoch=keep)], validation=None)
-    assert rates[FLAT] == [[factor * rate for rate in all] for factor, all in zip([1, 1, 0.5, 0.25], rates[None])]
+    assert rates[FLAT] == [[factor * rate for rate in group] for factor, group in zip([1, 1, 0.5, 0.25], rates[None])]
     assert [record["plateau"] for record in trainer.history] == [1.0, 0.5, 0.25]
     lines = [describe(record, 3).split("  ")[-1] for record in trainer.history]
     assert lines[0].startswith("accuracy")
@@ -131,8 +134,7 @@ def test_steps_use_the_lower_rate():
 def test_a_resumed_run_goes_on_with_the_same_bits(tmp_path):
     def fit(name, stop=None, **options):
         trainer = small.trainer(lr=1e-6, plateau=FLAT)
-        stops = SimpleNamespace(on_step=lambda trainer, _: trainer.steps == stop and trainer.stop("interrupted"))
-        small.fit(trainer, epochs=4, run_dir=tmp_path / name, callbacks=[stops], **options)
+        small.fit(trainer, epochs=4, run_dir=tmp_path / name, callbacks=[small.StopAt(stop)], **options)
         return trainer
 
     whole = fit("whole")

@@ -12,7 +12,7 @@ from tests.devices import kernel_devices
 from tests.training import small
 
 PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
-every = pytest.mark.parametrize("precision", PRECISIONS)
+every_precision = pytest.mark.parametrize("precision", PRECISIONS)
 DEVICES = ["numpy", *kernel_devices()]
 
 
@@ -38,7 +38,7 @@ def state(trainer):
     return copies | steps
 
 
-@every
+@every_precision
 def test_a_net_is_converted_to_the_precision_and_masters_start_from_its_weights(precision):
     before = {name: value.copy() for name, value in small.net().params().items()}
     trainer = small.trainer(precision=precision)
@@ -54,7 +54,7 @@ def test_a_net_is_converted_to_the_precision_and_masters_start_from_its_weights(
     assert (trainer.loss_scale is not None) == (precision == "float16")
 
 
-@every
+@every_precision
 def test_a_resumed_run_has_the_same_bits(tmp_path, precision):
     """The run stops in the middle of an epoch; in float16 it has then skipped steps, and the scale has grown."""
     scale = {"loss_scale": LossScale(start=2.0**30, interval=2)} if precision == "float16" else {}
@@ -141,7 +141,7 @@ def test_a_nonfinite_loss_stops_a_float16_run_too():
         small.fit(trainer, train=small.loader(dtype="float16"), validation=None)
 
 
-@every
+@every_precision
 def test_a_config_and_a_copy_remember_the_precision(precision):
     net = models.build("digits-net", precision=precision)
     assert net.precision == precision
@@ -172,7 +172,7 @@ def test_a_loss_scale_has_no_arrays_before_it_is_built():
 
 
 @pytest.mark.slow
-@every
+@every_precision
 def test_digits_are_learned_in_every_precision(precision):
     """In eight epochs this small net reaches 94 to 95 % in float32 with the seeds 1 to 3; guessing gives 10 %."""
     train, test = load("digits")
