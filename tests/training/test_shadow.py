@@ -59,48 +59,48 @@ RNG = np.random.default_rng(0)
 DATA = RNG.integers(0, 256, (64, 8, 8, 1)).astype(np.uint8), RNG.integers(0, 3, 64)
 
 
-def stepped(device, share, steps, seconds, worker):
+def watched_steps(device, share, steps, seconds, worker):
     """A shadow over steps timed by a fake clock, and the time spent and allowed after each step."""
     clock = Clock()
     if worker:
         worker.clock = clock
-    seen = Shadow(share, clock=clock, make=lambda: worker)
+    watcher = Shadow(share, clock=clock, make=lambda: worker)
     run = Trainer(net(device), "sgd", lr=0.01)
     x = backends.asarray(RNG.normal(size=(8, 8, 8, 1)), device, "float32")
     y = backends.asarray(DATA[1][:8], device)
     spent = []
     for step in range(steps):
         clock.now += seconds
-        if seen.due():
-            with seen.look(step + 1):
+        if watcher.due():
+            with watcher.look(step + 1):
                 run.step(x, y)
-        spent.append((seen.spent, share * seen.elapsed))
-    seen.finish()
-    seen.close()
-    return seen, spent
+        spent.append((watcher.spent, share * watcher.elapsed))
+    watcher.finish()
+    watcher.close()
+    return watcher, spent
 
 
 @pytest.mark.parametrize("device", ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)])
 def test_the_budget_is_never_exceeded_and_nearly_used_up(device, monkeypatch):
     monkeypatch.setattr(shadow, "CALL", 0.02)
     worker = FakeWorker()
-    seen, spent = stepped(device, 0.02, 500, 0.1, worker)
+    watcher, spent = watched_steps(device, 0.02, 500, 0.1, worker)
     assert all(used <= allowed for used, allowed in spent)
     assert spent[-1][0] > 0.9 * spent[-1][1]
-    checked = Counter({(row.op, row.layer, row.direction): row.checked for row in seen.report()})
+    checked = Counter({(row.op, row.layer, row.direction): row.checked for row in watcher.report()})
     assert max(checked.values()) - min(checked.values()) <= 1, checked  # the ops take turns
     assert sum(checked.values()) == len(worker.seen) > 30
-    assert all(row.worst <= 1 for row in seen.report())
+    assert all(row.worst <= 1 for row in watcher.report())
     assert worker.closed
 
 
 def test_a_check_that_takes_too_long_delays_the_next_one():
-    seen, spent = stepped("numpy", 0.02, 600, 0.5, FakeWorker(cost=0.4))
+    watcher, spent = watched_steps("numpy", 0.02, 600, 0.5, FakeWorker(cost=0.4))
     over = [number for number, (used, allowed) in enumerate(spent) if used > allowed]
     assert over  # the first checks cost more than expected
     assert max(over) < 100
     assert spent[-1][0] <= spent[-1][1]
-    assert sum(row.checked for row in seen.report()) > 5
+    assert sum(row.checked for row in watcher.report()) > 5
 
 
 def test_the_expected_cost_of_a_check_includes_the_copying():
@@ -109,22 +109,22 @@ def test_the_expected_cost_of_a_check_includes_the_copying():
             self.clock.now += 0.05
             super().submit(path)
 
-    _, spent = stepped("numpy", 0.02, 2000, 0.1, Slow(cost=0.002))
+    _, spent = watched_steps("numpy", 0.02, 2000, 0.1, Slow(cost=0.002))
     assert all(used <= allowed for used, allowed in spent[1000:])
     assert spent[-1][0] > 0.8 * spent[-1][1]
 
 
 def test_small_calls_do_not_affect_the_estimated_cost_per_byte():
-    seen, _ = stepped("numpy", 0.02, 200, 0.5, FakeWorker())
-    seen._sizes["conv2d", "large", "forward"] = 1 << 22
+    watcher, _ = watched_steps("numpy", 0.02, 200, 0.5, FakeWorker())
+    watcher._sizes["conv2d", "large", "forward"] = 1 << 22
     # This would be seconds if the fixed cost of small calls counted for each of their few bytes.
-    assert seen._expected(("conv2d", "large", "forward")) < 0.5
+    assert watcher._expected(("conv2d", "large", "forward")) < 0.5
 
 
 def test_a_run_that_is_too_short_starts_no_worker():
-    seen, _ = stepped("numpy", 0.02, 10, 0.05, None)
-    assert "0 calls checked" in str(seen)
-    assert str(seen).endswith("; with this share the first check comes after 25.1 s of training")
+    watcher, _ = watched_steps("numpy", 0.02, 10, 0.05, None)
+    assert "0 calls checked" in str(watcher)
+    assert str(watcher).endswith("; with this share the first check comes after 25.1 s of training")
 
 
 def fit(run, **options):
@@ -225,7 +225,7 @@ def test_checked_steps_run_uncaptured_with_the_same_bits(at_once):
 def test_the_real_worker_keeps_the_budget(device):
     run = Trainer(net(device), "sgd", lr=0.01, shadow=0.2)
 
-    class Until:
+    class StopAfterFiveSeconds:
         def on_start(self, trainer):
             self.end = time.perf_counter() + 5
 
@@ -233,7 +233,7 @@ def test_the_real_worker_keeps_the_budget(device):
             if time.perf_counter() > self.end:
                 trainer.stop("enough")
 
-    fit(run, epochs=100000, callbacks=[Until()])
+    fit(run, epochs=100000, callbacks=[StopAfterFiveSeconds()])
     assert sum(row.checked for row in run.shadowed.report()) > 5
     assert all(row.worst <= 1 for row in run.shadowed.report())
     assert 0.5 * 0.2 < run.shadowed.spent / run.shadowed.elapsed <= 0.2

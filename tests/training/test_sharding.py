@@ -20,7 +20,7 @@ def batches(count=21, batch_size=8, **options):  # the last batch has 5 images: 
     return loader(images(count), batch_size, **options)
 
 
-def without_norm(**options):
+def trainer_without_norm(**options):
     layers = [Input((6, 5, 1)), Conv2D(4, 3, padding=1), Flatten(), Dropout(0.4), Linear(3)]
     return Trainer(Sequential(layers, seed=1), "sgd", lr=0.1, **options)
 
@@ -59,7 +59,7 @@ def test_gradients_and_totals_of_shards_are_those_of_the_whole_batch():
     """Without batch norm; the dropout masks are the same."""
     data = batches()
     for x, y in data.epoch(0):  # of 8, 8 and 5 images
-        whole, cut = without_norm(), without_norm(shards=SHARDS)
+        whole, cut = trainer_without_norm(), trainer_without_norm(shards=SHARDS)
         whole.step(x, y)
         cut.step(x, y)
         for name, gradient in whole.net.grads().items():
@@ -99,15 +99,15 @@ def test_gradients_are_summed_along_the_tree():
 def test_a_step_has_the_same_bits_on_any_number_of_cores():
     def run(cores):
         with threadpool_limits(cores, user_api="blas"):
-            made = Trainer(
+            trained = Trainer(
                 Sequential([Input((32, 32, 16)), Conv2D(32, 3, padding=1), BatchNorm(), Flatten(), Linear(3)], seed=1),
                 "sgd",
                 lr=0.01,
                 shards=2,
             )
             x = np.random.default_rng(0).normal(size=(16, 32, 32, 16)).astype(np.float32)
-            made.step(x, np.arange(16) % 3)
-            return weights(made)
+            trained.step(x, np.arange(16) % 3)
+            return weights(trained)
 
     for cores in (2, 3):
         assert same_arrays(run(1), run(cores))
@@ -136,10 +136,12 @@ def test_a_resumed_run_goes_on_with_the_same_bits(tmp_path, precision):
 
 def test_the_emulated_device_gives_the_same_bits_captured_or_not():
     def run(graph):
-        made = Trainer(net().to("emulated"), "sgd", lr=0.05, shards=2, graph=graph)
+        trained = Trainer(net().to("emulated"), "sgd", lr=0.05, shards=2, graph=graph)
         data = images(8)
-        made.fit(Loader(data, 4, normalization=loader(data).normalization, device="emulated"), epochs=2, progress=False)
-        return weights(made) | {"history": np.array([record["train_loss"] for record in made.history])}
+        trained.fit(
+            Loader(data, 4, normalization=loader(data).normalization, device="emulated"), epochs=2, progress=False
+        )
+        return weights(trained) | {"history": np.array([record["train_loss"] for record in trained.history])}
 
     assert same_arrays(run(False), run(True))
 

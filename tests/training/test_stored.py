@@ -203,7 +203,9 @@ class Counter(Layer):
     kind: str = "int16"
 
     def plan(self, input_shape):
-        zeros = lambda shape, dtype, **_: np.zeros(shape, dtype)  # noqa: E731
+        def zeros(shape, dtype, **_):
+            return np.zeros(shape, dtype)
+
         self.variables = {"seen": Variable((2,), zeros, buffer=True, dtype=self.kind)}
         return input_shape
 

@@ -17,7 +17,7 @@ from tests.training import small
 DEVICES = ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)]
 
 
-class Rows:
+class OneBatchTwice:
     """A loader that gives one batch twice in each epoch."""
 
     def __init__(self, x, y):
@@ -41,11 +41,11 @@ def test_one_hot_rows_train_like_labels(device, shards):
     labels = small.images(8).labels
     trained = []
     for targets in (labels, np.eye(3, dtype=np.float32)[labels]):
-        made = Trainer(small.net().to(device), "sgd", lr=0.1, shards=shards, loss=losses.SoftmaxCrossEntropy(0.1))
+        trainer = Trainer(small.net().to(device), "sgd", lr=0.1, shards=shards, loss=losses.SoftmaxCrossEntropy(0.1))
         x, y = batch(device, targets)
-        made.fit(Rows(x, y), epochs=3, progress=False)
-        measured = gc.training.evaluate(made.net, Rows(x, y), metrics=["top-2", "confusion"])
-        trained.append((to_numpy(made.net[1]["weight"]), measured, made.history[-1]))
+        trainer.fit(OneBatchTwice(x, y), epochs=3, progress=False)
+        measured = gc.training.evaluate(trainer.net, OneBatchTwice(x, y), metrics=["top-2", "confusion"])
+        trained.append((to_numpy(trainer.net[1]["weight"]), measured, trainer.history[-1]))
     (weight, one, record), (soft_weight, two, soft_record) = trained
     np.testing.assert_allclose(soft_weight, weight, rtol=1e-4, atol=1e-6)
     assert soft_record["train_accuracy"] == record["train_accuracy"] > 0.3
@@ -61,7 +61,7 @@ def regression(device="numpy", dtype="float32", loss="mse", lr=0.1, **options):
     return Trainer(net.to(device), "sgd", lr=lr, momentum=0.9, loss=loss, seed=2, **options)
 
 
-def floats(count=8, dtype=np.float32):
+def regression_data(count=8, dtype=np.float32):
     draw = np.random.default_rng(0)
     return draw.normal(size=(count, 6, 5, 1)).astype(dtype), draw.random((count, 2)).astype(dtype)
 
@@ -82,11 +82,11 @@ def floats(count=8, dtype=np.float32):
 )
 def test_five_steps_agree_with_pytorch(device, loss, theirs):
     torch = pytest.importorskip("torch")
-    made = regression(device, loss=loss)
+    trainer = regression(device, loss=loss)
     their_net = torch.nn.Sequential(
         torch.nn.Conv2d(1, 3, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(36, 2)
     )
-    state = {name: np.array(to_numpy(value)) for name, value in made.net.state_dict().items()}
+    state = {name: np.array(to_numpy(value)) for name, value in trainer.net.state_dict().items()}
     (w, b, lw, lb) = state.values()
     with torch.no_grad():
         their_net[0].weight.copy_(torch.from_numpy(w.transpose(0, 3, 1, 2).copy()))
@@ -94,7 +94,7 @@ def test_five_steps_agree_with_pytorch(device, loss, theirs):
         their_net[3].weight.copy_(torch.from_numpy(lw.reshape(2, 4, 3, 3).transpose(0, 3, 1, 2).reshape(2, 36).copy()))
         their_net[3].bias.copy_(torch.from_numpy(lb))
     optimizer, criterion = torch.optim.SGD(their_net.parameters(), 0.1, momentum=0.9), theirs(torch)
-    x, y = floats()
+    x, y = regression_data()
     expected = []
     for _ in range(5):
         optimizer.zero_grad()
@@ -102,23 +102,23 @@ def test_five_steps_agree_with_pytorch(device, loss, theirs):
         value.backward()
         optimizer.step()
         expected.append(value.item())
-    made.fit((x, y), epochs=5, batch_size=8, progress=False, metrics_every=1, validation=(x, y))
-    found = [record["loss"] for record in made.records if record["event"] == "step"]
+    trainer.fit((x, y), epochs=5, batch_size=8, progress=False, metrics_every=1, validation=(x, y))
+    found = [record["loss"] for record in trainer.records if record["event"] == "step"]
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     after = criterion(their_net(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())), torch.from_numpy(y)).item()
-    np.testing.assert_allclose(made.history[-1]["validation_loss"], after, rtol=1e-4)
-    measured = gc.training.evaluate(made.net, (x, y), loss=loss)
+    np.testing.assert_allclose(trainer.history[-1]["validation_loss"], after, rtol=1e-4)
+    measured = gc.training.evaluate(trainer.net, (x, y), loss=loss)
     np.testing.assert_allclose(measured.loss, after, rtol=1e-4)
     assert np.isnan(measured.accuracy)
-    assert {made.history[-1][name] for name in ("train_accuracy", "validation_accuracy")} == {None}
+    assert {trainer.history[-1][name] for name in ("train_accuracy", "validation_accuracy")} == {None}
 
 
 def test_a_regression_run_is_stored_resumed_and_shown_without_accuracy(tmp_path, capsys):
-    x, y = floats(20)
-    whole, halves = regression(loss="huber"), regression(loss="huber")
+    x, y = regression_data(20)
+    whole, stopped = regression(loss="huber"), regression(loss="huber")
     settings = dict(validation=0.2, batch_size=4, metrics_every=2)
     whole.fit((x, y), epochs=4, progress=False, **settings)
-    halves.fit((x, y), epochs=4, run_dir=tmp_path / "run", callbacks=[small.StopAt(7)], **settings)
+    stopped.fit((x, y), epochs=4, run_dir=tmp_path / "run", callbacks=[small.StopAt(7)], **settings)
     again = regression(loss="huber")
     again.fit((x, y), epochs=4, run_dir=tmp_path / "run", resume=True, **settings)
     assert again.records == whole.records
@@ -136,27 +136,27 @@ def test_a_regression_run_is_stored_resumed_and_shown_without_accuracy(tmp_path,
 def test_captured_steps_have_the_bits_of_uncaptured_ones(loss, precision):
     found = []
     for captured in (True, False):
-        made = regression("emulated", loss=loss, precision=precision)
-        x, y = (asarray(a, "emulated") for a in floats())
-        x = asarray(x, dtype=made.net.dtype)
-        made.optimizer.advance(0.1)
+        trainer = regression("emulated", loss=loss, precision=precision)
+        x, y = (asarray(a, "emulated") for a in regression_data())
+        x = asarray(x, dtype=trainer.net.dtype)
+        trainer.optimizer.advance(0.1)
         replay = Replay("emulated", captured)
         with warnings.catch_warnings():
             warnings.simplefilter("error", gc.training.UncapturedWarning)
-            replay.run(partial(made.step, x, y), 12, 8, made.inputs())
+            replay.run(partial(trainer.step, x, y), 12, 8, trainer.inputs())
         replay.close()
-        found.append((np.array(to_numpy(made.net[1]["weight"])), made.totals.read()))
+        found.append((np.array(to_numpy(trainer.net[1]["weight"])), trainer.totals.read()))
     np.testing.assert_array_equal(found[0][0], found[1][0])
     assert found[0][1] == found[1][1]
     assert found[0][1].samples == 12 * 8
 
 
 def test_uint8_images_may_have_targets_of_each_score():
-    images, (_, y) = small.images(8).images, floats()
-    made = regression(lr=0.01)
-    made.fit((images, y), epochs=2, batch_size=4, progress=False)
-    assert made.net.normalization is not None
-    assert made.history[-1]["train_loss"] < made.history[0]["train_loss"]
+    images, (_, y) = small.images(8).images, regression_data()
+    trainer = regression(lr=0.01)
+    trainer.fit((images, y), epochs=2, batch_size=4, progress=False)
+    assert trainer.net.normalization is not None
+    assert trainer.history[-1]["train_loss"] < trainer.history[0]["train_loss"]
 
 
 def loader(device):
@@ -169,41 +169,41 @@ def test_captured_steps_with_class_weights_have_the_bits_of_uncaptured_ones():
     found = []
     for graph in (True, False):
         loss = losses.SoftmaxCrossEntropy(0.1, weight=[1, 2, 0.5], ignore_index=2)
-        made = Trainer(small.net().to("emulated"), "sgd", lr=0.1, loss=loss, graph=graph)
+        trainer = Trainer(small.net().to("emulated"), "sgd", lr=0.1, loss=loss, graph=graph)
         with warnings.catch_warnings():
             warnings.simplefilter("error", gc.training.UncapturedWarning)
-            made.fit(loader("emulated"), epochs=2, progress=False)
-        found.append((made.records, np.array(to_numpy(made.net[1]["weight"]))))
+            trainer.fit(loader("emulated"), epochs=2, progress=False)
+        found.append((trainer.records, np.array(to_numpy(trainer.net[1]["weight"]))))
     assert found[0][0] == found[1][0]
     np.testing.assert_array_equal(found[0][1], found[1][1])
 
 
 def test_ignored_labels_count_in_no_metric():
-    made = Trainer(small.net(), loss=losses.SoftmaxCrossEntropy(ignore_index=9))
+    trainer = Trainer(small.net(), loss=losses.SoftmaxCrossEntropy(ignore_index=9))
     data = small.images(22)
     x = (data.images / 128 - 1).astype(np.float32)
-    some = np.where(np.arange(22) % 2, data.labels, 9)
-    made.fit((x, some), epochs=1, batch_size=22, progress=False)
-    measured = gc.training.evaluate(made.net, (x, some), loss=made.loss, metrics=["top-1", "confusion"])
-    kept = gc.training.evaluate(made.net, (x[1::2], data.labels[1::2]), metrics=["top-1", "confusion"])
+    labels = np.where(np.arange(22) % 2, data.labels, 9)
+    trainer.fit((x, labels), epochs=1, batch_size=22, progress=False)
+    measured = gc.training.evaluate(trainer.net, (x, labels), loss=trainer.loss, metrics=["top-1", "confusion"])
+    kept = gc.training.evaluate(trainer.net, (x[1::2], data.labels[1::2]), metrics=["top-1", "confusion"])
     np.testing.assert_allclose(measured.loss, kept.loss, rtol=1e-6)
     assert (measured.accuracy, measured.samples, measured.metrics["top_1"]) == (kept.accuracy, 11, kept.accuracy)
     np.testing.assert_array_equal(measured.metrics["confusion"], kept.metrics["confusion"])
-    none = gc.training.evaluate(made.net, (x, np.full(22, 9)), loss=made.loss)
+    none = gc.training.evaluate(trainer.net, (x, np.full(22, 9)), loss=trainer.loss)
     assert (none.loss, none.samples) == (0, 0)
 
 
 def test_a_batch_of_ignored_labels_changes_nothing_and_is_recorded():
-    made = Trainer(small.net(), loss=losses.SoftmaxCrossEntropy(ignore_index=9), momentum=0)
+    trainer = Trainer(small.net(), loss=losses.SoftmaxCrossEntropy(ignore_index=9), momentum=0)
     x = (small.images(8).images / 128 - 1).astype(np.float32)
-    before = np.array(made.net[1]["weight"])
-    made.fit((x, np.full(8, 9)), epochs=1, batch_size=8, progress=False, metrics_every=1)
-    np.testing.assert_array_equal(made.net[1]["weight"], before)
-    assert (made.records[0]["loss"], made.records[0]["accuracy"]) == (0, None)
+    before = np.array(trainer.net[1]["weight"])
+    trainer.fit((x, np.full(8, 9)), epochs=1, batch_size=8, progress=False, metrics_every=1)
+    np.testing.assert_array_equal(trainer.net[1]["weight"], before)
+    assert (trainer.records[0]["loss"], trainer.records[0]["accuracy"]) == (0, None)
 
 
 def test_targets_that_the_loss_does_not_take_are_refused_before_anything_changes():
-    x, y = floats(22)
+    x, y = regression_data(22)
     labels = small.images(22).labels % 2
     for loss, targets, message in (
         ("mse", labels, r"MeanSquaredError\(\) takes floats of shape \(N, 2\), received labels of int64"),
@@ -212,14 +212,14 @@ def test_targets_that_the_loss_does_not_take_are_refused_before_anything_changes
         (losses.SoftmaxCrossEntropy(ignore_index=9), y, r"ignore_index=9\) takes integers of shape \(N,\), received"),
         ("softmax", y[:, :1], r"takes integers of shape \(N,\) or floats of shape \(N, 2\), received"),
     ):
-        made = regression(loss=loss)
-        before = np.array(made.net[1]["weight"])
+        trainer = regression(loss=loss)
+        before = np.array(trainer.net[1]["weight"])
         with pytest.raises(gc.training.DataError, match=message):
-            made.fit((x, targets), epochs=1, progress=False)
+            trainer.fit((x, targets), epochs=1, progress=False)
         with pytest.raises(TypeError, match=message):
-            made.step(x, targets)
-        np.testing.assert_array_equal(made.net[1]["weight"], before)
-        assert made.steps == 0
+            trainer.step(x, targets)
+        np.testing.assert_array_equal(trainer.net[1]["weight"], before)
+        assert trainer.steps == 0
 
 
 @pytest.mark.parametrize(
@@ -231,11 +231,11 @@ def test_targets_that_the_loss_does_not_take_are_refused_before_anything_changes
         ),
         (lambda: regression(loss=losses.BinaryCrossEntropy([1, 2, 3])), "pos_weight must hold .* received 3"),
         (
-            lambda: gc.training.evaluate(regression().net, floats(), loss="mse", confusion=True),
+            lambda: gc.training.evaluate(regression().net, regression_data(), loss="mse", confusion=True),
             r"confusion .* counts classes, and MeanSquaredError\(\) has a target for each score",
         ),
         (
-            lambda: gc.training.evaluate(regression().net, floats(), loss="mse", metrics=["top-1"]),
+            lambda: gc.training.evaluate(regression().net, regression_data(), loss="mse", metrics=["top-1"]),
             "top_1 counts classes",
         ),
     ],
@@ -251,7 +251,7 @@ def test_a_user_defined_loss_may_say_that_it_does_not_classify():
         return float(((scores - targets) ** 2).sum() / len(scores)), 2 * (scores - targets) / len(scores)
 
     distance.classifies = False
-    made = regression(loss=distance, lr=0.01)
-    made.fit(floats(), epochs=2, batch_size=8, progress=False)
-    assert made.history[-1]["train_accuracy"] is None
-    assert made.history[1]["train_loss"] < made.history[0]["train_loss"]
+    trainer = regression(loss=distance, lr=0.01)
+    trainer.fit(regression_data(), epochs=2, batch_size=8, progress=False)
+    assert trainer.history[-1]["train_accuracy"] is None
+    assert trainer.history[1]["train_loss"] < trainer.history[0]["train_loss"]

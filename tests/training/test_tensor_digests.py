@@ -20,7 +20,7 @@ from tests import standin
 from tests.training import small
 
 
-class Stop:
+class Interrupt:
     def __init__(self, step):
         self.step = step
 
@@ -63,7 +63,7 @@ def test_inner_tensors_are_recorded_in_the_first_steps_and_then_every_nth(tmp_pa
 
 def test_the_first_step_of_a_file_is_recorded_whole(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Stop(7)])
+        small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Interrupt(7)])
     small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Digests(every=4)], resume=True)
     steps = read(tmp_path / "run" / "digests.jsonl")
     assert [step.step for step in steps if step.tensors[0].direction == "forward"] == [6, 8, 12]
@@ -213,19 +213,19 @@ def test_tensors_of_a_fused_residual_block_are_those_of_the_block_itself(activat
         run.fit(data, epochs=1, batch_size=8, progress=False, callbacks=[Digests(path)])
         (step,) = read(path)
         found = {(each.direction, each.name): each.hash for each in step.tensors}
-        assert len(found) == len(step.tensors)  # each name stands once
+        assert len(found) == len(step.tensors)  # each tensor is named once
         return found
 
     separate, fused = tensors(False), tensors(True)
     assert {("forward", "relu1" if activations else "residual1"), ("backward", "residual1")} <= fused.keys()
-    assert fused == {place: separate[place] for place in fused}
+    assert fused == {tensor: separate[tensor] for tensor in fused}
 
 
 def test_a_resumed_run_writes_the_same_file(tmp_path):
     small.fit(small.trainer(), run_dir=tmp_path / "straight", callbacks=[Digests()])
 
     with pytest.raises(KeyboardInterrupt):
-        small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Digests(), Stop(7)])
+        small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Digests(), Interrupt(7)])
     with open(tmp_path / "run" / "digests.jsonl", "a") as file:
         file.write('{"step": 8, "on": "nu')  # killed in the middle of a line
     small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Digests()], resume=True)
@@ -235,7 +235,7 @@ def test_a_resumed_run_writes_the_same_file(tmp_path):
 
 def test_a_resumed_run_keeps_the_lines_of_an_older_version(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Stop(7)])
+        small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Interrupt(7)])
     path = tmp_path / "run" / "digests.jsonl"
     old = ["forward", "conv1", "float32", 65536, 9, "5f1c02aa", 12.5, 80.123456789012, 0]
     lines = [json.dumps({"step": step, "on": "numpy", "tensors": [old]}) for step in range(1, 8)]
@@ -246,7 +246,7 @@ def test_a_resumed_run_keeps_the_lines_of_an_older_version(tmp_path):
 
 
 def test_any_name_and_number_can_be_written(tmp_path):
-    """Names may contain what formats numbers. Numbers that are not finite, or as large, are null."""
+    """Names may contain format characters such as %. Numbers that are not finite, or too large, are stored as null."""
     names = ["%", "%s", "%.9g", "100 %d", '"', "nan, inf"]
     for name in names:
         for value, norm in ((3.0, 3.0), (np.nan, None), (np.inf, None)):

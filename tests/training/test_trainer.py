@@ -431,9 +431,9 @@ def test_bad_arguments_are_refused_before_anything_is_made(tmp_path, options, er
     trainer = small.trainer()
     before = {key: value.copy() for key, value in trainer.net.state_dict().items()}
     options = {name: given() if callable(given) else given for name, given in options.items()}
-    where = {} if "resume" in options else {"run_dir": tmp_path / "run"}
+    directory = {} if "resume" in options else {"run_dir": tmp_path / "run"}
     with pytest.raises(error, match=message):
-        small.fit(trainer, **where, **options)
+        small.fit(trainer, **directory, **options)
     assert trainer.steps == 0
     assert small.same_arrays(trainer.net.state_dict(), before)
     assert not list(tmp_path.iterdir())

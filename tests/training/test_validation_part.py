@@ -64,17 +64,17 @@ def test_a_part_of_0_means_no_validation():
 
 
 def test_the_test_data_is_used_once(tmp_path, capsys):
-    looked = []
+    read_batches = []
     test = small.images(9, seed=5)
 
     class Counted(Loader):
         def epoch(self, epoch=0, start_batch=0):
-            looked.append(len(self.dataset))
+            read_batches.append(len(self.dataset))
             return super().epoch(epoch, start_batch)
 
     held_out = Counted(test, 9, normalization=Normalization.from_dataset(DATA.split(0.25, seed=3)[0]), shuffle=False)
     trainer = fit(test=held_out, run_dir=tmp_path / "run", progress=True)
-    assert looked == [9]
+    assert read_batches == [9]
     assert not any("test_loss" in record for record in trainer.history)
     assert all("validation_accuracy" in record for record in trainer.history)
     found = evaluate(trainer.net, held_out)
@@ -127,14 +127,14 @@ def test_an_invalid_part_is_refused(tmp_path):
             fit(validation=part, run_dir=tmp_path / "run")
     batches = [(np.zeros((4, 6, 5, 1), np.float32), [0, 1, 2, 0])]
 
-    class Own:
+    class UserLoader:
         def __len__(self):
             return 1
 
         def epoch(self, epoch, start_batch=0):
             return iter(batches)
 
-    for train in (batches, Own()):
+    for train in (batches, UserLoader()):
         with pytest.raises(TypeError, match="splits a data set, and train gives batches"):
             fit(train, run_dir=tmp_path / "run")
     one_each = small.images(60).subset([int(np.flatnonzero(DATA.labels == label)[0]) for label in range(3)])

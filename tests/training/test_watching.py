@@ -95,7 +95,9 @@ def test_next_step_is_the_number_of_steps_until_a_callback_has_to_act(tmp_path):
         def on_step(self, trainer, record):
             pass
 
-    ask = lambda watcher, steps: callbacks.next_step(watcher, SimpleNamespace(steps=steps))  # noqa: E731
+    def ask(watcher, steps):
+        return callbacks.next_step(watcher, SimpleNamespace(steps=steps))
+
     assert [ask(Callback(), 3), ask(Listens(), 3), ask(EarlyStopping(1), 3)] == [None, 1, None]
     assert [ask(SimpleNamespace(), 3), ask(SimpleNamespace(on_step=print), 3)] == [None, 1]
     assert [ask(watcher, 3) for watcher in (Log(tmp_path), Progress(), Curves(tmp_path))] == [None] * 3
@@ -140,13 +142,15 @@ def test_curves_are_drawn_periodically_and_at_the_end(monkeypatch, tmp_path, cap
     watcher.on_stop(trainer, "finished")
     assert drawn == []  # without epochs there is nothing to draw
     trainer.history.append({})
-    for now[0] in (129.9, 130.0, 150.0, 159.9, 160.0):
+    for seconds in (129.9, 130.0, 150.0, 159.9, 160.0):
+        now[0] = seconds
         watcher.on_epoch(trainer, {})
     assert [at for _, at in drawn] == [130.0, 160.0]
     watcher.on_stop(trainer, "finished")
     assert drawn[-1] == (tmp_path / "curves.png", 160.0)
     assert len(drawn) == 3
-    for failing[0] in ("no fonts", "no fonts", "no disk"):
+    for reason in ("no fonts", "no fonts", "no disk"):
+        failing[0] = reason
         watcher.on_stop(trainer, "finished")
     assert caplog.messages == ["no curves.png: no fonts", "no curves.png: no disk"]
     failing[0] = "no more"
