@@ -72,7 +72,7 @@ def watched_steps(device, share, steps, seconds, worker):
     for step in range(steps):
         clock.now += seconds
         if watcher.due():
-            with watcher.look(step + 1):
+            with watcher.checking(step + 1):
                 run.step(x, y)
         spent.append((watcher.spent, share * watcher.elapsed))
     watcher.finish()
