@@ -13,8 +13,8 @@
 using Real = accumulator<DTYPE>;
 using Numbers = Pack<DTYPE, WIDTH>;
 
-// How arrays are divided into rows: the number of rows, and the packs from one row to the next in y or dx (`to`), in x or dy (`from`)
-// and in saved. A contiguous array is one row; a slice of a wider volume's channels has a row for each pixel.
+// How arrays are divided into rows: the number of rows, and the packs from one row to the next in y or dx (`to`), in x or dy
+// (`from`) and in saved. A contiguous array is one row; a slice of a wider volume's channels has a row for each pixel.
 struct Rows {
     int64 count, to, from, saved;
 };

@@ -26,8 +26,8 @@
 //
 // Macros: DTYPE, WIDTH (column_reduce.cuh); ACTIVATION; MASK 0 or, with a WIDTH that divides a group's channels, 4.
 // Limits: none. A partial result is 3 numbers per chunk and channel forward, 2 backward, with chunks times tiles at most 1024.
-// Floor: forward 3 sizeof(DTYPE) bytes per number (2 if the second read hits L2) and 10 FLOPs; backward 5 (3), or 8 (6) with MASK 4,
-// and 11 FLOPs. An addend takes 1 more forward and, with an activation, 2 more backward.
+// Floor: forward 3 sizeof(DTYPE) bytes per number (2 if the second read hits L2) and 10 FLOPs; backward 5 (3), or 8 (6)
+// with MASK 4, and 11 FLOPs. An addend takes 1 more forward and, with an activation, 2 more backward.
 #include "column_reduce.cuh"
 #include "mask.cuh"
 #include "moments.cuh"
@@ -65,7 +65,8 @@ struct Statistics {
 extern "C" __global__ void __launch_bounds__(256, 3)
 batch_norm_statistics(Real* mean, Real* inv_std, Real* running_mean, Real* running_var, Moments* partials, const DTYPE* x,
                       double momentum, double eps, Columns columns, int64 x_pitch) {
-    column_reduce(partials, columns, Inputs{x, PitchedPacks(columns, x_pitch)}, Statistics{mean, inv_std, running_mean, running_var, momentum, eps});
+    const Statistics statistics{mean, inv_std, running_mean, running_var, momentum, eps};
+    column_reduce(partials, columns, Inputs{x, PitchedPacks(columns, x_pitch)}, statistics);
 }
 
 extern "C" __global__ void __launch_bounds__(256)
@@ -262,7 +263,8 @@ extern "C" __global__ void __launch_bounds__(256, ACTIVE ? 1 : 3)
 batch_norm_backward_sums(Real* dgamma, Real* dbeta, Sums* sums, Sums* partials, const DTYPE* dy, const DTYPE* x,
                          const Real* gamma, const Real* beta, const Real* mean, const Real* inv_std, bool accumulate,
                          Columns columns, int64 dy_pitch, int64 x_pitch) {
-    const Products products{dy, x, PitchedPacks(columns, dy_pitch), PitchedPacks(columns, x_pitch), Through(columns, gamma, beta, mean, inv_std)};
+    const Through through(columns, gamma, beta, mean, inv_std);
+    const Products products{dy, x, PitchedPacks(columns, dy_pitch), PitchedPacks(columns, x_pitch), through};
     column_reduce(partials, columns, products, Gradients{dgamma, dbeta, sums, inv_std, accumulate});
 }
 
@@ -305,8 +307,8 @@ struct ProductsOfSaved {
 template <> constexpr bool WRITES<ProductsOfSaved> = true;
 
 extern "C" __global__ void __launch_bounds__(256, 1)
-batch_norm_backward_sums_saved(Sums* partials, DTYPE* daddend, const DTYPE* dy, const DTYPE* x, const DTYPE* saved, const Real* mean,
-                               Columns columns, int64 dy_pitch, int64 x_pitch, int64 saved_pitch) {
+batch_norm_backward_sums_saved(Sums* partials, DTYPE* daddend, const DTYPE* dy, const DTYPE* x, const DTYPE* saved,
+                               const Real* mean, Columns columns, int64 dy_pitch, int64 x_pitch, int64 saved_pitch) {
     const PitchedPacks dy_packs(columns, dy_pitch), x_packs(columns, x_pitch), saved_packs(columns, saved_pitch);
     ProductsOfSaved products{daddend, dy, x, saved, dy_packs, x_packs, saved_packs, {}};
     int32 column[WIDTH];
@@ -417,7 +419,9 @@ __device__ __forceinline__ void
 input_gradient(DTYPE* dx, const Unpool& unpool, const DTYPE* dy, const DTYPE* x, const Real* gamma, const Real* beta,
                const Real* mean, const Real* inv_std, const Sums* sums, int64 rows, bool statistics, const Columns& columns,
                int64 dy_pitch, int64 x_pitch) {
-    InputGradient map{dx, dy, x, statistics, PitchedPacks(columns, dy_pitch), PitchedPacks(columns, x_pitch), unpool, Through(columns, gamma, beta, mean, inv_std), {}, {}, {}};
+    const PitchedPacks dy_packs(columns, dy_pitch), x_packs(columns, x_pitch);
+    const Through through(columns, gamma, beta, mean, inv_std);
+    InputGradient map{dx, dy, x, statistics, dy_packs, x_packs, unpool, through, {}, {}, {}};
     int32 column[WIDTH];
     Position(columns).columns_of_lanes(column, columns.channels);
     if (Position(columns).inside)

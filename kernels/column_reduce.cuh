@@ -49,8 +49,8 @@ struct Position {
     }
 };
 
-// The packs of the calling thread in an array whose rows are `pitch` numbers apart, as in a slice of a wider volume's channels. Where
-// that is more than C, WIDTH divides both.
+// The packs of the calling thread in an array whose rows are `pitch` numbers apart, as in a slice of a wider volume's channels.
+// Where that is more than C, WIDTH divides both.
 struct PitchedPacks {
     int64 first, stride;
 

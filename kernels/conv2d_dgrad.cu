@@ -9,12 +9,12 @@
 // a GEMM without multiplications by zero: rows are the phase's pixels (n, h, w), columns a group's channels, the depth is the
 // phase's taps (r, s, k). grid (tiles x groups x phases, splits); splits as in conv2d_fprop.cu, of the longest phase's depth.
 //
-// NORM_SUMS 1: in forward, a batch norm and ACTIVATION came before the convolution. Also writes the sums of that norm's backward pass over
-// each tile of dx, (phases x tiles down, C, 2), from the norm's input x (N, H, W, C); batch_norm.cu adds them up. One split,
-// no `accumulate`.
+// NORM_SUMS 1: in forward, a batch norm and ACTIVATION came before the convolution. Also writes the sums of that norm's backward
+// pass over each tile of dx, (phases x tiles down, C, 2), from the norm's input x (N, H, W, C); batch_norm.cu adds them up. One
+// split, no `accumulate`.
 //
-// Macros: those of conv2d_fprop.cu but MASK, MOMENTS and SAVES_INPUT; NORM_SUMS; VECTOR_K is for dy, VECTOR_C for w, dx and x. Limits:
-// those of conv2d_fprop.cu.
+// Macros: those of conv2d_fprop.cu but MASK, MOMENTS and SAVES_INPUT; NORM_SUMS; VECTOR_K is for dy, VECTOR_C for w, dx and x.
+// Limits: those of conv2d_fprop.cu.
 // Floor: dx, dy and w once; 2 R S K / groups / stride^2 FLOPs per number of dx.
 
 #include "gemm_simt.cuh"

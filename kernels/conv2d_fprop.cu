@@ -14,9 +14,9 @@
 // SAVES_INPUT 1: also writes the activation's input; y is computed from its rounded numbers.
 // MASK, MOMENTS and SAVES_INPUT exclude several splits.
 //
-// Macros: those of gemm.cuh; MASK, MOMENTS, SAVES_INPUT; ACTIVATION Identity, Relu, ...; VECTOR_C, VECTOR_K: channels and filters that move
-// at once, 16 / sizeof(DTYPE) where that divides a group's channels (filters) and x, w (y) are aligned to 16 bytes, else 1;
-// MIN_BLOCKS: thread blocks that a multiprocessor must be able to hold. Limits: those of convolution.cuh.
+// Macros: those of gemm.cuh; MASK, MOMENTS, SAVES_INPUT; ACTIVATION Identity, Relu, ...; VECTOR_C, VECTOR_K: channels and filters
+// that move at once, 16 / sizeof(DTYPE) where that divides a group's channels (filters) and x, w (y) are aligned to 16 bytes, else
+// 1; MIN_BLOCKS: thread blocks that a multiprocessor must be able to hold. Limits: those of convolution.cuh.
 // Floor: x, w and y once; 2 R S C / groups FLOPs per output. With the pool, four times the FLOPs and sizeof(DTYPE) + 1/2 bytes per
 // output, where separate kernels move 14 sizeof(DTYPE) bytes and an index.
 

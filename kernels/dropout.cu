@@ -3,11 +3,11 @@
 // Element i is kept if the upper 24 bits of word first + i of the Philox stream (DROPOUT, substream), counted from block
 // `offset`, are at least `threshold` = ceil(p * 2^24). The mask depends only on the position: it is not stored, and backward draws
 // it again. A thread computes one Philox block, four elements, with one load and one store if VECTOR is 4. If x or y is a slice of
-// a wider volume's channels, `x_gap` or `y_gap` other elements follow each row of its `length` elements in memory. offset_at: the offset
-// in device memory, or null for `offset`.
+// a wider volume's channels, `x_gap` or `y_gap` other elements follow each row of its `length` elements in memory. offset_at: the
+// offset in device memory, or null for `offset`.
 //
-// Macros: DTYPE; VECTOR: 4 if x and y are aligned to 4 * sizeof(DTYPE) bytes and n, `first`, and with a gap also `length` and the gaps
-// are multiples of 4; else 1.
+// Macros: DTYPE; VECTOR: 4 if x and y are aligned to 4 * sizeof(DTYPE) bytes and n, `first`, and with a gap also `length` and the
+// gaps are multiples of 4; else 1.
 // Limits: none.
 // Floor: 2 sizeof(DTYPE) bytes and some 15 integer instructions (10 Philox rounds) per element.
 

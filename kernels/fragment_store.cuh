@@ -8,8 +8,8 @@ struct FragmentStore {
     static constexpr int BYTES = 16 * 32 * sizeof(float);  // bytes of shared memory per warp
 
     // Stores 16 rows by 32 columns, which begin at (row, column) of the product, through `buffer`, the warp's own. sums: its four
-    // products of 16 x 8. rows(i): the output row of the product's row i. The epilogue takes ROWS neighboring rows at once; lane ^ 1
-    // holds the neighboring columns. INTERLEAVED: column i of product j is column 4 i + j of the 32 (mma_tile.cuh).
+    // products of 16 x 8. rows(i): the output row of the product's row i. The epilogue takes ROWS neighboring rows at once;
+    // lane ^ 1 holds the neighboring columns. INTERLEAVED: column i of product j is column 4 i + j of the 32 (mma_tile.cuh).
     template <int VECTOR, bool INTERLEAVED = false, class To, class Rows>
     static __device__ __forceinline__ void
     store(const To& epilogue, const Rows& rows, int32 row, int32 column, float* buffer, const float (*sums)[4]) {

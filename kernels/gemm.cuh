@@ -80,8 +80,8 @@ struct EpilogueOf {
     int32 columns;
     int32 accumulate;
 
-    // Stores N neighboring sums in a row of `out`, or nothing if the row is negative. VECTOR divides the columns and the pitch, so a
-    // chunk lies inside or outside as a whole.
+    // Stores N neighboring sums in a row of `out`, or nothing if the row is negative. VECTOR divides the columns and the pitch, so
+    // a chunk lies inside or outside as a whole.
     template <int VECTOR, int N>
     __device__ __forceinline__ void store(int32 row, int32 column, const Pack<Real, N> (&rows_of_sums)[1]) const {
         const Pack<Real, N>& sums = rows_of_sums[0];

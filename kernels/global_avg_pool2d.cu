@@ -3,9 +3,9 @@
 //   forward    y[n, c] = sum over the M = H * W pixels of x[n, m, c] / M
 //   backward   dx[n, m, c] = dy[n, c] / M
 //
-// x is (N, M, C), y and dy are (N, C), dx is contiguous. x_pitch: elements from one pixel of x to the next; y_pitch: from one sample
-// of y or dy to the next. Forward: a block of (COLUMNS, 256 / COLUMNS) threads sums COLUMNS channels of one sample. Each row of
-// threads sums every (256 / COLUMNS)-th pixel, then the rows are added in order, so every run gives the same bits.
+// x is (N, M, C), y and dy are (N, C), dx is contiguous. x_pitch: elements from one pixel of x to the next; y_pitch: from one
+// sample of y or dy to the next. Forward: a block of (COLUMNS, 256 / COLUMNS) threads sums COLUMNS channels of one sample. Each row
+// of threads sums every (256 / COLUMNS)-th pixel, then the rows are added in order, so every run gives the same bits.
 //
 // Macros: DTYPE; COLUMNS 1, 2, 4, ... 32. Limits: at most 65535 * COLUMNS channels.
 // Floor: sizeof(DTYPE) bytes per number, read with one addition (forward) or written with one division (backward).

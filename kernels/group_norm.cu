@@ -33,12 +33,14 @@ struct Group {
     }
     __device__ Real count() const { return Real(pixels) * width; }
 
-    // Calls visit(number in x, number in an array with the pitch, channel in the group); `columns` neighboring threads share one pixel.
+    // Calls visit(number in x, number in an array with the pitch, channel in the group); `columns` neighboring threads share one
+    // pixel.
     template <class Visit>
     __device__ __forceinline__ void each(int32 columns, Visit visit) const {
         const int32 rows = int32(blockDim.x) / columns;
         for (int64 pixel = int32(threadIdx.x) / columns; pixel < pixels; pixel += rows)
-            for (int32 c = int32(threadIdx.x) % columns; c < width; c += columns) visit(begin + pixel * channels + c, pitched + pixel * pitch + c, c);
+            for (int32 c = int32(threadIdx.x) % columns; c < width; c += columns)
+                visit(begin + pixel * channels + c, pitched + pixel * pitch + c, c);
     }
 };
 

@@ -26,8 +26,8 @@ struct InputGradient {
         return {w + first_filter() * conv.r * conv.s * conv.c, conv, phase};
     }
 
-    // Stores the accumulators as dx, with the sums of a norm below, or adds them to dx, or stores them as partial sums. Called by the
-    // threads that have them.
+    // Stores the accumulators as dx, with the sums of a norm below, or adds them to dx, or stores them as partial sums. Called by
+    // the threads that have them.
     template <class Accumulators>
     __device__ __forceinline__ void
     store(const Accumulators& accumulators, DTYPE* dx, Sums* sums, Real* partials, const NormBelow& norm, int32 accumulate) const {
@@ -39,8 +39,10 @@ struct InputGradient {
         const EpilogueOf<Identity> epilogue{dx + first_channel, partials, pitch, conv.c, accumulate};  // ACTIVATION is the norm's
         const PhaseRows rows{conv, phase};
         accumulators.template store<VECTOR_C>(epilogue, block, rows);
-        if constexpr (NORM_SUMS)
-            tile_norm_sums(sums + (int64(part) * dense + first_channel), dx + first_channel, norm.from(first_channel), conv, block, rows);
+        if constexpr (NORM_SUMS) {
+            Sums* const own = sums + (int64(part) * dense + first_channel);
+            tile_norm_sums(own, dx + first_channel, norm.from(first_channel), conv, block, rows);
+        }
     }
 
     // Returns the phase of a group of tiles, and its index; `group` becomes the group of the convolution.

@@ -4,7 +4,8 @@
 //   y[i] = scale * a[i] b[i]^T + added_scale * added[i], likewise           where `added` is given; without split-K
 //
 // a (batch, rows, depth); b (batch, columns, depth), with DEPTH_FIRST (batch, depth, columns); y and added (batch, rows,
-// columns). The matrices of a batch are the groups of gemm.cuh. Splits as in conv2d_fprop.cu; partials (splits, batch, rows, columns).
+// columns). The matrices of a batch are the groups of gemm.cuh. Splits as in conv2d_fprop.cu; partials (splits, batch, rows,
+// columns).
 //
 // Macros: those of gemm.cuh; ACTIVATION; MIN_BLOCKS; WIDTH: numbers that move at once, 16 / sizeof(DTYPE) where that divides the
 // depth and the columns and the arrays are aligned to 16 bytes, else 1. Limits: none. Floor: a, b and y once; 2 depth FLOPs per

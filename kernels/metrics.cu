@@ -1,12 +1,12 @@
 // Adds a batch to the running sums of loss and accuracy, which stay in device memory and are read back occasionally.
 //
 //   totals[0] += loss * m          totals[2] += m, the number of rows whose label is not `ignored`
-//   totals[1] += the number of these rows whose largest score (the first of equals; NaN counts as largest) is that of the label or, if
-//                labels are floats (labels.cuh), of the class with the largest label
+//   totals[1] += the number of these rows whose largest score (the first of equals; NaN counts as largest) is that of the label or,
+//                if labels are floats (labels.cuh), of the class with the largest label
 //   totals[3] += 1 if totals[0] is finite afterwards
 //
-// With class weights, totals[0] += loss * w instead, w the sum of the weights of these m labels; without, w is m. Where `sums` is 5,
-// totals[4] += w.
+// With class weights, totals[0] += loss * w instead, w the sum of the weights of these m labels; without, w is m. Where `sums` is
+// 5, totals[4] += w.
 //
 // totals: `sums` doubles. scores (n, classes); labels (n,) or (n, classes), or null: then totals[1] is unchanged. One block of 256
 // threads, each taking one row at a time. The sums are of integers, or are added in a fixed order, so every run gives the same

@@ -11,8 +11,8 @@
 // Half precision is computed in float32 and rounded once.
 //
 // Macros: DTYPE and GRAD of optimizer.cu; FACTOR: the dtype of what is multiplied, the accumulator's or bfloat16. Limits: none.
-// Floor, in bytes per number: direction 4 sizeof(DTYPE) + an accumulator, normalize an accumulator + a FACTOR, apply 2 sizeof(DTYPE)
-// + a FACTOR.
+// Floor, in bytes per number: direction 4 sizeof(DTYPE) + an accumulator, normalize an accumulator + a FACTOR, apply 2
+// sizeof(DTYPE) + a FACTOR.
 #include "optimizer.cuh"
 #include "reduce.cuh"
 

@@ -1,5 +1,5 @@
-// The sums that a batch norm needs in backward, in the epilogue of dgrad. In forward the norm and ACTIVATION came before the convolution.
-// conv2d_dgrad.cu has the layouts; the main loop is included first.
+// The sums that a batch norm needs in backward, in the epilogue of dgrad. In forward the norm and ACTIVATION came before the
+// convolution. conv2d_dgrad.cu has the layouts; the main loop is included first.
 //
 // Macros: those of conv2d_dgrad.cu.
 #pragma once
@@ -26,9 +26,9 @@ struct NormBelow {
     }
 };
 
-// Computes the sums for every channel over the block's rows of dx; sums: (C,), the block's part. Like tile_moments it reads back what the
-// block has just stored. A warp reads whole rows at once; a thread reads VECTOR_C channels of a row. In large tiles it reads at most four
-// channels, but of more rows, because with eight channels some activations would spill.
+// Computes the sums for every channel over the block's rows of dx; sums: (C,), the block's part. Like tile_moments it reads back
+// what the block has just stored. A warp reads whole rows at once; a thread reads VECTOR_C channels of a row. In large tiles it
+// reads at most four channels, but of more rows, because with eight channels some activations would spill.
 template <class Rows>
 __device__ __forceinline__ void
 tile_norm_sums(Sums* sums, const DTYPE* dx, const NormBelow& norm, const Convolution& conv, const Block& block, const Rows& rows) {

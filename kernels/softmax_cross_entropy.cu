@@ -1,4 +1,5 @@
-// Softmax cross-entropy and its gradient, in one launch; with weights or ignored labels, a launch before it sums the labels' weights.
+// Softmax cross-entropy and its gradient, in one launch; with weights or ignored labels, a launch before it sums the labels'
+// weights.
 //
 //   z = logits[n, :] - max, p = exp(z) / sum of exp(z), t = w * ((1 - s) * target + s / classes), s the label smoothing
 //   target: onehot(label), or the row of labels      w: a weight for each class, or 1      T = sum over c of t

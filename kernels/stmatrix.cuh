@@ -1,4 +1,5 @@
-// Stores a warp's fragments of sums as rows of 16-bit numbers in shared memory (stmatrix, sm_90): the reverse of load_matrices (mma.cuh).
+// Stores a warp's fragments of sums as rows of 16-bit numbers in shared memory (stmatrix, sm_90): the reverse of load_matrices
+// (mma.cuh).
 //
 //   uint32 halves[4];                        // two 16-bit numbers each
 //   store_matrices<false>(&tile[...], halves);  // stmatrix.x4: each lane passes the address of one row of 16 bytes

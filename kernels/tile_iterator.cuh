@@ -7,12 +7,12 @@
 //   a.advance(depth);                   // go to the next tile, at `depth`, STAGE_K further
 //   a.put(tile);                        // store what fetch loaded into registers
 //
-// If iterators fill a table ahead (FILLS_AHEAD), the main loop has a barrier between two fetches. A thread copies one chunk of every
-// LINES_A_PASS-th line of a tile. Where a line's chunks do not divide the threads, as with 24, the last threads copy nothing.
+// If iterators fill a table ahead (FILLS_AHEAD), the main loop has a barrier between two fetches. A thread copies one chunk of
+// every LINES_A_PASS-th line of a tile. Where a line's chunks do not divide the threads, as with 24, the last threads copy nothing.
 //
-// The main loop includes mma_tile.cuh or wgmma_tile.cuh first. It defines `Tile`, CHUNK, STAGE_K, sums_memory() and the threads that
-// copy: COPIERS is their number, copier() the calling thread's index among them, sync_copiers() their barrier. Only these threads
-// have iterators. The iterators of the next tile of the product use the same tables, so the barrier must precede them.
+// The main loop includes mma_tile.cuh or wgmma_tile.cuh first. It defines `Tile`, CHUNK, STAGE_K, sums_memory() and the threads
+// that copy: COPIERS is their number, copier() the calling thread's index among them, sync_copiers() their barrier. Only these
+// threads have iterators. The iterators of the next tile of the product use the same tables, so the barrier must precede them.
 // STORES_LATER: whether the threads multiply between fetch and put, so that numbers that move one at a time wait in registers.
 //
 // Apart from its products the main loop mostly computes addresses. So an iterator computes its position once and then increments
@@ -21,8 +21,8 @@
 //   TAPS      the depth runs over the taps of a filter. A table in shared memory holds what each tap adds to an address. In a
 //             matrix of windows the columns are the depth: for each line the iterator keeps a pointer, and a mask of the filter's
 //             rows and columns that lie inside the tensor. In a matrix of filters the lines are the depth: it keeps one pointer
-//   PIXELS    the depth runs over pixels. Finding a pixel's window takes divisions, so a table in shared memory holds the windows of
-//             the next tile; STAGE_K threads compute one each while the previous tile is being copied
+//   PIXELS    the depth runs over pixels. Finding a pixel's window takes divisions, so a table in shared memory holds the windows
+//             of the next tile; STAGE_K threads compute one each while the previous tile is being copied
 //   SEARCH    the address of every chunk is computed from its line and column: where numbers move one at a time, and for filters
 //             with more taps than the table holds (TAP_TABLE 0)
 // Numbers that move one at a time go through registers; chunks are copied by cp.async.
@@ -31,10 +31,10 @@
 #include "async_copy.cuh"
 #include "gemm.cuh"
 
-// Entries of a table of taps. The launcher gives a filter a table (`fits_tap_table` in conv_struct.py) if it has at most 72 taps and
-// at most 31 rows and columns together, since one bit of a mask must stay 0, and if offsets of taps fit into 32 bits. Iterators also
-// look up taps past the filter, up to the end of the tile after the last one. They are fewer than the chunks of two tiles along the
-// depth.
+// Entries of a table of taps. The launcher gives a filter a table (`fits_tap_table` in conv_struct.py) if it has at most 72 taps
+// and at most 31 rows and columns together, since one bit of a mask must stay 0, and if offsets of taps fit into 32 bits. Iterators
+// also look up taps past the filter, up to the end of the tile after the last one. They are fewer than the chunks of two tiles
+// along the depth.
 constexpr int MOST_TAPS = 72 + 2 * STAGE_K / CHUNK;
 
 // The source of a chunk. If not found, the chunk is zeros and `from` is any address.

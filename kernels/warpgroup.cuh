@@ -1,4 +1,5 @@
-// Operations of the 128 threads of a warpgroup: the fence, groups and wait of wgmma, and setmaxnreg; barriers of some warps (sm_90a).
+// Operations of the 128 threads of a warpgroup: the fence, groups and wait of wgmma, and setmaxnreg; barriers of some warps
+// (sm_90a).
 //
 //   wgmma_fence();        // before the first wgmma, and after each access to its accumulators or to A in registers
 //   ... wgmma ...         // starts; may read shared memory until a wait for its group returns
@@ -9,8 +10,8 @@
 //   warps_sync<1>(128);   // a barrier of 128 threads of the block (bar.sync, numbers 1 to 15)
 //
 // A warpgroup is 128 threads, of which the first has a multiple of 128 as its number. All of them execute each of these, except
-// warps_sync. A block cannot hold more registers than it got at launch. The kernel has __launch_bounds__(threads, 1): without the 1,
-// ptxas ignores give_registers and take_registers (C7508).
+// warps_sync. A block cannot hold more registers than it got at launch. The kernel has __launch_bounds__(threads, 1): without the
+// 1, ptxas ignores give_registers and take_registers (C7508).
 // (PTX ISA, "Asynchronous Warpgroup Level Matrix Operations", "setmaxnreg", "bar".)
 //
 // The emulated device grants each thread 65536 / threads registers at launch, at most 255, rounded down to a multiple of 8.

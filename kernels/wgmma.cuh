@@ -1,5 +1,5 @@
-// Matrix products of a warpgroup on Hopper's tensor cores (wgmma, sm_90a). Both operands lie in shared memory (wgmma_layout.cuh), the
-// sums in registers. Products run in the background: warpgroup.cuh has their fence, groups and wait.
+// Matrix products of a warpgroup on Hopper's tensor cores (wgmma, sm_90a). Both operands lie in shared memory (wgmma_layout.cuh),
+// the sums in registers. Products run in the background: warpgroup.cuh has their fence, groups and wait.
 //
 //   float sums[N / 8][4];
 //   wgmma_fence();
@@ -35,7 +35,8 @@ template <Major MAJOR, class Take>
 GPUCONV_UNCHECKED inline void for_chunks(uint64 bits, int rows, Take take) {
     const auto operand = MatrixDescriptor::decode(bits);
     for (int row = 0; row < rows; row += MAJOR == Major::K ? 1 : 8)
-        for (int k = 0; k < 16; k += MAJOR == Major::K ? 8 : 1) take(row, k, gpuconv_shared_pointer(operand.address<MAJOR>(row, k)));
+        for (int k = 0; k < 16; k += MAJOR == Major::K ? 8 : 1)
+            take(row, k, gpuconv_shared_pointer(operand.address<MAJOR>(row, k)));
 }
 
 template <Major A, Major B, int N>
@@ -121,7 +122,8 @@ __device__ __forceinline__ void multiply_add_async(float (&sums)[TILES][4], uint
     if constexpr (N == 64) {
         GPUCONV_WGMMA(64, GPUCONV_REGISTERS_0, 32, 33, 34, 35, 36, GPUCONV_SUMS_32(0));
     } else if constexpr (N == 128) {
-        GPUCONV_WGMMA(128, GPUCONV_REGISTERS_0 ", " GPUCONV_REGISTERS_1, 64, 65, 66, 67, 68, GPUCONV_SUMS_32(0), GPUCONV_SUMS_32(8));
+        GPUCONV_WGMMA(128, GPUCONV_REGISTERS_0 ", " GPUCONV_REGISTERS_1, 64, 65, 66, 67, 68, GPUCONV_SUMS_32(0),
+                      GPUCONV_SUMS_32(8));
     } else if constexpr (N == 192) {
         GPUCONV_WGMMA(192, GPUCONV_REGISTERS_0 ", " GPUCONV_REGISTERS_1 ", " GPUCONV_REGISTERS_2, 96, 97, 98, 99, 100,
                       GPUCONV_SUMS_32(0), GPUCONV_SUMS_32(8), GPUCONV_SUMS_32(16));

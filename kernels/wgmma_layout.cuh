@@ -1,5 +1,5 @@
-// Operands of wgmma in shared memory, and the descriptors that tell wgmma where they are (sm_90a). The kernels that fill operands, and
-// wgmma's twin on the emulated device, both include this file.
+// Operands of wgmma in shared memory, and the descriptors that tell wgmma where they are (sm_90a). The kernels that fill operands,
+// and wgmma's twin on the emulated device, both include this file.
 //
 //   using Layout = OperandLayout<Major::K, Swizzle::BYTES_128, 128, 64>;  // 128 rows by 64 of the depth
 //   Layout::offset(row, k)               // of an element from the operand's beginning, in bytes
