@@ -152,7 +152,8 @@ __device__ __forceinline__ void tensor_load_multicast(void* to_shared, const Ten
                                                       const int (&at)[RANK], uint32 ranks GPUCONV_CALLER) {
     static_assert(RANK >= 2 && RANK <= 5, "2 to 5 dimensions");
 #ifdef GPUCONV_EMULATOR
-    gpuconv_fail("clusters are not emulated yet", GPUCONV_SITE);
+    emulated::add_pieces(map, to_shared, at, GPUCONV_SITE);
+    gpuconv_bulk_multicast(barrier, ranks, GPUCONV_SITE);
 #else
     GPUCONV_TENSOR_LOADS(".multicast::cluster", ", %3", ranks);
 #endif

@@ -22,7 +22,7 @@
 
 __device__ __forceinline__ uint32 cluster_rank() {
 #ifdef GPUCONV_EMULATOR
-    gpuconv_fail("clusters are not emulated yet", {__FILE__, __LINE__});
+    return gpuconv_cluster_rank();
 #else
     uint32 rank;
     asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
@@ -32,7 +32,7 @@ __device__ __forceinline__ uint32 cluster_rank() {
 
 __device__ __forceinline__ void cluster_sync(GPUCONV_CALLER_ONLY) {
 #ifdef GPUCONV_EMULATOR
-    gpuconv_fail("clusters are not emulated yet", GPUCONV_SITE);
+    gpuconv_cluster_sync(GPUCONV_SITE);
 #else
     asm volatile("barrier.cluster.arrive.release; barrier.cluster.wait.acquire;" ::: "memory");
 #endif
@@ -40,7 +40,7 @@ __device__ __forceinline__ void cluster_sync(GPUCONV_CALLER_ONLY) {
 
 __device__ __forceinline__ void mbarrier_arrive_in(Mbarrier* mine, uint32 rank GPUCONV_CALLER) {
 #ifdef GPUCONV_EMULATOR
-    gpuconv_fail("clusters are not emulated yet", GPUCONV_SITE);
+    gpuconv_mbarrier_arrive_in(mine, rank, GPUCONV_SITE);
 #else
     asm volatile(
         "{.reg .b32 there; mapa.shared::cluster.u32 there, %0, %1; mbarrier.arrive.shared::cluster.b64 _, [there];}"

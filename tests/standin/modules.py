@@ -85,6 +85,9 @@ class RawKernel:
         library, signatures = _library(name, text, tuple(defines.items()))
         if shared_mem > self.max_dynamic_shared_size_bytes:
             raise CUDADriverError("CUDA_ERROR_INVALID_VALUE: invalid argument")
+        cluster = signatures[self.name].cluster
+        if grid[0] % cluster:
+            raise CUDADriverError("CUDA_ERROR_INVALID_CLUSTER_SIZE: cluster misconfiguration")
         machine, parameters = current(), signatures[self.name].parameters
         machine.launches.append((self.name, machine.device))
         packed = [_packed(argument) for argument in args]
@@ -95,7 +98,8 @@ class RawKernel:
                 for each, parameter in zip(packed, parameters)
             ]
             names = [parameter.name for parameter in parameters]
-            library.launch(self.name, library.entry(self.name), tuple(grid), tuple(block), values, names, shared_mem)
+            entry = library.entry(self.name)
+            library.launch(self.name, entry, tuple(grid), tuple(block), values, names, shared_mem, cluster)
 
         get_current_stream().queue.push(launch, machine.kernel_seconds)
 

@@ -99,10 +99,17 @@ void gpuconv_bulk_load(void* barrier, gpuconv_emulator::Site site);
 void gpuconv_bulk_store(gpuconv_emulator::Site site);
 void gpuconv_bulk_commit();
 void gpuconv_bulk_wait(int groups_that_may_be_pending);
+// Copies the pieces to the same addresses in each block of the cluster whose bit in `ranks` is set.
+void gpuconv_bulk_multicast(void* barrier, unsigned ranks, gpuconv_emulator::Site site);
 void gpuconv_named_barrier(unsigned number, unsigned threads, gpuconv_emulator::Site site);
 void gpuconv_wgmma(const gpuconv_emulator::Wgmma* wgmma, gpuconv_emulator::Site site);
 // number: the groups that may be pending (WAIT), or the registers per thread (MORE_REGISTERS, FEWER_REGISTERS).
 void gpuconv_warpgroup(gpuconv_emulator::Step step, unsigned number, gpuconv_emulator::Site site);
+unsigned gpuconv_cluster_rank();
+// Waits for all threads of all blocks of the cluster.
+void gpuconv_cluster_sync(gpuconv_emulator::Site site);
+// Arrives at the mbarrier at the same address in another block of the cluster.
+void gpuconv_mbarrier_arrive_in(void* mine, unsigned rank, gpuconv_emulator::Site site);
 
 // Reports to the checker an atomic access that the compiler does not report.
 void gpuconv_atomic(void* address, size_t bytes);

@@ -34,6 +34,7 @@ struct AsyncCopy {  // cp.async
 };
 
 struct Mbarrier {
+    class Block* block;  // in whose shared memory it is
     char* address;
     Site initialized;    // or, after that, invalidated
     Now by;              // the initializing thread, and the time
@@ -42,6 +43,8 @@ struct Mbarrier {
     int64_t arrivals, bytes;  // still missing in this phase
     uint32_t phase;      // number of completed phases
     uint32_t copies;     // the clock component of the bulk copies to it
+    uint32_t loads;      // the last step of this component
+    Site loaded;         // where the last bulk copy to it was started
     Clock arriving, completed;
 };
 
@@ -49,7 +52,8 @@ struct Mbarrier {
 struct Effect {
     enum Kind : uint8_t { COPIES, LOAD, STORE };  // cp.async and their arrival; bulk copies
 
-    int thread;  // the issuing thread
+    class Block* by;  // the issuing block
+    int thread;       // the issuing thread
     Kind kind;
     uint32_t group;
     Site site;
@@ -109,6 +113,15 @@ struct Warpgroup {
     std::vector<RegisterAccess> accesses[kWarpgroup];  // of local memory since the last fence
 };
 
+// The last arrival of a thread of another block of the cluster.
+struct RemoteArrival {
+    class Block* by;
+    int thread;
+    uint32_t step;  // in the thread's clock
+    Site site;
+    std::string barrier;
+};
+
 struct NamedBarrier {
     unsigned arrived = 0, threads = 0;
 };
@@ -120,6 +133,7 @@ struct Asynchronous {
     std::vector<Effect> effects;
     std::vector<BulkPiece> pieces;  // of the next bulk copy
     std::map<int, BulkStores> stores;
+    std::map<uint32_t, RemoteArrival> remote_arrivals;  // by the clock component of the thread
     std::vector<Warpgroup> warpgroups;
     std::vector<Waiting> waiting;  // of each thread
     NamedBarrier named[16];

@@ -1,4 +1,5 @@
-// Runs one block: a fiber for each thread that has to wait, barriers, warp operations, shared memory.
+// Runs one block: a fiber for each thread that has to wait, barriers, warp operations, shared memory. cluster.h runs the blocks of
+// a cluster in turns; an ordinary block is a cluster of its own.
 //
 // A thread that never waits runs to its end on the previous thread's fiber, so an elementwise kernel never switches
 // fibers. A thread that waits keeps its fiber, and the next thread in the order runs.
@@ -29,7 +30,7 @@ struct Launch {
     void (*entry)(void**);
     void** arguments;
     const char* kernel;
-    unsigned grid[3], block[3];
+    unsigned grid[3], block[3], cluster;
     size_t shared_bytes;
     uint64_t seed;  // 0: blocks and threads in their order; else a random order, for threads drawn again after each barrier
     int workers;
@@ -42,7 +43,7 @@ struct Launch {
     }* regions;
 };
 
-enum State : uint8_t { FRESH, READY, RUNNING, AT_BARRIER, IN_WARP, AT_MBARRIER, AT_NAMED_BARRIER, IN_WARPGROUP, DONE };
+enum State : uint8_t { FRESH, READY, RUNNING, AT_BARRIER, IN_WARP, AT_MBARRIER, AT_NAMED_BARRIER, AT_CLUSTER_SYNC, IN_WARPGROUP, DONE };
 
 struct Thread {
     uint3 index;
@@ -65,15 +66,19 @@ struct SharedVariable {
     size_t bytes;
 };
 
-class Worker : public Context {
+class Cluster;
+
+class Block : public Context {
   public:
-    Worker() : threads(kMaxThreads), fibers(kMaxThreads), stacks(kMaxThreads), arena(kArena) {}
+    Block(Cluster& cluster, Checker& checker)
+        : checker(checker), cluster(cluster), threads(kMaxThreads), fibers(kMaxThreads), stacks(kMaxThreads), arena(kArena) {}
 
-    Checker checker;
-    std::string message;  // the block's fault; empty if there is none
+    Checker& checker;  // the cluster's
 
-    void begin(const Launch& request) {
+    // rank: the block's number in its cluster
+    void begin(const Launch& request, unsigned rank) {
         launch = &request;
+        this->rank = rank;
         block_size = {request.block[0], request.block[1], request.block[2]};
         grid_size = {request.grid[0], request.grid[1], request.grid[2]};
         count = int(block_size.x * block_size.y * block_size.z);
@@ -81,16 +86,16 @@ class Worker : public Context {
             threads[i].index = index_of(i, block_size);
     }
 
-    // Runs the block with this index, counted x first. False after a fault: `message` describes it.
-    bool run(uint64_t number) {
+    // Prepares to run the block with this index, counted x first. serial: Now::block.
+    void open(uint64_t number, uint32_t serial) {
         block = {unsigned(number % grid_size.x), unsigned(number / grid_size.x % grid_size.y),
                  unsigned(number / grid_size.x / grid_size.y)};
-        ++blocks_run;
+        this->serial = serial;
         count_banks = launch->checked && BankCounts::instance().enabled;
         barriers = arrived = 0;
         ready = live = count;
+        paused = false;
         random = launch->seed + number * 0x9e3779b97f4a7c15;
-        checker.clocks.reset();
         if (asynchronous) asynchronous.reset();
         memset(state, FRESH, count);
         for (int i = 0; i < count; ++i) order[i] = uint16_t(i);
@@ -100,12 +105,14 @@ class Worker : public Context {
         for (int i = fibers_in_use; i-- > 0;) free_fibers.push_back(&fibers[i]);
         fiber = take_fiber();
         start(*next_ready());
-        caller.switch_to(*fiber);
-        if (message.empty() && asynchronous && !end_asynchronous()) return false;
-        if (message.empty()) check_shared_guards();
-        if (count_banks) BankCounts::instance().add(launch->kernel, banks);
-        return message.empty();
     }
+    // Empty, or a fault that shows when the block has ended.
+    std::string close() {
+        if (count_banks) BankCounts::instance().add(launch->kernel, banks);
+        const std::string fault = asynchronous ? end_asynchronous() : "";
+        return fault.empty() ? damage_to_shared() : fault;
+    }
+    bool can_run() const { return live > 0 && (ready > 0 || !paused); }
 
     // --- called by the running thread -----------------------------------------------------------
 
@@ -156,22 +163,19 @@ class Worker : public Context {
         const size_t step = std::max(alignment, size_t(16));
         char* base = shared_end + (step - uintptr_t(shared_end) % step) % step;
         if (launch->checked && alignment < 16) base += alignment;
-        static_bytes += bytes;
-        if (static_bytes > kStaticCapacity)
+        if (static_bytes + bytes > kStaticCapacity)
             fail("more than 48 KB of static shared memory (use extern __shared__): " + std::string(name));
-        if (static_bytes + launch->shared_bytes > kSharedCapacity)
+        if (static_bytes + bytes + launch->shared_bytes > kSharedCapacity)
             fail("more than 227 KB of shared memory: " + std::string(name));
-        return add_shared(key, name, base, bytes);
+        declare_shared(key, name, base - window(), bytes);
+        return base;
     }
 
     void* dynamic_shared(size_t alignment) {
         if (alignment > kWindow) fail("dynamic shared memory is aligned to 1024 bytes at most");
         if (uintptr_t(dynamic_base) % alignment) {
             if (dynamic_given) fail("two declarations of dynamic shared memory with different alignments");
-            checker.remove(uintptr_t(dynamic_base));
-            variables.erase(variables.begin());
-            dynamic_base = window() + kWindow;
-            add_shared(nullptr, "dynamic memory", dynamic_base, launch->shared_bytes);
+            move_dynamic_shared();
         }
         dynamic_given = true;
         return dynamic_base;
@@ -210,7 +214,7 @@ class Worker : public Context {
     }
 
     void fence() {
-        if (launch->checked) checker.fenced.push_back(blocks_run);
+        if (launch->checked) checker.fenced.push_back(serial);
     }
 
     void access(const void* address, size_t bytes, Kind kind, uintptr_t pc) {
@@ -240,13 +244,18 @@ class Worker : public Context {
         asynchronous.pieces.push_back({static_cast<char*>(shared), static_cast<char*>(global), bytes});
     }
     void bulk_load(void* barrier, Site site);
+    void bulk_multicast(void* barrier, unsigned ranks, Site site);
     void bulk_store(Site site);
     void bulk_commit();
     void bulk_wait(unsigned pending);
-    bool end_asynchronous();
+    std::string end_asynchronous();
     // warpgroup.h
     void warpgroup(Step step, unsigned number, const Wgmma* wgmma, Site site);
     void touch_operand(const void* address, size_t bytes);
+    // cluster.h
+    unsigned cluster_rank() const { return rank; }
+    void cluster_sync(Site site);
+    void mbarrier_arrive_in(void* mine, unsigned rank, Site site);
 
     void watch(uintptr_t address, size_t bytes, Kind kind, uintptr_t pc) {
         Watch& watch = Watch::instance();
@@ -267,8 +276,7 @@ class Worker : public Context {
     }
     [[noreturn]] void fail(int thread, const std::string& what) {
         running = thread;
-        message = who() + ": " + what;
-        abandon();
+        abandon(who() + ": " + what);
     }
     std::string who() const {
         return std::string("kernel ") + launch->kernel + ", block " + text(block) + ", thread " +
@@ -286,7 +294,7 @@ class Worker : public Context {
 
     // --- the order of threads -------------------------------------------------------------------
 
-    static void fiber_entry() { static_cast<Worker*>(gpuconv_context)->run_threads(); }
+    static void fiber_entry() { static_cast<Block*>(gpuconv_context)->run_threads(); }
 
     // The main function of a fiber: runs a thread to its end, then the next one that has not started.
     [[noreturn]] void run_threads() {
@@ -302,7 +310,7 @@ class Worker : public Context {
             Fiber* self = fiber;
             free_fibers.push_back(self);
             if (next) resume(*next);
-            self->switch_to(next ? *fiber : caller);
+            self->switch_to(next ? *fiber : after_this_block());
         }
     }
 
@@ -343,7 +351,7 @@ class Worker : public Context {
     Thread* next_ready() {
         while (ready == 0) {
             if (live == 0) return nullptr;
-            if (!release() && !(asynchronous && release_asynchronous())) fail_stuck();
+            if (!release()) pause();
         }
         --ready;
         do {
@@ -367,6 +375,7 @@ class Worker : public Context {
             ++barriers;
             if (checker.clocks.active) synchronize_block();
             shuffle();
+            if (launch->cluster > 1) let_others_run();
             return true;
         }
         bool any = false;  // whether a warp continues, because the lanes that it waited for have exited
@@ -462,16 +471,11 @@ class Worker : public Context {
         return taken;
     }
 
-    // Abandons the block: resets the fibers, and returns from `run`.
-    [[noreturn]] void abandon() {
+    void reset_fibers() {
         for (int i = 0; i < fibers_in_use; ++i) stacks.place(fibers[i], i, fiber_entry);
-        Fiber unused;
-        unused.switch_to(caller);
-        __builtin_unreachable();
     }
 
-    [[noreturn]] void fail_stuck() {
-        if (asynchronous) fail_deadlocked();
+    [[noreturn]] void fail_divergent() {
         int first = 0;
         while (state[first] == DONE) ++first;
         const bool at_barrier = state[first] == AT_BARRIER;
@@ -498,9 +502,12 @@ class Worker : public Context {
     // --- asynchronous work: mbarrier.h, warpgroup.h, bulk.h -------------------------------------
 
     Now now() const {
-        const uint32_t step = checker.clocks.active ? checker.clocks.step(running) : barriers + 1;
-        return {blocks_run, barriers, threads[running].warp_syncs, uint32_t(running), step};
+        const uint32_t step = checker.clocks.active ? checker.clocks.step(component()) : barriers + 1;
+        return {serial, barriers, threads[running].warp_syncs, uint32_t(component()), step};
     }
+    // The clock component of the running thread.
+    int component() const { return first_thread() + running; }
+    int first_thread() const { return rank ? int(checker.first_thread(rank)) : 0; }
     void finish(const AsyncCopy& copy, const Now& when) {
         memcpy(copy.destination, copy.source, copy.valid);
         memset(copy.destination + copy.valid, 0, copy.bytes - copy.valid);
@@ -510,21 +517,42 @@ class Worker : public Context {
     }
     // Marks what is never inlined, so that kernels without asynchronous work do not pay for it.
 #define GPUCONV_RARE __attribute__((noinline, cold))
-    GPUCONV_RARE void synchronize_block() { checker.clocks.synchronize(0, count, [](int) { return true; }); }
-    GPUCONV_RARE void synchronize_warp(int first, unsigned lanes) {
-        checker.clocks.synchronize(first, std::min(first + 32, count), [=](int i) { return lanes >> (i - first) & 1; });
+    GPUCONV_RARE void synchronize_block() {
+        checker.clocks.synchronize(first_thread(), first_thread() + count, [](int) { return true; });
     }
-    GPUCONV_RARE bool release_asynchronous();
+    GPUCONV_RARE void synchronize_warp(int first, unsigned lanes) {
+        const int base = first_thread() + first;
+        checker.clocks.synchronize(base, base + std::min(32, count - first), [=](int i) { return lanes >> (i - base) & 1; });
+    }
+    // cluster.h
+    friend class Cluster;
+    GPUCONV_RARE void pause();
+    GPUCONV_RARE void let_others_run();
+    GPUCONV_RARE void switch_to(Block& next);
+    Fiber& after_this_block();
+    void declare_shared(const void* key, const char* name, size_t offset, size_t bytes);
+    void move_dynamic_shared();
+    [[noreturn]] void abandon(const std::string& fault);
+    Block& in_cluster(unsigned rank, const char* use, Site site);
+    std::string ended_too_early();
+
+    std::string of_block() const { return checker.of_block(rank); }  // " of block (1, 0, 0)", in a cluster
+    std::string of_block_there(const Block& there) const { return &there == this ? "" : " of block " + text(there.block); }
+    GPUCONV_RARE bool give_up_polls();
     GPUCONV_RARE void finish_copies_under_way();
     void begin_asynchronous();
     void interleave();
     template <class Which>
     bool take_effect(Which which);
-    Mbarrier& mbarrier(void* address, const char* use, Site site);
+    Mbarrier& mbarrier(void* address, const char* use, Site site) { return mbarrier_of(*this, address, use, site); }
+    Mbarrier& mbarrier_of(Block& owner, void* address, const char* use, Site site);
+    void load(Block& to, void* address, std::vector<BulkPiece> pieces, Site site);
     void arrive(Mbarrier& barrier, unsigned arrivals, const std::string& who);
     void complete(Mbarrier& barrier);
     GPUCONV_RARE void check_no_mbarrier(const char* address, size_t bytes, uintptr_t pc);
     std::string missing(const Mbarrier& barrier) const;
+    std::string name_of(const Mbarrier& barrier) const;
+    std::string cluster_sync_lacks() const;
     std::string shared_name(const void* address) const;
     bool step_together(int group);
     void issue_wgmma(int group);
@@ -532,7 +560,6 @@ class Worker : public Context {
     void wait_for_wgmma(int group, unsigned pending);
     bool change_registers(int group, unsigned number, bool more);
     GPUCONV_RARE void access_register(const char* address, size_t bytes, Kind kind, uintptr_t pc);
-    [[noreturn]] GPUCONV_RARE void fail_deadlocked();
     std::string waits_for(int thread) const;
 
     char* window() const { return const_cast<char*>(arena.data()) + kWindow - uintptr_t(arena.data()) % kWindow; }
@@ -553,33 +580,29 @@ class Worker : public Context {
     void close_shared() {
         shared_end = nullptr;
         if (auto unpoison = AddressSanitizer::instance().unpoison) unpoison(arena.data(), kArena);
-        if (launch->checked) checker.remove_shared();
         variables.clear();
     }
 
-    void* add_shared(const void* key, const char* name, char* base, size_t bytes) {
+    void add_shared(const void* key, const char* name, char* base, size_t bytes) {
         memset(base, kPoison, bytes);
         memset(base + bytes, kGuard, kSharedGuard);
         if (auto poison = AddressSanitizer::instance().poison) poison(base + bytes, kSharedGuard);
         variables.push_back({key, name, base, bytes});
         shared_end = std::max(shared_end, base + bytes + kSharedGuard);
         if (launch->checked) {
-            checker.add({name, uintptr_t(base), bytes, true});
+            checker.add({name, uintptr_t(base), bytes, true, rank});
             checker.sort();
         }
-        return base;
     }
 
-    void check_shared_guards() {
-        if (AddressSanitizer::instance().poison) return;
+    std::string damage_to_shared() const {
+        if (AddressSanitizer::instance().poison) return {};
         for (const SharedVariable& variable : variables)
             for (size_t i = 0; i < kSharedGuard; ++i)
-                if (static_cast<unsigned char>(variable.base[variable.bytes + i]) != kGuard) {
-                    message = std::string("kernel ") + launch->kernel + ", block " + text(block) +
-                              ": out of bounds: a write " + std::to_string(i) + " bytes past the end of shared " +
-                              variable.name;
-                    return;
-                }
+                if (static_cast<unsigned char>(variable.base[variable.bytes + i]) != kGuard)
+                    return std::string("kernel ") + launch->kernel + ", block " + text(block) + ": out of bounds: a write " +
+                           std::to_string(i) + " bytes past the end of shared " + variable.name;
+        return {};
     }
 
     // Whether an address belongs to the built-in variables, or to the kernel's own constants and globals.
@@ -588,10 +611,13 @@ class Worker : public Context {
                checker.in_image(address);
     }
 
+    Cluster& cluster;
     const Launch* launch = nullptr;
+    unsigned rank = 0;
+    bool paused = false;  // whether only another block, or asynchronous work, can let a thread run
     int count = 0, ready = 0, live = 0, arrived = 0, position = 0, running = 0, fibers_in_use = 0;
     int predicates = 0, predicates_of_all = 0;
-    uint32_t blocks_run = 0, barriers = 0;
+    uint32_t serial = 0, barriers = 0;
     bool count_banks = false;
     Asynchronous asynchronous;
     Banks banks;
@@ -603,7 +629,6 @@ class Worker : public Context {
     std::vector<Fiber> fibers;
     std::vector<Fiber*> free_fibers;
     Stacks stacks;
-    Fiber caller;
     Fiber* fiber = nullptr;
     std::vector<char> arena;
     char *shared_end = nullptr, *dynamic_base = nullptr;

@@ -25,10 +25,10 @@ constexpr size_t kWord = 4;  // bytes per cell
 enum Kind : uint8_t { READ, WRITE, ATOMIC, ASYNC };
 
 struct Now {  // the accessing thread, and the time
-    uint32_t block = 0;  // the number of the block in the order of execution, from 1
+    uint32_t block = 0;  // kMaxBlocks times the number of the cluster in the order of execution, from 1, plus the block's rank in it
     uint32_t barriers = 0;
     uint32_t warp_syncs = 0;
-    uint32_t thread = 0;  // from kMaxThreads on: the clock component of asynchronous work
+    uint32_t thread = 0;  // its clock component; from kThreads on: that of asynchronous work
     uint32_t step = 0;    // in the thread's clock
 };
 
@@ -49,6 +49,7 @@ struct Region {
     uintptr_t base;
     size_t bytes;
     bool shared = false;
+    uint32_t rank = 0;  // of the block whose shared memory it is
     Cell* cells = nullptr;
 
     bool contains(uintptr_t address, size_t size) const { return address >= base && address + size <= base + bytes; }
@@ -72,6 +73,7 @@ class Checker {
 
     std::string message;             // the fault that a check has found; empty if there is none
     dim3 block_size;
+    std::vector<uint3> blocks;       // the indices of the cluster's blocks
     uintptr_t image_begin = 0, image_end = 0;  // the kernel's library: its code, constants and globals
     Clocks clocks;
     std::vector<uint32_t> fenced;    // blocks that called __threadfence order their writes themselves
@@ -150,12 +152,17 @@ class Checker {
             region->cells[word - region->base / kWord].pending &= uint8_t(~word_bytes(address, size, word));
     }
 
-    // Whether nothing orders `later` after `earlier`.
-    bool unordered(const Now& earlier, const Now& later) const {
-        if (earlier.block != later.block)
-            return std::find(fenced.begin(), fenced.end(), earlier.block) == fenced.end();
+    // The clock component of the first thread of a block. Each block begins at a whole warp.
+    uint32_t first_thread(uint32_t rank) const {
+        return rank * ((block_size.x * block_size.y * block_size.z + 31) / 32 * 32);
+    }
+    static bool same_cluster(const Now& a, const Now& b) { return a.block / kMaxBlocks == b.block / kMaxBlocks; }
+
+    // Whether nothing orders `later`, of a thread, after `earlier`. wrote: whether `earlier` wrote.
+    bool unordered(const Now& earlier, const Now& later, bool wrote) const {
+        if (earlier.block != later.block) return unordered_blocks(earlier, later, nullptr, wrote);
         if (earlier.thread == later.thread) return false;
-        if (earlier.thread < kMaxThreads) {
+        if (earlier.thread < kThreads) {
             if (earlier.barriers != later.barriers) return false;
             if (earlier.thread / 32 == later.thread / 32 && earlier.warp_syncs < later.warp_syncs) return false;
         }
@@ -165,6 +172,27 @@ class Checker {
     __attribute__((noinline, cold)) bool unordered_by_clocks(const Now& earlier, const Now& later) const {
         return !clocks.ordered(earlier.thread, earlier.step, int(later.thread));
     }
+
+    // The same for two blocks. view: what the later one knows; null: the clock of its thread. Within a cluster, a write is visible to
+    // other blocks only after a cluster_sync().
+    __attribute__((noinline, cold)) bool unordered_blocks(const Now& earlier, const Now& later, const Clock* view, bool wrote) const {
+        if (std::find(fenced.begin(), fenced.end(), earlier.block) != fenced.end()) return false;
+        if (!same_cluster(earlier, later)) return true;
+        const Clock& known = wrote ? clocks.published : view ? *view : clocks.of(int(later.thread));
+        return !clocks.ordered(earlier.thread, earlier.step, known);
+    }
+
+    uint32_t rank_of(uint32_t thread) const {
+        uint32_t rank = uint32_t(blocks.size()) - 1;
+        while (rank > 0 && first_thread(rank) > thread) --rank;
+        return rank;
+    }
+    // "thread (5, 0, 0)"
+    std::string name_of_thread(uint32_t thread) const {
+        return "thread " + text(index_of(int(thread - first_thread(rank_of(thread))), block_size));
+    }
+    // " of block (1, 0, 0)", in a cluster
+    std::string of_block(uint32_t rank) const { return blocks.size() > 1 ? " of block " + text(blocks[rank]) : ""; }
 
     // The name of the buffer or shared variable that holds an address, and the offset in it.
     std::pair<std::string, size_t> region_of(uintptr_t address) {
@@ -202,9 +230,9 @@ class Checker {
                 return fault("reads " + name(region, address) + ", which nothing wrote", access.pc);
         }
         const bool writes = kind != READ;
-        if (races(cell.write, access)) return race(region, cell.write, "wrote", access, writes, address);
+        if (races(cell.write, access, true)) return race(region, cell.write, "wrote", access, writes, address);
         for (const Access& read : cell.reads)
-            if (writes && races(read, access)) return race(region, read, "read", access, writes, address);
+            if (writes && races(read, access, false)) return race(region, read, "read", access, writes, address);
         if (!writes) {
             note_read(cell, access);
         } else {
@@ -228,9 +256,9 @@ class Checker {
         auto against = [&](const Access& earlier, const char* did) {
             if (!(earlier.bytes & access.bytes)) return true;
             if (earlier.block != access.block)
-                return !unordered(earlier, access) ||
+                return !unordered_blocks(earlier, access, &view, did[0] == 'w') ||
                        fault("race: " + what() + ", which another block " + did + " at " + place(earlier.pc), access.pc);
-            const bool by_thread = earlier.thread < kMaxThreads;
+            const bool by_thread = earlier.thread < kThreads;
             if (by_thread && did[0] == 'w' && region.shared && clocks.ordered(earlier.thread, earlier.step, view) &&
                 !clocks.fenced(earlier.thread, earlier.step, view))
                 return fault(what() + ", which " + by(earlier) + " wrote at " + place(earlier.pc) +
@@ -259,27 +287,27 @@ class Checker {
         cell.reads[0] = access;
     }
 
-    bool races(const Access& earlier, const Access& later) const {
-        return (earlier.bytes & later.bytes) && !(earlier.atomic && later.atomic) && unordered(earlier, later);
+    bool races(const Access& earlier, const Access& later, bool wrote) const {
+        return (earlier.bytes & later.bytes) && !(earlier.atomic && later.atomic) && unordered(earlier, later, wrote);
     }
 
     std::string by(const Access& access) const {
-        return access.thread < kMaxThreads ? "thread " + text(index_of(int(access.thread), block_size)) : clocks.name(access.thread);
+        return access.thread < kThreads ? name_of_thread(access.thread) + of_block(rank_of(access.thread)) : clocks.name(access.thread);
     }
     std::string between(const Access& earlier) const {
-        return earlier.thread < kMaxThreads                         ? " with no barrier between"
+        return earlier.thread < kThreads                            ? " with no barrier between"
                : clocks.finished(earlier.thread, earlier.step) ? " and whose end this thread does not know of"
                                                                     : " and which is unfinished";
     }
 
     bool race(const Region& region, const Access& earlier, const char* did, const Access& later, bool writes,
               uintptr_t address) {
-        const bool same_block = earlier.block == later.block;
+        const bool known = same_cluster(earlier, later);
         return fault(std::string("race: ") + (writes ? "writes " : "reads ") + name(region, address) + ", which " +
-                     (same_block                      ? by(earlier)
-                      : earlier.thread < kMaxThreads ? by(earlier) + " of another block"
-                                                     : "something in another block") +
-                     " " + did + " at " + place(earlier.pc) + (same_block ? between(earlier) : ""), later.pc);
+                     (known                         ? by(earlier)
+                      : earlier.thread < kThreads ? name_of_thread(earlier.thread) + " of another block"
+                                                  : "something in another block") +
+                     " " + did + " at " + place(earlier.pc) + (known ? between(earlier) : ""), later.pc);
     }
 
     Region* find(uintptr_t address, size_t size) {
@@ -311,8 +339,9 @@ class Checker {
 
     static std::string verb(Kind kind) { return kind == READ ? "reads" : "writes"; }
     static std::string title(const Region& region) { return (region.shared ? "shared " : "") + std::string(region.name); }
-    static std::string name(const Region& region, uintptr_t address) {
-        return title(region) + " + " + std::to_string(std::max(address, region.base) - region.base) + " bytes";
+    std::string name(const Region& region, uintptr_t address) const {
+        return title(region) + " + " + std::to_string(std::max(address, region.base) - region.base) + " bytes" +
+               (region.shared ? of_block(region.rank) : "");
     }
     bool fault(const std::string& what, uintptr_t pc) {
         message = what + ", at " + place(pc);

@@ -1,4 +1,4 @@
-// The order of a block's accesses when mbarriers order some of its threads instead of the whole block.
+// The order of a cluster's accesses when mbarriers order some of its threads instead of the whole block.
 //
 // Vector clocks: each thread counts its own steps, and remembers for every other thread the last step that it knows of. A release
 // (an arrival) passes this knowledge on; an acquire (a wait) receives it. Asynchronous work has components in the clocks too: the
@@ -13,7 +13,9 @@
 
 namespace gpuconv_emulator {
 
-constexpr int kMaxThreads = 1024;  // components from this number on are not threads
+constexpr int kMaxThreads = 1024;  // of a block
+constexpr uint32_t kMaxBlocks = 16;  // of a cluster
+constexpr uint32_t kThreads = kMaxBlocks * kMaxThreads;  // components from this number on are not threads
 
 class Clock {
   public:
@@ -55,10 +57,12 @@ class Clock {
 class Clocks {
   public:
     bool active = false;
+    Clock published;  // what the last cluster_sync() made known to all blocks
 
     void reset() {
         active = false;
         others.clear();
+        published = Clock();
     }
 
     // Begins to count: until now only barriers of the whole block ordered its threads, so the time between two of them was a step.
@@ -103,14 +107,26 @@ class Clocks {
             }
     }
 
+    // All threads of all blocks synchronize.
+    void publish() {
+        published = of_any(0, int(clocks.size()));
+        synchronize(0, int(clocks.size()), [](int) { return true; });
+    }
+    // What any of the threads [first, end) knows.
+    Clock of_any(int first, int end) const {
+        Clock all;
+        for (int i = first; i < end; ++i) all.join(clocks[i]);
+        return all;
+    }
+
     // Adds a component for asynchronous work. Its number is used like a thread's.
     uint32_t add(const std::string& name) {
         others.push_back({name, 0});
-        return uint32_t(kMaxThreads + others.size() - 1);
+        return uint32_t(kThreads + others.size() - 1);
     }
-    const std::string& name(uint32_t other) const { return others[other - kMaxThreads].name; }
-    void finish(uint32_t other, uint32_t step) { others[other - kMaxThreads].finished = step; }
-    bool finished(uint32_t other, uint32_t step) const { return others[other - kMaxThreads].finished >= step; }
+    const std::string& name(uint32_t other) const { return others[other - kThreads].name; }
+    void finish(uint32_t other, uint32_t step) { others[other - kThreads].finished = step; }
+    bool finished(uint32_t other, uint32_t step) const { return others[other - kThreads].finished >= step; }
 
   private:
     struct Other {
@@ -118,7 +134,7 @@ class Clocks {
         uint32_t finished;
     };
     size_t component(uint32_t thread) const {
-        return thread < kMaxThreads ? thread : clocks.size() + thread - kMaxThreads;
+        return thread < kThreads ? thread : clocks.size() + thread - kThreads;
     }
     void advance(int thread) { clocks[thread].see(thread, step(thread) + 1); }
 

@@ -83,7 +83,7 @@ class Fiber {
 #endif
 };
 
-// The stacks of one worker: one mapping, of which only used pages take memory, with a guard below each stack.
+// The stacks of one block: one mapping, of which only used pages take memory, with a guard below each stack.
 class Stacks {
   public:
     static constexpr size_t size = 256 * 1024;

@@ -1,30 +1,32 @@
-// mbarriers, proxy fences, named barriers, and the moment at which asynchronous work takes effect. Part of Worker (block.h).
+// mbarriers, proxy fences, named barriers, and the moment at which asynchronous work takes effect. Part of Block (block.h).
 #pragma once
 
 #include "block.h"
 
 namespace gpuconv_emulator {
 
-inline void Worker::begin_asynchronous() {
+inline void Block::begin_asynchronous() {
     if (asynchronous) return;
     asynchronous.used = true;
-    if (launch->checked) checker.clocks.activate(count, barriers);
+    if (launch->checked && !checker.clocks.active)
+        checker.clocks.activate(int(checker.first_thread(launch->cluster - 1)) + count, barriers);
     asynchronous.warpgroups.resize(count / kWarpgroup);
     asynchronous.waiting.resize(count);
     const unsigned registers = std::min(65536u / unsigned(count), 255u) / 8 * 8;
     for (size_t i = 0; i < asynchronous.warpgroups.size(); ++i) {
         asynchronous.warpgroups[i].registers = registers;
         if (launch->checked)
-            asynchronous.warpgroups[i].clock = checker.clocks.add("a wgmma of warpgroup " + std::to_string(i));
+            asynchronous.warpgroups[i].clock = checker.clocks.add("a wgmma of warpgroup " + std::to_string(i) + of_block());
     }
 }
 
 // --- effects of asynchronous work ---------------------------------------------------------------
 
 // With a seed, lets pending work take effect, and lets another thread run, each at random.
-inline void Worker::interleave() {
+inline void Block::interleave() {
     begin_asynchronous();
     if (launch->seed == 0) return;
+    if (launch->cluster > 1) let_others_run();
     auto& under_way = asynchronous;
     while (draw() % 4 == 0) {
         const size_t groups = under_way.warpgroups.size(), choices = under_way.effects.size() + groups;
@@ -43,7 +45,7 @@ inline void Worker::interleave() {
 
 // Lets the pending work that `which` selects take effect. False if there is none.
 template <class Which>
-bool Worker::take_effect(Which which) {
+bool Block::take_effect(Which which) {
     std::vector<Effect> chosen, kept;
     for (Effect& effect : asynchronous.effects) (which(effect) ? chosen : kept).push_back(std::move(effect));
     asynchronous.effects = std::move(kept);
@@ -51,16 +53,13 @@ bool Worker::take_effect(Which which) {
     return !chosen.empty();
 }
 
-void Worker::finish_copies_under_way() {
+void Block::finish_copies_under_way() {
     take_effect([&](const Effect& effect) { return effect.thread == running && effect.kind == Effect::COPIES; });
 }
 
-// No thread can run: pending work takes effect, or polls give up.
-bool Worker::release_asynchronous() {
-    size_t last = 0;
-    const size_t effects = asynchronous.effects.size(), chosen = launch->seed && effects ? draw() % effects : 0;
-    if (take_effect([&](const Effect&) { return last++ == chosen; })) return true;
-    if (++asynchronous.idle_polls > 1000) return false;
+// Lets polls return before their phase has ended. False if there are none, or too many were in vain.
+bool Block::give_up_polls() {
+    if (!asynchronous || ++asynchronous.idle_polls > 1000) return false;
     bool any = false;
     for (int i = 0; i < count; ++i)
         if (state[i] == AT_MBARRIER && asynchronous.waiting[i].polls) {
@@ -72,8 +71,13 @@ bool Worker::release_asynchronous() {
 
 // --- mbarriers ----------------------------------------------------------------------------------
 
+// "shared full + 8 bytes", and its block if that is another one
+inline std::string Block::name_of(const Mbarrier& barrier) const {
+    return barrier.block->shared_name(barrier.address) + of_block_there(*barrier.block);
+}
+
 // "shared full + 8 bytes"
-inline std::string Worker::shared_name(const void* address) const {
+inline std::string Block::shared_name(const void* address) const {
     for (const SharedVariable& variable : variables)
         if (size_t(static_cast<const char*>(address) - variable.base) < variable.bytes)
             return std::string("shared ") + variable.name + " + " +
@@ -81,27 +85,28 @@ inline std::string Worker::shared_name(const void* address) const {
     return {};
 }
 
-// The mbarrier at an address. Fails if it is not initialized, was invalidated or overwritten or, in a checked run, if nothing
-// orders the running thread after its initialization.
-inline Mbarrier& Worker::mbarrier(void* address, const char* use, Site site) {
+// The mbarrier at an address in the shared memory of `owner`. Fails if it is not initialized, was invalidated or overwritten or, in
+// a checked run, if nothing orders the running thread after its initialization.
+inline Mbarrier& Block::mbarrier_of(Block& owner, void* address, const char* use, Site site) {
     begin_asynchronous();
     auto wrong = [&](const std::string& why) {
-        const std::string name = shared_name(address);
-        fail(std::string(use) + (name.empty() ? " an mbarrier that is not in shared memory" : " the mbarrier " + name + ", " + why) +
-             ", at " + place(site));
+        const std::string name = owner.shared_name(address);
+        fail(std::string(use) + (name.empty() ? " an mbarrier that is not in shared memory" : " the mbarrier " + name) +
+             of_block_there(owner) + (name.empty() ? "" : ", " + why) + ", at " + place(site));
     };
-    const auto found = asynchronous.mbarriers.find(uintptr_t(address));
-    if (found == asynchronous.mbarriers.end()) wrong("which nothing initialized");
+    if (owner.live == 0) wrong("and that block has ended: no cluster_sync() before its end");
+    const auto found = owner.asynchronous.mbarriers.find(uintptr_t(address));
+    if (found == owner.asynchronous.mbarriers.end()) wrong("which nothing initialized");
     Mbarrier& barrier = found->second;
     if (!barrier.valid) wrong("which was invalidated at " + place(barrier.initialized));
     if (memcmp(address, &kMbarrierBits, sizeof kMbarrierBits)) wrong("whose memory was overwritten after " + place(barrier.initialized));
-    if (launch->checked && checker.unordered(barrier.by, now()))
-        wrong("which thread " + text(threads[barrier.by.thread].index) + " initialized at " + place(barrier.initialized) +
-              " with no barrier between");
+    if (launch->checked && checker.unordered(barrier.by, now(), true))
+        wrong("which " + checker.name_of_thread(barrier.by.thread) + " initialized at " + place(barrier.initialized) + " with no " +
+              (&owner == this ? "barrier" : "cluster_sync()") + " between");
     return barrier;
 }
 
-inline void Worker::mbarrier_init(void* address, unsigned arrivals, Site site) {
+inline void Block::mbarrier_init(void* address, unsigned arrivals, Site site) {
     interleave();
     const std::string name = shared_name(address);
     if (name.empty()) fail("initializes an mbarrier that is not in shared memory, at " + place(site));
@@ -116,11 +121,11 @@ inline void Worker::mbarrier_init(void* address, unsigned arrivals, Site site) {
     if (launch->checked && !checker.check(now(), uintptr_t(address), 8, WRITE, checker.pc_of(site))) fail(checker.message);
     memcpy(address, &kMbarrierBits, sizeof kMbarrierBits);
     Mbarrier& barrier = asynchronous.mbarriers[uintptr_t(address)];
-    barrier = Mbarrier{static_cast<char*>(address), site, now(), true, false, arrivals, arrivals, 0, 0, 0, {}, {}};
-    if (launch->checked) barrier.copies = checker.clocks.add("a bulk copy to the mbarrier " + name);
+    barrier = Mbarrier{this, static_cast<char*>(address), site, now(), true, false, arrivals, arrivals, 0, 0, 0, 0, {}, {}, {}};
+    if (launch->checked) barrier.copies = checker.clocks.add("a bulk copy to the mbarrier " + name + of_block());
 }
 
-inline void Worker::mbarrier_invalidate(void* address, Site site) {
+inline void Block::mbarrier_invalidate(void* address, Site site) {
     interleave();
     Mbarrier& barrier = mbarrier(address, "invalidates", site);
     for (int i = 0; i < count; ++i)
@@ -132,32 +137,30 @@ inline void Worker::mbarrier_invalidate(void* address, Site site) {
     memset(address, kPoison, 8);
 }
 
-inline void Worker::mbarrier_arrive(void* address, unsigned arrivals, unsigned bytes, Site site) {
+inline void Block::mbarrier_arrive(void* address, unsigned arrivals, unsigned bytes, Site site) {
     interleave();
     Mbarrier& barrier = mbarrier(address, "arrives at", site);
     if (bytes > kMbarrierMost)
         fail("an mbarrier expects at most " + std::to_string(kMbarrierMost) + " bytes, received " + std::to_string(bytes) + ", at " +
              place(site));
     barrier.bytes += bytes;
-    if (launch->checked) checker.clocks.release(running, barrier.arriving);
+    if (launch->checked) checker.clocks.release(component(), barrier.arriving);
     arrive(barrier, arrivals, "at " + place(site));
 }
 
-inline void Worker::arrive(Mbarrier& barrier, unsigned arrivals, const std::string& who) {
-    asynchronous.idle_polls = 0;
+inline void Block::arrive(Mbarrier& barrier, unsigned arrivals, const std::string& who) {
+    barrier.block->asynchronous.idle_polls = 0;
     if (arrivals > barrier.arrivals)
-        fail("arrives at the mbarrier " + shared_name(barrier.address) + " more often than phase " + std::to_string(barrier.phase) +
-             " expects: " + std::to_string(barrier.expected) + " arrivals" + missing(barrier) + ", " + who);
+        fail("arrives at the mbarrier " + name_of(barrier) + " more often than phase " + std::to_string(barrier.phase) + " expects: " + std::to_string(barrier.expected) + " arrivals" + missing(barrier) + ", " + who);
     barrier.arrivals -= arrivals;
     complete(barrier);
 }
 
 // Ends the phase if nothing is missing, and wakes the threads that wait for its end.
-inline void Worker::complete(Mbarrier& barrier) {
+inline void Block::complete(Mbarrier& barrier) {
     if (barrier.arrivals) return;
     if (barrier.bytes < 0)
-        fail("wrong byte count: phase " + std::to_string(barrier.phase) + " of the mbarrier " + shared_name(barrier.address) +
-             " received " + std::to_string(-barrier.bytes) + " bytes more than it expects");
+        fail("wrong byte count: phase " + std::to_string(barrier.phase) + " of the mbarrier " + name_of(barrier) + " received " + std::to_string(-barrier.bytes) + " bytes more than it expects");
     if (barrier.bytes) return;
     ++barrier.phase;
     barrier.arrivals = barrier.expected;
@@ -167,21 +170,24 @@ inline void Worker::complete(Mbarrier& barrier) {
         checker.clocks.learn(barrier.completed, barrier.copies, barrier.phase);
         checker.clocks.finish(barrier.copies, barrier.phase);
     }
-    for (int i = 0; i < count; ++i)
-        if (state[i] == AT_MBARRIER && asynchronous.waiting[i].mbarrier == &barrier && (barrier.phase & 1) != asynchronous.waiting[i].number) wake(i);
-    shuffle();
+    Block& owner = *barrier.block;
+    for (int i = 0; i < owner.count; ++i) {
+        const Waiting& each = owner.asynchronous.waiting[i];
+        if (owner.state[i] == AT_MBARRIER && each.mbarrier == &barrier && (barrier.phase & 1) != each.number) owner.wake(i);
+    }
+    owner.shuffle();
 }
 
-inline void Worker::mbarrier_arrive_after_copies(void* address, Site site) {
+inline void Block::mbarrier_arrive_after_copies(void* address, Site site) {
     interleave();
     Mbarrier& barrier = mbarrier(address, "arrives at", site);
     const Now when = now();
     auto clock = std::make_shared<Clock>();
-    if (launch->checked) checker.clocks.release(running, *clock);
+    if (launch->checked) checker.clocks.release(component(), *clock);
     auto copies = std::make_shared<std::vector<AsyncCopy>>(std::move(threads[running].copies));
     threads[running].copies.clear();
     const int thread = running;
-    asynchronous.effects.push_back({thread, Effect::COPIES, 0, site, [=, &barrier] {
+    asynchronous.effects.push_back({this, thread, Effect::COPIES, 0, site, [=, &barrier] {
         const int interrupted = std::exchange(running, thread);
         for (const AsyncCopy& copy : *copies) finish(copy, when);
         if (!barrier.valid)
@@ -193,7 +199,7 @@ inline void Worker::mbarrier_arrive_after_copies(void* address, Site site) {
     }});
 }
 
-inline bool Worker::mbarrier_wait(void* address, unsigned parity, bool once, Site site) {
+inline bool Block::mbarrier_wait(void* address, unsigned parity, bool once, Site site) {
     interleave();
     Mbarrier& barrier = mbarrier(address, "waits for", site);
     if (parity > 1) fail("the parity of a phase is 0 or 1, received " + std::to_string(parity) + ", at " + place(site));
@@ -205,21 +211,21 @@ inline bool Worker::mbarrier_wait(void* address, unsigned parity, bool once, Sit
         if (self.gave_up) return false;
         mbarrier(address, "waits for", site);
     }
-    if (launch->checked) checker.clocks.acquire(running, barrier.completed);
+    if (launch->checked) checker.clocks.acquire(component(), barrier.completed);
     return true;
 }
 
-inline void Worker::mbarrier_fence_init() {
+inline void Block::mbarrier_fence_init() {
     begin_asynchronous();
-    for (auto& [address, barrier] : asynchronous.mbarriers) barrier.fenced |= barrier.by.thread == uint32_t(running);
+    for (auto& [address, barrier] : asynchronous.mbarriers) barrier.fenced |= barrier.by.thread == uint32_t(component());
 }
 
-inline void Worker::proxy_fence() {
+inline void Block::proxy_fence() {
     mbarrier_fence_init();
-    if (launch->checked) checker.clocks.proxy_fence(running);
+    if (launch->checked) checker.clocks.proxy_fence(component());
 }
 
-void Worker::check_no_mbarrier(const char* address, size_t bytes, uintptr_t pc) {
+void Block::check_no_mbarrier(const char* address, size_t bytes, uintptr_t pc) {
     auto next = asynchronous.mbarriers.upper_bound(uintptr_t(address) + bytes - 1);
     while (next != asynchronous.mbarriers.begin()) {
         const auto& [at, barrier] = *--next;
@@ -231,7 +237,7 @@ void Worker::check_no_mbarrier(const char* address, size_t bytes, uintptr_t pc) 
 }
 
 // bar.sync: waits until `arrivals` threads have arrived at the barrier with this number.
-inline void Worker::named_barrier(unsigned number, unsigned arrivals, Site site) {
+inline void Block::named_barrier(unsigned number, unsigned arrivals, Site site) {
     interleave();
     if (number == 0 || number > 15) fail("the number of a named barrier is 1 to 15, received " + std::to_string(number) + ", at " + place(site));
     if (arrivals == 0 || arrivals % 32 || arrivals > unsigned(count))
@@ -245,7 +251,8 @@ inline void Worker::named_barrier(unsigned number, unsigned arrivals, Site site)
     if (++barrier.arrived < arrivals) return wait(AT_NAMED_BARRIER, site);
     barrier.arrived = 0;
     auto takes_part = [&](int i) { return i == running || (state[i] == AT_NAMED_BARRIER && asynchronous.waiting[i].number == number); };
-    if (launch->checked) checker.clocks.synchronize(0, count, takes_part);
+    const int base = first_thread();
+    if (launch->checked) checker.clocks.synchronize(base, base + count, [=](int i) { return takes_part(i - base); });
     for (int i = 0; i < count; ++i)
         if (i != running && takes_part(i)) wake(i);
     shuffle();
@@ -254,7 +261,7 @@ inline void Worker::named_barrier(unsigned number, unsigned arrivals, Site site)
 // --- the report of a deadlock -------------------------------------------------------------------
 
 // ", which lacks 1 of 2 arrivals and 512 bytes"
-inline std::string Worker::missing(const Mbarrier& barrier) const {
+inline std::string Block::missing(const Mbarrier& barrier) const {
     std::string lacks;
     if (barrier.arrivals) lacks = std::to_string(barrier.arrivals) + " of " + std::to_string(barrier.expected) + " arrivals";
     if (barrier.bytes > 0) lacks += (lacks.empty() ? "" : " and ") + std::to_string(barrier.bytes) + " bytes";
@@ -263,7 +270,7 @@ inline std::string Worker::missing(const Mbarrier& barrier) const {
 }
 
 // "wait at k.cu:7 for the end of phase 2 (parity 0) of the mbarrier ..."
-inline std::string Worker::waits_for(int thread) const {
+inline std::string Block::waits_for(int thread) const {
     const Waiting& self = asynchronous.waiting[thread];
     const std::string at = " at " + place(threads[thread].site);
     switch (state[thread]) {
@@ -286,26 +293,11 @@ inline std::string Worker::waits_for(int thread) const {
             return "wait" + at + " for all 128 lanes of the warpgroup, of which " + std::to_string(kWarpgroup - group.arrived) +
                    " never come";
         }
+        case AT_CLUSTER_SYNC: return "wait" + at + " at a cluster_sync(), " + cluster_sync_lacks();
         case AT_BARRIER: return "wait" + at + " at a barrier of the block";
         case IN_WARP: return "wait" + at + " in a warp operation";
         default: return "have exited";
     }
-}
-
-void Worker::fail_deadlocked() {
-    std::string what;
-    int first = -1, kinds = 0;
-    for (int group = 0; group * kWarpgroup < count; ++group) {
-        std::map<std::string, std::vector<int>> alike;
-        for (int i = group * kWarpgroup; i < std::min(count, (group + 1) * kWarpgroup); ++i) alike[waits_for(i)].push_back(i);
-        for (const auto& [reason, which] : alike) {
-            if (first < 0 && state[which[0]] != DONE) first = which[0];
-            if (++kinds > 12) continue;
-            what += "; warpgroup " + std::to_string(group) + ": " + std::to_string(which.size()) +
-                    (which.size() == 1 ? " thread, " : " threads, first ") + text(threads[which[0]].index) + ", " + reason;
-        }
-    }
-    fail(first, "deadlock" + what);
 }
 
 }  // namespace gpuconv_emulator

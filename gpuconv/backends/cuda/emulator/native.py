@@ -30,6 +30,7 @@ class _Launch(ctypes.Structure):  # `Launch` of block.h
         ("kernel", ctypes.c_char_p),
         ("grid", ctypes.c_uint * 3),
         ("block", ctypes.c_uint * 3),
+        ("cluster", ctypes.c_uint),
         ("shared_bytes", ctypes.c_size_t),
         ("seed", ctypes.c_uint64),
         ("workers", ctypes.c_int),
@@ -203,8 +204,10 @@ class EmulatedLibrary:
         arguments: Sequence[Any],
         names: Sequence[str],
         shared: int,
+        cluster: int,
     ) -> None:
-        """Run a kernel to its end. arguments: contiguous arrays, NumPy scalars, or None for a null pointer."""
+        """Run a kernel to its end. arguments: contiguous arrays, NumPy scalars, or None for a null pointer. cluster:
+        the blocks of a cluster, of which the grid's x is a multiple."""
         chosen = settings()
         if _seen is not None and not self.checked:
             raise EmulatorError(f'a watch needs sanitize="checked", received "{chosen.sanitize}"')
@@ -221,6 +224,7 @@ class EmulatedLibrary:
             kernel.encode(),
             grid,
             block,
+            cluster,
             shared,
             chosen.seed,
             chosen.workers,

@@ -9,6 +9,7 @@
 
 #include "block.h"
 #include "bulk.h"
+#include "cluster.h"
 #include "mbarrier.h"
 #include "signals.h"
 #include "warpgroup.h"
@@ -21,28 +22,28 @@ thread_local gpuconv_emulator::Context* gpuconv_context GPUCONV_TLS = nullptr;
 
 namespace gpuconv_emulator {
 
-// Workers keep their stacks from launch to launch.
+// Clusters keep their blocks' stacks from launch to launch.
 class Pool {
   public:
     static Pool& instance() {
         static Pool* pool = new Pool;
         return *pool;
     }
-    std::unique_ptr<Worker> take() {
+    std::unique_ptr<Cluster> take() {
         std::lock_guard<std::mutex> lock(mutex);
-        if (idle.empty()) return std::make_unique<Worker>();
-        auto worker = std::move(idle.back());
+        if (idle.empty()) return std::make_unique<Cluster>();
+        auto cluster = std::move(idle.back());
         idle.pop_back();
-        return worker;
+        return cluster;
     }
-    void give(std::unique_ptr<Worker> worker) {
+    void give(std::unique_ptr<Cluster> cluster) {
         std::lock_guard<std::mutex> lock(mutex);
-        idle.push_back(std::move(worker));
+        idle.push_back(std::move(cluster));
     }
 
   private:
     std::mutex mutex;
-    std::vector<std::unique_ptr<Worker>> idle;
+    std::vector<std::unique_ptr<Cluster>> idle;
 };
 
 // The range of addresses of the library that contains `address`: its code, constants and globals. Empty except on Linux.
@@ -72,10 +73,9 @@ inline void find_image(const void* address, uintptr_t& begin, uintptr_t& end) {
 #endif
 }
 
-inline void prepare_checker(Worker& worker, const Launch& launch) {
-    worker.checker.forget();
-    worker.checker.block_size = worker.block_size;
-    find_image(reinterpret_cast<const void*>(launch.entry), worker.checker.image_begin, worker.checker.image_end);
+inline void prepare_checker(Checker& checker, const Launch& launch) {
+    checker.forget();
+    find_image(reinterpret_cast<const void*>(launch.entry), checker.image_begin, checker.image_end);
     std::vector<Region> arguments;
     for (int i = 0; i < launch.region_count; ++i)
         arguments.push_back({launch.regions[i].name, uintptr_t(launch.regions[i].base), launch.regions[i].bytes});
@@ -83,7 +83,7 @@ inline void prepare_checker(Worker& worker, const Launch& launch) {
     Memory::instance().for_each([&](uintptr_t base, size_t bytes) {
         for (const Region& argument : arguments)
             if (argument.base >= base && argument.base < base + std::max(bytes, size_t(1))) return;
-        worker.checker.add({"a buffer that is no argument", base, bytes});
+        checker.add({"a buffer that is no argument", base, bytes});
     });
     // Views of one buffer may overlap (an output written over its input): one region covers them all.
     std::sort(arguments.begin(), arguments.end(), [](const Region& a, const Region& b) { return a.base < b.base; });
@@ -91,19 +91,19 @@ inline void prepare_checker(Worker& worker, const Launch& launch) {
         Region covered = arguments[i++];
         for (; i < arguments.size() && arguments[i].base < covered.base + covered.bytes; ++i)
             covered.bytes = std::max(covered.bytes, arguments[i].base + arguments[i].bytes - covered.base);
-        worker.checker.add(covered);
+        checker.add(covered);
     }
-    worker.checker.sort();
+    checker.sort();
 }
 
 class Run {
   public:
     explicit Run(const Launch& launch) : launch(launch) {
-        blocks = uint64_t(launch.grid[0]) * launch.grid[1] * launch.grid[2];
+        clusters = uint64_t(launch.grid[0]) / launch.cluster * launch.grid[1] * launch.grid[2];
         if (launch.seed) {
-            order.resize(blocks);
+            order.resize(clusters);
             uint64_t random = launch.seed;
-            for (uint64_t i = 0; i < blocks; ++i) {
+            for (uint64_t i = 0; i < clusters; ++i) {
                 random = random * 6364136223846793005 + 1442695040888963407;
                 const uint64_t j = (random >> 33) % (i + 1);
                 order[i] = order[j];
@@ -116,7 +116,7 @@ class Run {
         std::unique_ptr<FaultHandlers> handlers;
         if (auto on_death = AddressSanitizer::instance().on_death) on_death(name_the_thread);
         else handlers = std::make_unique<FaultHandlers>();
-        const uint64_t workers = launch.checked ? 1 : std::min<uint64_t>(blocks, launch.workers);
+        const uint64_t workers = launch.checked ? 1 : std::min<uint64_t>(clusters, launch.workers);
         std::vector<std::thread> others;
         for (uint64_t i = 1; i < workers; ++i) others.emplace_back([this] { work(); });
         work();
@@ -126,40 +126,40 @@ class Run {
 
   private:
     static void name_the_thread() {
-        if (auto* worker = static_cast<Worker*>(gpuconv_context)) fprintf(stderr, "%s\n", worker->who().c_str());
+        if (auto* block = static_cast<Block*>(gpuconv_context)) fprintf(stderr, "%s\n", block->who().c_str());
     }
 
     void work() {
         SignalStack stack;
-        auto worker = Pool::instance().take();
-        gpuconv_context = worker.get();
-        worker->begin(launch);
-        if (launch.checked) prepare_checker(*worker, launch);
-        for (uint64_t i; (i = next++) < blocks && i < failed_at;) {
-            if (worker->run(order.empty() ? i : order[i])) continue;
+        auto cluster = Pool::instance().take();
+        cluster->begin(launch);
+        gpuconv_context = cluster->blocks[0];
+        if (launch.checked) prepare_checker(cluster->checker, launch);
+        for (uint64_t i; (i = next++) < clusters && i < failed_at;) {
+            if (cluster->run(order.empty() ? i : order[i])) continue;
             std::lock_guard<std::mutex> lock(mutex);
             if (i < failed_at) {  // of several faults, always report the same one
                 failed_at = i;
-                message = worker->message;
+                message = cluster->message;
             }
-            worker->message.clear();
+            cluster->message.clear();
         }
-        worker->checker.forget();
+        cluster->checker.forget();
         gpuconv_context = nullptr;
-        Pool::instance().give(std::move(worker));
+        Pool::instance().give(std::move(cluster));
     }
 
     const Launch& launch;
-    uint64_t blocks;
+    uint64_t clusters;
     std::vector<uint64_t> order;
     std::atomic<uint64_t> next{0}, failed_at{~uint64_t(0)};
     std::mutex mutex;
     std::string message;
 };
 
-inline Worker& worker() { return *static_cast<Worker*>(gpuconv_context); }
+inline Block& here() { return *static_cast<Block*>(gpuconv_context); }
 inline void observe(const void* address, size_t bytes, Kind kind, void* pc) {
-    if (gpuconv_context) worker().access(address, bytes, kind, uintptr_t(pc));
+    if (gpuconv_context) here().access(address, bytes, kind, uintptr_t(pc));
 }
 
 }  // namespace gpuconv_emulator
@@ -172,46 +172,50 @@ using namespace gpuconv_emulator;
 
 extern "C" {
 
-unsigned gpuconv_barrier(int predicate, Site site) { return worker().barrier(predicate, site); }
+unsigned gpuconv_barrier(int predicate, Site site) { return here().barrier(predicate, site); }
 Lanes gpuconv_warp(Collective operation, unsigned mask, uint64_t value, unsigned source, Site site) {
-    return worker().warp(operation, mask, value, source, site);
+    return here().warp(operation, mask, value, source, site);
 }
-void gpuconv_together(void* brought, void (*work)(void* const*), Site site) { worker().together(brought, work, site); }
+void gpuconv_together(void* brought, void (*work)(void* const*), Site site) { here().together(brought, work, site); }
 void* gpuconv_shared(const void* key, const char* name, size_t bytes, size_t alignment) {
-    return worker().shared(key, name, bytes, alignment);
+    return here().shared(key, name, bytes, alignment);
 }
-void* gpuconv_dynamic_shared(size_t alignment) { return worker().dynamic_shared(alignment); }
+void* gpuconv_dynamic_shared(size_t alignment) { return here().dynamic_shared(alignment); }
 void gpuconv_copy_async(void* destination, const void* source, size_t bytes, size_t valid) {
-    worker().copy_async(destination, source, bytes, valid, uintptr_t(HERE));
+    here().copy_async(destination, source, bytes, valid, uintptr_t(HERE));
 }
-void gpuconv_copy_commit() { worker().copy_commit(); }
-void gpuconv_copy_wait(int pending) { worker().copy_wait(pending); }
-void gpuconv_fence() { worker().fence(); }
-unsigned gpuconv_shared_address(const void* pointer) { return worker().shared_address(pointer); }
-void* gpuconv_shared_pointer(unsigned address) { return worker().shared_pointer(address); }
-void gpuconv_mbarrier_init(void* barrier, unsigned arrivals, Site site) { worker().mbarrier_init(barrier, arrivals, site); }
-void gpuconv_mbarrier_invalidate(void* barrier, Site site) { worker().mbarrier_invalidate(barrier, site); }
+void gpuconv_copy_commit() { here().copy_commit(); }
+void gpuconv_copy_wait(int pending) { here().copy_wait(pending); }
+void gpuconv_fence() { here().fence(); }
+unsigned gpuconv_shared_address(const void* pointer) { return here().shared_address(pointer); }
+void* gpuconv_shared_pointer(unsigned address) { return here().shared_pointer(address); }
+void gpuconv_mbarrier_init(void* barrier, unsigned arrivals, Site site) { here().mbarrier_init(barrier, arrivals, site); }
+void gpuconv_mbarrier_invalidate(void* barrier, Site site) { here().mbarrier_invalidate(barrier, site); }
 void gpuconv_mbarrier_arrive(void* barrier, unsigned arrivals, unsigned bytes, Site site) {
-    worker().mbarrier_arrive(barrier, arrivals, bytes, site);
+    here().mbarrier_arrive(barrier, arrivals, bytes, site);
 }
-void gpuconv_mbarrier_arrive_after_copies(void* barrier, Site site) { worker().mbarrier_arrive_after_copies(barrier, site); }
+void gpuconv_mbarrier_arrive_after_copies(void* barrier, Site site) { here().mbarrier_arrive_after_copies(barrier, site); }
 int gpuconv_mbarrier_wait(void* barrier, unsigned parity, int once, Site site) {
-    return worker().mbarrier_wait(barrier, parity, once != 0, site);
+    return here().mbarrier_wait(barrier, parity, once != 0, site);
 }
-void gpuconv_mbarrier_fence_init() { worker().mbarrier_fence_init(); }
-void gpuconv_proxy_fence() { worker().proxy_fence(); }
-void gpuconv_bulk_piece(void* shared, void* global, size_t bytes) { worker().bulk_piece(shared, global, bytes); }
-void gpuconv_bulk_load(void* barrier, Site site) { worker().bulk_load(barrier, site); }
-void gpuconv_bulk_store(Site site) { worker().bulk_store(site); }
-void gpuconv_bulk_commit() { worker().bulk_commit(); }
-void gpuconv_bulk_wait(int pending) { worker().bulk_wait(unsigned(pending)); }
-void gpuconv_named_barrier(unsigned number, unsigned threads, Site site) { worker().named_barrier(number, threads, site); }
-void gpuconv_wgmma(const Wgmma* wgmma, Site site) { worker().warpgroup(Step::MULTIPLY, unsigned(wgmma->sum_bytes), wgmma, site); }
-void gpuconv_warpgroup(Step step, unsigned number, Site site) { worker().warpgroup(step, number, nullptr, site); }
+void gpuconv_mbarrier_fence_init() { here().mbarrier_fence_init(); }
+void gpuconv_proxy_fence() { here().proxy_fence(); }
+void gpuconv_bulk_piece(void* shared, void* global, size_t bytes) { here().bulk_piece(shared, global, bytes); }
+void gpuconv_bulk_load(void* barrier, Site site) { here().bulk_load(barrier, site); }
+void gpuconv_bulk_multicast(void* barrier, unsigned ranks, Site site) { here().bulk_multicast(barrier, ranks, site); }
+void gpuconv_bulk_store(Site site) { here().bulk_store(site); }
+void gpuconv_bulk_commit() { here().bulk_commit(); }
+void gpuconv_bulk_wait(int pending) { here().bulk_wait(unsigned(pending)); }
+void gpuconv_named_barrier(unsigned number, unsigned threads, Site site) { here().named_barrier(number, threads, site); }
+void gpuconv_wgmma(const Wgmma* wgmma, Site site) { here().warpgroup(Step::MULTIPLY, unsigned(wgmma->sum_bytes), wgmma, site); }
+void gpuconv_warpgroup(Step step, unsigned number, Site site) { here().warpgroup(step, number, nullptr, site); }
+unsigned gpuconv_cluster_rank() { return here().cluster_rank(); }
+void gpuconv_cluster_sync(Site site) { here().cluster_sync(site); }
+void gpuconv_mbarrier_arrive_in(void* mine, unsigned rank, Site site) { here().mbarrier_arrive_in(mine, rank, site); }
 void gpuconv_atomic(void* address, size_t bytes) { observe(address, bytes, ATOMIC, HERE); }
 void gpuconv_fail(const char* what, Site site) {
     const char* slash = strrchr(site.file, '/');
-    worker().fail(std::string(what) + ", at " + (slash ? slash + 1 : site.file) + ":" + std::to_string(site.line));
+    here().fail(std::string(what) + ", at " + (slash ? slash + 1 : site.file) + ":" + std::to_string(site.line));
 }
 
 // --- for the compiler's instrumentation ---------------------------------------------------------

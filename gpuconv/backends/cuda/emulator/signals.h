@@ -36,13 +36,13 @@ class FaultHandlers {  // installed while any launch runs
     static struct sigaction* before() { static struct sigaction actions[kSignals]; return actions; }
 
     static void on_fault(int signal, siginfo_t* info, void*) {
-        auto* worker = static_cast<Worker*>(gpuconv_context);
-        if (!worker) {  // not ours: let it recur without this handler
+        auto* block = static_cast<Block*>(gpuconv_context);
+        if (!block) {  // not ours: let it recur without this handler
             for (int i = 0; i < kSignals; ++i) sigaction(signals[i], &before()[i], nullptr);
             return;
         }
-        if (signal == SIGFPE) worker->fail("an integer divided by zero");
-        worker->fail_at(uintptr_t(info->si_addr));
+        if (signal == SIGFPE) block->fail("an integer divided by zero");
+        block->fail_at(uintptr_t(info->si_addr));
     }
 };
 

@@ -1,4 +1,4 @@
-// Operations of a warpgroup: wgmma in groups, its fence and wait, and the transfer of registers. Part of Worker (block.h).
+// Operations of a warpgroup: wgmma in groups, its fence and wait, and the transfer of registers. Part of Block (block.h).
 //
 // A wgmma reads shared memory at some moment between its issue and the end of the wait for its group; its accumulators are
 // poisoned until then. In a checked run the words of its operands record it as a reader, with a clock component of its own.
@@ -9,7 +9,7 @@
 
 namespace gpuconv_emulator {
 
-inline void Worker::warpgroup(Step step, unsigned number, const Wgmma* wgmma, Site site) {
+inline void Block::warpgroup(Step step, unsigned number, const Wgmma* wgmma, Site site) {
     interleave();
     const int group = running / kWarpgroup, first = group * kWarpgroup;
     if (size_t(group) >= asynchronous.warpgroups.size())
@@ -34,7 +34,7 @@ inline void Worker::warpgroup(Step step, unsigned number, const Wgmma* wgmma, Si
 }
 
 // Runs the operation at which all lanes have arrived. True if they may continue.
-inline bool Worker::step_together(int group) {
+inline bool Block::step_together(int group) {
     Warpgroup& own = asynchronous.warpgroups[group];
     asynchronous.idle_polls = 0;
     switch (own.step) {
@@ -56,7 +56,7 @@ inline bool Worker::step_together(int group) {
     return true;
 }
 
-inline void Worker::issue_wgmma(int group) {
+inline void Block::issue_wgmma(int group) {
     Warpgroup& own = asynchronous.warpgroups[group];
     const int first = group * kWarpgroup;
     const Wgmma& leader = *asynchronous.waiting[first].wgmma;
@@ -100,25 +100,26 @@ inline void Worker::issue_wgmma(int group) {
     own.pending.push_back(std::move(pending));
     own.open.push_back({own.issued, own.groups});
     if (!launch->checked) return;
-    asynchronous.view = checker.clocks.of(first);
-    for (int lane = 1; lane < kWarpgroup; ++lane) asynchronous.view.meet(checker.clocks.of(first + lane));
+    const int base = first_thread() + first;
+    asynchronous.view = checker.clocks.of(base);
+    for (int lane = 1; lane < kWarpgroup; ++lane) asynchronous.view.meet(checker.clocks.of(base + lane));
     checker.clocks.learn(asynchronous.view, own.clock, own.issued);  // a warpgroup's wgmma run in order
     asynchronous.group = group;
     leader.reads(leader.operands, [](const void* address, size_t bytes) {
-        static_cast<Worker*>(gpuconv_context)->touch_operand(address, bytes);
+        static_cast<Block*>(gpuconv_context)->touch_operand(address, bytes);
     });
 }
 
-inline void Worker::touch_operand(const void* address, size_t bytes) {
+inline void Block::touch_operand(const void* address, size_t bytes) {
     const Warpgroup& own = asynchronous.warpgroups[asynchronous.group];
-    const Now when{blocks_run, barriers, 0, own.clock, own.issued};
+    const Now when{serial, barriers, 0, own.clock, own.issued};
     if (!checker.check_async(when, asynchronous.view, uintptr_t(address), bytes, false, checker.pc_of(own.site),
                              checker.clocks.name(own.clock)))
         fail(checker.message);
 }
 
 // Computes the warpgroup's next pending wgmma, if there is one.
-inline void Worker::finish_wgmma(int group) {
+inline void Block::finish_wgmma(int group) {
     Warpgroup& own = asynchronous.warpgroups[group];
     if (own.pending.empty()) return;
     const PendingWgmma next = std::move(own.pending.front());
@@ -130,7 +131,7 @@ inline void Worker::finish_wgmma(int group) {
     asynchronous.computes = false;
 }
 
-inline void Worker::wait_for_wgmma(int group, unsigned pending) {
+inline void Block::wait_for_wgmma(int group, unsigned pending) {
     Warpgroup& own = asynchronous.warpgroups[group];
     uint32_t last = own.finished;  // the last wgmma of the groups that must have finished
     while (!own.open.empty() && own.open.front().second + pending < own.groups) {
@@ -146,11 +147,12 @@ inline void Worker::wait_for_wgmma(int group, unsigned pending) {
     all.erase(std::remove_if(all.begin(), all.end(), [=](const Accumulators& sums) { return sums.last <= last; }), all.end());
     if (!launch->checked) return;
     checker.clocks.finish(own.clock, last);
-    for (int i = group * kWarpgroup; i < (group + 1) * kWarpgroup; ++i) checker.clocks.learn(i, own.clock, last);
+    const int base = first_thread() + group * kWarpgroup;
+    for (int i = base; i < base + kWarpgroup; ++i) checker.clocks.learn(i, own.clock, last);
 }
 
 // setmaxnreg: true once the warpgroup has the registers. It can only gain those that warpgroups have given back.
-inline bool Worker::change_registers(int group, unsigned number, bool more) {
+inline bool Block::change_registers(int group, unsigned number, bool more) {
     Warpgroup& own = asynchronous.warpgroups[group];
     const std::string asked = std::to_string(number) + " registers a thread at " + place(own.site) + ", and warpgroup " +
                               std::to_string(group) + " has " + std::to_string(own.registers);
@@ -172,7 +174,7 @@ inline bool Worker::change_registers(int group, unsigned number, bool more) {
 }
 
 // Local memory represents registers. Fails on an access to accumulators of an unfinished wgmma; records others for later wgmma.
-void Worker::access_register(const char* address, size_t bytes, Kind kind, uintptr_t pc) {
+void Block::access_register(const char* address, size_t bytes, Kind kind, uintptr_t pc) {
     const size_t group = size_t(running) / kWarpgroup;
     if (asynchronous.computes || group >= asynchronous.warpgroups.size()) return;
     Warpgroup& own = asynchronous.warpgroups[group];

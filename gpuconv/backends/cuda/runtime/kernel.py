@@ -208,13 +208,13 @@ class Kernel:
     def _emulated_runner(self) -> Runner:
         library = self.module._emulated(emulator.settings().sanitize)
         entry, names = library.entry(self.name), [p.name for p in self.signature.parameters]
-        sizes = library.parameter_sizes(self.name, len(names))
+        sizes, cluster = library.parameter_sizes(self.name, len(names)), self.signature.cluster
 
         def run(grid: Extent3, block: Extent3, arguments: list[object], shared: int) -> None:
             for name, size, argument in zip(names, sizes, arguments):
                 if isinstance(argument, np.void) and argument.itemsize != size:
                     raise TypeError(f"{self.name}: {name} is a struct of {size} bytes, received {argument.itemsize}")
-            submit(functools.partial(library.launch, self.name, entry, grid, block, arguments, names, shared))
+            submit(functools.partial(library.launch, self.name, entry, grid, block, arguments, names, shared, cluster))
 
         return run
 

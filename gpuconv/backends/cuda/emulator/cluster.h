@@ -1,0 +1,235 @@
+// Runs the blocks of a cluster in turns, on one operating-system thread, and what they do to each other. An ordinary launch has
+// clusters of one block.
+//
+// A block runs until none of its threads can continue; then a fiber of another block continues. With a seed it may also stop
+// earlier. When no block can continue, asynchronous work takes effect; if there is none, the launch fails.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "block.h"
+#include "bulk.h"
+#include "mbarrier.h"
+
+namespace gpuconv_emulator {
+
+class Cluster {
+  public:
+    Checker checker;
+    std::vector<Block*> blocks;  // of the current launch, by rank
+    std::string message;         // the fault; empty if there is none
+    Fiber caller;                // of `run`
+    unsigned synced = 0;         // threads that wait in cluster_sync()
+
+    void begin(const Launch& request) {
+        launch = &request;
+        serial = 0;
+        while (made.size() < request.cluster) made.push_back(std::make_unique<Block>(*this, checker));
+        blocks.clear();
+        for (unsigned rank = 0; rank < request.cluster; ++rank) {
+            blocks.push_back(made[rank].get());
+            blocks[rank]->begin(request, rank);
+        }
+        checker.block_size = blocks[0]->block_size;
+    }
+
+    // Runs the cluster with this index, which counts clusters as blocks are counted, x first. False after a fault, which `message` describes.
+    bool run(uint64_t index) {
+        serial += kMaxBlocks;
+        synced = 0;
+        if (launch->checked) checker.remove_shared();
+        checker.clocks.reset();
+        checker.blocks.clear();
+        for (Block* each : blocks) {
+            each->open(index * blocks.size() + each->rank, serial + each->rank);
+            checker.blocks.push_back(each->block);
+        }
+        if (blocks.size() > 1)
+            for (Block* each : blocks) each->begin_asynchronous();
+        Block* first = next();
+        gpuconv_context = first;
+        caller.switch_to(*first->fiber);
+        for (Block* each : blocks)
+            if (message.empty()) message = each->close();
+        for (Block* each : blocks)
+            if (message.empty() && launch->checked && each->asynchronous) message = each->ended_too_early();
+        return message.empty();
+    }
+
+    // The block that continues; null if all have ended.
+    Block* next() {
+        for (;;) {
+            Block* able[kMaxBlocks];
+            unsigned count = 0;
+            Block* unfinished = nullptr;
+            for (Block* each : blocks) {
+                if (each->can_run()) able[count++] = each;
+                if (each->live > 0 && !unfinished) unfinished = each;
+            }
+            if (count) return able[launch->seed && count > 1 ? blocks[0]->draw() % count : 0];
+            if (!unfinished) return nullptr;
+            if (release_asynchronous()) continue;
+            if (unfinished->asynchronous) fail_deadlocked();
+            unfinished->fail_divergent();
+        }
+    }
+
+    unsigned threads() const { return unsigned(blocks[0]->count * blocks.size()); }
+
+  private:
+    // No thread can run: one piece of pending work takes effect, or polls give up. False if there is neither.
+    bool release_asynchronous() {
+        size_t effects = 0;
+        for (const Block* each : blocks) effects += each->asynchronous.effects.size();
+        size_t chosen = launch->seed && effects ? blocks[0]->draw() % effects : 0;
+        for (Block* each : blocks) {
+            size_t i = 0;
+            const size_t own = each->asynchronous.effects.size();
+            if (chosen < own) return each->take_effect([&](const Effect&) { return i++ == chosen; });
+            chosen -= own;
+        }
+        bool any = false;
+        for (Block* each : blocks) any |= each->give_up_polls();
+        return any;
+    }
+
+    [[noreturn]] void fail_deadlocked() {
+        std::string what;
+        Block* block = nullptr;
+        int thread = 0, kinds = 0;
+        for (Block* each : blocks)
+            for (int group = 0; group * kWarpgroup < each->count; ++group) {
+                std::map<std::string, std::vector<int>> alike;
+                for (int i = group * kWarpgroup; i < std::min(each->count, (group + 1) * kWarpgroup); ++i)
+                    alike[each->waits_for(i)].push_back(i);
+                for (const auto& [reason, which] : alike) {
+                    if (!block && each->state[which[0]] != DONE) block = each, thread = which[0];
+                    if (++kinds > 12) continue;
+                    what += std::string("; ") + (blocks.size() > 1 ? "block " + text(each->block) + ", " : "") + "warpgroup " +
+                            std::to_string(group) + ": " + std::to_string(which.size()) +
+                            (which.size() == 1 ? " thread, " : " threads, first ") + text(each->threads[which[0]].index) + ", " + reason;
+                }
+            }
+        block->fail(thread, "deadlock" + what);
+    }
+
+    const Launch* launch = nullptr;
+    uint32_t serial = 0;  // of the first block
+    std::vector<std::unique_ptr<Block>> made;
+};
+
+// --- turns ----------------------------------------------------------------------------------------
+
+// None of this block's threads can continue.
+void Block::pause() {
+    paused = true;
+    switch_to(*cluster.next());
+    paused = false;
+}
+
+// With a seed, at random lets another block continue.
+void Block::let_others_run() {
+    if (launch->seed && draw() % 4 == 0) switch_to(*cluster.next());
+}
+
+void Block::switch_to(Block& next) {
+    if (&next == this) return;
+    gpuconv_context = &next;
+    fiber->switch_to(*next.fiber);
+}
+
+// Where to continue after the end of this block.
+inline Fiber& Block::after_this_block() {
+    Block* next = cluster.next();
+    if (!next) return cluster.caller;
+    gpuconv_context = next;
+    return *next->fiber;
+}
+
+// Abandons the cluster: returns from its `run`.
+inline void Block::abandon(const std::string& fault) {
+    cluster.message = fault;
+    for (Block* each : cluster.blocks) each->reset_fibers();
+    Fiber unused;
+    unused.switch_to(cluster.caller);
+    __builtin_unreachable();
+}
+
+// --- what blocks share ------------------------------------------------------------------------------
+
+// Adds a shared variable to each block: all have the same layout.
+inline void Block::declare_shared(const void* key, const char* name, size_t offset, size_t bytes) {
+    for (Block* each : cluster.blocks) {
+        each->static_bytes += bytes;
+        each->add_shared(key, name, each->window() + offset, bytes);
+    }
+}
+
+// Moves the dynamic memory of each block to the alignment of the window.
+inline void Block::move_dynamic_shared() {
+    for (Block* each : cluster.blocks) {
+        if (launch->checked) checker.remove(uintptr_t(each->dynamic_base));
+        each->variables.erase(each->variables.begin());
+        each->dynamic_base = each->window() + kWindow;
+        each->add_shared(nullptr, "dynamic memory", each->dynamic_base, launch->shared_bytes);
+    }
+}
+
+inline void Block::cluster_sync(Site site) {
+    interleave();
+    if (++cluster.synced < cluster.threads()) return wait(AT_CLUSTER_SYNC, site);
+    cluster.synced = 0;
+    if (launch->checked) checker.clocks.publish();
+    for (Block* each : cluster.blocks) {
+        for (int i = 0; i < each->count; ++i)
+            if (each->state[i] == AT_CLUSTER_SYNC) each->wake(i);
+        each->shuffle();
+    }
+}
+
+// "which lacks 128 of 256 threads"
+inline std::string Block::cluster_sync_lacks() const {
+    return "which lacks " + std::to_string(cluster.threads() - cluster.synced) + " of " + std::to_string(cluster.threads()) + " threads";
+}
+
+// The block with a rank, of which `use` makes use.
+inline Block& Block::in_cluster(unsigned rank, const char* use, Site site) {
+    if (rank >= cluster.blocks.size())
+        fail(std::string(use) + " block " + std::to_string(rank) + " of a cluster of " + std::to_string(cluster.blocks.size()) +
+             " blocks, at " + place(site));
+    return *cluster.blocks[rank];
+}
+
+inline void Block::mbarrier_arrive_in(void* mine, unsigned rank, Site site) {
+    interleave();
+    Block& there = in_cluster(rank, "arrives in", site);
+    char* address = there.window() + shared_address(mine);
+    Mbarrier& barrier = mbarrier_of(there, address, "arrives at", site);
+    if (launch->checked) {
+        const uint32_t step = checker.clocks.step(component());
+        if (&there != this)
+            there.asynchronous.remote_arrivals[uint32_t(component())] = {this, running, step, site, name_of(barrier)};
+        checker.clocks.release(component(), barrier.arriving);
+    }
+    arrive(barrier, 1, "at " + place(site));
+}
+
+// Describes a bulk copy to this block, or an arrival of another block, that none of its threads knows of: in another order, it would
+// have come after the block's end. Empty if there is none.
+inline std::string Block::ended_too_early() {
+    const Clock known = checker.clocks.of_any(first_thread(), first_thread() + count);
+    for (const auto& [address, barrier] : asynchronous.mbarriers)
+        if (barrier.loads && !checker.clocks.ordered(barrier.copies, barrier.loads, known))
+            return who() + ": the block ended before a bulk copy arrived that no thread waited for, at " + place(barrier.loaded);
+    for (const auto& [thread, arrival] : asynchronous.remote_arrivals)
+        if (!checker.clocks.ordered(thread, arrival.step, known)) {
+            arrival.by->running = arrival.thread;
+            return arrival.by->who() + ": arrives at the mbarrier " + arrival.barrier +
+                   ", which may have ended before: no cluster_sync() between, at " + place(arrival.site);
+        }
+    return {};
+}
+
+}  // namespace gpuconv_emulator

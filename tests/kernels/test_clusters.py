@@ -1,0 +1,188 @@
+"""Clusters, whose blocks copy into each other's shared memory: right in every order, and each fault named.
+
+Never run on a GPU.
+"""
+
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpuconv.backends.cuda import emulator
+from gpuconv.backends.cuda.analysis import machine_code
+from gpuconv.backends.cuda.emulator.tensor_map import tensor_map
+from gpuconv.backends.cuda.runtime import nvrtc
+from gpuconv.backends.cuda.runtime.kernel import load
+
+FILE = Path(__file__).with_name("clusters.cu")
+PAIRS, TILES = 2, 5
+
+# What a message says: # is a number, @ a place in the source, ~ the index of a block, | "or"; BEGIN, END, COPIER and
+# ADDER are the lines of the file that end in these comments. ALWAYS: in every run; CHECKED: in a checked one.
+STAGE = "shared stages + # bytes of block ~"
+ALWAYS = {
+    "one_sync_missing": "deadlock; block ~, warpgroup 0: 96 threads, first (0, 0, 0), wait at END at a cluster_sync(), "
+    "which lacks 96 of 192 threads; block ~, warpgroup 0: 96 threads, first (0, 0, 0), have exited | "
+    "arrives at the mbarrier shared freed + # bytes of block ~, and that block has ended: no cluster_sync() before "
+    "its end, at @",
+    "no_init_fence": "loads for the mbarrier shared full + 0 bytes of block ~ of @, which the async proxy does not "
+    "see: no fence_mbarrier_init() by the thread that initialized it, at @ | loads for the mbarrier shared full + 0 "
+    "bytes of @, which the async proxy does not see",
+    "arrives_outside": "arrives in block 2 of a cluster of 2 blocks, at @",
+    "arrives_nowhere": "deadlock; block ~, warpgroup 0: 1 thread, (0, 0, 0), wait at COPIER for the end of phase 0 "
+    "(parity 0) of the mbarrier shared freed + 8 bytes, which lacks 2 of 4 arrivals",
+    "loads_outside": "a multicast to block 2 of a cluster of 2 blocks, at @",
+    "loads_nowhere": "a multicast to no block, at @",
+    "expects_less": "wrong byte count: ",
+    "expects_more": "; block ~, warpgroup 0: 64 threads, first (32, 0, 0), wait at ADDER for the end of phase 0 "
+    "(parity 0) of the mbarrier shared full + 0 bytes, which lacks 16 bytes",
+    "peer_exits": "block ~, and that block has ended: no cluster_sync() before its end, at @ | a bulk copy arrives in "
+    "block ~, which has ended without waiting for it, at @",
+}
+CHECKED = {
+    "arrives_twice": "race: | wrong byte count: | more often than phase",
+    "expects_less": f"wrong byte count: | reads {STAGE}, which ",
+    "no_sync_at_begin": "loads for the mbarrier shared full + # bytes of block ~, which ",
+    "no_sync_at_end": "arrives at the mbarrier shared freed + # bytes of block ~, which may have ended before: no "
+    "cluster_sync() between, at @ | of block ~, and that block has ended: no cluster_sync() before its end, at @",
+    "wrong_place": "arrives at the mbarrier shared full + # bytes of block ~ more often than phase | race: | deadlock "
+    f"| reads {STAGE}, which an asynchronous copy that was not waited for has yet to write",
+    "waits_only_for_itself": f"race: a bulk copy writes {STAGE}, which thread (#, 0, 0) of block ~ read at @ with no "
+    "barrier between, at @ | which a bulk copy to the mbarrier shared full + # bytes of block ~ wrote at @ and "
+    "whose end this thread does not know of, at @ | wrong byte count: a bulk copy of 128 bytes that began in phase #",
+    "frees_peer_too_early": f"race: a bulk copy writes {STAGE}, which thread (#, 0, 0) of block ~ read at @ with no "
+    f"barrier between, at @ | race: reads {STAGE}",
+    "no_proxy_fence": f"a bulk copy writes {STAGE}, which thread (37, 0, 0) of block ~ wrote at @ with no "
+    "fence_proxy_async() between, at @",
+    "load_not_waited_for": "the block ended before a bulk copy arrived that no thread waited for, at @",
+    "overlaps": f"race: a bulk copy writes {STAGE}, which a bulk copy to the mbarrier shared full + # bytes of block "
+    f"~ wrote at @ and which is unfinished, at @ | reads {STAGE}, which nothing wrote",
+}
+
+
+def pattern(text):
+    found = re.escape(text).replace(r"\#", r"\d+").replace("@", r"\w+\.cuh?:\d+").replace(r"\ \|\ ", "|")
+    found = found.replace(r"\~", r"\([0123], 0, 0\)").replace("~", r"\([0123], 0, 0\)")
+    for comment in ("begin", "end", "copier", "adder"):
+        lines = FILE.read_text().splitlines()
+        line = next(i for i, text in enumerate(lines, 1) if text.endswith(f"// {comment}"))
+        found = found.replace(comment.upper(), rf"clusters\.cu:{line}")
+    return found
+
+
+def launch(kernel, tiles=TILES, **settings):
+    x = np.random.default_rng(0).integers(-9, 9, (2 * PAIRS * tiles, 32)).astype(np.float32)
+    y, on_device = emulator.empty((2 * PAIRS, 64)), emulator.asarray(x)
+    with emulator.configure(**settings):
+        load(FILE, {"SIZE": 2}).kernel(kernel)(2 * PAIRS, 96, y, tensor_map(on_device, (1, 32)), tiles)
+    return np.asarray(y), x.reshape(PAIRS, tiles, 64).sum(1).repeat(2, axis=0)
+
+
+@pytest.mark.parametrize("kernel", ["correct", "correct_with_writes"])
+@pytest.mark.parametrize("sanitize", ["none", "checked"])
+def test_a_pair_shares_its_loads_in_every_order(kernel, sanitize):
+    for seed in range(12):
+        for tiles in (1, 2, 7):
+            np.testing.assert_array_equal(*launch(kernel, tiles, seed=seed, sanitize=sanitize))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "sanitize"),
+    [(kernel, "none") for kernel in ALWAYS] + [(kernel, "checked") for kernel in ALWAYS | CHECKED],
+    ids=lambda value: value,
+)
+def test_the_fault_is_named(kernel, sanitize):
+    expected = pattern((ALWAYS | CHECKED if sanitize == "checked" else ALWAYS)[kernel])
+    for seed in range(8):
+        begin = time.process_time()
+        with pytest.raises(emulator.EmulatorError) as caught:
+            launch(kernel, seed=seed, sanitize=sanitize)
+        message = str(caught.value)
+        assert re.match(rf"kernel {kernel}, block \([0123], 0, 0\), thread \(\d+, 0, 0\) of warpgroup 0: ", message), (
+            message
+        )
+        assert re.search(expected, message), f"seed {seed}: {message}"
+        assert seed == 0 or time.process_time() - begin < 1  # a deadlock is no hang; the first run may compile
+
+
+def test_every_fault_has_a_kernel():
+    assert {"correct", "correct_with_writes", *ALWAYS, *CHECKED} <= set(load(FILE, {"SIZE": 2}).signatures)
+
+
+def exchanged(kernel, size, grid, threads, **settings):
+    blocks = grid[0] * grid[1]
+    x, y = (
+        np.random.default_rng(0).standard_normal((blocks, threads)).astype(np.float32),
+        emulator.empty((blocks, threads)),
+    )
+    with emulator.configure(**settings):
+        load(FILE, {"SIZE": size}).kernel(kernel)(grid, threads, y, emulator.asarray(x))
+    return np.asarray(y), 2 * x
+
+
+@pytest.mark.parametrize(
+    ("size", "grid", "threads"), [(1, (3, 2), 32), (2, (6, 3), 40), (3, (6, 1), 100), (8, (16, 1), 1)]
+)
+def test_blocks_see_what_others_wrote_before_a_cluster_sync(size, grid, threads):
+    for settings in (
+        {"workers": 3},
+        {"seed": 1, "workers": 2},
+        {"sanitize": "checked"},
+        {"sanitize": "checked", "seed": 5},
+    ):
+        np.testing.assert_array_equal(*exchanged("exchanged", size, grid, threads, **settings))
+
+
+def test_blocks_do_not_see_it_without_a_cluster_sync():
+    fault = (
+        r"race: (reads|writes) argument 'y' \+ \d+ bytes, which thread \(\d+, 0, 0\) of block \([01], 0, 0\) wrote at"
+    )
+    for seed in range(6):
+        with pytest.raises(emulator.EmulatorError, match=rf"block \([01], 0, 0\), thread \(\d+, 0, 0\) .*{fault}"):
+            exchanged("exchanged_without_sync", 2, (2, 1), 32, sanitize="checked", seed=seed)
+
+
+def test_an_arrival_does_not_publish_writes():
+    kernel = load(FILE, {"SIZE": 2}).kernel("published_by_arrival")
+    fault = r"race: reads argument 'y' \+ 0 bytes, which thread \(0, 0, 0\) of block \(0, 0, 0\) wrote at"
+    with emulator.configure(sanitize="checked"), pytest.raises(emulator.EmulatorError, match=rf"block \(1, .*{fault}"):
+        kernel(2, 32, emulator.empty(2))
+
+
+def test_shared_variables_have_the_same_addresses_in_all_blocks():
+    for seed in range(6):
+        for sanitize in ("none", "checked"):
+            y = emulator.empty((2, 32))
+            with emulator.configure(seed=seed, sanitize=sanitize):
+                load(FILE, {"SIZE": 2}).kernel("different_orders")(2, 32, y, shared=128)
+            np.testing.assert_array_equal(np.asarray(y), np.broadcast_to([[4], [5]], (2, 32)))
+
+
+def test_a_watch_names_the_writing_block():
+    x, y = emulator.asarray(np.ones((4, 32), np.float32)), emulator.zeros((4, 32))
+    kernel = load(FILE, {"SIZE": 2}).kernel("exchanged")
+    with emulator.watched(emulator.ArgumentBytes("y", 2 * 128 + 5 * 4, 4)) as seen:
+        kernel(4, 32, y, x)
+    assert [(writer.block, writer.thread) for writer in seen] == [((2, 0, 0), (5, 0, 0)), ((3, 0, 0), (26, 0, 0))]
+
+
+def test_the_wrappers_compile_for_hopper():
+    pytest.importorskip("cuda.core", reason="NVRTC is not installed")
+    module = load(FILE, {"SIZE": 2})
+    for arch in ("sm_90", "sm_90a", "sm_100a", "sm_120"):
+        binary = nvrtc.compile_cubin(FILE.stem, module.text, module.defines, arch)
+        assert binary.resources["correct"].spill_stores == 0
+    with pytest.raises(nvrtc.CompileError, match=r"compute capability 9\.0"):
+        nvrtc.compile_cubin(FILE.stem, module.text, module.defines, "sm_89")
+
+
+def test_the_machine_code_of_an_arrival_fences_nothing():
+    pytest.importorskip("cuda.core", reason="NVRTC is not installed")
+    module = load(FILE, {"SIZE": 2})
+    binary = nvrtc.compile_cubin(FILE.stem, module.text, module.defines, "sm_90a")
+    opcodes = [each.opcode for each in machine_code.disassemble(binary.path)["correct"]]
+    assert opcodes.count("UTMALDG.2D.MULTICAST") == 1
+    assert opcodes.count("UCGABAR_ARV") == opcodes.count("UCGABAR_WAIT") == 2
+    assert opcodes.count("MEMBAR.ALL.GPU") == 2  # those of the two cluster_sync()
