@@ -55,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from gpuconv.data.dataset import places
+    from gpuconv.data.dataset import class_indices
     from gpuconv.training import evaluate
     from gpuconv.training.evaluate import TTA, expect_views
 
@@ -68,7 +68,9 @@ def run(options: argparse.Namespace) -> int:
     with user_errors():
         if test.image_shape != trained.input_shape:
             raise ValueError(f"the net takes images of {trained.input_shape}, received {test.image_shape}")
-        if (places(test, trained.classes) != np.arange(len(test.classes))).any():  # places names missing classes
+        if (
+            class_indices(test, trained.classes) != np.arange(len(test.classes))
+        ).any():  # class_indices names missing classes
             raise ValueError(
                 f"the net's classes are {', '.join(trained.classes)}, in this order, received {', '.join(test.classes)}"
             )
@@ -130,7 +132,7 @@ def _images(trained: Run, data: str | None, test: str | None) -> tuple[Dataset |
         test = data if data and named.is_test_set(data) else test
         if not test and not data and trained.of_python:
             try:
-                named.spelled(trained.settings.data)
+                named.with_full_name(trained.settings.data)
             except ValueError:
                 name = trained.settings.data
                 raise ValueError(

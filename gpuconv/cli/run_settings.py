@@ -319,7 +319,7 @@ def spelled(settings: Record) -> Record:
         found["weights"] = os.path.abspath(os.path.expanduser(found["weights"]))
     for name in ("data", "test"):
         if found.get(name):
-            found[name] = named.spelled(found[name])
+            found[name] = named.with_full_name(found[name])
     return found
 
 
@@ -373,7 +373,7 @@ def to_store(settings: Settings) -> Record:
     from gpuconv.data import named
 
     found = dataclasses.asdict(settings)
-    found |= {name: named.placed(found[name]) for name in ("data", "test") if found[name]}
+    found |= {name: named.absolute_spec(found[name]) for name in ("data", "test") if found[name]}
     defaults = {entry.name: entry.default for entry in dataclasses.fields(Settings)}
     return {name: value for name, value in found.items() if name not in LATER or value != defaults[name]}
 

@@ -215,7 +215,7 @@ def load_data(
 
     with user_errors():
         try:
-            return load(named.placed(given, stored.data) if given else stored.data, test or stored.test)
+            return load(named.absolute_spec(given, stored.data) if given else stored.data, test or stored.test)
         except FileNotFoundError as error:
             hint = "" if given else "; if the run's data has moved, give its location by --data"
             raise UserError(f"{describe(error)}{hint}") from error

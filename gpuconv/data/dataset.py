@@ -91,7 +91,7 @@ class Dataset:
 
         Raises ValueError if the names differ.
         """
-        return dataclasses.replace(self, labels=places(self, classes)[self.labels], classes=classes)
+        return dataclasses.replace(self, labels=class_indices(self, classes)[self.labels], classes=classes)
 
     relabelled = relabeled  # the former name
 
@@ -107,11 +107,11 @@ class Dataset:
         Raises:
             ValueError: Unless 0 < fraction < 1, and if no class has two images, because the second set would be empty.
         """
-        second = drawn(self.labels, fraction, seed, f"the {what} part of {self.name!r}")
+        second = fraction_mask(self.labels, fraction, seed, f"the {what} part of {self.name!r}")
         return self.subset(~second), self.subset(second)
 
 
-def places(data: Any, classes: Sequence[str]) -> NDArray[np.int64]:
+def class_indices(data: Any, classes: Sequence[str]) -> NDArray[np.int64]:
     """The index in `classes` of each class of a data set. Raises as `Dataset.relabeled` does."""
     missing, unknown = (
         [repr(name) for name in a if name not in b] for a, b in ((classes, data.classes), (data.classes, classes))
@@ -126,7 +126,7 @@ def places(data: Any, classes: Sequence[str]) -> NDArray[np.int64]:
     return np.array([list(classes).index(name) for name in data.classes])
 
 
-def drawn(labels: NDArray[np.int64], fraction: float, seed: int, part: str) -> NDArray[np.bool_]:
+def fraction_mask(labels: NDArray[np.int64], fraction: float, seed: int, part: str) -> NDArray[np.bool_]:
     """A mask of images that has `fraction` of every class; see `Dataset.split`."""
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must be between 0 and 1, received {fraction}")

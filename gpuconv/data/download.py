@@ -37,8 +37,8 @@ def fetch_archive(url: str, directory: Path, *, sha256: str, size: int, progress
     try:
         _fetch(url, part, size, progress)
     except requests.RequestException as error:
-        have = _have(part, size)
-        raise ConnectionError(f"the download of {url} stopped after {have} bytes: {_why(error)}") from error
+        received = _bytes_so_far(part, size)
+        raise ConnectionError(f"the download of {url} stopped after {received} bytes: {_why(error)}") from error
     with open(part, "rb") as file:  # the open file stays readable even if another process removes it
         found = hashlib.file_digest(file, "sha256").hexdigest()
         if found == sha256:
@@ -70,7 +70,7 @@ def _make_writable(directory: Path) -> None:
         raise OSError(error.errno, f"cannot download into this directory: {error.strerror}", str(directory)) from error
 
 
-def _have(part: Path, size: int) -> int:
+def _bytes_so_far(part: Path, size: int) -> int:
     """The number of bytes downloaded so far. Anything that cannot be a partial download, such as a link, is removed."""
     try:
         found = os.lstat(part)
@@ -87,29 +87,31 @@ def _fetch(url: str, part: Path, size: int, progress: bool) -> None:
     and ValueError for a file of another size."""
     import requests
 
-    have = _have(part, size)
+    received = _bytes_so_far(part, size)
     with open(part, "ab", opener=files.open_to_append) as file:
         if locks.lock(file.fileno()) is False:
             raise OSError(None, "another process is downloading it", str(part))
-        if have == size:
+        if received == size:
             return
-        headers = {"Range": f"bytes={have}-", "Accept-Encoding": "identity"}
+        headers = {"Range": f"bytes={received}-", "Accept-Encoding": "identity"}
         with requests.get(url, headers=headers, stream=True, timeout=_PATIENCE) as response:
             response.raise_for_status()
             if response.status_code != HTTPStatus.PARTIAL_CONTENT:
-                have = 0  # this server sends the whole file
+                received = 0  # this server sends the whole file
             offered = response.headers.get("Content-Length", "")
-            if offered.isdecimal() and have + int(offered) != size:
-                raise ValueError(f"{url} is a file of {have + int(offered)} bytes, expected {size}; it was not fetched")
-            file.truncate(have)
-            with progress_bar(total=size, initial=have, unit="B", unit_scale=True, disable=not progress) as bar:
+            if offered.isdecimal() and received + int(offered) != size:
+                raise ValueError(
+                    f"{url} is a file of {received + int(offered)} bytes, expected {size}; it was not fetched"
+                )
+            file.truncate(received)
+            with progress_bar(total=size, initial=received, unit="B", unit_scale=True, disable=not progress) as bar:
                 for block in response.iter_content(_BLOCK):
-                    have += len(block)
-                    if have > size:
+                    received += len(block)
+                    if received > size:
                         file.truncate(0)
                         raise ValueError(f"{url} gave more than the expected {size} bytes; they were removed")
                     bar.update(file.write(block))
-        if have < size:
+        if received < size:
             raise requests.exceptions.ChunkedEncodingError("the server ended it early")
 
 
@@ -122,12 +124,15 @@ def _why(error: Any) -> str:
         failed = "server error; try again later" if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "it refuses"
         return f"the server answers {status} {error.response.reason or ''}: {_STATUS.get(status, failed)}"
     for kind, text in (
-        (requests.exceptions.SSLError, "no secure connection; is its certificate trusted, this machine's clock right?"),
+        (
+            requests.exceptions.SSLError,
+            "no secure connection; check whether this machine trusts the certificate and has the right time",
+        ),
         (requests.exceptions.ProxyError, "the proxy cannot be reached; the variable https_proxy names it"),
         (requests.TooManyRedirects, "the server redirects in a circle; try again later"),
-        (requests.Timeout, f"no answer for {_PATIENCE} s; run it again to continue from there"),
-        (requests.exceptions.ChunkedEncodingError, "the connection broke; run it again to continue from there"),
-        (requests.ConnectionError, "no connection, is there a network? run it again to continue from there"),
+        (requests.Timeout, f"no answer for {_PATIENCE} s; try again to continue from there"),
+        (requests.exceptions.ChunkedEncodingError, "the connection broke; try again to continue from there"),
+        (requests.ConnectionError, "no connection, is there a network? try again to continue from there"),
     ):
         if isinstance(error, kind):
             return text
@@ -136,9 +141,9 @@ def _why(error: Any) -> str:
 
 _STATUS = {
     HTTPStatus.UNAUTHORIZED: "it requires a password",
-    HTTPStatus.FORBIDDEN: "it refuses access to the file; get it elsewhere and unpack it in that folder",
-    HTTPStatus.NOT_FOUND: "the file was moved or removed; get it elsewhere and unpack it in that folder",
-    HTTPStatus.GONE: "the file was removed; get it elsewhere and unpack it in that folder",
+    HTTPStatus.FORBIDDEN: "it refuses access to the file; get it elsewhere and unpack it in the target folder",
+    HTTPStatus.NOT_FOUND: "the file was moved or removed; get it elsewhere and unpack it in the target folder",
+    HTTPStatus.GONE: "the file was removed; get it elsewhere and unpack it in the target folder",
     HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: "the proxy requires a password",
     HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: "its file is smaller than what was downloaded so far",
     HTTPStatus.TOO_MANY_REQUESTS: "too many requests; try again later",

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuconv.data.dataset import Dataset, places
+from gpuconv.data.dataset import Dataset, class_indices
 from gpuconv.data.image import read_image
 from gpuconv.data.listing import list_images
 from gpuconv.data.samples import Samples
@@ -91,9 +91,9 @@ def _read(
     if first_version:
         for name, paths in classes.items():
             classes[name] = [p for p in paths if p.parent == root / name and p.suffix.lower() in _FIRST_SUFFIXES]
-    every = [path for paths in classes.values() for path in paths]
+    all_paths = [path for paths in classes.values() for path in paths]
     labels = np.repeat(np.arange(len(classes)), [len(paths) for paths in classes.values()])
-    shape = read_image(every[0], size=size, channels=channels).shape
+    shape = read_image(all_paths[0], size=size, channels=channels).shape
     samples = FolderSamples(
         name=root.name,
         image_shape=shape,
@@ -101,10 +101,10 @@ def _read(
         labels=labels,
         classes=[*classes],
         root=root,
-        paths=every,
+        paths=all_paths,
         size=size,
         workers=os.cpu_count() or 1,
-        first_path=every[0],
+        first_path=all_paths[0],
     )
     place = os.path.abspath(root)
     place += "/" * ("," in place)  # so that a name such as "pets,b=c" is not read as an option
@@ -114,17 +114,17 @@ def _read(
     if stream:
         return samples, names
     expect_memory(samples)
-    return Dataset(*samples.read(np.arange(len(every))), [*classes], root.name, samples.spec), names
+    return Dataset(*samples.read(np.arange(len(all_paths))), [*classes], root.name, samples.spec), names
 
 
 def expect_memory(samples: Samples) -> None:
     """Raise MemoryError with advice if the images do not fit into this machine's memory."""
     needed = len(samples) * math.prod(samples.image_shape)
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else needed
-    if needed > there:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else needed
+    if needed > memory:
         raise MemoryError(
             f"{len(samples):,} images of {samples.name!r} take {needed / 2**30:.1f} GiB, and this machine has "
-            f"{there / 2**30:.1f} GiB of memory: stream=1 (folder:DIR,stream=1) reads them when needed"
+            f"{memory / 2**30:.1f} GiB of memory: stream=1 (folder:DIR,stream=1) reads them when needed"
         )
 
 
@@ -175,7 +175,7 @@ class FolderSamples(Samples):
 
     def relabeled(self, classes: Sequence[str]) -> FolderSamples:
         """As `Dataset.relabeled`."""
-        return dataclasses.replace(self, labels=places(self, classes)[self.labels], classes=classes)
+        return dataclasses.replace(self, labels=class_indices(self, classes)[self.labels], classes=classes)
 
     relabelled = relabeled  # the former name
 

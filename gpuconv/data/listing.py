@@ -39,14 +39,14 @@ def list_images(directory: Path) -> dict[str, list[Path]]:
             continue
         classes[path.name], more = _files_of_class(path, directory, suffixes)
         if not classes[path.name]:
-            raise FileNotFoundError(f"class folder {path} has no images ({' '.join(suffixes)}){_told(more, '; ')}")
+            raise FileNotFoundError(f"class folder {path} has no images ({' '.join(suffixes)}){_listed(more, '; ')}")
         others += more
     if not classes:
         raise FileNotFoundError(
-            f"{directory} must hold one sub-folder of images for each class; it has none{_told(others, '; ')}"
+            f"{directory} must hold one sub-folder of images for each class; it has none{_listed(others, '; ')}"
         )
     if others:
-        notice(f"{directory}: files that are not read: {_told(others)}")
+        notice(f"{directory}: files that are not read: {_listed(others)}")
     return classes
 
 
@@ -94,6 +94,6 @@ def _kind(path: Path, status: os.stat_result) -> str:
     return _KINDS.get(stat.S_IFMT(status.st_mode), default)
 
 
-def _told(others: collections.Counter[str], before: str = "") -> str:
+def _listed(others: collections.Counter[str], before: str = "") -> str:
     """ "3 x .heic, 1 x dangling link", after `before`; empty if there are none."""
     return before * bool(others) + ", ".join(f"{count} x {kind}" for kind, count in sorted(others.items()))

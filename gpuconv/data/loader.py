@@ -84,7 +84,7 @@ class Loader:
         if self.augmentation.mixing:
             self._expect_classes()
             self._factors = backends.asarray(quantiles(alpha), device=self.device)
-        self._hold()
+        self._move_to_device()
 
     def _expect(self, image_shape: tuple[int, ...]) -> None:
         """Raise ValueError if the normalization or the augmentation does not fit the images."""
@@ -106,7 +106,7 @@ class Loader:
                 f"{self.dataset.name!r} are not"
             )
 
-    def _hold(self) -> None:
+    def _move_to_device(self) -> None:
         """Move the whole data set to the device."""
         self._images = backends.asarray(self.dataset.images, device=self.device)
         self._labels = backends.asarray(self.dataset.labels, device=self.device)

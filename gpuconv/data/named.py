@@ -62,7 +62,7 @@ def load_test(spec: str, like: str, classes: Sequence[str]) -> Dataset:
     like: the text of the training data, from which missing size=, channels= and stream= are taken. classes: those of
     the training data; their names determine the labels. Raises as `load` does, and ValueError if the classes differ.
     """
-    name, _, rest = spelled(spec).partition(":")
+    name, _, rest = with_full_name(spec).partition(":")
     if name != "folder":
         return load(spec)[1].relabeled(classes)
     directory, stated = _folder_parts(rest)
@@ -76,25 +76,25 @@ def load_test(spec: str, like: str, classes: Sequence[str]) -> Dataset:
 
 def is_test_set(spec: str) -> bool:
     """Whether the text describes a folder whose images are all for testing: "folder:DIR,test=1"."""
-    name, _, rest = spelled(spec).partition(":")
+    name, _, rest = with_full_name(spec).partition(":")
     try:
         return name == "folder" and numerals.real(_folder_parts(rest)[1].get("test", "0")) == 1
     except ValueError:
         return False
 
 
-def spelled(spec: str) -> str:
+def with_full_name(spec: str) -> str:
     """The same text with its data set's name in full. Raises ValueError for an unknown one."""
     name, colon, rest = spec.partition(":")
     return canonical("data set", name, _SOURCES) + colon + rest
 
 
-def placed(spec: str, like: str = "") -> str:
+def absolute_spec(spec: str, like: str = "") -> str:
     """A text that loads the same images from any current directory, and in every later version of gpuconv.
 
     like: the text of a run's data, from which missing options of a folder (its size, its split) are taken.
     """
-    name, _, rest = spelled(spec).partition(":")
+    name, _, rest = with_full_name(spec).partition(":")
     if name == "cifar10" and rest:
         return f"cifar10:{_absolute(rest)}"
     if name != "folder" or not rest:
@@ -112,9 +112,9 @@ def placed(spec: str, like: str = "") -> str:
 def from_run(spec: str) -> str:
     """The text stored with a run, with split=order added to a folder's if it names no split: version 0.1.0 stored none,
     and split by this rule."""
-    name, _, rest = spelled(spec).partition(":")
+    name, _, rest = with_full_name(spec).partition(":")
     old = name == "folder" and "split" not in _folder_parts(rest)[1]
-    return f"{name}:{rest},split=order" if old else spelled(spec)
+    return f"{name}:{rest},split=order" if old else with_full_name(spec)
 
 
 def _absolute(directory: str) -> str:

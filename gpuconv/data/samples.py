@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from gpuconv.arguments import INT63
 from gpuconv.backends import to_numpy
-from gpuconv.data.dataset import drawn
+from gpuconv.data.dataset import fraction_mask
 from gpuconv.dtypes import is_float
 
 MEASURED = 4096  # at most this many images are read to compute the normalization
@@ -77,7 +77,7 @@ class Samples:
         read."""
         numbered = self.labels is not None and self.labels.ndim == 1
         labels: Any = self.labels if numbered else np.zeros(len(self), np.int64)
-        second = drawn(labels, fraction, seed, f"the {what} part of {self.name!r}")
+        second = fraction_mask(labels, fraction, seed, f"the {what} part of {self.name!r}")
         return self.subset(~second), self.subset(second)
 
 

@@ -58,7 +58,7 @@ class StreamLoader(Loader):
     def over(self, dataset: Dataset | Samples, **changes: Any) -> Loader:
         return super().over(dataset, **(self._chosen | changes))
 
-    def _hold(self) -> None:
+    def _move_to_device(self) -> None:
         """Nothing is moved to the device in advance."""
 
     def epoch(self, epoch: int = 0, start_batch: int = 0) -> Iterator[Batch]:

@@ -138,14 +138,14 @@ class Bisection:
         )
 
 
-class _Found(Exception):
+class _FirstViolation(Exception):
     def __init__(self, step: int, place: tuple[str, str], call: Call, parameter: str, worst: Difference) -> None:
         super().__init__(call.op)
         self.step, self.place, self.call, self.parameter, self.worst = step, place, call, parameter, worst
 
 
 class _Judge:
-    """Trains for a number of steps and raises `_Found` at the first call beyond its bound."""
+    """Trains for a number of steps and raises `_FirstViolation` at the first call beyond its bound."""
 
     def __init__(self, trainer: Trainer, steps: int) -> None:
         self.trainer, self.steps = trainer, steps
@@ -182,7 +182,7 @@ class _Judge:
         if worst.wrong:
             parameter = self.parameter(worst.result) if update else ""
             place = layer, direction or ("update" if update else "outside of layers")
-            raise _Found(self.trainer.steps + 1, place, call, parameter, worst)
+            raise _FirstViolation(self.trainer.steps + 1, place, call, parameter, worst)
 
     def parameter(self, result: str) -> str:
         """The parameter's name for an entry of an update's lists, such as "params[3]"."""
@@ -206,15 +206,15 @@ def bisect(
     Raises:
         ValueError: The nets differ.
     """
-    if _plain(a.net) != _plain(b.net):
+    if _settings_without_algorithms(a.net) != _settings_without_algorithms(b.net):
         raise ValueError("the two nets have different layers; bisect compares one net on two sides")
     judges = _Judge(a, steps), _Judge(b, steps)
-    found: list[tuple[int, _Found]] = []
+    found: list[tuple[int, _FirstViolation]] = []
     for side, files in enumerate(({}, dict(kernels or {}))):
         try:
             with kernel.replaced(files):
                 judges[side](data, **fit)
-        except _Found as one:
+        except _FirstViolation as one:
             found.append((side, one))
             judges[1].steps = one.step  # B stops where A stopped
     counts = (judges[0].calls, judges[1].calls), (judges[0].skipped, judges[1].skipped)
@@ -229,20 +229,20 @@ def bisect(
     return outcome
 
 
-def _plain(net: Layer) -> list[Record]:
+def _settings_without_algorithms(net: Layer) -> list[Record]:
     """The layers' settings without the algorithms."""
     return [layer.config() | {"algo": None} for layer in net.walk() if not layer.children()]
 
 
-def _violation(side: int, first: _Found, other: Layer) -> Violation:
+def _violation(side: int, first: _FirstViolation, other: Layer) -> Violation:
     """The violation, with the same call on the other side."""
     algos = {layer.algo for layer in other.walk() if hasattr(layer, "algo")}
     changed: dict[str, Any] = {"tf32": other.tf32} if "tf32" in first.call.options else {}
     if "algo" in first.call.options and len(algos) == 1:
         changed["algo"] = algos.pop()
     worst = first.worst
-    there = np.asarray(first.call.on(other.device, **changed).results[worst.result])[worst.at]
-    value = float(there) if there.ndim == 0 else np.nan  # its result has another shape
+    other_value = np.asarray(first.call.on(other.device, **changed).results[worst.result])[worst.at]
+    value = float(other_value) if other_value.ndim == 0 else np.nan  # its result has another shape
     error = abs(value - worst.expected)
     share = error / worst.bound if worst.bound else np.inf if error else 0.0
     layer, direction = first.place

@@ -234,10 +234,10 @@ def compare(a: list[Step], b: list[Step]) -> Runs:
         raise ValueError(f"the runs have no step in common: one has {_range(ours)}, the other {_range(theirs)}")
     found = Runs(len(both), (len(ours), len(theirs)))
     pairs = [(number, _pairs(ours[number], theirs[number])) for number in both]
-    together = [tuple(pair) for _, listed in pairs for _, *pair in listed]
-    found.hashes = sorted({digest.kind for pair in together for digest in pair})
+    tensor_pairs = [tuple(pair) for _, listed in pairs for _, *pair in listed]
+    found.hashes = sorted({digest.kind for pair in tensor_pairs for digest in pair})
     found.one_machine = all(ours[number].on == theirs[number].on for number in both) and all(
-        one.dtype == other.dtype and one.kind == other.kind for one, other in together
+        one.dtype == other.dtype and one.kind == other.kind for one, other in tensor_pairs
     )
     rounding = Rounding(max(map(_inside, [*a, *b])))
     for number, listed in pairs:

@@ -328,15 +328,15 @@ def _senders(layer: Layer, x: np.ndarray, dy: np.ndarray, at: Place) -> Parts:
 def _computed(calls: Sequence[Call], offset: int, device: str) -> list[Computed]:
     first, *added = calls
     expected = first.expected()[0]
-    value, bound = (_at(part, first, offset) for part in (expected.value, expected.bound))
+    value, bound = (_value_at(part, first, offset) for part in (expected.value, expected.bound))
     for call in added:
-        value += _at(call.arrays[1], call, offset)
-        bound += _at(call.expected()[0].bound, call, offset)
+        value += _value_at(call.arrays[1], call, offset)
+        bound += _value_at(call.expected()[0].bound, call, offset)
     ways = {} if device == "numpy" else {"numpy": _on_numpy(calls)}
     ways[device] = calls[-1]
     found = [Computed("float64", value, 0.0, 0.0)]
     for by, each in ways.items():
-        result = _at(_result(each), each, offset)
+        result = _value_at(_result(each), each, offset)
         found.append(Computed(by, result, 0.0 if result == value else abs(result - value), bound))
     return found
 
@@ -381,7 +381,7 @@ def _result(call: Call) -> np.ndarray:
     return next(iter(call.results.values()))
 
 
-def _at(part: Any, call: Call, offset: int) -> float:
+def _value_at(part: Any, call: Call, offset: int) -> float:
     """A value of an array, broadcast to the result of a call."""
     return float(np.broadcast_to(part, _result(call).shape).reshape(-1)[offset])
 

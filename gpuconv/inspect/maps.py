@@ -74,12 +74,12 @@ def occluded(
     places = [(row, column) for row in rows for column in columns]
     falls, covered = np.zeros((h, w)), np.zeros((h, w))
     for first in range(0, len(places), batch):
-        some = places[first : first + batch]
-        images = np.stack([image] * (1 + len(some)))
-        for each, (row, column) in zip(images[1:], some):
+        squares = places[first : first + batch]
+        images = np.stack([image] * (1 + len(squares)))
+        for each, (row, column) in zip(images[1:], squares):
             each[row : row + side, column : column + side] = 0
         scores = host(net.infer(backends.asarray(images, net.device, x.dtype))).reshape(len(images), -1)[:, number]
-        for score, (row, column) in zip(scores[1:], some):
+        for score, (row, column) in zip(scores[1:], squares):
             falls[row : row + side, column : column + side] += scores[0] - score
             covered[row : row + side, column : column + side] += 1
         yield falls / np.maximum(covered, 1)

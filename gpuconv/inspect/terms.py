@@ -92,14 +92,14 @@ def reads(layer: Layer, x: np.ndarray, at: Place) -> Window:
     if isinstance(layer, ImageNorm):
         return _normalized(layer, x, at)
     if isinstance(layer, _AFFINE):
-        nothing, exact, ones = np.zeros((1, *x.shape)), _exact(layer), _exact(layer)
+        nothing, exact, ones = np.zeros((1, *x.shape)), _float64_copy(layer), _float64_copy(layer)
         for array in ones.arrays.values():
             array[...] = 1  # a weight of 0 is read too
-        box = _box(at) if layer.elementwise else _around(_pulled_back(ones, nothing, at))
+        box = _one_value_box(at) if layer.elementwise else _bounding_box(_output_derivatives(ones, nothing, at))
         with backends.oracle():
             bias = float(exact.infer(nothing)[(0, *at)])
-        return Window(x[box], _pulled_back(exact, nothing, at)[box], bias, _origin(box))
-    box = _box(np.unravel_index(np.ravel_multi_index(at, layer.output_shape or ()), x.shape))
+        return Window(x[box], _output_derivatives(exact, nothing, at)[box], bias, _origin(box))
+    box = _one_value_box(np.unravel_index(np.ravel_multi_index(at, layer.output_shape or ()), x.shape))
     return Window(x[box], None, 0.0, _origin(box))
 
 
@@ -109,10 +109,10 @@ def sends(layer: Layer, x: np.ndarray, at: Place) -> np.ndarray:
     one = np.zeros((1, *x.shape))
     one[(0, *at)] = 1
     if isinstance(layer, MaxPool2D):
-        return _won_by(layer, x, at)
+        return _windows_won(layer, x, at)
     if isinstance(layer, _PASSING):
         return one.reshape(layer.output_shape or ())
-    exact = _exact(layer)
+    exact = _float64_copy(layer)
     if isinstance(layer, _AFFINE):
         for name in exact.arrays.keys() & _CONSTANTS:
             exact.arrays[name][...] = 0
@@ -121,8 +121,8 @@ def sends(layer: Layer, x: np.ndarray, at: Place) -> np.ndarray:
     if isinstance(layer, ImageNorm):  # apart from the weight, the Jacobian is symmetric
         weight = exact.arrays["weight"].copy()
         exact.arrays["weight"][...] = 1
-        return weight * _pulled_back(exact, x[None], at)
-    return _pulled_back(exact, x[None], at)
+        return weight * _output_derivatives(exact, x[None], at)
+    return _output_derivatives(exact, x[None], at)
 
 
 def branches(layer: Merging, x: Array) -> list[Array]:
@@ -147,12 +147,12 @@ def _names(row: Sequential) -> str:
     return ", ".join(each.path for _, each in row.children())
 
 
-def _exact(layer: Layer) -> Layer:
+def _float64_copy(layer: Layer) -> Layer:
     """A copy on the host, in float64."""
     return layer.twin().to("numpy", "float64")
 
 
-def _pulled_back(exact: Layer, x: np.ndarray, at: Place) -> np.ndarray:
+def _output_derivatives(exact: Layer, x: np.ndarray, at: Place) -> np.ndarray:
     """The derivatives of the output at an index with respect to all inputs."""
     one = np.zeros((1, *(exact.output_shape or ())))
     one[(0, *at)] = 1
@@ -166,7 +166,7 @@ def _normalized(layer: ImageNorm, x: np.ndarray, at: Place) -> Window:
     where the deviation depends on the inputs as well."""
     count = x.shape[-1] // layer.groups if isinstance(layer, GroupNorm) else x.shape[-1]
     first = at[-1] // count * count
-    positions = [slice(None)] * (x.ndim - 1) if isinstance(layer, GroupNorm) else _box(at[:-1])
+    positions = [slice(None)] * (x.ndim - 1) if isinstance(layer, GroupNorm) else _one_value_box(at[:-1])
     box = (*positions, slice(first, first + count))
     values = x[box]
     scale = host(layer["weight"])[at[-1]] / np.sqrt(values.var() + layer.eps)
@@ -176,11 +176,11 @@ def _normalized(layer: ImageNorm, x: np.ndarray, at: Place) -> Window:
     return Window(values, factors, float(host(layer["bias"])[at[-1]]), origin)
 
 
-def _box(at: Sequence[Any]) -> tuple[slice, ...]:
+def _one_value_box(at: Sequence[Any]) -> tuple[slice, ...]:
     return tuple(slice(int(i), int(i) + 1) for i in at)
 
 
-def _around(factors: np.ndarray) -> tuple[slice, ...]:
+def _bounding_box(factors: np.ndarray) -> tuple[slice, ...]:
     """The smallest box with all nonzero factors; the first value if there is none."""
     found = [places if places.size else np.zeros(1, int) for places in factors.nonzero()]
     return tuple(slice(int(places.min()), int(places.max()) + 1) for places in found)
@@ -204,7 +204,7 @@ def _window(
     return window, origin
 
 
-def _won_by(layer: MaxPool2D, x: np.ndarray, at: Place) -> np.ndarray:
+def _windows_won(layer: MaxPool2D, x: np.ndarray, at: Place) -> np.ndarray:
     """1 for each window whose maximum is the input at this index, else 0."""
     _, argmax = ops.max_pool2d(x[None], **layer.options)
     won = np.zeros(argmax.shape)

@@ -44,9 +44,9 @@ def _of_program(settings: Record) -> Iterator[Entry]:
     own = "made by the program"
     tested = (settings.get("test") or {}).get("name", data)
     why = "" if tested != data or not data_spec.is_whole(data) else "all of it was trained on; name a test set"
-    yield "data", data, why if _reads(data_spec.spelled, data) else own
+    yield "data", data, why if _reads(data_spec.with_full_name, data) else own
     if tested != data:
-        yield "test", tested, "" if _reads(data_spec.spelled, tested) else own
+        yield "test", tested, "" if _reads(data_spec.with_full_name, tested) else own
     yield "model", "FILE.py:build", f"{own}: name a file, and the function in it that makes the net"
     yield "seed", settings.get("seed"), ""
     yield "epochs", settings.get("epochs"), ""

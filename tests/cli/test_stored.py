@@ -167,9 +167,9 @@ def test_options_missing_from_new_data_are_taken_from_the_run(work, monkeypatch)
         ("digits", "folder:/y,size=8x8", "digits"),
         ("synthetic:n=3", "synthetic:n=4", "synthetic:n=3"),
     ]:
-        assert named.placed(given, stored) == found.format(where)
-        assert named.placed(found.format(where)) == found.format(where)
-    assert named.placed("folder:~/x") == f"folder:{named._absolute('~')}/x,split=name"
+        assert named.absolute_spec(given, stored) == found.format(where)
+        assert named.absolute_spec(found.format(where)) == found.format(where)
+    assert named.absolute_spec("folder:~/x") == f"folder:{named._absolute('~')}/x,split=name"
     assert named.from_run("folder:x,size=3x3") == "folder:x,size=3x3,split=order"
     assert named.from_run("folder:x,split=name") == "folder:x,split=name"
     assert named.from_run("cifar10:x") == "cifar10:x"

@@ -20,7 +20,7 @@ DEFAULTS = {
         "Loader.epoch": dict(epoch=0, start_batch=0),
     },
     "data.normalization": {"Normalization.from_dataset": dict(kind="channel")},
-    "data.named": {"load": dict(test=""), "placed": dict(like="")},
+    "data.named": {"load": dict(test=""), "absolute_spec": dict(like="")},
     "data.stream": {
         "StreamLoader": dict(normalization=None, workers=None),
         "Batches.epoch": dict(epoch=0, start_batch=0),

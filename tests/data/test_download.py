@@ -132,7 +132,7 @@ def test_a_file_of_the_wrong_size_is_downloaded_again(server, tmp_path, size):
 
 def test_an_interrupted_download_resumes_where_it_stopped(server, tmp_path):
     server.stop_after = 50_000
-    with pytest.raises(ConnectionError, match=r"stopped after \d+ bytes: the connection broke; run") as raised:
+    with pytest.raises(ConnectionError, match=r"stopped after \d+ bytes: the connection broke; try again") as raised:
         fetch(tmp_path, server)
     assert not (tmp_path / FOLDER).exists()
     have = int(re.search(r"after (\d+) bytes", str(raised.value))[1])
@@ -215,7 +215,7 @@ def test_a_folder_without_write_permission_is_an_error(server, tmp_path, monkeyp
     [
         (401, "it requires a password"),
         (403, "it refuses access to the file; get it elsewhere"),
-        (404, "the file was moved or removed; get it elsewhere and unpack it in that folder"),
+        (404, "the file was moved or removed; get it elsewhere and unpack it in the target folder"),
         (410, "the file was removed"),
         (418, "it refuses"),
         (429, "too many requests; try again later"),
@@ -244,7 +244,7 @@ def test_a_server_that_never_answers_is_an_error(server, tmp_path, monkeypatch):
     monkeypatch.setattr("gpuconv.data.download._PATIENCE", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/cifar.tar.gz"
-        with pytest.raises(ConnectionError, match=r"no answer for 0\.05 s; run it again"):
+        with pytest.raises(ConnectionError, match=r"no answer for 0\.05 s; try again"):
             cifar10._download(tmp_path, url, SHA256, len(CONTENT), False)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpuconv.data import folder, load, synthetic
-from gpuconv.data.named import load_test, placed
+from gpuconv.data.named import absolute_spec, load_test
 
 
 def test_digits_are_loaded_by_name():
@@ -83,9 +83,9 @@ def test_a_folder_whose_name_ends_like_an_option_is_distinguished_by_a_slash(mon
     """A trailing slash distinguishes it, also in the stored text."""
     monkeypatch.setattr(folder, "load", lambda directory, **options: (directory, options))
     monkeypatch.chdir(tmp_path)
-    stored = placed("folder:pets,b=c/,size=3x3")
+    stored = absolute_spec("folder:pets,b=c/,size=3x3")
     directory, options = load(stored)
     assert directory.rstrip("/") == str(tmp_path / "pets,b=c")
     assert options == {"size": (3, 3), "split": "name"}
-    assert placed(stored) == stored
-    assert "/," not in placed("folder:pets,size=3x3")
+    assert absolute_spec(stored) == stored
+    assert "/," not in absolute_spec("folder:pets,size=3x3")

@@ -177,7 +177,7 @@ class Kernel:
         return None, checked
 
     def _device(self, arguments: Sequence[Any]) -> str:
-        """The one device of all arrays. Raises TypeError unless own_device is one that runs kernels."""
+        """The one device of all arrays. Raises TypeError unless there is one that runs kernels."""
         arrays = [(index, arguments[index]) for index in self._pointers if arguments[index] is not None]
         if arrays and all(KIND_OF_TYPE.get(type(array)) == "emulated" for _, array in arrays):
             return "emulated"
