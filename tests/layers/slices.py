@@ -16,5 +16,5 @@ def step(net, rng):
         gc.asarray(rng.normal(size=(2, *shape)).astype(net.dtype), net.device)
         for shape in (net.input_shape, net.output_shape)
     )
-    found = {"y": net.forward(x, True), "dx": net.backward(dy), "inferred": net.infer(x)}
-    return {name: gc.to_numpy(value).tobytes() for name, value in (found | net.grads() | net.buffers()).items()}
+    results = {"y": net.forward(x, True), "dx": net.backward(dy), "inferred": net.infer(x)}
+    return {name: gc.to_numpy(value).tobytes() for name, value in (results | net.grads() | net.buffers()).items()}

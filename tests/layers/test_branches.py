@@ -61,7 +61,7 @@ def conv_norm(filters, kernel_size=3, **options):
     return [Conv2D(filters, kernel_size, **options), BatchNorm()]
 
 
-SUMS = {  # branches that are added, and the additions that remain in backward
+SUMS = {  # the branches, and the number of additions that backward still runs as an op of their own
     "conv, conv": ([[*conv_norm(4, padding=1), ReLU()], conv_norm(4, 1)], 0),
     "strides with unread pixels": ([conv_norm(4, 1, stride=3), conv_norm(4, 2, stride=3, fit="cover")], 0),
     "conv, input": ([conv_norm(3, padding=1), []], 1),
@@ -78,11 +78,11 @@ SUMS = {  # branches that are added, and the additions that remain in backward
 def test_convolutions_add_their_gradients_to_those_of_branches_before(name, fuse, device, monkeypatch):
     branches, additions = SUMS[name]
     layers = [Input((6, 5, 3)), Branches([list(row) for row in branches], "add")]
-    made = Sequential(layers, seed=3, device=device)
-    net = made.fuse() if fuse else made
+    built = Sequential(layers, seed=3, device=device)
+    net = built.fuse() if fuse else built
     x, dy = (
         np.random.default_rng(seed).standard_normal((2, *shape)).astype(np.float32)
-        for seed, shape in enumerate((made.input_shape, made.output_shape))
+        for seed, shape in enumerate((built.input_shape, built.output_shape))
     )
     added, add = [], ops.add
     monkeypatch.setattr(ops, "add", lambda *arrays, **options: added.append(1) or add(*arrays, **options))
@@ -106,7 +106,7 @@ def test_convolutions_add_their_gradients_to_those_of_branches_before(name, fuse
 @pytest.mark.parametrize("hooked", [(0,), (1,), (0, 1)], ids=["first", "second", "both"])
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_backward_hooks_receive_the_gradient_of_their_own_branch(dtype, hooked):
-    """They do not change the bits of the sum, also in float16, where a sum in dgrad is rounded only once."""
+    """With hooks the sum keeps its bits, also in float16, where dgrad rounds a sum only once."""
     net = Sequential([Input((6, 5, 3)), Residual([Conv2D(4, 3, padding=1)], [Conv2D(4, 1)])], seed=3, dtype=dtype)
     x, dy = (
         np.random.default_rng(seed).standard_normal((1, 6, 5, channels)).astype(dtype)
@@ -122,12 +122,12 @@ def test_backward_hooks_receive_the_gradient_of_their_own_branch(dtype, hooked):
     assert [*seen] == paths
     for path, dx in seen.items():
         conv = net[path]
-        alone = ops.conv2d_dgrad(dy, conv["weight"], input_shape=x.shape, padding=conv.padding)
-        np.testing.assert_allclose(dx, alone, rtol=1e-5 if dtype == "float32" else 2e-3, atol=1e-5)
+        expected_dx = ops.conv2d_dgrad(dy, conv["weight"], input_shape=x.shape, padding=conv.padding)
+        np.testing.assert_allclose(dx, expected_dx, rtol=1e-5 if dtype == "float32" else 2e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_fused_branches_compute_the_same(device):
+def test_fused_branches_give_the_gradients_of_unfused_ones(device):
     plain, fused = inception(device=device), inception(device=device).fuse()
     assert [type(layer).__name__ for layer in fused["branches1"].rows[1]] == ["ConvNorm"]
     assert fused.state_dict().keys() == plain.state_dict().keys()
@@ -154,9 +154,9 @@ def test_branches_slide_over_larger_images():
     net = Sequential([Input((4, 4, 2)), Branches([[Conv2D(2, 3)], [Conv2D(3, 3)]]), MaxPool2D(2), Flatten(), Linear(2)])
     images = np.random.default_rng(2).normal(size=(1, 6, 4, 2)).astype(np.float32)
     scores = net.as_convolutional()(images)
-    for place in (0, 1):
-        window = images[:, 2 * place : 2 * place + 4]
-        np.testing.assert_allclose(scores[:, place, 0], net.infer(window), rtol=1e-5, atol=1e-6)
+    for row in (0, 1):
+        window = images[:, 2 * row : 2 * row + 4]
+        np.testing.assert_allclose(scores[:, row, 0], net.infer(window), rtol=1e-5, atol=1e-6)
 
 
 def test_frozen_branches_get_no_gradients_and_pass_them_on():

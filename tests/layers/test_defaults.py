@@ -61,7 +61,7 @@ def test_every_default_is_the_documented_one():
     expect_defaults(DEFAULTS)
 
 
-def test_every_layer_runs_untrained_and_gives_its_input_s_gradient_by_default():
+def test_every_layer_runs_for_inference_and_gives_the_gradient_of_its_input_by_default():
     for name, kind in OURS.items():
         assert defaults(kind.forward)["training"] is False, name
         assert defaults(kind.backward)["input_grad"] is True, name

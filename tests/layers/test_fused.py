@@ -72,7 +72,7 @@ def kinds(net):
     return [type(layer).__name__ for layer in net]
 
 
-def test_which_layers_are_fused():
+def test_convolutions_are_fused_with_the_activation_and_the_pool_after_them():
     net = odd_net().fuse()
     assert kinds(net) == [
         "Input",
@@ -98,7 +98,7 @@ def test_which_layers_are_fused():
 @pytest.mark.parametrize(
     "pool", [MaxPool2D(3), MaxPool2D(2, stride=1), MaxPool2D(2, padding=1), MaxPool2D(2, fit="cover")]
 )
-def test_pools_that_cannot_be_fused_stay_separate(pool):
+def test_pools_that_overlap_pad_or_cover_a_part_stay_separate(pool):
     net = Sequential([Input((7, 8, 2)), Conv2D(3, 3, padding=1), ReLU(), pool])
     assert kinds(net.fuse()) == ["Input", "ConvReLU", "MaxPool2D"]
     net = Sequential([Input((7, 8, 2)), Conv2D(3, 3, padding=1), pool, BatchNorm()])
@@ -113,15 +113,14 @@ def test_a_fused_net_gives_the_same_results(device):
     fused = net.fuse()
     for plain, found in zip(step(net), step(fused), strict=True):
         np.testing.assert_allclose(found, plain, rtol=2e-5, atol=2e-5 * np.abs(plain).max())
-    y, dx = step(net)[:2], step(fused)[:2]
-    np.testing.assert_array_equal(y[0], dx[0])
-    np.testing.assert_array_equal(y[1], dx[1])
+    for plain, found in zip(step(net)[:2], step(fused)[:2], strict=True):  # scores and input gradient: the same bits
+        np.testing.assert_array_equal(found, plain)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("activation", [GELU, Sigmoid])
 @pytest.mark.parametrize("input_grad", [False, True])
-def test_a_bias_alone_is_trained_through_its_activation(device, activation, input_grad, monkeypatch):
+def test_a_bias_with_a_frozen_weight_is_trained_through_its_activation(device, activation, input_grad, monkeypatch):
     rows = [Input((6, 5, 3)), Conv2D(4, 2, frozen=("weight",)), activation(), Flatten(), Linear(3)]
     net = Sequential(rows, device=device, seed=1)
     fused = net.fuse()
@@ -129,17 +128,20 @@ def test_a_bias_alone_is_trained_through_its_activation(device, activation, inpu
     rng, called = np.random.default_rng(4), []
     x, dy = (gc.asarray(rng.standard_normal(shape).astype(np.float32), device) for shape in ((2, 6, 5, 3), (2, 3)))
     results = []
-    for each in (net, fused):
-        backward = f"{activation.op}_backward"
-        op = getattr(gc.ops, backward)
-        monkeypatch.setattr(
-            gc.ops, backward, lambda *arrays, op=op, each=each, **_: (called.append(each), op(*arrays))[1]
-        )
-        each.zero_grad()
-        each.forward(x, training=True)
-        dx = each.backward(dy, input_grad=input_grad)
+    backward = f"{activation.op}_backward"
+    op = getattr(gc.ops, backward)
+    for tested in (net, fused):
+
+        def recorded(*arrays, tested=tested, **_):
+            called.append(tested)
+            return op(*arrays)
+
+        monkeypatch.setattr(gc.ops, backward, recorded)
+        tested.zero_grad()
+        tested.forward(x, training=True)
+        dx = tested.backward(dy, input_grad=input_grad)
         monkeypatch.undo()
-        results.append({key: gc.to_numpy(value).copy() for key, value in each.grads().items()})
+        results.append({key: gc.to_numpy(value).copy() for key, value in tested.grads().items()})
         assert (dx is not None) == input_grad
     assert called == ([net, fused] if input_grad else [net])
     assert results[0].keys() == results[1].keys() == set(net.grads())
@@ -173,8 +175,8 @@ def test_an_activation_that_keeps_its_input_is_fused_with_the_same_bits(device, 
 def test_a_fused_net_has_the_same_keys_and_arrays():
     net = odd_net()
     fused = net.fuse()
-    for of in ("state_dict", "params", "grads", "buffers"):
-        plain, found = getattr(net, of)(), getattr(fused, of)()
+    for method in ("state_dict", "params", "grads", "buffers"):
+        plain, found = getattr(net, method)(), getattr(fused, method)()
         assert list(plain) == list(found)
         assert all(plain[key] is found[key] for key in plain)
     assert fused.parameter_count == net.parameter_count
@@ -185,7 +187,7 @@ def test_a_fused_net_has_the_same_keys_and_arrays():
     np.testing.assert_array_equal(net["conv1"]["weight"], other["conv1"]["weight"])
 
 
-def test_a_fused_net_behaves_like_a_net():
+def test_a_fused_net_can_be_copied_fused_again_and_summarized():
     fused = odd_net(seed=3).fuse()
     twin = fused.copy(dtype="float64")
     assert kinds(twin) == kinds(fused)
@@ -198,7 +200,7 @@ def test_a_fused_net_behaves_like_a_net():
         fused.backward(np.zeros((2, 3), np.float32))
 
 
-def test_frozen_weights_stay_and_their_bias_trains():
+def test_a_frozen_weight_gets_no_gradient_and_its_bias_the_same_one():
     layers = [Input((6, 6, 2)), Conv2D(3, 3, frozen=("weight",)), ReLU(), MaxPool2D(2)]
     net = Sequential(layers, dtype="float64")
     fused = net.fuse()
@@ -207,12 +209,12 @@ def test_frozen_weights_stay_and_their_bias_trains():
     np.testing.assert_allclose(found, plain, rtol=1e-13)  # a sum of 48, in another order
 
 
-@pytest.mark.parametrize("behind", [[ReLU], []], ids=["relu-pool", "pool"])
-def test_gradients_equal_numerical_ones(behind):
+@pytest.mark.parametrize("activations", [[ReLU], []], ids=["relu-pool", "pool"])
+def test_gradients_equal_numerical_ones(activations):
     layers = [
         Input((7, 6, 2)),
         Conv2D(4, 3, padding=1),
-        *(each() for each in behind),
+        *(activation() for activation in activations),
         MaxPool2D(2),
         Flatten(),
         Linear(3),
@@ -235,7 +237,7 @@ def test_gradients_equal_numerical_ones(behind):
             np.testing.assert_allclose(found[index], (above - below) / 2e-6, rtol=1e-6, atol=1e-8)
 
 
-def test_layers_that_cannot_be_fused_are_refused():
+def test_a_fused_convolution_with_an_overlapping_pool_is_refused():
     with pytest.raises(ValueError, match="ConvReLU cannot replace"):
         ConvReLU([Conv2D(3, 3), ReLU(), MaxPool2D(3)]).build((7, 7, 2))
 
@@ -248,12 +250,12 @@ def test_a_fused_layer_without_layers_is_refused(kind):
         Sequential([Input((4, 4, 1)), kind([])])
 
 
-def test_a_net_without_shapes_is_refused():
+def test_fuse_refuses_a_net_that_is_not_built():
     with pytest.raises(RuntimeError, match="fused after it is built"):
         Sequential([Conv2D(3, 3), ReLU()]).fuse()
 
 
-def test_norm_sums_is_a_flag_or_none():
+def test_norm_sums_of_another_type_than_bool_is_refused():
     with pytest.raises(TypeError, match="norm_sums must be True or False, received 'no'"):
         Sequential([Input((7, 7, 2)), Conv2D(3, 3), BatchNorm(), Conv2D(3, 3)]).fuse(norm_sums="no")
 
@@ -275,7 +277,7 @@ def test_batch_norm_and_an_activation_are_fused_with_the_same_bits(device, activ
     assert kinds(leaky.fuse()) == kinds(leaky)
 
 
-def test_depthwise_layers_keep_their_own_kernels():
+def test_a_depthwise_convolution_is_not_fused_with_a_pool():
     net = Sequential([Input((6, 6, 4)), Conv2D(4, 3, groups=4), ReLU(), MaxPool2D(2)])
     assert kinds(net.fuse()) == ["Input", "ConvActivation", "MaxPool2D"]
     net = Sequential([Input((6, 6, 4)), Conv2D(4, 3, groups=4), MaxPool2D(2), BatchNorm()])
@@ -283,13 +285,14 @@ def test_depthwise_layers_keep_their_own_kernels():
 
 
 @pytest.mark.kernels
-def test_a_trainer_fuses_where_kernels_run(monkeypatch):
-    ran = []
-    monkeypatch.setattr(
-        ConvReLU,
-        "forward",
-        lambda self, x, training=False, plain=ConvReLU.forward: (ran.append(self.path), plain(self, x, training))[1],
-    )
+def test_a_trainer_fuses_by_default_only_on_a_device_with_kernels(monkeypatch):
+    ran, forward = [], ConvReLU.forward
+
+    def recorded(self, x, training=False):
+        ran.append(self.path)
+        return forward(self, x, training)
+
+    monkeypatch.setattr(ConvReLU, "forward", recorded)
     weights = []
     for device, fuse in (("numpy", None), ("numpy", True), ("emulated", None), ("emulated", False)):
         net = gc.models.build("seed-net", (8, 8, 1), 3, device=device)
@@ -305,12 +308,12 @@ def test_a_trainer_fuses_where_kernels_run(monkeypatch):
 
 
 def test_a_depthwise_convolution_is_not_fused_with_its_norm():
-    def net(groups, *behind):
-        return Sequential([Input((6, 6, 4)), Conv2D(4, 3, groups=groups), BatchNorm(), *behind]).fuse()
+    def fused(groups, *layers_after):
+        return Sequential([Input((6, 6, 4)), Conv2D(4, 3, groups=groups), BatchNorm(), *layers_after]).fuse()
 
-    assert kinds(net(4)) == ["Input", "Conv2D", "BatchNorm"]
-    assert kinds(net(4, ReLU())) == ["Input", "Conv2D", "NormActivation"]
-    assert kinds(net(2)) == kinds(net(2, ReLU())) == ["Input", "ConvNorm"]
+    assert kinds(fused(4)) == ["Input", "Conv2D", "BatchNorm"]
+    assert kinds(fused(4, ReLU())) == ["Input", "Conv2D", "NormActivation"]
+    assert kinds(fused(2)) == kinds(fused(2, ReLU())) == ["Input", "ConvNorm"]
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -369,13 +372,13 @@ def test_convolutions_fused_with_a_pool_and_batch_norm_give_the_same_results(dev
     plain.load_state_dict(fused.state_dict())
     np.testing.assert_array_equal(gc.to_numpy(fused.predict(x)), gc.to_numpy(plain.predict(x)))
     gradients = []
-    for each in (plain, fused):  # with the running statistics
-        y = each.forward(x, training=False)
-        gradients.append(gc.to_numpy(each.backward(y)))
+    for tested in (plain, fused):  # with the running statistics
+        y = tested.forward(x, training=False)
+        gradients.append(gc.to_numpy(tested.backward(y)))
     np.testing.assert_allclose(gradients[1], gradients[0], rtol=1e-4, atol=1e-5)
 
 
-def test_airbench94_fuses_its_pools():
+def test_airbench94_fuses_every_pool_with_its_convolution_and_norm():
     blocks = gc.models.build("airbench94", initialize=False).fuse().walk()
     pools = [layer.pool for layer in blocks if type(layer).__name__ == "ConvNorm"]
     assert pools == [2, 1, 2, 1, 2, 1]
@@ -394,8 +397,9 @@ def test_a_convolution_with_fit_cover_is_fused_with_its_activation(device):
         np.testing.assert_array_equal(found, expected)
 
 
-def below_convolutions(device):
-    """Norms that convolutions read: without activation, behind one, at strides, in groups, before activation."""
+def net_of_norms_read_by_convolutions(device):
+    """Norms whose output a convolution reads: with and without an activation between them, with a stride, in groups,
+    and in a residual block whose norms come before its convolutions."""
     layers = [
         Input((9, 8, 6)),
         *(Conv2D(8, 3, padding=1, bias=False), BatchNorm()),
@@ -409,17 +413,16 @@ def below_convolutions(device):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_norms_below_convolutions_are_chained_and_give_the_same_results(device):
-    plain = below_convolutions(device)
+def test_norms_read_by_convolutions_are_chained_and_give_the_same_results(device):
+    plain = net_of_norms_read_by_convolutions(device)
     expected = step(plain)
-    row = ["Flatten", "Linear"]
     for norm_sums, kinds_of_net, kinds_of_body in (
         (None, ["NormChain", "ConvNorm", "Conv2D", "Residual"], ["NormActivation", "ConvNorm", "Conv2D"]),
         (True, ["NormChain", "Residual"], ["NormChain"]),
         (False, ["ConvNorm", "ConvNorm", "ConvNorm", "Conv2D", "Residual"], ["NormActivation", "ConvNorm", "Conv2D"]),
     ):
-        fused = below_convolutions(device).fuse(norm_sums=norm_sums)
-        assert kinds(fused) == ["Input", *kinds_of_net, *row]
+        fused = net_of_norms_read_by_convolutions(device).fuse(norm_sums=norm_sums)
+        assert kinds(fused) == ["Input", *kinds_of_net, "Flatten", "Linear"]
         assert kinds(fused[-3].rows[0]) == kinds_of_body
         assert list(fused.state_dict()) == list(plain.state_dict())
         for want, found in zip(expected, step(fused), strict=True):
@@ -429,31 +432,30 @@ def test_norms_below_convolutions_are_chained_and_give_the_same_results(device):
 
 
 def test_a_chain_of_norms_needs_no_pass_for_their_sums():
-    """The gradients of the convolutions above them compute the sums of all five norms."""
-    with launches.recorded() as found:
-        step(below_convolutions("emulated").fuse(norm_sums=True))
-    names = [each.kernel.name for each in found]
+    """The kernels for the input gradients of the convolutions after them compute the sums of all five norms."""
+    with launches.recorded() as launched:
+        step(net_of_norms_read_by_convolutions("emulated").fuse(norm_sums=True))
+    names = [launch.kernel.name for launch in launched]
     assert names.count("batch_norm_backward_dx") == 5
     assert names.count("batch_norm_backward_sums") == 0
-    assert sum(each.kernel.module.defines.get("NORM_SUMS") == "1" for each in found) == 5
+    assert sum(launch.kernel.module.defines.get("NORM_SUMS") == "1" for launch in launched) == 5
 
 
-def test_backward_sums_are_chained_only_without_an_activation():
+def test_by_default_norms_are_chained_only_without_an_activation():
     assert [sums_pay(activation) for activation in (None, "relu", "gelu", "silu")] == [True, False, False, False]
 
 
-def test_which_norms_are_chained():
+def test_norms_are_chained_to_a_convolution_whose_input_gradient_can_add_up_their_sums():
     def chained(*layers):
         return "NormChain" in kinds(Sequential([Input((8, 8, 4)), *layers], initialize=False).fuse(norm_sums=True))
 
     norm = [Conv2D(4, 1), BatchNorm()]
     assert chained(*norm, Conv2D(4, 1))
     assert chained(*norm, ReLU(), Conv2D(4, 1), MaxPool2D(2), BatchNorm())
-    assert not chained(
-        Conv2D(4, 1), MaxPool2D(2), BatchNorm(), Conv2D(4, 1)
-    )  # whose gradient goes back through the pool
+    # The gradient of the norm goes back through the pool.
+    assert not chained(Conv2D(4, 1), MaxPool2D(2), BatchNorm(), Conv2D(4, 1))
     assert not chained(*norm, Conv2D(4, 3, groups=4))  # depthwise
-    assert not chained(*norm, Conv2D(4, 1), ReLU())  # whose gradient has a mask
+    assert not chained(*norm, Conv2D(4, 1), ReLU())  # its gradient has a mask
     assert not chained(*norm, MaxPool2D(2), Conv2D(4, 1))
 
 

@@ -32,7 +32,7 @@ def conv_norm(filters, size=3, stride=1):
 
 def residual_net(**options):
     """A block with an identity, one with a projection, one without an activation after it, a body that is a norm alone,
-    a body with a pool in its last convolution, and one whose activation needs its input."""
+    and a body with a pool after its convolution, before an activation whose gradient needs its input."""
     return Sequential(
         [
             Input((8, 6, 3)),
@@ -65,7 +65,7 @@ def step(net, input_grad=True):
     return [gc.to_numpy(array).astype(np.float64) for array in found]
 
 
-def test_which_blocks_are_fused():
+def test_blocks_that_end_in_a_norm_are_fused_with_it_and_the_relu_after_them():
     fused = residual_net().fuse()
     kinds = [type(layer).__name__ for layer in fused.layers]
     assert kinds == ["Input", "ConvNorm", *["ResidualNorm"] * 5, "GELU"]
@@ -82,7 +82,7 @@ def test_which_blocks_are_fused():
     ],
     ids=["ends in a convolution", "ends in an activation", "ends in dropout", "branches"],
 )
-def test_other_sums_stay_separate(block):
+def test_a_block_that_does_not_end_in_a_norm_stays_separate(block):
     fused = Sequential([Input((4, 4, 3)), block, ReLU()]).fuse()
     assert not any(isinstance(layer, ResidualNorm) for layer in fused.walk())
 
@@ -93,7 +93,7 @@ def test_a_block_with_a_hook_inside_stays_separate():
     assert type(net.fuse().layers[2]) is Residual
 
 
-def test_numpy_gives_the_bits_of_the_separate_layers():
+def test_numpy_gives_the_same_bits_fused_and_separate():
     net = residual_net()
     fused = net.fuse()
     assert list(fused.state_dict()) == list(net.state_dict())
@@ -144,8 +144,8 @@ def test_backward_hooks_do_not_change_the_bits(precision):
     for one, other in zip(step(net), expected, strict=True):
         np.testing.assert_array_equal(one, other)
     assert len({path for path, _, _ in seen}) > 10
-    for path, dx, at_first in seen:
-        np.testing.assert_array_equal(dx, at_first, err_msg=path)
+    for path, dx, dx_then in seen:
+        np.testing.assert_array_equal(dx, dx_then, err_msg=path)
 
 
 def test_a_frozen_body_still_passes_the_gradient_to_its_shortcut():
@@ -161,7 +161,7 @@ def test_a_frozen_body_still_passes_the_gradient_to_its_shortcut():
         np.testing.assert_array_equal(one, other)
 
 
-def test_the_shortcuts_output_is_released_after_forward():
+def test_the_output_of_the_shortcut_is_released_after_forward():
     fused = Sequential([Input((4, 4, 3)), Residual([*conv_norm(5)], conv_norm(5, size=1)), ReLU()]).fuse()
     y = fused.forward(np.ones((2, 4, 4, 3), np.float32), training=True)
     (addend,) = fused.layers[1].kept

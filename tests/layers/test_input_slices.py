@@ -60,19 +60,19 @@ NETS = {  # (H, W, C) of the input is (4, 6, 3)
     "upsampled": lambda: [Conv2D(8, 1), dense(Upsample(2), MaxPool2D(2)), dense(Upsample(2, "bilinear"), AvgPool2D(2))],
     "residual": lambda: [Conv2D(8, 1), Residual(conv(8)), dense(Residual(conv(8)), *conv(8))],
 }
-# Where the input is still copied: few channels, a slice that does not begin at a multiple of 16 bytes, a reader that
+# Nets whose input is still copied: few channels, a slice that does not begin at a multiple of 16 bytes, a reader that
 # takes no slices, the input of the net, and an input that takes two slices.
 COPIED = {
     "few-channels": lambda: [Conv2D(4, 1), dense(Conv2D(4, 3, **PADDED))],
-    "off": lambda: [*conv(6), dense(*conv(8))],
-    "other-reader": lambda: [*conv(8), dense(Own(), *conv(8, 1))],
+    "unaligned": lambda: [*conv(6), dense(*conv(8))],
+    "other-reader": lambda: [*conv(8), dense(UserLayer(), *conv(8, 1))],
     "group-norm": lambda: [*conv(8), dense(GroupNorm(2), *conv(8, 1))],
     "net-input": lambda: [Branches([[], conv(8)])],
     "twice": lambda: [*conv(8), Branches([[], conv(8), []])],
 }
 
 
-class Own(Layer):
+class UserLayer(Layer):
     def forward(self, x, training=False):
         return x
 
@@ -80,7 +80,7 @@ class Own(Layer):
         return dy
 
 
-def built(layers, device="emulated", dtype="float32", channels=3):
+def net_of(layers, device="emulated", dtype="float32", channels=3):
     return Sequential([Input((4, 6, channels)), *layers()], seed=1, device=device, dtype=dtype)
 
 
@@ -96,17 +96,17 @@ def copies(net, launches):
 @pytest.mark.kernels
 @pytest.mark.parametrize("fuse", [False, True], ids=["plain", "fused"])
 @pytest.mark.parametrize("name", NETS)
-def test_the_input_is_not_copied(name, fuse, launches, monkeypatch):
+def test_a_branch_that_is_the_input_is_not_copied(name, fuse, launches, monkeypatch):
     monkeypatch.delattr("gpuconv.ops.overlap.copy_of")  # no op may copy an input: slices of one volume do not overlap
-    net = built(NETS[name])
+    net = net_of(NETS[name])
     assert copies(net.fuse() if fuse else net, launches) == 0
 
 
 @pytest.mark.kernels
-def test_other_readers_receive_a_dense_input(launches):
-    assert {name: copies(built(COPIED[name]), launches) for name in COPIED} == {
+def test_an_input_that_cannot_be_a_slice_is_copied_once(launches):
+    assert {name: copies(net_of(COPIED[name]), launches) for name in COPIED} == {
         "few-channels": 1,
-        "off": 1,
+        "unaligned": 1,
         "other-reader": 1,
         "group-norm": 1,
         "net-input": 1,
@@ -124,13 +124,13 @@ def test_the_bits_are_those_of_a_copied_input(device, dtype, fuse, monkeypatch):
             with monkeypatch.context() as patched:
                 if not in_place:
                     patched.setattr(Branches, "holds_input", False)
-                net = built(layers, device, dtype)
+                net = net_of(layers, device, dtype)
                 found.append(step(net.fuse() if fuse else net, np.random.default_rng(0)))
         assert found[0] == found[1], name
 
 
-def test_a_chain_of_branches_has_one_volume():
-    net = built(NETS["chain"], "numpy")
+def test_a_chain_of_branches_writes_into_one_volume():
+    net = net_of(NETS["chain"], "numpy")
     assert [len(run) for run in runs_in_place(net.layers)] == [1, 1, 1, 4, 1, 1, 1]
     seen = []
     for layer in net.layers[3:7]:
@@ -143,14 +143,17 @@ def test_a_chain_of_branches_has_one_volume():
 
 
 def test_the_summary_tells_whether_the_input_is_copied():
-    held, copied = (summary(built(layers, "numpy")) for layers in (NETS["chain"], COPIED["off"]))
-    assert "concatenated in branches1 and 2 more: in place branch1, branch2" in held
+    in_place, copied = (summary(net_of(layers, "numpy")) for layers in (NETS["chain"], COPIED["unaligned"]))
+    assert "concatenated in branches1 and 2 more: in place branch1, branch2" in in_place
     assert "concatenated in branches1: in place branch2; copied forward branch1" in copied
 
 
-@pytest.mark.parametrize(("layers", "volumes"), [(NETS["chain"], 0), (COPIED["net-input"], 2)], ids=["held", "copied"])
+@pytest.mark.parametrize(
+    ("layers", "volumes"), [(NETS["chain"], 0), (COPIED["net-input"], 2)], ids=["in place", "copied"]
+)
 def test_the_profile_counts_the_bytes_of_a_copied_input(layers, volumes):
-    net = built(lambda: [*layers(), Flatten(), Linear(3)], "numpy", channels=8)
+    net = net_of(lambda: [*layers(), Flatten(), Linear(3)], "numpy", channels=8)
     report = profile(net, 2, steps=1, fuse=False)
     moved = next(row.work.bytes for row in report.rows if (row.name, row.direction) == ("branches1", "forward"))
-    assert moved == volumes * 2 * 4 * 6 * 8 * 4
+    images, values_per_image, bytes_per_value = 2, 4 * 6 * 8, 4
+    assert moved == volumes * images * values_per_image * bytes_per_value

@@ -132,14 +132,16 @@ CASES = [
 ]
 
 
-def in_words(layer):
+def name_of_case(layer):
     """A layer for a test's name: "GELU(approximate='tanh')", "ConvNorm of Conv2D+BatchNorm"."""
-    inside = [type(each).__name__ for each in layer.walk() if not each.children() and each is not layer]
     kind = type(layer).__name__
-    return f"{kind} of {'+'.join(inside)}" if inside else repr(layer) if len(repr(layer)) < 40 else kind
+    inner = [type(part).__name__ for part in layer.walk() if not part.children() and part is not layer]
+    if inner:
+        return f"{kind} of {'+'.join(inner)}"
+    return repr(layer) if len(repr(layer)) < 40 else kind  # test names stay short
 
 
-IDS = [f"{in_words(layer)} on {'x'.join(map(str, shape))}" for layer, shape, _ in CASES]
+IDS = [f"{name_of_case(layer)} on {'x'.join(map(str, shape))}" for layer, shape, _ in CASES]
 
 
 def fresh(layer, shape, *, dtype="float64", seed=3):
@@ -148,7 +150,7 @@ def fresh(layer, shape, *, dtype="float64", seed=3):
     return twin
 
 
-def rewind(layer, kept):
+def restore_buffers(layer, kept):
     for key, value in layer.buffers().items():
         value[...] = kept[key]
 
@@ -191,7 +193,7 @@ def test_gradients_are_the_numerical_ones(layer, shape, expected, training):
     x, dy = rng.normal(size=(2, *shape)), rng.normal(size=(2, *expected))
 
     def forward():
-        rewind(built, kept)
+        restore_buffers(built, kept)
         return built.forward(x, training).copy()  # a copy, for some outputs are views of x
 
     forward()
@@ -207,22 +209,22 @@ def test_one_wrong_entry_of_a_gradient_is_found():
     x, dy = np.random.default_rng(0).normal(size=(2, 3, 4, 3, 2))
     gradient = 3 * x**2 * dy
     assert_gradient(gradient, lambda: x**3, x, dy)
-    for place in np.ndindex(x.shape):
+    for index in np.ndindex(x.shape):
         wrong = gradient.copy()
-        wrong[place] += 0.01
+        wrong[index] += 0.01
         with pytest.raises(AssertionError):
             assert_gradient(wrong, lambda: x**3, x, dy)
 
 
 @pytest.mark.parametrize(("layer", "shape", "expected"), CASES, ids=IDS)
-def test_backward_accumulates_in_the_parameters_and_frees_what_it_kept(layer, shape, expected):
+def test_backward_adds_to_parameter_gradients_and_frees_what_forward_kept(layer, shape, expected):
     built = fresh(layer, shape)
     x, dy = np.random.default_rng(1).normal(size=(2, *shape)), np.ones((2, *expected))
     kept = {key: value.copy() for key, value in built.buffers().items()}
     built.forward(x, True)
     first_dx = built.backward(dy)
     first = {key: value.copy() for key, value in built.grads().items()}
-    rewind(built, kept)
+    restore_buffers(built, kept)
     built.forward(x, True)
     np.testing.assert_array_equal(built.backward(dy), first_dx)
     for key, value in built.grads().items():
@@ -236,7 +238,7 @@ def test_backward_accumulates_in_the_parameters_and_frees_what_it_kept(layer, sh
 
 
 @pytest.mark.parametrize(("layer", "shape", "expected"), CASES, ids=IDS)
-def test_without_an_input_gradient_the_parameters_get_theirs(layer, shape, expected):
+def test_parameters_get_the_same_gradients_without_an_input_gradient(layer, shape, expected):
     built, twin = fresh(layer, shape), fresh(layer, shape)
     x, dy = np.random.default_rng(2).normal(size=(2, *shape)), np.ones((2, *expected))
     built.forward(x, True)
@@ -259,23 +261,23 @@ def test_infer_equals_forward_and_stores_nothing(layer, shape, expected):
 
 @pytest.mark.parametrize(("layer", "shape", "expected"), CASES, ids=IDS)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_every_dtype_works(layer, shape, expected, dtype):
+def test_results_and_gradients_have_the_dtype_of_the_net_and_agree_with_float64(layer, shape, expected, dtype):
     if dtype == "bfloat16":
         pytest.importorskip("ml_dtypes")
-    built, wide = fresh(layer, shape, dtype=dtype), fresh(layer, shape)
-    wide.load_state_dict(built.state_dict())
+    built, exact = fresh(layer, shape, dtype=dtype), fresh(layer, shape)
+    exact.load_state_dict(built.state_dict())
     x = np.random.default_rng(2).normal(size=(4, *shape)).astype(built.dtype)
     y = built.forward(x, True)
     dx = built.backward(np.ones_like(y))
     assert y.dtype == dx.dtype == built.dtype
     assert all(value.dtype == built.params()[key].dtype for key, value in built.grads().items())
-    coarse = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 1e-1}[dtype]
-    expected_y = wide.forward(x.astype("float64"), True)
-    assert np.abs(y.astype("float64") - expected_y).max() <= coarse * max(1, np.abs(expected_y).max())
+    tolerance = {"float32": 1e-5, "float16": 1e-2, "bfloat16": 1e-1}[dtype]
+    expected_y = exact.forward(x.astype("float64"), True)
+    assert np.abs(y.astype("float64") - expected_y).max() <= tolerance * max(1, np.abs(expected_y).max())
 
 
 @pytest.mark.parametrize(("layer", "shape", "expected"), CASES, ids=IDS)
-def test_an_empty_batch_works(layer, shape, expected):
+def test_an_empty_batch_gives_an_empty_output(layer, shape, expected):
     built = fresh(layer, shape)
     assert built.infer(np.empty((0, *shape))).shape == (0, *expected)
 
@@ -387,22 +389,22 @@ def test_bad_options_are_refused_with_a_clear_error(make, shape, error, message)
 def test_flags_must_be_true_or_false():
     net = Sequential([Input((4, 4, 1)), Conv2D(2, 3)])
     state, images = net.state_dict(), np.zeros((1, 4, 4, 1), np.float32)
-    for name, give in {
-        "share": lambda wrong: Sequential([ReLU()], share=wrong),
-        "initialize": lambda wrong: Sequential([ReLU()], initialize=wrong),
-        "initialize ": lambda wrong: Conv2D(2, 3).build((4, 4, 1), initialize=wrong),
-        "strict": lambda wrong: net.load_state_dict(state, strict=wrong),
-        "normalize": lambda wrong: net.activations(images, normalize=wrong),
-        "normalize ": lambda wrong: net.predict(images, normalize=wrong),
-        "softmax": lambda wrong: net.predict(images, softmax=wrong),
-        "bias": lambda wrong: Conv2D(2, 3, bias=wrong),
-        "count_include_pad": lambda wrong: layers.AvgPool2D(2, count_include_pad=wrong),
-        "larger": lambda wrong: Input((4, 4, 1), larger=wrong),
-    }.items():
+    for name, call in (
+        ("share", lambda wrong: Sequential([ReLU()], share=wrong)),
+        ("initialize", lambda wrong: Sequential([ReLU()], initialize=wrong)),
+        ("initialize", lambda wrong: Conv2D(2, 3).build((4, 4, 1), initialize=wrong)),
+        ("strict", lambda wrong: net.load_state_dict(state, strict=wrong)),
+        ("normalize", lambda wrong: net.activations(images, normalize=wrong)),
+        ("normalize", lambda wrong: net.predict(images, normalize=wrong)),
+        ("softmax", lambda wrong: net.predict(images, softmax=wrong)),
+        ("bias", lambda wrong: Conv2D(2, 3, bias=wrong)),
+        ("count_include_pad", lambda wrong: layers.AvgPool2D(2, count_include_pad=wrong)),
+        ("larger", lambda wrong: Input((4, 4, 1), larger=wrong)),
+    ):
         for wrong in ("no", 3, []):
-            message = f"{name.strip()} must be True or False, received {re.escape(repr(wrong))}"
+            message = f"{name} must be True or False, received {re.escape(repr(wrong))}"
             with pytest.raises(TypeError, match=message):
-                give(wrong)
+                call(wrong)
 
 
 def test_a_shape_error_names_the_layer_deep_inside():
@@ -456,15 +458,19 @@ def test_after_zero_grad_gradients_read_as_zero_and_backward_assigns_then_adds(d
     once, live = backward(), net.grads()
     twice = backward()
     net.zero_grad()
-    assert all(not to_numpy(gradient).any() for gradient in net.grads().values())  # read: so the next one adds to zeros
-    after_a_look = backward()
+    assert all(
+        not to_numpy(gradient).any() for gradient in net.grads().values()
+    )  # now they were read: the next backward adds to zeros
+    after_all_were_read = backward()
     net.zero_grad()
-    next(layer for layer in net.walk() if isinstance(layer, BatchNorm)).gradient("weight")  # one of the two of a norm
-    mixed = backward()
+    next(layer for layer in net.walk() if isinstance(layer, BatchNorm)).gradient(
+        "weight"
+    )  # reads one of the norm's two
+    after_one_was_read = backward()
     net.zero_grad()
-    unseen = backward()
+    after_none_was_read = backward()
     for key, gradient in once.items():
-        for other in (after_a_look, mixed, unseen):
+        for other in (after_all_were_read, after_one_was_read, after_none_was_read):
             np.testing.assert_array_equal(other[key], gradient, err_msg=key)
         np.testing.assert_allclose(twice[key], 2 * gradient, rtol=1e-5, atol=1e-5, err_msg=key)
         assert net.grads()[key] is live[key]
@@ -480,7 +486,7 @@ def test_a_frozen_weight_of_an_fc_layer_leaves_its_bias_to_train():
     assert built.gradients.keys() == {"bias"}
 
 
-def test_in_place_layers_count_no_activation_memory():
+def test_these_layers_are_elementwise():
     named = {name for name, kind in LAYERS.items() if kind.elementwise and kind.__module__.startswith("gpuconv.")}
     assert named == {
         "ReLU",
@@ -509,7 +515,7 @@ def test_a_convolution_of_one_channel_is_not_depthwise():
         assert layer.depthwise == expected, (groups, channels)
 
 
-def test_a_transposed_convolution_equals_that_by_hand():
+def test_a_transposed_convolution_equals_one_by_hand():
     layer = ConvTranspose2D(1, 2, stride=2)
     layer.build((1, 2, 1), dtype="float64")
     layer["weight"][...] = np.array([[1.0, 2], [3, 4]]).reshape(1, 2, 2, 1)
@@ -536,7 +542,7 @@ def test_upsampling_repeats_pixels_exactly():
         np.testing.assert_array_equal(dx.astype(float), np.full(x.shape, 6.0))
 
 
-def test_bilinear_upsampling_equals_that_by_hand():
+def test_bilinear_upsampling_equals_one_by_hand():
     x = np.array([[0.0, 4.0], [8.0, 0.0]]).reshape(1, 2, 2, 1)
     rows = {2: [0, 1, 3, 4], 3: [0, 0, 4 / 3, 8 / 3, 4, 4]}
     for scale, row in rows.items():

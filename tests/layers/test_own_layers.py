@@ -23,14 +23,14 @@ def define(module, name="Swish", **attributes):
 
 
 @pytest.fixture(autouse=True)
-def the_same_layers_afterwards():
+def layers_defined_by_a_test_are_forgotten():
     before = dict(LAYERS)
     yield
     LAYERS.clear()
     LAYERS.update(before)
 
 
-def again(layer):
+def rebuilt(layer):
     return Layer.from_config(json.loads(json.dumps(layer.config())))
 
 
@@ -38,15 +38,15 @@ def test_a_layer_with_the_name_of_one_of_ours_does_not_replace_it(tmp_path):
     own = define("mynet", "ReLU")
     net = Sequential([Input((3,)), layers.ReLU(), own(), Linear(2)])
     net.save(tmp_path / "x.safetensors")
-    for twin in (again(net), net.copy(), gc.load(tmp_path / "x.safetensors")):
+    for twin in (rebuilt(net), net.copy(), gc.load(tmp_path / "x.safetensors")):
         assert [type(layer) for layer in twin] == [Input, layers.ReLU, own, Linear]
     assert net.config()["layers"][2]["layer"] == "mynet.ReLU"
 
 
 def test_two_modules_may_use_the_same_name():
     one, two = define("one"), define("two")
-    assert type(again(one())) is one
-    assert type(again(two())) is two
+    assert type(rebuilt(one())) is one
+    assert type(rebuilt(two())) is two
     with pytest.raises(ValueError, match=r"several layers named 'Swish': one\.Swish, two\.Swish; received 'Swish'"):
         Layer.from_config({"layer": "Swish"})
 
@@ -56,7 +56,7 @@ def test_a_class_is_found_after_it_moved_and_under_the_name_in_older_runs():
     for name in ("Swish", "__main__.Swish", "mynet.Swish"):
         assert type(Layer.from_config({"layer": name})) is own
         assert stored.complete({"layer": name})["layer"] == "mynet.Swish"
-    newer = define("mynet")  # as a notebook's cell does that is run again
+    newer = define("mynet")  # as when a notebook's cell is run a second time
     assert type(Layer.from_config({"layer": "mynet.Swish"})) is newer
     with pytest.raises(ValueError, match=r"'mynet.Mish' is not defined here: import the module that defines it"):
         Layer.from_config({"layer": "mynet.Mish"})
@@ -64,7 +64,7 @@ def test_a_class_is_found_after_it_moved_and_under_the_name_in_older_runs():
         Layer.from_config({"layer": "ReLo"})
 
 
-def forgetful(self, beta, **options):
+def init_without_fields(self, beta, **options):
     Layer.__init__(self, **options)
     self.beta = beta
 
@@ -80,8 +80,8 @@ class Gate(Layer):
 
 
 @dataclass(eq=False, repr=False)
-class Holding(Layer):
-    what: object = None
+class HoldsAnything(Layer):
+    content: object = None
 
     def forward(self, x, training=False):
         return x
@@ -96,20 +96,22 @@ class Doubling(Gate):
 
 
 def test_a_layer_that_cannot_be_saved_is_refused_when_it_is_built():
-    own = define("mynet", __init__=forgetful)
-    for layer, why in (
+    own = define("mynet", __init__=init_without_fields)
+    for layer, reason in (
         (own(2.0), r"its argument 'beta' is not a field"),
-        (Holding(print), "not JSON serializable"),
+        (HoldsAnything(print), "not JSON serializable"),
         (Doubling(3.0), "creates a layer with another one"),
         (define("mynet", "Bare", __init__=lambda self: Layer.__init__(self))(), "unexpected keyword argument"),
     ):
         for build in (lambda layer=layer: Sequential([Input((3,)), layer]), lambda layer=layer: layer.build((3,))):
-            with pytest.raises(TypeError, match=rf"(?s)cannot be saved or copied.*{why}.*@dataclass.*docs/layers.md"):
+            with pytest.raises(
+                TypeError, match=rf"(?s)cannot be saved or copied.*{reason}.*@dataclass.*docs/layers.md"
+            ):
                 build()
     with pytest.raises(TypeError, match=r"must call super\(\).__init__\(\) first"):
-        define("mynet", "Unmade", __init__=lambda self: None)().place("", (3,))
-    with pytest.raises(TypeError, match=r"Unmade cannot be saved or copied"):
-        Sequential([Input((3,)), define("mynet", "Unmade", __init__=lambda self: None)()])
+        define("mynet", "Uninitialized", __init__=lambda self: None)().place("", (3,))
+    with pytest.raises(TypeError, match=r"Uninitialized cannot be saved or copied"):
+        Sequential([Input((3,)), define("mynet", "Uninitialized", __init__=lambda self: None)()])
 
 
 @dataclass(eq=False, repr=False)
@@ -140,12 +142,12 @@ def test_a_subclass_of_sequential_is_refused_in_one_line_when_it_is_built():
 
 
 def test_layers_that_can_be_saved_are_built():
-    for layer in (Gate(2.5), Gate(widths=(3, (4, 5))), Holding(Linear(2)), define("mynet")()):
+    for layer in (Gate(2.5), Gate(widths=(3, (4, 5))), HoldsAnything(Linear(2)), define("mynet")()):
         net = Sequential([Input((3,)), layer])
-        assert again(net).config() == net.config()
+        assert rebuilt(net).config() == net.config()
 
 
-class Sloppy(Layer):
+class ComputesInFloat64(Layer):
     """Its results are float64, whatever the net's dtype."""
 
     def forward(self, x, training=False):
@@ -161,8 +163,15 @@ class Sloppy(Layer):
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16", "float64"])
 def test_a_layer_may_compute_in_another_float_dtype(precision):
     images, labels = np.random.default_rng(0).normal(size=(8, 4, 4, 1)), np.arange(8) % 2
-    row = [Input((4, 4, 1)), layers.Conv2D(2, 3), Sloppy(), layers.Flatten(), Linear(2), Sloppy()]
-    net = Sequential(row, precision=precision)
+    rows = [
+        Input((4, 4, 1)),
+        layers.Conv2D(2, 3),
+        ComputesInFloat64(),
+        layers.Flatten(),
+        Linear(2),
+        ComputesInFloat64(),
+    ]
+    net = Sequential(rows, precision=precision)
     gc.Trainer(net, lr=0.1).fit((images, labels), epochs=1, progress=False)
     scores = net.predict(images)
     assert scores.dtype == net.dtype
@@ -176,7 +185,7 @@ def test_a_layer_that_returns_no_array_is_named():
         net(np.ones((1, 3), np.float32))
 
 
-class Older(Sloppy):
+class UsesOldNames(ComputesInFloat64):
     """Calls `stash` and `unstash` by the names they had before nets were saved with `save(path)`."""
 
     def forward(self, x, training=False):
@@ -190,14 +199,14 @@ class Older(Sloppy):
 
 
 def test_the_old_names_of_stash_work_and_warn(tmp_path):
-    layer, x = Older(), np.array([[0.5, -2.0]], np.float32)
+    layer, x = UsesOldNames(), np.array([[0.5, -2.0]], np.float32)
     with pytest.warns(DeprecationWarning, match=r"calls save\(...\), which is called stash\(...\) now") as warned:
         y = layer.forward(x)
     assert warned[0].filename == __file__
     with pytest.warns(DeprecationWarning, match=r"calls take\(\), which is called unstash\(\) now") as warned:
         np.testing.assert_array_equal(layer.backward(np.ones_like(x)), 1 - y * y)
     assert warned[0].filename == __file__
-    net = Sequential([Input((2,)), Older()])
+    net = Sequential([Input((2,)), UsesOldNames()])
     with pytest.raises(TypeError, match="received no path"):
         net.save()
     with warnings.catch_warnings(action="error"):
@@ -205,14 +214,14 @@ def test_the_old_names_of_stash_work_and_warn(tmp_path):
 
 
 def test_a_result_of_the_wrong_shape_names_the_layer():
-    class Short(Layer):
+    class DropsARow(Layer):
         def forward(self, x, training=False):
             return x[:, 1:]
 
         def backward(self, dy, *, input_grad=True):
             return dy
 
-    class Half(Layer):
+    class HalvesTheGradient(Layer):
         def forward(self, x, training=False):
             return x
 
@@ -220,23 +229,29 @@ def test_a_result_of_the_wrong_shape_names_the_layer():
             return dy[:, :, ::2]
 
     x = np.ones((2, 4, 4, 1), np.float32)
-    net = Sequential([Input((4, 4, 1)), Short(), Flatten(), Linear(2)])
+    net = Sequential([Input((4, 4, 1)), DropsARow(), Flatten(), Linear(2)])
     for forward in (net, net.infer):
-        with pytest.raises(ValueError, match=r"Short.forward must return .*\(N, 4, 4, 1\), .*returned \(2, 3, 4, 1\)"):
+        with pytest.raises(
+            ValueError, match=r"DropsARow.forward must return .*\(N, 4, 4, 1\), .*returned \(2, 3, 4, 1\)"
+        ):
             forward(x)
-    net = Sequential([Input((4, 4, 1)), Conv2D(1, 1), Half(), Flatten(), Linear(2)])
-    with pytest.raises(ValueError, match=r"Half.backward must return .*\(N, 4, 4, 1\), .*returned \(2, 4, 2, 1\)"):
+    net = Sequential([Input((4, 4, 1)), Conv2D(1, 1), HalvesTheGradient(), Flatten(), Linear(2)])
+    with pytest.raises(
+        ValueError, match=r"HalvesTheGradient.backward must return .*\(N, 4, 4, 1\), .*returned \(2, 4, 2, 1\)"
+    ):
         net.backward(net(x))
 
 
-def test_a_layer_without_a_method_is_named():
-    class Forward(Layer):
+def test_an_error_names_the_layer_that_lacks_forward_or_backward():
+    class WithoutBackward(Layer):
         def forward(self, x, training=False):
             return x
 
-    net = Sequential([Input((3,)), Linear(3), Forward(), Linear(2)])
+    net = Sequential([Input((3,)), Linear(3), WithoutBackward(), Linear(2)])
     scores = net(np.ones((2, 3), np.float32))
-    with pytest.raises(NotImplementedError, match="Forward has no backward"):
+    with pytest.raises(NotImplementedError, match="WithoutBackward has no backward"):
         net.backward(scores)
-    with pytest.raises(NotImplementedError, match="Gone has no forward"):
-        Sequential([Input((3,)), define("mynet", "Gone", forward=Layer.forward)()])(np.ones((2, 3), np.float32))
+    with pytest.raises(NotImplementedError, match="WithoutForward has no forward"):
+        Sequential([Input((3,)), define("mynet", "WithoutForward", forward=Layer.forward)()])(
+            np.ones((2, 3), np.float32)
+        )

@@ -11,12 +11,12 @@ from gpuconv import backends, losses, models
 from gpuconv.data import Augmentation, Loader, Normalization, synthetic
 from gpuconv.training import LossScale, Trainer, optimizers, schedules
 
-WAYS = {"pickle": lambda thing: pickle.loads(pickle.dumps(thing)), "deepcopy": copy.deepcopy}
+COPIERS = {"pickle": lambda thing: pickle.loads(pickle.dumps(thing)), "deepcopy": copy.deepcopy}
 
 
-@pytest.fixture(params=WAYS)
-def again(request):
-    return WAYS[request.param]
+@pytest.fixture(params=COPIERS)
+def copied(request):
+    return COPIERS[request.param]
 
 
 def scores(net):
@@ -25,44 +25,44 @@ def scores(net):
 
 
 @pytest.mark.parametrize("name", ["seed-net", "lenet", "digits-net", "resnet20", "airbench94"])
-def test_a_copied_net_has_the_same_values_in_separate_arrays(again, name):
+def test_a_copied_net_has_the_same_values_in_separate_arrays(copied, name):
     net = models.build(name)
-    twin = again(net)
+    twin = copied(net)
     np.testing.assert_array_equal(scores(twin), scores(net))
     assert twin.config() == net.config()
     before = scores(net)
     for array in twin.params().values():
         array[...] = 0
     np.testing.assert_array_equal(scores(net), before)
-    twin.reset(seed=net.seed)  # initializers came along
+    twin.reset(seed=net.seed)  # the copy has the initializers too
     np.testing.assert_array_equal(scores(twin), before)
 
 
 @pytest.mark.parametrize("precision", ["float64", "tf32", "float16", "bfloat16"])
-def test_a_net_keeps_its_precision(again, precision):
+def test_a_net_keeps_its_precision(copied, precision):
     net = models.build("seed-net", (8, 8, 3), precision=precision)
-    twin = again(net)
+    twin = copied(net)
     assert twin.precision == precision
     np.testing.assert_array_equal(scores(twin), scores(net))
 
 
-def test_a_fused_net_copied_in_the_middle_of_a_step_gives_the_same_gradients(again):
+def test_a_fused_net_copied_in_the_middle_of_a_step_gives_the_same_gradients(copied):
     net = models.build("digits-net").fuse()
     x = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype("f4")
     y = net.forward(x, training=True)
-    twin = again(net)
-    for each in (net, twin):
-        each.backward(np.ones_like(y), input_grad=False)
+    twin = copied(net)
+    for copy_or_original in (net, twin):
+        copy_or_original.backward(np.ones_like(y), input_grad=False)
     for key, gradient in net.grads().items():
         np.testing.assert_array_equal(twin.grads()[key], gradient, err_msg=key)
 
 
-def test_a_copied_emulated_net_is_in_emulated_memory(again):
+def test_a_copied_emulated_net_is_in_emulated_memory(copied):
     net = models.build("seed-net", (8, 8, 3), device="emulated")
-    twin = again(net)
+    twin = copied(net)
     for array in twin.params().values():
         assert backends.device_of(array) == "emulated"
-        assert backends.address(array) % 256 == 0  # as all that the device allocates
+        assert backends.address(array) % 256 == 0  # as every allocation of this device
     np.testing.assert_array_equal(scores(twin), scores(net))
 
 
@@ -71,29 +71,29 @@ def test_a_copied_emulated_net_is_in_emulated_memory(again):
     ["sgd:momentum=0.9", "adam", "rmsprop", "adagrad", "lion", "filters -> muon:lr=0.02; * -> sgd:lr=0.05 @ linear:3"],
     ids=lambda text: text.split(":")[0],
 )
-def test_a_copied_trainer_continues_with_the_same_bits(again, optimizer):
+def test_a_copied_trainer_continues_with_the_same_bits(copied, optimizer):
     train, _ = synthetic.load(32, size=(8, 8, 3))
     trainer = Trainer(models.build("seed-net", (8, 8, 3)), optimizer, lr=0.01, schedule="cosine,warmup:1")
     trainer.fit(train, epochs=1, batch_size=16, progress=False)
-    twin = again(trainer)
-    for each in (trainer, twin):
-        each.fit(train, epochs=2, batch_size=16, progress=False)
+    twin = copied(trainer)
+    for copy_or_original in (trainer, twin):
+        copy_or_original.fit(train, epochs=2, batch_size=16, progress=False)
     assert twin.history == trainer.history
     for key, array in trainer.snapshot().tensors.items():
         np.testing.assert_array_equal(twin.snapshot().tensors[key], array, err_msg=key)
 
 
-def test_the_parts_of_a_run_can_be_copied(again):
+def test_the_parts_of_a_run_can_be_copied(copied):
     train, _ = synthetic.load(16, size=(8, 8, 3))
     normalization = Normalization.from_dataset(train)
     loader = Loader(train, 8, normalization=normalization, augmentation=Augmentation.parse("flip,shift:1"))
-    for (x, y), (twin_x, twin_y) in zip(loader.epoch(1), again(loader).epoch(1)):
+    for (x, y), (twin_x, twin_y) in zip(loader.epoch(1), copied(loader).epoch(1)):
         np.testing.assert_array_equal(x, twin_x)
         np.testing.assert_array_equal(y, twin_y)
-    for made in (schedules.get("one-cycle,warmup:2"), losses.get("softmax", label_smoothing=0.1), losses.get("svm")):
-        assert again(made) == made
-    assert again(optimizers.get("adamw:lr=0.5")).config() == optimizers.get("adamw:lr=0.5").config()
-    assert again(LossScale()).config() == LossScale().config()
+    for setting in (schedules.get("one-cycle,warmup:2"), losses.get("softmax", label_smoothing=0.1), losses.get("svm")):
+        assert copied(setting) == setting
+    assert copied(optimizers.get("adamw:lr=0.5")).config() == optimizers.get("adamw:lr=0.5").config()
+    assert copied(LossScale()).config() == LossScale().config()
 
 
 def test_names_in_pickles_of_earlier_versions_are_found():

@@ -42,7 +42,7 @@ def values(net):
     return {key: gc.to_numpy(array).copy() for key, array in net.state_dict().items()}
 
 
-def same(one, other):
+def same_values(one, other):
     return one.keys() == other.keys() and all(np.array_equal(one[key], other[key]) for key in one)
 
 
@@ -52,15 +52,15 @@ def data(count=16):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"device": "emulated"}, {"precision": "bfloat16"}], ids=["as it is", "emulated", "bfloat16"]
+    "options", [{}, {"device": "emulated"}, {"precision": "bfloat16"}], ids=["defaults", "emulated", "bfloat16"]
 )
 def test_a_new_head_leaves_the_pretrained_layers_as_they_are_in_both_nets(options):
     net = net_of(seed=3, **options)
     before = values(net)
     new = Sequential([*net[:-1], Linear(3)])
-    assert same(values(net), before)
+    assert same_values(values(net), before)
     kept = {key: value for key, value in values(new).items() if not key.startswith("fc")}
-    assert same(kept, {key: value for key, value in before.items() if not key.startswith("fc")})
+    assert same_values(kept, {key: value for key, value in before.items() if not key.startswith("fc")})
     assert (new.device, new.precision) == (net.device, net.precision)
     assert new.output_shape == (3,)
     assert np.abs(gc.to_numpy(new["fc1"]["weight"]).astype("f4")).max() > 0
@@ -72,10 +72,10 @@ def test_nets_share_a_layer_only_on_request():
     Trainer(Sequential([*net[:-1], Linear(3)]), lr=0.1).fit(data(), epochs=1, progress=False)
     Trainer(Sequential([net[:-1], Linear(3)]), lr=0.1).fit(data(), epochs=1, progress=False)
     Sequential([Input((6, 6, 2)), Residual(net[1:2], [Conv2D(3, 1)])])["residual1"].rows[0]["conv1"]["weight"][...] = 0
-    assert same(values(net), before)
+    assert same_values(values(net), before)
     shared = Sequential([*net[:-1], Linear(3)], share=True)
     assert shared["conv1"] is net["conv1"]
-    assert same(values(net), before)
+    assert same_values(values(net), before)
     Trainer(shared, lr=0.1).fit(data(), epochs=1, progress=False)
     assert not np.array_equal(values(net)["conv1.weight"], before["conv1.weight"])
 
@@ -99,8 +99,8 @@ def test_a_slice_is_a_net_of_the_same_layers():
         net[8:9]
     with pytest.raises(TypeError):
         net[1.0]
-    row = Sequential([Linear(4), ReLU(), Linear(2)])  # not built yet
-    assert len(row[:2]) == 2
+    unbuilt = Sequential([Linear(4), ReLU(), Linear(2)])
+    assert len(unbuilt[:2]) == 2
 
 
 def test_a_slice_does_not_disturb_a_pending_backward():
@@ -135,28 +135,28 @@ def test_weights_for_another_input_are_refused_before_anything_changes():
             r"\(5, 27\) must be of shape \(5, 108\).*put a new layer there",
         ):
             Sequential([*net[:5], *net[6:]], share=share)
-        assert same(values(net), before)
+        assert same_values(values(net), before)
         assert [layer.path for layer in net.walk()] == paths
         np.testing.assert_array_equal(net.forward(data()[0]), net_of().forward(data()[0]))
 
 
 def test_build_keeps_weights_and_reset_draws_new_ones():
-    row = Sequential([*net_of(seed=3)[1:3], Flatten(), Linear(4)])
-    assert row.output_shape == (4,)  # the first layer knows its input
-    before = row["conv1"]["weight"].copy()
-    row.build((6, 6, 2), seed=9)
-    np.testing.assert_array_equal(row["conv1"]["weight"], before)
-    assert row["fc1"]["weight"].shape == (4, 108)
-    row.build((6, 6, 2), dtype="float64")
-    assert row["conv1"]["weight"].dtype == np.float64
-    row.reset(seed=9)
-    assert not np.array_equal(row["conv1"]["weight"], before)
+    net = Sequential([*net_of(seed=3)[1:3], Flatten(), Linear(4)])
+    assert net.output_shape == (4,)  # the first layer knows its input
+    before = net["conv1"]["weight"].copy()
+    net.build((6, 6, 2), seed=9)
+    np.testing.assert_array_equal(net["conv1"]["weight"], before)
+    assert net["fc1"]["weight"].shape == (4, 108)
+    net.build((6, 6, 2), dtype="float64")
+    assert net["conv1"]["weight"].dtype == np.float64
+    net.reset(seed=9)
+    assert not np.array_equal(net["conv1"]["weight"], before)
 
 
 def test_dropouts_from_two_nets_draw_different_masks():
     one, two = (Sequential([Input((50,)), Dropout(0.5)]) for _ in range(2))
-    both = Sequential([one[0], one[1], two[1]])
-    masks = [both[1].forward(np.ones((1, 50), "f4"), True), both[2].forward(np.ones((1, 50), "f4"), True)]
+    joined = Sequential([one[0], one[1], two[1]])
+    masks = [joined[1].forward(np.ones((1, 50), "f4"), True), joined[2].forward(np.ones((1, 50), "f4"), True)]
     assert not np.array_equal(*masks)
 
 
@@ -177,7 +177,7 @@ class Counting(layers.Layer):
         return dy
 
 
-def test_freezing_affects_everything_that_trains():
+def test_frozen_layers_have_no_parameters_and_are_not_trained():
     net = net_of()
     trainer = Trainer(net, "adam", lr=0.1)
     net.freeze()
@@ -201,17 +201,17 @@ def test_freezing_affects_everything_that_trains():
 def test_a_callback_can_freeze_during_training_on_a_device_with_kernels(graph):
     class Freeze(Callback):
         def on_epoch(self, trainer, record):
-            frozen.append(values(trainer.net)["conv1.weight"])
+            weights.append(values(trainer.net)["conv1.weight"])
             trainer.net["conv1"].frozen = True
 
-    frozen: list = []
+    weights: list = []
     net = Sequential([Input((6, 6, 2)), Conv2D(2, 3), ReLU(), Flatten(), Linear(3)], device="emulated")
     images = gc.data.Dataset(
         (np.random.default_rng(0).random((8, 6, 6, 2)) * 255).astype(np.uint8), np.arange(8) % 3, ["a", "b", "c"]
     )
     trainer = Trainer(net, "sgd:momentum=0.9", lr=0.1, graph=graph)
     trainer.fit(images, epochs=3, batch_size=4, callbacks=[Freeze()], progress=False)
-    np.testing.assert_array_equal(frozen[0], frozen[2])
+    np.testing.assert_array_equal(weights[0], weights[2])
     assert trainer.steps == 6
 
 
@@ -272,12 +272,12 @@ def test_frozen_is_stored_in_the_config_as_given():
 
 def test_a_pool_between_frozen_layers_passes_the_gradient_on():
     net = Sequential([Input((6, 6, 2)), Conv2D(2, 3), AvgPool2D(2), Conv2D(2, 1), Flatten(), Linear(3)])
-    whole = net_of_gradients(net)
+    trained = gradients_of(net)
     net["conv2"].freeze()
-    assert same(net_of_gradients(net), {key: value for key, value in whole.items() if not key.startswith("conv2")})
+    assert same_values(gradients_of(net), {key: value for key, value in trained.items() if not key.startswith("conv2")})
 
 
-def net_of_gradients(net):
+def gradients_of(net):
     net.zero_grad()
     y = net.forward(data()[0], training=True)
     net.backward(np.ones_like(y), input_grad=False)
@@ -288,8 +288,8 @@ def test_a_slice_with_a_step_is_refused_and_changes_nothing():
     """A slice shares its layers, whose shapes depend on the layers before them."""
     net = Sequential([Input((8, 8, 3)), Conv2D(3, 3, padding=1), MaxPool2D(2), Conv2D(3, 3, padding=1), ReLU()])
     shapes = [(layer.path, layer.input_shape, layer.output_shape) for layer in net]
-    for places in (slice(None, None, 2), slice(None, None, -1), slice(4, 0, -2)):
+    for step in (slice(None, None, 2), slice(None, None, -1), slice(4, 0, -2)):
         with pytest.raises(ValueError, match=r"step must be 1, received .*Sequential\(\[\.\.\.\]\) copies"):
-            net[places]
+            net[step]
     assert [(layer.path, layer.input_shape, layer.output_shape) for layer in net] == shapes
     assert [layer.name for layer in net[1:4:1]] == ["conv1", "pool1", "conv2"]

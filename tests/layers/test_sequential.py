@@ -26,7 +26,7 @@ from gpuconv.layers import (
 )
 
 
-def small(seed=0, **options):
+def net_of(seed=0, **options):
     return Sequential(
         [
             Input((6, 5, 2)),
@@ -52,7 +52,7 @@ def same_state(one, other):
 
 
 def test_names_count_by_kind_and_state_keys_are_paths():
-    net = small()
+    net = net_of()
     assert [name for name, _ in net.children()] == [
         "input",
         "conv1",
@@ -102,23 +102,23 @@ def test_given_names_stay_and_automatic_ones_avoid_them():
         (lambda: [Input((4, 4, 1)), Input((4, 3, 1))], ValueError, "takes volumes of 4 x 3 x 1"),
     ],
 )
-def test_bad_rows_are_refused(layers, error, message):
+def test_lists_that_are_no_net_are_refused(layers, error, message):
     with pytest.raises(error, match=message):
         Sequential(layers())
 
 
 def test_the_error_for_an_unknown_layer_name_gives_the_nearest():
     with pytest.raises(ValueError, match="did you mean 'conv1'"):
-        small()["conv"]
+        net_of()["conv"]
 
 
 def test_the_config_is_json_and_rebuilds_the_same_net_bit_for_bit():
-    net = small(seed=12)
+    net = net_of(seed=12)
     text = json.dumps(net.config())
     twin = Layer.from_config(json.loads(text))
     assert json.dumps(twin.config()) == text
     assert same_state(net.state_dict(), twin.state_dict())
-    assert not same_state(small(seed=13).params(), net.params())
+    assert not same_state(net_of(seed=13).params(), net.params())
     x = images()
     np.testing.assert_array_equal(net.forward(x, True), twin.forward(x, True))
 
@@ -146,7 +146,7 @@ def test_a_user_defined_layer_works_in_a_net():
 
 
 def test_state_is_loaded_in_place_and_across_precisions():
-    source, target = small(seed=1, dtype="float64"), small(seed=2)
+    source, target = net_of(seed=1, dtype="float64"), net_of(seed=2)
     live = target.state_dict()
     target.load_state_dict(source.state_dict())
     assert all(target.state_dict()[key] is array for key, array in live.items())
@@ -155,7 +155,7 @@ def test_state_is_loaded_in_place_and_across_precisions():
 
 
 def test_a_state_that_does_not_fit_is_refused_before_anything_changes():
-    net = small()
+    net = net_of()
     before = {key: value.copy() for key, value in net.state_dict().items()}
     state = {key: np.ones_like(value) for key, value in before.items()}
     state["conv9.weight"] = state.pop("conv1.weight")
@@ -175,11 +175,11 @@ def test_a_state_that_does_not_fit_is_refused_before_anything_changes():
 
 def test_a_number_out_of_the_range_of_the_nets_dtype_is_refused_before_anything_changes():
     for precision, number in (("float32", 1e39), ("float32", -1e300), ("float16", 65520.0), ("bfloat16", 3.4e38)):
-        net = small()
+        net = net_of()
         before = {key: value.copy() for key, value in net.state_dict().items()}
         state = before | {"fc1.bias": np.array([0, 0, number, 0, 0])}
         with pytest.raises(ValueError, match=rf"fc1\.bias holds {re.escape(f'{number:g}')}.* range of {precision}"):
-            small(precision=precision).load_state_dict(state)
+            net_of(precision=precision).load_state_dict(state)
         if precision != "float32":
             net["fc1.bias"][2] = number
             before["fc1.bias"][2] = number
@@ -187,12 +187,12 @@ def test_a_number_out_of_the_range_of_the_nets_dtype_is_refused_before_anything_
                 net.to(precision=precision)
         assert net.dtype == np.float32
         assert same_state(net.state_dict(), before)
-    state["fc1.bias"][2] = np.inf  # which it already is
+    state["fc1.bias"][2] = np.inf  # infinite already, so nothing goes out of range
     net.load_state_dict(state)
 
 
 def test_to_changes_float_dtypes_and_keeps_batch_norm_at_least_float32():
-    net = small()
+    net = net_of()
     values = {key: value.copy() for key, value in net.state_dict().items()}
     assert net.to(dtype="float16") is net
     dtypes = {key: value.dtype.name for key, value in net.state_dict().items()}
@@ -208,14 +208,14 @@ def test_to_changes_float_dtypes_and_keeps_batch_norm_at_least_float32():
 
 
 def test_to_without_a_change_keeps_the_arrays():
-    net = small()
+    net = net_of()
     arrays = net.state_dict()
     net.to("numpy", "float32")
     assert all(net.state_dict()[key] is value for key, value in arrays.items())
 
 
 def test_an_unknown_device_or_dtype_changes_nothing():
-    net = small()
+    net = net_of()
     with pytest.raises(ValueError, match="did you mean 'numpy'"):
         net.to("nunpy")
     with pytest.raises(TypeError, match="dtype must be one of"):
@@ -229,16 +229,16 @@ def test_the_emulated_device_gives_the_same_initial_bits():
         backends.resolve("emulated")
     except backends.DeviceError as error:
         pytest.skip(str(error))
-    net = small(device="emulated")
+    net = net_of(device="emulated")
     assert net.device == "emulated"
     assert {backends.device_of(value) for value in net.state_dict().values()} == {"emulated"}
     host = {key: backends.to_numpy(value) for key, value in net.state_dict().items()}
-    assert same_state(host, small().state_dict())
+    assert same_state(host, net_of().state_dict())
     assert {backends.device_of(value) for value in net.to("numpy").grads().values()} == {"numpy"}
 
 
 def test_predict_equals_forward_whatever_the_batch_size():
-    net = small()
+    net = net_of()
     x = images(7)
     whole = net.forward(x)
     net.release()
@@ -254,19 +254,19 @@ def test_predict_equals_forward_whatever_the_batch_size():
 
 def test_masked_and_invalid_arrays_are_refused_by_every_method_of_a_net():
     """A masked array is refused, alone or in lists; for other objects the error says what would be an image."""
-    net = small()
+    net = net_of()
     net.classes = list("abcde")
     x = images()
     masked = np.ma.masked_greater(x, 0.5)
     u8 = np.ma.masked_greater(np.uint8([[[[1, 2]] * 5] * 6]), 1)
-    for door in (net, net.predict, net.activations, partial(net.predict, top=1), partial(net.predict, batch_size=1)):
-        lists = [] if door is net else [u8, [masked[0], x[0]]]
+    for method in (net, net.predict, net.activations, partial(net.predict, top=1), partial(net.predict, batch_size=1)):
+        lists = [] if method is net else [u8, [masked[0], x[0]]]
         for wrong in (masked, np.ma.masked_array(x, hard_mask=True), *lists):
             with pytest.raises(TypeError, match="must not be a masked array"):
-                door(wrong)
+                method(wrong)
         for wrong in (np.float32(1), np.ones((), np.float32), np.ones(2, np.float32), np.ones((1, 1, 6, 5, 2), "f4")):
             with pytest.raises((ValueError, TypeError), match=r"volumes of 6 x 5 x 2|shape \(6, 5, 2\)|received float"):
-                door(wrong)
+                method(wrong)
     with pytest.raises(TypeError, match=r"expected an array of NumPy or CuPy, received list"):
         net([x[0]])
     assert net.predict(x[:0], top=2) == []
@@ -274,7 +274,7 @@ def test_masked_and_invalid_arrays_are_refused_by_every_method_of_a_net():
 
 
 def test_activations_are_the_volumes_of_all_layers():
-    net = small()
+    net = net_of()
     x = images()
     volumes = net.activations(x)
     assert [name for name, _ in volumes if "." not in name] == [name for name, _ in net.children()]
@@ -287,20 +287,20 @@ def test_activations_are_the_volumes_of_all_layers():
 
 def test_a_wrong_image_size_is_refused_at_the_input():
     with pytest.raises(ValueError, match=r"takes volumes of 6 x 5 x 2 .*received 6 x 6 x 2"):
-        small().forward(np.ones((1, 6, 6, 2), np.float32))
+        net_of().forward(np.ones((1, 6, 6, 2), np.float32))
 
 
 def test_without_an_input_gradient_nothing_is_computed_before_the_first_trained_layer():
     ran = []
 
     @contextmanager
-    def watch(layer, direction):
+    def record(layer, direction):
         ran.append((layer.path, direction))
         yield
 
     net = Sequential([Input((4, 4, 1)), Tanh(), Conv2D(2, 3), ReLU(), Flatten(), Linear(2)])
     y = net.forward(np.ones((2, 4, 4, 1), np.float32), True)
-    with listen(watch):
+    with listen(record):
         assert net.backward(y, input_grad=False) is None
     assert ran == [(path, "backward") for path in ("fc1", "flatten1", "relu1", "conv1")]
     assert all(layer._saved is None for layer in net.walk())
@@ -323,12 +323,12 @@ def test_listeners_see_every_layer_by_path_and_can_be_removed():
     ran = []
 
     @contextmanager
-    def watch(layer, direction):
+    def record(layer, direction):
         ran.append(f"{layer.path}.{direction}")
         yield
 
-    net = small()
-    with listen(watch):
+    net = net_of()
+    with listen(record):
         net.infer(images())
     assert ran == [
         f"{path}.forward"
@@ -353,7 +353,7 @@ def test_listeners_see_every_layer_by_path_and_can_be_removed():
 
 
 def test_a_copy_is_independent_of_the_net():
-    net = small()
+    net = net_of()
     twin = net.copy()
     assert same_state(net.state_dict(), twin.state_dict())
     twin["fc1"]["bias"][...] = 7
@@ -374,8 +374,8 @@ def test_build_uses_the_arguments_of_the_constructor():
     net = Sequential([Linear(3)], seed=7, precision="tf32", device="emulated")
     net.build((4,))
     assert (net.seed, net.precision, net.device) == (7, "tf32", "emulated")
-    same = Sequential([Input((4,)), Linear(3)], seed=7, precision="tf32", device="emulated")
-    np.testing.assert_array_equal(*(backends.to_numpy(one["fc1"]["weight"]) for one in (net, same)))
+    direct = Sequential([Input((4,)), Linear(3)], seed=7, precision="tf32", device="emulated")
+    np.testing.assert_array_equal(*(backends.to_numpy(one["fc1"]["weight"]) for one in (net, direct)))
     net = Sequential([Linear(3)], dtype="float64")
     net.build((4,))
     assert net["fc1"]["weight"].dtype == np.float64
@@ -386,7 +386,7 @@ def test_build_uses_the_arguments_of_the_constructor():
 
 
 def test_a_net_memorizes_twenty_random_images():
-    net, loss = small(dtype="float64"), losses.get("softmax")
+    net, loss = net_of(dtype="float64"), losses.get("softmax")
     x, labels = images(20, "float64"), np.arange(20) % 5
     net["dropout1"].p = 0.0
     velocities = [np.zeros_like(value) for value in net.params().values()]
@@ -400,7 +400,7 @@ def test_a_net_memorizes_twenty_random_images():
 
 
 def test_nan_passes_through_to_the_loss():
-    net = small()
+    net = net_of()
     x = images()
     x[1, 2, 2, 0] = np.nan
     value, dscores = losses.get("softmax")(net.forward(x), np.array([0, 1, 2]))

@@ -63,11 +63,11 @@ ENDS = {  # the layers of a branch; its output has 8 channels
     "skip": lambda: [Conv2D(2, 1), Branches([[Conv2D(6, 3, **PADDED)], []])],
     "nested": lambda: [Branches([[Conv2D(4, 1)], [Conv2D(4, 3, **PADDED), BatchNorm()]])],
 }
-# The number of copies in forward, in backward, and in a step plus an inference, if any.
+# Blocks that do copy: how often in forward, in backward, and in forward, backward and inference together.
 COPIES = {"skip": [2, 0, 4]}
 
 
-# The branch between two ends whose output is not a map of the input's size: its output has the same size.
+# For ends whose output has another size than the input: the branch between them, whose output has their size.
 BETWEEN = {
     "global-pool": lambda channels: [GlobalAvgPool2D(), Conv2D(channels, 1)],
     "linear": lambda channels: [Flatten(), Linear(channels)],
@@ -94,7 +94,7 @@ def test_a_block_copies_no_slice(end, fuse, launches):
     backward = launches[len(forward) :]
     net.infer(x)
     assert ("gemm_reduce_splits" in forward) == (end == "conv-deep")
-    copied = [each.count("copy_rows") for each in (forward, backward, launches)]
+    copied = [names.count("copy_rows") for names in (forward, backward, launches)]
     assert copied == COPIES.get(end, [0, 0, 0])
     assert "assign" not in launches
 
@@ -103,7 +103,7 @@ def test_a_block_copies_no_slice(end, fuse, launches):
 @pytest.mark.parametrize("fuse", [False, True], ids=["plain", "fused"])
 @pytest.mark.parametrize(("device", "dtype"), [("emulated", "float32"), ("emulated", "float16"), ("numpy", "float32")])
 def test_slices_and_copies_have_the_same_bits(device, dtype, fuse, monkeypatch):
-    for end, between in product(ENDS, (8, 3)):  # after 3 channels the last slice begins at no multiple of 16 bytes
+    for end, between in product(ENDS, (8, 3)):  # with 3 channels the last slice begins at no multiple of 16 bytes
         found = []
         for slices in (True, False):
             with monkeypatch.context() as patched:

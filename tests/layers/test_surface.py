@@ -65,8 +65,8 @@ def test_nets_summaries_and_checks_are_tables_in_notebooks(net):
         assert cell in shown
     assert "residual1.shortcut.conv1" in summary(net)._repr_html_()
     assert "<table>" in gc.checks.gradient_check(net, samples=2)._repr_html_()
-    own = Sequential([Input((2,)), Linear(2, name="<b>")])
-    assert "<b>" not in own._repr_html_()
+    marked_up = Sequential([Input((2,)), Linear(2, name="<b>")])
+    assert "<b>" not in marked_up._repr_html_()
 
 
 def test_named_parameters_gives_every_parameter(net):
@@ -165,7 +165,7 @@ def test_hooks_see_volumes_until_they_are_removed(net, x):
 
 def test_hooks_are_called_in_a_fused_net_and_not_in_a_copy(net, x):
     seen = []
-    with net["conv1"].register_forward_hook(lambda *given: seen.append(given)):
+    with net["conv1"].register_forward_hook(lambda *arguments: seen.append(arguments)):
         net.copy()(x)
         copy.deepcopy(net[1:3]).twin()(x[:1])
         count = len(seen)
@@ -214,12 +214,12 @@ def test_short_names_of_precisions_and_of_the_cpu_are_accepted():
 def test_an_object_that_is_not_a_net_or_has_no_shapes_is_named():
     unbuilt = Sequential([Conv2D(3, 3), Flatten(), Linear(2)])
     data = np.zeros((2, 4, 4, 3), np.float32), [0, 1]
-    for use in (Trainer, lambda net: gc.evaluate(net, data), summary):
+    for function in (Trainer, lambda net: gc.evaluate(net, data), summary):
         with pytest.raises(RuntimeError, match=r"no shapes yet: begin it with Input\(...\) or call build"):
-            use(unbuilt)
+            function(unbuilt)
         for wrong, message in (("digits-net", r"gpuconv.models.build\('digits-net'\)"), (None, "received NoneType")):
             with pytest.raises(TypeError, match=message):
-                use(wrong)
+                function(wrong)
 
 
 def test_predicting_no_images_gives_no_classes(net):
@@ -232,7 +232,7 @@ def test_volumes_are_printed_as_names_and_shapes(net, x):
     assert len(repr(net.activations(x)).splitlines()) == len(net.activations(x))
 
 
-def test_in_finds_names_and_layers_of_a_net(net, x):
+def test_a_net_contains_its_names_and_its_layers(net, x):
     for name in ("conv1", "residual1.conv1", "residual1.conv1.weight", "conv1.weight"):
         assert name in net
     for name in ("conv2", "residual1.conv9", "conv1.wight", "residual1.conv1.bais"):
