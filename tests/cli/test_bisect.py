@@ -21,7 +21,7 @@ from gpuconv.training.tensor_digests import read
 TINY = ["--data", "synthetic:n=96,size=9x7x3,classes=4", "--model", "seed-net", "--device", "numpy", "--epochs", "1"]
 
 
-def test_train_keeps_digests_in_the_run_or_a_file(work, capsys):
+def test_train_writes_digests_into_the_run_or_a_file(work, capsys):
     assert main(["train", *TINY, "--run-dir", "run", "--digests", "--seed", "3"]) == 0
     assert main(["train", *TINY, "--run-dir", "other", "--digests", "file.jsonl", "--seed", "3"]) == 0
     assert read("run/digests.jsonl") == read("file.jsonl")
@@ -29,8 +29,8 @@ def test_train_keeps_digests_in_the_run_or_a_file(work, capsys):
     assert main(["train", "--resume", "run", "--digests", "--device", "numpy"]) == 0
     assert read("run/digests.jsonl") == read("file.jsonl")
     capsys.readouterr()
-    assert main(["train", *TINY, "--run-dir", "less", "--digests", "--digests-every", "1", "--seed", "3"]) == 0
-    assert read("less/digests.jsonl") == read("file.jsonl")
+    assert main(["train", *TINY, "--run-dir", "often", "--digests", "--digests-every", "1", "--seed", "3"]) == 0
+    assert read("often/digests.jsonl") == read("file.jsonl")
     capsys.readouterr()
     assert main(["train", *TINY, "--digests-every", "5"]) == 2
     assert "--digests-every is for --digests, which is not given" in capsys.readouterr().err
@@ -40,7 +40,7 @@ def test_train_keeps_digests_in_the_run_or_a_file(work, capsys):
     assert output.count("\n") == 1
 
 
-def test_the_same_run_again_agrees_and_another_seed_is_named(work, capsys):
+def test_equal_runs_agree_and_the_first_difference_of_unequal_ones_is_named(work, capsys):
     for name, *options in (("a",), ("b",), ("seed", "--seed", "1"), ("rate", "--lr", "0.5")):
         assert main(["train", *TINY, "--run-dir", name, "--digests", "--quiet", *options]) == 0
     capsys.readouterr()
@@ -59,7 +59,7 @@ def test_the_same_run_again_agrees_and_another_seed_is_named(work, capsys):
     assert Path("differences.png").is_file()
 
 
-def edited(path, *changes):
+def replace_in(path, *changes):
     text = Path(path).read_text()
     for old, new in changes:
         assert old in text, old
@@ -67,13 +67,13 @@ def edited(path, *changes):
     Path(path).write_text(text)
 
 
-def test_the_element_of_two_runs_is_named_by_repeating_them(work, capsys):
+def test_the_element_that_differs_is_found_by_repeating_both_runs(work, capsys):
     for name, *options in (("a",), ("rate", "--lr", "0.5"), ("shards", "--shards", "2")):
         assert main(["train", *TINY, "--run-dir", name, "--digests", "--quiet", *options]) == 0
     before = {path: path.read_bytes() for path in Path("a").iterdir()}
     capsys.readouterr()
-    for words in ([], ["--element"]):
-        assert main(["bisect", "a", "rate", "--json", *words]) == 1
+    for options in ([], ["--element"]):
+        assert main(["bisect", "a", "rate", "--json", *options]) == 1
         result = json.loads(capsys.readouterr().out)
         element = result["bits"]["element"]
         assert result["no_element"] is None
@@ -93,26 +93,25 @@ def test_the_element_of_two_runs_is_named_by_repeating_them(work, capsys):
     assert "the element is not known: the repeated tensors differ in shape" in capsys.readouterr().out
 
 
-def test_the_reason_why_a_run_cannot_be_repeated_is_printed(work, capsys):
+def test_bisect_prints_why_a_run_cannot_be_repeated(work, capsys):
     for name, *options in (("a",), ("b", "--lr", "0.5")):
         assert main(["train", *TINY, "--run-dir", name, "--digests", "--quiet", *options]) == 0
     for old, new, file, message in (
-        ("synthetic:", "cifar10:", "run.json", "b cannot be repeated: "),
-        ('"on": "numpy: ', '"on": "numpy: other ', "digests.jsonl", "b was recorded on numpy: other NumPy"),
+        ("synthetic:", "cifar10:", "run.json", "c cannot be repeated: "),
+        ('"on": "numpy: ', '"on": "numpy: other ', "digests.jsonl", "c was recorded on numpy: other NumPy"),
         ('"on": "numpy: ', '"on": "cuda:7: GPU', "digests.jsonl", "cuda"),
-        ('"checksum": "', '"checksum": "0', "run.json", "b cannot be repeated: "),
-        ("xxh3:", "crc32:", "digests.jsonl", "b has hashes of an older version"),
-        ("xxh3:", "xxh3:0", "digests.jsonl", "b, repeated, is another run from step 1 on: forward of input has other"),
+        ('"checksum": "', '"checksum": "0', "run.json", "c cannot be repeated: "),
+        ("xxh3:", "crc32:", "digests.jsonl", "c has hashes of an older version"),
+        ("xxh3:", "xxh3:0", "digests.jsonl", "c, repeated, is another run from step 1 on: forward of input has other"),
     ):
         shutil.rmtree("c", ignore_errors=True)
         shutil.copytree("b", "c")
-        edited(f"c/{file}", (old, new))
+        replace_in(f"c/{file}", (old, new))
         capsys.readouterr()
-        message = message.replace("b ", "c ", 1).replace("b,", "c,", 1)
         assert main(["bisect", "a", "c"]) == 1
-        line = [each for each in capsys.readouterr().out.splitlines() if each.startswith("the element is not known: ")]
-        assert len(line) == 1
-        assert message in line[0]
+        lines = capsys.readouterr().out.splitlines()
+        (reason,) = [line for line in lines if line.startswith("the element is not known: ")]
+        assert message in reason
         assert main(["bisect", "a", "c", "--element"]) == 2
         output = capsys.readouterr().err
         assert message in output
@@ -125,20 +124,21 @@ def test_the_reason_why_a_run_cannot_be_repeated_is_printed(work, capsys):
 
 
 def test_a_run_is_repeated_from_its_nearest_checkpoint(work, capsys):
-    class Stop:
+    class StopAfterOneEpoch:
         def on_epoch(self, trainer, record):
             raise KeyboardInterrupt
 
-    long = [*TINY[:-1], "3", "--digests", "--quiet"]
+    three_epochs = [*TINY[:-1], "3", "--digests", "--quiet"]
     for name, schedule in (("a", "constant"), ("b", "step:2")):
-        words = [*long, "--run-dir", name, "--schedule", schedule]
-        assert main(["train", *words]) == 0
+        options = [*three_epochs, "--schedule", schedule, "--run-dir"]
+        assert main(["train", *options, name]) == 0
+        arguments = parsers("train")[1]["train"].parse_args([*options, f"{name}-begun"])
         with pytest.raises(KeyboardInterrupt):
-            train.run(parsers("train")[1]["train"].parse_args([*words[:-3], f"{name}-begun", *words[-2:]]), [Stop()])
-        shutil.copy(f"{name}-begun/last.safetensors", f"{name}/best.safetensors")  # after the first epoch
+            train.run(arguments, [StopAfterOneEpoch()])
+        shutil.copy(f"{name}-begun/last.safetensors", f"{name}/best.safetensors")
     capsys.readouterr()
-    found = Repetition("a", 5)
-    assert (found.epoch, found.steps, found.checkpoint) == (2, 3, Path("a/best.safetensors"))
+    repetition = Repetition("a", 5)
+    assert (repetition.epoch, repetition.steps, repetition.checkpoint) == (2, 3, Path("a/best.safetensors"))
     assert main(["bisect", "a", "b"]) == 1
     output = capsys.readouterr().out
     assert "differ first at step 5: " in output
@@ -148,8 +148,7 @@ def test_a_run_is_repeated_from_its_nearest_checkpoint(work, capsys):
 
 
 @pytest.mark.kernels
-def test_runs_of_two_devices_differ_only_beyond_rounding(work, capsys):
-    """Runs of two devices of one machine: only a difference beyond rounding counts."""
+def test_between_runs_of_two_devices_only_a_difference_beyond_rounding_counts(work, capsys):
     emulated = ["--device", "emulated"]
     for name, *options in (("a",), ("b", *emulated), ("c", "--lr", "0.5", *emulated)):
         assert main(["train", *TINY, "--run-dir", name, "--digests", "--quiet", *options]) == 0
@@ -161,18 +160,18 @@ def test_runs_of_two_devices_differ_only_beyond_rounding(work, capsys):
     assert result["beyond"]["element"]["differing"] > 0
 
 
-def test_the_repeated_gradient_of_a_float16_run_has_no_loss_scale(work):
+def test_repeated_gradients_of_a_float16_run_are_divided_by_the_loss_scale(work):
     assert main(["train", *TINY, "--run-dir", "half", "--digests", "--quiet", "--precision", "float16"]) == 0
     step = read("half/digests.jsonl")[0]
     for direction in ("backward", "gradient", "forward"):
-        digest = next(each for each in step.tensors if each.direction == direction)
+        digest = next(tensor for tensor in step.tensors if tensor.direction == direction)
         values = Repetition("half", 1).values((direction, digest.name, 0))
         assert np.linalg.norm(values) == pytest.approx(digest.norm, rel=1e-4), digest.name
 
 
 @pytest.mark.kernels
-def test_an_element_is_named_with_the_kernel_of_its_run(work, capsys):
-    """The run is recorded with a user's kernel, and repeated without that kernel and with it."""
+def test_a_run_with_a_users_kernel_is_repeated_only_with_that_kernel(work, capsys):
+    """Repeated with the shipped kernel it is another run; repeated with the user's, the wrong element is found."""
     wrong = lab.template("sgd_step").replace(
         "copy.at[j] = round_to<GRAD>(values[0]);",
         "if (blockIdx.x == 0 && i == 0 && j == 1) numbers[0].at[j] += DTYPE(0.5);",
@@ -194,7 +193,7 @@ def test_an_element_is_named_with_the_kernel_of_its_run(work, capsys):
     assert (element.at, element.differing) == ((0, 0, 0, 1), 1)
 
 
-def test_runs_and_sides_that_cannot_be_compared_are_refused_in_one_line(work, capsys):
+def test_runs_and_settings_that_cannot_be_compared_are_refused_in_one_line(work, capsys):
     assert main(["train", *TINY, "--run-dir", "a", "--digests", "--quiet"]) == 0
     assert main(["train", *TINY, "--run-dir", "without", "--quiet"]) == 0
     Path("late.jsonl").write_text('{"step": 9, "on": "x", "tensors": []}\n')
@@ -231,22 +230,22 @@ def test_runs_and_sides_that_cannot_be_compared_are_refused_in_one_line(work, ca
         assert output.count("\n") == 1
 
 
-SIDES = ["--data", TINY[1], "--model", "seed-net", "--batch-size", "8"]
+SHORT_TRAINING = ["--data", TINY[1], "--model", "seed-net", "--batch-size", "8"]
 
 
-def test_two_sides_agree(work, capsys):
-    assert main(["bisect", "numpy", "numpy,float16", *SIDES, "--steps", "1", "--json"]) == 0
+def test_two_precisions_agree_within_rounding(work, capsys):
+    assert main(["bisect", "numpy", "numpy,float16", *SHORT_TRAINING, "--steps", "1", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["agree"]
     assert min(result["calls"]) > 10
     assert "shares" not in result
-    assert main(["bisect", "float32", "bfloat16", *SIDES, "--picture", "errors.png"]) == 0
+    assert main(["bisect", "float32", "bfloat16", *SHORT_TRAINING, "--picture", "errors.png"]) == 0
     assert Path("errors.png").is_file()
     assert "agree over 2 steps: " in capsys.readouterr().out
 
 
 @pytest.mark.kernels
-def test_a_wrong_kernel_of_b_is_named(work, capsys):
+def test_bisect_names_the_wrong_element_of_a_users_kernel(work, capsys):
     text = lab.template("sgd_step")
     Path("my.cu").write_text(
         text.replace(
@@ -255,7 +254,18 @@ def test_a_wrong_kernel_of_b_is_named(work, capsys):
             1,
         )
     )
-    arguments = ["bisect", "numpy", "emulated", *SIDES, "--optimizer", "sgd", "--kernel", "my.cu", "--op", "sgd_step"]
+    arguments = [
+        "bisect",
+        "numpy",
+        "emulated",
+        *SHORT_TRAINING,
+        "--optimizer",
+        "sgd",
+        "--kernel",
+        "my.cu",
+        "--op",
+        "sgd_step",
+    ]
     assert main(arguments) == 1
     output = capsys.readouterr().out
     assert "differ first at step 1: sgd_step of conv1.weight, update, on B" in output
@@ -268,7 +278,20 @@ def test_a_kernel_that_faults_gives_an_error_of_one_line(work, capsys):
         lab.template("sgd_step").replace("copy.at[j] = round_to<GRAD>(values[0]);", "chunk.param[1 << 30] = DTYPE(1);")
     )
     assert (
-        main(["bisect", "numpy", "emulated", *SIDES, "--optimizer", "sgd", "--kernel", "my.cu", "--op", "sgd_step"])
+        main(
+            [
+                "bisect",
+                "numpy",
+                "emulated",
+                *SHORT_TRAINING,
+                "--optimizer",
+                "sgd",
+                "--kernel",
+                "my.cu",
+                "--op",
+                "sgd_step",
+            ]
+        )
         == 2
     )
     output = capsys.readouterr().err
@@ -281,8 +304,8 @@ def test_ctrl_c_ends_bisect(work, monkeypatch):
 
     def interrupt(call):
         signal.raise_signal(signal.SIGINT)
-        return right(call)
+        return compare(call)
 
-    right = Call.compare
+    compare = Call.compare
     monkeypatch.setattr(Call, "compare", interrupt)
-    assert main(["bisect", "numpy", "numpy,float16", *SIDES]) == 130
+    assert main(["bisect", "numpy", "numpy,float16", *SHORT_TRAINING]) == 130

@@ -28,20 +28,19 @@ def error_of(capsys, *arguments) -> str:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_an_example(command, capsys):
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
-    assert left.value.code == 0
+    assert ended.value.code == 0
     output = capsys.readouterr().out
     assert f"usage: gpuconv {command}" in output
     examples = module(command).EXAMPLES
-    assert output.endswith(
-        "\n".join([f"example{'s' if examples[1:] else ''}:", *(f"  {line}" for line in examples), ""])
-    )
+    title = "examples:" if len(examples) > 1 else "example:"
+    assert output.endswith("\n".join([title, *(f"  {line}" for line in examples), ""]))
     assert examples[0].startswith(f"gpuconv {command}")
 
 
 def test_help_needs_no_docstrings(capsys, monkeypatch):
-    """As under python -OO."""
+    """python -OO drops them."""
     for command, text in COMMANDS.items():
         monkeypatch.setattr(module(command), "__doc__", None)
         with pytest.raises(SystemExit):
@@ -131,7 +130,9 @@ def test_version_prints_the_version(capsys):
         (["summary", "--precision", "tf32", "--input", "8x8x3"], "--input and --precision go with --model"),
     ],
 )
-def test_mistakes_are_one_line_and_change_nothing(arguments, message, capsys, tmp_path, monkeypatch):
+def test_a_wrong_argument_gives_an_error_of_one_line_and_changes_nothing(
+    arguments, message, capsys, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     assert message in error_of(capsys, *arguments)
     assert list(tmp_path.iterdir()) == []
@@ -157,7 +158,7 @@ def test_no_option_of_any_command_accepts_an_empty_value(capsys, tmp_path, monke
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unavailable_device_is_one_line(capsys, tmp_path, monkeypatch):
+def test_an_unavailable_device_gives_an_error_of_one_line(capsys, tmp_path, monkeypatch):
     from gpuconv import backends
 
     if backends.choose()[0] != "numpy":
@@ -167,13 +168,13 @@ def test_an_unavailable_device_is_one_line(capsys, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_running_out_of_memory_is_reported_even_if_python_gives_no_message(monkeypatch, capsys):
+def test_a_memory_error_without_a_message_is_reported_as_not_enough_memory(monkeypatch, capsys):
     from gpuconv import models
 
-    def full(*_, **__):
+    def fail(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr(models, "build", full)
+    monkeypatch.setattr(models, "build", fail)
     assert "not enough memory" in error_of(capsys, "train")
 
 
@@ -215,7 +216,7 @@ def test_a_defect_inside_training_shows_its_traceback(monkeypatch, tmp_path):
         main(["train", "--run-dir", str(tmp_path / "run")])
 
 
-def test_a_run_directory_that_cannot_be_created_is_one_line(capsys, tmp_path):
+def test_a_run_directory_that_cannot_be_created_gives_an_error_of_one_line(capsys, tmp_path):
     (tmp_path / "file").write_text("in the way")
     assert "file" in error_of(capsys, "train", "--run-dir", tmp_path / "file" / "run")
 
@@ -241,12 +242,12 @@ def test_a_nan_loss_is_reported(capsys, tmp_path):
     assert "lower learning rate" in message
 
 
-def test_a_damaged_checkpoint_is_one_line(capsys, tmp_path):
+def test_a_damaged_checkpoint_gives_an_error_of_one_line(capsys, tmp_path):
     run = tmp_path / "run"
     gray = ["--data", "synthetic:n=20,size=8x8x1", "--model", "seed-net"]
     assert main(["train", *gray, "--epochs", "1", "--run-dir", str(run)]) == 0
-    whole = (run / "last.safetensors").read_bytes()
-    (run / "last.safetensors").write_bytes(whole[: len(whole) // 2])
+    complete = (run / "last.safetensors").read_bytes()
+    (run / "last.safetensors").write_bytes(complete[: len(complete) // 2])
     for command in ("evaluate", "train --resume"):
         assert "last.safetensors" in error_of(capsys, *command.split(), run)
 
@@ -261,8 +262,7 @@ def test_summary_of_vgg16_has_the_published_parameter_count(capsys):
 def test_summary_in_a_precision_shows_its_algorithms(capsys):
     outputs = {}
     for precision in ("float32", "tf32", "bfloat16"):
-        given = ["--model", "tiny-vgg", "--device", "emulated", "--precision", precision]
-        assert main(["summary", *given]) == 0
+        assert main(["summary", "--model", "tiny-vgg", "--device", "emulated", "--precision", precision]) == 0
         outputs[precision] = capsys.readouterr().out
         assert f"memory in {precision}" in outputs[precision]
     assert "simt-" in outputs["float32"]
@@ -306,7 +306,7 @@ def test_info_names_devices_and_packages(capsys):
         ("neoversen1", [], False),
     ],
 )
-def test_info_tells_of_a_blas_without_the_processor_s_avx512(capsys, monkeypatch, kernels, found, slow):
+def test_info_notes_a_blas_that_leaves_the_avx512_of_the_processor_unused(capsys, monkeypatch, kernels, found, slow):
     from gpuconv.backends.cpu import blas
 
     extensions = {"found": found} if found else {}  # NumPy leaves empty entries out
@@ -332,8 +332,8 @@ def test_info_says_what_is_missing_and_why(capsys, monkeypatch):
     assert main(["info"]) == 0
     output = capsys.readouterr().out
     causes = {"driver": "no libcuda", "NVRTC": "no NVRTC wheel", "C++ compiler": "no compiler on the path"}
-    for name, why in causes.items():
-        assert re.search(rf"^  {re.escape(name)} +not available: {why}$", output, re.M)
+    for name, cause in causes.items():
+        assert re.search(rf"^  {re.escape(name)} +not available: {cause}$", output, re.M)
 
 
 def test_check_passes_on_the_default_net(capsys):
@@ -367,18 +367,18 @@ def test_check_measures_the_first_step_of_the_schedule(monkeypatch):
     monkeypatch.setattr(checks, "sanity", lambda *_, optimizer, **__: rates.append(optimizer.lr) or [])
     data = ["--data", "synthetic:n=128,size=8x8x3", "--model", "seed-net"]
     assert main(["check", *data, "--lr", "0.5", "--schedule", "constant,warmup:5"]) == 0
-    assert rates == [0.5 / 10]  # 64 images a step, so 10 steps of warm-up
+    assert rates == [0.5 / 10]  # 2 steps of 64 images per epoch: 10 steps of warm-up
 
 
-def test_check_is_not_misled_by_plain_backgrounds(capsys):
-    """On the digits, the pool of the seed net gets ties, where it has no derivative."""
+def test_check_passes_on_images_with_plain_backgrounds(capsys):
+    """Equal pixels give ties in the max pool of the seed net, where it has no derivative."""
     assert main(["check", "--model", "seed-net"]) == 0
     assert "PASS  gradients" in capsys.readouterr().out
 
 
 def test_check_finds_a_wrong_gradient(monkeypatch, capsys):
-    right = ops.relu_backward
-    monkeypatch.setattr(ops, "relu_backward", lambda dy, y, **options: right(1.001 * dy, y, **options))
+    correct = ops.relu_backward
+    monkeypatch.setattr(ops, "relu_backward", lambda dy, y, **options: correct(1.001 * dy, y, **options))
     assert main(["check", "--model", "seed-net"]) == 1
     assert "FAIL  gradients: worst relative error 1.0e-03 beyond rounding" in capsys.readouterr().out
 
@@ -399,8 +399,8 @@ def test_a_system_error_is_described_in_words():
         assert describe(error) == message
 
 
-class Flushed(io.StringIO):
-    """Keeps what had been written at each flush."""
+class RecordsFlushes(io.StringIO):
+    """Keeps all of its text at each flush."""
 
     def __init__(self):
         super().__init__()
@@ -411,14 +411,14 @@ class Flushed(io.StringIO):
 
 
 def test_output_into_a_pipe_is_flushed_line_by_line(monkeypatch):
-    """The next line may take minutes."""
-    for tell, text in (
+    """So that it is seen at once: the next line may take minutes."""
+    for write, text in (
         (lambda: runs.line("run", "x"), "run        x\n"),
         (lambda: say("x", "stdout"), "x\n"),
         (lambda: report(True, "one", "2", ""), "PASS  one: 2\n"),
     ):
-        stream = Flushed()
+        stream = RecordsFlushes()
         monkeypatch.setattr(sys, "stdout", stream)
-        tell()
+        write()
         monkeypatch.undo()
         assert stream.shown == [text]

@@ -29,7 +29,7 @@ def document_of(capsys, *arguments, status=0):
     return json.loads(stdout_of(capsys, *arguments, "--json", status=status))
 
 
-def test_documents_of_train_evaluate_and_predict(work, capsys):
+def test_the_documents_of_train_evaluate_and_predict_hold_their_results(work, capsys):
     Image = pytest.importorskip("PIL.Image")
     trained = document_of(capsys, "train", *TINY, "--epochs", 2, "--run-dir", "run")
     assert [record["epoch"] for record in trained["epochs"]] == [1, 2]
@@ -38,13 +38,13 @@ def test_documents_of_train_evaluate_and_predict(work, capsys):
     tested = document_of(capsys, "evaluate", "run", "--device", "numpy")
     assert tested["test_accuracy"] == trained["test_accuracy"]
     assert np.array(tested["confusion"]).sum() == tested["images"] == sum(c["images"] for c in tested["classes"]) == 19
-    assert np.trace(tested["confusion"]) == sum(each["right"] for each in tested["classes"])
+    assert np.trace(tested["confusion"]) == sum(row["right"] for row in tested["classes"])
     Image.fromarray(np.zeros((9, 7, 3), np.uint8)).save("a.png")
     (work / "b.png").write_bytes(b"no image")
-    looked = ["predict", "a.png", "b.png", "--run-dir", "run", "--device", "numpy"]
-    first, second = document_of(capsys, *looked, status=1)["images"]
+    predict = ["predict", "a.png", "b.png", "--run-dir", "run", "--device", "numpy"]
+    first, second = document_of(capsys, *predict, status=1)["images"]
     assert first["image"] == "a.png"
-    assert sum(each["probability"] for each in first["best"]) == pytest.approx(1)
+    assert sum(guess["probability"] for guess in first["best"]) == pytest.approx(1)
     assert [*second] == ["image", "error"]
     quiet = stdout_of(capsys, "train", *TINY, "--epochs", 1, "--run-dir", "other", "--quiet")
     assert quiet.startswith("test accuracy ")
@@ -52,7 +52,7 @@ def test_documents_of_train_evaluate_and_predict(work, capsys):
     assert stdout_of(capsys, "evaluate", "run", "--device", "numpy", "--quiet").startswith("class ")
 
 
-def test_documents_of_the_other_commands(capsys):
+def test_the_documents_of_the_other_commands_hold_their_results(capsys):
     nets = document_of(capsys, "summary")["nets"]
     assert nets[0]["name"] == "seed-net"
     summary = document_of(capsys, "summary", "--model", "seed-net")
@@ -63,8 +63,8 @@ def test_documents_of_the_other_commands(capsys):
         capsys, "verify", "--op", "relu", "--tier", "tiny", "--dtype", "float32", "--device", "numpy"
     )
     assert (verified["passed"], verified["failed"], verified["rows"][0]["op"]) == (1, 0, "relu")
-    steps = ["profile", "--model", "seed-net", "--batch-size", 2, "--steps", 1, "--no-peaks", "--device", "numpy"]
-    assert "conv1" in [row["layer"] for row in document_of(capsys, *steps)["rows"]]
+    one_step = ["profile", "--model", "seed-net", "--batch-size", 2, "--steps", 1, "--no-peaks", "--device", "numpy"]
+    assert "conv1" in [row["layer"] for row in document_of(capsys, *one_step)["rows"]]
     assert "devices" in document_of(capsys, "info")
     assert "relu" in document_of(capsys, "lab", "--op", "relu", "--template")["template"]
 
@@ -72,8 +72,8 @@ def test_documents_of_the_other_commands(capsys):
 def test_a_failing_check_is_in_the_document(capsys):
     checked = document_of(capsys, "check", *TINY, "--lr", 1000, status=1)
     assert not checked["passed"]
-    assert not all(each["passed"] for each in checked["checks"])
-    assert all(each["worst"] is not None for each in checked["gradients"])
+    assert not all(check["passed"] for check in checked["checks"])
+    assert all(row["worst"] is not None for row in checked["gradients"])
 
 
 def test_errors_are_a_line_on_stderr_and_no_document(capsys):
@@ -85,21 +85,22 @@ def test_errors_are_a_line_on_stderr_and_no_document(capsys):
 def test_a_document_holds_plain_json_values():
     value = {"nan": np.float32("nan"), "inf": [float("inf")], "n": np.int64(3), "a": np.ones(2), "b": np.bool_(True)}
     assert document.plain(value) == {"nan": None, "inf": [None], "n": 3, "a": [1.0, 1.0], "b": True}
-    document.note(anything=1)  # nobody asked for a document
+    document.note(anything=1)  # without effect: no document is being collected
     document.add("rows", 1)
-    with document.collected() as found:
+    with document.collected() as collected:
         print("dropped")
         document.note(x=1)
         document.add("rows", {"y": 2})
-    assert found == {"x": 1, "rows": [{"y": 2}]}
+    assert collected == {"x": 1, "rows": [{"y": 2}]}
 
 
 def test_every_command_is_a_subparser_with_the_common_options():
     parser, commands = parsers()
     assert [*commands] == [*COMMANDS]
-    for name, own in commands.items():
-        assert {"--quiet", "--json", "--debug"} <= {text for each in own._actions for text in each.option_strings}
-        assert own.prog == f"gpuconv {name}"
+    for name, subparser in commands.items():
+        options = {text for action in subparser._actions for text in action.option_strings}
+        assert {"--quiet", "--json", "--debug"} <= options
+        assert subparser.prog == f"gpuconv {name}"
     assert parser.parse_args(["info", "--json"]).command == "info"
 
 
@@ -113,7 +114,7 @@ def test_the_options_of_other_commands_are_not_imported():
     assert "gpuconv.cli.train" not in output
 
 
-def test_the_completion_script_of_each_shell(capsys):
+def test_a_completion_script_names_commands_options_and_values(capsys):
     pytest.importorskip("shtab")
     for arguments in (["--print-completion", "bash"], ["--print-completion=bash"]):
         script = stdout_of(capsys, *arguments)
@@ -124,7 +125,7 @@ def test_the_completion_script_of_each_shell(capsys):
     assert "takes bash, zsh" in capsys.readouterr().err
 
 
-def test_completion_without_shtab(monkeypatch, capsys):
+def test_completion_without_shtab_is_refused_with_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "shtab", None)
     assert main(["--print-completion", "bash"]) == 2
     assert "completion needs shtab: python -m pip install 'gpuconv[completion]'" in capsys.readouterr().err

@@ -69,7 +69,7 @@ def test_a_folder_in_use_by_another_process_is_refused_by_name(tmp_path, capsys)
 
 
 def test_fit_holds_its_folder_until_it_returns_or_fails(tmp_path):
-    class Second(Callback):
+    class SecondWriter(Callback):
         """Tries to start and to resume the run that it watches."""
 
         def on_epoch(self, trainer, record):
@@ -80,7 +80,7 @@ def test_fit_holds_its_folder_until_it_returns_or_fails(tmp_path):
                 raise RuntimeError("broken")
 
     with pytest.raises(RuntimeError, match="broken"):
-        small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Second()])
+        small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[SecondWriter()])
     assert not (tmp_path / "run" / "run.lock").exists()
     small.fit(small.trainer(), run_dir=tmp_path / "run", resume=True)
 
@@ -97,7 +97,7 @@ def test_a_file_system_without_locks_gives_a_warning_and_is_used(tmp_path, monke
     assert checkpoint.load(tmp_path / "run" / "last.safetensors").state["epoch"] == 1
 
 
-def test_a_taken_number_is_skipped_and_a_refused_run_leaves_no_folder(tmp_path, monkeypatch, capsys):
+def test_a_run_skips_numbers_in_use_and_a_refused_run_leaves_no_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     bad = ["train", "--data", "synthetic:n=66,size=4x4x3", "--model", "resnet20", "--batch-size", "5"]
     assert main(bad) == 2
@@ -121,11 +121,11 @@ def test_runs_started_at_once_get_separate_folders_and_only_one_gets_a_named_fol
     assert sorted(seeds) == list(range(5))
     for arguments in (["--run-dir", "one", *TINY, "--epochs", "300"], ["--resume", "one"]):
         pair = [gpuconv("train", *arguments, cwd=tmp_path) for _ in range(2)]
-        ends = sorted((run.wait(120), run.communicate()[1]) for run in pair)
-        assert ends[0] == (0, "")
-        assert ends[1][0] == 2 or arguments[0] == "--resume"  # may begin when the other one has ended
+        endings = sorted((run.wait(120), run.communicate()[1]) for run in pair)
+        assert endings[0] == (0, "")
+        assert endings[1][0] == 2 or arguments[0] == "--resume"  # the second may resume after the first has ended
         message = r"gpuconv: error: one (is being written by process \d+ on|already holds a run).*\n"
-        assert ends[1][0] == 0 or re.fullmatch(message, ends[1][1])
+        assert endings[1][0] == 0 or re.fullmatch(message, endings[1][1])
         assert not (tmp_path / "one" / "run.lock").exists()
 
 
@@ -137,7 +137,7 @@ def test_further_signals_go_to_the_previous_handler_even_during_the_first(monkey
     from gpuconv.training import interrupts as module
 
     aborted = []
-    before = {number: signal.signal(number, lambda *given: aborted.append(given[0])) for number in SIGNALS}
+    before = {number: signal.signal(number, lambda received, frame: aborted.append(received)) for number in SIGNALS}
     try:
         monkeypatch.setattr(module, "say_in_handler", lambda text: signal.raise_signal(signal.SIGTERM))
         with Interrupts("never") as interrupts:
@@ -164,26 +164,26 @@ def test_an_ignored_hangup_stays_ignored():
 
 
 def test_a_signal_after_the_last_step_is_not_lost(tmp_path):
-    class Late(Callback):
+    class SignalAtTheEnd(Callback):
         def on_stop(self, trainer, reason):
             signal.raise_signal(signal.SIGINT)
 
     trainer = small.trainer()
     with pytest.raises(KeyboardInterrupt):
-        small.fit(trainer, run_dir=tmp_path / "run", callbacks=[Late()])
+        small.fit(trainer, run_dir=tmp_path / "run", callbacks=[SignalAtTheEnd()])
     assert trainer.stop_reason == "finished"
     assert checkpoint.load(tmp_path / "run" / "last.safetensors").state["epoch"] == 3
     assert not (tmp_path / "run" / "run.lock").exists()
 
 
-def test_a_handler_with_unread_output_does_not_block_or_raise(monkeypatch):
+def test_writing_into_a_full_closed_or_missing_stderr_neither_blocks_nor_raises(monkeypatch):
     from gpuconv.console import say, say_in_handler
 
     read, write = os.pipe()
     os.set_blocking(write, False)
     with contextlib.suppress(BlockingIOError):
         for _ in range(1000):
-            os.write(write, b"x" * 65536)
+            os.write(write, b"x" * 65536)  # until the pipe is full
     os.set_blocking(write, True)
     with open(write, "w") as full:
         monkeypatch.setattr(sys, "stderr", full)
@@ -196,12 +196,12 @@ def test_a_handler_with_unread_output_does_not_block_or_raise(monkeypatch):
         say("nobody")
         monkeypatch.undo()
         with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), write)  # for the data that `full` still holds
+            os.dup2(nowhere.fileno(), write)  # takes the data that `full` still holds
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-def test_a_signal_to_a_run_whose_reader_has_died_saves_the_step(tmp_path, number):
+def test_a_run_without_a_reader_saves_its_step_on_a_signal(tmp_path, number):
     read, write = os.pipe()
     run = gpuconv("train", *TINY, *LONG, "--run-dir", tmp_path / "run", stdout=write, stderr=write)
     os.close(write)
@@ -218,7 +218,7 @@ def test_a_signal_to_a_run_whose_reader_has_died_saves_the_step(tmp_path, number
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-def test_a_second_signal_ends_at_once_and_leaves_the_last_checkpoint(tmp_path, number):
+def test_a_second_signal_ends_the_run_at_once_and_leaves_the_last_checkpoint(tmp_path, number):
     run = gpuconv("train", *TINY, *LONG, "--run-dir", tmp_path / "run")
     wait_for(tmp_path / "run" / "metrics.csv")
     run.send_signal(number)
@@ -233,7 +233,7 @@ def test_a_second_signal_ends_at_once_and_leaves_the_last_checkpoint(tmp_path, n
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-def test_a_signal_before_or_after_the_loop_is_one_line(tmp_path, number):
+def test_a_signal_before_or_after_the_training_loop_prints_one_line(tmp_path, number):
     """Before: while nine million pixels are generated. After: while the pictures are drawn."""
     run = gpuconv("train", "--data", "synthetic:n=60000,size=32x32x3", "--model", "seed-net", cwd=tmp_path)
     time.sleep(1.5)
@@ -285,18 +285,18 @@ def _read(handle):
         return b""
 
 
-# --- output that fails, and what follows training ----------------------------------------------
+# --- failing output, and the work after training -----------------------------------------------
 
 
-class Broken(io.StringIO):
+class BrokenPipe(io.StringIO):
     """A stream whose reader is gone."""
 
     def write(self, text):
         raise BrokenPipeError(32, "Broken pipe")
 
 
-def test_a_failing_stream_does_not_affect_the_run_or_what_follows(tmp_path, monkeypatch):
-    for number, stream in enumerate([Broken(), None]):
+def test_a_run_is_complete_although_its_output_fails(tmp_path, monkeypatch):
+    for number, stream in enumerate([BrokenPipe(), None]):
         monkeypatch.setattr(sys, "stdout", stream)
         monkeypatch.setattr(sys, "stderr", stream)
         try:
@@ -309,7 +309,7 @@ def test_a_failing_stream_does_not_affect_the_run_or_what_follows(tmp_path, monk
 
 def test_a_command_whose_reader_is_gone_ends_quietly(tmp_path, monkeypatch, capsys):
     with open(tmp_path / "out", "w") as file:
-        stream = Broken()
+        stream = BrokenPipe()
         stream.fileno = file.fileno
         monkeypatch.setattr(sys, "stdout", stream)
         assert main(["kernels", "--file", "metrics.cu"]) == 0
@@ -318,43 +318,46 @@ def test_a_command_whose_reader_is_gone_ends_quietly(tmp_path, monkeypatch, caps
 
 
 def test_a_callback_that_fails_at_the_end_does_not_stop_the_others(tmp_path):
-    ended = []
+    reasons = []
 
-    class Bad(Callback):
+    class FailingCallback(Callback):
         def on_stop(self, trainer, reason):
             raise RuntimeError("broken")
 
-    class Good(Callback):
+    class NextCallback(Callback):
         def on_stop(self, trainer, reason):
-            ended.append(reason)
+            reasons.append(reason)
 
-    with pytest.warns(Notice, match="Bad failed at the end of the run: RuntimeError: broken"):
-        assert len(small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Bad(), Good()])) == 3
-    assert ended == ["finished"]
+    with pytest.warns(Notice, match="FailingCallback failed at the end of the run: RuntimeError: broken"):
+        assert (
+            len(small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[FailingCallback(), NextCallback()]))
+            == 3
+        )
+    assert reasons == ["finished"]
 
 
 def test_a_run_that_cannot_be_saved_at_its_end_raises_after_all_callbacks_ran(tmp_path, monkeypatch):
-    ended = []
+    reasons = []
 
-    class Stop(Callback):
+    class StopWhenSavingFails(Callback):
         def on_step(self, trainer, record):
             if trainer.steps == 2:
                 monkeypatch.setattr(callbacks, "save", refuse)
                 trainer.stop("for now")
 
         def on_stop(self, trainer, reason):
-            ended.append(reason)
+            reasons.append(reason)
 
     def refuse(*_):
         raise CheckpointError("cannot write last.safetensors: No space left on device")
 
     with pytest.raises(CheckpointError, match="No space left"):
-        small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Stop()])
-    assert ended == ["for now"]
+        small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[StopWhenSavingFails()])
+    assert reasons == ["for now"]
 
 
 @pytest.mark.parametrize("broken", ["Curves", "Progress", "JSONLog"])
-def test_the_test_accuracy_is_printed_whatever_fails_after_training(tmp_path, monkeypatch, capsys, broken):
+def test_the_test_accuracy_is_printed_although_a_callback_fails_at_the_end(tmp_path, monkeypatch, capsys, broken):
     def fail(*_):
         raise RuntimeError("broken")
 
@@ -365,7 +368,7 @@ def test_the_test_accuracy_is_printed_whatever_fails_after_training(tmp_path, mo
     assert f"{broken} failed at the end of the run: RuntimeError: broken" in captured.err
 
 
-def ended(work, status=0, prepare=lambda: None):
+def ending_of(work, status=0, prepare=lambda: None):
     """The exit status and stderr of a process that starts, works and ends as a command does."""
     read, write = os.pipe()
     child = os.fork()
@@ -385,19 +388,20 @@ def ended(work, status=0, prepare=lambda: None):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), output
 
 
-def onto(number, path):
+def redirected(number, path):
+    """A function that opens the file for writing as the file descriptor of this number."""
     return lambda: os.dup2(os.open(path, os.O_WRONLY), number)
 
 
 def test_lost_output_changes_the_exit_status(tmp_path):
     lost = "gpuconv: error: standard output: No space left on device\n"
-    full, kept = onto(1, "/dev/full"), tmp_path / "kept"
-    assert ended(lambda: print("x"), 0, full) == (2, lost)
-    assert ended(lambda: print("x"), 1, full) == (1, "")
-    assert ended(lambda: None, 0, full) == (0, "")
-    code, output = ended(lambda: print("x", flush=True), 0, full)
+    full, kept = redirected(1, "/dev/full"), tmp_path / "kept"
+    assert ending_of(lambda: print("x"), 0, full) == (2, lost)
+    assert ending_of(lambda: print("x"), 1, full) == (1, "")
+    assert ending_of(lambda: None, 0, full) == (0, "")
+    code, output = ending_of(lambda: print("x", flush=True), 0, full)
     assert (code, "OSError: [Errno 28] No space left on device: 'standard output'" in output) == (99, True)
-    assert ended(lambda: (process.tolerate_lost_stdout(), print("x", flush=True), print("y")), 0, full) == (2, lost)
+    assert ending_of(lambda: (process.tolerate_lost_stdout(), print("x", flush=True), print("y")), 0, full) == (2, lost)
 
     def keep_no_handle():
         process.tolerate_lost_stdout()
@@ -405,21 +409,20 @@ def test_lost_output_changes_the_exit_status(tmp_path):
         print("x", flush=True)
         assert os.listdir("/proc/self/fd") == before
 
-    assert ended(keep_no_handle, 0, full) == (2, lost)
+    assert ending_of(keep_no_handle, 0, full) == (2, lost)
 
-    def reader_leaves():
+    def without_a_reader():
         read, write = os.pipe()
         os.dup2(write, 1)
         os.close(write)
         os.close(read)
 
-    assert ended(lambda: (process.tolerate_lost_stdout(), print("x", flush=True), print("y")), 0, reader_leaves) == (
-        0,
-        "",
-    )
-    assert ended(lambda: print("x"), 1, reader_leaves) == (1, "")
+    assert ending_of(
+        lambda: (process.tolerate_lost_stdout(), print("x", flush=True), print("y")), 0, without_a_reader
+    ) == (0, "")
+    assert ending_of(lambda: print("x"), 1, without_a_reader) == (1, "")
     kept.touch()
-    assert ended(lambda: print("x"), 3, onto(1, kept)) == (3, "")
+    assert ending_of(lambda: print("x"), 3, redirected(1, kept)) == (3, "")
     assert kept.read_text() == "x\n"
 
 
@@ -427,35 +430,35 @@ def test_writing_waits_for_a_full_nonblocking_pipe():
     """Another process that shares the pipe may have made it non-blocking."""
     read, write = os.pipe()
     os.set_blocking(write, False)
-    got = []
+    received = []
 
     def collect():
         time.sleep(0.05)
         with open(read, "rb") as pipe:
-            got.append(pipe.read())
+            received.append(pipe.read())
 
     reader = threading.Thread(target=collect)
     reader.start()
     text = "x" * 300_000
-    assert ended(lambda: print(text), 0, lambda: os.dup2(write, 1)) == (0, "")
+    assert ending_of(lambda: print(text), 0, lambda: os.dup2(write, 1)) == (0, "")
     os.close(write)
     reader.join(20)
-    assert got == [text.encode() + b"\n"]
+    assert received == [text.encode() + b"\n"]
 
 
 def test_stderr_is_buffered_by_lines_and_stdout_only_on_a_terminal(tmp_path):
-    """stderr by lines, stdout by lines only on a terminal; closing one does not free its file descriptor."""
+    """Closing sys.stdout does not free its file descriptor."""
 
-    def work(by_line):
-        assert (sys.stdout.line_buffering, sys.stderr.line_buffering) == (by_line, True)
+    def work(line_buffered):
+        assert (sys.stdout.line_buffering, sys.stderr.line_buffering) == (line_buffered, True)
         sys.stdout.close()
         os.fstat(1)
         sys.stdout = io.StringIO()
 
     (tmp_path / "out").touch()
-    assert ended(lambda: work(False), 0, onto(1, tmp_path / "out")) == (0, "")
+    assert ending_of(lambda: work(False), 0, redirected(1, tmp_path / "out")) == (0, "")
     ours, theirs = pty.openpty()
-    assert ended(lambda: work(True), 0, lambda: os.dup2(theirs, 1)) == (0, "")
+    assert ending_of(lambda: work(True), 0, lambda: os.dup2(theirs, 1)) == (0, "")
     os.close(ours), os.close(theirs)
 
 
@@ -469,7 +472,7 @@ def test_files_do_not_get_the_descriptors_of_closed_streams(tmp_path):
             assert file.fileno() > 2
             file.write("kept")
 
-    assert ended(work, 0, close) == (0, "")
+    assert ending_of(work, 0, close) == (0, "")
     assert (tmp_path / "file").read_text() == "kept"
 
     def without_objects():  # as Python leaves them if they were closed before it started
@@ -482,32 +485,34 @@ def test_files_do_not_get_the_descriptors_of_closed_streams(tmp_path):
         assert os.get_inheritable(1)
         assert subprocess.run(["cat"], timeout=10).returncode == 0
 
-    assert ended(inherited, 0, without_objects) == (0, "")
+    assert ending_of(inherited, 0, without_objects) == (0, "")
 
 
 def test_a_failing_stderr_does_not_end_a_run(tmp_path):
-    assert ended(lambda: (print("x", file=sys.stderr), print("y", file=sys.stderr)), 4, onto(2, "/dev/full")) == (4, "")
+    assert ending_of(
+        lambda: (print("x", file=sys.stderr), print("y", file=sys.stderr)), 4, redirected(2, "/dev/full")
+    ) == (4, "")
 
 
 def test_characters_that_a_stream_cannot_encode_are_replaced_or_escaped(tmp_path):
     def prepare():
-        onto(1, tmp_path / "out")()
+        redirected(1, tmp_path / "out")()
         sys.stdout = io.TextIOWrapper(io.FileIO(1, "wb", closefd=False), "ascii")
         sys.stderr = io.TextIOWrapper(io.FileIO(2, "wb", closefd=False), "ascii")
 
     (tmp_path / "out").touch()
-    assert ended(lambda: (print("\u2588"), print("\u2588", file=sys.stderr)), 0, prepare) == (0, "\\u2588\n")
+    assert ending_of(lambda: (print("\u2588"), print("\u2588", file=sys.stderr)), 0, prepare) == (0, "\\u2588\n")
     assert (tmp_path / "out").read_text() == "?\n"
 
-    def asked_for():
-        onto(1, tmp_path / "out")()
+    def with_an_error_handler_of_the_user():
+        redirected(1, tmp_path / "out")()
         sys.stdout = io.TextIOWrapper(io.FileIO(1, "wb", closefd=False), "ascii", "xmlcharrefreplace")
 
-    assert ended(lambda: print("\u2588"), 0, asked_for) == (0, "")
+    assert ending_of(lambda: print("\u2588"), 0, with_an_error_handler_of_the_user) == (0, "")
     assert (tmp_path / "out").read_text() == "&#9608;\n"
 
 
-def test_the_status_is_the_one_given_to_sys_exit(monkeypatch):
+def test_main_returns_the_status_given_to_sys_exit(monkeypatch):
     monkeypatch.setattr(process, "begin", lambda: None)
     for code, status in ((None, 0), (0, 0), (3, 3)):
         monkeypatch.setattr(sys.modules["gpuconv.cli.main"], "_main", lambda _, code=code: sys.exit(code))
@@ -516,13 +521,12 @@ def test_the_status_is_the_one_given_to_sys_exit(monkeypatch):
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_a_command_is_ended_at_once_by_a_signal(number):
-    assert ended(lambda: signal.raise_signal(number)) == (128 + number, f"\ngpuconv: stopped by {number.name}\n")
+    assert ending_of(lambda: signal.raise_signal(number)) == (128 + number, f"\ngpuconv: stopped by {number.name}\n")
 
 
 @pytest.mark.slow
-def test_a_run_is_complete_whatever_its_streams_are(tmp_path):
-    """Closed, full or without a reader: the run is complete, the status shows whether output was lost, and there is no
-    traceback."""
+def test_a_run_is_complete_with_closed_and_full_streams_and_without_a_reader(tmp_path):
+    """The exit status shows whether output was lost, and there is no traceback."""
     command = f"{sys.executable} -m gpuconv"
     train = f"{command} train {' '.join(TINY)} --epochs 2 --run-dir"
     endings = {
@@ -548,15 +552,14 @@ def test_a_run_is_complete_whatever_its_streams_are(tmp_path):
         assert (tmp_path / f"{number}" / "run.json").read_bytes().startswith(b"{")
 
 
-def test_without_its_own_streams_the_status_is_unchanged(capsys):
+def test_a_command_within_another_program_keeps_its_status(capsys):
     assert [process.end(status) for status in (0, 3)] == [0, 3]
 
 
-def test_a_second_signal_has_its_previous_effect():
-    """Also where that was the system's default: the process is killed by it; an ignored signal stays ignored."""
+def test_a_second_signal_kills_a_process_that_had_no_handler_for_it():
 
-    def twice(before):
-        signal.signal(signal.SIGTERM, before)
+    def raise_repeatedly(handler):
+        signal.signal(signal.SIGTERM, handler)
         with Interrupts("never") as interrupts:
             for _ in range(3):
                 signal.raise_signal(signal.SIGTERM)
@@ -565,6 +568,6 @@ def test_a_second_signal_has_its_previous_effect():
     child = os.fork()
     if not child:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        twice(signal.SIG_DFL)
+        raise_repeatedly(signal.SIG_DFL)
         os._exit(99)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM

@@ -1,4 +1,4 @@
-"""The command line in unusual environments: none ends a run, and a refusal is one line.
+"""The command line in unusual environments: runs are completed all the same, and an error is one line.
 
 Every test starts the commands as separate processes, so all of them are slow.
 """
@@ -39,7 +39,7 @@ def run(folder, *arguments, flags=(), env=None):
     return done
 
 
-def trains(folder, **options):
+def stderr_of_a_run(folder, **options):
     """The stderr of a run, after checking that it trained, was tested, and left its files."""
     done = run(folder, *TRAIN, **options)
     assert done.returncode == 0, done.stderr
@@ -57,7 +57,7 @@ def error(done):
     return done.stderr
 
 
-# --- Python's own --------------------------------------------------------------------------------
+# --- options and variables of Python --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -79,8 +79,8 @@ def error(done):
     ],
     ids=lambda value: "_".join(value) if isinstance(value, list) else "_".join(map("=".join, value.items())),
 )
-def test_every_command_runs(flags, env, tmp_path):
-    assert trains(tmp_path, flags=flags, env=env) == ""
+def test_every_command_runs_under_the_options_of_python(flags, env, tmp_path):
+    assert stderr_of_a_run(tmp_path, flags=flags, env=env) == ""
     for command in (["info"], ["kernels"], ["summary", "--run-dir", "run"], ["lab", "--op", "relu", "--template"]):
         assert run(tmp_path, *command, flags=flags, env=env).returncode == 0
     for command in ("train", "evaluate", "predict", "check", "verify", "profile", "data"):
@@ -110,7 +110,7 @@ def test_failing_pictures_do_not_end_a_run(env, matplotlibrc, drawn, tmp_path):
     if matplotlibrc:
         (tmp_path / "matplotlibrc").write_text(matplotlibrc)
         env = env | {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc")}
-    output = trains(tmp_path, env=env)
+    output = stderr_of_a_run(tmp_path, env=env)
     if drawn is not None:
         assert (tmp_path / "run/curves.png").exists() == drawn
         assert (output.count("no curves.png: ") == 1) == (not drawn)
@@ -120,21 +120,21 @@ def test_a_broken_font_cache_does_not_end_a_run(tmp_path):
     pytest.importorskip("matplotlib")
     env = {"MPLCONFIGDIR": str(tmp_path / "config")}
     (tmp_path / "first").mkdir()
-    trains(tmp_path / "first", env=env)
+    stderr_of_a_run(tmp_path / "first", env=env)
     caches = list((tmp_path / "config").glob("fontlist*.json"))
     assert caches
     for number, content in enumerate((b"{", b"\xff\x00", b'{"_version": 1}', b"")):
         for path in caches:
             path.write_bytes(content)
         (tmp_path / str(number)).mkdir()
-        trains(tmp_path / str(number), env=env)
+        stderr_of_a_run(tmp_path / str(number), env=env)
 
 
 def test_folders_in_place_of_pictures_are_reported_and_do_not_end_a_run(tmp_path):
     pytest.importorskip("matplotlib")
     for name in ("curves", "filters", "activations"):
         (tmp_path / f"run/{name}.png").mkdir(parents=True)
-    output = trains(tmp_path)
+    output = stderr_of_a_run(tmp_path)
     for name in ("curves", "filters", "activations"):
         assert output.count(f"no {name}.png: run/{name}.png: exists and is not a regular file\n") == 1
 
@@ -162,8 +162,8 @@ def test_folders_in_place_of_pictures_are_reported_and_do_not_end_a_run(tmp_path
     ],
     ids=lambda env: "_".join(f"{name}={value}" for name, value in env.items()).replace("/", "|"),
 )
-def test_a_run_needs_no_environment_variables(env, tmp_path):
-    trains(tmp_path, env={"MPLCONFIGDIR": str(tmp_path / "config")} | env)
+def test_a_run_survives_missing_and_nonsensical_environment_variables(env, tmp_path):
+    stderr_of_a_run(tmp_path, env={"MPLCONFIGDIR": str(tmp_path / "config")} | env)
     assert run(tmp_path, "info", env=env).returncode == 0
     assert run(tmp_path, *VERIFY, env=env).returncode == 0
 
@@ -174,7 +174,7 @@ def test_a_progress_bar_that_cannot_be_drawn_does_not_end_a_run(tmp_path):
         folder = tmp_path / str(number)
         folder.mkdir()
         env = dict([f"TQDM_{value}".split("=")])
-        output = trains(folder, env=env)
+        output = stderr_of_a_run(folder, env=env)
         done = run(folder, *VERIFY, env=env)
         assert done.returncode == 0
         for text in (output, done.stderr):
@@ -201,7 +201,7 @@ def test_every_command_takes_undecodable_file_names(name, env, tmp_path):
     (folder / f"{word}.cu").write_text(template)
     tiny = ["--data", f"folder:./{word},size=8x8", "--model", "seed-net", "--epochs", "1", "--device", "numpy"]
     profile = ["profile", "--model", "seed-net", "--steps", "1", "--no-peaks", "--device", "numpy"]
-    works = [
+    accepted = [
         ["train", *tiny, f"--run-dir=./{word}-run"],
         ["train", "--resume", f"./{word}-run", "--device", "numpy"],
         ["evaluate", f"./{word}-run"],
@@ -210,7 +210,7 @@ def test_every_command_takes_undecodable_file_names(name, env, tmp_path):
         [*profile, "--trace", f"./{word}.json"],
         ["lab", f"./{word}.cu", "--op", "relu", "--device", "emulated", "--dtype", "float32"],
     ]
-    for command in works:
+    for command in accepted:
         done = run(folder, *command, env=env)
         assert done.returncode == 0, (command, done.stderr)
         assert "\x1b" not in done.stdout, command
@@ -241,7 +241,7 @@ def test_every_command_takes_undecodable_file_names(name, env, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_cannot_be_written_ends_train_only(tmp_path):
+def test_in_a_read_only_folder_train_is_refused_and_other_commands_run(tmp_path):
     tmp_path.chmod(0o500)
     assert "Permission denied" in error(run(tmp_path, *TRAIN))
     assert run(tmp_path, "info").returncode == 0
@@ -281,7 +281,7 @@ def test_an_invalid_cxx_gives_an_error_of_one_line(cxx, message, tmp_path):
 
 
 def test_a_compiler_that_starts_to_fail_gives_an_error_of_one_line(tmp_path):
-    """After it compiled the runtime: with a full disk, say."""
+    """It compiles the runtime, then fails: the disk has become full, say."""
     script = tmp_path / "c++"
     script.write_text(
         '#!/bin/sh\ncase "$*" in *DDTYPE*|*DREAL*|*-DVECTOR*) echo "no space left" >&2; exit 1;; esac\nexec g++ "$@"\n'
@@ -303,7 +303,7 @@ def test_an_invalid_setting_of_the_emulated_device_gives_an_error_of_one_line(na
     env = {f"GPUCONV_EMULATOR_{name}": "nonsense"}
     assert f"GPUCONV_EMULATOR_{name} is 'nonsense'" in error(run(tmp_path, *VERIFY, env=env))
     assert f"GPUCONV_EMULATOR_{name} is 'nonsense'" in run(tmp_path, "info", env=env).stdout
-    trains(tmp_path, env=env)
+    stderr_of_a_run(tmp_path, env=env)
 
 
 @pytest.mark.parametrize("cache", ["/etc/passwd", "/proc/none", "/dev/null/x"])

@@ -33,7 +33,7 @@ def work(tmp_path, monkeypatch):
     return tmp_path
 
 
-def explained(line):
+def run_line(line):
     return main(line.split())
 
 
@@ -47,21 +47,21 @@ def document_of(capsys, *arguments):
 def test_a_value_is_explained_in_text_and_json(work, capsys):
     document = document_of(capsys, "--layer", "residual1.conv1", "--at", "4,3,2", "--most", 5, "--picture", "value.png")
     assert (document["layer"], document["at"], document["direction"]) == ("residual1.conv1", [4, 3, 2], "forward")
-    assert [each["by"] for each in document["computed"]] == ["float64", "numpy"]
-    assert all(each["error"] <= each["bound"] for each in document["computed"])
+    assert [value["by"] for value in document["computed"]] == ["float64", "numpy"]
+    assert all(value["error"] <= value["bound"] for value in document["computed"])
     assert len(document["terms"]) == 5
     total = np.sum(np.array(document["window"]) * document["weight"]) + document["bias"]
     assert total == pytest.approx(document["total"], abs=1e-12)
     assert (work / "value.png").read_bytes() == b"drawn"
-    assert explained("explain run a.png --layer pool1 --at 0,0,1 --device numpy") == 0
+    assert run_line("explain run a.png --layer pool1 --at 0,0,1 --device numpy") == 0
     output = capsys.readouterr().out
     assert "the largest of 4 inputs" in output
     assert "inputs that matter most" in output
-    assert explained("explain run a.png --layer conv1 --at 4,4,0 --backward --target dog --device numpy") == 0
+    assert run_line("explain run a.png --layer conv1 --at 4,4,0 --backward --target dog --device numpy") == 0
     assert "outputs that contribute most" in capsys.readouterr().out
 
 
-def test_maps_are_written(work, capsys):
+def test_each_map_has_the_size_of_the_image_and_is_drawn(work, capsys):
     for name in ("saliency", "occlusion", "grad-cam"):
         document = document_of(capsys, "--map", name, "--target", "frog", "--picture", f"{name}.png")
         assert np.shape(document["values"]) == (8, 8, 1)
@@ -69,8 +69,8 @@ def test_maps_are_written(work, capsys):
 
 
 @pytest.mark.kernels
-def test_the_emulated_device_names_the_thread(work, capsys):
-    assert explained("explain run a.png --layer conv1 --at 1,2,3 --device emulated") == 0
+def test_on_the_emulated_device_explain_names_the_kernel_thread_and_bytes_written(work, capsys):
+    assert run_line("explain run a.png --layer conv1 --at 1,2,3 --device emulated") == 0
     output = capsys.readouterr().out
     assert "kernel conv2d_fprop" in output
     assert "thread (" in output
@@ -81,20 +81,20 @@ def test_the_emulated_device_names_the_thread(work, capsys):
 
 
 @pytest.mark.kernels
-def test_the_emulated_device_names_the_thread_that_wrote_a_slice_of_a_concatenation(work, capsys):
+def test_the_kernel_that_wrote_a_slice_of_a_concatenation_is_named(work, capsys):
     rows = [[], [Conv2D(2, 3, padding=1)], [Conv2D(2, 1), ReLU()]]
     net = gc.Sequential(Input((8, 8, 1)), Branches(rows), Flatten(), Linear(3), seed=1)
     data = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1)).astype(np.uint8), np.arange(12) % 3
     gc.training.Trainer(net, "sgd", lr=0.01).fit(data, epochs=1, run_dir="branched", progress=False)
     for channel, kernel in ((0, "copy"), (1, "conv2d_fprop"), (3, "relu_forward")):
         capsys.readouterr()
-        assert explained(f"explain branched a.png --layer branches1 --at 1,2,{channel} --device emulated") == 0
+        assert run_line(f"explain branched a.png --layer branches1 --at 1,2,{channel} --device emulated") == 0
         output = capsys.readouterr().out
         assert f"kernel {kernel}" in output, output
         assert "thread (" in output
 
 
-def test_invalid_places_targets_and_pictures_are_refused_in_one_line(work, capsys):
+def test_invalid_positions_targets_and_pictures_are_refused_in_one_line(work, capsys):
     for line, message in {
         "": "say which value",
         "--layer conv1": "say which value",
@@ -118,5 +118,5 @@ def test_invalid_places_targets_and_pictures_are_refused_in_one_line(work, capsy
         assert message in output, output
         assert output.count("\n") == 1
     assert not (work / "x.png").exists()
-    assert explained("explain run none.png --layer conv1 --at 0,0,0 --device numpy") == 2
-    assert explained("explain nowhere a.png --layer conv1 --at 0,0,0") == 2
+    assert run_line("explain run none.png --layer conv1 --at 0,0,0 --device numpy") == 2
+    assert run_line("explain nowhere a.png --layer conv1 --at 0,0,0") == 2

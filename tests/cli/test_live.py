@@ -13,14 +13,14 @@ from gpuconv.cli.main import main
 
 @pytest.fixture
 def served(monkeypatch, tmp_path):
-    """The sessions that would be served, with the options."""
+    """The sessions that the command would serve, each with the options of the server."""
     monkeypatch.chdir(tmp_path)
-    found = []
-    monkeypatch.setattr(live, "serve", lambda session, **options: found.append((session(), options)))
-    return found
+    sessions = []
+    monkeypatch.setattr(live, "serve", lambda session, **options: sessions.append((session(), options)))
+    return sessions
 
 
-def test_without_options_it_trains_the_digits_on_loopback(served):
+def test_without_options_live_trains_the_digits_and_serves_on_loopback(served):
     assert main(["live", "--device", "numpy"]) == 0
     ((session, options),) = served
     assert (options["host"], options["port"]) == ("127.0.0.1", 8600)
@@ -29,14 +29,14 @@ def test_without_options_it_trains_the_digits_on_loopback(served):
     assert state["settings"]["batch_size"] == 64
 
 
-def test_settings_are_the_same_as_for_train(served):
+def test_live_takes_the_settings_of_train(served):
     line = "--model seed-net --data synthetic:n=64,size=32x32x3 --optimizer adam --lr 0.01 --validation 0.25 --epochs 2"
     assert main(["live", "--device", "numpy", *line.split(), "--batch-size", "8"]) == 0
     state = served[0][0].state()
     assert state["settings"] == {"optimizer": "adam", "lr": 0.01, "weight_decay": 0.0, "batch_size": 8, "epochs": 2}
     assert served[0][0].sets.validation is not None
-    more = "--clip 0.5 --ema 0.9 --accumulate 2 --plateau 3,factor=0.5"
-    assert main(["live", "--device", "numpy", *line.split(), *more.split()]) == 0
+    further = "--clip 0.5 --ema 0.9 --accumulate 2 --plateau 3,factor=0.5"
+    assert main(["live", "--device", "numpy", *line.split(), *further.split()]) == 0
     session = served[1][0]
     trainer = session.trainer
     assert (str(trainer.clip), trainer.ema.decay, trainer.accumulate) == ("norm:0.5", 0.9, 2)

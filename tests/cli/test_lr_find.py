@@ -37,30 +37,30 @@ def test_lr_find_prints_a_table_and_a_suggestion_and_writes_no_file(work, capsys
 
 
 def test_the_losses_are_those_of_the_librarys_lr_find(capsys):
-    options = ["--seed", 3, "--optimizer", "sgd", "--loss", "svm", "--augment", "flip", "--clip", "0.1"]
-    found = json.loads(output_of(capsys, "lr-find", *SHORT, *options, "--json"))
+    words = ["--seed", 3, "--optimizer", "sgd", "--loss", "svm", "--augment", "flip", "--clip", "0.1"]
+    found = json.loads(output_of(capsys, "lr-find", *SHORT, *words, "--json"))
     train, _ = load(DATA)
     net = models.build("seed-net", train.image_shape, 4, seed=3)
     normalization = Normalization.from_dataset(train)
     loader = Loader(train, 32, normalization=normalization, augmentation=Augmentation.parse("flip"), seed=3)
-    kept = dict(start=1e-3, end=1.0, steps=8, loss="svm", seed=3)
-    expected = training.lr_find(net, loader, "sgd", **kept, clip=0.1)
-    assert found["records"] == expected.records() != training.lr_find(net, loader, "sgd", **kept).records()
+    options = dict(start=1e-3, end=1.0, steps=8, loss="svm", seed=3)
+    expected = training.lr_find(net, loader, "sgd", **options, clip=0.1)
+    assert found["records"] == expected.records() != training.lr_find(net, loader, "sgd", **options).records()
     assert found["suggestion"] == expected.suggestion
     assert found["diverged"] == expected.diverged
 
 
 def test_initial_weights_and_the_precision_change_the_first_loss(work, capsys):
     output_of(capsys, "train", *TINY, "--epochs", 2, "--run-dir", "run", "--quiet")
-    start = {}
+    first_loss = {}
     for name, options in {"fresh": [], "trained": ["--weights", "run"], "half": ["--precision", "bfloat16"]}.items():
-        start[name] = json.loads(output_of(capsys, "lr-find", *SHORT, *options, "--json"))["records"][0]["loss"]
-    assert start["trained"] < start["fresh"]
-    assert start["half"] == pytest.approx(start["fresh"], rel=0.05)
-    assert start["half"] != start["fresh"]
+        first_loss[name] = json.loads(output_of(capsys, "lr-find", *SHORT, *options, "--json"))["records"][0]["loss"]
+    assert first_loss["trained"] < first_loss["fresh"]
+    assert first_loss["half"] == pytest.approx(first_loss["fresh"], rel=0.05)
+    assert first_loss["half"] != first_loss["fresh"]
 
 
-def test_out_keeps_the_picture_and_the_losses(work, capsys, monkeypatch):
+def test_out_gets_the_losses_as_csv_and_the_picture_if_it_can_be_drawn(work, capsys, monkeypatch):
     drawn = []
     monkeypatch.setattr(plots, "draw", lambda path, make: drawn.append(path) or path.write_bytes(b"picture"))
     out = output_of(capsys, "lr-find", *SHORT, "--out", "new/rates")
@@ -69,7 +69,7 @@ def test_out_keeps_the_picture_and_the_losses(work, capsys, monkeypatch):
     rows = [*csv.DictReader((work / "new/rates/lr-find.csv").read_text().splitlines())]
     assert [*rows[0]] == ["step", "lr", "loss", "smoothed"]
     assert [float(row["lr"]) for row in rows] == pytest.approx(np.geomspace(1e-3, 1, 8)[: len(rows)])
-    output_of(capsys, "lr-find", *SHORT, "--out", "new/rates")  # replaced
+    output_of(capsys, "lr-find", *SHORT, "--out", "new/rates")  # replaces both files
 
     def refuse(*_):
         raise plots.PlotError("no pictures here")
@@ -86,7 +86,7 @@ def test_out_writes_a_picture(work, capsys):
     assert (work / "lr-find.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_cannot_be_written_or_trained_is_one_line(work, capsys):
+def test_an_output_that_is_no_folder_and_an_impossible_batch_give_errors_of_one_line(work, capsys):
     (work / "file").touch()
     for out in ("file", "file/below", "file/below/it"):
         assert f"--out {out} must be a folder, and file is none" in output_of(

@@ -12,7 +12,8 @@ from gpuconv.names import printable
 
 Image = pytest.importorskip("PIL.Image")
 
-ODD = "\x1b[31m\r\n\t\x07\x9b2J\u202egnp\u2028"  # color, return, lines, a bell, clear, from right to left
+# Red, carriage return, new line, tab, bell, clear screen, text from right to left, line separator.
+ODD = "\x1b[31m\r\n\t\x07\x9b2J\u202egnp\u2028"
 SHOWN = r"\x1b[31m\r\n\t\x07\x9b2J\u202egnp\u2028"
 
 
@@ -36,12 +37,12 @@ def work(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("pictures")
 def test_no_command_prints_terminal_control_characters(work, capsys, monkeypatch):
-    monkeypatch.setattr("gpuconv.plots.saving.save", lambda figure, path: texts(figure))
+    monkeypatch.setattr("gpuconv.plots.saving.save", lambda figure, path: record_texts(figure))
     drawn = []
 
-    def texts(figure):
-        found = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
-        drawn.extend(text.get_text() for text in found)
+    def record_texts(figure):
+        texts = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
+        drawn.extend(text.get_text() for text in texts)
 
     photo = next(work.glob("photos*/cat*/*.png"))
     shutil.copy(photo, work / f"broken{ODD}.png")
@@ -60,7 +61,10 @@ def test_no_command_prints_terminal_control_characters(work, capsys, monkeypatch
     ):
         assert main(arguments) == status, capsys.readouterr().err
         out, err = capsys.readouterr()
-        for line in f"{out}\n{err}".replace("\r", "\n" if arguments[0] == "train" else "\r").split("\n"):
+        printed = f"{out}\n{err}"
+        if arguments[0] == "train":
+            printed = printed.replace("\r", "\n")  # the progress bar returns to the start of its line
+        for line in printed.split("\n"):
             assert line.isprintable(), (arguments, line)
         assert r"\x1b[31m" in out + err
     assert drawn
