@@ -33,8 +33,8 @@ def work(tmp_path, monkeypatch):
 TRAIN = ("train", "--model", "seed-net", "--device", "numpy", "--epochs", "1", "--run-dir", "run")
 
 
-def test_a_separate_test_set_is_used_completely_and_found_again(work, capsys):
-    """All images of both are used, the test images are resized alike, and later commands find both."""
+def test_all_images_of_a_separate_test_folder_are_tested_on_also_by_later_commands(work, capsys):
+    """Training uses all images of both folders, in the size of the training images, and later commands find both."""
     out = output_of(capsys, *TRAIN, "--data", "folder:train,size=8x8", "--test", "folder:test")
     assert "train: 12 images to train on, 10 to test on, 8x8x3, 2 classes" in out
     assert f'"folder:{work}/test' in (work / "run" / "run.json").read_text()
@@ -45,10 +45,10 @@ def test_a_separate_test_set_is_used_completely_and_found_again(work, capsys):
     assert "continues with the settings" not in output_of(capsys, "train", "--resume", "run", "--test", "folder:moved")
 
 
-@pytest.mark.parametrize("whole", [["--test", "folder:test"], ["--data", "folder:test,test=1"]], ids=["test", "data"])
-def test_evaluate_can_test_on_all_of_a_folder(work, capsys, whole):
+@pytest.mark.parametrize("options", [["--test", "folder:test"], ["--data", "folder:test,test=1"]], ids=["test", "data"])
+def test_evaluate_can_test_on_all_of_a_folder(work, capsys, options):
     output_of(capsys, *TRAIN, "--data", "folder:train,size=8x8")
-    assert main(["evaluate", "run", *whole]) == 0
+    assert main(["evaluate", "run", *options]) == 0
     out, err = capsys.readouterr()
     assert "test: 10 test images\n" in out
     assert err == ""
@@ -60,7 +60,7 @@ def test_evaluate_says_which_part_of_a_folder_it_uses(work, capsys):
     assert "test: 2 test images of 10; test=1 in --data uses all of them\n" in out
 
 
-def test_changed_data_is_reported(work, capsys):
+def test_evaluate_warns_of_data_that_changed_after_training(work, capsys):
     output_of(capsys, *TRAIN, "--data", "folder:train,size=8x8")
     assert main(["evaluate", "run"]) == 0
     assert "the data differs" not in capsys.readouterr().err
@@ -70,8 +70,7 @@ def test_changed_data_is_reported(work, capsys):
     assert "which had 10 images to train on and 2 to test on, here 11 and 2: " in err
 
 
-def test_classes_are_matched_by_name(work, capsys):
-    """A class that only one of the two has is named."""
+def test_a_class_that_only_the_test_or_only_the_training_folder_has_is_named(work, capsys):
     output_of(capsys, *TRAIN, "--data", "folder:train,size=8x8")
     shutil.copytree(work / "test" / "cats", work / "test" / "ants")
     wrong = output_of(capsys, "evaluate", "run", "--test", "folder:test", status=2)

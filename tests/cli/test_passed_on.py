@@ -1,4 +1,4 @@
-"""What commands pass on: every option with its default, and what a command passes to the library."""
+"""Every option with its default, and the arguments that commands pass to the library."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ OPTIONS = {  # for each command: the shortest command line, and how it is parsed
     "data": (["cifar10", "--to", "x"], {"name": "cifar10", "to": "x"}),
     "info": ([], {}),
 }
-GIVEN = {  # more words, and the options that are then parsed differently
+MORE_WORDS = {  # more words, and the options that are then parsed differently
     "train": [
         (
             "--seed 0 --epochs 1 --batch-size 1 --whiten 0 --checkpoint-every 1 --graph --run-dir x",
@@ -146,15 +146,15 @@ GIVEN = {  # more words, and the options that are then parsed differently
 
 
 def test_every_option_is_read_and_has_its_default():
-    for command, (least, expected) in OPTIONS.items():
+    for command, (shortest, expected) in OPTIONS.items():
         parser = Parser()
         module(command).configure(parser)
-        for words, changed in (("", {}), *GIVEN.get(command, ())):
-            found = vars(parser.parse_args([*least, *words.split()]))
-            assert {name: found.get(name, "gone") for name in expected} == expected | changed, (command, words)
+        for words, changed in (("", {}), *MORE_WORDS.get(command, ())):
+            parsed = vars(parser.parse_args([*shortest, *words.split()]))
+            assert {name: parsed.get(name, "missing") for name in expected} == expected | changed, (command, words)
 
 
-def test_required_arguments_are_asked_for(capsys):
+def test_a_missing_required_argument_is_named(capsys):
     for arguments, missing in (
         (["data", "cifar10"], "--to"),
         (["data", "--to", "x"], "NAME"),
@@ -183,17 +183,17 @@ def test_abbreviated_options_are_refused(capsys):
 
 
 def test_check_passes_its_options_on_and_prints_the_outcomes(monkeypatch, capsys):
-    asked = {}
+    received = {}
 
     def sanity(net, x, labels, *, loss, optimizer):
-        asked.update(net=net, x=to_numpy(x), labels=to_numpy(labels), loss=loss, optimizer=optimizer)
+        received.update(net=net, x=to_numpy(x), labels=to_numpy(labels), loss=loss, optimizer=optimizer)
         return [
             checks.SanityCheck("one", outcome, 2.34567, "about 2", "of many"),
             checks.SanityCheck("other", True, 12345.678, "any"),
         ]
 
     def gradient_check(net, **options):
-        asked.update(checked=net, options=options)
+        received.update(checked=net, options=options)
         return [
             checks.GradientCheck("a", 3, 1e-9, True),
             checks.GradientCheck("b", 4, 2.5e-7, agree, 3.1e-7, 6e-8),
@@ -226,17 +226,16 @@ def test_check_passes_its_options_on_and_prints_the_outcomes(monkeypatch, capsys
     train, _ = load(data)
     loader = Loader(train, 64, normalization=Normalization.from_dataset(train), seed=3)
     x, labels = next(loader.epoch(0))
-    np.testing.assert_array_equal(asked["x"], x)
-    np.testing.assert_array_equal(asked["labels"], labels)
+    np.testing.assert_array_equal(received["x"], x)
+    np.testing.assert_array_equal(received["labels"], labels)
     for name, value in models.build("seed-net", (8, 8, 3), 10, seed=3).params().items():
-        np.testing.assert_array_equal(asked["net"].params()[name], value)
-    assert asked["checked"] is asked["net"]
-    assert asked["options"] == {"samples": 4}
-    assert asked["loss"] == losses.SVMHinge(delta=2)
-    # One-cycle starts at a fraction of the rate.
-    first = asked["optimizer"]
-    assert (type(first).__name__, first.beta1) == ("Adam", 0.5)
-    assert 0 < first.lr < 0.5
+        np.testing.assert_array_equal(received["net"].params()[name], value)
+    assert received["checked"] is received["net"]
+    assert received["options"] == {"samples": 4}
+    assert received["loss"] == losses.SVMHinge(delta=2)
+    optimizer = received["optimizer"]
+    assert (type(optimizer).__name__, optimizer.beta1) == ("Adam", 0.5)
+    assert 0 < optimizer.lr < 0.5  # the one-cycle schedule starts at a fraction of the rate
     # The data has fewer images than one batch.
     assert main(["check", "--data", "synthetic:n=9,size=8x8x3", "--model", "seed-net"]) in (0, 1)
     assert "synthetic: 9 training images" in capsys.readouterr().out
@@ -252,14 +251,13 @@ def test_profile_prints_its_settings_and_files_around_the_table(monkeypatch, cap
         measured.append((device, seconds))
         return Ceilings(2e9, {"float32": 1.5e9}), ["more"]
 
-    def planted(net, batch_size, **options):
+    def prepared_profile(net, batch_size, **options):
         timeline = [] if net.device == "emulated" else [("conv1", 0.0, 1.0)]
         rows = [Row("conv1", "forward", Work(3e6, 1e6), 0.003)]
-        found = Profile(net.device, net.precision, batch_size, rows, timeline)
-        monkeypatch.setattr(type(found), "trace", lambda self: b"a trace")
-        return found
+        monkeypatch.setattr(Profile, "trace", lambda self: b"a trace")
+        return Profile(net.device, net.precision, batch_size, rows, timeline)
 
-    monkeypatch.setattr(profile_module, "profile", planted)
+    monkeypatch.setattr(profile_module, "profile", prepared_profile)
     monkeypatch.setattr(peaks, "measure", measure)
     monkeypatch.chdir(tmp_path)
     assert main(["profile", "--device", "numpy", "--trace", "step.json"]) == 0
@@ -269,7 +267,7 @@ def test_profile_prints_its_settings_and_files_around_the_table(monkeypatch, cap
     assert lines[-2:] == ["", "trace      step.json (open it in ui.perfetto.dev or chrome://tracing)"]
     assert (tmp_path / "step.json").read_bytes() == b"a trace"
     assert measured == [("numpy", 0.1)]
-    assert main(["profile", "--device", "emulated"]) == 0  # has no times
+    assert main(["profile", "--device", "emulated"]) == 0  # it has no times, so nothing is measured
     assert measured == [("numpy", 0.1)]
 
 
@@ -277,11 +275,13 @@ def test_profile_prints_its_settings_and_files_around_the_table(monkeypatch, cap
 
 
 class Bar(console._NoBar):
-    made: list = []  # noqa: RUF012
+    """Keeps the options and the number of updates of every bar."""
+
+    instances: list = []  # noqa: RUF012
 
     def __init__(self, **options):
         self.options, self.updates = options, 0
-        self.made.append(self)
+        self.instances.append(self)
 
     def update(self, count=1):
         self.updates += count
@@ -292,10 +292,10 @@ class Bar(console._NoBar):
 
 @pytest.fixture
 def bars(monkeypatch):
-    Bar.made = []
+    Bar.instances = []
     for command in ("verify", "kernels"):
         monkeypatch.setattr(f"gpuconv.cli.{command}.progress_bar", Bar)
-    return Bar.made
+    return Bar.instances
 
 
 def test_verify_and_kernels_show_progress_bars(bars, monkeypatch, capsys):
@@ -310,10 +310,10 @@ def test_verify_and_kernels_show_progress_bars(bars, monkeypatch, capsys):
     monkeypatch.setattr(resources, "jobs", lambda *_: [(None, "sm_80")] * 3)
     monkeypatch.setattr(resources, "report", lambda listed, workers: iter([[], [], []]))
     assert main(["kernels", "--report"]) == 0
-    shown = {"leave": False, "disable": None}  # None: only on a terminal
+    on_terminals = {"leave": False, "disable": None}  # tqdm: None disables the bar where there is no terminal
     assert [(bar.options, bar.updates) for bar in bars] == [
-        ({"total": 2, "desc": "verify"} | shown, 2),
-        ({"total": 3, "desc": "compiling"} | shown, 3),
+        ({"total": 2, "desc": "verify"} | on_terminals, 2),
+        ({"total": 3, "desc": "compiling"} | on_terminals, 3),
     ]
 
 
@@ -321,28 +321,28 @@ def test_the_kernel_report_receives_the_options(monkeypatch, capsys):
     from gpuconv.backends.cuda.analysis import resources, variants
     from gpuconv.backends.cuda.runtime import nvrtc
 
-    asked = []
-    monkeypatch.setattr(resources, "jobs", lambda *given: asked.append(given) or [])
-    monkeypatch.setattr(resources, "report", lambda listed, workers: asked.append(workers) or iter([]))
-    every = list(nvrtc.ARCHITECTURES)
-    of_file = [variant for variant in variants.variants() if variant.file == "metrics.cu"]
+    received = []
+    monkeypatch.setattr(resources, "jobs", lambda *arguments: received.append(arguments) or [])
+    monkeypatch.setattr(resources, "report", lambda listed, workers: received.append(workers) or iter([]))
+    every_arch = list(nvrtc.ARCHITECTURES)
+    of_metrics = [variant for variant in variants.variants() if variant.file == "metrics.cu"]
     for arguments, archs, everything in (
-        ((), every, False),
-        (("--all",), every, True),
+        ((), every_arch, False),
+        (("--all",), every_arch, True),
         (("--arch", "SM_80", "--arch", "sm_90a"), ["sm_80", "sm_90a"], True),
     ):
         assert main(["kernels", "--report", "--workers", "3", "--file", "metrics.cu", *arguments]) == 0
-        assert asked == [(of_file, archs, everything), 3]
-        asked.clear()
+        assert received == [(of_metrics, archs, everything), 3]
+        received.clear()
     assert capsys.readouterr().out.splitlines()[-1] == "0 kernels of 0 variants (): no spill, no local memory"
     assert main(["kernels", "--report", "--file", "metrics.cu"]) == 0
-    assert asked[-1] == (os.cpu_count() or 1)
+    assert received[-1] == (os.cpu_count() or 1)
     assert main(["kernels"]) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line[:1].isalpha()]
     assert listed[-len(variants.MACROS) :] == list(variants.MACROS)
 
 
-# --- train and what reads its runs ----------------------------------------------------------------
+# --- train, and commands that read its runs -------------------------------------------------------
 
 DATA = "synthetic:n=20,size=9x7x3,classes=4"
 CHOSEN = [
@@ -372,58 +372,58 @@ CHOSEN = [
 
 
 @pytest.fixture
-def handed(monkeypatch):
-    """What the parts of training receive: name -> a list of (arguments, options)."""
-    given = {"Trainer": [], "fit": [], "Loader": [], "evaluate": []}
+def passed_to(monkeypatch):
+    """The calls of the parts of training: name -> a list of (arguments, options)."""
+    calls = {"Trainer": [], "fit": [], "Loader": [], "evaluate": []}
 
-    class SeenTrainer(Trainer):
+    class RecordedTrainer(Trainer):
         def __init__(self, *arguments, **options):
-            given["Trainer"].append((arguments, options))
+            calls["Trainer"].append((arguments, options))
             super().__init__(*arguments, **options)
 
         def fit(self, *arguments, **options):
-            given["fit"].append((arguments, options))
+            calls["fit"].append((arguments, options))
             return super().fit(*arguments, **options)
 
-    class SeenLoader(Loader):
+    class RecordedLoader(Loader):
         def __init__(self, *arguments, **options):
-            given["Loader"].append((arguments, options))
+            calls["Loader"].append((arguments, options))
             super().__init__(*arguments, **options)
 
-    def seen_evaluate(*arguments, **options):
-        given["evaluate"].append((arguments, options))
+    def recorded_evaluate(*arguments, **options):
+        calls["evaluate"].append((arguments, options))
         return evaluate(*arguments, **options)
 
-    monkeypatch.setattr("gpuconv.training.Trainer", SeenTrainer)
-    monkeypatch.setattr("gpuconv.training.evaluate", seen_evaluate)
-    monkeypatch.setattr("gpuconv.data.Loader", SeenLoader)
-    return given
+    monkeypatch.setattr("gpuconv.training.Trainer", RecordedTrainer)
+    monkeypatch.setattr("gpuconv.training.evaluate", recorded_evaluate)
+    monkeypatch.setattr("gpuconv.data.Loader", RecordedLoader)
+    return calls
 
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The pictures that were requested: (name, arguments, options). Each file is created, but nothing is drawn."""
-    found = []
+    """The requested pictures: (function, file name, arguments, options). Files are created, but nothing is drawn."""
+    requested = []
 
-    def draw(kind):
-        def make(path, *arguments, **options):
+    def recorder(function):
+        def draw(path, *arguments, **options):
             Path(path).write_bytes(b"a picture")
-            found.append((kind, Path(path).name, arguments, options))
+            requested.append((function, Path(path).name, arguments, options))
 
-        return make
+        return draw
 
-    for kind in ("draw_activations", "draw_filters"):
-        monkeypatch.setattr(pictures, kind, draw(kind))
-    return found
+    for function in ("draw_activations", "draw_filters"):
+        monkeypatch.setattr(pictures, function, recorder(function))
+    return requested
 
 
-def test_train_passes_its_options_on_and_prints_each_step(handed, drawn, tmp_path, monkeypatch, capsys):
+def test_train_passes_its_options_on_and_prints_each_step(passed_to, drawn, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["train", *CHOSEN, "--tta", "mirror", "--run-dir", "run", "--checkpoint-every", "2"]) == 0
     output = capsys.readouterr().out.splitlines()
-    at = next(number for number, line in enumerate(output) if line.startswith("epoch 1/2"))
+    epochs_at = next(number for number, line in enumerate(output) if line.startswith("epoch 1/2"))
     net = models.build("seed-net", (9, 7, 3), 4)
-    assert output[:at] == [
+    assert output[:epochs_at] == [
         "data       synthetic: 20 images to train on, 4 to test on, 9x7x3, 4 classes",
         "device     numpy (as you asked)",
         f"model      seed-net: {sum(value.size for value in net.params().values()):,} parameters",
@@ -432,9 +432,10 @@ def test_train_passes_its_options_on_and_prints_each_step(handed, drawn, tmp_pat
         "run        run",
         "",
     ]
-    assert output[at + 1].startswith("epoch 2/2")
-    plain, averaged = output[at + 1].rpartition("accuracy ")[2].split("%")[0], output[-1].removeprefix("test accuracy ")
-    assert output[at + 2 :] == [
+    assert output[epochs_at + 1].startswith("epoch 2/2")
+    plain = output[epochs_at + 1].rpartition("accuracy ")[2].split("%")[0]
+    averaged = output[-1].removeprefix("test accuracy ")
+    assert output[epochs_at + 2 :] == [
         "",
         "checkpoint run/last.safetensors",
         "metrics    run/metrics.jsonl, metrics.csv",
@@ -448,28 +449,28 @@ def test_train_passes_its_options_on_and_prints_each_step(handed, drawn, tmp_pat
 
     train, test = load(DATA)
     normalization = Normalization.from_dataset(train)
-    (((trained,), how),) = [(arguments[:1], options) for arguments, options in handed["Trainer"]]
-    assert handed["Trainer"][0][0][1] == "adam:beta1=0.5"
-    assert {name: how[name] for name in ("lr", "schedule", "seed", "precision", "graph")} == {
+    (((trained, optimizer), training),) = passed_to["Trainer"]
+    assert optimizer == "adam:beta1=0.5"
+    assert {name: training[name] for name in ("lr", "schedule", "seed", "precision", "graph")} == {
         "lr": 0.25,
         "schedule": "cosine",
         "seed": 3,
         "precision": "float32",
         "graph": None,
     }
-    assert how["loss"] == losses.SoftmaxCrossEntropy(label_smoothing=0.2)
-    (first, one), (second, other), *_ = handed["Loader"]
-    np.testing.assert_array_equal(first[0].images, train.images)
-    np.testing.assert_array_equal(second[0].images, test.images)
-    for options in (one, other):
+    assert training["loss"] == losses.SoftmaxCrossEntropy(label_smoothing=0.2)
+    ((trained_on, batch_size), loading), ((tested_on, test_batch_size), test_loading), *_ = passed_to["Loader"]
+    np.testing.assert_array_equal(trained_on.images, train.images)
+    np.testing.assert_array_equal(tested_on.images, test.images)
+    for options in (loading, test_loading):
         np.testing.assert_array_equal(options.pop("normalization").mean, normalization.mean)
-    assert (first[1], str(one.pop("augmentation"))) == (7, "flip,shift:1")
-    assert one == {"seed": 3, "device": "numpy", "dtype": np.float32}
-    assert (second[1], other) == (7, {"shuffle": False, "device": "numpy", "dtype": np.float32})
-    (((_,), fitted),) = handed["fit"]
-    stored = fitted.pop("settings")
-    assert isinstance(fitted.pop("test"), Loader)
-    assert fitted == {"epochs": 2, "run_dir": "run", "resume": False, "checkpoint_every": 2, "callbacks": []}
+    assert (batch_size, str(loading.pop("augmentation"))) == (7, "flip,shift:1")
+    assert loading == {"seed": 3, "device": "numpy", "dtype": np.float32}
+    assert (test_batch_size, test_loading) == (7, {"shuffle": False, "device": "numpy", "dtype": np.float32})
+    (((_,), fitting),) = passed_to["fit"]
+    stored = fitting.pop("settings")
+    assert isinstance(fitting.pop("test"), Loader)
+    assert fitting == {"epochs": 2, "run_dir": "run", "resume": False, "checkpoint_every": 2, "callbacks": []}
     assert stored["command"] == {
         "data": DATA,
         "model": "seed-net",
@@ -493,40 +494,44 @@ def test_train_passes_its_options_on_and_prints_each_step(handed, drawn, tmp_pat
         "std": normalization.std.tolist(),
         "input_shape": [9, 7, 3],
     }
-    (((net_again, loader), options),) = handed["evaluate"]
-    assert (net_again, loader.dataset.name, options) == (trained, test.name, {"loss": how["loss"], "tta": "mirror"})
-    (_, filters, (of,), _), (_, name, (shown, image, _, classes), options) = drawn
-    assert (name, filters, shown, of) == ("activations.png", "filters.png", trained, trained)
+    (((evaluated, loader), options),) = passed_to["evaluate"]
+    assert evaluated is trained
+    assert (loader.dataset.name, options) == (test.name, {"loss": training["loss"], "tta": "mirror"})
+    (_, filters_file, (filters_net,), _), (_, activations_file, arguments, options) = drawn
+    activations_net, image, _, classes = arguments
+    assert (filters_file, activations_file) == ("filters.png", "activations.png")
+    assert filters_net is activations_net is trained
     np.testing.assert_array_equal(image, test.images[0])
     assert (classes, options["truth"]) == (test.classes, test.labels[0])
     assert options["title"] == "seed-net looks at a test image of synthetic"
 
-    # Again without averaging, in another folder, and resumed: the same output except for the run's own lines.
+    # Without averaging, in another folder.
     assert main(["train", *CHOSEN, "--no-graph"]) == 0
-    fresh = capsys.readouterr().out.splitlines()
-    assert fresh[4:6] == ["run        runs/synthetic-seed-net-1", ""]
-    assert not any(line.startswith("averaging") for line in fresh)
-    assert handed["Trainer"][-1][1]["graph"] is False
-    assert len(handed["evaluate"]) == 1
+    without_averaging = capsys.readouterr().out.splitlines()
+    assert without_averaging[4:6] == ["run        runs/synthetic-seed-net-1", ""]
+    assert not any(line.startswith("averaging") for line in without_averaging)
+    assert passed_to["Trainer"][-1][1]["graph"] is False
+    assert len(passed_to["evaluate"]) == 1
+    # Resumed: the same output except for the lines about the run.
     assert main(["train", "--resume", "run", "--device", "numpy"]) == 0
-    again = capsys.readouterr().out.splitlines()
-    assert again[: at - 2] == output[: at - 2]
-    assert again[at - 2 : at] == ["run        run (continued)", ""]
-    assert again[-9:] == output[-9:]
-    assert handed["fit"][-1][1]["resume"] is True
+    resumed = capsys.readouterr().out.splitlines()
+    assert resumed[: epochs_at - 2] == output[: epochs_at - 2]
+    assert resumed[epochs_at - 2 : epochs_at] == ["run        run (continued)", ""]
+    assert resumed[-9:] == output[-9:]
+    assert passed_to["fit"][-1][1]["resume"] is True
 
 
-def test_the_initial_weights_follow_from_the_seed(handed, drawn, tmp_path, monkeypatch):
-    begun = {}
+def test_the_initial_weights_follow_from_the_seed(passed_to, drawn, tmp_path, monkeypatch):
+    initial = {}
 
     def fit(self, *arguments, **options):
-        begun.update({name: np.array(value) for name, value in self.net.params().items()})
+        initial.update({name: np.array(value) for name, value in self.net.params().items()})
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Trainer, "fit", fit)
     assert main(["train", *CHOSEN, "--run-dir", str(tmp_path / "run")]) == 130
     for name, value in models.build("seed-net", (9, 7, 3), 4, seed=3).params().items():
-        np.testing.assert_array_equal(begun[name], value)
+        np.testing.assert_array_equal(initial[name], value)
 
 
 @pytest.fixture(scope="module")
@@ -539,14 +544,14 @@ def trained(tmp_path_factory):
     return directory
 
 
-def test_evaluate_passes_its_options_on_and_prints_the_result(handed, trained, capsys):
+def test_evaluate_passes_its_options_on_and_prints_the_result(passed_to, trained, capsys):
     for tta, views in ((None, ""), ("mirror", "2"), ("mirror+shift", "6")):
         capsys.readouterr()
         assert main(["evaluate", str(trained), "--device", "numpy", *(["--tta", tta] if tta else [])]) == 0
         output = capsys.readouterr().out.splitlines()
-        (((net, loader), options),) = handed["evaluate"]
-        found = evaluate(net, loader, **options)
-        averaging = [f"averaging  over {views} views of each image"] * bool(views)
+        (((net, loader), options),) = passed_to["evaluate"]
+        expected = evaluate(net, loader, **options)
+        averaging = [f"averaging  over {views} views of each image"] if views else []
         assert output[: 3 + len(averaging)] == [
             f"run        {trained}",
             "device     numpy (as you asked)",
@@ -554,8 +559,8 @@ def test_evaluate_passes_its_options_on_and_prints_the_result(handed, trained, c
             *averaging,
         ]
         assert output[len(output) - 2 :] == [
-            f"test loss {found.loss:.4f}",
-            f"test accuracy {100 * found.accuracy:.2f}%",
+            f"test loss {expected.loss:.4f}",
+            f"test accuracy {100 * expected.accuracy:.2f}%",
         ]
         assert output[3 + len(averaging)] == output[-3] == ""
         assert options == {
@@ -563,11 +568,11 @@ def test_evaluate_passes_its_options_on_and_prints_the_result(handed, trained, c
             "confusion": True,
             "tta": tta or "none",
         }
-        ((dataset, size), how) = handed["Loader"][-1]
+        ((dataset, batch_size), loading) = passed_to["Loader"][-1]
         np.testing.assert_array_equal(dataset.images, load(DATA)[1].images)
-        np.testing.assert_array_equal(how.pop("normalization").mean, Normalization.from_dataset(load(DATA)[0]).mean)
-        assert (size, how) == (256, {"device": "numpy", "dtype": np.float32, "shuffle": False})
-        handed["evaluate"].clear()
+        np.testing.assert_array_equal(loading.pop("normalization").mean, Normalization.from_dataset(load(DATA)[0]).mean)
+        assert (batch_size, loading) == (256, {"device": "numpy", "dtype": np.float32, "shuffle": False})
+        passed_to["evaluate"].clear()
 
 
 def test_predict_passes_its_options_on_and_prints_the_classes(drawn, trained, tmp_path, capsys):
@@ -588,11 +593,12 @@ def test_predict_passes_its_options_on_and_prints_the_classes(drawn, trained, tm
     assert lines[4].split() == ["class", str(best[0]), f"{100 * scores[best[0]]:.2f}", "%", *lines[4].split()[4:]]
     assert lines[8:10] == ["", files[2]]
     assert lines[14:] == ["", f"picture    {tmp_path / 'inside.png'}"]
-    ((kind, name, (_, image, _, classes), options),) = drawn
-    assert (kind, name, classes) == ("draw_activations", "inside.png", [f"class {label}" for label in range(4)])
+    ((function, file, (_, image, _, classes), options),) = drawn
+    assert (function, file, classes) == ("draw_activations", "inside.png", [f"class {label}" for label in range(4)])
     assert options == {"title": "seed-net looks at a.png"}
     np.testing.assert_array_equal(image, test.images[0])
-    # A single unreadable image ends the command; of several, all are tried; with none readable, nothing is drawn.
+    # One unreadable image alone is an error; among several the others are still tried; if none can be read, nothing is
+    # drawn.
     assert main(["predict", files[0], "--run-dir", str(trained)]) == 2
     assert main(["predict", files[0], files[0], "--run-dir", str(trained), "--picture", str(tmp_path / "x.png")]) == 1
     assert len(drawn) == 1
@@ -622,16 +628,16 @@ def test_the_first_filters_are_whitened_unless_a_checkpoint_holds_them(monkeypat
     train, _ = load(DATA)
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "last.safetensors").touch()
-    for where, chosen, expected in (
+    for directory, options, expected in (
         ("new", ("--whiten", "5"), 5),
         ("begun", ("--whiten", "5"), 0),
         ("new", (), 0),
         (None, ("--whiten", "5"), 5),
     ):
         monkeypatch.chdir(tmp_path)
-        place = ["--run-dir", where] if where else []
-        assert main(["train", *CHOSEN, *chosen, *place]) == 130
-        assert [len(images) for images in seen] == [expected] * bool(expected)
+        run_dir = ["--run-dir", directory] if directory else []
+        assert main(["train", *CHOSEN, *options, *run_dir]) == 130
+        assert [len(images) for images in seen] == ([expected] if expected else [])
         if seen:
             np.testing.assert_array_equal(seen.pop(), Normalization.from_dataset(train)(train.images[:5]))
 
@@ -652,7 +658,7 @@ def test_a_run_ended_by_a_signal_exits_with_that_status(monkeypatch, drawn, tmp_
     assert drawn == []
 
 
-def test_a_picture_that_cannot_be_drawn_is_an_error_of_predict(monkeypatch, trained, tmp_path, capsys):
+def test_predict_fails_if_its_picture_cannot_be_drawn(monkeypatch, trained, tmp_path, capsys):
     Image = pytest.importorskip("PIL.Image")
     Image.fromarray(load(DATA)[1].images[0]).save(tmp_path / "a.png")
 
@@ -665,7 +671,7 @@ def test_a_picture_that_cannot_be_drawn_is_an_error_of_predict(monkeypatch, trai
     assert capsys.readouterr().err == "gpuconv: error: no fonts\n"
 
 
-def test_data_is_refused_next_to_a_test_folder(trained, capsys):
+def test_evaluate_refuses_data_together_with_a_test_folder(trained, capsys):
     assert main(["evaluate", str(trained), "--data", "digits", "--test", "folder:x"]) == 2
     assert "error: --test folder:x already gives the test images; leave --data digits out" in capsys.readouterr().err
 

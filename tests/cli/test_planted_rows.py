@@ -28,35 +28,35 @@ FAIL = [
 
 
 @pytest.fixture
-def verified(monkeypatch, capsys):
-    """Returns (what verify was asked for, its status, its lines, its stderr)."""
+def run_verify(monkeypatch, capsys):
+    """Runs the command on prepared rows: (the arguments that `verify.verify` received, status, lines, stderr)."""
 
     def run(rows, *arguments):
-        asked = []
-        monkeypatch.setattr(verify, "verify", lambda *given: asked.append(given) or iter(rows))
+        received = []
+        monkeypatch.setattr(verify, "verify", lambda *arguments: received.append(arguments) or iter(rows))
         status = main(["verify", "--device", "emulated", "--op", "relu", *arguments])
         captured = capsys.readouterr()
-        return asked[0], status, captured.out.splitlines(), captured.err
+        return received[0], status, captured.out.splitlines(), captured.err
 
     return run
 
 
-def test_verify_counts_what_passes(verified):
-    (cases, dtypes, device, seed), status, lines, errors = verified([RIGHT], "--dtype", "float32", "--tier", "tiny")
+def test_verify_prints_a_row_per_dtype_and_the_number_of_passes(run_verify):
+    (cases, dtypes, device, seed), status, lines, errors = run_verify([RIGHT], "--dtype", "float32", "--tier", "tiny")
     assert ({(case.op, case.tier) for case in cases}, dtypes) == ({("relu", "tiny")}, ["float32"])
     assert (device, seed, status, errors) == ("emulated", 0, 0, "")
     assert lines[1:] == [f"cases      {len(cases)} of 1 ops, tiers tiny", "", HEAD, PASS, "", "all 1 pass on emulated"]
 
 
-def test_verify_names_the_smallest_failing_case(verified):
+def test_verify_names_the_smallest_failing_case(run_verify):
     chosen = ["--dtype", "float32", "--dtype", "float16", "--seed", "3"]
-    (_, dtypes, _, seed), status, lines, _ = verified([RIGHT, WRONG], *chosen)
+    (_, dtypes, _, seed), status, lines, _ = run_verify([RIGHT, WRONG], *chosen)
     assert (dtypes, seed, status) == (["float32", "float16"], 3, 1)
     assert lines[3:] == [HEAD, PASS, *FAIL, "", "1 of 2 failed"]
 
 
-def test_verify_runs_every_dtype_and_tier_by_default(verified):
-    (cases, dtypes, _, _), _, lines, _ = verified([RIGHT])
+def test_verify_runs_every_dtype_and_tier_by_default(run_verify):
+    (cases, dtypes, _, _), _, lines, _ = run_verify([RIGHT])
     assert dtypes == list(verify.DTYPES)
     assert lines[1].endswith(f" of 1 ops, tiers {', '.join(verify.TIERS)}")
     assert {case.tier for case in cases} >= {"tiny", "odd"}
@@ -66,52 +66,52 @@ def test_verify_runs_every_dtype_and_tier_by_default(verified):
 
 
 @pytest.fixture
-def tried(monkeypatch, capsys, tmp_path):
-    """Returns (status, lines) of lab on a user's kernel."""
-    own, asked = tmp_path / "own.cu", []
-    own.write_text(lab.template("relu"))
+def run_lab(monkeypatch, capsys, tmp_path):
+    """Runs the command on prepared rows and a user's kernel: (status, lines). `received`: its calls of the library."""
+    file, received = tmp_path / "own.cu", []
+    file.write_text(lab.template("relu"))
 
     def run(rows, *arguments, device="emulated"):
-        asked.clear()
-        monkeypatch.setattr(lab, "check", lambda *given: asked.append(given) or iter(rows))
+        received.clear()
+        monkeypatch.setattr(lab, "check", lambda *arguments: received.append(arguments) or iter(rows))
         timing = lab.Timing(SMALL, 0.5, 0.1, 0.25, 0.1)
-        monkeypatch.setattr(lab, "compare", lambda *given: asked.append(given) or iter([timing]))
+        monkeypatch.setattr(lab, "compare", lambda *arguments: received.append(arguments) or iter([timing]))
         monkeypatch.setattr("gpuconv.cli.lab.choose_device", lambda options: device)
-        status = main(["lab", str(own), "--op", "relu", *arguments])
+        status = main(["lab", str(file), "--op", "relu", *arguments])
         return status, capsys.readouterr().out.splitlines()
 
-    run.asked, run.file = asked, own
+    run.received, run.file = received, file
     return run
 
 
-def test_what_lab_checks_and_times(tried):
-    tried([RIGHT], "--dtype", "float16", "--dtype", "Float32", device="cuda:1")
-    assert tried.asked == [
-        (tried.file, "relu", "cuda:1", ("float16", "float32"), None),
-        (tried.file, "relu", "cuda:1", "float16", None),
+def test_lab_checks_all_named_dtypes_and_times_the_first(run_lab):
+    run_lab([RIGHT], "--dtype", "float16", "--dtype", "Float32", device="cuda:1")
+    assert run_lab.received == [
+        (run_lab.file, "relu", "cuda:1", ("float16", "float32"), None),
+        (run_lab.file, "relu", "cuda:1", "float16", None),
     ]
-    tried([RIGHT])
-    assert tried.asked == [(tried.file, "relu", "emulated", tuple(verify.DTYPES), None)]
+    run_lab([RIGHT])
+    assert run_lab.received == [(run_lab.file, "relu", "emulated", tuple(verify.DTYPES), None)]
 
 
-def test_lab_times_only_on_a_gpu(tried):
-    status, lines = tried([RIGHT])
+def test_lab_times_only_on_a_gpu(run_lab):
+    status, lines = run_lab([RIGHT])
     assert (status, lines[2:]) == (0, [HEAD, PASS, "", "not timed: a kernel's speed can be measured only on a GPU"])
     assert lines[0].endswith("own.cu in place of activation.cu")
-    status, lines = tried([RIGHT], device="cuda:1")
+    status, lines = run_lab([RIGHT], device="cuda:1")
     assert (status, lines[4:]) == (
         0,
         ["", f"{'case':<60}   yours ms shipped ms   ratio", f"{SMALL.name:<60}     0.5000     0.2500   2.00x"],
     )
 
 
-def test_lab_does_not_time_a_wrong_kernel(tried):
-    status, lines = tried([RIGHT, WRONG], device="cuda")
+def test_lab_does_not_time_a_wrong_kernel(run_lab):
+    status, lines = run_lab([RIGHT, WRONG], device="cuda")
     assert (status, lines[3:]) == (1, [PASS, *FAIL, "", "not timed: the kernel's results are wrong"])
 
 
-def test_lab_needs_a_file_and_a_device_that_runs_kernels(tried, capsys, tmp_path):
-    assert tried([RIGHT], device="numpy")[0] == 2
+def test_lab_needs_a_file_and_a_device_that_runs_kernels(run_lab, capsys, tmp_path):
+    assert run_lab([RIGHT], device="numpy")[0] == 2
     for arguments, message in (([], "give your .cu file"), ([str(tmp_path / "none.cu")], "none.cu: no such file")):
         assert main(["lab", "--op", "relu", *arguments]) == 2
         assert message in capsys.readouterr().err
@@ -119,7 +119,7 @@ def test_lab_needs_a_file_and_a_device_that_runs_kernels(tried, capsys, tmp_path
     assert capsys.readouterr().out == lab.template("relu")
 
 
-def test_verify_draws_its_random_cases_by_the_seed(verified):
-    cases, *_ = verified([RIGHT], "--tier", "random", "--seed", "3")[0]
+def test_the_seed_chooses_the_random_cases_of_verify(run_verify):
+    cases, *_ = run_verify([RIGHT], "--tier", "random", "--seed", "3")[0]
     drawn = {seed: [case for case in verify.cases(("random",), seed=seed) if case.op == "relu"] for seed in (0, 3)}
     assert [case.name for case in cases] == [case.name for case in drawn[3]] != [case.name for case in drawn[0]]

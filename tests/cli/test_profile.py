@@ -17,14 +17,14 @@ def ceilings(monkeypatch):
     monkeypatch.setattr(peaks, "measure", lambda device, seconds: (Ceilings(1e10, {"float32": 1e11}), []))
 
 
-def profiled(capsys, *arguments):
+def profile_output(capsys, *arguments):
     assert main(["profile", "--batch-size", "2", "--steps", "2", *arguments]) == 0
     return capsys.readouterr().out
 
 
-def test_the_profile_table_on_numpy(capsys, ceilings, tmp_path):
+def test_the_profile_has_times_rates_and_shares_of_the_roof_and_writes_a_trace(capsys, ceilings, tmp_path):
     trace = tmp_path / "step.json"
-    output = profiled(capsys, "--device", "numpy", "--trace", str(trace))
+    output = profile_output(capsys, "--device", "numpy", "--trace", str(trace))
     (row,) = [line for line in output.splitlines() if line.startswith("conv1 forward ")]
     time, share, mflop, megabytes, *rates, roof = row.split()[2:]
     assert (time[-2:], share[-1], mflop, megabytes, len(rates), roof[-1]) == ("ms", "%", "1.106", "0.108", 2, "%")
@@ -37,18 +37,18 @@ def test_the_profile_table_on_numpy(capsys, ceilings, tmp_path):
 
 @pytest.mark.kernels
 def test_fusion_can_be_switched_on_and_off(capsys):
-    assert "relu2 backward" in profiled(capsys, "--device", "emulated", "--no-fuse")
-    assert "conv2+relu2+pool1 backward" in profiled(capsys, "--device", "numpy", "--fuse", "--no-peaks")
+    assert "relu2 backward" in profile_output(capsys, "--device", "emulated", "--no-fuse")
+    assert "conv2+relu2+pool1 backward" in profile_output(capsys, "--device", "numpy", "--fuse", "--no-peaks")
 
 
 def test_without_measured_peaks_the_table_has_no_roofline(capsys, monkeypatch):
     monkeypatch.setattr(peaks, "measure", lambda *_, **__: pytest.fail("not asked for"))
-    assert "roof:" not in profiled(capsys, "--device", "numpy", "--no-peaks")
+    assert "roof:" not in profile_output(capsys, "--device", "numpy", "--no-peaks")
 
 
 @pytest.mark.kernels
 def test_the_emulated_device_shows_kernels_but_no_times(capsys):
-    output = profiled(capsys, "--device", "emulated", "--precision", "tf32")
+    output = profile_output(capsys, "--device", "emulated", "--precision", "tf32")
     assert "tiny-vgg fused, 2 images, tf32" in output
     assert "conv2+relu2+pool1 backward" in output
     assert "no times: the emulated device checks kernels" in output
@@ -71,7 +71,9 @@ def test_the_emulated_device_shows_kernels_but_no_times(capsys):
         (["--device", "cuda:99"], "cuda"),
     ],
 )
-def test_mistakes_are_one_line_and_write_nothing(capsys, arguments, message, tmp_path, monkeypatch):
+def test_a_wrong_argument_gives_an_error_of_one_line_and_writes_nothing(
+    capsys, arguments, message, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     assert main(["profile", *arguments]) == 2
     error = capsys.readouterr().err
@@ -81,7 +83,7 @@ def test_mistakes_are_one_line_and_write_nothing(capsys, arguments, message, tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_net_is_looked_up_before_a_device_is_chosen(capsys):
+def test_wrong_arguments_are_refused_before_a_device_is_chosen(capsys):
     for wrong in (["--model", "tiny-vg"], ["--precision", "float8"], ["--arch", "sm_1"], ["--trace", "nowhere/x"]):
         assert main(["profile", *wrong]) == 2
         assert capsys.readouterr().out == ""

@@ -15,8 +15,8 @@ def train(folder, epochs=2, resume=False, schedule="cosine", **options):
     train, test = gc.data.load("digits")
     net = gc.Sequential([gc.layers.Input((8, 8, 1)), gc.layers.Flatten(), gc.layers.Linear(10)])
     loss = options.pop("loss", "softmax")
-    more = {name: options.pop(name) for name in ("plateau", "clip", "ema", "accumulate") if name in options}
-    trainer = gc.Trainer(net, "adam", lr=3e-3, loss=loss, schedule=schedule, seed=5, **more)
+    settings = {name: options.pop(name) for name in ("plateau", "clip", "ema", "accumulate") if name in options}
+    trainer = gc.Trainer(net, "adam", lr=3e-3, loss=loss, schedule=schedule, seed=5, **settings)
     stop = options.pop("stop", None)
     callbacks = [stop] if stop else []
     trainer.fit(train, epochs=epochs, run_dir=folder, progress=False, callbacks=callbacks, resume=resume, **options)
@@ -45,7 +45,7 @@ def test_python_runs_are_evaluated_at_their_last_and_best_checkpoint(run, capsys
     assert f"test accuracy {100 * best.accuracy:.2f}%" in on_numpy(capsys, "evaluate", folder, "--which", "best")
 
 
-def test_python_runs_predict(run, capsys, tmp_path):
+def test_python_runs_predict_with_their_last_and_best_checkpoint(run, capsys, tmp_path):
     folder, net, test = run
     Image.fromarray(test.images[0, ..., 0]).save(tmp_path / "x.png")
     name, chance = net.predict(tmp_path / "x.png", top=1)[0]
@@ -65,20 +65,20 @@ def test_python_runs_predict(run, capsys, tmp_path):
     ids=str,
 )
 def test_python_runs_are_resumed_with_the_same_bits(tmp_path, capsys, options):
-    _, test = train(tmp_path / "whole", **options, test=gc.data.load("digits")[1])
+    _, test = train(tmp_path / "uninterrupted", **options, test=gc.data.load("digits")[1])
     train(tmp_path / "cut", **options, test=test, stop=StopAfterOne())
     output = on_numpy(capsys, "train", "--resume", tmp_path / "cut")
     assert "test accuracy" in output
-    whole, cut = (gc.load(tmp_path / name) for name in ("whole", "cut"))
-    for key, array in whole.state_dict().items():
+    uninterrupted, cut = (gc.load(tmp_path / name) for name in ("uninterrupted", "cut"))
+    for key, array in uninterrupted.state_dict().items():
         np.testing.assert_array_equal(cut.state_dict()[key], array)
-    assert (tmp_path / "whole/metrics.jsonl").read_bytes() == (tmp_path / "cut/metrics.jsonl").read_bytes()
+    assert (tmp_path / "uninterrupted/metrics.jsonl").read_bytes() == (tmp_path / "cut/metrics.jsonl").read_bytes()
     assert ('"plateau": 0.1' in (tmp_path / "cut/metrics.jsonl").read_text()) == ("plateau" in options)
     assert ('clip = "norm:0.01"' in (tmp_path / "cut/config.toml").read_text()) == ("clip" in options)
     assert ("threshold=0.9" in (tmp_path / "cut/config.toml").read_text()) == ("plateau" in options)
 
 
-def test_settings_that_only_the_program_knows_are_named(tmp_path, capsys):
+def test_user_defined_losses_and_schedules_are_named_as_the_reason_why_a_run_cannot_be_continued(tmp_path, capsys):
     def halved(scores, labels):
         loss, dscores = gc.ops.softmax_cross_entropy(scores, labels)
         return loss / 2, dscores / 2
@@ -89,8 +89,11 @@ def test_settings_that_only_the_program_knows_are_named(tmp_path, capsys):
     assert "with softmax, as the run's own loss, halved, is unknown here" in on_numpy(
         capsys, "evaluate", tmp_path / "own"
     )
-    for name in ("own", "cosine"):  # the second is not gpuconv's
-        schedule = lambda step: 1.0  # noqa: E731
+    for name in ("own", "cosine"):  # a user's function may have the name of one of gpuconv's
+
+        def schedule(step):
+            return 1.0
+
         schedule.__name__ = name
         train(tmp_path / f"schedule {name}", schedule=schedule, stop=StopAfterOne())
         output = on_numpy(capsys, "train", "--resume", tmp_path / f"schedule {name}", status=2)
@@ -99,7 +102,7 @@ def test_settings_that_only_the_program_knows_are_named(tmp_path, capsys):
     assert "continues with the settings it was started with; leave --lr out" in output
 
 
-def test_a_run_on_arrays_needs_its_data_as_an_option(tmp_path, capsys):
+def test_for_a_run_on_arrays_the_command_must_name_the_data(tmp_path, capsys):
     train, _ = gc.data.load("digits")
     net = gc.models.build("seed-net", (8, 8, 1))
     gc.Trainer(net).fit((train.images[:99], train.labels[:99]), epochs=1, run_dir=tmp_path / "run", progress=False)
@@ -142,21 +145,20 @@ def test_runs_on_folders_are_evaluated_and_resumed_without_further_options(tmp_p
             train, epochs=2, test=test, validation=0.2, run_dir=tmp_path / name, progress=False, **options
         )
 
-    fit("whole")
+    fit("uninterrupted")
     fit("cut", callbacks=[StopAfterOne()])
     assert "test accuracy" in on_numpy(capsys, "train", "--resume", tmp_path / "cut")
-    assert (tmp_path / "whole/metrics.jsonl").read_bytes() == (tmp_path / "cut/metrics.jsonl").read_bytes()
-    output = on_numpy(capsys, "evaluate", tmp_path / "whole")
+    assert (tmp_path / "uninterrupted/metrics.jsonl").read_bytes() == (tmp_path / "cut/metrics.jsonl").read_bytes()
+    output = on_numpy(capsys, "evaluate", tmp_path / "uninterrupted")
     assert "test accuracy" in output
     assert "warning" not in output
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True], ids=["in-memory", "streamed"])
-def test_runs_on_all_of_a_folder_and_a_test_folder(tmp_path, capsys, stream):
-    """Without further options, and when both folders have moved."""
-    whole = partial(gc.data.folder.load_all, channels=1, stream=stream)
-    train, test = (whole(photos(tmp_path / name, seed)) for seed, name in enumerate(("train", "test")))
+def test_runs_on_a_training_and_a_test_folder_are_evaluated_and_resumed_even_if_both_moved(tmp_path, capsys, stream):
+    load_all = partial(gc.data.folder.load_all, channels=1, stream=stream)
+    train, test = (load_all(photos(tmp_path / name, seed)) for seed, name in enumerate(("train", "test")))
 
     def fit(name, **options):
         net = gc.Sequential([gc.layers.Input((8, 8, 1)), gc.layers.Flatten(), gc.layers.Linear(2)])
@@ -171,9 +173,8 @@ def test_runs_on_all_of_a_folder_and_a_test_folder(tmp_path, capsys, stream):
         expected = (tmp_path / kind / "metrics.jsonl").read_bytes()
         assert (tmp_path / f"{kind}-cut/metrics.jsonl").read_bytes() == expected
     assert "test accuracy" in on_numpy(capsys, "evaluate", tmp_path / "tested")
-    again = tmp_path / "again"
-    config = ["--config", tmp_path / "tested/config.toml", "--model", "seed-net", "--run-dir", again]
-    on_numpy(capsys, "train", *config)
+    config = ["--config", tmp_path / "tested/config.toml"]
+    on_numpy(capsys, "train", *config, "--model", "seed-net", "--run-dir", tmp_path / "again")
     one, other = (gc.training.RunDirectory.open(tmp_path / name).settings() for name in ("tested", "again"))
     assert {part: one[part]["checksum"] for part in ("train", "test")} == {
         part: other[part]["checksum"] for part in ("train", "test")
@@ -181,14 +182,14 @@ def test_runs_on_all_of_a_folder_and_a_test_folder(tmp_path, capsys, stream):
     assert "# data: all of it was trained on" in (tmp_path / "untested/config.toml").read_text()
     for name in ("train", "test"):
         (tmp_path / name).rename(tmp_path / f"{name}-2")
-    there = [f"folder:{tmp_path}/{name}-2,channels=1" + ",stream=1" * stream for name in ("train", "test")]
-    on_numpy(capsys, "train", "--resume", tmp_path / "tested-moved", "--data", there[0], "--test", there[1])
-    on_numpy(capsys, "train", "--resume", tmp_path / "untested-moved", "--data", there[0])
-    output = on_numpy(capsys, "train", "--resume", tmp_path / "part-moved", "--data", there[0], status=2)
+    moved = [f"folder:{tmp_path}/{name}-2,channels=1" + ",stream=1" * stream for name in ("train", "test")]
+    on_numpy(capsys, "train", "--resume", tmp_path / "tested-moved", "--data", moved[0], "--test", moved[1])
+    on_numpy(capsys, "train", "--resume", tmp_path / "untested-moved", "--data", moved[0])
+    output = on_numpy(capsys, "train", "--resume", tmp_path / "part-moved", "--data", moved[0], status=2)
     assert f"{tmp_path}/test" in output
 
 
-def test_each_run_writes_a_config_that_says_what_only_the_program_knows(tmp_path, capsys):
+def test_a_config_names_the_settings_that_only_the_program_knows(tmp_path, capsys):
     train(tmp_path / "run", epochs=3, validation=0.25)
     text = (tmp_path / "run/config.toml").read_text(encoding="utf-8")
     for line in ('data = "digits"', "epochs = 3", "seed = 5", "validation = 0.25", "lr = 0.003", 'loss = "softmax"'):
@@ -196,8 +197,8 @@ def test_each_run_writes_a_config_that_says_what_only_the_program_knows(tmp_path
     assert "# model: made by the program" in text
     output = on_numpy(capsys, "train", "--config", tmp_path / "run/config.toml", status=2)
     assert "FILE.py: no such file" in output
-    again = ["train", "--config", tmp_path / "run/config.toml", "--model", "seed-net", "--run-dir", tmp_path / "again"]
-    on_numpy(capsys, *again, "--epochs", 1)
+    repeat = ["train", "--config", tmp_path / "run/config.toml", "--model", "seed-net", "--run-dir", tmp_path / "again"]
+    on_numpy(capsys, *repeat, "--epochs", 1)
     stored = [gc.training.RunDirectory.open(tmp_path / name).settings() for name in ("run", "again")]
     for name in ("optimizer", "loss", "schedule", "seed", "precision"):
         assert stored[0][name] == stored[1][name]

@@ -1,4 +1,4 @@
-"""Recipes by name, and airbench94's end to end on small made-up images."""
+"""Recipes by name, and the recipe of airbench94 from the command line to the trained net, on small made-up images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_without_a_name_a_net_has_its_own_recipe():
 
 
 @pytest.mark.parametrize("spelled", [["--model", "digits_net"], ["--data", "Digits"], ["--model", "DIGITS-NET"]])
-def test_another_spelling_is_the_same_run(spelled):
+def test_names_in_another_spelling_give_the_same_settings(spelled):
     parser = argparse.ArgumentParser()
     run_settings.add_options(parser)
     chosen = run_settings.given(parser.parse_args(spelled))
@@ -35,13 +35,15 @@ def test_another_spelling_is_the_same_run(spelled):
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_every_recipe_can_be_read(name):
-    found = run_settings.complete({"data": "cifar10:somewhere"}, name)
+    recipe = run_settings.complete({"data": "cifar10:somewhere"}, name)
     if name in models.MODELS:
-        assert found.model == name
+        assert recipe.model == name
 
 
 def test_a_learning_rate_inside_the_optimizer_option_is_used():
-    rate = lambda **chosen: run_settings.complete(chosen).lr  # noqa: E731
+    def rate(**chosen):
+        return run_settings.complete(chosen).lr
+
     assert rate(optimizer="sgd:lr=0.3,momentum=0.9") == 0.3
     assert rate(optimizer="sgd:momentum=0.9") == recipes.DEFAULT["lr"]
     assert rate(optimizer="sgd:momentum=0.9", lr=0.2) == rate(optimizer="sgd:lr=0.2", lr=0.2) == 0.2
@@ -69,7 +71,7 @@ def test_a_resumed_run_takes_no_recipe(capsys):
 
 
 @pytest.mark.slow
-def test_airbench94_from_the_command_line(tmp_path, capsys):
+def test_airbench94_trains_with_whitened_filters_and_is_evaluated_over_views(tmp_path, capsys):
     pytest.importorskip("safetensors")
     pytest.importorskip("tqdm")
     run = tmp_path / "run"
@@ -77,12 +79,12 @@ def test_airbench94_from_the_command_line(tmp_path, capsys):
     assert main(["train", *AIRBENCH, *options, "--run-dir", str(run)]) == 0
     output = capsys.readouterr().out
     assert "first filters whiten 5,000 images, tta mirror+shift" in output
-    assert main(["evaluate", str(run)]) == 0  # averages over views too: that is part of the recipe
-    again = capsys.readouterr().out
-    assert "over 6 views of each image" in again
-    assert again.splitlines()[-1] == output.splitlines()[-1]
+    assert main(["evaluate", str(run)]) == 0  # averages over views, as the recipe says
+    evaluated = capsys.readouterr().out
+    assert "over 6 views of each image" in evaluated
+    assert evaluated.splitlines()[-1] == output.splitlines()[-1]
 
-    # The first filters are as `whiten` set them, whatever came after.
+    # Training left the first filters as `whiten` set them.
     train, _ = load(f"synthetic:n=6,size={SIZE}")
     net = models.airbench94((25, 25, 3), 4)
     models.whiten(net, Normalization.from_dataset(train)(train.images))
@@ -90,7 +92,7 @@ def test_airbench94_from_the_command_line(tmp_path, capsys):
     np.testing.assert_array_equal(stored["conv1.weight"], net.state_dict()["conv1.weight"])
 
 
-def narrow(dtype):
+def narrow_airbench94(dtype):
     """airbench94 with few filters: the same layers under the same names."""
     layers = [Input((25, 25, 3)), Conv2D(24, 2, frozen=("weight",)), GELU()]
     for filters in (4, 8, 8):
@@ -100,11 +102,11 @@ def narrow(dtype):
     return Sequential([*layers, MaxPool2D(3), Flatten(), Linear(4, bias=False), Scale(1 / 9)], dtype=dtype)
 
 
-def follow(device, dtype, images, batch, epochs):
-    """A run with the recipe, but with a narrow net and small batches."""
+def train_narrow_net(device, dtype, images, batch, epochs):
+    """Trains by the recipe, but with few filters and small batches."""
     recipe = run_settings.complete({"data": f"synthetic:n={images},size={SIZE}"}, "airbench94")
     train, _ = load(recipe.data)
-    normalization, net = Normalization.from_dataset(train), narrow(dtype)
+    normalization, net = Normalization.from_dataset(train), narrow_airbench94(dtype)
     models.whiten(net, normalization(train.images, dtype))
     net.to(device)
     augmentation, loss = Augmentation.parse(recipe.augment), run_settings.loss(recipe.loss)[1]
@@ -117,22 +119,22 @@ def follow(device, dtype, images, batch, epochs):
 
 
 def test_the_narrow_net_has_the_parameters_of_airbench94():
-    assert list(narrow("float32").params()) == list(models.airbench94().params())
+    assert list(narrow_airbench94("float32").params()) == list(models.airbench94().params())
 
 
-def test_the_loss_falls():
-    losses = [record["train_loss"] for record in follow("numpy", "float32", 16, 8, epochs=8).history]
+def test_the_loss_falls_with_the_recipe_of_airbench94():
+    losses = [record["train_loss"] for record in train_narrow_net("numpy", "float32", 16, 8, epochs=8).history]
     assert losses[-1] < min(losses[:2]), losses
 
 
 @pytest.mark.kernels
 def test_the_emulated_device_follows_numpy_step_by_step():
-    """Four steps in float64, more than half of those that train the whitening bias. Rounding errors of a step grow in
-    the steps after it: the bound is 10^4 roundings of a tensor's largest number."""
-    one, other = (follow(device, "float64", 8, 4, epochs=2) for device in ("numpy", "emulated"))
-    for (name, expected), given in zip(one.net.state_dict().items(), other.net.state_dict().values()):
+    """Four steps in float64; most of them also train the bias of the whitening layer. Rounding errors of a step grow in
+    the steps after it: the bound is 10^4 rounding errors of a tensor's largest number."""
+    one, other = (train_narrow_net(device, "float64", 8, 4, epochs=2) for device in ("numpy", "emulated"))
+    for (name, expected), on_kernels in zip(one.net.state_dict().items(), other.net.state_dict().values()):
         bound = 1e4 * np.finfo(np.float64).eps * max(1.0, np.abs(expected).max())
-        np.testing.assert_allclose(to_numpy(given), expected, rtol=0, atol=bound, err_msg=name)
+        np.testing.assert_allclose(to_numpy(on_kernels), expected, rtol=0, atol=bound, err_msg=name)
     np.testing.assert_allclose(
         [record["train_loss"] for record in other.history], [record["train_loss"] for record in one.history], rtol=1e-12
     )

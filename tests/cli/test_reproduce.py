@@ -13,7 +13,7 @@ from gpuconv.dtypes import PRECISIONS
 DOCS = Path(__file__).parent.parent.parent / "docs" / "recipes.md"
 
 
-def test_the_docs_table_matches_the_command():
+def test_the_table_in_the_docs_is_the_one_that_reproduce_prints():
     rows = [Row(*row, right) for row, right in reproduce.REFERENCE.items()]
     assert "\n".join(reproduce.table(rows)) in DOCS.read_text(encoding="utf-8")
 
@@ -29,19 +29,19 @@ def test_differences_are_named_seed_by_seed(monkeypatch):
 
 
 def test_every_precision_of_a_device_is_trained_from_every_seed(monkeypatch, capsys):
-    asked = []
-    monkeypatch.setattr(reproduce, "right", lambda *run: asked.append(run) or 351)
+    runs = []
+    monkeypatch.setattr(reproduce, "right", lambda *run: runs.append(run) or 351)
     assert main(["reproduce", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     trained = {(row["device"], row["precision"]) for row in rows}
     assert trained == {(device, precision) for device in ("numpy", "emulated") for precision in PRECISIONS}
     assert {*reproduce.REFERENCE} == trained
-    assert len(asked) == len({*asked}) == reproduce.SEEDS * len(rows)
+    assert len(runs) == len({*runs}) == reproduce.SEEDS * len(rows)
     assert main(["reproduce", "--quick", "--device", "nowhere"]) == 2
 
 
 @pytest.mark.slow
-def test_the_quick_mode_trains_a_good_net(capsys):
+def test_the_quick_mode_trains_a_net_with_over_95_percent_right(capsys):
     assert main(["reproduce", "--quick", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["rows"]
     assert row["right"][0] > 0.95 * reproduce.IMAGES  # the exact number depends on the machine's BLAS

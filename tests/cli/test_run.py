@@ -21,7 +21,7 @@ from tests import pictures
 pytest.importorskip("safetensors")
 pytest.importorskip("tqdm")
 
-# Seconds of work: 96 images of 9x7, a net of the CONV-RELU-POOL-FC kind.
+# Takes seconds: 96 images of 9x7, a net of convolution, ReLU, pool and FC layer.
 DATA = "synthetic:n=96,size=9x7x3,classes=4"
 TINY = ["--data", DATA, "--model", "seed-net", "--batch-size", "32", "--device", "numpy"]
 
@@ -42,7 +42,7 @@ def last_line(capsys):
     return capsys.readouterr().out.rstrip("\n").rpartition("\n")[2]
 
 
-def test_training_prints_what_it_does_and_ends_with_the_accuracy(tmp_path, monkeypatch, capsys):
+def test_train_prints_data_device_and_epochs_and_ends_with_the_test_accuracy(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert train("--epochs", 2) == 0
     output = capsys.readouterr().out
@@ -61,14 +61,15 @@ def test_training_prints_what_it_does_and_ends_with_the_accuracy(tmp_path, monke
 def test_the_commands_that_are_printed_work_when_pasted(name, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     assert train("--epochs", 1, f"--run-dir={name}") == 0
-    tried = [line for line in capfd.readouterr().out.splitlines() if "gpuconv evaluate" in line or "IMAGE" in line]
+    hints = [line for line in capfd.readouterr().out.splitlines() if "gpuconv evaluate" in line or "IMAGE" in line]
     assert train("--epochs", 1, f"--run-dir={name}") == 2
-    tried += re.findall("`(.*?)`", capfd.readouterr().err)
-    assert [hint[hint.index("gpuconv") :].split()[1] for hint in tried] == ["evaluate", "predict", "train"]
-    for hint in tried:
-        shell = "gpuconv() { printf '%s\\0' \"$@\"; }; " + hint[hint.index("gpuconv") :]
-        read = subprocess.run(["bash", "-c", shell], stdout=subprocess.PIPE, check=True).stdout.split(b"\0")
-        assert read[-2].removeprefix(b"./") == os.fsencode(name)
+    hints += re.findall("`(.*?)`", capfd.readouterr().err)
+    assert [hint[hint.index("gpuconv") :].split()[1] for hint in hints] == ["evaluate", "predict", "train"]
+    for hint in hints:
+        print_arguments = "gpuconv() { printf '%s\\0' \"$@\"; }; "
+        shell = print_arguments + hint[hint.index("gpuconv") :]
+        arguments = subprocess.run(["bash", "-c", shell], stdout=subprocess.PIPE, check=True).stdout.split(b"\0")
+        assert arguments[-2].removeprefix(b"./") == os.fsencode(name)
 
 
 def test_a_run_is_never_overwritten(tmp_path, monkeypatch, capsys):
@@ -82,7 +83,7 @@ def test_a_run_is_never_overwritten(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "runs/synthetic-seed-net-1/last.safetensors").read_bytes() == before
 
 
-def test_the_run_directory_holds_its_files(trained):
+def test_a_run_directory_holds_checkpoints_metrics_and_pictures(trained):
     pytest.importorskip("matplotlib")
     names = {path.name for path in trained.iterdir()}
     assert names == {
@@ -101,14 +102,14 @@ def test_the_run_directory_holds_its_files(trained):
     assert [record["epoch"] for record in records if record["event"] == "epoch"] == [1, 2]
 
 
-def test_auto_says_which_device_and_why(tmp_path, capsys):
+def test_train_prints_which_device_auto_chose_and_why(tmp_path, capsys):
     from gpuconv import backends
 
-    device, why = backends.choose()
+    device, reason = backends.choose()
     if device != "numpy":
         pytest.skip("this machine has a GPU")
     assert main(["train", *TINY[:-2], "--epochs", "1", "--run-dir", str(tmp_path / "run")]) == 0
-    assert f"numpy ({' '.join(why.split())})" in capsys.readouterr().out
+    assert f"numpy ({' '.join(reason.split())})" in capsys.readouterr().out
 
 
 def test_the_same_seed_leaves_the_same_bytes(tmp_path, trained):
@@ -133,8 +134,9 @@ def test_an_interrupted_run_is_resumed_and_gives_the_same_bytes(tmp_path, capsys
     assert f"gpuconv train --resume '{tmp_path / 'my run'}'" in output
     assert "Traceback" not in output
     assert main(["train", "--resume", str(tmp_path / "my run"), "--device", "numpy"]) == 0
-    assert train("--epochs", 60, "--run-dir", tmp_path / "whole") == 0
-    assert (tmp_path / "my run/last.safetensors").read_bytes() == (tmp_path / "whole/last.safetensors").read_bytes()
+    assert train("--epochs", 60, "--run-dir", tmp_path / "uninterrupted") == 0
+    resumed, uninterrupted = (tmp_path / name / "last.safetensors" for name in ("my run", "uninterrupted"))
+    assert resumed.read_bytes() == uninterrupted.read_bytes()
 
 
 @pytest.mark.kernels
@@ -142,16 +144,18 @@ def test_a_run_with_graphs_leaves_the_same_bytes(tmp_path, monkeypatch):
     from gpuconv.backends.cuda.runtime.graph import EmulatedRecorder
 
     captures, capture = [], EmulatedRecorder.capture
-    monkeypatch.setattr(EmulatedRecorder, "capture", lambda *given: captures.append(given) or capture(*given))
+    monkeypatch.setattr(
+        EmulatedRecorder, "capture", lambda *arguments: captures.append(arguments) or capture(*arguments)
+    )
     data = ["--data", "synthetic:n=24,size=6x6x1,classes=3", "--model", "seed-net", "--batch-size", "4"]
-    left = []
+    checkpoints = []
     for graph in ("--graph", "--no-graph", None):
         run, before = tmp_path / str(graph), len(captures)
-        asked = [] if graph is None else [graph]
-        assert main(["train", *data, "--device", "emulated", "--epochs", "2", "--run-dir", str(run), *asked]) == 0
+        option = [] if graph is None else [graph]
+        assert main(["train", *data, "--device", "emulated", "--epochs", "2", "--run-dir", str(run), *option]) == 0
         assert (len(captures) > before) == (graph == "--graph")
-        left.append((run / "last.safetensors").read_bytes())
-    assert left[0] == left[1] == left[2]
+        checkpoints.append((run / "last.safetensors").read_bytes())
+    assert checkpoints[0] == checkpoints[1] == checkpoints[2]
 
 
 def test_a_graph_is_refused_on_numpy(tmp_path, capsys):
@@ -204,20 +208,20 @@ def test_a_run_is_resumed_with_its_own_settings_and_another_checkpoint_interval(
     content = json.loads((run / "run.json").read_text())
     command = content["settings"]["options"]["command"]
     assert main(["train", "--resume", str(run), "--model", "Seed_Net", "--checkpoint-every", "2"]) == 0
-    there = runs.resumed(str(run), {})
+    settings = runs.resumed(str(run), {})
     (run / "run.json").write_text(json.dumps(content).replace('"model": "seed-net"', '"model": "Seed_Net"'))
-    assert command["model"] == there.model == "seed-net"
+    assert command["model"] == settings.model == "seed-net"
     assert runs.resumed(str(run), {"model": "seed-net"}).model == "Seed_Net"
 
 
 def test_a_full_disk_gives_one_line_that_names_the_file(tmp_path, monkeypatch, capsys):
 
-    def full(*_):
+    def disk_full(*_):
         raise OSError(28, "No space left on device")
 
     calls, sync = [], os.fsync
-    monkeypatch.setattr(os, "fsync", lambda number: full() if len(calls) > 10 else calls.append(sync(number)))
-    monkeypatch.setattr("gpuconv.plots.saving.save", full)  # must not hide the message
+    monkeypatch.setattr(os, "fsync", lambda number: disk_full() if len(calls) > 10 else calls.append(sync(number)))
+    monkeypatch.setattr("gpuconv.plots.saving.save", disk_full)  # must not hide the message
     assert train("--epochs", 9, "--run-dir", tmp_path / "run") == 2
     error = capsys.readouterr().err
     assert re.search(r"^gpuconv: error: cannot write .*safetensors: No space left on device", error)
@@ -237,7 +241,7 @@ def test_evaluate_agrees_with_training_and_counts_the_classes(trained, capsys):
     assert output.splitlines()[-1] == accuracy
     rows = re.findall(r"^class (\d) +(\d+) +(\d+) +[\d.]+ %", output, re.M)
     assert [int(label) for label, _, _ in rows] == [0, 1, 2, 3]
-    images, right = (sum(int(row[place]) for row in rows) for place in (1, 2))
+    images, right = (sum(int(row[column]) for row in rows) for column in (1, 2))
     assert images == 19
     assert accuracy == f"test accuracy {100 * right / 19:.2f}%"
 
@@ -312,7 +316,7 @@ def test_predict_refuses_a_picture_that_is_not_png_before_any_work(tmp_path, cap
     assert f"{tmp_path / 'none' / 'p.png'}: the folder to put it in does not exist" in capsys.readouterr().err
 
 
-def test_predict_on_a_terminal_that_cannot_encode_its_bars(trained, tmp_path):
+def test_predict_prints_question_marks_where_a_terminal_cannot_encode_its_bars(trained, tmp_path):
     (image,) = images(tmp_path, (9, 7))
     command = [sys.executable, "-m", "gpuconv", "predict", image, "--run-dir", str(trained)]
     environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
@@ -360,7 +364,7 @@ def test_pictures_that_cannot_be_drawn_are_reported_and_affect_nothing_else(tmp_
 
 @pytest.mark.parametrize("model", ["three-layer", "tiny-vgg", "resnet20"])
 def test_pictures_show_the_volumes_and_first_filters_of_any_net(model):
-    """One column per layer that changes the volume, a residual block being one; leading FC layers have filters too."""
+    """One column for each layer or residual block that changes the volume; an FC layer at the start has filters too."""
     from gpuconv import models
     from gpuconv.cli import pictures
     from gpuconv.training.image_activations import look
@@ -391,7 +395,7 @@ def test_the_first_filters_may_follow_a_normalization_layer():
 
 
 @pytest.mark.slow
-def test_filters_are_whitened_unless_a_checkpoint_holds_them(tmp_path, monkeypatch):
+def test_a_resumed_run_whitens_its_filters_only_if_it_has_no_checkpoint(tmp_path, monkeypatch):
     from gpuconv import models
 
     seen = []
@@ -401,7 +405,7 @@ def test_filters_are_whitened_unless_a_checkpoint_holds_them(tmp_path, monkeypat
     assert seen.pop() == (7, 9, 7, 3)
     assert main(["train", "--resume", str(run), "--device", "numpy"]) == 0
     assert seen == []
-    for path in run.iterdir():  # as if killed before its first checkpoint
+    for path in run.iterdir():  # as if it had been killed before its first checkpoint
         if path.name != "run.json":
             path.unlink()
     assert main(["train", "--resume", str(run), "--device", "numpy"]) == 0
@@ -414,13 +418,13 @@ def test_a_net_without_filters_gets_no_filter_picture(tmp_path):
     from gpuconv.cli import pictures
     from gpuconv.layers import Flatten, GlobalAvgPool2D, Input, Linear, MaxPool2D, Sequential
 
-    for rest in (
+    for layers_after_input in (
         [MaxPool2D(2)],
         [MaxPool2D(2), Flatten(), Linear(2)],
-        [MaxPool2D(2), Flatten(), Linear(48), Linear(2)],  # the last reads as many values as the image has
+        [MaxPool2D(2), Flatten(), Linear(48), Linear(2)],  # the last layer reads as many values as the image has
         [GlobalAvgPool2D(), Flatten(), Linear(2)],
     ):
-        net = Sequential([Input((4, 4, 3)), *rest])
+        net = Sequential([Input((4, 4, 3)), *layers_after_input])
         assert pictures.first_filters(net) is None
         pictures.draw_filters(tmp_path / "filters.png", net)
     assert list(tmp_path.iterdir()) == []

@@ -13,11 +13,11 @@ from tests.defaults import VALUE, record_flags
 
 
 def test_integers_have_a_minimum_and_fit_64_bits():
-    for least, number in ((0, 0), (1, 1), (1, 2**63 - 1)):
-        assert run_settings.count(least)(str(number)) == number
-    for least, text in ((0, "-1"), (1, "0"), (1, "1.5"), (0, "x"), (0, str(2**63))):
+    for minimum, number in ((0, 0), (1, 1), (1, 2**63 - 1)):
+        assert run_settings.count(minimum)(str(number)) == number
+    for minimum, text in ((0, "-1"), (1, "0"), (1, "1.5"), (0, "x"), (0, str(2**63))):
         with pytest.raises(argparse.ArgumentTypeError, match="expected a whole number"):
-            run_settings.count(least)(text)
+            run_settings.count(minimum)(text)
 
 
 def test_numbers_are_positive_and_finite():
@@ -62,9 +62,9 @@ def test_a_learning_rate_given_twice_must_be_the_same():
 
 
 def test_settings_are_checked_before_anything_is_created():
-    """Built by hand, as a stored run may have been edited."""
-    right = run_settings.complete({})
-    run_settings.check(right)
+    """The settings of a stored run may have been edited by hand."""
+    valid = run_settings.complete({})
+    run_settings.check(valid)
     for name, value, error in (
         ("epochs", 0, "--epochs: expected a whole number of at least 1"),
         ("epochs", 2.0, "--epochs"),
@@ -85,7 +85,7 @@ def test_settings_are_checked_before_anything_is_created():
         ("whiten", -1, "--whiten: expected a whole number of at least 0"),
         ("seed", -1, "--seed"),
     ):
-        changed = run_settings.Settings(**{field: getattr(right, field) for field in vars(right)} | {name: value})
+        changed = run_settings.Settings(**{field: getattr(valid, field) for field in vars(valid)} | {name: value})
         with pytest.raises((ValueError, TypeError), match=error):
             run_settings.check(changed)
 

@@ -32,7 +32,7 @@ def build(input_shape, classes):
 
 
 def forget(path):
-    """Like a new process: the file has not been imported."""
+    """As in a new process, the file counts as not imported."""
     sys.modules.pop(path.stem, None)
     for name in [name for name in LAYERS if name.startswith(f"{path.stem}.")]:
         del LAYERS[name]
@@ -46,11 +46,11 @@ def file(tmp_path):
     forget(path)
 
 
-def of_the_command_line(file, folder, capsys):
+def train_by_command(file, folder, capsys):
     output_of(capsys, "train", "--model", file, "--epochs", 1, "--run-dir", folder, "--device", "numpy")
 
 
-def of_python(file, folder, capsys):
+def train_in_python(file, folder, capsys):
     from gpuconv.cli import nets
 
     train, test = gc.data.load("digits")
@@ -60,10 +60,10 @@ def of_python(file, folder, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("started", [of_the_command_line, of_python], ids=lambda each: each.__name__)
-def test_every_command_accepts_the_file_and_none_runs_it_unasked(started, file, tmp_path, capsys):
+@pytest.mark.parametrize("train", [train_by_command, train_in_python], ids=lambda function: function.__name__)
+def test_commands_run_the_file_of_a_net_only_if_model_names_it(train, file, tmp_path, capsys):
     run, device = tmp_path / "run", ["--device", "numpy"]
-    started(file, run, capsys)
+    train(file, run, capsys)
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "x.png")
     commands = [
         ["evaluate", run, *device],
@@ -89,14 +89,14 @@ def test_every_command_accepts_the_file_and_none_runs_it_unasked(started, file, 
     assert "ZeroDivisionError" in output_of(capsys, "evaluate", run, "--model", file, status=2)
 
 
-def test_the_live_page_accepts_the_file_too(file, tmp_path, capsys, monkeypatch):
+def test_live_runs_the_file_of_a_net_only_if_model_names_it(file, tmp_path, capsys, monkeypatch):
     from gpuconv import live
 
     served = []
     monkeypatch.setattr(live, "expect_installed", lambda: None)
     monkeypatch.setattr(live, "Session", lambda *sets, **options: options)
     monkeypatch.setattr(live, "serve", lambda session, **options: served.append(session()))
-    of_the_command_line(file, tmp_path / "run", capsys)
+    train_by_command(file, tmp_path / "run", capsys)
     forget(file)
     command = ["live", tmp_path / "run", "--device", "numpy"]
     assert "is run only if you name it" in output_of(capsys, *command, status=2)
@@ -105,10 +105,9 @@ def test_the_live_page_accepts_the_file_too(file, tmp_path, capsys, monkeypatch)
 
 
 def test_a_file_whose_layer_changed_is_refused(file, tmp_path, capsys, monkeypatch):
-    """Also if the file was edited in the second of its last run without changing its size, and Python stores
-    bytecode."""
+    """Even if Python's bytecode cache cannot tell: the file keeps its size and its time of modification."""
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
-    of_the_command_line(file, tmp_path / "run", capsys)
+    train_by_command(file, tmp_path / "run", capsys)
     forget(file)
     before = file.stat()
     file.write_text(FILE.format(number=2), encoding="utf-8")

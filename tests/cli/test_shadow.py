@@ -16,12 +16,14 @@ from gpuconv.verify.call import recording
 TINY = ["--data", "synthetic:n=96,size=9x7x3,classes=4", "--model", "seed-net", "--device", "numpy", "--epochs", "1"]
 
 
-def test_train_reports_what_was_checked(work, capsys):
+def test_train_reports_the_number_of_checked_calls_and_keeps_to_the_share_of_time(work, capsys):
     assert main(["train", *TINY, "--shadow", "2%", "--run-dir", "run", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)["shadow"]
     assert result["seconds"] <= 0.02 * result["elapsed"]
     assert main(["train", *TINY, "--shadow", "0.02", "--run-dir", "other"]) == 0
-    assert "shadow oracle: 0 calls checked" in capsys.readouterr().out  # the run is too short for its share
+    assert (
+        "shadow oracle: 0 calls checked" in capsys.readouterr().out
+    )  # 2 % of so short a run is too little time for a call
     assert not Path("other/shadow.png").exists()
 
 
@@ -32,21 +34,21 @@ def test_the_report_is_drawn_in_the_run(work, capsys, monkeypatch):
     assert "filters.png, shadow.png" in capsys.readouterr().out
 
 
-def test_replay_says_whether_the_device_is_wrong(work, capsys, monkeypatch):
-    found = []
-    with recording(found.append):
+def test_replay_says_whether_the_stored_and_the_repeated_results_are_wrong(work, capsys, monkeypatch):
+    calls = []
+    with recording(calls.append):
         ops.conv2d(np.ones((1, 4, 4, 2), np.float32), np.ones((3, 3, 3, 2), np.float32))
-    found[0].results["result"][0, 1, 1, 2] += 1
-    checkpoint.save("call.safetensors", found[0].stored(layer="conv1", step=7))
+    calls[0].results["result"][0, 1, 1, 2] += 1
+    checkpoint.save("call.safetensors", calls[0].stored(layer="conv1", step=7))
     assert main(["shadow", "replay", "call.safetensors", "--device", "numpy"]) == 0
     output = capsys.readouterr().out
     assert "conv2d of conv1, step 7" in output
     assert "wrong: result[0, 1, 1, 2] is 19, expected 18" in output
     assert "different from those stored" in output
-    right = cpu.conv.conv2d
+    correct = cpu.conv.conv2d
 
     def wrong(*arrays, **options):
-        y = right(*arrays, **options)
+        y = correct(*arrays, **options)
         y[0, 1, 1, 2] += 1
         return y
 
@@ -54,7 +56,7 @@ def test_replay_says_whether_the_device_is_wrong(work, capsys, monkeypatch):
     assert main(["shadow", "replay", "call.safetensors", "--device", "numpy", "--json"]) == 1
     document = json.loads(capsys.readouterr().out)
     assert document["same_bits"]
-    assert [each["share"] > 1 for each in document["results"]] == [True, True]
+    assert [result["share"] > 1 for result in document["results"]] == [True, True]
 
 
 def test_invalid_shares_and_files_are_refused_in_one_line(work, capsys):

@@ -43,7 +43,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture
 def work(home, tmp_path, monkeypatch):
-    """A copy of it as the current folder; the run's photos are still those of `home`."""
+    """A copy of `home` as the current folder; the run still names the photos in `home`."""
     shutil.copytree(home, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -58,7 +58,7 @@ def test_a_run_finds_its_data_from_any_folder(work, home, capsys, monkeypatch):
     assert stored == f"folder:{home / 'photos'},split=name"
 
 
-def test_moved_data_is_given_with_an_option(work, capsys):
+def test_the_new_location_of_moved_images_is_given_by_data(work, capsys):
     run = changed_run(work, "settings.options.command.data", f"folder:{work / 'gone'},split=name")
     for command in (["evaluate", run], ["train", "--resume", run]):
         assert "gone" in (output := on_numpy(capsys, *command, status=2))
@@ -67,7 +67,7 @@ def test_moved_data_is_given_with_an_option(work, capsys):
     assert "gone" in on_numpy(capsys, "evaluate", run, "--data", "folder:gone", status=2)
 
 
-def test_moved_cifar10_is_given_with_an_option(tmp_path, monkeypatch, capsys):
+def test_the_new_location_of_moved_cifar10_files_is_given_by_data(tmp_path, monkeypatch, capsys):
     def small_cifar10(directory):
         if not Path(directory).is_dir():
             raise FileNotFoundError(f"no CIFAR-10 in {directory}")
@@ -87,17 +87,17 @@ def test_moved_cifar10_is_given_with_an_option(tmp_path, monkeypatch, capsys):
 
 
 def changed_run(work, path, value):
-    """The path of a copy of the run with another value at one place of run.json and of the checkpoint's state."""
+    """Changes one value in run.json and in the checkpoint's state of the run in `work`; gives the path of the run."""
     run = RunDirectory(work / "run")
     content = json.loads(run.settings_file.read_text())
-    found = checkpoint.load(run.last)
+    loaded = checkpoint.load(run.last)
     run.settings_file.write_text(json.dumps(changed(content, path, value)))
-    checkpoint.save(run.last, checkpoint.Checkpoint(found.tensors, changed(found.state, path, value)))
+    checkpoint.save(run.last, checkpoint.Checkpoint(loaded.tensors, changed(loaded.state, path, value)))
     return run.path
 
 
 @pytest.mark.parametrize("change", ["added", "removed", "renamed", "redrawn", "swapped"])
-def test_changed_data_is_reported_and_not_trained_on(work, capsys, change):
+def test_evaluate_warns_of_changed_data_and_resume_refuses_it(work, capsys, change):
     cats = work / "photos" / "cats"
     trained = {image.tobytes() for image in named.load("folder:photos")[0].images}
     if change == "added":
@@ -119,27 +119,27 @@ def test_changed_data_is_reported_and_not_trained_on(work, capsys, change):
     assert "it may have been trained on some of these test images" in output
     seen = [image.tobytes() in trained for image in named.load("folder:photos")[1].images]
     assert any(seen) == (change == "renamed")
-    kept = {path: path.read_bytes() for path in (work / "run").iterdir()}
+    before = {path: path.read_bytes() for path in (work / "run").iterdir()}
     output = on_numpy(capsys, "train", "--resume", "run", "--data", "folder:photos", status=2)
     assert "cannot be continued with other settings: train." in output or "settings: test." in output
-    assert {path: path.read_bytes() for path in (work / "run").iterdir()} == kept
+    assert {path: path.read_bytes() for path in (work / "run").iterdir()} == before
 
 
-def test_testing_on_training_images_is_reported(work, capsys):
-    """A folder tested on as a whole may be the training folder, or hold copies from it."""
+def test_evaluate_warns_if_test_images_were_trained_on(work, capsys):
+    """The tested folder may be the training folder, or hold copies of its images."""
     shutil.copytree("photos", "copied")
     photo(work / "copied" / "cats" / "new.png", 1000)
     trained = len(named.load("folder:photos")[0])
-    for chosen in (["--test", "folder:copied"], ["--data", "folder:copied,test=1"]):
-        output = on_numpy(capsys, "evaluate", "run", *chosen)
+    for options in (["--test", "folder:copied"], ["--data", "folder:copied,test=1"]):
+        output = on_numpy(capsys, "evaluate", "run", *options)
         assert f"warning: the run was trained on {trained} of these 41 images\n" in output
     for number in range(4):
-        photo(work / "own" / ("cats", "dogs")[number % 2] / f"{number}.png", 2000 + number)
-    assert "warning" not in on_numpy(capsys, "evaluate", "run", "--test", "folder:own")
+        photo(work / "new" / ("cats", "dogs")[number % 2] / f"{number}.png", 2000 + number)
+    assert "warning" not in on_numpy(capsys, "evaluate", "run", "--test", "folder:new")
     run = changed_run(work, "settings.options.command.data", f"folder:{work / 'gone'},split=name")
-    assert "it is unknown whether " in on_numpy(capsys, "evaluate", run, "--test", "folder:own")
+    assert "it is unknown whether " in on_numpy(capsys, "evaluate", run, "--test", "folder:new")
     run = changed_run(work, "settings.options.command.data", f"folder:{work / 'copied'},split=name")
-    assert "its training images have changed" in on_numpy(capsys, "evaluate", run, "--test", "folder:own")
+    assert "its training images have changed" in on_numpy(capsys, "evaluate", run, "--test", "folder:new")
 
 
 def test_a_class_that_was_added_or_renamed_is_refused(work, capsys):
@@ -156,9 +156,9 @@ def test_a_class_that_was_added_or_renamed_is_refused(work, capsys):
 
 
 def test_options_missing_from_new_data_are_taken_from_the_run(work, monkeypatch):
-    where = work.resolve()
-    monkeypatch.chdir(where)
-    for given, stored, found in [
+    folder = work.resolve()
+    monkeypatch.chdir(folder)
+    for new, stored, expected in [
         ("folder:x", "folder:/y,size=8x8,test=0.5,split=order", "folder:{}/x,split=order,size=8x8,test=0.5"),
         ("Folder:x,size=4x4", "folder:/y,size=8x8,split=name", "folder:{}/x,split=name,size=4x4"),
         ("folder:x,SPLIT=order", "digits", "folder:{}/x,split=order"),
@@ -167,8 +167,9 @@ def test_options_missing_from_new_data_are_taken_from_the_run(work, monkeypatch)
         ("digits", "folder:/y,size=8x8", "digits"),
         ("synthetic:n=3", "synthetic:n=4", "synthetic:n=3"),
     ]:
-        assert named.absolute_spec(given, stored) == found.format(where)
-        assert named.absolute_spec(found.format(where)) == found.format(where)
+        spec = expected.format(folder)
+        assert named.absolute_spec(new, stored) == spec
+        assert named.absolute_spec(spec) == spec
     assert named.absolute_spec("folder:~/x") == f"folder:{named._absolute('~')}/x,split=name"
     assert named.from_run("folder:x,size=3x3") == "folder:x,size=3x3,split=order"
     assert named.from_run("folder:x,split=name") == "folder:x,split=name"
@@ -176,15 +177,14 @@ def test_options_missing_from_new_data_are_taken_from_the_run(work, monkeypatch)
 
 
 def test_a_run_of_version_0_1_0_keeps_its_split(work, capsys):
-    """It stored a relative path and no rule for the split: the order of the files determines training and test
-    images."""
+    """Version 0.1.0 stored a relative path and no rule for the split: the order of files divides the images."""
     assert on_numpy(capsys, "train", "--data", "folder:photos,split=order", *TINY, "--run-dir", "old")
     run = RunDirectory("old")
-    content, found = json.loads(run.settings_file.read_text()), checkpoint.load(run.last)
-    for settings in (content["settings"], found.state["settings"]):
+    content, loaded = json.loads(run.settings_file.read_text()), checkpoint.load(run.last)
+    for settings in (content["settings"], loaded.state["settings"]):
         settings["options"]["command"]["data"] = "folder:photos"
     run.settings_file.write_text(json.dumps(content))
-    checkpoint.save(run.last, found)
+    checkpoint.save(run.last, loaded)
     assert "warning" not in on_numpy(capsys, "evaluate", "old")
     assert "warning" not in on_numpy(capsys, "evaluate", "old", "--data", "folder:photos")
     assert "test accuracy" in on_numpy(capsys, "train", "--resume", "old")
@@ -193,7 +193,7 @@ def test_a_run_of_version_0_1_0_keeps_its_split(work, capsys):
 
 # --- invalid entries ---------------------------------------------------------------------------
 
-WRONG = [  # a path in run.json and the state, its new value, the message
+WRONG = [  # an entry of run.json and of the checkpoint's state, its new value, the message
     ("settings.options.command.loss", "hinge", "options.command: unknown loss 'hinge'"),
     ("settings.options.command.data", ..., "options.command: data is missing"),
     ("settings.options.command.swa", 0.9, "options.command: this version of gpuconv knows no swa"),
@@ -216,28 +216,28 @@ WRONG = [  # a path in run.json and the state, its new value, the message
 ]
 
 
-def test_an_invalid_entry_is_one_line_in_every_command(work, capsys):
+def test_an_invalid_entry_gives_an_error_of_one_line_in_every_command(work, capsys):
     run = RunDirectory(work / "run")
-    content, found = json.loads(run.settings_file.read_text()), checkpoint.load(run.last)
-    whole = run.last.read_bytes()
+    content, loaded = json.loads(run.settings_file.read_text()), checkpoint.load(run.last)
+    valid = run.last.read_bytes()
     photo(work / "x.png", 1)
     reading = [["evaluate", "run"], ["predict", "x.png", "--run-dir", "run"], ["summary", "--run-dir", "run"]]
     for path, new, words in WRONG:
         run.settings_file.write_text(json.dumps(changed(content, path, new)))
-        run.last.write_bytes(whole)
+        run.last.write_bytes(valid)
         for command in (["train", "--resume", "run"], *reading):
             output = on_numpy(capsys, *command, status=2)
             assert words in output
             assert "run.json" in output
         run.settings_file.write_text(json.dumps(content))
-        checkpoint.save(run.last, checkpoint.Checkpoint(found.tensors, changed(found.state, path, new)))
+        checkpoint.save(run.last, checkpoint.Checkpoint(loaded.tensors, changed(loaded.state, path, new)))
         for command in reading:
             output = on_numpy(capsys, *command, status=2)
             assert words in output
             assert "last.safetensors" in output
 
 
-NETS = [  # configs that give no net, or another net than that of the weights
+NETS = [  # an entry of the config, the new value that gives no net or not the net of the weights, the message
     ("net.layers.1.out_channels", 10**15, "of another net"),
     ("net.layers.1.out_channels", -1, "net: "),
     ("net.layers.1.layer", "Conv3D", "unknown layer 'Conv3D'; did you mean 'Conv2D'"),
@@ -251,29 +251,29 @@ NETS = [  # configs that give no net, or another net than that of the weights
 ]
 
 
-def test_an_impossible_net_is_one_line(work, capsys):
+def test_a_config_of_an_impossible_or_another_net_gives_an_error_of_one_line(work, capsys):
     run = RunDirectory(work / "run")
-    found = checkpoint.load(run.last)
+    loaded = checkpoint.load(run.last)
     for path, new, words in NETS:
-        checkpoint.save(run.last, checkpoint.Checkpoint(found.tensors, changed(found.state, path, new)))
+        checkpoint.save(run.last, checkpoint.Checkpoint(loaded.tensors, changed(loaded.state, path, new)))
         assert words in on_numpy(capsys, "summary", "--run-dir", "run", status=2)
         on_numpy(capsys, "train", "--resume", "run", status=2)
 
 
-def test_nan_weights_are_reported(work, capsys):
+def test_weights_of_nan_and_scores_that_overflow_are_refused(work, capsys):
     run = RunDirectory(work / "run")
-    found = checkpoint.load(run.last)
+    loaded = checkpoint.load(run.last)
     photo(work / "x.png", 1)
-    tensors = {name: array.copy() for name, array in found.tensors.items()}
+    tensors = {name: array.copy() for name, array in loaded.tensors.items()}
     tensors["net.conv1.weight"].flat[5] = np.nan
-    checkpoint.save(run.last, checkpoint.Checkpoint(tensors, found.state))
+    checkpoint.save(run.last, checkpoint.Checkpoint(tensors, loaded.state))
     commands = [["evaluate", "run"], ["predict", "x.png", "--run-dir", "run"], ["summary", "--run-dir", "run"]]
     for command in (["train", "--resume", "run"], *commands):
         assert "last.safetensors: conv1.weight holds NaN (1 of 324 values)" in on_numpy(capsys, *command, status=2)
-    tensors = {name: array.copy() for name, array in found.tensors.items()}
+    tensors = {name: array.copy() for name, array in loaded.tensors.items()}
     for name in ("net.conv1.weight", "net.fc1.weight"):
         tensors[name].fill(3e38)  # finite weights whose scores are not finite
-    checkpoint.save(run.last, checkpoint.Checkpoint(tensors, found.state))
+    checkpoint.save(run.last, checkpoint.Checkpoint(tensors, loaded.state))
     with np.errstate(over="ignore", invalid="ignore"):
         assert "the net's scores are not finite" in on_numpy(capsys, "evaluate", "run", status=2)
         assert "scores of x.png are not finite" in on_numpy(capsys, "predict", "x.png", "--run-dir", "run", status=2)
@@ -282,21 +282,21 @@ def test_nan_weights_are_reported(work, capsys):
 def test_a_missing_checkpoint_is_reported_by_every_command(work, capsys):
     run = RunDirectory(work / "run")
     run.last.unlink()
-    kept = {path: path.read_bytes() for path in run.path.iterdir()}
+    before = {path: path.read_bytes() for path in run.path.iterdir()}
     for command in (["train", "--resume", "run"], ["evaluate", "run"], ["summary", "--run-dir", "run"]):
         assert "last.safetensors" in on_numpy(capsys, *command, status=2)
-    assert {path: path.read_bytes() for path in run.path.iterdir()} == kept
+    assert {path: path.read_bytes() for path in run.path.iterdir()} == before
 
 
 def test_a_missing_setting_has_its_default(work, capsys):
     run = RunDirectory(work / "run")
-    content, found = json.loads(run.settings_file.read_text()), checkpoint.load(run.last)
-    older = copy.deepcopy(found.state)
+    content, loaded = json.loads(run.settings_file.read_text()), checkpoint.load(run.last)
+    older = copy.deepcopy(loaded.state)
     for settings in (content["settings"], older["settings"]):
         for name in ("whiten", "tta", "precision"):
             del settings["options"]["command"][name]
         del settings["precision"], settings["validation"], settings["loss_scale"]
     run.settings_file.write_text(json.dumps(content))
-    checkpoint.save(run.last, checkpoint.Checkpoint(found.tensors, older))
+    checkpoint.save(run.last, checkpoint.Checkpoint(loaded.tensors, older))
     assert "warning" not in on_numpy(capsys, "evaluate", "run")
     assert "test accuracy" in on_numpy(capsys, "train", "--resume", "run")

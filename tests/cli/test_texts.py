@@ -1,4 +1,4 @@
-"""What commands print, line by line: a table with wrong columns or sums looks as good as a right one."""
+"""The output of commands, line by line: a table with wrong columns or sums looks as good as a right one."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ from gpuconv.profiling import peaks
 from gpuconv.profiling.work import Ceilings, Work
 
 
-def test_a_recipe_is_written_in_one_line():
-    """Settings that are "none" are not shown."""
+def test_a_recipe_is_written_in_one_line_without_the_settings_that_are_none():
     assert str(run_settings.complete({})) == (
         "30 epochs, batches of 64, sgd:momentum=0.9,nesterov=true,weight_decay=5e-4 lr 0.05, one-cycle, augment "
         "shift:1, loss softmax:label_smoothing=0.1, float32, seed 0"
@@ -44,14 +43,17 @@ def test_summary_lists_the_nets(capsys):
     assert rows[-1] == "  digits-net      A small VGG with batch norm for the 8x8 digits."
 
 
-def test_summary_receives_the_options(monkeypatch, capsys):
+def test_the_options_of_summary_reach_the_library(monkeypatch, capsys):
     """The algorithms depend on the device and the batch size."""
-    summary = lambda net, **options: f"{net.input_shape} {net.precision} {options}"  # noqa: E731
+
+    def summary(net, **options):
+        return f"{net.input_shape} {net.precision} {options}"
+
     monkeypatch.setattr("gpuconv.summary.summary", summary)
     assert main(["summary", "--model", "digits-net"]) == 0
     assert capsys.readouterr().out == "(8, 8, 1) float32 {'batch_size': 128, 'device': 'numpy'}\n"
-    chosen = ["--device", "emulated", "--batch-size", "7", "--precision", "tf32", "--input", "16x12x2"]
-    assert main(["summary", "--model", "digits-net", *chosen]) == 0
+    options = ["--device", "emulated", "--batch-size", "7", "--precision", "tf32", "--input", "16x12x2"]
+    assert main(["summary", "--model", "digits-net", *options]) == 0
     assert capsys.readouterr().out == "(16, 12, 2) tf32 {'batch_size': 7, 'device': 'emulated'}\n"
 
 
@@ -71,14 +73,17 @@ def test_kernels_lists_the_kernels_of_a_file(capsys):
 
 # --- kernels --report, on prepared results -----------------------------------------------------
 
-FEW, MOST = Variant("a.cu", (("DTYPE", "0"),), smem_bytes=16), Variant("a.cu", (("DTYPE", "1"),), smem_bytes=1024)
+FEW_REGISTERS, MANY_REGISTERS = (
+    Variant("a.cu", (("DTYPE", "0"),), smem_bytes=16),
+    Variant("a.cu", (("DTYPE", "1"),), smem_bytes=1024),
+)
 LINES = [
-    resources.Line(FEW, "sm_80", "first", 256, Resources(32, 0, 0, 0, 512), 1.0),
-    resources.Line(MOST, "sm_80", "first", 128, Resources(64, 0, 0, 0, 512), 0.5),
-    resources.Line(FEW, "sm_80", "first", 256, Resources(40, 0, 0, 0, 512), 1.0),
-    resources.Line(FEW, "sm_90a", "second", 64, Resources(24, 0, 0, 0, 0), 0.75),
+    resources.Line(FEW_REGISTERS, "sm_80", "first", 256, Resources(32, 0, 0, 0, 512), 1.0),
+    resources.Line(MANY_REGISTERS, "sm_80", "first", 128, Resources(64, 0, 0, 0, 512), 0.5),
+    resources.Line(FEW_REGISTERS, "sm_80", "first", 256, Resources(40, 0, 0, 0, 512), 1.0),
+    resources.Line(FEW_REGISTERS, "sm_90a", "second", 64, Resources(24, 0, 0, 0, 0), 0.75),
 ]
-SPILLS = resources.Line(FEW, "sm_80", "first", 256, Resources(16, 8, 4, 12, 512), 0.25)
+SPILLS = resources.Line(FEW_REGISTERS, "sm_80", "first", 256, Resources(16, 8, 4, 12, 512), 0.25)
 HEAD = "kernel                             arch     registers  shared  stack  spills  threads  occupancy  predicted"
 
 PREDICTED = (
@@ -88,25 +93,26 @@ PREDICTED = (
 
 
 @pytest.fixture
-def reported(monkeypatch, capsys):
-    """Returns (status, lines) of the report on these kernels, two variants for sm_80 and one for sm_90a."""
+def run_report(monkeypatch, capsys):
+    """Runs `gpuconv kernels --report` on prepared lines of two variants for sm_80 and one for sm_90a: (status, whether
+    all variants are shown, lines)."""
 
     def run(lines, *arguments):
-        asked = []
-        listed = [(FEW, "sm_80"), (MOST, "sm_80"), (FEW, "sm_90a")]
-        monkeypatch.setattr(resources, "jobs", lambda chosen, archs, everything: asked.append(everything) or listed)
+        shows_all = []
+        listed = [(FEW_REGISTERS, "sm_80"), (MANY_REGISTERS, "sm_80"), (FEW_REGISTERS, "sm_90a")]
+        monkeypatch.setattr(resources, "jobs", lambda chosen, archs, everything: shows_all.append(everything) or listed)
         monkeypatch.setattr(resources, "report", lambda listed, workers: iter([lines[:1], lines[1:]]))
         monkeypatch.setattr(predict_conv, "of_line", lambda line: 12.34e-6 if line.kernel == "second" else None)
         status = main(["kernels", "--report", *arguments])
         captured = capsys.readouterr()
         assert captured.err == ""  # no progress without a terminal
-        return status, asked[0], captured.out.splitlines()
+        return status, shows_all[0], captured.out.splitlines()
 
     return run
 
 
-def test_the_report_shows_the_variant_with_the_most_registers(reported):
-    status, everything, lines = reported(LINES)
+def test_the_report_shows_the_variant_with_the_most_registers(run_report):
+    status, everything, lines = run_report(LINES)
     assert (status, everything) == (0, False)
     assert lines == [
         HEAD,
@@ -119,8 +125,8 @@ def test_the_report_shows_the_variant_with_the_most_registers(reported):
     ]
 
 
-def test_the_report_names_the_variant_that_spills(reported):
-    status, _, lines = reported([*LINES, SPILLS])
+def test_the_report_names_the_variant_that_spills(run_report):
+    status, _, lines = run_report([*LINES, SPILLS])
     assert status == 1
     assert lines[1] == (
         "first                              sm_80           16     528      8      16      256        25%          -  "
@@ -129,16 +135,16 @@ def test_the_report_names_the_variant_that_spills(reported):
     assert lines[-1].endswith(": 1 spill, 0 do not compile")
 
 
-def test_the_report_shows_every_variant_on_request(reported):
-    status, everything, lines = reported(LINES, "--all")
+def test_the_report_shows_every_variant_on_request(run_report):
+    status, everything, lines = run_report(LINES, "--all")
     assert (status, everything) == (0, True)
     assert [line.split()[2] for line in lines[1:5]] == ["32", "64", "40", "24"]
     assert lines[2].endswith("50%          -  a.cu DTYPE=1")
-    assert reported(LINES, "--arch", "sm_80")[1] is True
+    assert run_report(LINES, "--arch", "sm_80")[1] is True
 
 
-def test_the_report_names_kernels_that_do_not_compile(reported):
-    status, _, lines = reported([LINES[3], CompileError("a.cu does not compile for sm_80")])
+def test_the_report_names_kernels_that_do_not_compile(run_report):
+    status, _, lines = run_report([LINES[3], CompileError("a.cu does not compile for sm_80")])
     assert status == 1
     assert lines[2:] == [
         "",
@@ -148,28 +154,27 @@ def test_the_report_names_kernels_that_do_not_compile(reported):
         "",
         "1 kernels of 3 variants (2 for sm_80, 1 for sm_90a): 0 spill, 1 do not compile",
     ]
-    status, _, lines = reported([CompileError("one"), CompileError("other"), LINES[3]])
+    status, _, lines = run_report([CompileError("one"), CompileError("other"), LINES[3]])
     assert (status, lines[2:9]) == (1, ["", PREDICTED, "", "one", "", "other", ""])
     assert lines[-1].endswith(": 0 spill, 2 do not compile")
 
 
-def test_an_unknown_occupancy_and_a_missing_prediction_are_reported(reported, monkeypatch):
+def test_an_unknown_occupancy_and_a_missing_prediction_are_reported(run_report, monkeypatch):
     def fail(line):
         raise CompileError("no NVRTC")
 
     unknown = dataclasses.replace(LINES[3], occupancy=None)
-    _, _, lines = reported([unknown])
+    _, _, lines = run_report([unknown])
     assert lines[1].endswith("       64    unknown    12.3 us")
     monkeypatch.setattr(predict_conv, "of_line", fail)
-    messages, why = kernels._predicted([unknown])
-    assert (messages, why) == ({}, "no times are predicted: no NVRTC")
+    messages, reason = kernels._predicted([unknown])
+    assert (messages, reason) == ({}, "no times are predicted: no NVRTC")
 
 
 # --- parts of other commands --------------------------------------------------------------------
 
 
-def test_predict_shows_the_five_best_scores_with_bars():
-    """Equal scores keep their order."""
+def test_predict_shows_the_five_best_scores_with_bars_and_equal_ones_in_order():
     scores = np.array([0.04, 0.05, 0.5, 0.25, 0.125, 0.035])
     assert predict.top(scores, ["a", "b", "cat", "dog", "e", "f"]) == [
         "  cat   50.00 %  " + "█" * 15,
@@ -184,7 +189,7 @@ def test_predict_shows_the_five_best_scores_with_bars():
     assert [line.split()[0] for line in many] == ["0", "2", "4", "6", "8"]
 
 
-def test_a_check_is_one_line_with_details(capsys):
+def test_a_failed_check_is_a_line_with_its_reason_below(capsys):
     assert report(True, "first loss", "2.3, expected 2.3", "")
     assert not report(False, "first loss", "9, expected 2.3", "why")
     output = capsys.readouterr().out.splitlines()
@@ -239,8 +244,8 @@ REFUTED = Verdict(False, "y has other bits in run 2 than in the first", 1.5, Tru
 
 
 @pytest.fixture
-def proving(monkeypatch, capsys):
-    """Returns (status, lines below the heading) of `gpuconv prove`, with a verdict for each of these algorithms."""
+def run_prove(monkeypatch, capsys):
+    """Runs `gpuconv prove` with prepared verdicts of its algorithms: (status, the lines below the heading)."""
 
     def run(verdicts, *arguments):
         monkeypatch.setattr(prove, "_products", lambda *settings: [PRODUCT])
@@ -254,30 +259,30 @@ def proving(monkeypatch, capsys):
     return run
 
 
-def test_prove_prints_each_verdict(proving):
+def test_prove_prints_each_verdict_and_fails_if_one_is_not_proved(run_prove):
     head = "algorithm            product                                                    seconds  verdict"
     first = (
         "simt-64x64           fprop 2x8x8x16-24x3x3 float32 relu pool mask                  0.12  proved: 3 runs with"
     )
-    status, lines = proving({"simt-64x64": PROVED}, "--algo", "simt-64x64")
+    status, lines = run_prove({"simt-64x64": PROVED}, "--algo", "simt-64x64")
     assert status == 0
     assert lines == ["", head, f"{first} the same bits", "", "all 1 proved on emulated"]
-    both = {"simt-64x64": PROVED, "simt-32x32": REFUTED}
-    status, lines = proving(both, "--algo", "simt-32x32", "--algo", "simt-64x64")
+    verdicts = {"simt-64x64": PROVED, "simt-32x32": REFUTED}
+    status, lines = run_prove(verdicts, "--algo", "simt-32x32", "--algo", "simt-64x64")
     assert status == 1
     (refuted,) = [line for line in lines if line.startswith("simt-32x32")]
     assert refuted.endswith("1.50  NOT PROVED: y has other bits in run 2 than in the first")
     assert lines[-1] == "1 of 2 not proved"
 
 
-def test_prove_says_when_nothing_is_to_be_proved(proving):
-    assert proving({}) == (0, ["all algorithms that serve them are proved"])
-    assert proving({}, "--algo", "mma-64x64") == (1, ["mma-64x64 serves none of them"])
-    status, lines = proving({"simt-64x64": PROVED}, "--algo", "simt-64x64", "--algo", "mma-64x64")
+def test_prove_says_when_nothing_is_to_be_proved(run_prove):
+    assert run_prove({}) == (0, ["all algorithms that serve them are proved"])
+    assert run_prove({}, "--algo", "mma-64x64") == (1, ["mma-64x64 serves none of them"])
+    status, lines = run_prove({"simt-64x64": PROVED}, "--algo", "simt-64x64", "--algo", "mma-64x64")
     assert (status, lines[0], lines[-1]) == (1, "mma-64x64 serves none of them", "all 1 proved on emulated")
 
 
-def test_numpy_proves_nothing(capsys):
+def test_prove_refuses_the_device_numpy(capsys):
     assert main(["prove", "--device", "numpy"]) == 2
     assert capsys.readouterr().err == (
         "gpuconv: error: numpy has no algorithms to prove; --device takes emulated, cuda or cuda:1\n"
@@ -288,15 +293,15 @@ def test_numpy_proves_nothing(capsys):
 
 STEP = [Row("conv1", "forward", Work(3e6, 1e6), 0.003), Row("sgd", "", Work(0.0, 2e6), 0.001)]
 KERNEL = {"kernel": "conv2d_fprop_mma", "algorithm": "mma-64x32", "launches": 1, "blocks": 12, "threads": 128}
-TWICE = {"kernel": "sgd_step", "algorithm": None, "launches": 2, "blocks": 3, "threads": 256}
+LAUNCHED_TWICE = {"kernel": "sgd_step", "algorithm": None, "launches": 2, "blocks": 3, "threads": 256}
 ROOF = Ceilings(2e9, {"float32": 1.5e9})
 COLUMNS = "layer                              time  share     MFLOP       MB   GFLOP/s    GB/s  of roof"
 
 
 def test_the_profile_of_a_device_with_times_shows_rates_and_shares():
-    """3 MFLOP in 3 ms are 1 GFLOP/s, and could take 2 ms; 1 MB could take 0.5 ms."""
-    found = Profile("numpy", "float32", 2, STEP, [])
-    assert profile.text(found, ROOF).splitlines() == [
+    """3 MFLOP in 3 ms are 1 GFLOP/s; at the roof they would take 2 ms, and their 1 MB 0.5 ms."""
+    measured = Profile("numpy", "float32", 2, STEP, [])
+    assert profile.text(measured, ROOF).splitlines() == [
         COLUMNS,
         "-" * 92,
         "conv1 forward                   3.000ms  75.0%         3        1         1   0.333    66.7%",
@@ -307,7 +312,7 @@ def test_the_profile_of_a_device_with_times_shows_rates_and_shares():
         "roof: copies 2 GB/s, float32 products 1.5 GFLOP/s; on numpy",
         "of roof: the least time at these rates / the time taken; above 100 % where a cache holds the volumes",
     ]
-    rows = profile.text(found, None).splitlines()
+    rows = profile.text(measured, None).splitlines()
     assert rows[2] == "conv1 forward                   3.000ms  75.0%         3        1         1   0.333        -"
     assert rows[-1].startswith("step ")
     unmeasured = profile.text(Profile("numpy", "float64", 2, STEP, []), ROOF).splitlines()
@@ -317,8 +322,8 @@ def test_the_profile_of_a_device_with_times_shows_rates_and_shares():
 
 def test_the_profile_of_the_emulated_device_shows_its_launches():
     proof = "proved 2026-11-29 in 0.12 s: 3 runs"
-    kernels = [KERNEL | {"registers": 80, "occupancy": 0.25, "proof": proof}], [TWICE]
-    rows = [dataclasses.replace(row, seconds=None, launches=own) for row, own in zip(STEP, kernels)]
+    kernels = [KERNEL | {"registers": 80, "occupancy": 0.25, "proof": proof}], [LAUNCHED_TWICE]
+    rows = [dataclasses.replace(row, seconds=None, launches=launches) for row, launches in zip(STEP, kernels)]
     assert profile.text(Profile("emulated", "float32", 2, rows, [], "sm_80"), None).splitlines() == [
         COLUMNS,
         "-" * 92,
@@ -337,29 +342,29 @@ def test_the_profile_of_the_emulated_device_shows_its_launches():
     assert unknown.splitlines()[-2:] == ["3 launches a step", "registers and occupancy are unknown: no NVRTC here"]
 
 
-def test_profile_receives_the_options(monkeypatch, capsys):
-    asked = []
+def test_the_options_of_profile_reach_the_library(monkeypatch, capsys):
+    received = []
 
-    def planted(net, batch_size, **options):
-        asked.append((net.device, net.precision, batch_size, options))
+    def prepared_profile(net, batch_size, **options):
+        received.append((net.device, net.precision, batch_size, options))
         return Profile(net.device, net.precision, batch_size, STEP, [])
 
-    monkeypatch.setattr(profile_module, "profile", planted)
+    monkeypatch.setattr(profile_module, "profile", prepared_profile)
     monkeypatch.setattr(peaks, "measure", lambda device, seconds: pytest.fail("not asked for"))
 
     def run(*arguments):
         assert main(["profile", "--model", "seed-net", "--no-peaks", *arguments]) == 0
-        return asked.pop(), capsys.readouterr().out
+        return received.pop(), capsys.readouterr().out
 
-    usual = {"steps": 10, "fuse": False, "arch": "sm_90a"}
-    found, output = run("--device", "numpy")
-    assert found == ("numpy", "float32", 128, usual)
+    defaults = {"steps": 10, "fuse": False, "arch": "sm_90a"}
+    arguments, output = run("--device", "numpy")
+    assert arguments == ("numpy", "float32", 128, defaults)
     assert "seed-net, 128 images, float32" in output
-    found, output = run("--device", "emulated", "--arch", "SM_80", "--steps", "3", "--precision", "tf32")
-    assert found == ("emulated", "tf32", 128, {"steps": 3, "fuse": True, "arch": "sm_80"})
+    arguments, output = run("--device", "emulated", "--arch", "SM_80", "--steps", "3", "--precision", "tf32")
+    assert arguments == ("emulated", "tf32", 128, {"steps": 3, "fuse": True, "arch": "sm_80"})
     assert "seed-net fused, 128 images, tf32" in output
-    assert run("--device", "emulated", "--no-fuse")[0][-1] == usual
-    assert run("--device", "numpy", "--fuse", "--batch-size", "7")[0][2:] == (7, usual | {"fuse": True})
+    assert run("--device", "emulated", "--no-fuse")[0][-1] == defaults
+    assert run("--device", "numpy", "--fuse", "--batch-size", "7")[0][2:] == (7, defaults | {"fuse": True})
 
 
 def test_info_lists_devices_the_cache_and_optional_packages(monkeypatch, capsys, tmp_path):
@@ -371,7 +376,7 @@ def test_info_lists_devices_the_cache_and_optional_packages(monkeypatch, capsys,
             return "1.2.3"
         raise info.metadata.PackageNotFoundError(package)
 
-    def unavailable(name):
+    def describe(name):
         if name == "numpy":
             return "a  cpu\nof two cores"
         raise backends.DeviceError("none here")
@@ -380,7 +385,7 @@ def test_info_lists_devices_the_cache_and_optional_packages(monkeypatch, capsys,
         (tmp_path / entry).mkdir()
     (tmp_path / "file").touch()
     monkeypatch.setattr(info.metadata, "version", version)
-    monkeypatch.setattr(backends, "describe", unavailable)
+    monkeypatch.setattr(backends, "describe", describe)
     monkeypatch.setattr(backends, "choose", lambda: ("numpy", "no GPU"))
     monkeypatch.setattr(cache, "directory", lambda: tmp_path)
     assert main(["info"]) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 
@@ -29,7 +30,7 @@ def metrics(run):
 # --- a part to validate on -----------------------------------------------------------------------
 
 
-def test_a_validation_part_judges_the_epochs_and_the_test_runs_once(work, capsys):
+def test_with_a_validation_part_the_test_images_are_used_once_at_the_end(work, capsys):
     out = output_of(capsys, "train", *TINY, "--epochs", 2, "--validation", 0.25, "--run-dir", "run")
     assert "72 images to train on, 24 to validate on, 19 to test on" in out
     assert "validation 0.25" in out
@@ -46,7 +47,7 @@ def test_a_validation_part_judges_the_epochs_and_the_test_runs_once(work, capsys
     )
     main(["evaluate", "run", "--device", "numpy"])
     out, err = capsys.readouterr()
-    assert "warning" not in err  # the data is the run's
+    assert "warning" not in err  # the data is that of the run
     assert f"test accuracy {100 * test['test_accuracy']:.2f}%" in out
     for wrong in ("1", "-0.1", "nan", "half"):
         assert f"expected a fraction from 0 to below 1, received '{wrong}'" in output_of(
@@ -55,25 +56,27 @@ def test_a_validation_part_judges_the_epochs_and_the_test_runs_once(work, capsys
 
 
 def test_early_stopping_is_by_validation_accuracy_or_training_loss(work, capsys):
-    flat = [*TINY, "--lr", 1e-12, "--schedule", "constant", "--epochs", 9, "--early-stopping", 2]
-    out = output_of(capsys, "train", *flat, "--validation", 0.25, "--run-dir", "judged")
+    unchanging = [*TINY, "--lr", 1e-12, "--schedule", "constant", "--epochs", 9, "--early-stopping", 2]
+    out = output_of(capsys, "train", *unchanging, "--validation", 0.25, "--run-dir", "judged")
     assert "early stopping 2" in out
     assert "early stopping: no better validation_accuracy in 2 epochs" in out
     assert [record["event"] for record in metrics(work / "judged")] == ["epoch"] * 3 + ["test"]
-    output_of(capsys, "train", "--resume", "judged")  # stays stopped
+    output_of(capsys, "train", "--resume", "judged")  # it stays stopped
     assert [record["event"] for record in metrics(work / "judged")] == ["epoch"] * 3 + ["test"]
     out = output_of(capsys, "train", *TINY, "--epochs", 3, "--early-stopping", 2, "--run-dir", "learning")
     assert len(metrics(work / "learning")) == 3
 
 
 def test_a_plateau_lowers_the_rate_and_is_stored_with_the_run(work, capsys):
-    flat = [*TINY, "--lr", 1e-12, "--schedule", "constant", "--epochs", 3]
+    unchanging = [*TINY, "--lr", 1e-12, "--schedule", "constant", "--epochs", 3]
     for validation in ([], ["--validation", 0]):
-        error = output_of(capsys, "train", *flat, *validation, "--plateau", 1, "--run-dir", "run", status=2)
+        error = output_of(capsys, "train", *unchanging, *validation, "--plateau", 1, "--run-dir", "run", status=2)
         assert "watches validation_loss, and there is no validation data; give --validation 0.1 too, or watch" in error
         assert not (work / "run").exists()
-    assert "did you mean 'train_loss'" in output_of(capsys, "train", *flat, "--plateau", "1,watch=trainloss", status=2)
-    out = output_of(capsys, "train", *flat, "--validation", 0.25, "--plateau", "0,factor=0.5", "--run-dir", "run")
+    assert "did you mean 'train_loss'" in output_of(
+        capsys, "train", *unchanging, "--plateau", "1,watch=trainloss", status=2
+    )
+    out = output_of(capsys, "train", *unchanging, "--validation", 0.25, "--plateau", "0,factor=0.5", "--run-dir", "run")
     assert "plateau 0,factor=0.5" in out
     lines = [line for line in out.splitlines() if line.startswith("epoch")]
     assert ["  rate x 0.5 " in line for line in lines] == [False, True, False]
@@ -81,9 +84,9 @@ def test_a_plateau_lowers_the_rate_and_is_stored_with_the_run(work, capsys):
     assert [record["lr"] for record in metrics(work / "run")[:-1]] == [1e-12, 1e-12, 5e-13]
     assert 'plateau = "0,factor=0.5"' in (work / "run" / "config.toml").read_text()
     output_of(capsys, "train", "--resume", "run")
-    again = [*flat[:-2], "--config", "run/config.toml", "--run-dir", "again"]
-    assert "plateau 0,factor=0.5" in output_of(capsys, "train", *again)
-    output_of(capsys, "train", *flat, "--plateau", "0,watch=train_loss", "--run-dir", "trained")
+    by_config = [*unchanging[:-2], "--config", "run/config.toml", "--run-dir", "again"]
+    assert "plateau 0,factor=0.5" in output_of(capsys, "train", *by_config)
+    output_of(capsys, "train", *unchanging, "--plateau", "0,watch=train_loss", "--run-dir", "trained")
     assert metrics(work / "trained")[-1]["plateau"] == pytest.approx(0.01)
 
 
@@ -113,13 +116,14 @@ def test_the_average_of_the_weights_is_tested_stored_and_evaluated(work, capsys)
 
 def test_accumulated_batches_are_stored_with_the_run(work, capsys):
     assert "of at least 1" in output_of(capsys, "train", *TINY, "--accumulate", 0, "--run-dir", "run", status=2)
-    both = output_of(capsys, "train", *TINY, "--epochs", 1, "--accumulate", 2, "--shards", 2, "--run-dir", "both")
-    assert ", 2 shards, 2 batches an update" in both
+    out = output_of(capsys, "train", *TINY, "--epochs", 1, "--accumulate", 2, "--shards", 2, "--run-dir", "both")
+    assert ", 2 shards, 2 batches an update" in out
     out = output_of(capsys, "train", *TINY, "--epochs", 1, "--accumulate", 2, "--run-dir", "run")
     assert ", 2 batches an update" in out
     assert "accumulate = 2" in (work / "run" / "config.toml").read_text()
-    output_of(capsys, "train", *TINY, "--epochs", 1, "--run-dir", "each")
-    assert metrics(work / "run")[-1]["step"] == -(-metrics(work / "each")[-1]["step"] // 2)
+    output_of(capsys, "train", *TINY, "--epochs", 1, "--run-dir", "single")
+    steps = metrics(work / "single")[-1]["step"]
+    assert metrics(work / "run")[-1]["step"] == math.ceil(steps / 2)
     output_of(capsys, "train", "--resume", "run")
 
 
@@ -159,13 +163,13 @@ def test_training_starts_from_the_weights_of_a_run_a_checkpoint_or_a_saved_net(w
 
     output_of(capsys, "train", *TINY, "--epochs", 1, "--seed", 5, "--run-dir", "first")
     load("first").save("saved.safetensors")
-    still = [*TINY, "--lr", 1e-30, "--schedule", "constant", "--epochs", 1]
+    unchanging = [*TINY, "--lr", 1e-30, "--schedule", "constant", "--epochs", 1]
     for number, path in enumerate(("first", "first/last.safetensors", "saved.safetensors")):
-        assert "weights of /" in output_of(capsys, "train", *still, "--weights", path, "--run-dir", f"run{number}")
+        assert "weights of /" in output_of(capsys, "train", *unchanging, "--weights", path, "--run-dir", f"run{number}")
         for name, value in weights("first").items():
             np.testing.assert_array_equal(weights(f"run{number}")[name], value)
     before = (work / "run0" / "last.safetensors").read_bytes()
-    (work / "first").rename(work / "gone")  # a checkpoint holds what they gave
+    (work / "first").rename(work / "gone")  # the checkpoint of run0 holds the weights
     assert "test accuracy" in output_of(capsys, "train", "--resume", "run0")
     assert (work / "run0" / "last.safetensors").read_bytes() == before
     for path, message in (
@@ -173,13 +177,13 @@ def test_training_starts_from_the_weights_of_a_run_a_checkpoint_or_a_saved_net(w
         ("gone/run.json", "truncated, corrupt or not a safetensors file"),
         (".", "holds no run"),
     ):
-        err = output_of(capsys, "train", *still, "--weights", path, "--run-dir", "not", status=2)
+        err = output_of(capsys, "train", *unchanging, "--weights", path, "--run-dir", "not", status=2)
         assert re.search(message, err)
-    other = ["--data", DATA.replace("classes=4", "classes=5"), *still[2:]]
+    other = ["--data", DATA.replace("classes=4", "classes=5"), *unchanging[2:]]
     err = output_of(capsys, "train", *other, "--weights", "gone", "--run-dir", "not", status=2)
     assert re.search(r"fc1.weight has shape \(4, \d+\) there and \(5, \d+\) here", err)
     err = output_of(
-        capsys, "train", *still, "--model", "three-layer", "--weights", "gone", "--run-dir", "not", status=2
+        capsys, "train", *unchanging, "--model", "three-layer", "--weights", "gone", "--run-dir", "not", status=2
     )
     assert "is not part of this net" in err or "is missing" in err or "has shape" in err
     assert not (work / "not").exists()
@@ -205,18 +209,18 @@ def test_a_run_writes_a_settings_file_that_reproduces_it(work, capsys):
     )
 
 
-def test_every_text_is_read_back_from_the_file(work):
+def test_every_text_is_read_back_from_the_settings_file(work):
     from gpuconv.cli import config, run_settings
     from gpuconv.training import config_file
 
     for path in ('a "b" \\ c', "\x7f\t\x01", "caf\udce9", "\U0001f600 é", "#=[x]", "'''"):
-        chosen = run_settings.to_store(
+        settings = run_settings.to_store(
             run_settings.complete({"data": f"cifar10:/{path}", "lr": 1e-05, "weights": f"/{path}"})
         )
         (work / "c.toml").write_bytes(
-            config_file.text({"options": {"command": chosen}}).encode("utf-8", "surrogateescape")
+            config_file.text({"options": {"command": settings}}).encode("utf-8", "surrogateescape")
         )
-        assert config.read("c.toml") == chosen
+        assert config.read("c.toml") == settings
 
 
 def test_a_settings_file_is_checked_before_anything_is_created(work, capsys):
@@ -276,31 +280,31 @@ def maps():
 
 @pytest.fixture
 def my_net(work, request):
-    name = f"my_net_{len(request.node.name)}_{abs(hash(request.node.name))}"  # a module is imported once
+    name = f"my_net_{len(request.node.name)}_{abs(hash(request.node.name))}"  # unique: modules are imported only once
     (work / f"{name}.py").write_text(NET)
     yield f"{name}.py"
     sys.modules.pop(name, None)
     sys.path[:] = [folder for folder in sys.path if folder != str(work)]
 
 
-def test_a_net_from_a_function_in_a_file(work, my_net, capsys):
-    plain = [*TINY[:2], *TINY[4:], "--epochs", 1, "--seed", 2]
+def test_a_net_from_a_function_in_a_file_is_trained_evaluated_and_resumed(work, my_net, capsys):
+    options = [*TINY[:2], *TINY[4:], "--epochs", 1, "--seed", 2]
     for name in ("build", "layers"):
-        output_of(capsys, "train", *plain, "--model", f"{my_net}:{name}", "--run-dir", name)
+        output_of(capsys, "train", *options, "--model", f"{my_net}:{name}", "--run-dir", name)
     for name, value in weights("build").items():
         np.testing.assert_array_equal(weights("layers")[name], value)
-    output_of(capsys, "train", *plain, "--model", f"{my_net}:fixed", "--run-dir", "fixed")
+    output_of(capsys, "train", *options, "--model", f"{my_net}:fixed", "--run-dir", "fixed")
     assert "test accuracy" in output_of(capsys, "evaluate", "build", "--device", "numpy")
     err = output_of(capsys, "train", "--resume", "build", status=2)
     assert f"is run only if you name it: --model {work}/{my_net}:build" in err
     assert "test accuracy" in output_of(capsys, "train", "--resume", "build", "--model", f"{my_net}:build")
-    output_of(capsys, "train", *plain, "--model", f"{my_net}:build")
+    output_of(capsys, "train", *options, "--model", f"{my_net}:build")
     assert (work / "runs" / f"synthetic-{my_net[:-3]}-1").is_dir()
     assert "conv1" in output_of(capsys, "summary", "--model", f"{my_net}:build", "--input", "9x7x3", "--classes", 4)
     assert "conv1" in output_of(capsys, "summary", "--model", f"{my_net}:fixed")
 
 
-def test_a_file_without_a_usable_net_is_one_line(work, my_net, capsys):
+def test_a_file_without_a_usable_net_gives_an_error_of_one_line(work, my_net, capsys):
     (work / "wrong_syntax.py").write_text("def build(:")
     (work / "json.py").write_text("")
     for model, message in (

@@ -1,4 +1,4 @@
-"""gpuconv verify: its table, its counts, and what it reports of a wrong kernel."""
+"""gpuconv verify: its table, its counts, and its report on a wrong kernel."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ TINY = ["verify", "--device", "emulated", "--tier", "tiny"]
 
 
 @pytest.mark.slow
-def test_every_row_is_counted(capsys):
+def test_each_op_and_dtype_with_cases_is_one_row_and_counted_once(capsys):
     """sgd_step has cases for all dtypes, and cases with masters only for 16-bit dtypes."""
     ops = ["sgd_step", "random_permutation", "softmax"]
     dtypes = ["float32", "float16"]
-    assert main([*TINY, *(w for op in ops for w in ("--op", op)), *(w for d in dtypes for w in ("--dtype", d))]) == 0
+    options = [word for op in ops for word in ("--op", op)] + [word for name in dtypes for word in ("--dtype", name)]
+    assert main([*TINY, *options]) == 0
     output = capsys.readouterr().out
     rows = re.findall(r"^(\w+) +(\w+) .* PASS$", output, re.M)
     assert sorted(rows) == [
@@ -46,18 +47,18 @@ def test_a_wrong_kernel_is_reported_with_its_smallest_failing_case(capsys, tmp_p
     assert output.endswith("\n1 of 2 failed\n")
 
 
-def test_a_fault_of_the_fast_numpy_code_is_found(monkeypatch, capsys):
-    right = cpu.arithmetic.scale
-    monkeypatch.setattr(cpu.arithmetic, "scale", lambda x, **options: right(x, **options) + x.dtype.type(0.5))
-    chosen = ["--tier", "tiny", "--dtype", "float32", "--op", "scale", "--op", "add"]
-    status = main(["verify", "--device", "numpy", *chosen])
+def test_a_fault_of_the_numpy_backend_is_found(monkeypatch, capsys):
+    correct = cpu.arithmetic.scale
+    monkeypatch.setattr(cpu.arithmetic, "scale", lambda x, **options: correct(x, **options) + x.dtype.type(0.5))
+    options = ["--tier", "tiny", "--dtype", "float32", "--op", "scale", "--op", "add"]
+    status = main(["verify", "--device", "numpy", *options])
     output = capsys.readouterr().out
     assert status == 1
     assert "smallest failing case (tiny): 1" in output
     assert output.endswith("\n1 of 2 failed\n")
 
 
-def test_nothing_to_run_does_not_pass(capsys):
+def test_verify_fails_if_no_case_is_left_to_run(capsys):
     assert main([*TINY, "--op", "random_permutation", "--dtype", "float64"]) == 2
     assert "no case for random_permutation in float64" in capsys.readouterr().err
 
