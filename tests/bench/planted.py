@@ -23,14 +23,14 @@ def entry(shape: int = 8, op: str = "fprop", dtype: str = "float32") -> Entry:
 
 
 def spend(seconds: float) -> None:
-    """Busy-wait for that long: on a busy machine a sleep is imprecise."""
+    """Wait in a loop for that long: on a busy machine a sleep is imprecise."""
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         pass
 
 
 def side(role: str = OURS, name: str = "gpuconv", seconds: float = 1e-4, value: float = 2.0, fail=None) -> Side:
-    """A side that takes the given time and computes `value`; 2 is right. fail: the error that preparing it raises."""
+    """A side that takes the given time and computes `value` (correct: 2). fail: the error that preparing it raises."""
 
     def prepare() -> Prepared:
         if fail is not None:
@@ -46,12 +46,12 @@ def compare(results):
 
 def record(folder: Path, **data) -> Record:
     """A CPU record with the given data, stored in a folder of results."""
-    made = Record.start("numpy", 2, results=folder, commit=data.get("commit", "abc123"))
-    made.data |= {"commit": "abc123", "hardware": "cpu-planted-2-threads", "device": "Planted"} | data
-    made.path = folder / made.data["hardware"] / f"{made.data['date'][:10]}-{made.data['commit']}.json"
-    made.path.unlink(missing_ok=True)
-    made.save()
-    return made
+    new = Record.start("numpy", 2, results=folder, commit=data.get("commit", "abc123"))
+    new.data |= {"commit": "abc123", "hardware": "cpu-planted-2-threads", "device": "Planted"} | data
+    new.path = folder / new.data["hardware"] / f"{new.data['date'][:10]}-{new.data['commit']}.json"
+    new.path.unlink(missing_ok=True)
+    new.save()
+    return new
 
 
 def timed(into: Record, *sides: Side, entries=None, rounds: int = 4, **options) -> list[dict]:

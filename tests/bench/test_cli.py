@@ -35,26 +35,26 @@ def test_ops_writes_a_record(tmp_path, capsys, quick_peaks):
 
 
 def test_the_option_missing_times_only_entries_that_the_record_lacks(tmp_path, capsys, quick_peaks):
-    here = ["--results", str(tmp_path), "--commit", "abc"]
-    assert cli.main([*SMALL, *here]) == 0
+    into = ["--results", str(tmp_path), "--commit", "abc"]
+    assert cli.main([*SMALL, *into]) == 0
     (path,) = tmp_path.glob("*/*.json")
     first = json.loads(path.read_text())["entries"]
-    assert cli.main([*SMALL, "--op", "fprop_relu", "--missing", *here]) == 0
+    assert cli.main([*SMALL, "--op", "fprop_relu", "--missing", *into]) == 0
     assert "1 entries are missing" in capsys.readouterr().out
     entries = json.loads(path.read_text())["entries"]
     assert [entry["op"] for entry in entries] == ["fprop", "fprop_relu"]
     assert entries[0] == first[0]
-    assert cli.main([*SMALL, "--missing", *here]) == 0
+    assert cli.main([*SMALL, "--missing", *into]) == 0
     assert "0 entries are missing" in capsys.readouterr().out
 
 
 def test_ctrl_c_leaves_a_valid_file_and_status_130(tmp_path, capsys, quick_peaks, monkeypatch):
-    times = []
+    timed_before = []
 
     def interrupted(*arguments, **options):
-        if times:
+        if timed_before:
             raise KeyboardInterrupt
-        times.append(1)
+        timed_before.append(1)
         return time_entry(*arguments, **options)
 
     time_entry = runner.time_entry
@@ -70,10 +70,10 @@ def test_ctrl_c_leaves_a_valid_file_and_status_130(tmp_path, capsys, quick_peaks
 def test_a_wrong_result_of_gpuconv_gives_status_1(tmp_path, capsys, quick_peaks, monkeypatch):
     from bench import ours
 
-    right = ours.sides
+    correct_sides = ours.sides
 
     def sides(call, arrays, device):
-        return right(call, [2 * a for a in arrays], device)
+        return correct_sides(call, [2 * a for a in arrays], device)
 
     monkeypatch.setattr(ours, "sides", sides)
     assert cli.main([*SMALL, "--results", str(tmp_path), "--commit", "abc"]) == 1

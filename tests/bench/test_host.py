@@ -1,4 +1,4 @@
-"""The Python time of a call, on the stand-in for CuPy: which ops are timed, what is counted, and the budget."""
+"""The Python time of a call, on the stand-in for CuPy: the timed ops, their launches and arrays, and the budget."""
 
 import json
 import sys
@@ -50,7 +50,7 @@ def test_the_command_writes_a_record(tmp_path, capsys, monkeypatch, timings):
     assert record["calls"][0]["budget"] == 15
 
 
-INSTRUCTIONS = 165  # Python instructions per microsecond of the budget; a core at 3 GHz executes about 150
+INSTRUCTIONS = 165  # allowed Python instructions per microsecond of the budget; a 3 GHz core executes about 150
 
 
 def instructions(call):
@@ -60,18 +60,19 @@ def instructions(call):
 
 
 def traced(call, counts):
+    """The number of instructions of a call in the code for which `counts` is true."""
     count = 0
 
     def enter(frame, event, _):
         if not counts(frame.f_code):
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        return each
+        return count_instruction
 
-    def each(frame, event, _):
+    def count_instruction(frame, event, _):
         nonlocal count
         count += event == "opcode"
-        return each
+        return count_instruction
 
     before = sys.gettrace()
     sys.settrace(enter)
@@ -83,18 +84,18 @@ def traced(call, counts):
 
 
 def monitored(call, counts):
-    """From Python 3.12 on, a trace function cannot ask for a frame's instructions when the frame is entered."""
+    """For Python 3.12 and later, where a trace function that enters a frame cannot ask for the frame's instructions."""
     count, monitoring = 0, sys.monitoring
     tool, event = monitoring.PROFILER_ID, monitoring.events.INSTRUCTION
 
-    def each(code, _):
+    def count_instruction(code, _):
         nonlocal count
         if not counts(code):
             return monitoring.DISABLE
         count += 1
 
     monitoring.use_tool_id(tool, "instructions")
-    monitoring.register_callback(tool, event, each)
+    monitoring.register_callback(tool, event, count_instruction)
     monitoring.set_events(tool, event)
     try:
         call()
@@ -113,7 +114,7 @@ def test_no_op_takes_more_instructions_than_its_budget_allows():
                 call()
             budget = host.Timing(name, len(launched), arrays, 0.0, 0.0).budget
             taken = instructions(call)
-            assert taken > 300  # the count works
+            assert taken > 300  # far more than 0: the count works
             if taken > INSTRUCTIONS * budget:
                 over[name] = f"{taken} instructions, {budget:.1f} us"
     assert not over

@@ -31,19 +31,21 @@ MODEL = predict_time.FILE.read_text()
 def made_up(rates: Terms, count: int, seed: int = 0) -> list[dict]:
     """Rows that a machine with these rates would produce."""
     rng = np.random.default_rng(seed)
-    asked = [Terms(1, *(float(rng.integers(1, most)) for most in (100, 10**6, 10**5, 10**4))) for _ in range(count)]
-    seconds = [sum(vars(each * rates).values()) / H200.clock for each in asked]
-    return [
-        {"row": str(at), "algorithm": "mma-128x128", "terms": vars(each), "seconds": took}
-        for at, (each, took) in enumerate(zip(asked, seconds))
-    ]
+    limits = (100, 10**6, 10**5, 10**4)
+    rows = []
+    for number in range(count):
+        terms = Terms(1, *(float(rng.integers(1, limit)) for limit in limits))
+        seconds = sum(vars(terms * rates).values()) / H200.clock
+        row = {"row": str(number), "algorithm": "mma-128x128", "terms": vars(terms), "seconds": seconds}
+        rows.append(row)
+    return rows
 
 
 def test_a_fit_recovers_the_rates_behind_the_times():
     rates = Terms(17000.0, 1500.0, 1.5, 4.0, 1.6)
-    found, errors, left_out = bench_predict.fit(made_up(rates, 12), H200)
+    fitted, errors, left_out = bench_predict.fit(made_up(rates, 12), H200)
     for name in TERMS:
-        assert getattr(found, name) == pytest.approx(getattr(rates, name), rel=1e-6)
+        assert getattr(fitted, name) == pytest.approx(getattr(rates, name), rel=1e-6)
     assert max(abs(errors)) < 1e-9
     assert max(abs(left_out)) < 1e-6
 
@@ -77,7 +79,7 @@ def test_every_tensor_core_row_of_the_records_is_in_the_model():
     assert timed <= {row["row"] for row in Model.load().rows}
 
 
-def test_known_rows_keep_their_counts():
+def test_rows_of_a_record_that_the_model_knows_are_not_counted_anew():
     (path,) = RESULTS.glob("nvidia-h200/2026-11-26-*.json")
     known = {row["row"]: row for row in Model.load().rows}
     assert list(bench_predict.rows_of(Record.load(path).data, H200, known)) == list(Model.load().rows)
@@ -85,11 +87,11 @@ def test_known_rows_keep_their_counts():
 
 @pytest.fixture
 def new_record(monkeypatch, tmp_path):
-    """A folder with the stored record and a new record of one convolution that the model predicts badly. It also gets
-    the model's file."""
+    """A folder with the stored record, a new record of one convolution that the model predicts badly, and the file into
+    which the model is written."""
     (path,) = RESULTS.glob("nvidia-h200/2026-11-26-*.json")
     old, folder = Record.load(path).data, tmp_path / "nvidia-h200"
-    entry = next(each for each in old["entries"] if each["key"] == "fprop 128x16x16x128-128x3x3-p1.1.1.1 bfloat16")
+    entry = next(entry for entry in old["entries"] if entry["key"] == "fprop 128x16x16x128-128x3x3-p1.1.1.1 bfloat16")
     folder.mkdir()
     (folder / path.name).write_text(path.read_text())
     (folder / "2027-01-01-0123456789.json").write_text(
@@ -100,8 +102,10 @@ def new_record(monkeypatch, tmp_path):
 
 
 def slower(entry):
-    sides = [each | {"medians": {kind: 2 * s for kind, s in each["medians"].items()}} for each in entry["sides"][:1]]
-    return entry | {"sides": sides}
+    """The entry with only its first side, whose medians are twice as long."""
+    side = entry["sides"][0]
+    medians = {kind: 2 * seconds for kind, seconds in side["medians"].items()}
+    return entry | {"sides": [side | {"medians": medians}]}
 
 
 def stored_with(version, folder):
@@ -109,7 +113,7 @@ def stored_with(version, folder):
     (folder / "predict_time.json").write_text(json.dumps(stored))
 
 
-def test_rows_counted_with_another_nvrtc_are_not_mixed(new_record, capsys):
+def test_a_fit_refuses_to_mix_rows_counted_with_different_versions_of_nvrtc(new_record, capsys):
     stored_with("NVRTC 11.8", new_record)
     assert cli.main(["fit", "--results", str(new_record)]) == 2
     assert re.search(r"counted with NVRTC 11\.8, received NVRTC [^,]*,.* --nvrtc DIR", capsys.readouterr().err)
@@ -121,7 +125,7 @@ def test_rows_counted_with_another_nvrtc_are_not_mixed(new_record, capsys):
 
 
 @pytest.mark.kernels
-def test_one_command_refits_the_model_when_a_record_comes(new_record, capsys):
+def test_fit_adds_the_rows_of_a_new_record_and_stores_the_model(new_record, capsys):
     try:
         nvrtc.toolkit(), machine_code.disassembler()
     except nvrtc.CompileError as error:
@@ -138,30 +142,30 @@ def test_one_command_refits_the_model_when_a_record_comes(new_record, capsys):
     assert after.left_out > before.left_out  # the error includes the badly predicted convolution
 
 
-def test_the_launchers_cost_model_uses_the_models_rates():
+def test_the_cost_model_of_the_launchers_has_the_rates_of_the_stored_model():
     rates = Model.load().rates
-    priced = (plan._BLOCK_CLOCKS, plan._INSTRUCTION_CLOCKS, plan._HMMA_CLOCKS)
-    assert priced == pytest.approx((rates.block, rates.instruction, rates.hmma), rel=1e-3)
+    launcher_rates = (plan._BLOCK_CLOCKS, plan._INSTRUCTION_CLOCKS, plan._HMMA_CLOCKS)
+    assert launcher_rates == pytest.approx((rates.block, rates.instruction, rates.hmma), rel=1e-3)
     assert plan._BYTES_PER_CLOCK * H200.clock * H200.multiprocessors == pytest.approx(H200.copy)
 
 
 def test_memory_limits_a_kernel_whose_bytes_take_longest():
     model = Model("made up", Terms(1000.0, 0.0, 1.0, 0.0, 0.0), 0.0, 0.0, "none", ())
-    asked = Terms(1, 1, 1000.0, 0, 0)
-    computed = model.predict(asked, H200, moved=0.0)
+    terms = Terms(1, 1, 1000.0, 0, 0)
+    computed = model.predict(terms, H200, moved=0.0)
     assert computed.seconds == pytest.approx(2000 / H200.clock)
-    moved = model.predict(asked, H200, moved=1e9)
-    assert (moved.seconds, moved.binds) == (pytest.approx(1e9 / H200.copy), "bytes")
-    reduced = model.predict(asked, H200, moved=0.0, partials=1e9)
+    limited_by_bytes = model.predict(terms, H200, moved=1e9)
+    assert (limited_by_bytes.seconds, limited_by_bytes.binds) == (pytest.approx(1e9 / H200.copy), "bytes")
+    reduced = model.predict(terms, H200, moved=0.0, partials=1e9)
     assert (reduced.seconds, reduced.binds) == (pytest.approx(2000 / H200.clock + 1e9 / H200.copy), "reduction")
 
 
 @pytest.mark.parametrize(("blocks", "busiest"), [(132, 1), (133, 2), (264, 2), (1320, 10)])
 def test_the_busiest_multiprocessor_sets_the_time(blocks, busiest):
-    asked = predict_time.terms(
+    counted = predict_time.terms(
         MainLoop(100, 16), blocks=blocks, tiles_of_depth=3, threads=128, resident=2, reduction=0, multiprocessors=132
     )
-    assert (asked.block, asked.instruction, asked.hmma) == (busiest, busiest * 300, busiest * 48)
+    assert (counted.block, counted.instruction, counted.hmma) == (busiest, busiest * 300, busiest * 48)
 
 
 def test_the_main_loop_is_the_longest_tensor_core_loop_without_skipped_code():
@@ -177,7 +181,7 @@ def test_an_unrolled_main_loop_is_divided_among_its_tiles():
 
 
 @pytest.mark.kernels
-def test_a_table_marks_the_limit_and_shows_the_measured_time():
+def test_a_table_marks_the_limiting_part_and_shows_the_measured_time():
     try:
         nvrtc.toolkit(), machine_code.disassembler()
     except nvrtc.CompileError as error:
@@ -185,23 +189,23 @@ def test_a_table_marks_the_limit_and_shows_the_measured_time():
     entries = select("ops", "cuda", ["fprop", "backward"], ["128x16x16x128-128x3x3-p1.1.1.1"], ["bfloat16"])
     model, h100 = Model.load(), GPUS["h100"]
     timed = bench_predict.timed_by(model, H200)
-    head, line, error, rest = bench_predict.table(entries, "mma-128x128", model, H200, timed, today=True)
-    assert list(bench_predict.table(entries, "mma-128x128", model, H200, timed)) == [head, line, rest]
+    head, line, error, not_served = bench_predict.table(entries, "mma-128x128", model, H200, timed, today=True)
+    assert list(bench_predict.table(entries, "mma-128x128", model, H200, timed)) == [head, line, not_served]
     assert head.split()[-2:] == ["measured", "difference"]
     assert line.count("*") == 1
     assert "41.3" in line.split()  # the record's microseconds
     assert re.fullmatch(r"rms error \d\S* % over 1 rows that were measured", error)
-    assert rest.startswith("1 more")
+    assert not_served.startswith("1 more")
     assert bench_predict.timed_by(model, h100) == {}
-    _, elsewhere, _ = bench_predict.table(entries, "mma-128x128", model, h100, {})
-    assert "%" not in elsewhere
+    _, unmeasured_line, _ = bench_predict.table(entries, "mma-128x128", model, h100, {})
+    assert "%" not in unmeasured_line
 
 
 def test_a_measured_time_is_found_under_the_algorithm_that_ran():
     path = next(RESULTS.glob("nvidia-h200/*.json"))
     record = Record.load(path).data
-    found = bench_predict.timed_in([record], H200)
-    assert found.items() >= bench_predict.timed_by(Model.load(), H200).items()
+    times = bench_predict.timed_in([record], H200)
+    assert times.items() >= bench_predict.timed_by(Model.load(), H200).items()
     assert bench_predict.timed_in([record], GPUS["h100"]) == {}
 
 
@@ -218,21 +222,21 @@ def test_a_named_nvrtc_is_used_instead_of_the_installed_package(monkeypatch):
 # --- whole steps ---------------------------------------------------------------------------------
 
 
-def test_a_steps_launches_are_counted_at_its_own_size():
-    """A large batch gives batch norm so many partial moments that another launch merges them."""
-    small, large = (predict_steps.counted("airbench94", size) for size in (4, 2000))
-    assert large.launches - large.reductions > small.launches - small.reductions
-    assert large.bytes > 50 * small.bytes
+def test_the_launches_of_a_step_are_counted_at_its_batch_size():
+    """With a large batch, batch norm has so many partial moments that one more launch merges them."""
+    few_images, many_images = (predict_steps.counted("airbench94", size) for size in (4, 2000))
+    assert many_images.launches - many_images.reductions > few_images.launches - few_images.reductions
+    assert many_images.bytes > 50 * few_images.bytes
 
 
-def test_a_steps_convolutions_are_those_whose_gradients_are_needed():
-    found = [(entry.workload.c, entry.op) for entry in predict_steps.convolutions("airbench94", 2000)]
-    assert found[:4] == [(3, "fprop"), (24, "fprop"), (24, "dgrad"), (24, "wgrad")]  # the first filters are frozen
-    assert len(found) == 1 + 6 * 3
+def test_a_step_has_only_the_gradients_that_are_needed():
+    listed = [(entry.workload.c, entry.op) for entry in predict_steps.convolutions("airbench94", 2000)]
+    assert listed[:4] == [(3, "fprop"), (24, "fprop"), (24, "dgrad"), (24, "wgrad")]  # the first filters are frozen
+    assert len(listed) == 1 + 6 * 3
     assert len(predict_steps.convolutions("vgg-cifar", 128)) == 8 * 3 - 1
 
 
-def test_a_gradient_to_which_dgrad_adds_counts_once_more():
+def test_the_bytes_of_a_sum_of_branches_include_the_gradient_that_dgrad_reads_and_adds_to():
     volume = 4 * 60 * 60 * 8 * 2
     branches = [[Conv2D(8, 1, bias=False)], [Conv2D(8, 1, bias=False)]]
     found = predict_steps.of_layer(Branches(branches, "add"), (4, 60, 60, 8), H200)
@@ -314,4 +318,4 @@ def test_the_report_predicts_only_for_tensor_cores_on_the_modeled_chip():
     assert {(kernel, arch, dtype) for kernel, arch, _, dtype in predicted} == {
         ("conv2d_fprop_mma", "sm_90a", "float16")
     }
-    assert all(2e-5 < times[key] < 3e-4 for key in predicted)  # the floor is 14 us
+    assert all(2e-5 < times[key] < 3e-4 for key in predicted)  # the lower bound by arithmetic is 14 us

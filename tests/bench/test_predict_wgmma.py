@@ -16,13 +16,14 @@ from gpuconv.backends.cuda.runtime import nvrtc
 
 H200 = GPUS["h200"]
 MADE_UP = Model("made up", Terms(10_000.0, 0.0, 2.0, 0.0, 0.0), 0.0, 0.0, "none", ())
-TILES = [each.name for each in ALGORITHMS if each.family == "wgmma"]
+WGMMA_NAMES = [algorithm.name for algorithm in ALGORITHMS if algorithm.family == "wgmma"]
 
 
 CODE = Code(80, 175, 400)
 
 
 def time(algo="wgmma-128x128", counted=CODE, **changed):
+    """The predicted time of a convolution with the given changes."""
     work = (
         dict(turns=1, stages=18, drained=False, flops=0.0, moved=0.0, partials=0.0, model=MADE_UP, gpu=H200) | changed
     )
@@ -42,34 +43,34 @@ def time(algo="wgmma-128x128", counted=CODE, **changed):
     ],
 )
 def test_the_clocks_of_a_stage_equal_those_computed_by_hand(algo, tensor, read):
-    """A product of 64 x 128 x 16 takes 64 clocks and reads 6 KiB in 48; for one of 64 x 256 x 16 it is 128 and 80."""
+    """A product of 64 x 128 x 16 takes 64 clocks and reads 6 KiB in 48; 64 x 256 x 16: 128 and 80."""
     algorithm = find(algo, "bfloat16")
-    found = predict_wgmma.stage(algorithm, Code(80, 175, 0), MADE_UP, H200)
+    stage = predict_wgmma.stage(algorithm, Code(80, 175, 0), MADE_UP, H200)
     copied = (algorithm.block_m + algorithm.block_n) * 128
-    assert found.tensor == tensor
-    assert found.shared == read + copied / 128
-    assert found.l2 == pytest.approx(copied * 132 / 5120)
+    assert stage.tensor == tensor
+    assert stage.shared == read + copied / 128
+    assert stage.l2 == pytest.approx(copied * 132 / 5120)
     # A scheduler has one warp that copies, and one or two that multiply; each instruction takes two clocks.
     multiplying = 1 if algo in ("wgmma-64x192", "wgmma-128x64") else 2
-    assert found.issue == 2 * (multiplying * 80 + 175)
+    assert stage.issue == 2 * (multiplying * 80 + 175)
 
 
 def test_the_time_of_a_convolution_equals_that_computed_by_hand():
-    found = time(turns=2, partials=4.256e6)
+    predicted = time(turns=2, partials=4.256e6)
     l2, stored = 32768 * 132 / 5120, 0.5 * 400 * 2 * 2
     clocks = 10_000 + 1000 + l2 + 2 * 18 * l2 + stored  # the first tile is stored while the ring is filled
-    assert found.seconds == pytest.approx(clocks / H200.clock + 1e-6)
-    assert found.parts["tensor"] == pytest.approx(2 * 18 * 512 / H200.clock)
-    assert found.binds == "l2"
-    assert set(found.parts) == {*bench_predict.WGMMA, "bytes", "ceiling"}
+    assert predicted.seconds == pytest.approx(clocks / H200.clock + 1e-6)
+    assert predicted.parts["tensor"] == pytest.approx(2 * 18 * 512 / H200.clock)
+    assert predicted.binds == "l2"
+    assert set(predicted.parts) == {*bench_predict.WGMMA, "bytes", "ceiling"}
 
 
 def test_the_next_tile_hides_a_part_of_the_store():
     l2, stored = 32768 * 132 / 5120, 0.5 * 400 * 2 * 2
 
-    def later_tile(**given):
+    def later_tile(**changed):
         """The clocks of a tile after the second."""
-        return (time(turns=3, **given).seconds - time(turns=2, **given).seconds) * H200.clock
+        return (time(turns=3, **changed).seconds - time(turns=2, **changed).seconds) * H200.clock
 
     assert later_tile() == pytest.approx(18 * l2)
     assert later_tile(counted=Code(80, 1000, 400)) == pytest.approx(18 * 2 * (2 * 80 + 1000) + stored)  # bound by issue
@@ -82,8 +83,8 @@ def test_a_second_block_hides_the_store_as_far_as_the_schedulers_can_issue_both(
     l2, issue, long = 24576 * 132 / 5120, 2 * (80 + 175), 10_000
 
     def later_tile(others):
-        found = [time("wgmma-128x64", Code(80, 175, others), turns=turns).seconds for turns in (2, 3)]
-        return (found[1] - found[0]) * H200.clock
+        two_turns, three_turns = (time("wgmma-128x64", Code(80, 175, others), turns=turns) for turns in (2, 3))
+        return (three_turns.seconds - two_turns.seconds) * H200.clock
 
     assert later_tile(400) == pytest.approx(18 * l2)
     assert later_tile(2 * long) == pytest.approx(18 * issue + 2 * long)
@@ -107,19 +108,20 @@ def test_more_work_takes_no_less_time():
         "stages": (1, 2, 18),
         "partials": (0, 1e6, 1e9),
     }.items():
-        found = [time(**{name: amount}).seconds for amount in amounts]
-        assert found == sorted(found), name
+        seconds = [time(**{name: amount}).seconds for amount in amounts]
+        assert seconds == sorted(seconds), name
 
 
 def test_the_loops_that_multiply_and_copy_are_found_inside_those_over_tiles():
     opcodes = ("LDG.E", "HGMMA.64x128x16", "BRA", "STG.E", "BRA", "S2R", "LDGSTS.E", "IADD3", "BRA", "BRA")
-    code = [Instruction(each, {2: 1, 4: 0, 8: 6, 9: 5}.get(at)) for at, each in enumerate(opcodes)]
+    branch_targets = {2: 1, 4: 0, 8: 6, 9: 5}
+    code = [Instruction(opcode, branch_targets.get(at)) for at, opcode in enumerate(opcodes)]
     assert machine_code.main_loop(code) == MainLoop(2, 1)
     assert machine_code.main_loop(code, ("LDG",)) == MainLoop(3, 0)
 
 
 @pytest.mark.kernels
-@pytest.mark.parametrize("algo", TILES)
+@pytest.mark.parametrize("algo", WGMMA_NAMES)
 def test_the_table_names_the_parts_of_every_direction(algo):
     try:
         nvrtc.toolkit(), machine_code.disassembler()
@@ -144,9 +146,9 @@ def test_a_step_takes_the_faster_of_the_named_algorithm_and_the_launchers_choice
     times = {"auto": 2.0, "wgmma-128x128": 1.0, "wgmma-256x128": 3.0, "other": None}
 
     def predicted(entry, algo, model, gpu):
-        return algo, Prediction(times[algo], {}, "") if times[algo] else None
+        return (algo, Prediction(times[algo], {}, "")) if times[algo] else None
 
-    monkeypatch.setattr(predict_steps, "predicted", lambda *given: found if (found := predicted(*given))[1] else None)
+    monkeypatch.setattr(predict_steps, "predicted", predicted)
     taken = [predict_steps.fastest(None, algo, MADE_UP, H200) for algo in times]
     assert taken == [2.0, 1.0, 2.0, 2.0]
     times["auto"] = None  # its time follows from its bytes, whatever the named algorithm takes

@@ -47,13 +47,13 @@ def test_the_suite_has_a_whole_recipe():
     entry = next(entry for entry in suite.suite("steps") if entry.key == "recipe airbench94-n2000 bfloat16")
     step = next(entry for entry in suite.suite("steps") if entry.key == "step airbench94-n2000 bfloat16")
     assert entry.work.flops == 200 * step.work.flops
-    found = recipe_steps.Recipe(entry)
-    assert found.settings.epochs * found.settings.batch_size * 25 == 200 * 2000
-    assert found.loss.label_smoothing == 0.2
+    recipe = recipe_steps.Recipe(entry)
+    assert recipe.settings.epochs * recipe.settings.batch_size * 25 == 200 * 2000
+    assert recipe.loss.label_smoothing == 0.2
 
 
-@pytest.mark.parametrize(("dtype", "most"), [("float32", 1e-5), ("bfloat16", 1e-2)])
-def test_both_sides_train_a_whole_recipe(recipe, monkeypatch, dtype, most):
+@pytest.mark.parametrize(("dtype", "largest_error"), [("float32", 1e-5), ("bfloat16", 1e-2)])
+def test_both_sides_train_a_whole_recipe_within_rounding(recipe, monkeypatch, dtype, largest_error):
     pytest.importorskip("torch")
     recipe = replace(recipe, entry=replace(recipe.entry, dtype=dtype))
     monkeypatch.setattr(recipe_steps, "Recipe", lambda entry: recipe)
@@ -65,7 +65,7 @@ def test_both_sides_train_a_whole_recipe(recipe, monkeypatch, dtype, most):
         "graph": "absent",
         "compile graph": "absent",
     }, row
-    assert all(side["error"] < most for side in row["sides"] if side["status"] == "timed")
+    assert all(side["error"] < largest_error for side in row["sides"] if side["status"] == "timed")
 
 
 def test_pytorch_takes_the_steps_of_the_recipe(recipe):
@@ -75,18 +75,19 @@ def test_pytorch_takes_the_steps_of_the_recipe(recipe):
 
     trainer = recipe.trainer("numpy", "float32")
     trainer.fit(recipe.loader(trainer, recipe.proof, 6, shuffle=False), epochs=5, progress=False)
-    theirs = Training(recipe, "numpy", trainer.steps, len(recipe.proof) // 6)
-    x, y = first(recipe, "numpy", theirs.dtype)
-    for step, rates in enumerate(theirs.rates):
-        theirs.lr.copy_(rates)
+    peer = Training(recipe, "numpy", trainer.steps, len(recipe.proof) // 6)
+    x, y = first(recipe, "numpy", peer.dtype)
+    for step, rates in enumerate(peer.rates):
+        peer.lr.copy_(rates)
         part = slice(step % 2 * 6, step % 2 * 6 + 6)
-        theirs.step(x[part], y[part])
-    for name, value in interop.from_torch(theirs.net.state_dict(), trainer.net).items():
+        peer.step(x[part], y[part])
+    for name, value in interop.from_torch(peer.net.state_dict(), trainer.net).items():
         np.testing.assert_allclose(value, trainer.net.state_dict()[name], rtol=1e-3, atol=1e-4, err_msg=name)
 
 
 def test_pytorch_augments_as_the_recipe_says(recipe):
-    """Each image appears once per epoch, shifted by up to two pixels. Half are flipped, the rest in the next epoch."""
+    """Each image appears once per epoch, shifted by up to two pixels. Half of them are flipped, in the next epoch the
+    other half."""
     torch = pytest.importorskip("torch")
     from bench.peers.pytorch_recipe import Images
 
@@ -99,6 +100,7 @@ def test_pytorch_augments_as_the_recipe_says(recipe):
     plain = recipe.normalization(recipe.data.images)
     for n, index in enumerate(order[: images.size].tolist()):
         assert y[n] == recipe.data.labels[index]
-        bordered, across = np.pad(plain[index], ((2, 2), (2, 2), (0, 0)), "reflect"), -1 if images.flipped[index] else 1
-        views = [bordered[r : r + 9, c : c + 9][:, ::across] for r in range(5) for c in range(5)]
+        bordered = np.pad(plain[index], ((2, 2), (2, 2), (0, 0)), "reflect")
+        column_step = -1 if images.flipped[index] else 1
+        views = [bordered[r : r + 9, c : c + 9][:, ::column_step] for r in range(5) for c in range(5)]
         assert any(np.array_equal(x[n].permute(1, 2, 0), view) for view in views)

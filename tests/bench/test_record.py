@@ -13,9 +13,9 @@ from bench.record import Record, RecordError
 def test_a_record_is_read_back(tmp_path):
     into = record(tmp_path)
     timed(into, side(), side("peer", "eager"))
-    again = Record.load(into.path)
-    assert again.data == records.rounded(into.data)
-    (row,) = again.data["entries"]
+    loaded = Record.load(into.path)
+    assert loaded.data == records.rounded(into.data)
+    (row,) = loaded.data["entries"]
     samples = row["sides"][0]["samples"]["wall"]
     assert samples == [float(f"{sample:.4g}") for sample in into.data["entries"][0]["sides"][0]["samples"]["wall"]]
 
@@ -26,9 +26,9 @@ def test_a_second_run_adds_to_the_file_and_replaces_entries_it_times_again(tmp_p
     second = Record.start("numpy", 2, results=tmp_path, commit="abc")
     assert second.path == first.path
     timed(second, side(seconds=5e-4), entries=[entry(9), entry(10)])
-    found = Record.load(first.path).entries
-    assert list(found) == [entry(size).key for size in (8, 9, 10)]
-    assert found[entry(9).key]["sides"][0]["least"] >= 5e-4
+    entries = Record.load(first.path).entries
+    assert list(entries) == [entry(size).key for size in (8, 9, 10)]
+    assert entries[entry(9).key]["sides"][0]["least"] >= 5e-4
     assert Record.start("numpy", 2, results=tmp_path, commit="other").path != first.path
 
 
@@ -64,7 +64,7 @@ def test_the_newest_record_of_each_device_is_found(tmp_path):
     new = record(tmp_path, date="2026-01-02T11:00:00+00:00", commit="new")
     gpu = record(tmp_path, date="2025-01-02T10:00:00+00:00", hardware="nvidia-x", kind="cuda")
     assert old.path != new.path
-    assert [found.path for found in records.newest(tmp_path)] == [gpu.path, new.path]
+    assert [newest.path for newest in records.newest(tmp_path)] == [gpu.path, new.path]
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def page_and_results(tmp_path):
     return page, tmp_path / "results"
 
 
-def test_the_report_shows_the_newest_record(page_and_results):
+def test_the_report_shows_the_newest_record_and_leaves_the_rest_of_the_page(page_and_results):
     record(page_and_results[1], date="2026-01-01T00:00:00+00:00", commit="older", entries=ENTRIES[:1])
     record(page_and_results[1], date="2026-01-03T00:00:00+00:00", commit="newer", entries=ENTRIES)
     record(page_and_results[1], date="2026-01-02T00:00:00+00:00", commit="middle")
@@ -101,8 +101,8 @@ def test_a_record_without_a_peer_has_no_ratio(page_and_results):
 def test_goals_are_evaluated_against_their_limits():
     measures = [{"name": name, "value": limit + 1, "unit": ""} for name, limit in goals.MEASURES.items()]
     data = {"kind": "numpy", "entries": ENTRIES, "measures": measures}
-    found = {goal["name"]: (goal["value"], goal["limit"], goal["met"]) for goal in goals.evaluate(data)}
-    assert found == {
+    evaluated = {goal["name"]: (goal["value"], goal["limit"], goal["met"]) for goal in goals.evaluate(data)}
+    assert evaluated == {
         "32x32 3->64 forward": (pytest.approx(3), 4, True),
         "32x32 3->64 forward + backward": (pytest.approx(11 / 6), 3, True),
         "32x32 64->64 forward": (2.5, 2, False),
@@ -119,7 +119,7 @@ def test_every_goal_refers_to_an_entry_of_the_suite():
         assert {f"{op} {problem} float32" for op in ("fprop", "backward")} <= keys
 
 
-def test_the_block_says_what_was_not_timed_and_not_reached(page_and_results):
+def test_the_block_names_sides_that_were_not_timed_and_counts_entries_not_reached(page_and_results):
     entry = timed_entry("fprop", C3, 0.006, {"eager": 0.002})
     for name, status in (("compile", "left out"), ("graph", "absent"), ("channels_last", "out of memory")):
         entry["sides"].append({"role": "peer", "name": name, "status": status, "reason": "of a kind"})

@@ -36,7 +36,7 @@ def test_the_page_shows_the_newest_record(record):
 
 @pytest.mark.parametrize("record", newest(), ids=lambda record: record.data["hardware"])
 def test_the_goals_of_a_record_follow_from_its_entries(record):
-    found = goals.evaluate(record.data)
-    expected = [(goal["name"], goal["limit"], pytest.approx(goal["value"], rel=2e-3)) for goal in found]
+    evaluated = goals.evaluate(record.data)
+    expected = [(goal["name"], goal["limit"], pytest.approx(goal["value"], rel=2e-3)) for goal in evaluated]
     assert [(goal["name"], goal["limit"], goal["value"]) for goal in record.data["goals"]] == expected
     assert all(goal["met"] == (goal["value"] <= goal["limit"]) for goal in record.data["goals"])

@@ -1,4 +1,4 @@
-"""The benchmark's runner: wrong results are not timed, slow sides are called slow, a failure stops no other side."""
+"""The benchmark's runner: wrong results are not timed, slower sides are reported, a failure stops no other side."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def by_name(row):
 def test_every_side_is_timed_and_the_fastest_peer_counts(tmp_path):
     (row,) = timed(record(tmp_path), side(), side(PEER, "slow", 1e-3), side(PEER, "quick", 2e-4))
     assert best(row, PEER)["name"] == "quick"
-    mine = best(row, "ours")
-    assert 1e-4 <= mine["least"] <= mine["median"]
-    assert len(mine["samples"]["wall"]) >= 4 * 3
-    assert len(mine["timings"]) == 2
-    assert mine["error"] == 0
+    ours = best(row, "ours")
+    assert 1e-4 <= ours["least"] <= ours["median"]
+    assert len(ours["samples"]["wall"]) >= 4 * 3
+    assert len(ours["timings"]) == 2
+    assert ours["error"] == 0
     assert row["floor"] == pytest.approx(1e-5)
-    assert row["noise"] == pytest.approx(abs(mine["timings"][0] / mine["timings"][1] - 1))
+    assert row["noise"] == pytest.approx(abs(ours["timings"][0] / ours["timings"][1] - 1))
 
 
 def test_a_planted_slow_kernel_is_reported_slower(tmp_path):
@@ -57,13 +57,12 @@ def test_a_planted_slow_kernel_is_reported_slower(tmp_path):
     [(1.05, 0.10, "noise"), (1.15, 0.10, "slower"), (0.95, 0.10, "noise"), (0.85, 0.10, "faster"), (1.0, 0.0, "noise")],
 )
 def test_a_difference_below_the_noise_is_reported_as_noise(tmp_path, after, noise, verdict):
-    def made(name, median, noise):
+    def record_of(name, median, noise):
         sides = [{"role": "ours", "name": "gpuconv", "status": "timed", "median": median}]
         return record(tmp_path / name, entries=[{"key": "k", "noise": noise, "sides": sides}])
 
-    # The larger noise of the two records counts.
-    for noises in ((noise, 0.0), (0.0, noise)):
-        (change,) = changes.changes(made("a", 1.0, noises[0]), made("b", after, noises[1]))
+    for noises in ((noise, 0.0), (0.0, noise)):  # the larger noise of the two records counts
+        (change,) = changes.changes(record_of("a", 1.0, noises[0]), record_of("b", after, noises[1]))
         assert change.verdict == verdict
 
 
@@ -74,7 +73,7 @@ def test_records_of_different_hardware_are_not_compared(tmp_path):
 
 
 @pytest.mark.parametrize("value", [2.01, np.nan])
-def test_a_wrong_kernel_is_refused_before_timing(tmp_path, value):
+def test_a_side_with_wrong_results_is_refused_before_timing(tmp_path, value):
     (row,) = timed(record(tmp_path), side(value=value), side(PEER, "right"), side(PEER, "wrong", value=value))
     for name in ("gpuconv", "wrong"):
         assert by_name(row)[name]["status"] == "refused"
@@ -98,19 +97,19 @@ def test_a_fault_in_one_corner_of_our_result_is_found(monkeypatch, op):
         "wgrad": "conv2d_wgrad",
         "backward": "conv2d_backward",
     }.get(op, op)
-    right = getattr(ops, name)
+    correct = getattr(ops, name)
 
     def wrong(*arrays, **options):
-        results = right(*arrays, **options)
-        found = results if isinstance(results, tuple) else (results,)
-        planted_in = {"dw": found[-1], "db": options.get("db")}.get(result, found[0])
+        results = correct(*arrays, **options)
+        outputs = results if isinstance(results, tuple) else (results,)
+        planted_in = {"dw": outputs[-1], "db": options.get("db")}.get(result, outputs[0])
         planted_in[(-1,) * planted_in.ndim] += 1 + 2 * abs(planted_in).max()
         return results
 
-    chosen = tiny(op)
-    assert by_name(time_entry(chosen, "numpy", CpuTimer(), planted.CEILINGS, False, 2, 0.0))["gpuconv"]["error"] < 1e-5
-    found, check = sides_of(chosen, "numpy", False)
-    prepared = found[0].prepare()
+    entry = tiny(op)
+    assert by_name(time_entry(entry, "numpy", CpuTimer(), planted.CEILINGS, False, 2, 0.0))["gpuconv"]["error"] < 1e-5
+    sides, check = sides_of(entry, "numpy", False)
+    prepared = sides[0].prepare()
     monkeypatch.setattr(ops, name, wrong)
     results = prepared.results()
     monkeypatch.undo()
@@ -129,9 +128,13 @@ def tiny(op):
 def test_pytorchs_results_are_within_the_bound(op):
     pytest.importorskip("torch")
     row = time_entry(tiny(op), "numpy", CpuTimer(), planted.CEILINGS, False, 2, 0.0)
-    for name, found in by_name(row).items():
-        absent = name == "gpuconv" and op == "bias_relu"
-        assert found["status"] == ("left out" if name == "compile" else "absent" if absent else "timed"), found
+    for name, timing in by_name(row).items():
+        expected = "timed"
+        if name == "compile":
+            expected = "left out"
+        elif name == "gpuconv" and op == "bias_relu":
+            expected = "absent"
+        assert timing["status"] == expected, timing
 
 
 def one_step():
@@ -139,8 +142,8 @@ def one_step():
 
 
 @pytest.fixture
-def small_net(monkeypatch):
-    """A net with every kind of layer that the suite's nets have, on 8x8 images."""
+def net_of_every_kind(monkeypatch):
+    """A net with every kind of layer that the suite's nets have, on 8x10 images."""
 
     def build(input_shape=None, classes=None, **options):
         body = [
@@ -168,7 +171,7 @@ def small_net(monkeypatch):
     monkeypatch.setitem(models.MODELS, "planted", build)
 
 
-def test_steps_are_also_timed_with_all_norm_sums_in_dgrad(small_net):
+def test_steps_are_also_timed_with_all_norm_sums_in_dgrad(net_of_every_kind):
     step = steps.Step(one_step())
     assert steps.has_norms_below(step.net())
     assert not steps.has_norms_below(step.net()[-1:])
@@ -177,10 +180,9 @@ def test_steps_are_also_timed_with_all_norm_sums_in_dgrad(small_net):
         assert any(type(layer).__name__ == "NormChain" for layer in trainer.trained.walk()) == bool(norm_sums)
 
 
-def test_both_sides_train_the_same_net(small_net):
+def test_both_sides_train_the_same_net(net_of_every_kind):
     pytest.importorskip("torch")
-    chosen = one_step()
-    row = time_entry(chosen, "numpy", CpuTimer(), planted.CEILINGS, False, 2, 0.0)
+    row = time_entry(one_step(), "numpy", CpuTimer(), planted.CEILINGS, False, 2, 0.0)
     assert {side["name"]: side["status"] for side in row["sides"]} == {
         "gpuconv": "timed",
         "eager": "timed",
@@ -192,7 +194,7 @@ def test_both_sides_train_the_same_net(small_net):
     assert all(side["error"] < 1e-5 for side in row["sides"] if side["status"] == "timed")
 
 
-def test_pytorch_takes_the_steps_of_gpuconv(small_net):
+def test_pytorch_takes_the_steps_of_gpuconv(net_of_every_kind):
     """The weights agree after three steps, so the gradients, the optimizer and the frozen weights are the same."""
     torch = pytest.importorskip("torch")
     from bench.peers.pytorch import tensor
@@ -201,24 +203,24 @@ def test_pytorch_takes_the_steps_of_gpuconv(small_net):
 
     step = steps.Step(one_step())
     net = step.net()
-    theirs = module(net).train()
-    optimizer = torch.optim.SGD([p for p in theirs.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
+    peer = module(net).train()
+    optimizer = torch.optim.SGD([p for p in peer.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
     trainer = Trainer(net, "sgd", lr=0.1, momentum=0.9)
     images, labels = step.batch()
     for _ in range(3):
         steps._once(trainer, images, labels)
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(theirs(tensor(images, "numpy")), tensor(labels, "numpy")).backward()
+        torch.nn.functional.cross_entropy(peer(tensor(images, "numpy")), tensor(labels, "numpy")).backward()
         optimizer.step()
-    for name, value in interop.from_torch(theirs.state_dict(), net).items():
+    for name, value in interop.from_torch(peer.state_dict(), net).items():
         np.testing.assert_allclose(value, net.state_dict()[name], rtol=1e-3, atol=1e-5, err_msg=name)
 
 
-def test_a_step_with_wrong_gradients_is_not_timed(small_net, monkeypatch):
-    right = ops.conv2d_wgrad  # the only gradient of the first layer, whose input needs none
+def test_a_step_with_wrong_gradients_is_not_timed(net_of_every_kind, monkeypatch):
+    correct = ops.conv2d_wgrad  # the only gradient of the first layer: nothing needs that of its input
 
     def wrong(dy, x, **options):
-        return right(1.1 * dy if dy.dtype == np.float32 else dy, x, **options)
+        return correct(1.1 * dy if dy.dtype == np.float32 else dy, x, **options)
 
     monkeypatch.setattr(ops, "conv2d_wgrad", wrong)
     row = time_entry(one_step(), "numpy", CpuTimer(), planted.CEILINGS, False, 2, 0.0)
@@ -236,14 +238,14 @@ def test_a_failing_side_is_recorded_and_the_run_continues(tmp_path):
         side(PEER, "missing", fail=ImportError("no torch")),
         entries=[entry(8), entry(9)],
     )
-    found = by_name(first)
-    assert {name: side["status"] for name, side in found.items()} == {
+    sides = by_name(first)
+    assert {name: side["status"] for name, side in sides.items()} == {
         "gpuconv": "timed",
         "broken": "failed",
         "large": "out of memory",
         "missing": "absent",
     }
-    assert found["broken"]["reason"] == "RuntimeError: kernel fell over in …/place.cu"
+    assert sides["broken"]["reason"] == "RuntimeError: kernel fell over in …/place.cu"
     assert best(first, PEER) is None
     assert by_name(second)["gpuconv"]["status"] == "timed"
 
@@ -255,23 +257,23 @@ def test_a_side_that_fails_during_timing_is_recorded(tmp_path):
         def call(_):
             calls.append(1)
             if len(calls) > 5:
-                raise ValueError("tired")
+                raise ValueError("fails at the sixth call")
 
         return planted.Prepared(call, lambda: [np.full(3, 2.0)])
 
-    (row,) = timed(record(tmp_path), side(), planted.Side(PEER, "tired", prepare))
-    assert by_name(row)["tired"]["status"] == "failed"
-    assert "samples" not in by_name(row)["tired"]
+    (row,) = timed(record(tmp_path), side(), planted.Side(PEER, "failing", prepare))
+    assert by_name(row)["failing"]["status"] == "failed"
+    assert "samples" not in by_name(row)["failing"]
     assert by_name(row)["gpuconv"]["status"] == "timed"
 
 
-def test_a_missing_pytorch_is_reported_and_ours_is_timed(tmp_path, monkeypatch):
+def test_without_pytorch_gpuconv_is_timed_and_the_peers_are_recorded_as_absent(tmp_path, monkeypatch):
     original = builtins.__import__
 
-    def without_torch(name, *rest, **options):
+    def without_torch(name, *arguments, **options):
         if name.partition(".")[0] == "torch":
             raise ModuleNotFoundError("No module named 'torch'", name="torch")
-        return original(name, *rest, **options)
+        return original(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", without_torch)
     (row,) = timed(record(tmp_path), entries=[tiny("fprop")], make_sides=sides_of)
@@ -286,16 +288,16 @@ def test_a_missing_pytorch_is_reported_and_ours_is_timed(tmp_path, monkeypatch):
 
 
 def test_a_side_that_crashes_the_gpu_ends_the_run_and_is_recorded(tmp_path, monkeypatch):
-    """After an illegal address every later call in the process fails; later entries must not be blamed."""
-    answers = []
+    """After an illegal address every later call in the process fails, so no later entry is timed."""
+    calls = []
 
     class Device(contextlib.nullcontext):
         def __init__(self, index):
             super().__init__()
 
         def synchronize(self):
-            answers.append(1)
-            if len(answers) > 1:
+            calls.append(1)
+            if len(calls) > 1:
                 raise RuntimeError("cudaErrorIllegalAddress")
 
     pool = types.SimpleNamespace(free_all_blocks=lambda: None)
@@ -306,11 +308,11 @@ def test_a_side_that_crashes_the_gpu_ends_the_run_and_is_recorded(tmp_path, monk
     )
     into, entries = record(tmp_path), [entry(8), entry(9), entry(10)]
     broken = side(PEER, "broken", fail=RuntimeError("cudaErrorIllegalAddress"))
-    made = runner.run(
+    rows = runner.run(
         entries, into, "cuda:0", CpuTimer(), planted.CEILINGS, make_sides=lambda *_: ([broken], planted.compare)
     )
     with pytest.raises(DeviceError, match=f"cuda:0 no longer answers after {entries[1].key} .*--missing"):
-        list(made)
+        list(rows)
     data = Record.load(into.path).data
     assert [e["key"] for e in data["entries"]] == [e.key for e in entries[:2]]
     assert data["not reached"] == [entries[2].key]
@@ -320,8 +322,8 @@ def test_a_stopped_run_leaves_a_valid_file(tmp_path):
     into = record(tmp_path)
     entries = [entry(8), entry(9), entry(10)]
 
-    def make_sides(chosen, *_):
-        if chosen is entries[1]:
+    def make_sides(entry, *_):
+        if entry is entries[1]:
             raise KeyboardInterrupt
         return [side()], planted.compare
 

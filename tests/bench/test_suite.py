@@ -45,32 +45,32 @@ def test_the_floor_of_a_step_follows_from_its_flops():
 
 
 @pytest.mark.parametrize(
-    ("op", "bytes_each"),
+    ("op", "bytes_per_value"),
     [("relu", 4), ("relu_backward", 4.125), ("max_pool2d", 10.25 / 4), ("bias_grad", 2), ("sgd_master", 20)],
 )
-def test_bytes_of_memory_bound_ops_equal_those_counted_by_hand(op, bytes_each):
-    found = entry("ops", f"{op} 961x32x32x64 bfloat16")
-    assert found.work.bytes / (961 * 32 * 32 * 64) == bytes_each
-    assert found.workload[0] * 32 * 32 * 64 * 2 == pytest.approx(126e6, rel=0.01)
+def test_bytes_of_memory_bound_ops_equal_those_counted_by_hand(op, bytes_per_value):
+    listed = entry("ops", f"{op} 961x32x32x64 bfloat16")
+    assert listed.work.bytes / (961 * 32 * 32 * 64) == bytes_per_value
+    assert listed.workload[0] * 32 * 32 * 64 * 2 == pytest.approx(126e6, rel=0.01)
 
 
 def test_backward_counts_both_gradients_and_reads_dy_once():
     shape = "64x8x8x10-10x3x3-p1.1.1.1 float32"
-    one, both = entry("ops", f"dgrad {shape}").work, entry("ops", f"backward {shape}").work
+    dgrad, backward = entry("ops", f"dgrad {shape}").work, entry("ops", f"backward {shape}").work
     volume = 64 * 8 * 8 * 10
-    assert one == Work(2.0 * volume * 90, 4.0 * (2 * volume + 900))
-    assert both == Work(2 * one.flops + volume, 4.0 * (3 * volume + 2 * 900 + 10))
+    assert dgrad == Work(2.0 * volume * 90, 4.0 * (2 * volume + 900))
+    assert backward == Work(2 * dgrad.flops + volume, 4.0 * (3 * volume + 2 * 900 + 10))
 
 
-def test_filters_select_entries():
-    def chosen(**filters):
+def test_entries_are_selected_by_device_op_shape_and_dtype():
+    def selected(**filters):
         return suite.select("ops", "cuda:0", **filters)
 
     assert {e.group for e in suite.select("ops", "numpy")} == {"cpu", "memory-25mb"}
-    assert "cpu" not in {e.group for e in chosen()}
-    assert {e.op for e in chosen(ops=["FPROP", "relu"])} == {"fprop", "relu"}
-    assert {(e.group, e.dtype) for e in chosen(shapes=["vgg"], dtypes=["float16"])} == {("vgg", "float16")}
-    assert {e.shape for e in chosen(shapes=["64x8x8x10-10x3x3-p1.1.1.1"])} == {"64x8x8x10-10x3x3-p1.1.1.1"}
+    assert "cpu" not in {e.group for e in selected()}
+    assert {e.op for e in selected(ops=["FPROP", "relu"])} == {"fprop", "relu"}
+    assert {(e.group, e.dtype) for e in selected(shapes=["vgg"], dtypes=["float16"])} == {("vgg", "float16")}
+    assert {e.shape for e in selected(shapes=["64x8x8x10-10x3x3-p1.1.1.1"])} == {"64x8x8x10-10x3x3-p1.1.1.1"}
 
 
 @pytest.mark.parametrize(
