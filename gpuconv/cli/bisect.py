@@ -35,7 +35,7 @@ EXAMPLES = [
 ]
 
 SETTINGS = ("data", "model", "seed", "batch_size", "optimizer", "lr", "loss")
-OF_SIDES = (*SETTINGS, "steps", "kernel", "op", "algo")
+SIDE_OPTIONS = (*SETTINGS, "steps", "kernel", "op", "algo")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -60,13 +60,13 @@ def run(options: argparse.Namespace) -> int:
     if not (os.path.exists(options.a) or os.path.exists(options.b)):
         if options.element is not None:
             raise UserError("--element and --no-element are for two runs; of two sides the element is always named")
-        return _sides(options)
-    if others := [run_settings.option(name) for name in OF_SIDES if getattr(options, name) is not None]:
+        return _compare_sides(options)
+    if others := [run_settings.option(name) for name in SIDE_OPTIONS if getattr(options, name) is not None]:
         raise UserError(f"runs are compared as they were; leave {', '.join(others)} out")
-    return _runs(options)
+    return _compare_runs(options)
 
 
-def _runs(options: argparse.Namespace) -> int:
+def _compare_runs(options: argparse.Namespace) -> int:
     from gpuconv.inspect.bisect_runs import bisect_runs
 
     with user_errors():
@@ -87,17 +87,17 @@ def _find_element(found: Runs, options: argparse.Namespace) -> str:
     from gpuconv.cli.repeat import Repetition
     from gpuconv.inspect.bisect_runs import Element
 
-    apart = found.found
-    if apart is None or options.element is False:
+    difference = found.found
+    if difference is None or options.element is False:
         return ""
     try:
         if not (Path(options.a).is_dir() and Path(options.b).is_dir()):
             raise UserError("only two run directories can be repeated, not files of digests")
-        runs = [Repetition(path, apart.step) for path in (options.a, options.b)]
+        runs = [Repetition(path, difference.step) for path in (options.a, options.b)]
         if options.element is None and any(run.steps > run.epoch for run in runs):
             steps = " and ".join(f"{run.steps:,}" for run in runs)
             return f"--element repeats {steps} steps of the runs, more than an epoch, to find it"
-        element = Element.of(*(run.values(apart.key) for run in runs))
+        element = Element.of(*(run.values(difference.key) for run in runs))
     except (UserError, CheckpointError, OSError, ValueError) as error:
         if options.element:
             raise
@@ -106,7 +106,7 @@ def _find_element(found: Runs, options: argparse.Namespace) -> str:
     return "" if element else "the repeated tensors differ in shape, or only in the signs of zeros"
 
 
-def _sides(options: argparse.Namespace) -> int:
+def _compare_sides(options: argparse.Namespace) -> int:
     from gpuconv.data import Normalization, load
     from gpuconv.inspect.bisect import Side, bisect
 

@@ -16,36 +16,36 @@ import numpy as np
 
 from gpuconv.types import Record
 
-_OPEN: ContextVar[Record | None] = ContextVar("the document of this command", default=None)
+_DOCUMENT: ContextVar[Record | None] = ContextVar("the document of this command", default=None)
 
 
 @contextlib.contextmanager
 def collected() -> Iterator[Record]:
     """A context whose document the command fills in; printed text is dropped."""
     document: Record = {}
-    token = _OPEN.set(document)
+    token = _DOCUMENT.set(document)
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield document
     finally:
-        _OPEN.reset(token)
+        _DOCUMENT.reset(token)
 
 
 def note(**facts: object) -> None:
     """Add facts to the document, if there is one."""
-    if (document := _OPEN.get()) is not None:
+    if (document := _DOCUMENT.get()) is not None:
         document.update(plain(facts))
 
 
 def add(name: str, entry: object) -> None:
     """Append an entry to the document's list of that name, if there is a document."""
-    if (document := _OPEN.get()) is not None:
+    if (document := _DOCUMENT.get()) is not None:
         document.setdefault(name, []).append(plain(entry))
 
 
 def last() -> Record:
     """The last part of the document, to be filled in; without a document, a dictionary that is discarded."""
-    document = _OPEN.get()
+    document = _DOCUMENT.get()
     return next(reversed(document.values())) if document else {}
 
 

@@ -20,7 +20,7 @@ from gpuconv.cli.runs import (
     expect_normalization,
     line,
     load_data,
-    newest,
+    newest_run,
     open_run,
     warn_of_other_data,
     warn_of_trained_images,
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     from gpuconv.training import evaluate
     from gpuconv.training.evaluate import TTA, expect_views
 
-    directory = options.run_dir or newest()
+    directory = options.run_dir or newest_run()
     line("run", directory)
     device = choose_device(options)
     trained = open_run(directory, device, options.which, options.model)
@@ -114,7 +114,7 @@ def run(options: argparse.Namespace) -> int:
 def _loss(trained: Run) -> tuple[LossLike, str]:
     """The run's loss, and a note to print about it."""
     text = trained.settings.loss
-    if not trained.of_python:
+    if not trained.started_in_python:
         return loss(text)[1], ""
     try:
         return losses.read(text), ""
@@ -130,7 +130,7 @@ def _images(trained: Run, data: str | None, test: str | None) -> tuple[Dataset |
         if data and test:
             raise ValueError(f"--test {test} already gives the test images; leave --data {data} out")
         test = data if data and named.is_test_set(data) else test
-        if not test and not data and trained.of_python:
+        if not test and not data and trained.started_in_python:
             try:
                 named.with_full_name(trained.settings.data)
             except ValueError:

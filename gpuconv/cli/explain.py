@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", metavar="RUN", help="the run whose net looks at the image")
     parser.add_argument("image", metavar="IMAGE", help="an image file")
     parser.add_argument("--layer", metavar="NAME", help="the layer: conv2, or residual1.conv1 for one inside a block")
-    parser.add_argument("--at", metavar="Y,X,C", type=place, help="the value's index; one number for a row of features")
+    parser.add_argument("--at", metavar="Y,X,C", type=index, help="the value's index; one number for a row of features")
     parser.add_argument(
         "--backward", action="store_true", help="explain the gradient of the layer's input at that place instead"
     )
@@ -49,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
 
 
-def place(text: str) -> tuple[int, ...]:
+def index(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(number) for number in text.split(","))
     except ValueError:
@@ -162,12 +162,16 @@ def text(found: Explanation) -> list[str]:
     if found.thread:
         lines += ["", f"  algorithm {found.thread.algorithm}"] if found.thread.algorithm else [""]
         if found.thread.part:
-            lines += ["  the first part of the sum, by", *_lines(found.thread.part), "  the sum of the parts, by"]
-        lines += _lines(found.thread)
+            lines += [
+                "  the first part of the sum, by",
+                *_thread_lines(found.thread.part),
+                "  the sum of the parts, by",
+            ]
+        lines += _thread_lines(found.thread)
     return lines
 
 
-def _lines(thread: Thread) -> list[str]:
+def _thread_lines(thread: Thread) -> list[str]:
     lines = [
         f"  kernel {each.kernel}, block {each.block}, warp {each.warp}, thread {each.thread}, {each.source}"
         for each in thread.writers

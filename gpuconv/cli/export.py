@@ -8,7 +8,7 @@ import argparse
 
 from gpuconv.cli import document
 from gpuconv.cli.errors import user_errors
-from gpuconv.cli.nets import add_file, know
+from gpuconv.cli.nets import add_file, import_file
 from gpuconv.cli.runs import add_which, line
 
 EXAMPLES = [
@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     from gpuconv.interop import to_onnx
     from gpuconv.training import load
 
-    know(options.model)
+    import_file(options.model)
     with user_errors():
         net = load(options.run, which=options.which)
         to_onnx(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gpuconv.cli import process, python_runs, run_settings
 from gpuconv.cli.errors import UserError, user_errors
-from gpuconv.cli.runs import choose_device, expect_normalization, line, load_data, of_python, parts, run_of
+from gpuconv.cli.runs import choose_device, expect_normalization, line, load_data, parts, run_of, started_in_python
 
 if TYPE_CHECKING:
     from gpuconv.layers.sequential import Sequential
@@ -26,12 +26,12 @@ EXAMPLES = [
     "gpuconv live --repeat runs/live-digits-digits-net-1",
 ]
 
-NOT_HERE = ("weights", "early_stopping", "tta", "shards", "sync_batch_norm")
+NOT_IN_LIVE = ("weights", "early_stopping", "tta", "shards", "sync_batch_norm")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", metavar="RUN_DIR", nargs="?", help="a run to show (default: start a new one)")
-    run_settings.add_options(parser, only=[name for name in run_settings.OPTIONS if name not in NOT_HERE])
+    run_settings.add_options(parser, only=[name for name in run_settings.OPTIONS if name not in NOT_IN_LIVE])
     run_settings.add_device(parser)
     parser.add_argument("--port", type=_port, default=8600, metavar="N", help="default: 8600; 0: any free port")
     parser.add_argument(
@@ -60,7 +60,7 @@ def run(options: argparse.Namespace) -> int:
     if stored and (others := [run_settings.option(name) for name in chosen if name not in ("data", "test", "model")]):
         raise UserError(f"{stored} has its own settings; leave {', '.join(others)} out")
     if stored:
-        nets.know(chosen.get("model"))
+        nets.import_file(chosen.get("model"))
         session = partial(_stored, options, stored)
     else:
         session = partial(_new, options, run_settings.complete(chosen))
@@ -124,7 +124,7 @@ def _stored(options: argparse.Namespace, directory: str) -> Session:
     run_directory = RunDirectory.open(directory)
     settings = run_directory.settings()
     expect_normalization(found := run_of(settings, run_directory.settings_file))
-    if of_python(settings):
+    if started_in_python(settings):
         by_part = python_runs.sets(settings, options.data, options.test)
         sets = live.Sets(by_part["train"], by_part.get("validation"), by_part.get("test", by_part["train"]))
     else:

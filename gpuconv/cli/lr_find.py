@@ -56,8 +56,8 @@ def run(options: argparse.Namespace) -> int:
 
     if options.start >= options.end:
         raise UserError(f"the rate rises: --from must be below --to, received {options.start:g} and {options.end:g}")
-    if options.out and not (there := next(filter(Path.exists, [options.out, *options.out.parents]))).is_dir():
-        raise UserError(f"--out {options.out} must be a folder, and {there} is none")
+    if options.out and not (existing := next(filter(Path.exists, [options.out, *options.out.parents]))).is_dir():
+        raise UserError(f"--out {options.out} must be a folder, and {existing} is none")
     chosen = run_settings.given(options)
     settings = run_settings.complete(chosen)
     with user_errors():
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     line("data", f"{images.name}: {len(images):,} images to train on")
     device = choose_device(options)
     with user_errors():
-        net, normalization = train.initial(settings, images, device)
+        net, normalization = train.initial_net(settings, images, device)
         loader = batched(
             images,
             settings.batch_size,

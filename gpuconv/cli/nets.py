@@ -34,7 +34,7 @@ def _file(model: str) -> tuple[str, str]:
     return (path, function) if path.endswith(".py") else ("", "")
 
 
-def spelled(model: str) -> str:
+def with_full_name(model: str) -> str:
     """The net's full name, or its file's absolute path and function. Raises ValueError for an unknown name."""
     from gpuconv import models
 
@@ -44,7 +44,7 @@ def spelled(model: str) -> str:
     return canonical("model", model, models.MODELS)
 
 
-def know(model: str | None) -> None:
+def import_file(model: str | None) -> None:
     """Import the file of "FILE.py" or "FILE.py:FUNCTION", which registers its layers. Raises UserError."""
     if model is None:
         return
@@ -55,9 +55,9 @@ def know(model: str | None) -> None:
     imported(os.path.expanduser(_file(model)[0]))
 
 
-def moved(model: str, there: str) -> str:
-    """The net that a run stored as `there`, with its file replaced by that of `model`."""
-    return f"{_file(model)[0]}:{_file(there)[1]}"
+def with_file_of(model: str, stored: str) -> str:
+    """The net that a run stored as `stored`, with its file replaced by that of `model`."""
+    return f"{_file(model)[0]}:{_file(stored)[1]}"
 
 
 def add_file(parser: argparse.ArgumentParser) -> None:
@@ -89,21 +89,21 @@ def build(model: str, input_shape: Any = None, classes: int | None = None, **opt
     functions = {key: value for key, value in vars(imported(path)).items() if callable(value)}
     function = lookup(f"function of {path}", name, functions)
     try:
-        made = function(*_arguments(function, model, input_shape, classes), **_named(function, options))
+        made = function(*_arguments(function, model, input_shape, classes), **_accepted(function, options))
         if isinstance(made, (list, tuple)):
             head = [] if isinstance(made[0], Input) else [Input(tuple(input_shape))]
             made = Sequential([*head, *made], **options)
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{model} failed: {_told(error, path)}") from error
+        raise UserError(f"{model} failed: {_error_text(error, path)}") from error
     if not isinstance(made, Layer) or made.output_shape is None:
         what = "a net that does not begin with an Input" if isinstance(made, Layer) else type(made).__name__
         raise UserError(f"{model} must return a net, or a list of layers; it returned {what}")
     if classes is not None and made.output_shape != (classes,):
         raise UserError(f"{model} must give {classes} scores, one for each class, but gives {made.output_shape}")
-    moved = {key: options[key] for key in ("precision", "device") if options.get(key)}
-    return made.to(moved.get("device"), precision=moved.get("precision")) if moved else made
+    conversion = {key: options[key] for key in ("precision", "device") if options.get(key)}
+    return made.to(conversion.get("device"), precision=conversion.get("precision")) if conversion else made
 
 
 def build_for_step(model: str, **options: Any) -> Any:
@@ -140,7 +140,7 @@ def imported(path: str) -> ModuleType:
         specification.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise UserError(f"{path} cannot be imported: {_told(error, path)}") from error
+        raise UserError(f"{path} cannot be imported: {_error_text(error, path)}") from error
     return module
 
 
@@ -167,13 +167,13 @@ def _arguments(
 _OPTIONS = ("seed", "precision", "dtype", "device", "initialize")
 
 
-def _named(function: Callable[..., Sequential], options: Record) -> Record:
+def _accepted(function: Callable[..., Sequential], options: Record) -> Record:
     parameters = inspect.signature(function).parameters
-    every = any(each.kind == each.VAR_KEYWORD for each in parameters.values())
-    return {name: value for name, value in options.items() if every or name in parameters}
+    takes_any = any(each.kind == each.VAR_KEYWORD for each in parameters.values())
+    return {name: value for name, value in options.items() if takes_any or name in parameters}
 
 
-def _told(error: Exception, path: str) -> str:
+def _error_text(error: Exception, path: str) -> str:
     """An error in a user's file in one line, with the last line number in that file."""
     line, trace = "", error.__traceback__
     while trace:

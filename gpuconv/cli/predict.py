@@ -15,7 +15,7 @@ from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.nets import add_file
 from gpuconv.cli.run_settings import add_device
-from gpuconv.cli.runs import Run, add_which, choose_device, expect_normalization, line, newest, open_run
+from gpuconv.cli.runs import Run, add_which, choose_device, expect_normalization, line, newest_run, open_run
 from gpuconv.names import columns, padded, printable
 from gpuconv.types import Array
 
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
             plots.target(options.picture)
         except plots.PlotError as error:
             raise UserError(str(error)) from error
-    directory = options.run_dir or newest()
+    directory = options.run_dir or newest_run()
     line("run", directory)
     trained = open_run(directory, choose_device(options), options.which, options.model)
     expect_normalization(trained)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from gpuconv import files
 from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, user_errors
-from gpuconv.cli.run_settings import add_step, count
+from gpuconv.cli.run_settings import add_step_options, count
 from gpuconv.cli.runs import choose_device, line
 from gpuconv.console import is_quiet
 from gpuconv.devices import Device
@@ -35,7 +35,7 @@ HEADER = f"{'layer':<28} {'time':>10} {'share':>6} {'MFLOP':>9} {'MB':>8} {'GFLO
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    add_step(parser, "the net")
+    add_step_options(parser, "the net")
     parser.add_argument(
         "--fuse",
         action=argparse.BooleanOptionalAction,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, user_errors
-from gpuconv.cli.run_settings import add_step
+from gpuconv.cli.run_settings import add_step_options
 from gpuconv.cli.runs import choose_device, line
 from gpuconv.console import progress_bar
 from gpuconv.devices import Device
@@ -30,7 +30,7 @@ HEADER = f"{'algorithm':<20} {'product':<58} {'seconds':>7}  verdict"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    add_step(parser, "the net whose training step has the products")
+    add_step_options(parser, "the net whose training step has the products")
     parser.add_argument(
         "--algo",
         action="append",
@@ -52,20 +52,20 @@ def run(options: argparse.Namespace) -> int:
     if not Device.named(device).runs_kernels:
         raise UserError(f"{device} has no algorithms to prove; --device takes emulated, cuda or cuda:1")
     products = _products(options.model, options.precision, options.batch_size, device)
-    asked_for = [(product, each) for product in products for each in _plans(product, names, device)]
+    to_prove = [(product, each) for product in products for each in _plans(product, names, device)]
     line("step", f"{options.model}, {options.batch_size} images, {options.precision}: {len(products)} products")
-    unserving = [name for name in names if all(each.algorithm.name != name for _, each in asked_for)]
-    document.note(device=device, products=len(products), proofs=[], serve_none=unserving)
-    for name in unserving:
+    serving_none = [name for name in names if all(each.algorithm.name != name for _, each in to_prove)]
+    document.note(device=device, products=len(products), proofs=[], serve_none=serving_none)
+    for name in serving_none:
         print(f"{name} serves none of them")
-    if not asked_for:
+    if not to_prove:
         if not names:
             print("all algorithms that serve them are proved")
         return 1 if names else 0
     print(f"\n{HEADER}")
     failed, place = 0, tuner.place_named(device)
-    with progress_bar(total=len(asked_for), desc="prove", leave=False, disable=None) as progress:
-        for product, each in asked_for:
+    with progress_bar(total=len(to_prove), desc="prove", leave=False, disable=None) as progress:
+        for product, each in to_prove:
             found = prove(product, each, place)
             failed += not found.proved
             name, what = each.algorithm.name, describe(product)
@@ -73,9 +73,9 @@ def run(options: argparse.Namespace) -> int:
             progress.write(text(name, what, found))
             progress.update()
     prover.close()
-    document.note(proved=len(asked_for) - failed, failed=failed)
-    print(f"\n{failed} of {len(asked_for)} not proved" if failed else f"\nall {len(asked_for)} proved on {device}")
-    return 1 if failed or unserving else 0
+    document.note(proved=len(to_prove) - failed, failed=failed)
+    print(f"\n{failed} of {len(to_prove)} not proved" if failed else f"\nall {len(to_prove)} proved on {device}")
+    return 1 if failed or serving_none else 0
 
 
 def _products(model: str, precision: str, batch_size: int, device: str) -> list[Product]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpuconv.cli import document, nets, run_settings
 from gpuconv.cli.errors import UserError, user_errors
-from gpuconv.cli.runs import batched, choose_device, expect_normalization, line, of_python, run_of
+from gpuconv.cli.runs import batched, choose_device, expect_normalization, line, run_of, started_in_python
 from gpuconv.console import say
 from gpuconv.parallel import Ranks
 from gpuconv.types import Record
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PARTS = ("train", "validation", "test")
 
 
-def go_on(options: argparse.Namespace, chosen: Record, loggers: Sequence[Callback], ranks: Ranks) -> int:
+def resume(options: argparse.Namespace, chosen: Record, loggers: Sequence[Callback], ranks: Ranks) -> int:
     """Continue the run. Raises UserError if it needs something that exists only in its program: a loss, an optimizer, a
     schedule, a layer or images.
 
@@ -33,12 +33,12 @@ def go_on(options: argparse.Namespace, chosen: Record, loggers: Sequence[Callbac
     from gpuconv.training import DataError, DivergedError, RunDirectory, SettingsError, ShadowError, Trainer
 
     directory = options.resume
-    nets.know(chosen.get("model"))
+    nets.import_file(chosen.get("model"))
     if others := [f"--{name.replace('_', '-')}" for name in chosen if name not in ("data", "test", "model")]:
         raise UserError(f"{directory} continues with the settings it was started with; leave {', '.join(others)} out")
     run = RunDirectory.open(directory)
     stored = run.settings()
-    _expect_of_python(run)
+    _expect_started_in_python(run)
     expect_normalization(run_of(stored, run.settings_file))
     arguments = _arguments(stored, directory)
     parts = sets(stored, options.data, options.test)
@@ -75,7 +75,7 @@ def go_on(options: argparse.Namespace, chosen: Record, loggers: Sequence[Callbac
     except (DataError, DivergedError, SettingsError, ShadowError) as error:
         raise UserError(str(error)) from error
     document.note(run=directory, epochs=history, steps=trainer.steps, stopped=trainer.stop_reason)
-    run_settings.tell_shadow(trainer.shadowed, run.shadow)
+    run_settings.print_shadow(trainer.shadowed, run.shadow)
     document.note(tested=trainer.tested)
     if trainer.interrupted_by:
         return 128 + trainer.interrupted_by
@@ -96,12 +96,12 @@ def _arguments(stored: Record, directory: str) -> Record:
         raise UserError(f"{directory} was started in Python and can be continued only there: {error}") from error
 
 
-def _expect_of_python(run: RunDirectory) -> None:
+def _expect_started_in_python(run: RunDirectory) -> None:
     """Raise UserError if the checkpoint shows that a command line started the run, but run.json lacks the command."""
     from gpuconv import checkpoint
     from gpuconv.training.stored import state
 
-    if run.last.exists() and not of_python(state(checkpoint.load(run.last).state, run.last)["settings"]):
+    if run.last.exists() and not started_in_python(state(checkpoint.load(run.last).state, run.last)["settings"]):
         raise UserError(
             f"the settings stored in {run.settings_file} cannot be used: options.command is missing; {run.last} has it"
         )
@@ -111,8 +111,8 @@ def sets(stored: Record, data: str | None, test: str | None) -> Record:
     """The data sets of a run by part, found among those of `data` by their checksums."""
     from gpuconv.data import named
 
-    there = {part: stored[part] for part in PARTS if stored.get(part)}
-    first, second = (there.get(part, {}).get("name", "") for part in ("train", "test"))
+    stored_parts = {part: stored[part] for part in PARTS if stored.get(part)}
+    first, second = (stored_parts.get(part, {}).get("name", "") for part in ("train", "test"))
     name = data or first
     with user_errors():
         try:
@@ -123,14 +123,14 @@ def sets(stored: Record, data: str | None, test: str | None) -> Record:
         except ValueError as error:
             raise ValueError(f"{error}; give the location of the run's images: --data SPEC") from error
         train = known[0]
-        if "validation" in there:
-            share = there["validation"].get("images", 0) / len(train)
+        if "validation" in stored_parts:
+            share = stored_parts["validation"].get("images", 0) / len(train)
             # The share differs slightly from the fraction that was asked for, because each class is rounded.
             for fraction in {round(share, digits) for digits in range(1, 7)}:
                 if 0 < fraction < 1:
                     known += train.split(fraction, seed=stored["seed"], what="validation")
     found = {}
-    for part, kept in there.items():
+    for part, kept in stored_parts.items():
         same = [one for one in known if one.checksum() == kept.get("checksum")]
         if not same:
             raise UserError(f"the run's {part} images are not among those of {name}; give --data SPEC")

@@ -43,13 +43,13 @@ class Repetition:
             raise UserError(f"{directory} has hashes of an older version, which the repeated run would not have")
         settings = self.run.settings()
         self.epoch = _steps_of_an_epoch(settings)
-        begun = {path: self._after(path) for path in (self.run.last, self.run.best) if path.exists()}
+        steps_at = {path: self._steps_at(path) for path in (self.run.last, self.run.best) if path.exists()}
         self.checkpoint = max(
-            (path for path in begun if begun[path] < step), key=lambda path: begun[path], default=None
+            (path for path in steps_at if steps_at[path] < step), key=lambda path: steps_at[path], default=None
         )
-        self.steps = step - (begun[self.checkpoint] if self.checkpoint else 0)
+        self.steps = step - (steps_at[self.checkpoint] if self.checkpoint else 0)
 
-    def _after(self, path: Path) -> int:
+    def _steps_at(self, path: Path) -> int:
         """The number of steps that the run had done at a checkpoint."""
         state = stored.state(load(path).state, path)
         return state["epoch"] * self.epoch + state["batch"]
@@ -65,13 +65,13 @@ class Repetition:
             shutil.copy(self.run.settings_file, copy.settings_file)
             if self.checkpoint:
                 shutil.copy(self.checkpoint, copy.last)
-            keeper = _Keeper(Path(folder) / "digests.jsonl", self.step, key)
+            keeper = _TensorKeeper(Path(folder) / "digests.jsonl", self.step, key)
             words = ["--resume", str(copy.path), "--device", self.device]
             options = parsers("train")[1]["train"].parse_args(words)
             with _silent():
                 try:
                     train.run(options, watchers=[keeper])
-                except _Done:
+                except _StepRepeated:
                     pass
                 except UserError as error:
                     raise UserError(f"{self.directory} cannot be repeated: {error}") from error
@@ -114,11 +114,11 @@ def _silent() -> Iterator[None]:
         log.setLevel(level)
 
 
-class _Done(Exception):
+class _StepRepeated(Exception):
     """The step was repeated."""
 
 
-class _Keeper(Digests):
+class _TensorKeeper(Digests):
     """Keeps the values of a tensor of a step, and ends the run there."""
 
     def __init__(self, path: Path, step: int, key: Key) -> None:
@@ -141,4 +141,4 @@ class _Keeper(Digests):
 
     def on_step(self, trainer: RunState, record: Record | None) -> None:
         if trainer.steps >= self.step:
-            raise _Done
+            raise _StepRepeated

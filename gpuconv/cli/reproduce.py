@@ -116,11 +116,11 @@ def percent(right: Sequence[int]) -> str:
 
 def differences(row: Row) -> Iterator[str]:
     """The differences between a row and the table, in words."""
-    there = REFERENCE.get((row.device, row.precision))
-    if there is None:
+    reference = REFERENCE.get((row.device, row.precision))
+    if reference is None:
         yield f"{row.device}, {row.precision}: the table has no such row"
         return
-    for seed, (known, here) in enumerate(zip(there, row.right)):
+    for seed, (known, here) in enumerate(zip(reference, row.right)):
         if known != here:
             yield (
                 f"{row.device}, {row.precision}, seed {seed}: {percent([known])} % there, {percent([here])} % here "

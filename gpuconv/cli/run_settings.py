@@ -158,7 +158,7 @@ def add_shadow(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def tell_shadow(shadow: Shadow | None, path: Path) -> None:
+def print_shadow(shadow: Shadow | None, path: Path) -> None:
     """Print what the shadow oracle found, if there was one, and draw it. path: the picture's."""
     from gpuconv import plots
 
@@ -289,7 +289,7 @@ def add_precision(parser: argparse.ArgumentParser, default: str | None = "float3
     parser.add_argument("--precision", metavar="NAME", default=default, help=text)
 
 
-def add_step(parser: argparse.ArgumentParser, net: str) -> None:
+def add_step_options(parser: argparse.ArgumentParser, net: str) -> None:
     """Add the options of commands that analyze a training step. net: what --model names, for its help text."""
     text = f"{net}, by name, or FILE.py:FUNCTION (default: tiny-vgg)"
     parser.add_argument("--model", metavar="NAME", default="tiny-vgg", help=text)
@@ -304,17 +304,17 @@ def given(options: argparse.Namespace) -> Record:
     Raises UserError for unknown names.
     """
     with user_errors():
-        return spelled({name: v for name, v in vars(options).items() if name in OPTIONS and v is not None})
+        return with_full_names({name: v for name, v in vars(options).items() if name in OPTIONS and v is not None})
 
 
-def spelled(settings: Record) -> Record:
+def with_full_names(settings: Record) -> Record:
     """The same settings, with full names of the net and the data."""
     from gpuconv.cli import nets
     from gpuconv.data import named
 
     found = dict(settings)
     if "model" in found:
-        found["model"] = nets.spelled(found["model"])
+        found["model"] = nets.with_full_name(found["model"])
     if found.get("weights"):
         found["weights"] = os.path.abspath(os.path.expanduser(found["weights"]))
     for name in ("data", "test"):
@@ -323,10 +323,10 @@ def spelled(settings: Record) -> Record:
     return found
 
 
-def over(config: Record, chosen: Record) -> Record:
+def override(config: Record, chosen: Record) -> Record:
     """The settings of a file, overridden by the given ones."""
     with user_errors():
-        file = spelled({name: value for name, value in config.items() if name not in chosen})
+        file = with_full_names({name: value for name, value in config.items() if name not in chosen})
         if "optimizer" in chosen and rate_in({"optimizer": chosen["optimizer"]}):
             file.pop("lr", None)  # the file's rate belongs to the file's optimizer
     return file | chosen
@@ -363,7 +363,7 @@ def from_stored(command: Record) -> Settings:
             raise ValueError(f"this version of gpuconv knows no {name}; the version that wrote it reads it")
     settings = Settings(**command)
     check(settings)
-    spelled(command)
+    with_full_names(command)
     return dataclasses.replace(settings, data=named.from_run(settings.data))
 
 

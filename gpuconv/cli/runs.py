@@ -39,12 +39,12 @@ class Run:
     stored: Record
 
     @property
-    def of_python(self) -> bool:
+    def started_in_python(self) -> bool:
         """Whether `Trainer.fit` started the run, not a command line."""
-        return of_python(self.stored)
+        return started_in_python(self.stored)
 
 
-def of_python(stored: Record) -> bool:
+def started_in_python(stored: Record) -> bool:
     return "command" not in stored.get("options", {})
 
 
@@ -56,26 +56,26 @@ def run_of(stored: Record, path: str | os.PathLike[str]) -> Run:
     options = stored.get("options", {})
     schema = {"command": OBJECT, "classes": [TEXT], "mean": NUMBERS, "std": NUMBERS, "input_shape": [COUNT]}
     by_command = "command" in options
-    with _entry(path, "options"):
+    with _errors_of_entry(path, "options"):
         known = {name: value for name, value in options.items() if by_command or name in schema}
         expect(known, schema, "options")
         for name in schema:
             if name not in options and by_command:
                 raise ValueError(f"{name} is missing")
-    with _entry(path, "options.command"):
-        settings = run_settings.from_stored(options["command"]) if by_command else _of_python(stored)
-    with _entry(path, "net"):
-        net = _planned(stored.get("net"), settings.model)
+    with _errors_of_entry(path, "options.command"):
+        settings = run_settings.from_stored(options["command"]) if by_command else _settings_of_python(stored)
+    with _errors_of_entry(path, "net"):
+        net = _net_without_weights(stored.get("net"), settings.model)
     classes = options.get("classes") or [str(number) for number in range((net.output_shape or (0,))[-1])]
     input_shape = tuple(options.get("input_shape", net.input_shape))
-    with _entry(path, "options.classes"):
+    with _errors_of_entry(path, "options.classes"):
         if net.output_shape != (len(classes),):
             raise ValueError(f"{len(classes)} names, and the net has outputs of shape {net.output_shape}")
-    with _entry(path, "options.input_shape"):
+    with _errors_of_entry(path, "options.input_shape"):
         if input_shape != net.input_shape or len(input_shape) != 3:
             raise ValueError(f"{input_shape}, and the net takes {net.input_shape}")
     normalization = None
-    with _entry(path, "options"):
+    with _errors_of_entry(path, "options"):
         if "mean" in options and "std" in options:
             normalization = Normalization(options["mean"], options["std"])
         for name in ("mean", "std") if normalization else ():
@@ -85,7 +85,7 @@ def run_of(stored: Record, path: str | os.PathLike[str]) -> Run:
     return Run(net, settings, classes, normalization, input_shape, stored)
 
 
-def _of_python(stored: Record) -> Settings:
+def _settings_of_python(stored: Record) -> Settings:
     """The settings of a run that `Trainer.fit` started, as far as a command line can express them."""
     train = stored.get("train") or {}
     test = (stored.get("test") or {}).get("name", "")
@@ -107,7 +107,7 @@ def _of_python(stored: Record) -> Settings:
 
 
 @contextmanager
-def _entry(path: str | os.PathLike[str], name: str) -> Iterator[None]:
+def _errors_of_entry(path: str | os.PathLike[str], name: str) -> Iterator[None]:
     """A context that converts errors into a UserError about this entry of the stored settings."""
     try:
         yield
@@ -115,7 +115,7 @@ def _entry(path: str | os.PathLike[str], name: str) -> Iterator[None]:
         raise UserError(f"the settings stored in {path} cannot be used: {name}: {error}") from error
 
 
-def _planned(config: Any, model: str) -> Sequential:
+def _net_without_weights(config: Any, model: str) -> Sequential:
     """A net without weights. Raises ValueError for an invalid config, and UserError that names the option to give if a
     layer comes from a file that was not imported. model: the run's --model."""
     from gpuconv.layers import Layer
@@ -145,7 +145,7 @@ def open_run(directory: str | Path, device: str, which: str = "last", model: str
     from gpuconv.training.loading import checkpoint_file
 
     run = RunDirectory.open(directory)
-    nets.know(model)
+    nets.import_file(model)
     run_of(run.settings(), run.settings_file)
     with user_errors():
         file = checkpoint_file(directory, which)
@@ -175,14 +175,14 @@ def add_which(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def resumed(directory: str, chosen: Record) -> Settings:
+def settings_to_resume(directory: str, chosen: Record) -> Settings:
     """The settings stored with a run. Raises UserError that names the given settings that differ from them, except the
     locations of data and of the net's file, which may have moved."""
     from gpuconv.training import RunDirectory
 
     run = RunDirectory.open(directory)
     if nets.in_file(model := chosen.get("model", "")):
-        nets.know(model)
+        nets.import_file(model)
     settings = run_of(run.settings(), run.settings_file).settings
     if nets.in_file(settings.model):
         if not model:
@@ -191,13 +191,13 @@ def resumed(directory: str, chosen: Record) -> Settings:
                 f"--model {settings.model}"
             )
         if nets.in_file(model):  # the file may have moved
-            settings = dataclasses.replace(settings, model=nets.moved(model, settings.model))
+            settings = dataclasses.replace(settings, model=nets.with_file_of(model, settings.model))
             chosen = chosen | {"model": settings.model}
-    there = run_settings.spelled(dataclasses.asdict(settings))
+    stored = run_settings.with_full_names(dataclasses.asdict(settings))
     others = [
-        f"{run_settings.option(name)} is {there[name]} there, {value} here"
+        f"{run_settings.option(name)} is {stored[name]} there, {value} here"
         for name, value in chosen.items()
-        if value != there[name] and name not in ("data", "test")
+        if value != stored[name] and name not in ("data", "test")
     ]
     if others:
         raise UserError(
@@ -239,11 +239,11 @@ def parts(settings: Settings, train: Dataset | Samples) -> tuple[Dataset | Sampl
 
 def warn_of_other_data(run: Run, train: Dataset | Samples, test: Dataset | Samples) -> None:
     """Warn if images differ from the run's, because it may have been trained on some of the test images."""
-    there = [run.stored.get(part) or {} for part in ("train", "test")]
+    stored = [run.stored.get(part) or {} for part in ("train", "test")]
     train = parts(run.settings, train)[0]
-    parted = {"train": train} | ({"test": test} if run.stored.get("test") or not run.of_python else {})
-    if not all(_same(run, part, data) for part, data in parted.items()):
-        counts = [part.get("images", "?") for part in there]
+    parted = {"train": train} | ({"test": test} if run.stored.get("test") or not run.started_in_python else {})
+    if not all(_is_same_data(run, part, data) for part, data in parted.items()):
+        counts = [part.get("images", "?") for part in stored]
         _warn(
             f"the data differs from that of the run, which had {counts[0]} images to train on and {counts[1]} to test "
             f"on, here {len(train)} and {len(test)}: it may have been trained on some of these test images"
@@ -261,7 +261,7 @@ def warn_of_trained_images(run: Run, test: Dataset | Samples) -> None:
         return _warn(f"{unknown}{error}")
     if isinstance(train, Samples) or isinstance(test, Samples):
         return _warn(f"{unknown}they are read as they are needed (stream=1)")
-    if not _same(run, "train", train):
+    if not _is_same_data(run, "train", train):
         return _warn(f"{unknown}its training images have changed")
     trained = {hash(image.tobytes()) for image in train.images}
     shared = sum(hash(image.tobytes()) in trained for image in test.images)
@@ -269,7 +269,7 @@ def warn_of_trained_images(run: Run, test: Dataset | Samples) -> None:
         _warn(f"the run was trained on {shared:,} of these {len(test):,} images")
 
 
-def _same(run: Run, part: str, data: Dataset | Samples) -> bool:
+def _is_same_data(run: Run, part: str, data: Dataset | Samples) -> bool:
     """Whether images and labels are those of this part of the run, "train" or "test"."""
     return (run.stored.get(part) or {}).get("checksum") == data.checksum()
 
@@ -278,7 +278,7 @@ def _warn(text: str) -> None:
     say(f"gpuconv: warning: {' '.join(text.split())}")
 
 
-def newest() -> Path:
+def newest_run() -> Path:
     """The most recently changed run in `runs`. Raises UserError if there is none."""
     found = list(HOME.glob("*/last.safetensors"))
     if not found:

@@ -16,7 +16,7 @@ EXAMPLES = [
     "gpuconv summary --model resnet20 --input 64x64x3",
     "gpuconv summary --model tiny-vgg --precision bfloat16 --device emulated --batch-size 512",
 ]
-OF_A_MODEL = ("input", "classes", "precision")  # a run's net has its own size
+MODEL_OPTIONS = ("input", "classes", "precision")  # a run's net has its own size
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     from gpuconv.cli import nets
     from gpuconv.summary import rows, summary, total
 
-    alone = [f"--{name}" for name in OF_A_MODEL if getattr(options, name) is not None]
+    alone = [f"--{name}" for name in MODEL_OPTIONS if getattr(options, name) is not None]
     if alone and (options.run_dir or not options.model):
         go = "go" if len(alone) > 1 else "goes"
         raise UserError(f"{' and '.join(alone)} {go} with --model; a run's net has its own")

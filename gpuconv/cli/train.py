@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpuconv.cli import document, process, recipes, run_settings
 from gpuconv.cli.errors import UserError, user_errors
-from gpuconv.cli.runs import batched, choose_device, line, load_data, of_python, parts, resumed
+from gpuconv.cli.runs import batched, choose_device, line, load_data, parts, settings_to_resume, started_in_python
 from gpuconv.console import is_quiet, say
 from gpuconv.shell import command
 
@@ -128,22 +128,22 @@ def _train(options: argparse.Namespace, ranks: Ranks, watchers: Sequence[Callbac
     from gpuconv.training import DataError, DivergedError, EarlyStopping, RunDirectory, SettingsError, ShadowError
 
     process.tolerate_lost_stdout()
-    chosen, recipe = _chosen(options)
-    if options.resume and of_python(RunDirectory.open(options.resume).settings()):
+    chosen, recipe = _chosen_settings(options)
+    if options.resume and started_in_python(RunDirectory.open(options.resume).settings()):
         with user_errors():
             callbacks = [*loggers(options), *watchers]
-        return python_runs.go_on(options, chosen, callbacks, ranks)
+        return python_runs.resume(options, chosen, callbacks, ranks)
     settings = ranks.first(
-        lambda: resumed(options.resume, chosen) if options.resume else run_settings.complete(chosen, recipe)
+        lambda: settings_to_resume(options.resume, chosen) if options.resume else run_settings.complete(chosen, recipe)
     )
     given = options.resume or options.run_dir
 
     with user_errors():
-        train, validation, test = _loaded(options, settings)
+        train, validation, test = _load_sets(options, settings)
     device = choose_device(options)
     with user_errors():
         begun = ranks.first(lambda: bool(given) and RunDirectory(given).last.exists())
-        net, normalization = initial(settings, train, device, begun=begun)
+        net, normalization = initial_net(settings, train, device, begun=begun)
         trainer = _trainer(options, settings, net, ranks)
         common: dict[str, Any] = {"normalization": normalization, "device": device, "dtype": net.dtype}
         augmentation = Augmentation.parse(settings.augment)
@@ -181,17 +181,17 @@ def _train(options: argparse.Namespace, ranks: Ranks, watchers: Sequence[Callbac
             with contextlib.suppress(OSError):  # unless a run is in it
                 os.removedirs(directory)
     document.note(run=directory, epochs=history, steps=trainer.steps, stopped=trainer.stop_reason)
-    run_settings.tell_shadow(trainer.shadowed, RunDirectory(directory).shadow)
+    run_settings.print_shadow(trainer.shadowed, RunDirectory(directory).shadow)
     if trainer.interrupted_by:
         return 128 + trainer.interrupted_by
     if ranks.rank == 0:
         with trainer.averaged():
-            _tell_files(directory, net, test, normalization, settings)
-        _tell_accuracy((trainer.tested or history[-1])["test_accuracy"], trainer, held_out, settings.tta)
+            _print_files(directory, net, test, normalization, settings)
+        _print_accuracy((trainer.tested or history[-1])["test_accuracy"], trainer, held_out, settings.tta)
     return 0
 
 
-def _chosen(options: argparse.Namespace) -> tuple[dict[str, Any], str | None]:
+def _chosen_settings(options: argparse.Namespace) -> tuple[dict[str, Any], str | None]:
     """The settings and the recipe that the options and the --config file name; the options win."""
     from gpuconv.cli import config
 
@@ -204,11 +204,11 @@ def _chosen(options: argparse.Namespace) -> tuple[dict[str, Any], str | None]:
         with user_errors():
             file = config.read(options.config)
         recipe = recipe or file.pop("recipe", None)
-        chosen = run_settings.over({name: value for name, value in file.items() if name != "recipe"}, chosen)
+        chosen = run_settings.override({name: value for name, value in file.items() if name != "recipe"}, chosen)
     return chosen, recipe
 
 
-def _loaded(
+def _load_sets(
     options: argparse.Namespace, settings: run_settings.Settings
 ) -> tuple[Dataset | Samples, Dataset | Samples | None, Dataset | Samples]:
     """The data sets to train on, to validate on and to test on, as the settings name them."""
@@ -220,7 +220,7 @@ def _loaded(
     )
     expect_views(run_settings.test_time(settings.tta), train.image_shape)
     train, validation = parts(settings, train)
-    line("data", f"{train.name}: {_sets(train, validation, test)}")
+    line("data", f"{train.name}: {_describe_sets(train, validation, test)}")
     return train, validation, test
 
 
@@ -249,7 +249,7 @@ def _trainer(options: argparse.Namespace, settings: run_settings.Settings, net: 
     )
 
 
-def _tell_accuracy(accuracy: float, trainer: Trainer, held_out: Loader, tta: str) -> None:
+def _print_accuracy(accuracy: float, trainer: Trainer, held_out: Loader, tta: str) -> None:
     """Print the test accuracy, with test-time augmentation if the settings ask for it. accuracy: without it."""
     from gpuconv.training import evaluate
 
@@ -261,7 +261,7 @@ def _tell_accuracy(accuracy: float, trainer: Trainer, held_out: Loader, tta: str
     say(f"test accuracy {100 * accuracy:.2f}%", "stdout")
 
 
-def initial(
+def initial_net(
     settings: run_settings.Settings, train: Dataset | Samples, device: str, begun: bool = False
 ) -> tuple[Sequential, Normalization]:
     """The net of these settings with its initial weights, and the normalization of its images.
@@ -283,7 +283,7 @@ def initial(
     return net, normalization
 
 
-def _sets(train: Dataset | Samples, validation: Dataset | Samples | None, test: Dataset | Samples) -> str:
+def _describe_sets(train: Dataset | Samples, validation: Dataset | Samples | None, test: Dataset | Samples) -> str:
     from gpuconv.data import Samples
 
     size = "x".join(map(str, train.image_shape))
@@ -293,7 +293,7 @@ def _sets(train: Dataset | Samples, validation: Dataset | Samples | None, test: 
     return f"{counts}, {size}, {len(train.classes)} classes{stream}"
 
 
-def _tell_files(
+def _print_files(
     directory: str | os.PathLike[str],
     net: Sequential,
     test: Any,

@@ -127,8 +127,8 @@ def _default_dtype(net: Layer) -> str:
 
 
 class Graph:
-    """The nodes and initializers so far. `folded`: the shape (H, W, C) of a flattened volume, from the Flatten to the
-    Linear whose columns are reordered."""
+    """The nodes and initializers so far. `flattened_shape`: the shape (H, W, C) of a flattened volume, from
+    the Flatten to the Linear whose columns are reordered."""
 
     def __init__(self, net: Layer, dtype: np.dtype) -> None:
         self.onnx = onnx()
@@ -136,7 +136,7 @@ class Graph:
         self.nodes: list[NodeProto] = []
         self.initializers: list[TensorProto] = []
         self.inputs: list[ValueInfoProto] = []
-        self.folded: tuple[int, ...] | None = None
+        self.flattened_shape: tuple[int, ...] | None = None
         self.open_size = any(isinstance(layer, Input) and layer.larger for layer in net.walk())
         self._names: set[str] = {layer.path for layer in net.walk()}
 
@@ -235,7 +235,7 @@ def _row(graph: Graph, layer: Any, x: str) -> str:
     for place, each in enumerate(layers):
         if type(each) is Flatten and _reorders(each):
             if _linear_reads(layers[place + 1 :]):
-                graph.folded = each.input_shape
+                graph.flattened_shape = each.input_shape
             else:
                 x = graph.node("Transpose", [x], f"{each.path}.nhwc", perm=_TO_NHWC)
         x = graph.export(each, x)
@@ -299,10 +299,10 @@ def _conv(graph: Graph, layer: Conv2D, x: str) -> str:
 
 
 def _linear(graph: Graph, layer: Linear, x: str) -> str:
-    weight, volume = _values(layer, "weight"), graph.folded
+    weight, volume = _values(layer, "weight"), graph.flattened_shape
     if volume:
         weight = np.moveaxis(weight.reshape(-1, *volume), -1, 1).reshape(weight.shape)
-        graph.folded = None
+        graph.flattened_shape = None
     inputs = [x, graph.weight(layer, "weight", weight)]
     inputs += [graph.weight(layer, "bias")] if layer.bias else []
     return graph.node("Gemm", inputs, layer.path, transB=1)
@@ -403,7 +403,7 @@ def _dropout(graph: Graph, layer: Dropout, x: str) -> str:
     return graph.node("Dropout", [x, graph.constant(f"{layer.path}.ratio", layer.p, np.float32)], layer.path)
 
 
-def _plain(op: str, attributes: Callable[[Any], dict[str, Any]] = lambda layer: {}) -> Callable[..., str]:
+def _one_operator(op: str, attributes: Callable[[Any], dict[str, Any]] = lambda layer: {}) -> Callable[..., str]:
     """The conversion of a layer that is one operator without weights."""
 
     def form(graph: Graph, layer: Layer, x: str) -> str:
@@ -429,20 +429,20 @@ FORMS: dict[type, Callable[[Graph, Any, str], str]] = {
     MaxPool2D: _max_pool,
     AvgPool2D: _avg_pool,
     AdaptiveAvgPool2D: _adaptive,
-    GlobalAvgPool2D: _plain("GlobalAveragePool"),
+    GlobalAvgPool2D: _one_operator("GlobalAveragePool"),
     Upsample: _upsample,
-    Flatten: _plain("Flatten", lambda layer: {"axis": 1}),
+    Flatten: _one_operator("Flatten", lambda layer: {"axis": 1}),
     Dropout: _dropout,
     Scale: _scale,
-    ReLU: _plain("Relu"),
+    ReLU: _one_operator("Relu"),
     ReLU6: _clip6,
-    LeakyReLU: _plain("LeakyRelu", lambda layer: {"alpha": layer.negative_slope}),
-    ELU: _plain("Elu", lambda layer: {"alpha": layer.alpha}),
-    HardSwish: _plain("HardSwish"),
-    Sigmoid: _plain("Sigmoid"),
-    Tanh: _plain("Tanh"),
+    LeakyReLU: _one_operator("LeakyRelu", lambda layer: {"alpha": layer.negative_slope}),
+    ELU: _one_operator("Elu", lambda layer: {"alpha": layer.alpha}),
+    HardSwish: _one_operator("HardSwish"),
+    Sigmoid: _one_operator("Sigmoid"),
+    Tanh: _one_operator("Tanh"),
     SiLU: _silu,
-    GELU: _plain("Gelu", lambda layer: {"approximate": layer.approximate}),
+    GELU: _one_operator("Gelu", lambda layer: {"approximate": layer.approximate}),
 }
 
 

@@ -92,14 +92,14 @@ def from_onnx(
     except OSError:
         raise
     except Exception as error:  # protobuf and the checker raise many types of errors
-        raise ValueError(f"{file} is not an ONNX file: {_line(error)}") from error
+        raise ValueError(f"{file} is not an ONNX file: {_one_line(error)}") from error
     given = None if input_shape is None else Input(input_shape).shape
     try:
         net, stored = _Reader(library, model, file).net(given)
     except _RefusedError:
         raise
     except Exception as error:  # the checker does not check sizes and values
-        raise _RefusedError(f"{file} cannot be read as a net: {_line(error)}") from error
+        raise _RefusedError(f"{file} cannot be read as a net: {_one_line(error)}") from error
     return net.to(device, precision=precision or stored)
 
 
@@ -112,10 +112,10 @@ class _Reader:
 
     def __init__(self, library: ModuleType, model: ModelProto, path: str) -> None:
         self.onnx, self.model, self.file = library, model, path
-        self.ours = model.producer_name == "gpuconv"
+        self.by_gpuconv = model.producer_name == "gpuconv"
         self.constants = {each.name: self._values(each) for each in model.graph.initializer}
         self.aliases: dict[str, str] = {}
-        self.nodes = self._with_swish([node for node in model.graph.node if not self._settled(node)])
+        self.nodes = self._with_swish([node for node in model.graph.node if not self._record_constant_or_alias(node)])
         for node in self.nodes:
             if node.op_type not in OPERATORS or node.domain not in ("", "ai.onnx"):
                 self.fail(node, f"no layer covers it; these are covered: {', '.join(sorted(OPERATORS))}")
@@ -171,9 +171,11 @@ class _Reader:
                 raise ValueError(f"sizes {[*tensor.dims]} below 0")
             return self.onnx.numpy_helper.to_array(tensor)
         except Exception as error:  # sizes that do not fit the values, types that NumPy lacks
-            raise _RefusedError(f"{self.file}: the constant {tensor.name!r} cannot be read: {_line(error)}") from error
+            raise _RefusedError(
+                f"{self.file}: the constant {tensor.name!r} cannot be read: {_one_line(error)}"
+            ) from error
 
-    def _settled(self, node: NodeProto) -> bool:
+    def _record_constant_or_alias(self, node: NodeProto) -> bool:
         """Record a constant or an alias; returns whether the node is one of these."""
         if node.op_type == "Constant":
             ((kind, value),) = _attributes(node).items()
@@ -253,7 +255,7 @@ class _Row:
         except _RefusedError:
             raise
         except Exception as error:  # attributes and constants may have any size and value
-            self.graph.fail(node, _line(error))
+            self.graph.fail(node, _one_line(error))
 
     def branch(self, readers: list[NodeProto]) -> None:
         """Append the residual block of a value that two nodes read."""
@@ -279,7 +281,9 @@ class _Row:
         """weight: (out_features, in_features)."""
         weight, self.flattened = self.reordered(weight), ()
         layer = Linear(len(weight), bias=bias is not None)
-        return _filled(layer, weight=weight, **({} if bias is None else {"bias": np.broadcast_to(bias, len(weight))}))
+        return _with_arrays(
+            layer, weight=weight, **({} if bias is None else {"bias": np.broadcast_to(bias, len(weight))})
+        )
 
     def reordered(self, array: np.ndarray) -> np.ndarray:
         """An array whose last axis indexes the row's features, with that axis in (H, W, C) order."""
@@ -309,7 +313,7 @@ class _Row:
     def _free_name(self, path: str) -> str:
         taken = {layer.name for layer in self.layers}
         whole = re.sub(r"\W+", "_", path).strip("_") or "layer"
-        names = [path.rpartition(".")[2]] if self.graph.ours else []
+        names = [path.rpartition(".")[2]] if self.graph.by_gpuconv else []
         names += [whole, *(f"{whole}_{number}" for number in range(2, len(taken) + 3))]
         return next(name for name in names if name not in taken)
 
@@ -325,14 +329,14 @@ def _conv(row: _Row, node: NodeProto) -> Layer:
         row.graph.fail(node, f"convolutions are over two axes, its filters are of shape {weight.shape}")
     layer = Conv2D(
         len(weight),
-        _short(weight.shape[2:]),
-        stride=_short(found.get("strides", (1, 1))),
+        _one_or_pair(weight.shape[2:]),
+        stride=_one_or_pair(found.get("strides", (1, 1))),
         padding=_padding(row, node, found),
-        dilation=_short(found.get("dilations", (1, 1))),
+        dilation=_one_or_pair(found.get("dilations", (1, 1))),
         groups=found.get("group", 1),
         bias=bias is not None,
     )
-    return _filled(layer, weight=weight.transpose(0, 2, 3, 1), **({} if bias is None else {"bias": bias}))
+    return _with_arrays(layer, weight=weight.transpose(0, 2, 3, 1), **({} if bias is None else {"bias": bias}))
 
 
 def _gemm(row: _Row, node: NodeProto) -> Layer:
@@ -371,7 +375,7 @@ def _norm(row: _Row, node: NodeProto) -> Layer:
         value = row.graph.weight(node, place)
         assert value is not None
         values[name] = row.reordered(value)
-    return _filled(
+    return _with_arrays(
         BatchNorm(eps=_number(found.get("epsilon", 1e-5)), momentum=_number(1 - found.get("momentum", 0.9))), **values
     )
 
@@ -384,8 +388,8 @@ def _pool(kind: Any) -> Callable[[_Row, NodeProto], Layer]:
         options: dict[str, Any] = {"fit": "cover" if found.get("ceil_mode", 0) else "floor"}
         if kind is AvgPool2D:
             options["count_include_pad"] = bool(found.get("count_include_pad", 0))
-        stride, padding = _short(found.get("strides", (1, 1))), _padding(row, node, found)
-        return kind(_short(found["kernel_shape"]), stride=stride, padding=padding, **options)
+        stride, padding = _one_or_pair(found.get("strides", (1, 1))), _padding(row, node, found)
+        return kind(_one_or_pair(found["kernel_shape"]), stride=stride, padding=padding, **options)
 
     return convert
 
@@ -397,7 +401,7 @@ def _padding(row: _Row, node: NodeProto, found: dict[str, Any]) -> Any:
     if len(pads := found.get("pads") or (0, 0, 0, 0)) != 4:
         row.graph.fail(node, f"pads are four numbers, received {pads}")
     top, left, bottom, right = pads
-    return _short([top, left]) if (top, left) == (bottom, right) else ((top, bottom), (left, right))
+    return _one_or_pair([top, left]) if (top, left) == (bottom, right) else ((top, bottom), (left, right))
 
 
 def _clip(row: _Row, node: NodeProto) -> Layer:
@@ -487,7 +491,7 @@ OPERATORS: dict[str, Callable[[_Row, NodeProto], Layer | None]] = {
 }
 
 
-def _short(values: Sequence[int]) -> Any:
+def _one_or_pair(values: Sequence[int]) -> Any:
     """The sizes of both axes, as one number if they are equal."""
     if len(values) != 2:
         raise ValueError(f"a size is two numbers, received {[*values]}")
@@ -503,7 +507,7 @@ def _attributes(node: NodeProto) -> dict[str, Any]:
     return {each.name: onnx().helper.get_attribute_value(each) for each in node.attribute}
 
 
-def _filled(layer: LayerT, **values: np.ndarray) -> LayerT:
+def _with_arrays(layer: LayerT, **values: np.ndarray) -> LayerT:
     layer.arrays = {name: _array(name, value) for name, value in values.items()}
     return layer
 
@@ -514,5 +518,5 @@ def _array(name: str, value: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(converted(name, value, np.dtype(np.float32)))
 
 
-def _line(error: Exception) -> str:
+def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:500] or type(error).__name__

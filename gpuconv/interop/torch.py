@@ -97,9 +97,9 @@ def from_torch(state: object, net: Layer, *, strict: bool = True) -> dict[str, n
     parts, groups = _parts(net), _groups(state)
     problems = [f"unexpected {prefix}" for prefix in list(groups)[len(parts) :]]
     problems += [f"nothing left for {part.layer.path}" for part in parts[len(groups) :]]
-    ours = {key: backends.to_numpy(value) for key, value in net.state_dict().items()}
+    own_state = {key: backends.to_numpy(value) for key, value in net.state_dict().items()}
     lacking = {_join(part.layer.path, name) for part in parts for name in part.names}
-    unused = {key for key in state if not _counts(key)}
+    unused = {key for key in state if not _is_batch_counter(key)}
     shapes = []
     for part, (prefix, keys) in zip(parts, groups.items()):
         place = f"for {part.layer.path} ({type(part.layer).__name__})"
@@ -114,12 +114,12 @@ def from_torch(state: object, net: Layer, *, strict: bool = True) -> dict[str, n
             if value.shape != expected:
                 shapes.append(f"{keys[name]} has shape {value.shape} where {part.layer.path} takes {expected}")
             else:
-                ours[_join(part.layer.path, name)] = part.from_torch(name, value)
+                own_state[_join(part.layer.path, name)] = part.from_torch(name, value)
     if problems := [*(problems if strict else []), *shapes]:
         raise ValueError(f"the PyTorch state does not fit the net: {'; '.join(problems)}")
     if strict:
-        return ours
-    found = {key: value for key, value in ours.items() if key not in lacking}
+        return own_state
+    found = {key: value for key, value in own_state.items() if key not in lacking}
     return found | {key: host_array(value, key) for key, value in state.items() if key in unused}
 
 
@@ -176,12 +176,12 @@ def _groups(state: Mapping[str, object]) -> dict[str, dict[str, str]]:
     groups: dict[str, dict[str, str]] = {}
     for key in state:
         prefix, _, name = key.rpartition(".")
-        if not _counts(key):
+        if not _is_batch_counter(key):
             groups.setdefault(prefix, {})[name] = key
     return groups
 
 
-def _counts(key: str) -> bool:
+def _is_batch_counter(key: str) -> bool:
     return key.rpartition(".")[2] == _COUNTER
 
 

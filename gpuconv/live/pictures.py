@@ -80,10 +80,10 @@ def filters(net: Layer) -> list[Volume]:
         weight = layer.arrays.get("weight") if layer.variables.get("weight") else None
         if weight is None or len(weight.shape) not in (2, 4):
             continue
-        some = _host(weight[:SLICES])
-        if some.ndim == 2:
-            some = some.reshape(len(some), *shape) if len(shape) == 3 else some[:, None, None, :]
-        found.append(Volume(name, tuple(weight.shape), _square(some), 1))
+        slices = _host(weight[:SLICES])
+        if slices.ndim == 2:
+            slices = slices.reshape(len(slices), *shape) if len(shape) == 3 else slices[:, None, None, :]
+        found.append(Volume(name, tuple(weight.shape), _square(slices), 1))
     return found
 
 
@@ -149,8 +149,8 @@ def _volume(name: str, y: Array) -> Volume:
     one = y[0]
     shape = tuple(one.shape)
     step = _step(shape) if len(shape) == 3 else 1
-    some = _host(one[::step, ::step, :SLICES] if len(shape) == 3 else one[:SLICES])
-    return Volume(name, shape, some.transpose(2, 0, 1) if len(shape) == 3 else some.reshape(-1, 1, 1), step)
+    slices = _host(one[::step, ::step, :SLICES] if len(shape) == 3 else one[:SLICES])
+    return Volume(name, shape, slices.transpose(2, 0, 1) if len(shape) == 3 else slices.reshape(-1, 1, 1), step)
 
 
 def _step(shape: tuple[int, ...]) -> int:

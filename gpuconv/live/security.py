@@ -79,7 +79,7 @@ class Guard:
             kind = {"content-type": "text/plain; charset=utf-8", "content-length": str(len(text))}
             await send_with_headers(start | {"headers": _encoded(kind.items())})
             return await send({"type": "http.response.body", "body": text})
-        return await self.app(scope, receive if body is None else _replayed(body, receive), send_with_headers)
+        return await self.app(scope, receive if body is None else _receive_again(body, receive), send_with_headers)
 
     def _expect_host(self, host: str) -> None:
         name = _name(host)
@@ -97,10 +97,10 @@ class Guard:
             found = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
         except CookieError:
             found = None
-        if found is not None and _same(found.value, self.token):
+        if found is not None and _equal_secrets(found.value, self.token):
             return None
         given = parse_qs(query.decode("latin-1")).get("token", [""])[0]
-        if not _same(given, self.token):
+        if not _equal_secrets(given, self.token):
             raise RefusedRequestError(401, "this page needs the token of the address that `gpuconv live` printed")
         return f"{COOKIE}={self.token}; HttpOnly; SameSite=Strict; Path=/"
 
@@ -160,7 +160,7 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _same(one: str, other: str) -> bool:
+def _equal_secrets(one: str, other: str) -> bool:
     return hmac.compare_digest(one.encode(), other.encode())
 
 
@@ -168,7 +168,7 @@ def _encoded(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode()) for name, value in headers]
 
 
-def _replayed(body: bytes, receive: Receive) -> Receive:
+def _receive_again(body: bytes, receive: Receive) -> Receive:
     given = False
 
     async def again() -> Message:

@@ -76,12 +76,12 @@ class Session(Callback):
         self.phase, self.message = (TRAINING, "") if run_dir is None else (PAUSED, "")
         self.spent = 0.0  # seconds in the callbacks, without pauses
         self.worked = 0.0  # seconds of training, including callbacks
-        self._mail = Mailbox(REQUESTS)
+        self._mailbox = Mailbox(REQUESTS)
         self._thread = threading.Thread(target=self._work, name="training", daemon=True)
         self._closing = False
-        self._acts = False  # whether requests are answered after the current step
+        self._answers_after_step = False  # whether requests are answered after the current step
         self._under_way = False  # inside `fit`
-        self._allowed = 0  # steps to do while paused
+        self._steps_allowed = 0  # steps to do while paused
         self._next: Callable[[], None] | None = None
         self._repeat = deque(repeat)
         self._speed = Speed()
@@ -109,7 +109,7 @@ class Session(Callback):
 
         Raises ValueError for an unknown request.
         """
-        return self._mail.ask(name, arguments)
+        return self._mailbox.ask(name, arguments)
 
     def close(self, timeout: float = 60.0) -> None:
         """Finish the step, save, and end the thread.
@@ -118,7 +118,7 @@ class Session(Callback):
             timeout: The seconds to wait for that.
         """
         self._closing = True
-        self._mail.wake()
+        self._mailbox.wake()
         if self._thread.is_alive():
             self._thread.join(timeout)
 
@@ -127,11 +127,11 @@ class Session(Callback):
     def _work(self) -> None:
         self._show_all()
         while not self._closing:
-            if self.phase == TRAINING or self._allowed:
+            if self.phase == TRAINING or self._steps_allowed:
                 self._train()
             while self._next and not self._closing:
-                self._turn()
-            if self.phase != TRAINING and not self._allowed and not self._closing:
+                self._do_next()
+            if self.phase != TRAINING and not self._steps_allowed and not self._closing:
                 self._serve(wait=not self.view.attribution.unfinished)
 
     def _train(self) -> None:
@@ -144,7 +144,7 @@ class Session(Callback):
             self.say(f"failed: {self.message}")
         else:
             if self.trainer.stop_reason == FINISHED:
-                self.phase, self._allowed = ENDED, 0
+                self.phase, self._steps_allowed = ENDED, 0
                 self.say(f"finished after step {self.trainer.steps}")
             elif self.trainer.stop_reason == CLOSED:
                 again = command("gpuconv", "live", self.run_dir)
@@ -152,7 +152,7 @@ class Session(Callback):
         self._resume, self._under_way = True, False
         self._show_all()
 
-    def _turn(self) -> None:
+    def _do_next(self) -> None:
         """Do the work of a request that has to be done between two segments."""
         do, self._next = self._next, None
         try:
@@ -165,7 +165,7 @@ class Session(Callback):
 
     def _serve(self, wait: bool = False) -> None:
         """Answer the pending requests. wait: wait for at least one."""
-        self._mail.answer(lambda name, arguments: getattr(self, name)(**arguments), wait=wait)
+        self._mailbox.answer(lambda name, arguments: getattr(self, name)(**arguments), wait=wait)
         if self.phase != TRAINING:
             self.view.budget.now("state", "map")  # the run waits for requests, so this delays no step
             self._show()
@@ -176,11 +176,11 @@ class Session(Callback):
         """The number of steps that `trainer` may run at once: 1 if something is due after the next step, None for no
         limit."""
         begun = time.perf_counter()
-        asked = not self._mail.is_empty or self.phase == PAUSED or self.view.waits_for_step or self._closing
-        self._acts = asked or self.view.is_due
+        asked = not self._mailbox.is_empty or self.phase == PAUSED or self.view.waits_for_step or self._closing
+        self._answers_after_step = asked or self.view.is_due
         self.spent += time.perf_counter() - begun
-        if self._acts or not self._repeat:
-            return 1 if self._acts else None
+        if self._answers_after_step or not self._repeat:
+            return 1 if self._answers_after_step else None
         return max(1, self._repeat[0][0] - trainer.steps)
 
     def on_start(self, trainer: RunState) -> None:
@@ -189,7 +189,8 @@ class Session(Callback):
         self._speed.begin(trainer.steps)
         self.view.begin()
         self._under_way = True
-        self._acts = True  # stays true where batches come from the host, because `next_step` is then not called
+        # Stays true where batches come from the host, because `next_step` is then not called.
+        self._answers_after_step = True
 
     def on_step(self, trainer: RunState, record: Record | None) -> None:
         """`trainer` has done a step, with a `record` of its metrics if they were due."""
@@ -207,8 +208,8 @@ class Session(Callback):
         waited = 0.0
         if self._repeat and trainer.steps >= self._repeat[0][0]:
             self.change(self._repeat.popleft()[1])
-        if self._acts:
-            self._allowed = max(0, self._allowed - 1)
+        if self._answers_after_step:
+            self._steps_allowed = max(0, self._steps_allowed - 1)
             if self.hub.clients:
                 self._show()
             waiting = time.perf_counter()
@@ -225,7 +226,7 @@ class Session(Callback):
 
     @property
     def _waits(self) -> bool:
-        return self.phase == PAUSED and not (self._allowed or self._next or self._closing)
+        return self.phase == PAUSED and not (self._steps_allowed or self._next or self._closing)
 
     # --- what is shown -------------------------------------------------------------------------
 
@@ -288,13 +289,13 @@ class Session(Callback):
     def pause(self) -> None:
         """Pause training after the current step."""
         if self.phase == TRAINING:
-            self.phase, self._allowed = PAUSED, 0
+            self.phase, self._steps_allowed = PAUSED, 0
             self.view.budget.now()
 
     def step(self) -> None:
         """Do one step, then pause."""
         if self.phase in (TRAINING, PAUSED):
-            self.phase, self._allowed = PAUSED, 1
+            self.phase, self._steps_allowed = PAUSED, 1
 
     def go(self) -> None:
         """Continue after a pause. Raises ValueError for a run that has finished or failed."""
@@ -350,7 +351,7 @@ class Session(Callback):
 
         def do() -> None:
             self.run_dir, self._resume, self.segment = RunDirectory.claim(self.home, self.name), False, new
-            self.phase, self.message, self._allowed = TRAINING, "", 0
+            self.phase, self.message, self._steps_allowed = TRAINING, "", 0
 
         self._end_segment(do)
 
@@ -383,7 +384,7 @@ class Session(Callback):
         def do() -> None:
             with RunDirectory(self.run_dir).locked():
                 checkpoints.save(RunDirectory(self.run_dir).last, found)
-            self.segment, self.phase, self.message, self._allowed = new, PAUSED, "", 0
+            self.segment, self.phase, self.message, self._steps_allowed = new, PAUSED, "", 0
             self._show_stored()
             self.say(f"went to checkpoint {number}, step {self.trainer.steps}")
 

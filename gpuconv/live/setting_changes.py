@@ -63,21 +63,21 @@ def carried(before: Checkpoint, segment: Segment, changes: Record) -> Checkpoint
     optimizer; another one starts with zeros. An epoch in progress continues at a multiple of the new batch size.
     """
     state = dict(before.state)
-    recipe, was = segment.recipe, state["settings"]
-    same = recipe["optimizer"]["optimizer"] == was["optimizer"]["optimizer"]
-    there = before.part("optimizer")
+    recipe, old_settings = segment.recipe, state["settings"]
+    same_optimizer = recipe["optimizer"]["optimizer"] == old_settings["optimizer"]["optimizer"]
+    old_tensors = before.part("optimizer")
     optimizer = {}
     for name, value in segment.trainer.optimizer.state_dict().items():
-        old = there.get(name)
-        kept = same or name.startswith("master.") or name == "steps"
+        old = old_tensors.get(name)
+        kept = same_optimizer or name.startswith("master.") or name == "steps"
         optimizer[name] = old if kept and old is not None and old.shape == value.shape else value
-    together = recipe.get("accumulate", 1)
-    seen = state["batch"] * was["train"]["batch_size"] * together
+    accumulate = recipe.get("accumulate", 1)
+    images_seen = state["batch"] * old_settings["train"]["batch_size"] * accumulate
     size = recipe["train"]["batch_size"]
-    batches = math.ceil(len(segment.loaders["train"]) / together)
-    state["batch"] = min(seen // (size * together), batches - 1)
+    batches = math.ceil(len(segment.loaders["train"]) / accumulate)
+    state["batch"] = min(images_seen // (size * accumulate), batches - 1)
     own = {name: recipe[name] for name in ("optimizer", "epochs")}
-    state["settings"] = was | own | {"train": was["train"] | {"batch_size": size}}
+    state["settings"] = old_settings | own | {"train": old_settings["train"] | {"batch_size": size}}
     done = int(optimizer["steps"])
     note = {"event": CHANGE, "step": done, "epoch": state["epoch"] + 1, "settings": changes}
     state["records"] = [*state["records"], note]

@@ -54,7 +54,7 @@ def curves(records: Sequence[Record]) -> Record:
         part: _thinned([[r["step"], r[f"{part}_loss"], r[f"{part}_accuracy"]] for r in epochs if f"{part}_loss" in r])
         for part in ("train", "validation", "test")
     }
-    changes = [[r["step"], _told(r["settings"])] for r in records if r["event"] == CHANGE]
+    changes = [[r["step"], _as_text(r["settings"])] for r in records if r["event"] == CHANGE]
     return {"readings": _thinned(readings), **parts, "changes": changes}
 
 
@@ -125,7 +125,7 @@ def _thinned(points: list[Any]) -> list[Any]:
     return points[::-step][::-1]  # the newest one is kept
 
 
-def _told(settings: Record) -> str:
+def _as_text(settings: Record) -> str:
     return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 

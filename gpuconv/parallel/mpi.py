@@ -22,7 +22,7 @@ from gpuconv.types import Array
 
 T = TypeVar("T")
 
-DATA, ALIVE, FAILED, BEGUN = 1, 2, 3, 4  # tags of messages; the sum that `start` numbers n has the tag BEGUN + n
+DATA, ALIVE, FAILED, SUM = 1, 2, 3, 4  # tags of messages; the sum that `start` numbers n has the tag SUM + n
 SPINS = 200  # tests of a request without sleeping; after these, each test is followed by a sleep
 NAP = 50e-6  # seconds
 GRACE = 2.0  # seconds in which other ranks may report why they end, before all are aborted
@@ -30,7 +30,7 @@ GRACE = 2.0  # seconds in which other ranks may report why they end, before all 
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")  # set by the mpiexec of MPICH or Open MPI
 
 
-class _Begun:
+class _StartedSum:
     """A sum that has been started. Each call of `progress` continues it, and `finish` waits for its end."""
 
     def __init__(self, ranks: MPI, flat: Array, tag: int) -> None:
@@ -49,7 +49,7 @@ class _Begun:
         while self._requests:
             self._ranks._wait(self._requests)
             self._next()
-        self._ranks._begun.remove(self)
+        self._ranks._started_sums.remove(self)
 
     def _next(self) -> None:
         if self._into is not None and self._received is not self._into:
@@ -93,7 +93,7 @@ class MPI(Ranks):
         self.time_limit, self.sent = float(time_limit), 0
         self._reported = False
         self._posted: list[Any] = []
-        self._begun: list[_Begun] = []
+        self._started_sums: list[_StartedSum] = []
         self._processes: list[str] = []
         self._processes = self.gather(f"process {os.getpid()} on {host()}")
 
@@ -114,8 +114,8 @@ class MPI(Ranks):
         self._wait([self._comm.Iallgather(np.array([packed.size]), lengths)])
         ends = np.cumsum(lengths)
         content = np.empty(ends[-1], np.uint8)
-        places = (content, (lengths.tolist(), (ends - lengths).tolist()), self._mpi.BYTE)
-        self._wait([self._comm.Iallgatherv((packed, self._mpi.BYTE), places)])
+        destination = (content, (lengths.tolist(), (ends - lengths).tolist()), self._mpi.BYTE)
+        self._wait([self._comm.Iallgatherv((packed, self._mpi.BYTE), destination)])
         return [pickle.loads(content[end - length : end].tobytes()) for end, length in zip(ends, lengths)]
 
     def begin(self, device: str) -> None:
@@ -149,14 +149,14 @@ class MPI(Ranks):
         return requests, received
 
     def start(self, flat: Array, fixed: bool, number: int) -> Callable[[], None]:
-        begun = _Begun(self, flat, BEGUN + number)
-        self._begun.append(begun)
-        begun.advance()
-        return begun.finish
+        sum_started = _StartedSum(self, flat, SUM + number)
+        self._started_sums.append(sum_started)
+        sum_started.advance()
+        return sum_started.finish
 
     def progress(self) -> None:
-        for begun in self._begun:
-            begun.advance()
+        for sum_started in self._started_sums:
+            sum_started.advance()
 
     # --- waiting, and failures of other ranks meanwhile ------------------------------------------------
 
@@ -164,12 +164,12 @@ class MPI(Ranks):
         """Wait for requests. Raises ParallelError if a rank failed or does not answer within the time limit."""
         if self._test(requests):
             return
-        self._heard()
+        self._waiting_ranks()
         start, spins, asked = time.monotonic(), 0, False
         while not self._test(requests):
             if self._comm.Iprobe(tag=FAILED):
                 self._reported = True
-                self._end()
+                self._abort_at_exit()
                 raise ParallelError(self._comm.recv(tag=FAILED))
             spins += 1
             if spins < SPINS:
@@ -180,7 +180,7 @@ class MPI(Ranks):
                 asked = True
                 self._post(b"", ALIVE)
             if waited > self.time_limit:
-                raise ParallelError(self._silent(self._heard()))
+                raise ParallelError(self._timeout_message(self._waiting_ranks()))
 
     def _test(self, requests: list[Any]) -> bool:
         try:
@@ -188,7 +188,7 @@ class MPI(Ranks):
         except self._mpi.Exception as error:
             raise ParallelError(f"MPI failed: {error}") from error
 
-    def _heard(self) -> set[int]:
+    def _waiting_ranks(self) -> set[int]:
         """The ranks that reported that they are waiting too."""
         found, status = set(), self._mpi.Status()
         while self._comm.Iprobe(tag=ALIVE, status=status):
@@ -196,8 +196,8 @@ class MPI(Ranks):
             found.add(status.source)
         return found
 
-    def _silent(self, heard: set[int]) -> str:
-        silent = [self.name(rank) for rank in range(self.size) if rank not in heard | {self.rank}]
+    def _timeout_message(self, waiting: set[int]) -> str:
+        silent = [self.name(rank) for rank in range(self.size) if rank not in waiting | {self.rank}]
         if not silent:
             return f"the ranks have waited for one another for {self.time_limit:g} s: they are out of step"
         return f"{' and '.join(silent)} did not answer within {self.time_limit:g} s"
@@ -209,14 +209,14 @@ class MPI(Ranks):
         message = " ".join(str(error).split())
         by = "" if isinstance(error, ParallelError) else f"{self.name(self.rank)} failed: {type(error).__name__}: "
         self._post(f"{by}{message}", FAILED)
-        self._end()
+        self._abort_at_exit()
 
     def _post(self, message: Any, tag: int) -> None:
         for rank in range(self.size):
             if rank != self.rank:
                 self._posted.append(self._comm.isend(message, rank, tag))
 
-    def _end(self) -> None:
+    def _abort_at_exit(self) -> None:
         """Abort all ranks when this process ends: a normal end of MPI would wait for ranks that do not answer."""
         atexit.register(self._abort)
 

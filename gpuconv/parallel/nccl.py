@@ -38,10 +38,10 @@ class NCCL(Ranks):
         self.messages, self.time_limit = messages or _messages(time_limit), time_limit
         self.rank, self.size, self.sent = self.messages.rank, self.messages.size, 0
         nodes = self.messages.gather(host())
-        self._local = int(os.environ.get("LOCAL_RANK") or nodes[: self.rank].count(nodes[self.rank]))
+        self._local_rank = int(os.environ.get("LOCAL_RANK") or nodes[: self.rank].count(nodes[self.rank]))
         self._communicator: Any = None
         self._device: str | None = None
-        self._side: Any = None  # the stream for sums that start during backward
+        self._side_stream: Any = None  # the stream for sums that start during backward
 
     @property
     def device(self) -> str:
@@ -49,7 +49,7 @@ class NCCL(Ranks):
         backends.resolve("cuda")
         import cupy
 
-        return f"cuda:{self._local % cupy.cuda.runtime.getDeviceCount()}"
+        return f"cuda:{self._local_rank % cupy.cuda.runtime.getDeviceCount()}"
 
     def own(self, device: str) -> str:
         return self.device if device in ("auto", "cuda") else device
@@ -83,13 +83,13 @@ class NCCL(Ranks):
 
         with cupy.cuda.Device(Device.named(self._device).index):
             mark = cupy.cuda.get_current_stream().record()
-            in_time = _done(mark, self.time_limit / 2)
+            in_time = _reached_in_time(mark, self.time_limit / 2)
             if not in_time:
                 self._abort()  # a GPU that only waits for another one then continues
-            done = self.gather((in_time, in_time or _done(mark, GRACE)))
-        if all(each for each, _ in done):
+            states = self.gather((in_time, in_time or _reached_in_time(mark, GRACE)))
+        if all(finished for finished, _ in states):
             return
-        hung = [self.name(rank) for rank, (_, ended) in enumerate(done) if not ended]
+        hung = [self.name(rank) for rank, (_, ended) in enumerate(states) if not ended]
         limit = f"within {self.time_limit / 2:g} s"
         if hung:
             raise ParallelError(f"the GPU of {' and '.join(hung)} did not finish its work {limit}")
@@ -117,11 +117,11 @@ class NCCL(Ranks):
         import cupy
 
         with backends.current_device_of(flat):
-            self._side = self._side or cupy.cuda.Stream(non_blocking=True)
-            self._side.wait_event(cupy.cuda.get_current_stream().record())
-            with self._side:
+            self._side_stream = self._side_stream or cupy.cuda.Stream(non_blocking=True)
+            self._side_stream.wait_event(cupy.cuda.get_current_stream().record())
+            with self._side_stream:
                 self.sum(flat, fixed)
-            done = self._side.record()
+            done = self._side_stream.record()
 
         def finish() -> None:
             with backends.current_device_of(flat):
@@ -161,11 +161,11 @@ class NCCL(Ranks):
     # --- messages --------------------------------------------------------------------------------
 
     def share(self, value: T) -> T:
-        with self._ending():
+        with self._aborting_on_error():
             return self.messages.share(value)
 
     def gather(self, value: T) -> list[T]:
-        with self._ending():
+        with self._aborting_on_error():
             return self.messages.gather(value)
 
     def name(self, rank: int) -> str:
@@ -176,7 +176,7 @@ class NCCL(Ranks):
         self.messages.fail(error)
 
     @contextmanager
-    def _ending(self) -> Iterator[None]:
+    def _aborting_on_error(self) -> Iterator[None]:
         """A context that, on an error, ends the GPU's wait for a rank that failed: otherwise even freeing memory would
         block."""
         try:
@@ -197,7 +197,7 @@ def _messages(time_limit: float) -> Ranks:
     return tcp.TCP(time_limit) if tcp.launched() else Ranks()
 
 
-def _done(mark: Any, seconds: float) -> bool:
+def _reached_in_time(mark: Any, seconds: float) -> bool:
     """Wait for an event for at most so many seconds. Returns whether it was reached."""
     deadline = time.monotonic() + seconds
     while not mark.done:

@@ -40,7 +40,7 @@ class TCP(Ranks):
         self.time_limit = number("time_limit", time_limit, 0)
         if not self.time_limit:
             raise ValueError("time_limit must be above 0, received 0")
-        self.rank, self.size, address = _given()
+        self.rank, self.size, address = _rank_and_address()
         self._ended = False
         self._processes: list[str] = []
         self._others: dict[int, Connection] = {}
@@ -158,7 +158,7 @@ def _key() -> bytes:
     return os.environ.get("GPUCONV_RANKS_KEY", "gpuconv").encode()
 
 
-def _given() -> tuple[int, int, tuple[str, int]]:
+def _rank_and_address() -> tuple[int, int, tuple[str, int]]:
     """The rank, the number of ranks, and the address of rank 0."""
     missing = [name for name in VARIABLES if not os.environ.get(name)]
     if missing:

@@ -103,12 +103,12 @@ def differences(
         raise ValueError(f"first must be a step of a tensor among the rows, received {first}")
     across = min(len(steps), 600)
     column = {step: at * across // len(steps) for at, step in enumerate(steps)}
-    found = np.full((len(rows), across), np.nan)
+    cells = np.full((len(rows), across), np.nan)
     for at, row in enumerate(rows.values()):
         for step, share in row.items():
-            found[at, column[step]] = np.fmax(found[at, column[step]], share)
-    colors = np.where(np.isnan(found)[..., None], 0, share_colors(np.nan_to_num(found, posinf=np.inf)))
-    pixels = np.dstack([colors, ~np.isnan(found)]).astype(np.float32)
+            cells[at, column[step]] = np.fmax(cells[at, column[step]], share)
+    colors = np.where(np.isnan(cells)[..., None], 0, share_colors(np.nan_to_num(cells, posinf=np.inf)))
+    pixels = np.dstack([colors, ~np.isnan(cells)]).astype(np.float32)
     left, top, height, width = 250, 90, 15, 1300
     total = top + height * len(rows) + 120
     figure = new_figure(width, total)

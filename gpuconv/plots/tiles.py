@@ -54,9 +54,9 @@ def activations(
     gap, room = 6, 200  # the scores need this height
     tile = max(84, (room + gap) // shown - gap)
     column, height = tile + 20, shown * (tile + gap) - gap
-    big = min(height, 330)
+    image_side = min(height, 330)
     left, top, bars = 60, 170, 430
-    columns_at = left + big + 60
+    columns_at = left + image_side + 60
     bars_at = columns_at + len(stacks) * column + 30
     width, total = bars_at + bars + 50, top + height + 90
     figure = new_figure(width, total)
@@ -71,14 +71,20 @@ def activations(
     if title:
         write(left, 45, title, max_width=width - left - 50, color=INK, fontsize=11, weight="bold")
 
-    picture = place(left, top + (height - big) / 2, big, big)
+    picture = place(left, top + (height - image_side) / 2, image_side, image_side)
     show(picture, _as_image(image), label="image")
-    middle, below = left + big / 2, top + (height + big) / 2
-    write(middle, below - big - 48, "image", color=INK, fontsize=8, ha="center")
-    write(middle, below - big - 24, _size(np.atleast_3d(image)), ha="center")
+    middle, below = left + image_side / 2, top + (height + image_side) / 2
+    write(middle, below - image_side - 48, "image", color=INK, fontsize=8, ha="center")
+    write(middle, below - image_side - 24, _size(np.atleast_3d(image)), ha="center")
     if truth is not None:
         write(
-            middle, below + 28, f"this is: {classes[truth]}", max_width=big + left, color=INK, fontsize=8, ha="center"
+            middle,
+            below + 28,
+            f"this is: {classes[truth]}",
+            max_width=image_side + left,
+            color=INK,
+            fontsize=8,
+            ha="center",
         )
 
     for number, (name, volume) in enumerate(stacks):
@@ -91,9 +97,9 @@ def activations(
         if count < volume.shape[2]:
             write(x + tile / 2, top + height + 20, f"{count} of {volume.shape[2]}", fontsize=6, ha="center")
 
-    _scores(place(bars_at, top + (height - big) / 2, bars, big), scores, classes, truth)
-    write(bars_at, top + (height - big) / 2 - 24, "top scores", color=INK, fontsize=8)
-    _color_key(place(columns_at + 75, total - 38, 180, 10))
+    _draw_scores(place(bars_at, top + (height - image_side) / 2, bars, image_side), scores, classes, truth)
+    write(bars_at, top + (height - image_side) / 2 - 24, "top scores", color=INK, fontsize=8)
+    _draw_color_key(place(columns_at + 75, total - 38, 180, 10))
     write(columns_at, total - 33, "negative")
     write(columns_at + 270, total - 33, "positive (each layer on its own scale)")
     return figure
@@ -185,7 +191,7 @@ def _mosaic(volume: np.ndarray, tile: int, gap: int, bound: float) -> np.ndarray
     return sheet
 
 
-def _scores(axes: Axes, scores: np.ndarray, classes: Sequence[str], truth: int | None) -> None:
+def _draw_scores(axes: Axes, scores: np.ndarray, classes: Sequence[str], truth: int | None) -> None:
     """The five best scores as bars, best first; the right class is green."""
     best = np.argsort(-scores, kind="stable")[:5]
     for row, index in enumerate(best):
@@ -193,8 +199,8 @@ def _scores(axes: Axes, scores: np.ndarray, classes: Sequence[str], truth: int |
         color = GOOD if known and index == truth else WARM if row == 0 else MUTED
         axes.barh(row, 1, color=FAINT, height=0.26)
         axes.barh(row, scores[index], color=color, height=0.26)
-        most = 0.76 * axes.get_window_extent().width  # the rest of the line is for the percentage
-        draw_text(axes, 0, row - 0.34, classes[index], max_width=most, color=INK, fontsize=9, va="center")
+        width = 0.76 * axes.get_window_extent().width  # the rest of the line is for the percentage
+        draw_text(axes, 0, row - 0.34, classes[index], max_width=width, color=INK, fontsize=9, va="center")
         axes.text(1, row - 0.34, f"{100 * scores[index]:.1f} %", color=color, fontsize=9, va="center", ha="right")
     axes.set_xlim(0, 1)
     axes.set_ylim(4.2, -0.6)
@@ -202,5 +208,5 @@ def _scores(axes: Axes, scores: np.ndarray, classes: Sequence[str], truth: int |
     axes.set_label("scores")
 
 
-def _color_key(axes: Axes) -> None:
+def _draw_color_key(axes: Axes) -> None:
     show(axes, signed_colors(np.linspace(-1, 1, 181)[None], 1.0), label="key")

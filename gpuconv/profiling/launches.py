@@ -40,15 +40,15 @@ def recorded(*, execute: bool = True) -> Iterator[list[Launch]]:
     found: list[Launch] = []
     launch, owner, in_trial = Kernel.__call__, threading.get_ident(), tuner.in_trial.get()
 
-    def noted(kernel: Kernel, grid: Extent, block: Extent, *arguments: object, shared: int = 0) -> None:
-        ours = threading.get_ident() == owner
-        if execute or not ours:
+    def record(kernel: Kernel, grid: Extent, block: Extent, *arguments: object, shared: int = 0) -> None:
+        same_thread = threading.get_ident() == owner
+        if execute or not same_thread:
             launch(kernel, grid, block, *arguments, shared=shared)
         blocks, threads = (math.prod(e) if isinstance(e, tuple) else e for e in (grid, block))
-        if ours and blocks and tuner.in_trial.get() == in_trial:
+        if same_thread and blocks and tuner.in_trial.get() == in_trial:
             found.append(Launch(kernel, blocks, threads, shared))
 
-    Kernel.__call__ = noted  # type: ignore[method-assign, assignment]
+    Kernel.__call__ = record  # type: ignore[method-assign, assignment]
     try:
         yield found
     finally:

@@ -99,15 +99,15 @@ class CudaTimer:
         with self._device:
             call(0)
             self._device.synchronize()
-            host, wall = self._once(call)
+            host, wall = self._time_call(call)
             count = max(3, min(MOST, int(seconds / 3 / max(wall, 1e-6))))
             samples: Samples = {"wall": [], "host": []}
             for _ in range(3):
-                samples["host"].append(self._once(call)[0])
-                samples["wall"].append(self._run(call, count))
+                samples["host"].append(self._time_call(call)[0])
+                samples["wall"].append(self._mean_seconds(call, count))
             queued = max(1, min(count, int(_QUEUED_SECONDS / max(host, 1e-7))))
-            samples["cold"] = self._events(call, queued, host)
-            samples["warm"] = self._events(lambda _: call(0), queued, host)
+            samples["cold"] = self._device_seconds(call, queued, host)
+            samples["warm"] = self._device_seconds(lambda _: call(0), queued, host)
         return samples
 
     def hold(self, seconds: float) -> None:
@@ -125,7 +125,7 @@ class CudaTimer:
             mark.synchronize()
         return [1e-3 * float(self._cupy.cuda.get_elapsed_time(marks[0], mark)) for mark in marks]
 
-    def _once(self, call: Call) -> tuple[float, float]:
+    def _time_call(self, call: Call) -> tuple[float, float]:
         """The seconds until a call returned, and until its work was done."""
         start = time.perf_counter()
         call(0)
@@ -133,7 +133,7 @@ class CudaTimer:
         self._device.synchronize()
         return queued - start, time.perf_counter() - start
 
-    def _run(self, call: Call, count: int) -> float:
+    def _mean_seconds(self, call: Call, count: int) -> float:
         """The seconds of a call, as the mean over `count` calls that are queued at once."""
         start = time.perf_counter()
         for number in range(count):
@@ -141,7 +141,7 @@ class CudaTimer:
         self._device.synchronize()
         return (time.perf_counter() - start) / count
 
-    def _events(self, call: Call, count: int, host: float) -> list[float]:
+    def _device_seconds(self, call: Call, count: int, host: float) -> list[float]:
         """The seconds of device time of each of `count` calls. host: the seconds that queueing one of them takes."""
         marks = [self._cupy.cuda.Event() for _ in range(count + 1)]
         self.hold(1.5 * (count + 1) * host)

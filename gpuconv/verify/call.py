@@ -29,7 +29,7 @@ _RENAMED = {"advance_clock": "advance_step_counter"}  # ops that stored calls ma
 
 # The arguments to which an op may write its results, and the option that makes it add to them instead.
 _OUTPUTS = ("out", "dw", "db", "dgamma", "dbeta")
-_ADDED = {
+_ACCUMULATE_OPTIONS = {
     "conv2d_dgrad": {"out": "accumulate"},
     "conv2d_wgrad": {"out": "accumulate", "db": "accumulate"},
     "conv2d_backward": {"out": "accumulate_dx", "dw": "accumulate", "db": "accumulate"},
@@ -93,7 +93,7 @@ class Call:
 
     def _added_to(self) -> dict[str, np.ndarray]:
         """The contents before the call of the arrays to which it added, by the names of the arguments."""
-        options = _ADDED.get(self.op, {})
+        options = _ACCUMULATE_OPTIONS.get(self.op, {})
         return {name: self.into[name] for name, option in options.items() if name in self.into and self.options[option]}
 
     def compare(self) -> Difference:
@@ -118,10 +118,12 @@ class Call:
         """The call as a checkpoint's arrays and JSON. facts: further JSON entries, such as where the call was made."""
         tensors: dict[str, np.ndarray] = {}
         state = {
-            "arrays": [_put(tensors, f"array.{number}", array) for number, array in enumerate(self.arrays)],
-            "options": {name: _put(tensors, f"option.{name}", value) for name, value in self.options.items()},
-            "into": {name: _put(tensors, f"into.{name}", value) for name, value in self.into.items()},
-            "results": [_put(tensors, f"result.{name}", value) | {"of": name} for name, value in self.results.items()],
+            "arrays": [_to_json(tensors, f"array.{number}", array) for number, array in enumerate(self.arrays)],
+            "options": {name: _to_json(tensors, f"option.{name}", value) for name, value in self.options.items()},
+            "into": {name: _to_json(tensors, f"into.{name}", value) for name, value in self.into.items()},
+            "results": [
+                _to_json(tensors, f"result.{name}", value) | {"of": name} for name, value in self.results.items()
+            ],
         }
         return Checkpoint(tensors, {"call": self.op, **state, **facts})
 
@@ -133,42 +135,43 @@ class Call:
             op = str(state["call"])
             op = _RENAMED.get(op, op)
             lookup("op", op, OPS)
-            arrays = [_take(tensors, entry) for entry in state["arrays"]]
-            added_since = len(_positional(op)) - len(arrays)  # arrays that the op did not take when the call was stored
+            arrays = [_from_json(tensors, entry) for entry in state["arrays"]]
+            # The op did not take these arrays when the call was stored.
+            newer_arrays = len(_positional(op)) - len(arrays)
             return cls(
                 op,
-                [*arrays, *[None] * added_since],
-                {name: _take(tensors, entry) for name, entry in state["options"].items()},
-                {name: _take(tensors, entry) for name, entry in state["into"].items()},
-                {entry["of"]: _take(tensors, entry) for entry in state["results"]},
+                [*arrays, *[None] * newer_arrays],
+                {name: _from_json(tensors, entry) for name, entry in state["options"].items()},
+                {name: _from_json(tensors, entry) for name, entry in state["into"].items()},
+                {entry["of"]: _from_json(tensors, entry) for entry in state["results"]},
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             why = f"it has no entry {error}" if isinstance(error, KeyError) else error
             raise CheckpointError(f"{path} holds no call of an op that a shadow oracle stored: {why}") from error
 
 
-def _put(tensors: dict[str, np.ndarray], name: str, value: object) -> Record:
+def _to_json(tensors: dict[str, np.ndarray], name: str, value: object) -> Record:
     """A value as JSON; arrays go into `tensors`."""
     if isinstance(value, np.ndarray):
         tensors[name] = value
         return {"tensor": name}
     if isinstance(value, list) and any(isinstance(entry, np.ndarray) for entry in value):
-        return {"list": [_put(tensors, f"{name}.{number}", entry) for number, entry in enumerate(value)]}
+        return {"list": [_to_json(tensors, f"{name}.{number}", entry) for number, entry in enumerate(value)]}
     if isinstance(value, (tuple, list)):
-        return {"tuple": [_put(tensors, f"{name}.{number}", entry) for number, entry in enumerate(value)]}
+        return {"tuple": [_to_json(tensors, f"{name}.{number}", entry) for number, entry in enumerate(value)]}
     if isinstance(value, np.dtype):
         value = value.name
     value = value.item() if isinstance(value, np.generic) else value
     return {"number": value.hex()} if isinstance(value, float) else {"value": value}  # JSON has no infinity
 
 
-def _take(tensors: dict[str, np.ndarray], entry: Record) -> Any:
+def _from_json(tensors: dict[str, np.ndarray], entry: Record) -> Any:
     if "tensor" in entry:
         return tensors[entry["tensor"]]
     if "list" in entry:
-        return [_take(tensors, each) for each in entry["list"]]
+        return [_from_json(tensors, each) for each in entry["list"]]
     if "tuple" in entry:
-        return tuple(_take(tensors, each) for each in entry["tuple"])
+        return tuple(_from_json(tensors, each) for each in entry["tuple"])
     return float.fromhex(entry["number"]) if "number" in entry else entry["value"]
 
 
@@ -236,16 +239,16 @@ def recording(
         if not wants(name, sum(map(size_of, named.values()))):
             return function(*arrays, **options)
         with inside():
-            taken = _taken(name, named)
+            recorded = _call_before(name, named)
         returned = function(*arrays, **options)
         with inside():
             found = results(name, [named[each] for each in _positional(name)], returned)
             if named.get("db") is not None:
                 found["db"] = named["db"]
-            taken.results = {each: _on_host(value) for each, value in found.items()}
+            recorded.results = {each: _on_host(value) for each, value in found.items()}
             keeping = True
             try:
-                keep(taken)
+                keep(recorded)
             finally:
                 keeping = False
         return returned
@@ -259,7 +262,7 @@ def _positional(op: str) -> list[str]:
     return [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD and each.name in OPS[op].arrays]
 
 
-def _taken(op: str, named: dict[str, Any]) -> Call:
+def _call_before(op: str, named: dict[str, Any]) -> Call:
     """The call before it runs, without results."""
     arrays = [_on_host(named[each]) for each in _positional(op)]
     rest = {name: value for name, value in named.items() if name not in _positional(op)}

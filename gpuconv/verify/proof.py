@@ -183,11 +183,11 @@ class Inputs:
 
 def run(question: Question, algo: str, inputs: Inputs, form: Form, epilogue: Epilogue) -> Results:
     """The results of one call, on the host, by name."""
-    found = called(question, algo, inputs, form, epilogue)
+    found = run_on_device(question, algo, inputs, form, epilogue)
     return {name: backends.to_numpy(array) for name, array in found.items()}
 
 
-def called(question: Question, algo: str, inputs: Inputs, form: Form, epilogue: Epilogue) -> Options:
+def run_on_device(question: Question, algo: str, inputs: Inputs, form: Form, epilogue: Epilogue) -> Options:
     """The results of one call, on the device, by name. In place of a slice it has the whole wider volume."""
     problem, given, wide = question.problem, inputs.arrays, {}
     named: Options = dict(algo=algo, tf32=question.tf32)
@@ -245,11 +245,11 @@ class Proof:
         backends.synchronize(question.device)
 
     def _proved(self, inputs: Inputs, form: Form, epilogue: Epilogue) -> Results:
-        with self._freeing():
+        with self._freeing_memory():
             return run(self.question, self.question.against, inputs, form, epilogue)
 
     def _candidate(self, inputs: Inputs, form: Form) -> Results:
-        with self._freeing():
+        with self._freeing_memory():
             found = run(self.question, self.question.algorithm, inputs, form, self.question.epilogue)
             backends.synchronize(self.question.device)
             if damage := self.guards.damage():
@@ -257,7 +257,7 @@ class Proof:
             return found
 
     @contextmanager
-    def _freeing(self) -> Iterator[None]:
+    def _freeing_memory(self) -> Iterator[None]:
         """A context that frees what is allocated within it."""
         try:
             yield
@@ -269,12 +269,12 @@ class Proof:
         results = self._candidate(self._random, Form())
         for number in range(2, RUNS + 1):
             again = self._candidate(self._random, Form())
-            if name := _other_bits(results, again):
+            if name := _differing_result(results, again):
                 raise RefutedError(f"{name} has other bits in run {number} than in the first")
         share = self._compare_random(results)
         for form, expected in self._exact.items():
             self._compare_whole(form, expected, self._candidate(self._whole, form))
-        if name := _other_bits(self._first, self._proved(self._random, Form(), self.question.epilogue)):
+        if name := _differing_result(self._first, self._proved(self._random, Form(), self.question.epilogue)):
             raise RefutedError(f"it changed its inputs: the proved algorithm gives another {name} afterwards")
         self.guards.release()
         return (
@@ -307,7 +307,7 @@ class Proof:
             sums = np.abs(_sampled(self._sums[form][name]))
             own = behind_activation(self.question.epilogue.activation, 0.0, sums, value, self.question.dtype)
             _share(Expected(name, value, 2 * own), _sampled(results[name]))
-        if name := _other_bits(exact, results):
+        if name := _differing_result(exact, results):
             first = int(np.flatnonzero(_bytes(exact[name]) != _bytes(results[name]))[0]) // exact[name].itemsize
             at = [int(index) for index in np.unravel_index(first, exact[name].shape)]
             raise RefutedError(
@@ -337,7 +337,7 @@ def _bytes(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
-def _other_bits(expected: Results, results: Results) -> str:
+def _differing_result(expected: Results, results: Results) -> str:
     """The name of the first result whose bits differ, or ""."""
     return next((name for name in expected if not np.array_equal(_bytes(expected[name]), _bytes(results[name]))), "")
 
@@ -354,8 +354,8 @@ def _compare_moments(expected: np.ndarray, result: np.ndarray, dtype: np.dtype) 
     (count, mean, variance), (own_count, own_mean, own_variance) = _merged(expected), _merged(result)
     if not np.array_equal(count, own_count):
         raise RefutedError(f"the moments count {own_count.min():g} to {own_count.max():g} values, not {count.max():g}")
-    of = accumulation_dtype(dtype)
-    mean_bound, variance_bound = moment_bounds(of, int(count.max()), mean, variance)
+    acc = accumulation_dtype(dtype)
+    mean_bound, variance_bound = moment_bounds(acc, int(count.max()), mean, variance)
     _share(Expected("mean", mean, 2 * mean_bound), own_mean)
     _share(Expected("variance", variance, 2 * variance_bound), own_variance)
 

@@ -22,7 +22,7 @@ from gpuconv.child import answer_writer
 from gpuconv.types import Record
 from gpuconv.verify.proof import Proof, Question, RefutedError
 
-_LONGEST = 60.0  # seconds for a question; the process that asks gives up earlier
+_QUESTION_LIMIT = 60.0  # seconds for a question; the process that asks gives up earlier
 _OUT_OF_MEMORY = ("cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY")  # part of CuPy's error messages
 
 
@@ -31,23 +31,23 @@ def main() -> None:
     answer = answer_writer()
     answer({"ready": True})
     for line in sys.stdin:
-        faulthandler.dump_traceback_later(_LONGEST, exit=True)
+        faulthandler.dump_traceback_later(_QUESTION_LIMIT, exit=True)
         answer_about(json.loads(line), answer)
         faulthandler.cancel_dump_traceback_later()
 
 
 def answer_about(asked: Record, answer: Callable[[Record], None]) -> None:
     """Write the lines that answer a question."""
-    of, start = "", time.perf_counter()
+    fingerprint, start = "", time.perf_counter()
     try:
         with trusting(), replaced(asked["files"]):
             question = Question.read(asked)
-            of, proof = _fingerprint(question), Proof(question)
+            fingerprint, proof = _fingerprint(question), Proof(question)
             answer({"prepared": True})
             status, reason = _judged(proof)
     except Exception as error:  # in the preparation, which runs only proved algorithms
-        status, reason = prover.UNABLE, _words(error)
-    answer({"of": of, "status": status, "reason": reason, "seconds": time.perf_counter() - start})
+        status, reason = prover.UNABLE, _as_text(error)
+    answer({"of": fingerprint, "status": status, "reason": reason, "seconds": time.perf_counter() - start})
 
 
 def _fingerprint(question: Question) -> str:
@@ -63,8 +63,8 @@ def _judged(proof: Proof) -> tuple[str, str]:
         return prover.REFUTED, str(refuted)
     except Exception as error:
         out_of_memory = isinstance(error, MemoryError) or any(each in str(error) for each in _OUT_OF_MEMORY)
-        return prover.UNABLE if out_of_memory else prover.REFUTED, _words(error)
+        return prover.UNABLE if out_of_memory else prover.REFUTED, _as_text(error)
 
 
-def _words(error: Exception) -> str:
+def _as_text(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"

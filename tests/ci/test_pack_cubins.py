@@ -16,7 +16,7 @@ from gpuconv.backends.cuda.gemm.plan import plan, unproved
 from gpuconv.backends.cuda.gemm.proofs import trusting
 from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.profiling import launches
-from gpuconv.verify.proof import Form, Proof, called
+from gpuconv.verify.proof import Form, Proof, run_on_device
 
 pytest.importorskip("cuda.core", reason="NVRTC is not installed")
 
@@ -106,7 +106,7 @@ def test_the_kernels_that_the_hopper_checks_run_are_packed(direction):
                 asked = replace(algorithms.question_of(product, candidate, "emulated"), against=reference)
                 with launches.recorded(execute=False) as found, trusting():
                     proof = Proof(asked)
-                    called(asked, asked.algorithm, proof._random, Form(), finish)
+                    run_on_device(asked, asked.algorithm, proof._random, Form(), finish)
                 modules = [each.kernel.module for each in found]
                 jobs = {(module.path.name, tuple(module.defines.items())) for module in modules}
                 assert {file for file, _ in jobs} >= {f"conv2d_{direction}_wgmma.cu", f"conv2d_{direction}_mma.cu"}

@@ -208,10 +208,10 @@ def test_a_run_is_resumed_with_its_own_settings_and_another_checkpoint_interval(
     content = json.loads((run / "run.json").read_text())
     command = content["settings"]["options"]["command"]
     assert main(["train", "--resume", str(run), "--model", "Seed_Net", "--checkpoint-every", "2"]) == 0
-    settings = runs.resumed(str(run), {})
+    settings = runs.settings_to_resume(str(run), {})
     (run / "run.json").write_text(json.dumps(content).replace('"model": "seed-net"', '"model": "Seed_Net"'))
     assert command["model"] == settings.model == "seed-net"
-    assert runs.resumed(str(run), {"model": "seed-net"}).model == "Seed_Net"
+    assert runs.settings_to_resume(str(run), {"model": "seed-net"}).model == "Seed_Net"
 
 
 def test_a_full_disk_gives_one_line_that_names_the_file(tmp_path, monkeypatch, capsys):

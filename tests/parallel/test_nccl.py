@@ -281,7 +281,7 @@ def test_a_gpu_that_hangs_is_named_on_all(monkeypatch, graph, shards):
 
 def test_gpus_that_wait_for_one_another_are_told_so(monkeypatch):
     """They go on once the communicator is aborted."""
-    monkeypatch.setattr("gpuconv.parallel.nccl._done", lambda mark, seconds: seconds == GRACE)
+    monkeypatch.setattr("gpuconv.parallel.nccl._reached_in_time", lambda mark, seconds: seconds == GRACE)
 
     def work(ranks):
         ranks.begin(ranks.device)

@@ -147,6 +147,6 @@ def test_mpiexec_without_mpi4py_starts_no_run(monkeypatch, capsys, tmp_path):
 def test_the_ranks_that_say_nothing_are_named():
     ranks = MPI.__new__(MPI)
     ranks.rank, ranks.size, ranks.time_limit, ranks._processes = 0, 4, 5.0, [*"abcd"]
-    assert ranks._silent({1, 3}) == "rank 2 (c) did not answer within 5 s"
-    assert ranks._silent({1}) == "rank 2 (c) and rank 3 (d) did not answer within 5 s"
-    assert "are out of step" in ranks._silent({1, 2, 3})
+    assert ranks._timeout_message({1, 3}) == "rank 2 (c) did not answer within 5 s"
+    assert ranks._timeout_message({1}) == "rank 2 (c) and rank 3 (d) did not answer within 5 s"
+    assert "are out of step" in ranks._timeout_message({1, 2, 3})

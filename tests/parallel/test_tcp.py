@@ -32,7 +32,7 @@ def place(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     given = threading.local()
-    monkeypatch.setattr(tcp, "_given", lambda: (given.rank, given.size, ("127.0.0.1", port)))
+    monkeypatch.setattr(tcp, "_rank_and_address", lambda: (given.rank, given.size, ("127.0.0.1", port)))
     return given
 
 

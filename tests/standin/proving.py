@@ -108,7 +108,7 @@ def _unwritten(out, inputs, count: int) -> None:
     out.reshape(-1)[-1:].fill(np.nan)
 
 
-def _other_bits(out, inputs, count: int) -> None:
+def _differing_result(out, inputs, count: int) -> None:
     out.reshape(-1)[:1].fill(float(to_numpy(out.reshape(-1)[:1])[0]) * (1 + count % 2 * 2**-22))
 
 
@@ -139,7 +139,7 @@ _AFTER = {
     "a wrong value in a slice": _wrong_slice,
     "a slightly wrong value": _slightly_wrong,
     "an unwritten value": _unwritten,
-    "other bits": _other_bits,
+    "other bits": _differing_result,
     "a write out of bounds": _out_of_bounds,
     "a changed input": _changed_input,
 }

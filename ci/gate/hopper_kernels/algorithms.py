@@ -20,7 +20,7 @@ from gpuconv.backends.cuda.runtime.outputs import pack_width
 from gpuconv.dtypes import as_dtype
 from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue
 from gpuconv.verify.conv_problems import conv
-from gpuconv.verify.proof import Form, Inputs, Question, called, run
+from gpuconv.verify.proof import Form, Inputs, Question, run, run_on_device
 
 DIRECTIONS = ("fprop", "dgrad", "wgrad")
 
@@ -93,7 +93,7 @@ def timed(product: Product, candidate: Plan, device: str) -> str:
         question = question_of(product, each, device)
         inputs = Inputs(question, "random")
         with proofs.trusting():
-            call = functools.partial(called, question, each.algorithm.name, inputs, Form(), product.epilogue)
+            call = functools.partial(run_on_device, question, each.algorithm.name, inputs, Form(), product.epilogue)
             call()
             seconds = min(gpu.seconds(call, 5) for _ in range(3)) / 5
         flops = 2.0 * product.m * product.n * product.k * product.batches

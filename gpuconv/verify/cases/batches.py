@@ -31,7 +31,7 @@ def batch_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
     yield Case("advance_step_counter", "odd", "35 rates", _counters(5, 3, 35), ("float64", "float32"))
     yield Case("advance_step_counter", "odd", "past the end", _counters(7, 3), ("float64", "float32"))
     for tier, n in (("tiny", 1), ("odd", 17), ("real", 1437)):
-        yield Case("random_permutation", tier, str(n), _order(n), ("float32",))
+        yield Case("random_permutation", tier, str(n), _permutation(n), ("float32",))
 
 
 def _batch(n: int, shape: tuple[int, ...], options: Options, before: int = 0) -> Make:
@@ -66,5 +66,5 @@ def _counter(by: int) -> Make:
     return lambda rng, dtype: ([np.array([2**40])], dict(by=by))
 
 
-def _order(n: int) -> Make:
+def _permutation(n: int) -> Make:
     return lambda rng, dtype: ([np.zeros(n, np.int64)], dict(seed=9, epoch=2))

@@ -52,7 +52,7 @@ def normal(rng: np.random.Generator, shape: int | Shape, dtype: DTypeLike) -> np
     return np.asarray(rng.standard_normal(shape), dtype)
 
 
-def several(*shaped: Any, **options: Any) -> Make:
+def normal_arrays(*shaped: Any, **options: Any) -> Make:
     return lambda rng, dtype: ([None if shape is None else normal(rng, shape, dtype) for shape in shaped], options)
 
 

@@ -79,8 +79,10 @@ def convolution_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
                 yield Case("conv2d_backward", tier, str(problem), _backward(problem))
             if index % 3 == 0:
                 name = f"{problem} accumulated"
-                yield Case("conv2d_dgrad", tier, name, _onto(problem, _dgrad(problem, accumulate=True)))
-                yield Case("conv2d_backward", tier, name, _onto(problem, _backward(problem, accumulate_dx=True)))
+                yield Case("conv2d_dgrad", tier, name, _accumulating(problem, _dgrad(problem, accumulate=True)))
+                yield Case(
+                    "conv2d_backward", tier, name, _accumulating(problem, _backward(problem, accumulate_dx=True))
+                )
             if index % 4 == 2:
                 name = f"{problem} tf32"
                 yield Case("conv2d", tier, name, _fprop(problem, bias, activation, tf32=True), ("float32",))
@@ -181,7 +183,7 @@ def _norm_below(problem: Conv2dProblem, training: bool, activation: str | None, 
     return make
 
 
-def _onto(problem: Conv2dProblem, gradient: Make) -> Make:
+def _accumulating(problem: Conv2dProblem, gradient: Make) -> Make:
     """The arguments of `gradient`, with an `out` to which it adds dx."""
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:

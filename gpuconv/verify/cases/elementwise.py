@@ -8,7 +8,7 @@ import numpy as np
 
 from gpuconv import problems
 from gpuconv.types import Options, Shape
-from gpuconv.verify.cases.case import Arguments, Case, Make, joined, normal, several, text_of
+from gpuconv.verify.cases.case import Arguments, Case, Make, joined, normal, normal_arrays, text_of
 
 _SHAPES: dict[str, list[tuple[int, ...]]] = {
     "tiny": [(1,), (0, 3)],
@@ -28,10 +28,10 @@ def elementwise_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
                     name = f"{joined(shape)} {text_of(options)}".strip()
                     yield Case(op, tier, name, _numbers(shape, options))
                     yield Case(f"{op}_backward", tier, name, _gradient(op, shape, options))
-            yield Case("add", tier, joined(shape), several(shape, shape))
+            yield Case("add", tier, joined(shape), normal_arrays(shape, shape))
             if len(shape) > 1:
-                yield Case("add", tier, f"{joined(shape)} and a vector", several(shape, shape[-1:]))
-            yield Case("copy", tier, joined(shape), several(shape))
+                yield Case("add", tier, f"{joined(shape)} and a vector", normal_arrays(shape, shape[-1:]))
+            yield Case("copy", tier, joined(shape), normal_arrays(shape))
             if len(shape) > 1:
                 yield Case("copy", tier, f"{joined(shape)} of {shape[-1] + 3} channels", _slice(shape))
             yield Case("scale", tier, joined(shape), _numbers(shape, {"factor": 1 / 9}))

@@ -10,7 +10,7 @@ import numpy as np
 from gpuconv import problems
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.types import Options, Shape
-from gpuconv.verify.cases.case import Arguments, Case, Make, normal, several
+from gpuconv.verify.cases.case import Arguments, Case, Make, normal, normal_arrays
 from gpuconv.verify.cases.norms import norm, norm_backward
 
 # (rows, input features, output features)
@@ -26,19 +26,19 @@ def matrix_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
     for tier, listed in (MATRICES | {"random": drawn}).items():
         for index, (n, c, k) in enumerate(listed):
             name, smoothing = f"{n}x{c} to {k}", 0.1 * (index % 2)
-            yield Case("linear", tier, name, several((n, c), (k, c), (k,) if index % 2 else None))
-            yield Case("linear_dgrad", tier, name, several((n, k), (k, c)))
-            yield Case("linear_wgrad", tier, name, several((n, k), (n, c)))
+            yield Case("linear", tier, name, normal_arrays((n, c), (k, c), (k,) if index % 2 else None))
+            yield Case("linear_dgrad", tier, name, normal_arrays((n, k), (k, c)))
+            yield Case("linear_wgrad", tier, name, normal_arrays((n, k), (n, c)))
             if index == 1:
                 in_tf32 = f"{name} tf32"
-                yield Case("linear", tier, in_tf32, several((n, c), (k, c), (k,), tf32=True), ("float32",))
-                yield Case("linear_dgrad", tier, in_tf32, several((n, k), (k, c), tf32=True), ("float32",))
-                yield Case("linear_wgrad", tier, in_tf32, several((n, k), (n, c), tf32=True), ("float32",))
-            yield Case("bias_grad", tier, name, several((n, 1, 1, k)))
+                yield Case("linear", tier, in_tf32, normal_arrays((n, c), (k, c), (k,), tf32=True), ("float32",))
+                yield Case("linear_dgrad", tier, in_tf32, normal_arrays((n, k), (k, c), tf32=True), ("float32",))
+                yield Case("linear_wgrad", tier, in_tf32, normal_arrays((n, k), (n, c), tf32=True), ("float32",))
+            yield Case("bias_grad", tier, name, normal_arrays((n, 1, 1, k)))
             for activation in problems.ACTIVATIONS if index == 1 else ["gelu"]:
-                after = several((n, k), (n, k), activation=activation)
+                after = normal_arrays((n, k), (n, k), activation=activation)
                 yield Case("bias_grad", tier, f"{name} {activation}", after)
-            yield Case("softmax", tier, name, several((n, k)))
+            yield Case("softmax", tier, name, normal_arrays((n, k)))
             yield Case("softmax_cross_entropy", tier, name, _scores(n, k, {"label_smoothing": smoothing}))
             soft = _soft(_scores(n, k, {"label_smoothing": 0.1 - smoothing}))
             yield Case("softmax_cross_entropy", tier, f"{name} soft", soft)

@@ -55,7 +55,7 @@ def optimizer_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
             name = f"{len(listed)} gradients, the last number {what}"
             yield Case("update_loss_scale", tier, name, _gradients(listed, number, dict(interval=9)))
         for max_norm in (0.5, 1e6):
-            clipping = _clipping(listed, dict(max_norm=max_norm), own=True)
+            clipping = _clipping(listed, dict(max_norm=max_norm), fills=True)
             yield Case("clip_norm", tier, f"{len(listed)} gradients, max_norm={max_norm}", clipping)
         yield Case(
             "clip_norm", tier, f"{len(listed)} gradients, inf", _clipping(listed, dict(max_norm=1.0), True, np.inf)
@@ -117,17 +117,17 @@ def _gradients(listed: list[tuple[int, ...]], last: float, options: Options) -> 
 
 
 def _clipping(
-    listed: list[tuple[int, ...]], options: Options, own: bool = False, last: float = np.nan, scaled: bool = True
+    listed: list[tuple[int, ...]], options: Options, fills: bool = False, last: float = np.nan, scaled: bool = True
 ) -> Make:
-    """Gradients in the dtype, the first in float32. own: whether the op takes an array to fill before them, as
+    """Gradients in the dtype, the first in float32. fills: whether the op takes an array to fill before them, as
     clip_norm does. last: the number in the last gradient, which clip_norm gets only if it is infinite."""
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
         grads = [normal(rng, shape, dtype if index else np.float32) for index, shape in enumerate(listed)]
         grads.append(normal(rng, 12, dtype))
-        if not own or np.isinf(last):
+        if not fills or np.isinf(last):
             grads.append(np.array([last], dtype))
         scaling = np.array([8.0, 0.125, 7.0, 3.0]) if scaled else None
-        return [*([np.zeros(4)] if own else []), grads, scaling], options
+        return [*([np.zeros(4)] if fills else []), grads, scaling], options
 
     return make

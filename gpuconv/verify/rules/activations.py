@@ -74,9 +74,9 @@ def _most_in_a_row(labels: np.ndarray, weight: np.ndarray | None, ignored: int |
     if weight is None and ignored is None:
         return 1.0, 0
     known = labels[labels != ignored]
-    by = len(known) if weight is None else weight[known].sum()
+    divisor = len(known) if weight is None else weight[known].sum()
     most = 1 if weight is None else weight.max()
-    return float(most * len(labels) / by) if by else 0.0, len(labels) + (0 if weight is None else len(weight))
+    return float(most * len(labels) / divisor) if divisor else 0.0, len(labels) + (0 if weight is None else len(weight))
 
 
 def svm_hinge(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:

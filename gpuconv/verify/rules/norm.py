@@ -39,12 +39,13 @@ def batch_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype, x_bou
     mean_bound = _mean_bound(acc, rows, np.abs(x).reshape(-1, x.shape[-1]).mean(0), mean)
     if not options["training"]:
         mean_bound = 0 * mean_bound
-    err = np.broadcast_to(x_bound, x.shape).reshape(-1, x.shape[-1])
-    mean_bound = mean_bound + err.mean(0) * bool(options["training"])
+    x_error = np.broadcast_to(x_bound, x.shape).reshape(-1, x.shape[-1])
+    mean_bound = mean_bound + x_error.mean(0) * bool(options["training"])
     variance = 1 / inv_std**2
     variance_bound = _variance_bound(acc, rows, variance, mean_bound)
-    square = (err**2).mean(0) * bool(options["training"])
-    variance_bound = variance_bound + 2 * np.sqrt(variance * square) + square  # the Cauchy-Schwarz inequality
+    mean_square_error = (x_error**2).mean(0) * bool(options["training"])
+    # By the Cauchy-Schwarz inequality.
+    variance_bound = variance_bound + 2 * np.sqrt(variance * mean_square_error) + mean_square_error
     # 1 / sqrt would halve the variance's relative error, so this bound has a margin.
     inv_std_bound = inv_std * (variance_bound / variance + 8 * UNIT_ROUNDOFF[acc.name])
     normal = np.abs(x - mean)
@@ -59,10 +60,10 @@ def batch_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype, x_bou
         y_bound = ACTIVATIONS[options["activation"]].steepest * y_bound + accumulated(dtype, 8, y)
         y = ACTIVATIONS[options["activation"]].apply(ops, y)
         y_bound = y_bound + rounded(dtype, y)
-    kept_bounds: tuple[Bound, Bound] = (0.0, 0.0)  # inference leaves the running statistics unchanged
+    running_bounds: tuple[Bound, Bound] = (0.0, 0.0)  # inference leaves the running statistics unchanged
     if options["training"]:
         unbiased = rows / (rows - 1)
-        kept_bounds = (
+        running_bounds = (
             mean_bound + accumulated(acc, 4, np.abs(before[0]) + np.abs(mean)),
             unbiased * variance_bound + accumulated(acc, 6, before[1] + unbiased * variance),
         )
@@ -70,8 +71,8 @@ def batch_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype, x_bou
         Expected("y", y, y_bound),
         Expected("mean", mean, mean_bound),
         Expected("inv_std", inv_std, inv_std_bound),
-        Expected("running_mean", running_mean, kept_bounds[0]),
-        Expected("running_var", running_var, kept_bounds[1]),
+        Expected("running_mean", running_mean, running_bounds[0]),
+        Expected("running_var", running_var, running_bounds[1]),
     ]
 
 
@@ -100,7 +101,7 @@ def batch_norm_backward(op: str, arrays: Arrays, options: Options, dtype: np.dty
         before = Conv2dProblem.of(shape, (shape[3], 1, 1, shape[3] // groups), groups=groups)
         value, bound = (before_mask(np.asarray(each), mask, before, 2) for each in (pooled.value, pooled.bound))
         return [Expected("dx", value, bound), *gradients]
-    given: Bound = 0.0
+    dy_bound_before: Bound = 0.0
     if options.get("w") is not None:
         convolution = {name: options[name] for name in _CONVOLUTION if name in options}
         own = {name: value for name, value in options.items() if name not in ("w", *_CONVOLUTION)}
@@ -108,18 +109,19 @@ def batch_norm_backward(op: str, arrays: Arrays, options: Options, dtype: np.dty
         (above,) = linear_in_its_inputs(dgrad_length)(
             "conv2d_dgrad", [arrays[0], as_float64(options["w"])], gradient, dtype
         )
-        arrays, options, given = [above.value, *arrays[1:]], own, above.bound
+        arrays, options, dy_bound_before = [above.value, *arrays[1:]], own, above.bound
     dy, x, gamma, mean, inv_std = arrays
     daddend = []
     if options.get("saved") is not None:
         behind = _behind_saved(arrays[0], as_float64(options["saved"]), options["activation"], dtype)
         own = {name: value for name, value in options.items() if name not in ("saved", "activation")}
-        arrays, options, given, daddend = [behind.value, *arrays[1:]], own, behind.bound, [behind]
+        arrays, options, dy_bound_before, daddend = [behind.value, *arrays[1:]], own, behind.bound, [behind]
     options = options | ({"beta": as_float64(options["beta"])} if options.get("activation") else {})
     dx, dgamma, dbeta = ops.batch_norm_backward(*arrays, **options)
     rows, acc = math.prod(x.shape[:-1]), accumulation_dtype(dtype)
     dy, dy_bound = _behind_activation(dy, x, gamma, mean, inv_std, options, dtype)
-    dy_bound = dy_bound + given * (ACTIVATIONS[options["activation"]].steepest if options.get("activation") else 1.0)
+    slope = ACTIVATIONS[options["activation"]].steepest if options.get("activation") else 1.0
+    dy_bound = dy_bound + slope * dy_bound_before
     normal = (np.abs(x) + np.abs(mean)) * inv_std  # the terms of xhat before they cancel
     axes = tuple(range(x.ndim - 1))
     dbeta_bound = sum_bound(acc, rows, np.abs(dy).sum(axes)) + dy_bound.sum(axes)

@@ -38,7 +38,7 @@ def optimizer(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> lis
     averages_before = [a.copy() for a in averages or ()]
     getattr(ops, op)(*arrays, **options)
     unscale, skipped = (1.0, 0.0) if scaling is None else scaling[[1, 3]]
-    kept = accumulation_dtype(np.dtype(dtype)) if masters else dtype  # the dtype of state and masters
+    state_dtype = accumulation_dtype(np.dtype(dtype)) if masters else dtype  # the dtype of state and masters
     states = lists[2 : len(lists) - bool(masters)]
     decays = options.get("weight_decay", 0.0)
     decay = max(decays) if isinstance(decays, (tuple, list)) else decays
@@ -49,18 +49,19 @@ def optimizer(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> lis
         old = before[-1 if masters else 0][index]
         grad = np.abs(before[1][index]) * unscale + decay * np.abs(old)
         moved = np.abs(param - old) + _step_size(op, [group[index] for group in states], grad, options, skipped)
-        error = accumulated(dtype, 16, np.abs(old) + moved) + (rounded(kept, param) if masters else 0)
+        error = accumulated(dtype, 16, np.abs(old) + moved) + (rounded(state_dtype, param) if masters else 0)
         if op == "lion_step":
             error = error + _sign_error(before[2][index], before[1][index] * unscale, options, dtype)
         of_params.append(Expected(f"param {index}", param, error + rounded(dtype, param)))
         for slot, group in enumerate(states):
-            was = np.abs(before[2 + slot][index])
-            size = was + (grad if op in ("sgd_step", "lion_step") or (op == "adam_step" and slot == 0) else grad**2)
-            bound = accumulated(dtype, 8, size) + rounded(kept, group[index])
+            old_size = np.abs(before[2 + slot][index])
+            is_mean = op in ("sgd_step", "lion_step") or (op == "adam_step" and slot == 0)
+            size = old_size + (grad if is_mean else grad**2)
+            bound = accumulated(dtype, 8, size) + rounded(state_dtype, group[index])
             of_states[slot].append(Expected(f"state {slot} of param {index}", group[index], bound))
         if masters:
             of_masters.append(Expected(f"master {index}", masters[index], error))
-    of_averages = _averages(averages, averages_before, of_masters or of_params, options, kept)
+    of_averages = _averages(averages, averages_before, of_masters or of_params, options, state_dtype)
     return [*of_params, *itertools.chain(*of_states), *of_masters, *of_averages]
 
 
@@ -69,14 +70,14 @@ def _averages(
     before: list[np.ndarray],
     of_params: list[Expected],
     options: Options,
-    kept: np.dtype,
+    state_dtype: np.dtype,
 ) -> list[Expected]:
-    """The averages after the step; they inherit a share of a parameter's error. kept: their dtype."""
+    """The averages after the step; they inherit a share of a parameter's error. state_dtype: their dtype."""
     found = []
     for index, (average, old, param) in enumerate(zip(averages or (), before, of_params)):
         size = np.abs(old) + np.abs(param.value)
         share = 1 - options["ema"]
-        error = share * param.bound + accumulated(kept, 3, size) + rounded(kept, average)
+        error = share * param.bound + accumulated(state_dtype, 3, size) + rounded(state_dtype, average)
         found.append(Expected(f"average {index}", average, error))
     return found
 
@@ -121,8 +122,8 @@ def _sign_error(mean: np.ndarray, grad: np.ndarray, options: Options, dtype: np.
     """Twice the rate where rounding may flip the sign of Lion's direction."""
     beta = options.get("beta1", 0.9)
     terms = beta * mean, (1 - beta) * grad
-    turns = np.abs(sum(terms)) <= accumulated(dtype, 4, sum(map(np.abs, terms)))
-    return np.where(turns, 2 * float(np.asarray(options["lr"]).item()), 0.0)
+    may_flip = np.abs(sum(terms)) <= accumulated(dtype, 4, sum(map(np.abs, terms)))
+    return np.where(may_flip, 2 * float(np.asarray(options["lr"]).item()), 0.0)
 
 
 @unless_skipped
@@ -137,7 +138,7 @@ def muon(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Exp
     # The reference is called directly, because the op refuses lower precisions for float64 arrays.
     muon_step(*arrays, lr=lr, momentum=momentum, nesterov=nesterov, steps=steps, precision=precision, ema=decay)
     unscale = 1.0 if scaling is None else scaling[1]
-    kept = accumulation_dtype(np.dtype(dtype)) if masters else dtype  # the dtype of state and masters
+    state_dtype = accumulation_dtype(np.dtype(dtype)) if masters else dtype  # the dtype of state and masters
     of_params: list[Expected] = []
     of_velocities: list[Expected] = []
     of_masters: list[Expected] = []
@@ -146,23 +147,23 @@ def muon(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Exp
         size, error = momentum * np.abs(velocity) + np.abs(grad) * unscale, np.zeros(param.shape)
         if param.size:
             direction = (grad * unscale + momentum * v if nesterov else v).reshape(len(param), -1)
-            wide, length = (
-                direction if len(direction) <= len(direction.T) else direction.T,
-                np.linalg.norm(direction) + EPS,
-            )
-            began = np.linalg.norm(accumulated(dtype, 4, 2 * size)) / length + accumulated(dtype, param.size, 1.0)
-            turned = lr * orthogonal(direction, steps, precision).reshape(param.shape)
-            error = lr * _newton_schulz(wide / length, steps, began, dtype, precision) + accumulated(dtype, 4, turned)
-            error = error + accumulated(dtype, param.size + 4, after + turned) + rounded(kept, after)
+            wide = direction if len(direction) <= len(direction.T) else direction.T
+            length = np.linalg.norm(direction) + EPS
+            initial_error = np.linalg.norm(accumulated(dtype, 4, 2 * size)) / length
+            initial_error = initial_error + accumulated(dtype, param.size, 1.0)
+            update = lr * orthogonal(direction, steps, precision).reshape(param.shape)
+            error = lr * _newton_schulz(wide / length, steps, initial_error, dtype, precision)
+            error = error + accumulated(dtype, 4, update)
+            error = error + accumulated(dtype, param.size + 4, after + update) + rounded(state_dtype, after)
         of_params.append(Expected(f"param {index}", after, error + rounded(dtype, after)))
-        of_velocities.append(Expected(f"velocity {index}", v, accumulated(dtype, 4, size) + rounded(kept, v)))
+        of_velocities.append(Expected(f"velocity {index}", v, accumulated(dtype, 4, size) + rounded(state_dtype, v)))
         if masters:
             of_masters.append(Expected(f"master {index}", masters[index], error))
     return (
         of_params
         + of_velocities
         + of_masters
-        + _averages(averages, averages_before, of_masters or of_params, options, kept)
+        + _averages(averages, averages_before, of_masters or of_params, options, state_dtype)
     )
 
 
