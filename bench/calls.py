@@ -45,7 +45,7 @@ def _normal(rng: np.random.Generator, shape, dtype: str) -> np.ndarray:
     return rng.standard_normal(shape, dtype=np.float32).astype(as_dtype(dtype), copy=False)
 
 
-def _some(count: int) -> list[int]:
+def _first_middle_last(count: int) -> list[int]:
     """The first, middle and last index."""
     return sorted({0, count // 2, count - 1})
 
@@ -55,8 +55,8 @@ def _some(count: int) -> list[int]:
 
 def _convolution(entry: Entry) -> Call:
     problem: Conv2dProblem = entry.workload
-    window, images = problem.window, _some(problem.n)
-    filters, channels = _some(problem.k), _some(problem.c)
+    window, images = problem.window, _first_middle_last(problem.n)
+    filters, channels = _first_middle_last(problem.k), _first_middle_last(problem.c)
 
     def make(*names: str) -> Callable[[np.random.Generator], Arrays]:
         shapes = dict(x=problem.x_shape, w=problem.w_shape, bias=problem.k, dy=problem.y_shape, db=problem.k)
@@ -127,7 +127,7 @@ def _convolution(entry: Entry) -> Call:
 
 def _check_bias_grad(arrays: Arrays, results: list[np.ndarray]) -> Compared:
     (dy,) = arrays
-    channels = _some(dy.shape[-1])
+    channels = _first_middle_last(dy.shape[-1])
     (expected,) = expect("bias_grad", [np.ascontiguousarray(dy[..., channels])], {})
     yield expected, results[0][channels]
 
@@ -135,12 +135,12 @@ def _check_bias_grad(arrays: Arrays, results: list[np.ndarray]) -> Compared:
 # --- memory-bound operations -------------------------------------------------------------------
 
 
-def _by_images(op: str, arrays: int, **options) -> Callable[[Entry], Call]:
-    """An op on `arrays` volumes that computes each image independently."""
+def _by_images(op: str, array_count: int, **options) -> Callable[[Entry], Call]:
+    """An op on `array_count` volumes that computes each image independently."""
 
     def build(entry: Entry) -> Call:
         def compare(given: Arrays, results: list[np.ndarray]) -> Compared:
-            images = _some(len(given[0]))
+            images = _first_middle_last(len(given[0]))
             (expected, *_) = expect(op, [a[images] for a in given], options)
             yield expected, results[0][images]
 
@@ -148,7 +148,9 @@ def _by_images(op: str, arrays: int, **options) -> Callable[[Entry], Call]:
             results = getattr(ops, op)(*arrays, **options)
             return results if isinstance(results, tuple) else (results,)
 
-        return Call(entry, lambda rng: [_normal(rng, entry.workload, entry.dtype) for _ in range(arrays)], run, compare)
+        return Call(
+            entry, lambda rng: [_normal(rng, entry.workload, entry.dtype) for _ in range(array_count)], run, compare
+        )
 
     return build
 
@@ -160,7 +162,7 @@ def _bias_relu(entry: Entry) -> Call:
         return [_normal(rng, entry.workload, entry.dtype), _normal(rng, entry.workload[-1], entry.dtype)]
 
     def compare(arrays: Arrays, results: list[np.ndarray]) -> Compared:
-        images = _some(entry.workload[0])
+        images = _first_middle_last(entry.workload[0])
         x, bias = arrays[0][images].astype(np.float64), arrays[1].astype(np.float64)
         (expected,) = expect("add", [x, np.broadcast_to(bias, x.shape)], {})
         yield Expected("y", np.maximum(expected.value, 0), expected.bound), results[0][images]
@@ -180,7 +182,7 @@ def _max_pool_backward(entry: Entry) -> Call:
         return (ops.max_pool2d_backward(dy, argmax, input_shape=shape, **options),)
 
     def compare(arrays: Arrays, results: list[np.ndarray]) -> Compared:
-        images = _some(n)
+        images = _first_middle_last(n)
         part = options | {"input_shape": (len(images), h, w, c)}
         (expected,) = expect("max_pool2d_backward", [a[images] for a in arrays], part)
         yield expected, results[0][images]
@@ -203,7 +205,7 @@ def _channel_numbers(rng: np.random.Generator, entry: Entry) -> np.ndarray:
 
 
 def _channels_of(arrays: Arrays) -> tuple[list[int], Arrays]:
-    channels = _some(arrays[0].shape[-1])
+    channels = _first_middle_last(arrays[0].shape[-1])
     return channels, [np.ascontiguousarray(a[..., channels]) for a in arrays]
 
 

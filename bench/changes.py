@@ -42,14 +42,14 @@ def changes(a: Record, b: Record) -> list[Change]:
             f"{a.path.name} is of {a.data['hardware']} and {b.path.name} of {b.data['hardware']}: "
             "times of different hardware say nothing of the code"
         )
-    usual = max(_usual_noise(a), _usual_noise(b))
+    usual_noise = max(_usual_noise(a), _usual_noise(b))
     found = []
     for key, entry in a.entries.items():
         other = b.entries.get(key)
         before, after = best(entry, OURS), other and best(other, OURS)
         if not other or not before or not after:
             continue
-        bound = max(usual, entry["noise"] or 0.0, other["noise"] or 0.0)
+        bound = max(usual_noise, entry["noise"] or 0.0, other["noise"] or 0.0)
         found.append(Change(key, before["median"], after["median"], bound))
     return sorted(found, key=lambda change: -change.ratio)
 

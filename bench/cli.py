@@ -25,7 +25,7 @@ EPILOG = """examples:
 
 Results go to bench/results/<hardware>/<date>-<commit>.json, written anew after every entry: Ctrl-C loses nothing, and a
 second run on the same day and commit adds to the file. Status: 0 done, 1 a result of ours was wrong and not timed,
-2 something to put right, printed in one line, 130 stopped."""
+2 an error that you can fix, printed in one line, 130 stopped."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,13 +67,13 @@ def _parser() -> argparse.ArgumentParser:
             "--threads", type=numerals.integer, help="CPU threads (default 2; all for the checks of a GPU's results)"
         )
         command.add_argument("--results", type=Path, help="folder of the records (default bench/results)")
-        command.add_argument("--commit", help="what to call this version where git cannot tell")
+        command.add_argument("--commit", help="the name of this version, if git cannot tell it")
         if name == "peaks":
             continue
         _filters(command)
         command.add_argument("--minutes", type=numerals.real, help="start no entry after this many minutes")
         command.add_argument(
-            "--missing", action="store_true", help="only what the record of this day and commit does not hold yet"
+            "--missing", action="store_true", help="time only what the record of this day and commit lacks"
         )
         command.add_argument(
             "--rounds",
@@ -89,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--gpu", default="h200", help="h200 (default) or h100")
     predict.add_argument("--algo", default="auto", help="an algorithm of `gpuconv.algorithms` (default auto)")
     predict.add_argument("--steps", action="store_true", help="whole training steps alone")
-    predict.add_argument("--results", type=Path, help="records of today's kernels to set the predictions beside")
+    predict.add_argument("--results", type=Path, help="records of today's kernels, to compare with the predictions")
     predict.add_argument("--nvrtc", type=Path, metavar="DIR", help="folder of the NVRTC to count instructions with")
     fit = commands.add_parser("fit", help="fit the model behind the predictions to the GPU records")
     fit.add_argument("--results", type=Path)
@@ -299,7 +299,7 @@ def _predict(options: argparse.Namespace) -> int:
     if options.nvrtc is not None:
         load_nvrtc(options.nvrtc)
     entries = select("ops", "cuda", options.op, options.shape, options.dtype)
-    print(f"gpu        {gpu.name}, {gpu.arch}; all times are predictions but 'measured', of that day's kernels")
+    print(f"gpu        {gpu.name}, {gpu.arch}; all times are predicted, except 'measured', which is of older kernels")
     print(f"model      {model}")
     if (version := nvrtc.toolkit()[1]) != model.nvrtc:
         print(f"counts     with {version}, which may issue other instructions: --nvrtc takes another")

@@ -15,7 +15,7 @@ from bench.sides import OURS, PEER
 from bench.suite import CONVOLUTIONS
 
 FORWARD = {3: 4.0, 64: 2.0, 128: 2.0, 256: 2.0, 512: 2.0}  # by number of input channels
-BOTH, STEP, STEP_SHAPE = 3.0, 3.0, "tiny-vgg-n64"
+FORWARD_AND_BACKWARD, STEP, STEP_SHAPE = 3.0, 3.0, "tiny-vgg-n64"
 MEASURES = {"import gpuconv": 150.0, f"memory of {STEP_SHAPE}": 3.0}
 
 Goal = dict[str, Any]
@@ -38,7 +38,7 @@ def _convolutions(entries: Mapping[str, Any]) -> Iterator[Goal]:
         forward, backward = (entries.get(f"{op} {problem} float32") for op in ("fprop", "backward"))
         name = f"{problem.h}x{problem.w} {problem.c}->{problem.k}"
         yield from _against_pytorch(f"{name} forward", FORWARD.get(problem.c), forward)
-        yield from _against_pytorch(f"{name} forward + backward", BOTH, forward, backward)
+        yield from _against_pytorch(f"{name} forward + backward", FORWARD_AND_BACKWARD, forward, backward)
 
 
 def ratio(*entries: Mapping[str, Any], statistic: str = "median") -> float | None:
@@ -58,9 +58,9 @@ def ratio(*entries: Mapping[str, Any], statistic: str = "median") -> float | Non
 
 def _against_pytorch(name: str, limit: float | None, *entries: Mapping[str, Any] | None) -> Iterator[Goal]:
     """The goal, if there is a limit and both sides were timed. least: the ratio of minimum times, for comparison."""
-    there = [entry for entry in entries if entry]
-    if limit and len(there) == len(entries) and (value := ratio(*there)):
-        yield _goal(name, value, limit, "x PyTorch", ratio(*there, statistic="least"))
+    present = [entry for entry in entries if entry]
+    if limit and len(present) == len(entries) and (value := ratio(*present)):
+        yield _goal(name, value, limit, "x PyTorch", ratio(*present, statistic="least"))
 
 
 def _goal(name: str, value: float, limit: float, unit: str, least: float | None = None) -> Goal:

@@ -66,7 +66,7 @@ def gpu() -> Iterator[list[str]]:
 
     launched: list[str] = []
 
-    def remembered(product, *options):
+    def stored_plan(product, *options):
         tuner.known_choices[product, tuner._gpu(0)] = chosen = plan(product, *options)
         return chosen
 
@@ -81,7 +81,7 @@ def gpu() -> Iterator[list[str]]:
         cupy.empty = functools.cache(cupy.empty)  # one array per shape and dtype, which nothing reads
         cupy.cuda.runtime.getDevice = itertools.repeat(0).__next__
         RawKernel.__call__ = record  # type: ignore[method-assign]
-        tuner.plan = remembered  # type: ignore[assignment]
+        tuner.plan = stored_plan  # type: ignore[assignment]
         try:
             yield launched
         finally:

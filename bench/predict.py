@@ -33,9 +33,9 @@ def fit(rows: Sequence[dict[str, Any]], gpu: Gpu) -> tuple[Terms, np.ndarray, np
     rates fitted to all other rows."""
     from scipy.optimize import nnls
 
-    asked = np.array([[row["terms"][name] for name in TERMS] for row in rows])
+    amounts = np.array([[row["terms"][name] for name in TERMS] for row in rows])
     cycles = np.array([row["seconds"] for row in rows]) * gpu.clock
-    shares = asked / cycles[:, None]
+    shares = amounts / cycles[:, None]
 
     def rates(chosen: np.ndarray) -> np.ndarray:
         return nnls(shares[chosen], np.ones(np.count_nonzero(chosen)))[0]
@@ -67,16 +67,18 @@ def rows_of(
                         f"the model's rows were counted with {counted_with}, received {nvrtc.version()}, which may "
                         "issue other instructions; --nvrtc DIR takes the NVRTC of a folder"
                     )
-                asked = _recorded(problems[entry["key"]], kernel, sum(each["blocks"] for each in reduction), gpu)
+                amounts = _recorded_amounts(
+                    problems[entry["key"]], kernel, sum(each["blocks"] for each in reduction), gpu
+                )
                 yield {
                     "row": name,
                     "algorithm": kernel["algorithm"],
-                    "terms": asked,
+                    "terms": amounts,
                     "seconds": side["medians"]["cold"],
                 }
 
 
-def _recorded(entry: Entry, kernel: dict[str, Any], reduction: int, gpu: Gpu) -> dict[str, float]:
+def _recorded_amounts(entry: Entry, kernel: dict[str, Any], reduction: int, gpu: Gpu) -> dict[str, float]:
     """The amounts that the model multiplies by its rates, by name, for a recorded launch."""
     macros, algorithm = kernel["macros"], find(kernel["algorithm"], entry.dtype)
     vectors = int(macros["VECTOR_C"]), int(macros["VECTOR_K"])
@@ -84,7 +86,7 @@ def _recorded(entry: Entry, kernel: dict[str, Any], reduction: int, gpu: Gpu) ->
     m, n, k, batches = entry.workload.implicit_gemm(entry.op)
     tiles = ceil_div(m, algorithm.block_m) * ceil_div(n, algorithm.block_n) * batches
     splits = round(kernel["blocks"] / tiles)
-    asked = predict_time.terms(
+    amounts = predict_time.terms(
         loop,
         blocks=kernel["blocks"],
         tiles_of_depth=ceil_div(ceil_div(k, splits), algorithm.block_k),
@@ -93,7 +95,7 @@ def _recorded(entry: Entry, kernel: dict[str, Any], reduction: int, gpu: Gpu) ->
         reduction=reduction,
         multiprocessors=gpu.multiprocessors,
     )
-    return {name: getattr(asked, name) for name in TERMS}
+    return {name: getattr(amounts, name) for name in TERMS}
 
 
 def refit(records: Sequence[dict[str, Any]], before: Model | None, gpu: Gpu) -> Model:
@@ -178,14 +180,14 @@ def table(
     """
     names, others, unserved = (*TERMS, "bytes"), 0, 0
     errors, shares = list[float](), dict[str, list[float]]()
-    taken = dict(timed) if algo == "auto" else {}
+    algorithms = dict(timed) if algo == "auto" else {}
     if algo.startswith("wgmma"):
         names = (*WGMMA, "bytes", "ceiling")
     parts = " ".join(f"{name:>11}" for name in names)
-    last = "share" if "ceiling" in names else f"{'measured':>9} difference"
-    yield f"{'microseconds':<46} {'algorithm':<13} {'predicted':>10} {parts} {last}"
+    last_columns = "share" if "ceiling" in names else f"{'measured':>9} difference"
+    yield f"{'microseconds':<46} {'algorithm':<13} {'predicted':>10} {parts} {last_columns}"
     for entry in entries:
-        found = predicted(entry, taken.get(entry.key, algo), model, gpu)
+        found = predicted(entry, algorithms.get(entry.key, algo), model, gpu)
         if found is None:
             others += 1
             continue

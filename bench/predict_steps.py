@@ -60,7 +60,7 @@ class StepPrediction:
 
 
 @contextmanager
-def _noted() -> Iterator[list[tuple[str, int]]]:
+def _recorded_launches() -> Iterator[list[tuple[str, int]]]:
     """A context that records launches without running them: kernel names and the bytes of their arrays, for products
     only those that `_OPERANDS` does not name; and once more those of an output to which a kernel adds, as it is read
     too. New arrays are not written to, so that they take no memory."""
@@ -68,7 +68,7 @@ def _noted() -> Iterator[list[tuple[str, int]]]:
     launch, empty, span = Kernel.__call__, emulator.empty, rows.span
     slices: list[tuple[object, int]] = []  # the spans of slices, which are kept so that no other array gets their id
 
-    def noted(kernel, grid, block, *arguments, shared: int = 0) -> None:
+    def record(kernel, grid, block, *arguments, shared: int = 0) -> None:
         named = dict(zip((each.name for each in kernel.signature.parameters), arguments))
         others = [each for at, each in named.items() if not (_is_product(kernel.name) and at in _OPERANDS)]
         arrays = {id(each): each for each in others if hasattr(each, "nbytes") and hasattr(each, "flags")}
@@ -76,15 +76,15 @@ def _noted() -> Iterator[list[tuple[str, int]]]:
         sliced = {id(each): bytes_ for each, bytes_ in slices}
         found.append((kernel.name, sum(sliced.get(id(each), each.nbytes) for each in [*arrays.values(), *added_to])))
 
-    def spanned(array, count: int):
+    def record_slice(array, count: int):
         slices.append((span(array, count), array.nbytes))
         return slices[-1][0]
 
     def untouched(shape, dtype) -> emulator.EmulatedArray:
         return np.empty(shape, dtype).view(emulator.EmulatedArray)
 
-    Kernel.__call__ = noted  # type: ignore[method-assign, assignment]
-    emulator.empty, rows.span = untouched, spanned  # type: ignore[assignment]
+    Kernel.__call__ = record  # type: ignore[method-assign, assignment]
+    emulator.empty, rows.span = untouched, record_slice  # type: ignore[assignment]
     try:
         yield found
     finally:
@@ -98,10 +98,10 @@ def _is_product(kernel: str) -> bool:
     return kernel.startswith(("conv2d_", "gemm_")) and not kernel.endswith("_depthwise")
 
 
-def counted(net: str, batch_size: int, precision: str = "bfloat16") -> Counts:
+def count_step(net: str, batch_size: int, precision: str = "bfloat16") -> Counts:
     """The launches and bytes of a step with this many images."""
     step = ProfiledStep(models.build(net, seed=0, precision=precision, device="emulated"), batch_size, None)
-    with _noted() as found:
+    with _recorded_launches() as found:
         for _ in range(2):  # the first step adds to the new gradients of parameters, later ones assign them
             found.clear()
             step(Spans(lambda: None))
@@ -135,7 +135,7 @@ def fastest(entry: Entry, algo: str, model: Model, gpu: Gpu) -> float | None:
 
 
 def predict(net: str, batch_size: int, model: Model, gpu: Gpu, algo: str = "auto") -> StepPrediction:
-    counts, entries = counted(net, batch_size), convolutions(net, batch_size)
+    counts, entries = count_step(net, batch_size), convolutions(net, batch_size)
     times, uncovered = [], 0
     for entry in entries:
         found = fastest(entry, algo, model, gpu)
@@ -160,19 +160,19 @@ def of_layer(layer: Layer, shape: Shape, gpu: Gpu) -> dict[str, StepPrediction]:
     """For each direction of a layer without matrix products: the sum of its launches."""
     net = Sequential([Input(shape[1:]), layer], precision="bfloat16", device="emulated")
     found = {}
-    with _noted() as launches:
+    with _recorded_launches() as launches:
         dy = net.forward(backends.empty(shape, net.dtype, net.device), training=True)
         found["forward"] = [*launches]
         net[1].backward(dy)
         found["backward"] = launches[len(found["forward"]) :]
     return {
         direction: StepPrediction(
-            Counts(len(noted), 0, moved := sum(bytes_ for _, bytes_ in noted)),
+            Counts(len(recorded), 0, moved := sum(bytes_ for _, bytes_ in recorded)),
             0,
             0,
-            {"bytes": moved / gpu.copy, "launches": LAUNCH * (len(noted) - 1)},
+            {"bytes": moved / gpu.copy, "launches": LAUNCH * (len(recorded) - 1)},
         )
-        for direction, noted in found.items()
+        for direction, recorded in found.items()
     }
 
 

@@ -90,13 +90,13 @@ class Recipe:
         return groups, (groups.rates(factor, step) for step, factor in enumerate(factors))
 
     @functools.cached_property
-    def _wanted(self) -> np.ndarray:
+    def _expected_losses(self) -> np.ndarray:
         with backends.oracle():
             return self.losses("numpy", "float64")
 
     def compare(self, results: list[np.ndarray]) -> Compared:
         """For `sides.check`: the losses of the first steps."""
-        yield Expected("losses", self._wanted, np.zeros(PROVED_STEPS)), np.asarray(results[0], np.float64)
+        yield Expected("losses", self._expected_losses, np.zeros(PROVED_STEPS)), np.asarray(results[0], np.float64)
 
 
 def sides(recipe: Recipe, device: str) -> list[Side]:

@@ -106,7 +106,7 @@ def time_entry(
             ready.append((row, prepared))
         except Exception as error:  # an error of one side does not affect the others
             row |= failure(error)
-    _time(ready, timer, rounds, burst, basis)
+    _time_sides(ready, timer, rounds, burst, basis)
     floor = entry.work.floor(ceilings, entry.dtype)
     mine = best({"sides": rows}, OURS)
     first, second = mine["timings"] if mine else (1.0, 1.0)
@@ -129,7 +129,9 @@ def time_entry(
     }
 
 
-def _time(ready: list[tuple[dict[str, Any], Prepared]], timer: Timer, rounds: int, burst: float, basis: str) -> None:
+def _time_sides(
+    ready: list[tuple[dict[str, Any], Prepared]], timer: Timer, rounds: int, burst: float, basis: str
+) -> None:
     """Times the sides in turn, since the machine's load varies; every other round in reverse order."""
     halves: dict[int, tuple[list[float], list[float]]] = {}
     for number in range(rounds):

@@ -58,10 +58,10 @@ def main() -> None:
 
     images = torch.randn(8, 3, 16, 16)
     with torch.no_grad():
-        wanted = module(images).numpy()
+        expected = module(images).numpy()
     scores = net.predict(images.permute(0, 2, 3, 1).numpy())  # gpuconv's layout is (N, H, W, C)
-    print(f"largest difference of the scores {np.abs(scores - wanted).max():.1e}")
-    assert np.allclose(scores, wanted, rtol=1e-4, atol=1e-5)
+    print(f"largest difference of the scores {np.abs(scores - expected).max():.1e}")
+    assert np.allclose(scores, expected, rtol=1e-4, atol=1e-5)
 
     new = gc.Sequential([*net[:-1], Linear(2)])  # copies of the layers, and a new head
     new.freeze()

@@ -1,9 +1,9 @@
 """Kill concurrent runs repeatedly and check that nothing is lost: python tools/kill_runs.py [--kills 100].
 
-Several `gpuconv train` run at once. Each is killed at a random moment with
-SIGKILL, SIGTERM or SIGINT, sometimes twice, and resumed. When one ends by itself, all its files must have the bytes
-of a run of the same seed that was not killed, and nothing else may be in its folder; then it starts over, until the
-kills are used up. Writes the results as JSON.
+Several `gpuconv train` run at once. Each is killed at a random moment with SIGKILL, SIGTERM or SIGINT, sometimes
+twice, and resumed. When one ends by itself, all its files must have the bytes of a run of the same seed that was not
+killed, and nothing else may be in its folder. Then it starts over, until the kills are used up. Writes the results as
+JSON.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 class Run:
     """A run that is started, killed and resumed."""
 
-    def __init__(self, seed: int, draw: random.Random) -> None:
-        self.seed, self.draw, self.folder = seed, draw, Path(f"killed-{seed}")
+    def __init__(self, seed: int, rng: random.Random) -> None:
+        self.seed, self.rng, self.folder = seed, rng, Path(f"killed-{seed}")
         self.kills, self.reached, self.problems = dict.fromkeys([each.name for each in SIGNALS], 0), 0, list[str]()
         self.compared = 0
         self.process: subprocess.Popen[str] | None = None
@@ -72,15 +72,15 @@ class Run:
         new = ["--run-dir", str(self.folder), "--seed", str(self.seed), *RUN]
         old = ["--resume", str(self.folder), "--checkpoint-every", "2"]
         self.process = start(*(old if (self.folder / "run.json").exists() else new))
-        self.kill_at = time.monotonic() + self.draw.choice([self.draw.uniform(0, 2), self.draw.uniform(1, 6)])
+        self.kill_at = time.monotonic() + self.rng.choice([self.rng.uniform(0, 2), self.rng.uniform(1, 6)])
 
     def kill(self) -> None:
         """Kill the process, check what it left, and resume."""
         assert self.process
-        number = self.draw.choice(SIGNALS)
+        number = self.rng.choice(SIGNALS)
         self.process.send_signal(number)
-        if again := self.draw.random() < 0.3:
-            time.sleep(self.draw.uniform(0, 0.05))
+        if again := self.rng.random() < 0.3:
+            time.sleep(self.rng.uniform(0, 0.05))
             self.process.send_signal(number)
         _, output = self.process.communicate(timeout=120)
         self.kills[number.name] += 1
@@ -116,14 +116,14 @@ class Run:
 
 
 def attack(kills: int, runs: int, seed: int) -> dict[str, object]:
-    draw = random.Random(seed)
+    rng = random.Random(seed)
     for one in [start("--run-dir", f"whole-{each}", "--seed", str(each), *RUN) for each in range(runs)]:
         assert one.wait(600) == 0
     began = time.monotonic()
-    living = [Run(each, draw) for each in range(runs)]
+    running = [Run(each, rng) for each in range(runs)]
     done = 0
     while done < kills:
-        for run in living:
+        for run in running:
             if run.process and run.process.poll() is not None:
                 run.finish()
                 run.begin()
@@ -131,18 +131,18 @@ def attack(kills: int, runs: int, seed: int) -> dict[str, object]:
                 run.kill()
                 done += 1
         time.sleep(0.01)
-    for run in living:
+    for run in running:
         run.finish()
-    by_signal = {each.name: sum(run.kills[each.name] for run in living) for each in SIGNALS}
+    by_signal = {each.name: sum(run.kills[each.name] for run in running) for each in SIGNALS}
     return {
         "date": datetime.date.today().isoformat(),
         "python": platform.python_version(),
         "seed": seed,
         "runs at once": runs,
         "kills": by_signal,
-        "runs compared": sum(run.compared for run in living),
+        "runs compared": sum(run.compared for run in running),
         "seconds": round(time.monotonic() - began),
-        "lost": [problem for run in living for problem in run.problems],
+        "lost": [problem for run in running for problem in run.problems],
     }
 
 

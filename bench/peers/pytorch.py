@@ -26,7 +26,7 @@ def load():
     return torch
 
 
-def place(device: str) -> str:
+def torch_device(device: str) -> str:
     """PyTorch's name for a device of gpuconv."""
     return device if device.startswith("cuda") else "cpu"
 
@@ -42,7 +42,7 @@ def tensor(array: np.ndarray, device: str, *, channels_last: bool = False):
     if array.ndim == 4:
         layout = torch.channels_last if channels_last else torch.contiguous_format
         made = made.permute(0, 3, 1, 2).contiguous(memory_format=layout)
-    return made.to(place(device))
+    return made.to(torch_device(device))
 
 
 def to_host(result) -> np.ndarray:
@@ -97,7 +97,7 @@ def sides(call: Call, arrays: Arrays, device: str, compiled: bool) -> list[Side]
 _UNCOMPILED = ("sgd_step", "sgd_master", "batch_norm_backward")  # the fused optimizer, autograd's own node
 
 
-def _as_given(*tensors) -> tuple[Any, ...]:
+def _unchanged(*tensors) -> tuple[Any, ...]:
     return tensors
 
 
@@ -110,7 +110,7 @@ def _fprop(torch, call: Call) -> Form:
             y = torch.relu_(y)
         return (torch.nn.functional.max_pool2d(y, 2) if op == "fprop_relu_pool" else y,)
 
-    return _as_given, work
+    return _unchanged, work
 
 
 def _backward(torch, call: Call) -> Form:
@@ -153,7 +153,7 @@ def _like(torch, tensor, shape: tuple[int, ...]):
 
 
 def _max_pool(torch, call: Call) -> Form:
-    return _as_given, lambda x: torch.nn.functional.max_pool2d(x, 2, return_indices=True)[:1]
+    return _unchanged, lambda x: torch.nn.functional.max_pool2d(x, 2, return_indices=True)[:1]
 
 
 def _max_pool_backward(torch, call: Call) -> Form:
@@ -178,7 +178,7 @@ def _batch_norm(torch, call: Call) -> Form:
     def work(x, gamma, beta, mean, var) -> tuple[Any, ...]:
         return (torch.nn.functional.batch_norm(x, mean, var, gamma, beta, training=True),)
 
-    return _as_given, work
+    return _unchanged, work
 
 
 def _batch_norm_backward(torch, call: Call) -> Form:
@@ -198,18 +198,18 @@ def _sgd(torch, call: Call) -> Form:
     master = call.entry.op == "sgd_master"
 
     def inputs(param, grad, velocity, *masters) -> tuple[Any, ...]:
-        stepped = torch.nn.Parameter(masters[0] if master else param)
-        optimizer = torch.optim.SGD([stepped], fused=True, **SGD)
-        optimizer.state[stepped]["momentum_buffer"] = velocity
-        stepped.grad = grad.to(stepped.dtype)  # the fused step accepts no gradient of another dtype
-        return optimizer, stepped, velocity, param
+        updated = torch.nn.Parameter(masters[0] if master else param)
+        optimizer = torch.optim.SGD([updated], fused=True, **SGD)
+        optimizer.state[updated]["momentum_buffer"] = velocity
+        updated.grad = grad.to(updated.dtype)  # the fused step accepts no gradient of another dtype
+        return optimizer, updated, velocity, param
 
-    def work(optimizer, stepped, velocity, param) -> tuple[Any, ...]:
+    def work(optimizer, updated, velocity, param) -> tuple[Any, ...]:
         optimizer.step()
         if not master:
-            return stepped, velocity
-        param.copy_(stepped)
-        return param, velocity, stepped.detach()
+            return updated, velocity
+        param.copy_(updated)
+        return param, velocity, updated.detach()
 
     return inputs, work
 
@@ -221,12 +221,12 @@ _FORMS: dict[str, Callable[[Any, Call], Form]] = {
     "dgrad": _backward,
     "wgrad": _backward,
     "backward": _backward,
-    "bias_relu": lambda torch, _: (_as_given, lambda x, bias: (torch.relu(x + bias[:, None, None]),)),
-    "relu": lambda torch, _: (_as_given, lambda x: (torch.relu(x),)),
-    "relu_backward": lambda torch, _: (_as_given, lambda dy, y: (torch.ops.aten.threshold_backward(dy, y, 0),)),
+    "bias_relu": lambda torch, _: (_unchanged, lambda x, bias: (torch.relu(x + bias[:, None, None]),)),
+    "relu": lambda torch, _: (_unchanged, lambda x: (torch.relu(x),)),
+    "relu_backward": lambda torch, _: (_unchanged, lambda dy, y: (torch.ops.aten.threshold_backward(dy, y, 0),)),
     "max_pool2d": _max_pool,
     "max_pool2d_backward": _max_pool_backward,
-    "bias_grad": lambda torch, _: (_as_given, lambda dy: (dy.sum((0, 2, 3)),)),
+    "bias_grad": lambda torch, _: (_unchanged, lambda dy: (dy.sum((0, 2, 3)),)),
     "batch_norm": _batch_norm,
     "batch_norm_backward": _batch_norm_backward,
     "sgd_step": _sgd,

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.peers.pytorch import load, place, tensor
+from bench.peers.pytorch import load, tensor, torch_device
 from bench.peers.pytorch_net import module, parameters
 from bench.peers.pytorch_steps import captured
 from bench.recipe_steps import PROVED_STEPS, Recipe
@@ -47,9 +47,9 @@ class Images:
 
     def batch(self, order, number: int) -> tuple[Any, Any]:
         index, shift = order[number * self.size : (number + 1) * self.size], self.augmentation.shift
-        moves = self.torch.randint(0, 2 * shift + 1, (2, len(index), 1), device=index.device)
+        shifts = self.torch.randint(0, 2 * shift + 1, (2, len(index), 1), device=index.device)
         columns = self.torch.where(self.flipped[index, None], self.width - 1 - self.columns, self.columns)
-        rows, columns = (self.rows + moves[0])[:, :, None], (columns + moves[1])[:, None, :]
+        rows, columns = (self.rows + shifts[0])[:, :, None], (columns + shifts[1])[:, None, :]
         return self.padded[index[:, None, None], rows, columns].permute(0, 3, 1, 2), self.labels[index]
 
 
@@ -61,15 +61,15 @@ class Training:
         self.half = recipe.entry.dtype != "float32"
         self.dtype = getattr(torch, recipe.entry.dtype)
         net = recipe.net()
-        self.net = module(net).to(place(device)).to(memory_format=torch.channels_last).train()
+        self.net = module(net).to(torch_device(device)).to(memory_format=torch.channels_last).train()
         self.forward, direction = self.net, orthogonal
         if compile_mode:
             torch.compiler.reset()
             self.forward = torch.compile(self.net, mode=compile_mode)
             direction = torch.compile(orthogonal, mode=compile_mode)
-        self.kind, self.smoothing = place(device).partition(":")[0], recipe.loss.label_smoothing
+        self.kind, self.smoothing = torch_device(device).partition(":")[0], recipe.loss.label_smoothing
         groups, rates = recipe.rates(net, steps, epoch)
-        self.rates = torch.tensor(list(rates), dtype=torch.float32, device=place(device))  # (steps, groups)
+        self.rates = torch.tensor(list(rates), dtype=torch.float32, device=torch_device(device))  # (steps, groups)
         self.lr = self.rates[0].clone()
         ours = parameters(net, self.net)
         self.updates = [
@@ -121,8 +121,8 @@ def _update(optimizer, params: Sequence[Any], lr, dtype, direction: Callable[...
     def update() -> None:
         for p, v in zip(params, velocities):
             v.mul_(optimizer.momentum).add_(p.grad)
-            towards = p.grad + optimizer.momentum * v if optimizer.nesterov else v
-            x = direction(towards.reshape(len(p), -1).to(dtype), optimizer.newton_schulz).reshape(p.shape)
+            momentum_step = p.grad + optimizer.momentum * v if optimizer.nesterov else v
+            x = direction(momentum_step.reshape(len(p), -1).to(dtype), optimizer.newton_schulz).reshape(p.shape)
             p.mul_(math.sqrt(len(p)) / p.norm()).sub_(lr * x)
 
     return update
@@ -141,7 +141,7 @@ def sides(recipe: Recipe, device: str, compiled: bool) -> list[Side]:
                 raise LeftOutError("torch.compile would take longer than the rest of the run; --compile includes it")
             mode = "max-autotune-no-cudagraphs" if compile_it else None
             proof = Training(recipe, device, PROVED_STEPS, 1, mode)
-            losses = proof.losses(*first(recipe, device, proof.dtype))
+            losses = proof.losses(*proof_batch(recipe, device, proof.dtype))
             training = Training(recipe, device, recipe.steps, batches, mode)
             images = Images(recipe, recipe.data, device, training.dtype)
             x, y = images.batch(images.shuffle(), 0)
@@ -173,7 +173,7 @@ def sides(recipe: Recipe, device: str, compiled: bool) -> list[Side]:
     return [Side(PEER, name, form(*how)) for name, how in forms.items()]
 
 
-def first(recipe: Recipe, device: str, dtype) -> tuple[Any, Any]:
+def proof_batch(recipe: Recipe, device: str, dtype) -> tuple[Any, Any]:
     """The images of the correctness check, unaugmented, in one batch."""
     x = tensor(recipe.normalization(recipe.proof.images), device, channels_last=True)
     return x.to(dtype), tensor(recipe.proof.labels.astype(np.int64), device)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.peers.pytorch import load, place, tensor
+from bench.peers.pytorch import load, tensor, torch_device
 from bench.peers.pytorch_net import module
 from bench.sides import PEER, LeftOutError, Prepared, Side
 from bench.steps import SGD, Step
@@ -25,14 +25,14 @@ def sides(step: Step, device: str, compiled: bool) -> list[Side]:
             if compile_it and not compiled:
                 raise LeftOutError("torch.compile would take longer than the rest of the run; --compile includes it")
             layout = torch.channels_last if channels_last else torch.contiguous_format
-            net = module(step.net()).to(place(device)).to(memory_format=layout).train()
+            net = module(step.net()).to(torch_device(device)).to(memory_format=layout).train()
             sets = [
                 (tensor(images, device, channels_last=channels_last), tensor(labels, device))
                 for images, labels in step.batches(device)
             ]
             trained = [p for p in net.parameters() if p.requires_grad]
             optimizer = torch.optim.SGD(trained, fused=True, **SGD)
-            kind, half = place(device).partition(":")[0], step.entry.dtype != "float32"
+            kind, half = torch_device(device).partition(":")[0], step.entry.dtype != "float32"
             cast = torch.autocast(kind, getattr(torch, step.entry.dtype), enabled=half)
             forward = net
             if compile_it:

@@ -25,7 +25,7 @@ from ci.gate.commands import Gate
 from ci.gate.order import ALWAYS, EXTRA, PARTS
 from ci.gate.results import NOT_REACHED, exit_status, table
 from ci.gate.schedule import Part, run_parts
-from ci.gate.tree import ROOT, commit_here, copied
+from ci.gate.tree import ROOT, commit_here, copy_repository
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--wheels", type=Path, metavar="DIR", help="wheels of packages that this machine lacks")
     parser.add_argument("--cubins", type=Path, metavar="FILE", help="compiled kernels (default cubins.zip, if there)")
-    parser.add_argument("--commit", help="what to call this version where git cannot tell")
+    parser.add_argument("--commit", help="the name of this version, if git cannot tell it")
     parser.add_argument("--device", default="cuda", help="cuda (default) or cuda:1")
     parser.add_argument(
         "--rehearse",
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def chosen(names: Sequence[str]) -> list[Part]:
+def chosen_parts(names: Sequence[str]) -> list[Part]:
     """The named parts in their fixed order, always with the first check."""
     found = [part for part in (*PARTS, *EXTRA) if (part.name in names if names else part in PARTS)]
     return found if found[0].name == ALWAYS.name else [ALWAYS, *found]
@@ -88,21 +88,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.cubins and not options.cubins.is_file():
         parser.error(f"--cubins: {options.cubins} is no file")
     start = time.monotonic()
-    out, parts = Path(options.out).resolve(), chosen(options.parts)
+    out, parts = Path(options.out).resolve(), chosen_parts(options.parts)
     out.mkdir(parents=True, exist_ok=True)
-    carried = options.cubins or ROOT / "cubins.zip"
+    cubins = options.cubins or ROOT / "cubins.zip"
     minutes = options.minutes or sum(part.minutes for part in parts)
     with tempfile.TemporaryDirectory() as scratch:
         logs = Path(scratch) / "logs"
         logs.mkdir()
         gate = Gate(
             out,
-            copied(out, Path(scratch)),
+            copy_repository(out, Path(scratch)),
             logs,
             options.device,
             options.commit or commit_here(),
             options.wheels and options.wheels.resolve(),
-            carried.resolve() if carried.is_file() else None,
+            cubins.resolve() if cubins.is_file() else None,
             small=options.rehearse is not None,
         )
         if options.rehearse:

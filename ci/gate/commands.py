@@ -88,7 +88,7 @@ class Gate:
         """Run Python with these arguments."""
         return self.run(log, [*self.python, *words], seconds, **environment)
 
-    def together(
+    def run_in_parallel(
         self, commands: Mapping[str, Sequence[str]], seconds: float, workers: int, **environment: str
     ) -> dict[str, Done]:
         """Run commands in parallel, started in order, each with its own log; those not reached in time
@@ -96,13 +96,13 @@ class Gate:
         disturb each other."""
         end, untimed = time.monotonic() + seconds, {"GPUCONV_AUTOTUNE": "0"}
 
-        def one(name: str) -> Done | None:
+        def run_one(name: str) -> Done | None:
             left = end - time.monotonic()
             return self.run(name, commands[name], left, **untimed, **environment) if left > 1 else None
 
         with ThreadPoolExecutor(workers) as pool:
             try:
-                found = dict(zip(commands, pool.map(one, commands)))
+                found = dict(zip(commands, pool.map(run_one, commands)))
             except KeyboardInterrupt:
                 end = 0.0  # start no more
                 self.stop()

@@ -18,7 +18,7 @@ from typing import Any
 from ci.gate.bench import bench, entries_of
 from ci.gate.commands import Gate
 from ci.gate.results import FailedError, LateError, NotReachedError, Verdict, judged
-from ci.gate.right import listed
+from ci.gate.right import join_names
 from ci.gate.schedule import Body, Found
 from ci.gate.start import expect
 from gpuconv import files
@@ -66,7 +66,7 @@ def timed(kind: str, words: tuple[str, ...], *, missing: bool = False) -> Body:
         ]
         sides = [side for entry in entries for side in entry["sides"]]
         others = sorted({f"{s['name']} {s['status']}" for s in sides if s["status"] not in ("timed", "left out")})
-        summary = f"{len(entries)} entries timed" + (f"; {listed(others)}" if others else "")
+        summary = f"{len(entries)} entries timed" + (f"; {join_names(others)}" if others else "")
         details = {"entries": [entry["key"] for entry in entries], "others": others}
         if done.late and entries:
             raise LateError(f"{summary}; stopped after {done.seconds:.0f} s", **details)
@@ -77,7 +77,7 @@ def timed(kind: str, words: tuple[str, ...], *, missing: bool = False) -> Body:
             raise LateError("no entry was timed")
         ours = [side for side in sides if side["role"] == "ours"]
         if bad := [s for s in ours if s["status"] == "timed" and not 0 < s.get("median", math.nan) < math.inf]:
-            raise FailedError(f"{summary}; no times: {listed([side['name'] for side in bad])}", **details)
+            raise FailedError(f"{summary}; no times: {join_names([side['name'] for side in bad])}", **details)
         if failed := [side for side in ours if side["status"] in ("failed", "refused")]:
             raise FailedError(
                 f"{summary}; {failed[0]['name']}: {failed[0].get('reason', failed[0]['status'])}", **details
@@ -125,7 +125,7 @@ def record(gate: Gate, seconds: float) -> Found:
         f"{op} {statistics.geometric_mean(found):.2f} of the record's time" for op, found in ratios.items()
     )
     slower = [key for key in shared if now[key] > NOISE * before[key]]
-    seen += f" over {len(shared)}" + (f"; slower: {listed(slower)}" if slower else "")
+    seen += f" over {len(shared)}" + (f"; slower: {join_names(slower)}" if slower else "")
     return judged(Verdict(RECORD, "no" if slower else "yes", seen))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from ci.gate import fast, hopper, questions, right, start
 from ci.gate.schedule import Check, Part, checks
 
-AT_HAND, RESERVE = 30.0, 2.0  # minutes
+AVAILABLE, RESERVE = 30.0, 2.0  # minutes
 CALLS = (
     ("start", "right"),
     ("why", "kernels"),

@@ -44,7 +44,7 @@ def verify(gate: Gate, seconds: float) -> Found:
     if not ops:
         raise NotReachedError("the environment named no operations")
     commands = {f"verify/{op}.log": [*words, op] for op in ops}
-    found = gate.together(commands, seconds, workers(), OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+    found = gate.run_in_parallel(commands, seconds, workers(), OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     return judge("ops pass", found, commands, _PASSED)
 
 
@@ -61,7 +61,7 @@ def sanitized(tool: str) -> Body:
             for dtype, ops in chosen.items()
             for op in ops
         }
-        found = gate.together(commands, seconds, min(workers(), 6))
+        found = gate.run_in_parallel(commands, seconds, min(workers(), 6))
         return judge("ops clean", found, commands, _CLEAN)
 
     return check
@@ -79,7 +79,7 @@ def tests(gate: Gate, seconds: float) -> Found:
     commands = {
         log: [sys.executable, "-m", "pytest", *options, str(f.relative_to(gate.home))] for log, f in names.items()
     }
-    found = gate.together(
+    found = gate.run_in_parallel(
         commands,
         seconds,
         workers(),
@@ -120,7 +120,7 @@ def judge(
         "seconds": {short[name]: round(done.seconds, 1) for name, done in found.items()},
     }
     problems = [
-        f"{why}: {listed(names)}"
+        f"{why}: {join_names(names)}"
         for why, names in (("failed", failed), ("printed nothing that proves it", silent), ("out of time", late))
         if names
     ]
@@ -129,5 +129,5 @@ def judge(
     return summary, details
 
 
-def listed(names: Sequence[str], most: int = 6) -> str:
+def join_names(names: Sequence[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -52,25 +52,25 @@ def run_parts(parts: Sequence[Part], gate: Gate, seconds: float, report: Callabl
     for part in parts:
         last = min(end, time.monotonic() + 60 * part.minutes) - _SPARE
         for number, check in enumerate(part.checks):
-            box = (last - time.monotonic()) * check.weight / sum(later.weight for later in part.checks[number:])
+            limit = (last - time.monotonic()) * check.weight / sum(later.weight for later in part.checks[number:])
             if absent:
                 result = Result(part.name, check.name, NOT_REACHED, absent)
-            elif box < 1:
+            elif limit < 1:
                 result = Result(part.name, check.name, NOT_REACHED, "the time was used up before")
             else:
-                report(f"{part.name} {check.name}: at most {box:.0f} s")
+                report(f"{part.name} {check.name}: at most {limit:.0f} s")
                 _record(gate, results, f"{part.name} {check.name}")
-                result = _run(part, check, gate, box)
+                result = _run(part, check, gate, limit)
                 absent = result.details.pop("absent", "")
             results.append(result)
             _record(gate, results, None)
     return results
 
 
-def _run(part: Part, check: Check, gate: Gate, box: float) -> Result:
+def _run(part: Part, check: Check, gate: Gate, limit: float) -> Result:
     start = time.monotonic()
     try:
-        reason, details = check.body(gate, box)
+        reason, details = check.body(gate, limit)
         result = Result(part.name, check.name, PASSED, reason, details=details)
     except FailedError as error:
         result = Result(part.name, check.name, error.status, str(error), details=error.details)

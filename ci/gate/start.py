@@ -12,8 +12,8 @@ from ci.gate.results import FailedError, LateError, NoGpuError, NotReachedError,
 from ci.gate.schedule import Found
 from gpuconv.devices import Device
 
-NEEDED = ("numpy", "ml_dtypes", "nvtx", "safetensors", "tqdm", "cupy", "cuda.core")
-WISHED = ("torch", "triton", "pytest", "scipy")
+REQUIRED = ("numpy", "ml_dtypes", "nvtx", "safetensors", "tqdm", "cupy", "cuda.core")
+OPTIONAL = ("torch", "triton", "pytest", "scipy")
 TOOLS = ("nvidia-smi", "ncu", "compute-sanitizer")
 
 _PROBE = """
@@ -58,7 +58,7 @@ def environment(gate: Gate, seconds: float) -> Found:
     log = "environment.log"
     if gate.wheels:
         _install(gate, log, 0.3 * seconds)
-    done = gate.ask(log, ["-c", _PROBE, gate.device, *NEEDED, *WISHED], 0.5 * seconds)
+    done = gate.ask(log, ["-c", _PROBE, gate.device, *REQUIRED, *OPTIONAL], 0.5 * seconds)
     for tool in filter(shutil.which, TOOLS):
         gate.run(log, [tool] if tool == "nvidia-smi" else [tool, "--version"], 0.1 * seconds)
     lines = [line for line in done.text.splitlines() if line.startswith("FACTS ")]
@@ -70,11 +70,11 @@ def environment(gate: Gate, seconds: float) -> Found:
         if gate.run(log, ["nvidia-smi", "--list-gpus"], 0.1 * seconds).code == 0:
             raise UnusableGpuError(f"the GPU cannot be used: {facts['no gpu']}", **facts)
         raise NoGpuError(f"no GPU: {facts['no gpu']}", **facts)
-    lacking = [name for name in NEEDED if name in facts["missing"]]
+    lacking = [name for name in REQUIRED if name in facts["missing"]]
     if lacking and Device.named(gate.device).on_gpu:
         raise FailedError(f"missing: {', '.join(lacking)} (carry their wheels: --wheels)", **facts)
-    less = [*facts["missing"], *facts["tools missing"]]
-    return f"{facts['name']}" + (f"; without {', '.join(less)}" if less else ""), facts
+    lacking_optional = [*facts["missing"], *facts["tools missing"]]
+    return f"{facts['name']}" + (f"; without {', '.join(lacking_optional)}" if lacking_optional else ""), facts
 
 
 def _install(gate: Gate, log: str, seconds: float) -> None:

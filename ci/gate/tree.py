@@ -24,15 +24,15 @@ _LEFT_BEHIND = shutil.ignore_patterns(
 )
 
 
-def copied(out: Path, scratch: Path) -> Path:
+def copy_repository(out: Path, scratch: Path) -> Path:
     """A copy in which gpuconv/kernels is a link to kernels/, as pyproject.toml maps it. out: a folder that is not
     copied."""
     home = scratch / "gpuconv-gate"
 
     def ignored(folder: str, names: list[str]) -> set[str]:
         # If this repository is such a copy itself, its link gpuconv/kernels is left out; a new one is made below.
-        made = {out, ROOT / "kernels"} if Path(folder) != ROOT else {out}
-        return _LEFT_BEHIND(folder, names) | {name for name in names if (Path(folder) / name).resolve() in made}
+        excluded = {out, ROOT / "kernels"} if Path(folder) != ROOT else {out}
+        return _LEFT_BEHIND(folder, names) | {name for name in names if (Path(folder) / name).resolve() in excluded}
 
     shutil.copytree(ROOT, home, ignore=ignored, symlinks=True)
     (home / "gpuconv" / "kernels").symlink_to(Path("..") / "kernels")

@@ -224,7 +224,7 @@ def test_a_named_nvrtc_is_used_instead_of_the_installed_package(monkeypatch):
 
 def test_the_launches_of_a_step_are_counted_at_its_batch_size():
     """With a large batch, batch norm has so many partial moments that one more launch merges them."""
-    few_images, many_images = (predict_steps.counted("airbench94", size) for size in (4, 2000))
+    few_images, many_images = (predict_steps.count_step("airbench94", size) for size in (4, 2000))
     assert many_images.launches - many_images.reductions > few_images.launches - few_images.reductions
     assert many_images.bytes > 50 * few_images.bytes
 

@@ -71,12 +71,12 @@ def test_both_sides_train_a_whole_recipe_within_rounding(recipe, monkeypatch, dt
 def test_pytorch_takes_the_steps_of_the_recipe(recipe):
     """The weights agree after steps before and after the whitening bias is frozen."""
     pytest.importorskip("torch")
-    from bench.peers.pytorch_recipe import Training, first
+    from bench.peers.pytorch_recipe import Training, proof_batch
 
     trainer = recipe.trainer("numpy", "float32")
     trainer.fit(recipe.loader(trainer, recipe.proof, 6, shuffle=False), epochs=5, progress=False)
     peer = Training(recipe, "numpy", trainer.steps, len(recipe.proof) // 6)
-    x, y = first(recipe, "numpy", peer.dtype)
+    x, y = proof_batch(recipe, "numpy", peer.dtype)
     for step, rates in enumerate(peer.rates):
         peer.lr.copy_(rates)
         part = slice(step % 2 * 6, step % 2 * 6 + 6)

@@ -151,11 +151,11 @@ def test_the_files_of_the_gate_have_no_import_cycles():
 def test_the_parts_take_28_minutes_and_none_exceeds_the_limit_of_a_command():
     names = [part.name for part in order.PARTS]
     assert names == ["start", "right", "why", "kernels", "questions", "steps", "suite"]
-    assert sum(part.minutes for part in order.PARTS) == order.AT_HAND - order.RESERVE
+    assert sum(part.minutes for part in order.PARTS) == order.AVAILABLE - order.RESERVE
     assert all(part.minutes <= LONGEST for part in (*order.PARTS, *order.EXTRA))
     assert [name for call in order.CALLS for name in call] == names
     for call in order.CALLS:
-        assert sum(part.minutes for part in command_line.chosen(call)) <= LONGEST
+        assert sum(part.minutes for part in command_line.chosen_parts(call)) <= LONGEST
     checks = [check.name for part in order.PARTS for check in part.checks]
     assert len(set(checks)) == len(checks)
     assert [check.name for part in order.PARTS if part.name == "questions" for check in part.checks] == [*QUESTIONS]
@@ -171,7 +171,7 @@ def test_the_parts_take_28_minutes_and_none_exceeds_the_limit_of_a_command():
     ids=["all", "two", "extra"],
 )
 def test_parts_run_in_order_after_the_environment(asked, found):
-    chosen = command_line.chosen(asked)
+    chosen = command_line.chosen_parts(asked)
     assert [part.name for part in chosen] == found
     assert chosen[0].checks[0].name == "environment"
 
@@ -265,9 +265,9 @@ def test_a_command_that_cannot_be_killed_is_abandoned(gate, monkeypatch):
 
 @pytest.mark.slow
 def test_parallel_commands_and_those_not_reached_in_time(gate):
-    found = gate.together({f"{name}.log": shell("sleep 60") for name in "abc"}, 2, 2)
+    found = gate.run_in_parallel({f"{name}.log": shell("sleep 60") for name in "abc"}, 2, 2)
     assert [(name, done.late) for name, done in found.items()] == [("a.log", True), ("b.log", True)]
-    found = gate.together({f"{name}.log": shell(f"echo {name}") for name in "abc"}, 30, 2)
+    found = gate.run_in_parallel({f"{name}.log": shell(f"echo {name}") for name in "abc"}, 30, 2)
     assert [done.text for done in found.values()] == ["a\n", "b\n", "c\n"]
 
 
@@ -354,16 +354,16 @@ def test_ctrl_c_ends_parallel_commands(gate):
     main = threading.main_thread().ident
     threading.Timer(1.0, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
-        gate.together({f"{name}.log": shell("sleep 60") for name in "abc"}, 60, 2)
+        gate.run_in_parallel({f"{name}.log": shell("sleep 60") for name in "abc"}, 60, 2)
     assert time.monotonic() - begin < 20
     assert not (gate.logs / "c.log").exists()
 
 
 def test_the_copy_finds_its_kernels_without_an_installation(tmp_path, monkeypatch):
-    home = tree.copied(tmp_path / "out", tmp_path)
+    home = tree.copy_repository(tmp_path / "out", tmp_path)
     monkeypatch.setattr(tree, "ROOT", home)
     (tmp_path / "again").mkdir()
-    home = tree.copied(tmp_path / "out", tmp_path / "again")  # a copy of a copy works the same
+    home = tree.copy_repository(tmp_path / "out", tmp_path / "again")  # a copy of a copy works the same
     code = "from gpuconv.backends.cuda.runtime import source; print(source.directory().resolve())"
     command = [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(home)!r}); {code}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -48,7 +48,7 @@ def test_a_tile_that_is_read_from_elsewhere_prints_from_where(monkeypatch, capsy
         moved[[3, 4], 8:] = moved[[4, 3], 8:]
         return (np.asarray(a, np.float64) @ moved.T).astype(np.float32)
 
-    monkeypatch.setattr(warpgroup, "multiplied", misread)
+    monkeypatch.setattr(warpgroup, "multiply_on_gpu", misread)
     assert warpgroup.check("cuda", (0,), True) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "bfloat16 64x64, A and B K-major, 128-byte swizzle: FAIL"
@@ -64,7 +64,7 @@ def test_a_product_that_hangs_is_named_by_the_last_line(monkeypatch, capsys):
     def hang(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(warpgroup, "multiplied", hang)
+    monkeypatch.setattr(warpgroup, "multiply_on_gpu", hang)
     monkeypatch.setattr("sys.argv", ["hopper_kernels", "mn-major", "--small"])
     assert run_check() == 130
     captured = capsys.readouterr()
@@ -146,11 +146,13 @@ def test_an_algorithm_that_hangs_costs_one_time_limit(monkeypatch, capsys):
     assert lines[-1] == f"1 of {len(asked)} proofs of wgrad fail"
 
 
-def test_only_bfloat16_proves_every_finish():
+def test_only_bfloat16_proves_every_epilogue():
     """The other dtypes prove one, which halves the work, so that the check fits in its two minutes."""
-    assert [len(algorithms.finishes("fprop", dtype, False)) for dtype in ("bfloat16", "float16")] == [4, 1]
+    assert [len(algorithms.epilogues("fprop", dtype, False)) for dtype in ("bfloat16", "float16")] == [4, 1]
     assert (
-        len(algorithms.finishes("wgrad", "bfloat16", False)) == len(algorithms.finishes("fprop", "bfloat16", True)) == 1
+        len(algorithms.epilogues("wgrad", "bfloat16", False))
+        == len(algorithms.epilogues("fprop", "bfloat16", True))
+        == 1
     )
 
 
@@ -189,8 +191,8 @@ def test_a_gpu_of_another_architecture_does_not_reach_a_check(tmp_path):
 
 
 def test_the_part_is_run_only_when_named():
-    assert [part.name for part in command_line.chosen(["hopper"])] == ["start", "hopper"]
-    (part,) = [part for part in command_line.chosen(["hopper"]) if part.name == "hopper"]
+    assert [part.name for part in command_line.chosen_parts(["hopper"])] == ["start", "hopper"]
+    (part,) = [part for part in command_line.chosen_parts(["hopper"]) if part.name == "hopper"]
     assert part.minutes == 6
     assert [check.name for check in part.checks] == [*CHECKS]
-    assert "hopper" not in [part.name for part in command_line.chosen([])]
+    assert "hopper" not in [part.name for part in command_line.chosen_parts([])]

@@ -95,18 +95,18 @@ def test_every_kernel_of_the_gates_nets_is_packed():
 
 @pytest.mark.parametrize("direction", algorithms.DIRECTIONS)
 def test_the_kernels_that_the_hopper_checks_run_are_packed(direction):
-    """Those of a proof, by the algorithm to be proved and by the one that it is compared with, for every finish."""
+    """Those of a proof, by the algorithm to be proved and by the one that it is compared with, for every epilogue."""
     packed = {*pack_cubins.variants_of(), *pack_cubins.of_the_hopper_checks()}
     problem = algorithms.problems(small=True)[0]
     for dtype in warpgroup.HALVES:
-        for finish in algorithms.finishes(direction, dtype, small=False):
-            product = algorithms.product_to_prove(direction, problem, finish, dtype)
+        for epilogue in algorithms.epilogues(direction, dtype, small=False):
+            product = algorithms.product_to_prove(direction, problem, epilogue, dtype)
             reference = plan(product, "auto", 90).algorithm.name
             for candidate in unproved(product, 90):
                 asked = replace(algorithms.question_of(product, candidate, "emulated"), against=reference)
                 with launches.recorded(execute=False) as found, trusting():
                     proof = Proof(asked)
-                    run_on_device(asked, asked.algorithm, proof._random, Form(), finish)
+                    run_on_device(asked, asked.algorithm, proof._random, Form(), epilogue)
                 modules = [each.kernel.module for each in found]
                 jobs = {(module.path.name, tuple(module.defines.items())) for module in modules}
                 assert {file for file, _ in jobs} >= {f"conv2d_{direction}_wgmma.cu", f"conv2d_{direction}_mma.cu"}

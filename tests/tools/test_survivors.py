@@ -9,7 +9,7 @@ import pytest
 
 from gpuconv.backends.cuda.runtime import source
 from tools.mutation import cuda_faults, python_faults
-from tools.mutation.campaign import Mutant, listed
+from tools.mutation.campaign import Mutant, known_survivors
 
 REPOSITORY = Path(__file__).parents[2]
 Planted = Callable[[str, str], Iterator[Mutant]]
@@ -24,7 +24,7 @@ Planted = Callable[[str, str], Iterator[Mutant]]
     ids=["kernels", "library"],
 )
 def test_each_listed_survivor_is_a_mutant_of_the_code_as_it_is(name: str, folder: Path, planted: Planted):
-    known = listed(REPOSITORY / "tools" / "mutation" / name)
+    known = known_survivors(REPOSITORY / "tools" / "mutation" / name)
     assert known
     for file in {key[0] for key in known}:
         made = {mutant.key for mutant in planted(file, (folder / file).read_text())}

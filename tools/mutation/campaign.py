@@ -67,21 +67,21 @@ Judge = Callable[[Mutant], tuple[str, str]]
 
 def parser(description: str | None, processes: int) -> argparse.ArgumentParser:
     """The options that every mutation run has."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--file", action="append", metavar="NAME", help="only this file; may be repeated")
-    made.add_argument("--sample", type=int, metavar="N", help="only N mutants, drawn at random")
-    made.add_argument("--each", action="store_true", help="draw N mutants of each file")
-    made.add_argument("--seed", type=int, default=0, help="seed of the draw")
-    made.add_argument("--recheck", action="store_true", help="run the listed survivors too")
-    made.add_argument("--processes", type=int, default=processes)
-    made.add_argument("--verbose", action="store_true", help="print what killed each mutant")
-    return made
+    result = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result.add_argument("--file", action="append", metavar="NAME", help="only this file; may be repeated")
+    result.add_argument("--sample", type=int, metavar="N", help="only N mutants, drawn at random")
+    result.add_argument("--each", action="store_true", help="draw N mutants of each file")
+    result.add_argument("--seed", type=int, default=0, help="seed of the draw")
+    result.add_argument("--recheck", action="store_true", help="run the listed survivors too")
+    result.add_argument("--processes", type=int, default=processes)
+    result.add_argument("--verbose", action="store_true", help="print what killed each mutant")
+    return result
 
 
 def draw(mutants: list[Mutant], options: argparse.Namespace) -> list[Mutant]:
-    groups = (
-        [list(of) for _, of in itertools.groupby(mutants, lambda mutant: mutant.file)] if options.each else [mutants]
-    )
+    groups = [mutants]
+    if options.each:
+        groups = [list(group) for _, group in itertools.groupby(mutants, lambda mutant: mutant.file)]
     return [mutant for group in groups for mutant in _sample(group, options.sample, options.seed)]
 
 
@@ -89,7 +89,7 @@ def _sample(mutants: list[Mutant], size: int | None, seed: int) -> list[Mutant]:
     return mutants if size is None or size >= len(mutants) else random.Random(seed).sample(mutants, size)
 
 
-def listed(path: Path) -> dict[tuple[str, str, str, str], str]:
+def known_survivors(path: Path) -> dict[tuple[str, str, str, str], str]:
     """The survivors in a TOML file, with reasons."""
     entries = tomllib.loads(path.read_text(encoding="utf-8")).get("survivor", []) if path.exists() else []
     return {(e["file"], e.get("where", ""), e["line"], e["mutant"]): e["reason"] for e in entries}
@@ -138,11 +138,11 @@ def _run(
             child = context.Process(target=_child, args=(judge, mutant, sender))
             child.start()
             sender.close()
-            until = time.monotonic() + seconds(mutant) if seconds else float("inf")
-            running[child.sentinel] = child, receiver, mutant, until
-        left = min(until for *_, until in running.values()) - time.monotonic()
+            deadline = time.monotonic() + seconds(mutant) if seconds else float("inf")
+            running[child.sentinel] = child, receiver, mutant, deadline
+        left = min(deadline for *_, deadline in running.values()) - time.monotonic()
         ended = wait(list(running), None if left == float("inf") else max(left, 0))
-        late = [sentinel for sentinel, (*_, until) in running.items() if until <= time.monotonic()]
+        late = [sentinel for sentinel, (*_, deadline) in running.items() if deadline <= time.monotonic()]
         for sentinel in {*ended, *late}:
             child, receiver, mutant, _ = running.pop(sentinel)
             with contextlib.suppress(ProcessLookupError):
@@ -207,7 +207,7 @@ def table(found: dict[str, Counter[str]]) -> str:
     return "\n".join(lines)
 
 
-def conclude(found: dict[str, Counter[str]], least: float) -> int:
+def print_conclusion(found: dict[str, Counter[str]], least: float) -> int:
     """Print the table and whether at least that share was killed; returns the exit status."""
     total = found["all"]
     print(f"\n{table(found)}\n")

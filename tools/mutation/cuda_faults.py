@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 from tools.mutation.campaign import Mutant
 
-_SILENT = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', re.DOTALL)
+_COMMENTS_AND_STRINGS = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', re.DOTALL)
 _BOUNDS = re.compile(r"__launch_bounds__\s*\((?:[^()]|\([^()]*\))*\)|alignas\s*\([^()]*\)|static_assert\([^;]*;")
 
-_INSTEAD = {
+_REPLACEMENTS = {
     " < ": [" <= "],
     " <= ": [" < "],
     " > ": [" >= "],
@@ -37,7 +37,7 @@ _INSTEAD = {
     " || ": [" && "],
     " ? ": [" && false ? ", " || true ? "],
 }
-_OPERATOR = re.compile("|".join(re.escape(o) for o in sorted(_INSTEAD, key=len, reverse=True)))
+_OPERATOR = re.compile("|".join(re.escape(o) for o in sorted(_REPLACEMENTS, key=len, reverse=True)))
 
 _PAIRS = [
     ("h", "w"),
@@ -75,7 +75,7 @@ _PAIRS = [
     ("low0", "low1"),
     ("beta1", "beta2"),
 ]
-_OTHER = {a: b for pair in _PAIRS for a, b in (pair, pair[::-1])}
+_PARTNER = {a: b for pair in _PAIRS for a, b in (pair, pair[::-1])}
 _NAME = re.compile(r"\b(?:threadIdx\.[xy]|blockIdx\.[xy]|[A-Za-z_]\w*)\b")
 
 _NUMBER = re.compile(
@@ -107,7 +107,7 @@ def mutants(file: str, text: str) -> Iterator[Mutant]:
 
 def _code(text: str) -> str:
     """The text with everything that the emulated device does not run replaced by blanks, at the same offsets."""
-    text = _SILENT.sub(_blank, text)
+    text = _COMMENTS_AND_STRINGS.sub(_blank, text)
     lines, silent = [], []
     for line in text.split("\n"):
         directive = line.strip()
@@ -132,11 +132,11 @@ def _blank(match: re.Match[str]) -> str:
 
 def _faults(code: str) -> Iterator[tuple[int, int, str]]:
     for match in _OPERATOR.finditer(code):
-        for other in _INSTEAD[match[0]]:
+        for other in _REPLACEMENTS[match[0]]:
             yield match.start(), match.end(), other
     for match in _NAME.finditer(code):
-        if match[0] in _OTHER:
-            yield match.start(), match.end(), _OTHER[match[0]]
+        if match[0] in _PARTNER:
+            yield match.start(), match.end(), _PARTNER[match[0]]
     for match in _NUMBER.finditer(code):
         yield match.start(), match.end(), _another_number(match, _declares_array(code, *match.span()))
     for match in _NEGATION.finditer(code):

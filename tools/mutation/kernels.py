@@ -46,16 +46,16 @@ from tools.mutation.campaign import (
     FirstFailure,
     Mutant,
     campaign,
-    conclude,
     counts,
     draw,
-    listed,
+    known_survivors,
     parser,
+    print_conclusion,
 )
 from tools.mutation.cuda_faults import mutants
 
 SURVIVORS = Path(__file__).with_name("kernels_survivors.toml")
-LEAST = 0.95
+REQUIRED_SHARE = 0.95
 NO_BUILD = "does not compile for the emulated device"  # a part of the error message of emulator/cxx.py
 PYTEST = ["-q", "-p", "no:cacheprovider", "-m", ""]
 CASE_SECONDS = 8  # of processor time; a mutant that takes longer for a case counts as an endless loop
@@ -239,7 +239,7 @@ def main() -> int:
     options = command.parse_args()
     if unknown := set(options.file or ()) - set(shipped()):
         sys.exit(f"no kernel file: {', '.join(sorted(unknown))}")
-    known = listed(SURVIVORS)
+    known = known_survivors(SURVIVORS)
     files = options.file or shipped()
     everything = [m for name in files for m in mutants(name, (source.directory() / name).read_text(encoding="utf-8"))]
     if stale := {key for key in known if key[0] in files} - {mutant.key for mutant in everything}:
@@ -250,7 +250,7 @@ def main() -> int:
         draw(everything, options), known, lambda mutant: judge(mutant, cases[mutant.file], suites[mutant.file]), options
     )
     found = counts(outcomes, lambda mutant: mutant.file)
-    return conclude(found, LEAST)
+    return print_conclusion(found, REQUIRED_SHARE)
 
 
 if __name__ == "__main__":

@@ -44,11 +44,11 @@ from tools.mutation.campaign import (
     FirstFailure,
     Outcome,
     campaign,
-    conclude,
     counts,
     draw,
-    listed,
+    known_survivors,
     parser,
+    print_conclusion,
     share,
 )
 from tools.mutation.python_faults import PythonMutant, mutants
@@ -65,7 +65,7 @@ SCOPE = [
     "gpuconv/locks.py",
 ]
 SURVIVORS = Path(__file__).with_name("library_survivors.toml")
-LEAST = 0.90
+REQUIRED_SHARE = 0.90
 TESTS = ["tests"]
 NOT_OF_THE_LIBRARY = ["tests/kernels", "tests/backends/cuda", "tests/bench", "tests/ci", "tests/profiling"]
 AT_MOST = 60.0  # seconds of tests for a mutant, as recorded
@@ -322,7 +322,8 @@ def main() -> int:
     options = options.parse_args()
     if unknown := set(options.file or ()) - set(files()):
         sys.exit(f"no file of the library: {', '.join(sorted(unknown))}")
-    known, earlier = listed(SURVIVORS), json.loads(options.again.read_text(encoding="utf-8")) if options.again else None
+    known = known_survivors(SURVIVORS)
+    earlier = json.loads(options.again.read_text(encoding="utf-8")) if options.again else None
     chosen = options.file or files()
     everything = [
         mutant for name in chosen for mutant in mutants(name, (REPOSITORY / name).read_text(encoding="utf-8"))
@@ -359,7 +360,7 @@ def main() -> int:
     if options.result:
         about = {name: earlier[name] for name in ("sample", "seed")} if earlier else vars(options)
         options.result.write_text(json.dumps(result(outcomes, found, about), indent=2) + "\n", encoding="utf-8")
-    return conclude(found, LEAST)
+    return print_conclusion(found, REQUIRED_SHARE)
 
 
 if __name__ == "__main__":

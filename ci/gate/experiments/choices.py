@@ -19,10 +19,10 @@ def ask(device: str, small: bool) -> Answer:
     first, second = chosen(device, small), chosen(device, small)
     if not first:
         raise UnknownError("nothing was chosen by timing")
-    unlike = {name: (first.get(name), second.get(name)) for name in first if first.get(name) != second.get(name)}
-    seen = f"{len(first) - len(unlike)} of {len(first)} choices alike"
-    differences = "; ".join(f"{name}: {a} and {b}" for name, (a, b) in list(unlike.items())[:4])
-    return ("no" if unlike else "yes"), f"{seen}; {differences}" if differences else seen
+    different = {name: (first.get(name), second.get(name)) for name in first if first.get(name) != second.get(name)}
+    seen = f"{len(first) - len(different)} of {len(first)} choices alike"
+    differences = "; ".join(f"{name}: {a} and {b}" for name, (a, b) in list(different.items())[:4])
+    return ("no" if different else "yes"), f"{seen}; {differences}" if differences else seen
 
 
 def chosen(device: str, small: bool) -> dict[str, Any]:

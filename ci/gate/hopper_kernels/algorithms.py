@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterator
 
 from ci.gate.hopper_kernels import NOTHING
-from ci.gate.hopper_kernels.printing import ended
+from ci.gate.hopper_kernels.printing import print_summary
 from ci.gate.hopper_kernels.warpgroup import HALVES
 from ci.gate.hopper_kernels.wrong_values import differences
 from gpuconv.backends.cuda.gemm import plan, proofs, tuner
@@ -42,24 +42,24 @@ def check(name: str, device: str, small: bool) -> int:
             if found.proved:
                 print(f"    {timed(product, each, device)}", flush=True)
             elif found.lasting and each.algorithm.name not in hung and "ended with" not in found.reason:
-                print(*wrong_in(product, each, device), sep="\n", flush=True)
+                print(*wrong_results(product, each, device), sep="\n", flush=True)
     if not count:
         print(f"no algorithm of {name} is to be proved")
         return NOTHING
-    return ended(failed, count, f"proofs of {name}")
+    return print_summary(failed, count, f"proofs of {name}")
 
 
 def products(name: str, small: bool) -> Iterator[Product]:
     """The products of a direction, smallest problem first."""
     for problem in problems(small):
         for dtype in ("bfloat16", "float32") if small else HALVES:
-            for finish in finishes(name, dtype, small):
-                yield product_to_prove(name, problem, finish, dtype)
+            for epilogue in epilogues(name, dtype, small):
+                yield product_to_prove(name, problem, epilogue, dtype)
 
 
-def product_to_prove(name: str, problem: Conv2dProblem, finish: Epilogue, dtype: str) -> Product:
+def product_to_prove(name: str, problem: Conv2dProblem, epilogue: Epilogue, dtype: str) -> Product:
     packs = [pack_width(as_dtype(dtype), count=each) for each in (problem.c, problem.k)]
-    return product_of(name, problem, finish, as_dtype(dtype), False, packs[0], packs[1])
+    return product_of(name, problem, epilogue, as_dtype(dtype), False, packs[0], packs[1])
 
 
 def problems(small: bool) -> list[Conv2dProblem]:
@@ -75,7 +75,7 @@ def problems(small: bool) -> list[Conv2dProblem]:
     return [*first, *more, *(conv(128, side, side, c, k, 3, padding=1) for side, c, k in sizes)]
 
 
-def finishes(name: str, dtype: str, small: bool) -> list[Epilogue]:
+def epilogues(name: str, dtype: str, small: bool) -> list[Epilogue]:
     """The epilogues to prove: several for fprop in bfloat16, otherwise only the plain one, because each needs another
     compiled kernel for each tile."""
     if name != "fprop" or dtype != "bfloat16" or small:
@@ -101,7 +101,7 @@ def timed(product: Product, candidate: Plan, device: str) -> str:
     return "; ".join(lines)
 
 
-def wrong_in(product: Product, candidate: Plan, device: str) -> list[str]:
+def wrong_results(product: Product, candidate: Plan, device: str) -> list[str]:
     """The candidate's results that differ from the proved algorithm's for whole numbers, as lines of text."""
     question = question_of(product, candidate, device)
     inputs, proved = Inputs(question, "whole"), plan.plan(product, "auto", capability_named(device))
@@ -116,10 +116,18 @@ def wrong_in(product: Product, candidate: Plan, device: str) -> list[str]:
 
 
 def question_of(product: Product, candidate: Plan, device: str) -> Question:
-    way = product.kernel.removeprefix("conv2d_")
+    direction = product.kernel.removeprefix("conv2d_")
     packs = (product.macros["VECTOR_C"], product.macros["VECTOR_K"])
     return Question(
-        device, way, product.problem, product.epilogue, product.dtype, product.tf32, packs, candidate.algorithm.name, ""
+        device,
+        direction,
+        product.problem,
+        product.epilogue,
+        product.dtype,
+        product.tf32,
+        packs,
+        candidate.algorithm.name,
+        "",
     )
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 
-def begin(case: str) -> None:
+def print_case(case: str) -> None:
     """Print the case that runs next, so that the last line names it if it hangs."""
     print(f"{case}: ", end="", flush=True)
 
 
-def ended(failed: int, count: int, what: str) -> int:
+def print_summary(failed: int, count: int, what: str) -> int:
     """Print how many of the cases fail. Returns the status."""
     print(f"{failed} of {count} {what} fail" if failed else f"all {count} {what} pass")
     return 1 if failed else 0

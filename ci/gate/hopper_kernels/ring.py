@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import gpuconv as gc
-from ci.gate.hopper_kernels.printing import begin, ended
+from ci.gate.hopper_kernels.printing import print_case, print_summary
 from ci.gate.hopper_kernels.warpgroup import KERNELS
 from ci.gate.hopper_kernels.wrong_values import differences
 from gpuconv.backends.cuda.runtime.kernel import Module, load
@@ -19,7 +19,7 @@ def module() -> Module:
 def check(device: str, small: bool) -> int:
     failed, sizes, size, blocks = 0, (1, 3) if small else (1, 2, 3, 4, 7, 10, 100, 1000), 512, 2
     for count in sizes:
-        begin(f"{count} tiles through a ring of 3 stages")
+        print_case(f"{count} tiles through a ring of 3 stages")
         x = np.random.default_rng(count).integers(-9, 10, (count, size)).astype(np.float32)
         y = gc.asarray(np.full((blocks * 2, size), np.nan, np.float32), device)
         module().kernel("correct")(blocks, 384, y, gc.asarray(x, device), count)
@@ -29,4 +29,4 @@ def check(device: str, small: bool) -> int:
         if not right:
             failed += 1
             print(*differences(expected, found), sep="\n", flush=True)
-    return ended(failed, len(sizes), "rings")
+    return print_summary(failed, len(sizes), "rings")

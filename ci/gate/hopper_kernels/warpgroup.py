@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import gpuconv as gc
-from ci.gate.hopper_kernels.printing import begin, ended
+from ci.gate.hopper_kernels.printing import print_case, print_summary
 from ci.gate.hopper_kernels.wrong_values import SHOWN, differences
 from gpuconv.backends.cuda.runtime.kernel import Module, load
 
@@ -27,18 +27,18 @@ def check(device: str, majors: tuple[int, ...], small: bool) -> int:
                 if columns > 64 and layout[0] != 1:
                     continue  # 64 columns show all swizzles
                 a, b = (rng.integers(-4, 5, (rows, DEPTH)).astype(np.float64) for rows in (TILE_ROWS, columns))
-                begin(f"{dtype} 64x{columns}, {MAJORS[layout[1]]}, {SWIZZLES[layout[0]]} swizzle")
-                found, count = multiplied(device, dtype, columns, layout, a, b), count + 1
+                print_case(f"{dtype} 64x{columns}, {MAJORS[layout[1]]}, {SWIZZLES[layout[0]]} swizzle")
+                found, count = multiply_on_gpu(device, dtype, columns, layout, a, b), count + 1
                 right = np.array_equal(found, a @ b.T)
                 print("PASS" if right else "FAIL", flush=True)
                 if not right:
                     failed += 1
                     print(*differences(a @ b.T, found), sep="\n", flush=True)
                     print(*read_map(device, dtype, columns, layout), sep="\n", flush=True)
-    return ended(failed, count, "products of a warpgroup")
+    return print_summary(failed, count, "products of a warpgroup")
 
 
-def multiplied(device: str, dtype: str, columns: int, layout: tuple[int, int], a, b) -> np.ndarray:
+def multiply_on_gpu(device: str, dtype: str, columns: int, layout: tuple[int, int], a, b) -> np.ndarray:
     """a (64, 64) times b (columns, 64) transposed, by one warpgroup. layout: keys of `SWIZZLES` and `MAJORS`."""
     run = _module(dtype, columns).kernel("product")
     sums = gc.asarray(np.zeros((TILE_ROWS, columns), np.float32), device)
@@ -73,11 +73,11 @@ def read_map(device: str, dtype: str, columns: int, layout: tuple[int, int]) -> 
         digits = []
         for digit in (place // DEPTH, place % DEPTH):
             if operand == "B":
-                digits.append(multiplied(device, dtype, columns, layout, identity, digit).T[:rows])
+                digits.append(multiply_on_gpu(device, dtype, columns, layout, identity, digit).T[:rows])
             else:
                 other = np.zeros((columns, DEPTH))
                 other[:DEPTH] = identity
-                digits.append(multiplied(device, dtype, columns, layout, digit, other)[:, :DEPTH])
+                digits.append(multiply_on_gpu(device, dtype, columns, layout, digit, other)[:, :DEPTH])
         moved = np.argwhere((digits[0] != place // DEPTH) | (digits[1] != place % DEPTH))
         lines.append(f"    {operand}: {len(moved)} of {place.size} numbers are read from another place")
         for row, depth in moved[:SHOWN]:
