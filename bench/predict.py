@@ -185,7 +185,7 @@ def table(
         names = (*WGMMA, "bytes", "ceiling")
     parts = " ".join(f"{name:>11}" for name in names)
     last_columns = "share" if "ceiling" in names else f"{'measured':>9} difference"
-    yield f"{'microseconds':<46} {'algorithm':<13} {'predicted':>10} {parts} {last_columns}"
+    yield f"{'microseconds':<46} {'algorithm':<15} {'predicted':>10} {parts} {last_columns}"
     for entry in entries:
         found = predicted(entry, algorithms.get(entry.key, algo), model, gpu)
         if found is None:
@@ -199,7 +199,7 @@ def table(
         parts = " ".join(
             f"{1e6 * prediction.parts[name]:>10.1f}{'*' if name == prediction.binds else ' '}" for name in names
         )
-        line = f"{entry.key:<46} {algorithm:<13} {1e6 * prediction.seconds:>10.1f} {parts}"
+        line = f"{entry.key:<46} {algorithm:<15} {1e6 * prediction.seconds:>10.1f} {parts}"
         if "ceiling" in names:
             shares.setdefault(entry.op, []).append(prediction.parts["ceiling"] / prediction.seconds)
             line += f" {shares[entry.op][-1]:>5.2f}"
@@ -212,6 +212,6 @@ def table(
     for op, of_op in shares.items():
         yield f"{op}: median share of the ceiling {np.median(of_op):.2f} over {len(of_op)} rows, predicted"
     if unserved:
-        yield f"{unserved} more entries are of directions that {algo} does not serve"
+        yield f"{unserved} more entries are of directions or shapes that {algo} does not serve"
     if others:
         yield f"{others} more entries are not modeled: only fprop, dgrad and wgrad in half precision are"

@@ -60,9 +60,9 @@ def launched_by(net: str, precision: str) -> Iterator[Job]:
 
 def of_the_hopper_checks() -> Iterator[Job]:
     """The kernels of the part "hopper"."""
-    from ci.gate.hopper_kernels import algorithms, ring, warpgroup
+    from ci.gate.hopper_kernels import algorithms, cluster, ring, warpgroup
 
-    for module in dict.fromkeys((*warpgroup.modules(), ring.module(), *algorithms.modules())):
+    for module in dict.fromkeys((*warpgroup.modules(), ring.module(), cluster.module(), *algorithms.modules())):
         shipped = module.path.parent != warpgroup.KERNELS
         yield module.path.name if shipped else str(module.path), tuple(module.defines.items())
 

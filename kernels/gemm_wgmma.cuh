@@ -19,7 +19,7 @@ static_assert(WARPGROUPS * 128 == THREADS && WARPGROUPS * GROUP_M == BLOCK_M && 
 // Fills the ring, for one tile of the product after another. Used by the warpgroup that copies.
 class Copier {
     static constexpr int UNDER_WAY = STAGES - 2;  // stages that are being copied while the next one is started
-    Ring filling, copied;
+    Ring copied;
     int under_way = 0;
 
     template <class Iterator>
@@ -35,6 +35,8 @@ class Copier {
     }
 
   public:
+    Ring filling;  // the stage that is filled next
+
     // Copies the tiles of the block's depth. On return the last copies may still run, unless `a` sums: then its sums are complete.
     template <class IteratorA, class IteratorB>
     __device__ __forceinline__ void copy(IteratorA& a, IteratorB& b, const Block& block) {

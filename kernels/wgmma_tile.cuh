@@ -2,11 +2,18 @@
 // the warpgroup that fills it. Counterpart of mma_tile.cuh.
 //
 // The block's first THREADS threads hold sums; the COPIERS threads after them, its last warpgroup, copy.
+//
+// Macros: those of gemm_wgmma.cuh; CLUSTER, the blocks of a cluster that fill each other's rings, 1 if not defined.
 #pragma once
 
+#include "cluster.cuh"
 #include "fragment_store.cuh"
 #include "mbarrier.cuh"
 #include "wgmma.cuh"
+
+#ifndef CLUSTER
+#define CLUSTER 1
+#endif
 
 constexpr int CHUNK = 8;     // numbers that move at once
 constexpr int STAGE_K = 64;  // the depth of a tile
@@ -44,29 +51,48 @@ struct Tile {
     static __device__ __forceinline__ int swizzle(int line, int chunk) { return Layout::line_offset(line, chunk * CHUNK); }
 };
 
-// A thread's position in the ring. The copiers fill the stage there; it is free again once all warpgroups have multiplied it.
+// A thread's position in the ring. The copiers fill the stage there; it is free again once all warpgroups have multiplied it, in a
+// cluster those of all blocks.
 struct Ring {
+    static constexpr bool SHARED = CLUSTER > 1;                 // the blocks of a cluster fill each other's rings
+    static constexpr int FILLERS = COPIERS + (SHARED ? 1 : 0);  // arrivals: of the copiers, and of `expect`
+
     int stage = 0;
     uint32 parity = 0;  // of the round
 
-    // All threads of the block call this first.
+    // All threads of the block, or of all blocks of the cluster, call this first.
     static __device__ __forceinline__ void open() {
         if (threadIdx.x == 0) {
             for (int i = 0; i < STAGES; ++i) {
-                mbarrier_init(&filled()[i], COPIERS);
-                mbarrier_init(&freed()[i], WARPGROUPS);
+                mbarrier_init(&filled()[i], FILLERS);
+                mbarrier_init(&freed()[i], CLUSTER * WARPGROUPS);
             }
             fence_mbarrier_init();
         }
-        __syncthreads();
+        if constexpr (SHARED) cluster_sync();
+        else __syncthreads();
     }
+
+    // All threads of the cluster call this last: no block ends while another one may still arrive at its barriers.
+    static __device__ __forceinline__ void close() { cluster_sync(); }
 
     __device__ __forceinline__ unsigned char* tiles() const { return shared_memory() + stage * STAGE_BYTES; }
     __device__ __forceinline__ void wait_until_filled() const { mbarrier_wait(&filled()[stage], parity); }
     __device__ __forceinline__ void wait_until_free() const { mbarrier_wait(&freed()[stage], parity ^ 1); }
     __device__ __forceinline__ void say_filled() const { mbarrier_arrive(&filled()[stage]); }
     __device__ __forceinline__ void say_free() const {
-        if (threadIdx.x % 128 == 0) mbarrier_arrive(&freed()[stage]);
+        if constexpr (SHARED) {
+            const uint32 rank = threadIdx.x % 128;
+            if (rank < CLUSTER) mbarrier_arrive_in(&freed()[stage], rank);
+        } else {
+            if (threadIdx.x % 128 == 0) mbarrier_arrive(&freed()[stage]);
+        }
+    }
+    // In a cluster: one copier of each block says how many bytes the blocks together load into its stage. Returns the barrier to
+    // which the loads report their bytes.
+    __device__ __forceinline__ Mbarrier* expect(uint32 bytes) const {
+        mbarrier_arrive_expecting(&filled()[stage], bytes);
+        return &filled()[stage];
     }
     __device__ __forceinline__ void next() {
         if (++stage < STAGES) return;

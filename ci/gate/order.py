@@ -63,7 +63,16 @@ EXTRA = (  # run only when named
     Part(
         "hopper",
         6,
-        checks(hopper.check_of, ("k-major", 1), ("mn-major", 1), ("ring", 1), ("fprop", 4), ("dgrad", 3), ("wgrad", 3)),
+        checks(
+            hopper.check_of,
+            ("k-major", 1),
+            ("mn-major", 1),
+            ("ring", 1),
+            ("cluster", 1),
+            ("fprop", 4),
+            ("dgrad", 3),
+            ("wgrad", 3),
+        ),
     ),
     Part("tests", 9, (Check("tests", 1, right.tests),)),
 )

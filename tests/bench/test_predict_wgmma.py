@@ -16,7 +16,7 @@ from gpuconv.backends.cuda.runtime import nvrtc
 
 H200 = GPUS["h200"]
 MADE_UP = Model("made up", Terms(10_000.0, 0.0, 2.0, 0.0, 0.0), 0.0, 0.0, "none", ())
-WGMMA_NAMES = [algorithm.name for algorithm in ALGORITHMS if algorithm.family == "wgmma"]
+WGMMA_NAMES = [algorithm.name for algorithm in ALGORITHMS if algorithm.name.startswith("wgmma-")]
 
 
 CODE = Code(80, 175, 400)
@@ -34,6 +34,7 @@ def time(algo="wgmma-128x128", counted=CODE, **changed):
     ("algo", "tensor", "read"),
     [
         ("wgmma-128x128", 512, 16 * 48 // 2),
+        ("wgmma-2x128x128", 512, 16 * 48 // 2),
         ("wgmma-256x128", 1024, 16 * 48),
         ("wgmma-128x256", 1024, 8 * 80),
         ("wgmma-256x64", 512, 16 * 32),
@@ -49,7 +50,8 @@ def test_the_clocks_of_a_stage_equal_those_computed_by_hand(algo, tensor, read):
     copied = (algorithm.block_m + algorithm.block_n) * 128
     assert stage.tensor == tensor
     assert stage.shared == read + copied / 128
-    assert stage.l2 == pytest.approx(copied * 132 / 5120)
+    multicast = 64 * 128 if algo == "wgmma-2x128x128" else 0  # bytes: half of the columns come from the other block
+    assert stage.l2 == pytest.approx((copied - multicast) * 132 / 5120)
     # A scheduler has one warp that copies, and one or two that multiply; each instruction takes two clocks.
     multiplying = 1 if algo in ("wgmma-64x192", "wgmma-128x64") else 2
     assert stage.issue == 2 * (multiplying * 80 + 175)
@@ -96,6 +98,14 @@ def test_the_slowest_part_of_a_stage_sets_its_time():
     assert slow.seconds - time().seconds == pytest.approx(slow.parts["issue"] - time().parts["l2"])
 
 
+def test_the_blocks_of_a_cluster_wait_for_each_other_once():
+    """At the beginning and at the end, however many tiles they compute."""
+    l2 = 24576 * 132 / 5120
+    for turns in (1, 3):
+        found = time("wgmma-2x128x128", turns=turns).parts["prologue"]
+        assert found == pytest.approx((1000 + l2 + 2 * 200) / H200.clock)
+
+
 def test_no_convolution_is_faster_than_its_bytes_or_its_arithmetic():
     assert (time(moved=4.256e12).seconds, time(moved=4.256e12).binds) == (1.0, "bytes")
     assert (time(flops=708.3e12).seconds, time(flops=708.3e12).binds) == (1.0, "ceiling")
@@ -135,7 +145,7 @@ def test_the_table_names_the_parts_of_every_direction(algo):
     table, medians = lines[: len(served)], lines[len(served) : 2 * len(served)]
     assert [line.split(":")[0] for line in medians] == served
     if len(served) < 3:
-        assert lines[-1] == f"{3 - len(served)} more entries are of directions that {algo} does not serve"
+        assert lines[-1] == f"{3 - len(served)} more entries are of directions or shapes that {algo} does not serve"
     for line in table:
         assert f" {algo} " in line
         assert line.count("*") == 1

@@ -12,7 +12,7 @@ from gpuconv import algorithms, asarray, ops, to_numpy
 from gpuconv.algorithms import ALGORITHMS, Algorithm, find, serving
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.gemm import launch, tuner
-from gpuconv.backends.cuda.gemm.plan import LARGEST_WORKSPACE, NEWEST, Plan, plan
+from gpuconv.backends.cuda.gemm.plan import LARGEST_WORKSPACE, NEWEST, Plan, plan, tiles_of
 from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.ops.conv_struct import expect_within_limits, packed
 from gpuconv.backends.cuda.runtime.capability import capability_named
@@ -59,18 +59,18 @@ def assert_right(op: str, device: str, case: Conv2dProblem, dtype: str = "float3
 
 def force_algorithm(monkeypatch, algorithm: Algorithm | None, splits: int = 1, most_blocks: int | None = None):
     """Makes every product use this algorithm, with about this many splits, on a GPU too. algorithm: by default the
-    product's last one. most_blocks: the most blocks of a split, for algorithms whose blocks compute several tiles."""
+    product's last one. most_blocks: the most blocks, or clusters, of a split, for algorithms whose blocks compute
+    several tiles."""
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
 
     def planned(product, algo="auto", capability=NEWEST):
         chosen = algorithm or serving(product.arithmetic)[-1]
-        across, down = ceil_div(product.n, chosen.block_n), ceil_div(product.m, chosen.block_m)
+        across, down = tiles_of(product, chosen)
         step = max(16, chosen.block_k)
         per_split = max(1, ceil_div(ceil_div(product.k, splits if product.split_k else 1), step)) * step
         tiles, split_k = across * down * product.batches, max(1, ceil_div(product.k, per_split))
-        return Plan(
-            chosen, across, down, tiles, split_k, per_split, 0.0, chosen.smem_bytes, min(tiles, most_blocks or tiles)
-        )
+        blocks = min(tiles, (most_blocks or tiles) * chosen.cluster)
+        return Plan(chosen, across, down, tiles, split_k, per_split, 0.0, chosen.smem_bytes, blocks)
 
     monkeypatch.setattr(tuner, "plan", planned)
     monkeypatch.setattr(tuner, "known_choices", {})

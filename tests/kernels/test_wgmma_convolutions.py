@@ -25,7 +25,7 @@ from tests.kernels.test_conv_kernels import arguments, assert_right, force_algor
 from tests.kernels.test_machine_code import compiled, tensor_core_variant
 from tests.tolerance import assert_within, sum_bound
 
-TILES = [each for each in ALGORITHMS if each.family == "wgmma"]
+TILES, CLUSTERS = ([each for each in ALGORITHMS if each.family == family] for family in ("wgmma", "wgmma_cluster"))
 tiles = pytest.mark.parametrize("algo", [each.name for each in TILES])
 dtypes = pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 # The ops, and the kernel of each. The first three differ in their epilogue: bias; mask and pool; moments.
@@ -246,9 +246,10 @@ def test_the_kernels_have_no_bank_conflicts(op, algo):
 
 
 def test_no_device_chooses_wgmma_without_a_proof():
-    product = Product("conv2d_fprop", 2**17, 1024, 2048, 1, as_dtype("bfloat16"))
+    product = Product("conv2d_fprop", 2**17, 1024, 2048, 1, as_dtype("bfloat16"), macros={"VECTOR_C": 8})
     assert plan(product).algorithm.family == "mma"
-    assert sorted(each.algorithm.name for each in unproved(product)) == sorted(TILES_OF["conv2d"])
+    expected = [*TILES_OF["conv2d"], *(each.name for each in CLUSTERS)]
+    assert sorted(each.algorithm.name for each in unproved(product)) == sorted(expected)
     x = asarray(np.zeros((1, 8, 8, 8), np.float32), "emulated")
     with pytest.raises(ValueError, match="'wgmma-128x128' does not serve float32"):
         ops.conv2d(x, asarray(np.zeros((8, 3, 3, 8), np.float32), "emulated"), algo="wgmma-128x128")
@@ -266,6 +267,7 @@ PINNED = {
     "wgmma-128x192": ((140, 19), (144, 21)),
     "wgmma-64x192": ((140, 19), (144, 21)),
     "wgmma-128x64": ((128, 14), (128, 15)),
+    "wgmma-2x128x128": ((112, 21), (104, 22)),
 }
 EPILOGUES = {
     "plain": {},
@@ -291,7 +293,16 @@ def copies_of(side):
 
 
 @pytest.mark.parametrize(
-    ("op", "algo", "epilogue"), [(op, algo, epilogue) for op, algo in DIRECTIONS for epilogue in EPILOGUES_OF[op]]
+    ("op", "algo", "epilogue"),
+    [
+        *((op, algo, epilogue) for op, algo in DIRECTIONS for epilogue in EPILOGUES_OF[op]),
+        *(
+            ("conv2d", each.name, epilogue)
+            for each in CLUSTERS
+            for epilogue in EPILOGUES_OF["conv2d"]
+            if epilogue != "single numbers"
+        ),
+    ],
 )
 def test_one_hgmma_per_product_without_spills(op, algo, epilogue):
     """An HGMMA for each 64 rows and 16 of the depth, no spill, and no remark of ptxas (C75xx) that it runs them one by
@@ -319,5 +330,7 @@ def test_one_hgmma_per_product_without_spills(op, algo, epilogue):
         assert resident >= algorithm.resident
         assert loop.instructions / loop.hmma <= instructions
         copies = [each for each in code if each.opcode.startswith("LDGSTS")]
-        assert len(copies) == copies_of(algorithm.block_m) + copies_of(algorithm.block_n)
+        by_box = algorithm.cluster > 1
+        assert len(copies) == copies_of(algorithm.block_m) + (0 if by_box else copies_of(algorithm.block_n))
+        assert [each.opcode for each in code if "UTMALDG" in each.opcode] == ["UTMALDG.3D.MULTICAST"] * by_box
         assert all(".128" in each.opcode for each in copies)

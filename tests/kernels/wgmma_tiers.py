@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from gpuconv import verify
@@ -30,7 +31,7 @@ OPS = {
     "batch_norm_backward": "conv2d_dgrad",
     "conv2d_wgrad": "conv2d_wgrad",
 }
-TILES = [each for each in ALGORITHMS if each.family == "wgmma"]
+TILES = [each for each in ALGORITHMS if each.family in ("wgmma", "wgmma_cluster")]
 TILES_OF = {op: [each.name for each in TILES if kernel in each.kernels] for op, kernel in OPS.items()}
 DTYPES = ("float16", "bfloat16")
 
@@ -44,9 +45,21 @@ def cases(op: str, dtype: str, *tiers: str) -> list[verify.Case]:
     ]
 
 
+def with_packs(case: verify.Case) -> verify.Case:
+    """The convolution with eight times the channels, for tiles that move nothing but 16 bytes at once."""
+
+    def make(rng, of):
+        (x, w, *others), options = case.make(rng, of)
+        return [*(np.tile(each, 8) for each in (x, w)), *others], options
+
+    return replace(case, make=make)
+
+
 def failure(case: verify.Case, dtype: str, algo: str) -> str:
     """The message of the checker, or of the comparison with the oracle, for a case by this tile; "" if it passes."""
     drawn = zlib.crc32(f"{case.op} {case.name} {algo} {dtype}".encode())
+    if find(algo, dtype).cluster > 1:
+        case = with_packs(case)
     splits, blocks, seed = (1, 2, 3, 5)[drawn % 4], (None, 1, 2, 3)[drawn // 4 % 4], drawn // 16 % 7
 
     def make(rng, of):

@@ -7,12 +7,13 @@ import functools
 import sys
 
 from ci.gate import hopper_kernels
-from ci.gate.hopper_kernels import algorithms, ring, warpgroup
+from ci.gate.hopper_kernels import algorithms, cluster, ring, warpgroup
 
 CHECKS = {
     "k-major": lambda device, small: warpgroup.check(device, (0,), small),
     "mn-major": lambda device, small: warpgroup.check(device, (1, 2, 3), small),
     "ring": ring.check,
+    "cluster": cluster.check,
 } | {name: functools.partial(algorithms.check, name) for name in algorithms.DIRECTIONS}
 
 

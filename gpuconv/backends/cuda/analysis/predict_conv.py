@@ -10,6 +10,7 @@ from gpuconv import algorithms
 from gpuconv.backends.cuda.analysis import predict_time, predict_wgmma
 from gpuconv.backends.cuda.analysis.predict_time import GPUS, Gpu, Model, Prediction
 from gpuconv.backends.cuda.analysis.resources import Line
+from gpuconv.backends.cuda.gemm.plan import UnservedError
 from gpuconv.backends.cuda.ops.conv import plans
 from gpuconv.backends.cuda.runtime.outputs import ceil_div, pack_width
 from gpuconv.dtypes import accumulation_dtype, as_dtype
@@ -29,14 +30,17 @@ def convolution(
     if arithmetic not in ("float16", "bfloat16"):
         return None
     dtype = as_dtype(arithmetic)
-    found = plans("emulated", problem, PLAIN, dtype, algo=algo)
-    if found is None or found[direction].algorithm.family not in ("mma", "wgmma"):
+    try:
+        found = plans("emulated", problem, PLAIN, dtype, algo=algo)
+    except UnservedError:
+        found = plans("emulated", problem, PLAIN, dtype)
+    if found is None or found[direction].algorithm.family not in ("mma", "wgmma", "wgmma_cluster"):
         return None
     plan, algorithm = found[direction], found[direction].algorithm
     vector_c, vector_k = (pack_width(dtype, count=count // problem.groups) for count in (problem.c, problem.k))
     m, n, _, batches = problem.implicit_gemm(direction)
     partials = 0 if plan.split_k == 1 else plan.split_k * m * n * batches * accumulation_dtype(dtype).itemsize
-    if algorithm.family == "wgmma":
+    if algorithm.family != "mma":
         return algorithm.name, predict_wgmma.time(
             algorithm,
             predict_wgmma.code(algorithm, direction, arithmetic, (vector_c, vector_k), gpu.arch),

@@ -23,6 +23,7 @@ MULTIPLY_ADDS = 2048  # of 16-bit numbers per clock of a multiprocessor: NVIDIA'
 SHARED = 128  # bytes of shared memory per clock of a multiprocessor: NVIDIA's
 L2 = 5120  # bytes per clock of the GPU: NVIDIA's for the A100, assumed for Hopper
 LATENCY = 1000  # clocks from a block's start to its first tile: assumed
+CLUSTER_SYNC = 200  # clocks of a barrier of a cluster's blocks, of which a block has two: assumed
 TAKEN = 0.5  # the share of the code outside both loops that a block runs: assumed
 COPYING = 4  # warps of a block that copy; the others multiply
 
@@ -60,12 +61,13 @@ def code(algorithm: Algorithm, direction: str, arithmetic: str, vectors: tuple[i
 def stage(algorithm: Algorithm, counted: Code, model: Model, gpu: Gpu) -> Stage:
     m, n, depth = algorithm.block_m, algorithm.block_n, algorithm.block_k
     copied = 2 * (m + n) * depth
+    loaded = 2 * (m + n // algorithm.cluster) * depth  # the rest comes from the cluster's other blocks
     read = m // 64 * 2 * (64 + n) * depth  # each product of 64 rows reads its rows and all columns
     slots = (_multiplying(algorithm) * counted.multiply + COPYING * counted.copy) / SCHEDULERS
     return Stage(
         tensor=m * n * depth / MULTIPLY_ADDS,
         shared=(read + copied) / SHARED,
-        l2=copied / (L2 / gpu.multiprocessors),
+        l2=loaded / (L2 / gpu.multiprocessors),
         issue=slots * model.rates.instruction,
     )
 
@@ -100,9 +102,10 @@ def time(
         multiplied = stages * max(each.tensor, each.shared, each.issue)
         ahead = 0 if drained else min(algorithm.macros["STAGES"], stages) * each.l2  # copied while a tile is stored
         exposed = max(multiplied + stored - loop, stored - ahead)
+    together_at_ends = 2 * CLUSTER_SYNC if algorithm.cluster > 1 else 0
     alone = {
         "launch": model.rates.launch,
-        "prologue": (turns if drained else 1) * (LATENCY + each.l2),
+        "prologue": (turns if drained else 1) * (LATENCY + each.l2) + together_at_ends,
         "epilogue": stored + (turns - 1) * max(0, exposed),
     }
     together = {name: turns * stages * clocks for name, clocks in vars(each).items()}

@@ -54,8 +54,8 @@ def algorithm_variants(family: str, arithmetics: tuple[str, ...] = ARITHMETICS) 
 
 # One of the 16-bit dtypes: float16 and bfloat16 differ only in the name of an instruction.
 NUMBERS = tuple(a for a in ARITHMETICS if a != "bfloat16")
-SIMT, MMA, WGMMA, OF_FEW_CHANNELS = (
-    algorithm_variants(family, NUMBERS) for family in ("simt", "mma", "wgmma", "few_channels")
+SIMT, MMA, WGMMA, WGMMA_CLUSTER, OF_FEW_CHANNELS = (
+    algorithm_variants(family, NUMBERS) for family in ("simt", "mma", "wgmma", "wgmma_cluster", "few_channels")
 )
 # Pairs of the dtype of parameters and state, and that of gradients: equal, or float32 masters with 16-bit gradients.
 STEPS = (*((name, name) for name in FLOAT_NAMES), ("float32", "float16"), ("float32", "bfloat16"))
@@ -89,6 +89,12 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     ),
     "conv2d_fprop_wgmma.cu": dict(
         ALGORITHM=WGMMA, EPILOGUE=(*FPROP_EPILOGUES, dict(ACTIVATION="Identity") | NO_TAP_TABLE), MOVE=MOVES
+    ),
+    "conv2d_fprop_wgmma_cluster.cu": dict(
+        ALGORITHM=WGMMA_CLUSTER,
+        EPILOGUE=(*FPROP_EPILOGUES, dict(ACTIVATION="Identity") | NO_TAP_TABLE),
+        VECTOR_C=(WIDE,),  # it serves nothing else
+        VECTOR_K=(1, WIDE),
     ),
     "conv2d_wgrad.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), **VECTORS),
     "conv2d_wgrad_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, WIDTH=(1, WIDE)),

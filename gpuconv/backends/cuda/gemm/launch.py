@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from gpuconv.algorithms import Algorithm
 from gpuconv.backends.cuda.gemm import tuner
 from gpuconv.backends.cuda.gemm.compiled import kernel_of
 from gpuconv.backends.cuda.gemm.plan import Plan
@@ -14,6 +15,7 @@ from gpuconv.backends.cuda.gemm.reduce import reduce_splits
 from gpuconv.backends.cuda.runtime.new_arrays import empty
 from gpuconv.backends.cuda.runtime.outputs import ceil_div
 from gpuconv.backends.cuda.runtime.rows import rows_of
+from gpuconv.backends.cuda.runtime.tensor_map import tensor_map
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.types import Array
 
@@ -60,8 +62,8 @@ def launch(
     accumulate: bool | None = None,
     struct: np.void | None = None,
 ) -> Array | None:
-    """Launch kernel(out, secondary..., partials, inputs..., struct, scheduler[, accumulate]) and, with split-K, the
-    reduction. The last of the two that runs adds the bias, applies the activation and accumulates.
+    """Launch kernel(out, secondary..., partials, inputs..., struct, scheduler[, accumulate][, map]) and, with split-K,
+    the reduction. The last of the two that runs adds the bias, applies the activation and accumulates.
 
     out: may be rows with a pitch (`rows.rows_of`); the struct then holds this pitch. secondary: the kernel's secondary
     outputs; with split-K only the first may be given. bias: must also be the last of inputs. accumulate: None if the
@@ -80,11 +82,20 @@ def launch(
         pitch = out.size + (0 if second is None else ceil_div(second.size, 4) * 4)  # aligned for wide accesses
         partials = empty((plan.split_k, pitch), accumulation_dtype(product.dtype), like=out)
         inputs = inputs if bias is None else (*inputs[:-1], None)
-    flags: tuple[object, ...] = () if accumulate is None else (accumulate and unsplit,)
+    last: tuple[object, ...] = () if accumulate is None else (accumulate and unsplit,)
     described = product.struct if struct is None else struct
-    arguments = (rows_of(out)[0], *secondary, partials, *inputs, described, plan.scheduler, *flags)
+    algorithm = plan.algorithm
+    if algorithm.cluster > 1:
+        last = (*last, _map_of_filters(product, algorithm, inputs[1]))
+    arguments = (rows_of(out)[0], *secondary, partials, *inputs, described, plan.scheduler, *last)
     run = kernel_of(product, plan)
-    run((plan.blocks, plan.split_k), plan.algorithm.threads, *arguments, shared=plan.smem_bytes)
+    run((plan.blocks, plan.split_k), algorithm.threads, *arguments, shared=plan.smem_bytes)
     if partials is not None:
         reduce_splits(out, partials, second, bias=bias, activation=product.activation, accumulate=bool(accumulate))
     return states
+
+
+def _map_of_filters(product: Product, algorithm: Algorithm, filters: Any) -> np.void:
+    """The map by which each block of a cluster loads its share of a tile (kernels/multicast_iterator.cuh)."""
+    box = (1, algorithm.block_n // algorithm.cluster, algorithm.block_k)
+    return tensor_map(filters.reshape(product.batches, product.n, product.k), box, swizzle=128)

@@ -43,7 +43,8 @@ _TILE_SCHEDULER = np.dtype(
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A product's algorithm, its tiles across (n), down (m) and in all batches, and split_k.
+    """A product's algorithm, its tiles across (n), down (m) and in all batches, and split_k. The tiles down are a
+    multiple of the blocks of a cluster, so the last ones may have no rows.
 
     cost: the estimated time, in multiply-adds of one multiprocessor. smem_bytes: dynamic shared memory per block.
     blocks: number of thread blocks of a split; each takes one or several tiles. proof: how a GPU proved it, as text for
@@ -63,10 +64,18 @@ class Plan:
 
     @functools.cached_property
     def scheduler(self) -> np.void:
-        """The kernels' `struct TileScheduler`."""
+        """The kernels' `struct TileScheduler`, which counts the tiles of a cluster as one."""
         return struct(
-            _TILE_SCHEDULER, fast_divmod(self.across), fast_divmod(self.down), self.depth_per_split, self.tiles
+            _TILE_SCHEDULER,
+            fast_divmod(self.across),
+            fast_divmod(self.down // self.algorithm.cluster),
+            self.depth_per_split,
+            self.tiles // self.algorithm.cluster,
         )
+
+
+class UnservedError(ValueError):
+    """The named algorithm does not serve this product."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -74,7 +83,8 @@ def plan(product: Product, algo: str = AUTO, capability: int = NEWEST) -> Plan:
     """The plan with the least estimated time: of the named algorithm, or of all that serve the arithmetic and need no
     proof. Ties go to the algorithm that is listed first, then to fewer splits. capability: the GPU's.
 
-    Raises ValueError for a named algorithm that this GPU cannot run.
+    Raises ValueError for a named algorithm that this GPU cannot run, and UnservedError for one that does not serve the
+    product.
     """
     algorithms = _supported(product, capability, proved=True)
     if algo != AUTO:
@@ -85,6 +95,7 @@ def plan(product: Product, algo: str = AUTO, capability: int = NEWEST) -> Plan:
                 f"of {capability / 10:.1f}; those that it runs: "
                 f"{', '.join((AUTO, *(a.name for a in algorithms)))}"
             )
+        _expect_served(product, named)
         algorithms = (named,)
     plans = (each for algorithm in algorithms for each in _plans(product, algorithm))
     return min(plans, key=lambda plan: plan.cost)
@@ -109,8 +120,26 @@ def _plans_of(product: Product, algorithms: tuple[Algorithm, ...]) -> tuple[Plan
 
 
 def _supported(product: Product, capability: int, proved: bool) -> tuple[Algorithm, ...]:
-    serves = serving(product.arithmetic, product.few_channels_smem_bytes > 0)
-    return tuple(a for a in serves if a.proved == proved and product.kernel in a.kernels and a.runs_on(capability))
+    listed = serving(product.arithmetic, product.few_channels_smem_bytes > 0)
+    return tuple(a for a in listed if a.proved == proved and serves(product, a) and a.runs_on(capability))
+
+
+def serves(product: Product, algorithm: Algorithm) -> bool:
+    """Whether an algorithm has a kernel for a product. Those in clusters move 16 bytes of x and of w at once."""
+    packed = product.k > 0 and product.macros.get("VECTOR_C", 1) > 1
+    return product.kernel in algorithm.kernels and (algorithm.cluster == 1 or packed)
+
+
+def _expect_served(product: Product, named: Algorithm) -> None:
+    if serves(product, named):
+        return
+    problem = product.problem
+    channels = problem.c // problem.groups if problem else 0
+    right = channels > 0 and channels % 8 == 0
+    raise UnservedError(
+        f"algorithm {named.name!r} moves 16 bytes at once: each group has 8 channels or a multiple, and x and w "
+        f"begin at multiples of 16 bytes, received {'other addresses' if right else f'{channels} channels'}"
+    )
 
 
 def partials_bytes(product: Product, split_k: int) -> int:
@@ -120,7 +149,7 @@ def partials_bytes(product: Product, split_k: int) -> int:
 
 def _plans(product: Product, algorithm: Algorithm) -> Iterator[Plan]:
     """An algorithm's plans: one without split-K and, where it is allowed, more with several values of split_k."""
-    across, down = ceil_div(product.n, algorithm.block_n), ceil_div(product.m, algorithm.block_m)
+    across, down = tiles_of(product, algorithm)
     tiles, few_channels = across * down * product.batches, algorithm in FEW_CHANNELS
     smem_bytes = product.few_channels_smem_bytes if few_channels else algorithm.smem_bytes
     for splits in [1] if few_channels or not product.split_k else _splits(product, tiles):
@@ -135,12 +164,20 @@ def _plans(product: Product, algorithm: Algorithm) -> Iterator[Plan]:
         yield Plan(algorithm, across, down, tiles, split_k, per_split, cost, smem_bytes, blocks)
 
 
+def tiles_of(product: Product, algorithm: Algorithm) -> tuple[int, int]:
+    """The tiles across and down, those of whole clusters."""
+    across, below = ceil_div(product.n, algorithm.block_n), algorithm.cluster * algorithm.block_m
+    return across, ceil_div(product.m, below) * algorithm.cluster
+
+
 def _blocks(algorithm: Algorithm, across: int, tiles: int, split_k: int) -> int:
     """The number of blocks of a split: one for each tile or, if a block of the algorithm computes several tiles, as
-    many as run at once. For few channels it is a multiple of the tiles across, so that a block keeps its filters."""
+    many as run at once. It is a multiple of a cluster's blocks, and for few channels of the tiles across, so that a
+    block keeps its filters."""
     if not algorithm.resident:
         return tiles
-    at_once, together = _MULTIPROCESSORS * algorithm.resident // split_k, across if algorithm in FEW_CHANNELS else 1
+    at_once = _MULTIPROCESSORS * algorithm.resident // split_k
+    together = across if algorithm in FEW_CHANNELS else algorithm.cluster
     return min(tiles, max(1, at_once // together) * together)
 
 

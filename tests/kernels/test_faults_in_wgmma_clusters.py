@@ -1,0 +1,205 @@
+"""Faults planted in the convolution forward by wgmma in clusters, one at a time: the emulated device's checker names
+each, or values are wrong.
+
+test_faults_in_wgmma_kernels.py plants them in what clusters share with blocks alone, test_clusters.py in small kernels.
+"""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from gpuconv.algorithms import find
+from gpuconv.backends.cuda import emulator
+from gpuconv.verify.conv_problems import conv
+from tests.kernels.test_conv_kernels import assert_right, force_algorithm
+from tests.kernels.test_faults_in_wgmma_kernels import MAIN_LOOP, RING, assert_named, planted
+
+MULTICAST, FPROP = "multicast_iterator.cuh", "conv2d_fprop_wgmma_cluster.cu"
+# Eight cluster tiles for one cluster, of two groups. The ring is filled one and a half times for each.
+CASE = conv(1, 17, 16, 128, 272, 3, padding=1, groups=2)
+
+# As in test_faults_in_wgmma_kernels.py: # is a number, @ a place in the source, | "or".
+BARRIER = "the mbarrier shared barriers + # bytes"
+DEADLOCK = (
+    "deadlock; block (0, 0, 0), warpgroup 0: 128 threads, first (0, 0, 0), wait at @ for the end of phase # (parity #) "
+    f"of {BARRIER}"
+)
+TOO_OFTEN = f"arrives at {BARRIER} more often than phase # expects: "
+READS = "a wgmma of warpgroup # of block (#, 0, 0) reads shared dynamic memory + # bytes of block (#, 0, 0), which "
+UNSYNCHRONIZED = f"race: {READS}"
+UNWRITTEN = f"{READS}nothing wrote"
+PENDING = f"{READS}an asynchronous copy that was not waited for has yet to write"
+OVERWRITTEN = "race: a bulk copy writes shared dynamic memory + # bytes of block (#, 0, 0), which "
+OVERWRITTEN_BY_THREADS = "race: writes shared dynamic memory + # bytes of block (#, 0, 0), which a wgmma of warpgroup "
+BYTES = "wrong byte count: "
+OTHER_BLOCK = "race: writes argument 'y' + # bytes, which thread (#, 0, 0) of block (#, 0, 0) wrote at @ "
+VALUES = ""  # nothing: the values are wrong
+
+KERNEL_BLOCK = "const Block block = block_of(scheduler, taps, tile);\n            const Input"
+
+# Each fault: the file, its text without it and with it, and what the checker says.
+FAULTS = {
+    "no arrival for the expected bytes": (
+        RING,
+        "COPIERS + (SHARED ? 1 : 0)",
+        "COPIERS",
+        f"{TOO_OFTEN}|{UNSYNCHRONIZED}",
+    ),
+    "arrival too many": (RING, "SHARED ? 1 : 0", "SHARED ? 2 : 0", f"{DEADLOCK}, which lacks 1 of 130 arrivals"),
+    "freed by one block": (
+        RING,
+        "CLUSTER * WARPGROUPS",
+        "WARPGROUPS",
+        f"{TOO_OFTEN}|{OVERWRITTEN}|{OVERWRITTEN_BY_THREADS}",
+    ),
+    "freed only for its own block": (
+        RING,
+        "mbarrier_arrive_in(&freed()[stage], rank)",
+        "mbarrier_arrive(&freed()[stage])",
+        f"{OVERWRITTEN}|{BYTES}|{TOO_OFTEN}",
+    ),
+    "freed only for the first block": (RING, "rank < CLUSTER", "rank < 1", DEADLOCK),
+    "freed for a block outside the cluster": (
+        RING,
+        "freed()[stage], rank)",
+        "freed()[stage], rank + 1)",
+        "arrives in block 2 of a cluster of 2 blocks, at @",
+    ),
+    "no barrier of the blocks at the beginning": (
+        RING,
+        "if constexpr (SHARED) cluster_sync();\n        else __sync",
+        "__sync",
+        f"loads for {BARRIER} of block (#, 0, 0), which nothing initialized|with no cluster_sync() between",
+    ),
+    "no barrier of the blocks at the end": (
+        FPROP,
+        "Ring::close();",
+        ";",
+        f"arrives at {BARRIER} of block (#, 0, 0), and that block has ended: no cluster_sync() before its end",
+    ),
+    "only copiers at the barrier at the end": (
+        FPROP,
+        "    Ring::close();",
+        "    if (warpgroup() == WARPGROUPS) Ring::close();",
+        "deadlock; block (0, 0, 0), warpgroup 0: 128 threads, first (0, 0, 0), have exited",
+    ),
+    "barriers not fenced": (
+        RING,
+        "fence_mbarrier_init();",
+        ";",
+        "which the async proxy does not see: no fence_mbarrier_init() by the thread that initialized it",
+    ),
+    "wrong phase of a free stage": (RING, "parity ^ 1", "parity", DEADLOCK),
+    "wrong phase of a filled stage": (
+        RING,
+        "filled()[stage], parity)",
+        "filled()[stage], parity ^ 1)",
+        f"{UNWRITTEN}|{PENDING}|{UNSYNCHRONIZED}",
+    ),
+    "stage filled before it is free": (
+        MAIN_LOOP,
+        "filling.wait_until_free();",
+        ";",
+        f"{TOO_OFTEN}|{OVERWRITTEN}|{OVERWRITTEN_BY_THREADS}|{BYTES}",
+    ),
+    "stage freed before it is multiplied": (
+        MAIN_LOOP,
+        "wgmma_wait<1>();",
+        "wgmma_wait<2>();",
+        f"{OVERWRITTEN}|{OVERWRITTEN_BY_THREADS}",
+    ),
+    "last stage of a tile not freed": (MAIN_LOOP, "pin(at[part]);\n        multiplied.say_free();", ";", DEADLOCK),
+    "half of the bytes expected": (
+        MULTICAST,
+        "expect(Tile::BYTES)",
+        "expect(Tile::BYTES / CLUSTER)",
+        f"{BYTES}|{UNWRITTEN}|{PENDING}|{UNSYNCHRONIZED}",
+    ),
+    "too many bytes expected": (
+        MULTICAST,
+        "expect(Tile::BYTES)",
+        "expect(Tile::BYTES + 16)",
+        f"{DEADLOCK}, which lacks 16 bytes",
+    ),
+    "bytes expected in one block of two": (
+        MULTICAST,
+        "expect(Tile::BYTES)",
+        "expect(cluster_rank() == 0 ? Tile::BYTES : 0)",
+        f"{BYTES}|{UNWRITTEN}|{PENDING}|{UNSYNCHRONIZED}",
+    ),
+    "bytes reported to another stage": (
+        RING,
+        "return &filled()[stage];",
+        "return &filled()[(stage + 1) % STAGES];",
+        f"{UNSYNCHRONIZED}|{UNWRITTEN}|{PENDING}|{BYTES}",
+    ),
+    "every copier loads": (MULTICAST, "if (copier() != 0) return;", ";", f"{TOO_OFTEN}|{OVERWRITTEN}"),
+    "no copier loads": (
+        MULTICAST,
+        "if (copier() != 0) return;",
+        "return;",
+        f"{DEADLOCK}, which lacks 1 of 129 arrivals",
+    ),
+    "both shares in the first half": (
+        MULTICAST,
+        "tile + first * Tile::LINE_BYTES",
+        "tile",
+        f"{UNWRITTEN}|{OVERWRITTEN}",
+    ),
+    "share for its own block alone": (
+        MULTICAST,
+        "(1 << CLUSTER) - 1",
+        "1 << cluster_rank()",
+        f"{DEADLOCK}, which lacks 8192 bytes",
+    ),
+    "share for the other block alone": (
+        MULTICAST,
+        "(1 << CLUSTER) - 1",
+        "2 >> cluster_rank()",
+        f"{DEADLOCK}, which lacks 8192 bytes",
+    ),
+    "share for a block outside the cluster": (
+        MULTICAST,
+        "(1 << CLUSTER) - 1",
+        "(2 << CLUSTER) - 1",
+        "a multicast to block 2 of a cluster of 2 blocks, at @",
+    ),
+    "filters of the next stage": (
+        MULTICAST,
+        "{depth,",
+        "{depth + STAGE_K,",
+        "coordinates out of range: the box lies outside the tensor",
+    ),
+    "first half of the filters twice": (MULTICAST, "side + first", "side", VALUES),
+    "filters of the first group": (MULTICAST, "side + first, group}", "side + first, 0}", VALUES),
+    "same rows in both blocks": (FPROP, "int32(cluster_rank()) * BLOCK_M", "0", OTHER_BLOCK),
+    "rows of another cluster": (FPROP, "block.row * CLUSTER", "block.row", OTHER_BLOCK),
+    "every second tile not copied": (
+        FPROP,
+        "tile += clusters) {\n            " + KERNEL_BLOCK,
+        "tile += 2 * clusters) {\n            " + KERNEL_BLOCK,
+        DEADLOCK,
+    ),
+}
+
+
+# Every fourth fault is in the tier `kernels`, the others are in `slow`, because each compiles the kernel.
+@pytest.mark.parametrize(
+    "fault", [pytest.param(each, marks=[pytest.mark.slow] * (i % 4 > 0)) for i, each in enumerate(FAULTS)]
+)
+def test_the_fault_is_found(monkeypatch, tmp_path, fault):
+    file, before, after, text = FAULTS[fault]
+    force_algorithm(monkeypatch, find("wgmma-2x128x128", "bfloat16"), 1, 1)
+    with planted(tmp_path, FPROP, (file, before, after)):
+        for seed in range(4):
+            begin = time.process_time()
+            with (
+                emulator.configure(sanitize="checked", seed=seed),
+                pytest.raises(emulator.EmulatorError if text else AssertionError) as caught,
+            ):
+                assert_right("conv2d", "emulated", CASE, "bfloat16")
+            if text:
+                assert seed == 0 or time.process_time() - begin < 2  # a deadlock is no hang; the first run may compile
+                assert_named(str(caught.value), "conv2d_fprop_wgmma_cluster", text)

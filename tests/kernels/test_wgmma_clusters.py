@@ -1,0 +1,202 @@
+"""Convolutions by wgmma in clusters, whose blocks load the filters for each other (multicast_iterator.cuh); on the
+emulated device, since no GPU has run them. Their machine code is checked in test_wgmma_convolutions.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gpuconv import asarray, ops, to_numpy, verify
+from gpuconv.algorithms import ALGORITHMS, find
+from gpuconv.backends.cuda import emulator
+from gpuconv.backends.cuda.gemm import plan as plans
+from gpuconv.backends.cuda.gemm.plan import UnservedError, plan, tiles_of, unproved
+from gpuconv.backends.cuda.gemm.product import Product
+from gpuconv.backends.cuda.gemm.proofs import trusting
+from gpuconv.dtypes import as_dtype
+from gpuconv.profiling import launches
+from gpuconv.verify.conv_problems import conv
+from tests import standin
+from tests.kernels.agreement import assert_same_bits, on_device
+from tests.kernels.test_conv_kernels import arguments, assert_right, force_algorithm
+from tests.kernels.wgmma_tiers import cases, with_packs
+
+TILES = [each for each in ALGORITHMS if each.family == "wgmma_cluster"]
+NAME = "wgmma-2x128x128"
+BFLOAT16 = as_dtype("bfloat16")
+dtypes = pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+
+# Tiles down and across: 3 of 128 rows, so that the last block has none, by 2 columns.
+ODD_TILES = conv(1, 17, 16, 64, 136, 3, padding=1)
+
+
+def test_the_tiles():
+    assert [each.name for each in TILES] == [NAME]
+
+
+# An epilogue in one dtype, with every second case: each of its activations and masks is a kernel to compile.
+# python -m tests.kernels.wgmma_tiers --algo wgmma-2x128x128 runs all cases in both dtypes.
+@pytest.mark.parametrize(
+    ("op", "dtype", "every"),
+    [
+        ("conv2d", "float16", 1),
+        ("conv2d", "bfloat16", 1),
+        ("conv2d_relu", "bfloat16", 2),
+        ("conv2d_batch_norm", "float16", 2),
+    ],
+)
+def test_case_tiers_under_the_checker_in_any_order(op, dtype, every):
+    """With eight times the channels of each case, since the tile serves no single numbers."""
+    for seed, case in enumerate(cases(op, dtype, "tiny", "odd", "random")[::every]):
+        wide = with_packs(case)
+
+        def make(rng, of, make=wide.make):
+            arrays, options = make(rng, of)
+            plain = dict(activation=None) if op != "conv2d_relu" else {}
+            return arrays, options | plain | dict(algo=NAME)
+
+        with emulator.configure(sanitize="checked", seed=seed % 7):
+            outcome = verify.run_case(replace(case, make=make), dtype, "emulated")
+        assert outcome.passed, f"{case.name}: {outcome.failure}"
+
+
+@dtypes
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("clusters", [1, 2, None])
+def test_clusters_compute_several_tiles_in_turn(monkeypatch, dtype, splits, clusters):
+    """Depths of less than a stage and of three rounds of the ring; two groups, whose filters are not whole tiles."""
+    force_algorithm(monkeypatch, find(NAME, dtype), splits, clusters)
+    for case in (ODD_TILES, conv(2, 9, 33, 56, 72, 3, padding=1), conv(1, 17, 17, 16, 80, 1, groups=2)):
+        for seed in (0, 3):
+            with emulator.configure(sanitize="checked", seed=seed):
+                assert_right("conv2d", "emulated", case, dtype)
+
+
+@pytest.mark.parametrize("k", [8, 60, 64, 72, 128, 200])
+def test_filters_that_fill_a_part_of_a_tile(monkeypatch, k):
+    """A share may lie wholly past the filters, of the last group too."""
+    force_algorithm(monkeypatch, find(NAME, "bfloat16"))
+    for groups in (1, 3):
+        with emulator.configure(sanitize="checked", seed=k % 7):
+            assert_right("conv2d", "emulated", conv(1, 5, 6, 24 * groups, k * groups, 3, groups=groups), "bfloat16")
+
+
+def test_every_order_gives_the_bits_of_a_block_alone(monkeypatch):
+    """On the emulated device, whose products round alike."""
+    for case in (ODD_TILES, conv(2, 9, 11, 24, 40, (3, 2), padding=((1, 1), (0, 2)), dilation=(2, 1))):
+        arrays, options = arguments("conv2d", case, "bfloat16")
+        force_algorithm(monkeypatch, find("wgmma-128x128", "bfloat16"))
+        alone = on_device("conv2d", "emulated", *arrays, **options)
+        force_algorithm(monkeypatch, find(NAME, "bfloat16"))
+        assert_same_bits("conv2d", "emulated", *arrays, **options)
+        np.testing.assert_array_equal(on_device("conv2d", "emulated", *arrays, **options), alone)
+
+
+def test_moments_of_an_empty_tile_count_no_values(monkeypatch):
+    """Blocks without rows have moments too, which batch norm merges with the others."""
+    force_algorithm(monkeypatch, find(NAME, "bfloat16"))
+    case = conv(3, 8, 5, 64, 72, 3, padding=1)  # 120 rows: the cluster's second block has none
+    arrays, options = arguments("conv2d", case, "bfloat16")
+    norm = [np.full(case.k, value, np.float32) for value in (1, 0, 0, 1)]
+    given = [asarray(each, "emulated") for each in (*arrays, *norm)]
+    with launches.recorded() as ran:
+        y = ops.conv2d_batch_norm(*given, **options)[0]
+    assert ran[0].kernel.name == "conv2d_fprop_wgmma_cluster"
+    values = to_numpy(y).astype(np.float32).reshape(-1, case.k)
+    assert np.abs(values.mean(0)).max() < 0.02
+    assert np.abs(values.std(0) - 1).max() < 0.02
+
+
+def test_slices_have_the_bits_of_dense_arrays(monkeypatch):
+    """x and y are slices of the channels of wider volumes; the other channels do not change."""
+    force_algorithm(monkeypatch, find(NAME, "bfloat16"))
+    (x, w, bias), options = arguments("conv2d", conv(2, 9, 11, 24, 40, 3, padding=1), "bfloat16")
+    expected = on_device("conv2d", "emulated", x, w, bias, **options)
+    wide_x = asarray(np.pad(x, [(0, 0)] * 3 + [(8, 16)], constant_values=7), "emulated")
+    wide_y = asarray(np.full((*expected.shape[:-1], 8 + 40 + 16), 7, BFLOAT16), "emulated")
+    with emulator.configure(sanitize="checked", seed=3):
+        there = [asarray(each, "emulated") for each in (w, bias)]
+        ops.conv2d(wide_x[..., 8:32], *there, **options, out=wide_y[..., 8:48])
+    found = to_numpy(wide_y)
+    np.testing.assert_array_equal(found[..., 8:48], expected)
+    np.testing.assert_array_equal(np.delete(found, np.s_[8:48], -1), 7)
+
+
+# --- what it does not serve --------------------------------------------------------------------
+
+
+def shifted(array):
+    """The array at an address that is no multiple of 16 bytes."""
+    memory = emulator.empty(array.size + 1, array.dtype)
+    memory[1:] = asarray(array.reshape(-1), "emulated")
+    return memory[1:].reshape(array.shape)
+
+
+@pytest.mark.parametrize(
+    ("channels", "groups", "received"), [(5, 1, "5 channels"), (12, 3, "4 channels"), (0, 1, "0 channels")]
+)
+def test_channels_that_are_no_packs_are_refused(channels, groups, received):
+    x, w = (np.zeros(shape, BFLOAT16) for shape in ((1, 4, 4, channels), (6, 3, 3, channels // groups)))
+    there = [asarray(each, "emulated") for each in (x, w)]
+    with pytest.raises(UnservedError, match=rf"'{NAME}' moves 16 bytes at once: .* received {received}$"):
+        ops.conv2d(*there, groups=groups, algo=NAME)
+
+
+def test_arrays_that_begin_between_packs_are_refused():
+    x, w = (np.ones(shape, BFLOAT16) for shape in ((1, 4, 4, 16), (8, 3, 3, 16)))
+    good = [asarray(each, "emulated") for each in (x, w)]
+    assert ops.conv2d(*good, algo=NAME).shape == (1, 2, 2, 8)
+    for bad in ([shifted(x), good[1]], [good[0], shifted(w)]):
+        with pytest.raises(UnservedError, match="x and w begin at multiples of 16 bytes, received other addresses"):
+            ops.conv2d(*bad, algo=NAME)
+        out = asarray(np.full((1, 2, 2, 8), 7, BFLOAT16), "emulated")
+        with pytest.raises(UnservedError):
+            ops.conv2d(*bad, algo=NAME, out=out)
+        np.testing.assert_array_equal(to_numpy(out), 7)
+
+
+def test_it_is_a_candidate_only_where_it_serves():
+    for width, k, offered in ((8, 64, True), (1, 64, False), (8, 0, False)):
+        product = Product("conv2d_fprop", 512, 128, k, 1, BFLOAT16, macros={"VECTOR_C": width, "VECTOR_K": width})
+        assert (NAME in {each.algorithm.name for each in unproved(product, 90)}) == offered
+        assert NAME not in {each.algorithm.name for each in unproved(product, 100)}
+    for direction in ("dgrad", "wgrad"):
+        product = Product(f"conv2d_{direction}", 512, 128, 64, 1, BFLOAT16, macros={"VECTOR_C": 8, "VECTOR_K": 8})
+        assert NAME not in {each.algorithm.name for each in unproved(product, 90)}
+
+
+# --- plans and launches ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (128, 128), (129, 129), (257, 8), (8192, 256), (100_000, 512)])
+def test_blocks_are_whole_clusters(rows, columns):
+    product = Product("conv2d_fprop", rows, columns, 2304, 3, BFLOAT16, macros={"VECTOR_C": 8, "VECTOR_K": 8})
+    across, down = tiles_of(product, find(NAME, "bfloat16"))
+    assert down % 2 == 0
+    assert (down - 2) * 128 < rows <= down * 128
+    for each in plans._plans(product, find(NAME, "bfloat16")):
+        assert each.blocks % 2 == 0
+        assert 2 <= each.blocks <= each.tiles == across * down * 3
+        assert each.blocks * each.split_k <= max(132, 2 * each.split_k)
+        assert int(each.scheduler["tiles"]) * 2 == each.tiles
+        assert int(each.scheduler["down"]["divisor"]) * 2 == down
+
+
+@pytest.mark.parametrize("schedule", ["early", "late"])
+def test_a_launch_on_a_gpu_passes_the_map_of_the_filters(schedule):
+    """By the stand-in for CuPy, whose kernels run in the emulator."""
+    arrays, options = arguments("conv2d", ODD_TILES, "bfloat16")
+    expected = on_device("conv2d", "emulated", *arrays, **options, algo=NAME)
+    with standin.installed(["90"], schedule=schedule) as machine, trusting():
+        found = on_device("conv2d", "cuda", *arrays, **options, algo=NAME)
+        assert ("conv2d_fprop_wgmma_cluster", 0) in machine.launches
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_the_plan_of_a_named_algorithm_needs_its_chip():
+    product = Product("conv2d_fprop", 512, 128, 64, 1, BFLOAT16, macros={"VECTOR_C": 8, "VECTOR_K": 8})
+    assert plan(product, NAME, 90).algorithm.name == NAME
+    with pytest.raises(ValueError, match=r"needs a GPU of compute capability 9\.0, received one of 10\.0"):
+        plan(product, NAME, 100)
