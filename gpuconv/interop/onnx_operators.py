@@ -1,0 +1,238 @@
+"""The layers of ONNX operators, by the name of the operator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from gpuconv.dtypes import converted, is_float
+from gpuconv.interop.onnx_graph import TO_NCHW, TO_NHWC, Row, attributes
+from gpuconv.layers import (
+    ELU,
+    GELU,
+    AvgPool2D,
+    BatchNorm,
+    Conv2D,
+    Dropout,
+    GlobalAvgPool2D,
+    HardSwish,
+    Layer,
+    LeakyReLU,
+    Linear,
+    MaxPool2D,
+    ReLU,
+    ReLU6,
+    Scale,
+    Sigmoid,
+    SiLU,
+    Tanh,
+)
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
+
+    from gpuconv.interop.onnx_graph import Convert
+
+LayerT = TypeVar("LayerT", bound=Layer)
+
+
+def _conv(row: Row, node: NodeProto) -> Layer:
+    found = attributes(node)
+    weight, bias = row.graph.weight(node, 1), row.graph.weight(node, 2)
+    assert weight is not None
+    if weight.ndim != 4:
+        row.graph.fail(node, f"convolutions are over two axes, its filters are of shape {weight.shape}")
+    layer = Conv2D(
+        len(weight),
+        _one_or_pair(weight.shape[2:]),
+        stride=_one_or_pair(found.get("strides", (1, 1))),
+        padding=_padding(row, node, found),
+        dilation=_one_or_pair(found.get("dilations", (1, 1))),
+        groups=found.get("group", 1),
+        bias=bias is not None,
+    )
+    return _with_arrays(layer, weight=weight.transpose(0, 2, 3, 1), **({} if bias is None else {"bias": bias}))
+
+
+def _gemm(row: Row, node: NodeProto) -> Layer:
+    found = attributes(node)
+    weight, bias = row.graph.weight(node, 1), row.graph.weight(node, 2)
+    assert weight is not None
+    if found.get("transA", 0):
+        row.graph.fail(node, "transA=1 has no layer")
+    weight = (weight if found.get("transB", 0) else weight.T) * np.asarray(found.get("alpha", 1.0), weight.dtype)
+    return _linear(row, weight, None if bias is None else bias * np.asarray(found.get("beta", 1.0), bias.dtype))
+
+
+def _matmul(row: Row, node: NodeProto) -> Layer:
+    weight = row.graph.weight(node, 1)
+    assert weight is not None
+    if weight.ndim != 2 or len(row.shape) != 1:
+        row.graph.fail(node, f"a matrix of shape {weight.shape} is not a fully connected layer on {row.shape}")
+    return _linear(row, weight.T, None)
+
+
+def _linear(row: Row, weight: np.ndarray, bias: np.ndarray | None) -> Linear:
+    """weight: (out_features, in_features)."""
+    weight, row.flattened = row.reordered(weight), ()
+    layer = Linear(len(weight), bias=bias is not None)
+    return _with_arrays(layer, weight=weight, **({} if bias is None else {"bias": np.broadcast_to(bias, len(weight))}))
+
+
+def _add(row: Row, node: NodeProto) -> None:
+    """A constant added after a product becomes its bias."""
+    bias = next(found for found in map(row.graph.constant, node.input) if found is not None)
+    last = row.layers[-1] if row.layers else None
+    if not isinstance(last, Linear) or last.bias or bias.size not in (1, last.out_features):
+        row.graph.fail(node, "a constant can only be added after a MatMul")
+    last.bias = True
+    last.arrays["bias"] = _array("bias", np.broadcast_to(bias.reshape(-1), last.out_features))
+    last.place("", last.input_shape or ())
+
+
+def _norm(row: Row, node: NodeProto) -> Layer:
+    found = attributes(node)
+    values = {}
+    for place, name in enumerate(("weight", "bias", "running_mean", "running_var"), 1):
+        value = row.graph.weight(node, place)
+        assert value is not None
+        values[name] = row.reordered(value)
+    return _with_arrays(
+        BatchNorm(eps=_number(found.get("epsilon", 1e-5)), momentum=_number(1 - found.get("momentum", 0.9))), **values
+    )
+
+
+def _pool(kind: Any) -> Convert:
+    def convert(row: Row, node: NodeProto) -> Layer:
+        found = attributes(node)
+        if len(found["kernel_shape"]) != 2 or {*found.get("dilations", (1,))} != {1}:
+            row.graph.fail(node, "pools are over two axes and without dilation")
+        options: dict[str, Any] = {"fit": "cover" if found.get("ceil_mode", 0) else "floor"}
+        if kind is AvgPool2D:
+            options["count_include_pad"] = bool(found.get("count_include_pad", 0))
+        stride, padding = _one_or_pair(found.get("strides", (1, 1))), _padding(row, node, found)
+        return kind(_one_or_pair(found["kernel_shape"]), stride=stride, padding=padding, **options)
+
+    return convert
+
+
+def _padding(row: Row, node: NodeProto, found: dict[str, Any]) -> Any:
+    auto = found.get("auto_pad", b"NOTSET").decode()
+    if auto not in ("NOTSET", "VALID"):
+        row.graph.fail(node, f"auto_pad={auto}; export it with explicit pads")
+    if len(pads := found.get("pads") or (0, 0, 0, 0)) != 4:
+        row.graph.fail(node, f"pads are four numbers, received {pads}")
+    top, left, bottom, right = pads
+    return _one_or_pair([top, left]) if (top, left) == (bottom, right) else ((top, bottom), (left, right))
+
+
+def _clip(row: Row, node: NodeProto) -> Layer:
+    found = attributes(node)
+    low, high = (
+        found.get(name) if name in found else row.graph.weight(node, place) for place, name in ((1, "min"), (2, "max"))
+    )
+    ends = [None if end is None else float(end) for end in (low, high)]
+    if ends == [0.0, 6.0]:
+        return ReLU6()
+    if ends == [0.0, None]:
+        return ReLU()
+    return row.graph.fail(node, f"clipping to {ends[0]} and {ends[1]} has no layer; 0 and 6 is ReLU6")
+
+
+def _scale(row: Row, node: NodeProto) -> Layer:
+    factors = [found for found in map(row.graph.constant, node.input) if found is not None]
+    if len(factors) != 1 or factors[0].size != 1:
+        row.graph.fail(node, "a product has a layer only if one factor is a constant number")
+    factor = _number(factors[0].reshape(()))
+    if node.op_type == "Div":
+        if row.graph.constant(node.input[1]) is None:
+            row.graph.fail(node, "it divides a constant by a volume")
+        factor = 1 / factor
+    return Scale(factor)
+
+
+def _dropout(row: Row, node: NodeProto) -> Layer:
+    ratio = row.graph.weight(node, 1)
+    return Dropout(_number(attributes(node).get("ratio", 0.5) if ratio is None else ratio.reshape(())))
+
+
+def _flatten(row: Row, node: NodeProto) -> Layer:
+    if node.op_type == "Reshape":
+        expected = row.graph.weight(node, 1)
+        if expected is None or len(expected) != 2 or int(expected[1]) not in (-1, int(np.prod(row.shape))):
+            row.graph.fail(node, "only a reshape to (N, features) has a layer")
+    elif attributes(node).get("axis", 1) not in (1, -len(row.shape)):
+        row.graph.fail(node, "only axis=1 has a layer")
+    return row.flatten()
+
+
+def _mean(row: Row, node: NodeProto) -> Layer:
+    found = attributes(node)
+    axes = found["axes"] if "axes" in found else row.graph.weight(node, 1)
+    if axes is None or sorted(int(axis) % 4 for axis in axes) != [2, 3] or not found.get("keepdims", 1):
+        row.graph.fail(node, "only the mean over height and width with keepdims=1 has a layer")
+    return GlobalAvgPool2D()
+
+
+def _transpose(row: Row, node: NodeProto) -> None:
+    expected = TO_NCHW if row.channels_last else TO_NHWC
+    if attributes(node).get("perm") != expected:
+        row.graph.fail(node, f"only perm={expected} is converted here")
+    row.channels_last = not row.channels_last
+
+
+def _gelu(row: Row, node: NodeProto) -> Layer:
+    return GELU(approximate=attributes(node).get("approximate", b"none").decode())
+
+
+OPERATORS: dict[str, Convert] = {
+    "Add": _add,
+    "AveragePool": _pool(AvgPool2D),
+    "BatchNormalization": _norm,
+    "Clip": _clip,
+    "Conv": _conv,
+    "Div": _scale,
+    "Dropout": _dropout,
+    "Elu": lambda row, node: ELU(alpha=_number(attributes(node).get("alpha", 1.0))),
+    "Flatten": _flatten,
+    "Gelu": _gelu,
+    "Gemm": _gemm,
+    "GlobalAveragePool": lambda row, node: GlobalAvgPool2D(),
+    "HardSwish": lambda row, node: HardSwish(),
+    "LeakyRelu": lambda row, node: LeakyReLU(negative_slope=_number(attributes(node).get("alpha", 0.01))),
+    "MatMul": _matmul,
+    "MaxPool": _pool(MaxPool2D),
+    "Mul": _scale,
+    "ReduceMean": _mean,
+    "Relu": lambda row, node: ReLU(),
+    "Reshape": _flatten,
+    "Sigmoid": lambda row, node: Sigmoid(),
+    "Swish": lambda row, node: SiLU(),
+    "Tanh": lambda row, node: Tanh(),
+    "Transpose": _transpose,
+}
+
+
+def _one_or_pair(values: Sequence[int]) -> Any:
+    """The sizes of both axes, as one number if they are equal."""
+    if len(values) != 2:
+        raise ValueError(f"a size is two numbers, received {[*values]}")
+    return values[0] if len(set(values)) == 1 else tuple(values)
+
+
+def _number(value: Any) -> float:
+    """The shortest decimal that rounds to a float32: 0.1 rather than 0.10000000149."""
+    return float(str(np.float32(value)))
+
+
+def _with_arrays(layer: LayerT, **values: np.ndarray) -> LayerT:
+    layer.arrays = {name: _array(name, value) for name, value in values.items()}
+    return layer
+
+
+def _array(name: str, value: np.ndarray) -> np.ndarray:
+    if not is_float(value.dtype):
+        raise ValueError(f"weights are floats, received {value.dtype}")
+    return np.ascontiguousarray(converted(name, value, np.dtype(np.float32)))
