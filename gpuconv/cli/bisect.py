@@ -17,7 +17,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpuconv.cli import document, pictures, run_settings
+from gpuconv.cli import document, option_types, pictures, run_settings, shared_options
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.runs import line
 from gpuconv.devices import Device
@@ -41,8 +41,8 @@ SIDE_OPTIONS = (*SETTINGS, "steps", "kernel", "op", "algo")
 def configure(parser: argparse.ArgumentParser) -> None:
     for name in ("a", "b"):
         parser.add_argument(name, metavar=name.upper(), help="a run's folder, a file of digests, or a side")
-    run_settings.add_options(parser, only=SETTINGS)
-    parser.add_argument("--steps", type=run_settings.count(1), metavar="N", help="how many steps (default: 2)")
+    shared_options.add_options(parser, only=SETTINGS)
+    parser.add_argument("--steps", type=option_types.count(1), metavar="N", help="how many steps (default: 2)")
     parser.add_argument("--kernel", type=Path, metavar="FILE", help="your .cu file, which B uses")
     parser.add_argument("--op", metavar="NAME", help="the op that FILE implements")
     parser.add_argument("--algo", metavar="NAME", help="for a matrix product, the algorithm that FILE implements")
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
         if options.element is not None:
             raise UserError("--element and --no-element are for two runs; of two sides the element is always named")
         return _compare_sides(options)
-    if others := [run_settings.option(name) for name in SIDE_OPTIONS if getattr(options, name) is not None]:
+    if others := [shared_options.option(name) for name in SIDE_OPTIONS if getattr(options, name) is not None]:
         raise UserError(f"runs are compared as they were; leave {', '.join(others)} out")
     return _compare_runs(options)
 

@@ -9,7 +9,7 @@ import argparse
 import math
 from typing import TYPE_CHECKING
 
-from gpuconv.cli import document, run_settings
+from gpuconv.cli import document, run_settings, shared_options
 from gpuconv.cli.errors import user_errors
 from gpuconv.cli.runs import batched, choose_device, line
 
@@ -23,8 +23,8 @@ IMAGES = 64
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    run_settings.add_options(parser, only=("data", "model", "seed", "lr", "optimizer", "schedule", "loss"))
-    run_settings.add_device(parser)
+    shared_options.add_options(parser, only=("data", "model", "seed", "lr", "optimizer", "schedule", "loss"))
+    shared_options.add_device(parser)
 
 
 def run(options: argparse.Namespace) -> int:

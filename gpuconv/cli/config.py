@@ -7,7 +7,7 @@ import tomllib
 from typing import Any
 
 from gpuconv import files
-from gpuconv.cli import run_settings
+from gpuconv.cli import shared_options
 from gpuconv.names import lookup, printable
 from gpuconv.types import Record
 
@@ -28,7 +28,7 @@ def read(path: str) -> Record:
         table = tomllib.loads(data.decode("utf-8", "surrogateescape").replace("\r\n", "\n"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid TOML: {error}") from None
-    known = {name: name for name in (*run_settings.OPTIONS, "recipe")}
+    known = {name: name for name in (*shared_options.OPTIONS, "recipe")}
     try:
         named = [(lookup("setting", name, known), value) for name, value in table.items()]
         for name in known:
@@ -40,7 +40,7 @@ def read(path: str) -> Record:
 
 
 def _as_option(name: str, value: object) -> Any:
-    kind = run_settings.OPTIONS[name][0] if name in run_settings.OPTIONS else str
+    kind = shared_options.OPTIONS[name][0] if name in shared_options.OPTIONS else str
     if isinstance(value, bool) or not isinstance(value, (str, int, float)) or (kind is str) != isinstance(value, str):
         raise TypeError(f"{name} must be {'text' if kind is str else 'a number'}, received {value!r}")
     try:

@@ -11,7 +11,7 @@ from gpuconv import losses
 from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.nets import add_file
-from gpuconv.cli.run_settings import add_device, add_options, loss, test_time
+from gpuconv.cli.run_settings import loss, test_time
 from gpuconv.cli.runs import (
     Run,
     add_which,
@@ -25,6 +25,7 @@ from gpuconv.cli.runs import (
     warn_of_other_data,
     warn_of_trained_images,
 )
+from gpuconv.cli.shared_options import add_device, add_options
 from gpuconv.console import is_quiet
 from gpuconv.names import columns, padded, printable
 

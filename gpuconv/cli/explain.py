@@ -14,8 +14,9 @@ import numpy as np
 from gpuconv.cli import document, pictures, predict
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.nets import add_file
-from gpuconv.cli.run_settings import add_device, count
+from gpuconv.cli.option_types import count
 from gpuconv.cli.runs import Run, add_which, choose_device, expect_normalization, open_run
+from gpuconv.cli.shared_options import add_device
 from gpuconv.names import lookup, printable
 from gpuconv.types import Array
 

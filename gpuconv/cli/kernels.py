@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, user_errors
-from gpuconv.cli.run_settings import count
+from gpuconv.cli.option_types import count
 from gpuconv.console import progress_bar
 
 if TYPE_CHECKING:

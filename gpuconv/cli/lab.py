@@ -22,7 +22,7 @@ EXAMPLES = [
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    from gpuconv.cli import run_settings
+    from gpuconv.cli import shared_options
 
     parser.add_argument("file", nargs="?", type=Path, help="your .cu file")
     parser.add_argument("--op", required=True, metavar="NAME", help="the op that it implements")
@@ -35,7 +35,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", action="append", metavar="NAME", help="only this dtype (may be given more than once)"
     )
-    run_settings.add_device(parser)
+    shared_options.add_device(parser)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpuconv.cli import process, python_runs, run_settings
+from gpuconv.cli import option_types, process, python_runs, run_settings, shared_options
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.runs import choose_device, expect_normalization, line, load_data, parts, run_of, started_in_python
 
@@ -31,8 +31,8 @@ NOT_IN_LIVE = ("weights", "early_stopping", "tta", "shards", "sync_batch_norm")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run_dir", metavar="RUN_DIR", nargs="?", help="a run to show (default: start a new one)")
-    run_settings.add_options(parser, only=[name for name in run_settings.OPTIONS if name not in NOT_IN_LIVE])
-    run_settings.add_device(parser)
+    shared_options.add_options(parser, only=[name for name in shared_options.OPTIONS if name not in NOT_IN_LIVE])
+    shared_options.add_device(parser)
     parser.add_argument("--port", type=_port, default=8600, metavar="N", help="default: 8600; 0: any free port")
     parser.add_argument(
         "--host",
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     if options.run_dir and options.repeat:
         raise UserError("RUN_DIR shows a run and --repeat repeats one; leave one of them out")
     stored = options.run_dir or options.repeat
-    if stored and (others := [run_settings.option(name) for name in chosen if name not in ("data", "test", "model")]):
+    if stored and (others := [shared_options.option(name) for name in chosen if name not in ("data", "test", "model")]):
         raise UserError(f"{stored} has its own settings; leave {', '.join(others)} out")
     if stored:
         nets.import_file(chosen.get("model"))
@@ -151,7 +151,7 @@ def _ready(address: str) -> None:
 
 
 def _port(text: str) -> int:
-    number = run_settings.count(0)(text)
+    number = option_types.count(0)(text)
     if number > 65535:
         raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, received {text!r}")
     return number

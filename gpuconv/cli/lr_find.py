@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuconv import files
-from gpuconv.cli import document, run_settings, train
+from gpuconv.cli import document, option_types, run_settings, shared_options, train
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.runs import batched, choose_device, line
 from gpuconv.console import is_quiet, say
@@ -35,15 +35,15 @@ SETTINGS = (
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    run_settings.add_options(parser, only=SETTINGS)
-    run_settings.add_device(parser)
-    rate = run_settings.positive
+    shared_options.add_options(parser, only=SETTINGS)
+    shared_options.add_device(parser)
+    rate = option_types.positive
     parser.add_argument(
         "--from", dest="start", type=rate, default=1e-6, metavar="X", help="the first rate (default: 1e-6)"
     )
     parser.add_argument("--to", dest="end", type=rate, default=10.0, metavar="X", help="the last rate (default: 10)")
     parser.add_argument(
-        "--steps", type=run_settings.count(2), default=100, metavar="N", help="how many steps to train (default: 100)"
+        "--steps", type=option_types.count(2), default=100, metavar="N", help="how many steps to train (default: 100)"
     )
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="a folder for the picture, lr-find.png, and the losses, lr-find.csv"
@@ -99,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
         _write(options.out, found, settings.model)
     if found.suggestion is not None and not is_quiet():
         print()
-        same = [word for name, value in chosen.items() for word in (run_settings.option(name), str(value))]
+        same = [word for name, value in chosen.items() for word in (shared_options.option(name), str(value))]
         line("try next", command("gpuconv", "train", *same, "--lr", f"{found.suggestion:.2g}"))
     return 0
 

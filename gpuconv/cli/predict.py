@@ -14,8 +14,8 @@ import numpy as np
 from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.nets import add_file
-from gpuconv.cli.run_settings import add_device
 from gpuconv.cli.runs import Run, add_which, choose_device, expect_normalization, line, newest_run, open_run
+from gpuconv.cli.shared_options import add_device
 from gpuconv.names import columns, padded, printable
 from gpuconv.types import Array
 

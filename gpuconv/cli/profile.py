@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from gpuconv import files
 from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, user_errors
-from gpuconv.cli.run_settings import add_step_options, count
+from gpuconv.cli.option_types import count
 from gpuconv.cli.runs import choose_device, line
+from gpuconv.cli.shared_options import add_step_options
 from gpuconv.console import is_quiet
 from gpuconv.devices import Device
 from gpuconv.names import padded

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, user_errors
-from gpuconv.cli.run_settings import add_step_options
 from gpuconv.cli.runs import choose_device, line
+from gpuconv.cli.shared_options import add_step_options
 from gpuconv.console import progress_bar
 from gpuconv.devices import Device
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuconv import backends
-from gpuconv.cli import nets, run_settings
+from gpuconv.cli import nets, run_settings, shared_options
 from gpuconv.cli.errors import UserError, describe, user_errors
 from gpuconv.cli.run_settings import Settings
 from gpuconv.console import is_quiet, say
@@ -195,7 +195,7 @@ def settings_to_resume(directory: str, chosen: Record) -> Settings:
             chosen = chosen | {"model": settings.model}
     stored = run_settings.with_full_names(dataclasses.asdict(settings))
     others = [
-        f"{run_settings.option(name)} is {stored[name]} there, {value} here"
+        f"{shared_options.option(name)} is {stored[name]} there, {value} here"
         for name, value in chosen.items()
         if value != stored[name] and name not in ("data", "test")
     ]

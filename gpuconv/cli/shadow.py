@@ -10,8 +10,8 @@ import argparse
 
 from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, user_errors
-from gpuconv.cli.run_settings import add_device
 from gpuconv.cli.runs import choose_device, line
+from gpuconv.cli.shared_options import add_device
 
 EXAMPLES = [
     "gpuconv shadow replay runs/digits-digits-net-1/shadow-conv2d-conv1-step120.safetensors",

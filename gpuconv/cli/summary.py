@@ -7,8 +7,9 @@ import argparse
 from gpuconv import numerals
 from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, user_errors
-from gpuconv.cli.run_settings import add_precision, count
+from gpuconv.cli.option_types import count
 from gpuconv.cli.runs import open_run
+from gpuconv.cli.shared_options import add_precision
 
 EXAMPLES = [
     "gpuconv summary",

@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from gpuconv.cli import document, process, recipes, run_settings
+from gpuconv.cli import document, option_types, process, recipes, run_settings, shadow_option, shared_options
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.runs import batched, choose_device, line, load_data, parts, settings_to_resume, started_in_python
 from gpuconv.console import is_quiet, say
@@ -38,8 +38,8 @@ EXAMPLES = [
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    run_settings.add_options(parser)
-    run_settings.add_device(parser)
+    shared_options.add_options(parser)
+    shared_options.add_device(parser)
     names = ", ".join(recipes.RECIPES)
     parser.add_argument(
         "--config", metavar="FILE", help="settings from a TOML file, as a run's config.toml; options override it"
@@ -60,13 +60,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--checkpoint-every",
-        type=run_settings.count(1),
+        type=option_types.count(1),
         metavar="STEPS",
         help="also save within epochs; changes no result and is not stored, so repeat it with --resume",
     )
     parser.add_argument(
         "--rank-timeout",
-        type=run_settings.positive,
+        type=option_types.positive,
         default=300.0,
         metavar="SECONDS",
         help="under mpiexec or torchrun: how long another process may take for an answer (default: 300)",
@@ -87,12 +87,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--digests-every",
-        type=run_settings.count(1),
+        type=option_types.count(1),
         metavar="N",
         help="keep the layers' outputs and their gradients only of the first N steps and each N-th (default: 1, all); "
         "parameters, their gradients and the loss are kept of every step",
     )
-    run_settings.add_shadow(parser)
+    shadow_option.add_shadow(parser)
 
 
 def loggers(options: argparse.Namespace, test: Any = None) -> list[Callback]:
@@ -181,7 +181,7 @@ def _train(options: argparse.Namespace, ranks: Ranks, watchers: Sequence[Callbac
             with contextlib.suppress(OSError):  # unless a run is in it
                 os.removedirs(directory)
     document.note(run=directory, epochs=history, steps=trainer.steps, stopped=trainer.stop_reason)
-    run_settings.print_shadow(trainer.shadowed, RunDirectory(directory).shadow)
+    shadow_option.print_shadow(trainer.shadowed, RunDirectory(directory).shadow)
     if trainer.interrupted_by:
         return 128 + trainer.interrupted_by
     if ranks.rank == 0:

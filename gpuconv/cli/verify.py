@@ -29,9 +29,9 @@ HEADER = f"{'op':<27} {'dtype':<9} {'cases':>5} {'worst error':>12} {'its bound'
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    from gpuconv.cli import run_settings
+    from gpuconv.cli import option_types, shared_options
 
-    run_settings.add_device(parser)
+    shared_options.add_device(parser)
     parser.add_argument("--op", action="append", metavar="NAME", help="only this op (may be given more than once)")
     parser.add_argument(
         "--dtype", action="append", metavar="NAME", help="only this dtype (may be given more than once)"
@@ -39,7 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tier", action="append", metavar="NAME", help="only these cases: tiny, odd, real or random")
     parser.add_argument(
         "--seed",
-        type=run_settings.count(0),
+        type=option_types.count(0),
         default=0,
         metavar="N",
         help="seed of the inputs and of the random tier (default: 0)",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gpuconv import checks, console, losses, models, plots, to_numpy
-from gpuconv.cli import main, pictures, run_settings, runs
+from gpuconv.cli import main, pictures, runs, shared_options
 from gpuconv.cli.main import Parser, module
 from gpuconv.data import Loader, Normalization, load
 from gpuconv.inspect import profile as profile_module
@@ -23,7 +23,7 @@ from gpuconv.training.image_activations import look
 
 # --- options ------------------------------------------------------------------------------------
 
-SETTINGS = dict.fromkeys(run_settings.OPTIONS)
+SETTINGS = dict.fromkeys(shared_options.OPTIONS)
 OPTIONS = {  # for each command: the shortest command line, and how it is parsed
     "train": (
         [],

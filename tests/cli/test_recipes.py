@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpuconv import models, to_numpy
-from gpuconv.cli import main, recipes, run_settings
+from gpuconv.cli import main, recipes, run_settings, shared_options
 from gpuconv.data import Augmentation, Loader, Normalization, load
 from gpuconv.layers import GELU, BatchNorm, Conv2D, Flatten, Input, Linear, MaxPool2D, Scale, Sequential
 from gpuconv.training import Trainer, checkpoint
@@ -28,7 +28,7 @@ def test_without_a_name_a_net_has_its_own_recipe():
 @pytest.mark.parametrize("spelled", [["--model", "digits_net"], ["--data", "Digits"], ["--model", "DIGITS-NET"]])
 def test_names_in_another_spelling_give_the_same_settings(spelled):
     parser = argparse.ArgumentParser()
-    run_settings.add_options(parser)
+    shared_options.add_options(parser)
     chosen = run_settings.given(parser.parse_args(spelled))
     assert run_settings.complete(chosen) == run_settings.complete({})
 

@@ -7,24 +7,24 @@ import math
 
 import pytest
 
-from gpuconv.cli import recipes, run_settings, summary
+from gpuconv.cli import option_types, recipes, run_settings, summary
 from gpuconv.losses import SoftmaxCrossEntropy, SVMHinge
 from tests.defaults import VALUE, record_flags
 
 
 def test_integers_have_a_minimum_and_fit_64_bits():
     for minimum, number in ((0, 0), (1, 1), (1, 2**63 - 1)):
-        assert run_settings.count(minimum)(str(number)) == number
+        assert option_types.count(minimum)(str(number)) == number
     for minimum, text in ((0, "-1"), (1, "0"), (1, "1.5"), (0, "x"), (0, str(2**63))):
         with pytest.raises(argparse.ArgumentTypeError, match="expected a whole number"):
-            run_settings.count(minimum)(text)
+            option_types.count(minimum)(text)
 
 
 def test_numbers_are_positive_and_finite():
-    assert run_settings.positive("1e-300") == 1e-300
+    assert option_types.positive("1e-300") == 1e-300
     for text in ("0", "-1", "inf", "nan", "x", ""):
         with pytest.raises(argparse.ArgumentTypeError, match="expected a number above 0"):
-            run_settings.positive(text)
+            option_types.positive(text)
 
 
 def test_a_volume_has_three_sizes():

@@ -1,0 +1,75 @@
+"""Types of options for argparse: functions that read an option's text, or raise an error that says what is expected."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from gpuconv import numerals
+
+
+def switch(text: str) -> int:
+    """1 or 0."""
+    if text not in ("0", "1"):
+        raise argparse.ArgumentTypeError(f"must be 1 or 0, received {text!r}")
+    return int(text)
+
+
+def count(least: int) -> Callable[[str], int]:
+    """The type of an integer that is at least `least`."""
+
+    def read(text: str) -> int:
+        try:
+            number = numerals.integer(text)
+        except ValueError:
+            number = None
+        if number is None or number < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, received {text!r}")
+        if number >= 2**63:
+            raise argparse.ArgumentTypeError(f"expected a whole number below 2^63, received {text!r}")
+        return number
+
+    return read
+
+
+def shard_count(text: str) -> int:
+    """A power of two, or 0."""
+    number = count(0)(text)
+    if number & (number - 1):
+        raise argparse.ArgumentTypeError(f"expected a power of two, such as 2, 4 or 8, or 0, received {text!r}")
+    return number
+
+
+def positive(text: str) -> float:
+    """A finite number above zero."""
+    try:
+        number = numerals.real(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, received {text!r}")
+    return number
+
+
+def part(text: str) -> float:
+    """A number from 0 up to, but not including, 1."""
+    try:
+        number = numerals.real(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < 1:
+        raise argparse.ArgumentTypeError(f"expected a fraction from 0 to below 1, received {text!r}")
+    return number
+
+
+def share(text: str) -> float:
+    """A share above 0 and at most 1, such as 0.02 or 2%."""
+    try:
+        number = numerals.real(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(
+            f"expected a share above 0 and at most 1, such as 2% or 0.02, received {text!r}"
+        )
+    return number
