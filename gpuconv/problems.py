@@ -15,9 +15,10 @@ from types import ModuleType
 
 import numpy as np
 
-from gpuconv.arguments import INT63, integer, pair
+from gpuconv.arguments import integer, pair
 from gpuconv.names import lookup
 from gpuconv.types import ArrayT, Options, Padding, PaddingPairs, Pair, Size
+from gpuconv.window_sizes import NO_PADDING, expect_memory, output_hw, padding_pairs
 
 FITS = {name: name for name in ("floor", "exact", "cover")}
 
@@ -71,7 +72,6 @@ ACTIVATIONS = {
 }
 DIRECTIONS = ("fprop", "dgrad", "wgrad")
 MOST_FEW_CHANNELS = 4  # input channels for which the algorithms for few channels apply
-NO_PADDING: PaddingPairs = ((0, 0), (0, 0))
 
 _cached = functools.lru_cache(maxsize=4096)
 
@@ -410,81 +410,3 @@ def _pool2d(
     p, q = output_hw((h, w), (r, s), stride, padding, fit=fit)
     expect_memory("the output", (n, p, q, c))
     return Pool2dProblem(n, h, w, c, r, s, p, q, stride, padding, fit)
-
-
-# --- sizes -------------------------------------------------------------------------------------
-
-
-def output_size(size: int, kernel: int, stride: int, padding: Pair, dilation: int, fit: str) -> int:
-    """The number of windows along one axis.
-
-    With span = dilation * (kernel - 1) + 1 and slack = size + before + after - span, "floor" gives
-    slack // stride + 1 and drops the rest, "exact" requires that there is no rest, and "cover" adds a last
-    partial window if that window begins inside the input (PyTorch's ``ceil_mode``).
-    """
-    span = dilation * (kernel - 1) + 1
-    slack = size + sum(padding) - span
-    if slack < 0:
-        raise ValueError(
-            f"the filter spans {span} but the padded input only {size + sum(padding)} "
-            f"(size {size}, padding {padding[0]} + {padding[1]}); use a larger input, "
-            "more padding or a smaller kernel_size or dilation"
-        )
-    steps, rest = divmod(slack, stride)
-    if not rest or fit == "floor":
-        return steps + 1
-    if fit == "cover":
-        starts_inside = (steps + 1) * stride < size + padding[0]
-        return steps + 1 + starts_inside
-    would_fit = [near for near in (size - rest, size - rest + stride) if near > 0]
-    raise ValueError(
-        f"fit='exact': windows of span {span} at stride {stride} do not tile a padded input of "
-        f"{size + sum(padding)}; input sizes that would fit: {' or '.join(map(str, would_fit))}"
-    )
-
-
-def output_hw(
-    hw: Sequence[int],
-    kernel_size: Pair,
-    stride: Pair,
-    padding: PaddingPairs,
-    dilation: Pair = (1, 1),
-    fit: str = "floor",
-) -> Pair:
-    """(P, Q): `output_size` along height and width."""
-    p, q = (
-        output_size(hw[axis], kernel_size[axis], stride[axis], padding[axis], dilation[axis], fit) for axis in (0, 1)
-    )
-    return p, q
-
-
-def padding_pairs(padding: object, kernel_size: Pair, stride: Pair, dilation: Pair = (1, 1)) -> PaddingPairs:
-    """Any form of padding that `gpuconv.ops` takes, as ((top, bottom), (left, right))."""
-    if isinstance(padding, str):
-        if lookup("padding", padding, {"same": "same", "valid": "valid"}) == "valid":
-            return NO_PADDING
-        if stride != (1, 1):
-            raise ValueError(f"padding='same' is defined at stride 1, received stride {stride}")
-        return same_padding(kernel_size, dilation)
-    if isinstance(padding, (tuple, list)) and any(isinstance(side, (tuple, list)) for side in padding):
-        if len(padding) != 2 or not all(isinstance(side, (tuple, list)) for side in padding):
-            raise ValueError(f"padding must be ((top, bottom), (left, right)), received {padding!r}")
-        return pair("padding[0]", padding[0], 0), pair("padding[1]", padding[1], 0)
-    vertical, horizontal = pair("padding", padding, 0)
-    return (vertical, vertical), (horizontal, horizontal)
-
-
-def same_padding(kernel_size: Pair, dilation: Pair = (1, 1)) -> PaddingPairs:
-    """The padding that keeps H and W at stride 1; the odd cell of an even span goes below and right."""
-
-    def split(kernel: int, dilated: int) -> Pair:
-        total = dilated * (kernel - 1)
-        return total // 2, total - total // 2
-
-    return split(kernel_size[0], dilation[0]), split(kernel_size[1], dilation[1])
-
-
-def expect_memory(name: str, shape: Sequence[int]) -> None:
-    """Raise ValueError for a volume that is too large for any memory."""
-    if math.prod(shape) > INT63 // 8 or max(shape) > INT63 // 8:
-        raise ValueError(f"{name} must fit into memory, received {tuple(shape)}")

@@ -27,8 +27,8 @@ from gpuconv import backends, ops, problems
 from gpuconv.arguments import flag, integer, pair
 from gpuconv.interop.torch import as_tensor, host_array
 from gpuconv.names import lookup
-from gpuconv.problems import padding_pairs
 from gpuconv.types import Padding, Size
+from gpuconv.window_sizes import padding_pairs
 
 __all__ = ["ACTIVATIONS", "Conv2d", "Linear", "avg_pool2d", "conv2d", "cpu_device", "linear", "max_pool2d", "replace"]
 

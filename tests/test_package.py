@@ -57,7 +57,7 @@ LAYERS = [
         "version",
     },
     {"arguments", "dtypes", "list_cache", "spec"},
-    {"devices", "kernels", "problems", "random"},
+    {"devices", "kernels", "problems", "random", "window_sizes"},
     {"algorithms", "checkpoint"},
     {"backends"},
     {"ops"},

@@ -11,8 +11,9 @@ from gpuconv.layers.base import Layer
 from gpuconv.layers.onto import Onto
 from gpuconv.layers.shapes import expect_axes, volume_size
 from gpuconv.layers.variables import weight_and_bias
-from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue, padding_pairs
+from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue
 from gpuconv.types import Array, Options, Padding, Shape, Size
+from gpuconv.window_sizes import padding_pairs
 
 
 @dataclass(eq=False, repr=False)

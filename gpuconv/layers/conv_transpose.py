@@ -9,8 +9,9 @@ from gpuconv import algorithms, arguments, backends, initializers, ops
 from gpuconv.layers.base import Layer
 from gpuconv.layers.shapes import expect_axes, volume_size
 from gpuconv.layers.variables import Variable
-from gpuconv.problems import Conv2dProblem, padding_pairs
+from gpuconv.problems import Conv2dProblem
 from gpuconv.types import Array, Options, Padding, PaddingPairs, Pair, Shape, Size
+from gpuconv.window_sizes import padding_pairs
 
 
 @dataclass(eq=False, repr=False)

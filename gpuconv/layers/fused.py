@@ -21,8 +21,9 @@ from gpuconv.layers.onto import Onto
 from gpuconv.layers.pool import MaxPool2D
 from gpuconv.layers.rewrite import CHAINED, FUSED
 from gpuconv.layers.row import name_layers
-from gpuconv.problems import NO_PADDING, Epilogue
+from gpuconv.problems import Epilogue
 from gpuconv.types import Array, Options, Shape
+from gpuconv.window_sizes import NO_PADDING
 
 
 @dataclass(eq=False, repr=False)

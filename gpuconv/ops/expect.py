@@ -15,8 +15,9 @@ from gpuconv.arguments import flag, integer
 from gpuconv.dtypes import FLOAT_NAMES, accumulation_dtype, is_float
 from gpuconv.names import lookup
 from gpuconv.ops.overlap import Written, disjoint, overlap, written
-from gpuconv.problems import ACTIVATIONS, Conv2dProblem, Epilogue, channels_first, expect_memory
+from gpuconv.problems import ACTIVATIONS, Conv2dProblem, Epilogue, channels_first
 from gpuconv.types import Array
+from gpuconv.window_sizes import expect_memory
 
 
 def expect_any_float(name: str, array: Array, minimum_rank: int = 0) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpuconv import ops, problems
+from gpuconv import ops, window_sizes
 from gpuconv.dtypes import FLOAT_NAMES, as_dtype
 from tests.gradients import numerical_gradient
 from tests.tolerance import assert_within, sum_bound
@@ -45,7 +45,7 @@ def window_cells(hw, pq, kernel_size, stride, padding):
 
 
 def slow_max_pool(x, kernel_size, stride, padding, fit):
-    pq = problems.output_hw(x.shape[1:3], kernel_size, stride, padding, fit=fit)
+    pq = window_sizes.output_hw(x.shape[1:3], kernel_size, stride, padding, fit=fit)
     y, argmax = np.empty((len(x), *pq, x.shape[3])), np.empty((len(x), *pq, x.shape[3]), int)
     for (p, q), cells in window_cells(x.shape[1:3], pq, kernel_size, stride, padding):
         for n in range(len(x)):
@@ -61,7 +61,7 @@ def slow_max_pool(x, kernel_size, stride, padding, fit):
 
 def slow_avg_pool(x, kernel_size, stride, padding, fit, count_include_pad):
     h, w = x.shape[1:3]
-    pq = problems.output_hw((h, w), kernel_size, stride, padding, fit=fit)
+    pq = window_sizes.output_hw((h, w), kernel_size, stride, padding, fit=fit)
     y = np.empty((len(x), *pq, x.shape[3]))
     (top, bottom), (left, right) = padding
     for (p, q), cells in window_cells((h, w), pq, kernel_size, stride, padding):
@@ -81,7 +81,9 @@ def options_of(case):
 
 def normalized(case):
     options = options_of(case)
-    return options | dict(padding=problems.padding_pairs(options["padding"], options["kernel_size"], options["stride"]))
+    return options | dict(
+        padding=window_sizes.padding_pairs(options["padding"], options["kernel_size"], options["stride"])
+    )
 
 
 # --- by hand -----------------------------------------------------------------------------------
