@@ -1,4 +1,5 @@
 // Clusters of two blocks, correct and with one fault a kernel; for test_clusters.py. Blocks of 96 threads.
+#include "add_tile.cuh"
 #include "bulk_copy.cuh"
 #include "cluster.cuh"
 
@@ -89,6 +90,61 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) load_
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) peer_exits(float* y, const __grid_constant__ TensorMap map, int tiles) { sums<PEER_EXITS>(y, map, tiles); }
 extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(96) overlaps(float* y, const __grid_constant__ TensorMap map, int tiles) { sums<OVERLAPS>(y, map, tiles); }
 
+// The same with tiles of 512 numbers, 16 rows of x, and a warpgroup that adds them by an asynchronous instruction. Blocks of 256 threads.
+template <bool TOO_EARLY>
+__device__ void sums_of_warpgroup(float* y, const TensorMap& map, int tiles) {
+    constexpr int STAGES = 2;
+    __shared__ alignas(128) float stages[STAGES][TILE];
+    __shared__ Mbarrier full[STAGES];
+    __shared__ Mbarrier freed[STAGES];
+    const uint32 rank = cluster_rank();
+    if (threadIdx.x == 0) {
+        for (int s = 0; s < STAGES; ++s) {
+            mbarrier_init(&full[s], 1);
+            mbarrier_init(&freed[s], 2);
+        }
+        fence_mbarrier_init();
+    }
+    cluster_sync();
+    if (threadIdx.x == 0) {
+        for (int t = 0; t < tiles; ++t) {
+            const int s = t % STAGES, row = 16 * (blockIdx.x / 2 * tiles + t) + 8 * int(rank);
+            mbarrier_wait(&freed[s], t / STAGES % 2 ^ 1);
+            mbarrier_arrive_expecting(&full[s], TILE * sizeof(float));
+            tensor_load_multicast(&stages[s][TILE / 2 * rank], map, &full[s], {0, row}, 0b11);
+        }
+    } else if (threadIdx.x >= 128) {
+        float sums[4] = {};
+        for (int t = 0; t < tiles; ++t) {
+            const int s = t % STAGES;
+            mbarrier_wait(&full[s], t / STAGES % 2);
+            wgmma_fence();
+            add_tile(sums, stages[s]);
+            wgmma_commit();
+            if (TOO_EARLY && rank == 1 && threadIdx.x == 128) mbarrier_arrive_in(&freed[s], 0);
+            wgmma_wait<0>();
+            if (threadIdx.x != 128) continue;
+            if (!TOO_EARLY || rank == 0) mbarrier_arrive_in(&freed[s], 0);
+            mbarrier_arrive_in(&freed[s], 1);
+        }
+        for (int i = 0; i < 4; ++i) y[TILE * blockIdx.x + 4 * (threadIdx.x - 128) + i] = sums[i];
+    }
+    cluster_sync();
+}
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(256) correct_wgmma(float* y, const __grid_constant__ TensorMap map, int tiles) { sums_of_warpgroup<false>(y, map, tiles); }
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(256) freed_before_wgmma_ends(float* y, const __grid_constant__ TensorMap map, int tiles) { sums_of_warpgroup<true>(y, map, tiles); }
+
+// Each block arrives in the other one, which may not have initialized its mbarrier.
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(32) arrives_at_begin(float* y) {
+    __shared__ Mbarrier begun;
+    if (threadIdx.x == 0) mbarrier_init(&begun, 1);
+    __syncthreads();
+    if (threadIdx.x == 0) mbarrier_arrive_in(&begun, cluster_rank() ^ 1);
+    mbarrier_wait(&begun, 0);
+    y[32 * blockIdx.x + threadIdx.x] = 1;
+    cluster_sync();
+}
+
 // Block r of a cluster of N writes x to its part of y; after a cluster_sync() it doubles the part of the next block.
 template <bool SYNC>
 __device__ void exchange(float* y, const float* x) {
@@ -138,5 +194,11 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(32) diffe
     mbarrier_wait(&ready, 0);
     numbers[threadIdx.x] = 3;
     y[32 * cluster_rank() + threadIdx.x] += numbers[threadIdx.x];
+    cluster_sync();
+}
+
+// order: the ranks of the blocks, in the order in which they run.
+extern "C" __global__ void __cluster_dims__(8, 1, 1) __launch_bounds__(1) ranks_in_order(int32* order, int32* begun) {
+    atomicExch(&order[atomicAdd(begun, 1)], int32(cluster_rank()));
     cluster_sync();
 }

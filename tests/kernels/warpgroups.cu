@@ -1,10 +1,11 @@
 // A ring of stages between a producer and two consumer warpgroups, correct and with one fault a kernel; for test_warpgroups.py.
+#include "add_tile.cuh"
 #include "async_copy.cuh"
 #include "mbarrier.cuh"
 #include "types.cuh"
 #include "warpgroup.cuh"
 
-constexpr int TILE = 512, STAGES = 3;  // numbers; a lane of a warpgroup takes four
+constexpr int STAGES = 3;
 
 enum Fault {
     NONE, NO_WAIT_FOR_WGMMA, RELEASED_TOO_EARLY, READ_TOO_EARLY, WRITTEN_TOO_EARLY, WRITTEN_AFTER_FENCE, NO_WGMMA_FENCE, NO_PROXY_FENCE,
@@ -12,33 +13,6 @@ enum Fault {
     OVERWRITTEN_BARRIER, BARRIER_AS_MEMORY, NO_ARRIVALS, ONE_LANE_LESS, TWO_PLACES, LANE_EXITED, TOO_MANY_REGISTERS,
     RAISES_BY_LOWERING, NOT_COMMITTED, NO_WAIT_FOR_COPIES, NO_WAIT_FOR_FULL
 };
-
-#ifdef GPUCONV_EMULATOR
-namespace emulated {
-struct Operands {
-    const float* tile;
-};
-inline void reads(const void* operands, void (*touch)(const void*, size_t)) {
-    touch(static_cast<const Operands*>(operands)->tile, TILE * sizeof(float));
-}
-inline void add(const void* const* operands, void* const* sums) {
-    for (int lane = 0; lane < 128; ++lane)
-        for (int i = 0; i < 4; ++i)
-            static_cast<float*>(sums[lane])[i] += static_cast<const Operands*>(operands[lane])->tile[4 * lane + i];
-}
-}  // namespace emulated
-#endif
-
-// In the place of a wgmma: sums[i] += tile[4 * lane + i].
-__device__ void add_tile(float (&sums)[4], const float* tile GPUCONV_CALLER) {
-#ifdef GPUCONV_EMULATOR
-    const emulated::Operands operands{tile};
-    const gpuconv_emulator::Wgmma wgmma{&operands, sizeof operands, sums, sizeof sums, emulated::reads, emulated::add};
-    gpuconv_wgmma(&wgmma, GPUCONV_SITE);
-#else
-    for (int i = 0; i < 4; ++i) sums[i] += tile[4 * (threadIdx.x % 128) + i];
-#endif
-}
 
 // y: 2 x TILE a block, each half the sum of `tiles` tiles of x.
 template <Fault FAULT>

@@ -540,7 +540,10 @@ class Block : public Context {
     std::string of_block_there(const Block& there) const { return &there == this ? "" : " of block " + text(there.block); }
     GPUCONV_RARE bool give_up_polls();
     GPUCONV_RARE void finish_copies_under_way();
-    void begin_asynchronous();
+    void begin_asynchronous() {
+        if (!asynchronous) start_asynchronous();
+    }
+    GPUCONV_RARE void start_asynchronous();
     void interleave();
     template <class Which>
     bool take_effect(Which which);

@@ -5,8 +5,7 @@
 
 namespace gpuconv_emulator {
 
-inline void Block::begin_asynchronous() {
-    if (asynchronous) return;
+void Block::start_asynchronous() {
     asynchronous.used = true;
     if (launch->checked && !checker.clocks.active)
         checker.clocks.activate(int(checker.first_thread(launch->cluster - 1)) + count, barriers);
