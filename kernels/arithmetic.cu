@@ -56,15 +56,15 @@ extern "C" __global__ void copy_rows(DTYPE* y, const DTYPE* x, int64 rows, int32
 }
 
 struct Factor {
-    Real by;
+    Real value;
 
     __device__ Factor(const double* factor_at, double factor, const double* divisor_at, double divisor) {
-        const double over = divisor_at ? *divisor_at : divisor;
-        by = Real(over == 0 ? 0 : (factor_at ? *factor_at : factor) / over);
+        const double denominator = divisor_at ? *divisor_at : divisor;
+        value = Real(denominator == 0 ? 0 : (factor_at ? *factor_at : factor) / denominator);
     }
     __device__ __forceinline__ void operator()(Numbers& pack) const {
 #pragma unroll
-        for (int j = 0; j < WIDTH; ++j) pack.at[j] = round_to<DTYPE>(load(pack.at[j]) * by);
+        for (int j = 0; j < WIDTH; ++j) pack.at[j] = round_to<DTYPE>(load(pack.at[j]) * value);
     }
 };
 
@@ -78,7 +78,7 @@ extern "C" __global__ void scale_forward(DTYPE* y, const DTYPE* x, int64 n, cons
         reinterpret_cast<Numbers*>(y)[i] = pack;
     }
     for (int64 i = packs * WIDTH + global_thread(); i < n; i += global_threads())
-        y[i] = round_to<DTYPE>(load(x[i]) * multiply.by);
+        y[i] = round_to<DTYPE>(load(x[i]) * multiply.value);
 }
 
 extern "C" __global__ void scale_rows(DTYPE* y, const DTYPE* x, int64 rows, int32 packs, int64 y_step, int64 x_step,

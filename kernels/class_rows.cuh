@@ -17,18 +17,18 @@ class ClassRow {
     // x: the row, or null if the sub-warp has none; it then has no classes, but takes part in warp operations.
     __device__ ClassRow(const DTYPE* x, int32 classes, int32 lanes)
         : x(x), classes(x ? classes : 0), lanes(lanes), lane(threadIdx.x % lanes) {
-        if (this->classes <= reach()) fetch(0);
+        if (this->classes <= classes_at_once()) fetch(0);
     }
 
     // Calls use(class, score) for the lane's classes.
     template <class Use>
     __device__ __forceinline__ void each(Use use) {
-        for (int32 begin = 0; begin < classes; begin += reach()) {
-            if (classes > reach()) fetch(begin);
+        for (int32 begin = 0; begin < classes; begin += classes_at_once()) {
+            if (classes > classes_at_once()) fetch(begin);
 #pragma unroll
             for (int i = 0; i < PER_LANE; ++i) {
                 const int32 c = begin + i * lanes + lane;
-                if (c < classes) use(c, kept[i]);
+                if (c < classes) use(c, scores[i]);
             }
         }
     }
@@ -38,12 +38,12 @@ class ClassRow {
     __device__ __forceinline__ Real reduce(Op op, Of of) {
         Real result = Op::identity();
         each([&](int32 c, Real score) { result = op(result, of(c, score)); });
-        return across(result, op);
+        return reduce_lanes(result, op);
     }
 
     // Reduces one value per lane.
     template <class Op>
-    __device__ __forceinline__ Real across(Real value, Op op) const {
+    __device__ __forceinline__ Real reduce_lanes(Real value, Op op) const {
         for (int32 distance = lanes / 2; distance > 0; distance /= 2)
             value = op(value, __shfl_xor_sync(0xffffffffu, value, distance));
         return value;
@@ -52,25 +52,25 @@ class ClassRow {
     __device__ bool leads() const { return classes && lane == 0; }
 
   private:
-    __device__ int32 reach() const { return lanes * PER_LANE; }
+    __device__ int32 classes_at_once() const { return lanes * PER_LANE; }
     __device__ __forceinline__ void fetch(int32 begin) {
 #pragma unroll
         for (int i = 0; i < PER_LANE; ++i) {
             const int32 c = begin + i * lanes + lane;
-            if (c < classes) kept[i] = load(x[c]);
+            if (c < classes) scores[i] = load(x[c]);
         }
     }
 
     const DTYPE* x;
     const int32 classes, lanes, lane;
-    Real kept[PER_LANE];
+    Real scores[PER_LANE];
 };
 
 // Calls visit(row number, ClassRow) for the block's rows. All threads of a warp call it together.
 template <class Visit>
 __device__ __forceinline__ void for_each_row(const DTYPE* x, int64 n, int32 classes, int32 lanes, Visit visit) {
-    const int32 together = blockDim.x / lanes;
-    for (int64 begin = int64(blockIdx.x) * together; begin < n; begin += int64(gridDim.x) * together) {
+    const int32 rows_at_once = blockDim.x / lanes;
+    for (int64 begin = int64(blockIdx.x) * rows_at_once; begin < n; begin += int64(gridDim.x) * rows_at_once) {
         const int64 row = begin + threadIdx.x / lanes;
         ClassRow scores(row < n ? x + row * classes : nullptr, classes, lanes);
         visit(row, scores);

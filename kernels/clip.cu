@@ -24,7 +24,7 @@ extern "C" __global__ void __launch_bounds__(256, 2)
 clip_norm_factor(double* clipped, const double* scaling, double* partials, uint32* done, const Extent* extents,
                  double max_norm) {
     __shared__ double scratch[32];
-    __shared__ bool last;
+    __shared__ bool is_last_block;
     const Extent extent = extents[blockIdx.x];
     double sum;
     switch (extent.kind) {
@@ -37,10 +37,10 @@ clip_norm_factor(double* clipped, const double* scaling, double* partials, uint3
     if (threadIdx.x == 0) {
         partials[blockIdx.x] = sum;
         __threadfence();
-        last = atomicInc(done, gridDim.x - 1) == gridDim.x - 1;
+        is_last_block = atomicInc(done, gridDim.x - 1) == gridDim.x - 1;
     }
     __syncthreads();
-    if (!last) return;
+    if (!is_last_block) return;
     __threadfence();
     double total = 0;
     for (uint32 i = threadIdx.x; i < gridDim.x; i += blockDim.x) total += __ldcg(partials + i);
@@ -58,10 +58,10 @@ clip_norm_factor(double* clipped, const double* scaling, double* partials, uint3
 template <class T>
 __device__ __forceinline__ void limit_numbers(const Extent& extent, double limit) {
     using Real = accumulator<T>;
-    const Real most = Real(limit);
+    const Real bound = Real(limit);
     each_number<T, true>(extent, [&](T& number) {
         const Real value = load(number);
-        number = value > most ? round_to<T>(most) : value < -most ? round_to<T>(-most) : number;
+        number = value > bound ? round_to<T>(bound) : value < -bound ? round_to<T>(-bound) : number;
     });
 }
 

@@ -196,23 +196,23 @@ struct Accumulators {
   private:
     __device__ __forceinline__ void multiply_on_tensor_cores(const DTYPE* const (&windows)[PIXELS], const int32* offsets,
                                                              const Filters& filters, int32 tap, int32 taps) {
-        constexpr int PER = 4 / sizeof(DTYPE);  // taps in a register
+        constexpr int PER_REGISTER = 4 / sizeof(DTYPE);  // taps in a register
         const int lane = threadIdx.x % 32;
         uint32 x[PIXELS / 2][4];
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            const int32 mine = tap + half * CHUNK + lane % 4 * PER;
-            const auto from = *reinterpret_cast<const Pack<int32, PER>*>(offsets + mine);
+            const int32 first_tap = tap + half * CHUNK + lane % 4 * PER_REGISTER;
+            const auto from = *reinterpret_cast<const Pack<int32, PER_REGISTER>*>(offsets + first_tap);
             // Past the depth the filters are zero, but x may hold NaN or infinity there.
-            const uint32 there = mine + PER <= taps ? 0xffffffff : mine < taps ? 0xffff : 0;
+            const uint32 valid_bits = first_tap + PER_REGISTER <= taps ? 0xffffffff : first_tap < taps ? 0xffff : 0;
 #pragma unroll
             for (int i = 0; i < PIXELS; ++i) {
                 uint32 bits;
-                if constexpr (PER == 2)
+                if constexpr (PER_REGISTER == 2)
                     bits = *reinterpret_cast<const uint16*>(windows[i] + from.at[0]) |
-                           uint32(*reinterpret_cast<const uint16*>(windows[i] + from.at[PER - 1])) << 16;
+                           uint32(*reinterpret_cast<const uint16*>(windows[i] + from.at[PER_REGISTER - 1])) << 16;
                 else bits = tf32_bits(*reinterpret_cast<const uint32*>(windows[i] + from.at[0]));
-                x[i / 2][half * 2 + i % 2] = bits & there;
+                x[i / 2][half * 2 + i % 2] = bits & valid_bits;
             }
         }
 #pragma unroll

@@ -41,10 +41,10 @@ mean_squared_error(Real* loss, DTYPE* gradient, Real* partials, uint32* counter,
 extern "C" __global__ void __launch_bounds__(256, 2)
 huber_loss(Real* loss, DTYPE* gradient, Real* partials, uint32* counter, const DTYPE* x, const LABEL* targets, int64 size,
            const double* scale_at, double scale, double delta) {
-    const Real most = Real(delta);
+    const Real bound = Real(delta);
     elementwise(loss, gradient, partials, counter, x, targets, size, scale_at, scale, [=](int64, Real x, Real t, Real& slope) {
         const Real d = x - t;
-        slope = d < -most ? -most : d > most ? most : d;  // NaN is unchanged
+        slope = d < -bound ? -bound : d > bound ? bound : d;  // NaN is unchanged
         return slope * (d - slope / 2);
     });
 }

@@ -37,7 +37,7 @@ struct FragmentStore {
             const int own_row = (lane / LANES + pass * (32 / LANES)) * To::ROWS;
             Pack<Real, N> finished[To::ROWS];
 #pragma unroll
-            for (int of = 0; of < To::ROWS; ++of) finished[of] = read<N>(buffer, own_row + of, own_column);
+            for (int r = 0; r < To::ROWS; ++r) finished[r] = read<N>(buffer, own_row + r, own_column);
             epilogue.template store<VECTOR>(rows(row + own_row), column + own_column, finished);
         }
         __syncwarp();

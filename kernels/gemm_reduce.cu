@@ -16,13 +16,13 @@
 
 using Real = accumulator<DTYPE>;
 
-constexpr int LANES = 256, OUTPUTS = 1024, MOST_GROUPS = 4;
+constexpr int LANES = 256, OUTPUTS = 1024, MAX_GROUPS = 4;
 constexpr int PACKS = OUTPUTS / (LANES * WIDTH);  // per lane
 
-extern "C" __global__ void __launch_bounds__(LANES * MOST_GROUPS, 1)
+extern "C" __global__ void __launch_bounds__(LANES * MAX_GROUPS, 1)
 gemm_reduce_splits(DTYPE* out, DTYPE* more, const accumulator<DTYPE>* partials, const DTYPE* bias, int64 size,
                    int64 more_size, int64 pitch, int32 splits, int32 columns, int64 gap, int32 accumulate) {
-    __shared__ Pack<Real, WIDTH> found[MOST_GROUPS - 1][PACKS][LANES];
+    __shared__ Pack<Real, WIDTH> group_sums[MAX_GROUPS - 1][PACKS][LANES];
     const int32 lane = threadIdx.x % LANES, group = threadIdx.x / LANES, groups = blockDim.x / LANES;
     const int64 first = int64(blockIdx.x) * OUTPUTS + lane * WIDTH, end = size + more_size;
     Pack<Real, WIDTH> sums[PACKS] = {};
@@ -38,7 +38,7 @@ gemm_reduce_splits(DTYPE* out, DTYPE* more, const accumulator<DTYPE>* partials, 
                 for (int j = 0; j < WIDTH; ++j) sums[pack].at[j] += part.at[j];
             }
         }
-        if (group > 0) found[group - 1][pack][lane] = sums[pack];
+        if (group > 0) group_sums[group - 1][pack][lane] = sums[pack];
     }
     __syncthreads();
     if (group > 0) return;
@@ -53,7 +53,7 @@ gemm_reduce_splits(DTYPE* out, DTYPE* more, const accumulator<DTYPE>* partials, 
 #pragma unroll
         for (int j = 0; j < WIDTH; ++j) {
             Real sum = sums[pack].at[j];
-            for (int32 other = 1; other < groups; ++other) sum += found[other - 1][pack][lane].at[j];
+            for (int32 other = 1; other < groups; ++other) sum += group_sums[other - 1][pack][lane].at[j];
             if (bias) {
                 sum += load(bias[column]);
                 column = column + 1 < columns ? column + 1 : 0;

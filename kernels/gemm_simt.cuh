@@ -173,7 +173,7 @@ struct Accumulators {
             for (int j = 0; j < THREAD_N / GROUP; ++j) {
                 Pack<Real, GROUP> sums[To::ROWS];
 #pragma unroll
-                for (int of = 0; of < To::ROWS; ++of) sums[of] = at[i + of][j];
+                for (int r = 0; r < To::ROWS; ++r) sums[r] = at[i + r][j];
                 epilogue.template store<VECTOR>(row, first_column(block, j), sums);
             }
         }

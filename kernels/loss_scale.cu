@@ -22,14 +22,14 @@ __device__ __forceinline__ bool overflows(const Extent& extent, BITS exponent) {
 extern "C" __global__ void __launch_bounds__(256, 2)
 loss_scale_update(double* scaling, uint32* found, const Extent* extents, double growth, double backoff, double interval) {
     const Extent extent = extents[blockIdx.x];
-    bool mine;
+    bool overflowed;
     switch (extent.kind) {
-        case 0: mine = overflows<uint16>(extent, 0x7c00); break;
-        case 1: mine = overflows<uint16>(extent, 0x7f80); break;
-        case 2: mine = overflows<uint32>(extent, 0x7f800000); break;
-        default: mine = overflows<uint64>(extent, 0x7ff0000000000000); break;
+        case 0: overflowed = overflows<uint16>(extent, 0x7c00); break;
+        case 1: overflowed = overflows<uint16>(extent, 0x7f80); break;
+        case 2: overflowed = overflows<uint32>(extent, 0x7f800000); break;
+        default: overflowed = overflows<uint64>(extent, 0x7ff0000000000000); break;
     }
-    const bool any = __syncthreads_or(mine);
+    const bool any = __syncthreads_or(overflowed);
     if (threadIdx.x != 0) return;
     if (any) atomicInc(found, gridDim.x);
     __threadfence();

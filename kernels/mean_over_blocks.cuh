@@ -12,15 +12,15 @@ using Real = accumulator<DTYPE>;
 // them in order, so the bits do not depend on which block is last. counter: zero before and after the launch.
 __device__ __forceinline__ void mean_over_blocks(Real* loss, Real* partials, uint32* counter, Real sum, Real divisor) {
     __shared__ Real scratch[32];
-    __shared__ bool last;
+    __shared__ bool is_last_block;
     sum = reduce_block(sum, Sum<Real>{}, scratch);
     if (threadIdx.x == 0) {
         partials[blockIdx.x] = sum;
         __threadfence();
-        last = atomicInc(counter, gridDim.x - 1) == gridDim.x - 1;
+        is_last_block = atomicInc(counter, gridDim.x - 1) == gridDim.x - 1;
     }
     __syncthreads();
-    if (!last) return;
+    if (!is_last_block) return;
     __threadfence();
     Real total = 0;
     for (int32 block = threadIdx.x; block < gridDim.x; block += blockDim.x) total += __ldcg(partials + block);

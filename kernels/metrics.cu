@@ -42,7 +42,7 @@ __device__ int64 right_answer(const T* labels, int64 row, int32 classes) {
 }
 
 template <class T>
-__device__ bool counts(const T* labels, int64 row, int64 ignored) {
+__device__ bool is_counted(const T* labels, int64 row, int64 ignored) {
     if constexpr (IS_FLOAT<T>) return true;
     else return !labels || labels[row] != ignored;
 }
@@ -52,24 +52,24 @@ metrics_add(double* totals, const Real* loss, const DTYPE* scores, const LABEL* 
             int64 ignored, const Real* weight, int32 sums) {
     __shared__ double scratch[32];
     int32 counted = 0, correct = 0;
-    double mass = 0;
+    double weight_sum = 0;
     for (int32 first = 0; first < n; first += blockDim.x) {
         const int32 row = first + threadIdx.x;
-        const bool here = row < n && counts(labels, row, ignored);
-        bool right = false;
-        if (here && labels) {
+        const bool is_counted_row = row < n && is_counted(labels, row, ignored);
+        bool is_correct = false;
+        if (is_counted_row && labels) {
             const int32 best = largest(scores + int64(row) * classes, classes);
             const int64 answer = right_answer(labels, row, classes);
-            right = best == answer;
-            if (weight && 0 <= answer && answer < classes) mass += double(weight[answer]);
+            is_correct = best == answer;
+            if (weight && 0 <= answer && answer < classes) weight_sum += double(weight[answer]);
         }
-        counted += __syncthreads_count(here);
-        correct += __syncthreads_count(right);
+        counted += __syncthreads_count(is_counted_row);
+        correct += __syncthreads_count(is_correct);
     }
-    mass = weight ? reduce_block(mass, Sum<double>(), scratch) : double(counted);
+    weight_sum = weight ? reduce_block(weight_sum, Sum<double>(), scratch) : double(counted);
     if (threadIdx.x == 0) {
-        totals[0] = __dadd_rn(totals[0], __dmul_rn(double(*loss), mass));
-        if (sums > 4) totals[4] += mass;
+        totals[0] = __dadd_rn(totals[0], __dmul_rn(double(*loss), weight_sum));
+        if (sums > 4) totals[4] += weight_sum;
         totals[1] += correct;
         totals[2] += counted;
         totals[3] += isfinite(totals[0]) ? 1 : 0;

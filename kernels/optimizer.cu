@@ -132,7 +132,7 @@ struct SquareScaled {
 };
 
 struct Moments {
-    Real lr, decay, shrink, beta1, beta2, rest1, rest2, eps, unbias2;  // lr includes the bias correction of m
+    Real lr, decay, shrink, beta1, beta2, rest1, rest2, eps, unbias2;  // rest: 1 - beta. lr includes the bias correction of m
     __device__ void update(Real& p, Real g, Real& m, Real& v) const {
         p *= shrink;
         g = fma(decay, p, g);

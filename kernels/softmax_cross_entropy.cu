@@ -24,20 +24,20 @@ struct RowTarget {  // a label: 1 for its class, 0 for others
     const int32 classes;
     __device__ RowTarget(const T* labels, int64 row, int64 n, int32 classes)
         : label(row < n ? int64(labels[row]) : 0), classes(classes) {}
-    __device__ bool counts(int64 ignored) const { return label != ignored; }
+    __device__ bool is_counted(int64 ignored) const { return label != ignored; }
     __device__ bool valid() const { return 0 <= label && label < classes; }
     __device__ Real of(int32 c) const { return c == label ? Real(1) : Real(0); }
-    __device__ Real weighs(const Real* weight) const { return weight ? weight[label] : Real(1); }
+    __device__ Real label_weight(const Real* weight) const { return weight ? weight[label] : Real(1); }
 };
 
 template <class T>
 struct RowTarget<T, true> {
     const T* const row;
     __device__ RowTarget(const T* labels, int64 row, int64, int32 classes) : row(labels + row * classes) {}
-    __device__ bool counts(int64) const { return true; }
+    __device__ bool is_counted(int64) const { return true; }
     __device__ bool valid() const { return true; }
     __device__ Real of(int32 c) const { return Real(load(row[c])); }
-    __device__ Real weighs(const Real*) const { return Real(1); }
+    __device__ Real label_weight(const Real*) const { return Real(1); }
 };
 
 extern "C" __global__ void __launch_bounds__(256, 2)
@@ -46,7 +46,7 @@ label_weights(Real* divisor, Real* partials, uint32* counter, const LABEL* label
     Real sum = 0;
     for (int64 row = global_thread(); row < n; row += global_threads()) {
         const RowTarget<LABEL> row_target(labels, row, n, classes);
-        if (row_target.counts(ignored) && row_target.valid()) sum += row_target.weighs(weight);
+        if (row_target.is_counted(ignored) && row_target.valid()) sum += row_target.label_weight(weight);
     }
     mean_over_blocks(divisor, partials, counter, sum, Real(1));
 }
@@ -57,7 +57,7 @@ softmax_cross_entropy(Real* loss, DTYPE* dlogits, Real* partials, uint32* counte
                       const Real* weight, const Real* divisor, int64 ignored) {
     const Real factor = Real(scale_at ? *scale_at : scale);
     const Real everywhere = Real(label_smoothing / classes), on_label = Real(1 - label_smoothing);
-    const Real weights = divisor ? *divisor : Real(n), by = weights == 0 ? infinity() : weights;
+    const Real weights = divisor ? *divisor : Real(n), denominator = weights == 0 ? infinity() : weights;
     Real sum = 0;
     for_each_row(logits, n, classes, lanes, [&](int64 row, ClassRow& scores) {
         const RowTarget<LABEL> row_target(labels, row, n, classes);
@@ -69,17 +69,17 @@ softmax_cross_entropy(Real* loss, DTYPE* dlogits, Real* partials, uint32* counte
         const Real total = scores.reduce(Sum<Real>{}, [&](int32, Real score) { return exp(score - largest); });
         Real targets = 1;
         if (IS_FLOAT<LABEL> || weight) targets = scores.reduce(Sum<Real>{}, [&](int32 c, Real) { return target(c); });
-        const bool counts = row_target.counts(ignored);
+        const bool counts = row_target.is_counted(ignored);
         const Real valid = row_target.valid() ? Real(1) : not_a_number();
         Real explained = 0;
         scores.each([&](int32 c, Real score) {
             const Real z = score - largest, t = target(c);
             if (t != 0) explained += t * z;  // a score of -inf with target 0 adds nothing
-            const Real slope = (targets * (exp(z) / total) - t) / by * factor * valid;
+            const Real slope = (targets * (exp(z) / total) - t) / denominator * factor * valid;
             dlogits[row * classes + c] = round_to<DTYPE>(counts ? slope : Real(0));
         });
-        explained = scores.across(explained, Sum<Real>{});
+        explained = scores.reduce_lanes(explained, Sum<Real>{});
         if (scores.leads() && counts) sum += (targets * log(total) - explained) * valid;
     });
-    mean_over_blocks(loss, partials, counter, sum, by);
+    mean_over_blocks(loss, partials, counter, sum, denominator);
 }

@@ -30,8 +30,8 @@ svm_hinge(Real* loss, DTYPE* dscores, Real* partials, uint32* counter, const DTY
             positive += margin > 0;
             dscores[row * classes + c] = round_to<DTYPE>((margin > 0 ? valid : 0 * valid) / Real(n) * factor);
         });
-        margins = of_row.across(margins, Sum<Real>{});
-        positive = of_row.across(positive, Sum<Real>{});
+        margins = of_row.reduce_lanes(margins, Sum<Real>{});
+        positive = of_row.reduce_lanes(positive, Sum<Real>{});
         if (of_row.leads()) {  // dscores may be scores: the label's entry is overwritten after all lanes have read it
             sum += margins * valid;
             if (known) dscores[row * classes + label] = round_to<DTYPE>(-positive / Real(n) * factor);
