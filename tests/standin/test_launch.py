@@ -42,7 +42,6 @@ WRONG = [
     lambda device: {"y": array(device, 17, np.uint8)[1:].view(np.float32)},
     lambda device: {"grid": (1, 70000)},
     lambda device: {"grid": -1},
-    lambda device: {"name": "paired", "grid": 3},
     lambda device: {"block": 2000},
     lambda device: {"block": (32, 64)},
     lambda device: {"block": 0},
@@ -52,11 +51,10 @@ WRONG = [
 
 
 def refusal(device, change):
-    arguments = {"name": "fill", "grid": 1, "block": 4, "shared": 0, "y": array(device), "value": 1.5, "n": 4}
-    arguments |= change(device)
-    name, grid, block, shared = (arguments.pop(key) for key in ("name", "grid", "block", "shared"))
+    arguments = {"grid": 1, "block": 4, "y": array(device), "value": 1.5, "n": 4, "shared": 0, **change(device)}
+    grid, block, shared = (arguments.pop(name) for name in ("grid", "block", "shared"))
     with pytest.raises((TypeError, ValueError, OverflowError)) as error:
-        kernel(name)(grid, block, *arguments.values(), shared=shared)
+        kernel("fill")(grid, block, *arguments.values(), shared=shared)
     return type(error.value), str(error.value)
 
 
@@ -67,6 +65,18 @@ def test_refusals_are_those_of_the_emulated_device():
             assert [refusal("cuda", change) for change in WRONG] == expected, again
             assert len(machine.launches) == again
             kernel("fill")(1, 4, array("cuda"), 1.5, 4)
+
+
+def test_a_grid_that_is_no_multiple_of_the_cluster_is_refused_before_the_driver_refuses_it():
+    with standin.installed(gpus=("90",)) as machine:
+        paired, y = load(ARGUMENTS.with_name("paired.cu")).kernel("paired"), array("cuda", 12)
+        with pytest.raises(ValueError, match=r"x of a grid is a multiple of 2, not 3"):
+            paired((3, 2), 1, y, 1.5)
+        assert not machine.launches
+        paired((6, 2), 1, y, 1.5)
+        assert y.get().tolist() == [1.5] * 12
+        with pytest.raises(standin.machine.CUDADriverError, match="CUDA_ERROR_INVALID_CLUSTER_SIZE"):
+            paired.module._on_gpu(0).get_function("paired")((3, 2, 1), (1, 1, 1), (y, np.float32(1.5)))
 
 
 def test_too_few_arguments_and_arrays_of_two_gpus_are_refused():

@@ -5,7 +5,6 @@ extern "C" __global__ void fill(float* y, float value, int n) {
     if (threadIdx.x < n) y[threadIdx.x] = value;
 }
 extern "C" __global__ void __launch_bounds__(64) bounded(float* y, float value, int n) { y[0] = value; }
-extern "C" __global__ void __cluster_dims__(2, 1, 1) paired(float* y, float value, int n) { y[blockIdx.x] = value; }
 
 extern "C" __global__ void scalars(double* y, int a, unsigned b, long long c, unsigned long long d, bool e, float f,
                                    double g, unsigned char h) {

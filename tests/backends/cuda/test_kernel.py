@@ -91,15 +91,20 @@ def test_arguments_that_do_not_match_are_refused():
         ({"grid": (1, 70000)}, ValueError, r"a grid has at most \(2147483647, 65535, 65535\), received \(1, 70000\)"),
         ({"grid": -1}, ValueError, "a grid has at most"),
         ({"name": "bounded", "block": 65}, ValueError, "bounded runs with 1 to 64 threads per block"),
-        (
-            {"name": "paired", "grid": (3, 2)},
-            ValueError,
-            r"paired runs in clusters of 2 blocks: a grid's x is a multiple of it, received \(3, 2, 1\)",
-        ),
         ({"name": "fil"}, ValueError, "unknown kernel of arguments.cu 'fil'; did you mean 'fill'"),
     ):
         with pytest.raises(error, match=message):
             fill(**change)
+
+
+def test_a_grid_that_is_no_multiple_of_the_cluster_is_refused():
+    paired, y = load(ARGUMENTS.with_name("paired.cu")).kernel("paired"), emulator.zeros(12)
+    with pytest.raises(
+        ValueError, match=r"paired runs in clusters of 2 blocks along x, so x of a grid is a multiple of 2, not 3"
+    ):
+        paired((3, 2), 1, y, 1.5)
+    paired((6, 2), 1, y, 1.5)
+    assert np.asarray(y).tolist() == [1.5] * 12
 
 
 def test_a_wrong_number_of_arguments_is_refused():

@@ -196,10 +196,11 @@ class Kernel:
         (x, y, z), bound = block3, self.signature.max_threads or MAX_THREADS
         if not 0 < x * y * z <= bound:
             raise ValueError(f"{self.name} runs with 1 to {bound} threads per block, received {block3}")
-        if grid3[0] % self.signature.cluster:
+        cluster = self.signature.cluster
+        if grid3[0] % cluster:
             raise ValueError(
-                f"{self.name} runs in clusters of {self.signature.cluster} blocks: a grid's x is a multiple of it, "
-                f"received {grid3}"
+                f"{self.name} runs in clusters of {cluster} blocks along x, so x of a grid is a multiple of {cluster}, "
+                f"not {grid3[0]}"
             )
         if not 0 <= shared <= MAX_SHARED:
             raise ValueError(f"{self.name}: a block has at most {MAX_SHARED} bytes of shared memory, not {shared}")
