@@ -26,7 +26,7 @@ def calls() -> dict[str, tuple[Callable[[], Any], int]]:
     drows, dmatrix, dvector = array(4, 16), array(10, 16), array(10)
     images, order, batch = array(8, 8, 8, 4, dtype=np.uint8), array(8, dtype=np.int64), array(4, 8, 8, 4)
     all_labels, zero, one, mixed = array(8, dtype=np.int64), array(4), array(4), array(4, 8, 8, 4)
-    dzero, done = array(4), array(4)
+    dzero, done, digest = array(4), array(4), array(5, dtype=np.float64)
     totals, scaling, counters = array(4, dtype=np.float64), array(4, dtype=np.float64), array(4, dtype=np.int64)
     counter, rate, rates = array(1, dtype=np.int64), array(1), array(8, 1)
     params, grads, first, second, third = ([array(16) for _ in range(62)] for _ in range(5))
@@ -81,6 +81,7 @@ def calls() -> dict[str, tuple[Callable[[], Any], int]]:
         "add_metrics": lambda: ops.add_metrics(totals, loss, scores, labels),
         "load_batch": lambda: ops.load_batch(images, all_labels, order, mean=zero, std=one, count=4, out=batch),
         "mix_batch": lambda: ops.mix_batch(batch, labels, one, classes=10, offset=counter, out=mixed),
+        "digest": lambda: ops.digest(x, out=digest),
         "random_uniform": lambda: ops.random_uniform(x, seed=1),
         "random_normal": lambda: ops.random_normal(x, seed=1),
         "random_permutation": lambda: ops.random_permutation(order, seed=1),

@@ -46,6 +46,9 @@ class Backend:
         conv2d_backward = staticmethod(ops.conv.conv2d_backward)
         bias_grad = staticmethod(ops.conv.bias_grad)
 
+    class digest:
+        digest = staticmethod(ops.digest.digest)
+
     class dropout:
         dropout = staticmethod(ops.dropout.dropout)
         dropout_backward = staticmethod(ops.dropout.dropout_backward)

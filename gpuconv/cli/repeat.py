@@ -19,9 +19,12 @@ from gpuconv.checkpoint import load
 from gpuconv.cli.errors import UserError, describe, user_errors
 from gpuconv.console import quiet
 from gpuconv.training import RunDirectory, stored
+from gpuconv.training.measures import CRC32
 from gpuconv.training.run_state import RunState
-from gpuconv.training.tensor_digests import XXH3, Digests, Key, Step, keyed, machine, read
+from gpuconv.training.tensor_digests import Digests, Key, Step, keyed, machine, read
 from gpuconv.types import Array, Record
+
+_OTHER_HASHES = "{} has hashes of an older version, which the repeated run would not have"
 
 
 class Repetition:
@@ -39,8 +42,8 @@ class Repetition:
         with user_errors():
             if (here := machine(backends.resolve(self.device))) != self.recorded[step].on:
                 raise UserError(f"{directory} was recorded on {self.recorded[step].on}, and this is {here}")
-        if any(digest.kind != XXH3 for each in self.recorded.values() for digest in each.tensors):
-            raise UserError(f"{directory} has hashes of an older version, which the repeated run would not have")
+        if any(digest.kind == CRC32 for each in self.recorded.values() for digest in each.tensors):
+            raise UserError(_OTHER_HASHES.format(directory))
         settings = self.run.settings()
         self.epoch = _steps_of_an_epoch(settings)
         steps_at = {path: self._steps_at(path) for path in (self.run.last, self.run.best) if path.exists()}
@@ -86,7 +89,10 @@ class Repetition:
         for step in repeated:
             here = dict(keyed(step))
             for key, digest in keyed(self.recorded[step.step]) if step.step in self.recorded else ():
-                if key not in here or not digest.alike(here[key]):
+                alike = key in here and digest.alike(here[key])
+                if alike is None:
+                    raise UserError(_OTHER_HASHES.format(self.directory))
+                if not alike:
                     raise UserError(
                         f"{self.directory}, repeated, is another run from step {step.step} on: {digest.direction} of "
                         f"{digest.name} has other bits than recorded (by other code, or by other ranks)"

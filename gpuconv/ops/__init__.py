@@ -29,6 +29,7 @@ from gpuconv.ops.activation import *  # noqa: F403
 from gpuconv.ops.arithmetic import *  # noqa: F403
 from gpuconv.ops.batch import *  # noqa: F403
 from gpuconv.ops.conv import *  # noqa: F403
+from gpuconv.ops.digest import *  # noqa: F403
 from gpuconv.ops.dropout import *  # noqa: F403
 from gpuconv.ops.linear import *  # noqa: F403
 from gpuconv.ops.loss import *  # noqa: F403

@@ -39,18 +39,12 @@ from gpuconv.layers import Layer
 from gpuconv.layers.fused import Fused
 from gpuconv.layers.fused_residual import ResidualNorm
 from gpuconv.training.callbacks import Callback, append
+from gpuconv.training.measures import CRC32, ROW, Measures
 from gpuconv.training.run_state import RunState
 from gpuconv.types import Array
 
 FORMAT = 2
-CRC32, XXH3 = "crc32", "xxh3"  # the kinds of hashes in format 1, and in this one
 MOST = 1e308  # the absolute values of a file's numbers are below this
-ROW = 256  # values that are added in float32; the sums of such rows are added in float64
-_SQUARES = 2 * ROW  # squares that are added in float32, likewise
-_BLOCK = 1024 * ROW  # values that are read at a time, few enough to stay in the processor's cache from hash to norm
-_SMALL = 2.0**-100  # with a mean square below this, float32 is too coarse: products under 2^-126 may be rounded to 0
-_ONES = {np.dtype(dtype): np.ones(_BLOCK // ROW, dtype) for dtype in ("float32", "float64")}
-_SHORT = 16 * ROW  # shorter tensors are added in float64
 _NUMBER = re.compile(r"(?<!%)%\.\d+g")  # in a template
 
 
@@ -94,119 +88,36 @@ class Digest:
 
     @property
     def kind(self) -> str:
-        """The kind of hash, "xxh3" or "crc32"."""
+        """The kind of hash: "xxh3", "splitmix" or "crc32"."""
         return self.hash.partition(":")[0]
 
     @classmethod
-    def of(
-        cls, direction: str, name: str, tensor: Array, products: float = 1, before: np.ndarray | None = None
-    ) -> Digest:
+    def of(cls, direction: str, name: str, tensor: Array, products: float = 1, before: Array | None = None) -> Digest:
         """The digest of a tensor, with as many digits as in a file. products: as in the class, rounded up. before: the
         values before the update, for an updated parameter."""
-        host, measures = _host(tensor), Measures()
+        measures = Measures()
         with np.errstate(all="ignore"):
-            measures.add(host, before)
-        return _checked(json.loads(measures.filled([_template(direction, name, host.dtype, host.size, products)])))
-
-
-class Measures:
-    """Hashes, sums and norms of tensors. `add` reads a tensor; `filled` completes the sums of all of them together,
-    because a call of NumPy takes longer than adding a few numbers."""
-
-    def __init__(self) -> None:
-        from xxhash import xxh3_64
-
-        self._hash: Any = xxh3_64  # it takes arrays, although its annotation does not say so
-        self._hashes: list[Any] = []
-        self._scales: list[float] = []
-        # Places 3 i, 3 i + 1 and 3 i + 2 add up to the sum of tensor i, its squared norm, and that of its change.
-        self._places: list[int] = [0]
-        self._parts: list[np.ndarray] = [np.zeros(1)]  # one part at least, even if all tensors are empty
-        self._square_places: list[int] = []  # of values that are still to be squared
-        self._roots: list[np.ndarray] = []
-
-    def add(self, host: np.ndarray, before: np.ndarray | None = None, scale: float = 1.0) -> None:
-        """Measure a tensor, which may be changed afterwards, where NumPy ignores overflows and invalid numbers.
-        before: its values before the update. scale: a factor of its values that its sum and norm do not count."""
-        flat, place = host.reshape(-1), 3 * len(self._hashes)
-        earlier = None if before is None else before.reshape(-1)
-        hashed = self._hash(flat[:_BLOCK].view(np.uint8))  # bfloat16 has no buffer
-        self._hashes.append(hashed)
-        self._scales.append(scale)
-        for at in range(0, flat.size, _BLOCK):
-            part = flat[at : at + _BLOCK]
-            if at:
-                hashed.update(part.view(np.uint8))
-            then = None if earlier is None else earlier[at : at + _BLOCK]
-            whole = 0 if len(part) < _SHORT else len(part) - len(part) % _SQUARES
-            if whole:
-                values, squares = _squares(part[:whole].astype(_wide(part.dtype), copy=False))
-                # A row is too short for BLAS to use threads, so the bits do not depend on their number.
-                self._parts += np.vecdot(values.reshape(-1, ROW), _ONES[values.dtype][:ROW]), squares
-                self._places += place, place + 1
-                if then is not None:
-                    self._parts.append(_squares(values - then[:whole].astype(values.dtype, copy=False))[1])
-                    self._places.append(place + 2)
-            if whole < len(part):
-                rest = part[whole:].astype(np.float64)
-                self._parts.append(rest)
-                self._places.append(place)
-                self._roots.append(rest)
-                self._square_places.append(place + 1)
-                if then is not None:
-                    self._roots.append(rest - then[whole:])
-                    self._square_places.append(place + 2)
-
-    def filled(self, templates: list[str]) -> str:
-        """The text that the tensors' templates make with their hashes and numbers."""
-        numbers = self._numbers(3 * len(self._hashes))
-        text, values = ", ".join(templates), numbers.ravel().tolist()
-        if not (abs(numbers) < MOST).all():
-            text = _NUMBER.sub("%s", text)
-            values = [repr(each) if abs(each) < MOST else "null" for each in values]
-        entries = zip((each.hexdigest() for each in self._hashes), values[0::3], values[1::3], values[2::3])
-        return text % tuple(itertools.chain.from_iterable(entries))
-
-    @np.errstate(all="ignore")
-    def _numbers(self, count: int) -> np.ndarray:
-        """For each tensor its sum, its norm, and the norm of its change."""
-        roots = np.concatenate([np.empty(0), *self._roots])
-        parts = np.concatenate([*self._parts, roots * roots], dtype=np.float64)  # much faster than to find the dtype
-        lengths = [len(part) for part in (*self._parts, *self._roots)]
-        begins = np.cumsum([0, *lengths[:-1]])
-        found = np.bincount(self._places + self._square_places, np.add.reduceat(parts, begins), count).reshape(-1, 3)
-        found[:, 1:] = np.sqrt(found[:, 1:])
-        return found / np.array(self._scales)[:, None]
-
-
-def _host(tensor: Array) -> np.ndarray:
-    """The tensor on the host; not copied if it is there already."""
-    return tensor if type(tensor) is np.ndarray else backends.to_numpy(tensor)
-
-
-@cache
-def _wide(dtype: np.dtype) -> type:
-    """float32, or float64 if the dtype is wider."""
-    return np.float32 if is_float(dtype) and dtype.itemsize <= 4 else np.float64
-
-
-def _squares(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The values, in float64 if float32 cannot hold their squares, and the sums of their squares in rows of
-    `_SQUARES`, which they fill."""
-    rows = values.reshape(-1, _SQUARES)
-    found = np.vecdot(rows, rows)
-    least, ones = len(values) * _SMALL, _ONES[values.dtype][: len(found)]
-    if values.dtype == np.float32 and not least <= found.dot(ones) < math.inf:
-        return _squares(values.astype(np.float64))
-    return values, found
+            measures.add(tensor, before)
+        template = _template(direction, name, tensor.dtype, math.prod(tensor.shape), products)
+        return _checked(json.loads(_filled([template], measures)))
 
 
 def _template(direction: str, name: str, dtype: np.dtype, size: int, products: float) -> str:
     """A digest's JSON with places for the hash, the sum, the norm and the norm of the change. Numbers of tensors up to
     float32 have 9 digits, more than their sums are accurate to."""
     begin = json.dumps([direction, name, dtype.name, size, max(1, math.ceil(products))])[:-1].replace("%", "%%")
-    number = "%.9g" if _wide(dtype) is np.float32 else "%.17g"
-    return f'{begin}, "{XXH3}:%s", {number}, {number}, {number}]'
+    number = "%.9g" if is_float(dtype) and dtype.itemsize <= 4 else "%.17g"
+    return f'{begin}, "%s", {number}, {number}, {number}]'
+
+
+def _filled(templates: list[str], measures: Measures) -> str:
+    """The text that the tensors' templates make with their hashes and numbers."""
+    hashes, numbers = measures.results()
+    text, values = ", ".join(templates), numbers.ravel().tolist()
+    if not (abs(numbers) < MOST).all():
+        text = _NUMBER.sub("%s", text)
+        values = [repr(each) if abs(each) < MOST else "null" for each in values]
+    return text % tuple(itertools.chain.from_iterable(zip(hashes, values[0::3], values[1::3], values[2::3])))
 
 
 @dataclass(frozen=True)
@@ -280,11 +191,11 @@ class Digests(Callback):
         measures, tensors = Measures(), []
         sums = trainer.totals.read()
         loss_scale = trainer.loss_scale.scale if trainer.loss_scale else 1.0
-        before = [np.array(_host(layer[name])) for _, layer, name in self._variables]
+        before = [layer[name].copy() for _, layer, name in self._variables]
 
-        def add(direction: str, of: Any, tensor: Array, before: np.ndarray | None = None) -> None:
+        def add(direction: str, of: Any, tensor: Array, before: Array | None = None) -> None:
             scale = loss_scale if direction in ("backward", "gradient") else 1.0
-            measures.add(_host(tensor), before, scale)
+            measures.add(tensor, before, scale)
             tensors.append((direction, of, tensor.dtype, tensor.shape))
             if self.seen:
                 self.seen(direction, _name(direction, of), tensor, scale)
@@ -311,7 +222,7 @@ class Digests(Callback):
         for (key, layer, name), value in zip(self._variables, before):
             add("update", key, layer[name], value)
         add("loss", "loss", np.array(step.loss))
-        found.append(measures.filled([self._templates(*tensor, step.samples) for tensor in tensors]))
+        found.append(_filled([self._templates(*tensor, step.samples) for tensor in tensors], measures))
 
 
 def _recorded(net: Layer) -> list[Layer]:

@@ -17,7 +17,7 @@ from gpuconv.backends.reference.precision import round_tf32
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.problems import ACTIVATIONS
 from gpuconv.types import Options
-from gpuconv.verify.bounds import sum_bound
+from gpuconv.verify.bounds import accumulated, sum_bound
 from gpuconv.verify.compare import Expected
 from gpuconv.verify.rules import activations, norm, optim, products
 from gpuconv.verify.rules.base import Arrays, Rule, adding, as_float64, exact_results
@@ -79,6 +79,15 @@ def _bias_grad(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> li
     error = np.broadcast_to(dz.bound, dz.value.shape).sum(rows)
     summed = sum_bound(dtype, math.prod(dz.value.shape[:-1]), np.abs(dz.value).sum(rows))
     return [Expected("result", ops.bias_grad(*arrays, **options), error + summed)]
+
+
+def _digest(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
+    """The hash, whose bits are those of the arrays in the case's dtype, and sums in float64."""
+    found = ops.digest(*(array.astype(dtype) for array in arrays))
+    x, *before = arrays
+    of_sums = [np.abs(x).sum(), (x**2).sum(), sum(((x - old) ** 2).sum() for old in before)]
+    errors = [accumulated(np.float64, x.size, size) for size in of_sums]
+    return [Expected("result", found, np.array([0.0, 0.0, *errors]))]
 
 
 _sum_of_window = products.linear_in_its_inputs(products.window_length)
@@ -145,6 +154,7 @@ _RULES: dict[str, Rule | None] = {
     "copy": None,
     "scale": _relative,
     "add_metrics": optim.metrics,
+    "digest": _digest,
     "load_batch": None,
     "mix_batch": None,
     "advance_step_counter": None,

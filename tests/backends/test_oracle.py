@@ -244,7 +244,7 @@ def test_the_oracle_refuses_the_same_input_as_every_device():
 
 def test_the_oracle_is_short_and_imports_only_numpy():
     files = sorted(FOLDER.glob("*.py"))
-    assert sum(len(file.read_text().splitlines()) for file in files) <= 880
+    assert sum(len(file.read_text().splitlines()) for file in files) <= 900
     allowed = {"collections", "inspect", "math", "typing", "numpy", "gpuconv"}
     ours = {"gathered", "arguments", "dtypes", "newton_schulz", "problems", "random", "reference"}
     for file in files:

@@ -102,6 +102,7 @@ def test_bisect_prints_why_a_run_cannot_be_repeated(work, capsys):
         ('"on": "numpy: ', '"on": "cuda:7: GPU', "digests.jsonl", "cuda"),
         ('"checksum": "', '"checksum": "0', "run.json", "c cannot be repeated: "),
         ("xxh3:", "crc32:", "digests.jsonl", "c has hashes of an older version"),
+        ("xxh3:", "splitmix:", "digests.jsonl", "c has hashes of an older version"),
         ("xxh3:", "xxh3:0", "digests.jsonl", "c, repeated, is another run from step 1 on: forward of input has other"),
     ):
         shutil.rmtree("c", ignore_errors=True)

@@ -6,15 +6,16 @@ import contextlib
 import json
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import xxhash
 
-from gpuconv import backends, models
+from gpuconv import backends, models, ops
 from gpuconv.checkpoint import CheckpointError
 from gpuconv.layers import BatchNorm, Conv2D, Flatten, Input, Linear, MaxPool2D, NormChain, ReLU, Residual, Sequential
-from gpuconv.training import Digests, Trainer
+from gpuconv.training import Digests, Trainer, measures
 from gpuconv.training.tensor_digests import Digest, read
 from tests import standin
 from tests.training import small
@@ -183,6 +184,39 @@ def test_recording_digests_changes_no_bit(device, precision, tmp_path):
         each.hash for step in steps for each in step.tensors if (each.direction, each.name) == ("forward", "pool1")
     }
     assert len(hashes) == 12
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("device", ["cuda"], indirect=True)
+def test_tensors_on_a_gpu_are_read_there(device, tmp_path, monkeypatch):
+    """Only tables of results are copied to the host."""
+    copied, seen = [], []
+
+    class Keeping(Digests):
+        def seen(self, direction, name, tensor, scale):
+            seen.append((direction, name, np.array(backends.to_numpy(tensor)), scale))
+
+    def to_numpy(array):
+        copied.append(array.shape)
+        return backends.to_numpy(array)
+
+    monkeypatch.setattr(measures, "backends", SimpleNamespace(**vars(backends) | dict(to_numpy=to_numpy)))
+    row = [Conv2D(4, 3, padding=1), BatchNorm(), ReLU(), Residual([Conv2D(4, 3, padding=1)]), Flatten(), Linear(3)]
+    run = Trainer(Sequential([Input((6, 6, 1)), *row], seed=1, device=device), "adam", lr=0.01)
+    data = np.random.default_rng(0).integers(0, 256, (16, 6, 6, 1)).astype(np.uint8), np.arange(16) % 3
+    run.fit(data, epochs=1, batch_size=8, progress=False, callbacks=[Keeping(tmp_path / "digests.jsonl")])
+    assert copied == [(64, 5)] * 2  # one for each step
+    tensors = [digest for step in read(tmp_path / "digests.jsonl") for digest in step.tensors]
+    assert len(tensors) == len(seen)
+    for digest, (direction, name, values, scale) in zip(tensors, seen):
+        assert (digest.direction, digest.name, digest.dtype) == (direction, name, values.dtype.name)
+        upper, lower, total, squares, _ = ops.digest(values)
+        if direction == "loss":
+            assert digest.kind == "xxh3"
+        else:
+            assert digest.hash == f"splitmix:{int(upper):08x}{int(lower):08x}"
+        assert digest.sum == pytest.approx(total / scale, rel=1e-8, abs=1e-12)
+        assert digest.norm == pytest.approx(np.sqrt(squares) / scale, rel=1e-8)
 
 
 def test_a_chain_of_fused_layers_is_named_after_its_ends(tmp_path):

@@ -6,6 +6,7 @@ from gpuconv.backends.cpu import (
     arithmetic,
     batch,
     conv,
+    digest,
     dropout,
     linear,
     loss,

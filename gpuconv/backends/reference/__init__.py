@@ -12,6 +12,7 @@ from gpuconv.backends.reference import (
     arithmetic,
     batch,
     conv,
+    digest,
     dropout,
     linear,
     loss,

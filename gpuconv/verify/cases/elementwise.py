@@ -33,7 +33,10 @@ def elementwise_cases(count: int, rng: np.random.Generator) -> Iterator[Case]:
                 yield Case("add", tier, f"{joined(shape)} and a vector", normal_arrays(shape, shape[-1:]))
             yield Case("copy", tier, joined(shape), normal_arrays(shape))
             if len(shape) > 1:
+                yield Case("digest", tier, f"{joined(shape)} of {shape[-1] + 3} channels", _slice(shape))
                 yield Case("copy", tier, f"{joined(shape)} of {shape[-1] + 3} channels", _slice(shape))
+            yield Case("digest", tier, joined(shape), normal_arrays(shape))
+            yield Case("digest", tier, f"{joined(shape)} and before", normal_arrays(shape, shape))
             yield Case("scale", tier, joined(shape), _numbers(shape, {"factor": 1 / 9}))
             quotient = {"factor": np.array([-3.0]), "divisor": np.array([7.0])}
             yield Case("scale", tier, f"{joined(shape)} by a quotient", _numbers(shape, quotient))

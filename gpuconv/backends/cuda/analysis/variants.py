@@ -100,6 +100,7 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     "conv2d_wgrad_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, WIDTH=(1, WIDE)),
     "conv2d_wgrad_mma.cu": dict(ALGORITHM=MMA, ACTIVATION=("Identity",), MOVE=MOVES),
     "conv2d_wgrad_wgmma.cu": dict(ALGORITHM=WGMMA, ACTIVATION=("Identity",), MOVE=MOVES),
+    "digest.cu": {},
     "dropout.cu": dict(DTYPE=FLOAT_NAMES, VECTOR=(1, 4)),
     "gemm_reduce.cu": dict(DTYPE=FLOAT_NAMES, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE_SUMS)),
     "elementwise_loss.cu": dict(DTYPE=FLOAT_NAMES, LABEL=(SOFT,)),

@@ -5,6 +5,7 @@ from gpuconv.backends.cuda.ops import (
     arithmetic,
     batch,
     conv,
+    digest,
     dropout,
     linear,
     loss,

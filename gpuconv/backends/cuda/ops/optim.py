@@ -11,7 +11,7 @@ import numpy as np
 from gpuconv.backends.cuda.ops.counters import counters
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.new_arrays import asarray, empty, zeros
-from gpuconv.backends.cuda.runtime.outputs import THREADS, contiguous, device_scalar, put_back
+from gpuconv.backends.cuda.runtime.outputs import KINDS, THREADS, contiguous, device_scalar, put_back
 from gpuconv.devices import address, device_of
 from gpuconv.list_cache import WhileAlive
 from gpuconv.types import Array, Scalar
@@ -33,7 +33,6 @@ _CHUNK = np.dtype(  # the kernels' `struct Chunk`
     align=True,
 )
 _EXTENT = np.dtype([("numbers", np.uint64), ("count", np.int64), ("kind", np.int64)], align=True)
-_KINDS = ("float16", "bfloat16", "float32", "float64")  # numbered as in `struct Extent`
 
 
 Rate = tuple[Array | None, Array | None, float]
@@ -289,7 +288,7 @@ def _extents(columns: Columns, _: Sequence[float]) -> np.ndarray:
     """A `struct Extent` for each block."""
     parts = [_split(_EXTENT, {"numbers": array}) for array in columns["numbers"]]
     for part, array in zip(parts, columns["numbers"]):
-        part["kind"] = _KINDS.index(array.dtype.name)
+        part["kind"] = KINDS.index(array.dtype.name)
     return np.concatenate(parts)
 
 

@@ -13,6 +13,7 @@ from gpuconv.backends.cuda.runtime.new_arrays import empty
 from gpuconv.types import Array, ArrayT, Scalar
 
 THREADS = 256  # threads of a block, for kernels over a flat range
+KINDS = ("float16", "bfloat16", "float32", "float64")  # dtypes, in the order of the kernels' parameter or member `kind`
 _MAX_BLOCKS = MAX_GRID[0]
 
 
