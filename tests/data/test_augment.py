@@ -1,4 +1,4 @@
-"""Augmentation: its text form, and which options are refused."""
+"""Augmentation: its text form, and the options that are refused."""
 
 import pytest
 
@@ -76,5 +76,5 @@ def test_bad_options_are_refused(options, error):
         Augmentation(**options)
 
 
-def test_options_added_later_come_after_the_positional_ones_of_before():
+def test_the_positional_order_of_the_options_is_kept():
     assert Augmentation(False, 0, "zero", 0, 0.0, 0.0, 0.0, 0.0, 0.2) == Augmentation(mixup=0.2)

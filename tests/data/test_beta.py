@@ -7,12 +7,12 @@ from gpuconv.data.beta import quantiles
 
 
 @pytest.mark.parametrize("alpha", [0.001, 0.05, 0.2, 0.5, 1, 1.7, 8, 100, 1000])
-def test_quantiles_are_those_of_the_distribution(alpha):
+def test_quantiles_equal_those_of_scipy(alpha):
     stats = pytest.importorskip("scipy.stats")
-    found = quantiles(float(alpha))
+    computed = quantiles(float(alpha))
     expected = stats.beta.ppf((np.arange(4096) + 0.5) / 4096, alpha, alpha)
-    np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-38)
-    assert found.dtype == np.float32
+    np.testing.assert_allclose(computed, expected, rtol=1e-7, atol=1e-38)
+    assert computed.dtype == np.float32
 
 
 def test_quantiles_of_a_uniform_distribution_equal_those_by_hand():

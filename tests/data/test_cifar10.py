@@ -16,7 +16,7 @@ COUNT = 6
 
 
 @pytest.fixture
-def small(monkeypatch):
+def short_files(monkeypatch):
     monkeypatch.setattr(cifar10, "IMAGES_PER_FILE", COUNT)
 
 
@@ -50,23 +50,23 @@ def check(train, test):
     pixels, labels = zip(*(batch(number) for number in range(6)))
     np.testing.assert_array_equal(train.labels, np.concatenate(labels[:5]))
     np.testing.assert_array_equal(test.labels, labels[5])
-    # Row 7, column 9 of the third image's green plane.
+    # Row 7, column 9 of the third image's green channel, which is its second plane.
     assert test.images[2, 7, 9, 1] == pixels[5][2, 1024 + 7 * 32 + 9]
     np.testing.assert_array_equal(train.images[COUNT + 1, :, :, 2].ravel(), pixels[1][1, 2048:])
 
 
-@pytest.mark.parametrize("below", ["", "cifar-10-batches-bin"])
-def test_the_binary_version_is_read(small, tmp_path, below):
-    write_binary(tmp_path / below)
+@pytest.mark.parametrize("subfolder", ["", "cifar-10-batches-bin"])
+def test_the_binary_version_is_read(short_files, tmp_path, subfolder):
+    write_binary(tmp_path / subfolder)
     check(*cifar10.load(tmp_path))
     check(*data.load(f"cifar10:{tmp_path}"))
 
 
-@pytest.mark.parametrize("below", ["", "cifar-10-batches-py"])
+@pytest.mark.parametrize("subfolder", ["", "cifar-10-batches-py"])
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("as_bytes", [False, True])
-def test_the_python_version_is_read(small, tmp_path, below, protocol, as_bytes):
-    write_python(tmp_path / below, protocol, as_bytes)
+def test_the_python_version_is_read(short_files, tmp_path, subfolder, protocol, as_bytes):
+    write_python(tmp_path / subfolder, protocol, as_bytes)
     check(*cifar10.load(tmp_path))
 
 
@@ -74,7 +74,9 @@ def python2_pickle(pixels, labels):
     """Protocol 2 as Python 2 wrote the published files, opcode by opcode: byte strings, numpy.core, integers."""
 
     def text(value):
-        return b"U" + bytes([len(value)]) + value if len(value) < 256 else b"T" + struct.pack("<i", len(value)) + value
+        if len(value) < 256:
+            return b"U" + bytes([len(value)]) + value
+        return b"T" + struct.pack("<i", len(value)) + value
 
     dtype = (
         b"cnumpy\ndtype\n("
@@ -90,8 +92,8 @@ def python2_pickle(pixels, labels):
     return b"\x80\x02}(" + text(b"data") + array + text(b"labels") + numbers + b"u."
 
 
-def test_arrays_of_every_layout_are_read_at_every_pickle_protocol(small, tmp_path):
-    """Contiguous, Fortran-ordered, a view, read-only; and with the bytes and labels of the others."""
+def test_arrays_of_every_layout_are_read_at_every_pickle_protocol(short_files, tmp_path):
+    """Contiguous, Fortran-ordered, a view and read-only arrays."""
     pixels, labels = batch(0)
     frozen = pixels.copy()
     frozen.flags.writeable = False
@@ -105,7 +107,7 @@ def test_arrays_of_every_layout_are_read_at_every_pickle_protocol(small, tmp_pat
             np.testing.assert_array_equal(read_labels, labels)
 
 
-def test_pickles_of_python_2_are_read(small, tmp_path):
+def test_pickles_of_python_2_are_read(short_files, tmp_path):
     for number, name in enumerate(FILES):
         (tmp_path / name).write_bytes(python2_pickle(*batch(number)))
     check(*cifar10.load(tmp_path))
@@ -127,7 +129,7 @@ def test_an_empty_folder_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize(("write", "name"), [(write_binary, "data_batch_3.bin"), (write_python, "test_batch")])
-def test_a_missing_file_is_named(small, tmp_path, write, name):
+def test_a_missing_file_is_named(short_files, tmp_path, write, name):
     write(tmp_path)
     (tmp_path / name).unlink()
     with pytest.raises(FileNotFoundError, match=f"is incomplete: {name} missing"):
@@ -135,14 +137,14 @@ def test_a_missing_file_is_named(small, tmp_path, write, name):
 
 
 @pytest.mark.parametrize("size", [0, 100, COUNT * 3073 - 1, COUNT * 3073 + 1])
-def test_a_binary_file_of_the_wrong_size_is_refused(small, tmp_path, size):
+def test_a_binary_file_of_the_wrong_size_is_refused(short_files, tmp_path, size):
     write_binary(tmp_path)
     os.truncate(tmp_path / "data_batch_4.bin", size)
     with pytest.raises(ValueError, match=rf"data_batch_4\.bin.*expected {COUNT * 3073} bytes, found {size}"):
         cifar10.load(tmp_path)
 
 
-def test_a_binary_file_with_labels_out_of_range_is_refused(small, tmp_path):
+def test_a_binary_file_with_labels_out_of_range_is_refused(short_files, tmp_path):
     write_binary(tmp_path)
     content = bytearray((tmp_path / "test_batch.bin").read_bytes())
     content[3073] = 10
@@ -152,7 +154,7 @@ def test_a_binary_file_with_labels_out_of_range_is_refused(small, tmp_path):
 
 
 @pytest.mark.parametrize("keep", [0, 1, 50, -1, -100])
-def test_a_truncated_pickle_is_refused(small, tmp_path, keep):
+def test_a_truncated_pickle_is_refused(short_files, tmp_path, keep):
     write_python(tmp_path)
     content = (tmp_path / "data_batch_2").read_bytes()[:keep]
     (tmp_path / "data_batch_2").write_bytes(content)
@@ -160,21 +162,21 @@ def test_a_truncated_pickle_is_refused(small, tmp_path, keep):
         cifar10.load(tmp_path)
 
 
-def test_pickles_with_flipped_bytes_raise_value_errors_only(small, tmp_path):
-    """Whatever value a byte of the frame gets, the file is read, or a ValueError names it."""
+def test_pickles_with_one_changed_byte_are_read_or_raise_a_value_error_that_names_the_file(short_files, tmp_path):
+    """The changed byte lies before or after the pixels."""
     write_python(tmp_path)
-    good = (tmp_path / "data_batch_1").read_bytes()
-    frame = [*range(0, 200, 3), *range(len(good) - 200, len(good), 3)]
+    valid = (tmp_path / "data_batch_1").read_bytes()
+    outside_pixels = [*range(0, 200, 3), *range(len(valid) - 200, len(valid), 3)]
     refused = []
-    for position in frame:
-        bad = bytearray(good)
-        bad[position] ^= 0x55
-        (tmp_path / "data_batch_1").write_bytes(bad)
+    for position in outside_pixels:
+        changed = bytearray(valid)
+        changed[position] ^= 0x55
+        (tmp_path / "data_batch_1").write_bytes(changed)
         try:
             cifar10._read_python(tmp_path / "data_batch_1")
         except ValueError as error:
             refused.append(str(error))
-    assert len(refused) > len(frame) // 3
+    assert len(refused) > len(outside_pixels) // 3
     assert all("data_batch_1" in message for message in refused)
 
 
@@ -196,15 +198,15 @@ PIXELS, LABELS = batch(0)
         ({"data": PIXELS, "labels": [-1] * COUNT}, "found -1"),
     ],
 )
-def test_pickles_of_other_objects_are_refused(small, tmp_path, content, message):
+def test_pickles_of_other_objects_are_refused(short_files, tmp_path, content, message):
     write_python(tmp_path)
     (tmp_path / "data_batch_1").write_bytes(pickle.dumps(content, 2))
     with pytest.raises(ValueError, match=f"data_batch_1 .*{message}"):
         cifar10.load(tmp_path)
 
 
-def test_labels_too_long_to_print_are_refused(small, tmp_path):
-    """Python refuses to convert such integers to text."""
+def test_labels_too_long_to_print_are_refused(short_files, tmp_path):
+    """Python does not convert such integers to text, so the error cannot contain them."""
     write_python(tmp_path)
     (tmp_path / "data_batch_1").write_bytes(pickle.dumps({"data": PIXELS, "labels": [10**5000] * COUNT}, 2))
     with pytest.raises(ValueError, match=r"data_batch_1 is corrupt: .* integers of 64 bits"):
@@ -214,7 +216,7 @@ def test_labels_too_long_to_print_are_refused(small, tmp_path):
 # -- crafted pickles ----------------------------------------------------------------------------
 
 
-class Runs:
+class CallWhenUnpickled:
     def __init__(self, function, *arguments):
         self.call = function, arguments
 
@@ -226,10 +228,10 @@ def crafted(path):
     """A pickle that creates a file at `path` if it is loaded by the pickle module."""
     command = f"touch {path}"
     return {
-        "os.system": pickle.dumps({"data": Runs(os.system, command)}, 2),
-        "eval": pickle.dumps(Runs(eval, f"open({str(path)!r}, 'w').close()"), 4),
+        "os.system": pickle.dumps({"data": CallWhenUnpickled(os.system, command)}, 2),
+        "eval": pickle.dumps(CallWhenUnpickled(eval, f"open({str(path)!r}, 'w').close()"), 4),
         "after the data": pickle.dumps(
-            {"data": PIXELS, "labels": LABELS.tolist(), "more": Runs(os.system, command)}, 2
+            {"data": PIXELS, "labels": LABELS.tolist(), "more": CallWhenUnpickled(os.system, command)}, 2
         ),
         "by hand": b"cos\nsystem\n(S'" + command.encode() + b"'\ntR.",
         "INST": b"(S'" + command.encode() + b"'\nios\nsystem\n.",
@@ -245,7 +247,7 @@ def crafted(path):
 
 
 @pytest.mark.parametrize("kind", crafted("x"))
-def test_a_crafted_pickle_runs_nothing(small, tmp_path, kind):
+def test_a_crafted_pickle_runs_nothing(short_files, tmp_path, kind):
     write_python(tmp_path)
     ran = tmp_path / "ran"
     (tmp_path / "data_batch_1").write_bytes(crafted(ran)[kind])
@@ -260,11 +262,11 @@ def test_a_crafted_pickle_runs_nothing(small, tmp_path, kind):
         (b"c_codecs\nencode\n}S'x'\nK\x01sb.", "it asks to change a function"),
         (b"cnumpy\nndarray\n}S'values'\nK\x01sb.", "it asks to change a type"),
         (b"\x80\x02})" + b"\x85" * 1_000_000 + b"K\x01s.", "tuples within tuples"),
-        (b"\x80\x02}K\x01\x85K\x01\x86\x85K\x01s.", "tuples within tuples"),  # {(((1,), 1),): 1}
+        (b"\x80\x02}K\x01\x85K\x01\x86\x85K\x01s.", "tuples within tuples"),  # the dict {(((1,), 1),): 1}
     ],
     ids=["function", "class", "deep-key", "mixed-key"],
 )
-def test_pickles_that_would_change_or_end_the_process_are_refused(small, tmp_path, content, message):
+def test_pickles_that_would_change_or_end_the_process_are_refused(short_files, tmp_path, content, message):
     (tmp_path / "batch").write_bytes(content)
     with pytest.raises(ValueError, match=f"batch is refused: .*{message}"):
         cifar10._read_python(tmp_path / "batch")
@@ -275,7 +277,7 @@ def test_pickles_that_would_change_or_end_the_process_are_refused(small, tmp_pat
     [b"K\x01r\xff\xff\xff\x0f", b"\x96" + bytes(5) + b"\x01\0\0", b"\x8b\xff\xff\xff\x7f"],
     ids=["memo", "byte-array", "integer"],
 )
-def test_a_size_in_the_pickle_allocates_nothing(small, tmp_path, opcode):
+def test_memory_is_not_allocated_by_sizes_that_a_pickle_declares(short_files, tmp_path, opcode):
     """A memo index, a byte array of 1 TB, an integer of 2 GB: declared, but not in the file."""
     tracemalloc.start()
     (tmp_path / "batch").write_bytes(b"\x80\x05" + opcode + b".")
@@ -285,14 +287,14 @@ def test_a_size_in_the_pickle_allocates_nothing(small, tmp_path, opcode):
     tracemalloc.stop()
 
 
-def test_other_text_encodings_are_refused(small, tmp_path):
+def test_other_text_encodings_are_refused(short_files, tmp_path):
     write_python(tmp_path)
     (tmp_path / "data_batch_1").write_bytes(b"c_codecs\nencode\n(Vabc\nVrot13\ntR.")
     with pytest.raises(ValueError, match=r"refused.*rot13"):
         cifar10.load(tmp_path)
 
 
-def test_the_crafted_pickles_do_run_under_the_pickle_module(tmp_path):
+def test_the_pickle_module_would_run_the_crafted_pickles(tmp_path):
     """Otherwise the tests above could not fail."""
     ran = tmp_path / "ran"
     for kind in ("os.system", "by hand", "eval"):

@@ -15,14 +15,14 @@ def dataset(n=12, classes=3):
 
 
 def test_a_dataset_holds_images_labels_and_class_names():
-    made = Dataset(images(), np.array([0, 1] * 6, np.uint8), ["cat", "dog"], "pets")
-    assert made.labels.dtype == np.int64
-    assert made.classes == ("cat", "dog")
-    assert len(made) == 12
-    assert made.image_shape == (3, 5, 2)
-    assert repr(made) == "Dataset('pets': 12 images of 3x5x2 in 2 classes)"
+    pets = Dataset(images(), np.array([0, 1] * 6, np.uint8), ["cat", "dog"], "pets")
+    assert pets.labels.dtype == np.int64
+    assert pets.classes == ("cat", "dog")
+    assert len(pets) == 12
+    assert pets.image_shape == (3, 5, 2)
+    assert repr(pets) == "Dataset('pets': 12 images of 3x5x2 in 2 classes)"
     with pytest.raises(AttributeError):
-        made.name = "other"
+        pets.name = "other"
 
 
 @pytest.mark.parametrize(
@@ -46,12 +46,12 @@ def test_bad_datasets_are_refused(bad, error, message):
 
 
 @pytest.mark.parametrize("indices", [slice(2, 9, 3), np.array([5, 5, 0]), np.arange(12) > 7])
-def test_a_subset_takes_any_index_of_numpys(indices):
-    whole = dataset()
-    part = whole.subset(indices)
-    np.testing.assert_array_equal(part.images, whole.images[indices])
-    np.testing.assert_array_equal(part.labels, whole.labels[indices])
-    assert part.classes == whole.classes
+def test_a_subset_takes_slices_index_arrays_and_masks(indices):
+    complete = dataset()
+    part = complete.subset(indices)
+    np.testing.assert_array_equal(part.images, complete.images[indices])
+    np.testing.assert_array_equal(part.labels, complete.labels[indices])
+    assert part.classes == complete.classes
 
 
 def test_an_empty_subset_is_refused():
@@ -60,31 +60,31 @@ def test_an_empty_subset_is_refused():
 
 
 def test_split_takes_the_fraction_of_every_class():
-    whole = dataset(n=300, classes=3)
-    first, second = whole.split(0.2, seed=4)
+    complete = dataset(n=300, classes=3)
+    first, second = complete.split(0.2, seed=4)
     assert np.bincount(first.labels).tolist() == [80, 80, 80]
     assert np.bincount(second.labels).tolist() == [20, 20, 20]
-    rows = {image.tobytes() for image in whole.images}
+    rows = {image.tobytes() for image in complete.images}
     assert {i.tobytes() for i in first.images} | {i.tobytes() for i in second.images} == rows
 
 
-def test_split_is_a_function_of_its_seed():
-    whole = dataset(n=90)
-    again, other = whole.split(0.3, seed=1)[1], whole.split(0.3, seed=2)[1]
-    np.testing.assert_array_equal(whole.split(0.3, seed=1)[1].images, again.images)
-    assert not np.array_equal(again.images, other.images)
+def test_split_depends_only_on_its_seed():
+    complete = dataset(n=90)
+    first, repeated, other_seed = (complete.split(0.3, seed=seed)[1].images for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, repeated)
+    assert not np.array_equal(first, other_seed)
 
 
 def test_split_keeps_an_image_of_every_class_in_the_first_part():
     labels = np.array([0, 0, 1, 2, 2, 2])
-    whole = Dataset(images(6), labels, ["two", "one", "three", "none"])
-    first, second = whole.split(0.01)
+    complete = Dataset(images(6), labels, ["two", "one", "three", "none"])
+    first, second = complete.split(0.01)
     assert first.labels.tolist() == [0, 1, 2, 2]
     assert second.labels.tolist() == [0, 2]
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, float("nan")])
-def test_split_fraction_is_checked(fraction):
+def test_split_refuses_fractions_outside_0_to_1(fraction):
     with pytest.raises(ValueError, match="fraction"):
         dataset().split(fraction)
 
@@ -101,11 +101,11 @@ def test_channel_normalization_equals_that_by_hand():
 
 @pytest.mark.parametrize("kind", ["channel", "image"])
 def test_normalized_images_have_mean_0_and_deviation_1(kind):
-    whole = dataset(n=200)
-    normalization = Normalization.from_dataset(whole, kind)
+    complete = dataset(n=200)
+    normalization = Normalization.from_dataset(complete, kind)
     assert normalization.mean.shape == ((2,) if kind == "channel" else (3, 5, 2))
     assert normalization.std.shape == (2,)
-    x = normalization(whole.images)
+    x = normalization(complete.images)
     assert x.dtype == np.float32
     x = x.astype(np.float64)
     axes = (0, 1, 2) if kind == "channel" else 0
@@ -113,14 +113,14 @@ def test_normalized_images_have_mean_0_and_deviation_1(kind):
     np.testing.assert_allclose(x.std(axis=(0, 1, 2)), 1, atol=1e-6)
 
 
-def test_statistics_do_not_overflow():
+def test_statistics_of_many_bright_pixels_do_not_overflow():
     bright = Dataset(np.full((3000, 9, 9, 1), 255, np.uint8), np.zeros(3000, int), ["white"])
     normalization = Normalization.from_dataset(bright)
     assert normalization.mean.tolist() == [255]
     assert normalization.std.tolist() == [1]  # a constant channel is only centered
 
 
-def test_unknown_kind_names_the_nearest():
+def test_the_error_for_an_unknown_kind_names_the_nearest():
     with pytest.raises(ValueError, match="channel"):
         Normalization.from_dataset(dataset(), "chanel")
 
@@ -140,7 +140,7 @@ def test_bad_normalizations_are_refused(mean, std, message):
         Normalization(mean, std)
 
 
-def test_a_normalization_is_made_of_real_numbers_and_measured_on_pixels():
+def test_a_normalization_refuses_other_than_real_numbers_and_uint8_images():
     for mean in ([1j], [True], np.ma.masked_array([1.0], mask=[1]), ["1"]):
         with pytest.raises(TypeError, match=r"^mean must"):
             Normalization(mean, [1])

@@ -35,9 +35,9 @@ def test_every_default_is_the_documented_one():
 
 
 def test_records_are_immutable():
-    for name, found in record_flags(["data.augment:Augmentation", "data.image:Picture"]):
-        assert found == VALUE, name
-    for name, found in record_flags(
+    for name, flags in record_flags(["data.augment:Augmentation", "data.image:Picture"]):
+        assert flags == VALUE, name
+    for name, flags in record_flags(
         [
             "data.dataset:Dataset",
             "data.normalization:Normalization",
@@ -46,4 +46,4 @@ def test_records_are_immutable():
             "data.samples:MapSamples",
         ]
     ):
-        assert found == WITH_ARRAYS, name
+        assert flags == WITH_ARRAYS, name

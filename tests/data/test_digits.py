@@ -8,7 +8,7 @@ import pytest
 from gpuconv.data import digits
 
 
-def test_the_split_is_the_usual_one():
+def test_the_first_1437_digits_are_for_training_and_the_last_360_for_testing():
     train, test = digits.load()
     assert train.images.shape == (1437, 8, 8, 1)
     assert test.images.shape == (360, 8, 8, 1)
@@ -17,9 +17,9 @@ def test_the_split_is_the_usual_one():
     assert np.bincount(train.labels).tolist() == [143, 146, 142, 146, 144, 145, 144, 143, 141, 143]
 
 
-def test_pixels_span_black_to_white_and_can_be_undone():
+def test_pixels_span_black_to_white_and_the_published_values_can_be_recovered():
     train, _ = digits.load()
-    ink = -(-train.images.astype(int) * 16 // 255)
+    ink = np.ceil(train.images.astype(int) * 16 / 255).astype(int)  # 0 to 16
     assert sorted(np.unique(ink)) == list(range(17))
     np.testing.assert_array_equal(ink * 255 // 16, train.images)
     assert (train.images.min(), train.images.max()) == (0, 255)
@@ -50,7 +50,7 @@ def test_the_digits_equal_those_of_scikit_learn():
     np.testing.assert_array_equal(np.concatenate([train.labels, test.labels]), published.target)
 
 
-def test_the_attribution_ships_beside_the_file():
+def test_the_attribution_ships_with_the_file():
     text = resources.files("gpuconv.data").joinpath("digits.md").read_text()
     assert "Alpaydin" in text
     assert "CC BY 4.0" in text

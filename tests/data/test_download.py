@@ -26,8 +26,8 @@ class Server(http.server.ThreadingHTTPServer):
     """Serves one file.
 
     stop_after: the bytes after which each answer breaks off. ranges: whether a part can be requested. status: an error
-    to answer with. location: where to redirect. length: the Content-Length header; "true" is the right one, None leaves
-    it out.
+    to answer with. location: where to redirect. length: the Content-Length header; "true" stands for the actual length,
+    None leaves the header out. asked: the Range headers of all requests.
     """
 
     def __init__(self, content):
@@ -100,7 +100,7 @@ def fetch(directory, server, sha256=SHA256, progress=False):
     return cifar10._download(directory, server.url, sha256, len(CONTENT), progress)
 
 
-def check(directory):
+def assert_only_the_files_are_left(directory):
     """Only the batch files are left, and they are complete."""
     assert [path.name for path in directory.iterdir()] == [FOLDER]
     train, test = cifar10.load(directory)
@@ -110,7 +110,7 @@ def check(directory):
 def test_an_archive_is_downloaded_and_unpacked(server, tmp_path):
     directory = tmp_path / "new" / "folder"
     assert fetch(directory, server) == directory / FOLDER
-    check(directory)
+    assert_only_the_files_are_left(directory)
 
 
 def test_existing_files_are_not_downloaded_again(server, tmp_path):
@@ -119,7 +119,7 @@ def test_existing_files_are_not_downloaded_again(server, tmp_path):
     assert len(server.asked) == 1
     (tmp_path / FOLDER / "test_batch.bin").unlink()
     fetch(tmp_path, server)
-    check(tmp_path)
+    assert_only_the_files_are_left(tmp_path)
 
 
 @pytest.mark.parametrize("size", [0, COUNT * 3073 - 1, COUNT * 3073 + 1])
@@ -127,7 +127,7 @@ def test_a_file_of_the_wrong_size_is_downloaded_again(server, tmp_path, size):
     fetch(tmp_path, server)
     os.truncate(tmp_path / FOLDER / "data_batch_2.bin", size)
     fetch(tmp_path, server)
-    check(tmp_path)
+    assert_only_the_files_are_left(tmp_path)
 
 
 def test_an_interrupted_download_resumes_where_it_stopped(server, tmp_path):
@@ -135,28 +135,28 @@ def test_an_interrupted_download_resumes_where_it_stopped(server, tmp_path):
     with pytest.raises(ConnectionError, match=r"stopped after \d+ bytes: the connection broke; try again") as raised:
         fetch(tmp_path, server)
     assert not (tmp_path / FOLDER).exists()
-    have = int(re.search(r"after (\d+) bytes", str(raised.value))[1])
-    assert 0 < have <= 50_000
+    received = int(re.search(r"after (\d+) bytes", str(raised.value))[1])
+    assert 0 < received <= 50_000
     server.stop_after = None
     fetch(tmp_path, server)
-    assert server.asked == ["bytes=0-", f"bytes={have}-"]
-    check(tmp_path)
+    assert server.asked == ["bytes=0-", f"bytes={received}-"]
+    assert_only_the_files_are_left(tmp_path)
 
 
-def test_a_server_without_ranges_starts_over(server, tmp_path):
+def test_from_a_server_without_ranges_the_download_starts_over(server, tmp_path):
     server.stop_after = 50_000
     with pytest.raises(ConnectionError):
         fetch(tmp_path, server)
     server.stop_after, server.ranges = None, False
     fetch(tmp_path, server)
-    check(tmp_path)
+    assert_only_the_files_are_left(tmp_path)
 
 
 def test_a_partial_file_that_is_complete_is_not_downloaded_again(server, tmp_path):
     (tmp_path / "cifar.tar.gz.part").write_bytes(CONTENT)
     fetch(tmp_path, server)
     assert server.asked == []
-    check(tmp_path)
+    assert_only_the_files_are_left(tmp_path)
 
 
 def test_a_wrong_checksum_leaves_nothing(server, tmp_path):
@@ -170,7 +170,7 @@ def test_a_part_of_another_file_is_removed(server, tmp_path):
     with pytest.raises(ValueError, match="hash"):
         fetch(tmp_path, server)
     fetch(tmp_path, server)
-    check(tmp_path)
+    assert_only_the_files_are_left(tmp_path)
 
 
 def test_an_unreachable_server_is_an_error(server, tmp_path):
@@ -197,7 +197,7 @@ def test_a_file_in_place_of_the_directory_is_an_error(server, tmp_path):
 
 def test_a_folder_without_write_permission_is_an_error(server, tmp_path, monkeypatch):
     tmp_path.chmod(0o500)
-    if os.access(tmp_path, os.W_OK):  # root may write anywhere: refuse it by hand
+    if os.access(tmp_path, os.W_OK):  # root may write anywhere: simulate the refusal
 
         def refuse(*_, **__):
             raise PermissionError(13, "Permission denied")
@@ -229,7 +229,7 @@ def test_the_error_explains_an_http_status(server, tmp_path, status, words):
         fetch(tmp_path, server)
     server.status = None
     fetch(tmp_path, server)
-    check(tmp_path)
+    assert_only_the_files_are_left(tmp_path)
 
 
 def test_bad_redirects_are_refused(server, tmp_path):
@@ -253,15 +253,17 @@ def test_a_server_without_a_valid_certificate_is_an_error(server, tmp_path):
         cifar10._download(tmp_path, server.url.replace("http:", "https:"), SHA256, len(CONTENT), False)
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["told", "not-told"])
-@pytest.mark.parametrize("more", [-1, 1, 10**6], ids=["shorter", "longer", "far-longer"])
-def test_a_download_of_the_wrong_size_is_refused(server, tmp_path, more, told):
-    """At once if the server states the size; otherwise as soon as the file is too long, or when it ends too early."""
-    server.content = (CONTENT + bytes(10**6))[: len(CONTENT) + more]
-    server.length = "true" if told else None
-    error = ConnectionError if more < 0 and not told else ValueError
+@pytest.mark.parametrize("stated", [True, False], ids=["stated", "not-stated"])
+@pytest.mark.parametrize("excess", [-1, 1, 10**6], ids=["shorter", "longer", "far-longer"])
+def test_a_download_of_the_wrong_size_is_refused(server, tmp_path, excess, stated):
+    """If the server states the size, at once; otherwise when the file becomes too long or ends too early."""
+    server.content = (CONTENT + bytes(10**6))[: len(CONTENT) + excess]
+    server.length = "true" if stated else None
+    error = ConnectionError if excess < 0 and not stated else ValueError
     words = (
-        rf"is a file of {len(CONTENT) + more} bytes, expected {len(CONTENT)}" if told else "gave more|connection broke"
+        rf"is a file of {len(CONTENT) + excess} bytes, expected {len(CONTENT)}"
+        if stated
+        else "gave more|connection broke"
     )
     with pytest.raises(error, match=words):
         fetch(tmp_path, server)
@@ -269,13 +271,13 @@ def test_a_download_of_the_wrong_size_is_refused(server, tmp_path, more, told):
     assert kept == (len(CONTENT) - 1 if error is ConnectionError else 0)
 
 
-def test_nothing_is_written_through_a_planted_link(server, tmp_path):
-    (tmp_path / "theirs").write_text("precious")
+def test_a_link_in_place_of_the_partial_file_is_replaced_and_not_written_through(server, tmp_path):
+    (tmp_path / "other").write_text("precious")
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "cifar.tar.gz.part").symlink_to("../theirs")
+    (tmp_path / "data" / "cifar.tar.gz.part").symlink_to("../other")
     fetch(tmp_path / "data", server)
-    check(tmp_path / "data")
-    assert (tmp_path / "theirs").read_text() == "precious"
+    assert_only_the_files_are_left(tmp_path / "data")
+    assert (tmp_path / "other").read_text() == "precious"
 
 
 def test_a_second_download_at_the_same_time_is_refused(server, tmp_path):
@@ -294,7 +296,7 @@ def test_another_process_may_finish_unpacking_first(server, tmp_path, monkeypatc
     make = files.scratch
     monkeypatch.setattr(files, "scratch", scratch)
     fetch(tmp_path, server)
-    check(tmp_path)
+    assert_only_the_files_are_left(tmp_path)
 
 
 def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path):

@@ -31,25 +31,25 @@ def test_classes_are_the_sorted_folders(pets):
     assert read == {picture(6, 4, 20 + number).tobytes() for number in range(10)}
 
 
-def test_the_split_is_a_function_of_the_seed(pets):
+def test_the_split_depends_on_the_seed(pets):
     tests = [folder.load(pets, seed=seed)[1].images for seed in (0, 0, 1)]
     np.testing.assert_array_equal(tests[0], tests[1])
     assert not np.array_equal(tests[0], tests[2])
 
 
 def test_the_split_depends_only_on_names():
-    """The test files are pinned here: another rule would test stored runs on images they were trained on."""
+    """These are the test files of stored runs. Another rule would test a run on images that it was trained on."""
     names = [f"cats/{number:03}.png" for number in range(10)]
     chosen = folder.for_testing(names, 0.2)
     assert [name for name, tested in zip(names, chosen) if tested] == ["cats/008.png"]
     everything = [f"cats/{number}.png" for number in range(3000)]
-    whole = dict(zip(everything, folder.for_testing(everything, 0.2)))
-    assert 540 <= sum(whole.values()) <= 660
+    is_test = dict(zip(everything, folder.for_testing(everything, 0.2)))
+    assert 540 <= sum(is_test.values()) <= 660  # a fifth of 3000 is 600
     some = everything[::7]
-    assert dict(zip(some, folder.for_testing(some, 0.2))) == {name: whole[name] for name in some}
+    assert dict(zip(some, folder.for_testing(some, 0.2))) == {name: is_test[name] for name in some}
     larger = dict(zip(everything, folder.for_testing(everything, 0.3)))
-    assert all(larger[name] for name in everything if whole[name])
-    assert dict(zip(everything, folder.for_testing(everything, 0.2, seed=1))) != whole
+    assert all(larger[name] for name in everything if is_test[name])
+    assert dict(zip(everything, folder.for_testing(everything, 0.2, seed=1))) != is_test
 
 
 def test_every_class_has_a_training_and_a_test_image():
@@ -75,12 +75,13 @@ def test_added_photos_do_not_change_the_split_of_the_others(pets):
         Image.fromarray(picture(6, 4, 60 + number)).save(pets / "cat" / f"0-new-{number}.png")
         test = {image.tobytes() for image in folder.load(pets)[1].images}
         assert not trained & test
-    drawn = {image.tobytes() for image in folder.load(pets, split="order")[1].images}
-    assert trained & drawn  # the reason for the new rule
+    # The older rule, split="order", does move training images into the test part.
+    tested_by_order = {image.tobytes() for image in folder.load(pets, split="order")[1].images}
+    assert trained & tested_by_order
 
 
 def test_the_split_rule_of_version_0_1_0_is_kept(pets):
-    """The images that 0.1.0 tested on; they are picture(6, 4, value)."""
+    """Version 0.1.0 tested on picture(6, 4, value) with these values."""
     test = folder.load(pets, split="order")[1]
     values = {picture(6, 4, value).tobytes(): value for value in range(30)}
     assert [values[image.tobytes()] for image in test.images] == [13, 19, 26, 28, 5, 7]
@@ -118,7 +119,7 @@ def test_one_image_per_class_leaves_no_test_images(tmp_path):
         folder.load(tmp_path)
 
 
-def test_a_class_of_one_image_is_only_trained_on_and_does_not_affect_other_classes(pets):
+def test_the_only_image_of_a_class_is_trained_on_and_the_split_of_other_classes_is_kept(pets):
     expected = folder.load(pets)
     (pets / "dog").mkdir()
     Image.fromarray(picture(6, 4, 99)).save(pets / "dog" / "0.png")
@@ -134,7 +135,7 @@ def test_a_whole_folder_is_read_without_a_split(pets):
     assert (everything.name, everything.classes, len(everything)) == (pets.name, ("ant", "bee", "cat"), 31)
     assert np.bincount(everything.labels).tolist() == [10, 10, 11]
     assert sum(map(len, folder.load(pets))) == 31
-    assert sum(map(len, folder.load(pets, split="order"))) == 30  # as read by 0.1.0
+    assert sum(map(len, folder.load(pets, split="order"))) == 30  # as in version 0.1.0, without the subfolder
 
 
 def test_a_tilde_is_the_home_folder(pets, monkeypatch):

@@ -1,4 +1,4 @@
-"""One image file: every bit depth, color mode and orientation, and what is refused before decoding."""
+"""One image file: every bit depth, color mode and orientation, and files that are refused before decoding."""
 
 import os
 import socket
@@ -25,7 +25,7 @@ def test_read_image_converts_any_picture_to_gray_or_rgb(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "alpha.png"), pixels)
 
 
-def test_white_shows_through_gray_of_16_bits(tmp_path):
+def test_white_shows_through_a_transparent_gray_of_16_bits(tmp_path):
     image = Image.fromarray(np.array([[40000, 257]], np.uint16))
     image.save(tmp_path / "deep.png", transparency=40000)
     assert read_image(tmp_path / "deep.png", channels=1).ravel().tolist() == [255, 1]
@@ -82,12 +82,12 @@ def test_an_opaque_image_is_read_as_without_transparency(tmp_path, mode, channel
     np.testing.assert_array_equal(read, np.asarray(plain).reshape(64, 64, channels))
 
 
-def test_read_image_turns_pictures_upright(tmp_path):
+def test_read_image_rotates_pictures_upright(tmp_path):
     pixels = picture(4, 3, 1)
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: rotate a quarter to show
-    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
-    np.testing.assert_array_equal(read_image(tmp_path / "turned.png"), np.rot90(pixels, -1))
+    exif[0x0112] = 6  # orientation: shown after a quarter turn clockwise
+    Image.fromarray(pixels).save(tmp_path / "rotated.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "rotated.png"), np.rot90(pixels, -1))
 
 
 def test_bad_arguments_and_missing_files_are_refused(tmp_path):
@@ -121,7 +121,7 @@ def tiff(path, data, *, bits, width, height=1, photometric=1, extra=(), order="<
     return path
 
 
-def packed(values, bits):
+def packed_bits(values, bits):
     """Values of the given number of bits, packed one after another, the last byte padded with zeros."""
     text = "".join(f"{value:0{bits}b}" for value in values)
     text += "0" * (-len(text) % 8)
@@ -132,10 +132,10 @@ def packed(values, bits):
 @pytest.mark.parametrize("photometric", [0, 1], ids=["white-is-zero", "black-is-zero"])
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 12, 16])
 def test_a_gray_tiff_of_every_depth_is_scaled_to_8_bits(tmp_path, bits, photometric, order):
-    """Zero is one end of the range, the largest value the other. Below 16 bits the byte order makes no difference."""
+    """The smallest value becomes black and the largest white, or the reverse. The byte order matters at 16 bits."""
     white = 2**bits - 1
     values = [0, white, white // 2, 1, white - 1]
-    data = np.array(values, f"{order}u2").tobytes() if bits == 16 else packed(values, bits)
+    data = np.array(values, f"{order}u2").tobytes() if bits == 16 else packed_bits(values, bits)
     path = tiff(tmp_path / "a.tif", data, bits=bits, width=5, photometric=photometric, order=order)
     gray = np.array(values) if photometric else white - np.array(values)
     expected = np.rint(gray * 255 / white)
@@ -143,7 +143,7 @@ def test_a_gray_tiff_of_every_depth_is_scaled_to_8_bits(tmp_path, bits, photomet
 
 
 def test_a_tiff_variant_that_pillow_cannot_read_is_refused(tmp_path):
-    path = tiff(tmp_path / "a.tif", packed([1, 2], 10), bits=10, width=2)
+    path = tiff(tmp_path / "a.tif", packed_bits([1, 2], 10), bits=10, width=2)
     with pytest.raises(ValueError, match=r"a\.tif as an image: .* TIFF.*, or in a variant that Pillow does not read"):
         read_image(path)
 
@@ -181,7 +181,7 @@ def test_colors_that_cannot_be_converted_are_refused(tmp_path):
         read_image(tmp_path / "a.tif", channels=1)
 
 
-def test_the_content_decides_the_format(tmp_path):
+def test_the_format_is_determined_by_the_content_not_the_name(tmp_path):
     pixels = picture(4, 3, 1)
     Image.fromarray(pixels).save(tmp_path / "a.jpg", format="PNG")
     np.testing.assert_array_equal(read_image(tmp_path / "a.jpg"), pixels)
@@ -210,8 +210,8 @@ def test_cmyk_palette_and_bilevel_images_are_read(tmp_path):
     red = Image.new("RGB", (4, 4), (255, 0, 0))
     for mode, suffix in (("CMYK", "jpg"), ("CMYK", "tif"), ("P", "gif"), ("P", "png"), ("P", "bmp")):
         red.convert(mode).save(tmp_path / f"a.{suffix}")
-        found = read_image(tmp_path / f"a.{suffix}")
-        assert np.abs(found.astype(int) - [255, 0, 0]).max() < 4, (mode, suffix)
+        read = read_image(tmp_path / f"a.{suffix}")
+        assert np.abs(read.astype(int) - [255, 0, 0]).max() < 4, (mode, suffix)
         assert Picture.open(tmp_path / f"a.{suffix}").mode == mode
     Image.new("1", (4, 4), 1).save(tmp_path / "a.png")
     assert (read_image(tmp_path / "a.png") == 255).all()
@@ -228,7 +228,7 @@ def test_the_first_picture_of_a_multi_page_file_is_read(tmp_path, suffix):
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
 def test_every_exif_orientation_is_applied(tmp_path, suffix):
-    turns = {
+    upright = {
         1: np.asarray,
         2: np.fliplr,
         3: lambda a: np.rot90(a, 2),
@@ -240,25 +240,25 @@ def test_every_exif_orientation_is_applied(tmp_path, suffix):
     }
     pixels = np.zeros((16, 32, 3), np.uint8)
     pixels[:8, :8], pixels[8:, 24:] = 255, 128
-    for orientation, turn in turns.items():
+    for orientation, rotate in upright.items():
         exif = Image.Exif()
         exif[0x0112] = orientation
         options = {"quality": 100, "lossless": True} if suffix == "webp" else {}
         Image.fromarray(pixels).save(tmp_path / f"a.{suffix}", exif=exif, **options)
-        found = read_image(tmp_path / f"a.{suffix}")
-        assert np.abs(found.astype(int) - turn(pixels)).max() < 20, orientation
+        read = read_image(tmp_path / f"a.{suffix}")
+        assert np.abs(read.astype(int) - rotate(pixels)).max() < 20, orientation
 
 
 def test_anything_but_a_regular_file_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "fifo.png")
     (tmp_path / "folder.png").mkdir()
     with socket.socket(socket.AF_UNIX) as server:
-        where = os.getcwd()
-        os.chdir(tmp_path)  # the name of a socket may have 107 bytes
+        before = os.getcwd()
+        os.chdir(tmp_path)  # the path of a socket may have at most 107 bytes
         try:
             server.bind("socket.png")
         finally:
-            os.chdir(where)
+            os.chdir(before)
         for path in (*tmp_path.iterdir(), "/dev/zero"):
             with pytest.raises(OSError, match="is not a regular file"):
                 read_image(path)
@@ -273,9 +273,9 @@ def test_broken_links_are_reported(tmp_path):
 
 
 def test_size_limits_apply_before_decoding(tmp_path, monkeypatch):
-    """Limits of the picture, of a TIFF tile and of the file; a file of exactly the largest size is read."""
+    """Pictures, TIFF tiles and files have limits; a picture of exactly the largest size is read."""
     monkeypatch.setattr(images, "MAX_PIXELS", 64)
-    monkeypatch.setattr(images, "_flat", lambda _: pytest.fail("it is decoded"))
+    monkeypatch.setattr(images, "_flat", lambda _: pytest.fail("the picture is decoded"))
     Image.new("L", (13, 5)).save(tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"a\.png as an image: it has 65 pixels \(5x13\), at most 64 are read"):
         read_image(tmp_path / "a.png")
@@ -291,8 +291,7 @@ def test_size_limits_apply_before_decoding(tmp_path, monkeypatch):
         read_image(tmp_path / "a.png")
 
 
-def test_a_picture_beyond_pillows_own_limit_is_refused(tmp_path, monkeypatch):
-    """Pillow refuses it with its own limit and message."""
+def test_a_picture_that_pillow_refuses_for_its_size_is_refused_with_our_message(tmp_path, monkeypatch):
     from PIL import Image
 
     Image.new("L", (100, 100)).save(tmp_path / "a.png")

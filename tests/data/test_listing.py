@@ -1,4 +1,4 @@
-"""Which files in a folder are read, and that the others are reported."""
+"""The files of a folder: images are listed, the others are reported."""
 
 import os
 
@@ -55,8 +55,8 @@ def test_files_that_are_not_read_are_counted(tmp_path, monkeypatch):
     (tmp_path / "cats/again").symlink_to("b", target_is_directory=True)
     os.mkfifo(tmp_path / "dogs/2.png")
     with pytest.warns(Notice) as caught:
-        found = names(tmp_path)
-    assert found == {"cats": ["cats/1.png"], "dogs": ["dogs/1.png"]}
+        listed = names(tmp_path)
+    assert listed == {"cats": ["cats/1.png"], "dogs": ["dogs/1.png"]}
     expected = (
         "1 x .csv, 2 x .heic, 1 x .md, 1 x FIFO, 2 x dangling link, 1 x file without a suffix, "
         "3 x link to a folder above or read already"
@@ -65,7 +65,7 @@ def test_files_that_are_not_read_are_counted(tmp_path, monkeypatch):
 
 
 def test_links_to_folders_are_followed_once(tmp_path):
-    """Chained folders with several links each still end: this chain has 2^30 paths."""
+    """A chain of 30 folders with two links each has 2^30 paths; listing it still ends."""
     root = tmp_path / "root"
     touch(root / "cats/1.png", root / "dogs/1.png")
     for level in range(30):
@@ -95,7 +95,16 @@ def test_links_to_folders_are_followed_once(tmp_path):
             r"is a link to nothing \(/unmounted\): .*birds",
         ),
     ],
-    ids=["missing", "file", "dangling", "empty", "images-beside-classes", "empty-class", "no-images", "dangling-class"],
+    ids=[
+        "missing",
+        "file",
+        "dangling",
+        "empty",
+        "images-without-classes",
+        "empty-class",
+        "no-images",
+        "dangling-class",
+    ],
 )
 def test_folders_that_cannot_be_listed_are_refused(tmp_path, make, error, message):
     make(tmp_path / "photos")

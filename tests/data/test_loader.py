@@ -22,13 +22,13 @@ def dataset():
     return Dataset(pixels.reshape(N, H, W, C), np.arange(N), [str(i) for i in range(N)])
 
 
-def make(dataset, batch_size=8, **options):
+def make_loader(dataset, batch_size=8, **options):
     return Loader(dataset, batch_size, **({"normalization": PLAIN, "seed": 3} | options))
 
 
 def test_evaluation_goes_through_the_images_in_order(dataset):
     normalization = Normalization.from_dataset(dataset)
-    batches = list(make(dataset, normalization=normalization, shuffle=False).epoch())
+    batches = list(make_loader(dataset, normalization=normalization, shuffle=False).epoch())
     assert [len(x) for x, _ in batches] == [8] * 6 + [5]
     np.testing.assert_array_equal(np.concatenate([x for x, _ in batches]), normalization(dataset.images))
     np.testing.assert_array_equal(np.concatenate([y for _, y in batches]), dataset.labels)
@@ -36,7 +36,7 @@ def test_evaluation_goes_through_the_images_in_order(dataset):
 
 def test_an_epoch_is_the_permutation_of_its_seed(dataset):
     for epoch in (0, 7):
-        batches = list(make(dataset).epoch(epoch))
+        batches = list(make_loader(dataset).epoch(epoch))
         order = random.permutation(N, seed=3, epoch=epoch)
         np.testing.assert_array_equal(np.concatenate([y for _, y in batches]), order)
         np.testing.assert_array_equal(np.concatenate([x for x, _ in batches]), dataset.images[order])
@@ -44,8 +44,8 @@ def test_an_epoch_is_the_permutation_of_its_seed(dataset):
 
 def test_augmentation_depends_only_on_the_position_in_the_run(dataset):
     def images(batch_size, epoch):
-        made = make(dataset, batch_size, augmentation=EVERYTHING, shuffle=False)
-        return np.concatenate([x for x, _ in made.epoch(epoch)])
+        batches = make_loader(dataset, batch_size, augmentation=EVERYTHING, shuffle=False).epoch(epoch)
+        return np.concatenate([x for x, _ in batches])
 
     np.testing.assert_array_equal(images(8, 2), images(11, 2))
     assert not np.array_equal(images(8, 2), images(8, 3))
@@ -54,28 +54,32 @@ def test_augmentation_depends_only_on_the_position_in_the_run(dataset):
 @pytest.mark.parametrize("augmentation", [EVERYTHING, Augmentation(mixup=0.4), Augmentation(cutmix=1)], ids=str)
 @pytest.mark.parametrize("start", [0, 1, 4, 6, 7])
 def test_an_epoch_resumed_anywhere_gives_the_same_bits(dataset, start, augmentation):
-    whole = list(make(dataset, augmentation=augmentation).epoch(5))
-    rest = list(make(dataset, augmentation=augmentation).epoch(5, start_batch=start))
-    assert len(rest) == 7 - start
-    for (x, y), (expected_x, expected_y) in zip(rest, whole[start:], strict=True):
+    complete = list(make_loader(dataset, augmentation=augmentation).epoch(5))
+    resumed = list(make_loader(dataset, augmentation=augmentation).epoch(5, start_batch=start))
+    assert len(resumed) == 7 - start
+    for (x, y), (expected_x, expected_y) in zip(resumed, complete[start:], strict=True):
         np.testing.assert_array_equal(x, expected_x)
         np.testing.assert_array_equal(y, expected_y)
 
 
-def test_factors_are_drawn_for_each_batch_from_their_distribution(dataset):
-    """With alpha 1, which is uniform."""
-    made = make(dataset, augmentation=Augmentation(mixup=1), shuffle=False)
-    factors = np.sort([y[1, i] for epoch in range(40) for i, (_, y) in zip(range(1, 50, 8), made.epoch(epoch))])
+def test_factors_of_mixup_are_drawn_for_each_batch_from_their_distribution(dataset):
+    """For alpha 1 it is the uniform one. The bound is that of the Kolmogorov-Smirnov test."""
+    mixed = make_loader(dataset, augmentation=Augmentation(mixup=1), shuffle=False)
+    factors = []
+    for epoch in range(40):
+        for number, (_, targets) in enumerate(mixed.epoch(epoch)):
+            factors.append(targets[1, 8 * number + 1])  # the share of the batch's second image in its own mixture
+    factors = np.sort(factors)
     assert len(factors) == 280
-    assert abs(factors - np.linspace(0, 1, len(factors))).max() < 2 / np.sqrt(len(factors))  # Kolmogorov, Smirnov
+    assert abs(factors - np.linspace(0, 1, len(factors))).max() < 2 / np.sqrt(len(factors))
 
 
-def test_mixed_batches_are_the_plain_ones_and_the_images_before(dataset):
-    plain, mixed = (make(dataset, augmentation=each) for each in (Augmentation(), Augmentation(mixup=1)))
-    for (x, labels), (found, targets) in zip(plain.epoch(1), mixed.epoch(1), strict=True):
+def test_mixup_mixes_each_image_with_the_one_before_it_in_the_batch(dataset):
+    plain, mixed = (make_loader(dataset, augmentation=chosen) for chosen in (Augmentation(), Augmentation(mixup=1)))
+    for (x, labels), (mixed_x, targets) in zip(plain.epoch(1), mixed.epoch(1), strict=True):
         assert targets.shape == (len(x), N)
         factor = targets[0, labels[0]]
-        np.testing.assert_allclose(found, factor * x + (1 - factor) * np.roll(x, 1, axis=0), rtol=1e-6)
+        np.testing.assert_allclose(mixed_x, factor * x + (1 - factor) * np.roll(x, 1, axis=0), rtol=1e-6)
         np.testing.assert_array_equal(
             targets.argsort(axis=1)[:, -2:].max(axis=1), np.maximum(labels, np.roll(labels, 1))
         )
@@ -83,9 +87,9 @@ def test_mixed_batches_are_the_plain_ones_and_the_images_before(dataset):
 
 def test_images_without_known_classes_are_not_mixed(dataset):
     arrays = dict(images=dataset.images, labels=dataset.labels)
-    unknown = ArraySamples(**arrays, name="theirs", image_shape=(H, W, C), dtype=np.dtype(np.uint8))
+    unknown = ArraySamples(**arrays, name="unknown", image_shape=(H, W, C), dtype=np.dtype(np.uint8))
     with pytest.raises(
-        ValueError, match="cutmix mixes labels that are numbers of known classes, and those of 'theirs'"
+        ValueError, match="cutmix mixes labels that are numbers of known classes, and those of 'unknown'"
     ):
         StreamLoader(unknown, 8, normalization=PLAIN, augmentation=Augmentation(cutmix=1))
 
@@ -94,22 +98,22 @@ def test_images_without_known_classes_are_not_mixed(dataset):
     ("batch_size", "drop_last", "count"), [(8, False, 7), (8, True, 6), (53, True, 1), (99, False, 1)]
 )
 def test_the_length_is_the_number_of_batches(dataset, batch_size, drop_last, count):
-    made = make(dataset, batch_size, drop_last=drop_last)
-    assert len(made) == count
-    assert len(list(made.epoch())) == count
+    tested = make_loader(dataset, batch_size, drop_last=drop_last)
+    assert len(tested) == count
+    assert len(list(tested.epoch())) == count
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
 def test_batches_have_the_requested_dtype(dataset, dtype):
     if dtype == "bfloat16":
         pytest.importorskip("ml_dtypes")
-    x, y = next(make(dataset, dtype=dtype).epoch())
+    x, y = next(make_loader(dataset, dtype=dtype).epoch())
     assert x.dtype.name == dtype
     assert y.dtype == np.int64
 
 
-def test_two_seeds_give_different_orders(dataset):
-    labels = [np.concatenate([y for _, y in make(dataset, seed=seed).epoch()]) for seed in (0, 1)]
+def test_different_seeds_give_different_orders(dataset):
+    labels = [np.concatenate([y for _, y in make_loader(dataset, seed=seed).epoch()]) for seed in (0, 1)]
     assert not np.array_equal(*labels)
 
 
@@ -121,28 +125,28 @@ def workers():
 
 
 def test_only_a_few_batches_are_prepared_ahead(dataset, monkeypatch):
-    made = []
+    threads = []
     load_batch = loader.ops.load_batch
 
-    def watched(*arrays, **options):
-        made.append(threading.current_thread().name)
+    def recorded(*arrays, **options):
+        threads.append(threading.current_thread().name)
         return load_batch(*arrays, **options)
 
-    monkeypatch.setattr(loader.ops, "load_batch", watched)
-    batches = make(dataset).epoch()
+    monkeypatch.setattr(loader.ops, "load_batch", recorded)
+    batches = make_loader(dataset).epoch()
     next(batches)
     deadline = time.monotonic() + 5
-    while len(made) < 3 and time.monotonic() < deadline:
+    while len(threads) < 3 and time.monotonic() < deadline:
         time.sleep(0.001)
     time.sleep(0.02)
-    assert len(made) == 3  # the one in use, and two ahead
-    assert all(name.startswith("gpuconv-loader") for name in made)
+    assert len(threads) == 3  # the batch in use, and two ahead
+    assert all(name.startswith("gpuconv-loader") for name in threads)
     batches.close()
 
 
 @pytest.mark.parametrize("leave", ["exhausted", "closed", "break", "error", "never started"])
-def test_the_thread_ends_with_the_epoch(dataset, leave):
-    batches = make(dataset).epoch()
+def test_the_thread_ends_with_the_epoch_however_it_ends(dataset, leave):
+    batches = make_loader(dataset).epoch()
     if leave == "exhausted":
         list(batches)
     elif leave == "closed":
@@ -150,12 +154,12 @@ def test_the_thread_ends_with_the_epoch(dataset, leave):
         assert len(workers()) == 1
         batches.close()
     elif leave == "break":
-        for _ in make(dataset).epoch():
+        for _ in make_loader(dataset).epoch():
             break
     elif leave == "error":
 
         def train():
-            for _ in make(dataset).epoch():
+            for _ in make_loader(dataset).epoch():
                 raise RuntimeError("the step failed")
 
         with pytest.raises(RuntimeError, match="the step failed"):
@@ -172,7 +176,7 @@ def test_an_error_in_the_thread_is_raised_at_its_batch(dataset, monkeypatch):
         return load_batch(images, labels, indices, offset=offset, **options)
 
     monkeypatch.setattr(loader.ops, "load_batch", fails_at_16)
-    batches = make(dataset).epoch()
+    batches = make_loader(dataset).epoch()
     next(batches)
     next(batches)
     with pytest.raises(MemoryError, match="batch 2"):
@@ -199,15 +203,15 @@ def test_an_error_in_the_thread_is_raised_at_its_batch(dataset, monkeypatch):
 )
 def test_bad_arguments_are_refused(dataset, bad, error, message):
     with pytest.raises(error, match=message):
-        make(dataset, **bad)
+        make_loader(dataset, **bad)
 
 
 @pytest.mark.parametrize("bad", [{"epoch": -1}, {"start_batch": 8}, {"start_batch": -1}])
 def test_bad_positions_are_refused(dataset, bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
-        make(dataset).epoch(**bad)  # at the call, before the first batch is asked for
+        make_loader(dataset).epoch(**bad)  # already this call, not the first `next`
 
 
 def test_colors_of_other_than_gray_or_rgb_images_are_refused(dataset):
     with pytest.raises(ValueError, match="change images of 1 or 3 channels, received 2 channels"):
-        make(dataset, augmentation=Augmentation(saturation=0.4))
+        make_loader(dataset, augmentation=Augmentation(saturation=0.4))

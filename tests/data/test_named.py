@@ -79,8 +79,8 @@ def test_a_name_must_be_text():
         load(None)
 
 
-def test_a_folder_whose_name_ends_like_an_option_is_distinguished_by_a_slash(monkeypatch, tmp_path):
-    """A trailing slash distinguishes it, also in the stored text."""
+def test_a_slash_after_a_folder_name_that_looks_like_an_option_keeps_it_a_name(monkeypatch, tmp_path):
+    """The stored text has the slash, too."""
     monkeypatch.setattr(folder, "load", lambda directory, **options: (directory, options))
     monkeypatch.chdir(tmp_path)
     stored = absolute_spec("folder:pets,b=c/,size=3x3")

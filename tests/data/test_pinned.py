@@ -1,4 +1,4 @@
-"""Values that stored runs depend on, and limits of what is accepted."""
+"""Values that stored runs depend on, and the largest and smallest accepted arguments."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def test_shipped_and_synthetic_images_never_change():
 
 
 def test_a_split_never_changes():
-    whole = digits.load()[0].subset(slice(60))
-    first, second = whole.split(0.25, seed=2)
-    drawn = {image.tobytes() for image in second.images}
-    chosen = [number for number, image in enumerate(whole.images) if image.tobytes() in drawn]
-    assert chosen == [0, 1, 2, 5, 7, 13, 20, 24, 27, 29, 33, 34, 37, 38, 40, 47, 51]
+    complete = digits.load()[0].subset(slice(60))
+    first, second = complete.split(0.25, seed=2)
+    in_second = {image.tobytes() for image in second.images}
+    numbers = [number for number, image in enumerate(complete.images) if image.tobytes() in in_second]
+    assert numbers == [0, 1, 2, 5, 7, 13, 20, 24, 27, 29, 33, 34, 37, 38, 40, 47, 51]
     assert len(first) == 60 - len(second) == 43
 
 
-def test_the_names_that_are_test_images_never_change():
+def test_the_names_of_data_sets_and_synthetic_classes_never_change():
     for part in (*synthetic.load(4, size=(1, 1, 1), classes=2), *digits.load()):
         assert part.name in ("synthetic", "digits")
     assert synthetic.load(4, size=(1, 1, 1), classes=2)[0].classes == ("class 0", "class 1")
@@ -77,14 +77,13 @@ def test_classes_without_an_image_and_the_last_label_are_accepted():
 
 def test_mean_images_and_their_deviation_equal_those_by_hand():
     pixels = np.array([[0, 10], [4, 30], [8, 20], [12, 20]], np.uint8).reshape(2, 1, 2, 2)
-    found = Normalization.from_dataset(Dataset(pixels, np.zeros(2, int), ["a"]), "image")
-    assert found.mean.tolist() == [[[4, 15], [8, 25]]]
-    np.testing.assert_array_equal(found.std, np.array([4, 5], np.float32))
+    normalization = Normalization.from_dataset(Dataset(pixels, np.zeros(2, int), ["a"]), "image")
+    assert normalization.mean.tolist() == [[[4, 15], [8, 25]]]
+    np.testing.assert_array_equal(normalization.std, np.array([4, 5], np.float32))
 
 
-def test_a_download_shows_a_progress_bar(monkeypatch, tmp_path):
-    """A bar in bytes that starts at what was downloaded before."""
-    asked = []
+def test_the_bar_of_a_resumed_download_counts_bytes_from_those_downloaded_before(monkeypatch, tmp_path):
+    calls = []
     requests = pytest.importorskip("requests")
 
     class Response:
@@ -101,22 +100,22 @@ def test_a_download_shows_a_progress_bar(monkeypatch, tmp_path):
             pass
 
         def iter_content(self, size):
-            asked.append(size)
+            calls.append(size)
             return iter([b"cdef", b"gh"])
 
     class Bar(console._NoBar):
         def update(self, count=1):
-            asked.append(count)
+            calls.append(count)
 
-    monkeypatch.setattr(requests, "get", lambda *given, **options: asked.append((given, options)) or Response())
-    monkeypatch.setattr(download, "progress_bar", lambda **options: asked.append(options) or Bar())
+    monkeypatch.setattr(requests, "get", lambda *arguments, **options: calls.append((arguments, options)) or Response())
+    monkeypatch.setattr(download, "progress_bar", lambda **options: calls.append(options) or Bar())
     (tmp_path / "x.part").write_bytes(b"ab")
     for progress in (True, False):
-        asked.clear()
+        calls.clear()
         (tmp_path / "x.part").write_bytes(b"ab")
         download._fetch("url/x", tmp_path / "x.part", 8, progress)
         assert (tmp_path / "x.part").read_bytes() == b"abcdefgh"
-        assert asked == [
+        assert calls == [
             (
                 ("url/x",),
                 {"headers": {"Range": "bytes=2-", "Accept-Encoding": "identity"}, "stream": True, "timeout": 30},
@@ -129,7 +128,7 @@ def test_a_download_shows_a_progress_bar(monkeypatch, tmp_path):
 
 
 def test_an_unreadable_folder_is_an_error(monkeypatch, tmp_path):
-    """Only a link to nothing, or to itself, is skipped."""
+    """Only links to nothing or to themselves are skipped."""
     (tmp_path / "cats").mkdir()
 
     def refuse(self):
@@ -152,7 +151,7 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_test_1_uses_the_whole_folder_for_testing():
+def test_the_option_test_1_makes_a_folder_a_test_set():
     texts = {
         "folder:x,test=1": True,
         "folder:x,test=1.0": True,
@@ -175,8 +174,8 @@ def test_bytes_that_do_not_fill_their_shape_are_refused():
         (("x",), False, None),
     ):
         array = pickles._from_buffer(bytes(range(6)), dtype, shape, "F" if fortran else "C")
-        found = array.values()
-        assert (found if found is None else found.tolist()) == expected
+        values = array.values()
+        assert (None if values is None else values.tolist()) == expected
     for state in (None, (1, (6,), pickles._Dtype("u2"), False, bytes(6)), ("1", (6,), dtype, False, bytes(6)), (1,)):
         array.__setstate__(state)
         assert array.values() is None

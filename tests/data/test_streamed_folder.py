@@ -27,52 +27,52 @@ def photos(tmp_path):
 
 @pytest.mark.parametrize("options", ["", ",size=5x7", ",channels=1,test=0.4,seed=2", ",split=order"])
 def test_images_labels_and_batches_are_those_in_memory(photos, options):
-    whole, streamed = load(f"folder:{photos}{options}"), load(f"folder:{photos}{options},stream=1")
-    for memory, files in zip(whole, streamed, strict=True):
+    in_memory, streamed = load(f"folder:{photos}{options}"), load(f"folder:{photos}{options},stream=1")
+    for memory, files in zip(in_memory, streamed, strict=True):
         assert isinstance(files, Samples)
         assert (files.name, [*files.classes], files.image_shape) == (memory.name, [*memory.classes], memory.image_shape)
         images, labels = files.read(np.arange(len(files)))
         np.testing.assert_array_equal(images, memory.images)
         np.testing.assert_array_equal(labels, memory.labels)
         np.testing.assert_array_equal(files.first(2), memory.images[:2])
-        one, other = Normalization.from_dataset(files), Normalization.from_dataset(memory)
-        np.testing.assert_array_equal(one.mean, other.mean)
-        how = {
-            "normalization": other,
+        normalization = Normalization.from_dataset(memory)
+        np.testing.assert_array_equal(Normalization.from_dataset(files).mean, normalization.mean)
+        options = {
+            "normalization": normalization,
             "augmentation": Augmentation(flip=True, resized_crop=0.3, contrast=0.4, mixup=0.4),
             "seed": 3,
         }
-        batches = zip(StreamLoader(files, 4, **how).epoch(1), Loader(memory, 4, **how).epoch(1), strict=True)
-        for (x, y), (wanted_x, wanted_y) in batches:
-            np.testing.assert_array_equal(x, wanted_x)
-            np.testing.assert_array_equal(y, wanted_y)
+        batches = zip(StreamLoader(files, 4, **options).epoch(1), Loader(memory, 4, **options).epoch(1), strict=True)
+        for (x, y), (expected_x, expected_y) in batches:
+            np.testing.assert_array_equal(x, expected_x)
+            np.testing.assert_array_equal(y, expected_y)
 
 
 def test_several_threads_decode_the_upcoming_images_and_no_others(photos, monkeypatch):
     train = folder.load_all(photos, stream=True)
-    seen, real = [], folder.read_image
-    both = threading.Barrier(2, timeout=10)
+    threads, read_image = [], folder.read_image
+    both_threads = threading.Barrier(2, timeout=10)
 
-    def watched(path, **options):
-        if len(seen) < 2:
-            seen.append(threading.current_thread().name)
-            both.wait()  # two threads must reach this at the same time
+    def recorded(path, **options):
+        if len(threads) < 2:
+            threads.append(threading.current_thread().name)
+            both_threads.wait()  # two threads must reach this at the same time
         else:
-            seen.append(threading.current_thread().name)
-        return real(path, **options)
+            threads.append(threading.current_thread().name)
+        return read_image(path, **options)
 
-    monkeypatch.setattr(folder, "read_image", watched)
+    monkeypatch.setattr(folder, "read_image", recorded)
     batches = StreamLoader(train, 3, normalization=Normalization([0.0] * 3, [1.0] * 3), workers=2).epoch(0)
     next(batches)
     batches.close()
-    assert len(set(seen)) == 2
-    assert len(seen) <= 3 * 4  # one batch in use, and three ahead
+    assert len(set(threads)) == 2
+    assert len(threads) <= 3 * 4  # one batch in use, and three ahead
 
 
 def test_the_checksum_covers_names_sizes_dates_and_labels(photos, monkeypatch):
     train, _ = folder.load(photos, stream=True)
     first = train.checksum()
-    monkeypatch.setattr(folder, "read_image", None)  # no image is read for it
+    monkeypatch.setattr(folder, "read_image", None)  # the checksum reads no image
     assert train.checksum() == first
     assert train.relabeled(["owls", "cats", "dogs"]).checksum() != first
     assert train.subset(slice(1, None)).checksum() != first
@@ -93,13 +93,13 @@ def test_a_streamed_folder_can_be_split_and_relabeled(photos):
     memory_rest, memory_part = folder.load_all(photos).split(0.3, seed=1)
     for files, memory in ((rest, memory_rest), (part, memory_part)):
         np.testing.assert_array_equal(files.read(np.arange(len(files)))[0], memory.images)
-    turned = samples.relabeled(["owls", "dogs", "cats"])
-    np.testing.assert_array_equal(turned.read(np.arange(len(turned)))[1], 2 - samples.labels)
+    relabeled = samples.relabeled(["owls", "dogs", "cats"])
+    np.testing.assert_array_equal(relabeled.read(np.arange(len(relabeled)))[1], 2 - samples.labels)
     with pytest.raises(ValueError, match="must have the training data's classes: it lacks 'x'"):
         samples.relabeled(["owls", "dogs", "cats", "x"])
 
 
-def test_a_file_found_damaged_during_training_is_named(photos):
+def test_a_file_that_was_damaged_after_the_start_of_training_is_named(photos):
     train = folder.load_all(photos, stream=True)
     loader = StreamLoader(train, 4, normalization=Normalization([0.0] * 3, [1.0] * 3))
     (photos / "dogs" / "3.png").write_bytes(b"damaged")
@@ -133,7 +133,7 @@ def test_statistics_come_from_evenly_spaced_images(photos):
     seen = []
     Normalization.from_dataset(Many(name="many", image_shape=(2, 2, 1), dtype=np.dtype("uint8")))
     assert (len(seen[0]), seen[0][0], seen[0][-1]) == (MEASURED, 0, 3 * MEASURED - 1)
-    assert {*np.diff(seen[0])} <= {2, 3, 4}
+    assert {*np.diff(seen[0])} <= {2, 3, 4}  # 3 on average
 
 
 @pytest.mark.slow

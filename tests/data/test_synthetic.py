@@ -20,7 +20,7 @@ def test_the_seed_alone_determines_the_images():
     assert not np.array_equal(images[0], images[2])
 
 
-def test_no_two_images_are_alike():
+def test_no_two_images_are_equal():
     train, test = synthetic.load(300, size=(4, 4, 1))
     assert len({image.tobytes() for image in (*train.images, *test.images)}) == 360
 
