@@ -76,7 +76,7 @@ def nchw(x):
 
 @pytest.mark.usefixtures("oracle_and_numpy")
 @pytest.mark.parametrize("loss", ["softmax", "svm"])
-def test_a_training_step_agrees(loss):
+def test_loss_gradients_and_running_statistics_of_a_step_agree(loss):
     ours, theirs = pair()
     ours.load_state_dict(interop.from_torch(theirs.state_dict(), ours))
     rng = np.random.default_rng(2)
@@ -84,15 +84,15 @@ def test_a_training_step_agrees(loss):
     value, dscores = losses.get(loss)(ours.forward(x, True), labels)
     dx = ours.backward(dscores)
 
-    tx = nchw(x).requires_grad_()
-    scores, target = theirs(tx), torch.from_numpy(labels)
+    torch_x = nchw(x).requires_grad_()
+    scores, target = theirs(torch_x), torch.from_numpy(labels)
     if loss == "softmax":
         expected = nn.functional.cross_entropy(scores, target)
     else:
         expected = nn.functional.multi_margin_loss(scores, target) * scores.shape[1]  # PyTorch divides by the classes
     expected.backward()
     np.testing.assert_allclose(value, expected.item(), rtol=1e-12)
-    np.testing.assert_allclose(dx.transpose(0, 3, 1, 2), tx.grad.numpy(), rtol=1e-9, atol=1e-13)
+    np.testing.assert_allclose(dx.transpose(0, 3, 1, 2), torch_x.grad.numpy(), rtol=1e-9, atol=1e-13)
 
     ours_as_torch = interop.to_torch(ours, like=theirs.state_dict())
     for key in ("1.running_mean", "1.running_var"):
@@ -155,18 +155,18 @@ def test_tensors_survive_a_round_trip_bit_for_bit(dtype):
         assert twin.state_dict()[key].tobytes() == value.tobytes()
 
 
-def test_a_module_is_accepted_like_its_state_dict_also_in_part():
+def test_a_module_and_a_part_of_its_state_dict_are_accepted():
     module = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3, 4))
     net = Sequential([Input((3, 3, 2)), Conv2D(3, 3), ReLU(), Flatten(), Linear(4)], seed=5)
-    found = interop.from_torch(module, net)
+    state = interop.from_torch(module, net)
     for key, value in interop.from_torch(module.state_dict(), net).items():
-        np.testing.assert_array_equal(found[key], value)
+        np.testing.assert_array_equal(state[key], value)
     before = net["fc1.weight"].copy()
-    partly = {key: value for key, value in module.state_dict().items() if not key.startswith("3.")}
-    partly |= {"0.extra": torch.ones(2)}
-    loaded = net.load_state_dict(interop.from_torch(partly, net, strict=False), strict=False)
+    part = {key: value for key, value in module.state_dict().items() if not key.startswith("3.")}
+    part |= {"0.extra": torch.ones(2)}
+    loaded = net.load_state_dict(interop.from_torch(part, net, strict=False), strict=False)
     assert loaded == (["fc1.weight", "fc1.bias"], ["0.extra"])
-    np.testing.assert_array_equal(net["conv1.weight"], found["conv1.weight"])
+    np.testing.assert_array_equal(net["conv1.weight"], state["conv1.weight"])
     np.testing.assert_array_equal(net["fc1.weight"], before)
     other = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(3, 7))
     with pytest.raises(ValueError, match=r"3.weight has shape \(7, 3\) where fc1 takes \(4, 3\)"):

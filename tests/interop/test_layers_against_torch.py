@@ -29,14 +29,14 @@ torch = pytest.importorskip("torch")
 nn = torch.nn
 
 
-class LastNorm(nn.LayerNorm):
-    """LayerNorm of the channels, where PyTorch has them first."""
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of a volume whose channels come first, as PyTorch has them."""
 
     def forward(self, x):
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
-class Cat(nn.Module):
+class Concatenation(nn.Module):
     """The outputs of branches concatenated along the channels, or added."""
 
     def __init__(self, *branches, add=False):
@@ -48,7 +48,7 @@ class Cat(nn.Module):
         return sum(outputs) if self.add else torch.cat(outputs, 1)
 
 
-# our layers, PyTorch's modules, the shape of the input
+# name: our layers, PyTorch's modules, the shape of the input
 PAIRS = {
     "activations": (
         [ELU(alpha=0.5), HardSwish(), ReLU6()],
@@ -65,7 +65,14 @@ PAIRS = {
     ),
     "layer-norm": (
         [LayerNorm(eps=1e-3), Conv2D(4, 2), LayerNorm(), Flatten(), LayerNorm(), Linear(3)],
-        lambda: [LastNorm(3, 1e-3), nn.Conv2d(3, 4, 2), LastNorm(4), nn.Flatten(), nn.LayerNorm(24), nn.Linear(24, 3)],
+        lambda: [
+            ChannelNorm(3, 1e-3),
+            nn.Conv2d(3, 4, 2),
+            ChannelNorm(4),
+            nn.Flatten(),
+            nn.LayerNorm(24),
+            nn.Linear(24, 3),
+        ],
         (4, 3, 3),
     ),
     "inception": (
@@ -79,7 +86,7 @@ PAIRS = {
             )
         ],
         lambda: [
-            Cat(
+            Concatenation(
                 [nn.Conv2d(3, 3, 1), nn.ReLU()],
                 [nn.Conv2d(3, 2, 1), nn.ReLU(), nn.Conv2d(2, 4, 3, padding=1), nn.ReLU()],
                 [nn.MaxPool2d(3, 1, 1), nn.Conv2d(3, 2, 1)],
@@ -89,7 +96,10 @@ PAIRS = {
     ),
     "dense-block": (
         [Branches([[], [BatchNorm(), ReLU(), Conv2D(2, 3, padding=1, bias=False)]]) for _ in range(3)],
-        lambda: [Cat([], [nn.BatchNorm2d(c), nn.ReLU(), nn.Conv2d(c, 2, 3, padding=1, bias=False)]) for c in (3, 5, 7)],
+        lambda: [
+            Concatenation([], [nn.BatchNorm2d(c), nn.ReLU(), nn.Conv2d(c, 2, 3, padding=1, bias=False)])
+            for c in (3, 5, 7)
+        ],
         (4, 5, 3),
     ),
     "u-net": (
@@ -100,14 +110,16 @@ PAIRS = {
         ],
         lambda: [
             nn.Conv2d(1, 3, 3, padding=1),
-            Cat([], [nn.MaxPool2d(2), nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.ConvTranspose2d(4, 3, 2, 2)]),
+            Concatenation(
+                [], [nn.MaxPool2d(2), nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.ConvTranspose2d(4, 3, 2, 2)]
+            ),
             nn.Conv2d(6, 2, 1),
         ],
         (4, 6, 1),
     ),
     "three-added": (
         [Branches([[Conv2D(3, 1)], [], [Conv2D(3, 3, padding=1)]], merge="add")],
-        lambda: [Cat([nn.Conv2d(3, 3, 1)], [], [nn.Conv2d(3, 3, 3, padding=1)], add=True)],
+        lambda: [Concatenation([nn.Conv2d(3, 3, 1)], [], [nn.Conv2d(3, 3, 3, padding=1)], add=True)],
         (4, 3, 3),
     ),
     "upsample": (
@@ -151,7 +163,7 @@ PAIRS = {
 
 
 def gradients(net, module):
-    """Our arrays in PyTorch's layout and PyTorch's own, by PyTorch's keys."""
+    """(key, our gradient, PyTorch's gradient) of each parameter, in PyTorch's names and layouts."""
     for layer in net.walk():
         layer.arrays |= layer.gradients
     ours = interop.to_torch(net, like=module.state_dict())
@@ -169,11 +181,11 @@ def test_outputs_and_gradients_agree(name):
     net = Sequential([Input(shape), *(Layer.from_config(layer.config()) for layer in layers)], dtype="float64")
     net.load_state_dict(interop.from_torch(module, net))
     x = np.random.default_rng(2).normal(size=(2, *shape))
-    given = torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1))).requires_grad_()
-    expected, y = module(given), net.forward(x, True)
+    torch_x = torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1))).requires_grad_()
+    expected, y = module(torch_x), net.forward(x, True)
     np.testing.assert_allclose(np.moveaxis(y, -1, 1), expected.detach().numpy(), rtol=1e-11, atol=1e-12)
     dy = np.random.default_rng(3).normal(size=y.shape)
     expected.backward(torch.from_numpy(np.ascontiguousarray(np.moveaxis(dy, -1, 1))))
-    np.testing.assert_allclose(np.moveaxis(net.backward(dy), -1, 1), given.grad.numpy(), rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(np.moveaxis(net.backward(dy), -1, 1), torch_x.grad.numpy(), rtol=1e-11, atol=1e-12)
     for key, ours, theirs in gradients(net, module):
         np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-12, err_msg=key)

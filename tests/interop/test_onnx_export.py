@@ -74,16 +74,16 @@ ROWS = {
         Linear(2),
     ],
     "norms": [BatchNorm(), GlobalAvgPool2D(), Flatten(), Linear(3), BatchNorm(eps=0.1)],
-    "linear-behind-volume": [Conv2D(5, 3), ReLU(), Flatten(), Dropout(0.25), Scale(2.0), Linear(4), Linear(3)],
+    "linear-after-volume": [Conv2D(5, 3), ReLU(), Flatten(), Dropout(0.25), Scale(2.0), Linear(4), Linear(3)],
     "flatten-alone": [Flatten()],
-    "norm-behind-flatten": [Flatten(), BatchNorm(), Linear(3, bias=False)],
-    "residual-behind-flatten": [Flatten(), Residual([Linear(9 * 7 * 4)]), Linear(2)],
+    "norm-after-flatten": [Flatten(), BatchNorm(), Linear(3, bias=False)],
+    "residual-after-flatten": [Flatten(), Residual([Linear(9 * 7 * 4)]), Linear(2)],
     "residuals": [Residual([Conv2D(6, 1), BatchNorm()], [Conv2D(6, 1)]), Residual([Sequential([ReLU()])])],
     "nothing": [],
 }
 
 
-def made(row, shape=SHAPE, **options):
+def built(row, shape=SHAPE, **options):
     """A net whose running statistics differ from their initial values."""
     net = Sequential([Input(shape), *row], seed=3, **options)
     random = np.random.default_rng(1)
@@ -100,21 +100,22 @@ def outputs(net, path, batch=3, **options):
     onnx.checker.check_model(str(path), full_check=True)
     session = runtime.InferenceSession(str(path))
     x = np.random.default_rng(0).standard_normal((batch, *net.input_shape)).astype(net.dtype)
-    given = x.transpose(0, 3, 1, 2) if x.ndim == 4 and options.get("layout") != "NHWC" else x
-    (y,) = session.run(None, {session.get_inputs()[0].name: given})
-    turned = y.transpose(0, 2, 3, 1) if y.ndim == 4 and options.get("layout") != "NHWC" else y
-    return turned, backends.to_numpy(net.infer(x))
+    channels_first = options.get("layout") != "NHWC"
+    file_input = x.transpose(0, 3, 1, 2) if x.ndim == 4 and channels_first else x
+    (y,) = session.run(None, {session.get_inputs()[0].name: file_input})
+    y_nhwc = y.transpose(0, 2, 3, 1) if y.ndim == 4 and channels_first else y
+    return y_nhwc, backends.to_numpy(net.infer(x))
 
 
-def expect_close(found, expected):
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * max(1, np.abs(expected).max()))
+def expect_close(y, expected):
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5 * max(1, np.abs(expected).max()))
 
 
 @pytest.mark.parametrize("row", ROWS)
 def test_exported_layers_give_the_same_results(row, tmp_path):
-    net = made(ROWS[row])
-    for each in (net, net.fuse()):
-        expect_close(*outputs(each, tmp_path / "net.onnx"))
+    net = built(ROWS[row])
+    for exported in (net, net.fuse()):
+        expect_close(*outputs(exported, tmp_path / "net.onnx"))
     expect_close(*outputs(net, tmp_path / "net.onnx", layout="NHWC", batch=1))
 
 
@@ -124,7 +125,7 @@ def test_every_layer_has_an_onnx_form():
 
 
 def test_every_layer_occurs_in_an_exported_net():
-    assert {type(layer) for row in ROWS.values() for layer in made(row).walk()} >= set(onnx_export.FORMS) - {
+    assert {type(layer) for row in ROWS.values() for layer in built(row).walk()} >= set(onnx_export.FORMS) - {
         *onnx_export.FUSED
     }
 
@@ -144,41 +145,41 @@ def test_large_nets_of_the_zoo_give_the_same_scores(name, tmp_path):
 
 
 def test_a_float16_net_gives_the_same_results(tmp_path):
-    """A float16 net rounds its volumes as the file does: they differ only by single roundings of 2**-11."""
-    for row in ("conv", "pools", "norms", "residuals", "linear-behind-volume", "relu6"):
-        found, expected = outputs(made(ROWS[row], precision="float16"), tmp_path / "net.onnx")
+    """The net and the file round every volume to float16; the results differ by a few roundings of 2**-11."""
+    for row in ("conv", "pools", "norms", "residuals", "linear-after-volume", "relu6"):
+        found, expected = outputs(built(ROWS[row], precision="float16"), tmp_path / "net.onnx")
         assert found.dtype == expected.dtype == np.float16
         np.testing.assert_allclose(found, expected, rtol=0, atol=4 * 2**-11 * np.abs(expected).max())
-    interop.to_onnx(made(ROWS["conv"]), tmp_path / "net.onnx", dtype="float16")
+    interop.to_onnx(built(ROWS["conv"]), tmp_path / "net.onnx", dtype="float16")
     kinds = {tensor.data_type for tensor in onnx.load(tmp_path / "net.onnx").graph.initializer}
     assert kinds == {onnx.TensorProto.FLOAT16}
 
 
-def test_names_are_kept(tmp_path):
+def test_a_file_has_the_names_of_arrays_and_layers(tmp_path):
     net = models.build("resnet20")
     interop.to_onnx(net, tmp_path / "net.onnx")
-    found = onnx.load(tmp_path / "net.onnx")
-    assert {tensor.name for tensor in found.graph.initializer} == set(net.state_dict())
+    model = onnx.load(tmp_path / "net.onnx")
+    assert {tensor.name for tensor in model.graph.initializer} == set(net.state_dict())
     paths = {layer.path for layer in net.walk()}
-    assert {node.name for node in found.graph.node} <= paths
-    assert all([node.name] == list(node.output) for node in found.graph.node)
-    assert [each.name for each in (*found.graph.input, *found.graph.output)] == ["input", "fc1"]
-    assert [(each.domain, each.version) for each in found.opset_import] == [("", 21)]
+    assert {node.name for node in model.graph.node} <= paths
+    assert all([node.name] == list(node.output) for node in model.graph.node)
+    assert [end.name for end in (*model.graph.input, *model.graph.output)] == ["input", "fc1"]
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 21)]
 
 
 def test_normalization_and_softmax_can_be_part_of_the_file(tmp_path):
-    net = made([Conv2D(4, 3), Flatten(), Linear(5)])
+    net = built([Conv2D(4, 3), Flatten(), Linear(5)])
     images = np.random.default_rng(0).integers(0, 256, (6, *SHAPE), dtype=np.uint8)
-    image = images[:3].mean(axis=0).astype(np.float32)
-    for mean in ([90, 100, 110, 120], image):
+    mean_image = images[:3].mean(axis=0).astype(np.float32)
+    for mean in ([90, 100, 110, 120], mean_image):
         net.normalization, net.classes = data.Normalization(mean, [50, 60, 70, 80]), list("abcde")
-        for layout, given in (("NHWC", images), ("NCHW", images.transpose(0, 3, 1, 2))):
+        for layout, file_input in (("NHWC", images), ("NCHW", images.transpose(0, 3, 1, 2))):
             interop.to_onnx(net, tmp_path / "net.onnx", normalization=True, softmax=True, layout=layout)
             session = runtime.InferenceSession(str(tmp_path / "net.onnx"))
-            (found,) = session.run(None, {"input": given})
+            (found,) = session.run(None, {"input": file_input})
             expect_close(found, net.predict(images, softmax=True))
-    noted = json.loads(session.get_modelmeta().custom_metadata_map["gpuconv"])
-    assert noted["classes"] == list("abcde")
+    metadata = json.loads(session.get_modelmeta().custom_metadata_map["gpuconv"])
+    assert metadata["classes"] == list("abcde")
 
 
 def test_a_net_of_larger_inputs_has_an_input_of_variable_size(tmp_path):
@@ -197,10 +198,10 @@ class Doubled(layers.ReLU, op="relu"):
 
 def test_nets_without_an_onnx_form_and_invalid_options_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "net.onnx"
-    net = made([Flatten(), Linear(2)])
+    net = built([Flatten(), Linear(2)])
     open_cover = Sequential([Input((5, 5, 2), larger=True), MaxPool2D(2, fit="cover")])
-    for given, options, message in (
-        (made([Doubled()]), {}, "the layer Doubled has no ONNX form"),
+    for exported, options, message in (
+        (built([Doubled()]), {}, "the layer Doubled has no ONNX form"),
         (Sequential([Linear(2)]), {}, "the net has no weights yet"),
         (Sequential([Input((3,)), Linear(2)], initialize=False), {}, "the net has no weights yet"),
         (net, dict(normalization=True), "normalization=True needs net.normalization"),
@@ -210,7 +211,7 @@ def test_nets_without_an_onnx_form_and_invalid_options_are_refused(tmp_path, mon
         ("net", {}, "to_onnx takes a net, received str"),
     ):
         with pytest.raises((TypeError, ValueError), match=message):
-            interop.to_onnx(given, path, **options)
+            interop.to_onnx(exported, path, **options)
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ImportError, match=r"ONNX files need the onnx package: .*'gpuconv\[onnx\]'"):
         interop.to_onnx(net, path)
@@ -218,7 +219,7 @@ def test_nets_without_an_onnx_form_and_invalid_options_are_refused(tmp_path, mon
 
 
 def test_the_export_command_writes_a_model(tmp_path, capsys, monkeypatch):
-    net = made([Conv2D(4, 3), Flatten(), Linear(5)])
+    net = built([Conv2D(4, 3), Flatten(), Linear(5)])
     net.normalization = data.Normalization([90, 100, 110, 120], [50, 60, 70, 80])
     net.save(tmp_path / "net.safetensors")
     arguments = ["export", str(tmp_path / "net.safetensors"), str(tmp_path / "net.onnx")]

@@ -11,7 +11,7 @@ import pytest
 from gpuconv import interop, models
 from gpuconv.interop.onnx_export import METADATA
 from gpuconv.layers import Conv2D, Flatten, Linear, Residual, Sequential, SiLU
-from tests.interop.test_onnx_export import ROWS, SHAPE, expect_close, made
+from tests.interop.test_onnx_export import ROWS, SHAPE, built, expect_close
 
 onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")
@@ -23,8 +23,8 @@ def batch(shape, count=2):
 
 
 def described(net):
-    """Its layers without nesting, which a graph does not have."""
-    return [(type(each), each.name, each.output_shape) for each in net.walk() if type(each) is not Sequential]
+    """The layers of a net without their nesting, which a graph does not keep."""
+    return [(type(layer), layer.name, layer.output_shape) for layer in net.walk() if type(layer) is not Sequential]
 
 
 def written(nodes, path, size=("N", 2, 4, 4), **initializers):
@@ -40,7 +40,7 @@ def node(op, inputs, output, **attributes):
     return helper.make_node(op, inputs.split(), [output], name=f"{output}-node", **attributes)
 
 
-UNREAD = {
+UNREAD = {  # exported nets that are not imported as they were, and the operator that has no layer
     "adaptive": None,  # it comes back as AvgPool2D
     "avg-pool-cover-counts-no-added-cells": None,
     "branches": "Sum",
@@ -53,7 +53,7 @@ UNREAD = {
 
 @pytest.mark.parametrize("row", [row for row, operator in UNREAD.items() if operator])
 def test_an_operator_without_a_layer_is_named(row, tmp_path):
-    interop.to_onnx(made(ROWS[row]), tmp_path / "net.onnx")
+    interop.to_onnx(built(ROWS[row]), tmp_path / "net.onnx")
     with pytest.raises(ValueError, match=rf"operator {UNREAD[row]} \(node .*no layer covers it"):
         interop.from_onnx(tmp_path / "net.onnx")
 
@@ -67,26 +67,26 @@ def test_an_exported_net_is_imported_unchanged(tmp_path):
         Linear(3),
     ]
     for row in rows.values():
-        net = made(row)
+        net = built(row)
         net.classes = [f"class {number}" for number in range(net.output_shape[-1])]
         for layout in ("NCHW", "NHWC"):
             interop.to_onnx(net, tmp_path / "net.onnx", layout=layout)
-            back = interop.from_onnx(tmp_path / "net.onnx")
-            assert described(back) == described(net)
-            assert back.classes == net.classes
-            np.testing.assert_array_equal(back.infer(batch(SHAPE)), net.infer(batch(SHAPE)))
+            imported = interop.from_onnx(tmp_path / "net.onnx")
+            assert described(imported) == described(net)
+            assert imported.classes == net.classes
+            np.testing.assert_array_equal(imported.infer(batch(SHAPE)), net.infer(batch(SHAPE)))
 
 
 def test_an_imported_net_has_the_requested_precision_and_device_and_trains(tmp_path):
-    net = made([Conv2D(4, 3), Flatten(), Linear(5)], precision="float16")
+    net = built([Conv2D(4, 3), Flatten(), Linear(5)], precision="float16")
     interop.to_onnx(net, tmp_path / "net.onnx")
     assert interop.from_onnx(tmp_path / "net.onnx").precision == "float16"
-    back = interop.from_onnx(tmp_path / "net.onnx", precision="float32", device="emulated")
-    assert (back.precision, back.device) == ("float32", "emulated")
-    back = interop.from_onnx(tmp_path / "net.onnx", precision="float32")
-    back.forward(batch(SHAPE), training=True)
-    back.backward(np.ones((2, 5), np.float32))
-    assert all(np.abs(gradient).max() > 0 for gradient in back.grads().values())
+    imported = interop.from_onnx(tmp_path / "net.onnx", precision="float32", device="emulated")
+    assert (imported.precision, imported.device) == ("float32", "emulated")
+    imported = interop.from_onnx(tmp_path / "net.onnx", precision="float32")
+    imported.forward(batch(SHAPE), training=True)
+    imported.backward(np.ones((2, 5), np.float32))
+    assert all(np.abs(gradient).max() > 0 for gradient in imported.grads().values())
 
 
 def test_operators_that_our_exports_do_not_use_are_imported(tmp_path):
@@ -110,7 +110,7 @@ def test_operators_that_our_exports_do_not_use_are_imported(tmp_path):
     values = dict(matrix=matrix, bias=bias, two=np.float32(2), zero=np.float32(0), axes=[2, 3], shape=[-1, 32])
     x = batch((4, 4, 2))
     for nodes in cases:
-        used = {name for each in nodes for name in each.input}
+        used = {name for item in nodes for name in item.input}
         file = written(nodes, tmp_path / "net.onnx", **{key: value for key, value in values.items() if key in used})
         (expected,) = runtime.InferenceSession(str(file)).run(None, {"x": x.transpose(0, 3, 1, 2)})
         expected = expected.transpose(0, 2, 3, 1) if expected.ndim == 4 else expected
@@ -179,7 +179,7 @@ def torchvision():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # PyTorch's, of its exporter
+@pytest.mark.filterwarnings("ignore")  # warnings of PyTorch's exporter
 @pytest.mark.parametrize(
     ("name", "size", "dynamo"),
     [
@@ -219,25 +219,25 @@ def test_exported_nets_of_the_zoo_are_imported(tmp_path):
     for name in ("resnet20", "airbench94", "digits-net", "lenet"):
         net = models.build(name)
         interop.to_onnx(net, tmp_path / "net.onnx")
-        back = interop.from_onnx(tmp_path / "net.onnx")
-        np.testing.assert_array_equal(back.infer(batch(net.input_shape)), net.infer(batch(net.input_shape)))
-        assert [*back.state_dict()] == [*net.state_dict()]
+        imported = interop.from_onnx(tmp_path / "net.onnx")
+        np.testing.assert_array_equal(imported.infer(batch(net.input_shape)), net.infer(batch(net.input_shape)))
+        assert [*imported.state_dict()] == [*net.state_dict()]
 
 
-def hostile(model):
-    """Changes to a model's nodes that make it invalid, by what is wrong."""
+def invalidations(model):
+    """Functions that make a model invalid, by what they change."""
     conv, flat = model.graph.node
     weight, bias = model.graph.initializer
 
     def attribute(name, value):
-        kept = [each for each in conv.attribute if each.name != name]
+        others = [other for other in conv.attribute if other.name != name]
         del conv.attribute[:]
-        conv.attribute.extend([*kept, helper.make_attribute(name, value)])
+        conv.attribute.extend([*others, helper.make_attribute(name, value)])
 
     def array(value):
         bias.CopyFrom(onnx.numpy_helper.from_array(np.asarray(value), bias.name))
 
-    def noted(text):
+    def metadata(text):
         helper.set_model_props(model, {METADATA: text})
 
     return {
@@ -253,16 +253,16 @@ def hostile(model):
         "bytes that are no text": lambda: attribute("auto_pad", b"\xff"),
         "sizes that do not fit": lambda: weight.dims.__setitem__(0, 2**40),
         "a negative size": lambda: weight.dims.__setitem__(0, -1),
-        "a type that is none": lambda: setattr(weight, "data_type", 99),
+        "an unknown data type": lambda: setattr(weight, "data_type", 99),
         "complex weights": lambda: array(np.ones(2, np.complex64)),
         "a word as a weight": lambda: array(np.array(["a", "b"], object)),
         "a bias of another size": lambda: array(np.ones(7, np.float32)),
-        "notes that are no JSON": lambda: noted("{"),
-        "notes that are a list": lambda: noted("[1]"),
-        "deep notes": lambda: noted("[" * 5000),
-        "a mean alone": lambda: noted('{"mean": [1]}'),
-        "a deviation of 0": lambda: noted('{"mean": [1, 1], "std": [1, 0]}'),
-        "numbers as classes": lambda: noted('{"classes": 3}'),
+        "metadata that is no JSON": lambda: metadata("{"),
+        "metadata that is a list": lambda: metadata("[1]"),
+        "deeply nested metadata": lambda: metadata("[" * 5000),
+        "a mean without a deviation": lambda: metadata('{"mean": [1]}'),
+        "a deviation of 0": lambda: metadata('{"mean": [1, 1], "std": [1, 0]}'),
+        "numbers as classes": lambda: metadata('{"classes": 3}'),
     }
 
 
@@ -270,11 +270,11 @@ def test_the_contents_of_a_hostile_file_are_refused_by_name(tmp_path):
     path = tmp_path / "net.onnx"
     nodes = [node("Conv", "x w b", "c"), node("Flatten", "c", "y")]
     written(nodes, path, size=("N", 2, 1, 1), w=np.ones((2, 2, 1, 1), np.float32), b=np.ones(2, np.float32))
-    whole = path.read_bytes()
+    valid = path.read_bytes()
     assert interop.from_onnx(path).output_shape == (2,)
-    for wrong in hostile(onnx.load_from_string(whole)):
-        model = onnx.load_from_string(whole)
-        hostile(model)[wrong]()
+    for wrong in invalidations(onnx.load_from_string(valid)):
+        model = onnx.load_from_string(valid)
+        invalidations(model)[wrong]()
         path.write_bytes(model.SerializeToString())
         with pytest.raises(ValueError, match=r"net\.onnx") as refused:
             interop.from_onnx(path)

@@ -19,7 +19,8 @@ def volume(*shape, dtype=torch.float64):
     return torch.from_numpy(np.random.default_rng(sum(shape)).standard_normal(shape)).to(dtype)
 
 
-CALLS = {
+PYTORCH_ACTIVATIONS = vars(functional) | {"tanh": torch.tanh, "hard_swish": functional.hardswish}
+CALLS = {  # name: a call of our ops or of PyTorch's functions `f`, and the shapes of its arrays
     "conv2d": (
         lambda f, x, w, b: f.conv2d(x, w, b, stride=(2, 1), padding=(1, 2), dilation=(1, 2), groups=2),
         [(2, 8, 7, 9), (8, 4, 3, 2), (8,)],
@@ -29,22 +30,15 @@ CALLS = {
     "max_pool2d": (lambda f, x: f.max_pool2d(x, 3, stride=2, padding=1), [(2, 3, 7, 6)]),
     "avg_pool2d": (lambda f, x: f.avg_pool2d(x, (2, 3), padding=1, count_include_pad=False), [(2, 3, 7, 6)]),
     **{
-        name: (
-            lambda f, x, name=name: (
-                ours.ACTIVATIONS
-                if f is ours
-                else vars(functional) | {"tanh": torch.tanh, "hard_swish": functional.hardswish}
-            )[name](x),
-            [(4, 5)],
-        )
+        name: (lambda f, x, name=name: (ours.ACTIVATIONS if f is ours else PYTORCH_ACTIVATIONS)[name](x), [(4, 5)])
         for name in ours.ACTIVATIONS
     },
 }
 
 
 def results(call, function, tensors):
-    """The output and the gradients."""
-    leaves = [each.clone(memory_format=torch.preserve_format).requires_grad_() for each in tensors]
+    """The output of a call and the gradients of its arrays."""
+    leaves = [tensor.clone(memory_format=torch.preserve_format).requires_grad_() for tensor in tensors]
     y = call(function, *leaves)
     y.backward(volume(*y.shape, dtype=y.dtype))
     return [y.detach(), *(leaf.grad for leaf in leaves)]
@@ -55,7 +49,8 @@ def results(call, function, tensors):
 def test_values_and_gradients_equal_pytorchs(name, layout):
     call, shapes = CALLS[name]
     tensors = [volume(*shape) for shape in shapes]
-    tensors = [each.to(memory_format=getattr(torch, layout)) if each.ndim == 4 else each for each in tensors]
+    memory_format = getattr(torch, layout)
+    tensors = [tensor.to(memory_format=memory_format) if tensor.ndim == 4 else tensor for tensor in tensors]
     for mine, theirs in zip(results(call, ours, tensors), results(call, functional, tensors)):
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-10)
 
@@ -65,13 +60,13 @@ def test_ops_on_the_emulated_device_agree_with_pytorch(name):
     call, shapes = CALLS[name]
     tensors = [volume(*shape, dtype=torch.float32) for shape in shapes]
     with ours.cpu_device("emulated"):
-        found = results(call, ours, tensors)
-    for mine, theirs in zip(found, results(call, functional, tensors)):
+        emulated = results(call, ours, tensors)
+    for mine, theirs in zip(emulated, results(call, functional, tensors)):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_torch_checks_every_operator():
-    """Schema, shapes for fake tensors, registration of gradients."""
+def test_every_operator_passes_the_checks_of_pytorch():
+    """They check its schema, its shapes for fake tensors and the registration of its gradient."""
     for name, arguments in {
         "conv2d": (volume(1, 2, 5, 5), volume(3, 2, 3, 3), volume(3), [2, 1], [1, 0, 1, 1], [1, 1], 1),
         "linear": (volume(2, 5), volume(4, 5), volume(4)),
@@ -80,7 +75,9 @@ def test_torch_checks_every_operator():
         "relu": (volume(2, 5),),
         "gelu": (volume(2, 3, 4, 5).to(memory_format=torch.channels_last),),
     }.items():
-        tensors = tuple(each.requires_grad_() if isinstance(each, torch.Tensor) else each for each in arguments)
+        tensors = tuple(
+            argument.requires_grad_() if isinstance(argument, torch.Tensor) else argument for argument in arguments
+        )
         torch.library.opcheck(
             getattr(torch.ops.gpuconv, name).default,
             tensors,
@@ -90,22 +87,21 @@ def test_torch_checks_every_operator():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-@pytest.mark.filterwarnings("ignore")  # PyTorch's own
+@pytest.mark.filterwarnings("ignore")  # warnings of PyTorch itself
 def test_compiled_nets_give_the_same_results(backend):
     net = ours.replace(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(100, 2)))
     x = volume(2, 3, 5, 5, dtype=torch.float32)
     compiled = torch.compile(net, backend=backend, fullgraph=True)
-    for each in (net, compiled):
+    outputs = []
+    for called in (net, compiled):
         net.zero_grad()
-        each(x).square().sum().backward()
-        found = [net(x).detach(), *(value.grad.clone() for value in net.parameters())]
-        if each is net:
-            expected = found
-    for mine, theirs in zip(found, expected):
-        torch.testing.assert_close(mine, theirs)
+        called(x).square().sum().backward()
+        outputs.append([net(x).detach(), *(value.grad.clone() for value in net.parameters())])
+    for expected, of_compiled in zip(*outputs):
+        torch.testing.assert_close(of_compiled, expected)
 
 
-def test_replaced_modules_train_as_before():
+def test_replaced_modules_keep_their_parameters_and_give_the_same_results():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 4, 3, padding="same"), nn.ReLU(), nn.Sequential(nn.Conv2d(4, 5, 2, stride=2)))
     net.append(nn.Flatten()).append(nn.Linear(20, 2))
@@ -115,7 +111,7 @@ def test_replaced_modules_train_as_before():
     net.zero_grad()
     parameters = [*net.parameters()]
     assert ours.replace(net) is net
-    assert [type(each) for each in net.modules()].count(ours.Conv2d) == 2
+    assert [type(module) for module in net.modules()].count(ours.Conv2d) == 2
     assert all(mine is theirs for mine, theirs in zip(net.parameters(), parameters))
     assert [*net.state_dict()] == names
     net(x).sum().backward()
@@ -127,9 +123,12 @@ def test_replaced_modules_train_as_before():
 def test_channels_last_is_not_copied(monkeypatch):
     seen = []
     conv2d = ours.ops.conv2d
-    monkeypatch.setattr(
-        ours.ops, "conv2d", lambda x, *rest, **options: (seen.append(x), conv2d(x, *rest, **options))[1]
-    )
+
+    def recorded(x, *arrays, **options):
+        seen.append(x)
+        return conv2d(x, *arrays, **options)
+
+    monkeypatch.setattr(ours.ops, "conv2d", recorded)
     x = volume(2, 3, 5, 5).to(memory_format=torch.channels_last)
     conv = ours.Conv2d(3, 4, 3, dtype=torch.float64)
     y = conv(x)
@@ -142,8 +141,8 @@ def test_channels_last_is_not_copied(monkeypatch):
 
 def test_bfloat16_tensors_are_accepted():
     x, w = volume(2, 3, 5, 5, dtype=torch.bfloat16), volume(4, 3, 3, 3, dtype=torch.bfloat16)
-    found, expected = ours.conv2d(x, w), functional.conv2d(x.float(), w.float())
-    torch.testing.assert_close(found.float(), expected, rtol=2**-8, atol=2**-8)
+    y, expected = ours.conv2d(x, w), functional.conv2d(x.float(), w.float())
+    torch.testing.assert_close(y.float(), expected, rtol=2**-8, atol=2**-8)
 
 
 def test_modules_devices_and_tensors_that_do_not_fit_are_refused():

@@ -6,7 +6,7 @@ import pytest
 from gpuconv import interop, models
 from gpuconv.layers import BatchNorm, Conv2D, Dropout, Flatten, Input, Linear, MaxPool2D, ReLU, Sequential
 
-RNG = np.random.default_rng(21)
+RANDOM = np.random.default_rng(21)
 
 
 def net(**options):
@@ -47,11 +47,11 @@ def torch_state():
         "7.bias": (5,),
         "9.weight": (4, 5),
     }
-    state = {key: RNG.random(shape).astype(np.float32) + 0.1 for key, shape in shapes.items()}
+    state = {key: RANDOM.random(shape).astype(np.float32) + 0.1 for key, shape in shapes.items()}
     return state | {key: np.array(41, np.int64) for key in state if key.endswith("tracked")}
 
 
-def test_transposed_weights_equal_those_written_by_hand():
+def test_weights_are_moved_to_the_positions_computed_by_hand():
     state = torch_state()
     ours = interop.from_torch(state, net())
     np.testing.assert_array_equal(ours["conv1.weight"][2, 0, 1], state["0.weight"][2, :, 0, 1])

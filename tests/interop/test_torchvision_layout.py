@@ -58,8 +58,8 @@ class ResNet(nn.Module):
         inplanes = 64
         for number, depth in enumerate(depths, 1):
             planes, blocks = 64 * 2 ** (number - 1), []
-            for place in range(depth):
-                blocks.append(block(inplanes, planes, 2 if number > 1 and not place else 1))
+            for index in range(depth):
+                blocks.append(block(inplanes, planes, 2 if number > 1 and index == 0 else 1))
                 inplanes = planes * block.expansion
             setattr(self, f"layer{number}", nn.Sequential(*blocks))
         self.fc = nn.Linear(inplanes, 1000)
@@ -96,8 +96,8 @@ class MobileNetV2(nn.Module):
             *((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2)),
             *((6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)),
         ):
-            for place in range(depth):
-                features.append(InvertedResidual(inp, oup, 1 if place else stride, factor))
+            for index in range(depth):
+                features.append(InvertedResidual(inp, oup, 1 if index else stride, factor))
                 inp = oup
         self.features = nn.Sequential(*features, conv_bn_relu6(320, 1280, 1))
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, classes))

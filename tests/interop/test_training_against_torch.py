@@ -22,14 +22,14 @@ from gpuconv.layers import (
 torch = pytest.importorskip("torch")
 nn = torch.nn
 
-from tests.interop.test_layers_against_torch import Cat  # noqa: E402
+from tests.interop.test_layers_against_torch import Concatenation  # noqa: E402
 from tests.interop.test_torchvision_layout import MobileNetV2  # noqa: E402
 
 pytestmark = pytest.mark.slow
 LR, MOMENTUM, BATCH = 0.02, 0.9, 4
-# Its 35 ReLU6s meet some values within 1e-6 of their kinks, which float32 puts on either side: one unit of a 4 x 4 map
-# changes gradients by a hundredth. So it is compared in float64.
-KINKED = ("mobilenet-v2",)
+# MobileNetV2 is compared in float64: some inputs of its 35 ReLU6s lie within 1e-6 of a kink, where float32 rounds them
+# to either side, and one such unit of a 4 x 4 map changes gradients by a hundredth.
+IN_FLOAT64 = ("mobilenet-v2",)
 
 
 def ours(filters, size=3):
@@ -55,11 +55,11 @@ def their_u_net(channels, filters, depth):
         *their_u_net(filters, 2 * filters, depth - 1),
         nn.ConvTranspose2d(2 * filters, filters, 2, 2),
     ]
-    return [*theirs(channels, filters), Cat([], below), *theirs(2 * filters, filters)]
+    return [*theirs(channels, filters), Concatenation([], below), *theirs(2 * filters, filters)]
 
 
 def dense(channels):
-    return Cat([], [nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, 4, 3, padding=1, bias=False)])
+    return Concatenation([], [nn.BatchNorm2d(channels), nn.ReLU(), nn.Conv2d(channels, 4, 3, padding=1, bias=False)])
 
 
 def inception():
@@ -76,7 +76,7 @@ def head():
     return [GlobalAvgPool2D(), Flatten(), Linear(3)]
 
 
-# our layers, PyTorch's module, the input; scores are (..., 3), of a pixel in the U-Net
+# name: our net and PyTorch's module. Scores are (..., 3); the U-Net has them for each pixel.
 NETS = {
     "u-net": (
         lambda: Sequential([Input((16, 16, 2)), *u_net(4, 2), Conv2D(3, 1)]),
@@ -86,7 +86,7 @@ NETS = {
         lambda: Sequential([Input((9, 8, 3)), *ours(6), inception(), *head()]),
         lambda: nn.Sequential(
             *theirs(3, 6),
-            Cat(
+            Concatenation(
                 theirs(6, 4, 1),
                 [*theirs(6, 3, 1), *theirs(3, 4)],
                 [*theirs(6, 2, 1), *theirs(2, 3, 5)],
@@ -127,8 +127,8 @@ def built(name):
 
 @pytest.mark.parametrize("device", ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)])
 @pytest.mark.parametrize("name", NETS)
-def test_five_steps_have_pytorch_s_numbers(name, device):
-    dtype = np.dtype("float64" if name in KINKED else "float32")
+def test_five_steps_give_the_losses_and_weights_of_pytorch(name, device):
+    dtype = np.dtype("float64" if name in IN_FLOAT64 else "float32")
     net, module = built(name)
     net.to(device, dtype)
     net.load_state_dict(interop.from_torch(module, net))
@@ -147,14 +147,14 @@ def test_five_steps_have_pytorch_s_numbers(name, device):
         ops.sgd_step(params, list(net.grads().values()), velocities, lr=LR, momentum=MOMENTUM)
 
         optimizer.zero_grad()
-        given = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2))).double()
-        expected = nn.functional.cross_entropy(module(given), torch.from_numpy(labels))
+        torch_x = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2))).double()
+        expected = nn.functional.cross_entropy(module(torch_x), torch.from_numpy(labels))
         expected.backward()
         optimizer.step()
         np.testing.assert_allclose(float(gc.to_numpy(loss)), expected.item(), rtol=1e-4)
     state = {key: value.numpy() for key, value in module.state_dict().items()}
     for key, value in interop.to_torch(net, like=state).items():
         if value.dtype.kind == "f":
-            # Biases that a later norm subtracts have gradients of zero, and so nothing to be relative to.
-            size = max(np.abs(state[key]).max(), 0.01)
-            np.testing.assert_allclose(value, state[key], rtol=1e-4, atol=1e-4 * size, err_msg=key)
+            # At least 0.01: a bias that a later norm subtracts has a gradient of zero and stays near zero.
+            largest = max(np.abs(state[key]).max(), 0.01)
+            np.testing.assert_allclose(value, state[key], rtol=1e-4, atol=1e-4 * largest, err_msg=key)
