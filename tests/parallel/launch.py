@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def of_mpich(name):
+def mpich_file(name):
     """A file of the package mpich; skips the test if the extra is not installed."""
     pytest.importorskip("mpi4py", reason="ranks need mpi4py and mpich: pip install 'gpuconv[mpi]'")
     files = importlib.metadata.files("mpich") or []
@@ -19,13 +19,13 @@ def of_mpich(name):
 
 
 def command(ranks, *arguments, options=()):
-    return [of_mpich("mpiexec"), *options, "-n", str(ranks), sys.executable, *map(str, arguments)]
+    return [mpich_file("mpiexec"), *options, "-n", str(ranks), sys.executable, *map(str, arguments)]
 
 
 def environment():
-    """One thread per rank. In a nested virtual environment mpi4py would not find MPICH's library."""
+    """One thread per rank, and MPICH's library, which mpi4py does not find in a nested virtual environment."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return os.environ | {"OPENBLAS_NUM_THREADS": "1", "MPI4PY_LIBMPI": of_mpich("libmpi.so.12"), "PYTHONPATH": path}
+    return os.environ | {"OPENBLAS_NUM_THREADS": "1", "MPI4PY_LIBMPI": mpich_file("libmpi.so.12"), "PYTHONPATH": path}
 
 
 def run(ranks, *arguments, options=(), timeout=120):

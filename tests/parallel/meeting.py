@@ -5,5 +5,5 @@ import sys
 from gpuconv.parallel.tcp import TCP
 
 ranks = TCP(60)
-everyone = ranks.gather(10 * ranks.rank)
-sys.stdout.write(f"{ranks.rank} {everyone}\n")  # one call, because both ranks write to the same pipe
+values = ranks.gather(10 * ranks.rank)
+sys.stdout.write(f"{ranks.rank} {values}\n")  # one call, because both ranks write to the same pipe

@@ -1,4 +1,5 @@
-"""A program that each rank runs: python program.py HOW DIR [SHARDS]. Trains the small net in a run directory."""
+"""A program that each rank runs: python program.py HOW DIR [SHARDS]. It trains the small net in the run
+directory DIR; HOW is a variant of training or a fault."""
 
 import os
 import signal
@@ -17,26 +18,26 @@ from tests.training import small
 TIME_LIMIT = {"hangs": 3.0, "sleeps": 3.0}  # seconds; others get more, as they may compile kernels
 
 
-class At:
-    """Does something after a step."""
+class AfterStep:
+    """Calls `action` after a certain step."""
 
-    def __init__(self, step, do):
-        self.step, self.do = step, do
+    def __init__(self, step, action):
+        self.step, self.action = step, action
 
     def on_step(self, trainer, record):
         if trainer.steps == self.step:
-            self.do(trainer)
+            self.action(trainer)
 
 
 def fail(trainer):
     raise OSError("the disk is on fire")
 
 
-def on_last(do):
-    return lambda trainer: do(trainer) if trainer.ranks.rank == trainer.ranks.size - 1 else None
+def on_last_rank(action):
+    return lambda trainer: action(trainer) if trainer.ranks.rank == trainer.ranks.size - 1 else None
 
 
-def stop_process(number):
+def send_signal(number):
     return lambda trainer: os.kill(os.getpid(), number)
 
 
@@ -44,22 +45,22 @@ def expect_rank_0(trainer):
     assert trainer.ranks.rank == 0
 
 
-def change(trainer):
+def change_a_bias(trainer):
     trainer.net["fc1"]["bias"][...] += 1
 
 
-class Writes(At):
+class OnlyOnRank0(AfterStep):
     only_on_rank_0 = True
 
 
-HOW = {
-    "drifts": on_last(change),
-    "stops": on_last(lambda trainer: trainer.stop("enough")),
-    "interrupted": on_last(stop_process(signal.SIGTERM)),
-    "fails": on_last(fail),
-    "hangs": on_last(lambda trainer: time.sleep(600)),
-    "sleeps": on_last(stop_process(signal.SIGSTOP)),
-    "dies": on_last(stop_process(signal.SIGKILL)),
+FAULTS = {  # what the last rank does after step 4
+    "drifts": on_last_rank(change_a_bias),
+    "stops": on_last_rank(lambda trainer: trainer.stop("enough")),
+    "interrupted": on_last_rank(send_signal(signal.SIGTERM)),
+    "fails": on_last_rank(fail),
+    "hangs": on_last_rank(lambda trainer: time.sleep(600)),
+    "sleeps": on_last_rank(send_signal(signal.SIGSTOP)),
+    "dies": on_last_rank(send_signal(signal.SIGKILL)),
 }
 
 
@@ -72,6 +73,11 @@ def main(how, directory, shards="0"):
     net = small.net().to(device)
     if differs == "weights":
         net["fc1"]["bias"][...] = 1
+    options = {}
+    if how in ("clipped", "sharded"):
+        options = {"clip": 0.1, "ema": 0.9}
+    elif how == "mixed":
+        options = {"accumulate": 2}
     trainer = Trainer(
         net,
         "sgd:momentum=0.9" if how == "sharded" else "sgd",
@@ -82,14 +88,14 @@ def main(how, directory, shards="0"):
         shards=int(shards) or None,
         sync_batch_norm=how.startswith("synchronized"),
         shard_optimizer=how in ("sharded", "mixed", "weighted"),
-        **({"clip": 0.1, "ema": 0.9} if how in ("clipped", "sharded") else {"accumulate": 2} if how == "mixed" else {}),
+        **options,
         precision=how if how in ("float16", "bfloat16") else None,
     )
     data = small.images(count=20, seed=7 if differs == "data" else 0)
-    like = dict(device=device, dtype=net.dtype)
+    batches = dict(device=device, dtype=net.dtype)
     augmentation = Augmentation(mixup=0.5) if how == "mixed" else None
-    loader = Loader(data, 8, normalization=Normalization([50.0], [60.0]), augmentation=augmentation, **like)
-    held_out = Loader(small.images(9, seed=5), 2, normalization=loader.normalization, shuffle=False, **like)
+    loader = Loader(data, 8, normalization=Normalization([50.0], [60.0]), augmentation=augmentation, **batches)
+    held_out = Loader(small.images(9, seed=5), 2, normalization=loader.normalization, shuffle=False, **batches)
     history = trainer.fit(
         [*loader.epoch(0)] if how == "batches" else loader,
         epochs=3,
@@ -99,11 +105,11 @@ def main(how, directory, shards="0"):
         metrics_every=2,
         progress=False,
         checkpoint_every=1,
-        callbacks=[Writes(1, expect_rank_0), *([At(4, HOW[how])] if how in HOW else [])],
+        callbacks=[OnlyOnRank0(1, expect_rank_0), *([AfterStep(4, FAULTS[how])] if how in FAULTS else [])],
     )
     weights = b"".join(np.array(to_numpy(value)).tobytes() for value in net.state_dict().values())
-    everyone = ranks.gather((weights, history, trainer.stop_reason))
-    assert all(each == everyone[0] for each in everyone)
+    results = ranks.gather((weights, history, trainer.stop_reason))
+    assert all(result == results[0] for result in results)
     if ranks.rank == 0:
         print("steps", trainer.steps, trainer.stop_reason, "sent", ranks.sent)
 

@@ -13,9 +13,9 @@ from tests import standin
 from tests.parallel.test_nccl import Threads, counterpart, on_ranks
 from tests.training import small
 
-DRAW = np.random.default_rng(0)
+RANDOM = np.random.default_rng(0)
 LABELS = np.arange(12) % 3
-IMAGES = DRAW.normal(size=(12, 6, 5, 1)).astype(np.float32)
+IMAGES = RANDOM.normal(size=(12, 6, 5, 1)).astype(np.float32)
 
 
 @pytest.fixture(autouse=True)
@@ -24,8 +24,8 @@ def _several_buckets(monkeypatch):
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
 
 
-class Watched(Threads):
-    """Records when sums begin and end, between the layers' backward passes."""
+class RecordedThreads(Threads):
+    """Records when sums begin and end."""
 
     def start(self, flat, fixed, number):
         self.events.append(f"start {number}")
@@ -33,22 +33,23 @@ class Watched(Threads):
         return lambda: self.events.append(f"finish {number}")
 
 
-def watched(messages):
-    messages.__class__, messages.events = Watched, []
+def recorded(messages):
+    messages.__class__, messages.events = RecordedThreads, []
     return messages
 
 
 def bits(net):
-    return {name: np.array(gc.to_numpy(each)) for name, each in net.state_dict().items()}
+    return {name: np.array(gc.to_numpy(array)) for name, array in net.state_dict().items()}
 
 
 def stepped(ranks=None, fuse=False, freeze=()):
+    """The weights after two steps, and the order in which sums and the backward passes of layers happened."""
     net = small.net().to("emulated")
     for name in freeze:
         net[name].freeze()
     trainer = Trainer(net, "sgd", lr=0.05, shards=4, parallel=ranks, graph=False, fuse=fuse)
     first, end = trainer.sharding.place(len(LABELS))
-    x, y = (gc.asarray(each[first:end], "emulated") for each in (IMAGES, LABELS))
+    x, y = (gc.asarray(array[first:end], "emulated") for array in (IMAGES, LABELS))
     events = [] if ranks is None else ranks.events
     for layer in () if fuse else ("fc1", "conv1"):
         net[layer].register_backward_hook(lambda layer, dx, dy: events.append(layer.name))
@@ -62,17 +63,17 @@ def stepped(ranks=None, fuse=False, freeze=()):
 def test_the_bits_are_those_of_one_process(fuse, freeze):
     alone, _ = stepped(None, fuse, freeze)
     for size in (2, 4):
-        found = on_ranks(size, lambda ranks: stepped(ranks, fuse, freeze), watched)
-        for ours, events in found:
-            assert small.same_arrays(ours, alone)
-            assert events == found[0][1]
+        results = on_ranks(size, lambda ranks: stepped(ranks, fuse, freeze), recorded)
+        for weights, events in results:
+            assert small.same_arrays(weights, alone)
+            assert events == results[0][1]
             assert "start 0" in events
 
 
-def test_the_last_layers_are_exchanged_before_the_first_have_gone_backward():
-    """Two shards on each rank: only the second one's gradients are final. The biases of fc1, 12 bytes, go with its
-    weights; those of conv1 and norm1 with the statistics, once all is done."""
-    for _, events in on_ranks(2, stepped, watched):
+def test_the_gradients_of_the_last_layers_are_exchanged_before_the_backward_of_the_first():
+    """Each rank has two shards, so gradients are final only after the second one. The biases of fc1, 12 bytes, are sent
+    with its weights; those of conv1 and norm1 with the statistics, after the backward pass."""
+    for _, events in on_ranks(2, stepped, recorded):
         assert events == ["fc1", "conv1", "fc1", "start 0", "conv1", "start 1", "finish 0", "finish 1"] * 2
 
 
@@ -96,29 +97,33 @@ def trained(ranks, shards, graph):
 @pytest.mark.parametrize("graph", [False, True])
 def test_gpus_exchange_on_a_stream_of_their_own(schedule, graph):
     with standin.installed(("90", "90"), schedule=schedule) as machine:
-        expect_the_bits_of_one(graph)
+        expect_the_bits_of_one_gpu(graph)
         calls = machine.nccl_worlds[0].calls
     assert [call.words for call in calls[1]] == [counterpart(call.words) for call in calls[0]]
     assert sum(call.captured for call in calls[0]) == (2 * 4 if graph else 0)
 
 
-def expect_the_bits_of_one(graph):
+def expect_the_bits_of_one_gpu(graph):
     alone, _ = trained(NCCL(messages=Ranks()), 2, graph)
     for weights, sent in on_ranks(2, lambda ranks: trained(ranks, 2, graph)):
         assert small.same_arrays(weights, alone)
-        assert sent == 6 * (4 * (411 + 8) + 4 * 8)
+        assert sent == 6 * (4 * (411 + 8) + 4 * 8)  # 6 steps: parameters and running statistics, and four float64 sums
 
 
 def without_waiting(patch):
     start = NCCL.start
-    patch.setattr(NCCL, "start", lambda *arguments: [start(*arguments), lambda: None][1])
+
+    def start_only(*arguments):
+        start(*arguments)
+        return lambda: None
+
+    patch.setattr(NCCL, "start", start_only)
 
 
-def test_a_missing_wait_is_found(monkeypatch):
-    """The sums are read too early."""
+def test_reading_sums_before_they_are_complete_is_found(monkeypatch):
     without_waiting(monkeypatch)
     with (
         standin.installed(("90", "90"), schedule="late"),
         pytest.raises((AssertionError, ArithmeticError, ValueError, ParallelError)),
     ):
-        expect_the_bits_of_one(graph=False)
+        expect_the_bits_of_one_gpu(graph=False)

@@ -1,4 +1,4 @@
-"""A rank that fails, hangs, is stopped or dies: all end, the failed one is named, and the run can be resumed."""
+"""A rank that fails, hangs, is stopped or dies: all ranks end, the failed one is named, and the run can be resumed."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from tests.parallel.test_ranks import PROGRAM, TINY, files, program
 pytestmark = pytest.mark.slow
 
 RANK_1 = r"ParallelError: rank 1 \(process \d+ on [^)]+\)"
-SAID = {
+MESSAGES = {  # the fault of rank 1 and what is printed
     "fails": f"{RANK_1} failed: OSError: the disk is on fire",
     "hangs": f"{RANK_1} did not answer within 3 s",
     "sleeps": f"{RANK_1} did not answer within 3 s",
@@ -22,16 +22,16 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize("how", SAID)
+@pytest.mark.parametrize("how", MESSAGES)
 def test_all_ranks_end_and_the_run_can_be_resumed(tmp_path, how):
-    folder, whole = tmp_path / "run", tmp_path / "whole"
+    folder, uninterrupted = tmp_path / "run", tmp_path / "uninterrupted"
     done = launch.run(2, PROGRAM, how, folder, 4, timeout=30)
     assert done.returncode
-    assert re.search(SAID[how], done.stderr + done.stdout)
+    assert re.search(MESSAGES[how], done.stderr + done.stdout)
     checkpoint.load(folder / "last.safetensors")  # the checkpoint is complete
     assert "steps 9 finished" in program(1, "resumed", folder, shards=4)
-    program(1, "numpy", whole, shards=4)
-    assert files(folder) == files(whole)
+    program(1, "numpy", uninterrupted, shards=4)
+    assert files(folder) == files(uninterrupted)
 
 
 def test_a_rank_whose_weights_drift_is_named_after_the_epoch(tmp_path):
@@ -40,7 +40,7 @@ def test_a_rank_whose_weights_drift_is_named_after_the_epoch(tmp_path):
     assert re.search(rf'{RANK_1} has other weights than rank 0: fc1.bias is "\w+" on rank 1', done.stderr)
 
 
-def test_the_command_line_prints_one_line(tmp_path):
+def test_an_error_of_rank_0_is_printed_without_traceback(tmp_path):
     """Rank 0 finds that the run folder exists; the other ranks do not check it."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("{}")

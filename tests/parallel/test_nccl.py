@@ -39,9 +39,9 @@ class Threads(Ranks):
     def gather(self, value):
         self._values[self.rank] = value
         self._barrier.wait(60)
-        found = [*self._values]
+        values = [*self._values]
         self._barrier.wait(60)
-        return found
+        return values
 
     def share(self, value):
         return copy.deepcopy(self.gather(value)[0])
@@ -50,8 +50,8 @@ class Threads(Ranks):
         gc.backends.assign(flat, along_a_tree(self.gather(np.array(gc.to_numpy(flat)))))
 
     def collect(self, flat, ends):
-        everyone = self.gather(np.array(gc.to_numpy(flat)))
-        stretches = [each[first:end] for each, first, end in zip(everyone, ends, ends[1:])]
+        arrays = self.gather(np.array(gc.to_numpy(flat)))
+        stretches = [array[first:end] for array, first, end in zip(arrays, ends, ends[1:])]
         gc.backends.assign(flat[: ends[-1]], np.concatenate(stretches))
 
     def fail(self, error):
@@ -59,12 +59,13 @@ class Threads(Ranks):
         self._barrier.abort()
 
 
-def direct(messages):
+def messages_alone(messages):
+    """An `engine` for `on_ranks` that sums with the threads' messages, without NCCL."""
     return messages
 
 
 def on_ranks(size, work, engine=lambda messages: NCCL(messages=messages)):
-    """What work(ranks) returns on each rank, or the first rank's error. engine: makes the ranks."""
+    """The results of work(ranks) on all ranks; if one fails, its error is raised. engine: makes ranks from messages."""
     barrier, values = threading.Barrier(size), [None] * size
 
     def run(rank):
@@ -77,12 +78,12 @@ def on_ranks(size, work, engine=lambda messages: NCCL(messages=messages)):
             return error
 
     with ThreadPoolExecutor(size) as pool:
-        found = [*pool.map(lambda rank: contextvars.Context().run(run, rank), range(size))]
-    errors = [each for each in found if isinstance(each, BaseException)]
-    real = [each for each in errors if not isinstance(each, threading.BrokenBarrierError)]
+        results = [*pool.map(lambda rank: contextvars.Context().run(run, rank), range(size))]
+    errors = [result for result in results if isinstance(result, BaseException)]
+    causes = [error for error in errors if not isinstance(error, threading.BrokenBarrierError)]
     if errors:
-        raise (real or errors)[0]
-    return found
+        raise (causes or errors)[0]
+    return results
 
 
 def summed(arrays, fixed):
@@ -110,6 +111,7 @@ def test_sums_follow_the_tree_or_are_all_reduced(schedule):
 
 
 def trained(ranks, shards, graph=None, batch=8, count=24, callbacks=()):
+    """The weights, the losses of the epochs and the number of sent bytes."""
     device = ranks.own("cuda")
     data = small.images(count)
     trainer = Trainer(small.net().to(device), "sgd", lr=0.05, shards=shards, parallel=ranks, graph=graph)
@@ -131,13 +133,13 @@ def test_two_gpus_have_the_bits_of_one(schedule):
         assert small.same_arrays(weights, alone[0])
         assert losses == alone[1]
         assert sent == 6 * (4 * (411 + 8) + 4 * 8)
-    # One step ran launch by launch, then one was captured. A call for each dtype, there and back.
+    # One step ran launch by launch, then one was captured; each has a call there and one back for both dtypes.
     assert [call.captured for call in calls[0]] == [False] * 4 + [True] * 4
     assert [call.words for call in calls[1]] == [counterpart(call.words) for call in calls[0]]
 
 
 def counterpart(words):
-    """What rank 1 does in a call of rank 0."""
+    """The words of rank 1's call for these of rank 0's."""
     send, receive = (text.split(": ")[1] for text in words)
     return f"send to 0: {receive}", f"recv from 0: {send}"
 
@@ -146,7 +148,7 @@ def counterpart(words):
 def test_without_shards_the_gpus_all_reduce(schedule):
     with standin.installed(("90", "90"), schedule=schedule) as machine:
         for graph in (False, True):
-            weights = [each[0] for each in on_ranks(2, partial(trained, shards=None, graph=graph))]
+            weights = [result[0] for result in on_ranks(2, partial(trained, shards=None, graph=graph))]
             assert small.same_arrays(*weights)
         for world, captured in zip(machine.nccl_worlds, (0, 2)):
             calls = world.calls[0]
@@ -161,25 +163,25 @@ def test_without_shards_the_gpus_all_reduce(schedule):
 def with_buckets_in_another_order(patch):
     add = Sharding.backpropagate
 
-    def reordered(self, *arguments, **more):
+    def reordered(self, *arguments, **options):
         if self.ranks.rank:
             self._prepare()
             self._sums[0].buckets.reverse()
-        add(self, *arguments, **more)
+        add(self, *arguments, **options)
 
     patch.setattr(Sharding, "backpropagate", reordered)
 
 
-def on_a_stream_of_its_own(patch):
+def on_a_separate_stream(patch):
     streams = threading.local()
 
-    def other(self):
+    def separate_stream(self):
         import cupy
 
-        streams.own = getattr(streams, "own", None) or cupy.cuda.Stream(non_blocking=True)
-        return streams.own.ptr
+        streams.separate = getattr(streams, "separate", None) or cupy.cuda.Stream(non_blocking=True)
+        return streams.separate.ptr
 
-    patch.setattr(NCCL, "_stream", other)
+    patch.setattr(NCCL, "_stream", separate_stream)
 
 
 def without_groups(patch):
@@ -191,7 +193,7 @@ def without_groups(patch):
 
 PLANTED = {
     "another order": (with_buckets_in_another_order, "ranks exchange arrays of different sizes or dtypes"),
-    "a missing wait": (on_a_stream_of_its_own, "the loss is not finite at step 1|cannot convert float NaN"),
+    "a missing wait": (on_a_separate_stream, "the loss is not finite at step 1|cannot convert float NaN"),
     "a send that waits": (without_groups, "which no other rank answers"),
 }
 
@@ -200,8 +202,8 @@ def train_with(fault, patch):
     with standin.installed(("90", "90"), schedule="late"):
         alone = trained(NCCL(messages=Ranks()), shards=2, graph=False)
         fault(patch)
-        for each in on_ranks(2, partial(trained, shards=2, graph=False)):
-            assert each[1] == alone[1], "another loss"
+        for _, losses, _ in on_ranks(2, partial(trained, shards=2, graph=False)):
+            assert losses == alone[1], "another loss"
 
 
 @pytest.mark.parametrize("fault", PLANTED)
@@ -220,7 +222,7 @@ def test_two_ranks_on_one_gpu_are_named():
         on_ranks(2, partial(trained, shards=2))
 
 
-def test_engines_name_the_one_for_the_device():
+def test_an_engine_refuses_a_device_of_the_other_engine_and_names_that_one():
     with pytest.raises(ValueError, match="NCCL sums arrays of GPUs, and the net is on numpy; parallel='mpi'"):
         Trainer(small.net(), parallel=NCCL(messages=Ranks()))
     ranks = MPI.__new__(MPI)
@@ -243,7 +245,7 @@ def test_a_capture_that_fails_on_one_rank_fails_on_all(monkeypatch):
 
     monkeypatch.setattr(CudaRecorder, "capture", refused)
     with standin.installed(("90", "90")), pytest.warns(UncapturedWarning, match="no room") as caught:
-        weights = [each[0] for each in on_ranks(2, partial(trained, shards=2))]
+        weights = [result[0] for result in on_ranks(2, partial(trained, shards=2))]
     assert len(caught) == 2
     assert small.same_arrays(*weights)
 
@@ -261,7 +263,7 @@ class HangAt:
 
 @pytest.mark.parametrize("graph", [False, True])
 @pytest.mark.parametrize("shards", [2, None])
-def test_a_gpu_that_hangs_is_named_on_all(monkeypatch, graph, shards):
+def test_a_gpu_that_hangs_is_named_on_all_ranks(monkeypatch, graph, shards):
     monkeypatch.setattr("gpuconv.parallel.nccl.GRACE", 0.2)
     errors = []
 
@@ -275,12 +277,12 @@ def test_a_gpu_that_hangs_is_named_on_all(monkeypatch, graph, shards):
     with pytest.raises(ParallelError), standin.installed(("90", "90")) as machine:
         on_ranks(2, partial(work, machine=machine), lambda messages: NCCL(1.0, messages))
     assert [communicator for communicator, _ in errors] == [None, None]
-    # A thread may wait at the barrier when the other one ends it, with an error without text.
+    # If the other thread aborts the barrier at which a thread waits, the error of the waiting one has no text.
     assert {text for _, text in errors if text} == {"the GPU of rank 1 did not finish its work within 0.5 s"}
 
 
-def test_gpus_that_wait_for_one_another_are_told_so(monkeypatch):
-    """They go on once the communicator is aborted."""
+def test_ranks_whose_gpus_wait_for_one_another_are_reported_as_out_of_step(monkeypatch):
+    """The GPUs continue after the communicator is aborted."""
     monkeypatch.setattr("gpuconv.parallel.nccl._reached_in_time", lambda mark, seconds: seconds == GRACE)
 
     def work(ranks):
@@ -305,4 +307,4 @@ def test_a_rank_that_fails_ends_the_communication_of_all():
 
         with pytest.raises(OSError, match="on fire"):
             on_ranks(2, work)
-    assert [each._aborted for each in used] == [True, True]
+    assert [communicator._aborted for communicator in used] == [True, True]

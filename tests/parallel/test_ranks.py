@@ -24,32 +24,32 @@ def files(folder):
     return {name: (folder / name).read_bytes() for name in ("last.safetensors", "best.safetensors", "metrics.jsonl")}
 
 
-def test_the_command_line_has_the_bits_of_one_process(tmp_path):
+def test_train_on_ranks_writes_the_files_of_one_process(tmp_path):
     options = [*TINY, "--shards", "4", "--augment", "flip", "--validation", "0.2", "--run-dir"]
     assert main(["train", "--device", "numpy", *options, str(tmp_path / "on1")]) == 0
     for ranks in (2, 4):
         done = launch.train(ranks, *options, tmp_path / f"on{ranks}")
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("test accuracy") == 2  # the table's line and the result, from one rank
+        assert done.stdout.count("test accuracy") == 2  # in the table and in the result, printed by one rank
         assert files(tmp_path / f"on{ranks}") == files(tmp_path / "on1")
 
 
 @pytest.mark.parametrize(
     "how", ["numpy", "emulated", "float16", "bfloat16", "batches", "clipped", "sharded", "bucketed", "mixed"]
 )
-def test_dropout_and_batch_norm_have_the_bits_of_one_process(tmp_path, how):
+def test_two_ranks_write_the_files_of_one_process_in_every_variant_of_training(tmp_path, how):
     for ranks in (1, 2):
         program(ranks, how, tmp_path / str(ranks), shards=4)
     assert files(tmp_path / "1") == files(tmp_path / "2")
 
 
-def test_a_run_goes_on_with_another_number_of_ranks(tmp_path):
-    program(1, "whole", tmp_path / "whole", shards=4)
-    for first, then in ((2, 1), (1, 4)):
-        folder = tmp_path / f"{first}-{then}"
-        assert "steps 4 interrupted" in program(first, "interrupted", folder, shards=4)
-        assert "steps 9 finished" in program(then, "resumed", folder, shards=4)
-        assert files(folder) == files(tmp_path / "whole")
+def test_a_run_is_resumed_with_another_number_of_ranks(tmp_path):
+    program(1, "uninterrupted", tmp_path / "uninterrupted", shards=4)
+    for before, after in ((2, 1), (1, 4)):
+        folder = tmp_path / f"{before}-{after}"
+        assert "steps 4 interrupted" in program(before, "interrupted", folder, shards=4)
+        assert "steps 9 finished" in program(after, "resumed", folder, shards=4)
+        assert files(folder) == files(tmp_path / "uninterrupted")
 
 
 def bisected(tmp_path, *options):
@@ -79,12 +79,13 @@ def test_two_runs_of_two_ranks_without_shards_are_compared_but_not_repeated(tmp_
 
 
 def test_two_ranks_send_each_parameter_once_a_step(tmp_path):
-    """2 (R - 1) / R is 1 for two: 411 parameters and 8 running statistics in float32, four float64 sums, 9 steps."""
+    """A rank of R sends 2 (R - 1) / R of the array, for two ranks all of it: 411 parameters and 8 running statistics in
+    float32, and four float64 sums, in each of 9 steps."""
     assert f"sent {9 * (4 * (411 + 8) + 4 * 8)}\n" in program(2, "numpy", tmp_path / "run", shards=4)
 
 
 def test_batch_norm_over_all_ranks_sends_four_numbers_a_channel(tmp_path):
-    """The net has four channels; the rest is that of the test above, without the running statistics."""
+    """The net has four channels. The running statistics, sent in the test above, are not."""
     sent = 9 * (4 * 411 + 4 * 8 + 4 * 4 * 4)
     assert f"sent {sent}\n" in program(2, "synchronized", tmp_path / "run")
     settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
@@ -103,7 +104,7 @@ def test_a_stop_on_one_rank_stops_all(tmp_path):
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
-def test_without_shards_each_rank_takes_a_part(tmp_path, ranks):
+def test_without_shards_ranks_train_and_store_no_number_of_shards(tmp_path, ranks):
     program(ranks, "numpy", tmp_path / "run")
     assert "shards" not in json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
 
@@ -111,15 +112,15 @@ def test_without_shards_each_rank_takes_a_part(tmp_path, ranks):
 def test_two_ranks_without_shards_train_like_two_shards(tmp_path):
     program(2, "numpy", tmp_path / "ranks")
     program(1, "numpy", tmp_path / "shards", shards=2)
-    ours, theirs = (files(tmp_path / name)["metrics.jsonl"] for name in ("ranks", "shards"))
-    assert ours == theirs
+    by_ranks, by_shards = (files(tmp_path / name)["metrics.jsonl"] for name in ("ranks", "shards"))
+    assert by_ranks == by_shards
 
 
-@pytest.mark.parametrize("what", ["settings", "data", "weights"])
-def test_a_rank_that_differs_is_named_before_anything_is_written(tmp_path, what):
-    done = launch.run(2, PROGRAM, f"other-{what}", tmp_path / "run")
+@pytest.mark.parametrize("difference", ["settings", "data", "weights"])
+def test_a_rank_that_differs_is_named_before_anything_is_written(tmp_path, difference):
+    done = launch.run(2, PROGRAM, f"other-{difference}", tmp_path / "run")
     assert done.returncode
-    part = "weights" if what == "weights" else "settings"  # the data's checksum is among these
+    part = "weights" if difference == "weights" else "settings"  # which include the checksum of the data
     assert f"has other {part} than rank 0" in done.stderr
     assert "ParallelError: rank 1" in done.stderr
     assert not (tmp_path / "run").exists()

@@ -31,12 +31,12 @@ class Threads(MPI):
 
 
 def summed(arrays, device="numpy"):
-    """What each rank has after the sum, and the bytes that it sent."""
-    return after(arrays, lambda ranks, flat: ranks.sum(flat), device)
+    """(the sum, the number of bytes sent) of each rank."""
+    return array_after(arrays, lambda ranks, flat: ranks.sum(flat), device)
 
 
-def after(arrays, work, device="numpy"):
-    """What each rank has after work(ranks, its array), and the bytes that it sent."""
+def array_after(arrays, work, device="numpy"):
+    """(its array after work(ranks, array), the number of bytes sent) of each rank."""
     size = len(arrays)
     queues = {(one, other): queue.Queue() for one in range(size) for other in range(size)}
 
@@ -57,16 +57,16 @@ def along_a_tree(arrays):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
 def test_ranks_sum_along_a_binary_tree(dtype):
-    draw = np.random.default_rng(0)
+    random = np.random.default_rng(0)
     for size in (1, 2, 4, 8):
         for length in (0, 1, 5, 64, 1001):
-            arrays = [draw.normal(size=length).astype(dtype) for _ in range(size)]
+            arrays = [random.normal(size=length).astype(dtype) for _ in range(size)]
             expected = along_a_tree(arrays)
             for result, _ in summed(arrays):
                 np.testing.assert_array_equal(result, expected)
 
 
-def test_any_number_of_ranks_has_one_sum():
+def test_all_ranks_have_the_same_bits_also_if_their_number_is_no_power_of_two():
     for size in (3, 5, 6, 7):
         arrays = [np.random.default_rng(rank).normal(size=100).astype(np.float32) for rank in range(size)]
         results = [result.tobytes() for result, _ in summed(arrays)]
@@ -74,13 +74,13 @@ def test_any_number_of_ranks_has_one_sum():
         np.testing.assert_allclose(np.frombuffer(results[0], np.float32), np.sum(arrays, 0), atol=1e-5)
 
 
-def test_a_rank_sends_2_r_minus_1_rths_of_the_array():
+def test_a_rank_of_r_sends_2_times_r_minus_1_rths_of_the_array():
     for size in (1, 2, 4, 8):
         sent = {sent for _, sent in summed([np.ones(1024, np.float32)] * size)}
         assert sent == {4096 * 2 * (size - 1) // size}
 
 
-def test_the_emulated_device_sums_too():
+def test_arrays_of_the_emulated_device_are_summed_along_a_tree():
     arrays = [np.random.default_rng(rank).normal(size=33).astype(np.float32) for rank in range(4)]
     for result, _ in summed(arrays, "emulated"):
         np.testing.assert_array_equal(result, along_a_tree(arrays))
@@ -91,16 +91,16 @@ def collect(ends, ranks, flat):
 
 
 @pytest.mark.parametrize("device", ["numpy", "emulated"])
-def test_ranks_collect_the_stretches_of_all(device):
-    """Ranks past the largest power of two have none."""
+def test_each_rank_collects_the_stretches_of_all(device):
+    """Ranks past the largest power of two have empty stretches."""
     for size, ends in {1: [0, 5], 2: [0, 3, 9], 3: [0, 4, 9, 9], 4: [0, 0, 7, 7, 9], 6: [0, 1, 2, 8, 9, 9, 9]}.items():
-        whole = np.arange(10, dtype=np.float32)
-        mine = [np.where((whole >= first) & (whole < end), whole, -0.0) for first, end in pairwise(ends)]
-        found = after([each.astype(np.float32) for each in mine], partial(collect, ends), device)
-        for result, _ in found:
-            np.testing.assert_array_equal(result[: ends[-1]], whole[: ends[-1]])
+        values = np.arange(10, dtype=np.float32)
+        stretches = [np.where((values >= first) & (values < end), values, -0.0) for first, end in pairwise(ends)]
+        results = array_after([stretch.astype(np.float32) for stretch in stretches], partial(collect, ends), device)
+        for result, _ in results:
+            np.testing.assert_array_equal(result[: ends[-1]], values[: ends[-1]])
         if size in (2, 4):
-            assert sum(sent for _, sent in found) == 4 * ends[-1] * (size - 1)
+            assert sum(sent for _, sent in results) == 4 * ends[-1] * (size - 1)
 
 
 def test_a_single_rank_exchanges_with_itself():
@@ -109,7 +109,7 @@ def test_a_single_rank_exchanges_with_itself():
 
 
 def test_a_rank_that_differs_is_named():
-    class Three(Ranks):
+    class ThirdDiffers(Ranks):
         size = 3
 
         def gather(self, facts):
@@ -119,7 +119,7 @@ def test_a_rank_that_differs_is_named():
         return [f"lr is {there['lr']} there and {here['lr']} here"] if there != here else []
 
     with pytest.raises(ParallelError, match=r"^rank 2 has other settings than rank 0: lr is 2 on rank 2 and 1 on"):
-        Three().expect_same({}, differences)
+        ThirdDiffers().expect_same({}, differences)
 
 
 def test_bad_values_of_parallel_are_refused(monkeypatch):
@@ -144,7 +144,7 @@ def test_mpiexec_without_mpi4py_starts_no_run(monkeypatch, capsys, tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
-def test_the_ranks_that_say_nothing_are_named():
+def test_the_ranks_that_do_not_answer_are_named():
     ranks = MPI.__new__(MPI)
     ranks.rank, ranks.size, ranks.time_limit, ranks._processes = 0, 4, 5.0, [*"abcd"]
     assert ranks._timeout_message({1, 3}) == "rank 2 (c) did not answer within 5 s"

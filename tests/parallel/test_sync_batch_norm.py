@@ -28,12 +28,12 @@ from gpuconv.layers import (
 from gpuconv.parallel import NCCL, Ranks
 from gpuconv.training import LossScale, Trainer
 from tests import standin
-from tests.parallel.test_nccl import direct, on_ranks
+from tests.parallel.test_nccl import messages_alone, on_ranks
 from tests.training import small
 
-DRAW = np.random.default_rng(0)
+RANDOM = np.random.default_rng(0)
 LABELS = np.arange(11) % 3
-IMAGES = (100 + DRAW.normal(size=(11, 6, 5, 1)) * (1 + LABELS[:, None, None, None])).astype(np.float32)
+IMAGES = (100 + RANDOM.normal(size=(11, 6, 5, 1)) * (1 + LABELS[:, None, None, None])).astype(np.float32)
 
 
 def net(dtype="float32"):
@@ -41,8 +41,8 @@ def net(dtype="float32"):
     return Sequential([*layers, Linear(8), BatchNorm(), Linear(3)], seed=0).to(precision=dtype)
 
 
-def branched(dtype="float32"):
-    """Batch norm inside every container, dropout, a user's layer with a buffer, and a frozen norm before all."""
+def net_of_containers(dtype="float32"):
+    """Batch norm inside every container, dropout, a user's layer with a buffer, and a frozen norm at the start."""
     convolution = [Conv2D(4, 3, padding=1), BatchNorm(), ReLU()]
     layers = [
         Input((6, 5, 1)),
@@ -55,7 +55,7 @@ def branched(dtype="float32"):
 
 
 class Centered(Layer):
-    """Subtracts the mean of the part before the one that it is given."""
+    """Subtracts the mean of the samples that it received in the call before."""
 
     def plan(self, input_shape):
         self.variables = {"mean": Variable((1,), zeros, buffer=True)}
@@ -76,60 +76,61 @@ def stepped(
     ranks=None, *, device="numpy", dtype="float32", sync=True, steps=2, freeze=False, shards=None, make=net, graph=False
 ):
     """The net's state and gradients after some steps."""
-    made = make(dtype).to(device)
+    trained = make(dtype).to(device)
     if freeze:
-        made["norm2"].freeze()
+        trained["norm2"].freeze()
     scale = LossScale(start=64.0) if dtype == "float16" else None
     trainer = Trainer(
-        made, "sgd", lr=0.01, parallel=ranks, sync_batch_norm=sync, graph=graph, loss_scale=scale, shards=shards
+        trained, "sgd", lr=0.01, parallel=ranks, sync_batch_norm=sync, graph=graph, loss_scale=scale, shards=shards
     )
     first, end = trainer.sharding.place(len(LABELS)) if trainer.sharding else (0, len(LABELS))
-    x, y = (gc.asarray(each[first:end], device) for each in (IMAGES.astype(made.dtype), LABELS))
+    x, y = (gc.asarray(array[first:end], device) for array in (IMAGES.astype(trained.dtype), LABELS))
     for _ in range(steps):
         trainer.step(x, y, batch=len(LABELS) if ranks else None)
     trainer.net.release()
-    arrays = made.state_dict() | {f"gradient of {name}": each for name, each in made.grads().items()}
-    return {name: np.array(gc.to_numpy(each)) for name, each in arrays.items()}
+    gradients = {f"gradient of {name}": gradient for name, gradient in trained.grads().items()}
+    return {name: np.array(gc.to_numpy(array)) for name, array in (trained.state_dict() | gradients).items()}
 
 
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.parametrize(("device", "dtype"), [("numpy", "float32"), ("numpy", "float64"), ("emulated", "float32")])
 def test_ranks_match_one_process_with_the_whole_batch(device, dtype, size):
-    """The images have a mean of 100 and a deviation of about 2, so a variance that cancels would show."""
+    """The images have a mean of 100 and a deviation of about 2: a variance with cancellation would differ."""
     tolerance = 1e-9 if dtype == "float64" else 2e-3
     alone = stepped(device=device, dtype=dtype)
-    everyone = on_ranks(size, lambda ranks: stepped(ranks, device=device, dtype=dtype), direct)
-    for found in everyone:
-        assert found.keys() == alone.keys()
+    states = on_ranks(size, lambda ranks: stepped(ranks, device=device, dtype=dtype), messages_alone)
+    for state in states:
+        assert state.keys() == alone.keys()
         for name, expected in alone.items():
-            np.testing.assert_allclose(found[name], expected, rtol=tolerance, atol=tolerance, err_msg=name)
-    assert small.same_arrays(everyone[0], everyone[-1])
+            np.testing.assert_allclose(state[name], expected, rtol=tolerance, atol=tolerance, err_msg=name)
+    assert small.same_arrays(states[0], states[-1])
 
 
 def test_without_sync_batch_norm_the_ranks_differ_from_one_process():
-    alone, (found, _) = stepped(), on_ranks(2, lambda ranks: stepped(ranks, sync=False), direct)
-    assert not np.allclose(found["norm1.running_var"], alone["norm1.running_var"], rtol=2e-3)
+    alone, (state, _) = stepped(), on_ranks(2, lambda ranks: stepped(ranks, sync=False), messages_alone)
+    assert not np.allclose(state["norm1.running_var"], alone["norm1.running_var"], rtol=2e-3)
 
 
-def direction(found):
-    """The gradients, of length 1 together: float16's are times a loss scale."""
-    gradients = [found[name].ravel().astype(np.float64) for name in sorted(found) if name.startswith("gradient")]
-    return np.concatenate(gradients) / np.linalg.norm(np.concatenate(gradients))
+def direction(state):
+    """All gradients as one vector of length 1, because those in float16 are multiplied by a loss scale."""
+    gradients = [state[name].ravel().astype(np.float64) for name in sorted(state) if name.startswith("gradient")]
+    vector = np.concatenate(gradients)
+    return vector / np.linalg.norm(vector)
 
 
-def test_float16_is_about_as_far_from_float32_as_on_one_process():
-    """Each input's gradient is rounded three times instead of once."""
+def test_the_errors_of_float16_on_two_ranks_are_at_most_three_times_those_on_one_process():
+    """The gradient of each input is rounded three times instead of once."""
     exact, alone = (direction(stepped(dtype=dtype, steps=1)) for dtype in ("float32", "float16"))
-    for found in on_ranks(2, lambda ranks: stepped(ranks, dtype="float16", steps=1), direct):
-        error = np.linalg.norm(direction(found) - exact)
+    for state in on_ranks(2, lambda ranks: stepped(ranks, dtype="float16", steps=1), messages_alone):
+        error = np.linalg.norm(direction(state) - exact)
         assert error <= 3 * np.linalg.norm(alone - exact)
 
 
 def test_a_frozen_norm_keeps_its_weights():
     alone = stepped(freeze=True)
-    for found in on_ranks(2, lambda ranks: stepped(ranks, freeze=True), direct):
-        np.testing.assert_array_equal(found["norm2.weight"], 1)
-        np.testing.assert_allclose(found["conv1.weight"], alone["conv1.weight"], rtol=2e-3, atol=2e-3)
+    for state in on_ranks(2, lambda ranks: stepped(ranks, freeze=True), messages_alone):
+        np.testing.assert_array_equal(state["norm2.weight"], 1)
+        np.testing.assert_allclose(state["conv1.weight"], alone["conv1.weight"], rtol=2e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize("schedule", ["early", "late"])
@@ -137,23 +138,23 @@ def test_on_gpus_the_statistics_are_exchanged_on_the_device(monkeypatch, schedul
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
     alone = stepped()
     with standin.installed(("90", "90"), schedule=schedule) as machine:
-        everyone = on_ranks(2, lambda ranks: stepped(ranks, device=ranks.own("cuda")))
+        states = on_ranks(2, lambda ranks: stepped(ranks, device=ranks.own("cuda")))
         calls = machine.nccl_worlds[0].calls
-    for found in everyone:
+    for state in states:
         for name, expected in alone.items():
-            np.testing.assert_allclose(found[name], expected, rtol=2e-3, atol=2e-3, err_msg=name)
+            np.testing.assert_allclose(state[name], expected, rtol=2e-3, atol=2e-3, err_msg=name)
     assert calls[0] == calls[1]
     norms = [call.words[0] for call in calls[0][: 2 * 3]]
     assert norms == [f"allReduce: {channels} float32" for channels in (1, 1, 4, 4, 8, 8)]
 
 
-KINDS = [("numpy", "float32", net), ("numpy", "float16", branched), ("numpy", "float64", branched)]
-KINDS += [("emulated", "float32", branched)]
+KINDS = [("numpy", "float32", net), ("numpy", "float16", net_of_containers), ("numpy", "float64", net_of_containers)]
+KINDS += [("emulated", "float32", net_of_containers)]
 
 
 @pytest.mark.parametrize(("device", "dtype", "make"), KINDS)
 def test_shards_have_the_same_bits_on_any_number_of_ranks(device, dtype, make):
-    """The shards have 2, 3, 3 and 3 samples."""
+    """The four shards have 2, 3, 3 and 3 samples."""
     options = dict(device=device, dtype=dtype, shards=4, make=make)
 
     def rank(ranks):
@@ -163,14 +164,14 @@ def test_shards_have_the_same_bits_on_any_number_of_ranks(device, dtype, make):
     with cpu.fixed_parts():
         alone = stepped(**options)
         for size in (2, 4):
-            for found in on_ranks(size, rank, direct):
-                assert small.same_arrays(found, alone)
+            for state in on_ranks(size, rank, messages_alone):
+                assert small.same_arrays(state, alone)
 
 
 def test_shards_of_one_rank_match_the_whole_batch():
-    alone, cut = stepped(dtype="float64", sync=False), stepped(dtype="float64", shards=4)
+    alone, sharded = stepped(dtype="float64", sync=False), stepped(dtype="float64", shards=4)
     for name, expected in alone.items():
-        np.testing.assert_allclose(cut[name], expected, rtol=1e-9, atol=1e-9, err_msg=name)
+        np.testing.assert_allclose(sharded[name], expected, rtol=1e-9, atol=1e-9, err_msg=name)
 
 
 @pytest.mark.parametrize("schedule", ["early", "late"])
@@ -178,8 +179,8 @@ def test_gpus_with_two_shards_each_have_the_bits_of_one(monkeypatch, schedule):
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
     with standin.installed(("90", "90"), schedule=schedule):
         alone = stepped(NCCL(messages=Ranks()), device="cuda", shards=4)
-        for found in on_ranks(2, lambda ranks: stepped(ranks, device=ranks.own("cuda"), shards=4)):
-            assert small.same_arrays(found, alone)
+        for state in on_ranks(2, lambda ranks: stepped(ranks, device=ranks.own("cuda"), shards=4)):
+            assert small.same_arrays(state, alone)
 
 
 @pytest.mark.parametrize("device", ["emulated", "cuda"])
@@ -187,31 +188,31 @@ def test_captured_steps_have_the_same_bits(monkeypatch, device):
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
 
     def run(graph):
-        made = Trainer(small.net().to(device), "sgd", lr=0.05, shards=2, sync_batch_norm=True, graph=graph)
+        trainer = Trainer(small.net().to(device), "sgd", lr=0.05, shards=2, sync_batch_norm=True, graph=graph)
         data = small.images(16)
-        made.fit(
+        trainer.fit(
             Loader(data, 4, normalization=small.loader(data).normalization, device=device), epochs=2, progress=False
         )
-        arrays = {name: np.array(gc.to_numpy(value)) for name, value in made.net.state_dict().items()}
-        return arrays | {"losses": np.array([record["train_loss"] for record in made.history])}
+        arrays = {name: np.array(gc.to_numpy(value)) for name, value in trainer.net.state_dict().items()}
+        return arrays | {"losses": np.array([record["train_loss"] for record in trainer.history])}
 
     with standin.installed():
         assert small.same_arrays(run(False), run(True))
 
 
 def test_hooks_are_given_one_shard_at_a_time():
-    made, seen = net(), []
+    hooked, seen = net(), []
     for name in ("norm1", "conv1"):
-        made[name].register_forward_hook(lambda layer, x, y: seen.append((layer.name, len(x), len(y))))
-        made[name].register_backward_hook(lambda layer, dx, dy: seen.append((layer.name, len(dy))))
-    Trainer(made, "sgd", lr=0.01, sync_batch_norm=True, shards=2).step(IMAGES, LABELS)
+        hooked[name].register_forward_hook(lambda layer, x, y: seen.append((layer.name, len(x), len(y))))
+        hooked[name].register_backward_hook(lambda layer, dx, dy: seen.append((layer.name, len(dy))))
+    Trainer(hooked, "sgd", lr=0.01, sync_batch_norm=True, shards=2).step(IMAGES, LABELS)
     assert seen == [(name, n, n) for name in ("norm1", "conv1") for n in (5, 6)] + [
         (name, n) for name in ("conv1", "norm1") for n in (5, 6)
     ]
 
 
 @dataclass(eq=False, repr=False)
-class Holder(Layer):
+class UserContainer(Layer):
     """A user's container."""
 
     row: Sequential
@@ -230,17 +231,17 @@ class Holder(Layer):
 
 
 def test_nets_and_options_that_cannot_be_synchronized_are_refused():
-    own = Sequential(
-        [Input((6, 5, 1)), Holder(Sequential([Conv2D(2, 1), BatchNorm()]), name="held"), Flatten(), Linear(3)]
+    with_container = Sequential(
+        [Input((6, 5, 1)), UserContainer(Sequential([Conv2D(2, 1), BatchNorm()]), name="held"), Flatten(), Linear(3)]
     )
     with pytest.raises(
-        ValueError, match=r"runs held.row.norm1 on all shards of a rank together, and your Holder held runs"
+        ValueError, match=r"runs held.row.norm1 on all shards of a rank together, and your UserContainer held runs"
     ):
-        Trainer(own, sync_batch_norm=True, shards=4)
-    Trainer(own, sync_batch_norm=True, shards=1)
+        Trainer(with_container, sync_batch_norm=True, shards=4)
+    Trainer(with_container, sync_batch_norm=True, shards=1)
     with pytest.raises(ValueError, match="fuse=True computes batch norm with its neighbors, without other ranks"):
         Trainer(net(), sync_batch_norm=True, fuse=True)
-    fused = branched().fuse()
+    fused = net_of_containers().fuse()
     with pytest.raises(ValueError, match="relu1, a ConvNorm of a fused net, computes batch norm without other"):
         Trainer(fused, sync_batch_norm=True, shards=4, precision="float16")
     assert fused.precision == "float32"

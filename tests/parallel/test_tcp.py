@@ -1,4 +1,4 @@
-"""Messages between ranks that variables like torchrun's describe: threads here, over the loopback device."""
+"""Messages between ranks over TCP. The ranks are threads here; what torchrun would put into variables is a fixture."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def environment():
 
 
 @pytest.fixture
-def place(monkeypatch):
-    """Gives each rank its variables, which are those of this thread's rank here."""
+def rank_of_thread(monkeypatch):
+    """Its attributes `rank` and `size` take the place of torchrun's variables, for each thread its own."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    given = threading.local()
-    monkeypatch.setattr(tcp, "_rank_and_address", lambda: (given.rank, given.size, ("127.0.0.1", port)))
-    return given
+    local = threading.local()
+    monkeypatch.setattr(tcp, "_rank_and_address", lambda: (local.rank, local.size, ("127.0.0.1", port)))
+    return local
 
 
-def on_ranks(place, size, work, time_limit=20.0):
-    """What work(ranks) gives on each rank: a result, or the message of its error."""
+def on_ranks(rank_of_thread, size, work, time_limit=20.0):
+    """For each rank, the result of work(ranks) or the message of its error."""
 
     def run(rank):
-        place.rank, place.size = rank, size
+        rank_of_thread.rank, rank_of_thread.size = rank, size
         try:
             ranks = TCP(time_limit)
             with ranks.reporting_errors():
@@ -52,15 +52,15 @@ def on_ranks(place, size, work, time_limit=20.0):
         return [*pool.map(run, range(size))]
 
 
-def test_ranks_gather_and_share_in_their_order(place):
+def test_ranks_gather_and_share_in_their_order(rank_of_thread):
     def work(ranks):
         return [ranks.gather(ranks.rank**2), ranks.share(f"of {ranks.rank}"), ranks.first(lambda: ranks.rank)]
 
     for size in (1, 2, 4):
-        assert on_ranks(place, size, work) == [[[rank**2 for rank in range(size)], "of 0", 0]] * size
+        assert on_ranks(rank_of_thread, size, work) == [[[rank**2 for rank in range(size)], "of 0", 0]] * size
 
 
-def test_a_rank_that_fails_is_named_on_all(place):
+def test_a_rank_that_fails_is_named_on_all(rank_of_thread):
     for failing in (0, 1, 2):
 
         def work(ranks, failing=failing):
@@ -68,18 +68,18 @@ def test_a_rank_that_fails_is_named_on_all(place):
                 raise OSError("the disk is on fire")
             return ranks.gather(None)
 
-        answers = on_ranks(place, 3, work)
+        answers = on_ranks(rank_of_thread, 3, work)
         assert answers.pop(failing) == "the disk is on fire"
-        for each in answers:
-            assert each.startswith(f"rank {failing} (process ")
-            assert each.endswith(") failed: OSError: the disk is on fire")
+        for answer in answers:
+            assert answer.startswith(f"rank {failing} (process ")
+            assert answer.endswith(") failed: OSError: the disk is on fire")
 
 
-def test_a_rank_that_hangs_or_is_gone_is_named_on_all(place):
+def test_a_rank_that_hangs_or_is_gone_is_named_on_all(rank_of_thread):
     done = threading.Event()
 
     def hang(ranks):
-        return done.wait(10) if ranks.rank == 1 else _last(ranks, done)
+        return done.wait(10) if ranks.rank == 1 else gather_and_end(ranks, done)
 
     def vanish(ranks):
         for other in ranks._others.values() if ranks.rank == 1 else ():
@@ -87,13 +87,14 @@ def test_a_rank_that_hangs_or_is_gone_is_named_on_all(place):
         return ranks.rank == 1 or ranks.gather(None)
 
     for work, ending in ((hang, "did not answer within 0.5 s"), (vanish, "has ended")):
-        answers = on_ranks(place, 3, work, time_limit=0.5)
-        for each in (answers[0], answers[2]):
-            assert each.startswith("rank 1 (process ")
-            assert each.endswith(ending)
+        answers = on_ranks(rank_of_thread, 3, work, time_limit=0.5)
+        for answer in (answers[0], answers[2]):
+            assert answer.startswith("rank 1 (process ")
+            assert answer.endswith(ending)
 
 
-def _last(ranks, done):
+def gather_and_end(ranks, done):
+    """Gathers; rank 2 then ends the wait of rank 1."""
     try:
         return ranks.gather(None)
     finally:
@@ -101,11 +102,11 @@ def _last(ranks, done):
             done.set()
 
 
-def test_ranks_that_do_not_come_are_named(place):
-    place.rank, place.size = 0, 3
+def test_ranks_that_do_not_connect_are_named(rank_of_thread):
+    rank_of_thread.rank, rank_of_thread.size = 0, 3
     with pytest.raises(ParallelError, match=r"^rank 1 and rank 2 did not connect within 0\.1 s$"):
         TCP(0.1)
-    place.rank = 1
+    rank_of_thread.rank = 1
     start = time.monotonic()
     with pytest.raises(ParallelError, match=r"^rank 1 cannot reach rank 0 at 127\.0\.0\.1 port \d+ within 0\.1 s: "):
         TCP(0.1)
@@ -113,8 +114,8 @@ def test_ranks_that_do_not_come_are_named(place):
 
 
 @pytest.mark.slow
-def test_torchrun_starts_ranks():
-    """torchrun's own store listens on MASTER_PORT at the same time."""
+def test_ranks_that_torchrun_starts_gather_their_values():
+    """The store of torchrun listens on MASTER_PORT at the same time."""
     pytest.importorskip("torch")
     program = Path(__file__).with_name("meeting.py")
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program)]
@@ -123,8 +124,8 @@ def test_torchrun_starts_ranks():
     assert sorted(done.stdout.split("\n")) == ["", "0 [0, 10]", "1 [0, 10]"]
 
 
-GIVEN = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
-WRONG = {
+VARIABLES = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+WRONG = {  # changes to these, and the message
     "no address": (
         {"MASTER_ADDR": ""},
         "need the variables RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT; MASTER_ADDR is not",
@@ -138,15 +139,15 @@ WRONG = {
 
 def test_wrong_variables_are_refused(monkeypatch):
     for change, message in WRONG.values():
-        for name, value in (GIVEN | change).items():
+        for name, value in (VARIABLES | change).items():
             monkeypatch.setenv(name, value)
         with pytest.raises(ValueError, match=message):
             TCP()
 
 
-def test_ranks_on_the_cpu_are_for_mpiexec(monkeypatch, capsys, tmp_path):
+def test_ranks_of_torchrun_on_the_cpu_are_refused_with_the_advice_to_use_mpiexec(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-    for name, value in GIVEN.items():
+    for name, value in VARIABLES.items():
         monkeypatch.setenv(name, value)
     assert parallel.launched()
     assert main(["train", "--device", "numpy"]) == 2
@@ -157,12 +158,12 @@ def test_ranks_on_the_cpu_are_for_mpiexec(monkeypatch, capsys, tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
-def test_strangers_are_not_let_in(place, monkeypatch):
+def test_a_rank_with_another_key_is_refused(rank_of_thread, monkeypatch):
     keys = threading.local()
     monkeypatch.setattr(tcp, "_key", lambda: keys.own)
 
     def run(rank):
-        place.rank, place.size, keys.own = rank, 2, b"ours" if rank == 0 else b"theirs"
+        rank_of_thread.rank, rank_of_thread.size, keys.own = rank, 2, b"ours" if rank == 0 else b"theirs"
         try:
             TCP(0.5)
         except ParallelError as error:

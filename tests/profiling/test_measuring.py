@@ -31,7 +31,7 @@ def test_the_cpu_timer_times_every_call_except_the_first():
 
 
 class FakeGpu:
-    """CuPy's interface to a fake GPU: work takes a given time on a queue that runs in parallel with the host."""
+    """CuPy's interface to a fake GPU, whose queue runs in parallel with the host. Work takes a given time."""
 
     def __init__(self):
         self.done_at, self.host = 0.0, 0.0
@@ -90,7 +90,7 @@ def test_the_cuda_timer_separates_device_time_from_host_time(monkeypatch, device
 
     samples = CudaTimer("cuda:0").burst(call, 0.05)
     assert set(samples) == {"wall", "host", "cold", "warm"}
-    for column in ("cold", "warm"):  # the host's time is hidden behind the queue
+    for column in ("cold", "warm"):  # without the host's time, during which the queue still has work
         np.testing.assert_allclose(samples[column], device, rtol=1e-6)
     np.testing.assert_allclose(samples["host"], host, rtol=1e-6)
     np.testing.assert_allclose(samples["wall"], max(device, host), rtol=0.4)
@@ -104,15 +104,15 @@ def test_marks_measure_device_time_while_the_device_is_held(monkeypatch):
     timer = CudaTimer("cuda:0")
 
     def marks():
-        found = [timer.mark()]
+        recorded = [timer.mark()]
         for seconds in (2e-6, 5e-6):
             gpu.work(seconds, host=1e-3)
-            found.append(timer.mark())
-        return timer.seconds(found)
+            recorded.append(timer.mark())
+        return timer.seconds(recorded)
 
     timer.hold(3e-3)
     np.testing.assert_allclose(marks(), [0, 2e-6, 7e-6], rtol=1e-6)
-    assert marks()[-1] > 1e-3  # not held: the device waits for the host
+    assert marks()[-1] > 1e-3  # the device is not held, so it waits for the host
 
 
 def test_marks_of_the_cpu_measure_the_time_between_them():
@@ -132,12 +132,12 @@ def test_the_emulated_device_has_no_timer():
 
 def test_launches_are_counted_by_kernel():
     x = gc.asarray(np.ones((2, 4, 4, 3), np.float32), "emulated")
-    with launches.recorded() as found:
+    with launches.recorded() as recorded:
         y = gc.ops.relu(x)
         gc.ops.relu_backward(y, y)
         gc.ops.relu(x)
-    gc.ops.relu(x)  # not counted, as it comes after the context
-    rows = launches.table(found)
+    gc.ops.relu(x)  # after the context, so not counted
+    rows = launches.table(recorded)
     assert [(row["kernel"], row["launches"]) for row in rows] == [("relu_forward", 2), ("relu_backward", 1)]
     assert (rows[0]["file"], rows[0]["algorithm"]) == ("activation.cu", None)
     assert rows[0]["macros"]["DTYPE"] == "float32"
@@ -147,24 +147,24 @@ def test_launches_are_counted_by_kernel():
 
 def test_launches_can_be_listed_without_running_anything():
     x = gc.asarray(-np.ones(8, np.float32), "emulated")
-    with launches.recorded(execute=False) as found:
+    with launches.recorded(execute=False) as recorded:
         y = gc.ops.relu(x)
-    assert [launch.kernel.name for launch in found] == ["relu_forward"]
+    assert [launch.kernel.name for launch in recorded] == ["relu_forward"]
     assert np.isnan(np.asarray(y)).all()  # poison: nothing was written
 
 
 def test_a_kernels_registers_spills_and_occupancy_are_listed():
     pytest.importorskip("cuda.core")
     x = gc.asarray(np.ones(64, np.float32), "emulated")
-    with launches.recorded() as found:
+    with launches.recorded() as recorded:
         gc.ops.relu(x)
-    (row,) = launches.table(found, "sm_90a")
+    (row,) = launches.table(recorded, "sm_90a")
     assert 0 < row["registers"] <= 255
     assert row["spilled"] == 0
     assert 0 < row["occupancy"] <= 1
 
 
-def test_a_floor_is_the_larger_of_both_times():
+def test_the_floor_of_work_is_the_longer_of_its_times_for_arithmetic_and_bytes():
     ceilings = Ceilings(10.0, {"float32": 100.0})
     assert Work(1000, 50).floor(ceilings, "float32") == 10
     assert Work(1000, 500).floor(ceilings, "float32") == 50
@@ -174,9 +174,9 @@ def test_a_floor_is_the_larger_of_both_times():
 
 def test_the_work_of_a_convolution_equals_that_counted_by_hand():
     problem = conv(2, 5, 6, 4, 6, (3, 2), stride=(2, 1), padding=((1, 0), (0, 1)), groups=2)
-    found = convolution(problem, itemsize=2)
+    recorded = convolution(problem, itemsize=2)
     y_size = np.prod(problem.y_shape)
-    assert found == Work(2 * y_size * 3 * 2 * 2, 2 * (2 * 5 * 6 * 4 + 6 * 3 * 2 * 2 + y_size))
+    assert recorded == Work(2 * y_size * 3 * 2 * 2, 2 * (2 * 5 * 6 * 4 + 6 * 3 * 2 * 2 + y_size))
     with pytest.raises(ValueError, match="fprop, dgrad or wgrad"):
         convolution(problem, itemsize=2, direction="forward")
 

@@ -35,7 +35,7 @@ def recorder(monkeypatch):
     nvtx_domain.span.cache_clear()
 
 
-def test_a_range_for_each_layer_and_direction(recorder):
+def test_each_layer_and_direction_is_a_range(recorder):
     net = models.build("seed-net")
     with profiling.ranges():
         net.backward(net.forward(np.zeros((1, 32, 32, 3), np.float32)))
@@ -48,8 +48,8 @@ def test_a_range_for_each_layer_and_direction(recorder):
     assert recorder.events.count("end") == len(names)
 
 
-def test_the_range_name_of_a_fused_layer_works_in_filters(recorder):
-    """In Nsight Compute's --nvtx-include a plus separates ranges."""
+def test_the_range_of_a_fused_layer_has_no_plus_in_its_name(recorder):
+    """In the filter --nvtx-include of Nsight Compute a plus separates ranges."""
     with profiling.ranges():
         models.build("seed-net").fuse().forward(np.zeros((1, 32, 32, 3), np.float32))
     assert recorder.events[0] == ("input.forward", "forward")
@@ -75,8 +75,8 @@ def test_a_range_ends_when_its_layer_raises(recorder):
     assert recorder.events.count("end") == len(recorder.events) - recorder.events.count("end")
 
 
-def test_a_range_is_cheap_without_a_profiler():
-    """With the real domain. Half a microsecond was measured; the bound only catches another order of magnitude."""
+def test_without_a_profiler_a_range_takes_less_than_20_microseconds():
+    """In the real domain. Half a microsecond was measured; the bound finds only faults by orders of magnitude."""
 
     def use():
         with profiling.span("conv1.forward", "forward"):
