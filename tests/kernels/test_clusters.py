@@ -19,7 +19,7 @@ from gpuconv.backends.cuda.runtime.kernel import load
 FILE = Path(__file__).with_name("clusters.cu")
 PAIRS, TILES = 2, 5
 
-# What a message says: # is a number, @ a place in the source, ~ the index of a block, | "or"; BEGIN, END, COPIER and
+# Parts of the messages: # is a number, @ a place in the source, ~ the index of a block, | "or"; BEGIN, END, COPIER and
 # ADDER are the lines of the file that end in these comments. ALWAYS: in every run; CHECKED: in a checked one.
 STAGE = "shared stages + # bytes of block ~"
 ALWAYS = {
@@ -63,13 +63,14 @@ CHECKED = {
 
 
 def pattern(text):
-    found = re.escape(text).replace(r"\#", r"\d+").replace("@", r"\w+\.cuh?:\d+").replace(r"\ \|\ ", "|")
-    found = found.replace(r"\~", r"\([0123], 0, 0\)").replace("~", r"\([0123], 0, 0\)")
+    """The regular expression of a message in this notation."""
+    regex = re.escape(text).replace(r"\#", r"\d+").replace("@", r"\w+\.cuh?:\d+").replace(r"\ \|\ ", "|")
+    regex = regex.replace(r"\~", r"\([0123], 0, 0\)").replace("~", r"\([0123], 0, 0\)")
     for comment in ("begin", "end", "copier", "adder"):
         lines = FILE.read_text().splitlines()
         line = next(i for i, text in enumerate(lines, 1) if text.endswith(f"// {comment}"))
-        found = found.replace(comment.upper(), rf"clusters\.cu:{line}")
-    return found
+        regex = regex.replace(comment.upper(), rf"clusters\.cu:{line}")
+    return regex
 
 
 def launch(kernel, tiles=TILES, **settings):
@@ -93,7 +94,7 @@ def test_a_pair_shares_its_loads_in_every_order(kernel, sanitize):
     [(kernel, "none") for kernel in ALWAYS] + [(kernel, "checked") for kernel in ALWAYS | CHECKED],
     ids=lambda value: value,
 )
-def test_the_fault_is_named(kernel, sanitize):
+def test_the_message_names_the_fault(kernel, sanitize):
     expected = pattern((ALWAYS | CHECKED if sanitize == "checked" else ALWAYS)[kernel])
     for seed in range(8):
         begin = time.process_time()
@@ -104,7 +105,9 @@ def test_the_fault_is_named(kernel, sanitize):
             message
         )
         assert re.search(expected, message), f"seed {seed}: {message}"
-        assert seed == 0 or time.process_time() - begin < 1  # a deadlock is no hang; the first run may compile
+        assert (
+            seed == 0 or time.process_time() - begin < 1
+        )  # a deadlock is noticed at once; only the first run may compile
 
 
 def test_every_fault_has_a_kernel():
@@ -172,7 +175,7 @@ def test_blocks_see_what_others_wrote_before_a_cluster_sync(size, grid, threads)
         np.testing.assert_array_equal(*exchanged("exchanged", size, grid, threads, **settings))
 
 
-def test_blocks_do_not_see_it_without_a_cluster_sync():
+def test_reading_what_another_block_wrote_without_a_cluster_sync_is_a_race():
     fault = (
         r"race: (reads|writes) argument 'y' \+ \d+ bytes, which thread \(\d+, 0, 0\) of block \([01], 0, 0\) wrote at"
     )
@@ -232,7 +235,7 @@ def test_the_machine_code_of_an_arrival_fences_nothing():
     pytest.importorskip("cuda.core", reason="NVRTC is not installed")
     module = load(FILE, {"SIZE": 2})
     binary = nvrtc.compile_cubin(FILE.stem, module.text, module.defines, "sm_90a")
-    opcodes = [each.opcode for each in machine_code.disassemble(binary.path)["correct"]]
+    opcodes = [instruction.opcode for instruction in machine_code.disassemble(binary.path)["correct"]]
     assert opcodes.count("UTMALDG.2D.MULTICAST") == 1
     assert opcodes.count("UCGABAR_ARV") == opcodes.count("UCGABAR_WAIT") == 2
     assert opcodes.count("MEMBAR.ALL.GPU") == 2  # those of the two cluster_sync()

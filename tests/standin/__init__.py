@@ -7,7 +7,7 @@ Kernels run in gpuconv's emulator. Where CUDA leaves the order of work open, the
 of a stream, or of a branch of a graph, only when something waits for it, "early" as soon as it is queued; correct code
 gives the same numbers with both. The stand-in enforces these rules, and test_rules.py breaks each of them:
 
-- arrays and modules belong to the device that was current when they were made, and can be used only there;
+- arrays and modules belong to the device that was current at their creation, and can be used only there;
 - legacy, blocking and non-blocking streams wait for one another as in the CUDA Programming Guide, "Default Stream";
 - what CUDA forbids during a capture is refused or invalidates the capture; a graph keeps no array alive;
 - a pool reuses a freed block at once, poisoned, for the stream that allocated it, and for no other stream;
@@ -71,17 +71,17 @@ def installed(gpus: Sequence[str] = ("90",), *, schedule: str = "late", peer_acc
     from gpuconv.backends.cuda.runtime import nvrtc, tensor_map
 
     machine = Machine(tuple(gpus), schedule, peer_access)
-    before, ours = (nvrtc.compile_cubin, nvrtc.find_cubin, tensor_map.driver), module(machine)
-    with use(machine), replaced({"cupy": ours, "cupy.cuda.nccl": ours.cuda.nccl}):
+    before, stand_in = (nvrtc.compile_cubin, nvrtc.find_cubin, tensor_map.driver), module(machine)
+    with use(machine), replaced({"cupy": stand_in, "cupy.cuda.nccl": stand_in.cuda.nccl}):
         nvrtc.compile_cubin = nvrtc.find_cubin = modules.compile_cubin
         tensor_map.driver = lambda: driver
-        forget()
+        clear_caches()
         try:
             yield machine
             machine.run_all()
         finally:
             nvrtc.compile_cubin, nvrtc.find_cubin, tensor_map.driver = before
-            forget()
+            clear_caches()
 
 
 @contextlib.contextmanager
@@ -99,7 +99,7 @@ def replaced(modules: dict[str, Any]) -> Iterator[None]:
                 sys.modules[name] = module
 
 
-def forget() -> None:
+def clear_caches() -> None:
     """Clear gpuconv's caches that depend on the machine."""
     from gpuconv.backends.cuda.gemm import tuner
     from gpuconv.backends.cuda.ops import counters

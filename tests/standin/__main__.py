@@ -16,18 +16,18 @@ from tests.standin import made_up
 
 
 def main(words: list[str]) -> None:
-    option, what, *arguments = words
+    option, program, *arguments = words
     sys.modules["torch"] = None  # type: ignore[assignment]  # PyTorch would see no GPU
-    # -c CODE, so that the prover's child has these GPUs too
+    # The prover starts a child process with -c CODE; the child must have these GPUs, too.
     prover.command = [sys.executable, "-m", "tests.standin", *prover.command[2:]]
     gpus = os.environ.get("GPUCONV_STANDIN_GPUS", "90").split(",")
     with standin.installed(gpus, schedule=os.environ.get("GPUCONV_STANDIN_SCHEDULE", "late")), made_up.times():
-        sys.argv = ["-c" if option == "-c" else what, *arguments]
+        sys.argv = ["-c" if option == "-c" else program, *arguments]
         if option == "-c":
             names: dict[str, Any] = {"__name__": "__main__"}
-            exec(compile(what, "<string>", "exec"), names)
+            exec(compile(program, "<string>", "exec"), names)
         elif option == "-m":
-            runpy.run_module(what, run_name="__main__", alter_sys=True)
+            runpy.run_module(program, run_name="__main__", alter_sys=True)
         else:
             raise SystemExit(f"python -m tests.standin takes -m MODULE or -c CODE, received {option}")
 

@@ -67,11 +67,11 @@ class ndarray:
         return ndarray(host.shape, host.dtype, pointer, host.strides)
 
     def _expect_current(self) -> None:
-        own, now = self.data.device_id, current().device
-        if own != now and not current().peer_access:
+        home, now = self.data.device_id, current().device
+        if home != now and not current().peer_access:
             raise ValueError(
-                f"The device where the array resides ({own}) is different from the current device ({now}). Peer access "
-                "is unavailable between these devices."
+                f"The device where the array resides ({home}) is different from the current device ({now}). Peer "
+                "access is unavailable between these devices."
             )
 
     def __len__(self) -> int:
@@ -173,7 +173,7 @@ def ones(shape, dtype=np.float32) -> ndarray:
 
 
 def asarray(x, dtype=None) -> ndarray:
-    """Copies a host array before it returns, as CuPy does to pinned memory; the caller may change the array then."""
+    """A copy on the device. A host array is copied at once, as CuPy does to pinned memory; then it may change."""
     if isinstance(x, ndarray):
         return x if dtype is None or x.dtype == dtype else x.astype(dtype)
     host = np.array(x, dtype, order="C")
@@ -190,5 +190,5 @@ def asnumpy(x: ndarray) -> np.ndarray:
 
 
 def from_dlpack(x) -> ndarray:
-    """Import a test's object. Its `standin_dlpack(stream)` makes the stream wait for the data and returns the array."""
+    """Import an object of a test, whose `standin_dlpack(stream)` makes the stream wait and returns the array."""
     return x.standin_dlpack(get_current_stream())

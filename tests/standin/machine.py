@@ -53,11 +53,11 @@ class Capture:
         self._calls.append(work)
 
     def order(self, schedule: str) -> list[Work]:
-        """An order in which the graph may run: "early" that of the calls, "late" a branch only when its work is waited
-        for."""
+        """The order in which the graph runs. "early": that of the calls. "late": the work of a branch runs only when
+        other work waits for it."""
         if schedule == "early":
             return self._calls
-        found: list[Work] = []
+        ordered: list[Work] = []
         done: Counter[Queue] = Counter()
 
         def run(queue: Queue, end: int) -> None:
@@ -66,10 +66,10 @@ class Capture:
                 done[queue] += 1
                 for other, needed in waits:
                     run(other, needed)
-                found.append(work)
+                ordered.append(work)
 
         run(self.origin, self.end(self.origin))
-        return found
+        return ordered
 
 
 class Queue:
@@ -107,7 +107,7 @@ class Queue:
             self._append(waits, work)
 
     def wait(self, other: Queue, end: int) -> None:
-        """Later work waits until the first `end` pieces of another stream's work are done."""
+        """Work queued later runs after the first `end` pieces of work of another stream."""
         with self.machine.lock:
             if other.captured is not None:
                 self._wait_captured(other, end, other.captured)
@@ -116,8 +116,8 @@ class Queue:
             self._append([(other, end)], lambda: None)
 
     def _wait_captured(self, other: Queue, end: int, capture: Capture) -> None:
-        """A stream that waits for a captured stream becomes a branch of the capture, and must be waited for before the
-        capture ends."""
+        """A stream that waits for a captured stream becomes a branch of the capture. Before the capture ends, another
+        stream must wait for the branch."""
         if self.captured is None:
             self.captured = capture
             capture.branches.append(self)
@@ -154,11 +154,11 @@ class Queue:
         """Run the first `end` pieces of work, each after the work that it waits for."""
         with self.machine.lock:
             while self._finished() and self._done < end:
-                next_one = self._done
-                waits, work = self._work[next_one]
+                number = self._done
+                waits, work = self._work[number]
                 for queue, needed in waits:
                     queue.run(needed)
-                if self._done != next_one:  # another thread ran it meanwhile
+                if self._done != number:  # another thread ran this piece meanwhile
                     continue
                 self._work[self._done] = ([], lambda: None)
                 self._done += 1
@@ -169,15 +169,16 @@ class Queue:
                     self.machine.thread.runs = before
 
     def _finished(self) -> bool:
-        """Wait while a piece of this stream's work waits for another GPU, in whichever thread it runs."""
+        """Wait until no piece of this stream's work, in any thread, waits for another GPU."""
         assert self.machine.changed.wait_for(lambda: not self.held, PATIENCE), "a stream's work does not end"
         return True
 
-    def stands_still(self, end: int) -> bool:
+    def hangs(self, end: int) -> bool:
         """Whether the first `end` pieces of work wait for a GPU that hangs, this one or one that NCCL waits for."""
         hung = self.machine.hung
-        left = [work for _, work in self._work[self._done : end]]
-        return bool(left) and (self.device in hung or any(getattr(work, "waits_for", set)() & hung for work in left))
+        remaining = [work for _, work in self._work[self._done : end]]
+        waits = (getattr(work, "waits_for", set)() & hung for work in remaining)
+        return bool(remaining) and (self.device in hung or any(waits))
 
     def run_one(self) -> bool:
         """Run the next piece of work, unless it waits for another stream. Returns whether a piece was run."""
@@ -235,7 +236,7 @@ class Machine:
             raise ValueError(f"a schedule is early or late, received {schedule!r}")
         self.gpus, self.schedule, self.peer_access = gpus, schedule, peer_access
         self.lock = threading.RLock()
-        self.changed = threading.Condition(self.lock)  # notified when NCCL calls advance or ranks join
+        self.changed = threading.Condition(self.lock)  # notified when an NCCL call advances or a rank joins
         self.queues: list[Queue] = []
         self.launches: list[tuple[str, int]] = []
         self.property_calls = 0
@@ -259,8 +260,8 @@ class Machine:
         self.thread.device = index
 
     def sleep_until(self, moment: float) -> None:
-        if (left := moment - self.clock.perf_counter()) > 0:
-            self.clock.sleep(left)
+        if (remaining := moment - self.clock.perf_counter()) > 0:
+            self.clock.sleep(remaining)
 
     def properties(self, index: int) -> dict[str, Any]:
         self.property_calls += 1

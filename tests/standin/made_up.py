@@ -31,8 +31,8 @@ class Timer:
 
 
 def _ceilings() -> Iterator[tuple[str, str, float, Any]]:
-    for what, amount in (("copy", 4e9), ("bfloat16", 7e11), ("float16", 7e11), ("tf32", 3e11), ("float32", 5e10)):
-        yield what, "made up", amount, lambda _: None
+    for name, amount in (("copy", 4e9), ("bfloat16", 7e11), ("float16", 7e11), ("tf32", 3e11), ("float32", 5e10)):
+        yield name, "made up", amount, lambda _: None
 
 
 @contextlib.contextmanager

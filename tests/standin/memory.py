@@ -12,7 +12,7 @@ import numpy as np
 from tests.standin.machine import current
 from tests.standin.streams import get_current_stream
 
-_UNIT = 512  # bytes that a pool rounds up to, and the alignment of every block
+_UNIT = 512  # bytes: pools round sizes up to a multiple of it, and every block is aligned to it
 POISON = 0xFF  # NaN in every float
 
 
@@ -28,13 +28,13 @@ class Memory:
 
     def __del__(self) -> None:
         self._machine.allocated -= self.size
-        kept, within_work = self._bytes, getattr(self._machine.thread, "runs", None) is not None
+        memory, within_work = self._bytes, getattr(self._machine.thread, "runs", None) is not None
         with contextlib.suppress(Exception):  # when the interpreter ends
             for queue in self._machine.queues:
                 if queue.device != self.device_id or queue.captured is not None:
                     continue
                 if within_work:  # garbage collected during a kernel: the memory lives until the queued work is done
-                    queue.push(lambda: kept)
+                    queue.push(lambda: memory)
                 else:
                     queue.run(queue.end)
 
@@ -61,7 +61,7 @@ def _copy(to: int, from_: int, size: int) -> None:
 
 
 class _Block:
-    """A pool's block in use; it returns to the pool when it is dropped, even if queued work still uses it."""
+    """A block of a pool in use. When this object is deleted, the block is free again, even if queued work uses it."""
 
     def __init__(self, pool: MemoryPool, memory, home) -> None:
         self._pool, self._memory, self._home = pool, memory, home
@@ -72,7 +72,7 @@ class _Block:
 
 
 class MemoryPool:
-    """Blocks by device, stream and size: the same stream gets a freed block at its next request of that size."""
+    """Free blocks by device, stream and size. A stream that requests a size again gets a block that it freed."""
 
     def __init__(self, allocator: Callable[[int], MemoryPointer] | None = None) -> None:
         self._allocator = allocator or (lambda size: MemoryPointer(Memory(size), 0))
@@ -121,5 +121,5 @@ def set_allocator(allocator: Callable[[int], MemoryPointer] | None) -> None:
 def allocate(size: int) -> MemoryPointer:
     """Memory from this thread's allocator, the machine's, or the default pool."""
     machine = current()
-    own = getattr(machine.thread, "allocator", None) or getattr(machine, "allocator", None)
-    return (own or get_default_memory_pool().malloc)(size)
+    chosen = getattr(machine.thread, "allocator", None) or getattr(machine, "allocator", None)
+    return (chosen or get_default_memory_pool().malloc)(size)

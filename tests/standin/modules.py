@@ -1,4 +1,4 @@
-"""Compiled kernels: "compiling" records text and macros, launching runs them in gpuconv's emulator."""
+"""Kernels: compiling one only stores its text and macros; a launch compiles and runs it in gpuconv's emulator."""
 
 from __future__ import annotations
 
@@ -93,15 +93,18 @@ class RawKernel:
         packed = [_packed(argument) for argument in args]
 
         def launch() -> None:
-            values = [
-                array_at(*each) if isinstance(each, tuple) else None if parameter.pointer else each
-                for each, parameter in zip(packed, parameters)
-            ]
+            values = [_unpacked(argument, parameter.pointer) for argument, parameter in zip(packed, parameters)]
             names = [parameter.name for parameter in parameters]
             entry = library.entry(self.name)
             library.launch(self.name, entry, tuple(grid), tuple(block), values, names, shared_mem, cluster)
 
         get_current_stream().queue.push(launch, machine.kernel_seconds)
+
+
+def _unpacked(argument, pointer: bool):
+    if isinstance(argument, tuple):
+        return array_at(*argument)
+    return None if pointer else argument  # for a pointer, the only argument without an array is a null pointer
 
 
 def _packed(argument):

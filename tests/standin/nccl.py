@@ -53,7 +53,7 @@ class Group:
 
 
 class World:
-    """The ranks with one identifier."""
+    """All ranks that joined with the same identifier, and their calls."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
@@ -77,9 +77,9 @@ class World:
                     group.queue.held = True
                 while group.open and not self.failed:
                     if not self._others_advance(group):
-                        stuck = sum(each.open > 0 for each in self.waiting) >= self.size
+                        stuck = sum(waiting.open > 0 for waiting in self.waiting) >= self.size
                         self.failed = stuck or not self.changed.wait(PATIENCE)
-                words = ", ".join(each.kind for each in group.transfers)
+                words = ", ".join(transfer.kind for transfer in group.transfers)
                 assert not group.open, f"rank {rank} waits in {words}, which no other rank answers"
             except BaseException:
                 self.failed, group.queue.held, group.open = True, False, 0
@@ -100,22 +100,22 @@ class World:
         number = self.counts[rank, transfer.key, transfer.kind] = (
             self.counts.get((rank, transfer.key, transfer.kind), 0) + 1
         )
-        found = self.posted.setdefault((*transfer.key, number), {})
-        found[rank] = group, transfer
-        everyone = [each for _, each in found.values()]
-        if len(found) < (2 if transfer.key[0] == "p2p" else self.size):
+        counterparts = self.posted.setdefault((*transfer.key, number), {})
+        counterparts[rank] = group, transfer
+        transfers = [posted for _, posted in counterparts.values()]
+        if len(counterparts) < (2 if transfer.key[0] == "p2p" else self.size):
             return
-        assert len({(each.count, each.dtype) for each in everyone}) == 1, (
-            f"ranks exchange arrays of different sizes or dtypes: {everyone}"
+        assert len({(posted.count, posted.dtype) for posted in transfers}) == 1, (
+            f"ranks exchange arrays of different sizes or dtypes: {transfers}"
         )
         if transfer.key[0] == "p2p":
-            kinds = {each.kind.split()[0]: each for each in everyone}
-            kinds["recv"].memory()[...] = kinds["send"].memory()
+            by_kind = {posted.kind.split()[0]: posted for posted in transfers}
+            by_kind["recv"].memory()[...] = by_kind["send"].memory()
         else:
-            total = sum(each.memory().astype(np.float64) for each in everyone)
-            for each in everyone:
-                each.memory()[...] = total.astype(each.dtype)
-        for matched, _ in found.values():
+            total = sum(posted.memory().astype(np.float64) for posted in transfers)
+            for posted in transfers:
+                posted.memory()[...] = total.astype(posted.dtype)
+        for matched, _ in counterparts.values():
             matched.open -= 1
             if matched in self.waiting and not matched.open:
                 matched.queue.held = False
@@ -164,13 +164,13 @@ class NcclCommunicator:
     def _queue(self, transfers: list[Transfer], stream: int) -> None:
         queue = queue_at(stream)
         assert queue.device == self._device, f"a stream of GPU {queue.device}, a communicator of GPU {self._device}"
-        words = tuple(f"{each.kind}: {each.count} {each.dtype}" for each in transfers)
+        words = tuple(f"{transfer.kind}: {transfer.count} {transfer.dtype}" for transfer in transfers)
         self._world.calls[self._rank].append(Call(words, queue.captured is not None))
         queue.push(Exchange(self, transfers))
 
 
 class Exchange:
-    """A call as a piece of a stream's work, which ends at once if the communicator was aborted."""
+    """A call as a piece of a stream's work. It ends at once if the communicator was aborted."""
 
     def __init__(self, communicator: NcclCommunicator, transfers: list[Transfer]) -> None:
         self._communicator, self._transfers = communicator, transfers
@@ -191,10 +191,10 @@ def group_start() -> None:
 
 def group_end() -> None:
     group, _groups.open = _groups.open, None
-    for communicator in {id(each): each for each, _, _ in group}.values():
-        own = [(transfer, stream) for each, transfer, stream in group if each is communicator]
-        assert len({stream for _, stream in own}) == 1
-        communicator._queue([transfer for transfer, _ in own], own[0][1])
+    for communicator in {id(caller): caller for caller, _, _ in group}.values():
+        calls = [(transfer, stream) for caller, transfer, stream in group if caller is communicator]
+        assert len({stream for _, stream in calls}) == 1
+        communicator._queue([transfer for transfer, _ in calls], calls[0][1])
 
 
 def module(machine: Machine) -> types.SimpleNamespace:

@@ -29,8 +29,8 @@ NAME = "new-32x32"
 @contextlib.contextmanager
 def new_family() -> Iterator[Algorithm]:
     """The SIMT kernels of a known tile, compiled with another MIN_BLOCKS, as an algorithm that no GPU has run."""
-    like = algorithms.find("simt-32x32", "float32")
-    with with_algorithm(like, name=NAME, macros=dict(like.macros) | dict(MIN_BLOCKS=7), proved=False) as new:
+    known = algorithms.find("simt-32x32", "float32")
+    with with_algorithm(known, name=NAME, macros=dict(known.macros) | dict(MIN_BLOCKS=7), proved=False) as new:
         yield new
 
 
@@ -51,16 +51,16 @@ def planted(fault: str, algorithm: str = NAME) -> Iterator[None]:
     """Within this context launches of the algorithm have a fault, one of `FAULTS`, or "none"."""
     original, count = launch.launch, 0
 
-    def wrong(product, plan, out, secondary, inputs, **more):
+    def wrong(product, plan, out, secondary, inputs, **options):
         nonlocal count
-        new = plan.algorithm.name == algorithm
-        if new and fault in _BEFORE:
+        faulty = plan.algorithm.name == algorithm
+        if faulty and fault in _BEFORE:
             _BEFORE[fault]()
-        found = original(product, plan, out, secondary, inputs, **more)
-        if new and fault in _AFTER:
+        result = original(product, plan, out, secondary, inputs, **options)
+        if faulty and fault in _AFTER:
             count += 1
             _AFTER[fault](out, inputs, count)
-        return found
+        return result
 
     launch.launch = wrong
     try:
@@ -143,7 +143,7 @@ _AFTER = {
     "a write out of bounds": _out_of_bounds,
     "a changed input": _changed_input,
 }
-FAULTS = {  # the message for each
+FAULTS = {  # the part of the verdict that names each
     "hangs": "did not answer within",
     "crashes": "ended with SIGSEGV",
     "is killed": "ended with SIGKILL",
@@ -157,5 +157,5 @@ FAULTS = {  # the message for each
     "a write out of bounds": "wrote 4 bytes out of bounds, 41 bytes after an array of",
     "a changed input": "it changed its inputs",
 }
-# The faults whose verdict is stored.
+# The faults whose verdict is stored; the others may not occur at the next attempt.
 LASTING = {*FAULTS} - {"is killed", "lacks memory"}

@@ -52,13 +52,13 @@ class Stream:
     def __init__(self, null: bool = False, non_blocking: bool = False) -> None:
         machine = current()
         self.device_id = -1 if null else machine.device
-        self._own = None if null else Queue(machine, machine.device, "non-blocking" if non_blocking else "blocking")
+        self._queue = None if null else Queue(machine, machine.device, "non-blocking" if non_blocking else "blocking")
         self.ptr = 0 if null else next(_addresses)
         _at[self.ptr] = self
 
     @property
     def queue(self) -> Queue:
-        return self._own or current().legacy[current().device]
+        return self._queue or current().legacy[current().device]
 
     def __enter__(self) -> Stream:
         machine = current()
@@ -129,7 +129,7 @@ class Event:
             return True
         queue, end = self.position
         with current().lock:
-            if queue.stands_still(end):
+            if queue.hangs(end):
                 return False
             queue.run(end)
         return current().clock.perf_counter() >= self.time

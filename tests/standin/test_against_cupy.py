@@ -25,67 +25,71 @@ def has(owner, name: str) -> bool:
     return hasattr(owner, name) or (owner is cupy.cuda.Stream and hasattr(cupy.cuda.Stream.null, name))
 
 
-OWN = {"queue", "position", "time", "owner"}  # attributes that only the stand-in's objects have
+ONLY_IN_STANDIN = {"queue", "position", "time", "owner"}
 
 
 def offered(object_) -> set[str]:
     """The names of an object and of its class that are not private."""
-    return {name for name in vars(object_).keys() | vars(type(object_)).keys() if not name.startswith("_")} - OWN
+    return {
+        name for name in vars(object_).keys() | vars(type(object_)).keys() if not name.startswith("_")
+    } - ONLY_IN_STANDIN
 
 
 def test_attributes_of_the_stand_ins_objects_exist_in_cupy():
     with standin.installed(("90",)):
-        import cupy as ours
+        import cupy as stand_in
 
-        array, stream = ours.zeros(4), ours.cuda.Stream()
-        module = ours.RawModule(path=modules.compile_cubin("k", 'extern "C" __global__ void k() {}', {}, "sm_90").path)
+        array, stream = stand_in.zeros(4), stand_in.cuda.Stream()
+        module = stand_in.RawModule(
+            path=modules.compile_cubin("k", 'extern "C" __global__ void k() {}', {}, "sm_90").path
+        )
         with stream:
             stream.begin_capture()
             graph = stream.end_capture()
         pairs = [
             (array, cupy.ndarray),
             (array.data, cupy.cuda.MemoryPointer),
-            (ours.cuda.Memory(4), cupy.cuda.Memory),
-            (ours.cuda.MemoryPool(), cupy.cuda.MemoryPool),
+            (stand_in.cuda.Memory(4), cupy.cuda.Memory),
+            (stand_in.cuda.MemoryPool(), cupy.cuda.MemoryPool),
             (module, cupy.RawModule),
             (module.get_function("k"), cupy.RawKernel),
-            (ours.cuda.Device(0), cupy.cuda.Device),
+            (stand_in.cuda.Device(0), cupy.cuda.Device),
             (stream, cupy.cuda.Stream),
-            (ours.cuda.Event(), cupy.cuda.Event),
+            (stand_in.cuda.Event(), cupy.cuda.Event),
             (graph, cupy.cuda.graph.Graph),
         ]
-        for object_, theirs in pairs:
-            missing = [name for name in offered(object_) if not has(theirs, name)]
-            assert not missing, theirs
+        for object_, class_ in pairs:
+            missing = [name for name in offered(object_) if not has(class_, name)]
+            assert not missing, class_
         assert {"ptr", "device_id"} <= offered(stream) & offered(array.data)
 
 
 def test_names_of_the_stand_in_exist_in_cupy():
-    def compare(ours, theirs, path):
-        for name, value in vars(ours).items():
+    def compare(stand_in, original, path):
+        for name, value in vars(stand_in).items():
             if not name.startswith("__"):
-                assert hasattr(theirs, name), f"{path}.{name}"
+                assert hasattr(original, name), f"{path}.{name}"
                 if type(value).__name__ == "SimpleNamespace":
-                    compare(value, getattr(theirs, name), f"{path}.{name}")
+                    compare(value, getattr(original, name), f"{path}.{name}")
 
-    ours = standin.module(Machine(("90",), "late", False))
-    names = vars(vars(ours.cuda).pop("nccl"))
-    compare(ours, cupy, "cupy")
-    # Without the NCCL library CuPy cannot be asked for the names in it, but its binding contains them.
+    stand_in = standin.module(Machine(("90",), "late", False))
+    names = vars(vars(stand_in.cuda).pop("nccl"))
+    compare(stand_in, cupy, "cupy")
+    # Without the NCCL library CuPy's module for NCCL cannot be imported, but its file contains the names.
     binding = next(Path(cupy_backends.__file__).parent.glob("cuda/libs/nccl.*.so")).read_bytes()
     offered = [name for name in vars(nccl.NcclCommunicator) if not name.startswith("_")]
     assert offered == ["allReduce", "send", "recv", "abort"]
-    for name in [*names.keys() - {"available"}, *(f"NcclCommunicator.{each}" for each in offered)]:
+    for name in [*names.keys() - {"available"}, *(f"NcclCommunicator.{name}" for name in offered)]:
         assert re.search(rb"\b%s\b" % name.encode(), binding), name
 
 
 class Names(ast.NodeVisitor):
-    """What the names in a source file refer to in CuPy. An object counts as its class.
+    """The objects of CuPy to which the names in a source file refer. An instance counts as its class.
 
     used: the attributes of CuPy's modules and classes that the file uses.
     """
 
-    MADE_BY: dict[str, type] = {  # the classes of what functions return and attributes hold
+    CLASS_OF: dict[str, type] = {  # the class of a function's result or of an attribute's value
         "data": cupy.cuda.MemoryPointer,
         "get_current_stream": cupy.cuda.Stream,
         "end_capture": cupy.cuda.graph.Graph,
@@ -116,44 +120,45 @@ class Names(ast.NodeVisitor):
             assert has(owner, node.attr), f"CuPy has no {ast.unparse(node)}"
             self.used.add(f"{getattr(owner, '__name__', owner)}.{node.attr}")
             found = getattr(owner, node.attr, None)
-            return self.MADE_BY.get(node.attr) if inspect.isdatadescriptor(found) else found
+            return self.CLASS_OF.get(node.attr) if inspect.isdatadescriptor(found) else found
         if isinstance(node, ast.Call):
-            if (made := self.known.get(f"{ast.unparse(node.func).rpartition('.')[2]}()")) is not None:
-                return made
+            if (result := self.known.get(f"{ast.unparse(node.func).rpartition('.')[2]}()")) is not None:
+                return result
             found = self.of(node.func)
             if inspect.isclass(found) or found is None:
                 return found
-            return self.MADE_BY.get(getattr(found, "__name__", ""))
+            return self.CLASS_OF.get(getattr(found, "__name__", ""))
         return None
 
-    def note(self, target: ast.AST, value: ast.AST | None) -> None:
+    def bind(self, target: ast.AST, value: ast.AST | None) -> None:
+        """From now on the target is known to be the value."""
         if isinstance(target, ast.Tuple):
             values = value.elts if isinstance(value, ast.Tuple) else [getattr(value, "elt", None)] * len(target.elts)
-            for each, its in zip(target.elts, values):
-                self.note(each, its)
+            for element, its_value in zip(target.elts, values):
+                self.bind(element, its_value)
         elif (found := self.of(value)) is not None:
             self.known[ast.unparse(target)] = found
 
     def visit_Import(self, node: ast.Import) -> None:
-        self.known |= {each.asname or each.name: cupy for each in node.names if each.name == "cupy"}
+        self.known |= {alias.asname or alias.name: cupy for alias in node.names if alias.name == "cupy"}
 
     def visit_Assign(self, node: ast.Assign) -> None:
         for target in node.targets:
-            self.note(target, node.value)
+            self.bind(target, node.value)
         self.generic_visit(node)
 
     def visit_withitem(self, node: ast.withitem) -> None:
         if node.optional_vars is not None:
-            self.note(node.optional_vars, node.context_expr)
+            self.bind(node.optional_vars, node.context_expr)
         self.generic_visit(node)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         if "cupy" in {argument.arg for argument in node.args.args}:
             self.known["cupy"] = cupy
         self.generic_visit(node)
-        returned = [each.value for each in ast.walk(node) if isinstance(each, ast.Return)]
+        returned = [inner.value for inner in ast.walk(node) if isinstance(inner, ast.Return)]
         if len(returned) == 1:
-            self.note(ast.Name(f"{node.name}()"), returned[0])
+            self.bind(ast.Name(f"{node.name}()"), returned[0])
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
         self.of(node)
@@ -161,7 +166,7 @@ class Names(ast.NodeVisitor):
 
 
 def test_cupy_names_used_by_gpuconv_exist():
-    """Names of CuPy's modules and of the objects that they create, whatever a source file calls these."""
+    """They are attributes of CuPy's modules and of their objects, under whatever name a source file gives these."""
     used = set()
     for folder in ("gpuconv", "bench", "ci"):
         for path in (ROOT / folder).rglob("*.py"):

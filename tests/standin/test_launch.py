@@ -61,9 +61,9 @@ def refusal(device, change):
 def test_refusals_are_those_of_the_emulated_device():
     expected = [refusal("emulated", change) for change in WRONG]
     with standin.installed() as machine:
-        for again in range(2):  # a successful launch in between changes nothing
-            assert [refusal("cuda", change) for change in WRONG] == expected, again
-            assert len(machine.launches) == again
+        for launched in range(2):  # before and after a successful launch
+            assert [refusal("cuda", change) for change in WRONG] == expected, launched
+            assert len(machine.launches) == launched
             kernel("fill")(1, 4, array("cuda"), 1.5, 4)
 
 
@@ -116,26 +116,26 @@ def test_a_launch_on_a_gpu_that_is_not_the_current_one_runs_there():
 
 
 def test_scratch_arrays_are_reused_only_by_their_stream(monkeypatch):
-    made = []
+    allocated = []
 
-    def noted(shape, dtype, *, like):
+    def recorded(shape, dtype, *, like):
         array = new_arrays.empty(shape, dtype, like=like)
-        made.append((tuple(shape), array.data.ptr))
+        allocated.append((tuple(shape), array.data.ptr))
         return array
 
-    monkeypatch.setattr(loss, "empty", noted)
+    monkeypatch.setattr(loss, "empty", recorded)
     with standin.installed(schedule="late"):
         import cupy
 
-        def scratch():
-            made.clear()
+        def scratch_address():
+            allocated.clear()
             ops.softmax_cross_entropy(scores, labels, out=scores)
-            return dict(made)[(1,)]  # the partial sums
+            return dict(allocated)[(1,)]  # the address of the partial sums
 
         scores, labels = array("cuda", (4, 10)), array("cuda", 4, np.int64)
-        first, stream = scratch(), cupy.cuda.Stream(non_blocking=True)
-        assert scratch() == first
+        first, stream = scratch_address(), cupy.cuda.Stream(non_blocking=True)
+        assert scratch_address() == first
         with stream:
-            other = scratch()
-            assert scratch() == other != first
-        assert scratch() == first
+            other = scratch_address()
+            assert scratch_address() == other != first
+        assert scratch_address() == first

@@ -118,12 +118,12 @@ def test_info_lists_each_gpu(capsys):
     assert output == [("cuda", "7.5"), ("cuda:1", "9.0"), ("cuda:2", "9.0")]
 
 
-def branched():
-    """A net whose convolutions compute the sums of a norm's backward, and whose branches read and write slices."""
-    dense = (Branches([[], [BatchNorm(), ReLU(), Conv2D(4, 3, padding=1)]]) for _ in range(2))
+def norm_sums_and_slices():
+    """In this net convolutions compute the sums for the gradients of norms, and branches read and write slices."""
+    dense_blocks = (Branches([[], [BatchNorm(), ReLU(), Conv2D(4, 3, padding=1)]]) for _ in range(2))
     branches = Branches([[Conv2D(4, 1), BatchNorm(), ReLU()], [Conv2D(3, 3, padding=1)]])
     first = [Input((6, 5, 1)), Conv2D(4, 3, padding=1), BatchNorm(), Conv2D(8, 3, padding=1)]
-    return Sequential([*first, *dense, branches, Flatten(), Linear(3)], seed=0)
+    return Sequential([*first, *dense_blocks, branches, Flatten(), Linear(3)], seed=0)
 
 
 def many_ends():
@@ -163,8 +163,8 @@ def trained(device, *, graph, optimizer="adam", net=small.net, **options):
 def test_training_gives_the_emulated_devices_bits(schedule, device, graph):
     expected = trained("emulated", graph=False)
     with standin.installed(("90", "90"), schedule=schedule):
-        found = trained(device, graph=graph)
-    assert small.same_arrays(found, expected)
+        on_gpu = trained(device, graph=graph)
+    assert small.same_arrays(on_gpu, expected)
 
 
 @pytest.mark.kernels
@@ -176,37 +176,37 @@ def test_training_gives_the_emulated_devices_bits(schedule, device, graph):
         {"clip": 0.1, "ema": 0.9, "accumulate": 2},
         {"clip": "value:0.01", "optimizer": "lion", "accumulate": 3},
         {"optimizer": "filters -> muon; * -> sgd", "precision": "bfloat16"},
-        {"net": branched},
+        {"net": norm_sums_and_slices},
         {"net": many_ends},
     ],
     ids=lambda options: options["net"].__name__ if "net" in options else ",".join(options),
 )
-def test_steps_with_more_options_give_the_emulated_devices_bits(schedule, graph, options):
+def test_training_with_further_options_gives_the_emulated_devices_bits(schedule, graph, options):
     expected = trained("emulated", graph=False, **options)
     with standin.installed(("90",), schedule=schedule):
-        found = trained("cuda:0", graph=graph, **options)
-    assert small.same_arrays(found, expected)
+        on_gpu = trained("cuda:0", graph=graph, **options)
+    assert small.same_arrays(on_gpu, expected)
 
 
 class EveryThird(Shadow):
     """A shadow that checks all calls of every third step in this process, once it knows the sizes of the calls.
 
-    looked: for each step that it checked, the number of kernels that were launched one by one.
+    launched: for each step that it checked, the number of kernels that were launched one by one.
     """
 
-    made: ClassVar[list[EveryThird]] = []
+    instances: ClassVar[list[EveryThird]] = []
 
     def __init__(self, share, violation, folder, *, seed):
         super().__init__(share, violation, folder, seed=seed, make=FakeWorker)
-        self.asked, self.looked = 0, {}
-        self.made.append(self)
+        self.steps_asked_about, self.launched = 0, {}
+        self.instances.append(self)
 
     def _seconds_left(self):
         return 1e9
 
     def due(self):
-        self.asked += 1
-        return super().due() and self.asked % 3 == 0
+        self.steps_asked_about += 1
+        return super().due() and self.steps_asked_about % 3 == 0
 
     def _drawn(self):
         return set(self._sizes)
@@ -216,14 +216,14 @@ class EveryThird(Shadow):
         before = len(machine.current().launches)
         with super().checking(step):
             yield
-        self.looked[step] = len(machine.current().launches) - before
+        self.launched[step] = len(machine.current().launches) - before
 
 
 @pytest.fixture
 def every_third(monkeypatch):
     monkeypatch.setattr("gpuconv.training.trainer.Shadow", EveryThird)
-    monkeypatch.setattr(EveryThird, "made", [])
-    return EveryThird.made
+    monkeypatch.setattr(EveryThird, "instances", [])
+    return EveryThird.instances
 
 
 @pytest.mark.kernels
@@ -231,21 +231,21 @@ def test_a_shadowed_run_with_a_graph_has_the_same_bits(schedule, every_third, mo
     replayed = []
     run = Replay.run
 
-    def counted(self, work, steps, shape, same):
+    def recorded(self, work, steps, shape, same):
         replayed.append(steps)
         return run(self, work, steps, shape, same)
 
-    monkeypatch.setattr(Replay, "run", counted)
+    monkeypatch.setattr(Replay, "run", recorded)
     with standin.installed(("90",), schedule=schedule):
         expected = trained("cuda:0", graph=True)
         assert sum(replayed) == 10
         replayed.clear()
-        found = trained("cuda:0", graph=True, shadow=0.5)
-    assert small.same_arrays(found, expected)
+        shadowed = trained("cuda:0", graph=True, shadow=0.5)
+    assert small.same_arrays(shadowed, expected)
     (shadow,) = every_third
-    assert len(shadow.looked) >= 2
-    assert all(launched > 5 for launched in shadow.looked.values())  # launched one by one, not as a graph
-    assert sum(replayed) == 10 - len(shadow.looked) > 0  # all other steps as graphs
+    assert len(shadow.launched) >= 2
+    assert all(count > 5 for count in shadow.launched.values())  # one by one, not as a graph
+    assert sum(replayed) == 10 - len(shadow.launched) > 0  # all other steps as graphs
     rows = {row.op: row for row in shadow.report()}
     assert {"load_batch", "adam_step", "advance_step_counter"} <= rows.keys()
     assert all(row.checked and row.worst <= 1 for row in rows.values())
@@ -254,17 +254,17 @@ def test_a_shadowed_run_with_a_graph_has_the_same_bits(schedule, every_third, mo
 @pytest.mark.kernels
 @pytest.mark.parametrize("violation", ["stop", "warn"])
 def test_a_wrong_result_between_replays_of_a_graph_is_found(schedule, every_third, monkeypatch, tmp_path, violation):
-    right = cuda_ops.linear.linear
+    correct = cuda_ops.linear.linear
 
     def wrong(*arrays, **options):
-        y = right(*arrays, **options)
+        y = correct(*arrays, **options)
         return cuda_ops.arithmetic.add(y, y, out=y)
 
     monkeypatch.setattr(cuda_ops.linear, "linear", wrong)
     monkeypatch.chdir(tmp_path)
     kind = {"stop": ShadowError, "warn": ShadowWarning}[violation]
-    catching = pytest.raises if violation == "stop" else pytest.warns
-    with standin.installed(("90",), schedule=schedule), catching(kind, match="linear of fc1 is beyond its bound"):
+    expects = pytest.raises if violation == "stop" else pytest.warns
+    with standin.installed(("90",), schedule=schedule), expects(kind, match="linear of fc1 is beyond its bound"):
         trained("cuda:0", graph=True, shadow=0.5, violation=violation)
     file = next(iter(tmp_path.glob("shadow-linear-fc1-step*.safetensors")))
     call = Call.read(file, checkpoint.load(file))
@@ -276,8 +276,8 @@ def test_a_wrong_result_between_replays_of_a_graph_is_found(schedule, every_thir
 
 
 class ForeignTensor:
-    """A tensor of a library whose allocator gives the block of a dropped tensor to the next tensor, and whose default
-    stream has nothing else to do."""
+    """A tensor of a library whose allocator gives the block of a deleted tensor to the next tensor, and whose default
+    stream has no other work."""
 
     _free: dict = {}  # noqa: RUF012
 
@@ -308,7 +308,7 @@ class ForeignTensor:
 ForeignTensor.__module__ = "torch"
 
 
-class OwnLoader:
+class UserLoader:
     """Batches in order, converted by `to_device`."""
 
     def __init__(self, to_device):
@@ -324,9 +324,10 @@ class OwnLoader:
             yield self._to_device(x), self._to_device(self._data.labels[at : at + 5].astype(np.int64))
 
 
-def fed_by(to_device, device, **options):
+def loss_with_loader(to_device, device, **options):
+    """The last training loss with batches that `to_device` puts onto the device."""
     trainer = Trainer(small.net().to(device), "sgd", lr=0.01, fuse=True, **options)
-    trainer.fit(OwnLoader(to_device), epochs=2, progress=False, metrics_every=100)
+    trainer.fit(UserLoader(to_device), epochs=2, progress=False, metrics_every=100)
     return trainer.records[-1]["train_loss"]
 
 
@@ -334,40 +335,40 @@ def in_another_thread(make):
     """A function that runs `make` in a thread with its own current stream."""
     import threading
 
-    def made(host):
+    def made_in_thread(host):
         results = []
         thread = threading.Thread(target=lambda: results.append(make(host)))
         thread.start()
         thread.join()
         return results[0]
 
-    return made
+    return made_in_thread
 
 
 @pytest.mark.filterwarnings("ignore::gpuconv.training.UncapturedWarning")
 @pytest.mark.parametrize("graph", [None, pytest.param(False, marks=pytest.mark.slow)], ids=["default", "launches"])
 @pytest.mark.parametrize("maker", ["another library", "another thread"])
 def test_training_sees_exactly_the_batches_of_a_user_defined_loader(schedule, maker, graph):
-    expected = fed_by(lambda host: gc.asarray(host, "emulated"), "emulated", graph=False)
+    expected = loss_with_loader(lambda host: gc.asarray(host, "emulated"), "emulated", graph=False)
     makers = {
         "another library": lambda host: gc.asarray(ForeignTensor(host)),
         "another thread": in_another_thread(lambda host: gc.asarray(host, "cuda:0")),
     }
     ForeignTensor._free.clear()
     with standin.installed(("90", "90"), schedule=schedule):
-        assert fed_by(makers[maker], "cuda:0", graph=graph) == expected
+        assert loss_with_loader(makers[maker], "cuda:0", graph=graph) == expected
         ForeignTensor._free.clear()
 
 
 @pytest.mark.slow
 def test_repeated_runs_need_no_more_memory_or_streams(schedule):
     with standin.installed(("90",), schedule=schedule) as machine:
-        found = []
+        used = []
         for _ in range(3):
             trained("cuda:0", graph=True)
             gc_module.collect()
-            found.append((len(machine.queues), machine.allocated))
-        assert found[1] == found[2]
+            used.append((len(machine.queues), machine.allocated))
+        assert used[1] == used[2]
 
 
 # --- GPUs without the newest instructions, and candidates that fail -------------------------------------------------
@@ -396,27 +397,27 @@ def test_simt_kernels_serve_a_gpu_without_asynchronous_copies(tf32):
             backends.describe("auto")
             == "Stand-in 75, compute capability 7.5, convolutions without tensor cores (from 8.0 on)"
         )
-        found, expected = convolution(tf32=tf32)
-        np.testing.assert_allclose(found, expected, rtol=1e-2 if tf32 else 1e-5, atol=1e-2 if tf32 else 1e-5)
+        y, expected = convolution(tf32=tf32)
+        np.testing.assert_allclose(y, expected, rtol=1e-2 if tf32 else 1e-5, atol=1e-2 if tf32 else 1e-5)
         assert machine.launches == [("conv2d_fprop_simt", 0)]
         with pytest.raises(ValueError, match=r"needs a GPU of compute capability 8\.0, received one of 7\.5"):
             convolution(algo="mma-128x64", tf32=True)
 
 
 def test_a_failing_candidate_is_left_out_and_named(timed, monkeypatch):
-    asked = []
+    compiled = []
 
     def failing_once(name, text, defines, arch):
-        asked.append(name)
-        if len(asked) == 1:
+        compiled.append(name)
+        if len(compiled) == 1:
             raise nvrtc.CompileError("planted")
         return modules.compile_cubin(name, text, defines, arch)
 
     with standin.installed(("90",)), monkeypatch.context() as patch:
         patch.setattr(nvrtc, "compile_cubin", failing_once)
         with pytest.warns(tuner.FailedCandidateWarning, match="is left out of the choice .*: CompileError: planted"):
-            found, expected = convolution()
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+            y, expected = convolution()
+        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_candidates_are_timed_while_other_streams_are_idle(timed, monkeypatch):
@@ -424,18 +425,18 @@ def test_candidates_are_timed_while_other_streams_are_idle(timed, monkeypatch):
     with standin.installed(("90",), schedule="late"):
         other, launch = streams.Stream(non_blocking=True), streams.Stream.launch_host_func
 
-        def gated(stream, *gate):
+        def recorded(stream, *arguments):
             order.append("timed")
-            launch(stream, *gate)
+            launch(stream, *arguments)
 
-        monkeypatch.setattr(streams.Stream, "launch_host_func", gated)
+        monkeypatch.setattr(streams.Stream, "launch_host_func", recorded)
         other.queue.push(lambda: order.append("other work"))
         convolution()
     assert order[:2] == ["other work", "timed"]
 
 
 @pytest.mark.filterwarnings("ignore::gpuconv.backends.cuda.gemm.tuner.FailedCandidateWarning")
-def test_the_op_raises_if_every_candidate_fails(timed, monkeypatch):
+def test_an_op_raises_if_every_candidate_fails(timed, monkeypatch):
     def failing(name, text, defines, arch):
         raise nvrtc.CompileError("planted")
 
@@ -450,20 +451,22 @@ def test_the_op_raises_if_every_candidate_fails(timed, monkeypatch):
 
 def test_the_tuners_trials_do_not_count_as_launches(timed):
     with standin.installed(("90",)) as machine:
-        with launches.recorded() as found:
+        with launches.recorded() as counted:
             convolution()
-        assert [launch.kernel.name for launch in found] == [machine.launches[-1][0]]
-        assert len(machine.launches) > len(found)
+        assert [launch.kernel.name for launch in counted] == [machine.launches[-1][0]]
+        assert len(machine.launches) > len(counted)
 
 
 @pytest.mark.slow
-def test_a_profile_on_a_gpu_shows_only_the_steps_launches(timed):
+def test_a_profile_on_a_gpu_does_not_show_the_launches_of_the_tuner(timed):
     with standin.installed(("90",)), made_up.times():
         net = small.net().to("cuda:0")
-        found = profile(net, 4, steps=1)
-        again = profile(net, 4, steps=1)
-    names = [[(kernel["kernel"], kernel["launches"]) for kernel in row.launches] for row in found.rows]
-    assert names == [[(kernel["kernel"], kernel["launches"]) for kernel in row.launches] for row in again.rows]
+        while_tuning, tuned = profile(net, 4, steps=1), profile(net, 4, steps=1)
+
+    def names(report):
+        return [[(kernel["kernel"], kernel["launches"]) for kernel in row.launches] for row in report.rows]
+
+    assert names(while_tuning) == names(tuned)
 
 
 def test_the_lab_times_kernels_without_python_overhead(schedule, monkeypatch, tmp_path):
@@ -506,12 +509,12 @@ def test_the_benchmark_times_on_the_second_gpu(schedule, tmp_path):
     with standin.installed(("90", "90"), schedule=schedule) as machine, made_up.times():
         record = Record(tmp_path / "record.json", {"entries": [], "not reached": []})
         ceilings = Ceilings(1e9, {})
-        (timed,) = bench_run([entry], record, "cuda:1", made_up.Timer("cuda:1"), ceilings, make_sides=ours_alone)
+        (timed,) = bench_run([entry], record, "cuda:1", made_up.Timer("cuda:1"), ceilings, make_sides=sides_of_gpuconv)
     assert [(side["name"], side["status"]) for side in timed["sides"]] == [("gpuconv", "timed"), ("copy", "timed")]
     assert {device for _, device in machine.launches} == {1}
 
 
-def ours_alone(entry, device, compiled):
+def sides_of_gpuconv(entry, device, compiled):
     call = calls.call(entry)
     arrays = call.make(np.random.default_rng(0))
     return ours.sides(call, arrays, device), lambda results: call.compare(arrays, results)
@@ -535,7 +538,7 @@ def test_under_a_profiling_tool_nothing_is_timed_and_a_message_says_so(timed, mo
         with standin.installed(("90",)) as machine:
             with pytest.warns(Notice, match=f"under {tool} .auto. takes the cost model's choice and times nothing"):
                 convolution()
-            convolution()  # no second message
+            convolution()  # gives no second message
             assert len(machine.launches) == 2
             monkeypatch.setenv("GPUCONV_AUTOTUNE", "1")
             assert tuner.enabled()
@@ -548,7 +551,8 @@ def test_under_a_profiling_tool_nothing_is_timed_and_a_message_says_so(timed, mo
 
 
 def concurrently(work, other):
-    """Run `work(during)`, and `other()` in another thread as soon as work calls `during()`. Returns what either raised.
+    """Run `work(during)`, and `other()` in another thread as soon as `work` calls `during()`. Returns the errors of
+    both.
 
     `other` may have to wait until `work` is done."""
     begun, errors = threading.Event(), []
@@ -576,8 +580,8 @@ def concurrently(work, other):
 
 
 @pytest.mark.parametrize("device", ["cuda:1", "emulated"])
-@pytest.mark.parametrize("what", ["synchronize", "compute", "prepare"])
-def test_another_thread_does_not_disturb_a_capture(schedule, device, what):
+@pytest.mark.parametrize("action", ["synchronize", "compute", "prepare"])
+def test_another_thread_does_not_disturb_a_capture(schedule, device, action):
     with standin.installed(("90", "90"), schedule=schedule):
         x, y, z = (gc.asarray(X, device) for _ in range(3))
         recorder, results = backends.recorder(device), []
@@ -595,25 +599,25 @@ def test_another_thread_does_not_disturb_a_capture(schedule, device, what):
             "compute": lambda: results.append(gc.to_numpy(ops.relu(z))),
             "prepare": lambda: backends.recorder(device).prepare(lambda: ops.relu(z, out=z) is None),
         }
-        assert concurrently(capture, others[what]) == []
-        replay = next(each for each in results if callable(each))
+        assert concurrently(capture, others[action]) == []
+        replay = next(result for result in results if callable(result))
         backends.assign(y, 0)
         replay()
         np.testing.assert_array_equal(gc.to_numpy(y), np.maximum(X, 0))
-        for found in (each for each in results if not callable(each)):
-            np.testing.assert_array_equal(found, np.maximum(X, 0))
+        for computed in (result for result in results if not callable(result)):
+            np.testing.assert_array_equal(computed, np.maximum(X, 0))
 
 
-def test_another_threads_launches_run_and_are_not_captured(schedule):
+def test_launches_of_another_thread_run_and_are_not_recorded(schedule):
     with standin.installed(("90",), schedule=schedule):
-        x, found, results = gc.asarray(X, "cuda:0"), [], []
+        x, recorded, results = gc.asarray(X, "cuda:0"), [], []
 
         def record(during):
-            with launches.recorded(execute=False) as noted:
+            with launches.recorded(execute=False) as in_this_thread:
                 ops.relu(x)
                 during()
-            found.extend(noted)
+            recorded.extend(in_this_thread)
 
         assert concurrently(record, lambda: results.append(gc.to_numpy(ops.relu(x)))) == []
-        assert len(found) == 1
+        assert len(recorded) == 1
         np.testing.assert_array_equal(results[0], np.maximum(X, 0))

@@ -1,4 +1,4 @@
-"""Each kind of fault, planted in gpuconv's own host code, is found; without it the same work is right."""
+"""Each kind of fault that is planted in gpuconv's host code is found; without the fault the same work passes."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ def without_a_wait_for_the_device(patch):
 
 def captured_with_a_temporary():
     x, y, other = (gc.asarray(a, "cuda:0") for a in (X, np.zeros_like(X), 1 + X))
-    recorder, kept = backends.recorder("cuda:0"), []
+    recorder, results = backends.recorder("cuda:0"), []
 
     def work():
         ops.relu(ops.relu(x), out=y)
 
     recorder.prepare(work)
     replay = recorder.capture(work)
-    recorder.prepare(lambda: kept.append(ops.relu(other)))
+    recorder.prepare(lambda: results.append(ops.relu(other)))
     replay()
     np.testing.assert_array_equal(gc.to_numpy(y), np.maximum(X, 0))
-    np.testing.assert_array_equal(gc.to_numpy(kept[0]), np.maximum(1 + X, 0))
+    np.testing.assert_array_equal(gc.to_numpy(results[0]), np.maximum(1 + X, 0))
 
 
-def without_a_pool_of_its_own(patch):
+def without_a_separate_pool(patch):
     import cupy
 
     patch.setattr(cupy.cuda, "using_allocator", lambda allocator: contextlib.nullcontext())
@@ -76,45 +76,50 @@ def with_a_copy_in_an_op(patch):
     patch.setattr(ops, "relu", lambda x, out: gc.to_numpy(relu(x, out=out)))
 
 
-SHAPES = ((6, 5), (5, 6), (5, 2, 3), (6, 5))  # three batches of Muon; their temporary arrays have equal sizes
+SHAPES = (
+    (6, 5),
+    (5, 6),
+    (5, 2, 3),
+    (6, 5),
+)  # Muon updates them in three batches, whose temporary arrays have equal sizes
 
 
 def muon_on(device, capture):
-    """Parameters and velocities after two steps, and the arrays that kernels of each stream took."""
-    rng, taken = np.random.default_rng(1), {}
+    """Parameters and velocities after two steps, and the addresses of the arrays that each stream's kernels use."""
+    rng, used = np.random.default_rng(1), {}
     lists = [[gc.asarray(rng.normal(size=shape).astype(np.float32), device) for shape in SHAPES] for _ in range(3)]
     launch = kernel.Kernel.__call__
 
     def step():
         ops.muon_step(*lists, lr=0.1, momentum=0.5)
 
-    def noting(run, grid, block, *arguments, **options):
+    def recorded(run, grid, block, *arguments, **options):
         import cupy
 
         arrays = {argument.data.ptr for argument in arguments if isinstance(argument, cupy.ndarray)}
-        taken.setdefault(cupy.cuda.get_current_stream().ptr, set()).update(arrays)
+        used.setdefault(cupy.cuda.get_current_stream().ptr, set()).update(arrays)
         return launch(run, grid, block, *arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         if device != "emulated":
-            patch.setattr(kernel.Kernel, "__call__", noting)
+            patch.setattr(kernel.Kernel, "__call__", recorded)
         step()
         if capture:
             recorder = backends.recorder(device)
-            taken.clear()
+            used.clear()
             recorder.capture(step)()
         else:
             step()
-    return [gc.to_numpy(x) for x in (*lists[0], *lists[2])], taken
+    return [gc.to_numpy(x) for x in (*lists[0], *lists[2])], used
 
 
 def updated_by_muon(capture=False):
     expected, _ = muon_on("emulated", capture)
-    found, taken = muon_on("cuda:0", capture)
-    for one, other in zip(found, expected):
+    results, used = muon_on("cuda:0", capture)
+    for one, other in zip(results, expected):
         np.testing.assert_array_equal(one, other)
-    assert len(taken) == 3
-    for one, other in itertools.combinations(taken.values(), 2):
+    assert len(used) == 3
+    for one, other in itertools.combinations(used.values(), 2):
         assert not one & other
 
 
@@ -126,14 +131,24 @@ def without_waiting_for_branches(patch):
     import cupy
 
     wait, current = cupy.cuda.Stream.wait_event, cupy.cuda.get_current_stream
-    patch.setattr(cupy.cuda.Stream, "wait_event", lambda s, event: None if s.ptr == current().ptr else wait(s, event))
+
+    def wait_in_branches_only(stream, event):
+        if stream.ptr != current().ptr:
+            wait(stream, event)
+
+    patch.setattr(cupy.cuda.Stream, "wait_event", wait_in_branches_only)
 
 
 def with_branches_outside_of_the_graph(patch):
     import cupy
 
     wait, current = cupy.cuda.Stream.wait_event, cupy.cuda.get_current_stream
-    patch.setattr(cupy.cuda.Stream, "wait_event", lambda s, event: wait(s, event) if s.ptr == current().ptr else None)
+
+    def wait_outside_of_branches_only(stream, event):
+        if stream.ptr == current().ptr:
+            wait(stream, event)
+
+    patch.setattr(cupy.cuda.Stream, "wait_event", wait_outside_of_branches_only)
 
 
 def with_memory_shared_by_streams(patch):
@@ -152,10 +167,10 @@ def discard(_):
 
 
 @pytest.mark.parametrize(
-    ("work", "plant", "found"),
+    ("work", "plant", "error"),
     [
         (prepared_after_other_work, without_a_wait_for_the_device, AssertionError),
-        (captured_with_a_temporary, without_a_pool_of_its_own, AssertionError),
+        (captured_with_a_temporary, without_a_separate_pool, AssertionError),
         (computed_on_both_gpus, with_one_module_for_all_gpus, CUDADriverError),
         (captured_and_replayed, with_a_copy_in_an_op, CUDARuntimeError),
         (updated_by_muon, without_waiting_for_branches, AssertionError),
@@ -176,11 +191,11 @@ def discard(_):
         "a block shared by captured branches",
     ],
 )
-def test_the_planted_fault_is_found(work, plant, found, monkeypatch):
+def test_the_planted_fault_is_found(work, plant, error, monkeypatch):
     for schedule in ("early", "late"):
         with standin.installed(("80", "90"), schedule=schedule):
             work()
     with standin.installed(("80", "90"), schedule="late"), monkeypatch.context() as patch:
         plant(patch)
-        with pytest.raises(found):
+        with pytest.raises(error):
             work()

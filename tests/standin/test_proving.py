@@ -1,8 +1,10 @@
-"""Whatever goes wrong, an algorithm that no GPU has run is chosen on the stand-in only after its proof there."""
+"""On the stand-in, an algorithm that no GPU has run is chosen only after its proof there, also if the proof fails or
+crashes."""
 
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,9 +30,9 @@ SCHEDULES = ["early", "late"]
 @pytest.fixture
 def on_gpu(monkeypatch, tmp_path):
     """on_gpu(schedule, fault) provides a GPU on which the new algorithm is the fastest and has this fault."""
-    kept = cache.Cache(tmp_path / "cache")
-    for each in (tuner, proofs):
-        monkeypatch.setattr(each, "cache", type("", (), {"default": staticmethod(lambda: kept)}))
+    stored = cache.Cache(tmp_path / "cache")
+    for module in (tuner, proofs):
+        monkeypatch.setattr(module, "cache", SimpleNamespace(default=lambda: stored))
     monkeypatch.delenv("GPUCONV_AUTOTUNE", raising=False)
     monkeypatch.setattr(tuner, "known_choices", {})
     monkeypatch.setattr(prover, "LIMIT", 3.0)
@@ -52,32 +54,33 @@ def on_gpu(monkeypatch, tmp_path):
 
 def _seconds(self, run, count):
     """Times under which the new algorithm is the fastest."""
-    with launches.recorded() as found:
+    with launches.recorded() as launched:
         run()
-    return 1e-6 if any(of_launch(each.kernel.name, each.kernel.module.defines) == NAME for each in found) else 1e-3
+    names = [of_launch(launch.kernel.name, launch.kernel.module.defines) for launch in launched]
+    return 1e-6 if NAME in names else 1e-3
 
 
 def ran(op, arrays, **options):
-    """The algorithms of an op's launches, and its result."""
-    moved = [gc.asarray(array, "cuda") for array in arrays]
-    with launches.recorded() as found:
-        result = gc.to_numpy(getattr(ops, op)(*moved, **options))
-    return launches.table(found)[-1], result
+    """The last launch of an op, as a row of `launches.table`, and the op's result."""
+    on_device = [gc.asarray(array, "cuda") for array in arrays]
+    with launches.recorded() as launched:
+        result = gc.to_numpy(getattr(ops, op)(*on_device, **options))
+    return launches.table(launched)[-1], result
 
 
-def kept(tmp_path):
-    return [json.loads((each / "verdict.json").read_text()) for each in (tmp_path / "cache").glob("proof-*")]
+def stored_verdicts(tmp_path):
+    return [json.loads((entry / "verdict.json").read_text()) for entry in (tmp_path / "cache").glob("proof-*")]
 
 
 @pytest.mark.kernels
-def test_a_proved_algorithm_is_chosen_and_its_proof_is_seen_and_kept(on_gpu, tmp_path, monkeypatch):
+def test_a_proved_algorithm_is_chosen_and_its_proof_is_reported_and_stored(on_gpu, tmp_path, monkeypatch):
     on_gpu()
     row, result = ran("conv2d", [X, W, B])
     np.testing.assert_allclose(result, ops.conv2d(X, W, B), rtol=1e-4, atol=1e-4)
     assert row["algorithm"] == NAME
     assert row["proof"].startswith("proved 20")
     assert "3 runs with the same bits" in row["proof"]
-    (verdict,) = kept(tmp_path)
+    (verdict,) = stored_verdicts(tmp_path)
     assert verdict["proved"]
     assert verdict["lasting"]
     net = gc.Sequential([gc.layers.Input((6, 7, 8)), gc.layers.Conv2D(12, 3)])
@@ -96,14 +99,14 @@ def test_a_proved_algorithm_is_chosen_and_its_proof_is_seen_and_kept(on_gpu, tmp
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("fault", proving.FAULTS)
-def test_no_fault_gets_an_algorithm_chosen_or_harms_this_process(on_gpu, tmp_path, fault, schedule):
+def test_an_algorithm_with_a_fault_is_not_chosen_and_does_no_harm_to_this_process(on_gpu, tmp_path, fault, schedule):
     on_gpu(schedule, fault)
     calls = [
         ("conv2d", [X, W, B], {}),
         ("conv2d_dgrad", [DY, W], dict(input_shape=X.shape)),
         ("conv2d_wgrad", [DY, X], dict(kernel_size=3)),
     ]
-    # One call that hangs takes seconds; the filters' gradient is never a slice of channels.
+    # A call that hangs takes seconds, so there is only one; the gradient of filters is never a slice of channels.
     for op, arrays, options in calls[: {"hangs": 1, "a wrong value in a slice": 2}.get(fault, 3)]:
         with pytest.warns(UnprovedWarning, match=f"{NAME} is not proved for conv2d_.*") as warned:
             row, result = ran(op, arrays, **options)
@@ -113,14 +116,14 @@ def test_no_fault_gets_an_algorithm_chosen_or_harms_this_process(on_gpu, tmp_pat
         np.testing.assert_allclose(result, getattr(ops, op)(*arrays, **options), rtol=1e-4, atol=1e-3)
     with pytest.raises(UnprovedError, match=f"Stand-in 90 it is not proved for this one: .*{proving.FAULTS[fault]}"):
         ran("conv2d", [X, W, B], algo=NAME)
-    found = kept(tmp_path)
-    assert bool(found) == (fault in proving.LASTING)
-    assert not any(each["proved"] for each in found)
+    verdicts = stored_verdicts(tmp_path)
+    assert bool(verdicts) == (fault in proving.LASTING)
+    assert not any(verdict["proved"] for verdict in verdicts)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_every_direction_and_form_is_proved(on_gpu, schedule):
+def test_every_direction_epilogue_and_output_is_proved(on_gpu, schedule):
     on_gpu(schedule)
     for op, arrays, options in (
         ("conv2d", [X, W, B], dict(padding=1)),
@@ -130,42 +133,41 @@ def test_every_direction_and_form_is_proved(on_gpu, schedule):
         ("conv2d_wgrad", [DY, X], dict(kernel_size=3)),
         ("linear", [X.reshape(84, 8), W.reshape(108, 8)], {}),
     ):
-        assert ran_any(op, arrays, **options) == NAME, op
+        assert last_algorithm(op, arrays, **options) == NAME, op
     x, dw = gc.asarray(X, "cuda"), gc.asarray(W, "cuda")
     assert NAME in str(
-        launched(lambda: ops.conv2d_wgrad(gc.asarray(DY, "cuda"), x, kernel_size=3, out=dw, accumulate=True))
+        algorithms_of(lambda: ops.conv2d_wgrad(gc.asarray(DY, "cuda"), x, kernel_size=3, out=dw, accumulate=True))
     )
 
 
-def launched(run):
-    with launches.recorded() as found:
+def algorithms_of(run):
+    with launches.recorded() as launched:
         run()
-    return [row["algorithm"] for row in launches.table(found)]
+    return [row["algorithm"] for row in launches.table(launched)]
 
 
-def ran_any(op, arrays, **options):
-    moved = [gc.asarray(array, "cuda") for array in arrays]
-    return next(filter(None, reversed(launched(lambda: getattr(ops, op)(*moved, **options)))))
+def last_algorithm(op, arrays, **options):
+    on_device = [gc.asarray(array, "cuda") for array in arrays]
+    names = algorithms_of(lambda: getattr(ops, op)(*on_device, **options))
+    return [name for name in names if name is not None][-1]
 
 
-def test_the_prover_is_not_asked_where_nothing_may_be_timed(on_gpu, monkeypatch):
+def test_no_proof_is_made_where_nothing_may_be_timed(on_gpu, monkeypatch):
     """Without tuning, within `same_bits`, during a capture and in `summary` the cost model chooses."""
     on_gpu()
     monkeypatch.setattr(prover, "command", ["/no/such/program"])
     monkeypatch.setattr(prover, "ask", None)
     x, w, y = gc.asarray(X, "cuda"), gc.asarray(W, "cuda"), gc.asarray(DY, "cuda")
     with gc.backends.same_bits("cuda"):
-        assert launched(lambda: ops.conv2d(x, w)) != [NAME]
+        assert algorithms_of(lambda: ops.conv2d(x, w)) != [NAME]
     recorder = gc.backends.recorder("cuda")
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
-    assert launched(lambda: ops.conv2d(x, w)) != [NAME]
+    assert algorithms_of(lambda: ops.conv2d(x, w)) != [NAME]
     with pytest.raises(UnprovedError, match="`gpuconv prove` makes one"):
         ops.conv2d(x, w, algo=NAME)
     recorder.prepare(lambda: ops.conv2d(x, w, out=y) and None)
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "1")
-    with launches.recorded() as found:
-        recorder.capture(lambda: ops.conv2d(x, w, out=y) and None)
-    assert [row["algorithm"] for row in launches.table(found)] != [NAME]
+    assert algorithms_of(lambda: recorder.capture(lambda: ops.conv2d(x, w, out=y) and None)) != [NAME]
     layer = gc.layers.Conv2D(12, 3)
     layer.build((6, 7, 8), device="cuda")
     assert NAME not in layer.algorithms(2).values()

@@ -54,29 +54,29 @@ def test_memory_that_is_freed_during_a_kernel_starts_no_later_work(late):
 
 def test_a_missing_wait_between_streams_is_detected(late):
     cp = cupy()
-    a, there, here = cp.zeros(4), cp.cuda.Stream(non_blocking=True), cp.cuda.Stream(non_blocking=True)
+    a, writer, reader = cp.zeros(4), cp.cuda.Stream(non_blocking=True), cp.cuda.Stream(non_blocking=True)
     cp.cuda.get_current_stream().synchronize()
-    with there:
+    with writer:
         a.fill(1)
-        event = there.record()
-    with here:
-        without = a.get()
-        here.wait_event(event)
-        waited = a.get()
-    assert (without == 0).all()
-    assert (waited == 1).all()
+        event = writer.record()
+    with reader:
+        before_the_wait = a.get()
+        reader.wait_event(event)
+        after_the_wait = a.get()
+    assert (before_the_wait == 0).all()
+    assert (after_the_wait == 1).all()
 
 
 def test_the_legacy_stream_waits_only_for_blocking_streams(late):
     cp = cupy()
-    blocking, free = cp.zeros(4), cp.zeros(4)
+    blocking, non_blocking = cp.zeros(4), cp.zeros(4)
     cp.cuda.get_current_stream().synchronize()
     with cp.cuda.Stream():
         blocking.fill(1)
     with cp.cuda.Stream(non_blocking=True):
-        free.fill(1)
+        non_blocking.fill(1)
     assert (blocking.get() == 1).all()
-    assert (free.get() == 0).all()
+    assert (non_blocking.get() == 0).all()
 
 
 def test_a_freed_block_is_reused_and_poisoned(late):
@@ -95,7 +95,7 @@ def test_a_freed_block_is_reused_and_poisoned(late):
         assert np.isnan(b.get()).all()
 
 
-def test_a_freed_block_stays_with_its_stream(late):
+def test_a_freed_block_is_not_reused_by_another_stream(late):
     cp = cupy()
     a = cp.zeros(4)
     address = a.data.ptr
@@ -104,7 +104,7 @@ def test_a_freed_block_stays_with_its_stream(late):
         assert cp.empty(4).data.ptr != address
 
 
-def test_an_array_must_be_used_on_its_own_device(machine):
+def test_an_array_or_stream_of_another_device_than_the_current_one_is_refused(machine):
     cp = cupy()
     with cp.cuda.Device(1):
         a = cp.zeros(4)
@@ -168,16 +168,16 @@ def test_a_graph_writes_to_the_addresses_of_its_capture(late):
         assert (b.get() == 1).all()
 
 
-@pytest.mark.parametrize(("capability", "fits"), [("75", 64 * 1024), ("86", 99 * 1024), ("90", 227 * 1024)])
-def test_shared_memory_is_limited_by_the_architecture(capability, fits):
+@pytest.mark.parametrize(("capability", "most_bytes"), [("75", 64 * 1024), ("86", 99 * 1024), ("90", 227 * 1024)])
+def test_shared_memory_is_limited_by_the_architecture(capability, most_bytes):
     from gpuconv.backends.cuda.runtime import nvrtc
 
     text = 'extern "C" __global__ void k(float* a) { a[0] = 1.0f; }'
     with standin.installed((capability,)):
         kernel = cupy().RawModule(path=nvrtc.compile_cubin("k", text, {}, f"sm_{capability}").path).get_function("k")
-        kernel.max_dynamic_shared_size_bytes = fits
+        kernel.max_dynamic_shared_size_bytes = most_bytes
         with pytest.raises(CUDADriverError, match="INVALID_VALUE"):
-            kernel.max_dynamic_shared_size_bytes = fits + 1
+            kernel.max_dynamic_shared_size_bytes = most_bytes + 1
 
 
 def test_work_without_a_wait_runs_at_the_end():
@@ -200,7 +200,7 @@ def test_events_measure_gpu_time_and_not_host_time(machine):
     marks[1].record()
     for _ in range(4):
         ops.relu(x, out=y)
-        machine.clock.sleep(1e-3)  # of the host, while the GPU still copies
+        machine.clock.sleep(1e-3)  # the host sleeps while the GPU still copies
     marks[2].record()
     marks[2].synchronize()
     copied, ran = (cp.cuda.get_elapsed_time(*pair) for pair in itertools.pairwise(marks))
@@ -211,31 +211,31 @@ def test_events_measure_gpu_time_and_not_host_time(machine):
 def captured_copies(between):
     """A graph that writes 1 to an array, copies it in a branch, and writes 2; the copy after a replay.
 
-    between: does something with the stream and the event of the copy before the second write.
+    between: a function of the stream and the event after the copy; it is called before the second write.
     """
     cp = cupy()
     a, copy = cp.zeros(4), cp.zeros(4)
-    here, branch = cp.cuda.Stream(non_blocking=True), cp.cuda.Stream(non_blocking=True)
+    origin, branch = cp.cuda.Stream(non_blocking=True), cp.cuda.Stream(non_blocking=True)
     cp.cuda.Device().synchronize()
-    with here:
-        here.begin_capture()
+    with origin:
+        origin.begin_capture()
         a.fill(1)
-        branch.wait_event(here.record())
+        branch.wait_event(origin.record())
         with branch:
             copy[...] = a
         done = branch.record()
-        between(here, done)
+        between(origin, done)
         a.fill(2)
-        here.wait_event(done)
-        here.end_capture().launch()
+        origin.wait_event(done)
+        origin.end_capture().launch()
         return copy.get()
 
 
 def test_a_graphs_branch_runs_in_the_order_of_the_calls_or_when_it_is_waited_for():
-    found = {}
+    copies = {}
     for schedule in ("early", "late"):
         with standin.installed(("90",), schedule=schedule):
-            assert (captured_copies(lambda here, done: here.wait_event(done)) == 1).all()
-            found[schedule] = captured_copies(lambda here, done: None)
-    assert (found["early"] == 1).all()
-    assert (found["late"] == 2).all()  # the second write does not wait for the copy
+            assert (captured_copies(lambda origin, done: origin.wait_event(done)) == 1).all()
+            copies[schedule] = captured_copies(lambda origin, done: None)
+    assert (copies["early"] == 1).all()
+    assert (copies["late"] == 2).all()  # the second write does not wait for the copy

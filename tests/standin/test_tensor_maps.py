@@ -1,4 +1,4 @@
-"""Tensor maps on a GPU: what the CUDA driver is asked for, and what a kernel copies by them."""
+"""Tensor maps on a GPU: the requests to the CUDA driver, and the boxes that a kernel copies by the maps."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,8 +19,8 @@ X = np.arange(1, 5 * 6 * 40 + 1, dtype=np.uint16).reshape(5, 6, 40)
 
 def boxes(device, swizzle):
     """The lines of a box at (1, -1, 8) that reaches past X, and X's numbers that are stored back from them."""
-    x, copy, lines = (asarray(each, device) for each in (X, np.zeros_like(X), np.zeros(4 * 3 * 32, np.uint16)))
-    maps = [tensor_map(each, (4, 3, 32), swizzle) for each in (x, copy)]
+    x, copy, lines = (asarray(array, device) for array in (X, np.zeros_like(X), np.zeros(4 * 3 * 32, np.uint16)))
+    maps = [tensor_map(array, (4, 3, 32), swizzle) for array in (x, copy)]
     load(FILE).kernel("boxes")(1, 128, lines, *maps, lines.nbytes, 0, 8, -1, 1, shared=16384)
     return to_numpy(lines), to_numpy(copy)
 
@@ -29,16 +29,16 @@ def boxes(device, swizzle):
 def test_a_kernel_copies_the_same_boxes_as_on_the_emulated_device(swizzle):
     expected = boxes("emulated", swizzle)
     with standin.installed():
-        found = boxes("cuda", swizzle)
-    assert np.count_nonzero(expected[0]) == 4 * 2 * 32
-    for one, other in zip(found, expected):
+        on_gpu = boxes("cuda", swizzle)
+    assert np.count_nonzero(expected[0]) == 4 * 2 * 32  # of 3 lines per image, one lies outside of X
+    for one, other in zip(on_gpu, expected):
         np.testing.assert_array_equal(one, other)
 
 
 def test_equal_geometry_at_an_address_is_encoded_once():
     with standin.installed():
-        x, again = asarray(X, "cuda"), asarray(X, "cuda")
-        maps = [tensor_map(each, (4, 3, 32), 64) for each in (x, x.reshape(5, 6, 40), again)]
+        x, elsewhere = asarray(X, "cuda"), asarray(X, "cuda")
+        maps = [tensor_map(array, (4, 3, 32), 64) for array in (x, x.reshape(5, 6, 40), elsewhere)]
         assert maps[0] is maps[1]
         assert maps[0] is not maps[2]
         assert tensor_map(x, (4, 3, 32), 128) is not maps[0]
@@ -59,9 +59,9 @@ def test_limits_are_those_of_the_emulated_device():
         (np.s_[:, :, ::2], (1, 1, 8), 0),
         (np.s_[:, :0], (1, 1, 8), 0),
     ]
-    expected = [refusal("emulated", *each) for each in wrong]
+    expected = [refusal("emulated", *request) for request in wrong]
     with standin.installed():
-        assert [refusal("cuda", *each) for each in wrong] == expected
+        assert [refusal("cuda", *request) for request in wrong] == expected
 
 
 def test_an_error_of_the_driver_is_raised_with_the_request(monkeypatch):
@@ -72,14 +72,14 @@ def test_an_error_of_the_driver_is_raised_with_the_request(monkeypatch):
 
 
 def test_the_driver_refuses_what_its_documentation_forbids(monkeypatch):
-    """Each argument made wrong in turn, so that the stand-in would notice."""
+    """Each argument is made invalid in turn, and the stand-in's driver notices."""
     with standin.installed():
-        asked = []
-        recording = SimpleNamespace(cuTensorMapEncodeTiled=lambda *given: asked.extend(given) or 0)
+        arguments = []
+        recording = SimpleNamespace(cuTensorMapEncodeTiled=lambda *received: arguments.extend(received) or 0)
         monkeypatch.setattr(runtime, "driver", lambda: recording)
         tensor_map(asarray(X, "cuda"), (4, 3, 32), 64)
-        assert driver.cuTensorMapEncodeTiled(*asked) == driver.CUDA_SUCCESS
-        to, item, rank, base, sizes, strides, box, steps, *_ = asked
+        assert driver.cuTensorMapEncodeTiled(*arguments) == driver.CUDA_SUCCESS
+        to, item, rank, base, sizes, strides, box, steps, *_ = arguments
         number = type(item)
         for at, wrong in [
             (0, type(to)(to.value + 32)),
@@ -95,5 +95,5 @@ def test_the_driver_refuses_what_its_documentation_forbids(monkeypatch):
             (10, number(4)),
             (11, number(1)),
         ]:
-            changed = [*asked[:at], wrong, *asked[at + 1 :]]
+            changed = [*arguments[:at], wrong, *arguments[at + 1 :]]
             assert driver.cuTensorMapEncodeTiled(*changed) == driver.CUDA_ERROR_INVALID_VALUE, at
