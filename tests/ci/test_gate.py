@@ -1,4 +1,4 @@
-"""The GPU gate on a machine without a GPU: its time limits, its verdicts, and its report of what it could not do."""
+"""The GPU gate on a machine without a GPU: its time limits, its verdicts, and its report of checks not reached."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ from tests.devices import kernel_devices
 ROOT = Path(__file__).parents[2]
 
 
-def tool(folder: Path, name: str, script: str) -> None:
-    """An executable with that name."""
+def write_tool(folder: Path, name: str, script: str) -> None:
+    """Write an executable shell script with that name."""
     folder.mkdir(exist_ok=True)
     (folder / name).write_text(f"#!/bin/sh\n{script}\n")
     (folder / name).chmod(0o755)
 
 
 def run_script(tmp_path: Path, *words: str, lists_gpus: bool = False, timeout: float = 120, **environment: str):
-    tool(tmp_path / "bin", "nvidia-smi", "exit 0" if lists_gpus else "exit 9")
+    write_tool(tmp_path / "bin", "nvidia-smi", "exit 0" if lists_gpus else "exit 9")
     path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    known = os.environ | {"PATH": path, "CUDA_VISIBLE_DEVICES": "", "PYTHON": sys.executable} | environment
+    variables = os.environ | {"PATH": path, "CUDA_VISIBLE_DEVICES": "", "PYTHON": sys.executable} | environment
     command = [str(ROOT / "ci" / "gpu.sh"), *words, "--out", str(tmp_path / "out")]
-    done = subprocess.run(command, env=known, cwd=tmp_path, capture_output=True, text=True, timeout=timeout)
+    done = subprocess.run(command, env=variables, cwd=tmp_path, capture_output=True, text=True, timeout=timeout)
     return done, done.stdout + done.stderr
 
 
@@ -71,9 +71,10 @@ def test_without_a_gpu_the_gate_completes_and_says_what_it_could_not_do(tmp_path
     assert sorted(path.name for path in (ROOT / "gpuconv").iterdir()) == before
     assert "NO GPU: nothing was proved" in output
     checks = [(part.name, check.name) for part in order.PARTS for check in part.checks]
-    assert [(each["part"], each["check"]) for each in report(tmp_path)["checks"]] == checks
-    assert {each["status"] for each in report(tmp_path)["checks"]} == {NOT_REACHED}
-    assert all(each["reason"].startswith("no GPU") for each in report(tmp_path)["checks"])
+    reported = report(tmp_path)["checks"]
+    assert [(check["part"], check["check"]) for check in reported] == checks
+    assert {check["status"] for check in reported} == {NOT_REACHED}
+    assert all(check["reason"].startswith("no GPU") for check in reported)
 
 
 @pytest.mark.slow
@@ -108,21 +109,25 @@ END
 @pytest.mark.slow
 def test_the_whole_gate_on_the_stand_in(tmp_path):
     """Every check at a small size: kernels on the emulator, made-up times, fake Nsight and sanitizer."""
-    tool(tmp_path / "bin", "compute-sanitizer", SANITIZER)
-    tool(tmp_path / "bin", "ncu", NCU)
+    write_tool(tmp_path / "bin", "compute-sanitizer", SANITIZER)
+    write_tool(tmp_path / "bin", "ncu", NCU)
     python = f"{sys.executable} -m tests.standin"
     done, output = run_script(tmp_path, "--rehearse", python, "--commit", "abc", timeout=1500)
-    ends = {each["check"]: (each["status"], each["reason"]) for each in report(tmp_path)["checks"]}
-    # These need what a rehearsal lacks, or their result depends on measured times.
-    without = {"cubins", "record", "loader", "choices", "driver", "model"}
-    assert {name: end for name, end in ends.items() if end[0] != PASSED and name not in without} == {}, output
-    assert not [end for end in ends.values() if "Traceback" in end[1] or "the gate:" in end[1] or end[0] == LATE]
+    results = {check["check"]: (check["status"], check["reason"]) for check in report(tmp_path)["checks"]}
+    # These checks need something that a rehearsal lacks, or their result depends on measured times.
+    may_fail = {"cubins", "record", "loader", "choices", "driver", "model"}
+    failed = {name: result for name, result in results.items() if result[0] != PASSED and name not in may_fail}
+    assert failed == {}, output
+    for status, reason in results.values():
+        assert status != LATE
+        assert "Traceback" not in reason
+        assert "the gate:" not in reason
     assert done.returncode == 1
     assert report(tmp_path)["running"] is None
-    asked = [verdict["question"] for verdict in report(tmp_path)["verdicts"]]
-    assert asked == [fast.ISSUE, *([fast.MODEL] if fast.MODEL in asked else []), fast.RECORD, *QUESTIONS.values()]
+    answered = [verdict["question"] for verdict in report(tmp_path)["verdicts"]]
+    assert answered == [fast.ISSUE, *([fast.MODEL] if fast.MODEL in answered else []), fast.RECORD, *QUESTIONS.values()]
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    assert len(files) <= 8, "a lent machine gives no more files back"
+    assert len(files) <= 8, "a machine that runs the gate may give back no more files"
     assert all(len(path.relative_to(tmp_path / "out").parts) <= 3 for path in files)
     with zipfile.ZipFile(tmp_path / "out" / "logs.zip") as logs:
         assert {"bench-steps.log", "experiments/capture.log", "verify/relu.log"} <= set(logs.namelist())
@@ -162,7 +167,7 @@ def test_the_parts_take_28_minutes_and_none_exceeds_the_limit_of_a_command():
 
 
 @pytest.mark.parametrize(
-    ("asked", "found"),
+    ("named", "expected"),
     [
         ([], [part.name for part in order.PARTS]),
         (["suite", "why"], ["start", "why", "suite"]),
@@ -170,9 +175,9 @@ def test_the_parts_take_28_minutes_and_none_exceeds_the_limit_of_a_command():
     ],
     ids=["all", "two", "extra"],
 )
-def test_parts_run_in_order_after_the_environment(asked, found):
-    chosen = command_line.chosen_parts(asked)
-    assert [part.name for part in chosen] == found
+def test_parts_run_in_order_after_the_environment(named, expected):
+    chosen = command_line.chosen_parts(named)
+    assert [part.name for part in chosen] == expected
     assert chosen[0].checks[0].name == "environment"
 
 
@@ -189,9 +194,9 @@ def test_parts_run_in_order_after_the_environment(asked, found):
 )
 def test_bad_usage_ends_with_a_message(words, message, capsys, tmp_path, monkeypatch):
     monkeypatch.delenv("OUT", raising=False)
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as ended:
         command_line.main([] if words is None else [*words, "--out", str(tmp_path / "out")])
-    assert left.value.code == 2
+    assert ended.value.code == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -233,7 +238,9 @@ def test_a_command_that_dies_early_does_not_count_as_out_of_time(gate):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", ["sleep 60", "trap '' INT; while :; do sleep 1; done"], ids=["heeds", "ignores"])
+@pytest.mark.parametrize(
+    "script", ["sleep 60", "trap '' INT; while :; do sleep 1; done"], ids=["ends", "ignores the interrupt"]
+)
 def test_a_command_out_of_time_is_stopped(gate, script):
     begin = time.monotonic()
     assert gate.run("a.log", shell(script), 1).late
@@ -242,16 +249,16 @@ def test_a_command_out_of_time_is_stopped(gate, script):
 
 def test_processes_that_a_command_left_running_are_ended(gate):
     done = gate.run("a.log", shell("sleep 60 & echo $!"), 10)
-    left = Path("/proc") / done.last / "stat"
+    stat = Path("/proc") / done.last / "stat"
     for _ in range(50):
-        if not left.exists() or left.read_text().split()[2] == "Z":
+        if not stat.exists() or stat.read_text().split()[2] == "Z":
             return
         time.sleep(0.1)
-    raise AssertionError("it is still running")
+    raise AssertionError("the process is still running")
 
 
 def test_a_command_that_cannot_be_killed_is_abandoned(gate, monkeypatch):
-    """Like a process that is blocked in a driver."""
+    """As a process cannot that is blocked in a driver."""
     monkeypatch.setattr(commands, "GRACE", 0.1)
     with monkeypatch.context() as patch:
         patch.setattr(commands, "_signal", lambda process, how: None)
@@ -264,11 +271,11 @@ def test_a_command_that_cannot_be_killed_is_abandoned(gate, monkeypatch):
 
 
 @pytest.mark.slow
-def test_parallel_commands_and_those_not_reached_in_time(gate):
-    found = gate.run_in_parallel({f"{name}.log": shell("sleep 60") for name in "abc"}, 2, 2)
-    assert [(name, done.late) for name, done in found.items()] == [("a.log", True), ("b.log", True)]
-    found = gate.run_in_parallel({f"{name}.log": shell(f"echo {name}") for name in "abc"}, 30, 2)
-    assert [done.text for done in found.values()] == ["a\n", "b\n", "c\n"]
+def test_parallel_commands_stop_at_the_time_limit_and_later_ones_are_not_started(gate):
+    ended = gate.run_in_parallel({f"{name}.log": shell("sleep 60") for name in "abc"}, 2, 2)
+    assert [(name, done.late) for name, done in ended.items()] == [("a.log", True), ("b.log", True)]
+    ended = gate.run_in_parallel({f"{name}.log": shell(f"echo {name}") for name in "abc"}, 30, 2)
+    assert [done.text for done in ended.values()] == ["a\n", "b\n", "c\n"]
 
 
 def test_a_check_that_fails_crashes_or_hangs_does_not_affect_the_others(gate):
@@ -287,10 +294,10 @@ def test_a_check_that_fails_crashes_or_hangs_does_not_affect_the_others(gate):
     def missing(_, seconds):
         raise NotReachedError("no ncu")
 
-    def right(*_):
+    def passes(*_):
         return "fine", {"x": 1}
 
-    results = run(gate, fails=fails, breaks=breaks, hangs=hangs, crashes=crashes, missing=missing, right=right)
+    results = run(gate, fails=fails, breaks=breaks, hangs=hangs, crashes=crashes, missing=missing, passes=passes)
     assert [result.status for result in results] == [FAILED, FAILED, LATE, FAILED, NOT_REACHED, PASSED]
     assert "KeyError" in results[1].reason
     assert results[2].reason.endswith("its last line: begun")
@@ -306,40 +313,42 @@ def test_a_check_that_fails_crashes_or_hangs_does_not_affect_the_others(gate):
 
 
 def test_the_record_is_complete_after_every_check_and_names_the_running_one(gate):
-    def looks(gate, seconds):
+    def read_record(gate, seconds):
         recorded = json.loads((gate.out / "gate.json").read_text())
-        return recorded["running"], {"before": [each["check"] for each in recorded["checks"]]}
+        return recorded["running"], {"before": [check["check"] for check in recorded["checks"]]}
 
-    first, second = run(gate, first=looks, second=looks)
+    first, second = run(gate, first=read_record, second=read_record)
     assert (first.reason, first.details) == ("part first", {"before": []})
     assert (second.reason, second.details) == ("part second", {"before": ["first"]})
     assert json.loads((gate.out / "gate.json").read_text())["running"] is None
 
 
 def test_time_left_by_a_check_goes_only_to_later_checks_of_its_part(gate, monkeypatch):
-    now, boxes = [0.0], []
+    now, limits = [0.0], []
     monkeypatch.setattr("ci.gate.schedule.time.monotonic", lambda: now[0])
 
     def takes(seconds):
-        def body(_, box):
-            boxes.append(round(box))
+        def body(_, limit):
+            limits.append(round(limit))
             now[0] += seconds
             return "", {}
 
         return body
 
     def part(*seconds):
-        return Part("p", 1.25, tuple(Check(str(each), 1, takes(each)) for each in seconds))  # 75 s, 15 of them to spare
+        return Part(
+            "p", 1.25, tuple(Check(str(length), 1, takes(length)) for length in seconds)
+        )  # 75 s, 15 of them to spare
 
     results = run_parts([part(0, 100, 0), part(0, 0)], gate, 600, lambda _: None)
-    assert boxes == [20, 30, 30, 60]
+    assert limits == [20, 30, 30, 60]
     assert results[2].reason == "the time was used up before"
-    boxes.clear()
+    limits.clear()
     run_parts([part(0)], gate, 45, lambda _: None)
-    assert boxes == [30], "the time for everything counts too"
+    assert limits == [30], "the time for everything counts too"
 
 
-def test_ctrl_c_still_prints_the_table(gate):
+def test_after_ctrl_c_the_stopped_and_unreached_checks_are_recorded(gate):
     def stopped(_, seconds):
         raise KeyboardInterrupt
 
@@ -359,11 +368,11 @@ def test_ctrl_c_ends_parallel_commands(gate):
     assert not (gate.logs / "c.log").exists()
 
 
-def test_the_copy_finds_its_kernels_without_an_installation(tmp_path, monkeypatch):
+def test_the_copy_of_the_tree_finds_its_kernels_without_an_installation(tmp_path, monkeypatch):
     home = tree.copy_repository(tmp_path / "out", tmp_path)
     monkeypatch.setattr(tree, "ROOT", home)
-    (tmp_path / "again").mkdir()
-    home = tree.copy_repository(tmp_path / "out", tmp_path / "again")  # a copy of a copy works the same
+    (tmp_path / "second").mkdir()
+    home = tree.copy_repository(tmp_path / "out", tmp_path / "second")  # a copy of a copy works the same
     code = "from gpuconv.backends.cuda.runtime import source; print(source.directory().resolve())"
     command = [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {str(home)!r}); {code}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -371,17 +380,17 @@ def test_the_copy_finds_its_kernels_without_an_installation(tmp_path, monkeypatc
     assert not (home / ".git").exists()
 
 
-# --- verdicts: a child that hangs, crashes or gives a malformed answer has not answered ----------
+# --- verdicts: hanging, crashing or giving a malformed answer counts as no answer ---------------
 
-ASKED = "Is it so?"
+QUESTION = "Is it so?"
 
 
-def answer(answer="yes", seen="so it is", question=ASKED):
+def answer(answer="yes", seen="so it is", question=QUESTION):
     return printed(Verdict(question, answer, seen))
 
 
 @pytest.mark.parametrize(
-    ("done", "found", "message"),
+    ("done", "expected", "message"),
     [
         (Done(0, f"work\n{answer()}\n", 1.0), "yes", "so it is"),
         (Done(0, f"{answer('no', 'off by 3')}\n", 1.0), "no", "off by 3"),
@@ -399,30 +408,32 @@ def answer(answer="yes", seen="so it is", question=ASKED):
     ],
     ids=["yes", "no", "hangs", "crashes", "silent", "two", "other", "maybe", "unseen", "word", "list", "part", "cut"],
 )
-def test_a_verdict_needs_one_complete_answer_and_exit_status_0(done, found, message):
-    verdict = read_verdict(ASKED, done.text, done.code, done.late, done.last)
-    assert verdict.answer == found
+def test_a_verdict_needs_one_complete_answer_and_exit_status_0(done, expected, message):
+    verdict = read_verdict(QUESTION, done.text, done.code, done.late, done.last)
+    assert verdict.answer == expected
     assert message in verdict.seen
 
 
-@pytest.mark.parametrize(("given", "error"), [("no", FailedError), ("unknown", NotReachedError)], ids=["no", "unknown"])
-def test_only_yes_passes(given, error):
+@pytest.mark.parametrize(
+    ("answer", "error"), [("no", FailedError), ("unknown", NotReachedError)], ids=["no", "unknown"]
+)
+def test_only_yes_passes(answer, error):
     with pytest.raises(error, match="so it is") as caught:
-        judged(Verdict(ASKED, given, "so it is"))
-    assert caught.value.details["verdicts"] == [{"question": ASKED, "answer": given, "seen": "so it is"}]
-    assert judged(Verdict(ASKED, "yes", "so it is"))[0] == "so it is"
+        judged(Verdict(QUESTION, answer, "so it is"))
+    assert caught.value.details["verdicts"] == [{"question": QUESTION, "answer": answer, "seen": "so it is"}]
+    assert judged(Verdict(QUESTION, "yes", "so it is"))[0] == "so it is"
 
 
-def test_every_question_has_its_experiment_and_is_asked_in_a_child(planted):
+def test_every_question_has_its_experiment_and_is_asked_in_a_child(prepared):
     for name, question in QUESTIONS.items():
         assert (ROOT / "ci" / "gate" / "experiments" / f"{name}.py").is_file()
-        planted.tell(experiments=(0, printed(Verdict(question, "yes", "seen"))))
-        assert questions.experiment(name)(planted, 30)[0] == "seen"
-        assert planted.ran[0][-5:] == ["-m", "ci.gate.experiments", name, "--device", "cuda"]
+        prepared.prepare(experiments=(0, printed(Verdict(question, "yes", "seen"))))
+        assert questions.experiment(name)(prepared, 30)[0] == "seen"
+        assert prepared.ran[0][-5:] == ["-m", "ci.gate.experiments", name, "--device", "cuda"]
 
 
 @pytest.mark.parametrize(
-    ("output", "status", "found"),
+    ("output", "status", "expected"),
     [
         ("run\ntest accuracy 96.49%\n", 0, ("no", "at least 96.5")),
         ("no device", 2, ("no", "status 2: no device")),
@@ -432,14 +443,14 @@ def test_every_question_has_its_experiment_and_is_asked_in_a_child(planted):
     ],
     ids=["too low", "failed", "silent", "enough", "nan"],
 )
-def test_training_is_judged_by_its_last_line(output, status, found):
+def test_training_is_judged_by_its_last_line(output, status, expected):
     verdict, seen = training.judge(output, status)
-    assert verdict == found[0]
-    assert found[1] in seen
+    assert verdict == expected[0]
+    assert expected[1] in seen
 
 
-def test_training_that_was_not_captured_fails():
-    """The run only warns of it, and still reaches its accuracy."""
+def test_training_that_was_not_captured_does_not_pass():
+    """Such a run only prints a warning, and may reach its accuracy."""
     from gpuconv.training.replay import Replay, UncapturedWarning
 
     with pytest.warns(UncapturedWarning) as warned:
@@ -452,72 +463,71 @@ def test_training_that_was_not_captured_fails():
 # --- the checks --------------------------------------------------------------------------------
 
 
-class Planted(Gate):
-    """A gate whose commands end as specified for a word in them."""
+class PreparedGate(Gate):
+    """A gate that runs no commands. They end with the status and output given for a word in the command."""
 
-    def tell(self, **ends: tuple[int, str]):
-        self.ends, self.ran, self.environments = ends, [], []
+    def prepare(self, **endings: tuple[int, str]):
+        self.endings, self.ran, self.environments = endings, [], []
         return self
 
     def run(self, log, command, seconds, **environment):
         self.ran.append(list(command))
         self.environments.append(environment)
-        code, output = next((end for word, end in self.ends.items() if word in " ".join(command)), (0, ""))
+        code, output = next((end for word, end in self.endings.items() if word in " ".join(command)), (0, ""))
         return Done(code, output, 1.0, late=code == 124)
 
 
 @pytest.fixture
-def planted(gate):
-    return Planted(gate.out, gate.home, gate.logs, "cuda", "abc").tell()
+def prepared(gate):
+    return PreparedGate(gate.out, gate.home, gate.logs, "cuda", "abc").prepare()
 
 
-def test_verify_names_ops_that_fail_give_malformed_output_or_run_out_of_time(planted):
-    planted.facts["ops"] = ["relu", "add", "scale", "conv2d"]
-    good = (0, "all 3 pass on cuda:0")
+def test_verify_names_ops_that_fail_give_malformed_output_or_run_out_of_time(prepared):
+    prepared.facts["ops"] = ["relu", "add", "scale", "conv2d"]
+    passing = (0, "all 3 pass on cuda:0")
     with pytest.raises(FailedError, match=r"1 of 4 ops pass; failed: add; .*proves it: relu; out of time: scale"):
-        right.verify(planted.tell(add=(1, "FAIL"), scale=(124, ""), relu=(0, "all 0 pass on x"), conv=good), 30)
+        right.verify(prepared.prepare(add=(1, "FAIL"), scale=(124, ""), relu=(0, "all 0 pass on x"), conv=passing), 30)
     with pytest.raises(LateError, match="3 of 4 ops pass; out of time: scale"):
-        right.verify(planted.tell(scale=(124, ""), verify=good), 30)
-    assert right.verify(planted.tell(verify=good), 30)[0] == "4 of 4 ops pass"
-    assert planted.ran[0][-1] == "conv2d"
-    assert {each["GPUCONV_AUTOTUNE"] for each in planted.environments} == {
-        "0"
-    }  # parallel processes would distort times
-    planted.facts.clear()  # the environment failed
+        right.verify(prepared.prepare(scale=(124, ""), verify=passing), 30)
+    assert right.verify(prepared.prepare(verify=passing), 30)[0] == "4 of 4 ops pass"
+    assert prepared.ran[0][-1] == "conv2d"
+    # Parallel processes would distort times, so nothing is timed.
+    assert {environment["GPUCONV_AUTOTUNE"] for environment in prepared.environments} == {"0"}
+    prepared.facts.clear()  # as after a failed check of the environment
     with pytest.raises(NotReachedError, match="named no operations"):
-        right.verify(planted.tell(), 30)
+        right.verify(prepared.prepare(), 30)
 
 
-def test_the_suite_runs_on_the_device_one_process_per_file_kernels_first(planted, monkeypatch):
+def test_the_suite_runs_on_the_device_one_process_per_file_kernels_first(prepared, monkeypatch):
     for name in ("a/test_a.py", "kernels/test_k.py", "training/test_devices.py"):
-        (planted.home / "tests" / name).parent.mkdir(parents=True)
-        (planted.home / "tests" / name).write_text("")
-    planted.tell(test_a=(0, "3 passed, 1 skipped in 1s"), test_k=(0, "4 passed in 1s"), devices=(5, "no tests ran"))
+        (prepared.home / "tests" / name).parent.mkdir(parents=True)
+        (prepared.home / "tests" / name).write_text("")
+    prepared.prepare(test_a=(0, "3 passed, 1 skipped in 1s"), test_k=(0, "4 passed in 1s"), devices=(5, "no tests ran"))
     monkeypatch.setattr(right, "workers", lambda: 1)
-    assert right.tests(planted, 30)[0] == "3 of 3 files, 7 passed, 1 skipped"
-    assert [command[-1].rpartition("/")[2] for command in planted.ran] == ["test_k.py", "test_devices.py", "test_a.py"]
-    first = planted.environments[0]
+    assert right.tests(prepared, 30)[0] == "3 of 3 files, 7 passed, 1 skipped"
+    assert [command[-1].rpartition("/")[2] for command in prepared.ran] == ["test_k.py", "test_devices.py", "test_a.py"]
+    first = prepared.environments[0]
     assert (first["GPUCONV_TEST_DEVICES"], first["GPUCONV_AUTOTUNE"]) == ("cuda", "0")
     with pytest.raises(FailedError, match=r"failed: kernels\.test_k"):
-        right.tests(planted.tell(test_k=(1, "1 failed, 3 passed in 1s"), test=(0, "1 passed")), 30)
+        right.tests(prepared.prepare(test_k=(1, "1 failed, 3 passed in 1s"), test=(0, "1 passed")), 30)
 
 
 @pytest.mark.parametrize("name", ["memcheck", "racecheck"])
-def test_a_missing_or_silent_sanitizer_does_not_pass(planted, monkeypatch, tmp_path, name):
+def test_a_missing_or_silent_sanitizer_does_not_pass(prepared, monkeypatch, tmp_path, name):
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     check = right.sanitized(name)
     with pytest.raises(NotReachedError, match="compute-sanitizer is not on the PATH"):
-        check(planted, 30)
-    tool(tmp_path / "bin", "compute-sanitizer", "")
+        check(prepared, 30)
+    write_tool(tmp_path / "bin", "compute-sanitizer", "")
     with pytest.raises(FailedError, match="printed nothing that proves it"):
-        check(planted, 30)
+        check(prepared, 30)
     summary = "========= RACECHECK SUMMARY: 0 hazards" if name == "racecheck" else "========= ERROR SUMMARY: 0 errors"
-    assert check(planted.tell(sanitizer=(0, summary)), 30)[0] == "14 of 14 ops clean"
-    assert {each["GPUCONV_AUTOTUNE"] for each in planted.environments} == {"0"}
+    assert check(prepared.prepare(sanitizer=(0, summary)), 30)[0] == "14 of 14 ops clean"
+    assert {environment["GPUCONV_AUTOTUNE"] for environment in prepared.environments} == {"0"}
     with pytest.raises(FailedError, match="failed: bias_grad"):
-        check(planted.tell(bias_grad=(9, summary), sanitizer=(0, summary)), 30)
+        check(prepared.prepare(bias_grad=(9, summary), sanitizer=(0, summary)), 30)
     with pytest.raises(FailedError, match="printed nothing that proves it: conv2d"):
-        check(planted.tell(sanitizer=(0, summary.replace(": 0", ": 7"))), 30)
+        check(prepared.prepare(sanitizer=(0, summary.replace(": 0", ": 7"))), 30)
 
 
 HEADER = '"ID","Kernel Name","Metric Name","Metric Unit","Metric Value"'
@@ -528,11 +538,11 @@ def csv_of(*rows):
     return "\n".join(["==PROF== Connected", HEADER, *(",".join(f'"{cell}"' for cell in row) for row in rows)])
 
 
-def test_ncu_sums_times_and_takes_the_percentages_of_the_longest_launch(planted, monkeypatch, tmp_path):
+def test_ncu_sums_times_and_takes_the_percentages_of_the_longest_launch(prepared, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     with pytest.raises(NotReachedError, match="ncu is not on the PATH"):
-        fast.ncu(planted, 30)
-    tool(tmp_path / "bin", "ncu", "")
+        fast.ncu(prepared, 30)
+    write_tool(tmp_path / "bin", "ncu", "")
     text = csv_of(
         (0, "conv2d_fprop_mma", TIME, "ns", "1,500"),
         (0, "conv2d_fprop_mma", ISSUE, "%", "20"),
@@ -543,73 +553,73 @@ def test_ncu_sums_times_and_takes_the_percentages_of_the_longest_launch(planted,
         (2, "conv2d_fprop_mma", L2, "%", "30"),
         (3, "cupy_fill", TIME, "ms", "9"),
     )
-    found = fast.measured(text)
-    assert found["conv2d_fprop_mma"] == {"time": pytest.approx(3.5e-6), "issue": 80, "l2": 30}
-    assert list(found) == ["relu_forward", "conv2d_fprop_mma"]
-    assert fast.ncu(planted.tell(csv=(0, text)), 30)[0].startswith("conv2d_fprop_mma: issue 80 %")
-    assert {each["GPUCONV_AUTOTUNE"] for each in planted.environments} == {"0"}
+    measured = fast.measured(text)
+    assert measured["conv2d_fprop_mma"] == {"time": pytest.approx(3.5e-6), "issue": 80, "l2": 30}
+    assert list(measured) == ["relu_forward", "conv2d_fprop_mma"]
+    assert fast.ncu(prepared.prepare(csv=(0, text)), 30)[0].startswith("conv2d_fprop_mma: issue 80 %")
+    assert {environment["GPUCONV_AUTOTUNE"] for environment in prepared.environments} == {"0"}
     with pytest.raises(FailedError, match="L2 90 %"):
-        fast.ncu(planted.tell(csv=(0, text.replace('"30"', '"90"'))), 30)
+        fast.ncu(prepared.prepare(csv=(0, text.replace('"30"', '"90"'))), 30)
     for broken in (text.replace("_mma", "_simt"), text.replace('"80"', '"nan"'), text.replace('"80"', '"4000"')):
         with pytest.raises(NotReachedError):
-            fast.ncu(planted.tell(csv=(0, broken)), 30)
+            fast.ncu(prepared.prepare(csv=(0, broken)), 30)
     with pytest.raises(FailedError, match="reported no kernel"):
-        fast.ncu(planted.tell(csv=(0, "==ERROR== no permission")), 30)
+        fast.ncu(prepared.prepare(csv=(0, "==ERROR== no permission")), 30)
 
 
-def record_of(planted, entries, hardware="nvidia-x", home=False):
-    folder = (planted.home / "bench" if home else planted.out) / "results" / hardware
+def record_of(prepared, entries, hardware="nvidia-x", home=False):
+    folder = (prepared.home / "bench" if home else prepared.out) / "results" / hardware
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "2026-01-01-abc.json").write_text(json.dumps({"hardware": hardware, "entries": entries}))
 
 
-def entry(key="fprop 1x1 bfloat16", kind="convolution", median=1e-3, date="2999-01-01T00:00:00+00:00", **mine):
-    ours = {"role": "ours", "name": "gpuconv", "status": "timed", "median": median} | mine
+def entry(key="fprop 1x1 bfloat16", kind="convolution", median=1e-3, date="2999-01-01T00:00:00+00:00", **changes):
+    ours = {"role": "ours", "name": "gpuconv", "status": "timed", "median": median} | changes
     peer = {"role": "peer", "name": "eager", "status": "absent"}
     return {"key": key, "kind": kind, "date": date, "sides": [ours, peer]}
 
 
-def test_the_benchmark_reports_missing_and_failed_sides_and_ignores_old_entries(planted):
-    record_of(planted, [entry(kind="step"), entry()])
+def test_the_benchmark_reports_missing_and_failed_sides_and_ignores_old_entries(prepared):
+    record_of(prepared, [entry(kind="step"), entry()])
     steps, ops = fast.timed("steps", fast.STEPS), fast.timed("ops", fast.KERNELS)
-    assert steps(planted, 60)[0] == "1 entries timed; eager absent"
-    assert ops(planted, 60)[0] == "1 entries timed; eager absent"
+    assert steps(prepared, 60)[0] == "1 entries timed; eager absent"
+    assert ops(prepared, 60)[0] == "1 entries timed; eager absent"
     with pytest.raises(LateError, match="1 entries timed; eager absent; stopped after"):
-        ops(planted.tell(bench=(124, "")), 60)
+        ops(prepared.prepare(bench=(124, "")), 60)
     with pytest.raises(FailedError, match="wrong and not timed"):
-        ops(planted.tell(bench=(1, "wrong and not timed: x")), 60)
-    for lie, message in (
+        ops(prepared.prepare(bench=(1, "wrong and not timed: x")), 60)
+    for change, message in (
         (dict(status="failed", reason="no memory"), "no memory"),
         (dict(median=float("nan")), "no times"),
         (dict(median=0.0), "no times"),
         (dict(median=-1.0), "no times"),
     ):
-        record_of(planted, [entry(**lie)])
+        record_of(prepared, [entry(**change)])
         with pytest.raises(FailedError, match=message):
-            ops(planted.tell(), 60)
-    record_of(planted, [entry(date="2026-01-01T00:00:00+00:00")])
+            ops(prepared.prepare(), 60)
+    record_of(prepared, [entry(date="2026-01-01T00:00:00+00:00")])
     with pytest.raises(LateError, match="no entry was timed"):
-        ops(planted.tell(), 60)
-    planted.tell(missing=(0, "0 entries are missing in the record"))
-    assert fast.timed("ops", fast.SUITE, missing=True)(planted, 60)[0] == "nothing to time: the record has every entry"
+        ops(prepared.prepare(), 60)
+    prepared.prepare(missing=(0, "0 entries are missing in the record"))
+    assert fast.timed("ops", fast.SUITE, missing=True)(prepared, 60)[0] == "nothing to time: the record has every entry"
 
 
-def test_the_benchmark_continues_in_a_new_process_after_a_gpu_crash(planted, monkeypatch):
+def test_the_benchmark_continues_in_a_new_process_after_a_gpu_crash(prepared, monkeypatch):
     monkeypatch.setattr(fast, "entries_of", lambda gate: [entry(kind="step")])
-    planted.tell(missing=(0, "2 entries are missing"), bench=(2, "bench: error: cuda:0 no longer answers after x"))
-    assert fast.timed("steps", fast.STEPS)(planted, 60)[0].startswith("1 entries timed")
-    assert ["--missing" in command for command in planted.ran] == [False, True]
+    prepared.prepare(missing=(0, "2 entries are missing"), bench=(2, "bench: error: cuda:0 no longer answers after x"))
+    assert fast.timed("steps", fast.STEPS)(prepared, 60)[0].startswith("1 entries timed")
+    assert ["--missing" in command for command in prepared.ran] == [False, True]
 
 
-def test_old_kernels_are_compared_with_new_ones(planted):
-    record_of(planted, [entry(median=1e-3)])
+def test_times_are_compared_with_those_of_the_earlier_record(prepared):
+    record_of(prepared, [entry(median=1e-3)])
     with pytest.raises(NotReachedError, match="no earlier record"):
-        fast.record(planted, 30)
-    record_of(planted, [entry(median=2e-3)], home=True)
-    assert fast.record(planted, 30)[0] == "fprop 0.50 of the record's time over 1"
-    record_of(planted, [entry(median=0.9e-3)], home=True)
+        fast.record(prepared, 30)
+    record_of(prepared, [entry(median=2e-3)], home=True)
+    assert fast.record(prepared, 30)[0] == "fprop 0.50 of the record's time over 1"
+    record_of(prepared, [entry(median=0.9e-3)], home=True)
     with pytest.raises(FailedError, match="slower: fprop 1x1 bfloat16"):
-        fast.record(planted, 30)
+        fast.record(prepared, 30)
 
 
 @pytest.mark.parametrize(
@@ -617,14 +627,14 @@ def test_old_kernels_are_compared_with_new_ones(planted):
     [("rms error 14.9 % over 24 rows", None), ("rms error 15.1 % over 24 rows", FailedError), ("", NotReachedError)],
     ids=["within", "refuted", "nothing measured"],
 )
-def test_a_refuted_prediction_is_reported(planted, output, error):
-    planted.facts["name"] = "NVIDIA H200"
-    planted.tell(predict=(0, f"gpu\n{output}\n"))
+def test_a_refuted_prediction_is_reported(prepared, output, error):
+    prepared.facts["name"] = "NVIDIA H200"
+    prepared.prepare(predict=(0, f"gpu\n{output}\n"))
     if error is None:
-        assert fast.model(planted, 30)[0] == "14.9 % over 24 convolutions"
+        assert fast.model(prepared, 30)[0] == "14.9 % over 24 convolutions"
     else:
         with pytest.raises(error):
-            fast.model(planted, 30)
+            fast.model(prepared, 30)
 
 
 def test_tests_run_on_the_named_devices_or_not_at_all(monkeypatch):

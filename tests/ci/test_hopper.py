@@ -1,4 +1,4 @@
-"""The checks of the kernels for Hopper, without such a GPU, and what a failing one prints."""
+"""The checks of the kernels for Hopper, without such a GPU, and the output of a failing check."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def test_every_check_passes_on_the_emulator(name, capsys):
     assert end.startswith(f"all {len(cases)} ")
 
 
-def test_a_tile_that_is_read_from_elsewhere_prints_from_where(monkeypatch, capsys):
-    """B's rows 3 and 4 change places at depth 8 and beyond: the map names them, and A's has none."""
+def test_numbers_of_a_tile_read_from_a_wrong_position_are_printed_with_that_position(monkeypatch, capsys):
+    """Rows 3 and 4 of B are exchanged from depth 8 on; A is read correctly, and nothing is printed for it."""
 
     def misread(device, dtype, columns, layout, a, b):
         moved = np.array(b, np.float64)
@@ -59,7 +59,7 @@ def test_a_tile_that_is_read_from_elsewhere_prints_from_where(monkeypatch, capsy
 
 
 def test_a_product_that_hangs_is_named_by_the_last_line(monkeypatch, capsys):
-    """The gate interrupts it when its time is up, or kills it."""
+    """At its time limit the gate interrupts the check, or kills it."""
 
     def hang(*arguments):
         raise KeyboardInterrupt
@@ -73,10 +73,10 @@ def test_a_product_that_hangs_is_named_by_the_last_line(monkeypatch, capsys):
 
 
 def test_wrong_values_are_described_in_lines_of_text():
-    expected, found = np.zeros((2, 3, 4)), np.zeros((2, 3, 4))
-    found[0, 1:, 2] = 7, np.nan
-    found[1, 2, 0] = -1
-    assert differences(expected, found) == [
+    expected, result = np.zeros((2, 3, 4)), np.zeros((2, 3, 4))
+    result[0, 1:, 2] = 7, np.nan
+    result[1, 2, 0] = -1
+    assert differences(expected, result) == [
         "    3 of 24 values are wrong, 1 are NaN",
         "    rows 1-2, 5",
         "    columns 0, 2",
@@ -87,17 +87,21 @@ def test_wrong_values_are_described_in_lines_of_text():
     assert ranges(range(0, 60, 2)).endswith("20, 22 and 18 more")
 
 
+def only_the_new_algorithm(*arguments):
+    return [candidate for candidate in unproved(*arguments) if candidate.algorithm.name == NAME]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["none", "a wrong value", "hangs"])
 def test_a_direction_is_proved_on_the_stand_in_or_says_why_not(monkeypatch, tmp_path, capsys, fault):
-    kept = cache.Cache(tmp_path)
-    monkeypatch.setattr(proofs, "cache", SimpleNamespace(default=lambda: kept))
+    stored = cache.Cache(tmp_path)
+    monkeypatch.setattr(proofs, "cache", SimpleNamespace(default=lambda: stored))
     monkeypatch.setattr(prover, "command", command("90", "late", fault))
     monkeypatch.setattr(prover, "LIMIT", 3.0 if fault == "hangs" else 30.0)
     monkeypatch.setattr(prover, "_prover", prover.Prover())
     planted = proving.planted(fault if fault != "hangs" else "none")
     with standin.installed(["90"]), new_family(), planted, monkeypatch.context() as patch:
-        patch.setattr(plan, "unproved", lambda *asked: [e for e in unproved(*asked) if e.algorithm.name == NAME])
+        patch.setattr(plan, "unproved", only_the_new_algorithm)
         status = algorithms.check("fprop", "cuda", True)
     prover.close()
     lines = capsys.readouterr().out.splitlines()
@@ -116,38 +120,40 @@ def test_a_direction_is_proved_on_the_stand_in_or_says_why_not(monkeypatch, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["fprop", "dgrad", "wgrad"])
-def test_wgmma_is_proved_in_every_direction_on_the_stand_in(way):
-    """In a child that has the stand-in's GPU too."""
-    words = ["-m", "tests.standin", "-m", "ci.gate.hopper_kernels", way, "--small"]
+@pytest.mark.parametrize("direction", ["fprop", "dgrad", "wgrad"])
+def test_wgmma_is_proved_in_every_direction_on_the_stand_in(direction):
+    """The proofs run in a child process, which has the stand-in's GPU, too."""
+    words = ["-m", "tests.standin", "-m", "ci.gate.hopper_kernels", direction, "--small"]
     done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    tiles = sum(each.name.startswith("wgmma-") and f"conv2d_{way}" in each.kernels for each in ALGORITHMS)
+    tiles = sum(
+        algorithm.name.startswith("wgmma-") and f"conv2d_{direction}" in algorithm.kernels for algorithm in ALGORITHMS
+    )
     assert done.stdout.count("PASS wgmma-") == tiles
-    assert done.stdout.endswith(f"all {tiles} proofs of {way} pass\n")
+    assert done.stdout.endswith(f"all {tiles} proofs of {direction} pass\n")
 
 
 def test_an_algorithm_that_hangs_costs_one_time_limit(monkeypatch, capsys):
-    """Ten seconds each, it would use up the check's time, and the other algorithms would not be reached."""
-    asked = []
+    """With ten seconds for each product it would use up the time of the check before the other algorithms."""
+    proofs_of = []
 
     def prove(product, candidate, place):
-        asked.append(candidate.algorithm.name)
-        hangs = asked[-1] == "wgmma-128x256"
+        proofs_of.append(candidate.algorithm.name)
+        hangs = proofs_of[-1] == "wgmma-128x256"
         return Verdict(not hangs, "the prover did not answer within 10 s" if hangs else "good", 10.0, True)
 
     monkeypatch.setattr(proofs, "prove", prove)
     assert algorithms.check("wgrad", "emulated", False) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert asked.count("wgmma-128x256") == 1
-    assert asked.count("wgmma-128x128") == len([*algorithms.products("wgrad", False)])
+    assert proofs_of.count("wgmma-128x256") == 1
+    assert proofs_of.count("wgmma-128x128") == len([*algorithms.products("wgrad", False)])
     skipped = [line for line in lines if line.startswith("SKIP wgmma-128x256 wgrad ")]
-    assert len(skipped) == asked.count("wgmma-128x128") - 1
-    assert lines[-1] == f"1 of {len(asked)} proofs of wgrad fail"
+    assert len(skipped) == proofs_of.count("wgmma-128x128") - 1
+    assert lines[-1] == f"1 of {len(proofs_of)} proofs of wgrad fail"
 
 
-def test_only_bfloat16_proves_every_epilogue():
-    """The other dtypes prove one, which halves the work, so that the check fits in its two minutes."""
+def test_every_epilogue_is_proved_only_in_bfloat16():
+    """In other dtypes only one epilogue is proved. This halves the work, and the check ends within its two minutes."""
     assert [len(algorithms.epilogues("fprop", dtype, False)) for dtype in ("bfloat16", "float16")] == [4, 1]
     assert (
         len(algorithms.epilogues("wgrad", "bfloat16", False))
@@ -157,7 +163,7 @@ def test_only_bfloat16_proves_every_epilogue():
 
 
 def test_a_direction_without_anything_to_prove_counts_as_not_reached(monkeypatch, capsys):
-    monkeypatch.setattr(plan, "unproved", lambda *asked: ())
+    monkeypatch.setattr(plan, "unproved", lambda *arguments: ())
     assert algorithms.check("dgrad", "emulated", True) == NOTHING
     assert capsys.readouterr().out == "no algorithm of dgrad is to be proved\n"
 
@@ -190,7 +196,7 @@ def test_a_gpu_of_another_architecture_does_not_reach_a_check(tmp_path):
         hopper.check_of("ring")(gate, 60.0)
 
 
-def test_the_part_is_run_only_when_named():
+def test_the_part_hopper_is_run_only_when_named():
     assert [part.name for part in command_line.chosen_parts(["hopper"])] == ["start", "hopper"]
     (part,) = [part for part in command_line.chosen_parts(["hopper"]) if part.name == "hopper"]
     assert part.minutes == 6

@@ -7,7 +7,7 @@ import gpuconv as gc
 from ci.gate.experiments import loader
 
 
-def test_it_is_answered_by_training_in_three_ways(monkeypatch):
+def test_the_experiment_trains_in_three_ways_and_answers_yes(monkeypatch):
     torch = SimpleNamespace(
         cuda=SimpleNamespace(is_available=lambda: True),
         from_numpy=lambda host: SimpleNamespace(to=lambda device: gc.asarray(host, device)),

@@ -43,7 +43,7 @@ def test_packed_kernels_are_found_and_not_compiled(gate, monkeypatch):
     assert output == f"{len(jobs)} kernel files for sm_90a, {nvrtc.version()}, {nvrtc.header_version()}"
     version = nvrtc.version()
     monkeypatch.setattr(nvrtc, "version", lambda: version)
-    monkeypatch.setattr(nvrtc, "toolkit", lambda: (None, version))  # compiles nothing
+    monkeypatch.setattr(nvrtc, "toolkit", lambda: (None, version))  # without NVRTC nothing can be compiled
     monkeypatch.setenv("GPUCONV_CACHE_DIR", gate.environment["GPUCONV_CACHE_DIR"])
     for job in jobs:
         assert pack_cubins.compiled(job, "sm_90a").parent == gate.logs.parent / "cache"
@@ -51,9 +51,9 @@ def test_packed_kernels_are_found_and_not_compiled(gate, monkeypatch):
         pack_cubins.compiled(jobs[0], "sm_80")
 
 
-@pytest.mark.parametrize("what", ["arch", "nvrtc", "headers"])
-def test_a_pack_for_another_machine_is_reported_and_the_cache_is_filled_locally(gate, what):
-    gate.facts[what] = "another"
+@pytest.mark.parametrize("fact", ["arch", "nvrtc", "headers"])
+def test_a_pack_for_another_machine_is_reported_and_kernels_are_compiled_locally(gate, fact):
+    gate.facts[fact] = "another"
     with pytest.raises(
         FailedError, match=r"the pack has .*, and this machine has another, so kernels are compiled here"
     ):
@@ -95,7 +95,7 @@ def test_every_kernel_of_the_gates_nets_is_packed():
 
 @pytest.mark.parametrize("direction", algorithms.DIRECTIONS)
 def test_the_kernels_that_the_hopper_checks_run_are_packed(direction):
-    """Those of a proof, by the algorithm to be proved and by the one that it is compared with, for every epilogue."""
+    """For every epilogue: the kernels of the algorithm to be proved and of the one that it is compared with."""
     packed = {*pack_cubins.variants_of(), *pack_cubins.of_the_hopper_checks()}
     problem = algorithms.problems(small=True)[0]
     for dtype in warpgroup.HALVES:
@@ -103,11 +103,11 @@ def test_the_kernels_that_the_hopper_checks_run_are_packed(direction):
             product = algorithms.product_to_prove(direction, problem, epilogue, dtype)
             reference = plan(product, "auto", 90).algorithm.name
             for candidate in unproved(product, 90):
-                asked = replace(algorithms.question_of(product, candidate, "emulated"), against=reference)
-                with launches.recorded(execute=False) as found, trusting():
-                    proof = Proof(asked)
-                    run_on_device(asked, asked.algorithm, proof._random, Form(), epilogue)
-                modules = [each.kernel.module for each in found]
+                question = replace(algorithms.question_of(product, candidate, "emulated"), against=reference)
+                with launches.recorded(execute=False) as launched, trusting():
+                    proof = Proof(question)
+                    run_on_device(question, question.algorithm, proof._random, Form(), epilogue)
+                modules = [launch.kernel.module for launch in launched]
                 jobs = {(module.path.name, tuple(module.defines.items())) for module in modules}
                 files = {file for file, _ in jobs}
                 assert files >= {candidate.algorithm.file(product.kernel), f"conv2d_{direction}_mma.cu"}

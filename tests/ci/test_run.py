@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_ci_runs_the_readme_s_test_command_and_the_kernel_tests():
+def test_ci_runs_the_test_command_of_the_readme_and_the_kernel_tests():
     (command,) = re.findall(r"^python -m pip install -e '\.\[test\]' && (.+)$", (ROOT / "README.md").read_text(), re.M)
     script = (ROOT / ".ci" / "run").read_text()
     assert re.search(rf"^tests {command}$", script, re.M)

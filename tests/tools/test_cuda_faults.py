@@ -35,13 +35,13 @@ def test_every_kind_of_fault_is_planted():
     )
 
 
-def test_a_call_goes_as_a_whole():
+def test_a_call_over_two_lines_is_removed_as_a_whole():
     (fault,) = [mutant for mutant in mutants("x.cuh", TEXT) if mutant.before.startswith("multiply")]
     assert "multiply" not in fault.apply(TEXT)
     assert fault.apply(TEXT).count(";") == TEXT.count(";")
 
 
-def test_what_the_emulated_device_does_not_run_is_left_alone():
+def test_code_that_the_emulated_device_does_not_run_is_not_mutated():
     text = "#ifdef GPUCONV_EMULATOR\nwait(1);\n#else\nwait(2);\n#endif\nwait(3);\n"
     assert {mutant.before for mutant in mutants("x.cuh", text)} == {"wait(1);", "wait(3);"}
 

@@ -1,4 +1,4 @@
-"""The mutation run of the kernels starts pytest in a process that has run kernels already."""
+"""A mutation run of the kernels starts pytest in a process that has run kernels already."""
 
 from __future__ import annotations
 

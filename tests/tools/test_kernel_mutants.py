@@ -15,24 +15,24 @@ STORES = "tests/kernels/test_bulk_copies.py::test_matrices_are_stored_directly_a
 
 def verdicts(file: str) -> tuple[int, list[tuple[str, str]]]:
     """The exit status of a run on four mutants with one test, and the verdict on each mutant and its reason."""
-    draw = ["--file", file, "--tests", STORES, "--sample", "4", "--seed", "3", "--verbose", "--processes", "1"]
+    options = ["--file", file, "--tests", STORES, "--sample", "4", "--seed", "3", "--verbose", "--processes", "1"]
     done = subprocess.run(
-        [sys.executable, "-m", "tools.mutation.kernels", *draw], cwd=REPOSITORY, capture_output=True, text=True
+        [sys.executable, "-m", "tools.mutation.kernels", *options], cwd=REPOSITORY, capture_output=True, text=True
     )
     return done.returncode, re.findall(rf"^\d/\d {file}:\d+  (.*)\n  - .*\n  \+ .*\n  (.*)$", done.stdout, re.M)
 
 
 @pytest.mark.slow
 def test_mutants_that_the_test_runs_are_killed_by_it():
-    status, found = verdicts("stmatrix.cuh")
+    status, mutants = verdicts("stmatrix.cuh")
     assert status == 0
-    no_build = "does not compile"  # two of them use a variable that is not declared
-    assert sorted(verdict for verdict, _ in found) == [no_build, no_build, "killed", "killed"]
-    assert {reason for verdict, reason in found if verdict == "killed"} == {f"{STORES} fails"}
+    no_build = "does not compile"  # two of the four mutants use a variable that is not declared
+    assert sorted(verdict for verdict, _ in mutants) == [no_build, no_build, "killed", "killed"]
+    assert {reason for verdict, reason in mutants if verdict == "killed"} == {f"{STORES} fails"}
 
 
 @pytest.mark.slow
 def test_mutants_that_the_test_compiles_but_does_not_run_survive():
-    status, found = verdicts("bulk_copy.cuh")
+    status, mutants = verdicts("bulk_copy.cuh")
     assert status == 1
-    assert {verdict for verdict, _ in found} == {"survived"}  # listed mutants of the draw are not run
+    assert {verdict for verdict, _ in mutants} == {"survived"}  # drawn mutants on the list of survivors are not run

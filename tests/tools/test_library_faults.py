@@ -10,6 +10,6 @@ pytest.importorskip("coverage")
 def test_nested_packages_are_mutated_too():
     from tools.mutation import library
 
-    found = library.files()
-    assert {"gpuconv/training/trainer.py", "gpuconv/training/optimizers/sgd.py", "gpuconv/files.py"} <= set(found)
-    assert len(found) == len(set(found))
+    files = library.files()
+    assert {"gpuconv/training/trainer.py", "gpuconv/training/optimizers/sgd.py", "gpuconv/files.py"} <= set(files)
+    assert len(files) == len(set(files))

@@ -12,20 +12,20 @@ from tools.mutation import cuda_faults, python_faults
 from tools.mutation.campaign import Mutant, known_survivors
 
 REPOSITORY = Path(__file__).parents[2]
-Planted = Callable[[str, str], Iterator[Mutant]]
+Mutate = Callable[[str, str], Iterator[Mutant]]
 
 
 @pytest.mark.parametrize(
-    ("name", "folder", "planted"),
+    ("name", "folder", "mutate"),
     [
         ("kernels_survivors.toml", source.directory(), cuda_faults.mutants),
         ("library_survivors.toml", REPOSITORY, python_faults.mutants),
     ],
     ids=["kernels", "library"],
 )
-def test_each_listed_survivor_is_a_mutant_of_the_code_as_it_is(name: str, folder: Path, planted: Planted):
+def test_each_listed_survivor_is_a_mutant_of_the_code_as_it_is(name: str, folder: Path, mutate: Mutate):
     known = known_survivors(REPOSITORY / "tools" / "mutation" / name)
     assert known
     for file in {key[0] for key in known}:
-        made = {mutant.key for mutant in planted(file, (folder / file).read_text())}
-        assert [key for key in known if key[0] == file and key not in made] == []
+        keys = {mutant.key for mutant in mutate(file, (folder / file).read_text())}
+        assert [key for key in known if key[0] == file and key not in keys] == []

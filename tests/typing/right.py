@@ -19,7 +19,7 @@ Floats = NDArray[np.float32]
 
 
 class Watch:
-    def on_epoch(self, run: Trainer, told: dict[str, Any]) -> None: ...
+    def on_epoch(self, run: Trainer, epoch_record: dict[str, Any]) -> None: ...
 
 
 class WatchSteps:
@@ -28,7 +28,7 @@ class WatchSteps:
     def on_stop(self, trainer: Trainer, reason: str) -> None: ...
 
 
-class Sub(Callback):
+class OfCallback(Callback):
     def on_epoch(self, trainer: Any, record: dict[str, Any]) -> None: ...
 
 
@@ -46,7 +46,7 @@ class AtRate:
     def step(self, params: Mapping[str, Any], grads: Mapping[str, Any], lr: float) -> None: ...
 
 
-class Defaulted:
+class WithDefaultRate:
     def step(self, params: Mapping[str, Any], grads: Mapping[str, Any], *, lr: float = 0.1) -> None: ...
 
 
@@ -97,11 +97,13 @@ Trainer(net, "sgd", lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, loss
 Trainer(net, "groups", groups="* -> sgd:lr=0.1")
 Trainer(net, Momentum(0.1), loss=loss, schedule=falling, metrics=["top-3", margin, Area()])
 Trainer(net, AtRate(), loss=partial(scaled, gamma=1.0), schedule=lambda step: 1 / (1 + step))
-Trainer(net, Defaulted(), loss=scaled, schedule=lambda step, total: 1 - step / total)
+Trainer(net, WithDefaultRate(), loss=scaled, schedule=lambda step, total: 1 - step / total)
 Trainer(net, gc.training.Adam(), loss=gc.losses.get("softmax", label_smoothing=0.1), schedule=Rate())
 Trainer(net, gc.training.Groups(groups="* -> sgd"), schedule=None)
 trainer = Trainer(net, "adam", lr=1e-3)
-trainer.fit(train, epochs=1, callbacks=[Watch(), WatchSteps(), Sub(), EarlyStopping(3)], validation=0.1, test=test)
+trainer.fit(
+    train, epochs=1, callbacks=[Watch(), WatchSteps(), OfCallback(), EarlyStopping(3)], validation=0.1, test=test
+)
 watchers = [Watch()]
 trainer.fit((train.images, train.labels), epochs=1, callbacks=watchers, validation=(test.images, test.labels))
 trainer.fit(batches(), epochs=1, steps_per_epoch=3)
@@ -116,8 +118,8 @@ measured = gc.data.Normalization.from_dataset(train)
 trainer.fit(gc.data.Loader(train, 64, normalization=measured, shuffle=True), epochs=1)
 history = trainer.fit((torch.zeros(3, 1, 8, 8), torch.zeros(3)), epochs=1)
 print(history[-1]["train_accuracy"])
-found = gc.evaluate(net, test, metrics=["confusion", margin], loss=loss)
-print(found.accuracy, found.metrics["margin"])
+evaluation = gc.evaluate(net, test, metrics=["confusion", margin], loss=loss)
+print(evaluation.accuracy, evaluation.metrics["margin"])
 gc.evaluate(net, test, metrics={"m": margin}, loss="svm")
 trainer.net.predict(test.images[:3])
 net(gc.asarray(np.zeros((1, 8, 8, 1), np.float32)))

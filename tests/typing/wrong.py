@@ -16,7 +16,7 @@ class WrongHook:
     def on_epoch(self, record: dict[str, Any]) -> None: ...
 
 
-class RecordAlways:
+class WithoutNone:
     def on_step(self, trainer: Trainer, record: dict[str, Any]) -> None: ...
 
 
@@ -74,7 +74,7 @@ Trainer(net, metrics=[WrongMetric()])  # error
 Trainer(net, metrics=[3])  # error
 trainer = Trainer(net, SGD())
 trainer.fit(train, epochs=1, callbacks=[WrongHook()])  # error
-trainer.fit(train, epochs=1, callbacks=[RecordAlways()])  # error
+trainer.fit(train, epochs=1, callbacks=[WithoutNone()])  # error
 trainer.fit(train, epochs=1, callbacks=[Misspelt()])  # error
 trainer.fit(train, epochs=1, callbacks=[object()])  # error
 trainer.fit(train, epochs=1, callbacks=[gc.training.EarlyStopping])  # error

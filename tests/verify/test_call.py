@@ -14,40 +14,42 @@ from gpuconv.verify.call import Call, recording
 
 def net(precision="float32", device="numpy"):
     block = Residual([Conv2D(4, 3, padding=1, bias=False), BatchNorm(), layers.GELU()])
-    row = [
+    rows = [
         Input((8, 8, 2)),
         *[Conv2D(4, 3, padding=1), ReLU(), MaxPool2D(2), block, AvgPool2D(2)],
         *[Conv2D(3, 1), layers.Tanh(), Flatten(), Dropout(0.3), Linear(3)],
     ]
-    return layers.Sequential(row, seed=2, precision=precision, device=device)
+    return layers.Sequential(rows, seed=2, precision=precision, device=device)
 
 
-def calls_of_a_step(device="numpy", precision="float32", **trainer):
+def calls_of_an_epoch(device="numpy", precision="float32", **trainer):
     rng = np.random.default_rng(0)
     run = Trainer(net(precision, device), trainer.pop("optimizer", "adam"), lr=0.01, **trainer)
     data = rng.integers(0, 256, (6, 8, 8, 2)).astype(np.uint8), rng.integers(0, 3, 6)
-    found: list[Call] = []
-    with recording(found.append):
+    calls: list[Call] = []
+    with recording(calls.append):
         run.fit(data, epochs=1, batch_size=3, progress=False)
-    return found
+    return calls
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
-def test_every_op_of_a_step_is_within_its_bound(precision):
-    found = calls_of_a_step(precision=precision, fuse=True)
-    assert {"conv2d_relu", "conv2d_batch_norm", "conv2d_backward", "adam_step"} <= {c.op for c in found}
-    for call in found:
+def test_every_op_of_training_is_within_its_bound(precision):
+    calls = calls_of_an_epoch(precision=precision, fuse=True)
+    assert {"conv2d_relu", "conv2d_batch_norm", "conv2d_backward", "adam_step"} <= {call.op for call in calls}
+    for call in calls:
         assert not call.checkable or (worst := call.compare()).share <= 1, (call.op, worst.text)
-    assert all(call.checkable for call in found) or precision == "float16"  # the loss scale skips its first steps
+    assert (
+        all(call.checkable for call in calls) or precision == "float16"
+    )  # in float16 the loss scale skips its first steps
 
 
-def test_an_overflow_is_right_only_if_the_value_is_out_of_range():
-    found: list[Call] = []
-    with recording(found.append):
+def test_an_infinite_result_is_right_only_if_the_value_is_out_of_range():
+    calls: list[Call] = []
+    with recording(calls.append):
         ops.scale(np.array([60000, -60000, 3], np.float16), factor=2)
-    assert found[0].compare().share <= 1
-    found[0].results["result"][2] = np.inf
-    assert found[0].compare().share > 1
+    assert calls[0].compare().share <= 1
+    calls[0].results["result"][2] = np.inf
+    assert calls[0].compare().share > 1
 
 
 def test_accumulated_results_and_the_bias_gradient_are_compared():
@@ -56,21 +58,21 @@ def test_accumulated_results_and_the_bias_gradient_are_compared():
     y, mask = ops.conv2d_relu(x, w, groups=2, pool=2)
     dy = rng.normal(size=y.shape)
     for accumulate, accumulate_dx in ((False, False), (False, True), (True, False), (True, True)):
-        out, dw, db, found = np.full_like(x, 3.0), np.ones_like(w), np.full(4, 2.0), []
+        out, dw, db, calls = np.full_like(x, 3.0), np.ones_like(w), np.full(4, 2.0), []
         options = dict(groups=2, mask=mask, pool=2, out=out, dw=dw, db=db, accumulate=accumulate)
         options |= dict(accumulate_dx=accumulate_dx)
-        with recording(found.append):
+        with recording(calls.append):
             ops.conv2d_backward(dy, x, w, **options)
-        assert set(found[0].results) == {"result", "result 1", "db"}
-        assert found[0].compare().share <= 1
-        for name in found[0].results:  # an error in any result is found
-            wrong = Call(**{**vars(found[0]), "results": dict(found[0].results)})
+        assert set(calls[0].results) == {"result", "result 1", "db"}
+        assert calls[0].compare().share <= 1
+        for name in calls[0].results:  # an error in any result is found
+            wrong = Call(**{**vars(calls[0]), "results": dict(calls[0].results)})
             wrong.results[name] = wrong.results[name] + 1e-9
             assert wrong.compare().share > 1, name
-    found = []
-    with recording(found.append):
+    calls = []
+    with recording(calls.append):
         ops.conv2d_dgrad(dy, w, input_shape=x.shape, groups=2, mask=mask, pool=2, out=np.ones_like(x), accumulate=True)
-    assert found[0].compare().share <= 1
+    assert calls[0].compare().share <= 1
 
 
 @pytest.mark.parametrize("op", ["sgd_step", "adam_step", "muon_step"])
@@ -78,52 +80,52 @@ def test_a_step_that_the_loss_scale_skips_must_change_nothing(op):
     grad, param = np.ones((3, 4), np.float16), np.ones((3, 4), np.float16)
     states = [[np.zeros((3, 4), np.float32)] for _ in range(2 if op == "adam_step" else 1)]
     options = {"lr": 0.1} | ({"step": 1} if op == "adam_step" else {"momentum": 0.9})
-    found: list[Call] = []
-    with recording(found.append):
+    calls: list[Call] = []
+    with recording(calls.append):
         scaling = np.array([1024.0, 0.0, 0.0, 1.0])
         getattr(ops, op)([param], [grad], *states, [param.astype(np.float32)], scaling, **options)
-    worst = found[0].compare()
+    worst = calls[0].compare()
     assert (worst.error, worst.bound) == (0.0, 0.0)
-    for name in found[0].results:
-        wrong = Call(**{**vars(found[0]), "results": dict(found[0].results)})
+    for name in calls[0].results:
+        wrong = Call(**{**vars(calls[0]), "results": dict(calls[0].results)})
         wrong.results[name] = wrong.results[name] + np.float16(1e-3)
         assert wrong.compare().wrong, name
 
 
 def test_muon_of_a_gradient_of_zeros_is_within_its_bound():
-    found: list[Call] = []
-    with recording(found.append):
+    calls: list[Call] = []
+    with recording(calls.append):
         zero = np.zeros((3, 4), np.float32)
         ops.muon_step([np.ones((3, 4), np.float32)], [zero], [zero.copy()], lr=0.1, momentum=0.9)
-    assert found[0].compare().share <= 1
+    assert calls[0].compare().share <= 1
 
 
-def test_ops_run_while_handling_a_call_are_not_recorded():
-    found: list[Call] = []
+def test_ops_that_the_recorder_itself_runs_are_not_recorded():
+    calls: list[Call] = []
 
-    def keep(call):
-        found.append(call)
+    def keep_and_run_an_op(call):
+        calls.append(call)
         ops.add(np.ones(3), np.ones(3))
 
-    with recording(keep):
+    with recording(keep_and_run_an_op):
         ops.scale(np.ones(3), factor=2)
-    assert [call.op for call in found] == ["scale"]
+    assert [call.op for call in calls] == ["scale"]
 
 
 def test_a_stored_call_can_be_replayed(tmp_path):
-    for number, call in enumerate(calls_of_a_step()):
+    for number, call in enumerate(calls_of_an_epoch()):
         path = tmp_path / f"{number}.safetensors"
         checkpoint.save(path, call.stored(step=3))
-        again = Call.read(path, checkpoint.load(path))
-        assert again.op == call.op
-        assert again.compare() == call.compare()
-        repeated = again.on("numpy")
+        loaded = Call.read(path, checkpoint.load(path))
+        assert loaded.op == call.op
+        assert loaded.compare() == call.compare()
+        repeated = loaded.on("numpy")
         for name, value in call.results.items():
             np.testing.assert_array_equal(repeated.results[name], value)
 
 
 def test_a_call_stored_under_the_former_name_of_its_op_can_be_replayed():
-    call = next(call for call in calls_of_a_step() if call.op == "advance_step_counter")
+    call = next(call for call in calls_of_an_epoch() if call.op == "advance_step_counter")
     stored = call.stored()
     stored.state["call"] = "advance_clock"
     again = Call.read("x.safetensors", stored)
@@ -133,13 +135,13 @@ def test_a_call_stored_under_the_former_name_of_its_op_can_be_replayed():
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "lion", "filters -> muon; * -> sgd"])
 def test_a_call_that_was_stored_before_its_op_took_averages_can_be_replayed(optimizer):
-    for call in calls_of_a_step(optimizer=optimizer):
+    for call in calls_of_an_epoch(optimizer=optimizer):
         if call.op.endswith("_step") or call.op == "add_metrics":
             stored = call.stored()
             assert stored.state["arrays"].pop() == {"value": None}
-            again = Call.read("x.safetensors", stored)
-            assert again.compare() == call.compare()
-            assert again.arrays[-1] is None
+            loaded = Call.read("x.safetensors", stored)
+            assert loaded.compare() == call.compare()
+            assert loaded.arrays[-1] is None
 
 
 def test_files_without_a_call_and_nested_recordings_are_refused(tmp_path):
@@ -156,7 +158,7 @@ def test_files_without_a_call_and_nested_recordings_are_refused(tmp_path):
 
 
 @pytest.mark.kernels
-def test_every_op_of_a_step_on_the_emulated_device_is_within_its_bound():
-    found = calls_of_a_step("emulated", optimizer="sgd", momentum=0.9)
-    for call in found:
+def test_every_op_of_training_on_the_emulated_device_is_within_its_bound():
+    calls = calls_of_an_epoch("emulated", optimizer="sgd", momentum=0.9)
+    for call in calls:
         assert (worst := call.compare()).share <= 1, (call.op, worst.text)

@@ -13,7 +13,7 @@ NAN, INF = np.nan, np.inf
 
 
 @pytest.mark.parametrize(
-    ("value", "bound", "given", "wrong"),
+    ("expected", "bound", "result", "wrong"),
     [
         ([1, 2], 0.5, [1.5, 1.5], False),
         ([1, 2], [0.5, 0.1], [1.5, 1.8], True),
@@ -32,14 +32,14 @@ NAN, INF = np.nan, np.inf
         (np.zeros((0, 3)), 0.0, np.zeros((0, 3)), False),
     ],
 )
-def test_compare_finds_values_outside_their_bound(value, bound, given, wrong):
-    assert compare(Expected("y", np.array(value), bound), np.array(given)).wrong == wrong
+def test_compare_finds_values_outside_their_bound(expected, bound, result, wrong):
+    assert compare(Expected("y", np.array(expected), bound), np.array(result)).wrong == wrong
 
 
 def test_the_worst_value_is_the_one_farthest_outside_its_bound():
-    found = compare(Expected("y", np.array([[1.0, 2.0]]), np.array([[0.5, 0.125]])), np.array([[1.5, 2.25]]))
-    assert (found.error, found.bound, found.share) == (0.25, 0.125, 2.0)
-    assert found.text == "y[0, 1] is 2.25, expected 2 within 0.125"
+    worst = compare(Expected("y", np.array([[1.0, 2.0]]), np.array([[0.5, 0.125]])), np.array([[1.5, 2.25]]))
+    assert (worst.error, worst.bound, worst.share) == (0.25, 0.125, 2.0)
+    assert worst.text == "y[0, 1] is 2.25, expected 2 within 0.125"
     assert compare(Expected("y", np.zeros(2), 0.0), np.zeros(3)).text == "y has shape (3,), not (2,)"
 
 
@@ -50,23 +50,23 @@ def test_relative_errors_equal_those_computed_by_hand():
 
 
 def test_results_are_the_returned_and_the_changed_arrays():
-    p, g, v, m = ([np.ones(2), np.ones(3)] for _ in "pgvm")
-    assert list(results("sgd_step", [p, g, v, None, None], None)) == [
+    params, grads, velocities, masters = ([np.ones(2), np.ones(3)] for _ in range(4))
+    assert list(results("sgd_step", [params, grads, velocities, None, None], None)) == [
         "params[0]",
         "params[1]",
         "velocities[0]",
         "velocities[1]",
     ]
-    assert list(results("sgd_step", [p, g, None, m, None], None)) == [
+    assert list(results("sgd_step", [params, grads, None, masters, None], None)) == [
         "params[0]",
         "params[1]",
         "masters[0]",
         "masters[1]",
     ]
     y = np.zeros(3)
-    found = results("random_uniform", [y], y)
-    assert list(found) == ["y"]
-    assert found["y"] is y
+    named = results("random_uniform", [y], y)
+    assert list(named) == ["y"]
+    assert named["y"] is y
     x, *vectors = (np.ones(2) for _ in range(5))
     named = results("batch_norm", [x, *vectors], (x, x, x))
     assert list(named) == ["result", "result 1", "result 2", "running_mean", "running_var"]
@@ -77,6 +77,5 @@ def test_every_op_has_a_rule_and_cases_in_every_tier_but_the_random_one():
     listed = verify.cases()
     for tier in ("tiny", "odd", "real"):
         assert {case.op for case in listed if case.tier == tier} == ops.OPS.keys()
-    assert len({(case.op, case.tier, case.name) for case in listed if case.tier != "random"}) == len(
-        [case for case in listed if case.tier != "random"]
-    )
+    fixed = [case for case in listed if case.tier != "random"]
+    assert len({(case.op, case.tier, case.name) for case in fixed}) == len(fixed)
