@@ -22,23 +22,23 @@ def trainer(device="numpy", optimizer="adam", precision="float32", filters=4, fu
     return Trainer(net, optimizer, precision=precision, seed=4, fuse=fuse)
 
 
-RNG = np.random.default_rng(0)
-DATA = RNG.integers(0, 256, (32, 8, 8, 2)).astype(np.uint8), np.arange(32) % 3
+RANDOM = np.random.default_rng(0)
+DATA = RANDOM.integers(0, 256, (32, 8, 8, 2)).astype(np.uint8), np.arange(32) % 3
 
 
 def test_two_precisions_agree():
     for precision in ("float32", "float16", "bfloat16", "tf32"):
-        found = bisect(trainer(), trainer(precision=precision, optimizer=GROUPS), DATA, steps=3, batch_size=8)
-        assert found.violation is None, found
-        assert all(count > 60 for count in found.calls)
-    assert str(found).startswith("agree over 3 steps: ")
+        outcome = bisect(trainer(), trainer(precision=precision, optimizer=GROUPS), DATA, steps=3, batch_size=8)
+        assert outcome.violation is None, outcome
+        assert all(count > 60 for count in outcome.calls)
+    assert str(outcome).startswith("agree over 3 steps: ")
 
 
 @pytest.mark.kernels
 def test_numpy_and_emulated_agree_although_the_emulated_side_is_fused():
-    found = bisect(trainer(), trainer("emulated"), DATA, steps=2, batch_size=8)
-    assert found.violation is None, found
-    assert found.calls[0] > found.calls[1] > 30
+    outcome = bisect(trainer(), trainer("emulated"), DATA, steps=2, batch_size=8)
+    assert outcome.violation is None, outcome
+    assert outcome.calls[0] > outcome.calls[1] > 30
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
@@ -47,20 +47,26 @@ def test_a_wrong_call_is_named_with_its_element(direction, monkeypatch):
         "forward": (cpu.conv, "conv2d", (1, 0, 1, 3), "conv2"),
         "backward": (cpu.pool, "max_pool2d_backward", (2, 7, 0, 1), "pool1"),
     }[direction]
-    right, a, b = getattr(module, name), trainer(), trainer()
+    correct, a, b = getattr(module, name), trainer(), trainer()
 
     def wrong(*arrays, **options):
-        found = right(*arrays, **options)
-        if b.steps == 1 and (direction == "backward" or found.shape[-1] == 5):
-            found[at] += 0.125
-        return found
+        result = correct(*arrays, **options)
+        if b.steps == 1 and (direction == "backward" or result.shape[-1] == 5):
+            result[at] += 0.125
+        return result
 
     monkeypatch.setattr(module, name, wrong)
-    found = bisect(a, b, DATA, steps=3, batch_size=8).violation
-    assert (found.side, found.step, found.layer, found.direction, found.op) == (1, 2, layer, direction, name)
-    assert (found.worst.result, found.worst.at) == ("result", at)
-    assert found.worst.given - found.worst.expected == pytest.approx(0.125, rel=1e-3)
-    assert found.other_share > 1  # the other side runs the same wrong function
+    violation = bisect(a, b, DATA, steps=3, batch_size=8).violation
+    assert (violation.side, violation.step, violation.layer, violation.direction, violation.op) == (
+        1,
+        2,
+        layer,
+        direction,
+        name,
+    )
+    assert (violation.worst.result, violation.worst.at) == ("result", at)
+    assert violation.worst.given - violation.worst.expected == pytest.approx(0.125, rel=1e-3)
+    assert violation.other_share > 1  # the other side runs the same wrong function
 
 
 @pytest.mark.parametrize("name", ["conv2.weight", "norm1.bias", "norm1.weight"])
@@ -68,19 +74,25 @@ def test_a_wrong_update_names_the_parameter(name, monkeypatch):
     b = trainer(optimizer=GROUPS)
     op = {"conv2.weight": "muon_step", "norm1.bias": "adam_step", "norm1.weight": "sgd_step"}[name]
     module = cpu.muon if op == "muon_step" else cpu.optim
-    right, param = getattr(module, op), b.net.params()[name]
+    correct, param = getattr(module, op), b.net.params()[name]
 
-    def wrong(params, *more, **options):
-        right(params, *more, **options)
-        if any(each is param for each in params):
+    def wrong(params, *arrays, **options):
+        correct(params, *arrays, **options)
+        if any(array is param for array in params):
             param.flat[1] += 0.5
 
     monkeypatch.setattr(module, op, wrong)
     outcome = bisect(trainer(optimizer=GROUPS), b, DATA, batch_size=8)
-    found = outcome.violation
-    assert (found.side, found.step, found.direction, found.op, found.parameter) == (1, 1, "update", op, name)
-    assert np.ravel_multi_index(found.worst.at, param.shape) == 1
-    assert found.other_share <= 1
+    violation = outcome.violation
+    assert (violation.side, violation.step, violation.direction, violation.op, violation.parameter) == (
+        1,
+        1,
+        "update",
+        op,
+        name,
+    )
+    assert np.ravel_multi_index(violation.worst.at, param.shape) == 1
+    assert violation.other_share <= 1
     assert f"differ first at step 1: {op} of {name}, update, on B" in str(outcome)
 
 
@@ -113,10 +125,10 @@ def test_a_wrong_kernel_in_a_users_file_is_named(op, tmp_path):
     kernels = {lab.shipped_file(op): file}
     for a in ("numpy", "emulated"):
         outcome = bisect(trainer(a, fuse=False), trainer("emulated", fuse=False), DATA, kernels=kernels, batch_size=8)
-        found = outcome.violation
-        assert (found.side, found.step) == (1, 1)
-        assert (found.layer, found.direction, found.op, found.parameter, found.worst.at) == named
-        assert found.other_share <= 1  # the shipped kernel, with the same arrays
+        violation = outcome.violation
+        assert (violation.side, violation.step) == (1, 1)
+        assert (violation.layer, violation.direction, violation.op, violation.parameter, violation.worst.at) == named
+        assert violation.other_share <= 1  # the shipped kernel, with the same arrays
 
 
 @pytest.mark.kernels
@@ -131,10 +143,16 @@ def test_a_cuda_device_agrees_with_numpy_and_a_wrong_kernel_on_it_is_named(sched
             file = tmp_path / "planted.cu"
             file.write_text(lab.template(op).replace(line, planted, 1))
             sides = trainer("cuda", fuse=False), trainer("cuda", fuse=False)
-            found = bisect(*sides, DATA, kernels={lab.shipped_file(op): file}, batch_size=8).violation
-            assert (found.side, found.step) == (1, 1)
-            assert (found.layer, found.direction, found.op, found.parameter, found.worst.at) == named
-            assert found.other_share <= 1  # the shipped kernel, with the same arrays
+            violation = bisect(*sides, DATA, kernels={lab.shipped_file(op): file}, batch_size=8).violation
+            assert (violation.side, violation.step) == (1, 1)
+            assert (
+                violation.layer,
+                violation.direction,
+                violation.op,
+                violation.parameter,
+                violation.worst.at,
+            ) == named
+            assert violation.other_share <= 1  # the shipped kernel, with the same arrays
 
 
 def test_the_parts_of_a_side_are_written_in_any_order():

@@ -34,10 +34,10 @@ def on_another_machine(steps):
 
 
 def sparse(steps, every):
-    """The steps as recorded with fewer tensors: outputs and input gradients only in the first and every n-th step."""
+    """The steps with outputs and input gradients only in the first and every n-th, as `Digests(every=n)` records."""
     inside = ("forward", "backward")
     return [
-        replace(step, tensors=[each for each in step.tensors if each.direction not in inside])
+        replace(step, tensors=[tensor for tensor in step.tensors if tensor.direction not in inside])
         if step.step > 1 and step.step % every
         else step
         for step in steps
@@ -46,16 +46,16 @@ def sparse(steps, every):
 
 def changed(steps, number, direction, name, factor):
     """The steps with one tensor, and all tensors after it, multiplied by a factor."""
-    found, reached = [], False
+    changed_steps, reached = [], False
     for step in steps:
         tensors = []
-        for each in step.tensors:
-            reached |= (step.step, each.direction, each.name) == (number, direction, name)
-            if reached and each.dtype != "int64":
-                each = replace(each, hash="xxh3:0", sum=each.sum * factor, norm=each.norm * factor)
-            tensors.append(each)
-        found.append(Step(step.step, step.on, tensors))
-    return found
+        for digest in step.tensors:
+            reached |= (step.step, digest.direction, digest.name) == (number, direction, name)
+            if reached and digest.dtype != "int64":
+                digest = replace(digest, hash="xxh3:0", sum=digest.sum * factor, norm=digest.norm * factor)
+            tensors.append(digest)
+        changed_steps.append(Step(step.step, step.on, tensors))
+    return changed_steps
 
 
 FIRST_DIFFERENCES = [
@@ -71,38 +71,38 @@ def test_the_first_difference_is_named_in_the_order_of_the_work(one, number, dir
     first = number, direction, name
     for factor, beyond in ((1 + 1e-9, False), (3.0, True)):
         other = changed(one, *first, factor)
-        for found in (compare(one, other), compare(one, on_another_machine(other))):
-            assert found.bits is not None
-            assert (found.bits.step, found.bits.a.direction, found.bits.a.name) == first
-            assert (found.beyond is not None) == beyond
-            assert (found.found is not None) == (found.one_machine or beyond)
-    assert f"differ first at step {number}" in str(found)
-    assert found.beyond.a == found.bits.a
+        for comparison in (compare(one, other), compare(one, on_another_machine(other))):
+            assert comparison.bits is not None
+            assert (comparison.bits.step, comparison.bits.a.direction, comparison.bits.a.name) == first
+            assert (comparison.beyond is not None) == beyond
+            assert (comparison.found is not None) == (comparison.one_machine or beyond)
+    assert f"differ first at step {number}" in str(comparison)
+    assert comparison.beyond.a == comparison.bits.a
 
 
 def test_a_difference_inside_a_step_that_is_not_recorded_there_is_seen_in_its_gradients(one):
     other = changed(one, 3, "forward", "conv2", 3.0)
     for a, b in ((one, sparse(other, 4)), (sparse(one, 4), other), (sparse(one, 4), sparse(other, 2))):
-        found = compare(a, on_another_machine(b)).found
-        assert (found.step, found.a.direction, found.a.name, found.earlier) == (3, "gradient", "conv1.weight", 0)
-        assert "earlier tensors of the net were not recorded here; --digests-every 1 records them at every step" in str(
-            found
-        )
+        difference = compare(a, on_another_machine(b)).found
+        assert (difference.step, difference.a.direction, difference.a.name) == (3, "gradient", "conv1.weight")
+        assert difference.earlier == 0
+        reason = "earlier tensors of the net were not recorded here; --digests-every 1 records them at every step"
+        assert reason in str(difference)
     assert "not recorded" not in str(compare(one, other))
 
 
 def test_every_difference_is_kept_as_a_share_of_what_rounding_explains(one):
     pytest.importorskip("matplotlib")
-    found = compare(one, on_another_machine(changed(one, 3, "gradient", "conv2.weight", 3.0)))
-    assert [*found.shares] == [(each.direction, each.name) for each in one[0].tensors]
-    for (direction, name), shares in found.shares.items():
+    comparison = compare(one, on_another_machine(changed(one, 3, "gradient", "conv2.weight", 3.0)))
+    assert [*comparison.shares] == [(digest.direction, digest.name) for digest in one[0].tensors]
+    for (direction, name), shares in comparison.shares.items():
         assert [*shares] == [*range(1, 9)]
         assert {shares[1], shares[2]} == {0.0}, name
         if (direction, name) == ("gradient", "conv2.weight"):
             assert shares[3] > 1
-    figure = found.picture()
+    figure = comparison.picture()
     assert "differ first at step 3: the gradient of conv2.weight, backward" in [
-        each.get_text() for each in figure.texts
+        text.get_text() for text in figure.texts
     ]
 
 
@@ -112,9 +112,9 @@ def test_the_element_that_differs_most_is_found():
         other = one.copy()
         other[0, 1, 1] += 0.5
         other[index] = value
-        found = Element.of(one, other)
-        assert (found.at, found.a, found.differing, found.size) == (index, one[index], 2, 24)
-        assert found.b == value or np.isnan(found.b)
+        element = Element.of(one, other)
+        assert (element.at, element.a, element.differing, element.size) == (index, one[index], 2, 24)
+        assert element.b == value or np.isnan(element.b)
     assert Element.of(one, one) is None
     assert Element.of(one, one.reshape(6, 4)) is None
     assert Element.of(np.full(3, np.nan), np.full(3, np.nan)) is None
@@ -123,13 +123,18 @@ def test_the_element_that_differs_most_is_found():
 
 def test_hashes_of_two_kinds_are_compared_by_sums_and_norms(one):
     def hashed(steps):
-        return [replace(step, tensors=[replace(each, hash="crc32:0") for each in step.tensors]) for step in steps]
+        return [replace(step, tensors=[replace(tensor, hash="crc32:0") for tensor in step.tensors]) for step in steps]
 
-    found = compare(one, hashed(one))
-    assert (found.found, found.bits, found.one_machine, found.hashes) == (None, None, False, ["crc32", "xxh3"])
-    assert str(found).endswith("different bits: unknown, as the hashes are of two kinds, crc32 and xxh3")
-    found = compare(one, hashed(changed(one, 3, "forward", "conv2", 3.0))).found
-    assert (found.step, found.a.direction, found.a.name) == (3, "forward", "conv2")
+    comparison = compare(one, hashed(one))
+    assert (comparison.found, comparison.bits, comparison.one_machine, comparison.hashes) == (
+        None,
+        None,
+        False,
+        ["crc32", "xxh3"],
+    )
+    assert str(comparison).endswith("different bits: unknown, as the hashes are of two kinds, crc32 and xxh3")
+    difference = compare(one, hashed(changed(one, 3, "forward", "conv2", 3.0))).found
+    assert (difference.step, difference.a.direction, difference.a.name) == (3, "forward", "conv2")
 
 
 def test_a_difference_within_the_error_of_the_digests_is_not_beyond_the_bound():
@@ -137,31 +142,31 @@ def test_a_difference_within_the_error_of_the_digests_is_not_beyond_the_bound():
     one = Digest.of("forward", "input", values, 1)
     for times, beyond in ((1, False), (3, True)):
         off = replace(one, hash="xxh3:0", norm=one.norm + times * 2 * one.error)
-        found = compare([Step(1, "here", [one])], [Step(1, "there", [off])])
-        assert (found.beyond is not None) == beyond, times
+        comparison = compare([Step(1, "here", [one])], [Step(1, "there", [off])])
+        assert (comparison.beyond is not None) == beyond, times
 
 
 def test_zeros_of_either_sign_differ_in_bits_but_not_beyond_the_bound():
     zeros, negative = (Digest.of("forward", "conv1", np.full(4, zero, np.float32), 9) for zero in (0.0, -0.0))
-    found = compare([Step(1, "here", [zeros])], [Step(1, "there", [negative])])
-    assert found.bits is not None
-    assert found.found is None
-    assert found.shares == {("forward", "conv1"): {1: 0.0}}
+    comparison = compare([Step(1, "here", [zeros])], [Step(1, "there", [negative])])
+    assert comparison.bits is not None
+    assert comparison.found is None
+    assert comparison.shares == {("forward", "conv1"): {1: 0.0}}
 
 
 def test_unrecorded_tensors_add_their_rounding_to_the_bound(one):
     other = on_another_machine(changed(one, 7, "update", "fc1.bias", 3.0))
-    whole = compare(one, other).found
+    with_all_tensors = compare(one, other).found
     for every in (2, 4, 99):
-        found = compare(sparse(one, every), sparse(other, every)).found
-        assert (found.step, found.a) == (7, whole.a)
-        assert found.rounding == pytest.approx(whole.rounding, rel=1e-9)
+        difference = compare(sparse(one, every), sparse(other, every)).found
+        assert (difference.step, difference.a) == (7, with_all_tensors.a)
+        assert difference.rounding == pytest.approx(with_all_tensors.rounding, rel=1e-9)
 
 
 def test_two_identical_runs_agree(one, tmp_path):
-    found = compare(one, steps_of(tmp_path / "other.jsonl"))
-    assert (found.found, found.one_machine, found.steps) == (None, True, 8)
-    assert "agree over 8 steps" in str(found)
+    comparison = compare(one, steps_of(tmp_path / "other.jsonl"))
+    assert (comparison.found, comparison.one_machine, comparison.steps) == (None, True, 8)
+    assert "agree over 8 steps" in str(comparison)
 
 
 def test_only_common_steps_are_compared(one):
@@ -171,20 +176,20 @@ def test_only_common_steps_are_compared(one):
 
 @pytest.mark.kernels
 def test_numpy_and_emulated_agree_within_the_bound_although_one_is_fused(one, tmp_path):
-    found = compare(one, steps_of(tmp_path / "other.jsonl", "emulated"))
-    assert not found.one_machine
-    assert found.bits is not None
-    assert found.beyond is None, found
-    found = compare(sparse(one, 3), sparse(read(tmp_path / "other.jsonl"), 3))
-    assert found.beyond is None, found
+    comparison = compare(one, steps_of(tmp_path / "other.jsonl", "emulated"))
+    assert not comparison.one_machine
+    assert comparison.bits is not None
+    assert comparison.beyond is None, comparison
+    comparison = compare(sparse(one, 3), sparse(read(tmp_path / "other.jsonl"), 3))
+    assert comparison.beyond is None, comparison
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_precisions_agree_within_the_wider_bound(one, tmp_path, precision):
     """The gradients of float16 are multiplied by a loss scale."""
-    found = compare(one[:1], steps_of(tmp_path / "other.jsonl", precision=precision)[:1])
-    assert not found.one_machine
-    assert found.beyond is None, found
+    comparison = compare(one[:1], steps_of(tmp_path / "other.jsonl", precision=precision)[:1])
+    assert not comparison.one_machine
+    assert comparison.beyond is None, comparison
 
 
 def test_another_learning_rate_is_seen_at_the_first_update(one, tmp_path):
@@ -192,19 +197,19 @@ def test_another_learning_rate_is_seen_at_the_first_update(one, tmp_path):
         steps_of(tmp_path / "other.jsonl", lr=0.02),
         on_another_machine(steps_of(tmp_path / "more.jsonl", lr=0.02)),
     ):
-        found = compare(one, other)
-        assert (found.found.step, found.found.a.direction) == (1, "update")
+        comparison = compare(one, other)
+        assert (comparison.found.step, comparison.found.a.direction) == (1, "update")
 
 
 def test_nonfinite_numbers_differ_from_finite_ones(one):
     last = one[-1]
-    tensors = [replace(each, sum=None, norm=None, hash="xxh3:0") for each in last.tensors]
-    found = compare(one, on_another_machine([*one[:-1], Step(last.step, last.on, tensors)]))
-    assert (found.beyond.step, found.beyond.earlier) == (8, 0)
-    assert "not finite" in str(found)
+    tensors = [replace(digest, sum=None, norm=None, hash="xxh3:0") for digest in last.tensors]
+    comparison = compare(one, on_another_machine([*one[:-1], Step(last.step, last.on, tensors)]))
+    assert (comparison.beyond.step, comparison.beyond.earlier) == (8, 0)
+    assert "not finite" in str(comparison)
 
 
 def test_runs_of_different_nets_are_refused(one):
-    renamed = [replace(each, name=f"{each.name}x") for each in one[0].tensors]
+    renamed = [replace(digest, name=f"{digest.name}x") for digest in one[0].tensors]
     with pytest.raises(ValueError, match="no tensor in common at step 1: their nets differ"):
         compare(one, [Step(1, "x", renamed)])

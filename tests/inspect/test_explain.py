@@ -66,19 +66,19 @@ def test_the_terms_of_every_value_add_up_to_it(net, x):
     volumes = net.activations(x)
     for name in ("strided", "grouped", "pool", "fc"):
         for at in np.ndindex(*volumes[name].shape[1:]):
-            found = explain(net, x, name, at)
-            assert found.value == volumes[name][0][at]
-            assert found.error <= 1e-5 * max(1.0, abs(found.total)), str(found)
+            explanation = explain(net, x, name, at)
+            assert explanation.value == volumes[name][0][at]
+            assert explanation.error <= 1e-5 * max(1.0, abs(explanation.total)), str(explanation)
 
 
 def test_terms_refer_to_inputs_of_the_layer(net, x):
     volumes = net.activations(x)
     for name, before in (("strided", "input"), ("grouped", "strided"), ("fc", "flat")):
-        found = explain(net, x, name, tuple(size // 2 for size in volumes[name].shape[1:]))
-        for term in found.terms:
+        explanation = explain(net, x, name, tuple(size // 2 for size in volumes[name].shape[1:]))
+        for term in explanation.terms:
             inside = all(0 <= i < size for i, size in zip(term.at, volumes[before].shape[1:]))
             assert term.input == (volumes[before][0][term.at] if inside else 0.0)
-        magnitudes = [abs(term.product) for term in found.terms]
+        magnitudes = [abs(term.product) for term in explanation.terms]
         assert magnitudes == sorted(magnitudes, reverse=True)
 
 
@@ -91,7 +91,7 @@ def test_a_pool_names_its_winner_and_a_relu_its_input(net, x):
     assert "at the same place" in str(relu)
 
 
-def test_unknown_layers_places_outside_and_invalid_arguments_are_refused(net, x):
+def test_unknown_layers_positions_outside_and_invalid_arguments_are_refused(net, x):
     for layer, at, message in [
         ("convv", (0, 0, 0), "unknown layer"),
         ("strided", (0, 0), "3 whole numbers from 0 inside 5 x 4 x 4"),
@@ -130,35 +130,35 @@ def test_every_computation_of_a_value_is_within_its_bound_and_the_terms_add_up_t
                 explain(net, DEEP_X, name, (0, 0, 0))
             continue
         for at in ((0,) * (volume.ndim - 1), tuple(size - 1 for size in volume.shape[1:])):
-            found = explain(net, DEEP_X, name, at, most=1000)
-            assert found.value == volume[0][at], name
-            assert [each.by for each in found.computed] == ["float64", "numpy"]
-            assert all(each.error <= each.bound for each in found.computed), (name, found.computed)
-            if found.weight is not None:
-                total = sum(term.product for term in found.terms) + found.bias
-                assert abs(total - found.total) < 1e-12 * (1 + abs(total)), name
+            explanation = explain(net, DEEP_X, name, at, most=1000)
+            assert explanation.value == volume[0][at], name
+            assert [result.by for result in explanation.computed] == ["float64", "numpy"]
+            assert all(result.error <= result.bound for result in explanation.computed), (name, explanation.computed)
+            if explanation.weight is not None:
+                total = sum(term.product for term in explanation.terms) + explanation.bias
+                assert abs(total - explanation.total) < 1e-12 * (1 + abs(total)), name
 
 
 def test_a_gradient_is_the_sum_of_contributions_from_outputs():
     net = deep_net()
-    for name in [each.path for each in descendants(net) if not isinstance(each, Sequential)]:
+    for name in [layer.path for layer in descendants(net) if not isinstance(layer, Sequential)]:
         dx: list[np.ndarray] = []
         twin = net.twin()
-        with twin[name].register_backward_hook(lambda layer, given, dy, dx=dx: dx.append(given)):
+        with twin[name].register_backward_hook(lambda layer, gradient, dy, dx=dx: dx.append(gradient)):
             scores = twin.forward(DEEP_X)
             twin.backward(np.eye(4, dtype=np.float32)[[2]] + 0 * scores)
         for at in (np.argmax(np.abs(dx[0])), 0):
             index = tuple(map(int, np.unravel_index(at, dx[0].shape[1:])))
-            found = explain(net, DEEP_X, name, index, backward=True, target=2, most=1000)
-            assert found.value == dx[0][(0, *index)], name
-            rounding = found.computed[-1].bound + 1e-12  # the op received a rounded output
-            assert abs(sum(term.product for term in found.terms) - found.total) < rounding, name
-            assert all(each.error <= each.bound for each in found.computed), (name, found.computed)
+            explanation = explain(net, DEEP_X, name, index, backward=True, target=2, most=1000)
+            assert explanation.value == dx[0][(0, *index)], name
+            rounding = explanation.computed[-1].bound + 1e-12  # the op received a rounded output
+            assert abs(sum(term.product for term in explanation.terms) - explanation.total) < rounding, name
+            assert all(result.error <= result.bound for result in explanation.computed), (name, explanation.computed)
     assert not net.grads() or not any(np.any(gradient) for gradient in net.grads().values())
 
 
 @pytest.mark.parametrize("device", ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)])
-def test_gradients_through_branches_are_the_sum_of_what_each_sent(device):
+def test_gradients_through_branches_are_the_sum_of_those_of_all_branches(device):
     """For a block inside a block, a block whose shortcut is the input, and branches concatenated and added."""
     inner = Residual([Conv2D(2, 3, padding=1)])
     outer = Residual([ReLU(), inner], [Conv2D(2, 1)])
@@ -168,20 +168,20 @@ def test_gradients_through_branches_are_the_sum_of_what_each_sent(device):
     twin = net.twin()
     seen: dict[str, np.ndarray] = {}
     with contextlib.ExitStack() as hooks:
-        for each in [each for each in descendants(twin) if not isinstance(each, Sequential)]:
+        for layer in [layer for layer in descendants(twin) if not isinstance(layer, Sequential)]:
 
             def keep(layer, dx, dy):
                 seen[layer.path] = backends.to_numpy(dx)
 
-            hooks.enter_context(each.register_backward_hook(keep))
+            hooks.enter_context(layer.register_backward_hook(keep))
         twin.backward(backends.asarray(np.eye(3)[[1]] + 0 * backends.to_numpy(twin.forward(x)), device, "float32"))
     for name, branches in (("residual1", 2), ("residual1.residual1", 2), ("branches1", 2), ("branches2", 3)):
-        found = explain(net, x, name, (2, 1, 1), backward=True, target=1)
-        assert found.value == seen[name][0, 2, 1, 1], name
-        assert len(found.terms) == branches
-        assert abs(sum(term.product for term in found.terms) - found.total) < 1e-6, name
-        assert all(each.error <= each.bound for each in found.computed), name
-        assert "the branches contribute" in str(found)
+        explanation = explain(net, x, name, (2, 1, 1), backward=True, target=1)
+        assert explanation.value == seen[name][0, 2, 1, 1], name
+        assert len(explanation.terms) == branches
+        assert abs(sum(term.product for term in explanation.terms) - explanation.total) < 1e-6, name
+        assert all(result.error <= result.bound for result in explanation.computed), name
+        assert "the branches contribute" in str(explanation)
     for name in ("residual1.residual1.conv1", "residual1.shortcut.conv1", "branches2.branch2.conv1"):
         assert explain(net, x, name, (2, 1, 1), backward=True, target=1).value == seen[name][0, 2, 1, 1], name
     added = explain(net, x, "branches2", (2, 1, 1))
@@ -197,10 +197,10 @@ def test_a_concatenated_value_is_computed_by_the_op_that_wrote_its_slice(device)
         x = backends.asarray(images, device)
         y = backends.to_numpy(net.children()[1][1].infer(x))
         for channel in range(y.shape[-1]):
-            found = explain(net, x, "branches1", (3, 4, channel))
-            assert found.computed[-1].by == device
-            assert found.computed[-1].value == y[0, 3, 4, channel], (rows, channel)
-            assert found.computed[-1].error <= found.computed[-1].bound
+            explanation = explain(net, x, "branches1", (3, 4, channel))
+            assert explanation.computed[-1].by == device
+            assert explanation.computed[-1].value == y[0, 3, 4, channel], (rows, channel)
+            assert explanation.computed[-1].error <= explanation.computed[-1].bound
 
 
 def test_a_concatenated_value_of_equal_or_nan_branches_names_the_right_op():
@@ -209,19 +209,19 @@ def test_a_concatenated_value_of_equal_or_nan_branches_names_the_right_op():
     net = Sequential([Input((2, 2, 1)), Branches(rows), Flatten(), Linear(10)], seed=1)
     for value in (0.0, np.nan):
         for channel, op in enumerate(("relu", "relu", "copy", "tanh", "tanh", "tanh")):
-            found = explain(net, np.full((1, 2, 2, 1), value, np.float32), "branches1", (0, 1, channel))
-            assert np.array_equal(found.computed[-1].value, value, equal_nan=True)
-            assert np.isnan(value) or (found.computed[-1].bound > 0) == (op == "tanh"), channel
+            explanation = explain(net, np.full((1, 2, 2, 1), value, np.float32), "branches1", (0, 1, channel))
+            assert np.array_equal(explanation.computed[-1].value, value, equal_nan=True)
+            assert np.isnan(value) or (explanation.computed[-1].bound > 0) == (op == "tanh"), channel
 
 
 def test_a_value_of_the_input_is_computed_by_the_layer_below_that_wrote_it(monkeypatch):
     wrote = []
 
-    def computed(calls, *rest):
+    def recorded(calls, *arguments):
         wrote.append(calls[-1].op)
-        return _computed(calls, *rest)
+        return _computed(calls, *arguments)
 
-    monkeypatch.setattr(sys.modules[_computed.__module__], "_computed", computed)
+    monkeypatch.setattr(sys.modules[_computed.__module__], "_computed", recorded)
     steps = [Branches([[], [Conv2D(4, 1), ReLU()]]) for _ in range(2)]
     inside = Branches([[Conv2D(4, 1)], [Conv2D(4, 1), Tanh(), Branches([[], [Conv2D(4, 1)]])]])
     net = Sequential([Input((3, 3, 2)), Conv2D(4, 1), Tanh(), *steps, inside, Flatten(), Linear(2)], seed=1)
@@ -233,18 +233,18 @@ def test_a_value_of_the_input_is_computed_by_the_layer_below_that_wrote_it(monke
     }.items():
         volume = net.activations(x[0])[name]
         for number, kind in enumerate(kinds):
-            found = explain(net, x, name, (1, 2, 4 * number))
+            explanation = explain(net, x, name, (1, 2, 4 * number))
             assert wrote.pop() == kind, (name, number)
-            assert found.computed[-1].value == volume[1, 2, 4 * number]
-            assert found.computed[-1].error <= found.computed[-1].bound
+            assert explanation.computed[-1].value == volume[1, 2, 4 * number]
+            assert explanation.computed[-1].error <= explanation.computed[-1].bound
 
 
 def test_a_pool_gives_the_margin_of_its_winner():
     net = Sequential([Input((2, 2, 1)), MaxPool2D(2)])
-    found = explain(net, np.array([1, 5, 4.5, 2], np.float32).reshape(1, 2, 2, 1), "pool1", (0, 0, 0))
-    assert found.terms[0].at == (0, 1, 0)
-    assert found.margin == 0.5
-    assert str(found).endswith("the largest of 4 inputs, by 0.5")
+    explanation = explain(net, np.array([1, 5, 4.5, 2], np.float32).reshape(1, 2, 2, 1), "pool1", (0, 0, 0))
+    assert explanation.terms[0].at == (0, 1, 0)
+    assert explanation.margin == 0.5
+    assert str(explanation).endswith("the largest of 4 inputs, by 0.5")
 
 
 @pytest.mark.kernels
@@ -252,16 +252,16 @@ def test_the_emulator_names_the_thread_that_wrote_a_value():
     net, x = deep_net("emulated"), backends.asarray(DEEP_X, "emulated")
     for name in ("conv1", "tanh1", "residual1", "pool2", "fc1"):
         at = tuple(size // 2 for size in net[name].output_shape)
-        found = explain(net, x, name, at, locate=True)
-        assert [each.by for each in found.computed] == ["float64", "numpy", "emulated"]
-        assert all(each.error <= each.bound for each in found.computed)
-        (writer,) = found.thread.writers
+        explanation = explain(net, x, name, at, locate=True)
+        assert [result.by for result in explanation.computed] == ["float64", "numpy", "emulated"]
+        assert all(result.error <= result.bound for result in explanation.computed)
+        (writer,) = explanation.thread.writers
         assert writer.source.partition(":")[0].endswith((".cu", ".cuh"))
         assert int(writer.source.partition(":")[2]) > 0
         assert writer.warp == writer.thread[0] // 32
-        assert any(each.written for each in found.thread.touched)
+        assert any(access.written for access in explanation.thread.touched)
     assert explain(net, x, "conv1", (0, 0, 0), locate=True).thread.algorithm == net["conv1"].algorithms(1)["fprop"]
-    shared = [each.name for each in explain(net, x, "conv1", (0, 0, 0), locate=True).thread.touched]
+    shared = [access.name for access in explain(net, x, "conv1", (0, 0, 0), locate=True).thread.touched]
     assert any(name.startswith("shared") for name in shared)
     back = explain(net, x, "residual1.conv1", (2, 2, 1), locate=True, backward=True)
     assert "dgrad" in back.thread.writers[-1].kernel
@@ -276,11 +276,11 @@ def test_with_split_k_the_thread_of_the_first_part_is_named_too(dtype):
     x = backends.asarray(np.random.default_rng(0).normal(size=(1, 4, 4, 64)), "emulated", dtype)
     for at in ((0, 0, 0), (2, 1, 35)):
         thread = explain(net, x, "conv1", at, locate=True).thread
-        assert [each.kernel for each in thread.writers] == ["gemm_reduce_splits"]
+        assert [writer.kernel for writer in thread.writers] == ["gemm_reduce_splits"]
         (writer,) = thread.part.writers
         assert writer.kernel.startswith("conv2d_fprop")
         assert writer.source.startswith("gemm")
-        touched = {each.name: each for each in thread.part.touched}
+        touched = {access.name: access for access in thread.part.touched}
         assert any(name.startswith("shared") and touched[name].read for name in touched)
         part = 4 * np.ravel_multi_index(at, (4, 4, 64))  # sums are float32
         assert touched["argument 'partials'"].first <= part <= touched["argument 'partials'"].last
@@ -301,9 +301,9 @@ def net_around(layer, shape):
     row = [layer] if isinstance(layer, Input) else [Input(shape), layer]
     net = Sequential([*row, Flatten(), Linear(2)], seed=1)
     random = np.random.default_rng(7)
-    for each in descendants(net):
-        for name, array in each.arrays.items():
-            if not each.variables[name].buffer or name.startswith("running"):
+    for part in descendants(net):
+        for name, array in part.arrays.items():
+            if not part.variables[name].buffer or name.startswith("running"):
                 array[...] = random.uniform(0.2, 1.5, array.shape) * (1 if name == "running_var" else -1)
     return net, random.normal(size=(1, *shape)).astype(np.float32)
 
@@ -321,17 +321,17 @@ def test_each_kind_of_layer_is_explained_in_both_directions_or_refused(layer, sh
             continue
         indices = [np.unravel_index(number, volume) for number in {0, np.prod(volume) // 3, np.prod(volume) - 1}]
         for at in [tuple(map(int, index)) for index in indices]:
-            found = explain(net, x, "layer1", at, backward=backward, most=10_000)
+            explanation = explain(net, x, "layer1", at, backward=backward, most=10_000)
             value, scale = value_in_the_net(net, x, at, backward)
-            assert found.value == value, str(found)
-            assert all(each.error <= each.bound for each in found.computed), found.computed
-            total = found.bias + sum(term.product for term in found.terms)
-            if not (found.kind == "MaxPool2D" and not backward) and found.weight is not None:
-                assert abs(total - found.total) <= 1e-6 * scale, str(found)
+            assert explanation.value == value, str(explanation)
+            assert all(result.error <= result.bound for result in explanation.computed), explanation.computed
+            total = explanation.bias + sum(term.product for term in explanation.terms)
+            if not (explanation.kind == "MaxPool2D" and not backward) and explanation.weight is not None:
+                assert abs(total - explanation.total) <= 1e-6 * scale, str(explanation)
 
 
 def value_in_the_net(net, x, at, backward):
-    """The value at a place of layer1's output, or of its input's gradient, and the scale of its rounding errors."""
+    """The value at a position in layer1's output, or in its input's gradient, and the scale of its rounding errors."""
     twin, seen = net.twin(), []
 
     def keep(layer, first, second):
@@ -345,7 +345,7 @@ def value_in_the_net(net, x, at, backward):
 
 
 def test_user_defined_layers_and_layers_inside_a_fused_one_are_refused():
-    class Softness(Layer):
+    class UserLayer(Layer):
         def forward(self, x, training=False):
             return x / 2
 
@@ -353,10 +353,10 @@ def test_user_defined_layers_and_layers_inside_a_fused_one_are_refused():
     x = np.ones((1, 4, 4, 1), np.float32)
     with pytest.raises(ValueError, match=r"explain the net as it was before fuse\(\)"):
         explain(fused, x, "conv1", (0, 0, 0))
-    user_defined = Sequential([Input((4, 4, 1)), Softness(name="soft"), Flatten(), Linear(2)])
-    with pytest.raises(ValueError, match=r"soft is a .*Softness, a kind that explain does not know"):
+    user_defined = Sequential([Input((4, 4, 1)), UserLayer(name="soft"), Flatten(), Linear(2)])
+    with pytest.raises(ValueError, match=r"soft is a .*UserLayer, a kind that explain does not know"):
         explain(user_defined, x, "soft", (0, 0, 0))
-    LAYERS.pop(name_of(Softness))
+    LAYERS.pop(name_of(UserLayer))
 
 
 @pytest.mark.kernels
@@ -376,13 +376,13 @@ def test_a_device_names_the_threads_of_layers_that_run_several_ops(device):
             "pool1": ["avg_pool"],
         }.items():
             at = tuple(size - 1 for size in layer_of(net, layer).output_shape)
-            found = explain(net, x, layer, at, locate=True)
-            assert [each.by for each in found.computed] == ["float64", "numpy", net.device]
-            assert all(each.error <= each.bound for each in found.computed), (layer, found.computed)
-            wrote = [writer.kernel for writer in found.thread.writers]
-            assert all(any(kernel in each for each in wrote) for kernel in kernels), (layer, wrote)
+            explanation = explain(net, x, layer, at, locate=True)
+            assert [result.by for result in explanation.computed] == ["float64", "numpy", net.device]
+            assert all(result.error <= result.bound for result in explanation.computed), (layer, explanation.computed)
+            wrote = [writer.kernel for writer in explanation.thread.writers]
+            assert all(any(kernel in name for name in wrote) for kernel in kernels), (layer, wrote)
         assert str(explain(net, x, "branches1", (0, 1, 3))).endswith("the value of branch2 at [0, 1, 1]")
         back = explain(net, x, "convt1", (2, 1, 1), locate=True, backward=True)
-        assert all(each.error <= each.bound for each in back.computed)
+        assert all(result.error <= result.bound for result in back.computed)
         assert "fprop" in back.thread.writers[-1].kernel  # backward, a transposed convolution runs fprop
         assert saliency(net, x).shape == (3, 2, 2)

@@ -37,8 +37,8 @@ def small_net(device="numpy", dtype="float32"):
     )
 
 
-def names(found):
-    return [f"{row.name} {row.direction}".strip() for row in found.rows]
+def names(report):
+    return [f"{row.name} {row.direction}".strip() for row in report.rows]
 
 
 STEP = [
@@ -63,20 +63,20 @@ STEP = [
 
 
 def test_there_is_a_row_for_each_layer_and_direction_in_order():
-    found = profile(small_net(), 2, steps=2)
-    assert names(found) == STEP
-    assert all(row.seconds > 0 and row.launches == [] for row in found.rows)
-    assert (found.arch, found.unknown) == (None, None)
+    report = profile(small_net(), 2, steps=2)
+    assert names(report) == STEP
+    assert all(row.seconds > 0 and row.launches == [] for row in report.rows)
+    assert (report.arch, report.unknown) == (None, None)
 
 
 class Ticks:
     """A timer that advances by one at each mark: the length of a span is the number of marks in it."""
 
     def __init__(self):
-        self.now, self.held = 0, []
+        self.now, self.hold_seconds = 0, []
 
     def hold(self, seconds):
-        self.held.append(seconds)
+        self.hold_seconds.append(seconds)
 
     def mark(self):
         self.now += 1
@@ -89,43 +89,43 @@ class Ticks:
 def test_a_layers_time_excludes_the_layers_inside_it(monkeypatch):
     ticks = Ticks()
     monkeypatch.setattr(profile_module, "open_timer", lambda device: ticks)
-    found = profile(small_net(), 2, steps=3)
-    seconds = dict(zip(names(found), [row.seconds for row in found.rows]))
+    report = profile(small_net(), 2, steps=3)
+    seconds = dict(zip(names(report), [row.seconds for row in report.rows]))
     assert seconds["conv1 forward"] == 1
     assert seconds["residual1 forward"] == 3  # five, less the two of the layers inside
-    assert ticks.held[0] == 0
-    assert len(ticks.held) == 4
-    assert min(ticks.held[1:]) > 0
-    assert found.total.seconds == sum(seconds.values())
+    assert ticks.hold_seconds[0] == 0
+    assert len(ticks.hold_seconds) == 4
+    assert min(ticks.hold_seconds[1:]) > 0
+    assert report.total.seconds == sum(seconds.values())
 
 
 def test_rows_are_medians_over_steps_and_the_timeline_is_the_middle_step(monkeypatch):
-    ticks, number = Ticks(), []
+    ticks, calls = Ticks(), []
     lengths = [0, 10, 70, 20]  # of the steps; the first is not counted
 
     def seconds(marks):
-        number.append(0)
-        return [lengths[len(number) - 1] * float(mark - marks[0]) for mark in marks]
+        calls.append(marks)
+        return [lengths[len(calls) - 1] * float(mark - marks[0]) for mark in marks]
 
     monkeypatch.setattr(ticks, "seconds", seconds)
     monkeypatch.setattr(profile_module, "open_timer", lambda device: ticks)
-    found = profile(small_net(), 2, steps=3)
-    assert found.rows[0].seconds == 20
-    name, direction, begin, end = found.timeline[0]
+    report = profile(small_net(), 2, steps=3)
+    assert report.rows[0].seconds == 20
+    name, direction, begin, end = report.timeline[0]
     assert (name, direction, begin) == ("step", "", 0)
-    assert end == 20 * (2 * len(found.timeline) - 1)
+    assert end == 20 * (2 * len(report.timeline) - 1)
 
 
 def test_the_trace_is_one_step_nested_as_the_layers_are():
-    found = profile(small_net(), 2, steps=1)
-    machine, whole, *events = json.loads(found.trace())["traceEvents"]
+    report = profile(small_net(), 2, steps=1)
+    machine, step, *events = json.loads(report.trace())["traceEvents"]
     assert machine["args"]["name"] == "gpuconv on numpy"
-    assert (whole["name"], whole["ts"]) == ("step", 0)
+    assert (step["name"], step["ts"]) == ("step", 0)
     by_name = {event["name"]: event for event in events}
     assert {"conv1.forward", "residual1.conv1.backward", "loss", "sgd"} <= set(by_name)
     for event in events:
         assert event["ph"] == "X"
-        assert 0 <= event["ts"] <= event["ts"] + event["dur"] <= whole["dur"] + 0.01
+        assert 0 <= event["ts"] <= event["ts"] + event["dur"] <= step["dur"] + 0.01
     outer, inner = by_name["residual1.forward"], by_name["residual1.conv1.forward"]
     assert outer["ts"] <= inner["ts"] <= inner["ts"] + inner["dur"] <= outer["ts"] + outer["dur"] + 0.01
     assert inner["args"]["flops"] == 2 * 2 * 4 * 6 * 4 * 9 * 4
@@ -134,8 +134,8 @@ def test_the_trace_is_one_step_nested_as_the_layers_are():
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_work_of_each_layer_equals_that_counted_by_hand(dtype):
     """For a batch of 2; s is the size of a number in bytes."""
-    found = profile(small_net(dtype=dtype), 2, steps=1)
-    rows, s = dict(zip(names(found), [row.work for row in found.rows])), np.dtype(dtype).itemsize
+    report = profile(small_net(dtype=dtype), 2, steps=1)
+    rows, s = dict(zip(names(report), [row.work for row in report.rows])), np.dtype(dtype).itemsize
     images, maps, pooled = 2 * 4 * 6 * 3, 2 * 4 * 6 * 4, 2 * 2 * 3 * 4
     conv1, conv2, fc, norm = 4 * 9 * 3 + 4, 4 * 9 * 4, 5 * 24 + 5, 8
     assert rows["conv1 forward"] == Work(2 * maps * 27, s * (images + conv1 + maps))
@@ -153,15 +153,15 @@ def test_the_work_of_each_layer_equals_that_counted_by_hand(dtype):
     parameters = conv1 + conv2 + fc + norm
     assert rows["sgd"] == Work(0, 5 * s * parameters)
     assert rows["metrics"] == Work(0, 10 * s + 2 * 8 + 2 * 4 * 8)
-    assert found.total.work.flops == sum(row.flops for row in rows.values())
+    assert report.total.work.flops == sum(row.flops for row in rows.values())
 
 
 @pytest.mark.parametrize(("precision", "scans"), [("bfloat16", 0), ("float16", 1)])
 def test_the_update_of_a_16_bit_net_moves_float32_masters_and_velocities(precision, scans):
     """The parameters of a norm are float32 already. scans: how often the loss scale reads each gradient."""
-    found = profile(small_net().to(precision=precision), 2, steps=1)
+    report = profile(small_net().to(precision=precision), 2, steps=1)
     parameters, of_norm = 4 * 9 * 3 + 4 + 4 * 9 * 4 + 5 * 24 + 5, 8
-    updated = {name: row.work for name, row in zip(names(found), found.rows)}["sgd"]
+    updated = {name: row.work for name, row in zip(names(report), report.rows)}["sgd"]
     # Bytes: the gradient is read, and scanned; the parameter is written; master and velocity are read and written.
     assert updated == Work(0, (2 + 2 * scans + 2 + 2 * 4 + 2 * 4) * parameters + (5 + scans) * 4 * of_norm)
 
@@ -169,14 +169,14 @@ def test_the_update_of_a_16_bit_net_moves_float32_masters_and_velocities(precisi
 @pytest.mark.kernels
 def test_the_profiled_step_is_that_of_the_trainer(monkeypatch):
     """It is fused, as in training on a device with kernels, and has the loss scale of float16."""
-    found = profile(small_net("emulated").to(precision="float16"), 2)
-    assert names(found)[0] == "conv1+relu1 forward"
-    kernels = {name: [kernel["kernel"] for kernel in row.launches] for name, row in zip(names(found), found.rows)}
+    report = profile(small_net("emulated").to(precision="float16"), 2)
+    assert names(report)[0] == "conv1+relu1 forward"
+    kernels = {name: [kernel["kernel"] for kernel in row.launches] for name, row in zip(names(report), report.rows)}
     assert kernels["sgd"] == ["loss_scale_update", "sgd_step"]
     assert kernels["metrics"] == ["metrics_add"]
     steps = []
     step_of = profile_module.Trainer.step
-    monkeypatch.setattr(profile_module.Trainer, "step", lambda *given: steps.append(step_of(*given)))
+    monkeypatch.setattr(profile_module.Trainer, "step", lambda *arguments: steps.append(step_of(*arguments)))
     profile(small_net(), 2, steps=3)
     assert len(steps) == 5  # two of them are not timed
 
@@ -209,9 +209,11 @@ def test_a_chain_of_fused_layers_has_the_work_of_its_layers():
     volume, vector = 4 * 2 * 16 * 4, 4 * 4  # bytes of a volume of four channels, and of one number for each channel
     forward, backward = (row.work for row in chained.rows if "norm1" in row.name)
     assert forward.bytes == sum(work.of_layer(layer, "forward", 2).bytes for layer in layers)
-    kept = (volume // 2 + 2 * volume) + 2 * (volume + 2 * vector)  # convolutions' inputs; norms' inputs and statistics
+    stored = (volume // 2 + 2 * volume) + 2 * (
+        volume + 2 * vector
+    )  # convolutions' inputs; norms' inputs and statistics
     least = sum(work.of_layer(layer, "backward", 2, input_grad=layer is not layers[0]).bytes for layer in layers)
-    assert backward.bytes == least + kept
+    assert backward.bytes == least + stored
 
 
 def test_a_concatenation_moves_only_what_is_not_written_or_read_in_place():
@@ -230,7 +232,7 @@ SHORTCUTS = {"input": (None, 1), "convolution": ([Conv2D(2, 1)], 1), "norm": ([B
 
 @pytest.mark.parametrize("name", SHORTCUTS)
 def test_an_input_gradient_to_which_dgrad_adds_is_read_once_more(name):
-    """Of the other volumes, the norm reads the output, and writes the gradient of the sum."""
+    """The norm of the body also reads the output and writes the gradient of the sum: the two other volumes."""
     shortcut, volumes = SHORTCUTS[name]
     body = [Conv2D(2, 1), BatchNorm()]
     net = Sequential([Input((4, 4, 2)), Residual(body, shortcut), ReLU()], dtype="float32").fuse()
@@ -238,7 +240,7 @@ def test_an_input_gradient_to_which_dgrad_adds_is_read_once_more(name):
 
 
 def test_every_named_net_has_work_for_all_its_layers():
-    """Its FLOPs forward are twice the summary's mult-adds."""
+    """The FLOPs of its forward pass are twice the mult-adds of the summary."""
     for name in models.MODELS:
         net = models.build(name, initialize=False)
         leaves = [layer for layer in net.walk() if not layer.children()]
@@ -252,26 +254,26 @@ def test_every_named_net_has_work_for_all_its_layers():
 @pytest.mark.kernels
 def test_on_the_emulated_device_launches_are_listed_without_running(monkeypatch):
     monkeypatch.setattr(profile_module, "open_timer", lambda device: pytest.fail("the emulated device has no timer"))
-    found = profile(small_net("emulated"), 2, fuse=False)
-    assert names(found) == STEP
-    kernels = {name: [kernel["kernel"] for kernel in row.launches] for name, row in zip(names(found), found.rows)}
+    report = profile(small_net("emulated"), 2, fuse=False)
+    assert names(report) == STEP
+    kernels = {name: [kernel["kernel"] for kernel in row.launches] for name, row in zip(names(report), report.rows)}
     assert kernels["conv1 forward"] == ["conv2d_fprop_simt"]
     assert kernels["relu1 backward"] == ["relu_backward"]
     assert kernels["residual1 forward"] == ["add_forward"]  # without the launches of its layers
     assert "conv2d_dgrad_simt" in kernels["residual1.conv1 backward"]
     assert not any("dgrad" in kernel for kernel in kernels["conv1 backward"])
     assert kernels["sgd"] == ["sgd_step"]
-    assert found.timeline == []
-    assert {row.seconds for row in found.rows} == {None}
-    assert found.total.seconds is None
+    assert report.timeline == []
+    assert {row.seconds for row in report.rows} == {None}
+    assert report.total.seconds is None
 
 
 def test_registers_and_occupancy_are_shown_where_kernels_can_be_compiled():
     pytest.importorskip("cuda.core")
     net = Sequential([Input((4,)), Linear(3)], device="emulated")
-    found = profile(net, 2, arch="sm_80")
-    assert found.arch == "sm_80"
-    for row in found.rows:
+    report = profile(net, 2, arch="sm_80")
+    assert report.arch == "sm_80"
+    for row in report.rows:
         for kernel in row.launches:
             assert 0 < kernel["registers"] <= 255
             assert 0 < kernel["occupancy"] <= 1
@@ -284,9 +286,9 @@ def test_a_missing_kernel_compiler_is_reported(monkeypatch):
         raise nvrtc.CompileError("NVRTC cannot be loaded")
 
     monkeypatch.setattr(nvrtc, "toolkit", missing)
-    found = profile(small_net("emulated"), 2)
-    assert (found.arch, found.unknown) == (None, "NVRTC cannot be loaded")
-    assert "registers" not in found.rows[0].launches[0]
+    report = profile(small_net("emulated"), 2)
+    assert (report.arch, report.unknown) == (None, "NVRTC cannot be loaded")
+    assert "registers" not in report.rows[0].launches[0]
 
 
 @pytest.mark.parametrize(("options", "message"), [({"batch_size": 0}, "batch_size"), ({"steps": 0}, "steps")])

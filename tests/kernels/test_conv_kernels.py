@@ -88,18 +88,18 @@ def test_every_tile_gives_the_same_bits(device, monkeypatch, op, channels):
 
 @directions
 def test_a_named_algorithm_is_the_one_that_runs(device, monkeypatch, op):
-    taken, launched = [], launch.launch
+    plans, original = [], launch.launch
 
-    def noted(product, plan, *rest, **more):
-        taken.append(plan)
-        return launched(product, plan, *rest, **more)
+    def recorded(product, plan, *arguments, **options):
+        plans.append(plan)
+        return original(product, plan, *arguments, **options)
 
-    monkeypatch.setattr(launch, "launch", noted)
+    monkeypatch.setattr(launch, "launch", recorded)
     for algorithm in serving("float32"):
         assert_right(op, device, problem(16, 24), algo=algorithm.name)
-        assert taken[-1].algorithm == algorithm
+        assert plans[-1].algorithm == algorithm
     chosen = assert_right(op, device, problem(16, 24))
-    pinned = assert_right(op, device, problem(16, 24), algo=taken[-1].algorithm.name)
+    pinned = assert_right(op, device, problem(16, 24), algo=plans[-1].algorithm.name)
     np.testing.assert_array_equal(chosen, pinned)
 
 
@@ -128,11 +128,12 @@ def test_every_algorithm_agrees_with_the_oracle_in_every_other_arithmetic(device
 @pytest.mark.parametrize("channels", [(3, 24), (3, 70), (8, 64), (5, 7)])
 def test_the_tile_for_filter_gradients_of_first_layers_agrees_with_the_oracle(device, channels, dtype, tf32):
     case, options = problem(*channels), dict(algo="mma-64x32", tf32=tf32)
-    with launches.recorded() as found:
+    with launches.recorded() as launched:
         assert_right("conv2d_wgrad", device, case, dtype, **options)
-    assert algorithms.of_launch(found[0].kernel.name, found[0].kernel.module.defines) == "mma-64x32"
-    arrays, given = arguments("conv2d_wgrad", conv(1, 5, 6, *channels, (3, 2), padding=1), dtype)
-    assert_same_bits("conv2d_wgrad", device, *arrays, **given, **options)
+    kernel = launched[0].kernel
+    assert algorithms.of_launch(kernel.name, kernel.module.defines) == "mma-64x32"
+    arrays, window = arguments("conv2d_wgrad", conv(1, 5, 6, *channels, (3, 2), padding=1), dtype)
+    assert_same_bits("conv2d_wgrad", device, *arrays, **window, **options)
     if device == "emulated":
         with emulator.configure(sanitize="checked", seed=7):
             assert_right("conv2d_wgrad", device, conv(1, 5, 6, *channels, (3, 2), padding=1), dtype, **options)
@@ -290,13 +291,13 @@ def test_plans_cover_the_product_within_the_workspace_limit(dtype):
     rng, dtype = np.random.default_rng(0), as_dtype(dtype)
     for _ in range(300):
         rows, columns, depth = (int(2 ** rng.uniform(0, high)) for high in (22, 12, 22))
-        found = planned(rows, columns, depth, int(rng.integers(1, 5)), dtype)
-        assert found.down * found.algorithm.block_m >= rows > (found.down - 1) * found.algorithm.block_m
-        assert found.across * found.algorithm.block_n >= columns > (found.across - 1) * found.algorithm.block_n
-        assert found.split_k * found.depth_per_split >= depth > (found.split_k - 1) * found.depth_per_split
-        assert found.depth_per_split % (16 if dtype.itemsize == 2 else 8) == 0
-        partials = found.split_k * rows * columns * (8 if dtype.itemsize == 8 else 4)
-        assert found.split_k == 1 or partials <= LARGEST_WORKSPACE
+        chosen = planned(rows, columns, depth, int(rng.integers(1, 5)), dtype)
+        assert chosen.down * chosen.algorithm.block_m >= rows > (chosen.down - 1) * chosen.algorithm.block_m
+        assert chosen.across * chosen.algorithm.block_n >= columns > (chosen.across - 1) * chosen.algorithm.block_n
+        assert chosen.split_k * chosen.depth_per_split >= depth > (chosen.split_k - 1) * chosen.depth_per_split
+        assert chosen.depth_per_split % (16 if dtype.itemsize == 2 else 8) == 0
+        partials = chosen.split_k * rows * columns * (8 if dtype.itemsize == 8 else 4)
+        assert chosen.split_k == 1 or partials <= LARGEST_WORKSPACE
 
 
 def test_plans_follow_the_shape():
@@ -321,8 +322,8 @@ def test_plans_follow_the_shape():
     ids=["narrow-side", "two-waves", "one-wave", "few-splits"],
 )
 def test_plans_on_tensor_cores_weigh_waves_reductions_and_instructions(direction, m, n, k, algorithm, split_k):
-    found = plan(Product(f"conv2d_{direction}", m, n, k, 1, as_dtype("bfloat16")))
-    assert (found.algorithm.name, found.split_k) == (algorithm, split_k)
+    chosen = plan(Product(f"conv2d_{direction}", m, n, k, 1, as_dtype("bfloat16")))
+    assert (chosen.algorithm.name, chosen.split_k) == (algorithm, split_k)
 
 
 def test_division_by_multiplication_is_exact_for_31_bit_numbers():
@@ -353,10 +354,10 @@ def offsets(device, kernel, case, lines, columns, *phase):
 
     phase: its row and column, for the matrices of dgrad."""
     run = addresses(kernel)
-    found, tensor = asarray(np.zeros(len(lines), np.int64), device), asarray(np.zeros(1, np.float32), device)
-    asked = [asarray(i.astype(np.int32), device) for i in (lines, columns)]
-    run(1, 64, found, tensor, *asked, len(lines), packed(case, 1), *phase)
-    return to_numpy(found)
+    results, tensor = asarray(np.zeros(len(lines), np.int64), device), asarray(np.zeros(1, np.float32), device)
+    indices = [asarray(i.astype(np.int32), device) for i in (lines, columns)]
+    run(1, 64, results, tensor, *indices, len(lines), packed(case, 1), *phase)
+    return to_numpy(results)
 
 
 def sample_indices(rng, size, count=400):
@@ -366,11 +367,11 @@ def sample_indices(rng, size, count=400):
 
 def coordinates(index, *sizes):
     """The coordinates of a flat index, last axis innermost; the first one has no upper limit."""
-    found = []
+    inner = []
     for size in reversed(sizes):
-        index, rest = index // size, index % size
-        found.append(rest)
-    return [index, *reversed(found)]
+        index, remainder = index // size, index % size
+        inner.append(remainder)
+    return [index, *reversed(inner)]
 
 
 def test_addresses_past_2_to_the_31_in_the_input_are_right(device, rng):
@@ -403,11 +404,11 @@ def phases(case):
 
 def tap_of(index, rs, ss, filters):
     """r, s and k of a phase's taps, and which of them exist."""
-    place, k = coordinates(index, filters)
-    row, column = place // max(1, ss.size), place % max(1, ss.size)
-    there = place < rs.size * ss.size
+    tap, k = coordinates(index, filters)
+    row, column = tap // max(1, ss.size), tap % max(1, ss.size)
+    exists = tap < rs.size * ss.size
     row, column = np.minimum(row, rs.size), np.minimum(column, ss.size)  # for taps that do not exist: the 0 at the end
-    return np.append(rs, 0)[row], np.append(ss, 0)[column], k, there
+    return np.append(rs, 0)[row], np.append(ss, 0)[column], k, exists
 
 
 # Strides and dilations with and without a common factor: rows that no, one, two or all three taps read.
@@ -430,10 +431,10 @@ def test_addresses_past_2_to_the_31_in_the_gradient_are_right(device, rng, case)
         taps = rng.permutation(sample_indices(rng, max(1, rs.size * ss.size * case.k)))
         n, i, j = coordinates(pixels, down, across)
         h, w = phase[0] + i * sh, phase[1] + j * sw
-        r, s, k, there = tap_of(taps, rs, ss, case.k)
+        r, s, k, inside = tap_of(taps, rs, ss, case.k)
         p, q = (h + top - r * dh) // sh, (w + left - s * dw) // sw
-        there &= (n < case.n) & (p >= 0) & (p < p_size) & (q >= 0) & (q < q_size)
-        expected = np.where(there, ((n * p_size + p) * q_size + q) * case.k + k, -1)
+        inside &= (n < case.n) & (p >= 0) & (p < p_size) & (q >= 0) & (q < q_size)
+        expected = np.where(inside, ((n * p_size + p) * q_size + q) * case.k + k, -1)
         furthest = max(furthest, expected.max())
         np.testing.assert_array_equal(offsets(device, "gradient_windows", case, pixels, taps, *phase), expected)
     assert furthest > 2**31
@@ -450,8 +451,8 @@ def test_addresses_past_2_to_the_31_in_the_filters_are_right(device, rng, stride
 
     for phase, rs, ss in phases(case):
         taps, c = sample_indices(rng, max(1, rs.size * ss.size * case.k)), rng.permutation(sample_indices(rng, case.c))
-        r_at, s_at, k, there = tap_of(taps, rs, ss, case.k)
-        expected = np.where(there & (c < case.c), (k * (r * s) + r_at * s + s_at) * case.c + c, -1)
+        r_at, s_at, k, exists = tap_of(taps, rs, ss, case.k)
+        expected = np.where(exists & (c < case.c), (k * (r * s) + r_at * s + s_at) * case.c + c, -1)
         np.testing.assert_array_equal(offsets(device, "transposed_filters", case, taps, c, *phase), expected)
 
 
@@ -462,15 +463,15 @@ def test_addresses_past_2_to_the_31_in_the_output_are_right(device):
 
 
 @pytest.mark.parametrize(
-    ("case", "what"),
+    ("case", "message"),
     [
         (conv(2**15, 256, 256, 1, 1, (1, 1)), "input pixels"),
         (conv(1, 1, 1, 2**30, 1, (1, 2), padding=((0, 0), (0, 1))), "filter taps"),
         (conv(1, 1, 1, 1, 1, (1, 1), padding=((2**30, 0), (0, 0)), stride=(2**20, 1)), "sides"),
     ],
 )
-def test_problems_too_large_for_32_bit_indices_are_refused(case, what):
-    with pytest.raises(ValueError, match=what):
+def test_problems_too_large_for_32_bit_indices_are_refused(case, message):
+    with pytest.raises(ValueError, match=message):
         expect_within_limits(case)
 
 
@@ -484,12 +485,12 @@ def test_backward_may_write_over_its_inputs(device, outputs):
     _, mask = ops.conv2d_relu(x, w, bias, **case.window)
     arrays = dict(dy=dy, x=x, w=w, mask=mask)
     expected = separate_gradients(device, case, **arrays)
-    there = {name: asarray(a.copy(), device) for name, a in arrays.items()}
+    inputs = {name: asarray(a.copy(), device) for name, a in arrays.items()}
     outs = {}
-    for name, place in outputs.items():
-        bytes_there = there[place].reshape(-1).view(np.uint8)[: expected[name].nbytes]
-        outs[name] = bytes_there.view(np.float32).reshape(expected[name].shape)
-    dx, dw = ops.conv2d_backward(there["dy"], there["x"], there["w"], mask=there["mask"], **outs, **case.window)
+    for name, overwritten in outputs.items():
+        memory = inputs[overwritten].reshape(-1).view(np.uint8)[: expected[name].nbytes]
+        outs[name] = memory.view(np.float32).reshape(expected[name].shape)
+    dx, dw = ops.conv2d_backward(inputs["dy"], inputs["x"], inputs["w"], mask=inputs["mask"], **outs, **case.window)
     for name, array in (outs | {"out": dx, "dw": dw}).items():
         np.testing.assert_array_equal(to_numpy(array), expected[name], err_msg=name)
 

@@ -53,10 +53,10 @@ def assert_right(device: str, case: Conv2dProblem, arithmetic: str, op: str = "c
     arrays, options = arguments(case, arithmetic)
     expected = expect(op, arrays, options | more)
     with recorded() as launches:
-        found = on_device(op, device, *arrays, **options | more)
+        results = on_device(op, device, *arrays, **options | more)
     assert case.n == 0 or [launch.kernel.name for launch in launches] == ["conv2d_fprop_few_channels"]
-    for want, result in zip(expected, found if isinstance(found, tuple) else (found,)):
-        assert_within(result, want.value, want.bound, f"{op} {case} {arithmetic}")
+    for exact, result in zip(expected, results if isinstance(results, tuple) else (results,)):
+        assert_within(result, exact.value, exact.bound, f"{op} {case} {arithmetic}")
 
 
 @arithmetics
@@ -85,9 +85,9 @@ SEVERAL_TILES = varied(WHOLE_CHUNKS, n=8), varied(CASES["images larger than a ti
 @arithmetics
 def test_a_block_processes_several_tiles(device, one_multiprocessor, arithmetic):
     for case in SEVERAL_TILES:
-        found = planned(math.prod(case.y_shape[:3]), case.k, 1, np.dtype(np.float32), 1)
-        assert found.tiles >= 2 * found.blocks
-        assert found.blocks == (3 if case.k == 150 else 2)
+        chosen_plan = planned(math.prod(case.y_shape[:3]), case.k, 1, np.dtype(np.float32), 1)
+        assert chosen_plan.tiles >= 2 * chosen_plan.blocks
+        assert chosen_plan.blocks == (3 if case.k == 150 else 2)
         assert_right(device, case, arithmetic)
     assert_right(device, SEVERAL_TILES[0], arithmetic, "conv2d_relu", pool=2)
     arrays, options = arguments(SEVERAL_TILES[0], arithmetic)
@@ -102,8 +102,8 @@ def test_the_moments_include_every_tile(device, one_multiprocessor, algo, dtype)
     vectors = [np.random.default_rng(i).random(w.shape[0]).astype(np.float32) for i in range(4)]
     options = SEVERAL_TILES[0].window | dict(algo=algo, activation="relu")
     expected = expect("conv2d_batch_norm", [x, w, bias, *vectors], options)
-    for want, result in zip(expected, on_device("conv2d_batch_norm", device, x, w, bias, *vectors, **options)):
-        assert_within(result, want.value, want.bound, want.name)
+    for exact, result in zip(expected, on_device("conv2d_batch_norm", device, x, w, bias, *vectors, **options)):
+        assert_within(result, exact.value, exact.bound, exact.name)
 
 
 @arithmetics
@@ -120,13 +120,13 @@ def test_the_tile_for_few_filters_agrees_with_the_oracle(device, one_multiproces
 
 
 def test_values_past_the_depth_are_ignored(device):
-    """They are infinite: multiplied by a filter of zeros they would give NaN."""
+    """The values are infinite: multiplied by zeros in place of a filter they would give NaN."""
     x, w = np.ones((2, 5, 8, 3), np.float32), np.ones((8, 3, 3, 3), np.float32)
     x[:, 2, 3] = np.inf
     for dtype in map(as_dtype, ("float32", "bfloat16")):
         options = dict(algo=FEW_CHANNELS, tf32=dtype == np.float32)
-        found = on_device("conv2d", device, x.astype(dtype), w.astype(dtype), **options)
-        np.testing.assert_array_equal(found, ops.conv2d(x, w))
+        y = on_device("conv2d", device, x.astype(dtype), w.astype(dtype), **options)
+        np.testing.assert_array_equal(y, ops.conv2d(x, w))
 
 
 def test_tf32_rounds_both_factors(device):
@@ -206,9 +206,9 @@ def test_a_layer_uses_the_algorithm_forward_and_the_automatic_choice_for_gradien
         with recorded() as launches:
             net.backward(net.forward(x, training=True))
         conv_net = next(layer for layer in net.walk() if layer.algorithms(2))
-        taken = conv_net.algorithms(2)
-        assert taken["fprop"] == FEW_CHANNELS
-        assert not {taken["dgrad"], taken["wgrad"]} & {FEW_CHANNELS, "auto"}
+        algorithms_used = conv_net.algorithms(2)
+        assert algorithms_used["fprop"] == FEW_CHANNELS
+        assert not {algorithms_used["dgrad"], algorithms_used["wgrad"]} & {FEW_CHANNELS, "auto"}
         ran = [launch.kernel.name for launch in launches]
         assert ran.count("conv2d_fprop_few_channels") == 1
         assert {"conv2d_dgrad_simt", "conv2d_wgrad_simt"} <= set(ran)
@@ -216,26 +216,26 @@ def test_a_layer_uses_the_algorithm_forward_and_the_automatic_choice_for_gradien
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_auto_chooses_the_algorithm_forward_for_large_layers_with_few_channels(dtype):
-    def taken(n, c, k=64, groups=1):
+    def chosen_for(n, c, k=64, groups=1):
         problem = Conv2dProblem.of((n, 32, 32, c), (k, 3, 3, c // groups), padding=1, groups=groups)
         return chosen("emulated", problem, PLAIN, as_dtype(dtype))
 
-    assert taken(128, 3)["fprop"] == FEW_CHANNELS
-    assert taken(2000, 3, 24)["fprop"] == ("few_channels-256x32" if dtype == "bfloat16" else "simt-64x32")
-    assert FEW_CHANNELS not in (taken(128, 3)["dgrad"], taken(128, 3)["wgrad"])
-    assert FEW_CHANNELS not in (taken(1, 3, 8)["fprop"], taken(128, 5)["fprop"], taken(128, 2, groups=2)["fprop"])
-    found = planned(128 * 32 * 32, 64, 27, as_dtype(dtype), 1000)
-    assert (found.split_k, found.tiles, found.blocks, found.smem_bytes) == (
-        1,
-        512,
-        2 * 132,
-        1000,
-    )  # two blocks on each multiprocessor
+    assert chosen_for(128, 3)["fprop"] == FEW_CHANNELS
+    assert chosen_for(2000, 3, 24)["fprop"] == ("few_channels-256x32" if dtype == "bfloat16" else "simt-64x32")
+    assert FEW_CHANNELS not in (chosen_for(128, 3)["dgrad"], chosen_for(128, 3)["wgrad"])
+    assert FEW_CHANNELS not in (
+        chosen_for(1, 3, 8)["fprop"],
+        chosen_for(128, 5)["fprop"],
+        chosen_for(128, 2, groups=2)["fprop"],
+    )
+    chosen_plan = planned(128 * 32 * 32, 64, 27, as_dtype(dtype), 1000)
+    assert (chosen_plan.split_k, chosen_plan.tiles, chosen_plan.smem_bytes) == (1, 512, 1000)
+    assert chosen_plan.blocks == 2 * 132  # two blocks on each multiprocessor
 
 
 @pytest.mark.parametrize("arithmetic", ["float32", "bfloat16"])
 def test_the_patch_fits_in_shared_memory(rng, arithmetic):
-    """The launcher's size is that of the tile that needs most, counted tile by tile."""
+    """The launcher reserves the size that the largest tile needs; the test counts the needs of all tiles."""
     chunk, exact_sizes = 4 if arithmetic == "float32" else 8, 0
     for _ in range(400):
         p, q, n, c, r, s, sh, sw, dh, dw, left = (int(rng.integers(1, high)) for high in (40, 40, 9, 5, *[4] * 6, 9))
@@ -243,8 +243,8 @@ def test_the_patch_fits_in_shared_memory(rng, arithmetic):
         problem = Conv2dProblem(
             n, 1, 1, c, 1, r, s, p * pool, q * pool, (sh, sw), ((0, 0), (left, 0)), (dh, dw), 1, "floor"
         )
-        found = few_channels_smem_bytes(problem, pool, arithmetic)
-        if found == 0:
+        reserved = few_channels_smem_bytes(problem, pool, arithmetic)
+        if reserved == 0:
             continue
         reach, windows, most = (r - 1) * dh + 1, PIXELS // pool**2, 0
         for first in range(0, n * p * q, windows):
@@ -258,10 +258,12 @@ def test_the_patch_fits_in_shared_memory(rng, arithmetic):
         depth = r * s * c if arithmetic == "float32" else math.ceil(r * s * c / 16) * 16
         bank = depth * 72 * 4 if arithmetic == "float32" else 64 * depth * 2
         needed = 256 + math.ceil(depth / 4) * 16 + bank + 2 * most * pitch * 16 // chunk
-        assert needed <= found
-        exact_sizes += needed == found
-    assert exact_sizes > 100  # often the size is exactly what is needed, so it is no loose bound
+        assert needed <= reserved
+        exact_sizes += needed == reserved
+    assert exact_sizes > 100  # the size is often exactly the needed one, so it is no loose bound
 
 
 def test_every_arithmetic_but_float64_has_a_tile():
-    assert {a for each in algorithms.FEW_CHANNELS for a in each.arithmetics} == {*ARITHMETICS}
+    assert {arithmetic for algorithm in algorithms.FEW_CHANNELS for arithmetic in algorithm.arithmetics} == {
+        *ARITHMETICS
+    }

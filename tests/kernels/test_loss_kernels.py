@@ -94,15 +94,15 @@ def test_gradients_of_soft_targets_may_overwrite_the_scores_or_the_targets(devic
     value, gradient = on_device("softmax_cross_entropy", device, scores, targets[:, ::2].copy())
     for over_targets in (False, True):
         logits, rows = asarray(scores, device), asarray(targets, device)[:, ::2]
-        there = ops.softmax_cross_entropy(logits, rows, out=rows if over_targets else logits)
-        np.testing.assert_array_equal(to_numpy(there[0]), value)
-        np.testing.assert_array_equal(to_numpy(there[1]), gradient)
+        in_place = ops.softmax_cross_entropy(logits, rows, out=rows if over_targets else logits)
+        np.testing.assert_array_equal(to_numpy(in_place[0]), value)
+        np.testing.assert_array_equal(to_numpy(in_place[1]), gradient)
 
 
 @pytest.mark.parametrize("soft", [False, True], ids=["labels", "soft"])
 @pytest.mark.parametrize("shape", [(37, 10), (3, 1000), (2111, 17)])
 def test_class_weights_agree_with_the_oracle_over_many_blocks(device, rng, shape, soft):
-    """`gpuconv verify` checks bounds; this test many blocks, every thread order, and gradients written over the
+    """`gpuconv verify` checks the bounds. This test has many blocks, every thread order, and gradients written over the
     scores."""
     scores, labels = scores_and_labels(rng, shape, "float32")
     options = {"label_smoothing": 0.1} | ({} if soft else {"ignore_index": 3})
@@ -113,11 +113,11 @@ def test_class_weights_agree_with_the_oracle_over_many_blocks(device, rng, shape
     np.testing.assert_allclose(value, value64, rtol=1e-5)
     np.testing.assert_allclose(gradient, gradient64, rtol=1e-4, atol=1e-5 / shape[0])
     assert_same_bits("softmax_cross_entropy", device, scores, targets, weight, **options)
-    for over in (False, True):  # weights beside the scores, and in the memory of the result
-        whole = asarray(np.stack([scores, np.broadcast_to(weight, shape)]), device)
-        out = whole[int(over)]
-        there = ops.softmax_cross_entropy(whole[0], asarray(targets, device), whole[1, 0], out=out, **options)
-        np.testing.assert_array_equal(to_numpy(there[0]), value)
+    for over in (False, True):  # the gradient overwrites the scores, or the memory that holds the weights
+        memory = asarray(np.stack([scores, np.broadcast_to(weight, shape)]), device)
+        out = memory[int(over)]
+        in_place = ops.softmax_cross_entropy(memory[0], asarray(targets, device), memory[1, 0], out=out, **options)
+        np.testing.assert_array_equal(to_numpy(in_place[0]), value)
         np.testing.assert_array_equal(to_numpy(out), gradient)
 
 
@@ -139,7 +139,7 @@ def test_an_ignored_row_may_hold_nan_and_another_wrong_label_makes_nan(device, r
 
 @pytest.mark.parametrize("name", ["mean_squared_error", "huber_loss", "binary_cross_entropy"])
 def test_elementwise_losses_agree_with_the_oracle_over_many_blocks(device, rng, name, monkeypatch):
-    """`gpuconv verify` checks bounds; this test many blocks, every thread order, and gradients written into views."""
+    """`gpuconv verify` checks the bounds. This test has many blocks, every thread order, and outputs in views."""
     scores, targets = random(rng, (211, 5, 7), "float32"), rng.random((211, 5, 7), np.float32)
     more = [rng.random(7, np.float32)] if name == "binary_cross_entropy" else []
     value, gradient = on_device(name, device, scores, targets, *more)
@@ -148,9 +148,9 @@ def test_elementwise_losses_agree_with_the_oracle_over_many_blocks(device, rng, 
     np.testing.assert_allclose(gradient, gradient64, rtol=1e-4, atol=1e-9)
     assert_same_bits(name, device, scores, targets, *more)
     block = asarray(np.stack([scores, targets], axis=-2), device)
-    given = [asarray(weight, device) for weight in more]
-    there = getattr(ops, name)(block[..., 0, :], block[..., 1, :], *given, out=block[..., 0, :])
-    np.testing.assert_array_equal(to_numpy(there[0]), value)
+    weights = [asarray(weight, device) for weight in more]
+    in_place = getattr(ops, name)(block[..., 0, :], block[..., 1, :], *weights, out=block[..., 0, :])
+    np.testing.assert_array_equal(to_numpy(in_place[0]), value)
     np.testing.assert_array_equal(to_numpy(block)[..., 0, :], gradient)
     np.testing.assert_array_equal(to_numpy(block)[..., 1, :], targets)
     monkeypatch.setattr(class_rows, "_MOST_BLOCKS", 3)

@@ -23,11 +23,11 @@ def on_device(lists, device):
 
 def test_several_tiles_and_split_k_agree_with_the_oracle(device, rng):
     on_host = lists(rng, np.float64)
-    given = on_device(on_host, device)
+    arrays = on_device(on_host, device)
     for _ in range(2):
-        ops.muon_step(*given, lr=0.1, momentum=0.6, nesterov=True)
+        ops.muon_step(*arrays, lr=0.1, momentum=0.6, nesterov=True)
         ops.muon_step(*on_host, lr=0.1, momentum=0.6, nesterov=True)
-    for one, other in zip([*given[0], *given[2]], [*on_host[0], *on_host[2]]):
+    for one, other in zip([*arrays[0], *arrays[2]], [*on_host[0], *on_host[2]]):
         np.testing.assert_allclose(to_numpy(one), other, rtol=0, atol=1e-11)
 
 
@@ -35,9 +35,9 @@ def test_several_tiles_and_split_k_agree_with_the_oracle(device, rng):
 def test_two_runs_give_the_same_bits(device, rng, precision):
     on_host = lists(rng, np.float32)
     runs = [on_device(on_host, device) for _ in range(2)]
-    for given in runs:
-        ops.muon_step(*given, lr=0.1, momentum=0.6, precision=precision)
-    for one, other in zip(*([*given[0], *given[2]] for given in runs)):
+    for arrays in runs:
+        ops.muon_step(*arrays, lr=0.1, momentum=0.6, precision=precision)
+    for one, other in zip(*([*arrays[0], *arrays[2]] for arrays in runs)):
         np.testing.assert_array_equal(to_numpy(one), to_numpy(other))
 
 
@@ -48,8 +48,8 @@ def test_strided_parameters_change_in_place_and_zeros_stay_finite(device, rng):
     velocities = [asarray(np.zeros((6, 4)), device), asarray(np.zeros((2, 3)), device)]
     ops.muon_step([param[:, ::2], zero], [grad, push], velocities, lr=asarray(np.array([0.5]), device), steps=0)
     # Muon scales a parameter to the norm sqrt(rows)
-    kept = base[:, ::2] * np.sqrt(6) / np.linalg.norm(base[:, ::2])
-    np.testing.assert_allclose(to_numpy(param)[:, ::2], kept, rtol=1e-12)
+    scaled = base[:, ::2] * np.sqrt(6) / np.linalg.norm(base[:, ::2])
+    np.testing.assert_allclose(to_numpy(param)[:, ::2], scaled, rtol=1e-12)
     np.testing.assert_array_equal(to_numpy(param)[:, 1::2], base[:, 1::2])
     np.testing.assert_allclose(to_numpy(zero), -0.5 * np.eye(2, 3) / np.sqrt(2), rtol=1e-6)
 
@@ -65,25 +65,26 @@ def test_norms_are_right_if_a_matrix_has_more_parts_than_a_block_has_threads(dev
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_the_rate_is_read_when_the_step_runs(device, rng, dtype):
-    given = on_device(lists(rng, dtype), device)
-    before = [to_numpy(array).copy() for array in given[0]]
+    arrays = on_device(lists(rng, dtype), device)
+    before = [to_numpy(array).copy() for array in arrays[0]]
     rate = asarray(np.array([0.0], np.float32), device)
-    ops.muon_step(*given, lr=rate)
-    for old, new in zip(before, given[0]):
+    ops.muon_step(*arrays, lr=rate)
+    for old, new in zip(before, arrays[0]):
         wide = old.astype(np.float64)
         expected = wide * np.sqrt(len(old)) / np.linalg.norm(wide)
         error = np.abs(to_numpy(new).astype(np.float64) - expected)
         assert (error <= accumulated(dtype, old.size + 4, expected) + rounded(dtype, expected)).all()
 
 
-@pytest.mark.parametrize("where", ["numpy", "kernels"])
-def test_a_skipped_step_changes_nothing(device, rng, where):
-    given = on_device(lists(rng, np.float32), "numpy" if where == "numpy" else device)
-    given[1][0][0, 0] = np.nan  # what the step is skipped for
-    before = [to_numpy(array).copy() for array in [*given[0], *given[2]]]
-    scaling = asarray(np.array([8.0, 0.0, 0.0, 1.0]), "numpy" if where == "numpy" else device)
-    ops.muon_step(*given, None, scaling, lr=0.1, momentum=0.6)
-    for old, new in zip(before, [*given[0], *given[2]]):
+@pytest.mark.parametrize("backend", ["numpy", "kernels"])
+def test_a_skipped_step_changes_nothing(device, rng, backend):
+    device = "numpy" if backend == "numpy" else device
+    arrays = on_device(lists(rng, np.float32), device)
+    arrays[1][0][0, 0] = np.nan  # the reason to skip the step
+    before = [to_numpy(array).copy() for array in [*arrays[0], *arrays[2]]]
+    scaling = asarray(np.array([8.0, 0.0, 0.0, 1.0]), device)
+    ops.muon_step(*arrays, None, scaling, lr=0.1, momentum=0.6)
+    for old, new in zip(before, [*arrays[0], *arrays[2]]):
         np.testing.assert_array_equal(to_numpy(new), old)
 
 
@@ -100,8 +101,8 @@ def test_batched_products_of_any_shape_are_right(device, rng, depth_first):
 def test_a_matrix_is_added_to_a_product(device, rng, depth_first, columns):
     a, c = rng.standard_normal((3, 5, 40)), rng.standard_normal((3, 5, columns))
     b = rng.standard_normal((3, 40, columns) if depth_first else (3, columns, 40))
-    y, *given = (asarray(array, device) for array in (np.zeros_like(c), a, b))
-    muon._matmul(y, *given, False, 0.75, (-1.5, asarray(c, device)), depth_first=depth_first)
+    y, *factors = (asarray(array, device) for array in (np.zeros_like(c), a, b))
+    muon._matmul(y, *factors, False, 0.75, (-1.5, asarray(c, device)), depth_first=depth_first)
     product = a @ (b if depth_first else b.transpose(0, 2, 1))
     np.testing.assert_allclose(to_numpy(y), 0.75 * product - 1.5 * c, rtol=0, atol=1e-12)
 
@@ -109,34 +110,34 @@ def test_a_matrix_is_added_to_a_product(device, rng, depth_first, columns):
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
 @pytest.mark.parametrize("shape", [(130, 70), (5, 9100), (48, 3, 3, 20), (7, 9)], ids=str)
 def test_tensor_cores_multiply_and_round_as_the_oracle(device, rng, shape, precision):
-    """At a rate so high that the rounding of the parameters is too small to count."""
+    """The rate is so high that the rounding of the parameters does not matter."""
     on_host = [[rng.standard_normal(shape).astype(np.float32)] for _ in range(3)]
-    given, exact = on_device(on_host, device), on_device(on_host, device)
+    rounded_lists, exact = on_device(on_host, device), on_device(on_host, device)
     with recorded() as launches:
-        ops.muon_step(*given, lr=100.0, momentum=0.6, steps=1, precision=precision)
+        ops.muon_step(*rounded_lists, lr=100.0, momentum=0.6, steps=1, precision=precision)
     products = [launch.kernel.name for launch in launches if launch.kernel.name.startswith("matmul")]
     assert products == ["matmul_mma"] * 3
     ops.muon_step(*exact, lr=100.0, momentum=0.6, steps=1)
     with gc.oracle():
         ops.muon_step(*on_host, lr=100.0, momentum=0.6, steps=1, precision=precision)
-    error, difference = (np.abs(to_numpy(each[0][0]) - on_host[0][0]).mean() for each in (given, exact))
+    error, difference = (np.abs(to_numpy(arrays[0][0]) - on_host[0][0]).mean() for arrays in (rounded_lists, exact))
     assert error < difference / 10  # a number near the middle of two narrow ones may be rounded to the other one
 
 
 @pytest.mark.parametrize("shape", [(48, 3, 3, 20), (160, 40), (6, 6)], ids=str)
 def test_five_steps_in_bfloat16_bring_the_singular_values_near_one_as_on_the_cpu(device, rng, shape):
     on_host = [[rng.standard_normal(shape).astype(np.float32)] for _ in range(3)]
-    results = []
-    for given in (on_device(on_host, device), on_device(on_host, "numpy")):
-        before = to_numpy(given[0][0]).copy()
-        ops.muon_step(*given, lr=1.0, momentum=0.6, precision="bfloat16")
-        kept = before * np.sqrt(len(before)) / np.linalg.norm(before)
-        results.append((kept - to_numpy(given[0][0])).reshape(len(before), -1))
-    for direction in results:
+    directions = []
+    for arrays in (on_device(on_host, device), on_device(on_host, "numpy")):
+        before = to_numpy(arrays[0][0]).copy()
+        ops.muon_step(*arrays, lr=1.0, momentum=0.6, precision="bfloat16")
+        scaled = before * np.sqrt(len(before)) / np.linalg.norm(before)
+        directions.append((scaled - to_numpy(arrays[0][0])).reshape(len(before), -1))
+    for direction in directions:
         values = np.linalg.svd(direction, compute_uv=False)
         assert values.min() > 0.5
         assert values.max() < 1.3
-    assert np.linalg.norm(results[0] - results[1]) < 0.05 * np.linalg.norm(results[1])
+    assert np.linalg.norm(directions[0] - directions[1]) < 0.05 * np.linalg.norm(directions[1])
 
 
 def test_tf32_true_means_the_precision_tf32(device, rng):

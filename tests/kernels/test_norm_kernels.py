@@ -143,9 +143,8 @@ def test_bias_grad_accepts_empty_arrays_and_views(device, rng):
 
 def vectors(rng, channels, dtype, count=4):
     """gamma, beta, a running mean and a running variance, or the first of them."""
-    made = [random(rng, (channels,), accumulation(dtype)) for _ in range(4)]
-    made[3] = np.abs(made[3]) + np.asarray(0.1, made[3].dtype)
-    return made[:count]
+    gamma, beta, mean, var = (random(rng, (channels,), accumulation(dtype)) for _ in range(4))
+    return [gamma, beta, mean, np.abs(var) + np.asarray(0.1, var.dtype)][:count]
 
 
 def statistics_bounds(x, dtype, eps):
@@ -166,14 +165,19 @@ def statistics_bounds(x, dtype, eps):
 def test_batch_norm_in_training_is_within_its_bound(device, rng, shape, dtype):
     x = (1.5 * random(rng, shape, "float64") + 3).astype(as_dtype(dtype))
     gamma, beta, *running = vectors(rng, shape[-1], dtype)
-    there = [asarray(a.copy(), device) for a in running]
-    here = [wide(a) for a in running]
+    running_on_device = [asarray(a.copy(), device) for a in running]
+    running64 = [wide(a) for a in running]
     out = asarray(np.full(shape, np.nan, x.dtype), device)
     y, mean, inv_std = ops.batch_norm(
-        *(asarray(a, device) for a in (x, gamma, beta)), *there, training=True, momentum=0.3, eps=1e-3, out=out
+        *(asarray(a, device) for a in (x, gamma, beta)),
+        *running_on_device,
+        training=True,
+        momentum=0.3,
+        eps=1e-3,
+        out=out,
     )
     y64, mean64, inv_std64 = ops.batch_norm(
-        *(wide(a) for a in (x, gamma, beta)), *here, training=True, momentum=0.3, eps=1e-3
+        *(wide(a) for a in (x, gamma, beta)), *running64, training=True, momentum=0.3, eps=1e-3
     )
     assert y is out
     mean_error, inv_std_error, variance_error = statistics_bounds(x, dtype, 1e-3)
@@ -183,9 +187,10 @@ def test_batch_norm_in_training_is_within_its_bound(device, rng, shape, dtype):
     assert_within(to_numpy(inv_std), inv_std64, inv_std_error, "inv_std")
     assert_within(to_numpy(y), y64, y_error + elementwise_bound(dtype, np.abs(gamma * xhat) + np.abs(beta)), "y")
     name = accumulation(dtype)
-    for what, ours, theirs, old, error in zip(("mean", "var"), there, here, running, (mean_error, 2 * variance_error)):
-        bound = 0.3 * error + elementwise_bound(name, np.abs(old) + np.abs(theirs))
-        assert_within(to_numpy(ours), theirs, bound, f"running {what}")
+    errors = mean_error, 2 * variance_error
+    for statistic, new, new64, old, error in zip(("mean", "var"), running_on_device, running64, running, errors):
+        bound = 0.3 * error + elementwise_bound(name, np.abs(old) + np.abs(new64))
+        assert_within(to_numpy(new), new64, bound, f"running {statistic}")
 
 
 @cases
@@ -194,21 +199,21 @@ def test_batch_norm_backward_is_within_its_bound(device, rng, shape, dtype, trai
     x, dy = random(rng, shape, dtype), random(rng, shape, dtype)
     gamma, _, mean, inv_std = vectors(rng, shape[-1], dtype)
     before = vectors(rng, shape[-1], dtype, 2)
-    there = [asarray(a.copy(), device) for a in before]
+    sums_so_far = [asarray(a.copy(), device) for a in before]
     dx, dgamma, dbeta = ops.batch_norm_backward(
         *(asarray(a, device) for a in (dy, x, gamma, mean, inv_std)),
         training=training,
-        dgamma=there[0],
-        dbeta=there[1],
+        dgamma=sums_so_far[0],
+        dbeta=sums_so_far[1],
         accumulate=True,
     )
     dx64, dgamma64, dbeta64 = expected("batch_norm_backward", dy, x, gamma, mean, inv_std, training=training)
     axes, rows = all_axes_but_the_last(x), x.size // shape[-1]
     xhat = np.abs((wide(x) - wide(mean)) * inv_std)
     sums = [(np.abs(wide(dy)) * xhat).sum(axes), np.abs(wide(dy)).sum(axes)]
-    for ours, theirs, old, magnitude in zip((dgamma, dbeta), (dgamma64, dbeta64), before, sums):
+    for gradient, gradient64, old, magnitude in zip((dgamma, dbeta), (dgamma64, dbeta64), before, sums):
         bound = sum_bound(accumulation(dtype), rows + 4, magnitude + np.abs(old))
-        assert_within(to_numpy(ours), theirs + wide(old), bound, "dgamma, dbeta")
+        assert_within(to_numpy(gradient), gradient64 + wide(old), bound, "dgamma, dbeta")
     magnitude = np.abs(wide(dy)) + training * (sums[1] + xhat * sums[0]) / rows
     bound = np.abs(gamma * inv_std) * sum_bound(accumulation(dtype), rows + 8, magnitude)
     assert_within(to_numpy(dx), dx64, bound + elementwise_bound(dtype, dx64), "dx")
@@ -246,21 +251,21 @@ def test_a_large_mean_does_not_cost_the_variance(device, rng):
 
 def test_batch_norm_may_overwrite_its_input_and_work_on_views(device, rng):
     x, operands = random(rng, (10, 6), "float32"), vectors(rng, 3, "float32")
-    there = [asarray(np.repeat(a, 2), device)[::2] for a in operands]  # strided, the running statistics too
+    strided = [asarray(np.repeat(a, 2), device)[::2] for a in operands]  # the running statistics too
     block = asarray(x, device)
     view = block[:, ::2]
-    y, mean, inv_std = ops.batch_norm(view, *there, training=True, out=view)
+    y, mean, inv_std = ops.batch_norm(view, *strided, training=True, out=view)
     *affine, running_mean, running_var = [wide(a) for a in operands]
     y64, _, _ = ops.batch_norm(wide(x[:, ::2]), *affine, running_mean, running_var, training=True)
     assert y is view
     np.testing.assert_allclose(to_numpy(y), y64, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(to_numpy(block)[:, 1::2], x[:, 1::2])
-    for ours, theirs in zip(there[2:], (running_mean, running_var)):
-        np.testing.assert_allclose(to_numpy(ours), theirs, rtol=1e-5, atol=1e-6)
+    for statistic, statistic64 in zip(strided[2:], (running_mean, running_var)):
+        np.testing.assert_allclose(to_numpy(statistic), statistic64, rtol=1e-5, atol=1e-6)
 
     dy = asarray(random(rng, (10, 3), "float32"), device)
-    fresh = ops.batch_norm_backward(dy, asarray(x, device)[:, ::2], there[0], mean, inv_std)
-    in_place = ops.batch_norm_backward(dy, asarray(x, device)[:, ::2], there[0], mean, inv_std, out=dy)
+    fresh = ops.batch_norm_backward(dy, asarray(x, device)[:, ::2], strided[0], mean, inv_std)
+    in_place = ops.batch_norm_backward(dy, asarray(x, device)[:, ::2], strided[0], mean, inv_std, out=dy)
     assert in_place[0] is dy
     for a, b in zip(fresh, in_place):
         np.testing.assert_array_equal(to_numpy(a), to_numpy(b))
@@ -270,12 +275,12 @@ def test_batch_norm_may_overwrite_its_input_and_work_on_views(device, rng):
 def test_no_element_is_normalized_twice(device, rng, shape):
     x, operands = random(rng, shape, "float32"), vectors(rng, shape[-1], "float32")
     y, mean, inv_std = on_device("batch_norm", device, x, *operands, training=True)
-    there = [asarray(a, device) for a in (x, *operands)]
-    np.testing.assert_array_equal(to_numpy(ops.batch_norm(*there, training=True, out=there[0])[0]), y)
+    arrays = [asarray(a, device) for a in (x, *operands)]
+    np.testing.assert_array_equal(to_numpy(ops.batch_norm(*arrays, training=True, out=arrays[0])[0]), y)
     operands = (x, operands[0], mean, inv_std)
     dx, _, _ = on_device("batch_norm_backward", device, y, *operands)
-    dy, *there = [asarray(a, device) for a in (y, *operands)]
-    np.testing.assert_array_equal(to_numpy(ops.batch_norm_backward(dy, *there, out=dy)[0]), dx)
+    dy, *arrays = [asarray(a, device) for a in (y, *operands)]
+    np.testing.assert_array_equal(to_numpy(ops.batch_norm_backward(dy, *arrays, out=dy)[0]), dx)
 
 
 def test_batch_norm_accepts_an_empty_batch(device, rng):
@@ -303,13 +308,13 @@ ADDEND_SHAPES = {
 def test_an_addend_and_its_gradient_have_the_bits_of_separate_kernels(device, rng, activation, dtype):
     shape = SHAPES[ADDEND_SHAPES[activation]]
     x, addend, dy = (asarray(random(rng, shape, dtype), device) for _ in range(3))
-    gamma, beta, *running = (asarray(each, device) for each in vectors(rng, shape[-1], dtype))
+    gamma, beta, *running = (asarray(vector, device) for vector in vectors(rng, shape[-1], dtype))
     for training in (True, False):
         options = dict(training=training, momentum=0.25)
-        z, mean, inv_std = ops.batch_norm(x, gamma, beta, *(each.copy() for each in running), **options)
+        z, mean, inv_std = ops.batch_norm(x, gamma, beta, *(statistic.copy() for statistic in running), **options)
         total = ops.add(z, addend)
         y = ACTIVATIONS[activation].apply(ops, total)
-        statistics = [each.copy() for each in running]
+        statistics = [statistic.copy() for statistic in running]
         added, *_ = ops.batch_norm(x, gamma, beta, *statistics, activation=activation, addend=addend, **options)
         np.testing.assert_array_equal(to_numpy(added), to_numpy(y))
     saved = total if ACTIVATIONS[activation].saves_input else y
@@ -326,15 +331,15 @@ def test_an_addend_and_its_gradient_run_under_the_checker_and_in_any_order(devic
         pytest.skip("the emulator's checks")
     wide_shape = (*shape[:-1], 2 * shape[-1])
     x, addend, saved, dy = (asarray(random(rng, wide_shape, "float16"), device)[..., : shape[-1]] for _ in range(4))
-    own = [asarray(each, device) for each in vectors(rng, shape[-1], "float16")]
+    gamma, beta, *statistics = (asarray(vector, device) for vector in vectors(rng, shape[-1], "float16"))
 
     def results():
         added = [
-            ops.batch_norm(x, *own[:2], *(each.copy() for each in own[2:]), training=training, addend=addend)[0]
+            ops.batch_norm(x, gamma, beta, *(s.copy() for s in statistics), training=training, addend=addend)[0]
             for training in (False, True)
         ]
-        back = ops.batch_norm_backward(dy, x, *own[:1], *own[2:], activation="relu", saved=saved)
-        return [to_numpy(each).copy() for each in (*added, *back)]
+        gradients = ops.batch_norm_backward(dy, x, gamma, *statistics, activation="relu", saved=saved)
+        return [to_numpy(array).copy() for array in (*added, *gradients)]
 
     plain = results()
     with emulator.configure(sanitize="checked", seed=7):
@@ -380,10 +385,10 @@ def test_gradients_go_back_through_a_pool(device, rng, dtype):
             plain = ops.batch_norm_backward(*arrays, **options)
             unpool = dict(mask=asarray(mask, device), input_shape=shape, groups=groups)
             out = asarray(np.full(shape, np.nan, x.dtype), device)
-            found = ops.batch_norm_backward(*arrays, **options, **unpool, out=out)
-            assert found[0] is out
+            dx, *sums = ops.batch_norm_backward(*arrays, **options, **unpool, out=out)
+            assert dx is out
             np.testing.assert_array_equal(to_numpy(out), before_mask(to_numpy(plain[0]), mask, case, 2))
-            for one, other in zip(found[1:], plain[1:]):
+            for one, other in zip(sums, plain[1:]):
                 np.testing.assert_array_equal(to_numpy(one), to_numpy(other))
 
 
@@ -398,9 +403,9 @@ def test_gradients_go_back_through_a_pool_under_the_checker_and_in_any_order(dev
         unpool = dict(mask=asarray(mask, device), input_shape=shape)
         assert_same_bits("batch_norm_backward", device, dy, x, gamma, mean, inv_std, **unpool)
         with emulator.configure(sanitize="checked", seed=7):
-            found = on_device("batch_norm_backward", device, dy, x, gamma, mean, inv_std, **unpool)
+            dx, *_ = on_device("batch_norm_backward", device, dy, x, gamma, mean, inv_std, **unpool)
         plain = on_device("batch_norm_backward", device, dy, x, gamma, mean, inv_std)
-        np.testing.assert_array_equal(found[0], before_mask(plain[0], mask, case, 2))
+        np.testing.assert_array_equal(dx, before_mask(plain[0], mask, case, 2))
 
 
 # --- statistics computed by a convolution ------------------------------------------------------
@@ -426,8 +431,8 @@ def test_statistics_of_every_algorithm_agree_with_the_oracle(device, monkeypatch
     expected = expect("conv2d_batch_norm", arrays, options)
     for algorithm in serving("float32"):
         moved = [asarray(a.copy(), device) for a in arrays]
-        found = ops.conv2d_batch_norm(*moved, **options, algo=algorithm.name)
-        for one, result in zip(expected, [*found, *moved[-2:]], strict=True):
+        results = ops.conv2d_batch_norm(*moved, **options, algo=algorithm.name)
+        for one, result in zip(expected, [*results, *moved[-2:]], strict=True):
             assert_within(to_numpy(result), one.value, one.bound, f"{algorithm.name} {one.name}")
 
 
@@ -438,9 +443,9 @@ def test_a_large_bias_does_not_cost_the_variance(device):
     arrays[2] = np.full(8, 5000, np.float32)
     expected = expect("conv2d_batch_norm", arrays, case.window)
     moved = [asarray(a, device) for a in arrays]
-    found = ops.conv2d_batch_norm(*moved, **case.window)
+    results = ops.conv2d_batch_norm(*moved, **case.window)
     inv_std = next(one for one in expected if one.name == "inv_std")
-    np.testing.assert_allclose(to_numpy(found[3]), inv_std.value, rtol=1e-3)
+    np.testing.assert_allclose(to_numpy(results[3]), inv_std.value, rtol=1e-3)
 
 
 def test_statistics_have_the_same_bits_in_every_thread_order(device):
@@ -457,9 +462,9 @@ def test_statistics_have_no_memory_errors(device):
         for pool in (1, 2):
             options = case.window | dict(pool=pool)
             with emulator.configure(sanitize="checked", seed=7):
-                found = on_device("conv2d_batch_norm", device, *conv_norm_arrays(case, "float32"), **options)
+                results = on_device("conv2d_batch_norm", device, *conv_norm_arrays(case, "float32"), **options)
             expected = expect("conv2d_batch_norm", conv_norm_arrays(case, "float32"), options)
-            for one, result in zip(expected, found):
+            for one, result in zip(expected, results):
                 assert_within(result, one.value, one.bound, one.name)
 
 
@@ -483,9 +488,9 @@ def options_on(device, options):
 
 def assert_norm_below(device, case, dtype="float32", activation=None, **more):
     arrays, options = norm_below(case, dtype, activation)
-    wanted = expect("batch_norm_backward", arrays, options | more)
-    found = on_device("batch_norm_backward", device, *arrays, **options_on(device, options), **more)
-    for one, result in zip(wanted, found, strict=True):
+    expected = expect("batch_norm_backward", arrays, options | more)
+    results = on_device("batch_norm_backward", device, *arrays, **options_on(device, options), **more)
+    for one, result in zip(expected, results, strict=True):
         assert_within(result, one.value, one.bound, f"{case} {dtype} {more} {one.name}")
 
 
@@ -517,9 +522,9 @@ def test_backward_sums_of_every_activation_agree_with_the_oracle(device):
 
 def test_backward_sums_run_in_the_gradients_kernel(device):
     arrays, options = norm_below(BELOW["plain"], "float32")
-    with launches.recorded() as found:
+    with launches.recorded() as launched:
         on_device("batch_norm_backward", device, *arrays, **options_on(device, options), algo="simt-64x32")
-    kernels = [each.kernel.name for each in found]
+    kernels = [launch.kernel.name for launch in launched]
     assert kernels == ["conv2d_dgrad_simt", "batch_norm_backward_finish", "batch_norm_backward_dx"]
 
 
@@ -561,8 +566,8 @@ def test_group_norm_may_overwrite_its_input_and_work_on_views(device, rng):
     view, half = whole[::2], asarray(x[::2].copy(), device)
     y, mean, inv_std = ops.group_norm(half, gamma, beta, groups=2)
     dx, _, _ = ops.group_norm_backward(asarray(dy[::2].copy(), device), half, gamma, mean, inv_std)
-    there = asarray(dy, device)[::2]
-    in_place, _, _ = ops.group_norm_backward(there, view, gamma, mean, inv_std, out=there)
+    dy_view = asarray(dy, device)[::2]
+    in_place, _, _ = ops.group_norm_backward(dy_view, view, gamma, mean, inv_std, out=dy_view)
     np.testing.assert_array_equal(to_numpy(in_place), to_numpy(dx))
     assert ops.group_norm(view, gamma, beta, groups=2, out=view)[0] is view
     np.testing.assert_array_equal(to_numpy(whole)[::2], to_numpy(y))

@@ -81,14 +81,14 @@ def bounds(rule, before, after, dtype, decay):
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_a_step_agrees_with_the_oracle(device, rng, rule, dtype):
     before = lists_of(rng, rule, dtype)
-    there, here = copied_to(device, before), [wide(arrays) for arrays in before]
-    step(rule, there, DECAYS)
-    step(rule, here, DECAYS)
+    on_device, oracle = copied_to(device, before), [wide(arrays) for arrays in before]  # in float64
+    step(rule, on_device, DECAYS)
+    step(rule, oracle, DECAYS)
     for i, decay in enumerate(DECAYS):
-        old, ours, theirs = ([arrays[i] for arrays in lists] for lists in (before, there, here))
-        errors = bounds(rule, old, theirs, dtype, decay)
-        for what, a, b, bound in zip(("param", "grad", "state", "state 2"), ours, theirs, errors):
-            assert_within(to_numpy(a), b, bound, f"{what} of shape {a.shape}")
+        old, results, expected = ([arrays[i] for arrays in lists] for lists in (before, on_device, oracle))
+        errors = bounds(rule, old, expected, dtype, decay)
+        for name, a, b, bound in zip(("param", "grad", "state", "state 2"), results, expected, errors):
+            assert_within(to_numpy(a), b, bound, f"{name} of shape {a.shape}")
 
 
 @rules
@@ -97,15 +97,15 @@ def test_the_same_bits_in_every_thread_order_and_for_unaligned_arrays(device, rn
     results = []
     for order in thread_orders(device):
         with order:
-            there = copied_to(device, before)
-            step(rule, there, DECAYS)
-        results.append([[to_numpy(array).tobytes() for array in arrays] for arrays in there])
+            on_device = copied_to(device, before)
+            step(rule, on_device, DECAYS)
+        results.append([[to_numpy(array).tobytes() for array in arrays] for arrays in on_device])
     for unaligned in range(len(before)):
-        there = copied_to(device, before)
+        on_device = copied_to(device, before)
         longer = [asarray(np.append(np.float32(7), a), device) for a in before[unaligned]]
-        there[unaligned] = [a[1:].reshape(b.shape) for a, b in zip(longer, before[unaligned])]
-        step(rule, there, DECAYS)
-        results.append([[to_numpy(array).tobytes() for array in arrays] for arrays in there])
+        on_device[unaligned] = [a[1:].reshape(b.shape) for a, b in zip(longer, before[unaligned])]
+        step(rule, on_device, DECAYS)
+        results.append([[to_numpy(array).tobytes() for array in arrays] for arrays in on_device])
     assert all(result == results[0] for result in results[1:])
 
 
@@ -117,14 +117,14 @@ def test_averages_have_the_same_bits_in_every_thread_order_and_unaligned(device,
     for shift in (0, 1):
         for order in thread_orders(device):
             with order:
-                there = copied_to(device, before)
+                on_device = copied_to(device, before)
                 longer = [asarray(np.append(np.zeros(shift, np.float32), a), device) for a in averages]
                 moved = [a[shift:].reshape(b.shape) for a, b in zip(longer, averages)]
-                step(rule, there, DECAYS, averages=moved, ema=0.75)
-            for average, old, param in zip(moved, averages, there[0]):
+                step(rule, on_device, DECAYS, averages=moved, ema=0.75)
+            for average, old, param in zip(moved, averages, on_device[0]):
                 expected = 0.75 * wide(old) + 0.25 * wide(to_numpy(param))
                 np.testing.assert_allclose(to_numpy(average), expected, rtol=1e-6, atol=1e-6)
-            results.append([to_numpy(array).tobytes() for array in (*moved, *chain(*there))])
+            results.append([to_numpy(array).tobytes() for array in (*moved, *chain(*on_device))])
     assert all(result == results[0] for result in results[1:])
 
 
@@ -143,21 +143,21 @@ def test_a_rate_and_a_step_in_device_memory_give_the_same_bits(device, rng, rule
 
 def test_a_rate_or_step_of_another_type_is_refused_before_anything_changes(device, rng):
     before = lists_of(rng, "adam", "float32", [(3,)])
-    there = copied_to(device, before)
+    on_device = copied_to(device, before)
     for wrong in (dict(lr=asarray(np.array([1]), device)), dict(step=asarray(np.array([1.0]), device))):
         with pytest.raises(TypeError, match="must be a number or an array of"):
-            step("adam", there, **wrong)
-    np.testing.assert_array_equal(to_numpy(there[0][0]), before[0][0])
+            step("adam", on_device, **wrong)
+    np.testing.assert_array_equal(to_numpy(on_device[0][0]), before[0][0])
 
 
 def test_views_and_several_dtypes_in_one_call_agree_with_numpy(device, rng):
     widths = {"float32": 4, "float64": 6, "bfloat16": 10}
     before = [[random(rng, (3, width), dtype) for dtype, width in widths.items()] for _ in range(3)]
-    there = copied_to(device, before)
-    step("momentum", [[a[:, ::2] for a in arrays] for arrays in there], [0.1, 0.2, 0.3])
-    here = copied_to("numpy", before)
-    step("momentum", [[a[:, ::2] for a in arrays] for arrays in here], [0.1, 0.2, 0.3])
-    for a, b in zip(chain(*there), chain(*here)):
+    on_device = copied_to(device, before)
+    step("momentum", [[a[:, ::2] for a in arrays] for arrays in on_device], [0.1, 0.2, 0.3])
+    on_numpy = copied_to("numpy", before)
+    step("momentum", [[a[:, ::2] for a in arrays] for arrays in on_numpy], [0.1, 0.2, 0.3])
+    for a, b in zip(chain(*on_device), chain(*on_numpy)):
         np.testing.assert_allclose(wide(to_numpy(a)), wide(b), rtol=1e-2 if b.dtype.itemsize == 2 else 1e-5, atol=1e-6)
         np.testing.assert_array_equal(to_numpy(a)[:, 1::2], b[:, 1::2])
 
@@ -171,23 +171,23 @@ def test_a_step_without_parameters_is_allowed(device):
 def test_a_repeated_step_copies_no_table(device, rng, monkeypatch):
     copied = []
     monkeypatch.setattr(optim, "asarray", lambda table, like: copied.append(table) or asarray(table, device))
-    there = copied_to(device, lists_of(rng, "adam", "float32"))
+    on_device = copied_to(device, lists_of(rng, "adam", "float32"))
     for _ in range(3):
-        step("adam", there, DECAYS)
+        step("adam", on_device, DECAYS)
     assert len(copied) == 1
-    step("adam", there, 0.5)  # the decays are part of the table
-    there[1][0] = asarray(to_numpy(there[1][0]).copy(), device)  # so are the addresses
-    step("adam", there, 0.5)
+    step("adam", on_device, 0.5)  # the decays are part of the table
+    on_device[1][0] = asarray(to_numpy(on_device[1][0]).copy(), device)  # so are the addresses
+    step("adam", on_device, 0.5)
     assert len(copied) == 3
 
 
 def test_a_table_lives_as_long_as_its_first_parameter(device, rng):
     gc.collect()
     tables = len(optim._tables)
-    there = copied_to(device, lists_of(rng, "sgd", "float32"))
-    step("sgd", there)
+    on_device = copied_to(device, lists_of(rng, "sgd", "float32"))
+    step("sgd", on_device)
     assert len(optim._tables) == tables + 1
-    del there
+    del on_device
     gc.collect()
     assert len(optim._tables) == tables
 
@@ -206,10 +206,10 @@ def test_a_chunk_table_covers_each_element_once():
 
 
 def test_nan_in_a_gradient_affects_only_its_element(device, rng):
-    there = copied_to(device, lists_of(rng, "adam", "float32", [(9,)]))
-    there[1][0][4] = np.nan
-    step("adam", there)
-    np.testing.assert_array_equal(np.isnan(to_numpy(there[0][0])), np.arange(9) == 4)
+    on_device = copied_to(device, lists_of(rng, "adam", "float32", [(9,)]))
+    on_device[1][0][4] = np.nan
+    step("adam", on_device)
+    np.testing.assert_array_equal(np.isnan(to_numpy(on_device[0][0])), np.arange(9) == 4)
 
 
 # --- masters and the loss scale ----------------------------------------------------------------
@@ -239,12 +239,12 @@ def test_a_step_with_masters_is_that_of_float32_parameters(device, rng, rule, dt
     before = with_masters(rng, rule, dtype)
     plain = [[np.asarray(a.astype(np.float32)) for a in arrays] for arrays in (before[-1], *before[1:-1])]
     plain[0][-1] = before[0][-1].copy()
-    there, alone = copied_to(device, before), copied_to(device, plain)
-    master_step(rule, there)
-    step(rule, alone, DECAYS)
-    params, _, *states, masters = there
-    for ours, expected in zip((masters, *states), (alone[0], *alone[2:])):
-        for a, b in zip(ours, expected):
+    on_device, in_float32 = copied_to(device, before), copied_to(device, plain)
+    master_step(rule, on_device)
+    step(rule, in_float32, DECAYS)
+    params, _, *states, masters = on_device
+    for arrays, expected in zip((masters, *states), (in_float32[0], *in_float32[2:])):
+        for a, b in zip(arrays, expected):
             np.testing.assert_array_equal(to_numpy(a), to_numpy(b))
     for param, master in zip(params, masters):
         np.testing.assert_array_equal(to_numpy(param), to_numpy(master).astype(param.dtype))
@@ -252,9 +252,9 @@ def test_a_step_with_masters_is_that_of_float32_parameters(device, rng, rule, dt
 
 @rules
 def test_parameters_with_and_without_a_copy_share_a_launch(device, rng, rule):
-    there = copied_to(device, with_masters(rng, rule, "bfloat16"))
+    on_device = copied_to(device, with_masters(rng, rule, "bfloat16"))
     with recorded() as launches:
-        master_step(rule, there)
+        master_step(rule, on_device)
     assert [launch.kernel.name for launch in launches] == [RULES[rule][0]]
 
 
@@ -264,15 +264,15 @@ def test_masters_have_the_same_bits_in_every_thread_order_and_unaligned(device, 
     results = []
     for order in thread_orders(device):
         with order:
-            there = copied_to(device, before)
-            master_step(rule, there)
-        results.append([[to_numpy(array).tobytes() for array in arrays] for arrays in there])
+            on_device = copied_to(device, before)
+            master_step(rule, on_device)
+        results.append([[to_numpy(array).tobytes() for array in arrays] for arrays in on_device])
     for unaligned in range(len(before)):
-        there = copied_to(device, before)
+        on_device = copied_to(device, before)
         longer = [asarray(np.append(np.zeros(1, a.dtype), a), device) for a in before[unaligned]]
-        there[unaligned] = [a[1:].reshape(b.shape) for a, b in zip(longer, before[unaligned])]
-        master_step(rule, there)
-        results.append([[to_numpy(array).tobytes() for array in arrays] for arrays in there])
+        on_device[unaligned] = [a[1:].reshape(b.shape) for a, b in zip(longer, before[unaligned])]
+        master_step(rule, on_device)
+        results.append([[to_numpy(array).tobytes() for array in arrays] for arrays in on_device])
     assert all(result == results[0] for result in results[1:])
 
 
@@ -281,20 +281,20 @@ def test_masters_have_the_same_bits_in_every_thread_order_and_unaligned(device, 
 def test_a_nonfinite_gradient_skips_the_step(device, rng, rule, number):
     before = with_masters(rng, rule, "float16")
     before[1][2][20000] = number
-    there = copied_to(device, before)
+    on_device = copied_to(device, before)
     scaling = asarray(np.array([1024.0, 0, 5, 1]), device)
-    ops.update_loss_scale(scaling, there[1])
-    master_step(rule, there, scaling)
+    ops.update_loss_scale(scaling, on_device[1])
+    master_step(rule, on_device, scaling)
     np.testing.assert_array_equal(to_numpy(scaling), [512, 0, 0, 2])
     before[-1][-1] = before[0][-1]
-    for arrays, kept in zip(there, before):
+    for arrays, kept in zip(on_device, before):
         for a, b in zip(arrays, kept):
             np.testing.assert_array_equal(to_numpy(a), b)
 
 
 @rules
 def test_a_loss_scale_that_is_a_power_of_two_changes_no_bit(device, rng, rule):
-    """And Adam does not count skipped steps."""
+    """Adam, too, which counts the steps without the skipped ones."""
     before = lists_of(rng, rule, "float32")
     plain, scaled = copied_to(device, before), copied_to(device, before)
     scaled[1] = [asarray(np.asarray(grad * np.float32(256)), device) for grad in before[1]]
@@ -303,8 +303,8 @@ def test_a_loss_scale_that_is_a_power_of_two_changes_no_bit(device, rng, rule):
     counted = {"step": RULES[rule][2]["step"] + 7} if RULES[rule][0] == "adam_step" else {}
     step(rule, plain, DECAYS)
     step(rule, scaled, DECAYS, scaling=scaling, **counted)
-    for ours, expected in zip((scaled[0], *scaled[2:]), (plain[0], *plain[2:])):
-        for a, b in zip(ours, expected):
+    for arrays, expected in zip((scaled[0], *scaled[2:]), (plain[0], *plain[2:])):
+        for a, b in zip(arrays, expected):
             np.testing.assert_array_equal(to_numpy(a), to_numpy(b))
 
 
@@ -315,12 +315,12 @@ def test_every_element_of_every_dtype_is_checked_for_overflow(device, rng, dtype
     numbers = np.full(8192 + 11, largest, as_dtype(dtype))
     for first in (0, 1):
         grads = [asarray(numbers.copy(), device)[first:], asarray(np.ones(3, np.float32), device)]
-        for place in (*range(20), 8180, *range(8188, len(numbers) - first)):
+        for index in (*range(20), 8180, *range(8188, len(numbers) - first)):
             scaling = asarray(np.array([2.0, 0, 0, 0]), device)
-            grads[0][place] = -np.inf
+            grads[0][index] = -np.inf
             ops.update_loss_scale(scaling, grads)
-            assert to_numpy(scaling).tolist() == [1, 0, 0, 1], place
-            grads[0][place] = largest
+            assert to_numpy(scaling).tolist() == [1, 0, 0, 1], index
+            grads[0][index] = largest
         scaling = asarray(np.array([2.0, 0, 0, 0]), device)
         ops.update_loss_scale(scaling, grads, interval=1)
         assert to_numpy(scaling).tolist() == [4, 0.5, 0, 0]
@@ -331,19 +331,22 @@ def test_clipping_agrees_with_numpy_aligned_and_not(device, rng, dtype):
     """Several blocks and dtypes; the norm has the same bits in every thread order."""
     for first in (0, 1):
         grads = [random(rng, (20011 + first,), dtype)[first:], random(rng, (5, 3), "float32"), random(rng, (0,), dtype)]
-        there, norms = [asarray(grads[0].base, device)[first:], *(asarray(each, device) for each in grads[1:])], set()
+        on_device, norms = (
+            [asarray(grads[0].base, device)[first:], *(asarray(grad, device) for grad in grads[1:])],
+            set(),
+        )
         for order in thread_orders(device):
             with order:
                 clipped = asarray(np.zeros(4), device)
-                ops.clip_norm(clipped, there, asarray(np.array([2.0, 0.5, 4, 1]), device), max_norm=3.0)
+                ops.clip_norm(clipped, on_device, asarray(np.array([2.0, 0.5, 4, 1]), device), max_norm=3.0)
             norms.add(to_numpy(clipped).tobytes())
         (bits,) = norms
-        expected = 0.5 * 3 / (np.sqrt(sum((wide([each])[0] ** 2).sum() for each in grads)) / 2 + 1e-6)
+        expected = 0.5 * 3 / (np.sqrt(sum((wide([grad])[0] ** 2).sum() for grad in grads)) / 2 + 1e-6)
         np.testing.assert_allclose(np.frombuffer(bits), [2, expected, 4, 1], rtol=1e-12)
-        ops.clip_values(there, asarray(np.array([2.0, 0.5, 4, 1]), device), clip_value=0.25)
-        for ours, before in zip(there, grads):
+        ops.clip_values(on_device, asarray(np.array([2.0, 0.5, 4, 1]), device), clip_value=0.25)
+        for clipped, before in zip(on_device, grads):
             np.testing.assert_array_equal(
-                to_numpy(ours), np.clip(before.astype(np.float64), -0.5, 0.5).astype(before.dtype)
+                to_numpy(clipped), np.clip(before.astype(np.float64), -0.5, 0.5).astype(before.dtype)
             )
 
 
@@ -363,20 +366,20 @@ def test_a_skipped_step_stays_skipped_when_the_norm_is_clipped(device, number):
 
 
 def test_copies_of_strided_gradients_live_until_the_launch(device, monkeypatch):
-    """Their table has only their addresses."""
-    alive, read = [], optim.contiguous
+    """The table of the launch has only the addresses of the copies."""
+    copies, contiguous = [], optim.contiguous
 
-    def watched(*arrays):
-        made = read(*arrays)
-        alive.extend(weakref.ref(each) for each in made)
-        return made
+    def recorded_copies(*arrays):
+        results = contiguous(*arrays)
+        copies.extend(weakref.ref(array) for array in results)
+        return results
 
     def load(file):
-        seen.append([each() is not None for each in alive])
+        alive.append([copy() is not None for copy in copies])
         return optim_load(file)
 
-    seen, optim_load = [], optim.load
-    monkeypatch.setattr(optim, "contiguous", watched)
+    alive, optim_load = [], optim.load  # at each launch, whether each copy lives
+    monkeypatch.setattr(optim, "contiguous", recorded_copies)
     monkeypatch.setattr(optim, "load", load)
     grads = [asarray(np.ones((4, 2), np.float32), device)[:, 0], asarray(np.ones((6, 2), np.float32), device)[:, 1]]
     scaling = asarray(np.array([2.0, 0.5, 0, 0]), device)
@@ -386,23 +389,23 @@ def test_copies_of_strided_gradients_live_until_the_launch(device, monkeypatch):
         lambda: ops.update_loss_scale(scaling, grads),
         lambda: ops.update_loss_scale(scaling, []),
     ):
+        copies.clear()
         alive.clear()
-        seen.clear()
         call()
-        assert seen, "nothing was launched"
-        assert seen[-1]
-        assert all(seen[-1])
+        assert alive, "nothing was launched"
+        assert alive[-1]
+        assert all(alive[-1])
 
 
 def test_wide_accesses_begin_at_multiples_of_16_bytes(device, rng):
     numbers = rng.standard_normal(100).astype(np.float32)
     for offset in range(17):
-        there = asarray(numbers, device)
+        on_device = asarray(numbers, device)
         with emulator.configure(sanitize="checked"):
-            ops.clip_values([there[offset : offset + 24]], clip_value=0.5)
+            ops.clip_values([on_device[offset : offset + 24]], clip_value=0.5)
         expected = numbers.copy()
         expected[offset : offset + 24] = numbers[offset : offset + 24].clip(-0.5, 0.5)
-        np.testing.assert_array_equal(to_numpy(there), expected)
+        np.testing.assert_array_equal(to_numpy(on_device), expected)
 
 
 def test_clipping_without_gradients_is_allowed(device):

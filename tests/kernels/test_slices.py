@@ -23,7 +23,7 @@ CASES = ("float32", 8, 3), ("float16", 8, 8)  # dtype, channels of the slice, in
 
 
 def calls(device, dtype, filters, channels, rng):
-    """(name, a call that writes a slice as `out`, a call that reads one as `dy` or `x`); None where there is none."""
+    """(name, a call that writes a slice as `out`, a call that reads one as `dy` or `x`). A call may be None."""
 
     def volume(*shape):
         return asarray(rng.normal(size=shape).astype(dtype), device)
@@ -31,7 +31,7 @@ def calls(device, dtype, filters, channels, rng):
     n, h, w = PIXELS
     x, weight, bias = volume(n, h, w, channels), volume(filters, 3, 3, channels), volume(filters)
     deep, narrow = volume(n, h, w, 512), volume(filters, 1, 1, 512)  # with split-K
-    own, depthwise = volume(n, h, w, filters), volume(filters, 3, 3, 1)
+    dense, depthwise = volume(n, h, w, filters), volume(filters, 3, 3, 1)
     vectors = [asarray(rng.uniform(1, 2, filters).astype(np.float32), device) for _ in range(4)]
     padded, in_groups = dict(padding=1), dict(padding=1, groups=filters)
     _, mask = ops.conv2d_relu(x, weight, bias, **padded)
@@ -44,35 +44,39 @@ def calls(device, dtype, filters, channels, rng):
         db = bias * 0
         return db, ops.conv2d_wgrad(dy, x, kernel_size=3, db=db, **options)
 
-    norm_arrays = own, *vectors[:2], vectors[2] * 1, vectors[3] * 1
+    norm_arrays = dense, *vectors[:2], vectors[2] * 1, vectors[3] * 1
     unpool = dict(input_shape=(n, 2 * h, 2 * w, channels), pool=2, mask=pooled)
     large_x = volume(n, 2 * h, 2 * w, channels)
     yield "conv2d", lambda out: ops.conv2d(x, weight, bias, activation="relu", out=out, **padded), None
     yield "split-K", lambda out: ops.conv2d(deep, narrow, bias, activation="relu", out=out), None
-    yield "depthwise", lambda out: ops.conv2d(own, depthwise, bias, out=out, **in_groups), None
+    yield "depthwise", lambda out: ops.conv2d(dense, depthwise, bias, out=out, **in_groups), None
     yield "masked", lambda out: ops.conv2d_relu(x, weight, bias, out=out, **padded), None
     yield "gelu", lambda out: ops.conv2d_relu(x, weight, bias, activation="gelu", out=out, **padded), None
     yield "norm", lambda out: ops.batch_norm(*norm_arrays, training=False, activation="relu", out=out), None
-    yield "training", lambda out: ops.batch_norm(own, *vectors[:2], *_copies(vectors[2:]), training=True, out=out), None
-    yield "leaky", lambda out: ops.leaky_relu(own, out=out), None
-    yield "leaky-backward", None, lambda dy: ops.leaky_relu_backward(dy, own)
+    yield (
+        "training",
+        lambda out: ops.batch_norm(dense, *vectors[:2], *_copies(vectors[2:]), training=True, out=out),
+        None,
+    )
+    yield "leaky", lambda out: ops.leaky_relu(dense, out=out), None
+    yield "leaky-backward", None, lambda dy: ops.leaky_relu_backward(dy, dense)
     yield "gelu-backward-of-slices", None, lambda dy: ops.gelu_backward(dy, dy)
-    yield "add", lambda out: ops.add(own, own, out=out), None
-    yield "copy", lambda out: ops.copy(own, out=out), None
+    yield "add", lambda out: ops.add(dense, dense, out=out), None
+    yield "copy", lambda out: ops.copy(dense, out=out), None
     yield "dgrad", None, lambda dy: ops.conv2d_dgrad(dy, weight, input_shape=x.shape, **padded)
     yield "dgrad-mask", None, lambda dy: ops.conv2d_dgrad(dy, weight, input_shape=x.shape, mask=mask, **padded)
     yield "dgrad-pool", None, lambda dy: ops.conv2d_dgrad(dy, weight, **unpool, **padded)
-    yield "dgrad-depthwise", None, lambda dy: ops.conv2d_dgrad(dy, depthwise, input_shape=own.shape, **in_groups)
+    yield "dgrad-depthwise", None, lambda dy: ops.conv2d_dgrad(dy, depthwise, input_shape=dense.shape, **in_groups)
     yield "wgrad", None, lambda dy: filter_and_bias_gradient(dy, x, **padded)
     yield "wgrad-pool", None, lambda dy: ops.conv2d_wgrad(dy, large_x, kernel_size=3, pool=2, mask=pooled, **padded)
-    yield "wgrad-depthwise", None, lambda dy: filter_and_bias_gradient(dy, own, **in_groups)
-    yield "bias_grad", None, lambda dy: ops.bias_grad(dy, own, activation="relu")
+    yield "wgrad-depthwise", None, lambda dy: filter_and_bias_gradient(dy, dense, **in_groups)
+    yield "bias_grad", None, lambda dy: ops.bias_grad(dy, dense, activation="relu")
     for active in (None, "silu"):
         yield (
             f"norm-backward-{active}",
             None,
             lambda dy, a=active: ops.batch_norm_backward(
-                dy, own, vectors[0], vectors[1], vectors[2], beta=vectors[3], activation=a
+                dy, dense, vectors[0], vectors[1], vectors[2], beta=vectors[3], activation=a
             ),
         )
     yield "add-both", None, lambda dy: ops.add(dy, dy)
@@ -83,10 +87,10 @@ def calls(device, dtype, filters, channels, rng):
     yield "few-channels-of-x", None, lambda x: ops.conv2d(x[..., :4], few, **padded)
     yield "masked-of-x", None, lambda x: ops.conv2d_relu(x, square, bias, **pooled_too)
     yield "depthwise-of-x", None, lambda x: ops.conv2d(x, depthwise, bias, **in_groups)
-    yield "wgrad-of-x", None, lambda x: filter_and_bias_gradient(own, x, **padded)
-    yield "wgrad-groups-of-x", None, lambda x: ops.conv2d_wgrad(own, x, kernel_size=3, groups=2, **padded)
-    yield "wgrad-depthwise-of-x", None, lambda x: ops.conv2d_wgrad(own, x, kernel_size=3, **in_groups)
-    yield "backward-of-x", None, lambda x: ops.conv2d_backward(own, x, square, **padded)
+    yield "wgrad-of-x", None, lambda x: filter_and_bias_gradient(dense, x, **padded)
+    yield "wgrad-groups-of-x", None, lambda x: ops.conv2d_wgrad(dense, x, kernel_size=3, groups=2, **padded)
+    yield "wgrad-depthwise-of-x", None, lambda x: ops.conv2d_wgrad(dense, x, kernel_size=3, **in_groups)
+    yield "backward-of-x", None, lambda x: ops.conv2d_backward(dense, x, square, **padded)
     yield "conv-norm-of-x", None, lambda x: conv_norm(x, square, bias)
     yield "norm-of-x", None, lambda x: ops.batch_norm(x, *vectors, training=False)
     yield "training-of-x", None, lambda x: ops.batch_norm(x, *vectors[:2], *_copies(vectors[2:]), training=True)
@@ -95,18 +99,18 @@ def calls(device, dtype, filters, channels, rng):
             f"norm-backward-of-x-training-{training}",
             None,
             lambda x, t=training: ops.batch_norm_backward(
-                own, x, *vectors[:3], beta=vectors[3], activation="silu", training=t
+                dense, x, *vectors[:3], beta=vectors[3], activation="silu", training=t
             ),
         )
     yield "norm-backward-of-both", None, lambda x: ops.batch_norm_backward(x, x, *vectors[:3])
-    yield "add-vector", lambda out: ops.add(own, bias, out=out), lambda dy: ops.add(dy, bias)
-    yield "scale", lambda out: ops.scale(own, factor=0.3, out=out), lambda dy: ops.scale(dy, factor=0.3)
+    yield "add-vector", lambda out: ops.add(dense, bias, out=out), lambda dy: ops.add(dy, bias)
+    yield "scale", lambda out: ops.scale(dense, factor=0.3, out=out), lambda dy: ops.scale(dy, factor=0.3)
     drawn = dict(p=0.4, seed=3, first=5)
-    yield "dropout", lambda out: ops.dropout(own, **drawn, out=out), lambda dy: ops.dropout_backward(dy, **drawn)
+    yield "dropout", lambda out: ops.dropout(dense, **drawn, out=out), lambda dy: ops.dropout_backward(dy, **drawn)
     drawn_aligned = drawn | dict(first=8)  # the numbers of whole blocks of Philox
     yield (
         "dropout-aligned",
-        lambda out: ops.dropout(own, **drawn_aligned, out=out),
+        lambda out: ops.dropout(dense, **drawn_aligned, out=out),
         lambda dy: ops.dropout_backward(dy, **drawn_aligned),
     )
     window, large = dict(kernel_size=3, stride=2, padding=1), volume(n, 2 * h - 1, 2 * w, filters)
@@ -123,17 +127,17 @@ def calls(device, dtype, filters, channels, rng):
     )
     for groups in (2, 1):
         scales, groups = (vectors[0], vectors[1]), dict(groups=groups)
-        _, mean, inv_std = ops.group_norm(own, *scales, **groups)
+        _, mean, inv_std = ops.group_norm(dense, *scales, **groups)
         yield (
             f"group_norm-{groups['groups']}",
-            lambda out, g=groups: ops.group_norm(own, *_copies(vectors[:2]), **g, out=out),
-            lambda dy, s=(mean, inv_std): ops.group_norm_backward(dy, own, vectors[0], *s),
+            lambda out, g=groups: ops.group_norm(dense, *_copies(vectors[:2]), **g, out=out),
+            lambda dy, s=(mean, inv_std): ops.group_norm_backward(dy, dense, vectors[0], *s),
         )
     for name, k, size, options in TRANSPOSED:
-        given = volume(n, h // size, w // size, k or filters)
-        into = volume(k or filters, size, size, filters if k else 1)
+        dy = volume(n, h // size, w // size, k or filters)
+        weights = volume(k or filters, size, size, filters if k else 1)
         options = dict(input_shape=(n, h, w, filters), stride=size, groups=1 if k else filters) | options
-        yield name, lambda out, g=given, i=into, o=options: ops.conv2d_dgrad(g, i, **o, out=out), None
+        yield name, lambda out, dy=dy, w=weights, o=options: ops.conv2d_dgrad(dy, w, **o, out=out), None
 
 
 def _copies(vectors):
@@ -141,7 +145,8 @@ def _copies(vectors):
 
 
 def _bytes(results):
-    return [to_numpy(each).tobytes() for each in (results if isinstance(results, tuple) else (results,))]
+    arrays = results if isinstance(results, tuple) else (results,)
+    return [to_numpy(array).tobytes() for array in arrays]
 
 
 @pytest.mark.kernels
@@ -149,18 +154,18 @@ def _bytes(results):
 def test_slices_have_the_bits_of_dense_arrays(device, rng, dtype, filters, channels):
     dy = rng.normal(size=(*PIXELS, filters)).astype(dtype)
     for name, write, read in calls(device, dtype, filters, channels, rng):
-        for run, given in ((write, None), (read, asarray(dy, device))):
+        for run, argument in ((write, None), (read, asarray(dy, device))):
             if run is None:
                 continue
-            expected = _bytes(run(given))
+            expected = _bytes(run(argument))
             for first, all_channels in SLICES:
                 inside = slice(first, first + filters)
                 host = np.full((*PIXELS, all_channels + filters), 7, dtype)
-                if given is not None:
+                if argument is not None:
                     host[..., inside] = dy
-                there = asarray(host, device)
-                assert _bytes(run(there[..., inside])) == expected, (name, first, all_channels)
-                after = to_numpy(there)
+                volume = asarray(host, device)
+                assert _bytes(run(volume[..., inside])) == expected, (name, first, all_channels)
+                after = to_numpy(volume)
                 assert (np.delete(after, np.r_[inside], axis=-1) == 7).all(), (name, first, all_channels)
 
 
@@ -182,8 +187,8 @@ def test_every_algorithm_reads_x_in_a_slice(device, rng, arithmetic):
     for algorithm in serving(arithmetic):
         if algorithm.runs_on(capability_named(device)):
             options = dict(padding=1, algo=algorithm.name, tf32=tf32)
-            found, expected = (
+            of_slice, of_dense = (
                 (ops.conv2d(x, w, bias, **options), ops.conv2d_wgrad(dy, x, kernel_size=3, **options))
                 for x in (inside, dense)
             )
-            assert _bytes(found) == _bytes(expected), algorithm.name
+            assert _bytes(of_slice) == _bytes(of_dense), algorithm.name

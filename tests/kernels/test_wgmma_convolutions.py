@@ -25,8 +25,10 @@ from tests.kernels.test_conv_kernels import arguments, assert_right, force_algor
 from tests.kernels.test_machine_code import compiled, tensor_core_variant
 from tests.tolerance import assert_within, sum_bound
 
-TILES, CLUSTERS = ([each for each in ALGORITHMS if each.family == family] for family in ("wgmma", "wgmma_cluster"))
-tiles = pytest.mark.parametrize("algo", [each.name for each in TILES])
+TILES, CLUSTERS = (
+    [algorithm for algorithm in ALGORITHMS if algorithm.family == family] for family in ("wgmma", "wgmma_cluster")
+)
+tiles = pytest.mark.parametrize("algo", [tile.name for tile in TILES])
 dtypes = pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 # The ops, and the kernel of each. The first three differ in their epilogue: bias; mask and pool; moments.
 OPS = {
@@ -36,7 +38,7 @@ OPS = {
     "conv2d_dgrad": "conv2d_dgrad",
     "conv2d_wgrad": "conv2d_wgrad",
 }
-TILES_OF = {op: [each.name for each in TILES if kernel in each.kernels] for op, kernel in OPS.items()}
+TILES_OF = {op: [tile.name for tile in TILES if kernel in tile.kernels] for op, kernel in OPS.items()}
 DIRECTIONS = [(op, algo) for op in ("conv2d", "conv2d_dgrad", "conv2d_wgrad") for algo in TILES_OF[op]]
 directions = pytest.mark.parametrize(("op", "algo"), DIRECTIONS)
 
@@ -57,7 +59,7 @@ def assert_agrees(device, case, dtype, algo):
     def make(rng, of):
         arrays, options = case.make(rng, of)
         if case.op in ("conv2d", "conv2d_batch_norm"):
-            options |= dict(activation=None)  # each one is a kernel to compile
+            options |= dict(activation=None)  # every activation would be another kernel to compile
         return arrays, options | dict(algo=algo)
 
     outcome = verify.run_case(replace(case, make=make), dtype, device)
@@ -89,17 +91,17 @@ def test_one_case_of_the_tiers_for_each_other_tile_agrees_with_the_oracle(op, al
     """One case for each tile, because it compiles a kernel; python -m tests.kernels.wgmma_tiers runs all cases."""
     number = 7 * [*wgmma_tiers.OPS].index(op) + 11 * wgmma_tiers.TILES_OF[op].index(algo)
     dtype = wgmma_tiers.DTYPES[number % 2]
-    found = wgmma_tiers.cases(op, dtype, "tiny", "odd", "random")
-    case = found[number % len(found)]
+    tier_cases = wgmma_tiers.cases(op, dtype, "tiny", "odd", "random")
+    case = tier_cases[number % len(tier_cases)]
     assert not wgmma_tiers.failure(case, dtype, algo), case.name
 
 
 def layers(op):
     """The nets' layers whose channels and filters fill whole 16 bytes; with ReLU only, so fewer kernels compile."""
     others = ("gelu", "silu", "hard_swish")
-    found = [each for each in cases("real", op=op) if "float16" in each.dtypes]
-    found = [each for each in found if op != "conv2d_relu" or not each.name.endswith(others)]
-    return [each for each in found if all(a.shape[-1] % 8 == 0 for a in each.arguments("float16")[0][:2])]
+    real = [case for case in cases("real", op=op) if "float16" in case.dtypes]
+    relu_only = [case for case in real if op != "conv2d_relu" or not case.name.endswith(others)]
+    return [case for case in relu_only if all(a.shape[-1] % 8 == 0 for a in case.arguments("float16")[0][:2])]
 
 
 @dtypes
@@ -145,7 +147,7 @@ def test_blocks_that_compute_several_tiles_agree_with_the_oracle(monkeypatch, op
 
 @directions
 def test_every_order_gives_the_bits_of_the_other_tensor_core_kernels(device, monkeypatch, op, algo):
-    """On the emulated device, whose products round alike."""
+    """The bits are equal on the emulated device, whose products all round in the same way."""
     for channels in ((64, 72), (24, 40), (5, 67)):
         arrays, options = arguments(op, problem(*channels), "bfloat16")
         force_algorithm(monkeypatch, find("mma-64x64", "bfloat16"))
@@ -198,20 +200,20 @@ def test_split_k_agrees_with_the_oracle(device, monkeypatch, op, algo, splits):
 @pytest.mark.parametrize("splits", [1, 3])
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_the_bias_gradient_of_wgrad_is_within_its_bound(monkeypatch, algo, splits, accumulate):
-    """Several tiles or two groups, deeper than the ring; a block for each tile, or one for all."""
+    """Several tiles or two groups, deeper than the ring. Each tile has a block, or one block computes all."""
     one, two = conv(3, 17, 15, 8, 264, 1), conv(2, 9, 8, 6, 14, 3, groups=2)
     for seed, (case, blocks) in enumerate(((one, None), (two, None), (one, 1), (two, 1))):
         force_algorithm(monkeypatch, find(algo, "bfloat16"), splits, blocks)
         x, w, bias, dy = random_arrays(case, as_dtype("bfloat16"))
         with emulator.configure(sanitize="checked", seed=seed + 3):
-            there = [asarray(a, "emulated") for a in (dy, x, w, bias)]
+            arrays = [asarray(a, "emulated") for a in (dy, x, w, bias)]
             options = dict(kernel_size=case.kernel_size, accumulate=accumulate) | case.window
-            ops.conv2d_wgrad(*there[:2], out=there[2], db=there[3], **options)
+            ops.conv2d_wgrad(*arrays[:2], out=arrays[2], db=arrays[3], **options)
         old = bias.astype(np.float64) * accumulate
         wide = dy.astype(np.float64)
         length = dy.size // case.k + 1
         expected, size = ops.bias_grad(wide) + old, ops.bias_grad(np.abs(wide)) + np.abs(old)
-        assert_within(to_numpy(there[3]), expected, sum_bound(as_dtype("bfloat16"), length, size))
+        assert_within(to_numpy(arrays[3]), expected, sum_bound(as_dtype("bfloat16"), length, size))
 
 
 @directions
@@ -248,8 +250,8 @@ def test_the_kernels_have_no_bank_conflicts(op, algo):
 def test_no_device_chooses_wgmma_without_a_proof():
     product = Product("conv2d_fprop", 2**17, 1024, 2048, 1, as_dtype("bfloat16"), macros={"VECTOR_C": 8})
     assert plan(product).algorithm.family == "mma"
-    expected = [*TILES_OF["conv2d"], *(each.name for each in CLUSTERS)]
-    assert sorted(each.algorithm.name for each in unproved(product)) == sorted(expected)
+    expected = [*TILES_OF["conv2d"], *(tile.name for tile in CLUSTERS)]
+    assert sorted(candidate.algorithm.name for candidate in unproved(product)) == sorted(expected)
     x = asarray(np.zeros((1, 8, 8, 8), np.float32), "emulated")
     with pytest.raises(ValueError, match="'wgmma-128x128' does not serve float32"):
         ops.conv2d(x, asarray(np.zeros((8, 3, 3, 8), np.float32), "emulated"), algo="wgmma-128x128")
@@ -257,8 +259,8 @@ def test_no_device_chooses_wgmma_without_a_proof():
 
 # --- machine code ------------------------------------------------------------------------------
 
-# The most registers of a thread, and the most instructions that a warp issues in the main loop for each HGMMA: compiled
-# by NVRTC 13.5, and by 12.0 or 13.0, the oldest versions that the extras allow (ci/nvrtc.sh).
+# The most registers of a thread, and the most instructions that a warp issues in the main loop for each HGMMA: the first
+# pair for NVRTC 13.5, the second for 12.0 and 13.0, the oldest versions that the extras allow (ci/nvrtc.sh).
 PINNED = {
     "wgmma-256x128": ((168, 13), (168, 14)),
     "wgmma-128x256": ((168, 21), (168, 22)),
@@ -287,7 +289,7 @@ EPILOGUES_OF = {
 
 
 def copies_of(side):
-    """How many chunks of an operand's tile, 64 lines of `side` numbers, each of 128 threads copies."""
+    """The number of chunks that each of 128 threads copies of an operand's tile: 64 lines of `side` numbers."""
     lines_at_once = 128 // (side // 8)
     return 64 >> lines_at_once.bit_length() - 1
 
@@ -297,16 +299,16 @@ def copies_of(side):
     [
         *((op, algo, epilogue) for op, algo in DIRECTIONS for epilogue in EPILOGUES_OF[op]),
         *(
-            ("conv2d", each.name, epilogue)
-            for each in CLUSTERS
+            ("conv2d", tile.name, epilogue)
+            for tile in CLUSTERS
             for epilogue in EPILOGUES_OF["conv2d"]
             if epilogue != "single numbers"
         ),
     ],
 )
 def test_one_hgmma_per_product_without_spills(op, algo, epilogue):
-    """An HGMMA for each 64 rows and 16 of the depth, no spill, and no remark of ptxas (C75xx) that it runs them one by
-    one."""
+    """There is an HGMMA for each 64 rows and 16 numbers of the depth, no spill, and no remark of ptxas (C75xx) that the
+    HGMMAs wait for one another."""
     algorithm = find(algo, "bfloat16")
     direction = {"conv2d": "fprop"}.get(op, op.removeprefix("conv2d_"))
     variant = tensor_core_variant(direction, algorithm, "bfloat16", **EPILOGUES[epilogue])
@@ -320,7 +322,7 @@ def test_one_hgmma_per_product_without_spills(op, algo, epilogue):
         pytest.skip(str(error))
     loop = machine_code.main_loop(code)
     rows = algorithm.block_m // (algorithm.threads // 128 - 1)  # of a warpgroup
-    assert loop.hmma == rows // 64 * 4 == sum(each.opcode.startswith("HGMMA") for each in code)
+    assert loop.hmma == rows // 64 * 4 == sum(instruction.opcode.startswith("HGMMA") for instruction in code)
     if epilogue == "plain":
         older = tuple(map(int, nvrtc.toolkit()[1].removeprefix("NVRTC ").split("."))) < (13, 5)
         registers, instructions = PINNED[algo][older]
@@ -329,8 +331,9 @@ def test_one_hgmma_per_product_without_spills(op, algo, epilogue):
         resident = resident_blocks("sm_90a", resources.registers, shared, algorithm.threads)
         assert resident >= algorithm.resident
         assert loop.instructions / loop.hmma <= instructions
-        copies = [each for each in code if each.opcode.startswith("LDGSTS")]
+        copies = [instruction for instruction in code if instruction.opcode.startswith("LDGSTS")]
         by_box = algorithm.cluster > 1
         assert len(copies) == copies_of(algorithm.block_m) + (0 if by_box else copies_of(algorithm.block_n))
-        assert [each.opcode for each in code if "UTMALDG" in each.opcode] == ["UTMALDG.3D.MULTICAST"] * by_box
-        assert all(".128" in each.opcode for each in copies)
+        boxes = [instruction.opcode for instruction in code if "UTMALDG" in instruction.opcode]
+        assert boxes == ["UTMALDG.3D.MULTICAST"] * by_box
+        assert all(".128" in instruction.opcode for instruction in copies)

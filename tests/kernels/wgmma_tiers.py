@@ -31,17 +31,19 @@ OPS = {
     "batch_norm_backward": "conv2d_dgrad",
     "conv2d_wgrad": "conv2d_wgrad",
 }
-TILES = [each for each in ALGORITHMS if each.family in ("wgmma", "wgmma_cluster")]
-TILES_OF = {op: [each.name for each in TILES if kernel in each.kernels] for op, kernel in OPS.items()}
+TILES = [algorithm for algorithm in ALGORITHMS if algorithm.family in ("wgmma", "wgmma_cluster")]
+TILES_OF = {op: [tile.name for tile in TILES if kernel in tile.kernels] for op, kernel in OPS.items()}
 DTYPES = ("float16", "bfloat16")
 
 
 def cases(op: str, dtype: str, *tiers: str) -> list[verify.Case]:
     """The cases of an op that name no algorithm; of batch_norm_backward only those with a convolution."""
-    found = [case for case in verify.cases(tiers or verify.TIERS) if case.op == op and dtype in case.dtypes]
-    given = [(case, case.arguments("float32")[1]) for case in found]
+    of_op = [case for case in verify.cases(tiers or verify.TIERS) if case.op == op and dtype in case.dtypes]
+    with_options = [(case, case.arguments("float32")[1]) for case in of_op]
     return [
-        case for case, options in given if "algo" not in options and (op != "batch_norm_backward" or "w" in options)
+        case
+        for case, options in with_options
+        if "algo" not in options and (op != "batch_norm_backward" or "w" in options)
     ]
 
 
@@ -76,12 +78,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         "python -m tests.kernels.wgmma_tiers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for name, choices in dict(tier=verify.TIERS, op=OPS, algo=[each.name for each in TILES], dtype=DTYPES).items():
+    for name, choices in dict(tier=verify.TIERS, op=OPS, algo=[tile.name for tile in TILES], dtype=DTYPES).items():
         parser.add_argument(f"--{name}", action="append", choices=[*choices], help="several times; default: all")
     options = parser.parse_args(argv)
     failed = 0
     for op in options.op or OPS:
-        for algo in [each for each in options.algo or TILES_OF[op] if each in TILES_OF[op]]:
+        for algo in [name for name in options.algo or TILES_OF[op] if name in TILES_OF[op]]:
             for dtype in options.dtype or DTYPES:
                 start, wrong, chosen = time.perf_counter(), 0, cases(op, dtype, *(options.tier or ()))
                 for case in chosen:

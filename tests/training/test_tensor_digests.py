@@ -36,14 +36,14 @@ def test_digests_list_every_tensor_of_each_step_in_the_order_of_the_work(tmp_pat
     steps = read(tmp_path / "run" / "digests.jsonl")
     assert [step.step for step in steps] == [*range(1, 16)]  # three epochs, without the validation between them
     for step in steps:
-        assert [(each.direction, each.name) for each in step.tensors] == [
+        assert [(digest.direction, digest.name) for digest in step.tensors] == [
             *(("forward", name) for name, layer in run.net.children()),
             *(("backward", name) for name, layer in reversed(run.net.children()) if name not in ("input", "conv1")),
             *(("gradient", name) for name in run.net.grads()),
             *(("update", name) for name in run.net.state_dict()),
             ("loss", "loss"),
         ]
-    last = {(each.direction, each.name): each for each in steps[-1].tensors}
+    last = {(digest.direction, digest.name): digest for digest in steps[-1].tensors}
     for name, value in run.net.state_dict().items():
         assert last["update", name] == replace(Digest.of("update", name, value), moved=last["update", name].moved), name
     assert last["update", "conv1.weight"].moved > 0
@@ -57,12 +57,12 @@ def test_inner_tensors_are_recorded_in_the_first_steps_and_then_every_nth(tmp_pa
         small.fit(small.trainer(), callbacks=[Digests(tmp_path / f"{every}.jsonl", every)])
     full = read(tmp_path / "1.jsonl")
     for every, inside in {4: {1, 2, 3, 4, 8, 12}, 10: {*range(1, 11)}, 99: {*range(1, 16)}}.items():
-        for step, whole in zip(read(tmp_path / f"{every}.jsonl"), full, strict=True):
-            outside = [each for each in whole.tensors if each.direction in ("gradient", "update", "loss")]
-            assert step.tensors == (whole.tensors if step.step in inside else outside), (every, step.step)
+        for step, complete in zip(read(tmp_path / f"{every}.jsonl"), full, strict=True):
+            outside = [digest for digest in complete.tensors if digest.direction in ("gradient", "update", "loss")]
+            assert step.tensors == (complete.tensors if step.step in inside else outside), (every, step.step)
 
 
-def test_the_first_step_of_a_file_is_recorded_whole(tmp_path):
+def test_the_first_step_of_a_file_has_all_tensors(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Interrupt(7)])
     small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Digests(every=4)], resume=True)
@@ -91,9 +91,9 @@ def test_digests_add_less_than_15_percent_to_the_time_of_a_run(tmp_path):
 def test_sums_norms_and_hashes_of_each_dtype_are_right():
     for dtype in ("float64", "float32", "float16", "bfloat16"):
         values = backends.asarray(np.array([[3.0, -4.0], [0.0, 12.0]]), dtype=dtype)
-        found = Digest.of("forward", "x", values)
-        assert (found.sum, found.norm, found.size, found.dtype) == (11.0, 13.0, 4, dtype)
-        assert found.hash != Digest.of("forward", "x", -values).hash
+        digest = Digest.of("forward", "x", values)
+        assert (digest.sum, digest.norm, digest.size, digest.dtype) == (11.0, 13.0, 4, dtype)
+        assert digest.hash != Digest.of("forward", "x", -values).hash
         assert Digest.of("forward", "x", values * np.nan).norm is None
     moved = Digest.of("update", "x", np.array([3.0, 4.0], np.float32), before=np.array([0.0, 0.0], np.float32))
     assert moved.moved == 5.0
@@ -106,22 +106,22 @@ def test_sums_and_norms_are_within_the_error_that_a_digest_states():
             for values in (rng.normal(size=size), rng.uniform(size=size), 10.0 ** rng.uniform(-3, 3, size)):
                 tensor = backends.asarray(values, dtype=dtype)
                 exact = np.asarray(tensor).astype(np.float64)
-                found = Digest.of("update", "x", tensor.reshape(-1, 1), before=-tensor.reshape(-1, 1))
+                digest = Digest.of("update", "x", tensor.reshape(-1, 1), before=-tensor.reshape(-1, 1))
                 norm = np.linalg.norm(exact)
-                assert abs(found.norm - norm) <= found.error, (dtype, size)
-                assert abs(found.sum - exact.sum()) <= found.error * np.sqrt(size), (dtype, size)
-                assert found.moved == pytest.approx(2 * norm, rel=1e-5)
-                assert found.error <= 2e-5 * norm
+                assert abs(digest.norm - norm) <= digest.error, (dtype, size)
+                assert abs(digest.sum - exact.sum()) <= digest.error * np.sqrt(size), (dtype, size)
+                assert digest.moved == pytest.approx(2 * norm, rel=1e-5)
+                assert digest.error <= 2e-5 * norm
 
 
 def test_numbers_that_float32_cannot_square_are_summed_in_float64():
     for scale in (3e38, 1e30, 1e-30, 1e-44):
         for size in (4, 2000, 20_000):
             values = np.full(size, scale, np.float32)
-            found = Digest.of("update", "x", values, before=0 * values)
+            digest = Digest.of("update", "x", values, before=0 * values)
             exact = float(values[0]) * np.sqrt(size)
-            assert (found.norm, found.moved) == pytest.approx((exact, exact)), (scale, size)
-            assert found.sum == pytest.approx(float(values[0]) * size), (scale, size)
+            assert (digest.norm, digest.moved) == pytest.approx((exact, exact)), (scale, size)
+            assert digest.sum == pytest.approx(float(values[0]) * size), (scale, size)
     assert Digest.of("forward", "x", np.zeros(20_000, np.float32)).norm == 0.0
 
 
@@ -174,14 +174,17 @@ def test_recording_digests_changes_no_bit(device, precision, tmp_path):
         run.fit(data, epochs=6, batch_size=8, progress=False, callbacks=callbacks)
         return run
 
-    plain, watched = trained([]), trained([Digests(tmp_path / "digests.jsonl", every=1)])
-    assert small.bits(plain) == small.bits(watched)
+    plain, recorded = trained([]), trained([Digests(tmp_path / "digests.jsonl", every=1)])
+    assert small.bits(plain) == small.bits(recorded)
     steps = read(tmp_path / "digests.jsonl")
     assert len(steps) == 12
-    names = {(each.direction, each.name) for each in steps[-1].tensors}
+    names = {(digest.direction, digest.name) for digest in steps[-1].tensors}
     assert ("forward", "pool1") in names  # a fused layer
     hashes = {
-        each.hash for step in steps for each in step.tensors if (each.direction, each.name) == ("forward", "pool1")
+        digest.hash
+        for step in steps
+        for digest in step.tensors
+        if (digest.direction, digest.name) == ("forward", "pool1")
     }
     assert len(hashes) == 12
 
@@ -228,7 +231,7 @@ def test_a_chain_of_fused_layers_is_named_after_its_ends(tmp_path):
     run.fit(data, epochs=1, batch_size=8, progress=False, callbacks=[Digests(tmp_path / "digests.jsonl")])
     (step,) = read(tmp_path / "digests.jsonl")
     names = {
-        direction: [each.name for each in step.tensors if each.direction == direction]
+        direction: [digest.name for digest in step.tensors if digest.direction == direction]
         for direction in ("forward", "backward")
     }
     assert names["forward"] == ["input", "relu1", "relu2", "flatten1", "fc1"]
@@ -239,16 +242,16 @@ def test_a_chain_of_fused_layers_is_named_after_its_ends(tmp_path):
 def test_tensors_of_a_fused_residual_block_are_those_of_the_block_itself(activations, tmp_path):
     def tensors(fuse):
         body = [Conv2D(2, 1), BatchNorm(), ReLU(), Conv2D(2, 1), BatchNorm()]
-        row = [Residual(body, [Conv2D(2, 1)]), *[each() for each in activations], Flatten(), Linear(3)]
+        row = [Residual(body, [Conv2D(2, 1)]), *[activation() for activation in activations], Flatten(), Linear(3)]
         net = Sequential([Input((2, 2, 1)), Conv2D(2, 1), *row], seed=1)
         run = Trainer(net, "sgd", lr=0.01, fuse=fuse)
         data = np.random.default_rng(0).standard_normal((8, 2, 2, 1)).astype(np.float32), np.arange(8) % 3
         path = tmp_path / f"{fuse}.jsonl"
         run.fit(data, epochs=1, batch_size=8, progress=False, callbacks=[Digests(path)])
         (step,) = read(path)
-        found = {(each.direction, each.name): each.hash for each in step.tensors}
-        assert len(found) == len(step.tensors)  # each tensor is named once
-        return found
+        hashes = {(digest.direction, digest.name): digest.hash for digest in step.tensors}
+        assert len(hashes) == len(step.tensors)  # each tensor is named once
+        return hashes
 
     separate, fused = tensors(False), tensors(True)
     assert {("forward", "relu1" if activations else "residual1"), ("backward", "residual1")} <= fused.keys()
@@ -284,8 +287,8 @@ def test_any_name_and_number_can_be_written(tmp_path):
     names = ["%", "%s", "%.9g", "100 %d", '"', "nan, inf"]
     for name in names:
         for value, norm in ((3.0, 3.0), (np.nan, None), (np.inf, None)):
-            found = Digest.of("forward", name, np.array([value], np.float32))
-            assert (found.name, found.sum, found.norm) == (name, norm, norm)
+            digest = Digest.of("forward", name, np.array([value], np.float32))
+            assert (digest.name, digest.sum, digest.norm) == (name, norm, norm)
     assert Digest.of("forward", "x", np.array([1.2e308])).sum is None
     assert Digest.of("forward", "x", np.array([2**53 - 1])).sum == 2**53 - 1
     assert Digest.of("forward", "x", np.array([1 / 3])).sum == 1 / 3
@@ -293,7 +296,7 @@ def test_any_name_and_number_can_be_written(tmp_path):
 
 def test_outputs_of_shards_are_listed_one_by_one(tmp_path):
     small.fit(small.trainer(shards=2), epochs=1, callbacks=[Digests(tmp_path / "digests.jsonl")])
-    names = [(each.direction, each.name) for each in read(tmp_path / "digests.jsonl")[0].tensors]
+    names = [(digest.direction, digest.name) for digest in read(tmp_path / "digests.jsonl")[0].tensors]
     assert names.count(("forward", "conv1")) == 2
     assert names.count(("gradient", "conv1.weight")) == 1
 
@@ -316,7 +319,7 @@ def test_invalid_arguments_and_lines_are_refused(tmp_path):
             for value in ("x", 10**400, float("nan"))
         ),
     ]
-    lines = [json.dumps({"step": 1, "on": "a", "tensors": [each]}) for each in wrong]
+    lines = [json.dumps({"step": 1, "on": "a", "tensors": [tensor]}) for tensor in wrong]
     for number, line in enumerate(["x", "3", "{}", *lines, "[" * 100000]):
         path = tmp_path / f"{number}.jsonl"
         path.write_text(json.dumps({"step": 1, "on": "a", "tensors": []}) + f"\n{line}\n")
