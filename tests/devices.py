@@ -13,7 +13,7 @@ def kernel_devices() -> list[str]:
     "emulated", and the first GPU if there is one (`gpuconv info` says why there is none)."""
     if named := os.environ.get("GPUCONV_TEST_DEVICES"):
         return [backends.resolve(name) for name in named.split(",")]
-    found = ["emulated"]
+    devices = ["emulated"]
     with contextlib.suppress(backends.DeviceError):
-        found.append(backends.resolve("cuda"))
-    return found
+        devices.append(backends.resolve("cuda"))
+    return devices

@@ -184,9 +184,9 @@ def a_net(algo="auto", device="emulated"):
 def products_of_a_step(net, batch=7):
     """The algorithm of each matrix-product kernel, in order, and whether it uses TF32."""
     x = asarray(np.ones((batch, 6, 5, 3), np.float32), net.device)
-    with launches.recorded() as found:
+    with launches.recorded() as launched:
         net.backward(net.forward(x, training=True))
-    rows = [row for launch in found for row in launches.table([launch])]
+    rows = [row for launch in launched for row in launches.table([launch])]
     return [(row["kernel"], row["algorithm"], "TF32" in row["macros"]) for row in rows if row["algorithm"]]
 
 
@@ -223,9 +223,9 @@ def test_a_fused_layer_reports_the_algorithm_that_runs():
         layers = [Input((13, 9, 1)), Conv2D(64, 1), ReLU(), MaxPool2D(2), Conv2D(8, 2), Sigmoid(), Flatten(), Linear(5)]
         net = Sequential(layers, device="emulated").fuse()
         x = asarray(np.ones((batch, 13, 9, 1), np.float32), "emulated")
-        with launches.recorded() as found:
+        with launches.recorded() as launched:
             net.backward(net.forward(x, training=True))
-        ran = [row["algorithm"] for each in found for row in launches.table([each]) if row["algorithm"]]
+        ran = [row["algorithm"] for each in launched for row in launches.table([each]) if row["algorithm"]]
         first, second, fc = (row.algorithms for row in rows(net, batch) if row.algorithms)
         backward = [layer[direction] for layer in (fc, second, first) for direction in ("wgrad", "dgrad")]
         assert ran == [first["fprop"], second["fprop"], fc["fprop"], *backward]
@@ -272,8 +272,8 @@ def test_an_unproved_algorithm_is_never_the_cost_models_choice():
         for capability in (80, 90, 100, 120, algorithms.NEWEST):
             assert plan.plan(fprop, "auto", capability).algorithm.proved
             assert all(each.algorithm.proved for each in plan.candidates(fprop, capability))
-            found = {each.algorithm.name for each in plan.unproved(fprop, capability)}
-            assert ("new-128x128" in found) == (capability in (90, algorithms.NEWEST)), capability
+            names = {each.algorithm.name for each in plan.unproved(fprop, capability)}
+            assert ("new-128x128" in names) == (capability in (90, algorithms.NEWEST)), capability
         assert "new-128x128" not in {each.algorithm.name for each in plan.unproved(dgrad)}
         assert plan.plan(fprop, "new-128x128").algorithm.name == "new-128x128"
         with pytest.raises(

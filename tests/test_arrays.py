@@ -51,8 +51,8 @@ def slots(op):
 
 def calls(op, count=2):
     """Example calls of an op on host arrays: every argument by name."""
-    found = [case for case in CASES if case.op == op and "few channels" not in case.name][:count]
-    for case in found:
+    cases = [case for case in CASES if case.op == op and "few channels" not in case.name][:count]
+    for case in cases:
         arrays, options = case.arguments("float32")
         yield dict(zip(slots(op), arrays)) | options
 
@@ -110,8 +110,8 @@ def test_an_output_may_overlap_any_input(op, device):
                         {key: verify.run.move(copied(value), device) for key, value in call.items()} for _ in range(2)
                     )
                     separate_call |= {name: overlap.copy_of(x), result: overlap.copy_of(out)}
-                    found = run(op, overlapping_call | {name: x, result: out})
-                    assert_same(found, run(op, separate_call), (result, name, shift))
+                    results = run(op, overlapping_call | {name: x, result: out})
+                    assert_same(results, run(op, separate_call), (result, name, shift))
 
 
 def overlapping(x, out, shift, device):
@@ -134,8 +134,8 @@ def run(op, call):
     return [gc.to_numpy(array).copy() for array in (*returned, *written)]
 
 
-def assert_same(found, expected, where):
-    for a, b in zip(found, expected, strict=True):
+def assert_same(results, expected, where):
+    for a, b in zip(results, expected, strict=True):
         np.testing.assert_allclose(a.astype(float), b.astype(float), 1e-5, 1e-5, err_msg=str(where))
 
 
@@ -233,9 +233,9 @@ def test_ops_that_work_in_place_copy_nothing(monkeypatch):
         name = slots(op)[0]
         expected = run(op, {key: copied(value) for key, value in call.items()})
         x = call[name].copy()
-        found = run(op, call | {name: x, "out": x})
+        in_place = run(op, call | {name: x, "out": x})
         results = len(expected) - len(OPS[op].changes)
-        assert_same(found[:results], expected[:results], op)
+        assert_same(in_place[:results], expected[:results], op)
     rows = np.ones((2, 8), np.float32)
     ops.relu(rows[:1], out=rows[1:])  # neighboring rows share no memory
 
@@ -342,9 +342,9 @@ class Subclass(np.ndarray):
 def test_subclasses_are_treated_as_plain_arrays(kind):
     x, w = np.random.default_rng(0).standard_normal((2, 3, 3), np.float32)
     for op in (ops.linear, ops.linear_wgrad, ops.add):
-        found = op(x.view(kind), w.view(kind))
-        assert type(found) is np.ndarray
-        np.testing.assert_array_equal(found, op(x, w))
+        y = op(x.view(kind), w.view(kind))
+        assert type(y) is np.ndarray
+        np.testing.assert_array_equal(y, op(x, w))
     np.testing.assert_array_equal(ops.bias_grad(x.view(kind)), ops.bias_grad(x))  # a matrix keeps its axes
     out = np.zeros((3, 3), np.float32).view(kind)
     assert ops.linear(x, w, out=out) is out

@@ -39,8 +39,8 @@ def test_every_default_is_the_documented_one():
 
 
 def test_records_are_immutable():
-    for name, found in record_flags(["checks:GradientCheck", "checks:SanityCheck", "summary:Row"]):
-        assert found == VALUE, name
+    for name, flags in record_flags(["checks:GradientCheck", "checks:SanityCheck", "summary:Row"]):
+        assert flags == VALUE, name
 
 
 def test_a_missing_method_of_a_subclass_is_an_error():

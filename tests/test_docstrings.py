@@ -40,8 +40,8 @@ def public(module):
             continue
         bases = [each for each in value.__mro__ if each is not object]
         yield name, value, [each.__doc__ for each in bases]
-        for method, found in vars(value).items():
-            function = getattr(found, "__func__", found)
+        for method, attribute in vars(value).items():
+            function = getattr(attribute, "__func__", attribute)
             if inspect.isfunction(function) and not method.startswith("_"):
                 yield f"{name}.{method}", function, [getattr(vars(each).get(method), "__doc__", "") for each in bases]
 

@@ -140,10 +140,10 @@ def test_changed_entries_of_a_checkpoint_with_a_valid_checksum_give_no_traceback
     """The checksum is right, so the contents are used."""
     monkeypatch.setattr(checkpoint, "dump", json.dumps)  # writes even what a save would refuse
     commands, draw = Commands(capsys), random.Random(1)
-    found, refused, tried = checkpoint.load(run.last), 0, 0
-    for path in paths(found.state):
+    loaded, refused, tried = checkpoint.load(run.last), 0, 0
+    for path in paths(loaded.state):
         for new in [..., *draw.sample(VALUES[1:], 4)]:
-            checkpoint.save(run.last, checkpoint.Checkpoint(found.tensors, mutated(found.state, path, new)))
+            checkpoint.save(run.last, checkpoint.Checkpoint(loaded.tensors, mutated(loaded.state, path, new)))
             for command in [*READING_COMMANDS, COMMANDS[0]]:
                 refused += commands.run(command)[0] == 2
                 tried += 1
@@ -152,8 +152,8 @@ def test_changed_entries_of_a_checkpoint_with_a_valid_checksum_give_no_traceback
 
 def test_changed_arrays_of_a_checkpoint_with_a_valid_checksum_give_no_traceback(run, capsys):
     commands, draw = Commands(capsys), np.random.default_rng(2)
-    found = checkpoint.load(run.last)
-    for name, array in found.tensors.items():
+    loaded = checkpoint.load(run.last)
+    for name, array in loaded.tensors.items():
         changes = [
             None,
             array[None],
@@ -165,9 +165,9 @@ def test_changed_arrays_of_a_checkpoint_with_a_valid_checksum_give_no_traceback(
             np.zeros((0, 2**40), np.int8),
         ]
         for new in changes:
-            tensors = {key: value for key, value in found.tensors.items() if key != name}
+            tensors = {key: value for key, value in loaded.tensors.items() if key != name}
             tensors |= {} if new is None else {name: new}
-            checkpoint.save(run.last, checkpoint.Checkpoint(tensors, found.state))
+            checkpoint.save(run.last, checkpoint.Checkpoint(tensors, loaded.state))
             for command in draw.permutation(np.array(COMMANDS, object)):
                 commands.run(list(command))
 

@@ -32,9 +32,9 @@ def test_every_case_of_an_op_runs_its_file(op, monkeypatch):
     """This holds in every dtype; a case that runs another kernel would say nothing about the user's file."""
     monkeypatch.setattr(lab, "verify", lambda chosen, dtypes, device: files_of(chosen, dtypes))
     file = source.resolve(lab.shipped_file(op))
-    found = dict(lab.check(file, op, "emulated", DTYPES))
-    assert found
-    assert [name for name, files in found.items() if file not in files] == []
+    files_by_case = dict(lab.check(file, op, "emulated", DTYPES))
+    assert files_by_case
+    assert [name for name, files in files_by_case.items() if file not in files] == []
 
 
 def files_of(chosen, dtypes):
@@ -45,10 +45,10 @@ def files_of(chosen, dtypes):
                 arrays, options = case.arguments(dtype)
                 arguments = [move(a, "emulated") for a in arrays]
                 options = {name: move(value, "emulated") for name, value in options.items()}
-                with launches.recorded(execute=False) as found:
+                with launches.recorded(execute=False) as launched:
                     getattr(ops, case.op)(*arguments, **options)
-                if found:
-                    yield f"{case.name} {dtype}", {launch.kernel.module.path for launch in found}
+                if launched:
+                    yield f"{case.name} {dtype}", {launch.kernel.module.path for launch in launched}
 
 
 @pytest.mark.kernels
@@ -57,10 +57,10 @@ def test_every_case_of_an_algorithm_runs_its_file(op, monkeypatch):
     monkeypatch.setattr(lab, "verify", lambda chosen, dtypes, device: files_of(chosen, dtypes))
     file = source.resolve(lab.shipped_file(op, "mma-64x64"))
     assert file.name.endswith("_mma.cu")
-    found = dict(lab.check(file, op, "emulated", DTYPES, "mma-64x64"))
+    files_by_case = dict(lab.check(file, op, "emulated", DTYPES, "mma-64x64"))
     in_tf32 = set() if op == "conv2d_relu" else {"float32"}
-    assert {name.split()[-1] for name in found} == {"float16", "bfloat16"} | in_tf32
-    assert [name for name, files in found.items() if file not in files] == []
+    assert {name.split()[-1] for name in files_by_case} == {"float16", "bfloat16"} | in_tf32
+    assert [name for name, files in files_by_case.items() if file not in files] == []
 
 
 @pytest.mark.slow

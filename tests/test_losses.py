@@ -76,8 +76,8 @@ def test_losses_compare_by_value_and_have_the_documented_defaults():
         "BinaryCrossEntropy": {"pos_weight": None},
     }
     expect_defaults({"losses": defaults})
-    for name, found in record_flags([f"losses:{name}" for name in defaults]):
-        assert found == VALUE, name
+    for name, flags in record_flags([f"losses:{name}" for name in defaults]):
+        assert flags == VALUE, name
 
 
 def test_pytorchs_name_is_accepted_and_pytorchs_losses_are_refused():

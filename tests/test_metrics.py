@@ -74,12 +74,12 @@ def test_functions_and_objects_of_users_are_metrics():
     assert measure(lambda scores, labels: scores.mean(0), np.ones((4, 4)))[1].tolist() == [1] * 4
     net, counted, resettable = small.net(), Mistakes(), ResettableMistakes()
     for _ in range(2):  # each evaluation starts from zero
-        found = evaluate(net, small.held_out(), metrics=["top-2", "confusion", first_class, counted, resettable])
-        assert [*found.metrics] == ["top_2", "confusion", "first_class", "Mistakes", "errors"]
-        wrong = round((1 - found.accuracy) * found.samples)
-        assert found.metrics["Mistakes"] == found.metrics["errors"] == resettable.result() == wrong
-        assert found.metrics["confusion"].trace() == found.samples - wrong
-        assert found.confusion is None
+        evaluation = evaluate(net, small.held_out(), metrics=["top-2", "confusion", first_class, counted, resettable])
+        assert [*evaluation.metrics] == ["top_2", "confusion", "first_class", "Mistakes", "errors"]
+        wrong = round((1 - evaluation.accuracy) * evaluation.samples)
+        assert evaluation.metrics["Mistakes"] == evaluation.metrics["errors"] == resettable.result() == wrong
+        assert evaluation.metrics["confusion"].trace() == evaluation.samples - wrong
+        assert evaluation.confusion is None
     assert counted.result() == 0
     both = evaluate(net, small.held_out(), metrics=["confusion"], confusion=True)
     np.testing.assert_array_equal(both.confusion, both.metrics["confusion"])

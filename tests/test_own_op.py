@@ -28,10 +28,10 @@ def conv_with_loops(x, w, bias=None, *, stride=1, padding=0):
 
 
 def test_a_correct_function_passes_in_either_layout():
-    found = gc.checks.compare(conv_with_loops, ops.conv2d, CASES, layout="NCHW")
-    assert found.passed
-    assert all(0 <= each.error < 1e-14 for each in found)
-    assert found[1].case == "x 1x6x6x2, w 2x2x2x2, bias 2, stride=2"
+    comparison = gc.checks.compare(conv_with_loops, ops.conv2d, CASES, layout="NCHW")
+    assert comparison.passed
+    assert all(0 <= case.error < 1e-14 for case in comparison)
+    assert comparison[1].case == "x 1x6x6x2, w 2x2x2x2, bias 2, stride=2"
     assert gc.checks.compare(ops.conv2d, ops.conv2d, CASES, dtype="float32").passed
     assert gc.checks.compare(
         ops.batch_norm,
@@ -60,11 +60,11 @@ def test_wrong_results_are_reported():
         "list": (lambda x, w, padding: [x, None], "the result is list, not an array of numbers"),
     }
     for name, (mine, message) in results.items():
-        found = gc.checks.compare(mine, ops.conv2d, CASES[:1], layout="NCHW")
-        assert not found.passed, name
-        assert re.search(message, found[0].details), name
-        assert "WRONG" in str(found)
-        assert "WRONG" in found._repr_html_()
+        comparison = gc.checks.compare(mine, ops.conv2d, CASES[:1], layout="NCHW")
+        assert not comparison.passed, name
+        assert re.search(message, comparison[0].details), name
+        assert "WRONG" in str(comparison)
+        assert "WRONG" in comparison._repr_html_()
 
 
 def test_functions_may_also_return_a_cache():
@@ -92,9 +92,9 @@ def test_functions_may_also_return_a_cache():
             "cache not compared",
         ),
     ):
-        found = gc.checks.compare(mine, op, cases, layout="NCHW")
-        assert found.passed, str(found)
-        assert [each.details for each in found] == [message] * len(found)
+        comparison = gc.checks.compare(mine, op, cases, layout="NCHW")
+        assert comparison.passed, str(comparison)
+        assert [case.details for case in comparison] == [message] * len(comparison)
     wrong = gc.checks.compare(
         lambda x, kernel_size: (0 * pool(x, kernel_size), x), ops.max_pool2d, pools, layout="NCHW"
     )
@@ -145,7 +145,7 @@ def test_array_arguments_are_recognized_by_type_not_by_annotation_text():
 
 def test_nan_and_infinity_are_accepted_where_the_oracle_has_them():
     x = np.array([[np.nan, np.inf, -np.inf, 2.0]])
-    found = gc.checks.compare(lambda x: np.maximum(x, 0), ops.relu, [dict(x=x)])
-    assert (found[0].error, found[0].passed) == (0, True)
+    comparison = gc.checks.compare(lambda x: np.maximum(x, 0), ops.relu, [dict(x=x)])
+    assert (comparison[0].error, comparison[0].passed) == (0, True)
     for wrong in (np.nan_to_num, lambda x: -x, lambda x: x + 1e-9):
         assert not gc.checks.compare(lambda x, wrong=wrong: wrong(np.maximum(x, 0)), ops.relu, [dict(x=x)]).passed

@@ -102,8 +102,8 @@ def test_import_loads_no_heavy_packages(module):
 
 
 def test_import_loads_no_numpy_before_it_is_needed():
-    found = python("import sys, gpuconv as gc; print('numpy' in sys.modules, gc.asarray is gc.asarray)")
-    assert found == "False True"
+    printed = python("import sys, gpuconv as gc; print('numpy' in sys.modules, gc.asarray is gc.asarray)")
+    assert printed == "False True"
 
 
 def test_ctrl_c_while_the_command_is_imported_ends_it_quietly(monkeypatch, capfd):
@@ -157,14 +157,14 @@ def syntax(path: Path) -> tuple[ast.AST, ...]:
 @functools.cache
 def imports(path: Path) -> frozenset[str]:
     """The gpuconv modules in a file's import statements, at any depth."""
-    found = set()
+    names = set()
     for node in syntax(path):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: a relative import"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return frozenset(name for name in found if name.startswith("gpuconv."))
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(name for name in names if name.startswith("gpuconv."))
 
 
 def part(name: str) -> str:
@@ -190,19 +190,19 @@ def test_imports_go_in_one_direction():
 
 def private_names_used(nodes: Collection[ast.AST]) -> list[str]:
     """The private names that a file uses from other files of gpuconv. nodes: all nodes of its syntax tree."""
-    found, modules = [], set()
+    names, modules = [], set()
     for node in nodes:
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "gpuconv":
             modules |= {alias.asname or alias.name for alias in node.names}
-            found += [f"{node.module}.{alias.name}" for alias in node.names if re.match("_[^_]", alias.name)]
+            names += [f"{node.module}.{alias.name}" for alias in node.names if re.match("_[^_]", alias.name)]
     for node in nodes:
         if isinstance(node, ast.Attribute) and re.match("_[^_]", node.attr) and isinstance(node.value, ast.Name):
-            found += [f"{node.value.id}.{node.attr}"] if node.value.id in modules else []
-    return found
+            names += [f"{node.value.id}.{node.attr}"] if node.value.id in modules else []
+    return names
 
 
 def test_no_file_uses_a_private_name_of_another():
-    assert {str(path): found for path in modules() if (found := private_names_used(syntax(path)))} == {}
+    assert {str(path): names for path in modules() if (names := private_names_used(syntax(path)))} == {}
     taken = "from gpuconv import names\nfrom gpuconv.names import _plain, lookup\nnames._plain\nself._own"
     assert private_names_used([*ast.walk(ast.parse(taken))]) == ["gpuconv.names._plain", "names._plain"]
 
@@ -236,11 +236,11 @@ def imports_between(imported: dict[str, set[str]], package: str) -> dict[str, se
     def direct(name: str) -> str:
         return name.removeprefix(package + ".").partition(".")[0] if name.startswith(package + ".") else ""
 
-    found: dict[str, set[str]] = {}
+    imports: dict[str, set[str]] = {}
     for name, others in imported.items():
         if direct(name):
-            found.setdefault(direct(name), set()).update({direct(other) for other in others} - {direct(name), ""})
-    return found
+            imports.setdefault(direct(name), set()).update({direct(other) for other in others} - {direct(name), ""})
+    return imports
 
 
 def test_packages_have_no_import_cycles():

@@ -73,11 +73,11 @@ def test_a_product_with_a_pool_covers_whole_windows_only():
 
 def phases(size, taps, stride, dilation, before):
     """For each group of pixels of one axis that the same taps read: the number of pixels and of taps."""
-    found = {}
+    groups = {}
     for pixel in range(size):
         reading = tuple(tap for tap in range(taps) if (pixel + before - tap * dilation) % stride == 0)
-        found.setdefault((pixel + before) % stride, (reading, []))[1].append(pixel)
-    return [(len(pixels), len(reading)) for reading, pixels in found.values()]
+        groups.setdefault((pixel + before) % stride, (reading, []))[1].append(pixel)
+    return [(len(pixels), len(reading)) for reading, pixels in groups.values()]
 
 
 @given(*[st.integers(1, limit) for limit in (9, 5, 4, 4)], st.integers(0, 3))
@@ -143,8 +143,8 @@ def test_lists_give_the_same_results_as_tuples():
     dy = ops.conv2d(x, w, stride=[1, 2], padding=[1, 0], dilation=[1, 1])
     np.testing.assert_array_equal(dy, ops.conv2d(x, w, stride=(1, 2), padding=(1, 0)))
     expected = ops.conv2d_wgrad(dy, x, kernel_size=2, stride=(1, 2), padding=(1, 0))
-    found = ops.conv2d_wgrad(dy, x, kernel_size=[2, 2], stride=[1, 2], padding=[[1, 1], [0, 0]])
-    np.testing.assert_array_equal(found, expected)
+    gradient = ops.conv2d_wgrad(dy, x, kernel_size=[2, 2], stride=[1, 2], padding=[[1, 1], [0, 0]])
+    np.testing.assert_array_equal(gradient, expected)
     dx = ops.conv2d_dgrad(dy, w, input_shape=[1, 6, 6, 2], stride=[1, 2], padding=[1, 0])
     assert dx.shape == x.shape
     assert ops.max_pool2d(x, kernel_size=[2, 3])[0].shape == (1, 3, 2, 2)

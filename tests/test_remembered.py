@@ -92,12 +92,12 @@ WRONG = [
 
 def test_ops_refuse_after_a_good_call_what_they_refuse_before_it():
     def refusals():
-        found = []
+        errors = []
         for change in WRONG:
             with pytest.raises((TypeError, ValueError)) as error:
                 ops.conv2d(X, W, **({"padding": 1} | change))
-            found.append((type(error.value), str(error.value)))
-        return found
+            errors.append((type(error.value), str(error.value)))
+        return errors
 
     before = refusals()
     for good in ({"padding": 1}, {"padding": 0}, {"padding": ((1, 1), (1, 1))}, {"stride": (1, 1), "padding": 1}):

@@ -55,10 +55,10 @@ def test_every_shown_command_is_valid():
 
 
 def test_the_shown_commands_are_found():
-    found = [words for _, words, _ in shown()]
-    assert len(found) > 60
-    assert ["train"] in found
-    assert ["lab", "my_activation.cu", "--op", "relu", "--device", "emulated", "--dtype", "float32"] in found
+    commands = [words for _, words, _ in shown()]
+    assert len(commands) > 60
+    assert ["train"] in commands
+    assert ["lab", "my_activation.cu", "--op", "relu", "--device", "emulated", "--dtype", "float32"] in commands
 
 
 @pytest.mark.slow

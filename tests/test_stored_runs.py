@@ -41,11 +41,13 @@ def resume(name):
 
 def results_of(folder):
     """A run's arrays, position and records; not the settings, since later versions may store more."""
-    found = {"metrics": [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]}
+    results = {"metrics": [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]}
     for which in ("last", "best"):
         stored = checkpoint.load(Path(folder, f"{which}.safetensors"))
-        found[which] = stored.tensors | {key: stored.state[key] for key in ("epoch", "batch", "loss_scale", "records")}
-    return found
+        results[which] = stored.tensors | {
+            key: stored.state[key] for key in ("epoch", "batch", "loss_scale", "records")
+        }
+    return results
 
 
 def largest_difference(one, other):
@@ -84,11 +86,11 @@ def test_a_resumed_run_has_the_bits_of_one_that_never_stopped(name):
 def test_a_state_that_was_not_restored_is_detected(name):
     """The tolerance for another BLAS is too small to hide a forgotten state."""
     path = Path(f"{name}/interrupted/last.safetensors")
-    stored, found = results_of(f"{name}/finished"), checkpoint.load(path)
-    for key, array in found.tensors.items():
+    stored, loaded = results_of(f"{name}/finished"), checkpoint.load(path)
+    for key, array in loaded.tensors.items():
         if re.match(r"optimizer\.(velocity|exp_avg|square_average)", key):
-            found.tensors[key] = np.zeros_like(array)
-    checkpoint.save(path, found)
+            loaded.tensors[key] = np.zeros_like(array)
+    checkpoint.save(path, loaded)
     resume(name)
     assert largest_difference(results_of(f"{name}/interrupted"), stored) > 10 * OTHER_BLAS
 
@@ -162,12 +164,12 @@ def test_a_missing_setting_has_its_default_and_old_names_are_found(name, change,
         monkeypatch.setitem(table, other, kinds[own])
     run, stored = Path(f"{name}/interrupted"), results_of(f"{name}/finished")
     content = json.loads((run / "run.json").read_text())
-    found = checkpoint.load(run / "last.safetensors")
+    loaded = checkpoint.load(run / "last.safetensors")
     changed = change(content["settings"])
     assert changed != content["settings"]
     (run / "run.json").write_text(json.dumps(content | {"settings": changed}))
-    found.state |= {"net": change(found.state["net"]), "settings": changed}
-    checkpoint.save(run / "last.safetensors", found)
+    loaded.state |= {"net": change(loaded.state["net"]), "settings": changed}
+    checkpoint.save(run / "last.safetensors", loaded)
     if name != "library":
         assert main(["evaluate", str(run), "--device", "numpy"]) == 0
     resume(name)

@@ -76,12 +76,12 @@ def test_a_wrong_argument_is_an_error_before_the_program_runs(tmp_path):
         timeout=300,
     )
     lines = program.read_text().splitlines()
-    found = {}
+    errors = {}
     for number, message in re.findall(r"program\.py:(\d+): error: (.*)", done.stdout):
-        found.setdefault(lines[int(number) - 1], message)
+        errors.setdefault(lines[int(number) - 1], message)
     for call, words in WRONG.items():
-        assert words in found.get(call, ""), call
-    assert found.keys() == WRONG.keys(), done.stdout + done.stderr
+        assert words in errors.get(call, ""), call
+    assert errors.keys() == WRONG.keys(), done.stdout + done.stderr
 
 
 # --- user programs under `mypy --strict` and strict pyright --------------------------------------
@@ -135,8 +135,8 @@ def test_mypy_accepts_examples_and_pages_and_finds_mistakes(programs):
         "[mypy-gpuconv.*]\nfollow_imports = silent\n"
     )
     output = api.run(["--config-file", str(settings), *map(str, programs.glob("*.py"))])[0]
-    found = re.findall(r"([^/\n]+):(\d+): error: ", output)
-    assert {(name, int(line)) for name, line in found} == wrong_lines(), output
+    reported = re.findall(r"([^/\n]+):(\d+): error: ", output)
+    assert {(name, int(line)) for name, line in reported} == wrong_lines(), output
     assert 'Unexpected keyword argument "lrr" for "SGD"; did you mean "lr"?' in output
 
 

@@ -100,18 +100,18 @@ TO_AN_OP = [
 def test_a_batch_of_gpuconv_train_enters_the_files_that_the_docs_list(tmp_path, monkeypatch):
     """The files are those of the calls from the command line to the first convolution."""
     monkeypatch.chdir(tmp_path)
-    found = []
+    files = []
 
     def watch(op, *arrays, **options):
-        if op.__name__ == "conv2d" and not found:
+        if op.__name__ == "conv2d" and not files:
             frame = sys._getframe(1)
             while frame:
                 file = file_of(frame)
-                found.extend([file] if file and found[-1:] != [file] else [])
+                files.extend([file] if file and files[-1:] != [file] else [])
                 frame = frame.f_back
         return op(*arrays, **options)
 
     data = ["--data", "synthetic:n=8,size=32x32x1,classes=2", "--epochs", "1", "--batch-size", "4"]
     with backends.watched(watch):
         assert main(["train", *data, "--model", "lenet", "--device", "numpy", "--quiet", "--run-dir", "run"]) == 0
-    assert found[::-1] == TO_AN_OP
+    assert files[::-1] == TO_AN_OP

@@ -20,5 +20,5 @@ def elementwise_bound(dtype, value, roundings: int = 4):
 
 def assert_within(actual, expected, bound, what: str = "") -> None:
     """|actual - expected| <= bound everywhere, with equal shapes and NaN in the same places."""
-    found = compare(Expected(what or "result", expected, bound), actual)
-    assert not found.wrong, found.text
+    worst = compare(Expected(what or "result", expected, bound), actual)
+    assert not worst.wrong, worst.text

@@ -77,9 +77,11 @@ def test_rectangles_are_torchvisions():
 def test_the_entries_of_the_table_are_equally_likely(count):
     x, draws = np.array([0, 1], np.float32).reshape(2, 1, 1, 1), 400
     factors = np.arange(count, dtype=np.float32) / 1024
-    found = [ops.mix_batch(x, np.array([0, 1]), factors, classes=2, offset=i)[0][1].item() * 1024 for i in range(draws)]
-    assert {*found} <= {*range(count)}
-    assert abs(np.mean(found) - (count - 1) / 2) <= 4 * math.sqrt((count**2 - 1) / 12 / draws)
+    numbers = [
+        ops.mix_batch(x, np.array([0, 1]), factors, classes=2, offset=i)[0][1].item() * 1024 for i in range(draws)
+    ]
+    assert {*numbers} <= {*range(count)}
+    assert abs(np.mean(numbers) - (count - 1) / 2) <= 4 * math.sqrt((count**2 - 1) / 12 / draws)
 
 
 def test_a_draw_depends_on_the_seed_and_the_offset_alone():

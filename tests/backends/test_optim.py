@@ -278,9 +278,9 @@ def test_adam_does_not_count_skipped_steps():
 
 
 def clipped(grads, scaling=None, max_norm=1.0):
-    found = np.full(4, 7.0)
-    ops.clip_norm(found, grads, scaling, max_norm=max_norm)
-    return found.tolist()
+    scale = np.full(4, 7.0)
+    ops.clip_norm(scale, grads, scaling, max_norm=max_norm)
+    return scale.tolist()
 
 
 def test_the_clipped_norm_equals_that_computed_by_hand():

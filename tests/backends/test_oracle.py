@@ -47,14 +47,14 @@ def test_the_oracle_applies_within_the_block_and_ends_however_it_is_left():
 
 
 def test_the_oracle_applies_to_this_thread_only():
-    found = {}
+    in_float64 = {}
     inside, over = threading.Event(), threading.Event()
 
     def other():
         inside.wait(10)
-        found["another thread"] = computes_in_float64()
+        in_float64["another thread"] = computes_in_float64()
         with oracle():
-            found["with its own"] = computes_in_float64()
+            in_float64["with its own"] = computes_in_float64()
             over.set()
 
     thread = threading.Thread(target=other)
@@ -65,7 +65,7 @@ def test_the_oracle_applies_to_this_thread_only():
         assert computes_in_float64()
     assert not computes_in_float64()
     thread.join(10)
-    assert found == {"another thread": False, "with its own": True}
+    assert in_float64 == {"another thread": False, "with its own": True}
 
 
 def test_the_oracle_applies_to_this_asyncio_task_only():
@@ -175,9 +175,9 @@ def test_every_op_gives_its_float64_result_rounded_once(op, dtype, tier):
         arrays, options = case.arguments(dtype)
         expected = expect(op, copy.deepcopy(arrays), options)
         with oracle():
-            found = results(op, arrays, getattr(ops, op)(*arrays, **options))
+            named = results(op, arrays, getattr(ops, op)(*arrays, **options))
             assert verify.run_case(case, dtype, "numpy").passed
-        for each, result in zip(expected, found.values(), strict=True):
+        for each, result in zip(expected, named.values(), strict=True):
             rounded_before = op in ROUNDED_BEFORE or (each.name == "y" and any(e.name == "saved" for e in expected))
             if rounded_before or each.name == "mask" or "masters" in case.name:
                 continue

@@ -38,16 +38,16 @@ def test_lr_find_prints_a_table_and_a_suggestion_and_writes_no_file(work, capsys
 
 def test_the_losses_are_those_of_the_librarys_lr_find(capsys):
     words = ["--seed", 3, "--optimizer", "sgd", "--loss", "svm", "--augment", "flip", "--clip", "0.1"]
-    found = json.loads(output_of(capsys, "lr-find", *SHORT, *words, "--json"))
+    document = json.loads(output_of(capsys, "lr-find", *SHORT, *words, "--json"))
     train, _ = load(DATA)
     net = models.build("seed-net", train.image_shape, 4, seed=3)
     normalization = Normalization.from_dataset(train)
     loader = Loader(train, 32, normalization=normalization, augmentation=Augmentation.parse("flip"), seed=3)
     options = dict(start=1e-3, end=1.0, steps=8, loss="svm", seed=3)
     expected = training.lr_find(net, loader, "sgd", **options, clip=0.1)
-    assert found["records"] == expected.records() != training.lr_find(net, loader, "sgd", **options).records()
-    assert found["suggestion"] == expected.suggestion
-    assert found["diverged"] == expected.diverged
+    assert document["records"] == expected.records() != training.lr_find(net, loader, "sgd", **options).records()
+    assert document["suggestion"] == expected.suggestion
+    assert document["diverged"] == expected.diverged
 
 
 def test_initial_weights_and_the_precision_change_the_first_loss(work, capsys):

@@ -118,9 +118,9 @@ def test_mixed_batches_have_numpys_bits(device, rng, shape, dtype, cut):
         arrays = [asarray(a, device) for a in (x, labels, table)]
         out = asarray(np.zeros_like(x), device)
         for position in (offset, asarray(np.array([offset]), device)):
-            found = ops.mix_batch(*arrays, **options, offset=position, out=out)
-            assert found[0] is out
-            for a, b in zip(found, expected, strict=True):
+            mixed = ops.mix_batch(*arrays, **options, offset=position, out=out)
+            assert mixed[0] is out
+            for a, b in zip(mixed, expected, strict=True):
                 np.testing.assert_array_equal(to_numpy(a), b)
 
 

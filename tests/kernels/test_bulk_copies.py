@@ -188,7 +188,7 @@ def test_the_wrappers_compile_for_hopper():
     pytest.importorskip("cuda.core", reason="NVRTC is not installed")
     module = load(FILE)
     for arch in ("sm_90", "sm_90a", "sm_100a", "sm_120"):
-        found = nvrtc.compile_cubin(FILE.stem, module.text, module.defines, arch).resources
-        assert found["boxes"].spill_stores == found["correct"].spill_stores == 0
+        resources = nvrtc.compile_cubin(FILE.stem, module.text, module.defines, arch).resources
+        assert resources["boxes"].spill_stores == resources["correct"].spill_stores == 0
     with pytest.raises(nvrtc.CompileError, match=r"compute capability 9\.0"):
         nvrtc.compile_cubin(FILE.stem, module.text, module.defines, "sm_80")

@@ -93,10 +93,10 @@ def test_a_pool_without_relu_before_batch_norm_has_the_bits_of_separate_kernels(
             continue
         vectors = np.ones((4, case.k), accumulation_dtype(as_dtype(dtype)))
         there = [asarray(a, device) for a in vectors]
-        found = ops.conv2d_batch_norm(x, w, bias, *there, pool=2, algo=algorithm.name, **options)
-        np.testing.assert_array_equal(to_numpy(found[1]), to_numpy(pooled), algorithm.name)
-        np.testing.assert_array_equal(to_numpy(found[4]), to_numpy(wanted_mask), algorithm.name)
-        np.testing.assert_allclose(to_numpy(found[2]), mean, rtol=1e-5, atol=1e-5, err_msg=algorithm.name)
+        results = ops.conv2d_batch_norm(x, w, bias, *there, pool=2, algo=algorithm.name, **options)
+        np.testing.assert_array_equal(to_numpy(results[1]), to_numpy(pooled), algorithm.name)
+        np.testing.assert_array_equal(to_numpy(results[4]), to_numpy(wanted_mask), algorithm.name)
+        np.testing.assert_allclose(to_numpy(results[2]), mean, rtol=1e-5, atol=1e-5, err_msg=algorithm.name)
     gradient = ops.max_pool2d_backward(dy, argmax, input_shape=whole.shape, kernel_size=2)
     masked = ops.conv2d_dgrad(dy, w, input_shape=x.shape, mask=wanted_mask, pool=2, **options)
     expected = ops.conv2d_dgrad(gradient, w, input_shape=x.shape, **options)
@@ -123,9 +123,9 @@ def test_an_activation_and_its_saved_input_have_the_bits_of_separate_kernels(dev
     before = ops.conv2d(x, w, bias, **options)  # sums of integers are exact
     for number, algorithm in enumerate(serving("tf32" if tf32 else dtype, few_channels=case.few_channels)):
         activation = ("gelu", "silu", "hard_swish")[number % 3]
-        with launches.recorded() as found:
+        with launches.recorded() as launched:
             y, saved = ops.conv2d_relu(x, w, bias, activation=activation, algo=algorithm.name, **options)
-        assert len(found) == 1
+        assert len(launched) == 1
         np.testing.assert_array_equal(to_numpy(saved), to_numpy(before), algorithm.name)
         np.testing.assert_array_equal(to_numpy(y), to_numpy(getattr(ops, activation)(before)), algorithm.name)
         fractions = x * x.dtype.type(0.3)
@@ -142,9 +142,9 @@ def test_an_activation_and_its_saved_input_have_no_memory_errors(device, channel
         x, w, bias, _ = random_inputs(case, 1, dtype)
         assert_same_bits("conv2d_relu", device, x, w, bias, activation="gelu", **case.window)
         with emulator.configure(sanitize="checked", seed=7):
-            found = on_device("conv2d_relu", device, x, w, bias, activation="gelu", **case.window)
+            checked_results = on_device("conv2d_relu", device, x, w, bias, activation="gelu", **case.window)
         plain = on_device("conv2d_relu", device, x, w, bias, activation="gelu", **case.window)
-        for checked, unchecked in zip(found, plain, strict=True):
+        for checked, unchecked in zip(checked_results, plain, strict=True):
             np.testing.assert_array_equal(checked, unchecked)
 
 
@@ -197,11 +197,11 @@ def test_memory_accesses_on_tensor_cores_stay_within_bounds(device):
     of_vectors = [c for c in verify.cases(("tiny",)) if c.name.startswith("2x2x3x8-8x1x1 ")]
     chosen = [c for c in of_vectors if c.name.endswith("pool") or c.op == "conv2d_batch_norm"]
     assert {c.op for c in chosen} == {"conv2d_relu", "conv2d_dgrad", "conv2d_wgrad", "conv2d_batch_norm"}
-    with emulator.configure(sanitize="checked", seed=7), launches.recorded() as found:
+    with emulator.configure(sanitize="checked", seed=7), launches.recorded() as launched:
         for case in chosen:
             outcome = verify.run_case(case, "bfloat16", device)
             assert outcome.passed, outcome.failure
-    assert len([launch for launch in found if launch.kernel.name.endswith("_mma")]) == len(chosen) == 5
+    assert len([launch for launch in launched if launch.kernel.name.endswith("_mma")]) == len(chosen) == 5
 
 
 @pools

@@ -34,8 +34,8 @@ def test_a_header_has_macros_limits_and_floor(file):
 
 def test_headers_contain_no_predictions_or_measurements():
     for path in sorted(source.directory().glob("*.cu*")):
-        found = re.search(r"[Pp]redict|measured|GPU has run|\d registers|H200", header(path.name))
-        assert not found, f"{path.name} says {found[0]!r}: that belongs in docs/kernels"
+        history = re.search(r"[Pp]redict|measured|GPU has run|\d registers|H200", header(path.name))
+        assert not history, f"{path.name} says {history[0]!r}: that belongs in docs/kernels"
 
 
 def test_every_kernel_file_has_its_page():

@@ -66,11 +66,11 @@ def disassembled(variant: Variant, arch: str) -> dict[str, Function]:
 def _function(code: str) -> Function:
     count, lines, at = Counter(), {}, ("", 0)
     for text in code.splitlines():
-        if found := _LINE.search(text):
-            at = found[1], int(found[2])
-        elif found := _INSTRUCTION.search(text):
-            count[found[1]] += 1
-            lines.setdefault(found[1], set()).add(at)
+        if match := _LINE.search(text):
+            at = match[1], int(match[2])
+        elif match := _INSTRUCTION.search(text):
+            count[match[1]] += 1
+            lines.setdefault(match[1], set()).add(at)
     return Function(count, lines)
 
 

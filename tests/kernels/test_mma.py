@@ -50,11 +50,11 @@ def test_factors_are_rounded_to_tf32(device, rng):
     specials = [0x7F800000, 0x7F800001, 0x7FC00000, 0x7FFFFFFF]
     bits = np.uint32([*edges, *specials, *rng.integers(0, 1 << 31, 4096)])
     bits = np.concatenate([bits, bits | np.uint32(1 << 31)])
-    found = asarray(bits, device)
-    fragments("rounded_to_tf32", "tf32")(1, 32, found, np.int32(bits.size))
+    result = asarray(bits, device)
+    fragments("rounded_to_tf32", "tf32")(1, 32, result, np.int32(bits.size))
     subnormal = bits & 0x7F800000 == 0
     expected = np.where(subnormal, (bits & 0xFFFFE000).view(np.float32), round_tf32(bits.view(np.float32)))
-    rounded = to_numpy(found).view(np.float32)
+    rounded = to_numpy(result).view(np.float32)
     np.testing.assert_array_equal(rounded, expected)
     np.testing.assert_array_equal(np.signbit(rounded[expected == 0]), np.signbit(expected[expected == 0]))
 
@@ -95,9 +95,9 @@ def test_16_bit_floats_and_tf32_use_tensor_cores(op, device):
 
     for arithmetic in ARITHMETICS:
         dtype, tf32_option = options(arithmetic)
-        with launches.recorded() as found:
+        with launches.recorded() as launched:
             assert_right(op, device, problem(8, 8), dtype, **tf32_option)
-        assert found[0].kernel.name.endswith("_mma")
+        assert launched[0].kernel.name.endswith("_mma")
 
 
 @directions

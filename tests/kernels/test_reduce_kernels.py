@@ -35,14 +35,14 @@ def reduced(device, dtype, size, splits, *, more=0, bias=None, accumulate=False,
     expected = exact[:size] + (0 if bias is None else np.resize(bias.astype(dtype).astype(np.float64), size))
     expected = np.maximum(expected, 0) if activation == "relu" else expected
     expected = expected + (old.astype(np.float64) if accumulate else 0)
-    found = [backends.to_numpy(each) for each in (out, second) if each is not None]
-    return found, [expected, exact[size : size + more]][: len(found)]
+    sums = [backends.to_numpy(each) for each in (out, second) if each is not None]
+    return sums, [expected, exact[size : size + more]][: len(sums)]
 
 
 def assert_agree(results, dtype):
     step = {"float64": 2e-15, "float32": 1e-6, "float16": 1e-3, "bfloat16": 8e-3}[dtype]
-    for found, expected in zip(*results):
-        np.testing.assert_allclose(found.astype(np.float64), expected, rtol=2 * step, atol=40 * step)
+    for total, expected in zip(*results):
+        np.testing.assert_allclose(total.astype(np.float64), expected, rtol=2 * step, atol=40 * step)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])

@@ -99,12 +99,12 @@ def assert_same_addresses(
         for first in sides:
             for begin in begins:
                 shape = (tile_count, block * 4 // tile.threads, tile.threads)
-                found, expected = (asarray(np.full(shape, -2, np.int64), device) for _ in range(2))
+                offsets, expected = (asarray(np.full(shape, -2, np.int64), device) for _ in range(2))
                 run = module.kernel(kernel)
                 run(
                     1,
                     tile.threads,
-                    found,
+                    offsets,
                     expected,
                     tensor,
                     struct,
@@ -115,9 +115,9 @@ def assert_same_addresses(
                     shared=tile.smem_bytes,
                 )
                 inside = np.arange(tile_count) < ceil_div(depth - begin, tile.block_k)  # nothing is read past the end
-                found, expected = to_numpy(found)[inside], to_numpy(expected)[inside]
-                np.testing.assert_array_equal(found, expected, f"{kernel} {case} phase {phase} at {first}, {begin}")
-                furthest = max(furthest, found.max())
+                offsets, expected = to_numpy(offsets)[inside], to_numpy(expected)[inside]
+                np.testing.assert_array_equal(offsets, expected, f"{kernel} {case} phase {phase} at {first}, {begin}")
+                furthest = max(furthest, offsets.max())
     return furthest
 
 
@@ -161,9 +161,9 @@ def test_convolutions_with_iterators_agree_with_the_oracle(device, op, arithmeti
 def test_filters_with_more_taps_than_the_table_holds_agree_with_the_oracle(device, op, arithmetic):
     dtype, tf32_option = options(arithmetic)
     for case in WITHOUT_TAP_TABLE:
-        with launches.recorded() as found:
+        with launches.recorded() as launched:
             assert_right(op, device, case, dtype, algo="mma-64x64", **tf32_option)
-        assert found[0].kernel.module.defines["TAP_TABLE"] == "0"
+        assert launched[0].kernel.module.defines["TAP_TABLE"] == "0"
 
 
 def test_which_filters_use_a_tap_table():
@@ -204,8 +204,8 @@ def test_gradients_through_a_mask(device, rng, op, arithmetic):
         mask = asarray(np.packbits(by_group, axis=-1, bitorder="little").reshape(*dy.shape[:3], -1), device)
         for checks in (dict(), dict(sanitize="checked", seed=5)):
             with emulator.configure(**checks):
-                found = on_device(op, device, dy, other, **given, mask=mask, algo="mma-64x64", **tf32_option)
-                assert_within(found, expected.value, expected.bound, f"{op} {case}")
+                gradient = on_device(op, device, dy, other, **given, mask=mask, algo="mma-64x64", **tf32_option)
+                assert_within(gradient, expected.value, expected.bound, f"{op} {case}")
 
 
 def test_a_conditional_copy_writes_data_or_zeros(device, rng):

@@ -49,9 +49,9 @@ def test_a_product_has_the_same_bits_in_every_layout(device, rng, n, dtype):
     expected, magnitude = a @ b.T + before, np.abs(a) @ np.abs(b).T + np.abs(before)
     results = []
     for layout in COLUMNS[n]:
-        found = product(device, n, dtype, *layout, **given)
-        assert (np.abs(found - expected) <= 2.0**-23 * (DEPTH + 1) * magnitude).all(), layout
-        results.append(found.tobytes())
+        result = product(device, n, dtype, *layout, **given)
+        assert (np.abs(result - expected) <= 2.0**-23 * (DEPTH + 1) * magnitude).all(), layout
+        results.append(result.tobytes())
     assert len(set(results)) == 1  # a layout changes no bit
 
 
@@ -101,8 +101,8 @@ def test_one_hgmma_per_product_without_spills(n, dtype):
     binary = nvrtc.compile_cubin("wgmma_products", source.flatten(KERNELS), macros, "sm_90a")
     code = machine_code.disassemble(binary.path)["product"]
     expected = f"HGMMA.64x{n}x16.F32" + (".BF16" if dtype == "bfloat16" else "")
-    found = [each.opcode for each in code if each.opcode.startswith("HGMMA")]
-    assert found == [expected] * (16 if n == 64 else 4) * (DEPTH // 16)
+    opcodes = [instruction.opcode for instruction in code if instruction.opcode.startswith("HGMMA")]
+    assert opcodes == [expected] * (16 if n == 64 else 4) * (DEPTH // 16)
     resources = binary.resources["product"]
     assert (resources.stack, resources.spill_stores, resources.spill_loads) == (0, 0, 0)
     assert resources.registers <= n // 2 + 32

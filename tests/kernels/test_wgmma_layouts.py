@@ -215,7 +215,7 @@ def offsets_by_hand(layout: Expected) -> np.ndarray:
 
 
 @pytest.fixture
-def found(device):
+def layouts(device):
     """The kernel's offsets, the addresses that descriptors give, and the descriptors, each by the layout's name."""
     shapes = dict(offsets=(8, ROWS, DEPTH), addresses=(8, ROWS, DEPTH), descriptors=(8, 2, DEPTH // 16))
     dtypes = dict(offsets=np.uint32, addresses=np.uint32, descriptors=np.uint64)
@@ -224,24 +224,24 @@ def found(device):
     return {name: dict(zip(LAYOUTS, to_numpy(array))) for name, array in arrays.items()}
 
 
-def test_every_atom_lies_as_the_documentation_draws_it(found):
+def test_every_atom_lies_as_the_documentation_draws_it(layouts):
     for name, layout in LAYOUTS.items():
-        offsets = found["offsets"][name]
+        offsets = layouts["offsets"][name]
         np.testing.assert_array_equal(offsets, offsets_by_hand(layout), name)
         assert {at: offsets[at] for at in layout.points} == layout.points, name
         assert sorted(offsets.flat) == list(range(0, ROWS * DEPTH * 2, 2)), name
 
 
-def test_descriptors_have_the_documented_bits(found):
+def test_descriptors_have_the_documented_bits(layouts):
     for name, layout in LAYOUTS.items():
         for half, second in enumerate((0, layout.second_half)):
             expected = [layout.descriptor + (second + step) // 16 for step in layout.steps]
-            assert [hex(bits) for bits in found["descriptors"][name][half]] == [hex(bits) for bits in expected], name
+            assert [hex(bits) for bits in layouts["descriptors"][name][half]] == [hex(bits) for bits in expected], name
 
 
-def test_descriptors_lead_to_every_element(found):
+def test_descriptors_lead_to_every_element(layouts):
     for name in LAYOUTS:
-        np.testing.assert_array_equal(found["addresses"][name], START + found["offsets"][name], name)
+        np.testing.assert_array_equal(layouts["addresses"][name], START + layouts["offsets"][name], name)
 
 
 def test_a_descriptors_fields_equal_those_computed_by_hand(device):

@@ -96,10 +96,10 @@ def test_convolutions_add_their_gradients_to_those_of_branches_before(name, fuse
         np.testing.assert_array_equal(gc.to_numpy(given), dy)
         return [dx, *(gc.to_numpy(grad).copy() for grad in net.grads().values())]
 
-    found = gradients()
+    accumulated = gradients()
     assert len(added) == additions
     monkeypatch.setattr("gpuconv.layers.branches.adds_input_grad", lambda row: False)
-    for one, other in zip(found, gradients(), strict=True):
+    for one, other in zip(accumulated, gradients(), strict=True):
         np.testing.assert_array_equal(one, other)
 
 

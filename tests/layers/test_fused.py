@@ -111,10 +111,10 @@ def test_pools_that_overlap_pad_or_cover_a_part_stay_separate(pool):
 def test_a_fused_net_gives_the_same_results(device):
     net = odd_net(device=device, seed=2)
     fused = net.fuse()
-    for plain, found in zip(step(net), step(fused), strict=True):
-        np.testing.assert_allclose(found, plain, rtol=2e-5, atol=2e-5 * np.abs(plain).max())
-    for plain, found in zip(step(net)[:2], step(fused)[:2], strict=True):  # scores and input gradient: the same bits
-        np.testing.assert_array_equal(found, plain)
+    for plain, of_fused in zip(step(net), step(fused), strict=True):
+        np.testing.assert_allclose(of_fused, plain, rtol=2e-5, atol=2e-5 * np.abs(plain).max())
+    for plain, of_fused in zip(step(net)[:2], step(fused)[:2], strict=True):  # scores and input gradient: the same bits
+        np.testing.assert_array_equal(of_fused, plain)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -165,20 +165,20 @@ def test_an_activation_that_keeps_its_input_is_fused_with_the_same_bits(device, 
     net = Sequential(layers, device=device, seed=1, dtype=dtype)
     fused = net.fuse()
     assert kinds(fused) == ["Input", "ConvActivation", "ConvActivation", "Conv2D", "GELU"]
-    for plain, found in zip(step(net), step(fused), strict=True):
-        np.testing.assert_array_equal(found, plain)
-    with launches.recorded() as found:
+    for plain, of_fused in zip(step(net), step(fused), strict=True):
+        np.testing.assert_array_equal(of_fused, plain)
+    with launches.recorded() as launched:
         fused.forward(gc.asarray(np.ones((1, 6, 5, 3)), device, net.dtype))
-    assert len(found) == (5 if device == "emulated" else 0)  # the depthwise convolution is not fused
+    assert len(launched) == (5 if device == "emulated" else 0)  # the depthwise convolution is not fused
 
 
 def test_a_fused_net_has_the_same_keys_and_arrays():
     net = odd_net()
     fused = net.fuse()
     for method in ("state_dict", "params", "grads", "buffers"):
-        plain, found = getattr(net, method)(), getattr(fused, method)()
-        assert list(plain) == list(found)
-        assert all(plain[key] is found[key] for key in plain)
+        plain, of_fused = getattr(net, method)(), getattr(fused, method)()
+        assert list(plain) == list(of_fused)
+        assert all(plain[key] is of_fused[key] for key in plain)
     assert fused.parameter_count == net.parameter_count
     other = odd_net(seed=5)
     fused.load_state_dict(other.state_dict())
@@ -205,8 +205,8 @@ def test_a_frozen_weight_gets_no_gradient_and_its_bias_the_same_one():
     net = Sequential(layers, dtype="float64")
     fused = net.fuse()
     assert list(fused.grads()) == ["conv1.bias"]
-    (_, _, plain), (_, _, found) = step(net), step(fused)
-    np.testing.assert_allclose(found, plain, rtol=1e-13)  # a sum of 48, in another order
+    (_, _, plain), (_, _, of_fused) = step(net), step(fused)
+    np.testing.assert_allclose(of_fused, plain, rtol=1e-13)  # a sum of 48, in another order
 
 
 @pytest.mark.parametrize("activations", [[ReLU], []], ids=["relu-pool", "pool"])
@@ -226,15 +226,15 @@ def test_gradients_equal_numerical_ones(activations):
     net.zero_grad()
     dx = net.backward(dy)
     weight, gradient = net.params()["conv1.weight"], net.grads()["conv1.weight"]
-    for array, found in ((x, dx), (weight, gradient)):
+    for array, computed in ((x, dx), (weight, gradient)):
         for index in map(tuple, rng.integers(0, array.shape, (20, array.ndim))):
-            kept = array[index]
-            array[index] = kept + 1e-6
+            value = array[index]
+            array[index] = value + 1e-6
             above = (net.infer(x) * dy).sum()
-            array[index] = kept - 1e-6
+            array[index] = value - 1e-6
             below = (net.infer(x) * dy).sum()
-            array[index] = kept
-            np.testing.assert_allclose(found[index], (above - below) / 2e-6, rtol=1e-6, atol=1e-8)
+            array[index] = value
+            np.testing.assert_allclose(computed[index], (above - below) / 2e-6, rtol=1e-6, atol=1e-8)
 
 
 def test_a_fused_convolution_with_an_overlapping_pool_is_refused():
@@ -269,8 +269,8 @@ def test_batch_norm_and_an_activation_are_fused_with_the_same_bits(device, activ
 
     plain, fused = net(), net().fuse()
     assert kinds(fused) == ["Input", "MaxPool2D", "NormActivation", "BatchNorm"]
-    for expected, found in zip(step(plain), step(fused), strict=True):
-        np.testing.assert_array_equal(found, expected)
+    for expected, of_fused in zip(step(plain), step(fused), strict=True):
+        np.testing.assert_array_equal(of_fused, expected)
     for name, expected in plain.buffers().items():
         np.testing.assert_array_equal(gc.to_numpy(fused.buffers()[name]), gc.to_numpy(expected))
     leaky = Sequential([Input((4,)), BatchNorm(), LeakyReLU(negative_slope=0.3)])
@@ -303,8 +303,8 @@ def test_a_trainer_fuses_by_default_only_on_a_device_with_kernels(monkeypatch):
         assert ran == (["conv1+relu1+pool1"] if fuse or (fuse is None and device == "emulated") else [])
         ran.clear()
         weights.append(gc.to_numpy(net["conv1"]["weight"]))
-    for found in weights[1:]:
-        np.testing.assert_allclose(found, weights[0], rtol=1e-5, atol=1e-6)
+    for weight in weights[1:]:
+        np.testing.assert_allclose(weight, weights[0], rtol=1e-5, atol=1e-6)
 
 
 def test_a_depthwise_convolution_is_not_fused_with_its_norm():
@@ -339,8 +339,8 @@ def test_convolutions_fused_with_batch_norm_give_the_same_results(device):
     plain, fused = net(), net().fuse()
     assert kinds(fused) == ["Input", "ConvNorm", "ResidualNorm", "ConvNorm", "Flatten", "Linear"]
     assert kinds(fused[2].layers[0].rows[0]) == ["ConvNorm"]
-    for expected, found in zip(step(plain), step(fused), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)  # some gradients cancel to zero
+    for expected, of_fused in zip(step(plain), step(fused), strict=True):
+        np.testing.assert_allclose(of_fused, expected, rtol=1e-4, atol=1e-5)  # some gradients cancel to zero
     for name, expected in plain.buffers().items():
         np.testing.assert_allclose(gc.to_numpy(fused.buffers()[name]), gc.to_numpy(expected), rtol=1e-5, atol=1e-6)
     x = gc.asarray(np.random.default_rng(3).standard_normal((2, 7, 6, 3)).astype(np.float32), device)
@@ -364,8 +364,8 @@ def test_convolutions_fused_with_a_pool_and_batch_norm_give_the_same_results(dev
 
     plain, fused = net(), net().fuse()
     assert kinds(fused) == ["Input", "ConvNorm", "ConvNorm", "ConvPool", "Flatten", "Linear"]
-    for expected, found in zip(step(plain), step(fused), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)  # some gradients cancel to zero
+    for expected, of_fused in zip(step(plain), step(fused), strict=True):
+        np.testing.assert_allclose(of_fused, expected, rtol=1e-4, atol=1e-5)  # some gradients cancel to zero
     for name, expected in plain.buffers().items():
         np.testing.assert_allclose(gc.to_numpy(fused.buffers()[name]), gc.to_numpy(expected), rtol=1e-5, atol=1e-6)
     x = gc.asarray(np.random.default_rng(3).standard_normal((2, 15, 13, 3)).astype(np.float32), device)
@@ -392,9 +392,9 @@ def test_a_convolution_with_fit_cover_is_fused_with_its_activation(device):
         fused = net.fuse()
         assert len(fused) == 2
         x = gc.asarray(np.random.default_rng(0).normal(size=(2, 5, 6, 2)).astype(np.float32), device)
-        expected, found = (gc.to_numpy(each.infer(x)) for each in (net, fused))
-        assert found.shape == (2, 3, 3, 3)
-        np.testing.assert_array_equal(found, expected)
+        expected, of_fused = (gc.to_numpy(tested.infer(x)) for tested in (net, fused))
+        assert of_fused.shape == (2, 3, 3, 3)
+        np.testing.assert_array_equal(of_fused, expected)
 
 
 def net_of_norms_read_by_convolutions(device):
@@ -425,10 +425,10 @@ def test_norms_read_by_convolutions_are_chained_and_give_the_same_results(device
         assert kinds(fused) == ["Input", *kinds_of_net, "Flatten", "Linear"]
         assert kinds(fused[-3].rows[0]) == kinds_of_body
         assert list(fused.state_dict()) == list(plain.state_dict())
-        for want, found in zip(expected, step(fused), strict=True):
-            np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-5)  # some gradients cancel to zero
-        for name, want in plain.buffers().items():
-            np.testing.assert_allclose(gc.to_numpy(fused.buffers()[name]), gc.to_numpy(want), rtol=1e-5, atol=1e-6)
+        for plain_value, of_fused in zip(expected, step(fused), strict=True):
+            np.testing.assert_allclose(of_fused, plain_value, rtol=1e-4, atol=1e-5)  # some gradients cancel to zero
+        for name, value in plain.buffers().items():
+            np.testing.assert_allclose(gc.to_numpy(fused.buffers()[name]), gc.to_numpy(value), rtol=1e-5, atol=1e-6)
 
 
 def test_a_chain_of_norms_needs_no_pass_for_their_sums():
@@ -465,5 +465,5 @@ def test_a_chain_at_the_end_of_a_branch_gives_the_same_results():
     )
     fused = net.fuse()
     assert kinds(fused[1].rows[1]) == ["NormChain"]
-    for want, found in zip(step(net), step(fused), strict=True):
-        np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-5)
+    for plain, of_fused in zip(step(net), step(fused), strict=True):
+        np.testing.assert_allclose(of_fused, plain, rtol=1e-4, atol=1e-5)

@@ -61,8 +61,8 @@ def step(net, input_grad=True):
     dy = gc.asarray(rng.standard_normal(y.shape), net.device, net.dtype)
     net.zero_grad()
     dx = net.backward(dy, input_grad=input_grad)
-    found = [y, net.infer(x), *([dx] if input_grad else []), *net.grads().values()]
-    return [gc.to_numpy(array).astype(np.float64) for array in found]
+    results = [y, net.infer(x), *([dx] if input_grad else []), *net.grads().values()]
+    return [gc.to_numpy(array).astype(np.float64) for array in results]
 
 
 def test_blocks_that_end_in_a_norm_are_fused_with_it_and_the_relu_after_them():
@@ -119,20 +119,20 @@ def test_the_sum_and_its_activation_need_no_launch():
         device="emulated",
     )
     x = gc.asarray(np.ones((2, 8, 8, 4), np.float32), "emulated")
-    with launches.recorded() as found:
+    with launches.recorded() as launched:
         net.fuse().forward(x, training=True)
-    assert [launch.kernel.name for launch in found].count("batch_norm_normalize_addend") == 1
-    assert not any(launch.kernel.name.startswith(("relu", "add_")) for launch in found)
+    assert [launch.kernel.name for launch in launched].count("batch_norm_normalize_addend") == 1
+    assert not any(launch.kernel.name.startswith(("relu", "add_")) for launch in launched)
 
 
 @pytest.mark.kernels
 def test_the_gradients_of_the_body_and_of_the_shortcut_are_added_without_a_launch():
     net = residual_net(device="emulated").fuse()
     y = net.forward(gc.asarray(np.ones((2, 8, 6, 3), np.float32), "emulated"), training=True)
-    with launches.recorded() as found:
+    with launches.recorded() as launched:
         net.backward(y, input_grad=False)
     # What remains: the block without an activation, the body that is a norm alone, the shortcut that is a pool.
-    assert [launch.kernel.name for launch in found].count("add_forward") == 3
+    assert [launch.kernel.name for launch in launched].count("add_forward") == 3
 
 
 @pytest.mark.parametrize("precision", ["float16", "float32"])

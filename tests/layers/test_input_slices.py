@@ -119,14 +119,14 @@ def test_an_input_that_cannot_be_a_slice_is_copied_once(launches):
 @pytest.mark.parametrize(("device", "dtype"), [("emulated", "float32"), ("emulated", "float16"), ("numpy", "float32")])
 def test_the_bits_are_those_of_a_copied_input(device, dtype, fuse, monkeypatch):
     for name, layers in {**NETS, **COPIED}.items():
-        found = []
+        results = []
         for in_place in (True, False):
             with monkeypatch.context() as patched:
                 if not in_place:
                     patched.setattr(Branches, "holds_input", False)
                 net = net_of(layers, device, dtype)
-                found.append(step(net.fuse() if fuse else net, np.random.default_rng(0)))
-        assert found[0] == found[1], name
+                results.append(step(net.fuse() if fuse else net, np.random.default_rng(0)))
+        assert results[0] == results[1], name
 
 
 def test_a_chain_of_branches_writes_into_one_volume():

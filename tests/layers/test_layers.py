@@ -555,13 +555,13 @@ def test_bilinear_upsampling_equals_one_by_hand():
 def test_bilinear_upsampling_on_the_emulated_device_agrees_with_numpy():
     x = np.random.default_rng(4).normal(size=(2, 3, 4, 3)).astype("float32")
     for scale in ((2, 3), 4):
-        found = {}
+        results = {}
         for device in ("numpy", "emulated"):
             layer = Upsample(scale, "bilinear")
             layer.build(x.shape[1:], device=device)
             y = layer(asarray(x, device))
-            found[device] = [to_numpy(y), to_numpy(layer.backward(y))]
-        for one, other in zip(*found.values()):
+            results[device] = [to_numpy(y), to_numpy(layer.backward(y))]
+        for one, other in zip(*results.values()):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 

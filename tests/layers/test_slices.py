@@ -104,12 +104,12 @@ def test_a_block_copies_no_slice(end, fuse, launches):
 @pytest.mark.parametrize(("device", "dtype"), [("emulated", "float32"), ("emulated", "float16"), ("numpy", "float32")])
 def test_slices_and_copies_have_the_same_bits(device, dtype, fuse, monkeypatch):
     for end, between in product(ENDS, (8, 3)):  # with 3 channels the last slice begins at no multiple of 16 bytes
-        found = []
+        results = []
         for slices in (True, False):
             with monkeypatch.context() as patched:
                 if not slices:
                     patched.setattr("gpuconv.layers.branches.writes_slices", lambda row: False)
                     patched.setattr("gpuconv.layers.branches.reads_slices", lambda row: False)
                 net = block(end, between, device, dtype)
-                found.append(step(net.fuse() if fuse else net, np.random.default_rng(0)))
-        assert found[0] == found[1], (end, between)
+                results.append(step(net.fuse() if fuse else net, np.random.default_rng(0)))
+        assert results[0] == results[1], (end, between)

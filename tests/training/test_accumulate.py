@@ -166,7 +166,7 @@ WEIGHTED += [losses.SoftmaxCrossEntropy(weight=(1, 5, 0.25), ignore_index=1, lab
 )
 def test_a_weighted_loss_of_parts_is_that_of_one_large_batch(device, loss):
     """The loss is divided by the label weights of the whole update; all labels of a part may be ignored."""
-    found = {}
+    results = {}
     for name, size, options in (
         ("one", 21, {}),
         ("accumulated", 4, {"accumulate": 6}),
@@ -176,8 +176,8 @@ def test_a_weighted_loss_of_parts_is_that_of_one_large_batch(device, loss):
     ):
         trainer = trainer_without_norm(device, loss=loss, **options)
         fit(trainer, loader(size, device), epochs=2)
-        found[name] = [record["loss"] for record in trainer.records if "loss" in record], small.weights(trainer)
-    for name, (values, arrays) in found.items():
-        assert values == pytest.approx(found["one"][0], rel=1e-5), name
-        for key, value in found["one"][1].items():
+        results[name] = [record["loss"] for record in trainer.records if "loss" in record], small.weights(trainer)
+    for name, (values, arrays) in results.items():
+        assert values == pytest.approx(results["one"][0], rel=1e-5), name
+        for key, value in results["one"][1].items():
             np.testing.assert_allclose(arrays[key], value, rtol=1e-4, atol=1e-5, err_msg=f"{name} {key}")

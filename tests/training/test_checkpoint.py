@@ -38,12 +38,12 @@ def path(tmp_path):
 
 
 def test_a_saved_checkpoint_is_read_back(path):
-    found = load(path)
-    assert found.state == STATE
-    assert set(found.tensors) == set(some_arrays())
+    loaded = load(path)
+    assert loaded.state == STATE
+    assert set(loaded.tensors) == set(some_arrays())
     for name, value in some_arrays().items():
-        assert found.tensors[name].dtype == value.dtype
-        np.testing.assert_array_equal(found.tensors[name], value)
+        assert loaded.tensors[name].dtype == value.dtype
+        np.testing.assert_array_equal(loaded.tensors[name], value)
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
@@ -78,9 +78,9 @@ def test_every_dtype_of_numpy_is_stored_and_loaded_or_refused(tmp_path):
 def test_a_byte_swapped_array_is_stored_by_its_values(tmp_path):
     value = np.arange(6.0).reshape(2, 3).astype(">f4")
     save(tmp_path / "x", Checkpoint({"x": value}))
-    found = load(tmp_path / "x").tensors["x"]
-    assert found.dtype.isnative
-    np.testing.assert_array_equal(found, value)
+    loaded = load(tmp_path / "x").tensors["x"]
+    assert loaded.dtype.isnative
+    np.testing.assert_array_equal(loaded, value)
 
 
 def test_a_masked_array_is_refused(tmp_path):
@@ -102,8 +102,8 @@ def test_other_safetensors_readers_find_the_weights(path):
 
 
 def test_a_part_is_selected_by_its_prefix():
-    found = Checkpoint(some_arrays()).part("net")
-    assert set(found) == {"conv1.weight", "conv1.bias", "half", "offset", "empty"}
+    arrays = Checkpoint(some_arrays()).part("net")
+    assert set(arrays) == {"conv1.weight", "conv1.bias", "half", "offset", "empty"}
 
 
 def test_a_state_that_could_not_be_read_again_is_not_saved(path):

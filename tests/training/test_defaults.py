@@ -72,7 +72,7 @@ def test_every_default_is_the_documented_one():
 def test_records_are_immutable_and_optimizers_compare_by_identity():
     kinds = ("Constant", "Step", "MultiStep", "Exponential", "Polynomial", "Linear", "Cosine", "OneCycle", "Warmup")
     schedules = [f"training.schedules:{name}" for name in kinds]
-    for name, found in record_flags(
+    for name, flags in record_flags(
         [
             *schedules,
             "training.clip:Clip",
@@ -81,7 +81,7 @@ def test_records_are_immutable_and_optimizers_compare_by_identity():
             "training.stored:Kind",
         ]
     ):
-        assert found == VALUE, name
+        assert flags == VALUE, name
     for kind in (*optimizers.OPTIMIZERS.values(), LossScale):
         assert not kind.__dataclass_params__.eq, kind
         assert kind.__hash__ is object.__hash__, kind

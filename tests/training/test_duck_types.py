@@ -48,8 +48,8 @@ def softmax(scores, labels, kind=np.float64):
 def test_a_loss_may_return_any_number_and_any_float_gradient():
     expected = fit(loss="softmax").history
     for kind in (np.float64, np.float32, float, np.float16, lambda x: np.array([x]), lambda x: np.array(x, np.float64)):
-        found = fit(loss=lambda scores, labels, kind=kind: softmax(scores, labels, kind)).history
-        for one, other in zip(found, expected, strict=True):
+        history = fit(loss=lambda scores, labels, kind=kind: softmax(scores, labels, kind)).history
+        for one, other in zip(history, expected, strict=True):
             assert one["train_loss"] == pytest.approx(other["train_loss"], rel=2e-3)
             assert one["train_accuracy"] == other["train_accuracy"]
     assert evaluate(small.net(), small.held_out(), loss=softmax).loss == pytest.approx(
@@ -77,9 +77,9 @@ def test_a_user_defined_loss_trains_16_bit_nets(precision):
 def test_a_loss_without_a_scale_has_its_gradient_scaled():
     scores, labels = np.eye(3, dtype=np.float16), np.arange(3)
     _, gradient = losses.apply(losses.get("softmax"), scores, labels, np.array([1024.0]))
-    _, found = losses.apply(softmax, scores, labels, np.array([1024.0]))
-    assert found.dtype == np.float16
-    np.testing.assert_allclose(found, gradient, rtol=2e-3)
+    _, scaled = losses.apply(softmax, scores, labels, np.array([1024.0]))
+    assert scaled.dtype == np.float16
+    np.testing.assert_allclose(scaled, gradient, rtol=2e-3)
 
 
 def test_a_class_instead_of_an_instance_is_refused():
@@ -158,17 +158,17 @@ class Stored(Momentum):
 
 
 def assert_close(one, other):
-    for found, expected in zip(one.net.params().values(), other.net.params().values(), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    for param, expected in zip(one.net.params().values(), other.net.params().values(), strict=True):
+        np.testing.assert_allclose(param, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("schedule", [None, "cosine", "step:1,gamma=0.5"])
 def test_an_object_with_step_is_an_optimizer_under_every_schedule(schedule):
     expected = fit(SGD(lr=0.02), schedule=schedule)
     for optimizer in (Plain(0.02), Rebinding(0.02)):
-        found = fit(optimizer, schedule=schedule)
-        assert_close(found, expected)
-        assert [record["lr"] for record in found.records] == [record["lr"] for record in expected.records]
+        trainer = fit(optimizer, schedule=schedule)
+        assert_close(trainer, expected)
+        assert [record["lr"] for record in trainer.records] == [record["lr"] for record in expected.records]
     assert_close(fit(Momentum(0.02), schedule=schedule), fit(SGD(lr=0.02, momentum=0.9), schedule=schedule))
 
 
@@ -205,9 +205,9 @@ def test_on_a_device_a_user_defined_optimizer_steps_on_the_host_with_a_warning()
 
     net = small.net().to("emulated")
     with pytest.warns(UncapturedWarning, match=r"the optimizer .*Halve steps on the host"):
-        found = fit(Halve(), net=net, epochs=1, train=loader(batch_size=11), graph=True)
+        trainer = fit(Halve(), net=net, epochs=1, train=loader(batch_size=11), graph=True)
     expected = fit(SGD(lr=0.01), net=small.net().to("emulated"), epochs=1, train=loader(batch_size=11))
-    assert found.records == expected.records
+    assert trainer.records == expected.records
 
 
 def test_objects_that_are_not_optimizers_are_refused():
@@ -372,8 +372,8 @@ def test_parameters_of_hooks_may_have_defaults_and_other_names():
         def on_step(self, *anything):
             calls.append(len(anything))
 
-        def on_epoch(self, run, found, verbose=True):
-            calls.append(found["epoch"])
+        def on_epoch(self, run, record, verbose=True):
+            calls.append(record["epoch"])
 
     watcher = Named()
     watcher.on_start = calls.append  # a function written in C, set on the object only

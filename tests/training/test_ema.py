@@ -162,11 +162,11 @@ def test_a_parameter_that_is_frozen_later_is_still_averaged():
 
     fit(trainer, epochs=12, callbacks=[Freeze()])
     now = weights(trainer.net)
-    found = averages(trainer)
+    after = averages(trainer)
     still = [name for name in now if name.startswith(layer.path)]
     for name in still:
-        np.testing.assert_allclose(found[name], now[name], rtol=1e-6, atol=1e-7, err_msg=name)
-    assert any(not np.allclose(found[name], now[name], rtol=1e-6) for name in now if name not in still)
+        np.testing.assert_allclose(after[name], now[name], rtol=1e-6, atol=1e-7, err_msg=name)
+    assert any(not np.allclose(after[name], now[name], rtol=1e-6) for name in now if name not in still)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -176,9 +176,9 @@ def test_the_averages_take_no_launch_of_their_own(precision):
         x, y = asarray(np.ones((2, 6, 5, 1), net.dtype), "emulated"), asarray(np.array([0, 1]), "emulated")
         step = TrainingStep(net, optimizers.get("adam"), "softmax", precision=precision, **options)
         x = asarray(x, dtype=step.net.dtype)
-        with recorded(execute=False) as found:
+        with recorded(execute=False) as launched:
             step.step(x, y)
-        return [launch.kernel.name for launch in found]
+        return [launch.kernel.name for launch in launched]
 
     assert launches() == launches(ema=0.9)
 
@@ -188,8 +188,8 @@ def test_averages_of_frozen_parameters_do_not_change():
     trainer.net[1].frozen = True
     before = weights(trainer.net)
     fit(trainer)
-    found = averages(trainer)
-    same = [name for name in before if np.array_equal(before[name], found[name])]
+    after = averages(trainer)
+    same = [name for name in before if np.array_equal(before[name], after[name])]
     assert same == [name for name in before if name.startswith(trainer.net[1].path)] != []
 
 

@@ -24,11 +24,11 @@ def test_results_do_not_depend_on_the_batch_size(loss):
     scores = net.forward(x)
     expected = float(losses.get(loss)(scores, labels)[0])
     for size in (13, 5, 1):
-        found = evaluate(net, batches(size), loss=loss)
-        assert found.samples == 13
-        assert found.loss == pytest.approx(expected, rel=1e-5)
-        assert found.accuracy == (scores.argmax(1) == labels).mean()
-        assert found.confusion is None
+        evaluation = evaluate(net, batches(size), loss=loss)
+        assert evaluation.samples == 13
+        assert evaluation.loss == pytest.approx(expected, rel=1e-5)
+        assert evaluation.accuracy == (scores.argmax(1) == labels).mean()
+        assert evaluation.confusion is None
 
 
 def test_confusion_counts_true_classes_in_rows():
@@ -36,9 +36,9 @@ def test_confusion_counts_true_classes_in_rows():
     x, labels = next(iter(batches(13).epoch(0)))
     chosen = net.forward(x).argmax(1)
     expected = np.array([[((labels == i) & (chosen == j)).sum() for j in range(3)] for i in range(3)])
-    found = evaluate(net, batches(4), confusion=True)
-    np.testing.assert_array_equal(found.confusion, expected)
-    assert np.trace(found.confusion) / 13 == pytest.approx(found.accuracy)
+    evaluation = evaluate(net, batches(4), confusion=True)
+    np.testing.assert_array_equal(evaluation.confusion, expected)
+    assert np.trace(evaluation.confusion) / 13 == pytest.approx(evaluation.accuracy)
 
 
 def test_evaluation_changes_nothing():
@@ -50,16 +50,16 @@ def test_evaluation_changes_nothing():
 
 def test_views_are_the_batch_its_shifts_and_their_mirror_images():
     x = np.arange(2 * 3 * 4 * 1, dtype=np.float32).reshape(2, 3, 4, 1) + 1
-    shares, found = zip(*views(x, "mirror+shift"))
+    shares, images = zip(*views(x, "mirror+shift"))
     assert shares == (0.25, 0.125, 0.125) * 2
     padded = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="reflect")
-    np.testing.assert_array_equal(found[0], x)
-    np.testing.assert_array_equal(found[1], padded[:, :3, :4])
-    np.testing.assert_array_equal(found[2], padded[:, 2:, 2:])
+    np.testing.assert_array_equal(images[0], x)
+    np.testing.assert_array_equal(images[1], padded[:, :3, :4])
+    np.testing.assert_array_equal(images[2], padded[:, 2:, 2:])
     mirrored = np.pad(x[:, :, ::-1], [(0, 0), (1, 1), (1, 1), (0, 0)], mode="reflect")
-    for view, expected in zip(found[3:], (x[:, :, ::-1], mirrored[:, :3, :4], mirrored[:, 2:, 2:])):
+    for view, expected in zip(images[3:], (x[:, :, ::-1], mirrored[:, :3, :4], mirrored[:, 2:, 2:])):
         np.testing.assert_array_equal(view, expected)
-    assert all(view.flags.c_contiguous and view.dtype == x.dtype for view in found)
+    assert all(view.flags.c_contiguous and view.dtype == x.dtype for view in images)
 
 
 @pytest.mark.parametrize("tta", TTA)
@@ -100,11 +100,11 @@ def test_totals_count_the_steps_before_the_first_nonfinite_loss():
     scores, labels = np.array([[1.0, 2.0], [3.0, 3.0]]), np.array([1, 1])
     for loss in (1.5, 0.5, np.inf, 1.0):
         totals.add(np.array(loss), scores, labels)
-    found = totals.read()
-    assert found.finite_steps == 2
-    assert found.samples == 8
-    assert found.correct == 4  # the first of equal scores is chosen
-    assert found.loss_sum == np.inf
+    sums = totals.read()
+    assert sums.finite_steps == 2
+    assert sums.samples == 8
+    assert sums.correct == 4  # the first of equal scores is chosen
+    assert sums.loss_sum == np.inf
 
 
 @pytest.mark.parametrize("ignore_index", [None, 1])

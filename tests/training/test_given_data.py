@@ -144,9 +144,9 @@ def test_data_from_pytorch_trains_like_the_same_arrays(tmp_path):
             return iter(zip(first, labels))
 
     assert_same(fit(DataLoader(Stream(), batch_size=5), steps_per_epoch=5), plain)
-    found = evaluate(plain.net, DataLoader(TensorDataset(first, labels), batch_size=4))
-    assert found.samples == len(DATA)
-    assert found.accuracy == evaluate(plain.net, (FLOATS, DATA.labels)).accuracy
+    evaluation = evaluate(plain.net, DataLoader(TensorDataset(first, labels), batch_size=4))
+    assert evaluation.samples == len(DATA)
+    assert evaluation.accuracy == evaluate(plain.net, (FLOATS, DATA.labels)).accuracy
 
 
 def test_uint8_batches_are_normalized_by_the_first_batch():
@@ -170,8 +170,8 @@ def test_validation_and_test_data_in_any_form_are_normalized_like_training_data(
         [(other.images, other.labels)],
         (NORMALIZATION(other.images), other.labels),
     ):
-        found = fit((DATA.images, DATA.labels), validation=form, test=form).history
-        for record, reference in zip(found, expected, strict=True):
+        history = fit((DATA.images, DATA.labels), validation=form, test=form).history
+        for record, reference in zip(history, expected, strict=True):
             assert record["validation_accuracy"] == record["test_accuracy"] == reference["validation_accuracy"]
             assert record["validation_loss"] == pytest.approx(reference["validation_loss"], rel=1e-6)
 
@@ -329,9 +329,9 @@ def test_the_device_gets_the_same_batches(device):
 
 def test_classes_without_names_are_named_by_their_numbers():
     pair = (DATA.images, DATA.labels)
-    found = given.recognized(pair, "train", DATA.image_shape, classes=5, device="numpy", dtype="float32")
-    assert isinstance(found, Dataset)
-    assert list(found.classes) == ["0", "1", "2", "3", "4"]
+    recognized = given.recognized(pair, "train", DATA.image_shape, classes=5, device="numpy", dtype="float32")
+    assert isinstance(recognized, Dataset)
+    assert list(recognized.classes) == ["0", "1", "2", "3", "4"]
 
 
 def test_unknown_labels_are_accepted_for_every_net():

@@ -123,9 +123,9 @@ def test_a_user_defined_optimizer_is_copied():
                 param -= np.float32(self.lr) * grads[name]
 
     plain = Plain()
-    found = lr_find(small.net(), small.loader(), plain, start=1e-3, end=1e-2, steps=6)
+    result = lr_find(small.net(), small.loader(), plain, start=1e-3, end=1e-2, steps=6)
     assert (plain.lr, plain.rates) == (7.0, [])
-    assert found.losses == pytest.approx(lr_find(small.net(), small.loader(), start=1e-3, end=1e-2, steps=6).losses)
+    assert result.losses == pytest.approx(lr_find(small.net(), small.loader(), start=1e-3, end=1e-2, steps=6).losses)
 
 
 def test_invalid_arguments_are_refused():

@@ -81,7 +81,7 @@ def test_losses_that_take_no_probabilities_are_refused_before_training(options, 
 @pytest.mark.parametrize("options", [{"shards": 2}, {"accumulate": 2}, {"shards": 2, "accumulate": 2}], ids=str)
 def test_mixed_batches_may_be_cut_and_accumulated(augmentation, options):
     """The result is that of the same mixed batches given as a list, and agrees between devices."""
-    found = {}
+    weights = {}
     batches = [*loader(augmentation=augmentation, drop_last=True).epoch(0)]
     for name, device, given in (
         ("loader", "numpy", loader(augmentation=augmentation, drop_last=True)),
@@ -90,10 +90,10 @@ def test_mixed_batches_may_be_cut_and_accumulated(augmentation, options):
     ):
         made = Trainer(without_norm(device), "sgd", lr=0.1, **options)
         made.fit(given, epochs=1, progress=False)
-        found[name] = {key: to_numpy(value) for key, value in made.net.params().items()}
-    assert small.same_arrays(found["loader"], found["batches"])
-    for name, value in found["loader"].items():
-        np.testing.assert_allclose(found["emulated"][name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+        weights[name] = {key: to_numpy(value) for key, value in made.net.params().items()}
+    assert small.same_arrays(weights["loader"], weights["batches"])
+    for name, value in weights["loader"].items():
+        np.testing.assert_allclose(weights["emulated"][name], value, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 def test_a_loss_of_floats_is_refused_for_labels_that_would_be_mixed():

@@ -21,14 +21,14 @@ def history(values, measure="validation_loss"):
 def test_the_rate_drops_after_more_epochs_than_the_patience_without_improvement():
     plateau = Plateau(patience=1, factor=0.5)
     losses = [1.0, 0.9, 0.9, 0.95, 0.9, 0.9, 0.1, 0.1, 0.1]
-    found = [plateau.rate(history(losses[:epochs])) for epochs in range(len(losses) + 1)]
-    assert found == [1, 1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]
+    rates = [plateau.rate(history(losses[:epochs])) for epochs in range(len(losses) + 1)]
+    assert rates == [1, 1, 1, 1, 0.5, 0.5, 0.25, 0.25, 0.25, 0.125]
 
 
 def test_an_accuracy_improves_by_rising():
     plateau = Plateau(patience=0, factor=0.5, watch="validation-accuracy")
-    found = [plateau.rate(history(values, "validation_accuracy")) for values in ([0.0], [0.5, 0.6], [0.6, 0.5, 0.7])]
-    assert found == [1.0, 1.0, 0.5]
+    rates = [plateau.rate(history(values, "validation_accuracy")) for values in ([0.0], [0.5, 0.6], [0.6, 0.5, 0.7])]
+    assert rates == [1.0, 1.0, 0.5]
 
 
 @pytest.mark.parametrize("watch", ["validation_loss", "validation_accuracy"])
@@ -107,10 +107,10 @@ def test_the_factor_multiplies_every_schedule(optimizer):
     rates = {}
     for plateau in (None, FLAT):
         trainer = small.trainer(optimizer=optimizer, lr=1e-9, schedule="linear", plateau=plateau)
-        found = rates[plateau] = []  # at the start of each epoch
+        of_plateau = rates[plateau] = []  # at the start of each epoch
 
-        def keep(trainer, record=None, found=found):
-            found.append(trainer.rates())
+        def keep(trainer, record=None, of_plateau=of_plateau):
+            of_plateau.append(trainer.rates())
 
         small.fit(trainer, callbacks=[SimpleNamespace(on_start=keep, on_epoch=keep)], validation=None)
     assert rates[FLAT] == [[factor * rate for rate in group] for factor, group in zip([1, 1, 0.5, 0.25], rates[None])]

@@ -173,20 +173,20 @@ def relabeled():
 )
 def test_different_settings_are_named_before_anything_changes(stored, make, options, message):
     trainer = small.trainer(**make)
-    net, kept = {name: value.copy() for name, value in trainer.net.state_dict().items()}, contents(stored)
+    net, before = {name: value.copy() for name, value in trainer.net.state_dict().items()}, contents(stored)
     with pytest.raises(SettingsError, match=message):
         small.fit(trainer, run_dir=stored, resume=True, **options)
     assert small.same_arrays(trainer.net.state_dict(), net)
     assert (trainer.steps, trainer.records) == (0, [])
-    assert contents(stored) == kept
+    assert contents(stored) == before
 
 
 def test_the_error_for_another_net_names_the_first_difference(stored):
     other = Trainer(small.net(filters=5), "adam", lr=0.01, schedule="one-cycle")
-    kept = contents(stored)
+    before = contents(stored)
     with pytest.raises(CheckpointError, match=r"of another net: layers\[1\]\.out_channels is 4 there and 5 here"):
         small.fit(other, run_dir=stored, resume=True)
-    assert contents(stored) == kept
+    assert contents(stored) == before
 
 
 @pytest.mark.parametrize(
@@ -200,9 +200,9 @@ def test_the_error_for_another_net_names_the_first_difference(stored):
     ],
 )
 def test_mismatched_arrays_are_named(stored, change, message):
-    found = checkpoint.load(stored / "last.safetensors")
-    change(found.tensors)
-    checkpoint.save(stored / "last.safetensors", found)
+    loaded = checkpoint.load(stored / "last.safetensors")
+    change(loaded.tensors)
+    checkpoint.save(stored / "last.safetensors", loaded)
     trainer = small.trainer()
     net = {name: value.copy() for name, value in trainer.net.state_dict().items()}
     with pytest.raises(CheckpointError, match=message):
@@ -220,12 +220,12 @@ def test_a_checkpoint_with_class_weights_but_no_sum_of_them_is_resumed(tmp_path)
 
     loss = SoftmaxCrossEntropy(weight=(1, 2, 3))
     small.fit(small.trainer(loss=loss), run_dir=tmp_path, callbacks=[Stop()])
-    found = checkpoint.load(tmp_path / "last.safetensors")
-    assert len(found.state["totals"]) == 5
-    assert found.state["batch"] == 2
+    loaded = checkpoint.load(tmp_path / "last.safetensors")
+    assert len(loaded.state["totals"]) == 5
+    assert loaded.state["batch"] == 2
     for name in ("totals", "read"):
-        found.state[name] = found.state[name][:4]
-    checkpoint.save(tmp_path / "last.safetensors", found)
+        loaded.state[name] = loaded.state[name][:4]
+    checkpoint.save(tmp_path / "last.safetensors", loaded)
     resumed, straight = small.trainer(loss=loss), small.trainer(loss=loss)
     small.fit(resumed, run_dir=tmp_path, resume=True)
     small.fit(straight)
@@ -242,10 +242,10 @@ def test_a_truncated_checkpoint_is_not_resumed(stored):
 
 
 def test_a_directory_that_holds_a_run_is_not_overwritten(stored):
-    kept = contents(stored)
+    before = contents(stored)
     with pytest.raises(FileExistsError, match="already holds a run"):
         small.fit(small.trainer(), run_dir=stored)
-    assert contents(stored) == kept
+    assert contents(stored) == before
 
 
 def test_a_directory_without_a_run_is_not_resumed(tmp_path):
@@ -255,13 +255,13 @@ def test_a_directory_without_a_run_is_not_resumed(tmp_path):
 
 def test_a_missing_checkpoint_is_reported_and_nothing_is_overwritten(stored):
     (stored / "last.safetensors").unlink()
-    kept = {path: path.read_bytes() for path in stored.iterdir()}
+    before = {path: path.read_bytes() for path in stored.iterdir()}
     trainer = small.trainer()
     with pytest.raises(
         CheckpointError, match=r"last\.safetensors is missing, but the run had begun and wrote best.* Put it"
     ):
         small.fit(trainer, run_dir=stored, resume=True)
-    assert {path: path.read_bytes() for path in stored.iterdir()} == kept
+    assert {path: path.read_bytes() for path in stored.iterdir()} == before
     (stored / "last.safetensors").symlink_to("nowhere")
     with pytest.raises(CheckpointError, match=r"is missing"):
         small.fit(trainer, run_dir=stored, resume=True)
@@ -286,8 +286,8 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over(stored, caplog):
 
 def test_weights_alone_can_be_loaded_into_a_net_of_any_seed(stored):
     net = small.net(seed=5)
-    found = load_net(stored / "last.safetensors", net)
-    assert small.same_arrays(net.state_dict(), found.part("net"))
+    loaded = load_net(stored / "last.safetensors", net)
+    assert small.same_arrays(net.state_dict(), loaded.part("net"))
     with pytest.raises(CheckpointError, match="another net"):
         load_net(stored / "last.safetensors", small.net(filters=3))
 
@@ -333,15 +333,15 @@ def test_a_partial_log_line_is_removed_when_the_disk_is_full(tmp_path):
 
 
 def test_a_checkpoint_within_an_epoch_stores_its_step(tmp_path):
-    found = {}
+    saved = {}
 
     class Look(Callback):
         def on_step(self, trainer, record):
             state = checkpoint.load(tmp_path / "run" / "last.safetensors").state
-            found[trainer.steps] = state["epoch"], state["batch"]
+            saved[trainer.steps] = state["epoch"], state["batch"]
 
     small.fit(small.trainer(), epochs=1, run_dir=tmp_path / "run", checkpoint_every=2, callbacks=[Look()])
-    assert found == {1: (0, 0), 2: (0, 2), 3: (0, 2), 4: (0, 4), 5: (0, 4)}
+    assert saved == {1: (0, 0), 2: (0, 2), 3: (0, 2), 4: (0, 4), 5: (0, 4)}
 
 
 def test_a_run_that_fails_saves_nothing_more(tmp_path):
@@ -375,10 +375,10 @@ class Signal(Callback):
 @pytest.mark.parametrize("number", SIGNALS)
 def test_an_interrupt_finishes_the_step_saves_and_says_how_to_resume(tmp_path, capfd, caplog, number, step):
     caplog.set_level("INFO")
-    before = [signal.getsignal(each) for each in SIGNALS]
+    before = [signal.getsignal(number) for number in SIGNALS]
     trainer = small.trainer()
     small.fit(trainer, run_dir=tmp_path / "run", callbacks=[Signal(number, step)])
-    assert [signal.getsignal(each) for each in SIGNALS] == before
+    assert [signal.getsignal(number) for number in SIGNALS] == before
     assert (trainer.steps, trainer.stop_reason) == (step, "interrupted")
     assert f"{number.name}: finishing the step" in capfd.readouterr().err
     assert f"continue with: fit(..., run_dir={str(tmp_path / 'run')!r}, resume=True)" in caplog.text
@@ -399,7 +399,7 @@ def test_a_second_interrupt_aborts_at_once(tmp_path):
 
 
 def test_a_failure_restores_the_handlers():
-    before = [signal.getsignal(each) for each in SIGNALS]
+    before = [signal.getsignal(number) for number in SIGNALS]
 
     class Fail(Callback):
         def on_step(self, trainer, record):
@@ -407,20 +407,20 @@ def test_a_failure_restores_the_handlers():
 
     with pytest.raises(RuntimeError, match="broken"):
         small.fit(small.trainer(), callbacks=[Fail()])
-    assert [signal.getsignal(each) for each in SIGNALS] == before
+    assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
 def test_training_in_another_thread_installs_no_signal_handlers():
-    found = []
+    seen = []
 
     def work():
         with Interrupts("never") as interrupts:
-            found.append((interrupts.requested, signal.getsignal(signal.SIGINT)))
+            seen.append((interrupts.requested, signal.getsignal(signal.SIGINT)))
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert found == [(None, signal.default_int_handler)]
+    assert seen == [(None, signal.default_int_handler)]
 
 
 class Thaw(Callback):

@@ -83,10 +83,10 @@ WRONG_SETTINGS = [
 
 
 def test_an_invalid_entry_of_a_checkpoint_is_named(finished, tmp_path):
-    found, settings = finished
+    loaded, settings = finished
     run = RunDirectory.start(tmp_path / "run", settings)
     for path, new, message in [*WRONG, *((f"settings.{path}", new, message) for path, new, message in WRONG_SETTINGS)]:
-        checkpoint.save(run.last, checkpoint.Checkpoint(found.tensors, changed(found.state, path, new)))
+        checkpoint.save(run.last, checkpoint.Checkpoint(loaded.tensors, changed(loaded.state, path, new)))
         trainer, before = small.trainer(), run.last.read_bytes()
         with pytest.raises(CheckpointError) as error:
             small.fit(trainer, epochs=2, run_dir=run.path, test=small.held_out(), resume=True)
@@ -120,7 +120,7 @@ def test_an_invalid_entry_of_run_json_is_named(finished, tmp_path):
 
 
 def test_a_setting_that_an_older_version_did_not_store_has_its_default(finished, tmp_path):
-    found, settings = finished
+    loaded, settings = finished
     absent = [
         "precision",
         "loss_scale",
@@ -132,45 +132,45 @@ def test_a_setting_that_an_older_version_did_not_store_has_its_default(finished,
         "optimizer.beta2",
         "train.name",
     ]
-    older = copy.deepcopy(found.state)
+    older = copy.deepcopy(loaded.state)
     for path in absent:
         older["settings"] = changed(older["settings"], path, ...)
         if path.startswith("net."):
             older = changed(older, path, ...)
     older.pop("loss_scale")
     run = RunDirectory.start(tmp_path / "run", older["settings"])
-    checkpoint.save(run.last, checkpoint.Checkpoint(found.tensors, older))
+    checkpoint.save(run.last, checkpoint.Checkpoint(loaded.tensors, older))
     trainer = small.trainer()
     small.fit(trainer, epochs=2, run_dir=run.path, test=small.held_out(), resume=True)
     assert trainer.epoch == 2
     assert stored.unlike(checkpoint.load(run.last).state["settings"], settings) == []
     load_net(run.last, small.net(seed=9))
-    checkpoint.save(run.last, checkpoint.Checkpoint(found.tensors, older))
+    checkpoint.save(run.last, checkpoint.Checkpoint(loaded.tensors, older))
     with pytest.raises(SettingsError, match=r"optimizer\.beta2 is 0\.999 there and 0\.9 here"):
         small.fit(small.trainer(beta2=0.9), epochs=2, run_dir=run.path, test=small.held_out(), resume=True)
 
 
 def test_an_entry_of_a_newer_version_is_named(finished, tmp_path):
-    found, settings = finished
+    loaded, settings = finished
     for path, message in [("net.layers.1.padding_mode", "padding_mode"), ("optimizer.amsgrad", "optimizer.amsgrad")]:
         run = RunDirectory.start(tmp_path / path, changed(settings, path, True))
-        state = changed(found.state, f"settings.{path}", True)
-        checkpoint.save(run.last, checkpoint.Checkpoint(found.tensors, state))
+        state = changed(loaded.state, f"settings.{path}", True)
+        checkpoint.save(run.last, checkpoint.Checkpoint(loaded.tensors, state))
         with pytest.raises(SettingsError, match=f"{message} is true there and absent here"):
             small.fit(small.trainer(), epochs=2, run_dir=run.path, test=small.held_out(), resume=True)
 
 
 def test_nonfinite_weights_are_refused(finished, tmp_path):
-    found, settings = finished
+    loaded, settings = finished
     run = RunDirectory.start(tmp_path / "run", settings)
     for name, value, message in [
         ("net.conv1.weight", np.nan, "conv1.weight holds NaN (2 of 36 values)"),
         ("net.fc1.bias", -np.inf, "fc1.bias holds infinity (2 of 3 values)"),
         ("net.norm1.running_mean", np.nan, "norm1.running_mean holds NaN (2 of 4 values)"),
     ]:
-        tensors = {key: array.copy() for key, array in found.tensors.items()}
+        tensors = {key: array.copy() for key, array in loaded.tensors.items()}
         tensors[name].flat[:2] = value
-        checkpoint.save(run.last, checkpoint.Checkpoint(tensors, found.state))
+        checkpoint.save(run.last, checkpoint.Checkpoint(tensors, loaded.state))
         net = small.net()
         before = {key: array.copy() for key, array in net.state_dict().items()}
         for read in (
@@ -184,10 +184,10 @@ def test_nonfinite_weights_are_refused(finished, tmp_path):
 
 
 def test_weights_out_of_the_range_of_the_nets_dtype_are_refused(finished, tmp_path):
-    found, _ = finished
-    tensors = {key: array for key, array in found.tensors.items() if key.startswith("net.")}
+    loaded, _ = finished
+    tensors = {key: array for key, array in loaded.tensors.items() if key.startswith("net.")}
     tensors["net.fc1.bias"] = np.array([0, 70000, 0], np.float64)
-    checkpoint.save(path := tmp_path / "net.safetensors", checkpoint.Checkpoint(tensors, found.state))
+    checkpoint.save(path := tmp_path / "net.safetensors", checkpoint.Checkpoint(tensors, loaded.state))
     load_weights(path, small.net())
     net = small.net().to(precision="float16")
     before = {key: array.copy() for key, array in net.state_dict().items()}

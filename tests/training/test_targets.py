@@ -103,8 +103,8 @@ def test_five_steps_agree_with_pytorch(device, loss, theirs):
         optimizer.step()
         expected.append(value.item())
     trainer.fit((x, y), epochs=5, batch_size=8, progress=False, metrics_every=1, validation=(x, y))
-    found = [record["loss"] for record in trainer.records if record["event"] == "step"]
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    losses = [record["loss"] for record in trainer.records if record["event"] == "step"]
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
     after = criterion(their_net(torch.from_numpy(x.transpose(0, 3, 1, 2).copy())), torch.from_numpy(y)).item()
     np.testing.assert_allclose(trainer.history[-1]["validation_loss"], after, rtol=1e-4)
     measured = gc.training.evaluate(trainer.net, (x, y), loss=loss)
@@ -134,7 +134,7 @@ def test_a_regression_run_is_stored_resumed_and_shown_without_accuracy(tmp_path,
 @pytest.mark.parametrize("loss", ["mse", losses.BinaryCrossEntropy([1, 2])], ids=["mse", "bce"])
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_captured_steps_have_the_bits_of_uncaptured_ones(loss, precision):
-    found = []
+    results = []
     for captured in (True, False):
         trainer = regression("emulated", loss=loss, precision=precision)
         x, y = (asarray(a, "emulated") for a in regression_data())
@@ -145,10 +145,10 @@ def test_captured_steps_have_the_bits_of_uncaptured_ones(loss, precision):
             warnings.simplefilter("error", gc.training.UncapturedWarning)
             replay.run(partial(trainer.step, x, y), 12, 8, trainer.inputs())
         replay.close()
-        found.append((np.array(to_numpy(trainer.net[1]["weight"])), trainer.totals.read()))
-    np.testing.assert_array_equal(found[0][0], found[1][0])
-    assert found[0][1] == found[1][1]
-    assert found[0][1].samples == 12 * 8
+        results.append((np.array(to_numpy(trainer.net[1]["weight"])), trainer.totals.read()))
+    np.testing.assert_array_equal(results[0][0], results[1][0])
+    assert results[0][1] == results[1][1]
+    assert results[0][1].samples == 12 * 8
 
 
 def test_uint8_images_may_have_targets_of_each_score():
@@ -166,16 +166,16 @@ def loader(device):
 
 @pytest.mark.kernels
 def test_captured_steps_with_class_weights_have_the_bits_of_uncaptured_ones():
-    found = []
+    results = []
     for graph in (True, False):
         loss = losses.SoftmaxCrossEntropy(0.1, weight=[1, 2, 0.5], ignore_index=2)
         trainer = Trainer(small.net().to("emulated"), "sgd", lr=0.1, loss=loss, graph=graph)
         with warnings.catch_warnings():
             warnings.simplefilter("error", gc.training.UncapturedWarning)
             trainer.fit(loader("emulated"), epochs=2, progress=False)
-        found.append((trainer.records, np.array(to_numpy(trainer.net[1]["weight"]))))
-    assert found[0][0] == found[1][0]
-    np.testing.assert_array_equal(found[0][1], found[1][1])
+        results.append((trainer.records, np.array(to_numpy(trainer.net[1]["weight"]))))
+    assert results[0][0] == results[1][0]
+    np.testing.assert_array_equal(results[0][1], results[1][1])
 
 
 def test_ignored_labels_count_in_no_metric():

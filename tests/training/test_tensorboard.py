@@ -22,10 +22,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of prot
 
 def read(folder):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    found = accumulator.EventAccumulator(
+    events = accumulator.EventAccumulator(
         str(folder), size_guidance=dict.fromkeys(("scalars", "histograms", "images"), 0)
     )
-    return found.Reload()
+    return events.Reload()
 
 
 class Weights:
@@ -44,22 +44,22 @@ def test_the_records_of_a_run_are_read_back(tmp_path):
     image = small.images().images[0]
     loggers = [TensorBoard(image=image, truth=0), weights]
     trainer.fit(small.loader(), epochs=2, callbacks=loggers, run_dir=tmp_path / "run", metrics_every=2, progress=False)
-    found = read(tmp_path / "run" / "tensorboard")
+    events = read(tmp_path / "run" / "tensorboard")
     steps = [record for record in trainer.records if record["event"] == "step"]
     for name in ("loss", "accuracy", "lr"):
-        scalars = found.Scalars(f"step/{name}")
+        scalars = events.Scalars(f"step/{name}")
         assert [each.step for each in scalars] == [record["step"] for record in steps]
         np.testing.assert_allclose([each.value for each in scalars], [record[name] for record in steps], rtol=1e-6)
-    losses = [each.value for each in found.Scalars("epoch/train_loss")]
+    losses = [event.value for event in events.Scalars("epoch/train_loss")]
     np.testing.assert_allclose(losses, [record["train_loss"] for record in trainer.history], rtol=1e-6)
-    assert {tag.partition("/")[2] for tag in found.Tags()["histograms"]} == set(trainer.net.params())
-    updates = [each.histogram_value for each in found.Histograms("update/fc1.weight")]
+    assert {tag.partition("/")[2] for tag in events.Tags()["histograms"]} == set(trainer.net.params())
+    updates = [event.histogram_value for event in events.Histograms("update/fc1.weight")]
     for update, before, after in zip(updates, weights.seen[::2], weights.seen[1::2]):
         assert (update.min, update.max) == pytest.approx(((after - before).min(), (after - before).max()), rel=1e-5)
-    assert len(updates) == len(found.Images("activations")) == 2
-    assert found.Images("activations")[0].width > 500
-    assert "_hparams_/experiment" in found.summary_metadata
-    assert b"optimizer.lr" in found.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    assert len(updates) == len(events.Images("activations")) == 2
+    assert events.Images("activations")[0].width > 500
+    assert "_hparams_/experiment" in events.summary_metadata
+    assert b"optimizer.lr" in events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
 
 
 def test_updates_are_recorded_in_epochs_of_one_step_too(tmp_path):

@@ -78,9 +78,9 @@ def test_records_are_means_over_the_samples_of_their_steps():
 def test_held_out_metrics_are_those_of_evaluate():
     trainer = small.trainer()
     last = small.fit(trainer, test=small.held_out())[-1]
-    found = evaluate(trainer.net, small.held_out())
-    assert (last["validation_loss"], last["validation_accuracy"]) == (found.loss, found.accuracy)
-    assert (last["test_loss"], last["test_accuracy"]) == (found.loss, found.accuracy)
+    evaluation = evaluate(trainer.net, small.held_out())
+    assert (last["validation_loss"], last["validation_accuracy"]) == (evaluation.loss, evaluation.accuracy)
+    assert (last["test_loss"], last["test_accuracy"]) == (evaluation.loss, evaluation.accuracy)
 
 
 def test_the_schedule_gets_the_step_number_of_the_whole_run():

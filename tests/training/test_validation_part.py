@@ -26,10 +26,10 @@ def test_the_part_is_drawn_from_each_class_by_the_seed():
     expected = fit(rest, validation=part)
     assert [len(each) for each in (rest, part)] == [45, 15]
     for train in (DATA, (DATA.images, DATA.labels)):
-        found = fit(train)
-        assert found.history == expected.history
-        assert small.same_arrays(found.net.state_dict(), expected.net.state_dict())
-        assert found.history != fit(train, seed=4).history
+        trainer = fit(train)
+        assert trainer.history == expected.history
+        assert small.same_arrays(trainer.net.state_dict(), expected.net.state_dict())
+        assert trainer.history != fit(train, seed=4).history
 
 
 def test_the_part_of_a_loader_is_neither_augmented_nor_shuffled():
@@ -44,23 +44,23 @@ def test_the_part_of_a_loader_is_neither_augmented_nor_shuffled():
 def test_a_part_of_pairs_and_of_float_arrays_is_split_off_too(form):
     floats = Normalization.from_dataset(DATA)(DATA.images)
     train = [*zip(floats, DATA.labels)] if form == "pairs" else (floats, DATA.labels)
-    found = fit(train)
-    assert found.fit_settings["train"]["images"] == 45
-    assert found.fit_settings["validation"]["images"] == 15
-    assert found.history == fit(train).history
+    trainer = fit(train)
+    assert trainer.fit_settings["train"]["images"] == 45
+    assert trainer.fit_settings["validation"]["images"] == 15
+    assert trainer.history == fit(train).history
 
 
 def test_a_part_of_0_means_no_validation():
     test = small.images(9, seed=5)
     expected = fit(validation=None, test=test)
     for none in (0, 0.0, np.float32(0), np.int64(0)):
-        found = fit(validation=none, test=test)
-        assert found.history == expected.history
-        assert small.same_arrays(found.net.state_dict(), expected.net.state_dict())
-        assert found.fit_settings == expected.fit_settings
-    assert found.tested is None
-    assert "test_accuracy" in found.history[0]  # tested after each epoch, as there is no validation data
-    assert not any(name.startswith("validation") for name in found.history[0])
+        trainer = fit(validation=none, test=test)
+        assert trainer.history == expected.history
+        assert small.same_arrays(trainer.net.state_dict(), expected.net.state_dict())
+        assert trainer.fit_settings == expected.fit_settings
+    assert trainer.tested is None
+    assert "test_accuracy" in trainer.history[0]  # tested after each epoch, as there is no validation data
+    assert not any(name.startswith("validation") for name in trainer.history[0])
 
 
 def test_the_test_data_is_used_once(tmp_path, capsys):
@@ -77,11 +77,17 @@ def test_the_test_data_is_used_once(tmp_path, capsys):
     assert read_batches == [9]
     assert not any("test_loss" in record for record in trainer.history)
     assert all("validation_accuracy" in record for record in trainer.history)
-    found = evaluate(trainer.net, held_out)
+    evaluation = evaluate(trainer.net, held_out)
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert last == trainer.tested
-    assert last == {"event": "test", "step": 18, "epoch": 3, "test_loss": found.loss, "test_accuracy": found.accuracy}
-    assert capsys.readouterr().out.splitlines()[-1].startswith(f"test loss {found.loss:.4f}  test accuracy ")
+    assert last == {
+        "event": "test",
+        "step": 18,
+        "epoch": 3,
+        "test_loss": evaluation.loss,
+        "test_accuracy": evaluation.accuracy,
+    }
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"test loss {evaluation.loss:.4f}  test accuracy ")
     again = fit(test=held_out, run_dir=tmp_path / "run", resume=True)
     assert again.tested == trainer.tested
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1]) == last

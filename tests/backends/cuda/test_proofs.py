@@ -40,11 +40,11 @@ def stand_in(monkeypatch, tmp_path):
     empty."""
     kept = Cache(tmp_path / "cache")
     monkeypatch.setattr(proofs, "cache", SimpleNamespace(default=lambda: kept))
-    found = SimpleNamespace(questions=[], answer=Answer(PROVED, "good", 0.1), folder=tmp_path / "cache")
-    monkeypatch.setattr(prover, "ask", lambda question, of: found.questions.append(question) or found.answer)
+    prepared = SimpleNamespace(questions=[], answer=Answer(PROVED, "good", 0.1), folder=tmp_path / "cache")
+    monkeypatch.setattr(prover, "ask", lambda question, of: prepared.questions.append(question) or prepared.answer)
     proofs._known.cache_clear()
     with new_family():
-        yield found
+        yield prepared
     proofs._known.cache_clear()
 
 

@@ -86,9 +86,9 @@ def test_occupancy_agrees_with_nvidias_header(tmp_path):
     )
     answered = subprocess.run([tmp_path / "occupancy"], input=given, capture_output=True, text=True, check=True).stdout
     expected = [int(line) for line in answered.split()]
-    found = [occupancy(p[0], *p[1:]) * chip_of(p[0]).warps / -(-p[3] // 32) for p in problems]
+    occupancies = [occupancy(p[0], *p[1:]) * chip_of(p[0]).warps / -(-p[3] // 32) for p in problems]
     assert len(expected) == len(problems)
-    assert dict(zip(problems, found)) == dict(zip(problems, expected))
+    assert dict(zip(problems, occupancies)) == dict(zip(problems, expected))
 
 
 def test_every_architecture_has_chip_limits():

@@ -59,13 +59,13 @@ def test_signatures_are_found_among_comments_bounds_and_templates():
     }
     extern "C" __global__ void declared_only(int n);
     """
-    found = source.signatures(text, {"THREADS": "256"})
-    assert list(found) == ["first", "second", "third"]
-    assert [p.name for p in found["first"].parameters] == ["y", "n"]
-    assert found["first"].max_threads == 256
-    assert found["second"].parameters == ()
-    assert found["second"].max_threads == 128
-    assert found["third"].max_threads is None  # not a constant of numbers: left to the compiler
+    signatures = source.signatures(text, {"THREADS": "256"})
+    assert list(signatures) == ["first", "second", "third"]
+    assert [p.name for p in signatures["first"].parameters] == ["y", "n"]
+    assert signatures["first"].max_threads == 256
+    assert signatures["second"].parameters == ()
+    assert signatures["second"].max_threads == 128
+    assert signatures["third"].max_threads is None  # not a constant of numbers: left to the compiler
 
 
 def test_the_blocks_of_a_cluster_are_read():
@@ -75,14 +75,14 @@ def test_the_blocks_of_a_cluster_are_read():
     extern "C" __global__ __launch_bounds__(128 * 3, 1) __cluster_dims__(2 * N) void four() {}
     extern "C" __global__ void __cluster_dims__(N, 1, 1) __launch_bounds__(384, 1) two(const float* x) {}
     """
-    found = source.signatures(text, {"N": "2"})
-    assert {name: signature.cluster for name, signature in found.items()} == {
+    signatures = source.signatures(text, {"N": "2"})
+    assert {name: signature.cluster for name, signature in signatures.items()} == {
         "alone": 1,
         "pair": 2,
         "four": 4,
         "two": 2,
     }
-    assert [signature.max_threads for signature in found.values()] == [None, None, 384, 384]
+    assert [signature.max_threads for signature in signatures.values()] == [None, None, 384, 384]
 
 
 @pytest.mark.parametrize("dims", ["2, 2, 1", "9, 1, 1", "0", "1, 1, 2", "N, 1, 1"])

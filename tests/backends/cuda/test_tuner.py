@@ -40,10 +40,10 @@ class StandInGpu:
         return self.capture
 
     def seconds(self, run, count):
-        with launches.recorded() as found:
+        with launches.recorded() as launched:
             for _ in range(count):
                 run()
-        names = {row["algorithm"] for row in launches.table(found)} - {None}
+        names = {row["algorithm"] for row in launches.table(launched)} - {None}
         (name,) = names
         self.timed.append(name)
         self.spent += count * self.speeds[name]
@@ -78,9 +78,9 @@ def choices(tmp_path):
 def run_op(op="conv2d", arrays=(X, W), **options):
     """The algorithms that an op launched, in order, and the op's result."""
     moved = [asarray(a, "emulated") for a in arrays]
-    with launches.recorded() as found:
+    with launches.recorded() as launched:
         result = to_numpy(getattr(ops, op)(*moved, **options))
-    return [row["algorithm"] for launch in found for row in launches.table([launch]) if row["algorithm"]], result
+    return [row["algorithm"] for launch in launched for row in launches.table([launch]) if row["algorithm"]], result
 
 
 @pytest.mark.slow
