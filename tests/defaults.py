@@ -25,8 +25,8 @@ def expect_defaults(table: dict[str, dict[str, dict[str, Any]]]) -> None:
     """Checks the default arguments. table: parameters and their defaults, by module and function."""
     for module, functions in table.items():
         for name, expected in functions.items():
-            given = defaults(look_up(f"{module}:{name}"))
-            assert {key: given.get(key, "gone") for key in expected} == expected, name
+            actual = defaults(look_up(f"{module}:{name}"))
+            assert {key: actual.get(key, "gone") for key in expected} == expected, name
 
 
 def record_flags(paths: list[str]) -> Iterator[tuple[str, list[bool]]]:

@@ -58,21 +58,21 @@ def test_names_are_checked_before_anything_is_computed(monkeypatch, op):
     with pytest.raises(TypeError, match="tf32 must be True or False, received 'yes'"):
         getattr(ops, op)(*arrays, **options, tf32="yes")
     monkeypatch.setattr(getattr(cpu, ops.OPS[op].family), op, lambda *arguments, **named: named)
-    given = getattr(ops, op)(*arrays, **options, algo="SIMT_64x64", tf32=np.True_)
-    assert (given["algo"], given["tf32"]) == ("simt-64x64", True)
+    received = getattr(ops, op)(*arrays, **options, algo="SIMT_64x64", tf32=np.True_)
+    assert (received["algo"], received["tf32"]) == ("simt-64x64", True)
 
 
 def test_tf32_rounds_as_computed_by_hand():
     """10 fraction bits: 2**-11 is halfway from 1 to the next number, and ties round away from zero."""
     below, above = np.nextafter(np.float32(1 + 2**-11), np.float32([0, 2]))
     ends = [0, -0.0, 2**-149, 2**-126, 3.4028235e38]
-    given = np.float32([1, below, 1 + 2**-11, above, -1 - 2**-11, 1 + 3 * 2**-11, *ends])
+    numbers = np.float32([1, below, 1 + 2**-11, above, -1 - 2**-11, 1 + 3 * 2**-11, *ends])
     expected = np.float32([1, 1, 1 + 2**-10, 1 + 2**-10, -1 - 2**-10, 1 + 2**-9, 0, -0.0, 0, 2**-126, np.inf])
-    np.testing.assert_array_equal(round_tf32(given), expected)
-    np.testing.assert_array_equal(np.signbit(round_tf32(given)), np.signbit(expected))
+    np.testing.assert_array_equal(round_tf32(numbers), expected)
+    np.testing.assert_array_equal(np.signbit(round_tf32(numbers)), np.signbit(expected))
     specials = np.array([0x7F800000, 0xFF800000, 0x7FFFFFFF, 0x7F800001, 0xFFFFFFFF], np.uint32).view(np.float32)
     np.testing.assert_array_equal(round_tf32(specials), specials)
-    np.testing.assert_array_equal(round_tf32(given.reshape(1, -1)[:, ::2]), expected.reshape(1, -1)[:, ::2])
+    np.testing.assert_array_equal(round_tf32(numbers.reshape(1, -1)[:, ::2]), expected.reshape(1, -1)[:, ::2])
 
 
 @pytest.mark.parametrize("device", ["numpy", *kernel_devices()])
@@ -158,8 +158,8 @@ def test_a_run_with_a_stored_old_name_is_resumed(tmp_path):
         def on_epoch(self, trainer, record):
             trainer.stop("enough")
 
-    begun, whole = (RunDirectory(tmp_path / name) for name in ("begun", "whole"))
-    small.fit(trainer(), epochs=2, run_dir=whole.path)
+    begun, uninterrupted = (RunDirectory(tmp_path / name) for name in ("begun", "whole"))
+    small.fit(trainer(), epochs=2, run_dir=uninterrupted.path)
     small.fit(trainer(), epochs=2, run_dir=begun.path, callbacks=[Stop()])
     written = json.loads(begun.settings_file.read_text())
     begun.settings_file.write_text(json.dumps(with_old_names(written)))
@@ -169,7 +169,7 @@ def test_a_run_with_a_stored_old_name_is_resumed(tmp_path):
     again = trainer()
     small.fit(again, epochs=2, run_dir=begun.path, resume=True)
     assert again.epoch == 2
-    assert small.same_arrays(again.net.state_dict(), checkpoint.load(whole.last).part("net"))
+    assert small.same_arrays(again.net.state_dict(), checkpoint.load(uninterrupted.last).part("net"))
     load_net(begun.last, trainer().net)
 
 
@@ -225,7 +225,7 @@ def test_a_fused_layer_reports_the_algorithm_that_runs():
         x = asarray(np.ones((batch, 13, 9, 1), np.float32), "emulated")
         with launches.recorded() as launched:
             net.backward(net.forward(x, training=True))
-        ran = [row["algorithm"] for each in launched for row in launches.table([each]) if row["algorithm"]]
+        ran = [row["algorithm"] for launch in launched for row in launches.table([launch]) if row["algorithm"]]
         first, second, fc = (row.algorithms for row in rows(net, batch) if row.algorithms)
         backward = [layer[direction] for layer in (fc, second, first) for direction in ("wgrad", "dgrad")]
         assert ran == [first["fprop"], second["fprop"], fc["fprop"], *backward]
@@ -247,15 +247,15 @@ def test_a_config_holds_the_algorithm_but_not_tf32():
 def test_a_named_algorithm_runs_in_its_own_directions_and_the_others_are_chosen_automatically():
     for algo, dtype, direction in (("few_channels-256x64", "float32", "fprop"), ("mma-64x32", "bfloat16", "wgrad")):
         named, auto = (
-            Sequential([Input((6, 6, 3)), Conv2D(8, 3, algo=each)], device="emulated", dtype=dtype)
-            for each in (algo, "auto")
+            Sequential([Input((6, 6, 3)), Conv2D(8, 3, algo=name)], device="emulated", dtype=dtype)
+            for name in (algo, "auto")
         )
         assert named[1].algorithms(8) == auto[1].algorithms(8) | {direction: algo}
         assert all(found != "auto" for found in named[1].algorithms(8).values())
         x = asarray(np.ones((8, 6, 6, 3)), "emulated", dtype)
         with launches.recorded(execute=False) as ran:
             named.backward(named.forward(x, training=True))
-        launched = [row["algorithm"] for each in ran for row in launches.table([each]) if row["algorithm"]]
+        launched = [row["algorithm"] for launch in ran for row in launches.table([launch]) if row["algorithm"]]
         assert {*launched} == {*named[1].algorithms(8).values()}
 
 
@@ -271,10 +271,10 @@ def test_an_unproved_algorithm_is_never_the_cost_models_choice():
         fprop, dgrad = (Product(f"conv2d_{d}", 512, 512, 512, 1, BFLOAT16) for d in ("fprop", "dgrad"))
         for capability in (80, 90, 100, 120, algorithms.NEWEST):
             assert plan.plan(fprop, "auto", capability).algorithm.proved
-            assert all(each.algorithm.proved for each in plan.candidates(fprop, capability))
-            names = {each.algorithm.name for each in plan.unproved(fprop, capability)}
+            assert all(candidate.algorithm.proved for candidate in plan.candidates(fprop, capability))
+            names = {candidate.algorithm.name for candidate in plan.unproved(fprop, capability)}
             assert ("new-128x128" in names) == (capability in (90, algorithms.NEWEST)), capability
-        assert "new-128x128" not in {each.algorithm.name for each in plan.unproved(dgrad)}
+        assert "new-128x128" not in {candidate.algorithm.name for candidate in plan.unproved(dgrad)}
         assert plan.plan(fprop, "new-128x128").algorithm.name == "new-128x128"
         with pytest.raises(
             ValueError, match=r"'new-128x128' needs a GPU of compute capability 9\.0, received .* 10\.0;"
@@ -285,4 +285,4 @@ def test_an_unproved_algorithm_is_never_the_cost_models_choice():
         assert names == ["new-128x128", "auto", "auto"]
         names = [algorithms.for_product("new-128x128", "bfloat16", direction) for direction in DIRECTIONS]
         assert names == ["new-128x128", "auto", "auto"]
-    assert "new-128x128" not in {each.algorithm.name for each in plan.unproved(fprop)}
+    assert "new-128x128" not in {candidate.algorithm.name for candidate in plan.unproved(fprop)}

@@ -155,14 +155,14 @@ def written(op, call):
     return [name for name in names if call.get(name) is not None and call[name].size]
 
 
-def given_to_the_backend(op, call, monkeypatch):
+def received_by_the_backend(op, call, monkeypatch):
     """The arguments that the backend receives, by name."""
-    family, given = getattr(cpu, OPS[op].family), {}
+    family, received = getattr(cpu, OPS[op].family), {}
     bind = inspect.signature(getattr(family, op)).bind
     with monkeypatch.context() as patch:
-        patch.setattr(family, op, lambda *arrays, **options: given.update(bind(*arrays, **options).arguments))
+        patch.setattr(family, op, lambda *arrays, **options: received.update(bind(*arrays, **options).arguments))
         getattr(ops, op)(**call)
-    return given
+    return received
 
 
 @pytest.mark.parametrize("op", ops.__all__)
@@ -177,13 +177,13 @@ def test_no_backend_receives_an_input_that_overlaps_an_output(op, monkeypatch):
                 for shift in (-4, 0):
                     x, out = overlapping(call[name], call[output], shift, "numpy")
                     expected, overlaps = x.copy(), np.shares_memory(x, out)
-                    given = given_to_the_backend(op, call | {name: x, output: out}, monkeypatch)
-                    assert given[output] is out
-                    np.testing.assert_array_equal(given[name], expected)
+                    received = received_by_the_backend(op, call | {name: x, output: out}, monkeypatch)
+                    assert received[output] is out
+                    np.testing.assert_array_equal(received[name], expected)
                     if overlaps and not (op in IN_PLACE and output == "out" and overlap.same_memory(x, out)):
-                        assert not np.shares_memory(given[name], out), (output, name, shift)
+                        assert not np.shares_memory(received[name], out), (output, name, shift)
                     else:
-                        assert given[name] is x
+                        assert received[name] is x
 
 
 MATRIX, VOLUME, FILTERS = (np.ones(shape, np.float32) for shape in ((3, 3), (1, 4, 4, 2), (2, 1, 1, 2)))
@@ -209,10 +209,10 @@ def test_an_input_that_is_the_output_is_copied_unless_the_op_works_in_place(op, 
     arrays, options = OUTPUT_SHAPED_AS_FIRST_INPUT[op]
     call = dict(zip(slots(op), arrays)) | options
     name = slots(op)[0]
-    given = given_to_the_backend(op, call | {"out": call[name]}, monkeypatch)
-    assert given["out"] is call[name]
-    assert not np.shares_memory(given[name], call[name])
-    np.testing.assert_array_equal(given[name], call[name])
+    received = received_by_the_backend(op, call | {"out": call[name]}, monkeypatch)
+    assert received["out"] is call[name]
+    assert not np.shares_memory(received[name], call[name])
+    np.testing.assert_array_equal(received[name], call[name])
 
 
 @pytest.mark.parametrize("op", [op for op in ops.__all__ if len(set(slots(op)) & {*RESULTS, *OPS[op].changes}) > 1])
@@ -424,7 +424,11 @@ INTEGER_SCALARS = {"step", "offset", "start"}  # each a number, or an array of o
 
 def integer_options(op):
     parameters = inspect.signature(getattr(ops, op)).parameters.values()
-    return [each.name for each in parameters if each.annotation in INTEGER_TYPES or each.name in INTEGER_SCALARS]
+    return [
+        parameter.name
+        for parameter in parameters
+        if parameter.annotation in INTEGER_TYPES or parameter.name in INTEGER_SCALARS
+    ]
 
 
 @pytest.mark.parametrize("device", ["numpy", "emulated"])

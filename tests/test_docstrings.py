@@ -38,12 +38,12 @@ def public(module):
             yield name, value, [value.__doc__]
         if not inspect.isclass(value) or issubclass(value, BaseException):
             continue
-        bases = [each for each in value.__mro__ if each is not object]
-        yield name, value, [each.__doc__ for each in bases]
+        bases = [base for base in value.__mro__ if base is not object]
+        yield name, value, [base.__doc__ for base in bases]
         for method, attribute in vars(value).items():
             function = getattr(attribute, "__func__", attribute)
             if inspect.isfunction(function) and not method.startswith("_"):
-                yield f"{name}.{method}", function, [getattr(vars(each).get(method), "__doc__", "") for each in bases]
+                yield f"{name}.{method}", function, [getattr(vars(base).get(method), "__doc__", "") for base in bases]
 
 
 def parameters(function):
@@ -88,9 +88,9 @@ def errors_raised(function):
     tree = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0]
     made = [part for part in getattr(tree, "body", ()) if getattr(part, "name", "") in ("__init__", "__post_init__")]
     for part in made if isinstance(tree, ast.ClassDef) else [tree]:
-        for each in ast.walk(part):
-            if isinstance(each, ast.Raise) and isinstance(each.exc, ast.Call):
-                yield ast.unparse(each.exc.func).rpartition(".")[2]
+        for node in ast.walk(part):
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+                yield ast.unparse(node.exc.func).rpartition(".")[2]
 
 
 def unnamed_errors(function, texts):
@@ -100,7 +100,7 @@ def unnamed_errors(function, texts):
         return []
     abstract = "NotImplementedError"  # of a method that subclasses define
     return sorted(
-        {each for each in errors_raised(function) if each[0].isupper() and each != abstract and each not in text}
+        {error for error in errors_raised(function) if error[0].isupper() and error != abstract and error not in text}
     )
 
 

@@ -336,7 +336,7 @@ def test_a_write_is_retried_while_a_reader_blocks_it(tmp_path, monkeypatch):
     refusals, waits, replace = [3], [], os.replace
 
     def refuse(temporary, path):
-        assert not any(os.path.samefile(f"/proc/self/fd/{each}", temporary) for each in open_files())
+        assert not any(os.path.samefile(f"/proc/self/fd/{number}", temporary) for number in open_files())
         if refusals[0]:
             refusals[0] -= 1
             raise PermissionError(errno.EACCES, "is used by another process", str(path))
@@ -357,4 +357,4 @@ def test_a_write_is_retried_while_a_reader_blocks_it(tmp_path, monkeypatch):
 
 
 def open_files():
-    return [each for each in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{each}")]
+    return [number for number in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{number}")]

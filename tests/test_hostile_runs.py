@@ -124,7 +124,7 @@ def mutated(value, path, new):
 
 def test_changed_entries_of_run_json_are_refused_or_change_nothing(run, capsys):
     commands, draw = Commands(capsys), random.Random(0)
-    whole, content = run.settings_file.read_text(), json.loads(run.settings_file.read_text())
+    valid, content = run.settings_file.read_text(), json.loads(run.settings_file.read_text())
     last, refused, tried = run.last.read_bytes(), 0, 0
     for path in paths(content):
         for new in [..., *draw.sample(VALUES[1:], 4)]:
@@ -132,7 +132,7 @@ def test_changed_entries_of_run_json_are_refused_or_change_nothing(run, capsys):
             refused += sum(commands.expect_refusal_or_the_same_output(command) for command in COMMANDS) > 0
             tried += 1
             assert run.last.read_bytes() == last, (path, new)
-    run.settings_file.write_text(whole)
+    run.settings_file.write_text(valid)
     assert 0.5 < refused / tried < 1
 
 
@@ -175,9 +175,9 @@ def test_changed_arrays_of_a_checkpoint_with_a_valid_checksum_give_no_traceback(
 def test_changed_bytes_of_both_files_are_refused_or_change_nothing(run, capsys):
     commands, draw = Commands(capsys), random.Random(3)
     for file in (run.settings_file, run.last):
-        whole, refused = file.read_bytes(), 0
+        valid, refused = file.read_bytes(), 0
         for number in range(300):
-            broken = bytearray(whole)
+            broken = bytearray(valid)
             at = draw.randrange(len(broken))
             if number % 3 == 0:
                 broken[at] ^= 1 << draw.randrange(8)
@@ -187,16 +187,16 @@ def test_changed_bytes_of_both_files_are_refused_or_change_nothing(run, capsys):
                 broken[at:at] = draw.randbytes(draw.randrange(1, 9))
             file.write_bytes(broken)
             refused += commands.expect_refusal_or_the_same_output(COMMANDS[number % len(COMMANDS)])
-            file.write_bytes(whole)
+            file.write_bytes(valid)
         assert refused > 150 if file == run.settings_file else refused == 300
 
 
 def test_changed_headers_of_safetensors_files_are_refused_or_change_nothing(run, capsys):
     """The header is JSON; dtypes, shapes, offsets, names and metadata change, and its length field stays correct."""
     commands, draw = Commands(capsys), random.Random(4)
-    whole = run.last.read_bytes()
-    size = struct.unpack("<Q", whole[:8])[0]
-    header, data = json.loads(whole[8 : 8 + size]), whole[8 + size :]
+    valid = run.last.read_bytes()
+    size = struct.unpack("<Q", valid[:8])[0]
+    header, data = json.loads(valid[8 : 8 + size]), valid[8 + size :]
     inner = json.loads(header["__metadata__"]["gpuconv"])
     texts = [json.dumps(mutated(header, path, new)) for path in paths(header) for new in draw.sample(VALUES, 8)]
     for path in paths(inner):
@@ -210,7 +210,7 @@ def test_changed_headers_of_safetensors_files_are_refused_or_change_nothing(run,
         run.last.write_bytes(struct.pack("<Q", len(encoded)) + encoded + data)
         commands.expect_refusal_or_the_same_output(COMMANDS[number % len(COMMANDS)])
     for length in (0, 1, size - 1, size + 1, 2**31, 2**63, 2**64 - 1):
-        run.last.write_bytes(struct.pack("<Q", length) + whole[8:])
+        run.last.write_bytes(struct.pack("<Q", length) + valid[8:])
         for command in COMMANDS:
             assert commands.expect_refusal_or_the_same_output(command)
 
@@ -218,7 +218,7 @@ def test_changed_headers_of_safetensors_files_are_refused_or_change_nothing(run,
 def test_a_folder_link_or_empty_file_in_place_of_a_file_is_refused(run, capsys):
     commands = Commands(capsys)
     for file in (run.settings_file, run.last):
-        whole = file.read_bytes()
+        valid = file.read_bytes()
         file.unlink()
         for make in (file.mkdir, lambda file=file: file.symlink_to(file.name), lambda file=file: file.write_bytes(b"")):
             make()
@@ -227,4 +227,4 @@ def test_a_folder_link_or_empty_file_in_place_of_a_file_is_refused(run, capsys):
             file.rmdir() if file.is_dir() else file.unlink()
         for command in COMMANDS:
             assert commands.expect_refusal_or_the_same_output(command)
-        file.write_bytes(whole)
+        file.write_bytes(valid)

@@ -69,11 +69,11 @@ def lists(count=3, size=5, dtype=np.float32):
 def test_repeated_steps_give_the_result_of_uncached_ones(schedule):
     host = lists()
     with standin.installed(schedule=schedule):
-        device = [[asarray(array, "cuda") for array in each] for each in lists()]
+        device = [[asarray(array, "cuda") for array in arrays] for arrays in lists()]
         for step in range(8):
             decay = [0.0, 0.1, 0.2 if step < 3 else 0.4]
-            for each in (host, device):
-                ops.sgd_step(*each, lr=0.1 / (step + 1), momentum=0.9, weight_decay=decay)
+            for arrays in (host, device):
+                ops.sgd_step(*arrays, lr=0.1 / (step + 1), momentum=0.9, weight_decay=decay)
             for expected, array in zip(host[0], device[0]):
                 np.testing.assert_allclose(array.get(), expected, rtol=1e-6)
             if step == 5:  # gradients in other memory from here on
@@ -82,7 +82,7 @@ def test_repeated_steps_give_the_result_of_uncached_ones(schedule):
 
 def test_mismatched_arrays_are_refused_after_good_steps():
     with standin.installed():
-        params, grads, velocities = ([asarray(array, "cuda") for array in each] for each in lists())
+        params, grads, velocities = ([asarray(array, "cuda") for array in arrays] for arrays in lists())
 
         def refusals():
             found = []

@@ -23,7 +23,7 @@ def parsed(text):
 
 
 def words(tree):
-    return ["".join(each.itertext()) for each in tree.iter() if each.tag in ("td", "th", "caption", "text")]
+    return ["".join(element.itertext()) for element in tree.iter() if element.tag in ("td", "th", "caption", "text")]
 
 
 def test_a_history_is_a_list_displayed_as_curves_and_a_table():
@@ -36,8 +36,8 @@ def test_a_history_is_a_list_displayed_as_curves_and_a_table():
     assert [text for text in texts if text in ("loss", "accuracy")] == ["loss", "accuracy"]
     assert {"train", "validation", "epoch", "validation accuracy"} <= {*texts}
     assert f"{history[-1]['validation_loss']:.4f}" in texts
-    assert len([each for each in tree.iter() if each.tag == "polyline"]) == 4
-    assert len([each for each in tree.iter() if each.tag == "tr"]) == 4
+    assert len([element for element in tree.iter() if element.tag == "polyline"]) == 4
+    assert len([element for element in tree.iter() if element.tag == "tr"]) == 4
     assert "no epoch yet" in "".join(parsed(History()._repr_html_()).itertext())
 
 
@@ -45,14 +45,14 @@ def test_the_final_test_is_the_caption_and_long_histories_are_shortened():
     trainer = small.trainer()
     history = trainer.fit(small.images(60), epochs=2, validation=0.2, test=small.images(9, seed=5), progress=False)
     assert history.tested == trainer.tested
-    (caption,) = [each for each in parsed(history._repr_html_()).iter() if each.tag == "caption"]
+    (caption,) = [element for element in parsed(history._repr_html_()).iter() if element.tag == "caption"]
     assert f"test accuracy {trainer.tested['test_accuracy']:.4f}" in caption.text
     record = {"event": "epoch", "step": 1, "lr": 0.1, "train_loss": 1.0, "train_accuracy": 0.5}
     long = History(record | {"epoch": epoch} for epoch in range(1, 101))
-    first = [each[0].text for each in parsed(long._repr_html_()).iter() if each.tag == "tr"]
+    first = [element[0].text for element in parsed(long._repr_html_()).iter() if element.tag == "tr"]
     assert first == ["epoch", "1", "2", "3", "4", "5", "6", "…", "95", "96", "97", "98", "99", "100"]
     one = parsed(History(long[:1])._repr_html_())
-    assert len([each for each in one.iter() if each.tag == "circle"]) == 2
+    assert len([element for element in one.iter() if element.tag == "circle"]) == 2
 
 
 def test_text_is_escaped_and_nonfinite_values_are_left_out():
@@ -60,7 +60,7 @@ def test_text_is_escaped_and_nonfinite_values_are_left_out():
     assert words(parsed(shown)) == ["a & b", "<a>", "<script>", "nan", "", "3"]
     nan = float("nan")
     line = parsed(html.chart({"x": [(1, nan), (2, 1.0), (3, 2.0)]}, "<loss>"))
-    assert next(each for each in line.iter() if each.tag == "polyline").get("points").count(",") == 2
+    assert next(element for element in line.iter() if element.tag == "polyline").get("points").count(",") == 2
     assert html.chart({"x": [(1, nan)]}, "loss") == ""
 
 
@@ -83,9 +83,9 @@ def test_bars_are_shown_in_a_notebook(notebook, monkeypatch, capsys):
         assert not bar.disable
     assert "0/3" in capsys.readouterr().out  # notebooks show stderr on red, and the lines of epochs are on stdout
     assert console.progress_bar(total=3, disable=True).disable
-    made = types.ModuleType("tqdm.notebook")
-    made.tqdm = lambda **options: options
-    monkeypatch.setitem(sys.modules, "tqdm.notebook", made)
+    module = types.ModuleType("tqdm.notebook")
+    module.tqdm = lambda **options: options
+    monkeypatch.setitem(sys.modules, "tqdm.notebook", module)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name == "ipywidgets")
     assert console.progress_bar(total=3, disable=None) == {"total": 3, "disable": False}
 

@@ -79,14 +79,14 @@ def test_every_module_imports_without_the_modules_of_unix(tmp_path):
     run_on_another_system(
         """
 import gpuconv
-for each in pkgutil.walk_packages(gpuconv.__path__, "gpuconv."):
-    if each.name == "gpuconv.__main__":
+for module in pkgutil.walk_packages(gpuconv.__path__, "gpuconv."):
+    if module.name == "gpuconv.__main__":
         continue
     try:
-        importlib.import_module(each.name)
+        importlib.import_module(module.name)
     except ImportError as error:
         missing = (error.__cause__ or error).name  # a package that one of the extras installs
-        assert missing.partition(".")[0] not in ("gpuconv", *UNIX_MODULES), (each.name, error)
+        assert missing.partition(".")[0] not in ("gpuconv", *UNIX_MODULES), (module.name, error)
 """,
         tmp_path,
     )

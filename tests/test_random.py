@@ -59,10 +59,10 @@ def test_streams_have_their_documented_numbers():
 
 def test_a_draw_from_an_offset_is_a_slice_of_the_stream():
     n = 4 * random._CHUNK + 9
-    whole = random.bits(n, seed=3, stream=INIT)
+    words = random.bits(n, seed=3, stream=INIT)
     part = random.bits(n - 4 * 1000, seed=3, stream=INIT, offset=1000)  # a block has 4 numbers
-    np.testing.assert_array_equal(part, whole[4000:])
-    assert np.unique(whole).size > 0.999 * n
+    np.testing.assert_array_equal(part, words[4000:])
+    assert np.unique(words).size > 0.999 * n
 
 
 def test_seed_stream_and_substream_each_change_the_bits():
@@ -76,8 +76,8 @@ def test_seed_stream_and_substream_each_change_the_bits():
 
 
 def test_a_one_element_array_is_a_scalar():
-    given = random.bits(5, seed=1, stream=INIT, offset=np.array([7]))
-    np.testing.assert_array_equal(given, random.bits(5, seed=1, stream=INIT, offset=7))
+    by_array = random.bits(5, seed=1, stream=INIT, offset=np.array([7]))
+    np.testing.assert_array_equal(by_array, random.bits(5, seed=1, stream=INIT, offset=7))
 
 
 @pytest.mark.parametrize(

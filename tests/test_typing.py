@@ -149,8 +149,10 @@ def test_pyright_accepts_examples_and_pages_and_finds_mistakes(programs):
     (programs / "pyrightconfig.json").write_text(json.dumps(settings))
     command = [pyright, "--pythonpath", sys.executable, "--outputjson", "-p", str(programs)]
     result = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)["generalDiagnostics"]
-    errors = [each for each in result if each["severity"] == "error"]
-    assert {(Path(each["file"]).name, each["range"]["start"]["line"] + 1) for each in errors} == wrong_lines(), errors
+    errors = [entry for entry in result if entry["severity"] == "error"]
+    assert {(Path(error["file"]).name, error["range"]["start"]["line"] + 1) for error in errors} == wrong_lines(), (
+        errors
+    )
 
 
 def test_the_settings_known_to_type_checkers_are_those_of_the_optimizers():

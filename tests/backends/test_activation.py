@@ -217,11 +217,11 @@ UNARY = [*FORMULAS, "softmax"]
 def test_out_may_be_the_input_or_strided(name, dtype):
     x = signed((7, 5), dtype)
     expected = getattr(ops, name)(x)
-    kept = x.copy()
+    before = x.copy()
     poisoned = np.full((5, 14), np.nan, x.dtype).T[::2]
     assert getattr(ops, name)(x, out=poisoned) is poisoned
     np.testing.assert_array_equal(poisoned, expected)
-    np.testing.assert_array_equal(x, kept)
+    np.testing.assert_array_equal(x, before)
     assert getattr(ops, name)(x, out=x) is x
     np.testing.assert_array_equal(x, expected)
 

@@ -264,7 +264,7 @@ def test_accumulate_adds_to_out(name):
 def test_dx_is_added_to_out(case, name):
     x, w, _, dy = random_arrays(case, name)
     held = np.random.default_rng(0).standard_normal((*x.shape[:-1], 2 * x.shape[-1])).astype(name)
-    gradient, dw = (each.astype(np.float64) for each in ops.conv2d_backward(dy, x, w, **case.window))
+    gradient, dw = (array.astype(np.float64) for array in ops.conv2d_backward(dy, x, w, **case.window))
     before = held[..., ::2].astype(np.float64)
     bound = 2 * sum_bound(name, math.prod(w.shape[:3]), np.abs(before) + np.abs(gradient) + 1)
     out = held.copy()[..., ::2]

@@ -59,9 +59,9 @@ def test_gradients_agree_with_numerical_ones(loss, options):
 @every_loss
 def test_results_have_their_dtypes_may_overwrite_the_scores_and_can_be_scaled(loss, options, dtype):
     scores, targets = batch(dtype=dtype)
-    options, kept = of_dtype(options, dtype), scores.copy()
+    options, before = of_dtype(options, dtype), scores.copy()
     value, dscores = loss(scores, targets, **options)
-    np.testing.assert_array_equal(scores, kept)
+    np.testing.assert_array_equal(scores, before)
     assert (value.shape, value.dtype, dscores.dtype) == ((), accumulation_dtype(scores.dtype), scores.dtype)
     scaled_value, scaled = loss(scores, targets, **options, grad_scale=np.array([2.0**10]))
     assert scaled_value == value

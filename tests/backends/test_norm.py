@@ -68,9 +68,9 @@ def test_gradients_agree_with_numerical_ones(shape, training):
     statistics = signed(c, 4), np.abs(signed(c, 5)) + 0.5
 
     def forward():
-        return call(x, gamma, beta, [each.copy() for each in statistics], training=training, eps=1e-2)[0]
+        return call(x, gamma, beta, [statistic.copy() for statistic in statistics], training=training, eps=1e-2)[0]
 
-    _, mean, inv_std = call(x, gamma, beta, [each.copy() for each in statistics], training=training, eps=1e-2)
+    _, mean, inv_std = call(x, gamma, beta, [statistic.copy() for statistic in statistics], training=training, eps=1e-2)
     gradients = ops.batch_norm_backward(dy, x, gamma, mean, inv_std, training=training)
     for name, gradient, argument in zip(("dx", "dgamma", "dbeta"), gradients, (x, gamma, beta)):
         numerical = numerical_gradient(forward, argument, dy)
@@ -182,7 +182,7 @@ def test_out_may_be_strided_and_gradients_accumulate(dtype):
     np.testing.assert_array_equal(sums, (dgamma, dbeta))
 
     for target in (x.copy(), dy.copy()):  # a gradient may overwrite its inputs
-        inputs = [target if np.array_equal(target, each) else each for each in (dy, x)]
+        inputs = [target if np.array_equal(target, array) else array for array in (dy, x)]
         np.testing.assert_array_equal(ops.batch_norm_backward(*inputs, gamma, mean, inv_std, out=target)[0], dx)
     np.testing.assert_array_equal(call(x, gamma, training=True, out=x)[0], expected)
 
@@ -206,9 +206,9 @@ def test_gradients_with_an_activation_agree_with_numerical_ones(activation, trai
     statistics = signed(3, 4), np.abs(signed(3, 5)) + 0.5
 
     def forward():
-        return call(x, gamma, beta, [each.copy() for each in statistics], activation=activation, **options)[0]
+        return call(x, gamma, beta, [statistic.copy() for statistic in statistics], activation=activation, **options)[0]
 
-    _, mean, inv_std = call(x, gamma, beta, [each.copy() for each in statistics], **options)
+    _, mean, inv_std = call(x, gamma, beta, [statistic.copy() for statistic in statistics], **options)
     gradients = ops.batch_norm_backward(
         dy, x, gamma, mean, inv_std, beta=beta, activation=activation, training=training
     )

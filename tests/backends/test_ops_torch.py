@@ -257,5 +257,5 @@ def test_clipping_agrees_with_torch(limit):
         np.testing.assert_allclose(grad * scaling[1], expected, rtol=1e-13)
     expected = theirs(torch.nn.utils.clip_grad_value_)
     ops.clip_values(grads, clip_value=limit)
-    for ours, each in zip(grads, expected):
-        np.testing.assert_array_equal(ours, each)
+    for gradient, expected_gradient in zip(grads, expected):
+        np.testing.assert_array_equal(gradient, expected_gradient)

@@ -177,12 +177,12 @@ def test_every_op_gives_its_float64_result_rounded_once(op, dtype, tier):
         with oracle():
             named = results(op, arrays, getattr(ops, op)(*arrays, **options))
             assert verify.run_case(case, dtype, "numpy").passed
-        for each, result in zip(expected, named.values(), strict=True):
-            rounded_before = op in ROUNDED_BEFORE or (each.name == "y" and any(e.name == "saved" for e in expected))
-            if rounded_before or each.name == "mask" or "masters" in case.name:
+        for exact, result in zip(expected, named.values(), strict=True):
+            rounded_before = op in ROUNDED_BEFORE or (exact.name == "y" and any(e.name == "saved" for e in expected))
+            if rounded_before or exact.name == "mask" or "masters" in case.name:
                 continue
-            once = round_to(each.value, result.dtype) if result.dtype.kind not in "iub" else each.value
-            np.testing.assert_array_equal(result.astype(float), once.astype(float), f"{each.name} of {case.name}")
+            once = round_to(exact.value, result.dtype) if result.dtype.kind not in "iub" else exact.value
+            np.testing.assert_array_equal(result.astype(float), once.astype(float), f"{exact.name} of {case.name}")
 
 
 # --- which options it honors ------------------------------------------------------------------
@@ -216,12 +216,12 @@ def test_backward_of_a_norm_with_activation_uses_the_rounded_value(dtype):
 
 
 def test_accumulating_rounds_the_sum_once():
-    held, one = np.array([[2048]], np.float16), np.array([[0.75]], np.float16)
+    sums, one = np.array([[2048]], np.float16), np.array([[0.75]], np.float16)
     with oracle():
-        ops.linear_wgrad(np.ones((1, 1), np.float16), one, out=held, accumulate=True)
-        assert held.item() == 2048  # 2048.75; the next float16 is 2050
-        ops.linear_wgrad(np.ones((2, 1), np.float16), np.repeat(one, 2, 0), out=held, accumulate=True)
-        assert held.item() == 2050  # 2049.5; adding 0.75 twice would have left 2048
+        ops.linear_wgrad(np.ones((1, 1), np.float16), one, out=sums, accumulate=True)
+        assert sums.item() == 2048  # 2048.75; the next float16 is 2050
+        ops.linear_wgrad(np.ones((2, 1), np.float16), np.repeat(one, 2, 0), out=sums, accumulate=True)
+        assert sums.item() == 2050  # 2049.5; adding 0.75 twice would have left 2048
 
 
 def test_tf32_rounds_the_factors_but_no_bias():

@@ -188,9 +188,9 @@ def test_a_run_with_a_users_kernel_is_repeated_only_with_that_kernel(work, capsy
     output = capsys.readouterr().out
     assert "differ first at step 1: conv1.weight after the update" in output
     assert "the element is not known: wrong, repeated, is another run from step 1 on: update of conv1.weight" in output
-    kept = Repetition("right", 1).values(("update", "conv1.weight", 0))
+    values = Repetition("right", 1).values(("update", "conv1.weight", 0))
     with kernel.replaced({lab.shipped_file("sgd_step", None): Path("my.cu").resolve()}):
-        element = Element.of(kept, Repetition("wrong", 1).values(("update", "conv1.weight", 0)))
+        element = Element.of(values, Repetition("wrong", 1).values(("update", "conv1.weight", 0)))
     assert (element.at, element.differing) == ((0, 0, 0, 1), 1)
 
 

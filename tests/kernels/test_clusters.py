@@ -228,7 +228,7 @@ def test_the_wrappers_compile_for_hopper():
     module = load(FILE, {"SIZE": 2})
     resources = nvrtc.compile_cubin(FILE.stem, module.text, module.defines, "sm_90a").resources
     assert resources.keys() == module.signatures.keys()
-    assert not any(each.spill_stores for each in resources.values())
+    assert not any(resource.spill_stores for resource in resources.values())
 
 
 def test_the_machine_code_of_an_arrival_fences_nothing():

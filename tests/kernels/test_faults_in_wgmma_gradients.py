@@ -240,7 +240,7 @@ def assert_right(op):
             dict(db=asarray(np.zeros_like(bias), "emulated")),
         )
     (expected,) = expect(op, arrays, options | case.window)
-    result = getattr(ops, op)(*[asarray(each, "emulated") for each in arrays], **options | case.window | more)
+    result = getattr(ops, op)(*[asarray(array, "emulated") for array in arrays], **options | case.window | more)
     assert_within(to_numpy(result), expected.value, expected.bound, op)
     for db in more.values():
         wide = dy.astype(np.float64)
@@ -276,7 +276,11 @@ def assert_noticed(op, text, seeds):
 
 # Every fourth fault is in the tier `kernels`, the others are in `slow`, because each compiles the kernel.
 @pytest.mark.parametrize(
-    "fault", [pytest.param(each, marks=[pytest.mark.slow] * (i % 4 > 0)) for i, each in enumerate(FAULTS_OF_GRADIENTS)]
+    "fault",
+    [
+        pytest.param(fault, marks=[pytest.mark.slow] if number % 4 else [])
+        for number, fault in enumerate(FAULTS_OF_GRADIENTS)
+    ],
 )
 def test_a_fault_of_a_gradient_is_noticed(monkeypatch, tmp_path, fault):
     op, file, before, after, text, splits = FAULTS_OF_GRADIENTS[fault]

@@ -25,12 +25,12 @@ channels = pytest.mark.parametrize(
 
 def separate_ops(case: Conv2dProblem, x, w, bias, dy, pool: int):
     """conv2d, relu and max_pool2d, and back: y, and the gradient to the convolution's output."""
-    made = ops.conv2d(x, w, bias, activation="relu", **case.window)
+    unpooled = ops.conv2d(x, w, bias, activation="relu", **case.window)
     if pool == 1:
-        return made, ops.relu_backward(dy, made)
-    y, argmax = ops.max_pool2d(made, kernel_size=2)
-    gradient = ops.max_pool2d_backward(dy, argmax, input_shape=made.shape, kernel_size=2)
-    return y, ops.relu_backward(gradient, made)
+        return unpooled, ops.relu_backward(dy, unpooled)
+    y, argmax = ops.max_pool2d(unpooled, kernel_size=2)
+    gradient = ops.max_pool2d_backward(dy, argmax, input_shape=unpooled.shape, kernel_size=2)
+    return y, ops.relu_backward(gradient, unpooled)
 
 
 def random_inputs(case: Conv2dProblem, pool: int, dtype: str = "float32", integers: bool = False):
@@ -84,8 +84,8 @@ def test_a_pool_without_relu_before_batch_norm_has_the_bits_of_separate_kernels(
     case = problem(*channels)
     x, w, bias, dy = (asarray(a, device) for a in random_inputs(case, 2, dtype, integers=True))
     options = case.window | dict(tf32=tf32)
-    whole = ops.conv2d(x, w, bias, **options)
-    pooled, argmax = ops.max_pool2d(whole, kernel_size=2)
+    unpooled = ops.conv2d(x, w, bias, **options)
+    pooled, argmax = ops.max_pool2d(unpooled, kernel_size=2)
     _, wanted_mask = ops.conv2d_relu(x, w, bias, pool=2, activation=None, **options)
     mean = to_numpy(pooled).astype(float).mean((0, 1, 2))
     for algorithm in serving("tf32" if tf32 else dtype, few_channels=case.few_channels):
@@ -97,7 +97,7 @@ def test_a_pool_without_relu_before_batch_norm_has_the_bits_of_separate_kernels(
         np.testing.assert_array_equal(to_numpy(results[1]), to_numpy(pooled), algorithm.name)
         np.testing.assert_array_equal(to_numpy(results[4]), to_numpy(wanted_mask), algorithm.name)
         np.testing.assert_allclose(to_numpy(results[2]), mean, rtol=1e-5, atol=1e-5, err_msg=algorithm.name)
-    gradient = ops.max_pool2d_backward(dy, argmax, input_shape=whole.shape, kernel_size=2)
+    gradient = ops.max_pool2d_backward(dy, argmax, input_shape=unpooled.shape, kernel_size=2)
     masked = ops.conv2d_dgrad(dy, w, input_shape=x.shape, mask=wanted_mask, pool=2, **options)
     expected = ops.conv2d_dgrad(gradient, w, input_shape=x.shape, **options)
     np.testing.assert_array_equal(to_numpy(masked), to_numpy(expected))

@@ -249,9 +249,9 @@ def test_gradients_may_overwrite_the_scores_and_fill_views(device, rng, name, cl
     np.testing.assert_array_equal(to_numpy(block)[:, ::2], gradient)
     np.testing.assert_array_equal(to_numpy(block)[:, 1::2], scores[:, 1::2])
 
-    whole = asarray(scores, device)
-    in_place = getattr(ops, name)(whole, asarray(labels, device), out=whole)
-    assert in_place[1] is whole
+    memory = asarray(scores, device)
+    in_place = getattr(ops, name)(memory, asarray(labels, device), out=memory)
+    assert in_place[1] is memory
     for a, b in zip(in_place, on_device(name, device, scores, labels)):
         np.testing.assert_array_equal(to_numpy(a), b)
 

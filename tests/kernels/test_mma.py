@@ -114,8 +114,8 @@ def test_split_k_agrees_with_the_oracle(device, monkeypatch, op, splits):
 def test_thread_orders_give_the_same_bits(device, op, arithmetic):
     dtype, tf32_option = options(arithmetic)
     for channels in ((16, 24), (5, 7)):
-        arrays, given = arguments(op, problem(*channels), dtype)
-        assert_same_bits(op, device, *arrays, **given, algo="mma-64x64", **tf32_option)
+        arrays, window = arguments(op, problem(*channels), dtype)
+        assert_same_bits(op, device, *arrays, **window, algo="mma-64x64", **tf32_option)
 
 
 @directions

@@ -562,13 +562,13 @@ def test_group_norm_has_the_same_bits_in_every_thread_order(device, rng, shape, 
 def test_group_norm_may_overwrite_its_input_and_work_on_views(device, rng):
     x, dy = (rng.normal(size=(4, 3, 8)).astype(np.float32) for _ in range(2))
     gamma, beta = (asarray(rng.normal(size=8).astype(np.float32), device) for _ in range(2))
-    whole = asarray(x, device)
-    view, half = whole[::2], asarray(x[::2].copy(), device)
+    memory = asarray(x, device)
+    view, half = memory[::2], asarray(x[::2].copy(), device)
     y, mean, inv_std = ops.group_norm(half, gamma, beta, groups=2)
     dx, _, _ = ops.group_norm_backward(asarray(dy[::2].copy(), device), half, gamma, mean, inv_std)
     dy_view = asarray(dy, device)[::2]
     in_place, _, _ = ops.group_norm_backward(dy_view, view, gamma, mean, inv_std, out=dy_view)
     np.testing.assert_array_equal(to_numpy(in_place), to_numpy(dx))
     assert ops.group_norm(view, gamma, beta, groups=2, out=view)[0] is view
-    np.testing.assert_array_equal(to_numpy(whole)[::2], to_numpy(y))
-    np.testing.assert_array_equal(to_numpy(whole)[1::2], x[1::2])
+    np.testing.assert_array_equal(to_numpy(memory)[::2], to_numpy(y))
+    np.testing.assert_array_equal(to_numpy(memory)[1::2], x[1::2])

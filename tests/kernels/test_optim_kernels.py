@@ -287,8 +287,8 @@ def test_a_nonfinite_gradient_skips_the_step(device, rng, rule, number):
     master_step(rule, on_device, scaling)
     np.testing.assert_array_equal(to_numpy(scaling), [512, 0, 0, 2])
     before[-1][-1] = before[0][-1]
-    for arrays, kept in zip(on_device, before):
-        for a, b in zip(arrays, kept):
+    for arrays, unchanged in zip(on_device, before):
+        for a, b in zip(arrays, unchanged):
             np.testing.assert_array_equal(to_numpy(a), b)
 
 

@@ -115,12 +115,12 @@ def test_volumes_past_the_index_limit_are_processed_in_parts(device, rng, monkey
     """The kernels index up to 2^31 elements; the limit is lowered here so that it is exceeded."""
     x = random(rng, (5, 9, 7, 8), "float32")
     window = dict(kernel_size=3, stride=2, padding=1)
-    whole = on_device("max_pool2d", device, x, **window)
+    in_one_launch = on_device("max_pool2d", device, x, **window)
     monkeypatch.setattr(pool, "_LARGEST_PART", 2 * x[0].size + 1)
-    for part, together in zip(on_device("max_pool2d", device, x, **window), whole):
+    for part, together in zip(on_device("max_pool2d", device, x, **window), in_one_launch):
         np.testing.assert_array_equal(part, together)
-    dx = on_device("max_pool2d_backward", device, *whole, input_shape=x.shape, **window)
-    np.testing.assert_array_equal(dx, ops.max_pool2d_backward(*whole, input_shape=x.shape, **window))
+    dx = on_device("max_pool2d_backward", device, *in_one_launch, input_shape=x.shape, **window)
+    np.testing.assert_array_equal(dx, ops.max_pool2d_backward(*in_one_launch, input_shape=x.shape, **window))
     monkeypatch.setattr(pool, "_LARGEST_PART", x[0].size)
     with pytest.raises(ValueError, match="elements per image, received 504"):
         on_device("max_pool2d", device, x, **window)

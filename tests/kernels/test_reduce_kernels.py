@@ -35,7 +35,7 @@ def reduced(device, dtype, size, splits, *, more=0, bias=None, accumulate=False,
     expected = exact[:size] + (0 if bias is None else np.resize(bias.astype(dtype).astype(np.float64), size))
     expected = np.maximum(expected, 0) if activation == "relu" else expected
     expected = expected + (old.astype(np.float64) if accumulate else 0)
-    sums = [backends.to_numpy(each) for each in (out, second) if each is not None]
+    sums = [backends.to_numpy(array) for array in (out, second) if array is not None]
     return sums, [expected, exact[size : size + more]][: len(sums)]
 
 

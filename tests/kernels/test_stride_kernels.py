@@ -43,8 +43,8 @@ def test_copies_into_slices_of_channels_keep_the_others(device, dtype):
         for begins, ends in ((begin, end), (end, shape[-1])):
             part = there[..., begins:ends]
             packed = begins == begin
-            given = asarray(x[..., begins:ends].copy(), device) if packed else asarray(x, device)[..., begins:ends]
-            assert ops.copy(given, out=part) is part
+            source = asarray(x[..., begins:ends].copy(), device) if packed else asarray(x, device)[..., begins:ends]
+            assert ops.copy(source, out=part) is part
         y[..., begin:] = x[..., begin:]
         np.testing.assert_array_equal(to_numpy(there), y)
     x = np.arange(120, dtype=dtype).reshape(2, 3, 4, 5)

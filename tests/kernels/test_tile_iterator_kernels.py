@@ -186,8 +186,8 @@ def test_iterators_have_no_memory_errors_in_any_order(device, op):
         for seed in (3, 8):
             with emulator.configure(sanitize="checked", seed=seed):
                 assert_right(op, device, case, "bfloat16", algo="mma-64x64")
-    arrays, given = arguments(op, STRIDED, "bfloat16")
-    assert_same_bits(op, device, *arrays, **given, algo="mma-128x64")
+    arrays, window = arguments(op, STRIDED, "bfloat16")
+    assert_same_bits(op, device, *arrays, **window, algo="mma-128x64")
 
 
 @pytest.mark.parametrize("op", ["conv2d_dgrad", "conv2d_wgrad"])
@@ -197,14 +197,14 @@ def test_gradients_through_a_mask(device, rng, op, arithmetic):
     dtype, tf32_option = options(arithmetic)
     grouped = conv(2, 9, 11, 24, 48, (3, 2), padding=TWENTY_FOUR.padding, dilation=(2, 1), groups=3)
     for case in (TWENTY_FOUR, STRIDED, grouped, conv(2, 7, 9, 8, 12, 3, padding=PAD)):
-        (dy, other), given = arguments(op, case, dtype)
+        (dy, other), window = arguments(op, case, dtype)
         keeps = rng.integers(0, 2, dy.shape).astype(bool)
-        (expected,) = expect(op, [np.where(keeps, dy, np.zeros_like(dy)), other], given | tf32_option)
+        (expected,) = expect(op, [np.where(keeps, dy, np.zeros_like(dy)), other], window | tf32_option)
         by_group = keeps.reshape(*dy.shape[:3], case.groups, -1)
         mask = asarray(np.packbits(by_group, axis=-1, bitorder="little").reshape(*dy.shape[:3], -1), device)
         for checks in (dict(), dict(sanitize="checked", seed=5)):
             with emulator.configure(**checks):
-                gradient = on_device(op, device, dy, other, **given, mask=mask, algo="mma-64x64", **tf32_option)
+                gradient = on_device(op, device, dy, other, **window, mask=mask, algo="mma-64x64", **tf32_option)
                 assert_within(gradient, expected.value, expected.bound, f"{op} {case}")
 
 

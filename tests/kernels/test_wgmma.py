@@ -44,33 +44,33 @@ def operands(rng, n, dtype):
 def test_a_product_has_the_same_bits_in_every_layout(device, rng, n, dtype):
     if device != "emulated" and capability_named(device) != 90:
         pytest.skip("wgmma needs a GPU of compute capability 9.0")
-    given = operands(rng, n, dtype)
-    a, b, before = (given[name].astype(np.float64) for name in ("a", "b", "before"))
+    arrays = operands(rng, n, dtype)
+    a, b, before = (arrays[name].astype(np.float64) for name in ("a", "b", "before"))
     expected, magnitude = a @ b.T + before, np.abs(a) @ np.abs(b).T + np.abs(before)
     results = []
     for layout in COLUMNS[n]:
-        result = product(device, n, dtype, *layout, **given)
+        result = product(device, n, dtype, *layout, **arrays)
         assert (np.abs(result - expected) <= 2.0**-23 * (DEPTH + 1) * magnitude).all(), layout
         results.append(result.tobytes())
     assert len(set(results)) == 1  # a layout changes no bit
 
 
 def test_the_checker_and_another_order_of_threads_change_no_bit(rng):
-    given = operands(rng, 64, "float16")
-    plain = product("emulated", 64, "float16", 1, 1, **given)
+    arrays = operands(rng, 64, "float16")
+    plain = product("emulated", 64, "float16", 1, 1, **arrays)
     with emulator.configure(sanitize="checked", seed=3):
-        np.testing.assert_array_equal(product("emulated", 64, "float16", 1, 1, **given), plain)
+        np.testing.assert_array_equal(product("emulated", 64, "float16", 1, 1, **arrays), plain)
 
 
 @pytest.mark.parametrize("swizzle", [1, 2, 3])
 def test_a_swizzled_operand_that_begins_elsewhere_is_reported(rng, swizzle):
-    given = operands(rng, 64, "float16")
+    arrays = operands(rng, 64, "float16")
     for mn_major, shifts in itertools.product(range(4), ((128, 896), (0, 128))):
         operand = "B" if shifts[0] == 0 else "A"
         with pytest.raises(
             emulator.EmulatorError, match=f"operand {operand} does not begin where a swizzled atom does"
         ):
-            product("emulated", 64, "float16", swizzle, mn_major, **given, shift_a=shifts[0], shift_b=shifts[1])
+            product("emulated", 64, "float16", swizzle, mn_major, **arrays, shift_a=shifts[0], shift_b=shifts[1])
 
 
 FAULTS = {

@@ -91,9 +91,9 @@ def test_convolutions_add_their_gradients_to_those_of_branches_before(name, fuse
         net.zero_grad()
         net.forward(gc.asarray(x, device), True)
         added.clear()
-        given = gc.asarray(dy.copy(), device)
-        dx = gc.to_numpy(net.backward(given)).copy()
-        np.testing.assert_array_equal(gc.to_numpy(given), dy)
+        dy_on_device = gc.asarray(dy.copy(), device)
+        dx = gc.to_numpy(net.backward(dy_on_device)).copy()
+        np.testing.assert_array_equal(gc.to_numpy(dy_on_device), dy)
         return [dx, *(gc.to_numpy(grad).copy() for grad in net.grads().values())]
 
     accumulated = gradients()

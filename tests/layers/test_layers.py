@@ -150,9 +150,9 @@ def fresh(layer, shape, *, dtype="float64", seed=3):
     return twin
 
 
-def restore_buffers(layer, kept):
+def restore_buffers(layer, before):
     for key, value in layer.buffers().items():
-        value[...] = kept[key]
+        value[...] = before[key]
 
 
 def test_every_layer_has_a_case():
@@ -189,11 +189,11 @@ def test_gradients_are_the_numerical_ones(layer, shape, expected, training):
     for key, value in built.buffers().items():
         if "running" in key:
             value += 0.2 + 0.1 * rng.random(size=value.shape)
-    kept = {key: value.copy() for key, value in built.buffers().items()}
+    before = {key: value.copy() for key, value in built.buffers().items()}
     x, dy = rng.normal(size=(2, *shape)), rng.normal(size=(2, *expected))
 
     def forward():
-        restore_buffers(built, kept)
+        restore_buffers(built, before)
         return built.forward(x, training).copy()  # a copy, for some outputs are views of x
 
     forward()
@@ -220,11 +220,11 @@ def test_one_wrong_entry_of_a_gradient_is_found():
 def test_backward_adds_to_parameter_gradients_and_frees_what_forward_kept(layer, shape, expected):
     built = fresh(layer, shape)
     x, dy = np.random.default_rng(1).normal(size=(2, *shape)), np.ones((2, *expected))
-    kept = {key: value.copy() for key, value in built.buffers().items()}
+    before = {key: value.copy() for key, value in built.buffers().items()}
     built.forward(x, True)
     first_dx = built.backward(dy)
     first = {key: value.copy() for key, value in built.grads().items()}
-    restore_buffers(built, kept)
+    restore_buffers(built, before)
     built.forward(x, True)
     np.testing.assert_array_equal(built.backward(dy), first_dx)
     for key, value in built.grads().items():

@@ -240,14 +240,14 @@ def test_the_emulated_device_gives_the_same_initial_bits():
 def test_predict_equals_forward_whatever_the_batch_size():
     net = net_of()
     x = images(7)
-    whole = net.forward(x)
+    expected = net.forward(x)
     net.release()
     for batch_size in (1, 2, 3, 7, 100):
         scores = net.predict(x, batch_size=batch_size)
         assert scores.shape == (7, 5)
-        np.testing.assert_allclose(scores, whole, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-6)
     assert all(layer._saved is None for layer in net.walk())
-    np.testing.assert_allclose(net.predict(x, batch_size=4, softmax=True), ops.softmax(whole), rtol=1e-5)
+    np.testing.assert_allclose(net.predict(x, batch_size=4, softmax=True), ops.softmax(expected), rtol=1e-5)
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         net.predict(x, batch_size=0)
 

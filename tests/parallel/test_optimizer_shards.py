@@ -85,12 +85,14 @@ def test_each_rank_keeps_about_the_same_share():
     net = gc.models.build("vgg-cifar", (32, 32, 3), 10)
     sizes = [param.nbytes for _, param in net.named_parameters()]
     for size in (1, 2, 3, 4, 6):
-        kept = [OptimizerShards(net, RankOf(rank, size)).own for rank in range(size)]
-        assert sorted(name for own in kept for name in own) == sorted(name for name, _ in net.named_parameters())
+        names_of_ranks = [OptimizerShards(net, RankOf(rank, size)).own for rank in range(size)]
+        assert sorted(name for names in names_of_ranks for name in names) == sorted(
+            name for name, _ in net.named_parameters()
+        )
         power = 1 << (size.bit_length() - 1)  # the largest power of two among the ranks
-        for own in kept[:power]:
-            assert sum(net[name].nbytes for name in own) <= sum(sizes) / power + max(sizes)
-        assert not any(kept[power:])
+        for names in names_of_ranks[:power]:
+            assert sum(net[name].nbytes for name in names) <= sum(sizes) / power + max(sizes)
+        assert not any(names_of_ranks[power:])
 
 
 class FreezeForTwoSteps:

@@ -68,8 +68,8 @@ def test_batches_count_by_their_sizes():
 
 def test_every_batch_of_a_group_updates_the_running_statistics():
     alone, together = (Trainer(small.net(), "sgd", lr=0.0, accumulate=k) for k in (1, 3))
-    for each in (alone, together):
-        fit(each, loader(4, drop_last=True))
+    for trainer in (alone, together):
+        fit(trainer, loader(4, drop_last=True))
     assert (alone.steps, together.steps) == (10, 4)
     assert "norm1.running_mean" in small.weights(alone)
     for name, value in small.weights(alone).items():
@@ -97,9 +97,9 @@ def test_a_generator_gives_the_batches_of_each_epoch():
 
 @pytest.mark.parametrize("device", ["numpy", "emulated"])
 def test_a_resumed_run_goes_on_with_the_same_bits(tmp_path, device):
-    whole = trainer_without_norm(device, accumulate=3)
-    fit(whole, loader(2, device), run_dir=tmp_path / "whole")
-    assert whole.batches == 4
+    uninterrupted = trainer_without_norm(device, accumulate=3)
+    fit(uninterrupted, loader(2, device), run_dir=tmp_path / "whole")
+    assert uninterrupted.batches == 4
     fit(
         trainer_without_norm(device, accumulate=3),
         loader(2, device),
@@ -108,8 +108,8 @@ def test_a_resumed_run_goes_on_with_the_same_bits(tmp_path, device):
     )
     resumed = trainer_without_norm(device, accumulate=3)
     fit(resumed, loader(2, device), run_dir=tmp_path / "cut", resume=True)
-    assert small.same_arrays(small.weights(whole), small.weights(resumed))
-    assert whole.records == resumed.records
+    assert small.same_arrays(small.weights(uninterrupted), small.weights(resumed))
+    assert uninterrupted.records == resumed.records
     with pytest.raises(ValueError, match="cannot be continued with other settings: accumulate is 3 there and 1 here"):
         fit(trainer_without_norm(device), loader(2, device), run_dir=tmp_path / "cut", resume=True)
 

@@ -131,18 +131,18 @@ def nested(levels):
 
 
 def test_every_truncation_is_detected(path):
-    whole = path.read_bytes()
-    lengths = {0, 1, 7, 8, 9, 100, len(whole) // 2, len(whole) - 1} | set(range(0, len(whole), 97))
+    content = path.read_bytes()
+    lengths = {0, 1, 7, 8, 9, 100, len(content) // 2, len(content) - 1} | set(range(0, len(content), 97))
     for length in sorted(lengths):
-        path.write_bytes(whole[:length])
+        path.write_bytes(content[:length])
         with pytest.raises(CheckpointError, match=re.escape(f"{path} ({length} bytes) is truncated")):
             load(path)
 
 
 def test_every_flipped_byte_is_detected(path):
-    whole = bytearray(path.read_bytes())
-    for at in range(0, len(whole), 3):
-        broken = bytearray(whole)
+    content = bytearray(path.read_bytes())
+    for at in range(0, len(content), 3):
+        broken = bytearray(content)
         broken[at] ^= 0x41
         path.write_bytes(broken)
         with pytest.raises(CheckpointError, match=r"corrupt|format|no checkpoint"):
@@ -247,9 +247,9 @@ def test_another_format_is_named(path, monkeypatch):
 
 def test_an_array_outside_the_checksum_is_detected(path):
     """Another program could add an array of a dtype that the checksum does not cover."""
-    whole = path.read_bytes()
-    (size,) = struct.unpack("<Q", whole[:8])
-    header, data = json.loads(whole[8 : 8 + size]), whole[8 + size :]
+    content = path.read_bytes()
+    (size,) = struct.unpack("<Q", content[:8])
+    header, data = json.loads(content[8 : 8 + size]), content[8 + size :]
     header["net.more"] = {"dtype": "F8_E5M2", "shape": [2], "data_offsets": [len(data), len(data) + 2]}
     text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + data + b"xy")

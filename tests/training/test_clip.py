@@ -92,15 +92,15 @@ def test_the_norm_is_that_of_all_groups_and_of_all_shards():
 
 @pytest.mark.parametrize("clip", ["norm:0.1", "value:0.01"])
 def test_a_resumed_run_goes_on_with_the_same_bits(tmp_path, clip):
-    whole = small.trainer(clip=clip)
-    small.fit(whole, epochs=3, run_dir=tmp_path / "whole")
+    uninterrupted = small.trainer(clip=clip)
+    small.fit(uninterrupted, epochs=3, run_dir=tmp_path / "whole")
     small.fit(small.trainer(clip=clip), epochs=3, run_dir=tmp_path / "cut", callbacks=[small.StopAt(7)])
     resumed = small.trainer(clip=clip)
     small.fit(resumed, epochs=3, run_dir=tmp_path / "cut", resume=True)
-    assert small.same_arrays(whole.net.state_dict(), resumed.net.state_dict())
+    assert small.same_arrays(uninterrupted.net.state_dict(), resumed.net.state_dict())
     free = small.trainer()
     small.fit(free, epochs=3)
-    assert not small.same_arrays(whole.net.state_dict(), free.net.state_dict())
+    assert not small.same_arrays(uninterrupted.net.state_dict(), free.net.state_dict())
     with pytest.raises(ValueError, match="cannot be continued with other settings: clip"):
         small.fit(small.trainer(), epochs=3, run_dir=tmp_path / "cut", resume=True)
 

@@ -179,7 +179,7 @@ def test_a_resumed_run_restores_the_optimizer_state_or_says_that_there_is_none(k
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         resumed = fit(kind(0.02), epochs=3, run_dir=tmp_path / "run", resume=True)
-    notices = [str(each.message) for each in caught if issubclass(each.category, Notice)]
+    notices = [str(warning.message) for warning in caught if issubclass(warning.category, Notice)]
     if kept:
         assert_same(resumed, straight)
         assert notices == []
@@ -277,15 +277,15 @@ def test_a_run_is_continued_with_a_function_of_the_same_name(tmp_path):
     stops = SimpleNamespace(on_epoch=lambda trainer, record: trainer.stop("enough"))
     for schedule in (halving, cosine):
         run, options = tmp_path / schedule.__name__, {"epochs": 3, "progress": False}
-        whole = small.trainer(schedule=schedule)
-        whole.fit(small.loader(), **options)
+        uninterrupted = small.trainer(schedule=schedule)
+        uninterrupted.fit(small.loader(), **options)
         small.trainer(schedule=schedule).fit(small.loader(), run_dir=run, callbacks=[stops], **options)
         for other in ("cosine", None, lambda step: 1.0):
             with pytest.raises(SettingsError, match=rf'schedule is ".*{schedule.__name__}" there'):
                 small.trainer(schedule=other).fit(small.loader(), run_dir=run, resume=True, **options)
         again = small.trainer(schedule=schedule)
         again.fit(small.loader(), run_dir=run, resume=True, **options)
-        assert small.same_arrays(again.net.state_dict(), whole.net.state_dict())
+        assert small.same_arrays(again.net.state_dict(), uninterrupted.net.state_dict())
 
 
 # --- metrics and callbacks -----------------------------------------------------------------------

@@ -99,12 +99,12 @@ def test_a_resumed_run_goes_on_with_the_same_bits(tmp_path, precision):
         fit(trainer, run_dir=tmp_path / name, callbacks=[Watch(stop)], **options)
         return trainer
 
-    whole = run("whole")
+    uninterrupted = run("whole")
     run("cut", stop=7)
     resumed = run("cut", resume=True)
-    assert small.same_arrays(averages(whole), averages(resumed))
-    assert small.same_arrays(whole.snapshot().tensors, resumed.snapshot().tensors)
-    assert whole.records == resumed.records
+    assert small.same_arrays(averages(uninterrupted), averages(resumed))
+    assert small.same_arrays(uninterrupted.snapshot().tensors, resumed.snapshot().tensors)
+    assert uninterrupted.records == resumed.records
     with pytest.raises(ValueError, match="cannot be continued with other settings: ema"):
         fit(small.trainer(precision=precision), run_dir=tmp_path / "cut", resume=True)
 
@@ -204,16 +204,16 @@ def test_the_average_starts_from_weights_loaded_before_the_first_step():
 def test_a_checkpoint_without_its_averages_is_refused(tmp_path):
     fit(small.trainer(ema=0.9), run_dir=tmp_path / "run", callbacks=[Watch(stop=7)])
     path = tmp_path / "run" / "last.safetensors"
-    whole = checkpoints.load(path)
-    name = next(name for name in whole.tensors if name.startswith("trained."))
+    valid = checkpoints.load(path)
+    name = next(name for name in valid.tensors if name.startswith("trained."))
     for change, message in (
         ({name: None}, f"{name} is missing"),
         ({name: np.zeros(99, np.float32)}, f"{name} must be float32"),
-        ({name: whole.tensors[name] * np.float32(np.nan)}, f"{name} is not finite"),
+        ({name: valid.tensors[name] * np.float32(np.nan)}, f"{name} is not finite"),
         ({"trained.x": np.zeros(1)}, "trained.x is not part of this net"),
     ):
-        tensors = {key: value for key, value in (whole.tensors | change).items() if value is not None}
-        checkpoints.save(path, checkpoints.Checkpoint(tensors, whole.state))
+        tensors = {key: value for key, value in (valid.tensors | change).items() if value is not None}
+        checkpoints.save(path, checkpoints.Checkpoint(tensors, valid.state))
         trainer = small.trainer(ema=0.9)
         before = weights(trainer.net)
         with pytest.raises(CheckpointError, match=message):

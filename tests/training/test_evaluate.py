@@ -80,8 +80,8 @@ def test_scores_are_averaged_over_the_views(device):
     x, labels = next(iter(batches(13).epoch(0)))
     expected = sum(share * net.forward(view) for share, view in views(x, "mirror+shift"))
     net.to(device)
-    given = to_numpy(averaged_scores(net, asarray(x, device), "mirror+shift"))
-    np.testing.assert_allclose(given, expected, rtol=1e-5, atol=1e-6)
+    averaged = to_numpy(averaged_scores(net, asarray(x, device), "mirror+shift"))
+    np.testing.assert_allclose(averaged, expected, rtol=1e-5, atol=1e-6)
     if device == "numpy":
         assert evaluate(net, batches(6), tta="mirror+shift").accuracy == (expected.argmax(1) == labels).mean()
 
@@ -113,13 +113,15 @@ def test_a_loss_with_class_weights_is_one_mean_over_all_weights(ignore_index):
     net, data = small.net(), small.images(22)
     weight = np.array([1, 5, 0.25], np.float32)
     loss = losses.SoftmaxCrossEntropy(weight=weight, ignore_index=ignore_index)
-    whole, cut = (evaluate(net, small.held_out().over(data, batch_size=size), loss=loss) for size in (22, 4))
+    in_one_batch, in_small_batches = (
+        evaluate(net, small.held_out().over(data, batch_size=size), loss=loss) for size in (22, 4)
+    )
     scores = net.infer(small.held_out().over(data, batch_size=22).epoch(0).__next__()[0]).astype(np.float64)
     kept = data.labels != ignore_index
     each = np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(22), data.labels]
     expected = (weight[data.labels] * each)[kept].sum() / weight[data.labels][kept].sum()
-    assert cut.loss == pytest.approx(whole.loss, rel=1e-6) == pytest.approx(expected, rel=1e-6)
-    assert cut.accuracy == whole.accuracy == (scores.argmax(axis=1) == data.labels)[kept].mean()
+    assert in_small_batches.loss == pytest.approx(in_one_batch.loss, rel=1e-6) == pytest.approx(expected, rel=1e-6)
+    assert in_small_batches.accuracy == in_one_batch.accuracy == (scores.argmax(axis=1) == data.labels)[kept].mean()
 
 
 def test_an_epoch_with_class_weights_resumes_with_its_sums(tmp_path):
@@ -133,6 +135,6 @@ def test_an_epoch_with_class_weights_resumes_with_its_sums(tmp_path):
         small.fit(trainer, run_dir=tmp_path / name, callbacks=[Stop()], epochs=1, **options)
         return trainer
 
-    whole = run("whole")
+    uninterrupted = run("whole")
     run("cut", stop=2)
-    assert run("cut", resume=True).records == whole.records
+    assert run("cut", resume=True).records == uninterrupted.records

@@ -199,11 +199,11 @@ def test_streamed_batches_have_the_bits_of_the_loaders():
     for augment in ("flip,shift:2,cutout:2", "alternating-flip,shift:1,reflect", "none"):
         options = {"normalization": NORMALIZATION, "augmentation": Augmentation.parse(augment), "seed": 4}
         for epoch in (0, 1):
-            whole = [*Loader(DATA, 4, **options).epoch(epoch, start_batch=1)]
+            in_memory = [*Loader(DATA, 4, **options).epoch(epoch, start_batch=1)]
             streamed = [*StreamLoader(samples, 4, workers=3, **options).epoch(epoch, start_batch=1)]
-            for (x, y), (wanted_x, wanted_y) in zip(streamed, whole, strict=True):
-                np.testing.assert_array_equal(x, wanted_x)
-                np.testing.assert_array_equal(y, wanted_y)
+            for (x, y), (expected_x, expected_y) in zip(streamed, in_memory, strict=True):
+                np.testing.assert_array_equal(x, expected_x)
+                np.testing.assert_array_equal(y, expected_y)
 
 
 def test_the_error_for_unusable_data_says_what_is_accepted(tmp_path):

@@ -54,15 +54,15 @@ def test_muon_normalizes_the_parameter_and_takes_an_orthogonal_step():
 
 def test_a_run_with_groups_resumes_with_the_same_bits(tmp_path):
     text = "filters -> muon:lr=0.05; * -> sgd:lr=0.05,momentum=0.9 @ linear:2"
-    whole = small.trainer(optimizer=text, lr=1.0, schedule="linear")
-    small.fit(whole, epochs=3)
+    uninterrupted = small.trainer(optimizer=text, lr=1.0, schedule="linear")
+    small.fit(uninterrupted, epochs=3)
     first = small.trainer(optimizer=text, lr=1.0, schedule="linear")
     small.fit(first, epochs=3, run_dir=tmp_path / "run", callbacks=[small.StopAt(7, "enough")])
     second = small.trainer(optimizer=text, lr=1.0, schedule="linear")
     small.fit(second, epochs=3, run_dir=tmp_path / "run", resume=True)
-    assert second.steps == whole.steps
-    assert small.same_arrays(second.net.state_dict(), whole.net.state_dict())
-    assert small.same_arrays(second.optimizer.state_dict(), whole.optimizer.state_dict())
+    assert second.steps == uninterrupted.steps
+    assert small.same_arrays(second.net.state_dict(), uninterrupted.net.state_dict())
+    assert small.same_arrays(second.optimizer.state_dict(), uninterrupted.optimizer.state_dict())
 
 
 def test_bad_groups_are_refused():

@@ -29,11 +29,11 @@ def test_the_net_and_the_optimizer_are_left_as_they_are():
     net, optimizer = small.net(), Adam(lr=0.5)
     trained = Trainer(net, optimizer)
     trained.fit(small.loader(), epochs=1, progress=False)
-    kept = {name: value.copy() for name, value in (net.state_dict() | optimizer.state_dict()).items()}
+    before = {name: value.copy() for name, value in (net.state_dict() | optimizer.state_dict()).items()}
     grads = {name: value.copy() for name, value in net.grads().items()}
     precision, config = net.precision, optimizer.config()
     lr_find(net, small.loader(dtype="bfloat16"), optimizer, steps=7, precision="bfloat16")
-    assert small.same_arrays(net.state_dict() | optimizer.state_dict(), kept)
+    assert small.same_arrays(net.state_dict() | optimizer.state_dict(), before)
     assert small.same_arrays(net.grads(), grads)
     assert (net.precision, optimizer.config(), optimizer.steps) == (precision, config, 5)
     again, fresh = (lr_find(net, small.loader(), each, steps=9) for each in (optimizer, Adam()))
@@ -103,13 +103,13 @@ def test_the_table_names_some_steps_and_the_suggestion():
 
 
 def test_groups_take_the_rate_as_a_factor_and_drop_their_schedules():
-    whole = lr_find(small.net(), small.loader(), "* -> sgd:lr=2,momentum=0.9", start=1e-3, end=1e-2, steps=6)
+    by_factor = lr_find(small.net(), small.loader(), "* -> sgd:lr=2,momentum=0.9", start=1e-3, end=1e-2, steps=6)
     scheduled = lr_find(
         small.net(), small.loader(), "* -> sgd:lr=2,momentum=0.9 @ linear:1", start=1e-3, end=1e-2, steps=6
     )
     plain = lr_find(small.net(), small.loader(), "sgd:momentum=0.9", start=2e-3, end=2e-2, steps=6)
-    assert whole.losses.tolist() == scheduled.losses.tolist()
-    assert whole.losses == pytest.approx(plain.losses, rel=1e-5)
+    assert by_factor.losses.tolist() == scheduled.losses.tolist()
+    assert by_factor.losses == pytest.approx(plain.losses, rel=1e-5)
 
 
 def test_a_user_defined_optimizer_is_copied():

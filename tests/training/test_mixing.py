@@ -24,12 +24,12 @@ def loader(data=None, augmentation=MIXUP, batch_size=5, **options):
 def test_digits_are_learned_from_mixed_images(augmentation):
     train, test = digits.load()
     net = Sequential([Input((8, 8, 1)), Flatten(), Linear(10)], seed=1)
-    made = Trainer(net, "adam", lr=0.01)
+    trainer = Trainer(net, "adam", lr=0.01)
     mixed = loader(train, augmentation, batch_size=100)
-    made.fit(mixed, epochs=4, validation=mixed.over(test, augmentation=None), progress=False)
-    assert made.history[-1]["validation_accuracy"] > 0.7
+    trainer.fit(mixed, epochs=4, validation=mixed.over(test, augmentation=None), progress=False)
+    assert trainer.history[-1]["validation_accuracy"] > 0.7
     # Mixed targets have an entropy, below which the loss cannot fall.
-    assert made.history[-1]["train_loss"] > 1.1 * made.history[-1]["validation_loss"]
+    assert trainer.history[-1]["train_loss"] > 1.1 * trainer.history[-1]["validation_loss"]
 
 
 def without_norm(device):
@@ -71,9 +71,9 @@ def test_a_user_defined_loss_trains_on_mixed_batches():
     ids=["svm", "ignore_index"],
 )
 def test_losses_that_take_no_probabilities_are_refused_before_training(options, message, tmp_path):
-    made = Trainer(small.net(), "sgd", lr=0.1, **options)
+    trainer = Trainer(small.net(), "sgd", lr=0.1, **options)
     with pytest.raises(DataError, match=message):
-        made.fit(loader(), epochs=1, progress=False, run_dir=tmp_path / "run")
+        trainer.fit(loader(), epochs=1, progress=False, run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -88,9 +88,9 @@ def test_mixed_batches_may_be_cut_and_accumulated(augmentation, options):
         ("batches", "numpy", batches),
         ("emulated", "emulated", loader(augmentation=augmentation, drop_last=True, device="emulated")),
     ):
-        made = Trainer(without_norm(device), "sgd", lr=0.1, **options)
-        made.fit(given, epochs=1, progress=False)
-        weights[name] = {key: to_numpy(value) for key, value in made.net.params().items()}
+        trainer = Trainer(without_norm(device), "sgd", lr=0.1, **options)
+        trainer.fit(given, epochs=1, progress=False)
+        weights[name] = {key: to_numpy(value) for key, value in trainer.net.params().items()}
     assert small.same_arrays(weights["loader"], weights["batches"])
     for name, value in weights["loader"].items():
         np.testing.assert_allclose(weights["emulated"][name], value, rtol=1e-4, atol=1e-6, err_msg=name)
@@ -102,12 +102,12 @@ def test_a_loss_of_floats_is_refused_for_labels_that_would_be_mixed():
 
 
 def test_held_out_images_are_not_mixed():
-    made = Trainer(small.net(), "sgd", lr=0.1)
+    trainer = Trainer(small.net(), "sgd", lr=0.1)
     with pytest.raises(DataError, match="validation would be mixed by cutmix, which is for training"):
-        made.fit(loader(), epochs=1, validation=loader(augmentation=CUTMIX), progress=False)
+        trainer.fit(loader(), epochs=1, validation=loader(augmentation=CUTMIX), progress=False)
     with pytest.raises(DataError, match="data would be mixed by mixup"):
         evaluate(small.net(), loader())
-    made.fit(loader(), epochs=1, validation=0.3, progress=False)
+    trainer.fit(loader(), epochs=1, validation=0.3, progress=False)
 
 
 def test_a_net_with_another_number_of_classes_is_refused():

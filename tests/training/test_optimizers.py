@@ -92,12 +92,12 @@ def test_the_rate_of_one_step_can_be_given():
 def test_advance_writes_the_step_and_rate_that_update_reads():
     """A captured update replays with the step number and rate that advance wrote before it."""
     params, twin, grads = arrays(0), arrays(0), arrays(1)
-    split, whole = Adam(lr=0.1), Adam(lr=0.1)
-    split.build(params)
+    in_two_calls, in_one_call = Adam(lr=0.1), Adam(lr=0.1)
+    in_two_calls.build(params)
     for lr in (0.1, 0.05, 0.2):
-        split.advance(lr)
-        split.update(params, grads)
-        whole.step(twin, grads, lr)
+        in_two_calls.advance(lr)
+        in_two_calls.update(params, grads)
+        in_one_call.step(twin, grads, lr)
     for key in params:
         np.testing.assert_array_equal(params[key], twin[key])
 

@@ -137,8 +137,8 @@ def test_a_resumed_run_goes_on_with_the_same_bits(tmp_path):
         small.fit(trainer, epochs=4, run_dir=tmp_path / name, callbacks=[small.StopAt(stop)], **options)
         return trainer
 
-    whole = fit("whole")
-    assert whole.plateau_rate == 0.125
+    uninterrupted = fit("whole")
+    assert uninterrupted.plateau_rate == 0.125
     fit("cut", stop=13)
     assert fit("cut", resume=True).plateau_rate == 0.125
     assert contents(tmp_path / "whole") == contents(tmp_path / "cut")

@@ -44,13 +44,13 @@ def test_dropout_masks_of_parts_are_those_of_the_whole_batch(device):
     def ones(count):
         return asarray(np.ones((count, 3, 3, 5), np.float32), device)
 
-    whole, cut = layer(), layer()
-    expected = [to_numpy(whole.forward(ones(7), training=True)) for _ in range(2)]
+    unsharded, sharded = layer(), layer()
+    expected = [to_numpy(unsharded.forward(ones(7), training=True)) for _ in range(2)]
     for y in expected:
         for first, end in ((0, 1), (1, 3), (3, 7)):  # 45 numbers in a sample: parts begin inside blocks of four
             with part_of_batch(Part(first, 7, last=end == 7)):
-                part = cut.forward(ones(end - first), training=True)
-            gradient = cut.backward(ones(end - first))
+                part = sharded.forward(ones(end - first), training=True)
+            gradient = sharded.backward(ones(end - first))
             np.testing.assert_array_equal(to_numpy(part), y[first:end])
             np.testing.assert_array_equal(to_numpy(gradient), y[first:end])
 
@@ -59,12 +59,12 @@ def test_gradients_and_totals_of_shards_are_those_of_the_whole_batch():
     """Without batch norm; the dropout masks are the same."""
     data = batches()
     for x, y in data.epoch(0):  # of 8, 8 and 5 images
-        whole, cut = trainer_without_norm(), trainer_without_norm(shards=SHARDS)
-        whole.step(x, y)
-        cut.step(x, y)
-        for name, gradient in whole.net.grads().items():
-            np.testing.assert_allclose(cut.net.grads()[name], gradient, rtol=1e-4, atol=1e-6)
-        ours, theirs = cut.totals.read().numbers(), whole.totals.read().numbers()
+        unsharded, sharded = trainer_without_norm(), trainer_without_norm(shards=SHARDS)
+        unsharded.step(x, y)
+        sharded.step(x, y)
+        for name, gradient in unsharded.net.grads().items():
+            np.testing.assert_allclose(sharded.net.grads()[name], gradient, rtol=1e-4, atol=1e-6)
+        ours, theirs = sharded.totals.read().numbers(), unsharded.totals.read().numbers()
         np.testing.assert_allclose(ours, theirs, rtol=1e-6)
         assert ours[1:] == theirs[1:]
 
@@ -119,15 +119,15 @@ def test_a_resumed_run_goes_on_with_the_same_bits(tmp_path, precision):
         return trainer(shards=SHARDS, precision=precision)
 
     data = {"train": batches(dtype="float16" if precision == "float16" else "float32"), "validation": None}
-    whole = new()
-    fit(whole, epochs=2, **data)
+    uninterrupted = new()
+    fit(uninterrupted, epochs=2, **data)
     first = new()
     fit(first, epochs=2, run_dir=tmp_path / "run", callbacks=[StopAt(4)], **data)
     assert first.steps == 4
     second = new()
     fit(second, epochs=2, run_dir=tmp_path / "run", resume=True, **data)
-    assert same_arrays(weights(whole), weights(second))
-    assert whole.history == second.history
+    assert same_arrays(weights(uninterrupted), weights(second))
+    assert uninterrupted.history == second.history
     with pytest.raises(SettingsError, match="shards is 4 there and 2 here"):
         fit(trainer(shards=2, precision=precision), epochs=2, run_dir=tmp_path / "run", resume=True, **data)
     with pytest.raises(SettingsError, match="shards is 4 there and null here"):

@@ -98,7 +98,7 @@ def test_an_invalid_entry_of_a_checkpoint_is_named(finished, tmp_path):
 
 def test_an_invalid_entry_of_run_json_is_named(finished, tmp_path):
     run = RunDirectory.start(tmp_path / "run", finished[1])
-    whole = json.loads(run.settings_file.read_text())
+    valid = json.loads(run.settings_file.read_text())
     wrong = [(f"settings.{path}", new, message) for path, new, message in WRONG_SETTINGS]
     wrong += [
         ("format", ..., "format is missing"),
@@ -107,7 +107,7 @@ def test_an_invalid_entry_of_run_json_is_named(finished, tmp_path):
         ("host", "x", "knows no host"),
     ]
     for path, new, message in wrong:
-        run.settings_file.write_text(json.dumps(changed(whole, path, new)))
+        run.settings_file.write_text(json.dumps(changed(valid, path, new)))
         for read in (run.settings, lambda: small.fit(small.trainer(), run_dir=run.path, resume=True)):
             with pytest.raises(CheckpointError) as error:
                 read()

@@ -115,14 +115,14 @@ def test_five_steps_agree_with_pytorch(device, loss, theirs):
 
 def test_a_regression_run_is_stored_resumed_and_shown_without_accuracy(tmp_path, capsys):
     x, y = regression_data(20)
-    whole, stopped = regression(loss="huber"), regression(loss="huber")
+    uninterrupted, stopped = regression(loss="huber"), regression(loss="huber")
     settings = dict(validation=0.2, batch_size=4, metrics_every=2)
-    whole.fit((x, y), epochs=4, progress=False, **settings)
+    uninterrupted.fit((x, y), epochs=4, progress=False, **settings)
     stopped.fit((x, y), epochs=4, run_dir=tmp_path / "run", callbacks=[small.StopAt(7)], **settings)
     again = regression(loss="huber")
     again.fit((x, y), epochs=4, run_dir=tmp_path / "run", resume=True, **settings)
-    assert again.records == whole.records
-    assert small.same_arrays(*({n: np.array(a) for n, a in t.net.state_dict().items()} for t in (again, whole)))
+    assert again.records == uninterrupted.records
+    assert small.same_arrays(*({n: np.array(a) for n, a in t.net.state_dict().items()} for t in (again, uninterrupted)))
     shown = capsys.readouterr().out
     assert "validation loss" in shown
     assert "accuracy" not in shown
@@ -185,10 +185,14 @@ def test_ignored_labels_count_in_no_metric():
     labels = np.where(np.arange(22) % 2, data.labels, 9)
     trainer.fit((x, labels), epochs=1, batch_size=22, progress=False)
     measured = gc.training.evaluate(trainer.net, (x, labels), loss=trainer.loss, metrics=["top-1", "confusion"])
-    kept = gc.training.evaluate(trainer.net, (x[1::2], data.labels[1::2]), metrics=["top-1", "confusion"])
-    np.testing.assert_allclose(measured.loss, kept.loss, rtol=1e-6)
-    assert (measured.accuracy, measured.samples, measured.metrics["top_1"]) == (kept.accuracy, 11, kept.accuracy)
-    np.testing.assert_array_equal(measured.metrics["confusion"], kept.metrics["confusion"])
+    on_known = gc.training.evaluate(trainer.net, (x[1::2], data.labels[1::2]), metrics=["top-1", "confusion"])
+    np.testing.assert_allclose(measured.loss, on_known.loss, rtol=1e-6)
+    assert (measured.accuracy, measured.samples, measured.metrics["top_1"]) == (
+        on_known.accuracy,
+        11,
+        on_known.accuracy,
+    )
+    np.testing.assert_array_equal(measured.metrics["confusion"], on_known.metrics["confusion"])
     none = gc.training.evaluate(trainer.net, (x, np.full(22, 9)), loss=trainer.loss)
     assert (none.loss, none.samples) == (0, 0)
 

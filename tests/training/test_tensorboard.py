@@ -48,8 +48,8 @@ def test_the_records_of_a_run_are_read_back(tmp_path):
     steps = [record for record in trainer.records if record["event"] == "step"]
     for name in ("loss", "accuracy", "lr"):
         scalars = events.Scalars(f"step/{name}")
-        assert [each.step for each in scalars] == [record["step"] for record in steps]
-        np.testing.assert_allclose([each.value for each in scalars], [record[name] for record in steps], rtol=1e-6)
+        assert [event.step for event in scalars] == [record["step"] for record in steps]
+        np.testing.assert_allclose([event.value for event in scalars], [record[name] for record in steps], rtol=1e-6)
     losses = [event.value for event in events.Scalars("epoch/train_loss")]
     np.testing.assert_allclose(losses, [record["train_loss"] for record in trainer.history], rtol=1e-6)
     assert {tag.partition("/")[2] for tag in events.Tags()["histograms"]} == set(trainer.net.params())
@@ -67,7 +67,7 @@ def test_updates_are_recorded_in_epochs_of_one_step_too(tmp_path):
     first = backends.to_numpy(trainer.net.params()["fc1.weight"]).copy()
     loggers = [TensorBoard(tmp_path), weights]
     trainer.fit(small.loader(batch_size=22), epochs=2, callbacks=loggers, progress=False)
-    updates = [each.histogram_value for each in read(tmp_path).Histograms("update/fc1.weight")]
+    updates = [event.histogram_value for event in read(tmp_path).Histograms("update/fc1.weight")]
     values = [first, *weights.seen]
     changes = [after - before for before, after in itertools.pairwise(values)]
     assert [update.max for update in updates] == pytest.approx([change.max() for change in changes], rel=1e-5)
@@ -86,7 +86,7 @@ def test_a_resumed_run_drops_the_steps_past_its_checkpoint(tmp_path):
     small.trainer().fit(small.loader(), callbacks=[TensorBoard(run / "tensorboard")], **options)
     again = small.trainer()
     again.fit(small.loader(), run_dir=run, resume=True, callbacks=[TensorBoard()], **options)
-    assert [each.step for each in read(run / "tensorboard").Scalars("step/loss")] == [*range(1, again.steps + 1)]
+    assert [event.step for event in read(run / "tensorboard").Scalars("step/loss")] == [*range(1, again.steps + 1)]
 
 
 def test_graphs_end_before_the_last_step_of_an_epoch():
@@ -110,7 +110,7 @@ def test_a_full_disk_is_reported_once_and_the_run_continues(tmp_path, monkeypatc
     trainer = small.trainer()
     trainer.fit(small.loader(), epochs=5, callbacks=[TensorBoard(tmp_path)], progress=False)
     assert trainer.epoch == 5
-    messages = [each.getMessage() for each in caplog.records if "TensorBoard" in each.getMessage()]
+    messages = [record.getMessage() for record in caplog.records if "TensorBoard" in record.getMessage()]
     assert messages == ["the TensorBoard files of this run end here: No space left on device"]
 
 

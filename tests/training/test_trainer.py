@@ -155,9 +155,9 @@ def test_nan_names_its_step_and_keeps_the_last_checkpoint(tmp_path, step, metric
     message = rf"not finite at step {step} \(epoch 2\).*last\.safetensors was saved before that"
     with pytest.raises(DivergedError, match=message):
         small.fit(trainer, train=Poisoned(step), metrics_every=metrics_every, run_dir=tmp_path / "run")
-    kept = checkpoint.load(tmp_path / "run" / "last.safetensors")
-    assert kept.state["epoch"] == 1
-    assert all(np.isfinite(array).all() for array in kept.tensors.values())
+    last_checkpoint = checkpoint.load(tmp_path / "run" / "last.safetensors")
+    assert last_checkpoint.state["epoch"] == 1
+    assert all(np.isfinite(array).all() for array in last_checkpoint.tensors.values())
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert lines == trainer.records
     assert max(line["step"] for line in lines) < step
@@ -387,7 +387,7 @@ def test_a_callback_need_not_have_every_method():
     steps = Steps()
     small.fit(small.trainer(), epochs=1, callbacks=[steps, Nothing()])
     assert steps.seen == [1, 2, 3, 4, 5]
-    nexts = [callbacks.next_step(each, None) for each in (steps, Nothing(), Callback(), Listener())]
+    nexts = [callbacks.next_step(callback, None) for callback in (steps, Nothing(), Callback(), Listener())]
     assert nexts == [1, None, None, 1]
 
 

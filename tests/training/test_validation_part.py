@@ -24,7 +24,7 @@ def fit(train=DATA, seed=3, **options):
 def test_the_part_is_drawn_from_each_class_by_the_seed():
     rest, part = DATA.split(0.25, seed=3)
     expected = fit(rest, validation=part)
-    assert [len(each) for each in (rest, part)] == [45, 15]
+    assert [len(samples) for samples in (rest, part)] == [45, 15]
     for train in (DATA, (DATA.images, DATA.labels)):
         trainer = fit(train)
         assert trainer.history == expected.history

@@ -56,8 +56,8 @@ def test_every_epoch_has_a_progress_bar(monkeypatch, capsys):
 
 
 def test_a_bar_resumes_within_an_epoch_and_is_omitted_without_stderr(monkeypatch):
-    made = []
-    monkeypatch.setattr(callbacks, "progress_bar", lambda **options: made.append(options) or Bar())
+    bars = []
+    monkeypatch.setattr(callbacks, "progress_bar", lambda **options: bars.append(options) or Bar())
     trainer = SimpleNamespace(batches=5, batch=4, epoch=0, epochs=3)
     for stream in ("there", None):
         watcher = Progress()
@@ -65,8 +65,8 @@ def test_a_bar_resumes_within_an_epoch_and_is_omitted_without_stderr(monkeypatch
         monkeypatch.setattr(callbacks.sys, "stderr", stream)
         watcher.on_step(trainer, None)
         monkeypatch.undo()
-        monkeypatch.setattr(callbacks, "progress_bar", lambda **options: made.append(options) or Bar())
-    assert [(options["initial"], options["desc"], options["disable"]) for options in made] == [
+        monkeypatch.setattr(callbacks, "progress_bar", lambda **options: bars.append(options) or Bar())
+    assert [(options["initial"], options["desc"], options["disable"]) for options in bars] == [
         (3, "epoch 1/3", None),
         (3, "epoch 1/3", True),
     ]

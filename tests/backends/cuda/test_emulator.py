@@ -403,7 +403,7 @@ def test_a_watch_names_the_thread_that_wrote_and_the_memory_that_it_used():
 def test_a_watch_reports_every_write_of_a_launch_with_thousands():
     packs = 4096  # of 4 values, each stored by one thread
     writers = watch_relu(4 * packs)
-    assert len({(each.block, each.thread) for each in writers}) == len(writers) == packs
+    assert len({(writer.block, writer.thread) for writer in writers}) == len(writers) == packs
     *again, reads, writes = watch_relu(4 * packs, writers[-1])
     assert again == writers
     assert (reads.read, writes.written) == (16, 16)
@@ -415,7 +415,7 @@ def test_a_launch_that_fails_reports_what_it_wrote_before(tmp_path):
     y = emulator.empty((2,), np.int32)
     with emulator.watched(y) as seen, pytest.raises(emulator.EmulatorError, match="out of bounds"):
         load(path).kernel("fails")(1, 1, y)
-    assert [each.kernel for each in seen] == ["fails", "fails"]
+    assert [writer.kernel for writer in seen] == ["fails", "fails"]
 
 
 def test_a_watch_refuses_what_it_could_not_report():

@@ -48,10 +48,14 @@ def test_every_accepted_architecture_compiles(tmp_path):
 def test_the_kernels_for_gpus_without_asynchronous_copies_compile_for_them():
     if "sm_75" not in nvrtc.known_architectures():
         pytest.skip("this NVRTC no longer compiles for sm_75")
-    served = [each for each in representatives(variants()) if not each.file.endswith(("mma.cu", "_few_channels.cu"))]
-    assert {"conv2d_fprop.cu", "conv2d_dgrad.cu", "conv2d_wgrad.cu", "matmul.cu"} <= {each.file for each in served}
-    for each in served:
-        assert compiled("sm_75", load(each.file, dict(each.defines))).path.is_file()
+    served = [
+        variant for variant in representatives(variants()) if not variant.file.endswith(("mma.cu", "_few_channels.cu"))
+    ]
+    assert {"conv2d_fprop.cu", "conv2d_dgrad.cu", "conv2d_wgrad.cu", "matmul.cu"} <= {
+        variant.file for variant in served
+    }
+    for variant in served:
+        assert compiled("sm_75", load(variant.file, dict(variant.defines))).path.is_file()
 
 
 def test_shared_memory_is_counted():

@@ -137,7 +137,7 @@ def test_kernels_that_a_user_puts_in_place_of_shipped_ones_are_proved_anew(stand
     with kernel.replaced({"conv2d_fprop.cu": edited}):
         assert verdict(ask=False) is None
         verdict()
-    assert [each["files"] for each in stand_in.questions] == [{}, {"conv2d_fprop.cu": str(edited)}]
+    assert [question["files"] for question in stand_in.questions] == [{}, {"conv2d_fprop.cu": str(edited)}]
 
 
 def test_algorithms_that_cannot_be_proved_are_unproved(stand_in, monkeypatch):
@@ -194,7 +194,7 @@ def test_candidates_are_timed_in_the_order_of_their_estimates_after_the_cost_mod
     first, *others = tuner._candidates(product(), 90, MACHINE, ask=True)
     assert first.algorithm is plan(product(), "auto", 90).algorithm
     assert [each.cost for each in others] == sorted(each.cost for each in others)
-    (candidate,) = [each for each in others if each.algorithm.name == NAME]
+    (candidate,) = [candidate for candidate in others if candidate.algorithm.name == NAME]
     assert others[-1] is not candidate
     assert candidate.proof.endswith("good")
 

@@ -71,17 +71,17 @@ def prover_of(monkeypatch):
     for limit, seconds in (("PREPARE", 0.5), ("LIMIT", 0.3)):
         monkeypatch.setattr(prover, limit, seconds)
     monkeypatch.setattr(process, "_GRACE", 0.1)
-    made = []
+    provers = []
 
     def make(code, start=10.0):
         monkeypatch.setattr(prover, "START", start)
         monkeypatch.setattr(prover, "command", python(code))
-        made.append(Prover())
-        return made[-1]
+        provers.append(Prover())
+        return provers[-1]
 
     yield make
-    for each in made:
-        each.close()
+    for started in provers:
+        started.close()
 
 
 @pytest.mark.parametrize("child", CHILDREN)
@@ -105,10 +105,10 @@ def test_threads_take_turns(prover_of):
     )
     reasons = []
     threads = [threading.Thread(target=lambda: reasons.append(slow.ask({}, OF).reason)) for _ in range(4)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join(10)
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
     assert sorted(reasons) == ["0", "1", "2", "3"]
 
 
@@ -117,7 +117,7 @@ def test_a_failed_child_is_replaced(prover_of):
     state."""
     refuting = prover_of(ASKED + "verdict(status='refuted', reason=str(os.getpid()))")
     answers = [refuting.ask({}, OF) for _ in range(3)]
-    assert len({each.reason for each in answers}) == 3
+    assert len({answer.reason for answer in answers}) == 3
     assert refuting.wrong == 3
 
 

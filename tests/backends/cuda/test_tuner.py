@@ -169,7 +169,9 @@ def test_a_process_does_not_time_while_another_one_does(use_gpu, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tuner, "capability_of", lambda array: plan.NEWEST)
         thread = threading.Thread(
-            target=lambda: answers.append(tuner.choose(CONV2D, "auto", None, lambda each: gpu.timed.append(each)))
+            target=lambda: answers.append(
+                tuner.choose(CONV2D, "auto", None, lambda candidate: gpu.timed.append(candidate))
+            )
         )
         with locks.held(tmp_path / "cache"):
             thread.start()
@@ -196,7 +198,7 @@ def test_candidates_that_fail_while_they_are_timed_are_left_out(use_gpu, monkeyp
     monkeypatch.setattr(gpu, "seconds", failing)
     with pytest.warns(tuner.FailedCandidateWarning, match="RuntimeError: cudaErrorLaunchFailure") as warned:
         launched, result = run_op()
-    assert sorted(str(each.message).split()[0] for each in warned) == sorted(fails)
+    assert sorted(str(warning.message).split()[0] for warning in warned) == sorted(fails)
     assert launched[-1] not in fails
     np.testing.assert_allclose(result, ops.conv2d(X, W), rtol=1e-5, atol=1e-5)
 
@@ -322,8 +324,8 @@ def test_accumulation_into_a_slice_adds_once(use_gpu):
 def test_nothing_is_allocated_beyond_the_workspace(use_gpu, monkeypatch, accumulate):
     """A scratch array is used only when accumulating; if it would not fit in memory, the cost model chooses."""
     gpu = use_gpu(StandInGpu(speeds("simt-64x64")))
-    for each in (plan, tuner):
-        monkeypatch.setattr(each, "LARGEST_WORKSPACE", W.nbytes)
+    for module in (plan, tuner):
+        monkeypatch.setattr(module, "LARGEST_WORKSPACE", W.nbytes)
     plan.plan.cache_clear()
     plan.candidates.cache_clear()
     made, empty = [], launch.empty
@@ -455,7 +457,7 @@ def test_runs_on_cupy_are_timed_between_two_events_behind_a_gate(monkeypatch):
         queue.append("run")
 
     assert gpu.seconds(run, 3) == pytest.approx(0.021)
-    assert [each for each in queue if isinstance(each, str)] == ["idle", "on device", "gate", *["run"] * 3, "waited"]
+    assert [entry for entry in queue if isinstance(entry, str)] == ["idle", "on device", "gate", *["run"] * 3, "waited"]
 
     def fails():
         raise RuntimeError("no such kernel")
