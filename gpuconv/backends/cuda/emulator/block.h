@@ -43,7 +43,9 @@ struct Launch {
     }* regions;
 };
 
-enum State : uint8_t { FRESH, READY, RUNNING, AT_BARRIER, IN_WARP, AT_MBARRIER, AT_NAMED_BARRIER, AT_CLUSTER_SYNC, IN_WARPGROUP, DONE };
+enum State : uint8_t {
+    FRESH, READY, RUNNING, AT_BARRIER, IN_WARP, AT_MBARRIER, AT_NAMED_BARRIER, AT_CLUSTER_SYNC, IN_WARPGROUP, DONE
+};
 
 struct Thread {
     uint3 index;
@@ -173,10 +175,7 @@ class Block : public Context {
 
     void* dynamic_shared(size_t alignment) {
         if (alignment > kWindow) fail("dynamic shared memory is aligned to 1024 bytes at most");
-        if (uintptr_t(dynamic_base) % alignment) {
-            if (dynamic_given) fail("two declarations of dynamic shared memory with different alignments");
-            move_dynamic_shared();
-        }
+        if (uintptr_t(dynamic_base) % alignment) move_dynamic_shared();
         dynamic_given = true;
         return dynamic_base;
     }
@@ -536,8 +535,9 @@ class Block : public Context {
     Block& in_cluster(unsigned rank, const char* use, Site site);
     std::string ended_too_early();
 
-    std::string of_block() const { return checker.of_block(rank); }  // " of block (1, 0, 0)", in a cluster
-    std::string of_block_there(const Block& there) const { return &there == this ? "" : " of block " + text(there.block); }
+    std::string of_block() const { return checker.of_block(rank); }  // " of block (1, 0, 0)"; empty if the block is no cluster's
+    // The same for a block to which this one refers; empty if that is itself.
+    std::string of_other_block(const Block& block) const { return &block == this ? "" : block.of_block(); }
     GPUCONV_RARE bool give_up_polls();
     GPUCONV_RARE void finish_copies_under_way();
     void begin_asynchronous() {

@@ -44,12 +44,12 @@ inline void Block::load(Block& to, void* address, std::vector<BulkPiece> pieces,
             const uintptr_t pc = checker.pc_of(site);
             const size_t step = uintptr_t(piece.global) % 16 ? 1 : piece.bytes;  // a box may begin at any element of a row
             for (size_t i = 0; piece.global && i < piece.bytes; i += step) access(piece.global + i, step, READ, pc);
-            if (!checker.check_async(when, checker.clocks.of(component()), uintptr_t(piece.shared), piece.bytes, true, pc, "a bulk copy"))
-                fail(checker.message);
+            const Clock& view = checker.clocks.of(component());
+            if (!checker.check_async(when, view, uintptr_t(piece.shared), piece.bytes, true, pc, "a bulk copy")) fail(checker.message);
         }
         memset(piece.shared, kPoison, piece.bytes);
     }
-    to.asynchronous.effects.push_back({this, running, Effect::LOAD, 0, site, [=, &to, &barrier, phase = barrier.phase, thread = running] {
+    const auto arrive = [=, &to, &barrier, phase = barrier.phase, thread = running] {
         const int interrupted = std::exchange(running, thread);
         for (const BulkPiece& piece : pieces) {
             if (piece.global) memcpy(piece.shared, piece.global, piece.bytes);
@@ -68,7 +68,8 @@ inline void Block::load(Block& to, void* address, std::vector<BulkPiece> pieces,
         barrier.bytes -= bytes;
         complete(barrier);
         running = interrupted;
-    }});
+    };
+    to.asynchronous.effects.push_back({this, running, Effect::LOAD, 0, site, arrive});
 }
 
 inline void Block::bulk_store(Site site) {
@@ -132,7 +133,8 @@ inline std::string Block::end_asynchronous() {
     for (const Effect& effect : asynchronous.effects)
         if (effect.kind == Effect::LOAD) {
             effect.by->running = effect.thread;
-            return effect.by->who() + ": the block ended before a bulk copy arrived that no thread waited for, at " + place(effect.site);
+            return effect.by->who() + ": the block ended before a bulk copy arrived that no thread waited for, at " +
+                   place(effect.site);
         }
     return {};
 }

@@ -25,7 +25,7 @@ constexpr size_t kWord = 4;  // bytes per cell
 enum Kind : uint8_t { READ, WRITE, ATOMIC, ASYNC };
 
 struct Now {  // the accessing thread, and the time
-    uint32_t block = 0;  // kMaxBlocks times the number of the cluster in the order of execution, from 1, plus the block's rank in it
+    uint32_t block = 0;  // the number of its cluster in the order of execution, from 1, times kMaxBlocks, plus its rank
     uint32_t barriers = 0;
     uint32_t warp_syncs = 0;
     uint32_t thread = 0;  // its clock component; from kThreads on: that of asynchronous work
@@ -173,9 +173,10 @@ class Checker {
         return !clocks.ordered(earlier.thread, earlier.step, int(later.thread));
     }
 
-    // The same for two blocks. view: what the later one knows; null: the clock of its thread. Within a cluster, a write is visible to
-    // other blocks only after a cluster_sync().
-    __attribute__((noinline, cold)) bool unordered_blocks(const Now& earlier, const Now& later, const Clock* view, bool wrote) const {
+    // The same for two blocks. view: what the later one knows; null: the clock of its thread. Within a cluster, a write is
+    // visible to other blocks only after a cluster_sync().
+    __attribute__((noinline, cold)) bool unordered_blocks(const Now& earlier, const Now& later, const Clock* view,
+                                                          bool wrote) const {
         if (std::find(fenced.begin(), fenced.end(), earlier.block) != fenced.end()) return false;
         if (!same_cluster(earlier, later)) return true;
         const Clock& known = wrote ? clocks.published : view ? *view : clocks.of(int(later.thread));
@@ -292,7 +293,8 @@ class Checker {
     }
 
     std::string by(const Access& access) const {
-        return access.thread < kThreads ? name_of_thread(access.thread) + of_block(rank_of(access.thread)) : clocks.name(access.thread);
+        if (access.thread >= kThreads) return clocks.name(access.thread);
+        return name_of_thread(access.thread) + of_block(rank_of(access.thread));
     }
     std::string between(const Access& earlier) const {
         return earlier.thread < kThreads                            ? " with no barrier between"

@@ -35,7 +35,7 @@ class Cluster {
         checker.block_size = blocks[0]->block_size;
     }
 
-    // Runs the cluster with this index, which counts clusters as blocks are counted, x first. False after a fault, which `message` describes.
+    // Runs the cluster with this index; clusters are counted as blocks are, x first. False after a fault: `message` describes it.
     bool run(uint64_t index) {
         serial += kMaxBlocks;
         synced = 0;
@@ -51,8 +51,10 @@ class Cluster {
         Block* first = next();
         gpuconv_context = first;
         caller.switch_to(*first->fiber);
-        for (Block* each : blocks)
-            if (message.empty()) message = each->close();
+        for (Block* each : blocks) {
+            const std::string fault = each->close();
+            if (message.empty()) message = fault;
+        }
         for (Block* each : blocks)
             if (message.empty() && launch->checked && each->asynchronous) message = each->ended_too_early();
         return message.empty();
@@ -107,9 +109,10 @@ class Cluster {
                 for (const auto& [reason, which] : alike) {
                     if (!block && each->state[which[0]] != DONE) block = each, thread = which[0];
                     if (++kinds > 12) continue;
-                    what += std::string("; ") + (blocks.size() > 1 ? "block " + text(each->block) + ", " : "") + "warpgroup " +
+                    what += (blocks.size() > 1 ? "; block " + text(each->block) + ", warpgroup " : "; warpgroup ") +
                             std::to_string(group) + ": " + std::to_string(which.size()) +
-                            (which.size() == 1 ? " thread, " : " threads, first ") + text(each->threads[which[0]].index) + ", " + reason;
+                            (which.size() == 1 ? " thread, " : " threads, first ") + text(each->threads[which[0]].index) + ", " +
+                            reason;
                 }
             }
         block->fail(thread, "deadlock" + what);
@@ -117,7 +120,7 @@ class Cluster {
 
     const Launch* launch = nullptr;
     uint32_t serial = 0;  // of the first block
-    std::vector<std::unique_ptr<Block>> made;
+    std::vector<std::unique_ptr<Block>> made;  // all blocks; they keep their stacks from launch to launch
 };
 
 // --- turns ----------------------------------------------------------------------------------------
@@ -169,6 +172,8 @@ inline void Block::declare_shared(const void* key, const char* name, size_t offs
 
 // Moves the dynamic memory of each block to the alignment of the window.
 inline void Block::move_dynamic_shared() {
+    for (const Block* each : cluster.blocks)
+        if (each->dynamic_given) fail("two declarations of dynamic shared memory with different alignments");
     for (Block* each : cluster.blocks) {
         if (launch->checked) checker.remove(uintptr_t(each->dynamic_base));
         each->variables.erase(each->variables.begin());
@@ -191,7 +196,8 @@ inline void Block::cluster_sync(Site site) {
 
 // "which lacks 128 of 256 threads"
 inline std::string Block::cluster_sync_lacks() const {
-    return "which lacks " + std::to_string(cluster.threads() - cluster.synced) + " of " + std::to_string(cluster.threads()) + " threads";
+    const unsigned all = cluster.threads();
+    return "which lacks " + std::to_string(all - cluster.synced) + " of " + std::to_string(all) + " threads";
 }
 
 // The block with a rank, of which `use` makes use.
@@ -216,8 +222,8 @@ inline void Block::mbarrier_arrive_in(void* mine, unsigned rank, Site site) {
     arrive(barrier, 1, "at " + place(site));
 }
 
-// Describes a bulk copy to this block, or an arrival of another block, that none of its threads knows of: in another order, it would
-// have come after the block's end. Empty if there is none.
+// Describes a bulk copy to this block, or an arrival of another block, of whose end none of its threads knows: in another order
+// it would have come after the block's end. Empty if there is none.
 inline std::string Block::ended_too_early() {
     const Clock known = checker.clocks.of_any(first_thread(), first_thread() + count);
     for (const auto& [address, barrier] : asynchronous.mbarriers)

@@ -72,7 +72,7 @@ bool Block::give_up_polls() {
 
 // "shared full + 8 bytes", and its block if that is another one
 inline std::string Block::name_of(const Mbarrier& barrier) const {
-    return barrier.block->shared_name(barrier.address) + of_block_there(*barrier.block);
+    return barrier.block->shared_name(barrier.address) + of_other_block(*barrier.block);
 }
 
 // "shared full + 8 bytes"
@@ -91,7 +91,7 @@ inline Mbarrier& Block::mbarrier_of(Block& owner, void* address, const char* use
     auto wrong = [&](const std::string& why) {
         const std::string name = owner.shared_name(address);
         fail(std::string(use) + (name.empty() ? " an mbarrier that is not in shared memory" : " the mbarrier " + name) +
-             of_block_there(owner) + (name.empty() ? "" : ", " + why) + ", at " + place(site));
+             of_other_block(owner) + (name.empty() ? "" : ", " + why) + ", at " + place(site));
     };
     if (owner.live == 0) wrong("and that block has ended: no cluster_sync() before its end");
     const auto found = owner.asynchronous.mbarriers.find(uintptr_t(address));
@@ -150,7 +150,8 @@ inline void Block::mbarrier_arrive(void* address, unsigned arrivals, unsigned by
 inline void Block::arrive(Mbarrier& barrier, unsigned arrivals, const std::string& who) {
     barrier.block->asynchronous.idle_polls = 0;
     if (arrivals > barrier.arrivals)
-        fail("arrives at the mbarrier " + name_of(barrier) + " more often than phase " + std::to_string(barrier.phase) + " expects: " + std::to_string(barrier.expected) + " arrivals" + missing(barrier) + ", " + who);
+        fail("arrives at the mbarrier " + name_of(barrier) + " more often than phase " + std::to_string(barrier.phase) +
+             " expects: " + std::to_string(barrier.expected) + " arrivals" + missing(barrier) + ", " + who);
     barrier.arrivals -= arrivals;
     complete(barrier);
 }
@@ -159,7 +160,8 @@ inline void Block::arrive(Mbarrier& barrier, unsigned arrivals, const std::strin
 inline void Block::complete(Mbarrier& barrier) {
     if (barrier.arrivals) return;
     if (barrier.bytes < 0)
-        fail("wrong byte count: phase " + std::to_string(barrier.phase) + " of the mbarrier " + name_of(barrier) + " received " + std::to_string(-barrier.bytes) + " bytes more than it expects");
+        fail("wrong byte count: phase " + std::to_string(barrier.phase) + " of the mbarrier " + name_of(barrier) + " received " +
+             std::to_string(-barrier.bytes) + " bytes more than it expects");
     if (barrier.bytes) return;
     ++barrier.phase;
     barrier.arrivals = barrier.expected;
