@@ -11,12 +11,12 @@ def numerical_gradient(f: Callable[[], np.ndarray], x: np.ndarray, dy: np.ndarra
     """d sum(f() * dy) / dx, where f reads x (float64, changed and restored in place)."""
     gradient = np.empty_like(x)
     for index in np.ndindex(x.shape):
-        kept = x[index]
-        x[index] = kept + step
+        original = x[index]
+        x[index] = original + step
         above = f()
-        x[index] = kept - step
+        x[index] = original - step
         below = f()
-        x[index] = kept
+        x[index] = original
         gradient[index] = np.sum((above - below) * dy) / (2 * step)
     return gradient
 
@@ -32,13 +32,13 @@ def assert_gradient(
     """Checks `gradient`, d sum(f() * dy) / dx, by its slopes along random directions. A wrong entry changes the slope
     along every direction, so a few pairs of calls suffice, where `numerical_gradient` needs one for each entry."""
     assert gradient.shape == x.shape, name
-    kept, step = x.copy(), 1e-5
+    original, step = x.copy(), 1e-5
     for direction in np.random.default_rng(6).normal(size=(directions, *x.shape)):
         direction /= np.linalg.norm(direction)
-        x[:] = kept + step * direction
+        x[:] = original + step * direction
         above = f()
-        x[:] = kept - step * direction
+        x[:] = original - step * direction
         below = f()
-        x[:] = kept
+        x[:] = original
         slope, terms = np.sum((above - below) * dy) / (2 * step), gradient * direction
         np.testing.assert_allclose(terms.sum(), slope, rtol=0, atol=1e-8 + 1e-6 * np.abs(terms).sum(), err_msg=name)

@@ -142,9 +142,9 @@ def assert_same(results, expected, where):
 def test_a_pool_may_write_over_its_input_on_a_device_with_kernels():
     x = np.random.default_rng(0).standard_normal((2, 6, 6, 4), np.float32)
     for device in kernel_devices():
-        there = gc.asarray(x.copy(), device)
-        y, _ = ops.max_pool2d(there, kernel_size=3, stride=1, padding=1, out=there)
-        assert y is there
+        volume = gc.asarray(x.copy(), device)
+        y, _ = ops.max_pool2d(volume, kernel_size=3, stride=1, padding=1, out=volume)
+        assert y is volume
         np.testing.assert_array_equal(gc.to_numpy(y), ops.max_pool2d(x, kernel_size=3, stride=1, padding=1)[0])
 
 
@@ -360,21 +360,21 @@ def test_subclasses_are_treated_as_plain_arrays(kind):
 @pytest.mark.parametrize("device", ["numpy", "emulated"])
 def test_asarray_converts_or_refuses(device):
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
-    for given in (x.astype(">f4"), x.astype("<f4"), x.view(np.matrix), x.view(Subclass)):
-        moved = gc.asarray(given, device)
+    for array in (x.astype(">f4"), x.astype("<f4"), x.view(np.matrix), x.view(Subclass)):
+        moved = gc.asarray(array, device)
         assert moved.dtype == np.float32
         assert moved.dtype.isnative
         assert gc.device_of(moved) == device
         np.testing.assert_array_equal(gc.to_numpy(moved), x)
-        assert type(gc.to_numpy(given)) is np.ndarray
+        assert type(gc.to_numpy(array)) is np.ndarray
     assert gc.asarray(x, device, dtype=">f8").dtype.isnative
     np.testing.assert_array_equal(gc.to_numpy(gc.asarray(np.array([1, 2], ">i8"), device, "float32")), [1, 2])
     refusals = [np.array([object(), "a"]), ["a", "b"], np.array([1, 2], "M8[s]"), np.zeros(3, "f4,i4"), [2**70], None]
-    for given in refusals:
+    for refused in refusals:
         with pytest.raises(TypeError, match="the array must hold numbers of at most 64 bits"):
-            gc.asarray(given, device)
+            gc.asarray(refused, device)
         with pytest.raises(TypeError, match="the array must hold numbers of at most 64 bits"):
-            gc.to_numpy(given)
+            gc.to_numpy(refused)
     for call in (gc.asarray, gc.to_numpy, gc.device_of):
         with pytest.raises(TypeError, match="must not be a masked array"):
             call(np.ma.ones(3))
@@ -437,7 +437,7 @@ def test_every_integer_option_refuses_floats_text_and_numbers_beyond_64_bits(dev
     for op in ops.__all__:
         for name in integer_options(op):
             (call, *_) = calls(op, 1)
-            there = {key: verify.run.move(copied(value), device) for key, value in call.items()}
+            arguments = {key: verify.run.move(copied(value), device) for key, value in call.items()}
             for value, error in (
                 (2**64, ValueError),
                 (10**20, ValueError),
@@ -448,9 +448,9 @@ def test_every_integer_option_refuses_floats_text_and_numbers_beyond_64_bits(dev
                 (np.float64(2), TypeError),
                 ("2", (TypeError, ValueError)),
             ):
-                given = (2, value, 3, 3) if name == "input_shape" else value
+                argument = (2, value, 3, 3) if name == "input_shape" else value
                 with pytest.raises(error, match=name):
-                    getattr(ops, op)(**there | {name: given})
+                    getattr(ops, op)(**arguments | {name: argument})
                 tried.add((op, name))
     assert len(tried) > 60
 

@@ -63,15 +63,15 @@ def test_files_that_are_not_saved_nets_are_refused(tmp_path, small_net):
         gc.load(tmp_path / "pipe")
     file = tmp_path / "net.safetensors"
     small_net.save(file)
-    whole = file.read_bytes()
-    file.write_bytes(whole[:-5])
+    content = file.read_bytes()
+    file.write_bytes(content[:-5])
     with pytest.raises(CheckpointError, match="truncated"):
         gc.load(file)
     checkpoint.save(file, checkpoint.Checkpoint({}, {"other": 1}))
     with pytest.raises(CheckpointError, match="holds no net; its state has other"):
         gc.load(file)
-    found = checkpoint.Checkpoint({}, {"net": small_net.config() | {"layer": "Sequentail"}})
-    checkpoint.save(file, found)
+    misspelled = checkpoint.Checkpoint({}, {"net": small_net.config() | {"layer": "Sequentail"}})
+    checkpoint.save(file, misspelled)
     with pytest.raises(CheckpointError, match="did you mean 'Sequential'"):
         gc.load(file)
 
@@ -137,9 +137,9 @@ def test_predict_names_the_best_classes(trained):
     best = net.predict(test.images[:4], top=3)
     chances = net.predict(test.images[:4], softmax=True)
     assert [len(one) for one in best] == [3] * 4
-    for image, found in zip(chances, best):
-        assert found[0] == (f"digit {image.argmax()}", float(image.max()))
-        assert found == sorted(found, key=lambda pair: -pair[1])
+    for image, named in zip(chances, best):
+        assert named[0] == (f"digit {image.argmax()}", float(image.max()))
+        assert named == sorted(named, key=lambda pair: -pair[1])
     assert net.predict(test.images[0], top=1)[0][0] == best[0][0][0]
 
 
@@ -185,14 +185,14 @@ def test_predict_accepts_any_float_dtype(precision):
     net = gc.Sequential([Input((4, 4, 3)), Conv2D(2, 3), ReLU(), Flatten(), Linear(5)], precision=precision)
     expected = None
     for dtype in ("bfloat16", "float16", "float32", "float64", ">f4", ">f8"):
-        given = images.astype(as_dtype("bfloat16") if dtype == "bfloat16" else dtype)
+        cast = images.astype(as_dtype("bfloat16") if dtype == "bfloat16" else dtype)
         twin = net.copy()
-        history = gc.Trainer(twin, lr=0.1).fit((given, labels), epochs=1, progress=False)
-        found = [history[0]["train_loss"], gc.evaluate(twin, (given, labels)).loss, net.predict(given)]
-        found.append(net.activations(given)["fc1"])
-        expected = expected or found
-        for one, other in zip(found, expected):
-            np.testing.assert_array_equal(one, other, err_msg=dtype)
+        history = gc.Trainer(twin, lr=0.1).fit((cast, labels), epochs=1, progress=False)
+        results = [history[0]["train_loss"], gc.evaluate(twin, (cast, labels)).loss, net.predict(cast)]
+        results.append(net.activations(cast)["fc1"])
+        expected = expected or results
+        for result, value in zip(results, expected):
+            np.testing.assert_array_equal(result, value, err_msg=dtype)
 
 
 def test_predict_accepts_lists_of_every_kind(trained, tmp_path):
@@ -223,9 +223,9 @@ def test_predict_takes_channels_first_from_pytorch_only(small_net):
     images = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype(np.float32)
     small_net.normalization = gc.data.Normalization([100, 100, 100], [50, 50, 50])
     for look in (small_net.predict, small_net.activations):
-        for given in (images, (50 * images + 100).clip(0, 255).astype(np.uint8)):
+        for channels_first in (images, (50 * images + 100).clip(0, 255).astype(np.uint8)):
             with pytest.raises(ValueError, match=r"channels last, \(N, H, W, C\).*x.transpose\(0, 2, 3, 1\)"):
-                look(given)
+                look(channels_first)
         with pytest.raises(ValueError, match=r"x.transpose\(1, 2, 0\)"):
             look(images[0])
         with pytest.raises(ValueError, match=r"received 5 x 4 x 4\nin "):

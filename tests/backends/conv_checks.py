@@ -28,21 +28,21 @@ def both_gradients(case, x, w, bias, dy):
 @functools.cache
 def by_definition(case, dtype):
     """Each direction by the definition in float64, for the values and for their magnitudes."""
-    given = [a.astype(np.float64) for a in random_arrays(case, dtype)]
+    arrays = [a.astype(np.float64) for a in random_arrays(case, dtype)]
     return [
         {
             "fprop": definition.fprop(case, x, w, bias),
             "dgrad": definition.dgrad(case, dy, w),
             "wgrad": definition.wgrad(case, dy, x),
         }
-        for x, w, bias, dy in (given, map(abs, given))
+        for x, w, bias, dy in (arrays, map(abs, arrays))
     ]
 
 
 def check_by_definition(case, dtype=np.float64):
-    given = random_arrays(case, dtype)
+    arrays = random_arrays(case, dtype)
     expected, magnitude = by_definition(case, dtype)
-    for direction, actual in (*directions(case, *given).items(), *both_gradients(case, *given).items()):
+    for direction, actual in (*directions(case, *arrays).items(), *both_gradients(case, *arrays).items()):
         assert actual.dtype == dtype
         bound = sum_bound(dtype, reduction(case, direction) + 1, magnitude[direction])
         assert_within(actual, expected[direction], bound, f"{direction} of {case}")

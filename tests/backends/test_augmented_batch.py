@@ -50,11 +50,11 @@ def test_a_crop_has_pytorchs_pixels(image):
     """Positions are rounded down to 1/256 of a pixel, so up to 255 / 256 is lost along each axis."""
     torch = pytest.importorskip("torch")
     options = dict(resized_crop=0.2, seed=2, offset=2**40)
-    for place, found in zip(crop_positions(12, 9, 50, **options).T, load(image, 50, **options), strict=True):
+    for place, crop in zip(crop_positions(12, 9, 50, **options).T, load(image, 50, **options), strict=True):
         top, left, rows, columns = map(int, place)
         part = torch.tensor(image[:, top : top + rows, left : left + columns]).permute(0, 3, 1, 2).double()
         expected = torch.nn.functional.interpolate(part, size=(12, 9), mode="bilinear", align_corners=False)
-        np.testing.assert_allclose(found, expected[0].permute(1, 2, 0), atol=2 * 255 / 256, rtol=0)
+        np.testing.assert_allclose(crop, expected[0].permute(1, 2, 0), atol=2 * 255 / 256, rtol=0)
 
 
 def test_a_crop_of_the_whole_image_changes_nothing(image):
@@ -116,7 +116,7 @@ def factors(strengths, count, seed, offset):
 def test_colors_are_pytorchs_color_jitter(image, strengths):
     """torchvision's adjust_brightness, adjust_contrast, adjust_saturation, of floats from 0 to 1."""
     options = dict(zip(("brightness", "contrast", "saturation"), strengths))
-    found = load(image, 20, **options, seed=7, offset=2**33)
+    jittered = load(image, 20, **options, seed=7, offset=2**33)
 
     def blend(one, other, factor):
         return (factor * one + (1 - factor) * other).clip(0, 1)
@@ -124,7 +124,7 @@ def test_colors_are_pytorchs_color_jitter(image, strengths):
     def gray(pixels):
         return (pixels @ [0.2989, 0.587, 0.114])[..., None]
 
-    for x, (brightness, contrast, saturation) in zip(found, factors(strengths, 20, 7, 2**33), strict=True):
+    for x, (brightness, contrast, saturation) in zip(jittered, factors(strengths, 20, 7, 2**33), strict=True):
         expected = blend(image[0] / 255, 0, brightness)
         expected = blend(expected, gray(expected).mean(), contrast)
         expected = blend(expected, gray(expected), saturation)
@@ -141,8 +141,8 @@ def test_hue_is_that_of_hsv(saturation):
     turns = 0.5 * (2 * (words >> 8) / 2**24 - 1)
     assert (turns.min() < -0.3) & (turns.max() > 0.3)
     before = load(image, 20, saturation=saturation, seed=7)
-    for found, plain, turn in zip(load(image, 20, saturation=saturation, hue=0.5, seed=7), before, turns, strict=True):
-        for pixel, was in zip(found.reshape(-1, 3), plain.reshape(-1, 3).astype(float) / 255):
+    for turned, plain, turn in zip(load(image, 20, saturation=saturation, hue=0.5, seed=7), before, turns, strict=True):
+        for pixel, was in zip(turned.reshape(-1, 3), plain.reshape(-1, 3).astype(float) / 255):
             hue, rest, value = colorsys.rgb_to_hsv(*was)
             expected = colorsys.hsv_to_rgb((hue + turn) % 1, rest, value)
             np.testing.assert_allclose(pixel, 255 * np.array(expected), atol=255 * 4e-6)

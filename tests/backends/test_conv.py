@@ -211,12 +211,12 @@ SMALL = conv(2, 6, 8, 3, 4, 3, stride=(2, 1), padding=((1, 0), (2, 1)))
 
 
 def test_non_contiguous_inputs_give_the_same_result():
-    given = random_arrays(SMALL)
-    expected = directions(SMALL, *given)
-    strided = [np.repeat(np.flip(a, -1), 2, axis=0)[::2, ..., ::-1] for a in given[:2] + given[3:]]
+    arrays = random_arrays(SMALL)
+    expected = directions(SMALL, *arrays)
+    strided = [np.repeat(np.flip(a, -1), 2, axis=0)[::2, ..., ::-1] for a in arrays[:2] + arrays[3:]]
     assert not any(a.flags.c_contiguous for a in strided)
-    given = strided[0], strided[1], given[2], strided[2]
-    for direction, actual in (*directions(SMALL, *given).items(), *both_gradients(SMALL, *given).items()):
+    arrays = strided[0], strided[1], arrays[2], strided[2]  # the bias is contiguous
+    for direction, actual in (*directions(SMALL, *arrays).items(), *both_gradients(SMALL, *arrays).items()):
         np.testing.assert_allclose(actual, expected[direction], rtol=1e-12, atol=1e-12)
 
 
@@ -371,8 +371,8 @@ def test_zero_channels_give_the_bias_and_zero_filters_give_nothing():
 
 def test_the_same_inputs_give_the_same_bits():
     case = conv(5, 16, 16, 16, 24, 3, padding=1)
-    given = random_arrays(case, np.float32)
-    first, second = directions(case, *given), directions(case, *given)
+    arrays = random_arrays(case, np.float32)
+    first, second = directions(case, *arrays), directions(case, *arrays)
     for direction in first:
         assert first[direction].tobytes() == second[direction].tobytes()
 

@@ -146,13 +146,13 @@ def test_a_round_trip_through_the_emulated_device_keeps_the_values():
     except DeviceError as error:
         pytest.skip(str(error))
     x = np.arange(6, dtype=np.float32).reshape(2, 3)[:, ::2]
-    there = asarray(x, device="emulated")
-    assert device_of(there) == "emulated"
-    back = to_numpy(there)
+    copy = asarray(x, device="emulated")
+    assert device_of(copy) == "emulated"
+    back = to_numpy(copy)
     assert type(back) is np.ndarray
     np.testing.assert_array_equal(back, x)
-    assert asarray(there) is there
-    assert asarray(there, device="emulated") is there
-    assert type(asarray(there, device="numpy")) is np.ndarray
+    assert asarray(copy) is copy
+    assert asarray(copy, device="emulated") is copy
+    assert type(asarray(copy, device="numpy")) is np.ndarray
     with pytest.raises(TypeError, match="dy is emulated, y is numpy"):
-        ops.relu_backward(there, x)
+        ops.relu_backward(copy, x)

@@ -110,10 +110,10 @@ def test_ignored_labels_of_any_integer_dtype_count_for_nothing(kind):
     scores, labels = batch(7, 5)
     labels[2:4] = 100
     value, dscores = ops.softmax_cross_entropy(scores, labels.astype(kind), ignore_index=100)
-    kept = np.delete(np.arange(7), [2, 3])
-    same, gradient = ops.softmax_cross_entropy(scores[kept], labels[kept])
+    counted = np.delete(np.arange(7), [2, 3])
+    same, gradient = ops.softmax_cross_entropy(scores[counted], labels[counted])
     np.testing.assert_allclose(value, same, rtol=1e-14)
-    np.testing.assert_allclose(dscores[kept], gradient, rtol=1e-12, atol=1e-16)
+    np.testing.assert_allclose(dscores[counted], gradient, rtol=1e-12, atol=1e-16)
     assert not dscores[2:4].any()
     totals = np.zeros(4)
     ops.add_metrics(totals, value, scores, labels, ignore_index=100)
@@ -170,9 +170,9 @@ def test_every_dtype_is_within_its_bound(loss, options, dtype):
 @pytest.mark.parametrize(("loss", "options"), LOSSES, ids=IDS)
 def test_out_may_be_strided_or_the_scores(loss, options, dtype):
     scores, labels = batch(7, 5, dtype)
-    kept = scores.copy()
+    original = scores.copy()
     value, expected = loss(scores, labels, **options)
-    np.testing.assert_array_equal(scores, kept)
+    np.testing.assert_array_equal(scores, original)
     out = np.full((5, 14), np.nan, scores.dtype).T[::2]
     again, dscores = loss(scores, labels, **options, out=out)
     assert dscores is out

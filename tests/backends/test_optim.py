@@ -135,7 +135,7 @@ def test_a_step_follows_its_formula(name, dtype, weight_decay):
     op, formula, count, options = STEPS[name]
     params, grads, states = problem(count, dtype)
     before = [tuple(np.array(array, np.float64) for array in entry) for entry in zip(params, grads, *states)]
-    kept = [grad.copy() for grad in grads]
+    unchanged_grads = [grad.copy() for grad in grads]
     assert op(params, grads, *states, lr=0.125, weight_decay=weight_decay, **options) is None
     decays = weight_decay if isinstance(weight_decay, list) else [weight_decay] * len(params)
     unit = UNIT_ROUNDOFF["float64" if dtype == "float64" else "float32"]
@@ -145,7 +145,7 @@ def test_a_step_follows_its_formula(name, dtype, weight_decay):
             magnitude = abs(value) + sum(abs(array) for array in entry)
             # Dividing by sqrt(1 - beta2**step) in float32 costs more roundings than adding: 32 cover them all.
             assert_within(result, value, UNIT_ROUNDOFF[dtype] * abs(value) + 32 * unit * magnitude + smallest(dtype))
-        np.testing.assert_array_equal(grads[i], kept[i])
+        np.testing.assert_array_equal(grads[i], unchanged_grads[i])
 
 
 @every_step
@@ -196,12 +196,12 @@ def test_a_step_without_parameters_is_allowed(name):
 def test_a_refused_step_changes_nothing(name):
     op, _, count, options = STEPS[name]
     params, grads, states = problem(count)
-    kept = [param.copy() for param in params]
+    before = [param.copy() for param in params]
     grads[3] = grads[3][:1]
     with pytest.raises(ValueError, match=r"grads\[3\] must have shape \(2, 3, 1, 4\)"):
         op(params, grads, *states, lr=0.5, **options)
-    for param, copy in zip(params, kept):
-        np.testing.assert_array_equal(param, copy)
+    for param, value in zip(params, before):
+        np.testing.assert_array_equal(param, value)
 
 
 # --- masters and the loss scale ----------------------------------------------------------------
@@ -256,14 +256,14 @@ def test_scaled_gradients_step_like_unscaled_ones(name):
 def test_one_nonfinite_gradient_skips_the_whole_step(name, number):
     op, _, count, options = STEPS[name]
     params, grads, states = problem(count, "float32")
-    kept = [[array.copy() for array in arrays] for arrays in (params, *states)]
+    copies = [[array.copy() for array in arrays] for arrays in (params, *states)]
     grads[3][1, 2, 0, 3] = number
     scaling = np.array([4096.0, 0, 9, 2])
     ops.update_loss_scale(scaling, grads)
     np.testing.assert_array_equal(scaling, [2048, 0, 0, 3])
     op(params, grads, *states, scaling=scaling, lr=0.5, weight_decay=0.1, **options)
-    for ours, before in zip((params, *states), kept):
-        for a, b in zip(ours, before):
+    for after, before in zip((params, *states), copies):
+        for a, b in zip(after, before):
             np.testing.assert_array_equal(a, b)
 
 

@@ -239,17 +239,17 @@ def test_a_step_has_only_the_gradients_that_are_needed():
 def test_the_bytes_of_a_sum_of_branches_include_the_gradient_that_dgrad_reads_and_adds_to():
     volume = 4 * 60 * 60 * 8 * 2
     branches = [[Conv2D(8, 1, bias=False)], [Conv2D(8, 1, bias=False)]]
-    found = predict_steps.of_layer(Branches(branches, "add"), (4, 60, 60, 8), H200)
+    prediction = predict_steps.of_layer(Branches(branches, "add"), (4, 60, 60, 8), H200)
     for direction, volumes in (("forward", 3), ("backward", 1)):
-        assert found[direction].counts.bytes == pytest.approx(volumes * volume, rel=0.01)
+        assert prediction[direction].counts.bytes == pytest.approx(volumes * volume, rel=0.01)
 
 
 def test_the_bytes_of_a_slice_exclude_the_other_channels():
     volume = 4 * 6 * 6 * 8 * 2
-    found = predict_steps.of_layer(Branches([[BatchNorm()], []]), (4, 6, 6, 8), H200)
+    prediction = predict_steps.of_layer(Branches([[BatchNorm()], []]), (4, 6, 6, 8), H200)
     for direction, launches, volumes in (("forward", 3, 1 + 2 + 2), ("backward", 3, 2 + 3 + 3)):
-        assert found[direction].counts.launches == launches
-        assert found[direction].counts.bytes == pytest.approx(volumes * volume, abs=1000)
+        assert prediction[direction].counts.launches == launches
+        assert prediction[direction].counts.bytes == pytest.approx(volumes * volume, abs=1000)
 
 
 def test_a_bilinear_upsampling_is_the_sum_of_its_launches():
@@ -258,13 +258,15 @@ def test_a_bilinear_upsampling_is_the_sum_of_its_launches():
     )
     small, large, padded = (4 * side**2 * 8 * 2 for side in (6, 12, 13))
     for direction in ("forward", "backward"):
-        for found, launches, moved in (
+        for prediction, launches, moved in (
             (nearest[direction], 1, small + large),
             (bilinear[direction], 3, small + large + large + padded + padded + large),
         ):
-            assert found.counts.launches == launches
-            assert found.counts.bytes == pytest.approx(moved, abs=1000)  # with the filter and the launches' structs
-            assert found.total == found.counts.bytes / H200.copy + (launches - 1) * predict_steps.LAUNCH
+            assert prediction.counts.launches == launches
+            assert prediction.counts.bytes == pytest.approx(
+                moved, abs=1000
+            )  # with the filter and the launches' structs
+            assert prediction.total == prediction.counts.bytes / H200.copy + (launches - 1) * predict_steps.LAUNCH
     lines = [*predict_steps.layers_table(H200)]
     assert len(lines) == 1 + 2 * len(predict_steps.LAYERS)
     assert "Upsample bilinear 128x16x16x64 by 2" in lines[3]
@@ -277,8 +279,8 @@ def test_depthwise_convolutions_are_left_to_the_prediction_by_bytes():
 
 def test_predicted_steps_are_labeled_and_shown_next_to_measured_ones(monkeypatch):
     counts = predict_steps.Counts(92, 12, 1e9)
-    found = predict_steps.StepPrediction(counts, 19, 1, {"convolutions": 4e-3, "bytes": 9e-4, "launches": 1e-4})
-    monkeypatch.setattr(predict_steps, "predict", lambda *_: found)
+    prediction = predict_steps.StepPrediction(counts, 19, 1, {"convolutions": 4e-3, "bytes": 9e-4, "launches": 1e-4})
+    monkeypatch.setattr(predict_steps, "predict", lambda *_: prediction)
     ours = {"role": "ours", "name": "gpuconv graph", "status": "timed", "median": 4e-3}
     peer = {"role": "peer", "name": "graph", "status": "timed", "median": 7e-3}
     records = [

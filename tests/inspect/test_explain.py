@@ -166,24 +166,24 @@ def test_gradients_through_branches_are_the_sum_of_those_of_all_branches(device)
     net = Sequential([Input((5, 4, 2)), *row, Flatten(), Linear(3)], seed=6).to(device)
     x = backends.asarray(np.random.default_rng(1).normal(size=(1, 5, 4, 2)), device, "float32")
     twin = net.twin()
-    seen: dict[str, np.ndarray] = {}
+    gradients: dict[str, np.ndarray] = {}
     with contextlib.ExitStack() as hooks:
         for layer in [layer for layer in descendants(twin) if not isinstance(layer, Sequential)]:
 
             def keep(layer, dx, dy):
-                seen[layer.path] = backends.to_numpy(dx)
+                gradients[layer.path] = backends.to_numpy(dx)
 
             hooks.enter_context(layer.register_backward_hook(keep))
         twin.backward(backends.asarray(np.eye(3)[[1]] + 0 * backends.to_numpy(twin.forward(x)), device, "float32"))
     for name, branches in (("residual1", 2), ("residual1.residual1", 2), ("branches1", 2), ("branches2", 3)):
         explanation = explain(net, x, name, (2, 1, 1), backward=True, target=1)
-        assert explanation.value == seen[name][0, 2, 1, 1], name
+        assert explanation.value == gradients[name][0, 2, 1, 1], name
         assert len(explanation.terms) == branches
         assert abs(sum(term.product for term in explanation.terms) - explanation.total) < 1e-6, name
         assert all(result.error <= result.bound for result in explanation.computed), name
         assert "the branches contribute" in str(explanation)
     for name in ("residual1.residual1.conv1", "residual1.shortcut.conv1", "branches2.branch2.conv1"):
-        assert explain(net, x, name, (2, 1, 1), backward=True, target=1).value == seen[name][0, 2, 1, 1], name
+        assert explain(net, x, name, (2, 1, 1), backward=True, target=1).value == gradients[name][0, 2, 1, 1], name
     added = explain(net, x, "branches2", (2, 1, 1))
     assert "the sum of its branches'" in str(added)
     assert abs(sum(term.product for term in added.terms) - added.total) < 1e-6
@@ -332,16 +332,16 @@ def test_each_kind_of_layer_is_explained_in_both_directions_or_refused(layer, sh
 
 def value_in_the_net(net, x, at, backward):
     """The value at a position in layer1's output, or in its input's gradient, and the scale of its rounding errors."""
-    twin, seen = net.twin(), []
+    twin, volumes = net.twin(), []
 
     def keep(layer, first, second):
-        seen.append(first if backward else second)
+        volumes.append(first if backward else second)
 
     with twin["layer1"].register_backward_hook(keep) if backward else twin["layer1"].register_forward_hook(keep):
         scores = twin.forward(x)
         if backward:
             twin.backward(np.eye(2, dtype=np.float32)[[int(scores.argmax())]])
-    return seen[0][(0, *at)], max(1.0, float(np.abs(seen[0]).max()))
+    return volumes[0][(0, *at)], max(1.0, float(np.abs(volumes[0]).max()))
 
 
 def test_user_defined_layers_and_layers_inside_a_fused_one_are_refused():

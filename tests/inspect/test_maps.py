@@ -20,17 +20,17 @@ def net():
 def test_saliency_is_the_numerical_gradient_of_the_score(net):
     for target in (0, 3, None):
         number = int(net.infer(X).argmax()) if target is None else target
-        found = saliency(net, X, target=target)
+        gradient = saliency(net, X, target=target)
         for at in ((0, 0, 0), (3, 4, 1), (5, 7, 0)):
             step = np.zeros_like(X)
             step[(0, *at)] = 1e-6
             slope = (net.infer(X + step) - net.infer(X - step))[0, number] / 2e-6
-            assert found[at] == pytest.approx(slope, abs=1e-7)
+            assert gradient[at] == pytest.approx(slope, abs=1e-7)
     assert not any(np.any(gradient) for gradient in net.grads().values())
 
 
 def test_occlusion_is_the_mean_score_drop_of_the_squares_covering_a_pixel(net):
-    found = occlusion(net, X, target=1, size=3, stride=2)
+    mean_drops = occlusion(net, X, target=1, size=3, stride=2)
     drops, covered = np.zeros((6, 8)), np.zeros((6, 8))
     # squares of 3 pixels every 2 pixels, and the last one at the border
     for row in (0, 2, 3):
@@ -39,18 +39,18 @@ def test_occlusion_is_the_mean_score_drop_of_the_squares_covering_a_pixel(net):
             hidden[:, row : row + 3, column : column + 3] = 0
             drops[row : row + 3, column : column + 3] += (net.infer(X) - net.infer(hidden))[0, 1]
             covered[row : row + 3, column : column + 3] += 1
-    np.testing.assert_allclose(found, drops / covered, atol=1e-14)
+    np.testing.assert_allclose(mean_drops, drops / covered, atol=1e-14)
 
 
 def test_grad_cam_of_a_net_with_global_average_pooling_is_its_class_activation_map(net):
     maps = net.activations(X)["conv2"][0]
     weight = net["fc1"]["weight"][2]
     coarse = np.maximum(maps @ weight, 0) / (maps.shape[0] * maps.shape[1])
-    found = grad_cam(net, X, target=2)
-    assert found.shape == (6, 8)
-    np.testing.assert_allclose(np.unique(found), np.unique(coarse), atol=1e-15)
-    assert found[0, 0] == pytest.approx(coarse[0, 0])
-    assert found[-1, -1] == pytest.approx(coarse[-1, -1])
+    heat = grad_cam(net, X, target=2)
+    assert heat.shape == (6, 8)
+    np.testing.assert_allclose(np.unique(heat), np.unique(coarse), atol=1e-15)
+    assert heat[0, 0] == pytest.approx(coarse[0, 0])
+    assert heat[-1, -1] == pytest.approx(coarse[-1, -1])
     assert grad_cam(net, X, layer="conv1", target=2).shape == (6, 8)
 
 

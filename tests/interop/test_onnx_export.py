@@ -147,9 +147,9 @@ def test_large_nets_of_the_zoo_give_the_same_scores(name, tmp_path):
 def test_a_float16_net_gives_the_same_results(tmp_path):
     """The net and the file round every volume to float16; the results differ by a few roundings of 2**-11."""
     for row in ("conv", "pools", "norms", "residuals", "linear-after-volume", "relu6"):
-        found, expected = outputs(built(ROWS[row], precision="float16"), tmp_path / "net.onnx")
-        assert found.dtype == expected.dtype == np.float16
-        np.testing.assert_allclose(found, expected, rtol=0, atol=4 * 2**-11 * np.abs(expected).max())
+        actual, expected = outputs(built(ROWS[row], precision="float16"), tmp_path / "net.onnx")
+        assert actual.dtype == expected.dtype == np.float16
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=4 * 2**-11 * np.abs(expected).max())
     interop.to_onnx(built(ROWS["conv"]), tmp_path / "net.onnx", dtype="float16")
     kinds = {tensor.data_type for tensor in onnx.load(tmp_path / "net.onnx").graph.initializer}
     assert kinds == {onnx.TensorProto.FLOAT16}
@@ -176,8 +176,8 @@ def test_normalization_and_softmax_can_be_part_of_the_file(tmp_path):
         for layout, file_input in (("NHWC", images), ("NCHW", images.transpose(0, 3, 1, 2))):
             interop.to_onnx(net, tmp_path / "net.onnx", normalization=True, softmax=True, layout=layout)
             session = runtime.InferenceSession(str(tmp_path / "net.onnx"))
-            (found,) = session.run(None, {"input": file_input})
-            expect_close(found, net.predict(images, softmax=True))
+            (scores,) = session.run(None, {"input": file_input})
+            expect_close(scores, net.predict(images, softmax=True))
     metadata = json.loads(session.get_modelmeta().custom_metadata_map["gpuconv"])
     assert metadata["classes"] == list("abcde")
 
@@ -225,8 +225,8 @@ def test_the_export_command_writes_a_model(tmp_path, capsys, monkeypatch):
     arguments = ["export", str(tmp_path / "net.safetensors"), str(tmp_path / "net.onnx")]
     assert main([*arguments, "--normalization", "--softmax", "--layout", "NHWC"]) == 0
     images = np.random.default_rng(0).integers(0, 256, (2, *SHAPE), dtype=np.uint8)
-    (found,) = runtime.InferenceSession(str(tmp_path / "net.onnx")).run(None, {"input": images})
-    expect_close(found, ops.softmax(net.predict(images)))
+    (scores,) = runtime.InferenceSession(str(tmp_path / "net.onnx")).run(None, {"input": images})
+    expect_close(scores, ops.softmax(net.predict(images)))
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert main(arguments) == 2
     assert "gpuconv: error: ONNX files need the onnx package" in capsys.readouterr().err

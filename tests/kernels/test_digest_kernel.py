@@ -15,21 +15,21 @@ SIZES = [0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 17, 4095, 4099, 20_011]  # the last ones
 def test_digests_are_those_of_numpy(rng, device, dtype, size):
     x, before = random(rng, size, dtype), random(rng, size, dtype)
     for arrays in ((x,), (x, before)):
-        given, expected = on_device("digest", device, *arrays), ops.digest(*arrays)
-        assert list(given[:2]) == list(expected[:2])
-        np.testing.assert_allclose(given[2:], expected[2:], rtol=1e-13, atol=1e-13)
+        computed, expected = on_device("digest", device, *arrays), ops.digest(*arrays)
+        assert list(computed[:2]) == list(expected[:2])
+        np.testing.assert_allclose(computed[2:], expected[2:], rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_arrays_may_begin_at_any_address(rng, device, dtype):
-    whole = asarray(random(rng, 300, dtype), device)
+    numbers = asarray(random(rng, 300, dtype), device)
     before = asarray(random(rng, 300, dtype), device)
     for first, last in ((0, 1), (1, 0), (3, 2), (5, 5)):
-        x, old = whole[first:257], before[last : 257 - first + last]
+        x, old = numbers[first:257], before[last : 257 - first + last]
         expected = ops.digest(to_numpy(x), to_numpy(old))
-        given = to_numpy(ops.digest(x, old))
-        assert list(given[:2]) == list(expected[:2])
-        np.testing.assert_allclose(given[2:], expected[2:], rtol=1e-13)
+        computed = to_numpy(ops.digest(x, old))
+        assert list(computed[:2]) == list(expected[:2])
+        np.testing.assert_allclose(computed[2:], expected[2:], rtol=1e-13)
 
 
 def test_every_order_of_threads_gives_the_same_bits(rng, device):
@@ -40,6 +40,6 @@ def test_every_order_of_threads_gives_the_same_bits(rng, device):
 def test_many_blocks_and_more_numbers_than_threads(rng, device):
     """1,024 blocks are the most, so that each thread takes several chunks."""
     x = np.tile(random(rng, 4099, "bfloat16"), 2100)
-    given = on_device("digest", device, x)
-    assert list(given[:2]) == list(ops.digest(x)[:2])
-    assert given[2] == pytest.approx(x.astype(as_dtype("float64")).sum(), rel=1e-12)
+    computed = on_device("digest", device, x)
+    assert list(computed[:2]) == list(ops.digest(x)[:2])
+    assert computed[2] == pytest.approx(x.astype(as_dtype("float64")).sum(), rel=1e-12)

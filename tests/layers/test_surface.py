@@ -109,19 +109,19 @@ def test_layers_inside_others_are_found_by_name(net, x):
 
 
 def test_hooks_reach_layers_inside_others(net, x):
-    seen = []
+    called = []
     names = ("residual1.conv1", "residual1.shortcut.conv1", "residual1.shortcut", "residual1")
-    handles = [net[name].register_forward_hook(lambda layer, x, y: seen.append(layer.path)) for name in names]
-    handles += [net[name].register_backward_hook(lambda layer, dx, dy: seen.append(layer.path)) for name in names]
+    handles = [net[name].register_forward_hook(lambda layer, x, y: called.append(layer.path)) for name in names]
+    handles += [net[name].register_backward_hook(lambda layer, dx, dy: called.append(layer.path)) for name in names]
     net.backward(np.ones_like(net(x, training=True)))
-    assert seen == [*names, "residual1.conv1", "residual1.shortcut.conv1", "residual1.shortcut", "residual1"]
-    seen.clear()
+    assert called == [*names, "residual1.conv1", "residual1.shortcut.conv1", "residual1.shortcut", "residual1"]
+    called.clear()
     net.fuse()(x)
-    assert seen == [*names]
+    assert called == [*names]
     for handle in handles:
         handle.remove()
     net(x)
-    assert seen == [*names]
+    assert called == [*names]
 
 
 def test_sequential_takes_layers_one_by_one_as_in_pytorch():
@@ -145,20 +145,20 @@ def test_sequential_takes_layers_one_by_one_as_in_pytorch():
 
 
 def test_hooks_see_volumes_until_they_are_removed(net, x):
-    seen = []
-    forward = net["residual1"].register_forward_hook(lambda layer, x, y: seen.append((layer.name, x.shape, y.shape)))
-    backward = net["conv1"].register_backward_hook(lambda layer, dx, dy: seen.append((layer.name, dx, dy.shape)))
+    calls = []
+    forward = net["residual1"].register_forward_hook(lambda layer, x, y: calls.append((layer.name, x.shape, y.shape)))
+    backward = net["conv1"].register_backward_hook(lambda layer, dx, dy: calls.append((layer.name, dx, dy.shape)))
     y = net(x, training=True)
     net.backward(np.ones_like(y), input_grad=False)
-    assert seen == [("residual1", (4, 6, 6, 3), (4, 6, 6, 3)), ("conv1", None, (4, 6, 6, 3))]
+    assert calls == [("residual1", (4, 6, 6, 3), (4, 6, 6, 3)), ("conv1", None, (4, 6, 6, 3))]
     forward.remove()
     backward.remove()
     net.backward(np.ones_like(net(x, training=True)))
-    assert len(seen) == 2
-    with net.register_forward_hook(lambda layer, x, y: seen.append(y.shape)):
+    assert len(calls) == 2
+    with net.register_forward_hook(lambda layer, x, y: calls.append(y.shape)):
         net(x)
     net(x)
-    assert seen[2:] == [(4, 5)]
+    assert calls[2:] == [(4, 5)]
     with pytest.raises(TypeError, match="a hook is a function"):
         net.register_forward_hook("print")
 

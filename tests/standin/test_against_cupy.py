@@ -113,21 +113,21 @@ class Names(ast.NodeVisitor):
         if isinstance(node, ast.Subscript) and ast.unparse(node) == "sys.modules['cupy']":
             return cupy
         if isinstance(node, ast.Attribute):
-            if (found := self.known.get(ast.unparse(node))) is not None:
-                return found
+            if (known := self.known.get(ast.unparse(node))) is not None:
+                return known
             if (owner := self.of(node.value)) is None:
                 return None
             assert has(owner, node.attr), f"CuPy has no {ast.unparse(node)}"
             self.used.add(f"{getattr(owner, '__name__', owner)}.{node.attr}")
-            found = getattr(owner, node.attr, None)
-            return self.CLASS_OF.get(node.attr) if inspect.isdatadescriptor(found) else found
+            attribute = getattr(owner, node.attr, None)
+            return self.CLASS_OF.get(node.attr) if inspect.isdatadescriptor(attribute) else attribute
         if isinstance(node, ast.Call):
             if (result := self.known.get(f"{ast.unparse(node.func).rpartition('.')[2]}()")) is not None:
                 return result
-            found = self.of(node.func)
-            if inspect.isclass(found) or found is None:
-                return found
-            return self.CLASS_OF.get(getattr(found, "__name__", ""))
+            called = self.of(node.func)
+            if inspect.isclass(called) or called is None:
+                return called
+            return self.CLASS_OF.get(getattr(called, "__name__", ""))
         return None
 
     def bind(self, target: ast.AST, value: ast.AST | None) -> None:
@@ -136,8 +136,8 @@ class Names(ast.NodeVisitor):
             values = value.elts if isinstance(value, ast.Tuple) else [getattr(value, "elt", None)] * len(target.elts)
             for element, its_value in zip(target.elts, values):
                 self.bind(element, its_value)
-        elif (found := self.of(value)) is not None:
-            self.known[ast.unparse(target)] = found
+        elif (bound := self.of(value)) is not None:
+            self.known[ast.unparse(target)] = bound
 
     def visit_Import(self, node: ast.Import) -> None:
         self.known |= {alias.asname or alias.name: cupy for alias in node.names if alias.name == "cupy"}

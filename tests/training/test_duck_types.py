@@ -143,10 +143,10 @@ class Momentum(Plain):
 
     def step(self, params, grads):
         for name, param in params.items():
-            kept = self._velocity.setdefault(name, np.zeros_like(param))
-            kept *= np.float32(0.9)
-            kept += grads[name]
-            param -= np.float32(self.lr) * kept
+            velocity = self._velocity.setdefault(name, np.zeros_like(param))
+            velocity *= np.float32(0.9)
+            velocity += grads[name]
+            param -= np.float32(self.lr) * velocity
 
 
 class Stored(Momentum):
@@ -172,15 +172,15 @@ def test_an_object_with_step_is_an_optimizer_under_every_schedule(schedule):
     assert_close(fit(Momentum(0.02), schedule=schedule), fit(SGD(lr=0.02, momentum=0.9), schedule=schedule))
 
 
-@pytest.mark.parametrize(("kind", "kept"), [(Stored, True), (Momentum, False)])
-def test_a_resumed_run_restores_the_optimizer_state_or_says_that_there_is_none(kind, kept, tmp_path):
+@pytest.mark.parametrize(("kind", "stores_its_state"), [(Stored, True), (Momentum, False)])
+def test_a_resumed_run_restores_the_optimizer_state_or_says_that_there_is_none(kind, stores_its_state, tmp_path):
     straight = fit(kind(0.02), epochs=3)
     fit(kind(0.02), epochs=3, run_dir=tmp_path / "run", callbacks=[small.StopAt(7, "enough")])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         resumed = fit(kind(0.02), epochs=3, run_dir=tmp_path / "run", resume=True)
     notices = [str(warning.message) for warning in caught if issubclass(warning.category, Notice)]
-    if kept:
+    if stores_its_state:
         assert_same(resumed, straight)
         assert notices == []
     else:

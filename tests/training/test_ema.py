@@ -29,11 +29,11 @@ class Watch:
     """Records after each step what the optimizer updates: the parameters, or the masters of a 16-bit net."""
 
     def __init__(self, stop=None):
-        self.seen, self.stop = [], stop
+        self.updated, self.stop = [], stop
 
     def on_start(self, trainer):
         masters = {name: np.array(array) for name, array in trainer.optimizer.masters.items()}
-        self.seen.append(weights(trainer.net) | masters)
+        self.updated.append(weights(trainer.net) | masters)
 
     def on_step(self, trainer, record):
         self.on_start(trainer)
@@ -54,17 +54,19 @@ def test_the_average_agrees_with_pytorch():
 
     trainer, watch = small.trainer(ema=0.75), Watch()
     fit(trainer, callbacks=[watch])
-    assert len(watch.seen) == 16
-    module = torch.nn.ParameterList([torch.nn.Parameter(torch.from_numpy(value)) for value in watch.seen[0].values()])
+    assert len(watch.updated) == 16
+    module = torch.nn.ParameterList(
+        [torch.nn.Parameter(torch.from_numpy(value)) for value in watch.updated[0].values()]
+    )
     theirs = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(0.75))
-    for seen in watch.seen:
+    for arrays in watch.updated:
         with torch.no_grad():
-            for param, value in zip(module, seen.values()):
+            for param, value in zip(module, arrays.values()):
                 param.copy_(torch.from_numpy(value))
         theirs.update_parameters(module)
     for (name, ours), expected in zip(averages(trainer).items(), theirs.module):
         np.testing.assert_allclose(ours, expected.detach().numpy(), rtol=1e-5, atol=1e-6, err_msg=name)
-    assert small.same_arrays(weights(trainer.net), watch.seen[-1])
+    assert small.same_arrays(weights(trainer.net), watch.updated[-1])
 
 
 def test_the_average_changes_no_bit_of_training():
@@ -114,7 +116,7 @@ def test_float16_averages_are_of_the_masters_and_unchanged_by_a_skipped_step():
     expected = {name: value.astype(np.float64) for name, value in weights(trainer.net).items()}
     fit(trainer, validation=None, epochs=10, callbacks=[watch])
     skipped = 0
-    for before, after in itertools.pairwise(watch.seen):
+    for before, after in itertools.pairwise(watch.updated):
         if small.same_arrays(before, after):  # the loss scale overflowed
             skipped += 1
         else:
@@ -145,9 +147,9 @@ def test_every_optimizer_updates_the_averages(optimizer):
     rate = {"schedule": "constant"} | ({"lr": 0.01} if isinstance(kind, str) else {})
     trainer, watch = Trainer(small.net(), kind, ema=0.75, **rate), Watch()
     fit(trainer, validation=None, callbacks=[watch])
-    expected = watch.seen[0]
-    for seen in watch.seen[1:]:
-        expected = {name: 0.75 * value + 0.25 * seen[name] for name, value in expected.items()}
+    expected = watch.updated[0]
+    for arrays in watch.updated[1:]:
+        expected = {name: 0.75 * value + 0.25 * arrays[name] for name, value in expected.items()}
     for name, value in averages(trainer).items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
 

@@ -265,13 +265,13 @@ def test_nonfinite_images_are_named_before_training(tmp_path):
     for dtype, number, value in (("float32", 17, np.nan), ("float16", 0, np.inf), (as_dtype("bfloat16"), 21, -np.inf)):
         wrong = FLOATS.astype(dtype)
         wrong[number, 2, 3, 0] = value
-        given = (wrong, DATA.labels)
+        wrong_pair = (wrong, DATA.labels)
         with pytest.raises(ValueError, match=f"images of 'train' must be finite: image {number} holds NaN or infinity"):
-            fit(given, run_dir=tmp_path / "run")
+            fit(wrong_pair, run_dir=tmp_path / "run")
         with pytest.raises(ValueError, match=f"'validation' must be finite: image {number} "):
-            fit((FLOATS, DATA.labels), validation=given)
+            fit((FLOATS, DATA.labels), validation=wrong_pair)
         with pytest.raises(ValueError, match=f"'data' must be finite: image {number} "):
-            evaluate(small.net(), given)
+            evaluate(small.net(), wrong_pair)
         assert not [*tmp_path.iterdir()]
         first = [(wrong[number:], DATA.labels[number:])]
         with pytest.raises(ValueError, match="images of 'the first batch of train' must be finite: image 0 "):

@@ -53,11 +53,11 @@ def test_every_algorithm_agrees_with_the_definition(algorithm, monkeypatch):
     "case", [pytest.param(case, marks=[pytest.mark.slow] * (case.c >= 256)) for case in REAL], ids=str
 )
 def test_shapes_of_real_nets_in_float32_agree_with_float64(case):
-    given = random_arrays(case, np.float32)
-    wide = [a.astype(np.float64) for a in given]
+    arrays = random_arrays(case, np.float32)
+    wide = [a.astype(np.float64) for a in arrays]
     with oracle():
         expected, magnitude = directions(case, *wide), directions(case, *map(abs, wide))
-    for direction, actual in (*directions(case, *given).items(), *both_gradients(case, *given).items()):
+    for direction, actual in (*directions(case, *arrays).items(), *both_gradients(case, *arrays).items()):
         bound = sum_bound("float32", reduction(case, direction) + 1, magnitude[direction])
         assert_within(actual, expected[direction], bound, direction)
 
@@ -191,14 +191,14 @@ def test_a_gradient_that_shares_the_wide_filter_copy_is_not_recomputed(monkeypat
 
 def test_the_workspace_stays_within_a_few_megabytes():
     case = convolution(16, 32, 32, 32, 32, 3, padding=1)
-    given = random_arrays(case, np.float32)
+    arrays = random_arrays(case, np.float32)
     tracemalloc.start()
-    directions(case, *given)
+    directions(case, *arrays)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.reset_peak()
-    both_gradients(case, *given)
+    both_gradients(case, *arrays)
     peak_of_both = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    results = 2 * given[0].nbytes + given[1].nbytes
+    results = 2 * arrays[0].nbytes + arrays[1].nbytes
     # the whole im2col view would take 9 times the input
-    assert max(peak, peak_of_both) - results < 2 * correlate.MOST_BLOCK_BYTES < 9 * given[0].nbytes
+    assert max(peak, peak_of_both) - results < 2 * correlate.MOST_BLOCK_BYTES < 9 * arrays[0].nbytes
