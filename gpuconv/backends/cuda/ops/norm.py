@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 
 from gpuconv.backends.cuda.gemm.product import ACTIVATIONS
-from gpuconv.backends.cuda.ops.column_reduce import MAP_STEPS, distribute, finish_grid, partials, width_of
+from gpuconv.backends.cuda.ops.column_reduce import MAP_STEPS, Columns, distribute, finish_grid, partials, width_of
 from gpuconv.backends.cuda.ops.conv import conv2d_dgrad_sums, conv2d_moments
 from gpuconv.backends.cuda.ops.conv_struct import expect_within_limits
 from gpuconv.backends.cuda.runtime.kernel import Module, load, until_replaced
@@ -112,148 +111,100 @@ def batch_norm_backward(
     dbeta: Array | None,
     accumulate: bool,
 ) -> tuple[Array, ...]:
-    gamma, beta, mean, inv_std, w = contiguous(gamma, beta, mean, inv_std, w)
-    vectors = gamma, beta, mean, inv_std
-    pool = conv[0] if conv is not None and mask is not None else None
-    if pool is not None:
-        read = _read_pooled(dy, x, activation, pool)
-    elif conv is not None:
-        read = _read_next_conv(dy, x, activation, vectors, w, conv)
+    channels, pool, parts = x.shape[-1], None, None
+    unpool: tuple[object, ...] = ()
+    read, x_pitch = rows_to_sum(x) if conv is None else (x, channels)
+    read, gamma, beta, mean, inv_std, w = contiguous(read, gamma, beta, mean, inv_std, w)
+    if conv is None:
+        dy, dy_pitch = rows_to_sum(dy)
+    elif mask is not None:
+        pool = conv[0]
+        dy, dy_pitch = rows_to_sum(dy, channels // pool.groups)
     else:
-        read = _Read(*_sizes(x), *rows_to_sum(dy), *rows_to_sum(x), activation)
+        norm = (read, mean, gamma, beta, inv_std) if activation else (read, mean, None, None, None)
+        dy, parts = conv2d_dgrad_sums(dy, w, norm, *conv)
+        dy_pitch, out = channels, dy if out is None else out
     if saved is not None:
-        read = _read_saved(read, saved, mean)
-    dx: Array | None = out
-    if dx is None and pool is None and conv is not None:
-        dx = read.dy  # dx takes the place of the gradient that the next convolution's dgrad wrote
-    elif dx is None:
+        dy, parts = _activation_backward_sums(dy, dy_pitch, read, x_pitch, saved, mean, activation)
+        dy_pitch, activation = channels, None
+    dx = out
+    if dx is None:
         dx = empty(x.shape if pool is None else pool.y_shape, x.dtype, like=x)
     dgamma = _channel_vector(x) if dgamma is None else dgamma
     dbeta = _channel_vector(x) if dbeta is None else dbeta
-    if read.channels:
+    if channels:
         dx_there, *gradients = there = contiguous(dx, dgamma, dbeta)
-        module, width, unpool = _backward_kernels(read, dx_there, pool, mask)
-        sums = _backward_sums(read, vectors, gradients, accumulate, module, width)
-        _backward_dx(dx_there, read, vectors, sums, training, module, width, unpool)
+        arrays, pitches = (dy, read, gamma, beta, mean, inv_std), (dy_pitch, x_pitch)
+        if pool is None:
+            width = width_of(channels, read, dy, dx_there, pitches=pitches)
+        else:
+            width, unpool = _unpool(pool, x, dy, dy_pitch, mask, dx_there)
+        module = _kernels(x.dtype, width, activation, pool is not None)
+        rows, sums = x.size // channels, empty((channels, 2), inv_std.dtype, like=x)
+        if parts is None:
+            parts = _backward_sums(
+                module, (*gradients, sums), arrays, accumulate, distribute(rows, channels, width, None), pitches
+            )
+        else:
+            parts = _merged(parts, module, "batch_norm_backward_merge")
+        if parts is not None:
+            finish, count = module.kernel("batch_norm_backward_finish"), len(parts)
+            finish(finish_grid(channels), THREADS, *gradients, sums, parts, inv_std, accumulate, count, channels)
+        spread = distribute(rows, channels, width, MAP_STEPS)
+        if not (training or activation):
+            arrays = dy, None, *arrays[2:]
+        last = module.kernel("batch_norm_backward_dx" if pool is None else "batch_norm_backward_dx_unpooled")
+        last(spread.grid, spread.threads, dx_there, *arrays, sums, rows, training, spread.struct, *pitches, *unpool)
         put_back((dx, dgamma, dbeta), there)
-    return (dx, dgamma, dbeta) if saved is None else (dx, dgamma, dbeta, read.dy)
+    return (dx, dgamma, dbeta) if saved is None else (dx, dgamma, dbeta, dy)
 
 
-class _Read(NamedTuple):
-    """What the kernels of backward read.
-
-    rows, channels: the numbers of both of the norm's input. dy, x: as `rows_of` gives them, with their pitches.
-    activation: the one between the norm and dy. parts: the partial sums over dy and x, if another kernel has computed
-    them.
-    """
-
-    rows: int
-    channels: int
-    dy: Array
-    dy_pitch: int
-    x: Array
-    x_pitch: int
-    activation: str | None
-    parts: Array | None = None
-
-
-def _sizes(x: Array) -> tuple[int, int]:
-    """The rows and the channels of a norm's input."""
-    return math.prod(x.shape[:-1]), x.shape[-1]
-
-
-def _read_pooled(dy: ArrayT, x: ArrayT, activation: str | None, pool: Conv2dProblem) -> _Read:
-    """dy and x of a pooled volume."""
-    expect_within_limits(pool)
-    (x,) = contiguous(x)
-    rows, channels = _sizes(x)
-    return _Read(rows, channels, *rows_to_sum(dy, channels // pool.groups), x, channels, activation)
-
-
-def _read_next_conv(
-    dy: ArrayT,
-    x: ArrayT,
-    activation: str | None,
-    vectors: tuple[Array, ...],
-    w: ArrayT,
-    conv: tuple[Conv2dProblem, Epilogue, str, bool],
-) -> _Read:
-    """The gradient of the input of the next convolution, with the sums that its dgrad computes; dy is that of its
-    output. vectors: gamma, beta, mean, inv_std."""
-    gamma, beta, mean, inv_std = vectors
-    (x,) = contiguous(x)
-    norm = (x, mean, gamma, beta, inv_std) if activation else (x, mean, None, None, None)
-    dx, parts = conv2d_dgrad_sums(dy, w, norm, *conv)
-    rows, channels = _sizes(x)
-    return _Read(rows, channels, dx, channels, x, channels, activation, parts)
-
-
-def _read_saved(read: _Read, saved: ArrayT, mean: Array) -> _Read:
-    """The gradient of the activation's input, which `saved` holds, with the sums that its kernel computes."""
-    rows, channels, dy, dy_pitch, x, x_pitch, activation, _ = read
+def _activation_backward_sums(
+    dy: ArrayT, dy_pitch: int, x: Array, x_pitch: int, saved: ArrayT, mean: Array, activation: str | None
+) -> tuple[ArrayT, Array]:
+    """dz, the gradient of the activation's input, and the partial sums of the norm's backward pass. x, dy: rows with a
+    pitch."""
+    channels = saved.shape[-1]
     dz = empty(saved.shape, saved.dtype, like=saved)
     if not channels:
-        return _Read(rows, channels, dz, channels, x, x_pitch, None)
+        return dz, empty((0, 0, 2), mean.dtype, like=saved)
     kept, pitch = rows_to_sum(saved)
     width = width_of(channels, x, dy, kept, pitches=(dy_pitch, x_pitch, pitch))
-    columns = distribute(rows, channels, width, None)
+    columns = distribute(saved.size // channels, channels, width, None)
     parts = empty((columns.chunks, channels, 2), mean.dtype, like=saved)
     reduce = _kernels(saved.dtype, width, activation).kernel("batch_norm_backward_sums_saved")
     arrays = parts, dz, dy, x, kept, mean
     reduce(columns.grid, columns.threads, *arrays, columns.struct, dy_pitch, x_pitch, pitch)
-    return _Read(rows, channels, dz, channels, x, x_pitch, None, parts)
+    return dz, parts
 
 
-def _backward_kernels(
-    read: _Read, dx: Array, pool: Conv2dProblem | None, mask: Array | None
-) -> tuple[Module, int, tuple[object, ...]]:
-    """The kernels, the numbers that move at once, and the further arguments that dx of a pooled volume needs."""
-    _, channels, dy, dy_pitch, x, x_pitch, activation, _ = read
-    if pool is None:
-        width = width_of(channels, x, dy, dx, pitches=(dy_pitch, x_pitch))
-        return _kernels(x.dtype, width, activation), width, ()
-    filters = channels // pool.groups
+def _unpool(
+    pool: Conv2dProblem, x: Array, dy: Array, dy_pitch: int, mask: Array | None, dx: Array
+) -> tuple[int, tuple[object, ...]]:
+    """The width of the moves and the further arguments of the kernel that writes dx of a pooled volume."""
+    expect_within_limits(pool)
+    filters = x.shape[-1] // pool.groups
     width = pack_width(x.dtype, x, dy, dx, count=math.gcd(filters, dy_pitch))
-    unpool = (*contiguous(mask), *pool.y_shape[1:3], *x.shape[1:3], filters)
-    return _kernels(x.dtype, width, activation, masked=True), width, unpool
+    return width, (*contiguous(mask), *pool.y_shape[1:3], *x.shape[1:3], filters)
 
 
 def _backward_sums(
-    read: _Read, vectors: tuple[Array, ...], gradients: list[Array], accumulate: bool, module: Module, width: int
-) -> Array:
-    """The sums (C, 2) over dy and over dy times the normalized x; writes dgamma and dbeta, the `gradients`, too.
-    vectors: gamma, beta, mean, inv_std."""
-    rows, channels, dy, dy_pitch, x, x_pitch, _, parts = read
-    sums = empty((channels, 2), vectors[0].dtype, like=x)
-    if parts is None:
-        columns = distribute(rows, channels, width, None)
-        parts = partials(columns, 2, x.dtype, x)
-        reduce, arrays = module.kernel("batch_norm_backward_sums"), (*gradients, sums, parts, dy, x, *vectors)
-        reduce(columns.grid, columns.threads, *arrays, accumulate, columns.struct, dy_pitch, x_pitch)
-    else:
-        parts = _merged(parts, module, "batch_norm_backward_merge")
-    if parts is not None:
-        finish, arrays = module.kernel("batch_norm_backward_finish"), (*gradients, sums, parts, vectors[3])
-        finish(finish_grid(channels), THREADS, *arrays, accumulate, len(parts), channels)
-    return sums
-
-
-def _backward_dx(
-    dx: Array,
-    read: _Read,
-    vectors: tuple[Array, ...],
-    sums: Array,
-    training: bool,
     module: Module,
-    width: int,
-    unpool: tuple[object, ...],
-) -> None:
-    """Write dx. vectors: gamma, beta, mean, inv_std. unpool: further arguments, see `_backward_kernels`."""
-    rows, channels, dy, dy_pitch, x, x_pitch, activation, _ = read
-    spread = distribute(rows, channels, width, MAP_STEPS)
-    launch = module.kernel("batch_norm_backward_dx_unpooled" if unpool else "batch_norm_backward_dx")
-    arrays = dx, dy, x if training or activation else None, *vectors, sums
-    launch(spread.grid, spread.threads, *arrays, rows, training, spread.struct, dy_pitch, x_pitch, *unpool)
+    outputs: tuple[Array, ...],
+    arrays: tuple[Array, ...],
+    accumulate: bool,
+    columns: Columns,
+    pitches: tuple[int, int],
+) -> Array | None:
+    """Launch the sums over dy, and over dy times the normalized x. Returns partial sums, or None if they are complete.
+
+    outputs: dgamma, dbeta and the sums. arrays: dy, x, gamma, beta, mean, inv_std. pitches: those of dy and x.
+    """
+    inv_std = arrays[5]
+    parts = partials(columns, 2, inv_std.dtype, inv_std)
+    reduce = module.kernel("batch_norm_backward_sums")
+    reduce(columns.grid, columns.threads, *outputs, parts, *arrays, accumulate, columns.struct, *pitches)
+    return parts
 
 
 def _merged(states: Array, module: Module, merge: str) -> Array:
