@@ -166,10 +166,10 @@ def test_a_run_with_a_stored_old_name_is_resumed(tmp_path):
     last = checkpoint.load(begun.last)
     checkpoint.save(begun.last, checkpoint.Checkpoint(last.tensors, with_old_names(last.state)))
     assert "first-256x64" in begun.settings_file.read_text()
-    again = trainer()
-    small.fit(again, epochs=2, run_dir=begun.path, resume=True)
-    assert again.epoch == 2
-    assert small.same_arrays(again.net.state_dict(), checkpoint.load(uninterrupted.last).part("net"))
+    resumed = trainer()
+    small.fit(resumed, epochs=2, run_dir=begun.path, resume=True)
+    assert resumed.epoch == 2
+    assert small.same_arrays(resumed.net.state_dict(), checkpoint.load(uninterrupted.last).part("net"))
     load_net(begun.last, trainer().net)
 
 
@@ -208,8 +208,8 @@ def test_the_algorithm_that_a_layer_reports_is_the_one_that_runs():
         net = a_net()
         conv, fc = (net[name].algorithms(batch) for name in ("conv1", "fc1"))
         assert list(conv) == list(fc) == ["fprop", "dgrad", "wgrad"]
-        ran = [algorithm for _, algorithm, _ in products_of_a_step(net, batch)]
-        assert ran == [conv["fprop"], fc["fprop"], fc["wgrad"], fc["dgrad"], conv["wgrad"], conv["dgrad"]]
+        used = [algorithm for _, algorithm, _ in products_of_a_step(net, batch)]
+        assert used == [conv["fprop"], fc["fprop"], fc["wgrad"], fc["dgrad"], conv["wgrad"], conv["dgrad"]]
     assert net["relu1"].algorithms(7) == {}
     assert a_net("simt-128x64")["conv1"].algorithms(7, "emulated") == dict.fromkeys(conv, "simt-128x64")
     assert a_net(device="numpy")["fc1"].algorithms(7) == {}
@@ -225,10 +225,10 @@ def test_a_fused_layer_reports_the_algorithm_that_runs():
         x = asarray(np.ones((batch, 13, 9, 1), np.float32), "emulated")
         with launches.recorded() as launched:
             net.backward(net.forward(x, training=True))
-        ran = [row["algorithm"] for launch in launched for row in launches.table([launch]) if row["algorithm"]]
+        used = [row["algorithm"] for launch in launched for row in launches.table([launch]) if row["algorithm"]]
         first, second, fc = (row.algorithms for row in rows(net, batch) if row.algorithms)
         backward = [layer[direction] for layer in (fc, second, first) for direction in ("wgrad", "dgrad")]
-        assert ran == [first["fprop"], second["fprop"], fc["fprop"], *backward]
+        assert used == [first["fprop"], second["fprop"], fc["fprop"], *backward]
 
 
 def test_a_config_holds_the_algorithm_but_not_tf32():
@@ -251,11 +251,11 @@ def test_a_named_algorithm_runs_in_its_own_directions_and_the_others_are_chosen_
             for name in (algo, "auto")
         )
         assert named[1].algorithms(8) == auto[1].algorithms(8) | {direction: algo}
-        assert all(found != "auto" for found in named[1].algorithms(8).values())
+        assert all(algorithm != "auto" for algorithm in named[1].algorithms(8).values())
         x = asarray(np.ones((8, 6, 6, 3)), "emulated", dtype)
-        with launches.recorded(execute=False) as ran:
+        with launches.recorded(execute=False) as recorded:
             named.backward(named.forward(x, training=True))
-        launched = [row["algorithm"] for launch in ran for row in launches.table([launch]) if row["algorithm"]]
+        launched = [row["algorithm"] for launch in recorded for row in launches.table([launch]) if row["algorithm"]]
         assert {*launched} == {*named[1].algorithms(8).values()}
 
 

@@ -66,14 +66,14 @@ def test_every_case_of_an_algorithm_runs_its_file(op, monkeypatch):
 @pytest.mark.slow
 def test_lab_checks_the_algorithm_named_on_the_command_line(tmp_path, capsys):
     path = tmp_path / "my_linear.cu"
-    asked = ["--op", "linear", "--algo", "mma-64x64"]
-    assert main(["lab", *asked, "--template"]) == 0
+    options = ["--op", "linear", "--algo", "mma-64x64"]
+    assert main(["lab", *options, "--template"]) == 0
     path.write_text(capsys.readouterr().out.replace("fprop(y, ", "y[0] = round_to<DTYPE>(1000.0f); return; fprop(y, "))
-    status, output = run(path, *asked, "--device", "emulated", "--dtype", "bfloat16", capsys=capsys)
+    status, output = run(path, *options, "--device", "emulated", "--dtype", "bfloat16", capsys=capsys)
     assert status == 1
     assert "in place of conv2d_fprop_mma.cu" in output
     assert "result[0, 0] is 1000" in output
-    status, output = run(path, *asked, "--device", "emulated", "--dtype", "float64", capsys=capsys)
+    status, output = run(path, *options, "--device", "emulated", "--dtype", "float64", capsys=capsys)
     assert status == 2
     assert "mma-64x64 has cases only in float16, bfloat16, float32, received float64" in output
     assert "relu has no algorithms" in run(path, "--op", "relu", "--algo", "mma-64x64", capsys=capsys)[1]

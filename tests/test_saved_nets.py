@@ -36,12 +36,12 @@ def accuracy(net, test):
 def test_a_net_is_saved_and_loaded_with_all_that_predict_needs(trained, tmp_path):
     net, _, test = trained
     net.save(tmp_path / "net.safetensors")
-    again = gc.load(tmp_path / "net.safetensors")
-    assert again.config() == net.config()
-    assert again.classes == list("0123456789")
-    np.testing.assert_array_equal(again.normalization.mean, net.normalization.mean)
-    np.testing.assert_array_equal(again.predict(test.images), net.predict(test.images))
-    assert accuracy(again, test) > 0.7
+    loaded = gc.load(tmp_path / "net.safetensors")
+    assert loaded.config() == net.config()
+    assert loaded.classes == list("0123456789")
+    np.testing.assert_array_equal(loaded.normalization.mean, net.normalization.mean)
+    np.testing.assert_array_equal(loaded.predict(test.images), net.predict(test.images))
+    assert accuracy(loaded, test) > 0.7
 
 
 def test_a_run_from_python_is_loaded_with_its_normalization(trained):
@@ -95,18 +95,18 @@ def test_save_writes_a_file_or_raises(tmp_path, small_net):
 def test_a_saved_net_keeps_its_precision(tmp_path, precision):
     net = gc.models.build("seed-net", (8, 8, 1), precision=precision)
     net.save(tmp_path / "x.safetensors")
-    again = gc.load(tmp_path / "x.safetensors")
-    assert again.precision == precision
+    loaded = gc.load(tmp_path / "x.safetensors")
+    assert loaded.precision == precision
     for key, array in net.state_dict().items():
-        np.testing.assert_array_equal(again.state_dict()[key], array)
+        np.testing.assert_array_equal(loaded.state_dict()[key], array)
 
 
 def test_a_net_built_without_an_input_layer_is_loaded_built(tmp_path):
     net = gc.Sequential([Linear(3)])
     net.build((4,))
     net.save(tmp_path / "x.safetensors")
-    again = gc.load(tmp_path / "x.safetensors")
-    np.testing.assert_array_equal(again.predict(np.ones((1, 4), "f4")), net.predict(np.ones((1, 4), "f4")))
+    loaded = gc.load(tmp_path / "x.safetensors")
+    np.testing.assert_array_equal(loaded.predict(np.ones((1, 4), "f4")), net.predict(np.ones((1, 4), "f4")))
 
 
 def test_predict_accepts_images_in_every_form(trained, tmp_path):

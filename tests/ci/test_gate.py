@@ -429,7 +429,7 @@ def test_every_question_has_its_experiment_and_is_asked_in_a_child(prepared):
         assert (ROOT / "ci" / "gate" / "experiments" / f"{name}.py").is_file()
         prepared.prepare(experiments=(0, printed(Verdict(question, "yes", "seen"))))
         assert questions.experiment(name)(prepared, 30)[0] == "seen"
-        assert prepared.ran[0][-5:] == ["-m", "ci.gate.experiments", name, "--device", "cuda"]
+        assert prepared.commands_run[0][-5:] == ["-m", "ci.gate.experiments", name, "--device", "cuda"]
 
 
 @pytest.mark.parametrize(
@@ -467,11 +467,11 @@ class PreparedGate(Gate):
     """A gate that runs no commands. They end with the status and output given for a word in the command."""
 
     def prepare(self, **endings: tuple[int, str]):
-        self.endings, self.ran, self.environments = endings, [], []
+        self.endings, self.commands_run, self.environments = endings, [], []
         return self
 
     def run(self, log, command, seconds, **environment):
-        self.ran.append(list(command))
+        self.commands_run.append(list(command))
         self.environments.append(environment)
         code, output = next((end for word, end in self.endings.items() if word in " ".join(command)), (0, ""))
         return Done(code, output, 1.0, late=code == 124)
@@ -490,7 +490,7 @@ def test_verify_names_ops_that_fail_give_malformed_output_or_run_out_of_time(pre
     with pytest.raises(LateError, match="3 of 4 ops pass; out of time: scale"):
         right.verify(prepared.prepare(scale=(124, ""), verify=passing), 30)
     assert right.verify(prepared.prepare(verify=passing), 30)[0] == "4 of 4 ops pass"
-    assert prepared.ran[0][-1] == "conv2d"
+    assert prepared.commands_run[0][-1] == "conv2d"
     # Parallel processes would distort times, so nothing is timed.
     assert {environment["GPUCONV_AUTOTUNE"] for environment in prepared.environments} == {"0"}
     prepared.facts.clear()  # as after a failed check of the environment
@@ -505,7 +505,11 @@ def test_the_suite_runs_on_the_device_one_process_per_file_kernels_first(prepare
     prepared.prepare(test_a=(0, "3 passed, 1 skipped in 1s"), test_k=(0, "4 passed in 1s"), devices=(5, "no tests ran"))
     monkeypatch.setattr(right, "workers", lambda: 1)
     assert right.tests(prepared, 30)[0] == "3 of 3 files, 7 passed, 1 skipped"
-    assert [command[-1].rpartition("/")[2] for command in prepared.ran] == ["test_k.py", "test_devices.py", "test_a.py"]
+    assert [command[-1].rpartition("/")[2] for command in prepared.commands_run] == [
+        "test_k.py",
+        "test_devices.py",
+        "test_a.py",
+    ]
     first = prepared.environments[0]
     assert (first["GPUCONV_TEST_DEVICES"], first["GPUCONV_AUTOTUNE"]) == ("cuda", "0")
     with pytest.raises(FailedError, match=r"failed: kernels\.test_k"):
@@ -608,7 +612,7 @@ def test_the_benchmark_continues_in_a_new_process_after_a_gpu_crash(prepared, mo
     monkeypatch.setattr(fast, "entries_of", lambda gate: [entry(kind="step")])
     prepared.prepare(missing=(0, "2 entries are missing"), bench=(2, "bench: error: cuda:0 no longer answers after x"))
     assert fast.timed("steps", fast.STEPS)(prepared, 60)[0].startswith("1 entries timed")
-    assert ["--missing" in command for command in prepared.ran] == [False, True]
+    assert ["--missing" in command for command in prepared.commands_run] == [False, True]
 
 
 def test_times_are_compared_with_those_of_the_earlier_record(prepared):

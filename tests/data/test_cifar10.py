@@ -249,11 +249,11 @@ def crafted(path):
 @pytest.mark.parametrize("kind", crafted("x"))
 def test_a_crafted_pickle_runs_nothing(short_files, tmp_path, kind):
     write_python(tmp_path)
-    ran = tmp_path / "ran"
-    (tmp_path / "data_batch_1").write_bytes(crafted(ran)[kind])
+    marker = tmp_path / "ran"
+    (tmp_path / "data_batch_1").write_bytes(crafted(marker)[kind])
     with pytest.raises(ValueError, match=r"data_batch_1 is refused: it (names|contains) .*nothing of it was run"):
         cifar10.load(tmp_path)
-    assert not ran.exists()
+    assert not marker.exists()
 
 
 @pytest.mark.parametrize(
@@ -296,8 +296,8 @@ def test_other_text_encodings_are_refused(short_files, tmp_path):
 
 def test_the_pickle_module_would_run_the_crafted_pickles(tmp_path):
     """Otherwise the tests above could not fail."""
-    ran = tmp_path / "ran"
+    marker = tmp_path / "ran"
     for kind in ("os.system", "by hand", "eval"):
-        pickle.loads(crafted(ran)[kind])
-        assert ran.exists()
-        ran.unlink()
+        pickle.loads(crafted(marker)[kind])
+        assert marker.exists()
+        marker.unlink()

@@ -27,7 +27,7 @@ class Server(http.server.ThreadingHTTPServer):
 
     stop_after: the bytes after which each answer breaks off. ranges: whether a part can be requested. status: an error
     to answer with. location: where to redirect. length: the Content-Length header; "true" stands for the actual length,
-    None leaves the header out. asked: the Range headers of all requests.
+    None leaves the header out. requested_ranges: the Range headers of all requests.
     """
 
     def __init__(self, content):
@@ -37,7 +37,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.ranges = True
         self.status = self.location = None
         self.length = "true"
-        self.asked = []
+        self.requested_ranges = []
 
     @property
     def url(self):
@@ -47,7 +47,7 @@ class Server(http.server.ThreadingHTTPServer):
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         server = self.server
-        server.asked.append(self.headers["Range"])
+        server.requested_ranges.append(self.headers["Range"])
         start = int(re.fullmatch(r"bytes=(\d+)-", self.headers["Range"])[1]) if server.ranges else 0
         if start and start >= len(server.content):
             server.status = 416
@@ -116,7 +116,7 @@ def test_an_archive_is_downloaded_and_unpacked(server, tmp_path):
 def test_existing_files_are_not_downloaded_again(server, tmp_path):
     fetch(tmp_path, server)
     fetch(tmp_path, server)
-    assert len(server.asked) == 1
+    assert len(server.requested_ranges) == 1
     (tmp_path / FOLDER / "test_batch.bin").unlink()
     fetch(tmp_path, server)
     assert_only_the_files_are_left(tmp_path)
@@ -139,7 +139,7 @@ def test_an_interrupted_download_resumes_where_it_stopped(server, tmp_path):
     assert 0 < received <= 50_000
     server.stop_after = None
     fetch(tmp_path, server)
-    assert server.asked == ["bytes=0-", f"bytes={received}-"]
+    assert server.requested_ranges == ["bytes=0-", f"bytes={received}-"]
     assert_only_the_files_are_left(tmp_path)
 
 
@@ -155,7 +155,7 @@ def test_from_a_server_without_ranges_the_download_starts_over(server, tmp_path)
 def test_a_partial_file_that_is_complete_is_not_downloaded_again(server, tmp_path):
     (tmp_path / "cifar.tar.gz.part").write_bytes(CONTENT)
     fetch(tmp_path, server)
-    assert server.asked == []
+    assert server.requested_ranges == []
     assert_only_the_files_are_left(tmp_path)
 
 
@@ -192,7 +192,7 @@ def test_a_file_in_place_of_the_directory_is_an_error(server, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="cannot download into this directory"):
         fetch(tmp_path / "file", server)
-    assert server.asked == []
+    assert server.requested_ranges == []
 
 
 def test_a_folder_without_write_permission_is_an_error(server, tmp_path, monkeypatch):
@@ -207,7 +207,7 @@ def test_a_folder_without_write_permission_is_an_error(server, tmp_path, monkeyp
         stack.callback(tmp_path.chmod, 0o700)
         with pytest.raises(PermissionError, match=f"cannot download.*Permission denied.*{tmp_path.name}"):
             fetch(tmp_path, server)
-    assert server.asked == []
+    assert server.requested_ranges == []
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def steps_of(path, device="numpy", lr=0.01, precision="float32"):
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory):
+def recorded(tmp_path_factory):
     """The recorded steps of one run, with which the tests compare those of others."""
     return steps_of(tmp_path_factory.mktemp("digests") / "one.jsonl")
 
@@ -67,11 +67,11 @@ FIRST_DIFFERENCES = [
 
 
 @pytest.mark.parametrize(("number", "direction", "name"), FIRST_DIFFERENCES)
-def test_the_first_difference_is_named_in_the_order_of_the_work(one, number, direction, name):
+def test_the_first_difference_is_named_in_the_order_of_the_work(recorded, number, direction, name):
     first = number, direction, name
     for factor, beyond in ((1 + 1e-9, False), (3.0, True)):
-        other = changed(one, *first, factor)
-        for comparison in (compare(one, other), compare(one, on_another_machine(other))):
+        other = changed(recorded, *first, factor)
+        for comparison in (compare(recorded, other), compare(recorded, on_another_machine(other))):
             assert comparison.bits is not None
             assert (comparison.bits.step, comparison.bits.a.direction, comparison.bits.a.name) == first
             assert (comparison.beyond is not None) == beyond
@@ -80,21 +80,21 @@ def test_the_first_difference_is_named_in_the_order_of_the_work(one, number, dir
     assert comparison.beyond.a == comparison.bits.a
 
 
-def test_a_difference_inside_a_step_that_is_not_recorded_there_is_seen_in_its_gradients(one):
-    other = changed(one, 3, "forward", "conv2", 3.0)
-    for a, b in ((one, sparse(other, 4)), (sparse(one, 4), other), (sparse(one, 4), sparse(other, 2))):
+def test_a_difference_inside_a_step_that_is_not_recorded_there_is_seen_in_its_gradients(recorded):
+    other = changed(recorded, 3, "forward", "conv2", 3.0)
+    for a, b in ((recorded, sparse(other, 4)), (sparse(recorded, 4), other), (sparse(recorded, 4), sparse(other, 2))):
         difference = compare(a, on_another_machine(b)).found
         assert (difference.step, difference.a.direction, difference.a.name) == (3, "gradient", "conv1.weight")
         assert difference.earlier == 0
         reason = "earlier tensors of the net were not recorded here; --digests-every 1 records them at every step"
         assert reason in str(difference)
-    assert "not recorded" not in str(compare(one, other))
+    assert "not recorded" not in str(compare(recorded, other))
 
 
-def test_every_difference_is_kept_as_a_share_of_what_rounding_explains(one):
+def test_every_difference_is_kept_as_a_share_of_what_rounding_explains(recorded):
     pytest.importorskip("matplotlib")
-    comparison = compare(one, on_another_machine(changed(one, 3, "gradient", "conv2.weight", 3.0)))
-    assert [*comparison.shares] == [(digest.direction, digest.name) for digest in one[0].tensors]
+    comparison = compare(recorded, on_another_machine(changed(recorded, 3, "gradient", "conv2.weight", 3.0)))
+    assert [*comparison.shares] == [(digest.direction, digest.name) for digest in recorded[0].tensors]
     for (direction, name), shares in comparison.shares.items():
         assert [*shares] == [*range(1, 9)]
         assert {shares[1], shares[2]} == {0.0}, name
@@ -107,25 +107,25 @@ def test_every_difference_is_kept_as_a_share_of_what_rounding_explains(one):
 
 
 def test_the_element_that_differs_most_is_found():
-    one = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    array = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     for index, value in (((1, 2, 0), 7.0), ((0, 0, 3), np.nan), ((1, 0, 0), np.inf)):
-        other = one.copy()
+        other = array.copy()
         other[0, 1, 1] += 0.5
         other[index] = value
-        element = Element.of(one, other)
-        assert (element.at, element.a, element.differing, element.size) == (index, one[index], 2, 24)
+        element = Element.of(array, other)
+        assert (element.at, element.a, element.differing, element.size) == (index, array[index], 2, 24)
         assert element.b == value or np.isnan(element.b)
-    assert Element.of(one, one) is None
-    assert Element.of(one, one.reshape(6, 4)) is None
+    assert Element.of(array, array) is None
+    assert Element.of(array, array.reshape(6, 4)) is None
     assert Element.of(np.full(3, np.nan), np.full(3, np.nan)) is None
     assert Element.of(np.zeros(3), -np.zeros(3)) is None
 
 
-def test_hashes_of_two_kinds_are_compared_by_sums_and_norms(one):
+def test_hashes_of_two_kinds_are_compared_by_sums_and_norms(recorded):
     def hashed(steps):
         return [replace(step, tensors=[replace(tensor, hash="crc32:0") for tensor in step.tensors]) for step in steps]
 
-    comparison = compare(one, hashed(one))
+    comparison = compare(recorded, hashed(recorded))
     assert (comparison.found, comparison.bits, comparison.one_machine, comparison.hashes) == (
         None,
         None,
@@ -133,16 +133,16 @@ def test_hashes_of_two_kinds_are_compared_by_sums_and_norms(one):
         ["crc32", "xxh3"],
     )
     assert str(comparison).endswith("different bits: unknown, as the hashes are of two kinds, crc32 and xxh3")
-    difference = compare(one, hashed(changed(one, 3, "forward", "conv2", 3.0))).found
+    difference = compare(recorded, hashed(changed(recorded, 3, "forward", "conv2", 3.0))).found
     assert (difference.step, difference.a.direction, difference.a.name) == (3, "forward", "conv2")
 
 
 def test_a_difference_within_the_error_of_the_digests_is_not_beyond_the_bound():
     values = np.random.default_rng(0).uniform(size=100_000).astype(np.float32)
-    one = Digest.of("forward", "input", values, 1)
+    digest = Digest.of("forward", "input", values, 1)
     for times, beyond in ((1, False), (3, True)):
-        off = replace(one, hash="xxh3:0", norm=one.norm + times * 2 * one.error)
-        comparison = compare([Step(1, "here", [one])], [Step(1, "there", [off])])
+        off = replace(digest, hash="xxh3:0", norm=digest.norm + times * 2 * digest.error)
+        comparison = compare([Step(1, "here", [digest])], [Step(1, "there", [off])])
         assert (comparison.beyond is not None) == beyond, times
 
 
@@ -154,62 +154,62 @@ def test_zeros_of_either_sign_differ_in_bits_but_not_beyond_the_bound():
     assert comparison.shares == {("forward", "conv1"): {1: 0.0}}
 
 
-def test_unrecorded_tensors_add_their_rounding_to_the_bound(one):
-    other = on_another_machine(changed(one, 7, "update", "fc1.bias", 3.0))
-    with_all_tensors = compare(one, other).found
+def test_unrecorded_tensors_add_their_rounding_to_the_bound(recorded):
+    other = on_another_machine(changed(recorded, 7, "update", "fc1.bias", 3.0))
+    with_all_tensors = compare(recorded, other).found
     for every in (2, 4, 99):
-        difference = compare(sparse(one, every), sparse(other, every)).found
+        difference = compare(sparse(recorded, every), sparse(other, every)).found
         assert (difference.step, difference.a) == (7, with_all_tensors.a)
         assert difference.rounding == pytest.approx(with_all_tensors.rounding, rel=1e-9)
 
 
-def test_two_identical_runs_agree(one, tmp_path):
-    comparison = compare(one, steps_of(tmp_path / "other.jsonl"))
+def test_two_identical_runs_agree(recorded, tmp_path):
+    comparison = compare(recorded, steps_of(tmp_path / "other.jsonl"))
     assert (comparison.found, comparison.one_machine, comparison.steps) == (None, True, 8)
     assert "agree over 8 steps" in str(comparison)
 
 
-def test_only_common_steps_are_compared(one):
-    assert compare(one, one[2:5]).steps == 3
-    assert compare(one, one[2:5]).lengths == (8, 3)
+def test_only_common_steps_are_compared(recorded):
+    assert compare(recorded, recorded[2:5]).steps == 3
+    assert compare(recorded, recorded[2:5]).lengths == (8, 3)
 
 
 @pytest.mark.kernels
-def test_numpy_and_emulated_agree_within_the_bound_although_one_is_fused(one, tmp_path):
-    comparison = compare(one, steps_of(tmp_path / "other.jsonl", "emulated"))
+def test_numpy_and_emulated_agree_within_the_bound_although_one_is_fused(recorded, tmp_path):
+    comparison = compare(recorded, steps_of(tmp_path / "other.jsonl", "emulated"))
     assert not comparison.one_machine
     assert comparison.bits is not None
     assert comparison.beyond is None, comparison
-    comparison = compare(sparse(one, 3), sparse(read(tmp_path / "other.jsonl"), 3))
+    comparison = compare(sparse(recorded, 3), sparse(read(tmp_path / "other.jsonl"), 3))
     assert comparison.beyond is None, comparison
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
-def test_precisions_agree_within_the_wider_bound(one, tmp_path, precision):
+def test_precisions_agree_within_the_wider_bound(recorded, tmp_path, precision):
     """The gradients of float16 are multiplied by a loss scale."""
-    comparison = compare(one[:1], steps_of(tmp_path / "other.jsonl", precision=precision)[:1])
+    comparison = compare(recorded[:1], steps_of(tmp_path / "other.jsonl", precision=precision)[:1])
     assert not comparison.one_machine
     assert comparison.beyond is None, comparison
 
 
-def test_another_learning_rate_is_seen_at_the_first_update(one, tmp_path):
+def test_another_learning_rate_is_seen_at_the_first_update(recorded, tmp_path):
     for other in (
         steps_of(tmp_path / "other.jsonl", lr=0.02),
         on_another_machine(steps_of(tmp_path / "more.jsonl", lr=0.02)),
     ):
-        comparison = compare(one, other)
+        comparison = compare(recorded, other)
         assert (comparison.found.step, comparison.found.a.direction) == (1, "update")
 
 
-def test_nonfinite_numbers_differ_from_finite_ones(one):
-    last = one[-1]
+def test_nonfinite_numbers_differ_from_finite_ones(recorded):
+    last = recorded[-1]
     tensors = [replace(digest, sum=None, norm=None, hash="xxh3:0") for digest in last.tensors]
-    comparison = compare(one, on_another_machine([*one[:-1], Step(last.step, last.on, tensors)]))
+    comparison = compare(recorded, on_another_machine([*recorded[:-1], Step(last.step, last.on, tensors)]))
     assert (comparison.beyond.step, comparison.beyond.earlier) == (8, 0)
     assert "not finite" in str(comparison)
 
 
-def test_runs_of_different_nets_are_refused(one):
-    renamed = [replace(digest, name=f"{digest.name}x") for digest in one[0].tensors]
+def test_runs_of_different_nets_are_refused(recorded):
+    renamed = [replace(digest, name=f"{digest.name}x") for digest in recorded[0].tensors]
     with pytest.raises(ValueError, match="no tensor in common at step 1: their nets differ"):
-        compare(one, [Step(1, "x", renamed)])
+        compare(recorded, [Step(1, "x", renamed)])

@@ -263,10 +263,10 @@ def test_the_emulator_names_the_thread_that_wrote_a_value():
     assert explain(net, x, "conv1", (0, 0, 0), locate=True).thread.algorithm == net["conv1"].algorithms(1)["fprop"]
     shared = [access.name for access in explain(net, x, "conv1", (0, 0, 0), locate=True).thread.touched]
     assert any(name.startswith("shared") for name in shared)
-    back = explain(net, x, "residual1.conv1", (2, 2, 1), locate=True, backward=True)
-    assert "dgrad" in back.thread.writers[-1].kernel
-    back = explain(net, x, "residual1", (2, 2, 1), locate=True, backward=True)
-    assert "dgrad" in back.thread.writers[-1].kernel  # the shortcut's convolution adds to the body's gradient
+    explanation = explain(net, x, "residual1.conv1", (2, 2, 1), locate=True, backward=True)
+    assert "dgrad" in explanation.thread.writers[-1].kernel
+    explanation = explain(net, x, "residual1", (2, 2, 1), locate=True, backward=True)
+    assert "dgrad" in explanation.thread.writers[-1].kernel  # the shortcut's convolution adds to the body's gradient
 
 
 @pytest.mark.kernels
@@ -285,8 +285,8 @@ def test_with_split_k_the_thread_of_the_first_part_is_named_too(dtype):
         part = 4 * np.ravel_multi_index(at, (4, 4, 64))  # sums are float32
         assert touched["argument 'partials'"].first <= part <= touched["argument 'partials'"].last
         assert not touched["argument 'partials'"].read
-    back = explain(net, x, "conv1", (2, 1, 35), locate=True, backward=True).thread
-    assert back.part.writers[0].kernel.startswith("conv2d_dgrad")
+    thread = explain(net, x, "conv1", (2, 1, 35), locate=True, backward=True).thread
+    assert thread.part.writers[0].kernel.startswith("conv2d_dgrad")
 
 
 REFUSED = {  # the message, by the kind of layer
@@ -382,7 +382,7 @@ def test_a_device_names_the_threads_of_layers_that_run_several_ops(device):
             wrote = [writer.kernel for writer in explanation.thread.writers]
             assert all(any(kernel in name for name in wrote) for kernel in kernels), (layer, wrote)
         assert str(explain(net, x, "branches1", (0, 1, 3))).endswith("the value of branch2 at [0, 1, 1]")
-        back = explain(net, x, "convt1", (2, 1, 1), locate=True, backward=True)
-        assert all(result.error <= result.bound for result in back.computed)
-        assert "fprop" in back.thread.writers[-1].kernel  # backward, a transposed convolution runs fprop
+        explanation = explain(net, x, "convt1", (2, 1, 1), locate=True, backward=True)
+        assert all(result.error <= result.bound for result in explanation.computed)
+        assert "fprop" in explanation.thread.writers[-1].kernel  # backward, a transposed convolution runs fprop
         assert saliency(net, x).shape == (3, 2, 2)

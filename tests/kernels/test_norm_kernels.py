@@ -321,8 +321,8 @@ def test_an_addend_and_its_gradient_have_the_bits_of_separate_kernels(device, rn
     dz = ACTIVATIONS[activation].gradient(ops, dy, saved)
     separate = ops.batch_norm_backward(dz, x, gamma, mean, inv_std)
     together = ops.batch_norm_backward(dy, x, gamma, mean, inv_std, activation=activation, saved=saved)
-    for one, other in zip(together, [*separate, dz], strict=True):
-        np.testing.assert_array_equal(to_numpy(one), to_numpy(other))
+    for result, separate_result in zip(together, [*separate, dz], strict=True):
+        np.testing.assert_array_equal(to_numpy(result), to_numpy(separate_result))
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (3, 4, 8), (3000, 7)], ids=str)
@@ -346,9 +346,9 @@ def test_an_addend_and_its_gradient_run_under_the_checker_and_in_any_order(devic
         checked = results()
     for order in thread_orders(device):
         with order:
-            for one, other, third in zip(results(), plain, checked, strict=True):
-                np.testing.assert_array_equal(one, other)
-                np.testing.assert_array_equal(third, other)
+            for in_order, result, with_checks in zip(results(), plain, checked, strict=True):
+                np.testing.assert_array_equal(in_order, result)
+                np.testing.assert_array_equal(with_checks, result)
 
 
 def test_an_addend_may_be_empty(device):
@@ -388,8 +388,8 @@ def test_gradients_go_back_through_a_pool(device, rng, dtype):
             dx, *sums = ops.batch_norm_backward(*arrays, **options, **unpool, out=out)
             assert dx is out
             np.testing.assert_array_equal(to_numpy(out), before_mask(to_numpy(plain[0]), mask, case, 2))
-            for one, other in zip(sums, plain[1:]):
-                np.testing.assert_array_equal(to_numpy(one), to_numpy(other))
+            for total, plain_total in zip(sums, plain[1:]):
+                np.testing.assert_array_equal(to_numpy(total), to_numpy(plain_total))
 
 
 def test_gradients_go_back_through_a_pool_under_the_checker_and_in_any_order(device, rng):
@@ -432,8 +432,8 @@ def test_statistics_of_every_algorithm_agree_with_the_oracle(device, monkeypatch
     for algorithm in serving("float32"):
         moved = [asarray(a.copy(), device) for a in arrays]
         results = ops.conv2d_batch_norm(*moved, **options, algo=algorithm.name)
-        for one, result in zip(expected, [*results, *moved[-2:]], strict=True):
-            assert_within(to_numpy(result), one.value, one.bound, f"{algorithm.name} {one.name}")
+        for reference, result in zip(expected, [*results, *moved[-2:]], strict=True):
+            assert_within(to_numpy(result), reference.value, reference.bound, f"{algorithm.name} {reference.name}")
 
 
 def test_a_large_bias_does_not_cost_the_variance(device):
@@ -444,7 +444,7 @@ def test_a_large_bias_does_not_cost_the_variance(device):
     expected = expect("conv2d_batch_norm", arrays, case.window)
     moved = [asarray(a, device) for a in arrays]
     results = ops.conv2d_batch_norm(*moved, **case.window)
-    inv_std = next(one for one in expected if one.name == "inv_std")
+    inv_std = next(reference for reference in expected if reference.name == "inv_std")
     np.testing.assert_allclose(to_numpy(results[3]), inv_std.value, rtol=1e-3)
 
 
@@ -464,8 +464,8 @@ def test_statistics_have_no_memory_errors(device):
             with emulator.configure(sanitize="checked", seed=7):
                 results = on_device("conv2d_batch_norm", device, *conv_norm_arrays(case, "float32"), **options)
             expected = expect("conv2d_batch_norm", conv_norm_arrays(case, "float32"), options)
-            for one, result in zip(expected, results):
-                assert_within(result, one.value, one.bound, one.name)
+            for reference, result in zip(expected, results):
+                assert_within(result, reference.value, reference.bound, reference.name)
 
 
 # --- the backward sums in the epilogue of a convolution's gradient ------------------------------
@@ -490,8 +490,8 @@ def assert_norm_below(device, case, dtype="float32", activation=None, **more):
     arrays, options = norm_below(case, dtype, activation)
     expected = expect("batch_norm_backward", arrays, options | more)
     results = on_device("batch_norm_backward", device, *arrays, **options_on(device, options), **more)
-    for one, result in zip(expected, results, strict=True):
-        assert_within(result, one.value, one.bound, f"{case} {dtype} {more} {one.name}")
+    for reference, result in zip(expected, results, strict=True):
+        assert_within(result, reference.value, reference.bound, f"{case} {dtype} {more} {reference.name}")
 
 
 BELOW = {  # the convolutions above the norm

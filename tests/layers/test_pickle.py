@@ -11,7 +11,7 @@ from gpuconv import backends, losses, models
 from gpuconv.data import Augmentation, Loader, Normalization, synthetic
 from gpuconv.training import LossScale, Trainer, optimizers, schedules
 
-COPIERS = {"pickle": lambda thing: pickle.loads(pickle.dumps(thing)), "deepcopy": copy.deepcopy}
+COPIERS = {"pickle": lambda original: pickle.loads(pickle.dumps(original)), "deepcopy": copy.deepcopy}
 
 
 @pytest.fixture(params=COPIERS)

@@ -291,18 +291,18 @@ def test_a_wrong_image_size_is_refused_at_the_input():
 
 
 def test_without_an_input_gradient_nothing_is_computed_before_the_first_trained_layer():
-    ran = []
+    calls = []
 
     @contextmanager
     def record(layer, direction):
-        ran.append((layer.path, direction))
+        calls.append((layer.path, direction))
         yield
 
     net = Sequential([Input((4, 4, 1)), Tanh(), Conv2D(2, 3), ReLU(), Flatten(), Linear(2)])
     y = net.forward(np.ones((2, 4, 4, 1), np.float32), True)
     with listen(record):
         assert net.backward(y, input_grad=False) is None
-    assert ran == [(path, "backward") for path in ("fc1", "flatten1", "relu1", "conv1")]
+    assert calls == [(path, "backward") for path in ("fc1", "flatten1", "relu1", "conv1")]
     assert all(layer._saved is None for layer in net.walk())
 
 
@@ -320,17 +320,17 @@ def test_a_flag_that_is_neither_true_nor_false_is_refused_by_a_net_and_by_a_laye
 
 
 def test_listeners_see_every_layer_by_path_and_can_be_removed():
-    ran = []
+    calls = []
 
     @contextmanager
     def record(layer, direction):
-        ran.append(f"{layer.path}.{direction}")
+        calls.append(f"{layer.path}.{direction}")
         yield
 
     net = net_of()
     with listen(record):
         net.infer(images())
-    assert ran == [
+    assert calls == [
         f"{path}.forward"
         for path in (
             "input",
@@ -347,9 +347,9 @@ def test_listeners_see_every_layer_by_path_and_can_be_removed():
             "fc1",
         )
     ]
-    ran.clear()
+    calls.clear()
     net.infer(images())
-    assert ran == []
+    assert calls == []
 
 
 def test_a_copy_is_independent_of_the_net():

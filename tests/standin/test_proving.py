@@ -60,8 +60,8 @@ def _seconds(self, run, count):
     return 1e-6 if NAME in names else 1e-3
 
 
-def ran(op, arrays, **options):
-    """The last launch of an op, as a row of `launches.table`, and the op's result."""
+def run_op(op, arrays, **options):
+    """Runs an op and returns its last launch, as a row of `launches.table`, and the op's result."""
     on_device = [gc.asarray(array, "cuda") for array in arrays]
     with launches.recorded() as launched:
         result = gc.to_numpy(getattr(ops, op)(*on_device, **options))
@@ -75,7 +75,7 @@ def stored_verdicts(tmp_path):
 @pytest.mark.kernels
 def test_a_proved_algorithm_is_chosen_and_its_proof_is_reported_and_stored(on_gpu, tmp_path, monkeypatch):
     on_gpu()
-    row, result = ran("conv2d", [X, W, B])
+    row, result = run_op("conv2d", [X, W, B])
     np.testing.assert_allclose(result, ops.conv2d(X, W, B), rtol=1e-4, atol=1e-4)
     assert row["algorithm"] == NAME
     assert row["proof"].startswith("proved 20")
@@ -92,8 +92,8 @@ def test_a_proved_algorithm_is_chosen_and_its_proof_is_reported_and_stored(on_gp
     prover.close()
     tuner.known_choices.clear()  # as in a new process
     proofs._known.cache_clear()
-    assert ran("conv2d", [X, W, B])[0]["algorithm"] == NAME
-    assert ran("conv2d", [X, W, B], algo=NAME)[0]["proof"] == row["proof"]
+    assert run_op("conv2d", [X, W, B])[0]["algorithm"] == NAME
+    assert run_op("conv2d", [X, W, B], algo=NAME)[0]["proof"] == row["proof"]
 
 
 @pytest.mark.slow
@@ -109,13 +109,13 @@ def test_an_algorithm_with_a_fault_is_not_chosen_and_does_no_harm_to_this_proces
     # A call that hangs takes seconds, so there is only one; the gradient of filters is never a slice of channels.
     for op, arrays, options in calls[: {"hangs": 1, "a wrong value in a slice": 2}.get(fault, 3)]:
         with pytest.warns(UnprovedWarning, match=f"{NAME} is not proved for conv2d_.*") as warned:
-            row, result = ran(op, arrays, **options)
+            row, result = run_op(op, arrays, **options)
         assert proving.FAULTS[fault] in str(warned[0].message)
         assert row["algorithm"] not in (None, NAME)
         assert "proof" not in row
         np.testing.assert_allclose(result, getattr(ops, op)(*arrays, **options), rtol=1e-4, atol=1e-3)
     with pytest.raises(UnprovedError, match=f"Stand-in 90 it is not proved for this one: .*{proving.FAULTS[fault]}"):
-        ran("conv2d", [X, W, B], algo=NAME)
+        run_op("conv2d", [X, W, B], algo=NAME)
     verdicts = stored_verdicts(tmp_path)
     assert bool(verdicts) == (fault in proving.LASTING)
     assert not any(verdict["proved"] for verdict in verdicts)

@@ -181,11 +181,11 @@ def test_shared_memory_is_limited_by_the_architecture(capability, most_bytes):
 
 
 def test_work_without_a_wait_runs_at_the_end():
-    ran = []
+    calls = []
     with standin.installed(schedule="late"):
-        cupy().cuda.get_current_stream().launch_host_func(ran.append, 1)
-        assert ran == []
-    assert ran == [1]
+        cupy().cuda.get_current_stream().launch_host_func(calls.append, 1)
+        assert calls == []
+    assert calls == [1]
 
 
 def test_events_measure_gpu_time_and_not_host_time(machine):
@@ -203,9 +203,9 @@ def test_events_measure_gpu_time_and_not_host_time(machine):
         machine.clock.sleep(1e-3)  # the host sleeps while the GPU still copies
     marks[2].record()
     marks[2].synchronize()
-    copied, ran = (cp.cuda.get_elapsed_time(*pair) for pair in itertools.pairwise(marks))
-    assert copied == pytest.approx(20)
-    assert ran == pytest.approx(4)
+    copy_time, kernel_time = (cp.cuda.get_elapsed_time(*pair) for pair in itertools.pairwise(marks))
+    assert copy_time == pytest.approx(20)
+    assert kernel_time == pytest.approx(4)
 
 
 def captured_copies(between):

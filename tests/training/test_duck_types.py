@@ -49,9 +49,9 @@ def test_a_loss_may_return_any_number_and_any_float_gradient():
     expected = fit(loss="softmax").history
     for kind in (np.float64, np.float32, float, np.float16, lambda x: np.array([x]), lambda x: np.array(x, np.float64)):
         history = fit(loss=lambda scores, labels, kind=kind: softmax(scores, labels, kind)).history
-        for one, other in zip(history, expected, strict=True):
-            assert one["train_loss"] == pytest.approx(other["train_loss"], rel=2e-3)
-            assert one["train_accuracy"] == other["train_accuracy"]
+        for record, right in zip(history, expected, strict=True):
+            assert record["train_loss"] == pytest.approx(right["train_loss"], rel=2e-3)
+            assert record["train_accuracy"] == right["train_accuracy"]
     assert evaluate(small.net(), small.held_out(), loss=softmax).loss == pytest.approx(
         evaluate(small.net(), small.held_out()).loss, rel=1e-6
     )
@@ -69,8 +69,8 @@ def test_a_user_defined_loss_trains_16_bit_nets(precision):
     run = {"precision": precision, "train": small.loader(dtype=as_dtype(precision))}
     expected = fit(loss="softmax", **run).history
     for loss in (mine, with_scale):
-        for one, other in zip(fit(loss=loss, **run).history, expected, strict=True):
-            assert one["train_loss"] == pytest.approx(other["train_loss"], rel=2e-2)
+        for record, right in zip(fit(loss=loss, **run).history, expected, strict=True):
+            assert record["train_loss"] == pytest.approx(right["train_loss"], rel=2e-2)
     assert {*seen} == {"float32"}
 
 
@@ -91,8 +91,8 @@ def test_a_class_instead_of_an_instance_is_refused():
 def test_a_built_in_loss_is_passed_on_unchanged():
     scores, labels = np.ones((2, 3), np.float32), np.array([0, 1])
     loss = losses.get("softmax")
-    for one, other in zip(losses.apply(loss, scores, labels), loss(scores, labels), strict=True):
-        np.testing.assert_array_equal(one, other)
+    for result, right in zip(losses.apply(loss, scores, labels), loss(scores, labels), strict=True):
+        np.testing.assert_array_equal(result, right)
 
 
 def test_an_invalid_result_of_a_loss_is_named():
@@ -280,12 +280,12 @@ def test_a_run_is_continued_with_a_function_of_the_same_name(tmp_path):
         uninterrupted = small.trainer(schedule=schedule)
         uninterrupted.fit(small.loader(), **options)
         small.trainer(schedule=schedule).fit(small.loader(), run_dir=run, callbacks=[stops], **options)
-        for other in ("cosine", None, lambda step: 1.0):
+        for other_schedule in ("cosine", None, lambda step: 1.0):
             with pytest.raises(SettingsError, match=rf'schedule is ".*{schedule.__name__}" there'):
-                small.trainer(schedule=other).fit(small.loader(), run_dir=run, resume=True, **options)
-        again = small.trainer(schedule=schedule)
-        again.fit(small.loader(), run_dir=run, resume=True, **options)
-        assert small.same_arrays(again.net.state_dict(), uninterrupted.net.state_dict())
+                small.trainer(schedule=other_schedule).fit(small.loader(), run_dir=run, resume=True, **options)
+        resumed = small.trainer(schedule=schedule)
+        resumed.fit(small.loader(), run_dir=run, resume=True, **options)
+        assert small.same_arrays(resumed.net.state_dict(), uninterrupted.net.state_dict())
 
 
 # --- metrics and callbacks -----------------------------------------------------------------------
@@ -307,11 +307,11 @@ def test_metrics_of_a_trainer_are_in_the_records_of_held_out_data(tmp_path, caps
     heading = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0]
     assert heading.endswith("validation_loss,validation_accuracy,validation_top_2,validation_spread")
     assert f"validation top 2 {history[-1]['validation_top_2']:.4f}" in capsys.readouterr().out
-    again = Trainer(small.net(), metrics=["top-2"])
-    again.fit(small.loader(), epochs=2, validation=small.held_out(), run_dir=tmp_path / "run", resume=True)
-    assert again.history == history
+    resumed = Trainer(small.net(), metrics=["top-2"])
+    resumed.fit(small.loader(), epochs=2, validation=small.held_out(), run_dir=tmp_path / "run", resume=True)
+    assert resumed.history == history
     with pytest.raises(ValueError, match="top_2 is measured on validation or test data, and neither is given"):
-        again.fit(small.loader(), epochs=2, progress=False)
+        resumed.fit(small.loader(), epochs=2, progress=False)
 
 
 @pytest.mark.slow

@@ -453,10 +453,10 @@ def test_layers_frozen_by_a_callback_are_frozen_after_resuming(tmp_path, precisi
     straight = train("straight")
     for step in (3, 7, 13):
         train(f"cut-{step}", step)
-        again = train(f"cut-{step}", resume=True)
-        assert small.same_arrays(again.net.state_dict(), straight.net.state_dict())
-        assert [layer.frozen for layer in again.net.walk()] == [layer.frozen for layer in straight.net.walk()]
-        assert again.history == straight.history
+        resumed = train(f"cut-{step}", resume=True)
+        assert small.same_arrays(resumed.net.state_dict(), straight.net.state_dict())
+        assert [layer.frozen for layer in resumed.net.walk()] == [layer.frozen for layer in straight.net.walk()]
+        assert resumed.history == straight.history
 
     other = small.trainer(precision=precision, optimizer="sgd")
     other.net["conv1"].freeze()

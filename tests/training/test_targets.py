@@ -119,14 +119,16 @@ def test_a_regression_run_is_stored_resumed_and_shown_without_accuracy(tmp_path,
     settings = dict(validation=0.2, batch_size=4, metrics_every=2)
     uninterrupted.fit((x, y), epochs=4, progress=False, **settings)
     stopped.fit((x, y), epochs=4, run_dir=tmp_path / "run", callbacks=[small.StopAt(7)], **settings)
-    again = regression(loss="huber")
-    again.fit((x, y), epochs=4, run_dir=tmp_path / "run", resume=True, **settings)
-    assert again.records == uninterrupted.records
-    assert small.same_arrays(*({n: np.array(a) for n, a in t.net.state_dict().items()} for t in (again, uninterrupted)))
+    resumed = regression(loss="huber")
+    resumed.fit((x, y), epochs=4, run_dir=tmp_path / "run", resume=True, **settings)
+    assert resumed.records == uninterrupted.records
+    assert small.same_arrays(
+        *({n: np.array(a) for n, a in t.net.state_dict().items()} for t in (resumed, uninterrupted))
+    )
     shown = capsys.readouterr().out
     assert "validation loss" in shown
     assert "accuracy" not in shown
-    assert "loss" in again.history._repr_html_()
+    assert "loss" in resumed.history._repr_html_()
     assert "None" not in (tmp_path / "run" / "metrics.csv").read_text()
 
 

@@ -88,8 +88,8 @@ def test_the_test_data_is_used_once(tmp_path, capsys):
         "test_accuracy": evaluation.accuracy,
     }
     assert capsys.readouterr().out.splitlines()[-1].startswith(f"test loss {evaluation.loss:.4f}  test accuracy ")
-    again = fit(test=held_out, run_dir=tmp_path / "run", resume=True)
-    assert again.tested == trainer.tested
+    resumed = fit(test=held_out, run_dir=tmp_path / "run", resume=True)
+    assert resumed.tested == trainer.tested
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1]) == last
     with pytest.raises(SettingsError, match=r"validation.images is 15 there and 6 here"):
         fit(test=held_out, run_dir=tmp_path / "run", resume=True, validation=0.1)
@@ -103,10 +103,10 @@ def test_an_interrupted_run_does_not_use_the_test_data(tmp_path):
 
     trainer = fit(test=small.images(9, seed=5), run_dir=tmp_path / "run", callbacks=[Interrupt()])
     assert trainer.tested is None
-    rest = fit(test=small.images(9, seed=5), run_dir=tmp_path / "run", resume=True)
-    straight = fit(test=small.images(9, seed=5))
-    assert (rest.tested, rest.history) == (straight.tested, straight.history)
-    assert rest.tested["epoch"] == 3
+    resumed = fit(test=small.images(9, seed=5), run_dir=tmp_path / "run", resume=True)
+    uninterrupted = fit(test=small.images(9, seed=5))
+    assert (resumed.tested, resumed.history) == (uninterrupted.tested, uninterrupted.history)
+    assert resumed.tested["epoch"] == 3
 
 
 def test_the_best_epoch_is_judged_by_the_validation_part(tmp_path):
