@@ -69,7 +69,7 @@ def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
     """
     from safetensors.numpy import save as serialize
 
-    tensors = {name: _storable(path, name, array) for name, array in sorted(checkpoint.tensors.items())}
+    tensors = {name: _as_stored(path, name, array) for name, array in sorted(checkpoint.tensors.items())}
     try:
         state = dump(checkpoint.state)
     except (ValueError, TypeError) as error:
@@ -78,7 +78,7 @@ def save(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
     write_atomically(path, serialize(tensors, metadata={KEY: json.dumps(header)}))
 
 
-def _storable(path: str | os.PathLike[str], name: str, array: object) -> np.ndarray:
+def _as_stored(path: str | os.PathLike[str], name: str, array: object) -> np.ndarray:
     """The array as stored in the file: contiguous, in native byte order."""
     given, array = array, np.asarray(array, order="C")
     array = array.astype(array.dtype.newbyteorder("="), copy=False)

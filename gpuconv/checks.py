@@ -104,7 +104,7 @@ def gradient_check(
         step: h.
         seed: Draws the random volumes, the weights of a layer that is not built, and the elements to check.
     """
-    twin = _twin(layer, input_shape)
+    twin = _float64_copy(layer, input_shape)
     host = _normal((2, *twin.input_shape), seed, 0) if x is None else backends.to_numpy(x).astype(np.float64)
     x = backends.asarray(host.copy(), layer.device)
     kept = {key: backends.to_numpy(value).copy() for key, value in twin.buffers().items()}
@@ -143,7 +143,7 @@ def gradient_check(
     return results
 
 
-def _twin(layer: Layer, input_shape: tuple[int, ...] | None) -> Any:
+def _float64_copy(layer: Layer, input_shape: tuple[int, ...] | None) -> Any:
     """A copy in float64, with the layer's values if it has any."""
     shape = input_shape or layer.input_shape
     if shape is None:
@@ -308,7 +308,7 @@ def overfits(
         value_now, dscores = compute(scores, labels)
         value = _number(value_now)
         if step == 1:
-            least = _least(compute, scores.shape[-1])
+            least = _loss_of_perfect_scores(compute, scores.shape[-1])
             goal = least + 0.1 * (value - least)
         right = 1.0 if truth is None else float(np.mean(backends.to_numpy(scores).argmax(axis=-1) == truth))
         if not math.isfinite(value) or (right == 1.0 and value < goal):
@@ -325,7 +325,7 @@ def overfits(
     )
 
 
-def _least(loss: Loss, classes: int) -> float:
+def _loss_of_perfect_scores(loss: Loss, classes: int) -> float:
     """The loss of perfect scores: with label smoothing the entropy of the smoothed targets, else 0."""
     smoothing = getattr(loss, "label_smoothing", 0.0)
     targets = np.full(classes, smoothing / classes)

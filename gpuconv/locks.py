@@ -82,7 +82,7 @@ class LockFile:
                     raise OSError(errno.EINVAL, "exists and is not a regular file", str(path))
                 taken = lock(self._handle)
                 if taken is False:
-                    raise LockedError(_holder(self._handle))
+                    raise LockedError(_describe_holder(self._handle))
                 if is_at(self._handle, path):  # otherwise its last holder has just removed the file
                     break
             except BaseException:
@@ -112,7 +112,7 @@ class LockFile:
                 os.close(self._handle)
 
 
-def _holder(handle: int) -> str:
+def _describe_holder(handle: int) -> str:
     try:
         who = json.loads(os.pread(handle, 4096, 0))
         return f"process {who['pid']} on {who['host']} since {who['since']}"

@@ -192,7 +192,7 @@ def mobilenet_v2(classes: int) -> Nested:
     ):
         for block in range(depth):
             stride = 1 if block else first_stride
-            body = _inverted(channels, factor, width, stride)
+            body = _inverted_bottleneck(channels, factor, width, stride)
             layers += [Residual(body)] if stride == 1 and width == channels else body
             channels = width
     return [layers, *_conv_norm(1280, size=1), ReLU6(), GlobalAvgPool2D(), Flatten(), Dropout(0.2), Linear(classes)]
@@ -262,7 +262,7 @@ def _bottleneck(width: int, stride: int) -> list[Layer]:
     return [*_conv_norm(width, size=1), ReLU(), *_conv_norm_relu(width, stride), *_conv_norm(4 * width, size=1)]
 
 
-def _inverted(channels: int, factor: int, width: int, stride: int) -> list[Layer]:
+def _inverted_bottleneck(channels: int, factor: int, width: int, stride: int) -> list[Layer]:
     """A 1x1 convolution to `factor` times the channels, a depthwise one, and a 1x1 one to `width` channels."""
     hidden = factor * channels
     wider = [] if factor == 1 else [*_conv_norm(hidden, size=1), ReLU6()]

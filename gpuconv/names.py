@@ -19,12 +19,12 @@ def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
         raise TypeError(f"the {kind} is chosen by name, received {type(name).__name__}: {name!r}")
     if name in table:  # fast path for the names in calls of ops
         return table[name]
-    by_plain = {_plain(known): known for known in table}
-    if _plain(name) in by_plain:
-        return table[by_plain[_plain(name)]]
+    by_plain = {_normalized(known): known for known in table}
+    if _normalized(name) in by_plain:
+        return table[by_plain[_normalized(name)]]
     import difflib  # needed only for errors; importing it takes a millisecond
 
-    near = difflib.get_close_matches(_plain(name), list(by_plain), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(_normalized(name), list(by_plain), n=1, cutoff=0.5)
     hint = f"; did you mean {by_plain[near[0]]!r}?" if near else ""
     raise ValueError(f"unknown {kind} {name!r}{hint} (known: {', '.join(table)})")
 
@@ -34,7 +34,7 @@ def canonical(kind: str, name: str, names: Iterable[str]) -> str:
     return lookup(kind, name, {known: known for known in names})
 
 
-def _plain(name: str) -> str:
+def _normalized(name: str) -> str:
     return name.lower().replace("-", "_")
 
 

@@ -7,12 +7,12 @@ import math
 
 def integer(text: str) -> int:
     """The integer in `text`. ValueError for anything else, including "1_0" and "\uff11"."""
-    return int(_plain(text))
+    return int(_expect_plain(text))
 
 
 def real(text: str) -> float:
     """The number in `text`, including "nan" and "inf". ValueError for anything else, including "1_0.5"."""
-    return float(_plain(text))
+    return float(_expect_plain(text))
 
 
 LONGEST = 1000  # characters; Python itself refuses to read integers of more than 4300 digits
@@ -31,7 +31,7 @@ def volume(text: str, axes: int) -> tuple[int, ...]:
     return tuple(map(int, sides))
 
 
-def _plain(text: str) -> str:
+def _expect_plain(text: str) -> str:
     if "_" in text or not text.isascii() or len(text) > LONGEST:
         raise ValueError(f"{text!r} is not a plain numeral")
     return text

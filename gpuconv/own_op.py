@@ -92,7 +92,7 @@ def compare(
         options = {name: value for name, value in case.items() if name not in slots}
         with backends.oracle():
             expected = op(*arrays.values(), **options)
-        found.append(_compared(mine, _named(arrays, options), arrays, options, expected, allowed, _LAYOUTS[layout]))
+        found.append(_compare_case(mine, _named(arrays, options), arrays, options, expected, allowed, _LAYOUTS[layout]))
     if not found:
         raise ValueError("there is no case to compare in")
     return found
@@ -110,7 +110,7 @@ def _named(arrays: dict[str, np.ndarray | None], options: Options) -> str:
     return ", ".join([*shapes, *(f"{name}={value}" for name, value in options.items())])
 
 
-def _compared(
+def _compare_case(
     mine: Callable[..., object],
     name: str,
     arrays: dict[str, np.ndarray | None],
@@ -125,9 +125,9 @@ def _compared(
         received = mine(*given, **options)
     except Exception as error:
         return Comparison(name, float("inf"), False, f"{type(error).__name__}: {error}")
-    results, all_expected = _several(received), _several(expected)
+    results, all_expected = _as_tuple(received), _as_tuple(expected)
     left_out = ""
-    if len(results) != len(all_expected) or not all(map(_alike, results[1:], all_expected[1:])):
+    if len(results) != len(all_expected) or not all(map(_is_result_of_op, results[1:], all_expected[1:])):
         if len(results) > 2:
             return Comparison(name, float("inf"), False, f"{len(results)} results, not {len(all_expected)}")
         left_out = "cache not compared" if len(results) == 2 else f"the first of {len(all_expected)} results compared"
@@ -138,7 +138,7 @@ def _compared(
     return dataclasses.replace(worst, details="; ".join(filter(None, (worst.details, left_out))))
 
 
-def _alike(received: Any, expected: Any) -> bool:
+def _is_result_of_op(received: Any, expected: Any) -> bool:
     """Whether a result after the first is the operation's own (an array of integers if the operation's is one, else of
     floats), not a cache for backward."""
     return hasattr(received, "dtype") and (np.asarray(received).dtype.kind in "iub") == (expected.dtype.kind in "iub")
@@ -162,7 +162,7 @@ def _difference(name: str, received: object, expected: Any, allowed: float, axes
     return Comparison(name, found.error / scale, not found.wrong, found.text if found.wrong else "")
 
 
-def _several(result: object) -> tuple[Any, ...]:
+def _as_tuple(result: object) -> tuple[Any, ...]:
     return result if isinstance(result, tuple) else (result,)
 
 

@@ -106,7 +106,7 @@ def linear(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     _expect_axes(2, w=w)
     if not isinstance(x, Tensor) or not x.ndim:
-        raise _wrong("x", "(..., in_features)", x)
+        raise _wrong_tensor_error("x", "(..., in_features)", x)
     return torch.ops.gpuconv.linear(x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), w, bias).reshape(
         *x.shape[:-1], w.shape[0]
     )
@@ -165,7 +165,7 @@ class Conv2d(torch.nn.Conv2d):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        _adopt(self)
+        _adopt_module(self)
 
     def forward(self, input: Tensor) -> Tensor:
         """`conv2d` of `input`, (N, C, H, W), with the module's filters and bias."""
@@ -210,11 +210,11 @@ def replace(module: torch.nn.Module) -> torch.nn.Module:
         _expect_zeros(each)
     for each in found:
         each.__class__ = _SWAPS[type(each)]
-        _adopt(each)
+        _adopt_module(each)
     return module
 
 
-def _adopt(module: torch.nn.Module) -> None:
+def _adopt_module(module: torch.nn.Module) -> None:
     """Check a module of ours, and move its filters to channels_last memory."""
     _expect_zeros(module)
     if isinstance(module, Conv2d):
@@ -240,10 +240,10 @@ def _run(op: Callable[..., Any], *tensors: Tensor | None, **options: Any) -> Any
 def _expect_axes(count: int, **tensors: object) -> None:
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor) or tensor.ndim != count:
-            raise _wrong(name, f"with {count} axes", tensor)
+            raise _wrong_tensor_error(name, f"with {count} axes", tensor)
 
 
-def _wrong(name: str, accepted: str, received: object) -> Exception:
+def _wrong_tensor_error(name: str, accepted: str, received: object) -> Exception:
     if not isinstance(received, Tensor):
         return TypeError(f"{name} must be a tensor of PyTorch, received {type(received).__name__}")
     return ValueError(f"{name} must be a tensor {accepted}, received shape {tuple(received.shape)}")

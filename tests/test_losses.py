@@ -105,7 +105,7 @@ def test_a_stored_description_gives_the_loss_again():
     assert losses.read("SoftmaxCrossEntropy(label_smoothing=0.1)") == losses.SoftmaxCrossEntropy(0.1)
     name, loss = run_settings.loss("softmax:weight=1/2/0.5,ignore_index=2")
     assert loss == losses.SoftmaxCrossEntropy(weight=[1, 2, 0.5], ignore_index=2)
-    assert config_file._short(name, loss) == "softmax:weight=1.0/2.0/0.5,ignore_index=2"
+    assert config_file._short_form(name, loss) == "softmax:weight=1.0/2.0/0.5,ignore_index=2"
     assert run_settings.loss("bce:pos_weight=2")[1] == losses.BinaryCrossEntropy(2.0)
 
 

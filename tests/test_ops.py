@@ -23,7 +23,7 @@ def elsewhere(monkeypatch):
     """An array on a second device, whose backend answers every op with its own name."""
     monkeypatch.setitem(devices.KIND_OF_TYPE, Elsewhere, "elsewhere")
     monkeypatch.setitem(dispatch._PACKAGES, "elsewhere", "elsewhere")
-    monkeypatch.setattr(dispatch, "_imported", lambda name: fake if name == "elsewhere" else cpu)
+    monkeypatch.setattr(dispatch, "_import_module", lambda name: fake if name == "elsewhere" else cpu)
 
     def answer(*arrays, **options):
         return "elsewhere", arrays, options
@@ -54,7 +54,7 @@ def test_a_backend_receives_the_problem(elsewhere):
 
 
 def test_a_backend_is_imported_at_its_first_use():
-    assert dispatch._imported("gpuconv.backends.cpu") is cpu
+    assert dispatch._import_module("gpuconv.backends.cpu") is cpu
 
 
 def test_mixed_devices_name_each_argument(elsewhere):

@@ -22,7 +22,7 @@ def _adapter(device: str) -> Any:
     """The adapter that creates arrays on a device. Raises as `resolve` does."""
     asked = Device.named(str(device))
     if asked.kind == "auto":
-        return _chosen()[0]
+        return _choose_device()[0]
     if not asked.runs_kernels:
         from gpuconv.backends.cpu.adapter import NumpyDevice
 
@@ -44,11 +44,11 @@ def resolve(device: str) -> str:
 
 def choose() -> tuple[str, str]:
     """The device that "auto" means, and the reason in one line: the first CUDA GPU if one works, else NumPy."""
-    device, why = _chosen()
+    device, why = _choose_device()
     return device.name, why
 
 
-def _chosen() -> tuple[Any, str]:
+def _choose_device() -> tuple[Any, str]:
     try:
         device = _adapter("cuda")
     except DeviceError as error:
@@ -72,7 +72,7 @@ def asarray(x: Any, device: str | None = None, dtype: DTypeLike | None = None) -
     Raises TypeError for a masked array and for objects, text, dates and records. `torch.from_dlpack(x)` and the like
     convert in the other direction: arrays of every device support DLPack.
     """
-    x = _adopted(x)
+    x = _wrap_foreign(x)
     place = device_or_none(x)
     dtype = None if dtype is None else as_numeric("dtype", dtype)
     device = resolve(device) if device is not None else place or "numpy"
@@ -88,7 +88,7 @@ def asarray(x: Any, device: str | None = None, dtype: DTypeLike | None = None) -
 _DLPACK_CUDA = 2  # kDLCUDA of dlpack.h
 
 
-def _adopted(x: Any, name: str = "the array") -> Any:
+def _wrap_foreign(x: Any, name: str = "the array") -> Any:
     """Another library's array in GPU memory, or PyTorch's bfloat16 tensor in host memory, as an array of gpuconv that
     shares its memory; anything else unchanged. Raises TypeError for a masked array. name: for messages."""
     place = device_or_none(x)
@@ -116,7 +116,7 @@ def to_numpy(x: object, name: str = "the array") -> np.ndarray:
 
     Byte order, subclasses and errors: as in `asarray`. name: for messages.
     """
-    x = _adopted(x, name)
+    x = _wrap_foreign(x, name)
     place = device_or_none(x)
     if place is None:
         host = np.from_dlpack(x) if hasattr(x, "__dlpack__") else np.asarray(x)

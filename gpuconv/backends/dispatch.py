@@ -93,7 +93,7 @@ def backend_of(
     if kind is None:
         _expect_one_place(arrays, {*lists, *optional_lists})
         kind = kind_of(given[0]) if given else "numpy"  # no array: nothing to do, or the op itself refuses the call
-    backend: Any = _oracle() if kind == "numpy" and _asks_the_oracle.get() else _imported(_PACKAGES[kind])  # type: ignore[index]
+    backend: Any = _oracle() if kind == "numpy" and _asks_the_oracle.get() else _import_module(_PACKAGES[kind])  # type: ignore[index]
     if kind == "cuda":
         if given[0].data.device_id != sys.modules["cupy"].cuda.runtime.getDevice():
             backend = _CalledThrough(backend, partial(_on_device, given[0].device))
@@ -128,11 +128,11 @@ def _expect_one_place(arrays: Mapping[str, Any], lists: Collection[str]) -> None
 
 
 def _oracle() -> _CalledThrough:
-    return _CalledThrough(_imported("gpuconv.backends.reference"), _without_warnings)
+    return _CalledThrough(_import_module("gpuconv.backends.reference"), _without_warnings)
 
 
 @functools.cache
-def _imported(name: str) -> ModuleType:
+def _import_module(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 

@@ -69,9 +69,8 @@ def run(options: argparse.Namespace) -> int:
     with user_errors():
         if test.image_shape != trained.input_shape:
             raise ValueError(f"the net takes images of {trained.input_shape}, received {test.image_shape}")
-        if (
-            class_indices(test, trained.classes) != np.arange(len(test.classes))
-        ).any():  # class_indices names missing classes
+        indices = class_indices(test, trained.classes)  # raises an error that names missing classes
+        if (indices != np.arange(len(test.classes))).any():
             raise ValueError(
                 f"the net's classes are {', '.join(trained.classes)}, in this order, received {', '.join(test.classes)}"
             )

@@ -61,14 +61,14 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"{stored} has its own settings; leave {', '.join(others)} out")
     if stored:
         nets.import_file(chosen.get("model"))
-        session = partial(_stored, options, stored)
+        session = partial(_session_of_run, options, stored)
     else:
-        session = partial(_new, options, run_settings.complete(chosen))
+        session = partial(_new_session, options, run_settings.complete(chosen))
     live.serve(session, host=options.host, port=options.port, ready=_ready)
     return 0
 
 
-def _new(options: argparse.Namespace, settings: run_settings.Settings) -> Session:
+def _new_session(options: argparse.Namespace, settings: run_settings.Settings) -> Session:
     from gpuconv import live, losses, models
     from gpuconv.cli import nets
     from gpuconv.data import load
@@ -114,7 +114,7 @@ def _new(options: argparse.Namespace, settings: run_settings.Settings) -> Sessio
         return live.Session(sets, recipe, device=device, why=why, name=name, prepare=prepare)
 
 
-def _stored(options: argparse.Namespace, directory: str) -> Session:
+def _session_of_run(options: argparse.Namespace, directory: str) -> Session:
     """The session of a run, or with --repeat of a new run that repeats it."""
     from gpuconv import checkpoint, live
     from gpuconv.live import setting_changes

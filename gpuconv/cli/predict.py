@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
             failed = 1
             continue
         x = trained.normalization(image[None])
-        scores = look(trained.net, _on(trained, x))[1]
+        scores = look(trained.net, _on_device_of_net(trained, x))[1]
         if not np.isfinite(scores).all():
             raise UserError(f"the net's scores of {path} are not finite, so they mean nothing")
         best = np.argsort(-scores, kind="stable")[:5]
@@ -119,7 +119,7 @@ def draw(file: str, trained: Run, image: np.ndarray, name: str) -> None:
     line("picture", file)
 
 
-def _on(trained: Run, x: np.ndarray) -> Array:
+def _on_device_of_net(trained: Run, x: np.ndarray) -> Array:
     from gpuconv import backends
 
     return backends.asarray(x, trained.net.device, trained.net.dtype)

@@ -38,7 +38,7 @@ def fetch_archive(url: str, directory: Path, *, sha256: str, size: int, progress
         _fetch(url, part, size, progress)
     except requests.RequestException as error:
         received = _bytes_so_far(part, size)
-        raise ConnectionError(f"the download of {url} stopped after {received} bytes: {_why(error)}") from error
+        raise ConnectionError(f"the download of {url} stopped after {received} bytes: {_cause(error)}") from error
     with open(part, "rb") as file:  # the open file stays readable even if another process removes it
         found = hashlib.file_digest(file, "sha256").hexdigest()
         if found == sha256:
@@ -115,7 +115,7 @@ def _fetch(url: str, part: Path, size: int, progress: bool) -> None:
             raise requests.exceptions.ChunkedEncodingError("the server ended it early")
 
 
-def _why(error: Any) -> str:
+def _cause(error: Any) -> str:
     """The cause of an error, in words for a user."""
     import requests
 

@@ -182,7 +182,7 @@ _SOURCES: dict[str, Callable[[str], tuple[Dataset, Dataset]]] = {
 }
 
 
-def _flag(text: str) -> bool:
+def _read_flag(text: str) -> bool:
     known = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
     if text.lower() not in known:
         raise ValueError(f"expected 1 or 0, received {text!r}")
@@ -192,5 +192,5 @@ def _flag(text: str) -> bool:
 _SHAPE: dict[str, Callable[[str], object]] = {
     "size": partial(numerals.volume, axes=2),
     "channels": numerals.integer,
-    "stream": _flag,
+    "stream": _read_flag,
 }

@@ -76,8 +76,10 @@ class StreamLoader(Loader):
             return np.ascontiguousarray(images), labels, offset
 
         if not Device.named(self.device).runs_kernels:
-            return prepared(lambda number: self._made(*read(number)), numbers, self.workers)
-        return (self._made(*each) for each in prepared(read, numbers, self.workers))  # threads do not use the device
+            return prepared(lambda number: self._make_batch(*read(number)), numbers, self.workers)
+        return (
+            self._make_batch(*each) for each in prepared(read, numbers, self.workers)
+        )  # threads do not use the device
 
     def _flipped(self, images: np.ndarray, chosen: np.ndarray, offset: int) -> np.ndarray:
         """The images, mirrored where `ops.load_batch` would mirror them in the complete data set."""
@@ -86,7 +88,7 @@ class StreamLoader(Loader):
         flipped = (own >= 2**31) ^ odd
         return np.where(flipped[:, None, None, None], images[:, :, ::-1], images)
 
-    def _made(self, images: np.ndarray, labels: np.ndarray, offset: int) -> Batch:
+    def _make_batch(self, images: np.ndarray, labels: np.ndarray, offset: int) -> Batch:
         labels = backends.asarray(labels, device=self.device)
         if self.dataset.dtype != np.uint8:
             return backends.asarray(images, device=self.device, dtype=self._options["dtype"]), labels

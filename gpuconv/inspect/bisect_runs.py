@@ -239,7 +239,7 @@ def compare(a: list[Step], b: list[Step]) -> Runs:
     found.one_machine = all(ours[number].on == theirs[number].on for number in both) and all(
         one.dtype == other.dtype and one.kind == other.kind for one, other in tensor_pairs
     )
-    rounding = Rounding(max(map(_inside, [*a, *b])))
+    rounding = Rounding(max(map(_rounding_inside_net, [*a, *b])))
     for number, listed in pairs:
         if not listed:
             raise ValueError(f"the runs have no tensor in common at step {number}: their nets differ")
@@ -278,9 +278,9 @@ class Rounding:
 
     def allowed(self, one: Digest, other: Digest) -> float:
         """The difference of the norms that rounding explains, the rounding of the digests included."""
-        return self._computed(one, other) + one.error + other.error
+        return self._explained_by_computation(one, other) + one.error + other.error
 
-    def _computed(self, one: Digest, other: Digest) -> float:
+    def _explained_by_computation(self, one: Digest, other: Digest) -> float:
         """The difference of the norms that rounding in the computation explains; counts the rounding of this tensor."""
         self.relative += max(map(_rounding, (one, other)))
         error = self.relative * math.hypot(*self._gradients.values())
@@ -321,6 +321,6 @@ def _rounding(digest: Digest) -> float:
     return float(sum_bound(digest.dtype, digest.products, 1.0)) if digest.rounds else 0.0
 
 
-def _inside(step: Step) -> float:
+def _rounding_inside_net(step: Step) -> float:
     """The relative errors of a step's outputs and gradients inside the net, added up."""
     return sum(_rounding(digest) for digest in step.tensors if digest.direction in ("forward", "backward"))

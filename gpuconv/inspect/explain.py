@@ -205,7 +205,7 @@ def explain(
             parts = _inputs(chosen, given, place)
     window, weight, bias, terms = parts
     offset = int(np.ravel_multi_index(written, shape))
-    computed = _computed(calls, offset, net.device) if calls else _passed_on(terms[0].input, net.device)
+    computed = _compute_everywhere(calls, offset, net.device) if calls else _passed_on(terms[0].input, net.device)
     return Explanation(
         layer,
         type(chosen).__name__,
@@ -325,7 +325,7 @@ def _senders(layer: Layer, x: np.ndarray, dy: np.ndarray, at: Place) -> Parts:
 # --- who computed it ---------------------------------------------------------------------------
 
 
-def _computed(calls: Sequence[Call], offset: int, device: str) -> list[Computed]:
+def _compute_everywhere(calls: Sequence[Call], offset: int, device: str) -> list[Computed]:
     first, *added = calls
     expected = first.expected()[0]
     value, bound = (_value_at(part, first, offset) for part in (expected.value, expected.bound))
@@ -413,15 +413,15 @@ def _located(layer: Layer, calls: Sequence[Call], offset: int, device: str, back
     touched: list[Touched] = []
     part = None
     for call in calls:
-        found = _watched(call, offset, algorithm)
+        found = _watch_call(call, offset, algorithm)
         writers += found[0]
         touched += found[1]
         if any(writer.kernel == "gemm_reduce_splits" for writer in found[0]):
-            part = Thread(algorithm, *_watched(call, offset, algorithm, part=True))
+            part = Thread(algorithm, *_watch_call(call, offset, algorithm, part=True))
     return Thread(algorithm, writers, touched, part) if writers else None
 
 
-def _watched(call: Call, offset: int, algorithm: str, part: bool = False) -> tuple[list[Writer], list[Touched]]:
+def _watch_call(call: Call, offset: int, algorithm: str, part: bool = False) -> tuple[list[Writer], list[Touched]]:
     """The threads that write a value of a call's result, and the accesses of the last one. part: instead of the value,
     its part in the first of the `partials` of split-K, which begin with a sum for each value (kernels/gemm_reduce.cu).
     """

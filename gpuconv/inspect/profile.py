@@ -144,7 +144,7 @@ def profile(
     emulated = Device.named(net.device).kind == "emulated"
     with launches.recorded(execute=not emulated) as found:
         spans = step(Spans(lambda: len(found)))
-    timed = [] if emulated else _timed(step, open_timer(net.device), integer("steps", steps, 1))
+    timed = [] if emulated else _time_steps(step, open_timer(net.device), integer("steps", steps, 1))
     seconds = [statistics.median(each) for each in zip(*map(_own_seconds, timed))] or [None] * len(spans)
     own_arch, unknown = None, None
     if found:
@@ -203,7 +203,7 @@ class ProfiledStep:
         return work.of_update(self.trainer.optimizer, self.net.params(), 2 if self.trainer.loss_scale else 1)
 
 
-def _timed(step: ProfiledStep, timer: Timer, steps: int) -> list[list[Span]]:
+def _time_steps(step: ProfiledStep, timer: Timer, steps: int) -> list[list[Span]]:
     """The spans of each step, marked in seconds from its start."""
     found, host = [], 0.0
     for number in range(steps + 1):  # the first step warms up, and measures how long the host takes to queue a step

@@ -233,7 +233,7 @@ class Graph:
 def _row(graph: Graph, layer: Any, x: str) -> str:
     layers = layer.layers
     for place, each in enumerate(layers):
-        if type(each) is Flatten and _reorders(each):
+        if type(each) is Flatten and _flattens_in_other_order(each):
             if _linear_reads(layers[place + 1 :]):
                 graph.flattened_shape = each.input_shape
             else:
@@ -242,7 +242,7 @@ def _row(graph: Graph, layer: Any, x: str) -> str:
     return x
 
 
-def _reorders(layer: Layer) -> bool:
+def _flattens_in_other_order(layer: Layer) -> bool:
     """Whether NCHW and NHWC flatten to different orders."""
     shape = layer.input_shape or ()
     return len(shape) == 3 and shape[2] > 1 and shape[0] * shape[1] > 1

@@ -62,12 +62,12 @@ class ImportedGraph:
             for name in node.input:
                 if name and self.resolved(name) not in self.constants:
                     self.readers.setdefault(self.resolved(name), []).append(node)
-        self.output = self._only("output", [each.name for each in model.graph.output])
+        self.output = self._only_name("output", [each.name for each in model.graph.output])
 
     def net(self, input_shape: Shape | None) -> tuple[Sequential, str]:
         """The net, in float32, and the precision of the file."""
         given = [each for each in self.model.graph.input if each.name not in self.constants]
-        name = self._only("input", [each.name for each in given])
+        name = self._only_name("input", [each.name for each in given])
         first = self.readers.get(name, [])
         channels_last = [node.op_type for node in first] == ["Transpose"] and attributes(first[0])["perm"] == TO_NCHW
         shape = input_shape or self._shape(given[0], channels_last)
@@ -136,7 +136,7 @@ class ImportedGraph:
         made = [found.get(node.output[0], node) for node in nodes]
         return [node for node in made if node is not None]
 
-    def _only(self, what: str, names: list[str]) -> str:
+    def _only_name(self, what: str, names: list[str]) -> str:
         if len(names) != 1:
             raise RefusedError(f"{self.file}: a net has one {what}, the graph has {len(names)}: {', '.join(names)}")
         return self.resolved(names[0]) if what == "output" else names[0]

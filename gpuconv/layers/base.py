@@ -295,7 +295,7 @@ class Layer(Stateful["Layer"]):
         given = dtype is not None or precision is not None
         net_dtype, tf32 = as_precision(dtype, precision) if given else (self.dtype, self.tf32)
         moved = [
-            (layer, name, _moved(key, layer.arrays[name], device, layer.variables[name].resolve_dtype(net_dtype)))
+            (layer, name, _move_array(key, layer.arrays[name], device, layer.variables[name].resolve_dtype(net_dtype)))
             for key, layer, name in self.named_variables()
             if name in layer.arrays
         ]
@@ -410,7 +410,7 @@ class Layer(Stateful["Layer"]):
         return written(self)
 
 
-def _moved(name: str, array: Array, device: str, dtype: np.dtype) -> Array:
+def _move_array(name: str, array: Array, device: str, dtype: np.dtype) -> Array:
     if array.dtype == dtype and backends.device_of(array) == device:
         return array
     return backends.asarray(converted(name, backends.to_numpy(array), dtype), device)

@@ -30,7 +30,7 @@ class Merging(Layer, base=True):
     takes_parts = True
     merge = "add"  # not annotated, because it is a field of Branches
 
-    def _hold(self, rows: dict[str, Row | None]) -> None:
+    def _set_rows(self, rows: dict[str, Row | None]) -> None:
         self._rows = {name: None if row is None else _sequence(row) for name, row in rows.items()}
         inside = [id(layer) for _, row in self.children() for layer in row.walk()]
         if len(set(inside)) < len(inside):
@@ -64,11 +64,11 @@ class Merging(Layer, base=True):
         """Raise ValueError if volumes of these shapes, without N, cannot be merged."""
         if self.merge == "add":
             if len(set(shapes)) > 1:
-                raise ValueError(self._unequal(shapes))
+                raise ValueError(self._describe_unequal(shapes))
         elif len({shape[:-1] for shape in shapes}) > 1:
             raise ValueError(f"the branches give {_listed(shapes)}, which differ in more than channels")
 
-    def _unequal(self, shapes: Sequence[Shape]) -> str:
+    def _describe_unequal(self, shapes: Sequence[Shape]) -> str:
         return f"the branches give {_listed(shapes)}, which cannot be added"
 
     writes_slices = True
@@ -116,12 +116,12 @@ class Merging(Layer, base=True):
         return _volume(x, len(x), *self.output_shape or ())
 
     def forward(self, x: Array, training: bool = False, *, out: Array | None = None) -> Array:
-        return self._merged(x, lambda row, **into: call(row, "forward", x, training, **into), out)
+        return self._merge_outputs(x, lambda row, **into: call(row, "forward", x, training, **into), out)
 
     def infer(self, x: Array, **into: Any) -> Array:
-        return self._merged(x, lambda row, **into: call(row, "infer", x, **into), **into)
+        return self._merge_outputs(x, lambda row, **into: call(row, "infer", x, **into), **into)
 
-    def _merged(self, x: Array, output_of: Callable[..., Array], out: Array | None = None) -> Array:
+    def _merge_outputs(self, x: Array, output_of: Callable[..., Array], out: Array | None = None) -> Array:
         """The sum or the concatenation of the outputs. Branches that can write into their slice of a concatenation do
         so; the outputs of the others are copied there. output_of(row, out=slice): runs a branch."""
         if self.merge == "add" or isinstance(x, PerPart) or x.shape[1:] != self.input_shape:
@@ -198,9 +198,9 @@ class Merging(Layer, base=True):
         rows = [row for row in self.rows if row]
         if self.has_hooks or any(row.has_hooks for row in rows):
             return self
-        return self._of([row and row.fused() for row in self.rows])
+        return self._with_rows([row and row.fused() for row in self.rows])
 
-    def _of(self, rows: Sequence[Sequential | None]) -> Layer:
+    def _with_rows(self, rows: Sequence[Sequential | None]) -> Layer:
         """This layer with these sequences in place of its own."""
         raise NotImplementedError
 
@@ -228,9 +228,9 @@ class Branches(Merging):
         self.merge = lookup("merge", self.merge, MERGES)
         if isinstance(self.branches, Layer) or not isinstance(self.branches, Sequence) or len(self.branches) < 2:
             raise ValueError(f"Branches takes at least two lists of layers, received {self.branches!r}")
-        self._hold({f"branch{number}": None if row == () else row for number, row in enumerate(self.branches, 1)})
+        self._set_rows({f"branch{number}": None if row == () else row for number, row in enumerate(self.branches, 1)})
 
-    def _of(self, rows: Sequence[Sequential | None]) -> Layer:
+    def _with_rows(self, rows: Sequence[Sequential | None]) -> Layer:
         return Branches([row or [] for row in rows], self.merge, name=self.name, frozen=self.frozen)
 
 

@@ -58,12 +58,12 @@ class ConvTranspose2D(Layer):
         arguments.integer("groups", self.groups, 1)
         if self.out_channels % self.groups:
             raise ValueError(f"groups must divide out_channels, received {self.groups} and {self.out_channels}")
-        _, stride, _, _, added = self._sizes()
+        _, stride, _, _, added = self._window_sizes()
         if any(more >= step for more, step in zip(added, stride)):
             raise ValueError(f"output_padding must be less than the stride {stride}, received {self.output_padding}")
         self.algo = algorithms.full_name(self.algo)
 
-    def _sizes(self) -> tuple[Pair, Pair, Pair, PaddingPairs, Pair]:
+    def _window_sizes(self) -> tuple[Pair, Pair, Pair, PaddingPairs, Pair]:
         """kernel_size, stride, dilation, padding and output_padding, one number per axis and side."""
         kernel_size, stride, dilation = (
             arguments.pair(name, getattr(self, name), 1) for name in ("kernel_size", "stride", "dilation")
@@ -73,7 +73,7 @@ class ConvTranspose2D(Layer):
 
     def plan(self, input_shape: Shape) -> Shape:
         expect_axes(input_shape, "H W C")
-        kernel_size, stride, dilation, padding, added = self._sizes()
+        kernel_size, stride, dilation, padding, added = self._window_sizes()
         h, w = (
             (input_shape[axis] - 1) * stride[axis]
             - sum(padding[axis])

@@ -53,9 +53,9 @@ class Input(Layer):
             else tuple(shape) == self.shape
         )
         if not fits:
-            accepted = f"{_by(self.shape)} (height x width x depth){' or larger maps' if self.larger else ''}"
+            accepted = f"{_shape_text(self.shape)} (height x width x depth){' or larger maps' if self.larger else ''}"
             hint = self._layout_hint(tuple(shape))
-            raise ValueError(f"the net takes volumes of {accepted}, received {_by(shape)}{hint}")
+            raise ValueError(f"the net takes volumes of {accepted}, received {_shape_text(shape)}{hint}")
 
     def _layout_hint(self, shape: Shape) -> str:
         if len(shape) == 3 and len(self.shape) == 3 and (*shape[1:], shape[0]) == self.shape:
@@ -82,5 +82,5 @@ class Input(Layer):
         return Input(self.shape, larger=True, name=self.name), flattened
 
 
-def _by(shape: Shape) -> str:
+def _shape_text(shape: Shape) -> str:
     return " x ".join(map(str, shape))

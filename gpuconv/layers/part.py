@@ -116,13 +116,13 @@ class Together:
     def part(self, number: int, layer: AnyLayer) -> Iterator[None]:
         """A context in which this layer has the state of one part, and receives that part."""
         with part_of_batch(self.parts[number]):
-            self._swap(number, layer)
+            self._swap_arrays(number, layer)
             try:
                 yield
             finally:
-                self._swap(number, layer)
+                self._swap_arrays(number, layer)
 
-    def _swap(self, number: int, layer: AnyLayer) -> None:
+    def _swap_arrays(self, number: int, layer: AnyLayer) -> None:
         for each in layer.walk() if number else ():
             own, kept = vars(each), self._others[number - 1][each]
             for name in ("arrays", "gradients", "_stale", "_saved"):

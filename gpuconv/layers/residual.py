@@ -30,14 +30,14 @@ class Residual(Merging):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._hold({"": self.body, "shortcut": self.shortcut})
+        self._set_rows({"": self.body, "shortcut": self.shortcut})
 
-    def _unequal(self, shapes: Sequence[Shape]) -> str:
+    def _describe_unequal(self, shapes: Sequence[Shape]) -> str:
         return (
             f"the body gives {shapes[0]} but the shortcut {shapes[1]}, which cannot be added; "
             "a shortcut such as [Conv2D(channels, 1, stride=...)] can match them"
         )
 
-    def _of(self, rows: Sequence[Sequential | None]) -> Layer:
+    def _with_rows(self, rows: Sequence[Sequential | None]) -> Layer:
         body, shortcut = rows
         return Residual(body or [], shortcut, name=self.name, frozen=self.frozen)

@@ -20,7 +20,7 @@ def fused_row(layers: Sequence[Layer]) -> list[Layer]:
     found: list[Layer] = []
     place = 0
     while place < len(layers):
-        layer, count = _first(layers[place : place + LONGEST])
+        layer, count = _replace_first(layers[place : place + LONGEST])
         found.append(layer)
         place += count
     return found
@@ -33,7 +33,7 @@ def chained_row(layers: Sequence[Layer], norm_sums: bool | None) -> Sequence[Lay
     return layers
 
 
-def _first(layers: Sequence[Layer]) -> tuple[Layer, int]:
+def _replace_first(layers: Sequence[Layer]) -> tuple[Layer, int]:
     """The replacement of the first layers, and how many it replaces."""
     for length in range(len(layers), 0, -1):
         for kind in FUSED:

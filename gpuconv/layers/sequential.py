@@ -149,7 +149,9 @@ class Sequential(Layer):
             )
         layers = self.layers[places]
         if not layers:
-            raise ValueError(f"a net has at least one layer; none of the {len(self)} layers is in {_written(places)}")
+            raise ValueError(
+                f"a net has at least one layer; none of the {len(self)} layers is in {_slice_text(places)}"
+            )
         part = Sequential(layers, seed=self.seed, initialize=False, share=True)
         if layers[0].input_shape is not None:
             part.place(self.path, layers[0].input_shape)
@@ -406,5 +408,5 @@ def runs_of(net: Layer) -> list[list[Layer]]:
     return [each for row in net.walk() if isinstance(row, Sequential) for each in runs_in_place(row.layers)]
 
 
-def _written(places: slice) -> str:
+def _slice_text(places: slice) -> str:
     return ":".join("" if end is None else str(end) for end in (places.start, places.stop))

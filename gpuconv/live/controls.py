@@ -78,7 +78,7 @@ def read_net(text: object, input_shape: tuple[int, ...], classes: int, seed: int
 
 def write_net(config: Record) -> str:
     """The layers after the input, one per line, without defaults; `read_net` reads this."""
-    lines = [json.dumps(_short(layer)) for layer in config["layers"] if layer["layer"] != "Input"]
+    lines = [json.dumps(_without_defaults(layer)) for layer in config["layers"] if layer["layer"] != "Input"]
     return "[\n  " + ",\n  ".join(lines) + "\n]"
 
 
@@ -107,14 +107,14 @@ def _expect_bounded(layer: Layer) -> None:
         )
 
 
-def _short(config: object) -> Any:
+def _without_defaults(config: object) -> Any:
     """A net's config without names and without settings that have their defaults."""
     if isinstance(config, list):
-        return [_short(entry) for entry in config]
+        return [_without_defaults(entry) for entry in config]
     if not isinstance(config, dict) or "layer" not in config:
         return config
     defaults = {entry.name: entry.default for entry in dataclasses.fields(layer_class(config["layer"]))}
-    own = {name: _short(value) for name, value in config.items() if name not in ("layer", "name", "frozen")}
+    own = {name: _without_defaults(value) for name, value in config.items() if name not in ("layer", "name", "frozen")}
     plain = {name: list(v) if isinstance(v := defaults.get(name), tuple) else v for name in own}
     kept = {name: value for name, value in own.items() if value != plain[name]}
     frozen = {"frozen": config["frozen"]} if config.get("frozen") else {}

@@ -22,7 +22,7 @@ SHOWN = 12  # at most this many of the right ones are shown, and of the wrong on
 
 
 def encode(value: object) -> bytes:
-    return json.dumps(value, default=_plain, separators=(",", ":"), allow_nan=False).encode()
+    return json.dumps(value, default=_to_json, separators=(",", ":"), allow_nan=False).encode()
 
 
 def net(segment: Segment) -> Record:
@@ -129,5 +129,5 @@ def _as_text(settings: Record) -> str:
     return ", ".join(f"{name} {value}" for name, value in settings.items())
 
 
-def _plain(value: object) -> Any:
+def _to_json(value: object) -> Any:
     return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else str(value)

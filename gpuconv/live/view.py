@@ -72,7 +72,9 @@ class View:
         if self._before is not None and steps > self._before[0]:
             (at, before), self._before = self._before, None
             if steps == at + 1:
-                self._put("scales", lambda: snapshots.encode(snapshots.scales(before, snapshots.weights(segment))))
+                self._make_and_send(
+                    "scales", lambda: snapshots.encode(snapshots.scales(before, snapshots.weights(segment)))
+                )
         looks: dict[str, Callable[[], bytes | None]] = {
             "state": lambda: snapshots.encode(self.state()),
             "curves": lambda: snapshots.encode(snapshots.curves(segment.trainer.records)),
@@ -84,12 +86,12 @@ class View:
         }
         for name, make in looks.items():
             if self.budget.due(name):
-                self._put(name, make)
+                self._make_and_send(name, make)
         if not ended and self._before is None and self.budget.due("scales"):
             with self.budget.spend("scales"):
                 self._before = steps, snapshots.weights(segment)  # the next step's update is measured
 
-    def _put(self, name: str, make: Callable[[], bytes | None]) -> None:
+    def _make_and_send(self, name: str, make: Callable[[], bytes | None]) -> None:
         """Make a message and send it. A failure is reported and does not stop the run."""
         with self.budget.spend(name):
             try:

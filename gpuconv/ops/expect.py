@@ -163,7 +163,7 @@ def expect_apart(**outputs: Array | None) -> Written:
     found = written(outputs.values())
     if not disjoint(found):
         given = [(name, array) for name, array in outputs.items() if array is not None]
-        raise next(_shared(a, b) for (a, x), (b, y) in combinations(given, 2) if overlap(x, y))
+        raise next(_shared_memory_error(a, b) for (a, x), (b, y) in combinations(given, 2) if overlap(x, y))
     return found
 
 
@@ -180,7 +180,7 @@ def expect_writable_lists(**lists: Sequence[Array] | None) -> None:
                 raise _read_only(f"{name}[{index}]")
             other = places.setdefault(id(array), (name, index))
             if other != (name, index) and (name, *other) != ("masters", "params", index):
-                raise _shared("{}[{}]".format(*other), f"{name}[{index}]")
+                raise _shared_memory_error("{}[{}]".format(*other), f"{name}[{index}]")
 
 
 def _is_read_only(array: Array) -> bool:
@@ -191,5 +191,5 @@ def _read_only(name: str) -> ValueError:
     return ValueError(f"{name} is written to, and must not be read-only; array.copy() can be written")
 
 
-def _shared(a: str, b: str) -> ValueError:
+def _shared_memory_error(a: str, b: str) -> ValueError:
     return ValueError(f"{a} and {b} share memory, and both are written to; give each its own")

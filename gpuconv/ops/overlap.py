@@ -52,7 +52,7 @@ def _clash(x: Array, output: Array, in_place: bool | Array | None = False) -> bo
     `copy_if_overlapping`)."""
     if not x.size or not output.size or (type(x) is np.ndarray and not np.may_share_memory(x, output)):
         return False
-    return not ((in_place is True or in_place is output) and same_memory(x, output)) and not _interleaved(x, output)
+    return not ((in_place is True or in_place is output) and same_memory(x, output)) and not _are_interleaved(x, output)
 
 
 def overlap(a: Array, b: Array) -> bool:
@@ -78,7 +78,7 @@ def _range(array: Array) -> Range:
     return begin + sum(min(0, r) for r in reach), begin + sum(max(0, r) for r in reach) + array.dtype.itemsize
 
 
-def _interleaved(a: Array, b: Array) -> bool:
+def _are_interleaved(a: Array, b: Array) -> bool:
     """Whether two arrays lie between each other's rows without sharing memory, as the slices of channels ``y[..., :3]``
     and ``y[..., 3:7]`` do: the rows of each array begin a multiple of the pitch apart, and within the pitch the rows of
     the two arrays do not overlap."""

@@ -101,7 +101,7 @@ def checked(callbacks: Sequence[object]) -> list[Any]:
                     lookup("event", name, EVENTS)
                 except ValueError as error:
                     raise TypeError(f"{type(each).__name__}.{name} would never be called: {error}") from None
-        has = [event for event in EVENTS if _has(each, event)]
+        has = [event for event in EVENTS if _defines(each, event)]
         if not has:
             raise TypeError(f"a callback is an object with any of {', '.join(EVENTS)}, received {each!r}")
         for event in has:
@@ -109,7 +109,7 @@ def checked(callbacks: Sequence[object]) -> list[Any]:
     return found
 
 
-def _has(callback: object, event: str) -> bool:
+def _defines(callback: object, event: str) -> bool:
     """Whether the callback defines a method for that event."""
     inherited = isinstance(callback, Callback) and getattr(type(callback), event) is getattr(Callback, event)
     return event in vars(callback) if inherited else hasattr(callback, event)

@@ -44,16 +44,16 @@ def _of_program(settings: Record) -> Iterator[Entry]:
     own = "made by the program"
     tested = (settings.get("test") or {}).get("name", data)
     why = "" if tested != data or not data_spec.is_whole(data) else "all of it was trained on; name a test set"
-    yield "data", data, why if _reads(data_spec.with_full_name, data) else own
+    yield "data", data, why if _can_read(data_spec.with_full_name, data) else own
     if tested != data:
-        yield "test", tested, "" if _reads(data_spec.with_full_name, tested) else own
+        yield "test", tested, "" if _can_read(data_spec.with_full_name, tested) else own
     yield "model", "FILE.py:build", f"{own}: name a file, and the function in it that makes the net"
     yield "seed", settings.get("seed"), ""
     yield "epochs", settings.get("epochs"), ""
     yield "batch_size", train.get("batch_size"), "" if "batch_size" in train else own
     yield from _optimizer(settings.get("optimizer", {}))
     schedule = settings.get("schedule", "constant")
-    yield "schedule", schedule, "" if _reads(schedules.get, schedule) else own
+    yield "schedule", schedule, "" if _can_read(schedules.get, schedule) else own
     for name in ("plateau", "clip", "ema", "accumulate"):
         if value := settings.get(name):
             yield name, value, ""
@@ -73,7 +73,7 @@ def _optimizer(config: Record) -> Iterator[Entry]:
     if isinstance(made, optimizers.Groups):
         yield "optimizer", made.groups, ""
     else:
-        yield "optimizer", _short(made.name, made, but="lr"), ""
+        yield "optimizer", _short_form(made.name, made, but="lr"), ""
     yield "lr", made.lr, ""
 
 
@@ -83,10 +83,10 @@ def _loss(described: str) -> Entry:
     except ValueError:
         return "loss", described, "made by the program"
     name = next(name for name, kind in losses.LOSSES.items() if kind is type(loss))
-    return "loss", _short(name, loss), ""
+    return "loss", _short_form(name, loss), ""
 
 
-def _short(name: str, made: Any, but: str = "") -> str:
+def _short_form(name: str, made: Any, but: str = "") -> str:
     """The short form of a dataclass, such as "adam:beta1=0.8". Fields with their default, and the field `but`, are left
     out."""
     fields = [field for field in dataclasses.fields(made) if field.init and field.name != but]
@@ -98,7 +98,7 @@ def _text(value: object) -> str:
     return "/".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _reads(read: Callable[[str], object], value: str) -> bool:
+def _can_read(read: Callable[[str], object], value: str) -> bool:
     try:
         read(value)
     except (ValueError, TypeError):

@@ -88,7 +88,7 @@ def evaluate(
     counting = [name for name, metric in measured.items() if isinstance(metric, (Confusion, TopK))]
     if counting and not losses.classifies(criterion):
         raise ValueError(f"{counting[0]} counts classes, and {losses.describe(criterion)} has a target for each score")
-    for scores, labels in _scored(net, loader.epoch(0), tta, ranks or Ranks()):
+    for scores, labels in _scores_of_batches(net, loader.epoch(0), tta, ranks or Ranks()):
         totals = totals or Totals(backends.device_of(scores), criterion)
         totals.add(losses.apply(criterion, scores, labels)[0], scores, labels, criterion)
         if measured and (on_host := _for_metrics(scores, labels, losses.ignored(criterion))):
@@ -112,7 +112,7 @@ def _for_metrics(scores: Array, labels: Array, ignored: int | None) -> tuple[np.
     return (on_host[0][kept], on_host[1][kept]) if kept.any() else None
 
 
-def _scored(net: Layer, batches: Iterable[Any], tta: str, ranks: Ranks) -> Iterator[tuple[Array, Array]]:
+def _scores_of_batches(net: Layer, batches: Iterable[Any], tta: str, ranks: Ranks) -> Iterator[tuple[Array, Array]]:
     """(scores, labels) of each batch, in order, on every rank. The ranks compute the batches in turn."""
     batches = iter(batches)
     while some := [*itertools.islice(batches, ranks.size)]:
@@ -143,7 +143,7 @@ def views(x: Array, tta: str) -> Iterator[tuple[float, Array]]:
     moves = ((0.5, 0), (0.25, 1), (0.25, -1)) if "shift" in tta else ((1.0, 0),)
     for mirrored in (False, True)[: 1 + ("mirror" in tta)]:
         for share, move in moves:
-            view = x if not (mirrored or move) else _moved(x[:, :, ::-1] if mirrored else x, move)
+            view = x if not (mirrored or move) else _shifted(x[:, :, ::-1] if mirrored else x, move)
             yield share * (0.5 if "mirror" in tta else 1.0), view
 
 
@@ -153,7 +153,7 @@ def expect_views(tta: str, image_shape: tuple[int, ...]) -> None:
         raise ValueError(f"tta {tta} needs images with sides of at least 2 pixels, received {image_shape}")
 
 
-def _moved(x: Array, move: int) -> Array:
+def _shifted(x: Array, move: int) -> Array:
     """A contiguous copy of x shifted down and right by `move` (-1, 0 or 1), with reflected borders."""
     rows, columns = (_reflected(size, move) for size in x.shape[1:3])
     moved = backends.zeros(x.shape, x.dtype, backends.device_of(x))

@@ -118,11 +118,11 @@ class DeviceFeed(Feed):
             count = min(each, size - first)
             batches.append(self.loader.load(self._order, count, start=start, offset=offset))
             if first + count < size:
-                start, offset = (_later(number, count) for number in (start, offset))
+                start, offset = (_advanced_copy(number, count) for number in (start, offset))
         return batches
 
 
-def _later(number: Array, by: int) -> Array:
+def _advanced_copy(number: Array, by: int) -> Array:
     """The sum of a number on the device and `by`, in a new array."""
     copy = ops.advance_counter(number, by=0)
     ops.advance_counter(copy, by=by)

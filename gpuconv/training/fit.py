@@ -118,7 +118,7 @@ class Fit:
         if replay.most_steps > 1 and not run.optimizer.capturable:
             replay.give_up(f"the optimizer {run.optimizer.config()['optimizer']} steps on the host")
         self._make_counter()
-        self._agree()
+        self._agree_on_stopping()
         while run.epoch < run.epochs and not run.stop_reason:
             with contextlib.closing(feed):
                 feed.enter(run.epoch, run.batch)
@@ -133,9 +133,9 @@ class Fit:
                     self._advance(count)
                     for _ in range(count):
                         self._record()
-                    self._agree()
+                    self._agree_on_stopping()
 
-    def _agree(self) -> None:
+    def _agree_on_stopping(self) -> None:
         """Stop if a signal or a callback on any rank requests it. If several do, the reason of the lowest rank
         counts."""
         run = self.run

@@ -41,19 +41,19 @@ class HeldOut:
         for name, loader in self.loaders.items():
             if (name in self.at_end) == end:
                 found = evaluate(net, loader, loss=loss, metrics=self.metrics, ranks=ranks)
-                record |= {f"{name}_loss": found.loss, f"{name}_accuracy": _plain(found.accuracy, "accuracy")}
-                record |= {f"{name}_{metric}": _plain(value, metric) for metric, value in found.metrics.items()}
+                record |= {f"{name}_loss": found.loss, f"{name}_accuracy": _to_json(found.accuracy, "accuracy")}
+                record |= {f"{name}_{metric}": _to_json(value, metric) for metric, value in found.metrics.items()}
         return record
 
 
-def _plain(value: object, metric: str) -> Any:
+def _to_json(value: object, metric: str) -> Any:
     """A metric's result as JSON: a number or text, or lists or dicts of these, with None for numbers that are not
     finite. Raises TypeError for anything else."""
     if isinstance(value, dict):
-        return {str(key): _plain(each, metric) for key, each in value.items()}
+        return {str(key): _to_json(each, metric) for key, each in value.items()}
     values = np.asarray(value)
     if values.ndim:
-        return [_plain(each, metric) for each in values]
+        return [_to_json(each, metric) for each in values]
     number = values.item()
     if not isinstance(number, (bool, int, float, str, type(None))):
         raise TypeError(

@@ -121,7 +121,7 @@ def lr_find(
         raise ValueError(f"the rate rises from `start`, above 0, to `end`, received {start:g} and {end:g}")
     steps = integer("steps", steps, 2)
     _expect_no_rate(optimizer, optimizer_settings)
-    own = adapted.adapt(_untouched(optimizer), **optimizer_settings)
+    own = adapted.adapt(_own_copy(optimizer), **optimizer_settings)
     own.lr = 1.0
     for each in own.walk():
         each.steps = 0
@@ -179,7 +179,7 @@ class _Losses(Callback):
         return (sums[last] - sums[first]) / (last - first)
 
 
-def _untouched(optimizer: OptimizerLike) -> OptimizerLike:
+def _own_copy(optimizer: OptimizerLike) -> OptimizerLike:
     """The optimizer; an object is copied, because training would change it."""
     return optimizer if isinstance(optimizer, (str, type)) else copy.deepcopy(optimizer)
 

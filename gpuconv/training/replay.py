@@ -46,7 +46,7 @@ class Replay:
         dropped when this no longer compares equal.
         """
         if self._recorder and same != self._same:
-            self._forget()
+            self._release_graphs()
             self._same = same
         if self._recorder and shape not in self._graphs:
             self._recorder.prepare(work)
@@ -69,7 +69,7 @@ class Replay:
         graphs = self._graphs[shape]
         if count not in graphs:
             sent, failed = self._ranks.sent, None
-            captured: Work = _nothing
+            captured: Work = _do_nothing
             try:
                 captured = self._recorder.capture(lambda: _repeat(work, count))
             except Exception as error:  # whatever it is: a failed capture has run nothing, so the work can still run
@@ -87,22 +87,22 @@ class Replay:
 
     def close(self) -> None:
         """Release the graphs and their memory."""
-        self._forget()
+        self._release_graphs()
 
     def give_up(self, reason: str) -> None:
         """Stop using graphs and warn why."""
-        self._forget()
+        self._release_graphs()
         self._recorder = None
         message = f"training continues without a CUDA graph, launch by launch: {reason}"
         warnings.warn(UncapturedWarning(message), stacklevel=2)
 
-    def _forget(self) -> None:
+    def _release_graphs(self) -> None:
         self._graphs.clear()
         if self._recorder:
             self._recorder.release()
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     pass
 
 

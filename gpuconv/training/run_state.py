@@ -199,7 +199,7 @@ class RunState(TrainingStep):
             raise CheckpointError(f"{path}: {error}") from None
         if self.ema:
             self.ema.check(checkpoint, path)
-        optimizer = {name: value for name, value in checkpoint.part("optimizer").items() if self._keeps(name)}
+        optimizer = {name: value for name, value in checkpoint.part("optimizer").items() if self._keeps_entry(name)}
         self._freeze_as_in(state["net"], optimizer, path)
         self.net.load_state_dict(checkpoint.part("net"))
         if self.ema:
@@ -212,7 +212,7 @@ class RunState(TrainingStep):
         if self.loss_scale:
             self.loss_scale.write(state["loss_scale"])
 
-    def _keeps(self, entry: str) -> bool:
+    def _keeps_entry(self, entry: str) -> bool:
         """Whether this rank keeps an entry of the optimizer's state, such as "velocity.conv1.weight"."""
         return self.optimizer_shards is None or self.optimizer_shards.keeps(entry.partition(".")[2])
 

@@ -93,7 +93,7 @@ class RunDirectory:
             text = dump(content, indent=2)
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"cannot write {run.settings_file}: {error}") from error
-        run._make(exist_ok=True)
+        run._make_folder(exist_ok=True)
         write_atomically(run.settings_file, f"{text}\n".encode())
         return run
 
@@ -111,7 +111,7 @@ class RunDirectory:
         Raises as `start` and `open` do, and CheckpointError, naming the process, if another one holds the lock.
         """
         run = cls.open(path) if resume else cls(path)
-        run._make(exist_ok=True)
+        run._make_folder(exist_ok=True)
         with run.locked():
             files.clear(run.path)
             if not resume:
@@ -136,11 +136,11 @@ class RunDirectory:
         for number in itertools.count(1):
             run = cls(home / f"{stem}-{number}")
             with contextlib.suppress(FileExistsError):
-                run._make(exist_ok=False)
+                run._make_folder(exist_ok=False)
                 return run.path
         raise AssertionError
 
-    def _make(self, exist_ok: bool) -> None:
+    def _make_folder(self, exist_ok: bool) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=exist_ok)
         except OSError as error:

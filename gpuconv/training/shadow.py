@@ -157,7 +157,7 @@ class Shadow:
             self._random.shuffle(self._deck)
         return self._deck[-1]
 
-    def _drawn(self) -> set[Site]:
+    def _draw_sites(self) -> set[Site]:
         """The sites to check in this step: as many of the next ones as the budget covers, but at most one whose cost
         was never measured, as the last one."""
         drawn: set[Site] = set()
@@ -175,7 +175,7 @@ class Shadow:
         records which calls a step makes. step: the step's number, from 1."""
         from gpuconv.verify.call import recording
 
-        drawn, seen = self._drawn(), set[Site]()
+        drawn, seen = self._draw_sites(), set[Site]()
         listing = not self._sizes
         site: Site = ("", "", "")
 
@@ -190,7 +190,7 @@ class Shadow:
             drawn.discard(site)
             return True
 
-        copies = partial(self._copies, lambda: site)
+        copies = partial(self._timing_copies, lambda: site)
         with where() as place, recording(lambda call: self._hand_over(call, site, step), wants, copies):
             yield
         for gone in drawn - seen:  # a step no longer makes these calls, for example because a layer was frozen
@@ -198,7 +198,7 @@ class Shadow:
             self._deck = [each for each in self._deck if each != gone]
 
     @contextmanager
-    def _copies(self, site: Callable[[], Site]) -> Iterator[None]:
+    def _timing_copies(self, site: Callable[[], Site]) -> Iterator[None]:
         """A context that adds the time within it to what copying has cost: in all, and for the site of the call."""
         start = self.clock()
         try:
@@ -233,12 +233,12 @@ class Shadow:
             took += self._copying_of.pop(site, 0.0)
             self._longest[site] = max(took, self._longest.get(site, 0.0), CALL)
             self._rate = max(self._rate, took / max(size, SMALL))
-            self._judge(path, site, step, answer)
+            self._judge_answer(path, site, step, answer)
             if patience:
                 break
         return heard
 
-    def _judge(self, path: Path, site: Site, step: int, answer: Record) -> None:
+    def _judge_answer(self, path: Path, site: Site, step: int, answer: Record) -> None:
         row = self.rows.setdefault(site, Row(*site))
         if "failed" in answer:
             self._end(f"{site[0]} could not be checked: {answer['failed']}")
@@ -249,10 +249,10 @@ class Shadow:
             if answer["share"] >= row.worst:
                 row.worst, row.where, row.step = answer["share"], answer["text"], step
             if answer["share"] > 1:
-                self._violated(path, row, step, answer)
+                self._report_violation(path, row, step, answer)
         path.unlink(missing_ok=True)
 
-    def _violated(self, path: Path, row: Row, step: int, answer: Record) -> None:
+    def _report_violation(self, path: Path, row: Row, step: int, answer: Record) -> None:
         kept = self.folder / f"shadow-{row.op}-{row.layer or 'net'}-step{step}.safetensors"
         checkpoint.save(kept, checkpoint.load(path))
         place = f" of {row.layer}" if row.layer else ""

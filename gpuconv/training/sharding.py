@@ -75,7 +75,7 @@ class Parts:
 
         parts: this rank's (x, y). places: where each of them begins and ends among the step's `size` samples. count:
         the number of parts on all ranks. work: as in `Sharding.backpropagate`."""
-        self._prepare()
+        self._allocate_terms()
         self._exchanges = []
         counts = [end - first for first, end in places]
         own = [Part(first, size, last=(first, end) == places[-1]) for first, end in places]
@@ -92,7 +92,7 @@ class Parts:
             self.ranks.sum(sums.part(bucket), self.fixed)
         if (divisor := self.totals.divisor_in(sums.views[0])) is not None:
             sums.divide(self._terms(self.totals), size, divisor)
-        self._take(totals, count)
+        self._write_sums(totals, count)
 
     def _add_up_in_turn(
         self, parts: Iterable[tuple[Array, Array]], own: list[Part], counts: list[int], work: Backpropagate
@@ -103,9 +103,9 @@ class Parts:
             for running, kept in self._kept if number else ():
                 _copy(kept, running)
             _copy(self._zeros, self.totals.array)
-            with part_of_batch(part), self._exchanging(number, counts[number], part):
+            with part_of_batch(part), self._exchanging_buckets(number, counts[number], part):
                 work(x, y, self.totals)
-            self._push(number, counts[number], part.batch, self.totals)
+            self._push_part(number, counts[number], part.batch, self.totals)
 
     def _add_up_together(
         self, parts: Iterable[tuple[Array, Array]], own: list[Part], counts: list[int], work: Backpropagate
@@ -119,9 +119,9 @@ class Parts:
             work(x, y, into)  # type: ignore[arg-type]
         for number, part in enumerate(own):
             with self._states.part(number, self.net):
-                self._push(number, counts[number], part.batch, self._totals[number])
+                self._push_part(number, counts[number], part.batch, self._totals[number])
 
-    def _prepare(self) -> None:
+    def _allocate_terms(self) -> None:
         """Allocate the arrays for the terms, unless they exist already."""
         statistics, terms = self._statistics(), self._terms(self.totals)
         signature = [(term.array.shape, term.array.dtype, backends.address(term.array)) for term in terms]
@@ -152,7 +152,7 @@ class Parts:
         ]
 
     @contextmanager
-    def _exchanging(self, number: int, count: int, part: Part) -> Iterator[None]:
+    def _exchanging_buckets(self, number: int, count: int, part: Part) -> Iterator[None]:
         """A context for the work of part `number`. In the last part, the exchange of a bucket with the other ranks
         begins as soon as its gradients are final, while backward continues."""
         buckets, divisor = self._sums[0].buckets, self.totals.divisor_in(self.totals.array)
@@ -165,7 +165,7 @@ class Parts:
         @contextmanager
         def after(layer: Layer, direction: str) -> Iterator[None]:
             yield
-            if direction == "backward" and (final := self._final(layer)):
+            if direction == "backward" and (final := self._final_terms(layer)):
                 for each in waiting:
                     each.difference_update(final)
                 while len(self._exchanges) < len(buckets) and not waiting[len(self._exchanges)]:
@@ -178,7 +178,7 @@ class Parts:
         with listen(after):
             yield
 
-    def _final(self, layer: Layer) -> list[int]:
+    def _final_terms(self, layer: Layer) -> list[int]:
         """The numbers of the terms that are final after this layer's backward; none for a layer of another net."""
         found = []
         for each in layer.walk():
@@ -188,7 +188,7 @@ class Parts:
                     found.append(number)
         return found
 
-    def _push(self, number: int, count: int, size: int, totals: Totals) -> None:
+    def _push_part(self, number: int, count: int, size: int, totals: Totals) -> None:
         """Add part `number` to the tree, except the buckets that are already being exchanged."""
         terms, divisor = self._terms(totals), totals.divisor_in(totals.array)
         for bucket in self._sums[0].buckets[len(self._exchanges) :]:
@@ -205,7 +205,7 @@ class Parts:
             self._sums[depth - 1].add(self._sums[depth], bucket)
             depth, number = depth - 1, number >> 1
 
-    def _take(self, totals: Totals, count: int) -> None:
+    def _write_sums(self, totals: Totals, count: int) -> None:
         """Write the sums of all parts to the arrays in which a step without parts leaves its results."""
         for term, view in zip(self._terms(self.totals), self._sums[0].views):
             _copy(view, term.array)
@@ -225,7 +225,7 @@ class Parts:
 
     def arrays(self) -> list[Array]:
         """The arrays that a captured step expects at fixed addresses."""
-        self._prepare()
+        self._allocate_terms()
         kept = [*self._states.arrays(), *(before for _, before in self._kept)]
         totals = [each.array for each in (self.totals, *self._totals)]
         return [self._zeros, *totals, *kept, *(flat for sums in self._sums for flat in sums.flat)]

@@ -345,10 +345,10 @@ def load_net(path: str | os.PathLike[str], net: Layer) -> Checkpoint:
 
 def as_json(value: object) -> Any:
     """A value as it comes back from JSON: tuples become lists, and NumPy's numbers become Python's."""
-    return json.loads(json.dumps(value, default=_plain))
+    return json.loads(json.dumps(value, default=_to_json))
 
 
-def _plain(value: object) -> Any:
+def _to_json(value: object) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"{value!r} ({type(value).__name__}) cannot be stored as JSON")

@@ -59,7 +59,7 @@ class TensorBoard(Callback):
         self._events = _Events(os.fspath(path), trainer.steps)
         for summary in self._library.summary.hparams(_flat(trainer.fit_settings), {"epoch/train_loss": 0.0}):
             self._events.add(summary)
-        self._remember(trainer)
+        self._remember_weights(trainer)
 
     def next_step(self, trainer: RunState) -> int | None:
         """The number of steps until only the last step of the epoch is left. The weights are kept then, to measure the
@@ -70,7 +70,7 @@ class TensorBoard(Callback):
         if record is not None:
             self._scalars("step", record, trainer.steps)
         if trainer.batch == trainer.batches - 1:
-            self._remember(trainer)
+            self._remember_weights(trainer)
 
     def on_epoch(self, trainer: RunState, record: Record) -> None:
         self._scalars("epoch", record, trainer.steps)
@@ -79,7 +79,7 @@ class TensorBoard(Callback):
             if name in self._before:
                 self._histogram(f"update/{name}", value - self._before[name], trainer.steps)
         self._draw(trainer)
-        self._remember(trainer)
+        self._remember_weights(trainer)
         self._events.flush()
 
     def on_test(self, trainer: RunState, record: Record) -> None:
@@ -88,7 +88,7 @@ class TensorBoard(Callback):
     def on_stop(self, trainer: RunState, reason: str) -> None:
         self._events.close()
 
-    def _remember(self, trainer: RunState) -> None:
+    def _remember_weights(self, trainer: RunState) -> None:
         if trainer.batch == trainer.batches - 1:
             self._before = _weights(trainer)
         elif trainer.batch == 0:
@@ -151,16 +151,16 @@ class _Events:
         self._write(self._event(step=step, summary=summary))
 
     def flush(self) -> None:
-        self._try(lambda file: file.flush())
+        self._try_to_write(lambda file: file.flush())
 
     def close(self) -> None:
-        self._try(lambda file: file.close())
+        self._try_to_write(lambda file: file.close())
 
     def _write(self, event: Any) -> None:
         event.wall_time = time.time()
-        self._try(lambda file: file.write(event.SerializeToString()))
+        self._try_to_write(lambda file: file.write(event.SerializeToString()))
 
-    def _try(self, do: Callable[[Any], object]) -> None:
+    def _try_to_write(self, do: Callable[[Any], object]) -> None:
         if self._file is None:
             return
         try:

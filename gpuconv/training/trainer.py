@@ -299,7 +299,7 @@ class Trainer(RunState):
                 callbacks = [each for each in callbacks if not getattr(each, "only_on_rank_0", False)]
             if self.ema and not self.steps:
                 self.ema.begin()  # weights may have been loaded since
-            if resume and (last := self.ranks.first(self._last)):
+            if resume and (last := self.ranks.first(self._last_checkpoint)):
                 self.restore(last, f"the checkpoint of {run_dir}" if self.run is None else self.run.last)
             if progress and self.ranks.rank == 0:
                 callbacks.append(Progress())
@@ -321,7 +321,7 @@ class Trainer(RunState):
             if self.stop_reason == INTERRUPTED:
                 interrupts.serve()
 
-    def _last(self) -> Checkpoint | None:
+    def _last_checkpoint(self) -> Checkpoint | None:
         return self.last_of(self.run) if self.run else None
 
     def _expect_alike(self) -> None:

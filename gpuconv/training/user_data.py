@@ -79,7 +79,7 @@ def with_part(data: Record, net: Any, seed: int) -> Record:
     training = given.recognized(
         data[name], name, net.input_shape, classes=net.output_shape[-1], device=net.device, dtype=net.dtype
     )
-    samples = training.dataset if _batched(training) else training
+    samples = training.dataset if _batches_own_data(training) else training
     if not isinstance(samples, (Dataset, Samples)):
         raise TypeError(
             f"validation={fraction} splits a data set, and {name} gives batches ({type(data[name]).__name__}); "
@@ -195,7 +195,7 @@ def expect(name: str, loader: Any, net: Any, loss: object, shards: int = 1, part
     known in advance.
 
     shards: the number of shards into which a batch is cut. parts: the word for them in messages."""
-    if not _batched(loader):
+    if not _batches_own_data(loader):
         return
     data = loader.dataset
     first = net[0] if isinstance(net, Sequential) else net
@@ -329,7 +329,7 @@ def is_our_loader(loader: object) -> TypeGuard[Loader]:
     return isinstance(loader, Loader) and type(loader).epoch is Loader.epoch
 
 
-def _batched(loader: object) -> bool:
+def _batches_own_data(loader: object) -> bool:
     """Whether it is a `Loader` or a `StreamLoader` whose `epoch` is not overridden, so that its data set tells what is
     in its batches."""
     return is_our_loader(loader) or (isinstance(loader, StreamLoader) and type(loader).epoch is StreamLoader.epoch)

@@ -351,7 +351,7 @@ def _share(expected: Expected, result: np.ndarray) -> float:
 
 def _compare_moments(expected: np.ndarray, result: np.ndarray, dtype: np.dtype) -> None:
     """Compare moments, which each algorithm computes over parts of its own, by the statistics of all parts together."""
-    (count, mean, variance), (own_count, own_mean, own_variance) = _merged(expected), _merged(result)
+    (count, mean, variance), (own_count, own_mean, own_variance) = _merge_moments(expected), _merge_moments(result)
     if not np.array_equal(count, own_count):
         raise RefutedError(f"the moments count {own_count.min():g} to {own_count.max():g} values, not {count.max():g}")
     acc = accumulation_dtype(dtype)
@@ -360,7 +360,7 @@ def _compare_moments(expected: np.ndarray, result: np.ndarray, dtype: np.dtype) 
     _share(Expected("variance", variance, 2 * variance_bound), own_variance)
 
 
-def _merged(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _merge_moments(moments: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The count, mean and variance of each filter, merged from the parts' moments (parts, filters, 3), which are count,
     mean and sum of squared deviations (kernels/moments.cuh)."""
     count, mean, deviations = np.moveaxis(moments.astype(np.float64), -1, 0)

@@ -44,7 +44,7 @@ def answer_about(asked: Record, answer: Callable[[Record], None]) -> None:
             question = Question.read(asked)
             fingerprint, proof = _fingerprint(question), Proof(question)
             answer({"prepared": True})
-            status, reason = _judged(proof)
+            status, reason = _judge(proof)
     except Exception as error:  # in the preparation, which runs only proved algorithms
         status, reason = prover.UNABLE, _as_text(error)
     answer({"of": fingerprint, "status": status, "reason": reason, "seconds": time.perf_counter() - start})
@@ -56,7 +56,7 @@ def _fingerprint(question: Question) -> str:
     return fingerprint_of(question.product, planned, tuner.place_named(question.device))
 
 
-def _judged(proof: Proof) -> tuple[str, str]:
+def _judge(proof: Proof) -> tuple[str, str]:
     try:
         return prover.PROVED, proof.judge()
     except RefutedError as refuted:

@@ -165,7 +165,7 @@ def with_buckets_in_another_order(patch):
 
     def reordered(self, *arguments, **options):
         if self.ranks.rank:
-            self._prepare()
+            self._allocate_terms()
             self._sums[0].buckets.reverse()
         add(self, *arguments, **options)
 

@@ -91,7 +91,7 @@ def test_a_proved_algorithm_is_chosen_and_its_proof_is_reported_and_stored(on_gp
     monkeypatch.setattr(prover, "command", ["/no/such/program"])
     prover.close()
     tuner.known_choices.clear()  # as in a new process
-    proofs._known.cache_clear()
+    proofs._verdict_holder.cache_clear()
     assert run_op("conv2d", [X, W, B])[0]["algorithm"] == NAME
     assert run_op("conv2d", [X, W, B], algo=NAME)[0]["proof"] == row["proof"]
 

@@ -20,15 +20,15 @@ def crop_and_recolor(images, indices, augmentation, *, seed, offset):
         return images, indices
     block = np.uint64(offset) + np.arange(len(indices), dtype=np.uint64)
     if resized_crop:
-        chosen = _cropped(images, indices, np.float32(resized_crop), block, seed)
+        chosen = _crop_and_resize(images, indices, np.float32(resized_crop), block, seed)
     else:
         chosen = images[indices].astype(np.float32)
     if any(colors):
-        _recolor(chosen, colors, _words(block, _COLORS, seed))
+        _recolor(chosen, colors, _random_words(block, _COLORS, seed))
     return chosen, np.arange(len(indices))
 
 
-def _cropped(images, indices, smallest, block, seed):
+def _crop_and_resize(images, indices, smallest, block, seed):
     """(n, H, W, C) float32: a part of each image, resized to (H, W) by bilinear interpolation, with positions in units
     of 1/256 pixel."""
     height, width = images.shape[1:3]
@@ -37,7 +37,7 @@ def _cropped(images, indices, smallest, block, seed):
     top, left = (height - rows) // 2, (width - columns) // 2
     pending = np.arange(n)  # images for which no earlier attempt fitted
     for attempt in range(_ATTEMPTS):
-        area, shape, down, right = _words(block[pending], _CROP + attempt, seed)
+        area, shape, down, right = _random_words(block[pending], _CROP + attempt, seed)
         side = np.sqrt(_uniform(smallest, np.float32(1) - smallest, area) * np.float32(height * width))
         x = (2 * _unit(shape) - 1) * _HALF_LOG
         even, odd = 12 + x * x, 6 * x
@@ -122,7 +122,7 @@ def _blend(x, factor, other):
     x.clip(0, 255, out=x)
 
 
-def _words(block, substream, seed):
+def _random_words(block, substream, seed):
     """The four words of each block, int64."""
     counter = (block & np.uint64(0xFFFFFFFF), block >> np.uint64(32), random.AUGMENT, substream)
     return [word.astype(np.int64) for word in random.philox4x32(counter, seed=seed)]

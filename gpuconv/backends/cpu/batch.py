@@ -38,7 +38,7 @@ def load_batch(images, labels, indices, mean, std, augmentation, *, seed, offset
         rows, columns = np.arange(height) + _shift(w1, shift), np.arange(width) + _shift(w2, shift)
         if augmentation.border == "reflect":
             rows, columns = _reflected(rows, height), _reflected(columns, width)
-        blank = _outside(rows, height)[:, :, None] | _outside(columns, width)[:, None, :]
+        blank = _is_outside(rows, height)[:, :, None] | _is_outside(columns, width)[:, None, :]
         if flip:
             flipped = w0 >= 2**31
             if flip == "alternating":
@@ -47,8 +47,8 @@ def load_batch(images, labels, indices, mean, std, augmentation, *, seed, offset
                 flipped = ((own >= 2**31) ^ odd)[:, None]
             columns = np.where(flipped, width - 1 - columns, columns)
         if cutout:
-            covered_rows = _covered((w3 >> 16) * height >> 16, cutout, height)
-            covered_columns = _covered((w3 & 0xFFFF) * width >> 16, cutout, width)
+            covered_rows = _is_covered((w3 >> 16) * height >> 16, cutout, height)
+            covered_columns = _is_covered((w3 & 0xFFFF) * width >> 16, cutout, width)
             blank |= covered_rows[:, :, None] & covered_columns[:, None, :]
         pixels = images[
             chosen[:, None, None], rows.clip(0, height - 1)[:, :, None], columns.clip(0, width - 1)[:, None]
@@ -110,11 +110,11 @@ def _shift(word, shift):
     return (word * (2 * shift + 1) >> 32) - shift
 
 
-def _outside(position, size):
+def _is_outside(position, size):
     return (position < 0) | (position >= size)
 
 
-def _covered(center, side, size):
+def _is_covered(center, side, size):
     """(n, size): whether a square of this side around the center covers a position along an axis."""
     start = center - side // 2
     position = np.arange(size)

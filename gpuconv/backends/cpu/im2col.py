@@ -82,7 +82,7 @@ class Im2colView:
     """
 
     def __init__(self, windows: Windows, x: np.ndarray, images: int) -> None:
-        self.x, self.region = x, _region(windows, x.shape[1:3])
+        self.x, self.region = x, _input_region(windows, x.shape[1:3])
         dtype = accumulation_dtype(x.dtype)
         self.buffer = self._buffer(images, dtype) if self.region.reaches_outside or x.dtype != dtype else None
         inside = x[:, *self.region.cells] if self.buffer is None else self.buffer
@@ -121,7 +121,7 @@ class Region(NamedTuple):
 
 
 @functools.lru_cache(1024)
-def _region(windows: Windows, hw: Pair) -> Region:
+def _input_region(windows: Windows, hw: Pair) -> Region:
     size, cells, place = [], [], []
     for axis in (0, 1):
         first = windows.start[axis]

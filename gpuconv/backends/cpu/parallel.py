@@ -62,7 +62,7 @@ def in_parts(
     if length == 1 or _inside.get():
         return [work(*(prepare(*arrays) if prepare else arrays))]
     nbytes = sum(x.nbytes for x in arrays) if nbytes is None else nbytes
-    with nullcontext(fixed) if fixed else _OneCoreBlas() as cores, _set(_inside, True):
+    with nullcontext(fixed) if fixed else _OneCoreBlas() as cores, _holding(_inside, True):
         count = min(FIXED_PARTS if fixed else cores, length, nbytes // LEAST_BYTES) or 1
         bounds = [length * i // count for i in range(count + 1)]
         parts = [[x[first:last] for x in arrays] for first, last in pairwise(bounds)]
@@ -91,12 +91,12 @@ def fixed_parts() -> Iterator[None]:
     if _fixed.get() or _inside.get():
         yield
         return
-    with _OneCoreBlas() as cores, _set(_fixed, cores):
+    with _OneCoreBlas() as cores, _holding(_fixed, cores):
         yield
 
 
 @contextmanager
-def _set(variable: contextvars.ContextVar[T], value: T) -> Iterator[None]:
+def _holding(variable: contextvars.ContextVar[T], value: T) -> Iterator[None]:
     token = variable.set(value)
     try:
         yield

@@ -35,7 +35,7 @@ def load_batch(images, labels, indices, mean, std, augmentation, *, seed, offset
         blank = ~_within(rows, 0, height)[:, None] | ~_within(columns, 0, width)
         flipped = flip is True and w0 >= 2**31
         if flip == "alternating":
-            flipped = (_words(index, 1, seed)[0] >= 2**31) != ((offset + n) // m % 2 == 1)
+            flipped = (_random_words(index, 1, seed)[0] >= 2**31) != ((offset + n) // m % 2 == 1)
         if flipped:
             columns = width - 1 - columns
         top, left = ((w3 >> 16) * height >> 16) - cutout // 2, ((w3 & 0xFFFF) * width >> 16) - cutout // 2
@@ -44,7 +44,7 @@ def load_batch(images, labels, indices, mean, std, augmentation, *, seed, offset
         if augmentation.resized_crop:
             image = _crop_resized(images[index], np.float32(augmentation.resized_crop), offset + n, seed)
         if any(augmentation.colors):
-            image = _recolored(image, augmentation.colors, _words(offset + n, 2, seed))
+            image = _recolored(image, augmentation.colors, _random_words(offset + n, 2, seed))
         pixels = image[rows.clip(0, height - 1)][:, columns.clip(0, width - 1)]
         normal = (pixels - mean) * (np.float32(1) / std)
         x[n] = np.where(blank[:, :, None], 0, normal)
@@ -54,7 +54,7 @@ def load_batch(images, labels, indices, mean, std, augmentation, *, seed, offset
 def mix_batch(x, labels, table, *, classes, cut, seed, offset, out):
     expect_within("labels", labels, classes)
     (_, height, width, _), one, real = x.shape, np.float32(1), accumulation_dtype(x.dtype)
-    w0, w1, w2, _ = _words(int(number(offset)), 3, seed)
+    w0, w1, w2, _ = _random_words(int(number(offset)), 3, seed)
     part, before = table[w0 * len(table) >> 32], np.roll(x, 1, axis=0)
     if cut:
         side, inside = np.sqrt(one - part), np.full((height, width, 1), True)
@@ -72,7 +72,7 @@ def _crop_resized(image, smallest, block, seed):
     """The first of ten drawn rectangles that fits into the image, else a central one, stretched to the image's size."""
     height, width, _ = image.shape
     for attempt in range(10):
-        area, shape, down, right = _words(block, 4 + attempt, seed)
+        area, shape, down, right = _random_words(block, 4 + attempt, seed)
         side = np.sqrt(_between(smallest, 1, area) * np.float32(height * width))
         x = (2 * _between(0, 1, shape) - 1) * np.float32(math.log(4 / 3) / 2)
         q = (12 + x * x + 6 * x) / (12 + x * x - 6 * x)  # exp(x) in float32: the square root of width / height
@@ -117,7 +117,7 @@ def _recolored(image, colors, words):
     return np.stack([most - span * np.minimum(at, 4 - at).clip(0, 1) for at in places], axis=2)
 
 
-def _words(block, substream, seed):
+def _random_words(block, substream, seed):
     counter = (block & 0xFFFFFFFF, block >> 32, random.AUGMENT, substream)
     return [int(word) for word in random.philox4x32(counter, seed=seed)]
 

@@ -94,7 +94,8 @@ class Optimizer:
         params = self.kept(params)
         narrow = {name: p for name, p in params.items() if p.dtype.itemsize == 2}
         self.masters = {
-            name: backends.asarray(_wide(p if masters is None else masters[name]), device) for name, p in narrow.items()
+            name: backends.asarray(_as_float32(p if masters is None else masters[name]), device)
+            for name, p in narrow.items()
         }
         self.state = {
             slot: {name: backends.zeros(p.shape, accumulation_dtype(p.dtype), device) for name, p in params.items()}
@@ -262,7 +263,7 @@ class Optimizer:
         self.steps = int(backends.to_numpy(state["steps"])[()])
 
 
-def _wide(array: Array) -> np.ndarray:
+def _as_float32(array: Array) -> np.ndarray:
     return backends.to_numpy(array).astype(np.float32)
 
 

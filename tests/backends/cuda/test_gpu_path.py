@@ -127,7 +127,7 @@ def test_a_binary_is_loaded_from_a_folder_with_any_name(cupy, monkeypatch, tmp_p
     (loaded,) = cupy.loaded
     assert loaded.isascii()
     assert Path(loaded).read_bytes() == b"a binary"
-    monkeypatch.setattr(nvrtc, "_copies", lambda: tmp_path / folder)
+    monkeypatch.setattr(nvrtc, "_folder_of_copies", lambda: tmp_path / folder)
     with pytest.raises(nvrtc.CompileError, match="not ASCII; set GPUCONV_CACHE_DIR"):
         nvrtc.loadable(binary.path)
 

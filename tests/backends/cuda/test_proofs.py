@@ -42,10 +42,10 @@ def stand_in(monkeypatch, tmp_path):
     monkeypatch.setattr(proofs, "cache", SimpleNamespace(default=lambda: kept))
     prepared = SimpleNamespace(questions=[], answer=Answer(PROVED, "good", 0.1), folder=tmp_path / "cache")
     monkeypatch.setattr(prover, "ask", lambda question, of: prepared.questions.append(question) or prepared.answer)
-    proofs._known.cache_clear()
+    proofs._verdict_holder.cache_clear()
     with new_family():
         yield prepared
-    proofs._known.cache_clear()
+    proofs._verdict_holder.cache_clear()
 
 
 def verdict(ask=True, of=None, place=MACHINE):
@@ -55,7 +55,7 @@ def verdict(ask=True, of=None, place=MACHINE):
 
 
 def another_process():
-    proofs._known.cache_clear()
+    proofs._verdict_holder.cache_clear()
 
 
 def test_a_proof_is_asked_for_once_and_kept(stand_in):

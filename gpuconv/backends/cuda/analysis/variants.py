@@ -179,13 +179,17 @@ def _covered_by_another(product: AlgorithmVariant, defines: Mapping[str, object]
     """Whether a variant is not compiled ahead, because another one needs at least as many resources."""
     family, moves = product.algorithm.family, {defines[name] for name in VECTORS if name in defines}
     if family == "few_channels":
-        return not _plain(defines) and defines["VECTOR_K"] != WIDE  # single numbers differ only in the stores
+        return (
+            not _has_plain_epilogue(defines) and defines["VECTOR_K"] != WIDE
+        )  # single numbers differ only in the stores
     if family == "simt" and product.arithmetic == "tf32":
-        return not _plain(defines) or moves != {WIDE}  # as in float32, but rounded on the way into shared memory
-    return not _plain(defines) and len(moves) > 1  # mixed moves need no more than wide ones or single ones
+        return not _has_plain_epilogue(defines) or moves != {
+            WIDE
+        }  # as in float32, but rounded on the way into shared memory
+    return not _has_plain_epilogue(defines) and len(moves) > 1  # mixed moves need no more than wide ones or single ones
 
 
-def _plain(defines: Mapping[str, object]) -> bool:
+def _has_plain_epilogue(defines: Mapping[str, object]) -> bool:
     """Whether the epilogue only stores the product, and the taps fit in the table."""
     finished = defines.get("ACTIVATION", "Identity") != "Identity" or str(defines.get("MASK", 0)) != "0"
     return not finished and not defines.keys() & {"MOMENTS", "NORM_SUMS", "SAVES_INPUT", "TAP_TABLE"}
@@ -196,7 +200,7 @@ def representatives(chosen: Iterable[Variant]) -> list[Variant]:
     groups: dict[tuple[str | None, ...], list[Variant]] = {}
     for variant in chosen:
         defines = dict(variant.defines)
-        if _plain(defines):
+        if _has_plain_epilogue(defines):
             arithmetic = [defines.get(name) for name in ("DTYPE", "GRAD", "FACTOR", "TF32")]
             groups.setdefault((variant.file, *arithmetic), []).append(variant)
     return [max(found, key=_tile_size) for found in groups.values()]

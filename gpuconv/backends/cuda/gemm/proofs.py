@@ -118,7 +118,7 @@ def verdict(product: Product, candidate: Plan, place: Place, *, ask: bool) -> Ve
     """This process's verdict, else a stored one, else the prover's if it may be asked and has not given up, else
     None."""
     ask = ask and not prover.gave_up()
-    known = _known(product, candidate.algorithm.name, place.device)
+    known = _verdict_holder(product, candidate.algorithm.name, place.device)
     if not known:
         try:
             key = _key(product, candidate, place, build=ask)
@@ -142,7 +142,7 @@ def _with_warning(product: Product, candidate: Plan, found: Verdict) -> Verdict:
 
 
 @until_replaced
-def _known(product: Product, algorithm: str, device: str) -> list[Verdict]:
+def _verdict_holder(product: Product, algorithm: str, device: str) -> list[Verdict]:
     """Holds this process's verdict once there is one."""
     return []
 

@@ -83,7 +83,7 @@ def conv2d_batch_norm(
         return store(y, out), *saved
     gamma, beta, *running = contiguous(gamma, beta, running_mean, running_var)
     module = _kernels(given.dtype, width_of(channels, given), activation)
-    moments = _merged(moments, module, "batch_norm_merge")
+    moments = _merge_states(moments, module, "batch_norm_merge")
     finish = module.kernel("batch_norm_statistics_finish")
     finish(finish_grid(channels), THREADS, mean, inv_std, *running, moments, momentum, eps, len(moments), channels)
     arguments = given, gamma, beta, mean, inv_std
@@ -146,7 +146,7 @@ def batch_norm_backward(
                 module, (*gradients, sums), arrays, accumulate, distribute(rows, channels, width, None), pitches
             )
         else:
-            parts = _merged(parts, module, "batch_norm_backward_merge")
+            parts = _merge_states(parts, module, "batch_norm_backward_merge")
         if parts is not None:
             finish, count = module.kernel("batch_norm_backward_finish"), len(parts)
             finish(finish_grid(channels), THREADS, *gradients, sums, parts, inv_std, accumulate, count, channels)
@@ -207,7 +207,7 @@ def _backward_sums(
     return parts
 
 
-def _merged(states: Array, module: Module, merge: str) -> Array:
+def _merge_states(states: Array, module: Module, merge: str) -> Array:
     """The states of each tile and channel, merged by the kernel `merge` if one launch cannot add up so many."""
     if len(states) <= _MOST_CHUNKS:
         return states

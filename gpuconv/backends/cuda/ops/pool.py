@@ -103,7 +103,7 @@ def avg_pool2d_backward(dy: ArrayT, problem: Pool2dProblem, *, count_include_pad
     return store(dx, out)
 
 
-def _global(dtype: np.dtype, channels: int) -> tuple[Module, int]:
+def _global_pool_module(dtype: np.dtype, channels: int) -> tuple[Module, int]:
     columns = min(32, 1 << (channels - 1).bit_length())
     return load("global_avg_pool2d.cu", {"DTYPE": dtype, "COLUMNS": columns}), columns
 
@@ -113,7 +113,7 @@ def global_avg_pool2d(x: ArrayT, *, out: ArrayT | None) -> ArrayT:
     y = buffer(out, (n, 1, 1, c), x.dtype, like=x, pitched=True)
     if y.size:
         (x, x_pitch), (flat, y_pitch) = rows_of(x), rows_of(y)
-        module, columns = _global(x.dtype, c)
+        module, columns = _global_pool_module(x.dtype, c)
         grid, block = (n, ceil_div(c, columns)), (columns, THREADS // columns)
         module.kernel("global_avg_pool2d_forward")(grid, block, flat, x, h * w, c, y_pitch, x_pitch)
     return store(y, out)
@@ -123,6 +123,6 @@ def global_avg_pool2d_backward(dy: ArrayT, *, input_shape: Sequence[int], out: A
     (_, h, w, c), (dy, pitch) = input_shape, rows_of(dy)
     dx = buffer(out, input_shape, dy.dtype, like=dy)
     if dx.size:
-        module, _ = _global(dy.dtype, c)
+        module, _ = _global_pool_module(dy.dtype, c)
         module.kernel("global_avg_pool2d_backward")(flat_grid(dx.size), THREADS, dx, dy, dx.size, h * w, c, pitch)
     return store(dx, out)

@@ -15,18 +15,18 @@ from gpuconv.types import Array, ArrayT
 
 def empty(shape: int | Sequence[int], dtype: DTypeLike, *, like: ArrayT) -> ArrayT:
     """A new array on the device of `like`, unwritten (poisoned on the emulated device)."""
-    maker: Any = emulator if isinstance(like, np.ndarray) else sys.modules["cupy"]  # `_maker`, inlined
+    maker: Any = emulator if isinstance(like, np.ndarray) else sys.modules["cupy"]  # `_array_module`, inlined
     return maker.empty(shape, dtype)
 
 
 def zeros(shape: int | Sequence[int], dtype: DTypeLike, *, like: ArrayT) -> ArrayT:
     """A new array of zeros on the device of `like`."""
-    return _maker(like).zeros(shape, dtype)
+    return _array_module(like).zeros(shape, dtype)
 
 
 def asarray(x: np.ndarray, *, like: ArrayT) -> ArrayT:
     """A host array (for example, a table of addresses) copied to the device of `like`."""
-    return _maker(like).asarray(x)
+    return _array_module(like).asarray(x)
 
 
 def span(array: Array, count: int) -> Array:
@@ -36,5 +36,5 @@ def span(array: Array, count: int) -> Array:
     return sys.modules["cupy"].ndarray((count,), array.dtype, array.data)
 
 
-def _maker(like: Array) -> Any:
+def _array_module(like: Array) -> Any:
     return emulator if isinstance(like, np.ndarray) else sys.modules["cupy"]

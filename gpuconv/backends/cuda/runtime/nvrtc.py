@@ -137,7 +137,7 @@ def loadable(path: str | Path) -> str:
     """
     if str(path).isascii():
         return str(path)
-    copy = _copies() / f"{Path(path).parent.name.encode('ascii', 'replace').decode()}.cubin".replace("?", "_")
+    copy = _folder_of_copies() / f"{Path(path).parent.name.encode('ascii', 'replace').decode()}.cubin".replace("?", "_")
     if not str(copy).isascii():
         raise CompileError(
             f"the driver cannot open {copy!s}, whose name is not ASCII; set GPUCONV_CACHE_DIR to an ASCII path"
@@ -147,7 +147,7 @@ def loadable(path: str | Path) -> str:
 
 
 @functools.cache
-def _copies() -> Path:
+def _folder_of_copies() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="gpuconv-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
