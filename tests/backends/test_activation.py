@@ -199,7 +199,7 @@ def test_softmax_in_every_dtype_is_within_its_bound(dtype):
     assert_within(y, expected, (64 * unit + 2 * UNIT_ROUNDOFF[dtype]) * expected + smallest(dtype))
 
 
-def test_softmax_of_infinite_nan_and_no_scores():
+def test_softmax_takes_infinite_scores_nan_and_no_scores():
     x = np.array([[0.0, -np.inf, 0.0], [-np.inf] * 3, [np.inf, 1, 2], [np.nan, 1, 2]])
     np.testing.assert_array_equal(ops.softmax(x)[0], [0.5, 0, 0.5])
     assert np.isnan(ops.softmax(x)[1:]).all()

@@ -23,7 +23,7 @@ def on_singular_values(x, steps):
 
 @pytest.mark.parametrize("nesterov", [False, True])
 @pytest.mark.parametrize("shape", [(4, 3, 2, 5), (13, 2, 2, 1), (6, 6), (1, 7)])
-def test_two_steps_follow_the_singular_values(rng, shape, nesterov):
+def test_two_steps_follow_the_formula_on_singular_values(rng, shape, nesterov):
     param, v = rng.standard_normal(shape), np.zeros(shape)
     expected, momentum = param.copy(), np.zeros(shape)
     for lr in (0.3, 0.1):

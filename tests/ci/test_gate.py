@@ -107,8 +107,8 @@ END
 
 
 @pytest.mark.slow
-def test_the_whole_gate_on_the_stand_in(tmp_path):
-    """Every check at a small size: kernels on the emulator, made-up times, fake Nsight and sanitizer."""
+def test_the_whole_gate_runs_on_the_stand_in(tmp_path):
+    """At a small size, with kernels on the emulator, made-up times, and a fake Nsight and sanitizer."""
     write_tool(tmp_path / "bin", "compute-sanitizer", SANITIZER)
     write_tool(tmp_path / "bin", "ncu", NCU)
     python = f"{sys.executable} -m tests.standin"

@@ -33,7 +33,7 @@ def work(tmp_path, monkeypatch):
 TRAIN = ("train", "--model", "seed-net", "--device", "numpy", "--epochs", "1", "--run-dir", "run")
 
 
-def test_all_images_of_a_separate_test_folder_are_tested_on_also_by_later_commands(work, capsys):
+def test_later_commands_also_test_on_all_images_of_a_separate_test_folder(work, capsys):
     """Training uses all images of both folders, in the size of the training images, and later commands find both."""
     out = output_of(capsys, *TRAIN, "--data", "folder:train,size=8x8", "--test", "folder:test")
     assert "train: 12 images to train on, 10 to test on, 8x8x3, 2 classes" in out

@@ -275,7 +275,7 @@ def test_prove_prints_each_verdict_and_fails_if_one_is_not_proved(run_prove):
     assert lines[-1] == "1 of 2 not proved"
 
 
-def test_prove_says_when_nothing_is_to_be_proved(run_prove):
+def test_prove_says_when_there_is_nothing_to_prove(run_prove):
     assert run_prove({}) == (0, ["all algorithms that serve them are proved"])
     assert run_prove({}, "--algo", "mma-64x64") == (1, ["mma-64x64 serves none of them"])
     status, lines = run_prove({"simt-64x64": PROVED}, "--algo", "simt-64x64", "--algo", "mma-64x64")

@@ -128,7 +128,7 @@ def test_warpgroups_read_what_both_blocks_loaded(sanitize):
         np.testing.assert_array_equal(*added_by_warpgroup("correct_wgmma", seed=seed, sanitize=sanitize))
 
 
-def test_a_stage_that_a_wgmma_of_the_other_block_still_reads():
+def test_a_copy_to_a_stage_that_a_wgmma_of_the_other_block_still_reads_is_a_race():
     fault = pattern(
         f"race: a bulk copy writes {STAGE}, which a wgmma of warpgroup 1 of block ~ read at @ and which is unfinished, "
         "at @ | and whose end this thread does not know of"
@@ -138,7 +138,7 @@ def test_a_stage_that_a_wgmma_of_the_other_block_still_reads():
             added_by_warpgroup("freed_before_wgmma_ends", seed=seed, sanitize="checked")
 
 
-def test_an_arrival_before_the_other_block_initialized_its_mbarrier():
+def test_an_arrival_before_the_other_block_initialized_its_mbarrier_is_reported():
     fault = pattern(
         "arrives at the mbarrier shared begun + 0 bytes of block ~, which nothing initialized, at @ | "
         "which thread (0, 0, 0) initialized at @ with no cluster_sync() between, at @"

@@ -36,9 +36,9 @@ def test_every_order_of_threads_gives_the_same_bits(rng, device):
     assert_same_bits("digest", device, x, before)
 
 
-def test_more_numbers_than_threads_of_the_most_blocks(rng, device):
-    """Of 1,024 blocks, the most, each thread takes several chunks, and one of the last several blocks."""
+def test_threads_of_a_full_grid_take_several_chunks(rng, device):
+    """The grid has 1,024 blocks, the most. Each thread of the block that finishes last adds up several blocks."""
     x = np.tile(random(rng, 4099, "bfloat16"), 2100)
-    given, expected = on_device("digest", device, x, x[::-1].copy()), ops.digest(x, x[::-1].copy())
-    assert list(given[:2]) == list(expected[:2])
-    np.testing.assert_allclose(given[2:], expected[2:], rtol=1e-12)
+    computed, expected = on_device("digest", device, x, x[::-1].copy()), ops.digest(x, x[::-1].copy())
+    assert list(computed[:2]) == list(expected[:2])
+    np.testing.assert_allclose(computed[2:], expected[2:], rtol=1e-12)

@@ -256,7 +256,7 @@ def test_without_a_fault_the_values_agree(monkeypatch, op):
             assert_right(op)
 
 
-def assert_noticed(op, text, seeds):
+def assert_found(op, text, seeds):
     """Checks that a planted fault is found under each seed, within a second of processor time.
     text: what the checker says, as in `FAULTS`, or VALUES."""
     for seed in seeds:
@@ -282,11 +282,11 @@ def assert_noticed(op, text, seeds):
         for number, fault in enumerate(FAULTS_OF_GRADIENTS)
     ],
 )
-def test_a_fault_of_a_gradient_is_noticed(monkeypatch, tmp_path, fault):
+def test_a_fault_in_a_gradient_is_found(monkeypatch, tmp_path, fault):
     op, file, before, after, text, splits = FAULTS_OF_GRADIENTS[fault]
     force_algorithm(monkeypatch, find("wgmma-128x128", "bfloat16"), splits, 1)
     with planted(tmp_path, f"{op}_wgmma.cu", (file or f"{op}_wgmma.cu", before, after)):
-        assert_noticed(op, text, (0, 3))
+        assert_found(op, text, (0, 3))
 
 
 # Faults of the main loop, which is the same in all directions: of its fences, waits, phases and arrivals.
@@ -318,4 +318,4 @@ def test_a_fault_of_the_main_loop_is_named_in_the_gradients_too(monkeypatch, tmp
     file, before, after, text = FAULTS[fault]
     force_algorithm(monkeypatch, find("wgmma-128x128", "bfloat16"), 1, 1)
     with planted(tmp_path, f"{op}_wgmma.cu", (file, before, after)):
-        assert_noticed(op, f"{text}|{OTHER_MESSAGE[op]}", (0, 3))
+        assert_found(op, f"{text}|{OTHER_MESSAGE[op]}", (0, 3))

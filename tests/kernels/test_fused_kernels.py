@@ -24,7 +24,7 @@ channels = pytest.mark.parametrize(
 
 
 def separate_ops(case: Conv2dProblem, x, w, bias, dy, pool: int):
-    """conv2d, relu and max_pool2d, and back: y, and the gradient to the convolution's output."""
+    """conv2d, relu and max_pool2d, forward and backward: y, and the gradient of the convolution's output."""
     unpooled = ops.conv2d(x, w, bias, activation="relu", **case.window)
     if pool == 1:
         return unpooled, ops.relu_backward(dy, unpooled)

@@ -48,7 +48,7 @@ def test_activation_and_bias_are_fused(device, rng, activation):
 
 
 @pytest.mark.parametrize("op", OPS)
-def test_transposed_views_in_and_out(device, rng, op):
+def test_transposed_inputs_and_outputs_give_the_same_bits(device, rng, op):
     arrays = arguments(op, rng, (6, 9, 4), "float32")
     expected = on_device(op, device, *arrays)
     transposed = [asarray(np.ascontiguousarray(a.T), device).T for a in arrays]

@@ -181,7 +181,7 @@ def test_svm_hinge_is_within_its_bound(device, rng, shape, dtype):
 
 @both_losses
 @pytest.mark.parametrize("shape", [(1111, 3), (5, 100)])
-def test_the_same_bits_in_every_thread_order(device, rng, name, shape):
+def test_every_thread_order_gives_the_same_bits(device, rng, name, shape):
     assert_same_bits(name, device, *scores_and_labels(rng, shape, "float32"))
     assert_same_bits("softmax", device, *scores_and_labels(rng, shape, "float32")[:1])
 

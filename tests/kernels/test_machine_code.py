@@ -1,4 +1,4 @@
-"""The machine code does what the kernel headers claim: compiles with NVRTC, which needs no GPU, and disassembles."""
+"""The machine code does what the kernel headers claim. It is compiled by NVRTC, which needs no GPU."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def tensor_core_variant(direction: str, algorithm: Algorithm, arithmetic: str, *
 @pytest.mark.parametrize("arch", [*ARCHS, "sm_100a"])
 @pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
 @pytest.mark.parametrize("direction", ["fprop", "dgrad", "wgrad"])
-def test_the_main_loop_on_tensor_cores_has_no_instruction_too_many(direction, arithmetic, arch):
+def test_the_main_loop_on_tensor_cores_has_no_needless_instruction(direction, arithmetic, arch):
     """One HMMA for 16 x 8 outputs and 32 bytes of depth. Operands come into shared memory by cp.async of 16 bytes, and
     from there by ldmatrix, or 16 bytes at a time where 32-bit numbers are transposed.
 
@@ -253,7 +253,7 @@ def test_muons_products_issue_few_instructions_per_product(arithmetic, issued, d
 @pytest.mark.parametrize("direction", ["fprop", "dgrad", "wgrad"])
 @pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
 def test_the_cost_model_has_the_counts_of_the_machine_code(direction, arithmetic):
-    """Within 10 %, since another NVRTC may issue more or fewer."""
+    """Within 10 %, since another NVRTC may emit more or fewer instructions."""
     nvdisasm()
     for algorithm in serving(arithmetic):
         if algorithm.family != "mma" or f"conv2d_{direction}" not in algorithm.kernels:
@@ -267,7 +267,7 @@ def test_the_cost_model_has_the_counts_of_the_machine_code(direction, arithmetic
 
 @pytest.mark.parametrize("arch", [*ARCHS, "sm_100a"])
 @pytest.mark.parametrize("algorithm", FEW_CHANNELS, ids=lambda each: f"{each.name} {each.arithmetics[0]}")
-def test_the_main_loop_for_few_channels_has_no_instruction_too_many(algorithm, arch):
+def test_the_main_loop_for_few_channels_has_no_needless_instruction(algorithm, arch):
     """An HMMA for 16 pixels, 8 filters, 32 bytes of depth, or an FMA per product; x is copied 16 bytes at a time."""
     arithmetic, filters = algorithm.arithmetics[0], algorithm.block_n
     wide = 8 if arithmetic == "float16" else 4

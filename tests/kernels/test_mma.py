@@ -131,7 +131,7 @@ def test_memory_accesses_stay_within_bounds(device, op, arithmetic, channels):
 
 
 @directions
-def test_an_empty_batch(device, op):
+def test_an_empty_batch_agrees_with_the_oracle(device, op):
     assert_right(op, device, conv(0, 5, 7, 8, 16, (3, 3)), "bfloat16", algo="mma-64x64")
 
 
@@ -140,7 +140,7 @@ def test_an_empty_batch(device, op):
 
 @pytest.mark.parametrize(("stride", "conflicts"), [(1, 0), (2, 2), (8, 14), (32, 62), (33, 0)])
 def test_planted_bank_conflicts_are_counted(stride, conflicts):
-    """Of a store and a load of one word per lane, `stride` words apart. conflicts: the further passes of both."""
+    """A store and a load of one word per lane, `stride` words apart. conflicts: the passes of both beyond the first."""
     to = asarray(np.zeros(32, np.float32), "emulated")
     with emulator.bank_conflicts() as counts:
         fragments("strided", "float16")(1, 32, to, stride)

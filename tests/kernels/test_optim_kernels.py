@@ -92,7 +92,7 @@ def test_a_step_agrees_with_the_oracle(device, rng, rule, dtype):
 
 
 @rules
-def test_the_same_bits_in_every_thread_order_and_for_unaligned_arrays(device, rng, rule):
+def test_thread_orders_and_unaligned_arrays_give_the_same_bits(device, rng, rule):
     before = lists_of(rng, rule, "float32")
     results = []
     for order in thread_orders(device):
@@ -110,7 +110,7 @@ def test_the_same_bits_in_every_thread_order_and_for_unaligned_arrays(device, rn
 
 
 @rules
-def test_averages_have_the_same_bits_in_every_thread_order_and_unaligned(device, rng, rule):
+def test_averages_have_the_same_bits_in_every_thread_order_and_if_unaligned(device, rng, rule):
     before = lists_of(rng, rule, "float32")
     averages = [random(rng, param.shape, "float32") for param in before[0]]
     results = []
@@ -259,7 +259,7 @@ def test_parameters_with_and_without_a_copy_share_a_launch(device, rng, rule):
 
 
 @rules
-def test_masters_have_the_same_bits_in_every_thread_order_and_unaligned(device, rng, rule):
+def test_masters_have_the_same_bits_in_every_thread_order_and_if_unaligned(device, rng, rule):
     before = with_masters(rng, rule, "bfloat16")
     results = []
     for order in thread_orders(device):
@@ -294,7 +294,7 @@ def test_a_nonfinite_gradient_skips_the_step(device, rng, rule, number):
 
 @rules
 def test_a_loss_scale_that_is_a_power_of_two_changes_no_bit(device, rng, rule):
-    """Adam, too, which counts the steps without the skipped ones."""
+    """This holds for Adam, too, which does not count skipped steps."""
     before = lists_of(rng, rule, "float32")
     plain, scaled = copied_to(device, before), copied_to(device, before)
     scaled[1] = [asarray(np.asarray(grad * np.float32(256)), device) for grad in before[1]]

@@ -141,7 +141,7 @@ def test_iterators_give_the_addresses_of_random_convolutions(device, rng, arithm
         assert_same_addresses(device, case, "mma-64x64", arithmetic, rng, count=1)
 
 
-def test_addresses_past_two_to_the_31(device, rng):
+def test_iterators_give_addresses_past_two_to_the_31(device, rng):
     assert assert_same_addresses(device, LARGE, "mma-128x64", "float16", rng) > 2**33
     plain = conv(90, 1400, 2000, 48, 8, (3, 4), padding=LARGE.padding)
     assert assert_same_addresses(device, plain, "mma-64x64", "float16", rng) > 2**33
@@ -166,7 +166,7 @@ def test_filters_with_more_taps_than_the_table_holds_agree_with_the_oracle(devic
         assert launched[0].kernel.module.defines["TAP_TABLE"] == "0"
 
 
-def test_which_filters_use_a_tap_table():
+def test_filters_within_the_limits_of_the_tap_table_use_it():
     assert all(fits_tap_table(case, 1) for case in [*WITH_TAP_TABLE, LARGE, MANY_FILTERS])
     assert not any(fits_tap_table(case, 1) for case in WITHOUT_TAP_TABLE)
     # Two rows further is 2 * dilation * 40,000 * 4096 elements of x, or of dy.
@@ -192,7 +192,7 @@ def test_iterators_have_no_memory_errors_in_any_order(device, op):
 
 @pytest.mark.parametrize("op", ["conv2d_dgrad", "conv2d_wgrad"])
 @pytest.mark.parametrize("arithmetic", ["bfloat16", "tf32"])
-def test_gradients_through_a_mask(device, rng, op, arithmetic):
+def test_gradients_go_through_a_mask(device, rng, op, arithmetic):
     """dy counts as zero where its mask bit is not set, in one group and in three."""
     dtype, tf32_option = options(arithmetic)
     grouped = conv(2, 9, 11, 24, 48, (3, 2), padding=TWENTY_FOUR.padding, dilation=(2, 1), groups=3)

@@ -90,8 +90,8 @@ def test_a_planted_fault_is_reported(kernel):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("n", COLUMNS)
-def test_one_hgmma_per_product_without_spills(n, dtype):
-    """One HGMMA for each product, no spill, and no remark of ptxas (C75xx) that it added a wait."""
+def test_each_product_is_one_hgmma_and_nothing_spills(n, dtype):
+    """There is no remark of ptxas (C75xx) either that it added a wait."""
     try:
         nvrtc.toolkit()
         machine_code.disassembler()

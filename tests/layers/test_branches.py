@@ -106,7 +106,7 @@ def test_convolutions_add_their_gradients_to_those_of_branches_before(name, fuse
 @pytest.mark.parametrize("hooked", [(0,), (1,), (0, 1)], ids=["first", "second", "both"])
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_backward_hooks_receive_the_gradient_of_their_own_branch(dtype, hooked):
-    """With hooks the sum keeps its bits, also in float16, where dgrad rounds a sum only once."""
+    """With hooks the sum keeps its bits, even in float16, where dgrad rounds a sum only once."""
     net = Sequential([Input((6, 5, 3)), Residual([Conv2D(4, 3, padding=1)], [Conv2D(4, 1)])], seed=3, dtype=dtype)
     x, dy = (
         np.random.default_rng(seed).standard_normal((1, 6, 5, channels)).astype(dtype)

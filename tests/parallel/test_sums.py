@@ -66,7 +66,7 @@ def test_ranks_sum_along_a_binary_tree(dtype):
                 np.testing.assert_array_equal(result, expected)
 
 
-def test_all_ranks_have_the_same_bits_also_if_their_number_is_no_power_of_two():
+def test_all_ranks_have_the_same_bits_even_if_their_number_is_not_a_power_of_two():
     for size in (3, 5, 6, 7):
         arrays = [np.random.default_rng(rank).normal(size=100).astype(np.float32) for rank in range(size)]
         results = [result.tobytes() for result, _ in summed(arrays)]

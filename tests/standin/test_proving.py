@@ -1,5 +1,5 @@
-"""On the stand-in, an algorithm that no GPU has run is chosen only after its proof there, also if the proof fails or
-crashes."""
+"""On the stand-in, an algorithm that no GPU has run is chosen only after it was proved there. A proof that fails or
+crashes does no harm to the process that asked for it."""
 
 from __future__ import annotations
 
