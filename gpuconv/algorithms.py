@@ -206,7 +206,7 @@ ALGORITHMS = (
     _wgmma(256, 128, 4),
     _wgmma(128, 256, 4),
     _wgmma(128, 128, 6),
-    _wgmma(128, 128, 6, ("conv2d_fprop",), cluster=2),  # reads the filters once for two blocks
+    _wgmma(128, 128, 6, ("conv2d_fprop", "conv2d_dgrad"), cluster=2),  # reads the filters once for two blocks
     _wgmma(256, 64, 5, ("conv2d_fprop", "conv2d_dgrad")),  # few filters, or few channels of the input gradient
     _wgmma(128, 64, 4, ("conv2d_fprop",), resident=2),  # few filters, where a block has many tiles
     _wgmma(128, 192, 5, ("conv2d_wgrad",)),  # 3 x 3 taps of 64 channels fill three of these tiles

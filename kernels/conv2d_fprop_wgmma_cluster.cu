@@ -5,19 +5,12 @@
 // (multicast_iterator.cuh). If the tiles down are no multiple of CLUSTER, the last blocks have no rows: they multiply zeros, and
 // store nothing but moments of no values.
 //
-// Grid: (clusters x CLUSTER, splits). The scheduler counts a cluster's tiles as one. filters: the tensor map of w. VECTOR_C is 8.
+// Grid: (clusters x CLUSTER, splits). The scheduler counts a cluster's tiles as one. filters: the tensor map of w. VECTOR_C and VECTOR_K are 8.
 
 #include "gemm_wgmma.cuh"
-#include "multicast_iterator.cuh"
 
 #include "conv2d_epilogue.cuh"
-
-// This block's part of the cluster's tile.
-__device__ __forceinline__ Block block_of(const TileScheduler& scheduler, int32 depth, int32 tile) {
-    Block block(scheduler, depth, tile);
-    block.row = block.row * CLUSTER + int32(cluster_rank()) * BLOCK_M;
-    return block;
-}
+#include "multicast_iterator.cuh"
 
 extern "C" __global__ void __cluster_dims__(CLUSTER, 1, 1)
 __launch_bounds__((BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N) + 128, RESIDENT_BLOCKS)
@@ -25,24 +18,25 @@ conv2d_fprop_wgmma_cluster(DTYPE* y, uint8* mask, DTYPE* input, Moments* moments
                            const DTYPE* w, const DTYPE* bias, const Convolution conv, const TileScheduler scheduler,
                            const __grid_constant__ TensorMap filters) {
     using IteratorA = TileIterator<InputWindows, BLOCK_M, VECTOR_C, true>;
-    using IteratorB = MulticastIterator<BLOCK_N>;
+    using IteratorB = MulticastIterator<BLOCK_N, FilterBoxes>;
     const int32 taps = conv.r * conv.s * conv.c, clusters = int32(gridDim.x) / CLUSTER;
     Ring::open();
     if (warpgroup() == WARPGROUPS) {
         Copier copier;
         for (int32 tile = blockIdx.x / CLUSTER; tile < scheduler.tiles; tile += clusters) {
-            const Block block = block_of(scheduler, taps, tile);
+            const Block block = block_of_cluster(scheduler, taps, tile);
             const InputWindows windows{x + int64(block.group) * conv.c, conv};
+            const FilterBoxes boxes{filters, block.group};
             sync_copiers();
             IteratorA a(windows, block.row);
-            IteratorB b(filters, copier.filling, block.column, block.group);
+            IteratorB b(boxes, copier.filling, block.column);
             copier.copy(a, b, block);
         }
         copier.finish();
     } else {
         Ring ring;
         for (int32 tile = blockIdx.x / CLUSTER; tile < scheduler.tiles; tile += clusters) {
-            const Block block = block_of(scheduler, taps, tile);
+            const Block block = block_of_cluster(scheduler, taps, tile);
             Accumulators accumulators;
             if (bias) accumulators.begin_at(bias + int64(block.group) * conv.k, block, conv.k);
             accumulators.multiply<IteratorA::Tile, IteratorB::Tile>(ring, block);

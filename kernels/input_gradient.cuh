@@ -16,11 +16,18 @@ struct InputGradient {
 
     __device__ __forceinline__ InputGradient(const Convolution& conv, const TileScheduler& scheduler,
                                              int32 tile = int32(blockIdx.x))
-        : conv(conv), block(scheduler, conv.r * conv.s * conv.k, tile), phase(split_off_phase(conv, block.group, part)) {
-        part = part * int32(scheduler.down.divisor) + block.row / BLOCK_M;
+        : InputGradient(conv, Block(scheduler, depth(conv), tile), int32(scheduler.down.divisor)) {}
+    // of: the part of a product that `block` becomes. down: the number of tiles down.
+    __device__ __forceinline__ InputGradient(const Convolution& conv, const Block& of, int32 down)
+        : conv(conv), block(of), phase(split_off_phase(conv, block.group, part)) {
+        part = part * down + block.row / BLOCK_M;
         block.end = min(block.end, phase.depth(conv));
     }
 
+    // The depth of a phase with all taps.
+    static __device__ __forceinline__ int32 depth(const Convolution& conv) { return conv.r * conv.s * conv.k; }
+
+    __device__ __forceinline__ int64 first_filter() const { return int64(block.group) * conv.k; }
     __device__ __forceinline__ GradientWindows windows(const DTYPE* dy) const { return {dy + first_filter(), conv, phase}; }
     __device__ __forceinline__ TransposedFilters filters(const DTYPE* w) const {
         return {w + first_filter() * conv.r * conv.s * conv.c, conv, phase};
@@ -53,7 +60,4 @@ struct InputGradient {
         const int32 row = conv.stride_w.divide(column);
         return {conv, row, column};
     }
-
-  private:
-    __device__ __forceinline__ int64 first_filter() const { return int64(block.group) * conv.k; }
 };

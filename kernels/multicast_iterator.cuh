@@ -1,38 +1,85 @@
-// The tile iterator of an operand that the blocks of a cluster share (gemm_wgmma.cuh). A tensor map describes the operand, so its
-// tiles are boxes. Each block loads its share of a box's lines, and multicasts it to all blocks of the cluster.
+// The tile iterator of an operand that the blocks of a cluster share (gemm_wgmma.cuh): each block loads its share of a tile's rows,
+// and multicasts it to all. A tensor map describes the operand, `Boxes` where the boxes of a tile lie in it:
 //
-// The depth runs along the lines (K-major). The map is of (groups, lines, depth), in boxes of 1 x SIDE / CLUSTER x STAGE_K with a
-// swizzle of 128 bytes; it gives zeros past the lines of a group and past the depth.
+//   COLUMNS_ARE_DEPTH                 whether the operand's lines run along the depth (K-major), as in TileIterator
+//   load(to, filled, side, depth)     called by all copying threads: multicasts the share of the tile at `depth` that begins at row
+//                                     `side`, and reports its bytes to `filled`
+//
+// The maps have a swizzle of 128 bytes, so a line of a box has STAGE_K numbers. They give zeros outside of the operand.
 #pragma once
 
 #include "bulk_copy.cuh"
+#include "conv2d.cuh"
 #include "wgmma_tile.cuh"
 
-template <int SIDE>
+constexpr uint32 EVERY_BLOCK = (1 << CLUSTER) - 1;  // of the cluster
+
+// This block's part of the tiles of its cluster, which lie one below the other. tile: of those that the scheduler counts.
+__device__ __forceinline__ Block block_of_cluster(const TileScheduler& scheduler, int32 depth, int32 tile) {
+    Block block(scheduler, depth, tile);
+    block.row = block.row * CLUSTER + int32(cluster_rank()) * BLOCK_M;
+    return block;
+}
+
+template <int SIDE, class Boxes>
 class MulticastIterator {
-    static constexpr int LINES = SIDE / CLUSTER;  // of a share
-    static_assert(CLUSTER > 1 && LINES * CLUSTER == SIDE && LINES % 8 == 0, "each block loads whole atoms of the swizzle");
-
-    const TensorMap& map;
-    const Ring& filling;
-    const int32 side, group;
-    const int32 first = int32(cluster_rank()) * LINES;  // line of this block's share
-
   public:
-    using Tile = ::Tile<SIDE, true>;
+    using Tile = ::Tile<SIDE, Boxes::COLUMNS_ARE_DEPTH>;
     static constexpr bool FILLS_AHEAD = false, SUMMING = false;
 
     // filling: the position in the ring of the tiles that are fetched.
-    __device__ __forceinline__ MulticastIterator(const TensorMap& map, const Ring& filling, int32 side, int32 group)
-        : map(map), filling(filling), side(side), group(group) {}
+    __device__ __forceinline__ MulticastIterator(const Boxes& boxes, const Ring& filling, int32 side)
+        : boxes(boxes), filling(filling), side(side) {}
 
     __device__ __forceinline__ void seek(int32) {}
     __device__ __forceinline__ void advance(int32) {}
     __device__ __forceinline__ void put(unsigned char*) {}
 
     __device__ __forceinline__ void fetch(unsigned char* tile, int32 depth) {
-        if (copier() != 0) return;
-        Mbarrier* const filled = filling.expect(Tile::BYTES);
-        tensor_load_multicast(tile + first * Tile::LINE_BYTES, map, filled, {depth, side + first, group}, (1 << CLUSTER) - 1);
+        if (copier() == 0) filling.expect(Tile::BYTES);
+        boxes.load(tile + rank * SHARE_BYTES, filling.loaded(), side + rank * SHARE, depth);
+    }
+
+  private:
+    static constexpr int SHARE = SIDE / CLUSTER, SHARE_BYTES = Tile::BYTES / CLUSTER;
+    static_assert(CLUSTER > 1 && SHARE * CLUSTER == SIDE && SHARE % 64 == 0, "each block loads whole panels and atoms");
+
+    const Boxes& boxes;
+    const Ring& filling;
+    const int32 side, rank = int32(cluster_rank());
+};
+
+// The filters of fprop: a row is a filter. Map: (groups, filters, taps x channels), in boxes of 1 x a share x STAGE_K.
+struct FilterBoxes {
+    static constexpr bool COLUMNS_ARE_DEPTH = true;
+
+    const TensorMap& map;
+    int32 group;
+
+    __device__ __forceinline__ void load(unsigned char* to, Mbarrier* filled, int32 filter, int32 depth) const {
+        if (copier() == 0) tensor_load_multicast(to, map, filled, {depth, filter, group}, EVERY_BLOCK);
+    }
+};
+
+// The filters of dgrad: a row is an input channel, the depth runs over a phase's taps (r, s, filter). Map: (all filters, taps,
+// channels), in boxes of LINES x 1 x 64. LINES divides a group's filters, so a box lies in one tap.
+struct TransposedFilterBoxes {
+    static constexpr bool COLUMNS_ARE_DEPTH = false;
+    static constexpr int LINES = 8, WIDTH = 64;
+
+    const TensorMap& map;
+    const TransposedFilters& filters;
+    int32 first_filter;  // of the group
+
+    __device__ __forceinline__ void load(unsigned char* to, Mbarrier* filled, int32 channel, int32 depth) const {
+        if (copier() >= STAGE_K / LINES) return;
+        int32 filter = depth + copier() * LINES;
+        const bool inside = filter < filters.lines;
+        int32 s = filters.per_tap().divide(filter);
+        const int32 r = filters.phase.across(filters.conv).divide(s);
+        const int32 tap = inside ? filters.tap_index(r, s) : filters.all_taps();  // past the last one: zeros
+        const int32 last = (filters.columns - 1) / WIDTH * WIDTH;  // instead of channels past it, whose sums are not stored
+        tensor_load_multicast(to + copier() * LINES * WIDTH * 2, map, filled, {min(channel, last), tap, first_filter + filter},
+                              EVERY_BLOCK);
     }
 };

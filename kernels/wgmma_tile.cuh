@@ -88,12 +88,10 @@ struct Ring {
             if (threadIdx.x % 128 == 0) mbarrier_arrive(&freed()[stage]);
         }
     }
-    // In a cluster: one copier of each block says how many bytes the blocks together load into its stage. Returns the barrier to
-    // which the loads report their bytes.
-    __device__ __forceinline__ Mbarrier* expect(uint32 bytes) const {
-        mbarrier_arrive_expecting(&filled()[stage], bytes);
-        return &filled()[stage];
-    }
+    // In a cluster: one copier of each block says how many bytes the blocks together load into its stage, and the loads report theirs
+    // to `loaded`.
+    __device__ __forceinline__ void expect(uint32 bytes) const { mbarrier_arrive_expecting(&filled()[stage], bytes); }
+    __device__ __forceinline__ Mbarrier* loaded() const { return &filled()[stage]; }
     __device__ __forceinline__ void next() {
         if (++stage < STAGES) return;
         stage = 0;

@@ -1,5 +1,5 @@
-"""Faults planted in the convolution forward by wgmma in clusters, one at a time: the emulated device's checker names
-each, or values are wrong.
+"""Faults planted in convolutions by wgmma in clusters, one at a time: the emulated device's checker names each, or
+values are wrong.
 
 test_faults_in_wgmma_kernels.py plants them in what clusters share with blocks alone, test_clusters.py in small kernels.
 """
@@ -16,7 +16,8 @@ from gpuconv.verify.conv_problems import conv
 from tests.kernels.test_conv_kernels import assert_right, force_algorithm
 from tests.kernels.test_faults_in_wgmma_kernels import MAIN_LOOP, RING, assert_named, planted
 
-MULTICAST, FPROP = "multicast_iterator.cuh", "conv2d_fprop_wgmma_cluster.cu"
+MULTICAST = "multicast_iterator.cuh"
+FPROP, DGRAD = "conv2d_fprop_wgmma_cluster.cu", "conv2d_dgrad_wgmma_cluster.cu"
 # Eight cluster tiles for one cluster, of two groups. The ring is filled one and a half times for each.
 CASE = conv(1, 17, 16, 128, 272, 3, padding=1, groups=2)
 
@@ -37,7 +38,7 @@ BYTES = "wrong byte count: "
 OTHER_BLOCK = "race: writes argument 'y' + # bytes, which thread (#, 0, 0) of block (#, 0, 0) wrote at @ "
 VALUES = ""  # nothing: the values are wrong
 
-KERNEL_BLOCK = "const Block block = block_of(scheduler, taps, tile);\n            const Input"
+KERNEL_BLOCK = "const Block block = block_of_cluster(scheduler, taps, tile);\n            const Input"
 
 # Each fault: the file, its text without it and with it, and what the checker says.
 FAULTS = {
@@ -131,33 +132,29 @@ FAULTS = {
     ),
     "bytes reported to another stage": (
         RING,
-        "return &filled()[stage];",
-        "return &filled()[(stage + 1) % STAGES];",
+        "loaded() const { return &filled()[stage]; }",
+        "loaded() const { return &filled()[(stage + 1) % STAGES]; }",
         f"{UNSYNCHRONIZED}|{UNWRITTEN}|{PENDING}|{BYTES}",
     ),
-    "every copier loads": (MULTICAST, "if (copier() != 0) return;", ";", f"{TOO_OFTEN}|{OVERWRITTEN}"),
-    "no copier loads": (
+    "every copier loads": (
         MULTICAST,
-        "if (copier() != 0) return;",
-        "return;",
-        f"{DEADLOCK}, which lacks 1 of 129 arrivals",
+        "if (copier() == 0) tensor",
+        "tensor",
+        f"{OVERWRITTEN}|{BYTES}|{PENDING}|{UNSYNCHRONIZED}",
     ),
-    "both shares in the first half": (
-        MULTICAST,
-        "tile + first * Tile::LINE_BYTES",
-        "tile",
-        f"{UNWRITTEN}|{OVERWRITTEN}",
-    ),
+    "every copier expects": (MULTICAST, "if (copier() == 0) filling", "filling", f"{TOO_OFTEN}|{BYTES}"),
+    "no bytes expected": (MULTICAST, "if (copier() == 0) filling", "if (false) filling", f"{DEADLOCK}|{BYTES}"),
+    "both shares in the first half": (MULTICAST, "tile + rank * SHARE_BYTES", "tile", f"{UNWRITTEN}|{OVERWRITTEN}"),
     "share for its own block alone": (
         MULTICAST,
-        "(1 << CLUSTER) - 1",
-        "1 << cluster_rank()",
+        "group}, EVERY_BLOCK",
+        "group}, 1 << cluster_rank()",
         f"{DEADLOCK}, which lacks 8192 bytes",
     ),
     "share for the other block alone": (
         MULTICAST,
-        "(1 << CLUSTER) - 1",
-        "2 >> cluster_rank()",
+        "group}, EVERY_BLOCK",
+        "group}, 2 >> cluster_rank()",
         f"{DEADLOCK}, which lacks 8192 bytes",
     ),
     "share for a block outside the cluster": (
@@ -168,14 +165,14 @@ FAULTS = {
     ),
     "filters of the next stage": (
         MULTICAST,
-        "{depth,",
-        "{depth + STAGE_K,",
+        "{depth, filter",
+        "{depth + STAGE_K, filter",
         "coordinates out of range: the box lies outside the tensor",
     ),
-    "first half of the filters twice": (MULTICAST, "side + first", "side", VALUES),
-    "filters of the first group": (MULTICAST, "side + first, group}", "side + first, 0}", VALUES),
-    "same rows in both blocks": (FPROP, "int32(cluster_rank()) * BLOCK_M", "0", OTHER_BLOCK),
-    "rows of another cluster": (FPROP, "block.row * CLUSTER", "block.row", OTHER_BLOCK),
+    "first half of the filters twice": (MULTICAST, "side + rank * SHARE", "side", VALUES),
+    "filters of the first group": (MULTICAST, "filter, group}", "filter, 0}", VALUES),
+    "same rows in both blocks": (MULTICAST, "int32(cluster_rank()) * BLOCK_M", "0", OTHER_BLOCK),
+    "rows of another cluster": (MULTICAST, "block.row * CLUSTER", "block.row", OTHER_BLOCK),
     "every second tile not copied": (
         FPROP,
         "tile += clusters) {\n            " + KERNEL_BLOCK,
@@ -185,21 +182,74 @@ FAULTS = {
 }
 
 
+# The same in dgrad: as many cluster tiles of two groups, one and a half times the ring deep.
+CASE_OF_DGRAD = conv(1, 17, 16, 272, 128, 3, padding=1, groups=2)
+FAULTS_OF_DGRAD = {
+    "half of the depth loaded": (
+        MULTICAST,
+        "copier() >= STAGE_K / LINES",
+        "copier() >= STAGE_K / LINES / 2",
+        f"{DEADLOCK}, which lacks 8192 bytes",
+    ),
+    "the same depth by every copier": (MULTICAST, "depth + copier() * LINES", "depth", VALUES),
+    "every depth to the same place": (
+        MULTICAST,
+        "to + copier() * LINES * WIDTH * 2",
+        "to",
+        f"{OVERWRITTEN}|{UNWRITTEN}",
+    ),
+    "depths that overlap": (
+        MULTICAST,
+        "to + copier() * LINES * WIDTH * 2",
+        "to + copier() * LINES * WIDTH",
+        f"{OVERWRITTEN}|{UNWRITTEN}|does not begin where a swizzled atom does",
+    ),
+    "taps transposed": (MULTICAST, "filters.tap_index(r, s)", "filters.tap_index(s, r)", VALUES),
+    "channels past the last share": (
+        MULTICAST,
+        "min(channel, last)",
+        "channel",
+        "coordinates out of range: the box lies outside the tensor",
+    ),
+    "first channels twice": (MULTICAST, "side + rank * SHARE", "side", VALUES),
+    "filters of the first group": (MULTICAST, "first_filter + filter}", "filter}", VALUES),
+    "shares for the own block alone": (
+        MULTICAST,
+        "filter},\n                              EVERY_BLOCK",
+        "filter},\n 1 << cluster_rank()",
+        f"{DEADLOCK}, which lacks 8192 bytes",
+    ),
+    "no barrier of the blocks at the end": (
+        DGRAD,
+        "Ring::close();",
+        ";",
+        f"arrives at {BARRIER} of block (#, 0, 0), and that block has ended: no cluster_sync() before its end",
+    ),
+}
+PLANTED = [
+    *((FPROP, "conv2d", CASE, name, *fault) for name, fault in FAULTS.items()),
+    *((DGRAD, "conv2d_dgrad", CASE_OF_DGRAD, name, *fault) for name, fault in FAULTS_OF_DGRAD.items()),
+]
+
+
 # Every fourth fault is in the tier `kernels`, the others are in `slow`, because each compiles the kernel.
 @pytest.mark.parametrize(
-    "fault", [pytest.param(each, marks=[pytest.mark.slow] * (i % 4 > 0)) for i, each in enumerate(FAULTS)]
+    ("kernel_file", "op", "case", "file", "before", "after", "text"),
+    [
+        pytest.param(*each[:3], *each[4:], marks=[pytest.mark.slow] * (i % 4 > 0), id=f"{each[1]}-{each[3]}")
+        for i, each in enumerate(PLANTED)
+    ],
 )
-def test_the_fault_is_found(monkeypatch, tmp_path, fault):
-    file, before, after, text = FAULTS[fault]
+def test_the_fault_is_found(monkeypatch, tmp_path, kernel_file, op, case, file, before, after, text):
     force_algorithm(monkeypatch, find("wgmma-2x128x128", "bfloat16"), 1, 1)
-    with planted(tmp_path, FPROP, (file, before, after)):
+    with planted(tmp_path, kernel_file, (file, before, after)):
         for seed in range(4):
             begin = time.process_time()
             with (
                 emulator.configure(sanitize="checked", seed=seed),
                 pytest.raises(emulator.EmulatorError if text else AssertionError) as caught,
             ):
-                assert_right("conv2d", "emulated", CASE, "bfloat16")
+                assert_right(op, "emulated", case, "bfloat16")
             if text:
                 assert seed == 0 or time.process_time() - begin < 2  # a deadlock is no hang; the first run may compile
-                assert_named(str(caught.value), "conv2d_fprop_wgmma_cluster", text)
+                assert_named(str(caught.value), kernel_file.removesuffix(".cu"), text)

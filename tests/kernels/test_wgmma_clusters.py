@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from gpuconv import asarray, ops, to_numpy, verify
+from gpuconv import asarray, ops, to_numpy
 from gpuconv.algorithms import ALGORITHMS, find
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.gemm import plan as plans
@@ -21,12 +21,11 @@ from gpuconv.verify.conv_problems import conv
 from tests import standin
 from tests.kernels.agreement import assert_same_bits, on_device
 from tests.kernels.test_conv_kernels import arguments, assert_right, force_algorithm
-from tests.kernels.wgmma_tiers import cases, with_packs
+from tests.kernels.wgmma_tiers import cases_for, failure
 
 TILES = [each for each in ALGORITHMS if each.family == "wgmma_cluster"]
 NAME = "wgmma-2x128x128"
 BFLOAT16 = as_dtype("bfloat16")
-dtypes = pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 
 # Tiles down and across: 3 of 128 rows, so that the last block has none, by 2 columns.
 ODD_TILES = conv(1, 17, 16, 64, 136, 3, padding=1)
@@ -36,7 +35,7 @@ def test_the_tiles():
     assert [each.name for each in TILES] == [NAME]
 
 
-# An epilogue in one dtype, with every second case: each of its activations and masks is a kernel to compile.
+# An epilogue in one dtype, with every few cases: each of its activations and masks is a kernel to compile.
 # python -m tests.kernels.wgmma_tiers --algo wgmma-2x128x128 runs all cases in both dtypes.
 @pytest.mark.parametrize(
     ("op", "dtype", "every"),
@@ -45,53 +44,82 @@ def test_the_tiles():
         ("conv2d", "bfloat16", 1),
         ("conv2d_relu", "bfloat16", 2),
         ("conv2d_batch_norm", "float16", 2),
+        ("conv2d_dgrad", "float16", 3),
+        ("conv2d_dgrad", "bfloat16", 1),
+        ("batch_norm_backward", "bfloat16", 6),
     ],
 )
 def test_case_tiers_under_the_checker_in_any_order(op, dtype, every):
-    """With eight times the channels of each case, since the tile serves no single numbers."""
-    for seed, case in enumerate(cases(op, dtype, "tiny", "odd", "random")[::every]):
-        wide = with_packs(case)
+    """With several numbers of splits and blocks, see `failure`."""
+    for case in cases_for(NAME, op, dtype, "tiny", "odd", "random")[::every]:
 
-        def make(rng, of, make=wide.make):
+        def make(rng, of, make=case.make):
             arrays, options = make(rng, of)
-            plain = dict(activation=None) if op != "conv2d_relu" else {}
-            return arrays, options | plain | dict(algo=NAME)
+            return arrays, options | (dict(activation=None) if op == "conv2d" else {})
 
-        with emulator.configure(sanitize="checked", seed=seed % 7):
-            outcome = verify.run_case(replace(case, make=make), dtype, "emulated")
-        assert outcome.passed, f"{case.name}: {outcome.failure}"
+        message = failure(replace(case, make=make), dtype, NAME)
+        assert not message, f"{case.name}: {message}"
 
 
-@dtypes
+# Depths of less than a stage and of more than a round of the ring; groups whose rows and columns are not whole tiles;
+# phases with other taps, and with none.
+SEVERAL_TILES = {
+    "conv2d": (ODD_TILES, conv(2, 9, 33, 56, 72, 3, padding=1), conv(1, 17, 17, 16, 80, 1, groups=2)),
+    "conv2d_dgrad": (
+        conv(1, 17, 16, 136, 64, 3, padding=1),
+        conv(2, 17, 17, 16, 80, 3, stride=2, padding=1, groups=2),
+        conv(1, 16, 18, 144, 8, 1, stride=(2, 1)),
+    ),
+}
+
+
+@pytest.mark.parametrize("op", SEVERAL_TILES)
 @pytest.mark.parametrize("splits", [1, 3])
 @pytest.mark.parametrize("clusters", [1, 2, None])
-def test_clusters_compute_several_tiles_in_turn(monkeypatch, dtype, splits, clusters):
-    """Depths of less than a stage and of three rounds of the ring; two groups, whose filters are not whole tiles."""
-    force_algorithm(monkeypatch, find(NAME, dtype), splits, clusters)
-    for case in (ODD_TILES, conv(2, 9, 33, 56, 72, 3, padding=1), conv(1, 17, 17, 16, 80, 1, groups=2)):
-        for seed in (0, 3):
-            with emulator.configure(sanitize="checked", seed=seed):
-                assert_right("conv2d", "emulated", case, dtype)
+def test_clusters_compute_several_tiles_in_turn(monkeypatch, op, splits, clusters):
+    for seed, case in enumerate(SEVERAL_TILES[op], splits):
+        dtype = ("float16", "bfloat16")[(seed + (clusters or 0)) % 2]
+        force_algorithm(monkeypatch, find(NAME, dtype), splits, clusters)
+        with emulator.configure(sanitize="checked", seed=seed):
+            assert_right(op, "emulated", case, dtype)
 
 
-@pytest.mark.parametrize("k", [8, 60, 64, 72, 128, 200])
-def test_filters_that_fill_a_part_of_a_tile(monkeypatch, k):
-    """A share may lie wholly past the filters, of the last group too."""
+@pytest.mark.parametrize("count", [8, 64, 72, 128, 200])
+def test_columns_that_fill_a_part_of_a_tile(monkeypatch, count):
+    """A share may lie wholly past the filters of fprop, or the channels of dgrad, of the last group too."""
     force_algorithm(monkeypatch, find(NAME, "bfloat16"))
     for groups in (1, 3):
-        with emulator.configure(sanitize="checked", seed=k % 7):
-            assert_right("conv2d", "emulated", conv(1, 5, 6, 24 * groups, k * groups, 3, groups=groups), "bfloat16")
+        with emulator.configure(sanitize="checked", seed=count % 7):
+            for op, c, k in (("conv2d", 24, count), ("conv2d_dgrad", count, 24)):
+                case = conv(1, 5, 6, c * groups, k * groups, 3, groups=groups)
+                assert_right(op, "emulated", case, "bfloat16")
 
 
-def test_every_order_gives_the_bits_of_a_block_alone(monkeypatch):
+@pytest.mark.parametrize("op", SEVERAL_TILES)
+def test_every_order_gives_the_bits_of_a_block_alone(monkeypatch, op):
     """On the emulated device, whose products round alike."""
-    for case in (ODD_TILES, conv(2, 9, 11, 24, 40, (3, 2), padding=((1, 1), (0, 2)), dilation=(2, 1))):
-        arrays, options = arguments("conv2d", case, "bfloat16")
+    for case in (
+        SEVERAL_TILES[op][0],
+        conv(2, 9, 11, 24, 40, (3, 2), padding=((1, 1), (0, 2)), stride=(1, 2), dilation=(2, 1)),
+    ):
+        arrays, options = arguments(op, case, "bfloat16")
         force_algorithm(monkeypatch, find("wgmma-128x128", "bfloat16"))
-        alone = on_device("conv2d", "emulated", *arrays, **options)
+        alone = on_device(op, "emulated", *arrays, **options)
         force_algorithm(monkeypatch, find(NAME, "bfloat16"))
-        assert_same_bits("conv2d", "emulated", *arrays, **options)
-        np.testing.assert_array_equal(on_device("conv2d", "emulated", *arrays, **options), alone)
+        assert_same_bits(op, "emulated", *arrays, **options)
+        np.testing.assert_array_equal(on_device(op, "emulated", *arrays, **options), alone)
+
+
+def test_filters_past_the_depth_are_zeros(monkeypatch):
+    """Not those of another tap, which could be infinite."""
+    force_algorithm(monkeypatch, find(NAME, "bfloat16"))
+    x, dy = np.ones((1, 4, 4, 8), BFLOAT16), np.ones((1, 2, 2, 16), BFLOAT16)
+    w = np.ones((16, 3, 3, 8), BFLOAT16)
+    w[8:] = np.inf
+    y = on_device("conv2d", "emulated", x, w, groups=1)
+    assert np.isfinite(y[..., :8].astype(np.float32)).all()
+    grouped = on_device("conv2d_dgrad", "emulated", dy, w, input_shape=(1, 4, 4, 16), groups=2)
+    assert np.isfinite(grouped[..., :8].astype(np.float32)).all()
 
 
 def test_moments_of_an_empty_tile_count_no_values(monkeypatch):
@@ -134,14 +162,16 @@ def shifted(array):
     return memory[1:].reshape(array.shape)
 
 
-@pytest.mark.parametrize(
-    ("channels", "groups", "received"), [(5, 1, "5 channels"), (12, 3, "4 channels"), (0, 1, "0 channels")]
-)
-def test_channels_that_are_no_packs_are_refused(channels, groups, received):
-    x, w = (np.zeros(shape, BFLOAT16) for shape in ((1, 4, 4, channels), (6, 3, 3, channels // groups)))
-    there = [asarray(each, "emulated") for each in (x, w)]
-    with pytest.raises(UnservedError, match=rf"'{NAME}' moves 16 bytes at once: .* received {received}$"):
-        ops.conv2d(*there, groups=groups, algo=NAME)
+@pytest.mark.parametrize(("c", "k", "groups"), [(5, 8, 1), (8, 10, 1), (12, 24, 3), (24, 12, 3), (0, 8, 1)])
+def test_channels_and_filters_that_are_no_packs_are_refused(c, k, groups):
+    x, w, dy = (np.zeros(shape, BFLOAT16) for shape in ((1, 4, 4, c), (k, 3, 3, c // groups), (1, 2, 2, k)))
+    x, w, dy = [asarray(each, "emulated") for each in (x, w, dy)]
+    received = f"received {c // groups} channels and {k // groups} filters a group$"
+    with pytest.raises(UnservedError, match=rf"'{NAME}' moves 16 bytes at once: .* {received}"):
+        ops.conv2d(x, w, groups=groups, algo=NAME)
+    if c:
+        with pytest.raises(UnservedError, match=received):
+            ops.conv2d_dgrad(dy, w, input_shape=(1, 4, 4, c), groups=groups, algo=NAME)
 
 
 def test_arrays_that_begin_between_packs_are_refused():
@@ -149,7 +179,9 @@ def test_arrays_that_begin_between_packs_are_refused():
     good = [asarray(each, "emulated") for each in (x, w)]
     assert ops.conv2d(*good, algo=NAME).shape == (1, 2, 2, 8)
     for bad in ([shifted(x), good[1]], [good[0], shifted(w)]):
-        with pytest.raises(UnservedError, match="x and w begin at multiples of 16 bytes, received other addresses"):
+        with pytest.raises(
+            UnservedError, match="all arrays and their rows begin at multiples of 16 bytes, received other addresses"
+        ):
             ops.conv2d(*bad, algo=NAME)
         out = asarray(np.full((1, 2, 2, 8), 7, BFLOAT16), "emulated")
         with pytest.raises(UnservedError):
@@ -162,9 +194,9 @@ def test_it_is_a_candidate_only_where_it_serves():
         product = Product("conv2d_fprop", 512, 128, k, 1, BFLOAT16, macros={"VECTOR_C": width, "VECTOR_K": width})
         assert (NAME in {each.algorithm.name for each in unproved(product, 90)}) == offered
         assert NAME not in {each.algorithm.name for each in unproved(product, 100)}
-    for direction in ("dgrad", "wgrad"):
+    for direction, offered in (("dgrad", True), ("wgrad", False)):
         product = Product(f"conv2d_{direction}", 512, 128, 64, 1, BFLOAT16, macros={"VECTOR_C": 8, "VECTOR_K": 8})
-        assert NAME not in {each.algorithm.name for each in unproved(product, 90)}
+        assert (NAME in {each.algorithm.name for each in unproved(product, 90)}) == offered
 
 
 # --- plans and launches ------------------------------------------------------------------------
@@ -187,12 +219,13 @@ def test_blocks_are_whole_clusters(rows, columns):
 @pytest.mark.parametrize("schedule", ["early", "late"])
 def test_a_launch_on_a_gpu_passes_the_map_of_the_filters(schedule):
     """By the stand-in for CuPy, whose kernels run in the emulator."""
-    arrays, options = arguments("conv2d", ODD_TILES, "bfloat16")
-    expected = on_device("conv2d", "emulated", *arrays, **options, algo=NAME)
-    with standin.installed(["90"], schedule=schedule) as machine, trusting():
-        found = on_device("conv2d", "cuda", *arrays, **options, algo=NAME)
-        assert ("conv2d_fprop_wgmma_cluster", 0) in machine.launches
-    np.testing.assert_array_equal(found, expected)
+    for op, kernel in (("conv2d", "conv2d_fprop"), ("conv2d_dgrad", "conv2d_dgrad")):
+        arrays, options = arguments(op, SEVERAL_TILES[op][0], "bfloat16")
+        expected = on_device(op, "emulated", *arrays, **options, algo=NAME)
+        with standin.installed(["90"], schedule=schedule) as machine, trusting():
+            found = on_device(op, "cuda", *arrays, **options, algo=NAME)
+            assert (f"{kernel}_wgmma_cluster", 0) in machine.launches
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_the_plan_of_a_named_algorithm_needs_its_chip():

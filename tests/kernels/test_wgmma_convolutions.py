@@ -91,7 +91,7 @@ def test_one_case_of_the_tiers_for_each_other_tile_agrees_with_the_oracle(op, al
     """One case for each tile, because it compiles a kernel; python -m tests.kernels.wgmma_tiers runs all cases."""
     number = 7 * [*wgmma_tiers.OPS].index(op) + 11 * wgmma_tiers.TILES_OF[op].index(algo)
     dtype = wgmma_tiers.DTYPES[number % 2]
-    tier_cases = wgmma_tiers.cases(op, dtype, "tiny", "odd", "random")
+    tier_cases = wgmma_tiers.cases_for(algo, op, dtype, "tiny", "odd", "random")
     case = tier_cases[number % len(tier_cases)]
     assert not wgmma_tiers.failure(case, dtype, algo), case.name
 
@@ -299,9 +299,10 @@ def copies_of(side):
     [
         *((op, algo, epilogue) for op, algo in DIRECTIONS for epilogue in EPILOGUES_OF[op]),
         *(
-            ("conv2d", tile.name, epilogue)
+            (op, tile.name, epilogue)
             for tile in CLUSTERS
-            for epilogue in EPILOGUES_OF["conv2d"]
+            for op in ("conv2d", "conv2d_dgrad")
+            for epilogue in EPILOGUES_OF[op]
             if epilogue != "single numbers"
         ),
     ],

@@ -81,6 +81,9 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
         EPILOGUE=(*DGRAD_EPILOGUES, dict(ACTIVATION="Silu", NORM_SUMS=1), dict(ACTIVATION="Identity") | NO_TAP_TABLE),
         MOVE=MOVES,
     ),
+    "conv2d_dgrad_wgmma_cluster.cu": dict(
+        ALGORITHM=WGMMA_CLUSTER, EPILOGUE=(*DGRAD_EPILOGUES, dict(ACTIVATION="Identity") | NO_TAP_TABLE), MOVE=(WIDE,)
+    ),
     "conv2d_fprop.cu": dict(ALGORITHM=SIMT, EPILOGUE=FPROP_EPILOGUES, **VECTORS),
     "conv2d_fprop_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, ACTIVATION=ACTIVATIONS, WIDTH=(1, WIDE)),
     "conv2d_fprop_few_channels.cu": dict(ALGORITHM=OF_FEW_CHANNELS, EPILOGUE=FPROP_EPILOGUES, VECTOR_K=(1, WIDE)),
@@ -92,9 +95,8 @@ MACROS: dict[str, dict[str, tuple[Any, ...]]] = {
     ),
     "conv2d_fprop_wgmma_cluster.cu": dict(
         ALGORITHM=WGMMA_CLUSTER,
-        EPILOGUE=(*FPROP_EPILOGUES, dict(ACTIVATION="Identity") | NO_TAP_TABLE),
-        VECTOR_C=(WIDE,),  # it serves nothing else
-        VECTOR_K=(1, WIDE),
+        EPILOGUE=(*FPROP_EPILOGUES[:4], dict(ACTIVATION="Identity") | NO_TAP_TABLE),  # moments need no more with a mask
+        MOVE=(WIDE,),
     ),
     "conv2d_wgrad.cu": dict(ALGORITHM=SIMT, ACTIVATION=("Identity",), **VECTORS),
     "conv2d_wgrad_depthwise.cu": dict(ARITHMETIC=ARITHMETICS, WIDTH=(1, WIDE)),

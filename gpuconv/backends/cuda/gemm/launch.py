@@ -97,5 +97,8 @@ def launch(
 
 def _map_of_filters(product: Product, algorithm: Algorithm, filters: Any) -> np.void:
     """The map by which each block of a cluster loads its share of a tile (kernels/multicast_iterator.cuh)."""
+    if product.kernel == "conv2d_dgrad":
+        k, r, s, c = filters.shape
+        return tensor_map(filters.reshape(k, r * s, c), (8, 1, 64), swizzle=128)
     box = (1, algorithm.block_n // algorithm.cluster, algorithm.block_k)
     return tensor_map(filters.reshape(product.batches, product.n, product.k), box, swizzle=128)

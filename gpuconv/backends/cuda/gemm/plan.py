@@ -125,8 +125,8 @@ def _supported(product: Product, capability: int, proved: bool) -> tuple[Algorit
 
 
 def serves(product: Product, algorithm: Algorithm) -> bool:
-    """Whether an algorithm has a kernel for a product. Those in clusters move 16 bytes of x and of w at once."""
-    packed = product.k > 0 and product.macros.get("VECTOR_C", 1) > 1
+    """Whether an algorithm has a kernel for a product. Those in clusters move only 16 bytes at once."""
+    packed = product.k > 0 and all(product.macros.get(name, 1) > 1 for name in ("VECTOR_C", "VECTOR_K"))
     return product.kernel in algorithm.kernels and (algorithm.cluster == 1 or packed)
 
 
@@ -134,11 +134,12 @@ def _expect_served(product: Product, named: Algorithm) -> None:
     if serves(product, named):
         return
     problem = product.problem
-    channels = problem.c // problem.groups if problem else 0
-    right = channels > 0 and channels % 8 == 0
+    counts = [each // problem.groups for each in (problem.c, problem.k)] if problem else [0, 0]
+    wrong = not all(counts) or any(each % 8 for each in counts)
+    received = f"{counts[0]} channels and {counts[1]} filters a group" if wrong else "other addresses"
     raise UnservedError(
-        f"algorithm {named.name!r} moves 16 bytes at once: each group has 8 channels or a multiple, and x and w "
-        f"begin at multiples of 16 bytes, received {'other addresses' if right else f'{channels} channels'}"
+        f"algorithm {named.name!r} moves 16 bytes at once: channels and filters of a group are multiples of 8, and all "
+        f"arrays and their rows begin at multiples of 16 bytes, received {received}"
     )
 
 
