@@ -38,6 +38,7 @@ from gpuconv.dtypes import as_numeric, is_float
 from gpuconv.layers import Layer
 from gpuconv.layers.fused import Fused
 from gpuconv.layers.fused_residual import ResidualNorm
+from gpuconv.ops.overlap import copy_of
 from gpuconv.training.callbacks import Callback, append
 from gpuconv.training.measures import CRC32, ROW, Measures
 from gpuconv.training.run_state import RunState
@@ -191,7 +192,7 @@ class Digests(Callback):
         measures, tensors = Measures(), []
         sums = trainer.totals.read()
         loss_scale = trainer.loss_scale.scale if trainer.loss_scale else 1.0
-        before = [layer[name].copy() for _, layer, name in self._variables]
+        before = [copy_of(layer[name]) for _, layer, name in self._variables]
 
         def add(direction: str, of: Any, tensor: Array, before: Array | None = None) -> None:
             scale = loss_scale if direction in ("backward", "gradient") else 1.0
