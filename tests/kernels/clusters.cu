@@ -197,6 +197,15 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(32) diffe
     cluster_sync();
 }
 
+// Each of 14 threads of both blocks waits for a barrier of its own.
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(14) waits_in_many_ways(float* y) {
+    __shared__ Mbarrier own[14];
+    mbarrier_init(&own[threadIdx.x], 1);
+    cluster_sync();
+    mbarrier_wait(&own[threadIdx.x], 0);
+    y[threadIdx.x] = 1;
+}
+
 // order: the ranks of the blocks, in the order in which they run.
 extern "C" __global__ void __cluster_dims__(8, 1, 1) __launch_bounds__(1) ranks_in_order(int32* order, int32* begun) {
     atomicExch(&order[atomicAdd(begun, 1)], int32(cluster_rank()));

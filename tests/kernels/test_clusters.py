@@ -110,6 +110,16 @@ def test_the_message_names_the_fault(kernel, sanitize):
         )  # a deadlock is noticed at once; only the first run may compile
 
 
+def test_a_report_of_a_deadlock_names_twelve_ways_to_wait_in_each_block():
+    with pytest.raises(emulator.EmulatorError) as caught:
+        load(FILE, {"SIZE": 2}).kernel("waits_in_many_ways")(2, 14, emulator.empty(14))
+    _, *reasons = str(caught.value).split("; ")
+    for block, named in enumerate((reasons[:13], reasons[13:])):
+        assert all(reason.startswith(f"block ({block}, 0, 0), warpgroup 0: 1 thread, (") for reason in named[:-1])
+        assert len(named) == 13
+        assert named[-1] == "and 2 more"
+
+
 def test_every_fault_has_a_kernel():
     assert {"correct", "correct_with_writes", *ALWAYS, *CHECKED} <= set(load(FILE, {"SIZE": 2}).signatures)
 

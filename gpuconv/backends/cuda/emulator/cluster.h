@@ -100,8 +100,9 @@ class Cluster {
     [[noreturn]] void fail_deadlocked() {
         std::string what;
         Block* block = nullptr;
-        int thread = 0, kinds = 0;
-        for (Block* each : blocks)
+        int thread = 0;
+        for (Block* each : blocks) {
+            int kinds = 0;
             for (int group = 0; group * kWarpgroup < each->count; ++group) {
                 std::map<std::string, std::vector<int>> alike;
                 for (int i = group * kWarpgroup; i < std::min(each->count, (group + 1) * kWarpgroup); ++i)
@@ -115,6 +116,8 @@ class Cluster {
                             reason;
                 }
             }
+            if (kinds > 12) what += "; and " + std::to_string(kinds - 12) + " more";
+        }
         block->fail(thread, "deadlock" + what);
     }
 

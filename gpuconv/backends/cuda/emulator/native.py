@@ -232,7 +232,7 @@ class EmulatedLibrary:
             len(arrays),
             regions,
         )
-        message = ctypes.create_string_buffer(4096)
+        message = ctypes.create_string_buffer(1 << 16)
         if _aim is not None:
             _aim(arguments, names)
         failed = runtime().gpuconv_launch(request, message, len(message))
