@@ -99,7 +99,7 @@ def number(
     return value
 
 
-def positive(name: str, value: Any, used_with: Sequence[Array] = ()) -> float:
+def positive(name: str, value: object, used_with: Sequence[Array] = ()) -> float:
     """`value` as a finite float above 0. used_with: as in `number`."""
     if (found := number(name, value, 0.0, used_with=used_with)) == 0:
         raise ValueError(f"{name} must be above 0, received {value}")

@@ -75,7 +75,7 @@ def is_quiet() -> bool:
     return _QUIET.get()
 
 
-def progress_bar(**options: Any) -> Any:
+def progress_bar(**options: object) -> Any:
     """tqdm's bar with these options; none within `quiet`.
 
     If tqdm fails, for example because of an environment variable TQDM_..., a message says so, and there is no bar.

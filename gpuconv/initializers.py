@@ -16,7 +16,6 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -175,7 +174,7 @@ INITIALIZERS: dict[str, Initializer] = {
 }
 
 
-def get(choice: str | Mapping[str, Any]) -> Initializer:
+def get(choice: str | Mapping[str, object]) -> Initializer:
     """The initializer that `choice` names.
 
     Args:

@@ -39,13 +39,15 @@ Nested = Sequence[Any]  # layers, and lists of layers inside lists
 class Model(Protocol):
     """A function that builds a net; its arguments are those of `build` except the name."""
 
-    def __call__(self, input_shape: Shape | None = None, classes: int | None = None, **options: Any) -> Sequential: ...
+    def __call__(
+        self, input_shape: Shape | None = None, classes: int | None = None, **options: object
+    ) -> Sequential: ...
 
 
 MODELS: dict[str, Model] = {}
 
 
-def build(name: str, input_shape: Shape | None = None, classes: int | None = None, **options: Any) -> Sequential:
+def build(name: str, input_shape: Shape | None = None, classes: int | None = None, **options: object) -> Sequential:
     """The net with this name.
 
     Args:

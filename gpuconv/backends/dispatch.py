@@ -180,7 +180,7 @@ def _refuse_dtype(name: str, dtype: np.dtype) -> None:
 class _CalledThrough:
     """A backend whose ops are called through `call(op, *arrays, **options)`."""
 
-    def __init__(self, backend: ModuleType | _CalledThrough, call: Callable[..., Any]) -> None:
+    def __init__(self, backend: ModuleType | _CalledThrough, call: Callable[..., object]) -> None:
         self._backend, self._call = backend, call
 
     def __getattr__(self, name: str) -> Any:
@@ -192,13 +192,15 @@ class _CalledThrough:
         )
 
 
-def _without_warnings(op: Callable[..., Any], *arrays: object, **options: Any) -> Any:
+def _without_warnings(op: Callable[..., object], *arrays: object, **options: object) -> Any:
     """Run an op without NumPy's warnings: infinities and NaN are results, as on a GPU."""
     with np.errstate(all="ignore"):
         return op(*arrays, **options)
 
 
-def _on_device(device: AbstractContextManager[object], op: Callable[..., Any], *arrays: object, **options: Any) -> Any:
+def _on_device(
+    device: AbstractContextManager[object], op: Callable[..., object], *arrays: object, **options: object
+) -> Any:
     """Run an op on a CUDA device that is not the current one."""
     with device:
         return op(*arrays, **options)

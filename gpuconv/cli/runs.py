@@ -221,7 +221,7 @@ def load_data(
             raise UserError(f"{describe(error)}{hint}") from error
 
 
-def batched(data: Dataset | Samples, batch_size: int, **options: Any) -> Loader:
+def batched(data: Dataset | Samples, batch_size: int, **options: object) -> Loader:
     """The loader of a data set: all of it in device memory, or read from files batch by batch."""
     from gpuconv import data as kinds
 

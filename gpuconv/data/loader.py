@@ -111,7 +111,7 @@ class Loader:
         self._images = backends.asarray(self.dataset.images, device=self.device)
         self._labels = backends.asarray(self.dataset.labels, device=self.device)
 
-    def over(self, dataset: Dataset | Samples, **changes: Any) -> Loader:
+    def over(self, dataset: Dataset | Samples, **changes: object) -> Loader:
         """A loader of another data set, with the same settings except for `changes`.
 
         Args:

@@ -55,7 +55,7 @@ class StreamLoader(Loader):
                 "uint8 images"
             )
 
-    def over(self, dataset: Dataset | Samples, **changes: Any) -> Loader:
+    def over(self, dataset: Dataset | Samples, **changes: object) -> Loader:
         return super().over(dataset, **(self._chosen | changes))
 
     def _move_to_device(self) -> None:

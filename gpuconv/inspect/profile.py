@@ -48,7 +48,7 @@ class Span:
 class Spans:
     """Listens to a net's layers (`gpuconv.layers.listen`) and marks where each begins and ends."""
 
-    def __init__(self, mark: Callable[[], Any]) -> None:
+    def __init__(self, mark: Callable[[], object]) -> None:
         self.all: list[Span] = []
         self._open: list[Span | None] = [None]
         self._mark = mark

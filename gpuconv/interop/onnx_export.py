@@ -142,7 +142,7 @@ class Graph:
 
     # --- building blocks -----------------------------------------------------------------------
 
-    def node(self, op: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
+    def node(self, op: str, inputs: Sequence[str], name: str, **attributes: object) -> str:
         """Add a node; its name is also the name of its output."""
         self.nodes.append(self.onnx.helper.make_node(op, inputs, [name], name=name, **attributes))
         return name

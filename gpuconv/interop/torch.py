@@ -144,7 +144,7 @@ def _state_of(state: Any, net: Layer) -> Mapping[str, Any]:
     return state
 
 
-def to_torch(net: Layer, like: Mapping[str, Any] | None = None, *, tensors: bool = False) -> dict[str, Any]:
+def to_torch(net: Layer, like: Mapping[str, object] | None = None, *, tensors: bool = False) -> dict[str, Any]:
     """The net's values as a PyTorch state dict, in PyTorch's layouts. Each batch norm gets the `num_batches_tracked`
     that PyTorch expects: that of `like`, or 0.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
 
 from gpuconv import algorithms, arguments, backends, ops
 from gpuconv.layers.base import Layer
@@ -88,7 +87,7 @@ class Conv2D(Layer):
         return self.gradients_of(dy, x, input_grad, onto)
 
     def gradients_of(
-        self, dy: Array, x: Array, input_grad: bool, onto: Onto | None = None, **masked: Any
+        self, dy: Array, x: Array, input_grad: bool, onto: Onto | None = None, **masked: object
     ) -> Array | None:
         """`backward` for a given input.
 

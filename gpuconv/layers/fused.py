@@ -274,7 +274,7 @@ class ConvNorm(FusedConv):
         dz, x = self.before_conv(dy)
         return self.conv.gradients_of(dz, x, input_grad, onto)
 
-    def before_conv(self, dy: Array, **next_conv: Any) -> tuple[Array, Array]:
+    def before_conv(self, dy: Array, **next_conv: object) -> tuple[Array, Array]:
         """The gradient of the convolution's output, and its input.
 
         Args:

@@ -73,12 +73,12 @@ class ResidualNorm(Fused):
         self.stash(addend)
         return y
 
-    def infer(self, x: Array, **into: Any) -> Array:
+    def infer(self, x: Array, **into: object) -> Array:
         y, _ = self._joined("infer", x, **into)
         self.release()
         return y
 
-    def _joined(self, method: str, x: Array, *options: object, **into: Any) -> tuple[Array, Addend]:
+    def _joined(self, method: str, x: Array, *options: object, **into: object) -> tuple[Array, Addend]:
         body, shortcut = self._rows
         addend = Addend(call(shortcut, method, x, *options) if shortcut else x, self.activation)
         return call(body, method, x, *options, addend=addend, **into), addend

@@ -151,7 +151,7 @@ class PerPart(list[Any]):
         """Other values for the same parts."""
         return PerPart(values, self._together)
 
-    def run_each(self, layer: AnyLayer, function: Callable[[Any], object]) -> Any:
+    def run_each(self, layer: AnyLayer, function: Callable[[object], object]) -> Any:
         """The results of `function`, which runs the layer on one part after another."""
         found = []
         for number, value in enumerate(self):
@@ -170,13 +170,13 @@ def takes_all_parts(layer: AnyLayer) -> bool:
     return layer.takes_parts and not layer.is_foreign
 
 
-def run_net(net: AnyLayer, method: str, x: object, **options: Any) -> Any:
+def run_net(net: AnyLayer, method: str, x: object, **options: object) -> Any:
     """Call the method of a whole net, whose layers `running.run` then runs."""
     function = partial(getattr(net, method), **options)
     return x.run_each(net, function) if isinstance(x, PerPart) and not takes_all_parts(net) else function(x)
 
 
-def in_parts(function: Callable[..., Any], *values: Any) -> Any:
+def in_parts(function: Callable[..., object], *values: object) -> Any:
     """function(*values), or if values are PerPart, a PerPart with its result for each part."""
     if not isinstance(values[0], PerPart):
         return function(*values)

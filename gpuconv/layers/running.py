@@ -47,7 +47,7 @@ def where() -> Iterator[Callable[[], tuple[str, str]]]:
         yield lambda: running[-1]
 
 
-def run(layer: AnyLayer, method: str, *args: object, **options: Any) -> Any:
+def run(layer: AnyLayer, method: str, *args: object, **options: object) -> Any:
     """Call a child's "forward", "infer" or "backward". Containers run their children only through this function.
 
     Errors get a note that names the layer. The parts of a PerPart are run one by one, unless the layer takes it.

@@ -100,7 +100,7 @@ class Sequential(Layer):
         elif self.layers[0].input_shape is not None and not share:
             self.build(self.layers[0].input_shape)
 
-    def build(self, input_shape: Shape, **options: Any) -> Shape:
+    def build(self, input_shape: Shape, **options: object) -> Shape:
         """As `Layer.build`; `options` override the constructor's arguments."""
         given: Record = {"seed": self.seed, **self._given}
         if {"dtype", "precision"} & options.keys():  # two names for one setting
@@ -232,11 +232,11 @@ class Sequential(Layer):
 
     # --- running -------------------------------------------------------------------------------
 
-    def forward(self, x: Array, training: bool = False, **into: Any) -> Array:
+    def forward(self, x: Array, training: bool = False, **into: object) -> Array:
         """As `Layer.forward`. into: out and addend, for a last layer that takes them."""
         return self._run_layers("forward", x, arguments.flag("training", training), **into)
 
-    def infer(self, x: Array, **into: Any) -> Array:
+    def infer(self, x: Array, **into: object) -> Array:
         return self._run_layers("infer", x, **into)
 
     def _run_layers(self, method: str, x: Any, *options: object, **into: Any) -> Array:
@@ -253,7 +253,7 @@ class Sequential(Layer):
                 x = run(layer, method, x, *options, **({} if place is None else {"out": place}), **more)
         return x
 
-    def backward(self, dy: Array, *, input_grad: bool = True, **into: Any) -> Array | None:
+    def backward(self, dy: Array, *, input_grad: bool = True, **into: object) -> Array | None:
         """As `Layer.backward`; with input_grad=False it stops at the first layer with a trained variable. into: its
         onto, for a first layer that takes it."""
         if not arguments.flag("input_grad", input_grad) and not self.trainable:

@@ -95,7 +95,7 @@ async def _events(session: Session) -> AsyncIterator[bytes]:
                 yield b": still here\n\n"
 
 
-async def _answer(future: Future[Any]) -> Response:
+async def _answer(future: Future[object]) -> Response:
     try:
         found = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), PATIENCE)
     except TimeoutError:

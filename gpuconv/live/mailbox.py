@@ -33,7 +33,7 @@ class Mailbox:
     def is_empty(self) -> bool:
         return self._queue.empty()
 
-    def answer(self, do: Callable[[str, Record], Any], *, wait: bool = False) -> None:
+    def answer(self, do: Callable[[str, Record], object], *, wait: bool = False) -> None:
         """Answer the pending requests. wait: wait for at least one."""
         while wait or not self._queue.empty():
             request = self._queue.get()

@@ -97,7 +97,7 @@ class Session(Callback):
         """Start the thread that trains and answers requests."""
         self._thread.start()
 
-    def ask(self, name: str, /, **arguments: Any) -> Future[Any]:
+    def ask(self, name: str, /, **arguments: object) -> Future[Any]:
         """Have the training thread handle a request between two steps.
 
         Args:

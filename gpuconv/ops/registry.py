@@ -37,13 +37,13 @@ class Op:
         return "algo" in inspect.signature(self.function).parameters
 
 
-def arrays_of(function: Callable[..., Any]) -> tuple[str, ...]:
+def arrays_of(function: Callable[..., object]) -> tuple[str, ...]:
     """The names of a function's arguments that are arrays or lists of arrays."""
     hints = get_type_hints(function)
     return tuple(name for name in inspect.signature(function).parameters if _holds_arrays(hints.get(name)))
 
 
-def _holds_arrays(hint: Any) -> bool:
+def _holds_arrays(hint: object) -> bool:
     """Whether a type is an array or a list of arrays. `Scalar` does not count, although it may be an array."""
     return hint != Scalar and (hint in (Array, ArrayT) or any(map(_holds_arrays, get_args(hint))))
 

@@ -51,7 +51,7 @@ def remembered(check: Check) -> Check:
     return checked  # type: ignore[return-value]
 
 
-def _types(values: tuple[Any, ...]) -> tuple[object, ...] | None:
+def _types(values: tuple[object, ...]) -> tuple[object, ...] | None:
     """The types of the values, in nested tuples too; None if one of them is not in `_EXACT`."""
     types: tuple[object, ...] = tuple(map(type, values))
     if _EXACT.issuperset(types):

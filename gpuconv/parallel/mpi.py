@@ -160,7 +160,7 @@ class MPI(Ranks):
 
     # --- waiting, and failures of other ranks meanwhile ------------------------------------------------
 
-    def _wait(self, requests: list[Any]) -> None:
+    def _wait(self, requests: list[object]) -> None:
         """Wait for requests. Raises ParallelError if a rank failed or does not answer within the time limit."""
         if self._test(requests):
             return
@@ -211,7 +211,7 @@ class MPI(Ranks):
         self._post(f"{by}{message}", FAILED)
         self._abort_at_exit()
 
-    def _post(self, message: Any, tag: int) -> None:
+    def _post(self, message: object, tag: int) -> None:
         for rank in range(self.size):
             if rank != self.rank:
                 self._posted.append(self._comm.isend(message, rank, tag))

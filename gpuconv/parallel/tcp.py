@@ -77,7 +77,7 @@ class TCP(Ranks):
             except OSError:
                 continue  # that rank has ended
 
-    def _send(self, rank: int, value: Any) -> None:
+    def _send(self, rank: int, value: object) -> None:
         try:
             self._others[rank].send(value)
         except OSError:

@@ -234,7 +234,7 @@ def _as_written_now(settings: Record) -> Record:
     return found | {name: ABSENT_DATA | found[name] for name in ("train", "validation", "test") if found.get(name)}
 
 
-def differences(stored: Any, current: Any, name: str = "") -> list[str]:
+def differences(stored: object, current: object, name: str = "") -> list[str]:
     """The differences between two JSON values in words, such as "optimizer.lr is 0.1 there and 0.2 here"; "there" is
     `stored`. An entry that only one of them has is a difference, too."""
     if isinstance(stored, dict) and isinstance(current, dict):

@@ -147,7 +147,7 @@ class _Events:
             begun = proto.event_pb2.SessionLog(status=proto.event_pb2.SessionLog.START)
             self._write(self._event(step=steps + 1, session_log=begun))
 
-    def add(self, summary: Any, step: int = 0) -> None:
+    def add(self, summary: object, step: int = 0) -> None:
         self._write(self._event(step=step, summary=summary))
 
     def flush(self) -> None:

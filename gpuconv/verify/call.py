@@ -103,7 +103,7 @@ class Call:
         ]
         return max(differences, key=lambda difference: difference.share, default=Difference(0.0, 0.0, 0.0))
 
-    def on(self, device: str, **changed: Any) -> Call:
+    def on(self, device: str, **changed: object) -> Call:
         """Repeat the call on a device, and return the record of that call. changed: replacements for options."""
         watch: list[Call] = []
         arrays = [move(_copied(array), device) for array in self.arrays]
@@ -228,7 +228,7 @@ def recording(
     thread = threading.get_ident()
     keeping = False  # do not record ops that `keep` calls
 
-    def call(function: Callable[..., Any], *arrays: Any, **options: Any) -> Any:
+    def call(function: Callable[..., object], *arrays: object, **options: object) -> Any:
         nonlocal keeping
         frame = sys._getframe(1)
         op = OPS.get(frame.f_code.co_name)
@@ -262,7 +262,7 @@ def _positional(op: str) -> list[str]:
     return [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD and each.name in OPS[op].arrays]
 
 
-def _call_before(op: str, named: dict[str, Any]) -> Call:
+def _call_before(op: str, named: dict[str, object]) -> Call:
     """The call before it runs, without results."""
     arrays = [_on_host(named[each]) for each in _positional(op)]
     rest = {name: value for name, value in named.items() if name not in _positional(op)}

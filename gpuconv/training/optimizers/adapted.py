@@ -110,7 +110,7 @@ class Adapted(Optimizer):
             notice(f"{self._kind} has no state_dict and load_state_dict, so its state starts from scratch")
 
 
-def adapt(given: object, **settings: Any) -> Optimizer:
+def adapt(given: object, **settings: object) -> Optimizer:
     """Like `optimizers.get`, but also wraps any other object with ``step(params, grads)``."""
     if isinstance(given, (str, Optimizer)):
         return optimizers.get(given, **settings)

@@ -119,7 +119,7 @@ def _few_channels_cases(
     yield Case("conv2d_wgrad", tier, f"{problem} few channels tf32", tf32, ("float32",))
 
 
-def _fprop(problem: Conv2dProblem, bias: bool, activation: str | None, **more: Any) -> Make:
+def _fprop(problem: Conv2dProblem, bias: bool, activation: str | None, **more: object) -> Make:
     options = problem.window | {"activation": activation} | more
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:
@@ -129,23 +129,23 @@ def _fprop(problem: Conv2dProblem, bias: bool, activation: str | None, **more: A
     return make
 
 
-def _dgrad(problem: Conv2dProblem, **more: Any) -> Make:
+def _dgrad(problem: Conv2dProblem, **more: object) -> Make:
     options = problem.window | {"input_shape": problem.x_shape} | more
     return lambda rng, dtype: ([normal(rng, problem.y_shape, dtype), normal(rng, problem.w_shape, dtype)], options)
 
 
-def _wgrad(problem: Conv2dProblem, **more: Any) -> Make:
+def _wgrad(problem: Conv2dProblem, **more: object) -> Make:
     options = problem.window | {"kernel_size": problem.kernel_size} | more
     return lambda rng, dtype: ([normal(rng, problem.y_shape, dtype), normal(rng, problem.x_shape, dtype)], options)
 
 
-def _backward(problem: Conv2dProblem, **more: Any) -> Make:
+def _backward(problem: Conv2dProblem, **more: object) -> Make:
     shapes_of_all = (problem.y_shape, problem.x_shape, problem.w_shape)
     options = problem.window | more
     return lambda rng, dtype: ([normal(rng, shape, dtype) for shape in shapes_of_all], options)
 
 
-def _relu(problem: Conv2dProblem, bias: bool, pool: int, activation: str | None = "relu", **more: Any) -> Make:
+def _relu(problem: Conv2dProblem, bias: bool, pool: int, activation: str | None = "relu", **more: object) -> Make:
     return _fprop(problem, bias, activation, pool=pool, **more)
 
 
@@ -172,7 +172,7 @@ def _unpooled(problem: Conv2dProblem, training: bool, activation: str | None) ->
     return make
 
 
-def _norm_below(problem: Conv2dProblem, training: bool, activation: str | None, **more: Any) -> Make:
+def _norm_below(problem: Conv2dProblem, training: bool, activation: str | None, **more: object) -> Make:
     """batch_norm_backward of a norm whose output the convolution reads."""
 
     def make(rng: np.random.Generator, dtype: np.dtype) -> Arguments:

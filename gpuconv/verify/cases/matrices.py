@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -127,7 +126,7 @@ def _unlabeled(labeled: Make) -> Make:
     return make
 
 
-def _metrics(n: int, classes: int, loss: float | None = None, weights: bool = False, **options: Any) -> Make:
+def _metrics(n: int, classes: int, loss: float | None = None, weights: bool = False, **options: object) -> Make:
     """Integer scores, so that ties occur, and int64 labels. loss: its value; None draws one. weights: whether there are
     class weights."""
 

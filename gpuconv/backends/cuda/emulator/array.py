@@ -60,7 +60,7 @@ class EmulatedArray(np.ndarray):
     def __deepcopy__(self, memo: object) -> EmulatedArray:
         return self.copy()
 
-    def view(self, *arguments: Any, **options: Any) -> Any:
+    def view(self, *arguments: object, **options: object) -> Any:
         """A view with another dtype, or as a plain NumPy array for access by the host."""
         result = super().view(*arguments, **options)
         if not isinstance(result, EmulatedArray):
@@ -73,7 +73,7 @@ def _host_only(name: str) -> Any:
     method = getattr(np.ndarray, name)
 
     @functools.wraps(method)
-    def guarded(self: EmulatedArray, *arguments: Any, **options: Any) -> Any:
+    def guarded(self: EmulatedArray, *arguments: object, **options: object) -> Any:
         forbid(name)
         return method(self, *arguments, **options)
 
@@ -85,7 +85,7 @@ def _view_or_copy(name: str) -> Any:
     method = getattr(np.ndarray, name)
 
     @functools.wraps(method)
-    def guarded(self: EmulatedArray, *arguments: Any, **options: Any) -> Any:
+    def guarded(self: EmulatedArray, *arguments: object, **options: object) -> Any:
         result = method(self, *arguments, **options)
         if not (isinstance(result, np.ndarray) and np.may_share_memory(_plain_view(result), _plain_view(self))):
             forbid(f"{name}, which copies here")
@@ -110,11 +110,11 @@ for _name in ("__getitem__", "ravel", "reshape"):
     setattr(EmulatedArray, _name, _view_or_copy(_name))
 
 
-def _plain(operand: Any) -> Any:
+def _plain(operand: object) -> Any:
     return operand.view(np.ndarray) if isinstance(operand, EmulatedArray) else operand
 
 
-def _emulated(result: Any) -> Any:
+def _emulated(result: object) -> Any:
     return result.view(EmulatedArray) if isinstance(result, np.ndarray) else result
 
 
@@ -145,7 +145,7 @@ def zeros(shape: int | Sequence[int], dtype: DTypeLike = np.float32) -> Emulated
     return _allocate(shape, dtype, 0)
 
 
-def asarray(x: Any, dtype: DTypeLike | None = None) -> EmulatedArray:
+def asarray(x: object, dtype: DTypeLike | None = None) -> EmulatedArray:
     """`x` on the emulated device: `x` itself if it is already there with this dtype, else a copy."""
     if isinstance(x, EmulatedArray) and dtype in (None, x.dtype):
         return x

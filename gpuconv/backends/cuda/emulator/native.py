@@ -141,7 +141,7 @@ def watched(memory: np.ndarray | ArgumentBytes, writer: Writer | None = None) ->
         indices = [f"({', '.join(map(str, index))})" for index in (writer.block, writer.thread)]
         thread = "\t".join([writer.kernel, *indices, str(writer.warp)])
 
-    def aim(arguments: Sequence[Any], names: Sequence[str]) -> None:
+    def aim(arguments: Sequence[object], names: Sequence[str]) -> None:
         if isinstance(memory, np.ndarray):
             base, size = memory.__array_interface__["data"][0], memory.nbytes
         else:

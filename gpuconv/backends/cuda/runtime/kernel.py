@@ -176,7 +176,7 @@ class Kernel:
             return device.index, [_NULL if argument is None else argument for argument in checked]
         return None, checked
 
-    def _device(self, arguments: Sequence[Any]) -> str:
+    def _device(self, arguments: Sequence[object]) -> str:
         """The one device of all arrays. Raises TypeError unless there is one that runs kernels."""
         arrays = [(index, arguments[index]) for index in self._pointers if arguments[index] is not None]
         if arrays and all(KIND_OF_TYPE.get(type(array)) == "emulated" for _, array in arrays):
