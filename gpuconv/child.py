@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 from gpuconv.types import Record
 
@@ -34,7 +34,7 @@ class Child:
     """A running child process. command: its command line. environment: variables in addition to this process's.
     errors: a file for its standard error; by default this process's."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], errors: Any = None) -> None:
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], errors: IO[bytes] | None = None) -> None:
         import subprocess
 
         folder = str(Path(sys.modules["gpuconv"].__file__ or "").parent.parent)

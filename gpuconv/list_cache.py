@@ -23,7 +23,7 @@ class WhileAlive:
     """
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[object, ...], tuple[Any, list[weakref.ref[Array]]]] = {}
+        self._kept: dict[tuple[object, ...], tuple[object, list[weakref.ref[Array]]]] = {}
         self._recent: deque[tuple[object, ...]] = deque(maxlen=RECENT)
 
     def get(self, arrays: Sequence[Array], *context: object) -> Any:

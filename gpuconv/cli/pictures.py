@@ -14,6 +14,8 @@ from gpuconv.cli.runs import line
 from gpuconv.training.image_activations import picture
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from gpuconv.data import Normalization
     from gpuconv.layers.sequential import Sequential
 
@@ -27,7 +29,7 @@ def expect_target(path: str | None) -> None:
             raise UserError(str(error)) from error
 
 
-def draw(path: str | None, make: Callable[[], Any]) -> None:
+def draw(path: str | None, make: Callable[[], Figure]) -> None:
     """Draw the figure that `make` returns where `--picture` says, and say so."""
     if path:
         with user_errors():

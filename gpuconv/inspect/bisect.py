@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from gpuconv.training.protocols import DataLike
 from gpuconv.types import Record
 from gpuconv.verify.call import Call, recording
 from gpuconv.verify.compare import Difference
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ class Bisection:
     violation: Violation | None = None
     shares: dict[str, dict[str, float]] = field(default_factory=dict, repr=False)
 
-    def picture(self) -> Any:
+    def picture(self) -> Figure:
         """The figure of `gpuconv.plots.shares`."""
         return plots.shares(self.shares, title=str(self).partition("\n")[0])
 
@@ -237,7 +240,7 @@ def _settings_without_algorithms(net: Layer) -> list[Record]:
 def _violation(side: int, first: _FirstViolation, other: Layer) -> Violation:
     """The violation, with the same call on the other side."""
     algos = {layer.algo for layer in other.walk() if hasattr(layer, "algo")}
-    changed: dict[str, Any] = {"tf32": other.tf32} if "tf32" in first.call.options else {}
+    changed: dict[str, object] = {"tf32": other.tf32} if "tf32" in first.call.options else {}
     if "algo" in first.call.options and len(algos) == 1:
         changed["algo"] = algos.pop()
     worst = first.worst

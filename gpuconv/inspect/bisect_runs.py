@@ -23,7 +23,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -32,6 +32,9 @@ from gpuconv.training import RunDirectory
 from gpuconv.training.stored import unlike
 from gpuconv.training.tensor_digests import Digest, Key, Step, keyed, read
 from gpuconv.verify.bounds import sum_bound
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Path_ = str | os.PathLike[str]
 MOST_SETTINGS = 5  # further ones are only counted
@@ -168,7 +171,7 @@ class Runs:
         name = "bits" if self.one_machine else "beyond"
         setattr(self, name, replace(getattr(self, name), element=element))
 
-    def picture(self) -> Any:
+    def picture(self) -> Figure:
         """The figure of `gpuconv.plots.differences`."""
         found = self.found
         first = (found.step, (GROUPS[found.a.direction], found.a.name)) if found else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -381,7 +381,7 @@ def _result(call: Call) -> np.ndarray:
     return next(iter(call.results.values()))
 
 
-def _value_at(part: Any, call: Call, offset: int) -> float:
+def _value_at(part: np.ndarray | float, call: Call, offset: int) -> float:
     """A value of an array, broadcast to the result of a call."""
     return float(np.broadcast_to(part, _result(call).shape).reshape(-1)[offset])
 

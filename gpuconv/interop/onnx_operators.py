@@ -29,6 +29,7 @@ from gpuconv.layers import (
     SiLU,
     Tanh,
 )
+from gpuconv.types import Padding, Size
 
 if TYPE_CHECKING:
     from onnx import NodeProto
@@ -104,7 +105,7 @@ def _norm(row: Row, node: NodeProto) -> Layer:
     )
 
 
-def _pool(kind: Any) -> Convert:
+def _pool(kind: type[AvgPool2D | MaxPool2D]) -> Convert:
     def convert(row: Row, node: NodeProto) -> Layer:
         found = attributes(node)
         if len(found["kernel_shape"]) != 2 or {*found.get("dilations", (1,))} != {1}:
@@ -118,7 +119,7 @@ def _pool(kind: Any) -> Convert:
     return convert
 
 
-def _padding(row: Row, node: NodeProto, found: dict[str, Any]) -> Any:
+def _padding(row: Row, node: NodeProto, found: dict[str, Any]) -> Padding:
     auto = found.get("auto_pad", b"NOTSET").decode()
     if auto not in ("NOTSET", "VALID"):
         row.graph.fail(node, f"auto_pad={auto}; export it with explicit pads")
@@ -215,14 +216,14 @@ OPERATORS: dict[str, Convert] = {
 }
 
 
-def _one_or_pair(values: Sequence[int]) -> Any:
+def _one_or_pair(values: Sequence[int]) -> Size:
     """The sizes of both axes, as one number if they are equal."""
     if len(values) != 2:
         raise ValueError(f"a size is two numbers, received {[*values]}")
-    return values[0] if len(set(values)) == 1 else tuple(values)
+    return values[0] if values[0] == values[1] else (values[0], values[1])
 
 
-def _number(value: Any) -> float:
+def _number(value: float | np.ndarray) -> float:
     """The shortest decimal that rounds to a float32: 0.1 rather than 0.10000000149."""
     return float(str(np.float32(value)))
 

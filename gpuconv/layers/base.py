@@ -109,7 +109,7 @@ class Layer(Stateful["Layer"]):
         self.arrays: dict[str, Array] = {}
         self.gradients: dict[str, Array] = {}
         self._stale: set[str] = set()
-        self._saved: tuple[Any, ...] | None = None
+        self._saved: tuple[object, ...] | None = None
 
     is_foreign: ClassVar[bool] = False  # whether its results may have another float dtype than the net's
     hooks: ClassVar[Mapping[str, tuple[Hook, ...]]] = MappingProxyType({})  # each instance has its own

@@ -170,7 +170,7 @@ class Merging(Layer, base=True):
     def summed(self, gradients: Iterable[Array]) -> Array:
         """The sum of the input's gradients from the branches, given those of their outputs. Each of those is taken
         from the iterator only after the branch before has run."""
-        total: Any = None
+        total: object = None
         adding = self.adding
         for row, dy, adds in zip(self.rows, gradients, adding):
             shown = row is not None and shows_gradients(row)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any
 
 from gpuconv.types import Record
 
@@ -15,13 +14,13 @@ class Mailbox:
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
-        self._queue: queue.SimpleQueue[tuple[str, Record, Future[Any]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[str, Record, Future[object]] | None] = queue.SimpleQueue()
 
-    def ask(self, name: str, arguments: Record) -> Future[Any]:
+    def ask(self, name: str, arguments: Record) -> Future[object]:
         """A future with the answer's result or exception. Raises ValueError for an unknown request."""
         if name not in self.names:
             raise ValueError(f"unknown request {name[:50]!r}; known are {', '.join(self.names)}")
-        future: Future[Any] = Future()
+        future: Future[object] = Future()
         self._queue.put((name, arguments, future))
         return future
 

@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -97,7 +96,7 @@ class Session(Callback):
         """Start the thread that trains and answers requests."""
         self._thread.start()
 
-    def ask(self, name: str, /, **arguments: object) -> Future[Any]:
+    def ask(self, name: str, /, **arguments: object) -> Future[object]:
         """Have the training thread handle a request between two steps.
 
         Args:

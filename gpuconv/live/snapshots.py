@@ -120,7 +120,7 @@ def _rms(values: np.ndarray) -> float:
     return math.sqrt(float(np.vdot(values, values)) / max(values.size, 1))
 
 
-def _thinned(points: list[Any]) -> list[Any]:
+def _thinned(points: list[list[Any]]) -> list[list[Any]]:
     step = -(-len(points) // POINTS) or 1
     return points[::-step][::-1]  # the newest one is kept
 

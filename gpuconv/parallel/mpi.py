@@ -35,8 +35,8 @@ class _StartedSum:
 
     def __init__(self, ranks: MPI, flat: Array, tag: int) -> None:
         self._ranks, self._tag, self._steps = ranks, tag, tree(flat, ranks.rank, ranks.size)
-        self._requests: list[Any] = []
-        self._received: Any = None
+        self._requests: list[object] = []
+        self._received: object = None
         self._into: Array | None = None
         self._next()
 
@@ -92,7 +92,7 @@ class MPI(Ranks):
         self.rank, self.size = self._comm.rank, self._comm.size
         self.time_limit, self.sent = float(time_limit), 0
         self._reported = False
-        self._posted: list[Any] = []
+        self._posted: list[object] = []
         self._started_sums: list[_StartedSum] = []
         self._processes: list[str] = []
         self._processes = self.gather(f"process {os.getpid()} on {host()}")

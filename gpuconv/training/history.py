@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gpuconv.types import Record
 
 MOST = 12  # of more epochs than this, the table shows only the first and the last ones
@@ -24,7 +22,7 @@ class History(list[Record]):
         shown = range(len(self))
         left_out = len(self) > MOST
         chosen = [*shown[: MOST // 2], *shown[-MOST // 2 :]] if left_out else [*shown]
-        rows: list[list[Any]] = [[self[at]["epoch"], *(self[at].get(name) for name in names)] for at in chosen]
+        rows: list[list[object]] = [[self[at]["epoch"], *(self[at].get(name) for name in names)] for at in chosen]
         if left_out:
             rows.insert(MOST // 2, ["…", *("" for _ in names)])
         tested = (

@@ -24,6 +24,8 @@ from gpuconv.notices import Notice
 from gpuconv.types import Record
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from gpuconv.verify.call import Call
 
 VIOLATIONS = ("stop", "warn")
@@ -288,7 +290,7 @@ class Shadow:
         unseen = {site: Row(*site) for site in self._sizes}
         return sorted((unseen | self.rows).values(), key=lambda row: (row.layer, row.direction, row.op))
 
-    def picture(self) -> Any:
+    def picture(self) -> Figure:
         """The figure of `gpuconv.plots.shares`: the worst error of each op and layer that was checked."""
         rows = {
             f"{row.op}{f' of {row.layer}' if row.layer else ''} ({row.checked})": {"run": row.worst}

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
@@ -60,7 +59,7 @@ class Parts:
         self._sums: list[Sums] = []  # the sums of complete subtrees that are not yet added, the largest subtree first
         self._numbers: dict[tuple[int, str], int] = {}  # (id of a layer, variable) -> its gradient's place in the terms
         self._exchanges: list[Callable[[], None]] = []  # each waits for the exchange of a bucket begun during backward
-        self._signature: Any = None
+        self._signature: object = None
 
     def _add_up(
         self,

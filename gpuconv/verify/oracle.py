@@ -8,7 +8,6 @@ bits, such as those that draw random numbers, load batches or only select values
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from gpuconv import backends, ops
 from gpuconv.backends.reference.precision import round_tf32
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.problems import ACTIVATIONS
-from gpuconv.types import Options
+from gpuconv.types import Array, Options
 from gpuconv.verify.bounds import accumulated, sum_bound
 from gpuconv.verify.compare import Expected
 from gpuconv.verify.rules import activations, norm, optim, products
@@ -57,7 +56,7 @@ def _dtype(arrays: Arrays) -> np.dtype:
     return min(floats, key=lambda dtype: dtype.itemsize)
 
 
-def _flat(arrays: Arrays) -> list[Any]:
+def _flat(arrays: Arrays) -> list[Array]:
     return [a for array in arrays for a in (array if isinstance(array, list) else [array])]
 
 

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,12 +30,15 @@ from gpuconv.backends.cuda.runtime.outputs import pack_width
 from gpuconv.backends.reference.precision import round_tf32
 from gpuconv.dtypes import accumulation_dtype, as_dtype
 from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue
-from gpuconv.types import Options, Record
+from gpuconv.types import Array, Options, Record
 from gpuconv.verify.bounds import Bound, sum_bound
 from gpuconv.verify.compare import Expected, compare
 from gpuconv.verify.guards import Guards, NoGuards
 from gpuconv.verify.rules.norm import moment_bounds
 from gpuconv.verify.rules.products import behind_activation
+
+if TYPE_CHECKING:
+    from gpuconv.backends.cuda.gemm.product import Product
 
 RUNS = 3
 COMPARED = 1 << 20  # at most this many values of a result are compared by bounds
@@ -85,7 +88,7 @@ class Question:
         )
 
     @property
-    def product(self) -> Any:
+    def product(self) -> Product:
         return conv.product_of(
             self.direction, self.problem, self.epilogue, self.dtype, self.tf32, self.vectors[0], self.vectors[1]
         )
@@ -127,13 +130,13 @@ class Inputs:
         shapes = every[question.direction].items()
         self.arrays = {name: self._array(*each, seed) for seed, (name, each) in enumerate(shapes)}
 
-    def out(self, shape: tuple[int, ...], accumulate: bool = False) -> Any:
+    def out(self, shape: tuple[int, ...], accumulate: bool = False) -> Array:
         """An array for a result: unwritten, or with whole numbers to which it is added."""
         if not accumulate:
             return self._unwritten(shape, self._shifts_out)
         return self._array(shape, self._shifts_out, seed=9)
 
-    def sliced(self, of: Any) -> tuple[Any, Any]:
+    def sliced(self, of: Array) -> tuple[Array, Array]:
         """(wider volume, slice of its channels with the numbers of `of`). The volume has 16 bytes more channels than
         `of` on each side, which hold zeros."""
         width = 16 // of.dtype.itemsize
@@ -158,11 +161,11 @@ class Inputs:
         )
         return channels, filters
 
-    def _unwritten(self, shape: tuple[int, ...], shifted: bool) -> Any:
+    def _unwritten(self, shape: tuple[int, ...], shifted: bool) -> Array:
         flat = backends.empty((math.prod(shape) + shifted,), self._question.dtype, self._question.device)
         return flat[int(shifted) :].reshape(shape)
 
-    def _array(self, shape: tuple[int, ...], shifted: bool, seed: int) -> Any:
+    def _array(self, shape: tuple[int, ...], shifted: bool, seed: int) -> Array:
         array = self._unwritten(shape, shifted)
         flat, numbers = array.reshape(-1), self._numbers(seed, min(_PERIOD, math.prod(shape)))
         for begin in range(0, flat.shape[0], _PERIOD):
@@ -170,7 +173,7 @@ class Inputs:
             backends.assign(part, numbers[: part.shape[0]])
         return array
 
-    def _numbers(self, seed: int, count: int) -> Any:
+    def _numbers(self, seed: int, count: int) -> Array:
         rng = np.random.default_rng(seed)
         if self._kind == "whole":
             host = rng.integers(-self._whole, self._whole + 1, count).astype(np.float64)

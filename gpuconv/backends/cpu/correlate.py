@@ -73,7 +73,7 @@ class _NotFinite(Exception):
     pass
 
 
-def _in_chosen_form(x, filters, windows, bias, y, *others, **options) -> Any:
+def _in_chosen_form(x, filters, windows, bias, y, *others, **options) -> np.ndarray:
     """`_products` in the fastest form for these filters."""
     by_row, options["nbytes"] = windows.by_row(x.shape[1]), windows.copied_bytes(x)
     if not others and suits_row_reuse(filters, windows, MOST_FILTERS) and by_row.copied_bytes(x[:1]) <= ROW_REUSE_BYTES:

@@ -16,7 +16,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import IO
 
 from gpuconv import child
 from gpuconv.backends.cuda import cache
@@ -49,7 +49,7 @@ class Prover:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._child: child.Child | None = None
-        self._errors: Any = None
+        self._errors: IO[bytes] | None = None
         self.wrong = 0
         self._idle: threading.Timer | None = None
 
@@ -122,6 +122,7 @@ class Prover:
 
     def _last_error(self) -> str:
         """The last line of the child's standard error."""
+        assert self._errors
         with suppress(OSError, ValueError):
             self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - 4096))
             lines = self._errors.read().decode("utf-8", "replace").split("\n")

@@ -13,7 +13,7 @@ from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.outputs import THREADS, buffer, ceil_div, contiguous, flat_grid, pack_width, store
 from gpuconv.backends.cuda.runtime.rows import grid_over_rows, rows_of
 from gpuconv.backends.cuda.runtime.structs import struct
-from gpuconv.types import ArrayT
+from gpuconv.types import Array, ArrayT
 
 _ROWS = np.dtype([(name, np.int64) for name in ("count", "to", "from", "saved")], align=True)
 
@@ -22,7 +22,7 @@ def _map(kernel: str, out: ArrayT | None, *inputs: ArrayT, scalars: tuple[float,
     """Launch an elementwise kernel(out, inputs..., n, rows, scalars...). The arrays may be rows with a pitch."""
     first = inputs[0]
     y = buffer(out, first.shape, first.dtype, like=first, pitched=True)
-    arrays: tuple[Any, ...] = (y, *inputs)
+    arrays: tuple[Array, ...] = (y, *inputs)
     geometry: tuple[Any, Any]
     if all(array.flags.c_contiguous for array in arrays):
         width, n = pack_width(first.dtype, *arrays), first.size
