@@ -1007,6 +1007,13 @@ REFUSALS = [
         TypeError,
         "grad_scale must be a number or an array of float64, received an array of float32",
     ),
+    (
+        ops.digest,
+        [zeros(5, 3), zeros(5, 4)],
+        {},
+        ValueError,
+        "before must have shape (5, 3) (x's shape), received (5, 4)",
+    ),
 ]
 
 

@@ -35,7 +35,7 @@ def test_each_op_and_dtype_with_cases_is_one_row_and_counted_once(capsys):
 
 def test_a_wrong_kernel_is_reported_with_its_smallest_failing_case(capsys, tmp_path):
     wrong = tmp_path / "arithmetic.cu"
-    text, line = lab.template("scale"), "factor_at : factor) / over);"
+    text, line = lab.template("scale"), "factor_at : factor) / denominator);"
     assert line in text
     wrong.write_text(text.replace(line, line.replace(");", ") + Real(1);")))
     with kernel.replaced({"arithmetic.cu": wrong}):
