@@ -39,7 +39,7 @@ class Recipe:
 
     @functools.cached_property
     def loss(self):
-        return run_settings.loss(self.settings.loss)[1]
+        return run_settings.read_loss(self.settings.loss)[1]
 
     @functools.cached_property
     def augmentation(self) -> Augmentation:

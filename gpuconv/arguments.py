@@ -35,10 +35,10 @@ def integer(name: str, value: Any, minimum: int, maximum: int = INT63) -> int:
     except TypeError:
         raise TypeError(f"{name} must be an integer, received {value!r}") from None
     if number < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, received {shown(number)}")
+        raise ValueError(f"{name} must be at least {minimum}, received {integer_text(number)}")
     if number > maximum:
         limit = f"below 2**{maximum.bit_length()}" if maximum & (maximum + 1) == 0 else f"at most {maximum}"
-        raise ValueError(f"{name} must be {limit}, received {shown(number)}")
+        raise ValueError(f"{name} must be {limit}, received {integer_text(number)}")
     return number
 
 
@@ -49,7 +49,7 @@ def flag(name: str, value: object) -> bool:
     raise TypeError(f"{name} must be True or False, received {value!r}")
 
 
-def shown(number: int) -> str:
+def integer_text(number: int) -> str:
     """An integer as text; for a huge one, its approximate number of digits (Python refuses to print more than 4300)."""
     bits = number.bit_length()
     return str(number) if bits < 256 else f"a number of some {bits * 30103 // 100000} digits"
@@ -90,7 +90,7 @@ def number(
     try:
         given, value = value, float(value)
     except OverflowError:
-        raise ValueError(f"{name} must be a number that a float can hold, received {shown(value)}") from None
+        raise ValueError(f"{name} must be a number that a float can hold, received {integer_text(value)}") from None
     if not low <= value <= high or not math.isfinite(value) or (open_high and value == high):
         interval = f"{'(' if low == -math.inf else '['}{low}, {high}{')' if open_high or high == math.inf else ']'}"
         raise ValueError(f"{name} must lie in {interval}, received {given}")

@@ -142,7 +142,7 @@ def parse(text: str | bytes) -> Record:
     if not _shallow(value):
         raise ValueError(_DEEP)
     if not isinstance(value, dict):
-        raise ValueError(f"expected a JSON object, found {shown(value)}")
+        raise ValueError(f"expected a JSON object, found {short_json(value)}")
     return value
 
 
@@ -197,7 +197,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
         raise CheckpointError(f"cannot write {path}: {error.strerror or error}{kept}") from error
 
 
-def shown(value: object) -> str:
+def short_json(value: object) -> str:
     """A JSON value for a message, shortened if it is long."""
     text = json.dumps(value)
     return text if len(text) <= 80 else text[:77] + "..."

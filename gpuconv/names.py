@@ -45,7 +45,7 @@ def printable(text: str) -> str:
     )
 
 
-def columns(text: str) -> int:
+def display_width(text: str) -> int:
     """The columns that the text takes on a terminal: East Asian wide letters take two, combining marks none."""
     return sum(
         0 if unicodedata.category(letter) in ("Mn", "Me", "Cf") else 1 + (unicodedata.east_asian_width(letter) in "WF")
@@ -55,5 +55,5 @@ def columns(text: str) -> int:
 
 def padded(text: str, width: int, side: str = "<") -> str:
     """The text padded with spaces to `width` columns of a terminal, on the right, or on the left with side=">"."""
-    space = " " * (width - columns(text))
+    space = " " * (width - display_width(text))
     return text + space if side == "<" else space + text

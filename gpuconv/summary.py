@@ -12,7 +12,7 @@ from gpuconv.layers.base import expect_built
 from gpuconv.layers.branches import Merging
 from gpuconv.layers.fused import Fused
 from gpuconv.layers.sequential import runs_of
-from gpuconv.names import columns, padded
+from gpuconv.names import display_width, padded
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,15 @@ def summary(net: Layer, *, batch_size: int = 128, device: str | None = None) -> 
     lines += [(row.name, row.kind, _volume(row.output_shape), *_counts(row)) for row in table]
     lines.append(("total", "", "", *_counts(end)))
     if any(row.algorithms for row in table):
-        named = [" ".join(name + "*" * (way in row.proofs) for way, name in row.algorithms.items()) for row in table]
+        named = [
+            " ".join(name + "*" * (direction in row.proofs) for direction, name in row.algorithms.items())
+            for row in table
+        ]
         lines = [(*line, cell) for line, cell in zip(lines, ["fprop, dgrad, wgrad", *named, ""], strict=True)]
-    widths = [max(map(columns, column)) for column in zip(*lines)]
+    widths = [max(map(display_width, column)) for column in zip(*lines)]
     sides = "<<<>>><"
     text = ["  ".join(padded(*entry) for entry in zip(line, widths, sides)).rstrip() for line in lines]
-    rule = "-" * max(map(columns, text))
+    rule = "-" * max(map(display_width, text))
     trained = sum(map(_trained, net.walk()))
     foot = [
         f"weights without biases {end.weights:,}",
@@ -106,7 +109,11 @@ def summary(net: Layer, *, batch_size: int = 128, device: str | None = None) -> 
     if any(row.algorithms for row in table):
         foot.append(f"algorithms on {device or net.device} for batches of {batch_size}")
     foot += _concatenations(net)
-    foot += [f"* {row.name} {way} {row.algorithms[way]}: {proof}" for row in table for way, proof in row.proofs.items()]
+    foot += [
+        f"* {row.name} {direction} {row.algorithms[direction]}: {proof}"
+        for row in table
+        for direction, proof in row.proofs.items()
+    ]
     found = Summary("\n".join([text[0], rule, *text[1:-1], rule, text[-1], *foot]))
     found.table = [*lines[0]], [[*line] for line in lines[1:]], "; ".join(foot)
     return found

@@ -103,10 +103,10 @@ def test_a_stored_description_gives_the_loss_again():
         assert losses.read(losses.describe(loss)) == loss
         hash(loss)
     assert losses.read("SoftmaxCrossEntropy(label_smoothing=0.1)") == losses.SoftmaxCrossEntropy(0.1)
-    name, loss = run_settings.loss("softmax:weight=1/2/0.5,ignore_index=2")
+    name, loss = run_settings.read_loss("softmax:weight=1/2/0.5,ignore_index=2")
     assert loss == losses.SoftmaxCrossEntropy(weight=[1, 2, 0.5], ignore_index=2)
     assert config_file._short_form(name, loss) == "softmax:weight=1.0/2.0/0.5,ignore_index=2"
-    assert run_settings.loss("bce:pos_weight=2")[1] == losses.BinaryCrossEntropy(2.0)
+    assert run_settings.read_loss("bce:pos_weight=2")[1] == losses.BinaryCrossEntropy(2.0)
 
 
 @pytest.mark.parametrize(

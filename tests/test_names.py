@@ -7,7 +7,7 @@ import numpy as np
 from gpuconv.cli import evaluate, predict, profile
 from gpuconv.inspect.profile import Profile, Row
 from gpuconv.layers import Conv2D, Input, Sequential
-from gpuconv.names import columns, padded
+from gpuconv.names import display_width, padded
 from gpuconv.profiling.work import Work
 from gpuconv.summary import summary
 
@@ -25,19 +25,21 @@ def test_the_width_of_text_counts_wide_letters_twice():
         ("\xfc", 1),
         ("\u200d", 0),
     ):
-        assert columns(text) == width, text
+        assert display_width(text) == width, text
     assert (padded(CAT, 4), padded(CAT, 4, ">"), padded("cat", 2)) == (f"{CAT}  ", f"  {CAT}", "cat")
 
 
 def test_wide_letters_keep_the_columns_of_tables():
     names = [CAT, DOG, "bird", f"{CAT}{CAT}{CAT}{CAT}"]
     table = evaluate.table(np.eye(4, dtype=int), names).splitlines()
-    assert [columns(line) for line in table[1:]] == [34] * 4
+    assert [display_width(line) for line in table[1:]] == [34] * 4
     assert table[1].startswith(f"{CAT}             1 ")
-    assert [line.index("%") + columns(line) - len(line) for line in predict.top(np.full(4, 0.25), names)] == [19] * 4
+    assert [line.index("%") + display_width(line) - len(line) for line in predict.top(np.full(4, 0.25), names)] == [
+        19
+    ] * 4
     net = Sequential([Input((4, 4, 1)), Conv2D(2, 1, name=CAT * 5), Conv2D(2, 1, name="narrow")])
     head, rule, *rows = summary(net).splitlines()
-    assert {columns(row) for row in rows[:3]} == {columns(head), len(rule)}
+    assert {display_width(row) for row in rows[:3]} == {display_width(head), len(rule)}
     steps = [Row(name, "forward", Work(3e6, 1e6), 0.003) for name in (CAT, "narrow")]
     rows = profile.text(Profile("numpy", "float32", 2, steps, []), None).splitlines()
-    assert columns(rows[2]) == columns(rows[3]) == 92
+    assert display_width(rows[2]) == display_width(rows[3]) == 92

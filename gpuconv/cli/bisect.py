@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpuconv.cli import document, option_types, pictures, run_settings, shared_options
 from gpuconv.cli.errors import UserError, user_errors
-from gpuconv.cli.runs import line
+from gpuconv.cli.runs import print_line
 from gpuconv.devices import Device
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _compare_sides(options: argparse.Namespace) -> int:
         train, _ = load(settings.data)
         trainers = _trainer(settings, a, b, train), _trainer(settings, b, a, train)
         for name, side, trainer in zip("AB", (a, b), trainers):
-            line(name, f"{trainer.net.device}, {trainer.net.precision}, algorithm {side.algo}")
+            print_line(name, f"{trainer.net.device}, {trainer.net.precision}, algorithm {side.algo}")
         if kernels and not Device.named(trainers[1].net.device).runs_kernels:
             raise UserError(f"{trainers[1].net.device} runs no kernels: B must be cuda or emulated for --kernel")
         normalization = Normalization.from_dataset(train)
@@ -162,7 +162,7 @@ def _trainer(settings: run_settings.Settings, side: Side, other: Side, train: An
     for layer in net.walk():
         if hasattr(layer, "algo"):
             layer.algo = side.algo
-    loss = run_settings.loss(settings.loss)[1]
+    loss = run_settings.read_loss(settings.loss)[1]
     return Trainer(
         net.to(device),
         settings.optimizer,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from gpuconv.cli import document, run_settings, shared_options
 from gpuconv.cli.errors import user_errors
-from gpuconv.cli.runs import batched, choose_device, line
+from gpuconv.cli.runs import choose_device, make_loader, print_line
 
 if TYPE_CHECKING:
     from gpuconv.layers.sequential import Sequential
@@ -34,19 +34,19 @@ def run(options: argparse.Namespace) -> int:
     from gpuconv.training import optimizers, schedules, user_data
 
     settings = run_settings.complete(run_settings.given(options))
-    loss = run_settings.loss(settings.loss)[1]
+    loss = run_settings.read_loss(settings.loss)[1]
     with user_errors():
         train, _ = load(settings.data)
-        line("data", f"{train.name}: {min(IMAGES, len(train))} training images")
+        print_line("data", f"{train.name}: {min(IMAGES, len(train))} training images")
         device = choose_device(options)
         net: Sequential = nets.build(settings.model, train.image_shape, len(train.classes), seed=settings.seed).to(
             device
         )
-        loader = batched(
+        loader = make_loader(
             train, IMAGES, normalization=Normalization.from_dataset(train), seed=settings.seed, device=device
         )
         user_data.expect("train", loader, net, loss)
-    line("model", f"{settings.model}, loss {settings.loss}, seed {settings.seed}\n")
+    print_line("model", f"{settings.model}, loss {settings.loss}, seed {settings.seed}\n")
     x, labels = next(loader.epoch(0))
     passed = True
     steps = math.ceil(len(loader) / settings.accumulate)

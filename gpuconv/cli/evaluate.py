@@ -11,23 +11,23 @@ from gpuconv import losses
 from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.nets import add_file
-from gpuconv.cli.run_settings import loss, test_time
+from gpuconv.cli.run_settings import read_loss, read_tta
 from gpuconv.cli.runs import (
     Run,
     add_which,
-    batched,
     choose_device,
     expect_normalization,
-    line,
     load_data,
+    make_loader,
     newest_run,
     open_run,
+    print_line,
     warn_of_other_data,
     warn_of_trained_images,
 )
 from gpuconv.cli.shared_options import add_device, add_options
 from gpuconv.console import is_quiet
-from gpuconv.names import columns, padded, printable
+from gpuconv.names import display_width, padded, printable
 
 if TYPE_CHECKING:
     from gpuconv.data import Dataset, Samples
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     from gpuconv.training.evaluate import TTA, expect_views
 
     directory = options.run_dir or newest_run()
-    line("run", directory)
+    print_line("run", directory)
     device = choose_device(options)
     trained = open_run(directory, device, options.which, options.model)
     expect_normalization(trained)
@@ -75,18 +75,18 @@ def run(options: argparse.Namespace) -> int:
                 f"the net's classes are {', '.join(trained.classes)}, in this order, received {', '.join(test.classes)}"
             )
     of_all = f" of {len(train) + len(test):,}; test=1 in --data uses all of them" if train and options.data else ""
-    line("data", f"{test.name}: {len(test):,} test images{of_all}")
+    print_line("data", f"{test.name}: {len(test):,} test images{of_all}")
     if train:
         warn_of_other_data(trained, train, test)
     else:
         warn_of_trained_images(trained, test)
     net = trained.net
-    loader = batched(test, 256, normalization=trained.normalization, device=device, dtype=net.dtype, shuffle=False)
+    loader = make_loader(test, 256, normalization=trained.normalization, device=device, dtype=net.dtype, shuffle=False)
     with user_errors():
-        tta = test_time(options.tta or trained.settings.tta)
+        tta = read_tta(options.tta or trained.settings.tta)
         expect_views(tta, test.image_shape)
     if TTA[tta] > 1:
-        line("averaging", f"over {TTA[tta]} views of each image")
+        print_line("averaging", f"over {TTA[tta]} views of each image")
     criterion, note = _loss(trained)
     found = evaluate(net, loader, loss=criterion, confusion=True, tta=tta)
     if not np.isfinite(found.loss):
@@ -115,7 +115,7 @@ def _loss(trained: Run) -> tuple[LossLike, str]:
     """The run's loss, and a note to print about it."""
     text = trained.settings.loss
     if not trained.started_in_python:
-        return loss(text)[1], ""
+        return read_loss(text)[1], ""
     try:
         return losses.read(text), ""
     except ValueError:
@@ -148,7 +148,7 @@ def table(confusion: np.ndarray, classes: list[str]) -> str:
     """A line for each class: its images, the number of right answers, and the class with which it was confused most
     often."""
     classes = list(map(printable, classes))
-    width = max(5, *map(columns, classes))
+    width = max(5, *map(display_width, classes))
     lines = [f"{'class':{width}}  images   right  accuracy  most often mistaken for"]
     for label, name in enumerate(classes):
         row = confusion[label].copy()

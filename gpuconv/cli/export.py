@@ -9,7 +9,7 @@ import argparse
 from gpuconv.cli import document
 from gpuconv.cli.errors import user_errors
 from gpuconv.cli.nets import add_file, import_file
-from gpuconv.cli.runs import add_which, line
+from gpuconv.cli.runs import add_which, print_line
 
 EXAMPLES = [
     "gpuconv export runs/digits-digits-net-1 net.onnx",
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
             softmax=options.softmax,
             dtype=options.dtype,
         )
-    line("net", options.run)
-    line("onnx", options.file)
+    print_line("net", options.run)
+    print_line("onnx", options.file)
     document.note(run=options.run, file=options.file)
     return 0

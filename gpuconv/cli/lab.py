@@ -10,7 +10,7 @@ from pathlib import Path
 
 from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, user_errors
-from gpuconv.cli.runs import choose_device, line
+from gpuconv.cli.runs import choose_device, print_line
 from gpuconv.devices import Device
 
 EXAMPLES = [
@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     device = choose_device(options)
     if not Device.named(device).runs_kernels:
         raise UserError("kernels run only on cuda or, without a GPU, with --device emulated")
-    line("kernel", f"{options.file} in place of {shipped}\n")
+    print_line("kernel", f"{options.file} in place of {shipped}\n")
     print(HEADER)
     failed = 0
     for row in lab.check(options.file, options.op, device, dtypes, options.algo):

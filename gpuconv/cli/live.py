@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING
 
 from gpuconv.cli import option_types, process, python_runs, run_settings, shared_options
 from gpuconv.cli.errors import UserError, user_errors
-from gpuconv.cli.runs import choose_device, expect_normalization, line, load_data, parts, run_of, started_in_python
+from gpuconv.cli.runs import (
+    choose_device,
+    expect_normalization,
+    load_data,
+    print_line,
+    run_of,
+    split_validation,
+    started_in_python,
+)
 
 if TYPE_CHECKING:
     from gpuconv.layers.sequential import Sequential
@@ -76,9 +84,9 @@ def _new_session(options: argparse.Namespace, settings: run_settings.Settings) -
 
     with user_errors():
         data, test = load(settings.data, settings.test)
-        train, validation = parts(settings, data)
+        train, validation = split_validation(settings, data)
         sets = live.Sets(train, validation, test)
-    line("data", f"{train.name}: {len(train):,} images to train on, {len(test):,} to test on")
+    print_line("data", f"{train.name}: {len(train):,} images to train on, {len(test):,} to test on")
     device, why = _device(options)
     with user_errors():
         net = nets.build(
@@ -92,7 +100,7 @@ def _new_session(options: argparse.Namespace, settings: run_settings.Settings) -
             "net": net.config(),
             "precision": settings.precision,
             "optimizer": optimizers.get(settings.optimizer, lr=settings.lr).config(),
-            "loss": losses.describe(run_settings.loss(settings.loss)[1]),
+            "loss": losses.describe(run_settings.read_loss(settings.loss)[1]),
             "schedule": str(schedules.get(settings.schedule)),
             "seed": settings.seed,
             "epochs": settings.epochs,
@@ -129,7 +137,7 @@ def _session_of_run(options: argparse.Namespace, directory: str) -> Session:
         sets = live.Sets(by_part["train"], by_part.get("validation"), by_part.get("test", by_part["train"]))
     else:
         train, test = load_data(found.settings, options.data, options.test)
-        sets = live.Sets(*parts(found.settings, train), test)
+        sets = live.Sets(*split_validation(found.settings, train), test)
     device, why = _device(options)
     with user_errors():
         last = state(checkpoint.load(run_directory.last).state, run_directory.last)
@@ -147,7 +155,7 @@ def _device(options: argparse.Namespace) -> tuple[str, str]:
 
 
 def _ready(address: str) -> None:
-    line("page", f"{address}\n")
+    print_line("page", f"{address}\n")
 
 
 def _port(text: str) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gpuconv import files
 from gpuconv.cli import document, option_types, run_settings, shared_options, train
 from gpuconv.cli.errors import UserError, user_errors
-from gpuconv.cli.runs import batched, choose_device, line
+from gpuconv.cli.runs import choose_device, make_loader, print_line
 from gpuconv.console import is_quiet, say
 from gpuconv.dtypes import as_precision
 from gpuconv.shell import command
@@ -62,11 +62,11 @@ def run(options: argparse.Namespace) -> int:
     settings = run_settings.complete(chosen)
     with user_errors():
         images, _ = load(settings.data)
-    line("data", f"{images.name}: {len(images):,} images to train on")
+    print_line("data", f"{images.name}: {len(images):,} images to train on")
     device = choose_device(options)
     with user_errors():
         net, normalization = train.initial_net(settings, images, device)
-        loader = batched(
+        loader = make_loader(
             images,
             settings.batch_size,
             augmentation=Augmentation.parse(settings.augment),
@@ -75,8 +75,8 @@ def run(options: argparse.Namespace) -> int:
             device=device,
             dtype=as_precision(precision=settings.precision)[0],
         )
-    line("model", f"{settings.model}, {settings.optimizer}, loss {settings.loss}, {settings.precision}")
-    line("rates", f"{options.start:g} to {options.end:g} over {options.steps} steps\n")
+    print_line("model", f"{settings.model}, {settings.optimizer}, loss {settings.loss}, {settings.precision}")
+    print_line("rates", f"{options.start:g} to {options.end:g} over {options.steps} steps\n")
     try:
         with user_errors():
             found = lr_find(
@@ -86,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
                 start=options.start,
                 end=options.end,
                 steps=options.steps,
-                loss=run_settings.loss(settings.loss)[1],
+                loss=run_settings.read_loss(settings.loss)[1],
                 seed=settings.seed,
                 precision=settings.precision,
                 clip=settings.clip,
@@ -100,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
     if found.suggestion is not None and not is_quiet():
         print()
         same = [word for name, value in chosen.items() for word in (shared_options.option(name), str(value))]
-        line("try next", command("gpuconv", "train", *same, "--lr", f"{found.suggestion:.2g}"))
+        print_line("try next", command("gpuconv", "train", *same, "--lr", f"{found.suggestion:.2g}"))
     return 0
 
 
@@ -119,12 +119,12 @@ def _write(folder: Path, found: RangeTest, model: str) -> None:
     files.write(table, text.getvalue().encode())
     if not is_quiet():
         print()
-    line("losses", table)
+    print_line("losses", table)
     title = f"{nets.stem(model)}: loss by learning rate"
     try:
         plots.draw(
             picture, lambda: plots.rates(found.rates, found.losses, found.smoothed, found.suggestion, title=title)
         )
-        line("picture", picture)
+        print_line("picture", picture)
     except plots.PlotError as error:
         say(f"no {picture.name}: {error}")

@@ -10,7 +10,7 @@ import numpy as np
 
 from gpuconv import backends, plots
 from gpuconv.cli.errors import UserError, user_errors
-from gpuconv.cli.runs import line
+from gpuconv.cli.runs import print_line
 from gpuconv.training.image_activations import picture
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def draw(path: str | None, make: Callable[[], Figure]) -> None:
                 plots.draw(path, make)
             except plots.PlotError as error:
                 raise UserError(str(error)) from error
-        line("picture", path)
+        print_line("picture", path)
 
 
 def draw_activations(

@@ -14,9 +14,9 @@ import numpy as np
 from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.nets import add_file
-from gpuconv.cli.runs import Run, add_which, choose_device, expect_normalization, line, newest_run, open_run
+from gpuconv.cli.runs import Run, add_which, choose_device, expect_normalization, newest_run, open_run, print_line
 from gpuconv.cli.shared_options import add_device
-from gpuconv.names import columns, padded, printable
+from gpuconv.names import display_width, padded, printable
 from gpuconv.types import Array
 
 EXAMPLES = [
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         except plots.PlotError as error:
             raise UserError(str(error)) from error
     directory = options.run_dir or newest_run()
-    line("run", directory)
+    print_line("run", directory)
     trained = open_run(directory, choose_device(options), options.which, options.model)
     expect_normalization(trained)
     failed, first = 0, None
@@ -99,7 +99,7 @@ def top(scores: np.ndarray, classes: list[str]) -> list[str]:
     """The five best scores as lines with bars, best first."""
     best = np.argsort(-scores, kind="stable")[:5]
     names = {index: printable(classes[index]) for index in best}
-    width = max(map(columns, names.values()))
+    width = max(map(display_width, names.values()))
     return [
         f"  {padded(names[index], width)}  {100 * scores[index]:6.2f} %  {'█' * round(BAR * scores[index])}".rstrip()
         for index in best
@@ -116,7 +116,7 @@ def draw(file: str, trained: Run, image: np.ndarray, name: str) -> None:
     except plots.PlotError as error:
         raise UserError(str(error)) from error
     print()
-    line("picture", file)
+    print_line("picture", file)
 
 
 def _on_device_of_net(trained: Run, x: np.ndarray) -> Array:

@@ -13,7 +13,7 @@ from gpuconv import files
 from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, user_errors
 from gpuconv.cli.option_types import count
-from gpuconv.cli.runs import choose_device, line
+from gpuconv.cli.runs import choose_device, print_line
 from gpuconv.cli.shared_options import add_step_options
 from gpuconv.console import is_quiet
 from gpuconv.devices import Device
@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
     with user_errors():
         net = nets.build_for_step(options.model, precision=options.precision, device=device)
     fuse = Device.named(device).runs_kernels if options.fuse is None else options.fuse
-    line("step", f"{options.model}{' fused' * fuse}, {options.batch_size} images, {options.precision}")
+    print_line("step", f"{options.model}{' fused' * fuse}, {options.batch_size} images, {options.precision}")
     found = profile(net, options.batch_size, steps=options.steps, fuse=fuse, arch=arch)
     ceilings = peaks.measure(device, seconds=0.1)[0] if options.peaks and found.timeline else None
     rows = [
@@ -105,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
     if options.trace:
         files.write(options.trace, found.trace())
         print()
-        line("trace", f"{options.trace} (open it in ui.perfetto.dev or chrome://tracing)")
+        print_line("trace", f"{options.trace} (open it in ui.perfetto.dev or chrome://tracing)")
     return 0
 
 

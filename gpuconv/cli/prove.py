@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, user_errors
-from gpuconv.cli.runs import choose_device, line
+from gpuconv.cli.runs import choose_device, print_line
 from gpuconv.cli.shared_options import add_step_options
 from gpuconv.console import progress_bar
 from gpuconv.devices import Device
@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"{device} has no algorithms to prove; --device takes emulated, cuda or cuda:1")
     products = _products(options.model, options.precision, options.batch_size, device)
     to_prove = [(product, each) for product in products for each in _plans(product, names, device)]
-    line("step", f"{options.model}, {options.batch_size} images, {options.precision}: {len(products)} products")
+    print_line("step", f"{options.model}, {options.batch_size} images, {options.precision}: {len(products)} products")
     serving_none = [name for name in names if all(each.algorithm.name != name for _, each in to_prove)]
     document.note(device=device, products=len(products), proofs=[], serve_none=serving_none)
     for name in serving_none:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpuconv.cli import document, nets, shadow_option
 from gpuconv.cli.errors import UserError, user_errors
-from gpuconv.cli.runs import batched, choose_device, expect_normalization, line, run_of, started_in_python
+from gpuconv.cli.runs import choose_device, expect_normalization, make_loader, print_line, run_of, started_in_python
 from gpuconv.console import say
 from gpuconv.parallel import Ranks
 from gpuconv.types import Record
@@ -57,7 +57,7 @@ def resume(options: argparse.Namespace, chosen: Record, loggers: Sequence[Callba
             shard_optimizer=options.shard_optimizer,
         )
         loaders = {part: _loader(stored, part, parts[part], net) for part in PARTS if part in parts}
-    line("run", f"{directory} (continued)\n")
+    print_line("run", f"{directory} (continued)\n")
     extra = {name: value for name, value in stored.get("options", {}).items() if name not in NOTES}
     try:
         history = trainer.fit(
@@ -142,7 +142,7 @@ def _loader(stored: Record, part: str, data: Dataset | Samples, net: Sequential)
     from gpuconv.data import Augmentation, Normalization
 
     kept, options = stored[part], stored["options"]
-    return batched(
+    return make_loader(
         data,
         kept["batch_size"],
         normalization=Normalization(options["mean"], options["std"]),

@@ -40,8 +40,8 @@ class Repetition:
         self.recorded = {each.step: each for each in read(self.run.digests) if each.step <= step}
         self.device = self.recorded[step].on.partition(": ")[0]
         with user_errors():
-            if (here := machine(backends.resolve(self.device))) != self.recorded[step].on:
-                raise UserError(f"{directory} was recorded on {self.recorded[step].on}, and this is {here}")
+            if (current := machine(backends.resolve(self.device))) != self.recorded[step].on:
+                raise UserError(f"{directory} was recorded on {self.recorded[step].on}, and this is {current}")
         if any(digest.kind == CRC32 for each in self.recorded.values() for digest in each.tensors):
             raise UserError(_OTHER_HASHES.format(directory))
         settings = self.run.settings()
@@ -87,9 +87,9 @@ class Repetition:
 
     def _expect_recorded(self, repeated: list[Step]) -> None:
         for step in repeated:
-            here = dict(keyed(step))
+            repeated_digests = dict(keyed(step))
             for key, digest in keyed(self.recorded[step.step]) if step.step in self.recorded else ():
-                alike = key in here and digest.alike(here[key])
+                alike = key in repeated_digests and digest.alike(repeated_digests[key])
                 if alike is None:
                     raise UserError(_OTHER_HASHES.format(self.directory))
                 if not alike:

@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
         work, seeds = [(device, precision) for device in devices for precision in PRECISIONS], SEEDS
     rows = []
     for device, precision in work:
-        rows.append(Row(device, precision, tuple(right(device, precision, seed) for seed in range(seeds))))
+        rows.append(Row(device, precision, tuple(count_correct(device, precision, seed) for seed in range(seeds))))
         say(f"{device}, {precision}: {percent(rows[-1].right)} %")
         document.add("rows", rows[-1]._asdict() | {"epochs": epochs(device), "differences": [*differences(rows[-1])]})
     print(*table(rows), sep="\n")
@@ -70,7 +70,7 @@ def epochs(device: str) -> int:
     return EPOCHS.get(device, EPOCHS["numpy"])
 
 
-def right(device: str, precision: str, seed: int) -> int:
+def count_correct(device: str, precision: str, seed: int) -> int:
     """The number of correct test images of a net trained with these settings."""
     from gpuconv import models
     from gpuconv.data import Augmentation, Loader, Normalization, digits
@@ -81,7 +81,7 @@ def right(device: str, precision: str, seed: int) -> int:
     )
     train, test = digits.load()
     net = models.build(settings.model, input_shape=train.image_shape, classes=len(train.classes), seed=seed).to(device)
-    loss = run_settings.loss(settings.loss)[1]
+    loss = run_settings.read_loss(settings.loss)[1]
     trainer = Trainer(
         net,
         settings.optimizer,

@@ -170,11 +170,11 @@ def check(settings: Settings) -> None:
             raise TypeError(f"{shared_options.option(name)} must be {type(read).__name__}, received {value!r}")
     optimizers.get(settings.optimizer)
     schedules.get(settings.schedule)
-    loss(settings.loss)
-    if watched := plateau(settings.plateau):
+    read_loss(settings.loss)
+    if watched := read_plateau(settings.plateau):
         watched.expect_watched(settings.validation, "--validation 0.1")
     Clip.of(settings.clip)
-    test_time(settings.tta)
+    read_tta(settings.tta)
     as_precision(precision=settings.precision)
     Augmentation.parse(settings.augment)
 
@@ -196,21 +196,21 @@ def rate_in(chosen: Record) -> dict[str, float]:
     return {"lr": float(stated)}
 
 
-def plateau(text: str) -> Plateau | None:
+def read_plateau(text: str) -> Plateau | None:
     """The plateau of a short form; None for "none". ValueError for an invalid one."""
     from gpuconv.training import Plateau
 
     return None if text == "none" else Plateau.of(text)
 
 
-def test_time(name: str) -> str:
+def read_tta(name: str) -> str:
     """A test-time augmentation by its name. ValueError for an unknown one."""
     from gpuconv.training.evaluate import TTA
 
     return canonical("test-time augmentation", name, TTA)
 
 
-def loss(text: str) -> tuple[str, Loss]:
+def read_loss(text: str) -> tuple[str, Loss]:
     """The name and the loss of a short form, such as "softmax:label_smoothing=0.1". ValueError for an invalid one."""
     from gpuconv import losses, spec
 

@@ -221,7 +221,7 @@ def load_data(
             raise UserError(f"{describe(error)}{hint}") from error
 
 
-def batched(data: Dataset | Samples, batch_size: int, **options: object) -> Loader:
+def make_loader(data: Dataset | Samples, batch_size: int, **options: object) -> Loader:
     """The loader of a data set: all of it in device memory, or read from files batch by batch."""
     from gpuconv import data as kinds
 
@@ -229,7 +229,9 @@ def batched(data: Dataset | Samples, batch_size: int, **options: object) -> Load
     return kind(data, batch_size, **options)
 
 
-def parts(settings: Settings, train: Dataset | Samples) -> tuple[Dataset | Samples, Dataset | Samples | None]:
+def split_validation(
+    settings: Settings, train: Dataset | Samples
+) -> tuple[Dataset | Samples, Dataset | Samples | None]:
     """The images for training, and those split off for validation, or None."""
     if not settings.validation:
         return train, None
@@ -240,7 +242,7 @@ def parts(settings: Settings, train: Dataset | Samples) -> tuple[Dataset | Sampl
 def warn_of_other_data(run: Run, train: Dataset | Samples, test: Dataset | Samples) -> None:
     """Warn if images differ from the run's, because it may have been trained on some of the test images."""
     stored = [run.stored.get(part) or {} for part in ("train", "test")]
-    train = parts(run.settings, train)[0]
+    train = split_validation(run.settings, train)[0]
     parted = {"train": train} | ({"test": test} if run.stored.get("test") or not run.started_in_python else {})
     if not all(_is_same_data(run, part, data) for part, data in parted.items()):
         counts = [part.get("images", "?") for part in stored]
@@ -256,7 +258,7 @@ def warn_of_trained_images(run: Run, test: Dataset | Samples) -> None:
 
     unknown = "it is unknown whether the run was trained on some of these images: "
     try:
-        train = parts(run.settings, load_data(run.settings, None)[0])[0]
+        train = split_validation(run.settings, load_data(run.settings, None)[0])[0]
     except UserError as error:
         return _warn(f"{unknown}{error}")
     if isinstance(train, Samples) or isinstance(test, Samples):
@@ -293,11 +295,11 @@ def choose_device(options: argparse.Namespace) -> str:
             device, why = backends.choose()
         else:
             device, why = backends.resolve(options.device), "as you asked"
-    line("device", f"{device} ({' '.join(why.split())})")
+    print_line("device", f"{device} ({' '.join(why.split())})")
     return device
 
 
-def line(name: str, text: object) -> None:
+def print_line(name: str, text: object) -> None:
     """Print a line of the command's heading, unless --quiet."""
     if is_quiet():
         return

@@ -10,7 +10,7 @@ import argparse
 
 from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, user_errors
-from gpuconv.cli.runs import choose_device, line
+from gpuconv.cli.runs import choose_device, print_line
 from gpuconv.cli.shared_options import add_device
 
 EXAMPLES = [
@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
     call = Call.read(options.file, stored)
     device = choose_device(options)
     place = " of ".join(filter(None, [call.op, str(stored.state.get("layer") or "")]))
-    line("call", f"{place}, step {stored.state.get('step', '?')}")
+    print_line("call", f"{place}, step {stored.state.get('step', '?')}")
     try:
         with user_errors():
             again = call.on(device)
@@ -43,8 +43,8 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"{options.file} cannot be repeated on {device}: {type(error).__name__}: {error}") from error
     for name, worst in found.items():
         verdict = f"{worst.share:.3g} of its bound" if worst.share <= 1 else f"wrong: {worst.text}"
-        line(name, verdict)
+        print_line(name, verdict)
         document.add("results", {"of": name, "error": worst.error, "bound": worst.bound, "share": worst.share})
     document.note(op=call.op, same_bits=same)
-    line("bits", "as stored" if same else "different from those stored")
+    print_line("bits", "as stored" if same else "different from those stored")
     return int(found[device].wrong)

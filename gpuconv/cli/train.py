@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from gpuconv.cli import document, option_types, process, recipes, run_settings, shadow_option, shared_options
 from gpuconv.cli.errors import UserError, user_errors
-from gpuconv.cli.runs import batched, choose_device, line, load_data, parts, settings_to_resume, started_in_python
+from gpuconv.cli.runs import (
+    choose_device,
+    load_data,
+    make_loader,
+    print_line,
+    settings_to_resume,
+    split_validation,
+    started_in_python,
+)
 from gpuconv.console import is_quiet, say
 from gpuconv.shell import command
 
@@ -147,21 +155,23 @@ def _train(options: argparse.Namespace, ranks: Ranks, watchers: Sequence[Callbac
         trainer = _trainer(options, settings, net, ranks)
         common: dict[str, Any] = {"normalization": normalization, "device": device, "dtype": net.dtype}
         augmentation = Augmentation.parse(settings.augment)
-        loader = batched(train, settings.batch_size, augmentation=augmentation, seed=settings.seed, **common)
-        held_out = batched(test, settings.batch_size, shuffle=False, **common)
+        loader = make_loader(train, settings.batch_size, augmentation=augmentation, seed=settings.seed, **common)
+        held_out = make_loader(test, settings.batch_size, shuffle=False, **common)
         more: dict[str, Any] = {"callbacks": [*loggers(options, test), *watchers]}
         if settings.early_stopping:
             more["callbacks"].append(EarlyStopping(settings.early_stopping))
         if validation:
-            more["validation"] = batched(validation, settings.batch_size, shuffle=False, **common)
+            more["validation"] = make_loader(validation, settings.batch_size, shuffle=False, **common)
             more["test_at_end"] = True
     if ranks.size > 1:
-        line("ranks", ranks)
-    line("model", f"{nets.stem(settings.model)}: {sum(value.size for value in net.params().values()):,} parameters")
-    line("recipe", settings)
+        print_line("ranks", ranks)
+    print_line(
+        "model", f"{nets.stem(settings.model)}: {sum(value.size for value in net.params().values()):,} parameters"
+    )
+    print_line("recipe", settings)
     with user_errors():
         directory = ranks.first(lambda: given or run_settings.new_directory(settings))
-    line("run", f"{directory}{' (continued)' if options.resume else ''}\n")
+    print_line("run", f"{directory}{' (continued)' if options.resume else ''}\n")
 
     try:
         history = trainer.fit(
@@ -218,9 +228,9 @@ def _load_sets(
     train, test = (
         load_data(settings, options.data, options.test) if options.resume else load(settings.data, settings.test)
     )
-    expect_views(run_settings.test_time(settings.tta), train.image_shape)
-    train, validation = parts(settings, train)
-    line("data", f"{train.name}: {_describe_sets(train, validation, test)}")
+    expect_views(run_settings.read_tta(settings.tta), train.image_shape)
+    train, validation = split_validation(settings, train)
+    print_line("data", f"{train.name}: {_describe_sets(train, validation, test)}")
     return train, validation, test
 
 
@@ -231,9 +241,9 @@ def _trainer(options: argparse.Namespace, settings: run_settings.Settings, net: 
         net,
         settings.optimizer,
         lr=settings.lr,
-        loss=run_settings.loss(settings.loss)[1],
+        loss=run_settings.read_loss(settings.loss)[1],
         schedule=settings.schedule,
-        plateau=run_settings.plateau(settings.plateau),
+        plateau=run_settings.read_plateau(settings.plateau),
         clip=settings.clip,
         ema=settings.ema or None,
         accumulate=settings.accumulate,
@@ -254,7 +264,7 @@ def _print_accuracy(accuracy: float, trainer: Trainer, held_out: Loader, tta: st
     from gpuconv.training import evaluate
 
     if tta != "none":
-        line("averaging", f"{tta}; without it the test accuracy is {100 * accuracy:.2f}%")
+        print_line("averaging", f"{tta}; without it the test accuracy is {100 * accuracy:.2f}%")
         with trainer.averaged():
             accuracy = evaluate(trainer.net, held_out, loss=trainer.loss, tta=tta).accuracy
     document.note(test_accuracy=accuracy, test_time_augmentation=tta)
@@ -323,9 +333,9 @@ def _print_files(
     files = [path.name for path in (run.curves, run.activations, run.filters, run.shadow) if path.exists()]
     if not is_quiet():
         say("", "stdout")
-    line("checkpoint", run.last)
-    line("metrics", f"{run.metrics_jsonl}, {run.metrics_csv.name}")
+    print_line("checkpoint", run.last)
+    print_line("metrics", f"{run.metrics_jsonl}, {run.metrics_csv.name}")
     if files:
-        line("pictures", f"{run.path}/: {', '.join(files)}")
-    line("try next", command("gpuconv", "evaluate", run.path))
-    line("", command("gpuconv", "predict", "IMAGE", "--run-dir", run.path) + "\n")
+        print_line("pictures", f"{run.path}/: {', '.join(files)}")
+    print_line("try next", command("gpuconv", "evaluate", run.path))
+    print_line("", command("gpuconv", "predict", "IMAGE", "--run-dir", run.path) + "\n")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gpuconv.cli import document
 from gpuconv.cli.errors import UserError, user_errors
-from gpuconv.cli.runs import choose_device, line
+from gpuconv.cli.runs import choose_device, print_line
 from gpuconv.console import progress_bar
 from gpuconv.types import Record
 
@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
             f"there is no case for {', '.join(chosen_ops)} in {', '.join(dtypes)}, tiers {', '.join(tiers)}"
         )
     device = choose_device(options)
-    line("cases", f"{len(cases)} of {len({case.op for case in cases})} ops, tiers {', '.join(tiers)}\n")
+    print_line("cases", f"{len(cases)} of {len({case.op for case in cases})} ops, tiers {', '.join(tiers)}\n")
 
     print(HEADER)
     failed, rows = 0, verify.verify(cases, dtypes, device, options.seed)

@@ -14,11 +14,11 @@ from gpuconv.data.samples import (
     ArraySamples,
     MapSamples,
     Samples,
+    as_targets,
     expect_finite,
     expect_image_dtype,
     laid_out,
-    mapped,
-    targets,
+    memory_mapped_file,
 )
 from gpuconv.data.stream import Batches
 
@@ -28,7 +28,7 @@ ACCEPTED = (
 )
 
 
-def recognized(
+def as_data_source(
     data: Any,
     name: str,
     shape: tuple[int, ...],
@@ -86,10 +86,10 @@ def _of_arrays(
 ) -> Dataset | ArraySamples:
     """uint8 images (N, H, W, C) in memory with class numbers become a Dataset, which moves to the device as a whole;
     other arrays are read batch by batch."""
-    in_file = mapped(images)
+    in_file = memory_mapped_file(images)
     images = laid_out(images, shape, rank=1 + len(shape))
     expect_image_dtype(images.dtype, name)
-    numbers = targets(labels, name, len(images))
+    numbers = as_targets(labels, name, len(images))
     numbered = numbers.ndim == 1
     names = [str(label) for label in range(max(classes, int(numbers.max(initial=-1)) + 1))] if numbered else []
     if numbered and images.dtype == np.uint8 and in_file is None and images.ndim == 4:

@@ -153,7 +153,7 @@ class Loader:
             return self.load(order, self.size(number), start=start, offset=offset)
 
         on_kernels = Device.named(self.device).runs_kernels
-        return (batch(number) for number in numbers) if on_kernels else prepared(batch, numbers)
+        return (batch(number) for number in numbers) if on_kernels else compute_ahead(batch, numbers)
 
     def numbers(self, epoch: int, start_batch: int) -> range:
         """The numbers of an epoch's batches from `start_batch` on. Raises as `epoch` does."""
@@ -206,7 +206,7 @@ class Loader:
         return ops.mix_batch(x, labels, self._factors, classes=classes, cut=cut, seed=self.seed, offset=offset)
 
 
-def prepared(batch: Callable[[int], T], numbers: range, workers: int = 1) -> Iterator[T]:
+def compute_ahead(batch: Callable[[int], T], numbers: range, workers: int = 1) -> Iterator[T]:
     """`map(batch, numbers)`, with the next results computed by threads while the caller uses the current one.
 
     An exception in a thread is raised here, at its batch. The threads end with this generator, however it ends.

@@ -68,8 +68,8 @@ def load_test(spec: str, like: str, classes: Sequence[str]) -> Dataset:
     directory, stated = _folder_parts(rest)
     if not is_test_set(spec) and "test" in stated:
         raise ValueError(f"all of {directory} is for testing; leave test={stated['test']} out")
-    kind, _, there = like.partition(":")
-    inherited = _folder_parts(there)[1] if kind == "folder" else {}
+    kind, _, like_rest = like.partition(":")
+    inherited = _folder_parts(like_rest)[1] if kind == "folder" else {}
     options = {key: inherited[key] for key in _SHAPE if key in inherited} | stated
     return _all_of_folder(directory, options).relabeled(classes)
 
@@ -100,8 +100,8 @@ def absolute_spec(spec: str, like: str = "") -> str:
     if name != "folder" or not rest:
         return spec
     directory, stated = _folder_parts(rest)
-    kind, _, there = like.partition(":")
-    inherited = _folder_parts(there)[1] if kind == "folder" else {}
+    kind, _, like_rest = like.partition(":")
+    inherited = _folder_parts(like_rest)[1] if kind == "folder" else {}
     options = {"split": folder.SPLITS[0]} | inherited | stated
     directory = _absolute(directory)
     if _folder_parts(directory)[1]:

@@ -115,7 +115,7 @@ class ArraySamples(Samples):
     def checksum(self) -> str:
         """A checksum of images and labels, in their order. For a memory-mapped file, its name, size and modification
         time stand for the images."""
-        if (file := mapped(self.images)) is None:
+        if (file := memory_mapped_file(self.images)) is None:
             images = zlib.crc32(np.ascontiguousarray(self.images).view(np.uint8).data)
         else:
             status = os.stat(file)
@@ -141,10 +141,10 @@ class MapSamples(Samples):
                     f"image {index} of {self.name!r} must be {np.dtype(self.dtype).name} of shape {self.image_shape} "
                     f"like the first one, received {image.dtype.name} of shape {image.shape}"
                 )
-        return np.stack(images), targets([label for _, label in pairs], self.name, len(pairs))
+        return np.stack(images), as_targets([label for _, label in pairs], self.name, len(pairs))
 
 
-def mapped(array: object) -> str | None:
+def memory_mapped_file(array: object) -> str | None:
     """The file of a memory-mapped array; None for one in memory."""
     while isinstance(array, np.ndarray):
         if isinstance(array, np.memmap) and array.filename is not None:
@@ -184,7 +184,7 @@ def laid_out(images: Any, shape: tuple[int, ...], rank: int) -> np.ndarray:
     return array
 
 
-def targets(labels: object, name: str, count: int) -> NDArray[Any]:
+def as_targets(labels: object, name: str, count: int) -> NDArray[Any]:
     """Labels as class numbers, int64 (count,), or as a target for each score, floats (count, ...).
 
     name: the name of the data, for messages. count: the number of images. Raises as `class_numbers` does, and

@@ -13,9 +13,9 @@ from numpy.typing import DTypeLike
 from gpuconv import backends, ops, random
 from gpuconv.arguments import integer
 from gpuconv.data.dataset import Dataset
-from gpuconv.data.loader import Batch, Loader, prepared
+from gpuconv.data.loader import Batch, Loader, compute_ahead
 from gpuconv.data.normalization import Normalization
-from gpuconv.data.samples import Samples, expect_finite, expect_image_dtype, laid_out, targets
+from gpuconv.data.samples import Samples, as_targets, expect_finite, expect_image_dtype, laid_out
 from gpuconv.devices import Device
 from gpuconv.dtypes import as_dtype
 
@@ -76,9 +76,9 @@ class StreamLoader(Loader):
             return np.ascontiguousarray(images), labels, offset
 
         if not Device.named(self.device).runs_kernels:
-            return prepared(lambda number: self._make_batch(*read(number)), numbers, self.workers)
+            return compute_ahead(lambda number: self._make_batch(*read(number)), numbers, self.workers)
         return (
-            self._make_batch(*each) for each in prepared(read, numbers, self.workers)
+            self._make_batch(*each) for each in compute_ahead(read, numbers, self.workers)
         )  # threads do not use the device
 
     def _flipped(self, images: np.ndarray, chosen: np.ndarray, offset: int) -> np.ndarray:
@@ -185,7 +185,7 @@ class Batches:
                 f"a batch of {self.name} must have images of shape (N, {', '.join(map(str, self.shape))}), "
                 f"received {x.shape}"
             )
-        return x, targets(given[1], self.name, len(x))
+        return x, as_targets(given[1], self.name, len(x))
 
     def _batch(self, given: object) -> Batch:
         x, labels = self._pair(given)

@@ -20,7 +20,7 @@ from gpuconv.backends.cuda.runtime import kernel
 from gpuconv.devices import Device
 from gpuconv.dtypes import PRECISIONS
 from gpuconv.layers import Layer
-from gpuconv.layers.running import where
+from gpuconv.layers.running import tracked_layer
 from gpuconv.names import canonical
 from gpuconv.ops import OPS
 from gpuconv.training import Trainer
@@ -156,7 +156,7 @@ class _Judge:
         self.calls = self.skipped = self.updates = 0
 
     def __call__(self, data: DataLike, **fit: Any) -> None:
-        with where() as self.place:
+        with tracked_layer() as self.place:
             self.trainer.fit(data, epochs=self.steps, callbacks=[self], progress=False, **fit)
         if self.trainer.interrupted_by:
             raise KeyboardInterrupt

@@ -29,7 +29,7 @@ import numpy as np
 
 from gpuconv import plots
 from gpuconv.training import RunDirectory
-from gpuconv.training.stored import unlike
+from gpuconv.training.stored import setting_differences
 from gpuconv.training.tensor_digests import Digest, Key, Step, keyed, read
 from gpuconv.verify.bounds import sum_bound
 
@@ -216,7 +216,7 @@ def bisect_runs(a: Path_, b: Path_) -> Runs:
     found = compare(*map(read, files))
     if all(Path(path).is_dir() for path in (a, b)):
         there, here = (RunDirectory.open(path).settings() for path in (a, b))
-        found.settings = unlike(there, here)
+        found.settings = setting_differences(there, here)
     return found
 
 

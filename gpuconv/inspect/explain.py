@@ -12,7 +12,15 @@ import numpy as np
 from gpuconv import arguments, backends, ops
 from gpuconv.devices import Device
 from gpuconv.dtypes import accumulation_dtype
-from gpuconv.inspect.terms import Place, branch_at, branches, expect_explainable, host, reads, sends
+from gpuconv.inspect.terms import (
+    Place,
+    as_float64,
+    branch_at,
+    branches,
+    derivatives_of_outputs,
+    expect_explainable,
+    window_of_output,
+)
 from gpuconv.layers.base import Layer, descendants
 from gpuconv.layers.branches import Merging
 from gpuconv.layers.running import run, runs_in_place, writes_slices
@@ -189,7 +197,7 @@ def explain(
         given, calls, gradients, sent = _backward(net, x, layer, target)
         shape = given.shape[1:]
         place = inside = written = _expect_place(at, shape, f"the input of {layer}")
-        parts = _added(sent, place) if sent else _senders(chosen, host(given)[0], gradients, place)
+        parts = _added(sent, place) if sent else _senders(chosen, as_float64(given)[0], gradients, place)
     else:
         given, calls = _forward(net, x, chosen)
         shape = chosen.output_shape or ()
@@ -199,7 +207,7 @@ def explain(
             below = [(each, _forward(net, x, each)[0]) for each in _run_below(net, chosen)]
             call, written = _writer(chosen, given, place, below)
             branch, calls, shape = f"branch{number + 1}", [call], _result(call).shape[1:]
-            parts = _added([host(branches(chosen, given)[number])[0]], inside)
+            parts = _added([as_float64(branches(chosen, given)[number])[0]], inside)
             parts = parts[0], None, *parts[2:]
         else:
             parts = _inputs(chosen, given, place)
@@ -273,14 +281,14 @@ def _backward(
     sent: list[np.ndarray] = []
     if isinstance(chosen, Merging):
         chosen.forward(inputs[0])
-        sent = [host(each)[0] for each in chosen.input_gradients(outputs[0])]
-    return inputs[0], made[-1:], host(outputs[0])[0], sent
+        sent = [as_float64(each)[0] for each in chosen.input_gradients(outputs[0])]
+    return inputs[0], made[-1:], as_float64(outputs[0])[0], sent
 
 
 def chosen_score(scores: Array, target: int | None) -> np.ndarray:
     """The gradient of one score of one image: 1 at the target, by default the largest score. Raises ValueError for an
     unknown class."""
-    found = host(scores)
+    found = as_float64(scores)
     count = found.size
     if target is not None and (type(target) is not int or not 0 <= target < count):
         raise ValueError(f"target is the number of a class from 0 to {count - 1}, received {target!r}")
@@ -297,8 +305,8 @@ Parts = tuple[np.ndarray, np.ndarray | None, float, list[Term]]  # values, weigh
 def _inputs(layer: Layer, x: Array, at: Place) -> Parts:
     """The inputs whose products add up to a value of the layer's output, the largest terms first."""
     if isinstance(layer, Merging) and layer.merge == "add":
-        return _added([host(branch)[0] for branch in branches(layer, x)], at)
-    window = reads(layer, host(x)[0], at)
+        return _added([as_float64(branch)[0] for branch in branches(layer, x)], at)
+    window = window_of_output(layer, as_float64(x)[0], at)
     factors = np.ones(window.values.shape) if window.weight is None else window.weight
     size = window.values if window.weight is None else np.abs(window.values * factors)
     order = np.argsort(-size, axis=None, kind="stable")
@@ -315,7 +323,7 @@ def _added(volumes: Sequence[np.ndarray], at: Place) -> Parts:
 
 def _senders(layer: Layer, x: np.ndarray, dy: np.ndarray, at: Place) -> Parts:
     """The output gradients whose products add up to the gradient of an input value, the largest terms first."""
-    weight = sends(layer, x, at)
+    weight = derivatives_of_outputs(layer, x, at)
     order = np.argsort(-np.abs(dy * weight), axis=None, kind="stable")
     places = [tuple(map(int, np.unravel_index(number, dy.shape))) for number in order[: np.count_nonzero(weight)]]
     terms = [Term(each, float(dy[each]), float(weight[each])) for each in places] or [Term(at, 0.0, 0.0)]

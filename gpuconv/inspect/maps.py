@@ -9,7 +9,7 @@ import numpy as np
 
 from gpuconv import arguments, backends
 from gpuconv.inspect.explain import chosen_score, layer_of
-from gpuconv.inspect.terms import host
+from gpuconv.inspect.terms import as_float64
 from gpuconv.layers.sequential import Sequential
 from gpuconv.names import lookup
 from gpuconv.types import Array
@@ -32,7 +32,7 @@ def saliency(net: Sequential, x: Array, *, target: int | None = None) -> np.ndar
     _expect_one(x)
     twin = net.twin()  # gradients accumulate in the copy
     scores = twin.forward(x)
-    return host(twin.backward(_gradient(net, scores, target)))[0]
+    return as_float64(twin.backward(_gradient(net, scores, target)))[0]
 
 
 def occlusion(
@@ -47,11 +47,11 @@ def occlusion(
 
     Other arguments as in `saliency`.
     """
-    *_, found = occluded(net, x, target=target, size=size, stride=stride)
+    *_, found = occlusion_stages(net, x, target=target, size=size, stride=stride)
     return found
 
 
-def occluded(
+def occlusion_stages(
     net: Sequential,
     x: Array,
     *,
@@ -69,7 +69,7 @@ def occluded(
     side = arguments.integer("size", max(1, min(h, w) // 8) if size is None else size, 1, min(h, w))
     step = arguments.integer("stride", max(1, side // 4) if stride is None else stride, 1, side)
     image = backends.to_numpy(x)[0]
-    number = int(chosen_score(host(net.infer(x)).reshape(-1), target).argmax())
+    number = int(chosen_score(as_float64(net.infer(x)).reshape(-1), target).argmax())
     rows, columns = (sorted({*range(0, length - side + 1, step), length - side}) for length in (h, w))
     places = [(row, column) for row in rows for column in columns]
     falls, covered = np.zeros((h, w)), np.zeros((h, w))
@@ -78,7 +78,8 @@ def occluded(
         images = np.stack([image] * (1 + len(squares)))
         for each, (row, column) in zip(images[1:], squares):
             each[row : row + side, column : column + side] = 0
-        scores = host(net.infer(backends.asarray(images, net.device, x.dtype))).reshape(len(images), -1)[:, number]
+        scores = as_float64(net.infer(backends.asarray(images, net.device, x.dtype)))
+        scores = scores.reshape(len(images), -1)[:, number]
         for score, (row, column) in zip(scores[1:], squares):
             falls[row : row + side, column : column + side] += scores[0] - score
             covered[row : row + side, column : column + side] += 1
@@ -109,17 +110,17 @@ def grad_cam(net: Sequential, x: Array, *, layer: str | None = None, target: int
     sent: list[Array] = []
     with layer_of(twin, name).register_backward_hook(lambda each, dx, dy: sent.append(dy)):
         twin.backward(_gradient(net, scores, target))
-    volume, gradient = host(kept[0])[0], host(sent[0])[0]
+    volume, gradient = as_float64(kept[0])[0], as_float64(sent[0])[0]
     found = np.maximum((volume * gradient.mean(axis=(0, 1))).sum(axis=2), 0)
     rows, columns = (np.arange(length) * count // length for length, count in zip(x.shape[1:3], found.shape))
     return found[rows][:, columns]
 
 
-def stages(kind: str, net: Sequential, x: Array, *, target: int, batch: int) -> Iterator[np.ndarray]:
+def map_stages(kind: str, net: Sequential, x: Array, *, target: int, batch: int) -> Iterator[np.ndarray]:
     """The map in stages: an occlusion map after each `batch` squares, other maps at once."""
     lookup("map", kind, dict.fromkeys(MAPS))
     if kind == "occlusion":
-        yield from occluded(net, x, target=target, batch=batch)
+        yield from occlusion_stages(net, x, target=target, batch=batch)
     else:
         yield {"saliency": saliency, "grad-cam": grad_cam}[kind](net, x, target=target)
 

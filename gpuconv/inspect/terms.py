@@ -39,7 +39,8 @@ from gpuconv.types import Array
 
 Place = tuple[int, ...]
 
-# Layers whose outputs are sums of products with the input, plus a constant. `reads` shows Conv2D's padding too.
+# Layers whose outputs are sums of products with the input, plus a constant.
+# `window_of_output` shows Conv2D's padding too.
 _AFFINE = (AdaptiveAvgPool2D, AvgPool2D, BatchNorm, Conv2D, ConvTranspose2D, GlobalAvgPool2D, Linear, Scale, Upsample)
 _PASSING = (Dropout, Flatten, Input)  # each output equals one of the inputs
 _CONSTANTS = {"bias", "running_mean"}  # arrays that change only the constant of an affine layer
@@ -75,16 +76,16 @@ def expect_explainable(net: Layer, layer: Layer) -> None:
         raise ValueError(f"{what}, a kind that explain does not know; it knows the layers of gpuconv.layers")
 
 
-def reads(layer: Layer, x: np.ndarray, at: Place) -> Window:
+def window_of_output(layer: Layer, x: np.ndarray, at: Place) -> Window:
     """The part of x, a layer's input for one image, on which the output at an index depends.
 
     Inputs in the padding are 0 for a convolution and -inf for a max pool; other windows end at the map's edge.
     """
     if isinstance(layer, Conv2D):
-        weight, (k, channels) = host(layer["weight"]), (layer.out_channels, layer.problem.w_shape[3])
+        weight, (k, channels) = as_float64(layer["weight"]), (layer.out_channels, layer.problem.w_shape[3])
         first = at[2] // (k // layer.groups) * channels
         window, origin = _window(layer.problem, x[:, :, first : first + channels], at, weight.shape[1:3], 0.0)
-        bias = float(host(layer["bias"])[at[2]]) if layer.bias else 0.0
+        bias = float(as_float64(layer["bias"])[at[2]]) if layer.bias else 0.0
         return Window(window, weight[at[2]], bias, [*origin, (first, 1)])
     if isinstance(layer, MaxPool2D):
         window, origin = _window(layer.problem, x[:, :, at[2] : at[2] + 1], at, layer.problem.kernel_size, -np.inf)
@@ -103,7 +104,7 @@ def reads(layer: Layer, x: np.ndarray, at: Place) -> Window:
     return Window(x[box], None, 0.0, _origin(box))
 
 
-def sends(layer: Layer, x: np.ndarray, at: Place) -> np.ndarray:
+def derivatives_of_outputs(layer: Layer, x: np.ndarray, at: Place) -> np.ndarray:
     """The derivatives of all outputs of a layer with respect to the input at an index: the factors of the outputs'
     gradients."""
     one = np.zeros((1, *x.shape))
@@ -139,7 +140,7 @@ def branch_at(layer: Merging, at: Place) -> tuple[int, Place]:
     return number, (*at[:-1], at[-1] - starts[number])
 
 
-def host(array: object) -> np.ndarray:
+def as_float64(array: object) -> np.ndarray:
     return backends.to_numpy(array).astype(np.float64)
 
 
@@ -169,11 +170,11 @@ def _normalized(layer: ImageNorm, x: np.ndarray, at: Place) -> Window:
     positions = [slice(None)] * (x.ndim - 1) if isinstance(layer, GroupNorm) else _one_value_box(at[:-1])
     box = (*positions, slice(first, first + count))
     values = x[box]
-    scale = host(layer["weight"])[at[-1]] / np.sqrt(values.var() + layer.eps)
+    scale = as_float64(layer["weight"])[at[-1]] / np.sqrt(values.var() + layer.eps)
     origin = _origin(box)
     factors = np.full(values.shape, -scale / values.size)
     factors[tuple(i - start for i, (start, _) in zip(at, origin))] += scale
-    return Window(values, factors, float(host(layer["bias"])[at[-1]]), origin)
+    return Window(values, factors, float(as_float64(layer["bias"])[at[-1]]), origin)
 
 
 def _one_value_box(at: Sequence[Any]) -> tuple[slice, ...]:

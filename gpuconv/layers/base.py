@@ -23,7 +23,7 @@ from numpy.typing import DTypeLike
 from gpuconv import backends
 from gpuconv.arguments import flag, integer
 from gpuconv.dtypes import as_precision, converted
-from gpuconv.layers.config import encode, expect_rebuildable, make, settings, tuples, written
+from gpuconv.layers.config import constructor_call, encode, expect_rebuildable, lists_to_tuples, make, settings
 from gpuconv.layers.hooks import Handle, Hook
 from gpuconv.layers.registry import LAYERS, name_of
 from gpuconv.layers.running import call, listen, run
@@ -100,7 +100,7 @@ class Layer(Stateful["Layer"]):
         for name, value in self.hyperparameters().items():
             if name != "frozen":
                 is_flag = not self.is_foreign and isinstance(getattr(type(self), name, None), bool)
-                setattr(self, name, flag(name, value) if is_flag else tuples(value))
+                setattr(self, name, flag(name, value) if is_flag else lists_to_tuples(value))
         self.path, self.device, self.dtype = "", "numpy", np.dtype("float32")
         self.tf32 = False
         self.input_shape: Shape | None = None
@@ -407,7 +407,7 @@ class Layer(Stateful["Layer"]):
 
     def __repr__(self) -> str:
         """The call that creates this layer, without default arguments."""
-        return written(self)
+        return constructor_call(self)
 
 
 def _move_array(name: str, array: Array, device: str, dtype: np.dtype) -> Array:

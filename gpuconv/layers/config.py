@@ -37,9 +37,9 @@ def decode(value: object) -> Any:
     return [decode(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
-def tuples(value: object) -> Any:
+def lists_to_tuples(value: object) -> Any:
     """The value with lists replaced by tuples, recursively."""
-    return tuple(tuples(entry) for entry in value) if isinstance(value, (list, tuple)) else value
+    return tuple(lists_to_tuples(entry) for entry in value) if isinstance(value, (list, tuple)) else value
 
 
 def make(config: Mapping[str, Any], **options: Any) -> Any:
@@ -65,7 +65,7 @@ def make(config: Mapping[str, Any], **options: Any) -> Any:
     return kind(**given, **options)
 
 
-def written(layer: Any) -> str:
+def constructor_call(layer: Any) -> str:
     """The call that creates a layer, without default arguments."""
     shown = [
         f"{field.name}={getattr(layer, field.name)!r}"

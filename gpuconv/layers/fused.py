@@ -58,9 +58,9 @@ class Fused(Layer, base=True):
         return [(str(layer.name), layer) for layer in self.layers]
 
     def plan(self, input_shape: Shape) -> Shape:
-        around = self.path.rpartition(".")[0]
+        parent = self.path.rpartition(".")[0]
         for name, layer in self.children():
-            input_shape = layer.place(f"{around}.{name}" if around else name, input_shape)
+            input_shape = layer.place(f"{parent}.{name}" if parent else name, input_shape)
         if not self.layers or not self.fits(self.layers):
             raise ValueError(f"{type(self).__name__} cannot replace {list(self.layers)}")
         return input_shape
@@ -366,7 +366,7 @@ def sums_pay(activation: str | None) -> bool:
     return in_dgrad * _CLOCKS_IN_DGRAD <= max(in_a_pass, _ISSUED_MEANWHILE)
 
 
-def chained(layers: Sequence[Layer], norm_sums: bool | None) -> list[Layer]:
+def form_chains(layers: Sequence[Layer], norm_sums: bool | None) -> list[Layer]:
     """The layers of a fused row, in which a `NormChain` takes the place of each run that it can run. norm_sums: see
     `Sequential.fuse`."""
     found: list[list[Layer]] = []
@@ -382,7 +382,7 @@ def chained(layers: Sequence[Layer], norm_sums: bool | None) -> list[Layer]:
 
 
 FUSED += [ConvReLU, ConvPool, ConvNorm, ConvActivation, NormActivation]
-CHAINED.append(chained)
+CHAINED.append(form_chains)
 
 
 def is_plain(layer: Layer) -> bool:

@@ -31,7 +31,7 @@ def class_names(names: object, output_shape: Shape | None) -> list[str]:
     return [str(name) for name in names]
 
 
-def fitting(normalization: object, input_shape: Shape | None) -> Normalization:
+def expect_normalization(normalization: object, input_shape: Shape | None) -> Normalization:
     """Returns the normalization. Raises TypeError for anything else, and ValueError if the net is built and takes
     images of another shape."""
     from gpuconv.data.normalization import Normalization

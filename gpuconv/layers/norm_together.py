@@ -42,7 +42,9 @@ def forward(
     variances = []
     for (own_mean, own_var), count in zip(own, rows):
         difference = ops.add(own_mean, ops.scale(mean, factor=-1.0))
-        variances.append(ops.add(ops.scale(own_var, factor=(count - 1) / count), times(difference, difference)))
+        variances.append(
+            ops.add(ops.scale(own_var, factor=(count - 1) / count), multiply_vectors(difference, difference))
+        )
     var = _weighted_sum(variances, shares, total)
     found = [ops.batch_norm(x, gamma, beta, mean, var, training=False, eps=eps) for x in parts]
     values = batch_of(parts) * rows[0] // len(parts[0])  # of a channel, in the whole batch
@@ -63,17 +65,17 @@ def backward(
     """
     mean, var, inv_std = statistics
     found = [ops.batch_norm_backward(dy, x, gamma, mean, inv_std, training=False) for dy, x in zip(gradients, parts)]
-    shares, scale = _shares(parts), times(gamma, inv_std)
+    shares, scale = _shares(parts), multiply_vectors(gamma, inv_std)
     sums = [_weighted_sum([each[which] for each in found], shares, total) for which in (1, 2)]  # dgamma, dbeta
     for x, (dx, _, _) in zip(parts, found):
         # The statistics add to dx, for each channel, a multiple of xhat and a constant.
-        slope, shift = (times(scale, ops.scale(each, factor=-1.0 / _rows(x))) for each in sums)
+        slope, shift = (multiply_vectors(scale, ops.scale(each, factor=-1.0 / _rows(x))) for each in sums)
         more, _, _ = ops.batch_norm(x, slope, shift, mean, var, training=False, eps=eps)
         ops.add(dx, more, out=dx)
     return found
 
 
-def times(a: Array, b: Array) -> Array:
+def multiply_vectors(a: Array, b: Array) -> Array:
     """The product of two vectors, computed by a batch norm that has only a weight."""
     zeros, product = _zeros(a), _zeros(a)
     ones = ops.batch_norm(zeros[None], zeros, zeros, zeros, zeros, training=False, eps=1.0)[2]

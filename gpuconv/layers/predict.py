@@ -38,7 +38,7 @@ def predict(
     return best[0] if single else best
 
 
-def prepared(net: Layer, images: object, normalize: bool | None) -> tuple[Array, bool]:
+def prepare_images(net: Layer, images: object, normalize: bool | None) -> tuple[Array, bool]:
     """Any images that `predict` takes, as one batch in the net's dtype on its device, and whether it was a single
     image."""
     batch, single = as_batch(net, images)

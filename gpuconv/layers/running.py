@@ -31,7 +31,7 @@ def listen(listener: Listener) -> Iterator[None]:
 
 
 @contextmanager
-def where() -> Iterator[Callable[[], tuple[str, str]]]:
+def tracked_layer() -> Iterator[Callable[[], tuple[str, str]]]:
     """A context with a function for the path and the direction of the innermost layer that runs; ("", "") outside."""
     running = [("", "")]
 

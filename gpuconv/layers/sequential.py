@@ -15,7 +15,7 @@ from gpuconv import arguments, backends
 from gpuconv.dtypes import as_precision
 from gpuconv.layers import show
 from gpuconv.layers.base import Layer
-from gpuconv.layers.image_notes import class_names, fitting
+from gpuconv.layers.image_notes import class_names, expect_normalization
 from gpuconv.layers.input import Input
 from gpuconv.layers.rewrite import chained_row, fused_row, slid_row, take_values
 from gpuconv.layers.row import as_row, copy_built, name_layers
@@ -139,7 +139,7 @@ class Sequential(Layer):
     @normalization.setter
     def normalization(self, value: Normalization | None) -> None:
         first: Any = self.layers[0]
-        first.normalization = None if value is None else fitting(value, first.input_shape)
+        first.normalization = None if value is None else expect_normalization(value, first.input_shape)
 
     def _slice(self, places: slice) -> Sequential:
         if places.step not in (None, 1):
@@ -303,9 +303,9 @@ class Sequential(Layer):
 
         images, normalize: as in `predict`. Volumes are on the net's device, without N for a single image.
         """
-        from gpuconv.layers.predict import prepared
+        from gpuconv.layers.predict import prepare_images
 
-        x, single = prepared(self, images, normalize)
+        x, single = prepare_images(self, images, normalize)
         volumes = Volumes()
 
         def keep(layer: Layer, x: Array, y: Array) -> None:

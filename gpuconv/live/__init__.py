@@ -49,11 +49,11 @@ def serve(
         OSError: The port is taken.
     """
     expect_installed()
-    from gpuconv.live.server import bound, run
+    from gpuconv.live.server import listening_socket, run
     from gpuconv.training.interrupts import Interrupts
 
     token = None if is_loopback(host) else secrets.token_urlsafe(24)
-    with bound(host, port) as listening:
+    with listening_socket(host, port) as listening:
         actual = listening.getsockname()[1]
         named = socket.gethostname() if host in EVERYWHERE else host
         shown = f"[{named}]" if ":" in named else named

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gpuconv import backends
-from gpuconv.inspect.maps import MAPS, stages
+from gpuconv.inspect.maps import MAPS, map_stages
 from gpuconv.live import pictures, snapshots
 from gpuconv.live.segment import Segment
 
@@ -40,9 +40,9 @@ class Attribution:
         if self._work is None:
             if self.kind == NONE or self._made == steps:
                 return None
-            x = snapshots.given(segment, image[None])
+            x = snapshots.normalize_images(segment, image[None])
             self._made, self._target = steps, int(backends.to_numpy(segment.net.infer(x)).argmax())
-            self._work = stages(self.kind, segment.net, x, target=self._target, batch=BATCH)
+            self._work = map_stages(self.kind, segment.net, x, target=self._target, batch=BATCH)
         head = {"map": self.kind, "target": self._target, "step": self._made, "error": ""}
         try:
             found = next(self._work, None)

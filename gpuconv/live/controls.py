@@ -87,8 +87,8 @@ def read_image(body: bytes, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
     height, width, channels = shape
     picture = Picture.decode(io.BytesIO(body), "this file")
     image = picture.array(size=(height, width), channels=channels)
-    was = f"{picture.image.height}x{picture.image.width}, mode {picture.mode}"
-    return image, f"{was}, as {height}x{width} with {channels} channel{'s' * (channels > 1)}"
+    original = f"{picture.image.height}x{picture.image.width}, mode {picture.mode}"
+    return image, f"{original}, as {height}x{width} with {channels} channel{'s' * (channels > 1)}"
 
 
 def read_drawing(body: bytes, shape: tuple[int, ...]) -> np.ndarray:

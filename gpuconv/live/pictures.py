@@ -106,7 +106,7 @@ def pack(head: Record, volumes: Iterable[Volume], images: Iterable[np.ndarray] =
     return b"".join([len(header).to_bytes(4, "little"), header, *data])
 
 
-def small(image: np.ndarray) -> np.ndarray:
+def shrink_image(image: np.ndarray) -> np.ndarray:
     """An image (H, W, C) with sides of at most SIDE pixels."""
     step = _step(image.shape)
     return image[::step, ::step]
@@ -118,7 +118,7 @@ def plane(name: str, values: np.ndarray) -> Volume:
     return Volume(name, values.shape, values[None, ::step, ::step], step)
 
 
-def best(probabilities: np.ndarray) -> list[list[float]]:
+def best_classes(probabilities: np.ndarray) -> list[list[float]]:
     """The five best classes, best first: [class, probability]."""
     order = np.argsort(-probabilities, kind="stable")[:5]
     return [[int(index), float(probabilities[index])] for index in order]

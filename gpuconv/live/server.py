@@ -17,7 +17,7 @@ from gpuconv.training.interrupts import Interrupts
 
 
 @contextlib.contextmanager
-def bound(host: str, port: int) -> Iterator[socket.socket]:
+def listening_socket(host: str, port: int) -> Iterator[socket.socket]:
     """A listening socket. Raises OSError that names the address if that fails."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(

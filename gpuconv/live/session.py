@@ -312,7 +312,7 @@ class Session(Callback):
         Raises ValueError or TypeError for a setting that is unknown or does not fit; then nothing has changed.
         """
         images, epoch = len(self.sets.train), self.trainer.epoch
-        recipe = setting_changes.changed(self.segment.recipe, settings, images=images, epoch=epoch)
+        recipe = setting_changes.change_recipe(self.segment.recipe, settings, images=images, epoch=epoch)
         if recipe == self.segment.recipe:
             return
         new = segment.make(recipe, self.sets, self.device)  # raises if something does not fit
@@ -323,7 +323,7 @@ class Session(Callback):
         def do() -> None:
             run = RunDirectory(self.run_dir)
             with run.locked():
-                checkpoints.save(run.last, setting_changes.carried(checkpoints.load(run.last), new, settings))
+                checkpoints.save(run.last, setting_changes.carry_state(checkpoints.load(run.last), new, settings))
             self.segment = new
             self._show_stored()
             self.say(f"from step {self.trainer.steps} on: {', '.join(f'{k} {v}' for k, v in settings.items())}")

@@ -29,7 +29,7 @@ def settings_of(recipe: Record) -> Record:
     return found | {"batch_size": recipe["train"]["batch_size"], "epochs": recipe["epochs"]}
 
 
-def changed(recipe: Record, changes: Record, *, images: int, epoch: int = 0) -> Record:
+def change_recipe(recipe: Record, changes: Record, *, images: int, epoch: int = 0) -> Record:
     """The recipe with changed settings. images: the size of the training set. epoch: the epochs done.
 
     Raises ValueError or TypeError for a setting that is unknown, or that the optimizer does not have.
@@ -56,7 +56,7 @@ def changed(recipe: Record, changes: Record, *, images: int, epoch: int = 0) -> 
     return found
 
 
-def carried(before: Checkpoint, segment: Segment, changes: Record) -> Checkpoint:
+def carry_state(before: Checkpoint, segment: Segment, changes: Record) -> Checkpoint:
     """Converts the state before a change to the state from which `segment`, made with the change, continues.
 
     The weights, their masters and the step number are kept, and so is the optimizer's state if it is the same

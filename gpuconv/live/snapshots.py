@@ -70,7 +70,7 @@ def confusion(records: Sequence[Record], classes: Sequence[str]) -> Record | Non
 def picture(segment: Segment, kind: str, image: np.ndarray, truth: int | None, head: Record) -> bytes:
     """The activations or gradients of one image, or the net's filters, by `kind`. image: uint8 (H, W, C) of the net's
     size. truth: its class, if known."""
-    x = given(segment, image[None])
+    x = normalize_images(segment, image[None])
     volumes, scores = pictures.activations(segment.net, x)
     odds = pictures.softmax(scores[0].astype(np.float64))
     if kind == "gradients":
@@ -78,23 +78,23 @@ def picture(segment: Segment, kind: str, image: np.ndarray, truth: int | None, h
         volumes = pictures.gradients(segment.net, x, label, segment.trainer.loss)
     elif kind == "filters":
         volumes = pictures.filters(segment.net)
-    own = {"kind": kind, "truth": truth, "best": pictures.best(odds)}
-    return pictures.pack(head | own, volumes, [pictures.small(image)])
+    own = {"kind": kind, "truth": truth, "best": pictures.best_classes(odds)}
+    return pictures.pack(head | own, volumes, [pictures.shrink_image(image)])
 
 
 def examples(segment: Segment, sets: Sets) -> bytes:
     """Test images with their five best scores, correct and wrong ones separately."""
     images = np.asarray(sets.test.first(EXAMPLES))
     labels = sets.test.labels[: len(images)]
-    odds = pictures.softmax(backends.to_numpy(segment.net.infer(given(segment, images))).astype(np.float64))
+    odds = pictures.softmax(backends.to_numpy(segment.net.infer(normalize_images(segment, images))).astype(np.float64))
     right = odds.argmax(axis=1) == labels
     shown = [*np.flatnonzero(right)[:SHOWN], *np.flatnonzero(~right)[:SHOWN]]
     answers = [
-        {"index": int(at), "truth": int(labels[at]), "right": bool(right[at]), "best": pictures.best(odds[at])}
+        {"index": int(at), "truth": int(labels[at]), "right": bool(right[at]), "best": pictures.best_classes(odds[at])}
         for at in shown
     ]
     head = {"shown": answers, "right": int(right.sum()), "of": len(images)}
-    return pictures.pack(head, [], [pictures.small(images[at]) for at in shown])
+    return pictures.pack(head, [], [pictures.shrink_image(images[at]) for at in shown])
 
 
 def weights(segment: Segment) -> dict[str, np.ndarray]:
@@ -111,7 +111,7 @@ def scales(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> list[
     ]
 
 
-def given(segment: Segment, images: np.ndarray) -> Array:
+def normalize_images(segment: Segment, images: np.ndarray) -> Array:
     """uint8 images normalized for the net, in its dtype."""
     return backends.asarray(segment.net.normalization(images), segment.net.device, segment.net.dtype)
 

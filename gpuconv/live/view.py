@@ -124,7 +124,7 @@ class View:
 
     def explain(self, segment: Segment, layer: str, at: list[int]) -> Record:
         """The explanation of how one activation of the image is computed."""
-        found = explain(segment.net, snapshots.given(segment, self.image[None]), layer, at)
+        found = explain(segment.net, snapshots.normalize_images(segment, self.image[None]), layer, at)
         terms = [{"at": t.at, "input": t.input, "weight": t.weight, "product": t.product} for t in found.terms]
         weight = None if found.weight is None else found.weight.reshape(found.window.shape)
         return {

@@ -207,8 +207,8 @@ class MPI(Ranks):
             return
         self._reported = True
         message = " ".join(str(error).split())
-        by = "" if isinstance(error, ParallelError) else f"{self.name(self.rank)} failed: {type(error).__name__}: "
-        self._post(f"{by}{message}", FAILED)
+        prefix = "" if isinstance(error, ParallelError) else f"{self.name(self.rank)} failed: {type(error).__name__}: "
+        self._post(f"{prefix}{message}", FAILED)
         self._abort_at_exit()
 
     def _post(self, message: object, tag: int) -> None:

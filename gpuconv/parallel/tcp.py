@@ -70,10 +70,10 @@ class TCP(Ranks):
             return
         self._ended = True
         message = " ".join(str(error).split())
-        by = "" if isinstance(error, ParallelError) else f"{self.name(self.rank)} failed: {type(error).__name__}: "
+        prefix = "" if isinstance(error, ParallelError) else f"{self.name(self.rank)} failed: {type(error).__name__}: "
         for other in self._others.values():
             try:
-                other.send(_Failed(by + message))
+                other.send(_Failed(prefix + message))
             except OSError:
                 continue  # that rank has ended
 

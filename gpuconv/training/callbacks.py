@@ -86,7 +86,7 @@ EVENTS = {  # the arguments of each event
 }
 
 
-def checked(callbacks: Sequence[object]) -> list[Any]:
+def checked_callbacks(callbacks: Sequence[object]) -> list[Any]:
     """Callbacks as a list. Raises TypeError for an object without any event method, for a method whose name begins with
     "on_" and is no event's (naming the nearest event), and for one that does not take the event's arguments."""
     if not isinstance(callbacks, Iterable):
@@ -127,7 +127,7 @@ def run_dir_callbacks(run: RunDirectory, checkpoint_every: int | None = None) ->
     return [Checkpoints(run, checkpoint_every), JSONLog(run.metrics_jsonl), CSVLog(run.metrics_csv), Curves(run.curves)]
 
 
-def monitored(record: Record) -> tuple[str, float]:
+def monitored_measure(record: Record) -> tuple[str, float]:
     """The name and value of the measure by which epochs are compared; a higher value is better. It is the validation
     accuracy if there is one, else the negative validation loss, else the negative training loss."""
     if record.get("validation_accuracy") is not None:
@@ -139,7 +139,7 @@ def monitored(record: Record) -> tuple[str, float]:
 
 def best_epoch(history: list[Record]) -> Record:
     """The record of the best epoch, the first one if several are equal."""
-    return max(history, key=lambda record: (monitored(record)[1], -record["epoch"]))
+    return max(history, key=lambda record: (monitored_measure(record)[1], -record["epoch"]))
 
 
 class Checkpoints(Callback):
@@ -311,7 +311,7 @@ class EarlyStopping(Callback):
     def on_start(self, trainer: RunState) -> None:
         history = trainer.history
         if history and history[-1]["epoch"] - best_epoch(history)["epoch"] >= self.patience:
-            key, _ = monitored(history[-1])
+            key, _ = monitored_measure(history[-1])
             trainer.stop(f"early stopping: no better {key} in {self.patience} epochs")
 
     def on_epoch(self, trainer: RunState, record: Record) -> None:

@@ -120,12 +120,13 @@ class Ema:
         for name in [*own, *given]:
             if name not in own or name not in given:
                 raise CheckpointError(f"{path}: {name} is {'not part of this net' if name in given else 'missing'}")
-            here, there = own[name], given[name]
-            if (here.shape, here.dtype) != (there.shape, there.dtype):
+            expected, received = own[name], given[name]
+            if (expected.shape, expected.dtype) != (received.shape, received.dtype):
                 raise CheckpointError(
-                    f"{path}: {name} must be {here.dtype.name} {here.shape}, received {there.dtype.name} {there.shape}"
+                    f"{path}: {name} must be {expected.dtype.name} {expected.shape}, "
+                    f"received {received.dtype.name} {received.shape}"
                 )
-            if not np.isfinite(there.astype(np.float64)).all():
+            if not np.isfinite(received.astype(np.float64)).all():
                 raise CheckpointError(f"{path}: {name} is not finite")
 
     def restore(self, checkpoint: Checkpoint) -> None:

@@ -115,9 +115,9 @@ def _for_metrics(scores: Array, labels: Array, ignored: int | None) -> tuple[np.
 def _scores_of_batches(net: Layer, batches: Iterable[Any], tta: str, ranks: Ranks) -> Iterator[tuple[Array, Array]]:
     """(scores, labels) of each batch, in order, on every rank. The ranks compute the batches in turn."""
     batches = iter(batches)
-    while some := [*itertools.islice(batches, ranks.size)]:
-        own = averaged_scores(net, some[ranks.rank][0], tta) if ranks.rank < len(some) else None
-        for (_, labels), scores in zip(some, ranks.exchange(own, like=some[0][0])):
+    while group := [*itertools.islice(batches, ranks.size)]:
+        own = averaged_scores(net, group[ranks.rank][0], tta) if ranks.rank < len(group) else None
+        for (_, labels), scores in zip(group, ranks.exchange(own, like=group[0][0])):
             yield scores, labels
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from gpuconv import ops
 from gpuconv.data import Loader
-from gpuconv.data.loader import Batch, prepared
+from gpuconv.data.loader import Batch, compute_ahead
 from gpuconv.devices import Device
 from gpuconv.training.protocols import Epochs
 from gpuconv.training.step_counter import StepCounter
@@ -85,7 +85,7 @@ class PartFeed(Feed):
             start, offset = self.loader.place(epoch, number)
             return self.loader.load(order, end - first, start=start + first, offset=offset + first)
 
-        self._batches, self._given = prepared(part, self.loader.numbers(epoch, number)), number
+        self._batches, self._given = compute_ahead(part, self.loader.numbers(epoch, number)), number
 
     def size(self, number: int) -> int:
         return self.loader.size(number)

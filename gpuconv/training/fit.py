@@ -180,11 +180,11 @@ class Fit:
         size = self.feed.size(self.run.batch)
         work = partial(self.feed.step, self.counter, size, self.run.step_on)
         if self.checks_step or self.around:  # not captured, but with the same bits
-            with contextlib.ExitStack() as around:
+            with contextlib.ExitStack() as contexts:
                 for each in self.around:
-                    around.enter_context(each(self.run))
+                    contexts.enter_context(each(self.run))
                 if self.shadow and self.checks_step:
-                    around.enter_context(self.shadow.checking(self.run.steps + 1))
+                    contexts.enter_context(self.shadow.checking(self.run.steps + 1))
                 work()
         else:
             self.replay.run(work, count, size, self.run.inputs() if self.replay.most_steps > 1 else None)

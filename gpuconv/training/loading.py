@@ -50,8 +50,8 @@ def checkpoint_file(path: str | os.PathLike[str], which: str = "last") -> Path:
         return Path(path)
     file: Path = getattr(RunDirectory.open(path), which)
     if not file.exists():
-        there = [name for name in WHICH if getattr(RunDirectory(path), name).exists()]
-        hint = f"which={there[0]!r} does" if there else "the run has saved none yet"
+        existing = [name for name in WHICH if getattr(RunDirectory(path), name).exists()]
+        hint = f"which={existing[0]!r} does" if existing else "the run has saved none yet"
         raise CheckpointError(f"{file} does not exist; {hint}")
     return file
 

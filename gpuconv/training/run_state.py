@@ -191,7 +191,7 @@ class RunState(TrainingStep):
         if bool(self.loss_scale) != bool(state["loss_scale"]):
             used = "one" if self.loss_scale else "none"
             raise CheckpointError(
-                f"{path}: loss_scale is {checkpoints.shown(state['loss_scale'])}, but this run has {used}"
+                f"{path}: loss_scale is {checkpoints.short_json(state['loss_scale'])}, but this run has {used}"
             )
         try:
             totals, reading = (self.totals.stored(state[name]) for name in ("totals", "read"))
@@ -220,16 +220,16 @@ class RunState(TrainingStep):
         """Freeze the layers that are frozen in a checkpoint's net (callbacks may have frozen them during the run) if
         the optimizer's state then matches the checkpoint's. Otherwise raises CheckpointError, and nothing changes."""
         layers, before = [*self.net.walk()], self.optimizer.state_dict()
-        here = [layer.frozen for layer in layers]
+        frozen_before = [layer.frozen for layer in layers]
         try:
-            there = [layer.frozen for layer in Layer.from_config(config, initialize=False).walk()]
+            frozen_in_checkpoint = [layer.frozen for layer in Layer.from_config(config, initialize=False).walk()]
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"{path}: {error}") from error
         try:
-            self._freeze(layers, there)
+            self._freeze(layers, frozen_in_checkpoint)
             self.optimizer.check_state_dict(optimizer)
         except ValueError as error:
-            self._freeze(layers, here)
+            self._freeze(layers, frozen_before)
             self.optimizer.load_state_dict(before)
             raise CheckpointError(f"{path}: {error}") from error
 
@@ -241,6 +241,6 @@ class RunState(TrainingStep):
     def _expect_settings(self, there: Record, path: object, only: tuple[str, ...] | None = None) -> None:
         """Raise SettingsError if stored settings differ from those of this `fit`. only: the names of the settings to
         compare; None compares all."""
-        others = stored.unlike(there, self.fit_settings, only)
+        others = stored.setting_differences(there, self.fit_settings, only)
         if others:
             raise SettingsError(f"{path} cannot be continued with other settings: {'; '.join(others)}")

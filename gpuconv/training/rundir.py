@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gpuconv import files
-from gpuconv.checkpoint import CheckpointError, dump, parse, shown, write_atomically
+from gpuconv.checkpoint import CheckpointError, dump, parse, short_json, write_atomically
 from gpuconv.locks import LockedError, LockFile
 from gpuconv.notices import notice
 from gpuconv.shell import command
@@ -185,7 +185,7 @@ class RunDirectory:
             raise CheckpointError(f"{self.settings_file}: {error.args[0]} is missing") from None
         except ValueError as error:
             raise CheckpointError(f"{self.settings_file}: {error}") from None
-        found = shown(content["format"])
+        found = short_json(content["format"])
         raise CheckpointError(f"{self.settings_file} has format {found}, this version of gpuconv reads {FORMAT}")
 
     def begun(self) -> list[str]:

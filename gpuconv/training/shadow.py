@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpuconv import arguments, checkpoint, plots
 from gpuconv.child import Child, command
-from gpuconv.layers.running import where
+from gpuconv.layers.running import tracked_layer
 from gpuconv.names import lookup
 from gpuconv.notices import Notice
 from gpuconv.types import Record
@@ -125,7 +125,7 @@ class Shadow:
 
     def _seconds_left(self) -> float:
         """Seconds that may be spent now. Some are reserved: for the start of the worker, for the pending checks, and,
-        as many as the longest check took, in case a check takes longer than expected."""
+        as many as the longest check seconds, in case a check takes longer than expected."""
         starts = START if self._worker and not self._ready else 0.0
         reserved = starts + sum(expected for *_, expected, _ in self._pending)
         return self.share * self.elapsed - self.spent - reserved - max(self._longest.values(), default=CALL)
@@ -193,7 +193,7 @@ class Shadow:
             return True
 
         copies = partial(self._timing_copies, lambda: site)
-        with where() as place, recording(lambda call: self._hand_over(call, site, step), wants, copies):
+        with tracked_layer() as place, recording(lambda call: self._hand_over(call, site, step), wants, copies):
             yield
         for gone in drawn - seen:  # a step no longer makes these calls, for example because a layer was frozen
             self._sizes.pop(gone, None)
@@ -206,9 +206,9 @@ class Shadow:
         try:
             yield
         finally:
-            took = self.clock() - start
-            self._copying += took
-            self._copying_of[site()] = self._copying_of.get(site(), 0.0) + took
+            seconds = self.clock() - start
+            self._copying += seconds
+            self._copying_of[site()] = self._copying_of.get(site(), 0.0) + seconds
 
     def _hand_over(self, call: Call, site: Site, step: int) -> None:
         path = Path(self._files.name) / f"{len(self.rows)}-{step}-{'-'.join(filter(None, site))}.safetensors"
@@ -227,14 +227,14 @@ class Shadow:
             if "ended" in answer:
                 self._end(f"its process ended with status {answer['ended']}")
                 break
-            took, self._checking = answer["seconds"] - self._checking, answer["seconds"]
+            seconds, self._checking = answer["seconds"] - self._checking, answer["seconds"]
             if "ready" in answer:
                 self._ready = True
                 continue
             path, site, step, _, size = self._pending.pop(0)
-            took += self._copying_of.pop(site, 0.0)
-            self._longest[site] = max(took, self._longest.get(site, 0.0), CALL)
-            self._rate = max(self._rate, took / max(size, SMALL))
+            seconds += self._copying_of.pop(site, 0.0)
+            self._longest[site] = max(seconds, self._longest.get(site, 0.0), CALL)
+            self._rate = max(self._rate, seconds / max(size, SMALL))
             self._judge_answer(path, site, step, answer)
             if patience:
                 break

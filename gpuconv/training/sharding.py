@@ -36,7 +36,7 @@ def shard_count(shards: object) -> int:
     return count
 
 
-def bounds(size: int, shards: int) -> list[int]:
+def shard_bounds(size: int, shards: int) -> list[int]:
     """The sample at which each shard of a batch begins, then the batch's size. Raises ValueError for a batch with fewer
     samples than shards."""
     if size < shards:
@@ -260,7 +260,7 @@ class Sharding(Parts):
 
     def place(self, size: int) -> tuple[int, int]:
         """Where this rank's part of a batch begins, and where it ends."""
-        places = bounds(size, self.count)
+        places = shard_bounds(size, self.count)
         return places[self.own.start], places[self.own.stop]
 
     def backpropagate(self, x: Array, y: Array, totals: Totals, work: Backpropagate, batch: int | None = None) -> None:
@@ -271,10 +271,12 @@ class Sharding(Parts):
 
         Raises ValueError for a batch that is too small, before anything has changed."""
         size = len(y) if batch is None else batch
-        ends = bounds(size, self.count)
+        ends = shard_bounds(size, self.count)
         before = 0 if batch is None else ends[self.own.start]
         places = [(ends[shard], ends[shard + 1]) for shard in self.own]
-        parts = ((own(x[first - before : end - before]), y[first - before : end - before]) for first, end in places)
+        parts = (
+            (aligned_copy(x[first - before : end - before]), y[first - before : end - before]) for first, end in places
+        )
         self._add_up(parts, places, size, self.count, totals, work)
 
     def _statistics(self) -> list[Array]:
@@ -306,7 +308,7 @@ def _expect_no_norm_inside_own(net: Layer) -> None:
             )
 
 
-def own(x: Array) -> Array:
+def aligned_copy(x: Array) -> Array:
     """A copy of a part of an array. It is aligned like a newly loaded array, because the choice of a kernel depends on
     alignment."""
     return ops.scale(x, factor=1.0)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from gpuconv import algorithms, losses
-from gpuconv.checkpoint import Checkpoint, CheckpointError, load, shown
+from gpuconv.checkpoint import Checkpoint, CheckpointError, load, short_json
 from gpuconv.dtypes import converted, is_float
 from gpuconv.layers.base import Layer
 from gpuconv.layers.registry import layer_class, name_of
@@ -136,7 +136,7 @@ def expect(value: Any, schema: Schema, name: str = "") -> None:
         schema = schema[0] if value is not None or NOTHING not in schema else NOTHING
     if isinstance(schema, Kind):
         if not schema.fits(value):
-            raise ValueError(f"{name} must be {schema.words}, received {shown(value)}")
+            raise ValueError(f"{name} must be {schema.words}, received {short_json(value)}")
     elif isinstance(schema, list):
         expect(value, Kind("a list", lambda value: isinstance(value, list)), name)
         for at, entry in enumerate(value):
@@ -163,7 +163,7 @@ def state(found: Record, path: str | os.PathLike[str]) -> Record:
             lengths = (4,) if name == "loss_scale" else (4, 5)  # 5 with class weights
             if len(found[name]) not in lengths:
                 allowed = " or ".join(map(str, lengths))
-                raise ValueError(f"{name} must be {allowed} numbers, received {shown(found[name])}")
+                raise ValueError(f"{name} must be {allowed} numbers, received {short_json(found[name])}")
         sets = {name: found["settings"].get(name) for name in ("validation", "test")}
         held_out = [name for name, data in sets.items() if data and not data.get("at_end")]
         epochs = [_record(record, held_out, f"records[{at}]") for at, record in enumerate(found["records"])]
@@ -194,14 +194,14 @@ def _record(record: Record, held_out: list[str], name: str) -> bool:
 # --- the comparison of a run with a stored one -------------------------------------------------
 
 
-def complete(value: object) -> Any:
+def in_current_form(value: object) -> Any:
     """Descriptions of layers and optimizers as this version writes them: with today's names of classes and algorithms,
     and with defaults for settings that an older version did not store."""
     if isinstance(value, list):
-        return [complete(entry) for entry in value]
+        return [in_current_form(entry) for entry in value]
     if not isinstance(value, dict):
         return value
-    found = {key: complete(entry) for key, entry in value.items()}
+    found = {key: in_current_form(entry) for key, entry in value.items()}
     if "algo" in found:
         with contextlib.suppress(ValueError, TypeError):
             found["algo"] = algorithms.full_name(found["algo"])
@@ -226,7 +226,7 @@ def _defaults(kind: type) -> Record:
 def _as_written_now(settings: Record) -> Record:
     """The settings as this version writes them. Entries that it cannot read stay as they are, and are reported as
     different."""
-    found = complete(ABSENT | settings)
+    found = in_current_form(ABSENT | settings)
     for name, again in TEXTS.items():
         if name in found:
             with contextlib.suppress(ValueError, TypeError):
@@ -258,11 +258,11 @@ def differences(stored: object, current: object, name: str = "") -> list[str]:
         return [counts] if same is None else [*differences(stored[same], current[same], f"{name}[{same}]"), counts]
     if stored == current:
         return []
-    there, here = ("absent" if side is _GONE else shown(side) for side in (stored, current))
+    there, here = ("absent" if side is _GONE else short_json(side) for side in (stored, current))
     return [f"{name or 'it'} is {there} there and {here} here"]
 
 
-def unlike(there: Record, here: Record, only: tuple[str, ...] | None = None) -> list[str]:
+def setting_differences(there: Record, here: Record, only: tuple[str, ...] | None = None) -> list[str]:
     """The differences between the settings of a stored run (there) and of this one (here), in words. only: the names of
     the settings to compare; None compares all."""
     there, here = _as_written_now(there), _as_written_now(here)
@@ -296,7 +296,9 @@ def check_net(path: str | os.PathLike[str], checkpoint: Checkpoint, net: Layer) 
     """Raise CheckpointError, naming the first difference, if a checkpoint belongs to another net than `net`, or if its
     weights are not finite. Which layers are frozen does not matter. The net may have no weights (initialize=False)."""
     unseeded = {"seed": None}  # ignores the seed of the initial weights
-    there, here = (without_frozen(config) for config in (complete(checkpoint.state["net"]), as_json(net.config())))
+    there, here = (
+        without_frozen(config) for config in (in_current_form(checkpoint.state["net"]), as_json(net.config()))
+    )
     found = differences(there | unseeded, here | unseeded)
     if found:
         raise CheckpointError(f"{path} is a checkpoint of another net: {found[0]}")

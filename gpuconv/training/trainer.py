@@ -21,7 +21,7 @@ from gpuconv.metrics import named
 from gpuconv.names import lookup
 from gpuconv.parallel import Ranks, report_errors
 from gpuconv.training import digests, feeding, schedules, stored, user_data
-from gpuconv.training.callbacks import Checkpoints, Progress, checked, run_dir_callbacks
+from gpuconv.training.callbacks import Checkpoints, Progress, checked_callbacks, run_dir_callbacks
 from gpuconv.training.clip import Clip
 from gpuconv.training.ema import decay_value
 from gpuconv.training.fit import INTERRUPTED, Fit
@@ -236,7 +236,7 @@ class Trainer(RunState):
             integer("checkpoint_every", checkpoint_every, 1)
         if resume and run_dir is None:
             raise ValueError("resume=True needs run_dir, the directory of the run to continue")
-        called = checked(callbacks)
+        called = checked_callbacks(callbacks)
         if user_data.is_fraction(validation) and validation == 0:
             validation = None
         if self.plateau:
@@ -289,9 +289,9 @@ class Trainer(RunState):
         are those of `fit`."""
         self.run, self.stop_reason, self.interrupted_by, self.tested = None, None, None, None
         interrupts = Interrupts("finishing the step, then stopping; once more aborts at once")
-        with interrupts, contextlib.ExitStack() as held:
+        with interrupts, contextlib.ExitStack() as contexts:
             if run_dir is not None and self.ranks.rank == 0:
-                self.run = held.enter_context(RunDirectory.held(run_dir, self.fit_settings, resume))
+                self.run = contexts.enter_context(RunDirectory.held(run_dir, self.fit_settings, resume))
                 callbacks = [*run_dir_callbacks(self.run, checkpoint_every), *callbacks]
             elif run_dir is not None:
                 callbacks = [Checkpoints(None, checkpoint_every), *callbacks]
@@ -306,7 +306,7 @@ class Trainer(RunState):
             if self.shadow:
                 folder = self.run.path if self.run else None
                 self.shadowed = Shadow(self.shadow, self.violation, folder, seed=self.seed)
-                held.enter_context(contextlib.closing(self.shadowed))
+                contexts.enter_context(contextlib.closing(self.shadowed))
             place = self.sharding.place if self.ranks.size > 1 and self.sharding else None
             Fit(
                 self,

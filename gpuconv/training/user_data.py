@@ -47,7 +47,7 @@ def loaders(
     data = with_part(data, net, seed)
     for name, part in data.items():
         if not made:
-            normalize = partial(measured, name, normalization)
+            normalize = partial(choose_normalization, name, normalization)
             made[name] = loader(
                 name, part, net, normalize, batch_size=batch_size, seed=seed, shuffle=True, length=steps_per_epoch
             )
@@ -76,7 +76,7 @@ def with_part(data: Record, net: Any, seed: int) -> Record:
         return data
     if not 0 < fraction < 1:
         raise ValueError(f"validation must be data, or a part of {name} between 0 and 1, received {fraction}")
-    training = given.recognized(
+    training = given.as_data_source(
         data[name], name, net.input_shape, classes=net.output_shape[-1], device=net.device, dtype=net.dtype
     )
     samples = training.dataset if _batches_own_data(training) else training
@@ -112,7 +112,7 @@ def loader(
 ) -> Any:
     """A loader of a user's data; an object with `epoch` is returned as it is. normalize: a function of the images (a
     data set, or the first batch) that returns their normalization, or None for floats."""
-    data = given.recognized(
+    data = given.as_data_source(
         data,
         name,
         net.input_shape,
@@ -139,17 +139,18 @@ def expect_repeatable(name: str, data: object) -> None:
         )
 
 
-def measured(name: str, known: Normalization | None, data: object) -> Normalization | None:
+def choose_normalization(name: str, known: Normalization | None, data: object) -> Normalization | None:
     """The normalization of training images: the known one, else one by their statistics; None for floats.
 
     known: the normalization of the net's images so far. If there is one, floats that do not look normalized raise
     ValueError."""
     if _is_uint8(data):
         return known or Normalization.measured(data)
-    if known is not None and known.lacks(some := _first_images(data)):
+    if known is not None and known.lacks(first_images := _first_images(data)):
         raise ValueError(
-            f"the floats of {name}, from {some.min():g} to {some.max():g}, do not look normalized, and the net's "
-            "images are: give uint8, or floats normalized by net.normalization; net.normalization = None removes it"
+            f"the floats of {name}, from {first_images.min():g} to {first_images.max():g}, do not look normalized, "
+            "and the net's images are: give uint8, or floats normalized by net.normalization; net.normalization = None "
+            "removes it"
         )
     return None
 
@@ -166,10 +167,10 @@ def as_in_training(name: str, known: Normalization | None, data: object) -> Norm
                 f"normalized: give {name} as a Loader too, or as floats, or pass normalization="
             )
         return known
-    if known is not None and known.lacks(some := _first_images(data)):
+    if known is not None and known.lacks(first_images := _first_images(data)):
         raise ValueError(
-            f"the floats of {name}, from {some.min():g} to {some.max():g}, do not look normalized, and the training "
-            "images are uint8, which is normalized: give uint8 here too, or floats for both"
+            f"the floats of {name}, from {first_images.min():g} to {first_images.max():g}, do not look normalized, "
+            "and the training images are uint8, which is normalized: give uint8 here too, or floats for both"
         )
     return None
 

@@ -384,9 +384,9 @@ def test_check_finds_a_wrong_gradient(monkeypatch, capsys):
 
 
 def test_output_of_commands_has_no_terminal_control_characters(capsys):
-    from gpuconv.cli.runs import line
+    from gpuconv.cli.runs import print_line
 
-    line("run", "\x1b[31mred\nblue\n")
+    print_line("run", "\x1b[31mred\nblue\n")
     assert capsys.readouterr().out == "run        \\x1b[31mred\\nblue\n\n"
 
 
@@ -413,7 +413,7 @@ class RecordsFlushes(io.StringIO):
 def test_output_into_a_pipe_is_flushed_line_by_line(monkeypatch):
     """So that it is seen at once: the next line may take minutes."""
     for write, text in (
-        (lambda: runs.line("run", "x"), "run        x\n"),
+        (lambda: runs.print_line("run", "x"), "run        x\n"),
         (lambda: say("x", "stdout"), "x\n"),
         (lambda: report(True, "one", "2", ""), "PASS  one: 2\n"),
     ):

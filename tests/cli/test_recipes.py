@@ -109,7 +109,7 @@ def train_narrow_net(device, dtype, images, batch, epochs):
     normalization, net = Normalization.from_dataset(train), narrow_airbench94(dtype)
     models.whiten(net, normalization(train.images, dtype))
     net.to(device)
-    augmentation, loss = Augmentation.parse(recipe.augment), run_settings.loss(recipe.loss)[1]
+    augmentation, loss = Augmentation.parse(recipe.augment), run_settings.read_loss(recipe.loss)[1]
     loader = Loader(
         train, batch, normalization=normalization, augmentation=augmentation, device=device, dtype=net.dtype
     )

@@ -30,7 +30,7 @@ def test_differences_are_named_seed_by_seed(monkeypatch):
 
 def test_every_precision_of_a_device_is_trained_from_every_seed(monkeypatch, capsys):
     runs = []
-    monkeypatch.setattr(reproduce, "right", lambda *run: runs.append(run) or 351)
+    monkeypatch.setattr(reproduce, "count_correct", lambda *run: runs.append(run) or 351)
     assert main(["reproduce", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     trained = {(row["device"], row["precision"]) for row in rows}

@@ -35,14 +35,14 @@ def test_a_volume_has_three_sizes():
 
 
 def test_a_loss_is_parsed_from_its_short_form():
-    name, loss = run_settings.loss("Softmax:label_smoothing=0.1")
+    name, loss = run_settings.read_loss("Softmax:label_smoothing=0.1")
     assert (name, type(loss), loss.label_smoothing) == ("softmax", SoftmaxCrossEntropy, 0.1)
-    assert isinstance(run_settings.loss("svm")[1], SVMHinge)
+    assert isinstance(run_settings.read_loss("svm")[1], SVMHinge)
     for text in ("softmax:1", "softmax,svm", "softmax:0.1,svm"):
         with pytest.raises(ValueError, match="a loss is written like"):
-            run_settings.loss(text)
+            run_settings.read_loss(text)
     with pytest.raises(ValueError, match=r"'svm:x=1': .*x"):
-        run_settings.loss("svm:x=1")
+        run_settings.read_loss("svm:x=1")
 
 
 def test_a_new_run_takes_the_first_free_number(tmp_path, monkeypatch):

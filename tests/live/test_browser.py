@@ -18,7 +18,7 @@ import pytest
 import gpuconv as gc
 
 pytest.importorskip("starlette")
-from gpuconv.live.server import bound
+from gpuconv.live.server import listening_socket
 
 playwright = pytest.importorskip("playwright.sync_api")
 
@@ -386,7 +386,7 @@ def test_two_browsers_show_the_same_run_and_training_continues_without_any(open_
 
 
 def test_a_page_reconnects_after_the_server_restarts(browser, tmp_path):
-    with bound("127.0.0.1", 0) as listening:
+    with listening_socket("127.0.0.1", 0) as listening:
         port = listening.getsockname()[1]
     command = [sys.executable, "-m", "gpuconv", "live", "--port", str(port), "--device", "numpy"]
     page = browser.new_page()

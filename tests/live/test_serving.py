@@ -23,7 +23,7 @@ from gpuconv.cli.main import main
 from gpuconv.layers import BatchNorm, Conv2D, Flatten, Linear, ReLU
 from gpuconv.live import setting_changes
 from gpuconv.live.app import application
-from gpuconv.live.server import bound
+from gpuconv.live.server import listening_socket
 from tests.live.conftest import do
 
 pytestmark = pytest.mark.slow
@@ -33,7 +33,7 @@ NET = [Conv2D(32, 3, padding=1), BatchNorm(), ReLU(), Conv2D(32, 3, padding=1), 
 @contextlib.contextmanager
 def served(session):
     """The port of a server for the session."""
-    with bound("127.0.0.1", 0) as listening:
+    with listening_socket("127.0.0.1", 0) as listening:
         config = uvicorn.Config(application(session), log_level="warning", lifespan="off", ws="none")
         config.timeout_graceful_shutdown = 1
         server = uvicorn.Server(config)
@@ -212,7 +212,7 @@ def test_a_signal_saves_the_current_step(tmp_path, number):
 
 def test_the_error_for_a_port_in_use_says_what_to_do(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with bound("127.0.0.1", 0) as listening:
+    with listening_socket("127.0.0.1", 0) as listening:
         port = listening.getsockname()[1]
         assert main(["live", "--port", str(port)]) == 2
     assert f"127.0.0.1:{port}: Address already in use; choose another with --port" in capsys.readouterr().err

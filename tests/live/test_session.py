@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("starlette")
 
 from gpuconv import backends, checkpoint
-from gpuconv.inspect.maps import stages
+from gpuconv.inspect.maps import map_stages
 from gpuconv.layers import BatchNorm, Conv2D, Dropout, Flatten, Linear, MaxPool2D, ReLU, Residual
 from gpuconv.live import attribution, pictures, setting_changes, snapshots
 from gpuconv.live.budget import Budget, Look
@@ -395,8 +395,8 @@ def test_a_map_of_the_image_is_finished_while_paused(open_session, kind):
     wait_for(session, lambda: not session.view.attribution.unfinished)
     head, values = map_of(session)
     assert (head["map"], head["step"], head["error"]) == (kind, session.trainer.steps, "")
-    net, x = session.segment.net, snapshots.given(session.segment, session.view.image[None])
-    *_, found = stages(kind, net, x, target=head["target"], batch=64)
+    net, x = session.segment.net, snapshots.normalize_images(session.segment, session.view.image[None])
+    *_, found = map_stages(kind, net, x, target=head["target"], batch=64)
     flat = np.abs(found).max(axis=2) if found.ndim == 3 else found
     expected = np.frombuffer(pictures.pack({}, [pictures.plane("", flat)]), np.int8)[-values.size :]
     np.testing.assert_allclose(values.astype(int), expected.astype(int), atol=1)
@@ -418,7 +418,7 @@ def test_a_map_that_cannot_be_made_shows_its_error(open_session, monkeypatch):
         raise ValueError("no maps")
         yield
 
-    monkeypatch.setattr(attribution, "stages", refused)
+    monkeypatch.setattr(attribution, "map_stages", refused)
     session = open_session()
     do(session, "look", map="grad-cam")
     wait_for(session, lambda: session.hub.get("map") is not None)

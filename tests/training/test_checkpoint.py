@@ -211,8 +211,8 @@ def test_the_nesting_of_json_stays_below_the_recursion_limit():
 
 
 def test_a_long_value_is_cut_in_a_message():
-    assert checkpoints.shown("x" * 78) == f'"{"x" * 78}"'  # 80 characters with its quotes
-    assert checkpoints.shown("x" * 79) == f'"{"x" * 76}...'
+    assert checkpoints.short_json("x" * 78) == f'"{"x" * 78}"'  # 80 characters with its quotes
+    assert checkpoints.short_json("x" * 79) == f'"{"x" * 76}...'
 
 
 def test_a_header_of_other_types_is_refused(tmp_path):

@@ -9,7 +9,7 @@ from gpuconv.data import Loader
 from gpuconv.layers import BatchNorm, Conv2D, Dropout, Flatten, Input, Linear, Sequential
 from gpuconv.layers.part import Part, part_of_batch
 from gpuconv.training import DataError, SettingsError, Trainer
-from gpuconv.training.sharding import Sharding, bounds
+from gpuconv.training.sharding import Sharding, shard_bounds
 from gpuconv.training.totals import Totals
 from tests.training.small import StopAt, fit, images, loader, net, same_arrays, trainer, weights
 
@@ -28,12 +28,12 @@ def trainer_without_norm(**options):
 def test_shards_differ_by_at_most_one_sample_and_cover_the_batch():
     for shards in (1, 2, 4, 8):
         for size in range(shards, 40):
-            edges = bounds(size, shards)
+            edges = shard_bounds(size, shards)
             sizes = np.diff(edges)
             assert (edges[0], edges[-1]) == (0, size)
             assert set(sizes) <= {size // shards, -(-size // shards)}
     with pytest.raises(ValueError, match="a batch of 3 cannot be cut into 4 shards: each needs at least one sample"):
-        bounds(3, 4)
+        shard_bounds(3, 4)
 
 
 @pytest.mark.parametrize("device", ["numpy", "emulated"])

@@ -143,7 +143,7 @@ def test_a_setting_that_an_older_version_did_not_store_has_its_default(finished,
     trainer = small.trainer()
     small.fit(trainer, epochs=2, run_dir=run.path, test=small.held_out(), resume=True)
     assert trainer.epoch == 2
-    assert stored.unlike(checkpoint.load(run.last).state["settings"], settings) == []
+    assert stored.setting_differences(checkpoint.load(run.last).state["settings"], settings) == []
     load_net(run.last, small.net(seed=9))
     checkpoint.save(run.last, checkpoint.Checkpoint(loaded.tensors, older))
     with pytest.raises(SettingsError, match=r"optimizer\.beta2 is 0\.999 there and 0\.9 here"):

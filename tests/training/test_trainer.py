@@ -246,7 +246,7 @@ def test_callbacks_are_told_about_a_failure():
 
 @pytest.fixture
 def best_is_epoch_2(monkeypatch):
-    monkeypatch.setattr(callbacks, "monitored", lambda record: ("score", -abs(record["epoch"] - 2)))
+    monkeypatch.setattr(callbacks, "monitored_measure", lambda record: ("score", -abs(record["epoch"] - 2)))
 
 
 @pytest.mark.usefixtures("best_is_epoch_2")

@@ -9,7 +9,7 @@ import pytest
 
 from gpuconv import console, plots
 from gpuconv.training import Callback, EarlyStopping, callbacks
-from gpuconv.training.callbacks import Checkpoints, Curves, Log, Progress, best_epoch, describe, monitored
+from gpuconv.training.callbacks import Checkpoints, Curves, Log, Progress, best_epoch, describe, monitored_measure
 from gpuconv.training.rundir import RunDirectory
 from tests.training import small
 
@@ -107,8 +107,8 @@ def test_next_step_is_the_number_of_steps_until_a_callback_has_to_act(tmp_path):
 
 
 def test_validation_accuracy_or_else_training_loss_is_monitored_and_the_first_best_epoch_wins():
-    assert monitored({"train_loss": 2.0, "validation_accuracy": 0.5}) == ("validation_accuracy", 0.5)
-    assert monitored({"train_loss": 2.0}) == ("train_loss", -2.0)
+    assert monitored_measure({"train_loss": 2.0, "validation_accuracy": 0.5}) == ("validation_accuracy", 0.5)
+    assert monitored_measure({"train_loss": 2.0}) == ("train_loss", -2.0)
     history = [{"epoch": number, "train_loss": loss} for number, loss in enumerate([3.0, 1.0, 2.0, 1.0], 1)]
     assert best_epoch(history)["epoch"] == 2
 

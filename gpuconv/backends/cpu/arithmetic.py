@@ -19,5 +19,5 @@ def copy(x, *, out):
 
 
 def scale(x, *, factor, divisor, out):
-    by = value_of(factor) / value_of(divisor) if value_of(divisor) else 0.0
-    return elementwise(lambda x: x * x.dtype.type(by), x, out=out)
+    ratio = value_of(factor) / value_of(divisor) if value_of(divisor) else 0.0
+    return elementwise(lambda x: x * x.dtype.type(ratio), x, out=out)

@@ -109,9 +109,9 @@ class CudaDevice:
             return self._cupy.zeros(shape, dtype)
 
     def synchronize(self) -> None:
-        from gpuconv.backends.cuda.runtime.graph import undisturbed
+        from gpuconv.backends.cuda.runtime.graph import capture_lock
 
-        with undisturbed(self._index):
+        with capture_lock(self._index):
             self._device.synchronize()
 
     @contextmanager

@@ -13,5 +13,5 @@ def copy(x, *, out):
 
 
 def scale(x, *, factor, divisor, out):
-    by = number(factor) / number(divisor) if number(divisor) else 0.0
-    return round_to(wide(x) * float(accumulation_dtype(x.dtype).type(by)), x.dtype, out)
+    ratio = number(factor) / number(divisor) if number(divisor) else 0.0
+    return round_to(wide(x) * float(accumulation_dtype(x.dtype).type(ratio)), x.dtype, out)

@@ -242,12 +242,12 @@ class Optimizer:
         """Raise ValueError that names the first entry of `state` that is missing, unknown or of another shape or dtype,
         or a negative `steps`.
         """
-        here = self.state_dict()
-        for name in [*here, *state]:
-            if name not in here or name not in state:
+        own_state = self.state_dict()
+        for name in [*own_state, *state]:
+            if name not in own_state or name not in state:
                 where = "only in the given state" if name in state else "missing in the given state"
                 raise ValueError(f"the state of this {self.name} optimizer does not match: {name!r} is {where}")
-            given, own = backends.to_numpy(state[name], name), here[name]
+            given, own = backends.to_numpy(state[name], name), own_state[name]
             if given.shape != own.shape or given.dtype != own.dtype:
                 raise ValueError(
                     f"the state of this {self.name} optimizer does not match: {name!r} must be {own.dtype.name} "

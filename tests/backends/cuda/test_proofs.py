@@ -70,7 +70,7 @@ def test_a_proof_is_asked_for_once_and_kept(stand_in):
 
 def test_no_prover_is_started_for_the_sums_of_a_norm(stand_in):
     of = product("dgrad", Epilogue.of("relu", norm_sums=True))
-    assert proofs.admitted(of, 90, MACHINE, ask=True) == ()  # silently: "auto" takes a proved one
+    assert proofs.proved_plans(of, 90, MACHINE, ask=True) == ()  # silently: "auto" takes a proved one
     (candidate,) = unproved(of)
     why = "with the sums of a batch norm cannot be proved"
     with pytest.warns(UnprovedWarning, match=why), pytest.raises(UnprovedError, match=why):
@@ -86,7 +86,7 @@ def test_a_verdict_against_an_algorithm_is_kept_and_warned_about_once(stand_in, 
         assert not verdict().proved
     assert not verdict().proved
     assert len(stand_in.questions) == 1
-    assert proofs.admitted(product(), 90, MACHINE, ask=True) == ()
+    assert proofs.proved_plans(product(), 90, MACHINE, ask=True) == ()
     another_process()
     assert (verdict(ask=False) is not None) == lasting
 
@@ -179,7 +179,7 @@ def test_after_several_questions_without_a_proof_only_an_explicit_proof_asks(sta
     with pytest.warns(UnprovedWarning, match="no memory; this process asks for no more proofs$"):
         assert not verdict(of=second).proved
     monkeypatch.setattr(proofs, "digest_of", lambda *stand_in, build: pytest.fail("compiled") if build else None)
-    assert proofs.admitted(third, 90, MACHINE, ask=True) == ()
+    assert proofs.proved_plans(third, 90, MACHINE, ask=True) == ()
     (candidate,) = unproved(third)
     with pytest.raises(UnprovedError, match="8 questions of this process ended without a proof; `gpuconv prove` asks"):
         proofs.expect_proved(third, candidate, MACHINE, ask=True)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from gpuconv.backends.cuda.runtime.graph import undisturbed
+from gpuconv.backends.cuda.runtime.graph import capture_lock
 
 _GATE_SECONDS = 0.2  # after this the gate opens even if not all runs are queued
 
@@ -19,7 +19,7 @@ class Gpu:
     def __init__(self, index: int) -> None:
         import cupy
 
-        self._cuda, self._device, self._undisturbed = cupy.cuda, cupy.cuda.Device(index), undisturbed(index)
+        self._cuda, self._device, self._undisturbed = cupy.cuda, cupy.cuda.Device(index), capture_lock(index)
         self.device = f"cuda:{index}"
         self.model: str = cupy.cuda.runtime.getDeviceProperties(index)["name"].decode()
 

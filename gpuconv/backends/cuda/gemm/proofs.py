@@ -82,7 +82,7 @@ def trusting() -> Iterator[None]:
         _trusted.reset(token)
 
 
-def admitted(product: Product, capability: int, place: Place, *, ask: bool) -> tuple[Plan, ...]:
+def proved_plans(product: Product, capability: int, place: Place, *, ask: bool) -> tuple[Plan, ...]:
     """A product's plans by algorithms that this GPU has proved for it, each with its proof.
 
     ask: whether the prover may be asked; otherwise only known verdicts count.

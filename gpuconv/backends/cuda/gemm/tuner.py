@@ -144,7 +144,7 @@ def choose(
 def _candidates(product: Product, capability: int, gpu: Gpu, *, ask: bool) -> tuple[Plan, ...]:
     """The cost model's choice; then all others that may be chosen on this GPU, fastest estimate first."""
     first, *others = candidates(product, capability)
-    admitted = proofs.admitted(product, capability, gpu, ask=ask)
+    admitted = proofs.proved_plans(product, capability, gpu, ask=ask)
     return first, *sorted((*others, *admitted), key=lambda plan: plan.cost)
 
 

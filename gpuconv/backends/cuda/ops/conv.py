@@ -19,7 +19,15 @@ from gpuconv.backends.cuda.ops.conv_struct import expect_within_limits, fits_tap
 from gpuconv.backends.cuda.ops.pool import launch_over_packs
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.new_arrays import empty
-from gpuconv.backends.cuda.runtime.outputs import THREADS, buffer, contiguous, copied, pack_width, pitch_of, store
+from gpuconv.backends.cuda.runtime.outputs import (
+    THREADS,
+    buffer,
+    contiguous,
+    contiguous_copy,
+    pack_width,
+    pitch_of,
+    store,
+)
 from gpuconv.backends.cuda.runtime.rows import copied_rows, rows_of, rows_to_sum
 from gpuconv.problems import DIRECTIONS, PLAIN, Conv2dProblem, Epilogue, Pool2dProblem
 from gpuconv.types import Array, ArrayT
@@ -216,7 +224,7 @@ def conv2d_backward(
 def _before_mask(dy: ArrayT, mask: Array | None, problem: Conv2dProblem, epilogue: Epilogue) -> ArrayT:
     """The gradient of the convolution's own output, from dy, the gradient of conv2d_relu's output."""
     if pitch_of(dy) is None:
-        dy = copied(dy)
+        dy = contiguous_copy(dy)
     if mask is None:
         return dy
     (mask,) = contiguous(mask)

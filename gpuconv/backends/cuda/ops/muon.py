@@ -65,11 +65,11 @@ def muon_step(
         changed |= {} if masters[first] is params[first] else {"copy": params}
         changed |= {} if averages is None else {"average": averages}
         written = [arrays[i] for arrays in changed.values() for i in chosen]
-        there = contiguous(*written)
-        members = {name: there[at * count : (at + 1) * count] for at, name in enumerate(changed)}
+        outputs = contiguous(*written)
+        members = {name: outputs[at * count : (at + 1) * count] for at, name in enumerate(changed)}
         members["grad"] = contiguous(*[grads[i] for i in chosen])
         _step(members, scaling, rates, momentum, nesterov, steps, precision)
-        put_back(written, there)
+        put_back(written, outputs)
 
     if batches:
         run_parallel([functools.partial(step, chosen) for chosen in batches.values()], like=params[0])

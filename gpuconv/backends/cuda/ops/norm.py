@@ -133,12 +133,12 @@ def batch_norm_backward(
     dgamma = _channel_vector(x) if dgamma is None else dgamma
     dbeta = _channel_vector(x) if dbeta is None else dbeta
     if channels:
-        dx_there, *gradients = there = contiguous(dx, dgamma, dbeta)
+        dx_output, *gradients = outputs = contiguous(dx, dgamma, dbeta)
         arrays, pitches = (dy, read, gamma, beta, mean, inv_std), (dy_pitch, x_pitch)
         if pool is None:
-            width = width_of(channels, read, dy, dx_there, pitches=pitches)
+            width = width_of(channels, read, dy, dx_output, pitches=pitches)
         else:
-            width, unpool = _unpool(pool, x, dy, dy_pitch, mask, dx_there)
+            width, unpool = _unpool(pool, x, dy, dy_pitch, mask, dx_output)
         module = _kernels(x.dtype, width, activation, pool is not None)
         rows, sums = x.size // channels, empty((channels, 2), inv_std.dtype, like=x)
         if parts is None:
@@ -154,8 +154,8 @@ def batch_norm_backward(
         if not (training or activation):
             arrays = dy, None, *arrays[2:]
         last = module.kernel("batch_norm_backward_dx" if pool is None else "batch_norm_backward_dx_unpooled")
-        last(spread.grid, spread.threads, dx_there, *arrays, sums, rows, training, spread.struct, *pitches, *unpool)
-        put_back((dx, dgamma, dbeta), there)
+        last(spread.grid, spread.threads, dx_output, *arrays, sums, rows, training, spread.struct, *pitches, *unpool)
+        put_back((dx, dgamma, dbeta), outputs)
     return (dx, dgamma, dbeta) if saved is None else (dx, dgamma, dbeta, dy)
 
 
@@ -305,7 +305,7 @@ def group_norm_backward(
     channels, groups = x.shape[-1], mean.shape[1]
     if not channels:
         return dx, dgamma, dbeta
-    dx_there, *gradients = there = contiguous(dx, dgamma, dbeta)
+    dx_output, *gradients = outputs = contiguous(dx, dgamma, dbeta)
     an_image = math.prod(x.shape[1:])
     width = width_of(channels, x, dy, pitches=(pitch,))
     width = 1 if an_image % width else width
@@ -333,9 +333,9 @@ def group_norm_backward(
     if x.size:
         threads, sizes = _threads_of_groups(x, groups)
         module.kernel("group_norm_backward_dx")(
-            len(x) * groups, threads, dx_there, dy, x, gamma, mean, inv_std, *sizes, pitch
+            len(x) * groups, threads, dx_output, dy, x, gamma, mean, inv_std, *sizes, pitch
         )
-    put_back((dx, dgamma, dbeta), there)
+    put_back((dx, dgamma, dbeta), outputs)
     return dx, dgamma, dbeta
 
 

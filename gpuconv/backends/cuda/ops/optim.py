@@ -147,10 +147,10 @@ def clip_values(grads: Sequence[Array], scaling: Array | None, *, clip_value: fl
     written = [grad for grad in grads if grad.size]
     if not written:
         return
-    there = contiguous(*written)
-    extents = _table(_extents, {"numbers": there})
+    outputs = contiguous(*written)
+    extents = _table(_extents, {"numbers": outputs})
     load("clip.cu").kernel("clip_values_limit")(_blocks(extents), THREADS, scaling, extents, clip_value)
-    put_back(written, there)
+    put_back(written, outputs)
 
 
 def update_loss_scale(scaling: Array, grads: Sequence[Array], *, growth: float, backoff: float, interval: int) -> None:
@@ -223,16 +223,16 @@ def _step(
         copy = [None if master is param else param for master, param in zip(masters, params)]
         changed: Columns = {"param": masters, **states, "copy": copy}
         given, written = [grads[i] for i in chosen], [arrays[i] for arrays in changed.values() for i in chosen]
-        read, there, count = contiguous(*given), contiguous(*written), len(chosen)
-        columns = {name: there[at * count : (at + 1) * count] for at, name in enumerate(changed)} | {
+        read, outputs, count = contiguous(*given), contiguous(*written), len(chosen)
+        columns = {name: outputs[at * count : (at + 1) * count] for at, name in enumerate(changed)} | {
             "grad": [grad if grad.dtype == copied else None for grad in read],
             "wide_grad": [None if grad.dtype == copied else grad for grad in read],
         }
         chunks = _table(_chunks, columns, [decays[i] for i in chosen])
         _launch(kernel, dtype, copied, chunks, scaling, *scalars)
-        put_back(written, there)
+        put_back(written, outputs)
         tables.append((dtype, copied, chunks))
-        copies |= any(a is not b for a, b in zip((*given, *written), (*read, *there)))
+        copies |= any(a is not b for a, b in zip((*given, *written), (*read, *outputs)))
     if not copies:
         _tables_of.keep(arrays, tables, own, decays, *states)
 

@@ -52,7 +52,7 @@ def _capture_stream(index: int, thread: int) -> Any:
 
 
 @functools.cache
-def undisturbed(index: int) -> threading.RLock:
+def capture_lock(index: int) -> threading.RLock:
     """A lock held while a thread captures on a device, or synchronizes the device, which would invalidate the captures
     of other threads."""
     return threading.RLock()
@@ -69,7 +69,7 @@ class CudaRecorder:
     def __init__(self, index: int) -> None:
         import cupy
 
-        self._cupy, self._device, self._undisturbed = cupy, cupy.cuda.Device(index), undisturbed(index)
+        self._cupy, self._device, self._undisturbed = cupy, cupy.cuda.Device(index), capture_lock(index)
         with self._device:
             self._stream = _capture_stream(index, threading.get_ident())
         self.release()

@@ -29,10 +29,10 @@ def flat_grid(work: int, threads: int = THREADS) -> int:
 
 def contiguous(*arrays: Any) -> tuple[Any, ...]:
     """The arrays, each copied if it is a strided view; None is kept."""
-    return tuple([a if a is None or a.flags.c_contiguous else copied(a) for a in arrays])
+    return tuple([a if a is None or a.flags.c_contiguous else contiguous_copy(a) for a in arrays])
 
 
-def copied(array: ArrayT) -> ArrayT:
+def contiguous_copy(array: ArrayT) -> ArrayT:
     """A contiguous copy on the same device."""
     copy = empty(array.shape, array.dtype, like=array)
     copy[...] = array
@@ -104,7 +104,7 @@ def buffer(
         return empty(shape, dtype, like=like)
     if out.flags.c_contiguous or (pitched and pitch_of(out) is not None):
         return out
-    return copied(out) if keep else empty(shape, dtype, like=like)
+    return contiguous_copy(out) if keep else empty(shape, dtype, like=like)
 
 
 def store(result: ArrayT, out: ArrayT | None) -> ArrayT:

@@ -9,7 +9,7 @@ from typing import Any
 from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.limits import MAX_GRID
 from gpuconv.backends.cuda.runtime.new_arrays import empty, span
-from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div, copied, pack_width, pitch_of
+from gpuconv.backends.cuda.runtime.outputs import THREADS, ceil_div, contiguous_copy, pack_width, pitch_of
 from gpuconv.types import Array, ArrayT
 
 _MOST_ROWS = MAX_GRID[1]  # blocks along the rows; a block takes further rows in turn
@@ -22,7 +22,7 @@ def rows_of(array: Array) -> tuple[Any, int]:
         return array, array.shape[-1] if array.ndim else 1
     pitch = pitch_of(array)
     if pitch is None:
-        return copied(array), array.shape[-1]
+        return contiguous_copy(array), array.shape[-1]
     if not array.size:
         return array, pitch
     return span(array, (math.prod(array.shape[:-1]) - 1) * pitch + array.shape[-1]), pitch
