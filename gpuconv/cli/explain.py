@@ -21,7 +21,8 @@ from gpuconv.names import lookup, printable
 from gpuconv.types import Array
 
 if TYPE_CHECKING:
-    from gpuconv.inspect.explain import Explanation, Thread
+    from gpuconv.inspect.computed import Thread
+    from gpuconv.inspect.explain import Explanation
     from gpuconv.layers.sequential import Sequential
 
 

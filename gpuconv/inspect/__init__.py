@@ -3,7 +3,8 @@ or devices begin to differ."""
 
 from gpuconv.inspect.bisect import Bisection, bisect
 from gpuconv.inspect.bisect_runs import bisect_runs
-from gpuconv.inspect.explain import Computed, Explanation, Term, Thread, explain
+from gpuconv.inspect.computed import Computed, Thread
+from gpuconv.inspect.explain import Explanation, Term, explain
 from gpuconv.inspect.maps import grad_cam, occlusion, saliency
 
 __all__ = [

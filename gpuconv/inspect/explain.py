@@ -4,14 +4,21 @@ sum as computed by the oracle, NumPy and the device, and the thread that compute
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from gpuconv import arguments, backends, ops
-from gpuconv.devices import Device
-from gpuconv.dtypes import accumulation_dtype
+from gpuconv import arguments, backends
+from gpuconv.inspect.computed import (
+    Computed,
+    Thread,
+    compute_everywhere,
+    located,
+    passed_on,
+    result_of,
+    run_below,
+    writing_call,
+)
 from gpuconv.inspect.terms import (
     Place,
     as_float64,
@@ -23,14 +30,10 @@ from gpuconv.inspect.terms import (
 )
 from gpuconv.layers.base import Layer, descendants
 from gpuconv.layers.branches import Merging
-from gpuconv.layers.running import run, runs_in_place, writes_slices
-from gpuconv.layers.sequential import Sequential, runs_of
+from gpuconv.layers.sequential import Sequential
 from gpuconv.names import lookup
 from gpuconv.types import Array
 from gpuconv.verify.call import Call, recording
-
-if TYPE_CHECKING:
-    from gpuconv.backends.cuda.emulator import Touched, Writer
 
 
 @dataclass(frozen=True)
@@ -50,40 +53,6 @@ class Term:
     @property
     def product(self) -> float:
         return self.input * self.weight
-
-
-@dataclass(frozen=True)
-class Computed:
-    """The value as computed by a backend.
-
-    Args:
-        by: "float64" (the oracle), "numpy" or a device.
-        value: The activation or gradient.
-        error: The difference from the oracle.
-        bound: Its limit, as in `gpuconv verify`; 0 if the bits must be equal.
-    """
-
-    by: str
-    value: float
-    error: float
-    bound: float
-
-
-@dataclass(frozen=True)
-class Thread:
-    """The threads that wrote the value, and the memory accesses of the last one of each op, recorded by the emulator.
-
-    Args:
-        algorithm: The algorithm of the matrix product, "" for other ops.
-        writers: The threads, in order.
-        touched: The accesses.
-        part: With split-K, the thread that computed the first of the parts of the sum; the last writer adds the parts.
-    """
-
-    algorithm: str
-    writers: list[Writer]
-    touched: list[Touched]
-    part: Thread | None = None
 
 
 @dataclass(frozen=True)
@@ -204,16 +173,16 @@ def explain(
         place = inside = written = _expect_place(at, shape, layer)
         if isinstance(chosen, Merging) and chosen.merge == "concat":
             number, inside = branch_at(chosen, place)
-            below = [(each, _forward(net, x, each)[0]) for each in _run_below(net, chosen)]
-            call, written = _writer(chosen, given, place, below)
-            branch, calls, shape = f"branch{number + 1}", [call], _result(call).shape[1:]
+            below = [(each, _forward(net, x, each)[0]) for each in run_below(net, chosen)]
+            call, written = writing_call(chosen, given, place, below)
+            branch, calls, shape = f"branch{number + 1}", [call], result_of(call).shape[1:]
             parts = _added([as_float64(branches(chosen, given)[number])[0]], inside)
             parts = parts[0], None, *parts[2:]
         else:
             parts = _inputs(chosen, given, place)
     window, weight, bias, terms = parts
     offset = int(np.ravel_multi_index(written, shape))
-    computed = _compute_everywhere(calls, offset, net.device) if calls else _passed_on(terms[0].input, net.device)
+    computed = compute_everywhere(calls, offset, net.device) if calls else passed_on(terms[0].input, net.device)
     return Explanation(
         layer,
         type(chosen).__name__,
@@ -226,7 +195,7 @@ def explain(
         terms[:most],
         "backward" if backward else "forward",
         computed,
-        _located(chosen, calls, offset, net.device, backward) if locate else None,
+        located(chosen, calls, offset, net.device, backward) if locate else None,
         branch,
     )
 
@@ -328,127 +297,6 @@ def _senders(layer: Layer, x: np.ndarray, dy: np.ndarray, at: Place) -> Parts:
     places = [tuple(map(int, np.unravel_index(number, dy.shape))) for number in order[: np.count_nonzero(weight)]]
     terms = [Term(each, float(dy[each]), float(weight[each])) for each in places] or [Term(at, 0.0, 0.0)]
     return dy, weight, 0.0, terms
-
-
-# --- who computed it ---------------------------------------------------------------------------
-
-
-def _compute_everywhere(calls: Sequence[Call], offset: int, device: str) -> list[Computed]:
-    first, *added = calls
-    expected = first.expected()[0]
-    value, bound = (_value_at(part, first, offset) for part in (expected.value, expected.bound))
-    for call in added:
-        value += _value_at(call.arrays[1], call, offset)
-        bound += _value_at(call.expected()[0].bound, call, offset)
-    ways = {} if device == "numpy" else {"numpy": _on_numpy(calls)}
-    ways[device] = calls[-1]
-    found = [Computed("float64", value, 0.0, 0.0)]
-    for by, each in ways.items():
-        result = _value_at(_result(each), each, offset)
-        found.append(Computed(by, result, 0.0 if result == value else abs(result - value), bound))
-    return found
-
-
-def _run_below(net: Layer, layer: Layer) -> list[Layer]:
-    """The layers below this one that write straight into its output, in order."""
-    own = next((each for each in runs_of(net) if layer in each), [layer])
-    return own[: own.index(layer)]
-
-
-def _writer(layer: Layer, x: Array, at: Place, below: Sequence[tuple[Layer, Array]] = ()) -> tuple[Call, Place]:
-    """The call of the op that wrote a value of a layer's output, and the value's index in the result of that call. For
-    a concatenation, this is the call that writes the branch's slice. below: the layers of `_run_below`, with their
-    inputs."""
-    if isinstance(layer, Sequential):
-        writing, inputs = layer.layers[: layer.last_in_inference + 1], [x]
-        for each in writing[:-1]:
-            inputs.append(run(each, "infer", inputs[-1]))
-        count = len(runs_in_place(writing)[-1])
-        *below, (layer, x) = [*zip(writing, inputs)][-count:]
-        return _writer(layer, x, at, below)
-    calls: list[Call] = []
-    if isinstance(layer, Merging) and layer.merge == "concat":
-        number, at = branch_at(layer, at)
-        row = layer.rows[number]
-        if row and writes_slices(row):
-            return _writer(row, x, at)
-        if row is None and below and number == layer.rows.index(None):
-            *others, (last, x) = below
-            return _writer(last, x, at, others)
-        with recording(calls.append):
-            ops.copy(row.infer(x) if row else x)
-    else:
-        with recording(calls.append):
-            y = run(layer, "infer", x)
-            if layer.idle_in_inference:
-                ops.copy(y)
-    return calls[-1], at
-
-
-def _result(call: Call) -> np.ndarray:
-    return next(iter(call.results.values()))
-
-
-def _value_at(part: np.ndarray | float, call: Call, offset: int) -> float:
-    """A value of an array, broadcast to the result of a call."""
-    return float(np.broadcast_to(part, _result(call).shape).reshape(-1)[offset])
-
-
-def _on_numpy(calls: Sequence[Call]) -> Call:
-    """Runs the calls on NumPy, each on the result of the one before, and returns the last one."""
-    last: Call | None = None
-    for call in calls:
-        given = replace(call, arrays=[_result(last), *call.arrays[1:]]) if last else call
-        last = given.on("numpy", **_any_algorithm(call))
-    assert last
-    return last
-
-
-def _passed_on(value: float, device: str) -> list[Computed]:
-    return [Computed(by, value, 0.0, 0.0) for by in dict.fromkeys(("float64", "numpy", device))]
-
-
-def _any_algorithm(call: Call) -> dict[str, str]:
-    return {"algo": "auto"} if "algo" in call.options else {}
-
-
-def _located(layer: Layer, calls: Sequence[Call], offset: int, device: str, backward: bool) -> Thread | None:
-    """The threads, found by running the algorithm of the net's device on the emulated one."""
-    if not Device.named(device).runs_kernels:
-        return None
-    algorithm = layer.algorithms(1, device).get("dgrad" if backward else "fprop", "")
-    writers: list[Writer] = []
-    touched: list[Touched] = []
-    part = None
-    for call in calls:
-        found = _watch_call(call, offset, algorithm)
-        writers += found[0]
-        touched += found[1]
-        if any(writer.kernel == "gemm_reduce_splits" for writer in found[0]):
-            part = Thread(algorithm, *_watch_call(call, offset, algorithm, part=True))
-    return Thread(algorithm, writers, touched, part) if writers else None
-
-
-def _watch_call(call: Call, offset: int, algorithm: str, part: bool = False) -> tuple[list[Writer], list[Touched]]:
-    """The threads that write a value of a call's result, and the accesses of the last one. part: instead of the value,
-    its part in the first of the `partials` of split-K, which begin with a sum for each value (kernels/gemm_reduce.cu).
-    """
-    from gpuconv.backends.cuda import emulator
-
-    result = _result(call)
-    at = np.unravel_index(offset, result.shape)
-    size = accumulation_dtype(result.dtype).itemsize
-    writers: list[Writer] = []
-    for last in (None, "touched"):
-        out = backends.empty(result.shape, result.dtype, "emulated")
-        memory = out[(*at[:-1], slice(at[-1], at[-1] + 1))]
-        if part:
-            memory = emulator.ArgumentBytes("partials", offset * size, size)
-        with emulator.watched(memory, writers[-1] if last and writers else None) as seen:
-            call.on("emulated", out=out, **({"algo": algorithm} if "algo" in call.options and algorithm else {}))
-        if last is None:
-            writers = [each for each in seen if isinstance(each, emulator.Writer)]
-    return writers, [each for each in seen if isinstance(each, emulator.Touched)]
 
 
 def _expect_place(at: Sequence[int], shape: tuple[int, ...], layer: str) -> tuple[int, ...]:

@@ -11,7 +11,8 @@ import pytest
 
 from gpuconv import backends
 from gpuconv.inspect import explain, saliency
-from gpuconv.inspect.explain import _compute_everywhere, layer_of
+from gpuconv.inspect.computed import compute_everywhere
+from gpuconv.inspect.explain import layer_of
 from gpuconv.layers import (
     GELU,
     LAYERS,
@@ -219,9 +220,9 @@ def test_a_value_of_the_input_is_computed_by_the_layer_below_that_wrote_it(monke
 
     def recorded(calls, *arguments):
         wrote.append(calls[-1].op)
-        return _compute_everywhere(calls, *arguments)
+        return compute_everywhere(calls, *arguments)
 
-    monkeypatch.setattr(sys.modules[_compute_everywhere.__module__], "_compute_everywhere", recorded)
+    monkeypatch.setattr(sys.modules[layer_of.__module__], "compute_everywhere", recorded)
     steps = [Branches([[], [Conv2D(4, 1), ReLU()]]) for _ in range(2)]
     inside = Branches([[Conv2D(4, 1)], [Conv2D(4, 1), Tanh(), Branches([[], [Conv2D(4, 1)]])]])
     net = Sequential([Input((3, 3, 2)), Conv2D(4, 1), Tanh(), *steps, inside, Flatten(), Linear(2)], seed=1)
