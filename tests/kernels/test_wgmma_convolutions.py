@@ -248,7 +248,8 @@ def test_the_kernels_have_no_bank_conflicts(op, algo):
 
 
 def test_no_device_chooses_wgmma_without_a_proof():
-    product = Product("conv2d_fprop", 2**17, 1024, 2048, 1, as_dtype("bfloat16"), macros={"VECTOR_C": 8})
+    packs = {"VECTOR_C": 8, "VECTOR_K": 8}
+    product = Product("conv2d_fprop", 2**17, 1024, 2048, 1, as_dtype("bfloat16"), macros=packs)
     assert plan(product).algorithm.family == "mma"
     expected = [*TILES_OF["conv2d"], *(tile.name for tile in CLUSTERS)]
     assert sorted(candidate.algorithm.name for candidate in unproved(product)) == sorted(expected)
