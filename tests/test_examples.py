@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.parallel import launch
+from tests.parallel import mpiexec
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -34,7 +34,7 @@ def test_a_program_runs(name, capsys, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_program_of_two_processes_runs():
-    done = launch.run(2, EXAMPLES / "two_processes.py")
+    done = mpiexec.run(2, EXAMPLES / "two_processes.py")
     assert done.returncode == 0, done.stderr
     assert "2 processes: " in done.stdout
     assert "the bits of one process" in done.stdout

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from gpuconv import checkpoint
-from tests.parallel import launch
+from tests.parallel import mpiexec
 from tests.parallel.test_ranks import PROGRAM, TINY, files, program
 
 pytestmark = pytest.mark.slow
@@ -25,7 +25,7 @@ MESSAGES = {  # the fault of rank 1 and what is printed
 @pytest.mark.parametrize("how", MESSAGES)
 def test_all_ranks_end_and_the_run_can_be_resumed(tmp_path, how):
     folder, uninterrupted = tmp_path / "run", tmp_path / "uninterrupted"
-    done = launch.run(2, PROGRAM, how, folder, 4, timeout=30)
+    done = mpiexec.run(2, PROGRAM, how, folder, 4, timeout=30)
     assert done.returncode
     assert re.search(MESSAGES[how], done.stderr + done.stdout)
     checkpoint.load(folder / "last.safetensors")  # the checkpoint is complete
@@ -35,7 +35,7 @@ def test_all_ranks_end_and_the_run_can_be_resumed(tmp_path, how):
 
 
 def test_a_rank_whose_weights_drift_is_named_after_the_epoch(tmp_path):
-    done = launch.run(2, PROGRAM, "drifts", tmp_path / "run", 4, timeout=30)
+    done = mpiexec.run(2, PROGRAM, "drifts", tmp_path / "run", 4, timeout=30)
     assert done.returncode
     assert re.search(rf'{RANK_1} has other weights than rank 0: fc1.bias is "\w+" on rank 1', done.stderr)
 
@@ -44,7 +44,7 @@ def test_an_error_of_rank_0_is_printed_without_traceback(tmp_path):
     """Rank 0 finds that the run folder exists; the other ranks do not check it."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("{}")
-    done = launch.train(2, *TINY, "--run-dir", tmp_path / "run")
+    done = mpiexec.train(2, *TINY, "--run-dir", tmp_path / "run")
     assert done.returncode
     assert "gpuconv: error: rank 0 (process" in done.stderr
     assert "already holds a run" in done.stderr
@@ -53,8 +53,8 @@ def test_an_error_of_rank_0_is_printed_without_traceback(tmp_path):
 
 def test_ctrl_c_saves_and_says_how_to_continue(tmp_path):
     folder = tmp_path / "run"
-    line = launch.command(2, "-m", "gpuconv", "train", "--device", "numpy", *TINY, "--epochs", "5000")
-    options = dict(env=launch.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    line = mpiexec.command(2, "-m", "gpuconv", "train", "--device", "numpy", *TINY, "--epochs", "5000")
+    options = dict(env=mpiexec.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     with subprocess.Popen([*line, "--run-dir", str(folder)], **options) as process:
         messages = []
         for text in process.stdout:

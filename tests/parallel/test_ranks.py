@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gpuconv.cli import main
-from tests.parallel import launch
+from tests.parallel import mpiexec
 
 pytestmark = pytest.mark.slow
 
@@ -15,7 +15,7 @@ TINY = ["--data", "synthetic:n=96,size=9x7x3,classes=4", "--model", "seed-net", 
 
 
 def program(ranks, how, folder, shards=0):
-    done = launch.run(ranks, PROGRAM, how, folder, shards)
+    done = mpiexec.run(ranks, PROGRAM, how, folder, shards)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -28,7 +28,7 @@ def test_train_on_ranks_writes_the_files_of_one_process(tmp_path):
     options = [*TINY, "--shards", "4", "--augment", "flip", "--validation", "0.2", "--run-dir"]
     assert main(["train", "--device", "numpy", *options, str(tmp_path / "on1")]) == 0
     for ranks in (2, 4):
-        done = launch.train(ranks, *options, tmp_path / f"on{ranks}")
+        done = mpiexec.train(ranks, *options, tmp_path / f"on{ranks}")
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("test accuracy") == 2  # in the table and in the result, printed by one rank
         assert files(tmp_path / f"on{ranks}") == files(tmp_path / "on1")
@@ -55,9 +55,9 @@ def test_a_run_is_resumed_with_another_number_of_ranks(tmp_path):
 def bisected(tmp_path, *options):
     """The finished `gpuconv bisect`, on one process, of two runs of two ranks with other learning rates."""
     for name, rate in (("a", "0.05"), ("b", "0.5")):
-        done = launch.train(2, *TINY, *options, "--lr", rate, "--digests", "--run-dir", tmp_path / name)
+        done = mpiexec.train(2, *TINY, *options, "--lr", rate, "--digests", "--run-dir", tmp_path / name)
         assert done.returncode == 0, done.stderr
-    done = launch.run(1, "-m", "gpuconv", "bisect", tmp_path / "a", tmp_path / "b", "--json")
+    done = mpiexec.run(1, "-m", "gpuconv", "bisect", tmp_path / "a", tmp_path / "b", "--json")
     assert done.returncode == 1, done.stderr
     return json.loads(done.stdout)
 
@@ -118,7 +118,7 @@ def test_two_ranks_without_shards_train_like_two_shards(tmp_path):
 
 @pytest.mark.parametrize("difference", ["settings", "data", "weights"])
 def test_a_rank_that_differs_is_named_before_anything_is_written(tmp_path, difference):
-    done = launch.run(2, PROGRAM, f"other-{difference}", tmp_path / "run")
+    done = mpiexec.run(2, PROGRAM, f"other-{difference}", tmp_path / "run")
     assert done.returncode
     part = "weights" if difference == "weights" else "settings"  # which include the checksum of the data
     assert f"has other {part} than rank 0" in done.stderr
@@ -138,7 +138,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_options_that_ranks_cannot_use_are_refused(tmp_path, case):
     ranks, options, message = REFUSED[case]
-    done = launch.train(ranks, *TINY, *options, "--run-dir", tmp_path / "run")
+    done = mpiexec.train(ranks, *TINY, *options, "--run-dir", tmp_path / "run")
     assert done.returncode
     assert message in done.stderr
     assert not (tmp_path / "run").exists()

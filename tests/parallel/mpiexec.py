@@ -1,4 +1,4 @@
-"""Runs programs under mpiexec from the packages of the extra `mpi`."""
+"""Runs programs on several ranks under the mpiexec of the extra `mpi`."""
 
 import importlib.metadata
 import os
