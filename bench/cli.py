@@ -144,7 +144,7 @@ def _measure(options: argparse.Namespace) -> int:
     _print_peaks(record.data["peaks"])
     if entries and options.missing:
         entries = [entry for entry in entries if entry.key not in record.entries]
-        print(f"{len(entries)} entries are missing in the record")
+        print(f"entries missing in the record: {len(entries)}")
     if not entries:
         return 0
     refused = _run(options, record, device, timer, entries)
@@ -295,7 +295,7 @@ def _predict(options: argparse.Namespace) -> int:
 
     gpu, model = lookup("GPU", options.gpu, GPUS), Model.load()
     if options.results is not None and not options.results.is_dir():
-        raise FileNotFoundError(f"{options.results} is no folder of records")
+        raise FileNotFoundError(f"{options.results} is not a folder of records")
     if options.nvrtc is not None:
         load_nvrtc(options.nvrtc)
     entries = select("ops", "cuda", options.op, options.shape, options.dtype)

@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.minutes is not None and not options.minutes > 0:
         parser.error(f"--minutes must be above 0, received {options.minutes:g}")
     if options.wheels and not options.wheels.is_dir():
-        parser.error(f"--wheels: {options.wheels} is no folder")
+        parser.error(f"--wheels: {options.wheels} is not a folder")
     if options.cubins and not options.cubins.is_file():
         parser.error(f"--cubins: {options.cubins} is no file")
     start = time.monotonic()

@@ -71,7 +71,7 @@ def timed(kind: str, words: tuple[str, ...], *, missing: bool = False) -> Body:
         if done.late and entries:
             raise LateError(f"{summary}; stopped after {done.seconds:.0f} s", **details)
         expect(done)
-        if missing and re.search(r"^0 entries are missing", done.text, re.MULTILINE):
+        if missing and re.search(r"^entries missing in the record: 0$", done.text, re.MULTILINE):
             return "nothing to time: the record has every entry", details
         if not entries:
             raise LateError("no entry was timed")

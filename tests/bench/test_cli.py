@@ -1,4 +1,4 @@
-"""The benchmark's command line: a user's mistake gives one line and status 2."""
+"""The benchmark's command line: its records, Ctrl-C, and a user's mistakes, which give one line and status 2."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import subprocess
 import sys
 
 import pytest
-from planted import CEILINGS, record, side, timed
 
 from bench import cli, runner
 from gpuconv.backends.cpu import blas
 from gpuconv.profiling import peaks
+from tests.bench.fake_sides import CEILINGS, record, side, timed
 
 SMALL = ["ops", "--device", "numpy", "--shape", "64x8x8x10-10x3x3-p1.1.1.1", "--op", "fprop", "--rounds", "2"]
 
@@ -40,12 +40,12 @@ def test_the_option_missing_times_only_entries_that_the_record_lacks(tmp_path, c
     (path,) = tmp_path.glob("*/*.json")
     first = json.loads(path.read_text())["entries"]
     assert cli.main([*SMALL, "--op", "fprop_relu", "--missing", *into]) == 0
-    assert "1 entries are missing" in capsys.readouterr().out
+    assert "entries missing in the record: 1\n" in capsys.readouterr().out
     entries = json.loads(path.read_text())["entries"]
     assert [entry["op"] for entry in entries] == ["fprop", "fprop_relu"]
     assert entries[0] == first[0]
     assert cli.main([*SMALL, "--missing", *into]) == 0
-    assert "0 entries are missing" in capsys.readouterr().out
+    assert "entries missing in the record: 0\n" in capsys.readouterr().out
 
 
 def test_ctrl_c_leaves_a_valid_file_and_status_130(tmp_path, capsys, quick_peaks, monkeypatch):
@@ -122,7 +122,7 @@ def test_compare_counts_entries_that_got_slower(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--results", "nowhere"], "nowhere is no folder of records"),
+        (["--results", "nowhere"], "nowhere is not a folder of records"),
         (["--nvrtc", "."], "holds no libnvrtc-builtins"),
         (["--gpu", "h300"], "unknown GPU 'h300'; did you mean 'h"),
         (["--shape", "vg"], "did you mean 'vgg'"),

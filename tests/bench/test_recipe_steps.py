@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import planted
 import pytest
 
 from bench import recipe_steps, suite
@@ -13,6 +12,7 @@ from bench.runner import time_entry
 from gpuconv import interop, models
 from gpuconv.layers import GELU, BatchNorm, Conv2D, Flatten, Input, Linear, MaxPool2D, Scale, Sequential
 from gpuconv.profiling.timer import CpuTimer
+from tests.bench import fake_sides
 
 pytestmark = pytest.mark.slow  # both sides are timed
 
@@ -39,7 +39,7 @@ def recipe(monkeypatch):
         )
 
     monkeypatch.setitem(models.MODELS, "planted", build)
-    entry = suite.Entry("step", "recipe", "planted", "float32", ("planted", 6), planted.entry().work)
+    entry = suite.Entry("step", "recipe", "planted", "float32", ("planted", 6), fake_sides.entry().work)
     return recipe_steps.Recipe(entry, steps=16)
 
 
@@ -57,7 +57,7 @@ def test_both_sides_train_a_whole_recipe_within_rounding(recipe, monkeypatch, dt
     pytest.importorskip("torch")
     recipe = replace(recipe, entry=replace(recipe.entry, dtype=dtype))
     monkeypatch.setattr(recipe_steps, "Recipe", lambda entry: recipe)
-    row = time_entry(recipe.entry, "numpy", CpuTimer(), planted.CEILINGS, False, 2, 0.0)
+    row = time_entry(recipe.entry, "numpy", CpuTimer(), fake_sides.CEILINGS, False, 2, 0.0)
     assert {side["name"]: side["status"] for side in row["sides"]} == {
         "gpuconv": "timed",
         "channels_last": "timed",

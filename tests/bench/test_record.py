@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from planted import entry, record, side, timed
 
 from bench import machine
 from bench import record as records
 from bench.record import Record, RecordError
+from tests.bench.fake_sides import entry, record, side, timed
 
 
 def test_a_record_is_read_back(tmp_path):

@@ -9,9 +9,7 @@ import sys
 import types
 
 import numpy as np
-import planted
 import pytest
-from planted import PEER, entry, record, side, timed
 
 from bench import changes, runner, steps, suite
 from bench.record import Record, best
@@ -20,6 +18,8 @@ from gpuconv import layers, models, ops
 from gpuconv.backends import DeviceError
 from gpuconv.profiling.timer import CpuTimer
 from gpuconv.training import Trainer
+from tests.bench import fake_sides
+from tests.bench.fake_sides import PEER, entry, record, side, timed
 
 pytestmark = pytest.mark.slow  # both sides are timed
 
@@ -107,7 +107,8 @@ def test_a_fault_in_one_corner_of_our_result_is_found(monkeypatch, op):
         return results
 
     entry = tiny(op)
-    assert by_name(time_entry(entry, "numpy", CpuTimer(), planted.CEILINGS, False, 2, 0.0))["gpuconv"]["error"] < 1e-5
+    row = time_entry(entry, "numpy", CpuTimer(), fake_sides.CEILINGS, False, 2, 0.0)
+    assert by_name(row)["gpuconv"]["error"] < 1e-5
     sides, check = sides_of(entry, "numpy", False)
     prepared = sides[0].prepare()
     monkeypatch.setattr(ops, name, wrong)
@@ -120,14 +121,14 @@ def test_a_fault_in_one_corner_of_our_result_is_found(monkeypatch, op):
 def tiny(op):
     """A small problem like those of the suite."""
     if op in suite.DIRECTIONS:
-        return suite.Entry("convolution", op, "planted", "float32", suite.conv(5, 6, 5, 7), planted.entry().work)
-    return suite.Entry("memory", op, "planted", "float32", (5, 6, 4, 7), planted.entry().work)
+        return suite.Entry("convolution", op, "planted", "float32", suite.conv(5, 6, 5, 7), fake_sides.entry().work)
+    return suite.Entry("memory", op, "planted", "float32", (5, 6, 4, 7), fake_sides.entry().work)
 
 
 @pytest.mark.parametrize("op", [*suite.DIRECTIONS, *suite.MEMORY])
 def test_pytorchs_results_are_within_the_bound(op):
     pytest.importorskip("torch")
-    row = time_entry(tiny(op), "numpy", CpuTimer(), planted.CEILINGS, False, 2, 0.0)
+    row = time_entry(tiny(op), "numpy", CpuTimer(), fake_sides.CEILINGS, False, 2, 0.0)
     for name, timing in by_name(row).items():
         expected = "timed"
         if name == "compile":
@@ -138,7 +139,7 @@ def test_pytorchs_results_are_within_the_bound(op):
 
 
 def one_step():
-    return suite.Entry("step", "step", "planted", "float32", ("planted", 4), planted.entry().work)
+    return suite.Entry("step", "step", "planted", "float32", ("planted", 4), fake_sides.entry().work)
 
 
 @pytest.fixture
@@ -182,7 +183,7 @@ def test_steps_are_also_timed_with_all_norm_sums_in_dgrad(net_of_every_kind):
 
 def test_both_sides_train_the_same_net(net_of_every_kind):
     pytest.importorskip("torch")
-    row = time_entry(one_step(), "numpy", CpuTimer(), planted.CEILINGS, False, 2, 0.0)
+    row = time_entry(one_step(), "numpy", CpuTimer(), fake_sides.CEILINGS, False, 2, 0.0)
     assert {side["name"]: side["status"] for side in row["sides"]} == {
         "gpuconv": "timed",
         "eager": "timed",
@@ -223,7 +224,7 @@ def test_a_step_with_wrong_gradients_is_not_timed(net_of_every_kind, monkeypatch
         return correct(1.1 * dy if dy.dtype == np.float32 else dy, x, **options)
 
     monkeypatch.setattr(ops, "conv2d_wgrad", wrong)
-    row = time_entry(one_step(), "numpy", CpuTimer(), planted.CEILINGS, False, 2, 0.0)
+    row = time_entry(one_step(), "numpy", CpuTimer(), fake_sides.CEILINGS, False, 2, 0.0)
     assert by_name(row)["gpuconv"]["status"] == "refused"
     assert "gradients are off" in by_name(row)["gpuconv"]["reason"]
 
@@ -259,9 +260,9 @@ def test_a_side_that_fails_during_timing_is_recorded(tmp_path):
             if len(calls) > 5:
                 raise ValueError("fails at the sixth call")
 
-        return planted.Prepared(call, lambda: [np.full(3, 2.0)])
+        return fake_sides.Prepared(call, lambda: [np.full(3, 2.0)])
 
-    (row,) = timed(record(tmp_path), side(), planted.Side(PEER, "failing", prepare))
+    (row,) = timed(record(tmp_path), side(), fake_sides.Side(PEER, "failing", prepare))
     assert by_name(row)["failing"]["status"] == "failed"
     assert "samples" not in by_name(row)["failing"]
     assert by_name(row)["gpuconv"]["status"] == "timed"
@@ -309,7 +310,7 @@ def test_a_side_that_crashes_the_gpu_ends_the_run_and_is_recorded(tmp_path, monk
     into, entries = record(tmp_path), [entry(8), entry(9), entry(10)]
     broken = side(PEER, "broken", fail=RuntimeError("cudaErrorIllegalAddress"))
     rows = runner.run(
-        entries, into, "cuda:0", CpuTimer(), planted.CEILINGS, make_sides=lambda *_: ([broken], planted.compare)
+        entries, into, "cuda:0", CpuTimer(), fake_sides.CEILINGS, make_sides=lambda *_: ([broken], fake_sides.compare)
     )
     with pytest.raises(DeviceError, match=f"cuda:0 no longer answers after {entries[1].key} .*--missing"):
         list(rows)
@@ -325,7 +326,7 @@ def test_a_stopped_run_leaves_a_valid_file(tmp_path):
     def make_sides(entry, *_):
         if entry is entries[1]:
             raise KeyboardInterrupt
-        return [side()], planted.compare
+        return [side()], fake_sides.compare
 
     with pytest.raises(KeyboardInterrupt):
         timed(into, entries=entries, make_sides=make_sides)

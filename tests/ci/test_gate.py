@@ -185,7 +185,7 @@ def test_parts_run_in_order_after_the_environment(named, expected):
     ("words", "message"),
     [
         (["--minutes", "0"], "above 0, received 0"),
-        (["--wheels", "nowhere"], "nowhere is no folder"),
+        (["--wheels", "nowhere"], "nowhere is not a folder"),
         (["--cubins", "nowhere"], "nowhere is no file"),
         (["stepps"], "unknown part 'stepps'; did you mean 'steps'?"),
         (None, "--out is needed"),
@@ -604,13 +604,14 @@ def test_the_benchmark_reports_missing_and_failed_sides_and_ignores_old_entries(
     record_of(prepared, [entry(date="2026-01-01T00:00:00+00:00")])
     with pytest.raises(LateError, match="no entry was timed"):
         ops(prepared.prepare(), 60)
-    prepared.prepare(missing=(0, "0 entries are missing in the record"))
+    prepared.prepare(missing=(0, "entries missing in the record: 0"))
     assert fast.timed("ops", fast.SUITE, missing=True)(prepared, 60)[0] == "nothing to time: the record has every entry"
 
 
 def test_the_benchmark_continues_in_a_new_process_after_a_gpu_crash(prepared, monkeypatch):
     monkeypatch.setattr(fast, "entries_of", lambda gate: [entry(kind="step")])
-    prepared.prepare(missing=(0, "2 entries are missing"), bench=(2, "bench: error: cuda:0 no longer answers after x"))
+    crashed = (2, "bench: error: cuda:0 no longer answers after x")
+    prepared.prepare(missing=(0, "entries missing in the record: 2"), bench=crashed)
     assert fast.timed("steps", fast.STEPS)(prepared, 60)[0].startswith("1 entries timed")
     assert ["--missing" in command for command in prepared.commands_run] == [False, True]
 
