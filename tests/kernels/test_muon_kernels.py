@@ -56,7 +56,7 @@ def test_strided_parameters_change_in_place_and_zeros_stay_finite(device, rng):
 
 def test_norms_are_right_if_a_matrix_has_more_parts_than_a_block_has_threads(device):
     """Each block adds up 257 partial sums of squares with 256 threads."""
-    shape = (1, 257 * muon._NUMBERS)
+    shape = (1, 257 * muon._PER_BLOCK)
     param, grad, velocity = (asarray(np.full(shape, value, np.float32), device) for value in (2, 3, 0))
     ops.muon_step([param], [grad], [velocity], lr=0.25, steps=0)
     # the scaled parameter and the direction both have the norm 1, and the rate is 0.25
