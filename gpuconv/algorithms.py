@@ -34,6 +34,10 @@ KERNELS = ("conv2d_fprop", "conv2d_dgrad", "conv2d_wgrad", "matmul")
 ARITHMETICS = ("float64", "float32", "tf32", "float16", "bfloat16")  # a dtype, or float32 arrays multiplied in TF32
 
 
+class UnservedError(ValueError):
+    """The named algorithm does not serve this product."""
+
+
 @dataclass(frozen=True)
 class Algorithm:
     """A kernel family and a tile: a block of `threads` computes block_m x block_n outputs in steps of block_k.

@@ -4,8 +4,8 @@ The file must define the shipped file's kernels with the same names and paramete
 a starting point. The shipped launcher launches these kernels, so tiles and grids follow the launcher's macros.
 
 algo: for a matrix product, the algorithm (`gpuconv.algorithms`) whose family the file implements. Every case asks for
-it, because otherwise another one might run. By default it is the first algorithm of the "simt" family that serves the
-case's arithmetic.
+it, because otherwise another one might run; cases whose shapes it does not serve are left out. By default it is the
+first algorithm of the "simt" family that serves the case's arithmetic.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from gpuconv import backends, ops
-from gpuconv.algorithms import ALGORITHMS, Algorithm, arithmetic_of
+from gpuconv.algorithms import ALGORITHMS, Algorithm, UnservedError, arithmetic_of
 from gpuconv.backends.cuda.analysis.variants import kernels, variants
 from gpuconv.backends.cuda.runtime import kernel, source
 from gpuconv.devices import Device
@@ -196,6 +196,10 @@ def compare(
             continue
         samples: dict[str, list[float]] = {side: [] for side in sides}
         run = _launcher(case, dtype, device)
+        try:
+            run(0)
+        except UnservedError:
+            continue
         for _ in range(repeats):
             for side, files in sides.items():
                 with kernel.replaced(files):

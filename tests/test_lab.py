@@ -63,6 +63,21 @@ def test_every_case_of_an_algorithm_runs_its_file(op, monkeypatch):
     assert [name for name, files in files_by_case.items() if file not in files] == []
 
 
+@pytest.mark.kernels
+def test_cases_that_the_algorithm_does_not_serve_are_left_out(tmp_path, monkeypatch):
+    """wgmma-2x128x128 serves multiples of 8 channels and filters only."""
+    path = tmp_path / "my_conv.cu"
+    path.write_text(lab.template("conv2d", "wgmma-2x128x128"))
+    listed = lab.cases_of("conv2d", "wgmma-2x128x128", ("tiny",))
+    monkeypatch.setattr(lab, "cases_of", lambda *_: listed)
+    (row,) = lab.check(path, "conv2d", "emulated", "bfloat16", "wgmma-2x128x128")
+    assert 0 < len(row.outcomes) < len(listed)
+    assert all(outcome.passed for outcome in row.outcomes)
+    for outcome in row.outcomes:
+        x, w, *_ = outcome.case.arguments("bfloat16")[0]
+        assert x.shape[-1] % 8 == w.shape[0] % 8 == 0
+
+
 @pytest.mark.slow
 def test_lab_checks_the_algorithm_named_on_the_command_line(tmp_path, capsys):
     path = tmp_path / "my_linear.cu"

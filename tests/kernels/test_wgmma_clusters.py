@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from gpuconv import asarray, ops, to_numpy
-from gpuconv.algorithms import ALGORITHMS, find
+from gpuconv.algorithms import ALGORITHMS, UnservedError, find
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.gemm import plan as plans
-from gpuconv.backends.cuda.gemm.plan import UnservedError, plan, tiles_of, unproved
+from gpuconv.backends.cuda.gemm.plan import plan, tiles_of, unproved
 from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.gemm.proofs import trusting
 from gpuconv.dtypes import as_dtype

@@ -9,11 +9,11 @@ import subprocess
 import pytest
 
 from gpuconv import ops, verify
+from gpuconv.algorithms import UnservedError
 from gpuconv.backends.cuda.analysis import resources
 from gpuconv.backends.cuda.analysis.resources import CHIPS, Line, chip_of, occupancy
 from gpuconv.backends.cuda.analysis.variants import LABELS, MACROS, Variant, kernels, representatives, variants
 from gpuconv.backends.cuda.emulator import EmulatorError, cxx
-from gpuconv.backends.cuda.gemm.plan import UnservedError
 from gpuconv.backends.cuda.runtime import kernel, nvrtc, source
 from gpuconv.verify.run import move
 

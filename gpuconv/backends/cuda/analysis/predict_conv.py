@@ -7,10 +7,10 @@ import math
 import re
 
 from gpuconv import algorithms
+from gpuconv.algorithms import UnservedError
 from gpuconv.backends.cuda.analysis import predict_time, predict_wgmma
 from gpuconv.backends.cuda.analysis.predict_time import GPUS, Gpu, Model, Prediction
 from gpuconv.backends.cuda.analysis.resources import Line
-from gpuconv.backends.cuda.gemm.plan import UnservedError
 from gpuconv.backends.cuda.ops.conv import plans
 from gpuconv.backends.cuda.runtime.outputs import ceil_div, pack_width
 from gpuconv.dtypes import accumulation_dtype, as_dtype

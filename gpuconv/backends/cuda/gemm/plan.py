@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gpuconv.algorithms import AUTO, FEW_CHANNELS, NEWEST, Algorithm, find, serving
+from gpuconv.algorithms import AUTO, FEW_CHANNELS, NEWEST, Algorithm, UnservedError, find, serving
 from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.runtime.limits import MAX_GRID, SCHEDULERS
 from gpuconv.backends.cuda.runtime.outputs import ceil_div
@@ -72,10 +72,6 @@ class Plan:
             self.depth_per_split,
             self.tiles // self.algorithm.cluster,
         )
-
-
-class UnservedError(ValueError):
-    """The named algorithm does not serve this product."""
 
 
 @functools.lru_cache(maxsize=4096)
