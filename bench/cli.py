@@ -246,7 +246,7 @@ def _finish_cpu(options: argparse.Namespace, record) -> None:
     print()
     for goal in record.data["goals"]:
         verdict = "met" if goal["met"] else "NOT MET"
-        least = f"least times {goal['least']:.3g}" if goal["least"] else ""
+        least = f"by minimum times {goal['least']:.3g}" if goal["least"] else ""
         value = f"{goal['value']:>7.3g} {goal['unit']:<18} goal {goal['limit']:<4g}"
         print(f"{goal['name']:<34} {value} {verdict:<8} {least}")
 

@@ -20,7 +20,7 @@ from gpuconv import files
 
 BEGIN, END = "<!-- bench report: begin -->", "<!-- bench report: end -->"
 NOT_MEASURED = "**GPU: not yet measured.** No record of a GPU is in the repository."
-WHOLE = ("step", "recipe")  # listed one by one
+WHOLE = ("step", "recipe")  # whole training steps and runs: each has a row of its own
 OPS = (*DIRECTIONS, *MEMORY, *WHOLE)
 
 
@@ -57,7 +57,7 @@ def block(record: Record) -> str:
     torch = data["versions"].get("torch")
     peer = f"PyTorch {torch}, the fastest of its forms" if torch else "no PyTorch was installed"
     busy = (data["load"] or 0) > data.get("threads", 1)  # more than the run itself uses
-    load = f" The machine had other work: load average {data['load']:.1f}." if busy else ""
+    load = f" Other processes were running: load average {data['load']:.1f}." if busy else ""
     parts = [
         f"**{data['device']}{threads}{kernels}**, {data['date'][:10]}, commit {data['commit']}{state}. Ratio: our time "
         f"over that of the peer ({peer}), so under 1 is faster; medians of interleaved samples. Share of floor: the "
@@ -104,13 +104,15 @@ def _table(entries: list[dict[str, Any]]) -> str:
 def _untimed(data: dict[str, Any]) -> str:
     """Which sides were missing, left out, refused or failed, and how many entries were not reached."""
     sides = Counter(
-        f"{side['name']} {side['status']}"
+        f'"{side["name"]}" {side["status"]}'
         for entry in data["entries"]
         for side in entry["sides"]
         if side["status"] != "timed"
     )
-    listed = ", ".join(f"{what} in {count}" for what, count in sorted(sides.items()))
-    text = [f"Not timed, of {len(data['entries'])} entries: {listed}."] if listed else []
+    listed = ", ".join(f"{what} ({count})" for what, count in sorted(sides.items()))
+    text = (
+        [f"Sides that were not timed, and in how many of {len(data['entries'])} entries: {listed}."] if listed else []
+    )
     if data["not reached"]:
         text.append(f"Not reached when the run was stopped or its time was up: {len(data['not reached'])} entries.")
     return " ".join(text)
@@ -135,8 +137,8 @@ def _goals(data: dict[str, Any]) -> str:
     met = sum(goal["met"] for goal in found.values())
     lines = [
         f"Goals of the NumPy code, {met} of {len(found)} met. For a convolution: our time over PyTorch's, and the most "
-        "that it may be; in brackets the ratio of the least times, which other work disturbs least. Convolutions are "
-        "3x3, N = 64, float32.",
+        "that it may be; in brackets the ratio of the minimum times, which other processes disturb least. Convolutions "
+        "are 3x3, N = 64, float32.",
         "",
         "| convolution | forward | goal | forward + backward | goal |",
         "|---|---|---|---|---|",

@@ -11,14 +11,14 @@ import numpy as np
 
 from gpuconv.types import Array
 
-RECENT = 32  # a training step names a few lists for each group of parameters
+RECENT = 32  # calls; a training step makes a few for each group of parameters
 
 
-class WhileAlive:
+class ListCache:
     """Values for lists of arrays, by the identity of the arrays.
 
     An entry is dropped as soon as one of its arrays is deleted, so a reused id finds nothing. It is stored only if one
-    of the last `RECENT` calls of `keep` named the same arrays, so lists that are new in each call are not stored.
+    of the last `RECENT` calls of `keep` had the same arrays, so lists that are new in each call are not stored.
     Nothing is cached for NumPy arrays, whose dtype, strides and flags may change.
     """
 

@@ -1,16 +1,16 @@
-// Reductions over the rows of an (M, C) matrix, channels innermost, and maps with one set of coefficients a channel.
+// Reductions over the rows of an (M, C) matrix, channels innermost, and maps with one set of coefficients per channel.
 //
-// The matrix is walked as a flat array. A block's threads take neighboring packs of WIDTH numbers and advance by a stride that is
-// a multiple of C. So neighbors read neighboring addresses, and each lane of a thread stays in one column, for any C. If the
-// columns do not fit into a block, blocks divide them into tiles (grid y). Blocks divide the rows into chunks of steps (grid x).
-// The division depends only on the shape, and so do the bits.
+// The matrix is walked as a flat array. In each step a block's threads read neighboring packs of WIDTH numbers; then they advance
+// by a stride that is a multiple of C. Lane j of a thread is number j of its packs; so each lane stays in one column, for any C. If
+// the columns do not fit into a block, they are divided into tiles, one for each block along grid y. The steps are divided into
+// chunks, one for each block along grid x. The division, and so the bits, depend only on the shape.
 //
 //   walk(columns, body)            calls body for every pack of the block, with GROUP loads in flight
 //   column_reduce(...)             walks, then adds the block's rows pairwise in shared memory: a State for each chunk and column
 //   column_finish(...)             a second launch, if there are several chunks: adds their States in a fixed order
 //
-// A State is an aggregate; one of zeros holds no value. merge(other) adds another State; add(lanes, values) adds ROWS rows to the
-// States of a thread's lanes.
+// A State is what is known of the values seen so far, such as their sum. State{}, all zeros, has seen none. merge(other) adds
+// another State; add(lanes, values) adds ROWS rows to the States of a thread's lanes.
 //
 // Macros: DTYPE; WIDTH 1 or 16 / sizeof(DTYPE). The launcher is ops/column_reduce.py; blocks have at most 256 threads.
 #pragma once
@@ -97,7 +97,7 @@ __device__ __forceinline__ void merge_rows(State* cells, int32 rows, int32 tile,
     for (int32 column = threadIdx.x; column < count; column += blockDim.x) take(column, cells[column]);
 }
 
-// Whether a source has write(pack, packs), which is called with what it read for a pack, and may change it, before value().
+// Whether a Source has write(pack, packs). It receives what read() returned, and may change it; value() then reads the result.
 template <class Source> constexpr bool WRITES = false;
 
 template <class State, class Source>

@@ -69,7 +69,7 @@ __device__ __forceinline__ Sums sums_of(const void* tensor, const void* old, int
     return own;
 }
 
-// The block's sum of each number; every thread receives them.
+// The sums over the block, which every thread receives.
 __device__ Sums reduce(const Sums& own) {
     __shared__ uint64 hashes[32];
     __shared__ double scratch[32];

@@ -1,6 +1,6 @@
 // Optimizer steps for a list of parameters in one launch, in place. d is the parameter's weight decay.
 //
-//   all but decoupled adam and lion   g += d * p
+//   first g += d * p, except in lion_step and in a decoupled adam_step; then
 //   sgd_step       without velocity: p -= lr * g;  with: v = momentum * v + g, p -= lr * v, nesterov: lr * (g + momentum * v)
 //   adagrad_step   s += g^2, p -= lr * g / (sqrt(s) + eps)
 //   rmsprop_step   s = alpha * s + (1 - alpha) * g^2, p -= lr * g / (sqrt(s) + eps)
@@ -8,19 +8,21 @@
 //                  p -= lr * (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps); decoupled: first p *= 1 - lr * d
 //   lion_step      p -= lr * (sign(beta1 * m + (1 - beta1) * g) + d * p), m = beta2 * m + (1 - beta2) * g
 //
-// chunks: a table in device memory with one entry for each block: up to 8192 numbers of one parameter with its gradient and
-// state. A float32 master also has the address of its 16-bit copy, which receives p rounded; a parameter of DTYPE in the same
-// launch has a gradient of DTYPE. Then the parameter's average, if it has one, is updated:
-// average += average_rate * (p - average). Numbers move 16 bytes at a time (halves beside float32: 8) where all arrays of a chunk
-// are aligned to that. lr and step are numbers, or are read from device memory when the kernel runs, so that a captured step sees
-// the current values. Half precision is computed in float32 and rounded once, parameter and state alike.
+// chunks: a table in device memory with an entry for each block. An entry holds the addresses of up to 8192 numbers of one
+// parameter, and of their gradient, state and average. If the parameter is the float32 master of a 16-bit one, the entry also
+// holds the address of the 16-bit copy, which receives p rounded; the gradient then has the dtype of the copy. A launch with
+// masters may also update float32 parameters without a copy; their gradients are float32. After the step the average, if there
+// is one, is updated: average += average_rate * (p - average). Where all arrays of a chunk are aligned, a thread moves 16 bytes
+// of each at a time (8 bytes of 16-bit copies and their gradients). lr and step are numbers, or are read from device memory
+// when the kernel runs, so that a captured step sees the current values. 16-bit parameters and state are computed in float32
+// and rounded once.
 //
 // scaling: null, or the array that loss_scale.cu wrote: gradients are multiplied by scaling[1] first; if that is 0 nothing changes.
 // The scaling[3] skipped steps do not count as steps.
 //
-// Macros: DTYPE, of parameters and state; GRAD, of copies and their gradients: DTYPE, or a half beside float32. Limits: none.
+// Macros: DTYPE, of parameters and state; GRAD, of copies and gradients: DTYPE, or with masters a 16-bit type. Limits: none.
 // Floor, in sizeof(DTYPE) bytes per number, read and written: sgd 3, with velocity 5, adagrad, rmsprop and lion 5, adam 7, an
-// average 2 more. With masters the gradient and the copy are halves: together as many bytes as a float32 gradient. Up to 19 FLOPs.
+// average 2 more. With masters the gradient and the copy are 16-bit: together as many bytes as a float32 gradient. Up to 19 FLOPs.
 #include "optimizer.cuh"
 
 constexpr int PER_PACK = 16 / sizeof(DTYPE);  // numbers that move at once
@@ -38,8 +40,8 @@ struct Chunk {
     double decay;
 };
 
-// rule.update(p, g, a, b) changes one number and its state. STATES: how many of a, b it has. It is compiled twice, for packs
-// and for single numbers, which must give the same bits: fma is written out wherever a compiler could choose what to fuse.
+// rule.update(p, g, a, b) updates one number p and its state. STATES: 0, 1 (a) or 2 (a and b). The compiler inlines the rule twice,
+// for packs and for single numbers, and both must give the same bits: so fma is written out wherever it could choose what to fuse.
 template <int STATES, class Gradient, class Rule>
 __device__ __forceinline__ void update_numbers(const Chunk& chunk, const Gradient* gradient, Real unscale, Rule rule) {
     using Gradients = Pack<Gradient, PER_PACK>;
@@ -88,8 +90,8 @@ __device__ __forceinline__ void update_chunk(const Chunk& chunk, Real unscale, R
     update_numbers<STATES>(chunk, chunk.grad, unscale, rule);
 }
 
-// Updates the averages of a chunk that this block has updated, in a separate loop, so that the update keeps its registers. The
-// parameter comes from the caches.
+// Updates the averages after this block has updated its chunk. A separate loop, so that the loop of the update needs no more
+// registers; it reads the parameter from the caches.
 __device__ __forceinline__ void move_averages(const Chunk& chunk, Real rate) {
     if (!chunk.average) return;
     __syncthreads();

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpuconv import asarray, ops
-from gpuconv.list_cache import WhileAlive
+from gpuconv.list_cache import ListCache
 from tests import standin
 
 
@@ -13,7 +13,7 @@ class Array:
 
 
 def cache_with(arrays, *context):
-    cache = WhileAlive()
+    cache = ListCache()
     for _ in range(2):
         cache.keep(arrays, "value", *context)
     return cache
@@ -40,7 +40,7 @@ def test_an_entry_is_dropped_with_any_of_its_arrays():
 
 
 def test_lists_used_in_turn_are_all_kept():
-    lists, cache = [[Array() for _ in range(2)] for _ in range(6)], WhileAlive()
+    lists, cache = [[Array() for _ in range(2)] for _ in range(6)], ListCache()
     for _ in range(2):
         for number, arrays in enumerate(lists):
             cache.keep(arrays, number)
@@ -48,7 +48,7 @@ def test_lists_used_in_turn_are_all_kept():
 
 
 def test_arrays_used_once_leave_no_entry():
-    cache = WhileAlive()
+    cache = ListCache()
     for _ in range(10):
         cache.keep([Array(), Array()], "value")
     assert not cache._kept

@@ -16,7 +16,7 @@ import numpy as np
 
 from gpuconv.devices import MASKED, SUBCLASSES, device_or_none, kind_of, masked
 from gpuconv.dtypes import as_numeric, is_numeric
-from gpuconv.list_cache import WhileAlive
+from gpuconv.list_cache import ListCache
 
 if TYPE_CHECKING:
     from gpuconv.backends.offered import Backend
@@ -136,7 +136,7 @@ def _import_module(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-_alike = WhileAlive()  # fast path: lists of arrays of one kind, on one device
+_alike = ListCache()  # fast path: lists of arrays of one kind, on one device
 
 
 def _in_list(name: str, arrays: object) -> dict[str, object]:

@@ -11,7 +11,7 @@ from gpuconv.cli import shared_options
 from gpuconv.names import lookup, printable
 from gpuconv.types import Record
 
-MOST = 1 << 20  # bytes; a settings file has a few hundred
+MAX_BYTES = 1 << 20  # bytes; a settings file has a few hundred
 
 
 def read(path: str) -> Record:
@@ -21,9 +21,9 @@ def read(path: str) -> Record:
     for invalid TOML and for a setting that is unknown (the nearest known one is named) or of the wrong type.
     """
     with files.open_regular(path) as file:
-        data = file.read(MOST + 1)
-    if len(data) > MOST:
-        raise ValueError(f"{path} is not a settings file: it has more than {MOST:,} bytes")
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"{path} is not a settings file: it has more than {MAX_BYTES:,} bytes")
     try:
         table = tomllib.loads(data.decode("utf-8", "surrogateescape").replace("\r\n", "\n"))
     except (ValueError, RecursionError) as error:

@@ -61,7 +61,7 @@ class Settings:
             self.precision,
             f"seed {self.seed}",
         ]
-        parts += [f"first filters whiten {self.whiten:,} images"] if self.whiten else []
+        parts += [f"whitening filters from {self.whiten:,} images"] if self.whiten else []
         parts += [f"tta {self.tta}"] if self.tta != "none" else []
         parts += [f"validation {self.validation:g}"] if self.validation else []
         parts += [f"early stopping {self.early_stopping}"] if self.early_stopping else []
@@ -70,7 +70,7 @@ class Settings:
         parts += ["batch norm over all ranks"] if self.sync_batch_norm else []
         parts += [f"plateau {self.plateau}"] if self.plateau != "none" else []
         parts += [f"clip {self.clip}"] if self.clip != "none" else []
-        parts += [f"{self.accumulate} batches an update"] if self.accumulate > 1 else []
+        parts += [f"{self.accumulate} batches per update"] if self.accumulate > 1 else []
         parts += [f"ema {self.ema:g}"] if self.ema else []
         return ", ".join(parts)
 
@@ -86,7 +86,10 @@ def given(options: argparse.Namespace) -> Record:
 
 
 def with_full_names(settings: Record) -> Record:
-    """The same settings, with full names of the net and the data."""
+    """The same settings, with full names of the net and the data, and absolute paths of the net's file and the weights.
+
+    Raises ValueError for unknown names.
+    """
     from gpuconv.cli import nets
     from gpuconv.data import named
 
@@ -138,10 +141,10 @@ def from_stored(command: Record) -> Settings:
             raise ValueError(f"{name} is missing")
     for name in command:
         if name not in known:
-            raise ValueError(f"this version of gpuconv knows no {name}; the version that wrote it reads it")
+            raise ValueError(f"this version of gpuconv does not know {name}; use the version that wrote it")
     settings = Settings(**command)
     check(settings)
-    with_full_names(command)
+    with_full_names(command)  # raises ValueError for an unknown net or data set
     return dataclasses.replace(settings, data=named.from_run(settings.data))
 
 
@@ -163,16 +166,17 @@ def check(settings: Settings) -> None:
 
     for name, value in dataclasses.asdict(settings).items():
         try:
-            read = shared_options.OPTIONS[name][0](str(value))
+            parse, *_ = shared_options.OPTIONS[name]
+            parsed = parse(str(value))
         except argparse.ArgumentTypeError as error:
             raise ValueError(f"{shared_options.option(name)}: {error}") from None
-        if read != value:
-            raise TypeError(f"{shared_options.option(name)} must be {type(read).__name__}, received {value!r}")
+        if parsed != value:
+            raise TypeError(f"{shared_options.option(name)} must be {type(parsed).__name__}, received {value!r}")
     optimizers.get(settings.optimizer)
     schedules.get(settings.schedule)
     read_loss(settings.loss)
-    if watched := read_plateau(settings.plateau):
-        watched.expect_watched(settings.validation, "--validation 0.1")
+    if plateau := read_plateau(settings.plateau):
+        plateau.expect_watched(settings.validation, "--validation 0.1")
     Clip.of(settings.clip)
     read_tta(settings.tta)
     as_precision(precision=settings.precision)

@@ -52,7 +52,7 @@ def fetch_archive(url: str, directory: Path, *, sha256: str, size: int, progress
 def _unpack(archive: BinaryIO, directory: Path) -> None:
     with files.scratch(directory) as scratch:
         with tarfile.open(fileobj=archive) as tar:
-            # Before 3.11.4 Python has no filter; the checksum guarantees the archive's content.
+            # Python before 3.11.4 has no data_filter. It is not essential, because the checksum was right.
             tar.extraction_filter = getattr(tarfile, "data_filter", None)
             tar.extractall(scratch)
         for path in sorted(scratch.rglob("*")):
@@ -89,7 +89,7 @@ def _fetch(url: str, part: Path, size: int, progress: bool) -> None:
 
     received = _bytes_so_far(part, size)
     with open(part, "ab", opener=files.open_to_append) as file:
-        if locks.lock(file.fileno()) is False:
+        if locks.lock(file.fileno()) is False:  # None: this file system has no locks
             raise OSError(None, "another process is downloading it", str(part))
         if received == size:
             return

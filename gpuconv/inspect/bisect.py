@@ -81,8 +81,8 @@ def _kind(word: str) -> str:
 @dataclass(frozen=True)
 class Violation:
     """The first call beyond its bound. side: 0 for A, 1 for B. layer: "" outside layers. parameter: for an update, the
-    parameter of the wrong value. worst: the place and values. other: the other side's value for the same arrays, and
-    its error as a share of the bound."""
+    parameter with the wrong value. worst: the element with the largest error. other: the other side's value of this
+    element, from the same inputs. other_share: its error as a share of the bound."""
 
     side: int
     step: int

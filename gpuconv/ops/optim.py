@@ -9,7 +9,7 @@ import numpy as np
 from gpuconv.arguments import flag, integer, learning_rate, number, positive, step_integer
 from gpuconv.backends import backend_of
 from gpuconv.dtypes import accumulation_dtype, is_float
-from gpuconv.list_cache import WhileAlive
+from gpuconv.list_cache import ListCache
 from gpuconv.ops.expect import expect_any_float, expect_shape, expect_writable, expect_writable_lists
 from gpuconv.ops.overlap import copy_if_overlapping
 from gpuconv.ops.registry import op
@@ -469,7 +469,7 @@ def expect_step(
     _checked.keep(arrays, True, *context)
 
 
-_checked = WhileAlive()  # the arrays of lists that passed `expect_step`
+_checked = ListCache()  # the arrays of lists that passed `expect_step`
 
 
 def _expect_lists(

@@ -10,7 +10,7 @@ import numpy as np
 
 Check = TypeVar("Check", bound=Callable[..., Any])
 
-_MOST = 4096  # cached results of one check; then all are dropped
+_MAX_RESULTS = 4096  # cached results of one check; then all are dropped
 _EXACT = frozenset({int, str, bool, type(None)})  # types whose equal values are interchangeable
 _MISSING = object()  # no cached result, which may be None
 
@@ -43,7 +43,7 @@ def remembered(check: Check) -> Check:
         result = results.get(key, _MISSING)
         if result is _MISSING:
             result = check(*arrays, **options)
-            if len(results) >= _MOST:
+            if len(results) >= _MAX_RESULTS:
                 results.clear()
             results[key] = result
         return result

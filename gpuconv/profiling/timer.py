@@ -28,7 +28,7 @@ from gpuconv.devices import Device
 Call = Callable[[int], object]
 Samples = dict[str, list[float]]
 
-MOST = 40  # the most samples per column in a burst
+MAX_SAMPLES = 40  # the most samples per column in a burst
 _DELAY_BYTES = 1 << 29
 _QUEUED_SECONDS = 2.5e-3  # of host work that is queued at once: some 800 launches, too few to block the host
 
@@ -58,7 +58,7 @@ class CpuTimer:
     def burst(self, call: Call, seconds: float) -> Samples:
         call(0)
         times: list[float] = []
-        while len(times) < 3 or (sum(times) < seconds and len(times) < MOST):
+        while len(times) < 3 or (sum(times) < seconds and len(times) < MAX_SAMPLES):
             start = time.perf_counter()
             call(len(times))
             times.append(time.perf_counter() - start)
@@ -100,7 +100,7 @@ class CudaTimer:
             call(0)
             self._device.synchronize()
             host, wall = self._time_call(call)
-            count = max(3, min(MOST, int(seconds / 3 / max(wall, 1e-6))))
+            count = max(3, min(MAX_SAMPLES, int(seconds / 3 / max(wall, 1e-6))))
             samples: Samples = {"wall": [], "host": []}
             for _ in range(3):
                 samples["host"].append(self._time_call(call)[0])

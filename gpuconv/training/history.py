@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gpuconv.types import Record
 
-MOST = 12  # of more epochs than this, the table shows only the first and the last ones
+MAX_ROWS = 12  # a table of more epochs shows only the first and the last ones
 
 
 class History(list[Record]):
@@ -20,11 +20,11 @@ class History(list[Record]):
         plain = {name: value for name, value in self[-1].items() if isinstance(value, (int, float)) or value is None}
         names = [name for name in plain if name not in ("step", "epoch")]
         shown = range(len(self))
-        left_out = len(self) > MOST
-        chosen = [*shown[: MOST // 2], *shown[-MOST // 2 :]] if left_out else [*shown]
+        left_out = len(self) > MAX_ROWS
+        chosen = [*shown[: MAX_ROWS // 2], *shown[-MAX_ROWS // 2 :]] if left_out else [*shown]
         rows: list[list[object]] = [[self[at]["epoch"], *(self[at].get(name) for name in names)] for at in chosen]
         if left_out:
-            rows.insert(MOST // 2, ["…", *("" for _ in names)])
+            rows.insert(MAX_ROWS // 2, ["…", *("" for _ in names)])
         tested = (
             ""
             if self.tested is None

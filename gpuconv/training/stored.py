@@ -146,7 +146,7 @@ def expect(value: Any, schema: Schema, name: str = "") -> None:
         for key, entry in value.items():
             path = f"{name}.{key}" if name else key
             if key not in schema:
-                raise ValueError(f"this version of gpuconv knows no {path}; the version that wrote it reads it")
+                raise ValueError(f"this version of gpuconv does not know {path}; use the version that wrote it")
             expect(entry, schema[key], path)
 
 

@@ -45,7 +45,7 @@ from gpuconv.training.run_state import RunState
 from gpuconv.types import Array
 
 FORMAT = 2
-MOST = 1e308  # the absolute values of a file's numbers are below this
+MAX_NUMBER = 1e308  # the absolute values of a file's numbers are below this
 _NUMBER = re.compile(r"(?<!%)%\.\d+g")  # in a template
 
 
@@ -115,9 +115,9 @@ def _filled(templates: list[str], measures: Measures) -> str:
     """The text that the tensors' templates make with their hashes and numbers."""
     hashes, numbers = measures.results()
     text, values = ", ".join(templates), numbers.ravel().tolist()
-    if not (abs(numbers) < MOST).all():
+    if not (abs(numbers) < MAX_NUMBER).all():
         text = _NUMBER.sub("%s", text)
-        values = [repr(each) if abs(each) < MOST else "null" for each in values]
+        values = [repr(each) if abs(each) < MAX_NUMBER else "null" for each in values]
     return text % tuple(itertools.chain.from_iterable(zip(hashes, values[0::3], values[1::3], values[2::3])))
 
 
@@ -307,6 +307,6 @@ def _checked(entry: object) -> Digest:
         found = replace(found, hash=f"{CRC32}:{found.hash}")
     as_numeric("dtype", found.dtype)
     for name in ("size", "products", "sum", "norm", "moved"):
-        if not -MOST < (getattr(found, name) or 0) < MOST:  # nor NaN
+        if not -MAX_NUMBER < (getattr(found, name) or 0) < MAX_NUMBER:  # nor NaN
             raise ValueError(f"{name} is {str(getattr(found, name))[:60]}")
     return found

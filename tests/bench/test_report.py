@@ -126,8 +126,8 @@ def test_the_block_names_sides_that_were_not_timed_and_counts_entries_not_reache
     record(page_and_results[1], entries=[entry, ENTRIES[1]], **{"not reached": ["a", "b", "c"]})
     report.write(*page_and_results)
     text = page_and_results[0].read_text()
-    absent = "channels_last out of memory in 1, compile left out in 1, graph absent in 1"
-    assert f"Not timed, of 2 entries: {absent}." in text
+    absent = '"channels_last" out of memory (1), "compile" left out (1), "graph" absent (1)'
+    assert f"Sides that were not timed, and in how many of 2 entries: {absent}." in " ".join(text.split())
     assert "Not reached when the run was stopped or its time was up: 3 entries." in " ".join(text.split())
 
 

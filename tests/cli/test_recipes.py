@@ -78,7 +78,7 @@ def test_airbench94_trains_with_whitened_filters_and_is_evaluated_over_views(tmp
     options = ["--data", f"synthetic:n=6,size={SIZE}", "--batch-size", "3", "--epochs", "1", "--device", "numpy"]
     assert main(["train", *AIRBENCH, *options, "--run-dir", str(run)]) == 0
     output = capsys.readouterr().out
-    assert "first filters whiten 5,000 images, tta mirror+shift" in output
+    assert "whitening filters from 5,000 images, tta mirror+shift" in output
     assert main(["evaluate", str(run)]) == 0  # averages over views, as the recipe says
     evaluated = capsys.readouterr().out
     assert "over 6 views of each image" in evaluated

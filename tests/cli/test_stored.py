@@ -196,7 +196,7 @@ def test_a_run_of_version_0_1_0_keeps_its_split(work, capsys):
 WRONG = [  # an entry of run.json and of the checkpoint's state, its new value, the message
     ("settings.options.command.loss", "hinge", "options.command: unknown loss 'hinge'"),
     ("settings.options.command.data", ..., "options.command: data is missing"),
-    ("settings.options.command.swa", 0.9, "options.command: this version of gpuconv knows no swa"),
+    ("settings.options.command.swa", 0.9, "options.command: this version of gpuconv does not know swa"),
     ("settings.options.command.epochs", 10**30, "options.command: --epochs: expected a whole number below 2^63"),
     ("settings.options.command.model", ["lenet"], "options.command: --model must be str"),
     ("settings.options.command.model", "lenett", "did you mean 'lenet'"),
@@ -211,7 +211,7 @@ WRONG = [  # an entry of run.json and of the checkpoint's state, its new value, 
     ("settings.options.std", [1, 0, 1], "options: std must be positive"),
     ("settings.options.std", [[1], [1, 2]], "options: "),
     ("settings.options.input_shape", [8, 8], "options.input_shape: (8, 8), and the net takes (8, 8, 3)"),
-    ("settings.options.views", 2, "this version of gpuconv knows no options.views"),
+    ("settings.options.views", 2, "this version of gpuconv does not know options.views"),
     ("settings.epochs", None, "settings.epochs must be a whole number"),
 ]
 

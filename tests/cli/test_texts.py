@@ -31,7 +31,7 @@ def test_a_recipe_is_written_in_one_line_without_the_settings_that_are_none():
     )
     line = str(run_settings.complete({"data": "cifar10:x", "model": "airbench94", "lr": 0.5}, "airbench94"))
     assert line.startswith("8 epochs, batches of 2000, filters -> muon:lr=0.24")
-    assert line.endswith("float32, seed 0, first filters whiten 5,000 images, tta mirror+shift")
+    assert line.endswith("float32, seed 0, whitening filters from 5,000 images, tta mirror+shift")
     assert " lr 0.5, linear, augment alternating-flip,shift:2,reflect, " in line
 
 

@@ -117,9 +117,9 @@ def test_the_average_of_the_weights_is_tested_stored_and_evaluated(work, capsys)
 def test_accumulated_batches_are_stored_with_the_run(work, capsys):
     assert "of at least 1" in output_of(capsys, "train", *TINY, "--accumulate", 0, "--run-dir", "run", status=2)
     out = output_of(capsys, "train", *TINY, "--epochs", 1, "--accumulate", 2, "--shards", 2, "--run-dir", "both")
-    assert ", 2 shards, 2 batches an update" in out
+    assert ", 2 shards, 2 batches per update" in out
     out = output_of(capsys, "train", *TINY, "--epochs", 1, "--accumulate", 2, "--run-dir", "run")
-    assert ", 2 batches an update" in out
+    assert ", 2 batches per update" in out
     assert "accumulate = 2" in (work / "run" / "config.toml").read_text()
     output_of(capsys, "train", *TINY, "--epochs", 1, "--run-dir", "single")
     steps = metrics(work / "single")[-1]["step"]

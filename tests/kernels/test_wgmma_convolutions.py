@@ -261,7 +261,7 @@ def test_no_device_chooses_wgmma_without_a_proof():
 # --- machine code ------------------------------------------------------------------------------
 
 # The most registers of a thread, and the most instructions of a warp in the main loop for each HGMMA: the first
-# pair for NVRTC 13.5, the second for 12.0 and 13.0, the oldest versions that the extras allow (ci/nvrtc.sh).
+# pair for NVRTC 13.5, the second for 12.0 and 13.0, the oldest versions that the extras allow (ci/oldest_nvrtc.sh).
 PINNED = {
     "wgmma-256x128": ((168, 13), (168, 14)),
     "wgmma-128x256": ((168, 21), (168, 22)),

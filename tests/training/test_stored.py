@@ -65,7 +65,7 @@ WRONG = [  # the entry of a checkpoint's state, its new value, the message
     ("records.2.test_accuracy", ..., "test_accuracy is missing"),
     ("loss_scale", [1, 2], "loss_scale must be 4 numbers"),
     ("loss_scale", [1.0, 2, 3, 4], "loss_scale is [1.0, 2, 3, 4], but this run has none"),
-    ("momentum", 1, "this version of gpuconv knows no momentum; the version that wrote it reads it"),
+    ("momentum", 1, "this version of gpuconv does not know momentum; use the version that wrote it"),
     ("settings", [], "settings must be an object, received []"),
 ]
 WRONG_SETTINGS = [
@@ -77,8 +77,8 @@ WRONG_SETTINGS = [
     ("train.shape.1", "5", 'settings.train.shape[1] must be a whole number of at least 0, received "5"'),
     ("test", [], "settings.test must be an object, received []"),
     ("options", None, "settings.options must be an object, received null"),
-    ("swa", 0.9, "this version of gpuconv knows no settings.swa; the version that wrote it reads it"),
-    ("train.workers", 2, "knows no settings.train.workers"),
+    ("swa", 0.9, "this version of gpuconv does not know settings.swa; use the version that wrote it"),
+    ("train.workers", 2, "does not know settings.train.workers"),
 ]
 
 
@@ -104,7 +104,7 @@ def test_an_invalid_entry_of_run_json_is_named(finished, tmp_path):
         ("format", ..., "format is missing"),
         ("settings", ..., "settings is missing"),
         ("gpuconv", 1, "gpuconv must be text, received 1"),
-        ("host", "x", "knows no host"),
+        ("host", "x", "does not know host"),
     ]
     for path, new, message in wrong:
         run.settings_file.write_text(json.dumps(changed(valid, path, new)))
@@ -336,5 +336,5 @@ def test_stored_values_of_another_type_are_refused_with_their_place():
                 stored.expect([fitting[kind][0], value], [kind], "x")
             with pytest.raises(ValueError, match=rf"^x\.y must be {kind.words}, received "):
                 stored.expect({"y": value}, {"y": kind}, "x")
-    with pytest.raises(ValueError, match=r"knows no x\.other"):
+    with pytest.raises(ValueError, match=r"does not know x\.other"):
         stored.expect({"other": 1}, {"y": stored.COUNT}, "x")

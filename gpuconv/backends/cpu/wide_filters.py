@@ -1,4 +1,4 @@
-"""A convolution of few channels by fewer, wider windows.
+"""Convolutions of few channels, computed with fewer but wider windows.
 
 A group of T neighboring outputs (n, p, q .. q + T - 1, all k) has the memory layout of one output pixel with T * K
 channels. It is the output of T * K filters that are wide enough to cover all T windows: filter (t, k) is filter k,
@@ -14,14 +14,14 @@ import numpy as np
 
 from gpuconv.backends.cpu.im2col import Windows
 
-WIDEST = 4
-MANY = 32  # wide filters were measured to be faster while width * (geometric mean of C and K) is at most this
+MAX_WIDTH = 4
+MAX_CHANNELS = 32  # wide filters were measured to be faster while width * (geometric mean of C and K) is at most this
 
 
 def group_width(windows: Windows, channels: int, filters: int, groups: int) -> int:
     """The number of outputs in a group, a divisor of Q; 1 if wide filters are not faster."""
-    plain = groups == 1 and min(windows.kernel_size) > 0  # a phase of the stride may have no tap
-    widest = min(WIDEST, math.isqrt(MANY**2 // max(1, channels * filters))) if plain else 1
+    plain = groups == 1 and min(windows.kernel_size) > 0  # in a strided dgrad, a phase of the stride may have no tap
+    widest = min(MAX_WIDTH, math.isqrt(MAX_CHANNELS**2 // max(1, channels * filters))) if plain else 1
     return next((width for width in range(widest, 1, -1) if windows.count[1] % width == 0), 1)
 
 

@@ -1,4 +1,4 @@
-"""Batch and group normalization."""
+"""Batch and group normalization. conv: problem, epilogue, algo and tf32 of the convolution beside it, or None."""
 
 import math
 
@@ -31,11 +31,11 @@ def conv2d_batch_norm(
     x, w, bias, gamma, beta, running_mean, running_var, conv, *, momentum, eps, activation, addend, out
 ):
     problem, epilogue, algo, tf32 = conv
-    made = (conv2d_relu if epilogue.masked else conv2d)(x, w, bias, problem, epilogue, algo=algo, tf32=tf32, out=None)
-    given, *mask = made if epilogue.masked else (made,)
+    outs = (conv2d_relu if epilogue.masked else conv2d)(x, w, bias, problem, epilogue, algo=algo, tf32=tf32, out=None)
+    conv_y, *mask = outs if epilogue.masked else (outs,)
     options = dict(momentum=momentum, eps=eps, activation=activation, addend=addend, out=out)
-    y, mean, inv_std = batch_norm(given, gamma, beta, running_mean, running_var, training=True, **options)
-    return y, given, mean, inv_std, *mask
+    y, mean, inv_std = batch_norm(conv_y, gamma, beta, running_mean, running_var, training=True, **options)
+    return y, conv_y, mean, inv_std, *mask
 
 
 def batch_norm_backward(
@@ -48,11 +48,11 @@ def batch_norm_backward(
     wide_dy, g, s = wide(dy), wide(gamma), wide(inv_std)
     xhat, axes, m = (wide(x) - wide(mean)) * s, tuple(range(x.ndim - 1)), max(1, math.prod(x.shape[:-1]))
     if activation is not None and saved is None:
-        given = wide(round_to(g * xhat + wide(beta), x.dtype))
-        wide_dy = ACTIVATIONS[activation].apply_backward(activations, wide_dy, given)
+        before = wide(round_to(g * xhat + wide(beta), x.dtype))
+        wide_dy = ACTIVATIONS[activation].apply_backward(activations, wide_dy, before)
     sum_dy, sum_dy_xhat = wide_dy.sum(axes), (wide_dy * xhat).sum(axes)
     centered = wide_dy - (sum_dy + xhat * sum_dy_xhat) / m if training else wide_dy
-    dx = round_to(before_mask(g * s * centered, mask, conv and conv[0], 2), dy.dtype, out)
+    dx = round_to(before_mask(g * s * centered, mask, conv and conv[0], pool=2), dy.dtype, out)
     dgamma = round_to(sum_dy_xhat, gamma.dtype, dgamma, accumulate)
     return dx, dgamma, round_to(sum_dy, gamma.dtype, dbeta, accumulate), *([] if saved is None else [dy])
 

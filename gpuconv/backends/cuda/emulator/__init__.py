@@ -5,9 +5,10 @@ It needs only a C++ compiler. `configure` chooses the order in which threads run
 
 from gpuconv.backends.cuda.emulator.array import EmulatedArray, asarray, empty, zeros
 from gpuconv.backends.cuda.emulator.cxx import address_environment
+from gpuconv.backends.cuda.emulator.errors import EmulatorError
 from gpuconv.backends.cuda.emulator.native import ArgumentBytes, Touched, Writer, bank_conflicts, watched
 from gpuconv.backends.cuda.emulator.queue import HostAccessError, device_only, host_reads, recorded
-from gpuconv.backends.cuda.emulator.settings import EmulatorError, Settings, configure, settings
+from gpuconv.backends.cuda.emulator.settings import Settings, configure, settings
 
 __all__ = [
     "ArgumentBytes",

@@ -29,6 +29,7 @@ struct Site {  // a position in a .cu file
     int line;
 };
 
+// Operations of a warp. TOGETHER: a function that is called once, with the data of all 32 lanes, such as mma.sync.
 enum Collective : int { SYNC, SHUFFLE, VOTE, TOGETHER };
 
 // Operations of the 128 lanes of a warpgroup.

@@ -16,7 +16,7 @@ namespace gpuconv_emulator {
 constexpr int kWarpgroup = 128;
 constexpr uintptr_t kWindow = 1024;  // the alignment of the shared window
 constexpr uint64_t kMbarrierBits = 0x7ff4'6261'7272'6965;  // the contents of an mbarrier's memory: a NaN
-constexpr unsigned kMbarrierMost = (1u << 20) - 1;  // the largest number of arrivals, and of bytes
+constexpr unsigned kMbarrierLimit = (1u << 20) - 1;  // the largest number of arrivals, and of bytes
 
 struct Waiting {  // what a thread waits for
     struct Mbarrier* mbarrier;
@@ -37,7 +37,7 @@ struct Mbarrier {
     class Block* block;  // in whose shared memory it is
     char* address;
     Site initialized;    // or, after that, invalidated
-    Now by;              // the initializing thread, and the time
+    Now by;              // the initializing thread, and when it did so
     bool valid, fenced;  // fenced: the async proxy sees it
     unsigned expected;   // arrivals per phase
     int64_t arrivals, bytes;  // still missing in this phase
@@ -50,7 +50,8 @@ struct Mbarrier {
 
 // Pending asynchronous work, which takes effect at some later moment.
 struct Effect {
-    enum Kind : uint8_t { COPIES, LOAD, STORE };  // cp.async and their arrival; bulk copies
+    // A thread's cp.async copies and their arrival at an mbarrier; a bulk copy to shared memory; a bulk copy to global memory.
+    enum Kind : uint8_t { COPIES, LOAD, STORE };
 
     class Block* by;  // the issuing block
     int thread;       // the issuing thread
@@ -74,7 +75,7 @@ struct BulkStores {  // of one thread
 struct PendingWgmma {
     uint32_t number, group;
     Site site;
-    std::vector<char> operands;  // those of 128 lanes
+    std::vector<char> operands;  // of the 128 lanes
     size_t operand_bytes;
     std::vector<void*> sums;  // copies of the lanes' accumulators
     void (*multiply)(const void* const*, void* const*);

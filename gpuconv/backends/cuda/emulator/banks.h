@@ -34,7 +34,7 @@ class Banks {  // counts of one block
             ++counted;
             const size_t bytes = lanes[0].bytes, together = bytes <= 4 ? 32 : bytes <= 8 ? 16 : 8;
             for (int first = 0; first < 32; first += int(together)) {
-                std::map<uintptr_t, std::set<uintptr_t>> words;  // of each bank
+                std::map<uintptr_t, std::set<uintptr_t>> words;  // touched in each bank
                 size_t turns = 1;
                 for (const Touch& touch : lanes)
                     if (touch.lane >= first && touch.lane < first + int(together))
@@ -55,11 +55,11 @@ class Banks {  // counts of one block
         uintptr_t address;
         size_t bytes;
     };
-    std::map<std::pair<int, uintptr_t>, uint32_t> times;
+    std::map<std::pair<int, uintptr_t>, uint32_t> times;  // by thread and instruction: how often it was executed
     std::map<std::tuple<int, uintptr_t, uint32_t>, std::vector<Touch>> accesses;
 };
 
-// The counts by kernel, while counting is on.
+// The counts of all blocks, for each kernel, while counting is on.
 struct BankCounts {
     static BankCounts& instance() {
         static BankCounts counts;
@@ -67,11 +67,11 @@ struct BankCounts {
     }
     std::mutex mutex;
     bool enabled = false;
-    std::map<std::string, std::pair<uint64_t, uint64_t>> of;
+    std::map<std::string, std::pair<uint64_t, uint64_t>> by_kernel;  // accesses, conflicts
 
     void add(const char* kernel, Banks& banks) {
         std::lock_guard<std::mutex> lock(mutex);
-        auto& [counted, conflicts] = of[kernel];
+        auto& [counted, conflicts] = by_kernel[kernel];
         banks.settle(counted, conflicts);
     }
 };

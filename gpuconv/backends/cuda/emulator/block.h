@@ -1,5 +1,5 @@
-// Runs one block: a fiber for each thread that has to wait, barriers, warp operations, shared memory. cluster.h runs the blocks of
-// a cluster in turns; an ordinary block is a cluster of its own.
+// Runs one block: its threads, barriers, warp operations and shared memory. cluster.h runs the blocks of a cluster in turns; an
+// ordinary block is a cluster of its own.
 //
 // A thread that never waits runs to its end on the previous thread's fiber, so an elementwise kernel never switches
 // fibers. A thread that waits keeps its fiber, and the next thread in the order runs.
@@ -53,9 +53,9 @@ struct Thread {
     Site site;  // where it waits
     Collective operation;
     unsigned mask, source;
-    uint64_t value;  // TOGETHER: the address of the lane's data
-    void (*work)(void* const*);
-    Lanes lanes;
+    uint64_t value;  // what the lane passes to the warp operation; for TOGETHER the address of its data
+    void (*work)(void* const*);  // for TOGETHER: the function, which takes these addresses
+    Lanes lanes;  // what the warp operation returned
     uint32_t warp_syncs;
     int copy_groups;
     std::vector<AsyncCopy> copies;
@@ -88,7 +88,7 @@ class Block : public Context {
             threads[i].index = index_of(i, block_size);
     }
 
-    // Prepares to run the block with this index, counted x first. serial: Now::block.
+    // Prepares to run the block with this index, counted x first. serial: the block's number for the checker (Now::block).
     void open(uint64_t number, uint32_t serial) {
         block = {unsigned(number % grid_size.x), unsigned(number / grid_size.x % grid_size.y),
                  unsigned(number / grid_size.x / grid_size.y)};
@@ -148,6 +148,7 @@ class Block : public Context {
         return self.lanes;
     }
 
+    // Calls `work` once with the addresses of all 32 lanes' data, when every lane has arrived.
     void together(void* brought, void (*work)(void* const*), Site site) {
         const int first = running - running % 32;
         for (int lane = 0; lane < 32; ++lane)
@@ -212,7 +213,7 @@ class Block : public Context {
         self.copies.resize(kept);
     }
 
-    void fence() {
+    void fence() {  // __threadfence
         if (launch->checked) checker.fenced.push_back(serial);
     }
 
@@ -345,8 +346,9 @@ class Block : public Context {
         thread = next.index;
     }
 
-    // The next thread in the order that can run; if none can, releases threads that wait. Null if all are done. What lets a
-    // thread run again sets `position` back, so one warp runs ahead of the others as far as its waits allow.
+    // The next thread that can run, after `position` in the order; null if all are done. If none can run, waiting threads are
+    // released first. Releasing a thread restarts the search at the first thread of the order, so that one warp runs ahead of
+    // the others as far as its waits allow.
     Thread* next_ready() {
         while (ready == 0) {
             if (live == 0) return nullptr;
@@ -437,7 +439,7 @@ class Block : public Context {
         return any;
     }
 
-    // Draws a new order: at random either of all threads, or of the warps with each warp's threads together.
+    // Draws a new order, with a seed: at random, either all threads are shuffled, or only the warps.
     void shuffle() {
         position = count - 1;
         if (launch->seed == 0) return;
@@ -514,7 +516,7 @@ class Block : public Context {
         if (!checker.check(when, uintptr_t(copy.destination), copy.bytes, WRITE, copy.pc)) fail(checker.message);
         if (Watch::instance().enabled) watch(uintptr_t(copy.destination), copy.bytes, WRITE, copy.pc);
     }
-    // Marks what is never inlined, so that kernels without asynchronous work do not pay for it.
+    // Marks functions that are never inlined, so that kernels without asynchronous work do not pay for them.
 #define GPUCONV_RARE __attribute__((noinline, cold))
     GPUCONV_RARE void synchronize_block() {
         checker.clocks.synchronize(first_thread(), first_thread() + count, [](int) { return true; });
@@ -535,8 +537,8 @@ class Block : public Context {
     Block& in_cluster(unsigned rank, const char* use, Site site);
     std::string ended_too_early();
 
-    std::string of_block() const { return checker.of_block(rank); }  // " of block (1, 0, 0)"; empty if the block is no cluster's
-    // The same for a block to which this one refers; empty if that is itself.
+    std::string of_block() const { return checker.of_block(rank); }  // " of block (1, 0, 0)"; empty without clusters
+    // The same of another block; empty if it is this one.
     std::string of_other_block(const Block& block) const { return &block == this ? "" : block.of_block(); }
     GPUCONV_RARE bool give_up_polls();
     GPUCONV_RARE void finish_copies_under_way();

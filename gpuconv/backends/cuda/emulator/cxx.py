@@ -15,7 +15,7 @@ from pathlib import Path
 
 from gpuconv import locks
 from gpuconv.backends.cuda import cache
-from gpuconv.backends.cuda.emulator.settings import EmulatorError
+from gpuconv.backends.cuda.emulator.errors import EmulatorError
 from gpuconv.devices import DeviceError
 
 _HERE = Path(__file__).parent

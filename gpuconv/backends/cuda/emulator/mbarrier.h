@@ -110,8 +110,8 @@ inline void Block::mbarrier_init(void* address, unsigned arrivals, Site site) {
     const std::string name = shared_name(address);
     if (name.empty()) fail("initializes an mbarrier that is not in shared memory, at " + place(site));
     if (uintptr_t(address) % 8) fail("the mbarrier " + name + " is not aligned to 8 bytes, at " + place(site));
-    if (arrivals == 0 || arrivals > kMbarrierMost)
-        fail("an mbarrier expects 1 to " + std::to_string(kMbarrierMost) + " arrivals, received " + std::to_string(arrivals) +
+    if (arrivals == 0 || arrivals > kMbarrierLimit)
+        fail("an mbarrier expects 1 to " + std::to_string(kMbarrierLimit) + " arrivals, received " + std::to_string(arrivals) +
              ", at " + place(site));
     const auto found = asynchronous.mbarriers.find(uintptr_t(address));
     if (found != asynchronous.mbarriers.end() && found->second.valid)
@@ -139,8 +139,8 @@ inline void Block::mbarrier_invalidate(void* address, Site site) {
 inline void Block::mbarrier_arrive(void* address, unsigned arrivals, unsigned bytes, Site site) {
     interleave();
     Mbarrier& barrier = mbarrier(address, "arrives at", site);
-    if (bytes > kMbarrierMost)
-        fail("an mbarrier expects at most " + std::to_string(kMbarrierMost) + " bytes, received " + std::to_string(bytes) + ", at " +
+    if (bytes > kMbarrierLimit)
+        fail("an mbarrier expects at most " + std::to_string(kMbarrierLimit) + " bytes, received " + std::to_string(bytes) + ", at " +
              place(site));
     barrier.bytes += bytes;
     if (launch->checked) checker.clocks.release(component(), barrier.arriving);

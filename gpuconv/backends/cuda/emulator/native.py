@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from gpuconv.backends.cuda.emulator import cxx
-from gpuconv.backends.cuda.emulator.settings import EmulatorError, configure, settings
+from gpuconv.backends.cuda.emulator.errors import EmulatorError
+from gpuconv.backends.cuda.emulator.settings import configure, settings
 
 
 class _Region(ctypes.Structure):

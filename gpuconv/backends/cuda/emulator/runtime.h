@@ -309,11 +309,11 @@ int gpuconv_launch(const Launch* launch, char* message, size_t capacity) {
 void gpuconv_count_banks(int enabled) {
     BankCounts& counts = BankCounts::instance();
     counts.enabled = enabled;
-    if (enabled) counts.of.clear();
+    if (enabled) counts.by_kernel.clear();
 }
 // The counts of a kernel, which stay after counting stops.
 void gpuconv_bank_counts(const char* kernel, uint64_t* accesses_and_conflicts) {
-    const auto [accesses, conflicts] = BankCounts::instance().of[kernel];
+    const auto [accesses, conflicts] = BankCounts::instance().by_kernel[kernel];
     accesses_and_conflicts[0] = accesses;
     accesses_and_conflicts[1] = conflicts;
 }

@@ -11,11 +11,6 @@ from typing import Any
 SANITIZERS = ("none", "checked", "address")
 
 
-class EmulatorError(RuntimeError):
-    """A kernel violated a rule (the message names the kernel and, if known, block and thread), or the emulator cannot
-    run."""
-
-
 @dataclass(frozen=True)
 class Settings:
     """How kernels run on the emulated device.
@@ -46,7 +41,7 @@ class Settings:
 def _from_environment() -> Settings:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     given: dict[str, Any] = {"workers": cores}
-    for name, read in (("seed", _whole), ("sanitize", str), ("workers", _whole)):
+    for name, read in (("seed", _whole_number), ("sanitize", str), ("workers", _whole_number)):
         variable = f"GPUCONV_EMULATOR_{name.upper()}"
         if text := os.environ.get(variable):
             try:
@@ -57,7 +52,7 @@ def _from_environment() -> Settings:
     return Settings(**given)
 
 
-def _whole(text: str) -> int:
+def _whole_number(text: str) -> int:
     if not text.isdecimal():
         raise ValueError("expected a whole number")
     return int(text)

@@ -13,7 +13,7 @@ from gpuconv.backends.cuda.runtime.kernel import load
 from gpuconv.backends.cuda.runtime.new_arrays import asarray, empty, zeros
 from gpuconv.backends.cuda.runtime.outputs import KINDS, THREADS, contiguous, device_scalar, put_back
 from gpuconv.devices import address, device_of
-from gpuconv.list_cache import WhileAlive
+from gpuconv.list_cache import ListCache
 from gpuconv.types import Array, Scalar
 
 _NUMBERS = 8192  # per thread block; a multiple of 8, so that chunks keep their parameter's alignment
@@ -177,7 +177,7 @@ def _blocks(extents: Array) -> int:
     return extents.size * 8 // _EXTENT.itemsize
 
 
-_extents_of = WhileAlive()  # the table of gradients that needed no copy
+_extents_of = ListCache()  # the table of gradients that needed no copy
 
 
 def rate_of(lr: Scalar) -> Rate:
@@ -238,7 +238,7 @@ def _step(
 
 
 # The dtypes and the table of each launch, for lists of arrays that needed no copy.
-_tables_of = WhileAlive()
+_tables_of = ListCache()
 
 
 def _launch(

@@ -94,11 +94,11 @@ def buffer(
     keep: bool = False,
     pitched: bool = False,
 ) -> ArrayT:
-    """The array that a kernel writes: `out` if it is contiguous, else a new contiguous one, which `store` copies to
+    """The array that a kernel writes: `out` if it is contiguous, else a new contiguous one, from which `store` fills
     `out`.
 
     keep: the new array starts with the values of `out`, for a kernel that accumulates. pitched: the kernel can write
-    rows with a pitch (`rows.rows_of`), such as a slice of channels, so `out` may also be these.
+    rows with a pitch (`rows.rows_of`), such as a slice of channels; an `out` of such rows is then returned too.
     """
     if out is None:
         return empty(shape, dtype, like=like)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks the machine code of the wgmma kernels, as compiled by the oldest NVRTC of CUDA 12 and of CUDA 13 that the
-# extras allow.  ci/nvrtc.sh
+# extras allow.  ci/oldest_nvrtc.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scratch=$(mktemp -d)
