@@ -458,14 +458,12 @@ def test_after_zero_grad_gradients_read_as_zero_and_backward_assigns_then_adds(d
     once, live = backward(), net.grads()
     twice = backward()
     net.zero_grad()
-    assert all(
-        not to_numpy(gradient).any() for gradient in net.grads().values()
-    )  # now they were read: the next backward adds to zeros
+    # Reading all gradients has filled them with zeros, to which the next backward adds.
+    assert not any(to_numpy(gradient).any() for gradient in net.grads().values())
     after_all_were_read = backward()
     net.zero_grad()
-    next(layer for layer in net.walk() if isinstance(layer, BatchNorm)).gradient(
-        "weight"
-    )  # reads one of the norm's two
+    norm = next(layer for layer in net.walk() if isinstance(layer, BatchNorm))
+    norm.gradient("weight")  # reads one of the norm's two gradients
     after_one_was_read = backward()
     net.zero_grad()
     after_none_was_read = backward()

@@ -1,5 +1,5 @@
-"""The input of a concatenation as one of its branches: the layer below writes it into its slice of the channels, from
-which the other branches read it."""
+"""Branches of which one is the input itself, as in a DenseNet: the layer before them writes this input straight into
+its slice of the concatenated channels, so that it is not copied. The other branches read that slice."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ from gpuconv.layers import (
 )
 from gpuconv.layers.running import runs_in_place
 from gpuconv.summary import summary
-from tests.layers.slices import ones, step
+from tests.layers.steps import ones, step
 
 PADDED = dict(padding=1, bias=True)
 
@@ -50,7 +50,7 @@ NETS = {  # (H, W, C) of the input is (4, 6, 3)
     "silu": lambda: [Conv2D(8, 1), SiLU(), dense(SiLU(), *conv(8, 1))],
     "chain": lambda: [*conv(16), *(dense(BatchNorm(), ReLU(), Conv2D(8, 3, padding=1)) for _ in range(3)), *conv(3, 1)],
     "post-activation": lambda: [*conv(8), *(dense(*conv(8)) for _ in range(3))],
-    "three": lambda: [*conv(8), Branches([conv(8, 1), [], conv(8), [Residual(conv(8)), *conv(8, 1)]]), BatchNorm()],
+    "readers": lambda: [*conv(8), Branches([conv(8, 1), [], conv(8), [Residual(conv(8)), *conv(8, 1)]]), BatchNorm()],
     "nested": lambda: [*conv(8), Branches([[], [Conv2D(8, 1), dense(*conv(8, 1))]])],
     "inner": lambda: [*conv(8), Branches([conv(8, 1), [*conv(8), dense(*conv(8)), dense(*conv(8, 1))]])],
     "u-net": lambda: [*conv(8), dense(MaxPool2D(2), *conv(16), ConvTranspose2D(8, 2, stride=2))],
@@ -60,8 +60,8 @@ NETS = {  # (H, W, C) of the input is (4, 6, 3)
     "upsampled": lambda: [Conv2D(8, 1), dense(Upsample(2), MaxPool2D(2)), dense(Upsample(2, "bilinear"), AvgPool2D(2))],
     "residual": lambda: [Conv2D(8, 1), Residual(conv(8)), dense(Residual(conv(8)), *conv(8))],
 }
-# Nets whose input is still copied: few channels, a slice that does not begin at a multiple of 16 bytes, a reader that
-# takes no slices, the input of the net, and an input that takes two slices.
+# Nets whose input is still copied: it has few channels, its slice does not begin at a multiple of 16 bytes, another
+# branch cannot read slices, it is the input of the net, or it stands in the output twice.
 COPIED = {
     "few-channels": lambda: [Conv2D(4, 1), dense(Conv2D(4, 3, **PADDED))],
     "unaligned": lambda: [*conv(6), dense(*conv(8))],
@@ -84,8 +84,8 @@ def net_of(layers, device="emulated", dtype="float32", channels=3):
     return Sequential([Input((4, 6, channels)), *layers()], seed=1, device=device, dtype=dtype)
 
 
-def copies(net, launches):
-    """The copies of a forward and a backward."""
+def copied_volumes(net, launches):
+    """How many volumes are copied in a forward and a backward."""
     x, dy = ones(net)
     launches.clear()
     net.forward(x, True)
@@ -96,15 +96,15 @@ def copies(net, launches):
 @pytest.mark.kernels
 @pytest.mark.parametrize("fuse", [False, True], ids=["plain", "fused"])
 @pytest.mark.parametrize("name", NETS)
-def test_a_branch_that_is_the_input_is_not_copied(name, fuse, launches, monkeypatch):
+def test_the_input_is_not_copied_into_the_concatenation(name, fuse, launches, monkeypatch):
     monkeypatch.delattr("gpuconv.ops.overlap.copy_of")  # no op may copy an input: slices of one volume do not overlap
     net = net_of(NETS[name])
-    assert copies(net.fuse() if fuse else net, launches) == 0
+    assert copied_volumes(net.fuse() if fuse else net, launches) == 0
 
 
 @pytest.mark.kernels
-def test_an_input_that_cannot_be_a_slice_is_copied_once(launches):
-    assert {name: copies(net_of(COPIED[name]), launches) for name in COPIED} == {
+def test_an_input_that_cannot_be_written_there_is_copied_once(launches):
+    assert {name: copied_volumes(net_of(COPIED[name]), launches) for name in COPIED} == {
         "few-channels": 1,
         "unaligned": 1,
         "other-reader": 1,
@@ -117,7 +117,7 @@ def test_an_input_that_cannot_be_a_slice_is_copied_once(launches):
 @pytest.mark.kernels
 @pytest.mark.parametrize("fuse", [False, True], ids=["plain", "fused"])
 @pytest.mark.parametrize(("device", "dtype"), [("emulated", "float32"), ("emulated", "float16"), ("numpy", "float32")])
-def test_the_bits_are_those_of_a_copied_input(device, dtype, fuse, monkeypatch):
+def test_results_have_the_same_bits_as_with_a_copied_input(device, dtype, fuse, monkeypatch):
     for name, layers in {**NETS, **COPIED}.items():
         results = []
         for in_place in (True, False):

@@ -1,4 +1,4 @@
-"""Steps of nets whose layers write into slices of channels."""
+"""Inputs of a net, and a step of it with all results, to compare two ways of running it."""
 
 import numpy as np
 

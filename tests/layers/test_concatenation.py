@@ -28,7 +28,7 @@ from gpuconv.layers import (
     Tanh,
     Upsample,
 )
-from tests.layers.slices import ones, step
+from tests.layers.steps import ones, step
 
 PADDED = dict(padding=1, bias=True)
 ENDS = {  # the layers of a branch; its output has 8 channels
