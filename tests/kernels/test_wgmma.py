@@ -63,7 +63,7 @@ def test_the_checker_and_another_order_of_threads_change_no_bit(rng):
 
 
 @pytest.mark.parametrize("swizzle", [1, 2, 3])
-def test_a_swizzled_operand_that_begins_elsewhere_is_reported(rng, swizzle):
+def test_a_swizzled_operand_at_a_misaligned_address_is_reported(rng, swizzle):
     arrays = operands(rng, 64, "float16")
     for mn_major, shifts in itertools.product(range(4), ((128, 896), (0, 128))):
         operand = "B" if shifts[0] == 0 else "A"
@@ -74,8 +74,8 @@ def test_a_swizzled_operand_that_begins_elsewhere_is_reported(rng, swizzle):
 
 
 FAULTS = {
-    "unlike_descriptors": "the threads of a warpgroup pass different descriptors",
-    "reads_what_nothing_wrote": r"reads shared dynamic memory \+ 0 bytes, which nothing wrote",
+    "different_descriptors": "the threads of a warpgroup pass different descriptors",
+    "reads_uninitialized_memory": r"reads shared dynamic memory \+ 0 bytes, which nothing wrote",
     "reads_past_shared_memory": r"out of bounds: reads 16 bytes at offset 131072 of shared dynamic memory",
 }
 
@@ -91,7 +91,7 @@ def test_a_planted_fault_is_reported(kernel):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("n", COLUMNS)
 def test_each_product_is_one_hgmma_and_nothing_spills(n, dtype):
-    """There is no remark of ptxas (C75xx) either that it added a wait."""
+    """Nor does ptxas remark (C75xx) that it added a wait."""
     try:
         nvrtc.toolkit()
         machine_code.disassembler()
