@@ -97,7 +97,6 @@ def test_jupyter_runs_a_notebook(name, tmp_path):
     if name == "teacher":
         printed = "".join(output.text for output in outputs if output.output_type == "stream")
         assert "epoch 1/" in printed
-        assert (
-            "step/s" in printed or "application/vnd.jupyter.widget-view+json" in kinds
-        )  # a bar, as a widget where ipywidgets is installed
+        # The progress bar is a widget where ipywidgets is installed.
+        assert "step/s" in printed or "application/vnd.jupyter.widget-view+json" in kinds
     assert not [*tmp_path.iterdir()]

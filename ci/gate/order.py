@@ -9,13 +9,8 @@ from ci.gate import fast, hopper, questions, right, start
 from ci.gate.schedule import Check, Part, checks
 
 AVAILABLE, RESERVE = 30.0, 2.0  # minutes
-CALLS = (
-    ("start", "right"),
-    ("why", "kernels"),
-    ("questions",),
-    ("steps",),
-    ("suite",),
-)  # the parts of each call, together at most nine minutes
+# The parts that each call of the gate runs, together at most nine minutes.
+CALLS = (("start", "right"), ("why", "kernels"), ("questions",), ("steps",), ("suite",))
 
 ALWAYS = Part("start", 1, (Check("environment", 3, start.environment), Check("cubins", 1, start.cubins)))
 

@@ -263,9 +263,8 @@ def test_a_bilinear_upsampling_is_the_sum_of_its_launches():
             (bilinear[direction], 3, small + large + large + padded + padded + large),
         ):
             assert prediction.counts.launches == launches
-            assert prediction.counts.bytes == pytest.approx(
-                moved, abs=1000
-            )  # with the filter and the launches' structs
+            # The difference is the filter and the structs of the launches.
+            assert prediction.counts.bytes == pytest.approx(moved, abs=1000)
             assert prediction.total == prediction.counts.bytes / H200.copy + (launches - 1) * predict_steps.LAUNCH
     lines = [*predict_steps.layers_table(H200)]
     assert len(lines) == 1 + 2 * len(predict_steps.LAYERS)

@@ -336,9 +336,8 @@ def test_time_left_by_a_check_goes_only_to_later_checks_of_its_part(gate, monkey
         return body
 
     def part(*seconds):
-        return Part(
-            "p", 1.25, tuple(Check(str(length), 1, takes(length)) for length in seconds)
-        )  # 75 s, 15 of them to spare
+        checks = tuple(Check(str(length), 1, takes(length)) for length in seconds)
+        return Part("p", 1.25, checks)  # 75 s, 15 of them to spare
 
     results = run_parts([part(0, 100, 0), part(0, 0)], gate, 600, lambda _: None)
     assert limits == [20, 30, 30, 60]

@@ -21,9 +21,8 @@ def test_train_reports_the_number_of_checked_calls_and_keeps_to_the_share_of_tim
     result = json.loads(capsys.readouterr().out)["shadow"]
     assert result["seconds"] <= 0.02 * result["elapsed"]
     assert main(["train", *TINY, "--shadow", "0.02", "--run-dir", "other"]) == 0
-    assert (
-        "shadow oracle: 0 calls checked" in capsys.readouterr().out
-    )  # 2 % of so short a run is too little time for a call
+    # 2 % of so short a run is too little time to check a call.
+    assert "shadow oracle: 0 calls checked" in capsys.readouterr().out
     assert not Path("other/shadow.png").exists()
 
 

@@ -209,11 +209,9 @@ def test_a_chain_of_fused_layers_has_the_work_of_its_layers():
     volume, vector = 4 * 2 * 16 * 4, 4 * 4  # bytes of a volume of four channels, and of one number for each channel
     forward, backward = (row.work for row in chained.rows if "norm1" in row.name)
     assert forward.bytes == sum(work.of_layer(layer, "forward", 2).bytes for layer in layers)
-    stored = (volume // 2 + 2 * volume) + 2 * (
-        volume + 2 * vector
-    )  # convolutions' inputs; norms' inputs and statistics
+    conv_inputs, norm_inputs, statistics = volume // 2 + 2 * volume, 2 * volume, 2 * 2 * vector
     least = sum(work.of_layer(layer, "backward", 2, input_grad=layer is not layers[0]).bytes for layer in layers)
-    assert backward.bytes == least + stored
+    assert backward.bytes == least + conv_inputs + norm_inputs + statistics
 
 
 def test_a_concatenation_moves_only_what_is_not_written_or_read_in_place():

@@ -11,11 +11,8 @@ import gpuconv
 from tests.devices import kernel_devices
 
 HERE = Path(__file__).parent
-EVERYDAY = (
-    "test_headers.py",
-    "test_smoke.py",
-    "test_wgmma_layouts.py",
-)  # the other files are marked `kernels` or `slow`
+# The tests of the other files are marked `kernels` or `slow`.
+EVERYDAY = ("test_headers.py", "test_smoke.py", "test_wgmma_layouts.py")
 
 
 def pytest_collection_modifyitems(items):

@@ -98,9 +98,8 @@ def test_kernels_use_no_local_memory_and_no_float_atomics(variant, arch):
     for name, function in disassembled(variant, arch).items():
         assert function.any(r"EXIT|RET\..*"), f"{name}: nothing was disassembled"
         assert not function.any(r"(LDL|STL)\b.*"), name
-        assert not function.any(r"(ATOM|ATOMG|ATOMS|RED|REDG|REDAS)\.(?!.*INC).*"), (
-            name
-        )  # the blocks' counter is the only atomic
+        # The counter of finished blocks is the only atomic.
+        assert not function.any(r"(ATOM|ATOMG|ATOMS|RED|REDG|REDAS)\.(?!.*INC).*"), name
 
 
 # Of each kernel: whether it loads, and whether it stores, 16 bytes at a time where its arrays allow.

@@ -76,12 +76,8 @@ def with_a_copy_in_an_op(patch):
     patch.setattr(ops, "relu", lambda x, out: gc.to_numpy(relu(x, out=out)))
 
 
-SHAPES = (
-    (6, 5),
-    (5, 6),
-    (5, 2, 3),
-    (6, 5),
-)  # Muon updates them in three batches, whose temporary arrays have equal sizes
+# Muon updates parameters of these shapes in three batches, whose temporary arrays have equal sizes.
+SHAPES = ((6, 5), (5, 6), (5, 2, 3), (6, 5))
 
 
 def muon_on(device, capture):

@@ -17,15 +17,8 @@ from gpuconv.verify.compare import Expected
 from gpuconv.verify.rules.base import Arrays, as_float64
 from gpuconv.verify.rules.products import conv2d_relu, conv_length, dgrad_length, linear_in_its_inputs
 
-_CONVOLUTION = (
-    "stride",
-    "padding",
-    "dilation",
-    "groups",
-    "fit",
-    "algo",
-    "tf32",
-)  # options of batch_norm_backward with w
+# The options of the convolution that batch_norm_backward includes if it receives w.
+_CONVOLUTION = ("stride", "padding", "dilation", "groups", "fit", "algo", "tf32")
 
 
 def batch_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype, x_bound: Bound = 0.0) -> list[Expected]:

@@ -188,9 +188,8 @@ def compiled(algorithm: Algorithm, direction: str, arithmetic: str, vectors: tup
     loop = machine_code.main_loop(instructions)
     if loop is None:
         raise ValueError(f"algorithm {algorithm.name!r} has no tensor-core loop; the model covers no other")
-    hmma_per_tile = (
-        algorithm.macros["THREAD_M"] * algorithm.macros["THREAD_N"] // 2
-    )  # of a warp, in a tile of the depth
+    # The HMMA instructions of a warp for one tile of the depth.
+    hmma_per_tile = algorithm.macros["THREAD_M"] * algorithm.macros["THREAD_N"] // 2
     return Compiled(loop.share(hmma_per_tile), used.registers, used.static_shared)
 
 

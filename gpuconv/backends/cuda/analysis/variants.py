@@ -181,13 +181,11 @@ def _covered_by_another(product: AlgorithmVariant, defines: Mapping[str, object]
     """Whether a variant is not compiled ahead, because another one needs at least as many resources."""
     family, moves = product.algorithm.family, {defines[name] for name in VECTORS if name in defines}
     if family == "few_channels":
-        return (
-            not _has_plain_epilogue(defines) and defines["VECTOR_K"] != WIDE
-        )  # single numbers differ only in the stores
+        # Variants that store single numbers differ only in these stores.
+        return not _has_plain_epilogue(defines) and defines["VECTOR_K"] != WIDE
     if family == "simt" and product.arithmetic == "tf32":
-        return not _has_plain_epilogue(defines) or moves != {
-            WIDE
-        }  # as in float32, but rounded on the way into shared memory
+        # The same code as in float32, except that numbers are rounded on their way into shared memory.
+        return not _has_plain_epilogue(defines) or moves != {WIDE}
     return not _has_plain_epilogue(defines) and len(moves) > 1  # mixed moves need no more than wide ones or single ones
 
 
