@@ -180,6 +180,7 @@ def test_a_new_head_is_trained_with_the_normalization_of_the_pretrained_layers(t
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "float16", "bfloat16", "float64"])
 def test_predict_accepts_any_float_dtype(precision):
+    # Every dtype below represents these numbers exactly.
     images = np.random.default_rng(0).normal(size=(6, 4, 4, 3)).astype(as_dtype("bfloat16")).astype(np.float64)
     labels = np.arange(6) % 5
     net = gc.Sequential([Input((4, 4, 3)), Conv2D(2, 3), ReLU(), Flatten(), Linear(5)], precision=precision)
@@ -222,14 +223,14 @@ def test_predict_accepts_lists_of_every_kind(trained, tmp_path):
 def test_predict_takes_channels_first_from_pytorch_only(small_net):
     images = np.random.default_rng(0).normal(size=(2, 3, 4, 4)).astype(np.float32)
     small_net.normalization = gc.data.Normalization([100, 100, 100], [50, 50, 50])
-    for look in (small_net.predict, small_net.activations):
+    for classify in (small_net.predict, small_net.activations):
         for channels_first in (images, (50 * images + 100).clip(0, 255).astype(np.uint8)):
             with pytest.raises(ValueError, match=r"channels last, \(N, H, W, C\).*x.transpose\(0, 2, 3, 1\)"):
-                look(channels_first)
+                classify(channels_first)
         with pytest.raises(ValueError, match=r"x.transpose\(1, 2, 0\)"):
-            look(images[0])
+            classify(images[0])
         with pytest.raises(ValueError, match=r"received 5 x 4 x 4\nin "):
-            look(-np.ones((2, 5, 4, 4), np.float32))
+            classify(-np.ones((2, 5, 4, 4), np.float32))
     torch = pytest.importorskip("torch")
     expected = small_net.predict(images.transpose(0, 2, 3, 1))
     np.testing.assert_array_equal(small_net.predict(torch.from_numpy(images)), expected)

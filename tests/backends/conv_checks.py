@@ -27,7 +27,7 @@ def both_gradients(case, x, w, bias, dy):
 
 @functools.cache
 def by_definition(case, dtype):
-    """Each direction by the definition in float64, for the values and for their magnitudes."""
+    """Every direction by the definition in float64: of the arrays, and of their absolute values (the magnitude)."""
     arrays = [a.astype(np.float64) for a in random_arrays(case, dtype)]
     return [
         {

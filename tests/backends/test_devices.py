@@ -20,14 +20,15 @@ def no_gpu(monkeypatch):
     monkeypatch.setattr(arrays, "_adapter", adapter)
 
 
-class OneGpu:
+class FakeGpu:
     name, description = "cuda:0", "a make-believe GPU"
 
 
 @pytest.fixture
 def one_gpu(monkeypatch):
+    """A machine with a GPU, which no test may use."""
     real = arrays._adapter
-    monkeypatch.setattr(arrays, "_adapter", lambda device: OneGpu() if device[:4] == "cuda" else real(device))
+    monkeypatch.setattr(arrays, "_adapter", lambda device: FakeGpu() if device[:4] == "cuda" else real(device))
 
 
 # --- names -------------------------------------------------------------------------------------
@@ -57,7 +58,7 @@ def test_the_error_for_an_unavailable_device_says_what_is_missing(no_gpu):
 
 
 @pytest.mark.parametrize(
-    ("device", "words"),
+    ("device", "message"),
     [
         ("numpi", "unknown device 'numpi'; did you mean 'numpy'?"),
         ("gpu", r"unknown device 'gpu' \(known: numpy, cuda, emulated, auto"),
@@ -71,8 +72,8 @@ def test_the_error_for_an_unavailable_device_says_what_is_missing(no_gpu):
         ("auto:0", "received 'auto:0'"),
     ],
 )
-def test_a_bad_device_name_is_refused(device, words):
-    with pytest.raises(ValueError, match=words):
+def test_a_bad_device_name_is_refused(device, message):
+    with pytest.raises(ValueError, match=message):
         resolve(device)
 
 
@@ -82,9 +83,9 @@ def test_a_bad_device_name_is_refused(device, words):
 def test_device_of_names_the_device_or_refuses():
     assert device_of(np.ones(3)) == "numpy"
     assert device_of(np.ones(3).view(np.recarray)) == "numpy"
-    for stranger in ([1.0], 3.0, None, np.float32(1)):
-        with pytest.raises(TypeError, match=f"received {type(stranger).__name__}; gpuconv.asarray makes one"):
-            device_of(stranger)
+    for not_an_array in ([1.0], 3.0, None, np.float32(1)):
+        with pytest.raises(TypeError, match=f"received {type(not_an_array).__name__}; gpuconv.asarray makes one"):
+            device_of(not_an_array)
 
 
 # --- moving ------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Batch normalization: by hand, running statistics, gradients to all three inputs, every dtype."""
+"""Batch and group normalization: values by hand, running statistics, gradients of all inputs, every dtype."""
 
 import numpy as np
 import pytest
@@ -17,8 +17,8 @@ def signed(shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape)
 
 
-def call(x, gamma=None, beta=None, running=None, **options):
-    """batch_norm with the parameters and statistics of a new layer, unless given."""
+def batch_norm(x, gamma=None, beta=None, running=None, **options):
+    """ops.batch_norm with the parameters and statistics of a new layer, unless given."""
     c, dtype = x.shape[-1], accumulation_dtype(x.dtype)
     gamma = np.ones(c, dtype) if gamma is None else gamma
     beta = np.zeros(c, dtype) if beta is None else beta
@@ -29,7 +29,7 @@ def call(x, gamma=None, beta=None, running=None, **options):
 def test_batch_norm_in_training_gives_the_values_computed_by_hand():
     x = np.array([[1.0, 10.0], [3.0, -10.0], [5.0, 0.0]])
     running = np.array([1.0, 1.0]), np.array([2.0, 2.0])
-    y, mean, inv_std = call(
+    y, mean, inv_std = batch_norm(
         x, np.array([2.0, 1.0]), np.array([0.5, -1.0]), running, training=True, momentum=0.25, eps=4 / 3
     )
     # Channel 0: mean 3, variance 8/3, 8/3 + 4/3 = 2**2. Channel 1: mean 0, variance 200/3, and 204/3 = 68.
@@ -43,16 +43,16 @@ def test_batch_norm_in_training_gives_the_values_computed_by_hand():
 
 def test_inference_takes_and_keeps_the_running_statistics():
     x, running = np.array([[3.0], [7.0]]), (np.array([5.0]), np.array([3.0]))
-    y, mean, inv_std = call(x, running=running, training=False, eps=1.0)
+    y, mean, inv_std = batch_norm(x, running=running, training=False, eps=1.0)
     np.testing.assert_array_equal(y, [[-1], [1]])
     np.testing.assert_array_equal((mean, inv_std), ([5], [0.5]))
     np.testing.assert_array_equal(running, ([5], [3]))
-    assert not np.shares_memory(mean, running[0]), "what backward is given later must not move with the statistics"
+    assert not np.shares_memory(mean, running[0]), "backward needs the mean of this call, not the running one"
 
 
 def test_a_mean_far_from_zero_causes_no_cancellation():
     x = (10000 + np.array([[-1.0], [1.0], [-1.0], [1.0]])).astype(np.float32)
-    y, _, _ = call(x, training=True, eps=0.0)
+    y, _, _ = batch_norm(x, training=True, eps=0.0)
     np.testing.assert_array_equal(y, x - 10000)  # sum of squares minus square of sum would be off by tens of percent
 
 
@@ -68,9 +68,9 @@ def test_gradients_agree_with_numerical_ones(shape, training):
     statistics = signed(c, 4), np.abs(signed(c, 5)) + 0.5
 
     def forward():
-        return call(x, gamma, beta, [statistic.copy() for statistic in statistics], training=training, eps=1e-2)[0]
+        return batch_norm(x, gamma, beta, map(np.copy, statistics), training=training, eps=1e-2)[0]
 
-    _, mean, inv_std = call(x, gamma, beta, [statistic.copy() for statistic in statistics], training=training, eps=1e-2)
+    _, mean, inv_std = batch_norm(x, gamma, beta, map(np.copy, statistics), training=training, eps=1e-2)
     gradients = ops.batch_norm_backward(dy, x, gamma, mean, inv_std, training=training)
     for name, gradient, argument in zip(("dx", "dgamma", "dbeta"), gradients, (x, gamma, beta)):
         numerical = numerical_gradient(forward, argument, dy)
@@ -84,7 +84,7 @@ def test_gradients_after_an_addend_agree_with_numerical_ones(shape, activation):
     gamma, beta = signed(shape[-1], 3), signed(shape[-1], 4)
 
     def forward(after=activation):
-        return call(x, gamma, beta, training=True, eps=1e-2, activation=after, addend=addend)
+        return batch_norm(x, gamma, beta, training=True, eps=1e-2, activation=after, addend=addend)
 
     y, mean, inv_std = forward()
     saved = y if activation == "relu" else forward(None)[0]
@@ -100,12 +100,12 @@ def test_gradients_after_an_addend_agree_with_numerical_ones(shape, activation):
 @pytest.mark.parametrize("training", [True, False])
 def test_an_addend_gives_the_bits_of_separate_ops(training, dtype):
     x, addend, dy = (signed((3, 4, 5, 6), seed).astype(as_dtype(dtype)) for seed in range(3))
-    z, mean, inv_std = call(x, training=training)
+    z, mean, inv_std = batch_norm(x, training=training)
     y = ops.relu(ops.add(z, addend))
-    fused, *_ = call(x, training=training, activation="relu", addend=addend)
+    fused, *_ = batch_norm(x, training=training, activation="relu", addend=addend)
     np.testing.assert_array_equal(fused, y)
     held = addend.copy()
-    assert call(x, training=training, activation="relu", addend=held, out=held)[0] is held
+    assert batch_norm(x, training=training, activation="relu", addend=held, out=held)[0] is held
     np.testing.assert_array_equal(held, y)
     gamma, dz = np.ones_like(mean), ops.relu_backward(dy, y)
     separate = ops.batch_norm_backward(dz, x, gamma, mean, inv_std, training=training)
@@ -116,8 +116,9 @@ def test_an_addend_gives_the_bits_of_separate_ops(training, dtype):
         np.testing.assert_array_equal(one, other)
 
 
-def test_gradients_through_the_pool_before_it_equal_values_computed_by_hand():
-    """Windows whose gradients pass at the first, second, third and fourth pixel; an odd row and column are outside."""
+def test_gradients_through_a_fused_max_pool_equal_values_computed_by_hand():
+    """A mask sends the gradient of each 2x2 window to one pixel: here to the first of one window, to the second of the
+    next, and so on. The fifth row and column lie in no window."""
     dy, x, one = np.arange(1.0, 5).reshape(1, 2, 2, 1), np.zeros((1, 2, 2, 1)), np.ones(1)
     mask = np.array([1, 2, 4, 8], np.uint8).reshape(1, 2, 2, 1)
     options = dict(mask=mask, input_shape=(1, 5, 5, 1), training=False)
@@ -133,12 +134,12 @@ def test_every_dtype_is_within_its_bound(dtype):
     wide = accumulation_dtype(x.dtype)
     gamma, beta = signed(4, 2).astype(wide), signed(4, 3).astype(wide)
     m = 5 * 7 * 3
-    y, mean, inv_std = call(x, gamma, beta, training=True)
+    y, mean, inv_std = batch_norm(x, gamma, beta, training=True)
     assert (y.dtype, mean.dtype, inv_std.dtype) == (x.dtype, wide, wide)
 
     exact, exact_dy = x.astype(np.float64), dy.astype(np.float64)
     g, b = gamma.astype(np.float64), beta.astype(np.float64)
-    expected, exact_mean, exact_inv_std = call(exact, g, b, training=True)
+    expected, exact_mean, exact_inv_std = batch_norm(exact, g, b, training=True)
     unit = UNIT_ROUNDOFF["float64" if dtype == "float64" else "float32"]
     # Sums of m terms, on values a few standard deviations wide.
     reduced = 8 * m * unit
@@ -161,9 +162,9 @@ def test_out_may_be_strided_and_gradients_accumulate(dtype):
     x, dy = (signed((7, 5, 3), seed).astype(as_dtype(dtype)) for seed in (0, 1))
     wide = accumulation_dtype(x.dtype)
     gamma = signed(3, 2).astype(wide)
-    expected, mean, inv_std = call(x, gamma, training=True)
+    expected, mean, inv_std = batch_norm(x, gamma, training=True)
     out = np.full((7, 5, 6), np.nan, x.dtype)[..., ::2]
-    assert call(x, gamma, training=True, out=out)[0] is out
+    assert batch_norm(x, gamma, training=True, out=out)[0] is out
     np.testing.assert_array_equal(out, expected)
 
     dx, dgamma, dbeta = ops.batch_norm_backward(dy, x, gamma, mean, inv_std)
@@ -174,25 +175,27 @@ def test_out_may_be_strided_and_gradients_accumulate(dtype):
     assert result[0] is out
     assert result[1] is sums[0]
     assert result[2] is sums[1]
-    np.testing.assert_array_equal(out, dx)  # only this call's sums
-    once = np.array([dgamma, dbeta], np.float64), np.array([10 + dgamma, -20 + dbeta], np.float64)
-    unit = UNIT_ROUNDOFF[wide.name]  # the gradient is rounded once, and each of the two sums compared
-    assert_within(sums, once[1], unit * (abs(once[0]) + 2 * abs(once[1])))
+    np.testing.assert_array_equal(out, dx)  # which does not depend on the earlier sums
+    added = np.array([dgamma, dbeta], np.float64)
+    total = np.add(added, [[10], [-20]])
+    unit = UNIT_ROUNDOFF[wide.name]  # one rounding of the gradient, and one of its sum with the earlier value
+    assert_within(sums, total, unit * (abs(added) + abs(total)))
     ops.batch_norm_backward(dy, x, gamma, mean, inv_std, dgamma=sums[0], dbeta=sums[1])
     np.testing.assert_array_equal(sums, (dgamma, dbeta))
 
-    for target in (x.copy(), dy.copy()):  # a gradient may overwrite its inputs
-        inputs = [target if np.array_equal(target, array) else array for array in (dy, x)]
-        np.testing.assert_array_equal(ops.batch_norm_backward(*inputs, gamma, mean, inv_std, out=target)[0], dx)
-    np.testing.assert_array_equal(call(x, gamma, training=True, out=x)[0], expected)
+    target = x.copy()  # dx may overwrite x or dy
+    np.testing.assert_array_equal(ops.batch_norm_backward(dy, target, gamma, mean, inv_std, out=target)[0], dx)
+    target = dy.copy()
+    np.testing.assert_array_equal(ops.batch_norm_backward(target, x, gamma, mean, inv_std, out=target)[0], dx)
+    np.testing.assert_array_equal(batch_norm(x, gamma, training=True, out=x)[0], expected)
 
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)
 @pytest.mark.parametrize("activation", ["sigmoid", "gelu"])
 def test_an_activation_is_applied_to_the_rounded_value(activation, dtype):
     x = (signed((7, 5, 3)) * 2).astype(as_dtype(dtype))
-    plain, *statistics = call(x, training=True)
-    y, *same = call(x, training=True, activation=activation)
+    plain, *statistics = batch_norm(x, training=True)
+    y, *same = batch_norm(x, training=True, activation=activation)
     np.testing.assert_array_equal(y, getattr(ops, activation)(plain))
     np.testing.assert_array_equal(same, statistics)
 
@@ -206,9 +209,9 @@ def test_gradients_with_an_activation_agree_with_numerical_ones(activation, trai
     statistics = signed(3, 4), np.abs(signed(3, 5)) + 0.5
 
     def forward():
-        return call(x, gamma, beta, [statistic.copy() for statistic in statistics], activation=activation, **options)[0]
+        return batch_norm(x, gamma, beta, map(np.copy, statistics), activation=activation, **options)[0]
 
-    _, mean, inv_std = call(x, gamma, beta, [statistic.copy() for statistic in statistics], **options)
+    _, mean, inv_std = batch_norm(x, gamma, beta, map(np.copy, statistics), **options)
     gradients = ops.batch_norm_backward(
         dy, x, gamma, mean, inv_std, beta=beta, activation=activation, training=training
     )
@@ -220,7 +223,7 @@ def test_gradients_with_an_activation_agree_with_numerical_ones(activation, trai
 def test_inputs_are_not_changed():
     x, dy, gamma = signed((7, 5)), signed((7, 5), 1), signed(5, 2)
     copies = x.copy(), dy.copy(), gamma.copy()
-    _, mean, inv_std = call(x, gamma, training=True)
+    _, mean, inv_std = batch_norm(x, gamma, training=True)
     ops.batch_norm_backward(dy, x, gamma, mean, inv_std)
     for array, copy in zip((x, dy, gamma), copies):
         np.testing.assert_array_equal(array, copy)
@@ -229,27 +232,27 @@ def test_inputs_are_not_changed():
 def test_nan_stays_in_its_channel():
     x = signed((5, 3))
     x[2, 1] = np.nan
-    y, _, _ = call(x, training=True)
+    y, _, _ = batch_norm(x, training=True)
     np.testing.assert_array_equal(np.isnan(y), np.tile([False, True, False], (5, 1)))
 
 
 def test_an_empty_batch_is_accepted_except_in_training():
     x = np.zeros((0, 2, 3), np.float32)
-    y, mean, inv_std = call(x, training=False)
+    y, mean, inv_std = batch_norm(x, training=False)
     assert y.shape == x.shape
     dx, dgamma, dbeta = ops.batch_norm_backward(y, x, mean + 1, mean, inv_std, training=False)
     assert dx.shape == x.shape
     np.testing.assert_array_equal((dgamma, dbeta), np.zeros((2, 3)))
     running = np.zeros(3, np.float32), np.ones(3, np.float32)
     with pytest.raises(ValueError, match="more than one value for each channel"):
-        call(x, running=running, training=True)
+        batch_norm(x, running=running, training=True)
     np.testing.assert_array_equal(running, (np.zeros(3), np.ones(3)))
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_volumes_without_channels_give_empty_results(training):
     x, none = np.zeros((2, 3, 3, 0), np.float32), np.zeros(0, np.float32)
-    y, mean, inv_std = call(x, training=training)
+    y, mean, inv_std = batch_norm(x, training=training)
     assert y.shape == x.shape
     assert mean.shape == inv_std.shape == (0,)
     dx, dgamma, dbeta = ops.batch_norm_backward(x, x, none, mean, inv_std, training=training)
@@ -261,7 +264,7 @@ def test_volumes_without_channels_give_empty_results(training):
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=3), st.integers(0, 4), st.integers(0, 99))
 def test_the_normalized_batch_has_mean_0_and_variance_1(leading, channels, seed):
     x = signed((2, *leading, channels), seed) * 7 + 3
-    y, _, _ = call(x, training=True, eps=0.0)
+    y, _, _ = batch_norm(x, training=True, eps=0.0)
     axes = tuple(range(y.ndim - 1))
     np.testing.assert_allclose(y.mean(axes), 0, atol=1e-9)
     np.testing.assert_allclose(y.var(axes), 1, atol=1e-9)

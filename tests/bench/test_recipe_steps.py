@@ -1,4 +1,4 @@
-"""A whole recipe as an entry of the benchmark: both sides train the same net with the same learning rates."""
+"""A whole recipe as an entry of the benchmark: gpuconv and PyTorch train the same net with the same learning rates."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_both_sides_train_a_whole_recipe_within_rounding(recipe, monkeypatch, dt
 
 
 def test_pytorch_takes_the_steps_of_the_recipe(recipe):
-    """The weights agree after steps before and after the whitening bias is frozen."""
+    """The weights agree at the end of a run, in the course of which the recipe freezes the bias of the first layer."""
     pytest.importorskip("torch")
     from bench.peers.pytorch_recipe import Training, proof_batch
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 import numpy as np
 import pytest
 
@@ -37,15 +35,14 @@ def work(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("pictures")
 def test_no_command_prints_terminal_control_characters(work, capsys, monkeypatch):
-    monkeypatch.setattr("gpuconv.plots.saving.save", lambda figure, path: record_texts(figure))
     drawn = []
 
-    def record_texts(figure):
+    def record_texts(figure, path):
         texts = [*figure.texts, *(text for axes in figure.axes for text in axes.texts)]
         drawn.extend(text.get_text() for text in texts)
 
+    monkeypatch.setattr("gpuconv.plots.saving.save", record_texts)
     photo = next(work.glob("photos*/cat*/*.png"))
-    shutil.copy(photo, work / f"broken{ODD}.png")
     (work / f"broken{ODD}.png").write_bytes(b"no image")
     data, run = f"folder:photos{ODD}", f"run{ODD}"
     for status, *arguments in (

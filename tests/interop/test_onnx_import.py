@@ -15,7 +15,7 @@ from tests.interop.test_onnx_export import ROWS, SHAPE, built, expect_close
 
 onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")
-helper = onnx.helper
+helper, FLOAT = onnx.helper, onnx.TensorProto.FLOAT
 
 
 def batch(shape, count=2):
@@ -30,8 +30,9 @@ def described(net):
 def written(nodes, path, size=("N", 2, 4, 4), **initializers):
     """A file with these nodes, from "x" to the output of the last one."""
     tensors = [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in initializers.items()]
-    ends = [helper.make_tensor_value_info("x", 1, size), helper.make_tensor_value_info(nodes[-1].output[0], 1, None)]
-    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    x = helper.make_tensor_value_info("x", FLOAT, size)
+    y = helper.make_tensor_value_info(nodes[-1].output[0], FLOAT, None)
+    graph = helper.make_graph(nodes, "g", [x], [y], tensors)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]), path)
     return path
 
@@ -40,8 +41,9 @@ def node(op, inputs, output, **attributes):
     return helper.make_node(op, inputs.split(), [output], name=f"{output}-node", **attributes)
 
 
-UNREAD = {  # exported nets that are not imported as they were, and the operator that has no layer
-    "adaptive": None,  # it comes back as AvgPool2D
+# Exported nets that are refused, with the operator for which there is no layer, or imported as other layers (None).
+NOT_RESTORED = {
+    "adaptive": None,  # imported as AvgPool2D
     "avg-pool-cover-counts-no-added-cells": None,
     "branches": "Sum",
     "image-norms": "GroupNormalization",
@@ -51,15 +53,15 @@ UNREAD = {  # exported nets that are not imported as they were, and the operator
 }
 
 
-@pytest.mark.parametrize("row", [row for row, operator in UNREAD.items() if operator])
+@pytest.mark.parametrize("row", [row for row, operator in NOT_RESTORED.items() if operator])
 def test_an_operator_without_a_layer_is_named(row, tmp_path):
     interop.to_onnx(built(ROWS[row]), tmp_path / "net.onnx")
-    with pytest.raises(ValueError, match=rf"operator {UNREAD[row]} \(node .*no layer covers it"):
+    with pytest.raises(ValueError, match=rf"operator {NOT_RESTORED[row]} \(node .*no layer covers it"):
         interop.from_onnx(tmp_path / "net.onnx")
 
 
 def test_an_exported_net_is_imported_unchanged(tmp_path):
-    rows = {name: row for name, row in ROWS.items() if name not in UNREAD}
+    rows = {name: row for name, row in ROWS.items() if name not in NOT_RESTORED}
     rows["silu-in-a-block"] = [
         Residual([SiLU(), Conv2D(4, 1)]),
         Residual([Conv2D(4, 1)], [SiLU()]),
@@ -119,7 +121,7 @@ def test_operators_that_our_exports_do_not_use_are_imported(tmp_path):
 
 def test_graphs_without_matching_layers_and_invalid_options_are_refused(tmp_path, monkeypatch):
     path, weight = tmp_path / "net.onnx", np.ones((2, 2, 1, 1), np.float32)
-    relu, wide = node("Relu", "x", "r"), ("N", 2, "h", "w")
+    relu, any_size = node("Relu", "x", "r"), ("N", 2, "h", "w")
     for message, nodes, options in (
         (
             r"the operator Resize \(node 'u-node'\): no layer covers it",
@@ -145,17 +147,14 @@ def test_graphs_without_matching_layers_and_invalid_options_are_refused(tmp_path
         ),
         ("one factor is a constant number", [relu, node("Mul", "r w", "y")], dict(w=weight)),
         ("features in", [node("Flatten", "x", "y")], {}),
-        (r"give input_shape=\(H, W, C\)", [node("Relu", "x", "y")], dict(size=wide)),
+        (r"give input_shape=\(H, W, C\)", [node("Relu", "x", "y")], dict(size=any_size)),
         ("a constant can only be added after a MatMul", [node("Add", "x w", "y")], dict(w=weight)),
         ("leads nowhere", [relu, node("Sigmoid", "w", "y")], dict(w=weight)),
     ):
         with pytest.raises(ValueError, match=message):
             interop.from_onnx(written(nodes, path, **options))
-    assert interop.from_onnx(written([node("Relu", "x", "y")], path, size=wide), input_shape=(3, 5, 2)).input_shape == (
-        3,
-        5,
-        2,
-    )
+    file = written([node("Relu", "x", "y")], path, size=any_size)
+    assert interop.from_onnx(file, input_shape=(3, 5, 2)).input_shape == (3, 5, 2)
     path.write_bytes(b"no graph")
     with pytest.raises(ValueError, match="is not an ONNX file"):
         interop.from_onnx(path)
@@ -266,7 +265,7 @@ def invalidations(model):
     }
 
 
-def test_the_contents_of_a_hostile_file_are_refused_by_name(tmp_path):
+def test_the_error_for_the_contents_of_a_hostile_file_names_the_file(tmp_path):
     path = tmp_path / "net.onnx"
     nodes = [node("Conv", "x w b", "c"), node("Flatten", "c", "y")]
     written(nodes, path, size=("N", 2, 1, 1), w=np.ones((2, 2, 1, 1), np.float32), b=np.ones(2, np.float32))

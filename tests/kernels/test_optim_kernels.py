@@ -34,7 +34,7 @@ rules = pytest.mark.parametrize("rule", RULES)
 
 
 def lists_of(rng, rule, dtype, shapes=SHAPES):
-    """Parameters, gradients and state; squares are not negative."""
+    """Parameters, gradients and state. Averages of squared gradients, the last state array, are not negative."""
     op, states, _ = RULES[rule]
     lists = [[random(rng, shape, dtype) for shape in shapes] for _ in range(2 + states)]
     if op != "sgd_step":
@@ -52,7 +52,7 @@ def step(rule, lists, weight_decay=0.0, **options):
 
 
 def bounds(rule, before, after, dtype, decay):
-    """The error bound of each array: a dozen roundings of its inputs, before any cancellation."""
+    """The error bound of each array: a dozen roundings of the sum of the magnitudes of its terms."""
     op, _, options = RULES[rule]
     param, grad, *state = [np.abs(wide(a)) for a in before]
     lr, grad = options["lr"], grad + decay * param  # an upper bound where the decay is decoupled
@@ -64,7 +64,7 @@ def bounds(rule, before, after, dtype, decay):
         mean = beta1 * state[0] + (1 - beta1) * grad
         square = after[3] + (1 - beta2) * grad**2
         update = lr * mean / (1 - beta1**count) / (np.sqrt(after[3] / (1 - beta2**count)) + options["eps"])
-        update *= square / np.maximum(after[3], TINY)  # how far the square is off
+        update *= square / np.maximum(after[3], TINY)  # a division by the root amplifies the square's relative error
         states = [mean, square]
     elif op == "lion_step":
         mean = options["beta1"] * before[2] + (1 - options["beta1"]) * before[1]
@@ -130,7 +130,7 @@ def test_averages_have_the_same_bits_in_every_thread_order_and_if_unaligned(devi
 
 @rules
 @pytest.mark.parametrize("rate", ["float32", "float64"])
-def test_a_rate_and_a_step_in_device_memory_give_the_same_bits(device, rng, rule, rate):
+def test_a_rate_and_a_step_in_device_memory_give_the_same_bits_as_numbers(device, rng, rule, rate):
     before = lists_of(rng, rule, "float32", [(5, 7), (3,)])
     lr = np.array([0.125], rate)  # the same number in both
     by_number, by_array = copied_to(device, before), copied_to(device, before)
@@ -169,6 +169,7 @@ def test_a_step_without_parameters_is_allowed(device):
 
 
 def test_a_repeated_step_copies_no_table(device, rng, monkeypatch):
+    """A launch reads the addresses and lengths of all parameters from a table on the device, which is kept."""
     copied = []
     monkeypatch.setattr(optim, "asarray", lambda table, like: copied.append(table) or asarray(table, device))
     on_device = copied_to(device, lists_of(rng, "adam", "float32"))
@@ -251,7 +252,7 @@ def test_a_step_with_masters_is_that_of_float32_parameters(device, rng, rule, dt
 
 
 @rules
-def test_parameters_with_and_without_a_copy_share_a_launch(device, rng, rule):
+def test_parameters_with_and_without_a_master_share_a_launch(device, rng, rule):
     on_device = copied_to(device, with_masters(rng, rule, "bfloat16"))
     with recorded() as launches:
         master_step(rule, on_device)
@@ -313,9 +314,9 @@ def test_every_element_of_every_dtype_is_checked_for_overflow(device, rng, dtype
     """One element after another is made infinite, aligned and not, across the boundary of two blocks."""
     largest = as_dtype(dtype).type(3.3895e38) if dtype == "bfloat16" else np.finfo(as_dtype(dtype)).max
     numbers = np.full(8192 + 11, largest, as_dtype(dtype))
-    for first in (0, 1):
-        grads = [asarray(numbers.copy(), device)[first:], asarray(np.ones(3, np.float32), device)]
-        for index in (*range(20), 8180, *range(8188, len(numbers) - first)):
+    for offset in (0, 1):
+        grads = [asarray(numbers.copy(), device)[offset:], asarray(np.ones(3, np.float32), device)]
+        for index in (*range(20), 8180, *range(8188, len(numbers) - offset)):
             scaling = asarray(np.array([2.0, 0, 0, 0]), device)
             grads[0][index] = -np.inf
             ops.update_loss_scale(scaling, grads)
@@ -329,20 +330,19 @@ def test_every_element_of_every_dtype_is_checked_for_overflow(device, rng, dtype
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_clipping_agrees_with_numpy_aligned_and_not(device, rng, dtype):
     """Several blocks and dtypes; the norm has the same bits in every thread order."""
-    for first in (0, 1):
-        grads = [random(rng, (20011 + first,), dtype)[first:], random(rng, (5, 3), "float32"), random(rng, (0,), dtype)]
-        on_device, norms = (
-            [asarray(grads[0].base, device)[first:], *(asarray(grad, device) for grad in grads[1:])],
-            set(),
-        )
+    for offset in (0, 1):
+        large = random(rng, (20011 + offset,), dtype)
+        grads = [large[offset:], random(rng, (5, 3), "float32"), random(rng, (0,), dtype)]
+        on_device = [asarray(large, device)[offset:], *(asarray(grad, device) for grad in grads[1:])]
+        norms = set()
         for order in thread_orders(device):
             with order:
                 clipped = asarray(np.zeros(4), device)
                 ops.clip_norm(clipped, on_device, asarray(np.array([2.0, 0.5, 4, 1]), device), max_norm=3.0)
             norms.add(to_numpy(clipped).tobytes())
         (bits,) = norms
-        expected = 0.5 * 3 / (np.sqrt(sum((wide([grad])[0] ** 2).sum() for grad in grads)) / 2 + 1e-6)
-        np.testing.assert_allclose(np.frombuffer(bits), [2, expected, 4, 1], rtol=1e-12)
+        unscaled_norm = 0.5 * np.sqrt(sum((wide(grad) ** 2).sum() for grad in grads))
+        np.testing.assert_allclose(np.frombuffer(bits), [2, 0.5 * 3 / (unscaled_norm + 1e-6), 4, 1], rtol=1e-12)
         ops.clip_values(on_device, asarray(np.array([2.0, 0.5, 4, 1]), device), clip_value=0.25)
         for clipped, before in zip(on_device, grads):
             np.testing.assert_array_equal(
@@ -350,7 +350,7 @@ def test_clipping_agrees_with_numpy_aligned_and_not(device, rng, dtype):
             )
 
 
-def test_the_norm_adds_up_more_blocks_than_a_block_has_threads(device):
+def test_the_norm_sums_the_partial_sums_of_more_blocks_than_a_block_has_threads(device):
     clipped = asarray(np.zeros(4), device)
     grads = [asarray(np.full(1, number, np.float32), device) for number in range(600)]
     ops.clip_norm(clipped, grads, max_norm=1.0)

@@ -56,7 +56,7 @@ def test_lr_find_stops_when_the_loss_diverges():
     assert f"stopped after step {len(result.losses)}: the loss diverged" in str(result)
 
 
-def test_a_loss_near_zero_may_rise_again():
+def test_a_loss_near_zero_may_rise_to_the_first_loss():
     values = iter([4.0, 2.0, 0.0, 1.0, 3.9, 0.0, 4.1, 1.0])
 
     def given(scores, labels):
@@ -83,9 +83,8 @@ def test_a_loss_that_is_not_finite_at_once_is_an_error():
 def test_the_suggestion_is_where_the_loss_falls_fastest_to_a_new_lowest_value():
     assert result_of([5, 4.9, 3, 1, 0.9, 50, 2]).suggestion == 100
     assert result_of([5.0, 4.0, 3.9]).suggestion == 1
-    assert (
-        result_of([5.0, 4.9, 4.0, 3.9, 9.0, 3.9, 3.8]).suggestion == 10
-    )  # the fall from 9 reaches no new lowest value
+    # The fall from 9 to 3.9 is the steepest, but reaches no new lowest value.
+    assert result_of([5.0, 4.9, 4.0, 3.9, 9.0, 3.9, 3.8]).suggestion == 10
     assert result_of([1.0, 2.0, 30.0]).suggestion is None
     assert result_of([1.0]).suggestion is None
     assert "no suggestion: the loss does not fall" in str(result_of([1.0, 2.0]))
@@ -102,7 +101,7 @@ def test_the_table_names_some_steps_and_the_suggestion():
     assert result.records()[1] == {"step": 2, "lr": 10.0, "loss": 9.9, "smoothed": 9.9}
 
 
-def test_groups_take_the_rate_as_a_factor_and_drop_their_schedules():
+def test_the_rates_of_groups_multiply_those_of_the_test_and_their_schedules_are_ignored():
     by_factor = lr_find(small.net(), small.loader(), "* -> sgd:lr=2,momentum=0.9", start=1e-3, end=1e-2, steps=6)
     scheduled = lr_find(
         small.net(), small.loader(), "* -> sgd:lr=2,momentum=0.9 @ linear:1", start=1e-3, end=1e-2, steps=6
