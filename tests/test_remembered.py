@@ -67,7 +67,7 @@ def test_an_error_is_raised_each_time_without_a_cause_or_context():
 
 
 def test_the_number_of_remembered_calls_is_bounded(monkeypatch):
-    monkeypatch.setattr(module, "_MOST", 3)
+    monkeypatch.setattr(module, "_MAX_RESULTS", 3)
     check, _ = counted_check()
     assert [check(size=size) for size in range(10)] == list(range(1, 11))
     assert check(size=9) == 10
@@ -115,7 +115,7 @@ def test_an_output_that_became_read_only_is_refused():
 
 def test_threads_share_what_is_remembered(monkeypatch):
     """Each thread gets the result for its own shapes, even while others fill and clear the cache."""
-    monkeypatch.setattr(module, "_MOST", 3)
+    monkeypatch.setattr(module, "_MAX_RESULTS", 3)
 
     @remembered
     def check(array):
