@@ -17,19 +17,19 @@ from tests.tolerance import assert_within, sum_bound
 ANY, NONE = 10**9, 0
 ALGORITHMS = {
     "chosen": {},
-    "no wide filters": {"MANY": NONE},
-    "wide filters": {"WIDEST": 13, "MANY": ANY},
+    "no wide filters": {"MAX_CHANNELS": NONE},
+    "wide filters": {"MAX_WIDTH": 13, "MAX_CHANNELS": ANY},
     "no row reuse": {"MOST_FILTERS": NONE},
-    "row reuse": {"MOST_FILTERS": ANY, "MANY": NONE},
-    "row reuse of wide filters": {"MOST_FILTERS": ANY, "WIDEST": 13, "MANY": ANY},
+    "row reuse": {"MOST_FILTERS": ANY, "MAX_CHANNELS": NONE},
+    "row reuse of wide filters": {"MOST_FILTERS": ANY, "MAX_WIDTH": 13, "MAX_CHANNELS": ANY},
     "shared": {"MOST_CELLS": ANY, "MOST_CHANNELS": NONE},
     "not shared": {"MOST_CELLS": NONE},
     "small blocks": {"MOST_BLOCK_BYTES": 600, "MOST_FILTERS": NONE},
     "parts": {"LEAST_BYTES": 1, "libraries": lambda: [Blas()]},
 }
 MODULE_OF = {
-    "MANY": wide_filters,
-    "WIDEST": wide_filters,
+    "MAX_CHANNELS": wide_filters,
+    "MAX_WIDTH": wide_filters,
     "MOST_CELLS": conv,
     "MOST_CHANNELS": conv,
     "LEAST_BYTES": parallel,
