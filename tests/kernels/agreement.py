@@ -12,6 +12,7 @@ from gpuconv.backends.cuda import emulator
 from gpuconv.dtypes import as_dtype
 from gpuconv.problems import Conv2dProblem
 from gpuconv.verify.conv_problems import conv
+from gpuconv.verify.rules.base import as_float64
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 
@@ -27,13 +28,6 @@ def varied(problem: Conv2dProblem, **changes) -> Conv2dProblem:
     return conv(**sizes | problem.window | changes)
 
 
-def wide(x):
-    """A float array, or each one of a list, as float64; anything else unchanged."""
-    if isinstance(x, list):
-        return [wide(entry) for entry in x]
-    return x.astype(np.float64) if isinstance(x, np.ndarray) and x.dtype.name in FLOATS else x
-
-
 def on_device(name: str, device: str, *arrays, **options):
     """An op's results on a device, as NumPy arrays."""
     moved = [None if a is None else asarray(a, device) for a in arrays]
@@ -44,7 +38,7 @@ def on_device(name: str, device: str, *arrays, **options):
 def expected(name: str, *arrays, **options):
     """The oracle's results in float64."""
     with oracle():
-        return getattr(ops, name)(*[wide(a) for a in arrays], **options)
+        return getattr(ops, name)(*[as_float64(a) for a in arrays], **options)
 
 
 def thread_orders(device: str) -> list[contextlib.AbstractContextManager[Any]]:

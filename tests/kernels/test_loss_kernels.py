@@ -8,7 +8,8 @@ from gpuconv.backends.cuda.ops import class_rows, loss
 from gpuconv.backends.cuda.ops.counters import counters
 from gpuconv.dtypes import as_dtype
 from gpuconv.verify.bounds import UNIT_ROUNDOFF
-from tests.kernels.agreement import FLOATS, assert_same_bits, expected, on_device, random, wide
+from gpuconv.verify.rules.base import as_float64
+from tests.kernels.agreement import FLOATS, assert_same_bits, expected, on_device, random
 from tests.tolerance import assert_within, elementwise_bound, sum_bound
 
 # (N, classes), and the dtypes: rows with one value per lane, a few, many, and more than fit in registers
@@ -43,7 +44,7 @@ def accumulation(dtype):
 
 def softmax_parts(logits):
     """z, its largest magnitude in each row, and the probabilities."""
-    z = wide(logits) - wide(logits).max(1, keepdims=True)
+    z = as_float64(logits) - as_float64(logits).max(1, keepdims=True)
     return z, np.abs(z).max(1, keepdims=True), np.exp(z) / np.exp(z).sum(1, keepdims=True)
 
 
@@ -82,7 +83,7 @@ def test_soft_targets_are_within_their_bound(device, rng, shape, dtype, label_sm
     z, largest, p = softmax_parts(logits)
     bound = sum_bound(accumulation(dtype), 2 * classes + rows, (1 + largest + np.log(classes)).mean())
     assert_within(value, value64, bound, "loss")
-    target = label_smoothing / classes + (1 - label_smoothing) * wide(targets)
+    target = label_smoothing / classes + (1 - label_smoothing) * as_float64(targets)
     bound = sum_bound(accumulation(dtype), 2 * classes + 8, (p * (1 + np.abs(z)) + target) / rows)
     assert_within(gradient, gradient64, bound + elementwise_bound(dtype, gradient64), "gradient")
     assert_same_bits("softmax_cross_entropy", device, logits, targets)
@@ -174,7 +175,8 @@ def test_svm_hinge_is_within_its_bound(device, rng, shape, dtype):
     value, gradient = on_device("svm_hinge", device, scores, labels, delta=0.75)
     value64, gradient64 = expected("svm_hinge", scores, labels, delta=0.75)
     rows, classes = shape
-    magnitude = (np.abs(wide(scores)) + np.abs(wide(scores)[np.arange(rows), labels])[:, None] + 0.75).sum() / rows
+    sizes = np.abs(as_float64(scores))
+    magnitude = (sizes + sizes[np.arange(rows), labels, None] + 0.75).sum() / rows
     assert_within(value, value64, sum_bound(accumulation(dtype), classes + rows, magnitude), "loss")
     assert_within(gradient, gradient64, sum_bound(dtype, 2, np.abs(gradient64)), "gradient")
 
@@ -281,7 +283,7 @@ def test_scores_at_the_limits_of_16_bit_floats_agree_with_the_oracle(device, nam
     value64, gradient64 = expected(name, scores, labels, **options)
     assert value64 > 20000
     np.testing.assert_allclose(value, value64, rtol=1e-6)
-    np.testing.assert_allclose(wide(gradient), gradient64, rtol=2 * UNIT_ROUNDOFF[dtype], atol=1e-7)
+    np.testing.assert_allclose(as_float64(gradient), gradient64, rtol=2 * UNIT_ROUNDOFF[dtype], atol=1e-7)
 
 
 def test_a_margin_of_exactly_zero_has_no_gradient(device):

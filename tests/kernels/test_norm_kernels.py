@@ -16,7 +16,8 @@ from gpuconv.problems import ACTIVATIONS, Conv2dProblem
 from gpuconv.profiling import launches
 from gpuconv.verify.conv_problems import conv, random_arrays
 from gpuconv.verify.oracle import expect
-from tests.kernels.agreement import FLOATS, assert_same_bits, expected, on_device, random, thread_orders, wide
+from gpuconv.verify.rules.base import as_float64
+from tests.kernels.agreement import FLOATS, assert_same_bits, expected, on_device, random, thread_orders
 from tests.tolerance import UNIT_ROUNDOFF, assert_within, elementwise_bound, sum_bound
 
 WIDTHS = {"float64": 2, "float32": 4, "float16": 8, "bfloat16": 8}
@@ -107,7 +108,7 @@ def test_packs_are_used_wherever_whole_packs_keep_their_columns(device, channels
 @cases
 def test_bias_grad_is_within_its_bound(device, rng, shape, dtype):
     dy = random(rng, shape, dtype)
-    bound = sum_bound(dtype, dy.size // shape[-1], np.abs(wide(dy)).sum(all_axes_but_the_last(dy)))
+    bound = sum_bound(dtype, dy.size // shape[-1], np.abs(as_float64(dy)).sum(all_axes_but_the_last(dy)))
     assert_within(on_device("bias_grad", device, dy), expected("bias_grad", dy), bound)
 
 
@@ -122,8 +123,8 @@ def test_bias_grad_accumulates(device, rng, shape):
     out = asarray(np.repeat(before, 2), device)
     assert_within(
         to_numpy(ops.bias_grad(asarray(dy, device), out=out[::2], accumulate=True)),
-        expected("bias_grad", dy) + wide(before),
-        sum_bound("float16", shape[0], np.abs(wide(dy)).sum(0) + np.abs(wide(before))),
+        expected("bias_grad", dy) + as_float64(before),
+        sum_bound("float16", shape[0], np.abs(as_float64(dy)).sum(0) + np.abs(as_float64(before))),
     )
     np.testing.assert_array_equal(to_numpy(out)[1::2], before)
 
@@ -153,7 +154,7 @@ def statistics_bounds(x, dtype, eps):
     The squared deviations are taken from means that are themselves off by the mean's error, so the variance is off by
     that times the mean deviation, beside its own sum's rounding.
     """
-    rows, name, x = x.size // x.shape[-1], accumulation(dtype), wide(x)
+    rows, name, x = x.size // x.shape[-1], accumulation(dtype), as_float64(x)
     mean_error = sum_bound(name, rows, np.abs(x).mean(all_axes_but_the_last(x)))
     variance, deviation = x.var(all_axes_but_the_last(x)), x.std(all_axes_but_the_last(x))
     variance_error = sum_bound(name, 2 * rows, variance) + 4 * mean_error * deviation + mean_error**2
@@ -166,7 +167,7 @@ def test_batch_norm_in_training_is_within_its_bound(device, rng, shape, dtype):
     x = (1.5 * random(rng, shape, "float64") + 3).astype(as_dtype(dtype))
     gamma, beta, *running = vectors(rng, shape[-1], dtype)
     running_on_device = [asarray(a.copy(), device) for a in running]
-    running64 = [wide(a) for a in running]
+    running64 = [as_float64(a) for a in running]
     out = asarray(np.full(shape, np.nan, x.dtype), device)
     y, mean, inv_std = ops.batch_norm(
         *(asarray(a, device) for a in (x, gamma, beta)),
@@ -177,12 +178,12 @@ def test_batch_norm_in_training_is_within_its_bound(device, rng, shape, dtype):
         out=out,
     )
     y64, mean64, inv_std64 = ops.batch_norm(
-        *(wide(a) for a in (x, gamma, beta)), *running64, training=True, momentum=0.3, eps=1e-3
+        *(as_float64(a) for a in (x, gamma, beta)), *running64, training=True, momentum=0.3, eps=1e-3
     )
     assert y is out
     mean_error, inv_std_error, variance_error = statistics_bounds(x, dtype, 1e-3)
-    xhat = (wide(x) - mean64) * inv_std64
-    y_error = np.abs(gamma) * (inv_std64 * mean_error + np.abs(wide(x) - mean64) * inv_std_error)
+    xhat = (as_float64(x) - mean64) * inv_std64
+    y_error = np.abs(gamma) * (inv_std64 * mean_error + np.abs(as_float64(x) - mean64) * inv_std_error)
     assert_within(to_numpy(mean), mean64, mean_error, "mean")
     assert_within(to_numpy(inv_std), inv_std64, inv_std_error, "inv_std")
     assert_within(to_numpy(y), y64, y_error + elementwise_bound(dtype, np.abs(gamma * xhat) + np.abs(beta)), "y")
@@ -209,12 +210,12 @@ def test_batch_norm_backward_is_within_its_bound(device, rng, shape, dtype, trai
     )
     dx64, dgamma64, dbeta64 = expected("batch_norm_backward", dy, x, gamma, mean, inv_std, training=training)
     axes, rows = all_axes_but_the_last(x), x.size // shape[-1]
-    xhat = np.abs((wide(x) - wide(mean)) * inv_std)
-    sums = [(np.abs(wide(dy)) * xhat).sum(axes), np.abs(wide(dy)).sum(axes)]
+    xhat = np.abs((as_float64(x) - as_float64(mean)) * inv_std)
+    sums = [(np.abs(as_float64(dy)) * xhat).sum(axes), np.abs(as_float64(dy)).sum(axes)]
     for gradient, gradient64, old, magnitude in zip((dgamma, dbeta), (dgamma64, dbeta64), before, sums):
         bound = sum_bound(accumulation(dtype), rows + 4, magnitude + np.abs(old))
-        assert_within(to_numpy(gradient), gradient64 + wide(old), bound, "dgamma, dbeta")
-    magnitude = np.abs(wide(dy)) + training * (sums[1] + xhat * sums[0]) / rows
+        assert_within(to_numpy(gradient), gradient64 + as_float64(old), bound, "dgamma, dbeta")
+    magnitude = np.abs(as_float64(dy)) + training * (sums[1] + xhat * sums[0]) / rows
     bound = np.abs(gamma * inv_std) * sum_bound(accumulation(dtype), rows + 8, magnitude)
     assert_within(to_numpy(dx), dx64, bound + elementwise_bound(dtype, dx64), "dx")
 
@@ -227,7 +228,7 @@ def test_batch_norm_by_running_statistics_is_within_its_bound(device, rng, shape
     y, mean, inv_std = on_device("batch_norm", device, x, *operands, training=False, eps=1e-3)
     y64, mean64, inv_std64 = expected("batch_norm", x, *operands, training=False, eps=1e-3)
     name = accumulation(dtype)
-    magnitude = np.abs(wide(operands[0]) * (wide(x) - mean64) * inv_std64) + np.abs(operands[1])
+    magnitude = np.abs(as_float64(operands[0]) * (as_float64(x) - mean64) * inv_std64) + np.abs(operands[1])
     np.testing.assert_array_equal(mean, operands[2])
     assert_within(inv_std, inv_std64, elementwise_bound(name, inv_std64), "inv_std")
     assert_within(y, y64, elementwise_bound(name, magnitude, 8) + elementwise_bound(dtype, y64), "y")
@@ -246,7 +247,7 @@ def test_the_variance_is_right_despite_a_large_mean(device, rng):
     x = (random(rng, (3000, 5), "float64") + 4096).astype(np.float32)
     ones, zeros = np.ones(5, np.float32), np.zeros(5, np.float32)
     _, _, inv_std = on_device("batch_norm", device, x, ones, zeros, zeros, ones, training=True)
-    np.testing.assert_allclose(inv_std, 1 / np.sqrt(wide(x).var(0) + 1e-5), rtol=2e-3)
+    np.testing.assert_allclose(inv_std, 1 / np.sqrt(as_float64(x).var(0) + 1e-5), rtol=2e-3)
 
 
 def test_batch_norm_may_overwrite_its_input_and_work_on_views(device, rng):
@@ -255,8 +256,8 @@ def test_batch_norm_may_overwrite_its_input_and_work_on_views(device, rng):
     block = asarray(x, device)
     view = block[:, ::2]
     y, mean, inv_std = ops.batch_norm(view, *strided, training=True, out=view)
-    *affine, running_mean, running_var = [wide(a) for a in operands]
-    y64, _, _ = ops.batch_norm(wide(x[:, ::2]), *affine, running_mean, running_var, training=True)
+    *affine, running_mean, running_var = [as_float64(a) for a in operands]
+    y64, _, _ = ops.batch_norm(as_float64(x[:, ::2]), *affine, running_mean, running_var, training=True)
     assert y is view
     np.testing.assert_allclose(to_numpy(y), y64, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(to_numpy(block)[:, 1::2], x[:, 1::2])

@@ -12,7 +12,8 @@ from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.ops import optim
 from gpuconv.dtypes import as_dtype
 from gpuconv.profiling.launches import recorded
-from tests.kernels.agreement import FLOATS, random, thread_orders, wide
+from gpuconv.verify.rules.base import as_float64
+from tests.kernels.agreement import FLOATS, random, thread_orders
 from tests.tolerance import assert_within, elementwise_bound
 
 # Each rule: the op, how many state arrays a parameter has, the options.
@@ -54,7 +55,7 @@ def step(rule, lists, weight_decay=0.0, **options):
 def bounds(rule, before, after, dtype, decay):
     """The error bound of each array: a dozen roundings of the sum of the magnitudes of its terms."""
     op, _, options = RULES[rule]
-    param, grad, *state = [np.abs(wide(a)) for a in before]
+    param, grad, *state = [np.abs(as_float64(a)) for a in before]
     lr, grad = options["lr"], grad + decay * param  # an upper bound where the decay is decoupled
     if op == "sgd_step":
         velocity = grad + (options.get("momentum", 0) * state[0] if state else 0)
@@ -68,7 +69,7 @@ def bounds(rule, before, after, dtype, decay):
         states = [mean, square]
     elif op == "lion_step":
         mean = options["beta1"] * before[2] + (1 - options["beta1"]) * before[1]
-        sign_may_change = np.abs(wide(mean)) <= elementwise_bound(dtype, np.abs(state[0]) + grad, 4)
+        sign_may_change = np.abs(as_float64(mean)) <= elementwise_bound(dtype, np.abs(state[0]) + grad, 4)
         update, states = lr * (1 + decay * param) + np.where(sign_may_change, np.inf, 0), [state[0] + grad]
     else:
         square = state[0] + grad**2
@@ -81,7 +82,7 @@ def bounds(rule, before, after, dtype, decay):
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_a_step_agrees_with_the_oracle(device, rng, rule, dtype):
     before = lists_of(rng, rule, dtype)
-    on_device, oracle = copied_to(device, before), [wide(arrays) for arrays in before]  # in float64
+    on_device, oracle = copied_to(device, before), [as_float64(arrays) for arrays in before]  # in float64
     step(rule, on_device, DECAYS)
     step(rule, oracle, DECAYS)
     for i, decay in enumerate(DECAYS):
@@ -122,7 +123,7 @@ def test_averages_have_the_same_bits_in_every_thread_order_and_if_unaligned(devi
                 moved = [a[shift:].reshape(b.shape) for a, b in zip(longer, averages)]
                 step(rule, on_device, DECAYS, averages=moved, ema=0.75)
             for average, old, param in zip(moved, averages, on_device[0]):
-                expected = 0.75 * wide(old) + 0.25 * wide(to_numpy(param))
+                expected = 0.75 * as_float64(old) + 0.25 * as_float64(to_numpy(param))
                 np.testing.assert_allclose(to_numpy(average), expected, rtol=1e-6, atol=1e-6)
             results.append([to_numpy(array).tobytes() for array in (*moved, *chain(*on_device))])
     assert all(result == results[0] for result in results[1:])
@@ -158,7 +159,8 @@ def test_views_and_several_dtypes_in_one_call_agree_with_numpy(device, rng):
     on_numpy = copied_to("numpy", before)
     step("momentum", [[a[:, ::2] for a in arrays] for arrays in on_numpy], [0.1, 0.2, 0.3])
     for a, b in zip(chain(*on_device), chain(*on_numpy)):
-        np.testing.assert_allclose(wide(to_numpy(a)), wide(b), rtol=1e-2 if b.dtype.itemsize == 2 else 1e-5, atol=1e-6)
+        rtol = 1e-2 if b.dtype.itemsize == 2 else 1e-5
+        np.testing.assert_allclose(as_float64(to_numpy(a)), as_float64(b), rtol=rtol, atol=1e-6)
         np.testing.assert_array_equal(to_numpy(a)[:, 1::2], b[:, 1::2])
 
 
@@ -341,7 +343,7 @@ def test_clipping_agrees_with_numpy_aligned_and_not(device, rng, dtype):
                 ops.clip_norm(clipped, on_device, asarray(np.array([2.0, 0.5, 4, 1]), device), max_norm=3.0)
             norms.add(to_numpy(clipped).tobytes())
         (bits,) = norms
-        unscaled_norm = 0.5 * np.sqrt(sum((wide(grad) ** 2).sum() for grad in grads))
+        unscaled_norm = 0.5 * np.sqrt(sum((as_float64(grad) ** 2).sum() for grad in grads))
         np.testing.assert_allclose(np.frombuffer(bits), [2, 0.5 * 3 / (unscaled_norm + 1e-6), 4, 1], rtol=1e-12)
         ops.clip_values(on_device, asarray(np.array([2.0, 0.5, 4, 1]), device), clip_value=0.25)
         for clipped, before in zip(on_device, grads):
