@@ -22,7 +22,7 @@ from gpuconv.data import Augmentation, Dataset, Loader, Normalization, synthetic
 from gpuconv.training import Trainer
 from gpuconv.verify.compare import Expected
 
-PROVED_STEPS, PROVED_IMAGES = 3, 64
+CHECKED_STEPS, CHECKED_IMAGES = 3, 64
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class Recipe:
         return Normalization.from_dataset(self.data)
 
     @functools.cached_property
-    def proof(self) -> Dataset:
+    def checked_data(self) -> Dataset:
         """A few images for the correctness check of each side before it is timed."""
-        return self.data.subset(slice(PROVED_IMAGES))
+        return self.data.subset(slice(CHECKED_IMAGES))
 
     def net(self, dtype: str = "float32"):
         net = models.build(self.settings.model, seed=1, dtype=dtype)
@@ -75,10 +75,10 @@ class Recipe:
         return Loader(data, batch_size, normalization=self.normalization, **where, **options)
 
     def losses(self, device: str, dtype: str) -> np.ndarray:
-        """The losses of the first steps, each on all images of `proof`, with the settings of the recipe."""
+        """The losses of the first steps, each on all images of `checked_data`, with the settings of the recipe."""
         trainer = self.trainer(device, dtype)
-        loader = self.loader(trainer, self.proof, len(self.proof), shuffle=False)
-        trainer.fit(loader, epochs=PROVED_STEPS, progress=False)
+        loader = self.loader(trainer, self.checked_data, len(self.checked_data), shuffle=False)
+        trainer.fit(loader, epochs=CHECKED_STEPS, progress=False)
         return np.array([record["train_loss"] for record in trainer.history])
 
     def rates(self, net, steps: int, epoch: int) -> tuple[Any, Iterator[list[float]]]:
@@ -96,7 +96,7 @@ class Recipe:
 
     def compare(self, results: list[np.ndarray]) -> Compared:
         """For `sides.check`: the losses of the first steps."""
-        yield Expected("losses", self._expected_losses, np.zeros(PROVED_STEPS)), np.asarray(results[0], np.float64)
+        yield Expected("losses", self._expected_losses, np.zeros(CHECKED_STEPS)), np.asarray(results[0], np.float64)
 
 
 def sides(recipe: Recipe, device: str) -> list[Side]:

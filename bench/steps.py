@@ -24,7 +24,7 @@ SGD: dict[str, Any] = dict(lr=0.001, momentum=0.9)
 
 # For gradients of a whole net, ||g - float64|| / ||float64||: rounding flips some ReLUs and pool winners.
 GRADIENT_TOLERANCE = {"float32": 1e-2, "float16": 0.1, "bfloat16": 0.3}
-_PROVED_IMAGES = 8
+_CHECKED_IMAGES = 8
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def _prove_gradients(step: Step, device: str) -> None:
 
 def _gradients(step: Step, device: str, dtype: str) -> Iterator[tuple[str, np.ndarray]]:
     net = step.net(device, dtype)
-    images, labels = step.batch(size=min(step.size, _PROVED_IMAGES))
+    images, labels = step.batch(size=min(step.size, _CHECKED_IMAGES))
     x, y = backends.asarray(images.astype(as_dtype(dtype)), device), backends.asarray(labels, device)
     net.backward(losses.get("softmax")(net.forward(x, training=True), y)[1], input_grad=False)
     for name, gradient in net.grads().items():

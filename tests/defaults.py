@@ -1,4 +1,4 @@
-"""Compares default arguments, and what kind of records dataclasses are, with the tables in each package's tests."""
+"""Compares default arguments, and whether dataclasses are immutable, with the tables in each package's tests."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def expect_defaults(table: dict[str, dict[str, dict[str, Any]]]) -> None:
             assert {key: actual.get(key, "gone") for key in expected} == expected, name
 
 
-def record_flags(paths: list[str]) -> Iterator[tuple[str, list[bool]]]:
-    """For each record: whether it is frozen, compares by value, and is hashable."""
+def dataclass_flags(paths: list[str]) -> Iterator[tuple[str, list[bool]]]:
+    """For each dataclass: whether it is frozen, compares by value, and is hashable."""
     for path in paths:
         kind = look_up(path)
         yield path, [kind.__dataclass_params__.frozen, kind.__dataclass_params__.eq, kind.__hash__ is not None]
 
 
-VALUE = [True, True, True]  # the flags of an immutable value
-WITH_ARRAYS = [True, False, True]  # the same, but == of arrays gives no single truth value
+IMMUTABLE_VALUE = [True, True, True]  # flags of a frozen dataclass that compares by value
+IMMUTABLE_WITH_ARRAYS = [True, False, True]  # compares by identity, because == of arrays gives no single truth value

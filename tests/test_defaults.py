@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from tests.defaults import VALUE, expect_defaults, record_flags
+from tests.defaults import IMMUTABLE_VALUE, dataclass_flags, expect_defaults
 
 DEFAULTS = {
     "initializers": {
@@ -39,8 +39,8 @@ def test_every_default_is_the_documented_one():
 
 
 def test_records_are_immutable():
-    for name, flags in record_flags(["checks:GradientCheck", "checks:SanityCheck", "summary:Row"]):
-        assert flags == VALUE, name
+    for name, flags in dataclass_flags(["checks:GradientCheck", "checks:SanityCheck", "summary:Row"]):
+        assert flags == IMMUTABLE_VALUE, name
 
 
 def test_a_missing_method_of_a_subclass_is_an_error():

@@ -8,7 +8,7 @@ import pytest
 from gpuconv import losses
 from gpuconv.cli import run_settings
 from gpuconv.training import config_file
-from tests.defaults import VALUE, expect_defaults, record_flags
+from tests.defaults import IMMUTABLE_VALUE, dataclass_flags, expect_defaults
 
 SCORES = np.array([[3.2, 5.1, -1.7], [1.0, 1.0, 1.0]])
 LABELS = np.array([0, 2])
@@ -76,8 +76,8 @@ def test_losses_compare_by_value_and_have_the_documented_defaults():
         "BinaryCrossEntropy": {"pos_weight": None},
     }
     expect_defaults({"losses": defaults})
-    for name, flags in record_flags([f"losses:{name}" for name in defaults]):
-        assert flags == VALUE, name
+    for name, flags in dataclass_flags([f"losses:{name}" for name in defaults]):
+        assert flags == IMMUTABLE_VALUE, name
 
 
 def test_pytorchs_name_is_accepted_and_pytorchs_losses_are_refused():

@@ -16,7 +16,7 @@ import numpy as np
 from bench.peers.pytorch import load, tensor, torch_device
 from bench.peers.pytorch_net import module, parameters
 from bench.peers.pytorch_steps import captured
-from bench.recipe_steps import PROVED_STEPS, Recipe
+from bench.recipe_steps import CHECKED_STEPS, Recipe
 from bench.sides import PEER, LeftOutError, Prepared, Side
 from gpuconv.data import Dataset
 from gpuconv.newton_schulz import NEWTON_SCHULZ
@@ -140,8 +140,8 @@ def sides(recipe: Recipe, device: str, compiled: bool) -> list[Side]:
             if compile_it and not compiled:
                 raise LeftOutError("torch.compile would take longer than the rest of the run; --compile includes it")
             mode = "max-autotune-no-cudagraphs" if compile_it else None
-            proof = Training(recipe, device, PROVED_STEPS, 1, mode)
-            losses = proof.losses(*proof_batch(recipe, device, proof.dtype))
+            training = Training(recipe, device, CHECKED_STEPS, 1, mode)
+            losses = training.losses(*checked_batch(recipe, device, training.dtype))
             training = Training(recipe, device, recipe.steps, batches, mode)
             images = Images(recipe, recipe.data, device, training.dtype)
             x, y = images.batch(images.shuffle(), 0)
@@ -173,7 +173,7 @@ def sides(recipe: Recipe, device: str, compiled: bool) -> list[Side]:
     return [Side(PEER, name, form(*how)) for name, how in forms.items()]
 
 
-def proof_batch(recipe: Recipe, device: str, dtype) -> tuple[Any, Any]:
+def checked_batch(recipe: Recipe, device: str, dtype) -> tuple[Any, Any]:
     """The images of the correctness check, unaugmented, in one batch."""
-    x = tensor(recipe.normalization(recipe.proof.images), device, channels_last=True)
-    return x.to(dtype), tensor(recipe.proof.labels.astype(np.int64), device)
+    x = tensor(recipe.normalization(recipe.checked_data.images), device, channels_last=True)
+    return x.to(dtype), tensor(recipe.checked_data.labels.astype(np.int64), device)

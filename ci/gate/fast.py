@@ -66,7 +66,7 @@ def timed(kind: str, words: tuple[str, ...], *, missing: bool = False) -> Body:
         ]
         sides = [side for entry in entries for side in entry["sides"]]
         others = sorted({f"{s['name']} {s['status']}" for s in sides if s["status"] not in ("timed", "left out")})
-        summary = f"{len(entries)} entries timed" + (f"; {join_names(others)}" if others else "")
+        summary = f"entries timed: {len(entries)}" + (f"; {join_names(others)}" if others else "")
         details = {"entries": [entry["key"] for entry in entries], "others": others}
         if done.late and entries:
             raise LateError(f"{summary}; stopped after {done.seconds:.0f} s", **details)

@@ -71,12 +71,12 @@ def test_both_sides_train_a_whole_recipe_within_rounding(recipe, monkeypatch, dt
 def test_pytorch_takes_the_steps_of_the_recipe(recipe):
     """The weights agree at the end of a run, in the course of which the recipe freezes the bias of the first layer."""
     pytest.importorskip("torch")
-    from bench.peers.pytorch_recipe import Training, proof_batch
+    from bench.peers.pytorch_recipe import Training, checked_batch
 
     trainer = recipe.trainer("numpy", "float32")
-    trainer.fit(recipe.loader(trainer, recipe.proof, 6, shuffle=False), epochs=5, progress=False)
-    peer = Training(recipe, "numpy", trainer.steps, len(recipe.proof) // 6)
-    x, y = proof_batch(recipe, "numpy", peer.dtype)
+    trainer.fit(recipe.loader(trainer, recipe.checked_data, 6, shuffle=False), epochs=5, progress=False)
+    peer = Training(recipe, "numpy", trainer.steps, len(recipe.checked_data) // 6)
+    x, y = checked_batch(recipe, "numpy", peer.dtype)
     for step, rates in enumerate(peer.rates):
         peer.lr.copy_(rates)
         part = slice(step % 2 * 6, step % 2 * 6 + 6)

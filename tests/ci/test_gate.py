@@ -585,9 +585,9 @@ def entry(key="fprop 1x1 bfloat16", kind="convolution", median=1e-3, date="2999-
 def test_the_benchmark_reports_missing_and_failed_sides_and_ignores_old_entries(prepared):
     record_of(prepared, [entry(kind="step"), entry()])
     steps, ops = fast.timed("steps", fast.STEPS), fast.timed("ops", fast.KERNELS)
-    assert steps(prepared, 60)[0] == "1 entries timed; eager absent"
-    assert ops(prepared, 60)[0] == "1 entries timed; eager absent"
-    with pytest.raises(LateError, match="1 entries timed; eager absent; stopped after"):
+    assert steps(prepared, 60)[0] == "entries timed: 1; eager absent"
+    assert ops(prepared, 60)[0] == "entries timed: 1; eager absent"
+    with pytest.raises(LateError, match="entries timed: 1; eager absent; stopped after"):
         ops(prepared.prepare(bench=(124, "")), 60)
     with pytest.raises(FailedError, match="wrong and not timed"):
         ops(prepared.prepare(bench=(1, "wrong and not timed: x")), 60)
@@ -611,7 +611,7 @@ def test_the_benchmark_continues_in_a_new_process_after_a_gpu_crash(prepared, mo
     monkeypatch.setattr(fast, "entries_of", lambda gate: [entry(kind="step")])
     crashed = (2, "bench: error: cuda:0 no longer answers after x")
     prepared.prepare(missing=(0, "entries missing in the record: 2"), bench=crashed)
-    assert fast.timed("steps", fast.STEPS)(prepared, 60)[0].startswith("1 entries timed")
+    assert fast.timed("steps", fast.STEPS)(prepared, 60)[0].startswith("entries timed: 1")
     assert ["--missing" in command for command in prepared.commands_run] == [False, True]
 
 

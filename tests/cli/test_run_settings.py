@@ -9,7 +9,7 @@ import pytest
 
 from gpuconv.cli import option_types, recipes, run_settings, summary
 from gpuconv.losses import SoftmaxCrossEntropy, SVMHinge
-from tests.defaults import VALUE, record_flags
+from tests.defaults import IMMUTABLE_VALUE, dataclass_flags
 
 
 def test_integers_have_a_minimum_and_fit_64_bits():
@@ -100,4 +100,4 @@ def test_every_kind_of_data_has_a_net_and_every_net_a_recipe():
 
 
 def test_settings_compare_by_value():
-    assert dict(record_flags(["cli.run_settings:Settings"])) == {"cli.run_settings:Settings": VALUE}
+    assert dict(dataclass_flags(["cli.run_settings:Settings"])) == {"cli.run_settings:Settings": IMMUTABLE_VALUE}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.defaults import VALUE, WITH_ARRAYS, expect_defaults, record_flags
+from tests.defaults import IMMUTABLE_VALUE, IMMUTABLE_WITH_ARRAYS, dataclass_flags, expect_defaults
 
 DEFAULTS = {
     "data.augment": {"Augmentation": dict(flip=False, shift=0, border="zero", cutout=0)},
@@ -35,9 +35,9 @@ def test_every_default_is_the_documented_one():
 
 
 def test_records_are_immutable():
-    for name, flags in record_flags(["data.augment:Augmentation", "data.image:Picture"]):
-        assert flags == VALUE, name
-    for name, flags in record_flags(
+    for name, flags in dataclass_flags(["data.augment:Augmentation", "data.image:Picture"]):
+        assert flags == IMMUTABLE_VALUE, name
+    for name, flags in dataclass_flags(
         [
             "data.dataset:Dataset",
             "data.normalization:Normalization",
@@ -46,4 +46,4 @@ def test_records_are_immutable():
             "data.samples:MapSamples",
         ]
     ):
-        assert flags == WITH_ARRAYS, name
+        assert flags == IMMUTABLE_WITH_ARRAYS, name

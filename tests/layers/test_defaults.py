@@ -8,7 +8,7 @@ import pytest
 
 from gpuconv import layers
 from gpuconv.layers import LAYERS
-from tests.defaults import VALUE, defaults, expect_defaults, record_flags
+from tests.defaults import IMMUTABLE_VALUE, dataclass_flags, defaults, expect_defaults
 
 OURS = {name: kind for name, kind in LAYERS.items() if kind.__module__.startswith("gpuconv.")}
 
@@ -68,8 +68,8 @@ def test_every_layer_runs_for_inference_and_gives_the_gradient_of_its_input_by_d
         assert (defaults(kind)["name"], defaults(kind)["frozen"]) == (None, ()), name
 
 
-def test_layers_compare_by_identity_and_their_descriptions_are_immutable():
-    assert dict(record_flags(["layers.base:Variable"])) == {"layers.base:Variable": VALUE}
+def test_layers_compare_by_identity_and_declared_variables_are_immutable():
+    assert dict(dataclass_flags(["layers.base:Variable"])) == {"layers.base:Variable": IMMUTABLE_VALUE}
     for kind in OURS.values():
         if dataclasses.is_dataclass(kind):
             assert not kind.__dataclass_params__.eq, kind

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gpuconv.training import LossScale, optimizers
-from tests.defaults import VALUE, expect_defaults, record_flags
+from tests.defaults import IMMUTABLE_VALUE, dataclass_flags, expect_defaults
 
 DEFAULTS = {
     "training.callbacks": {"Curves": dict(seconds=30.0), "Checkpoints": dict(every=None)},
@@ -72,7 +72,7 @@ def test_every_default_is_the_documented_one():
 def test_records_are_immutable_and_optimizers_compare_by_identity():
     kinds = ("Constant", "Step", "MultiStep", "Exponential", "Polynomial", "Linear", "Cosine", "OneCycle", "Warmup")
     schedules = [f"training.schedules:{name}" for name in kinds]
-    for name, flags in record_flags(
+    for name, flags in dataclass_flags(
         [
             *schedules,
             "training.clip:Clip",
@@ -81,7 +81,7 @@ def test_records_are_immutable_and_optimizers_compare_by_identity():
             "training.stored:Kind",
         ]
     ):
-        assert flags == VALUE, name
+        assert flags == IMMUTABLE_VALUE, name
     for kind in (*optimizers.OPTIMIZERS.values(), LossScale):
         assert not kind.__dataclass_params__.eq, kind
         assert kind.__hash__ is object.__hash__, kind
