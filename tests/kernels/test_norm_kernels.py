@@ -1,12 +1,13 @@
 """Bias gradient and batch normalization, and the assignment of columns to threads that they share."""
 
+from contextlib import nullcontext
 from itertools import cycle
 
 import numpy as np
 import pytest
 
 from gpuconv import asarray, ops, to_numpy
-from gpuconv.algorithms import serving
+from gpuconv.algorithms import UnservedError, serving
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.ops import column_reduce, norm
 from gpuconv.backends.cuda.runtime.outputs import THREADS
@@ -512,7 +513,9 @@ def test_backward_sums_of_every_algorithm_agree_with_the_oracle(device, monkeypa
     for dtype, tf32 in (("float32", False), ("float32", True), ("float16", False)):
         for algorithm in serving("tf32" if tf32 else dtype):
             if "conv2d_dgrad" in algorithm.kernels and (device == "emulated" or algorithm.proved):
-                assert_norm_below(device, BELOW[name], dtype, algo=algorithm.name, tf32=tf32)
+                refused = algorithm.cluster > 1 and name == "single numbers"  # clusters move only 16 bytes at once
+                with pytest.raises(UnservedError) if refused else nullcontext():
+                    assert_norm_below(device, BELOW[name], dtype, algo=algorithm.name, tf32=tf32)
 
 
 def test_backward_sums_of_every_activation_agree_with_the_oracle(device):
