@@ -208,7 +208,7 @@ class EveryThird(Shadow):
         self.steps_asked_about += 1
         return super().due() and self.steps_asked_about % 3 == 0
 
-    def _drawn(self):
+    def _draw_sites(self):
         return set(self._sizes)
 
     @contextlib.contextmanager
