@@ -243,12 +243,14 @@ def test_any_pool_equals_the_loop(pool, special, count_include_pad):
 
     dy = values(y.shape, 1)
     dx = ops.max_pool2d_backward(dy, argmax, input_shape=shape, **options)
-    slow = np.zeros(shape)
+    slow, magnitude = np.zeros(shape), np.zeros(shape)
     (sh, sw), ((top, _), (left, _)) = options["stride"], options["padding"]
     for n, p, q, c in np.ndindex(y.shape):
         r, s = divmod(int(argmax[n, p, q, c]), options["kernel_size"][1])
-        slow[n, p * sh + r - top, q * sw + s - left, c] += dy[n, p, q, c]
-    np.testing.assert_allclose(dx, slow, rtol=1e-13)
+        place = n, p * sh + r - top, q * sw + s - left, c
+        slow[place] += dy[n, p, q, c]
+        magnitude[place] += abs(dy[n, p, q, c])
+    assert (abs(dx - slow) <= 1e-13 * magnitude).all()  # the order of a sum is open, and gradients may cancel
 
     finite = np.nan_to_num(x, posinf=3, neginf=-3)
     y = ops.avg_pool2d(finite, **options, count_include_pad=count_include_pad)
