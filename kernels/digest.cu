@@ -83,7 +83,7 @@ __device__ Sums reduce(const Sums& own) {
 
 extern "C" __global__ void __launch_bounds__(256)
 tensor_digest(double* digest, Sums* partials, uint32* done, const void* x, const void* before, int64 count, int32 kind) {
-    __shared__ bool last;
+    __shared__ bool is_last_block;
     Sums own;
     switch (kind) {
         case 0: own = sums_of<float16>(x, before, count); break;
@@ -95,10 +95,10 @@ tensor_digest(double* digest, Sums* partials, uint32* done, const void* x, const
     if (threadIdx.x == 0) {
         partials[blockIdx.x] = own;
         __threadfence();
-        last = atomicInc(done, gridDim.x - 1) == gridDim.x - 1;
+        is_last_block = atomicInc(done, gridDim.x - 1) == gridDim.x - 1;
     }
     __syncthreads();
-    if (!last) return;
+    if (!is_last_block) return;
     __threadfence();
     Sums all;
     for (uint32 i = threadIdx.x; i < gridDim.x; i += blockDim.x) {

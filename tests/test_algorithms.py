@@ -98,7 +98,7 @@ def test_a_launch_reports_its_algorithm():
     assert algorithms.of_launch("relu_forward_simt", {"DTYPE": "float32"}) is None
 
 
-# --- names that with_old_names versions stored ----------------------------------------------------------
+# --- names that older versions stored -------------------------------------------------------------------
 
 RENAMED = {"first-256x64": "few_channels-256x64", "first-256x32": "few_channels-256x32"}
 renamed = pytest.mark.parametrize(("old", "new"), RENAMED.items())

@@ -125,7 +125,7 @@ class Shadow:
 
     def _seconds_left(self) -> float:
         """Seconds that may be spent now. Some are reserved: for the start of the worker, for the pending checks, and,
-        as many as the longest check seconds, in case a check takes longer than expected."""
+        as many as the longest check took, in case a check takes longer than expected."""
         starts = START if self._worker and not self._ready else 0.0
         reserved = starts + sum(expected for *_, expected, _ in self._pending)
         return self.share * self.elapsed - self.spent - reserved - max(self._longest.values(), default=CALL)

@@ -46,10 +46,19 @@ def test_the_hash_is_one_of_bytes_whatever_the_shape_and_layout():
         hash_of(x) == hash_of(x.reshape(-1)) == hash_of(x.view(np.float64)) == hash_of(np.pad(x, 1)[1:-1, 1:-1, 1:-1])
     )
     assert hash_of(x.transpose(2, 0, 1)) == hash_of(np.ascontiguousarray(x.transpose(2, 0, 1))) != hash_of(x)
-    large = np.arange(300_001, dtype=np.float32)  # more than a block
-    whole, half = hash_of(large), 2 * (len(large) // 4)
-    swapped = np.concatenate([large[half : 2 * half], large[:half], large[2 * half :]])
-    assert whole != hash_of(swapped)
+
+
+def test_the_hash_depends_on_the_place_of_every_block_and_sums_cover_all_of_them():
+    """NumPy's code reads blocks of 2**18 bytes, which are 2**16 of these numbers."""
+    large = np.arange(3 * 2**16 + 1, dtype=np.float32)
+    swapped = np.concatenate([large[2**16 : 2**17], large[: 2**16], large[2**17 :]])
+    assert hash_of(large) != hash_of(swapped)
+    last = len(large) - 1
+    assert list(ops.digest(large, large + 1)[2:]) == [
+        last * (last + 1) / 2,
+        pytest.approx(last * (last + 1) * (2 * last + 1) / 6, rel=1e-12),
+        last + 1,
+    ]
 
 
 @pytest.mark.parametrize("dtype", FLOAT_NAMES)

@@ -258,7 +258,7 @@ def test_processes_that_a_command_left_running_are_ended(gate):
 
 
 def test_a_command_that_cannot_be_killed_is_abandoned(gate, monkeypatch):
-    """As a process cannot that is blocked in a driver."""
+    """A process that is blocked in a driver cannot be killed."""
     monkeypatch.setattr(commands, "GRACE", 0.1)
     with monkeypatch.context() as patch:
         patch.setattr(commands, "_signal", lambda process, how: None)
