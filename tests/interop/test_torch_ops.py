@@ -11,6 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import gpuconv.torch as ours  # noqa: E402
+from gpuconv import ops  # noqa: E402
 
 nn, functional = torch.nn, torch.nn.functional
 
@@ -122,13 +123,13 @@ def test_replaced_modules_keep_their_parameters_and_give_the_same_results():
 
 def test_channels_last_is_not_copied(monkeypatch):
     seen = []
-    conv2d = ours.ops.conv2d
+    conv2d = ops.conv2d
 
     def recorded(x, *arrays, **options):
         seen.append(x)
         return conv2d(x, *arrays, **options)
 
-    monkeypatch.setattr(ours.ops, "conv2d", recorded)
+    monkeypatch.setattr(ops, "conv2d", recorded)
     x = volume(2, 3, 5, 5).to(memory_format=torch.channels_last)
     conv = ours.Conv2d(3, 4, 3, dtype=torch.float64)
     y = conv(x)

@@ -1,0 +1,23 @@
+"""gpuconv's operations as PyTorch operators with gradients, for PyTorch's tensors and layout::
+
+    net = gpuconv.torch.replace(net)          # every Conv2d and Linear inside runs our kernels
+    y = gpuconv.torch.conv2d(x, w, padding=1)  # or one call
+
+Tensors share memory with our arrays. Volumes are NCHW; in channels_last memory, which results have, our kernels read
+them as NHWC without a copy. CUDA tensors run on PyTorch's current stream, CPU tensors on "numpy", or on "emulated"
+inside ``with gpuconv.torch.cpu_device("emulated")``. `torch.compile` leaves each operator as it is.
+"""
+
+try:
+    import torch  # noqa: F401
+except ImportError as error:
+    raise ImportError("gpuconv.torch needs PyTorch; see pytorch.org for its installation") from error
+
+from gpuconv.torch.activation import ACTIVATIONS
+from gpuconv.torch.conv import conv2d
+from gpuconv.torch.linear import linear
+from gpuconv.torch.modules import Conv2d, Linear, replace
+from gpuconv.torch.pool import avg_pool2d, max_pool2d
+from gpuconv.torch.tensors import cpu_device
+
+__all__ = ["ACTIVATIONS", "Conv2d", "Linear", "avg_pool2d", "conv2d", "cpu_device", "linear", "max_pool2d", "replace"]

@@ -1,0 +1,30 @@
+"""PyTorch operators in the namespace `gpuconv`, and the shapes of their outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def operator(
+    name: str, schema: str, fake: Callable[..., object]
+) -> Callable[[Callable[..., object]], torch.library.CustomOpDef]:
+    """Register a function as the operator gpuconv::name."""
+
+    def register(function: Callable[..., object]) -> torch.library.CustomOpDef:
+        made = torch.library.custom_op(f"gpuconv::{name}", function, mutates_args=(), schema=schema)
+        made.register_fake(fake)
+        return made
+
+    return register
+
+
+def empty_volume(like: Tensor, *shape: int) -> Tensor:
+    """A volume with the strides that the kernels produce, for PyTorch's shape inference."""
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+
+
+def window_count(size: int, kernel: int, stride: int, padded: int, dilation: int = 1) -> int:
+    return (size + padded - dilation * (kernel - 1) - 1) // stride + 1

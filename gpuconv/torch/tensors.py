@@ -1,0 +1,77 @@
+"""Between PyTorch's tensors and our arrays, which share memory: devices, streams and layouts."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpuconv import backends
+from gpuconv.interop.torch import as_tensor, host_array
+from gpuconv.names import lookup
+from gpuconv.types import Array
+
+_cpu_device: ContextVar[str] = ContextVar("the device that CPU tensors run on", default="numpy")
+
+
+@contextlib.contextmanager
+def cpu_device(name: str) -> Iterator[None]:
+    """A context in which operators on CPU tensors run on another device; backward too, if called inside.
+
+    Args:
+        name: "numpy", which is the default outside, or "emulated".
+
+    Raises ValueError for another name.
+    """
+    name = lookup("device of CPU tensors", name, {"numpy": "numpy", "emulated": "emulated"})
+    token = _cpu_device.set(name)
+    try:
+        yield
+    finally:
+        _cpu_device.reset(token)
+
+
+def run(op: Callable[..., Any], *tensors: Tensor | None, **options: Any) -> Any:
+    """Run one of our ops on tensors in our layout; returned arrays become tensors that share their memory."""
+    with _current_stream(tensors[0]):
+        made = op(*(None if each is None else _array(each) for each in tensors), **options)
+        return tuple(map(_tensor, made)) if isinstance(made, tuple) else _tensor(made)
+
+
+def _array(tensor: Tensor) -> Array:
+    if tensor.layout != torch.strided:
+        raise TypeError(f"tensors must be dense, received one of layout {tensor.layout}; tensor.to_dense() makes one")
+    tensor = tensor.detach().contiguous()
+    if tensor.device.type == "cuda":
+        return backends.asarray(tensor)
+    return backends.asarray(host_array(tensor, "a tensor"), _cpu_device.get())
+
+
+def _tensor(array: Array) -> Tensor:
+    if backends.device_of(array).startswith("cuda"):
+        return torch.from_dlpack(array)
+    return as_tensor(backends.to_numpy(array))
+
+
+def _current_stream(tensor: Tensor | None) -> contextlib.AbstractContextManager[object]:
+    """A context in which PyTorch's current stream is CuPy's."""
+    if tensor is None or tensor.device.type != "cuda":
+        return contextlib.nullcontext()
+    import cupy
+
+    stack = contextlib.ExitStack()
+    stack.enter_context(cupy.cuda.Device(tensor.device.index))
+    stack.enter_context(cupy.cuda.ExternalStream(torch.cuda.current_stream(tensor.device).cuda_stream))
+    return stack
+
+
+def nhwc(tensor: Tensor) -> Tensor:
+    return tensor.permute(0, 2, 3, 1)
+
+
+def nchw(tensor: Tensor) -> Tensor:
+    return tensor.permute(0, 3, 1, 2)
