@@ -113,8 +113,8 @@ def test_a_sample_depends_on_its_position_not_on_its_batch(images, labels):
 def test_an_offset_may_be_an_array_of_one_element(images, labels):
     indices = np.arange(5)
     options = {"mean": MEAN, "std": STD, "shift": 2}
-    given, _ = ops.load_batch(images, labels, indices, offset=np.array([77]), **options)
-    np.testing.assert_array_equal(given, ops.load_batch(images, labels, indices, offset=77, **options)[0])
+    by_array, _ = ops.load_batch(images, labels, indices, offset=np.array([77]), **options)
+    np.testing.assert_array_equal(by_array, ops.load_batch(images, labels, indices, offset=77, **options)[0])
 
 
 def test_alternating_flips_show_every_image_both_ways(images, labels):
@@ -134,7 +134,7 @@ def test_alternating_flips_show_every_image_both_ways(images, labels):
 
 
 def test_draws_are_uniform():
-    """One bright pixel near the middle shows which flip and shift an image got."""
+    """One bright pixel, left of the middle and never shifted out, shows which flip and shift an image got."""
     n, shift = 6000, 2
     image = np.zeros((1, 11, 13, 1), np.uint8)
     image[0, 5, 2, 0] = 255

@@ -41,7 +41,7 @@ def test_batch_norm_in_training_gives_the_values_computed_by_hand():
     np.testing.assert_allclose(running[1], [1.5 + 0.25 * 4, 1.5 + 0.25 * 100])  # the unbiased variance: 8/2, 200/2
 
 
-def test_inference_takes_and_keeps_the_running_statistics():
+def test_inference_uses_the_running_statistics_and_does_not_change_them():
     x, running = np.array([[3.0], [7.0]]), (np.array([5.0]), np.array([3.0]))
     y, mean, inv_std = batch_norm(x, running=running, training=False, eps=1.0)
     np.testing.assert_array_equal(y, [[-1], [1]])
@@ -79,12 +79,12 @@ def test_gradients_agree_with_numerical_ones(shape, training):
 
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_gradients_after_an_addend_agree_with_numerical_ones(shape, activation):
+def test_gradients_with_an_addend_agree_with_numerical_ones(shape, activation):
     x, addend, dy = signed(shape) * 2 + 1, signed(shape, 1), signed(shape, 2)
     gamma, beta = signed(shape[-1], 3), signed(shape[-1], 4)
 
-    def forward(after=activation):
-        return batch_norm(x, gamma, beta, training=True, eps=1e-2, activation=after, addend=addend)
+    def forward(applied=activation):
+        return batch_norm(x, gamma, beta, training=True, eps=1e-2, activation=applied, addend=addend)
 
     y, mean, inv_std = forward()
     saved = y if activation == "relu" else forward(None)[0]
@@ -141,8 +141,7 @@ def test_every_dtype_is_within_its_bound(dtype):
     g, b = gamma.astype(np.float64), beta.astype(np.float64)
     expected, exact_mean, exact_inv_std = batch_norm(exact, g, b, training=True)
     unit = UNIT_ROUNDOFF["float64" if dtype == "float64" else "float32"]
-    # Sums of m terms, on values a few standard deviations wide.
-    reduced = 8 * m * unit
+    reduced = 8 * m * unit  # the error of a sum of m values, each at most a few standard deviations from the mean
     assert_within(mean, exact_mean, reduced)
     assert_within(inv_std, exact_inv_std, reduced * exact_inv_std)
     assert_within(y, expected, UNIT_ROUNDOFF[dtype] * abs(expected) + 8 * reduced)

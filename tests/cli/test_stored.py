@@ -118,7 +118,7 @@ def test_evaluate_warns_of_changed_data_and_resume_refuses_it(work, capsys, chan
     assert "gpuconv: warning: the data differs from that of the run, which had " in output
     assert "it may have been trained on some of these test images" in output
     seen = [image.tobytes() in trained for image in named.load("folder:photos")[1].images]
-    assert any(seen) == (change == "renamed")
+    assert any(seen) == (change == "renamed")  # the split follows from the names, so only then test images were seen
     before = {path: path.read_bytes() for path in (work / "run").iterdir()}
     output = on_numpy(capsys, "train", "--resume", "run", "--data", "folder:photos", status=2)
     assert "cannot be continued with other settings: train." in output or "settings: test." in output
@@ -237,7 +237,8 @@ def test_an_invalid_entry_gives_an_error_of_one_line_in_every_command(work, caps
             assert "last.safetensors" in output
 
 
-NETS = [  # an entry of the config, the new value that gives no net or not the net of the weights, the message
+# An entry of the config, a new value, and the message: with it the config describes no net, or not that of the weights.
+NETS = [
     ("net.layers.1.out_channels", 10**15, "of another net"),
     ("net.layers.1.out_channels", -1, "net: "),
     ("net.layers.1.layer", "Conv3D", "unknown layer 'Conv3D'; did you mean 'Conv2D'"),

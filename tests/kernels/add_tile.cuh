@@ -1,9 +1,9 @@
-// In the place of a wgmma, for kernels with planted faults: a warpgroup adds a tile of numbers to its sums.
+// A stand-in for wgmma in kernels with planted faults: each warpgroup adds a tile of numbers to its sums.
 #pragma once
 
 #include "warpgroup.cuh"
 
-constexpr int TILE = 512;  // numbers; a lane of a warpgroup takes four
+constexpr int TILE = 512;  // numbers: four for each thread of a warpgroup
 
 #ifdef GPUCONV_EMULATOR
 namespace emulated {

@@ -51,7 +51,7 @@ def softmax_parts(logits):
 @cases
 def test_softmax_is_within_its_bound(device, rng, shape, dtype):
     x, _ = scores_and_labels(rng, shape, dtype)
-    z, _, p = softmax_parts(x)  # the exponent's rounding is the power's relative error
+    z, _, p = softmax_parts(x)  # rounding z by an absolute error changes exp(z) by the same relative error
     assert_within(on_device("softmax", device, x), p, sum_bound(dtype, shape[1] + 8, p * (1 + np.abs(z))))
 
 
@@ -166,7 +166,7 @@ def test_metrics_of_soft_targets_equal_counts_by_hand(device, dtype):
     targets = np.array([[0, 0.5, 0.5], [0.6, 0.2, 0.2], [0.4, 0.4, 0.2], [np.nan, 0, 1]]).astype(as_dtype(dtype))
     totals = asarray(np.zeros(4), device)
     ops.add_metrics(totals, *(asarray(a, device) for a in (np.float32(2.5), scores, targets)))
-    np.testing.assert_array_equal(to_numpy(totals), [4 * 2.5, 3, 4, 1])  # loss, right ones, samples, batches
+    np.testing.assert_array_equal(to_numpy(totals), [4 * 2.5, 3, 4, 1])  # loss, correct predictions, samples, batches
 
 
 @cases

@@ -28,7 +28,7 @@ _INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?\w+ )?\s*([A-Z][\w.]*)")
 
 @dataclass(frozen=True)
 class Function:
-    """A kernel's machine code: the count of each instruction, and the source line of each."""
+    """A kernel's machine code: for each kind of instruction, how many there are, and their source lines."""
 
     count: Counter[str]
     lines: dict[str, set[tuple[str, int]]]
@@ -174,10 +174,10 @@ def test_the_main_loop_has_one_fma_per_product_and_wide_loads(file, dtype, arch)
     narrow = {line for name, lines in function.lines.items() if re.match(r"LDS(?!\.128)", name) for line in lines}
     text = (source.directory() / "gemm_simt.cuh").read_text().splitlines()
     assert all("rows[row][side]" in text[line - 1] for _, line in narrow)  # the columns' sums, after the loop
-    if dtype == "float32":  # three blocks a multiprocessor; three loads a step, and three before the first
+    if dtype == "float32":
         (resources,) = compiled(variant, arch).resources.values()
-        assert resources.registers <= 168
-        assert function.any(r"LDG\.E\.128.*") >= 6
+        assert resources.registers <= 168  # three blocks fit on a multiprocessor
+        assert function.any(r"LDG\.E\.128.*") >= 6  # three before the loop, and three in each step
     assert function.any(r"LDG\.E\.128.*")
     assert function.any(r"STG\.E\.128.*")
 
@@ -205,7 +205,7 @@ def test_the_main_loop_on_tensor_cores_has_no_needless_instruction(direction, ar
     assert function.any(r"HMMA\..*") == steps * (warp_m // 16) * (warp_n // 8)
     transposed = {"fprop": (), "dgrad": (warp_n,), "wgrad": (warp_m, warp_n)}[direction] if arithmetic == "tf32" else ()
     assert function.any(r"LDSM\..*") == steps * (warp_m + warp_n - sum(transposed)) // 16
-    assert function.any(r"LDS\.128") >= steps * sum(transposed) // 16  # others read tables
+    assert function.any(r"LDS\.128") >= steps * sum(transposed) // 16  # more, since tables are read too
     chunks = (algorithm.block_m + algorithm.block_n) * 4 // algorithm.threads
     assert function.any(r"LDGSTS\..*128.*") == chunks * (stages - 1 + stages)  # before the loop and in it
     assert function.any(r"STG\.E\.128.*")

@@ -26,13 +26,13 @@ from tests.tolerance import assert_within
 PAD = ((1, 1), (1, 1))
 FEW = conv(2, 7, 9, 8, 8, (3, 3), padding=PAD)  # four taps a tile
 TWENTY_FOUR = conv(2, 9, 11, 24, 40, (3, 2), padding=((1, 1), (0, 2)), dilation=(2, 1))  # tiles in several taps
-WHOLE = conv(1, 8, 8, 64, 64, (3, 3), padding=PAD)  # every tile in one tap
+ONE_TAP_A_TILE = conv(1, 8, 8, 64, 64, (3, 3), padding=PAD)
 STRIDED = conv(2, 11, 9, 24, 16, (3, 4), stride=(2, 3), padding=((2, 0), (1, 3)), dilation=(1, 2))
 ABOVE_THE_FILTER = conv(1, 9, 10, 16, 8, (2, 1), stride=(3, 2))  # phases without taps
 SQUARE_7 = conv(1, 12, 13, 8, 16, 7, stride=2, padding=((3, 3), (3, 2)))
 LONG = conv(1, 3, 40, 8, 8, (2, 29), padding=((1, 0), (14, 14)))  # as many rows and columns as a mask has bits
 ONE_BY_ONE = conv(3, 5, 7, 40, 24, (1, 1))
-WITH_TAP_TABLE = [FEW, TWENTY_FOUR, WHOLE, STRIDED, ABOVE_THE_FILTER, SQUARE_7, LONG, ONE_BY_ONE]
+WITH_TAP_TABLE = [FEW, TWENTY_FOUR, ONE_TAP_A_TILE, STRIDED, ABOVE_THE_FILTER, SQUARE_7, LONG, ONE_BY_ONE]
 
 # Too many taps, or too many rows and columns, for a table: every chunk address is computed.
 WITHOUT_TAP_TABLE = [
@@ -53,9 +53,9 @@ def options(arithmetic: str):
     return ("float32", dict(tf32=True)) if arithmetic == "tf32" else (arithmetic, {})
 
 
-def products(case: Conv2dProblem):
-    """For each operand of each direction: the kernel of tiles.cu, the side of the tile that it fills, the lengths of
-    this side and of the depth, and the phase."""
+def operands(case: Conv2dProblem):
+    """For each operand of each direction: its kernel in tiles.cu, the side of the output tile that it spans ("m" or
+    "n"), its length along this side and along the depth, and the phase."""
     n, p, q, k = case.y_shape
     taps, pixels = int(np.prod(case.kernel_size)) * case.c, n * p * q
     yield "fprop_x", "m", pixels, taps, (0, 0)
@@ -86,12 +86,12 @@ def tiles(algorithm: str, arithmetic: str):
 def assert_same_addresses(
     device: str, case: Conv2dProblem, algorithm: str, arithmetic: str, rng: np.random.Generator, count: int = 3
 ) -> int:
-    """Checks that the iterators give the addresses of the matrices, for all operands of a case, from both ends and from
-    `count` random positions on. Returns the furthest offset."""
+    """Checks that the iterators give the addresses of the matrices, for all operands of a case. They start at both ends
+    and at `count` random positions of each side. Returns the largest offset."""
     tile, dtype = find(algorithm, arithmetic), as_dtype(options(arithmetic)[0])
     module, struct = tiles(algorithm, arithmetic), packed(case, 1)
     tensor, tile_count, furthest = asarray(np.zeros(8, dtype), device), 5, -1
-    for kernel, side, size, depth, phase in products(case):
+    for kernel, side, size, depth, phase in operands(case):
         block = tile.block_m if side == "m" else tile.block_n
         last = max(0, ceil_div(depth, tile.block_k) - 3) * tile.block_k
         sides = {0, (size - 1) // block * block, *(int(i) // block * block for i in rng.integers(0, size, count))}
@@ -169,7 +169,7 @@ def test_filters_with_more_taps_than_the_table_holds_agree_with_the_oracle(devic
 def test_filters_within_the_limits_of_the_tap_table_use_it():
     assert all(fits_tap_table(case, 1) for case in [*WITH_TAP_TABLE, LARGE, MANY_FILTERS])
     assert not any(fits_tap_table(case, 1) for case in WITHOUT_TAP_TABLE)
-    # Two rows further is 2 * dilation * 40,000 * 4096 elements of x, or of dy.
+    # The outer taps are 2 * dilation * 40,000 * 4096 elements of x, or of dy, apart; the table holds 32-bit offsets.
     assert fits_tap_table(conv(1, 13, 40_000, 4096, 8, 3, padding=PAD, dilation=(6, 1)), 1)
     assert not fits_tap_table(conv(1, 15, 40_000, 4096, 8, 3, padding=PAD, dilation=(7, 1)), 1)
     assert not fits_tap_table(conv(1, 15, 40_000, 8, 4096, 3, padding=PAD, dilation=(7, 1)), 1)

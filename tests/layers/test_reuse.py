@@ -247,7 +247,7 @@ def test_layers_before_the_first_trained_one_get_no_backward():
     assert backwards() == 5
 
 
-def test_frozen_is_stored_in_the_config_as_given():
+def test_frozen_takes_names_of_variables_and_is_kept_in_configs_and_copies():
     conv = Conv2D(2, 3)
     conv.frozen = True
     assert conv.frozen is True

@@ -195,7 +195,7 @@ def test_an_array_in_pytorchs_layout_gets_a_hint(net, x):
         net(x[0])
 
 
-def test_short_names_of_precisions_are_dtypes():
+def test_dtype_takes_short_names_of_precisions():
     net = Sequential([Input((4, 4, 1)), Flatten(), Linear(2)], dtype="fp16")
     assert net.precision == "float16"
     assert net.to(dtype="bf16").precision == "bfloat16"

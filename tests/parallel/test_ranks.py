@@ -53,7 +53,8 @@ def test_a_run_is_resumed_with_another_number_of_ranks(tmp_path):
 
 
 def bisected(tmp_path, *options):
-    """The finished `gpuconv bisect`, on one process, of two runs of two ranks with other learning rates."""
+    """The JSON document of `gpuconv bisect` for two runs on two ranks, which differ in their learning rates. Bisect
+    itself runs on one process."""
     for name, rate in (("a", "0.05"), ("b", "0.5")):
         done = mpiexec.train(2, *TINY, *options, "--lr", rate, "--digests", "--run-dir", tmp_path / name)
         assert done.returncode == 0, done.stderr
@@ -79,13 +80,13 @@ def test_two_runs_of_two_ranks_without_shards_are_compared_but_not_repeated(tmp_
 
 
 def test_two_ranks_send_each_parameter_once_a_step(tmp_path):
-    """A rank of R sends 2 (R - 1) / R of the array, for two ranks all of it: 411 parameters and 8 running statistics in
-    float32, and four float64 sums, in each of 9 steps."""
+    """Each of R ranks sends 2 (R - 1) / R of the array, so each of two ranks sends all of it: in each of 9 steps, 411
+    parameters and 8 running statistics in float32, and four float64 sums."""
     assert f"sent {9 * (4 * (411 + 8) + 4 * 8)}\n" in program(2, "numpy", tmp_path / "run", shards=4)
 
 
 def test_batch_norm_over_all_ranks_sends_four_numbers_a_channel(tmp_path):
-    """The net has four channels. The running statistics, sent in the test above, are not."""
+    """The net has four channels. Unlike in the test above, its running statistics are not sent."""
     sent = 9 * (4 * 411 + 4 * 8 + 4 * 4 * 4)
     assert f"sent {sent}\n" in program(2, "synchronized", tmp_path / "run")
     settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]

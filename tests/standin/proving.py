@@ -122,7 +122,7 @@ def _out_of_bounds(out, inputs, count: int) -> None:
 
 
 def _changed_input(out, inputs, count: int) -> None:
-    """Changes an input in the last run on random numbers, so that all these runs give the same bits."""
+    """Changes an input after the last run on random numbers, so that the results of these runs do not show it."""
     if count == RUNS:
         inputs[0].reshape(-1)[:1].fill(0.5)
 

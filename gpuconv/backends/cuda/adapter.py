@@ -77,14 +77,12 @@ class CudaDevice:
         from gpuconv.algorithms import ALGORITHMS
 
         model = self._cupy.cuda.runtime.getDeviceProperties(self._index)["name"].decode()
-        capability, needed = (
-            int(self._device.compute_capability),
-            min(filter(None, (each.capability for each in ALGORITHMS))),
-        )
+        capability = int(self._device.compute_capability)
+        needed = min(each.capability for each in ALGORITHMS if each.capability)
         text = f"{model}, compute capability {capability / 10:.1f}"
-        return (
-            text if capability >= needed else f"{text}, convolutions without tensor cores (from {needed / 10:.1f} on)"
-        )
+        if capability < needed:
+            text += f", convolutions without tensor cores (from {needed / 10:.1f} on)"
+        return text
 
     def from_host(self, x: np.ndarray) -> Array:
         with self._device:

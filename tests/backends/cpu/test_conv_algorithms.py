@@ -22,10 +22,10 @@ ALGORITHMS = {
     "no row reuse": {"MOST_FILTERS": NONE},
     "row reuse": {"MOST_FILTERS": ANY, "MAX_CHANNELS": NONE},
     "row reuse of wide filters": {"MOST_FILTERS": ANY, "MAX_WIDTH": 13, "MAX_CHANNELS": ANY},
-    "shared": {"MOST_CELLS": ANY, "MOST_CHANNELS": NONE},
-    "not shared": {"MOST_CELLS": NONE},
+    "one copy for both gradients": {"MOST_CELLS": ANY, "MOST_CHANNELS": NONE},
+    "a copy for each gradient": {"MOST_CELLS": NONE},
     "small blocks": {"MOST_BLOCK_BYTES": 600, "MOST_FILTERS": NONE},
-    "parts": {"LEAST_BYTES": 1, "libraries": lambda: [Blas()]},
+    "batch in three parts": {"LEAST_BYTES": 1, "libraries": lambda: [Blas()]},
 }
 MODULE_OF = {
     "MAX_CHANNELS": wide_filters,
@@ -76,7 +76,7 @@ def test_a_nonfinite_input_affects_only_the_windows_that_read_it(value, algorith
     np.testing.assert_array_equal(np.isfinite(dx), ~reads[..., :2])
 
 
-@pytest.mark.parametrize("algorithm", ["chosen", "shared", "not shared"])
+@pytest.mark.parametrize("algorithm", ["chosen", "one copy for both gradients", "a copy for each gradient"])
 @pytest.mark.parametrize("value", [np.inf, np.nan])
 @pytest.mark.parametrize("padding", [0, 1])
 def test_a_nonfinite_gradient_affects_only_the_taps_that_read_it(value, padding, algorithm, monkeypatch):
@@ -113,7 +113,7 @@ def row_reuse_blocks(monkeypatch):
 
 def test_row_reuse_blocks_hold_as_many_whole_images_as_fit(row_reuse_blocks, monkeypatch):
     case = convolution(5, 7, 6, 32, 40, (3, 2), padding=((1, 0), (2, 1)), dilation=(2, 1))
-    image_bytes = 8 * 7 * case.y_shape[2] * 2 * 32  # for each row and window what two taps see
+    image_bytes = 8 * 7 * case.y_shape[2] * 2 * 32  # 7 rows of float64 windows, each of two taps and 32 channels
     monkeypatch.setattr(correlate, "ROW_REUSE_BYTES", image_bytes * 5 // 2)
     check_by_definition(case)
     assert row_reuse_blocks[:3] == [2, 2, 1]
@@ -124,14 +124,14 @@ def test_row_reuse_blocks_hold_as_many_whole_images_as_fit(row_reuse_blocks, mon
 
 
 def test_row_reuse_splits_the_batch_as_im2col_does(row_reuse_blocks, monkeypatch):
-    force(monkeypatch, "parts")
+    force(monkeypatch, "batch in three parts")
     x, w = np.ones((6, 4, 4, 64)), np.ones((64, 3, 3, 64))
     monkeypatch.setattr(parallel, "LEAST_BYTES", 6 * 2 * 2 * 9 * 64 * 8 // 3)
     ops.conv2d(x, w)
     assert row_reuse_blocks == [2, 2, 2]
 
 
-def test_rows_that_just_fit_produce_every_row_of_a_larger_map(row_reuse_blocks, monkeypatch):
+def test_an_image_that_just_fits_in_a_block_gives_all_rows_of_a_larger_output(row_reuse_blocks, monkeypatch):
     case = convolution(2, 5, 5, 32, 32, 3)  # dx has 5 rows, dy has 3
     monkeypatch.setattr(correlate, "ROW_REUSE_BYTES", 8 * 3 * 5 * 3 * 32)
     check_by_definition(case)
@@ -169,7 +169,9 @@ def test_row_reuse_is_chosen_for_few_filters_relative_to_channels(taken, r, chan
         (False, 8, 16, {"stride": 2}),
     ],
 )
-def test_both_gradients_share_one_copy_unless_channels_are_few(shared, channels, k, options, monkeypatch):
+def test_both_gradients_share_one_copy_unless_filters_are_three_times_the_channels(
+    shared, channels, k, options, monkeypatch
+):
     calls, both = [], conv.correlate_both
     monkeypatch.setattr(conv, "correlate_both", lambda *args: calls.append(1) or both(*args))
     x, w = np.ones((1, 8, 8, channels)), np.ones((k, 3, 3, channels // options.get("groups", 1)))
@@ -180,7 +182,7 @@ def test_both_gradients_share_one_copy_unless_channels_are_few(shared, channels,
 
 def test_a_gradient_that_shares_the_wide_filter_copy_is_not_recomputed(monkeypatch):
     force(monkeypatch, "wide filters")
-    force(monkeypatch, "shared")
+    force(monkeypatch, "one copy for both gradients")
     folded, fold = [], correlate.fold_filters
     monkeypatch.setattr(correlate, "fold_filters", lambda *args: folded.append(1) or fold(*args))
     monkeypatch.setattr(conv, "correlate_gradient", None)

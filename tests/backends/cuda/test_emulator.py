@@ -367,7 +367,7 @@ def test_processes_that_start_at_once_compile_the_runtime_one_after_another(monk
 
     def compile_in_a_thread():
         thread = threading.Thread(
-            target=cxx.compile_library, args=("probe", "int probe = 2;\n"), kwargs={"alone": True}, daemon=True
+            target=cxx.compile_library, args=("probe", "int probe = 2;\n"), kwargs={"once": True}, daemon=True
         )
         thread.start()
         return thread

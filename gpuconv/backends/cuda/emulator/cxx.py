@@ -120,11 +120,11 @@ def _headers() -> list[str]:
 
 
 def compile_library(
-    name: str, text: str, defines: Mapping[str, str] | None = None, sanitize: str = "none", alone: bool = False
+    name: str, text: str, defines: Mapping[str, str] | None = None, sanitize: str = "none", once: bool = False
 ) -> Path:
     """The path of the shared library compiled from `text`, from the cache or compiled now.
 
-    alone: if several processes need it at the same time, one compiles it and the others wait.
+    once: if several processes need the library at the same time, one compiles it and the others wait.
     Raises HostCompilerError with the compiler's messages, which name the lines of the .cu file.
     """
     macros = [f"-D{macro}={value}" for macro, value in (defines or {}).items()]
@@ -143,7 +143,7 @@ def compile_library(
 
     key = ["emulator", version(), *options, *link, text, *_headers()]  # independent of the headers' folder
     store, label = cache.default(), f"{name}-{sanitize}"
-    with locks.held(_HERE) if alone and not store.find(label, key) else contextlib.nullcontext():
+    with locks.held(_HERE) if once and not store.find(label, key) else contextlib.nullcontext():
         return store.entry(label, key, fill) / "library.so"
 
 

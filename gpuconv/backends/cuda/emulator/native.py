@@ -44,7 +44,7 @@ class _Launch(ctypes.Structure):  # `Launch` of block.h
 @functools.cache
 def runtime() -> ctypes.CDLL:
     """The runtime library, compiled on first use. Raises HostCompilerError if that fails."""
-    path = cxx.compile_library("runtime", '#include "runtime.h"\n', alone=True)  # it takes seconds
+    path = cxx.compile_library("runtime", '#include "runtime.h"\n', once=True)  # compiling takes seconds
     library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)  # so that kernels find the runtime's functions
     library.gpuconv_allocate.argtypes = [ctypes.c_size_t, ctypes.c_int]
     library.gpuconv_allocate.restype = ctypes.c_void_p
@@ -130,8 +130,8 @@ _aim: Callable[[Sequence[Any], Sequence[str]], None] | None = None  # sets the w
 @contextlib.contextmanager
 def watched(memory: np.ndarray | ArgumentBytes, writer: Writer | None = None) -> Iterator[list[Writer | Touched]]:
     """A context in which kernels run checked, and every write to the bytes of `memory` is added to the yielded list, in
-    order. memory: a view of an emulated array, or bytes of an argument, which are others in each launch. writer: a
-    thread from an earlier watch; the list then also has a `Touched` for each buffer and shared variable that this
+    order. memory: a view of an emulated array, or bytes of an argument, wherever each launch has that argument. writer:
+    a thread from an earlier watch; the list then also has a `Touched` for each buffer and shared variable that this
     thread uses, after the writes of the launch. Raises RuntimeError inside another watch; a kernel that is launched
     unchecked in the context raises EmulatorError."""
     global _seen, _aim
@@ -162,7 +162,7 @@ def watched(memory: np.ndarray | ArgumentBytes, writer: Writer | None = None) ->
 
 
 def _report(library: Path) -> Iterator[Writer | Touched]:
-    """What the launch that has just ended adds to the watch. library: the kernel's."""
+    """The writers and touched buffers of the launch that has just ended. library: the kernel's, which has the lines."""
     for line in runtime().gpuconv_watched().decode(errors="replace").splitlines():
         what, *words = line.split("\t")
         if what == "touched" and len(words) == 5:
@@ -208,7 +208,7 @@ class EmulatedLibrary:
         cluster: int,
     ) -> None:
         """Run a kernel to its end. arguments: contiguous arrays, NumPy scalars, or None for a null pointer. cluster:
-        the blocks of a cluster, of which the grid's x is a multiple."""
+        the number of blocks in a cluster; the grid's x is a multiple of it."""
         chosen = settings()
         if _seen is not None and not self.checked:
             raise EmulatorError(f'a watch needs sanitize="checked", received "{chosen.sanitize}"')

@@ -43,12 +43,12 @@ _TILE_SCHEDULER = np.dtype(
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A product's algorithm, its tiles across (n), down (m) and in all batches, and split_k. The tiles down are a
-    multiple of the blocks of a cluster, so the last ones may have no rows.
+    """A product's algorithm, and how its result is divided into tiles and its depth into split_k parts.
 
-    cost: the estimated time, in multiply-adds of one multiprocessor. smem_bytes: dynamic shared memory per block.
-    blocks: number of thread blocks of a split; each takes one or several tiles. proof: how a GPU proved it, as text for
-    people; "" if it needs no proof.
+    across, down: the tiles along n and m. With clusters, down is a multiple of a cluster's blocks, so the last tiles
+    may have no rows. tiles: their number in all batches. cost: the estimated time, in multiply-adds of one
+    multiprocessor. smem_bytes: dynamic shared memory per block. blocks: number of thread blocks of a split; each takes
+    one or several tiles. proof: how a GPU proved it, as text for people; "" if it needs no proof.
     """
 
     algorithm: Algorithm
@@ -121,7 +121,7 @@ def _supported(product: Product, capability: int, proved: bool) -> tuple[Algorit
 
 
 def serves(product: Product, algorithm: Algorithm) -> bool:
-    """Whether an algorithm has a kernel for a product. Those in clusters move only 16 bytes at once."""
+    """Whether an algorithm has a kernel for a product. Kernels that run in clusters move only 16 bytes at once."""
     packed = product.k > 0 and all(product.macros.get(name, 1) > 1 for name in ("VECTOR_C", "VECTOR_K"))
     return product.kernel in algorithm.kernels and (algorithm.cluster == 1 or packed)
 
@@ -162,20 +162,20 @@ def _plans(product: Product, algorithm: Algorithm) -> Iterator[Plan]:
 
 
 def tiles_of(product: Product, algorithm: Algorithm) -> tuple[int, int]:
-    """The tiles across and down, those of whole clusters."""
-    across, below = ceil_div(product.n, algorithm.block_n), algorithm.cluster * algorithm.block_m
-    return across, ceil_div(product.m, below) * algorithm.cluster
+    """The numbers of tiles across and down; down is rounded up to whole clusters."""
+    cluster_rows = algorithm.cluster * algorithm.block_m
+    return ceil_div(product.n, algorithm.block_n), ceil_div(product.m, cluster_rows) * algorithm.cluster
 
 
 def _blocks(algorithm: Algorithm, across: int, tiles: int, split_k: int) -> int:
     """The number of blocks of a split: one for each tile or, if a block of the algorithm computes several tiles, as
-    many as run at once. It is a multiple of a cluster's blocks, and for few channels of the tiles across, so that a
-    block keeps its filters."""
+    many as run at once. It is a multiple of the number of blocks in a cluster; for few channels it is a multiple of the
+    tiles across, so that each block keeps its filters."""
     if not algorithm.resident:
         return tiles
     at_once = _MULTIPROCESSORS * algorithm.resident // split_k
-    together = across if algorithm in FEW_CHANNELS else algorithm.cluster
-    return min(tiles, max(1, at_once // together) * together)
+    multiple = across if algorithm in FEW_CHANNELS else algorithm.cluster
+    return min(tiles, max(1, at_once // multiple) * multiple)
 
 
 def _main_loop(product: Product, algorithm: Algorithm, blocks: int, depth: int) -> float:
@@ -190,11 +190,11 @@ def _main_loop(product: Product, algorithm: Algorithm, blocks: int, depth: int) 
     if not algorithm.issued:
         return busiest * outputs * (depth + _START_DEPTH) / (algorithm.rate * busy)
     at_once = blocks <= _MULTIPROCESSORS * algorithm.macros["MIN_BLOCKS"]
-    each = busiest if at_once else blocks / _MULTIPROCESSORS
-    hmma = outputs * depth / (16 * 8 * algorithm.block_k / 2) / SCHEDULERS  # each: 16 x 8 outputs, half a block_k deep
+    blocks_each = busiest if at_once else blocks / _MULTIPROCESSORS
+    hmma = outputs * depth / (16 * 8 * algorithm.block_k / 2) / SCHEDULERS  # an HMMA: 16 x 8 outputs, depth block_k / 2
     singly = product.kernel == "conv2d_wgrad" and product.macros.get("VECTOR_C") == 1
     issued = _INSTRUCTION_CLOCKS * algorithm.issued[product.kernel] * (_SINGLE_LOADS if singly else 1) + _HMMA_CLOCKS
-    return each * (_BLOCK_CLOCKS + hmma * issued / busy) * _MULTIPLY_ADDS_PER_CLOCK
+    return blocks_each * (_BLOCK_CLOCKS + hmma * issued / busy) * _MULTIPLY_ADDS_PER_CLOCK
 
 
 def _splits(product: Product, tiles: int) -> list[int]:
