@@ -35,7 +35,7 @@ class Recipe:
     @functools.cached_property
     def settings(self) -> run_settings.Settings:
         name, size = self.entry.workload
-        return run_settings.complete({"data": "synthetic", "model": name, "batch_size": size}, "airbench94")
+        return run_settings.with_recipe({"data": "synthetic", "model": name, "batch_size": size}, "airbench94")
 
     @functools.cached_property
     def loss(self):

@@ -320,3 +320,16 @@ def test_names_in_british_spelling_still_work():
     assert Dataset.relabelled is Dataset.relabeled
     assert FolderSamples.relabelled is FolderSamples.relabeled
     assert Augmentation(hue=0.1).colours == Augmentation(hue=0.1).colors
+
+
+def test_former_names_still_work():
+    from gpuconv import live, parallel
+    from gpuconv.data import Normalization
+    from gpuconv.data.normalization import looks_unnormalized
+    from gpuconv.layers import Flatten, part
+
+    assert Normalization.lacks is looks_unnormalized
+    assert parallel.started is parallel.launched_ranks
+    assert part.place_of is part.part_in_elements
+    assert live.Sets is live.DataSplits
+    assert Flatten().slid((2, 3, 4)) == Flatten().as_sliding((2, 3, 4))

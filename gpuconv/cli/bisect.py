@@ -115,7 +115,7 @@ def _compare_sides(options: argparse.Namespace) -> int:
         kernels = _kernels(options)
     if a == b and not kernels:
         raise UserError(f"A and B are both {options.a}; name two sides, or a --kernel for B")
-    settings = run_settings.complete(run_settings.given(options))
+    settings = run_settings.with_recipe(run_settings.from_options(options))
     steps = options.steps or 2
     with user_errors():
         train, _ = load(settings.data)

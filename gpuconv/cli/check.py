@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
     from gpuconv.data import Normalization, load
     from gpuconv.training import optimizers, schedules, user_data
 
-    settings = run_settings.complete(run_settings.given(options))
+    settings = run_settings.with_recipe(run_settings.from_options(options))
     loss = run_settings.read_loss(settings.loss)[1]
     with user_errors():
         train, _ = load(settings.data)

@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     process.tolerate_lost_stdout()
     with user_errors():
         live.expect_installed()
-    chosen = run_settings.given(options)
+    chosen = run_settings.from_options(options)
     if options.run_dir and options.repeat:
         raise UserError("RUN_DIR shows a run and --repeat repeats one; leave one of them out")
     stored = options.run_dir or options.repeat
@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
         nets.import_file(chosen.get("model"))
         session = partial(_session_of_run, options, stored)
     else:
-        session = partial(_new_session, options, run_settings.complete(chosen))
+        session = partial(_new_session, options, run_settings.with_recipe(chosen))
     live.serve(session, host=options.host, port=options.port, ready=_ready)
     return 0
 
@@ -85,7 +85,7 @@ def _new_session(options: argparse.Namespace, settings: run_settings.Settings) -
     with user_errors():
         data, test = load(settings.data, settings.test)
         train, validation = split_validation(settings, data)
-        sets = live.Sets(train, validation, test)
+        sets = live.DataSplits(train, validation, test)
     print_line("data", f"{train.name}: {len(train):,} images to train on, {len(test):,} to test on")
     device, why = _device(options)
     with user_errors():
@@ -134,10 +134,10 @@ def _session_of_run(options: argparse.Namespace, directory: str) -> Session:
     expect_normalization(found := run_of(settings, run_directory.settings_file))
     if started_in_python(settings):
         by_part = python_runs.sets(settings, options.data, options.test)
-        sets = live.Sets(by_part["train"], by_part.get("validation"), by_part.get("test", by_part["train"]))
+        sets = live.DataSplits(by_part["train"], by_part.get("validation"), by_part.get("test", by_part["train"]))
     else:
         train, test = load_data(found.settings, options.data, options.test)
-        sets = live.Sets(*split_validation(found.settings, train), test)
+        sets = live.DataSplits(*split_validation(found.settings, train), test)
     device, why = _device(options)
     with user_errors():
         last = state(checkpoint.load(run_directory.last).state, run_directory.last)

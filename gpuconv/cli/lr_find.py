@@ -58,8 +58,8 @@ def run(options: argparse.Namespace) -> int:
         raise UserError(f"the rate rises: --from must be below --to, received {options.start:g} and {options.end:g}")
     if options.out and not (existing := next(filter(Path.exists, [options.out, *options.out.parents]))).is_dir():
         raise UserError(f"--out {options.out} must be a folder, and {existing} is none")
-    chosen = run_settings.given(options)
-    settings = run_settings.complete(chosen)
+    chosen = run_settings.from_options(options)
+    settings = run_settings.with_recipe(chosen)
     with user_errors():
         images, _ = load(settings.data)
     print_line("data", f"{images.name}: {len(images):,} images to train on")

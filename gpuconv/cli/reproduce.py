@@ -76,7 +76,7 @@ def count_correct(device: str, precision: str, seed: int) -> int:
     from gpuconv.data import Augmentation, Loader, Normalization, digits
     from gpuconv.training import Trainer, evaluate
 
-    settings = run_settings.complete(
+    settings = run_settings.with_recipe(
         {"model": "digits-net", "seed": seed, "precision": precision, "epochs": epochs(device)}
     )
     train, test = digits.load()

@@ -75,7 +75,7 @@ class Settings:
         return ", ".join(parts)
 
 
-def given(options: argparse.Namespace) -> Record:
+def from_options(options: argparse.Namespace) -> Record:
     """The settings given on the command line, with full names of the net and the data.
 
     Raises UserError for unknown names.
@@ -113,7 +113,7 @@ def override(config: Record, chosen: Record) -> Record:
     return file | chosen
 
 
-def complete(chosen: Record, name: str | None = None) -> Settings:
+def with_recipe(chosen: Record, name: str | None = None) -> Settings:
     """The chosen settings, completed by the recipe of this name, by default the net's.
 
     Raises UserError for invalid values.

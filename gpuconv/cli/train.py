@@ -121,7 +121,7 @@ def run(options: argparse.Namespace, watchers: Sequence[Callback] = ()) -> int:
     from gpuconv import parallel
 
     with user_errors():
-        ranks = parallel.started(options.device, options.rank_timeout)
+        ranks = parallel.launched_ranks(options.device, options.rank_timeout)
         options.device = ranks.own(options.device)
     with ranks.reporting_errors(), process.silent(ranks.rank > 0):
         try:
@@ -142,7 +142,9 @@ def _train(options: argparse.Namespace, ranks: Ranks, watchers: Sequence[Callbac
             callbacks = [*loggers(options), *watchers]
         return python_runs.resume(options, chosen, callbacks, ranks)
     settings = ranks.first(
-        lambda: settings_to_resume(options.resume, chosen) if options.resume else run_settings.complete(chosen, recipe)
+        lambda: (
+            settings_to_resume(options.resume, chosen) if options.resume else run_settings.with_recipe(chosen, recipe)
+        )
     )
     given = options.resume or options.run_dir
 
@@ -209,7 +211,7 @@ def _chosen_settings(options: argparse.Namespace) -> tuple[dict[str, Any], str |
         raise UserError(f"{options.resume} continues with the settings it was started with; leave --recipe out")
     if options.digests_every is not None and options.digests is None:
         raise UserError("--digests-every is for --digests, which is not given")
-    chosen, recipe = run_settings.given(options), options.recipe
+    chosen, recipe = run_settings.from_options(options), options.recipe
     if options.config:
         with user_errors():
             file = config.read(options.config)

@@ -15,6 +15,12 @@ from gpuconv.dtypes import is_float
 from gpuconv.names import lookup
 
 
+def looks_unnormalized(images: np.ndarray) -> bool:
+    """Whether float `images` look like pixels that are not normalized: none is negative, and the largest is at most 1,
+    as in [0, 1], or above 10, as in [0, 255]."""
+    return bool(images.size) and images.min() >= 0 and (images.max() > 10 or images.max() <= 1)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Normalization:
     """x = (pixel - mean) * (1 / std), in float32.
@@ -84,10 +90,7 @@ class Normalization:
         std = np.sqrt(variance)
         return cls(total / count, np.where(std > 0, std, 1.0))
 
-    def lacks(self, images: np.ndarray) -> bool:
-        """Whether float `images` look like pixels that are not normalized: none is negative, and the largest is at most
-        1, as in [0, 1], or above 10, as in [0, 255]."""
-        return bool(images.size) and images.min() >= 0 and (images.max() > 10 or images.max() <= 1)
+    lacks = staticmethod(looks_unnormalized)  # the former name
 
     def __call__(self, images: NDArray[np.uint8], dtype: str | np.dtype | type[object] = "float32") -> np.ndarray:
         """Normalize uint8 images (N, H, W, C). The bits are those of a `Loader`'s batch without augmentation."""

@@ -173,7 +173,7 @@ class Layer(Stateful["Layer"]):
         """This layer with the sequences inside it fused; arrays are shared. See `Sequential.fuse`."""
         return self
 
-    def slid(self, flattened: Shape | None) -> tuple[Layer | None, Shape | None]:
+    def as_sliding(self, flattened: Shape | None) -> tuple[Layer | None, Shape | None]:
         """An unbuilt layer that does the same at each position of a larger image, or None if none is needed.
 
         flattened: the shape before a preceding `Flatten` that no FC layer has read yet; returned for the next layer.
@@ -182,6 +182,10 @@ class Layer(Stateful["Layer"]):
         if not all(layer.slides for layer in self.walk()):
             raise ValueError(f"{self.path} contains an FC layer, a global pool or a group norm, which cannot slide")
         return Layer.from_config(self.config()), flattened
+
+    def slid(self, flattened: Shape | None) -> tuple[Layer | None, Shape | None]:
+        """The former name of `as_sliding`; `flattened` has the same meaning."""
+        return self.as_sliding(flattened)
 
     # --- building ------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from gpuconv import arguments, ops
 from gpuconv.initializers import zeros
 from gpuconv.layers.base import Layer
-from gpuconv.layers.part import place_of
+from gpuconv.layers.part import part_in_elements
 from gpuconv.layers.variables import Variable
 from gpuconv.types import Array, Options, Shape
 
@@ -45,7 +45,7 @@ class Dropout(Layer):
         if not training or self.p == 0:
             self.stash(None, 0)
             return x if out is None else ops.copy(x, out=out)
-        place = place_of(x)
+        place = part_in_elements(x)
         blocks = -(-place.batch // 4)  # blocks of four random words, for the whole batch
         offset = ops.advance_counter(self["offset"], by=blocks if place.last else 0)
         self.stash(offset, place.first)

@@ -96,7 +96,7 @@ class LayerNorm(ImageNorm):
     def _images(self, x: Array) -> tuple[Array, int]:
         return x.reshape(-1, x.shape[-1]), 1
 
-    def slid(self, flattened: Shape | None) -> tuple[Layer | None, Shape | None]:
+    def as_sliding(self, flattened: Shape | None) -> tuple[Layer | None, Shape | None]:
         if flattened:
             raise ValueError(f"{self.path} normalizes the flattened volume, which cannot slide")
-        return super().slid(flattened)
+        return super().as_sliding(flattened)

@@ -78,7 +78,7 @@ class Input(Layer):
         self.unstash()
         return dy if input_grad else None
 
-    def slid(self, flattened: Shape | None) -> tuple[Layer, Shape | None]:
+    def as_sliding(self, flattened: Shape | None) -> tuple[Layer, Shape | None]:
         return Input(self.shape, larger=True, name=self.name), flattened
 
 

@@ -79,7 +79,7 @@ class Linear(Layer):
     def mult_adds(self) -> int:
         return volume_size(self.variables["weight"].shape)
 
-    def slid(self, flattened: Shape | None) -> tuple[Layer, Shape | None]:
+    def as_sliding(self, flattened: Shape | None) -> tuple[Layer, Shape | None]:
         return self.as_conv(flattened or (1, 1)), None
 
     def as_conv(self, volume: Shape) -> Conv2D:
@@ -115,5 +115,5 @@ class Flatten(Layer):
         (shape,) = self.unstash()
         return dy.reshape(shape) if input_grad else None
 
-    def slid(self, flattened: Shape | None) -> tuple[None, Shape | None]:
+    def as_sliding(self, flattened: Shape | None) -> tuple[None, Shape | None]:
         return None, self.input_shape

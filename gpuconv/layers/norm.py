@@ -133,7 +133,7 @@ class BatchNorm(Layer):
             addend.gradient = daddend[0] if daddend else dy
         return dx if input_grad else None
 
-    def slid(self, flattened: Shape | None) -> tuple[Layer | None, Shape | None]:
+    def as_sliding(self, flattened: Shape | None) -> tuple[Layer | None, Shape | None]:
         if flattened:
             raise ValueError(f"{self.path} normalizes each position of the flattened volume, which cannot slide")
-        return super().slid(flattened)
+        return super().as_sliding(flattened)

@@ -20,10 +20,11 @@ from gpuconv.types import Array
 
 __all__ = [
     "Part",
+    "PartStates",
     "PerPart",
-    "Together",
     "batch_of",
     "in_parts",
+    "part_in_elements",
     "part_of_batch",
     "place_of",
     "run_net",
@@ -58,13 +59,16 @@ def part_of_batch(part: Part) -> Iterator[None]:
         _given.reset(token)
 
 
-def place_of(x: Array) -> Part:
+def part_in_elements(x: Array) -> Part:
     """The current part in elements instead of samples: x is that part of the whole batch's activations."""
     part = _given.get()
     if part is None:
         return Part(0, x.size)
     each = x.size // x.shape[0]
     return Part(part.first * each, part.batch * each, part.last)
+
+
+place_of = part_in_elements  # the former name
 
 
 def batch_of(parts: Sequence[Array]) -> int:
@@ -89,7 +93,7 @@ def sums_over_parts() -> Sum | None:
     return _sum.get()
 
 
-class Together:
+class PartStates:
     """The parts of a batch that go through a net together. Each has its own gradients, activations and running
     statistics; the first part uses those of the net. count: the number of parts."""
 
@@ -143,26 +147,26 @@ def _own_state(layer: AnyLayer) -> dict[str, Any]:
 class PerPart(list[Any]):
     """The values of all parts of a batch at one place in a net, such as the activations of each part."""
 
-    def __init__(self, values: Iterable[object], together: Together) -> None:
+    def __init__(self, values: Iterable[object], states: PartStates) -> None:
         super().__init__(values)
-        self._together = together
+        self._states = states
 
     def of(self, values: Iterable[object]) -> Any:
         """Other values for the same parts."""
-        return PerPart(values, self._together)
+        return PerPart(values, self._states)
 
     def run_each(self, layer: AnyLayer, function: Callable[[object], object]) -> Any:
         """The results of `function`, which runs the layer on one part after another."""
         found = []
         for number, value in enumerate(self):
-            with self._together.part(number, layer):
+            with self._states.part(number, layer):
                 found.append(function(value))
         return self.of(found)
 
     @property
     def first_part(self) -> Part:
         """The position of the first part in the batch."""
-        return self._together.parts[0]
+        return self._states.parts[0]
 
 
 def takes_all_parts(layer: AnyLayer) -> bool:

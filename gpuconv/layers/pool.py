@@ -122,7 +122,7 @@ class AdaptiveAvgPool2D(Layer):
             return None
         return ops.avg_pool2d_backward(dy, input_shape=input_shape, kernel_size=self.kernel_size, stride=self.stride)
 
-    def slid(self, flattened: Shape | None) -> tuple[Layer, Shape | None]:
+    def as_sliding(self, flattened: Shape | None) -> tuple[Layer, Shape | None]:
         return AvgPool2D(self.kernel_size, stride=self.stride, name=self.name), flattened
 
 
@@ -160,6 +160,6 @@ class GlobalAvgPool2D(Layer):
         (input_shape,) = self.unstash()
         return ops.global_avg_pool2d_backward(dy, input_shape=input_shape) if input_grad else None
 
-    def slid(self, flattened: Shape | None) -> tuple[Layer, Shape | None]:
+    def as_sliding(self, flattened: Shape | None) -> tuple[Layer, Shape | None]:
         assert self.input_shape is not None
         return AvgPool2D((self.input_shape[0], self.input_shape[1]), stride=1, name=self.name), flattened

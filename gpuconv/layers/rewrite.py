@@ -42,11 +42,11 @@ def _replace_first(layers: Sequence[Layer]) -> tuple[Layer, int]:
     return layers[0].fused(), 1
 
 
-def slid_row(layers: Sequence[Layer], flattened: Shape | None = None) -> tuple[list[Layer], Shape | None]:
-    """The layers, each converted to one that slides; see `Layer.slid`."""
+def sliding_row(layers: Sequence[Layer], flattened: Shape | None = None) -> tuple[list[Layer], Shape | None]:
+    """The layers, each converted to one that slides; see `Layer.as_sliding`."""
     found: list[Layer] = []
     for layer in layers:
-        one, flattened = layer.slid(flattened)
+        one, flattened = layer.as_sliding(flattened)
         found += [] if one is None else [one]
     return found, flattened
 

@@ -17,7 +17,7 @@ from gpuconv.layers import show
 from gpuconv.layers.base import Layer
 from gpuconv.layers.image_notes import class_names, expect_normalization
 from gpuconv.layers.input import Input
-from gpuconv.layers.rewrite import chained_row, fused_row, slid_row, take_values
+from gpuconv.layers.rewrite import chained_row, fused_row, sliding_row, take_values
 from gpuconv.layers.row import as_row, copy_built, name_layers
 from gpuconv.layers.running import (
     adds_input_grad,
@@ -393,13 +393,13 @@ class Sequential(Layer):
         """
         if not isinstance(self[0], Input):
             raise ValueError("a net that slides must begin with Input, which gives the size of its windows")
-        layers, _ = slid_row(self.layers)
+        layers, _ = sliding_row(self.layers)
         twin = Sequential(layers, seed=self.seed, precision=self.precision, device=self.device)
         take_values(twin, self)
         return twin
 
-    def slid(self, flattened: Shape | None) -> tuple[Layer, Shape | None]:
-        layers, flattened = slid_row(self.layers, flattened)
+    def as_sliding(self, flattened: Shape | None) -> tuple[Layer, Shape | None]:
+        layers, flattened = sliding_row(self.layers, flattened)
         return Sequential(layers, name=self.name), flattened
 
 

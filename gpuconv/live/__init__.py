@@ -8,10 +8,10 @@ import socket
 from collections.abc import Callable
 
 from gpuconv.live.security import is_loopback
-from gpuconv.live.segment import Sets
+from gpuconv.live.segment import DataSplits, Sets
 from gpuconv.live.session import Session
 
-__all__ = ["Session", "Sets", "serve"]
+__all__ = ["DataSplits", "Session", "Sets", "serve"]
 
 EVERYWHERE = ("0.0.0.0", "::")  # addresses to listen on, but not to connect to
 ENDS = "finishing the step, then saving; once more ends at once"

@@ -41,7 +41,7 @@ class Budget:
     def any_due(self) -> bool:
         return self.clock() >= min(self._next.values())
 
-    def now(self, *names: str) -> None:
+    def make_due(self, *names: str) -> None:
         """Make these, or all, due at once, because something changed that the user is waiting for."""
         self._next.update(dict.fromkeys(names or self._next, -float("inf")))
 

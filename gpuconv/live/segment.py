@@ -25,7 +25,7 @@ BATCH = 256  # batch size for images that are only evaluated
 
 
 @dataclasses.dataclass(frozen=True)
-class Sets:
+class DataSplits:
     """The images of a run.
 
     Args:
@@ -42,6 +42,9 @@ class Sets:
     def classes(self) -> list[str]:
         """The names of the training set's classes."""
         return [str(name) for name in self.train.classes]
+
+
+Sets = DataSplits  # the former name
 
 
 @dataclasses.dataclass
@@ -73,7 +76,9 @@ class Segment:
         )
 
 
-def make(recipe: Record, sets: Sets, device: str, *, prepare: Callable[[Sequential], None] | None = None) -> Segment:
+def make(
+    recipe: Record, sets: DataSplits, device: str, *, prepare: Callable[[Sequential], None] | None = None
+) -> Segment:
     """The segment of a recipe, with initial weights drawn by its seed. prepare: called on the new net.
 
     Raises ValueError, TypeError or DataError if something does not fit, before anything changes."""

@@ -21,7 +21,7 @@ from gpuconv.layers.sequential import Sequential
 from gpuconv.live import controls, saved, segment, setting_changes
 from gpuconv.live.hub import Hub
 from gpuconv.live.mailbox import Mailbox
-from gpuconv.live.segment import Sets
+from gpuconv.live.segment import DataSplits
 from gpuconv.live.speed import Speed
 from gpuconv.live.view import View
 from gpuconv.shell import command
@@ -57,7 +57,7 @@ class Session(Callback):
 
     def __init__(
         self,
-        sets: Sets,
+        sets: DataSplits,
         recipe: Record,
         *,
         device: str,
@@ -166,7 +166,7 @@ class Session(Callback):
         """Answer the pending requests. wait: wait for at least one."""
         self._mailbox.answer(lambda name, arguments: getattr(self, name)(**arguments), wait=wait)
         if self.phase != TRAINING:
-            self.view.budget.now("state", "map")  # the run waits for requests, so this delays no step
+            self.view.budget.make_due("state", "map")  # the run waits for requests, so this delays no step
             self._show()
 
     # --- callbacks -----------------------------------------------------------------------------
@@ -281,7 +281,7 @@ class Session(Callback):
 
     def greet(self) -> None:
         """A browser connected: send everything at once."""
-        self.view.budget.now()
+        self.view.budget.make_due()
         if self.phase != TRAINING:
             self._show()
 
@@ -289,7 +289,7 @@ class Session(Callback):
         """Pause training after the current step."""
         if self.phase == TRAINING:
             self.phase, self._steps_allowed = PAUSED, 0
-            self.view.budget.now()
+            self.view.budget.make_due()
 
     def step(self) -> None:
         """Do one step, then pause."""
@@ -364,7 +364,7 @@ class Session(Callback):
             with RunDirectory(self.run_dir).locked():
                 checkpoints.save(path, checkpoints.load(RunDirectory(self.run_dir).last))
         self.say(f"saved as {path}")
-        self.view.budget.now("state")
+        self.view.budget.make_due("state")
         return number
 
     def load(self, number: int) -> None:

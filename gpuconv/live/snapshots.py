@@ -12,7 +12,7 @@ import numpy as np
 from gpuconv import backends, summary
 from gpuconv.live import pictures
 from gpuconv.live.controls import write_net
-from gpuconv.live.segment import Segment, Sets
+from gpuconv.live.segment import DataSplits, Segment
 from gpuconv.live.setting_changes import CHANGE
 from gpuconv.types import Array, Record
 
@@ -82,7 +82,7 @@ def picture(segment: Segment, kind: str, image: np.ndarray, truth: int | None, h
     return pictures.pack(head | own, volumes, [pictures.shrink_image(image)])
 
 
-def examples(segment: Segment, sets: Sets) -> bytes:
+def examples(segment: Segment, sets: DataSplits) -> bytes:
     """Test images with their five best scores, correct and wrong ones separately."""
     images = np.asarray(sets.test.first(EXAMPLES))
     labels = sets.test.labels[: len(images)]

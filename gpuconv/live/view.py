@@ -14,7 +14,7 @@ from gpuconv.live import attribution, pictures, snapshots
 from gpuconv.live.attribution import Attribution
 from gpuconv.live.budget import Budget
 from gpuconv.live.hub import Hub
-from gpuconv.live.segment import Segment, Sets
+from gpuconv.live.segment import DataSplits, Segment
 from gpuconv.types import Record
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class View:
     state: makes the "state" message, about what the run is doing.
     """
 
-    def __init__(self, sets: Sets, hub: Hub, state: Callable[[], Record]) -> None:
+    def __init__(self, sets: DataSplits, hub: Hub, state: Callable[[], Record]) -> None:
         self.sets, self.hub, self.state = sets, hub, state
         self.budget = Budget()
         self.log: deque[str] = deque(maxlen=200)
@@ -63,7 +63,7 @@ class View:
         self.hub.put("log", snapshots.encode([*self.log]))
         self.confusion(segment.trainer.records)
         self.attribution.restart()
-        self.budget.now()
+        self.budget.make_due()
         self.show(segment, ended=ended)
 
     def show(self, segment: Segment, *, ended: bool) -> None:
@@ -120,7 +120,7 @@ class View:
         self.kind = kind or self.kind
         self.attribution.kind = mapped or self.attribution.kind
         self.attribution.restart()
-        self.budget.now("picture", "state", "map")
+        self.budget.make_due("picture", "state", "map")
 
     def explain(self, segment: Segment, layer: str, at: list[int]) -> Record:
         """The explanation of how one activation of the image is computed."""

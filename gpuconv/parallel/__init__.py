@@ -12,7 +12,7 @@ from gpuconv.parallel.mpi import MPI
 from gpuconv.parallel.nccl import NCCL
 from gpuconv.parallel.ranks import ParallelError, Ranks, report_errors
 
-__all__ = ["MPI", "NCCL", "ParallelError", "Ranks", "launched", "ranks", "report_errors", "started"]
+__all__ = ["MPI", "NCCL", "ParallelError", "Ranks", "launched", "launched_ranks", "ranks", "report_errors", "started"]
 
 
 def launched() -> bool:
@@ -20,7 +20,7 @@ def launched() -> bool:
     return mpi.launched() or tcp.launched()
 
 
-def started(device: str, time_limit: float) -> Ranks:
+def launched_ranks(device: str, time_limit: float) -> Ranks:
     """The ranks of which this process is one, depending on how it was started; a single rank if it is alone.
 
     Args:
@@ -39,6 +39,9 @@ def started(device: str, time_limit: float) -> Ranks:
             "mpiexec -n 2 starts two ranks on the CPU"
         )
     return MPI(time_limit)
+
+
+started = launched_ranks  # the former name
 
 
 def ranks(parallel: Any) -> Ranks:

@@ -19,7 +19,7 @@ from gpuconv import backends, ops
 from gpuconv.arguments import integer
 from gpuconv.dtypes import is_float
 from gpuconv.layers.base import Layer, listen
-from gpuconv.layers.part import Part, PerPart, Together, part_of_batch, summed_over_parts
+from gpuconv.layers.part import Part, PartStates, PerPart, part_of_batch, summed_over_parts
 from gpuconv.parallel import Ranks
 from gpuconv.training.flat_sums import Bucket, Sums, Term
 from gpuconv.training.totals import Totals
@@ -54,7 +54,7 @@ class Parts:
         self.sync_batch_norm = False  # whether batch norm takes statistics over all parts
         self.totals = Totals(net.device, loss)  # the totals of one part
         self._zeros = Totals(net.device, loss).array
-        self._states, self._totals = Together(net, 1), [self.totals]  # those of the parts that are computed together
+        self._states, self._totals = PartStates(net, 1), [self.totals]  # those of the parts that are computed together
         self._kept: list[tuple[Array, Array]] = []  # (running statistics, buffer for their values before a step)
         self._sums: list[Sums] = []  # the sums of complete subtrees that are not yet added, the largest subtree first
         self._numbers: dict[tuple[int, str], int] = {}  # (id of a layer, variable) -> its gradient's place in the terms
@@ -127,7 +127,7 @@ class Parts:
         if signature != self._signature:
             self._kept = [(array, backends.zeros(array.shape, array.dtype, self.net.device)) for array in statistics]
             count = self.most if self.sync_batch_norm else 1
-            self._states = Together(self.net, count)
+            self._states = PartStates(self.net, count)
             self._totals = [Totals(self.net.device, self.loss) for _ in range(count)]
             named = [*self.net.named_variables(trained=True)]
             before = len(terms) - len(named)

@@ -13,6 +13,7 @@ import numpy as np
 from gpuconv import losses
 from gpuconv.arguments import integer
 from gpuconv.data import Dataset, Loader, Normalization, given
+from gpuconv.data.normalization import looks_unnormalized
 from gpuconv.data.samples import Samples
 from gpuconv.data.stream import StreamLoader
 from gpuconv.devices import Device
@@ -146,7 +147,7 @@ def choose_normalization(name: str, known: Normalization | None, data: object) -
     ValueError."""
     if _is_uint8(data):
         return known or Normalization.measured(data)
-    if known is not None and known.lacks(first_images := _first_images(data)):
+    if known is not None and looks_unnormalized(first_images := _first_images(data)):
         raise ValueError(
             f"the floats of {name}, from {first_images.min():g} to {first_images.max():g}, do not look normalized, "
             "and the net's images are: give uint8, or floats normalized by net.normalization; net.normalization = None "
@@ -167,7 +168,7 @@ def as_in_training(name: str, known: Normalization | None, data: object) -> Norm
                 f"normalized: give {name} as a Loader too, or as floats, or pass normalization="
             )
         return known
-    if known is not None and known.lacks(first_images := _first_images(data)):
+    if known is not None and looks_unnormalized(first_images := _first_images(data)):
         raise ValueError(
             f"the floats of {name}, from {first_images.min():g} to {first_images.max():g}, do not look normalized, "
             "and the training images are uint8, which is normalized: give uint8 here too, or floats for both"

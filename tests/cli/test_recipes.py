@@ -29,20 +29,20 @@ def test_without_a_name_a_net_has_its_own_recipe():
 def test_names_in_another_spelling_give_the_same_settings(spelled):
     parser = argparse.ArgumentParser()
     shared_options.add_options(parser)
-    chosen = run_settings.given(parser.parse_args(spelled))
-    assert run_settings.complete(chosen) == run_settings.complete({})
+    chosen = run_settings.from_options(parser.parse_args(spelled))
+    assert run_settings.with_recipe(chosen) == run_settings.with_recipe({})
 
 
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_every_recipe_can_be_read(name):
-    recipe = run_settings.complete({"data": "cifar10:somewhere"}, name)
+    recipe = run_settings.with_recipe({"data": "cifar10:somewhere"}, name)
     if name in models.MODELS:
         assert recipe.model == name
 
 
 def test_a_learning_rate_inside_the_optimizer_option_is_used():
     def rate(**chosen):
-        return run_settings.complete(chosen).lr
+        return run_settings.with_recipe(chosen).lr
 
     assert rate(optimizer="sgd:lr=0.3,momentum=0.9") == 0.3
     assert rate(optimizer="sgd:momentum=0.9") == recipes.DEFAULT["lr"]
@@ -50,7 +50,7 @@ def test_a_learning_rate_inside_the_optimizer_option_is_used():
     groups = "filters -> muon:lr=0.02; * -> sgd:lr=0.05"
     assert rate(optimizer=groups) == 1.0  # for groups with their own rates it is a factor
     assert rate(optimizer=groups, lr=0.5) == 0.5
-    assert run_settings.complete({"data": "cifar10:x"}, "airbench94").lr == 1.0
+    assert run_settings.with_recipe({"data": "cifar10:x"}, "airbench94").lr == 1.0
 
 
 def test_an_unknown_recipe_names_the_nearest(capsys):
@@ -62,7 +62,7 @@ def test_airbench94_trains_on_cifar10_unless_other_data_is_named(capsys, tmp_pat
     monkeypatch.chdir(tmp_path)
     assert main(["train", *AIRBENCH]) == 2
     assert "no CIFAR-10 in data" in capsys.readouterr().err
-    assert run_settings.complete({"data": "folder:photos"}, "airbench94").data == "folder:photos"
+    assert run_settings.with_recipe({"data": "folder:photos"}, "airbench94").data == "folder:photos"
 
 
 def test_a_resumed_run_takes_no_recipe(capsys):
@@ -104,7 +104,7 @@ def narrow_airbench94(dtype):
 
 def train_narrow_net(device, dtype, images, batch, epochs):
     """Trains by the recipe, but with few filters and small batches."""
-    recipe = run_settings.complete({"data": f"synthetic:n={images},size={SIZE}"}, "airbench94")
+    recipe = run_settings.with_recipe({"data": f"synthetic:n={images},size={SIZE}"}, "airbench94")
     train, _ = load(recipe.data)
     normalization, net = Normalization.from_dataset(train), narrow_airbench94(dtype)
     models.whiten(net, normalization(train.images, dtype))

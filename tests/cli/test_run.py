@@ -436,7 +436,7 @@ def test_a_stored_net_whose_input_is_not_an_image_is_refused():
 
     net = Sequential([Input((4,)), Linear(2)])
     options = {
-        "command": dataclasses.asdict(run_settings.complete({})),
+        "command": dataclasses.asdict(run_settings.with_recipe({})),
         "classes": ["a", "b"],
         "mean": [0.0],
         "std": [1.0],

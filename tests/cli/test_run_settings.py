@@ -47,7 +47,7 @@ def test_a_loss_is_parsed_from_its_short_form():
 
 def test_a_new_run_takes_the_first_free_number(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    chosen = run_settings.complete({"data": "synthetic:n=8", "model": "seed-net"})
+    chosen = run_settings.with_recipe({"data": "synthetic:n=8", "model": "seed-net"})
     (tmp_path / "runs" / "synthetic-seed-net-2").mkdir(parents=True)
     for number in (1, 3):
         assert str(run_settings.new_directory(chosen)) == f"runs/synthetic-seed-net-{number}"
@@ -63,7 +63,7 @@ def test_a_learning_rate_given_twice_must_be_the_same():
 
 def test_settings_are_checked_before_anything_is_created():
     """The settings of a stored run may have been edited by hand."""
-    valid = run_settings.complete({})
+    valid = run_settings.with_recipe({})
     run_settings.check(valid)
     for name, value, error in (
         ("epochs", 0, "--epochs: expected a whole number of at least 1"),

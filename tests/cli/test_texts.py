@@ -25,11 +25,11 @@ from gpuconv.profiling.work import Ceilings, Work
 
 
 def test_a_recipe_is_written_in_one_line_without_the_settings_that_are_none():
-    assert str(run_settings.complete({})) == (
+    assert str(run_settings.with_recipe({})) == (
         "30 epochs, batches of 64, sgd:momentum=0.9,nesterov=true,weight_decay=5e-4 lr 0.05, one-cycle, augment "
         "shift:1, loss softmax:label_smoothing=0.1, float32, seed 0"
     )
-    line = str(run_settings.complete({"data": "cifar10:x", "model": "airbench94", "lr": 0.5}, "airbench94"))
+    line = str(run_settings.with_recipe({"data": "cifar10:x", "model": "airbench94", "lr": 0.5}, "airbench94"))
     assert line.startswith("8 epochs, batches of 2000, filters -> muon:lr=0.24")
     assert line.endswith("float32, seed 0, whitening filters from 5,000 images, tta mirror+shift")
     assert " lr 0.5, linear, augment alternating-flip,shift:2,reflect, " in line

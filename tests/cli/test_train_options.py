@@ -215,7 +215,7 @@ def test_every_text_is_read_back_from_the_settings_file(work):
 
     for path in ('a "b" \\ c', "\x7f\t\x01", "caf\udce9", "\U0001f600 é", "#=[x]", "'''"):
         settings = run_settings.to_store(
-            run_settings.complete({"data": f"cifar10:/{path}", "lr": 1e-05, "weights": f"/{path}"})
+            run_settings.with_recipe({"data": f"cifar10:/{path}", "lr": 1e-05, "weights": f"/{path}"})
         )
         (work / "c.toml").write_bytes(
             config_file.text({"options": {"command": settings}}).encode("utf-8", "surrogateescape")

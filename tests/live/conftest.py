@@ -8,7 +8,7 @@ pytest.importorskip("starlette")
 
 import gpuconv as gc
 from gpuconv.layers import Flatten, Input, Linear, Sequential
-from gpuconv.live import Session, Sets
+from gpuconv.live import DataSplits, Session
 from gpuconv.training import optimizers
 
 LINEAR = [Flatten(), Linear(10)]
@@ -31,7 +31,7 @@ def recipe_of(layers, **changes):
 @pytest.fixture(scope="session")
 def sets():
     train, test = gc.data.load("digits")
-    return Sets(train.subset(slice(0, 200)), None, test.subset(slice(0, 60)))
+    return DataSplits(train.subset(slice(0, 200)), None, test.subset(slice(0, 60)))
 
 
 @pytest.fixture
