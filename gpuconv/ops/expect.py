@@ -16,7 +16,7 @@ from gpuconv.dtypes import FLOAT_NAMES, accumulation_dtype, is_float
 from gpuconv.names import lookup
 from gpuconv.ops.overlap import Written, disjoint, overlap, written
 from gpuconv.problems import ACTIVATIONS, Conv2dProblem, Epilogue, channels_first
-from gpuconv.types import Array
+from gpuconv.types import Array, Shape
 from gpuconv.window_sizes import expect_memory
 
 
@@ -72,6 +72,17 @@ def expect_channel_vectors(x: Array, channels: int, **vectors: Array | None) -> 
         expect_shape(name, vector, (channels,), "one value for each channel")
         if vector.dtype != expected:
             raise TypeError(f"{name} must be {expected.name} for {x.dtype.name} data, received {vector.dtype.name}")
+
+
+def expect_addend(addend: Array | None, shape: Shape, dtype: np.dtype) -> None:
+    """`addend`, if given, has the shape and dtype of the output of a batch norm."""
+    if addend is not None:
+        expect_any_float("addend", addend, 2)
+        expect_shape("addend", addend, shape, "the shape of the norm's output")
+        if addend.dtype != dtype:
+            raise TypeError(
+                f"addend must have the dtype of the norm's output, {dtype.name}, received {addend.dtype.name}"
+            )
 
 
 def expect_volume_shape(name: str, shape: object) -> tuple[int, int, int, int]:

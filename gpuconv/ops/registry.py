@@ -29,8 +29,8 @@ class Op:
 
     @property
     def family(self) -> str:
-        """The name of the file that defines the op, here and in every backend."""
-        return self.function.__module__.rpartition(".")[2]
+        """The name of the file or folder in `gpuconv.ops` that defines the op, and of its file in every backend."""
+        return self.function.__module__.split(".")[2]
 
     @property
     def takes_algorithm(self) -> bool:

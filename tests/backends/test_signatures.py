@@ -9,7 +9,7 @@ from gpuconv.ops import OPS
 
 
 def offered(backend, op):
-    """A backend's function for an op, in the file of the same name as the op's."""
+    """A backend's function for an op, in the file named after the op's family."""
     family = OPS[op].family
     function = getattr(getattr(importlib.import_module(f"gpuconv.backends.{backend}"), family), op)
     assert inspect.unwrap(function).__module__ == f"gpuconv.backends.{backend}.{family}"
