@@ -1,4 +1,4 @@
-"""A watched run: one thread trains and handles requests from browsers between steps.
+"""The thread that trains a run and handles requests from browsers between steps.
 
 Only that thread uses the net and its trainer. Requests reach it through a queue; its messages (`view.py`) go
 into a hub, which never waits for a browser.
@@ -13,31 +13,21 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
-import numpy as np
-
-from gpuconv import checkpoint as checkpoints
-from gpuconv.layers.saving import NOTES
 from gpuconv.layers.sequential import Sequential
-from gpuconv.live import controls, saved, segment, setting_changes
 from gpuconv.live.hub import Hub
 from gpuconv.live.mailbox import Mailbox
+from gpuconv.live.run import ENDED, FAILED, PAUSED, REQUESTS, TRAINING, LiveRun
 from gpuconv.live.segment import DataSplits
-from gpuconv.live.speed import Speed
-from gpuconv.live.view import View
 from gpuconv.shell import command
-from gpuconv.training import RunDirectory
 from gpuconv.training.callbacks import Callback, describe
 from gpuconv.training.fit import FINISHED
 from gpuconv.training.run_state import RunState
-from gpuconv.training.trainer import Trainer
 from gpuconv.types import Record
 
-TRAINING, PAUSED, ENDED, FAILED = "training", "paused", "finished", "failed"
-REQUESTS = ("greet", "pause", "step", "go", "change", "restart", "save", "load", "look", "explain")
-NEXT, CLOSED = "another segment follows", "closed"  # why a segment ends; CLOSED: the server ends
+CLOSED = "closed"  # why the last segment ends
 
 
-class Session(Callback):
+class Session(LiveRun, Callback):
     """A run that the page shows: a new run of a recipe on data sets, or a continued run.
 
     Args:
@@ -69,26 +59,14 @@ class Session(Callback):
         repeat: Sequence[tuple[int, Record]] = (),
         hub: Hub | None = None,
     ) -> None:
-        self.sets, self.device, self.why, self.home, self.name = sets, device, why, home, name
-        self.segment = segment.make(recipe, sets, device, prepare=prepare)
-        self.view = View(sets, hub or Hub(), self.state)
-        self.phase, self.message = (TRAINING, "") if run_dir is None else (PAUSED, "")
+        super().__init__(sets, recipe, device, why, home, name, run_dir, prepare, hub)
         self.spent = 0.0  # seconds in the callbacks, without pauses
         self.worked = 0.0  # seconds of training, including callbacks
         self._mailbox = Mailbox(REQUESTS)
         self._thread = threading.Thread(target=self._work, name="training", daemon=True)
         self._closing = False
         self._answers_after_step = False  # whether requests are answered after the current step
-        self._under_way = False  # inside `fit`
-        self._steps_allowed = 0  # steps to do while paused
-        self._next: Callable[[], None] | None = None
         self._repeat = deque(repeat)
-        self._speed = Speed()
-        if run_dir is None:
-            self.run_dir, self._resume = RunDirectory.claim(home, name), False
-        else:
-            self.run_dir, self._resume = Path(run_dir), True
-            self._show_stored()
 
     # --- from any thread -----------------------------------------------------------------------
 
@@ -226,222 +204,3 @@ class Session(Callback):
     @property
     def _waits(self) -> bool:
         return self.phase == PAUSED and not (self._steps_allowed or self._next or self._closing)
-
-    # --- what is shown -------------------------------------------------------------------------
-
-    @property
-    def trainer(self) -> Trainer:
-        return self.segment.trainer
-
-    @property
-    def hub(self) -> Hub:
-        return self.view.hub
-
-    def say(self, text: str) -> None:
-        """Add a line, `text`, to the page's log."""
-        self.view.say(text)
-
-    def _show_all(self) -> None:
-        self.view.show_all(self.segment, ended=self.phase == ENDED)
-
-    def _show(self) -> None:
-        self.view.show(self.segment, ended=self.phase == ENDED)
-
-    def state(self) -> Record:
-        """What the page shows of the run: its phase, position, settings, data, and saved states."""
-        trainer = self.trainer
-        training = self.phase == TRAINING
-        images = self.segment.recipe["train"]["batch_size"] * trainer.accumulate
-        return {
-            "phase": self.phase,
-            "message": self.message,
-            "step": trainer.steps,
-            "epoch": trainer.epoch,
-            "batch": trainer.batch,
-            "batches": trainer.batches,
-            "epochs": self.segment.recipe["epochs"],
-            "lr": trainer.lr,
-            "schedule": str(trainer.schedule),
-            "per_second": self._speed.at(trainer.steps, images) if training else 0,
-            "device": self.device,
-            "why": self.why,
-            "run": str(self.run_dir),
-            "data": str(self.sets.train.name),
-            "images": len(self.sets.train),
-            "tests": len(self.sets.test),
-            "classes": self.sets.classes,
-            "settings": setting_changes.settings_of(self.segment.recipe),
-            "saved": saved.numbers(self.run_dir),
-            "shown": self.view.title,
-            "kind": self.view.kind,
-            "map": self.view.attribution.kind,
-        }
-
-    # --- requests ------------------------------------------------------------------------------
-
-    def greet(self) -> None:
-        """A browser connected: send everything at once."""
-        self.view.budget.make_due()
-        if self.phase != TRAINING:
-            self._show()
-
-    def pause(self) -> None:
-        """Pause training after the current step."""
-        if self.phase == TRAINING:
-            self.phase, self._steps_allowed = PAUSED, 0
-            self.view.budget.make_due()
-
-    def step(self) -> None:
-        """Do one step, then pause."""
-        if self.phase in (TRAINING, PAUSED):
-            self.phase, self._steps_allowed = PAUSED, 1
-
-    def go(self) -> None:
-        """Continue after a pause. Raises ValueError for a run that has finished or failed."""
-        if self.phase == PAUSED:
-            self.phase = TRAINING
-        elif self.phase in (ENDED, FAILED):
-            raise ValueError(f"the run has {self.phase}; give it more epochs, load a checkpoint or start anew")
-
-    def change(self, settings: Record) -> None:
-        """Change settings from the next step on.
-
-        Args:
-            settings: New values by name: "optimizer", "lr", "momentum", "weight_decay", "batch_size" or "epochs".
-
-        Raises ValueError or TypeError for a setting that is unknown or does not fit; then nothing has changed.
-        """
-        images, epoch = len(self.sets.train), self.trainer.epoch
-        recipe = setting_changes.change_recipe(self.segment.recipe, settings, images=images, epoch=epoch)
-        if recipe == self.segment.recipe:
-            return
-        new = segment.make(recipe, self.sets, self.device)  # raises if something does not fit
-        if not RunDirectory(self.run_dir).last.exists():  # the run failed before its first step
-            self.segment = new
-            return
-
-        def do() -> None:
-            run = RunDirectory(self.run_dir)
-            with run.locked():
-                checkpoints.save(run.last, setting_changes.carry_state(checkpoints.load(run.last), new, settings))
-            self.segment = new
-            self._show_stored()
-            self.say(f"from step {self.trainer.steps} on: {', '.join(f'{k} {v}' for k, v in settings.items())}")
-            if self.phase in (ENDED, FAILED):
-                self.phase, self.message = PAUSED if self.trainer.epoch < recipe["epochs"] else ENDED, ""
-
-        self._end_segment(do)
-
-    def restart(self, layers: str | None = None) -> None:
-        """Start a new run.
-
-        Args:
-            layers: The net as a JSON list of layers; by default the same net.
-
-        Raises ValueError or TypeError if the list is not a valid net; the run then continues.
-        """
-        kept = self.segment.recipe.get("options", {})
-        recipe = self.segment.recipe | {"options": {name: value for name, value in kept.items() if name in NOTES}}
-        if layers is not None:
-            net = self.segment.net
-            made = controls.read_net(layers, net.input_shape, net.output_shape[-1], recipe["seed"])
-            recipe["net"] = {key: value for key, value in made.items() if key != "precision"}
-        new = segment.make(recipe, self.sets, self.device)
-
-        def do() -> None:
-            self.run_dir, self._resume, self.segment = RunDirectory.claim(self.home, self.name), False, new
-            self.phase, self.message, self._steps_allowed = TRAINING, "", 0
-
-        self._end_segment(do)
-
-    def save(self) -> int:
-        """Save the current state in the run's folder; returns its number there."""
-        number = max(saved.numbers(self.run_dir), default=0) + 1
-        path = saved.file(self.run_dir, number)
-        if self._under_way:  # `fit` holds the lock
-            checkpoints.save(path, self.trainer.snapshot())
-        else:
-            with RunDirectory(self.run_dir).locked():
-                checkpoints.save(path, checkpoints.load(RunDirectory(self.run_dir).last))
-        self.say(f"saved as {path}")
-        self.view.budget.make_due("state")
-        return number
-
-    def load(self, number: int) -> None:
-        """Return to a saved state, earlier or later than the current one, and pause.
-
-        Args:
-            number: The state's number, as returned by `save`.
-
-        Raises ValueError if no state has this number.
-        """
-        if number not in (known := saved.numbers(self.run_dir)):
-            raise ValueError(f"no checkpoint is saved as {number!r}; saved are {known or 'none'}")
-        found = checkpoints.load(saved.file(self.run_dir, number))
-        new = segment.make(found.state["settings"], self.sets, self.device)
-
-        def do() -> None:
-            with RunDirectory(self.run_dir).locked():
-                checkpoints.save(RunDirectory(self.run_dir).last, found)
-            self.segment, self.phase, self.message, self._steps_allowed = new, PAUSED, "", 0
-            self._show_stored()
-            self.say(f"went to checkpoint {number}, step {self.trainer.steps}")
-
-        self._end_segment(do)
-
-    def look(
-        self,
-        kind: str | None = None,
-        test: int | None = None,
-        image: np.ndarray | None = None,
-        title: str = "image",
-        map: str | None = None,
-    ) -> None:
-        """Choose the image that is shown in the net, and how. None leaves a choice as it is.
-
-        Args:
-            kind: What is shown of each layer: "activations", "gradients" or "filters".
-            test: The index of a test image.
-            image: The user's image, uint8 (H, W, C) of the net's size.
-            title: The name of `image` on the page.
-            map: The attribution map: "none", "saliency", "occlusion" or "grad-cam".
-
-        Raises ValueError for an unknown choice.
-        """
-        self.view.choose(kind, test, image, title, map)
-        self._show()
-
-    def explain(self, layer: str, at: list[int]) -> Record:
-        """Explain one activation of the displayed image.
-
-        Args:
-            layer: The layer's path in the net.
-            at: The activation's index in that layer's output.
-
-        Returns:
-            The explanation, as the page draws it (docs/explain.md).
-        """
-        return self.view.explain(self.segment, layer, at)
-
-    # --- parts ---------------------------------------------------------------------------------
-
-    def _end_segment(self, do: Callable[[], None]) -> None:
-        """Run work between two segments: after the current step, or at once if no segment is running."""
-        if self._under_way:
-            self._next = do
-            self.trainer.stop(NEXT)
-        else:
-            do()
-            self._show_all()
-
-    def _show_stored(self) -> None:
-        """Load the run's last checkpoint for display; `fit` loads it again to continue."""
-        found = checkpoints.load(RunDirectory(self.run_dir).last)
-        trainer = self.trainer
-        trainer.net.load_state_dict(found.part("net"))
-        trainer.optimizer.load_state_dict(found.part("optimizer"))
-        trainer.epoch, trainer.batch = found.state["epoch"], found.state["batch"]
-        trainer.records = found.state["records"]
-        trainer.follow_plateau()
-        if self.phase == PAUSED and trainer.epoch >= self.segment.recipe["epochs"]:
-            self.phase = ENDED
