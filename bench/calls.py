@@ -139,9 +139,9 @@ def _by_images(op: str, array_count: int, **options) -> Callable[[Entry], Call]:
     """An op on `array_count` volumes that computes each image independently."""
 
     def build(entry: Entry) -> Call:
-        def compare(given: Arrays, results: list[np.ndarray]) -> Compared:
-            images = _first_middle_last(len(given[0]))
-            (expected, *_) = expect(op, [a[images] for a in given], options)
+        def compare(arrays: Arrays, results: list[np.ndarray]) -> Compared:
+            images = _first_middle_last(len(arrays[0]))
+            (expected, *_) = expect(op, [a[images] for a in arrays], options)
             yield expected, results[0][images]
 
         def run(*arrays) -> tuple[Any, ...]:
@@ -199,7 +199,8 @@ def _bias_grad(entry: Entry) -> Call:
     )
 
 
-def _channel_numbers(rng: np.random.Generator, entry: Entry) -> np.ndarray:
+def _channel_values(rng: np.random.Generator, entry: Entry) -> np.ndarray:
+    """A random number near 1 for each channel."""
     dtype = accumulation_dtype(as_dtype(entry.dtype))
     return (1 + 0.1 * rng.standard_normal(entry.workload[-1])).astype(dtype)
 
@@ -211,7 +212,7 @@ def _channels_of(arrays: Arrays) -> tuple[list[int], Arrays]:
 
 def _batch_norm(entry: Entry) -> Call:
     def make(rng: np.random.Generator) -> Arrays:
-        return [_normal(rng, entry.workload, entry.dtype), *(_channel_numbers(rng, entry) for _ in range(4))]
+        return [_normal(rng, entry.workload, entry.dtype), *(_channel_values(rng, entry) for _ in range(4))]
 
     def run(*arrays) -> tuple[Any, ...]:
         return ops.batch_norm(*arrays, training=True)
@@ -227,7 +228,7 @@ def _batch_norm(entry: Entry) -> Call:
 def _batch_norm_backward(entry: Entry) -> Call:
     def make(rng: np.random.Generator) -> Arrays:
         dy, x = (_normal(rng, entry.workload, entry.dtype) for _ in range(2))
-        gamma = _channel_numbers(rng, entry)
+        gamma = _channel_values(rng, entry)
         pixels = x.reshape(-1, x.shape[-1])
         mean = pixels.mean(0, dtype=np.float64)
         square = np.array([np.square(pixels[:, c], dtype=np.float64).mean() for c in range(x.shape[-1])])

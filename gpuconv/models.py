@@ -6,7 +6,6 @@ dtype, device, and initialize=False for a net without weights.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -81,19 +80,20 @@ def _model(name: str, default_shape: Shape, default_classes: int) -> Callable[[C
 
 @_model("seed-net", (32, 32, 3), 10)
 def seed_net(classes: int) -> Nested:
-    """[INPUT - CONV - RELU - POOL - FC] with 12 filters, the first net of the notes."""
+    """[INPUT - CONV - RELU - POOL - FC] with 12 filters, the first net of the CS231n notes."""
     return [Conv2D(12, 3, padding=1), ReLU(), MaxPool2D(2), Flatten(), Linear(classes)]
 
 
 @_model("tiny-vgg", (32, 32, 3), 10)
 def tiny_vgg(classes: int) -> Nested:
-    """[CONV RELU CONV RELU POOL] x 3 - FC with 10 filters each, the net of the notes' activation picture."""
+    """[CONV RELU CONV RELU POOL] x 3 - FC with 10 filters each, the net in the CS231n notes' picture of
+    activations."""
     return [[[_conv_relu(10), _conv_relu(10), MaxPool2D(2)] for _ in range(3)], Flatten(), Linear(classes)]
 
 
 @_model("three-layer", (32, 32, 3), 10)
 def three_layer(classes: int) -> Nested:
-    """The 3-layer fully connected network at the start of the notes: two hidden layers."""
+    """The 3-layer fully connected network at the start of the CS231n notes: two hidden layers."""
     return [Flatten(), Linear(100), ReLU(), Linear(100), ReLU(), Linear(classes)]
 
 
@@ -323,7 +323,7 @@ def whiten(net: Sequential, images: object, *, eps: float = 5e-4) -> None:
     pixels = backends.to_numpy(images)
     windows = np.lib.stride_tricks.sliding_window_view(pixels, (r, s), axis=(1, 2))
     patches = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, r * s * c).astype(np.float64)
-    values, vectors = np.linalg.eigh(patches.T @ patches / math.prod(patches.shape[:1]))
+    values, vectors = np.linalg.eigh(patches.T @ patches / len(patches))
     rows = (vectors / np.sqrt(values + eps)).T[::-1].reshape(-1, r, s, c)
     weight = conv["weight"]
     backends.assign(weight, np.concatenate([rows, -rows]).astype(weight.dtype))

@@ -51,8 +51,8 @@ def positive(text: str) -> float:
     return number
 
 
-def part(text: str) -> float:
-    """A number from 0 up to, but not including, 1."""
+def fraction(text: str) -> float:
+    """A number from 0 to below 1."""
     try:
         number = numerals.real(text)
     except ValueError:

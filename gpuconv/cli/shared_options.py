@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from gpuconv.cli.option_types import count, part, positive, shard_count, switch
+from gpuconv.cli.option_types import count, fraction, positive, shard_count, switch
 from gpuconv.dtypes import PRECISIONS
 
 # The settings of a run: the type, the placeholder and the help text of each.
@@ -14,7 +14,7 @@ OPTIONS: dict[str, tuple[Callable[[str], int | float | str], str, str]] = {
     "data": (str, "SPEC", "digits, cifar10:DIR, folder:DIR[,size=32x32] or synthetic[:n=1024,size=32x32x3]"),
     "test": (str, "SPEC", "a separate test set, as folder:DIR; then all images of a --data folder are for training"),
     "validation": (
-        part,
+        fraction,
         "PART",
         "the fraction of each class of the training images, such as 0.1, to split off for validation; then "
         "the test images are used only once, at the end (default: 0, none)",
@@ -54,7 +54,7 @@ OPTIONS: dict[str, tuple[Callable[[str], int | float | str], str, str]] = {
         "the largest norm of all gradients together, such as 1.0, or of each number, such as value:0.5 (default: none)",
     ),
     "ema": (
-        part,
+        fraction,
         "DECAY",
         "keep a moving average of the weights, such as 0.999, which validation, the test and `gpuconv evaluate` use "
         "(default: 0, none)",

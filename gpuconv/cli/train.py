@@ -90,15 +90,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=True,
         metavar="FILE",
-        help="keep a hash, the sum and the norm of each tensor of every step, for gpuconv bisect (default: RUN_DIR/"
+        help="record a hash, the sum and the norm of each tensor of every step, for gpuconv bisect (default: RUN_DIR/"
         "digests.jsonl); changes no result and is not stored, so repeat it with --resume",
     )
     parser.add_argument(
         "--digests-every",
         type=option_types.count(1),
         metavar="N",
-        help="keep the layers' outputs and their gradients only of the first N steps and each N-th (default: 1, all); "
-        "parameters, their gradients and the loss are kept of every step",
+        help="record the layers' outputs and the gradients of their inputs only in the first N steps and in every N-th "
+        "step (default: 1, every step); parameters, their gradients and the loss are recorded in every step",
     )
     shadow_option.add_shadow(parser)
 
@@ -190,7 +190,7 @@ def _train(options: argparse.Namespace, ranks: Ranks, watchers: Sequence[Callbac
         raise UserError(str(error)) from error
     finally:
         if not given and ranks.rank == 0:
-            with contextlib.suppress(OSError):  # unless a run is in it
+            with contextlib.suppress(OSError):  # the folder is not empty
                 os.removedirs(directory)
     document.note(run=directory, epochs=history, steps=trainer.steps, stopped=trainer.stop_reason)
     shadow_option.print_shadow(trainer.shadowed, RunDirectory(directory).shadow)

@@ -265,7 +265,7 @@ class Rounding:
     step adds if its outputs and gradients inside the net were not recorded."""
 
     def __init__(self, unrecorded: float) -> None:
-        self.relative = 0.0  # of everything computed so far
+        self.relative_error = 0.0  # of everything computed so far, all errors added up
         self.unrecorded = unrecorded
         self.drift: defaultdict[str, float] = defaultdict(float)  # of each parameter, absolute
         self._gradients: dict[str, float] = {}  # their norms in this step
@@ -273,7 +273,7 @@ class Rounding:
 
     def begin(self, step: list[Digest], inside: bool) -> None:
         """Begin a step, given its digests. inside: whether the outputs and gradients inside the net were recorded."""
-        self.relative += 0.0 if inside else self.unrecorded
+        self.relative_error += 0.0 if inside else self.unrecorded
         self._gradients, self._norms = (
             {each.name: each.norm or 0.0 for each in step if each.direction == direction}
             for direction in ("gradient", "update")
@@ -285,21 +285,22 @@ class Rounding:
 
     def _explained_by_computation(self, one: Digest, other: Digest) -> float:
         """The difference of the norms that rounding in the computation explains; counts the rounding of this tensor."""
-        self.relative += max(map(_rounding, (one, other)))
-        error = self.relative * math.hypot(*self._gradients.values())
+        self.relative_error += max(map(_rounding, (one, other)))
+        error = self.relative_error * math.hypot(*self._gradients.values())
         if one.direction == "gradient":
             return error
         norm = max(one.norm or 0.0, other.norm or 0.0)
         if one.direction == "update":
             gradient = self._gradients.get(one.name, math.inf)
-            share = min(1.0, max(self.relative, error / gradient if gradient else 1.0))
+            share = min(1.0, max(self.relative_error, error / gradient if gradient else 1.0))
             self.drift[one.name] += share * 2 * max(one.moved or 0.0, other.moved or 0.0)
-            return self.relative * norm + self.drift[one.name]
-        return self.relative * norm
+            return self.relative_error * norm + self.drift[one.name]
+        return self.relative_error * norm
 
     def end(self) -> None:
+        """End a step. What the next one computes inherits the largest relative drift of a layer's parameters."""
         layers = {name.rpartition(".")[0] for name in self._norms}
-        self.relative += max(
+        self.relative_error += max(
             (self._of_layer(layer, self.drift) / self._of_layer(layer, self._norms) for layer in layers), default=0
         )
 

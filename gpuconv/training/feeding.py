@@ -71,9 +71,9 @@ class PartFeed(Feed):
 
     in_parts = True
 
-    def __init__(self, loader: Loader, place: Callable[[int], tuple[int, int]]) -> None:
+    def __init__(self, loader: Loader, range_of_rank: Callable[[int], tuple[int, int]]) -> None:
         super().__init__(loader)
-        self._place = place
+        self._range_of_rank = range_of_rank
 
     def enter(self, epoch: int, number: int) -> None:
         self.close()
@@ -81,7 +81,7 @@ class PartFeed(Feed):
         self.loader.shuffle_into(order, epoch)
 
         def part(number: int) -> Batch:
-            first, end = self._place(self.size(number))
+            first, end = self._range_of_rank(self.size(number))
             start, offset = self.loader.place(epoch, number)
             return self.loader.load(order, end - first, start=start + first, offset=offset + first)
 
@@ -130,14 +130,16 @@ def _advanced_copy(number: Array, by: int) -> Array:
 
 
 def feed(
-    loader: Loader | Epochs, place: Callable[[int], tuple[int, int]] | None = None, batches_per_step: int = 1
+    loader: Loader | Epochs, range_of_rank: Callable[[int], tuple[int, int]] | None = None, batches_per_step: int = 1
 ) -> Feed:
     """The feed of a loader. On NumPy a thread prepares the batches of a `Loader` ahead.
 
-    place: a function of a batch's size that returns where this rank's part begins and ends; None for a single rank. It
-    is not used if images are mixed or if a step takes several batches: then each rank loads whole batches.
+    range_of_rank: a function of a batch's size that returns where this rank's part begins and ends; None for a single
+    rank. It is not used if images are mixed or if a step takes several batches: then each rank loads whole batches.
     batches_per_step: the number of batches that a step takes."""
     if is_our_loader(loader) and Device.named(loader.device).runs_kernels:
         return DeviceFeed(loader, batches_per_step)
     whole = batches_per_step > 1 or (is_our_loader(loader) and loader.augmentation.mixing)
-    return PartFeed(loader, place) if is_our_loader(loader) and place and not whole else Feed(loader, batches_per_step)
+    if is_our_loader(loader) and range_of_rank and not whole:
+        return PartFeed(loader, range_of_rank)
+    return Feed(loader, batches_per_step)

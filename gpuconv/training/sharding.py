@@ -258,10 +258,10 @@ class Sharding(Parts):
             _expect_no_norm_inside_own(net)
         self.own = range(each * ranks.rank, each * (ranks.rank + 1))
 
-    def place(self, size: int) -> tuple[int, int]:
-        """Where this rank's part of a batch begins, and where it ends."""
-        places = shard_bounds(size, self.count)
-        return places[self.own.start], places[self.own.stop]
+    def range_of_rank(self, size: int) -> tuple[int, int]:
+        """Where this rank's part of a batch of `size` samples begins, and where it ends."""
+        bounds = shard_bounds(size, self.count)
+        return bounds[self.own.start], bounds[self.own.stop]
 
     def backpropagate(self, x: Array, y: Array, totals: Totals, work: Backpropagate, batch: int | None = None) -> None:
         """Compute the gradients and running statistics of a batch, and add its losses to `totals`.

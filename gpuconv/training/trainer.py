@@ -90,9 +90,9 @@ class Trainer(RunState):
         shards: The number of parts, a power of two, into which each batch is cut, the last one of an epoch included.
             The parts are computed one by one, and batch norm takes the statistics of each part. Augmentation and
             dropout draw the same random numbers as for the whole batch.
-        parallel: "mpi" or "nccl", or `gpuconv.parallel.MPI(...)` or `NCCL(...)`: the processes that mpiexec or torchrun
-            started train together, with MPI on numpy and emulated, with NCCL on a GPU each. Each runs this program;
-            `ranks.rank` tells which it is (docs/parallel.md).
+        parallel: How the processes started by mpiexec or torchrun train one net: "mpi" or `gpuconv.parallel.MPI(...)`
+            on numpy and emulated, "nccl" or `gpuconv.parallel.NCCL(...)` on a GPU for each process. Each runs this
+            program; `ranks.rank` tells which it is (docs/parallel.md).
         sync_batch_norm: Whether batch norm takes statistics over all ranks instead of each rank's; the net is not fused
             then.
         shard_optimizer: Whether each rank keeps the optimizer's state and the moving averages of only a part of the
@@ -217,8 +217,8 @@ class Trainer(RunState):
             checkpoint_every: Steps between checkpoints, in addition to one after each epoch.
             batch_size: Images of a batch, for data without batches.
             steps_per_epoch: The number of batches in an epoch, for batches from a generator or another iterable.
-            normalization: That of uint8 images, which the net keeps; by default the net's own, else one by the
-                statistics of the training images.
+            normalization: How uint8 images are normalized; the net keeps it. By default the net's own, or else one by
+                the statistics of the training images.
             settings: Further JSON-serializable settings, stored in run_dir and compared when a run is resumed.
             progress: Whether to show a bar and print a line for each epoch.
 
@@ -255,9 +255,9 @@ class Trainer(RunState):
             steps_per_epoch=steps_per_epoch,
             normalization=known,
         )
-        cut = (self.sharding.count if self.sharding else 1, "shards" if self.shards else "ranks")
         for name, loader in loaders.items():
-            user_data.expect(name, loader, self.net, self.loss, *(cut if name == "train" else ()))
+            shards = self.sharding.count if self.sharding and name == "train" else 1
+            user_data.expect(name, loader, self.net, self.loss, shards, "shards" if self.shards else "ranks")
         loader = loaders["train"]
         sets = {name: loaders[name] for name in ("validation", "test")}
         held_out = HeldOut(self.metrics, sets, ("test",) if test_at_end else ())
@@ -307,10 +307,10 @@ class Trainer(RunState):
                 folder = self.run.path if self.run else None
                 self.shadowed = Shadow(self.shadow, self.violation, folder, seed=self.seed)
                 contexts.enter_context(contextlib.closing(self.shadowed))
-            place = self.sharding.place if self.ranks.size > 1 and self.sharding else None
+            range_of_rank = self.sharding.range_of_rank if self.ranks.size > 1 and self.sharding else None
             Fit(
                 self,
-                feeding.feed(loader, place, batches_per_step=self.accumulate),
+                feeding.feed(loader, range_of_rank, batches_per_step=self.accumulate),
                 held_out,
                 callbacks,
                 metrics_every=metrics_every,

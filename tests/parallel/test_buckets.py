@@ -48,7 +48,7 @@ def stepped(ranks=None, fuse=False, freeze=()):
     for name in freeze:
         net[name].freeze()
     trainer = Trainer(net, "sgd", lr=0.05, shards=4, parallel=ranks, graph=False, fuse=fuse)
-    first, end = trainer.sharding.place(len(LABELS))
+    first, end = trainer.sharding.range_of_rank(len(LABELS))
     x, y = (gc.asarray(array[first:end], "emulated") for array in (IMAGES, LABELS))
     events = [] if ranks is None else ranks.events
     for layer in () if fuse else ("fc1", "conv1"):

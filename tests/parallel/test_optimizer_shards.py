@@ -38,7 +38,7 @@ def stepped(ranks=None, optimizer="adam", *, device="numpy", dtype="float32", sh
     if "->" in optimizer:
         del options["weight_decay"]
     trainer = Trainer(net, optimizer, parallel=ranks, shard_optimizer=shard, **options)
-    first, end = trainer.sharding.place(len(LABELS))
+    first, end = trainer.sharding.range_of_rank(len(LABELS))
     x, y = (gc.asarray(array[first:end], device) for array in (IMAGES.astype(net.dtype), LABELS))
     for _ in range(3):
         trainer.optimizer.advance()

@@ -83,7 +83,7 @@ def stepped(
     trainer = Trainer(
         trained, "sgd", lr=0.01, parallel=ranks, sync_batch_norm=sync, graph=graph, loss_scale=scale, shards=shards
     )
-    first, end = trainer.sharding.place(len(LABELS)) if trainer.sharding else (0, len(LABELS))
+    first, end = trainer.sharding.range_of_rank(len(LABELS)) if trainer.sharding else (0, len(LABELS))
     x, y = (gc.asarray(array[first:end], device) for array in (IMAGES.astype(trained.dtype), LABELS))
     for _ in range(steps):
         trainer.step(x, y, batch=len(LABELS) if ranks else None)

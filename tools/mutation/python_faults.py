@@ -79,7 +79,7 @@ def mutants(file: str, text: str) -> Iterator[PythonMutant]:
 
 def _fits(before: str, code: str, after: str) -> bool:
     """Whether an expression means the same without parentheses at its place in a statement."""
-    end = "" if not after.endswith(" ") else "pass"
+    end = "pass" if after.endswith(" ") else ""  # the head of a compound statement needs a body
     try:
         plain, inside = (ast.parse(f"{before.removeprefix('el')}{it}{after}{end}") for it in (code, f"({code})"))
     except SyntaxError:
@@ -113,7 +113,7 @@ def _head_end(statement: ast.stmt) -> int:
 
 
 def _faults(statement: ast.stmt) -> Iterator[tuple[ast.AST, ast.AST]]:
-    """Nodes of a statement, without nested statements, each with its replacements."""
+    """Pairs of a node and a replacement, for all nodes of a statement except those of nested statements."""
     if _removable(statement):
         yield statement, ast.Pass()
     if isinstance(statement, ast.AugAssign):
@@ -121,13 +121,14 @@ def _faults(statement: ast.stmt) -> Iterator[tuple[ast.AST, ast.AST]]:
         if other := _OPERATORS.get(type(statement.op)):
             yield statement, _changed(statement, op=other())
     if isinstance(statement, (ast.If, ast.While)):
-        alone = len(statement.body) == 1 and _removable(statement.body[0]) and not statement.orelse
-        yield from _decided(statement.test, always=isinstance(statement, ast.If), never=not alone)
+        # If the body is one statement that can be removed, removing it has the same effect as a false condition.
+        redundant = len(statement.body) == 1 and _removable(statement.body[0]) and not statement.orelse
+        yield from _constant_tests(statement.test, true=isinstance(statement, ast.If), false=not redundant)
     if not isinstance(statement, ast.Raise):
         for node in _expressions(statement):
             yield from ((node, other) for other in _others(node))
             for test in (node.test,) if isinstance(node, ast.IfExp) else getattr(node, "ifs", ()):
-                yield from _decided(test)
+                yield from _constant_tests(test)
 
 
 def _removable(statement: ast.stmt) -> bool:
@@ -142,8 +143,9 @@ def _removable(statement: ast.stmt) -> bool:
     return isinstance(statement, _REMOVED)
 
 
-def _decided(test: ast.expr, *, always: bool = True, never: bool = True) -> Iterator[tuple[ast.AST, ast.AST]]:
-    for truth in [True] * always + [False] * never:
+def _constant_tests(test: ast.expr, *, true: bool = True, false: bool = True) -> Iterator[tuple[ast.AST, ast.AST]]:
+    """A condition with its replacements by True and by False."""
+    for truth in [True] * true + [False] * false:
         if not isinstance(test, ast.Constant):
             yield test, ast.Constant(truth)
 

@@ -129,8 +129,12 @@ class Optimizer:
         return self._lr.dtype
 
     def rates(self, lr: float, ahead: int = 0) -> list[float]:
-        """The learning rates of a step, one for each optimizer inside. lr: the run's learning rate then. ahead: how
-        many steps ahead of the next one that step is."""
+        """The learning rates of a step, one for each optimizer inside.
+
+        Args:
+            lr: The run's learning rate in that step.
+            ahead: 0 for the next step, 1 for the one after it, and so on.
+        """
         return [lr]
 
     def follow(self, lr: Array, step: Array) -> None:
@@ -138,7 +142,7 @@ class Optimizer:
         calls `count` instead of `advance`.
 
         Args:
-            lr: (L,) as in `rates`.
+            lr: The numbers that `rates` returns, in an array.
             step: (1,) int64.
         """
         self._lr, self._step = lr, step
@@ -159,8 +163,8 @@ class Optimizer:
         """Called before a run's first step.
 
         Args:
-            total: The run's number of steps.
-            epoch: The steps of an epoch.
+            total: The number of steps in the run.
+            epoch: The number of steps in an epoch.
         """
 
     def step(self, params: Arrays, grads: Arrays, lr: float | None = None) -> None:
