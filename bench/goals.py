@@ -1,6 +1,6 @@
 """The goals of the NumPy code, and whether a record meets them.
 
-Against PyTorch on the same processor, the fastest of its forms: a convolution forward at most 2 times as long from 64
+Against PyTorch on the same processor, the fastest of its variants: a convolution forward at most 2 times as long from 64
 channels and 4 times for 3, forward and backward together 3 times, a tiny-VGG step 3 times; `import gpuconv` under
 150 ms; the memory of that step under 3 times its activations.
 """

@@ -55,7 +55,7 @@ def block(record: Record) -> str:
     threads = f", {data['threads']} threads" if "threads" in data else ""
     kernels = f", OpenBLAS with kernels for {data['blas']}" if data.get("blas") else ""
     torch = data["versions"].get("torch")
-    peer = f"PyTorch {torch}, the fastest of its forms" if torch else "no PyTorch was installed"
+    peer = f"PyTorch {torch}, the fastest of its variants" if torch else "no PyTorch was installed"
     busy = (data["load"] or 0) > data.get("threads", 1)  # more than the run itself uses
     load = f" Other processes were running: load average {data['load']:.1f}." if busy else ""
     parts = [
