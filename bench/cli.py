@@ -14,14 +14,14 @@ from gpuconv import numerals
 
 EPILOG = """examples:
   python -m bench steps && python -m bench ops         # measure, most important first
-  python -m bench ops --device cuda --minutes 5        # as far as five minutes reach
+  python -m bench ops --device cuda --minutes 5        # as many as fit into five minutes
   python -m bench ops --op fprop --shape vgg --dtype bfloat16
   python -m bench report                               # docs/benchmarks.md and its charts, from the newest records
   python -m bench compare OLD.json NEW.json            # what changed beyond the noise
   python -m bench predict --shape vgg --dtype bfloat16 # predicted times of convolutions; needs no GPU
   python -m bench predict --steps                      # of whole training steps
   python -m bench host                                 # Python's part of a call on a GPU; needs no GPU
-  python -m bench fit                                  # the model behind them, from the GPU records
+  python -m bench fit                                  # fit the model behind the predictions to the GPU records
 
 Results go to bench/results/<hardware>/<date>-<commit>.json, written anew after every entry: Ctrl-C loses nothing, and a
 second run on the same day and commit adds to the file. Status: 0 done, 1 a result of ours was wrong and not timed,
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     _filters(predict)
     predict.add_argument("--gpu", default="h200", help="h200 (default) or h100")
     predict.add_argument("--algo", default="auto", help="an algorithm of `gpuconv.algorithms` (default auto)")
-    predict.add_argument("--steps", action="store_true", help="whole training steps alone")
+    predict.add_argument("--steps", action="store_true", help="only whole training steps")
     predict.add_argument("--results", type=Path, help="records of today's kernels, to compare with the predictions")
     predict.add_argument("--nvrtc", type=Path, metavar="DIR", help="folder of the NVRTC to count instructions with")
     fit = commands.add_parser("fit", help="fit the model behind the predictions to the GPU records")
@@ -302,7 +302,7 @@ def _predict(options: argparse.Namespace) -> int:
     print(f"gpu        {gpu.name}, {gpu.arch}; all times are predicted, except 'measured', which is of older kernels")
     print(f"model      {model}")
     if (version := nvrtc.toolkit()[1]) != model.nvrtc:
-        print(f"counts     with {version}, which may issue other instructions: --nvrtc takes another")
+        print(f"counts     with {version}, which may generate other instructions; --nvrtc DIR selects another")
     print()
     paths = sorted((options.results or RESULTS).glob("nvidia-*/*.json"))
     records = [record for record in (Record.load(path).data for path in paths) if is_of(record, gpu)]

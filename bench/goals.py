@@ -1,8 +1,8 @@
 """The goals of the NumPy code, and whether a record meets them.
 
-Against PyTorch on the same processor, the fastest of its variants: a convolution forward at most 2 times as long from 64
-channels and 4 times for 3, forward and backward together 3 times, a tiny-VGG step 3 times; `import gpuconv` under
-150 ms; the memory of that step under 3 times its activations.
+The time of each is at most a multiple of that of PyTorch's fastest variant on the same processor: a convolution's
+forward pass 2 times (4 times for 3 channels), its forward and backward passes 3 times, a tiny-VGG step 3 times.
+`import gpuconv` takes under 150 ms, and a tiny-VGG step needs under 3 times the memory of its activations.
 """
 
 from __future__ import annotations

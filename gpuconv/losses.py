@@ -167,7 +167,7 @@ def classifies(loss: object) -> bool:
     """Whether the largest score is an answer that can be compared with a label.
 
     Args:
-        loss: Any loss; a user's loss of scores that are not compared so has the attribute ``classifies = False``.
+        loss: Any loss; a user's loss for which this is false has the attribute ``classifies = False``.
     """
     return bool(getattr(loss, "classifies", True))
 
@@ -183,7 +183,7 @@ def class_weights(loss: object, scores: Array, labels: Array) -> Array | None:
     Args:
         loss: Any loss.
         scores: The weights are returned in their accumulation dtype, on their device.
-        labels: (N,) integers. For probabilities the result is None, because their number divides the loss.
+        labels: (N,) integers. For probabilities the result is None, because their mean is divided by N.
     """
     if not isinstance(loss, SoftmaxCrossEntropy) or labels.ndim != 1:
         return None

@@ -83,9 +83,8 @@ class Epilogue:
 
     activation: one of `ACTIVATIONS`, or None. pool: 2 for max pooling of 2 x 2 windows at stride 2, 1 for none. masked:
     also store a mask of where gradients pass, see `gpuconv.ops.conv2d_relu`. moments: also compute each filter's
-    statistics.
-    saves_input: also store the activation's input. norm_sums: only for dgrad of a convolution whose input a batch norm
-    and `activation` computed: also compute the sums that the norm's backward pass needs.
+    statistics. saves_input: also store the activation's input. norm_sums: only for dgrad of a convolution whose input a
+    batch norm and `activation` computed: also compute the sums that the norm's backward pass needs.
     """
 
     activation: str | None = None

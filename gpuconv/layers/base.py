@@ -121,7 +121,7 @@ class Layer(Stateful["Layer"]):
         """Check the input's shape, declare `self.variables`, return the output's shape.
 
         Args:
-            input_shape: Without N, as the result.
+            input_shape: Without N, like the result.
 
         Raises:
             ValueError: The layer does not take this shape.

@@ -45,11 +45,11 @@ class Dropout(Layer):
         if not training or self.p == 0:
             self.stash(None, 0)
             return x if out is None else ops.copy(x, out=out)
-        place = part_in_elements(x)
-        blocks = -(-place.batch // 4)  # blocks of four random words, for the whole batch
-        offset = ops.advance_counter(self["offset"], by=blocks if place.last else 0)
-        self.stash(offset, place.first)
-        return ops.dropout(x, first=place.first, **self._drawn_at(offset), out=out)
+        part = part_in_elements(x)
+        blocks = -(-part.batch // 4)  # blocks of four random words, for the whole batch
+        offset = ops.advance_counter(self["offset"], by=blocks if part.last else 0)
+        self.stash(offset, part.first)
+        return ops.dropout(x, first=part.first, **self._drawn_at(offset), out=out)
 
     def backward(self, dy: Array, *, input_grad: bool = True) -> Array | None:
         offset, first = self.unstash()

@@ -26,7 +26,6 @@ __all__ = [
     "in_parts",
     "part_in_elements",
     "part_of_batch",
-    "place_of",
     "run_net",
     "summed_over_parts",
     "sums_over_parts",
@@ -46,22 +45,22 @@ class Part(NamedTuple):
 Sum = Callable[[Array], None]  # replaces an array of one axis by its sum over all ranks
 
 _sum: ContextVar[Sum | None] = ContextVar("a sum over the parts of a batch", default=None)
-_given: ContextVar[Part | None] = ContextVar("part of a batch", default=None)
+_current: ContextVar[Part | None] = ContextVar("part of a batch", default=None)
 
 
 @contextmanager
 def part_of_batch(part: Part) -> Iterator[None]:
     """A context in which layers receive that part of a batch."""
-    token = _given.set(part)
+    token = _current.set(part)
     try:
         yield
     finally:
-        _given.reset(token)
+        _current.reset(token)
 
 
 def part_in_elements(x: Array) -> Part:
     """The current part in elements instead of samples: x is that part of the whole batch's activations."""
-    part = _given.get()
+    part = _current.get()
     if part is None:
         return Part(0, x.size)
     each = x.size // x.shape[0]
@@ -73,7 +72,7 @@ place_of = part_in_elements  # the former name
 
 def batch_of(parts: Sequence[Array]) -> int:
     """The number of samples in the whole batch of these parts."""
-    part = parts.first_part if isinstance(parts, PerPart) else _given.get()
+    part = parts.first_part if isinstance(parts, PerPart) else _current.get()
     return sum(map(len, parts)) if part is None else part.batch
 
 
@@ -94,8 +93,8 @@ def sums_over_parts() -> Sum | None:
 
 
 class PartStates:
-    """The parts of a batch that go through a net together. Each has its own gradients, activations and running
-    statistics; the first part uses those of the net. count: the number of parts."""
+    """The states of a net for the parts of a batch that go through it together, layer by layer: each part has its own
+    gradients, activations and running statistics. The first part uses the net's own. count: the number of parts."""
 
     def __init__(self, net: AnyLayer, count: int) -> None:
         self._net = net

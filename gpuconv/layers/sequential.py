@@ -48,8 +48,8 @@ class Sequential(Layer):
     ``Sequential([*net[:-1], Linear(3)])`` is a separate net with a new head. A slice, ``net[:-1]``, is a net that
     shares the layers of this one.
 
-    `predict` reads classes, the names of the scores, and normalization, that of the uint8 images the net was trained
-    on. Training and `gpuconv.load` set both, and they are saved with the net.
+    `predict` reads `classes`, the names of the scores, and `normalization`, how the uint8 images of training were
+    normalized. Training and `gpuconv.load` set both, and they are saved with the net.
 
     Args:
         layers: A list, ``Sequential([conv, relu])``, or the first layer.

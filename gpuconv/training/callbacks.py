@@ -87,8 +87,8 @@ EVENTS = {  # the arguments of each event
 
 
 def checked_callbacks(callbacks: Sequence[object]) -> list[Any]:
-    """Callbacks as a list. Raises TypeError for an object without any event method, for a method whose name begins with
-    "on_" and is no event's (naming the nearest event), and for one that does not take the event's arguments."""
+    """Callbacks as a list. Raises TypeError for an object without any event method, for a method "on_..." of an unknown
+    event (naming the nearest one), and for a method that does not take its event's arguments."""
     if not isinstance(callbacks, Iterable):
         raise TypeError(f"callbacks are a list, received {type(callbacks).__name__}")
     found = [*callbacks]
@@ -202,7 +202,8 @@ class Log(Callback):
         self.path = path
 
     def lines(self, record: Record, first: bool) -> str:
-        """The text for one more record. first: of an epoch's record, whether it is the first one."""
+        """The text for one more record. first: for the record of an epoch, whether it is the first such
+        record."""
         raise NotImplementedError
 
     def on_start(self, trainer: RunState) -> None:

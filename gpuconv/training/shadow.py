@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from gpuconv.verify.call import Call
 
 VIOLATIONS = ("stop", "warn")
-START = 0.5  # seconds of processor time that the start of the worker takes at most
-CALL = 2e-3  # the least seconds that a check is expected to take
+START = 0.5  # the most seconds of processor time that the start of the worker takes
+CALL = 2e-3  # seconds; no check is expected to take less
 BYTE = 1e-7  # seconds per byte of the arguments, until one is measured
 SMALL = 1 << 18  # bytes; the cost per byte cannot be measured on a smaller call
 MARGIN = 1.5  # a check is expected to take this many times the longest one so far
@@ -44,7 +44,7 @@ class ShadowError(RuntimeError):
 
 
 class ShadowWarning(Notice):
-    """What ShadowError says, if the run continues in spite of it; or that the shadow oracle itself had to end."""
+    """A result exceeds its bound and the run continues, or the shadow oracle itself had to end."""
 
 
 @dataclass
@@ -124,8 +124,8 @@ class Shadow:
         return self._copying + self._checking
 
     def _seconds_left(self) -> float:
-        """Seconds that may be spent now. Some are reserved: for the start of the worker, for the pending checks, and,
-        as many as the longest check took, in case a check takes longer than expected."""
+        """Seconds that may be spent now. Some are reserved for the start of the worker and for the pending checks, and
+        once the time of the longest check so far, in case a check takes longer than expected."""
         starts = START if self._worker and not self._ready else 0.0
         reserved = starts + sum(expected for *_, expected, _ in self._pending)
         return self.share * self.elapsed - self.spent - reserved - max(self._longest.values(), default=CALL)
@@ -183,7 +183,7 @@ class Shadow:
 
         def wants(op: str, size: int) -> bool:
             nonlocal site
-            site = (op, *place())
+            site = (op, *current())
             seen.add(site)
             if listing or site not in self._sizes:
                 self._sizes[site] = max(size, self._sizes.get(site, 0))
@@ -193,7 +193,7 @@ class Shadow:
             return True
 
         copies = partial(self._timing_copies, lambda: site)
-        with tracked_layer() as place, recording(lambda call: self._hand_over(call, site, step), wants, copies):
+        with tracked_layer() as current, recording(lambda call: self._hand_over(call, site, step), wants, copies):
             yield
         for gone in drawn - seen:  # a step no longer makes these calls, for example because a layer was frozen
             self._sizes.pop(gone, None)

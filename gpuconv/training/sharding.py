@@ -57,14 +57,14 @@ class Parts:
         self._states, self._totals = PartStates(net, 1), [self.totals]  # those of the parts that are computed together
         self._kept: list[tuple[Array, Array]] = []  # (running statistics, buffer for their values before a step)
         self._sums: list[Sums] = []  # the sums of complete subtrees that are not yet added, the largest subtree first
-        self._numbers: dict[tuple[int, str], int] = {}  # (id of a layer, variable) -> its gradient's place in the terms
+        self._numbers: dict[tuple[int, str], int] = {}  # (id of a layer, variable) -> the number of its gradient's term
         self._exchanges: list[Callable[[], None]] = []  # each waits for the exchange of a bucket begun during backward
         self._signature: object = None
 
     def _add_up(
         self,
         parts: Iterable[tuple[Array, Array]],
-        places: Sequence[tuple[int, int]],
+        ranges: Sequence[tuple[int, int]],
         size: int,
         count: int,
         totals: Totals,
@@ -72,12 +72,12 @@ class Parts:
     ) -> None:
         """Compute this rank's parts and leave the sums of all ranks' parts in the net and in `totals`.
 
-        parts: this rank's (x, y). places: where each of them begins and ends among the step's `size` samples. count:
+        parts: this rank's (x, y). ranges: where each of them begins and ends among the step's `size` samples. count:
         the number of parts on all ranks. work: as in `Sharding.backpropagate`."""
         self._allocate_terms()
         self._exchanges = []
-        counts = [end - first for first, end in places]
-        own = [Part(first, size, last=(first, end) == places[-1]) for first, end in places]
+        counts = [end - first for first, end in ranges]
+        own = [Part(first, size, last=(first, end) == ranges[-1]) for first, end in ranges]
         if self.sync_batch_norm:
             self._add_up_together(parts, own, counts, work)
         else:
@@ -86,7 +86,7 @@ class Parts:
             finish()
         sums = self._sums[0]
         for bucket in sums.buckets[len(self._exchanges) :]:
-            for depth in range(len(places).bit_count() - 1, 0, -1):  # subtrees not yet added
+            for depth in range(len(ranges).bit_count() - 1, 0, -1):  # subtrees not yet added
                 self._sums[depth - 1].add(self._sums[depth], bucket)
             self.ranks.sum(sums.part(bucket), self.fixed)
         if (divisor := self.totals.divisor_in(sums.views[0])) is not None:
@@ -131,7 +131,7 @@ class Parts:
             self._totals = [Totals(self.net.device, self.loss) for _ in range(count)]
             named = [*self.net.named_variables(trained=True)]
             before = len(terms) - len(named)
-            self._numbers = {(id(layer), name): before + place for place, (_, layer, name) in enumerate(named)}
+            self._numbers = {(id(layer), name): before + at for at, (_, layer, name) in enumerate(named)}
             self._sums = [Sums(terms, self.net.device) for _ in range(self.most.bit_length())]
             self._signature = signature
 
@@ -217,7 +217,7 @@ class Parts:
         """The sums of the last step."""
         return self._sums[0]
 
-    def places(self) -> range:
+    def gradient_views(self) -> range:
         """The numbers of the views of `sums` that hold gradients, in the order of `Layer.grads`."""
         terms = len(self.sums.views)
         return range(terms - len(self._numbers), terms)
@@ -273,11 +273,11 @@ class Sharding(Parts):
         size = len(y) if batch is None else batch
         ends = shard_bounds(size, self.count)
         before = 0 if batch is None else ends[self.own.start]
-        places = [(ends[shard], ends[shard + 1]) for shard in self.own]
+        ranges = [(ends[shard], ends[shard + 1]) for shard in self.own]
         parts = (
-            (aligned_copy(x[first - before : end - before]), y[first - before : end - before]) for first, end in places
+            (aligned_copy(x[first - before : end - before]), y[first - before : end - before]) for first, end in ranges
         )
-        self._add_up(parts, places, size, self.count, totals, work)
+        self._add_up(parts, ranges, size, self.count, totals, work)
 
     def _statistics(self) -> list[Array]:
         separate = [each for each in self.net.all_variables() if not (self.sync_batch_norm and each[0].takes_parts)]

@@ -143,7 +143,7 @@ class TrainingStep:
             self.optimizer.update(params, grads, scaling)
             self.ema.update()
         if self.optimizer_shards and self.sharding:
-            self.optimizer_shards.exchange(params, self.sharding.sums, self.sharding.places())
+            self.optimizer_shards.exchange(params, self.sharding.sums, self.sharding.gradient_views())
 
     def gather_averages(self) -> None:
         """With a sharded optimizer, fetch the moving averages that other ranks keep. Every rank has to call this."""

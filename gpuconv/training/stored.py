@@ -122,7 +122,7 @@ TEXTS: dict[str, Callable[[str], str]] = {  # rewrite an old text with today's n
 
 _GONE: Any = object()  # stands for a missing entry
 
-# Not compared: where the data are and how the command line was worded. The data's checksum and the settings are.
+# Not compared, unlike the data's checksum and the settings: where the data are, and the wording of the command line.
 PLACES = ("train.name", "validation.name", "validation.part", "test.name", "options.command")
 
 

@@ -273,7 +273,7 @@ def _expect_mixable(name: str, loader: Loader, net: Any, loss: object) -> None:
 def set_image_notes(net: Any, loader: object, normalization: Normalization | None = None) -> None:
     """Set the net's normalization, and its classes if they have names.
 
-    normalization: by which the caller normalized floats, if known."""
+    normalization: the one by which the caller normalized floats, if known."""
     net.normalization = getattr(loader, "normalization", None) or normalization
     classes = getattr(getattr(loader, "dataset", None), "classes", None) or ()
     named = getattr(net, "classes", None)

@@ -9,8 +9,8 @@ each mutant runs in a separate process, on a copy of the repository: the tests t
 package first, fast ones before slow ones, until one fails. At the end the tests that found a fault run once
 more without one, and must pass. library_survivors.toml lists, each with a reason, the mutants that no test can or
 should find; they are not run again unless --recheck is given. --result FILE stores the score and every survivor as
-JSON, and --again FILE judges those survivors again after tests were added. Needs `pip install coverage`; nothing
-else in the repository is written.
+JSON, and --again FILE judges those survivors again after tests were added. Apart from FILE nothing is written into the
+repository. Needs `pip install coverage`.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ NOT_OF_THE_LIBRARY = ["tests/kernels", "tests/backends/cuda", "tests/bench", "te
 AT_MOST = 60.0  # seconds of tests for a mutant, as recorded
 FIRST = 20  # tests that run before the other test files are imported
 SECONDS, FACTOR = 30.0, 6.0  # time limit of a mutant: SECONDS plus FACTOR times its tests' time
-# Imports of the tests other than the library are done once, not in each process.
+# Imported once, in the parent process, instead of by the tests in each process.
 FOREIGN = [
     "numpy",
     "ml_dtypes",
