@@ -17,7 +17,7 @@ from tests import standin
 PACKAGE = Path(gc.__file__).parent
 
 TO_A_KERNEL = [
-    "ops/conv.py",
+    "ops/conv/conv2d.py",
     "backends/dispatch.py",
     "devices.py",
     "ops/remembered.py",
@@ -28,6 +28,7 @@ TO_A_KERNEL = [
     "backends/cuda/gemm/launch.py",
     "backends/cuda/runtime/kernel.py",
 ]
+CHECKS = ["ops/conv/conv2d.py", "ops/conv/expect.py", "ops/expect.py"]  # of the first call with these shapes
 EMULATED = "backends/cuda/emulator/native.py"
 
 
@@ -77,7 +78,7 @@ def test_x_of_conv2d_enters_the_files_that_the_docs_list(device, monkeypatch):
     expected = TO_A_KERNEL + ([EMULATED] if device == "emulated" else [])
     assert second == expected  # each file once; the first call also runs the checks
     checks = expected.index("ops/remembered.py") + 1
-    assert first == [*expected[:checks], "ops/conv.py", "ops/expect.py", *expected[checks:]]
+    assert first == [*expected[:checks], *CHECKS, *expected[checks:]]
 
 
 TO_AN_OP = [
@@ -93,7 +94,7 @@ TO_AN_OP = [
     "layers/sequential.py",
     "layers/running.py",
     "layers/conv.py",
-    "ops/conv.py",
+    "ops/conv/conv2d.py",
 ]
 
 

@@ -7,7 +7,7 @@ from typing import Any, Unpack
 
 from gpuconv.arguments import number
 from gpuconv.backends import backend_of
-from gpuconv.ops.conv import forward_problem
+from gpuconv.ops.conv.expect import forward_problem
 from gpuconv.ops.expect import (
     expect_activation,
     expect_addend,

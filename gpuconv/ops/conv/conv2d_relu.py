@@ -1,0 +1,104 @@
+"""Convolution followed by an activation and a pool, and the mask that their gradients take."""
+
+from __future__ import annotations
+
+from typing import Any, Unpack
+
+from gpuconv.backends import backend_of
+from gpuconv.names import canonical
+from gpuconv.ops.conv.expect import forward_problem
+from gpuconv.ops.expect import expect_conv_algorithm, expect_out
+from gpuconv.ops.overlap import copy_if_overlapping
+from gpuconv.ops.registry import op
+from gpuconv.ops.remembered import remembered
+from gpuconv.problems import ACTIVATIONS, Conv2dProblem, Epilogue
+from gpuconv.types import Array, ArrayT, Padding, Size, Window
+
+_SAVE_INPUT = [name for name, activation in ACTIVATIONS.items() if activation.saves_input]
+
+
+@op("conv2d_fprop.cu")
+def conv2d_relu(
+    x: ArrayT,
+    w: ArrayT,
+    bias: ArrayT | None = None,
+    *,
+    pool: int = 1,
+    stride: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    activation: str | None = "relu",
+    fit: str = "floor",
+    algo: str = "auto",
+    tf32: bool = False,
+    out: ArrayT | None = None,
+) -> tuple[ArrayT, Any]:
+    """relu(conv2d(...)) and the mask that the two gradients of conv2d take. With pool=2, a max_pool2d of 2 x 2 windows
+    at stride 2 follows, which drops an odd last row and column; with activation=None the pooling follows the
+    convolution directly. With an activation whose backward takes its input, the op returns that activation of
+    conv2d(...), and conv2d(...) itself.
+
+    Args:
+        x: (N, H, W, C), any float dtype.
+        w: (K, R, S, C // groups), of x's dtype.
+        bias: (K,), of x's dtype; None adds nothing.
+        pool: 1, or 2 for the max pooling.
+        stride: As in conv2d.
+        padding: As in conv2d.
+        dilation: As in conv2d.
+        groups: As in conv2d.
+        activation: "relu", or None for none; or "gelu", "silu" or "hard_swish" with its op's defaults, without a pool.
+        fit: As in conv2d.
+        algo: An algorithm of `gpuconv.algorithms`, which changes at most the order of sums; "auto" lets the device
+            choose, as does an algorithm without a kernel for this direction.
+        tf32: Multiply float32 arrays in TF32 (a 10-bit mantissa).
+        out: Receives y.
+
+    Returns:
+        y: (N, P, Q, K), or (N, P // 2, Q // 2, K) with pool=2.
+
+        saved: With "gelu", "silu" or "hard_swish" the activation's input, rounded to y's dtype; y is computed from it.
+        Otherwise the mask.
+
+        mask: uint8 (N, P, Q, groups * bytes), with y's P and Q and bytes = ceil(K / groups * pool**2 / 8). It has
+        one bit for each convolution output that y depends on: 1 where the gradient passes, that is, where the
+        output is positive (with activation=None whatever its sign) and, with pool=2, is the first maximum of its
+        window. In the bytes of a group, bit i * pool**2 + j (bit 0 is the lowest of the first byte) belongs to the
+        group's filter i and pixel j of the window, row-major. Unused bits are 0.
+
+    Raises:
+        ValueError, TypeError: As in conv2d.
+    """
+    backend = backend_of(x=x, w=w, optional=dict(bias=bias, out=out))
+    window = Window(stride=stride, padding=padding, dilation=dilation, groups=groups, fit=fit)
+    problem, epilogue, algo, tf32 = _check_conv2d_relu(
+        x, w, bias, out, activation=activation, pool=pool, algo=algo, tf32=tf32, **window
+    )
+    x, w, bias = copy_if_overlapping([out], x, w, bias)
+    return backend.conv.conv2d_relu(x, w, bias, problem, epilogue, algo=algo, tf32=tf32, out=out)
+
+
+@remembered
+def _check_conv2d_relu(
+    x: Array,
+    w: Array,
+    bias: Array | None,
+    out: Array | None,
+    *,
+    activation: str | None,
+    pool: int,
+    algo: object,
+    tf32: object,
+    **window: Unpack[Window],
+) -> tuple[Conv2dProblem, Epilogue, str, bool]:
+    problem = forward_problem(x, w, bias, **window)
+    expect_out(out, problem.pooled_shape(pool), x.dtype)
+    if activation is not None:
+        activation = canonical("activation of conv2d_relu", activation, ["relu", *_SAVE_INPUT])
+    saves_input = activation in _SAVE_INPUT
+    if saves_input and pool != 1:
+        raise ValueError(f"a pool of conv2d_relu follows the activation relu or None, received {activation!r}")
+    epilogue = Epilogue.of(activation, pool=int(pool), masked=not saves_input, saves_input=saves_input)
+    algo, tf32 = expect_conv_algorithm(algo, tf32, x.dtype, problem, epilogue, "fprop")
+    return problem, epilogue, algo, tf32

@@ -1,0 +1,31 @@
+"""Checks that several convolution ops share."""
+
+from __future__ import annotations
+
+from typing import Unpack
+
+from gpuconv.ops.expect import expect_bias, expect_float, expect_mask, expect_same_dtype, expect_shape
+from gpuconv.problems import PLAIN, Conv2dProblem, Epilogue
+from gpuconv.types import Array, Window
+
+
+def forward_problem(x: Array, w: Array, bias: Array | None, **window: Unpack[Window]) -> Conv2dProblem:
+    """The problem of a forward pass, checked against its arrays."""
+    x_shape, w_shape = expect_float("x", x, "N H W C"), expect_float("w", w, "K R S C/groups")
+    expect_same_dtype(x=x, w=w, bias=bias)
+    problem = Conv2dProblem.of(x_shape, w_shape, **window)
+    expect_bias(bias, problem.k)
+    return problem
+
+
+def forward_epilogue(dy: Array, problem: Conv2dProblem, mask: Array | None, pool: int) -> Epilogue:
+    """The epilogue of the forward pass that belongs to dy. Raises if dy or the mask does not fit it."""
+    shape = problem.pooled_shape(pool)
+    if mask is None:
+        if pool != 1:
+            raise ValueError(f"pool={pool} needs the mask that conv2d_relu returned, received None")
+        expect_shape("dy", dy, shape, "the convolution's output")
+        return PLAIN
+    expect_shape("dy", dy, shape, "the output of conv2d_relu")
+    expect_mask(mask, problem, pool)
+    return Epilogue.of(pool=int(pool), masked=True)
