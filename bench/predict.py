@@ -65,7 +65,7 @@ def rows_of(
                 if counted_with not in (None, nvrtc.version()):
                     raise ValueError(
                         f"the model's rows were counted with {counted_with}, received {nvrtc.version()}, which may "
-                        "issue other instructions; --nvrtc DIR takes the NVRTC of a folder"
+                        "issue other instructions; --nvrtc DIR selects the NVRTC in a folder"
                     )
                 amounts = _recorded_amounts(
                     problems[entry["key"]], kernel, sum(each["blocks"] for each in reduction), gpu
@@ -133,6 +133,7 @@ def _rms(errors: np.ndarray) -> float:
     return float(f"{np.sqrt(np.mean(errors**2)):.3g}")
 
 
+# The parts of a predicted time for wgmma.
 WGMMA = ("launch", "prologue", "tensor", "shared", "l2", "issue", "epilogue", "reduction")
 
 # --- predicting --------------------------------------------------------------------------------
@@ -175,8 +176,8 @@ def table(
 ) -> Iterator[str]:
     """Lines for a terminal: each entry's predicted time, its parts with the largest marked, and the measured time.
 
-    timed: measured times; the algorithm that "auto" chose there is predicted. today: the kernels were today's,
-    so that the differences are the model's errors.
+    timed: measured times; the algorithm that "auto" chose there is predicted. today: whether these are times of today's
+    kernels, so that the differences are the model's errors.
     """
     names, others, unserved = (*TERMS, "bytes"), 0, 0
     errors, shares = list[float](), dict[str, list[float]]()

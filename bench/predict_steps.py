@@ -1,13 +1,13 @@
-"""The predicted time of a whole training step as a CUDA graph: its kernels, and the time of each kind.
+"""The predicted time of a whole training step as a CUDA graph, which has three parts:
 
-    convolutions   `bench.predict` of every direction; those that the model does not cover, by their bytes; depthwise
-                   ones are among the other kernels
-    bytes          of all other kernels, each array of a launch once, and of what convolutions read and write besides
-                   their own three arrays; at the GPU's copy rate
-    launches       LAUNCH for each other kernel
+    convolutions   The time of each direction of each convolution, by `bench.predict`, or where the model does not cover
+                   it, by its bytes. Depthwise convolutions count as other kernels.
+    bytes          The time to move, at the GPU's copy rate, each array of each launch of the other kernels, and the
+                   arrays of a convolution's epilogue.
+    launches       LAUNCH for each other kernel.
 
-The split-K reductions are part of the convolutions' times; their number is shown. Nothing is run: a step of the whole
-batch is launched on the emulated device, whose kernels are skipped and whose new arrays stay untouched memory.
+The split-K reductions are part of the convolutions' times; their number is shown. No kernel is run: a step of the whole
+batch is launched on the emulated device, which records the launches and leaves new arrays unwritten.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ class StepPrediction:
 
 @contextmanager
 def _recorded_launches() -> Iterator[list[tuple[str, int]]]:
-    """A context that records launches without running them: kernel names and the bytes of their arrays, for products
-    only those that `_OPERANDS` does not name; and once more those of an output to which a kernel adds, as it is read
-    too. New arrays are not written to, so that they take no memory."""
+    """A context that records launches without running them: each kernel's name and the bytes of its arrays. Of a matrix
+    product's arrays, those in `_OPERANDS` are left out. An output to which a kernel adds counts twice, because it is
+    also read. New arrays are not written to, so that they take no memory."""
     found: list[tuple[str, int]] = []
     launch, empty, span = Kernel.__call__, emulator.empty, rows.span
     slices: list[tuple[object, int]] = []  # the spans of slices, which are kept so that no other array gets their id

@@ -187,7 +187,7 @@ def _free(device: str, key: str) -> None:
     except Exception as error:
         raise backends.DeviceError(
             f"{device} no longer answers after {key} ({error}); the record holds what was timed, and the same command "
-            "with --missing goes on"
+            "with --missing continues"
         ) from error
     try:
         pytorch.load().cuda.empty_cache()

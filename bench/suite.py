@@ -156,7 +156,8 @@ MEMORY = {
     "batch_norm": lambda s: 2 * s,
     "batch_norm_backward": lambda s: 3 * s,
     "sgd_step": lambda s: 5 * s,  # momentum: parameter and velocity read and written, gradient read
-    "sgd_master": lambda s: 16 + 2 * s,  # of float32 masters: a half gradient read, the parameter written as a half
+    # with float32 masters: master and velocity read and written, a 16-bit gradient read, a 16-bit parameter written
+    "sgd_master": lambda s: 16 + 2 * s,
 }
 MEGABYTES = (25, 63, 126, 512)
 _CHANNELS, _SIDE = 64, 32

@@ -33,7 +33,7 @@ from gpuconv.types import Options
 from gpuconv.verify import TIERS, Case, Row, cases, verify
 from gpuconv.verify.run import move
 
-_SECONDS = 0.01  # of calls in each turn of a file
+_SECONDS = 0.01  # how long one file's calls run before it is the other file's turn
 
 
 def shipped_file(op: str, algo: str | None = None) -> str:

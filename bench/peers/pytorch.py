@@ -13,6 +13,7 @@ from bench.sides import PEER, LeftOutError, Prepared, Side
 from gpuconv.dtypes import as_dtype
 from gpuconv.problems import Conv2dProblem
 
+# A function that prepares the inputs, which is not timed, and the timed work on them.
 Form = tuple[Callable[..., tuple[Any, ...]], Callable[..., tuple[Any, ...]]]
 
 
@@ -55,7 +56,7 @@ def to_host(result) -> np.ndarray:
 
 
 def sides(call: Call, arrays: Arrays, device: str, compiled: bool) -> list[Side]:
-    """Every form in which PyTorch is timed. compiled: also torch.compile, which is slow to start."""
+    """Every variant of PyTorch that is timed. compiled: also torch.compile, which is slow to start."""
 
     def form(channels_last: bool, compile_it: bool) -> Callable[[], Prepared]:
         def prepare() -> Prepared:
@@ -86,7 +87,8 @@ def sides(call: Call, arrays: Arrays, device: str, compiled: bool) -> list[Side]
 
     if call.entry.op in _UNCOMPILED:
         optimizer = call.entry.op.startswith("sgd")
-        channels_last = {"fused": False} if optimizer else {"eager": False, "channels_last": True}  # by the form's name
+        # By the variant's name.
+        channels_last = {"fused": False} if optimizer else {"eager": False, "channels_last": True}
         return [Side(PEER, name, form(last, False)) for name, last in channels_last.items()]
     forms = {"eager": (False, False), "channels_last": (True, False), "compile": (True, True)}
     return [Side(PEER, name, form(*how)) for name, how in forms.items()]

@@ -100,7 +100,7 @@ def model(gate: Gate, seconds: float) -> Found:
     done = gate.ask("predict.log", words, seconds)
     expect(done)
     if not (found := _ERROR.search(done.text)):
-        raise NotReachedError(f"nothing measured to set beside the predictions: {done.last[:120]}")
+        raise NotReachedError(f"no measured time to compare with the predictions: {done.last[:120]}")
     answer = "yes" if float(found[1]) <= 15 else "no"
     return judged(Verdict(MODEL, answer, f"{found[1]} % over {found[2]} convolutions"))
 
@@ -140,7 +140,7 @@ def _times(records: list[dict[str, Any]]) -> dict[str, float]:
 
 
 ISSUE = "Are the tensor-core convolutions bound by instruction issue, not by L2?"
-PROFILED = ("vgg-cifar", "lenet")  # in a full run, in a rehearsal
+PROFILED = ("vgg-cifar", "lenet")  # the net of a full run, and of a rehearsal
 METRICS = {
     "time": "gpu__time_duration.sum",
     "issue": "smsp__issue_active.avg.pct_of_peak_sustained_active",

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 class Side:
     """A device, a precision and an algorithm of convolutions, in any order: "emulated" or "cuda:1,tf32,simt-64x64".
 
-    device: None for the other side's device, or for the one that "auto" chooses.
+    device: None for the other side's device; if that is None too, for the one that "auto" chooses.
     """
 
     device: str | None = None

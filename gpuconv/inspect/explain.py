@@ -74,7 +74,7 @@ class Explanation:
         computed: The value and error of each backend.
         thread: The thread that computed the value, if it was located.
         branch: The branch that a concatenation takes the value from, such as "branch2"; its term has the index in that
-        branch's output.
+            branch's output.
     """
 
     layer: str
@@ -149,8 +149,8 @@ def explain(
         most: The number of terms to list.
         backward: Whether to explain the gradient of the layer's input at this index instead.
         target: The class whose score is differentiated, by default the best.
-        locate: Whether to find the thread that computed the value, on the emulated device, for nets on it or on a CUDA
-            device.
+        locate: Whether to find the thread that computed the value, by running the layer's algorithm on the emulated
+            device. Only for nets on that device or on a CUDA device.
 
     Raises:
         ValueError: An unknown layer, an index outside its volume, or a layer that is a Sequential, fused, or a user's

@@ -39,8 +39,8 @@ from gpuconv.types import Array
 
 Place = tuple[int, ...]
 
-# Layers whose outputs are sums of products with the input, plus a constant.
-# `window_of_output` shows Conv2D's padding too.
+# Layers whose outputs are sums of products with the input, plus a constant. For Conv2D `window_of_output` has code of
+# its own, which also shows the padding.
 _AFFINE = (AdaptiveAvgPool2D, AvgPool2D, BatchNorm, Conv2D, ConvTranspose2D, GlobalAvgPool2D, Linear, Scale, Upsample)
 _PASSING = (Dropout, Flatten, Input)  # each output equals one of the inputs
 _CONSTANTS = {"bias", "running_mean"}  # arrays that change only the constant of an affine layer

@@ -1,4 +1,4 @@
-"""An ONNX graph, followed from its input into rows of layers.
+"""Converts an ONNX graph to sequences of layers, from its input to its output.
 
 A value read by one node continues with that node's layer; a value read by two nodes starts a block, which ends at the
 Add where both paths meet. ONNX flattens volumes in (C, H, W) order; weights that read such features are reordered.
@@ -46,7 +46,8 @@ def read_net(
 
 
 class ImportedGraph:
-    """A model's graph, and how far it has been followed. operators: converts a node of each type to a layer."""
+    """A model's graph: its constants, its nodes, and the nodes that read each value. operators: functions that convert
+    a node to a layer, by the node's type."""
 
     def __init__(self, library: ModuleType, model: ModelProto, path: str, operators: Mapping[str, Convert]) -> None:
         self.onnx, self.model, self.file, self.operators = library, model, path, operators

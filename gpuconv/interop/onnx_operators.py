@@ -224,7 +224,7 @@ def _one_or_pair(values: Sequence[int]) -> Size:
 
 
 def _number(value: float | np.ndarray) -> float:
-    """The shortest decimal that rounds to a float32: 0.1 rather than 0.10000000149."""
+    """The shortest decimal with the same float32 value: 0.1 rather than 0.10000000149."""
     return float(str(np.float32(value)))
 
 

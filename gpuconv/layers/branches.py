@@ -168,8 +168,8 @@ class Merging(Layer, base=True):
         return [in_parts(partial(self._slice, number), dy) for number in range(len(self.rows))]
 
     def summed(self, gradients: Iterable[Array]) -> Array:
-        """The sum of the input's gradients from the branches, given those of their outputs. Each of those is taken
-        from the iterator only after the branch before has run."""
+        """The sum of the input's gradients from the branches, given the gradients of their outputs. Each of
+        these is taken from the iterator only after the previous branch has run."""
         total: object = None
         adding = self.adding
         for row, dy, adds in zip(self.rows, gradients, adding):

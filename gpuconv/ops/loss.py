@@ -175,8 +175,8 @@ def binary_cross_entropy(
     Args:
         scores: (N, ...), any float dtype.
         targets: Of the scores' shape, any float dtype: probabilities. That they lie in [0, 1] is not checked.
-        pos_weight: (C,), one for each of the scores' last axis, in their accumulation dtype. Its numbers are not
-            checked.
+        pos_weight: (C,), one for each entry of the scores' last axis, in their accumulation dtype. Its numbers are
+            not checked.
         grad_scale: A factor on the gradient, at least 0; may be a float64 array of one element.
         out: Receives dscores; may be scores itself.
 

@@ -33,7 +33,7 @@ def activations(
     negative is blue, zero dark, positive amber.
 
     Args:
-        image: (H, W) or (H, W, C), uint8 or floats between 0 and 1; without exactly 3 channels their mean is drawn in
+        image: (H, W) or (H, W, C), uint8 or floats between 0 and 1; unless it has 3 channels, their mean is drawn in
             gray.
         volumes: (name, (H, W, C) or (C,) array) of each layer.
         scores: (classes,) probabilities.
@@ -115,11 +115,11 @@ def filters(weight: np.ndarray, *, title: str = "") -> Figure:
         title: Above the grid; "" for none.
 
     Raises:
-        TypeError: weight is no array.
+        TypeError: weight is not an array.
         ValueError: weight has another rank.
     """
     if not hasattr(weight, "shape"):
-        raise TypeError(f"filters are an array, as net['conv1.weight'], received {type(weight).__name__}")
+        raise TypeError(f"filters are an array, such as net['conv1.weight'], received {type(weight).__name__}")
     weight = np.asarray(weight, np.float32)
     if weight.ndim != 4:
         raise ValueError(f"filters are (K, R, S, C), received shape {weight.shape}")

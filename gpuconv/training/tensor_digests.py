@@ -6,11 +6,10 @@
      "tensors": [["forward", "conv1", "float32", 65536, 9, "xxh3:5f1c02aa90b1d7e4", 12.5, 80.1, 0]]}
 
 with each tensor's direction, name, dtype, number of values, products summed for one value, hash of its bytes, sum,
-norm, and the norm of its change by the update; null stands for a number that is not finite. The hash is that of the
-bytes; the sums and norms of gradients are divided by float16's loss scale. The tensors are in the
-order of the work: the layers' outputs, the gradients of their inputs, the parameters' gradients, the updated
-parameters, the loss. A hash names its kind. Lines of format 1 are read too; they have no "format", and their hashes are
-CRC-32 without a name.
+norm, and the norm of its change by the update; null stands for a number that is not finite. Sums and norms of gradients,
+but not their hashes, are those of the gradients divided by float16's loss scale. The tensors are in the order of the
+work: the layers' outputs, the gradients of their inputs, the parameters' gradients, the updated parameters, the loss. A hash begins with its kind. Lines of format 1 are read too; they have no "format", and their hashes are CRC-32
+without the kind.
 """
 
 from __future__ import annotations
@@ -104,8 +103,8 @@ class Digest:
 
 
 def _template(direction: str, name: str, dtype: np.dtype, size: int, products: float) -> str:
-    """A digest's JSON with places for the hash, the sum, the norm and the norm of the change. Numbers of tensors up to
-    float32 have 9 digits, more than their sums are accurate to."""
+    """A digest's JSON with placeholders for the hash, the sum, the norm and the norm of the change. Numbers of tensors
+    up to float32 have 9 digits, more than their sums are accurate to."""
     begin = json.dumps([direction, name, dtype.name, size, max(1, math.ceil(products))])[:-1].replace("%", "%%")
     number = "%.9g" if is_float(dtype) and dtype.itemsize <= 4 else "%.17g"
     return f'{begin}, "%s", {number}, {number}, {number}]'
@@ -154,7 +153,8 @@ class Digests(Callback):
     """
 
     only_on_rank_0 = True
-    seen: Callable[[str, str, Array, float], None] | None = None  # is given the loss scale of a gradient, else 1
+    # Called with each tensor's direction, name, values and loss scale (1 except for gradients in float16).
+    seen: Callable[[str, str, Array, float], None] | None = None
 
     def __init__(self, path: str | os.PathLike[str] | None = None, every: int = 1) -> None:
         self.path, self.every = path, arguments.integer("every", every, 1)
@@ -278,7 +278,7 @@ def read(path: str | os.PathLike[str]) -> list[Step]:
 
 
 def _lines(path: str | os.PathLike[str]) -> list[tuple[bytes, Step]]:
-    """The lines of a file and what they say, as `read`."""
+    """Each line of a file with its step. Raises as `read` does."""
     try:
         with files.open_regular(path) as file:
             *lines, _ = file.read().split(b"\n")

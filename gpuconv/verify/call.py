@@ -79,8 +79,8 @@ class Call:
         return list(by_name.values())
 
     def _bias_gradient(self) -> Expected:
-        """The sum of dy, of a convolution's where the mask bit is set: the filter gradient of a 1 x 1 convolution of
-        ones."""
+        """The sum of dy over the batch. For a convolution it is computed as the filter gradient of a 1 x 1 convolution
+        of ones, so that only values whose mask bit is set count."""
         dy = self.arrays[0]
         if dy.ndim == 2:
             (one,) = expect("bias_grad", [dy], {})

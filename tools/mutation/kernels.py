@@ -1,7 +1,7 @@
 """Break the kernels one fault at a time and count how many the kernel tests find; exit 1 under 95 %.
 
     python -m tools.mutation.kernels                            every mutant of every file
-    python -m tools.mutation.kernels --sample 300 --seed 7      so many, drawn at random
+    python -m tools.mutation.kernels --sample 300 --seed 7      300 of them, drawn at random
     python -m tools.mutation.kernels --file pool.cuh --file max_pool2d.cu
     python -m tools.mutation.kernels --file mbarrier.cuh --each --sample 12 --tests tests/kernels/test_warpgroups.py
 
@@ -155,7 +155,7 @@ def suites_by_file(tests: list[str]) -> dict[str, Suite]:
 
 
 def judge(mutant: Mutant, cases: list[verify.Case], suite: Suite) -> tuple[str, str]:
-    """Whether the tests kill a mutant, and what did or why not. Runs in a separate process."""
+    """Whether the tests kill a mutant, and the first problem that they found. Runs in a separate process."""
     with tempfile.TemporaryDirectory(prefix="mutant-") as folder:
         kernels = Path(folder) / "kernels"
         shutil.copytree(source.directory(), kernels, ignore=shutil.ignore_patterns("__pycache__"))

@@ -131,7 +131,7 @@ def batch_norm_backward(op: str, arrays: Arrays, options: Options, dtype: np.dty
 
 
 def _behind_saved(dy: np.ndarray, saved: np.ndarray, activation: str, dtype: np.dtype) -> Expected:
-    """The gradient of the activation's input from what its own backward takes."""
+    """The gradient of the activation's input. saved: the array that the activation's backward reads."""
     behind = ACTIVATIONS[activation].gradient(ops, dy, saved)
     own = accumulated(dtype, 8, np.abs(dy) * (1 + np.minimum(np.abs(saved), 3)))
     return Expected("daddend", behind, own + rounded(dtype, behind))
