@@ -42,7 +42,7 @@ def _convolutions(entries: Mapping[str, Any]) -> Iterator[Goal]:
 
 
 def ratio(*entries: Mapping[str, Any], statistic: str = "median") -> float | None:
-    """Our total time over that of PyTorch's best form (the same form for all). None if a side is missing.
+    """Our total time over that of PyTorch's best variant (the same for all). None if a side is missing.
 
     statistic: of the samples, "median" or "least".
     """

@@ -47,7 +47,7 @@ def link_within_the_site(app: Sphinx, source: list[str]) -> None:
 
 
 def escape(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
-    """Docstrings are plain text with code in backquotes: `*`, `|` and a name's last `_` are no markup."""
+    """Docstrings are plain text with code in backquotes: `*`, `|` and a name's last `_` are not markup."""
     for i, line in enumerate(lines):
         parts = re.split(r"(`[^`]*`)", line)
         parts[::2] = [re.sub(r"([*|]|(?<=\w)_(?!\w))", r"\\\1", part) for part in parts[::2]]
@@ -55,7 +55,7 @@ def escape(app: Sphinx, what: str, name: str, thing: object, options: object, li
 
 
 def keep_colon(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
-    """Napoleon takes what stands before a colon in a property's first line for its type."""
+    """Napoleon would take the words before a colon in a property's first line as its type."""
     if what == "property":
         lines.insert(0, "")
 

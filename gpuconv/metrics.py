@@ -43,7 +43,7 @@ class TopK:
         k: At least 1.
 
     Raises:
-        TypeError: k is no integer.
+        TypeError: k is not an integer.
         ValueError: k is below 1.
     """
 

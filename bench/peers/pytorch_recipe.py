@@ -129,7 +129,7 @@ def _update(optimizer, params: Sequence[Any], lr, dtype, direction: Callable[...
 
 
 def sides(recipe: Recipe, device: str, compiled: bool) -> list[Side]:
-    """Every form in which PyTorch is timed."""
+    """Every variant of PyTorch that is timed."""
     on_gpu, chosen = device.startswith("cuda"), recipe.settings
     batches = recipe.steps // chosen.epochs
 

@@ -14,7 +14,7 @@ from bench.steps import SGD, Step
 
 
 def sides(step: Step, device: str, compiled: bool) -> list[Side]:
-    """Every form in which PyTorch is timed. Half precision is autocast over float32 weights, as is usual in PyTorch."""
+    """Every variant of PyTorch that is timed. Half precision is autocast over float32 weights, as usual in PyTorch."""
     on_gpu = device.startswith("cuda")
 
     def form(channels_last: bool, compile_it: bool, graph: bool) -> Callable[[], Prepared]:

@@ -1,4 +1,4 @@
-"""Who computes a value: the backends, with their results and bounds, and the threads of the device's kernels."""
+"""What computes a value: the backends, with their results and bounds, and the threads of the device's kernels."""
 
 from __future__ import annotations
 
@@ -158,8 +158,10 @@ def located(layer: Layer, calls: Sequence[Call], offset: int, device: str, backw
 
 
 def _watch_call(call: Call, offset: int, algorithm: str, part: bool = False) -> tuple[list[Writer], list[Touched]]:
-    """The threads that write a value of a call's result, and the accesses of the last one. part: instead of the value,
-    its part in the first of the `partials` of split-K, which begin with a sum for each value (kernels/gemm_reduce.cu).
+    """The threads that write a value of a call's result, and the accesses of the last one.
+
+    part: watch the value's part in the first of split-K's `partials` instead; each of these begins with a sum for each
+    value (kernels/gemm_reduce.cu).
     """
     from gpuconv.backends.cuda import emulator
 

@@ -57,8 +57,8 @@ class ResidualNorm(Fused):
 
     @property
     def _adds_onto_gradient(self) -> bool:
-        """Whether the body adds the gradient of its input to that of the sum, which the shortcut passes on. With an
-        activation that is a new array."""
+        """Whether the body adds the gradient of its input to the gradient of the sum, which the shortcut passes on.
+        Only with an activation is the latter a new array, which may be changed."""
         body, shortcut = self._rows
         return shortcut is None and self.activation is not None and adds_input_grad(body)
 

@@ -99,7 +99,7 @@ def random_permutation(order: ArrayT, *, seed: int, epoch: int = 0, stream: int 
         order.
 
     Raises:
-        TypeError: order has another dtype or rank, or a number is no integer.
+        TypeError: order has another dtype or rank, or a number is not an integer.
         ValueError: A number is out of its range, or order is read-only.
     """
     backend = backend_of(order=order)

@@ -46,9 +46,11 @@ class Measures:
         self._tables: list[Any] = []
 
     def add(self, tensor: Array, before: Array | None = None, scale: float = 1.0) -> None:
-        """Measure a tensor, which may be changed afterwards, where NumPy ignores overflows and invalid numbers.
-        before: its values before the update, on the same device. scale: a factor of its values that its sum and norm do
-        not count."""
+        """Measure a tensor, which may be changed afterwards. The caller lets NumPy ignore overflows and invalid
+        numbers.
+
+        before: the values before the update, on the same device. scale: the factor by which the values are too large;
+        sum and norm are divided by it."""
         self._scales.append(scale)
         if not isinstance(tensor, np.ndarray) and is_float(tensor.dtype):
             self._add_on_gpu(tensor, before)
@@ -128,7 +130,7 @@ def _wide(dtype: np.dtype) -> type:
 
 def _squares(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The values, in float64 if float32 cannot hold their squares, and the sums of their squares in rows of
-    `_SQUARES`, which they fill."""
+    `_SQUARES`. Their number is a multiple of it."""
     rows = values.reshape(-1, _SQUARES)
     found = np.vecdot(rows, rows)
     least, ones = len(values) * _SMALL, _ONES[values.dtype][: len(found)]

@@ -84,7 +84,7 @@ _NUMBER = re.compile(
 )
 _NEGATION = re.compile(r"(?:(?<=[(\[{])|(?<=[(,=?:] )|(?<=return ))[-!](?=[\w(])")
 _INCREMENT = re.compile(r"(\+\+|--)(\w+)")
-_CALL = re.compile(  # whose result nobody uses, such as a barrier, a fence or a wait
+_CALL = re.compile(  # a call whose result nobody uses, such as a barrier, a fence or a wait
     r"(?:^[ \t]*|(?:[{)]|\belse) )(?P<it>(?!(?:if|for|while|switch|return)\b)[A-Za-z_][\w.:]*(?:<[^;(){}]*>)?"
     r"\([^;{}]*\);)",
     re.M,

@@ -4,10 +4,10 @@ k-major   products of one warpgroup with both operands K-major
 mn-major  likewise with an operand, or both, MN-major
 ring      a ring of stages between a producer and two consumers, by mbarriers
 cluster   rings that the two blocks of a cluster fill for each other
-fprop, dgrad, wgrad   the algorithms that no GPU has run: proved, timed; what is wrong with a refuted one
+fprop, dgrad, wgrad   proves and times the algorithms that no GPU has run, and says what is wrong with refuted ones
 
-Prints a line for each case, and where one fails what it takes to mend it. Status 0 if all pass, 1 if one fails, 4 if
-there is nothing to run.
+Prints a line for each case, and for one that fails what is needed to mend it. Status 0 if all pass, 1 if one fails, 4
+if there is nothing to run.
 
 warpgroup, ring, cluster, algorithms   the checks
 wrong_values                  describes wrong results

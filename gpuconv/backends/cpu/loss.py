@@ -115,7 +115,7 @@ def _mean(losses, slopes, dtype, grad_scale, out):
 
 
 def _rows(scores: np.ndarray, labels: np.ndarray, ignored: int | None = None) -> np.ndarray:
-    """The indices of the rows that are not ignored. Raises ValueError if the label of one of them is no class."""
+    """The indices of the rows that are not ignored. Raises ValueError if the label of one of them is not a class."""
     expect_within("labels", labels, scores.shape[1], but=ignored)
     return np.arange(len(labels)) if ignored is None else np.flatnonzero(labels != ignored)
 

@@ -1,4 +1,5 @@
-"""Batch and group normalization. conv: problem, epilogue, algo and tf32 of the convolution beside it, or None."""
+"""Batch and group normalization. conv: problem, epilogue, algo and tf32 of the convolution
+that an op includes, or None."""
 
 import math
 
