@@ -12,7 +12,7 @@ from gpuconv.dtypes import accumulation_dtype
 from gpuconv.names import canonical
 from gpuconv.newton_schulz import MOST_NEWTON_SCHULZ, PRECISIONS
 from gpuconv.ops.expect import expect_tf32, expect_writable_lists
-from gpuconv.ops.optim import expect_momentum, expect_step
+from gpuconv.ops.optim.expect import expect_momentum, expect_step
 from gpuconv.ops.registry import op
 from gpuconv.types import Array, Scalar
 
