@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 from gpuconv import files
-from gpuconv.interop.onnx_graph import one_line, read_net
+from gpuconv.interop.onnx_import_graph import one_line, read_net
+from gpuconv.interop.onnx_import_operators import OPERATORS
 from gpuconv.interop.onnx_library import onnx
-from gpuconv.interop.onnx_operators import OPERATORS
 from gpuconv.layers import Input, Sequential
 from gpuconv.types import Shape
 

@@ -1,8 +1,11 @@
-"""The onnx package, imported on first use."""
+"""The onnx package, imported on first use, and what export and import share."""
 
 from __future__ import annotations
 
 from types import ModuleType
+
+METADATA = "gpuconv"  # the key of the model's metadata that holds the classes and the normalization, as JSON
+TO_NCHW, TO_NHWC = [0, 3, 1, 2], [0, 2, 3, 1]  # the permutations of a Transpose
 
 
 def onnx() -> ModuleType:

@@ -10,7 +10,7 @@ import pytest
 
 from gpuconv import backends, data, interop, layers, models, ops
 from gpuconv.cli import main
-from gpuconv.interop import onnx_export
+from gpuconv.interop import onnx_export_layers
 from gpuconv.layers import (
     ELU,
     GELU,
@@ -121,12 +121,12 @@ def test_exported_layers_give_the_same_results(row, tmp_path):
 
 def test_every_layer_has_an_onnx_form():
     kinds = {kind for name, kind in LAYERS.items() if "." not in name and name in layers.__all__}
-    assert kinds - {layers.Layer} <= set(onnx_export.FORMS)
+    assert kinds - {layers.Layer} <= set(onnx_export_layers.FORMS)
 
 
 def test_every_layer_occurs_in_an_exported_net():
-    assert {type(layer) for row in ROWS.values() for layer in built(row).walk()} >= set(onnx_export.FORMS) - {
-        *onnx_export.FUSED
+    assert {type(layer) for row in ROWS.values() for layer in built(row).walk()} >= set(onnx_export_layers.FORMS) - {
+        *onnx_export_layers.FUSED
     }
 
 

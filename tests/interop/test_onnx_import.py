@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpuconv import interop, models
-from gpuconv.interop.onnx_export import METADATA
+from gpuconv.interop.onnx_library import METADATA
 from gpuconv.layers import Conv2D, Flatten, Linear, Residual, Sequential, SiLU
 from tests.interop.test_onnx_export import ROWS, SHAPE, built, expect_close
 

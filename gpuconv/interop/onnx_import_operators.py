@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from gpuconv.dtypes import converted, is_float
-from gpuconv.interop.onnx_graph import TO_NCHW, TO_NHWC, Row, attributes
+from gpuconv.interop.onnx_import_graph import Row, attributes
+from gpuconv.interop.onnx_library import TO_NCHW, TO_NHWC
 from gpuconv.layers import (
     ELU,
     GELU,
@@ -34,7 +35,7 @@ from gpuconv.types import Padding, Size
 if TYPE_CHECKING:
     from onnx import NodeProto
 
-    from gpuconv.interop.onnx_graph import Convert
+    from gpuconv.interop.onnx_import_graph import Convert
 
 LayerT = TypeVar("LayerT", bound=Layer)
 

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from gpuconv.interop.onnx_export import METADATA
-from gpuconv.interop.onnx_library import onnx
+from gpuconv.interop.onnx_library import METADATA, TO_NCHW, onnx
 from gpuconv.layers import Flatten, Input, Layer, Residual, Sequential
 from gpuconv.layers.saving import take_notes
 from gpuconv.types import Shape
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
 
     Convert = Callable[["Row", NodeProto], Layer | None]
-
-TO_NCHW, TO_NHWC = [0, 3, 1, 2], [0, 2, 3, 1]
 
 
 class RefusedError(ValueError):
