@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 
@@ -84,8 +85,8 @@ ROWS = {
 
 
 def built(row, shape=SHAPE, **options):
-    """A net whose running statistics differ from their initial values."""
-    net = Sequential([Input(shape), *row], seed=3, **options)
+    """A net of new layers, whose running statistics differ from their initial values."""
+    net = Sequential([Input(shape), *copy.deepcopy(row)], seed=3, **options)
     random = np.random.default_rng(1)
     for layer in net.walk():
         if isinstance(layer, BatchNorm):
