@@ -93,7 +93,7 @@ def cubins(gate: Gate, seconds: float) -> Found:
     folder.mkdir(mode=0o755, exist_ok=True)
     gate.environment["GPUCONV_CACHE_DIR"] = str(folder)
     if gate.cubins is None:
-        raise NotReachedError("no kernels were carried (ci/pack_cubins.py makes them): they are compiled here")
+        raise NotReachedError("no kernels were supplied (ci/pack_cubins.py makes them): they are compiled here")
     try:
         with zipfile.ZipFile(gate.cubins) as archive:
             manifest = json.loads(archive.read("manifest.json"))

@@ -75,7 +75,7 @@ def test_a_file_that_is_not_a_pack_is_reported(gate, tmp_path, data):
 
 def test_without_a_pack_the_cache_is_empty(gate):
     gate.cubins = None
-    with pytest.raises(NotReachedError, match="no kernels were carried"):
+    with pytest.raises(NotReachedError, match="no kernels were supplied"):
         start.cubins(gate, 10)
     assert not any((gate.logs.parent / "cache").iterdir())
 
