@@ -1,0 +1,24 @@
+"""Refused calls of linear layers, and their errors."""
+
+from gpuconv import ops
+from tests.refusals.arrays import ROWS, WEIGHT, X, zeros
+
+REFUSALS = [
+    (ops.linear, [ROWS, zeros(4, 2)], {}, ValueError, "w reads 2 features, so x must have 2 columns, received 3"),
+    (
+        ops.linear,
+        [ROWS, WEIGHT, zeros(3)],
+        {},
+        ValueError,
+        "bias must have shape (4,) (one value for each output feature), received (3,)",
+    ),
+    (ops.linear, [X, WEIGHT], {}, ValueError, "x must have the axes (N, in_features), received shape (2, 5, 7, 4)"),
+    (
+        ops.linear_dgrad,
+        [ROWS, WEIGHT],
+        {},
+        ValueError,
+        "w has 4 output features, so dy must have 4 columns, received 3",
+    ),
+    (ops.linear_wgrad, [ROWS, zeros(4, 2)], {}, ValueError, "dy and x must have one batch size, received 5 and 4"),
+]

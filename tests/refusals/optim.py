@@ -1,0 +1,112 @@
+"""Refused calls of optimizer steps, clipping and loss scaling, and their errors."""
+
+import numpy as np
+
+from gpuconv import ops
+from tests.refusals.arrays import F32, LABELS, PARAMS, zeros
+
+REFUSALS = [
+    (
+        ops.sgd_step,
+        [PARAMS, PARAMS[:1]],
+        {"lr": 1},
+        ValueError,
+        "grads must have as many arrays as params (2), received 1",
+    ),
+    (
+        ops.sgd_step,
+        [PARAMS, PARAMS[::-1]],
+        {"lr": 1},
+        ValueError,
+        "grads[0] must have shape (2, 3) (the shape of params[0]), received (5,)",
+    ),
+    (
+        ops.sgd_step,
+        [PARAMS, [PARAMS[0], zeros(5, dtype=float)]],
+        {"lr": 1},
+        TypeError,
+        "grads[1] must be float32 as params[1] is, received float64",
+    ),
+    (ops.sgd_step, [[LABELS], [LABELS]], {"lr": 1}, TypeError, "params[0] must be a float array"),
+    (ops.sgd_step, [zeros(2, 3), PARAMS], {"lr": 1}, TypeError, "params must be a list of arrays, received ndarray"),
+    (ops.sgd_step, [PARAMS, PARAMS], {"lr": 1, "momentum": 0.9}, ValueError, "momentum 0.9 needs velocities"),
+    (
+        ops.sgd_step,
+        [PARAMS, PARAMS, PARAMS],
+        {"lr": 1, "nesterov": True},
+        ValueError,
+        "nesterov=True needs a momentum above 0",
+    ),
+    (ops.sgd_step, [PARAMS, PARAMS], {"lr": -1}, ValueError, "lr must lie in [0.0, inf), received -1"),
+    (
+        ops.sgd_step,
+        [PARAMS, PARAMS],
+        {"lr": 1, "weight_decay": [0.1]},
+        ValueError,
+        "weight_decay must be one number or one for each of 2 params, received 1",
+    ),
+    (
+        ops.adagrad_step,
+        [PARAMS, PARAMS, PARAMS],
+        {"lr": 1, "weight_decay": -1},
+        ValueError,
+        "weight_decay must lie in [0.0",
+    ),
+    (ops.rmsprop_step, [PARAMS, PARAMS, PARAMS], {"lr": 1, "alpha": 1.5}, ValueError, "alpha must lie in [0.0, 1.0]"),
+    (ops.lion_step, [PARAMS] * 3, {"lr": 1, "beta2": 1}, ValueError, "beta2 must lie in [0.0, 1.0), received 1"),
+    (ops.adam_step, [PARAMS] * 4, {"lr": 1, "step": 0}, ValueError, "step must be at least 1, received 0"),
+    (
+        ops.adam_step,
+        [PARAMS] * 4,
+        {"lr": 1, "step": 1, "beta1": 1},
+        ValueError,
+        "beta1 must lie in [0.0, 1.0), received 1",
+    ),
+    (
+        ops.adam_step,
+        [PARAMS] * 4,
+        {"lr": np.ones(2, F32), "step": 1},
+        ValueError,
+        "lr must be a number or hold one element, received shape (2,)",
+    ),
+    (
+        ops.update_loss_scale,
+        [zeros(4), PARAMS],
+        {},
+        TypeError,
+        "scaling must be float64 of shape (4,), received float32 of (4,)",
+    ),
+    (ops.clip_norm, [np.zeros(4), PARAMS], {"max_norm": 0}, ValueError, "max_norm must be above 0, received 0"),
+    (ops.clip_norm, [np.zeros(4), PARAMS], {"max_norm": -1}, ValueError, "max_norm must lie in [0.0, inf)"),
+    (ops.clip_norm, [zeros(4), PARAMS], {"max_norm": 1}, TypeError, "clipped must be float64 of shape (4,)"),
+    (ops.clip_norm, [np.zeros(4), PARAMS, zeros(4)], {"max_norm": 1}, TypeError, "scaling must be float64"),
+    (ops.clip_norm, [np.zeros(4), [LABELS]], {"max_norm": 1}, TypeError, "grads[0] must be a float array"),
+    (ops.clip_values, [PARAMS], {"clip_value": 0}, ValueError, "clip_value must be above 0, received 0"),
+    (ops.clip_values, [PARAMS], {"clip_value": float("nan")}, ValueError, "clip_value must lie in [0.0, inf)"),
+    (ops.clip_values, [[PARAMS[0]] * 2], {"clip_value": 1}, ValueError, "grads"),
+    (ops.clip_values, [zeros(3)], {"clip_value": 1}, TypeError, "grads must be a list of arrays"),
+    (ops.update_loss_scale, [np.zeros(4), [LABELS]], {}, TypeError, "grads[0] must be a float array"),
+    (
+        ops.update_loss_scale,
+        [np.zeros(4), PARAMS],
+        {"backoff": 2},
+        ValueError,
+        "backoff must lie in [0.0, 1.0], received 2",
+    ),
+    (ops.update_loss_scale, [np.zeros(4), PARAMS], {"backoff": 0}, ValueError, "backoff must be above 0, received 0"),
+    (
+        ops.sgd_step,
+        [PARAMS, PARAMS],
+        {"lr": 10**400},
+        ValueError,
+        "lr must be a number that a float can hold, received a number of some 400 digits",
+    ),
+    (ops.sgd_step, [PARAMS, PARAMS], {"lr": float("nan")}, ValueError, "lr must lie in [0.0, inf), received nan"),
+    (
+        ops.sgd_step,
+        [PARAMS, PARAMS],
+        {"lr": np.array([1])},
+        TypeError,
+        "lr must be a number or an array of float32 or float64, received an array of int64",
+    ),
+]
