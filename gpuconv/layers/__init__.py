@@ -6,7 +6,8 @@ from gpuconv.layers.branches import Branches
 from gpuconv.layers.conv import Conv2D
 from gpuconv.layers.conv_transpose import ConvTranspose2D
 from gpuconv.layers.dropout import Dropout
-from gpuconv.layers.fused import ConvActivation, ConvNorm, ConvReLU, NormActivation, NormChain
+from gpuconv.layers.fused import ConvActivation, ConvNorm, ConvReLU, NormActivation
+from gpuconv.layers.fused_chain import NormChain
 from gpuconv.layers.fused_residual import ResidualNorm
 from gpuconv.layers.group_norm import GroupNorm, LayerNorm
 from gpuconv.layers.input import Input

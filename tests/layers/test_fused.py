@@ -22,7 +22,8 @@ from gpuconv.layers import (
     Sigmoid,
     SiLU,
 )
-from gpuconv.layers.fused import ConvActivation, ConvNorm, ConvPool, ConvReLU, NormActivation, NormChain, sums_pay
+from gpuconv.layers.fused import ConvActivation, ConvNorm, ConvPool, ConvReLU, NormActivation
+from gpuconv.layers.fused_chain import NormChain, sums_pay
 from gpuconv.layers.fused_residual import ResidualNorm
 from gpuconv.profiling import launches
 from gpuconv.summary import summary

@@ -1,0 +1,114 @@
+"""Runs of fused layers in which a convolution's dgrad computes the backward sums of the norm below it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise, starmap
+from typing import Any, cast
+
+from gpuconv.layers.addend import Addend
+from gpuconv.layers.base import Layer
+from gpuconv.layers.conv import Conv2D
+from gpuconv.layers.fused import ConvNorm, Fused, FusedConv, NormActivation
+from gpuconv.layers.onto import Onto
+from gpuconv.layers.rewrite import CHAINED
+from gpuconv.types import Array, Options
+
+
+class NormChain(Fused):
+    """Consecutive fused layers, of which each except the first begins with a CONV that reads the output of a batch norm
+    at the end of the previous one. dgrad of that convolution also computes the sums of the norm's backward pass:
+    `gpuconv.ops.batch_norm_backward` with w.
+
+    Forward is that of the layers. In backward, `next_conv` has the arguments of that op for the convolution that reads
+    the norm's output.
+    """
+
+    @staticmethod
+    def fits(layers: Sequence[Layer]) -> bool:
+        return len(layers) > 1 and all(starmap(NormChain.links, pairwise(layers)))
+
+    @staticmethod
+    def links(below: Layer, layer: Layer) -> bool:
+        """Whether `below` ends in a batch norm, and `layer` begins with a convolution that can compute its sums."""
+        norm = type(below) is NormActivation or (type(below) is ConvNorm and below.pool == 1)
+        return norm and type(layer) in (Conv2D, ConvNorm) and not _conv_of(layer).depthwise
+
+    @property
+    def takes_slices(self) -> bool:  # type: ignore[override]
+        """False if a norm comes first, because dgrad of the convolution after it reads the norm's x, which then must
+        not be a slice."""
+        return isinstance(self.layers[0], FusedConv) and super().takes_slices
+
+    @property
+    def adds_input_grad(self) -> bool:  # type: ignore[override]
+        return self.layers[0].adds_input_grad
+
+    @property
+    def kept(self) -> tuple[Any, ...]:
+        return tuple(value for layer in self.layers for value in layer.kept)
+
+    @property
+    def takes_addend(self) -> bool:  # type: ignore[override]
+        return self.layers[-1].takes_addend
+
+    def forward(
+        self, x: Array, training: bool = False, *, out: Array | None = None, addend: Addend | None = None
+    ) -> Array:
+        *layers, last = self.layers
+        for layer in layers:
+            x = layer.forward(x, training)
+        into = {name: value for name, value in (("out", out), ("addend", addend)) if value is not None}
+        return last.forward(x, training, **into)
+
+    def backward(self, dy: Array, *, input_grad: bool = True, onto: Onto | None = None) -> Array | None:
+        next_conv: Options = {}
+        first, *others = self.layers
+        for layer in reversed(others):
+            conv = _conv_of(layer)
+            dy, x = layer.before_conv(dy, **next_conv) if isinstance(layer, ConvNorm) else (dy, *layer.unstash())
+            conv.gradients_of(dy, x, False)
+            next_conv = {"w": conv["weight"], **conv.options}
+        if isinstance(first, NormActivation):
+            return first.gradients_of(dy, input_grad, **next_conv)
+        dz, x = cast(ConvNorm, first).before_conv(dy, **next_conv)
+        return _conv_of(first).gradients_of(dz, x, input_grad, onto)
+
+    def algorithms(self, batch_size: int, device: str | None = None) -> dict[str, str]:
+        return self.layers[-1].algorithms(batch_size, device)
+
+
+# Instructions per element that a norm's backward sums take in a separate pass, and in dgrad's epilogue, by the
+# activation after the norm. The separate pass is limited by memory: while an H200 moves an element's bytes, it can
+# issue 31 instructions. In dgrad's epilogue each instruction takes the model's 1.67 clocks
+# (docs/kernels/column_reduce.md).
+_INSTRUCTIONS = {None: (7.1, 10.9), "relu": (18.0, 22.0), "gelu": (49.4, 53.1)}
+_ISSUED_MEANWHILE, _CLOCKS_IN_DGRAD = 31, 1.67
+
+
+def sums_pay(activation: str | None) -> bool:
+    """Whether, by the model, a norm's backward sums are faster in dgrad's epilogue than in a separate pass."""
+    in_a_pass, in_dgrad = _INSTRUCTIONS.get(activation, _INSTRUCTIONS["gelu"])
+    return in_dgrad * _CLOCKS_IN_DGRAD <= max(in_a_pass, _ISSUED_MEANWHILE)
+
+
+def form_chains(layers: Sequence[Layer], norm_sums: bool | None) -> list[Layer]:
+    """The layers of a fused row, in which a `NormChain` takes the place of each run that it can run. norm_sums: see
+    `Sequential.fuse`."""
+    found: list[list[Layer]] = []
+    for layer in layers:
+        below = found[-1][-1] if found else None
+        if below is not None and NormChain.links(below, layer) and not layer.has_hooks:
+            activation = cast(ConvNorm | NormActivation, below).activation
+            if sums_pay(activation) if norm_sums is None else norm_sums:
+                found[-1].append(layer)
+                continue
+        found.append([layer])
+    return [run[0] if len(run) == 1 else NormChain(run) for run in found]
+
+
+CHAINED.append(form_chains)
+
+
+def _conv_of(layer: Layer) -> Conv2D:
+    return layer.conv if isinstance(layer, FusedConv) else cast(Conv2D, layer)
