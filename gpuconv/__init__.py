@@ -74,7 +74,7 @@ def _import(name: str) -> Any:
     raise AttributeError(f"module 'gpuconv' has no attribute {name!r}")
 
 
-if not TYPE_CHECKING:  # with it, type checkers would accept every name
+if not TYPE_CHECKING:  # type checkers that saw __getattr__ would accept every name
     __getattr__ = _import
 
 

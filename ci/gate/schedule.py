@@ -48,20 +48,21 @@ def run_parts(parts: Sequence[Part], gate: Gate, seconds: float, report: Callabl
 
     Unused time of a check goes to the later checks of its part.
     """
-    end, results, absent = time.monotonic() + seconds, list[Result](), ""
+    end, results = time.monotonic() + seconds, list[Result]()
+    stopped_by = ""  # why no later check can run
     for part in parts:
         last = min(end, time.monotonic() + 60 * part.minutes) - _SPARE
         for number, check in enumerate(part.checks):
             limit = (last - time.monotonic()) * check.weight / sum(later.weight for later in part.checks[number:])
-            if absent:
-                result = Result(part.name, check.name, NOT_REACHED, absent)
+            if stopped_by:
+                result = Result(part.name, check.name, NOT_REACHED, stopped_by)
             elif limit < 1:
                 result = Result(part.name, check.name, NOT_REACHED, "the time was used up before")
             else:
                 report(f"{part.name} {check.name}: at most {limit:.0f} s")
                 _record(gate, results, f"{part.name} {check.name}")
                 result = _run(part, check, gate, limit)
-                absent = result.details.pop("absent", "")
+                stopped_by = result.details.pop("stopped_by", "")
             results.append(result)
             _record(gate, results, None)
     return results
@@ -75,10 +76,10 @@ def _run(part: Part, check: Check, gate: Gate, limit: float) -> Result:
     except FailedError as error:
         result = Result(part.name, check.name, error.status, str(error), details=error.details)
         if isinstance(error, NoGpuError):
-            result.details = result.details | {"absent": str(error).partition(":")[0]}
+            result.details = result.details | {"stopped_by": str(error).partition(":")[0]}
     except KeyboardInterrupt:
         gate.stop()
-        result = Result(part.name, check.name, STOPPED, "Ctrl-C", details={"absent": "stopped before"})
+        result = Result(part.name, check.name, STOPPED, "Ctrl-C", details={"stopped_by": "Ctrl-C"})
     except Exception as error:  # a defect of the gate itself must not affect the other checks
         result = Result(part.name, check.name, FAILED, f"the gate: {type(error).__name__}: {error}")
     result.seconds = time.monotonic() - start

@@ -46,8 +46,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--host",
         default="127.0.0.1",
         metavar="ADDRESS",
-        help="the address to listen on (default: 127.0.0.1, only this machine; for others, as 0.0.0.0, the page's URL "
-        "contains a required token)",
+        help="the address to listen on (default: 127.0.0.1, which only this machine can reach; at another, such as "
+        "0.0.0.0, the page's URL contains a token that is required)",
     )
     parser.add_argument(
         "--repeat", metavar="DIR", help="repeat a run from the start, with each change at the step where it was made"

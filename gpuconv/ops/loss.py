@@ -186,7 +186,7 @@ def binary_cross_entropy(
     optional, numbers = dict(pos_weight=pos_weight, out=out), dict(grad_scale=grad_scale)
     backend = backend_of(scores=scores, targets=targets, optional=optional, numbers=numbers)
     _expect_scores_and_targets(scores, targets, out)
-    _expect_weight("pos_weight", pos_weight, scores, "one for each of the last axis")
+    _expect_weight("pos_weight", pos_weight, scores, "one for each entry of the last axis")
     grad_scale = step_scalar("grad_scale", grad_scale, [scores])
     scores, targets = copy_if_overlapping([out], scores, targets, in_place=True)
     (pos_weight,) = copy_if_overlapping([out], pos_weight)

@@ -16,7 +16,7 @@ LIKE = "norm:1.0"
 
 @dataclass(frozen=True)
 class Clip:
-    """Limits the gradients of a step before the optimizer uses them, as PyTorch's clip_grad_norm_ and clip_grad_value_.
+    """Limits a step's gradients before the optimizer uses them, like PyTorch's clip_grad_norm_ and clip_grad_value_.
 
     Args:
         kind: "norm": all gradients are multiplied by one factor if their total norm is above the limit;

@@ -107,7 +107,7 @@ REFUSALS = [
         [LOGITS, LOGITS, LOGITS[0, 1:]],
         {},
         ValueError,
-        "pos_weight must have shape (4,) (one for each of the last axis), received (3,)",
+        "pos_weight must have shape (4,) (one for each entry of the last axis), received (3,)",
     ),
     (
         ops.binary_cross_entropy,

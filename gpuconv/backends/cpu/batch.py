@@ -74,25 +74,25 @@ def mix_batch(x, labels, table, *, classes, cut, seed, offset, out):
     n, height, width, _ = x.shape
     words = random.bits(3, seed=seed, stream=random.AUGMENT, substream=3, offset=int(value_of(offset)))
     entry, *center = (int(word) * size >> 32 for word, size in zip(words, (len(table), height, width)))
-    part, mixed = table[entry], np.empty_like(x, order="C") if out is None else out
+    factor, mixed = table[entry], np.empty_like(x, order="C") if out is None else out
     if cut:
-        side = np.sqrt(np.float32(1) - part) / 2
+        side = np.sqrt(np.float32(1) - factor) / 2
         halves = [int(side * np.float32(size)) for size in (height, width)]
         rows, columns = (slice(max(0, at - half), at + half) for at, half in zip(center, halves))
         mixed[...] = x
         mixed[1:, rows, columns] = x[:-1, rows, columns]
         mixed[:1, rows, columns] = x[-1:, rows, columns]
         area = np.float32(x[0, rows, columns, 0].size) if n else np.float32(0)
-        part = np.float32(1) - area / np.float32(height * width)
+        factor = np.float32(1) - area / np.float32(height * width)
     else:
         wide = x.astype(accumulation_dtype(x.dtype), copy=False)
-        others = (np.float32(1) - part) * wide
-        own = part * wide
+        others = (np.float32(1) - factor) * wide
+        own = factor * wide
         mixed[1:] = own[1:] + others[:-1]
         mixed[:1] = own[:1] + others[-1:]
     targets, images = np.zeros((n, classes), np.float32), np.arange(n)
-    targets[images, labels] = part
-    targets[images, np.roll(labels, 1)] += np.float32(1) - part
+    targets[images, labels] = factor
+    targets[images, np.roll(labels, 1)] += np.float32(1) - factor
     return mixed, targets
 
 
@@ -102,7 +102,7 @@ def _full_size(values, shape):
 
 
 def _reflected(position, size):
-    """Positions, of which those outside are mirrored, once, at the first or the last position."""
+    """The positions, with those outside the image mirrored once at its first or its last position."""
     return size - 1 - abs(size - 1 - abs(position))
 
 

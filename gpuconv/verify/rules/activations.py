@@ -15,22 +15,22 @@ from gpuconv.verify.compare import Expected
 from gpuconv.verify.rules.base import Arrays, Rule
 
 
-def activation(condition: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Rule:
-    """y = f(x), computed with a few roundings whose errors are relative to `condition(x, y)`."""
+def activation(magnitude: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Rule:
+    """y = f(x), computed with a few roundings whose errors are relative to `magnitude(x, y)`."""
 
     def rule(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
         (x,) = arrays
         y = getattr(ops, op)(x, **options)
-        return [Expected("result", y, accumulated(dtype, 8, condition(x, y)) + rounded(dtype, y))]
+        return [Expected("result", y, accumulated(dtype, 8, magnitude(x, y)) + rounded(dtype, y))]
 
     return rule
 
 
-def activation_backward(condition: Callable[[np.ndarray], np.ndarray]) -> Rule:
+def activation_backward(magnitude: Callable[[np.ndarray], np.ndarray]) -> Rule:
     def rule(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
         dy, saved = arrays
         dx = getattr(ops, op)(dy, saved, **options)
-        return [Expected("result", dx, accumulated(dtype, 8, dy * condition(saved)) + rounded(dtype, dx))]
+        return [Expected("result", dx, accumulated(dtype, 8, dy * magnitude(saved)) + rounded(dtype, dx))]
 
     return rule
 
@@ -52,7 +52,7 @@ def softmax_cross_entropy(op: str, arrays: Arrays, options: Options, dtype: np.d
     logits, labels, weight = (*arrays, None)[:3]
     loss, dlogits = ops.softmax_cross_entropy(logits, labels, weight, **options)
     n, classes = logits.shape
-    most, summed = _most_in_a_row(labels, weight, options.get("ignore_index"))
+    most, summed = _largest_row_weight(labels, weight, options.get("ignore_index"))
     acc, y = accumulation_dtype(dtype), ops.softmax(logits)
     scale = float(np.asarray(options.get("grad_scale", 1.0)).item())
     magnitude = most * (2 * np.abs(logits).max(1).mean() + math.log(classes) + 1) + abs(loss)
@@ -65,7 +65,7 @@ def softmax_cross_entropy(op: str, arrays: Arrays, options: Options, dtype: np.d
     ]
 
 
-def _most_in_a_row(labels: np.ndarray, weight: np.ndarray | None, ignored: int | None) -> tuple[float, int]:
+def _largest_row_weight(labels: np.ndarray, weight: np.ndarray | None, ignored: int | None) -> tuple[float, int]:
     """(most, summed). most: a bound on how much a row counts in the loss, relative to an average row: the weighted sum
     of its targets, times the number of rows, divided by the divisor of the loss. summed: how many values are added up
     in such sums."""
