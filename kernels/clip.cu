@@ -11,6 +11,7 @@
 //
 // Macros: none. Limits: none. Floor: the bytes of the gradients, read once, and by clip_values_limit written once.
 #include "extent.cuh"
+#include "last_block.cuh"
 #include "reduce.cuh"
 
 template <class T>
@@ -24,7 +25,6 @@ extern "C" __global__ void __launch_bounds__(256, 2)
 clip_norm_factor(double* clipped, const double* scaling, double* partials, uint32* done, const Extent* extents,
                  double max_norm) {
     __shared__ double scratch[32];
-    __shared__ bool is_last_block;
     const Extent extent = extents[blockIdx.x];
     double sum;
     switch (extent.kind) {
@@ -34,14 +34,8 @@ clip_norm_factor(double* clipped, const double* scaling, double* partials, uint3
         default: sum = sum_of_squares<float64>(extent); break;
     }
     sum = reduce_block(sum, Sum<double>(), scratch);
-    if (threadIdx.x == 0) {
-        partials[blockIdx.x] = sum;
-        __threadfence();
-        is_last_block = atomicInc(done, gridDim.x - 1) == gridDim.x - 1;
-    }
-    __syncthreads();
-    if (!is_last_block) return;
-    __threadfence();
+    if (threadIdx.x == 0) partials[blockIdx.x] = sum;
+    if (!is_last_block(done)) return;
     double total = 0;
     for (uint32 i = threadIdx.x; i < gridDim.x; i += blockDim.x) total += __ldcg(partials + i);
     total = reduce_block(total, Sum<double>(), scratch);

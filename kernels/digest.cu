@@ -13,6 +13,7 @@
 //
 // Macros: none. Limits: none. Floor: the bytes of x and before, read once.
 
+#include "last_block.cuh"
 #include "reduce.cuh"
 #include "types.cuh"
 
@@ -83,7 +84,6 @@ __device__ Sums reduce(const Sums& own) {
 
 extern "C" __global__ void __launch_bounds__(256)
 tensor_digest(double* digest, Sums* partials, uint32* done, const void* x, const void* before, int64 count, int32 kind) {
-    __shared__ bool is_last_block;
     Sums own;
     switch (kind) {
         case 0: own = sums_of<float16>(x, before, count); break;
@@ -92,14 +92,8 @@ tensor_digest(double* digest, Sums* partials, uint32* done, const void* x, const
         default: own = sums_of<float64>(x, before, count); break;
     }
     own = reduce(own);
-    if (threadIdx.x == 0) {
-        partials[blockIdx.x] = own;
-        __threadfence();
-        is_last_block = atomicInc(done, gridDim.x - 1) == gridDim.x - 1;
-    }
-    __syncthreads();
-    if (!is_last_block) return;
-    __threadfence();
+    if (threadIdx.x == 0) partials[blockIdx.x] = own;
+    if (!is_last_block(done)) return;
     Sums all;
     for (uint32 i = threadIdx.x; i < gridDim.x; i += blockDim.x) {
         all.hash += __ldcg(&partials[i].hash);

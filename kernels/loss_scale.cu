@@ -10,6 +10,7 @@
 //
 // Macros: none. Limits: none. Floor: the bytes of the gradients, read once.
 #include "extent.cuh"
+#include "last_block.cuh"
 
 // Whether one of the thread's numbers is not finite. BITS: an unsigned integer as wide as the number.
 template <class BITS>
@@ -30,11 +31,8 @@ loss_scale_update(double* scaling, uint32* found, const Extent* extents, double 
         default: overflowed = overflows<uint64>(extent, 0x7ff0000000000000); break;
     }
     const bool any = __syncthreads_or(overflowed);
-    if (threadIdx.x != 0) return;
-    if (any) atomicInc(found, gridDim.x);
-    __threadfence();
-    if (atomicInc(found + 1, gridDim.x - 1) != gridDim.x - 1) return;
-    __threadfence();
+    if (any && threadIdx.x == 0) atomicInc(found, gridDim.x);
+    if (!is_last_block(found + 1) || threadIdx.x != 0) return;
     const bool overflow = __ldcg(found);
     found[0] = 0;
     const double scale = scaling[0], good = overflow ? 0 : scaling[2] + 1;

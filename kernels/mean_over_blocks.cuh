@@ -3,6 +3,7 @@
 // Macros: DTYPE. Blocks have 256 threads.
 #pragma once
 
+#include "last_block.cuh"
 #include "reduce.cuh"
 #include "types.cuh"
 
@@ -12,16 +13,9 @@ using Real = accumulator<DTYPE>;
 // them in order, so the bits do not depend on which block is last. counter: zero before and after the launch.
 __device__ __forceinline__ void mean_over_blocks(Real* loss, Real* partials, uint32* counter, Real sum, Real divisor) {
     __shared__ Real scratch[32];
-    __shared__ bool is_last_block;
     sum = reduce_block(sum, Sum<Real>{}, scratch);
-    if (threadIdx.x == 0) {
-        partials[blockIdx.x] = sum;
-        __threadfence();
-        is_last_block = atomicInc(counter, gridDim.x - 1) == gridDim.x - 1;
-    }
-    __syncthreads();
-    if (!is_last_block) return;
-    __threadfence();
+    if (threadIdx.x == 0) partials[blockIdx.x] = sum;
+    if (!is_last_block(counter)) return;
     Real total = 0;
     for (int32 block = threadIdx.x; block < gridDim.x; block += blockDim.x) total += __ldcg(partials + block);
     total = reduce_block(total, Sum<Real>{}, scratch);
