@@ -42,51 +42,51 @@ KERNEL_BLOCK = "const Block block = block_of_cluster(scheduler, taps, tile);\n  
 
 # Each fault: the file, its text without it and with it, and what the checker says.
 FAULTS = {
-    "no arrival for the expected bytes": (
+    "no arrival that expects the bytes": (
         RING,
         "COPIERS + (SHARED ? 1 : 0)",
         "COPIERS",
         f"{TOO_OFTEN}|{UNSYNCHRONIZED}",
     ),
-    "arrival too many": (RING, "SHARED ? 1 : 0", "SHARED ? 2 : 0", f"{DEADLOCK}, which lacks 1 of 130 arrivals"),
-    "freed by one block": (
+    "one arrival too many": (RING, "SHARED ? 1 : 0", "SHARED ? 2 : 0", f"{DEADLOCK}, which lacks 1 of 130 arrivals"),
+    "stage freed by one block": (
         RING,
         "CLUSTER * WARPGROUPS",
         "WARPGROUPS",
         f"{TOO_OFTEN}|{OVERWRITTEN}|{OVERWRITTEN_BY_THREADS}",
     ),
-    "freed only for its own block": (
+    "stage freed only in the own block": (
         RING,
         "mbarrier_arrive_in(&freed()[stage], rank)",
         "mbarrier_arrive(&freed()[stage])",
         f"{OVERWRITTEN}|{BYTES}|{TOO_OFTEN}",
     ),
-    "freed only for the first block": (RING, "rank < CLUSTER", "rank < 1", DEADLOCK),
-    "freed for a block outside the cluster": (
+    "stage freed only in the first block": (RING, "rank < CLUSTER", "rank < 1", DEADLOCK),
+    "stage freed in a block outside the cluster": (
         RING,
         "freed()[stage], rank)",
         "freed()[stage], rank + 1)",
         "arrives in block 2 of a cluster of 2 blocks, at @",
     ),
-    "no barrier of the blocks at the beginning": (
+    "no barrier of the cluster at the beginning": (
         RING,
         "if constexpr (SHARED) cluster_sync();\n        else __sync",
         "__sync",
         f"loads for {BARRIER} of block (#, 0, 0), which nothing initialized|with no cluster_sync() between",
     ),
-    "no barrier of the blocks at the end": (
+    "no barrier of the cluster at the end": (
         FPROP,
         "Ring::close();",
         ";",
         f"arrives at {BARRIER} of block (#, 0, 0), and that block has ended: no cluster_sync() before its end",
     ),
-    "only copiers at the barrier at the end": (
+    "only copying threads at the cluster's last barrier": (
         FPROP,
         "    Ring::close();",
         "    if (warpgroup() == WARPGROUPS) Ring::close();",
         "deadlock; block (0, 0, 0), warpgroup 0: 128 threads, first (0, 0, 0), have exited",
     ),
-    "barriers not fenced": (
+    "no fence of the initialized barriers": (
         RING,
         "fence_mbarrier_init();",
         ";",
@@ -136,28 +136,38 @@ FAULTS = {
         "loaded() const { return &filled()[(stage + 1) % STAGES]; }",
         f"{UNSYNCHRONIZED}|{UNWRITTEN}|{PENDING}|{BYTES}",
     ),
-    "every copier loads": (
+    "every copying thread loads": (
         MULTICAST,
         "if (copier() == 0) tensor",
         "tensor",
         f"{OVERWRITTEN}|{BYTES}|{PENDING}|{UNSYNCHRONIZED}",
     ),
-    "every copier expects": (MULTICAST, "if (copier() == 0) filling", "filling", f"{TOO_OFTEN}|{BYTES}"),
+    "every copying thread expects the bytes": (
+        MULTICAST,
+        "if (copier() == 0) filling",
+        "filling",
+        f"{TOO_OFTEN}|{BYTES}",
+    ),
     "no bytes expected": (MULTICAST, "if (copier() == 0) filling", "if (false) filling", f"{DEADLOCK}|{BYTES}"),
-    "both shares in the first half": (MULTICAST, "tile + rank * SHARE_BYTES", "tile", f"{UNWRITTEN}|{OVERWRITTEN}"),
-    "share for its own block alone": (
+    "both shares written to the first half": (
+        MULTICAST,
+        "tile + rank * SHARE_BYTES",
+        "tile",
+        f"{UNWRITTEN}|{OVERWRITTEN}",
+    ),
+    "filters multicast to the own block alone": (
         MULTICAST,
         "group}, EVERY_BLOCK",
         "group}, 1 << cluster_rank()",
         f"{DEADLOCK}, which lacks 8192 bytes",
     ),
-    "share for the other block alone": (
+    "filters multicast to the other block alone": (
         MULTICAST,
         "group}, EVERY_BLOCK",
         "group}, 2 >> cluster_rank()",
         f"{DEADLOCK}, which lacks 8192 bytes",
     ),
-    "share for a block outside the cluster": (
+    "filters multicast to a block outside the cluster": (
         MULTICAST,
         "(1 << CLUSTER) - 1",
         "(2 << CLUSTER) - 1",
@@ -169,11 +179,11 @@ FAULTS = {
         "{depth + STAGE_K, filter",
         "coordinates out of range: the box lies outside the tensor",
     ),
-    "first half of the filters twice": (MULTICAST, "side + rank * SHARE", "side", VALUES),
+    "first half of the filters in both shares": (MULTICAST, "side + rank * SHARE", "side", VALUES),
     "filters of the first group": (MULTICAST, "filter, group}", "filter, 0}", VALUES),
     "same rows in both blocks": (MULTICAST, "int32(cluster_rank()) * BLOCK_M", "0", OTHER_BLOCK),
     "rows of another cluster": (MULTICAST, "block.row * CLUSTER", "block.row", OTHER_BLOCK),
-    "every second tile not copied": (
+    "no copies for every second tile": (
         FPROP,
         "tile += clusters) {\n            " + KERNEL_BLOCK,
         "tile += 2 * clusters) {\n            " + KERNEL_BLOCK,
@@ -185,41 +195,41 @@ FAULTS = {
 # The same in dgrad: as many cluster tiles of two groups, one and a half times the ring deep.
 CASE_OF_DGRAD = conv(1, 17, 16, 272, 128, 3, padding=1, groups=2)
 FAULTS_OF_DGRAD = {
-    "half of the depth loaded": (
+    "half of the depth not loaded": (
         MULTICAST,
         "copier() >= STAGE_K / LINES",
         "copier() >= STAGE_K / LINES / 2",
         f"{DEADLOCK}, which lacks 8192 bytes",
     ),
-    "the same depth by every copier": (MULTICAST, "depth + copier() * LINES", "depth", VALUES),
-    "every depth to the same place": (
+    "same depth loaded by every copying thread": (MULTICAST, "depth + copier() * LINES", "depth", VALUES),
+    "every depth written to the same place": (
         MULTICAST,
         "to + copier() * LINES * WIDTH * 2",
         "to",
         f"{OVERWRITTEN}|{UNWRITTEN}",
     ),
-    "depths that overlap": (
+    "depths that overlap in shared memory": (
         MULTICAST,
         "to + copier() * LINES * WIDTH * 2",
         "to + copier() * LINES * WIDTH",
         f"{OVERWRITTEN}|{UNWRITTEN}|does not begin where a swizzled atom does",
     ),
-    "taps transposed": (MULTICAST, "filters.tap_index(r, s)", "filters.tap_index(s, r)", VALUES),
+    "taps read with r and s exchanged": (MULTICAST, "filters.tap_index(r, s)", "filters.tap_index(s, r)", VALUES),
     "channels past the last share": (
         MULTICAST,
         "min(channel, last)",
         "channel",
         "coordinates out of range: the box lies outside the tensor",
     ),
-    "first channels twice": (MULTICAST, "side + rank * SHARE", "side", VALUES),
+    "first channels in both shares": (MULTICAST, "side + rank * SHARE", "side", VALUES),
     "filters of the first group": (MULTICAST, "first_filter + filter}", "filter}", VALUES),
-    "shares for the own block alone": (
+    "filters multicast to the own block alone": (
         MULTICAST,
         "filter},\n                              EVERY_BLOCK",
         "filter},\n 1 << cluster_rank()",
         f"{DEADLOCK}, which lacks 8192 bytes",
     ),
-    "no barrier of the blocks at the end": (
+    "no barrier of the cluster at the end": (
         DGRAD,
         "Ring::close();",
         ";",
@@ -240,7 +250,9 @@ PLANTED = [
         for i, each in enumerate(PLANTED)
     ],
 )
-def test_the_fault_is_found(monkeypatch, tmp_path, kernel_file, op, case, file, before, after, text):
+def test_a_planted_fault_is_named_or_shows_in_the_values(
+    monkeypatch, tmp_path, kernel_file, op, case, file, before, after, text
+):
     force_algorithm(monkeypatch, find("wgmma-2x128x128", "bfloat16"), 1, 1)
     with planted(tmp_path, kernel_file, (file, before, after)):
         for seed in range(4):

@@ -31,7 +31,7 @@ BFLOAT16 = as_dtype("bfloat16")
 ODD_TILES = conv(1, 17, 16, 64, 136, 3, padding=1)
 
 
-def test_the_tiles():
+def test_one_tile_computes_in_clusters():
     assert [each.name for each in TILES] == [NAME]
 
 
@@ -49,8 +49,8 @@ def test_the_tiles():
         ("batch_norm_backward", "bfloat16", 6),
     ],
 )
-def test_case_tiers_under_the_checker_in_any_order(op, dtype, every):
-    """With several numbers of splits and blocks, see `failure`."""
+def test_verifys_cases_under_the_checker(op, dtype, every):
+    """Each case in its own order of threads, number of splits and number of blocks; see `failure`."""
     for case in cases_for(NAME, op, dtype, "tiny", "odd", "random")[::every]:
 
         def make(rng, of, make=case.make):
@@ -74,9 +74,9 @@ SEVERAL_TILES = {
 
 
 @pytest.mark.parametrize("op", SEVERAL_TILES)
-@pytest.mark.parametrize("splits", [1, 3])
-@pytest.mark.parametrize("clusters", [1, 2, None])
-def test_clusters_compute_several_tiles_in_turn(monkeypatch, op, splits, clusters):
+@pytest.mark.parametrize("splits", [1, 3], ids=["no-split-k", "split-k-3"])
+@pytest.mark.parametrize("clusters", [1, 2, None], ids=["1-cluster", "2-clusters", "planned-clusters"])
+def test_a_cluster_computes_several_tiles_one_after_another(monkeypatch, op, splits, clusters):
     for seed, case in enumerate(SEVERAL_TILES[op], splits):
         dtype = ("float16", "bfloat16")[(seed + (clusters or 0)) % 2]
         force_algorithm(monkeypatch, find(NAME, dtype), splits, clusters)
@@ -84,8 +84,8 @@ def test_clusters_compute_several_tiles_in_turn(monkeypatch, op, splits, cluster
             assert_right(op, "emulated", case, dtype)
 
 
-@pytest.mark.parametrize("count", [8, 64, 72, 128, 200])
-def test_columns_that_fill_a_part_of_a_tile(monkeypatch, count):
+@pytest.mark.parametrize("count", [8, 64, 72, 128, 200], ids="{}-columns".format)
+def test_filters_or_channels_that_do_not_fill_the_tile(monkeypatch, count):
     """A share may lie wholly past the filters of fprop, or the channels of dgrad, of the last group too."""
     force_algorithm(monkeypatch, find(NAME, "bfloat16"))
     for groups in (1, 3):
@@ -96,7 +96,7 @@ def test_columns_that_fill_a_part_of_a_tile(monkeypatch, count):
 
 
 @pytest.mark.parametrize("op", SEVERAL_TILES)
-def test_every_order_gives_the_bits_of_a_block_alone(monkeypatch, op):
+def test_every_order_of_threads_gives_the_bits_of_the_tile_without_clusters(monkeypatch, op):
     """On the emulated device, whose products round alike."""
     for case in (
         SEVERAL_TILES[op][0],
@@ -110,7 +110,7 @@ def test_every_order_gives_the_bits_of_a_block_alone(monkeypatch, op):
         np.testing.assert_array_equal(on_device(op, "emulated", *arrays, **options), alone)
 
 
-def test_filters_past_the_depth_are_zeros(monkeypatch):
+def test_filters_past_the_end_of_the_depth_read_as_zeros(monkeypatch):
     """Not those of another tap, which could be infinite."""
     force_algorithm(monkeypatch, find(NAME, "bfloat16"))
     x, dy = np.ones((1, 4, 4, 8), BFLOAT16), np.ones((1, 2, 2, 16), BFLOAT16)
@@ -122,7 +122,7 @@ def test_filters_past_the_depth_are_zeros(monkeypatch):
     assert np.isfinite(grouped[..., :8].astype(np.float32)).all()
 
 
-def test_moments_of_an_empty_tile_count_no_values(monkeypatch):
+def test_the_moments_of_a_tile_without_rows_count_no_values(monkeypatch):
     """Blocks without rows have moments too, which batch norm merges with the others."""
     force_algorithm(monkeypatch, find(NAME, "bfloat16"))
     case = conv(3, 8, 5, 64, 72, 3, padding=1)  # 120 rows: the cluster's second block has none
@@ -137,7 +137,7 @@ def test_moments_of_an_empty_tile_count_no_values(monkeypatch):
     assert np.abs(values.std(0) - 1).max() < 0.02
 
 
-def test_slices_have_the_bits_of_dense_arrays(monkeypatch):
+def test_slices_of_channels_give_the_bits_of_dense_arrays(monkeypatch):
     """x and y are slices of the channels of wider volumes; the other channels do not change."""
     force_algorithm(monkeypatch, find(NAME, "bfloat16"))
     (x, w, bias), options = arguments("conv2d", conv(2, 9, 11, 24, 40, 3, padding=1), "bfloat16")
@@ -152,7 +152,7 @@ def test_slices_have_the_bits_of_dense_arrays(monkeypatch):
     np.testing.assert_array_equal(np.delete(found, np.s_[8:48], -1), 7)
 
 
-# --- what it does not serve --------------------------------------------------------------------
+# --- what the tile does not serve --------------------------------------------------------------
 
 
 def shifted(array):
@@ -162,8 +162,14 @@ def shifted(array):
     return memory[1:].reshape(array.shape)
 
 
-@pytest.mark.parametrize(("c", "k", "groups"), [(5, 8, 1), (8, 10, 1), (12, 24, 3), (24, 12, 3), (0, 8, 1)])
-def test_channels_and_filters_that_are_no_packs_are_refused(c, k, groups):
+@pytest.mark.parametrize(
+    ("c", "k", "groups"),
+    [
+        pytest.param(c, k, groups, id=f"{c}-channels-{k}-filters-{groups}-groups")
+        for c, k, groups in ((5, 8, 1), (8, 10, 1), (12, 24, 3), (24, 12, 3), (0, 8, 1))
+    ],
+)
+def test_channels_or_filters_of_a_group_not_in_multiples_of_8_are_refused(c, k, groups):
     x, w, dy = (np.zeros(shape, BFLOAT16) for shape in ((1, 4, 4, c), (k, 3, 3, c // groups), (1, 2, 2, k)))
     x, w, dy = [asarray(each, "emulated") for each in (x, w, dy)]
     received = f"received {c // groups} channels and {k // groups} filters a group$"
@@ -174,7 +180,7 @@ def test_channels_and_filters_that_are_no_packs_are_refused(c, k, groups):
             ops.conv2d_dgrad(dy, w, input_shape=(1, 4, 4, c), groups=groups, algo=NAME)
 
 
-def test_arrays_that_begin_between_packs_are_refused():
+def test_arrays_not_aligned_to_16_bytes_are_refused():
     x, w = (np.ones(shape, BFLOAT16) for shape in ((1, 4, 4, 16), (8, 3, 3, 16)))
     good = [asarray(each, "emulated") for each in (x, w)]
     assert ops.conv2d(*good, algo=NAME).shape == (1, 2, 2, 8)
@@ -189,7 +195,7 @@ def test_arrays_that_begin_between_packs_are_refused():
         np.testing.assert_array_equal(to_numpy(out), 7)
 
 
-def test_it_is_a_candidate_only_where_it_serves():
+def test_the_tile_is_a_candidate_only_where_it_serves():
     for width, k, offered in ((8, 64, True), (1, 64, False), (8, 0, False)):
         product = Product("conv2d_fprop", 512, 128, k, 1, BFLOAT16, macros={"VECTOR_C": width, "VECTOR_K": width})
         assert (NAME in {each.algorithm.name for each in unproved(product, 90)}) == offered
@@ -202,8 +208,14 @@ def test_it_is_a_candidate_only_where_it_serves():
 # --- plans and launches ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (128, 128), (129, 129), (257, 8), (8192, 256), (100_000, 512)])
-def test_blocks_are_whole_clusters(rows, columns):
+@pytest.mark.parametrize(
+    ("rows", "columns"),
+    [
+        pytest.param(rows, columns, id=f"{rows}x{columns}")
+        for rows, columns in ((1, 1), (128, 128), (129, 129), (257, 8), (8192, 256), (100_000, 512))
+    ],
+)
+def test_a_plan_launches_whole_clusters(rows, columns):
     product = Product("conv2d_fprop", rows, columns, 2304, 3, BFLOAT16, macros={"VECTOR_C": 8, "VECTOR_K": 8})
     across, down = tiles_of(product, find(NAME, "bfloat16"))
     assert down % 2 == 0
@@ -216,8 +228,8 @@ def test_blocks_are_whole_clusters(rows, columns):
         assert int(each.scheduler["down"]["divisor"]) * 2 == down
 
 
-@pytest.mark.parametrize("schedule", ["early", "late"])
-def test_a_launch_on_a_gpu_passes_the_map_of_the_filters(schedule):
+@pytest.mark.parametrize("schedule", ["early", "late"], ids="work-runs-{}".format)
+def test_a_launch_on_cuda_passes_the_tensor_map_of_the_filters(schedule):
     """By the stand-in for CuPy, whose kernels run in the emulator."""
     for op, kernel in (("conv2d", "conv2d_fprop"), ("conv2d_dgrad", "conv2d_dgrad")):
         arrays, options = arguments(op, SEVERAL_TILES[op][0], "bfloat16")
@@ -228,7 +240,7 @@ def test_a_launch_on_a_gpu_passes_the_map_of_the_filters(schedule):
         np.testing.assert_array_equal(found, expected)
 
 
-def test_the_plan_of_a_named_algorithm_needs_its_chip():
+def test_a_plan_that_names_the_tile_needs_compute_capability_9_0():
     product = Product("conv2d_fprop", 512, 128, 64, 1, BFLOAT16, macros={"VECTOR_C": 8, "VECTOR_K": 8})
     assert plan(product, NAME, 90).algorithm.name == NAME
     with pytest.raises(ValueError, match=r"needs a GPU of compute capability 9\.0, received one of 10\.0"):
