@@ -1,5 +1,5 @@
 // The gradient of a bias: db[k] = sum over m of dy[m, k]; dy is (M, K), all leading axes flattened. If an ACTIVATION follows the
-// bias, dy is the gradient of its output: db[k] = sum over m of its gradient(dy[m, k], saved[m, k]) (activation.cuh).
+// bias, dy is the gradient of the activation's output: db[k] = sum over m of ACTIVATION.gradient(dy[m, k], saved[m, k]).
 //
 //   bias_grad_sum       each block sums a chunk of rows (column_reduce.cuh): into db with a single chunk, else into
 //                       partials (chunks, K)

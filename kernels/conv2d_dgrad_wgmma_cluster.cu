@@ -43,8 +43,8 @@ conv2d_dgrad_wgmma_cluster(DTYPE* dx, Sums* sums, accumulator<DTYPE>* partials, 
             Accumulators accumulators;
             const Block block = gradient_of_cluster(conv, scheduler, tile).block;
             accumulators.multiply<InputGradient::IteratorA::Tile, IteratorB::Tile>(ring, block);
-            const InputGradient gradient = gradient_of_cluster(conv, scheduler, tile);  // not before the main loop, where it would
-                                                                                        // take registers
+            // Not before the main loop, where it would take registers.
+            const InputGradient gradient = gradient_of_cluster(conv, scheduler, tile);
             gradient.store(accumulators, dx, sums, partials, {norm_x, mean, gamma, beta, inv_std}, accumulate);
         }
     }

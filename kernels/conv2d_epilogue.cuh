@@ -11,8 +11,8 @@
 #define SAVES_INPUT 0
 #endif
 
-// Computes the moments of every filter over the block's pixels of y; moments (tiles down, K). It reads them back from y, where the
-// block has just stored them (from L2), so it does not depend on how the main loop distributes its sums.
+// Computes the moments of every filter over the block's pixels of y; moments (tiles down, K). It reads y, which the block has just
+// stored, back from L2, so it does not depend on how the main loop distributes its sums.
 __device__ __forceinline__ void
 tile_moments(Moments* moments, const DTYPE* y, const Convolution& conv, const Block& block, int32 pixels) {
     constexpr int ROWS = BLOCK_M / WINDOW;  // pixels of y in a tile
@@ -53,7 +53,7 @@ run_epilogue(const Accumulators& accumulators, const Block& block, DTYPE* y, uin
     const int32 pixels = conv.n * conv.p * conv.q;
     const int64 first_filter = int64(block.group) * conv.k;
     const int32 dense = conv.all_filters;
-    if constexpr (MOMENTS) partials = nullptr;  // never with split-K: the block reads the moments' y back
+    if constexpr (MOMENTS) partials = nullptr;  // the moments are computed from y, so there is no split-K
     if (partials) partials += blockIdx.y * (int64(pixels) * dense) + first_filter;
     const Epilogue epilogue{y + first_filter, partials, MOMENTS || partials ? dense : conv.y_pitch, conv.k, false};
     const WindowRows rows{pixels};

@@ -5,9 +5,9 @@
 // pixels and taps, and that no side of a padded map or a dilated filter exceeds 2^29, so 32 bits count them. Offsets of elements
 // have 64 bits.
 //
-// MASK: the ops that follow the convolution: 0 nothing, or an activation; 1 a ReLU; 4 a 2 x 2 max pool, with a ReLU or without. It
-// is the number of mask bits (mask.cuh) for each number of y. With a pool P and Q are even: pixels outside every window do not
-// exist here. Pixels are then counted window by window, the four of a window being neighbors.
+// MASK: the number of mask bits (mask.cuh) for each number of y, which tells what follows the convolution. 0: nothing, or an
+// activation without a mask. 1: a ReLU. 4: a 2 x 2 max pool, with or without a ReLU. With a pool P and Q are even: pixels outside
+// every window do not exist here. Pixels are then counted window by window, so the four of a window are neighbors.
 #pragma once
 
 #ifndef MASK

@@ -34,8 +34,8 @@ class TileIterator {
     typename Matrix::Line lines[PASSES];      // constant if columns are the depth
     typename Matrix::Column columns[PASSES];  // constant if lines are
     Pack<DTYPE, VECTOR> fetched[PASSES];
-    static constexpr int KEPT = PER_LINE > THREADS ? PER_LINE / THREADS : 1;  // columns that a thread sums
-    Pack<Real, VECTOR> sums[KEPT] = {};
+    static constexpr int PACKS = PER_LINE > THREADS ? PER_LINE / THREADS : 1;  // packs of columns that a thread sums
+    Pack<Real, VECTOR> sums[PACKS] = {};
     bool sums_enabled = false;
 
     static __device__ __forceinline__ int line(int pass) {
@@ -76,22 +76,22 @@ class TileIterator {
     // Updates the sums of columns from the tile that was last fetched and put.
     __device__ __forceinline__ void add() {
         if constexpr (SUMS) {
-            static_assert(!COLUMNS_ARE_DEPTH && THREADS * KEPT % PER_LINE == 0, "a thread sums the same columns in every pass");
+            static_assert(!COLUMNS_ARE_DEPTH && THREADS * PACKS % PER_LINE == 0, "a thread sums the same columns in every pass");
             if (!sums_enabled) return;
 #pragma unroll
             for (int pass = 0; pass < PASSES; ++pass)
 #pragma unroll
-                for (int j = 0; j < VECTOR; ++j) sums[pass % KEPT].at[j] += load(fetched[pass].at[j]);
+                for (int j = 0; j < VECTOR; ++j) sums[pass % PACKS].at[j] += load(fetched[pass].at[j]);
         }
     }
 
     // Calls take(column, sum) once for each of the block's columns. All threads call this, after the last add.
     template <class Take>
     __device__ __forceinline__ void take_sums(Take take) const {
-        constexpr uint32 ROWS = THREADS * KEPT / PER_LINE;
+        constexpr uint32 ROWS = THREADS * PACKS / PER_LINE;
         __shared__ alignas(16) Real rows[ROWS][SIDE];
 #pragma unroll
-        for (int i = 0; i < KEPT; ++i)
+        for (int i = 0; i < PACKS; ++i)
             *reinterpret_cast<Pack<Real, VECTOR>*>(&rows[threadIdx.x / PER_LINE][column(i)]) = sums[i];
         __syncthreads();
         for (int side = threadIdx.x; side < SIDE; side += THREADS) {
@@ -102,7 +102,7 @@ class TileIterator {
         }
     }
 
-    // Stores what was fetched in shared memory, rounded for multiplication.
+    // Rounds the fetched numbers for multiplication, and stores them in shared memory.
     __device__ __forceinline__ void put(Real (&tile)[BLOCK_K][SIDE]) {
         constexpr int CHUNK = COLUMNS_ARE_DEPTH ? 1 : VECTOR < WIDE ? VECTOR : WIDE;
 #pragma unroll

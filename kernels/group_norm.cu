@@ -5,7 +5,7 @@
 //   dx = inv_std * (g - mean of g - xhat * mean of (g * xhat)),   g = gamma * dy
 //   dgamma = sum of dy * xhat,   dbeta = sum of dy, over images and pixels
 //
-// forward      _forward: a block for each image and group reads it for the mean, for the squared deviations and for y
+// forward      _forward: a block for each group of each image; it reads its x for the mean, for the squared deviations and for y
 // backward     _backward_sums, _backward_finish: dgamma and dbeta by columns; _backward_dx: a block for each image and group
 //
 // All sums have a fixed order. mean and inv_std are (N, groups); they, gamma, beta and the parameters' gradients have the

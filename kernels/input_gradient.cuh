@@ -17,9 +17,9 @@ struct InputGradient {
     __device__ __forceinline__ InputGradient(const Convolution& conv, const TileScheduler& scheduler,
                                              int32 tile = int32(blockIdx.x))
         : InputGradient(conv, Block(scheduler, depth(conv), tile), int32(scheduler.down.divisor)) {}
-    // of: the part of a product that `block` becomes. down: the number of tiles down.
-    __device__ __forceinline__ InputGradient(const Convolution& conv, const Block& of, int32 down)
-        : conv(conv), block(of), phase(split_off_phase(conv, block.group, part)) {
+    // scheduled: the block as the scheduler counts it, whose group includes the phase. down: the number of tiles down.
+    __device__ __forceinline__ InputGradient(const Convolution& conv, const Block& scheduled, int32 down)
+        : conv(conv), block(scheduled), phase(split_off_phase(conv, block.group, part)) {
         part = part * down + block.row / BLOCK_M;
         block.end = min(block.end, phase.depth(conv));
     }

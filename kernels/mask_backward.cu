@@ -13,19 +13,19 @@
 #include "mask.cuh"
 #include "pool.cuh"
 
-// of: a pool whose dx is dz. filters: those of one group.
+// pool: its x has the shape of dz. filters: those of one group.
 extern "C" __global__ void __launch_bounds__(256, 1)
-mask_backward(DTYPE* dz, const DTYPE* dy, const uint8* mask, uint32 count, Pool of, int32 filters) {
-    const int32 groups = of.packs * WIDTH / filters;
+mask_backward(DTYPE* dz, const DTYPE* dy, const uint8* mask, uint32 count, Pool pool, int32 filters) {
+    const int32 groups = pool.packs * WIDTH / filters;
     for (uint32 i = uint32(global_thread()); i < count; i += uint32(global_threads())) {
-        const Position at(i, of.h, of.w, of.packs);
+        const Position at(i, pool.h, pool.w, pool.packs);
         const int32 p = at.row / SIDE, q = at.column / SIDE;
         Numbers result = {};
-        if (p < of.p && q < of.q) {
+        if (p < pool.p && q < pool.q) {
             const int32 filter = at.pack * WIDTH, group = filter / filters;
-            const uint32 pixel = (at.n * of.p + p) * of.q + q;
+            const uint32 pixel = (at.n * pool.p + p) * pool.q + q;
             const uint32 bits = Mask(mask, filters, groups, group).read<WIDTH>(pixel, filter - group * filters);
-            const Numbers gradient = read_pack(dy, pixel * of.y_packs + at.pack);
+            const Numbers gradient = read_pack(dy, pixel * pool.y_packs + at.pack);
             const int j = at.row % SIDE * SIDE + at.column % SIDE;
 #pragma unroll
             for (int k = 0; k < WIDTH; ++k)

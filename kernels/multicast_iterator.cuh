@@ -14,7 +14,7 @@
 
 constexpr uint32 EVERY_BLOCK = (1 << CLUSTER) - 1;  // of the cluster
 
-// This block's part of the tiles of its cluster, which lie one below the other. tile: of those that the scheduler counts.
+// This block's part of the tiles of its cluster, which lie one below the other. tile: the scheduler counts one for each cluster.
 __device__ __forceinline__ Block block_of_cluster(const TileScheduler& scheduler, int32 depth, int32 tile) {
     Block block(scheduler, depth, tile);
     block.row = block.row * CLUSTER + int32(cluster_rank()) * BLOCK_M;

@@ -60,11 +60,11 @@ muon_direction(accumulator<DTYPE>* x, accumulator<DTYPE>* partials, const Matrix
     const Part part(all);
     const Matrix matrix = matrices[part.matrix];
     const Real unscale = Real(read_unscale(scaling));
-    const Real kept = Real(momentum);
+    const Real mu = Real(momentum);
     Real x_squares = 0, p_squares = 0;
     for (int64 i = part.begin + threadIdx.x; i < part.end; i += blockDim.x) {
-        const Real p = load(matrix.param[i]), g = load(matrix.grad[i]) * unscale, v = kept * load(matrix.velocity[i]) + g;
-        const Real direction = nesterov ? g + kept * v : v;
+        const Real p = load(matrix.param[i]), g = load(matrix.grad[i]) * unscale, v = mu * load(matrix.velocity[i]) + g;
+        const Real direction = nesterov ? g + mu * v : v;
         if (unscale != 0) matrix.velocity[i] = round_to<DTYPE>(v);
         x[part.matrix * all.size + all.offset_in_x(i)] = direction;
         x_squares += direction * direction;

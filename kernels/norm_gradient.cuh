@@ -18,7 +18,7 @@ __device__ __forceinline__ accumulator<DTYPE>
 behind_activation(DTYPE dy, DTYPE x, accumulator<DTYPE> mean, accumulator<DTYPE> scale, accumulator<DTYPE> beta) {
     if constexpr (!ACTIVE) return load(dy);
     const ACTIVATION<accumulator<DTYPE>> activation;
-    const accumulator<DTYPE> given = load(normal(x, mean, scale, beta));
-    const accumulator<DTYPE> saved = SAVES_OUTPUT<ACTIVATION> ? load(round_to<DTYPE>(activation.apply(given))) : given;
+    const accumulator<DTYPE> input = load(normal(x, mean, scale, beta));
+    const accumulator<DTYPE> saved = SAVES_OUTPUT<ACTIVATION> ? load(round_to<DTYPE>(activation.apply(input))) : input;
     return load(round_to<DTYPE>(activation.gradient(load(dy), saved)));
 }

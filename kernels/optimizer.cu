@@ -41,7 +41,7 @@ struct Chunk {
 };
 
 // rule.update(p, g, a, b) updates one number p and its state. STATES: 0, 1 (a) or 2 (a and b). The compiler inlines the rule twice,
-// for packs and for single numbers, and both must give the same bits: so fma is written out wherever it could choose what to fuse.
+// for packs and for single numbers, and both must give the same bits. So fma is written out wherever the compiler has a choice.
 template <int STATES, class Gradient, class Rule>
 __device__ __forceinline__ void update_numbers(const Chunk& chunk, const Gradient* gradient, Real unscale, Rule rule) {
     using Gradients = Pack<Gradient, PER_PACK>;

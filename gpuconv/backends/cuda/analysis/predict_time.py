@@ -147,13 +147,13 @@ def terms(
 ) -> Terms:
     """The work of a launch of `blocks` thread blocks, each with `tiles_of_depth` iterations of its main loop.
 
-    resident: blocks on a multiprocessor at once. If all blocks are resident together, the multiprocessor with the most
+    resident: blocks on a multiprocessor at once. If all blocks are resident at once, the multiprocessor with the most
     blocks counts, else the mean, because multiprocessors that finish early take more blocks.
     """
     at_once = blocks <= multiprocessors * resident
-    each = ceil_div(blocks, multiprocessors) if at_once else blocks / multiprocessors
-    turns = each * tiles_of_depth * threads / WARP / SCHEDULERS
-    return Terms(1, each, turns * loop.instructions, turns * loop.hmma, reduction)
+    blocks_each = ceil_div(blocks, multiprocessors) if at_once else blocks / multiprocessors
+    turns = blocks_each * tiles_of_depth * threads / WARP / SCHEDULERS
+    return Terms(1, blocks_each, turns * loop.instructions, turns * loop.hmma, reduction)
 
 
 @dataclass(frozen=True)

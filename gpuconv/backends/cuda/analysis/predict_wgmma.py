@@ -4,9 +4,9 @@
 
 or the time of its bytes at the GPU's copy rate, or of its arithmetic at the measured ceiling, if that is more. Blocks
 compute one tile after another; `turns` is the number of tiles of the busiest multiprocessor, which holds one block, or
-two of some tiles. While a block stores a tile, its ring of stages is filled for the next one, and the other block
-multiplies. `epilogue` is the time to store the last tile, plus the part of the other tiles' stores that takes longer
-than these. docs/performance-model.md says where the rates come from.
+two with some tile sizes. While a block stores a tile, its ring of stages is filled for the next one, and the other
+block, if there is one, multiplies. `epilogue` is the time to store the last tile, plus what this overlapping work does
+not hide of the other tiles' stores. docs/performance-model.md says where the rates come from.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class Stage:
 def code(algorithm: Algorithm, direction: str, arithmetic: str, vectors: tuple[int, int], arch: str) -> Code:
     """The counts of a direction's plain kernel. Raises what `predict_time.machine_code_of` raises."""
     _, instructions = predict_time.machine_code_of(algorithm, direction, arithmetic, vectors, arch)
-    loop, copy = (machine_code.main_loop(instructions, of) for of in (machine_code.PRODUCTS, ("LDGSTS",)))
+    loop = machine_code.main_loop(instructions)
+    copy = machine_code.main_loop(instructions, ("LDGSTS",))
     copy = copy or machine_code.main_loop(instructions, ("LDG",))  # single numbers
     assert loop is not None, f"{algorithm.name} has no loop that multiplies"
     assert copy is not None, f"{algorithm.name} has no loop that copies"
@@ -102,15 +103,15 @@ def time(
         multiplied = stages * max(each.tensor, each.shared, each.issue)
         ahead = 0 if drained else min(algorithm.macros["STAGES"], stages) * each.l2  # copied while a tile is stored
         exposed = max(multiplied + stored - loop, stored - ahead)
-    together_at_ends = 2 * CLUSTER_SYNC if algorithm.cluster > 1 else 0
-    alone = {
+    cluster_syncs = 2 * CLUSTER_SYNC if algorithm.cluster > 1 else 0
+    sequential = {
         "launch": model.rates.launch,
-        "prologue": (turns if drained else 1) * (LATENCY + each.l2) + together_at_ends,
+        "prologue": (turns if drained else 1) * (LATENCY + each.l2) + cluster_syncs,
         "epilogue": stored + (turns - 1) * max(0, exposed),
     }
-    together = {name: turns * stages * clocks for name, clocks in vars(each).items()}
-    parts = {name: clocks / gpu.clock for name, clocks in (alone | together).items()}
+    overlapping = {name: turns * stages * clocks for name, clocks in vars(each).items()}
+    parts = {name: clocks / gpu.clock for name, clocks in (sequential | overlapping).items()}
     parts["reduction"] = partials / gpu.copy
-    seconds = (sum(alone.values()) + max(together.values())) / gpu.clock + parts["reduction"]
+    seconds = (sum(sequential.values()) + max(overlapping.values())) / gpu.clock + parts["reduction"]
     parts |= {"bytes": moved / gpu.copy, "ceiling": flops / gpu.matrix}
     return Prediction(max(seconds, parts["bytes"], parts["ceiling"]), parts, max(parts, key=parts.__getitem__))

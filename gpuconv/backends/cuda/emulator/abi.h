@@ -70,7 +70,7 @@ unsigned gpuconv_barrier(int predicate, gpuconv_emulator::Site site);
 gpuconv_emulator::Lanes gpuconv_warp(gpuconv_emulator::Collective operation, unsigned mask, uint64_t value,
                                      unsigned source, gpuconv_emulator::Site site);
 // Waits for all 32 lanes of the warp, then calls `work` once with the lanes' pointers before any lane continues.
-void gpuconv_together(void* brought, void (*work)(void* const* lanes), gpuconv_emulator::Site site);
+void gpuconv_together(void* data, void (*work)(void* const* lanes), gpuconv_emulator::Site site);
 // The address of a __shared__ variable in this block. key: an address that is unique to the declaration.
 void* gpuconv_shared(const void* key, const char* name, size_t bytes, size_t alignment);
 void* gpuconv_dynamic_shared(size_t alignment);

@@ -32,12 +32,13 @@ class Banks {  // counts of one block
         for (auto& [key, lanes] : accesses) {
             std::sort(lanes.begin(), lanes.end(), [](const Touch& a, const Touch& b) { return a.lane < b.lane; });
             ++counted;
-            const size_t bytes = lanes[0].bytes, together = bytes <= 4 ? 32 : bytes <= 8 ? 16 : 8;
-            for (int first = 0; first < 32; first += int(together)) {
+            const size_t bytes = lanes[0].bytes;
+            const int lanes_per_turn = bytes <= 4 ? 32 : bytes <= 8 ? 16 : 8;
+            for (int first = 0; first < 32; first += lanes_per_turn) {
                 std::map<uintptr_t, std::set<uintptr_t>> words;  // touched in each bank
                 size_t turns = 1;
                 for (const Touch& touch : lanes)
-                    if (touch.lane >= first && touch.lane < first + int(together))
+                    if (touch.lane >= first && touch.lane < first + lanes_per_turn)
                         for (uintptr_t word = touch.address / 4; word * 4 < touch.address + touch.bytes; ++word) {
                             words[word % 32].insert(word);
                             turns = std::max(turns, words[word % 32].size());

@@ -120,7 +120,7 @@ inline void Block::bulk_wait(unsigned pending) {
     }
 }
 
-// Empty, or describes a bulk copy of which the block did not wait for the end.
+// Describes a bulk copy for whose end the block did not wait; empty if there is none.
 inline std::string Block::end_asynchronous() {
     for (const auto& [thread, own] : asynchronous.stores)
         if (!own.open.empty()) {

@@ -1,5 +1,5 @@
-// Runs the blocks of a cluster in turns, on one operating-system thread, and what they do to each other. An ordinary launch has
-// clusters of one block.
+// Runs the blocks of a cluster in turns, on one operating-system thread, and defines the operations that reach other blocks. An
+// ordinary launch has clusters of one block.
 //
 // A block runs until none of its threads can continue; then a fiber of another block continues. With a seed it may also stop
 // earlier. When no block can continue, asynchronous work takes effect; if there is none, the launch fails.
@@ -203,7 +203,7 @@ inline std::string Block::cluster_sync_lacks() const {
     return "which lacks " + std::to_string(all - cluster.synced) + " of " + std::to_string(all) + " threads";
 }
 
-// The block with a rank, of which `use` makes use.
+// The block with this rank. use: the operation, as an error names it.
 inline Block& Block::in_cluster(unsigned rank, const char* use, Site site) {
     if (rank >= cluster.blocks.size())
         fail(std::string(use) + " block " + std::to_string(rank) + " of a cluster of " + std::to_string(cluster.blocks.size()) +
@@ -225,8 +225,8 @@ inline void Block::mbarrier_arrive_in(void* mine, unsigned rank, Site site) {
     arrive(barrier, 1, "at " + place(site));
 }
 
-// Describes a bulk copy to this block, or an arrival of another block, of whose end none of its threads knows: in another order
-// it would have come after the block's end. Empty if there is none.
+// Describes a bulk copy to this block, or an arrival of another block here, that no thread of this block has waited for: in
+// another order of threads it would come after the block's end. Empty if there is none.
 inline std::string Block::ended_too_early() {
     const Clock known = checker.clocks.of_any(first_thread(), first_thread() + count);
     for (const auto& [address, barrier] : asynchronous.mbarriers)

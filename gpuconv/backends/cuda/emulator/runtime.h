@@ -176,7 +176,7 @@ unsigned gpuconv_barrier(int predicate, Site site) { return here().barrier(predi
 Lanes gpuconv_warp(Collective operation, unsigned mask, uint64_t value, unsigned source, Site site) {
     return here().warp(operation, mask, value, source, site);
 }
-void gpuconv_together(void* brought, void (*work)(void* const*), Site site) { here().together(brought, work, site); }
+void gpuconv_together(void* data, void (*work)(void* const*), Site site) { here().together(data, work, site); }
 void* gpuconv_shared(const void* key, const char* name, size_t bytes, size_t alignment) {
     return here().shared(key, name, bytes, alignment);
 }

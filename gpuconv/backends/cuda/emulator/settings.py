@@ -40,16 +40,16 @@ class Settings:
 
 def _from_environment() -> Settings:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    given: dict[str, Any] = {"workers": cores}
+    values: dict[str, Any] = {"workers": cores}
     for name, read in (("seed", _whole_number), ("sanitize", str), ("workers", _whole_number)):
         variable = f"GPUCONV_EMULATOR_{name.upper()}"
         if text := os.environ.get(variable):
             try:
-                given[name] = read(text)
-                Settings(**{name: given[name]})
+                values[name] = read(text)
+                Settings(**{name: values[name]})
             except ValueError as error:
                 raise ValueError(f"{variable} is {text!r}: {error}") from None
-    return Settings(**given)
+    return Settings(**values)
 
 
 def _whole_number(text: str) -> int:
@@ -86,7 +86,7 @@ def configure(
     """Change settings, immediately; others stay unchanged. In a ``with`` statement they are restored at its end."""
     global _current
     before = settings()
-    given = {"seed": seed, "sanitize": sanitize, "workers": workers}
-    changed: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    arguments: dict[str, Any] = {"seed": seed, "sanitize": sanitize, "workers": workers}
+    changed = {name: value for name, value in arguments.items() if value is not None}
     _current = replace(before, **changed)
     return _restoring(before)

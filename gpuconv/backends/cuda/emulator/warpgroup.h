@@ -154,11 +154,11 @@ inline void Block::wait_for_wgmma(int group, unsigned pending) {
 // setmaxnreg: true once the warpgroup has the registers. It can only gain those that warpgroups have given back.
 inline bool Block::change_registers(int group, unsigned number, bool more) {
     Warpgroup& own = asynchronous.warpgroups[group];
-    const std::string asked = std::to_string(number) + " registers a thread at " + place(own.site) + ", and warpgroup " +
-                              std::to_string(group) + " has " + std::to_string(own.registers);
-    if (number < 24 || number > 256 || number % 8) fail("setmaxnreg takes 24 to 256, a multiple of 8: " + asked);
+    const std::string request = std::to_string(number) + " registers a thread at " + place(own.site) + ", and warpgroup " +
+                                std::to_string(group) + " has " + std::to_string(own.registers);
+    if (number < 24 || number > 256 || number % 8) fail("setmaxnreg takes 24 to 256, a multiple of 8: " + request);
     if (more ? number < own.registers : number > own.registers)
-        fail(std::string("setmaxnreg cannot ") + (more ? "raise" : "lower") + " to " + asked);
+        fail(std::string("setmaxnreg cannot ") + (more ? "raise" : "lower") + " to " + request);
     if (more) {
         const unsigned wanted = (number - own.registers) * kWarpgroup;
         if (wanted > asynchronous.free_registers) return false;

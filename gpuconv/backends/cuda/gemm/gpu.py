@@ -19,7 +19,7 @@ class Gpu:
     def __init__(self, index: int) -> None:
         import cupy
 
-        self._cuda, self._device, self._undisturbed = cupy.cuda, cupy.cuda.Device(index), capture_lock(index)
+        self._cuda, self._device, self._capture_lock = cupy.cuda, cupy.cuda.Device(index), capture_lock(index)
         self.device = f"cuda:{index}"
         self.model: str = cupy.cuda.runtime.getDeviceProperties(index)["name"].decode()
 
@@ -38,7 +38,7 @@ class Gpu:
     def seconds(self, run: Callable[[], None], count: int) -> float:
         """Device time of `count` runs. They begin when the device is idle, because other work would distort the time,
         and are queued behind a closed gate, so that the GPU does not wait for Python."""
-        with self._undisturbed:
+        with self._capture_lock:
             self._device.synchronize()
         with self._device:
             stream, gate = self._cuda.get_current_stream(), threading.Event()

@@ -177,15 +177,13 @@ def conv2d_wgrad(
     accumulate: bool,
 ) -> ArrayT:
     expect_within_limits(problem)
-    given = _before_mask(dy, mask, problem, epilogue)
-    (dy, pitch), (x, x_pitch) = (
-        _rows_with_tap_table(given, problem, problem.k),
-        _rows_with_tap_table(x, problem, problem.c),
-    )
+    dz = _before_mask(dy, mask, problem, epilogue)
+    dy, pitch = _rows_with_tap_table(dz, problem, problem.k)
+    x, x_pitch = _rows_with_tap_table(x, problem, problem.c)
     dw = buffer(out, problem.w_shape, x.dtype, like=x, keep=accumulate)
     if algo == DEPTHWISE:
         if db is not None:
-            bias_grad(given, None, activation=None, out=db, accumulate=accumulate)
+            bias_grad(dz, None, activation=None, out=db, accumulate=accumulate)
         depthwise.wgrad(dw, dy, pitch, x, x_pitch, problem, tf32=tf32, accumulate=accumulate)
     elif dw.size:
         vector_c = pack_width(x.dtype, x, dw, count=math.gcd(problem.c // problem.groups, x_pitch))
@@ -253,10 +251,11 @@ def product_of(
     vector_c: int,
     vector_k: int,
 ) -> Product:
-    """The matrix product of a direction. epilogue: for gradients, whose dy is that of the convolution's own output,
-    PLAIN or, in dgrad, the one that computes the sums of the norm below.
+    """The matrix product of a direction.
 
-    vector_c, vector_k: how many channels and filters move at once."""
+    epilogue: the convolution's for fprop. For a gradient it is PLAIN, because dy is the gradient of the convolution's
+    own output; for dgrad it may also be one that computes the sums for the norm before the convolution. vector_c,
+    vector_k: how many channels and filters move at once."""
     forward, pool, arithmetic = direction == "fprop", epilogue.pool, arithmetic_of(dtype, tf32)
     macros = {"VECTOR_C": vector_c, "VECTOR_K": vector_k}
     macros |= {} if fits_tap_table(problem, pool) else {"TAP_TABLE": 0}

@@ -16,15 +16,15 @@ def dropout(
     x: ArrayT, *, p: float, seed: int, substream: int, offset: Scalar, first: int, out: ArrayT | None
 ) -> ArrayT:
     y, size = buffer(out, x.shape, x.dtype, like=x, pitched=True), x.dtype.itemsize
-    (flat, y_pitch), (given, x_pitch), length = rows_of(y), rows_of(x), x.shape[-1] if x.ndim else 1
+    (y_rows, y_pitch), (x_rows, x_pitch), length = rows_of(y), rows_of(x), x.shape[-1] if x.ndim else 1
     gaps = y_pitch - length, x_pitch - length
     whole_packs = x.size % 4 == first % 4 == 0 and (gaps == (0, 0) or math.gcd(length, *gaps) % 4 == 0)
-    packed = size < 8 and whole_packs and is_aligned(4 * size, given, flat)
+    packed = size < 8 and whole_packs and is_aligned(4 * size, x_rows, y_rows)
     kernel = load("dropout.cu", {"DTYPE": x.dtype, "VECTOR": 4 if packed else 1}).kernel("dropout_forward")
     threshold, scale = math.ceil(p * 2**24), 1 / (1 - p)
     philox = (seed, substream, *device_scalar(offset, np.int64), first)
     blocks = flat_grid(ceil_div(first % 4 + x.size, 4))
-    kernel(blocks, THREADS, flat, given, x.size, threshold, scale, *philox, length, *gaps)
+    kernel(blocks, THREADS, y_rows, x_rows, x.size, threshold, scale, *philox, length, *gaps)
     return store(y, out)
 
 

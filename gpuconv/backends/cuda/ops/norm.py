@@ -46,13 +46,13 @@ def batch_norm(
     rows = x.size // channels
     running = contiguous(running_mean, running_var)
     if training:
-        given = rows_to_sum(x)
-        _statistics(rows, (mean, inv_std, *running), given, momentum, eps, activation)
-        _compute("batch_norm_normalize", y, given, addend, (given[0], gamma, beta, mean, inv_std), activation)
+        x_rows = rows_to_sum(x)
+        _statistics(rows, (mean, inv_std, *running), x_rows, momentum, eps, activation)
+        _compute("batch_norm_normalize", y, x_rows, addend, (x_rows[0], gamma, beta, mean, inv_std), activation)
     else:
-        given = rows_of(x)
-        arguments = mean, inv_std, given[0], gamma, beta, *running, eps
-        _compute("batch_norm_inference", y, given, addend, arguments, activation)
+        x_rows = rows_of(x)
+        arguments = mean, inv_std, x_rows[0], gamma, beta, *running, eps
+        _compute("batch_norm_inference", y, x_rows, addend, arguments, activation)
     put_back((running_mean, running_var), running)
     return store(y, out), mean, inv_std
 
@@ -74,20 +74,20 @@ def conv2d_batch_norm(
     out: ArrayT | None,
 ) -> tuple[Array, ...]:
     problem, epilogue, algo, tf32 = conv
-    given, moments, mask = conv2d_moments(x, w, bias, problem, epilogue, algo=algo, tf32=tf32)
-    channels, exact = problem.k, accumulation_dtype(given.dtype)
-    y = buffer(out, given.shape, given.dtype, like=given, pitched=True)
-    mean, inv_std = empty((channels,), exact, like=given), empty((channels,), exact, like=given)
-    saved: tuple[Array, ...] = (given, mean, inv_std) if mask is None else (given, mean, inv_std, mask)
+    z, moments, mask = conv2d_moments(x, w, bias, problem, epilogue, algo=algo, tf32=tf32)
+    channels, exact = problem.k, accumulation_dtype(z.dtype)
+    y = buffer(out, z.shape, z.dtype, like=z, pitched=True)
+    mean, inv_std = empty((channels,), exact, like=z), empty((channels,), exact, like=z)
+    saved: tuple[Array, ...] = (z, mean, inv_std) if mask is None else (z, mean, inv_std, mask)
     if moments is None:
         return store(y, out), *saved
     gamma, beta, *running = contiguous(gamma, beta, running_mean, running_var)
-    module = _kernels(given.dtype, width_of(channels, given), activation)
+    module = _kernels(z.dtype, width_of(channels, z), activation)
     moments = _merge_states(moments, module, "batch_norm_merge")
     finish = module.kernel("batch_norm_statistics_finish")
     finish(finish_grid(channels), THREADS, mean, inv_std, *running, moments, momentum, eps, len(moments), channels)
-    arguments = given, gamma, beta, mean, inv_std
-    _compute("batch_norm_normalize", y, (given, channels), addend, arguments, activation)
+    arguments = z, gamma, beta, mean, inv_std
+    _compute("batch_norm_normalize", y, (z, channels), addend, arguments, activation)
     put_back((running_mean, running_var), running)
     return store(y, out), *saved
 
@@ -222,16 +222,16 @@ def _merge_states(states: Array, module: Module, merge: str) -> Array:
 def _compute(
     kernel: str,
     y: Array,
-    given: tuple[Array, int],
+    x_rows: tuple[Array, int],
     addend: Array | None,
     arguments: tuple[object, ...],
     activation: str | None,
 ) -> None:
     """Launch a kernel that computes y, or its form with an addend; y and the addend may be rows with a pitch.
 
-    given: `rows_of(x)`. arguments: the kernel's, between y and the columns.
+    x_rows: `rows_of(x)` or `rows_to_sum(x)`. arguments: the kernel's, between y and the columns.
     """
-    channels, (flat, y_pitch), (x, x_pitch) = y.shape[-1], rows_of(y), given
+    channels, (flat, y_pitch), (x, x_pitch) = y.shape[-1], rows_of(y), x_rows
     more, more_pitch = (None, channels) if addend is None else rows_of(addend)
     width = width_of(channels, x, flat, more, pitches=(y_pitch, x_pitch, more_pitch))
     spread = distribute(y.size // channels, channels, width, MAP_STEPS)
@@ -242,11 +242,16 @@ def _compute(
 
 
 def _statistics(
-    rows: int, outputs: tuple[Array, ...], given: tuple[Array, int], momentum: float, eps: float, activation: str | None
+    rows: int,
+    outputs: tuple[Array, ...],
+    x_rows: tuple[Array, int],
+    momentum: float,
+    eps: float,
+    activation: str | None,
 ) -> None:
     """Fill mean and inv_std, and update the running statistics. outputs: mean, inv_std, running mean and running
-    variance. given: `rows_to_sum(x)`. activation: that of the normalization, so that both use one module."""
-    channels, (x, pitch) = len(outputs[0]), given
+    variance. x_rows: `rows_to_sum(x)`. activation: that of the normalization, so that both use one module."""
+    channels, (x, pitch) = len(outputs[0]), x_rows
     width = width_of(channels, x, pitches=(pitch,))
     module = _kernels(x.dtype, width, activation)
     columns = distribute(rows, channels, width, None)

@@ -164,11 +164,10 @@ def _extents_to_read(grads: Sequence[Array], like: Array) -> tuple[Array, int, S
     table points to: some may be copies, which must live until the launch."""
     extents, read = _extents_of.get(grads), grads
     if extents is None:
-        given = [grad for grad in grads if grad.size]
-        given = given or [zeros((1,), np.float32, like=like)]
-        read = contiguous(*given)
+        nonempty = [grad for grad in grads if grad.size] or [zeros((1,), np.float32, like=like)]
+        read = contiguous(*nonempty)
         extents = _table(_extents, {"numbers": read})
-        if all(a is b for a, b in zip(given, read)):
+        if all(a is b for a, b in zip(nonempty, read)):
             _extents_of.keep(grads, extents)
     return extents, _blocks(extents), read
 
@@ -222,8 +221,8 @@ def _step(
         dtype, copied = kind
         copy = [None if master is param else param for master, param in zip(masters, params)]
         changed: Columns = {"param": masters, **states, "copy": copy}
-        given, written = [grads[i] for i in chosen], [arrays[i] for arrays in changed.values() for i in chosen]
-        read, outputs, count = contiguous(*given), contiguous(*written), len(chosen)
+        gradients, written = [grads[i] for i in chosen], [arrays[i] for arrays in changed.values() for i in chosen]
+        read, outputs, count = contiguous(*gradients), contiguous(*written), len(chosen)
         columns = {name: outputs[at * count : (at + 1) * count] for at, name in enumerate(changed)} | {
             "grad": [grad if grad.dtype == copied else None for grad in read],
             "wide_grad": [None if grad.dtype == copied else grad for grad in read],
@@ -232,7 +231,7 @@ def _step(
         _launch(kernel, dtype, copied, chunks, scaling, *scalars)
         put_back(written, outputs)
         tables.append((dtype, copied, chunks))
-        copies |= any(a is not b for a, b in zip((*given, *written), (*read, *outputs)))
+        copies |= any(a is not b for a, b in zip((*gradients, *written), (*read, *outputs)))
     if not copies:
         _tables_of.keep(arrays, tables, own, decays, *states)
 

@@ -69,7 +69,7 @@ class CudaRecorder:
     def __init__(self, index: int) -> None:
         import cupy
 
-        self._cupy, self._device, self._undisturbed = cupy, cupy.cuda.Device(index), capture_lock(index)
+        self._cupy, self._device, self._capture_lock = cupy, cupy.cuda.Device(index), capture_lock(index)
         with self._device:
             self._stream = _capture_stream(index, threading.get_ident())
         self.release()
@@ -78,7 +78,7 @@ class CudaRecorder:
         """Run the work on the stream on which it will be captured, because some scratch memory belongs to a stream.
         Waits for the device before, and for this work after."""
         with self._device:
-            with self._undisturbed:
+            with self._capture_lock:
                 self._device.synchronize()
             with self._stream:
                 work()
@@ -93,7 +93,7 @@ class CudaRecorder:
         cupy = self._cupy
         with self._device:
             cupy.get_default_memory_pool().free_all_blocks()  # frees the memory that uncaptured work has released
-            with self._undisturbed, self._stream, cupy.cuda.using_allocator(self._pool.malloc):
+            with self._capture_lock, self._stream, cupy.cuda.using_allocator(self._pool.malloc):
                 self._stream.begin_capture()
                 try:
                     work()

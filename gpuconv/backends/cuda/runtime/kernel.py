@@ -23,7 +23,7 @@ import numpy as np
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.emulator.queue import submit
 from gpuconv.backends.cuda.runtime import source
-from gpuconv.backends.cuda.runtime.limits import MAX_BLOCK, MAX_GRID, MAX_SHARED, MAX_THREADS, SHARED_WITHOUT_LEAVE
+from gpuconv.backends.cuda.runtime.limits import MAX_BLOCK, MAX_GRID, MAX_SHARED, MAX_THREADS, SHARED_WITHOUT_OPT_IN
 from gpuconv.devices import KIND_OF_TYPE, Device, device_of
 from gpuconv.dtypes import as_numeric
 from gpuconv.names import lookup
@@ -224,7 +224,7 @@ class Kernel:
 
         current, own_device = cupy.cuda.runtime.getDevice, cupy.cuda.Device(index)
         kernel = self.module._on_gpu(index).get_function(self.name)
-        allowed = SHARED_WITHOUT_LEAVE - kernel.shared_size_bytes
+        allowed = SHARED_WITHOUT_OPT_IN - kernel.shared_size_bytes
 
         def run(grid: Extent3, block: Extent3, arguments: list[object], shared: int) -> None:
             nonlocal allowed
@@ -238,11 +238,11 @@ class Kernel:
         return run
 
 
-def _extent(what: str, given: Extent, limits: Extent3, kernel: str) -> Extent3:
-    x, y, z = (given, 1, 1) if isinstance(given, int) else (*given, 1, 1)[:3]
+def _extent(what: str, extent: Extent, limits: Extent3, kernel: str) -> Extent3:
+    x, y, z = (extent, 1, 1) if isinstance(extent, int) else (*extent, 1, 1)[:3]
     if 0 <= x <= limits[0] and 0 <= y <= limits[1] and 0 <= z <= limits[2]:
         return x, y, z
-    raise ValueError(f"{kernel}: a {what} has at most {limits}, received {given}")
+    raise ValueError(f"{kernel}: a {what} has at most {limits}, received {extent}")
 
 
 def _usual_array(parameter: source.Parameter) -> tuple[np.dtype | None, int]:

@@ -91,8 +91,9 @@ def compile_cubin(name: str, text: str, defines: Mapping[str, str], arch: str) -
         log, include = io.StringIO(), headers()
         shown = name.encode("ascii", "replace").decode()
         try:
-            asked = core.ProgramOptions(name=f"{shown}.cu", include_path=[include] if include else None, **options)
-            code = core.Program(text, "c++", asked).compile("cubin", logs=log).code
+            paths = [include] if include else None
+            program_options = core.ProgramOptions(name=f"{shown}.cu", include_path=paths, **options)
+            code = core.Program(text, "c++", program_options).compile("cubin", logs=log).code
         except Exception as error:
             raise CompileError(f"{name}.cu does not compile for {arch}:\n{log.getvalue() or error}") from error
         (folder / "kernel.cubin").write_bytes(code)
@@ -170,8 +171,8 @@ def toolkit() -> tuple[ModuleType, str]:
 
 
 def version() -> str:
-    """NVRTC's version, from its package's metadata, so that cached kernels can be used without loading NVRTC. Without a
-    package, or if NVRTC is loaded already, NVRTC itself is asked."""
+    """NVRTC's version. It comes from the package's metadata, so that cached kernels can be used without loading NVRTC;
+    without a package, or if NVRTC is loaded already, it comes from NVRTC itself."""
     loaded = toolkit.cache_info().currsize > 0
     return (None if loaded else _packaged_version()) or toolkit()[1]
 

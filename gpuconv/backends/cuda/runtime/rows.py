@@ -53,8 +53,8 @@ def copied_rows(array: ArrayT) -> ArrayT:
 def copy_rows(y: Array, x: Array) -> None:
     """Copy x into y, of the same shape; both may be rows with a pitch."""
     if y.size:
-        (to, y_pitch), (given, x_pitch) = rows_of(y), rows_of(x)
-        launch_by_rows("copy_rows", x.shape, (to, given), (y_pitch, x_pitch))
+        (to, y_pitch), (source, x_pitch) = rows_of(y), rows_of(x)
+        launch_by_rows("copy_rows", x.shape, (to, source), (y_pitch, x_pitch))
 
 
 def launch_by_rows(

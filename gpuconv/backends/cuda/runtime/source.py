@@ -93,8 +93,8 @@ def directory() -> Path:
 
 
 def resolve(file: str | Path) -> Path:
-    """The path of a kernel file, given the name of a shipped one ("activation.cu"), or any path that names a folder,
-    such as "./mine.cu". Path("./mine.cu") names none, because pathlib drops "./".
+    """The path of a kernel file. file: the name of a shipped one ("activation.cu"), or any path that names a folder,
+    such as "./mine.cu". Path("./mine.cu") names no folder, because pathlib drops "./".
 
     Raises ValueError if there is no such file.
     """
@@ -185,10 +185,10 @@ def _cluster(kernel: str, dims: list[int | None]) -> int:
         return 1
     x, *others = dims
     if x is None or not 1 <= x <= MAX_CLUSTER or others not in ([], [1], [1, 1]):
-        given = ", ".join("?" if extent is None else str(extent) for extent in dims)
+        received = ", ".join("?" if extent is None else str(extent) for extent in dims)
         raise ValueError(
             f"kernel {kernel}: a cluster is __cluster_dims__(N, 1, 1), N a constant from 1 to {MAX_CLUSTER}, received "
-            f"({given})"
+            f"({received})"
         )
     return x
 
