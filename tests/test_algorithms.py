@@ -19,7 +19,7 @@ from gpuconv.profiling import launches
 from gpuconv.summary import rows
 from gpuconv.training import Callback, RunDirectory, Trainer, checkpoint, load_net
 from tests.devices import kernel_devices
-from tests.training import small
+from tests.training import toy_run
 from tests.unproved import with_algorithm
 
 X, W = np.ones((2, 4, 4, 8), np.float32), np.ones((6, 3, 3, 8), np.float32)
@@ -159,17 +159,17 @@ def test_a_run_with_a_stored_old_name_is_resumed(tmp_path):
             trainer.stop("enough")
 
     begun, uninterrupted = (RunDirectory(tmp_path / name) for name in ("begun", "whole"))
-    small.fit(trainer(), epochs=2, run_dir=uninterrupted.path)
-    small.fit(trainer(), epochs=2, run_dir=begun.path, callbacks=[Stop()])
+    toy_run.fit(trainer(), epochs=2, run_dir=uninterrupted.path)
+    toy_run.fit(trainer(), epochs=2, run_dir=begun.path, callbacks=[Stop()])
     written = json.loads(begun.settings_file.read_text())
     begun.settings_file.write_text(json.dumps(with_old_names(written)))
     last = checkpoint.load(begun.last)
     checkpoint.save(begun.last, checkpoint.Checkpoint(last.tensors, with_old_names(last.state)))
     assert "first-256x64" in begun.settings_file.read_text()
     resumed = trainer()
-    small.fit(resumed, epochs=2, run_dir=begun.path, resume=True)
+    toy_run.fit(resumed, epochs=2, run_dir=begun.path, resume=True)
     assert resumed.epoch == 2
-    assert small.same_arrays(resumed.net.state_dict(), checkpoint.load(uninterrupted.last).part("net"))
+    assert toy_run.same_arrays(resumed.net.state_dict(), checkpoint.load(uninterrupted.last).part("net"))
     load_net(begun.last, trainer().net)
 
 

@@ -12,7 +12,7 @@ from gpuconv.training import LossScale, Trainer, optimizers, schedules
 from gpuconv.training.optimizers import SGD, Adagrad, Adam, AdamW, Lion, Muon, RMSprop
 from gpuconv.training.schedules import Cosine, MultiStep, OneCycle, Step, Warmup
 from gpuconv.training.schedules import Linear as LinearSchedule
-from tests.training import small
+from tests.training import toy_run
 
 LARGEST = 1e300
 DATA = Dataset(np.zeros((3, 4, 4, 1), np.uint8), np.zeros(3, int), ["a"])
@@ -20,10 +20,10 @@ NORMALIZATION = Normalization([0], [1])
 
 
 def fit(**options):
-    small.fit(small.trainer(), **{"epochs": 0, "validation": None} | options)
+    toy_run.fit(toy_run.trainer(), **{"epochs": 0, "validation": None} | options)
 
 
-NET = small.net()
+NET = toy_run.net()
 REALS = [  # what to call, its option, the first and the last value, and whether the last one is accepted
     *((call, "lr", 0, LARGEST, True) for call in (SGD, Adagrad, RMSprop, Adam, AdamW, Lion, Muon)),
     *((call, "weight_decay", 0, LARGEST, True) for call in (SGD, Adagrad, RMSprop, Adam, AdamW, Lion)),
@@ -77,8 +77,8 @@ INTEGERS = [  # what to call, its option, the first and the last value (None: th
     (lambda epochs: fit(epochs=epochs), "epochs", 0, None),
     (lambda metrics_every: fit(metrics_every=metrics_every), "metrics_every", 1, None),
     (lambda checkpoint_every: fit(checkpoint_every=checkpoint_every), "checkpoint_every", 1, None),
-    (lambda batch_size: fit(train=small.images(), batch_size=batch_size), "batch_size", 1, None),
-    (lambda seed: Trainer(small.net(), seed=seed), "seed", 0, 2**64 - 1),
+    (lambda batch_size: fit(train=toy_run.images(), batch_size=batch_size), "batch_size", 1, None),
+    (lambda seed: Trainer(toy_run.net(), seed=seed), "seed", 0, 2**64 - 1),
 ]
 
 

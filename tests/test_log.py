@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gpuconv import console
 from gpuconv.names import printable
-from tests.training import small
+from tests.training import toy_run
 
 ROOT = Path(__file__).parents[1]
 MAY_PRINT = ("cli", "console.py", "notices.py")  # the command line, its lines and bars, and how it shows warnings
@@ -29,7 +29,7 @@ def test_messages_of_a_run_are_logged_and_not_printed(tmp_path, caplog, capfd, p
     caplog.set_level(logging.INFO)
     run = tmp_path / "run"
     (run / "curves.png").mkdir(parents=True)  # a folder in place of the picture
-    small.fit(small.trainer(), run_dir=run)
+    toy_run.fit(toy_run.trainer(), run_dir=run)
     assert capfd.readouterr() == ("", "")
     (record,) = caplog.records
     assert (record.name, record.levelname) == ("gpuconv.training.callbacks", "WARNING")

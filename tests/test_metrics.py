@@ -9,7 +9,7 @@ import pytest
 
 from gpuconv import metrics
 from gpuconv.training import Trainer, evaluate
-from tests.training import small
+from tests.training import toy_run
 
 SCORES = np.array([[1, 5, 3, 2], [9, 0, 8, 7], [2, 2, 2, 2], [0, 1, np.nan, 3]], np.float32)
 LABELS = np.array([2, 3, 1, 2])
@@ -72,16 +72,16 @@ def first_class(scores, labels):
 def test_functions_and_objects_of_users_are_metrics():
     assert measure(first_class, labels=np.array([0, 1, 0, 1]))[1] == 0.5
     assert measure(lambda scores, labels: scores.mean(0), np.ones((4, 4)))[1].tolist() == [1] * 4
-    net, counted, resettable = small.net(), Mistakes(), ResettableMistakes()
+    net, counted, resettable = toy_run.net(), Mistakes(), ResettableMistakes()
     for _ in range(2):  # each evaluation starts from zero
-        evaluation = evaluate(net, small.held_out(), metrics=["top-2", "confusion", first_class, counted, resettable])
+        evaluation = evaluate(net, toy_run.held_out(), metrics=["top-2", "confusion", first_class, counted, resettable])
         assert [*evaluation.metrics] == ["top_2", "confusion", "first_class", "Mistakes", "errors"]
         wrong = round((1 - evaluation.accuracy) * evaluation.samples)
         assert evaluation.metrics["Mistakes"] == evaluation.metrics["errors"] == resettable.result() == wrong
         assert evaluation.metrics["confusion"].trace() == evaluation.samples - wrong
         assert evaluation.confusion is None
     assert counted.result() == 0
-    both = evaluate(net, small.held_out(), metrics=["confusion"], confusion=True)
+    both = evaluate(net, toy_run.held_out(), metrics=["confusion"], confusion=True)
     np.testing.assert_array_equal(both.confusion, both.metrics["confusion"])
 
 
@@ -107,7 +107,7 @@ def test_bad_metrics_are_refused():
         (["top-\uff13"], ValueError, "unknown metric"),
     ):
         with pytest.raises(error, match=message):
-            evaluate(small.net(), small.held_out(), metrics=given)
+            evaluate(toy_run.net(), toy_run.held_out(), metrics=given)
     with pytest.raises(TypeError, match=r"the k of top-k must be an integer, received 1\.5"):
         metrics.TopK(1.5)
 
@@ -121,7 +121,7 @@ def test_a_function_that_returns_no_number_is_named():
             return value
 
         with pytest.raises(TypeError, match=r"the metric wrong"):
-            evaluate(small.net(), small.held_out(), metrics=[wrong])
+            evaluate(toy_run.net(), toy_run.held_out(), metrics=[wrong])
 
 
 def test_a_result_that_a_run_cannot_store_is_named():
@@ -135,6 +135,6 @@ def test_a_result_that_a_run_cannot_store_is_named():
     for value in (object(), [object()], {"part": 1j}):
         metric = Wrong()
         metric.given = value
-        trainer = Trainer(small.net(), metrics=[metric])
+        trainer = Trainer(toy_run.net(), metrics=[metric])
         with pytest.raises(TypeError, match=r"the metric Wrong must give numbers.* received (object|complex)"):
-            trainer.fit(small.loader(), validation=small.held_out(), epochs=1, progress=False)
+            trainer.fit(toy_run.loader(), validation=toy_run.held_out(), epochs=1, progress=False)

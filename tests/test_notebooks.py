@@ -12,7 +12,7 @@ import pytest
 
 from gpuconv import console, html, plots
 from gpuconv.training.history import History
-from tests.training import small
+from tests.training import toy_run
 
 
 def parsed(text):
@@ -27,7 +27,7 @@ def words(tree):
 
 
 def test_a_history_is_a_list_displayed_as_curves_and_a_table():
-    history = small.fit(small.trainer(), epochs=3)
+    history = toy_run.fit(toy_run.trainer(), epochs=3)
     assert isinstance(history, History)
     assert history == json.loads(json.dumps(history))
     assert copy.deepcopy(history) == history
@@ -42,8 +42,8 @@ def test_a_history_is_a_list_displayed_as_curves_and_a_table():
 
 
 def test_the_final_test_is_the_caption_and_long_histories_are_shortened():
-    trainer = small.trainer()
-    history = trainer.fit(small.images(60), epochs=2, validation=0.2, test=small.images(9, seed=5), progress=False)
+    trainer = toy_run.trainer()
+    history = trainer.fit(toy_run.images(60), epochs=2, validation=0.2, test=toy_run.images(9, seed=5), progress=False)
     assert history.tested == trainer.tested
     (caption,) = [element for element in parsed(history._repr_html_()).iter() if element.tag == "caption"]
     assert f"test accuracy {trainer.tested['test_accuracy']:.4f}" in caption.text
@@ -98,5 +98,5 @@ def test_outside_notebooks_bars_are_shown_only_on_terminals(monkeypatch):
 
 def test_a_figure_has_a_png_display():
     pytest.importorskip("matplotlib")
-    figure = plots.curves(small.fit(small.trainer(), epochs=1))
+    figure = plots.curves(toy_run.fit(toy_run.trainer(), epochs=1))
     assert figure._repr_png_().startswith(b"\x89PNG")

@@ -22,7 +22,7 @@ from gpuconv.locks import LockFile
 from gpuconv.notices import Notice
 from gpuconv.training import Callback, CheckpointError, callbacks, checkpoint
 from gpuconv.training.interrupts import Interrupts
-from tests.training import small
+from tests.training import toy_run
 
 DATA = "synthetic:n=64,size=6x6x1,classes=3"
 TINY = ["--data", DATA, "--model", "seed-net", "--batch-size", "4", "--device", "numpy"]
@@ -75,14 +75,14 @@ def test_fit_holds_its_folder_until_it_returns_or_fails(tmp_path):
         def on_epoch(self, trainer, record):
             for resume in (False, True):
                 with pytest.raises(CheckpointError, match=f"is being written by process {os.getpid()}"):
-                    small.fit(small.trainer(), run_dir=tmp_path / "run", resume=resume)
+                    toy_run.fit(toy_run.trainer(), run_dir=tmp_path / "run", resume=resume)
             if trainer.epoch == 2:
                 raise RuntimeError("broken")
 
     with pytest.raises(RuntimeError, match="broken"):
-        small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[SecondWriter()])
+        toy_run.fit(toy_run.trainer(), run_dir=tmp_path / "run", callbacks=[SecondWriter()])
     assert not (tmp_path / "run" / "run.lock").exists()
-    small.fit(small.trainer(), run_dir=tmp_path / "run", resume=True)
+    toy_run.fit(toy_run.trainer(), run_dir=tmp_path / "run", resume=True)
 
 
 def test_a_file_system_without_locks_gives_a_warning_and_is_used(tmp_path, monkeypatch):
@@ -93,7 +93,7 @@ def test_a_file_system_without_locks_gives_a_warning_and_is_used(tmp_path, monke
 
     monkeypatch.setattr(locks.fcntl, "flock", refuse)
     with pytest.warns(Notice, match="this file system has no locks"):
-        small.fit(small.trainer(), epochs=1, run_dir=tmp_path / "run")
+        toy_run.fit(toy_run.trainer(), epochs=1, run_dir=tmp_path / "run")
     assert checkpoint.load(tmp_path / "run" / "last.safetensors").state["epoch"] == 1
 
 
@@ -168,9 +168,9 @@ def test_a_signal_after_the_last_step_is_not_lost(tmp_path):
         def on_stop(self, trainer, reason):
             signal.raise_signal(signal.SIGINT)
 
-    trainer = small.trainer()
+    trainer = toy_run.trainer()
     with pytest.raises(KeyboardInterrupt):
-        small.fit(trainer, run_dir=tmp_path / "run", callbacks=[SignalAtTheEnd()])
+        toy_run.fit(trainer, run_dir=tmp_path / "run", callbacks=[SignalAtTheEnd()])
     assert trainer.stop_reason == "finished"
     assert checkpoint.load(tmp_path / "run" / "last.safetensors").state["epoch"] == 3
     assert not (tmp_path / "run" / "run.lock").exists()
@@ -300,8 +300,8 @@ def test_a_run_is_complete_although_its_output_fails(tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "stdout", stream)
         monkeypatch.setattr(sys, "stderr", stream)
         try:
-            trainer = small.trainer()
-            small.fit(trainer, run_dir=tmp_path / f"{number}", progress=True)
+            trainer = toy_run.trainer()
+            toy_run.fit(trainer, run_dir=tmp_path / f"{number}", progress=True)
         finally:
             monkeypatch.undo()
         assert (trainer.stop_reason, trainer.epoch) == ("finished", 3)
@@ -330,7 +330,7 @@ def test_a_callback_that_fails_at_the_end_does_not_stop_the_others(tmp_path):
 
     with pytest.warns(Notice, match="FailingCallback failed at the end of the run: RuntimeError: broken"):
         assert (
-            len(small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[FailingCallback(), NextCallback()]))
+            len(toy_run.fit(toy_run.trainer(), run_dir=tmp_path / "run", callbacks=[FailingCallback(), NextCallback()]))
             == 3
         )
     assert reasons == ["finished"]
@@ -352,7 +352,7 @@ def test_a_run_that_cannot_be_saved_at_its_end_raises_after_all_callbacks_ran(tm
         raise CheckpointError("cannot write last.safetensors: No space left on device")
 
     with pytest.raises(CheckpointError, match="No space left"):
-        small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[StopWhenSavingFails()])
+        toy_run.fit(toy_run.trainer(), run_dir=tmp_path / "run", callbacks=[StopWhenSavingFails()])
     assert reasons == ["for now"]
 
 

@@ -1,4 +1,4 @@
-"""A program that each rank runs: python program.py HOW DIR [SHARDS]. It trains the small net in the run
+"""A program that each rank runs: python program.py HOW DIR [SHARDS]. It trains the toy net in the run
 directory DIR; HOW is a variant of training or a fault."""
 
 import os
@@ -13,7 +13,7 @@ from gpuconv.data import Augmentation, Loader, Normalization
 from gpuconv.losses import SoftmaxCrossEntropy
 from gpuconv.parallel import MPI
 from gpuconv.training import Trainer, flat_sums
-from tests.training import small
+from tests.training import toy_run
 
 TIME_LIMIT = {"hangs": 3.0, "sleeps": 3.0}  # seconds; others get more, as they may compile kernels
 
@@ -70,7 +70,7 @@ def main(how, directory, shards="0"):
     device = "emulated" if how == "emulated" else "numpy"
     if how == "bucketed":
         flat_sums.BUCKET = 100
-    net = small.net().to(device)
+    net = toy_run.net().to(device)
     if differs == "weights":
         net["fc1"]["bias"][...] = 1
     options = {}
@@ -91,11 +91,11 @@ def main(how, directory, shards="0"):
         **options,
         precision=how if how in ("float16", "bfloat16") else None,
     )
-    data = small.images(count=20, seed=7 if differs == "data" else 0)
+    data = toy_run.images(count=20, seed=7 if differs == "data" else 0)
     batches = dict(device=device, dtype=net.dtype)
     augmentation = Augmentation(mixup=0.5) if how == "mixed" else None
     loader = Loader(data, 8, normalization=Normalization([50.0], [60.0]), augmentation=augmentation, **batches)
-    held_out = Loader(small.images(9, seed=5), 2, normalization=loader.normalization, shuffle=False, **batches)
+    held_out = Loader(toy_run.images(9, seed=5), 2, normalization=loader.normalization, shuffle=False, **batches)
     history = trainer.fit(
         [*loader.epoch(0)] if how == "batches" else loader,
         epochs=3,

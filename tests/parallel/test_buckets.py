@@ -11,7 +11,7 @@ from gpuconv.parallel import NCCL, ParallelError, Ranks
 from gpuconv.training import Trainer, flat_sums
 from tests import standin
 from tests.parallel.test_nccl import Threads, counterpart, on_ranks
-from tests.training import small
+from tests.training import toy_run
 
 RANDOM = np.random.default_rng(0)
 LABELS = np.arange(12) % 3
@@ -44,7 +44,7 @@ def bits(net):
 
 def stepped(ranks=None, fuse=False, freeze=()):
     """The weights after two steps, and the order in which sums and the backward passes of layers happened."""
-    net = small.net().to("emulated")
+    net = toy_run.net().to("emulated")
     for name in freeze:
         net[name].freeze()
     trainer = Trainer(net, "sgd", lr=0.05, shards=4, parallel=ranks, graph=False, fuse=fuse)
@@ -65,7 +65,7 @@ def test_the_bits_are_those_of_one_process(fuse, freeze):
     for size in (2, 4):
         results = on_ranks(size, lambda ranks: stepped(ranks, fuse, freeze), recorded)
         for weights, events in results:
-            assert small.same_arrays(weights, alone)
+            assert toy_run.same_arrays(weights, alone)
             assert events == results[0][1]
             assert "start 0" in events
 
@@ -86,9 +86,9 @@ def test_buckets_have_every_element_once():
 
 def trained(ranks, shards, graph):
     device = ranks.own("cuda")
-    data = small.images(24)
-    trainer = Trainer(small.net().to(device), "sgd", lr=0.05, shards=shards, parallel=ranks, graph=graph)
-    loader = Loader(data, 8, normalization=small.loader(data).normalization, device=device, seed=3)
+    data = toy_run.images(24)
+    trainer = Trainer(toy_run.net().to(device), "sgd", lr=0.05, shards=shards, parallel=ranks, graph=graph)
+    loader = Loader(data, 8, normalization=toy_run.loader(data).normalization, device=device, seed=3)
     trainer.fit(loader, epochs=2, progress=False)
     return bits(trainer.net), trainer.ranks.sent
 
@@ -106,7 +106,7 @@ def test_gpus_exchange_on_a_stream_of_their_own(schedule, graph):
 def expect_the_bits_of_one_gpu(graph):
     alone, _ = trained(NCCL(messages=Ranks()), 2, graph)
     for weights, sent in on_ranks(2, lambda ranks: trained(ranks, 2, graph)):
-        assert small.same_arrays(weights, alone)
+        assert toy_run.same_arrays(weights, alone)
         assert sent == 6 * (4 * (411 + 8) + 4 * 8)  # 6 steps: parameters and running statistics, and four float64 sums
 
 

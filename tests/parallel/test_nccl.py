@@ -19,7 +19,7 @@ from gpuconv.training import DivergedError, Trainer, UncapturedWarning
 from gpuconv.training.sharding import Sharding
 from tests import standin
 from tests.parallel.test_sums import along_a_tree
-from tests.training import small
+from tests.training import toy_run
 
 SCHEDULES = pytest.mark.parametrize("schedule", ["early", "late"])
 
@@ -113,11 +113,11 @@ def test_sums_follow_the_tree_or_are_all_reduced(schedule):
 def trained(ranks, shards, graph=None, batch=8, count=24, callbacks=()):
     """The weights, the losses of the epochs and the number of sent bytes."""
     device = ranks.own("cuda")
-    data = small.images(count)
-    trainer = Trainer(small.net().to(device), "sgd", lr=0.05, shards=shards, parallel=ranks, graph=graph)
-    loader = Loader(data, batch, normalization=small.loader(data).normalization, device=device, seed=3)
+    data = toy_run.images(count)
+    trainer = Trainer(toy_run.net().to(device), "sgd", lr=0.05, shards=shards, parallel=ranks, graph=graph)
+    loader = Loader(data, batch, normalization=toy_run.loader(data).normalization, device=device, seed=3)
     history = trainer.fit(
-        loader, epochs=2, validation=small.images(9, seed=5), progress=False, metrics_every=2, callbacks=callbacks
+        loader, epochs=2, validation=toy_run.images(9, seed=5), progress=False, metrics_every=2, callbacks=callbacks
     )
     weights = {name: np.array(gc.to_numpy(value)) for name, value in trainer.net.state_dict().items()}
     return weights, [record["train_loss"] for record in history], trainer.ranks.sent
@@ -130,7 +130,7 @@ def test_two_gpus_have_the_bits_of_one(schedule):
         together = on_ranks(2, partial(trained, shards=2))
         calls = machine.nccl_worlds[0].calls
     for weights, losses, sent in together:
-        assert small.same_arrays(weights, alone[0])
+        assert toy_run.same_arrays(weights, alone[0])
         assert losses == alone[1]
         assert sent == 6 * (4 * (411 + 8) + 4 * 8)
     # One step ran launch by launch, then one was captured; each has a call there and one back for both dtypes.
@@ -149,7 +149,7 @@ def test_without_shards_the_gpus_all_reduce(schedule):
     with standin.installed(("90", "90"), schedule=schedule) as machine:
         for graph in (False, True):
             weights = [result[0] for result in on_ranks(2, partial(trained, shards=None, graph=graph))]
-            assert small.same_arrays(*weights)
+            assert toy_run.same_arrays(*weights)
         for world, captured in zip(machine.nccl_worlds, (0, 2)):
             calls = world.calls[0]
             assert calls == world.calls[1]
@@ -224,7 +224,7 @@ def test_two_ranks_on_one_gpu_are_named():
 
 def test_an_engine_refuses_a_device_of_the_other_engine_and_names_that_one():
     with pytest.raises(ValueError, match="NCCL sums arrays of GPUs, and the net is on numpy; parallel='mpi'"):
-        Trainer(small.net(), parallel=NCCL(messages=Ranks()))
+        Trainer(toy_run.net(), parallel=NCCL(messages=Ranks()))
     ranks = MPI.__new__(MPI)
     ranks.size = 2
     with pytest.raises(
@@ -247,7 +247,7 @@ def test_a_capture_that_fails_on_one_rank_fails_on_all(monkeypatch):
     with standin.installed(("90", "90")), pytest.warns(UncapturedWarning, match="no room") as caught:
         weights = [result[0] for result in on_ranks(2, partial(trained, shards=2))]
     assert len(caught) == 2
-    assert small.same_arrays(*weights)
+    assert toy_run.same_arrays(*weights)
 
 
 class HangAt:

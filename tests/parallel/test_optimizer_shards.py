@@ -15,7 +15,7 @@ from gpuconv.training import LossScale, Trainer
 from gpuconv.training.optimizer_shards import OptimizerShards
 from tests import standin
 from tests.parallel.test_nccl import messages_alone, on_ranks
-from tests.training import small
+from tests.training import toy_run
 
 RANDOM = np.random.default_rng(0)
 LABELS = np.arange(12) % 3
@@ -32,7 +32,7 @@ def bits(trainer):
 def stepped(ranks=None, optimizer="adam", *, device="numpy", dtype="float32", shard=True, **options):
     """After three steps: the weights, their averages, the checkpoint, and the bytes of optimizer state here."""
     cpu._fixed.set(1)  # as within the context of `on_one_and_all`; threads would wait for it otherwise
-    net = small.net().to(device, precision=dtype)
+    net = toy_run.net().to(device, precision=dtype)
     scale = {"loss_scale": LossScale(start=2.0**8, interval=2)} if dtype == "float16" else {}
     options = {"shards": 4, "graph": False, "weight_decay": 0.01} | scale | options
     if "->" in optimizer:
@@ -64,7 +64,7 @@ def test_every_optimizer_has_the_bits_of_one_process(optimizer):
         alone, results = on_one_and_all(size, optimizer)
         for result in results:
             for arrays, expected in zip(result[:3], alone[:3]):
-                assert small.same_arrays(arrays, expected)
+                assert toy_run.same_arrays(arrays, expected)
         assert sum(state_bytes for *_, state_bytes in results) == alone[3]
 
 
@@ -73,7 +73,7 @@ def test_masters_averages_and_clipping_have_the_bits_of_one_process(device, dtyp
     alone, results = on_one_and_all(2, "adam", device=device, dtype=dtype, ema=0.9, clip=0.5)
     for result in results:
         for arrays, expected in zip(result[:3], alone[:3]):
-            assert small.same_arrays(arrays, expected)
+            assert toy_run.same_arrays(arrays, expected)
         assert result[3] < alone[3]
 
 
@@ -107,12 +107,14 @@ class FreezeForTwoSteps:
 
 def trained(ranks=None, folder=None, *, stop=0, resume=False, shard=True):
     trainer = Trainer(
-        small.net().to("emulated"), "adam", lr=0.01, shards=4, parallel=ranks, shard_optimizer=shard, ema=0.9
+        toy_run.net().to("emulated"), "adam", lr=0.01, shards=4, parallel=ranks, shard_optimizer=shard, ema=0.9
     )
-    data = small.images(20)
-    loader = Loader(data, 8, normalization=small.loader(data).normalization, device="emulated", seed=3)
-    held_out = Loader(small.images(9, seed=5), 4, normalization=loader.normalization, shuffle=False, device="emulated")
-    callbacks = [FreezeForTwoSteps(), *([small.StopAt(stop)] if stop else [])]
+    data = toy_run.images(20)
+    loader = Loader(data, 8, normalization=toy_run.loader(data).normalization, device="emulated", seed=3)
+    held_out = Loader(
+        toy_run.images(9, seed=5), 4, normalization=loader.normalization, shuffle=False, device="emulated"
+    )
+    callbacks = [FreezeForTwoSteps(), *([toy_run.StopAt(stop)] if stop else [])]
     options = dict(metrics_every=2, checkpoint_every=2, progress=False, resume=resume, callbacks=callbacks)
     trainer.fit(loader, epochs=3, validation=held_out, run_dir=folder, **options)
     return bits(trainer)
@@ -128,7 +130,7 @@ def test_checkpoints_are_complete_and_resume_on_any_number_of_ranks(tmp_path):
         folder = tmp_path / f"{before}-{after}"
         on_ranks(before, partial(trained, folder=folder, stop=4), messages_alone)
         for weights in on_ranks(after, partial(trained, folder=folder, resume=True), messages_alone):
-            assert small.same_arrays(weights, uninterrupted)
+            assert toy_run.same_arrays(weights, uninterrupted)
         assert files(folder) == files(tmp_path / "uninterrupted")
 
 
@@ -138,16 +140,16 @@ def test_gpus_exchange_parameters_as_a_part_of_their_graphs(monkeypatch, schedul
 
     def run(ranks):
         device = ranks.own("cuda")
-        trainer = Trainer(small.net().to(device), "adam", lr=0.01, shards=2, parallel=ranks, shard_optimizer=True)
-        data = small.images(16)
-        loader = Loader(data, 8, normalization=small.loader(data).normalization, device=device, seed=3)
+        trainer = Trainer(toy_run.net().to(device), "adam", lr=0.01, shards=2, parallel=ranks, shard_optimizer=True)
+        data = toy_run.images(16)
+        loader = Loader(data, 8, normalization=toy_run.loader(data).normalization, device=device, seed=3)
         trainer.fit(loader, epochs=2, progress=False)
         return bits(trainer)
 
     with standin.installed(("90", "90"), schedule=schedule) as machine:
         alone = run(NCCL(messages=Ranks()))
         for weights in on_ranks(2, run):
-            assert small.same_arrays(weights, alone)
+            assert toy_run.same_arrays(weights, alone)
         calls = machine.nccl_worlds[0].calls
     assert [call.captured for call in calls[0]] == [call.captured for call in calls[1]]
     assert sum(call.captured for call in calls[0]) == 5  # sums in two dtypes, there and back, then the parameters
@@ -164,6 +166,6 @@ def test_other_optimizers_and_values_are_refused():
     with pytest.raises(
         ValueError, match=r"shard_optimizer needs one of gpuconv's optimizers.*; UserOptimizer keeps its own"
     ):
-        Trainer(small.net(), UserOptimizer(), shard_optimizer=True)
+        Trainer(toy_run.net(), UserOptimizer(), shard_optimizer=True)
     with pytest.raises(TypeError, match="shard_optimizer must be True or False, received 'all'"):
-        Trainer(small.net(), shard_optimizer="all")
+        Trainer(toy_run.net(), shard_optimizer="all")

@@ -29,7 +29,7 @@ from gpuconv.parallel import NCCL, Ranks
 from gpuconv.training import LossScale, Trainer
 from tests import standin
 from tests.parallel.test_nccl import messages_alone, on_ranks
-from tests.training import small
+from tests.training import toy_run
 
 RANDOM = np.random.default_rng(0)
 LABELS = np.arange(11) % 3
@@ -103,7 +103,7 @@ def test_ranks_match_one_process_with_the_whole_batch(device, dtype, size):
         assert state.keys() == alone.keys()
         for name, expected in alone.items():
             np.testing.assert_allclose(state[name], expected, rtol=tolerance, atol=tolerance, err_msg=name)
-    assert small.same_arrays(states[0], states[-1])
+    assert toy_run.same_arrays(states[0], states[-1])
 
 
 def test_without_sync_batch_norm_the_ranks_differ_from_one_process():
@@ -165,7 +165,7 @@ def test_shards_have_the_same_bits_on_any_number_of_ranks(device, dtype, make):
         alone = stepped(**options)
         for size in (2, 4):
             for state in on_ranks(size, rank, messages_alone):
-                assert small.same_arrays(state, alone)
+                assert toy_run.same_arrays(state, alone)
 
 
 def test_shards_of_one_rank_match_the_whole_batch():
@@ -180,7 +180,7 @@ def test_gpus_with_two_shards_each_have_the_bits_of_one(monkeypatch, schedule):
     with standin.installed(("90", "90"), schedule=schedule):
         alone = stepped(NCCL(messages=Ranks()), device="cuda", shards=4)
         for state in on_ranks(2, lambda ranks: stepped(ranks, device=ranks.own("cuda"), shards=4)):
-            assert small.same_arrays(state, alone)
+            assert toy_run.same_arrays(state, alone)
 
 
 @pytest.mark.parametrize("device", ["emulated", "cuda"])
@@ -188,16 +188,16 @@ def test_captured_steps_have_the_same_bits(monkeypatch, device):
     monkeypatch.setenv("GPUCONV_AUTOTUNE", "0")
 
     def run(graph):
-        trainer = Trainer(small.net().to(device), "sgd", lr=0.05, shards=2, sync_batch_norm=True, graph=graph)
-        data = small.images(16)
+        trainer = Trainer(toy_run.net().to(device), "sgd", lr=0.05, shards=2, sync_batch_norm=True, graph=graph)
+        data = toy_run.images(16)
         trainer.fit(
-            Loader(data, 4, normalization=small.loader(data).normalization, device=device), epochs=2, progress=False
+            Loader(data, 4, normalization=toy_run.loader(data).normalization, device=device), epochs=2, progress=False
         )
         arrays = {name: np.array(gc.to_numpy(value)) for name, value in trainer.net.state_dict().items()}
         return arrays | {"losses": np.array([record["train_loss"] for record in trainer.history])}
 
     with standin.installed():
-        assert small.same_arrays(run(False), run(True))
+        assert toy_run.same_arrays(run(False), run(True))
 
 
 def test_hooks_are_given_one_shard_at_a_time():

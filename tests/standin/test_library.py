@@ -52,7 +52,7 @@ from gpuconv.training.shadow import Shadow
 from gpuconv.verify.call import Call
 from tests import standin
 from tests.standin import machine, made_up, modules, streams
-from tests.training import small
+from tests.training import toy_run
 from tests.training.test_shadow import FakeWorker
 
 X = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
@@ -139,8 +139,8 @@ def many_ends():
     return Sequential([Input((6, 5, 1)), Branches(ends), Flatten(), Linear(3)], seed=0)
 
 
-def trained(device, *, graph, optimizer="adam", net=small.net, **options):
-    data = small.images(22)
+def trained(device, *, graph, optimizer="adam", net=toy_run.net, **options):
+    data = toy_run.images(22)
     normalization = Normalization.from_dataset(data)
     augmentation = Augmentation(shift=1, flip=True)
     loader = Loader(
@@ -164,7 +164,7 @@ def test_training_gives_the_emulated_devices_bits(schedule, device, graph):
     expected = trained("emulated", graph=False)
     with standin.installed(("90", "90"), schedule=schedule):
         on_gpu = trained(device, graph=graph)
-    assert small.same_arrays(on_gpu, expected)
+    assert toy_run.same_arrays(on_gpu, expected)
 
 
 @pytest.mark.kernels
@@ -185,7 +185,7 @@ def test_training_with_further_options_gives_the_emulated_devices_bits(schedule,
     expected = trained("emulated", graph=False, **options)
     with standin.installed(("90",), schedule=schedule):
         on_gpu = trained("cuda:0", graph=graph, **options)
-    assert small.same_arrays(on_gpu, expected)
+    assert toy_run.same_arrays(on_gpu, expected)
 
 
 class EveryThird(Shadow):
@@ -241,7 +241,7 @@ def test_a_shadowed_run_with_a_graph_has_the_same_bits(schedule, every_third, mo
         assert sum(replayed) == 10
         replayed.clear()
         shadowed = trained("cuda:0", graph=True, shadow=0.5)
-    assert small.same_arrays(shadowed, expected)
+    assert toy_run.same_arrays(shadowed, expected)
     (shadow,) = every_third
     assert len(shadow.launched) >= 2
     assert all(count > 5 for count in shadow.launched.values())  # one by one, not as a graph
@@ -312,7 +312,7 @@ class UserLoader:
     """Batches in order, converted by `to_device`."""
 
     def __init__(self, to_device):
-        self._data, self._to_device = small.images(20), to_device
+        self._data, self._to_device = toy_run.images(20), to_device
         self._normalization = Normalization.from_dataset(self._data)
 
     def __len__(self):
@@ -326,7 +326,7 @@ class UserLoader:
 
 def loss_with_loader(to_device, device, **options):
     """The last training loss with batches that `to_device` puts onto the device."""
-    trainer = Trainer(small.net().to(device), "sgd", lr=0.01, fuse=True, **options)
+    trainer = Trainer(toy_run.net().to(device), "sgd", lr=0.01, fuse=True, **options)
     trainer.fit(UserLoader(to_device), epochs=2, progress=False, metrics_every=100)
     return trainer.records[-1]["train_loss"]
 
@@ -460,7 +460,7 @@ def test_the_tuners_trials_do_not_count_as_launches(timed):
 @pytest.mark.slow
 def test_a_profile_on_a_gpu_does_not_show_the_launches_of_the_tuner(timed):
     with standin.installed(("90",)), made_up.times():
-        net = small.net().to("cuda:0")
+        net = toy_run.net().to("cuda:0")
         while_tuning, tuned = profile(net, 4, steps=1), profile(net, 4, steps=1)
 
     def names(report):

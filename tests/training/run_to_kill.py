@@ -1,4 +1,4 @@
-"""Train the small net in a run directory and die at a given point: python run_to_kill.py DIR WHAT NUMBER [resume].
+"""Train the toy net in a run directory and die at a given point: python run_to_kill.py DIR WHAT NUMBER [resume].
 
 WHAT is "step" (die after NUMBER steps), "sync" (die in write number NUMBER of a file, with half its bytes on the disk)
 or "never". The process dies by SIGKILL, so that nothing is cleaned up.
@@ -10,7 +10,7 @@ import stat
 import sys
 
 from gpuconv.training import Callback
-from tests.training import small
+from tests.training import toy_run
 
 
 def die():
@@ -44,11 +44,11 @@ def main(directory, what, number, *resume):
     if what == "sync":
         die_at_sync(int(number))
     watchers = [DieAt(int(number))] if what == "step" else []
-    trainer = small.trainer()
-    small.fit(
+    trainer = toy_run.trainer()
+    toy_run.fit(
         trainer,
         epochs=4,
-        test=small.held_out(),
+        test=toy_run.held_out(),
         run_dir=directory,
         resume=bool(resume),
         checkpoint_every=3,

@@ -6,7 +6,7 @@ import pytest
 from gpuconv import losses
 from gpuconv.layers import Conv2D, Dropout, Flatten, Input, Linear, Sequential
 from gpuconv.training import LossScale, Trainer
-from tests.training import small
+from tests.training import toy_run
 
 
 def trainer_without_norm(device="numpy", **options):
@@ -16,7 +16,7 @@ def trainer_without_norm(device="numpy", **options):
 
 def loader(batch_size, device="numpy", **options):
     """21 images: in batches of 4 the last has 1, in groups of 3 batches the last group has 9."""
-    return small.loader(small.images(21), batch_size).over(small.images(21), device=device, **options)
+    return toy_run.loader(toy_run.images(21), batch_size).over(toy_run.images(21), device=device, **options)
 
 
 def fit(trainer, train, **options):
@@ -36,8 +36,8 @@ def test_accumulated_batches_train_like_one_large_batch(device):
             assert ours["lr"] == expected["lr"]
             assert ours.get("loss", 0) == pytest.approx(expected.get("loss", 0), rel=1e-5)
             assert ours.get("accuracy") == expected.get("accuracy")
-        for name, value in small.weights(large).items():
-            np.testing.assert_allclose(small.weights(accumulated)[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+        for name, value in toy_run.weights(large).items():
+            np.testing.assert_allclose(toy_run.weights(accumulated)[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 def test_batches_count_by_their_sizes():
@@ -49,8 +49,8 @@ def test_batches_count_by_their_sizes():
     ours = Trainer(Sequential([Input((2, 3, 1)), Flatten(), Linear(3)], seed=1), "sgd", lr=0.5, accumulate=2)
     theirs = torch.nn.Linear(6, 3)
     with torch.no_grad():
-        theirs.weight.copy_(torch.from_numpy(small.weights(ours)["fc1.weight"]))
-        theirs.bias.copy_(torch.from_numpy(small.weights(ours)["fc1.bias"]))
+        theirs.weight.copy_(torch.from_numpy(toy_run.weights(ours)["fc1.weight"]))
+        theirs.bias.copy_(torch.from_numpy(toy_run.weights(ours)["fc1.bias"]))
     fit(ours, batches, epochs=1)
     assert ours.steps == 3
     for group in (batches[:2], batches[2:4], batches[4:]):
@@ -62,18 +62,18 @@ def test_batches_count_by_their_sizes():
         with torch.no_grad():
             for param in theirs.parameters():
                 param -= 0.5 * param.grad
-    np.testing.assert_allclose(small.weights(ours)["fc1.weight"], theirs.weight.detach(), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(small.weights(ours)["fc1.bias"], theirs.bias.detach(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(toy_run.weights(ours)["fc1.weight"], theirs.weight.detach(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(toy_run.weights(ours)["fc1.bias"], theirs.bias.detach(), rtol=1e-5, atol=1e-6)
 
 
 def test_every_batch_of_a_group_updates_the_running_statistics():
-    alone, together = (Trainer(small.net(), "sgd", lr=0.0, accumulate=k) for k in (1, 3))
+    alone, together = (Trainer(toy_run.net(), "sgd", lr=0.0, accumulate=k) for k in (1, 3))
     for trainer in (alone, together):
         fit(trainer, loader(4, drop_last=True))
     assert (alone.steps, together.steps) == (10, 4)
-    assert "norm1.running_mean" in small.weights(alone)
-    for name, value in small.weights(alone).items():
-        np.testing.assert_array_equal(small.weights(together)[name], value, err_msg=name)
+    assert "norm1.running_mean" in toy_run.weights(alone)
+    for name, value in toy_run.weights(alone).items():
+        np.testing.assert_array_equal(toy_run.weights(together)[name], value, err_msg=name)
 
 
 def test_a_loader_that_drops_its_last_batch_drops_no_group():
@@ -104,11 +104,11 @@ def test_a_resumed_run_goes_on_with_the_same_bits(tmp_path, device):
         trainer_without_norm(device, accumulate=3),
         loader(2, device),
         run_dir=tmp_path / "cut",
-        callbacks=[small.StopAt(6)],
+        callbacks=[toy_run.StopAt(6)],
     )
     resumed = trainer_without_norm(device, accumulate=3)
     fit(resumed, loader(2, device), run_dir=tmp_path / "cut", resume=True)
-    assert small.same_arrays(small.weights(uninterrupted), small.weights(resumed))
+    assert toy_run.same_arrays(toy_run.weights(uninterrupted), toy_run.weights(resumed))
     assert uninterrupted.records == resumed.records
     with pytest.raises(ValueError, match="cannot be continued with other settings: accumulate is 3 there and 1 here"):
         fit(trainer_without_norm(device), loader(2, device), run_dir=tmp_path / "cut", resume=True)
@@ -116,18 +116,18 @@ def test_a_resumed_run_goes_on_with_the_same_bits(tmp_path, device):
 
 def test_an_overflow_in_one_batch_skips_the_update():
     trainer = trainer_without_norm(precision="float16", loss_scale=LossScale(start=2.0**40), accumulate=2)
-    before = small.weights(trainer)
+    before = toy_run.weights(trainer)
     fit(trainer, loader(4, dtype=np.float16), epochs=1)
     assert (trainer.steps, trainer.loss_scale.skipped) == (3, 3)
     for name in trainer.net.params():
-        np.testing.assert_array_equal(small.weights(trainer)[name], before[name])
+        np.testing.assert_array_equal(toy_run.weights(trainer)[name], before[name])
 
 
 def test_the_accumulated_gradient_is_clipped_not_each_batchs():
     trainer = Trainer(trainer_without_norm().net, "sgd", lr=1.0, accumulate=3, clip=0.01)
-    before = small.weights(trainer)
+    before = toy_run.weights(trainer)
     fit(trainer, loader(7), epochs=1)
-    moved = sum(float(np.square(small.weights(trainer)[name] - before[name]).sum()) for name in trainer.net.params())
+    moved = sum(float(np.square(toy_run.weights(trainer)[name] - before[name]).sum()) for name in trainer.net.params())
     assert np.sqrt(moved) == pytest.approx(0.01, rel=1e-3)
 
 
@@ -176,7 +176,7 @@ def test_a_weighted_loss_of_parts_is_that_of_one_large_batch(device, loss):
     ):
         trainer = trainer_without_norm(device, loss=loss, **options)
         fit(trainer, loader(size, device), epochs=2)
-        results[name] = [record["loss"] for record in trainer.records if "loss" in record], small.weights(trainer)
+        results[name] = [record["loss"] for record in trainer.records if "loss" in record], toy_run.weights(trainer)
     for name, (values, arrays) in results.items():
         assert values == pytest.approx(results["one"][0], rel=1e-5), name
         for key, value in results["one"][1].items():

@@ -7,7 +7,7 @@ import pytest
 
 from gpuconv import layers
 from gpuconv.training import Clip, LossScale, Trainer
-from tests.training import small
+from tests.training import toy_run
 
 DRAW = np.random.default_rng(0)
 BATCHES = [(3 * DRAW.standard_normal((4, 2, 3, 1)).astype(np.float32), DRAW.integers(0, 3, 4)) for _ in range(5)]
@@ -92,17 +92,17 @@ def test_the_norm_is_that_of_all_groups_and_of_all_shards():
 
 @pytest.mark.parametrize("clip", ["norm:0.1", "value:0.01"])
 def test_a_resumed_run_goes_on_with_the_same_bits(tmp_path, clip):
-    uninterrupted = small.trainer(clip=clip)
-    small.fit(uninterrupted, epochs=3, run_dir=tmp_path / "whole")
-    small.fit(small.trainer(clip=clip), epochs=3, run_dir=tmp_path / "cut", callbacks=[small.StopAt(7)])
-    resumed = small.trainer(clip=clip)
-    small.fit(resumed, epochs=3, run_dir=tmp_path / "cut", resume=True)
-    assert small.same_arrays(uninterrupted.net.state_dict(), resumed.net.state_dict())
-    free = small.trainer()
-    small.fit(free, epochs=3)
-    assert not small.same_arrays(uninterrupted.net.state_dict(), free.net.state_dict())
+    uninterrupted = toy_run.trainer(clip=clip)
+    toy_run.fit(uninterrupted, epochs=3, run_dir=tmp_path / "whole")
+    toy_run.fit(toy_run.trainer(clip=clip), epochs=3, run_dir=tmp_path / "cut", callbacks=[toy_run.StopAt(7)])
+    resumed = toy_run.trainer(clip=clip)
+    toy_run.fit(resumed, epochs=3, run_dir=tmp_path / "cut", resume=True)
+    assert toy_run.same_arrays(uninterrupted.net.state_dict(), resumed.net.state_dict())
+    free = toy_run.trainer()
+    toy_run.fit(free, epochs=3)
+    assert not toy_run.same_arrays(uninterrupted.net.state_dict(), free.net.state_dict())
     with pytest.raises(ValueError, match="cannot be continued with other settings: clip"):
-        small.fit(small.trainer(), epochs=3, run_dir=tmp_path / "cut", resume=True)
+        toy_run.fit(toy_run.trainer(), epochs=3, run_dir=tmp_path / "cut", resume=True)
 
 
 class UserOptimizer:

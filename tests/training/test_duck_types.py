@@ -18,19 +18,19 @@ from gpuconv.metrics import TopK
 from gpuconv.notices import Notice
 from gpuconv.training import SGD, Callback, EarlyStopping, SettingsError, Trainer, UncapturedWarning, evaluate
 from gpuconv.training.schedules import Cosine
-from tests.training import small
+from tests.training import toy_run
 
 
 def fit(optimizer="sgd", net=None, epochs=2, train=None, validation=None, **options):
     run = {name: options.pop(name) for name in ("run_dir", "resume", "callbacks") if name in options}
-    trainer = Trainer(net or small.net(), optimizer, **options)
-    trainer.fit(train or small.loader(), epochs=epochs, validation=validation, progress=False, **run)
+    trainer = Trainer(net or toy_run.net(), optimizer, **options)
+    trainer.fit(train or toy_run.loader(), epochs=epochs, validation=validation, progress=False, **run)
     return trainer
 
 
 def assert_same(one, other):
     assert one.records == other.records
-    assert small.same_arrays(one.net.state_dict(), other.net.state_dict())
+    assert toy_run.same_arrays(one.net.state_dict(), other.net.state_dict())
 
 
 # --- losses --------------------------------------------------------------------------------------
@@ -52,8 +52,8 @@ def test_a_loss_may_return_any_number_and_any_float_gradient():
         for record, right in zip(history, expected, strict=True):
             assert record["train_loss"] == pytest.approx(right["train_loss"], rel=2e-3)
             assert record["train_accuracy"] == right["train_accuracy"]
-    assert evaluate(small.net(), small.held_out(), loss=softmax).loss == pytest.approx(
-        evaluate(small.net(), small.held_out()).loss, rel=1e-6
+    assert evaluate(toy_run.net(), toy_run.held_out(), loss=softmax).loss == pytest.approx(
+        evaluate(toy_run.net(), toy_run.held_out()).loss, rel=1e-6
     )
 
 
@@ -66,7 +66,7 @@ def test_a_user_defined_loss_trains_16_bit_nets(precision):
         return softmax(scores, labels)
 
     with_scale = partial(ops.softmax_cross_entropy, label_smoothing=0.0)
-    run = {"precision": precision, "train": small.loader(dtype=as_dtype(precision))}
+    run = {"precision": precision, "train": toy_run.loader(dtype=as_dtype(precision))}
     expected = fit(loss="softmax", **run).history
     for loss in (mine, with_scale):
         for record, right in zip(fit(loss=loss, **run).history, expected, strict=True):
@@ -85,7 +85,7 @@ def test_a_loss_without_a_scale_has_its_gradient_scaled():
 def test_a_class_instead_of_an_instance_is_refused():
     for name, kind in (("loss", losses.SVMHinge), ("schedule", Cosine), ("optimizer", SGD), ("metrics", [TopK])):
         with pytest.raises(TypeError, match=r"received the class \w+; call it"):
-            Trainer(small.net(), **{name: kind})
+            Trainer(toy_run.net(), **{name: kind})
 
 
 def test_a_built_in_loss_is_passed_on_unchanged():
@@ -107,11 +107,11 @@ def test_an_invalid_result_of_a_loss_is_named():
         def broken(scores, labels, returned=returned):
             return returned
 
-        net = small.net()
+        net = toy_run.net()
         before = {name: value.copy() for name, value in net.params().items()}
         with pytest.raises(error, match=message):
             fit(net=net, loss=broken)
-        assert small.same_arrays(net.params(), before)
+        assert toy_run.same_arrays(net.params(), before)
 
 
 # --- optimizers ----------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ def test_an_object_with_step_is_an_optimizer_under_every_schedule(schedule):
 @pytest.mark.parametrize(("kind", "stores_its_state"), [(Stored, True), (Momentum, False)])
 def test_a_resumed_run_restores_the_optimizer_state_or_says_that_there_is_none(kind, stores_its_state, tmp_path):
     straight = fit(kind(0.02), epochs=3)
-    fit(kind(0.02), epochs=3, run_dir=tmp_path / "run", callbacks=[small.StopAt(7, "enough")])
+    fit(kind(0.02), epochs=3, run_dir=tmp_path / "run", callbacks=[toy_run.StopAt(7, "enough")])
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         resumed = fit(kind(0.02), epochs=3, run_dir=tmp_path / "run", resume=True)
@@ -203,10 +203,10 @@ def test_on_a_device_a_user_defined_optimizer_steps_on_the_host_with_a_warning()
 
     from tests.training.test_graph import loader
 
-    net = small.net().to("emulated")
+    net = toy_run.net().to("emulated")
     with pytest.warns(UncapturedWarning, match=r"the optimizer .*Halve steps on the host"):
         trainer = fit(Halve(), net=net, epochs=1, train=loader(batch_size=11), graph=True)
-    expected = fit(SGD(lr=0.01), net=small.net().to("emulated"), epochs=1, train=loader(batch_size=11))
+    expected = fit(SGD(lr=0.01), net=toy_run.net().to("emulated"), epochs=1, train=loader(batch_size=11))
     assert trainer.records == expected.records
 
 
@@ -226,14 +226,14 @@ def test_objects_that_are_not_optimizers_are_refused():
 
     for given in (None, NoStep(), Torch(), 0.1):
         with pytest.raises(TypeError, match=r"an object with step\(params, grads\).*received " + type(given).__name__):
-            Trainer(small.net(), given)
+            Trainer(toy_run.net(), given)
     with pytest.raises(TypeError, match=r"received the class Plain; call it: Plain\(\)"):
-        Trainer(small.net(), Plain)
+        Trainer(toy_run.net(), Plain)
     with pytest.raises(ValueError, match="already built"):
-        Trainer(small.net(), Plain(), lr=0.1)
+        Trainer(toy_run.net(), Plain(), lr=0.1)
     with pytest.raises(ValueError, match=r"NoRate has no attribute lr.* the schedule cosine.* would have no effect"):
-        Trainer(small.net(), NoRate(), schedule="cosine")
-    Trainer(small.net(), NoRate())
+        Trainer(toy_run.net(), NoRate(), schedule="cosine")
+    Trainer(toy_run.net(), NoRate())
 
 
 # --- schedules -----------------------------------------------------------------------------------
@@ -252,8 +252,8 @@ def test_a_function_of_the_step_is_a_schedule():
 
     rates = {}
     for schedule in (by_step, by_share, ByEpoch(), lambda step, total=0, epoch=1: np.float64(0.25)):
-        trainer = Trainer(small.net(), SGD(lr=1e-3), schedule=schedule)
-        trainer.fit(small.loader(), epochs=2, metrics_every=1, progress=False)
+        trainer = Trainer(toy_run.net(), SGD(lr=1e-3), schedule=schedule)
+        trainer.fit(toy_run.loader(), epochs=2, metrics_every=1, progress=False)
         rates[str(trainer.schedule)] = [r["lr"] for r in trainer.records if r["event"] == "step"]
     assert rates["by_step"] == pytest.approx([1e-3 / (1 + step) for step in range(10)])
     assert rates["by_share"] == pytest.approx([1e-3 * (1 - step / 10) for step in range(10)])
@@ -261,7 +261,7 @@ def test_a_function_of_the_step_is_a_schedule():
     assert rates["<lambda>"] == [2.5e-4] * 10
     for wrong, message in ((lambda: 1, "received <lambda>"), (lambda a, b, c, d: 1, r"\(step, total, epoch\)")):
         with pytest.raises(TypeError, match=message):
-            Trainer(small.net(), schedule=wrong)
+            Trainer(toy_run.net(), schedule=wrong)
     for value in (-1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="the factor of schedule <lambda>"):
             fit(schedule=lambda step, value=value: value)
@@ -277,15 +277,15 @@ def test_a_run_is_continued_with_a_function_of_the_same_name(tmp_path):
     stops = SimpleNamespace(on_epoch=lambda trainer, record: trainer.stop("enough"))
     for schedule in (halving, cosine):
         run, options = tmp_path / schedule.__name__, {"epochs": 3, "progress": False}
-        uninterrupted = small.trainer(schedule=schedule)
-        uninterrupted.fit(small.loader(), **options)
-        small.trainer(schedule=schedule).fit(small.loader(), run_dir=run, callbacks=[stops], **options)
+        uninterrupted = toy_run.trainer(schedule=schedule)
+        uninterrupted.fit(toy_run.loader(), **options)
+        toy_run.trainer(schedule=schedule).fit(toy_run.loader(), run_dir=run, callbacks=[stops], **options)
         for other_schedule in ("cosine", None, lambda step: 1.0):
             with pytest.raises(SettingsError, match=rf'schedule is ".*{schedule.__name__}" there'):
-                small.trainer(schedule=other_schedule).fit(small.loader(), run_dir=run, resume=True, **options)
-        resumed = small.trainer(schedule=schedule)
-        resumed.fit(small.loader(), run_dir=run, resume=True, **options)
-        assert small.same_arrays(resumed.net.state_dict(), uninterrupted.net.state_dict())
+                toy_run.trainer(schedule=other_schedule).fit(toy_run.loader(), run_dir=run, resume=True, **options)
+        resumed = toy_run.trainer(schedule=schedule)
+        resumed.fit(toy_run.loader(), run_dir=run, resume=True, **options)
+        assert toy_run.same_arrays(resumed.net.state_dict(), uninterrupted.net.state_dict())
 
 
 # --- metrics and callbacks -----------------------------------------------------------------------
@@ -295,8 +295,8 @@ def test_metrics_of_a_trainer_are_in_the_records_of_held_out_data(tmp_path, caps
     def spread(scores, labels):
         return scores.std()
 
-    trainer = Trainer(small.net(), metrics=["top-2", "per-class", spread])
-    history = trainer.fit(small.loader(), epochs=2, validation=small.held_out(), run_dir=tmp_path / "run")
+    trainer = Trainer(toy_run.net(), metrics=["top-2", "per-class", spread])
+    history = trainer.fit(toy_run.loader(), epochs=2, validation=toy_run.held_out(), run_dir=tmp_path / "run")
     for record in history:
         assert record["validation_accuracy"] <= record["validation_top_2"] <= 1
         assert len(record["validation_per_class"]) == 3
@@ -307,11 +307,11 @@ def test_metrics_of_a_trainer_are_in_the_records_of_held_out_data(tmp_path, caps
     heading = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0]
     assert heading.endswith("validation_loss,validation_accuracy,validation_top_2,validation_spread")
     assert f"validation top 2 {history[-1]['validation_top_2']:.4f}" in capsys.readouterr().out
-    resumed = Trainer(small.net(), metrics=["top-2"])
-    resumed.fit(small.loader(), epochs=2, validation=small.held_out(), run_dir=tmp_path / "run", resume=True)
+    resumed = Trainer(toy_run.net(), metrics=["top-2"])
+    resumed.fit(toy_run.loader(), epochs=2, validation=toy_run.held_out(), run_dir=tmp_path / "run", resume=True)
     assert resumed.history == history
     with pytest.raises(ValueError, match="top_2 is measured on validation or test data, and neither is given"):
-        resumed.fit(small.loader(), epochs=2, progress=False)
+        resumed.fit(toy_run.loader(), epochs=2, progress=False)
 
 
 @pytest.mark.slow
@@ -350,7 +350,7 @@ class HookWithMore(Callback):
 
 
 def test_a_hook_of_another_signature_is_refused_before_anything_is_trained(tmp_path):
-    trainer = Trainer(small.net())
+    trainer = Trainer(toy_run.net())
     before = {name: array.copy() for name, array in trainer.net.state_dict().items()}
     for wrong, message in (
         (HookWithoutTrainer(), r"HookWithoutTrainer.on_epoch is called with \(trainer, record\), but takes \(record\)"),
@@ -360,8 +360,8 @@ def test_a_hook_of_another_signature_is_refused_before_anything_is_trained(tmp_p
         ),
     ):
         with pytest.raises(TypeError, match=message):
-            trainer.fit(small.loader(), epochs=1, callbacks=[wrong], run_dir=tmp_path / "run", progress=False)
-    assert small.same_arrays(trainer.net.state_dict(), before)
+            trainer.fit(toy_run.loader(), epochs=1, callbacks=[wrong], run_dir=tmp_path / "run", progress=False)
+    assert toy_run.same_arrays(trainer.net.state_dict(), before)
     assert not [*tmp_path.iterdir()]
 
 

@@ -13,7 +13,7 @@ from gpuconv.profiling.launches import recorded
 from gpuconv.training import Trainer, evaluate, optimizers
 from gpuconv.training.optimizers import Groups
 from gpuconv.training.step import TrainingStep
-from tests.training import small
+from tests.training import toy_run
 
 
 def weights(net):
@@ -42,9 +42,9 @@ class Watch:
 
 
 def fit(trainer, **options):
-    dtype, held_out = trainer.net.dtype, small.held_out()
+    dtype, held_out = trainer.net.dtype, toy_run.held_out()
     judged = held_out.over(held_out.dataset, dtype=dtype)
-    return small.fit(trainer, **{"train": small.loader(dtype=dtype), "validation": judged} | options)
+    return toy_run.fit(trainer, **{"train": toy_run.loader(dtype=dtype), "validation": judged} | options)
 
 
 def test_the_average_agrees_with_pytorch():
@@ -52,7 +52,7 @@ def test_the_average_agrees_with_pytorch():
     torch = pytest.importorskip("torch")
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-    trainer, watch = small.trainer(ema=0.75), Watch()
+    trainer, watch = toy_run.trainer(ema=0.75), Watch()
     fit(trainer, callbacks=[watch])
     assert len(watch.updated) == 16
     module = torch.nn.ParameterList(
@@ -66,26 +66,26 @@ def test_the_average_agrees_with_pytorch():
         theirs.update_parameters(module)
     for (name, ours), expected in zip(averages(trainer).items(), theirs.module):
         np.testing.assert_allclose(ours, expected.detach().numpy(), rtol=1e-5, atol=1e-6, err_msg=name)
-    assert small.same_arrays(weights(trainer.net), watch.updated[-1])
+    assert toy_run.same_arrays(weights(trainer.net), watch.updated[-1])
 
 
 def test_the_average_changes_no_bit_of_training():
-    one, other = small.trainer(ema=0.9), small.trainer()
+    one, other = toy_run.trainer(ema=0.9), toy_run.trainer()
     fit(one)
     fit(other)
-    assert small.same_arrays(one.net.state_dict(), other.net.state_dict())
+    assert toy_run.same_arrays(one.net.state_dict(), other.net.state_dict())
     assert [r["train_loss"] for r in one.history] == [r["train_loss"] for r in other.history]
     assert [r["validation_loss"] for r in one.history] != [r["validation_loss"] for r in other.history]
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
 def test_validation_and_the_stored_net_use_the_average(tmp_path, precision):
-    trainer = small.trainer(ema=0.9, precision=precision)
+    trainer = toy_run.trainer(ema=0.9, precision=precision)
     fit(trainer, run_dir=tmp_path / "run")
     loaded = load(tmp_path / "run", which="last")
-    assert small.same_arrays(weights(loaded), averages(trainer))
-    assert not small.same_arrays(weights(loaded), weights(trainer.net))
-    held_out = small.held_out()
+    assert toy_run.same_arrays(weights(loaded), averages(trainer))
+    assert not toy_run.same_arrays(weights(loaded), weights(trainer.net))
+    held_out = toy_run.held_out()
     judged = held_out.over(held_out.dataset, dtype=loaded.dtype)
     assert evaluate(loaded, judged).loss == trainer.history[-1]["validation_loss"]
     running = {name: value for name, value in loaded.state_dict().items() if "running" in name}
@@ -97,27 +97,27 @@ def test_validation_and_the_stored_net_use_the_average(tmp_path, precision):
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
 def test_a_resumed_run_goes_on_with_the_same_bits(tmp_path, precision):
     def run(name, stop=None, **options):
-        trainer = small.trainer(ema=0.9, precision=precision)
+        trainer = toy_run.trainer(ema=0.9, precision=precision)
         fit(trainer, run_dir=tmp_path / name, callbacks=[Watch(stop)], **options)
         return trainer
 
     uninterrupted = run("whole")
     run("cut", stop=7)
     resumed = run("cut", resume=True)
-    assert small.same_arrays(averages(uninterrupted), averages(resumed))
-    assert small.same_arrays(uninterrupted.snapshot().tensors, resumed.snapshot().tensors)
+    assert toy_run.same_arrays(averages(uninterrupted), averages(resumed))
+    assert toy_run.same_arrays(uninterrupted.snapshot().tensors, resumed.snapshot().tensors)
     assert uninterrupted.records == resumed.records
     with pytest.raises(ValueError, match="cannot be continued with other settings: ema"):
-        fit(small.trainer(precision=precision), run_dir=tmp_path / "cut", resume=True)
+        fit(toy_run.trainer(precision=precision), run_dir=tmp_path / "cut", resume=True)
 
 
 def test_float16_averages_are_of_the_masters_and_unchanged_by_a_skipped_step():
-    trainer, watch = small.trainer(ema=0.75, precision="float16"), Watch()
+    trainer, watch = toy_run.trainer(ema=0.75, precision="float16"), Watch()
     expected = {name: value.astype(np.float64) for name, value in weights(trainer.net).items()}
     fit(trainer, validation=None, epochs=10, callbacks=[watch])
     skipped = 0
     for before, after in itertools.pairwise(watch.updated):
-        if small.same_arrays(before, after):  # the loss scale overflowed
+        if toy_run.same_arrays(before, after):  # the loss scale overflowed
             skipped += 1
         else:
             expected = {name: 0.75 * value + 0.25 * after[name] for name, value in expected.items()}
@@ -145,7 +145,7 @@ OPTIMIZERS = {
 def test_every_optimizer_updates_the_averages(optimizer):
     kind = OPTIMIZERS[optimizer]
     rate = {"schedule": "constant"} | ({"lr": 0.01} if isinstance(kind, str) else {})
-    trainer, watch = Trainer(small.net(), kind, ema=0.75, **rate), Watch()
+    trainer, watch = Trainer(toy_run.net(), kind, ema=0.75, **rate), Watch()
     fit(trainer, validation=None, callbacks=[watch])
     expected = watch.updated[0]
     for arrays in watch.updated[1:]:
@@ -155,7 +155,7 @@ def test_every_optimizer_updates_the_averages(optimizer):
 
 
 def test_a_parameter_that_is_frozen_later_is_still_averaged():
-    trainer = small.trainer(ema=0.5)
+    trainer = toy_run.trainer(ema=0.5)
     layer = trainer.net[1]
 
     class Freeze:
@@ -174,7 +174,7 @@ def test_a_parameter_that_is_frozen_later_is_still_averaged():
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_averages_take_no_launch_of_their_own(precision):
     def launches(**options):
-        net = small.net().to("emulated")
+        net = toy_run.net().to("emulated")
         x, y = asarray(np.ones((2, 6, 5, 1), net.dtype), "emulated"), asarray(np.array([0, 1]), "emulated")
         step = TrainingStep(net, optimizers.get("adam"), "softmax", precision=precision, **options)
         x = asarray(x, dtype=step.net.dtype)
@@ -186,7 +186,7 @@ def test_the_averages_take_no_launch_of_their_own(precision):
 
 
 def test_averages_of_frozen_parameters_do_not_change():
-    trainer = small.trainer(ema=0.5)
+    trainer = toy_run.trainer(ema=0.5)
     trainer.net[1].frozen = True
     before = weights(trainer.net)
     fit(trainer)
@@ -196,15 +196,15 @@ def test_averages_of_frozen_parameters_do_not_change():
 
 
 def test_the_average_starts_from_weights_loaded_before_the_first_step():
-    trainer = small.trainer(ema=0.999)
-    other = small.net(seed=9)
+    trainer = toy_run.trainer(ema=0.999)
+    other = toy_run.net(seed=9)
     trainer.net.load_state_dict(other.state_dict())
     fit(trainer, epochs=0, validation=None)
-    assert small.same_arrays(averages(trainer), weights(other))
+    assert toy_run.same_arrays(averages(trainer), weights(other))
 
 
 def test_a_checkpoint_without_its_averages_is_refused(tmp_path):
-    fit(small.trainer(ema=0.9), run_dir=tmp_path / "run", callbacks=[Watch(stop=7)])
+    fit(toy_run.trainer(ema=0.9), run_dir=tmp_path / "run", callbacks=[Watch(stop=7)])
     path = tmp_path / "run" / "last.safetensors"
     valid = checkpoints.load(path)
     name = next(name for name in valid.tensors if name.startswith("trained."))
@@ -216,11 +216,11 @@ def test_a_checkpoint_without_its_averages_is_refused(tmp_path):
     ):
         tensors = {key: value for key, value in (valid.tensors | change).items() if value is not None}
         checkpoints.save(path, checkpoints.Checkpoint(tensors, valid.state))
-        trainer = small.trainer(ema=0.9)
+        trainer = toy_run.trainer(ema=0.9)
         before = weights(trainer.net)
         with pytest.raises(CheckpointError, match=message):
             fit(trainer, run_dir=tmp_path / "run", resume=True)
-        assert small.same_arrays(before, weights(trainer.net))
+        assert toy_run.same_arrays(before, weights(trainer.net))
 
 
 def test_an_invalid_ema_is_refused():
@@ -233,7 +233,7 @@ def test_an_invalid_ema_is_refused():
         (True, "ema must be a number"),
     ):
         with pytest.raises((ValueError, TypeError), match=message):
-            Trainer(small.net(), ema=ema)
+            Trainer(toy_run.net(), ema=ema)
 
 
 def test_an_update_that_does_not_take_the_averages_is_refused_before_the_first_step():
@@ -251,13 +251,13 @@ def test_an_update_that_does_not_take_the_averages_is_refused_before_the_first_s
         with pytest.raises(
             TypeError, match=r"Old\.update is called with \(params, grads, scaling, averages, ema\), but"
         ) as raised:
-            Trainer(small.net(), each, ema=0.9)
+            Trainer(toy_run.net(), each, ema=0.9)
         assert "takes (params, grads, scaling=None); with averages = False in the class" in str(raised.value)
     with pytest.raises(TypeError, match=r"Older\.update is called with \(params, grads, scaling\), but takes"):
-        Trainer(small.net(), Older(lr=0.1))
-    fit(Trainer(small.net(), Old(lr=0.1)))
+        Trainer(toy_run.net(), Older(lr=0.1))
+    fit(Trainer(toy_run.net(), Old(lr=0.1)))
 
     class WithoutAverages(Old):
         averages = False
 
-    fit(Trainer(small.net(), WithoutAverages(lr=0.1), ema=0.9))
+    fit(Trainer(toy_run.net(), WithoutAverages(lr=0.1), ema=0.9))

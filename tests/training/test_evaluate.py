@@ -9,17 +9,17 @@ from gpuconv.training import evaluate
 from gpuconv.training.evaluate import TTA, averaged_scores, views
 from gpuconv.training.totals import Totals
 from tests.devices import kernel_devices
-from tests.training import small
+from tests.training import toy_run
 
 
 def batches(batch_size):
-    data = small.images(13, seed=2)
+    data = toy_run.images(13, seed=2)
     return Loader(data, batch_size, normalization=Normalization.from_dataset(data), shuffle=False)
 
 
 @pytest.mark.parametrize("loss", ["softmax", "svm"])
 def test_results_do_not_depend_on_the_batch_size(loss):
-    net = small.net()
+    net = toy_run.net()
     x, labels = next(iter(batches(13).epoch(0)))
     scores = net.forward(x)
     expected = float(losses.get(loss)(scores, labels)[0])
@@ -32,7 +32,7 @@ def test_results_do_not_depend_on_the_batch_size(loss):
 
 
 def test_confusion_counts_true_classes_in_rows():
-    net = small.net()
+    net = toy_run.net()
     x, labels = next(iter(batches(13).epoch(0)))
     chosen = net.forward(x).argmax(1)
     expected = np.array([[((labels == i) & (chosen == j)).sum() for j in range(3)] for i in range(3)])
@@ -42,10 +42,10 @@ def test_confusion_counts_true_classes_in_rows():
 
 
 def test_evaluation_changes_nothing():
-    net = small.net()
+    net = toy_run.net()
     before = {name: value.copy() for name, value in net.state_dict().items()}
     evaluate(net, batches(4), tta="mirror+shift")
-    assert small.same_arrays(net.state_dict(), before)
+    assert toy_run.same_arrays(net.state_dict(), before)
 
 
 def test_views_are_the_batch_its_shifts_and_their_mirror_images():
@@ -76,7 +76,7 @@ def test_shifted_views_of_an_image_one_pixel_high_are_refused():
 
 @pytest.mark.parametrize("device", ["numpy", *kernel_devices()])
 def test_scores_are_averaged_over_the_views(device):
-    net = small.net()
+    net = toy_run.net()
     x, labels = next(iter(batches(13).epoch(0)))
     expected = sum(share * net.forward(view) for share, view in views(x, "mirror+shift"))
     net.to(device)
@@ -92,7 +92,7 @@ def test_evaluating_on_no_images_is_an_error():
             return iter(())
 
     with pytest.raises(ValueError, match="nothing to evaluate"):
-        evaluate(small.net(), Empty())
+        evaluate(toy_run.net(), Empty())
 
 
 def test_totals_count_the_steps_before_the_first_nonfinite_loss():
@@ -110,13 +110,13 @@ def test_totals_count_the_steps_before_the_first_nonfinite_loss():
 @pytest.mark.parametrize("ignore_index", [None, 1])
 def test_a_loss_with_class_weights_is_one_mean_over_all_weights(ignore_index):
     """For any batch size the loss equals PyTorch's cross_entropy of all images at once; the accuracy counts images."""
-    net, data = small.net(), small.images(22)
+    net, data = toy_run.net(), toy_run.images(22)
     weight = np.array([1, 5, 0.25], np.float32)
     loss = losses.SoftmaxCrossEntropy(weight=weight, ignore_index=ignore_index)
     in_one_batch, in_small_batches = (
-        evaluate(net, small.held_out().over(data, batch_size=size), loss=loss) for size in (22, 4)
+        evaluate(net, toy_run.held_out().over(data, batch_size=size), loss=loss) for size in (22, 4)
     )
-    scores = net.infer(small.held_out().over(data, batch_size=22).epoch(0).__next__()[0]).astype(np.float64)
+    scores = net.infer(toy_run.held_out().over(data, batch_size=22).epoch(0).__next__()[0]).astype(np.float64)
     kept = data.labels != ignore_index
     each = np.log(np.exp(scores).sum(axis=1)) - scores[np.arange(22), data.labels]
     expected = (weight[data.labels] * each)[kept].sum() / weight[data.labels][kept].sum()
@@ -131,8 +131,8 @@ def test_an_epoch_with_class_weights_resumes_with_its_sums(tmp_path):
                 if trainer.steps == stop:
                     trainer.stop("interrupted")
 
-        trainer = small.trainer(lr=1e-30, loss=losses.SoftmaxCrossEntropy(weight=(1, 5, 0.25)))
-        small.fit(trainer, run_dir=tmp_path / name, callbacks=[Stop()], epochs=1, **options)
+        trainer = toy_run.trainer(lr=1e-30, loss=losses.SoftmaxCrossEntropy(weight=(1, 5, 0.25)))
+        toy_run.fit(trainer, run_dir=tmp_path / name, callbacks=[Stop()], epochs=1, **options)
         return trainer
 
     uninterrupted = run("whole")

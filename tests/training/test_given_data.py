@@ -12,22 +12,22 @@ from gpuconv.dtypes import as_dtype
 from gpuconv.layers import Flatten, Input, Linear, Sequential
 from gpuconv.losses import SoftmaxCrossEntropy
 from gpuconv.training import DataError, DivergedError, Trainer, evaluate, user_data
-from tests.training import small
+from tests.training import toy_run
 
-DATA = small.images()
+DATA = toy_run.images()
 NORMALIZATION = Normalization.from_dataset(DATA)
 FLOATS = NORMALIZATION(DATA.images)
 
 
 def fit(train, epochs=2, net=None, **options):
-    trainer = Trainer(small.net() if net is None else net, "adam", lr=0.01, seed=3)
+    trainer = Trainer(toy_run.net() if net is None else net, "adam", lr=0.01, seed=3)
     trainer.fit(train, epochs=epochs, batch_size=5, progress=False, **options)
     return trainer
 
 
 def assert_same(one, other):
     assert one.history == other.history
-    assert small.same_arrays(one.net.state_dict(), other.net.state_dict())
+    assert toy_run.same_arrays(one.net.state_dict(), other.net.state_dict())
 
 
 class Indexed:
@@ -120,7 +120,7 @@ def test_a_resumed_run_skips_the_batches_it_already_used(tmp_path):
     for step in (3, 5, 7):
         for name, make in (("once", lambda _: iter(everything)), ("anew", Epochs)):
             run = {"run_dir": tmp_path / f"{name}{step}", "steps_per_epoch": 5}
-            fit(make(0), callbacks=[small.StopAt(step, "enough")], **run)
+            fit(make(0), callbacks=[toy_run.StopAt(step, "enough")], **run)
             assert_same(fit(make(step // 5), resume=True, **run), straight)
     with pytest.raises(ValueError, match="gave only 3 batches, and its length is 5"):
         fit(iter(everything[:8]), steps_per_epoch=5)
@@ -162,7 +162,7 @@ def test_uint8_batches_are_normalized_by_the_first_batch():
 
 
 def test_validation_and_test_data_in_any_form_are_normalized_like_training_data():
-    other = small.images(9, seed=5)
+    other = toy_run.images(9, seed=5)
     expected = fit(DATA, validation=Loader(other, 4, normalization=NORMALIZATION, shuffle=False)).history
     for form in (
         (other.images, other.labels),
@@ -182,7 +182,7 @@ def test_evaluate_accepts_data_and_a_normalization():
     for form in (DATA, (DATA.images, DATA.labels), Indexed(DATA.images, DATA.labels), [(DATA.images, DATA.labels)]):
         assert evaluate(trained.net, form, normalization=NORMALIZATION) == expected
     assert evaluate(trained.net, (FLOATS, DATA.labels)) == expected
-    bare = small.net()
+    bare = toy_run.net()
     with pytest.raises(TypeError, match=r"uint8 images of data is unknown.* or pass normalization="):
         evaluate(bare, DATA)
 
@@ -271,7 +271,7 @@ def test_nonfinite_images_are_named_before_training(tmp_path):
         with pytest.raises(ValueError, match=f"'validation' must be finite: image {number} "):
             fit((FLOATS, DATA.labels), validation=wrong_pair)
         with pytest.raises(ValueError, match=f"'data' must be finite: image {number} "):
-            evaluate(small.net(), wrong_pair)
+            evaluate(toy_run.net(), wrong_pair)
         assert not [*tmp_path.iterdir()]
         first = [(wrong[number:], DATA.labels[number:])]
         with pytest.raises(ValueError, match="images of 'the first batch of train' must be finite: image 0 "):
@@ -344,7 +344,7 @@ def test_unknown_labels_are_accepted_for_every_net():
 
 def test_unnormalized_float_images_are_refused_for_a_net_of_normalized_ones():
     """Such images would give the accuracy of guessing instead of an error."""
-    other = small.images(9, seed=5)
+    other = toy_run.images(9, seed=5)
     for scaled in (other.images / 255.0, other.images.astype(np.float32)):
         for form in ((scaled, other.labels), [*zip(scaled, other.labels)], [(scaled, other.labels)]):
             with pytest.raises(ValueError, match=r"floats of validation, from \d.* do not look normalized"):
@@ -404,7 +404,7 @@ def test_generators_are_refused_before_training_where_every_epoch_needs_the_data
 
 
 def test_a_loader_of_another_dtype_or_device_than_the_net_is_named_before_training(tmp_path):
-    net = small.net().to(precision="bfloat16")
+    net = toy_run.net().to(precision="bfloat16")
     before = {name: value.copy() for name, value in net.state_dict().items()}
     for use in (
         lambda loader: fit(loader, net=net, run_dir=tmp_path / "run"),
@@ -414,9 +414,9 @@ def test_a_loader_of_another_dtype_or_device_than_the_net_is_named_before_traini
         with pytest.raises(
             DataError, match=r"gives float32 batches, and the net computes in bfloat16.*dtype=net.dtype"
         ):
-            use(small.loader())
+            use(toy_run.loader())
     with pytest.raises(DataError, match=r"gives batches on numpy, and the net is on emulated.*device=net.device"):
-        fit(small.loader(), net=small.net().to("emulated"))
-    assert small.same_arrays(net.state_dict(), before)
+        fit(toy_run.loader(), net=toy_run.net().to("emulated"))
+    assert toy_run.same_arrays(net.state_dict(), before)
     assert not [*tmp_path.iterdir()]
-    assert fit(small.loader(dtype="bfloat16"), net=net, epochs=1).history
+    assert fit(toy_run.loader(dtype="bfloat16"), net=net, epochs=1).history

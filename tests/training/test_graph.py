@@ -30,14 +30,14 @@ from gpuconv.layers import (
 from gpuconv.training import Callback, LossScale, Trainer, UncapturedWarning
 from gpuconv.training.replay import STEPS_PER_GRAPH
 from tests.devices import kernel_devices
-from tests.training import small
+from tests.training import toy_run
 
 DEVICE = "emulated"
 devices = pytest.mark.parametrize("device", [name for name in kernel_devices() if name != "numpy"])
 
 
 def loader(count=22, batch_size=1, device=DEVICE, **options):
-    data = small.images(count)
+    data = toy_run.images(count)
     return Loader(
         data,
         batch_size,
@@ -51,7 +51,7 @@ def loader(count=22, batch_size=1, device=DEVICE, **options):
 
 def trainer(graph, optimizer="adam", device=DEVICE, **options):
     options = {"schedule": "one-cycle", "lr": 0.01} | options
-    return Trainer(small.net().to(device), optimizer, graph=graph, **options)
+    return Trainer(toy_run.net().to(device), optimizer, graph=graph, **options)
 
 
 def fit(trained, **options):
@@ -67,7 +67,7 @@ def state(trained):
 
 def assert_same(one, other):
     assert one.records == other.records
-    assert small.same_arrays(state(one), state(other))
+    assert toy_run.same_arrays(state(one), state(other))
 
 
 def with_and_without_graph(run):
@@ -169,7 +169,7 @@ def test_replayed_steps_have_the_same_bits_with_clipping_averages_and_accumulati
     runs = with_and_without_graph(
         lambda graph: fit(trainer(graph, device=device, **options), train=loader(batch_size=batch_size, device=device))
     )
-    assert small.same_arrays(*(trained.snapshot().tensors for trained in runs))
+    assert toy_run.same_arrays(*(trained.snapshot().tensors for trained in runs))
     assert captures["replays"]
 
 
@@ -211,7 +211,7 @@ def test_a_learning_rate_of_zero_takes_effect_at_the_next_step(graph):
 
     trained, freeze = trainer(graph, "sgd"), Freeze()
     fit(trained, epochs=1, callbacks=[freeze])
-    assert small.same_arrays(freeze.params, {key: to_numpy(value) for key, value in trained.net.params().items()})
+    assert toy_run.same_arrays(freeze.params, {key: to_numpy(value) for key, value in trained.net.params().items()})
 
 
 @pytest.mark.slow
@@ -277,7 +277,7 @@ def test_a_user_defined_loader_runs_uncaptured_with_a_message():
 
 def test_graph_true_on_numpy_is_refused():
     with pytest.raises(ValueError, match="graph=True captures the launches of a CUDA or the emulated device"):
-        Trainer(small.net(), graph=True)
+        Trainer(toy_run.net(), graph=True)
 
 
 # --- a step does not access the host -----------------------------------------------------------
@@ -320,7 +320,7 @@ def test_a_step_of_a_model_does_not_access_the_host(captures, name):
 
 def fit_without_warnings(trained):
     shape = trained.net.input_shape
-    data = small.images(6)
+    data = toy_run.images(6)
     data = type(data)(np.resize(data.images, (6, *shape)), data.labels, data.classes, data.name)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpuconv.training import Groups, Muon, optimizers, schedules
-from tests.training import small
+from tests.training import toy_run
 
 SHAPES = {"conv1.weight": (3, 2, 2, 1), "conv1.bias": (3,), "fc1.weight": (4, 6)}
 TEXT = (
@@ -36,7 +36,7 @@ def test_each_group_follows_its_own_optimizer_and_rate():
             optimizer.step({name: expected[name]}, grads, lr=rate * optimizer.lr)
         if step == 3:
             frozen = params["conv1.bias"].copy()
-    assert small.same_arrays(params, expected)
+    assert toy_run.same_arrays(params, expected)
     np.testing.assert_array_equal(params["conv1.bias"], frozen)
 
 
@@ -54,15 +54,15 @@ def test_muon_normalizes_the_parameter_and_takes_an_orthogonal_step():
 
 def test_a_run_with_groups_resumes_with_the_same_bits(tmp_path):
     text = "filters -> muon:lr=0.05; * -> sgd:lr=0.05,momentum=0.9 @ linear:2"
-    uninterrupted = small.trainer(optimizer=text, lr=1.0, schedule="linear")
-    small.fit(uninterrupted, epochs=3)
-    first = small.trainer(optimizer=text, lr=1.0, schedule="linear")
-    small.fit(first, epochs=3, run_dir=tmp_path / "run", callbacks=[small.StopAt(7, "enough")])
-    second = small.trainer(optimizer=text, lr=1.0, schedule="linear")
-    small.fit(second, epochs=3, run_dir=tmp_path / "run", resume=True)
+    uninterrupted = toy_run.trainer(optimizer=text, lr=1.0, schedule="linear")
+    toy_run.fit(uninterrupted, epochs=3)
+    first = toy_run.trainer(optimizer=text, lr=1.0, schedule="linear")
+    toy_run.fit(first, epochs=3, run_dir=tmp_path / "run", callbacks=[toy_run.StopAt(7, "enough")])
+    second = toy_run.trainer(optimizer=text, lr=1.0, schedule="linear")
+    toy_run.fit(second, epochs=3, run_dir=tmp_path / "run", resume=True)
     assert second.steps == uninterrupted.steps
-    assert small.same_arrays(second.net.state_dict(), uninterrupted.net.state_dict())
-    assert small.same_arrays(second.optimizer.state_dict(), uninterrupted.optimizer.state_dict())
+    assert toy_run.same_arrays(second.net.state_dict(), uninterrupted.net.state_dict())
+    assert toy_run.same_arrays(second.optimizer.state_dict(), uninterrupted.optimizer.state_dict())
 
 
 def test_bad_groups_are_refused():

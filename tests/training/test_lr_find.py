@@ -7,7 +7,7 @@ import pytest
 
 from gpuconv import plots
 from gpuconv.training import SGD, Adam, DivergedError, RangeTest, Trainer, lr_find
-from tests.training import small
+from tests.training import toy_run
 
 
 def result_of(losses):
@@ -16,40 +16,40 @@ def result_of(losses):
 
 
 def test_rates_rise_exponentially_and_losses_are_those_of_a_trainer_at_these_rates():
-    result = lr_find(small.net(), small.loader(), start=1e-3, end=1e-1, steps=9, momentum=0.9)
+    result = lr_find(toy_run.net(), toy_run.loader(), start=1e-3, end=1e-1, steps=9, momentum=0.9)
     assert result.rates == pytest.approx(np.geomspace(1e-3, 1e-1, 9))
-    trainer = Trainer(small.net(), SGD(lr=1.0, momentum=0.9), schedule=lambda step: float(result.rates[min(step, 8)]))
-    trainer.fit(small.loader(), epochs=2, metrics_every=1, progress=False)
+    trainer = Trainer(toy_run.net(), SGD(lr=1.0, momentum=0.9), schedule=lambda step: float(result.rates[min(step, 8)]))
+    trainer.fit(toy_run.loader(), epochs=2, metrics_every=1, progress=False)
     expected = [record["loss"] for record in trainer.records if record["event"] == "step"][:9]
     assert result.losses.tolist() == expected
     assert not result.diverged
 
 
 def test_the_net_and_the_optimizer_are_left_as_they_are():
-    net, optimizer = small.net(), Adam(lr=0.5)
+    net, optimizer = toy_run.net(), Adam(lr=0.5)
     trained = Trainer(net, optimizer)
-    trained.fit(small.loader(), epochs=1, progress=False)
+    trained.fit(toy_run.loader(), epochs=1, progress=False)
     before = {name: value.copy() for name, value in (net.state_dict() | optimizer.state_dict()).items()}
     grads = {name: value.copy() for name, value in net.grads().items()}
     precision, config = net.precision, optimizer.config()
-    lr_find(net, small.loader(dtype="bfloat16"), optimizer, steps=7, precision="bfloat16")
-    assert small.same_arrays(net.state_dict() | optimizer.state_dict(), before)
-    assert small.same_arrays(net.grads(), grads)
+    lr_find(net, toy_run.loader(dtype="bfloat16"), optimizer, steps=7, precision="bfloat16")
+    assert toy_run.same_arrays(net.state_dict() | optimizer.state_dict(), before)
+    assert toy_run.same_arrays(net.grads(), grads)
     assert (net.precision, optimizer.config(), optimizer.steps) == (precision, config, 5)
-    again, fresh = (lr_find(net, small.loader(), each, steps=9) for each in (optimizer, Adam()))
+    again, fresh = (lr_find(net, toy_run.loader(), each, steps=9) for each in (optimizer, Adam()))
     assert again.losses.tolist() == fresh.losses.tolist()
 
 
 def test_the_smoothed_loss_is_a_mean_over_neighboring_steps():
-    result = lr_find(small.net(), small.loader(), start=1e-6, end=1e-5, steps=40)
+    result = lr_find(toy_run.net(), toy_run.loader(), start=1e-6, end=1e-5, steps=40)
     for at, value in enumerate(result.smoothed):
         assert value == pytest.approx(result.losses[max(0, at - 2) : at + 3].mean())
-    short = lr_find(small.net(), small.loader(), start=1e-6, end=1e-5, steps=19)
+    short = lr_find(toy_run.net(), toy_run.loader(), start=1e-6, end=1e-5, steps=19)
     assert short.smoothed == pytest.approx(short.losses)
 
 
 def test_lr_find_stops_when_the_loss_diverges():
-    result = lr_find(small.net(), small.loader(), start=1e-3, end=1e20, steps=60)
+    result = lr_find(toy_run.net(), toy_run.loader(), start=1e-3, end=1e20, steps=60)
     assert result.diverged
     assert len(result.rates) == len(result.losses) == len(result.smoothed) < 60
     assert np.isfinite(result.losses).all()
@@ -62,13 +62,13 @@ def test_a_loss_near_zero_may_rise_to_the_first_loss():
     def given(scores, labels):
         return np.float32(next(values)), np.zeros_like(scores)
 
-    result = lr_find(small.net(), small.loader(), loss=given, steps=8)
+    result = lr_find(toy_run.net(), toy_run.loader(), loss=given, steps=8)
     assert result.losses == pytest.approx([4.0, 2.0, 0.0, 1.0, 3.9, 0.0, 4.1])
     assert result.diverged
 
 
 def test_the_rates_may_span_the_range_of_floats():
-    result = lr_find(small.net(), small.loader(), start=1e-300, end=1e300, steps=5)
+    result = lr_find(toy_run.net(), toy_run.loader(), start=1e-300, end=1e300, steps=5)
     assert result.rates[:3] == pytest.approx([1e-300, 1e-150, 1])
 
 
@@ -77,7 +77,7 @@ def test_a_loss_that_is_not_finite_at_once_is_an_error():
         return np.float32(np.inf), np.zeros_like(scores)
 
     with pytest.raises(DivergedError, match="the loss is not finite at step 1"):
-        lr_find(small.net(), small.loader(), loss=infinite)
+        lr_find(toy_run.net(), toy_run.loader(), loss=infinite)
 
 
 def test_the_suggestion_is_where_the_loss_falls_fastest_to_a_new_lowest_value():
@@ -102,11 +102,11 @@ def test_the_table_names_some_steps_and_the_suggestion():
 
 
 def test_the_rates_of_groups_multiply_those_of_the_test_and_their_schedules_are_ignored():
-    by_factor = lr_find(small.net(), small.loader(), "* -> sgd:lr=2,momentum=0.9", start=1e-3, end=1e-2, steps=6)
+    by_factor = lr_find(toy_run.net(), toy_run.loader(), "* -> sgd:lr=2,momentum=0.9", start=1e-3, end=1e-2, steps=6)
     scheduled = lr_find(
-        small.net(), small.loader(), "* -> sgd:lr=2,momentum=0.9 @ linear:1", start=1e-3, end=1e-2, steps=6
+        toy_run.net(), toy_run.loader(), "* -> sgd:lr=2,momentum=0.9 @ linear:1", start=1e-3, end=1e-2, steps=6
     )
-    plain = lr_find(small.net(), small.loader(), "sgd:momentum=0.9", start=2e-3, end=2e-2, steps=6)
+    plain = lr_find(toy_run.net(), toy_run.loader(), "sgd:momentum=0.9", start=2e-3, end=2e-2, steps=6)
     assert by_factor.losses.tolist() == scheduled.losses.tolist()
     assert by_factor.losses == pytest.approx(plain.losses, rel=1e-5)
 
@@ -122,9 +122,11 @@ def test_a_user_defined_optimizer_is_copied():
                 param -= np.float32(self.lr) * grads[name]
 
     plain = Plain()
-    result = lr_find(small.net(), small.loader(), plain, start=1e-3, end=1e-2, steps=6)
+    result = lr_find(toy_run.net(), toy_run.loader(), plain, start=1e-3, end=1e-2, steps=6)
     assert (plain.lr, plain.rates) == (7.0, [])
-    assert result.losses == pytest.approx(lr_find(small.net(), small.loader(), start=1e-3, end=1e-2, steps=6).losses)
+    assert result.losses == pytest.approx(
+        lr_find(toy_run.net(), toy_run.loader(), start=1e-3, end=1e-2, steps=6).losses
+    )
 
 
 def test_invalid_arguments_are_refused():
@@ -144,9 +146,9 @@ def test_invalid_arguments_are_refused():
         ({"precision": "float8"}, "unknown precision"),
     ):
         with pytest.raises((ValueError, TypeError), match=message):
-            lr_find(small.net(), small.loader(), **options)
+            lr_find(toy_run.net(), toy_run.loader(), **options)
     with pytest.raises(TypeError, match="a net must be"):
-        lr_find("tiny-vgg", small.loader())
+        lr_find("tiny-vgg", toy_run.loader())
 
 
 def test_an_interrupt_ends_lr_find():
@@ -155,14 +157,14 @@ def test_an_interrupt_ends_lr_find():
         return scores.sum(), scores * 0
 
     with pytest.raises(KeyboardInterrupt):
-        lr_find(small.net(), small.loader(), loss=loss)
+        lr_find(toy_run.net(), toy_run.loader(), loss=loss)
 
 
 @pytest.mark.kernels
 def test_the_emulated_device_gives_the_losses_of_numpy():
     options = {"start": 1e-4, "end": 1e-2, "steps": 8, "batch_size": 5}
-    expected = lr_find(small.net(), small.images(), **options)
-    emulated = lr_find(small.net().to("emulated"), small.images(), **options)
+    expected = lr_find(toy_run.net(), toy_run.images(), **options)
+    emulated = lr_find(toy_run.net().to("emulated"), toy_run.images(), **options)
     assert emulated.losses == pytest.approx(expected.losses, rel=1e-4)
 
 

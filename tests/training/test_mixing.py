@@ -9,13 +9,13 @@ from gpuconv.data import Augmentation, Dataset, Loader, Normalization, digits
 from gpuconv.layers import Conv2D, Flatten, Input, Linear, Sequential
 from gpuconv.training import Callback, Trainer, evaluate
 from gpuconv.training.user_data import DataError
-from tests.training import small
+from tests.training import toy_run
 
 MIXUP, CUTMIX = Augmentation(mixup=0.2), Augmentation(cutmix=1)
 
 
 def loader(data=None, augmentation=MIXUP, batch_size=5, **options):
-    data = data or small.images()
+    data = data or toy_run.images()
     normalization = Normalization.from_dataset(data)
     return Loader(data, batch_size, normalization=normalization, augmentation=augmentation, seed=3, **options)
 
@@ -44,13 +44,13 @@ class Stop(Callback):
 
 def test_a_resumed_run_has_the_same_bits(tmp_path):
     options = dict(epochs=2, progress=False)
-    straight, stopped, resumed = (small.trainer() for _ in range(3))
+    straight, stopped, resumed = (toy_run.trainer() for _ in range(3))
     straight.fit(loader(), **options)
     stopped.fit(loader(), run_dir=tmp_path / "run", checkpoint_every=2, callbacks=[Stop()], **options)
     resumed.fit(loader(), run_dir=tmp_path / "run", checkpoint_every=2, resume=True, **options)
     assert (stopped.steps, resumed.steps) == (7, 10)
     one, other = ({key: to_numpy(value) for key, value in run.net.state_dict().items()} for run in (straight, resumed))
-    assert small.same_arrays(one, other)
+    assert toy_run.same_arrays(one, other)
 
 
 def user_loss(scores, labels):
@@ -58,7 +58,7 @@ def user_loss(scores, labels):
 
 
 def test_a_user_defined_loss_trains_on_mixed_batches():
-    net = small.net()
+    net = toy_run.net()
     assert Trainer(net, "sgd", lr=0.1, loss=user_loss).fit(loader(), epochs=1, progress=False) is not None
 
 
@@ -71,7 +71,7 @@ def test_a_user_defined_loss_trains_on_mixed_batches():
     ids=["svm", "ignore_index"],
 )
 def test_losses_that_take_no_probabilities_are_refused_before_training(options, message, tmp_path):
-    trainer = Trainer(small.net(), "sgd", lr=0.1, **options)
+    trainer = Trainer(toy_run.net(), "sgd", lr=0.1, **options)
     with pytest.raises(DataError, match=message):
         trainer.fit(loader(), epochs=1, progress=False, run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -91,30 +91,30 @@ def test_mixed_batches_may_be_cut_and_accumulated(augmentation, options):
         trainer = Trainer(without_norm(device), "sgd", lr=0.1, **options)
         trainer.fit(given, epochs=1, progress=False)
         weights[name] = {key: to_numpy(value) for key, value in trainer.net.params().items()}
-    assert small.same_arrays(weights["loader"], weights["batches"])
+    assert toy_run.same_arrays(weights["loader"], weights["batches"])
     for name, value in weights["loader"].items():
         np.testing.assert_allclose(weights["emulated"][name], value, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 def test_a_loss_of_floats_is_refused_for_labels_that_would_be_mixed():
     with pytest.raises(DataError, match="MeanSquaredError"):
-        Trainer(small.net(), "sgd", lr=0.1, loss="mse").fit(loader(), epochs=1, progress=False)
+        Trainer(toy_run.net(), "sgd", lr=0.1, loss="mse").fit(loader(), epochs=1, progress=False)
 
 
 def test_held_out_images_are_not_mixed():
-    trainer = Trainer(small.net(), "sgd", lr=0.1)
+    trainer = Trainer(toy_run.net(), "sgd", lr=0.1)
     with pytest.raises(DataError, match="validation would be mixed by cutmix, which is for training"):
         trainer.fit(loader(), epochs=1, validation=loader(augmentation=CUTMIX), progress=False)
     with pytest.raises(DataError, match="data would be mixed by mixup"):
-        evaluate(small.net(), loader())
+        evaluate(toy_run.net(), loader())
     trainer.fit(loader(), epochs=1, validation=0.3, progress=False)
 
 
 def test_a_net_with_another_number_of_classes_is_refused():
-    data = small.images()
+    data = toy_run.images()
     four_classes = Dataset(data.images, data.labels, [*data.classes, "never"], "lines")
     with pytest.raises(DataError, match=r"each of the 4 classes of 'lines', and the net's scores have shape \(3,\)"):
-        Trainer(small.net(), "sgd", lr=0.1).fit(loader(four_classes), epochs=1, progress=False)
+        Trainer(toy_run.net(), "sgd", lr=0.1).fit(loader(four_classes), epochs=1, progress=False)
 
 
 def test_the_command_line_trains_with_mixup_and_refuses_what_does_not_fit(tmp_path, monkeypatch, capsys):

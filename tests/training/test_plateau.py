@@ -8,7 +8,7 @@ import pytest
 
 from gpuconv.training import Plateau, SettingsError, Trainer
 from gpuconv.training.callbacks import describe
-from tests.training import small
+from tests.training import toy_run
 from tests.training.test_resume import contents
 
 FLAT = "0,factor=0.5,threshold=0.5,watch=train_loss"  # lowers the rate after nearly every epoch
@@ -90,7 +90,7 @@ def test_the_watched_measure_must_be_recorded(tmp_path):
     message = "watches validation_loss, and there is no validation data; give validation=0.1 too, or watch=train_loss"
     for validation in (None, 0.0):
         with pytest.raises(ValueError, match=message):
-            small.fit(small.trainer(plateau=5), validation=validation, run_dir=tmp_path / "run")
+            toy_run.fit(toy_run.trainer(plateau=5), validation=validation, run_dir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -99,20 +99,20 @@ def test_an_optimizer_without_a_rate_is_refused():
         def step(self, params, grads): ...
 
     with pytest.raises(ValueError, match=r"NoRate has no attribute lr.* so the plateau patience=5.* have no effect"):
-        Trainer(small.net(), NoRate(), plateau=5)
+        Trainer(toy_run.net(), NoRate(), plateau=5)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "filters -> sgd:lr=0.5 @ cosine; * -> sgd:lr=2"], ids=["one", "groups"])
 def test_the_factor_multiplies_every_schedule(optimizer):
     rates = {}
     for plateau in (None, FLAT):
-        trainer = small.trainer(optimizer=optimizer, lr=1e-9, schedule="linear", plateau=plateau)
+        trainer = toy_run.trainer(optimizer=optimizer, lr=1e-9, schedule="linear", plateau=plateau)
         of_plateau = rates[plateau] = []  # at the start of each epoch
 
         def keep(trainer, record=None, of_plateau=of_plateau):
             of_plateau.append(trainer.rates())
 
-        small.fit(trainer, callbacks=[SimpleNamespace(on_start=keep, on_epoch=keep)], validation=None)
+        toy_run.fit(trainer, callbacks=[SimpleNamespace(on_start=keep, on_epoch=keep)], validation=None)
     assert rates[FLAT] == [[factor * rate for rate in group] for factor, group in zip([1, 1, 0.5, 0.25], rates[None])]
     assert [record["plateau"] for record in trainer.history] == [1.0, 0.5, 0.25]
     lines = [describe(record, 3).split("  ")[-1] for record in trainer.history]
@@ -122,19 +122,19 @@ def test_the_factor_multiplies_every_schedule(optimizer):
 
 def test_steps_use_the_lower_rate():
     """The bits are those of a schedule that falls after the same epochs."""
-    lowered = small.trainer(lr=1e-5, schedule=None, plateau=FLAT)
-    small.fit(lowered)
-    scheduled = small.trainer(lr=1e-5, schedule=lambda step, total, epoch: 0.5 ** max(0, step // epoch - 1))
-    small.fit(scheduled)
+    lowered = toy_run.trainer(lr=1e-5, schedule=None, plateau=FLAT)
+    toy_run.fit(lowered)
+    scheduled = toy_run.trainer(lr=1e-5, schedule=lambda step, total, epoch: 0.5 ** max(0, step // epoch - 1))
+    toy_run.fit(scheduled)
     assert lowered.plateau_rate == 0.25
-    assert small.same_arrays(lowered.net.state_dict(), scheduled.net.state_dict())
+    assert toy_run.same_arrays(lowered.net.state_dict(), scheduled.net.state_dict())
     assert [record["lr"] for record in lowered.records] == [record["lr"] for record in scheduled.records]
 
 
 def test_a_resumed_run_goes_on_with_the_same_bits(tmp_path):
     def fit(name, stop=None, **options):
-        trainer = small.trainer(lr=1e-6, plateau=FLAT)
-        small.fit(trainer, epochs=4, run_dir=tmp_path / name, callbacks=[small.StopAt(stop)], **options)
+        trainer = toy_run.trainer(lr=1e-6, plateau=FLAT)
+        toy_run.fit(trainer, epochs=4, run_dir=tmp_path / name, callbacks=[toy_run.StopAt(stop)], **options)
         return trainer
 
     uninterrupted = fit("whole")
@@ -143,10 +143,10 @@ def test_a_resumed_run_goes_on_with_the_same_bits(tmp_path):
     assert fit("cut", resume=True).plateau_rate == 0.125
     assert contents(tmp_path / "whole") == contents(tmp_path / "cut")
     with pytest.raises(SettingsError, match=r'plateau is "patience=0.*" there and null here'):
-        small.fit(small.trainer(lr=1e-6), epochs=4, run_dir=tmp_path / "cut", resume=True)
+        toy_run.fit(toy_run.trainer(lr=1e-6), epochs=4, run_dir=tmp_path / "cut", resume=True)
 
 
 def test_a_run_without_a_plateau_stores_none(tmp_path):
-    small.fit(small.trainer(), epochs=1, run_dir=tmp_path / "run")
+    toy_run.fit(toy_run.trainer(), epochs=1, run_dir=tmp_path / "run")
     assert "plateau" not in json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
     assert "plateau" not in (tmp_path / "run" / "metrics.jsonl").read_text()

@@ -9,7 +9,7 @@ from gpuconv.layers import BatchNorm, Conv2D, Flatten, Input, Layer, Linear, Max
 from gpuconv.summary import summary
 from gpuconv.training import Callback, CheckpointError, LossScale, SettingsError, Trainer, load_net
 from tests.devices import kernel_devices
-from tests.training import small
+from tests.training import toy_run
 
 PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
 every_precision = pytest.mark.parametrize("precision", PRECISIONS)
@@ -40,8 +40,8 @@ def state(trainer):
 
 @every_precision
 def test_a_net_is_converted_to_the_precision_and_masters_start_from_its_weights(precision):
-    before = {name: value.copy() for name, value in small.net().params().items()}
-    trainer = small.trainer(precision=precision)
+    before = {name: value.copy() for name, value in toy_run.net().params().items()}
+    trainer = toy_run.trainer(precision=precision)
     assert trainer.net.precision == precision
     assert all(layer.precision == precision for layer in trainer.net.walk())
     assert trainer.net["norm1"]["weight"].dtype == np.float32
@@ -60,7 +60,7 @@ def test_a_resumed_run_has_the_same_bits(tmp_path, precision):
     scale = {"loss_scale": LossScale(start=2.0**30, interval=2)} if precision == "float16" else {}
 
     def new():
-        return small.trainer(precision=precision, **scale)
+        return toy_run.trainer(precision=precision, **scale)
 
     class Stop(Callback):
         def on_step(self, trainer, record):
@@ -68,14 +68,14 @@ def test_a_resumed_run_has_the_same_bits(tmp_path, precision):
                 trainer.stop("interrupted")
 
     uninterrupted = new()
-    small.fit(uninterrupted, train=small.loader(dtype=uninterrupted.net.dtype), validation=None)
+    toy_run.fit(uninterrupted, train=toy_run.loader(dtype=uninterrupted.net.dtype), validation=None)
     stopped = new()
     options = {"validation": None, "run_dir": tmp_path / "run"}
-    small.fit(stopped, train=small.loader(dtype=stopped.net.dtype), callbacks=[Stop()], **options)
+    toy_run.fit(stopped, train=toy_run.loader(dtype=stopped.net.dtype), callbacks=[Stop()], **options)
     resumed = new()
-    small.fit(resumed, train=small.loader(dtype=resumed.net.dtype), resume=True, **options)
-    assert resumed.steps == uninterrupted.steps == 3 * small.STEPS_PER_EPOCH
-    assert small.same_arrays(state(resumed), state(uninterrupted))
+    toy_run.fit(resumed, train=toy_run.loader(dtype=resumed.net.dtype), resume=True, **options)
+    assert resumed.steps == uninterrupted.steps == 3 * toy_run.STEPS_PER_EPOCH
+    assert toy_run.same_arrays(state(resumed), state(uninterrupted))
     assert resumed.history == uninterrupted.history
     if precision == "float16":
         assert resumed.loss_scale.read() == uninterrupted.loss_scale.read()
@@ -83,31 +83,31 @@ def test_a_resumed_run_has_the_same_bits(tmp_path, precision):
 
 
 def test_another_precision_is_refused_at_resume(tmp_path):
-    first = small.trainer(precision="bfloat16")
-    small.fit(first, train=small.loader(dtype="bfloat16"), validation=None, epochs=1, run_dir=tmp_path / "run")
+    first = toy_run.trainer(precision="bfloat16")
+    toy_run.fit(first, train=toy_run.loader(dtype="bfloat16"), validation=None, epochs=1, run_dir=tmp_path / "run")
     for precision in ("float32", "tf32", "float16"):
-        other = small.trainer(precision=precision)
+        other = toy_run.trainer(precision=precision)
         with pytest.raises(SettingsError, match=f'precision is "bfloat16" there and "{precision}" here'):
-            small.fit(
+            toy_run.fit(
                 other,
-                train=small.loader(dtype=other.net.dtype),
+                train=toy_run.loader(dtype=other.net.dtype),
                 validation=None,
                 epochs=1,
                 run_dir=tmp_path / "run",
                 resume=True,
             )
     with pytest.raises(CheckpointError, match="precision"):
-        load_net(tmp_path / "run" / "last.safetensors", small.net())
+        load_net(tmp_path / "run" / "last.safetensors", toy_run.net())
 
 
 @pytest.mark.parametrize("device", ["numpy", *(pytest.param(d, marks=pytest.mark.kernels) for d in kernel_devices())])
 @pytest.mark.parametrize("optimizer", [pytest.param("sgd:momentum=0.9", marks=pytest.mark.slow), "adam"])
 def test_an_overflow_skips_the_step_and_halves_the_scale(device, optimizer):
-    net = small.net().to(device)
+    net = toy_run.net().to(device)
     trainer = Trainer(net, optimizer, lr=0.01, precision="float16", loss_scale=LossScale(start=2.0**40))
     before, running = state(trainer), to_numpy(net["norm1"]["running_mean"]).copy()
     step(trainer, device, "float16")
-    assert small.same_arrays(state(trainer), before)
+    assert toy_run.same_arrays(state(trainer), before)
     assert trainer.loss_scale.scale == 2.0**39
     assert trainer.loss_scale.skipped == 1
     assert (to_numpy(net["norm1"]["running_mean"]) != running).any()  # the forward pass was finite
@@ -123,7 +123,7 @@ def test_a_loss_scale_changes_no_bit_in_float32(device):
     """A scale that is a power of two changes only the exponents of the gradients."""
     results = []
     for scale in (None, 2.0**10):
-        net = small.net().to(device)
+        net = toy_run.net().to(device)
         trainer = Trainer(net, "adam", lr=0.01)
         if scale:
             trainer.loss_scale = LossScale(start=scale)
@@ -131,14 +131,14 @@ def test_a_loss_scale_changes_no_bit_in_float32(device):
         for _ in range(3):
             step(trainer, device, "float32")
         results.append(state(trainer))
-    assert small.same_arrays(*results)
+    assert toy_run.same_arrays(*results)
 
 
 def test_a_nonfinite_loss_stops_a_float16_run_too():
-    trainer = small.trainer(precision="float16")
+    trainer = toy_run.trainer(precision="float16")
     trainer.net["conv1"]["weight"][...] = 6e4
     with pytest.raises(FloatingPointError, match="not finite at step"):
-        small.fit(trainer, train=small.loader(dtype="float16"), validation=None)
+        toy_run.fit(trainer, train=toy_run.loader(dtype="float16"), validation=None)
 
 
 @every_precision
@@ -157,9 +157,9 @@ def test_invalid_precisions_and_loss_scales_are_refused():
     with pytest.raises(ValueError, match="did you mean 'bfloat16'"):
         models.build("digits-net", precision="bfloat")
     with pytest.raises(ValueError, match="give a dtype or a precision"):
-        small.net().to(dtype="float16", precision="tf32")
+        toy_run.net().to(dtype="float16", precision="tf32")
     with pytest.raises(ValueError, match="a loss scale is for float16, the precision is bfloat16"):
-        small.trainer(precision="bfloat16", loss_scale=LossScale())
+        toy_run.trainer(precision="bfloat16", loss_scale=LossScale())
     with pytest.raises(ValueError, match="start must be above 0"):
         LossScale(start=0)
 

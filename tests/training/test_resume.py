@@ -17,11 +17,11 @@ from gpuconv.losses import SoftmaxCrossEntropy
 from gpuconv.training import Callback, CheckpointError, SettingsError, Trainer, checkpoint, load_net
 from gpuconv.training.callbacks import Curves
 from gpuconv.training.interrupts import SIGNALS, Interrupts
-from tests.training import small
+from tests.training import toy_run
 
 ROOT = Path(__file__).parents[2]
 FILES = ("last.safetensors", "best.safetensors", "metrics.jsonl", "metrics.csv", "run.json")
-STEPS = 4 * small.STEPS_PER_EPOCH
+STEPS = 4 * toy_run.STEPS_PER_EPOCH
 
 
 def run(directory, what, number=0, *resume):
@@ -67,7 +67,7 @@ def test_a_run_killed_while_writing_resumes_with_the_same_bits(tmp_path, straigh
 @pytest.mark.slow
 def test_a_run_killed_after_the_last_step_of_an_epoch_resumes_with_the_same_bits(tmp_path, straight):
     """A checkpoint is due then too: step 15 ends an epoch and is a multiple of checkpoint_every."""
-    assert run(tmp_path / "run", "step", 3 * small.STEPS_PER_EPOCH) == -signal.SIGKILL
+    assert run(tmp_path / "run", "step", 3 * toy_run.STEPS_PER_EPOCH) == -signal.SIGKILL
     assert run(tmp_path / "run", "never", 0, "resume") == 0
     assert contents(tmp_path / "run") == straight
 
@@ -108,15 +108,15 @@ def test_a_run_stopped_after_any_step_resumes_with_the_same_bits(tmp_path, monke
             if trainer.steps == self.step:
                 trainer.stop("for now")
 
-    straight = small.trainer()
-    small.fit(straight, epochs=2)
-    for step in range(1, 2 * small.STEPS_PER_EPOCH):
-        small.fit(small.trainer(), epochs=2, run_dir=tmp_path / f"{step}", callbacks=[Stop(step)])
-        second = small.trainer(seed=0)
-        small.fit(second, epochs=2, run_dir=tmp_path / f"{step}", resume=True)
+    straight = toy_run.trainer()
+    toy_run.fit(straight, epochs=2)
+    for step in range(1, 2 * toy_run.STEPS_PER_EPOCH):
+        toy_run.fit(toy_run.trainer(), epochs=2, run_dir=tmp_path / f"{step}", callbacks=[Stop(step)])
+        second = toy_run.trainer(seed=0)
+        toy_run.fit(second, epochs=2, run_dir=tmp_path / f"{step}", resume=True)
         assert second.records == straight.records, step
-        assert small.same_arrays(second.net.state_dict(), straight.net.state_dict()), step
-        assert small.same_arrays(second.optimizer.state_dict(), straight.optimizer.state_dict()), step
+        assert toy_run.same_arrays(second.net.state_dict(), straight.net.state_dict()), step
+        assert toy_run.same_arrays(second.optimizer.state_dict(), straight.optimizer.state_dict()), step
 
 
 # --- what cannot be continued ------------------------------------------------------------------
@@ -130,13 +130,13 @@ def stored(tmp_path):
         def on_epoch(self, trainer, record):
             trainer.stop("for now")
 
-    small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Stop()])
+    toy_run.fit(toy_run.trainer(), run_dir=tmp_path / "run", callbacks=[Stop()])
     return tmp_path / "run"
 
 
 def relabeled():
     """The same images with other labels."""
-    data = small.images()
+    data = toy_run.images()
     return dataclasses.replace(data, labels=(data.labels + 1) % 3)
 
 
@@ -150,10 +150,10 @@ def relabeled():
         ({"seed": 4}, {}, "net.seed is 0 there and 4 here.*; seed is 0 there and 4 here"),
         ({}, {"epochs": 5, "metrics_every": 3}, "epochs is 3 there and 5 here; .*metrics_every is 2 there and 3 here"),
         ({}, {"settings": {"data": "other"}}, 'options.data is absent there and "other" here'),
-        ({}, {"train": small.loader(seed=9)}, "train.seed is 3 there and 9 here"),
-        ({}, {"train": small.loader(batch_size=6)}, "train.batch_size is 5 there and 6 here"),
-        ({}, {"train": small.loader(small.images(seed=8))}, "train.checksum is .* there and .* here"),
-        ({}, {"train": small.loader(relabeled())}, "train.checksum is .* there and .* here"),
+        ({}, {"train": toy_run.loader(seed=9)}, "train.seed is 3 there and 9 here"),
+        ({}, {"train": toy_run.loader(batch_size=6)}, "train.batch_size is 5 there and 6 here"),
+        ({}, {"train": toy_run.loader(toy_run.images(seed=8))}, "train.checksum is .* there and .* here"),
+        ({}, {"train": toy_run.loader(relabeled())}, "train.checksum is .* there and .* here"),
         ({}, {"validation": None}, "validation is .* there and null here"),
     ],
     ids=[
@@ -172,20 +172,20 @@ def relabeled():
     ],
 )
 def test_different_settings_are_named_before_anything_changes(stored, make, options, message):
-    trainer = small.trainer(**make)
+    trainer = toy_run.trainer(**make)
     net, before = {name: value.copy() for name, value in trainer.net.state_dict().items()}, contents(stored)
     with pytest.raises(SettingsError, match=message):
-        small.fit(trainer, run_dir=stored, resume=True, **options)
-    assert small.same_arrays(trainer.net.state_dict(), net)
+        toy_run.fit(trainer, run_dir=stored, resume=True, **options)
+    assert toy_run.same_arrays(trainer.net.state_dict(), net)
     assert (trainer.steps, trainer.records) == (0, [])
     assert contents(stored) == before
 
 
 def test_the_error_for_another_net_names_the_first_difference(stored):
-    other = Trainer(small.net(filters=5), "adam", lr=0.01, schedule="one-cycle")
+    other = Trainer(toy_run.net(filters=5), "adam", lr=0.01, schedule="one-cycle")
     before = contents(stored)
     with pytest.raises(CheckpointError, match=r"of another net: layers\[1\]\.out_channels is 4 there and 5 here"):
-        small.fit(other, run_dir=stored, resume=True)
+        toy_run.fit(other, run_dir=stored, resume=True)
     assert contents(stored) == before
 
 
@@ -203,11 +203,11 @@ def test_mismatched_arrays_are_named(stored, change, message):
     loaded = checkpoint.load(stored / "last.safetensors")
     change(loaded.tensors)
     checkpoint.save(stored / "last.safetensors", loaded)
-    trainer = small.trainer()
+    trainer = toy_run.trainer()
     net = {name: value.copy() for name, value in trainer.net.state_dict().items()}
     with pytest.raises(CheckpointError, match=message):
-        small.fit(trainer, run_dir=stored, resume=True)
-    assert small.same_arrays(trainer.net.state_dict(), net)
+        toy_run.fit(trainer, run_dir=stored, resume=True)
+    assert toy_run.same_arrays(trainer.net.state_dict(), net)
 
 
 def test_a_checkpoint_with_class_weights_but_no_sum_of_them_is_resumed(tmp_path):
@@ -219,17 +219,17 @@ def test_a_checkpoint_with_class_weights_but_no_sum_of_them_is_resumed(tmp_path)
                 trainer.stop("a test")
 
     loss = SoftmaxCrossEntropy(weight=(1, 2, 3))
-    small.fit(small.trainer(loss=loss), run_dir=tmp_path, callbacks=[Stop()])
+    toy_run.fit(toy_run.trainer(loss=loss), run_dir=tmp_path, callbacks=[Stop()])
     loaded = checkpoint.load(tmp_path / "last.safetensors")
     assert len(loaded.state["totals"]) == 5
     assert loaded.state["batch"] == 2
     for name in ("totals", "read"):
         loaded.state[name] = loaded.state[name][:4]
     checkpoint.save(tmp_path / "last.safetensors", loaded)
-    resumed, straight = small.trainer(loss=loss), small.trainer(loss=loss)
-    small.fit(resumed, run_dir=tmp_path, resume=True)
-    small.fit(straight)
-    assert small.same_arrays(resumed.net.state_dict(), straight.net.state_dict())
+    resumed, straight = toy_run.trainer(loss=loss), toy_run.trainer(loss=loss)
+    toy_run.fit(resumed, run_dir=tmp_path, resume=True)
+    toy_run.fit(straight)
+    assert toy_run.same_arrays(resumed.net.state_dict(), straight.net.state_dict())
     assert resumed.history[0] == straight.history[0]
     assert resumed.history[2] == straight.history[2]
 
@@ -238,36 +238,36 @@ def test_a_truncated_checkpoint_is_not_resumed(stored):
     path = stored / "last.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match="truncated"):
-        small.fit(small.trainer(), run_dir=stored, resume=True)
+        toy_run.fit(toy_run.trainer(), run_dir=stored, resume=True)
 
 
 def test_a_directory_that_holds_a_run_is_not_overwritten(stored):
     before = contents(stored)
     with pytest.raises(FileExistsError, match="already holds a run"):
-        small.fit(small.trainer(), run_dir=stored)
+        toy_run.fit(toy_run.trainer(), run_dir=stored)
     assert contents(stored) == before
 
 
 def test_a_directory_without_a_run_is_not_resumed(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no run"):
-        small.fit(small.trainer(), run_dir=tmp_path, resume=True)
+        toy_run.fit(toy_run.trainer(), run_dir=tmp_path, resume=True)
 
 
 def test_a_missing_checkpoint_is_reported_and_nothing_is_overwritten(stored):
     (stored / "last.safetensors").unlink()
     before = {path: path.read_bytes() for path in stored.iterdir()}
-    trainer = small.trainer()
+    trainer = toy_run.trainer()
     with pytest.raises(
         CheckpointError, match=r"last\.safetensors is missing, but the run had begun and wrote best.* Put it"
     ):
-        small.fit(trainer, run_dir=stored, resume=True)
+        toy_run.fit(trainer, run_dir=stored, resume=True)
     assert {path: path.read_bytes() for path in stored.iterdir()} == before
     (stored / "last.safetensors").symlink_to("nowhere")
     with pytest.raises(CheckpointError, match=r"is missing"):
-        small.fit(trainer, run_dir=stored, resume=True)
+        toy_run.fit(trainer, run_dir=stored, resume=True)
     (stored / "last.safetensors").unlink()
     (stored / "best.safetensors").rename(stored / "last.safetensors")
-    small.fit(trainer, run_dir=stored, resume=True)
+    toy_run.fit(trainer, run_dir=stored, resume=True)
     assert trainer.epoch == 3
 
 
@@ -276,20 +276,20 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over(stored, caplog):
         if path.name != "run.json":
             path.unlink()
     with pytest.raises(SettingsError, match="epochs is 3 there and 4 here"):
-        small.fit(small.trainer(), run_dir=stored, resume=True, epochs=4)
-    trainer, straight = small.trainer(), small.trainer()
-    small.fit(trainer, run_dir=stored, resume=True)
+        toy_run.fit(toy_run.trainer(), run_dir=stored, resume=True, epochs=4)
+    trainer, straight = toy_run.trainer(), toy_run.trainer()
+    toy_run.fit(trainer, run_dir=stored, resume=True)
     assert caplog.messages == [f"{stored} has no checkpoint yet; the run begins with its first step"]
-    small.fit(straight)
+    toy_run.fit(straight)
     assert trainer.records == straight.records
 
 
 def test_weights_alone_can_be_loaded_into_a_net_of_any_seed(stored):
-    net = small.net(seed=5)
+    net = toy_run.net(seed=5)
     loaded = load_net(stored / "last.safetensors", net)
-    assert small.same_arrays(net.state_dict(), loaded.part("net"))
+    assert toy_run.same_arrays(net.state_dict(), loaded.part("net"))
     with pytest.raises(CheckpointError, match="another net"):
-        load_net(stored / "last.safetensors", small.net(filters=3))
+        load_net(stored / "last.safetensors", toy_run.net(filters=3))
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
@@ -304,13 +304,13 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch):
 
     watcher = FillUp()
     with pytest.raises(CheckpointError, match=r"cannot write .*best.safetensors|last.safetensors: No space left"):
-        small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[watcher])
+        toy_run.fit(toy_run.trainer(), run_dir=tmp_path / "run", callbacks=[watcher])
     assert (tmp_path / "run" / "last.safetensors").read_bytes() == watcher.kept
     assert not list((tmp_path / "run").glob(".*"))
     monkeypatch.undo()
-    trainer, straight = small.trainer(), small.trainer()
-    small.fit(trainer, run_dir=tmp_path / "run", resume=True)
-    small.fit(straight)
+    trainer, straight = toy_run.trainer(), toy_run.trainer()
+    toy_run.fit(trainer, run_dir=tmp_path / "run", resume=True)
+    toy_run.fit(straight)
     assert trainer.records == straight.records
 
 
@@ -326,7 +326,7 @@ def test_a_partial_log_line_is_removed_when_the_disk_is_full(tmp_path):
 
     try:
         with pytest.raises(CheckpointError, match=r"cannot write .*metrics\.jsonl: File too large"):
-            small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[FillUp()])
+            toy_run.fit(toy_run.trainer(), run_dir=tmp_path / "run", callbacks=[FillUp()])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [2]
@@ -340,7 +340,7 @@ def test_a_checkpoint_within_an_epoch_stores_its_step(tmp_path):
             state = checkpoint.load(tmp_path / "run" / "last.safetensors").state
             saved[trainer.steps] = state["epoch"], state["batch"]
 
-    small.fit(small.trainer(), epochs=1, run_dir=tmp_path / "run", checkpoint_every=2, callbacks=[Look()])
+    toy_run.fit(toy_run.trainer(), epochs=1, run_dir=tmp_path / "run", checkpoint_every=2, callbacks=[Look()])
     assert saved == {1: (0, 0), 2: (0, 2), 3: (0, 2), 4: (0, 4), 5: (0, 4)}
 
 
@@ -351,7 +351,7 @@ def test_a_run_that_fails_saves_nothing_more(tmp_path):
                 raise RuntimeError("broken")
 
     with pytest.raises(RuntimeError, match="broken"):
-        small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Fail()])
+        toy_run.fit(toy_run.trainer(), run_dir=tmp_path / "run", callbacks=[Fail()])
     state = checkpoint.load(tmp_path / "run" / "last.safetensors").state
     assert (state["epoch"], state["batch"]) == (1, 0)
 
@@ -376,23 +376,23 @@ class Signal(Callback):
 def test_an_interrupt_finishes_the_step_saves_and_says_how_to_resume(tmp_path, capfd, caplog, number, step):
     caplog.set_level("INFO")
     before = [signal.getsignal(number) for number in SIGNALS]
-    trainer = small.trainer()
-    small.fit(trainer, run_dir=tmp_path / "run", callbacks=[Signal(number, step)])
+    trainer = toy_run.trainer()
+    toy_run.fit(trainer, run_dir=tmp_path / "run", callbacks=[Signal(number, step)])
     assert [signal.getsignal(number) for number in SIGNALS] == before
     assert (trainer.steps, trainer.stop_reason) == (step, "interrupted")
     assert f"{number.name}: finishing the step" in capfd.readouterr().err
     assert f"continue with: fit(..., run_dir={str(tmp_path / 'run')!r}, resume=True)" in caplog.text
-    second, straight = small.trainer(), small.trainer()
-    small.fit(second, run_dir=tmp_path / "run", resume=True)
-    small.fit(straight)
+    second, straight = toy_run.trainer(), toy_run.trainer()
+    toy_run.fit(second, run_dir=tmp_path / "run", resume=True)
+    toy_run.fit(straight)
     assert second.records == straight.records
-    assert small.same_arrays(second.net.state_dict(), straight.net.state_dict())
+    assert toy_run.same_arrays(second.net.state_dict(), straight.net.state_dict())
 
 
 def test_a_second_interrupt_aborts_at_once(tmp_path):
-    trainer = small.trainer()
+    trainer = toy_run.trainer()
     with pytest.raises(KeyboardInterrupt):
-        small.fit(trainer, run_dir=tmp_path / "run", callbacks=[Signal(signal.SIGINT, 7, 7)])
+        toy_run.fit(trainer, run_dir=tmp_path / "run", callbacks=[Signal(signal.SIGINT, 7, 7)])
     assert (trainer.steps, trainer.stop_reason) == (7, "failed")
     assert checkpoint.load(tmp_path / "run" / "last.safetensors").state["epoch"] == 1
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -406,7 +406,7 @@ def test_a_failure_restores_the_handlers():
             raise RuntimeError("broken")
 
     with pytest.raises(RuntimeError, match="broken"):
-        small.fit(small.trainer(), callbacks=[Fail()])
+        toy_run.fit(toy_run.trainer(), callbacks=[Fail()])
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
@@ -436,16 +436,16 @@ class Thaw(Callback):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_layers_frozen_by_a_callback_are_frozen_after_resuming(tmp_path, precision):
     def train(name, step=0, **options):
-        trainer = small.trainer(precision=precision)
+        trainer = toy_run.trainer(precision=precision)
         trainer.net["conv1"].freeze()
-        small.fit(
+        toy_run.fit(
             trainer,
             epochs=4,
             validation=None,
-            callbacks=[Thaw(), small.StopAt(step, "enough")],
+            callbacks=[Thaw(), toy_run.StopAt(step, "enough")],
             run_dir=tmp_path / name,
             checkpoint_every=1,
-            train=small.loader(dtype=precision),
+            train=toy_run.loader(dtype=precision),
             **options,
         )
         return trainer
@@ -454,17 +454,17 @@ def test_layers_frozen_by_a_callback_are_frozen_after_resuming(tmp_path, precisi
     for step in (3, 7, 13):
         train(f"cut-{step}", step)
         resumed = train(f"cut-{step}", resume=True)
-        assert small.same_arrays(resumed.net.state_dict(), straight.net.state_dict())
+        assert toy_run.same_arrays(resumed.net.state_dict(), straight.net.state_dict())
         assert [layer.frozen for layer in resumed.net.walk()] == [layer.frozen for layer in straight.net.walk()]
         assert resumed.history == straight.history
 
-    other = small.trainer(precision=precision, optimizer="sgd")
+    other = toy_run.trainer(precision=precision, optimizer="sgd")
     other.net["conv1"].freeze()
     other.optimizer.match(other.net.params())
     before = [layer.frozen for layer in other.net.walk()], other.optimizer.state_dict()
     state = checkpoint.load(tmp_path / "cut-13" / "last.safetensors")
-    other.epochs, other.batches, other.fit_settings = 4, small.STEPS_PER_EPOCH, state.state["settings"]
+    other.epochs, other.batches, other.fit_settings = 4, toy_run.STEPS_PER_EPOCH, state.state["settings"]
     with pytest.raises(CheckpointError, match="does not match"):
         other.restore(state)
     assert [layer.frozen for layer in other.net.walk()] == before[0]
-    assert small.same_arrays(other.optimizer.state_dict(), before[1])
+    assert toy_run.same_arrays(other.optimizer.state_dict(), before[1])

@@ -103,13 +103,13 @@ def test_a_trainer_knows_its_rate_before_its_first_run():
 
 
 def test_every_schedule_has_a_rate_before_the_first_run():
-    from tests.training import small
+    from tests.training import toy_run
 
     texts = ("step:1", "multi-step:1,2", "linear:2", "exponential:0.9", "polynomial", "cosine,warmup:5", "one-cycle")
     for schedule in (*texts, lambda step, total: 0.5):
-        assert 0 <= small.trainer(schedule=schedule).lr <= 0.01
+        assert 0 <= toy_run.trainer(schedule=schedule).lr <= 0.01
     with pytest.raises(TypeError, match=r"a schedule is text, .*or a function of the step.*received \[0.1\]"):
-        small.trainer(schedule=[0.1])
+        toy_run.trainer(schedule=[0.1])
 
 
 def test_a_one_cycle_run_of_one_step_changes_the_weights():

@@ -14,7 +14,7 @@ from gpuconv.layers import Conv2D, Flatten, Input, Linear, MaxPool2D, ReLU
 from gpuconv.training import ShadowError, ShadowWarning, Trainer, shadow
 from gpuconv.training.shadow import Shadow
 from gpuconv.verify.call import Call
-from tests.training import small
+from tests.training import toy_run
 
 
 class Clock:
@@ -192,7 +192,7 @@ def test_checking_changes_no_bit_and_reports_the_worst_call(at_once):
     plain, watched = Trainer(net(), "adam", lr=0.01), Trainer(net(), "adam", lr=0.01, shadow=0.5)
     fit(plain)
     fit(watched)
-    assert small.bits(watched) == small.bits(plain)
+    assert toy_run.bits(watched) == toy_run.bits(plain)
     assert sum(row.checked for row in watched.shadowed.report()) > 50
     most = max(watched.shadowed.report(), key=lambda row: row.worst)
     assert (
@@ -210,7 +210,7 @@ def test_checked_steps_run_uncaptured_with_the_same_bits(at_once):
     plain, watched = (Trainer(net("emulated"), "adam", lr=0.01, graph=True, shadow=share) for share in (None, 0.5))
     fit(plain, epochs=8)
     fit(watched, epochs=8)
-    assert small.bits(watched) == small.bits(plain)
+    assert toy_run.bits(watched) == toy_run.bits(plain)
     assert {row.op for row in watched.shadowed.report()} >= {
         "conv2d_relu",
         "load_batch",

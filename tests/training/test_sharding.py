@@ -11,7 +11,7 @@ from gpuconv.layers.part import Part, part_of_batch
 from gpuconv.training import DataError, SettingsError, Trainer
 from gpuconv.training.sharding import Sharding, shard_bounds
 from gpuconv.training.totals import Totals
-from tests.training.small import StopAt, fit, images, loader, net, same_arrays, trainer, weights
+from tests.training.toy_run import StopAt, fit, images, loader, net, same_arrays, trainer, weights
 
 SHARDS = 4
 

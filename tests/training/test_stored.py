@@ -22,14 +22,14 @@ from gpuconv.training import (
     load_weights,
     stored,
 )
-from tests.training import small
+from tests.training import toy_run
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The checkpoint and the settings of a run of two epochs."""
     run = RunDirectory(tmp_path_factory.mktemp("stored") / "run")
-    small.fit(small.trainer(), epochs=2, run_dir=run.path, test=small.held_out())
+    toy_run.fit(toy_run.trainer(), epochs=2, run_dir=run.path, test=toy_run.held_out())
     return checkpoint.load(run.last), run.settings()
 
 
@@ -87,9 +87,9 @@ def test_an_invalid_entry_of_a_checkpoint_is_named(finished, tmp_path):
     run = RunDirectory.start(tmp_path / "run", settings)
     for path, new, message in [*WRONG, *((f"settings.{path}", new, message) for path, new, message in WRONG_SETTINGS)]:
         checkpoint.save(run.last, checkpoint.Checkpoint(loaded.tensors, changed(loaded.state, path, new)))
-        trainer, before = small.trainer(), run.last.read_bytes()
+        trainer, before = toy_run.trainer(), run.last.read_bytes()
         with pytest.raises(CheckpointError) as error:
-            small.fit(trainer, epochs=2, run_dir=run.path, test=small.held_out(), resume=True)
+            toy_run.fit(trainer, epochs=2, run_dir=run.path, test=toy_run.held_out(), resume=True)
         assert str(error.value).startswith(f"{run.last}: ")
         assert message in str(error.value)
         assert "\n" not in str(error.value)
@@ -108,7 +108,7 @@ def test_an_invalid_entry_of_run_json_is_named(finished, tmp_path):
     ]
     for path, new, message in wrong:
         run.settings_file.write_text(json.dumps(changed(valid, path, new)))
-        for read in (run.settings, lambda: small.fit(small.trainer(), run_dir=run.path, resume=True)):
+        for read in (run.settings, lambda: toy_run.fit(toy_run.trainer(), run_dir=run.path, resume=True)):
             with pytest.raises(CheckpointError) as error:
                 read()
             assert str(error.value).startswith(f"{run.settings_file}: ")
@@ -140,14 +140,14 @@ def test_a_setting_that_an_older_version_did_not_store_has_its_default(finished,
     older.pop("loss_scale")
     run = RunDirectory.start(tmp_path / "run", older["settings"])
     checkpoint.save(run.last, checkpoint.Checkpoint(loaded.tensors, older))
-    trainer = small.trainer()
-    small.fit(trainer, epochs=2, run_dir=run.path, test=small.held_out(), resume=True)
+    trainer = toy_run.trainer()
+    toy_run.fit(trainer, epochs=2, run_dir=run.path, test=toy_run.held_out(), resume=True)
     assert trainer.epoch == 2
     assert stored.setting_differences(checkpoint.load(run.last).state["settings"], settings) == []
-    load_net(run.last, small.net(seed=9))
+    load_net(run.last, toy_run.net(seed=9))
     checkpoint.save(run.last, checkpoint.Checkpoint(loaded.tensors, older))
     with pytest.raises(SettingsError, match=r"optimizer\.beta2 is 0\.999 there and 0\.9 here"):
-        small.fit(small.trainer(beta2=0.9), epochs=2, run_dir=run.path, test=small.held_out(), resume=True)
+        toy_run.fit(toy_run.trainer(beta2=0.9), epochs=2, run_dir=run.path, test=toy_run.held_out(), resume=True)
 
 
 def test_an_entry_of_a_newer_version_is_named(finished, tmp_path):
@@ -157,7 +157,7 @@ def test_an_entry_of_a_newer_version_is_named(finished, tmp_path):
         state = changed(loaded.state, f"settings.{path}", True)
         checkpoint.save(run.last, checkpoint.Checkpoint(loaded.tensors, state))
         with pytest.raises(SettingsError, match=f"{message} is true there and absent here"):
-            small.fit(small.trainer(), epochs=2, run_dir=run.path, test=small.held_out(), resume=True)
+            toy_run.fit(toy_run.trainer(), epochs=2, run_dir=run.path, test=toy_run.held_out(), resume=True)
 
 
 def test_nonfinite_weights_are_refused(finished, tmp_path):
@@ -171,16 +171,16 @@ def test_nonfinite_weights_are_refused(finished, tmp_path):
         tensors = {key: array.copy() for key, array in loaded.tensors.items()}
         tensors[name].flat[:2] = value
         checkpoint.save(run.last, checkpoint.Checkpoint(tensors, loaded.state))
-        net = small.net()
+        net = toy_run.net()
         before = {key: array.copy() for key, array in net.state_dict().items()}
         for read in (
             lambda net=net: load_net(run.last, net),
-            lambda: small.fit(small.trainer(), epochs=2, run_dir=run.path, test=small.held_out(), resume=True),
+            lambda: toy_run.fit(toy_run.trainer(), epochs=2, run_dir=run.path, test=toy_run.held_out(), resume=True),
         ):
             with pytest.raises(CheckpointError) as error:
                 read()
             assert str(error.value) == f"{run.last}: {message}"
-        assert small.same_arrays(net.state_dict(), before)
+        assert toy_run.same_arrays(net.state_dict(), before)
 
 
 def test_weights_out_of_the_range_of_the_nets_dtype_are_refused(finished, tmp_path):
@@ -188,12 +188,12 @@ def test_weights_out_of_the_range_of_the_nets_dtype_are_refused(finished, tmp_pa
     tensors = {key: array for key, array in loaded.tensors.items() if key.startswith("net.")}
     tensors["net.fc1.bias"] = np.array([0, 70000, 0], np.float64)
     checkpoint.save(path := tmp_path / "net.safetensors", checkpoint.Checkpoint(tensors, loaded.state))
-    load_weights(path, small.net())
-    net = small.net().to(precision="float16")
+    load_weights(path, toy_run.net())
+    net = toy_run.net().to(precision="float16")
     before = {key: array.copy() for key, array in net.state_dict().items()}
     with pytest.raises(CheckpointError, match=r"fc1\.bias holds 70000, which is out of the range of float16"):
         load_weights(path, net)
-    assert small.same_arrays(net.state_dict(), before)
+    assert toy_run.same_arrays(net.state_dict(), before)
 
 
 @dataclass(eq=False, repr=False)
@@ -227,12 +227,12 @@ def test_a_buffer_of_any_integer_dtype_is_resumed(tmp_path):
 
     for kind in ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"):
         first = trainer(kind)
-        small.fit(first, epochs=1, validation=None, run_dir=tmp_path / kind)
+        toy_run.fit(first, epochs=1, validation=None, run_dir=tmp_path / kind)
         second = trainer(kind)
-        small.fit(second, epochs=1, validation=None, run_dir=tmp_path / kind, resume=True)
-        assert second.net.state_dict()["layer1.seen"].tolist() == [small.STEPS_PER_EPOCH] * 2
+        toy_run.fit(second, epochs=1, validation=None, run_dir=tmp_path / kind, resume=True)
+        assert second.net.state_dict()["layer1.seen"].tolist() == [toy_run.STEPS_PER_EPOCH] * 2
     with pytest.raises(CheckpointError, match=r"cannot save .*net\.layer1\.seen is of dtype complex64"):
-        small.fit(trainer("complex64"), epochs=1, validation=None, run_dir=tmp_path / "complex")
+        toy_run.fit(trainer("complex64"), epochs=1, validation=None, run_dir=tmp_path / "complex")
     assert not (tmp_path / "complex" / "last.safetensors").exists()
 
 
@@ -244,7 +244,7 @@ def test_settings_that_could_not_be_read_back_start_no_run(tmp_path):
         ({"deep": copy.deepcopy(DEEP)}, "nested too deeply"),
     ):
         with pytest.raises((CheckpointError, TypeError), match=message):
-            small.fit(small.trainer(), epochs=1, run_dir=tmp_path / "run", settings=options)
+            toy_run.fit(toy_run.trainer(), epochs=1, run_dir=tmp_path / "run", settings=options)
         assert not (tmp_path / "run" / "run.json").exists()
 
 
@@ -254,10 +254,10 @@ DEEP = json.loads("[" * 150 + "]" * 150)
 def test_numpy_numbers_and_the_largest_seed_can_be_resumed(tmp_path):
     def fit(resume):
         optimizer = SGD(lr=np.float32(0.01), momentum=np.float32(0.5), nesterov=np.True_)
-        trainer = Trainer(small.net(), optimizer, seed=2**64 - 1)
-        return small.fit(
+        trainer = Trainer(toy_run.net(), optimizer, seed=2**64 - 1)
+        return toy_run.fit(
             trainer,
-            train=small.loader(seed=2**64 - 1),
+            train=toy_run.loader(seed=2**64 - 1),
             epochs=np.int64(1),
             metrics_every=np.uint8(2),
             run_dir=tmp_path / "run",

@@ -12,7 +12,7 @@ from gpuconv.data import Loader, Normalization
 from gpuconv.layers import Conv2D, Flatten, Input, Linear, ReLU, Sequential
 from gpuconv.training import Trainer
 from gpuconv.training.replay import Replay
-from tests.training import small
+from tests.training import toy_run
 
 DEVICES = ["numpy", pytest.param("emulated", marks=pytest.mark.kernels)]
 
@@ -31,17 +31,17 @@ class OneBatchTwice:
 
 
 def batch(device, targets):
-    images = small.images(8).images.astype(np.float32) / 128 - 1
+    images = toy_run.images(8).images.astype(np.float32) / 128 - 1
     return asarray(images, device), asarray(targets, device)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("shards", [None, 2])
 def test_one_hot_rows_train_like_labels(device, shards):
-    labels = small.images(8).labels
+    labels = toy_run.images(8).labels
     trained = []
     for targets in (labels, np.eye(3, dtype=np.float32)[labels]):
-        trainer = Trainer(small.net().to(device), "sgd", lr=0.1, shards=shards, loss=losses.SoftmaxCrossEntropy(0.1))
+        trainer = Trainer(toy_run.net().to(device), "sgd", lr=0.1, shards=shards, loss=losses.SoftmaxCrossEntropy(0.1))
         x, y = batch(device, targets)
         trainer.fit(OneBatchTwice(x, y), epochs=3, progress=False)
         measured = gc.training.evaluate(trainer.net, OneBatchTwice(x, y), metrics=["top-2", "confusion"])
@@ -118,11 +118,11 @@ def test_a_regression_run_is_stored_resumed_and_shown_without_accuracy(tmp_path,
     uninterrupted, stopped = regression(loss="huber"), regression(loss="huber")
     settings = dict(validation=0.2, batch_size=4, metrics_every=2)
     uninterrupted.fit((x, y), epochs=4, progress=False, **settings)
-    stopped.fit((x, y), epochs=4, run_dir=tmp_path / "run", callbacks=[small.StopAt(7)], **settings)
+    stopped.fit((x, y), epochs=4, run_dir=tmp_path / "run", callbacks=[toy_run.StopAt(7)], **settings)
     resumed = regression(loss="huber")
     resumed.fit((x, y), epochs=4, run_dir=tmp_path / "run", resume=True, **settings)
     assert resumed.records == uninterrupted.records
-    assert small.same_arrays(
+    assert toy_run.same_arrays(
         *({n: np.array(a) for n, a in t.net.state_dict().items()} for t in (resumed, uninterrupted))
     )
     shown = capsys.readouterr().out
@@ -154,7 +154,7 @@ def test_captured_steps_have_the_bits_of_uncaptured_ones(loss, precision):
 
 
 def test_uint8_images_may_have_targets_of_each_score():
-    images, (_, y) = small.images(8).images, regression_data()
+    images, (_, y) = toy_run.images(8).images, regression_data()
     trainer = regression(lr=0.01)
     trainer.fit((images, y), epochs=2, batch_size=4, progress=False)
     assert trainer.net.normalization is not None
@@ -162,7 +162,7 @@ def test_uint8_images_may_have_targets_of_each_score():
 
 
 def loader(device):
-    data = small.images()
+    data = toy_run.images()
     return Loader(data, 5, normalization=Normalization.from_dataset(data), seed=3, device=device)
 
 
@@ -171,7 +171,7 @@ def test_captured_steps_with_class_weights_have_the_bits_of_uncaptured_ones():
     results = []
     for graph in (True, False):
         loss = losses.SoftmaxCrossEntropy(0.1, weight=[1, 2, 0.5], ignore_index=2)
-        trainer = Trainer(small.net().to("emulated"), "sgd", lr=0.1, loss=loss, graph=graph)
+        trainer = Trainer(toy_run.net().to("emulated"), "sgd", lr=0.1, loss=loss, graph=graph)
         with warnings.catch_warnings():
             warnings.simplefilter("error", gc.training.UncapturedWarning)
             trainer.fit(loader("emulated"), epochs=2, progress=False)
@@ -181,8 +181,8 @@ def test_captured_steps_with_class_weights_have_the_bits_of_uncaptured_ones():
 
 
 def test_ignored_labels_count_in_no_metric():
-    trainer = Trainer(small.net(), loss=losses.SoftmaxCrossEntropy(ignore_index=9))
-    data = small.images(22)
+    trainer = Trainer(toy_run.net(), loss=losses.SoftmaxCrossEntropy(ignore_index=9))
+    data = toy_run.images(22)
     x = (data.images / 128 - 1).astype(np.float32)
     labels = np.where(np.arange(22) % 2, data.labels, 9)
     trainer.fit((x, labels), epochs=1, batch_size=22, progress=False)
@@ -200,8 +200,8 @@ def test_ignored_labels_count_in_no_metric():
 
 
 def test_a_batch_of_ignored_labels_changes_nothing_and_is_recorded():
-    trainer = Trainer(small.net(), loss=losses.SoftmaxCrossEntropy(ignore_index=9), momentum=0)
-    x = (small.images(8).images / 128 - 1).astype(np.float32)
+    trainer = Trainer(toy_run.net(), loss=losses.SoftmaxCrossEntropy(ignore_index=9), momentum=0)
+    x = (toy_run.images(8).images / 128 - 1).astype(np.float32)
     before = np.array(trainer.net[1]["weight"])
     trainer.fit((x, np.full(8, 9)), epochs=1, batch_size=8, progress=False, metrics_every=1)
     np.testing.assert_array_equal(trainer.net[1]["weight"], before)
@@ -210,7 +210,7 @@ def test_a_batch_of_ignored_labels_changes_nothing_and_is_recorded():
 
 def test_targets_that_the_loss_does_not_take_are_refused_before_anything_changes():
     x, y = regression_data(22)
-    labels = small.images(22).labels % 2
+    labels = toy_run.images(22).labels % 2
     for loss, targets, message in (
         ("mse", labels, r"MeanSquaredError\(\) takes floats of shape \(N, 2\), received labels of int64"),
         ("mse", y[:, :1], r"takes floats of shape \(N, 2\), received labels of float32 and shape \(22, 1\)"),

@@ -18,7 +18,7 @@ from gpuconv.layers import BatchNorm, Conv2D, Flatten, Input, Linear, MaxPool2D,
 from gpuconv.training import Digests, Trainer, measures
 from gpuconv.training.tensor_digests import Digest, read
 from tests import standin
-from tests.training import small
+from tests.training import toy_run
 
 
 class Interrupt:
@@ -31,8 +31,8 @@ class Interrupt:
 
 
 def test_digests_list_every_tensor_of_each_step_in_the_order_of_the_work(tmp_path):
-    run = small.trainer()
-    small.fit(run, run_dir=tmp_path / "run", callbacks=[Digests()])
+    run = toy_run.trainer()
+    toy_run.fit(run, run_dir=tmp_path / "run", callbacks=[Digests()])
     steps = read(tmp_path / "run" / "digests.jsonl")
     assert [step.step for step in steps] == [*range(1, 16)]  # three epochs, without the validation between them
     for step in steps:
@@ -54,7 +54,7 @@ def test_digests_list_every_tensor_of_each_step_in_the_order_of_the_work(tmp_pat
 
 def test_inner_tensors_are_recorded_in_the_first_steps_and_then_every_nth(tmp_path):
     for every in (1, 4, 10, 99):
-        small.fit(small.trainer(), callbacks=[Digests(tmp_path / f"{every}.jsonl", every)])
+        toy_run.fit(toy_run.trainer(), callbacks=[Digests(tmp_path / f"{every}.jsonl", every)])
     full = read(tmp_path / "1.jsonl")
     for every, inside in {4: {1, 2, 3, 4, 8, 12}, 10: {*range(1, 11)}, 99: {*range(1, 16)}}.items():
         for step, complete in zip(read(tmp_path / f"{every}.jsonl"), full, strict=True):
@@ -64,8 +64,8 @@ def test_inner_tensors_are_recorded_in_the_first_steps_and_then_every_nth(tmp_pa
 
 def test_the_first_step_of_a_file_has_all_tensors(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Interrupt(7)])
-    small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Digests(every=4)], resume=True)
+        toy_run.fit(toy_run.trainer(), run_dir=tmp_path / "run", callbacks=[Interrupt(7)])
+    toy_run.fit(toy_run.trainer(), run_dir=tmp_path / "run", callbacks=[Digests(every=4)], resume=True)
     steps = read(tmp_path / "run" / "digests.jsonl")
     assert [step.step for step in steps if step.tensors[0].direction == "forward"] == [6, 8, 12]
     assert [step.step for step in steps] == [*range(6, 16)]  # from the last checkpoint on
@@ -176,7 +176,7 @@ def test_recording_digests_changes_no_bit(device, precision, tmp_path):
         return run
 
     plain, recorded = trained([]), trained([Digests(tmp_path / "digests.jsonl", every=1)])
-    assert small.bits(plain) == small.bits(recorded)
+    assert toy_run.bits(plain) == toy_run.bits(recorded)
     steps = read(tmp_path / "digests.jsonl")
     assert len(steps) == 12
     names = {(digest.direction, digest.name) for digest in steps[-1].tensors}
@@ -260,25 +260,25 @@ def test_tensors_of_a_fused_residual_block_are_those_of_the_block_itself(activat
 
 
 def test_a_resumed_run_writes_the_same_file(tmp_path):
-    small.fit(small.trainer(), run_dir=tmp_path / "straight", callbacks=[Digests()])
+    toy_run.fit(toy_run.trainer(), run_dir=tmp_path / "straight", callbacks=[Digests()])
 
     with pytest.raises(KeyboardInterrupt):
-        small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Digests(), Interrupt(7)])
+        toy_run.fit(toy_run.trainer(), run_dir=tmp_path / "run", callbacks=[Digests(), Interrupt(7)])
     with open(tmp_path / "run" / "digests.jsonl", "a") as file:
         file.write('{"step": 8, "on": "nu')  # killed in the middle of a line
-    small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Digests()], resume=True)
+    toy_run.fit(toy_run.trainer(), run_dir=tmp_path / "run", callbacks=[Digests()], resume=True)
     straight, run = ((tmp_path / name / "digests.jsonl").read_bytes() for name in ("straight", "run"))
     assert run == straight
 
 
 def test_a_resumed_run_keeps_the_lines_of_an_older_version(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Interrupt(7)])
+        toy_run.fit(toy_run.trainer(), run_dir=tmp_path / "run", callbacks=[Interrupt(7)])
     path = tmp_path / "run" / "digests.jsonl"
     old = ["forward", "conv1", "float32", 65536, 9, "5f1c02aa", 12.5, 80.123456789012, 0]
     lines = [json.dumps({"step": step, "on": "numpy", "tensors": [old]}) for step in range(1, 8)]
     path.write_text("\n".join(lines) + "\n")
-    small.fit(small.trainer(), run_dir=tmp_path / "run", callbacks=[Digests()], resume=True)
+    toy_run.fit(toy_run.trainer(), run_dir=tmp_path / "run", callbacks=[Digests()], resume=True)
     assert path.read_text().split("\n")[:5] == lines[:5]  # up to the checkpoint
     assert [step.step for step in read(path)] == [*range(1, 16)]
 
@@ -296,7 +296,7 @@ def test_any_name_and_number_can_be_written(tmp_path):
 
 
 def test_outputs_of_shards_are_listed_one_by_one(tmp_path):
-    small.fit(small.trainer(shards=2), epochs=1, callbacks=[Digests(tmp_path / "digests.jsonl")])
+    toy_run.fit(toy_run.trainer(shards=2), epochs=1, callbacks=[Digests(tmp_path / "digests.jsonl")])
     names = [(digest.direction, digest.name) for digest in read(tmp_path / "digests.jsonl")[0].tensors]
     assert names.count(("forward", "conv1")) == 2
     assert names.count(("gradient", "conv1.weight")) == 1
@@ -304,7 +304,7 @@ def test_outputs_of_shards_are_listed_one_by_one(tmp_path):
 
 def test_invalid_arguments_and_lines_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"Digests\(\) writes into the run directory, and the run has none"):
-        small.fit(small.trainer(), callbacks=[Digests()])
+        toy_run.fit(toy_run.trainer(), callbacks=[Digests()])
     for every in (0, -1, 2.5, "10", True):
         with pytest.raises((ValueError, TypeError), match="every"):
             Digests(every=every)

@@ -14,7 +14,7 @@ import pytest
 from gpuconv import backends
 from gpuconv.cli import main
 from gpuconv.training import TensorBoard
-from tests.training import small
+from tests.training import toy_run
 
 pytest.importorskip("tensorboardX")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of protobuf
@@ -40,10 +40,12 @@ class Weights:
 
 
 def test_the_records_of_a_run_are_read_back(tmp_path):
-    trainer, weights = small.trainer(), Weights()
-    image = small.images().images[0]
+    trainer, weights = toy_run.trainer(), Weights()
+    image = toy_run.images().images[0]
     loggers = [TensorBoard(image=image, truth=0), weights]
-    trainer.fit(small.loader(), epochs=2, callbacks=loggers, run_dir=tmp_path / "run", metrics_every=2, progress=False)
+    trainer.fit(
+        toy_run.loader(), epochs=2, callbacks=loggers, run_dir=tmp_path / "run", metrics_every=2, progress=False
+    )
     events = read(tmp_path / "run" / "tensorboard")
     steps = [record for record in trainer.records if record["event"] == "step"]
     for name in ("loss", "accuracy", "lr"):
@@ -63,10 +65,10 @@ def test_the_records_of_a_run_are_read_back(tmp_path):
 
 
 def test_updates_are_recorded_in_epochs_of_one_step_too(tmp_path):
-    trainer, weights = small.trainer(), Weights()
+    trainer, weights = toy_run.trainer(), Weights()
     first = backends.to_numpy(trainer.net.params()["fc1.weight"]).copy()
     loggers = [TensorBoard(tmp_path), weights]
-    trainer.fit(small.loader(batch_size=22), epochs=2, callbacks=loggers, progress=False)
+    trainer.fit(toy_run.loader(batch_size=22), epochs=2, callbacks=loggers, progress=False)
     updates = [event.histogram_value for event in read(tmp_path).Histograms("update/fc1.weight")]
     values = [first, *weights.seen]
     changes = [after - before for before, after in itertools.pairwise(values)]
@@ -81,11 +83,11 @@ def test_a_resumed_run_drops_the_steps_past_its_checkpoint(tmp_path):
             trainer.stop("enough")
 
     options = dict(epochs=2, metrics_every=1, progress=False)
-    small.trainer().fit(small.loader(), run_dir=run, callbacks=[Stopped()], **options)
+    toy_run.trainer().fit(toy_run.loader(), run_dir=run, callbacks=[Stopped()], **options)
     # The files of a run that went on after its checkpoint, until it was killed.
-    small.trainer().fit(small.loader(), callbacks=[TensorBoard(run / "tensorboard")], **options)
-    again = small.trainer()
-    again.fit(small.loader(), run_dir=run, resume=True, callbacks=[TensorBoard()], **options)
+    toy_run.trainer().fit(toy_run.loader(), callbacks=[TensorBoard(run / "tensorboard")], **options)
+    again = toy_run.trainer()
+    again.fit(toy_run.loader(), run_dir=run, resume=True, callbacks=[TensorBoard()], **options)
     assert [event.step for event in read(run / "tensorboard").Scalars("step/loss")] == [*range(1, again.steps + 1)]
 
 
@@ -107,8 +109,8 @@ def test_a_full_disk_is_reported_once_and_the_run_continues(tmp_path, monkeypatc
         written(self, data)
 
     monkeypatch.setattr(RecordWriter, "write", fails)
-    trainer = small.trainer()
-    trainer.fit(small.loader(), epochs=5, callbacks=[TensorBoard(tmp_path)], progress=False)
+    trainer = toy_run.trainer()
+    trainer.fit(toy_run.loader(), epochs=5, callbacks=[TensorBoard(tmp_path)], progress=False)
     assert trainer.epoch == 5
     messages = [record.getMessage() for record in caplog.records if "TensorBoard" in record.getMessage()]
     assert messages == ["the TensorBoard files of this run end here: No space left on device"]
@@ -116,7 +118,7 @@ def test_a_full_disk_is_reported_once_and_the_run_continues(tmp_path, monkeypatc
 
 def test_a_missing_folder_or_package_is_reported(tmp_path, monkeypatch, capsys):
     with pytest.raises(ValueError, match="the run has none: give it a path"):
-        small.trainer().fit(small.loader(), epochs=1, callbacks=[TensorBoard()], progress=False)
+        toy_run.trainer().fit(toy_run.loader(), epochs=1, callbacks=[TensorBoard()], progress=False)
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(ImportError, match=r"'gpuconv\[tensorboard\]'"):
         TensorBoard()

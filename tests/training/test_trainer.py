@@ -22,12 +22,12 @@ from gpuconv.training import (
     evaluate,
 )
 from gpuconv.training.totals import Totals
-from tests.training import small
+from tests.training import toy_run
 
 
 def test_a_net_overfits_20_samples():
-    data = small.images(20)
-    trainer = Trainer(small.net(), "adam", lr=0.01)
+    data = toy_run.images(20)
+    trainer = Trainer(toy_run.net(), "adam", lr=0.01)
     history = trainer.fit(data, epochs=40, batch_size=10, progress=False)
     assert history[-1]["train_accuracy"] == 1
     assert history[-1]["train_loss"] < 0.1 * history[0]["train_loss"]
@@ -36,24 +36,24 @@ def test_a_net_overfits_20_samples():
 @pytest.mark.parametrize("optimizer", ["sgd:momentum=0.9,nesterov=true", "adagrad", "rmsprop", "adam", "adamw", "lion"])
 @pytest.mark.parametrize("loss", ["softmax", "svm"])
 def test_every_optimizer_and_loss_learns(optimizer, loss):
-    history = small.fit(small.trainer(optimizer=optimizer, lr=0.03, loss=loss), epochs=4)
+    history = toy_run.fit(toy_run.trainer(optimizer=optimizer, lr=0.03, loss=loss), epochs=4)
     assert history[-1]["train_loss"] < 0.7 * history[0]["train_loss"]
 
 
 def test_two_runs_give_the_same_bits():
-    one, other = small.trainer(), small.trainer()
-    small.fit(one)
-    small.fit(other)
+    one, other = toy_run.trainer(), toy_run.trainer()
+    toy_run.fit(one)
+    toy_run.fit(other)
     assert one.records == other.records
-    assert small.same_arrays(one.net.state_dict(), other.net.state_dict())
-    third = small.trainer(seed=1)
-    small.fit(third)
-    assert not small.same_arrays(one.net.state_dict(), third.net.state_dict())
+    assert toy_run.same_arrays(one.net.state_dict(), other.net.state_dict())
+    third = toy_run.trainer(seed=1)
+    toy_run.fit(third)
+    assert not toy_run.same_arrays(one.net.state_dict(), third.net.state_dict())
 
 
 def test_records_are_means_over_the_samples_of_their_steps():
     """The means are recomputed here from the scores of each step."""
-    trainer, seen = small.trainer(), []
+    trainer, seen = toy_run.trainer(), []
     loss = trainer.loss
 
     def watched(scores, labels):
@@ -62,7 +62,7 @@ def test_records_are_means_over_the_samples_of_their_steps():
         return value, gradient
 
     trainer.loss = watched
-    small.fit(trainer, epochs=2, metrics_every=2, validation=None)
+    toy_run.fit(trainer, epochs=2, metrics_every=2, validation=None)
     value, correct, count = np.array(seen).T
     assert count.tolist() == [5, 5, 5, 5, 2] * 2
     spans = {2: (0, 2), 4: (2, 4), 6: (5, 6), 8: (6, 8), 10: (8, 10)}
@@ -76,33 +76,33 @@ def test_records_are_means_over_the_samples_of_their_steps():
 
 
 def test_held_out_metrics_are_those_of_evaluate():
-    trainer = small.trainer()
-    last = small.fit(trainer, test=small.held_out())[-1]
-    evaluation = evaluate(trainer.net, small.held_out())
+    trainer = toy_run.trainer()
+    last = toy_run.fit(trainer, test=toy_run.held_out())[-1]
+    evaluation = evaluate(trainer.net, toy_run.held_out())
     assert (last["validation_loss"], last["validation_accuracy"]) == (evaluation.loss, evaluation.accuracy)
     assert (last["test_loss"], last["test_accuracy"]) == (evaluation.loss, evaluation.accuracy)
 
 
 def test_the_schedule_gets_the_step_number_of_the_whole_run():
-    trainer = small.trainer(lr=2.0, optimizer="sgd", schedule="step:1,gamma=0.5")
+    trainer = toy_run.trainer(lr=2.0, optimizer="sgd", schedule="step:1,gamma=0.5")
     trainer.optimizer.lr = 2e-3
-    small.fit(trainer, metrics_every=1)
+    toy_run.fit(trainer, metrics_every=1)
     rates = [record["lr"] for record in trainer.records if record["event"] == "step"]
     assert rates == [2e-3] * 5 + [1e-3] * 5 + [5e-4] * 5
 
 
 def test_the_schedule_sets_the_size_of_the_step():
-    trainer = small.trainer(optimizer="sgd", lr=0.1, schedule="warmup:2")
+    trainer = toy_run.trainer(optimizer="sgd", lr=0.1, schedule="warmup:2")
     before = {name: value.copy() for name, value in trainer.net.params().items()}
-    small.fit(trainer, epochs=1, train=small.loader(batch_size=22))  # one step, at half the rate
+    toy_run.fit(trainer, epochs=1, train=toy_run.loader(batch_size=22))  # one step, at half the rate
     for name, value in trainer.net.params().items():
         np.testing.assert_allclose(value, before[name] - 0.05 * trainer.net.grads()[name], rtol=1e-5, atol=1e-7)
 
 
 def test_a_step_reads_nothing_back_from_the_device(monkeypatch):
     """A step that waited for the device could not be captured."""
-    trainer = small.trainer()
-    x, y = next(iter(small.loader().epoch(0)))
+    trainer = toy_run.trainer()
+    x, y = next(iter(toy_run.loader().epoch(0)))
     trainer.optimizer.advance()
 
     def refuse(*_):
@@ -115,20 +115,20 @@ def test_a_step_reads_nothing_back_from_the_device(monkeypatch):
 
 def test_the_device_is_synchronized_every_metrics_every_steps(monkeypatch):
     reads, read = [], Totals.read
-    trainer = small.trainer()
+    trainer = toy_run.trainer()
     monkeypatch.setattr(Totals, "read", lambda self: reads.append(trainer.steps) or read(self))
-    small.fit(trainer, epochs=2, metrics_every=4, validation=None)
+    toy_run.fit(trainer, epochs=2, metrics_every=4, validation=None)
     assert reads == [4, 5, 8, 10]
 
 
 def test_epochs_are_the_total_over_several_calls_of_fit():
-    trainer = small.trainer(schedule=None)
-    small.fit(trainer, epochs=1)
-    small.fit(trainer, epochs=3)
-    straight = small.trainer(schedule=None)
-    small.fit(straight, epochs=3)
+    trainer = toy_run.trainer(schedule=None)
+    toy_run.fit(trainer, epochs=1)
+    toy_run.fit(trainer, epochs=3)
+    straight = toy_run.trainer(schedule=None)
+    toy_run.fit(straight, epochs=3)
     assert trainer.records == straight.records
-    assert small.fit(trainer, epochs=3) == straight.history
+    assert toy_run.fit(trainer, epochs=3) == straight.history
 
 
 # --- nonfinite losses --------------------------------------------------------------------------
@@ -138,7 +138,7 @@ class Poisoned:
     """A loader whose batch number `step` (from 1, over all epochs) holds NaN."""
 
     def __init__(self, step):
-        self.inner, self.step = small.loader(), step
+        self.inner, self.step = toy_run.loader(), step
 
     def __len__(self):
         return len(self.inner)
@@ -151,10 +151,10 @@ class Poisoned:
 @pytest.mark.parametrize("metrics_every", [1, 3, 50])
 @pytest.mark.parametrize("step", [6, 8, 10])
 def test_nan_names_its_step_and_keeps_the_last_checkpoint(tmp_path, step, metrics_every):
-    trainer = small.trainer()
+    trainer = toy_run.trainer()
     message = rf"not finite at step {step} \(epoch 2\).*last\.safetensors was saved before that"
     with pytest.raises(DivergedError, match=message):
-        small.fit(trainer, train=Poisoned(step), metrics_every=metrics_every, run_dir=tmp_path / "run")
+        toy_run.fit(trainer, train=Poisoned(step), metrics_every=metrics_every, run_dir=tmp_path / "run")
     last_checkpoint = checkpoint.load(tmp_path / "run" / "last.safetensors")
     assert last_checkpoint.state["epoch"] == 1
     assert all(np.isfinite(array).all() for array in last_checkpoint.tensors.values())
@@ -165,17 +165,19 @@ def test_nan_names_its_step_and_keeps_the_last_checkpoint(tmp_path, step, metric
 
 def test_nan_between_readings_is_never_saved(tmp_path):
     with pytest.raises(DivergedError, match="step 6"):
-        small.fit(small.trainer(), train=Poisoned(6), metrics_every=50, checkpoint_every=1, run_dir=tmp_path / "run")
+        toy_run.fit(
+            toy_run.trainer(), train=Poisoned(6), metrics_every=50, checkpoint_every=1, run_dir=tmp_path / "run"
+        )
     assert checkpoint.load(tmp_path / "run" / "last.safetensors").state["epoch"] == 1
 
 
 def test_an_overflow_stops_the_run_without_a_warning():
     with pytest.raises(DivergedError, match="A lower learning rate"):
-        small.fit(small.trainer(optimizer="sgd", lr=1e30, schedule=None))
+        toy_run.fit(toy_run.trainer(optimizer="sgd", lr=1e30, schedule=None))
 
 
 def test_a_nan_gradient_is_not_saved(tmp_path):
-    trainer = small.trainer(optimizer="sgd")
+    trainer = toy_run.trainer(optimizer="sgd")
     loss, calls = trainer.loss, []
 
     def broken(scores, labels):
@@ -185,15 +187,15 @@ def test_a_nan_gradient_is_not_saved(tmp_path):
 
     trainer.loss = broken
     with pytest.raises(DivergedError, match=r"conv1\.weight is not finite after step 10"):
-        small.fit(trainer, validation=None, run_dir=tmp_path / "run")
+        toy_run.fit(trainer, validation=None, run_dir=tmp_path / "run")
     assert checkpoint.load(tmp_path / "run" / "last.safetensors").state["epoch"] == 1
 
 
 def test_a_nan_validation_loss_stops_the_run():
-    trainer = small.trainer()
+    trainer = toy_run.trainer()
     trainer.net.state_dict()["norm1.running_mean"].fill(np.nan)
     with pytest.raises(DivergedError, match="validation loss is nan after step 5"):
-        small.fit(trainer)
+        toy_run.fit(trainer)
 
 
 # --- callbacks ---------------------------------------------------------------------------------
@@ -218,7 +220,7 @@ class Listener(Callback):
 
 def test_callbacks_receive_all_events_in_order():
     listener = Listener()
-    small.fit(small.trainer(), epochs=1, metrics_every=3, callbacks=[listener])
+    toy_run.fit(toy_run.trainer(), epochs=1, metrics_every=3, callbacks=[listener])
     assert listener.events == ["start", 1, 2, (3, "step"), 4, 5, (1, "epoch"), "finished"]
 
 
@@ -228,8 +230,8 @@ def test_a_callback_stops_the_run_after_the_step():
             if trainer.steps == 7:
                 trainer.stop("enough")
 
-    trainer, listener = small.trainer(), Listener()
-    small.fit(trainer, callbacks=[Stop(), listener])
+    trainer, listener = toy_run.trainer(), Listener()
+    toy_run.fit(trainer, callbacks=[Stop(), listener])
     assert (trainer.steps, trainer.stop_reason, listener.events[-1]) == (7, "enough", "enough")
 
 
@@ -240,7 +242,7 @@ def test_callbacks_are_told_about_a_failure():
 
     listener = Listener()
     with pytest.raises(RuntimeError, match="broken callback"):
-        small.fit(small.trainer(), callbacks=[Fail(), listener])
+        toy_run.fit(toy_run.trainer(), callbacks=[Fail(), listener])
     assert listener.events[-1] == "failed"
 
 
@@ -251,8 +253,8 @@ def best_is_epoch_2(monkeypatch):
 
 @pytest.mark.usefixtures("best_is_epoch_2")
 def test_early_stopping_counts_epochs_since_the_best(capsys):
-    trainer = small.trainer()
-    small.fit(trainer, epochs=20, callbacks=[EarlyStopping(3)], progress=True)
+    trainer = toy_run.trainer()
+    toy_run.fit(trainer, epochs=20, callbacks=[EarlyStopping(3)], progress=True)
     assert trainer.epoch == 5
     assert "early stopping: no better score in 3 epochs" in capsys.readouterr().out
     with pytest.raises(ValueError, match="received 0"):
@@ -262,29 +264,29 @@ def test_early_stopping_counts_epochs_since_the_best(capsys):
 @pytest.mark.usefixtures("best_is_epoch_2")
 def test_a_run_that_was_stopped_early_stays_stopped(tmp_path):
     for resume in (False, True):
-        trainer = small.trainer()
-        small.fit(trainer, epochs=20, callbacks=[EarlyStopping(3)], run_dir=tmp_path / "run", resume=resume)
+        trainer = toy_run.trainer()
+        toy_run.fit(trainer, epochs=20, callbacks=[EarlyStopping(3)], run_dir=tmp_path / "run", resume=resume)
         assert trainer.epoch == 5
         assert "early stopping" in trainer.stop_reason
 
 
 def test_best_is_the_state_after_the_best_epoch(tmp_path):
-    trainer, states = small.trainer(), {}
+    trainer, states = toy_run.trainer(), {}
 
     class Remember(Callback):
         def on_epoch(self, trainer, record):
             states[record["epoch"]] = {name: value.copy() for name, value in trainer.net.state_dict().items()}
 
-    history = small.fit(trainer, epochs=6, callbacks=[Remember()], run_dir=tmp_path / "run")
+    history = toy_run.fit(trainer, epochs=6, callbacks=[Remember()], run_dir=tmp_path / "run")
     accuracies = [record["validation_accuracy"] for record in history]
     best = 1 + accuracies.index(max(accuracies))
-    assert small.same_arrays(checkpoint.load(tmp_path / "run" / "best.safetensors").part("net"), states[best])
-    assert small.same_arrays(checkpoint.load(tmp_path / "run" / "last.safetensors").part("net"), states[6])
+    assert toy_run.same_arrays(checkpoint.load(tmp_path / "run" / "best.safetensors").part("net"), states[best])
+    assert toy_run.same_arrays(checkpoint.load(tmp_path / "run" / "last.safetensors").part("net"), states[6])
 
 
 def test_logs_hold_every_record(tmp_path):
-    trainer = small.trainer()
-    history = small.fit(trainer, run_dir=tmp_path / "run")
+    trainer = toy_run.trainer()
+    history = toy_run.fit(trainer, run_dir=tmp_path / "run")
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == trainer.records
     table = [line.split(",") for line in (tmp_path / "run" / "metrics.csv").read_text().splitlines()]
@@ -294,7 +296,7 @@ def test_logs_hold_every_record(tmp_path):
 
 
 def test_each_epoch_is_printed_in_one_line(capsys):
-    small.fit(small.trainer(), test=small.held_out(), progress=True)
+    toy_run.fit(toy_run.trainer(), test=toy_run.held_out(), progress=True)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     for number, line in enumerate(lines, 1):
@@ -306,7 +308,7 @@ def test_each_epoch_is_printed_in_one_line(capsys):
 @pytest.mark.usefixtures("pictures")
 def test_curves_are_drawn_if_matplotlib_is_installed(tmp_path):
     pytest.importorskip("matplotlib")
-    small.fit(small.trainer(), run_dir=tmp_path / "run")
+    toy_run.fit(toy_run.trainer(), run_dir=tmp_path / "run")
     assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -318,7 +320,7 @@ def test_missing_matplotlib_is_logged_once(tmp_path, monkeypatch, caplog):
         raise plots.PlotError("pictures need matplotlib")
 
     monkeypatch.setattr(plots, "curves", missing)
-    small.fit(small.trainer(), callbacks=[callbacks.Curves(tmp_path / "curves.png", seconds=0)])
+    toy_run.fit(toy_run.trainer(), callbacks=[callbacks.Curves(tmp_path / "curves.png", seconds=0)])
     assert caplog.messages == ["no curves.png: pictures need matplotlib"]
 
 
@@ -335,8 +337,8 @@ def test_curves_that_cannot_be_drawn_are_logged_once_and_do_not_end_the_run(erro
         raise error
 
     monkeypatch.setattr(plots, "curves", broken)
-    trainer = small.trainer()
-    small.fit(trainer, callbacks=[callbacks.Curves(tmp_path / "curves.png", seconds=0)])
+    trainer = toy_run.trainer()
+    toy_run.fit(trainer, callbacks=[callbacks.Curves(tmp_path / "curves.png", seconds=0)])
     assert trainer.stop_reason == "finished"
     assert caplog.text.count("no curves.png: ") == 1
 
@@ -351,7 +353,7 @@ def test_curves_are_drawn_again_once_they_can_be(tmp_path, caplog):
         def on_stop(self, trainer, reason):
             picture.rmdir()
 
-    small.fit(small.trainer(), callbacks=[Clear(), callbacks.Curves(picture, seconds=0)])
+    toy_run.fit(toy_run.trainer(), callbacks=[Clear(), callbacks.Curves(picture, seconds=0)])
     assert "no curves.png" in caplog.text
     assert picture.read_bytes().startswith(b"\x89PNG")
 
@@ -367,7 +369,7 @@ def test_only_started_callbacks_get_the_end_event_and_the_first_error_is_raised(
 
     first, last = Listener(), Listener()
     with pytest.raises(RuntimeError, match="no start") as raised:
-        small.fit(small.trainer(), callbacks=[NoEnd(), first, Broken(), last])
+        toy_run.fit(toy_run.trainer(), callbacks=[NoEnd(), first, Broken(), last])
     assert (first.events, last.events) == (["start", "failed"], [])
     assert raised.value.__notes__ == ["NoEnd could not end: no end"]
 
@@ -385,7 +387,7 @@ def test_a_callback_need_not_have_every_method():
             pass
 
     steps = Steps()
-    small.fit(small.trainer(), epochs=1, callbacks=[steps, Nothing()])
+    toy_run.fit(toy_run.trainer(), epochs=1, callbacks=[steps, Nothing()])
     assert steps.seen == [1, 2, 3, 4, 5]
     nexts = [callbacks.next_step(callback, None) for callback in (steps, Nothing(), Callback(), Listener())]
     assert nexts == [1, None, None, 1]
@@ -393,23 +395,23 @@ def test_a_callback_need_not_have_every_method():
 
 @pytest.mark.parametrize("loss", [partial(ops.svm_hinge, delta=2.0), losses.get("svm", delta=2.0)])
 def test_any_callable_is_a_loss_and_its_options_are_stored(tmp_path, loss):
-    trainer = Trainer(small.net(), "sgd", loss=loss)
-    assert len(small.fit(trainer, epochs=1, run_dir=tmp_path / "run")) == 1
-    other = Trainer(small.net(), "sgd", loss=partial(ops.svm_hinge, delta=3.0))
+    trainer = Trainer(toy_run.net(), "sgd", loss=loss)
+    assert len(toy_run.fit(trainer, epochs=1, run_dir=tmp_path / "run")) == 1
+    other = Trainer(toy_run.net(), "sgd", loss=partial(ops.svm_hinge, delta=3.0))
     with pytest.raises(SettingsError, match=r"loss is .*delta=2.0.* there and .*delta=3.0.* here"):
-        small.fit(other, epochs=1, run_dir=tmp_path / "run", resume=True)
+        toy_run.fit(other, epochs=1, run_dir=tmp_path / "run", resume=True)
 
 
 # --- arguments ---------------------------------------------------------------------------------
 
 
 def other_images():
-    return small.loader(Dataset(np.zeros((4, 3, 3, 1), np.uint8), np.arange(4) % 3, ["a", "b", "c"], "narrow"))
+    return toy_run.loader(Dataset(np.zeros((4, 3, 3, 1), np.uint8), np.arange(4) % 3, ["a", "b", "c"], "narrow"))
 
 
 def more_classes():
-    data = small.images()
-    return small.loader(Dataset(data.images, data.labels + 1, ["other", *data.classes], "more"))
+    data = toy_run.images()
+    return toy_run.loader(Dataset(data.images, data.labels + 1, ["other", *data.classes], "more"))
 
 
 @pytest.mark.parametrize(
@@ -424,31 +426,31 @@ def more_classes():
         ({"test": more_classes}, DataError, "test does not fit: the net has 3 classes, .* received 3 from"),
         ({"resume": True}, ValueError, "resume=True needs run_dir"),
         ({"validation": "digits"}, TypeError, r"validation must be \(images, labels\), .*; received str"),
-        ({"train": Poisoned(99), "validation": small.images()}, TypeError, "give validation as a Loader too"),
+        ({"train": Poisoned(99), "validation": toy_run.images()}, TypeError, "give validation as a Loader too"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_made(tmp_path, options, error, message):
-    trainer = small.trainer()
+    trainer = toy_run.trainer()
     before = {key: value.copy() for key, value in trainer.net.state_dict().items()}
     options = {name: given() if callable(given) else given for name, given in options.items()}
     directory = {} if "resume" in options else {"run_dir": tmp_path / "run"}
     with pytest.raises(error, match=message):
-        small.fit(trainer, **directory, **options)
+        toy_run.fit(trainer, **directory, **options)
     assert trainer.steps == 0
-    assert small.same_arrays(trainer.net.state_dict(), before)
+    assert toy_run.same_arrays(trainer.net.state_dict(), before)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_last_batch_without_statistics_is_refused_before_anything_is_made(tmp_path):
     net = Sequential([Input((6, 5, 1)), Flatten(), Linear(4), BatchNorm(), Linear(3)])
     with pytest.raises(ValueError, match=r"norm1 needs statistics .* batch size than 7 for 22 images, or drop that"):
-        Trainer(net).fit(small.images(), batch_size=7, epochs=1, run_dir=tmp_path / "run", progress=False)
+        Trainer(net).fit(toy_run.images(), batch_size=7, epochs=1, run_dir=tmp_path / "run", progress=False)
     assert not list(tmp_path.iterdir())
-    Trainer(net).fit(small.images(), validation=small.images(1), batch_size=11, epochs=1, progress=False)
+    Trainer(net).fit(toy_run.images(), validation=toy_run.images(1), batch_size=11, epochs=1, progress=False)
 
 
 def test_sizes_that_only_seem_mismatched_are_accepted():
-    data = Dataset(small.images().images, np.arange(22) % 2, ["a", "b"], "two")
+    data = Dataset(toy_run.images().images, np.arange(22) % 2, ["a", "b"], "two")
     normalization = Normalization.from_dataset(data)
 
     class Cropped(Loader):
@@ -473,7 +475,7 @@ def test_sizes_that_only_seem_mismatched_are_accepted():
 
 def test_a_net_that_accepts_larger_inputs_trains_on_larger_images():
     layers = [Input((4, 4, 1), larger=True), Conv2D(3, 3), GlobalAvgPool2D(), Flatten()]
-    assert len(Trainer(Sequential(layers)).fit(small.images(), epochs=1, progress=False)) == 1
+    assert len(Trainer(Sequential(layers)).fit(toy_run.images(), epochs=1, progress=False)) == 1
     with pytest.raises(ValueError, match="or larger maps, received 3 x 3 x 1"):
         Trainer(Sequential(layers)).fit(other_images(), epochs=1, progress=False)
 
@@ -484,13 +486,13 @@ def test_a_loader_with_fewer_batches_than_its_length_is_named():
             yield from list(super().epoch(epoch, start_batch))[:2]
 
     with pytest.raises(ValueError, match="gave only 2 batches, and its length is 5"):
-        small.fit(small.trainer(), train=Short(99))
+        toy_run.fit(toy_run.trainer(), train=Short(99))
 
 
 def test_unknown_names_are_refused():
     for options in ({"optimizer": "adm"}, {"loss": "softmx"}, {"schedule": "cosin"}):
         with pytest.raises(ValueError, match="did you mean"):
-            Trainer(small.net(), **options)
+            Trainer(toy_run.net(), **options)
 
 
 @pytest.mark.parametrize("loss", ["softmax", "svm"])
@@ -521,12 +523,12 @@ def test_a_user_defined_loss_may_train_on_one_class():
 def test_labels_out_of_range_are_refused():
     narrow = Sequential([Input((6, 5, 1)), Flatten(), Linear(2)])
     with pytest.raises(ValueError, match="label"):
-        Trainer(narrow).fit(small.images(), epochs=1, progress=False)
+        Trainer(narrow).fit(toy_run.images(), epochs=1, progress=False)
 
 
 def test_the_first_loss_is_the_log_of_the_number_of_classes():
-    trainer = small.trainer(optimizer="sgd", lr=0.0, schedule=None)
+    trainer = toy_run.trainer(optimizer="sgd", lr=0.0, schedule=None)
     trainer.net.params()["fc1.weight"].fill(0)
-    history = small.fit(trainer, epochs=1)
+    history = toy_run.fit(trainer, epochs=1)
     assert history[0]["train_loss"] == pytest.approx(math.log(3), rel=1e-6)
     assert losses.get("softmax") == trainer.loss

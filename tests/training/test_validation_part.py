@@ -9,13 +9,13 @@ import pytest
 
 from gpuconv.data import Augmentation, Loader, Normalization
 from gpuconv.training import Callback, SettingsError, Trainer, checkpoint, evaluate
-from tests.training import small
+from tests.training import toy_run
 
-DATA = small.images(60)
+DATA = toy_run.images(60)
 
 
 def fit(train=DATA, seed=3, **options):
-    trainer = Trainer(small.net(), "adam", lr=0.01, seed=seed)
+    trainer = Trainer(toy_run.net(), "adam", lr=0.01, seed=seed)
     options = {"epochs": 3, "batch_size": 8, "progress": False, "validation": 0.25} | options
     trainer.fit(train, **options)
     return trainer
@@ -28,7 +28,7 @@ def test_the_part_is_drawn_from_each_class_by_the_seed():
     for train in (DATA, (DATA.images, DATA.labels)):
         trainer = fit(train)
         assert trainer.history == expected.history
-        assert small.same_arrays(trainer.net.state_dict(), expected.net.state_dict())
+        assert toy_run.same_arrays(trainer.net.state_dict(), expected.net.state_dict())
         assert trainer.history != fit(train, seed=4).history
 
 
@@ -51,12 +51,12 @@ def test_a_part_of_pairs_and_of_float_arrays_is_split_off_too(form):
 
 
 def test_a_part_of_0_means_no_validation():
-    test = small.images(9, seed=5)
+    test = toy_run.images(9, seed=5)
     expected = fit(validation=None, test=test)
     for none in (0, 0.0, np.float32(0), np.int64(0)):
         trainer = fit(validation=none, test=test)
         assert trainer.history == expected.history
-        assert small.same_arrays(trainer.net.state_dict(), expected.net.state_dict())
+        assert toy_run.same_arrays(trainer.net.state_dict(), expected.net.state_dict())
         assert trainer.fit_settings == expected.fit_settings
     assert trainer.tested is None
     assert "test_accuracy" in trainer.history[0]  # tested after each epoch, as there is no validation data
@@ -65,7 +65,7 @@ def test_a_part_of_0_means_no_validation():
 
 def test_the_test_data_is_used_once(tmp_path, capsys):
     read_batches = []
-    test = small.images(9, seed=5)
+    test = toy_run.images(9, seed=5)
 
     class Counted(Loader):
         def epoch(self, epoch=0, start_batch=0):
@@ -101,10 +101,10 @@ def test_an_interrupted_run_does_not_use_the_test_data(tmp_path):
             if trainer.steps == 4:
                 trainer.stop("interrupted")
 
-    trainer = fit(test=small.images(9, seed=5), run_dir=tmp_path / "run", callbacks=[Interrupt()])
+    trainer = fit(test=toy_run.images(9, seed=5), run_dir=tmp_path / "run", callbacks=[Interrupt()])
     assert trainer.tested is None
-    resumed = fit(test=small.images(9, seed=5), run_dir=tmp_path / "run", resume=True)
-    uninterrupted = fit(test=small.images(9, seed=5))
+    resumed = fit(test=toy_run.images(9, seed=5), run_dir=tmp_path / "run", resume=True)
+    uninterrupted = fit(test=toy_run.images(9, seed=5))
     assert (resumed.tested, resumed.history) == (uninterrupted.tested, uninterrupted.history)
     assert resumed.tested["epoch"] == 3
 
@@ -116,10 +116,10 @@ def test_the_best_epoch_is_judged_by_the_validation_part(tmp_path):
         def on_epoch(self, trainer, record):
             states[record["epoch"]] = {name: value.copy() for name, value in trainer.net.state_dict().items()}
 
-    trainer = fit(epochs=5, run_dir=tmp_path / "run", callbacks=[Remember()], test=small.images(9, seed=5))
+    trainer = fit(epochs=5, run_dir=tmp_path / "run", callbacks=[Remember()], test=toy_run.images(9, seed=5))
     accuracies = [record["validation_accuracy"] for record in trainer.history]
     best = 1 + accuracies.index(max(accuracies))
-    assert small.same_arrays(checkpoint.load(tmp_path / "run" / "best.safetensors").part("net"), states[best])
+    assert toy_run.same_arrays(checkpoint.load(tmp_path / "run" / "best.safetensors").part("net"), states[best])
 
 
 def test_an_invalid_part_is_refused(tmp_path):
@@ -143,7 +143,7 @@ def test_an_invalid_part_is_refused(tmp_path):
     for train in (batches, UserLoader()):
         with pytest.raises(TypeError, match="splits a data set, and train gives batches"):
             fit(train, run_dir=tmp_path / "run")
-    one_each = small.images(60).subset([int(np.flatnonzero(DATA.labels == label)[0]) for label in range(3)])
+    one_each = toy_run.images(60).subset([int(np.flatnonzero(DATA.labels == label)[0]) for label in range(3)])
     with pytest.raises(ValueError, match="the validation part of 'lines' would be empty"):
         fit(one_each, run_dir=tmp_path / "run")
     assert not [*tmp_path.iterdir()]

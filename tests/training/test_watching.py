@@ -11,7 +11,7 @@ from gpuconv import console, plots
 from gpuconv.training import Callback, EarlyStopping, callbacks
 from gpuconv.training.callbacks import Checkpoints, Curves, Log, Progress, best_epoch, describe, monitored_measure
 from gpuconv.training.rundir import RunDirectory
-from tests.training import small
+from tests.training import toy_run
 
 
 class Bar(console._NoBar):
@@ -31,8 +31,8 @@ class Bar(console._NoBar):
 def test_every_epoch_has_a_progress_bar(monkeypatch, capsys):
     bars = []
     monkeypatch.setattr(callbacks, "progress_bar", lambda **options: bars.append(Bar(**options)) or bars[-1])
-    trainer = small.trainer()
-    small.fit(trainer, epochs=10, metrics_every=2, progress=True)
+    trainer = toy_run.trainer()
+    toy_run.fit(trainer, epochs=10, metrics_every=2, progress=True)
     assert [bar.options for bar in bars] == [
         {
             "total": 5,

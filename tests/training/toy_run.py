@@ -1,4 +1,5 @@
-"""A net and images that train quickly, with every kind of state: batch norm, dropout, augmentation, an optimizer's."""
+"""A toy run: a net and images that train quickly, with every kind of state: batch norm, dropout, augmentation, an
+optimizer's."""
 
 import numpy as np
 
