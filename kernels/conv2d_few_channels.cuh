@@ -8,7 +8,7 @@
 // twice per tile, for memory and for the other threads, and otherwise multiplies and stores.
 //
 // Dynamic shared memory: the biases, the taps' offsets, the filters, two patches. The launcher computes its size
-// (`few_channels_smem_bytes` of gpuconv/algorithms.py).
+// (`few_channels_smem_bytes` of gpuconv/few_channels.py).
 #pragma once
 
 #include "async_copy.cuh"

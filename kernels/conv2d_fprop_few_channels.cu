@@ -6,7 +6,7 @@
 // the next tile's patch of x while it computes. There is no split-K.
 //
 // Macros: those of conv2d_fprop.cu, with VECTOR_C 1. Limits: at most 4 channels, and the shared memory that
-// `few_channels_smem_bytes` (gpuconv/algorithms.py) allows.
+// `few_channels_smem_bytes` (gpuconv/few_channels.py) allows.
 // Floor: x, w and y once; 2 R S C FLOPs per output.
 
 #include "gemm.cuh"

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from gpuconv import algorithms, asarray, ops, to_numpy
-from gpuconv.algorithms import PIXELS, few_channels_smem_bytes
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.gemm import plan
 from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.ops.conv import chosen
 from gpuconv.dtypes import as_dtype
+from gpuconv.few_channels import PIXELS, few_channels_smem_bytes
 from gpuconv.layers import Conv2D, Flatten, Input, Linear, ReLU, Sequential
 from gpuconv.problems import PLAIN, Conv2dProblem
 from gpuconv.profiling.launches import recorded

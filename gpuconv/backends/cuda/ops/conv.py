@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from gpuconv.algorithms import DEPTHWISE, Choice, arithmetic_of, few_channels_smem_bytes, for_convolution
+from gpuconv.algorithms import DEPTHWISE, Choice, arithmetic_of, for_convolution
 from gpuconv.backends.cuda.gemm.launch import compute
 from gpuconv.backends.cuda.gemm.plan import Plan
 from gpuconv.backends.cuda.gemm.product import ACTIVATIONS, Product
@@ -29,6 +29,7 @@ from gpuconv.backends.cuda.runtime.outputs import (
     store,
 )
 from gpuconv.backends.cuda.runtime.rows import copied_rows, rows_of, rows_to_sum
+from gpuconv.few_channels import few_channels_smem_bytes
 from gpuconv.problems import DIRECTIONS, PLAIN, Conv2dProblem, Epilogue, Pool2dProblem
 from gpuconv.types import Array, ArrayT
 

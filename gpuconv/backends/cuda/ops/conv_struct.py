@@ -6,9 +6,9 @@ import functools
 
 import numpy as np
 
-from gpuconv.algorithms import patch_lines
 from gpuconv.backends.cuda.runtime.outputs import ceil_div
 from gpuconv.backends.cuda.runtime.structs import FAST_DIVMOD, fast_divmod, struct
+from gpuconv.few_channels import patch_lines
 from gpuconv.problems import Conv2dProblem
 
 # Kernels count pixels and taps in 32 bits, including those of a tile that reaches past the end, and elements in 64

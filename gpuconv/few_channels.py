@@ -1,0 +1,51 @@
+"""The tile and the shared memory of the kernels for few channels (kernels/conv2d_few_channels.cuh)."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+from gpuconv.problems import Conv2dProblem
+
+PIXELS, FILTERS = 256, 64  # a tile for few channels; filters: those of the largest tile
+MOST_SMEM_BYTES = 96 * 1024  # the most shared memory of a block for few channels: every GPU since sm_80 has it
+
+
+def patch_lines(problem: Conv2dProblem, pool: int) -> int:
+    """The most rows of x that the windows of a tile for few channels read, counting the rows of all images in sequence.
+
+    pool: as in `Epilogue`; a tile's pixels are counted along the pooled output.
+    """
+    n, p, q, _ = problem.pooled_shape(pool)
+    stride, dilation = problem.stride[0], problem.dilation[0]
+    windows, reach = PIXELS // pool**2, (problem.r - 1) * dilation + 1
+
+    def runs(size: int) -> int:
+        """The most runs of `size` windows that a tile touches; a tile begins at a multiple of `windows`."""
+        return min((size - math.gcd(size, windows) + windows - 1) // size + 1, -(-n * p * q // size))
+
+    if n * p * q == 0:
+        return 0
+    rows, images = runs(q), runs(p * q)  # of the pooled output
+    return (rows * pool - 1) * stride + reach + (images - 1) * max(0, reach - stride)
+
+
+@functools.lru_cache(maxsize=1024)
+def few_channels_smem_bytes(problem: Conv2dProblem, pool: int, arithmetic: str) -> int:
+    """Bytes of shared memory of a block of `gpuconv.algorithms.FEW_CHANNELS`: the biases, a table of the taps, the
+    filters, and twice the part of x that a tile's pixels read. 0 if these algorithms do not serve the problem, because
+    it has too many channels or the bytes would exceed `MOST_SMEM_BYTES`.
+    """
+    if not problem.few_channels:
+        return 0
+    (r, s), channels, q = problem.kernel_size, problem.c, problem.pooled_shape(pool)[2]
+    itemsize = {"float64": 8, "float16": 2, "bfloat16": 2}.get(arithmetic, 4)
+    chunk, scalar = 16 // itemsize, arithmetic == "float32"
+    step = 1 if scalar else 2 * chunk
+    depth = -(-r * s * channels // step) * step
+    filter_numbers = depth * (FILTERS + 8) if scalar else depth * FILTERS
+    row_pixels = (q * pool - 1) * problem.stride[1] + (s - 1) * problem.dilation[1] + 1
+    row_bytes = -(-(-problem.padding[1][0] * channels % chunk + row_pixels * channels) // chunk) * 16
+    biases, taps, filters = 4 * FILTERS, -(-depth // 4) * 16, filter_numbers * itemsize
+    found = biases + taps + filters + 2 * patch_lines(problem, pool) * row_bytes
+    return found if found <= MOST_SMEM_BYTES else 0
