@@ -18,7 +18,7 @@ from gpuconv import backends, ops
 from gpuconv.dtypes import accumulation_dtype, as_dtype
 from gpuconv.problems import Conv2dProblem, Pool2dProblem
 from gpuconv.verify.compare import Expected
-from gpuconv.verify.oracle import expect
+from gpuconv.verify.oracle import expected_results
 
 Arrays = list[Any]
 Compared = Iterator[tuple[Expected, Any]]  # expected and actual values of a part of a result
@@ -79,12 +79,12 @@ def _convolution(entry: Entry) -> Call:
 
     def check_fprop(arrays: Arrays, results: list[np.ndarray], activation: str | None = None) -> Compared:
         x, w, bias = arrays
-        (expected,) = expect("conv2d", [x[images], w, bias], window | {"activation": activation})
+        (expected,) = expected_results("conv2d", [x[images], w, bias], window | {"activation": activation})
         yield expected, results[0][images]
 
     def check_pooled(arrays: Arrays, results: list[np.ndarray]) -> Compared:
         x, w, bias = arrays
-        (expected,) = expect("conv2d", [x[images], w, bias], window | {"activation": "relu"})
+        (expected,) = expected_results("conv2d", [x[images], w, bias], window | {"activation": "relu"})
         # The maximum of four values has at most the error of the worst of them.
         with backends.oracle():
             value, bound = (ops.max_pool2d(a, kernel_size=2)[0] for a in (expected.value, expected.bound))
@@ -93,13 +93,13 @@ def _convolution(entry: Entry) -> Call:
     def check_dgrad(arrays: Arrays, results: list[np.ndarray]) -> Compared:
         dy, w = arrays
         shape = (len(images), *problem.x_shape[1:])
-        (expected,) = expect("conv2d_dgrad", [dy[images], w], window | {"input_shape": shape})
+        (expected,) = expected_results("conv2d_dgrad", [dy[images], w], window | {"input_shape": shape})
         yield expected, results[0][images]
 
     def check_wgrad(arrays: Arrays, results: list[np.ndarray]) -> Compared:
         dy, x = arrays
         part = [np.ascontiguousarray(dy[..., filters]), np.ascontiguousarray(x[..., channels])]
-        (expected,) = expect("conv2d_wgrad", part, window | {"kernel_size": problem.kernel_size})
+        (expected,) = expected_results("conv2d_wgrad", part, window | {"kernel_size": problem.kernel_size})
         yield expected, results[0][filters][..., channels]
 
     def check_backward(arrays: Arrays, results: list[np.ndarray]) -> Compared:
@@ -128,7 +128,7 @@ def _convolution(entry: Entry) -> Call:
 def _check_bias_grad(arrays: Arrays, results: list[np.ndarray]) -> Compared:
     (dy,) = arrays
     channels = _first_middle_last(dy.shape[-1])
-    (expected,) = expect("bias_grad", [np.ascontiguousarray(dy[..., channels])], {})
+    (expected,) = expected_results("bias_grad", [np.ascontiguousarray(dy[..., channels])], {})
     yield expected, results[0][channels]
 
 
@@ -141,7 +141,7 @@ def _by_images(op: str, array_count: int, **options) -> Callable[[Entry], Call]:
     def build(entry: Entry) -> Call:
         def compare(arrays: Arrays, results: list[np.ndarray]) -> Compared:
             images = _first_middle_last(len(arrays[0]))
-            (expected, *_) = expect(op, [a[images] for a in arrays], options)
+            (expected, *_) = expected_results(op, [a[images] for a in arrays], options)
             yield expected, results[0][images]
 
         def run(*arrays) -> tuple[Any, ...]:
@@ -164,7 +164,7 @@ def _bias_relu(entry: Entry) -> Call:
     def compare(arrays: Arrays, results: list[np.ndarray]) -> Compared:
         images = _first_middle_last(entry.workload[0])
         x, bias = arrays[0][images].astype(np.float64), arrays[1].astype(np.float64)
-        (expected,) = expect("add", [x, np.broadcast_to(bias, x.shape)], {})
+        (expected,) = expected_results("add", [x, np.broadcast_to(bias, x.shape)], {})
         yield Expected("y", np.maximum(expected.value, 0), expected.bound), results[0][images]
 
     return Call(entry, make, None, compare)
@@ -184,7 +184,7 @@ def _max_pool_backward(entry: Entry) -> Call:
     def compare(arrays: Arrays, results: list[np.ndarray]) -> Compared:
         images = _first_middle_last(n)
         part = options | {"input_shape": (len(images), h, w, c)}
-        (expected,) = expect("max_pool2d_backward", [a[images] for a in arrays], part)
+        (expected,) = expected_results("max_pool2d_backward", [a[images] for a in arrays], part)
         yield expected, results[0][images]
 
     return Call(entry, make, run, compare)
@@ -219,7 +219,7 @@ def _batch_norm(entry: Entry) -> Call:
 
     def compare(arrays: Arrays, results: list[np.ndarray]) -> Compared:
         channels, part = _channels_of(arrays)
-        for expected, result in zip(expect("batch_norm", part, dict(training=True))[:1], results):
+        for expected, result in zip(expected_results("batch_norm", part, dict(training=True))[:1], results):
             yield expected, result[..., channels]
 
     return Call(entry, make, run, compare)
@@ -237,7 +237,7 @@ def _batch_norm_backward(entry: Entry) -> Call:
 
     def compare(arrays: Arrays, results: list[np.ndarray]) -> Compared:
         channels, part = _channels_of(arrays)
-        for expected, result in zip(expect("batch_norm_backward", part, dict(training=True)), results):
+        for expected, result in zip(expected_results("batch_norm_backward", part, dict(training=True)), results):
             yield expected, result[..., channels]
 
     return Call(entry, make, lambda *arrays: ops.batch_norm_backward(*arrays), compare)
@@ -261,7 +261,7 @@ def _sgd(entry: Entry) -> Call:
     def compare(arrays: Arrays, results: list[np.ndarray]) -> Compared:
         places = np.linspace(0, size - 1, 1000).astype(int)
         lists = [[a[places]] for a in arrays] + [None] * (6 - len(arrays))
-        for expected, result in zip(expect("sgd_step", lists, SGD), results):
+        for expected, result in zip(expected_results("sgd_step", lists, SGD), results):
             yield expected, result[places]
 
     return Call(entry, make, run, compare)

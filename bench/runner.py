@@ -167,7 +167,7 @@ def _kernels(prepared: Prepared, device: str) -> dict[str, Any]:
     """Our launches in one call, and the resources of each kernel."""
     from gpuconv.profiling import launches
 
-    with launches.recorded() as found:
+    with launches.record_launches() as found:
         prepared.call(0)
     return {"launches": len(found), "kernels": launches.table(found, launches.architecture(device))}
 

@@ -51,7 +51,7 @@ def launched_by(net: str, precision: str) -> Iterator[Job]:
     trainer = Trainer(built, "sgd", lr=0.1, momentum=0.9)
     images = np.zeros((BATCH, *built.input_shape), np.float32).astype(built.dtype)
     x, y = backends.asarray(images, "emulated"), backends.asarray(np.zeros(BATCH, np.int64), "emulated")
-    with launches.recorded(execute=False) as found:
+    with launches.record_launches(execute=False) as found:
         trainer.optimizer.advance()
         trainer.step(x, y)
     modules = (each.kernel.module for each in found)

@@ -184,7 +184,7 @@ def a_net(algo="auto", device="emulated"):
 def products_of_a_step(net, batch=7):
     """The algorithm of each matrix-product kernel, in order, and whether it uses TF32."""
     x = asarray(np.ones((batch, 6, 5, 3), np.float32), net.device)
-    with launches.recorded() as launched:
+    with launches.record_launches() as launched:
         net.backward(net.forward(x, training=True))
     rows = [row for launch in launched for row in launches.table([launch])]
     return [(row["kernel"], row["algorithm"], "TF32" in row["macros"]) for row in rows if row["algorithm"]]
@@ -223,7 +223,7 @@ def test_a_fused_layer_reports_the_algorithm_that_runs():
         layers = [Input((13, 9, 1)), Conv2D(64, 1), ReLU(), MaxPool2D(2), Conv2D(8, 2), Sigmoid(), Flatten(), Linear(5)]
         net = Sequential(layers, device="emulated").fuse()
         x = asarray(np.ones((batch, 13, 9, 1), np.float32), "emulated")
-        with launches.recorded() as launched:
+        with launches.record_launches() as launched:
             net.backward(net.forward(x, training=True))
         used = [row["algorithm"] for launch in launched for row in launches.table([launch]) if row["algorithm"]]
         first, second, fc = (row.algorithms for row in rows(net, batch) if row.algorithms)
@@ -253,7 +253,7 @@ def test_a_named_algorithm_runs_in_its_own_directions_and_the_others_are_chosen_
         assert named[1].algorithms(8) == auto[1].algorithms(8) | {direction: algo}
         assert all(algorithm != "auto" for algorithm in named[1].algorithms(8).values())
         x = asarray(np.ones((8, 6, 6, 3)), "emulated", dtype)
-        with launches.recorded(execute=False) as recorded:
+        with launches.record_launches(execute=False) as recorded:
             named.backward(named.forward(x, training=True))
         launched = [row["algorithm"] for launch in recorded for row in launches.table([launch]) if row["algorithm"]]
         assert {*launched} == {*named[1].algorithms(8).values()}
@@ -272,9 +272,9 @@ def test_an_unproved_algorithm_is_never_the_cost_models_choice():
         for capability in (80, 90, 100, 120, algorithms.NEWEST):
             assert plan.plan(fprop, "auto", capability).algorithm.proved
             assert all(candidate.algorithm.proved for candidate in plan.candidates(fprop, capability))
-            names = {candidate.algorithm.name for candidate in plan.unproved(fprop, capability)}
+            names = {candidate.algorithm.name for candidate in plan.unproved_plans(fprop, capability)}
             assert ("new-128x128" in names) == (capability in (90, algorithms.NEWEST)), capability
-        assert "new-128x128" not in {candidate.algorithm.name for candidate in plan.unproved(dgrad)}
+        assert "new-128x128" not in {candidate.algorithm.name for candidate in plan.unproved_plans(dgrad)}
         assert plan.plan(fprop, "new-128x128").algorithm.name == "new-128x128"
         with pytest.raises(
             ValueError, match=r"'new-128x128' needs a GPU of compute capability 9\.0, received .* 10\.0;"
@@ -285,4 +285,4 @@ def test_an_unproved_algorithm_is_never_the_cost_models_choice():
         assert names == ["new-128x128", "auto", "auto"]
         names = [algorithms.for_product("new-128x128", "bfloat16", direction) for direction in DIRECTIONS]
         assert names == ["new-128x128", "auto", "auto"]
-    assert "new-128x128" not in {candidate.algorithm.name for candidate in plan.unproved(fprop)}
+    assert "new-128x128" not in {candidate.algorithm.name for candidate in plan.unproved_plans(fprop)}

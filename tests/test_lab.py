@@ -45,7 +45,7 @@ def files_of(chosen, dtypes):
                 arrays, options = case.arguments(dtype)
                 arguments = [move(a, "emulated") for a in arrays]
                 options = {name: move(value, "emulated") for name, value in options.items()}
-                with launches.recorded(execute=False) as launched:
+                with launches.record_launches(execute=False) as launched:
                     getattr(ops, case.op)(*arguments, **options)
                 if launched:
                     yield f"{case.name} {dtype}", {launch.kernel.module.path for launch in launched}

@@ -324,7 +324,8 @@ def test_names_in_british_spelling_still_work():
 
 
 def test_former_names_still_work():
-    from gpuconv import live, parallel
+    from gpuconv import backends, live, parallel
+    from gpuconv.backends.cuda import emulator
     from gpuconv.data import Normalization
     from gpuconv.data.normalization import looks_unnormalized
     from gpuconv.layers import Flatten, part
@@ -333,4 +334,6 @@ def test_former_names_still_work():
     assert parallel.started is parallel.launched_ranks
     assert part.place_of is part.part_in_elements
     assert live.Sets is live.DataSplits
+    assert backends.watched is backends.watch_calls
+    assert (emulator.recorded, emulator.watched) == (emulator.record_launches, emulator.watch_writes)
     assert Flatten().slid((2, 3, 4)) == Flatten().as_sliding((2, 3, 4))

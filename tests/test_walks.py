@@ -113,6 +113,6 @@ def test_a_batch_of_gpuconv_train_enters_the_files_that_the_docs_list(tmp_path, 
         return op(*arrays, **options)
 
     data = ["--data", "synthetic:n=8,size=32x32x1,classes=2", "--epochs", "1", "--batch-size", "4"]
-    with backends.watched(watch):
+    with backends.watch_calls(watch):
         assert main(["train", *data, "--model", "lenet", "--device", "numpy", "--quiet", "--run-dir", "run"]) == 0
     assert files[::-1] == TO_AN_OP

@@ -25,5 +25,5 @@ def with_algorithm(algorithm: Algorithm, **changed) -> Iterator[Algorithm]:
 
 
 def _forget() -> None:
-    for cached in (algorithms.serving, algorithms.find, plan.plan, plan.candidates, plan.unproved):
+    for cached in (algorithms.serving, algorithms.find, plan.plan, plan.candidates, plan.unproved_plans):
         cached.cache_clear()

@@ -24,10 +24,10 @@ from gpuconv.backends.arrays import (
     to_numpy,
     zeros,
 )
-from gpuconv.backends.dispatch import backend_of, oracle, watched
+from gpuconv.backends.dispatch import backend_of, oracle, watch_calls
 from gpuconv.devices import DeviceError, address, device_of
 
-fixed_parts = same_bits  # the former name
+fixed_parts, watched = same_bits, watch_calls  # the former names
 
 __all__ = [
     "DeviceError",
@@ -49,6 +49,7 @@ __all__ = [
     "same_bits",
     "synchronize",
     "to_numpy",
+    "watch_calls",
     "watched",
     "zeros",
 ]

@@ -47,7 +47,7 @@ _watcher: Callable[..., object] | None = None
 
 
 @contextmanager
-def watched(call: Callable[..., object]) -> Iterator[None]:
+def watch_calls(call: Callable[..., object]) -> Iterator[None]:
     """A context in which ops call their backend through ``call(function, *arrays, **options)``, which returns what the
     function returns. It holds for all threads. The op calls `call` directly, so the local variables of the calling
     frame are the op's arguments."""

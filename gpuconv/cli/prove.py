@@ -89,20 +89,20 @@ def _products(model: str, precision: str, batch_size: int, device: str) -> list[
     with user_errors():
         net = nets.build_for_step(model, precision=precision, device=device)
     step = ProfiledStep(net, batch_size, None)
-    with backends.same_bits(device), launches.recorded(execute=False), tuner.recorded_products() as products:
+    with backends.same_bits(device), launches.record_launches(execute=False), tuner.recorded_products() as products:
         step(Spans(lambda: 0))
     return [product for product in dict.fromkeys(products) if product.problem]
 
 
 def _plans(product: Product, names: list[str], device: str) -> list[Plan]:
     """The plans to prove: by the named algorithms that serve the product, or by all that need a proof."""
-    from gpuconv.backends.cuda.gemm.plan import candidates, unproved
+    from gpuconv.backends.cuda.gemm.plan import candidates, unproved_plans
     from gpuconv.backends.cuda.runtime.capability import capability_named
 
     capability = capability_named(device)
     if not names:
-        return [*unproved(product, capability)]
-    every = (*candidates(product, capability), *unproved(product, capability))
+        return [*unproved_plans(product, capability)]
+    every = (*candidates(product, capability), *unproved_plans(product, capability))
     return [each for each in every if each.algorithm.name in names]
 
 

@@ -174,7 +174,7 @@ def _watch_call(call: Call, offset: int, algorithm: str, part: bool = False) -> 
         memory = out[(*at[:-1], slice(at[-1], at[-1] + 1))]
         if part:
             memory = emulator.ArgumentBytes("partials", offset * size, size)
-        with emulator.watched(memory, writers[-1] if last and writers else None) as seen:
+        with emulator.watch_writes(memory, writers[-1] if last and writers else None) as seen:
             call.on("emulated", out=out, **({"algo": algorithm} if "algo" in call.options and algorithm else {}))
         if last is None:
             writers = [each for each in seen if isinstance(each, emulator.Writer)]

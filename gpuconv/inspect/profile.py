@@ -142,7 +142,7 @@ def profile(
     """
     step = ProfiledStep(net, integer("batch_size", batch_size, 1), fuse)
     emulated = Device.named(net.device).kind == "emulated"
-    with launches.recorded(execute=not emulated) as found:
+    with launches.record_launches(execute=not emulated) as found:
         spans = step(Spans(lambda: len(found)))
     timed = [] if emulated else _time_steps(step, open_timer(net.device), integer("steps", steps, 1))
     seconds = [statistics.median(each) for each in zip(*map(_own_seconds, timed))] or [None] * len(spans)

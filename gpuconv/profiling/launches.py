@@ -30,7 +30,7 @@ class Launch:
 
 
 @contextmanager
-def recorded(*, execute: bool = True) -> Iterator[list[Launch]]:
+def record_launches(*, execute: bool = True) -> Iterator[list[Launch]]:
     """A context that yields a list and adds to it every launch of gpuconv in this thread, on a GPU or emulated, except
     empty launches and those that time the candidates of "auto".
 

@@ -20,7 +20,7 @@ SMALLEST = {"float64": 2.0**-1074, "float32": 2.0**-149, "float16": 2.0**-24, "b
 Bound = np.ndarray | float  # one bound for each element, or one for all
 
 
-def accumulated(dtype: DTypeLike, length: int, magnitude: Bound) -> Bound:
+def accumulation(dtype: DTypeLike, length: int, magnitude: Bound) -> Bound:
     """A bound on the error of a sum of `length` products in the dtype's accumulator, before it is rounded to dtype.
 
     magnitude: the same sum over absolute values. The factor 2 covers the second-order terms of gamma and products that
@@ -31,12 +31,12 @@ def accumulated(dtype: DTypeLike, length: int, magnitude: Bound) -> Bound:
     return 2 * (length + 2) * UNIT_ROUNDOFF[accumulator] * np.abs(magnitude)
 
 
-def rounded(dtype: DTypeLike, value: Bound) -> Bound:
+def rounding(dtype: DTypeLike, value: Bound) -> Bound:
     """A bound on the error of rounding `value` to dtype; the constant covers subnormal results."""
     name = as_dtype(dtype).name
     return 2 * UNIT_ROUNDOFF[name] * np.abs(value) + SMALLEST[name]
 
 
 def sum_bound(dtype: DTypeLike, length: int, magnitude: Bound) -> Bound:
-    """A bound on the error of a sum of `length` products, rounded to dtype. magnitude: as in `accumulated`."""
-    return accumulated(dtype, length, magnitude) + rounded(dtype, magnitude)
+    """A bound on the error of a sum of `length` products, rounded to dtype. magnitude: as in `accumulation`."""
+    return accumulation(dtype, length, magnitude) + rounding(dtype, magnitude)

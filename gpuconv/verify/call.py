@@ -21,7 +21,7 @@ from gpuconv.names import lookup
 from gpuconv.ops import OPS
 from gpuconv.types import Options, Record
 from gpuconv.verify.compare import Difference, Expected, compare, results
-from gpuconv.verify.oracle import expect, is_exact
+from gpuconv.verify.oracle import expected_results, is_exact
 from gpuconv.verify.rules.base import added, as_float64
 from gpuconv.verify.run import move
 
@@ -67,7 +67,7 @@ class Call:
         adding = {"accumulate", "accumulate_dx"}
         options = {name: value for name, value in self.options.items() if name not in adding}
         arrays = [_copied(array) for array in self.arrays]
-        found = expect(self.op, arrays, options)
+        found = expected_results(self.op, arrays, options)
         names = [name for name in self.results if name != "db"]
         by_name = {name: Expected(name, one.value, one.bound) for name, one in zip(names, found, strict=True)}
         if "db" in self.results:
@@ -83,12 +83,12 @@ class Call:
         of ones, so that only values whose mask bit is set count."""
         dy = self.arrays[0]
         if dy.ndim == 2:
-            (one,) = expect("bias_grad", [dy], {})
+            (one,) = expected_results("bias_grad", [dy], {})
         else:
             n, p, q, _ = dy.shape
             same = {name: self.options[name] for name in ("mask", "pool", "groups")}
             ones = np.ones((n, p * same["pool"], q * same["pool"], same["groups"]), dy.dtype)
-            (one,) = expect("conv2d_wgrad", [dy, ones], dict(kernel_size=1, **same))
+            (one,) = expected_results("conv2d_wgrad", [dy, ones], dict(kernel_size=1, **same))
         return Expected("db", np.reshape(one.value, -1), np.reshape(one.bound, -1))
 
     def _added_to(self) -> dict[str, np.ndarray]:
@@ -253,7 +253,7 @@ def recording(
                 keeping = False
         return returned
 
-    with backends.watched(call):
+    with backends.watch_calls(call):
         yield
 
 

@@ -16,19 +16,19 @@ from gpuconv.backends.reference.precision import round_tf32
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.problems import ACTIVATIONS
 from gpuconv.types import Array, Options
-from gpuconv.verify.bounds import accumulated, sum_bound
+from gpuconv.verify.bounds import accumulation, sum_bound
 from gpuconv.verify.compare import Expected
 from gpuconv.verify.rules import activations, norm, optim, products
 from gpuconv.verify.rules.base import Arrays, Rule, adding, as_float64, exact_results
 
-__all__ = ["Expected", "expect"]
+__all__ = ["Expected", "expected_results"]
 
 # How many of an op's first arrays are rounded to TF32; 2 for other ops.
 _FACTORS = {"conv2d_backward": 3, "batch_norm_backward": 1}
 
 
 @backends.oracle()
-def expect(op: str, arrays: Arrays, options: Options) -> list[Expected]:
+def expected_results(op: str, arrays: Arrays, options: Options) -> list[Expected]:
     """The expected results of an op for host arrays, whatever algorithm computes them."""
     rule, tf32 = _RULES[op], options.get("tf32", False)
     options = {name: value for name, value in options.items() if name not in ("algo", "tf32")}
@@ -85,7 +85,7 @@ def _digest(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[
     found = ops.digest(*(array.astype(dtype) for array in arrays))
     x, *before = arrays
     of_sums = [np.abs(x).sum(), (x**2).sum(), sum(((x - old) ** 2).sum() for old in before)]
-    errors = [accumulated(np.float64, x.size, size) for size in of_sums]
+    errors = [accumulation(np.float64, x.size, size) for size in of_sums]
     return [Expected("result", found, np.array([0.0, 0.0, *errors]))]
 
 

@@ -13,7 +13,7 @@ from gpuconv import backends, html, ops
 from gpuconv.algorithms import UnservedError
 from gpuconv.verify.cases.case import Case
 from gpuconv.verify.compare import compare, results
-from gpuconv.verify.oracle import expect
+from gpuconv.verify.oracle import expected_results
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def run_case(case: Case, dtype: str, device: str, seed: int = 0) -> Outcome:
     """
     arrays, options = case.arguments(dtype, seed)
     moved, moved_options = [move(a, device) for a in arrays], {k: move(v, device) for k, v in options.items()}
-    expected = expect(case.op, [_copy(a) for a in arrays], options)
+    expected = expected_results(case.op, [_copy(a) for a in arrays], options)
     try:
         returned = getattr(ops, case.op)(*moved, **moved_options)
         found = [backends.to_numpy(array) for array in results(case.op, moved, returned).values()]

@@ -21,7 +21,7 @@ from ci.gate.results import FailedError, LateError, NotReachedError
 from gpuconv.algorithms import ALGORITHMS
 from gpuconv.backends.cuda import cache
 from gpuconv.backends.cuda.gemm import plan, proofs, prover
-from gpuconv.backends.cuda.gemm.plan import unproved
+from gpuconv.backends.cuda.gemm.plan import unproved_plans
 from gpuconv.backends.cuda.gemm.proofs import Verdict
 from tests import standin
 from tests.standin import proving
@@ -88,7 +88,7 @@ def test_wrong_values_are_described_in_lines_of_text():
 
 
 def only_the_new_algorithm(*arguments):
-    return [candidate for candidate in unproved(*arguments) if candidate.algorithm.name == NAME]
+    return [candidate for candidate in unproved_plans(*arguments) if candidate.algorithm.name == NAME]
 
 
 @pytest.mark.slow
@@ -101,7 +101,7 @@ def test_a_direction_is_proved_on_the_stand_in_or_says_why_not(monkeypatch, tmp_
     monkeypatch.setattr(prover, "_prover", prover.Prover())
     planted = proving.planted(fault if fault != "hangs" else "none")
     with standin.installed(["90"]), new_family(), planted, monkeypatch.context() as patch:
-        patch.setattr(plan, "unproved", only_the_new_algorithm)
+        patch.setattr(plan, "unproved_plans", only_the_new_algorithm)
         status = algorithms.check("fprop", "cuda", True)
     prover.close()
     lines = capsys.readouterr().out.splitlines()
@@ -163,7 +163,7 @@ def test_every_epilogue_is_proved_only_in_bfloat16():
 
 
 def test_a_direction_without_anything_to_prove_counts_as_not_reached(monkeypatch, capsys):
-    monkeypatch.setattr(plan, "unproved", lambda *arguments: ())
+    monkeypatch.setattr(plan, "unproved_plans", lambda *arguments: ())
     assert algorithms.check("dgrad", "emulated", True) == NOTHING
     assert capsys.readouterr().out == "no algorithm of dgrad is to be proved\n"
 

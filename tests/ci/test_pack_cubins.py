@@ -12,7 +12,7 @@ from ci.gate import start
 from ci.gate.commands import Gate
 from ci.gate.hopper_kernels import algorithms, warpgroup
 from ci.gate.results import FailedError, NotReachedError
-from gpuconv.backends.cuda.gemm.plan import plan, unproved
+from gpuconv.backends.cuda.gemm.plan import plan, unproved_plans
 from gpuconv.backends.cuda.gemm.proofs import trusting
 from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.profiling import launches
@@ -102,9 +102,9 @@ def test_the_kernels_that_the_hopper_checks_run_are_packed(direction):
         for epilogue in algorithms.epilogues(direction, dtype, small=False):
             product = algorithms.product_to_prove(direction, problem, epilogue, dtype)
             reference = plan(product, "auto", 90).algorithm.name
-            for candidate in unproved(product, 90):
+            for candidate in unproved_plans(product, 90):
                 question = replace(algorithms.question_of(product, candidate, "emulated"), against=reference)
-                with launches.recorded(execute=False) as launched, trusting():
+                with launches.record_launches(execute=False) as launched, trusting():
                     proof = Proof(question)
                     run_on_device(question, question.algorithm, proof._random, Form(), epilogue)
                 modules = [launch.kernel.module for launch in launched]

@@ -226,7 +226,7 @@ def test_a_seed_shuffles_the_blocks_of_a_cluster():
 def test_a_watch_names_the_writing_block():
     x, y = emulator.asarray(np.ones((4, 32), np.float32)), emulator.zeros((4, 32))
     kernel = load(FILE, {"SIZE": 2}).kernel("exchanged")
-    with emulator.watched(emulator.ArgumentBytes("y", 2 * 128 + 5 * 4, 4)) as seen:
+    with emulator.watch_writes(emulator.ArgumentBytes("y", 2 * 128 + 5 * 4, 4)) as seen:
         kernel(4, 32, y, x)
     assert [(writer.block, writer.thread) for writer in seen] == [((2, 0, 0), (5, 0, 0)), ((3, 0, 0), (26, 0, 0))]
 

@@ -23,7 +23,7 @@ from gpuconv.dtypes import as_dtype
 from gpuconv.problems import ACTIVATIONS, Conv2dProblem
 from gpuconv.profiling import launches
 from gpuconv.verify.conv_problems import conv, random_arrays, random_convolutions
-from gpuconv.verify.oracle import expect
+from gpuconv.verify.oracle import expected_results
 from tests.kernels.agreement import assert_same_bits, on_device, varied
 from tests.tolerance import assert_within
 
@@ -50,7 +50,7 @@ def arguments(op: str, case: Conv2dProblem, dtype: str = "float32"):
 def assert_right(op: str, device: str, case: Conv2dProblem, dtype: str = "float32", **options):
     """Run a direction, compare it with the oracle, and return the result."""
     arrays, given_options = arguments(op, case, dtype)
-    (expected,) = expect(op, arrays, given_options | options)
+    (expected,) = expected_results(op, arrays, given_options | options)
     result = on_device(op, device, *arrays, **given_options | options)
     assert result.dtype == as_dtype(dtype)
     assert_within(result, expected.value, expected.bound, f"{op} {case}")
@@ -128,7 +128,7 @@ def test_every_algorithm_agrees_with_the_oracle_in_every_other_arithmetic(device
 @pytest.mark.parametrize("channels", [(3, 24), (3, 70), (8, 64), (5, 7)])
 def test_the_tile_for_filter_gradients_of_first_layers_agrees_with_the_oracle(device, channels, dtype, tf32):
     case, options = problem(*channels), dict(algo="mma-64x32", tf32=tf32)
-    with launches.recorded() as launched:
+    with launches.record_launches() as launched:
         assert_right("conv2d_wgrad", device, case, dtype, **options)
     kernel = launched[0].kernel
     assert algorithms.of_launch(kernel.name, kernel.module.defines) == "mma-64x32"
@@ -181,7 +181,7 @@ def test_memory_accesses_stay_within_bounds(device, monkeypatch, op, channels):
 def test_fused_bias_and_activation_agree_with_the_oracle(device, activation, with_bias):
     (x, w, bias), options = arguments("conv2d", problem(4, 6))
     arrays, options = [x, w, bias if with_bias else None], options | dict(activation=activation)
-    (expected,) = expect("conv2d", arrays, options)
+    (expected,) = expected_results("conv2d", arrays, options)
     assert_within(on_device("conv2d", device, *arrays, **options), expected.value, expected.bound, activation)
 
 
@@ -190,7 +190,7 @@ def test_wgrad_accumulates(device, monkeypatch, splits):
     force_algorithm(monkeypatch, None, splits)
     case = problem(4, 6)
     arrays, options = arguments("conv2d_wgrad", case)
-    (expected,) = expect("conv2d_wgrad", arrays, options)
+    (expected,) = expected_results("conv2d_wgrad", arrays, options)
     before = np.random.default_rng(1).standard_normal(case.w_shape).astype(np.float32)
     dw = asarray(np.repeat(before, 2, axis=3), device)
     target = dw[..., ::2]
@@ -214,7 +214,7 @@ def test_dgrad_accumulates_into_a_slice(monkeypatch, algo, dtype, channels, marg
     arrays, options = arguments("conv2d_dgrad", case, dtype)
     before = np.random.default_rng(1).standard_normal((*case.x_shape[:-1], case.c + 2 * margin)).astype(as_dtype(dtype))
     options |= dict(accumulate=True, out=before[..., margin:-margin])
-    (expected,) = expect("conv2d_dgrad", arrays, options)
+    (expected,) = expected_results("conv2d_dgrad", arrays, options)
     volume = asarray(before, "emulated")
     options["out"] = volume[..., margin:-margin]
     with emulator.configure(sanitize="checked", seed=3):
@@ -509,6 +509,6 @@ def test_backward_accumulates(device):
     x, w, _, dy = random_arrays(case, np.float32)
     dw, db = (asarray(np.ones(shape, np.float32), device) for shape in (w.shape, case.k))
     ops.conv2d_backward(*(asarray(a, device) for a in (dy, x, w)), dw=dw, db=db, accumulate=True, **case.window)
-    _, expected = expect("conv2d_backward", [dy, x, w], case.window)
+    _, expected = expected_results("conv2d_backward", [dy, x, w], case.window)
     assert_within(to_numpy(dw), 1 + expected.value, expected.bound + 1e-6)
     np.testing.assert_allclose(to_numpy(db), 1 + dy.astype(np.float64).sum((0, 1, 2)), rtol=1e-5, atol=1e-4)

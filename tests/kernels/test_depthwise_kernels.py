@@ -10,9 +10,9 @@ from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.ops import depthwise
 from gpuconv.dtypes import as_dtype
 from gpuconv.problems import Conv2dProblem
-from gpuconv.profiling.launches import recorded
+from gpuconv.profiling.launches import record_launches
 from gpuconv.verify.conv_problems import conv, random_arrays
-from gpuconv.verify.oracle import expect
+from gpuconv.verify.oracle import expected_results
 from tests.kernels.agreement import assert_same_bits, on_device, varied
 from tests.tolerance import assert_within
 
@@ -43,8 +43,8 @@ def arguments(op: str, case: Conv2dProblem, dtype: str = "float32"):
 
 def assert_right(op: str, device: str, case: Conv2dProblem, dtype: str = "float32", **more):
     arrays, options = arguments(op, case, dtype)
-    (expected,) = expect(op, arrays, options | more)
-    with recorded() as launches:
+    (expected,) = expected_results(op, arrays, options | more)
+    with record_launches() as launches:
         result = on_device(op, device, *arrays, **options | more)
     if device != "numpy":
         assert launches[0].kernel.name.endswith("_depthwise")
@@ -95,7 +95,7 @@ def test_a_filter_gradient_accumulates_over_splits(device, monkeypatch):
     monkeypatch.setattr(depthwise, "_BLOCKS", 5)
     (dy, x), options = arguments("conv2d_wgrad", SQUARE)
     before = np.random.default_rng(3).standard_normal((16, 3, 3, 1)).astype(np.float32)
-    (gradient,) = expect("conv2d_wgrad", [dy, x], options)
+    (gradient,) = expected_results("conv2d_wgrad", [dy, x], options)
     out = asarray(before.copy(), device)
     result = on_device("conv2d_wgrad", device, dy, x, **options, out=out, accumulate=True)
     assert_within(result, before + gradient.value, gradient.bound + 1e-6, "accumulated")
@@ -107,7 +107,7 @@ def test_an_input_gradient_accumulates_into_a_slice(device, name):
     n, h, across, c = CASES[name].x_shape
     before = np.random.default_rng(3).standard_normal((n, h, across, c + 8)).astype(np.float32)
     options |= dict(accumulate=True, out=before[..., 4:-4])
-    (expected,) = expect("conv2d_dgrad", [dy, w], options)
+    (expected,) = expected_results("conv2d_dgrad", [dy, w], options)
     volume = asarray(before, device)
     ops.conv2d_dgrad(asarray(dy, device), asarray(w, device), **options | dict(out=volume[..., 4:-4]))
     assert_within(to_numpy(volume)[..., 4:-4], expected.value, expected.bound, "accumulated")
@@ -132,8 +132,8 @@ def test_the_algorithm_is_refused_for_other_convolutions():
 
 def test_a_matrix_product_algorithm_can_be_named_instead(device):
     arrays, options = arguments("conv2d", SQUARE)
-    (expected,) = expect("conv2d", arrays, options)
-    with recorded() as launches:
+    (expected,) = expected_results("conv2d", arrays, options)
+    with record_launches() as launches:
         result = on_device("conv2d", device, *arrays, **options, algo="simt-64x32")
     assert_within(result, expected.value, expected.bound, "as a product")
     assert launches[0].kernel.name == "conv2d_fprop_simt"

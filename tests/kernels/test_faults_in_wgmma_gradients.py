@@ -13,7 +13,7 @@ from gpuconv.algorithms import find
 from gpuconv.backends.cuda import emulator
 from gpuconv.dtypes import as_dtype
 from gpuconv.verify.conv_problems import conv, random_arrays
-from gpuconv.verify.oracle import expect
+from gpuconv.verify.oracle import expected_results
 from tests.kernels.test_conv_kernels import force_algorithm
 from tests.kernels.test_faults_in_wgmma_kernels import (
     DEADLOCK,
@@ -239,7 +239,7 @@ def assert_right(op):
             dict(kernel_size=case.kernel_size),
             dict(db=asarray(np.zeros_like(bias), "emulated")),
         )
-    (expected,) = expect(op, arrays, options | case.window)
+    (expected,) = expected_results(op, arrays, options | case.window)
     result = getattr(ops, op)(*[asarray(array, "emulated") for array in arrays], **options | case.window | more)
     assert_within(to_numpy(result), expected.value, expected.bound, op)
     for db in more.values():

@@ -17,9 +17,9 @@ from gpuconv.dtypes import as_dtype
 from gpuconv.few_channels import PIXELS, few_channels_smem_bytes
 from gpuconv.layers import Conv2D, Flatten, Input, Linear, ReLU, Sequential
 from gpuconv.problems import PLAIN, Conv2dProblem
-from gpuconv.profiling.launches import recorded
+from gpuconv.profiling.launches import record_launches
 from gpuconv.verify.conv_problems import conv, random_arrays
-from gpuconv.verify.oracle import expect
+from gpuconv.verify.oracle import expected_results
 from tests.kernels.agreement import assert_same_bits, on_device, varied
 from tests.tolerance import assert_within
 
@@ -50,8 +50,8 @@ def arguments(case: Conv2dProblem, arithmetic: str):
 
 def assert_right(device: str, case: Conv2dProblem, arithmetic: str, op: str = "conv2d", **more):
     arrays, options = arguments(case, arithmetic)
-    expected = expect(op, arrays, options | more)
-    with recorded() as launches:
+    expected = expected_results(op, arrays, options | more)
+    with record_launches() as launches:
         results = on_device(op, device, *arrays, **options | more)
     assert case.n == 0 or [launch.kernel.name for launch in launches] == ["conv2d_fprop_few_channels"]
     for exact, result in zip(expected, results if isinstance(results, tuple) else (results,)):
@@ -100,7 +100,7 @@ def test_the_moments_include_every_tile(device, one_multiprocessor, algo, dtype)
     x, w, bias, _ = random_arrays(SEVERAL_TILES[0], as_dtype(dtype))
     vectors = [np.random.default_rng(i).random(w.shape[0]).astype(np.float32) for i in range(4)]
     options = SEVERAL_TILES[0].window | dict(algo=algo, activation="relu")
-    expected = expect("conv2d_batch_norm", [x, w, bias, *vectors], options)
+    expected = expected_results("conv2d_batch_norm", [x, w, bias, *vectors], options)
     for exact, result in zip(expected, on_device("conv2d_batch_norm", device, x, w, bias, *vectors, **options)):
         assert_within(result, exact.value, exact.bound, exact.name)
 
@@ -202,7 +202,7 @@ def test_a_layer_uses_the_algorithm_forward_and_the_automatic_choice_for_gradien
     layers = [Input((8, 8, 3)), Conv2D(8, 3, padding=1, algo=FEW_CHANNELS), ReLU(), Flatten(), Linear(5)]
     for net in (Sequential(layers, device="emulated"), Sequential(layers, device="emulated").fuse()):
         x = asarray(np.ones((2, 8, 8, 3), np.float32), "emulated")
-        with recorded() as launches:
+        with record_launches() as launches:
             net.backward(net.forward(x, training=True))
         conv_net = next(layer for layer in net.walk() if layer.algorithms(2))
         algorithms_used = conv_net.algorithms(2)

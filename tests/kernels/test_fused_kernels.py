@@ -129,7 +129,7 @@ def test_an_activation_and_its_saved_input_have_the_bits_of_separate_kernels(dev
     before = ops.conv2d(x, w, bias, **options)  # sums of integers are exact
     for number, algorithm in enumerate(serving_convolution(case, "tf32" if tf32 else dtype)):
         activation = ("gelu", "silu", "hard_swish")[number % 3]
-        with launches.recorded() as launched:
+        with launches.record_launches() as launched:
             y, saved = ops.conv2d_relu(x, w, bias, activation=activation, algo=algorithm.name, **options)
         assert len(launched) == 1
         np.testing.assert_array_equal(to_numpy(saved), to_numpy(before), algorithm.name)
@@ -203,7 +203,7 @@ def test_memory_accesses_on_tensor_cores_stay_within_bounds(device):
     of_vectors = [c for c in verify.cases(("tiny",)) if c.name.startswith("2x2x3x8-8x1x1 ")]
     chosen = [c for c in of_vectors if c.name.endswith("pool") or c.op == "conv2d_batch_norm"]
     assert {c.op for c in chosen} == {"conv2d_relu", "conv2d_dgrad", "conv2d_wgrad", "conv2d_batch_norm"}
-    with emulator.configure(sanitize="checked", seed=7), launches.recorded() as launched:
+    with emulator.configure(sanitize="checked", seed=7), launches.record_launches() as launched:
         for case in chosen:
             outcome = verify.run_case(case, "bfloat16", device)
             assert outcome.passed, outcome.failure

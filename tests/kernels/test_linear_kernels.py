@@ -7,7 +7,7 @@ import pytest
 
 from gpuconv import asarray, ops, to_numpy
 from gpuconv.dtypes import as_dtype
-from gpuconv.verify.oracle import expect
+from gpuconv.verify.oracle import expected_results
 from tests.kernels.agreement import FLOATS, assert_same_bits, on_device, random
 from tests.tolerance import assert_within
 
@@ -28,7 +28,7 @@ def arguments(op, rng, shape, dtype):
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_linear_ops_agree_with_the_oracle(device, rng, op, shape, dtype):
     arrays = arguments(op, rng, shape, dtype)
-    (expected,) = expect(op, arrays, {})
+    (expected,) = expected_results(op, arrays, {})
     result = on_device(op, device, *arrays)
     assert result.dtype == as_dtype(dtype)
     assert_within(result, expected.value, expected.bound, f"{op} {shape}")
@@ -43,7 +43,7 @@ def test_a_deep_product_gives_the_same_bits_in_every_thread_order(device, rng, o
 def test_activation_and_bias_are_fused(device, rng, activation):
     x, w, bias = arguments("linear", rng, (5, 1200, 6), "float32")
     for arrays in ([x, w, bias], [x, w, None]):
-        (expected,) = expect("linear", arrays, dict(activation=activation))
+        (expected,) = expected_results("linear", arrays, dict(activation=activation))
         assert_within(on_device("linear", device, *arrays, activation=activation), expected.value, expected.bound)
 
 
@@ -59,7 +59,7 @@ def test_transposed_inputs_and_outputs_give_the_same_bits(device, rng, op):
 
 def test_wgrad_accumulates_into_a_view(device, rng):
     dy, x = arguments("linear_wgrad", rng, (6, 9, 4), "float32")
-    (expected,) = expect("linear_wgrad", [dy, x], {})
+    (expected,) = expected_results("linear_wgrad", [dy, x], {})
     dw = asarray(np.ones((9, 4), np.float32), device).T
     assert ops.linear_wgrad(asarray(dy, device), asarray(x, device), out=dw, accumulate=True) is dw
     assert_within(to_numpy(dw), expected.value + 1, expected.bound + 2.0**-22 * np.abs(expected.value + 1))

@@ -95,7 +95,7 @@ def test_16_bit_floats_and_tf32_use_tensor_cores(op, device):
 
     for arithmetic in ARITHMETICS:
         dtype, tf32_option = options(arithmetic)
-        with launches.recorded() as launched:
+        with launches.record_launches() as launched:
             assert_right(op, device, problem(8, 8), dtype, **tf32_option)
         assert launched[0].kernel.name.endswith("_mma")
 

@@ -8,7 +8,7 @@ from gpuconv import asarray, ops, to_numpy
 from gpuconv.backends.cuda.ops import muon
 from gpuconv.newton_schulz import PRECISIONS
 from gpuconv.profiling.launches import recorded
-from gpuconv.verify.bounds import accumulated, rounded
+from gpuconv.verify.bounds import accumulation, rounding
 
 SHAPES = [(130, 70), (130, 70), (5, 9100), (5, 9100), (9, 2, 2, 4)]  # tiles, split depths, tall and wide
 
@@ -73,7 +73,7 @@ def test_the_rate_is_read_when_the_step_runs(device, rng, dtype):
         wide = old.astype(np.float64)
         expected = wide * np.sqrt(len(old)) / np.linalg.norm(wide)
         error = np.abs(to_numpy(new).astype(np.float64) - expected)
-        assert (error <= accumulated(dtype, old.size + 4, expected) + rounded(dtype, expected)).all()
+        assert (error <= accumulation(dtype, old.size + 4, expected) + rounding(dtype, expected)).all()
 
 
 @pytest.mark.parametrize("backend", ["numpy", "kernels"])

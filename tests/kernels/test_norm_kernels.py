@@ -16,7 +16,7 @@ from gpuconv.dtypes import accumulation_dtype, as_dtype
 from gpuconv.problems import ACTIVATIONS, Conv2dProblem
 from gpuconv.profiling import launches
 from gpuconv.verify.conv_problems import conv, random_arrays
-from gpuconv.verify.oracle import expect
+from gpuconv.verify.oracle import expected_results
 from gpuconv.verify.rules.base import as_float64
 from tests.kernels.agreement import FLOATS, assert_same_bits, expected, on_device, random, thread_orders
 from tests.tolerance import UNIT_ROUNDOFF, assert_within, elementwise_bound, sum_bound
@@ -430,7 +430,7 @@ def test_statistics_of_every_algorithm_agree_with_the_oracle(device, monkeypatch
     case = conv(2, 9, 13, *channels, (3, 2), padding=((1, 1), (0, 2)))
     arrays = conv_norm_arrays(case, "float32")
     options = case.window | dict(activation="silu", pool=pool)
-    expected = expect("conv2d_batch_norm", arrays, options)
+    expected = expected_results("conv2d_batch_norm", arrays, options)
     for algorithm in serving("float32"):
         moved = [asarray(a.copy(), device) for a in arrays]
         results = ops.conv2d_batch_norm(*moved, **options, algo=algorithm.name)
@@ -443,7 +443,7 @@ def test_the_variance_is_right_despite_a_large_bias(device):
     case = conv(4, 8, 8, 4, 8, (1, 1))
     arrays = conv_norm_arrays(case, "float32")
     arrays[2] = np.full(8, 5000, np.float32)
-    expected = expect("conv2d_batch_norm", arrays, case.window)
+    expected = expected_results("conv2d_batch_norm", arrays, case.window)
     moved = [asarray(a, device) for a in arrays]
     results = ops.conv2d_batch_norm(*moved, **case.window)
     inv_std = next(reference for reference in expected if reference.name == "inv_std")
@@ -465,7 +465,7 @@ def test_statistics_have_no_memory_errors(device):
             options = case.window | dict(pool=pool)
             with emulator.configure(sanitize="checked", seed=7):
                 results = on_device("conv2d_batch_norm", device, *conv_norm_arrays(case, "float32"), **options)
-            expected = expect("conv2d_batch_norm", conv_norm_arrays(case, "float32"), options)
+            expected = expected_results("conv2d_batch_norm", conv_norm_arrays(case, "float32"), options)
             for reference, result in zip(expected, results):
                 assert_within(result, reference.value, reference.bound, reference.name)
 
@@ -490,7 +490,7 @@ def options_on(device, options):
 
 def assert_norm_below(device, case, dtype="float32", activation=None, **more):
     arrays, options = norm_below(case, dtype, activation)
-    expected = expect("batch_norm_backward", arrays, options | more)
+    expected = expected_results("batch_norm_backward", arrays, options | more)
     results = on_device("batch_norm_backward", device, *arrays, **options_on(device, options), **more)
     for reference, result in zip(expected, results, strict=True):
         assert_within(result, reference.value, reference.bound, f"{case} {dtype} {more} {reference.name}")
@@ -526,7 +526,7 @@ def test_backward_sums_of_every_activation_agree_with_the_oracle(device):
 
 def test_backward_sums_run_in_the_gradients_kernel(device):
     arrays, options = norm_below(BELOW["plain"], "float32")
-    with launches.recorded() as launched:
+    with launches.record_launches() as launched:
         on_device("batch_norm_backward", device, *arrays, **options_on(device, options), algo="simt-64x32")
     kernels = [launch.kernel.name for launch in launched]
     assert kernels == ["conv2d_dgrad_simt", "batch_norm_backward_finish", "batch_norm_backward_dx"]

@@ -11,7 +11,7 @@ from gpuconv import asarray, ops, to_numpy
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.ops import optim
 from gpuconv.dtypes import as_dtype
-from gpuconv.profiling.launches import recorded
+from gpuconv.profiling.launches import record_launches
 from gpuconv.verify.rules.base import as_float64
 from tests.kernels.agreement import FLOATS, random, thread_orders
 from tests.tolerance import assert_within, elementwise_bound
@@ -256,7 +256,7 @@ def test_a_step_with_masters_is_that_of_float32_parameters(device, rng, rule, dt
 @rules
 def test_parameters_with_and_without_a_master_share_a_launch(device, rng, rule):
     on_device = copied_to(device, with_masters(rng, rule, "bfloat16"))
-    with recorded() as launches:
+    with record_launches() as launches:
         master_step(rule, on_device)
     assert [launch.kernel.name for launch in launches] == [RULES[rule][0]]
 

@@ -10,9 +10,9 @@ import pytest
 from gpuconv import ops, verify
 from gpuconv.algorithms import find
 from gpuconv.dtypes import as_dtype
-from gpuconv.profiling.launches import recorded
+from gpuconv.profiling.launches import record_launches
 from gpuconv.verify.conv_problems import conv, random_arrays
-from gpuconv.verify.oracle import expect
+from gpuconv.verify.oracle import expected_results
 from tests.kernels.agreement import on_device
 from tests.kernels.test_machine_code import compiled, tensor_core_variant
 from tests.tolerance import assert_within
@@ -64,8 +64,8 @@ def test_gemm_family_agrees_with_the_oracle(device, monkeypatch, name):
         "conv2d_wgrad": ([dy, x], {"kernel_size": problem.kernel_size}),
     }[op]
     options = problem.window | options | more
-    (expected,) = expect(op, arrays, options)
-    with recorded() as launches:
+    (expected,) = expected_results(op, arrays, options)
+    with record_launches() as launches:
         assert_within(on_device(op, device, *arrays, **options), expected.value, expected.bound)
     assert [launch.kernel.name for launch in launches] == kernels
 

@@ -18,7 +18,7 @@ from gpuconv.dtypes import as_dtype
 from gpuconv.problems import Conv2dProblem
 from gpuconv.profiling import launches
 from gpuconv.verify.conv_problems import conv
-from gpuconv.verify.oracle import expect
+from gpuconv.verify.oracle import expected_results
 from tests.kernels.agreement import assert_same_bits, on_device
 from tests.kernels.test_conv_kernels import DIRECTIONS, arguments, assert_right
 from tests.tolerance import assert_within
@@ -161,7 +161,7 @@ def test_convolutions_with_iterators_agree_with_the_oracle(device, op, arithmeti
 def test_filters_with_more_taps_than_the_table_holds_agree_with_the_oracle(device, op, arithmetic):
     dtype, tf32_option = options(arithmetic)
     for case in WITHOUT_TAP_TABLE:
-        with launches.recorded() as launched:
+        with launches.record_launches() as launched:
             assert_right(op, device, case, dtype, algo="mma-64x64", **tf32_option)
         assert launched[0].kernel.module.defines["TAP_TABLE"] == "0"
 
@@ -199,7 +199,7 @@ def test_gradients_go_through_a_mask(device, rng, op, arithmetic):
     for case in (TWENTY_FOUR, STRIDED, grouped, conv(2, 7, 9, 8, 12, 3, padding=PAD)):
         (dy, other), window = arguments(op, case, dtype)
         keeps = rng.integers(0, 2, dy.shape).astype(bool)
-        (expected,) = expect(op, [np.where(keeps, dy, np.zeros_like(dy)), other], window | tf32_option)
+        (expected,) = expected_results(op, [np.where(keeps, dy, np.zeros_like(dy)), other], window | tf32_option)
         by_group = keeps.reshape(*dy.shape[:3], case.groups, -1)
         mask = asarray(np.packbits(by_group, axis=-1, bitorder="little").reshape(*dy.shape[:3], -1), device)
         for checks in (dict(), dict(sanitize="checked", seed=5)):

@@ -12,7 +12,7 @@ from gpuconv import asarray, ops, to_numpy
 from gpuconv.algorithms import ALGORITHMS, UnservedError, find
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.gemm import plan as plans
-from gpuconv.backends.cuda.gemm.plan import plan, tiles_of, unproved
+from gpuconv.backends.cuda.gemm.plan import plan, tiles_of, unproved_plans
 from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.gemm.proofs import trusting
 from gpuconv.dtypes import as_dtype
@@ -129,7 +129,7 @@ def test_the_moments_of_a_tile_without_rows_count_no_values(monkeypatch):
     arrays, options = arguments("conv2d", case, "bfloat16")
     norm = [np.full(case.k, value, np.float32) for value in (1, 0, 0, 1)]
     given = [asarray(each, "emulated") for each in (*arrays, *norm)]
-    with launches.recorded() as ran:
+    with launches.record_launches() as ran:
         y = ops.conv2d_batch_norm(*given, **options)[0]
     assert ran[0].kernel.name == "conv2d_fprop_wgmma_cluster"
     values = to_numpy(y).astype(np.float32).reshape(-1, case.k)
@@ -198,11 +198,11 @@ def test_arrays_not_aligned_to_16_bytes_are_refused():
 def test_the_tile_is_a_candidate_only_where_it_serves():
     for width, k, offered in ((8, 64, True), (1, 64, False), (8, 0, False)):
         product = Product("conv2d_fprop", 512, 128, k, 1, BFLOAT16, macros={"VECTOR_C": width, "VECTOR_K": width})
-        assert (NAME in {each.algorithm.name for each in unproved(product, 90)}) == offered
-        assert NAME not in {each.algorithm.name for each in unproved(product, 100)}
+        assert (NAME in {each.algorithm.name for each in unproved_plans(product, 90)}) == offered
+        assert NAME not in {each.algorithm.name for each in unproved_plans(product, 100)}
     for direction, offered in (("dgrad", True), ("wgrad", False)):
         product = Product(f"conv2d_{direction}", 512, 128, 64, 1, BFLOAT16, macros={"VECTOR_C": 8, "VECTOR_K": 8})
-        assert (NAME in {each.algorithm.name for each in unproved(product, 90)}) == offered
+        assert (NAME in {each.algorithm.name for each in unproved_plans(product, 90)}) == offered
 
 
 # --- plans and launches ------------------------------------------------------------------------

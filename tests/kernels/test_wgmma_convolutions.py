@@ -13,7 +13,7 @@ from gpuconv.algorithms import ALGORITHMS, find
 from gpuconv.backends.cuda import emulator
 from gpuconv.backends.cuda.analysis import machine_code
 from gpuconv.backends.cuda.analysis.predict_time import resident_blocks
-from gpuconv.backends.cuda.gemm.plan import plan, unproved
+from gpuconv.backends.cuda.gemm.plan import plan, unproved_plans
 from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.backends.cuda.runtime.capability import capability_named
@@ -252,7 +252,7 @@ def test_no_device_chooses_wgmma_without_a_proof():
     product = Product("conv2d_fprop", 2**17, 1024, 2048, 1, as_dtype("bfloat16"), macros=packs)
     assert plan(product).algorithm.family == "mma"
     expected = [*TILES_OF["conv2d"], *(tile.name for tile in CLUSTERS)]
-    assert sorted(candidate.algorithm.name for candidate in unproved(product)) == sorted(expected)
+    assert sorted(candidate.algorithm.name for candidate in unproved_plans(product)) == sorted(expected)
     x = asarray(np.zeros((1, 8, 8, 8), np.float32), "emulated")
     with pytest.raises(ValueError, match="'wgmma-128x128' does not serve float32"):
         ops.conv2d(x, asarray(np.zeros((8, 3, 3, 8), np.float32), "emulated"), algo="wgmma-128x128")

@@ -168,7 +168,7 @@ def test_an_activation_that_keeps_its_input_is_fused_with_the_same_bits(device, 
     assert kinds(fused) == ["Input", "ConvActivation", "ConvActivation", "Conv2D", "GELU"]
     for plain, of_fused in zip(step(net), step(fused), strict=True):
         np.testing.assert_array_equal(of_fused, plain)
-    with launches.recorded() as launched:
+    with launches.record_launches() as launched:
         fused.forward(gc.asarray(np.ones((1, 6, 5, 3)), device, net.dtype))
     assert len(launched) == (5 if device == "emulated" else 0)  # the depthwise convolution is not fused
 
@@ -434,7 +434,7 @@ def test_norms_read_by_convolutions_are_chained_and_give_the_same_results(device
 
 def test_a_chain_of_norms_needs_no_pass_for_their_sums():
     """The kernels for the input gradients of the convolutions after them compute the sums of all five norms."""
-    with launches.recorded() as launched:
+    with launches.record_launches() as launched:
         step(net_of_norms_read_by_convolutions("emulated").fuse(norm_sums=True))
     names = [launch.kernel.name for launch in launched]
     assert names.count("batch_norm_backward_dx") == 5

@@ -119,7 +119,7 @@ def test_the_sum_and_its_activation_need_no_launch():
         device="emulated",
     )
     x = gc.asarray(np.ones((2, 8, 8, 4), np.float32), "emulated")
-    with launches.recorded() as launched:
+    with launches.record_launches() as launched:
         net.fuse().forward(x, training=True)
     assert [launch.kernel.name for launch in launched].count("batch_norm_normalize_addend") == 1
     assert not any(launch.kernel.name.startswith(("relu", "add_")) for launch in launched)
@@ -129,7 +129,7 @@ def test_the_sum_and_its_activation_need_no_launch():
 def test_the_gradients_of_the_body_and_of_the_shortcut_are_added_without_a_launch():
     net = residual_net(device="emulated").fuse()
     y = net.forward(gc.asarray(np.ones((2, 8, 6, 3), np.float32), "emulated"), training=True)
-    with launches.recorded() as launched:
+    with launches.record_launches() as launched:
         net.backward(y, input_grad=False)
     # What remains: the block without an activation, the body that is a norm alone, the shortcut that is a pool.
     assert [launch.kernel.name for launch in launched].count("add_forward") == 3

@@ -132,7 +132,7 @@ def test_the_emulated_device_has_no_timer():
 
 def test_launches_are_counted_by_kernel():
     x = gc.asarray(np.ones((2, 4, 4, 3), np.float32), "emulated")
-    with launches.recorded() as recorded:
+    with launches.record_launches() as recorded:
         y = gc.ops.relu(x)
         gc.ops.relu_backward(y, y)
         gc.ops.relu(x)
@@ -147,7 +147,7 @@ def test_launches_are_counted_by_kernel():
 
 def test_launches_can_be_listed_without_running_anything():
     x = gc.asarray(-np.ones(8, np.float32), "emulated")
-    with launches.recorded(execute=False) as recorded:
+    with launches.record_launches(execute=False) as recorded:
         y = gc.ops.relu(x)
     assert [launch.kernel.name for launch in recorded] == ["relu_forward"]
     assert np.isnan(np.asarray(y)).all()  # poison: nothing was written
@@ -156,7 +156,7 @@ def test_launches_can_be_listed_without_running_anything():
 def test_a_kernels_registers_spills_and_occupancy_are_listed():
     pytest.importorskip("cuda.core")
     x = gc.asarray(np.ones(64, np.float32), "emulated")
-    with launches.recorded() as recorded:
+    with launches.record_launches() as recorded:
         gc.ops.relu(x)
     (row,) = launches.table(recorded, "sm_90a")
     assert 0 < row["registers"] <= 255

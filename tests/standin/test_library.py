@@ -451,7 +451,7 @@ def test_an_op_raises_if_every_candidate_fails(timed, monkeypatch):
 
 def test_the_tuners_trials_do_not_count_as_launches(timed):
     with standin.installed(("90",)) as machine:
-        with launches.recorded() as counted:
+        with launches.record_launches() as counted:
             convolution()
         assert [launch.kernel.name for launch in counted] == [machine.launches[-1][0]]
         assert len(machine.launches) > len(counted)
@@ -613,7 +613,7 @@ def test_launches_of_another_thread_run_and_are_not_recorded(schedule):
         x, recorded, results = gc.asarray(X, "cuda:0"), [], []
 
         def record(during):
-            with launches.recorded(execute=False) as in_this_thread:
+            with launches.record_launches(execute=False) as in_this_thread:
                 ops.relu(x)
                 during()
             recorded.extend(in_this_thread)

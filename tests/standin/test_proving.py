@@ -54,7 +54,7 @@ def on_gpu(monkeypatch, tmp_path):
 
 def _seconds(self, run, count):
     """Times under which the new algorithm is the fastest."""
-    with launches.recorded() as launched:
+    with launches.record_launches() as launched:
         run()
     names = [of_launch(launch.kernel.name, launch.kernel.module.defines) for launch in launched]
     return 1e-6 if NAME in names else 1e-3
@@ -63,7 +63,7 @@ def _seconds(self, run, count):
 def run_op(op, arrays, **options):
     """Runs an op and returns its last launch, as a row of `launches.table`, and the op's result."""
     on_device = [gc.asarray(array, "cuda") for array in arrays]
-    with launches.recorded() as launched:
+    with launches.record_launches() as launched:
         result = gc.to_numpy(getattr(ops, op)(*on_device, **options))
     return launches.table(launched)[-1], result
 
@@ -141,7 +141,7 @@ def test_every_direction_epilogue_and_output_is_proved(on_gpu, schedule):
 
 
 def algorithms_of(run):
-    with launches.recorded() as launched:
+    with launches.record_launches() as launched:
         run()
     return [row["algorithm"] for row in launches.table(launched)]
 

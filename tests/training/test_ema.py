@@ -9,7 +9,7 @@ import pytest
 from gpuconv import asarray, load, to_numpy
 from gpuconv import checkpoint as checkpoints
 from gpuconv.checkpoint import CheckpointError
-from gpuconv.profiling.launches import recorded
+from gpuconv.profiling.launches import record_launches
 from gpuconv.training import Trainer, evaluate, optimizers
 from gpuconv.training.optimizers import Groups
 from gpuconv.training.step import TrainingStep
@@ -178,7 +178,7 @@ def test_the_averages_take_no_launch_of_their_own(precision):
         x, y = asarray(np.ones((2, 6, 5, 1), net.dtype), "emulated"), asarray(np.array([0, 1]), "emulated")
         step = TrainingStep(net, optimizers.get("adam"), "softmax", precision=precision, **options)
         x = asarray(x, dtype=step.net.dtype)
-        with recorded(execute=False) as launched:
+        with record_launches(execute=False) as launched:
             step.step(x, y)
         return [launch.kernel.name for launch in launched]
 

@@ -29,7 +29,7 @@ def check(name: str, device: str, small: bool) -> int:
     """Every unproved algorithm of a direction, on growing problems."""
     place, failed, count, hung = tuner.place_named(device), 0, 0, set()
     for product in products(name, small):
-        for each in plan.unproved(product, capability_named(device)):
+        for each in plan.unproved_plans(product, capability_named(device)):
             what = f"{each.algorithm.name} {name} {product.problem} {product.dtype} {product.epilogue}"
             if each.algorithm.name in hung:  # it would take the time limit again
                 print(f"SKIP {what}", flush=True)
@@ -136,7 +136,7 @@ def modules(capability: int = 90) -> Iterator[Module]:
     and of the proved ones, which a proof also runs without activation and moments, for its bounds."""
     for name in DIRECTIONS:
         for each in products(name, False):
-            for candidate in plan.unproved(each, capability):
+            for candidate in plan.unproved_plans(each, capability):
                 yield kernel_of(each, candidate).module
             bare = Epilogue.of(None, 2, masked=True) if each.epilogue.pool == 2 else PLAIN
             for of in (each, product_to_prove(name, each.problem, bare, each.dtype.name)):

@@ -10,7 +10,7 @@ import numpy as np
 from gpuconv import ops
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.types import Options
-from gpuconv.verify.bounds import Bound, accumulated, rounded
+from gpuconv.verify.bounds import Bound, accumulation, rounding
 from gpuconv.verify.compare import Expected
 from gpuconv.verify.rules.base import Arrays, Rule
 
@@ -21,7 +21,7 @@ def activation(magnitude: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Rul
     def rule(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
         (x,) = arrays
         y = getattr(ops, op)(x, **options)
-        return [Expected("result", y, accumulated(dtype, 8, magnitude(x, y)) + rounded(dtype, y))]
+        return [Expected("result", y, accumulation(dtype, 8, magnitude(x, y)) + rounding(dtype, y))]
 
     return rule
 
@@ -30,7 +30,7 @@ def activation_backward(magnitude: Callable[[np.ndarray], np.ndarray]) -> Rule:
     def rule(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
         dy, saved = arrays
         dx = getattr(ops, op)(dy, saved, **options)
-        return [Expected("result", dx, accumulated(dtype, 8, dy * magnitude(saved)) + rounded(dtype, dx))]
+        return [Expected("result", dx, accumulation(dtype, 8, dy * magnitude(saved)) + rounding(dtype, dx))]
 
     return rule
 
@@ -38,14 +38,14 @@ def activation_backward(magnitude: Callable[[np.ndarray], np.ndarray]) -> Rule:
 def softmax(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
     (x,) = arrays
     y = ops.softmax(x)
-    return [Expected("result", y, softmax_error(x, y, dtype) + rounded(dtype, y))]
+    return [Expected("result", y, softmax_error(x, y, dtype) + rounding(dtype, y))]
 
 
 def softmax_error(x: np.ndarray, y: np.ndarray, dtype: np.dtype) -> Bound:
     """The error of y = softmax(x) before it is rounded: exp turns the absolute error of its argument into a relative
     one, and the sum of the row adds its own."""
     depth = np.abs(x - x.max(1, keepdims=True)) + np.abs(x)
-    return accumulated(dtype, x.shape[1] + 8, y) + accumulated(dtype, 2, y * depth)
+    return accumulation(dtype, x.shape[1] + 8, y) + accumulation(dtype, 2, y * depth)
 
 
 def softmax_cross_entropy(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
@@ -57,10 +57,10 @@ def softmax_cross_entropy(op: str, arrays: Arrays, options: Options, dtype: np.d
     scale = float(np.asarray(options.get("grad_scale", 1.0)).item())
     magnitude = most * (2 * np.abs(logits).max(1).mean() + math.log(classes) + 1) + abs(loss)
     error = most * softmax_error(logits, y, dtype)
-    error += accumulated(dtype, 7 + summed, 2 * most * y + np.abs(n * dlogits / scale))
-    dlogits_bound = error / n * scale + rounded(dtype, dlogits)
+    error += accumulation(dtype, 7 + summed, 2 * most * y + np.abs(n * dlogits / scale))
+    dlogits_bound = error / n * scale + rounding(dtype, dlogits)
     return [
-        Expected("loss", loss, accumulated(acc, n + 2 * classes + 8 + summed, magnitude)),
+        Expected("loss", loss, accumulation(acc, n + 2 * classes + 8 + summed, magnitude)),
         Expected("dlogits", dlogits, dlogits_bound),
     ]
 
@@ -85,8 +85,8 @@ def svm_hinge(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> lis
     n, classes = scores.shape
     magnitude = classes * (2 * np.abs(scores).max(1).mean() + options.get("delta", 1.0))
     return [
-        Expected("loss", loss, accumulated(accumulation_dtype(dtype), n + classes + 4, magnitude)),
-        Expected("dscores", dscores, accumulated(dtype, 3, dscores) + rounded(dtype, dscores)),
+        Expected("loss", loss, accumulation(accumulation_dtype(dtype), n + classes + 4, magnitude)),
+        Expected("dscores", dscores, accumulation(dtype, 3, dscores) + rounding(dtype, dscores)),
     ]
 
 
@@ -100,6 +100,6 @@ def elementwise_loss(op: str, arrays: Arrays, options: Options, dtype: np.dtype)
         magnitude = (weighs * (1 + np.abs(scores))).mean()
         slopes = weighs / scores.size * float(np.asarray(options.get("grad_scale", 1.0)).item())
     return [
-        Expected("loss", loss, accumulated(accumulation_dtype(dtype), scores.size + 10, magnitude)),
-        Expected("dscores", dscores, accumulated(dtype, 10, slopes) + rounded(dtype, dscores)),
+        Expected("loss", loss, accumulation(accumulation_dtype(dtype), scores.size + 10, magnitude)),
+        Expected("dscores", dscores, accumulation(dtype, 10, slopes) + rounding(dtype, dscores)),
     ]

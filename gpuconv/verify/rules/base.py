@@ -9,7 +9,7 @@ import numpy as np
 
 from gpuconv import ops
 from gpuconv.types import Options
-from gpuconv.verify.bounds import accumulated, rounded
+from gpuconv.verify.bounds import accumulation, rounding
 from gpuconv.verify.compare import Expected, results
 
 Arrays = Sequence[Any]
@@ -28,7 +28,7 @@ def added(one: Expected, before: np.ndarray) -> Expected:
     """The expected result of an op that adds it to an array. before: that array before the call."""
     old = as_float64(before)
     size = np.abs(old) + np.abs(one.value)
-    bound = one.bound + accumulated(before.dtype, 1, size) + rounded(before.dtype, size)
+    bound = one.bound + accumulation(before.dtype, 1, size) + rounding(before.dtype, size)
     return Expected(one.name, one.value + old, bound)
 
 

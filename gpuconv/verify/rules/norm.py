@@ -12,7 +12,7 @@ from gpuconv.backends.reference.conv import before_mask
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.problems import ACTIVATIONS, Conv2dProblem
 from gpuconv.types import Options
-from gpuconv.verify.bounds import UNIT_ROUNDOFF, Bound, accumulated, rounded, sum_bound
+from gpuconv.verify.bounds import UNIT_ROUNDOFF, Bound, accumulation, rounding, sum_bound
 from gpuconv.verify.compare import Expected
 from gpuconv.verify.rules.base import Arrays, as_float64
 from gpuconv.verify.rules.products import conv2d_relu, conv_length, dgrad_length, linear_in_its_inputs
@@ -43,22 +43,22 @@ def batch_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype, x_bou
     inv_std_bound = inv_std * (variance_bound / variance + 8 * UNIT_ROUNDOFF[acc.name])
     normal = np.abs(x - mean)
     y_bound = np.abs(gamma) * (
-        inv_std * (mean_bound + x_bound + accumulated(acc, 2, np.abs(x) + np.abs(mean))) + normal * inv_std_bound
+        inv_std * (mean_bound + x_bound + accumulation(acc, 2, np.abs(x) + np.abs(mean))) + normal * inv_std_bound
     )
-    y_bound = y_bound + accumulated(acc, 4, np.abs(gamma) * normal * inv_std + np.abs(beta)) + rounded(dtype, y)
+    y_bound = y_bound + accumulation(acc, 4, np.abs(gamma) * normal * inv_std + np.abs(beta)) + rounding(dtype, y)
     if options.get("addend") is not None:
         y = y + as_float64(options["addend"])
-        y_bound = y_bound + accumulated(acc, 1, y) + rounded(dtype, y)
+        y_bound = y_bound + accumulation(acc, 1, y) + rounding(dtype, y)
     if options.get("activation"):
-        y_bound = ACTIVATIONS[options["activation"]].steepest * y_bound + accumulated(dtype, 8, y)
+        y_bound = ACTIVATIONS[options["activation"]].steepest * y_bound + accumulation(dtype, 8, y)
         y = ACTIVATIONS[options["activation"]].apply(ops, y)
-        y_bound = y_bound + rounded(dtype, y)
+        y_bound = y_bound + rounding(dtype, y)
     running_bounds: tuple[Bound, Bound] = (0.0, 0.0)  # inference leaves the running statistics unchanged
     if options["training"]:
         unbiased = rows / (rows - 1)
         running_bounds = (
-            mean_bound + accumulated(acc, 4, np.abs(before[0]) + np.abs(mean)),
-            unbiased * variance_bound + accumulated(acc, 6, before[1] + unbiased * variance),
+            mean_bound + accumulation(acc, 4, np.abs(before[0]) + np.abs(mean)),
+            unbiased * variance_bound + accumulation(acc, 6, before[1] + unbiased * variance),
         )
     return [
         Expected("y", y, y_bound),
@@ -71,12 +71,12 @@ def batch_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype, x_bou
 
 def _mean_bound(acc: np.dtype, rows: int, size: np.ndarray, mean: np.ndarray) -> Bound:
     """The error of the mean of `rows` values, summed in acc. size: the mean of their absolute values."""
-    return accumulated(acc, rows, size + np.abs(mean)) + rounded(acc, mean)
+    return accumulation(acc, rows, size + np.abs(mean)) + rounding(acc, mean)
 
 
 def _variance_bound(acc: np.dtype, rows: int, variance: np.ndarray, mean_bound: Bound) -> Bound:
     """The error of a variance, whose squares are taken around a mean that has an error itself."""
-    return accumulated(acc, rows + 4, variance) + mean_bound**2 + 4 * mean_bound * np.sqrt(variance)
+    return accumulation(acc, rows + 4, variance) + mean_bound**2 + 4 * mean_bound * np.sqrt(variance)
 
 
 def moment_bounds(acc: np.dtype, rows: int, mean: np.ndarray, variance: np.ndarray) -> tuple[Bound, Bound]:
@@ -121,7 +121,7 @@ def batch_norm_backward(op: str, arrays: Arrays, options: Options, dtype: np.dty
     dgamma_bound = sum_bound(acc, rows + 4, (np.abs(dy) * normal).sum(axes)) + (dy_bound * normal).sum(axes)
     inside = np.abs(dy) + (np.abs(dbeta) + normal * np.abs(dgamma)) / rows if options["training"] else np.abs(dy)
     sums = (dbeta_bound + normal * dgamma_bound) / rows if options["training"] else 0.0
-    dx_bound = np.abs(gamma) * inv_std * (accumulated(acc, 10, inside) + sums + dy_bound) + rounded(dtype, dx)
+    dx_bound = np.abs(gamma) * inv_std * (accumulation(acc, 10, inside) + sums + dy_bound) + rounding(dtype, dx)
     return [
         Expected("dx", dx, dx_bound),
         Expected("dgamma", dgamma, dgamma_bound),
@@ -133,8 +133,8 @@ def batch_norm_backward(op: str, arrays: Arrays, options: Options, dtype: np.dty
 def _behind_saved(dy: np.ndarray, saved: np.ndarray, activation: str, dtype: np.dtype) -> Expected:
     """The gradient of the activation's input. saved: the array that the activation's backward reads."""
     behind = ACTIVATIONS[activation].gradient(ops, dy, saved)
-    own = accumulated(dtype, 8, np.abs(dy) * (1 + np.minimum(np.abs(saved), 3)))
-    return Expected("daddend", behind, own + rounded(dtype, behind))
+    own = accumulation(dtype, 8, np.abs(dy) * (1 + np.minimum(np.abs(saved), 3)))
+    return Expected("daddend", behind, own + rounding(dtype, behind))
 
 
 def _behind_activation(
@@ -155,13 +155,13 @@ def _behind_activation(
     acc = accumulation_dtype(dtype)
     terms = np.abs(gamma) * (np.abs(x) + np.abs(mean)) * inv_std + np.abs(options["beta"])
     given = gamma * (x - mean) * inv_std + options["beta"]
-    given_bound = accumulated(acc, 6, terms) + rounded(dtype, given)
+    given_bound = accumulation(acc, 6, terms) + rounding(dtype, given)
     behind = ACTIVATIONS[op].apply_backward(ops, dy, given)
     jumps = [np.abs(given - at) <= given_bound for at in ACTIVATIONS[op].jumps]
     changes = np.maximum(1.13 * given_bound, np.any(jumps, axis=0))
-    own = accumulated(dtype, 8, np.abs(dy) * (1 + np.minimum(np.abs(given), 3))) + rounded(dtype, behind)
+    own = accumulation(dtype, 8, np.abs(dy) * (1 + np.minimum(np.abs(given), 3))) + rounding(dtype, behind)
     if op in ("sigmoid", "tanh", "elu"):  # their derivatives are computed from the rounded output
-        own = own + np.abs(dy) * 2 * rounded(dtype, np.ones_like(dy))
+        own = own + np.abs(dy) * 2 * rounding(dtype, np.ones_like(dy))
     return behind, np.abs(dy) * changes + own
 
 
@@ -182,16 +182,16 @@ def group_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> li
     y, mean, inv_std = ops.group_norm(*arrays, **options)
     z, acc = _grouped(x, mean), accumulation_dtype(dtype)
     count = z.shape[1] * z.shape[3]
-    mean_bound = accumulated(acc, count, np.abs(z).mean((1, 3)) + np.abs(mean)) + rounded(acc, mean)
+    mean_bound = accumulation(acc, count, np.abs(z).mean((1, 3)) + np.abs(mean)) + rounding(acc, mean)
     variance = 1 / inv_std**2
-    variance_bound = accumulated(acc, count + 4, variance) + mean_bound**2 + 4 * mean_bound * np.sqrt(variance)
+    variance_bound = accumulation(acc, count + 4, variance) + mean_bound**2 + 4 * mean_bound * np.sqrt(variance)
     inv_std_bound = inv_std * (variance_bound / variance + 8 * UNIT_ROUNDOFF[acc.name])
     center, root, center_bound, root_bound = (_spread(each, x) for each in (mean, inv_std, mean_bound, inv_std_bound))
     normal = np.abs(x - center)
-    y_bound = root * (center_bound + accumulated(acc, 2, np.abs(x) + np.abs(center))) + normal * root_bound
-    y_bound = np.abs(gamma) * y_bound + accumulated(acc, 4, np.abs(gamma) * normal * root + np.abs(beta))
+    y_bound = root * (center_bound + accumulation(acc, 2, np.abs(x) + np.abs(center))) + normal * root_bound
+    y_bound = np.abs(gamma) * y_bound + accumulation(acc, 4, np.abs(gamma) * normal * root + np.abs(beta))
     return [
-        Expected("y", y, y_bound + rounded(dtype, y)),
+        Expected("y", y, y_bound + rounding(dtype, y)),
         Expected("mean", mean, mean_bound),
         Expected("inv_std", inv_std, inv_std_bound),
     ]
@@ -207,7 +207,7 @@ def group_norm_backward(op: str, arrays: Arrays, options: Options, dtype: np.dty
     inside = g + _spread(_grouped(g, mean).mean((1, 3)), x)
     inside = inside + normal * _spread(_grouped(g * normal, mean).mean((1, 3)), x)
     return [
-        Expected("dx", dx, _spread(inv_std, x) * accumulated(acc, count + 12, inside) + rounded(dtype, dx)),
+        Expected("dx", dx, _spread(inv_std, x) * accumulation(acc, count + 12, inside) + rounding(dtype, dx)),
         Expected("dgamma", dgamma, sum_bound(acc, rows + 4, (np.abs(dy) * normal).sum(axes))),
         Expected("dbeta", dbeta, sum_bound(acc, rows, np.abs(dy).sum(axes))),
     ]

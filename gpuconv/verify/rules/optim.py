@@ -12,7 +12,7 @@ from gpuconv.backends.reference.muon import muon_step, newton_schulz, orthogonal
 from gpuconv.dtypes import accumulation_dtype
 from gpuconv.newton_schulz import EPS, NEWTON_SCHULZ
 from gpuconv.types import Options
-from gpuconv.verify.bounds import UNIT_ROUNDOFF_TF32, accumulated, rounded
+from gpuconv.verify.bounds import UNIT_ROUNDOFF_TF32, accumulation, rounding
 from gpuconv.verify.compare import Expected
 from gpuconv.verify.rules.base import Arrays, Rule, exact_results
 
@@ -49,15 +49,15 @@ def optimizer(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> lis
         old = before[-1 if masters else 0][index]
         grad = np.abs(before[1][index]) * unscale + decay * np.abs(old)
         moved = np.abs(param - old) + _step_size(op, [group[index] for group in states], grad, options, skipped)
-        error = accumulated(dtype, 16, np.abs(old) + moved) + (rounded(state_dtype, param) if masters else 0)
+        error = accumulation(dtype, 16, np.abs(old) + moved) + (rounding(state_dtype, param) if masters else 0)
         if op == "lion_step":
             error = error + _sign_error(before[2][index], before[1][index] * unscale, options, dtype)
-        of_params.append(Expected(f"param {index}", param, error + rounded(dtype, param)))
+        of_params.append(Expected(f"param {index}", param, error + rounding(dtype, param)))
         for slot, group in enumerate(states):
             old_size = np.abs(before[2 + slot][index])
             is_mean = op in ("sgd_step", "lion_step") or (op == "adam_step" and slot == 0)
             size = old_size + (grad if is_mean else grad**2)
-            bound = accumulated(dtype, 8, size) + rounded(state_dtype, group[index])
+            bound = accumulation(dtype, 8, size) + rounding(state_dtype, group[index])
             of_states[slot].append(Expected(f"state {slot} of param {index}", group[index], bound))
         if masters:
             of_masters.append(Expected(f"master {index}", masters[index], error))
@@ -77,7 +77,7 @@ def _averages(
     for index, (average, old, param) in enumerate(zip(averages or (), before, of_params)):
         size = np.abs(old) + np.abs(param.value)
         share = 1 - options["ema"]
-        error = share * param.bound + accumulated(state_dtype, 3, size) + rounded(state_dtype, average)
+        error = share * param.bound + accumulation(state_dtype, 3, size) + rounding(state_dtype, average)
         found.append(Expected(f"average {index}", average, error))
     return found
 
@@ -85,14 +85,14 @@ def _averages(
 def clip_norm(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
     clipped, grads, scaling = arrays
     ops.clip_norm(clipped, grads, scaling, **options)
-    return [Expected("clipped", clipped, accumulated(np.float64, sum(grad.size for grad in grads), clipped))]
+    return [Expected("clipped", clipped, accumulation(np.float64, sum(grad.size for grad in grads), clipped))]
 
 
 def clip_values(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
     grads, scaling = arrays
     before = [grad.copy() for grad in grads]
     ops.clip_values(grads, scaling, **options)
-    bounds = [np.where(now == old, 0.0, 2 * rounded(dtype, now)) for now, old in zip(grads, before)]
+    bounds = [np.where(now == old, 0.0, 2 * rounding(dtype, now)) for now, old in zip(grads, before)]
     return [Expected(f"grads {index}", grad, bound) for index, (grad, bound) in enumerate(zip(grads, bounds))]
 
 
@@ -122,7 +122,7 @@ def _sign_error(mean: np.ndarray, grad: np.ndarray, options: Options, dtype: np.
     """Twice the rate where rounding may flip the sign of Lion's direction."""
     beta = options.get("beta1", 0.9)
     terms = beta * mean, (1 - beta) * grad
-    may_flip = np.abs(sum(terms)) <= accumulated(dtype, 4, sum(map(np.abs, terms)))
+    may_flip = np.abs(sum(terms)) <= accumulation(dtype, 4, sum(map(np.abs, terms)))
     return np.where(may_flip, 2 * float(np.asarray(options["lr"]).item()), 0.0)
 
 
@@ -149,14 +149,14 @@ def muon(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Exp
             direction = (grad * unscale + momentum * v if nesterov else v).reshape(len(param), -1)
             wide = direction if len(direction) <= len(direction.T) else direction.T
             length = np.linalg.norm(direction) + EPS
-            initial_error = np.linalg.norm(accumulated(dtype, 4, 2 * size)) / length
-            initial_error = initial_error + accumulated(dtype, param.size, 1.0)
+            initial_error = np.linalg.norm(accumulation(dtype, 4, 2 * size)) / length
+            initial_error = initial_error + accumulation(dtype, param.size, 1.0)
             update = lr * orthogonal(direction, steps, precision).reshape(param.shape)
             error = lr * _newton_schulz(wide / length, steps, initial_error, dtype, precision)
-            error = error + accumulated(dtype, 4, update)
-            error = error + accumulated(dtype, param.size + 4, after + update) + rounded(state_dtype, after)
-        of_params.append(Expected(f"param {index}", after, error + rounded(dtype, after)))
-        of_velocities.append(Expected(f"velocity {index}", v, accumulated(dtype, 4, size) + rounded(state_dtype, v)))
+            error = error + accumulation(dtype, 4, update)
+            error = error + accumulation(dtype, param.size + 4, after + update) + rounding(state_dtype, after)
+        of_params.append(Expected(f"param {index}", after, error + rounding(dtype, after)))
+        of_velocities.append(Expected(f"velocity {index}", v, accumulation(dtype, 4, size) + rounding(state_dtype, v)))
         if masters:
             of_masters.append(Expected(f"master {index}", masters[index], error))
     return (
@@ -179,10 +179,10 @@ def _newton_schulz(x: np.ndarray, steps: int, error: Any, dtype: np.dtype, preci
     factors = 4 * UNIT_ROUNDOFF_TF32 if precision == "tf32" else 0.0  # two factors, each rounded by both sides
 
     def storing_error(matrix: np.ndarray) -> Any:
-        return np.linalg.norm(rounded("bfloat16", matrix)) if precision == "bfloat16" else 0.0
+        return np.linalg.norm(rounding("bfloat16", matrix)) if precision == "bfloat16" else 0.0
 
     def product_error(length: int, magnitude: np.ndarray) -> Any:
-        return np.linalg.norm(accumulated(dtype, length, magnitude) + factors * magnitude)
+        return np.linalg.norm(accumulation(dtype, length, magnitude) + factors * magnitude)
 
     lines, columns = x.shape
     x, error = stored(x, precision), error + storing_error(x)
@@ -194,9 +194,9 @@ def _newton_schulz(x: np.ndarray, steps: int, error: Any, dtype: np.dtype, preci
         gram_error = product_error(columns, size @ size.T) + storing_error(gram)
         square_error = product_error(lines, np.abs(gram) @ np.abs(gram))
         m_error = (abs(b) + 2 * c * norm**2) * gram_error + c * square_error + storing_error(m)
-        m_error += np.linalg.norm(accumulated(dtype, 3, abs(b) * np.abs(gram) + c * np.abs(gram @ gram)))
+        m_error += np.linalg.norm(accumulation(dtype, 3, abs(b) * np.abs(gram) + c * np.abs(gram @ gram)))
         own = m_error * norm + product_error(lines, np.abs(m) @ size) + storing_error(after)
-        own += np.linalg.norm(accumulated(dtype, 3, a * size + np.abs(m @ x)))
+        own += np.linalg.norm(accumulation(dtype, 3, a * size + np.abs(m @ x)))
         x, error = after, slope * error + own
     return error
 
@@ -204,4 +204,4 @@ def _newton_schulz(x: np.ndarray, steps: int, error: Any, dtype: np.dtype, preci
 def metrics(op: str, arrays: Arrays, options: Options, dtype: np.dtype) -> list[Expected]:
     totals, loss, scores, *others = arrays
     ops.add_metrics(totals, loss, scores, *others, **options)
-    return [Expected("totals", totals, accumulated(np.float64, 2 + len(scores) * (len(totals) > 4), totals))]
+    return [Expected("totals", totals, accumulation(np.float64, 2 + len(scores) * (len(totals) > 4), totals))]

@@ -11,7 +11,7 @@ import numpy as np
 from gpuconv import ops
 from gpuconv.problems import ACTIVATIONS
 from gpuconv.types import Options
-from gpuconv.verify.bounds import Bound, accumulated, rounded, sum_bound
+from gpuconv.verify.bounds import Bound, accumulation, rounding, sum_bound
 from gpuconv.verify.compare import Expected
 from gpuconv.verify.rules.base import Arrays, Rule, as_float64
 
@@ -43,7 +43,7 @@ def behind_activation(
     """
     if not activation:
         return bound
-    own = accumulated(dtype, 8, magnitude + np.abs(value)) + rounded(dtype, value)  # sigmoid(0) is 1/2, not near 0
+    own = accumulation(dtype, 8, magnitude + np.abs(value)) + rounding(dtype, value)  # sigmoid(0) is 1/2, not near 0
     return ACTIVATIONS[activation].steepest * bound + own
 
 

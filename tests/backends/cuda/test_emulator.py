@@ -387,7 +387,7 @@ def test_processes_that_start_at_once_compile_the_runtime_one_after_another(monk
 def watch_relu(n, writer=None):
     """The report of a watch of all n values of a ReLU."""
     y = emulator.empty((n,), np.float32)
-    with emulator.watched(y, writer) as seen:
+    with emulator.watch_writes(y, writer) as seen:
         ops.relu(asarray(np.ones(n, np.float32), "emulated"), out=y)
     return seen
 
@@ -413,15 +413,15 @@ def test_a_launch_that_fails_reports_what_it_wrote_before(tmp_path):
     path = tmp_path / "fails.cu"
     path.write_text('extern "C" __global__ void fails(int* y) { y[0] = 1; y[1] = 2; y[2] = 3; }')
     y = emulator.empty((2,), np.int32)
-    with emulator.watched(y) as seen, pytest.raises(emulator.EmulatorError, match="out of bounds"):
+    with emulator.watch_writes(y) as seen, pytest.raises(emulator.EmulatorError, match="out of bounds"):
         load(path).kernel("fails")(1, 1, y)
     assert [writer.kernel for writer in seen] == ["fails", "fails"]
 
 
 def test_a_watch_refuses_what_it_could_not_report():
     x, y = (emulator.empty((4,), np.float32) for _ in range(2))
-    with emulator.watched(y) as seen:
-        with pytest.raises(RuntimeError, match="watch one view at a time"), emulator.watched(x):
+    with emulator.watch_writes(y) as seen:
+        with pytest.raises(RuntimeError, match="watch one view at a time"), emulator.watch_writes(x):
             pass
         unchecked = pytest.raises(emulator.EmulatorError, match='sanitize="checked", received "none"')
         with unchecked, emulator.configure(sanitize="none"):

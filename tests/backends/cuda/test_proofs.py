@@ -12,7 +12,7 @@ import pytest
 import gpuconv as gc
 from gpuconv.backends.cuda.cache import Cache
 from gpuconv.backends.cuda.gemm import proofs, prover, tuner
-from gpuconv.backends.cuda.gemm.plan import plan, unproved
+from gpuconv.backends.cuda.gemm.plan import plan, unproved_plans
 from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.gemm.proofs import UnprovedError, UnprovedWarning
 from gpuconv.backends.cuda.gemm.prover import PROVED, REFUTED, UNABLE, Answer
@@ -50,7 +50,7 @@ def stand_in(monkeypatch, tmp_path):
 
 def verdict(ask=True, of=None, place=MACHINE):
     of = of or product()
-    (candidate,) = unproved(of)
+    (candidate,) = unproved_plans(of)
     return proofs.verdict(of, candidate, place, ask=ask)
 
 
@@ -71,7 +71,7 @@ def test_a_proof_is_asked_for_once_and_kept(stand_in):
 def test_no_prover_is_started_for_the_sums_of_a_norm(stand_in):
     of = product("dgrad", Epilogue.of("relu", norm_sums=True))
     assert proofs.proved_plans(of, 90, MACHINE, ask=True) == ()  # silently: "auto" takes a proved one
-    (candidate,) = unproved(of)
+    (candidate,) = unproved_plans(of)
     why = "with the sums of a batch norm cannot be proved"
     with pytest.warns(UnprovedWarning, match=why), pytest.raises(UnprovedError, match=why):
         proofs.expect_proved(of, candidate, MACHINE, ask=True)
@@ -98,7 +98,7 @@ def test_a_damaged_entry_is_asked_again_and_a_new_proof_replaces_it(stand_in):
     another_process()
     assert verdict(ask=False) is None
     stand_in.answer = Answer(REFUTED, "no", 0.1)
-    (candidate,) = unproved(product())
+    (candidate,) = unproved_plans(product())
     assert not proofs.prove(product(), candidate, MACHINE).proved
     another_process()
     assert verdict(ask=False).reason == "no"
@@ -110,7 +110,7 @@ def test_a_damaged_entry_is_asked_again_and_a_new_proof_replaces_it(stand_in):
 
 
 def test_a_verdict_depends_on_machine_code_geometry_launcher_driver_and_gpu(stand_in, monkeypatch, tmp_path):
-    (candidate,) = unproved(product())
+    (candidate,) = unproved_plans(product())
     keys = {"as it is": proofs.fingerprint_of(product(), candidate, MACHINE)}
     assert proofs.fingerprint_of(product(), candidate, MACHINE) == keys["as it is"]
     for name, place in (("driver", dict(driver="1.1")), ("GPU", dict(model="Fancy"))):
@@ -180,7 +180,7 @@ def test_after_several_questions_without_a_proof_only_an_explicit_proof_asks(sta
         assert not verdict(of=second).proved
     monkeypatch.setattr(proofs, "digest_of", lambda *stand_in, build: pytest.fail("compiled") if build else None)
     assert proofs.proved_plans(third, 90, MACHINE, ask=True) == ()
-    (candidate,) = unproved(third)
+    (candidate,) = unproved_plans(third)
     with pytest.raises(UnprovedError, match="8 questions of this process ended without a proof; `gpuconv prove` asks"):
         proofs.expect_proved(third, candidate, MACHINE, ask=True)
     assert len(stand_in.questions) == 2

@@ -40,7 +40,7 @@ class StandInGpu:
         return self.capture
 
     def seconds(self, run, count):
-        with launches.recorded() as launched:
+        with launches.record_launches() as launched:
             for _ in range(count):
                 run()
         names = {row["algorithm"] for row in launches.table(launched)} - {None}
@@ -78,7 +78,7 @@ def choices(tmp_path):
 def run_op(op="conv2d", arrays=(X, W), **options):
     """The algorithms that an op launched, in order, and the op's result."""
     moved = [asarray(a, "emulated") for a in arrays]
-    with launches.recorded() as launched:
+    with launches.record_launches() as launched:
         result = to_numpy(getattr(ops, op)(*moved, **options))
     return [row["algorithm"] for launch in launched for row in launches.table([launch]) if row["algorithm"]], result
 

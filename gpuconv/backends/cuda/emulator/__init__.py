@@ -6,9 +6,11 @@ It needs only a C++ compiler. `configure` chooses the order in which threads run
 from gpuconv.backends.cuda.emulator.array import EmulatedArray, asarray, empty, zeros
 from gpuconv.backends.cuda.emulator.cxx import address_environment
 from gpuconv.backends.cuda.emulator.errors import EmulatorError
-from gpuconv.backends.cuda.emulator.native import ArgumentBytes, Touched, Writer, bank_conflicts, watched
-from gpuconv.backends.cuda.emulator.queue import HostAccessError, device_only, host_reads, recorded
+from gpuconv.backends.cuda.emulator.native import ArgumentBytes, Touched, Writer, bank_conflicts, watch_writes
+from gpuconv.backends.cuda.emulator.queue import HostAccessError, device_only, host_reads, record_launches
 from gpuconv.backends.cuda.emulator.settings import Settings, configure, settings
+
+recorded, watched = record_launches, watch_writes  # the former names
 
 __all__ = [
     "ArgumentBytes",
@@ -25,8 +27,10 @@ __all__ = [
     "device_only",
     "empty",
     "host_reads",
+    "record_launches",
     "recorded",
     "settings",
+    "watch_writes",
     "watched",
     "zeros",
 ]

@@ -128,7 +128,7 @@ _aim: Callable[[Sequence[Any], Sequence[str]], None] | None = None  # sets the w
 
 
 @contextlib.contextmanager
-def watched(memory: np.ndarray | ArgumentBytes, writer: Writer | None = None) -> Iterator[list[Writer | Touched]]:
+def watch_writes(memory: np.ndarray | ArgumentBytes, writer: Writer | None = None) -> Iterator[list[Writer | Touched]]:
     """A context in which kernels run checked, and every write to the bytes of `memory` is added to the yielded list, in
     order. memory: a view of an emulated array, or bytes of an argument, wherever each launch has that argument. writer:
     a thread from an earlier watch; the list then also has a `Touched` for each buffer and shared variable that this

@@ -105,7 +105,7 @@ def candidates(product: Product, capability: int = NEWEST) -> tuple[Plan, ...]:
 
 
 @functools.lru_cache(maxsize=1024)
-def unproved(product: Product, capability: int = NEWEST) -> tuple[Plan, ...]:
+def unproved_plans(product: Product, capability: int = NEWEST) -> tuple[Plan, ...]:
     """A product's plans, one for each algorithm that a GPU has to prove first, fastest estimate first."""
     return _plans_of(product, _supported(product, capability, proved=False))
 

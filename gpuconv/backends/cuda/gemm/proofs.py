@@ -23,7 +23,7 @@ from typing import Protocol
 from gpuconv.backends.cuda import cache
 from gpuconv.backends.cuda.gemm import prover
 from gpuconv.backends.cuda.gemm.compiled import digest_of
-from gpuconv.backends.cuda.gemm.plan import Plan, candidates, unproved
+from gpuconv.backends.cuda.gemm.plan import Plan, candidates, unproved_plans
 from gpuconv.backends.cuda.gemm.product import Product
 from gpuconv.backends.cuda.runtime import nvrtc
 from gpuconv.backends.cuda.runtime.capability import capability_named
@@ -89,7 +89,7 @@ def proved_plans(product: Product, capability: int, place: Place, *, ask: bool) 
     """
     if _beyond_the_prover(product):
         return ()
-    known = ((each, verdict(product, each, place, ask=ask)) for each in unproved(product, capability))
+    known = ((each, verdict(product, each, place, ask=ask)) for each in unproved_plans(product, capability))
     return tuple(_with_proof(each, str(found)) for each, found in known if found and found.proved)
 
 

@@ -30,7 +30,7 @@ class EmulatedRecorder:
         work()
 
     def capture(self, work: Work) -> Work:
-        with emulator.recorded() as launches:
+        with emulator.record_launches() as launches:
             work()
 
         def replay() -> None:
