@@ -14,7 +14,6 @@
 namespace gpuconv_emulator {
 
 constexpr int kWarpgroup = 128;
-constexpr uintptr_t kWindow = 1024;  // the alignment of the shared window
 constexpr uint64_t kMbarrierBits = 0x7ff4'6261'7272'6965;  // the contents of an mbarrier's memory: a NaN
 constexpr unsigned kMbarrierLimit = (1u << 20) - 1;  // the largest number of arrivals, and of bytes
 

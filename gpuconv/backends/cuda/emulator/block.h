@@ -1,5 +1,5 @@
-// Runs one block: its threads, barriers, warp operations and shared memory. cluster.h runs the blocks of a cluster in turns; an
-// ordinary block is a cluster of its own.
+// Runs one block: its threads, its barriers, and what the running thread does. Members that other headers define are listed under
+// the header's name. cluster.h runs the blocks of a cluster in turns; an ordinary block is a cluster of its own.
 //
 // A thread that never waits runs to its end on the previous thread's fiber, so an elementwise kernel never switches
 // fibers. A thread that waits keeps its fiber, and the next thread in the order runs.
@@ -16,32 +16,12 @@
 #include "banks.h"
 #include "checker.h"
 #include "fiber.h"
-#include "memory.h"
+#include "launch.h"
+#include "order.h"
+#include "shared.h"
 #include "watch.h"
 
 namespace gpuconv_emulator {
-
-constexpr size_t kSharedCapacity = 232448;  // 227 KB, the limit of a block on sm_90 and sm_100
-constexpr size_t kStaticCapacity = 48 * 1024;
-constexpr size_t kSharedGuard = 64;
-constexpr int kPoison = 0xff;  // a NaN in every floating-point type
-
-struct Launch {
-    void (*entry)(void**);
-    void** arguments;
-    const char* kernel;
-    unsigned grid[3], block[3], cluster;
-    size_t shared_bytes;
-    uint64_t seed;  // 0: blocks and threads in their order; else a random order, for threads drawn again after each barrier
-    int workers;
-    int checked;
-    int region_count;
-    struct {
-        const char* name;
-        void* base;
-        size_t bytes;
-    }* regions;
-};
 
 enum State : uint8_t {
     FRESH, READY, RUNNING, AT_BARRIER, IN_WARP, AT_MBARRIER, AT_NAMED_BARRIER, AT_CLUSTER_SYNC, IN_WARPGROUP, DONE
@@ -61,19 +41,12 @@ struct Thread {
     std::vector<AsyncCopy> copies;
 };
 
-struct SharedVariable {
-    const void* key;
-    const char* name;
-    char* base;
-    size_t bytes;
-};
-
 class Cluster;
 
 class Block : public Context {
   public:
     Block(Cluster& cluster, Checker& checker)
-        : checker(checker), cluster(cluster), threads(kMaxThreads), fibers(kMaxThreads), stacks(kMaxThreads), arena(kArena) {}
+        : checker(checker), cluster(cluster), threads(kMaxThreads), fibers(kMaxThreads, fiber_entry), shared_memory(checker) {}
 
     Checker& checker;  // the cluster's
 
@@ -97,22 +70,21 @@ class Block : public Context {
         barriers = arrived = 0;
         ready = live = count;
         paused = false;
-        random = launch->seed + number * 0x9e3779b97f4a7c15;
         if (asynchronous) asynchronous.reset();
         memset(state, FRESH, count);
-        for (int i = 0; i < count; ++i) order[i] = uint16_t(i);
-        shuffle();
-        open_shared();
-        free_fibers.clear();
-        for (int i = fibers_in_use; i-- > 0;) free_fibers.push_back(&fibers[i]);
-        fiber = take_fiber();
+        order.begin(launch->seed, number, count);
+        shared_memory.open(launch->shared_bytes, launch->checked, rank);
+        fibers.free_all();
+        fiber = fibers.take();
         start(*next_ready());
     }
     // Empty, or a fault that shows when the block has ended.
     std::string close() {
         if (count_banks) BankCounts::instance().add(launch->kernel, banks);
         const std::string fault = asynchronous ? end_asynchronous() : "";
-        return fault.empty() ? damage_to_shared() : fault;
+        if (!fault.empty()) return fault;
+        const std::string damage = shared_memory.damage();
+        return damage.empty() ? "" : std::string("kernel ") + launch->kernel + ", block " + text(block) + ": " + damage;
     }
     bool can_run() const { return live > 0 && (ready > 0 || !paused); }
 
@@ -128,68 +100,33 @@ class Block : public Context {
         return predicates_of_all;
     }
 
-    Lanes warp(Collective operation, unsigned mask, uint64_t value, unsigned source, Site site) {
-        Thread& self = threads[running];
-        const int lane = running % 32, first = running - lane;
-        if (!(mask >> lane & 1)) fail("a warp operation whose mask lacks the calling lane, at " + place(site));
-        self.operation = operation;
-        self.mask = mask;
-        self.value = value;
-        self.source = source;
-        self.site = site;
-        state[running] = IN_WARP;
-        complete(first);
-        if (state[running] == READY) {  // the last to arrive continues
-            --ready;
-            state[running] = RUNNING;
-        } else {
-            wait(IN_WARP, site);
-        }
-        return self.lanes;
-    }
-
-    // Calls `work` once with the addresses of all 32 lanes' data, when every lane has arrived.
-    void together(void* brought, void (*work)(void* const*), Site site) {
-        const int first = running - running % 32;
-        for (int lane = 0; lane < 32; ++lane)
-            if (first + lane >= count || state[first + lane] == DONE)
-                fail("divergent warp operation: " + place(site) + " takes all 32 lanes of a warp, and lane " +
-                     std::to_string(lane) + (first + lane >= count ? " does not exist" : " has exited"));
-        threads[running].work = work;
-        warp(TOGETHER, ~0u, uint64_t(brought), ~0u, site);
-    }
-
     void* shared(const void* key, const char* name, size_t bytes, size_t alignment) {
-        for (const SharedVariable& variable : variables)
+        for (const SharedVariable& variable : shared_memory.variables)
             if (variable.key == key) return variable.base;
-        // A checked kernel receives no better alignment than it requested.
-        const size_t step = std::max(alignment, size_t(16));
-        char* base = shared_end + (step - uintptr_t(shared_end) % step) % step;
-        if (launch->checked && alignment < 16) base += alignment;
-        if (static_bytes + bytes > kStaticCapacity)
+        if (shared_memory.static_bytes + bytes > kStaticCapacity)
             fail("more than 48 KB of static shared memory (use extern __shared__): " + std::string(name));
-        if (static_bytes + bytes + launch->shared_bytes > kSharedCapacity)
+        if (shared_memory.static_bytes + bytes + launch->shared_bytes > kSharedCapacity)
             fail("more than 227 KB of shared memory: " + std::string(name));
-        declare_shared(key, name, base - window(), bytes);
+        char* base = shared_memory.next_base(alignment);
+        declare_shared(key, name, base - shared_memory.window(), bytes);
         return base;
     }
 
     void* dynamic_shared(size_t alignment) {
         if (alignment > kWindow) fail("dynamic shared memory is aligned to 1024 bytes at most");
-        if (uintptr_t(dynamic_base) % alignment) move_dynamic_shared();
-        dynamic_given = true;
-        return dynamic_base;
+        if (uintptr_t(shared_memory.dynamic_base) % alignment) move_dynamic_shared();
+        shared_memory.dynamic_given = true;
+        return shared_memory.dynamic_base;
     }
 
     unsigned shared_address(const void* pointer) {
-        const uintptr_t offset = uintptr_t(pointer) - uintptr_t(window());
-        if (offset >= kArena) fail("takes an address of shared memory, received another one");
-        return unsigned(offset);
+        if (!shared_memory.contains(uintptr_t(pointer))) fail("takes an address of shared memory, received another one");
+        return unsigned(static_cast<const char*>(pointer) - shared_memory.window());
     }
     void* shared_pointer(unsigned address) {
         if (address >= kSharedCapacity + 2 * kWindow)
             fail("out of bounds: reads shared memory at address " + std::to_string(address) + ", past its end");
-        return window() + address;
+        return shared_memory.window() + address;
     }
 
     void copy_async(void* destination, const void* source, size_t bytes, size_t valid, uintptr_t pc) {
@@ -219,17 +156,20 @@ class Block : public Context {
 
     void access(const void* address, size_t bytes, Kind kind, uintptr_t pc) {
         if (!launch->checked || bytes == 0) return;
-        if (stacks.contains(uintptr_t(address))) {
+        if (fibers.contains(uintptr_t(address))) {
             if (asynchronous) access_register(static_cast<const char*>(address), bytes, kind, pc);
             return;
         }
         if (own(uintptr_t(address)) || (asynchronous && asynchronous.computes)) return;
-        if (count_banks && uintptr_t(address) - uintptr_t(arena.data()) < kArena) banks.touch(running, uintptr_t(address), bytes, pc);
+        if (count_banks && shared_memory.contains(uintptr_t(address))) banks.touch(running, uintptr_t(address), bytes, pc);
         if (asynchronous) check_no_mbarrier(static_cast<const char*>(address), bytes, pc);
         if (!checker.check(now(), uintptr_t(address), bytes, kind, pc)) fail(checker.message);
         if (Watch::instance().enabled) watch(uintptr_t(address), bytes, kind, pc);
     }
 
+    // warp.h
+    Lanes warp(Collective operation, unsigned mask, uint64_t value, unsigned source, Site site);
+    void together(void* brought, void (*work)(void* const*), Site site);
     // mbarrier.h
     void mbarrier_init(void* address, unsigned arrivals, Site site);
     void mbarrier_invalidate(void* address, Site site);
@@ -258,22 +198,12 @@ class Block : public Context {
     void mbarrier_arrive_in(void* mine, unsigned rank, Site site);
 
     void watch(uintptr_t address, size_t bytes, Kind kind, uintptr_t pc) {
-        Watch& watch = Watch::instance();
-        const std::string here = std::string(launch->kernel) + "\t" + text(block) + "\t" + text(threads[running].index) +
-                                 "\t" + std::to_string(running / 32);
-        if (kind != READ && watch.covers(address, bytes)) watch.writes.push_back("wrote\t" + here + "\t" + checker.place(pc));
-        if (here != watch.thread) return;
-        const auto [name, offset] = checker.region_of(address);
-        Watch::Tally& tally = watch.touched[name];
-        tally.first = std::min(tally.first, uint64_t(offset));
-        tally.last = std::max(tally.last, uint64_t(offset + bytes - 1));
-        (kind == READ ? tally.read : tally.written) += bytes;
+        Watch::instance().record(std::string(launch->kernel) + "\t" + text(block) + "\t" + text(threads[running].index) + "\t" +
+                                     std::to_string(running / 32), checker, address, bytes, kind, pc);
     }
 
     // Ends the launch with an error that names the kernel, the block and the thread.
-    [[noreturn]] void fail(const std::string& what) {
-        fail(running, what);
-    }
+    [[noreturn]] void fail(const std::string& what) { fail(running, what); }
     [[noreturn]] void fail(int thread, const std::string& what) {
         running = thread;
         abandon(who() + ": " + what);
@@ -285,13 +215,11 @@ class Block : public Context {
 
     // The processor reported an invalid address.
     [[noreturn]] void fail_at(uintptr_t address) {
-        if (stacks.contains(address)) fail("stack overflow: local variables of more than 240 KB, or recursion");
+        if (fibers.contains(address)) fail("stack overflow: local variables of more than 240 KB, or recursion");
         fail("out of bounds: an access at an address that does not exist (sanitize=\"checked\" names the line)");
     }
 
   private:
-    static constexpr size_t kArena = kSharedCapacity + 64 * 1024;  // space for guards and alignment
-
     // --- the order of threads -------------------------------------------------------------------
 
     static void fiber_entry() { static_cast<Block*>(gpuconv_context)->run_threads(); }
@@ -308,7 +236,7 @@ class Block : public Context {
                 continue;
             }
             Fiber* self = fiber;
-            free_fibers.push_back(self);
+            fibers.give(self);
             if (next) resume(*next);
             self->switch_to(next ? *fiber : after_this_block());
         }
@@ -322,7 +250,7 @@ class Block : public Context {
         Thread* next = next_ready();
         Fiber* before = fiber;
         if (state[next - threads.data()] == FRESH) {
-            fiber = take_fiber();
+            fiber = fibers.take();
             start(*next);
         } else {
             resume(*next);
@@ -346,25 +274,24 @@ class Block : public Context {
         thread = next.index;
     }
 
-    // The next thread that can run, after `position` in the order; null if all are done. If none can run, waiting threads are
-    // released first. Releasing a thread restarts the search at the first thread of the order, so that one warp runs ahead of
-    // the others as far as its waits allow.
+    // The next thread of the order that can run; null if all are done. If none can run, waiting threads are released first.
+    // Releasing a thread restarts the order, so that one warp runs ahead of the others as far as its waits allow.
     Thread* next_ready() {
         while (ready == 0) {
             if (live == 0) return nullptr;
             if (!release()) pause();
         }
         --ready;
-        do {
-            position = position + 1 == count ? 0 : position + 1;
-        } while (state[order[position]] > READY);
-        return &threads[order[position]];
+        int next;
+        do next = order.next();
+        while (state[next] > READY);
+        return &threads[next];
     }
 
     void wake(int thread) {
         state[thread] = READY;
         ++ready;
-        position = count - 1;
+        order.restart();
     }
 
     bool release() {
@@ -375,105 +302,13 @@ class Block : public Context {
             predicates_of_all = predicates;
             ++barriers;
             if (checker.clocks.active) synchronize_block();
-            shuffle();
+            order.shuffle();
             if (launch->cluster > 1) let_others_run();
             return true;
         }
         bool any = false;  // whether a warp continues, because the lanes that it waited for have exited
-        for (int first = 0; first < count; first += 32) any |= complete(first);
+        for (int first = 0; first < count; first += 32) any |= release_warp(first);
         return any;
-    }
-
-    // Releases the lanes of a warp that wait for each other, if all of them have arrived.
-    bool complete(int first) {
-        bool any = false;
-        const int lanes = std::min(32, count - first);
-        unsigned incomplete = 0;  // lanes that wait for others that have not arrived
-        for (int lane = 0; lane < lanes; ++lane) {
-            if (state[first + lane] != IN_WARP || (incomplete >> lane & 1)) continue;
-            bool alike = true;
-            const Thread& leader = threads[first + lane];
-            unsigned present = 0, expected = 0, ballot = 0;
-            for (int other = 0; other < lanes; ++other) {
-                if (!(leader.mask >> other & 1) || state[first + other] == DONE) continue;
-                const Thread& peer = threads[first + other];
-                expected |= 1u << other;
-                if (state[first + other] != IN_WARP) continue;
-                if (peer.operation != leader.operation || peer.mask != leader.mask || peer.site.line != leader.site.line) {
-                    alike = false;
-                    if (!(peer.mask >> lane & 1)) continue;  // it waits for other lanes
-                    fail(first + lane, "divergent warp operation: lane " + std::to_string(lane) + " is at " +
-                                           place(leader.site) + ", lane " + std::to_string(other) + " at " +
-                                           place(peer.site));
-                }
-                present |= 1u << other;
-                if (peer.value) ballot |= 1u << other;
-            }
-            if (present != expected) {
-                if (alike) incomplete |= present;
-                continue;
-            }
-            for (int other = 0; other < lanes; ++other) {
-                if (!(present >> other & 1)) continue;
-                Thread& peer = threads[first + other];
-                if (peer.operation == SHUFFLE && !(present >> peer.source & 1))
-                    fail(first + other, "a shuffle at " + place(peer.site) + " reads lane " + std::to_string(peer.source) +
-                         ", which does not take part");
-                peer.lanes = {peer.operation == SHUFFLE ? threads[first + peer.source].value : 0, ballot, present};
-            }
-            if (leader.operation == TOGETHER) {
-                void* brought[32];
-                for (int other = 0; other < 32; ++other) brought[other] = reinterpret_cast<void*>(threads[first + other].value);
-                leader.work(brought);
-            }
-            for (int other = 0; other < lanes; ++other)
-                if (present >> other & 1) {
-                    state[first + other] = READY;
-                    ++threads[first + other].warp_syncs;
-                    ++ready;
-                }
-            position = count - 1;
-            if (checker.clocks.active) synchronize_warp(first, present);
-            any = true;
-        }
-        return any;
-    }
-
-    // Draws a new order, with a seed: at random, either all threads are shuffled, or only the warps.
-    void shuffle() {
-        position = count - 1;
-        if (launch->seed == 0) return;
-        shuffle(order, count);
-        if (draw() & 1) return;
-        const int warps = (count + 31) / 32;
-        uint16_t warp_order[kMaxThreads / 32];
-        for (int i = 0; i < warps; ++i) warp_order[i] = uint16_t(i);
-        shuffle(warp_order, warps);
-        std::sort(order, order + count, [&](int a, int b) {
-            return a / 32 == b / 32 ? a < b : warp_order[a / 32] < warp_order[b / 32];
-        });
-    }
-    void shuffle(uint16_t* items, int n) {
-        for (int i = n - 1; i > 0; --i) std::swap(items[i], items[draw() % uint32_t(i + 1)]);
-    }
-    uint32_t draw() {
-        random = random * 6364136223846793005 + 1442695040888963407;
-        return uint32_t(random >> 33);
-    }
-
-    Fiber* take_fiber() {
-        if (free_fibers.empty()) {
-            Fiber& fresh = fibers[fibers_in_use];
-            stacks.place(fresh, fibers_in_use++, fiber_entry);
-            return &fresh;
-        }
-        Fiber* taken = free_fibers.back();
-        free_fibers.pop_back();
-        return taken;
-    }
-
-    void reset_fibers() {
-        for (int i = 0; i < fibers_in_use; ++i) stacks.place(fibers[i], i, fiber_entry);
     }
 
     [[noreturn]] void fail_divergent() {
@@ -500,7 +335,7 @@ class Block : public Context {
                (found > 4 ? ", ..." : "");
     }
 
-    // --- asynchronous work: mbarrier.h, warpgroup.h, bulk.h -------------------------------------
+    // --- copies and clocks ----------------------------------------------------------------------
 
     Now now() const {
         const uint32_t step = checker.clocks.active ? checker.clocks.step(component()) : barriers + 1;
@@ -525,23 +360,25 @@ class Block : public Context {
         const int base = first_thread() + first;
         checker.clocks.synchronize(base, base + std::min(32, count - first), [=](int i) { return lanes >> (i - base) & 1; });
     }
+
+    // warp.h
+    bool release_warp(int first);
     // cluster.h
     friend class Cluster;
     GPUCONV_RARE void pause();
     GPUCONV_RARE void let_others_run();
     GPUCONV_RARE void switch_to(Block& next);
     Fiber& after_this_block();
+    [[noreturn]] void abandon(const std::string& fault);
     void declare_shared(const void* key, const char* name, size_t offset, size_t bytes);
     void move_dynamic_shared();
-    [[noreturn]] void abandon(const std::string& fault);
     Block& in_cluster(unsigned rank, const char* use, Site site);
+    std::string cluster_sync_lacks() const;
     std::string ended_too_early();
-
     std::string of_block() const { return checker.of_block(rank); }  // " of block (1, 0, 0)"; empty without clusters
     // The same of another block; empty if it is this one.
     std::string of_other_block(const Block& block) const { return &block == this ? "" : block.of_block(); }
-    GPUCONV_RARE bool give_up_polls();
-    GPUCONV_RARE void finish_copies_under_way();
+    // mbarrier.h
     void begin_asynchronous() {
         if (!asynchronous) start_asynchronous();
     }
@@ -549,66 +386,25 @@ class Block : public Context {
     void interleave();
     template <class Which>
     bool take_effect(Which which);
+    GPUCONV_RARE void finish_copies_under_way();
+    GPUCONV_RARE bool give_up_polls();
     Mbarrier& mbarrier(void* address, const char* use, Site site) { return mbarrier_of(*this, address, use, site); }
     Mbarrier& mbarrier_of(Block& owner, void* address, const char* use, Site site);
-    void load(Block& to, void* address, std::vector<BulkPiece> pieces, Site site);
     void arrive(Mbarrier& barrier, unsigned arrivals, const std::string& who);
     void complete(Mbarrier& barrier);
     GPUCONV_RARE void check_no_mbarrier(const char* address, size_t bytes, uintptr_t pc);
     std::string missing(const Mbarrier& barrier) const;
     std::string name_of(const Mbarrier& barrier) const;
-    std::string cluster_sync_lacks() const;
-    std::string shared_name(const void* address) const;
+    std::string waits_for(int thread) const;
+    // bulk.h
+    void load(Block& to, void* address, std::vector<BulkPiece> pieces, Site site);
+    // warpgroup.h
     bool step_together(int group);
     void issue_wgmma(int group);
     void finish_wgmma(int group);
     void wait_for_wgmma(int group, unsigned pending);
     bool change_registers(int group, unsigned number, bool more);
     GPUCONV_RARE void access_register(const char* address, size_t bytes, Kind kind, uintptr_t pc);
-    std::string waits_for(int thread) const;
-
-    char* window() const { return const_cast<char*>(arena.data()) + kWindow - uintptr_t(arena.data()) % kWindow; }
-
-    // --- shared memory --------------------------------------------------------------------------
-    // Each variable is followed by a guard, and is poisoned when the block first uses it.
-
-    void open_shared() {
-        close_shared();
-        static_bytes = 0;
-        // Dynamic memory is aligned to 256 bytes and no more; `dynamic_shared` moves it for a declaration that requests more.
-        dynamic_base = window() + kAlignment;
-        dynamic_given = false;
-        add_shared(nullptr, "dynamic memory", dynamic_base, launch->shared_bytes);
-        shared_end = window() + 2 * kWindow + launch->shared_bytes;
-    }
-
-    void close_shared() {
-        shared_end = nullptr;
-        if (auto unpoison = AddressSanitizer::instance().unpoison) unpoison(arena.data(), kArena);
-        variables.clear();
-    }
-
-    void add_shared(const void* key, const char* name, char* base, size_t bytes) {
-        memset(base, kPoison, bytes);
-        memset(base + bytes, kGuard, kSharedGuard);
-        if (auto poison = AddressSanitizer::instance().poison) poison(base + bytes, kSharedGuard);
-        variables.push_back({key, name, base, bytes});
-        shared_end = std::max(shared_end, base + bytes + kSharedGuard);
-        if (launch->checked) {
-            checker.add({name, uintptr_t(base), bytes, true, rank});
-            checker.sort();
-        }
-    }
-
-    std::string damage_to_shared() const {
-        if (AddressSanitizer::instance().poison) return {};
-        for (const SharedVariable& variable : variables)
-            for (size_t i = 0; i < kSharedGuard; ++i)
-                if (static_cast<unsigned char>(variable.base[variable.bytes + i]) != kGuard)
-                    return std::string("kernel ") + launch->kernel + ", block " + text(block) + ": out of bounds: a write " +
-                           std::to_string(i) + " bytes past the end of shared " + variable.name;
-        return {};
-    }
 
     // Whether an address belongs to the built-in variables, or to the kernel's own constants and globals.
     bool own(uintptr_t address) const {
@@ -620,26 +416,19 @@ class Block : public Context {
     const Launch* launch = nullptr;
     unsigned rank = 0;
     bool paused = false;  // whether only another block, or asynchronous work, can let a thread run
-    int count = 0, ready = 0, live = 0, arrived = 0, position = 0, running = 0, fibers_in_use = 0;
+    int count = 0, ready = 0, live = 0, arrived = 0, running = 0;
     int predicates = 0, predicates_of_all = 0;
     uint32_t serial = 0, barriers = 0;
     bool count_banks = false;
     Asynchronous asynchronous;
     Banks banks;
-    uint64_t random = 0;
     Site barrier_site{};
     uint8_t state[kMaxThreads];
-    uint16_t order[kMaxThreads];
+    Order order;
     std::vector<Thread> threads;
-    std::vector<Fiber> fibers;
-    std::vector<Fiber*> free_fibers;
-    Stacks stacks;
+    Fibers fibers;
     Fiber* fiber = nullptr;
-    std::vector<char> arena;
-    char *shared_end = nullptr, *dynamic_base = nullptr;
-    bool dynamic_given = false;
-    size_t static_bytes = 0;
-    std::vector<SharedVariable> variables;
+    SharedMemory shared_memory;
 };
 
 }  // namespace gpuconv_emulator

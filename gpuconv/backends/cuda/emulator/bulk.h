@@ -21,8 +21,8 @@ inline void Block::bulk_multicast(void* address, unsigned ranks, Site site) {
         if (!(ranks >> rank & 1)) continue;
         Block& to = in_cluster(rank, "a multicast to", site);
         std::vector<BulkPiece> there = pieces;
-        for (BulkPiece& piece : there) piece.shared += to.window() - window();
-        load(to, static_cast<char*>(address) + (to.window() - window()), there, site);
+        for (BulkPiece& piece : there) piece.shared += to.shared_memory.window() - shared_memory.window();
+        load(to, static_cast<char*>(address) + (to.shared_memory.window() - shared_memory.window()), there, site);
     }
 }
 
@@ -38,7 +38,7 @@ inline void Block::load(Block& to, void* address, std::vector<BulkPiece> pieces,
     int64_t bytes = 0;
     for (const BulkPiece& piece : pieces) {
         bytes += int64_t(piece.bytes);
-        if (to.shared_name(piece.shared).empty()) fail("a bulk copy to an address outside of shared memory, at " + place(site));
+        if (to.shared_memory.name_of(piece.shared).empty()) fail("a bulk copy to an address outside of shared memory, at " + place(site));
         if (launch->checked) {
             const Now when{to.serial, to.barriers, 0, barrier.copies, barrier.loads};
             const uintptr_t pc = checker.pc_of(site);

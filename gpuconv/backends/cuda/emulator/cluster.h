@@ -70,7 +70,7 @@ class Cluster {
                 if (each->can_run()) able[count++] = each;
                 if (each->live > 0 && !unfinished) unfinished = each;
             }
-            if (count) return able[launch->seed && count > 1 ? blocks[0]->draw() % count : 0];
+            if (count) return able[launch->seed && count > 1 ? blocks[0]->order.random.draw() % count : 0];
             if (!unfinished) return nullptr;
             if (release_asynchronous()) continue;
             if (unfinished->asynchronous) fail_deadlocked();
@@ -85,7 +85,7 @@ class Cluster {
     bool release_asynchronous() {
         size_t effects = 0;
         for (const Block* each : blocks) effects += each->asynchronous.effects.size();
-        size_t chosen = launch->seed && effects ? blocks[0]->draw() % effects : 0;
+        size_t chosen = launch->seed && effects ? blocks[0]->order.random.draw() % effects : 0;
         for (Block* each : blocks) {
             size_t i = 0;
             const size_t own = each->asynchronous.effects.size();
@@ -137,7 +137,7 @@ void Block::pause() {
 
 // With a seed, at random lets another block continue.
 void Block::let_others_run() {
-    if (launch->seed && draw() % 4 == 0) switch_to(*cluster.next());
+    if (launch->seed && order.random.draw() % 4 == 0) switch_to(*cluster.next());
 }
 
 void Block::switch_to(Block& next) {
@@ -157,7 +157,7 @@ inline Fiber& Block::after_this_block() {
 // Abandons the cluster: returns from its `run`.
 inline void Block::abandon(const std::string& fault) {
     cluster.message = fault;
-    for (Block* each : cluster.blocks) each->reset_fibers();
+    for (Block* each : cluster.blocks) each->fibers.restart_all();
     Fiber unused;
     unused.switch_to(cluster.caller);
     __builtin_unreachable();
@@ -168,21 +168,16 @@ inline void Block::abandon(const std::string& fault) {
 // Adds a shared variable to each block: all have the same layout.
 inline void Block::declare_shared(const void* key, const char* name, size_t offset, size_t bytes) {
     for (Block* each : cluster.blocks) {
-        each->static_bytes += bytes;
-        each->add_shared(key, name, each->window() + offset, bytes);
+        each->shared_memory.static_bytes += bytes;
+        each->shared_memory.add(key, name, each->shared_memory.window() + offset, bytes);
     }
 }
 
 // Moves the dynamic memory of each block to the alignment of the window.
 inline void Block::move_dynamic_shared() {
     for (const Block* each : cluster.blocks)
-        if (each->dynamic_given) fail("two declarations of dynamic shared memory with different alignments");
-    for (Block* each : cluster.blocks) {
-        if (launch->checked) checker.remove(uintptr_t(each->dynamic_base));
-        each->variables.erase(each->variables.begin());
-        each->dynamic_base = each->window() + kWindow;
-        each->add_shared(nullptr, "dynamic memory", each->dynamic_base, launch->shared_bytes);
-    }
+        if (each->shared_memory.dynamic_given) fail("two declarations of dynamic shared memory with different alignments");
+    for (Block* each : cluster.blocks) each->shared_memory.move_dynamic();
 }
 
 inline void Block::cluster_sync(Site site) {
@@ -193,7 +188,7 @@ inline void Block::cluster_sync(Site site) {
     for (Block* each : cluster.blocks) {
         for (int i = 0; i < each->count; ++i)
             if (each->state[i] == AT_CLUSTER_SYNC) each->wake(i);
-        each->shuffle();
+        each->order.shuffle();
     }
 }
 
@@ -214,7 +209,7 @@ inline Block& Block::in_cluster(unsigned rank, const char* use, Site site) {
 inline void Block::mbarrier_arrive_in(void* mine, unsigned rank, Site site) {
     interleave();
     Block& there = in_cluster(rank, "arrives in", site);
-    char* address = there.window() + shared_address(mine);
+    char* address = there.shared_memory.window() + shared_address(mine);
     Mbarrier& barrier = mbarrier_of(there, address, "arrives at", site);
     if (launch->checked) {
         const uint32_t step = checker.clocks.step(component());

@@ -83,13 +83,12 @@ class Fiber {
 #endif
 };
 
-// The stacks of one block: one mapping, of which only used pages take memory, with a guard below each stack.
-class Stacks {
+// The fibers of one block, and their stacks: one mapping, of which only used pages take memory, with a guard below each stack.
+class Fibers {
   public:
-    static constexpr size_t size = 256 * 1024;
-
-    explicit Stacks(int count) : count(count) {
-        void* mapping = mmap(nullptr, count * size, PROT_READ | PROT_WRITE,
+    // entry: the function in which each fiber starts.
+    Fibers(int count, void (*entry)()) : fibers(count), entry(entry) {
+        void* mapping = mmap(nullptr, count * kStack, PROT_READ | PROT_WRITE,
                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (mapping == MAP_FAILED) {
             perror("gpuconv: no memory for the emulator's stacks");
@@ -97,22 +96,45 @@ class Stacks {
         }
         begin = static_cast<char*>(mapping);
     }
-    ~Stacks() { munmap(begin, count * size); }
-    Stacks(const Stacks&) = delete;
+    ~Fibers() { munmap(begin, fibers.size() * kStack); }
+    Fibers(const Fibers&) = delete;
 
-    void place(Fiber& fiber, int index, void (*entry)()) {
-        char* base = begin + index * size;
-        mprotect(base, guard, PROT_NONE);
-        if (auto unpoison = AddressSanitizer::instance().unpoison) unpoison(base + guard, size - guard);
-        // Stacks that all end at the same offset within a page would compete for the same cache lines.
-        fiber.restart(base + guard, base + size - (index * 320) % 4096 / 16 * 16, entry);
+    Fiber* take() {
+        if (free.empty()) {
+            restart(used);
+            return &fibers[used++];
+        }
+        Fiber* taken = free.back();
+        free.pop_back();
+        return taken;
     }
-    bool contains(uintptr_t address) const { return address - uintptr_t(begin) < count * size; }
+    void give(Fiber* fiber) { free.push_back(fiber); }
+    void free_all() {
+        free.clear();
+        for (int i = used; i-- > 0;) free.push_back(&fibers[i]);
+    }
+    void restart_all() {
+        for (int i = 0; i < used; ++i) restart(i);
+    }
+    bool contains(uintptr_t address) const { return address - uintptr_t(begin) < fibers.size() * kStack; }
 
   private:
-    static constexpr size_t guard = 16384;  // at least a page on every system
+    static constexpr size_t kStack = 256 * 1024;
+    static constexpr size_t kStackGuard = 16384;  // at least a page on every system
+
+    void restart(int i) {
+        char* base = begin + i * kStack;
+        mprotect(base, kStackGuard, PROT_NONE);
+        if (auto unpoison = AddressSanitizer::instance().unpoison) unpoison(base + kStackGuard, kStack - kStackGuard);
+        // Stacks that all end at the same offset within a page would compete for the same cache lines.
+        fibers[i].restart(base + kStackGuard, base + kStack - (i * 320) % 4096 / 16 * 16, entry);
+    }
+
+    std::vector<Fiber> fibers;
+    std::vector<Fiber*> free;
+    int used = 0;  // the first ones have been taken before
     char* begin;
-    const int count;
+    void (*entry)();
 };
 
 }  // namespace gpuconv_emulator

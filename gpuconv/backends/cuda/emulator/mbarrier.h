@@ -27,17 +27,17 @@ inline void Block::interleave() {
     if (launch->seed == 0) return;
     if (launch->cluster > 1) let_others_run();
     auto& under_way = asynchronous;
-    while (draw() % 4 == 0) {
+    while (order.random.draw() % 4 == 0) {
         const size_t groups = under_way.warpgroups.size(), choices = under_way.effects.size() + groups;
         if (choices == 0) break;
-        const size_t chosen = draw() % choices;
+        const size_t chosen = order.random.draw() % choices;
         if (chosen < groups) finish_wgmma(int(chosen));
         else {
             size_t i = groups;
             take_effect([&](const Effect&) { return i++ == chosen; });
         }
     }
-    if (draw() % 4) return;
+    if (order.random.draw() % 4) return;
     ++ready;
     wait(READY, threads[running].site);
 }
@@ -72,16 +72,7 @@ bool Block::give_up_polls() {
 
 // "shared full + 8 bytes", and its block if that is another one
 inline std::string Block::name_of(const Mbarrier& barrier) const {
-    return barrier.block->shared_name(barrier.address) + of_other_block(*barrier.block);
-}
-
-// "shared full + 8 bytes"
-inline std::string Block::shared_name(const void* address) const {
-    for (const SharedVariable& variable : variables)
-        if (size_t(static_cast<const char*>(address) - variable.base) < variable.bytes)
-            return std::string("shared ") + variable.name + " + " +
-                   std::to_string(static_cast<const char*>(address) - variable.base) + " bytes";
-    return {};
+    return barrier.block->shared_memory.name_of(barrier.address) + of_other_block(*barrier.block);
 }
 
 // The mbarrier at an address in the shared memory of `owner`. Fails if it is not initialized, was invalidated or overwritten or, in
@@ -89,7 +80,7 @@ inline std::string Block::shared_name(const void* address) const {
 inline Mbarrier& Block::mbarrier_of(Block& owner, void* address, const char* use, Site site) {
     begin_asynchronous();
     auto wrong = [&](const std::string& why) {
-        const std::string name = owner.shared_name(address);
+        const std::string name = owner.shared_memory.name_of(address);
         fail(std::string(use) + (name.empty() ? " an mbarrier that is not in shared memory" : " the mbarrier " + name) +
              of_other_block(owner) + (name.empty() ? "" : ", " + why) + ", at " + place(site));
     };
@@ -107,7 +98,7 @@ inline Mbarrier& Block::mbarrier_of(Block& owner, void* address, const char* use
 
 inline void Block::mbarrier_init(void* address, unsigned arrivals, Site site) {
     interleave();
-    const std::string name = shared_name(address);
+    const std::string name = shared_memory.name_of(address);
     if (name.empty()) fail("initializes an mbarrier that is not in shared memory, at " + place(site));
     if (uintptr_t(address) % 8) fail("the mbarrier " + name + " is not aligned to 8 bytes, at " + place(site));
     if (arrivals == 0 || arrivals > kMbarrierLimit)
@@ -129,7 +120,7 @@ inline void Block::mbarrier_invalidate(void* address, Site site) {
     Mbarrier& barrier = mbarrier(address, "invalidates", site);
     for (int i = 0; i < count; ++i)
         if (state[i] == AT_MBARRIER && asynchronous.waiting[i].mbarrier == &barrier)
-            fail("invalidates the mbarrier " + shared_name(address) + ", for which thread " + text(threads[i].index) + " waits, at " +
+            fail("invalidates the mbarrier " + shared_memory.name_of(address) + ", for which thread " + text(threads[i].index) + " waits, at " +
                  place(site));
     barrier.valid = false;
     barrier.initialized = site;
@@ -176,7 +167,7 @@ inline void Block::complete(Mbarrier& barrier) {
         const Waiting& each = owner.asynchronous.waiting[i];
         if (owner.state[i] == AT_MBARRIER && each.mbarrier == &barrier && (barrier.phase & 1) != each.number) owner.wake(i);
     }
-    owner.shuffle();
+    owner.order.shuffle();
 }
 
 inline void Block::mbarrier_arrive_after_copies(void* address, Site site) {
@@ -192,7 +183,7 @@ inline void Block::mbarrier_arrive_after_copies(void* address, Site site) {
         const int interrupted = std::exchange(running, thread);
         for (const AsyncCopy& copy : *copies) finish(copy, when);
         if (!barrier.valid)
-            fail("asynchronous copies arrive at the mbarrier " + shared_name(barrier.address) + ", which was invalidated at " +
+            fail("asynchronous copies arrive at the mbarrier " + shared_memory.name_of(barrier.address) + ", which was invalidated at " +
                  place(barrier.initialized));
         barrier.arriving.join(*clock);
         arrive(barrier, 1, "by the copies before " + place(site));
@@ -206,7 +197,7 @@ inline bool Block::mbarrier_wait(void* address, unsigned parity, bool once, Site
     if (parity > 1) fail("the parity of a phase is 0 or 1, received " + std::to_string(parity) + ", at " + place(site));
     Waiting& self = asynchronous.waiting[running];
     if ((barrier.phase & 1) == parity) {
-        if (once && launch->seed && draw() % 4 == 0) return false;
+        if (once && launch->seed && order.random.draw() % 4 == 0) return false;
         self = {&barrier, parity, once, false, nullptr};
         wait(AT_MBARRIER, site);
         if (self.gave_up) return false;
@@ -232,7 +223,7 @@ void Block::check_no_mbarrier(const char* address, size_t bytes, uintptr_t pc) {
         const auto& [at, barrier] = *--next;
         if (at + 8 <= uintptr_t(address)) return;
         if (barrier.valid)
-            fail("accesses the mbarrier " + shared_name(barrier.address) + " of " + place(barrier.initialized) +
+            fail("accesses the mbarrier " + shared_memory.name_of(barrier.address) + " of " + place(barrier.initialized) +
                  " as if it were plain memory, at " + checker.place(pc));
     }
 }
@@ -256,7 +247,7 @@ inline void Block::named_barrier(unsigned number, unsigned arrivals, Site site) 
     if (launch->checked) checker.clocks.synchronize(base, base + count, [=](int i) { return takes_part(i - base); });
     for (int i = 0; i < count; ++i)
         if (i != running && takes_part(i)) wake(i);
-    shuffle();
+    order.shuffle();
 }
 
 // --- the report of a deadlock -------------------------------------------------------------------
@@ -278,7 +269,7 @@ inline std::string Block::waits_for(int thread) const {
         case AT_MBARRIER: {
             const Mbarrier& barrier = *self.mbarrier;
             return "wait" + at + " for the end of phase " + std::to_string(barrier.phase) + " (parity " +
-                   std::to_string(self.number) + ") of the mbarrier " + shared_name(barrier.address) + missing(barrier);
+                   std::to_string(self.number) + ") of the mbarrier " + shared_memory.name_of(barrier.address) + missing(barrier);
         }
         case AT_NAMED_BARRIER: {
             const NamedBarrier& barrier = asynchronous.named[self.number];

@@ -24,7 +24,7 @@ class _Region(ctypes.Structure):
     _fields_ = [("name", ctypes.c_char_p), ("base", ctypes.c_void_p), ("bytes", ctypes.c_size_t)]
 
 
-class _Launch(ctypes.Structure):  # `Launch` of block.h
+class _Launch(ctypes.Structure):  # `Launch` of launch.h
     _fields_ = [
         ("entry", ctypes.c_void_p),
         ("arguments", ctypes.c_void_p),

@@ -12,6 +12,7 @@
 #include "cluster.h"
 #include "mbarrier.h"
 #include "signals.h"
+#include "warp.h"
 #include "warpgroup.h"
 
 #ifdef __linux__
@@ -102,10 +103,9 @@ class Run {
         clusters = uint64_t(launch.grid[0]) / launch.cluster * launch.grid[1] * launch.grid[2];
         if (launch.seed) {
             order.resize(clusters);
-            uint64_t random = launch.seed;
+            Random random{launch.seed};
             for (uint64_t i = 0; i < clusters; ++i) {
-                random = random * 6364136223846793005 + 1442695040888963407;
-                const uint64_t j = (random >> 33) % (i + 1);
+                const uint64_t j = random.draw() % (i + 1);
                 order[i] = order[j];
                 order[j] = i;
             }

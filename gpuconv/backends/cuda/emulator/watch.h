@@ -2,11 +2,14 @@
 // of a checked launch passes through here.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <map>
 #include <string>
 #include <vector>
+
+#include "checker.h"
 
 namespace gpuconv_emulator {
 
@@ -24,6 +27,17 @@ struct Watch {
     std::string thread;                          // whose accesses are counted: kernel, block, thread, warp, as in `writes`; or empty
     std::vector<std::string> writes;             // in their order
     std::map<std::string, Tally> touched;        // by region
+
+    // Records an access of the thread `by`.
+    void record(const std::string& by, Checker& checker, uintptr_t address, size_t bytes, Kind kind, uintptr_t pc) {
+        if (kind != READ && covers(address, bytes)) writes.push_back("wrote\t" + by + "\t" + checker.place(pc));
+        if (by != thread) return;
+        const auto [name, offset] = checker.region_of(address);
+        Tally& tally = touched[name];
+        tally.first = std::min(tally.first, uint64_t(offset));
+        tally.last = std::max(tally.last, uint64_t(offset + bytes - 1));
+        (kind == READ ? tally.read : tally.written) += bytes;
+    }
 
     bool covers(uintptr_t address, size_t bytes) const { return address < end && address + bytes > begin; }
 
