@@ -8,8 +8,10 @@ import re
 import pytest
 
 from gpuconv.cli import main
+from gpuconv.inspect import profile as profile_module
+from gpuconv.inspect.profile import Profile, Row
 from gpuconv.profiling import peaks
-from gpuconv.profiling.work import Ceilings
+from gpuconv.profiling.work import Ceilings, Work
 
 
 @pytest.fixture
@@ -87,3 +89,30 @@ def test_wrong_arguments_are_refused_before_a_device_is_chosen(capsys):
     for wrong in (["--model", "tiny-vg"], ["--precision", "float8"], ["--arch", "sm_1"], ["--trace", "nowhere/x"]):
         assert main(["profile", *wrong]) == 2
         assert capsys.readouterr().out == ""
+
+
+def test_profile_prints_its_settings_and_files_around_the_table(monkeypatch, capsys, tmp_path):
+    measured = []
+
+    def measure(device, seconds):
+        measured.append((device, seconds))
+        return Ceilings(2e9, {"float32": 1.5e9}), ["more"]
+
+    def prepared_profile(net, batch_size, **options):
+        timeline = [] if net.device == "emulated" else [("conv1", 0.0, 1.0)]
+        rows = [Row("conv1", "forward", Work(3e6, 1e6), 0.003)]
+        monkeypatch.setattr(Profile, "trace", lambda self: b"a trace")
+        return Profile(net.device, net.precision, batch_size, rows, timeline)
+
+    monkeypatch.setattr(profile_module, "profile", prepared_profile)
+    monkeypatch.setattr(peaks, "measure", measure)
+    monkeypatch.chdir(tmp_path)
+    assert main(["profile", "--device", "numpy", "--trace", "step.json"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == ["device     numpy (as you asked)", "step       tiny-vgg, 128 images, float32", ""]
+    assert "roof: copies 2 GB/s, float32 products 1.5 GFLOP/s; on numpy" in lines
+    assert lines[-2:] == ["", "trace      step.json (open it in ui.perfetto.dev or chrome://tracing)"]
+    assert (tmp_path / "step.json").read_bytes() == b"a trace"
+    assert measured == [("numpy", 0.1)]
+    assert main(["profile", "--device", "emulated"]) == 0  # it has no times, so nothing is measured
+    assert measured == [("numpy", 0.1)]

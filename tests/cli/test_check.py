@@ -1,0 +1,68 @@
+"""gpuconv check: what it passes to the checks, and what it prints."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpuconv import checks, losses, models, to_numpy
+from gpuconv.cli import main
+from gpuconv.data import Loader, Normalization, load
+
+
+def test_check_passes_its_options_on_and_prints_the_outcomes(monkeypatch, capsys):
+    received = {}
+
+    def sanity(net, x, labels, *, loss, optimizer):
+        received.update(net=net, x=to_numpy(x), labels=to_numpy(labels), loss=loss, optimizer=optimizer)
+        return [
+            checks.SanityCheck("one", outcome, 2.34567, "about 2", "of many"),
+            checks.SanityCheck("other", True, 12345.678, "any"),
+        ]
+
+    def gradient_check(net, **options):
+        received.update(checked=net, options=options)
+        return [
+            checks.GradientCheck("a", 3, 1e-9, True),
+            checks.GradientCheck("b", 4, 2.5e-7, agree, 3.1e-7, 6e-8),
+            checks.GradientCheck("c", 5, 1e-8, True),
+        ]
+
+    monkeypatch.setattr(checks, "sanity", sanity)
+    monkeypatch.setattr(checks, "gradient_check", gradient_check)
+    data = "synthetic:n=80,size=8x8x3"
+    chosen = ["--data", data, "--model", "seed-net", "--seed", "3", "--lr", "0.5", "--loss", "svm:delta=2"]
+    for outcome, agree in ((True, True), (False, True), (True, False)):
+        status = main(["check", *chosen, "--optimizer", "adam:beta1=0.5", "--device", "numpy"])
+        passed = outcome and agree
+        assert status == (0 if passed else 1)
+        assert capsys.readouterr().out.splitlines() == [
+            "data       synthetic: 64 training images",
+            "device     numpy (as you asked)",
+            "model      seed-net, loss svm:delta=2, seed 3",
+            "",
+            f"{'PASS' if outcome else 'FAIL'}  one: 2.346, expected about 2",
+            "      of many",
+            "PASS  other: 1.235e+04, expected any",
+            f"{'PASS' if agree else 'FAIL'}  gradients: worst relative error 2.5e-07 beyond rounding "
+            "(raw 3.1e-07, rounding noise 6.0e-08)",
+            "      12 compared; the worst is in b",
+            "",
+            "all checks pass" if passed else "checks failed",
+        ]
+
+    train, _ = load(data)
+    loader = Loader(train, 64, normalization=Normalization.from_dataset(train), seed=3)
+    x, labels = next(loader.epoch(0))
+    np.testing.assert_array_equal(received["x"], x)
+    np.testing.assert_array_equal(received["labels"], labels)
+    for name, value in models.build("seed-net", (8, 8, 3), 10, seed=3).params().items():
+        np.testing.assert_array_equal(received["net"].params()[name], value)
+    assert received["checked"] is received["net"]
+    assert received["options"] == {"samples": 4}
+    assert received["loss"] == losses.SVMHinge(delta=2)
+    optimizer = received["optimizer"]
+    assert (type(optimizer).__name__, optimizer.beta1) == ("Adam", 0.5)
+    assert 0 < optimizer.lr < 0.5  # the one-cycle schedule starts at a fraction of the rate
+    # The data has fewer images than one batch.
+    assert main(["check", "--data", "synthetic:n=9,size=8x8x3", "--model", "seed-net"]) in (0, 1)
+    assert "synthetic: 9 training images" in capsys.readouterr().out

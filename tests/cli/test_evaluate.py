@@ -1,0 +1,47 @@
+"""gpuconv evaluate: what it passes to the library, and what it prints."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpuconv import losses
+from gpuconv.cli import main
+from gpuconv.data import Normalization, load
+from gpuconv.training import evaluate
+from tests.cli.small_run import DATA
+
+
+def test_evaluate_passes_its_options_on_and_prints_the_result(passed_to, trained, capsys):
+    for tta, views in ((None, ""), ("mirror", "2"), ("mirror+shift", "6")):
+        capsys.readouterr()
+        assert main(["evaluate", str(trained), "--device", "numpy", *(["--tta", tta] if tta else [])]) == 0
+        output = capsys.readouterr().out.splitlines()
+        (((net, loader), options),) = passed_to["evaluate"]
+        expected = evaluate(net, loader, **options)
+        averaging = [f"averaging  over {views} views of each image"] if views else []
+        assert output[: 3 + len(averaging)] == [
+            f"run        {trained}",
+            "device     numpy (as you asked)",
+            "data       synthetic: 4 test images",
+            *averaging,
+        ]
+        assert output[len(output) - 2 :] == [
+            f"test loss {expected.loss:.4f}",
+            f"test accuracy {100 * expected.accuracy:.2f}%",
+        ]
+        assert output[3 + len(averaging)] == output[-3] == ""
+        assert options == {
+            "loss": losses.SoftmaxCrossEntropy(label_smoothing=0.2),
+            "confusion": True,
+            "tta": tta or "none",
+        }
+        ((dataset, batch_size), loading) = passed_to["Loader"][-1]
+        np.testing.assert_array_equal(dataset.images, load(DATA)[1].images)
+        np.testing.assert_array_equal(loading.pop("normalization").mean, Normalization.from_dataset(load(DATA)[0]).mean)
+        assert (batch_size, loading) == (256, {"device": "numpy", "dtype": np.float32, "shuffle": False})
+        passed_to["evaluate"].clear()
+
+
+def test_evaluate_refuses_data_together_with_a_test_folder(trained, capsys):
+    assert main(["evaluate", str(trained), "--data", "digits", "--test", "folder:x"]) == 2
+    assert "error: --test folder:x already gives the test images; leave --data digits out" in capsys.readouterr().err

@@ -1,0 +1,164 @@
+"""The options of every command: each is read and has its default."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from gpuconv.cli import main, shared_options
+from gpuconv.cli.main import Parser, module
+
+SETTINGS = dict.fromkeys(shared_options.OPTIONS)
+OPTIONS = {  # for each command: the shortest command line, and how it is parsed
+    "train": (
+        [],
+        SETTINGS
+        | {
+            "device": "auto",
+            "config": None,
+            "recipe": None,
+            "run_dir": None,
+            "resume": None,
+            "graph": None,
+            "checkpoint_every": None,
+            "digests": None,
+            "digests_every": None,
+            "shadow": None,
+            "on_violation": "stop",
+        },
+    ),
+    "evaluate": ([], {"run_dir": None, "data": None, "test": None, "tta": None, "device": "auto", "which": "last"}),
+    "predict": (["a.png"], {"images": ["a.png"], "run_dir": None, "picture": None, "device": "auto", "which": "last"}),
+    "summary": (
+        [],
+        {
+            "model": None,
+            "run_dir": None,
+            "input": None,
+            "classes": None,
+            "precision": None,
+            "device": "numpy",
+            "batch_size": 128,
+        },
+    ),
+    "check": ([], dict.fromkeys(("data", "model", "seed", "lr", "optimizer", "schedule", "loss")) | {"device": "auto"}),
+    "lr-find": (
+        [],
+        dict.fromkeys(("data", "model", "weights", "seed", "batch_size", "optimizer", "augment", "loss", "whiten"))
+        | {"precision": None, "device": "auto", "start": 1e-6, "end": 10.0, "steps": 100, "out": None},
+    ),
+    "verify": ([], {"device": "auto", "op": None, "dtype": None, "tier": None, "seed": 0}),
+    "profile": (
+        [],
+        {
+            "model": "tiny-vgg",
+            "batch_size": 128,
+            "precision": "float32",
+            "fuse": None,
+            "device": "auto",
+            "steps": 10,
+            "trace": None,
+            "peaks": True,
+            "arch": None,
+        },
+    ),
+    "kernels": ([], {"report": False, "arch": None, "file": None, "workers": os.cpu_count() or 1, "all": False}),
+    "lab": (
+        ["--op", "relu"],
+        {"file": None, "op": "relu", "algo": None, "template": False, "dtype": None, "device": "auto"},
+    ),
+    "data": (["cifar10", "--to", "x"], {"name": "cifar10", "to": "x"}),
+    "info": ([], {}),
+}
+MORE_WORDS = {  # more words, and the options that are then parsed differently
+    "train": [
+        (
+            "--seed 0 --epochs 1 --batch-size 1 --whiten 0 --checkpoint-every 1 --graph --run-dir x",
+            {
+                "seed": 0,
+                "epochs": 1,
+                "batch_size": 1,
+                "whiten": 0,
+                "checkpoint_every": 1,
+                "graph": True,
+                "run_dir": "x",
+            },
+        ),
+        ("--lr 0.5 --no-graph --resume y --recipe z", {"lr": 0.5, "graph": False, "resume": "y", "recipe": "z"}),
+    ],
+    "evaluate": [
+        (
+            "x --data a --test b --tta c --which best",
+            {"run_dir": "x", "data": "a", "test": "b", "tta": "c", "which": "best"},
+        )
+    ],
+    "predict": [("b.png --run-dir x --picture y", {"images": ["a.png", "b.png"], "run_dir": "x", "picture": "y"})],
+    "summary": [
+        (
+            "--model x --input 1x2x3 --classes 1 --batch-size 1 --precision tf32",
+            {"model": "x", "input": (1, 2, 3), "classes": 1, "batch_size": 1, "precision": "tf32"},
+        ),
+        ("--run-dir x", {"run_dir": "x"}),
+    ],
+    "check": [("--seed 0 --lr 2", {"seed": 0, "lr": 2.0})],
+    "lr-find": [("--from 1e-3 --to 2 --steps 9 --out x", {"start": 1e-3, "end": 2.0, "steps": 9, "out": Path("x")})],
+    "verify": [
+        (
+            "--op a --op b --dtype c --dtype d --tier e --tier f --seed 3",
+            {"op": ["a", "b"], "dtype": ["c", "d"], "tier": ["e", "f"], "seed": 3},
+        )
+    ],
+    "profile": [
+        (
+            "--batch-size 1 --steps 1 --fuse --no-peaks --trace x",
+            {"batch_size": 1, "steps": 1, "fuse": True, "peaks": False, "trace": Path("x")},
+        ),
+        ("--no-fuse --arch a --model b", {"fuse": False, "arch": "a", "model": "b"}),
+    ],
+    "kernels": [
+        (
+            "--report --arch a --arch b --file c --file d --workers 1 --all",
+            {"report": True, "arch": ["a", "b"], "file": ["c", "d"], "workers": 1, "all": True},
+        )
+    ],
+    "lab": [
+        (
+            "x.cu --template --dtype a --dtype b --algo c",
+            {"file": Path("x.cu"), "template": True, "dtype": ["a", "b"], "algo": "c"},
+        )
+    ],
+}
+
+
+def test_every_option_is_read_and_has_its_default():
+    for command, (shortest, expected) in OPTIONS.items():
+        parser = Parser()
+        module(command).configure(parser)
+        for words, changed in (("", {}), *MORE_WORDS.get(command, ())):
+            parsed = vars(parser.parse_args([*shortest, *words.split()]))
+            assert {name: parsed.get(name, "missing") for name in expected} == expected | changed, (command, words)
+
+
+def test_a_missing_required_argument_is_named(capsys):
+    for arguments, missing in (
+        (["data", "cifar10"], "--to"),
+        (["data", "--to", "x"], "NAME"),
+        (["lab", "x.cu"], "--op"),
+        (["predict"], "IMAGE"),
+    ):
+        assert main(arguments) == 2
+        assert capsys.readouterr().err.startswith(
+            f"gpuconv: error: the following arguments are required: {missing} (see gpuconv {arguments[0]} --help)"
+        )
+
+
+def test_mutually_exclusive_options_are_refused(capsys):
+    assert main(["train", "--run-dir", "x", "--resume", "y"]) == 2
+    assert "not allowed with argument" in capsys.readouterr().err
+
+
+def test_abbreviated_options_are_refused(capsys):
+    assert main(["train", "--epoch", "3"]) == 2
+    assert "unknown argument '--epoch'; did you mean --epochs? (see gpuconv train --help)" in capsys.readouterr().err
+    assert main(["train", "--epohcs=3"]) == 2
+    assert "unknown argument '--epohcs=3'; did you mean --epochs?" in capsys.readouterr().err
