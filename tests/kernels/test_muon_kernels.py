@@ -7,7 +7,7 @@ import gpuconv as gc
 from gpuconv import asarray, ops, to_numpy
 from gpuconv.backends.cuda.ops import muon
 from gpuconv.newton_schulz import PRECISIONS
-from gpuconv.profiling.launches import recorded
+from gpuconv.profiling.launches import record_launches
 from gpuconv.verify.bounds import accumulation, rounding
 
 SHAPES = [(130, 70), (130, 70), (5, 9100), (5, 9100), (9, 2, 2, 4)]  # tiles, split depths, tall and wide
@@ -113,7 +113,7 @@ def test_tensor_cores_multiply_and_round_as_the_oracle(device, rng, shape, preci
     """The rate is so high that the rounding of the parameters does not matter."""
     on_host = [[rng.standard_normal(shape).astype(np.float32)] for _ in range(3)]
     rounded_lists, exact = on_device(on_host, device), on_device(on_host, device)
-    with recorded() as launches:
+    with record_launches() as launches:
         ops.muon_step(*rounded_lists, lr=100.0, momentum=0.6, steps=1, precision=precision)
     products = [launch.kernel.name for launch in launches if launch.kernel.name.startswith("matmul")]
     assert products == ["matmul_mma"] * 3
